@@ -1,0 +1,1 @@
+//! WebDataset shards to host batches: order, decoding, tokenising, the synthetic set.

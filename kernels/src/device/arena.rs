@@ -1,0 +1,94 @@
+//! The arena: a budget of device memory that a step's tensors come from and go back to.
+//!
+//! A tensor taken from the arena returns its memory when it is dropped, and the next tensor of that type and size class takes
+//! it, so that after the first step nothing is allocated. Reuse is safe because operations of one stream are ordered.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::{Device, HostBuffer, Storage};
+use crate::{DType, KernelError, Result, Tensor};
+
+/// A budget of memory on one device. Cloning shares it.
+#[derive(Debug, Clone)]
+pub struct Arena {
+    device: Device,
+    shared: Arc<Mutex<Pool>>,
+}
+
+#[derive(Debug)]
+struct Pool {
+    free: BTreeMap<(DType, usize), Vec<HostBuffer>>,
+    held_bytes: usize,
+    budget_bytes: usize,
+}
+
+impl Arena {
+    /// An empty arena on `device` that will hold at most `budget_bytes`.
+    #[must_use]
+    pub fn new(device: Device, budget_bytes: usize) -> Self {
+        let pool = Pool { free: BTreeMap::new(), held_bytes: 0, budget_bytes };
+        Self { device, shared: Arc::new(Mutex::new(pool)) }
+    }
+
+    /// The device this arena's tensors live on.
+    #[must_use]
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// Bytes taken from the system so far, in use or free for reuse: the peak of the run.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner).held_bytes
+    }
+
+    /// A tensor whose elements are undefined: whoever takes it writes all of them before reading any.
+    ///
+    /// # Errors
+    /// [`KernelError::OutOfMemory`] when the budget is spent.
+    pub fn take(&self, dtype: DType, shape: &[usize]) -> Result<Tensor> {
+        let len: usize = shape.iter().product();
+        let class = size_class(len);
+        let mut pool = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let buffer = match pool.free.get_mut(&(dtype, class)).and_then(Vec::pop) {
+            Some(buffer) => buffer,
+            None => {
+                let wanted = class * dtype.bytes();
+                if pool.held_bytes + wanted > pool.budget_bytes {
+                    return Err(KernelError::OutOfMemory {
+                        device: self.device.name(),
+                        wanted: pool.held_bytes + wanted - pool.budget_bytes,
+                        budget: pool.budget_bytes,
+                    });
+                }
+                pool.held_bytes += wanted;
+                HostBuffer::zeros(dtype, class)
+            }
+        };
+        drop(pool);
+        Ok(Tensor::from_arena(Storage::Host(buffer), shape, self.clone()))
+    }
+
+    /// A tensor of zeros.
+    ///
+    /// # Errors
+    /// [`KernelError::OutOfMemory`] when the budget is spent.
+    pub fn zeros(&self, dtype: DType, shape: &[usize]) -> Result<Tensor> {
+        let mut tensor = self.take(dtype, shape)?;
+        tensor.view_mut().fill_zero();
+        Ok(tensor)
+    }
+
+    pub(crate) fn give_back(&self, storage: Storage, len: usize) {
+        let Storage::Host(buffer) = storage;
+        let mut pool = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        pool.free.entry((buffer.dtype(), size_class(len))).or_default().push(buffer);
+    }
+}
+
+/// Lengths are rounded up to 8 steps per power of two, so that batches of slightly different token counts share memory.
+fn size_class(len: usize) -> usize {
+    let step = (len.next_power_of_two() / 16).max(64);
+    len.div_ceil(step).max(1) * step
+}

@@ -1,0 +1,92 @@
+//! Host memory: typed vectors, and slices of them.
+
+use crate::DType;
+
+macro_rules! host_types {
+    ($($variant:ident, $ty:ty, $doc:literal);+) => {
+        /// Host memory of one element type.
+        #[derive(Debug, Clone, PartialEq)]
+        pub enum HostBuffer { $(#[doc = $doc] $variant(Vec<$ty>)),+ }
+
+        /// A range of host memory.
+        #[derive(Debug, Clone, Copy, PartialEq)]
+        pub enum HostSlice<'a> { $(#[doc = $doc] $variant(&'a [$ty])),+ }
+
+        /// A mutable range of host memory.
+        #[derive(Debug, PartialEq)]
+        pub enum HostSliceMut<'a> { $(#[doc = $doc] $variant(&'a mut [$ty])),+ }
+
+        impl HostBuffer {
+            /// Zeroed memory for `len` elements.
+            #[must_use]
+            pub fn zeros(dtype: DType, len: usize) -> Self {
+                match dtype { $(DType::$variant => Self::$variant(vec![<$ty>::default(); len])),+ }
+            }
+
+            /// Element type.
+            #[must_use]
+            pub fn dtype(&self) -> DType {
+                match self { $(Self::$variant(_) => DType::$variant),+ }
+            }
+
+            /// Elements from `start` to `end`.
+            #[must_use]
+            pub fn slice(&self, start: usize, end: usize) -> HostSlice<'_> {
+                match self { $(Self::$variant(v) => HostSlice::$variant(&v[start..end])),+ }
+            }
+
+            /// Elements from `start` to `end`, to be written.
+            #[must_use]
+            pub fn slice_mut(&mut self, start: usize, end: usize) -> HostSliceMut<'_> {
+                match self { $(Self::$variant(v) => HostSliceMut::$variant(&mut v[start..end])),+ }
+            }
+        }
+
+        impl<'a> HostSlice<'a> {
+            /// Element type.
+            #[must_use]
+            pub fn dtype(&self) -> DType {
+                match self { $(Self::$variant(_) => DType::$variant),+ }
+            }
+
+            /// Elements from `start` to `end` of this slice.
+            #[must_use]
+            pub fn range(self, start: usize, end: usize) -> HostSlice<'a> {
+                match self { $(Self::$variant(v) => Self::$variant(&v[start..end])),+ }
+            }
+        }
+
+        impl<'a> HostSliceMut<'a> {
+            /// Element type.
+            #[must_use]
+            pub fn dtype(&self) -> DType {
+                match self { $(Self::$variant(_) => DType::$variant),+ }
+            }
+
+            /// Elements from `start` to `end` of this slice.
+            #[must_use]
+            pub fn range(self, start: usize, end: usize) -> HostSliceMut<'a> {
+                match self { $(Self::$variant(v) => Self::$variant(&mut v[start..end])),+ }
+            }
+
+            /// The same memory, borrowed for a shorter time.
+            #[must_use]
+            pub fn reborrow(&mut self) -> HostSliceMut<'_> {
+                match self { $(Self::$variant(v) => HostSliceMut::$variant(v)),+ }
+            }
+
+            /// The same memory, to be read.
+            #[must_use]
+            pub fn as_ref(&self) -> HostSlice<'_> {
+                match self { $(Self::$variant(v) => HostSlice::$variant(v)),+ }
+            }
+        }
+    };
+}
+
+host_types! {
+    F32, f32, "32-bit floating point.";
+    I32, i32, "32-bit signed integers.";
+    U8, u8, "Bytes, such as pixels.";
+    U64, u64, "64-bit unsigned integers, such as hashes of texts."
+}

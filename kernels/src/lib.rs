@@ -1,0 +1,29 @@
+//! Tensors on a device and the operations of VL-JEPA on them, forward and backward. Never reads a recipe, never communicates.
+//!
+//! One folder per operation: `mod.rs` (formula, shapes, errors; validates, then dispatches), `reference.rs` (plain Rust, the
+//! definition of right), `host.rs` (only where the host needs a faster version), `cases.rs` (shapes, seeds, tolerances).
+//!
+//! Conventions. Activations and their gradients are written ([`Write::Set`]) unless the call says [`Write::Add`]; gradients
+//! of parameters are always added to, so that micro-batches accumulate. Shapes in names: `b` rows of the batch, `n` packed
+//! tokens, `d` model width, `h` query heads, `g` key/value heads, `f` hidden width of an MLP, `e` width of the shared embedding.
+
+pub mod device;
+mod error;
+pub mod math;
+mod packed;
+mod tensor;
+pub mod testing;
+
+pub use device::{Arena, Device, Stream};
+pub use error::{KernelError, Result};
+pub use packed::{Lengths, Packed};
+pub use tensor::{DType, Shape, Tensor, View, ViewMut};
+
+/// Whether an operation writes its output or adds to what stands there (β = 0 or 1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Write {
+    /// output = result.
+    Set,
+    /// output += result.
+    Add,
+}

@@ -1,0 +1,104 @@
+//! Ragged rows in one tensor: sequences of different lengths, one behind the other, without padding between them.
+
+use crate::{DType, Device, Tensor, View};
+
+/// Sequences laid end to end. Row `i` owns tokens `cu_seqlens[i]..cu_seqlens[i + 1]`; rows may be empty.
+#[derive(Debug)]
+pub struct Packed {
+    /// What is packed: token ids `i32 (tokens)`.
+    pub tokens: Tensor,
+    /// Where the sequences begin and end.
+    pub lengths: Lengths,
+}
+
+/// Cumulative lengths of packed sequences, on the device and (for planning) on the host.
+#[derive(Debug)]
+pub struct Lengths {
+    device: Tensor,
+    host: Vec<i32>,
+    max_len: usize,
+}
+
+impl Lengths {
+    /// From cumulative lengths `[0, …, tokens]` of b + 1 entries.
+    ///
+    /// # Panics
+    /// When they do not start at zero or ever fall.
+    #[must_use]
+    pub fn new(device: Device, cu_seqlens: Vec<i32>) -> Self {
+        assert!(cu_seqlens.first() == Some(&0), "cumulative lengths start at zero");
+        assert!(cu_seqlens.is_sorted(), "cumulative lengths never fall");
+        let max_len =
+            cu_seqlens.windows(2).map(|w| w[1].abs_diff(w[0])).max().unwrap_or(0) as usize;
+        let rows = cu_seqlens.len();
+        let Device::Host = device;
+        Self { device: Tensor::from_i32(cu_seqlens.clone(), &[rows]), host: cu_seqlens, max_len }
+    }
+
+    /// Sequences of equal length.
+    ///
+    /// # Panics
+    /// When the number of tokens exceeds 2³¹ − 1.
+    #[must_use]
+    pub fn uniform(device: Device, rows: usize, len: usize) -> Self {
+        let end = |i: usize| i32::try_from(i * len).expect("fewer than 2^31 tokens");
+        Self::new(device, (0..=rows).map(end).collect())
+    }
+
+    /// Number of sequences.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.host.len() - 1
+    }
+
+    /// Number of tokens in all sequences.
+    #[must_use]
+    pub fn tokens(&self) -> usize {
+        self.host.last().map_or(0, |&n| n.unsigned_abs() as usize)
+    }
+
+    /// Tokens of the longest sequence.
+    #[must_use]
+    pub fn max_len(&self) -> usize {
+        self.max_len
+    }
+
+    /// `i32 (rows + 1)` on the device.
+    #[must_use]
+    pub fn view(&self) -> View<'_> {
+        self.device.view()
+    }
+
+    /// The same numbers on the host.
+    #[must_use]
+    pub fn host(&self) -> &[i32] {
+        &self.host
+    }
+
+    /// Token range of one sequence.
+    #[must_use]
+    pub fn range(&self, row: usize) -> std::ops::Range<usize> {
+        self.host[row].unsigned_abs() as usize..self.host[row + 1].unsigned_abs() as usize
+    }
+}
+
+impl Packed {
+    /// Token ids and cumulative lengths of the sequences they make up.
+    ///
+    /// # Panics
+    /// When the lengths do not end where the ids end.
+    #[must_use]
+    pub fn new(device: Device, ids: Vec<i32>, cu_seqlens: Vec<i32>) -> Self {
+        let lengths = Lengths::new(device, cu_seqlens);
+        assert_eq!(lengths.tokens(), ids.len(), "lengths end where the ids end");
+        let count = ids.len();
+        Self { tokens: Tensor::from_i32(ids, &[count]), lengths }
+    }
+
+    /// Token ids, `i32 (tokens)`.
+    #[must_use]
+    pub fn ids(&self) -> View<'_> {
+        debug_assert_eq!(self.tokens.dtype(), DType::I32);
+        self.tokens.view()
+    }
+}

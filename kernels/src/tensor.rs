@@ -1,0 +1,430 @@
+//! Tensors: memory on a device with an element type and a shape; and views, which operations take.
+
+use std::fmt;
+
+use crate::device::{Arena, Device, HostBuffer, HostSlice, HostSliceMut, Storage, StorageMut};
+use crate::device::{StorageRef, Stream};
+use crate::{KernelError, Result};
+
+/// Element types.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DType {
+    /// 32-bit floating point.
+    F32,
+    /// 32-bit signed integers: token ids, positions, cumulative lengths.
+    I32,
+    /// Bytes: pixels.
+    U8,
+    /// 64-bit unsigned integers: hashes of target texts.
+    U64,
+}
+
+impl DType {
+    /// Bytes of one element.
+    #[must_use]
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::F32 | Self::I32 => 4,
+            Self::U8 => 1,
+            Self::U64 => 8,
+        }
+    }
+
+    /// The name that messages print.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::I32 => "i32",
+            Self::U8 => "u8",
+            Self::U64 => "u64",
+        }
+    }
+}
+
+/// Up to five dimensions, row-major and contiguous.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    dims: [usize; 5],
+    rank: usize,
+}
+
+impl Shape {
+    /// A shape of the given dimensions.
+    ///
+    /// # Panics
+    /// On more than five dimensions: no operation has them.
+    #[must_use]
+    pub fn new(dims: &[usize]) -> Self {
+        assert!(dims.len() <= 5, "a tensor has at most five dimensions");
+        let mut all = [0; 5];
+        all[..dims.len()].copy_from_slice(dims);
+        Self { dims: all, rank: dims.len() }
+    }
+
+    /// The dimensions.
+    #[must_use]
+    pub fn dims(&self) -> &[usize] {
+        &self.dims[..self.rank]
+    }
+
+    /// Number of elements.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.dims().iter().product()
+    }
+
+    /// Whether there is no element.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl fmt::Debug for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.dims())
+    }
+}
+
+/// Memory on a device with an element type and a shape. Taken from an arena, it goes back there when dropped.
+#[derive(Debug)]
+pub struct Tensor {
+    storage: Option<Storage>,
+    shape: Shape,
+    dtype: DType,
+    home: Option<Arena>,
+}
+
+/// A tensor to read: cheap to copy.
+#[derive(Debug, Clone, Copy)]
+pub struct View<'a> {
+    storage: StorageRef<'a>,
+    shape: Shape,
+}
+
+/// A tensor to write.
+#[derive(Debug)]
+pub struct ViewMut<'a> {
+    storage: StorageMut<'a>,
+    shape: Shape,
+}
+
+macro_rules! host_access {
+    ($($variant:ident, $ty:ty, $vec:ident, $read:ident, $write:ident);+) => {
+        impl Tensor {
+            $(
+                #[doc = concat!("A host tensor that owns `values` (", stringify!($ty), ").")]
+                ///
+                /// # Panics
+                /// When the number of values differs from the shape's.
+                #[must_use]
+                pub fn $vec(values: Vec<$ty>, shape: &[usize]) -> Self {
+                    let shape = Shape::new(shape);
+                    assert_eq!(values.len(), shape.len(), "values do not fill shape {shape:?}");
+                    let storage = Some(Storage::Host(HostBuffer::$variant(values)));
+                    Self { storage, shape, dtype: DType::$variant, home: None }
+                }
+            )+
+        }
+
+        impl<'a> View<'a> {
+            $(
+                #[doc = concat!("The ", stringify!($ty), " elements in host memory.")]
+                ///
+                /// # Errors
+                /// When they are of another type or on another device.
+                pub fn $read(self, operation: &'static str, what: &'static str) -> Result<&'a [$ty]> {
+                    match self.storage {
+                        StorageRef::Host(HostSlice::$variant(values)) => Ok(values),
+                        StorageRef::Host(other) => Err(KernelError::DType {
+                            operation, what, found: other.dtype().name(), needed: stringify!($ty),
+                        }),
+                    }
+                }
+            )+
+        }
+
+        impl<'a> ViewMut<'a> {
+            $(
+                #[doc = concat!("The ", stringify!($ty), " elements in host memory, to be written.")]
+                ///
+                /// # Errors
+                /// When they are of another type or on another device.
+                pub fn $write(self, operation: &'static str, what: &'static str) -> Result<&'a mut [$ty]> {
+                    match self.storage {
+                        StorageMut::Host(HostSliceMut::$variant(values)) => Ok(values),
+                        StorageMut::Host(other) => Err(KernelError::DType {
+                            operation, what, found: other.dtype().name(), needed: stringify!($ty),
+                        }),
+                    }
+                }
+            )+
+        }
+
+        $(
+            impl<'a> View<'a> {
+                #[doc = concat!("A view of host memory (", stringify!($ty), ").")]
+                ///
+                /// # Panics
+                /// When the number of values differs from the shape's.
+                #[must_use]
+                pub fn $vec(values: &'a [$ty], shape: &[usize]) -> Self {
+                    let shape = Shape::new(shape);
+                    assert_eq!(values.len(), shape.len(), "values do not fill shape {shape:?}");
+                    Self { storage: StorageRef::Host(HostSlice::$variant(values)), shape }
+                }
+            }
+
+            impl<'a> ViewMut<'a> {
+                #[doc = concat!("A view of host memory (", stringify!($ty), "), to be written.")]
+                ///
+                /// # Panics
+                /// When the number of values differs from the shape's.
+                #[must_use]
+                pub fn $vec(values: &'a mut [$ty], shape: &[usize]) -> Self {
+                    let shape = Shape::new(shape);
+                    assert_eq!(values.len(), shape.len(), "values do not fill shape {shape:?}");
+                    Self { storage: StorageMut::Host(HostSliceMut::$variant(values)), shape }
+                }
+            }
+        )+
+    };
+}
+
+host_access! {
+    F32, f32, from_f32, host_f32, host_f32_mut;
+    I32, i32, from_i32, host_i32, host_i32_mut;
+    U8, u8, from_u8, host_u8, host_u8_mut;
+    U64, u64, from_u64, host_u64, host_u64_mut
+}
+
+impl Tensor {
+    pub(crate) fn from_arena(storage: Storage, shape: &[usize], home: Arena) -> Self {
+        let Storage::Host(buffer) = &storage;
+        let dtype = buffer.dtype();
+        Self { storage: Some(storage), shape: Shape::new(shape), dtype, home: Some(home) }
+    }
+
+    /// A tensor of zeros outside of any arena: parameters and other memory that lives as long as the run.
+    #[must_use]
+    pub fn zeros(device: Device, dtype: DType, shape: &[usize]) -> Self {
+        let shape = Shape::new(shape);
+        let storage = match device {
+            Device::Host => Storage::Host(HostBuffer::zeros(dtype, shape.len())),
+        };
+        Self { storage: Some(storage), shape, dtype, home: None }
+    }
+
+    /// Element type.
+    #[must_use]
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Dimensions.
+    #[must_use]
+    pub fn shape(&self) -> &[usize] {
+        self.shape.dims()
+    }
+
+    /// This tensor, to be read.
+    ///
+    /// # Panics
+    /// Never: only `drop` takes the storage away.
+    #[must_use]
+    pub fn view(&self) -> View<'_> {
+        let Some(Storage::Host(buffer)) = &self.storage else { unreachable!("dropped tensor") };
+        let storage = StorageRef::Host(buffer.slice(0, self.shape.len()));
+        View { storage, shape: self.shape }
+    }
+
+    /// This tensor, to be written.
+    ///
+    /// # Panics
+    /// Never: only `drop` takes the storage away.
+    #[must_use]
+    pub fn view_mut(&mut self) -> ViewMut<'_> {
+        let Some(Storage::Host(buffer)) = &mut self.storage else { unreachable!("dropped tensor") };
+        let storage = StorageMut::Host(buffer.slice_mut(0, self.shape.len()));
+        ViewMut { storage, shape: self.shape }
+    }
+
+    /// The same memory under another shape of as many elements.
+    ///
+    /// # Panics
+    /// When the number of elements differs.
+    #[must_use]
+    pub fn reshaped(mut self, shape: &[usize]) -> Self {
+        let shape = Shape::new(shape);
+        assert_eq!(shape.len(), self.shape.len(), "reshape keeps the number of elements");
+        self.shape = shape;
+        self
+    }
+
+    /// The elements as `f32`, read back from the device after `stream` has computed them.
+    ///
+    /// # Errors
+    /// When they are of another type, or the device failed.
+    pub fn to_vec_f32(&self, stream: &Stream) -> Result<Vec<f32>> {
+        stream.synchronize()?;
+        Ok(self.view().host_f32("to_vec_f32", "tensor")?.to_vec())
+    }
+}
+
+impl Drop for Tensor {
+    fn drop(&mut self) {
+        if let (Some(arena), Some(storage)) = (self.home.take(), self.storage.take()) {
+            arena.give_back(storage, self.shape.len());
+        }
+    }
+}
+
+impl<'a> View<'a> {
+    /// Dimensions.
+    #[must_use]
+    pub fn shape(&self) -> &[usize] {
+        self.shape.dims()
+    }
+
+    /// Number of elements.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.shape.len()
+    }
+
+    /// Whether there is no element.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.shape.is_empty()
+    }
+
+    /// Element type.
+    #[must_use]
+    pub fn dtype(&self) -> DType {
+        match &self.storage {
+            StorageRef::Host(slice) => slice.dtype(),
+        }
+    }
+
+    /// Elements `start..start + shape.len()` under `shape`, a contiguous part of this view.
+    ///
+    /// # Panics
+    /// When the range is outside.
+    #[must_use]
+    pub fn part(self, start: usize, shape: &[usize]) -> View<'a> {
+        let shape = Shape::new(shape);
+        let StorageRef::Host(slice) = self.storage;
+        View { storage: StorageRef::Host(slice.range(start, start + shape.len())), shape }
+    }
+
+    /// Rows `start..end` of the first dimension.
+    ///
+    /// # Panics
+    /// When the range is outside.
+    #[must_use]
+    pub fn rows(self, start: usize, end: usize) -> View<'a> {
+        let mut dims = self.shape.dims().to_vec();
+        let width: usize = dims[1..].iter().product();
+        dims[0] = end - start;
+        self.part(start * width, &dims)
+    }
+
+    /// The same memory under another shape of as many elements.
+    ///
+    /// # Panics
+    /// When the number of elements differs.
+    #[must_use]
+    pub fn reshaped(self, shape: &[usize]) -> View<'a> {
+        let shape = Shape::new(shape);
+        assert_eq!(shape.len(), self.shape.len(), "reshape keeps the number of elements");
+        View { storage: self.storage, shape }
+    }
+}
+
+impl<'a> ViewMut<'a> {
+    /// Dimensions.
+    #[must_use]
+    pub fn shape(&self) -> &[usize] {
+        self.shape.dims()
+    }
+
+    /// Number of elements.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.shape.len()
+    }
+
+    /// Whether there is no element.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.shape.is_empty()
+    }
+
+    /// Element type.
+    #[must_use]
+    pub fn dtype(&self) -> DType {
+        match &self.storage {
+            StorageMut::Host(slice) => slice.dtype(),
+        }
+    }
+
+    /// The same tensor, borrowed for a shorter time.
+    #[must_use]
+    pub fn reborrow(&mut self) -> ViewMut<'_> {
+        let StorageMut::Host(slice) = &mut self.storage;
+        ViewMut { storage: StorageMut::Host(slice.reborrow()), shape: self.shape }
+    }
+
+    /// The same tensor, to be read.
+    #[must_use]
+    pub fn as_view(&self) -> View<'_> {
+        let StorageMut::Host(slice) = &self.storage;
+        View { storage: StorageRef::Host(slice.as_ref()), shape: self.shape }
+    }
+
+    /// Elements `start..start + shape.len()` under `shape`, a contiguous part of this view.
+    ///
+    /// # Panics
+    /// When the range is outside.
+    #[must_use]
+    pub fn part(self, start: usize, shape: &[usize]) -> ViewMut<'a> {
+        let shape = Shape::new(shape);
+        let StorageMut::Host(slice) = self.storage;
+        ViewMut { storage: StorageMut::Host(slice.range(start, start + shape.len())), shape }
+    }
+
+    /// Rows `start..end` of the first dimension.
+    ///
+    /// # Panics
+    /// When the range is outside.
+    #[must_use]
+    pub fn rows(self, start: usize, end: usize) -> ViewMut<'a> {
+        let mut dims = self.shape.dims().to_vec();
+        let width: usize = dims[1..].iter().product();
+        dims[0] = end - start;
+        self.part(start * width, &dims)
+    }
+
+    /// The same memory under another shape of as many elements.
+    ///
+    /// # Panics
+    /// When the number of elements differs.
+    #[must_use]
+    pub fn reshaped(self, shape: &[usize]) -> ViewMut<'a> {
+        let shape = Shape::new(shape);
+        assert_eq!(shape.len(), self.shape.len(), "reshape keeps the number of elements");
+        ViewMut { storage: self.storage, shape }
+    }
+
+    /// Sets every element to zero.
+    pub fn fill_zero(self) {
+        let StorageMut::Host(slice) = self.storage;
+        match slice {
+            HostSliceMut::F32(v) => v.fill(0.0),
+            HostSliceMut::I32(v) => v.fill(0),
+            HostSliceMut::U8(v) => v.fill(0),
+            HostSliceMut::U64(v) => v.fill(0),
+        }
+    }
+}

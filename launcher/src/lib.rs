@@ -1,0 +1,1 @@
+//! The command line, the control plane, the supervisor and the report.

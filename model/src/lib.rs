@@ -1,0 +1,1 @@
+//! VL-JEPA as forward and backward over kernels.

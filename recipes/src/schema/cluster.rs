@@ -1,0 +1,108 @@
+//! Keys under `cluster`.
+
+use serde::{Deserialize, Serialize};
+
+/// Machines and processes. One rank is one process and, with `device: cuda`, one GPU.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Cluster {
+    /// Who starts the workers.
+    pub scheduler: Scheduler,
+    /// Machines.
+    pub nodes: usize,
+    /// Processes per machine.
+    pub ranks_per_node: usize,
+    /// Compute threads per rank on the host device; 0 takes the rank's share of the machine's cores.
+    pub threads_per_rank: usize,
+    /// Seconds a worker may take from its start to its first report: 600.
+    pub start_timeout_s: u64,
+    /// What happens when a rank, a node or a collective fails.
+    pub restart: RestartPolicy,
+    /// Keys of the batch job.
+    pub slurm: Slurm,
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Self {
+            scheduler: Scheduler::Local,
+            nodes: 1,
+            ranks_per_node: 1,
+            threads_per_rank: 0,
+            start_timeout_s: 600,
+            restart: RestartPolicy::default(),
+            slurm: Slurm::default(),
+        }
+    }
+}
+
+impl Cluster {
+    /// Processes of the whole run.
+    #[must_use]
+    pub fn world_size(&self) -> usize {
+        self.nodes * self.ranks_per_node
+    }
+}
+
+/// Who starts the workers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scheduler {
+    /// This machine, through `mpirun` where there is more than one rank.
+    #[default]
+    Local,
+    /// Slurm.
+    Slurm,
+}
+
+/// What happens when a rank, a node or a collective fails.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RestartPolicy {
+    /// Restarts in a row without a new checkpoint before the run gives up: 3. 0 never restarts.
+    pub max_without_progress: u32,
+    /// Whether a run may go on with fewer nodes than it asked for. The global batch and the data order stay the same.
+    pub allow_fewer_nodes: bool,
+    /// Nodes asked for beyond `nodes`, to take the place of lost ones.
+    pub spare_nodes: usize,
+}
+
+impl Default for RestartPolicy {
+    fn default() -> Self {
+        Self { max_without_progress: 3, allow_fewer_nodes: false, spare_nodes: 0 }
+    }
+}
+
+/// Keys of the batch job; empty ones are left to the cluster's defaults.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Slurm {
+    /// `--partition`.
+    pub partition: String,
+    /// `--account`.
+    pub account: String,
+    /// `--qos`.
+    pub qos: String,
+    /// `--time`, such as `2-00:00:00`.
+    pub time_limit: String,
+    /// Seconds before the time limit at which the run saves and requeues itself: 300.
+    pub signal_ahead_s: u64,
+    /// `--cpus-per-task`; 0 leaves it to the cluster.
+    pub cpus_per_rank: usize,
+    /// Lines added to the job's header as they are, such as `--constraint=h200`.
+    pub extra: Vec<String>,
+}
+
+impl Default for Slurm {
+    fn default() -> Self {
+        Self {
+            partition: String::new(),
+            account: String::new(),
+            qos: String::new(),
+            time_limit: String::new(),
+            signal_ahead_s: 300,
+            cpus_per_rank: 0,
+            extra: Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! One process per device: runs one job of a recipe.
