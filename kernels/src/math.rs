@@ -34,7 +34,7 @@ pub fn exp(x: f32) -> f32 {
     let p = p.mul_add(r, 8.333_452e-3);
     let p = p.mul_add(r, 4.166_579_6e-2);
     let p = p.mul_add(r, 1.666_666_5e-1);
-    let p = p.mul_add(r, 5.000_000_1e-1);
+    let p = p.mul_add(r, 0.5);
     let p = p.mul_add(r * r, r) + 1.0;
     // 2ⁿ⁻¹ by its bits (n − 1 stays below the exponent of infinity where eˣ does), then doubled.
     let bits = shifted.to_bits().wrapping_sub(ROUND_TO_INTEGER.to_bits());
@@ -57,7 +57,7 @@ pub fn sigmoid(x: f32) -> f32 {
 pub fn tanh(x: f32) -> f32 {
     let t = x.abs();
     let s = x * x;
-    let p = 1.573_944_1e-2_f32.mul_add(s, -5.230_255_8e-2);
+    let p = 1.573_944e-2_f32.mul_add(s, -5.230_255_8e-2);
     let p = p.mul_add(s, 1.331_524_7e-1);
     let p = p.mul_add(s, -3.333_276_8e-1);
     let near = (p * s).mul_add(x, x);
