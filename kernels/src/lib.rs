@@ -7,10 +7,14 @@
 //! of parameters are always added to, so that micro-batches accumulate. Shapes in names: `b` rows of the batch, `n` packed
 //! tokens, `d` model width, `h` query heads, `g` key/value heads, `f` hidden width of an MLP, `e` width of the shared embedding.
 
+mod check;
 pub mod device;
+pub mod distance;
 mod error;
 pub mod math;
 mod packed;
+mod parallel;
+pub mod rope;
 mod tensor;
 pub mod testing;
 
@@ -26,4 +30,15 @@ pub enum Write {
     Set,
     /// output += result.
     Add,
+}
+
+impl Write {
+    /// What stands in the output afterwards.
+    #[inline]
+    pub(crate) fn apply(self, stands: f32, result: f32) -> f32 {
+        match self {
+            Self::Set => result,
+            Self::Add => stands + result,
+        }
+    }
 }

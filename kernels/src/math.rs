@@ -129,6 +129,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::float_cmp, reason = "these values are exact")]
     fn ends_of_the_range_are_exact() {
         let inf = f32::INFINITY;
         assert_eq!(
