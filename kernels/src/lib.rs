@@ -7,10 +7,13 @@
 //! of parameters are always added to, so that micro-batches accumulate. Shapes in names: `b` rows of the batch, `n` packed
 //! tokens, `d` model width, `h` query heads, `g` key/value heads, `f` hidden width of an MLP, `e` width of the shared embedding.
 
+pub mod attention;
 mod check;
 pub mod device;
 pub mod distance;
 mod error;
+pub mod layer_norm;
+pub mod linear;
 pub mod math;
 mod packed;
 mod parallel;

@@ -1,0 +1,133 @@
+//! Layer normalisation: out = (x − mean) · rstd · weight + bias, with mean and variance over each row.
+
+#[cfg(test)]
+mod cases;
+mod host;
+#[cfg(test)]
+mod reference;
+#[cfg(test)]
+mod tests;
+
+use crate::{Result, Stream, View, ViewMut, Write, check};
+
+/// Normalises each row: `(x − mean) / √(variance + eps) · weight + bias`; keeps mean and 1/√(…) for [`backward`].
+///
+/// Source: Ba et al. 2016 (arXiv 1607.06450), as `torch.nn.LayerNorm` (biased variance). `x`, `out` (n, d); `weight`, `bias` (d);
+/// `mean`, `rstd` (n); all f32, statistics in f32 by pairwise partial sums of deviations from the mean.
+///
+/// # Errors
+/// When shapes or element types disagree.
+///
+/// ```
+/// use vljepa_kernels::{Stream, View, ViewMut, layer_norm};
+///
+/// let (mut out, mut mean, mut rstd) = ([0.0; 2], [0.0], [0.0]);
+/// layer_norm::forward(
+///     &Stream::Host,
+///     View::from_f32(&[1.0, 3.0], &[1, 2]),
+///     View::from_f32(&[1.0, 1.0], &[2]),
+///     View::from_f32(&[0.0, 5.0], &[2]),
+///     0.0,
+///     ViewMut::from_f32(&mut out, &[1, 2]),
+///     ViewMut::from_f32(&mut mean, &[1]),
+///     ViewMut::from_f32(&mut rstd, &[1]),
+/// )?;
+/// assert_eq!(out, [-1.0, 6.0]);
+/// # Ok::<(), vljepa_kernels::KernelError>(())
+/// ```
+#[expect(clippy::too_many_arguments, reason = "an operation names each tensor it reads and writes")]
+pub fn forward(
+    stream: &Stream,
+    x: View<'_>,
+    weight: View<'_>,
+    bias: View<'_>,
+    eps: f32,
+    out: ViewMut<'_>,
+    mean: ViewMut<'_>,
+    rstd: ViewMut<'_>,
+) -> Result<()> {
+    const NAME: &str = "layer_norm::forward";
+    let [n, d] = check::rank(NAME, "x", x.shape())?;
+    check::shape(NAME, "weight", weight.shape(), &[d])?;
+    check::shape(NAME, "bias", bias.shape(), &[d])?;
+    check::shape(NAME, "out", out.shape(), &[n, d])?;
+    check::shape(NAME, "mean", mean.shape(), &[n])?;
+    check::shape(NAME, "rstd", rstd.shape(), &[n])?;
+    match stream {
+        Stream::Host => {
+            let input = Input {
+                x: x.host_f32(NAME, "x")?,
+                weight: weight.host_f32(NAME, "weight")?,
+                width: d,
+            };
+            let out = out.host_f32_mut(NAME, "out")?;
+            let mean = mean.host_f32_mut(NAME, "mean")?;
+            let rstd = rstd.host_f32_mut(NAME, "rstd")?;
+            host::forward(input, bias.host_f32(NAME, "bias")?, eps, out, mean, rstd);
+        }
+    }
+    Ok(())
+}
+
+/// Gradients of [`forward`]: `d_x` (n, d) written or added, `d_weight` and `d_bias` (d) added.
+///
+/// With x̂ = (x − mean)·rstd and g = `d_out`·weight: d_x = rstd · (g − mean(g) − x̂·mean(g·x̂)), d_weight += Σ `d_out`·x̂,
+/// d_bias += Σ `d_out` over rows.
+///
+/// # Errors
+/// When shapes or element types disagree.
+#[expect(clippy::too_many_arguments, reason = "an operation names each tensor it reads and writes")]
+pub fn backward(
+    stream: &Stream,
+    x: View<'_>,
+    weight: View<'_>,
+    mean: View<'_>,
+    rstd: View<'_>,
+    d_out: View<'_>,
+    write: Write,
+    d_x: ViewMut<'_>,
+    d_weight: ViewMut<'_>,
+    d_bias: ViewMut<'_>,
+) -> Result<()> {
+    const NAME: &str = "layer_norm::backward";
+    let [n, d] = check::rank(NAME, "x", x.shape())?;
+    check::shape(NAME, "weight", weight.shape(), &[d])?;
+    check::shape(NAME, "mean", mean.shape(), &[n])?;
+    check::shape(NAME, "rstd", rstd.shape(), &[n])?;
+    check::shape(NAME, "d_out", d_out.shape(), &[n, d])?;
+    check::shape(NAME, "d_x", d_x.shape(), &[n, d])?;
+    check::shape(NAME, "d_weight", d_weight.shape(), &[d])?;
+    check::shape(NAME, "d_bias", d_bias.shape(), &[d])?;
+    match stream {
+        Stream::Host => {
+            let input = Input {
+                x: x.host_f32(NAME, "x")?,
+                weight: weight.host_f32(NAME, "weight")?,
+                width: d,
+            };
+            let saved =
+                Saved { mean: mean.host_f32(NAME, "mean")?, rstd: rstd.host_f32(NAME, "rstd")? };
+            let d_out = d_out.host_f32(NAME, "d_out")?;
+            let d_x = d_x.host_f32_mut(NAME, "d_x")?;
+            let d_weight = d_weight.host_f32_mut(NAME, "d_weight")?;
+            let d_bias = d_bias.host_f32_mut(NAME, "d_bias")?;
+            host::backward(input, saved, d_out, write, d_x, d_weight, d_bias);
+        }
+    }
+    Ok(())
+}
+
+/// What both directions read: `x` (n, width) and `weight` (width).
+#[derive(Clone, Copy)]
+struct Input<'a> {
+    x: &'a [f32],
+    weight: &'a [f32],
+    width: usize,
+}
+
+/// What the forward direction keeps per row.
+#[derive(Clone, Copy)]
+struct Saved<'a> {
+    mean: &'a [f32],
+    rstd: &'a [f32],
+}

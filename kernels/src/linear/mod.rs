@@ -1,0 +1,122 @@
+//! The linear layer: out = x·Wᵀ + b, with W stored (outputs, inputs) as PyTorch's `nn.Linear` stores it.
+
+#[cfg(test)]
+mod cases;
+mod host;
+#[cfg(test)]
+mod reference;
+#[cfg(test)]
+mod tests;
+
+use crate::{Result, Stream, View, ViewMut, Write, check};
+
+/// The layer's output, written or added to `out` (adding is the residual connection): `x·Wᵀ + b`.
+///
+/// `x` (n, i), `weight` (o, i), `bias` (o), `out` (n, o), all f32, sums in f32.
+///
+/// # Errors
+/// When shapes or element types disagree.
+///
+/// ```
+/// use vljepa_kernels::{Stream, View, ViewMut, Write, linear};
+///
+/// let (x, weight, mut out) = ([1.0, 2.0], [3.0, 4.0, 5.0, 6.0], [0.0; 2]);
+/// let (x, weight) = (View::from_f32(&x, &[1, 2]), View::from_f32(&weight, &[2, 2]));
+/// linear::forward(&Stream::Host, x, weight, None, Write::Set, ViewMut::from_f32(&mut out, &[1, 2]))?;
+/// assert_eq!(out, [11.0, 17.0]);
+/// # Ok::<(), vljepa_kernels::KernelError>(())
+/// ```
+pub fn forward(
+    stream: &Stream,
+    x: View<'_>,
+    weight: View<'_>,
+    bias: Option<View<'_>>,
+    write: Write,
+    out: ViewMut<'_>,
+) -> Result<()> {
+    const NAME: &str = "linear::forward";
+    let size = size(NAME, x.shape(), weight.shape(), "out", out.shape())?;
+    if let Some(bias) = bias {
+        check::shape(NAME, "bias", bias.shape(), &[size.outputs])?;
+    }
+    match stream {
+        Stream::Host => {
+            let bias = bias.map(|b| b.host_f32(NAME, "bias")).transpose()?;
+            let (x, weight) = (x.host_f32(NAME, "x")?, weight.host_f32(NAME, "weight")?);
+            host::forward(size, x, weight, bias, write, out.host_f32_mut(NAME, "out")?);
+        }
+    }
+    Ok(())
+}
+
+/// The gradient of the input, written or added to `d_x` (n, i): `d_out·W`, with `d_out` (n, o) and `weight` (o, i).
+///
+/// # Errors
+/// When shapes or element types disagree.
+pub fn backward_input(
+    stream: &Stream,
+    d_out: View<'_>,
+    weight: View<'_>,
+    write: Write,
+    d_x: ViewMut<'_>,
+) -> Result<()> {
+    const NAME: &str = "linear::backward_input";
+    let size = size(NAME, d_x.shape(), weight.shape(), "d_out", d_out.shape())?;
+    match stream {
+        Stream::Host => {
+            let (d_out, weight) =
+                (d_out.host_f32(NAME, "d_out")?, weight.host_f32(NAME, "weight")?);
+            host::backward_input(size, d_out, weight, write, d_x.host_f32_mut(NAME, "d_x")?);
+        }
+    }
+    Ok(())
+}
+
+/// The gradients of the parameters, added: `d_weight` (o, i) += `d_outᵀ·x`, `d_bias` (o) += column sums of `d_out` (n, o).
+///
+/// # Errors
+/// When shapes or element types disagree.
+pub fn backward_weight(
+    stream: &Stream,
+    x: View<'_>,
+    d_out: View<'_>,
+    d_weight: ViewMut<'_>,
+    d_bias: Option<ViewMut<'_>>,
+) -> Result<()> {
+    const NAME: &str = "linear::backward_weight";
+    let size = size(NAME, x.shape(), d_weight.shape(), "d_out", d_out.shape())?;
+    if let Some(d_bias) = &d_bias {
+        check::shape(NAME, "d_bias", d_bias.shape(), &[size.outputs])?;
+    }
+    match stream {
+        Stream::Host => {
+            let d_bias = d_bias.map(|b| b.host_f32_mut(NAME, "d_bias")).transpose()?;
+            let (x, d_out) = (x.host_f32(NAME, "x")?, d_out.host_f32(NAME, "d_out")?);
+            let d_weight = d_weight.host_f32_mut(NAME, "d_weight")?;
+            host::backward_weight(size, x, d_out, d_weight, d_bias);
+        }
+    }
+    Ok(())
+}
+
+/// n, i and o of one call.
+#[derive(Debug, Clone, Copy)]
+struct Size {
+    rows: usize,
+    inputs: usize,
+    outputs: usize,
+}
+
+fn size(
+    name: &'static str,
+    x: &[usize],
+    weight: &[usize],
+    out_name: &'static str,
+    out: &[usize],
+) -> Result<Size> {
+    let [outputs, inputs] = check::rank(name, "weight", weight)?;
+    let [rows, _] = check::rank(name, "the input", x)?;
+    check::shape(name, "the input", x, &[rows, inputs])?;
+    check::shape(name, out_name, out, &[rows, outputs])?;
+    Ok(Size { rows, inputs, outputs })
+}
