@@ -9,14 +9,18 @@
 
 pub mod attention;
 mod check;
+pub mod copy;
 pub mod device;
 pub mod distance;
 mod error;
+pub mod gated_mlp;
+pub mod gelu;
 pub mod layer_norm;
 pub mod linear;
 pub mod math;
 mod packed;
 mod parallel;
+pub mod rms_norm;
 pub mod rope;
 mod tensor;
 pub mod testing;

@@ -1,0 +1,193 @@
+//! Scaled dot-product attention over packed sequences, with grouped key/value heads.
+//!
+//! out_i = Σ_j softmax_j(scale · q_i·k_j) v_j, where j runs over the tokens of i's own sequence that the mask lets i see.
+//! Nothing of size tokens × tokens is ever stored: forward keeps one log-sum-exp per token and head, from which backward
+//! computes the probabilities again. With P the probabilities and D_i = d_out_i·out_i,
+//! dS = P ∘ (d_out·Vᵀ − D), d_q = scale · dS·K, d_k = scale · dSᵀ·Q, d_v = Pᵀ·d_out.
+//!
+//! Shapes: n packed tokens, h query heads, g key/value heads (a divisor of h), hd width of a head; key/value head j serves
+//! query heads j·h/g .. (j + 1)·h/g.
+//!
+//! Source: `FlashAttention-2` (arXiv 2307.08691), algorithms 1 and 2.
+
+#[cfg(test)]
+mod cases;
+mod host;
+mod product;
+#[cfg(test)]
+mod reference;
+mod rows;
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
+
+use crate::{Lengths, Result, Stream, View, ViewMut, check};
+
+/// Which tokens of its sequence a token sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mask {
+    /// All.
+    Full,
+    /// Itself and those before it.
+    Causal,
+    /// Those with |i − j| below the window.
+    Window(usize),
+}
+
+impl Mask {
+    /// The keys that token `i` of a sequence of `len` sees. Both ends never fall as `i` grows.
+    fn keys(self, i: usize, len: usize) -> Range<usize> {
+        match self {
+            Self::Full => 0..len,
+            Self::Causal => 0..i + 1,
+            Self::Window(w) => (i + 1).saturating_sub(w)..len.min(i.saturating_add(w)),
+        }
+    }
+}
+
+/// Heads and their width.
+#[derive(Debug, Clone, Copy)]
+struct Dims {
+    query_heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+}
+
+impl Dims {
+    /// Query heads that share a key/value head.
+    fn group(self) -> usize {
+        self.query_heads / self.kv_heads
+    }
+
+    /// Elements of one token of q.
+    fn q_width(self) -> usize {
+        self.query_heads * self.head_dim
+    }
+
+    /// Elements of one token of k or v.
+    fn kv_width(self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+
+    /// Elements of one token of q, k and v that belong to one key/value head.
+    fn head_widths(self) -> [usize; 3] {
+        [self.group() * self.head_dim, self.head_dim, self.head_dim]
+    }
+}
+
+/// Attention of packed tokens; `lse` is what [`backward`] needs besides the inputs and `out`.
+///
+/// # Shapes
+/// `q` (n, h, hd), `k` and `v` (n, g, hd), `lengths` over n tokens; writes `out` (n, h, hd) and `lse` (n, h), the logarithm
+/// of each token's sum of exponentials.
+///
+/// # Errors
+/// When shapes or element types disagree, h is no multiple of g, or a window is empty.
+#[expect(clippy::too_many_arguments, reason = "the tensors and parameters of one formula")]
+pub fn forward(
+    stream: &Stream,
+    q: View<'_>,
+    k: View<'_>,
+    v: View<'_>,
+    lengths: &Lengths,
+    mask: Mask,
+    scale: f32,
+    out: ViewMut<'_>,
+    lse: ViewMut<'_>,
+) -> Result<()> {
+    const NAME: &str = "attention::forward";
+    let dims = check_inputs(NAME, [q, k, v], lengths, mask)?;
+    check::shape(NAME, "out", out.shape(), q.shape())?;
+    check::shape(NAME, "lse", lse.shape(), &q.shape()[..2])?;
+    match stream {
+        Stream::Host => {
+            let inputs = host::Inputs {
+                q: q.host_f32(NAME, "q")?,
+                k: k.host_f32(NAME, "k")?,
+                v: v.host_f32(NAME, "v")?,
+                dims,
+                mask,
+                scale,
+            };
+            let (out, lse) = (out.host_f32_mut(NAME, "out")?, lse.host_f32_mut(NAME, "lse")?);
+            host::forward(&inputs, lengths, out, lse);
+        }
+    }
+    Ok(())
+}
+
+/// Gradients of [`forward`], written to `d_q` (n, h, hd), `d_k` and `d_v` (n, g, hd).
+///
+/// # Shapes
+/// `d_out` (n, h, hd); the others as [`forward`] got and wrote them.
+///
+/// # Errors
+/// When shapes or element types disagree, h is no multiple of g, or a window is empty.
+#[expect(clippy::too_many_arguments, reason = "the tensors and parameters of one formula")]
+pub fn backward(
+    stream: &Stream,
+    q: View<'_>,
+    k: View<'_>,
+    v: View<'_>,
+    out: View<'_>,
+    lse: View<'_>,
+    d_out: View<'_>,
+    lengths: &Lengths,
+    mask: Mask,
+    scale: f32,
+    d_q: ViewMut<'_>,
+    d_k: ViewMut<'_>,
+    d_v: ViewMut<'_>,
+) -> Result<()> {
+    const NAME: &str = "attention::backward";
+    let dims = check_inputs(NAME, [q, k, v], lengths, mask)?;
+    check::shape(NAME, "out", out.shape(), q.shape())?;
+    check::shape(NAME, "lse", lse.shape(), &q.shape()[..2])?;
+    check::shape(NAME, "d_out", d_out.shape(), q.shape())?;
+    check::shape(NAME, "d_q", d_q.shape(), q.shape())?;
+    check::shape(NAME, "d_k", d_k.shape(), k.shape())?;
+    check::shape(NAME, "d_v", d_v.shape(), k.shape())?;
+    match stream {
+        Stream::Host => {
+            let inputs = host::Inputs {
+                q: q.host_f32(NAME, "q")?,
+                k: k.host_f32(NAME, "k")?,
+                v: v.host_f32(NAME, "v")?,
+                dims,
+                mask,
+                scale,
+            };
+            let saved = host::Saved {
+                out: out.host_f32(NAME, "out")?,
+                lse: lse.host_f32(NAME, "lse")?,
+                d_out: d_out.host_f32(NAME, "d_out")?,
+            };
+            let (d_q, d_k) = (d_q.host_f32_mut(NAME, "d_q")?, d_k.host_f32_mut(NAME, "d_k")?);
+            host::backward(&inputs, &saved, lengths, d_q, d_k, d_v.host_f32_mut(NAME, "d_v")?);
+        }
+    }
+    Ok(())
+}
+
+fn check_inputs(
+    operation: &'static str,
+    [q, k, v]: [View<'_>; 3],
+    lengths: &Lengths,
+    mask: Mask,
+) -> Result<Dims> {
+    let [n, query_heads, head_dim] = check::rank(operation, "q", q.shape())?;
+    let [_, kv_heads, _] = check::rank(operation, "k", k.shape())?;
+    check::shape(operation, "k", k.shape(), &[n, kv_heads, head_dim])?;
+    check::shape(operation, "v", v.shape(), k.shape())?;
+    check::shape(operation, "tokens of lengths", &[lengths.tokens()], &[n])?;
+    if query_heads == 0 || head_dim == 0 || !query_heads.is_multiple_of(kv_heads) {
+        let found = format!("{query_heads} query and {kv_heads} key/value heads of {head_dim}");
+        let needed = "query heads are a positive multiple of key/value heads, their width positive";
+        return Err(check::value(operation, "heads", found, needed));
+    }
+    if mask == Mask::Window(0) {
+        return Err(check::value(operation, "window", "0", "a token sees at least itself"));
+    }
+    Ok(Dims { query_heads, kv_heads, head_dim })
+}

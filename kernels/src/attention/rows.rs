@@ -1,0 +1,141 @@
+//! What attention does to single rows and to the operands of its products, in loops over whole vectors.
+
+use std::ops::Range;
+
+use super::product::{VECTOR, padded};
+use crate::math::exp;
+
+/// Rows of a matrix that stands in a slice, `stride` apart.
+pub(super) type Rows<'a> = (&'a [f32], usize);
+
+/// out (width, count padded) = scale · rowsᵀ, for the first `count` rows; the padding is zero.
+pub(super) fn transpose(
+    (rows, stride): Rows<'_>,
+    count: usize,
+    width: usize,
+    scale: f32,
+    out: &mut [f32],
+) {
+    let out_stride = padded(count);
+    for first in (0..count).step_by(VECTOR) {
+        let lanes = VECTOR.min(count - first);
+        if lanes == VECTOR {
+            let sources: [&[f32]; VECTOR] =
+                std::array::from_fn(|lane| &rows[(first + lane) * stride..][..width]);
+            for (e, out) in out.chunks_exact_mut(out_stride).take(width).enumerate() {
+                let column: [f32; VECTOR] = std::array::from_fn(|lane| sources[lane][e] * scale);
+                out[first..first + VECTOR].copy_from_slice(&column);
+            }
+        } else {
+            for (e, out) in out.chunks_exact_mut(out_stride).take(width).enumerate() {
+                for lane in 0..VECTOR {
+                    let row = (first + lane) * stride + e;
+                    out[first + lane] = if lane < lanes { rows[row] * scale } else { 0.0 };
+                }
+            }
+        }
+    }
+}
+
+/// out (count, width padded) = the first `count` rows; the padding is zero.
+pub(super) fn copy_rows((rows, stride): Rows<'_>, count: usize, width: usize, out: &mut [f32]) {
+    let whole = width / VECTOR * VECTOR;
+    for (i, out) in out.chunks_exact_mut(padded(width)).take(count).enumerate() {
+        let row = &rows[i * stride..][..width];
+        // Whole vectors one by one: a copy of unknown length is a call, longer than the copy itself.
+        let (to, from) = (out.as_chunks_mut::<VECTOR>().0, row.as_chunks::<VECTOR>().0);
+        to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+        if whole < width {
+            let (values, padding) = out[whole..].split_at_mut(width - whole);
+            values.copy_from_slice(&row[whole..]);
+            padding.fill(0.0);
+        }
+    }
+}
+
+/// One step of the online softmax: turns the visible scores of a row into e^(score − max), all others into zero.
+///
+/// Brings `max` and `sum` up to date and returns what earlier terms of this row have to be multiplied with.
+pub(super) fn online_softmax(
+    row: &mut [f32],
+    visible: Range<usize>,
+    max: &mut f32,
+    sum: &mut f32,
+) -> f32 {
+    if visible.is_empty() {
+        row.fill(0.0);
+        return 1.0;
+    }
+    hide(row, visible, f32::NEG_INFINITY);
+    let row = row.as_chunks_mut::<VECTOR>().0;
+    let mut lanes = [*max; VECTOR];
+    for x in &*row {
+        for (lane, &x) in lanes.iter_mut().zip(x) {
+            *lane = if x > *lane { x } else { *lane };
+        }
+    }
+    let new_max = lanes.into_iter().fold(*max, f32::max);
+    let mut lanes = [0.0; VECTOR];
+    for x in row {
+        for (lane, x) in lanes.iter_mut().zip(x) {
+            *x = exp(*x - new_max);
+            *lane += *x;
+        }
+    }
+    let shrink = exp(*max - new_max);
+    *sum = sum.mul_add(shrink, pairwise(lanes));
+    *max = new_max;
+    shrink
+}
+
+/// Turns scores of a row into probabilities e^(score − lse), and `d_row`, the gradient of the probabilities, into that of the
+/// scores before scaling: scale · p · (d_p − delta).
+pub(super) fn softmax_backward(
+    row: &mut [f32],
+    d_row: &mut [f32],
+    visible: Range<usize>,
+    lse: f32,
+    delta: f32,
+    scale: f32,
+) {
+    hide(row, visible, f32::NEG_INFINITY);
+    let d_row = d_row.as_chunks_mut::<VECTOR>().0;
+    for (p, d) in row.as_chunks_mut::<VECTOR>().0.iter_mut().zip(d_row) {
+        for (p, d) in p.iter_mut().zip(d) {
+            *p = exp(*p - lse);
+            *d = scale * *p * (*d - delta);
+        }
+    }
+}
+
+/// Fills what is not visible.
+fn hide(row: &mut [f32], visible: Range<usize>, with: f32) {
+    if visible.start > 0 {
+        row[..visible.start].fill(with);
+    }
+    for x in &mut row[visible.end..] {
+        *x = with;
+    }
+}
+
+/// Multiplies each element.
+pub(super) fn scale_all(row: &mut [f32], factor: f32) {
+    row.iter_mut().for_each(|x| *x *= factor);
+}
+
+/// Σ aᵢ·bᵢ by eight partial sums.
+pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let (a_whole, a_rest) = a.as_chunks::<VECTOR>();
+    let (b_whole, b_rest) = b.as_chunks::<VECTOR>();
+    let mut lanes = [0.0; VECTOR];
+    for (a, b) in a_whole.iter().zip(b_whole) {
+        for ((lane, a), b) in lanes.iter_mut().zip(a).zip(b) {
+            *lane = a.mul_add(*b, *lane);
+        }
+    }
+    pairwise(lanes) + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
+}
+
+fn pairwise([a, b, c, d, e, f, g, h]: [f32; VECTOR]) -> f32 {
+    ((a + e) + (c + g)) + ((b + f) + (d + h))
+}

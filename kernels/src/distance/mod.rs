@@ -1,0 +1,72 @@
+//! Pairwise distances between predicted and target embeddings, for training without negatives.
+//!
+//! Cosine: 1 − p·t (both already normalised). L1: mean over e of |p − t|. L2: mean over e of (p − t)².
+//!
+//! Source: VL-JEPA (arXiv 2512.10942) §4.4 compares these with `InfoNCE`.
+
+#[cfg(test)]
+mod cases;
+mod reference;
+#[cfg(test)]
+mod tests;
+
+use crate::{Result, Stream, View, ViewMut, check};
+
+/// Which distance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Distance {
+    /// 1 − p·t.
+    Cosine,
+    /// mean |p − t|.
+    L1,
+    /// mean (p − t)².
+    L2,
+}
+
+/// The sum over rows of the distance between `pred` (b, e) and `target` (b, e), summed in f64.
+///
+/// # Errors
+/// When shapes or element types disagree.
+pub fn forward(stream: &Stream, pred: View<'_>, target: View<'_>, kind: Distance) -> Result<f64> {
+    const NAME: &str = "distance::forward";
+    check_pair(NAME, pred, target)?;
+    match stream {
+        Stream::Host => {
+            let (p, t) = (pred.host_f32(NAME, "pred")?, target.host_f32(NAME, "target")?);
+            Ok(reference::forward(p, t, pred.shape()[1], kind))
+        }
+    }
+}
+
+/// Gradients of `factor` · [`forward`], written to `d_pred` (b, e) and `d_target` (b, e). |x| has gradient 0 at 0.
+///
+/// # Errors
+/// When shapes or element types disagree.
+pub fn backward(
+    stream: &Stream,
+    pred: View<'_>,
+    target: View<'_>,
+    kind: Distance,
+    factor: f32,
+    d_pred: ViewMut<'_>,
+    d_target: ViewMut<'_>,
+) -> Result<()> {
+    const NAME: &str = "distance::backward";
+    check_pair(NAME, pred, target)?;
+    check::shape(NAME, "d_pred", d_pred.shape(), pred.shape())?;
+    check::shape(NAME, "d_target", d_target.shape(), pred.shape())?;
+    match stream {
+        Stream::Host => {
+            let (p, t) = (pred.host_f32(NAME, "pred")?, target.host_f32(NAME, "target")?);
+            let d_p = d_pred.host_f32_mut(NAME, "d_pred")?;
+            let d_t = d_target.host_f32_mut(NAME, "d_target")?;
+            reference::backward(p, t, pred.shape()[1], kind, factor, d_p, d_t);
+        }
+    }
+    Ok(())
+}
+
+fn check_pair(name: &'static str, pred: View<'_>, target: View<'_>) -> Result<()> {
+    let [b, e] = check::rank(name, "pred", pred.shape())?;
+    check::shape(name, "target", target.shape(), &[b, e])
+}

@@ -1,0 +1,197 @@
+//! Rotary position embedding, and the splitting of fused projections into queries, keys and values that goes with it.
+//!
+//! out = z ⊙ cos + rot(z) ⊙ sin with full-width tables, where rot swaps the two elements of each pair and negates the first.
+//! The backward pass applies the transpose. It differs from turning by −angle as soon as the two elements of a pair have
+//! different angles, which V-JEPA 2's tables do.
+//!
+//! Sources: `RoFormer` (arXiv 2104.09864) §3.4; the tables' forms at their constructors.
+
+#[cfg(test)]
+mod cases;
+mod host;
+mod reference;
+mod table;
+#[cfg(test)]
+mod tests;
+
+pub use table::{Llama3Scaling, Pairing, Table, inv_freq, llama3_inv_freq};
+
+use crate::{Result, Stream, View, ViewMut, check};
+use reference::HostRotation;
+
+/// How many heads a fused projection holds, and how wide they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heads {
+    /// Query heads, h.
+    pub query: usize,
+    /// Key/value heads, g.
+    pub key_value: usize,
+    /// Width of a head, hd.
+    pub dim: usize,
+}
+
+impl Heads {
+    /// Columns of the fused projection: (h + 2g)·hd.
+    #[must_use]
+    pub fn width(self) -> usize {
+        (self.query + 2 * self.key_value) * self.dim
+    }
+}
+
+/// Which positions the tokens are turned to.
+#[derive(Debug, Clone, Copy)]
+pub struct Rotation<'a> {
+    /// Cosines and sines of all positions.
+    pub table: &'a Table,
+    /// i32 (n): each token's row of the table.
+    pub positions: View<'a>,
+}
+
+/// Splits `qkv` = [q | k | v] of each token and rotates q and k.
+///
+/// # Shapes
+/// `qkv` (n, (h + 2g)·hd), `positions` i32 (n); writes `q` (n, h, hd), `k` (n, g, hd), `v` (n, g, hd).
+///
+/// # Errors
+/// When shapes or element types disagree, or a position is outside the table.
+pub fn split(
+    stream: &Stream,
+    qkv: View<'_>,
+    heads: Heads,
+    rotation: Option<Rotation<'_>>,
+    q: ViewMut<'_>,
+    k: ViewMut<'_>,
+    v: ViewMut<'_>,
+) -> Result<()> {
+    const NAME: &str = "rope::split";
+    let n = check_heads(NAME, qkv.shape(), "qkv", heads)?;
+    check::shape(NAME, "q", q.shape(), &[n, heads.query, heads.dim])?;
+    check::shape(NAME, "k", k.shape(), &[n, heads.key_value, heads.dim])?;
+    check::shape(NAME, "v", v.shape(), &[n, heads.key_value, heads.dim])?;
+    match stream {
+        Stream::Host => {
+            let rotation = rotation.map(|r| on_host(NAME, r, n, heads.dim)).transpose()?;
+            let parts = [
+                q.host_f32_mut(NAME, "q")?,
+                k.host_f32_mut(NAME, "k")?,
+                v.host_f32_mut(NAME, "v")?,
+            ];
+            host::split(qkv.host_f32(NAME, "qkv")?, heads, rotation, parts);
+        }
+    }
+    Ok(())
+}
+
+/// Gradient of [`split`]: `d_q` and `d_k` turned back by the transpose, beside `d_v`.
+///
+/// # Shapes
+/// `d_q` (n, h, hd), `d_k` (n, g, hd), `d_v` (n, g, hd); writes `d_qkv` (n, (h + 2g)·hd).
+///
+/// # Errors
+/// When shapes or element types disagree, or a position is outside the table.
+pub fn split_backward(
+    stream: &Stream,
+    d_q: View<'_>,
+    d_k: View<'_>,
+    d_v: View<'_>,
+    heads: Heads,
+    rotation: Option<Rotation<'_>>,
+    d_qkv: ViewMut<'_>,
+) -> Result<()> {
+    const NAME: &str = "rope::split_backward";
+    let n = check_heads(NAME, d_qkv.shape(), "d_qkv", heads)?;
+    check::shape(NAME, "d_q", d_q.shape(), &[n, heads.query, heads.dim])?;
+    check::shape(NAME, "d_k", d_k.shape(), &[n, heads.key_value, heads.dim])?;
+    check::shape(NAME, "d_v", d_v.shape(), &[n, heads.key_value, heads.dim])?;
+    match stream {
+        Stream::Host => {
+            let rotation = rotation.map(|r| on_host(NAME, r, n, heads.dim)).transpose()?;
+            let parts = [
+                d_q.host_f32(NAME, "d_q")?,
+                d_k.host_f32(NAME, "d_k")?,
+                d_v.host_f32(NAME, "d_v")?,
+            ];
+            host::split_backward(parts, heads, rotation, d_qkv.host_f32_mut(NAME, "d_qkv")?);
+        }
+    }
+    Ok(())
+}
+
+/// Rotates `x` (n, heads, hd) in place, for models that normalise queries and keys between the split and the rotation.
+///
+/// # Errors
+/// When shapes or element types disagree, or a position is outside the table.
+pub fn rotate(stream: &Stream, x: ViewMut<'_>, rotation: Rotation<'_>) -> Result<()> {
+    apply(stream, "rope::rotate", x, rotation, false)
+}
+
+/// Gradient of [`rotate`]: the transpose, in place on `d_x` (n, heads, hd).
+///
+/// # Errors
+/// When shapes or element types disagree, or a position is outside the table.
+pub fn rotate_backward(stream: &Stream, d_x: ViewMut<'_>, rotation: Rotation<'_>) -> Result<()> {
+    apply(stream, "rope::rotate_backward", d_x, rotation, true)
+}
+
+fn apply(
+    stream: &Stream,
+    name: &'static str,
+    x: ViewMut<'_>,
+    rotation: Rotation<'_>,
+    transpose: bool,
+) -> Result<()> {
+    let [n, heads, dim] = check::rank(name, "x", x.shape())?;
+    match stream {
+        Stream::Host => {
+            let rotation = on_host(name, rotation, n, dim)?;
+            let x = x.host_f32_mut(name, "x")?;
+            if !x.is_empty() {
+                host::rotate(x, heads, rotation, transpose);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The number of tokens of a fused projection.
+fn check_heads(
+    operation: &'static str,
+    found: &[usize],
+    what: &'static str,
+    heads: Heads,
+) -> Result<usize> {
+    let n = found.first().copied().unwrap_or(0);
+    check::shape(operation, what, found, &[n, heads.width()])?;
+    if heads.query == 0 || heads.key_value == 0 || heads.dim == 0 {
+        let needed = "heads and their width are positive";
+        return Err(check::value(operation, "heads", format!("{heads:?}"), needed));
+    }
+    Ok(n)
+}
+
+/// The rotation's slices, with every position inside the table.
+fn on_host<'a>(
+    operation: &'static str,
+    rotation: Rotation<'a>,
+    n: usize,
+    head_dim: usize,
+) -> Result<HostRotation<'a>> {
+    let Rotation { table, positions } = rotation;
+    let rows = table.positions();
+    check::shape(operation, "cos", table.cos.shape(), &[rows, head_dim])?;
+    check::shape(operation, "sin", table.sin.shape(), &[rows, head_dim])?;
+    check::shape(operation, "positions", positions.shape(), &[n])?;
+    if !head_dim.is_multiple_of(2) {
+        let needed = "pairs of elements need an even width";
+        return Err(check::value(operation, "head_dim", head_dim.to_string(), needed));
+    }
+    let positions = positions.host_i32(operation, "positions")?;
+    check::indices(operation, "position", positions, rows)?;
+    Ok(HostRotation {
+        cos: table.cos.view().host_f32(operation, "cos")?,
+        sin: table.sin.view().host_f32(operation, "sin")?,
+        pairing: table.pairing,
+        head_dim,
+        positions,
+    })
+}
