@@ -281,6 +281,12 @@ impl Drop for Tensor {
 }
 
 impl<'a> View<'a> {
+    /// The elements in host memory, whatever their type.
+    pub(crate) fn on_host(self) -> HostSlice<'a> {
+        let StorageRef::Host(slice) = self.storage;
+        slice
+    }
+
     /// Dimensions.
     #[must_use]
     pub fn shape(&self) -> &[usize] {
@@ -343,6 +349,12 @@ impl<'a> View<'a> {
 }
 
 impl<'a> ViewMut<'a> {
+    /// The elements in host memory, whatever their type, to be written.
+    pub(crate) fn on_host(self) -> HostSliceMut<'a> {
+        let StorageMut::Host(slice) = self.storage;
+        slice
+    }
+
     /// Dimensions.
     #[must_use]
     pub fn shape(&self) -> &[usize] {
@@ -415,6 +427,19 @@ impl<'a> ViewMut<'a> {
         let shape = Shape::new(shape);
         assert_eq!(shape.len(), self.shape.len(), "reshape keeps the number of elements");
         ViewMut { storage: self.storage, shape }
+    }
+
+    /// Elements before `middle`, and those from there on, both as one row: two tensors to write that share a buffer.
+    ///
+    /// # Panics
+    /// When `middle` is outside.
+    #[must_use]
+    pub fn split_at(self, middle: usize) -> (ViewMut<'a>, ViewMut<'a>) {
+        let len = self.shape.len();
+        let StorageMut::Host(slice) = self.storage;
+        let (before, after) = slice.split_at(middle);
+        let view = |slice, len| ViewMut { storage: StorageMut::Host(slice), shape: Shape::new(&[len]) };
+        (view(before, middle), view(after, len - middle))
     }
 
     /// Sets every element to zero.

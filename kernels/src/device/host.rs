@@ -69,6 +69,17 @@ macro_rules! host_types {
                 match self { $(Self::$variant(v) => Self::$variant(&mut v[start..end])),+ }
             }
 
+            /// Elements before `middle`, and those from there on.
+            #[must_use]
+            pub fn split_at(self, middle: usize) -> (HostSliceMut<'a>, HostSliceMut<'a>) {
+                match self {
+                    $(Self::$variant(v) => {
+                        let (before, after) = v.split_at_mut(middle);
+                        (Self::$variant(before), Self::$variant(after))
+                    })+
+                }
+            }
+
             /// The same memory, borrowed for a shorter time.
             #[must_use]
             pub fn reborrow(&mut self) -> HostSliceMut<'_> {
