@@ -17,6 +17,7 @@ pub mod gated_mlp;
 pub mod gelu;
 pub mod layer_norm;
 pub mod linear;
+pub mod info_nce;
 pub mod math;
 mod packed;
 mod parallel;

@@ -1,0 +1,82 @@
+//! The gate of a gated MLP: out = activation(gate) · up, with gate and up side by side as one linear layer computes them.
+
+#[cfg(test)]
+mod cases;
+mod host;
+#[cfg(test)]
+mod reference;
+#[cfg(test)]
+mod tests;
+
+use crate::{Result, Stream, View, ViewMut, check};
+
+/// What the gate goes through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// x · σ(x): Llama, Qwen.
+    Silu,
+    /// GELU by its tanh form: Gemma.
+    GeluTanh,
+}
+
+/// `activation(gate) · up` from `gate_up` (n, 2f), whose rows hold gate and then up, into `out` (n, f), f32.
+///
+/// Source: Shazeer 2020 (arXiv 2002.05202), as `LlamaMLP` and `Gemma3MLP` of transformers.
+///
+/// # Errors
+/// When shapes or element types disagree.
+///
+/// ```
+/// use vljepa_kernels::{Stream, View, ViewMut, gated_mlp};
+///
+/// let (gate_up, mut out) = ([0.0, 50.0, 3.0, 2.0], [f32::NAN; 2]);
+/// let gate_up = View::from_f32(&gate_up, &[1, 4]);
+/// let out_view = ViewMut::from_f32(&mut out, &[1, 2]);
+/// gated_mlp::forward(&Stream::Host, gate_up, gated_mlp::Activation::Silu, out_view)?;
+/// assert_eq!(out, [0.0, 100.0]);
+/// # Ok::<(), vljepa_kernels::KernelError>(())
+/// ```
+pub fn forward(
+    stream: &Stream,
+    gate_up: View<'_>,
+    activation: Activation,
+    out: ViewMut<'_>,
+) -> Result<()> {
+    const NAME: &str = "gated_mlp::forward";
+    let [n, f] = check::rank(NAME, "out", out.shape())?;
+    check::shape(NAME, "gate_up", gate_up.shape(), &[n, 2 * f])?;
+    match stream {
+        Stream::Host => {
+            let gate_up = gate_up.host_f32(NAME, "gate_up")?;
+            host::forward(gate_up, f, activation, out.host_f32_mut(NAME, "out")?);
+        }
+    }
+    Ok(())
+}
+
+/// The gradient of [`forward`]: `d_gate` = `d_out`·up·activation′(gate) and `d_up` = `d_out`·activation(gate), side by side in
+/// `d_gate_up` (n, 2f).
+///
+/// # Errors
+/// When shapes or element types disagree.
+pub fn backward(
+    stream: &Stream,
+    gate_up: View<'_>,
+    activation: Activation,
+    d_out: View<'_>,
+    d_gate_up: ViewMut<'_>,
+) -> Result<()> {
+    const NAME: &str = "gated_mlp::backward";
+    let [n, f] = check::rank(NAME, "d_out", d_out.shape())?;
+    check::shape(NAME, "gate_up", gate_up.shape(), &[n, 2 * f])?;
+    check::shape(NAME, "d_gate_up", d_gate_up.shape(), &[n, 2 * f])?;
+    match stream {
+        Stream::Host => {
+            let gate_up = gate_up.host_f32(NAME, "gate_up")?;
+            let d_out = d_out.host_f32(NAME, "d_out")?;
+            let d_gate_up = d_gate_up.host_f32_mut(NAME, "d_gate_up")?;
+            host::backward(gate_up, f, activation, d_out, d_gate_up);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,78 @@
+//! GELU on the host: vector code over fixed blocks.
+
+use std::f32::consts::FRAC_1_SQRT_2;
+
+use super::Gelu;
+use crate::math::{erf, exp, sigmoid};
+use crate::parallel::{BLOCK, blocks};
+
+/// 2·√(2/π): twice, because (1 + tanh u) / 2 is the logistic function of 2u.
+const TWICE_SQRT_2_OVER_PI: f32 = 1.595_769_1;
+
+/// The coefficient of x³.
+const CUBIC: f32 = 0.044_715;
+
+pub(super) fn forward(x: &[f32], kind: Gelu, out: &mut [f32]) {
+    match kind {
+        Gelu::Erf => map(x, out, erf_value),
+        Gelu::Tanh => map(x, out, tanh_value),
+    }
+}
+
+pub(super) fn backward(x: &[f32], kind: Gelu, d_out: &[f32], d_x: &mut [f32]) {
+    match kind {
+        Gelu::Erf => map2(x, d_out, d_x, |x, d| d * erf_derivative(x)),
+        Gelu::Tanh => map2(x, d_out, d_x, |x, d| d * tanh_derivative(x)),
+    }
+}
+
+#[inline]
+fn erf_value(x: f32) -> f32 {
+    (0.5 * x) * (1.0 + erf(x * FRAC_1_SQRT_2))
+}
+
+/// Φ(x) + x·φ(x).
+#[inline]
+fn erf_derivative(x: f32) -> f32 {
+    // 1/√(2π), the height of the normal density.
+    const DENSITY: f32 = 0.398_942_3;
+    let cumulative = 0.5 * (1.0 + erf(x * FRAC_1_SQRT_2));
+    (x * DENSITY).mul_add(exp(-0.5 * x * x), cumulative)
+}
+
+/// The tanh form, as x · σ(2u).
+#[inline]
+pub(crate) fn tanh_value(x: f32) -> f32 {
+    x * sigmoid(twice_u(x))
+}
+
+/// σ(2u) + x · σ(2u)·(1 − σ(2u)) · d(2u)/dx.
+#[inline]
+pub(crate) fn tanh_derivative(x: f32) -> f32 {
+    let s = sigmoid(twice_u(x));
+    let slope = TWICE_SQRT_2_OVER_PI * (3.0 * CUBIC * x).mul_add(x, 1.0);
+    // Far out the slope is finite and 1 − s is zero, so that their product is too.
+    (x * slope).mul_add(s * (1.0 - s), s)
+}
+
+#[inline]
+fn twice_u(x: f32) -> f32 {
+    TWICE_SQRT_2_OVER_PI * (CUBIC * x * x).mul_add(x, x)
+}
+
+fn map(x: &[f32], out: &mut [f32], f: impl Fn(f32) -> f32 + Sync) {
+    blocks(x.len(), (out, BLOCK), |block, out| {
+        for (y, &x) in out.iter_mut().zip(&x[block * BLOCK..]) {
+            *y = f(x);
+        }
+    });
+}
+
+fn map2(x: &[f32], d: &[f32], out: &mut [f32], f: impl Fn(f32, f32) -> f32 + Sync) {
+    blocks(x.len(), (out, BLOCK), |block, out| {
+        let inputs = x[block * BLOCK..].iter().zip(&d[block * BLOCK..]);
+        for (y, (&x, &d)) in out.iter_mut().zip(inputs) {
+            *y = f(x, d);
+        }
+    });
+}

@@ -1,0 +1,72 @@
+//! The Gaussian error linear unit: out = x · Φ(x), exactly or by its tanh approximation.
+
+#[cfg(test)]
+mod cases;
+mod host;
+#[cfg(test)]
+pub(crate) mod reference;
+#[cfg(test)]
+mod tests;
+
+use crate::{Result, Stream, View, ViewMut, check};
+
+/// Which form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gelu {
+    /// x/2 · (1 + erf(x/√2)): V-JEPA 2 and CLIP-like models.
+    Erf,
+    /// x/2 · (1 + tanh(√(2/π)·(x + 0.044715·x³))): Gemma and `SigLIP` 2.
+    Tanh,
+}
+
+/// Applies the unit to every element of `x`; `out` has the same shape, f32.
+///
+/// Source: Hendrycks and Gimpel 2016 (arXiv 1606.08415), as `torch.nn.functional.gelu`.
+///
+/// # Errors
+/// When shapes or element types disagree.
+///
+/// ```
+/// use vljepa_kernels::{Stream, View, ViewMut, gelu};
+///
+/// let (x, mut out) = ([0.0, 1.0], [f32::NAN; 2]);
+/// let out_view = ViewMut::from_f32(&mut out, &[2]);
+/// gelu::forward(&Stream::Host, View::from_f32(&x, &[2]), gelu::Gelu::Erf, out_view)?;
+/// assert!(out[0] == 0.0 && (out[1] - 0.841_344_7).abs() < 1e-6);
+/// # Ok::<(), vljepa_kernels::KernelError>(())
+/// ```
+pub fn forward(stream: &Stream, x: View<'_>, kind: Gelu, out: ViewMut<'_>) -> Result<()> {
+    const NAME: &str = "gelu::forward";
+    check::shape(NAME, "out", out.shape(), x.shape())?;
+    match stream {
+        Stream::Host => {
+            host::forward(x.host_f32(NAME, "x")?, kind, out.host_f32_mut(NAME, "out")?);
+        }
+    }
+    Ok(())
+}
+
+/// The gradient of [`forward`]: `d_x` = `d_out` · d(x·Φ(x))/dx, all of the same shape.
+///
+/// # Errors
+/// When shapes or element types disagree.
+pub fn backward(
+    stream: &Stream,
+    x: View<'_>,
+    kind: Gelu,
+    d_out: View<'_>,
+    d_x: ViewMut<'_>,
+) -> Result<()> {
+    const NAME: &str = "gelu::backward";
+    check::shape(NAME, "d_out", d_out.shape(), x.shape())?;
+    check::shape(NAME, "d_x", d_x.shape(), x.shape())?;
+    match stream {
+        Stream::Host => {
+            let (x, d_out) = (x.host_f32(NAME, "x")?, d_out.host_f32(NAME, "d_out")?);
+            host::backward(x, kind, d_out, d_x.host_f32_mut(NAME, "d_x")?);
+        }
+    }
+    Ok(())
+}
+
+pub(crate) use host::{tanh_derivative, tanh_value};

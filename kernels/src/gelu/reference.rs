@@ -1,0 +1,60 @@
+//! GELU as its definition, in f64.
+
+use std::f64::consts::{FRAC_1_SQRT_2, PI};
+
+use super::Gelu;
+use crate::parallel::round;
+
+pub(super) fn forward(x: &[f32], kind: Gelu, out: &mut [f32]) {
+    for (out, &x) in out.iter_mut().zip(x) {
+        *out = round(f64::from(x) * cumulative(f64::from(x), kind));
+    }
+}
+
+pub(super) fn backward(x: &[f32], kind: Gelu, d_out: &[f32], d_x: &mut [f32]) {
+    for ((d_x, &x), &d_out) in d_x.iter_mut().zip(x).zip(d_out) {
+        *d_x = round(f64::from(d_out) * derivative(f64::from(x), kind));
+    }
+}
+
+/// Φ, or what stands in its place.
+fn cumulative(x: f64, kind: Gelu) -> f64 {
+    match kind {
+        Gelu::Erf => 0.5 * (1.0 + erf(x * FRAC_1_SQRT_2)),
+        Gelu::Tanh => 0.5 * (1.0 + u(x).tanh()),
+    }
+}
+
+/// The derivative of x · [`cumulative`].
+pub(crate) fn derivative(x: f64, kind: Gelu) -> f64 {
+    let density = match kind {
+        Gelu::Erf => (-0.5 * x * x).exp() / (2.0 * PI).sqrt(),
+        Gelu::Tanh => {
+            let slope = (2.0 / PI).sqrt() * (1.0 + 3.0 * 0.044_715 * x * x);
+            0.5 * (1.0 - u(x).tanh().powi(2)) * slope
+        }
+    };
+    cumulative(x, kind) + x * density
+}
+
+/// The value in f64.
+pub(crate) fn value(x: f64, kind: Gelu) -> f64 {
+    x * cumulative(x, kind)
+}
+
+fn u(x: f64) -> f64 {
+    (2.0 / PI).sqrt() * (x + 0.044_715 * x.powi(3))
+}
+
+/// The error function by the series 2/√π · e^(−x²) · Σ 2ᵏ·x²ᵏ⁺¹ / (2k+1)!!, whose terms all have one sign.
+pub(crate) fn erf(x: f64) -> f64 {
+    if x.abs() > 6.0 {
+        return x.signum();
+    }
+    let (mut term, mut sum) = (x, x);
+    for k in 1..160_u32 {
+        term *= 2.0 * x * x / f64::from(2 * k + 1);
+        sum += term;
+    }
+    2.0 / PI.sqrt() * (-x * x).exp() * sum
+}

@@ -1,0 +1,134 @@
+//! Root-mean-square normalisation: out = x · rstd · scale, with rstd over each row.
+
+#[cfg(test)]
+mod cases;
+mod host;
+#[cfg(test)]
+mod reference;
+#[cfg(test)]
+mod tests;
+
+use crate::{Result, Stream, View, ViewMut, Write, check};
+
+/// What the stored weight stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scale {
+    /// The factor itself (Llama, Qwen).
+    Plain,
+    /// The factor less one (Gemma).
+    OnePlus,
+}
+
+impl Scale {
+    /// What the stored weight is increased by.
+    fn offset(self) -> f32 {
+        match self {
+            Self::Plain => 0.0,
+            Self::OnePlus => 1.0,
+        }
+    }
+}
+
+/// Normalises each row: `x / √(mean(x²) + eps) · factor`; keeps 1/√(…) for [`backward`]. The factor is `weight` or `1 + weight`.
+///
+/// Source: Zhang and Sennrich 2019 (arXiv 1910.07467), as `LlamaRMSNorm` and `Gemma3RMSNorm` of transformers. `x`, `out` (n, d);
+/// `weight` (d); `rstd` (n); all f32, sums in f32 by pairwise partial sums.
+///
+/// # Errors
+/// When shapes or element types disagree.
+///
+/// ```
+/// use vljepa_kernels::{Stream, View, ViewMut, rms_norm};
+///
+/// let (mut out, mut rstd) = ([0.0; 2], [0.0]);
+/// rms_norm::forward(
+///     &Stream::Host,
+///     View::from_f32(&[2.0, -2.0], &[1, 2]),
+///     View::from_f32(&[0.0, 1.0], &[2]),
+///     rms_norm::Scale::OnePlus,
+///     0.0,
+///     ViewMut::from_f32(&mut out, &[1, 2]),
+///     ViewMut::from_f32(&mut rstd, &[1]),
+/// )?;
+/// assert_eq!((out, rstd), ([1.0, -2.0], [0.5]));
+/// # Ok::<(), vljepa_kernels::KernelError>(())
+/// ```
+pub fn forward(
+    stream: &Stream,
+    x: View<'_>,
+    weight: View<'_>,
+    scale: Scale,
+    eps: f32,
+    out: ViewMut<'_>,
+    rstd: ViewMut<'_>,
+) -> Result<()> {
+    const NAME: &str = "rms_norm::forward";
+    let [n, d] = check::rank(NAME, "x", x.shape())?;
+    check::shape(NAME, "weight", weight.shape(), &[d])?;
+    check::shape(NAME, "out", out.shape(), &[n, d])?;
+    check::shape(NAME, "rstd", rstd.shape(), &[n])?;
+    match stream {
+        Stream::Host => {
+            let input = Input {
+                x: x.host_f32(NAME, "x")?,
+                weight: weight.host_f32(NAME, "weight")?,
+                offset: scale.offset(),
+                width: d,
+            };
+            let out = out.host_f32_mut(NAME, "out")?;
+            host::forward(input, eps, out, rstd.host_f32_mut(NAME, "rstd")?);
+        }
+    }
+    Ok(())
+}
+
+/// Gradients of [`forward`]: `d_x` (n, d) written or added, `d_weight` (d) added.
+///
+/// With x̂ = x·rstd and g = `d_out`·factor: d_x = rstd · (g − x̂·mean(g·x̂)), d_weight += Σ `d_out`·x̂ over rows.
+///
+/// # Errors
+/// When shapes or element types disagree.
+#[expect(clippy::too_many_arguments, reason = "an operation names each tensor it reads and writes")]
+pub fn backward(
+    stream: &Stream,
+    x: View<'_>,
+    weight: View<'_>,
+    scale: Scale,
+    rstd: View<'_>,
+    d_out: View<'_>,
+    write: Write,
+    d_x: ViewMut<'_>,
+    d_weight: ViewMut<'_>,
+) -> Result<()> {
+    const NAME: &str = "rms_norm::backward";
+    let [n, d] = check::rank(NAME, "x", x.shape())?;
+    check::shape(NAME, "weight", weight.shape(), &[d])?;
+    check::shape(NAME, "rstd", rstd.shape(), &[n])?;
+    check::shape(NAME, "d_out", d_out.shape(), &[n, d])?;
+    check::shape(NAME, "d_x", d_x.shape(), &[n, d])?;
+    check::shape(NAME, "d_weight", d_weight.shape(), &[d])?;
+    match stream {
+        Stream::Host => {
+            let input = Input {
+                x: x.host_f32(NAME, "x")?,
+                weight: weight.host_f32(NAME, "weight")?,
+                offset: scale.offset(),
+                width: d,
+            };
+            let (rstd, d_out) = (rstd.host_f32(NAME, "rstd")?, d_out.host_f32(NAME, "d_out")?);
+            let d_x = d_x.host_f32_mut(NAME, "d_x")?;
+            let d_weight = d_weight.host_f32_mut(NAME, "d_weight")?;
+            host::backward(input, rstd, d_out, write, d_x, d_weight);
+        }
+    }
+    Ok(())
+}
+
+/// What both directions read: `x` (n, width) and the factor `offset + weight` (width).
+#[derive(Clone, Copy)]
+struct Input<'a> {
+    x: &'a [f32],
+    weight: &'a [f32],
+    offset: f32,
+    width: usize,
+}
