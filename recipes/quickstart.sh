@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Trains a tiny VL-JEPA on two ranks of this machine, kills one of them on the way, and asks the trained model questions.
+#   recipes/quickstart.sh [RUN_DIRECTORY] [more options of vljepa-launch]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. recipes/install.sh
+
+run=${1:-runs/quickstart}
+[ $# -eq 0 ] || shift
+cargo build --release --workspace --features "$features"
+"$programs/vljepa-shards" synth datasets/quickstart
+
+"$programs/vljepa-launch" recipes/quickstart.yaml --run "$run" "$@" &
+launcher=$!
+trap 'kill -INT $launcher 2>/dev/null; wait $launcher' INT TERM
+
+# After the first checkpoint one rank is killed: the run has to notice, say so and go on from there by itself.
+while kill -0 $launcher 2>/dev/null && [ ! -f "$run/completed.json" ]; do
+  if compgen -G "$run/checkpoints/step-*" >/dev/null; then
+    sleep 3
+    victim=$(pgrep -f "^[^ ]*vljepa-worker run --run $run" | tail -n 1 || true)
+    if [ -n "$victim" ]; then
+      echo "quickstart: kill -9 $victim (one of the two ranks); training must go on by itself"
+      kill -9 "$victim"
+    fi
+    break
+  fi
+  sleep 0.2
+done
+wait $launcher
+
+clip=$run/try-me.mp4
+"$programs/vljepa-shards" extract datasets/quickstart/eval/heldout.tar --key 000000000 --member mp4 --to "$clip"
+"$programs/vljepa-launch" ask "$run" "$clip" "how is it moving ?" \
+  --answers "moving left,moving right,moving up,moving down,growing,shrinking"
+"$programs/vljepa-launch" search "$run" datasets/quickstart/eval/retrieval.tar "a red circle moving left" --limit 5
+echo "quickstart: scores in $run/scores.json, pictures and curves in $run/report.html"
