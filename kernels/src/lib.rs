@@ -7,22 +7,29 @@
 //! of parameters are always added to, so that micro-batches accumulate. Shapes in names: `b` rows of the batch, `n` packed
 //! tokens, `d` model width, `h` query heads, `g` key/value heads, `f` hidden width of an MLP, `e` width of the shared embedding.
 
+pub mod adamw;
 pub mod attention;
 mod check;
 pub mod copy;
 pub mod device;
 pub mod distance;
+pub mod embedding;
 mod error;
 pub mod gated_mlp;
 pub mod gelu;
+pub mod global_norm;
+pub mod info_nce;
 pub mod layer_norm;
 pub mod linear;
-pub mod info_nce;
 pub mod math;
+pub mod normalize;
 mod packed;
 mod parallel;
+pub mod patch_embed;
+pub mod pooling;
 pub mod rms_norm;
 pub mod rope;
+pub mod rows;
 mod tensor;
 pub mod testing;
 

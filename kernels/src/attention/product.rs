@@ -73,7 +73,7 @@ fn panel<const NR: usize>(
     }
 }
 
-/// One tile: `MR` rows by up to `NR` columns.
+/// One tile: `MR` rows by up to `NR` columns. A narrower one is computed aside and copied.
 fn strip<const MR: usize, const NR: usize>(
     write: Write,
     (c, c_stride, n): (&mut [f32], usize, usize),
@@ -82,45 +82,79 @@ fn strip<const MR: usize, const NR: usize>(
     row: usize,
     b: (&[f32], usize),
 ) {
-    let tile = match a {
-        Left::Rows(a, stride) => {
-            let rows: [&[f32]; MR] = std::array::from_fn(|r| &a[(row + r) * stride..][..k]);
-            accumulate::<MR, NR>(k, b, |i| std::array::from_fn(|r| rows[r][i]))
-        }
-        Left::Columns(a, stride) => accumulate::<MR, NR>(k, b, |i| {
-            let column = &a[i * stride + row..][..MR];
-            std::array::from_fn(|r| column[r])
-        }),
-    };
-    for (r, results) in tile.iter().enumerate() {
-        let out = &mut c[r * c_stride..][..n];
-        match (write, <&mut [f32; NR]>::try_from(&mut *out)) {
-            (Write::Set, Ok(out)) => *out = *results,
-            (Write::Add, Ok(out)) => out.iter_mut().zip(results).for_each(|(o, x)| *o += x),
-            (Write::Set, Err(_)) => out.iter_mut().zip(results).for_each(|(o, x)| *o = *x),
-            (Write::Add, Err(_)) => out.iter_mut().zip(results).for_each(|(o, x)| *o += x),
+    if n == NR {
+        return tile::<MR, NR>(write, c, c_stride, k, a, row, b);
+    }
+    let mut whole = [0.0; 6 * WIDE];
+    tile::<MR, NR>(Write::Set, &mut whole, NR, k, a, row, b);
+    for (out, results) in c.chunks_mut(c_stride).zip(whole.chunks_exact(NR)).take(MR) {
+        for (out, result) in out[..n].iter_mut().zip(results) {
+            match write {
+                Write::Set => *out = *result,
+                Write::Add => *out += *result,
+            }
         }
     }
 }
 
-/// Σ over i of (column i of A) ⊗ (row i of B), held in registers: both sizes are constants and every loop is unrolled.
+fn tile<const MR: usize, const NR: usize>(
+    write: Write,
+    c: &mut [f32],
+    c_stride: usize,
+    k: usize,
+    a: Left<'_>,
+    row: usize,
+    b: (&[f32], usize),
+) {
+    match a {
+        Left::Rows(a, stride) => {
+            let rows: [&[f32]; MR] = std::array::from_fn(|r| &a[(row + r) * stride..][..k]);
+            accumulate::<MR, NR>(write, c, c_stride, k, b, |i| {
+                Some(std::array::from_fn(|r| rows[r][i]))
+            });
+        }
+        Left::Columns(a, stride) => accumulate::<MR, NR>(write, c, c_stride, k, b, |i| {
+            a.get(i * stride + row..)?.first_chunk().copied()
+        }),
+    }
+}
+
+/// Σ over i of (column i of A) ⊗ (row i of B): both sizes are constants, every loop over them is unrolled, and the sums stay in
+/// registers.
+///
+/// That takes sums that nothing but constants index, and a loop without panics, so that operands too short end it instead.
 #[inline(always)]
 fn accumulate<const MR: usize, const NR: usize>(
+    write: Write,
+    c: &mut [f32],
+    c_stride: usize,
     k: usize,
     (b, b_stride): (&[f32], usize),
-    a: impl Fn(usize) -> [f32; MR],
-) -> [[f32; NR]; MR] {
-    let mut tile = [[0.0_f32; NR]; MR];
-    for i in 0..k {
-        let column = a(i);
-        let row = &b[i * b_stride..][..NR];
+    a: impl Fn(usize) -> Option<[f32; MR]>,
+) {
+    let mut sums = [[0.0_f32; NR]; MR];
+    for (i, row) in b.chunks(b_stride).enumerate().take(k) {
+        let (Some(column), Some(row)) = (a(i), row.first_chunk::<NR>()) else { break };
         for r in 0..MR {
             for j in 0..NR {
-                tile[r][j] = column[r].mul_add(row[j], tile[r][j]);
+                sums[r][j] = column[r].mul_add(row[j], sums[r][j]);
             }
         }
     }
-    tile
+    for r in 0..MR {
+        let Some(out) = c.get_mut(r * c_stride..).and_then(|c| c.first_chunk_mut::<NR>()) else {
+            return;
+        };
+        if write == Write::Add {
+            for j in 0..NR {
+                out[j] += sums[r][j];
+            }
+        } else {
+            for j in 0..NR {
+                out[j] = sums[r][j];
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -67,23 +67,22 @@ pub(super) fn online_softmax(
         return 1.0;
     }
     hide(row, visible, f32::NEG_INFINITY);
-    let row = row.as_chunks_mut::<VECTOR>().0;
     let mut lanes = [*max; VECTOR];
-    for x in &*row {
+    for x in row.as_chunks::<VECTOR>().0 {
         for (lane, &x) in lanes.iter_mut().zip(x) {
-            *lane = if x > *lane { x } else { *lane };
+            *lane = larger(x, *lane);
         }
     }
-    let new_max = lanes.into_iter().fold(*max, f32::max);
+    let new_max = pairwise(lanes, larger);
     let mut lanes = [0.0; VECTOR];
-    for x in row {
+    for x in row.as_chunks_mut::<VECTOR>().0 {
+        *x = x.map(|x| exp(x - new_max));
         for (lane, x) in lanes.iter_mut().zip(x) {
-            *x = exp(*x - new_max);
             *lane += *x;
         }
     }
-    let shrink = exp(*max - new_max);
-    *sum = sum.mul_add(shrink, pairwise(lanes));
+    let shrink = if *max == f32::NEG_INFINITY { 0.0 } else { exp(*max - new_max) };
+    *sum = sum.mul_add(shrink, pairwise(lanes, |a, b| a + b));
     *max = new_max;
     shrink
 }
@@ -99,12 +98,9 @@ pub(super) fn softmax_backward(
     scale: f32,
 ) {
     hide(row, visible, f32::NEG_INFINITY);
-    let d_row = d_row.as_chunks_mut::<VECTOR>().0;
-    for (p, d) in row.as_chunks_mut::<VECTOR>().0.iter_mut().zip(d_row) {
-        for (p, d) in p.iter_mut().zip(d) {
-            *p = exp(*p - lse);
-            *d = scale * *p * (*d - delta);
-        }
+    for (p, d) in row.iter_mut().zip(d_row) {
+        *p = exp(*p - lse);
+        *d = scale * *p * (*d - delta);
     }
 }
 
@@ -133,9 +129,14 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
             *lane = a.mul_add(*b, *lane);
         }
     }
-    pairwise(lanes) + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
+    pairwise(lanes, |a, b| a + b) + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
 }
 
-fn pairwise([a, b, c, d, e, f, g, h]: [f32; VECTOR]) -> f32 {
-    ((a + e) + (c + g)) + ((b + f) + (d + h))
+/// The larger one, the second if one is not a number.
+fn larger(a: f32, b: f32) -> f32 {
+    if a > b { a } else { b }
+}
+
+fn pairwise([a, b, c, d, e, f, g, h]: [f32; VECTOR], of: impl Fn(f32, f32) -> f32) -> f32 {
+    of(of(of(a, e), of(c, g)), of(of(b, f), of(d, h)))
 }

@@ -2,8 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::reference::HostRotation;
-use super::{Heads, Pairing};
+use super::{Heads, HostRotation, Pairing};
 
 /// Tokens of one task: enough work (tens of microseconds) to pay for handing it to a thread.
 const TOKENS: usize = 64;

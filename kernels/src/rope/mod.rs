@@ -9,6 +9,7 @@
 #[cfg(test)]
 mod cases;
 mod host;
+#[cfg(test)]
 mod reference;
 mod table;
 #[cfg(test)]
@@ -17,7 +18,6 @@ mod tests;
 pub use table::{Llama3Scaling, Pairing, Table, inv_freq, llama3_inv_freq};
 
 use crate::{Result, Stream, View, ViewMut, check};
-use reference::HostRotation;
 
 /// How many heads a fused projection holds, and how wide they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,6 +151,24 @@ fn apply(
         }
     }
     Ok(())
+}
+
+/// A table and the positions to look up in it, in host memory.
+#[derive(Debug, Clone, Copy)]
+struct HostRotation<'a> {
+    cos: &'a [f32],
+    sin: &'a [f32],
+    pairing: Pairing,
+    head_dim: usize,
+    positions: &'a [i32],
+}
+
+impl HostRotation<'_> {
+    /// Cosines and sines of the token's position; positions were checked against the table.
+    fn row(&self, token: usize) -> (&[f32], &[f32]) {
+        let start = self.positions[token].unsigned_abs() as usize * self.head_dim;
+        (&self.cos[start..][..self.head_dim], &self.sin[start..][..self.head_dim])
+    }
 }
 
 /// The number of tokens of a fused projection.

@@ -1,24 +1,6 @@
 //! Rotary position embedding by its definition: one element at a time.
 
-use super::{Heads, Pairing};
-
-/// A table and the positions to look up in it, in host memory.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct HostRotation<'a> {
-    pub(crate) cos: &'a [f32],
-    pub(crate) sin: &'a [f32],
-    pub(crate) pairing: Pairing,
-    pub(crate) head_dim: usize,
-    pub(crate) positions: &'a [i32],
-}
-
-impl HostRotation<'_> {
-    /// Cosines and sines of the token's position; positions were checked against the table.
-    pub(crate) fn row(&self, token: usize) -> (&[f32], &[f32]) {
-        let start = self.positions[token].unsigned_abs() as usize * self.head_dim;
-        (&self.cos[start..][..self.head_dim], &self.sin[start..][..self.head_dim])
-    }
-}
+use super::{Heads, HostRotation, Pairing};
 
 /// The partner of element `i`, and the sign it enters the rotation of `i` with.
 fn partner(pairing: Pairing, head_dim: usize, i: usize) -> (usize, f32) {
@@ -44,7 +26,7 @@ fn rotated_back(d: &[f32], cos: &[f32], sin: &[f32], pairing: Pairing, i: usize)
 }
 
 /// Rotates every head of every token of `x` (n, heads, hd) in place, or applies the transpose.
-pub(crate) fn rotate(x: &mut [f32], heads: usize, rotation: HostRotation<'_>, transpose: bool) {
+pub(super) fn rotate(x: &mut [f32], heads: usize, rotation: HostRotation<'_>, transpose: bool) {
     let dim = rotation.head_dim;
     for (at, head) in x.chunks_exact_mut(dim).enumerate() {
         let (cos, sin) = rotation.row(at / heads);
@@ -63,7 +45,7 @@ fn columns(heads: Heads, part: usize) -> (usize, usize) {
 }
 
 /// Takes q, k and v (`parts`) out of `qkv` (n, (h + 2g)·hd) and rotates q and k.
-pub(crate) fn split(
+pub(super) fn split(
     qkv: &[f32],
     heads: Heads,
     rotation: Option<HostRotation<'_>>,
@@ -81,7 +63,7 @@ pub(crate) fn split(
 }
 
 /// The transpose of [`split`]: gradients of q, k and v (`parts`) rotated back and put side by side.
-pub(crate) fn split_backward(
+pub(super) fn split_backward(
     parts: [&[f32]; 3],
     heads: Heads,
     rotation: Option<HostRotation<'_>>,

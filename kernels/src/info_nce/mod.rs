@@ -1,0 +1,164 @@
+//! `InfoNCE` over a global batch that is spread over ranks, exact and without a (batch, batch) matrix.
+//!
+//! s = α·P·Tᵀ with α = exp(logit_scale), P the predicted and T the target embeddings, both normalised. With r the log-sum-exps of
+//! the rows of s and c those of its columns, loss = Σ_i (r_i + c_i − 2·s_ii) / 2B and
+//! dS_ij = (exp(s_ij − r_i) + exp(s_ij − c_j)) / 2B − δ_ij / B.
+//!
+//! Every rank holds some rows of P and of T and all gathered ones. Both directions are the same computation with the roles of
+//! P and T exchanged: `rows` are this rank's rows of one side, `all` the other side of every rank. Log-sum-exps are gathered
+//! between [`statistics`] and [`backward`], so the gradient is exact without a reduction.
+//!
+//! Shapes: b rows of this rank, of them `first_row` is the first one's place in the batch; g = B rows of all ranks; e width.
+//!
+//! Sources: CLIP (arXiv 2103.00020) figure 3; VL-JEPA (arXiv 2512.10942) §2.
+
+#[cfg(test)]
+mod cases;
+mod host;
+#[cfg(test)]
+mod reference;
+#[cfg(test)]
+mod tests;
+
+use crate::{Result, Stream, View, ViewMut, check};
+
+/// Hashes of the target texts, to leave equal targets out of the negatives.
+///
+/// Where j is not i but has i's target, s_ij counts as −∞: in the log-sum-exps and in the gradient.
+#[derive(Debug, Clone, Copy)]
+pub struct EqualTargets<'a> {
+    /// u64 (b): of this rank's rows.
+    pub rows: View<'a>,
+    /// u64 (g): of all rows.
+    pub all: View<'a>,
+}
+
+/// The log-sum-exp of each row of s = α·rows·allᵀ, and its diagonal element.
+///
+/// # Shapes
+/// `rows` (b, e), `all` (g, e); writes `lse` (b) and `diagonal` (b), s_ii. Tiles are summed in f32 with a running maximum.
+///
+/// # Errors
+/// When shapes or element types disagree, or the rows do not lie within the batch.
+#[expect(clippy::too_many_arguments, reason = "the tensors and parameters of one formula")]
+pub fn statistics(
+    stream: &Stream,
+    rows: View<'_>,
+    all: View<'_>,
+    alpha: f32,
+    first_row: usize,
+    equal: Option<EqualTargets<'_>>,
+    lse: ViewMut<'_>,
+    diagonal: ViewMut<'_>,
+) -> Result<()> {
+    const NAME: &str = "info_nce::statistics";
+    let b = check_inputs(NAME, rows, all, first_row, equal)?;
+    check::shape(NAME, "lse", lse.shape(), &[b])?;
+    check::shape(NAME, "diagonal", diagonal.shape(), &[b])?;
+    match stream {
+        Stream::Host => {
+            let inputs = host_inputs(NAME, rows, all, alpha, first_row, equal)?;
+            let lse = lse.host_f32_mut(NAME, "lse")?;
+            host::statistics(&inputs, lse, diagonal.host_f32_mut(NAME, "diagonal")?);
+        }
+    }
+    Ok(())
+}
+
+/// The gradient of the loss with respect to these rows: `d_rows`_i = α Σ_j dS_ij all_j.
+///
+/// Returns Σ dS ∘ S over these rows in f64. Added over the rows of P of all ranks that is the gradient of `logit_scale`; over the
+/// rows of T it is the same number once more, which the caller leaves out.
+///
+/// # Shapes
+/// `rows` (b, e), `all` (g, e), `rows_lse` (b) of these rows, `all_lse` (g) of the rows of `all`; writes `d_rows` (b, e). For
+/// the rows of T, the former are c and the latter r.
+///
+/// # Errors
+/// When shapes or element types disagree, or the rows do not lie within the batch.
+#[expect(clippy::too_many_arguments, reason = "the tensors and parameters of one formula")]
+pub fn backward(
+    stream: &Stream,
+    rows: View<'_>,
+    all: View<'_>,
+    rows_lse: View<'_>,
+    all_lse: View<'_>,
+    alpha: f32,
+    first_row: usize,
+    equal: Option<EqualTargets<'_>>,
+    d_rows: ViewMut<'_>,
+) -> Result<f64> {
+    const NAME: &str = "info_nce::backward";
+    let b = check_inputs(NAME, rows, all, first_row, equal)?;
+    check::shape(NAME, "rows_lse", rows_lse.shape(), &[b])?;
+    check::shape(NAME, "all_lse", all_lse.shape(), &[all.shape()[0]])?;
+    check::shape(NAME, "d_rows", d_rows.shape(), rows.shape())?;
+    match stream {
+        Stream::Host => {
+            let inputs = host_inputs(NAME, rows, all, alpha, first_row, equal)?;
+            let rows_lse = rows_lse.host_f32(NAME, "rows_lse")?;
+            let all_lse = all_lse.host_f32(NAME, "all_lse")?;
+            let d_rows = d_rows.host_f32_mut(NAME, "d_rows")?;
+            Ok(host::backward(&inputs, rows_lse, all_lse, d_rows))
+        }
+    }
+}
+
+/// The share of these rows in the loss, Σ_i (r_i + c_i − 2·s_ii) / 2B in f64, from what [`statistics`] wrote for the same rows of
+/// P and of T. Shares of all ranks add up to the loss.
+///
+/// # Panics
+/// When the three slices differ in length.
+#[must_use]
+pub fn loss(rows_lse: &[f32], other_lse: &[f32], diagonal: &[f32], global_batch: usize) -> f64 {
+    assert_eq!(rows_lse.len(), diagonal.len(), "one log-sum-exp per row of P");
+    assert_eq!(other_lse.len(), diagonal.len(), "one log-sum-exp per row of T");
+    let terms = rows_lse.iter().zip(other_lse).zip(diagonal);
+    let sum: f64 =
+        terms.map(|((&r, &c), &s)| f64::from(r) + f64::from(c) - 2.0 * f64::from(s)).sum();
+    sum / (2.0 * host::count(global_batch))
+}
+
+fn check_inputs(
+    operation: &'static str,
+    rows: View<'_>,
+    all: View<'_>,
+    first_row: usize,
+    equal: Option<EqualTargets<'_>>,
+) -> Result<usize> {
+    let [b, e] = check::rank(operation, "rows", rows.shape())?;
+    let [g, _] = check::rank(operation, "all", all.shape())?;
+    check::shape(operation, "all", all.shape(), &[g, e])?;
+    if first_row.checked_add(b).is_none_or(|end| end > g) {
+        let needed = format!("{b} rows must lie within the batch of {g}");
+        return Err(check::value(operation, "first_row", first_row.to_string(), needed));
+    }
+    if let Some(equal) = equal {
+        check::shape(operation, "hashes of rows", equal.rows.shape(), &[b])?;
+        check::shape(operation, "hashes of all", equal.all.shape(), &[g])?;
+    }
+    Ok(b)
+}
+
+fn host_inputs<'a>(
+    operation: &'static str,
+    rows: View<'a>,
+    all: View<'a>,
+    alpha: f32,
+    first_row: usize,
+    equal: Option<EqualTargets<'a>>,
+) -> Result<host::Inputs<'a>> {
+    let hashes = |equal: EqualTargets<'a>| -> Result<(&'a [u64], &'a [u64])> {
+        let rows = equal.rows.host_u64(operation, "hashes of rows")?;
+        Ok((rows, equal.all.host_u64(operation, "hashes of all")?))
+    };
+    Ok(host::Inputs {
+        rows: rows.host_f32(operation, "rows")?,
+        all: all.host_f32(operation, "all")?,
+        width: rows.shape()[1],
+        batch: all.shape()[0],
+        alpha,
+        first_row,
+        equal: equal.map(hashes).transpose()?,
+    })
+}
