@@ -300,19 +300,14 @@ impl Inputs<'_> {
                     let block = Block { sequence: sequence.clone(), queries };
                     self.scores_backward(scratch, saved, &block, &tile, head);
                     let place = block.queries.start * strides[0] + member * dim;
-                    let d_q = (&mut d_q[place..], strides[0]);
-                    let d_k = (&mut d_k[tile.start * strides[1]..], strides[1]);
-                    let d_v = (&mut d_v[tile.start * strides[2]..], strides[2]);
+                    let (k_at, v_at) = (tile.start * strides[1], tile.start * strides[2]);
                     let first = if seen.start >= tile.start { Write::Set } else { Write::Add };
-                    self.products_backward(
-                        scratch,
-                        saved,
-                        &block,
-                        keys,
-                        head,
-                        [first, write],
-                        [d_q, d_k, d_v],
-                    );
+                    let outputs = [
+                        (first, (&mut d_q[place..], strides[0])),
+                        (write, (&mut d_k[k_at..], strides[1])),
+                        (write, (&mut d_v[v_at..], strides[2])),
+                    ];
+                    self.products_backward(scratch, saved, &block, keys, head, outputs);
                     write = Write::Add;
                 }
             }
@@ -355,7 +350,7 @@ impl Inputs<'_> {
         }
     }
 
-    /// d_q = dS·K, d_k = dSᵀ·Q and d_v = Pᵀ·d_out of one block and tile. The first [`Write`] is that of d_q.
+    /// d_q = dS·K, d_k = dSᵀ·Q and d_v = Pᵀ·d_out of one block and tile, from the scratch.
     fn products_backward(
         &self,
         scratch: &mut Scratch,
@@ -363,19 +358,18 @@ impl Inputs<'_> {
         block: &Block,
         keys: usize,
         head: usize,
-        [write_q, write_kv]: [Write; 2],
-        [d_q, d_k, d_v]: [(&mut [f32], usize); 3],
+        [d_q, d_k, d_v]: [(Write, (&mut [f32], usize)); 3],
     ) {
         let Scratch { scores, d_scores, key_rows, query_rows, .. } = scratch;
         let (dim, rows, stride) = (self.dims.head_dim, block.queries.len(), padded(keys));
         let token = block.sequence.start + block.queries.start;
         let left = Left::Rows(d_scores, stride);
-        multiply(write_q, d_q, [rows, dim, keys], left, (key_rows, padded(dim)));
+        multiply(d_q.0, d_q.1, [rows, dim, keys], left, (key_rows, padded(dim)));
         copy_rows(self.at_head(self.q, token, head), rows, dim, query_rows);
         let left = Left::Columns(d_scores, stride);
-        multiply(write_kv, d_k, [keys, dim, rows], left, (query_rows, padded(dim)));
+        multiply(d_k.0, d_k.1, [keys, dim, rows], left, (query_rows, padded(dim)));
         copy_rows(self.at_head(saved.d_out, token, head), rows, dim, query_rows);
         let left = Left::Columns(scores, stride);
-        multiply(write_kv, d_v, [keys, dim, rows], left, (query_rows, padded(dim)));
+        multiply(d_v.0, d_v.1, [keys, dim, rows], left, (query_rows, padded(dim)));
     }
 }

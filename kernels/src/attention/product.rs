@@ -141,18 +141,16 @@ fn accumulate<const MR: usize, const NR: usize>(
             }
         }
     }
-    for r in 0..MR {
+    for (r, sums) in sums.iter().enumerate() {
         let Some(out) = c.get_mut(r * c_stride..).and_then(|c| c.first_chunk_mut::<NR>()) else {
             return;
         };
         if write == Write::Add {
-            for j in 0..NR {
-                out[j] += sums[r][j];
+            for (out, sum) in out.iter_mut().zip(sums) {
+                *out += sum;
             }
         } else {
-            for j in 0..NR {
-                out[j] = sums[r][j];
-            }
+            *out = *sums;
         }
     }
 }

@@ -59,8 +59,12 @@ pub(super) fn split(
     [q, k, v]: [&mut [f32]; 3],
 ) {
     let (q_width, kv_width) = (heads.query * heads.dim, heads.key_value * heads.dim);
-    let block =
-        |(block, (((qkv, q), k), v)): (usize, (((&[f32], &mut [f32]), &mut [f32]), &mut [f32]))| {
+    qkv.par_chunks(TOKENS * heads.width())
+        .zip(q.par_chunks_mut(TOKENS * q_width))
+        .zip(k.par_chunks_mut(TOKENS * kv_width))
+        .zip(v.par_chunks_mut(TOKENS * kv_width))
+        .enumerate()
+        .for_each(|(block, (((qkv, q), k), v))| {
             let rows = qkv.chunks_exact(heads.width()).zip(q.chunks_exact_mut(q_width));
             let kv = k.chunks_exact_mut(kv_width).zip(v.chunks_exact_mut(kv_width));
             for (i, ((row, q), (k, v))) in rows.zip(kv).enumerate() {
@@ -75,13 +79,7 @@ pub(super) fn split(
                     turn(k, cos, sin, rotation.pairing, false);
                 }
             }
-        };
-    qkv.par_chunks(TOKENS * heads.width())
-        .zip(q.par_chunks_mut(TOKENS * q_width))
-        .zip(k.par_chunks_mut(TOKENS * kv_width))
-        .zip(v.par_chunks_mut(TOKENS * kv_width))
-        .enumerate()
-        .for_each(block);
+        });
 }
 
 /// The transpose of [`split`].

@@ -88,7 +88,7 @@ fn gradients_match_finite_differences_where_the_two_angles_of_a_pair_differ() {
         let case = Case { tokens: 3, heads, form };
         let (table, positions) = (case.table(), [59, 7, 22]);
         let qkv = normal(1, 3 * heads.width());
-        let d: Vec<Vec<f32>> = [2, 1, 1].map(|h| normal(h, 3 * h as usize * 16)).to_vec();
+        let d = [(2, 2), (3, 1), (4, 1)].map(|(seed, heads)| normal(seed, 3 * heads * 16));
         let f = |x: &[f32]| {
             let parts = split_on_host(case, x, &table, &positions);
             dot(&parts.q, &d[0]) + dot(&parts.k, &d[1]) + dot(&parts.v, &d[2])
