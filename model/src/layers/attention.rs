@@ -1,0 +1,226 @@
+//! Self-attention over packed sequences: fused projection, rotation, optional norms of queries and keys, attention.
+
+use vljepa_kernels::attention::{self, Mask};
+use vljepa_kernels::rope::{self, Heads, Rotation};
+use vljepa_kernels::{Result, Tensor, View, Write};
+
+use super::{Linear, Norm, NormSaved, Sequence};
+use crate::{Context, Gradients, Parameters};
+
+/// Norms of each head's query and key, between projection and rotation (Gemma).
+#[derive(Debug, Clone, Copy)]
+pub struct HeadNorms {
+    /// Over a query head, (hd).
+    pub query: Norm,
+    /// Over a key head, (hd).
+    pub key: Norm,
+}
+
+/// Self-attention.
+#[derive(Debug, Clone, Copy)]
+pub struct Attention {
+    /// [q | k | v] fused: ((h + 2g)·hd, d).
+    pub qkv: Linear,
+    /// (d, h·hd).
+    pub output: Linear,
+    /// Numbers and width of heads.
+    pub heads: Heads,
+    /// Norms of queries and keys.
+    pub norms: Option<HeadNorms>,
+    /// Which keys a query sees.
+    pub mask: Mask,
+    /// Factor of the scores.
+    pub scale: f32,
+    /// Which of the sequence's tables turns queries and keys.
+    pub table: usize,
+}
+
+/// What [`Attention::backward`] needs.
+#[derive(Debug)]
+pub struct AttentionSaved {
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    /// Queries and keys before their norms, with the norms' statistics.
+    before_norms: Option<[(Tensor, NormSaved); 2]>,
+    /// (n, h·hd).
+    out: Tensor,
+    lse: Tensor,
+}
+
+impl AttentionSaved {
+    /// The attended values (n, h·hd): the `output` map's input.
+    #[must_use]
+    pub fn out(&self) -> View<'_> {
+        self.out.view()
+    }
+}
+
+/// (n, h, hd) as rows of heads (n·h, hd).
+fn by_head(shape: &[usize]) -> [usize; 2] {
+    [shape[0] * shape[1], shape[2]]
+}
+
+impl Attention {
+    fn rotation<'a>(&self, sequence: &'a Sequence) -> Rotation<'a> {
+        Rotation { table: &sequence.tables[self.table], positions: sequence.positions.view() }
+    }
+
+    /// Everything before the `output` map, for the normalised x (n, d), which is dropped as soon as it is projected when the
+    /// caller gives it away.
+    ///
+    /// # Errors
+    /// When shapes disagree or memory is short.
+    pub fn forward(
+        &self,
+        cx: Context<'_>,
+        parameters: &Parameters,
+        x: View<'_>,
+        sequence: &Sequence,
+        keep: bool,
+    ) -> Result<AttentionSaved> {
+        let (n, Heads { query, key_value, dim }) = (x.shape()[0], self.heads);
+        let mut qkv = cx.take(&[n, self.heads.width()])?;
+        self.qkv.forward(cx, parameters, x, Write::Set, qkv.view_mut())?;
+        let mut q = cx.take(&[n, query, dim])?;
+        let (mut k, mut v) = (cx.take(&[n, key_value, dim])?, cx.take(&[n, key_value, dim])?);
+        let rotation = self.rotation(sequence);
+        let at_once = self.norms.is_none().then_some(rotation);
+        let parts = (q.view_mut(), k.view_mut(), v.view_mut());
+        rope::split(cx.stream, qkv.view(), self.heads, at_once, parts.0, parts.1, parts.2)?;
+        drop(qkv);
+        let mut before_norms = None;
+        if let Some(norms) = &self.norms {
+            let (mut normed_q, q_saved) = norms.query.by_head(cx, parameters, &q)?;
+            let (mut normed_k, k_saved) = norms.key.by_head(cx, parameters, &k)?;
+            rope::rotate(cx.stream, normed_q.view_mut(), rotation)?;
+            rope::rotate(cx.stream, normed_k.view_mut(), rotation)?;
+            std::mem::swap(&mut q, &mut normed_q);
+            std::mem::swap(&mut k, &mut normed_k);
+            before_norms = keep.then_some([(normed_q, q_saved), (normed_k, k_saved)]);
+        }
+        let (mut out, mut lse) = (cx.take(&[n, query, dim])?, cx.take(&[n, query])?);
+        attention::forward(
+            cx.stream,
+            q.view(),
+            k.view(),
+            v.view(),
+            &sequence.lengths,
+            self.mask,
+            self.scale,
+            out.view_mut(),
+            lse.view_mut(),
+        )?;
+        let out = out.reshaped(&[n, query * dim]);
+        Ok(AttentionSaved { q, k, v, before_norms, out, lse })
+    }
+
+    /// `d_x` (n, d) for `d_out` (n, d) behind the `output` map; adds to the gradients of all weights.
+    ///
+    /// # Errors
+    /// When shapes disagree or memory is short.
+    #[expect(clippy::too_many_arguments, reason = "what the formula reads and writes")]
+    pub fn backward(
+        &self,
+        cx: Context<'_>,
+        parameters: &Parameters,
+        x: View<'_>,
+        saved: AttentionSaved,
+        d_out: View<'_>,
+        sequence: &Sequence,
+        gradients: &mut Gradients,
+    ) -> Result<Tensor> {
+        self.output.backward_weight(cx, saved.out.view(), d_out, gradients)?;
+        let d_qkv = {
+            let mut d_heads = cx.take(saved.out.shape())?;
+            self.output.backward_input(cx, parameters, d_out, Write::Set, d_heads.view_mut())?;
+            self.backward_heads(cx, parameters, saved, &d_heads, sequence, gradients)?
+        };
+        self.qkv.backward_weight(cx, x, d_qkv.view(), gradients)?;
+        let mut d_x = cx.take(x.shape())?;
+        self.qkv.backward_input(cx, parameters, d_qkv.view(), Write::Set, d_x.view_mut())?;
+        Ok(d_x)
+    }
+
+    /// From the gradient of the attended values to that of the fused projection.
+    fn backward_heads(
+        &self,
+        cx: Context<'_>,
+        parameters: &Parameters,
+        saved: AttentionSaved,
+        d_heads: &Tensor,
+        sequence: &Sequence,
+        gradients: &mut Gradients,
+    ) -> Result<Tensor> {
+        let AttentionSaved { q, k, v, before_norms, out, lse } = saved;
+        let (mut d_q, mut d_k) = (cx.take(q.shape())?, cx.take(k.shape())?);
+        let mut d_v = cx.take(v.shape())?;
+        attention::backward(
+            cx.stream,
+            q.view(),
+            k.view(),
+            v.view(),
+            out.view().reshaped(q.shape()),
+            lse.view(),
+            d_heads.view().reshaped(q.shape()),
+            &sequence.lengths,
+            self.mask,
+            self.scale,
+            d_q.view_mut(),
+            d_k.view_mut(),
+            d_v.view_mut(),
+        )?;
+        let n = q.shape()[0];
+        drop((q, k, v, out, lse));
+        let rotation = self.rotation(sequence);
+        let mut at_once = Some(rotation);
+        if let (Some(norms), Some([q, k])) = (&self.norms, before_norms) {
+            rope::rotate_backward(cx.stream, d_q.view_mut(), rotation)?;
+            rope::rotate_backward(cx.stream, d_k.view_mut(), rotation)?;
+            d_q = norms.query.backward_by_head(cx, parameters, q, &d_q, gradients)?;
+            d_k = norms.key.backward_by_head(cx, parameters, k, &d_k, gradients)?;
+            at_once = None;
+        }
+        let mut d_qkv = cx.take(&[n, self.heads.width()])?;
+        let (d_q, d_k, d_v) = (d_q.view(), d_k.view(), d_v.view());
+        rope::split_backward(cx.stream, d_q, d_k, d_v, self.heads, at_once, d_qkv.view_mut())?;
+        Ok(d_qkv)
+    }
+}
+
+impl Norm {
+    /// Normalises each head of x (n, h, hd).
+    fn by_head(
+        &self,
+        cx: Context<'_>,
+        parameters: &Parameters,
+        x: &Tensor,
+    ) -> Result<(Tensor, NormSaved)> {
+        let (out, saved) = self.forward(cx, parameters, x.view().reshaped(&by_head(x.shape())))?;
+        Ok((out.reshaped(x.shape()), saved))
+    }
+
+    /// Gradient of [`Self::by_head`].
+    fn backward_by_head(
+        &self,
+        cx: Context<'_>,
+        parameters: &Parameters,
+        (x, saved): (Tensor, NormSaved),
+        d_out: &Tensor,
+        gradients: &mut Gradients,
+    ) -> Result<Tensor> {
+        let rows = by_head(x.shape());
+        let mut d_x = cx.take(x.shape())?;
+        self.backward(
+            cx,
+            parameters,
+            x.view().reshaped(&rows),
+            &saved,
+            d_out.view().reshaped(&rows),
+            Write::Set,
+            d_x.view_mut().reshaped(&rows),
+            gradients,
+        )?;
+        Ok(d_x)
+    }
+}

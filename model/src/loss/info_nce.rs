@@ -1,0 +1,140 @@
+//! `InfoNCE` over the rows of all ranks: s = α·P·Tᵀ, cross-entropy of the diagonal in both directions, averaged.
+
+use std::ops::Range;
+
+use vljepa_kernels::info_nce::{self, EqualTargets};
+use vljepa_kernels::{Result, Tensor, View, copy};
+
+use super::EmbeddingGradients;
+use crate::{Context, Gradients, Parameters, Weight};
+
+/// Bidirectional `InfoNCE`.
+#[derive(Debug, Clone, Copy)]
+pub struct InfoNce {
+    /// α = exp(logit_scale).
+    pub logit_scale: Weight,
+    /// Largest α.
+    pub max_scale: f32,
+    /// Whether rows of an equal target text are left out of each other's negatives.
+    pub mask_equal_targets: bool,
+}
+
+/// Embeddings of all ranks, and which of them are this rank's.
+#[derive(Debug, Clone)]
+pub struct Gathered<'a> {
+    /// f32 (g, e): predicted embeddings, P.
+    pub predicted: View<'a>,
+    /// f32 (g, e): target embeddings, T.
+    pub target: View<'a>,
+    /// u64 (g): hashes of the target texts; only read where equal targets are masked.
+    pub hashes: Option<View<'a>>,
+    /// This rank's rows.
+    pub rows: Range<usize>,
+}
+
+/// Log-sum-exps of this rank's rows, to be gathered before the backward pass.
+#[derive(Debug)]
+pub struct Statistics {
+    /// f32 (b): r, of the rows of P over all of T.
+    pub predicted_lse: Tensor,
+    /// f32 (b): c, of the rows of T over all of P.
+    pub target_lse: Tensor,
+    /// f32 (b): s_ii.
+    pub diagonal: Tensor,
+}
+
+impl<'a> Gathered<'a> {
+    fn own(&self, all: View<'a>) -> View<'a> {
+        all.rows(self.rows.start, self.rows.end)
+    }
+}
+
+impl InfoNce {
+    /// α = exp(logit_scale), at most `max_scale`.
+    ///
+    /// # Errors
+    /// When the parameter cannot be read back from the device.
+    pub fn scale(&self, parameters: &Parameters) -> Result<f32> {
+        Ok(self.unclamped(parameters)?.min(self.max_scale))
+    }
+
+    fn unclamped(&self, parameters: &Parameters) -> Result<f32> {
+        let value = parameters.of(&self.logit_scale).host_f32("InfoNce::scale", "logit_scale")?;
+        Ok(value[0].exp())
+    }
+
+    fn equal<'a>(&self, gathered: &Gathered<'a>) -> Option<EqualTargets<'a>> {
+        let all = gathered.hashes.filter(|_| self.mask_equal_targets)?;
+        Some(EqualTargets { rows: gathered.own(all), all })
+    }
+
+    /// Log-sum-exps of this rank's rows in both directions.
+    ///
+    /// # Errors
+    /// When shapes disagree or memory is short.
+    pub fn statistics(
+        &self,
+        cx: Context<'_>,
+        parameters: &Parameters,
+        gathered: &Gathered<'_>,
+    ) -> Result<Statistics> {
+        let (alpha, b) = (self.scale(parameters)?, gathered.rows.len());
+        let (mut r, mut c) = (cx.take(&[b])?, cx.take(&[b])?);
+        let mut diagonal = cx.take(&[b])?;
+        let (p, t, equal) = (gathered.predicted, gathered.target, self.equal(gathered));
+        let first = gathered.rows.start;
+        let (own_p, own_t) = (gathered.own(p), gathered.own(t));
+        let (lse, s) = (c.view_mut(), diagonal.view_mut());
+        info_nce::statistics(cx.stream, own_t, p, alpha, first, equal, lse, s)?;
+        let (lse, s) = (r.view_mut(), diagonal.view_mut());
+        info_nce::statistics(cx.stream, own_p, t, alpha, first, equal, lse, s)?;
+        Ok(Statistics { predicted_lse: r, target_lse: c, diagonal })
+    }
+
+    /// This rank's share of the loss: Σ (r_i + c_i − 2·s_ii) / 2g over its rows.
+    ///
+    /// # Errors
+    /// When the statistics cannot be read back from the device.
+    pub fn loss(&self, cx: Context<'_>, statistics: &Statistics, global: usize) -> Result<f64> {
+        let r = statistics.predicted_lse.to_vec_f32(cx.stream)?;
+        let c = statistics.target_lse.to_vec_f32(cx.stream)?;
+        Ok(info_nce::loss(&r, &c, &statistics.diagonal.to_vec_f32(cx.stream)?, global))
+    }
+
+    /// Gradients of this rank's embeddings, from the log-sum-exps of all ranks' rows: `predicted_lse` (g) and `target_lse` (g).
+    /// Adds this rank's share to the gradient of `logit_scale`. Where α is clamped, only a gradient that lowers it is passed on,
+    /// so that the temperature cannot wander off beyond the clamp but can come back.
+    ///
+    /// # Errors
+    /// When shapes disagree or memory is short.
+    pub fn backward(
+        &self,
+        cx: Context<'_>,
+        parameters: &Parameters,
+        gathered: &Gathered<'_>,
+        predicted_lse: View<'_>,
+        target_lse: View<'_>,
+        gradients: &mut Gradients,
+    ) -> Result<EmbeddingGradients> {
+        let (p, t, equal) = (gathered.predicted, gathered.target, self.equal(gathered));
+        let (own_p, own_t) = (gathered.own(p), gathered.own(t));
+        let Range { start, end } = gathered.rows;
+        let alpha = self.scale(parameters)?;
+        let (r, c) = (predicted_lse.rows(start, end), target_lse.rows(start, end));
+        let mut predicted = cx.take(own_p.shape())?;
+        let out = predicted.view_mut();
+        let d_scale =
+            info_nce::backward(cx.stream, own_p, t, r, target_lse, alpha, start, equal, out)?;
+        let mut target = cx.take(own_t.shape())?;
+        let out = target.view_mut();
+        info_nce::backward(cx.stream, own_t, p, c, predicted_lse, alpha, start, equal, out)?;
+        let clamped = self.unclamped(parameters)? > self.max_scale;
+        if self.logit_scale.trainable() && (!clamped || d_scale > 0.0) {
+            #[expect(clippy::cast_possible_truncation, reason = "gradients are f32")]
+            let d_scale = [d_scale as f32];
+            let out = gradients.of(&self.logit_scale);
+            copy::add(cx.stream, View::from_f32(&d_scale, &[1]), out)?;
+        }
+        Ok(EmbeddingGradients { predicted, target })
+    }
+}

@@ -1,0 +1,49 @@
+//! Distances of (predicted, target) pairs, averaged over the batch of all ranks.
+
+use vljepa_kernels::distance::{self, Distance};
+use vljepa_kernels::{Result, View};
+
+use super::{EmbeddingGradients, reciprocal};
+use crate::Context;
+
+/// A distance without negatives.
+#[derive(Debug, Clone, Copy)]
+pub struct PairDistance {
+    /// Which distance.
+    pub kind: Distance,
+}
+
+impl PairDistance {
+    /// This rank's share of the mean distance over the `global` rows of all ranks, for its own rows (b, e).
+    ///
+    /// # Errors
+    /// When shapes disagree.
+    pub fn loss(
+        &self,
+        cx: Context<'_>,
+        predicted: View<'_>,
+        target: View<'_>,
+        global: usize,
+    ) -> Result<f64> {
+        let sum = distance::forward(cx.stream, predicted, target, self.kind)?;
+        Ok(sum * f64::from(reciprocal(global)))
+    }
+
+    /// Gradients of this rank's embeddings.
+    ///
+    /// # Errors
+    /// When shapes disagree or memory is short.
+    pub fn backward(
+        &self,
+        cx: Context<'_>,
+        predicted: View<'_>,
+        target: View<'_>,
+        global: usize,
+    ) -> Result<EmbeddingGradients> {
+        let (mut d_p, mut d_t) = (cx.take(predicted.shape())?, cx.take(target.shape())?);
+        let (factor, kind) = (reciprocal(global), self.kind);
+        let (p_out, t_out) = (d_p.view_mut(), d_t.view_mut());
+        distance::backward(cx.stream, predicted, target, kind, factor, p_out, t_out)?;
+        Ok(EmbeddingGradients { predicted: d_p, target: d_t })
+    }
+}

@@ -1,0 +1,150 @@
+//! AdamW over the flat buffers.
+
+use std::ops::Range;
+
+use vljepa_kernels::adamw::{self, Hyper};
+use vljepa_kernels::{DType, Device, Tensor, View};
+use vljepa_recipes::schema;
+
+use crate::{Context, Gradients, Group, Layout, ModelError, Parameter, Parameters};
+
+/// AdamW with its moments, for a range of the trainable parameters: all of them, or one rank's shard.
+#[derive(Debug)]
+pub struct AdamW {
+    /// First moments, f32 (range).
+    pub m: Tensor,
+    /// Second moments, f32 (range).
+    pub v: Tensor,
+    /// Updates made so far, those included that a gradient which was not finite left without effect.
+    pub step: u64,
+    range: Range<usize>,
+    runs: Vec<Run>,
+    betas: [f64; 2],
+    eps: f64,
+}
+
+/// Neighbouring parameters with the same multiplier and decay.
+#[derive(Debug, Clone, PartialEq)]
+struct Run {
+    range: Range<usize>,
+    multiplier: f64,
+    weight_decay: f64,
+}
+
+impl AdamW {
+    /// An optimizer of all trainable parameters.
+    ///
+    /// # Errors
+    /// When the recipe gives a multiplier to a group that does not exist.
+    pub fn new(
+        layout: &Layout,
+        device: Device,
+        recipe: &schema::Optimizer,
+    ) -> Result<Self, ModelError> {
+        Self::of_range(layout, device, recipe, 0..layout.trainable_len)
+    }
+
+    /// An optimizer of the trainable parameters in `range` of the flat buffers; it leaves the others alone.
+    ///
+    /// # Errors
+    /// When the recipe gives a multiplier to a group that does not exist.
+    pub fn of_range(
+        layout: &Layout,
+        device: Device,
+        recipe: &schema::Optimizer,
+        range: Range<usize>,
+    ) -> Result<Self, ModelError> {
+        let known = |name: &str| Group::ALL.iter().any(|g| g.name() == name);
+        if let Some(name) = recipe.multipliers.keys().find(|name| !known(name)) {
+            return Err(ModelError::Config {
+                key: "optimizer.multipliers",
+                found: name.clone(),
+                needed: format!("the groups are {}", Group::ALL.map(Group::name).join(", ")),
+            });
+        }
+        Ok(Self {
+            m: Tensor::zeros(device, DType::F32, &[range.len()]),
+            v: Tensor::zeros(device, DType::F32, &[range.len()]),
+            step: 0,
+            runs: runs(layout, recipe, &range),
+            range,
+            betas: recipe.betas.map(decimal),
+            eps: decimal(recipe.eps),
+        })
+    }
+
+    /// The part of the flat buffers this optimizer updates.
+    #[must_use]
+    pub fn range(&self) -> Range<usize> {
+        self.range.clone()
+    }
+
+    /// One update: each group at `learning_rate` times its multiplier, decay on matrices only. `control` (2) holds the clip factor
+    /// and the finite flag, see [`vljepa_kernels::global_norm`]; without the flag nothing changes but the count of steps.
+    ///
+    /// # Errors
+    /// When the buffers are not this layout's.
+    pub fn step(
+        &mut self,
+        cx: Context<'_>,
+        parameters: &mut Parameters,
+        gradients: &Gradients,
+        control: View<'_>,
+        learning_rate: f64,
+    ) -> Result<(), ModelError> {
+        self.step += 1;
+        for run in &self.runs {
+            let (start, len) = (run.range.start, [run.range.len()]);
+            let own = start - self.range.start;
+            let hyper = Hyper {
+                lr: learning_rate * run.multiplier,
+                beta1: self.betas[0],
+                beta2: self.betas[1],
+                eps: self.eps,
+                weight_decay: run.weight_decay,
+                step: self.step,
+            };
+            adamw::step(
+                cx.stream,
+                parameters.trainable.view_mut().part(start, &len),
+                self.m.view_mut().part(own, &len),
+                self.v.view_mut().part(own, &len),
+                gradients.flat.view().part(start, &len),
+                hyper,
+                control,
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// Maximal runs of equal hyper-parameters within `range`. The padding behind a parameter belongs to its run: it is zero, has no
+/// gradient, and stays zero.
+fn runs(layout: &Layout, recipe: &schema::Optimizer, range: &Range<usize>) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    let trainable: Vec<&Parameter> = layout.parameters.iter().filter(|p| p.trainable).collect();
+    for (i, parameter) in trainable.iter().enumerate() {
+        let padded_end = trainable.get(i + 1).map_or(layout.trainable_len, |p| p.range.start);
+        let start = parameter.range.start.max(range.start);
+        let end = padded_end.min(range.end);
+        if start >= end {
+            continue;
+        }
+        let multiplier = recipe.multipliers.get(parameter.group.name()).copied().unwrap_or(1.0);
+        let weight_decay = if parameter.decay { decimal(recipe.weight_decay) } else { 0.0 };
+        let same = |run: &Run| {
+            run.multiplier.to_bits() == multiplier.to_bits()
+                && run.weight_decay.to_bits() == weight_decay.to_bits()
+        };
+        match runs.last_mut() {
+            Some(run) if same(run) => run.range.end = end,
+            Some(_) | None => runs.push(Run { range: start..end, multiplier, weight_decay }),
+        }
+    }
+    runs
+}
+
+/// The number a recipe's author wrote: 0.95 is not the nearest f32's 0.949999988.
+fn decimal(written: f32) -> f64 {
+    written.to_string().parse().unwrap_or_else(|_| f64::from(written))
+}

@@ -1,0 +1,277 @@
+//! The predictor: visual tokens and a query to the embedding of the answer.
+//!
+//! [visual tokens projected ; query tokens embedded] of each row run through Llama layers that all see each other, at positions 0, 1, …;
+//! their mean behind the final norm is mapped to the shared embedding (VL-JEPA §3.1; open-vljepa where the paper is silent).
+
+use std::sync::Arc;
+
+use vljepa_kernels::{
+    DType, Device, KernelError, Lengths, Packed, Result, Tensor, View, Write, copy, rows,
+};
+use vljepa_recipes::schema;
+
+use crate::layers::{
+    Embedded, Head, HeadSaved, Linear, Sequence, StackSaved, TextModel, fan_in_std,
+};
+use crate::{Context, Gradients, Group, LayoutBuilder, ModelError, Parameters, Visual};
+
+/// The predictor.
+#[derive(Debug)]
+pub struct Predictor {
+    /// Token embeddings and Llama layers.
+    pub text: TextModel,
+    /// Visual tokens into the layers' width.
+    pub vision_projection: Linear,
+    /// Query embeddings into the layers, where the recipe wants a map.
+    pub text_projection: Option<Linear>,
+    /// Mean and map to the shared embedding.
+    pub head: Head,
+    /// Whether gradients of the visual tokens are wanted.
+    pub visual_gradient: bool,
+    device: Device,
+}
+
+/// What [`Predictor::backward`] needs.
+#[derive(Debug)]
+pub struct PredictorSaved {
+    visual: Arc<Tensor>,
+    /// i32 (b·N): where visual tokens stand; none where they are the whole sequences.
+    visual_rows: Option<Tensor>,
+    query: Option<QuerySaved>,
+    sequence: Sequence,
+    stack: StackSaved,
+    head: HeadSaved,
+}
+
+#[derive(Debug)]
+struct QuerySaved {
+    /// i32 (tokens): where query tokens stand.
+    rows: Tensor,
+    /// i32 (tokens), to train the token embeddings.
+    ids: Option<Tensor>,
+    /// (tokens, d), to train the text projection.
+    embedded: Option<Tensor>,
+}
+
+/// Where the tokens of both kinds stand in the packed sequences.
+struct Placement {
+    lengths: Lengths,
+    visual: Tensor,
+    query: Tensor,
+}
+
+impl Predictor {
+    /// Registers the predictor's parameters under `name`, and its projections.
+    #[must_use]
+    pub fn new(
+        layout: &mut LayoutBuilder,
+        name: &str,
+        model: &schema::Model,
+        normalise: bool,
+        device: Device,
+    ) -> Self {
+        let recipe = &model.predictor;
+        let (d, bias) = (recipe.hidden_size, model.projection_bias);
+        let projection = |layout: &mut LayoutBuilder, which: &str, [o, i]: [usize; 2]| {
+            layout.scope(Group::Projections, true);
+            Linear::new(layout, &format!("projections.{which}"), [o, i], bias, fan_in_std(i))
+        };
+        let head = projection(layout, "predictor_head", [model.embed_dim, d]);
+        let text = TextModel::llama(layout, name, Group::Predictor, recipe, device);
+        let text_projection = recipe.text_projection.then(|| projection(layout, "text", [d, d]));
+        let vision_projection = projection(layout, "vision", [d, model.x_encoder.hidden_size]);
+        Self {
+            text,
+            vision_projection,
+            text_projection,
+            head: Head { maps: vec![head], normalise },
+            visual_gradient: model.x_encoder.trainable,
+            device,
+        }
+    }
+
+    /// The predicted embedding (b, e) of each row; queries may be empty.
+    ///
+    /// # Errors
+    /// When `visual` and `query` differ in rows, an id is not in the vocabulary, or memory is short.
+    pub fn forward(
+        &self,
+        cx: Context<'_>,
+        parameters: &Parameters,
+        visual: &Visual,
+        query: &Packed,
+        keep: bool,
+    ) -> Result<Embedded<PredictorSaved>, ModelError> {
+        let Placement { lengths, visual: visual_rows, query: query_rows } =
+            self.place(visual, &query.lengths)?;
+        let mut x = cx.take(&[lengths.tokens(), self.vision_projection.outputs()])?;
+        let tokens = visual.tokens.view();
+        let mut saved_query = None;
+        let alone = query.lengths.tokens() == 0;
+        if alone {
+            self.vision_projection.forward(cx, parameters, tokens, Write::Set, x.view_mut())?;
+        } else {
+            let mut projected = cx.take(&[tokens.shape()[0], x.shape()[1]])?;
+            let out = projected.view_mut();
+            self.vision_projection.forward(cx, parameters, tokens, Write::Set, out)?;
+            rows::scatter(cx.stream, projected.view(), visual_rows.view(), x.view_mut())?;
+            drop(projected);
+            let ids = query.ids();
+            saved_query = self.add_query(cx, parameters, ids, query_rows, &mut x, keep)?;
+        }
+        let sequence = self.text.sequence(lengths);
+        let (hidden, stack) = self.text.stack.forward(cx, parameters, x, &sequence, keep)?;
+        let (embedding, head) =
+            self.head.forward(cx, parameters, hidden.view(), &sequence.lengths, keep)?;
+        let saved = stack.zip(head).map(|(stack, head)| PredictorSaved {
+            visual: Arc::clone(&visual.tokens),
+            visual_rows: (!alone).then_some(visual_rows),
+            query: saved_query,
+            sequence,
+            stack,
+            head,
+        });
+        Ok(Embedded { embedding, saved })
+    }
+
+    /// Adds to the gradients of all weights, for the gradient of the embedding (b, e). Returns that of the visual tokens (b·N, d)
+    /// when the X-encoder is trained.
+    ///
+    /// # Errors
+    /// When the forward pass kept nothing, shapes disagree, or memory is short.
+    pub fn backward(
+        &self,
+        cx: Context<'_>,
+        parameters: &Parameters,
+        saved: Option<PredictorSaved>,
+        d_embedding: View<'_>,
+        gradients: &mut Gradients,
+    ) -> Result<Option<Tensor>, ModelError> {
+        const NOTHING: ModelError = ModelError::NothingSaved { part: "predictor" };
+        let PredictorSaved { visual, visual_rows, query, sequence, stack, head } =
+            saved.ok_or(NOTHING)?;
+        let lengths = &sequence.lengths;
+        let d_hidden = self
+            .head
+            .backward(cx, parameters, head, d_embedding, lengths, true, gradients)?
+            .ok_or(NOTHING)?;
+        let d_hidden_view = d_hidden.view();
+        let text = &self.text.stack;
+        let mut d =
+            text.backward(cx, parameters, stack, d_hidden_view, &sequence, gradients)?;
+        drop(d_hidden);
+        if let Some(query) = query {
+            self.query_backward(cx, parameters, query, &d, gradients)?;
+        }
+        if let Some(visual_rows) = visual_rows {
+            let mut d_visual = cx.take(&[visual.shape()[0], d.shape()[1]])?;
+            let (from, to) = (d.view(), d_visual.view_mut());
+            rows::gather(cx.stream, from, visual_rows.view(), Write::Set, to)?;
+            d = d_visual;
+        }
+        self.vision_projection.backward_weight(cx, visual.view(), d.view(), gradients)?;
+        if !self.visual_gradient {
+            return Ok(None);
+        }
+        let mut d_visual = cx.take(visual.shape())?;
+        let out = d_visual.view_mut();
+        self.vision_projection.backward_input(cx, parameters, d.view(), Write::Set, out)?;
+        Ok(Some(d_visual))
+    }
+
+    /// Embeds the query tokens and puts them into their rows of x (n, d).
+    fn add_query(
+        &self,
+        cx: Context<'_>,
+        parameters: &Parameters,
+        ids: View<'_>,
+        rows: Tensor,
+        x: &mut Tensor,
+        keep: bool,
+    ) -> Result<Option<QuerySaved>> {
+        let mut embedded = self.text.embed(cx, parameters, ids)?;
+        let mut before = None;
+        if let Some(projection) = &self.text_projection {
+            let mut out = cx.take(embedded.shape())?;
+            let x = embedded.view();
+            projection.forward(cx, parameters, x, Write::Set, out.view_mut())?;
+            before = Some(std::mem::replace(&mut embedded, out));
+        }
+        rows::scatter(cx.stream, embedded.view(), rows.view(), x.view_mut())?;
+        if !keep || (before.is_none() && !self.text.embedding.trainable()) {
+            return Ok(None);
+        }
+        let ids = if self.text.embedding.trainable() {
+            let mut kept = cx.arena.take(DType::I32, ids.shape())?;
+            copy::copy(cx.stream, ids, kept.view_mut())?;
+            Some(kept)
+        } else {
+            None
+        };
+        Ok(Some(QuerySaved { rows, ids, embedded: before }))
+    }
+
+    /// Adds to the gradients of text projection and token embeddings, from that of all tokens, `d` (n, d).
+    fn query_backward(
+        &self,
+        cx: Context<'_>,
+        parameters: &Parameters,
+        saved: QuerySaved,
+        d: &Tensor,
+        gradients: &mut Gradients,
+    ) -> Result<()> {
+        let QuerySaved { rows: index, ids, embedded } = saved;
+        let mut d_query = cx.take(&[index.shape()[0], d.shape()[1]])?;
+        rows::gather(cx.stream, d.view(), index.view(), Write::Set, d_query.view_mut())?;
+        if let (Some(projection), Some(embedded)) = (&self.text_projection, embedded) {
+            projection.backward_weight(cx, embedded.view(), d_query.view(), gradients)?;
+            let mut d_embedded = embedded;
+            let out = d_embedded.view_mut();
+            projection.backward_input(cx, parameters, d_query.view(), Write::Set, out)?;
+            d_query = d_embedded;
+        }
+        match ids {
+            Some(ids) => self.text.embed_backward(cx, ids.view(), d_query.view(), gradients),
+            None => Ok(()),
+        }
+    }
+
+    fn place(&self, visual: &Visual, query: &Lengths) -> Result<Placement> {
+        if visual.rows != query.rows() {
+            return Err(KernelError::Shape {
+                operation: "predictor::forward",
+                what: "query",
+                found: format!("{} rows", query.rows()),
+                needed: format!("{} rows, one per clip", visual.rows),
+            });
+        }
+        let total = visual.rows * visual.tokens_per_row + query.tokens();
+        let too_many = || KernelError::Value {
+            operation: "predictor::forward",
+            what: "tokens",
+            found: total.to_string(),
+            needed: "fewer than 2^31".to_owned(),
+        };
+        i32::try_from(total).map_err(|_| too_many())?;
+        let per_clip = i32::try_from(visual.tokens_per_row).map_err(|_| too_many())?;
+        let (mut ends, mut end) = (vec![0], 0);
+        let (mut visual_rows, mut query_rows) = (Vec::new(), Vec::new());
+        for ends_of_row in query.host().windows(2) {
+            let behind = end + per_clip;
+            visual_rows.extend(end..behind);
+            end = behind + ends_of_row[1] - ends_of_row[0];
+            query_rows.extend(behind..end);
+            ends.push(end);
+        }
+        let Device::Host = self.device;
+        let index = |values: Vec<i32>| {
+            let len = values.len();
+            Tensor::from_i32(values, &[len])
+        };
+        Ok(Placement {
+            lengths: Lengths::new(self.device, ends),
+            visual: index(visual_rows),
+            query: index(query_rows),
+        })
+    }
+}

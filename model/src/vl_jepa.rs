@@ -1,0 +1,161 @@
+//! The composition of the three encoders and the loss.
+
+use vljepa_kernels::Device;
+use vljepa_recipes::schema;
+
+use crate::loss::{Objective, normalises};
+use crate::{
+    Initial, Group, Layout, LayoutBuilder, ModelError, ParameterId, Parameters, Predictor, Weight,
+    XEncoder, YEncoder,
+};
+
+/// VL-JEPA: D(predictor(X-encoder(frames), query), Y-encoder(target)) (paper §3).
+#[derive(Debug)]
+pub struct VlJepa {
+    /// Frames to visual tokens.
+    pub x_encoder: XEncoder,
+    /// Visual tokens and query to the predicted embedding.
+    pub predictor: Predictor,
+    /// Target text to its embedding.
+    pub y_encoder: YEncoder,
+    /// What training lowers.
+    pub objective: Objective,
+    layout: Layout,
+    logit_scale: Weight,
+    max_scale: f32,
+    recipe: schema::Model,
+}
+
+impl VlJepa {
+    /// The model of a recipe. It holds no weights: [`Parameters`] does.
+    ///
+    /// # Errors
+    /// When sizes of the recipe do not fit together.
+    pub fn new(
+        model: &schema::Model,
+        loss: &schema::Loss,
+        device: Device,
+    ) -> Result<Self, ModelError> {
+        check(model, loss)?;
+        let mut layout = LayoutBuilder::new();
+        let learned = loss.temperature.learnable && loss.kind == schema::LossKind::InfoNce;
+        let initial = Initial::Constant(loss.temperature.initial_logit_scale);
+        // The order in which a step completes gradients: loss, Y-encoder, predictor, X-encoder.
+        let logit_scale =
+            layout.scope(Group::LogitScale, learned).add("logit_scale".to_owned(), &[1], initial);
+        let y_encoder = YEncoder::new(&mut layout, "y_encoder", model, loss.kind, device);
+        let normalise = normalises(loss.kind);
+        let predictor = Predictor::new(&mut layout, "predictor", model, normalise, device);
+        let x_encoder = XEncoder::new(&mut layout, "x_encoder", &model.x_encoder, device);
+        Ok(Self {
+            x_encoder,
+            predictor,
+            y_encoder,
+            objective: Objective::new(loss, logit_scale),
+            layout: layout.finish(),
+            logit_scale,
+            max_scale: loss.temperature.max_scale,
+            recipe: model.clone(),
+        })
+    }
+
+    /// All parameters.
+    #[must_use]
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The recipe this model was made from.
+    #[must_use]
+    pub fn recipe(&self) -> &schema::Model {
+        &self.recipe
+    }
+
+    /// The parameter whose exponential scales `InfoNCE`'s similarities.
+    #[must_use]
+    pub fn logit_scale(&self) -> ParameterId {
+        self.logit_scale.id()
+    }
+
+    /// α = exp(logit_scale), at most the recipe's `max_scale`.
+    ///
+    /// # Errors
+    /// When the parameter cannot be read back from the device.
+    pub fn scale(&self, parameters: &Parameters) -> Result<f32, ModelError> {
+        let value = parameters.of(&self.logit_scale).host_f32("VlJepa::scale", "logit_scale")?;
+        Ok(value[0].exp().min(self.max_scale))
+    }
+}
+
+/// Refuses sizes that no tensor could have; what a recipe's own check lets through must not panic later.
+fn check(model: &schema::Model, loss: &schema::Loss) -> Result<(), ModelError> {
+    let (x, p, y) = (&model.x_encoder, &model.predictor, &model.y_encoder);
+    let positive = [
+        ("model.embed_dim", model.embed_dim),
+        ("model.image_size", model.image_size),
+        ("model.x_encoder.patch_size", x.patch_size),
+        ("model.x_encoder.tubelet_size", x.tubelet_size),
+        ("model.x_encoder.hidden_size", x.hidden_size),
+        ("model.x_encoder.num_heads", x.num_heads),
+        ("model.x_encoder.intermediate_size", x.intermediate_size),
+        ("model.predictor.hidden_size", p.hidden_size),
+        ("model.predictor.num_heads", p.num_heads),
+        ("model.predictor.num_kv_heads", p.num_kv_heads),
+        ("model.predictor.head_dim", p.head_dim),
+        ("model.predictor.intermediate_size", p.intermediate_size),
+        ("model.predictor.vocab_size", p.vocab_size),
+        ("model.y_encoder.hidden_size", y.hidden_size),
+        ("model.y_encoder.num_heads", y.num_heads),
+        ("model.y_encoder.num_kv_heads", y.num_kv_heads),
+        ("model.y_encoder.head_dim", y.head_dim),
+        ("model.y_encoder.intermediate_size", y.intermediate_size),
+        ("model.y_encoder.vocab_size", y.vocab_size),
+        ("model.y_encoder.full_attention_every", y.full_attention_every),
+        ("model.y_encoder.effective_window", y.effective_window),
+        ("model.y_encoder.dense_hidden_size", y.dense_hidden_size),
+    ];
+    for (key, value) in positive {
+        require(value > 0, key, value, "a positive number is needed")?;
+    }
+    let multiples = [
+        ("model.image_size", model.image_size, x.patch_size, "a multiple of patch_size"),
+        ("model.x_encoder.hidden_size", x.hidden_size, 2 * x.num_heads, "an even width per head"),
+        ("model.predictor.head_dim", p.head_dim, 2, "an even number"),
+        ("model.y_encoder.head_dim", y.head_dim, 2, "an even number"),
+        ("model.predictor.num_heads", p.num_heads, p.num_kv_heads, "a multiple of num_kv_heads"),
+        ("model.y_encoder.num_heads", y.num_heads, y.num_kv_heads, "a multiple of num_kv_heads"),
+    ];
+    for (key, value, divisor, needed) in multiples {
+        require(value.is_multiple_of(divisor), key, value, needed)?;
+    }
+    let above_zero = [
+        ("model.x_encoder.rope_theta", x.rope_theta),
+        ("model.predictor.rope_theta", p.rope_theta),
+        ("model.y_encoder.rope_theta", y.rope_theta),
+        ("model.y_encoder.rope_local_theta", y.rope_local_theta),
+        ("model.y_encoder.query_pre_attn_scalar", y.query_pre_attn_scalar),
+        ("loss.temperature.max_scale", f64::from(loss.temperature.max_scale)),
+    ];
+    for (key, value) in above_zero {
+        require(value.is_finite() && value > 0.0, key, value, "a positive number is needed")?;
+    }
+    if let Some(scaling) = &p.rope_scaling {
+        let positions = scaling.original_max_position_embeddings;
+        let key = "model.predictor.rope_scaling.original_max_position_embeddings";
+        let fits = (1.0..=f64::from(u32::MAX)).contains(&positions);
+        require(fits, key, positions, "a number of positions is needed")?;
+    }
+    Ok(())
+}
+
+fn require(
+    holds: bool,
+    key: &'static str,
+    found: impl ToString,
+    needed: &str,
+) -> Result<(), ModelError> {
+    if holds {
+        return Ok(());
+    }
+    Err(ModelError::Config { key, found: found.to_string(), needed: needed.to_owned() })
+}

@@ -1,0 +1,40 @@
+//! Names of `EmbeddingGemma` as it is published (`google/embeddinggemma-300m`), without the `model.` that some files put first.
+
+use super::Piece;
+use super::llama::matrices;
+use super::vjepa2::{linear, norm};
+use crate::{Head, TextModel};
+
+/// Embeddings, layers and final norm.
+pub(super) fn pieces(text: &TextModel) -> Vec<Piece> {
+    let mut pieces = vec![Piece::whole("embed_tokens.weight", &text.embedding)];
+    for (i, block) in text.stack.blocks.iter().enumerate() {
+        let name = format!("layers.{i}");
+        let mut add = |which: &str, of| norm(&mut pieces, &format!("{name}.{which}"), of);
+        add("input_layernorm", &block.attention_norm);
+        add("pre_feedforward_layernorm", &block.mlp_norm);
+        let after = [
+            ("post_attention_layernorm", &block.post_attention_norm),
+            ("post_feedforward_layernorm", &block.post_mlp_norm),
+        ];
+        for (which, of) in after {
+            of.iter().for_each(|of| add(which, of));
+        }
+        if let Some(norms) = &block.attention.norms {
+            add("self_attn.q_norm", &norms.query);
+            add("self_attn.k_norm", &norms.key);
+        }
+        matrices(&mut pieces, &name, block);
+    }
+    norm(&mut pieces, "norm", &text.stack.norm);
+    pieces
+}
+
+/// The Dense layer before (0) or behind (1) the wide space; none where the model has no Dense layers.
+pub(super) fn dense(head: &Head, which: usize) -> Vec<Piece> {
+    let mut pieces = Vec::new();
+    if head.maps.len() == 3 {
+        linear(&mut pieces, "linear", &head.maps[which]);
+    }
+    pieces
+}

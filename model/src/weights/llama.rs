@@ -1,0 +1,32 @@
+//! Names of Llama as transformers publishes it (`meta-llama/Llama-3.2-1B`), without the `model.` that some files put first.
+
+use super::Piece;
+use super::vjepa2::{linear, norm};
+use crate::TextModel;
+use crate::layers::Block;
+
+/// Embeddings, the layers from `first_layer` on, and the final norm.
+pub(super) fn pieces(text: &TextModel, first_layer: usize) -> Vec<Piece> {
+    let mut pieces = vec![Piece::whole("embed_tokens.weight", &text.embedding)];
+    for (i, block) in text.stack.blocks.iter().enumerate() {
+        let name = format!("layers.{}", first_layer + i);
+        norm(&mut pieces, &format!("{name}.input_layernorm"), &block.attention_norm);
+        matrices(&mut pieces, &name, block);
+        norm(&mut pieces, &format!("{name}.post_attention_layernorm"), &block.mlp_norm);
+    }
+    norm(&mut pieces, "norm", &text.stack.norm);
+    pieces
+}
+
+/// The seven matrices that Llama and Gemma layers name alike.
+pub(super) fn matrices(pieces: &mut Vec<Piece>, name: &str, block: &Block) {
+    let heads = block.attention.heads;
+    let (query, key_value) = (heads.query * heads.dim, heads.key_value * heads.dim);
+    let part = |which: &str, rows| (format!("{name}.self_attn.{which}_proj.weight"), rows);
+    let parts = [part("q", query), part("k", key_value), part("v", key_value)];
+    pieces.extend(Piece::fused(&parts, &block.attention.qkv.weight));
+    linear(pieces, &format!("{name}.self_attn.o_proj"), &block.attention.output);
+    let part = |which| (format!("{name}.mlp.{which}_proj.weight"), block.mlp.down.inputs());
+    pieces.extend(Piece::fused(&["gate", "up"].map(part), &block.mlp.up.weight));
+    linear(pieces, &format!("{name}.mlp.down_proj"), &block.mlp.down);
+}

@@ -1,0 +1,50 @@
+//! Names of V-JEPA 2's encoder as transformers publishes it (`facebook/vjepa2-vitl-fpc64-256`).
+
+use vljepa_recipes::schema;
+
+use super::Piece;
+use crate::XEncoder;
+use crate::layers::{Linear, Norm};
+
+/// The encoder's tensors; the file's `predictor.*` is not VL-JEPA's predictor and has no place here.
+pub(super) fn pieces(encoder: &XEncoder, recipe: &schema::Model) -> Vec<Piece> {
+    let x = &recipe.x_encoder;
+    let mut pieces = Vec::new();
+    linear(&mut pieces, "encoder.embeddings.patch_embeddings.proj", &encoder.patch);
+    // A convolution's weight, (d, 3, tubelet, patch, patch): the same elements in the same order.
+    pieces[0].shape = vec![x.hidden_size, 3, x.tubelet_size, x.patch_size, x.patch_size];
+    for (i, block) in encoder.stack.blocks.iter().enumerate() {
+        let name = format!("encoder.layer.{i}");
+        norm(&mut pieces, &format!("{name}.norm1"), &block.attention_norm);
+        let qkv = &block.attention.qkv;
+        for (kind, fused) in [("weight", Some(&qkv.weight)), ("bias", qkv.bias.as_ref())] {
+            let part = |which| (format!("{name}.attention.{which}.{kind}"), x.hidden_size);
+            if let Some(fused) = fused {
+                pieces.extend(Piece::fused(&["query", "key", "value"].map(part), fused));
+            }
+        }
+        linear(&mut pieces, &format!("{name}.attention.proj"), &block.attention.output);
+        norm(&mut pieces, &format!("{name}.norm2"), &block.mlp_norm);
+        linear(&mut pieces, &format!("{name}.mlp.fc1"), &block.mlp.up);
+        linear(&mut pieces, &format!("{name}.mlp.fc2"), &block.mlp.down);
+    }
+    norm(&mut pieces, "encoder.layernorm", &encoder.stack.norm);
+    pieces
+}
+
+/// `<name>.weight` and, where there is one, `<name>.bias`.
+pub(super) fn linear(pieces: &mut Vec<Piece>, name: &str, linear: &Linear) {
+    pieces.push(Piece::whole(format!("{name}.weight"), &linear.weight));
+    pieces.extend(linear.bias.as_ref().map(|bias| Piece::whole(format!("{name}.bias"), bias)));
+}
+
+/// `<name>.weight` and, of a layer norm, `<name>.bias`.
+pub(super) fn norm(pieces: &mut Vec<Piece>, name: &str, norm: &Norm) {
+    match norm {
+        Norm::Rms { weight, .. } => pieces.push(Piece::whole(format!("{name}.weight"), weight)),
+        Norm::Layer { weight, bias, .. } => {
+            pieces.push(Piece::whole(format!("{name}.weight"), weight));
+            pieces.push(Piece::whole(format!("{name}.bias"), bias));
+        }
+    }
+}

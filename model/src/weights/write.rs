@@ -1,0 +1,58 @@
+//! Writing safetensors straight from the flat buffers, without a copy.
+
+use std::borrow::Cow;
+use std::path::Path;
+
+use safetensors::Dtype;
+use safetensors::tensor::View;
+
+use super::Piece;
+use crate::{ModelError, Parameters, VlJepa};
+
+/// A piece as `safetensors` wants to see it.
+struct Borrowed<'a> {
+    shape: &'a [usize],
+    values: &'a [f32],
+}
+
+impl View for Borrowed<'_> {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(bytemuck::cast_slice(self.values))
+    }
+
+    fn data_len(&self) -> usize {
+        size_of_val(self.values)
+    }
+}
+
+/// Writes `pieces` to `path`.
+pub(super) fn write(
+    model: &VlJepa,
+    parameters: &Parameters,
+    pieces: &[Piece],
+    path: &Path,
+) -> Result<(), ModelError> {
+    let file = |source| ModelError::File { path: path.to_owned(), source };
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(file)?;
+    }
+    let mut tensors = Vec::with_capacity(pieces.len());
+    for piece in pieces {
+        let values = parameters.view(model.layout(), piece.parameter);
+        let values = values.part(piece.start, &[piece.elements()]);
+        let values = values.host_f32("weights::export", "parameter")?;
+        tensors.push((piece.name.as_str(), Borrowed { shape: &piece.shape, values }));
+    }
+    safetensors::serialize_to_file(tensors, None, path).map_err(|error| match error {
+        safetensors::SafeTensorError::IoError(source) => file(source),
+        other => ModelError::Format { path: path.to_owned(), reason: other.to_string() },
+    })
+}

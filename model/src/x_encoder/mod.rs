@@ -1,0 +1,259 @@
+//! The X-encoder: V-JEPA 2's vision transformer, from frames to visual tokens.
+//!
+//! Source: facebookresearch/vjepa2 `src/models/vision_transformer.py`; `facebook/vjepa2-vitl-fpc64-256` for the sizes.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use vljepa_kernels::attention::Mask;
+use vljepa_kernels::gelu::Gelu;
+use vljepa_kernels::patch_embed::{self, Normalisation};
+use vljepa_kernels::rope::{Heads, Table};
+use vljepa_kernels::{Device, KernelError, Lengths, Result, Tensor, View, Write, copy};
+use vljepa_recipes::schema;
+
+use crate::layers::{
+    Activation, Attention, Block, Linear, Mlp, Norm, Sequence, Stack, StackSaved, initial_std,
+};
+use crate::{Context, Gradients, Group, LayoutBuilder, ModelError, Parameters};
+
+/// Colours of a pixel.
+const CHANNELS: usize = 3;
+
+/// Mean and deviation of `ImageNet`'s pixels, which V-JEPA 2 was trained with.
+const NORMALISATION: Normalisation =
+    Normalisation { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] };
+
+/// The vision transformer.
+#[derive(Debug)]
+pub struct XEncoder {
+    /// Pixels of a tubelet's patch, (d, 3·tubelet·patch·patch).
+    pub patch: Linear,
+    /// Blocks and final norm.
+    pub stack: Stack,
+    /// Whether it is trained.
+    pub trainable: bool,
+    patch_size: usize,
+    tubelet_size: usize,
+    head_dim: usize,
+    theta: f64,
+    device: Device,
+    tables: Mutex<BTreeMap<[usize; 3], Arc<Table>>>,
+}
+
+/// Visual tokens of a batch of clips.
+#[derive(Debug)]
+pub struct Visual {
+    /// f32 (b·N, d). Shared, because the predictor's backward pass reads it as well.
+    pub tokens: Arc<Tensor>,
+    /// Clips, b.
+    pub rows: usize,
+    /// Tokens of a clip, N.
+    pub tokens_per_row: usize,
+    /// What [`XEncoder::backward`] needs; none when frozen or told to keep nothing.
+    pub saved: Option<XEncoderSaved>,
+}
+
+/// What [`XEncoder::backward`] needs.
+#[derive(Debug)]
+pub struct XEncoderSaved {
+    patches: Tensor,
+    sequence: Sequence,
+    stack: StackSaved,
+}
+
+impl XEncoder {
+    /// Registers the encoder's parameters under `name`.
+    #[must_use]
+    pub fn new(
+        layout: &mut LayoutBuilder,
+        name: &str,
+        recipe: &schema::XEncoder,
+        device: Device,
+    ) -> Self {
+        layout.scope(Group::XEncoder, recipe.trainable);
+        let (d, std) = (recipe.hidden_size, initial_std(recipe.hidden_size, 1024));
+        let norm = Norm::layer(layout, &format!("{name}.norm"), d, recipe.layer_norm_eps);
+        let block = |i| vit_block(layout, &format!("{name}.layers.{i}"), i, recipe);
+        let mut blocks: Vec<_> = (0..recipe.num_layers).rev().map(block).collect();
+        blocks.reverse();
+        let pixels = CHANNELS * recipe.tubelet_size * recipe.patch_size * recipe.patch_size;
+        let patch = Linear::new(layout, &format!("{name}.patch_embed"), [d, pixels], true, std);
+        Self {
+            patch,
+            stack: Stack { blocks, norm },
+            trainable: recipe.trainable,
+            patch_size: recipe.patch_size,
+            tubelet_size: recipe.tubelet_size,
+            head_dim: d / recipe.num_heads,
+            theta: recipe.rope_theta,
+            device,
+            tables: Mutex::new(BTreeMap::new()),
+        }
+    }
+
+    /// Visual tokens of `frames` (b, T, H, W, 3): u8 pixels, or f32 already normalised.
+    ///
+    /// Clips shorter than a tubelet are repeated to one (as V-JEPA 2 does with single images). A frozen encoder keeps nothing.
+    ///
+    /// # Errors
+    /// When T is no multiple of the tubelet or H, W none of the patch, or memory is short.
+    pub fn forward(
+        &self,
+        cx: Context<'_>,
+        parameters: &Parameters,
+        frames: View<'_>,
+        keep: bool,
+    ) -> Result<Visual, ModelError> {
+        let keep = keep && self.trainable;
+        let patches = self.patches(cx, frames)?;
+        let (x, sequence) = self.embed(cx, parameters, frames, &patches)?;
+        let rows = sequence.lengths.rows();
+        let patches = keep.then_some(patches);
+        let (tokens, stack) = self.stack.forward(cx, parameters, x, &sequence, keep)?;
+        let saved = patches
+            .zip(stack)
+            .map(|(patches, stack)| XEncoderSaved { patches, sequence, stack });
+        let tokens_per_row = tokens.shape()[0].checked_div(rows).unwrap_or(0);
+        Ok(Visual { tokens: Arc::new(tokens), rows, tokens_per_row, saved })
+    }
+
+    /// Adds to the gradients of all weights, for the gradient of the tokens, `d_tokens` (b·N, d).
+    ///
+    /// # Errors
+    /// When the forward pass kept nothing, shapes disagree, or memory is short.
+    pub fn backward(
+        &self,
+        cx: Context<'_>,
+        parameters: &Parameters,
+        saved: Option<XEncoderSaved>,
+        d_tokens: View<'_>,
+        gradients: &mut Gradients,
+    ) -> Result<(), ModelError> {
+        let saved = saved.ok_or(ModelError::NothingSaved { part: "x_encoder" })?;
+        let XEncoderSaved { patches, sequence, stack } = saved;
+        let d = self.stack.backward(cx, parameters, stack, d_tokens, &sequence, gradients)?;
+        Ok(self.patch.backward_weight(cx, patches.view(), d.view(), gradients)?)
+    }
+
+    /// Embedded patches (b·N, d) of `frames`, before the first block, and where they stand.
+    ///
+    /// # Errors
+    /// As [`Self::forward`].
+    pub fn embed(
+        &self,
+        cx: Context<'_>,
+        parameters: &Parameters,
+        frames: View<'_>,
+        patches: &Tensor,
+    ) -> Result<(Tensor, Sequence)> {
+        let [b, t, h, w] = [0, 1, 2, 3].map(|i| frames.shape()[i]);
+        let grid = [
+            t.max(self.tubelet_size) / self.tubelet_size,
+            h / self.patch_size,
+            w / self.patch_size,
+        ];
+        let mut x = cx.take(&[patches.shape()[0], self.patch.outputs()])?;
+        self.patch.forward(cx, parameters, patches.view(), Write::Set, x.view_mut())?;
+        let lengths = Lengths::uniform(self.device, b, grid.iter().product());
+        Ok((x, Sequence::new(self.device, lengths, vec![self.table(grid)])))
+    }
+
+    /// The pixels of each patch, normalised: (b·N, 3·tubelet·patch·patch).
+    ///
+    /// # Errors
+    /// As [`Self::forward`].
+    pub fn patches(&self, cx: Context<'_>, frames: View<'_>) -> Result<Tensor> {
+        let &[b, t, h, w, channels] = frames.shape() else {
+            return Err(bad_frames(frames.shape()));
+        };
+        if t == 0 || channels != CHANNELS {
+            return Err(bad_frames(frames.shape()));
+        }
+        let repeated;
+        let frames = if t < self.tubelet_size {
+            repeated = self.repeated(cx, frames)?;
+            repeated.view()
+        } else {
+            frames
+        };
+        let per_clip = frames.shape()[1] / self.tubelet_size
+            * (h / self.patch_size)
+            * (w / self.patch_size);
+        let mut patches = cx.take(&[b * per_clip, self.patch.inputs()])?;
+        patch_embed::unfold(
+            cx.stream,
+            frames,
+            NORMALISATION,
+            self.tubelet_size,
+            self.patch_size,
+            patches.view_mut(),
+        )?;
+        Ok(patches)
+    }
+
+    /// Clips filled up to a tubelet with their last frame.
+    fn repeated(&self, cx: Context<'_>, frames: View<'_>) -> Result<Tensor> {
+        let &[b, t, h, w, channels] = frames.shape() else {
+            return Err(bad_frames(frames.shape()));
+        };
+        let (tubelet, frame) = (self.tubelet_size, h * w * channels);
+        let mut out = cx.arena.take(frames.dtype(), &[b, tubelet, h, w, channels])?;
+        for clip in 0..b {
+            for i in 0..tubelet {
+                let from = frames.part((clip * t + i.min(t - 1)) * frame, &[frame]);
+                let to = out.view_mut().part((clip * tubelet + i) * frame, &[frame]);
+                copy::copy(cx.stream, from, to)?;
+            }
+        }
+        Ok(out)
+    }
+
+    fn table(&self, grid: [usize; 3]) -> Arc<Table> {
+        let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        let table = tables.entry(grid).or_insert_with(|| {
+            Arc::new(Table::axial_tiled(self.device, self.head_dim, grid, self.theta))
+        });
+        Arc::clone(table)
+    }
+}
+
+fn bad_frames(found: &[usize]) -> KernelError {
+    KernelError::Shape {
+        operation: "x_encoder::forward",
+        what: "frames",
+        found: format!("{found:?}"),
+        needed: "(b, T > 0, H, W, 3)".to_owned(),
+    }
+}
+
+/// A block of the vision transformer. The two maps back into the stream start smaller by √(2·(i + 1)) in block i, so that the
+/// stream of a deep model does not grow (`_rescale_blocks` of facebookresearch/vjepa2).
+fn vit_block(layout: &mut LayoutBuilder, name: &str, i: usize, recipe: &schema::XEncoder) -> Block {
+    let (d, f) = (recipe.hidden_size, recipe.intermediate_size);
+    let std = initial_std(d, 1024);
+    let into_stream = std / f32::from(u16::try_from(2 * (i + 1)).unwrap_or(u16::MAX)).sqrt();
+    let heads =
+        Heads { query: recipe.num_heads, key_value: recipe.num_heads, dim: d / recipe.num_heads };
+    let mut linear = |which: &str, shape, std| {
+        Linear::new(layout, &format!("{name}.{which}"), shape, true, std)
+    };
+    let down = linear("mlp.fc2", [d, f], into_stream);
+    let up = linear("mlp.fc1", [f, d], std);
+    let output = linear("attention.output", [d, d], into_stream);
+    let qkv = linear("attention.qkv", [3 * d, d], std);
+    let mut norm =
+        |which: &str| Norm::layer(layout, &format!("{name}.{which}"), d, recipe.layer_norm_eps);
+    let (mlp_norm, attention_norm) = (norm("mlp_norm"), norm("attention_norm"));
+    let scale = f32::from(u16::try_from(heads.dim).unwrap_or(u16::MAX)).sqrt().recip();
+    let attention =
+        Attention { qkv, output, heads, norms: None, mask: Mask::Full, scale, table: 0 };
+    Block {
+        attention_norm,
+        attention,
+        post_attention_norm: None,
+        mlp_norm,
+        mlp: Mlp { up, down, activation: Activation::Plain(Gelu::Erf) },
+        post_mlp_norm: None,
+    }
+}

@@ -1,0 +1,122 @@
+//! The Y-encoder: a target text to its embedding.
+//!
+//! `EmbeddingGemma`'s transformer, mean over the tokens, the published Dense layers where the recipe wants them, and a linear map to
+//! the shared embedding (VL-JEPA §3.1). Frozen, only the map is trained; and with a loss that has no negatives not even the map:
+//! a trained map alone would reach loss zero by mapping every text to one point, while a fixed random one keeps distances.
+
+use vljepa_kernels::{DType, Device, Lengths, Packed, Result, Tensor, View, copy};
+use vljepa_recipes::schema;
+
+use crate::layers::{Embedded, Head, HeadSaved, Linear, Sequence, StackSaved, TextModel, fan_in_std};
+use crate::{Context, Gradients, Group, LayoutBuilder, ModelError, Parameters};
+
+/// The Y-encoder.
+#[derive(Debug)]
+pub struct YEncoder {
+    /// Token embeddings and Gemma layers.
+    pub text: TextModel,
+    /// Mean, Dense layers, map to the shared embedding.
+    pub head: Head,
+    /// Whether the text model is trained.
+    pub trainable: bool,
+}
+
+/// What [`YEncoder::backward`] needs.
+#[derive(Debug)]
+pub struct YEncoderSaved {
+    /// i32 (n) and the stack's state; none when frozen.
+    text: Option<(Tensor, StackSaved)>,
+    sequence: Sequence,
+    head: HeadSaved,
+}
+
+impl YEncoder {
+    /// Registers the encoder's parameters under `name`, and its projection, which is trained unless `project` is false.
+    #[must_use]
+    pub fn new(
+        layout: &mut LayoutBuilder,
+        name: &str,
+        model: &schema::Model,
+        kind: schema::LossKind,
+        device: Device,
+    ) -> Self {
+        let recipe = &model.y_encoder;
+        let d = recipe.hidden_size;
+        let negatives = kind == schema::LossKind::InfoNce;
+        layout.scope(Group::Projections, recipe.trainable || negatives);
+        let std = fan_in_std(d);
+        let shape = [model.embed_dim, d];
+        let projection =
+            Linear::new(layout, "projections.y_head", shape, model.projection_bias, std);
+        let mut maps = Vec::new();
+        if recipe.dense_heads {
+            layout.scope(Group::YEncoder, recipe.trainable);
+            let wide = recipe.dense_hidden_size;
+            let mut dense = |which: &str, shape: [usize; 2]| {
+                Linear::new(layout, &format!("{name}.{which}"), shape, false, fan_in_std(shape[1]))
+            };
+            let last = dense("dense_3", [d, wide]);
+            maps.extend([dense("dense_2", [wide, d]), last]);
+        }
+        maps.push(projection);
+        let text = TextModel::gemma(layout, name, Group::YEncoder, recipe, device);
+        let normalise = crate::loss::normalises(kind);
+        Self { text, head: Head { maps, normalise }, trainable: recipe.trainable }
+    }
+
+    /// The embedding (b, e) of each target text.
+    ///
+    /// # Errors
+    /// When a text is empty, an id is not in the vocabulary, or memory is short.
+    pub fn forward(
+        &self,
+        cx: Context<'_>,
+        parameters: &Parameters,
+        target: &Packed,
+        keep: bool,
+    ) -> Result<Embedded<YEncoderSaved>, ModelError> {
+        let deep = keep && self.trainable;
+        let lengths =
+            Lengths::new(cx.arena.device(), target.lengths.host().to_vec());
+        let sequence = self.text.sequence(lengths);
+        let x = self.text.embed(cx, parameters, target.ids())?;
+        let (hidden, stack) = self.text.stack.forward(cx, parameters, x, &sequence, deep)?;
+        let (embedding, head) =
+            self.head.forward(cx, parameters, hidden.view(), &sequence.lengths, keep)?;
+        drop(hidden);
+        let text = match stack {
+            None => None,
+            Some(stack) => {
+                let mut ids = cx.arena.take(DType::I32, target.ids().shape())?;
+                copy::copy(cx.stream, target.ids(), ids.view_mut())?;
+                Some((ids, stack))
+            }
+        };
+        let saved = head.map(|head| YEncoderSaved { text, sequence, head });
+        Ok(Embedded { embedding, saved })
+    }
+
+    /// Adds to the gradients of all trained weights, for the gradient of the embedding (b, e).
+    ///
+    /// # Errors
+    /// When the forward pass kept nothing, shapes disagree, or memory is short.
+    pub fn backward(
+        &self,
+        cx: Context<'_>,
+        parameters: &Parameters,
+        saved: Option<YEncoderSaved>,
+        d_embedding: View<'_>,
+        gradients: &mut Gradients,
+    ) -> Result<(), ModelError> {
+        let YEncoderSaved { text, sequence, head } =
+            saved.ok_or(ModelError::NothingSaved { part: "y_encoder" })?;
+        let lengths = &sequence.lengths;
+        let below = text.is_some();
+        let d_hidden =
+            self.head.backward(cx, parameters, head, d_embedding, lengths, below, gradients)?;
+        let (Some((ids, stack)), Some(d_hidden)) = (text, d_hidden) else { return Ok(()) };
+        let d_out = d_hidden.view();
+        let d = self.text.stack.backward(cx, parameters, stack, d_out, &sequence, gradients)?;
+        Ok(self.text.embed_backward(cx, ids.view(), d.view(), gradients)?)
+    }
+}
