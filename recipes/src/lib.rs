@@ -1,6 +1,18 @@
 //! What a run is: YAML, typed schema, run directory. Never touches a GPU, a network or Slurm.
 
+pub mod check;
 pub mod clock;
+pub mod cost;
+mod load;
+pub mod protocol;
+mod read;
+pub mod run_directory;
 pub mod schema;
+pub mod shard_names;
+mod suggest;
+mod tree;
 
+pub use check::{Problem, check_files};
+pub use load::{LoadError, Loaded, Mistake, load, load_resolved};
+pub use run_directory::{RunDirectory, RunDirectoryError};
 pub use schema::Recipe;

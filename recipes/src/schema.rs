@@ -15,7 +15,7 @@ pub use data::{
 };
 pub use evaluation::{Candidates, Control, Evaluation, Task, TaskKind};
 pub use model::{
-    Attention, Llama3Scaling, Loss, LossKind, Model, Predictor, Temperature, XEncoder, YEncoder,
+    Attention, Initialisation, Llama3Scaling, Loss, LossKind, Model, Predictor, Temperature, XEncoder, YEncoder,
 };
 pub use training::{
     Checkpoints, LearningRate, Logging, Mixing, NonFinite, Optimizer, Schedule, Stage,

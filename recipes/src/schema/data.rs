@@ -1,7 +1,6 @@
 //! Keys under `data`.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +19,10 @@ pub struct Data {
     /// Batches prepared ahead of the step, per rank: 4.
     #[serde(default = "defaults::prefetch")]
     pub prefetch_batches: usize,
+    /// Decoded samples kept in memory, MiB per rank, so that a small set is decoded once: 0 keeps none. Order and pixels are the
+    /// same with and without.
+    #[serde(default)]
+    pub cache_mib: usize,
     /// Samples that are shuffled together behind the shuffle of shards: 4,096 (webdataset's customary buffer).
     #[serde(default = "defaults::window")]
     pub shuffle_window: usize,
@@ -96,7 +99,7 @@ pub enum TextSource {
 }
 
 /// What happens to samples that cannot be read or decoded. Each is counted and named in the log; its place in the batch is taken by
-/// the next sample of the same source's order, on whatever rank.
+/// another sample of the same source, chosen by a pure function of (seed, stage, index, attempt), the same on every rank.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct BadSamples {

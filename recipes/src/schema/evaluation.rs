@@ -1,8 +1,10 @@
 //! Keys under `evaluation`.
 
+use std::fmt;
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{self, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// Scores measured during and after the run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -18,8 +20,7 @@ pub struct Evaluation {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Task {
-    /// The metric's name in `scores.json`; retrieval appends `_r1`, `_r5`, `_r10`; classification appends `_top1` (and `_top5`
-    /// from five classes on).
+    /// What metrics in `scores.json` are named after: see [`Task::metrics`].
     pub name: String,
     /// How it is measured.
     pub kind: TaskKind,
@@ -37,6 +38,32 @@ pub struct Task {
     /// Change made to the samples so that the score must fall or flip.
     #[serde(default)]
     pub control: Control,
+}
+
+impl Task {
+    /// Names in `scores.json`. Retrieval appends `_r1`, `_r5` and `_r10`; classification appends `_top1` and, for five labels or more,
+    /// `_top5`; classification with `expect`, question answering and triplets are the name itself.
+    #[must_use]
+    pub fn metrics(&self) -> Vec<String> {
+        let suffixes: &[&str] = match &self.kind {
+            TaskKind::Classification { expect: Some(_), .. }
+            | TaskKind::QuestionAnswering { .. }
+            | TaskKind::Triplets => &[""],
+            TaskKind::Classification { expect: None, .. } => &["_top1", "_top5"],
+            TaskKind::Retrieval => &["_r1", "_r5", "_r10"],
+        };
+        suffixes.iter().map(|suffix| format!("{}{suffix}", self.name)).collect()
+    }
+
+    /// Whether its samples come with a text for the predictor.
+    #[must_use]
+    pub fn has_query(&self) -> bool {
+        match self.kind {
+            TaskKind::QuestionAnswering { .. } => true,
+            TaskKind::Classification { .. } | TaskKind::Retrieval => !self.query.is_empty(),
+            TaskKind::Triplets => false,
+        }
+    }
 }
 
 /// How a score is measured.
@@ -69,13 +96,42 @@ pub enum TaskKind {
 }
 
 /// Labels and the texts that stand for them: a text embedding is the normalised mean of its texts' embeddings.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Candidates {
     /// Each label is its own text.
     Labels(Vec<String>),
     /// A JSON file: a list of labels, or a map from label to its texts.
     File(PathBuf),
+}
+
+/// By hand, because serde's untagged enums report neither place nor reason.
+impl<'de> Deserialize<'de> for Candidates {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(CandidatesVisitor)
+    }
+}
+
+struct CandidatesVisitor;
+
+impl<'de> Visitor<'de> for CandidatesVisitor {
+    type Value = Candidates;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of labels or the path of a JSON file")
+    }
+
+    fn visit_str<E: de::Error>(self, path: &str) -> Result<Candidates, E> {
+        Ok(Candidates::File(PathBuf::from(path)))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Candidates, A::Error> {
+        let mut labels = Vec::new();
+        while let Some(label) = list.next_element()? {
+            labels.push(label);
+        }
+        Ok(Candidates::Labels(labels))
+    }
 }
 
 /// Change made to the samples so that the score must fall or flip.

@@ -21,6 +21,8 @@ pub struct Model {
     /// Whether the projections (vision, predictor head, Y head) have biases. Unstated: true, as `nn.Linear`'s default; the
     /// parameter counts of the paper are met with it.
     pub projection_bias: bool,
+    /// Weights that no file brings.
+    pub initialisation: Initialisation,
 }
 
 impl Default for Model {
@@ -32,8 +34,21 @@ impl Default for Model {
             y_encoder: YEncoder::default(),
             embed_dim: 1536,
             projection_bias: true,
+            initialisation: Initialisation::Normal,
         }
     }
+}
+
+/// How weights start that no file brings. Norms start as the identity and biases at zero in either.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Initialisation {
+    /// Normal(0, 0.02) everywhere (`initializer_range` of Llama, Gemma and V-JEPA 2).
+    #[default]
+    Normal,
+    /// Normal(0, 1/√fan_in) for matrices; queries' token embeddings Normal(0, 1), targets' Normal(0, 1/√width) because the
+    /// Y-encoder multiplies them by √width. Small models trained from scratch learn far faster from it.
+    FanIn,
 }
 
 /// V-JEPA 2's encoder. The defaults are ViT-L/16 (`facebook/vjepa2-vitl-fpc64-256`).

@@ -1,0 +1,112 @@
+//! Rules of `cluster`.
+
+use super::Problems;
+use crate::schema::{Recipe, Scheduler, Slurm};
+
+pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
+    let cluster = &recipe.cluster;
+    let counts = [("nodes", cluster.nodes), ("ranks_per_node", cluster.ranks_per_node)];
+    found.positive("cluster", &counts);
+    if cluster.nodes.checked_mul(cluster.ranks_per_node).is_none_or(|ranks| ranks > 1 << 20) {
+        let what = format!("{} nodes × {} ranks", cluster.nodes, cluster.ranks_per_node);
+        found.add("cluster.nodes", what, "take at most a million ranks");
+    }
+    if cluster.start_timeout_s == 0 {
+        found.add("cluster.start_timeout_s", "is 0", "give it at least 1; the default is 600");
+    }
+    match cluster.scheduler {
+        Scheduler::Local => {
+            if cluster.nodes > 1 {
+                let what = format!("this machine is one node, not {}", cluster.nodes);
+                let help = "write `scheduler: slurm`, or `nodes: 1` with more `ranks_per_node`";
+                found.add("cluster.nodes", what, help);
+            }
+            if cluster.restart.spare_nodes > 0 {
+                let help = "write `scheduler: slurm`, or remove it";
+                found.add("cluster.restart.spare_nodes", "this machine has no other nodes", help);
+            }
+        }
+        Scheduler::Slurm => check_slurm(&cluster.slurm, found),
+    }
+}
+
+fn check_slurm(slurm: &Slurm, found: &mut Problems) {
+    for (key, value) in [
+        ("partition", &slurm.partition),
+        ("account", &slurm.account),
+        ("qos", &slurm.qos),
+    ] {
+        if value.contains(char::is_whitespace) {
+            found.add(format!("cluster.slurm.{key}"), format!("`{value}` has spaces"), "remove them");
+        }
+    }
+    match time_limit_s(&slurm.time_limit) {
+        None if slurm.time_limit.is_empty() => {}
+        None => {
+            let what = format!("`{}` is not a time of Slurm's", slurm.time_limit);
+            let help = "write days-hours:minutes:seconds (`2-00:00:00`) or hours:minutes:seconds (`48:00:00`)";
+            found.add("cluster.slurm.time_limit", what, help);
+        }
+        Some(limit_s) if limit_s <= slurm.signal_ahead_s => {
+            let what = format!("{} s ahead of a limit of {limit_s} s", slurm.signal_ahead_s);
+            let help = "the run would save itself at once: lengthen time_limit or shorten signal_ahead_s";
+            found.add("cluster.slurm.signal_ahead_s", what, help);
+        }
+        Some(_) => {}
+    }
+    for (index, line) in slurm.extra.iter().enumerate() {
+        if !line.starts_with('-') || line.contains('\n') {
+            let what = format!("`{line}` is not an option of sbatch");
+            found.add(format!("cluster.slurm.extra.{index}"), what, "write `--option=value`");
+        }
+    }
+}
+
+/// Seconds of Slurm's `--time`: `M`, `M:S`, `H:M:S`, `D-H`, `D-H:M` or `D-H:M:S` (sbatch's manual); none for anything else.
+fn time_limit_s(text: &str) -> Option<u64> {
+    let number = |digits: &str| {
+        let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+        if plain { digits.parse::<u64>().ok() } else { None }
+    };
+    let (days, rest) = match text.split_once('-') {
+        Some((days, rest)) => (Some(number(days)?), rest),
+        None => (None, text),
+    };
+    let parts = rest.split(':').map(number).collect::<Option<Vec<u64>>>()?;
+    let (h, m, s) = match (days, parts.as_slice()) {
+        (None, [m]) => (0, *m, 0),
+        (None, [m, s]) => (0, *m, *s),
+        (_, [h, m, s]) => (*h, *m, *s),
+        (Some(_), [h]) => (*h, 0, 0),
+        (Some(_), [h, m]) => (*h, *m, 0),
+        _ => return None,
+    };
+    let day_s = days.unwrap_or(0).checked_mul(86_400)?;
+    let rest_s = h.checked_mul(3600)?.checked_add(m.checked_mul(60)?)?.checked_add(s)?;
+    day_s.checked_add(rest_s)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::time_limit_s;
+
+    #[test]
+    fn slurm_times_are_read_as_sbatch_reads_them() {
+        for (text, seconds) in [
+            ("90", Some(5400)),
+            ("90:30", Some(5430)),
+            ("48:00:00", Some(172_800)),
+            ("2-00", Some(172_800)),
+            ("2-00:30", Some(174_600)),
+            ("2-00:00:01", Some(172_801)),
+            ("2d", None),
+            ("2 days", None),
+            ("1:2:3:4", None),
+            ("-1", None),
+            ("", None),
+            ("99999999999999999999", None),
+        ] {
+            assert_eq!(time_limit_s(text), seconds, "{text}");
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Rules of `data`.
+
+use super::Problems;
+use crate::schema::{Recipe, Source, TextSource};
+
+pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
+    let data = &recipe.data;
+    if data.sources.is_empty() {
+        let help = "add one: `name: {shards: …, visual: video, targets: [{from: caption}]}`";
+        found.add("data.sources", "there is none", help);
+    }
+    for (name, source) in &data.sources {
+        super::name(found, &format!("data.sources.{name}"), name);
+        check_source(recipe, name, source, found);
+    }
+    let window = [("prefetch_batches", data.prefetch_batches), ("shuffle_window", data.shuffle_window)];
+    found.positive("data", &window);
+    if !(0.0..=1.0).contains(&data.bad_samples.max_fraction) {
+        let what = format!("{} is no share", data.bad_samples.max_fraction);
+        found.add("data.bad_samples.max_fraction", what, "give it a number from 0 to 1");
+    }
+    tokenizers(recipe, found);
+}
+
+fn check_source(recipe: &Recipe, name: &str, source: &Source, found: &mut Problems) {
+    let key = format!("data.sources.{name}");
+    shards(found, &format!("{key}.shards"), &source.shards);
+    if let Some(frames) = source.frames {
+        check_frames(recipe, &format!("{key}.frames"), frames, found);
+    }
+    if source.targets.is_empty() {
+        let help = "add one: `- {from: caption}`";
+        found.add(format!("{key}.targets"), "no rule says which text is the target", help);
+    } else if source.targets.iter().all(|rule| rule.weight == 0) {
+        let help = "give one of them a weight above 0";
+        found.add(format!("{key}.targets"), "all weights are 0", help);
+    }
+    for (index, rule) in source.targets.iter().enumerate() {
+        let key = format!("{key}.targets.{index}");
+        match rule.from {
+            TextSource::Caption if rule.kind.is_some() => {
+                let help = "remove `kind`, or write `from: questions`";
+                found.add(format!("{key}.kind"), "captions have no kind", help);
+            }
+            TextSource::Questions if !rule.query.is_empty() => {
+                let help = "remove `query`, or write `from: caption`";
+                found.add(format!("{key}.query"), "questions bring their own query", help);
+            }
+            TextSource::Caption | TextSource::Questions => {}
+        }
+    }
+}
+
+/// Clips are cut into tubelets.
+pub(super) fn check_frames(recipe: &Recipe, key: &str, frames: usize, found: &mut Problems) {
+    let tubelet = recipe.model.x_encoder.tubelet_size;
+    if frames == 0 {
+        found.add(key, "is 0", "give it at least one tubelet's frames");
+    } else if tubelet > 0 && !frames.is_multiple_of(tubelet) {
+        let what = format!("{frames} frames do not divide into tubelets of {tubelet}");
+        let more = frames.next_multiple_of(tubelet);
+        let help = format!("take a multiple of model.x_encoder.tubelet_size, such as {more}");
+        found.add(key, what, help);
+    }
+}
+
+/// A path to shards that can be meant.
+pub(super) fn shards(found: &mut Problems, key: &str, shards: &str) {
+    let shards = shards.trim();
+    if shards.is_empty() {
+        found.add(key, "is empty", "name a folder, a tar, or a range such as `clips-{000000..000127}.tar`");
+    } else if let Some((scheme, _)) = shards.split_once("://") {
+        let what = format!("`{scheme}://` cannot be read");
+        found.add(key, what, "shards are files: name a folder, a tar or a range of tars");
+    } else if let Err(why) = crate::shard_names::expand(shards) {
+        found.add(key, why, "a range is `clips-{000000..000127}.tar`");
+    }
+}
+
+fn tokenizers(recipe: &Recipe, found: &mut Problems) {
+    let model = &recipe.model;
+    if model.y_encoder.tokenizer.is_none() {
+        let help = "name the `tokenizer.json` of the targets";
+        found.add("model.y_encoder.tokenizer", "is not set, and every sample has a target text", help);
+    }
+    if model.predictor.tokenizer.is_some() {
+        return;
+    }
+    let source = recipe.data.sources.iter().find(|(_, source)| {
+        let asks = |rule: &crate::schema::TargetRule| match rule.from {
+            TextSource::Caption => !rule.query.is_empty(),
+            TextSource::Questions => true,
+        };
+        source.targets.iter().any(asks)
+    });
+    let task = || recipe.evaluation.tasks.iter().find(|task| task.has_query());
+    let who = match source {
+        Some((name, _)) => Some(format!("data.sources.{name}")),
+        None => task().map(|task| format!("the evaluation task {}", task.name)),
+    };
+    if let Some(who) = who {
+        let what = format!("is not set, and {who} has queries");
+        found.add("model.predictor.tokenizer", what, "name the `tokenizer.json` of the queries");
+    }
+}

@@ -1,0 +1,100 @@
+//! Rules of `evaluation`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::Problems;
+use crate::schema::{Candidates, Control, Recipe, Task, TaskKind};
+
+pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
+    let mut metrics: BTreeMap<String, usize> = BTreeMap::new();
+    for (index, task) in recipe.evaluation.tasks.iter().enumerate() {
+        let key = format!("evaluation.tasks.{index}");
+        super::name(found, &format!("{key}.name"), &task.name);
+        for metric in task.metrics() {
+            if let Some(earlier) = metrics.insert(metric.clone(), index) {
+                let what = format!("writes {metric}, which task {earlier} writes too");
+                found.add(format!("{key}.name"), what, "give each task a name of its own");
+                break;
+            }
+        }
+        check_task(recipe, task, &key, found);
+        check_kind(task, &key, found);
+    }
+}
+
+fn check_task(recipe: &Recipe, task: &Task, key: &str, found: &mut Problems) {
+    if let Some(frames) = task.frames {
+        super::data::check_frames(recipe, &format!("{key}.frames"), frames, found);
+    }
+    if task.limit == Some(0) {
+        found.add(format!("{key}.limit"), "is 0", "give it at least 1, or remove it to take all");
+    }
+    if task.kind != TaskKind::Triplets {
+        super::data::shards(found, &format!("{key}.shards"), &task.shards);
+        return;
+    }
+    json(found, &format!("{key}.shards"), Path::new(&task.shards));
+    if task.frames.is_some() {
+        found.add(format!("{key}.frames"), "triplets have no visuals", "remove it");
+    }
+    match task.control {
+        Control::None | Control::Collapsed => {}
+        Control::SingleFrame | Control::Reversed => {
+            found.add(format!("{key}.control"), "triplets have no visuals", "remove it");
+        }
+    }
+}
+
+fn check_kind(task: &Task, key: &str, found: &mut Problems) {
+    let no_query = |found: &mut Problems, why: &str| {
+        if !task.query.is_empty() {
+            found.add(format!("{key}.query"), why, "remove it");
+        }
+    };
+    match &task.kind {
+        TaskKind::Classification { field, candidates, expect } => {
+            let key = format!("{key}.kind.classification");
+            if field.is_empty() {
+                let help = "name the field of the samples' json that holds the label";
+                found.add(format!("{key}.field"), "is empty", help);
+            }
+            check_candidates(candidates, &format!("{key}.candidates"), found);
+            if let Some(path) = expect {
+                json(found, &format!("{key}.expect"), path);
+            }
+        }
+        TaskKind::Retrieval => {}
+        TaskKind::QuestionAnswering { candidates, .. } => {
+            no_query(found, "the samples bring their questions");
+            let key = format!("{key}.kind.question_answering.candidates");
+            check_candidates(candidates, &key, found);
+        }
+        TaskKind::Triplets => no_query(found, "triplets have no visuals to ask about"),
+    }
+}
+
+fn check_candidates(candidates: &Candidates, key: &str, found: &mut Problems) {
+    match candidates {
+        Candidates::File(path) => json(found, key, path),
+        Candidates::Labels(labels) => {
+            if labels.len() < 2 {
+                let what = format!("{} to choose from", labels.len());
+                found.add(key, what, "a choice needs at least 2");
+            }
+            for (index, label) in labels.iter().enumerate() {
+                if label.trim().is_empty() || labels[..index].contains(label) {
+                    let what = format!("`{label}` is empty or there twice");
+                    found.add(format!("{key}.{index}"), what, "list each once");
+                }
+            }
+        }
+    }
+}
+
+fn json(found: &mut Problems, key: &str, path: &Path) {
+    if path.extension().is_none_or(|extension| extension != "json") {
+        let what = format!("`{}` is not named as a JSON file", path.display());
+        found.add(key, what, "name a `.json` file; labels can also be a list: `[red, green]`");
+    }
+}

@@ -1,0 +1,93 @@
+//! Files that a recipe names and a real start needs.
+
+use std::path::Path;
+
+use super::{Problem, Problems};
+use crate::schema::{Candidates, Recipe, TaskKind};
+use crate::shard_names::{ShardNames, expand};
+
+/// Files that are named and not there. A real start calls this on the machine that will run; checking and planning do not, because
+/// they also happen elsewhere.
+#[must_use]
+pub fn check_files(recipe: &Recipe) -> Vec<Problem> {
+    let mut found = Problems::default();
+    let model = &recipe.model;
+    for (key, path) in [
+        ("model.predictor.tokenizer", &model.predictor.tokenizer),
+        ("model.y_encoder.tokenizer", &model.y_encoder.tokenizer),
+        ("model.x_encoder.weights", &model.x_encoder.weights),
+        ("model.predictor.weights", &model.predictor.weights),
+        ("model.y_encoder.weights", &model.y_encoder.weights),
+    ] {
+        if let Some(path) = path {
+            file(&mut found, key, path);
+        }
+    }
+    for (name, source) in &recipe.data.sources {
+        shards(&mut found, &format!("data.sources.{name}.shards"), &source.shards);
+    }
+    for (index, task) in recipe.evaluation.tasks.iter().enumerate() {
+        let key = format!("evaluation.tasks.{index}");
+        match &task.kind {
+            TaskKind::Triplets => file(&mut found, &format!("{key}.shards"), Path::new(&task.shards)),
+            TaskKind::Classification { candidates, expect, .. } => {
+                shards(&mut found, &format!("{key}.shards"), &task.shards);
+                let key = format!("{key}.kind.classification");
+                labels(&mut found, &format!("{key}.candidates"), candidates);
+                if let Some(path) = expect {
+                    file(&mut found, &format!("{key}.expect"), path);
+                }
+            }
+            TaskKind::QuestionAnswering { candidates, .. } => {
+                shards(&mut found, &format!("{key}.shards"), &task.shards);
+                labels(&mut found, &format!("{key}.kind.question_answering.candidates"), candidates);
+            }
+            TaskKind::Retrieval => shards(&mut found, &format!("{key}.shards"), &task.shards),
+        }
+    }
+    found.list
+}
+
+fn labels(found: &mut Problems, key: &str, candidates: &Candidates) {
+    match candidates {
+        Candidates::Labels(_) => {}
+        Candidates::File(path) => file(found, key, path),
+    }
+}
+
+fn file(found: &mut Problems, key: &str, path: &Path) {
+    if path.is_dir() {
+        found.add(key, format!("{} is a folder", path.display()), "name a file");
+    } else if !path.is_file() {
+        found.add(key, format!("there is no file {}", path.display()), advice(path));
+    }
+}
+
+fn shards(found: &mut Problems, key: &str, shards: &str) {
+    let Ok(names) = expand(shards) else { return };
+    if let ShardNames::Path(path) = &names
+        && path.is_dir()
+    {
+        let is_tar = |entry: std::fs::DirEntry| entry.path().extension().is_some_and(|e| e == "tar");
+        let any = std::fs::read_dir(path).is_ok_and(|mut entries| entries.any(|e| e.is_ok_and(is_tar)));
+        if !any {
+            found.add(key, format!("the folder {} has no tar", path.display()), advice(path));
+        }
+        return;
+    }
+    // The ends of a range: a gap inside is found when the shards are indexed, without a look at a million files here.
+    for index in [0, names.count() - 1] {
+        let path = names.path(index);
+        if !path.is_file() {
+            found.add(key, format!("there is no shard {}", path.display()), advice(&path));
+            return;
+        }
+    }
+}
+
+fn advice(path: &Path) -> String {
+    if path.starts_with("datasets/quickstart") {
+        return "make the quickstart's set first: `vljepa-shards synth datasets/quickstart`".to_owned();
+    }
+    "paths are relative to the folder the command is started in".to_owned()
+}

@@ -1,0 +1,168 @@
+//! Rules of `model`, `loss`, `device` and `precision`.
+
+use super::Problems;
+use crate::schema::{Device, LossKind, Model, Precision, Recipe};
+
+pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
+    if recipe.device == Device::Host && recipe.precision == Precision::Bf16 {
+        let help = "write `precision: f32`, or `device: cuda`";
+        found.add("precision", "the host computes in f32 only, not bf16", help);
+    }
+    sizes(&recipe.model, found);
+    visual(&recipe.model, found);
+    attention(&recipe.model, found);
+    loss(recipe, found);
+}
+
+fn sizes(model: &Model, found: &mut Problems) {
+    let Model { x_encoder: x, predictor: p, y_encoder: y, .. } = model;
+    found.positive("model", &[("image_size", model.image_size), ("embed_dim", model.embed_dim)]);
+    found.positive(
+        "model.x_encoder",
+        &[
+            ("patch_size", x.patch_size),
+            ("tubelet_size", x.tubelet_size),
+            ("hidden_size", x.hidden_size),
+            ("num_layers", x.num_layers),
+            ("num_heads", x.num_heads),
+            ("intermediate_size", x.intermediate_size),
+        ],
+    );
+    found.positive(
+        "model.predictor",
+        &[
+            ("hidden_size", p.hidden_size),
+            ("num_layers", p.num_layers),
+            ("num_heads", p.num_heads),
+            ("num_kv_heads", p.num_kv_heads),
+            ("head_dim", p.head_dim),
+            ("intermediate_size", p.intermediate_size),
+            ("vocab_size", p.vocab_size),
+            ("max_query_tokens", p.max_query_tokens),
+        ],
+    );
+    found.positive(
+        "model.y_encoder",
+        &[
+            ("hidden_size", y.hidden_size),
+            ("num_layers", y.num_layers),
+            ("num_heads", y.num_heads),
+            ("num_kv_heads", y.num_kv_heads),
+            ("head_dim", y.head_dim),
+            ("intermediate_size", y.intermediate_size),
+            ("vocab_size", y.vocab_size),
+            ("max_target_tokens", y.max_target_tokens),
+            ("full_attention_every", y.full_attention_every),
+            ("effective_window", y.effective_window),
+            ("dense_hidden_size", y.dense_hidden_size),
+        ],
+    );
+    found.above_zero(
+        "model.x_encoder",
+        &[("layer_norm_eps", x.layer_norm_eps.into()), ("rope_theta", x.rope_theta)],
+    );
+    found.above_zero(
+        "model.predictor",
+        &[("rms_norm_eps", p.rms_norm_eps.into()), ("rope_theta", p.rope_theta)],
+    );
+    found.above_zero(
+        "model.y_encoder",
+        &[
+            ("rms_norm_eps", y.rms_norm_eps.into()),
+            ("rope_theta", y.rope_theta),
+            ("rope_local_theta", y.rope_local_theta),
+            ("query_pre_attn_scalar", y.query_pre_attn_scalar),
+        ],
+    );
+}
+
+fn visual(model: &Model, found: &mut Problems) {
+    let x = &model.x_encoder;
+    let (image, patch) = (model.image_size, x.patch_size);
+    if patch > 0 && !image.is_multiple_of(patch) {
+        let what = format!("{image} pixels do not divide into patches of {patch}");
+        let help = format!("take a multiple of model.x_encoder.patch_size, such as {}", near(image, patch));
+        found.add("model.image_size", what, help);
+    }
+    let (hidden, heads) = (x.hidden_size, x.num_heads);
+    if heads == 0 || hidden == 0 {
+        return;
+    }
+    if !hidden.is_multiple_of(heads) {
+        let what = format!("{hidden} does not divide among {heads} heads");
+        let help = format!("take a multiple of num_heads, such as {}", near(hidden, heads));
+        found.add("model.x_encoder.hidden_size", what, help);
+    } else if hidden / heads < 6 || !(hidden / heads).is_multiple_of(2) {
+        let what = format!("heads of width {} cannot hold three rotary axes", hidden / heads);
+        let help = "hidden_size / num_heads must be even and at least 6";
+        found.add("model.x_encoder.num_heads", what, help);
+    }
+}
+
+/// The multiple of `step` nearest to `value`, at least one step.
+fn near(value: usize, step: usize) -> usize {
+    ((value + step / 2) / step).max(1) * step
+}
+
+fn attention(model: &Model, found: &mut Problems) {
+    let Model { predictor: p, y_encoder: y, .. } = model;
+    for (part, heads, kv_heads, head_dim) in [
+        ("model.predictor", p.num_heads, p.num_kv_heads, p.head_dim),
+        ("model.y_encoder", y.num_heads, y.num_kv_heads, y.head_dim),
+    ] {
+        if kv_heads > 0 && !heads.is_multiple_of(kv_heads) {
+            let what = format!("{heads} query heads do not divide among {kv_heads} key/value heads");
+            let help = "num_heads must be a multiple of num_kv_heads";
+            found.add(format!("{part}.num_kv_heads"), what, help);
+        }
+        if !head_dim.is_multiple_of(2) {
+            let what = format!("{head_dim} is odd, and rotary embeddings turn pairs");
+            found.add(format!("{part}.head_dim"), what, "take an even width");
+        }
+    }
+    let Some(scaling) = &p.rope_scaling else { return };
+    found.above_zero(
+        "model.predictor.rope_scaling",
+        &[
+            ("factor", scaling.factor),
+            ("low_freq_factor", scaling.low_freq_factor),
+            ("high_freq_factor", scaling.high_freq_factor),
+            ("original_max_position_embeddings", scaling.original_max_position_embeddings),
+        ],
+    );
+    if scaling.high_freq_factor <= scaling.low_freq_factor {
+        let what = format!("{} is not above low_freq_factor", scaling.high_freq_factor);
+        let help = "Llama-3.2 has low_freq_factor 1 and high_freq_factor 4";
+        found.add("model.predictor.rope_scaling.high_freq_factor", what, help);
+    }
+}
+
+fn loss(recipe: &Recipe, found: &mut Problems) {
+    let loss = &recipe.loss;
+    let temperature = &loss.temperature;
+    let start = f64::from(temperature.initial_logit_scale).exp();
+    found.above_zero("loss.temperature", &[("max_scale", temperature.max_scale.into())]);
+    if !(start.is_finite() && start <= f64::from(temperature.max_scale)) {
+        let what = format!(
+            "exp({}) = {start:.1} is above max_scale {}",
+            temperature.initial_logit_scale, temperature.max_scale
+        );
+        let help = "it is a logarithm: CLIP starts from ln(1/0.07) = 2.65926";
+        found.add("loss.temperature.initial_logit_scale", what, help);
+    }
+    match loss.kind {
+        LossKind::InfoNce => {}
+        LossKind::Cosine | LossKind::L1 | LossKind::L2 => {
+            if loss.mask_equal_targets {
+                let what = "only InfoNCE has negatives to mask";
+                let help = "remove it, or write `kind: info_nce`";
+                found.add("loss.mask_equal_targets", what, help);
+            }
+            if recipe.model.y_encoder.trainable {
+                let what = "without negatives, a trained Y-encoder collapses to one point";
+                let help = "write `model.y_encoder.trainable: false` (paper §4.7c), or `kind: info_nce`";
+                found.add("loss.kind", what, help);
+            }
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Parameters, operations and bytes of a recipe, from the schema alone.

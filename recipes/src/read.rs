@@ -1,0 +1,344 @@
+//! Reads a typed value from a [`Node`] tree: serde's other half, kept here because it can then say of every fault which key it
+//! was, where it stands, what was expected, and what the writer may have meant.
+
+use std::fmt::{self, Display};
+
+use serde::de::{
+    self, DeserializeSeed, Deserializer, EnumAccess, Expected, IntoDeserializer, MapAccess, SeqAccess,
+    Unexpected, VariantAccess, Visitor,
+};
+
+use crate::suggest::suggestion;
+use crate::tree::{Node, Place, Value, describe};
+
+/// Reads `T` from the tree.
+pub(crate) fn read<T: de::DeserializeOwned>(root: &Node) -> Result<T, Fault> {
+    T::deserialize(Reader(root)).map_err(|fault| fault.at(root.place))
+}
+
+/// What is wrong with one value.
+#[derive(Debug)]
+pub(crate) struct Fault {
+    /// Keys from the innermost outwards.
+    path: Vec<String>,
+    what: String,
+    pub(crate) label: &'static str,
+    pub(crate) help: Option<String>,
+    pub(crate) place: Option<Place>,
+}
+
+impl Fault {
+    fn new(what: String, label: &'static str, help: Option<String>) -> Self {
+        Self { path: Vec::new(), what, label, help, place: None }
+    }
+
+    /// The first place named is the innermost: it stays.
+    fn at(mut self, place: Place) -> Self {
+        self.place.get_or_insert(place);
+        self
+    }
+
+    fn under(mut self, key: impl Into<String>) -> Self {
+        self.path.push(key.into());
+        self
+    }
+}
+
+impl Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.path.is_empty() {
+            let path: Vec<&str> = self.path.iter().rev().map(String::as_str).collect();
+            write!(f, "{}: ", path.join("."))?;
+        }
+        f.write_str(&self.what)
+    }
+}
+
+impl std::error::Error for Fault {}
+
+impl de::Error for Fault {
+    fn custom<T: Display>(message: T) -> Self {
+        Self::new(message.to_string(), "here", None)
+    }
+
+    fn invalid_type(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
+        let expected = expected.to_string();
+        let what = format!("expected {}, found {}", in_words(&expected), found_in_words(&found));
+        let boolean = expected == "a boolean";
+        let help = match found {
+            Unexpected::Str(text) if boolean => as_boolean(text),
+            Unexpected::Str(text) if is_number(&expected) && text.parse::<f64>().is_ok() => {
+                Some(format!("a number has no quotes: `{text}`"))
+            }
+            Unexpected::Bool(_) | Unexpected::Unsigned(_) | Unexpected::Signed(_)
+            | Unexpected::Float(_)
+                if expected.contains("string") =>
+            {
+                Some("put it in quotes to make it a text".to_owned())
+            }
+            Unexpected::Unit => Some("give the key a value, or leave the key out".to_owned()),
+            _ => None,
+        };
+        Self::new(what, "this value", help)
+    }
+
+    fn invalid_value(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
+        let expected = expected.to_string();
+        let what = format!("expected {}, found {}", in_words(&expected), found_in_words(&found));
+        Self::new(what, "this value", None)
+    }
+
+    fn invalid_length(length: usize, expected: &dyn Expected) -> Self {
+        let what = format!("expected {}, found {length}", in_words(&expected.to_string()));
+        Self::new(what, "this list", None)
+    }
+
+    fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
+        let what = format!("`{variant}` is not one of {}", quoted(expected));
+        Self::new(what, "unknown value", suggestion(variant, expected.iter().copied()))
+    }
+
+    fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
+        let help = suggestion(field, expected.iter().copied())
+            .unwrap_or_else(|| format!("the keys here are {}", quoted(expected)));
+        Self::new(format!("unknown key `{field}`"), "unknown key", Some(help))
+    }
+
+    fn missing_field(field: &'static str) -> Self {
+        let help = format!("add `{field}: …` here; it has no default");
+        Self::new(format!("the key `{field}` is missing"), "in here", Some(help))
+    }
+
+    fn duplicate_field(field: &'static str) -> Self {
+        Self::new(format!("`{field}` is there twice"), "second time", None)
+    }
+}
+
+/// Serde's names of types, in the words of a person who writes recipes.
+fn in_words(expected: &str) -> String {
+    match expected {
+        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number, 0 or more".to_owned(),
+        "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number".to_owned(),
+        "f32" | "f64" => "a number".to_owned(),
+        "a boolean" => "`true` or `false`".to_owned(),
+        "a string" | "path string" => "a text".to_owned(),
+        "a sequence" => "a list".to_owned(),
+        "a map" => "keys and values".to_owned(),
+        other if other.starts_with("struct ") => "keys and values".to_owned(),
+        other => other.replace("an array of length", "a list of length"),
+    }
+}
+
+fn is_number(expected: &str) -> bool {
+    matches!(expected, "u8" | "u16" | "u32" | "u64" | "usize" | "f32" | "f64")
+}
+
+fn found_in_words(found: &Unexpected<'_>) -> String {
+    match found {
+        Unexpected::Bool(value) => describe(&Value::Bool(*value)),
+        Unexpected::Unsigned(value) => describe(&Value::Unsigned(*value)),
+        Unexpected::Signed(value) => describe(&Value::Signed(*value)),
+        Unexpected::Float(value) => describe(&Value::Float(*value)),
+        Unexpected::Str(value) => describe(&Value::Text((*value).to_owned())),
+        Unexpected::Unit => describe(&Value::Null),
+        Unexpected::Seq => describe(&Value::List(Vec::new())),
+        Unexpected::Map => describe(&Value::Map(Vec::new())),
+        other => other.to_string(),
+    }
+}
+
+fn as_boolean(text: &str) -> Option<String> {
+    match text.to_lowercase().as_str() {
+        "yes" | "on" | "y" | "true" => Some("write `true`".to_owned()),
+        "no" | "off" | "n" | "false" => Some("write `false`".to_owned()),
+        _ => None,
+    }
+}
+
+fn quoted(names: &[&str]) -> String {
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}
+
+/// A node as serde reads it.
+#[derive(Clone, Copy)]
+struct Reader<'a>(&'a Node);
+
+impl<'de> Reader<'de> {
+    fn any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        match &self.0.value {
+            Value::Null => visitor.visit_unit(),
+            Value::Bool(value) => visitor.visit_bool(*value),
+            Value::Unsigned(value) => visitor.visit_u64(*value),
+            Value::Signed(value) => visitor.visit_i64(*value),
+            Value::Float(value) => visitor.visit_f64(*value),
+            Value::Text(value) => visitor.visit_str(value),
+            Value::List(items) => {
+                let mut list = Items { items, next: 0 };
+                let value = visitor.visit_seq(&mut list)?;
+                if list.next < items.len() {
+                    let what = format!("expected {} values, found {}", list.next, items.len());
+                    return Err(Fault::new(what, "this list", None));
+                }
+                Ok(value)
+            }
+            Value::Map(entries) => visitor.visit_map(Entries { entries, next: 0 }),
+        }
+    }
+}
+
+impl<'de> Deserializer<'de> for Reader<'de> {
+    type Error = Fault;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        self.any(visitor).map_err(|fault| fault.at(self.0.place))
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        match &self.0.value {
+            Value::Null => visitor.visit_none(),
+            Value::Bool(_)
+            | Value::Unsigned(_)
+            | Value::Signed(_)
+            | Value::Float(_)
+            | Value::Text(_)
+            | Value::List(_)
+            | Value::Map(_) => visitor.visit_some(self),
+        }
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Fault> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        variants: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Fault> {
+        let variant = match &self.0.value {
+            Value::Text(name) => Variant { name, place: self.0.place, node: None },
+            Value::Map(entries) if entries.len() == 1 => Variant {
+                name: &entries[0].key,
+                place: entries[0].key_place,
+                node: Some(&entries[0].node),
+            },
+            other => {
+                let what = format!("expected one of {}, found {}", quoted(variants), describe(other));
+                return Err(Fault::new(what, "this value", None).at(self.0.place));
+            }
+        };
+        visitor.visit_enum(variant).map_err(|fault| fault.at(self.0.place))
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct
+        seq tuple tuple_struct map struct identifier ignored_any
+    }
+}
+
+struct Items<'a> {
+    items: &'a [Node],
+    next: usize,
+}
+
+impl<'de> SeqAccess<'de> for &mut Items<'de> {
+    type Error = Fault;
+
+    fn next_element_seed<T: DeserializeSeed<'de>>(
+        &mut self,
+        seed: T,
+    ) -> Result<Option<T::Value>, Fault> {
+        let Some(item) = self.items.get(self.next) else { return Ok(None) };
+        let index = self.next;
+        self.next += 1;
+        seed.deserialize(Reader(item))
+            .map(Some)
+            .map_err(|fault| fault.at(item.place).under(index.to_string()))
+    }
+}
+
+struct Entries<'a> {
+    entries: &'a [crate::tree::Entry],
+    next: usize,
+}
+
+impl<'de> MapAccess<'de> for Entries<'de> {
+    type Error = Fault;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Fault> {
+        let Some(entry) = self.entries.get(self.next) else { return Ok(None) };
+        let key: de::value::StrDeserializer<'_, Fault> = entry.key.as_str().into_deserializer();
+        seed.deserialize(key).map(Some).map_err(|fault| fault.at(entry.key_place))
+    }
+
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Fault> {
+        let entry = &self.entries[self.next];
+        self.next += 1;
+        seed.deserialize(Reader(&entry.node))
+            .map_err(|fault| fault.at(entry.node.place).under(entry.key.as_str()))
+    }
+}
+
+/// `name`, or `name: {…}`.
+struct Variant<'a> {
+    name: &'a str,
+    place: Place,
+    node: Option<&'a Node>,
+}
+
+impl<'de> EnumAccess<'de> for Variant<'de> {
+    type Error = Fault;
+    type Variant = Self;
+
+    fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, Self), Fault> {
+        let name: de::value::StrDeserializer<'_, Fault> = self.name.into_deserializer();
+        let value = seed.deserialize(name).map_err(|fault| fault.at(self.place))?;
+        Ok((value, self))
+    }
+}
+
+impl<'de> Variant<'de> {
+    fn content(&self, needs: &str) -> Result<Reader<'de>, Fault> {
+        let what = || format!("`{}` needs {needs}", self.name);
+        self.node.map(Reader).ok_or_else(|| Fault::new(what(), "here", None).at(self.place))
+    }
+}
+
+impl<'de> VariantAccess<'de> for Variant<'de> {
+    type Error = Fault;
+
+    fn unit_variant(self) -> Result<(), Fault> {
+        match self.node {
+            None => Ok(()),
+            Some(_) => {
+                let what = format!("`{}` takes no keys", self.name);
+                let help = format!("write `{}` alone", self.name);
+                Err(Fault::new(what, "here", Some(help)).at(self.place))
+            }
+        }
+    }
+
+    fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, Fault> {
+        let reader = self.content("a value")?;
+        seed.deserialize(reader).map_err(|fault| fault.under(self.name))
+    }
+
+    fn tuple_variant<V: Visitor<'de>>(self, _length: usize, visitor: V) -> Result<V::Value, Fault> {
+        let reader = self.content("a list")?;
+        reader.deserialize_any(visitor).map_err(|fault| fault.under(self.name))
+    }
+
+    fn struct_variant<V: Visitor<'de>>(
+        self,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Fault> {
+        let reader = self.content(&format!("keys: {}", quoted(fields)))?;
+        reader.deserialize_any(visitor).map_err(|fault| fault.under(self.name))
+    }
+}

@@ -1,0 +1,310 @@
+//! YAML as a tree in which every value knows where it was written: which file or `--set` flag, and where in it. Merging keeps the
+//! places, so an error in a recipe made of several files points at the line that set the value.
+
+use std::fmt;
+
+use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_saphyr::{Location, MessageFormatter, Spanned};
+
+/// A text that values come from.
+#[derive(Debug, Clone)]
+pub(crate) struct Text {
+    /// A file's path or the flag.
+    pub(crate) name: String,
+    /// All of it.
+    pub(crate) text: String,
+}
+
+/// Where something is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// Index into the loader's list of texts.
+    pub(crate) text: usize,
+    /// First byte.
+    pub(crate) offset: usize,
+    /// Bytes; 0 marks a point.
+    pub(crate) length: usize,
+}
+
+/// A value and its place. A map or list takes the place of the key that holds it: its own first line is a child's.
+#[derive(Debug, Clone)]
+pub(crate) struct Node {
+    pub(crate) place: Place,
+    pub(crate) value: Value,
+}
+
+/// What a node is.
+#[derive(Debug, Clone)]
+pub(crate) enum Value {
+    Null,
+    Bool(bool),
+    Unsigned(u64),
+    Signed(i64),
+    Float(f64),
+    Text(String),
+    List(Vec<Node>),
+    Map(Vec<Entry>),
+}
+
+/// A key and its value.
+#[derive(Debug, Clone)]
+pub(crate) struct Entry {
+    pub(crate) key: String,
+    pub(crate) key_place: Place,
+    pub(crate) node: Node,
+}
+
+/// YAML that is none: what, and where.
+#[derive(Debug)]
+pub(crate) struct SyntaxFault {
+    pub(crate) message: String,
+    pub(crate) offset: usize,
+    pub(crate) length: usize,
+    /// The key that is there twice.
+    pub(crate) duplicate: Option<String>,
+}
+
+/// Parses `text`, whose index among the loader's texts is `index` and which starts at byte `shift` of it.
+pub(crate) fn parse(text: &str, index: usize, shift: usize) -> Result<Node, SyntaxFault> {
+    let options = serde_saphyr::options! {
+        strict_booleans: true,
+        duplicate_keys: serde_saphyr::DuplicateKeyPolicy::Error,
+        reject_unsupported_tags: true,
+        with_snippet: false,
+    };
+    match serde_saphyr::from_str_with_options::<Spanned<Raw>>(text, options) {
+        Ok(raw) => Ok(Origin { index, shift }.node(raw, None)),
+        Err(error) => Err(syntax_fault(&error, text)),
+    }
+}
+
+fn syntax_fault(error: &serde_saphyr::Error, text: &str) -> SyntaxFault {
+    let error = error.without_snippet();
+    let location = error.location().unwrap_or(Location::UNKNOWN);
+    let offset = byte_offset(location).min(text.len());
+    let length = byte_length(location).min(text.len() - offset);
+    if let serde_saphyr::Error::DuplicateMappingKey { key, .. } = error {
+        let key = key.clone().unwrap_or_default();
+        let message = format!("`{key}` is there twice");
+        return SyntaxFault { message, offset, length, duplicate: Some(key) };
+    }
+    let message = serde_saphyr::UserMessageFormatter.format_message(error).into_owned();
+    SyntaxFault { message, offset, length, duplicate: None }
+}
+
+fn byte_offset(location: Location) -> usize {
+    let span = location.span();
+    usize::try_from(span.byte_offset().unwrap_or_else(|| span.offset())).unwrap_or(0)
+}
+
+fn byte_length(location: Location) -> usize {
+    let span = location.span();
+    usize::try_from(span.byte_len().unwrap_or_else(|| span.len())).unwrap_or(0)
+}
+
+/// A value as serde-saphyr hands it over.
+enum Raw {
+    Scalar(Value),
+    List(Vec<Spanned<Raw>>),
+    Map(Vec<(Spanned<String>, Spanned<Raw>)>),
+}
+
+/// Turns what was parsed into places of one text.
+#[derive(Clone, Copy)]
+struct Origin {
+    index: usize,
+    shift: usize,
+}
+
+impl Origin {
+    fn place(self, location: Location) -> Place {
+        Place {
+            text: self.index,
+            offset: self.shift + byte_offset(location),
+            length: byte_length(location),
+        }
+    }
+
+    fn node(self, raw: Spanned<Raw>, key: Option<Place>) -> Node {
+        let own = self.place(raw.referenced);
+        match raw.value {
+            Raw::Scalar(Value::Null) => Node { place: key.unwrap_or(own), value: Value::Null },
+            Raw::Scalar(value) => Node { place: own, value },
+            Raw::List(items) => {
+                let items = items.into_iter().map(|item| self.node(item, None)).collect();
+                Node { place: key.unwrap_or(own), value: Value::List(items) }
+            }
+            Raw::Map(entries) => {
+                let entries = entries.into_iter().map(|(key, node)| {
+                    let key_place = self.place(key.referenced);
+                    Entry { key: key.value, key_place, node: self.node(node, Some(key_place)) }
+                });
+                Node { place: key.unwrap_or(own), value: Value::Map(entries.collect()) }
+            }
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Raw {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(RawVisitor)
+    }
+}
+
+struct RawVisitor;
+
+impl<'de> Visitor<'de> for RawVisitor {
+    type Value = Raw;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<Raw, E> {
+        Ok(Raw::Scalar(Value::Null))
+    }
+
+    fn visit_none<E: de::Error>(self) -> Result<Raw, E> {
+        self.visit_unit()
+    }
+
+    fn visit_bool<E: de::Error>(self, value: bool) -> Result<Raw, E> {
+        Ok(Raw::Scalar(Value::Bool(value)))
+    }
+
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<Raw, E> {
+        Ok(Raw::Scalar(Value::Unsigned(value)))
+    }
+
+    fn visit_i64<E: de::Error>(self, value: i64) -> Result<Raw, E> {
+        Ok(Raw::Scalar(u64::try_from(value).map_or(Value::Signed(value), Value::Unsigned)))
+    }
+
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Raw, E> {
+        Ok(Raw::Scalar(Value::Float(value)))
+    }
+
+    fn visit_str<E: de::Error>(self, value: &str) -> Result<Raw, E> {
+        Ok(Raw::Scalar(Value::Text(value.to_owned())))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Raw, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = list.next_element()? {
+            items.push(item);
+        }
+        Ok(Raw::List(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Raw, A::Error> {
+        let mut entries = Vec::new();
+        while let Some(entry) = map.next_entry()? {
+            entries.push(entry);
+        }
+        Ok(Raw::Map(entries))
+    }
+}
+
+impl Node {
+    /// Lays `over` on top: maps are merged key by key, everything else is replaced.
+    pub(crate) fn merge(&mut self, over: Node) {
+        match (&mut self.value, over.value) {
+            (Value::Map(base), Value::Map(entries)) => {
+                self.place = over.place;
+                for entry in entries {
+                    match base.iter_mut().find(|there| there.key == entry.key) {
+                        Some(there) => {
+                            there.key_place = entry.key_place;
+                            there.node.merge(entry.node);
+                        }
+                        None => base.push(entry),
+                    }
+                }
+            }
+            (value, replacement) => {
+                *value = replacement;
+                self.place = over.place;
+            }
+        }
+    }
+
+    /// Sets the value at a dotted path, making maps on the way. `places` has the place of each segment.
+    ///
+    /// # Errors
+    ///
+    /// The segment at fault and why it leads nowhere.
+    pub(crate) fn set(&mut self, path: &[(&str, Place)], value: Node) -> Result<(), (Place, String)> {
+        let Some(((segment, place), rest)) = path.split_first() else {
+            *self = value;
+            return Ok(());
+        };
+        if let Value::List(items) = &mut self.value {
+            let count = items.len();
+            let item = segment.parse::<usize>().ok().and_then(|index| items.get_mut(index));
+            return match item {
+                Some(item) => item.set(rest, value),
+                None => Err((*place, format!("`{segment}` is no item of a list of {count}"))),
+            };
+        }
+        if matches!(self.value, Value::Null) {
+            self.value = Value::Map(Vec::new());
+        }
+        let Value::Map(entries) = &mut self.value else {
+            return Err((*place, format!("`{segment}` would be a key of {}", describe(&self.value))));
+        };
+        if let Some(entry) = entries.iter_mut().find(|entry| entry.key == *segment) {
+            return entry.node.set(rest, value);
+        }
+        let mut node = Node { place: *place, value: Value::Null };
+        node.set(rest, value)?;
+        entries.push(Entry { key: (*segment).to_owned(), key_place: *place, node });
+        Ok(())
+    }
+
+    /// The place that set the value at a dotted path, or the nearest value above it that is written down.
+    pub(crate) fn place_of(&self, path: &str) -> Place {
+        let mut node = self;
+        let mut place = self.place;
+        for segment in path.split('.').filter(|segment| !segment.is_empty()) {
+            let next = match &node.value {
+                Value::Map(entries) => {
+                    entries.iter().find(|entry| entry.key == segment).map(|entry| &entry.node)
+                }
+                Value::List(items) => {
+                    segment.parse::<usize>().ok().and_then(|index| items.get(index))
+                }
+                Value::Null
+                | Value::Bool(_)
+                | Value::Unsigned(_)
+                | Value::Signed(_)
+                | Value::Float(_)
+                | Value::Text(_) => None,
+            };
+            let Some(next) = next else { return place };
+            node = next;
+            place = node.place;
+        }
+        place
+    }
+
+    /// Takes a key out of a map.
+    pub(crate) fn take(&mut self, key: &str) -> Option<Entry> {
+        let Value::Map(entries) = &mut self.value else { return None };
+        let index = entries.iter().position(|entry| entry.key == key)?;
+        Some(entries.remove(index))
+    }
+}
+
+/// A value in words.
+pub(crate) fn describe(value: &Value) -> String {
+    match value {
+        Value::Null => "nothing".to_owned(),
+        Value::Bool(value) => format!("`{value}`"),
+        Value::Unsigned(value) => format!("the number {value}"),
+        Value::Signed(value) => format!("the number {value}"),
+        Value::Float(value) => format!("the number {value}"),
+        Value::Text(value) => format!("the text `{value}`"),
+        Value::List(_) => "a list".to_owned(),
+        Value::Map(_) => "keys and values".to_owned(),
+    }
+}
