@@ -186,7 +186,8 @@ mod tests {
     fn sums_match_f64_at_every_remainder() {
         for len in (0..70).chain([1024, 4097]) {
             let (x, y) = (normal(1, len), normal(2, len));
-            let got = [sum1(&x, |v| v), sum2(&x, &y, |a, b| a * b), sum3(&x, &y, &y, |a, b, _| a * b)];
+            let got =
+                [sum1(&x, |v| v), sum2(&x, &y, |a, b| a * b), sum3(&x, &y, &y, |a, b, _| a * b)];
             let product = round(dot(&x, &y));
             let want = [round(x.iter().map(|&v| f64::from(v)).sum()), product, product];
             // Each of 32 lanes adds len / 32 numbers near 1: ε · √len · √(len / 32), at most 7e-6.
@@ -205,7 +206,9 @@ mod tests {
             sum
         };
         let want: Vec<f32> = (0..width)
-            .map(|j| round(0.5 + x.iter().skip(j).step_by(width).map(|&v| f64::from(v)).sum::<f64>()))
+            .map(|j| {
+                round(0.5 + x.iter().skip(j).step_by(width).map(|&v| f64::from(v)).sum::<f64>())
+            })
             .collect();
         let got = run(1);
         assert_eq!(got, run(3));

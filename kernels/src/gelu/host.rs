@@ -7,7 +7,7 @@ use crate::math::{erf, exp, sigmoid};
 use crate::parallel::{BLOCK, blocks};
 
 /// 2·√(2/π): twice, because (1 + tanh u) / 2 is the logistic function of 2u.
-const TWICE_SQRT_2_OVER_PI: f32 = 1.595_769_1;
+const TWICE_SQRT_2_OVER_PI: f32 = 1.595_769;
 
 /// The coefficient of x³.
 const CUBIC: f32 = 0.044_715;

@@ -1,0 +1,105 @@
+//! AdamW: one update of a flat range of parameters.
+
+mod host;
+#[cfg(test)]
+mod reference;
+#[cfg(test)]
+mod tests;
+
+use crate::{Result, Stream, View, ViewMut, check};
+
+/// The numbers of one update. In f64, because 1 − β and β^step would lose digits in f32.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Hyper {
+    /// Learning rate.
+    pub lr: f64,
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Decoupled weight decay, times the learning rate.
+    pub weight_decay: f64,
+    /// The number of this update, from 1.
+    pub step: u64,
+}
+
+impl Hyper {
+    /// 1 − β^step of both moments.
+    fn bias_corrections(&self) -> (f64, f64) {
+        let step = i32::try_from(self.step).unwrap_or(i32::MAX);
+        (1.0 - self.beta1.powi(step), 1.0 - self.beta2.powi(step))
+    }
+}
+
+/// Updates `weights` and both moments from `gradient`, in place.
+///
+/// With g = control[0] · gradient:
+/// w ← w·(1 − lr·weight_decay); m ← m + (1 − β₁)(g − m); v ← β₂·v + (1 − β₂)·g²;
+/// w ← w − lr/(1 − β₁^step) · m / (√v/√(1 − β₂^step) + eps). Where control[1] is 0 nothing changes.
+///
+/// Source: Loshchilov and Hutter 2019 (arXiv 1711.05101), in the form of `torch.optim.AdamW`. All tensors f32 of one length, but
+/// `control` (2): clip factor and finite flag of [`global_norm::control`](crate::global_norm::control).
+///
+/// # Errors
+/// When shapes or element types disagree, or `hyper.step` is 0.
+///
+/// ```
+/// use vljepa_kernels::adamw::{self, Hyper};
+/// use vljepa_kernels::{Stream, View, ViewMut};
+///
+/// let hyper = Hyper { lr: 0.1, beta1: 0.9, beta2: 0.95, eps: 0.0, weight_decay: 0.0, step: 1 };
+/// let (mut weights, mut m, mut v) = ([1.0], [0.0], [0.0]);
+/// adamw::step(
+///     &Stream::Host,
+///     ViewMut::from_f32(&mut weights, &[1]),
+///     ViewMut::from_f32(&mut m, &[1]),
+///     ViewMut::from_f32(&mut v, &[1]),
+///     View::from_f32(&[-3.0], &[1]),
+///     hyper,
+///     View::from_f32(&[1.0, 1.0], &[2]),
+/// )?;
+/// assert!((weights[0] - 1.1).abs() < 1e-6); // the first step is the learning rate, whatever the gradient
+/// # Ok::<(), vljepa_kernels::KernelError>(())
+/// ```
+pub fn step(
+    stream: &Stream,
+    weights: ViewMut<'_>,
+    m: ViewMut<'_>,
+    v: ViewMut<'_>,
+    gradient: View<'_>,
+    hyper: Hyper,
+    control: View<'_>,
+) -> Result<()> {
+    const NAME: &str = "adamw::step";
+    check::shape(NAME, "m", m.shape(), weights.shape())?;
+    check::shape(NAME, "v", v.shape(), weights.shape())?;
+    check::shape(NAME, "gradient", gradient.shape(), weights.shape())?;
+    check::shape(NAME, "control", control.shape(), &[2])?;
+    if hyper.step == 0 {
+        return Err(check::value(NAME, "step", "0", "updates are counted from 1"));
+    }
+    match stream {
+        Stream::Host => {
+            let state = State {
+                weights: weights.host_f32_mut(NAME, "weights")?,
+                m: m.host_f32_mut(NAME, "m")?,
+                v: v.host_f32_mut(NAME, "v")?,
+            };
+            let control = control.host_f32(NAME, "control")?;
+            let gradient = gradient.host_f32(NAME, "gradient")?;
+            if control[1] > 0.0 {
+                host::step(state, gradient, hyper, control[0]);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What an update changes, all of one length.
+struct State<'a> {
+    weights: &'a mut [f32],
+    m: &'a mut [f32],
+    v: &'a mut [f32],
+}

@@ -1,0 +1,69 @@
+//! The embedding table: one row per token id.
+
+mod reference;
+#[cfg(test)]
+mod tests;
+
+use crate::{Result, Stream, View, ViewMut, check};
+
+/// Looks ids up: `out[i] = scale · table[ids[i]]`. Gemma scales by √d, others by 1.
+///
+/// `table` (v, d) f32, `ids` (n) i32, `out` (n, d) f32.
+///
+/// # Errors
+/// When shapes or element types disagree, or an id is not below v.
+///
+/// ```
+/// use vljepa_kernels::{Stream, View, ViewMut, embedding};
+///
+/// let (table, mut out) = ([1.0, 2.0, 3.0, 4.0], [f32::NAN; 2]);
+/// let (table, ids) = (View::from_f32(&table, &[2, 2]), View::from_i32(&[1], &[1]));
+/// embedding::forward(&Stream::Host, table, ids, 10.0, ViewMut::from_f32(&mut out, &[1, 2]))?;
+/// assert_eq!(out, [30.0, 40.0]);
+/// # Ok::<(), vljepa_kernels::KernelError>(())
+/// ```
+pub fn forward(
+    stream: &Stream,
+    table: View<'_>,
+    ids: View<'_>,
+    scale: f32,
+    out: ViewMut<'_>,
+) -> Result<()> {
+    const NAME: &str = "embedding::forward";
+    let [v, d] = check::rank(NAME, "table", table.shape())?;
+    let [n] = check::rank(NAME, "ids", ids.shape())?;
+    check::shape(NAME, "out", out.shape(), &[n, d])?;
+    match stream {
+        Stream::Host => {
+            let (table, ids) = (table.host_f32(NAME, "table")?, ids.host_i32(NAME, "ids")?);
+            check::indices(NAME, "ids", ids, v)?;
+            reference::forward(table, ids, scale, d, out.host_f32_mut(NAME, "out")?);
+        }
+    }
+    Ok(())
+}
+
+/// The gradient of the table, added: `d_table[ids[i]] += scale · d_out[i]`, in the order of i.
+///
+/// # Errors
+/// When shapes or element types disagree, or an id is not below v.
+pub fn backward(
+    stream: &Stream,
+    ids: View<'_>,
+    d_out: View<'_>,
+    scale: f32,
+    d_table: ViewMut<'_>,
+) -> Result<()> {
+    const NAME: &str = "embedding::backward";
+    let [v, d] = check::rank(NAME, "d_table", d_table.shape())?;
+    let [n] = check::rank(NAME, "ids", ids.shape())?;
+    check::shape(NAME, "d_out", d_out.shape(), &[n, d])?;
+    match stream {
+        Stream::Host => {
+            let (ids, d_out) = (ids.host_i32(NAME, "ids")?, d_out.host_f32(NAME, "d_out")?);
+            check::indices(NAME, "ids", ids, v)?;
+            reference::backward(ids, d_out, scale, d, d_table.host_f32_mut(NAME, "d_table")?);
+        }
+    }
+    Ok(())
+}

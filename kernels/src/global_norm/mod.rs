@@ -1,0 +1,65 @@
+//! The global norm of all gradients, and what it tells the optimizer: a clip factor and whether all is finite.
+
+mod host;
+#[cfg(test)]
+mod tests;
+
+use crate::{Result, Stream, View, ViewMut, check};
+
+/// Added to the norm before dividing, as `torch.nn.utils.clip_grad_norm_` does.
+const NORM_EPS: f64 = 1e-6;
+
+/// The sum of squares of all elements of `x` (any shape, f32) into `out` (1), f32; summed in f64 over fixed chunks, rounded once.
+///
+/// Sums of several ranges or ranks may be added before [`control`]. Anything not finite in `x` leaves the sum not finite.
+///
+/// # Errors
+/// When shapes or element types disagree.
+///
+/// ```
+/// use vljepa_kernels::{Stream, View, ViewMut, global_norm};
+///
+/// let (x, mut out) = ([3.0, 4.0], [f32::NAN]);
+/// let out_view = ViewMut::from_f32(&mut out, &[1]);
+/// global_norm::squared_sum(&Stream::Host, View::from_f32(&x, &[2]), out_view)?;
+/// assert_eq!(out, [25.0]);
+/// # Ok::<(), vljepa_kernels::KernelError>(())
+/// ```
+pub fn squared_sum(stream: &Stream, x: View<'_>, out: ViewMut<'_>) -> Result<()> {
+    const NAME: &str = "global_norm::squared_sum";
+    check::shape(NAME, "out", out.shape(), &[1])?;
+    match stream {
+        Stream::Host => {
+            out.host_f32_mut(NAME, "out")?[0] = host::squared_sum(x.host_f32(NAME, "x")?);
+        }
+    }
+    Ok(())
+}
+
+/// From a `squared_sum` (1) to `out` (2): the factor `min(1, max_norm / (norm + 1e-6))` and 1; or 0 and 0 where the sum is not finite.
+///
+/// Source: `torch.nn.utils.clip_grad_norm_`. An infinite `max_norm` never clips.
+///
+/// # Errors
+/// When shapes or element types disagree, or `max_norm` is not positive.
+pub fn control(
+    stream: &Stream,
+    squared_sum: View<'_>,
+    max_norm: f32,
+    out: ViewMut<'_>,
+) -> Result<()> {
+    const NAME: &str = "global_norm::control";
+    check::shape(NAME, "squared_sum", squared_sum.shape(), &[1])?;
+    check::shape(NAME, "out", out.shape(), &[2])?;
+    if max_norm.is_nan() || max_norm <= 0.0 {
+        let needed = "must be positive (infinite: never clip)";
+        return Err(check::value(NAME, "max_norm", max_norm.to_string(), needed));
+    }
+    match stream {
+        Stream::Host => {
+            let sum = squared_sum.host_f32(NAME, "squared_sum")?[0];
+            out.host_f32_mut(NAME, "out")?.copy_from_slice(&host::control(sum, max_norm));
+        }
+    }
+    Ok(())
+}

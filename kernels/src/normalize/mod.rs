@@ -1,0 +1,72 @@
+//! L2 normalisation of embeddings: out = x / max(‖x‖, eps).
+
+mod reference;
+#[cfg(test)]
+mod tests;
+
+use crate::{Result, Stream, View, ViewMut, check};
+
+/// Scales each row to length 1: `x / max(‖x‖₂, eps)`; keeps the divisor for [`backward`].
+///
+/// `x`, `out` (b, e) and `norm` (b), f32, sums in f64. `norm` is the divisor, with a minus sign where `eps` took the place of a
+/// smaller length: there the divisor does not depend on x. As `torch.nn.functional.normalize`.
+///
+/// # Errors
+/// When shapes or element types disagree.
+///
+/// ```
+/// use vljepa_kernels::{Stream, View, ViewMut, normalize};
+///
+/// let (x, mut out, mut norm) = ([3.0, 4.0], [f32::NAN; 2], [f32::NAN]);
+/// let out_view = ViewMut::from_f32(&mut out, &[1, 2]);
+/// let norm_view = ViewMut::from_f32(&mut norm, &[1]);
+/// normalize::forward(&Stream::Host, View::from_f32(&x, &[1, 2]), 1e-12, out_view, norm_view)?;
+/// assert_eq!((out, norm), ([0.6, 0.8], [5.0]));
+/// # Ok::<(), vljepa_kernels::KernelError>(())
+/// ```
+pub fn forward(
+    stream: &Stream,
+    x: View<'_>,
+    eps: f32,
+    out: ViewMut<'_>,
+    norm: ViewMut<'_>,
+) -> Result<()> {
+    const NAME: &str = "normalize::forward";
+    let [b, e] = check::rank(NAME, "x", x.shape())?;
+    check::shape(NAME, "out", out.shape(), &[b, e])?;
+    check::shape(NAME, "norm", norm.shape(), &[b])?;
+    match stream {
+        Stream::Host => {
+            let (x, out) = (x.host_f32(NAME, "x")?, out.host_f32_mut(NAME, "out")?);
+            reference::forward(x, e, eps, out, norm.host_f32_mut(NAME, "norm")?);
+        }
+    }
+    Ok(())
+}
+
+/// The gradient of [`forward`]: `d_x = (d_out − out·⟨out, d_out⟩) / norm`, all (b, e); without the projection where `norm` is
+/// negative.
+///
+/// # Errors
+/// When shapes or element types disagree.
+pub fn backward(
+    stream: &Stream,
+    out: View<'_>,
+    norm: View<'_>,
+    d_out: View<'_>,
+    d_x: ViewMut<'_>,
+) -> Result<()> {
+    const NAME: &str = "normalize::backward";
+    let [b, e] = check::rank(NAME, "out", out.shape())?;
+    check::shape(NAME, "norm", norm.shape(), &[b])?;
+    check::shape(NAME, "d_out", d_out.shape(), &[b, e])?;
+    check::shape(NAME, "d_x", d_x.shape(), &[b, e])?;
+    match stream {
+        Stream::Host => {
+            let (out, norm) = (out.host_f32(NAME, "out")?, norm.host_f32(NAME, "norm")?);
+            let d_out = d_out.host_f32(NAME, "d_out")?;
+            reference::backward(out, norm, d_out, e, d_x.host_f32_mut(NAME, "d_x")?);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,116 @@
+//! Frames cut into tubelets of patches, normalised, as rows that one linear layer embeds.
+
+#[cfg(test)]
+mod cases;
+mod host;
+#[cfg(test)]
+mod reference;
+#[cfg(test)]
+mod tests;
+
+use crate::{DType, Result, Stream, View, ViewMut, check};
+
+/// Mean and standard deviation of each colour, of pixels scaled to 0..1.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Normalisation {
+    /// Subtracted first.
+    pub mean: [f32; 3],
+    /// Divided by then.
+    pub std: [f32; 3],
+}
+
+impl Normalisation {
+    /// `ImageNet`'s, as V-JEPA 2 has it.
+    pub const IMAGENET: Self = Self { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] };
+
+    /// The normalised value of a byte, (byte/255 − mean)/std, per colour and byte.
+    fn table(&self) -> Vec<[f32; 256]> {
+        let value = |byte: u8, c: usize| (f32::from(byte) / 255.0 - self.mean[c]) / self.std[c];
+        let row = |c| std::array::from_fn(|i| value(u8::try_from(i).unwrap_or(u8::MAX), c));
+        (0..3).map(row).collect()
+    }
+}
+
+/// Cuts `frames` (b, T, H, W, C) into rows of `out` (b·T/tubelet·H/patch·W/patch, C·tubelet·patch·patch), f32.
+///
+/// Tokens run over time, then rows, then columns of patches; the elements of one over colour, frame, row, column, as the weight of
+/// V-JEPA 2's `Conv3d` (kernel = stride) flattens, so that a linear layer with that weight is the convolution. Frames of bytes
+/// have three colours and become `(byte/255 − mean)/std`; f32 frames are taken as normalised and may have any number.
+///
+/// Source: V-JEPA 2 (arXiv 2506.09985) §2.1, `VJEPA2PatchEmbeddings3D` of transformers.
+///
+/// # Errors
+/// When shapes or element types disagree, or frames do not divide into whole tubelets.
+///
+/// ```
+/// use vljepa_kernels::{Stream, View, ViewMut, patch_embed};
+///
+/// let normalisation = patch_embed::Normalisation { mean: [0.0; 3], std: [1.0; 3] };
+/// let (frames, mut out) = ([0, 51, 255, 255, 0, 51], [f32::NAN; 6]); // two pixels, one above the other
+/// let frames = View::from_u8(&frames, &[1, 1, 2, 1, 3]);
+/// let out_view = ViewMut::from_f32(&mut out, &[2, 3]);
+/// patch_embed::unfold(&Stream::Host, frames, normalisation, 1, 1, out_view)?;
+/// assert_eq!(out, [0.0, 0.2, 1.0, 1.0, 0.0, 0.2]);
+/// # Ok::<(), vljepa_kernels::KernelError>(())
+/// ```
+pub fn unfold(
+    stream: &Stream,
+    frames: View<'_>,
+    normalisation: Normalisation,
+    tubelet: usize,
+    patch: usize,
+    out: ViewMut<'_>,
+) -> Result<()> {
+    const NAME: &str = "patch_embed::unfold";
+    let [clips, time, height, width, colours] = check::rank(NAME, "frames", frames.shape())?;
+    let fits = |n: usize, part: usize| part > 0 && n.is_multiple_of(part);
+    if !(fits(time, tubelet) && fits(height, patch) && fits(width, patch)) {
+        let found = format!("{time} frames of {height}×{width}");
+        let needed = format!("must divide into tubelets of {tubelet}×{patch}×{patch}");
+        return Err(check::value(NAME, "frames", found, needed));
+    }
+    let grid = Grid { time, height: height / patch, width: width / patch, colours, tubelet, patch };
+    check::shape(NAME, "out", out.shape(), &[clips * grid.tokens(), grid.elements()])?;
+    match stream {
+        Stream::Host => {
+            let dtype = frames.dtype();
+            let out = out.host_f32_mut(NAME, "out")?;
+            if dtype == DType::U8 {
+                let needed = [clips, time, height, width, 3];
+                check::shape(NAME, "frames of bytes", frames.shape(), &needed)?;
+                let table = normalisation.table();
+                let frames = frames.host_u8(NAME, "frames")?;
+                host::unfold(grid, frames, out, |c, byte| table[c][usize::from(byte)]);
+            } else {
+                host::unfold(grid, frames.host_f32(NAME, "frames")?, out, |_, value| value);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// How one clip is cut.
+#[derive(Debug, Clone, Copy)]
+struct Grid {
+    /// Frames of a clip.
+    time: usize,
+    /// Patches in a column.
+    height: usize,
+    /// Patches in a row.
+    width: usize,
+    colours: usize,
+    tubelet: usize,
+    patch: usize,
+}
+
+impl Grid {
+    /// Tokens of a clip.
+    fn tokens(self) -> usize {
+        self.time / self.tubelet * self.height * self.width
+    }
+
+    /// Elements of a token.
+    fn elements(self) -> usize {
+        self.colours * self.tubelet * self.patch * self.patch
+    }
+}
