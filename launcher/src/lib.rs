@@ -1,1 +1,74 @@
 //! The command line, the control plane, the supervisor and the report.
+//!
+//! A recipe becomes a run directory, the run directory becomes workers, and what workers say over TCP becomes a live line, events,
+//! restarts and at last a report. Nothing here touches a tensor: all computing is jobs of `vljepa-worker`.
+
+mod cli;
+mod control;
+mod environment;
+mod error;
+mod events;
+mod jobs;
+mod local;
+mod plan;
+mod provenance;
+mod report;
+mod status;
+mod supervise;
+mod terminal;
+mod train;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Command};
+use error::LaunchError;
+
+/// Does what the command line says and returns the process's exit code.
+#[must_use]
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            error.print().ok();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    // Texts name paths, which wrapped lines would break.
+    let handler = |_: &_| -> Box<dyn miette::ReportHandler> {
+        Box::new(miette::MietteHandlerOpts::new().width(120).break_words(false).build())
+    };
+    miette::set_hook(Box::new(handler)).ok();
+    let ended = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| LaunchError::Start {
+            what: "starting the launcher's threads".to_owned(),
+            why: error.to_string(),
+        })
+        .and_then(|runtime| runtime.block_on(dispatch(cli)));
+    match ended {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            let code = error.exit_code();
+            terminal::note(&format!("{:?}", miette::Report::new(error)));
+            ExitCode::from(code)
+        }
+    }
+}
+
+async fn dispatch(cli: Cli) -> Result<u8, LaunchError> {
+    match cli.command {
+        None => train::train(&cli.train).await,
+        Some(Command::Ask(ask)) => jobs::ask(&ask).await,
+        Some(Command::Search(search)) => jobs::search(&search).await,
+        Some(Command::Evaluate(run)) => jobs::evaluate(&run).await,
+        Some(Command::Export(export)) => jobs::export(&export).await,
+        Some(Command::Import(import)) => jobs::import(&import).await,
+        Some(Command::Report(run)) => jobs::report(&run.run),
+        Some(Command::Status(run)) => status::status(&run),
+    }
+}

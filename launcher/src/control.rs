@@ -1,0 +1,394 @@
+//! The server side of the control plane: takes connections of workers, refuses strangers, hands what ranks say to the supervisor.
+//!
+//! One task per connection; everything goes through one bounded channel, a line is at most [`MAX_LINE_BYTES`] long and strangers
+//! are limited, so memory is bounded whatever connects.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Take};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinHandle;
+use vljepa_recipes::protocol::{FromSupervisor, FromWorker, Hello};
+
+/// Longest message.
+const MAX_LINE_BYTES: u64 = 1 << 20;
+/// A connection that says nothing for so long is closed.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections beyond the ranks that may be open at once, while they have not said who they are.
+const STRANGERS: usize = 64;
+/// Messages waiting for the supervisor before connections are read no further.
+const WAITING_MESSAGES: usize = 1024;
+
+/// What a worker must be to belong to the run.
+#[derive(Debug, Clone)]
+pub(crate) struct Expected {
+    /// Secret of this attempt.
+    pub token: String,
+    /// Ranks.
+    pub world_size: usize,
+    /// Hash of the resolved recipe.
+    pub recipe_hash: String,
+}
+
+/// What the supervisor hears.
+#[derive(Debug)]
+pub(crate) enum Heard {
+    /// A worker was welcomed.
+    Joined(Hello),
+    /// A rank said something.
+    Said(usize, FromWorker),
+    /// A rank's connection is gone.
+    Lost(usize),
+    /// A connection was turned away.
+    Refused {
+        /// The rank it claimed with the right token; none for strangers.
+        rank: Option<usize>,
+        /// Where it came from.
+        peer: SocketAddr,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// The server; dropping it closes all connections.
+#[derive(Debug)]
+pub(crate) struct Server {
+    address: SocketAddr,
+    heard: mpsc::Receiver<Heard>,
+    stop: watch::Sender<bool>,
+    accepting: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    expected: Expected,
+    members: Mutex<Members>,
+    heard: mpsc::Sender<Heard>,
+}
+
+/// Who is connected, and the build that all must have: the first one's.
+#[derive(Debug, Default)]
+struct Members {
+    ranks: BTreeSet<usize>,
+    build: Option<String>,
+}
+
+impl Server {
+    /// Listens on a free port of the loopback interface.
+    pub(crate) async fn start(expected: Expected) -> std::io::Result<Self> {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let address = listener.local_addr()?;
+        let (sender, heard) = mpsc::channel(WAITING_MESSAGES);
+        let (stop, stopped) = watch::channel(false);
+        let open = Arc::new(Semaphore::new(expected.world_size + STRANGERS));
+        let shared = Arc::new(Shared { expected, members: Mutex::default(), heard: sender });
+        let accepting = tokio::spawn(accept(listener, shared, stopped, open));
+        Ok(Self { address, heard, stop, accepting })
+    }
+
+    /// Where workers connect.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Waits for the next thing heard.
+    pub(crate) async fn next(&mut self) -> Option<Heard> {
+        self.heard.recv().await
+    }
+
+    /// Asks all ranks, also those that join later, to save and end.
+    pub(crate) fn stop_all(&self) {
+        self.stop.send_replace(true);
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    shared: Arc<Shared>,
+    stopped: watch::Receiver<bool>,
+    open: Arc<Semaphore>,
+) {
+    // Connections live in this set, so that ending this task ends them too.
+    let mut connections = tokio::task::JoinSet::new();
+    loop {
+        let Ok(permit) = Arc::clone(&open).acquire_owned().await else { return };
+        // A failed accept (too many open files) concerns one connection; the next attempt waits a moment.
+        let Ok((stream, peer)) = listener.accept().await else {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        while connections.try_join_next().is_some() {}
+        let (shared, stopped) = (Arc::clone(&shared), stopped.clone());
+        connections.spawn(async move {
+            serve(stream, peer, &shared, stopped).await;
+            drop(permit);
+        });
+    }
+}
+
+/// One connection from hello to its end.
+async fn serve(
+    stream: TcpStream,
+    peer: SocketAddr,
+    shared: &Shared,
+    mut stopped: watch::Receiver<bool>,
+) {
+    stream.set_nodelay(true).ok();
+    let (read, mut write) = stream.into_split();
+    let mut lines = Lines::new(read);
+    let first = tokio::time::timeout(HELLO_TIMEOUT, lines.next()).await;
+    let hello = match first.ok().and_then(Result::ok).flatten() {
+        Some(FromWorker::Hello(hello)) => hello,
+        _ => return refuse(shared, &mut write, peer, None, "it did not say hello".to_owned()).await,
+    };
+    if !same_secret(&hello.token, &shared.expected.token) {
+        let reason = "its token is not this run's".to_owned();
+        return refuse(shared, &mut write, peer, None, reason).await;
+    }
+    let rank = hello.rank;
+    if let Err(reason) = shared.admit(&hello) {
+        return refuse(shared, &mut write, peer, Some(rank), reason).await;
+    }
+    let welcomed = send(&mut write, &FromSupervisor::Welcome).await.is_ok();
+    let mut listening = welcomed && shared.heard.send(Heard::Joined(hello)).await.is_ok();
+    let speaking = async {
+        if stopped.wait_for(|stop| *stop).await.is_ok() {
+            send(&mut write, &FromSupervisor::Stop).await.ok();
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::pin!(speaking);
+    while listening {
+        tokio::select! {
+            message = lines.next() => listening = shared.hear(rank, message).await,
+            () = &mut speaking => {}
+        }
+    }
+    shared.members().ranks.remove(&rank);
+    shared.heard.send(Heard::Lost(rank)).await.ok();
+}
+
+impl Shared {
+    fn members(&self) -> std::sync::MutexGuard<'_, Members> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a worker in, or says why not.
+    fn admit(&self, hello: &Hello) -> Result<(), String> {
+        let expected = &self.expected;
+        let rank = hello.rank;
+        if hello.world_size != expected.world_size {
+            return Err(format!(
+                "rank {rank} believes in {} ranks, the run has {}: was it started by another MPI than its build's?",
+                hello.world_size, expected.world_size
+            ));
+        }
+        if rank >= expected.world_size {
+            return Err(format!("rank {rank} is outside the run's {} ranks", expected.world_size));
+        }
+        if hello.recipe_hash != expected.recipe_hash {
+            return Err(format!(
+                "rank {rank} read another recipe (hash {}, the run's is {})",
+                hello.recipe_hash, expected.recipe_hash
+            ));
+        }
+        let mut members = self.members();
+        let build = members.build.get_or_insert_with(|| hello.build.clone());
+        if *build != hello.build {
+            return Err(format!(
+                "rank {rank} on {} is another build ({}) than the ranks before it ({build}): install one build everywhere",
+                hello.host, hello.build
+            ));
+        }
+        if !members.ranks.insert(rank) {
+            return Err(format!("rank {rank} is connected already"));
+        }
+        Ok(())
+    }
+
+    /// Passes a message on; false ends the connection.
+    async fn hear(&self, rank: usize, message: std::io::Result<Option<FromWorker>>) -> bool {
+        match message {
+            Ok(Some(message)) => self.heard.send(Heard::Said(rank, message)).await.is_ok(),
+            Ok(None) => false,
+            Err(error) => {
+                let text = format!("rank {rank} said something that is no message: {error}");
+                let warning = FromWorker::Warning { text };
+                self.heard.send(Heard::Said(rank, warning)).await.ok();
+                false
+            }
+        }
+    }
+}
+
+async fn refuse(
+    shared: &Shared,
+    write: &mut OwnedWriteHalf,
+    peer: SocketAddr,
+    rank: Option<usize>,
+    reason: String,
+) {
+    send(write, &FromSupervisor::Refused { reason: reason.clone() }).await.ok();
+    shared.heard.send(Heard::Refused { rank, peer, reason }).await.ok();
+}
+
+async fn send(write: &mut OwnedWriteHalf, message: &FromSupervisor) -> std::io::Result<()> {
+    let mut line = serde_json::to_vec(message)?;
+    line.push(b'\n');
+    write.write_all(&line).await
+}
+
+/// Compares all bytes, so that the time taken says nothing about the secret.
+fn same_secret(a: &str, b: &str) -> bool {
+    a.len() == b.len() && a.bytes().zip(b.bytes()).fold(0, |sum, (x, y)| sum | (x ^ y)) == 0
+}
+
+/// Messages of a connection. What was read of a line is kept when waiting for the rest is given up.
+struct Lines {
+    reader: Take<BufReader<OwnedReadHalf>>,
+    line: Vec<u8>,
+}
+
+impl Lines {
+    fn new(read: OwnedReadHalf) -> Self {
+        Self { reader: BufReader::new(read).take(MAX_LINE_BYTES), line: Vec::new() }
+    }
+
+    /// The next message; none when the other side closed the connection.
+    async fn next(&mut self) -> std::io::Result<Option<FromWorker>> {
+        self.reader.set_limit(MAX_LINE_BYTES - self.line.len() as u64);
+        self.reader.read_until(b'\n', &mut self.line).await?;
+        if self.line.last() != Some(&b'\n') {
+            return if self.line.len() as u64 == MAX_LINE_BYTES {
+                Err(std::io::Error::other(format!("a line of more than {MAX_LINE_BYTES} bytes")))
+            } else {
+                Ok(None)
+            };
+        }
+        let message = serde_json::from_slice(&self.line);
+        self.line.clear();
+        Ok(Some(message?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+    use tokio::net::TcpStream;
+    use vljepa_recipes::protocol::{FromSupervisor, FromWorker, Hello, Phase};
+
+    use super::{Expected, Heard, Server};
+
+    fn hello(rank: usize) -> Hello {
+        Hello {
+            token: "secret".to_owned(),
+            rank,
+            world_size: 2,
+            host: "here".to_owned(),
+            pid: 1,
+            device: "cpu".to_owned(),
+            build: "0.1.0 abc".to_owned(),
+            recipe_hash: "feed".to_owned(),
+        }
+    }
+
+    async fn server() -> Server {
+        let expected =
+            Expected { token: "secret".into(), world_size: 2, recipe_hash: "feed".into() };
+        Server::start(expected).await.unwrap()
+    }
+
+    async fn connect(server: &Server, first: &str) -> (BufReader<TcpStream>, FromSupervisor) {
+        let mut stream = TcpStream::connect(server.address()).await.unwrap();
+        stream.write_all(format!("{first}\n").as_bytes()).await.unwrap();
+        let mut reader = BufReader::new(stream);
+        let answer = answer(&mut reader).await;
+        (reader, answer)
+    }
+
+    async fn say_hello(server: &Server, hello: Hello) -> (BufReader<TcpStream>, FromSupervisor) {
+        connect(server, &serde_json::to_string(&FromWorker::Hello(hello)).unwrap()).await
+    }
+
+    async fn answer(reader: &mut BufReader<TcpStream>) -> FromSupervisor {
+        let mut line = String::new();
+        reader.read_line(&mut line).await.unwrap();
+        serde_json::from_str(&line).unwrap()
+    }
+
+    fn reason(answer: FromSupervisor) -> String {
+        match answer {
+            FromSupervisor::Refused { reason } => reason,
+            FromSupervisor::Welcome | FromSupervisor::Stop => panic!("was not refused: {answer:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_rank_is_welcomed_heard_told_to_stop_and_noticed_when_it_is_gone() {
+        let mut server = server().await;
+        let (mut worker, welcome) = say_hello(&server, hello(1)).await;
+        assert_eq!(welcome, FromSupervisor::Welcome);
+        assert!(matches!(server.next().await, Some(Heard::Joined(h)) if h.rank == 1));
+        let beat = FromWorker::Heartbeat { step: 3, phase: Phase::Backward };
+        let line = serde_json::to_string(&beat).unwrap() + "\n";
+        let (a, b) = line.split_at(10);
+        worker.get_mut().write_all(a.as_bytes()).await.unwrap();
+        server.stop_all();
+        assert_eq!(answer(&mut worker).await, FromSupervisor::Stop);
+        worker.get_mut().write_all(b.as_bytes()).await.unwrap();
+        assert!(matches!(server.next().await, Some(Heard::Said(1, said)) if said == beat));
+        let (_late, welcome) = say_hello(&server, hello(0)).await;
+        assert_eq!(welcome, FromSupervisor::Welcome);
+        assert!(matches!(server.next().await, Some(Heard::Joined(h)) if h.rank == 0));
+        drop(worker);
+        assert!(matches!(server.next().await, Some(Heard::Lost(1))));
+    }
+
+    #[tokio::test]
+    async fn strangers_and_workers_of_another_run_are_refused_with_the_reason() {
+        let mut server = server().await;
+        let (_first, welcome) = say_hello(&server, hello(0)).await;
+        assert_eq!(welcome, FromSupervisor::Welcome);
+        assert!(matches!(server.next().await, Some(Heard::Joined(_))));
+        let wrong = [
+            (Hello { token: "guess!".into(), ..hello(1) }, "token"),
+            (Hello { world_size: 1, ..hello(0) }, "believes in 1 ranks, the run has 2"),
+            (Hello { rank: 2, ..hello(1) }, "outside the run's 2 ranks"),
+            (Hello { recipe_hash: "beef".into(), ..hello(1) }, "another recipe (hash beef"),
+            (Hello { build: "0.1.0 xyz".into(), ..hello(1) }, "another build (0.1.0 xyz)"),
+            (hello(0), "connected already"),
+        ];
+        for (hello, expected) in wrong {
+            let stranger = hello.token != "secret";
+            let text = reason(say_hello(&server, hello).await.1);
+            assert!(text.contains(expected), "`{text}` does not say `{expected}`");
+            let heard = server.next().await;
+            assert!(matches!(heard, Some(Heard::Refused { rank, .. }) if rank.is_none() == stranger));
+        }
+        let (_, refused) = connect(&server, "GET / HTTP/1.1").await;
+        assert!(reason(refused).contains("did not say hello"));
+    }
+
+    #[tokio::test]
+    async fn a_line_without_end_is_cut_off() {
+        let mut server = server().await;
+        let (mut worker, _) = say_hello(&server, hello(0)).await;
+        assert!(matches!(server.next().await, Some(Heard::Joined(_))));
+        let endless = vec![b'x'; 1 << 20];
+        worker.get_mut().write_all(&endless).await.unwrap();
+        let warned = server.next().await;
+        assert!(matches!(warned, Some(Heard::Said(0, FromWorker::Warning { .. }))), "{warned:?}");
+        assert!(matches!(server.next().await, Some(Heard::Lost(0))));
+    }
+}

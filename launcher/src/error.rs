@@ -1,0 +1,167 @@
+//! Why the launcher ends without success: one type, so that every end has its text, its help and its exit code.
+
+use std::path::PathBuf;
+
+use miette::Diagnostic;
+use thiserror::Error;
+use vljepa_recipes::{LoadError, RunDirectoryError};
+
+/// Everything that can go wrong.
+#[derive(Debug, Error, Diagnostic)]
+pub(crate) enum LaunchError {
+    /// The recipe.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Recipe(#[from] LoadError),
+    /// The run directory.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    RunDirectory(#[from] RunDirectoryError),
+    /// Files that the recipe names.
+    #[error("the recipe names files that cannot be used")]
+    Files {
+        /// One per file.
+        #[related]
+        problems: Vec<FileProblem>,
+    },
+    /// A recipe for Slurm on a machine without it.
+    #[error("cluster.scheduler is slurm, which this launcher does not submit to")]
+    #[diagnostic(help("on this machine: --set cluster.scheduler=local --set cluster.nodes=1"))]
+    Scheduler,
+    /// Several nodes without a scheduler.
+    #[error("cluster.nodes is {nodes}, but the local scheduler has this machine alone")]
+    #[diagnostic(help("--set cluster.nodes=1, and cluster.ranks_per_node for its processes"))]
+    Nodes {
+        /// Nodes asked for.
+        nodes: usize,
+    },
+    /// No `mpirun`.
+    #[error("a run of {ranks} ranks needs mpirun, which is not on PATH")]
+    #[diagnostic(help("apt-get install openmpi-bin, or one rank: --set cluster.ranks_per_node=1"))]
+    MpirunMissing {
+        /// Ranks.
+        ranks: usize,
+    },
+    /// No worker.
+    #[error("vljepa-worker is neither beside this program ({beside}) nor on PATH")]
+    #[diagnostic(help("build it: cargo build --release -p vljepa-worker --features mpi,video"))]
+    WorkerMissing {
+        /// Where it was looked for first.
+        beside: String,
+    },
+    /// The worker does not start.
+    #[error("{} does not work: {why}", worker.display())]
+    #[diagnostic(help("build it again: cargo build --release -p vljepa-worker --features mpi,video"))]
+    WorkerBroken {
+        /// Which file.
+        worker: PathBuf,
+        /// What it did.
+        why: String,
+    },
+    /// The worker was built without something.
+    #[error("{what}, but {} was built without the feature `{feature}`", worker.display())]
+    #[diagnostic(help("build it again: cargo build --release -p vljepa-worker --features {feature}{others}"))]
+    WorkerLacks {
+        /// Which file.
+        worker: PathBuf,
+        /// Which feature.
+        feature: &'static str,
+        /// What needs it.
+        what: String,
+        /// The features it has, each after a comma.
+        others: String,
+    },
+    /// Nothing to ask.
+    #[error("the run in {} has no checkpoint yet", run.display())]
+    #[diagnostic(help("train it first: vljepa-launch RECIPE --run {}", run.display()))]
+    NoCheckpoint {
+        /// Which run.
+        run: PathBuf,
+    },
+    /// A file of the command line.
+    #[error("{what} {} {why}", path.display())]
+    Path {
+        /// Its role.
+        what: &'static str,
+        /// Its path.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// A file of the run cannot be read.
+    #[error("cannot read {}: {why}", path.display())]
+    Unreadable {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// Something of the machine.
+    #[error("{what} failed: {why}")]
+    Start {
+        /// What was tried.
+        what: String,
+        /// Why.
+        why: String,
+    },
+    /// A one-shot job.
+    #[error("the worker could not do it: {error}")]
+    JobFailed {
+        /// What it said.
+        error: String,
+    },
+    /// The run.
+    #[error("the run has failed: {fault}\nnot started again: {reason}")]
+    #[diagnostic(help("read {log}; the same command continues from the newest checkpoint"))]
+    RunFailed {
+        /// Who, where, what.
+        fault: String,
+        /// Why it was not tried again.
+        reason: String,
+        /// Where to read on.
+        log: String,
+    },
+    /// A one-shot job was stopped.
+    #[error("stopped")]
+    Interrupted {
+        /// 128 + the signal.
+        exit_code: u8,
+    },
+}
+
+/// A file that a recipe names.
+#[derive(Debug, Error, Diagnostic)]
+#[error("{key}: {what}")]
+#[diagnostic(help("{help}"))]
+pub(crate) struct FileProblem {
+    /// The key that names it.
+    pub key: String,
+    /// What is wrong.
+    pub what: String,
+    /// What to do.
+    pub help: String,
+}
+
+impl LaunchError {
+    /// 1: the run or the job failed. 2: what was asked for cannot be, nothing was started. 3: this machine lacks something.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Recipe(_)
+            | Self::RunDirectory(_)
+            | Self::Files { .. }
+            | Self::Scheduler
+            | Self::Nodes { .. }
+            | Self::NoCheckpoint { .. }
+            | Self::Unreadable { .. }
+            | Self::Path { .. } => 2,
+            Self::MpirunMissing { .. }
+            | Self::WorkerMissing { .. }
+            | Self::WorkerBroken { .. }
+            | Self::WorkerLacks { .. }
+            | Self::Start { .. } => 3,
+            Self::JobFailed { .. } | Self::RunFailed { .. } => 1,
+            Self::Interrupted { exit_code } => *exit_code,
+        }
+    }
+}
+

@@ -1,0 +1,259 @@
+//! Jobs on what was trained: each starts one worker, waits for its JSON result and shows it.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde::de::DeserializeOwned;
+use vljepa_recipes::load;
+use vljepa_recipes::protocol::Job;
+use vljepa_recipes::run_directory::RunDirectory;
+
+use crate::cli;
+use crate::error::LaunchError;
+use crate::local::{self, Programs, WorkerArguments};
+use crate::provenance::{self, RunRecord};
+use crate::supervise::Signals;
+use crate::{report, terminal, train};
+
+/// Result of `ask`.
+#[derive(Debug, Serialize, Deserialize)]
+struct Answers {
+    answers: Vec<Answer>,
+    step: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Answer {
+    text: String,
+    score: f64,
+}
+
+/// Result of `search`.
+#[derive(Debug, Serialize, Deserialize)]
+struct Found {
+    results: Vec<Sample>,
+    step: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Sample {
+    shard: String,
+    key: String,
+    caption: Option<String>,
+    score: f64,
+}
+
+/// Result of `export`.
+#[derive(Debug, Serialize, Deserialize)]
+struct Exported {
+    files: Vec<String>,
+    step: u64,
+}
+
+/// Result of `import`.
+#[derive(Debug, Serialize, Deserialize)]
+struct Imported {
+    checkpoint: String,
+}
+
+/// `vljepa-launch ask`
+pub(crate) async fn ask(arguments: &cli::Ask) -> Result<u8, LaunchError> {
+    let directory = trained(&arguments.run)?;
+    if !arguments.file.is_file() {
+        return Err(path_error("the picture or clip", &arguments.file, "is no file"));
+    }
+    let job = Job::Ask {
+        file: absolute(&arguments.file),
+        question: arguments.question.clone(),
+        answers: arguments.answers.iter().map(|answer| answer.trim().to_owned()).collect(),
+    };
+    let found: Answers = work(&directory, &job).await?;
+    if arguments.json {
+        return show_json(&found);
+    }
+    let mut rows = vec![row(["rank", "answer", "score"])];
+    rows.extend(found.answers.iter().enumerate().map(|(index, answer)| {
+        vec![(index + 1).to_string(), answer.text.clone(), format!("{:.4}", answer.score)]
+    }));
+    terminal::result(&terminal::table(&rows));
+    terminal::note(&format!("checkpoint of step {}", found.step));
+    Ok(0)
+}
+
+/// `vljepa-launch search`
+pub(crate) async fn search(arguments: &cli::Search) -> Result<u8, LaunchError> {
+    let directory = trained(&arguments.run)?;
+    let files = provenance::shard_files(&arguments.shards);
+    let missing = files.iter().find(|file| !file.is_file());
+    if files.is_empty() || missing.is_some() {
+        let path = missing.cloned().unwrap_or_else(|| PathBuf::from(&arguments.shards));
+        return Err(path_error("the shards", &path, "are no tar file"));
+    }
+    let job = Job::Search {
+        shards: absolute(Path::new(&arguments.shards)).display().to_string(),
+        text: arguments.text.clone(),
+        limit: usize::try_from(arguments.limit).unwrap_or(usize::MAX),
+    };
+    let found: Found = work(&directory, &job).await?;
+    if arguments.json {
+        return show_json(&found);
+    }
+    let mut rows = vec![row(["rank", "score", "shard", "sample", "caption"])];
+    rows.extend(found.results.iter().enumerate().map(|(index, sample)| {
+        vec![
+            (index + 1).to_string(),
+            format!("{:.4}", sample.score),
+            short_shard(&sample.shard),
+            sample.key.clone(),
+            sample.caption.clone().unwrap_or_else(|| "–".to_owned()),
+        ]
+    }));
+    terminal::result(&terminal::table(&rows));
+    terminal::note(&format!("checkpoint of step {}", found.step));
+    Ok(0)
+}
+
+/// `vljepa-launch evaluate`
+pub(crate) async fn evaluate(arguments: &cli::RunJson) -> Result<u8, LaunchError> {
+    let directory = trained(&arguments.run)?;
+    let _lock = directory.lock()?;
+    let scores: serde_json::Value = work(&directory, &Job::Evaluate).await?;
+    if arguments.json {
+        show_json(&scores)?;
+    } else if let Some(table) = report::scores_table(&directory) {
+        terminal::result(&table);
+    }
+    let path = report::write(&directory)?;
+    terminal::note(&format!("report: {}", path.display()));
+    Ok(0)
+}
+
+/// `vljepa-launch export`
+pub(crate) async fn export(arguments: &cli::Export) -> Result<u8, LaunchError> {
+    let directory = trained(&arguments.run)?;
+    let folder = &arguments.folder;
+    if folder.is_file() || std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
+        return Err(path_error("the folder", folder, "is there already and not empty"));
+    }
+    let files: Exported = work(&directory, &Job::Export { folder: absolute(folder) }).await?;
+    if arguments.json {
+        return show_json(&files);
+    }
+    terminal::result(&files.files.join("\n"));
+    terminal::note(&format!("weights of step {} in {}", files.step, folder.display()));
+    Ok(0)
+}
+
+/// `vljepa-launch import`
+pub(crate) async fn import(arguments: &cli::Import) -> Result<u8, LaunchError> {
+    let loaded = load(&arguments.recipe, &arguments.place.set)?;
+    train::warn(&loaded);
+    if !arguments.folder.is_dir() {
+        return Err(path_error("the folder of weights", &arguments.folder, "is no folder"));
+    }
+    let root = train::root(&arguments.place, &loaded.recipe);
+    let (directory, _lock) = match train::open(&root, &loaded)? {
+        Some(opened) => opened,
+        None => train::create(&root, &loaded)?,
+    };
+    if newest_checkpoint(&directory).is_some() {
+        return Err(path_error("the run", &root, "has checkpoints already; import makes a new run"));
+    }
+    let job = Job::Import { folder: absolute(&arguments.folder) };
+    let made: Imported = work(&directory, &job).await?;
+    if arguments.json {
+        return show_json(&made);
+    }
+    terminal::result(&made.checkpoint);
+    terminal::note(&format!(
+        "imported; to train from it: vljepa-launch {} --run {}",
+        arguments.recipe.display(),
+        root.display()
+    ));
+    Ok(0)
+}
+
+/// `vljepa-launch report`
+pub(crate) fn report(run: &Path) -> Result<u8, LaunchError> {
+    let directory = RunDirectory::open(run)?;
+    terminal::result(&report::write(&directory)?.display().to_string());
+    Ok(0)
+}
+
+/// Folder of the newest checkpoint, by its name; whether it verifies is for the worker to say.
+pub(crate) fn newest_checkpoint(directory: &RunDirectory) -> Option<String> {
+    let entries = std::fs::read_dir(directory.checkpoints()).ok()?;
+    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    names.filter(|name| name.starts_with("step-") && !name.contains('.')).max()
+}
+
+/// A run that has something to ask.
+fn trained(run: &Path) -> Result<RunDirectory, LaunchError> {
+    let directory = RunDirectory::open(run)?;
+    match newest_checkpoint(&directory) {
+        Some(_) => Ok(directory),
+        None => Err(LaunchError::NoCheckpoint { run: run.to_owned() }),
+    }
+}
+
+/// Starts a worker for one job and reads its result. The recipe's relative paths mean the folder where the run was started.
+async fn work<T: DeserializeOwned>(directory: &RunDirectory, job: &Job) -> Result<T, LaunchError> {
+    let failed = |what: &str, why: &dyn std::fmt::Display| LaunchError::Start {
+        what: what.to_owned(),
+        why: why.to_string(),
+    };
+    let programs = Programs::find()?;
+    let place = tempfile::tempdir().map_err(|error| failed("making a temporary folder", &error))?;
+    let file = place.path().join("job.json");
+    let text = serde_json::to_vec(job).map_err(|error| failed("writing the job", &error))?;
+    std::fs::write(&file, text).map_err(|error| failed("writing the job", &error))?;
+    let folder = RunRecord::read(directory)
+        .map(|record| record.working_directory)
+        .filter(|folder| folder.is_dir())
+        .unwrap_or_else(|| PathBuf::from("."));
+    let worker = WorkerArguments { run: absolute(directory.root()), job: file, control: None };
+    let mut signals =
+        Signals::listen().map_err(|error| failed("listening to signals", &error))?;
+    let spinner = spinner();
+    let output = tokio::select! {
+        output = local::one_shot(&programs, &worker, &folder) => output,
+        signal = signals.next() => Err(LaunchError::Interrupted { exit_code: signal.exit_code() }),
+    };
+    spinner.finish_and_clear();
+    let output = output?;
+    serde_json::from_slice(&output).map_err(|error| LaunchError::JobFailed {
+        error: format!("it printed no result ({error}): {}", String::from_utf8_lossy(&output)),
+    })
+}
+
+fn spinner() -> indicatif::ProgressBar {
+    if !terminal::is_watched() {
+        return indicatif::ProgressBar::hidden();
+    }
+    let spinner = indicatif::ProgressBar::new_spinner().with_message("working");
+    spinner.enable_steady_tick(std::time::Duration::from_millis(120));
+    spinner
+}
+
+fn show_json(value: &impl Serialize) -> Result<u8, LaunchError> {
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|error| LaunchError::JobFailed { error: error.to_string() })?;
+    terminal::result(&text);
+    Ok(0)
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+fn path_error(what: &'static str, path: &Path, why: &str) -> LaunchError {
+    LaunchError::Path { what, path: path.to_owned(), why: why.to_owned() }
+}
+
+fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
+    cells.map(str::to_owned).to_vec()
+}
+
+fn short_shard(shard: &str) -> String {
+    Path::new(shard).file_name().map_or_else(|| shard.to_owned(), |n| n.to_string_lossy().into_owned())
+}

@@ -1,0 +1,269 @@
+//! Processes on this machine: finding programs, starting the workers of a run, and leaving none behind.
+//!
+//! The workers of an attempt run in a process group of their own, so that Ctrl-C at the terminal reaches the supervisor alone.
+//! OpenMPI puts each rank into yet another group; what is left after the group was ended is found by the attempt's token in
+//! its environment.
+
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::Pid;
+use serde::Deserialize;
+use tokio::process::{Child, Command};
+use vljepa_recipes::protocol::TOKEN_VARIABLE;
+
+use crate::environment;
+use crate::error::LaunchError;
+
+/// Time between TERM and KILL: OpenMPI needs it to end its ranks and to remove its session folder.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// The programs a run needs.
+#[derive(Debug, Clone)]
+pub(crate) struct Programs {
+    /// `vljepa-worker`.
+    pub worker: PathBuf,
+    /// `mpirun`, where there is one.
+    pub mpirun: Option<PathBuf>,
+}
+
+/// What `vljepa-worker --features` prints.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Features {
+    /// Several processes.
+    #[serde(default)]
+    pub mpi: bool,
+    /// Clips.
+    #[serde(default)]
+    pub video: bool,
+    /// GPUs.
+    #[serde(default)]
+    pub cuda: bool,
+}
+
+impl Programs {
+    /// Finds them: the worker beside this program or on PATH, `mpirun` on PATH.
+    pub(crate) fn find() -> Result<Self, LaunchError> {
+        let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.to_owned()));
+        let path = environment::search_path();
+        let find = |name: &str, folders: &[PathBuf]| {
+            folders.iter().map(|folder| folder.join(name)).find(|file| is_executable(file))
+        };
+        let mut folders: Vec<PathBuf> = beside.into_iter().collect();
+        folders.extend(path.iter().cloned());
+        let worker = find("vljepa-worker", &folders).ok_or_else(|| LaunchError::WorkerMissing {
+            beside: folders.first().map(|folder| folder.display().to_string()).unwrap_or_default(),
+        })?;
+        Ok(Self { worker, mpirun: find("mpirun", &path) })
+    }
+
+    /// Asks the worker what it was built with.
+    pub(crate) async fn features(&self) -> Result<Features, LaunchError> {
+        let broken = |why: String| LaunchError::WorkerBroken { worker: self.worker.clone(), why };
+        let output = Command::new(&self.worker)
+            .arg("--features")
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output();
+        let output = tokio::time::timeout(Duration::from_secs(30), output)
+            .await
+            .map_err(|_| broken("it did not answer `--features` within 30 s".to_owned()))?
+            .map_err(|error| broken(error.to_string()))?;
+        if !output.status.success() {
+            return Err(broken(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
+        }
+        serde_json::from_slice(&output.stdout)
+            .map_err(|error| broken(format!("`--features` printed something else: {error}")))
+    }
+
+    /// The command line of an attempt.
+    pub(crate) fn train_command(
+        &self,
+        world_size: usize,
+        arguments: &WorkerArguments,
+    ) -> Result<Vec<String>, LaunchError> {
+        let mut line = Vec::new();
+        if world_size > 1 {
+            let mpirun =
+                self.mpirun.as_ref().ok_or(LaunchError::MpirunMissing { ranks: world_size })?;
+            line.push(mpirun.display().to_string());
+            // vader's single-copy path needs process_vm_readv, which containers forbid; it then fails in the first large message.
+            line.extend(
+                "--allow-run-as-root --oversubscribe --bind-to none --mca btl_vader_single_copy_mechanism none -np"
+                    .split(' ')
+                    .map(str::to_owned),
+            );
+            line.push(world_size.to_string());
+        }
+        line.push(self.worker.display().to_string());
+        line.extend(arguments.list());
+        Ok(line)
+    }
+}
+
+/// Arguments of `vljepa-worker`.
+#[derive(Debug, Clone)]
+pub(crate) struct WorkerArguments {
+    /// The run directory.
+    pub run: PathBuf,
+    /// The job file.
+    pub job: PathBuf,
+    /// Where the supervisor listens, if the job has one.
+    pub control: Option<String>,
+}
+
+impl WorkerArguments {
+    fn list(&self) -> Vec<String> {
+        let text = |path: &Path| path.display().to_string();
+        let mut list = vec!["run".to_owned(), "--run".to_owned(), text(&self.run)];
+        list.extend(["--job".to_owned(), text(&self.job)]);
+        if let Some(control) = &self.control {
+            list.extend(["--control".to_owned(), control.clone()]);
+        }
+        list
+    }
+}
+
+/// The processes of an attempt.
+#[derive(Debug)]
+pub(crate) struct Group {
+    child: Child,
+    group: Pid,
+    token: String,
+    ended: bool,
+}
+
+impl Group {
+    /// Starts `line` with its output appended to the file `output`.
+    pub(crate) fn start(line: &[String], token: &str, output: &Path) -> std::io::Result<Self> {
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(output)?;
+        let program = line.first().ok_or_else(|| std::io::Error::other("an empty command"))?;
+        let child = Command::new(program)
+            .args(&line[1..])
+            .env(TOKEN_VARIABLE, token)
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            .process_group(0)
+            .spawn()?;
+        let group = child
+            .id()
+            .and_then(|id| i32::try_from(id).ok())
+            .map(Pid::from_raw)
+            .ok_or_else(|| std::io::Error::other("the process ended at once"))?;
+        Ok(Self { child, group, token: token.to_owned(), ended: false })
+    }
+
+    /// Waits until the started process has ended.
+    pub(crate) async fn wait(&mut self) -> std::io::Result<ExitStatus> {
+        self.child.wait().await
+    }
+
+    /// Ends everything: TERM and three seconds for those that listen, then KILL, also for what left the group.
+    pub(crate) async fn end(&mut self) {
+        // A stopped process hears TERM only when it goes on.
+        for signal in [Signal::SIGTERM, Signal::SIGCONT] {
+            killpg(self.group, signal).ok();
+        }
+        tokio::time::timeout(GRACE, self.child.wait()).await.ok();
+        self.end_now().await;
+    }
+
+    /// Ends everything at once.
+    pub(crate) async fn end_now(&mut self) {
+        self.kill();
+        tokio::time::timeout(GRACE, self.child.wait()).await.ok();
+    }
+
+    fn kill(&mut self) {
+        killpg(self.group, Signal::SIGKILL).ok();
+        for process in with_token(&self.token) {
+            kill(process, Signal::SIGKILL).ok();
+        }
+        self.ended = true;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.kill();
+        }
+    }
+}
+
+/// Processes of this machine whose environment holds the token; it is as good as a name, because no other process got it.
+pub(crate) fn with_token(token: &str) -> Vec<Pid> {
+    let entry = format!("{TOKEN_VARIABLE}={token}");
+    let own = std::process::id();
+    let Ok(processes) = std::fs::read_dir("/proc") else { return Vec::new() };
+    processes
+        .flatten()
+        .filter_map(|process| process.file_name().to_str()?.parse::<i32>().ok())
+        .filter(|id| u32::try_from(*id).is_ok_and(|id| id != own))
+        .filter(|id| {
+            std::fs::read(format!("/proc/{id}/environ"))
+                .is_ok_and(|text| text.split(|byte| *byte == 0).any(|item| item == entry.as_bytes()))
+        })
+        .map(Pid::from_raw)
+        .collect()
+}
+
+/// Runs a one-shot job to its end and returns its standard output. `folder` is the working directory that the recipe's paths
+/// are relative to.
+pub(crate) async fn one_shot(
+    programs: &Programs,
+    arguments: &WorkerArguments,
+    folder: &Path,
+) -> Result<Vec<u8>, LaunchError> {
+    let failed = |error: String| LaunchError::JobFailed { error };
+    let child = Command::new(&programs.worker)
+        .args(arguments.list())
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| failed(format!("{}: {error}", programs.worker.display())))?;
+    let output = child.wait_with_output().await.map_err(|error| failed(error.to_string()))?;
+    if output.status.success() {
+        return Ok(output.stdout);
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let lines: Vec<&str> = said.lines().collect();
+    let last = lines[lines.len().saturating_sub(12)..].join("\n");
+    Err(failed(if last.is_empty() { ending(output.status) } else { last }))
+}
+
+/// Output of a program that only informs; none when it is missing or fails.
+pub(crate) async fn inquire(program: &str, arguments: &[&str]) -> Option<Vec<u8>> {
+    let output = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    let output = tokio::time::timeout(Duration::from_secs(10), output).await.ok()?.ok()?;
+    output.status.success().then_some(output.stdout)
+}
+
+/// How a process ended, in words.
+pub(crate) fn ending(status: ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt;
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit code {code}"),
+        (None, Some(signal)) => {
+            let name = Signal::try_from(signal).map_or("unknown", Signal::as_str);
+            let memory = if signal == 9 { "; often: out of memory" } else { "" };
+            format!("signal {signal}, {name}{memory}")
+        }
+        (None, None) => "an unknown end".to_owned(),
+    }
+}
+
+fn is_executable(file: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::metadata(file).is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
+}

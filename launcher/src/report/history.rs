@@ -1,0 +1,130 @@
+//! What a run directory says about its past: metrics, events, scores, samples. A line cut short by a kill is passed over.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use vljepa_recipes::protocol::Metrics;
+use vljepa_recipes::run_directory::RunDirectory;
+
+use crate::events::Line;
+
+/// One score of `scores.json`, as fractions.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub(crate) struct Score {
+    /// Its value.
+    pub value: f64,
+    /// What guessing scores.
+    #[serde(default)]
+    pub chance: Option<f64>,
+    /// What the most frequent answer scores.
+    #[serde(default)]
+    pub baseline: Option<f64>,
+    /// Samples.
+    #[serde(default)]
+    pub n: u64,
+}
+
+/// One sample of `samples.json`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub(crate) struct Sample {
+    /// Pictures as `data:` URIs.
+    pub frames: Vec<String>,
+    /// The truth.
+    #[serde(default)]
+    pub caption: String,
+    /// What was asked.
+    #[serde(default)]
+    pub query: Option<String>,
+    /// The nearest texts.
+    #[serde(default)]
+    pub predictions: Vec<Prediction>,
+    /// Whether the first one is right.
+    #[serde(default)]
+    pub correct: Option<bool>,
+}
+
+/// A text and how near it is.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub(crate) struct Prediction {
+    /// The text.
+    pub text: String,
+    /// Cosine.
+    pub score: f64,
+}
+
+/// Lines of metrics by step. Steps that were computed again after a restart count once, as they were computed last.
+pub(crate) fn metrics(directory: &RunDirectory) -> Vec<Metrics> {
+    let mut by_step = BTreeMap::new();
+    for line in lines::<Metrics>(&directory.metrics()) {
+        // A line of an earlier step means that what came after that step was computed again.
+        by_step.split_off(&line.step);
+        by_step.insert(line.step, line);
+    }
+    by_step.into_values().collect()
+}
+
+/// Everything that happened.
+pub(crate) fn events(directory: &RunDirectory) -> Vec<Line> {
+    lines(&directory.events())
+}
+
+/// The newest scores; none before the first evaluation.
+pub(crate) fn scores(directory: &RunDirectory) -> BTreeMap<String, Score> {
+    std::fs::read(directory.scores())
+        .ok()
+        .and_then(|text| serde_json::from_slice(&text).ok())
+        .unwrap_or_default()
+}
+
+/// Samples that the model was shown at the end; none before.
+pub(crate) fn samples(directory: &RunDirectory) -> Vec<Sample> {
+    let samples: Vec<Sample> = std::fs::read(directory.root().join("samples.json"))
+        .ok()
+        .and_then(|text| serde_json::from_slice(&text).ok())
+        .unwrap_or_default();
+    // The report asks nothing of a network, whatever the file says.
+    let embedded = |sample: &Sample| sample.frames.iter().all(|f| f.starts_with("data:image/"));
+    samples.into_iter().filter(embedded).collect()
+}
+
+fn lines<T: DeserializeOwned>(file: &std::path::Path) -> Vec<T> {
+    let text = std::fs::read(file).unwrap_or_default();
+    text.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect()
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::collections::BTreeMap;
+
+    use vljepa_recipes::protocol::{Metrics, Phase};
+
+    use super::lines;
+
+    /// A line of made-up metrics.
+    pub(crate) fn line(step: u64, loss: f64) -> Metrics {
+        Metrics {
+            step,
+            total_steps: 100,
+            stage: "clips".to_owned(),
+            samples: step * 128,
+            loss,
+            gradient_norm: 1.0,
+            learning_rate: 1e-3,
+            scale: 14.0,
+            samples_per_s: 500.0,
+            data_wait_fraction: 0.01,
+            bad_samples: 0,
+            phase_s: BTreeMap::from([(Phase::Forward, 0.5), (Phase::Backward, 1.0)]),
+            time: "2026-01-01T00:00:00Z".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_line_cut_short_is_passed_over_and_the_others_are_kept() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let whole = serde_json::to_string(&line(1, 2.0)).unwrap();
+        std::fs::write(file.path(), format!("{whole}\n{whole}\n{}", &whole[..40])).unwrap();
+        assert_eq!(lines::<Metrics>(file.path()).len(), 2);
+    }
+}

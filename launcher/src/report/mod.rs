@@ -1,0 +1,115 @@
+//! `report.html`: one self-contained file that shows what a run learned, how well, and what happened to it.
+
+pub(crate) mod history;
+mod page;
+mod plot;
+mod sections;
+
+use std::path::PathBuf;
+
+use vljepa_recipes::run_directory::{RunDirectory, atomic_write};
+use vljepa_recipes::schema::{Control, Recipe};
+
+use crate::error::LaunchError;
+use crate::provenance::RunRecord;
+use crate::{supervise, terminal};
+
+/// Everything a report shows.
+pub(crate) struct Contents {
+    pub(crate) recipe: Recipe,
+    pub(crate) yaml: String,
+    pub(crate) recipe_hash: String,
+    pub(crate) complete: bool,
+    pub(crate) record: Option<RunRecord>,
+    pub(crate) metrics: Vec<vljepa_recipes::protocol::Metrics>,
+    pub(crate) events: Vec<crate::events::Line>,
+    pub(crate) scores: Vec<NamedScore>,
+    pub(crate) samples: Vec<history::Sample>,
+}
+
+/// A score, and whether it is a control.
+pub(crate) struct NamedScore {
+    pub(crate) name: String,
+    pub(crate) score: history::Score,
+    pub(crate) control: Option<Control>,
+}
+
+/// Writes the report of a run and returns its path.
+pub(crate) fn write(directory: &RunDirectory) -> Result<PathBuf, LaunchError> {
+    let loaded = directory.load_recipe()?;
+    let contents = Contents {
+        complete: supervise::completion_fault(directory, &loaded.recipe).is_ok(),
+        scores: scores(directory, &loaded.recipe),
+        recipe: loaded.recipe,
+        yaml: loaded.yaml,
+        recipe_hash: loaded.hash,
+        record: RunRecord::read(directory),
+        metrics: history::metrics(directory),
+        events: history::events(directory),
+        samples: history::samples(directory),
+    };
+    let path = directory.report();
+    atomic_write(&path, page::page(&contents).into_string().as_bytes())?;
+    Ok(path)
+}
+
+/// The scores as a table for the terminal; none before the first evaluation.
+pub(crate) fn scores_table(directory: &RunDirectory) -> Option<String> {
+    let recipe = directory.load_recipe().ok()?.recipe;
+    let scores = scores(directory, &recipe);
+    if scores.is_empty() {
+        return None;
+    }
+    let header = ["score", "value", "chance", "majority", "n", ""];
+    let mut rows = vec![header.map(str::to_owned).to_vec()];
+    rows.extend(scores.iter().map(|NamedScore { name, score, control }| {
+        let percent = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), percent);
+        vec![
+            name.clone(),
+            percent(Some(score.value)),
+            percent(score.chance),
+            percent(score.baseline),
+            terminal::thousands(score.n),
+            control.map_or(String::new(), |control| format!("control: {}", control_name(control))),
+        ]
+    }));
+    Some(terminal::table(&rows))
+}
+
+/// Scores in the recipe's order, controls last, unknown ones between.
+fn scores(directory: &RunDirectory, recipe: &Recipe) -> Vec<NamedScore> {
+    let mut all = history::scores(directory);
+    let mut found = Vec::new();
+    for task in &recipe.evaluation.tasks {
+        let belongs = |name: &String| {
+            name.strip_prefix(&task.name).is_some_and(|rest| {
+                rest.is_empty() || rest.starts_with("_r") || rest.starts_with("_top") || rest == "_flipped"
+            })
+        };
+        let mut names: Vec<String> = all.keys().filter(|name| belongs(name)).cloned().collect();
+        // r1, r5, r10 in the order of their numbers.
+        names.sort_by_key(|name| (name.len(), name.clone()));
+        let control = Some(task.control).filter(|control| *control != Control::None);
+        for name in names {
+            if let Some(score) = all.remove(&name) {
+                found.push(NamedScore { name, score, control });
+            }
+        }
+    }
+    found.extend(all.into_iter().map(|(name, score)| NamedScore { name, score, control: None }));
+    found.sort_by_key(|score| score.control.is_some());
+    found
+}
+
+fn percent(value: f64) -> String {
+    format!("{:.1}%", 100.0 * value)
+}
+
+fn control_name(control: Control) -> &'static str {
+    match control {
+        Control::None => "none",
+        Control::SingleFrame => "one frame repeated",
+        Control::Reversed => "frames reversed",
+        Control::Collapsed => "all embeddings equal",
+    }
+}

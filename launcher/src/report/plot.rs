@@ -1,0 +1,278 @@
+//! Curves as inline SVG that stretches with the page. Text stands beside it as HTML, so that it keeps its size at any width.
+
+use maud::{Markup, html};
+
+/// Points drawn at most; more are merged into their mean, lowest and highest.
+const MAX_POINTS: usize = 400;
+/// Side of the drawing's own coordinates.
+const SIDE: f64 = 1000.0;
+
+/// What the value axis covers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Axis {
+    /// From the lowest to the highest value.
+    Fitted,
+    /// From zero.
+    FromZero,
+    /// Logarithmic.
+    Logarithmic,
+}
+
+/// A curve.
+#[derive(Debug)]
+pub(super) struct Plot<'a> {
+    pub(super) title: &'a str,
+    /// The newest value, beside the title.
+    pub(super) newest: String,
+    /// (step, value) by rising step.
+    pub(super) points: &'a [(u64, f64)],
+    /// Steps of the run.
+    pub(super) total: u64,
+    pub(super) axis: Axis,
+    /// Draw the smoothed line over the faint raw one.
+    pub(super) smooth: bool,
+    /// First step and name of each stage.
+    pub(super) stages: &'a [(u64, String)],
+    /// Steps at which an attempt after the first began.
+    pub(super) restarts: &'a [u64],
+    /// Takes the whole width.
+    pub(super) wide: bool,
+}
+
+impl Plot<'_> {
+    /// Draws it; a sentence where there is nothing to draw.
+    pub(super) fn draw(&self) -> Markup {
+        let usable = |value: f64| value.is_finite() && (self.axis != Axis::Logarithmic || value > 0.0);
+        let points: Vec<(f64, f64)> = self
+            .points
+            .iter()
+            .filter(|(_, value)| usable(*value))
+            .map(|(step, value)| (to_f64(*step), *value))
+            .collect();
+        let left_out = self.points.len() - points.len();
+        let range = self.range(&points);
+        html! {
+            figure.plot.wide[self.wide] {
+                figcaption { (self.title) @if !points.is_empty() { b { (self.newest) } } }
+                @match range {
+                    None => p.nothing { "nothing recorded" },
+                    Some(range) => (self.area(&points, range)),
+                }
+                @if left_out > 0 { p.nothing { (left_out) " values are not finite and not drawn" } }
+            }
+        }
+    }
+
+    /// Lowest and highest value of the axis, in its own scale.
+    fn range(&self, points: &[(f64, f64)]) -> Option<(f64, f64)> {
+        let values = points.iter().map(|(_, value)| self.scaled(*value));
+        let (low, high) = values.fold(None, |range: Option<(f64, f64)>, value| {
+            Some(range.map_or((value, value), |(low, high)| (low.min(value), high.max(value))))
+        })?;
+        let low = if self.axis == Axis::FromZero { low.min(0.0) } else { low };
+        let span = if high > low { high - low } else { high.abs().max(1e-12) };
+        let below = if self.axis == Axis::FromZero { 0.0 } else { 0.06 * span };
+        Some((low - below, high + 0.08 * span))
+    }
+
+    fn scaled(&self, value: f64) -> f64 {
+        if self.axis == Axis::Logarithmic { value.log10() } else { value }
+    }
+
+    fn area(&self, points: &[(f64, f64)], (low, high): (f64, f64)) -> Markup {
+        let last = points.last().map_or(1.0, |point| point.0);
+        let total = to_f64(self.total).max(last).max(1.0);
+        let left = |step: f64| 100.0 * step / total;
+        let top = |scaled: f64| 100.0 * (high - scaled) / (high - low);
+        let place = |(step, value): (f64, f64)| {
+            (left(step) * SIDE / 100.0, top(self.scaled(value)) * SIDE / 100.0)
+        };
+        let raw = path(merge(points).into_iter().map(place));
+        let line = if self.smooth { path(merge(&smoothed(points)).into_iter().map(place)) } else { raw.clone() };
+        let values = match self.axis {
+            Axis::Logarithmic => decades(low, high),
+            Axis::Fitted | Axis::FromZero => ticks(low, high, 4),
+        };
+        let steps: Vec<f64> = ticks(0.0, total, 4).into_iter().filter(|tick| *tick > 0.0).collect();
+        html! {
+            div.area {
+                svg viewBox="0 0 1000 1000" preserveAspectRatio="none" role="img" aria-label=(self.title) {
+                    @for value in &values { path.grid d=(across(top(*value))) {} }
+                    @if self.smooth { path.raw d=(raw) {} }
+                    path.line d=(line) {}
+                }
+                @for value in &values {
+                    span.y style=(format!("top:{:.2}%", top(*value))) { (self.label(*value)) }
+                }
+                @for step in &steps {
+                    span.x style=(format!("left:{:.2}%", left(*step))) { (compact(*step)) }
+                }
+                @for (index, (step, name)) in self.stages.iter().enumerate() {
+                    i.stage.first[index == 0] style=(format!("left:{:.2}%", left(to_f64(*step)))) { @if self.wide { (name) } }
+                }
+                @for step in self.restarts {
+                    i.restart title={ "started again at step " (step) } style=(format!("left:{:.2}%", left(to_f64(*step)))) {}
+                }
+            }
+        }
+    }
+
+    fn label(&self, scaled: f64) -> String {
+        compact(if self.axis == Axis::Logarithmic { 10_f64.powf(scaled) } else { scaled })
+    }
+}
+
+/// Multiples of 1, 2 or 5 times a power of ten: about `count` of them between `low` and `high`.
+fn ticks(low: f64, high: f64, count: u32) -> Vec<f64> {
+    let rough = (high - low) / f64::from(count);
+    let decade = 10_f64.powf(rough.log10().floor());
+    let step = [1.0, 2.0, 5.0, 10.0].map(|m| m * decade).into_iter().find(|s| *s >= rough);
+    let Some(step) = step.filter(|step| step.is_normal()) else { return Vec::new() };
+    let first = (low / step).ceil();
+    (0..20).map(|i| (first + f64::from(i)) * step).take_while(|tick| *tick <= high).collect()
+}
+
+/// Powers of ten between two logarithms; ordinary ticks where there are fewer than two.
+fn decades(low: f64, high: f64) -> Vec<f64> {
+    let whole = ticks(low.ceil(), high.floor(), 4);
+    let whole: Vec<f64> = whole.into_iter().filter(|tick| tick.fract().abs() < 1e-9).collect();
+    if whole.len() >= 2 { whole } else { ticks(low, high, 3) }
+}
+
+/// Means of groups of points, with the lowest and highest of each group kept where they stand out.
+fn merge(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+    let size = points.len().div_ceil(MAX_POINTS).max(1);
+    if size < 3 {
+        return points.to_vec();
+    }
+    points
+        .chunks(size)
+        .flat_map(|group| {
+            let by_value = |a: &&(f64, f64), b: &&(f64, f64)| a.1.total_cmp(&b.1);
+            let low = group.iter().min_by(by_value).copied();
+            let high = group.iter().max_by(by_value).copied();
+            let (Some(low), Some(high)) = (low, high) else { return Vec::new() };
+            if low.0 < high.0 { vec![low, high] } else { vec![high, low] }
+        })
+        .collect()
+}
+
+/// Exponential moving average over about a fortieth of the points, without the bias towards its start.
+fn smoothed(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+    let keep = 1.0 - 1.0 / (to_f64(points.len() as u64) / 40.0).max(2.0);
+    let (mut sum, mut weight) = (0.0, 0.0);
+    points
+        .iter()
+        .map(|(step, value)| {
+            sum = keep * sum + (1.0 - keep) * value;
+            weight = keep * weight + (1.0 - keep);
+            (*step, sum / weight)
+        })
+        .collect()
+}
+
+fn path(points: impl Iterator<Item = (f64, f64)>) -> String {
+    let mut text = String::new();
+    for (index, (x, y)) in points.enumerate() {
+        text += &format!("{}{x:.1} {y:.1}", if index == 0 { "M" } else { "L" });
+    }
+    text
+}
+
+fn across(top: f64) -> String {
+    format!("M0 {0:.1}H1000", top * SIDE / 100.0)
+}
+
+/// A number in few characters: `1.2k`, `350`, `0.25`, `5e-4`.
+pub(super) fn compact(value: f64) -> String {
+    let trim = |text: String| {
+        if text.contains('.') {
+            text.trim_end_matches('0').trim_end_matches('.').to_owned()
+        } else {
+            text
+        }
+    };
+    match value.abs() {
+        size if size < 1e-12 => "0".to_owned(),
+        size if size >= 999_950.0 => trim(format!("{:.1}", value / 1e6)) + "M",
+        size if size >= 10_000.0 => trim(format!("{:.1}", value / 1e3)) + "k",
+        size if size >= 100.0 => format!("{value:.0}"),
+        size if size >= 1.0 => trim(format!("{value:.2}")),
+        size if size >= 0.01 => trim(format!("{value:.3}")),
+        _ => {
+            let text = format!("{value:.1e}");
+            text.replace(".0e", "e")
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "steps and samples stay far below 2^53")]
+pub(super) fn to_f64(value: u64) -> f64 {
+    value as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Axis, Plot, compact, merge, smoothed, ticks};
+
+    fn draw(points: &[(u64, f64)], axis: Axis) -> String {
+        Plot {
+            title: "loss",
+            newest: String::new(),
+            points,
+            total: 100,
+            axis,
+            smooth: true,
+            stages: &[],
+            restarts: &[],
+            wide: false,
+        }
+        .draw()
+        .into_string()
+    }
+
+    #[test]
+    fn ticks_are_round_numbers_inside_the_range() {
+        assert_eq!(ticks(0.0, 1311.0, 4), [0.0, 500.0, 1000.0]);
+        assert_eq!(ticks(0.9, 4.1, 4), [1.0, 2.0, 3.0, 4.0]);
+        assert!(ticks(1.0, 1.0, 4).is_empty());
+    }
+
+    #[test]
+    fn numbers_are_short() {
+        for (value, text) in [
+            (0.0, "0"),
+            (0.0005, "5e-4"),
+            (0.00012, "1.2e-4"),
+            (0.25, "0.25"),
+            (3.0, "3"),
+            (512.4, "512"),
+            (12_000.0, "12k"),
+            (1_500_000.0, "1.5M"),
+        ] {
+            assert_eq!(compact(value), text);
+        }
+    }
+
+    #[test]
+    fn merging_keeps_spikes_and_smoothing_keeps_constants() {
+        let mut points: Vec<(f64, f64)> = (0..10_000).map(|i| (f64::from(i), 1.0)).collect();
+        points[7777].1 = 9.0;
+        let merged = merge(&points);
+        assert!(merged.len() <= 800 && merged.contains(&(7777.0, 9.0)));
+        points[7777].1 = 1.0;
+        assert!(smoothed(&points).iter().all(|(_, v)| (v - 1.0).abs() < 1e-9));
+    }
+
+    #[test]
+    fn plots_of_few_equal_or_broken_values_are_drawn_or_say_why_not() {
+        assert!(draw(&[], Axis::Fitted).contains("nothing recorded"));
+        assert!(draw(&[(1, f64::NAN)], Axis::Fitted).contains("nothing recorded"));
+        for points in [vec![(1, 2.0)], vec![(1, 2.0), (2, 2.0)], vec![(1, 0.0), (2, f64::INFINITY)]] {
+            for axis in [Axis::Fitted, Axis::FromZero, Axis::Logarithmic] {
+                let page = draw(&points, axis);
+                assert!(!page.contains("NaN") && !page.contains("inf"), "{page}");
+            }
+        }
+    }
+}

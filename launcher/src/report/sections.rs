@@ -1,0 +1,333 @@
+//! The report's sections. Each is left out, or says so, when its part of the run has not happened.
+
+use std::collections::BTreeMap;
+
+use maud::{Markup, html};
+use vljepa_recipes::protocol::{Metrics, Phase};
+
+use super::history::{Prediction, Sample};
+use super::page::{between, busy_seconds, moment};
+use super::plot::{Axis, Plot, compact, to_f64};
+use super::{Contents, NamedScore, control_name, percent};
+use crate::events::{AttemptOutcome, Event};
+use crate::terminal;
+
+/// Warnings shown; the others are in `events.jsonl`.
+const WARNINGS: usize = 40;
+
+/// Curves over steps.
+pub(super) fn learning(contents: &Contents) -> Markup {
+    let metrics = &contents.metrics;
+    let mut stages: Vec<(u64, String)> = Vec::new();
+    let mut first = 0;
+    for stage in &contents.recipe.stages {
+        stages.push((first, stage.name.clone()));
+        first += stage.steps;
+    }
+    let restarts: Vec<u64> = contents
+        .record
+        .iter()
+        .flat_map(|record| record.attempts.iter().skip(1))
+        .filter_map(|attempt| attempt.first_step)
+        .collect();
+    let draw = |title, axis, smooth, wide, value: fn(&Metrics) -> f64| {
+        let points: Vec<(u64, f64)> = metrics.iter().map(|line| (line.step, value(line))).collect();
+        let newest = points.last().map(|point| compact(point.1)).unwrap_or_default();
+        let (stages, restarts) = (&stages, &restarts);
+        Plot { title, newest, points: &points, total: first, axis, smooth, stages, restarts, wide }.draw()
+    };
+    html! {
+        section {
+            h2 { "Learning" }
+            div.plots {
+                (draw("loss", Axis::Fitted, true, true, |m| m.loss))
+                (draw("learning rate", Axis::FromZero, false, false, |m| m.learning_rate))
+                (draw("samples/s", Axis::FromZero, true, false, |m| m.samples_per_s))
+                (draw("gradient norm", Axis::Logarithmic, true, false, |m| m.gradient_norm))
+                (draw("similarity scale α", Axis::Fitted, false, false, |m| m.scale))
+            }
+            @if !restarts.is_empty() { p.note { "▲ the run was started again here" } }
+        }
+    }
+}
+
+/// Scores beside what guessing reaches.
+pub(super) fn scores(contents: &Contents) -> Markup {
+    let (controls, plain): (Vec<_>, Vec<_>) =
+        contents.scores.iter().partition(|score| score.control.is_some());
+    html! {
+        section {
+            h2 { "Scores" }
+            @if contents.scores.is_empty() {
+                p.note { "Nothing was measured yet." }
+            } @else {
+                div.scores {
+                    @for score in plain { (score_row(score)) }
+                    @if !controls.is_empty() {
+                        p.divider {
+                            "Controls: the samples are changed so that the score must fall to chance, or follow the change"
+                        }
+                        @for score in controls { (score_row(score)) }
+                    }
+                }
+                p.note {
+                    i.mark.chance {} " chance: what guessing scores"
+                    i.mark.majority {} " majority: what always giving the most frequent answer scores"
+                }
+            }
+        }
+    }
+}
+
+fn score_row(named: &NamedScore) -> Markup {
+    let NamedScore { name, score, control } = named;
+    let place = |value: f64| format!("left:{:.2}%", 100.0 * value.clamp(0.0, 1.0));
+    let guess = score.chance.unwrap_or(0.0).max(score.baseline.unwrap_or(0.0));
+    let above = score.value > guess;
+    html! {
+        div.score.control[control.is_some()].above[above] {
+            span.name {
+                (name)
+                @if let Some(control) = control { em { (control_name(*control)) } }
+            }
+            span.bar {
+                span.fill style=(format!("width:{:.2}%", 100.0 * score.value.clamp(0.0, 1.0))) {}
+                @if let Some(baseline) = score.baseline { i.mark.majority style=(place(baseline)) {} }
+                @if let Some(chance) = score.chance { i.mark.chance style=(place(chance)) {} }
+            }
+            b { (percent(score.value)) }
+            span.small {
+                @if let Some(chance) = score.chance { "chance " (percent(chance)) }
+                @if let Some(baseline) = score.baseline.filter(|b| Some(*b) > score.chance) {
+                    " · majority " (percent(baseline))
+                }
+                " · n " (terminal::thousands(score.n))
+            }
+        }
+    }
+}
+
+/// Real samples and what the model makes of them.
+pub(super) fn samples(contents: &Contents) -> Markup {
+    if contents.samples.is_empty() {
+        return html! {};
+    }
+    let known = contents.samples.iter().filter(|sample| sample.correct.is_some()).count();
+    let right = contents.samples.iter().filter(|sample| sample.correct == Some(true)).count();
+    html! {
+        section {
+            h2 { "What the model sees" }
+            p.note {
+                "Evaluation samples, the true text, and the texts whose embeddings are nearest to the predicted one"
+                @if known > 0 { ": the nearest is the true one for " (right) " of these " (known) }
+                "."
+            }
+            div.samples { @for sample in &contents.samples { (card(sample)) } }
+        }
+    }
+}
+
+fn card(sample: &Sample) -> Markup {
+    let highest = sample.predictions.iter().map(|p| p.score).fold(0.05, f64::max);
+    let width = |p: &Prediction| format!("width:{:.1}%", 100.0 * (p.score / highest).clamp(0.0, 1.0));
+    html! {
+        article.wrong[sample.correct == Some(false)] {
+            div.frames { @for frame in &sample.frames { img src=(frame) alt=""; } }
+            @if let Some(query) = sample.query.as_ref().filter(|query| !query.is_empty()) {
+                p.query { (query) }
+            }
+            p.truth {
+                @match sample.correct {
+                    Some(true) => span.tick title="the nearest text is the true one" { "✓" },
+                    Some(false) => span.cross title="the nearest text is another one" { "✗" },
+                    None => {},
+                }
+                (sample.caption)
+            }
+            ol {
+                @for prediction in &sample.predictions {
+                    li.same[prediction.text == sample.caption] {
+                        span { (prediction.text) }
+                        b { (format!("{:.2}", prediction.score)) }
+                        i style=(width(prediction)) {}
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Where the time of a step goes.
+pub(super) fn time(contents: &Contents) -> Markup {
+    let mut phases: BTreeMap<Phase, f64> = BTreeMap::new();
+    for line in &contents.metrics {
+        for (phase, seconds) in &line.phase_s {
+            *phases.entry(*phase).or_default() += seconds;
+        }
+    }
+    let total = busy_seconds(&contents.metrics);
+    if total <= 0.0 {
+        return html! {};
+    }
+    let share = |seconds: f64| seconds / total;
+    html! {
+        section {
+            h2 { "Time" }
+            div.phases {
+                @for (phase, seconds) in &phases {
+                    span class=(phase.name()) title=(phase.name()) style=(format!("flex-grow:{:.4}", share(*seconds))) {}
+                }
+            }
+            ul.legend {
+                @for (phase, seconds) in &phases {
+                    li { i class=(phase.name()) {} (phase.name()) " " b { (percent(share(*seconds))) } " " (terminal::duration(*seconds)) }
+                }
+            }
+            p.note { "Wall-clock time of rank 0, " (terminal::duration(total)) " in all." }
+        }
+    }
+}
+
+/// Every start of the run.
+pub(super) fn attempts(contents: &Contents) -> Markup {
+    let attempts = contents.record.as_ref().map_or(&[][..], |record| &record.attempts);
+    if attempts.is_empty() {
+        return html! {};
+    }
+    html! {
+        section {
+            h2 { "Attempts" }
+            div.scroll { table {
+                thead { tr { th { "#" } th { "started" } th { "lasted" } th { "steps" } th { "ranks" } th { "end" } } }
+                tbody {
+                    @for attempt in attempts {
+                        tr {
+                            td { (attempt.number) }
+                            td { (moment(&attempt.started)) }
+                            td { (lasted(&attempt.started, attempt.ended.as_deref())) }
+                            td {
+                                @match attempt.first_step {
+                                    Some(first) => { (terminal::thousands(first)) " → " (terminal::thousands(attempt.last_step)) },
+                                    None => "–",
+                                }
+                            }
+                            td { (attempt.world_size) }
+                            td {
+                                span.state.(class(attempt.outcome)) { (attempt.outcome.name()) }
+                                @if let Some(fault) = &attempt.fault { " " (fault) }
+                            }
+                        }
+                    }
+                }
+            } }
+        }
+    }
+}
+
+fn lasted(started: &str, ended: Option<&str>) -> String {
+    let seconds = ended.and_then(|ended| between(started, ended));
+    seconds.map_or_else(|| "–".to_owned(), terminal::duration)
+}
+
+fn class(outcome: AttemptOutcome) -> &'static str {
+    match outcome {
+        AttemptOutcome::Unfinished => "plain",
+        AttemptOutcome::Completed => "good",
+        AttemptOutcome::Stopped | AttemptOutcome::Killed => "fair",
+        AttemptOutcome::Failed => "bad",
+    }
+}
+
+/// Faults, restarts, warnings and bad samples.
+pub(super) fn incidents(contents: &Contents) -> Markup {
+    let mut shown: Vec<(String, &'static str, String)> = Vec::new();
+    let (mut saves, mut longest) = (0_u64, 0.0_f64);
+    for line in &contents.events {
+        let (kind, text) = match &line.event {
+            Event::Fault(fault) => ("fault", format!("{fault} (log: {})", fault.log)),
+            Event::Restart { delay_s } => ("restart", format!("started again after {delay_s:.0} s")),
+            Event::Refused { peer, reason } => ("refused", format!("a connection from {peer}: {reason}")),
+            Event::Warning { rank, text } => ("warning", format!("rank {rank}: {text}")),
+            Event::StopRequested { signal } => ("stop", format!("asked for by {signal}")),
+            Event::Saved { stall_s, .. } => {
+                saves += 1;
+                longest = longest.max(*stall_s);
+                continue;
+            }
+            Event::AttemptStarted { .. }
+            | Event::RankJoined { .. }
+            | Event::Scores { .. }
+            | Event::AttemptEnded { .. } => continue,
+        };
+        shown.push((line.time.clone(), kind, text));
+    }
+    let left_out = shown.len().saturating_sub(WARNINGS);
+    let bad = contents.metrics.last().map_or(0, |line| line.bad_samples);
+    html! {
+        section {
+            h2 { "Incidents" }
+            p.note {
+                @if shown.is_empty() { "None. " }
+                (terminal::thousands(saves)) " checkpoints were saved"
+                @if saves > 0 { ", the longest pause for one was " (terminal::duration(longest)) }
+                "; " (terminal::thousands(bad)) " bad samples were left out."
+            }
+            @if left_out > 0 { p.note { "The first " (left_out) " are only in events.jsonl." } }
+            @if !shown.is_empty() {
+                ul.incidents {
+                    @for (time, kind, text) in shown.iter().skip(left_out) {
+                        li { time { (moment(time)) } span.state.(incident_class(kind)) { (kind) } " " (text) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn incident_class(kind: &str) -> &'static str {
+    match kind {
+        "fault" => "bad",
+        "warning" | "refused" => "fair",
+        _ => "plain",
+    }
+}
+
+/// The recipe, versions, sources and data that made the run.
+pub(super) fn origin(contents: &Contents) -> Markup {
+    html! {
+        section {
+            h2 { "Origin" }
+            @if let Some(record) = &contents.record {
+                dl {
+                    dt { "command" } dd { code { (record.command.join(" ")) } }
+                    @if let Some(git) = &record.git {
+                        dt { "commit" }
+                        dd {
+                            code { (git.commit) }
+                            @if let Some(diff) = &git.diff_hash { " with changes (diff " code { (short(diff)) } ")" }
+                        }
+                    }
+                    @for (name, version) in &record.versions { dt { (name) } dd { (version) } }
+                    @for (name, hash) in &record.binaries { dt { (name) } dd { code { (short(hash)) } } }
+                    dt { "machine" }
+                    dd { (record.host.name) ", Linux " (record.host.kernel) ", " (terminal::thousands(record.host.memory_mib)) " MiB" }
+                    @for (name, list) in &record.shards {
+                        dt { "shards of " (name) }
+                        dd {
+                            (terminal::thousands(list.count as u64)) " files, "
+                            (format!("{:.1}", to_f64(list.bytes) / 1e6)) " MB, " code { (short(&list.hash)) }
+                        }
+                    }
+                }
+            }
+            details {
+                summary { "Resolved recipe " code { (short(&contents.recipe_hash)) } }
+                pre { (contents.yaml) }
+            }
+        }
+    }
+}
+
+fn short(hash: &str) -> &str {
+    hash.get(..16).unwrap_or(hash)
+}

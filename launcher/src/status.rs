@@ -1,0 +1,105 @@
+//! `vljepa-launch status RUN`: how a run stands, from its directory alone.
+
+use serde::Serialize;
+use vljepa_recipes::run_directory::RunDirectory;
+
+use crate::cli::RunJson;
+use crate::error::LaunchError;
+use crate::events::AttemptOutcome;
+use crate::jobs;
+use crate::provenance::RunRecord;
+use crate::report::history;
+use crate::supervise;
+use crate::terminal;
+
+/// How a run stands.
+#[derive(Debug, Serialize)]
+struct Status {
+    name: String,
+    /// `running`, `completed`, `stopped`, `killed`, `failed`, `interrupted` or `not started`.
+    state: String,
+    step: u64,
+    total_steps: u64,
+    loss: Option<f64>,
+    samples_per_s: Option<f64>,
+    checkpoint: Option<String>,
+    attempts: usize,
+    fault: Option<String>,
+}
+
+/// Prints it.
+pub(crate) fn status(arguments: &RunJson) -> Result<u8, LaunchError> {
+    let directory = RunDirectory::open(&arguments.run)?;
+    let status = of(&directory)?;
+    if arguments.json {
+        let text = serde_json::to_string_pretty(&status).map_err(|error| {
+            LaunchError::Unreadable { path: arguments.run.clone(), why: error.to_string() }
+        })?;
+        terminal::result(&text);
+        return Ok(0);
+    }
+    let mut rows = vec![
+        vec!["run".to_owned(), status.name.clone()],
+        vec!["state".to_owned(), status.state.clone()],
+        vec![
+            "step".to_owned(),
+            format!(
+                "{} of {}",
+                terminal::thousands(status.step),
+                terminal::thousands(status.total_steps)
+            ),
+        ],
+    ];
+    let mut add = |name: &str, value: Option<String>| {
+        rows.extend(value.map(|value| vec![name.to_owned(), value]));
+    };
+    add("loss", status.loss.map(|loss| format!("{loss:.4}")));
+    add("samples/s", status.samples_per_s.map(|rate| format!("{rate:.1}")));
+    add("checkpoint", status.checkpoint.clone());
+    add("attempts", Some(status.attempts.to_string()));
+    add("fault", status.fault.clone());
+    terminal::result(&terminal::table(&rows));
+    Ok(0)
+}
+
+fn of(directory: &RunDirectory) -> Result<Status, LaunchError> {
+    let recipe = directory.load_recipe()?.recipe;
+    let record = RunRecord::read(directory);
+    let newest = history::metrics(directory).pop();
+    let last = record.as_ref().and_then(|record| record.attempts.last());
+    let state = if is_held(directory) {
+        "running"
+    } else if supervise::completion_fault(directory, &recipe).is_ok() {
+        "completed"
+    } else {
+        match last.map(|attempt| attempt.outcome) {
+            None => "not started",
+            // Its launcher ended without writing so.
+            Some(AttemptOutcome::Unfinished) => "interrupted",
+            Some(outcome) => outcome.name(),
+        }
+    };
+    Ok(Status {
+        name: recipe.name,
+        state: state.to_owned(),
+        step: newest.as_ref().map_or(0, |metrics| metrics.step),
+        total_steps: recipe.stages.iter().map(|stage| stage.steps).sum(),
+        loss: newest.as_ref().map(|metrics| metrics.loss),
+        samples_per_s: newest.as_ref().map(|metrics| metrics.samples_per_s),
+        checkpoint: jobs::newest_checkpoint(directory),
+        attempts: record.as_ref().map_or(0, |record| record.attempts.len()),
+        fault: last.and_then(|attempt| attempt.fault.clone()),
+    })
+}
+
+/// Whether a launcher holds the run. Its lock is not tried, because a launcher that starts at this moment would be refused: the
+/// kernel's list of locks names the file by its inode.
+fn is_held(directory: &RunDirectory) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(data) = std::fs::metadata(directory.root().join("lock")) else { return false };
+    let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
+    let inode = format!(":{}", data.ino());
+    locks.lines().filter(|line| line.contains("FLOCK")).any(|line| {
+        line.split_whitespace().nth(5).is_some_and(|file| file.ends_with(&inode))
+    })
+}

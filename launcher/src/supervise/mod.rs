@@ -1,0 +1,250 @@
+//! The supervisor: starts attempts, watches them, and starts again what can go on. It never leaves a process behind.
+
+mod attempt;
+mod post_mortem;
+mod progress;
+mod restart;
+mod signals;
+mod stall;
+#[cfg(test)]
+mod tests;
+
+use std::io::Read;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::Value;
+use vljepa_recipes::protocol::{Job, Phase};
+use vljepa_recipes::run_directory::{RunDirectory, atomic_write};
+use vljepa_recipes::schema::Recipe;
+
+pub(crate) use signals::{Signals, StopSignal};
+pub(crate) use stall::Limits;
+
+use crate::control::{Expected, Server};
+use crate::error::LaunchError;
+use crate::events::{AttemptOutcome, Event, EventLog, Fault, FaultKind};
+use crate::local::{Group, Programs, WorkerArguments};
+use crate::provenance::RunRecord;
+use attempt::{Attempt, End, Facts};
+use progress::Progress;
+use restart::{Decision, Failure, Restarts};
+
+/// A run to be worked on.
+#[derive(Debug)]
+pub(crate) struct Run {
+    /// Where everything is.
+    pub directory: RunDirectory,
+    /// What is trained.
+    pub recipe: Recipe,
+    /// Its hash.
+    pub recipe_hash: String,
+    /// What is started.
+    pub programs: Programs,
+    /// When a rank counts as hung.
+    pub limits: Limits,
+    /// `run.json`.
+    pub record: RunRecord,
+}
+
+/// How the supervision ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// There is a valid completion record.
+    Completed,
+    /// Saved and stopped on request.
+    Stopped(StopSignal),
+    /// Stopped at once by a second request.
+    Killed(StopSignal),
+}
+
+/// Works on the run until it is complete, was stopped, or cannot go on.
+///
+/// # Errors
+/// When it cannot go on: the fault and why it was not tried again.
+pub(crate) async fn supervise(run: &mut Run, signals: &mut Signals) -> Result<Ending, LaunchError> {
+    let mut progress = Progress::new(&run.recipe);
+    let mut restarts = Restarts::new(run.recipe.cluster.restart.clone());
+    let mut facts = Facts::default();
+    loop {
+        let number = run.record.begin_attempt(run.recipe.cluster.world_size());
+        let events = EventLog::new(&run.directory, number);
+        progress.restart();
+        let (end, reached) = one_attempt(run, number, facts, &mut progress, signals).await?;
+        let end = match end {
+            End::Completed => check_record(run, number, &reached).map_or(End::Completed, End::Fault),
+            End::Stopped | End::Killed | End::Fault(_) => end,
+        };
+        let outcome = close(run, &events, &end, &reached)?;
+        let stop = reached.stop;
+        let fault = match (end, stop) {
+            (End::Completed, _) => {
+                progress.finish();
+                return Ok(Ending::Completed);
+            }
+            (End::Stopped, stop) => {
+                progress.finish();
+                return Ok(Ending::Stopped(stop.unwrap_or(StopSignal::Terminate)));
+            }
+            (End::Killed, stop) => {
+                progress.finish();
+                return Ok(Ending::Killed(stop.unwrap_or(StopSignal::Terminate)));
+            }
+            (End::Fault(fault), _) => fault,
+        };
+        debug_assert_eq!(outcome, AttemptOutcome::Failed);
+        show(&progress, &fault);
+        let failure = Failure {
+            saved: reached.saved,
+            trained: reached.trained,
+            kind: fault.kind,
+            error: fault.error.clone(),
+        };
+        let decision = match stop {
+            Some(_) => Decision::GiveUp("a stop was asked for".to_owned()),
+            None => restarts.decide(&failure),
+        };
+        let delay = match decision {
+            Decision::Restart(delay) => delay,
+            Decision::GiveUp(reason) => {
+                progress.finish();
+                return Err(LaunchError::RunFailed { fault: fault.to_string(), reason, log: fault.log });
+            }
+        };
+        announce(run, &progress, &events, &restarts, delay);
+        if let Some(signal) = wait(delay, signals).await {
+            progress.finish();
+            return Ok(Ending::Stopped(signal));
+        }
+        facts = Facts { newest_saved: reached.newest_saved, ..Facts::default() };
+    }
+}
+
+/// Starts the workers and stays with them to the attempt's end.
+async fn one_attempt(
+    run: &Run,
+    number: u32,
+    facts: Facts,
+    progress: &mut Progress,
+    signals: &mut Signals,
+) -> Result<(End, Facts), LaunchError> {
+    let world_size = run.recipe.cluster.world_size();
+    let failed = |what: &str, error: &dyn std::fmt::Display| LaunchError::Start {
+        what: what.to_owned(),
+        why: error.to_string(),
+    };
+    let token = new_token().map_err(|error| failed("making a token", &error))?;
+    let expected =
+        Expected { token: token.clone(), world_size, recipe_hash: run.recipe_hash.clone() };
+    let server = Server::start(expected).await.map_err(|e| failed("listening on 127.0.0.1", &e))?;
+    let job = serde_json::to_vec_pretty(&Job::Train { attempt: number })
+        .map_err(|error| failed("writing job.json", &error))?;
+    atomic_write(&run.directory.job(), &job)?;
+    let command = run.programs.train_command(
+        world_size,
+        &WorkerArguments {
+            run: run.directory.root().to_owned(),
+            job: run.directory.job(),
+            control: Some(server.address().to_string()),
+        },
+    )?;
+    let events = EventLog::new(&run.directory, number);
+    events.write(Event::AttemptStarted { world_size, command: command.clone() });
+    let output = output_log(run, number);
+    let group =
+        Group::start(&command, &token, &output).map_err(|error| failed(&command[0], &error))?;
+    let log = Box::new(move |rank| run.directory.log(rank, number));
+    let mut attempt =
+        Attempt::new(world_size, server, group, events, &run.limits, progress, log, output, facts);
+    let end = attempt.run(signals).await;
+    Ok((end, std::mem::take(&mut attempt.facts)))
+}
+
+/// Writes an attempt's end to `events.jsonl` and `run.json`.
+fn close(
+    run: &mut Run,
+    events: &EventLog,
+    end: &End,
+    facts: &Facts,
+) -> Result<AttemptOutcome, LaunchError> {
+    let (outcome, fault) = match end {
+        End::Completed => (AttemptOutcome::Completed, None),
+        End::Stopped => (AttemptOutcome::Stopped, None),
+        End::Killed => (AttemptOutcome::Killed, None),
+        End::Fault(fault) => (AttemptOutcome::Failed, Some(fault)),
+    };
+    if let Some(fault) = fault {
+        events.write(Event::Fault(fault.clone()));
+    }
+    events.write(Event::AttemptEnded { outcome, step: facts.last_step });
+    let text = fault.map(ToString::to_string);
+    run.record.end_attempt(outcome, facts.first_step, facts.last_step, text);
+    run.record.write(&run.directory)?;
+    Ok(outcome)
+}
+
+/// Exit codes say little; a run is complete when rank 0's worker wrote so.
+fn check_record(run: &Run, number: u32, facts: &Facts) -> Option<Fault> {
+    let error = completion_fault(&run.directory, &run.recipe).err()?;
+    Some(Fault {
+        kind: FaultKind::NoRecord,
+        rank: None,
+        step: facts.last_step,
+        phase: Phase::Checkpoint,
+        error,
+        log: run.directory.log(0, number).display().to_string(),
+    })
+}
+
+/// Whether the run's completion record is there and says that the recipe's last step is done.
+pub(crate) fn completion_fault(directory: &RunDirectory, recipe: &Recipe) -> Result<(), String> {
+    let path = directory.completed();
+    let wrong = |what: &dyn std::fmt::Display| format!("{}: {what}", path.display());
+    let text = std::fs::read(&path).map_err(|error| wrong(&error))?;
+    let record: Value = serde_json::from_slice(&text).map_err(|error| wrong(&error))?;
+    let total: u64 = recipe.stages.iter().map(|stage| stage.steps).sum();
+    match record.get("step").and_then(Value::as_u64) {
+        Some(step) if step == total => Ok(()),
+        Some(step) => Err(wrong(&format!("it is of step {step}, the recipe has {total}"))),
+        None => Err(wrong(&"it names no step")),
+    }
+}
+
+/// One clear message: who, where, why, and the end of its log.
+fn show(progress: &Progress, fault: &Fault) {
+    progress.note(&format!("error: {fault}\n  log: {}", fault.log));
+    let lines = post_mortem::last_lines(fault.log.as_ref(), 5);
+    if !lines.is_empty() {
+        progress.note(&format!("  │ {}", lines.join("\n  │ ")));
+    }
+}
+
+fn announce(run: &Run, progress: &Progress, events: &EventLog, restarts: &Restarts, delay: Duration) {
+    let delay_s = delay.as_secs_f64();
+    events.write(Event::Restart { delay_s });
+    progress.note(&format!(
+        "starting again from the newest checkpoint in {delay_s:.0} s (restart {} of {} without a new checkpoint)",
+        restarts.without_progress(),
+        run.recipe.cluster.restart.max_without_progress
+    ));
+}
+
+/// Waits, or returns the signal that ended the wait.
+async fn wait(delay: Duration, signals: &mut Signals) -> Option<StopSignal> {
+    tokio::select! {
+        () = tokio::time::sleep(delay) => None,
+        signal = signals.next() => Some(signal),
+    }
+}
+
+/// What `mpirun` and the workers print beside their own logs.
+fn output_log(run: &Run, number: u32) -> PathBuf {
+    run.directory.logs().join(format!("output-attempt-{number}.log"))
+}
+
+/// 128 random bits.
+fn new_token() -> std::io::Result<String> {
+    let mut bytes = [0_u8; 16];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}

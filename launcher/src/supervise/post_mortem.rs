@@ -1,0 +1,56 @@
+//! What logs say about an end.
+
+use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
+
+/// Lines of a log that are shown.
+pub(super) const LINES: usize = 30;
+/// Bytes at a log's end that are looked at.
+const TAIL_BYTES: u64 = 16 << 10;
+
+/// The last lines of a file; none when it cannot be read.
+pub(super) fn last_lines(file: &Path, count: usize) -> Vec<String> {
+    let read = || -> std::io::Result<Vec<u8>> {
+        let mut file = std::fs::File::open(file)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
+        let mut bytes = Vec::new();
+        file.take(TAIL_BYTES).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes = read().unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    lines[lines.len().saturating_sub(count)..].to_vec()
+}
+
+/// How `mpirun` says that a rank's process ended.
+pub(super) fn mpirun_ending(lines: &[String], rank: usize) -> Option<String> {
+    // OpenMPI breaks this sentence at the terminal's width.
+    let text = lines.join(" ");
+    let after = text.split(&format!("process rank {rank} with PID ")).nth(1)?;
+    let ending = after.split("exited on ").nth(1)?;
+    Some(ending.split('.').next()?.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{last_lines, mpirun_ending};
+
+    #[test]
+    fn mpiruns_sentence_about_a_rank_is_found_across_lines() {
+        let said = "----\nmpirun noticed that process rank 1 with PID 0 on node box\nexited on signal 9 (Killed).\n----";
+        let lines: Vec<String> = said.lines().map(str::to_owned).collect();
+        assert_eq!(mpirun_ending(&lines, 1).as_deref(), Some("signal 9 (Killed)"));
+        assert_eq!(mpirun_ending(&lines, 0), None);
+    }
+
+    #[test]
+    fn the_tail_of_a_file_is_read_and_a_missing_file_is_empty() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let text: String = (0..5000).map(|i| format!("line {i}\n")).collect();
+        std::fs::write(file.path(), text).unwrap();
+        assert_eq!(last_lines(file.path(), 2), ["line 4998", "line 4999"]);
+        assert!(last_lines(std::path::Path::new("/nowhere"), 2).is_empty());
+    }
+}

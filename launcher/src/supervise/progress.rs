@@ -1,0 +1,160 @@
+//! The live line: stage, step, loss, samples/s, time left. Without a terminal, a plain line every few seconds.
+
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use vljepa_recipes::protocol::{Metrics, Phase};
+use vljepa_recipes::schema::Recipe;
+
+use crate::terminal;
+
+/// Between plain lines.
+const PLAIN_EVERY: Duration = Duration::from_secs(5);
+
+/// What is shown while a run works.
+#[derive(Debug)]
+pub(super) struct Progress {
+    bar: Option<ProgressBar>,
+    total_steps: u64,
+    total_samples: u64,
+    newest: Option<Metrics>,
+    samples_per_s: f64,
+    phase: Phase,
+    stopping: bool,
+    last_plain: Option<Instant>,
+}
+
+impl Progress {
+    pub(super) fn new(recipe: &Recipe) -> Self {
+        let total_steps = recipe.stages.iter().map(|stage| stage.steps).sum();
+        let total_samples = recipe.stages.iter().map(|stage| stage.steps * stage.batch as u64).sum();
+        let bar = terminal::is_watched().then(|| {
+            let target = ProgressDrawTarget::stderr_with_hz(8);
+            let bar = ProgressBar::with_draw_target(Some(total_steps), target);
+            let style = "{prefix:.bold} {bar:24.cyan/8} {pos}/{len} {wide_msg}";
+            bar.with_style(ProgressStyle::with_template(style).map_or_else(
+                |_| ProgressStyle::default_bar(),
+                |style| style.progress_chars("━━╌"),
+            ))
+        });
+        Self {
+            bar,
+            total_steps,
+            total_samples,
+            newest: None,
+            samples_per_s: 0.0,
+            phase: Phase::Start,
+            stopping: false,
+            last_plain: None,
+        }
+    }
+
+    /// A line above the live one.
+    pub(super) fn note(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| terminal::note(text)),
+            None => terminal::note(text),
+        }
+    }
+
+    /// Rank 0 is here.
+    pub(super) fn at(&mut self, step: u64, phase: Phase) {
+        let quiet = !is_step(phase) && self.phase != phase;
+        self.phase = phase;
+        if let Some(bar) = &self.bar {
+            bar.set_position(step.min(self.total_steps));
+            bar.set_message(self.message());
+        } else if quiet && self.newest.is_some() {
+            self.plain();
+        }
+    }
+
+    /// A line of metrics.
+    pub(super) fn metrics(&mut self, metrics: Metrics) {
+        let rate = metrics.samples_per_s;
+        if rate.is_finite() && rate > 0.0 {
+            let known = self.samples_per_s;
+            self.samples_per_s = if known > 0.0 { 0.8 * known + 0.2 * rate } else { rate };
+        }
+        let step = metrics.step;
+        let last = step == self.total_steps;
+        if let Some(bar) = &self.bar {
+            bar.set_prefix(metrics.stage.clone());
+        }
+        self.newest = Some(metrics);
+        match &self.bar {
+            Some(bar) => {
+                bar.set_position(step);
+                bar.set_message(self.message());
+            }
+            None if last || self.last_plain.is_none_or(|at| at.elapsed() >= PLAIN_EVERY) => self.plain(),
+            None => {}
+        }
+    }
+
+    /// A stop was asked for.
+    pub(super) fn stopping(&mut self) {
+        self.stopping = true;
+    }
+
+    /// An attempt begins: nothing is known of its speed.
+    pub(super) fn restart(&mut self) {
+        self.samples_per_s = 0.0;
+        self.phase = Phase::Start;
+        if let Some(bar) = &self.bar {
+            bar.set_message(self.message());
+        }
+    }
+
+    /// Takes the live line away.
+    pub(super) fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn plain(&mut self) {
+        self.last_plain = Some(Instant::now());
+        if let Some(metrics) = &self.newest {
+            let at = format!("{} {}/{}", metrics.stage, metrics.step, self.total_steps);
+            terminal::note(&format!("{at}  {}", self.message()));
+        }
+    }
+
+    fn message(&self) -> String {
+        let mut parts = Vec::new();
+        if let Some(metrics) = &self.newest {
+            parts.push(format!("loss {:.4}", metrics.loss));
+            parts.push(format!("{:.0} samples/s", self.samples_per_s));
+            if self.samples_per_s > 0.0 {
+                #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+                let left = self.total_samples.saturating_sub(metrics.samples) as f64;
+                parts.push(format!("{} left", terminal::duration((left / self.samples_per_s).round())));
+            }
+            if metrics.bad_samples > 0 {
+                parts.push(format!("{} bad samples", metrics.bad_samples));
+            }
+        }
+        match self.phase {
+            Phase::Start => parts.push("starting".to_owned()),
+            Phase::Checkpoint => parts.push("saving".to_owned()),
+            Phase::Evaluation => parts.push("evaluating".to_owned()),
+            Phase::Data
+            | Phase::Forward
+            | Phase::Collective
+            | Phase::Backward
+            | Phase::Optimizer => {}
+        }
+        if self.stopping {
+            parts.push("stopping at a step boundary (Ctrl-C again: at once)".to_owned());
+        }
+        parts.join(" · ")
+    }
+}
+
+fn is_step(phase: Phase) -> bool {
+    match phase {
+        Phase::Start | Phase::Checkpoint | Phase::Evaluation => false,
+        Phase::Data | Phase::Forward | Phase::Collective | Phase::Backward | Phase::Optimizer => true,
+    }
+}

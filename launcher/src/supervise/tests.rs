@@ -1,0 +1,1 @@
+//! The supervisor against workers that behave in chosen ways.

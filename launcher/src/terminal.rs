@@ -1,0 +1,96 @@
+//! Text to the terminal: results on standard output, everything else on standard error. A reader that went away (`| head`)
+//! is no error.
+
+use std::io::{IsTerminal, Write};
+
+/// A result.
+pub(crate) fn result(text: &str) {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{text}").and_then(|()| out.flush()).ok();
+}
+
+/// Something to know.
+pub(crate) fn note(text: &str) {
+    writeln!(std::io::stderr().lock(), "{text}").ok();
+}
+
+/// Whether a person watches.
+pub(crate) fn is_watched() -> bool {
+    std::io::stderr().is_terminal()
+}
+
+/// `1234567` as `1,234,567`.
+pub(crate) fn thousands(value: u64) -> String {
+    let digits = value.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// Seconds as a person says them: `8.4 s`, `3 min 05 s`, `2 h 07 min`, `1 d 03 h`.
+pub(crate) fn duration(seconds: f64) -> String {
+    let whole = std::time::Duration::try_from_secs_f64(seconds.max(0.0)).map_or(0, |d| d.as_secs());
+    match whole {
+        0..=59 => format!("{:.1} s", seconds.max(0.0)),
+        60..=3599 => format!("{} min {:02} s", whole / 60, whole % 60),
+        3600..=86_399 => format!("{} h {:02} min", whole / 3600, whole % 3600 / 60),
+        _ => format!("{} d {:02} h", whole / 86_400, whole % 86_400 / 3600),
+    }
+}
+
+/// Rows as columns of equal width; the first row is the header. Columns whose cells are all numbers stand to the right.
+pub(crate) fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()
+    };
+    let numeric = |column: usize| {
+        rows.iter()
+            .skip(1)
+            .filter_map(|row| row.get(column))
+            .all(|cell| cell == "–" || cell.replace([',', '%'], "").trim().parse::<f64>().is_ok())
+    };
+    let shape: Vec<(usize, bool)> =
+        (0..columns).map(|column| (width(column).unwrap_or(0), numeric(column))).collect();
+    let mut out = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (cell, (width, right)) in row.iter().zip(&shape) {
+            let padding = " ".repeat(width - cell.chars().count());
+            line += &if *right { format!("{padding}{cell}  ") } else { format!("{cell}{padding}  ") };
+        }
+        out += line.trim_end();
+        out.push('\n');
+    }
+    out.truncate(out.trim_end().len());
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{duration, table, thousands};
+
+    #[test]
+    fn numbers_and_durations_read_as_people_write_them() {
+        assert_eq!(thousands(0), "0");
+        assert_eq!(thousands(999), "999");
+        assert_eq!(thousands(1_605_123_456), "1,605,123,456");
+        assert_eq!(duration(-1.0), "0.0 s");
+        assert_eq!(duration(59.94), "59.9 s");
+        assert_eq!(duration(185.0), "3 min 05 s");
+        assert_eq!(duration(97_200.0), "1 d 03 h");
+        assert_eq!(duration(f64::NAN), "0.0 s");
+    }
+
+    #[test]
+    fn a_table_aligns_words_left_and_numbers_right() {
+        let row = |a: &str, b: &str| vec![a.to_owned(), b.to_owned()];
+        let text = table(&[row("name", "value"), row("a", "9.5"), row("long", "10.5")]);
+        assert_eq!(text, "name  value\na       9.5\nlong   10.5");
+    }
+}

@@ -1,0 +1,14 @@
+#!/bin/bash
+# Starts N workers and, as OpenMPI does, ends all when one fails or when it is told to end.
+while [ "$1" != -np ]; do shift; done
+size=$2
+shift 2
+pids=()
+for ((rank = 0; rank < size; rank++)); do
+  FAKE_RANK=$rank FAKE_SIZE=$size "$@" &
+  pids+=($!)
+done
+trap 'kill -9 "${pids[@]}"; exit 143' TERM
+for ((rank = 0; rank < size; rank++)); do
+  wait -n || { code=$?; kill -9 "${pids[@]}" 2> /dev/null; exit $code; }
+done

@@ -1,0 +1,43 @@
+#!/bin/bash
+# A worker that speaks the protocol and behaves as `scenario.sh` beside it says.
+here=$(dirname "$0")
+if [ "$1" = --features ]; then cat "$here/features.json"; exit; fi
+while [ $# -gt 0 ]; do
+  case $1 in --run) run=$2; shift ;; --job) job=$2; shift ;; --control) control=$2; shift ;; esac
+  shift
+done
+rank=${FAKE_RANK:-0}
+size=${FAKE_SIZE:-1}
+attempt=$(grep -o '"attempt": *[0-9]*' "$job" | grep -o '[0-9]*$')
+token=$VLJEPA_TOKEN
+recipe_hash=$(grep -o '"recipe_hash": *"[0-9a-f]*"' "$run/run.json" | grep -o '[0-9a-f]\{64\}')
+log="$run/logs/rank-$(printf %04d "$rank")-attempt-$attempt.log"
+echo "$$" >> "$run/pids"
+
+say() { printf '%s\n' "$1" >&3; }
+hello() {
+  exec 3<> "/dev/tcp/${control%:*}/${control##*:}"
+  say "{\"message\":\"hello\",\"token\":\"$token\",\"rank\":$rank,\"world_size\":$size,\"host\":\"here\",\"pid\":$$,\"device\":\"fake\",\"build\":\"1\",\"recipe_hash\":\"$recipe_hash\"}"
+  read -r answer <&3
+  echo "$answer" >> "$log"
+}
+beat() { say "{\"message\":\"heartbeat\",\"step\":$1,\"phase\":\"$2\"}"; }
+metrics() {
+  line="{\"step\":$1,\"total_steps\":10,\"stage\":\"only\",\"samples\":$(($1 * 8)),\"loss\":0.5,\"gradient_norm\":1.0,\"learning_rate\":0.001,\"scale\":14.0,\"samples_per_s\":100.0,\"data_wait_fraction\":0.0,\"bad_samples\":0,\"phase_s\":{\"forward\":0.1},\"time\":\"2026-01-01T00:00:00Z\"}"
+  echo "$line" >> "$run/metrics.jsonl"
+  say "{\"message\":\"metrics\",${line#\{}"
+}
+saved() {
+  mkdir -p "$run/checkpoints/step-0000000$1"
+  say "{\"message\":\"saved\",\"step\":$1,\"name\":\"step-0000000$1\",\"stall_s\":0.01}"
+}
+step() {
+  for phase in data forward collective backward optimizer; do beat "$1" $phase; done
+  [ "$rank" = 0 ] && metrics $(($1 + 1))
+}
+finished() { say "{\"message\":\"finished\",\"outcome\":\"$1\",\"step\":$2}"; }
+complete() {
+  [ "$rank" = 0 ] && echo "{\"step\":10,\"recipe_hash\":\"$recipe_hash\"}" > "$run/completed.json"
+  finished completed 10
+}
+. "$here/scenario.sh"

@@ -1,0 +1,328 @@
+//! `vljepa-launch` as a user starts it, with workers that behave in chosen ways (`fake/worker.sh`).
+
+#![expect(clippy::disallowed_methods, reason = "these tests start the program and wait for it")]
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// A folder with the launcher, a worker of its own, and a recipe.
+struct Place {
+    folder: tempfile::TempDir,
+}
+
+impl Place {
+    /// `scenario` is what a worker does after its start; bash, with the functions of `fake/worker.sh`.
+    fn new(ranks: usize, scenario: &str) -> Self {
+        let place = Self { folder: tempfile::tempdir().unwrap() };
+        std::fs::create_dir(place.path("bin")).unwrap();
+        std::fs::create_dir(place.path("shards")).unwrap();
+        std::fs::write(place.path("shards/a.tar"), "x").unwrap();
+        std::fs::write(place.path("tokenizer.json"), "{}").unwrap();
+        std::fs::copy(env!("CARGO_BIN_EXE_vljepa-launch"), place.path("bin/vljepa-launch")).unwrap();
+        place.program("bin/vljepa-worker", include_str!("fake/worker.sh"));
+        place.program("bin/mpirun", include_str!("fake/mpirun.sh"));
+        place.write("bin/features.json", r#"{"version":"1","mpi":true,"video":true,"cuda":false}"#);
+        place.write("bin/scenario.sh", scenario);
+        place.write("recipe.yaml", &include_str!("fake/recipe.yaml").replace("RANKS", &ranks.to_string()));
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.path(name), text).unwrap();
+    }
+
+    fn program(&self, name: &str, text: &str) {
+        self.write(name, text);
+        let mode = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(self.path(name), mode).unwrap();
+    }
+
+    fn read(&self, name: &str) -> String {
+        std::fs::read_to_string(self.path(name)).unwrap_or_default()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(self.path("bin/vljepa-launch"));
+        let path = format!("{}:/usr/bin:/bin", self.path("bin").display());
+        command.args(arguments).current_dir(self.folder.path()).env("PATH", path);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    fn launch(&self, arguments: &[&str]) -> Ended {
+        Ended::from(self.command(arguments).output().unwrap())
+    }
+
+    fn start(&self, arguments: &[&str]) -> Child {
+        self.command(arguments).spawn().unwrap()
+    }
+
+    /// Waits until a file of the run holds a text.
+    fn wait_for(&self, file: &str, text: &str) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !self.read(file).contains(text) {
+            assert!(Instant::now() < deadline, "{file} never held `{text}`: {}", self.read(file));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Processes of workers that are still there.
+    fn left_behind(&self) -> Vec<String> {
+        let pids = self.read("runs/fake/pids");
+        let alive = |pid: &&str| {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            !status.is_empty() && !status.contains(") Z")
+        };
+        pids.lines().filter(alive).map(str::to_owned).collect()
+    }
+}
+
+/// How the launcher ended.
+#[derive(Debug)]
+struct Ended {
+    code: i32,
+    text: String,
+    out: String,
+}
+
+impl Ended {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            text: String::from_utf8(output.stderr).unwrap(),
+            out: String::from_utf8(output.stdout).unwrap(),
+        }
+    }
+
+    /// Asserts the exit code and what was said.
+    fn said(&self, code: i32, texts: &[&str]) {
+        assert_eq!(self.code, code, "{}", self.text);
+        for text in texts {
+            assert!(self.text.contains(text), "`{text}` is missing in:\n{}", self.text);
+        }
+    }
+}
+
+fn signal(child: &Child, signal: Signal) {
+    kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
+}
+
+const TRAINS: &str = "hello; for s in 0 1 2 3 4 5 6 7 8 9; do step $s; done; complete";
+const WAITS: &str = "hello; step 0; echo ready >> \"$run/ready\"; while read -r -t 0.2 line <&3 || [ $? -gt 128 ]; do \
+    beat 1 forward; [ -n \"$line\" ] && break; done; ";
+
+#[test]
+fn a_run_of_two_ranks_shows_progress_and_is_complete() {
+    let place = Place::new(2, TRAINS);
+    let ended = place.launch(&["recipe.yaml"]);
+    ended.said(0, &["only 10/10", "loss 0.5000", "complete: 10 steps", "report.html"]);
+    let record = place.read("runs/fake/run.json");
+    for part in ["\"outcome\": \"completed\"", "\"last_step\": 10", "\"world_size\": 2"] {
+        assert!(record.contains(part), "{record}");
+    }
+    assert!(place.read("runs/fake/report.html").contains("completed"));
+    let again = place.launch(&["recipe.yaml"]);
+    again.said(0, &["complete already", "report.html"]);
+    assert_eq!(place.read("runs/fake/pids").lines().count(), 2, "nothing was started again");
+}
+
+#[test]
+fn exit_code_zero_without_a_record_is_no_success() {
+    let place = Place::new(1, "hello; step 0; finished completed 10");
+    place.launch(&["recipe.yaml"]).said(1, &["without a completion record"]);
+}
+
+#[test]
+fn a_killed_rank_is_named_with_phase_step_and_log_and_the_run_starts_again() {
+    let place = Place::new(
+        2,
+        "hello; step 0; beat 1 forward; beat 1 backward; \
+         if [ $rank$attempt = 11 ]; then echo last words >> $log; sleep 0.5; kill -9 $$; fi; \
+         [ $attempt = 1 ] && sleep 60; complete",
+    );
+    let ended = place.launch(&["recipe.yaml"]);
+    ended.said(
+        0,
+        &[
+            "rank 1 died in phase backward of step 1",
+            "logs/rank-0001-attempt-1.log",
+            "last words",
+            "starting again from the newest checkpoint",
+            "complete: 10 steps",
+        ],
+    );
+    assert!(!ended.text.contains("rank 0 died"), "{}", ended.text);
+    let record = place.read("runs/fake/run.json");
+    assert!(record.contains("\"outcome\": \"failed\"") && record.contains("\"number\": 2"), "{record}");
+    assert_eq!(place.left_behind(), Vec::<String>::new());
+}
+
+#[test]
+fn restarts_without_a_new_checkpoint_end_and_a_checkpoint_is_progress() {
+    let place = Place::new(1, "hello; step 0; step 1; kill -9 $$");
+    let ended = place.launch(&["recipe.yaml"]);
+    ended.said(1, &["signal 9, SIGKILL", "2 restarts in a row brought no new checkpoint"]);
+    assert_eq!(place.read("runs/fake/pids").lines().count(), 3);
+    let place = Place::new(1, "hello; step 0; saved $attempt; [ $attempt = 4 ] && complete || kill -9 $$");
+    place.launch(&["recipe.yaml"]).said(0, &["restart 1 of 2", "complete"]);
+}
+
+#[test]
+fn a_wrong_set_up_is_reported_once_and_not_tried_again() {
+    let failed = "{\\\"message\\\":\\\"failed\\\",\\\"step\\\":0,\\\"phase\\\":\\\"start\\\",\\\"error\\\":\\\"no tokenizer here\\\"}";
+    let place = Place::new(1, &format!("hello; say \"{failed}\"; exit 1"));
+    let ended = place.launch(&["recipe.yaml"]);
+    ended.said(1, &["rank 0 failed in phase start of step 0: no tokenizer here", "another start would fail too"]);
+    assert_eq!(place.read("runs/fake/pids").lines().count(), 1);
+    let place = Place::new(2, "echo libmpi.so.40: cannot open shared object file >&2; exit 127");
+    let ended = place.launch(&["recipe.yaml"]);
+    ended.said(1, &["did not start", "exit code 127", "libmpi.so.40: cannot open", "output-attempt-1.log"]);
+}
+
+#[test]
+fn workers_of_another_recipe_or_build_and_strangers_are_refused() {
+    let place = Place::new(1, "recipe_hash=beef; hello; sleep 0.3; exit 1");
+    place.launch(&["recipe.yaml"]).said(1, &["rank 0 was refused", "another recipe (hash beef"]);
+    assert!(place.read("runs/fake/logs/rank-0000-attempt-1.log").contains("refused"));
+    // A stranger is turned away and the run goes on.
+    let place = Place::new(
+        1,
+        &format!("right=$token; token=wrong; hello; token=$right; {TRAINS}"),
+    );
+    place.launch(&["recipe.yaml"]).said(0, &["refused a connection", "its token", "complete"]);
+}
+
+#[test]
+fn the_first_ctrl_c_saves_and_the_same_command_continues() {
+    let scenario = format!("{WAITS} saved 1; finished stopped 1");
+    let place = Place::new(2, &format!("if [ $attempt = 1 ]; then {scenario}; else {TRAINS}; fi"));
+    let child = place.start(&["recipe.yaml"]);
+    place.wait_for("runs/fake/ready", "ready\nready");
+    signal(&child, Signal::SIGINT);
+    let ended = Ended::from(child.wait_with_output().unwrap());
+    ended.said(130, &["Ctrl-C: saving at the next step boundary", "saved and stopped at step 1", "to continue"]);
+    assert_eq!(place.left_behind(), Vec::<String>::new());
+    place.launch(&["recipe.yaml"]).said(0, &["complete"]);
+}
+
+#[test]
+fn the_second_ctrl_c_ends_everything_at_once() {
+    // These workers hear nothing, and one of them ignores TERM.
+    let place = Place::new(2, "trap '' TERM INT; hello; step 0; echo ready >> $run/ready; sleep 60; sleep 60");
+    let child = place.start(&["recipe.yaml"]);
+    place.wait_for("runs/fake/ready", "ready\nready");
+    signal(&child, Signal::SIGINT);
+    place.wait_for("runs/fake/events.jsonl", "stop_requested");
+    let asked = Instant::now();
+    signal(&child, Signal::SIGINT);
+    let ended = Ended::from(child.wait_with_output().unwrap());
+    ended.said(130, &["ended at once", "to continue from the newest checkpoint"]);
+    assert!(asked.elapsed() < Duration::from_secs(3), "{:?}", asked.elapsed());
+    assert_eq!(place.left_behind(), Vec::<String>::new());
+}
+
+#[test]
+fn a_run_belongs_to_one_launcher_and_a_killed_one_leaves_it_free() {
+    let place = Place::new(1, &format!("if [ $attempt = 1 ]; then {WAITS} exit 1; else {TRAINS}; fi"));
+    let mut child = place.start(&["recipe.yaml"]);
+    place.wait_for("runs/fake/ready", "ready");
+    place.launch(&["recipe.yaml"]).said(2, &["is in use by process"]);
+    assert!(place.launch(&["status", "runs/fake"]).out.contains("running"));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(place.launch(&["status", "runs/fake"]).out.contains("interrupted"));
+    place.launch(&["recipe.yaml"]).said(0, &["complete"]);
+    let status = place.launch(&["status", "runs/fake", "--json"]);
+    assert!(status.out.contains("\"state\": \"completed\""), "{}", status.out);
+}
+
+#[test]
+fn what_the_machine_lacks_is_said_before_anything_starts() {
+    let place = Place::new(2, TRAINS);
+    std::fs::remove_file(place.path("bin/mpirun")).unwrap();
+    let only_own = |arguments: &[&str]| {
+        let path = place.path("bin").display().to_string();
+        Ended::from(place.command(arguments).env("PATH", path).output().unwrap())
+    };
+    only_own(&["recipe.yaml"]).said(3, &["2 ranks needs mpirun", "apt-get install openmpi-bin"]);
+    place.program("bin/mpirun", "");
+    place.program("bin/vljepa-worker", "#!/bin/sh\necho '{\"mpi\":false,\"video\":true}'");
+    let lacks = place.launch(&["recipe.yaml"]);
+    lacks.said(3, &["the run has 2 ranks, but", "without the feature `mpi`", "--features mpi,video"]);
+    place.program("bin/vljepa-worker", "#!/bin/sh\necho no such library >&2; exit 127");
+    place.launch(&["recipe.yaml"]).said(3, &["does not work: no such library"]);
+    std::fs::remove_file(place.path("bin/vljepa-worker")).unwrap();
+    only_own(&["recipe.yaml"]).said(3, &["vljepa-worker is neither beside", "cargo build --release"]);
+    assert!(!place.path("runs").exists(), "a refused start leaves no run directory");
+}
+
+#[test]
+fn wrong_command_lines_recipes_and_directories_are_explained() {
+    let place = Place::new(1, TRAINS);
+    let wrong = |arguments: &[&str], texts: &[&str]| place.launch(arguments).said(2, texts);
+    wrong(&["missing.yaml"], &["cannot read the recipe missing.yaml", "no such file"]);
+    wrong(&["recipe.yaml", "--set", "stages.0.stepz=3"], &["stepz", "steps"]);
+    wrong(&["recipe.yaml", "--set", "data.sources.a.shards=nowhere"], &["data.sources.a.shards", "nowhere"]);
+    wrong(&["recipe.yaml", "--run", "recipe.yaml/x"], &["recipe.yaml/x", "cannot make"]);
+    wrong(&["recipe.yaml", "--run", "bin"], &["bin holds other files and no run"]);
+    wrong(&["recipe.yaml", "--set", "cluster.nodes=2"], &["cluster.nodes is 2"]);
+    wrong(&["status", "shards"], &["shards is not a run directory"]);
+    wrong(&["ask", "recipe.yaml", "x", "y", "--answers", "z"], &["not a run directory"]);
+    wrong(&["recipe.yaml", "--dryrun"], &["--dry-run"]);
+    place.launch(&["recipe.yaml"]).said(0, &[]);
+    wrong(&["recipe.yaml", "--set", "seed=5"], &["another recipe", "seed: 0 → 5"]);
+    wrong(&["evaluate", "runs/fake"], &["has no checkpoint yet"]);
+}
+
+#[test]
+fn jobs_on_a_trained_run_print_tables_and_json() {
+    let place = Place::new(1, "saved 9 2> /dev/null");
+    let answer = |text: &str| {
+        place.write("answer", text);
+        place.program("bin/vljepa-worker", "#!/bin/sh\ncp \"$5\" job; cat answer");
+    };
+    std::fs::create_dir_all(place.path("runs/fake/checkpoints/step-00000009")).unwrap();
+    std::fs::copy(place.path("recipe.yaml"), place.path("runs/fake/recipe.yaml")).unwrap();
+    place.write("x.jpg", "x");
+    answer(r#"{"answers":[{"text":"red","score":0.9},{"text":"dark blue","score":0.1}],"step":9}"#);
+    let asked = place.launch(&["ask", "runs/fake", "x.jpg", "which?", "--answers", "red,dark blue"]);
+    asked.said(0, &["checkpoint of step 9"]);
+    assert_eq!(asked.out, "rank  answer      score\n   1  red        0.9000\n   2  dark blue  0.1000\n");
+    let job = place.read("job");
+    assert!(job.contains(r#""job":"ask""#) && job.contains(place.path("x.jpg").to_str().unwrap()), "{job}");
+    answer(r#"{"results":[{"shard":"s/a.tar","key":"k","caption":"a red circle","score":0.5}],"step":9}"#);
+    let found = place.launch(&["search", "runs/fake", "shards", "red", "--limit", "3", "--json"]);
+    found.said(0, &[]);
+    assert!(found.out.contains("\"caption\": \"a red circle\""), "{}", found.out);
+    place.launch(&["search", "runs/fake", "nowhere.tar", "red"]).said(2, &["nowhere.tar"]);
+    answer(r#"{"motion_top1":{"value":0.9,"chance":0.17,"baseline":0.2,"n":50}}"#);
+    place.launch(&["evaluate", "runs/fake"]).said(0, &["report.html"]);
+    answer(r#"{"files":["out/x.safetensors"],"step":9}"#);
+    let exported = place.launch(&["export", "runs/fake", "out"]);
+    assert_eq!(exported.out, "out/x.safetensors\n");
+    place.launch(&["export", "runs/fake", "bin"]).said(2, &["not empty"]);
+    place.program("bin/vljepa-worker", "#!/bin/sh\necho 'error: no sense in it' >&2; exit 1");
+    let failed = place.launch(&["ask", "runs/fake", "x.jpg", "which?", "--answers", "red"]);
+    failed.said(1, &["no sense in it"]);
+    assert!(Path::new(&place.path("runs/fake/report.html")).is_file());
+}
+
+#[test]
+fn a_dry_run_prints_recipe_and_plan_and_starts_nothing() {
+    let place = Place::new(3, TRAINS);
+    let ended = place.launch(&["recipe.yaml", "--dry-run", "--set", "stages.0.steps=20"]);
+    ended.said(0, &["do not divide evenly among 3 ranks"]);
+    for text in ["steps: 20", "weight_decay: 0.05", "2–3", "1 of 1", "160"] {
+        assert!(ended.out.contains(text), "`{text}` is missing in:\n{}", ended.out);
+    }
+    assert!(!place.path("runs").exists());
+}
