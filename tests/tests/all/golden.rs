@@ -1,0 +1,207 @@
+//! Golden references: reading them, and comparing by published tensor names.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use safetensors::{Dtype, SafeTensors};
+use serde_json::Value;
+use vljepa_kernels::testing::Comparison;
+use vljepa_kernels::{Arena, Device, Packed, Stream, Tensor};
+use vljepa_model::weights::Source;
+use vljepa_model::{Context, Gradients, Parameters, VlJepa, weights};
+
+/// One golden folder.
+pub struct Golden {
+    pub folder: PathBuf,
+    pub config: Value,
+    tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
+}
+
+/// A stream and an arena without limit.
+pub struct Machine {
+    stream: Stream,
+    arena: Arena,
+}
+
+impl Machine {
+    pub fn new() -> Self {
+        Self { stream: Stream::Host, arena: Arena::new(Device::Host, usize::MAX) }
+    }
+
+    pub fn cx(&self) -> Context<'_> {
+        Context { stream: &self.stream, arena: &self.arena }
+    }
+}
+
+/// The folder of golden folders: this repository's, or `VLJEPA_GOLDEN`.
+#[expect(clippy::disallowed_methods, reason = "the variable that only tests know")]
+pub fn root() -> PathBuf {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden");
+    std::env::var("VLJEPA_GOLDEN").map_or(own, PathBuf::from)
+}
+
+impl Golden {
+    pub fn open(name: &str) -> Self {
+        let folder = root().join(name);
+        let read = |file: &str| {
+            let path = folder.join(file);
+            std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+        };
+        let config = serde_json::from_slice(&read("config.json")).unwrap();
+        let tensors = parse(&read("io.safetensors"));
+        Self { config, tensors, folder }
+    }
+
+    /// The file of weights.
+    pub fn weights(&self) -> PathBuf {
+        self.folder.join("model.safetensors")
+    }
+
+    /// A number of the config.
+    pub fn size(&self, key: &str) -> usize {
+        usize::try_from(self.config[key].as_u64().unwrap_or_else(|| panic!("{key}"))).unwrap()
+    }
+
+    /// A number of the config.
+    pub fn number(&self, key: &str) -> f64 {
+        self.config[key].as_f64().unwrap_or_else(|| panic!("{key}"))
+    }
+
+    /// Values of a tensor.
+    pub fn get(&self, name: &str) -> &[f32] {
+        &self.tensors.get(name).unwrap_or_else(|| panic!("no {name} in the golden file")).1
+    }
+
+    /// Shape of a tensor.
+    pub fn shape(&self, name: &str) -> &[usize] {
+        &self.tensors[name].0
+    }
+
+    /// A tensor of one element.
+    pub fn scalar(&self, name: &str) -> f64 {
+        f64::from(self.get(name)[0])
+    }
+
+    /// Names that begin with `prefix`, without it.
+    pub fn names(&self, prefix: &str) -> Vec<&str> {
+        self.tensors.keys().filter_map(|name| name.strip_prefix(prefix)).collect()
+    }
+
+    /// Frames (b, T, C, H, W) as (b, T, H, W, C).
+    pub fn frames(&self, name: &str) -> Tensor {
+        let &[b, t, c, h, w] = self.shape(name) else { panic!("five dimensions") };
+        let from = self.get(name);
+        let mut to = Vec::with_capacity(from.len());
+        for image in from.chunks_exact(c * h * w) {
+            to.extend((0..h * w * c).map(|i| image[i % c * h * w + i / c]));
+        }
+        Tensor::from_f32(to, &[b, t, h, w, c])
+    }
+
+    /// Padded ids and their mask (b, l) as packed sequences.
+    pub fn packed(&self, ids: &str, mask: &str) -> Packed {
+        let kept = self.kept(mask);
+        let ids = kept.iter().map(|&i| integer(self.get(ids)[i])).collect();
+        let length = self.shape(mask)[1];
+        let mut ends = vec![0];
+        for row in 0..self.shape(mask)[0] {
+            ends.push(i32::try_from(kept.iter().filter(|&&i| i < (row + 1) * length).count()).unwrap());
+        }
+        Packed::new(Device::Host, ids, ends)
+    }
+
+    /// Which of the padded tokens (b·l) are no padding.
+    pub fn kept(&self, mask: &str) -> Vec<usize> {
+        let mask = self.get(mask);
+        (0..mask.len()).filter(|&i| mask[i] > 0.5).collect()
+    }
+
+    /// The rows of a padded tensor (b, l, d) that are no padding: (n·d).
+    pub fn unpadded(&self, name: &str, mask: &str) -> Vec<f32> {
+        let d = *self.shape(name).last().unwrap();
+        let values = self.get(name);
+        self.kept(mask).iter().flat_map(|&i| &values[i * d..(i + 1) * d]).copied().collect()
+    }
+}
+
+fn parse(bytes: &[u8]) -> BTreeMap<String, (Vec<usize>, Vec<f32>)> {
+    let file = SafeTensors::deserialize(bytes).unwrap();
+    let mut tensors = BTreeMap::new();
+    for (name, view) in file.tensors() {
+        let values = match view.dtype() {
+            Dtype::F32 => bytemuck::pod_collect_to_vec(view.data()),
+            Dtype::I64 => bytemuck::pod_collect_to_vec::<u8, i64>(view.data())
+                .into_iter()
+                .map(|v| f32::from(i16::try_from(v).unwrap()))
+                .collect(),
+            other => panic!("{name} holds {other:?}"),
+        };
+        tensors.insert(name, (view.shape().to_vec(), values));
+    }
+    tensors
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "ids are small integers")]
+pub fn integer(value: f32) -> i32 {
+    value as i32
+}
+
+/// Weights of `model` read from published files, all of whose tensors the model must have a place for.
+pub fn load(model: &VlJepa, files: &[(Source, PathBuf)]) -> Parameters {
+    let mut parameters = Parameters::new(model.layout(), Device::Host);
+    parameters.initialise(model.layout(), 1).unwrap();
+    for (source, path) in files {
+        let extra = weights::load(model, &mut parameters, *source, path).unwrap();
+        assert!(extra.is_empty(), "{extra:?}");
+    }
+    parameters
+}
+
+/// Gradients of one source by published name.
+pub fn published(
+    model: &VlJepa,
+    gradients: &Gradients,
+    source: Source,
+) -> BTreeMap<String, Vec<f32>> {
+    let mut found = BTreeMap::new();
+    for piece in source.pieces(model) {
+        if model.layout().get(piece.parameter).trainable {
+            let view = gradients.view(model.layout(), piece.parameter);
+            let values = view.part(piece.start, &[piece.elements()]);
+            found.insert(piece.name, values.host_f32("test", "gradient").unwrap().to_vec());
+        }
+    }
+    found
+}
+
+/// Compares in units of the tensor's largest element, so that small gradients count as much as large ones.
+pub fn relative(got: &[f32], want: &[f32], tolerance: f32) -> Comparison {
+    let largest = want.iter().fold(f32::MIN_POSITIVE, |m, v| m.max(v.abs()));
+    let scaled = |x: &[f32]| x.iter().map(|v| v / largest).collect::<Vec<_>>();
+    Comparison::new(&scaled(got), &scaled(want), tolerance)
+}
+
+/// Compares gradients with `grad.*`-like tensors of a golden file, all of which must be there; returns the worst difference and the
+/// number of tensors that differ.
+pub fn compare_gradients(
+    got: &BTreeMap<String, Vec<f32>>,
+    golden: &Golden,
+    prefix: &str,
+    tolerance: f32,
+) -> (f32, Vec<String>) {
+    let (mut worst, mut different) = (0.0_f32, Vec::new());
+    assert!(!got.is_empty());
+    for (name, values) in got {
+        let comparison = relative(values, golden.get(&format!("{prefix}{name}")), tolerance);
+        worst = worst.max(comparison.max_difference);
+        if !comparison.is_close() {
+            different.push(format!("{name}: {comparison}"));
+        }
+    }
+    (worst, different)
+}
+
+/// f32 elements of a tensor.
+pub fn values(tensor: &Tensor) -> Vec<f32> {
+    tensor.to_vec_f32(&Stream::Host).unwrap()
+}

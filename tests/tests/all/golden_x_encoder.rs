@@ -1,0 +1,157 @@
+//! V-JEPA 2's encoder against transformers.
+
+use std::sync::Arc;
+
+use vljepa_kernels::rope::{Pairing, Table, inv_freq};
+use vljepa_kernels::testing::{assert_close, assert_differs, dot};
+use vljepa_kernels::{Device, Tensor, View};
+use vljepa_model::weights::Source;
+use vljepa_model::{Gradients, Parameters, VlJepa};
+use vljepa_recipes::schema;
+
+use crate::golden::{Golden, Machine, compare_gradients, load, published, values};
+use crate::tiny;
+
+/// Outputs of size up to 4: transformers and a numpy forward in f64 differ by 5e-6, and so may we from f64.
+const OUTPUT: f32 = 1e-5;
+
+/// Gradients in units of a tensor's largest: sums over 64 tokens of products of such outputs, 2 · 5e-6 · √64 at most.
+const GRADIENT: f32 = 1e-4;
+
+pub fn recipe(golden: &Golden) -> schema::XEncoder {
+    let ratio = golden.number("mlp_ratio");
+    assert!((ratio - 4.0).abs() < 1e-9);
+    schema::XEncoder {
+        patch_size: golden.size("patch_size"),
+        tubelet_size: golden.size("tubelet_size"),
+        hidden_size: golden.size("hidden_size"),
+        num_layers: golden.size("num_hidden_layers"),
+        num_heads: golden.size("num_attention_heads"),
+        intermediate_size: 4 * golden.size("hidden_size"),
+        trainable: true,
+        ..schema::XEncoder::default()
+    }
+}
+
+fn open(name: &str) -> (Golden, VlJepa, Parameters) {
+    let golden = Golden::open(name);
+    let x_encoder = recipe(&golden);
+    let image_size = golden.size("crop_size");
+    let recipe = schema::Model { image_size, x_encoder, ..tiny::model() };
+    let model = VlJepa::new(&recipe, &schema::Loss::default(), Device::Host).unwrap();
+    let parameters = load(&model, &[(Source::VJepa2, golden.weights())]);
+    (golden, model, parameters)
+}
+
+/// cos and sin repeated within pairs: the rotation that the published weights were not trained with.
+fn textbook_table(golden: &Golden) -> Table {
+    let dim = golden.size("hidden_size") / golden.size("num_attention_heads");
+    let (axis, side) = (2 * (dim / 3 / 2), golden.size("crop_size") / golden.size("patch_size"));
+    let frequencies = inv_freq(10_000.0, axis);
+    let n = 2 * side * side;
+    let angle = |i: usize| {
+        let (token, element) = (i / dim, i % dim);
+        let at = [token / (side * side), token / side % side, token % side];
+        let place = at.get(element / axis)?;
+        Some(f32::from(u8::try_from(*place).unwrap()) * frequencies[element % axis / 2])
+    };
+    let fill = |of: fn(f32) -> f32, rest: f32| {
+        let cell = |i| angle(i).map_or(rest, of);
+        Tensor::from_f32((0..n * dim).map(cell).collect(), &[n, dim])
+    };
+    Table { cos: fill(f32::cos, 1.0), sin: fill(f32::sin, 0.0), pairing: Pairing::Adjacent }
+}
+
+fn outputs_match(name: &str) {
+    let (golden, model, parameters) = open(name);
+    let (machine, encoder) = (Machine::new(), &model.x_encoder);
+    let cx = machine.cx();
+    let frames = golden.frames("in.pixel_values_videos");
+    let patches = encoder.patches(cx, frames.view()).unwrap();
+    let (x, sequence) = encoder.embed(cx, &parameters, frames.view(), &patches).unwrap();
+    assert_close("patch embedding", &values(&x), golden.get("out.patch_embed"), OUTPUT);
+    let block = &encoder.stack.blocks[0];
+    let (x, _) = block.forward(cx, &parameters, x, &sequence, false).unwrap();
+    assert_close("first layer", &values(&x), golden.get("out.layer0"), OUTPUT);
+
+    let last = golden.get("out.last_hidden_state");
+    let visual = encoder.forward(cx, &parameters, frames.view(), true).unwrap();
+    assert_close("last hidden state", &values(&visual.tokens), last, OUTPUT);
+    let again = encoder.forward(cx, &parameters, frames.view(), false).unwrap();
+    assert_eq!(values(&visual.tokens), values(&again.tokens), "what is kept changes no value");
+
+    let (x, mut sequence) = encoder.embed(cx, &parameters, frames.view(), &patches).unwrap();
+    sequence.tables = vec![Arc::new(textbook_table(&golden))];
+    let (wrong, _) = encoder.stack.forward(cx, &parameters, x, &sequence, false).unwrap();
+    assert_differs("textbook rotation", &values(&wrong), last, OUTPUT);
+}
+
+fn a_single_frame_matches(name: &str) {
+    let (golden, model, parameters) = open(name);
+    let machine = Machine::new();
+    let frames = golden.frames("in.pixel_values_videos");
+    let &[b, t, h, w, c] = frames.shape() else { panic!("five dimensions") };
+    let all = values(&frames);
+    let take = |which: usize| {
+        let clips = all.chunks_exact(t * h * w * c);
+        let frame = clips.flat_map(|clip| clip[which * h * w * c..][..h * w * c].to_vec());
+        Tensor::from_f32(frame.collect(), &[b, 1, h, w, c])
+    };
+    let forward = |frames: &Tensor| {
+        let visual = model.x_encoder.forward(machine.cx(), &parameters, frames.view(), false);
+        values(&visual.unwrap().tokens)
+    };
+    assert_close("one frame", &forward(&take(0)), golden.get("out.single_frame"), OUTPUT);
+    assert_differs("another frame", &forward(&take(1)), golden.get("out.single_frame"), OUTPUT);
+}
+
+fn gradients_match(name: &str) {
+    let (golden, model, parameters) = open(name);
+    let machine = Machine::new();
+    let cx = machine.cx();
+    let frames = golden.frames("in.pixel_values_videos");
+    let mut visual = model.x_encoder.forward(cx, &parameters, frames.view(), true).unwrap();
+    // loss = mean(tokens · weight)
+    let weight = golden.get("in.loss_weight");
+    let count = f64::from(u32::try_from(weight.len()).unwrap());
+    let loss = dot(&values(&visual.tokens), weight) / count;
+    // A mean over 4,096 terms near 1, each off by 1e-5 at random.
+    assert!((loss - golden.scalar("out.loss")).abs() < 1e-6, "{loss}");
+    #[expect(clippy::cast_possible_truncation, reason = "gradients are f32")]
+    let d: Vec<f32> = weight.iter().map(|v| (f64::from(*v) / count) as f32).collect();
+    let mut gradients = Gradients::new(model.layout(), Device::Host);
+    let d = View::from_f32(&d, visual.tokens.shape());
+    let saved = visual.saved.take();
+    model.x_encoder.backward(cx, &parameters, saved, d, &mut gradients).unwrap();
+    let got = published(&model, &gradients, Source::VJepa2);
+    let mut names: Vec<&str> = got.keys().map(String::as_str).collect();
+    names.sort_unstable();
+    assert_eq!(names, golden.names("grad."), "every gradient is compared");
+    let (_, different) = compare_gradients(&got, &golden, "grad.", GRADIENT);
+    assert!(different.is_empty(), "{different:#?}");
+
+    // Wrong input: a second backward pass adds to the first.
+    let mut visual = model.x_encoder.forward(cx, &parameters, frames.view(), true).unwrap();
+    let saved = visual.saved.take();
+    model.x_encoder.backward(cx, &parameters, saved, d, &mut gradients).unwrap();
+    let twice = published(&model, &gradients, Source::VJepa2);
+    assert_eq!(compare_gradients(&twice, &golden, "grad.", GRADIENT).1.len(), twice.len());
+}
+
+#[test]
+fn v_jepa_2_outputs_match() {
+    outputs_match("vjepa2_h64");
+    outputs_match("vjepa2_h128_d64");
+}
+
+#[test]
+fn v_jepa_2_repeats_a_single_frame() {
+    a_single_frame_matches("vjepa2_h64");
+    a_single_frame_matches("vjepa2_h128_d64");
+}
+
+#[test]
+fn v_jepa_2_gradients_match() {
+    gradients_match("vjepa2_h64");
+    gradients_match("vjepa2_h128_d64");
+}

@@ -1,0 +1,156 @@
+//! The programs under test, run as a user runs them, on a small synthetic set made once.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// The checkout.
+pub fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace holds this crate")
+}
+
+/// A program of the workspace, as `tests/run.sh` builds it beside the tests.
+pub fn program(name: &str) -> PathBuf {
+    let tests = std::env::current_exe().expect("the test binary's path");
+    let path = tests.parent().and_then(Path::parent).expect("target/release/deps").join(name);
+    assert!(path.exists(), "{} is not built; run tests/run.sh", path.display());
+    path
+}
+
+/// A command that runs a program of the workspace in the checkout.
+#[expect(clippy::disallowed_methods, reason = "tests run the programs")]
+pub fn command(name: &str) -> Command {
+    let mut command = Command::new(program(name));
+    command.current_dir(repository()).stdin(Stdio::null());
+    command
+}
+
+/// A synthetic set of a few hundred samples, made once per test process.
+pub fn small_set() -> &'static Path {
+    static SET: OnceLock<TempDir> = OnceLock::new();
+    SET.get_or_init(|| {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let output = command("vljepa-shards")
+            .args(["synth", "--scale", "0.02"])
+            .arg(folder.path())
+            .output()
+            .expect("vljepa-shards runs");
+        assert!(output.status.success(), "{}", text(&output));
+        folder
+    })
+    .path()
+}
+
+/// Standard output and standard error.
+pub fn text(output: &Output) -> String {
+    let both = [&output.stdout, &output.stderr].map(|b| String::from_utf8_lossy(b).into_owned());
+    both.join("\n")
+}
+
+/// A recipe over the small set: the quickstart's model, few steps, small batches, no evaluation.
+pub struct Trial {
+    folder: TempDir,
+}
+
+impl Trial {
+    /// `extra` is YAML appended to the recipe.
+    pub fn new(extra: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (set, base) = (small_set().display(), repository().join("recipes/quickstart.yaml"));
+        let recipe = format!(
+            "extends: {base}
+name: trial
+model:
+  predictor: {{tokenizer: {set}/tokenizer.json}}
+  y_encoder: {{tokenizer: {set}/tokenizer.json}}
+data:
+  threads: 1
+  sources:
+    clips: {{shards: {set}/train/clips-000000.tar}}
+    images: {{shards: {set}/train/images-000000.tar}}
+    questions: {{shards: {set}/train/questions-000000.tar}}
+{extra}",
+            base = base.display()
+        );
+        std::fs::write(folder.path().join("trial.yaml"), recipe).expect("the recipe is written");
+        Self { folder }
+    }
+
+    /// The recipe file.
+    pub fn recipe(&self) -> PathBuf {
+        self.folder.path().join("trial.yaml")
+    }
+
+    /// A place for run directories.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// `vljepa-launch RECIPE --run RUN --set …`, ready to start.
+    pub fn launch(&self, run: &str, sets: &[&str]) -> Command {
+        let mut command = command("vljepa-launch");
+        command.arg(self.recipe()).arg("--run").arg(self.path(run));
+        for set in sets {
+            command.args(["--set", set]);
+        }
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// Runs to the end and must succeed.
+    pub fn complete(&self, run: &str, sets: &[&str]) {
+        let output = self.launch(run, sets).output().expect("vljepa-launch runs");
+        assert!(output.status.success(), "{}", text(&output));
+        assert!(self.path(run).join("completed.json").exists(), "{}", text(&output));
+    }
+
+    /// (step, loss, gradient norm) of every line of metrics.
+    pub fn losses(&self, run: &str) -> Vec<(u64, f64, f64)> {
+        let text = std::fs::read_to_string(self.path(run).join("metrics.jsonl")).expect("metrics");
+        text.lines()
+            .map(|line| {
+                let line: serde_json::Value = serde_json::from_str(line).expect("a JSON line");
+                let number = |key: &str| line[key].as_f64().expect("a number");
+                (line["step"].as_u64().expect("a step"), number("loss"), number("gradient_norm"))
+            })
+            .collect()
+    }
+
+    /// A flat buffer (`weights`, `first_moment`, `second_moment`) of a checkpoint, put together from the ranks' parts.
+    pub fn buffer(&self, run: &str, step: u64, name: &str) -> Vec<f32> {
+        let folder = self.path(run).join(format!("checkpoints/step-{step:08}"));
+        let mut parts: Vec<PathBuf> = std::fs::read_dir(&folder)
+            .unwrap_or_else(|e| panic!("{}: {e}", folder.display()))
+            .map(|entry| entry.expect("an entry").path())
+            .filter(|path| path.extension().is_some_and(|e| e == "safetensors"))
+            .collect();
+        parts.sort();
+        let mut all = Vec::new();
+        for part in parts {
+            let bytes = std::fs::read(part).expect("a part");
+            let tensors = safetensors::SafeTensors::deserialize(&bytes).expect("safetensors");
+            let data = tensors.tensor(name).expect("the tensor").data().to_vec();
+            all.extend(data.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().expect("4"))));
+        }
+        all
+    }
+}
+
+/// Waits until `done` holds, at most `limit`; the child is killed and the test fails otherwise.
+pub fn wait_until(child: &mut Child, limit: Duration, what: &str, done: impl Fn() -> bool) {
+    let end = Instant::now() + limit;
+    while !done() {
+        if Instant::now() > end {
+            child.kill().expect("the child is killed");
+            panic!("waited {limit:?} in vain until {what}");
+        }
+        if let Some(status) = child.try_wait().expect("the child is watched") {
+            assert!(done(), "the launcher ended with {status} before {what}");
+            return;
+        }
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+}

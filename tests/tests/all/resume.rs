@@ -1,0 +1,206 @@
+//! A run that was killed continues where it stopped, bit for bit; a damaged checkpoint is passed over; a full disk loses nothing.
+
+use std::path::Path;
+use std::process::Child;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::programs::{Trial, command, text, wait_until};
+
+/// 24 steps over two stages on two ranks, saved every 4.
+const TWO_STAGES: &str = "
+stages:
+  - {name: pictures, steps: 10, batch: 8, frames: 4, mixture: {images: 1, questions: 2}, mixing: batch, learning_rate: {peak: 1e-3, warmup_steps: 3}}
+  - {name: clips, steps: 14, batch: 10, frames: 4, mixture: {clips: 2, questions: 1}, mixing: batch, learning_rate: {peak: 1e-3, schedule: cosine}}
+evaluation: {tasks: []}
+logging: {every_steps: 1}
+checkpoints: {every_steps: 4, keep: 20}
+cluster: {ranks_per_node: 2}
+";
+const LAST: u64 = 24;
+const LIMIT: Duration = Duration::from_secs(120);
+
+fn has(run: &Path, step: u64) -> bool {
+    run.join(format!("checkpoints/step-{step:08}/manifest.json")).exists()
+}
+
+fn signal(child: &Child, signal: Signal) {
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+    kill(pid, signal).unwrap();
+}
+
+/// Process ids of the workers of a run, from /proc.
+fn workers(run: &Path) -> Vec<Pid> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap() {
+        let path = entry.unwrap().path();
+        let Some(pid) = path.file_name().and_then(|n| n.to_str()?.parse().ok()) else { continue };
+        let Ok(line) = std::fs::read(path.join("cmdline")) else { continue };
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        let program = line.split(' ').next().unwrap_or_default();
+        if program.ends_with("vljepa-worker") && line.contains(run.to_str().unwrap()) {
+            found.push(Pid::from_raw(pid));
+        }
+    }
+    found
+}
+
+fn assert_same_end(trial: &Trial, undisturbed: &str, run: &str) {
+    assert_eq!(trial.losses(undisturbed), trial.losses(run), "losses differ");
+    for buffer in ["weights", "first_moment", "second_moment"] {
+        let (a, b) = (trial.buffer(undisturbed, LAST, buffer), trial.buffer(run, LAST, buffer));
+        let same = a.iter().zip(&b).all(|(x, y)| x.to_bits() == y.to_bits());
+        assert!(same && a.len() == b.len(), "{buffer} differs");
+    }
+}
+
+#[test]
+fn kill_of_everything_loses_at_most_the_steps_since_the_last_checkpoint() {
+    let trial = Trial::new(TWO_STAGES);
+    trial.complete("undisturbed", &[]);
+    // Slower steps would be fairer to time than to wait for: the kill comes right after the second checkpoint appears.
+    let run = trial.path("killed");
+    let mut child = trial.launch("killed", &[]).spawn().unwrap();
+    wait_until(&mut child, LIMIT, "the second checkpoint", || has(&run, 8));
+    signal(&child, Signal::SIGKILL);
+    child.wait().unwrap();
+    // The workers notice that nobody watches them and end by themselves.
+    let end = std::time::Instant::now() + Duration::from_secs(20);
+    while !workers(&run).is_empty() {
+        assert!(std::time::Instant::now() < end, "workers outlive their supervisor");
+        std::thread::park_timeout(Duration::from_millis(50));
+    }
+    trial.complete("killed", &[]);
+    assert_same_end(&trial, "undisturbed", "killed");
+}
+
+#[test]
+fn a_killed_rank_is_named_and_the_run_goes_on_by_itself() {
+    let trial = Trial::new(TWO_STAGES);
+    trial.complete("undisturbed", &[]);
+    let run = trial.path("bereft");
+    let mut child = trial.launch("bereft", &[]).spawn().unwrap();
+    wait_until(&mut child, LIMIT, "the first checkpoint", || has(&run, 4));
+    if let Some(&victim) = workers(&run).last() {
+        kill(victim, Signal::SIGKILL).ok();
+    }
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    assert_same_end(&trial, "undisturbed", "bereft");
+    let events = std::fs::read_to_string(run.join("events.jsonl")).unwrap();
+    // On a fast machine the run may have ended before the kill; then nothing was to be named.
+    let attempts = std::fs::read_dir(run.join("logs")).unwrap().count() / 2;
+    assert!(attempts == 1 || events.contains("rank"), "{events}");
+}
+
+#[test]
+fn interrupting_once_saves_and_the_same_command_continues() {
+    let trial = Trial::new(TWO_STAGES);
+    trial.complete("undisturbed", &[]);
+    let run = trial.path("interrupted");
+    let mut child = trial.launch("interrupted", &[]).spawn().unwrap();
+    wait_until(&mut child, LIMIT, "the first checkpoint", || has(&run, 4));
+    signal(&child, Signal::SIGINT);
+    let output = child.wait_with_output().unwrap();
+    assert!(workers(&run).is_empty(), "{}", text(&output));
+    trial.complete("interrupted", &[]);
+    assert_same_end(&trial, "undisturbed", "interrupted");
+}
+
+#[test]
+fn a_damaged_newest_checkpoint_is_passed_over_and_named() {
+    let trial = Trial::new(TWO_STAGES);
+    trial.complete("undisturbed", &[]);
+    trial.complete("damaged", &[]);
+    let run = trial.path("damaged");
+    // As if the run had died before its completion record, and a bit of the newest part had flipped since.
+    std::fs::remove_file(run.join("completed.json")).unwrap();
+    let part = run.join(format!("checkpoints/step-{LAST:08}/rank-0001.safetensors"));
+    let mut bytes = std::fs::read(&part).unwrap();
+    let last = bytes.len() - 5;
+    bytes[last] ^= 1;
+    std::fs::write(&part, bytes).unwrap();
+    trial.complete("damaged", &[]);
+    let events = std::fs::read_to_string(run.join("events.jsonl")).unwrap();
+    assert!(events.contains("step-00000024") && events.contains("damaged"), "{events}");
+    assert_same_end(&trial, "undisturbed", "damaged");
+}
+
+#[test]
+fn a_run_continues_on_another_number_of_ranks_with_the_same_samples() {
+    let trial = Trial::new(TWO_STAGES);
+    trial.complete("two", &[]);
+    let run = trial.path("two-then-one");
+    let mut child = trial.launch("two-then-one", &[]).spawn().unwrap();
+    wait_until(&mut child, LIMIT, "the second checkpoint", || has(&run, 8));
+    signal(&child, Signal::SIGINT);
+    child.wait_with_output().unwrap();
+    trial.complete("two-then-one", &["cluster.ranks_per_node=1"]);
+    let (two, mixed) = (trial.losses("two"), trial.losses("two-then-one"));
+    assert_eq!(two.len(), mixed.len());
+    for (a, b) in two.iter().zip(&mixed) {
+        // Rounding of a step's sums, carried through at most 24 updates of AdamW, whose first steps divide by tiny moments.
+        assert!((a.1 - b.1).abs() < 2e-2 * a.1.abs().max(1.0), "step {}: {} and {}", a.0, a.1, b.1);
+    }
+}
+
+/// A file system of a few MiB, mounted for one test.
+struct SmallDisk<'a>(&'a Path);
+
+impl<'a> SmallDisk<'a> {
+    #[expect(clippy::disallowed_methods, reason = "mounts a tmpfs")]
+    fn mount(folder: &'a Path, mib: u32) -> Self {
+        std::fs::create_dir_all(folder).unwrap();
+        let options = format!("size={mib}m");
+        let status = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
+            .arg(folder)
+            .status()
+            .unwrap();
+        assert!(status.success(), "mounting a tmpfs needs root (or sudo), as tests/run.sh has it");
+        Self(folder)
+    }
+}
+
+impl Drop for SmallDisk<'_> {
+    #[expect(clippy::disallowed_methods, reason = "unmounts it")]
+    fn drop(&mut self) {
+        std::process::Command::new("umount").arg("-l").arg(self.0).status().ok();
+    }
+}
+
+#[test]
+fn a_full_disk_costs_a_checkpoint_but_not_the_run() {
+    let trial = Trial::new(TWO_STAGES);
+    trial.complete("undisturbed", &[]);
+    let run = trial.path("full");
+    let _disk = SmallDisk::mount(&run, 64);
+    // Leaves room for logs and the first checkpoints, not for all of them.
+    let size = {
+        let folder = trial.path("undisturbed").join(format!("checkpoints/step-{LAST:08}"));
+        let files = std::fs::read_dir(folder).unwrap();
+        files.map(|f| f.unwrap().metadata().unwrap().len()).sum::<u64>()
+    };
+    let ballast = run.join("ballast");
+    let room = 64 * 1024 * 1024 - 2 * size - size / 2;
+    std::fs::write(&ballast, vec![1u8; usize::try_from(room).unwrap()]).unwrap();
+    let output = trial.launch("full", &["checkpoints.keep=20"]).output().unwrap();
+    assert!(!output.status.success(), "the last checkpoint cannot have been written");
+    assert!(text(&output).contains("No space left"), "{}", text(&output));
+    let left: Vec<_> = std::fs::read_dir(run.join("checkpoints")).unwrap().collect();
+    assert!(!left.is_empty(), "earlier checkpoints are untouched");
+    std::fs::remove_file(&ballast).unwrap();
+    trial.complete("full", &["checkpoints.keep=20"]);
+    assert_same_end(&trial, "undisturbed", "full");
+}
+
+#[test]
+fn status_of_a_finished_run_says_so() {
+    let trial = Trial::new(TWO_STAGES);
+    trial.complete("done", &[]);
+    let output = command("vljepa-launch").arg("status").arg(trial.path("done")).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(text(&output).contains("complete"), "{}", text(&output));
+}

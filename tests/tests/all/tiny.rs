@@ -1,0 +1,48 @@
+//! A VL-JEPA small enough for finite differences.
+
+use vljepa_recipes::schema::{Model, Predictor, XEncoder, YEncoder};
+
+/// Two layers of width 16 in each part, all of it trained.
+pub fn model() -> Model {
+    Model {
+        image_size: 32,
+        x_encoder: XEncoder {
+            hidden_size: 16,
+            num_layers: 2,
+            num_heads: 2,
+            intermediate_size: 32,
+            trainable: true,
+            ..XEncoder::default()
+        },
+        predictor: Predictor {
+            hidden_size: 16,
+            num_layers: 2,
+            first_layer: 0,
+            num_heads: 2,
+            num_kv_heads: 1,
+            head_dim: 8,
+            intermediate_size: 24,
+            vocab_size: 32,
+            train_embeddings: true,
+            text_projection: true,
+            ..Predictor::default()
+        },
+        y_encoder: YEncoder {
+            hidden_size: 16,
+            num_layers: 2,
+            num_heads: 2,
+            num_kv_heads: 1,
+            head_dim: 8,
+            intermediate_size: 24,
+            full_attention_every: 2,
+            effective_window: 2,
+            query_pre_attn_scalar: 8.0,
+            vocab_size: 32,
+            dense_heads: true,
+            dense_hidden_size: 24,
+            ..YEncoder::default()
+        },
+        embed_dim: 12,
+        ..Model::default()
+    }
+}

@@ -1,0 +1,71 @@
+//! The loss and the gradient do not depend on how many ranks share a batch, nor on micro-batching: real MPI ranks.
+
+use crate::programs::Trial;
+
+/// One optimizer step of 8 clips, unclipped. The first moment after it is (1 − β₁) times the gradient of the global batch.
+const ONE_STEP: &str = "
+stages:
+  - {name: one, steps: 1, batch: 8, frames: 4, mixture: {clips: 1}, mixing: batch, learning_rate: {peak: 1e-3}}
+optimizer: {clip_norm: 0}
+evaluation: {tasks: []}
+logging: {every_steps: 1}
+checkpoints: {every_steps: 1}
+";
+
+struct Step {
+    loss: f64,
+    norm: f64,
+    moment: Vec<f32>,
+}
+
+fn one_step(trial: &Trial, run: &str, sets: &[&str]) -> Step {
+    trial.complete(run, sets);
+    let lines = trial.losses(run);
+    assert_eq!(lines.len(), 1);
+    Step { loss: lines[0].1, norm: lines[0].2, moment: trial.buffer(run, 1, "first_moment") }
+}
+
+/// Largest difference relative to the largest element: what rounding does to a sum of n terms in another order is bounded by
+/// n·ε times the sum of magnitudes, and grows like √n·ε in practice.
+fn difference(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let largest = a.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+    let apart = a.iter().zip(b).fold(0.0f32, |m, (x, y)| m.max((x - y).abs()));
+    f64::from(apart) / f64::from(largest)
+}
+
+/// 8 rows of about 45 tokens each make up a parameter's gradient, through about 40 operations whose own rounding also moves with
+/// the order of sums: ε·√(8·45)·40 = 9e-5.
+const GRADIENT_TOLERANCE: f64 = 9e-5;
+/// The loss is a mean of 16 logarithms of order 1 from logits of size ≤ 15: 15·ε·√40.
+const LOSS_TOLERANCE: f64 = 1.2e-5;
+
+#[test]
+fn loss_and_gradient_are_the_same_for_any_number_of_ranks_and_any_micro_batch() {
+    let trial = Trial::new(ONE_STEP);
+    let alone = one_step(&trial, "1x8", &["cluster.ranks_per_node=1"]);
+    assert!(alone.norm > 0.0 && alone.loss > 0.0);
+    let splits: [(&str, &[&str]); 6] = [
+        ("2x4", &["cluster.ranks_per_node=2"]),
+        ("4x2", &["cluster.ranks_per_node=4"]),
+        ("3 uneven", &["cluster.ranks_per_node=3"]),
+        ("1x8 in threes", &["cluster.ranks_per_node=1", "stages.0.micro_batch=3"]),
+        ("2x4 in ones", &["cluster.ranks_per_node=2", "stages.0.micro_batch=1"]),
+        ("3 uneven in twos", &["cluster.ranks_per_node=3", "stages.0.micro_batch=2"]),
+    ];
+    for (name, sets) in splits {
+        let split = one_step(&trial, &name.replace(' ', "_"), sets);
+        let apart = difference(&alone.moment, &split.moment);
+        assert!(apart < GRADIENT_TOLERANCE, "{name}: gradients differ by {apart:e}");
+        assert!((alone.loss - split.loss).abs() < LOSS_TOLERANCE, "{name}: {} {}", alone.loss, split.loss);
+        assert!((alone.norm / split.norm - 1.0).abs() < GRADIENT_TOLERANCE, "{name}: {}", split.norm);
+    }
+}
+
+#[test]
+fn another_batch_would_be_seen() {
+    let trial = Trial::new(ONE_STEP);
+    let one = one_step(&trial, "one", &["cluster.ranks_per_node=1"]);
+    let other = one_step(&trial, "other", &["cluster.ranks_per_node=1", "stages.0.batch=7"]);
+    assert!(difference(&one.moment, &other.moment) > 100.0 * GRADIENT_TOLERANCE);
+}

@@ -1,0 +1,119 @@
+//! MPI between CPU processes.
+
+use std::fmt;
+
+use mpi::collective::SystemOperation;
+use mpi::datatype::PartitionMut;
+use mpi::environment::Universe;
+use mpi::topology::SimpleCommunicator;
+use mpi::traits::{Communicator, CommunicatorCollectives, Equivalence, Root};
+use mpi::{Count, Threading};
+
+use super::Shares;
+use crate::error::WorkerError;
+
+/// Elements of one message: MPI counts in 32-bit integers, and the receive buffer of a sum is this large.
+const CHUNK: usize = 1 << 22;
+
+/// The world of all ranks.
+pub struct Mpi {
+    world: SimpleCommunicator,
+    _universe: Universe,
+}
+
+impl fmt::Debug for Mpi {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Mpi({} of {})", self.rank(), self.world_size())
+    }
+}
+
+impl Mpi {
+    pub(super) fn join() -> Result<Self, WorkerError> {
+        let (universe, _threading) =
+            mpi::initialize_with_threading(Threading::Serialized).ok_or(WorkerError::MpiTwice)?;
+        Ok(Self { world: universe.world(), _universe: universe })
+    }
+
+    pub(super) fn rank(&self) -> usize {
+        index(self.world.rank())
+    }
+
+    pub(super) fn world_size(&self) -> usize {
+        index(self.world.size())
+    }
+
+    pub(super) fn all_gather<T: Equivalence>(
+        &self,
+        local: &[T],
+        shares: Shares,
+        width: usize,
+        out: &mut [T],
+    ) {
+        let rows = |rank| shares.rows(rank);
+        let ranks = 0..self.world_size();
+        let counts: Vec<Count> = ranks.clone().map(|r| count(rows(r).len() * width)).collect();
+        let starts: Vec<Count> = ranks.map(|r| count(rows(r).start * width)).collect();
+        let mut parts = PartitionMut::new(out, counts, starts);
+        self.world.all_gather_varcount_into(local, &mut parts);
+    }
+
+    pub(super) fn all_reduce_sum(&self, values: &mut [f32]) {
+        let mut received = vec![0.0f32; values.len().min(CHUNK)];
+        for chunk in values.chunks_mut(CHUNK) {
+            let received = &mut received[..chunk.len()];
+            self.world.all_reduce_into(&*chunk, received, SystemOperation::sum());
+            chunk.copy_from_slice(received);
+        }
+    }
+
+    pub(super) fn sum<const N: usize>(&self, values: [f64; N]) -> [f64; N] {
+        let mut out = [0.0; N];
+        self.world.all_reduce_into(&values[..], &mut out[..], SystemOperation::sum());
+        out
+    }
+
+    pub(super) fn broadcast(&self, bytes: Vec<u8>) -> Vec<u8> {
+        let root = self.world.process_at_rank(0);
+        let mut len = bytes.len() as u64;
+        root.broadcast_into(&mut len);
+        let mut out = bytes;
+        out.resize(usize::try_from(len).expect("a 64-bit machine"), 0);
+        for chunk in out.chunks_mut(CHUNK) {
+            root.broadcast_into(chunk);
+        }
+        out
+    }
+
+    pub(super) fn all_gather_bytes(&self, bytes: &[u8]) -> Vec<Vec<u8>> {
+        let mut lens = vec![0u64; self.world_size()];
+        self.world.all_gather_into(&(bytes.len() as u64), &mut lens[..]);
+        let lens: Vec<usize> =
+            lens.iter().map(|&n| usize::try_from(n).expect("a 64-bit machine")).collect();
+        let starts: Vec<usize> = lens
+            .iter()
+            .scan(0, |end, len| {
+                let start = *end;
+                *end += len;
+                Some(start)
+            })
+            .collect();
+        let mut all = vec![0u8; lens.iter().sum()];
+        let counts: Vec<Count> = lens.iter().map(|&n| count(n)).collect();
+        let offsets: Vec<Count> = starts.iter().map(|&n| count(n)).collect();
+        let mut parts = PartitionMut::new(&mut all[..], counts, offsets);
+        self.world.all_gather_varcount_into(bytes, &mut parts);
+        starts.iter().zip(&lens).map(|(&start, &len)| all[start..start + len].to_vec()).collect()
+    }
+
+    pub(super) fn abort(&self) -> ! {
+        self.world.abort(1)
+    }
+}
+
+fn index(value: i32) -> usize {
+    usize::try_from(value).expect("MPI ranks and sizes are not negative")
+}
+
+fn count(elements: usize) -> Count {
+    Count::try_from(elements).expect("a gathered message holds fewer than 2^31 elements")
+}

@@ -1,0 +1,201 @@
+//! The worker's side of the control plane: says hello, reports phase and step, hears that the run should stop.
+//!
+//! Sending never blocks a step: messages go through a channel to a thread. A lost supervisor ends the process, because a run
+//! nobody watches is a run nobody can stop.
+
+use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use vljepa_recipes::protocol::{FromSupervisor, FromWorker, Hello, Phase};
+
+use crate::error::WorkerError;
+
+/// Between heartbeats while nothing changes.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// Between looks at the position: heartbeats of a changing position are this far apart.
+const TICK: Duration = Duration::from_millis(100);
+/// How long the last message may take.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+/// Messages that may wait before reporting blocks.
+const WAITING_MESSAGES: usize = 1024;
+
+/// The connection to the supervisor, or none for a job that runs alone.
+#[derive(Debug, Clone)]
+pub struct Control {
+    shared: Arc<Shared>,
+    sender: Option<Sender<Outgoing>>,
+}
+
+#[derive(Debug)]
+enum Outgoing {
+    Message(FromWorker),
+    Flush(Sender<()>),
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    stop: AtomicBool,
+    finished: AtomicBool,
+    phase: AtomicU8,
+    step: AtomicU64,
+}
+
+impl Control {
+    /// No supervisor: nothing is reported, nothing is heard.
+    #[must_use]
+    pub fn alone() -> Self {
+        Self { shared: Arc::default(), sender: None }
+    }
+
+    /// Connects, says hello and waits to be welcomed.
+    ///
+    /// # Errors
+    /// When the supervisor cannot be reached or refuses this worker.
+    pub fn connect(address: &str, hello: Hello) -> anyhow::Result<Self> {
+        let stream = TcpStream::connect(address)
+            .with_context(|| format!("cannot reach the supervisor at {address}"))?;
+        stream.set_nodelay(true)?;
+        let mut reader = BufReader::new(stream.try_clone()?);
+        let mut writer = BufWriter::new(stream);
+        send(&mut writer, &FromWorker::Hello(hello))?;
+        let mut line = String::new();
+        reader.read_line(&mut line).context("the supervisor closed the connection")?;
+        match serde_json::from_str(&line).context("the supervisor does not speak this protocol")? {
+            FromSupervisor::Welcome => {}
+            FromSupervisor::Refused { reason } => {
+                return Err(WorkerError::Refused { reason }.into());
+            }
+            FromSupervisor::Stop => anyhow::bail!("the run was stopped before this worker started"),
+        }
+        let shared = Arc::new(Shared::default());
+        let (sender, receiver) = bounded(WAITING_MESSAGES);
+        let listening = Arc::clone(&shared);
+        std::thread::Builder::new()
+            .name("control-listen".to_owned())
+            .spawn(move || listen(reader, &listening))?;
+        let speaking = Arc::clone(&shared);
+        std::thread::Builder::new()
+            .name("control-speak".to_owned())
+            .spawn(move || speak(writer, &receiver, &speaking))?;
+        Ok(Self { shared, sender: Some(sender) })
+    }
+
+    /// Whether the supervisor asked for a stop.
+    #[must_use]
+    pub fn stop_requested(&self) -> bool {
+        self.shared.stop.load(Ordering::Acquire)
+    }
+
+    /// Notes where this rank is; the next heartbeat says so.
+    pub fn at(&self, step: u64, phase: Phase) {
+        self.shared.step.store(step, Ordering::Release);
+        let code = PHASES.iter().position(|&p| p == phase).unwrap_or_default();
+        self.shared.phase.store(u8::try_from(code).unwrap_or_default(), Ordering::Release);
+    }
+
+    /// The phase and step noted last.
+    #[must_use]
+    pub fn position(&self) -> (u64, Phase) {
+        self.shared.position()
+    }
+
+    /// From here on the supervisor may go away.
+    pub fn finish(&self) {
+        self.shared.finished.store(true, Ordering::Release);
+    }
+
+    /// Reports something. The supervisor gets it in order.
+    pub fn report(&self, message: FromWorker) {
+        if let Some(sender) = &self.sender
+            && sender.send(Outgoing::Message(message)).is_err()
+        {
+            tracing::warn!("the control connection is gone; a message was not delivered");
+        }
+    }
+
+    /// Reports something and waits, at most two seconds, until it is on the wire: the last words of a rank.
+    pub fn report_last(&self, message: FromWorker) {
+        self.report(message);
+        let (sent, on_the_wire) = bounded(1);
+        if let Some(sender) = &self.sender
+            && sender.send(Outgoing::Flush(sent)).is_ok()
+            && on_the_wire.recv_timeout(LAST_WORDS).is_err()
+        {
+            tracing::warn!("the supervisor did not take the last message in time");
+        }
+    }
+}
+
+impl Shared {
+    fn position(&self) -> (u64, Phase) {
+        let phase = PHASES[usize::from(self.phase.load(Ordering::Acquire))];
+        (self.step.load(Ordering::Acquire), phase)
+    }
+}
+
+const PHASES: [Phase; 8] = [
+    Phase::Start,
+    Phase::Data,
+    Phase::Forward,
+    Phase::Collective,
+    Phase::Backward,
+    Phase::Optimizer,
+    Phase::Checkpoint,
+    Phase::Evaluation,
+];
+
+fn send(writer: &mut impl Write, message: &FromWorker) -> anyhow::Result<()> {
+    serde_json::to_writer(&mut *writer, message)?;
+    writer.write_all(b"\n")?;
+    writer.flush()?;
+    Ok(())
+}
+
+/// Sends what is reported, and a heartbeat when the position changed or a second has passed.
+fn speak(mut writer: BufWriter<TcpStream>, receiver: &Receiver<Outgoing>, shared: &Shared) {
+    let mut told = None;
+    let mut told_at = Instant::now();
+    loop {
+        let sent = match receiver.recv_timeout(TICK) {
+            Ok(Outgoing::Message(message)) => send(&mut writer, &message),
+            Ok(Outgoing::Flush(done)) => {
+                // Whoever asked may have stopped waiting.
+                done.send(()).unwrap_or_default();
+                Ok(())
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                let position = shared.position();
+                if told == Some(position) && told_at.elapsed() < HEARTBEAT {
+                    continue;
+                }
+                (told, told_at) = (Some(position), Instant::now());
+                send(&mut writer, &FromWorker::Heartbeat { step: position.0, phase: position.1 })
+            }
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
+        if sent.is_err() {
+            return;
+        }
+    }
+}
+
+/// Hears orders until the supervisor is gone; then this process has nobody to work for and ends.
+fn listen(reader: BufReader<TcpStream>, shared: &Shared) {
+    for line in reader.lines() {
+        let Ok(line) = line else { break };
+        match serde_json::from_str(&line) {
+            Ok(FromSupervisor::Stop) => shared.stop.store(true, Ordering::Release),
+            Ok(FromSupervisor::Welcome | FromSupervisor::Refused { .. }) => {}
+            Err(error) => tracing::warn!("the supervisor sent `{line}`: {error}"),
+        }
+    }
+    if !shared.finished.load(Ordering::Acquire) {
+        tracing::error!("the supervisor is gone; this rank ends");
+        std::process::abort();
+    }
+}

@@ -1,0 +1,148 @@
+//! A model on this rank's device: its parameters, its arena, and (for training) gradients and optimizer state.
+
+use vljepa_kernels::{Arena, Device, Packed, Stream, View};
+use vljepa_model::{
+    AdamW, Context, Gradients, Layout, ModelError, Parameters, VlJepa, weights,
+};
+use vljepa_recipes::Recipe;
+
+use crate::checkpoint::Buffers;
+use crate::collectives::Collectives;
+use crate::error::WorkerError;
+
+/// The model, ready to embed.
+#[derive(Debug)]
+pub struct Engine {
+    /// The composition.
+    pub model: VlJepa,
+    /// Weights.
+    pub parameters: Parameters,
+    stream: Stream,
+    arena: Arena,
+}
+
+/// What training holds beside the weights.
+#[derive(Debug)]
+pub struct Training {
+    /// Gradients of this step.
+    pub gradients: Gradients,
+    /// Moments and hyper-parameters.
+    pub optimizer: AdamW,
+    /// Largest gradient norm; 0 for no clipping.
+    pub clip_norm: f32,
+}
+
+impl Engine {
+    /// The recipe's model with freshly drawn weights, to embed with.
+    ///
+    /// # Errors
+    /// When the recipe's sizes do not make a model.
+    pub fn for_inference(recipe: &Recipe) -> Result<Self, ModelError> {
+        let device = Device::Host;
+        let model = VlJepa::new(&recipe.model, &recipe.loss, device)?;
+        let mut parameters = Parameters::new(model.layout(), device);
+        parameters.initialise(model.layout(), recipe.seed)?;
+        // The host's arena grows as it needs: the operating system knows its own memory better than a plan does.
+        let arena = Arena::new(device, usize::MAX);
+        Ok(Self { model, parameters, stream: device.compute_stream(), arena })
+    }
+
+    /// The same with gradients and optimizer state.
+    ///
+    /// # Errors
+    /// When the recipe's sizes do not make a model.
+    pub fn for_training(recipe: &Recipe) -> Result<(Self, Training), ModelError> {
+        let engine = Self::for_inference(recipe)?;
+        let layout = engine.model.layout();
+        let device = engine.arena.device();
+        let training = Training {
+            gradients: Gradients::new(layout, device),
+            optimizer: AdamW::new(layout, device, &recipe.optimizer)?,
+            clip_norm: recipe.optimizer.clip_norm,
+        };
+        Ok((engine, training))
+    }
+
+    /// Replaces drawn weights by the published ones that the recipe names; returns the tensors in those files that the model has
+    /// no place for.
+    ///
+    /// # Errors
+    /// A file that is missing, or lacks a tensor of the right shape.
+    pub fn load_published_weights(&mut self) -> Result<Vec<String>, ModelError> {
+        weights::load_published(&self.model, &mut self.parameters)
+    }
+
+    /// Where the tensors live.
+    #[must_use]
+    pub fn device(&self) -> Device {
+        self.arena.device()
+    }
+
+    /// The stream and the arena that operations of this engine use.
+    #[must_use]
+    pub fn context(&self) -> Context<'_> {
+        Context { stream: &self.stream, arena: &self.arena }
+    }
+
+    /// The same as handles of their own, for work that also changes the engine's parameters.
+    #[must_use]
+    pub fn stream_and_arena(&self) -> (Stream, Arena) {
+        (self.stream.clone(), self.arena.clone())
+    }
+
+    /// Predicted embeddings of frames u8 `(b, t, h, w, 3)` with their queries.
+    ///
+    /// # Errors
+    /// When the model refuses the shapes.
+    pub fn predict(&self, frames: View<'_>, queries: &Packed) -> Result<Vec<Vec<f32>>, ModelError> {
+        let (cx, parameters) = (self.context(), &self.parameters);
+        let visual = self.model.x_encoder.forward(cx, parameters, frames, false)?;
+        let predicted = self.model.predictor.forward(cx, parameters, &visual, queries, false)?;
+        Ok(self.rows_of(&predicted.embedding.to_vec_f32(&self.stream)?, queries.lengths.rows()))
+    }
+
+    /// Embeddings of target texts.
+    ///
+    /// # Errors
+    /// When the model refuses the shapes.
+    pub fn target(&self, texts: &Packed) -> Result<Vec<Vec<f32>>, ModelError> {
+        let target = self.model.y_encoder.forward(self.context(), &self.parameters, texts, false)?;
+        Ok(self.rows_of(&target.embedding.to_vec_f32(&self.stream)?, texts.lengths.rows()))
+    }
+
+    fn rows_of(&self, flat: &[f32], rows: usize) -> Vec<Vec<f32>> {
+        flat.chunks_exact(flat.len() / rows.max(1)).map(<[f32]>::to_vec).collect()
+    }
+
+    /// The buffers a checkpoint holds, with the layout that names what is in them.
+    pub fn checkpoint_buffers<'a>(
+        &'a mut self,
+        training: &'a mut Training,
+    ) -> (Layout, Buffers<'a>) {
+        let layout = self.model.layout().clone();
+        let AdamW { m, v, .. } = &mut training.optimizer;
+        let Parameters { trainable, frozen } = &mut self.parameters;
+        (layout, Buffers { trained: [trainable, m, v], frozen })
+    }
+
+    /// Makes sure that all ranks hold the same parameters, bit for bit: a rank whose memory or library is at fault is named
+    /// before its parameters are saved.
+    ///
+    /// # Errors
+    /// [`WorkerError::Diverged`] on every rank.
+    pub fn check_agreement(&self, collectives: &Collectives, step: u64) -> anyhow::Result<()> {
+        if collectives.world_size() == 1 {
+            return Ok(());
+        }
+        let values = self.parameters.trainable.view().host_f32("check_agreement", "weights")?;
+        let sum = values.iter().zip(1u64..).fold(0u64, |sum, (value, place)| {
+            sum.wrapping_add(u64::from(value.to_bits()).wrapping_mul(place | 1))
+        });
+        let sums = collectives.all_gather_bytes(&sum.to_le_bytes());
+        match sums.iter().position(|other| *other != sums[0]) {
+            Some(rank) => Err(WorkerError::Diverged { rank, step }.into()),
+            None => Ok(()),
+        }
+    }
+
+}

@@ -1,0 +1,71 @@
+//! The one place that reads the process's environment: who started it, its token, its machine.
+
+use std::path::Path;
+
+use vljepa_recipes::protocol::TOKEN_VARIABLE;
+
+/// What a worker knows from outside its command line.
+#[derive(Debug, Clone)]
+pub struct Environment {
+    /// Whether `mpirun` or `srun --mpi` started this process.
+    pub started_by_mpi: bool,
+    /// The run's token; empty when no supervisor is there.
+    pub token: String,
+    /// Host name.
+    pub host: String,
+    /// Version and hash of this program's binary.
+    pub build: String,
+    /// Processes of this run on this machine, as far as the starter says.
+    pub local_world_size: usize,
+}
+
+impl Environment {
+    /// Reads it.
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "this is the one place")]
+    pub fn read() -> Self {
+        let variable = |name: &str| std::env::var(name).ok();
+        let local = ["OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_NTASKS_PER_NODE"];
+        Self {
+            started_by_mpi: ["OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK"]
+                .into_iter()
+                .any(|name| variable(name).is_some()),
+            token: variable(TOKEN_VARIABLE).unwrap_or_default(),
+            host: nix::unistd::gethostname()
+                .map_or_else(|_| "unknown".to_owned(), |name| name.to_string_lossy().into_owned()),
+            build: build(),
+            local_world_size: local
+                .into_iter()
+                .find_map(|name| variable(name)?.parse().ok())
+                .unwrap_or(1),
+        }
+    }
+}
+
+/// Compute threads of a rank: the recipe's number, or the rank's share of the machine's cores.
+#[must_use]
+pub fn compute_threads(recipe_threads: usize, local_world_size: usize) -> usize {
+    if recipe_threads > 0 {
+        return recipe_threads;
+    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    (cores / local_world_size.max(1)).max(1)
+}
+
+/// Version and hash of this program's binary, so that ranks of different builds are refused.
+fn build() -> String {
+    let hash = std::env::current_exe()
+        .and_then(|path| hash_file(&path))
+        .map_or_else(|_| "unknown".to_owned(), |hash| hash.to_hex()[..16].to_owned());
+    format!("{} {hash}", env!("CARGO_PKG_VERSION"))
+}
+
+/// BLAKE3 of a file's content.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn hash_file(path: &Path) -> std::io::Result<blake3::Hash> {
+    let mut hasher = blake3::Hasher::new();
+    std::io::copy(&mut std::fs::File::open(path)?, &mut hasher)?;
+    Ok(hasher.finalize())
+}

@@ -1,0 +1,80 @@
+//! The errors a worker names itself; everything else keeps its own type under `anyhow` context.
+
+use vljepa_kernels::KernelError;
+
+/// What ends a worker.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// The build lacks a cargo feature.
+    #[error(
+        "this build lacks feature `{feature}`, which {needed_for} need; build with \
+         `cargo build --release --features vljepa-worker/{feature}`"
+    )]
+    Build {
+        /// The cargo feature.
+        feature: &'static str,
+        /// What needs it.
+        needed_for: &'static str,
+    },
+    /// MPI was initialised before.
+    #[error("MPI was already initialised in this process")]
+    MpiTwice,
+    /// The launcher asked for another number of ranks than started.
+    #[error("{started} ranks started, but the recipe asks for {wanted} (cluster.nodes × ranks_per_node)")]
+    WorldSize {
+        /// Ranks that run.
+        started: usize,
+        /// Ranks of the recipe.
+        wanted: usize,
+    },
+    /// Too many steps in a row had a gradient that is not finite.
+    #[error(
+        "{count} steps in a row had a gradient that is not finite, the last one step {step}; \
+         lower the learning rate or look at the samples named in the log (optimizer.non_finite)"
+    )]
+    NonFinite {
+        /// Steps in a row.
+        count: u32,
+        /// The last of them.
+        step: u64,
+    },
+    /// The loss has no gradient to follow any more.
+    #[error("rank {rank} computes other parameters than rank 0 at step {step}: memory or a library is at fault on its host")]
+    Diverged {
+        /// The rank.
+        rank: usize,
+        /// The step.
+        step: u64,
+    },
+    /// The supervisor does not take this worker.
+    #[error("the supervisor refused this worker: {reason}")]
+    Refused {
+        /// Why.
+        reason: String,
+    },
+    /// A checkpoint cannot be used by this run.
+    #[error("checkpoint {name}: {what}")]
+    Checkpoint {
+        /// Folder name.
+        name: String,
+        /// What is wrong.
+        what: String,
+    },
+    /// There is nothing to load.
+    #[error("{run} holds no checkpoint that verifies; train first")]
+    NoCheckpoint {
+        /// The run directory.
+        run: String,
+    },
+    /// A task of the evaluation cannot be measured.
+    #[error("evaluation task `{task}`: {what}")]
+    Task {
+        /// The task's name.
+        task: String,
+        /// What is wrong.
+        what: String,
+    },
+    /// A device or an operation failed.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+}

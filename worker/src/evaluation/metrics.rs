@@ -1,0 +1,113 @@
+//! Scores from embeddings: pure functions, no model and no files (protocols: paper §4, DESIGN §9).
+
+use serde::{Deserialize, Serialize};
+
+/// One entry of `scores.json`; shares are fractions.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Score {
+    /// What was measured.
+    pub value: f64,
+    /// What guessing scores.
+    pub chance: f64,
+    /// What always giving the most frequent answer scores.
+    pub baseline: f64,
+    /// Samples (or questions, or triplets).
+    pub n: usize,
+}
+
+/// Dot product in f64, so that equal embeddings give equal scores whatever their order.
+#[must_use]
+pub fn dot(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum()
+}
+
+/// Candidates by falling similarity to `query`; ties keep their order.
+#[must_use]
+pub fn ranked(query: &[f32], candidates: &[Vec<f32>]) -> Vec<(usize, f64)> {
+    let mut all: Vec<(usize, f64)> =
+        candidates.iter().map(|candidate| dot(query, candidate)).enumerate().collect();
+    all.sort_by(|a, b| b.1.total_cmp(&a.1));
+    all
+}
+
+/// Rank (1 is best) of the best right candidate, ties counted against it: a collapsed encoder ranks last, not first.
+/// None when no candidate is right.
+#[must_use]
+pub fn pessimistic_rank(scores: &[f64], right: impl Fn(usize) -> bool) -> Option<usize> {
+    let best = (0..scores.len()).filter(|&i| right(i)).map(|i| scores[i]).reduce(f64::max)?;
+    Some(1 + (0..scores.len()).filter(|&i| !right(i) && scores[i] >= best).count())
+}
+
+/// Share of `truths` that are the most frequent one.
+#[must_use]
+pub fn majority(truths: &[usize]) -> f64 {
+    let mut counts = vec![0usize; truths.iter().max().map_or(0, |&max| max + 1)];
+    for &truth in truths {
+        counts[truth] += 1;
+    }
+    share(counts.into_iter().max().unwrap_or(0), truths.len())
+}
+
+/// `part` of `whole`, zero of nothing.
+#[must_use]
+#[expect(clippy::cast_precision_loss, reason = "counts of samples are far below 2^52")]
+pub fn share(part: usize, whole: usize) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+}
+
+/// Recall at `k` over ranks, and what guessing gives: k of `pool`.
+#[must_use]
+pub fn recall(ranks: &[usize], k: usize, pool: usize) -> Score {
+    let hits = ranks.iter().filter(|&&rank| rank <= k).count();
+    let chance = share(k.min(pool), pool);
+    Score { value: share(hits, ranks.len()), chance, baseline: chance, n: ranks.len() }
+}
+
+/// Normalised mean of embeddings: what stands for a label with several texts.
+#[must_use]
+pub fn mean_direction(embeddings: &[Vec<f32>]) -> Vec<f32> {
+    let width = embeddings.first().map_or(0, Vec::len);
+    let mut mean = vec![0.0f64; width];
+    for embedding in embeddings {
+        let norm = dot(embedding, embedding).sqrt().max(1e-12);
+        for (sum, &x) in mean.iter_mut().zip(embedding) {
+            *sum += f64::from(x) / norm;
+        }
+    }
+    let norm = mean.iter().map(|x| x * x).sum::<f64>().sqrt().max(1e-12);
+    #[expect(clippy::cast_possible_truncation, reason = "embeddings are f32")]
+    let unit = mean.iter().map(|x| (x / norm) as f32).collect();
+    unit
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_collapsed_encoder_ranks_last() {
+        assert_eq!(pessimistic_rank(&[0.5; 10], |i| i == 3), Some(10));
+        assert_eq!(recall(&[10; 10], 1, 10).value.to_bits(), 0.0f64.to_bits());
+    }
+
+    #[test]
+    fn identical_captions_share_the_hit() {
+        // Candidates 0 and 2 are right; 2 is second best, and 0 does not count against it.
+        assert_eq!(pessimistic_rank(&[0.1, 0.9, 0.8, 0.2], |i| i == 0 || i == 2), Some(2));
+        assert_eq!(pessimistic_rank(&[0.1], |_| false), None);
+    }
+
+    #[test]
+    fn majority_is_the_share_of_the_most_frequent_answer() {
+        assert_eq!(majority(&[0, 1, 1, 2]).to_bits(), 0.5f64.to_bits());
+        assert_eq!(majority(&[]).to_bits(), 0.0f64.to_bits());
+    }
+
+    #[test]
+    fn a_label_is_the_direction_of_its_texts() {
+        let mean = mean_direction(&[vec![2.0, 0.0], vec![0.0, 1.0]]);
+        assert!((f64::from(mean[0]) - 0.5f64.sqrt()).abs() < 1e-7);
+        assert!((f64::from(mean[1]) - 0.5f64.sqrt()).abs() < 1e-7);
+    }
+}

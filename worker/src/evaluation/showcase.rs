@@ -1,0 +1,143 @@
+//! Real samples with the texts the model finds nearest: the pictures of the report.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::Serialize;
+use vljepa_data::reader::{LoadedSample, SampleReader};
+use vljepa_recipes::schema::{Control, Task, TaskKind};
+
+use super::metrics::{mean_direction, ranked};
+use super::tasks::label_texts;
+use crate::embed::Embedder;
+
+/// Samples shown per task, and texts shown per sample.
+const SHOWN: (usize, usize) = (8, 3);
+
+/// One sample of the report's grid.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Shown {
+    task: String,
+    frames: Vec<String>,
+    query: String,
+    caption: String,
+    predictions: Vec<Prediction>,
+    correct: bool,
+}
+
+/// A text and its similarity.
+#[derive(Debug, Clone, Serialize)]
+struct Prediction {
+    text: String,
+    score: f64,
+}
+
+/// Samples of the retrieval task with their nearest captions, then some of every question task with their answers.
+pub(super) fn samples(
+    retrieval: &Task,
+    tasks: &[Task],
+    embedder: &Embedder<'_>,
+) -> anyhow::Result<Vec<Shown>> {
+    let mut shown = captions(retrieval, embedder)?;
+    for task in tasks {
+        if let TaskKind::QuestionAnswering { question_kind, candidates } = &task.kind
+            && task.control == Control::None
+        {
+            let texts = label_texts(candidates)?;
+            let mut embeddings = Vec::new();
+            for texts in texts.values() {
+                embeddings.push(mean_direction(&embedder.texts(texts)?));
+            }
+            let names: Vec<&str> = texts.keys().map(String::as_str).collect();
+            shown.extend(answers(task, question_kind.as_deref(), &names, &embeddings, embedder)?);
+        }
+    }
+    Ok(shown)
+}
+
+fn captions(task: &Task, embedder: &Embedder<'_>) -> anyhow::Result<Vec<Shown>> {
+    let reader = SampleReader::open(&task.shards)?;
+    let options = embedder.load_options(task.frames);
+    let count = reader.len().min(task.limit.unwrap_or(usize::MAX));
+    let mut texts = Vec::new();
+    let mut chosen = Vec::new();
+    for index in 0..count {
+        let sample = reader.load(index, &options)?;
+        texts.push(sample.caption.clone().unwrap_or_default());
+        // Spread over the set, so that the grid shows its variety.
+        if index % count.div_ceil(SHOWN.0) == 0 {
+            chosen.push(sample);
+        }
+    }
+    let embeddings = embedder.texts(&texts)?;
+    let mut shown = Vec::new();
+    for sample in &chosen {
+        let predicted = embedder.samples(&[(sample, &task.query)])?;
+        let truth = sample.caption.clone().unwrap_or_default();
+        let order = ranked(&predicted[0], &embeddings);
+        let names: Vec<&str> = texts.iter().map(String::as_str).collect();
+        shown.push(entry(task, sample, options.frames, (&task.query, truth), &order, &names)?);
+    }
+    Ok(shown)
+}
+
+fn answers(
+    task: &Task,
+    kind: Option<&str>,
+    names: &[&str],
+    embeddings: &[Vec<f32>],
+    embedder: &Embedder<'_>,
+) -> anyhow::Result<Vec<Shown>> {
+    let reader = SampleReader::open(&task.shards)?;
+    let options = embedder.load_options(task.frames);
+    let mut shown = Vec::new();
+    for index in 0..reader.len().min(SHOWN.0 / 2) {
+        let sample = reader.load(index, &options)?;
+        let mut asked = sample.questions.iter();
+        let Some(question) =
+            asked.find(|q| kind.is_none_or(|kind| q.kind == kind))
+        else {
+            continue;
+        };
+        let predicted = embedder.samples(&[(&sample, &question.question)])?;
+        let order = ranked(&predicted[0], embeddings);
+        let asked = (question.question.as_str(), question.answer.clone());
+        shown.push(entry(task, &sample, options.frames, asked, &order, names)?);
+    }
+    Ok(shown)
+}
+
+fn entry(
+    task: &Task,
+    sample: &LoadedSample,
+    frames: usize,
+    (query, truth): (&str, String),
+    order: &[(usize, f64)],
+    names: &[&str],
+) -> anyhow::Result<Shown> {
+    let nearest = order.iter().take(SHOWN.1);
+    Ok(Shown {
+        task: task.name.clone(),
+        frames: pictures(sample, frames)?,
+        query: query.to_owned(),
+        correct: order.first().is_some_and(|&(i, _)| names[i] == truth),
+        caption: truth,
+        predictions: nearest
+            .map(|&(i, score)| Prediction { text: names[i].to_owned(), score })
+            .collect(),
+    })
+}
+
+/// The frames as PNG data URLs; repeated frames (a picture) once.
+fn pictures(sample: &LoadedSample, frames: usize) -> anyhow::Result<Vec<String>> {
+    let len = sample.frames.len() / frames.max(1);
+    let side = u32::try_from((len / 3).isqrt())?;
+    let mut urls: Vec<String> = Vec::new();
+    for frame in sample.frames.chunks_exact(len) {
+        let mut png = Vec::new();
+        let encoder = image::codecs::png::PngEncoder::new(&mut png);
+        image::ImageEncoder::write_image(encoder, frame, side, side, image::ExtendedColorType::Rgb8)?;
+        urls.push(format!("data:image/png;base64,{}", STANDARD.encode(&png)));
+    }
+    urls.dedup();
+    Ok(urls)
+}

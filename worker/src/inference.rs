@@ -1,0 +1,174 @@
+//! Jobs on a trained model: `evaluate`, `ask`, `search`, `export`, `import`. Each returns what it prints, a JSON object.
+
+use std::path::Path;
+
+use anyhow::Context;
+use serde_json::json;
+use vljepa_data::order::ORDER_VERSION;
+use vljepa_data::reader::{SampleReader, load_file};
+use vljepa_model::weights;
+use vljepa_recipes::schema::TaskKind;
+
+use crate::checkpoint::{self, Place, State};
+use crate::embed::Embedder;
+use crate::engine::Engine;
+use crate::error::WorkerError;
+use crate::evaluation::{self, metrics::dot};
+use crate::session::Session;
+
+/// Samples read before they are embedded.
+const READ_ROWS: usize = 256;
+
+/// Measures the recipe's tasks with the newest checkpoint and writes `scores.json`.
+///
+/// # Errors
+/// When there is no checkpoint, or a task cannot be measured.
+pub fn evaluate(session: &Session) -> anyhow::Result<String> {
+    let (engine, state) = trained(session)?;
+    let scores = evaluation::evaluate(&session.recipe, &engine, &session.collectives)?;
+    evaluation::write(&session.run, state.step, &scores)?;
+    evaluation::write_showcase(&session.recipe, &engine, &session.run)?;
+    Ok(serde_json::to_string(&scores)?)
+}
+
+/// Ranks candidate answers to a question about one picture or clip.
+///
+/// # Errors
+/// When there is no checkpoint or the file cannot be decoded.
+pub fn ask(
+    session: &Session,
+    file: &Path,
+    question: &str,
+    answers: &[String],
+) -> anyhow::Result<String> {
+    anyhow::ensure!(!answers.is_empty(), "no answers to choose from");
+    let (engine, state) = trained(session)?;
+    let embedder = Embedder::new(&session.recipe, &engine)?;
+    let options = embedder.load_options(None);
+    let sample = load_file(file, &options)?;
+    let predicted = embedder.samples(&[(&sample, question)])?;
+    let ranked = evaluation::metrics::ranked(&predicted[0], &embedder.texts(answers)?);
+    let answers: Vec<_> =
+        ranked.iter().map(|&(i, score)| json!({"text": answers[i], "score": score})).collect();
+    Ok(json!({"answers": answers, "step": state.step}).to_string())
+}
+
+/// Ranks the samples of shards by a text.
+///
+/// # Errors
+/// When there is no checkpoint or no shard.
+pub fn search(session: &Session, shards: &str, text: &str, limit: usize) -> anyhow::Result<String> {
+    let (engine, state) = trained(session)?;
+    let embedder = Embedder::new(&session.recipe, &engine)?;
+    let options = embedder.load_options(None);
+    let query = retrieval_query(session);
+    let wanted = embedder.texts(&[text])?;
+    let reader = SampleReader::open(shards)?;
+    let (mut found, mut unreadable) = (Vec::new(), 0u64);
+    let indices: Vec<usize> = (0..reader.len()).collect();
+    for chunk in indices.chunks(READ_ROWS) {
+        let mut samples = Vec::new();
+        for &index in chunk {
+            match reader.load(index, &options) {
+                Ok(sample) => samples.push(sample),
+                Err(error) => {
+                    tracing::warn!("left out: {error}");
+                    unreadable += 1;
+                }
+            }
+        }
+        let inputs: Vec<_> = samples.iter().map(|sample| (sample, query.as_str())).collect();
+        let embeddings = embedder.samples(&inputs)?;
+        for (sample, embedding) in samples.into_iter().zip(embeddings) {
+            let score = dot(&embedding, &wanted[0]);
+            found.push((score, sample.shard, sample.key, sample.caption));
+        }
+    }
+    found.sort_by(|a, b| b.0.total_cmp(&a.0));
+    found.truncate(limit);
+    let results: Vec<_> = found
+        .into_iter()
+        .map(|(score, shard, key, caption)| {
+            json!({"shard": shard, "key": key, "caption": caption, "score": score})
+        })
+        .collect();
+    Ok(json!({"results": results, "unreadable": unreadable, "step": state.step}).to_string())
+}
+
+/// Writes the newest checkpoint's weights under published names.
+///
+/// # Errors
+/// When there is no checkpoint or the folder cannot be written.
+pub fn export(session: &Session, folder: &Path) -> anyhow::Result<String> {
+    let (engine, state) = trained(session)?;
+    weights::export(&engine.model, &engine.parameters, folder)?;
+    let files: Vec<&str> = weights::Source::ALL
+        .into_iter()
+        .filter(|source| !source.pieces(&engine.model).is_empty())
+        .map(weights::Source::file)
+        .collect();
+    Ok(json!({"files": files, "step": state.step}).to_string())
+}
+
+/// Makes a checkpoint of step 0 from published weights.
+///
+/// # Errors
+/// When the run already has checkpoints, or a tensor is missing or of another shape.
+pub fn import(session: &Session, folder: &Path) -> anyhow::Result<String> {
+    let place = place(session);
+    let (mut engine, mut training) = Engine::for_training(&session.recipe)?;
+    let existing = {
+        let (layout, mut buffers) = engine.checkpoint_buffers(&mut training);
+        checkpoint::load_newest(&place, &session.collectives, &layout, &mut buffers)?
+    };
+    anyhow::ensure!(
+        existing.name.is_none(),
+        "{} already holds checkpoints; import into a fresh run directory",
+        place.folder.display()
+    );
+    weights::import(&engine.model, &mut engine.parameters, folder)?;
+    std::fs::create_dir_all(&place.folder)?;
+    let frozen = if engine.parameters.frozen.shape()[0] > 0 {
+        Some(checkpoint::save_frozen(&place.folder, &engine.parameters.frozen)?)
+    } else {
+        None
+    };
+    let (layout, buffers) = engine.checkpoint_buffers(&mut training);
+    let state = State::default();
+    let (ranks, keep) = (&session.collectives, session.recipe.checkpoints.keep);
+    let saved =
+        checkpoint::save(&place, ranks, &layout, &buffers, frozen.as_deref(), state, keep)?;
+    Ok(json!({"checkpoint": saved.name, "step": 0}).to_string())
+}
+
+fn place(session: &Session) -> Place {
+    Place {
+        folder: session.run.checkpoints(),
+        recipe_hash: session.recipe_hash.clone(),
+        order_version: ORDER_VERSION,
+    }
+}
+
+/// The newest checkpoint's model.
+fn trained(session: &Session) -> anyhow::Result<(Engine, State)> {
+    let (mut engine, mut training) = Engine::for_training(&session.recipe)?;
+    let (layout, mut buffers) = engine.checkpoint_buffers(&mut training);
+    let place = place(session);
+    let loaded =
+        checkpoint::load_newest(&place, &session.collectives, &layout, &mut buffers)
+            .context("no checkpoint could be loaded")?;
+    for passed in &loaded.passed_over {
+        tracing::warn!("checkpoint passed over: {passed}");
+    }
+    if loaded.name.is_none() {
+        let run = session.run.root().display().to_string();
+        return Err(WorkerError::NoCheckpoint { run }.into());
+    }
+    Ok((engine, loaded.state))
+}
+
+/// The query that goes with a visual that is searched by text: the recipe's retrieval task's, or none.
+fn retrieval_query(session: &Session) -> String {
+    let mut tasks = session.recipe.evaluation.tasks.iter();
+    tasks.find(|task| task.kind == TaskKind::Retrieval).map_or_else(String::new, |t| t.query.clone())
+}

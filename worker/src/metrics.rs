@@ -1,0 +1,213 @@
+//! What a run writes down while it trains: `metrics.jsonl` and TensorBoard event files (rank 0).
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{BufWriter, Write};
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::Context;
+use vljepa_recipes::clock;
+use vljepa_recipes::protocol::{Metrics, Phase};
+
+/// Lines of metrics, appended. Lines of steps that a resumed run computes again are dropped first.
+#[derive(Debug)]
+pub struct MetricsWriter {
+    lines: BufWriter<File>,
+    events: Option<EventFile>,
+}
+
+impl MetricsWriter {
+    /// Opens the files of a run that continues after `step`.
+    ///
+    /// # Errors
+    /// When they cannot be read or written.
+    pub fn open(lines: &Path, events: Option<&Path>, step: u64) -> anyhow::Result<Self> {
+        if lines.exists() {
+            let text = std::fs::read_to_string(lines)
+                .with_context(|| format!("cannot read {}", lines.display()))?;
+            // A line cut short by a kill does not parse and is dropped with the steps behind the checkpoint.
+            let kept: String = text
+                .lines()
+                .filter(|line| serde_json::from_str::<Metrics>(line).is_ok_and(|m| m.step <= step))
+                .flat_map(|line| [line, "\n"])
+                .collect();
+            vljepa_recipes::run_directory::atomic_write(lines, kept.as_bytes())?;
+        }
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(lines)
+            .with_context(|| format!("cannot write {}", lines.display()))?;
+        let events = events.map(EventFile::create).transpose()?;
+        Ok(Self { lines: BufWriter::new(file), events })
+    }
+
+    /// Adds one line.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write(&mut self, metrics: &Metrics) -> anyhow::Result<()> {
+        serde_json::to_writer(&mut self.lines, metrics)?;
+        self.lines.write_all(b"\n")?;
+        self.lines.flush()?;
+        let values = [
+            ("train/loss", metrics.loss),
+            ("train/gradient_norm", metrics.gradient_norm),
+            ("train/learning_rate", metrics.learning_rate),
+            ("train/scale", metrics.scale),
+            ("speed/samples_per_s", metrics.samples_per_s),
+            ("speed/data_wait_fraction", metrics.data_wait_fraction),
+        ];
+        self.scalars(metrics.step, values.map(|(tag, value)| (tag.to_owned(), value)))
+    }
+
+    /// Adds scores.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub fn scores(&mut self, step: u64, scores: &BTreeMap<String, f64>) -> anyhow::Result<()> {
+        self.scalars(step, scores.iter().map(|(name, &value)| (format!("scores/{name}"), value)))
+    }
+
+    fn scalars(
+        &mut self,
+        step: u64,
+        values: impl IntoIterator<Item = (String, f64)>,
+    ) -> anyhow::Result<()> {
+        if let Some(events) = &mut self.events {
+            events.scalars(step, values)?;
+        }
+        Ok(())
+    }
+}
+
+/// TensorBoard's event format: records of (length, masked CRC of it, an `Event` message, masked CRC of that).
+#[derive(Debug)]
+struct EventFile {
+    file: BufWriter<File>,
+}
+
+impl EventFile {
+    fn create(folder: &Path) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("cannot create {}", folder.display()))?;
+        let started = clock::now();
+        let path = folder.join(format!(
+            "events.out.tfevents.{}.{}",
+            started.as_millisecond(),
+            std::process::id()
+        ));
+        let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+        let mut events = Self { file: BufWriter::new(file) };
+        let mut version = Message::event();
+        version.bytes(3, b"brain.Event:2");
+        events.record(&version.0)?;
+        Ok(events)
+    }
+
+    fn scalars(
+        &mut self,
+        step: u64,
+        values: impl IntoIterator<Item = (String, f64)>,
+    ) -> anyhow::Result<()> {
+        let mut summary = Message::default();
+        for (tag, value) in values {
+            let mut entry = Message::default();
+            entry.bytes(1, tag.as_bytes());
+            #[expect(clippy::cast_possible_truncation, reason = "TensorBoard's scalars are f32")]
+            entry.fixed32(2, value as f32);
+            summary.bytes(1, &entry.0);
+        }
+        let mut event = Message::event();
+        event.varint_field(2, step);
+        event.bytes(5, &summary.0);
+        self.record(&event.0)
+    }
+
+    fn record(&mut self, data: &[u8]) -> anyhow::Result<()> {
+        let length = (data.len() as u64).to_le_bytes();
+        self.file.write_all(&length)?;
+        self.file.write_all(&masked_crc(&length).to_le_bytes())?;
+        self.file.write_all(data)?;
+        self.file.write_all(&masked_crc(data).to_le_bytes())?;
+        self.file.flush()?;
+        Ok(())
+    }
+}
+
+/// CRC-32C, rotated and shifted so that a checksum of data that holds checksums stays useful (TFRecord).
+fn masked_crc(data: &[u8]) -> u32 {
+    crc32c::crc32c(data).rotate_right(15).wrapping_add(0xa282_ead8)
+}
+
+/// A protocol-buffer message being written.
+#[derive(Debug, Default)]
+struct Message(Vec<u8>);
+
+impl Message {
+    /// An `Event` of now.
+    fn event() -> Self {
+        let mut event = Self::default();
+        event.tag(1, 1);
+        event.0.extend(clock::now().as_duration().as_secs_f64().to_le_bytes());
+        event
+    }
+
+    fn tag(&mut self, field: u64, wire_type: u64) {
+        self.varint(field << 3 | wire_type);
+    }
+
+    fn varint(&mut self, mut value: u64) {
+        while value >= 0x80 {
+            self.0.push(value.to_le_bytes()[0] | 0x80);
+            value >>= 7;
+        }
+        self.0.push(value.to_le_bytes()[0]);
+    }
+
+    fn varint_field(&mut self, field: u64, value: u64) {
+        self.tag(field, 0);
+        self.varint(value);
+    }
+
+    fn bytes(&mut self, field: u64, bytes: &[u8]) {
+        self.tag(field, 2);
+        self.varint(bytes.len() as u64);
+        self.0.extend(bytes);
+    }
+
+    fn fixed32(&mut self, field: u64, value: f32) {
+        self.tag(field, 5);
+        self.0.extend(value.to_le_bytes());
+    }
+}
+
+/// Seconds per phase: each moment since the last reading belongs to one phase.
+#[derive(Debug)]
+pub struct PhaseClock {
+    since: Instant,
+    phase: Phase,
+    seconds: BTreeMap<Phase, f64>,
+}
+
+impl PhaseClock {
+    /// Starts in `phase`.
+    #[must_use]
+    pub fn start(phase: Phase) -> Self {
+        Self { since: Instant::now(), phase, seconds: BTreeMap::new() }
+    }
+
+    /// From now on time belongs to `phase`.
+    pub fn enter(&mut self, phase: Phase) {
+        let now = Instant::now();
+        *self.seconds.entry(self.phase).or_default() += (now - self.since).as_secs_f64();
+        (self.since, self.phase) = (now, phase);
+    }
+
+    /// Seconds per phase since the last call.
+    pub fn take(&mut self) -> BTreeMap<Phase, f64> {
+        self.enter(self.phase);
+        std::mem::take(&mut self.seconds)
+    }
+}

@@ -1,0 +1,263 @@
+//! One optimizer step (DESIGN §6). Every rank issues the same collectives in the same order: gather of embeddings, gather of
+//! log-sum-exps, sum of gradients, sum of the report's numbers.
+//!
+//! b = rows of this rank, g = rows of all ranks, e = width of the shared embedding.
+
+use std::ops::Range;
+
+use vljepa_data::batch::{Batch, Ragged};
+use vljepa_kernels::{DType, Packed, Tensor, View, copy, global_norm};
+use vljepa_model::loss::EmbeddingGradients;
+use vljepa_model::predictor::PredictorSaved;
+use vljepa_model::x_encoder::XEncoderSaved;
+use vljepa_model::y_encoder::YEncoderSaved;
+use vljepa_model::{Context, Embedded, Gathered, InfoNce, Objective};
+use vljepa_recipes::protocol::Phase;
+
+use crate::collectives::{Collectives, Shares};
+use crate::engine::{Engine, Training};
+
+/// What one step works on.
+#[derive(Debug)]
+pub struct Input {
+    /// This rank's rows.
+    pub batch: Batch,
+    /// Rows embedded at once; none for all of them.
+    pub micro_batch: Option<usize>,
+    /// Of parameter groups with multiplier 1.
+    pub learning_rate: f64,
+    /// Whether this rank was asked to stop.
+    pub stop: bool,
+}
+
+/// What one step did; the same on every rank.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepReport {
+    /// Loss of the global batch before the update.
+    pub loss: f64,
+    /// Global norm of the gradient before clipping.
+    pub gradient_norm: f64,
+    /// InfoNCE's α that the step was computed with.
+    pub scale: f64,
+    /// Whether every gradient was finite; otherwise nothing was updated.
+    pub finite: bool,
+    /// Samples left out as bad, on all ranks.
+    pub bad_samples: u64,
+    /// Whether any rank was asked to stop: then all do, after this step.
+    pub stop: bool,
+}
+
+/// Computes the gradient of the global batch's loss and updates the parameters. `enter` hears which phase begins.
+///
+/// # Errors
+/// When the model refuses the batch's shapes or ids, or the device fails.
+pub fn step(
+    engine: &mut Engine,
+    training: &mut Training,
+    collectives: &Collectives,
+    input: Input,
+    enter: &mut dyn FnMut(Phase),
+) -> anyhow::Result<StepReport> {
+    let Input { batch, micro_batch, learning_rate, stop } = input;
+    let shares = Shares { global: batch.global_batch, world_size: collectives.world_size() };
+    let rows = shares.rows(collectives.rank());
+    let bad_samples = batch.skipped.len();
+    let hashes = batch.target_hashes.clone();
+    let micros = micro_batches(engine, batch, micro_batch);
+    training.gradients.zero();
+
+    enter(Phase::Forward);
+    // One micro-batch keeps its activations; several are embedded twice, and their negatives are still the whole batch.
+    let keep = micros.len() == 1;
+    let e = engine.model.recipe().embed_dim;
+    let cx = engine.context();
+    let mut predicted_be = cx.take(&[rows.len(), e])?;
+    let mut target_be = cx.take(&[rows.len(), e])?;
+    let mut kept = None;
+    for micro in &micros {
+        let embedded = embed(engine, micro, keep)?;
+        let Range { start, end } = micro.rows;
+        let (p, t) = (&embedded.predicted.embedding, &embedded.target.embedding);
+        copy::copy(cx.stream, p.view(), predicted_be.view_mut().rows(start, end))?;
+        copy::copy(cx.stream, t.view(), target_be.view_mut().rows(start, end))?;
+        kept = keep.then_some(embedded);
+    }
+
+    let (loss, d) = match engine.model.objective {
+        Objective::InfoNce(loss) => {
+            let own = OwnRows { predicted: &predicted_be, target: &target_be, hashes: &hashes, rows };
+            info_nce(engine, training, loss, collectives, shares, &own, enter)?
+        }
+        Objective::Distance(distance) => {
+            let (p, t, g) = (predicted_be.view(), target_be.view(), shares.global);
+            (distance.loss(cx, p, t, g)?, distance.backward(cx, p, t, g)?)
+        }
+    };
+
+    for micro in &micros {
+        let embedded = match kept.take() {
+            Some(embedded) => embedded,
+            None => {
+                enter(Phase::Forward);
+                embed(engine, micro, true)?
+            }
+        };
+        enter(Phase::Backward);
+        backward(engine, training, embedded, &d, micro.rows.clone())?;
+    }
+
+    enter(Phase::Collective);
+    // Sum, not mean: the loss is already divided by g.
+    collectives.all_reduce_sum(cx.stream, training.gradients.flat.view_mut())?;
+    #[expect(clippy::cast_precision_loss, reason = "a batch holds far fewer than 2^52 samples")]
+    let own = [loss, bad_samples as f64, f64::from(u8::from(stop))];
+    let [loss, bad_samples, stops] = collectives.sum(own);
+
+    enter(Phase::Optimizer);
+    let scale = f64::from(engine.model.scale(&engine.parameters)?);
+    let (gradient_norm, finite) = update(engine, training, learning_rate)?;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
+    let bad_samples = bad_samples as u64;
+    Ok(StepReport { loss, gradient_norm, scale, finite, bad_samples, stop: stops > 0.0 })
+}
+
+/// Some of this rank's rows, on the device.
+struct Micro {
+    rows: Range<usize>,
+    frames: Tensor,
+    query: Packed,
+    target: Packed,
+}
+
+struct EmbeddedMicro {
+    visual: Option<XEncoderSaved>,
+    predicted: Embedded<PredictorSaved>,
+    target: Embedded<YEncoderSaved>,
+}
+
+fn micro_batches(engine: &Engine, batch: Batch, size: Option<usize>) -> Vec<Micro> {
+    let b = batch.rows();
+    let size = size.unwrap_or(b).clamp(1, b.max(1));
+    let device = engine.device();
+    let packed = |ragged: &Ragged, rows: &Range<usize>| {
+        let ends = &ragged.cu_seqlens[rows.start..=rows.end];
+        let (first, last) = (ends[0], ends[rows.len()]);
+        let ids = ragged.ids[index(first)..index(last)].to_vec();
+        Packed::new(device, ids, ends.iter().map(|end| end - first).collect())
+    };
+    let mut shape = batch.frames_shape;
+    let row: usize = shape[1..].iter().product();
+    let mut pixels = batch.frames;
+    let mut micros = Vec::new();
+    // From the back, so that each piece is cut off without copying what is left.
+    for start in (0..b.div_ceil(size)).map(|i| i * size).rev() {
+        let rows = start..(start + size).min(b);
+        shape[0] = rows.len();
+        let frames = Tensor::from_u8(pixels.split_off(start * row), &shape);
+        let (query, target) = (packed(&batch.query, &rows), packed(&batch.target, &rows));
+        micros.push(Micro { rows, frames, query, target });
+    }
+    micros.reverse();
+    micros
+}
+
+fn index(position: i32) -> usize {
+    usize::try_from(position).expect("cumulative lengths are not negative")
+}
+
+fn embed(engine: &Engine, micro: &Micro, keep: bool) -> anyhow::Result<EmbeddedMicro> {
+    let (cx, model, parameters) = (engine.context(), &engine.model, &engine.parameters);
+    let frames = micro.frames.view();
+    let mut visual = model.x_encoder.forward(cx, parameters, frames, keep)?;
+    let predicted = model.predictor.forward(cx, parameters, &visual, &micro.query, keep)?;
+    let target = model.y_encoder.forward(cx, parameters, &micro.target, keep)?;
+    Ok(EmbeddedMicro { visual: visual.saved.take(), predicted, target })
+}
+
+/// This rank's embeddings and what identifies its targets.
+struct OwnRows<'a> {
+    predicted: &'a Tensor,
+    target: &'a Tensor,
+    hashes: &'a [u64],
+    rows: Range<usize>,
+}
+
+/// This rank's share of the loss over the global batch, and the gradients of its embeddings (DESIGN §4).
+fn info_nce(
+    engine: &Engine,
+    training: &mut Training,
+    loss: InfoNce,
+    collectives: &Collectives,
+    shares: Shares,
+    own: &OwnRows<'_>,
+    enter: &mut dyn FnMut(Phase),
+) -> anyhow::Result<(f64, EmbeddingGradients)> {
+    let (cx, parameters) = (engine.context(), &engine.parameters);
+    let all_rows = |own: &Tensor| -> anyhow::Result<Tensor> {
+        let mut shape = own.shape().to_vec();
+        shape[0] = shares.global;
+        let mut all = cx.take(&shape)?;
+        collectives.all_gather_rows(cx.stream, own.view(), shares, all.view_mut())?;
+        Ok(all)
+    };
+    enter(Phase::Collective);
+    let (predicted_ge, target_ge) = (all_rows(own.predicted)?, all_rows(own.target)?);
+    let hashes = loss.mask_equal_targets.then(|| collectives.all_gather_hashes(own.hashes, shares));
+    let gathered = Gathered {
+        predicted: predicted_ge.view(),
+        target: target_ge.view(),
+        hashes: hashes.as_deref().map(|hashes| View::from_u64(hashes, &[shares.global])),
+        rows: own.rows.clone(),
+    };
+    enter(Phase::Forward);
+    let statistics = loss.statistics(cx, parameters, &gathered)?;
+    enter(Phase::Collective);
+    let (r, c) = (all_rows(&statistics.predicted_lse)?, all_rows(&statistics.target_lse)?);
+    enter(Phase::Backward);
+    let gradients = &mut training.gradients;
+    let d = loss.backward(cx, parameters, &gathered, r.view(), c.view(), gradients)?;
+    Ok((loss.loss(cx, &statistics, shares.global)?, d))
+}
+
+/// Y-encoder first: its gradients can travel while the predictor works.
+fn backward(
+    engine: &Engine,
+    training: &mut Training,
+    embedded: EmbeddedMicro,
+    d: &EmbeddingGradients,
+    Range { start, end }: Range<usize>,
+) -> anyhow::Result<()> {
+    let (cx, model, parameters) = (engine.context(), &engine.model, &engine.parameters);
+    let gradients = &mut training.gradients;
+    let EmbeddedMicro { visual, predicted, target } = embedded;
+    let d_target = d.target.view().rows(start, end);
+    model.y_encoder.backward(cx, parameters, target.saved, d_target, gradients)?;
+    let d_predicted = d.predicted.view().rows(start, end);
+    let saved = predicted.saved;
+    if let Some(d_visual) =
+        model.predictor.backward(cx, parameters, saved, d_predicted, gradients)?
+    {
+        model.x_encoder.backward(cx, parameters, visual, d_visual.view(), gradients)?;
+    }
+    Ok(())
+}
+
+/// Clips and applies the gradient; returns its norm and whether it was finite.
+fn update(
+    engine: &mut Engine,
+    training: &mut Training,
+    learning_rate: f64,
+) -> anyhow::Result<(f64, bool)> {
+    let Training { gradients, optimizer, clip_norm } = training;
+    let (stream, arena) = engine.stream_and_arena();
+    let cx = Context { stream: &stream, arena: &arena };
+    let mut squared = arena.take(DType::F32, &[1])?;
+    let mut control = arena.take(DType::F32, &[2])?;
+    global_norm::squared_sum(&stream, gradients.flat.view(), squared.view_mut())?;
+    let max_norm = if *clip_norm > 0.0 { *clip_norm } else { f32::INFINITY };
+    global_norm::control(&stream, squared.view(), max_norm, control.view_mut())?;
+    let finite = control.to_vec_f32(&stream)?[1] > 0.0;
+    let parameters = &mut engine.parameters;
+    optimizer.step(cx, parameters, gradients, control.view(), learning_rate)?;
+    Ok((f64::from(squared.to_vec_f32(&stream)?[0]).sqrt(), finite))
+}

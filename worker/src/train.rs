@@ -1,0 +1,330 @@
+//! The training job: stages, steps, checkpoints, evaluations, until the recipe's last step is done and scored.
+
+use std::time::Instant;
+
+use anyhow::Context;
+use vljepa_data::order::ORDER_VERSION;
+use vljepa_data::stream::BatchStream;
+use vljepa_model::learning_rate_at;
+use vljepa_recipes::clock;
+use vljepa_recipes::protocol::{FromWorker, Metrics, Outcome, Phase};
+use vljepa_recipes::run_directory::atomic_write;
+use vljepa_recipes::schema::Stage;
+
+use crate::checkpoint::{self, Place, State};
+use crate::engine::{Engine, Training};
+use crate::error::WorkerError;
+use crate::evaluation;
+use crate::metrics::{MetricsWriter, PhaseClock};
+use crate::session::Session;
+use crate::step::{self, StepReport};
+
+/// Trains from the newest checkpoint that verifies (or from the start) to the end, or to a stop that was asked for.
+/// Returns how it ended and at which step.
+///
+/// # Errors
+/// Anything that keeps this rank from computing the step that the recipe says.
+pub fn train(session: &Session) -> anyhow::Result<(Outcome, u64)> {
+    let mut trainer = Trainer::start(session)?;
+    while trainer.state.stage < session.recipe.stages.len() {
+        if trainer.stage()? == Outcome::Stopped {
+            return Ok((Outcome::Stopped, trainer.state.step));
+        }
+    }
+    trainer.complete()?;
+    Ok((Outcome::Completed, trainer.state.step))
+}
+
+struct Trainer<'a> {
+    session: &'a Session,
+    engine: Engine,
+    training: Training,
+    place: Place,
+    frozen_hash: Option<String>,
+    state: State,
+    total_steps: u64,
+    phases: PhaseClock,
+    writer: Option<MetricsWriter>,
+    window: Window,
+}
+
+/// What happened since the last line of metrics.
+struct Window {
+    since: Instant,
+    samples: u64,
+}
+
+impl<'a> Trainer<'a> {
+    fn start(session: &'a Session) -> anyhow::Result<Self> {
+        session.control.at(0, Phase::Start);
+        let recipe = &session.recipe;
+        let (mut engine, mut training) = Engine::for_training(recipe)?;
+        let place = Place {
+            folder: session.run.checkpoints(),
+            recipe_hash: session.recipe_hash.clone(),
+            order_version: ORDER_VERSION,
+        };
+        let leader = session.collectives.rank() == 0;
+        let loaded = {
+            let (layout, mut buffers) = engine.checkpoint_buffers(&mut training);
+            checkpoint::load_newest(&place, &session.collectives, &layout, &mut buffers)?
+        };
+        for passed in &loaded.passed_over {
+            let text = format!("checkpoint passed over: {passed}");
+            tracing::warn!("{text}");
+            if leader {
+                session.control.report(FromWorker::Warning { text });
+            }
+        }
+        let mut frozen_hash = loaded.frozen.clone();
+        if let Some(name) = &loaded.name {
+            tracing::info!("continuing from {name}");
+        } else {
+            for name in engine.load_published_weights()? {
+                tracing::info!("not used: {name}");
+            }
+            frozen_hash = save_frozen(session, &engine, &place)?;
+        }
+        training.optimizer.step = loaded.state.optimizer_steps;
+        let writer = if leader {
+            let events = recipe.logging.tensorboard.then(|| session.run.tensorboard());
+            let lines = session.run.metrics();
+            Some(MetricsWriter::open(&lines, events.as_deref(), loaded.state.step)?)
+        } else {
+            None
+        };
+        Ok(Self {
+            session,
+            engine,
+            training,
+            place,
+            frozen_hash,
+            state: loaded.state,
+            total_steps: recipe.stages.iter().map(|stage| stage.steps).sum(),
+            phases: PhaseClock::start(Phase::Start),
+            writer,
+            window: Window { since: Instant::now(), samples: 0 },
+        })
+    }
+
+    /// One stage to its end, or to an agreed stop.
+    fn stage(&mut self) -> anyhow::Result<Outcome> {
+        let session = self.session;
+        let stage = &session.recipe.stages[self.state.stage];
+        let (rank, world_size) = (session.collectives.rank(), session.collectives.world_size());
+        let (index, first) = (self.state.stage, self.state.stage_step);
+        let mut batches = BatchStream::open(&session.recipe, index, rank, world_size, first)?;
+        tracing::info!("stage {} from step {first} of {}", stage.name, stage.steps);
+        while self.state.stage_step < stage.steps {
+            self.enter(Phase::Data);
+            let batch = batches.next().with_context(|| {
+                format!("rank {rank}, stage {}, step {}", stage.name, self.state.stage_step)
+            })?;
+            for bad in &batch.skipped {
+                tracing::warn!("left out {} of {} ({}): {}", bad.key, bad.shard, bad.source, bad.reason);
+            }
+            let learning_rate =
+                learning_rate_at(&stage.learning_rate, self.state.stage_step, stage.steps);
+            let report = self.step(stage, batch, learning_rate)?;
+            self.account(stage, &report, learning_rate)?;
+            let ended = self.state.stage_step == stage.steps;
+            if ended {
+                (self.state.stage, self.state.stage_step) = (self.state.stage + 1, 0);
+            }
+            let every = session.recipe.checkpoints.every_steps;
+            if ended || report.stop || (every > 0 && self.state.step.is_multiple_of(every)) {
+                self.save(ended || report.stop)?;
+            }
+            let every = session.recipe.evaluation.every_steps;
+            if every > 0 && self.state.step.is_multiple_of(every) && !report.stop {
+                self.evaluate()?;
+            }
+            if report.stop {
+                return Ok(Outcome::Stopped);
+            }
+            if ended {
+                break;
+            }
+        }
+        Ok(Outcome::Completed)
+    }
+
+    fn step(
+        &mut self,
+        stage: &Stage,
+        batch: vljepa_data::batch::Batch,
+        learning_rate: f64,
+    ) -> anyhow::Result<StepReport> {
+        let input = step::Input {
+            batch,
+            micro_batch: stage.micro_batch,
+            learning_rate,
+            stop: self.session.control.stop_requested(),
+        };
+        let (session, number, phases) = (self.session, self.state.step, &mut self.phases);
+        let mut enter = |phase| {
+            session.control.at(number, phase);
+            phases.enter(phase);
+        };
+        step::step(&mut self.engine, &mut self.training, &session.collectives, input, &mut enter)
+            .with_context(|| format!("rank {}, step {number}", session.collectives.rank()))
+    }
+
+    /// Moves the state on and writes a line of metrics when one is due.
+    fn account(
+        &mut self,
+        stage: &Stage,
+        report: &StepReport,
+        learning_rate: f64,
+    ) -> anyhow::Result<()> {
+        self.state.step += 1;
+        self.state.stage_step += 1;
+        self.state.samples += stage.batch as u64;
+        self.state.bad_samples += report.bad_samples;
+        self.state.optimizer_steps = self.training.optimizer.step;
+        self.window.samples += stage.batch as u64;
+        if report.finite {
+            self.state.non_finite_in_a_row = 0;
+        } else {
+            self.state.non_finite_in_a_row += 1;
+            let count = self.state.non_finite_in_a_row;
+            let text = format!("step {}: gradient not finite, step skipped", self.state.step);
+            tracing::warn!("{text}");
+            if self.session.collectives.rank() == 0 {
+                self.session.control.report(FromWorker::Warning { text });
+            }
+            if count > self.session.recipe.optimizer.non_finite.max_consecutive {
+                return Err(WorkerError::NonFinite { count, step: self.state.step }.into());
+            }
+        }
+        let due = self.state.step.is_multiple_of(self.session.recipe.logging.every_steps.max(1));
+        if due || self.state.step == self.total_steps {
+            self.log(stage, report, learning_rate)?;
+        }
+        Ok(())
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "sample counts of a window are small")]
+    fn log(
+        &mut self,
+        stage: &Stage,
+        report: &StepReport,
+        learning_rate: f64,
+    ) -> anyhow::Result<()> {
+        let seconds = self.window.since.elapsed().as_secs_f64().max(1e-9);
+        let phase_s = self.phases.take();
+        let waited = phase_s.get(&Phase::Data).copied().unwrap_or_default();
+        let metrics = Metrics {
+            step: self.state.step,
+            total_steps: self.total_steps,
+            stage: stage.name.clone(),
+            samples: self.state.samples,
+            loss: report.loss,
+            gradient_norm: report.gradient_norm,
+            learning_rate,
+            scale: report.scale,
+            samples_per_s: self.window.samples as f64 / seconds,
+            data_wait_fraction: (waited / seconds).min(1.0),
+            bad_samples: self.state.bad_samples,
+            phase_s,
+            time: clock::now_text(),
+        };
+        self.window = Window { since: Instant::now(), samples: 0 };
+        if let Some(writer) = &mut self.writer {
+            writer.write(&metrics)?;
+            self.session.control.report(FromWorker::Metrics(metrics));
+        }
+        Ok(())
+    }
+
+    /// Saves. A save that fails leaves the run as it was; it ends the run only when nothing may be lost behind it.
+    fn save(&mut self, must: bool) -> anyhow::Result<()> {
+        self.enter(Phase::Checkpoint);
+        let session = self.session;
+        self.engine.check_agreement(&session.collectives, self.state.step)?;
+        let (layout, buffers) = self.engine.checkpoint_buffers(&mut self.training);
+        let saved = checkpoint::save(
+            &self.place,
+            &session.collectives,
+            &layout,
+            &buffers,
+            self.frozen_hash.as_deref(),
+            self.state,
+            session.recipe.checkpoints.keep,
+        );
+        match saved {
+            Ok(saved) => {
+                tracing::info!("saved {} in {:.3} s", saved.name, saved.stall_s);
+                if session.collectives.rank() == 0 {
+                    let (step, name, stall_s) = (self.state.step, saved.name, saved.stall_s);
+                    session.control.report(FromWorker::Saved { step, name, stall_s });
+                }
+                Ok(())
+            }
+            Err(error) if must => Err(error),
+            Err(error) => {
+                let text = format!("{error:#}; training goes on, the next save is tried as planned");
+                tracing::warn!("{text}");
+                if session.collectives.rank() == 0 {
+                    session.control.report(FromWorker::Warning { text });
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn evaluate(&mut self) -> anyhow::Result<()> {
+        self.enter(Phase::Evaluation);
+        let session = self.session;
+        let scores = evaluation::evaluate(&session.recipe, &self.engine, &session.collectives)?;
+        if let Some(writer) = &mut self.writer {
+            evaluation::write(&session.run, self.state.step, &scores)?;
+            let values = scores.into_iter().map(|(name, score)| (name, score.value)).collect();
+            writer.scores(self.state.step, &values)?;
+            session.control.report(FromWorker::Scores { step: self.state.step, values });
+        }
+        Ok(())
+    }
+
+    /// Scores the trained model and writes the completion record, the only sign of success.
+    fn complete(&mut self) -> anyhow::Result<()> {
+        self.evaluate()?;
+        let session = self.session;
+        if session.collectives.rank() == 0 {
+            evaluation::write_showcase(&session.recipe, &self.engine, &session.run)?;
+            let record = serde_json::json!({
+                "step": self.state.step,
+                "samples": self.state.samples,
+                "bad_samples": self.state.bad_samples,
+                "recipe_hash": session.recipe_hash,
+                "time": clock::now_text(),
+            });
+            atomic_write(&session.run.completed(), &serde_json::to_vec_pretty(&record)?)?;
+        }
+        // Nobody leaves before the record is written.
+        let [_everybody] = session.collectives.sum([1.0]);
+        Ok(())
+    }
+
+    fn enter(&mut self, phase: Phase) {
+        self.session.control.at(self.state.step, phase);
+        self.phases.enter(phase);
+    }
+}
+
+/// Writes the never-trained parameters once per run; every rank gets the file's hash.
+fn save_frozen(
+    session: &Session,
+    engine: &Engine,
+    place: &Place,
+) -> anyhow::Result<Option<String>> {
+    if engine.parameters.frozen.shape()[0] == 0 {
+        return Ok(None);
+    }
+    let mut hash = String::new();
+    if session.collectives.rank() == 0 {
+        std::fs::create_dir_all(&place.folder)?;
+        hash = checkpoint::save_frozen(&place.folder, &engine.parameters.frozen)?;
+    }
+    Ok(Some(String::from_utf8(session.collectives.broadcast(hash.into_bytes()))?))
+}
