@@ -10,6 +10,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 use vljepa_kernels::{DType, Device, Result, Shape, Tensor, View, ViewMut};
+use vljepa_recipes::schema::Initialisation;
 
 /// Parameters start at multiples of this many elements: 256 bytes of f32, the alignment of vector loads and collectives.
 const ALIGNMENT: usize = 64;
@@ -141,26 +142,43 @@ pub struct LayoutBuilder {
     layout: Layout,
     group: Group,
     trainable: bool,
+    initialisation: Initialisation,
 }
 
-impl Default for LayoutBuilder {
-    fn default() -> Self {
-        Self::new()
-    }
-}
+/// Standard deviation of the published models' first weights (`initializer_range` of their configs).
+const PUBLISHED_STD: f32 = 0.02;
 
 impl LayoutBuilder {
     /// No parameters yet; [`Self::scope`] says what the next ones belong to.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(initialisation: Initialisation) -> Self {
         let layout = Layout { parameters: Vec::new(), trainable_len: 0, frozen_len: 0 };
-        Self { layout, group: Group::Projections, trainable: true }
+        Self { layout, group: Group::Projections, trainable: true, initialisation }
     }
 
     /// The group and training state of the parameters that follow.
     pub fn scope(&mut self, group: Group, trainable: bool) -> &mut Self {
         (self.group, self.trainable) = (group, trainable);
         self
+    }
+
+    /// Registers a matrix (outputs, inputs), which starts as Normal(0, 0.02) or, by fan-in, Normal(0, 1/√inputs).
+    pub fn add_matrix(&mut self, name: String, shape: [usize; 2]) -> Weight {
+        self.add_normal(name, shape, root(shape[1]).recip())
+    }
+
+    /// Registers a table of embeddings, which starts as Normal(0, 0.02) or, by fan-in, such that embeddings times `scale` have
+    /// elements near 1.
+    pub fn add_table(&mut self, name: String, shape: [usize; 2], scale: f32) -> Weight {
+        self.add_normal(name, shape, scale.recip())
+    }
+
+    fn add_normal(&mut self, name: String, shape: [usize; 2], by_fan_in: f32) -> Weight {
+        let std = match self.initialisation {
+            Initialisation::Normal => PUBLISHED_STD,
+            Initialisation::FanIn => by_fan_in,
+        };
+        self.add(name, &shape, Initial::Normal { std })
     }
 
     /// Registers a parameter.
@@ -189,6 +207,12 @@ impl LayoutBuilder {
     pub fn finish(self) -> Layout {
         self.layout
     }
+}
+
+/// √n.
+#[expect(clippy::cast_precision_loss, reason = "widths are below 2^24")]
+pub(crate) fn root(n: usize) -> f32 {
+    (n as f32).sqrt()
 }
 
 /// The weights.

@@ -37,7 +37,7 @@ impl VlJepa {
         device: Device,
     ) -> Result<Self, ModelError> {
         check(model, loss)?;
-        let mut layout = LayoutBuilder::new();
+        let mut layout = LayoutBuilder::new(model.initialisation);
         let learned = loss.temperature.learnable && loss.kind == schema::LossKind::InfoNce;
         let initial = Initial::Constant(loss.temperature.initial_logit_scale);
         // The order in which a step completes gradients: loss, Y-encoder, predictor, X-encoder.

@@ -14,16 +14,14 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// Registers `<name>.weight` (outputs, inputs), drawn from Normal(0, std), and `<name>.bias` of zeros.
+    /// Registers `<name>.weight` (outputs, inputs), drawn as the recipe's initialisation says, and `<name>.bias` of zeros.
     pub fn new(
         layout: &mut LayoutBuilder,
         name: &str,
         [outputs, inputs]: [usize; 2],
         bias: bool,
-        std: f32,
     ) -> Self {
-        let weight =
-            layout.add(format!("{name}.weight"), &[outputs, inputs], Initial::Normal { std });
+        let weight = layout.add_matrix(format!("{name}.weight"), [outputs, inputs]);
         let zeros = Initial::Constant(0.0);
         let bias = bias.then(|| layout.add(format!("{name}.bias"), &[outputs], zeros));
         Self { weight, bias }

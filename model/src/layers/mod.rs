@@ -21,4 +21,3 @@ pub use norm::{Norm, NormSaved};
 pub use rotary::Rotary;
 pub use stack::{Sequence, Stack, StackSaved};
 pub use text_model::TextModel;
-pub(crate) use text_model::{fan_in_std, initial_std};

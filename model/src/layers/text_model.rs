@@ -7,26 +7,8 @@ use vljepa_kernels::{Device, Lengths, Result, Tensor, View, embedding, gated_mlp
 use vljepa_recipes::schema;
 
 use super::{Activation, Attention, Block, HeadNorms, Linear, Mlp, Norm, Rotary, Sequence, Stack};
-use crate::{Context, Gradients, Group, Initial, LayoutBuilder, Parameters, Weight};
-
-/// Standard deviation of the published models' first weights (`initializer_range` of their configs).
-const PUBLISHED_STD: f32 = 0.02;
-
-/// 0.02 at the published width, and as 1/√width for others, so that activations of a small model start as large as those of
-/// the published one.
-pub(crate) fn initial_std(width: usize, published_width: usize) -> f32 {
-    PUBLISHED_STD * (ratio(published_width, width)).sqrt()
-}
-
-/// 1/√inputs: keeps the size of what a linear map is given.
-pub(crate) fn fan_in_std(inputs: usize) -> f32 {
-    ratio(1, inputs).sqrt()
-}
-
-#[expect(clippy::cast_precision_loss, reason = "widths are below 2^24")]
-fn ratio(a: usize, b: usize) -> f32 {
-    a as f32 / b.max(1) as f32
-}
+use crate::{Context, Gradients, Group, LayoutBuilder, Parameters, Weight};
+use crate::parameters::root;
 
 /// 1/√x.
 #[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is meant")]
@@ -54,7 +36,6 @@ struct Sizes {
     intermediate: usize,
     heads: Heads,
     eps: f32,
-    std: f32,
 }
 
 impl TextModel {
@@ -76,7 +57,6 @@ impl TextModel {
                 dim: recipe.head_dim,
             },
             eps: recipe.rms_norm_eps,
-            std: initial_std(recipe.hidden_size, 2048),
         };
         let mask = match recipe.attention {
             schema::Attention::Bidirectional => Mask::Full,
@@ -90,8 +70,7 @@ impl TextModel {
         blocks.reverse();
         layout.scope(group, recipe.train_embeddings);
         let shape = [recipe.vocab_size, recipe.hidden_size];
-        let initial = Initial::Normal { std: sizes.std };
-        let embedding = layout.add(format!("{name}.embedding.weight"), &shape, initial);
+        let embedding = layout.add_table(format!("{name}.embedding.weight"), shape, 1.0);
         Self {
             embedding,
             embedding_scale: 1.0,
@@ -120,7 +99,6 @@ impl TextModel {
                 dim: recipe.head_dim,
             },
             eps: recipe.rms_norm_eps,
-            std: initial_std(recipe.hidden_size, 768),
         };
         layout.scope(group, recipe.trainable);
         let norm =
@@ -135,14 +113,15 @@ impl TextModel {
         let mut blocks: Vec<_> = (0..recipe.num_layers).rev().map(block).collect();
         blocks.reverse();
         let shape = [recipe.vocab_size, recipe.hidden_size];
-        let initial = Initial::Normal { std: sizes.std };
-        let embedding = layout.add(format!("{name}.embedding.weight"), &shape, initial);
+        let embedding_scale = root(recipe.hidden_size);
+        let embedding =
+            layout.add_table(format!("{name}.embedding.weight"), shape, embedding_scale);
         let rotary = |theta| {
             Rotary::new(device, recipe.head_dim, rope::inv_freq(theta, recipe.head_dim))
         };
         Self {
             embedding,
-            embedding_scale: ratio(recipe.hidden_size, 1).sqrt(),
+            embedding_scale,
             stack: Stack { blocks, norm },
             rotaries: vec![rotary(recipe.rope_theta), rotary(recipe.rope_local_theta)],
             device,
@@ -221,19 +200,18 @@ fn gated(
         &format!("{name}.mlp.down"),
         [s.hidden, s.intermediate],
         false,
-        s.std,
     );
     let shape = [2 * s.intermediate, s.hidden];
-    let up = Linear::new(layout, &format!("{name}.mlp.gate_up"), shape, false, s.std);
+    let up = Linear::new(layout, &format!("{name}.mlp.gate_up"), shape, false);
     Mlp { up, down, activation: Activation::Gated(activation) }
 }
 
 /// The maps of attention, last first.
 fn maps(layout: &mut LayoutBuilder, name: &str, s: &Sizes) -> (Linear, Linear) {
     let shape = [s.hidden, s.heads.query * s.heads.dim];
-    let output = Linear::new(layout, &format!("{name}.attention.output"), shape, false, s.std);
+    let output = Linear::new(layout, &format!("{name}.attention.output"), shape, false);
     let shape = [s.heads.width(), s.hidden];
-    let qkv = Linear::new(layout, &format!("{name}.attention.qkv"), shape, false, s.std);
+    let qkv = Linear::new(layout, &format!("{name}.attention.qkv"), shape, false);
     (qkv, output)
 }
 
@@ -243,7 +221,7 @@ fn llama_block(layout: &mut LayoutBuilder, name: &str, s: &Sizes, mask: Mask) ->
     let mut norm =
         |which| Norm::rms(layout, &format!("{name}.{which}"), s.hidden, Scale::Plain, s.eps);
     let (mlp_norm, attention_norm) = (norm("mlp_norm"), norm("attention_norm"));
-    let scale = inverse_root(f64::from(ratio(s.heads.dim, 1)));
+    let scale = root(s.heads.dim).recip();
     let attention = Attention { qkv, output, heads: s.heads, norms: None, mask, scale, table: 0 };
     Block {
         attention_norm,

@@ -11,7 +11,7 @@ use vljepa_kernels::{
 use vljepa_recipes::schema;
 
 use crate::layers::{
-    Embedded, Head, HeadSaved, Linear, Sequence, StackSaved, TextModel, fan_in_std,
+    Embedded, Head, HeadSaved, Linear, Sequence, StackSaved, TextModel,
 };
 use crate::{Context, Gradients, Group, LayoutBuilder, ModelError, Parameters, Visual};
 
@@ -74,7 +74,7 @@ impl Predictor {
         let (d, bias) = (recipe.hidden_size, model.projection_bias);
         let projection = |layout: &mut LayoutBuilder, which: &str, [o, i]: [usize; 2]| {
             layout.scope(Group::Projections, true);
-            Linear::new(layout, &format!("projections.{which}"), [o, i], bias, fan_in_std(i))
+            Linear::new(layout, &format!("projections.{which}"), [o, i], bias)
         };
         let head = projection(layout, "predictor_head", [model.embed_dim, d]);
         let text = TextModel::llama(layout, name, Group::Predictor, recipe, device);

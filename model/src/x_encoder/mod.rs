@@ -13,8 +13,9 @@ use vljepa_kernels::{Device, KernelError, Lengths, Result, Tensor, View, Write, 
 use vljepa_recipes::schema;
 
 use crate::layers::{
-    Activation, Attention, Block, Linear, Mlp, Norm, Sequence, Stack, StackSaved, initial_std,
+    Activation, Attention, Block, Linear, Mlp, Norm, Sequence, Stack, StackSaved,
 };
+use crate::parameters::root;
 use crate::{Context, Gradients, Group, LayoutBuilder, ModelError, Parameters};
 
 /// Colours of a pixel.
@@ -72,13 +73,13 @@ impl XEncoder {
         device: Device,
     ) -> Self {
         layout.scope(Group::XEncoder, recipe.trainable);
-        let (d, std) = (recipe.hidden_size, initial_std(recipe.hidden_size, 1024));
+        let d = recipe.hidden_size;
         let norm = Norm::layer(layout, &format!("{name}.norm"), d, recipe.layer_norm_eps);
-        let block = |i| vit_block(layout, &format!("{name}.layers.{i}"), i, recipe);
+        let block = |i| vit_block(layout, &format!("{name}.layers.{i}"), recipe);
         let mut blocks: Vec<_> = (0..recipe.num_layers).rev().map(block).collect();
         blocks.reverse();
         let pixels = CHANNELS * recipe.tubelet_size * recipe.patch_size * recipe.patch_size;
-        let patch = Linear::new(layout, &format!("{name}.patch_embed"), [d, pixels], true, std);
+        let patch = Linear::new(layout, &format!("{name}.patch_embed"), [d, pixels], true);
         Self {
             patch,
             stack: Stack { blocks, norm },
@@ -227,25 +228,21 @@ fn bad_frames(found: &[usize]) -> KernelError {
     }
 }
 
-/// A block of the vision transformer. The two maps back into the stream start smaller by √(2·(i + 1)) in block i, so that the
-/// stream of a deep model does not grow (`_rescale_blocks` of facebookresearch/vjepa2).
-fn vit_block(layout: &mut LayoutBuilder, name: &str, i: usize, recipe: &schema::XEncoder) -> Block {
+/// A block of the vision transformer.
+fn vit_block(layout: &mut LayoutBuilder, name: &str, recipe: &schema::XEncoder) -> Block {
     let (d, f) = (recipe.hidden_size, recipe.intermediate_size);
-    let std = initial_std(d, 1024);
-    let into_stream = std / f32::from(u16::try_from(2 * (i + 1)).unwrap_or(u16::MAX)).sqrt();
     let heads =
         Heads { query: recipe.num_heads, key_value: recipe.num_heads, dim: d / recipe.num_heads };
-    let mut linear = |which: &str, shape, std| {
-        Linear::new(layout, &format!("{name}.{which}"), shape, true, std)
-    };
-    let down = linear("mlp.fc2", [d, f], into_stream);
-    let up = linear("mlp.fc1", [f, d], std);
-    let output = linear("attention.output", [d, d], into_stream);
-    let qkv = linear("attention.qkv", [3 * d, d], std);
+    let mut linear =
+        |which: &str, shape| Linear::new(layout, &format!("{name}.{which}"), shape, true);
+    let down = linear("mlp.fc2", [d, f]);
+    let up = linear("mlp.fc1", [f, d]);
+    let output = linear("attention.output", [d, d]);
+    let qkv = linear("attention.qkv", [3 * d, d]);
     let mut norm =
         |which: &str| Norm::layer(layout, &format!("{name}.{which}"), d, recipe.layer_norm_eps);
     let (mlp_norm, attention_norm) = (norm("mlp_norm"), norm("attention_norm"));
-    let scale = f32::from(u16::try_from(heads.dim).unwrap_or(u16::MAX)).sqrt().recip();
+    let scale = root(heads.dim).recip();
     let attention =
         Attention { qkv, output, heads, norms: None, mask: Mask::Full, scale, table: 0 };
     Block {

@@ -7,7 +7,7 @@
 use vljepa_kernels::{DType, Device, Lengths, Packed, Result, Tensor, View, copy};
 use vljepa_recipes::schema;
 
-use crate::layers::{Embedded, Head, HeadSaved, Linear, Sequence, StackSaved, TextModel, fan_in_std};
+use crate::layers::{Embedded, Head, HeadSaved, Linear, Sequence, StackSaved, TextModel};
 use crate::{Context, Gradients, Group, LayoutBuilder, ModelError, Parameters};
 
 /// The Y-encoder.
@@ -44,16 +44,15 @@ impl YEncoder {
         let d = recipe.hidden_size;
         let negatives = kind == schema::LossKind::InfoNce;
         layout.scope(Group::Projections, recipe.trainable || negatives);
-        let std = fan_in_std(d);
         let shape = [model.embed_dim, d];
         let projection =
-            Linear::new(layout, "projections.y_head", shape, model.projection_bias, std);
+            Linear::new(layout, "projections.y_head", shape, model.projection_bias);
         let mut maps = Vec::new();
         if recipe.dense_heads {
             layout.scope(Group::YEncoder, recipe.trainable);
             let wide = recipe.dense_hidden_size;
             let mut dense = |which: &str, shape: [usize; 2]| {
-                Linear::new(layout, &format!("{name}.{which}"), shape, false, fan_in_std(shape[1]))
+                Linear::new(layout, &format!("{name}.{which}"), shape, false)
             };
             let last = dense("dense_3", [d, wide]);
             maps.extend([dense("dense_2", [wide, d]), last]);

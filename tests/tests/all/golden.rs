@@ -129,11 +129,10 @@ fn parse(bytes: &[u8]) -> BTreeMap<String, (Vec<usize>, Vec<f32>)> {
     let mut tensors = BTreeMap::new();
     for (name, view) in file.tensors() {
         let values = match view.dtype() {
-            Dtype::F32 => bytemuck::pod_collect_to_vec(view.data()),
-            Dtype::I64 => bytemuck::pod_collect_to_vec::<u8, i64>(view.data())
-                .into_iter()
-                .map(|v| f32::from(i16::try_from(v).unwrap()))
-                .collect(),
+            Dtype::F32 => chunks(view.data(), f32::from_le_bytes),
+            Dtype::I64 => chunks(view.data(), |bytes| {
+                f32::from(i16::try_from(i64::from_le_bytes(bytes)).unwrap())
+            }),
             other => panic!("{name} holds {other:?}"),
         };
         tensors.insert(name, (view.shape().to_vec(), values));
@@ -141,6 +140,12 @@ fn parse(bytes: &[u8]) -> BTreeMap<String, (Vec<usize>, Vec<f32>)> {
     tensors
 }
 
+/// Little-endian numbers of N bytes.
+fn chunks<const N: usize>(bytes: &[u8], number: impl Fn([u8; N]) -> f32) -> Vec<f32> {
+    bytes.chunks_exact(N).map(|chunk| number(chunk.try_into().unwrap())).collect()
+}
+
+/// An id that was read as a float.
 #[expect(clippy::cast_possible_truncation, reason = "ids are small integers")]
 pub fn integer(value: f32) -> i32 {
     value as i32

@@ -1,0 +1,99 @@
+//! Gradients of the whole model against finite differences of its loss.
+
+use std::f32::consts::LN_10;
+
+use vljepa_kernels::testing::{Random, dot, normal};
+use vljepa_model::{Objective, ParameterId};
+use vljepa_recipes::schema::LossKind;
+
+use crate::step::Step;
+
+/// Step of the five-point formula. The loss, near 1, carries f32 rounding of some 2e-6: 1.5 · 2e-6 / 0.02 = 1.5e-4 in a
+/// derivative; truncation, 0.02⁴·f⁽⁵⁾/30, is below that while the fifth derivative stays under 3e4.
+const STEP: f32 = 0.02;
+
+/// The larger of the two errors, twice.
+const TOLERANCE: f64 = 4e-4;
+
+/// The derivative of the loss along `direction` in one parameter.
+fn along(step: &mut Step, id: ParameterId, direction: &[f32]) -> f64 {
+    let layout = step.model.layout().clone();
+    let at = step.parameters.view(&layout, id).host_f32("test", "weights").unwrap().to_vec();
+    let mut sum = 0.0;
+    for (steps, weight) in [(1.0, 8.0), (-1.0, -8.0), (2.0, -1.0), (-2.0, 1.0)] {
+        let moved = step.parameters.view_mut(&layout, id).host_f32_mut("test", "weights").unwrap();
+        for ((m, a), d) in moved.iter_mut().zip(&at).zip(direction) {
+            *m = a + steps * STEP * d;
+        }
+        sum += weight * step.loss();
+    }
+    let moved = step.parameters.view_mut(&layout, id).host_f32_mut("test", "weights").unwrap();
+    moved.copy_from_slice(&at);
+    sum / (12.0 * f64::from(STEP))
+}
+
+/// A random direction of length one, and three single elements.
+fn directions(len: usize, seed: u64) -> Vec<Vec<f32>> {
+    let noise = normal(seed, len);
+    #[expect(clippy::cast_possible_truncation, reason = "a length near √n")]
+    let length = dot(&noise, &noise).sqrt() as f32;
+    let mut all = vec![noise.iter().map(|v| v / length).collect()];
+    let mut random = Random::new(seed);
+    for _ in 0..3 {
+        let mut one = vec![0.0; len];
+        one[random.below(u32::try_from(len).unwrap()) as usize] = 1.0;
+        all.push(one);
+    }
+    all
+}
+
+fn check(kind: LossKind, mask_equal_targets: bool) {
+    let mut step = Step::tiny(kind, mask_equal_targets);
+    let gradients = step.gradients();
+    let layout = step.model.layout().clone();
+    let (mut tensors, mut seen) = (0, 0);
+    for (i, parameter) in layout.parameters.iter().enumerate().filter(|(_, p)| p.trainable) {
+        let id = ParameterId(i);
+        let gradient = gradients.view(&layout, id).host_f32("test", "gradient").unwrap();
+        let mut any = false;
+        for direction in directions(gradient.len(), 100 + i as u64) {
+            let (got, want) = (dot(gradient, &direction), along(&mut step, id, &direction));
+            let tolerance = TOLERANCE + 3e-3 * want.abs();
+            assert!((got - want).abs() < tolerance, "{}: {got}, differences {want}", parameter.name);
+            // The wrong input: half the gradient.
+            any |= (0.5 * got - want).abs() > tolerance;
+        }
+        tensors += 1;
+        seen += usize::from(any);
+    }
+    assert!(tensors > 70, "{tensors}");
+    assert!(seen * 10 > tensors * 6, "half the gradient fails for {seen} of {tensors} only");
+}
+
+#[test]
+fn info_nce_reaches_every_parameter() {
+    check(LossKind::InfoNce, false);
+}
+
+#[test]
+fn info_nce_with_equal_targets_masked_reaches_every_parameter() {
+    check(LossKind::InfoNce, true);
+}
+
+#[test]
+fn the_temperature_is_clamped_and_can_come_back() {
+    let mut step = Step::tiny(LossKind::InfoNce, false);
+    let (layout, id) = (step.model.layout().clone(), step.model.logit_scale());
+    let Objective::InfoNce(info_nce) = step.model.objective else { panic!("InfoNCE") };
+    let mut gradient_at = |value: f32| {
+        let into = step.parameters.view_mut(&layout, id);
+        into.host_f32_mut("test", "scale").unwrap()[0] = value;
+        let scale = info_nce.scale(&step.parameters).unwrap();
+        (scale, step.gradients().view(&layout, id).host_f32("test", "gradient").unwrap()[0])
+    };
+    let (inside, d_inside) = gradient_at(1.9 * LN_10);
+    let (outside, d_outside) = gradient_at(2.1 * LN_10);
+    assert!(inside < 100.0 && outside == 100.0);
+    // Random embeddings: the loss rises with α, so that the gradient lowers it, on either side of the clamp.
+    assert!(d_inside > 0.0 && d_outside > 0.0);
+}

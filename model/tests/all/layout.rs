@@ -1,0 +1,104 @@
+//! Counts, order and alignment of the parameters.
+
+use std::collections::BTreeSet;
+
+use vljepa_kernels::Device;
+use vljepa_model::{AdamW, Group, Parameters, VlJepa};
+use vljepa_recipes::schema::{Loss, Model, Optimizer};
+
+use crate::tiny;
+
+fn published() -> VlJepa {
+    VlJepa::new(&Model::default(), &Loss::default(), Device::Host).unwrap()
+}
+
+#[test]
+fn the_paper_s_model_has_the_published_numbers_of_parameters() {
+    let model = published();
+    let layout = model.layout();
+    let under = |prefix: &str| layout.count(|p| p.name.starts_with(prefix));
+    // facebook/vjepa2-vitl-fpc64-256, encoder.
+    assert_eq!(under("x_encoder."), 303_885_312);
+    // Eight of meta-llama/Llama-3.2-1B's layers, and its token embeddings.
+    assert_eq!(under("predictor.layers."), 486_572_032);
+    assert_eq!(under("predictor.embedding."), 262_668_288);
+    // google/embeddinggemma-300m, without its Dense layers.
+    assert_eq!(under("y_encoder."), 302_863_104);
+    assert_eq!(under("projections.y_head."), 1_181_184);
+    // "490M" trainable parameters of the predictor (paper §3.1): layers, norm, vision projection, head.
+    let trained = |name: &str| {
+        let projections = ["projections.vision.", "projections.predictor_head."];
+        name.starts_with("predictor.") || projections.iter().any(|p| name.starts_with(p))
+    };
+    assert_eq!(layout.count(|p| p.trainable && trained(&p.name)), 491_820_544);
+    assert_eq!(layout.count(|p| !p.trainable), 303_885_312 + 262_668_288);
+}
+
+#[test]
+fn trainable_parameters_lie_aligned_in_the_order_backward_completes_them() {
+    let model = published();
+    let mut end = 0;
+    let mut groups = Vec::new();
+    for parameter in model.layout().parameters.iter().filter(|p| p.trainable) {
+        assert_eq!(parameter.range.start % 64, 0, "{}", parameter.name);
+        assert!(parameter.range.start >= end, "{}", parameter.name);
+        assert!(parameter.range.start < end + 64, "no holes");
+        end = parameter.range.end;
+        let part = parameter.name.split('.').next().unwrap().to_owned();
+        if groups.last() != Some(&part) && part != "projections" {
+            groups.push(part);
+        }
+        assert_eq!(
+            parameter.decay,
+            parameter.shape.len() > 1 && parameter.group != Group::LogitScale
+        );
+    }
+    assert_eq!(groups, ["logit_scale", "y_encoder", "predictor"]);
+    assert_eq!(model.layout().trainable_len, end.next_multiple_of(64));
+    let names: BTreeSet<&str> = model.layout().parameters.iter().map(|p| p.name.as_str()).collect();
+    assert_eq!(names.len(), model.layout().parameters.len());
+}
+
+#[test]
+fn first_weights_depend_on_seed_and_name_only() {
+    let draw = |change: fn(&mut Model), seed| {
+        let mut recipe = tiny::model();
+        change(&mut recipe);
+        let model = VlJepa::new(&recipe, &Loss::default(), Device::Host).unwrap();
+        let mut parameters = Parameters::new(model.layout(), Device::Host);
+        parameters.initialise(model.layout(), seed).unwrap();
+        let id = model.predictor.text.stack.blocks[0].mlp.up.weight.id();
+        parameters.view(model.layout(), id).host_f32("test", "weights").unwrap().to_vec()
+    };
+    let first = draw(|_| (), 1);
+    assert_eq!(first, draw(|m| m.x_encoder.num_layers = 1, 1));
+    assert_eq!(first, draw(|m| m.y_encoder.trainable = false, 1));
+    assert_ne!(first, draw(|_| (), 2));
+}
+
+#[test]
+fn a_multiplier_of_an_unknown_group_is_refused() {
+    let model = VlJepa::new(&tiny::model(), &Loss::default(), Device::Host).unwrap();
+    let mut recipe = Optimizer::default();
+    assert!(AdamW::new(model.layout(), Device::Host, &recipe).is_ok());
+    recipe.multipliers.insert("y_encodr".to_owned(), 0.05);
+    let error = AdamW::new(model.layout(), Device::Host, &recipe).unwrap_err().to_string();
+    assert!(error.contains("y_encodr") && error.contains("y_encoder"), "{error}");
+}
+
+#[test]
+fn sizes_that_do_not_fit_are_refused_by_key() {
+    let changes: [(fn(&mut Model), &str); 5] = [
+        (|m| m.x_encoder.num_heads = 0, "model.x_encoder.num_heads"),
+        (|m| m.x_encoder.num_heads = 3, "model.x_encoder.hidden_size"),
+        (|m| m.image_size = 33, "model.image_size"),
+        (|m| m.predictor.num_kv_heads = 3, "model.predictor.num_heads"),
+        (|m| m.y_encoder.full_attention_every = 0, "model.y_encoder.full_attention_every"),
+    ];
+    for (change, key) in changes {
+        let mut recipe = tiny::model();
+        change(&mut recipe);
+        let error = VlJepa::new(&recipe, &Loss::default(), Device::Host).unwrap_err().to_string();
+        assert!(error.starts_with(key), "{key}: {error}");
+    }
+}

@@ -1,0 +1,186 @@
+//! One forward and backward pass of a small model over a ragged batch.
+
+use vljepa_kernels::testing::{bytes, indices, normal};
+use vljepa_kernels::{Arena, Device, Packed, Stream, Tensor, View};
+use vljepa_model::{Context, Gathered, Gradients, Objective, Parameters, VlJepa};
+use vljepa_recipes::schema::{Initialisation, Loss, LossKind, Model};
+
+use crate::tiny;
+
+pub struct Step {
+    pub model: VlJepa,
+    pub parameters: Parameters,
+    frames: Tensor,
+    query: Packed,
+    target: Packed,
+    hashes: [u64; 3],
+    stream: Stream,
+    arena: Arena,
+}
+
+impl Step {
+    /// Three clips of two frames; a query of three tokens, none, and one; targets of two, five and two tokens.
+    pub fn new(recipe: &Model, loss: &Loss) -> Self {
+        let recipe = Model { initialisation: Initialisation::FanIn, ..recipe.clone() };
+        let model = VlJepa::new(&recipe, loss, Device::Host).unwrap();
+        let mut parameters = Parameters::new(model.layout(), Device::Host);
+        parameters.initialise(model.layout(), 3).unwrap();
+        // Norms and biases away from one and zero, which hide mistakes.
+        for (seed, buffer) in [(5, &mut parameters.trainable), (6, &mut parameters.frozen)] {
+            let values = buffer.view_mut().host_f32_mut("test", "weights").unwrap();
+            let noise = normal(seed, values.len());
+            values.iter_mut().zip(noise).for_each(|(v, n)| *v += 0.1 * n);
+        }
+        let side = recipe.image_size;
+        let shape = [3, 2, side, side, 3];
+        Self {
+            frames: Tensor::from_u8(bytes(7, shape.iter().product()), &shape),
+            query: Packed::new(Device::Host, indices(8, 4, 32), vec![0, 3, 3, 4]),
+            target: Packed::new(Device::Host, indices(9, 9, 32), vec![0, 2, 7, 9]),
+            hashes: [1, 2, 1],
+            model,
+            parameters,
+            stream: Stream::Host,
+            arena: Arena::new(Device::Host, usize::MAX),
+        }
+    }
+
+    pub fn tiny(kind: LossKind, mask_equal_targets: bool) -> Self {
+        Self::new(&tiny::model(), &Loss { kind, mask_equal_targets, ..Loss::default() })
+    }
+
+    pub fn cx(&self) -> Context<'_> {
+        Context { stream: &self.stream, arena: &self.arena }
+    }
+
+    pub fn arena(&self) -> &Arena {
+        &self.arena
+    }
+
+    /// Predicted and target embeddings, keeping nothing.
+    pub fn embeddings(&self) -> (Tensor, Tensor) {
+        let (model, parameters, cx) = (&self.model, &self.parameters, self.cx());
+        let visual = model.x_encoder.forward(cx, parameters, self.frames.view(), false).unwrap();
+        let predicted =
+            model.predictor.forward(cx, parameters, &visual, &self.query, false).unwrap();
+        let target = model.y_encoder.forward(cx, parameters, &self.target, false).unwrap();
+        assert!(visual.saved.is_none() && predicted.saved.is_none() && target.saved.is_none());
+        (predicted.embedding, target.embedding)
+    }
+
+    fn gathered<'a>(&'a self, predicted: &'a Tensor, target: &'a Tensor) -> Gathered<'a> {
+        let hashes = Some(View::from_u64(&self.hashes, &[3]));
+        Gathered { predicted: predicted.view(), target: target.view(), hashes, rows: 0..3 }
+    }
+
+    pub fn loss(&self) -> f64 {
+        let (predicted, target) = self.embeddings();
+        match self.model.objective {
+            Objective::InfoNce(info_nce) => {
+                let gathered = self.gathered(&predicted, &target);
+                let statistics =
+                    info_nce.statistics(self.cx(), &self.parameters, &gathered).unwrap();
+                info_nce.loss(self.cx(), &statistics, 3).unwrap()
+            }
+            Objective::Distance(distance) => {
+                distance.loss(self.cx(), predicted.view(), target.view(), 3).unwrap()
+            }
+        }
+    }
+
+    /// Embeddings of the pass, whose gradients are added to `gradients`.
+    pub fn backward(&self, gradients: &mut Gradients) -> (Vec<f32>, Vec<f32>) {
+        let (model, parameters, cx) = (&self.model, &self.parameters, self.cx());
+        let mut visual = model.x_encoder.forward(cx, parameters, self.frames.view(), true).unwrap();
+        let predicted =
+            model.predictor.forward(cx, parameters, &visual, &self.query, true).unwrap();
+        let target = model.y_encoder.forward(cx, parameters, &self.target, true).unwrap();
+        let d = match model.objective {
+            Objective::InfoNce(info_nce) => {
+                let gathered = self.gathered(&predicted.embedding, &target.embedding);
+                let statistics = info_nce.statistics(cx, parameters, &gathered).unwrap();
+                let (r, c) = (statistics.predicted_lse.view(), statistics.target_lse.view());
+                info_nce.backward(cx, parameters, &gathered, r, c, gradients).unwrap()
+            }
+            Objective::Distance(distance) => {
+                let (p, t) = (predicted.embedding.view(), target.embedding.view());
+                distance.backward(cx, p, t, 3).unwrap()
+            }
+        };
+        let (d_target, d_predicted) = (d.target.view(), d.predicted.view());
+        model.y_encoder.backward(cx, parameters, target.saved, d_target, gradients).unwrap();
+        let saved = predicted.saved;
+        let d_visual =
+            model.predictor.backward(cx, parameters, saved, d_predicted, gradients).unwrap();
+        assert_eq!(d_visual.is_some(), model.x_encoder.trainable);
+        if let Some(d_visual) = d_visual {
+            let (saved, d) = (visual.saved.take(), d_visual.view());
+            model.x_encoder.backward(cx, parameters, saved, d, gradients).unwrap();
+        }
+        let read = |t: &Tensor| t.to_vec_f32(cx.stream).unwrap();
+        (read(&predicted.embedding), read(&target.embedding))
+    }
+
+    pub fn gradients(&self) -> Gradients {
+        let mut gradients = Gradients::new(self.model.layout(), Device::Host);
+        self.backward(&mut gradients);
+        gradients
+    }
+}
+
+#[test]
+fn forward_again_gives_the_same_bits_whether_it_keeps_or_not() {
+    let step = Step::tiny(LossKind::InfoNce, false);
+    let mut gradients = Gradients::new(step.model.layout(), Device::Host);
+    let (predicted, target) = step.backward(&mut gradients);
+    // GradCache: embed without keeping, then run again and backward; both passes must agree to the bit.
+    for _ in 0..2 {
+        let (p, t) = step.embeddings();
+        assert_eq!(p.to_vec_f32(&Stream::Host).unwrap(), predicted);
+        assert_eq!(t.to_vec_f32(&Stream::Host).unwrap(), target);
+    }
+    let again = step.gradients();
+    let read = |g: &Gradients| g.flat.to_vec_f32(&Stream::Host).unwrap();
+    assert_eq!(read(&gradients), read(&again));
+    assert!(read(&again).iter().any(|v| *v != 0.0));
+}
+
+#[test]
+fn a_second_step_takes_no_more_memory_than_the_first() {
+    let step = Step::tiny(LossKind::InfoNce, false);
+    step.gradients();
+    let held = step.arena().held_bytes();
+    for _ in 0..3 {
+        step.gradients();
+    }
+    assert_eq!(step.arena().held_bytes(), held);
+}
+
+#[test]
+fn backward_without_kept_state_is_an_error() {
+    let step = Step::tiny(LossKind::InfoNce, false);
+    let mut gradients = Gradients::new(step.model.layout(), Device::Host);
+    let d = [0.0; 36];
+    let d = View::from_f32(&d, &[3, 12]);
+    let result = step.model.predictor.backward(step.cx(), &step.parameters, None, d, &mut gradients);
+    assert!(result.unwrap_err().to_string().contains("predictor"));
+}
+
+#[test]
+fn a_frozen_text_encoder_trains_its_projection_only_against_negatives() {
+    for (kind, trained) in [(LossKind::InfoNce, true), (LossKind::L2, false)] {
+        let mut recipe = tiny::model();
+        recipe.y_encoder.trainable = false;
+        let step = Step::new(&recipe, &Loss { kind, ..Loss::default() });
+        let layout = step.model.layout();
+        assert!(layout.parameters.iter().all(|p| !p.name.starts_with("y_encoder.") || !p.trainable));
+        let head = layout.parameters.iter().position(|p| p.name == "projections.y_head.weight");
+        let id = vljepa_model::ParameterId(head.unwrap());
+        assert_eq!(layout.get(id).trainable, trained);
+        let gradients = step.gradients();
+        if trained {
+            let d = gradients.view(layout, id).host_f32("test", "gradient").unwrap();
+            assert!(d.iter().any(|v| *v != 0.0));
+        }
+    }
+}

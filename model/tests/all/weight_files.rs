@@ -1,0 +1,154 @@
+//! Files of weights: round trips, and what is wrong with a file is said.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use half::{bf16, f16};
+use safetensors::tensor::{Dtype, TensorView};
+use vljepa_kernels::Device;
+use vljepa_model::weights::{Source, export, import, load};
+use vljepa_model::{ModelError, Parameters, VlJepa};
+use vljepa_recipes::schema::Loss;
+
+use crate::tiny;
+
+type Tensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
+
+fn model() -> (VlJepa, Parameters) {
+    let model = VlJepa::new(&tiny::model(), &Loss::default(), Device::Host).unwrap();
+    let mut parameters = Parameters::new(model.layout(), Device::Host);
+    parameters.initialise(model.layout(), 1).unwrap();
+    (model, parameters)
+}
+
+fn all(parameters: &Parameters) -> Vec<f32> {
+    let read = |t: &vljepa_kernels::Tensor| t.view().host_f32("test", "weights").unwrap().to_vec();
+    [read(&parameters.trainable), read(&parameters.frozen)].concat()
+}
+
+fn read(path: &Path) -> Tensors {
+    let bytes = std::fs::read(path).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let tensor = |v: &TensorView<'_>| (v.dtype(), v.shape().to_vec(), v.data().to_vec());
+    file.tensors().iter().map(|(name, v)| (name.clone(), tensor(v))).collect()
+}
+
+fn write(path: &Path, tensors: &Tensors) {
+    let views = tensors.iter().map(|(name, (dtype, shape, data))| {
+        (name.as_str(), TensorView::new(*dtype, shape.clone(), data).unwrap())
+    });
+    safetensors::serialize_to_file(views, None, path).unwrap();
+}
+
+#[test]
+fn what_is_exported_is_imported_bit_for_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, parameters) = model();
+    export(&model, &parameters, folder.path()).unwrap();
+    let mut other = Parameters::new(model.layout(), Device::Host);
+    assert_ne!(all(&other), all(&parameters));
+    import(&model, &mut other, folder.path()).unwrap();
+    assert_eq!(all(&other), all(&parameters));
+}
+
+#[test]
+fn exported_files_hold_published_names_with_fused_matrices_taken_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, parameters) = model();
+    export(&model, &parameters, folder.path()).unwrap();
+    let shape = |source: Source, name: &str| read(&folder.path().join(source.file()))[name].1.clone();
+    let vision = "encoder.embeddings.patch_embeddings.proj.weight";
+    assert_eq!(shape(Source::VJepa2, vision), [16, 3, 2, 16, 16]);
+    assert_eq!(shape(Source::VJepa2, "encoder.layer.1.attention.key.bias"), [16]);
+    assert_eq!(shape(Source::Llama, "layers.1.self_attn.k_proj.weight"), [8, 16]);
+    assert_eq!(shape(Source::Llama, "layers.0.mlp.up_proj.weight"), [24, 16]);
+    assert_eq!(shape(Source::Gemma, "layers.0.self_attn.q_norm.weight"), [8]);
+    assert_eq!(shape(Source::GemmaDense2, "linear.weight"), [24, 16]);
+    assert_eq!(shape(Source::Projections, "logit_scale"), [1]);
+}
+
+#[test]
+fn prefixed_names_and_half_precision_are_read_and_extra_tensors_listed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, parameters) = model();
+    export(&model, &parameters, folder.path()).unwrap();
+    let path = folder.path().join(Source::Llama.file());
+    let plain = read(&path);
+    for dtype in [Dtype::BF16, Dtype::F16] {
+        let mut tensors = Tensors::new();
+        for (name, (_, shape, data)) in &plain {
+            let floats = data.chunks_exact(4).map(|c| f32::from_le_bytes(c.try_into().unwrap()));
+            let halves = floats.flat_map(|v| match dtype {
+                Dtype::BF16 => bf16::from_f32(v).to_le_bytes(),
+                _ => f16::from_f32(v).to_le_bytes(),
+            });
+            tensors.insert(format!("model.{name}"), (dtype, shape.clone(), halves.collect()));
+        }
+        let extra = (dtype, vec![1], vec![0, 0]);
+        tensors.insert("model.layers.9.input_layernorm.weight".to_owned(), extra);
+        write(&path, &tensors);
+        let mut other = Parameters::new(model.layout(), Device::Host);
+        let names = load(&model, &mut other, Source::Llama, &path).unwrap();
+        assert_eq!(names, ["model.layers.9.input_layernorm.weight"]);
+        let id = model.predictor.text.stack.blocks[0].mlp.up.weight.id();
+        let read = |p: &Parameters| {
+            p.view(model.layout(), id).host_f32("test", "weights").unwrap().to_vec()
+        };
+        let rounded = |v: &f32| match dtype {
+            Dtype::BF16 => bf16::from_f32(*v).to_f32(),
+            _ => f16::from_f32(*v).to_f32(),
+        };
+        let want: Vec<f32> = read(&parameters).iter().map(rounded).collect();
+        assert_eq!(read(&other), want);
+        assert_ne!(read(&other), read(&parameters));
+    }
+}
+
+#[test]
+fn missing_and_misshapen_tensors_are_named_and_nothing_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, parameters) = model();
+    export(&model, &parameters, folder.path()).unwrap();
+    let path = folder.path().join(Source::Gemma.file());
+    let whole = read(&path);
+    let attempt = |change: &dyn Fn(&mut Tensors)| {
+        let mut tensors = whole.clone();
+        change(&mut tensors);
+        write(&path, &tensors);
+        let mut other = Parameters::new(model.layout(), Device::Host);
+        let error = load(&model, &mut other, Source::Gemma, &path).unwrap_err();
+        assert!(all(&other).iter().all(|v| *v == 0.0));
+        error
+    };
+    let missing = attempt(&|t| drop(t.remove("layers.1.self_attn.v_proj.weight")));
+    assert!(matches!(&missing, ModelError::MissingTensors { names, .. } if names.len() == 1));
+    assert!(missing.to_string().contains("layers.1.self_attn.v_proj.weight"), "{missing}");
+    let misshapen = attempt(&|t| {
+        t.get_mut("norm.weight").unwrap().1 = vec![4, 4];
+    });
+    assert!(misshapen.to_string().contains("norm.weight has shape [4, 4]"), "{misshapen}");
+    let integers = attempt(&|t| {
+        t.get_mut("norm.weight").unwrap().0 = Dtype::I32;
+    });
+    assert!(integers.to_string().contains("norm.weight holds I32"), "{integers}");
+}
+
+#[test]
+fn files_that_are_no_safetensors_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, mut parameters) = model();
+    export(&model, &parameters, folder.path()).unwrap();
+    let whole = std::fs::read(folder.path().join(Source::VJepa2.file())).unwrap();
+    let mut attempt = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        load(&model, &mut parameters, Source::VJepa2, &path).unwrap_err().to_string()
+    };
+    assert!(attempt("cut.safetensors", &whole[..whole.len() - 1]).contains("cut short"));
+    assert!(attempt("text.safetensors", b"a text that is long enough").contains("not a safetensors"));
+    assert!(attempt("empty.safetensors", b"").contains("empty.safetensors"));
+    assert!(attempt("vitl.pt", &whole).contains("safetensors"));
+    let path = folder.path().join("nowhere.safetensors");
+    let error = load(&model, &mut parameters, Source::VJepa2, &path).unwrap_err().to_string();
+    assert!(error.contains("nowhere.safetensors"), "{error}");
+}
