@@ -1,0 +1,349 @@
+//! Clips, by FFmpeg's libraries, from memory.
+//!
+//! All packets of the best video stream are read first: their time stamps say which frames to take, and each is then decoded from the
+//! key frame before it, so that sixteen frames of a long clip do not cost the whole clip. Where time stamps are missing or do not come
+//! out of the decoder as they went in, the clip is decoded from its start, twice: to count the frames and to take some.
+
+use std::io::Cursor;
+use std::sync::Once;
+
+use ffmpeg_next as ffmpeg;
+use ffmpeg_next::codec::packet::side_data::Type as SideData;
+use ffmpeg_next::codec::threading;
+use ffmpeg_next::format::{Pixel, context::StreamIo, input_from_stream};
+use ffmpeg_next::software::scaling::{Context as Scaler, Flags};
+use ffmpeg_next::util::frame::Video as Frame;
+use ffmpeg_next::{Dictionary, Packet, Rational, media};
+
+use super::{Clip, LARGEST_SIDE, Picture, uniform_frames};
+
+/// Containers that are opened. FFmpeg would otherwise open playlists too, which name other files and servers.
+const CONTAINERS: &str = "mov,matroska,avi";
+
+/// Decodes `frames` uniformly chosen frames of the best video stream; each goes through `shape`.
+///
+/// # Errors
+/// In words, what is wrong with the clip.
+pub fn decode(
+    bytes: &[u8],
+    frames: usize,
+    shape: &mut dyn FnMut(Picture) -> Result<Picture, String>,
+) -> Result<Clip, String> {
+    let mut stream = Stream::open(bytes)?;
+    let mut converter = Converter { scaler: None, turns: stream.turns };
+    let mut shaped = |frame: &Frame| shape(converter.picture(frame)?);
+    if let Some(clip) = stream.decode_from_key_frames(frames, &mut shaped)? {
+        return Ok(clip);
+    }
+    let mut count = 0;
+    stream.decode_all(&mut |_| {
+        count += 1;
+        Ok(())
+    })?;
+    if count == 0 {
+        return Err("its clip has no frames".to_owned());
+    }
+    let wanted = uniform_frames(count, frames);
+    let mut taken = Taken::new(wanted);
+    let mut number = 0;
+    stream.decode_all(&mut |frame| {
+        taken.offer(number, || shaped(frame))?;
+        number += 1;
+        Ok(())
+    })?;
+    taken.into_clip()
+}
+
+/// The time of every frame of the best video stream, seconds, in the order of showing.
+///
+/// # Errors
+/// In words, what is wrong with the clip.
+pub fn frame_times(bytes: &[u8]) -> Result<Vec<f64>, String> {
+    let mut stream = Stream::open(bytes)?;
+    let unit = f64::from(stream.time_base);
+    let mut times = Vec::new();
+    stream.decode_all(&mut |frame| {
+        let time = frame.timestamp().ok_or("a frame has no time")?;
+        #[expect(clippy::cast_precision_loss, reason = "ticks of a clip stay far below 2⁵³")]
+        times.push(time as f64 * unit);
+        Ok(())
+    })?;
+    Ok(times)
+}
+
+/// The packets of one video stream and its decoder.
+struct Stream {
+    packets: Vec<Packet>,
+    decoder: ffmpeg::decoder::Video,
+    time_base: Rational,
+    start: Option<i64>,
+    /// Quarter turns, clockwise, that show the frames upright.
+    turns: u8,
+}
+
+impl Stream {
+    fn open(bytes: &[u8]) -> Result<Self, String> {
+        static QUIET: Once = Once::new();
+        // What FFmpeg says about a broken clip is in the error; its own lines would not name the sample.
+        QUIET.call_once(|| ffmpeg::log::set_level(ffmpeg::log::Level::Quiet));
+        let wrong = |error: ffmpeg::Error| format!("its clip cannot be opened: {error}");
+        let mut options = Dictionary::new();
+        options.set("format_whitelist", CONTAINERS);
+        options.set("protocol_whitelist", "");
+        let io = StreamIo::from_read_seek(Cursor::new(bytes.to_vec())).map_err(wrong)?;
+        let mut input = input_from_stream(io, None, Some(options)).map_err(wrong)?;
+        let stream = input.streams().best(media::Type::Video).ok_or("its clip has no video")?;
+        let (index, time_base) = (stream.index(), stream.time_base());
+        let start = Some(stream.start_time()).filter(|&start| start != ffmpeg::ffi::AV_NOPTS_VALUE);
+        let turns = quarter_turns(&stream);
+        let mut context =
+            ffmpeg::codec::Context::from_parameters(stream.parameters()).map_err(wrong)?;
+        // The threads are around this function: one sample each.
+        context.set_threading(threading::Config::count(1));
+        let mut decoder = context.decoder();
+        decoder.set_packet_time_base(time_base);
+        let decoder = decoder.video().map_err(wrong)?;
+        let mut packets = Vec::new();
+        loop {
+            let mut packet = Packet::empty();
+            match packet.read(&mut input) {
+                Ok(()) if packet.stream() == index => packets.push(packet),
+                Ok(()) => {}
+                Err(ffmpeg::Error::Eof) => break,
+                Err(error) => return Err(format!("its clip cannot be read: {error}")),
+            }
+        }
+        if packets.is_empty() {
+            return Err("its clip has no frames".to_owned());
+        }
+        Ok(Self { packets, decoder, time_base, start, turns })
+    }
+
+    /// The chosen frames, each decoded from the key frame before it. None when that way does not give them all.
+    fn decode_from_key_frames(
+        &mut self,
+        frames: usize,
+        shaped: &mut dyn FnMut(&Frame) -> Result<Picture, String>,
+    ) -> Result<Option<Clip>, String> {
+        // (time, place in decoding order), in the order of showing. Packets before the start belong to an edit list: the decoder
+        // needs them and shows none of them.
+        let mut shown = Vec::with_capacity(self.packets.len());
+        for (place, packet) in self.packets.iter().enumerate() {
+            let Some(time) = packet.pts() else { return Ok(None) };
+            if self.start.is_none_or(|start| time >= start) {
+                shown.push((time, place));
+            }
+        }
+        shown.sort_unstable();
+        let repeated = shown.windows(2).any(|pair| pair[0].0 == pair[1].0);
+        if shown.is_empty() || repeated {
+            return Ok(None);
+        }
+        let wanted = uniform_frames(shown.len(), frames);
+        let mut distinct = wanted.clone();
+        distinct.sort_unstable();
+        distinct.dedup();
+        let mut taken = Taken::new(wanted);
+        let mut next = 0;
+        while next < distinct.len() {
+            let Some(start) = self.start_of(shown[distinct[next]]) else { return Ok(None) };
+            let mut end = next + 1;
+            while end < distinct.len() && self.start_of(shown[distinct[end]]) == Some(start) {
+                end += 1;
+            }
+            let mut missing = distinct[next..end].to_vec();
+            let found = self.decode_some(start, &mut |frame| {
+                let time = frame.pts();
+                let place = missing.iter().position(|&number| time == Some(shown[number].0));
+                if let Some(place) = place {
+                    taken.offer(missing.remove(place), || shaped(frame))?;
+                }
+                Ok(!missing.is_empty())
+            });
+            match found {
+                Ok(()) if missing.is_empty() => next = end,
+                Ok(()) | Err(Fault::Stream(_)) => return Ok(None),
+                Err(Fault::Frame(reason)) => return Err(reason),
+            }
+        }
+        taken.into_clip().map(Some)
+    }
+
+    /// Where decoding must start for the frame shown at `time` whose packet is at `place`: the key frame at or before it, or the one
+    /// before that for a frame that is shown before its key frame and may need the earlier one.
+    fn start_of(&self, (time, place): (i64, usize)) -> Option<usize> {
+        let keys = || (0..=place).rev().filter(|&place| self.packets[place].is_key());
+        let nearest = keys().next()?;
+        let is_leading = self.packets[nearest].pts().is_some_and(|key_time| time < key_time);
+        if is_leading { keys().nth(1) } else { Some(nearest) }
+    }
+
+    fn decode_all(
+        &mut self,
+        take: &mut dyn FnMut(&Frame) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let all = self.decode_some(0, &mut |frame| take(frame).map(|()| true));
+        all.map_err(|fault| match fault {
+            Fault::Stream(reason) | Fault::Frame(reason) => reason,
+        })
+    }
+
+    /// Decodes from the packet at `first` on, until `take` says false or there are no more. Every packet is sent once, so this ends.
+    fn decode_some(
+        &mut self,
+        first: usize,
+        take: &mut dyn FnMut(&Frame) -> Result<bool, String>,
+    ) -> Result<(), Fault> {
+        self.decoder.flush();
+        let mut frame = Frame::empty();
+        for place in first..=self.packets.len() {
+            let sent = match self.packets.get(place) {
+                Some(packet) => self.decoder.send_packet(packet),
+                None => self.decoder.send_eof(),
+            };
+            let broken = |error| {
+                let count = self.packets.len();
+                Fault::Stream(format!("packet {place} of {count} cannot be decoded: {error}"))
+            };
+            sent.map_err(broken)?;
+            loop {
+                match self.decoder.receive_frame(&mut frame) {
+                    Ok(()) if frame.is_corrupt() || frame.has_decode_errors() => {
+                        return Err(Fault::Stream(format!(
+                            "a frame near packet {place} is corrupt"
+                        )));
+                    }
+                    Ok(()) if take(&frame).map_err(Fault::Frame)? => {}
+                    Ok(()) => return Ok(()),
+                    Err(ffmpeg::Error::Other { errno: ffmpeg::error::EAGAIN })
+                    | Err(ffmpeg::Error::Eof) => break,
+                    Err(error) => {
+                        return Err(Fault::Stream(format!("packet {place}: {error}")));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why decoding stopped.
+enum Fault {
+    /// The packets cannot be decoded this way.
+    Stream(String),
+    /// A decoded frame cannot be used.
+    Frame(String),
+}
+
+/// The frames of a clip as they come, in any order.
+struct Taken {
+    wanted: Vec<usize>,
+    numbers: Vec<usize>,
+    pictures: Vec<Picture>,
+}
+
+impl Taken {
+    fn new(wanted: Vec<usize>) -> Self {
+        Self { wanted, numbers: Vec::new(), pictures: Vec::new() }
+    }
+
+    fn offer(
+        &mut self,
+        number: usize,
+        picture: impl FnOnce() -> Result<Picture, String>,
+    ) -> Result<(), String> {
+        if self.wanted.contains(&number) {
+            self.numbers.push(number);
+            self.pictures.push(picture()?);
+        }
+        Ok(())
+    }
+
+    fn into_clip(self) -> Result<Clip, String> {
+        let place = |number| self.numbers.iter().position(|&taken| taken == number);
+        let order: Option<Vec<usize>> = self.wanted.iter().map(|&number| place(number)).collect();
+        let order = order.ok_or("its clip gives fewer frames the second time")?;
+        Ok(Clip { pictures: self.pictures, order })
+    }
+}
+
+/// Decoded frames to upright pictures.
+struct Converter {
+    scaler: Option<Scaler>,
+    turns: u8,
+}
+
+impl Converter {
+    fn picture(&mut self, frame: &Frame) -> Result<Picture, String> {
+        let wrong = |error: ffmpeg::Error| format!("its frames cannot be converted: {error}");
+        let (format, width, height) = (frame.format(), frame.width(), frame.height());
+        if width == 0 || height == 0 || width.max(height) > LARGEST_SIDE {
+            return Err(format!("its frames are {width}×{height} pixels"));
+        }
+        let fits = |scaler: &Scaler| {
+            let input = scaler.input();
+            (input.format, input.width, input.height) == (format, width, height)
+        };
+        let scaler = match self.scaler.take().filter(fits) {
+            Some(scaler) => scaler,
+            None => {
+                Scaler::get(format, width, height, Pixel::RGB24, width, height, Flags::BILINEAR)
+                    .map_err(wrong)?
+            }
+        };
+        let scaler = self.scaler.insert(scaler);
+        let mut rgb = Frame::empty();
+        scaler.run(frame, &mut rgb).map_err(wrong)?;
+        let row = 3 * to_usize(width);
+        let (stride, data) = (rgb.stride(0), rgb.data(0));
+        let mut pixels = Vec::with_capacity(row * to_usize(height));
+        for line in data.chunks(stride).take(to_usize(height)) {
+            pixels.extend_from_slice(&line[..row]);
+        }
+        Ok(turned(Picture { width, height, pixels }, self.turns))
+    }
+}
+
+/// A picture after clockwise quarter turns.
+fn turned(picture: Picture, turns: u8) -> Picture {
+    let Picture { width, height, .. } = picture;
+    let (w, h) = (to_usize(width), to_usize(height));
+    // The place in the original of the pixel at (row, column) of the result.
+    let source: fn(usize, usize, usize, usize) -> usize = match turns % 4 {
+        1 => |row, column, w, h| (h - 1 - column) * w + row,
+        2 => |row, column, w, h| (h - 1 - row) * w + (w - 1 - column),
+        3 => |row, column, w, _| column * w + (w - 1 - row),
+        _ => return picture,
+    };
+    let (width, height) = if turns % 2 == 1 { (height, width) } else { (width, height) };
+    let mut pixels = Vec::with_capacity(picture.pixels.len());
+    for row in 0..to_usize(height) {
+        for column in 0..to_usize(width) {
+            let start = 3 * source(row, column, w, h);
+            pixels.extend_from_slice(&picture.pixels[start..start + 3]);
+        }
+    }
+    Picture { width, height, pixels }
+}
+
+/// Clockwise quarter turns that the stream's display matrix asks for. The matrix is nine 32-bit numbers, of which the first four, with
+/// 16 bits behind the point, are the rotation (libavutil/display.h); other angles than quarter turns are left alone.
+fn quarter_turns(stream: &ffmpeg::Stream<'_>) -> u8 {
+    let matrix = stream.side_data().find(|data| data.kind() == SideData::DisplayMatrix);
+    let Some(matrix) = matrix else { return 0 };
+    let number = |i: usize| {
+        let bytes = matrix.data().get(4 * i..4 * i + 4);
+        bytes.and_then(|bytes| bytes.try_into().ok()).map_or(0, i32::from_ne_bytes).signum()
+    };
+    match (number(0), number(1), number(3), number(4)) {
+        (0, 1, -1, 0) => 1,
+        (-1, 0, 0, -1) => 2,
+        (0, -1, 1, 0) => 3,
+        _ => 0,
+    }
+}
+
+/// Lossless: at least 32 bits.
+fn to_usize(value: u32) -> usize {
+    usize::try_from(value).unwrap_or(usize::MAX)
+}

@@ -1,0 +1,147 @@
+//! Samples one by one, in the shards' order: evaluation, questions, search.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+use vljepa_recipes::schema::Transform;
+
+use crate::decode::{Media, decode};
+use crate::error::DataError;
+use crate::sample::{Question, RawSample, Texts};
+use crate::shards::ShardSet;
+use crate::transform::Shaper;
+
+/// What a sample is brought to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoadOptions {
+    /// Frames; a picture is repeated to them.
+    pub frames: usize,
+    /// Side of the square frames, pixels.
+    pub image_size: usize,
+    /// How pixels are brought to it. [`Transform::RandomResizedCrop`] is for training: here it takes what
+    /// [`Transform::ResizeCenterCrop`] takes.
+    pub transform: Transform,
+}
+
+/// One decoded sample.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LoadedSample {
+    /// The sample's key; of a file, its name.
+    pub key: String,
+    /// Path of the shard or of the file.
+    pub shard: String,
+    /// Pixels, (T, H, W, 3), red, green, blue.
+    pub frames: Vec<u8>,
+    /// The `txt` member, or `caption` in the json.
+    pub caption: Option<String>,
+    /// `questions` in the json.
+    pub questions: Vec<Question>,
+    /// All fields of the json.
+    pub fields: Map<String, Value>,
+}
+
+/// Reads the samples of a shard set by number. Threads may share it.
+#[derive(Debug)]
+pub struct SampleReader {
+    shards: ShardSet,
+    /// Number of the first sample of each shard, and last the number of all.
+    starts: Vec<usize>,
+}
+
+impl SampleReader {
+    /// Opens a folder of tars, one tar, or a range such as `clips-{000000..000127}.tar`.
+    ///
+    /// # Errors
+    /// When nothing is there, when a shard cannot be read, when there is no complete sample.
+    pub fn open(shards: &str) -> Result<Self, DataError> {
+        let shards = ShardSet::open(shards)?;
+        let mut starts = vec![0];
+        let mut next = 0;
+        for length in shards.lengths() {
+            next += usize::try_from(length).unwrap_or(usize::MAX);
+            starts.push(next);
+        }
+        Ok(Self { shards, starts })
+    }
+
+    /// Number of samples.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.starts.last().copied().unwrap_or(0)
+    }
+
+    /// Whether there is none; [`SampleReader::open`] refuses such a set.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Reads and decodes sample number `index`.
+    ///
+    /// # Errors
+    /// [`DataError::BadSample`] when it cannot be decoded or its texts cannot be read; [`DataError::Io`].
+    ///
+    /// # Panics
+    /// When there is no such sample.
+    pub fn load(&self, index: usize, options: &LoadOptions) -> Result<LoadedSample, DataError> {
+        assert!(index < self.len(), "sample {index} of {}", self.len());
+        let number = self.starts.partition_point(|&start| start <= index) - 1;
+        let shard = self.shards.shard(number)?;
+        let raw = RawSample::read(&shard, index - self.starts[number], None)?;
+        let bad = |reason| DataError::BadSample {
+            shard: raw.shard.to_string(),
+            key: raw.key.clone(),
+            reason,
+        };
+        let Some((media, bytes)) = &raw.visual else {
+            return Err(bad("it has neither a picture nor a clip".to_owned()));
+        };
+        let frames = pixels(*media, bytes, options).map_err(bad)?;
+        let Texts { caption, questions, fields } = raw.texts().map_err(bad)?;
+        let (key, shard) = (raw.key.clone(), raw.shard.to_string());
+        Ok(LoadedSample { key, shard, frames, caption, questions, fields })
+    }
+}
+
+/// Reads and decodes one picture or clip (`jpg`, `jpeg`, `png`; `mp4`, `mkv`, `webm`, `avi`, `mov`); it has no texts.
+///
+/// # Errors
+/// [`DataError::Io`] when it cannot be read, [`DataError::BadSample`] when it cannot be decoded.
+pub fn load_file(path: &Path, options: &LoadOptions) -> Result<LoadedSample, DataError> {
+    let key = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    let shard: Arc<str> = path.to_string_lossy().into();
+    let bad = |reason: String| DataError::BadSample {
+        shard: shard.to_string(),
+        key: key.clone(),
+        reason,
+    };
+    let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
+    let media = Media::of_extension(&extension).ok_or_else(|| {
+        bad("it is no picture (jpg, jpeg, png) and no clip (mp4, mkv, webm, avi, mov)".to_owned())
+    })?;
+    let bytes = fs::read(path).map_err(DataError::io("read", path))?;
+    let frames = pixels(media, &bytes, options).map_err(bad)?;
+    Ok(LoadedSample {
+        key,
+        shard: shard.to_string(),
+        frames,
+        caption: None,
+        questions: Vec::new(),
+        fields: Map::new(),
+    })
+}
+
+fn pixels(media: Media, bytes: &[u8], options: &LoadOptions) -> Result<Vec<u8>, String> {
+    let transform = match options.transform {
+        Transform::Squash => Transform::Squash,
+        Transform::ResizeCenterCrop | Transform::RandomResizedCrop => Transform::ResizeCenterCrop,
+    };
+    let size = u32::try_from(options.image_size).map_err(|_| "image_size is too large")?;
+    let mut shaper = Shaper::new(transform, size);
+    let clip = decode(media, bytes, options.frames, &mut |picture| shaper.shape(picture, 0))?;
+    let mut frames = Vec::new();
+    clip.append_to(&mut frames);
+    Ok(frames)
+}

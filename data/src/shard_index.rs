@@ -1,0 +1,366 @@
+//! Where the samples of a shard are: made once by reading the tar's headers, kept beside it as `<shard>.index`.
+//!
+//! The file, little-endian: a head of fixed size ([`Head`]: what tar it belongs to, how many samples, a hash of the rest), then the
+//! field names, the samples with their members' offsets and lengths, and what was dropped. It is made again when the tar's size,
+//! modification time or first and last bytes differ. Where it cannot be written it is kept in memory.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::fs::{self, File, Metadata};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::DataError;
+use crate::tar::{End, Member, key_and_field, read_members};
+
+const MAGIC: &[u8; 8] = b"VLJEPAI1";
+const HEAD_BYTES: usize = 8 + 8 + 8 + 8 + 32 + 8 + 8 + 32;
+
+/// Bytes at either end of a tar that its fingerprint covers.
+const FINGERPRINT_BYTES: u64 = 4096;
+
+/// Where the samples of one shard are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ShardIndex {
+    /// Names of the fields that occur in the shard (`jpg`, `txt`, `0.png`).
+    pub fields: Vec<String>,
+    /// The samples, in the order of their first members.
+    pub samples: Vec<IndexedSample>,
+    /// What was left out, and why.
+    pub dropped: Vec<Dropped>,
+}
+
+/// One sample.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IndexedSample {
+    /// Its key.
+    pub key: Box<str>,
+    /// Its members, in the tar's order.
+    pub members: Box<[IndexedMember]>,
+}
+
+/// One file of a sample.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IndexedMember {
+    /// Index into [`ShardIndex::fields`].
+    pub field: u16,
+    /// Where its bytes start in the tar.
+    pub offset: u64,
+    /// How many there are.
+    pub length: u64,
+}
+
+/// A sample that the index leaves out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dropped {
+    /// Its key.
+    pub key: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// The index of a shard, and whether it stands in a file.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The index.
+    pub index: ShardIndex,
+    /// False where the folder cannot be written to.
+    pub on_disk: bool,
+    /// Whether it had to be made.
+    pub made: bool,
+}
+
+/// The file that holds a shard's index.
+#[must_use]
+pub fn index_path(shard: &Path) -> PathBuf {
+    let mut name = shard.as_os_str().to_owned();
+    name.push(".index");
+    PathBuf::from(name)
+}
+
+/// Number of samples of a shard, from its index if that is up to date.
+#[must_use]
+pub fn known_length(shard: &Path) -> Option<u64> {
+    let tar = File::open(shard).ok()?;
+    let wanted = TarIdentity::of(&tar).ok()?;
+    let file = File::open(index_path(shard)).ok()?;
+    let mut head = [0; HEAD_BYTES];
+    file.read_exact_at(&mut head, 0).ok()?;
+    let head = Head::parse(&head)?;
+    let whole = u64::try_from(HEAD_BYTES).ok()? + head.payload_bytes;
+    (head.tar == wanted && file.metadata().ok()?.len() == whole).then_some(head.samples)
+}
+
+/// The index of a shard: read if it is up to date, else made and, where possible, written.
+///
+/// # Errors
+/// [`DataError::Io`] when the shard cannot be read, [`DataError::NotATar`] when it is none.
+pub fn load_or_make(shard: &Path) -> Result<Loaded, DataError> {
+    let tar = File::open(shard).map_err(DataError::io("open", shard))?;
+    let identity = TarIdentity::of(&tar).map_err(DataError::io("read", shard))?;
+    if let Some(index) = read_index(&index_path(shard), &identity) {
+        return Ok(Loaded { index, on_disk: true, made: false });
+    }
+    let index = make(shard, tar, identity.bytes)?;
+    let on_disk = write_index(shard, &index, &identity).is_ok();
+    Ok(Loaded { index, on_disk, made: true })
+}
+
+fn read_index(path: &Path, wanted: &TarIdentity) -> Option<ShardIndex> {
+    let bytes = fs::read(path).ok()?;
+    let (head, payload) = bytes.split_at_checked(HEAD_BYTES)?;
+    let head = Head::parse(head)?;
+    let fits = head.tar == *wanted && *blake3::hash(payload).as_bytes() == head.payload_hash;
+    fits.then(|| ShardIndex::parse(payload))?
+}
+
+/// Written under another name first, so that no reader and no second writer sees half of it.
+fn write_index(shard: &Path, index: &ShardIndex, tar: &TarIdentity) -> std::io::Result<()> {
+    static WRITES: AtomicU64 = AtomicU64::new(0);
+    let payload = index.to_bytes();
+    let head = Head {
+        tar: tar.clone(),
+        samples: to_u64(index.samples.len()),
+        payload_bytes: to_u64(payload.len()),
+        payload_hash: *blake3::hash(&payload).as_bytes(),
+    };
+    let path = index_path(shard);
+    let mut temporary = path.clone().into_os_string();
+    let nth = WRITES.fetch_add(1, Ordering::Relaxed);
+    temporary.push(format!(".{}-{nth}", std::process::id()));
+    let mut bytes = head.to_bytes();
+    bytes.extend_from_slice(&payload);
+    let written = fs::write(&temporary, &bytes).and_then(|()| fs::rename(&temporary, &path));
+    if written.is_err() && fs::remove_file(&temporary).is_err() {
+        tracing::debug!(path = %path.display(), "nothing to remove after a failed index");
+    }
+    written
+}
+
+fn make(shard: &Path, tar: File, length: u64) -> Result<ShardIndex, DataError> {
+    let mut start = [0; 2];
+    if length >= 2 && tar.read_exact_at(&mut start, 0).is_ok() && start == [0x1f, 0x8b] {
+        let reason = "it is gzip-compressed, and offsets into it cannot be indexed; \
+                      decompress it first (gunzip)";
+        return Err(DataError::NotATar { path: shard.to_owned(), reason: reason.to_owned() });
+    }
+    let (members, end) = read_members(tar, length).map_err(DataError::io("read", shard))?;
+    if end == (End::Damaged { at: 0 }) {
+        let reason = "its first 512 bytes are no header".to_owned();
+        return Err(DataError::NotATar { path: shard.to_owned(), reason });
+    }
+    Ok(group(&members, &end))
+}
+
+/// Groups members into samples. All members of a key belong together, wherever they stand in the shard, because interleaved keys would
+/// otherwise give half samples in silence. A field that comes twice makes a sample ambiguous: it is dropped. In a shard that was cut
+/// short, the last sample may lack members: it is dropped.
+#[must_use]
+pub fn group(members: &[Member], end: &End) -> ShardIndex {
+    let mut index = ShardIndex::default();
+    let mut fields: BTreeMap<String, u16> = BTreeMap::new();
+    let mut places: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut samples: Vec<(&str, Vec<IndexedMember>)> = Vec::new();
+    let mut dropped: BTreeMap<&str, String> = BTreeMap::new();
+    for member in members {
+        let Some((key, field)) = key_and_field(&member.name) else { continue };
+        let next = u16::try_from(fields.len()).unwrap_or(u16::MAX);
+        let field = match fields.entry(field) {
+            Entry::Occupied(known) => *known.get(),
+            Entry::Vacant(new) if next < u16::MAX => {
+                index.fields.push(new.key().clone());
+                *new.insert(next)
+            }
+            Entry::Vacant(_) => {
+                dropped.insert(key, "the shard has more than 65,534 field names".to_owned());
+                continue;
+            }
+        };
+        let place = *places.entry(key).or_insert_with(|| {
+            samples.push((key, Vec::new()));
+            samples.len() - 1
+        });
+        let known = &mut samples[place].1;
+        if known.iter().any(|other| other.field == field) {
+            let name = &index.fields[usize::from(field)];
+            dropped.insert(key, format!("the shard holds its `{name}` twice"));
+        }
+        known.push(IndexedMember { field, offset: member.offset, length: member.length });
+    }
+    let cut = match end {
+        End::Complete => None,
+        End::CutShort { at, member } => Some((member.as_deref(), "is cut short", at)),
+        End::Damaged { at } => Some((None, "is damaged", at)),
+    };
+    if let Some((member, what, at)) = cut {
+        let last = member.or(members.last().map(|member| member.name.as_str()));
+        if let Some((key, _)) = last.and_then(key_and_field) {
+            dropped.insert(
+                key,
+                format!("the shard {what} at byte {at}; this sample may lack members"),
+            );
+        }
+    }
+    index.samples = samples
+        .into_iter()
+        .filter(|(key, _)| !dropped.contains_key(key))
+        .map(|(key, members)| IndexedSample { key: key.into(), members: members.into() })
+        .collect();
+    index.dropped =
+        dropped.into_iter().map(|(key, reason)| Dropped { key: key.to_owned(), reason }).collect();
+    index
+}
+
+/// What tells one state of a tar from another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct TarIdentity {
+    bytes: u64,
+    modified_s: i64,
+    modified_ns: i64,
+    fingerprint: [u8; 32],
+}
+
+impl TarIdentity {
+    fn of(tar: &File) -> std::io::Result<Self> {
+        let metadata: Metadata = tar.metadata()?;
+        let bytes = metadata.len();
+        let ends = FINGERPRINT_BYTES.min(bytes);
+        let mut buffer = vec![0; usize::try_from(ends).unwrap_or(0)];
+        let mut hasher = blake3::Hasher::new();
+        for start in [0, bytes - ends] {
+            tar.read_exact_at(&mut buffer, start)?;
+            hasher.update(&buffer);
+        }
+        Ok(Self {
+            bytes,
+            modified_s: metadata.mtime(),
+            modified_ns: metadata.mtime_nsec(),
+            fingerprint: *hasher.finalize().as_bytes(),
+        })
+    }
+}
+
+/// The fixed part of an index file.
+#[derive(Debug)]
+struct Head {
+    tar: TarIdentity,
+    samples: u64,
+    payload_bytes: u64,
+    payload_hash: [u8; 32],
+}
+
+impl Head {
+    fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend(self.tar.bytes.to_le_bytes());
+        bytes.extend(self.tar.modified_s.to_le_bytes());
+        bytes.extend(self.tar.modified_ns.to_le_bytes());
+        bytes.extend(self.tar.fingerprint);
+        bytes.extend(self.samples.to_le_bytes());
+        bytes.extend(self.payload_bytes.to_le_bytes());
+        bytes.extend(self.payload_hash);
+        bytes
+    }
+
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        let mut bytes = Cursor(bytes);
+        if bytes.array::<8>()? != *MAGIC {
+            return None;
+        }
+        Some(Self {
+            tar: TarIdentity {
+                bytes: bytes.u64()?,
+                modified_s: i64::from_le_bytes(bytes.array()?),
+                modified_ns: i64::from_le_bytes(bytes.array()?),
+                fingerprint: bytes.array()?,
+            },
+            samples: bytes.u64()?,
+            payload_bytes: bytes.u64()?,
+            payload_hash: bytes.array()?,
+        })
+    }
+}
+
+impl ShardIndex {
+    fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let count = |bytes: &mut Vec<u8>, n: usize| bytes.extend(to_u64(n).to_le_bytes());
+        let text = |bytes: &mut Vec<u8>, text: &str| {
+            bytes.extend(to_u64(text.len()).to_le_bytes());
+            bytes.extend(text.as_bytes());
+        };
+        count(&mut bytes, self.fields.len());
+        self.fields.iter().for_each(|field| text(&mut bytes, field));
+        count(&mut bytes, self.samples.len());
+        for sample in &self.samples {
+            text(&mut bytes, &sample.key);
+            count(&mut bytes, sample.members.len());
+            for member in &sample.members {
+                bytes.extend(member.field.to_le_bytes());
+                bytes.extend(member.offset.to_le_bytes());
+                bytes.extend(member.length.to_le_bytes());
+            }
+        }
+        count(&mut bytes, self.dropped.len());
+        for dropped in &self.dropped {
+            text(&mut bytes, &dropped.key);
+            text(&mut bytes, &dropped.reason);
+        }
+        bytes
+    }
+
+    /// None when the bytes are of another form; their hash was right, so that is another program's file.
+    fn parse(payload: &[u8]) -> Option<Self> {
+        let mut bytes = Cursor(payload);
+        let fields = bytes.list(Cursor::text)?;
+        let samples = bytes.list(|bytes| {
+            let key = bytes.text()?.into();
+            let members = bytes.list(|bytes| {
+                let field = u16::from_le_bytes(bytes.array()?);
+                (usize::from(field) < fields.len()).then_some(())?;
+                Some(IndexedMember { field, offset: bytes.u64()?, length: bytes.u64()? })
+            })?;
+            Some(IndexedSample { key, members: members.into() })
+        })?;
+        let dropped =
+            bytes.list(|bytes| Some(Dropped { key: bytes.text()?, reason: bytes.text()? }))?;
+        bytes.0.is_empty().then_some(Self { fields, samples, dropped })
+    }
+}
+
+/// Reads numbers and texts off the front of a slice.
+struct Cursor<'a>(&'a [u8]);
+
+impl Cursor<'_> {
+    fn take(&mut self, count: usize) -> Option<&[u8]> {
+        let (taken, rest) = self.0.split_at_checked(count)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        self.take(N)?.try_into().ok()
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    fn text(&mut self) -> Option<String> {
+        let length = usize::try_from(self.u64()?).ok()?;
+        String::from_utf8(self.take(length)?.to_vec()).ok()
+    }
+
+    fn list<T>(&mut self, mut item: impl FnMut(&mut Self) -> Option<T>) -> Option<Vec<T>> {
+        (0..self.u64()?).map(|_| item(self)).collect()
+    }
+}
+
+/// Lossless: `usize` has at most 64 bits on every machine Rust supports.
+fn to_u64(value: usize) -> u64 {
+    u64::try_from(value).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,209 @@
+//! Members become samples by WebDataset's rules, and an index is never out of date.
+
+use std::fs;
+use std::path::Path;
+
+use super::{Dropped, ShardIndex, index_path, known_length, load_or_make};
+use crate::error::DataError;
+use crate::fixtures::{numbered, write_tar};
+use crate::tar::key_and_field;
+
+fn samples(index: &ShardIndex) -> Vec<(String, Vec<String>)> {
+    let fields = |sample: &super::IndexedSample| {
+        let name = |member: &super::IndexedMember| index.fields[usize::from(member.field)].clone();
+        sample.members.iter().map(name).collect()
+    };
+    index.samples.iter().map(|sample| (sample.key.to_string(), fields(sample))).collect()
+}
+
+fn indexed(files: &[(&str, &str)]) -> ShardIndex {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.tar");
+    let files: Vec<_> = files.iter().map(|(name, text)| ((*name).to_owned(), *text)).collect();
+    write_tar(&path, &files);
+    load_or_make(&path).unwrap().index
+}
+
+/// Each line is checked against webdataset 1.0.2's `base_plus_ext` and `tar_file_iterator` (data_and_evaluation.md §1).
+#[test]
+fn names_split_as_webdataset_splits_them() {
+    let split = |name| key_and_field(name).map(|(key, field)| (key.to_owned(), field));
+    let is = |key: &str, field: &str| Some((key.to_owned(), field.to_owned()));
+    assert_eq!(split("a/x.0.jpg"), is("a/x", "0.jpg"));
+    assert_eq!(split("x.JPG"), is("x", "jpg"));
+    assert_eq!(split("a.b/c.txt"), is("a.b/c", "txt"));
+    assert_eq!(split("./c.txt"), is("./c", "txt"));
+    assert_eq!(split("c."), is("c", ""));
+    for skipped in ["README", "a/.hidden", ".hidden.txt", "__meta__", "__meta__/x.json", "a.b/c"] {
+        assert_eq!(split(skipped), None, "{skipped}");
+    }
+    assert_eq!(split("__init.py"), is("__init", "py"));
+}
+
+#[test]
+fn interleaved_keys_give_whole_samples() {
+    let index = indexed(&[
+        ("a.jpg", "1"),
+        ("b.jpg", "2"),
+        ("__meta__", "x"),
+        ("a.TXT", "3"),
+        ("b.txt", "4"),
+    ]);
+    let both = |key: &str| (key.to_owned(), vec!["jpg".to_owned(), "txt".to_owned()]);
+    assert_eq!(samples(&index), [both("a"), both("b")]);
+    assert!(index.dropped.is_empty());
+}
+
+#[test]
+fn a_field_that_comes_twice_drops_the_sample() {
+    let index = indexed(&[("a.jpg", "1"), ("a.txt", "2"), ("b.jpg", "3"), ("a.jpg", "4")]);
+    assert_eq!(samples(&index), [("b".to_owned(), vec!["jpg".to_owned()])]);
+    let reason = "the shard holds its `jpg` twice".to_owned();
+    assert_eq!(index.dropped, [Dropped { key: "a".to_owned(), reason }]);
+}
+
+#[test]
+fn offsets_are_those_of_the_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.tar");
+    let long = format!("{}/deep.txt", "folder".repeat(40));
+    let files =
+        [("a.txt".to_owned(), "first"), (long, "named by an extension"), ("b.txt".to_owned(), "")];
+    write_tar(&path, &files);
+    let bytes = fs::read(&path).unwrap();
+    let index = load_or_make(&path).unwrap().index;
+    let member = |n: usize| index.samples[n].members[0];
+    let text = |n: usize| {
+        let start = usize::try_from(member(n).offset).unwrap();
+        &bytes[start..start + usize::try_from(member(n).length).unwrap()]
+    };
+    assert_eq!([text(0), text(1), text(2)], [&b"first"[..], b"named by an extension", b""]);
+    assert!(index.samples[1].key.ends_with("folder/deep"));
+}
+
+/// The same grouping by another reader: crate `tar`'s entries, webdataset's regular expression by hand.
+#[test]
+fn grouping_agrees_with_the_tar_crate() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.tar");
+    write_tar(&path, &numbered(0, 20));
+    let mut archive = tar::Archive::new(fs::File::open(&path).unwrap());
+    let mut expected: Vec<(String, Vec<(String, u64, u64)>)> = Vec::new();
+    for entry in archive.entries().unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.path().unwrap().to_string_lossy().into_owned();
+        let (key, field) = name.split_once('.').unwrap();
+        let member = (field.to_owned(), entry.raw_file_position(), entry.size());
+        match expected.last_mut() {
+            Some((last, members)) if last == key => members.push(member),
+            _ => expected.push((key.to_owned(), vec![member])),
+        }
+    }
+    let index = load_or_make(&path).unwrap().index;
+    let members = |sample: &super::IndexedSample| {
+        let one = |member: &super::IndexedMember| {
+            (index.fields[usize::from(member.field)].clone(), member.offset, member.length)
+        };
+        sample.members.iter().map(one).collect()
+    };
+    let ours: Vec<_> =
+        index.samples.iter().map(|sample| (sample.key.to_string(), members(sample))).collect();
+    assert_eq!(ours, expected);
+}
+
+#[test]
+fn a_truncated_tar_drops_its_last_sample_wherever_it_is_cut() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = folder.path().join("whole.tar");
+    write_tar(&whole, &numbered(0, 3));
+    let bytes = fs::read(&whole).unwrap();
+    let ends: Vec<usize> = load_or_make(&whole)
+        .unwrap()
+        .index
+        .samples
+        .iter()
+        .map(|sample| {
+            let last = sample.members.last().unwrap();
+            usize::try_from((last.offset + last.length).next_multiple_of(512)).unwrap()
+        })
+        .collect();
+    let cut = folder.path().join("cut.tar");
+    for length in (ends[0]..ends[2]).step_by(256) {
+        fs::write(&cut, &bytes[..length]).unwrap();
+        let index = load_or_make(&cut).unwrap().index;
+        // The sample at the cut is never kept, and the one before it always is.
+        let complete = ends.iter().filter(|&&end| end < length).count();
+        let kept = index.samples.len();
+        assert!(kept == complete || kept + 1 == complete, "cut at {length}: {kept} of {complete}");
+        assert!(index.samples.iter().all(|sample| sample.members.len() == 3), "cut at {length}");
+        assert!(index.dropped.len() <= 1);
+        assert!(index.dropped.iter().all(|d| d.reason.contains("is cut short at byte")));
+        assert_eq!(kept + index.dropped.len(), index_of_headers(&bytes, length));
+    }
+    let mut damaged = bytes.clone();
+    damaged[ends[1] + 20] ^= 1;
+    fs::write(&cut, &damaged).unwrap();
+    let index = load_or_make(&cut).unwrap().index;
+    assert_eq!(index.samples.len(), 1);
+    assert!(index.dropped[0].reason.contains("is damaged at byte"), "{:?}", index.dropped);
+}
+
+/// How many keys have a whole header before the cut.
+fn index_of_headers(bytes: &[u8], length: usize) -> usize {
+    let mut archive = tar::Archive::new(bytes);
+    let mut keys = std::collections::BTreeSet::new();
+    for entry in archive.entries().unwrap() {
+        let entry = entry.unwrap();
+        if entry.raw_file_position() <= u64::try_from(length).unwrap() {
+            keys.insert(entry.path().unwrap().to_string_lossy()[..3].to_owned());
+        }
+    }
+    keys.len()
+}
+
+#[test]
+fn an_index_is_read_again_and_made_anew_when_the_tar_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.tar");
+    write_tar(&path, &numbered(0, 3));
+    assert_eq!(known_length(&path), None);
+    let first = load_or_make(&path).unwrap();
+    assert!(first.made && first.on_disk);
+    assert_eq!(known_length(&path), Some(3));
+    let second = load_or_make(&path).unwrap();
+    assert!(!second.made);
+    assert_eq!(first.index, second.index);
+    write_tar(&path, &numbered(7, 4));
+    assert_eq!(known_length(&path), None);
+    assert_eq!(load_or_make(&path).unwrap().index.samples.len(), 4);
+    // A damaged index is not believed.
+    let mut bytes = fs::read(index_path(&path)).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    fs::write(index_path(&path), &bytes).unwrap();
+    assert!(load_or_make(&path).unwrap().made);
+    fs::write(index_path(&path), b"VLJEPAI1").unwrap();
+    assert_eq!(known_length(&path), None);
+    assert!(load_or_make(&path).unwrap().made);
+    let left: Vec<_> = fs::read_dir(folder.path()).unwrap().collect();
+    assert_eq!(left.len(), 2, "only the tar and its index");
+}
+
+#[test]
+fn what_is_no_tar_is_refused_with_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let refused = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        let error = load_or_make(&path).unwrap_err();
+        assert!(matches!(error, DataError::NotATar { .. }));
+        error.to_string()
+    };
+    assert!(refused("a.tar", &[0x1f, 0x8b, 8, 0, 0]).contains("gunzip"));
+    assert!(refused("b.tar", &[b'x'; 2000]).contains("no header"));
+    let empty = folder.path().join("empty.tar");
+    fs::write(&empty, b"").unwrap();
+    assert_eq!(load_or_make(&empty).unwrap().index, ShardIndex::default());
+    let missing = load_or_make(Path::new("missing.tar")).unwrap_err().to_string();
+    assert!(missing.contains("missing.tar"), "{missing}");
+}

@@ -1,0 +1,232 @@
+//! A set of shards: which files it names, how many samples each has, and the bytes of any of them.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rayon::prelude::*;
+
+use crate::error::DataError;
+use crate::shard_index::{IndexedMember, IndexedSample, ShardIndex, known_length, load_or_make};
+
+/// Shards held open at a time, per set: well below the customary limit of 1,024 open files of a process.
+const OPEN_SHARDS: usize = 128;
+
+/// Longest list that a brace range may stand for.
+const LONGEST_RANGE: u64 = 10_000_000;
+
+/// The files named by a `shards` entry: a folder (all its `*.tar`, by name), one tar, or a name with brace ranges
+/// (`clips-{000000..000127}.tar`, `{a,b}.tar`).
+///
+/// # Errors
+/// [`DataError::NoShards`] when it names nothing, [`DataError::BadRange`] for a brace that cannot be read.
+pub fn expand(shards: &str) -> Result<Vec<PathBuf>, DataError> {
+    let path = Path::new(shards);
+    if path.is_dir() {
+        let mut paths = Vec::new();
+        for entry in fs::read_dir(path).map_err(DataError::io("list", path))? {
+            let path = entry.map_err(DataError::io("list", path))?.path();
+            if path.extension().is_some_and(|extension| extension == "tar") && path.is_file() {
+                paths.push(path);
+            }
+        }
+        paths.sort();
+        if paths.is_empty() {
+            return Err(DataError::NoShards { shards: shards.to_owned() });
+        }
+        return Ok(paths);
+    }
+    // A file whose name holds braces is that file.
+    if path.exists() || !shards.contains('{') {
+        return if path.is_file() {
+            Ok(vec![path.to_owned()])
+        } else {
+            Err(DataError::NoShards { shards: shards.to_owned() })
+        };
+    }
+    let names = expand_braces(shards)
+        .map_err(|reason| DataError::BadRange { shards: shards.to_owned(), reason })?;
+    Ok(names.into_iter().map(PathBuf::from).collect())
+}
+
+fn expand_braces(text: &str) -> Result<Vec<String>, String> {
+    let Some((before, rest)) = text.split_once('{') else { return Ok(vec![text.to_owned()]) };
+    let (inside, after) = rest.split_once('}').ok_or("a `{` has no `}`")?;
+    let choices: Vec<String> = match inside.split_once("..") {
+        Some((first, last)) => {
+            let number = |text: &str| -> Result<u64, String> {
+                text.parse().map_err(|_| format!("`{text}` in `{{{inside}}}` is not a number"))
+            };
+            let (from, to) = (number(first)?, number(last)?);
+            if to < from || to - from >= LONGEST_RANGE {
+                return Err(format!("`{{{inside}}}` is empty or too long"));
+            }
+            let width = first.len();
+            (from..=to).map(|n| format!("{n:0width$}")).collect()
+        }
+        None => inside.split(',').map(str::to_owned).collect(),
+    };
+    let endings = expand_braces(after)?;
+    let count = u64::try_from(choices.len().saturating_mul(endings.len())).unwrap_or(u64::MAX);
+    if count > LONGEST_RANGE {
+        return Err("its ranges stand for too many files".to_owned());
+    }
+    let joined = |choice: &String| {
+        endings.iter().map(|ending| format!("{before}{choice}{ending}")).collect::<Vec<_>>()
+    };
+    Ok(choices.iter().flat_map(joined).collect())
+}
+
+/// A set of shards, read by sample. Threads may share it.
+#[derive(Debug)]
+pub struct ShardSet {
+    shards: Vec<Shard>,
+    open: Mutex<OpenShards>,
+}
+
+#[derive(Debug)]
+struct Shard {
+    path: PathBuf,
+    length: u64,
+    /// Kept where it cannot be written beside the shard.
+    index: Option<Arc<ShardIndex>>,
+}
+
+#[derive(Debug, Default)]
+struct OpenShards {
+    clock: u64,
+    by_number: BTreeMap<usize, (u64, Arc<OpenShard>)>,
+}
+
+/// A shard whose file is open.
+#[derive(Debug)]
+pub struct OpenShard {
+    /// Its path, as errors and reports show it.
+    pub path: Arc<str>,
+    /// Where its samples are.
+    pub index: Arc<ShardIndex>,
+    file: File,
+}
+
+impl ShardSet {
+    /// Finds the shards and their lengths; makes the indexes that are missing or out of date.
+    ///
+    /// # Errors
+    /// As [`expand`] and [`load_or_make`]; [`DataError::NoSamples`] when there is nothing to read.
+    pub fn open(shards: &str) -> Result<Self, DataError> {
+        let paths = expand(shards)?;
+        let shard_count = paths.len();
+        let opened: Result<Vec<Shard>, DataError> = paths
+            .into_par_iter()
+            .map(|path| {
+                if let Some(length) = known_length(&path) {
+                    return Ok(Shard { path, length, index: None });
+                }
+                let loaded = load_or_make(&path)?;
+                for dropped in &loaded.index.dropped {
+                    tracing::warn!(
+                        shard = %path.display(),
+                        sample = dropped.key,
+                        reason = dropped.reason,
+                        "sample dropped"
+                    );
+                }
+                let length = u64::try_from(loaded.index.samples.len()).unwrap_or(u64::MAX);
+                let index = (!loaded.on_disk).then(|| Arc::new(loaded.index));
+                Ok(Shard { path, length, index })
+            })
+            .collect();
+        let set = Self { shards: opened?, open: Mutex::default() };
+        if set.shards.iter().all(|shard| shard.length == 0) {
+            return Err(DataError::NoSamples { shards: shards.to_owned(), shard_count });
+        }
+        Ok(set)
+    }
+
+    /// Samples of each shard.
+    #[must_use]
+    pub fn lengths(&self) -> Vec<u64> {
+        self.shards.iter().map(|shard| shard.length).collect()
+    }
+
+    /// Path of a shard.
+    #[must_use]
+    pub fn path(&self, shard: usize) -> &Path {
+        &self.shards[shard].path
+    }
+
+    /// A shard with its index and an open file; the one that was not used for longest is closed when there are too many.
+    ///
+    /// # Errors
+    /// [`DataError::Io`] when it cannot be opened, or when it changed since the set was opened.
+    pub fn shard(&self, number: usize) -> Result<Arc<OpenShard>, DataError> {
+        {
+            let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            open.clock += 1;
+            let clock = open.clock;
+            if let Some((used, shard)) = open.by_number.get_mut(&number) {
+                *used = clock;
+                return Ok(Arc::clone(shard));
+            }
+        }
+        // Opened without the lock; two threads may both do it, and one of them wins.
+        let shard = Arc::new(self.shards[number].open()?);
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if open.by_number.len() >= OPEN_SHARDS {
+            let oldest = open.by_number.iter().min_by_key(|(_, (used, _))| *used);
+            if let Some(oldest) = oldest.map(|(&number, _)| number) {
+                open.by_number.remove(&oldest);
+            }
+        }
+        let clock = open.clock;
+        open.by_number.insert(number, (clock, Arc::clone(&shard)));
+        Ok(shard)
+    }
+}
+
+impl Shard {
+    fn open(&self) -> Result<OpenShard, DataError> {
+        let file = File::open(&self.path).map_err(DataError::io("open", &self.path))?;
+        let index = match &self.index {
+            Some(kept) => Arc::clone(kept),
+            None => Arc::new(load_or_make(&self.path)?.index),
+        };
+        if u64::try_from(index.samples.len()) != Ok(self.length) {
+            let changed = std::io::Error::other("it changed while it was in use");
+            return Err(DataError::io("read", &self.path)(changed));
+        }
+        Ok(OpenShard { path: self.path.to_string_lossy().into(), index, file })
+    }
+}
+
+impl OpenShard {
+    /// A sample.
+    #[must_use]
+    pub fn sample(&self, number: usize) -> &IndexedSample {
+        &self.index.samples[number]
+    }
+
+    /// Name of a member's field.
+    #[must_use]
+    pub fn field(&self, member: &IndexedMember) -> &str {
+        &self.index.fields[usize::from(member.field)]
+    }
+
+    /// The bytes of a member.
+    ///
+    /// # Errors
+    /// [`DataError::Io`] when they cannot be read.
+    pub fn read(&self, member: &IndexedMember) -> Result<Vec<u8>, DataError> {
+        let length = usize::try_from(member.length).unwrap_or(usize::MAX);
+        let mut bytes = vec![0; length];
+        self.file
+            .read_exact_at(&mut bytes, member.offset)
+            .map_err(DataError::io("read", &*self.path))?;
+        Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,121 @@
+//! What is kept in memory between epochs: decoded samples, and the tokens of texts.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::decode::Clip;
+use crate::error::DataError;
+use crate::sample::Texts;
+use crate::tokenize::Tokenizer;
+
+/// Texts whose tokens are kept; a training set of millions of captions must not fill the memory.
+const TEXTS_KEPT: usize = 1 << 16;
+
+/// A sample after decoding.
+#[derive(Debug)]
+pub(super) struct Decoded {
+    pub(super) shard: Arc<str>,
+    pub(super) key: String,
+    pub(super) clip: Clip,
+    pub(super) texts: Texts,
+}
+
+/// Source, shard, sample.
+pub(super) type Place = (usize, usize, usize);
+
+/// Decoded samples up to a number of bytes. What came first stays: under a shuffled order any choice is as good, and nothing is decoded
+/// only to be thrown out before it is used again.
+#[derive(Debug, Default)]
+pub(super) struct Cache {
+    limit_bytes: u64,
+    hits: AtomicU64,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    bytes: u64,
+    samples: HashMap<Place, Arc<Decoded>>,
+}
+
+impl Cache {
+    pub(super) fn new(limit_mib: usize) -> Self {
+        let limit_bytes = u64::try_from(limit_mib).unwrap_or(u64::MAX).saturating_mul(1 << 20);
+        Self { limit_bytes, ..Self::default() }
+    }
+
+    pub(super) fn get(&self, place: Place) -> Option<Arc<Decoded>> {
+        if self.limit_bytes == 0 {
+            return None;
+        }
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = kept.samples.get(&place).map(Arc::clone);
+        if found.is_some() {
+            self.hits.fetch_add(1, Ordering::Relaxed);
+        }
+        found
+    }
+
+    pub(super) fn put(&self, place: Place, sample: &Arc<Decoded>) {
+        if self.limit_bytes == 0 {
+            return;
+        }
+        let bytes = u64::try_from(sample.bytes()).unwrap_or(u64::MAX);
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if bytes <= self.limit_bytes.saturating_sub(kept.bytes)
+            && kept.samples.insert(place, Arc::clone(sample)).is_none()
+        {
+            kept.bytes += bytes;
+        }
+    }
+
+    /// Samples kept, their bytes, and how often one was found.
+    pub(super) fn statistics(&self) -> (u64, u64, u64) {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let samples = u64::try_from(kept.samples.len()).unwrap_or(u64::MAX);
+        (samples, kept.bytes, self.hits.load(Ordering::Relaxed))
+    }
+}
+
+impl Decoded {
+    /// Bytes it takes, about; of the json's other fields nothing is kept.
+    fn bytes(&self) -> usize {
+        let question = |question: &crate::Question| {
+            size_of_val(question)
+                + question.question.len()
+                + question.answer.len()
+                + question.kind.len()
+        };
+        let questions: usize = self.texts.questions.iter().map(question).sum();
+        let caption = self.texts.caption.as_ref().map_or(0, String::len);
+        self.clip.bytes() + questions + caption + self.key.len() + size_of::<Self>()
+    }
+}
+
+/// A tokenizer that remembers.
+#[derive(Debug)]
+pub(super) struct KnownTexts {
+    tokenizer: Tokenizer,
+    tokens: Mutex<HashMap<String, Arc<[i32]>>>,
+}
+
+impl KnownTexts {
+    pub(super) fn new(tokenizer: Tokenizer) -> Self {
+        Self { tokenizer, tokens: Mutex::default() }
+    }
+
+    pub(super) fn encode(&self, text: &str) -> Result<Arc<[i32]>, DataError> {
+        let lock = || self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = lock().get(text) {
+            return Ok(Arc::clone(known));
+        }
+        let tokens: Arc<[i32]> = self.tokenizer.encode(text)?.into();
+        let mut kept = lock();
+        if kept.len() >= TEXTS_KEPT {
+            kept.clear();
+        }
+        kept.insert(text.to_owned(), Arc::clone(&tokens));
+        Ok(tokens)
+    }
+}

@@ -1,0 +1,365 @@
+//! Batches of one stage, read and decoded on threads ahead of the step.
+//!
+//! Threads claim rows in the order in which they are needed, at most `prefetch_batches` batches ahead; whoever finishes the last row of
+//! a batch puts it together. What a batch holds depends on the recipe, the step and the rank alone, never on the threads.
+
+mod cache;
+mod row;
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{Builder, JoinHandle, available_parallelism};
+use std::time::Duration;
+
+use vljepa_recipes::Recipe;
+use vljepa_recipes::schema::BadSamples;
+
+use self::row::{Row, RowMaker};
+use crate::batch::{Batch, Ragged, Skipped};
+use crate::error::DataError;
+use crate::order;
+use crate::tokenize::target_hash;
+
+/// Samples read before their share of bad ones is looked at.
+const SAMPLES_BEFORE_FRACTION: u64 = 1000;
+
+/// What a stream has done so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StreamStats {
+    /// Samples read for the batches that [`BatchStream::next`] returned, the bad ones included.
+    pub samples_read: u64,
+    /// Those of them that could not be used.
+    pub bad_samples: u64,
+    /// Decoded samples kept in memory.
+    pub cached_samples: u64,
+    /// Bytes they take, about.
+    pub cached_bytes: u64,
+    /// Samples that came from memory.
+    pub cache_hits: u64,
+    /// Batches that are ready: 0 means that the step waits for data.
+    pub ready_batches: usize,
+    /// Batches prepared ahead at most.
+    pub prefetch_batches: usize,
+}
+
+/// The batches of one rank in one stage, in order.
+pub struct BatchStream {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+    policy: BadSamples,
+    samples_read: u64,
+    bad_samples: u64,
+    failed: bool,
+}
+
+/// What the threads share.
+struct Shared {
+    maker: RowMaker,
+    steps: u64,
+    prefetch: usize,
+    global_batch: usize,
+    rows: Range<usize>,
+    state: Mutex<State>,
+    work: Condvar,
+    ready: Condvar,
+}
+
+struct State {
+    stop: bool,
+    /// Step of `slots[0]`, the one that is returned next.
+    first_step: u64,
+    /// The next row to be claimed: step, and row on this rank.
+    claim: (u64, usize),
+    slots: VecDeque<Slot>,
+}
+
+/// A batch in the making.
+enum Slot {
+    Rows { rows: Vec<Option<Result<Row, DataError>>>, missing: usize },
+    Assembling,
+    Done(Result<Batch, DataError>),
+}
+
+impl BatchStream {
+    /// Opens the shards of stage number `stage` and starts to read for `rank` of `world_size`, from step `first_step` of the stage.
+    ///
+    /// # Errors
+    /// When shards or tokenizers cannot be read, or the recipe asks for what they cannot give.
+    pub fn open(
+        recipe: &Recipe,
+        stage: usize,
+        rank: usize,
+        world_size: usize,
+        first_step: u64,
+    ) -> Result<Self, DataError> {
+        let maker = RowMaker::new(recipe, stage)?;
+        let Some(settings) = recipe.stages.get(stage) else {
+            return Err(DataError::Ended(format!("there is no stage number {stage}")));
+        };
+        let wrong = |key: String, reason: String| Err(DataError::Recipe { key, reason });
+        if rank >= world_size || settings.batch < world_size {
+            let reason = format!("has {} rows, too few for {world_size} ranks", settings.batch);
+            return wrong(format!("stages.{stage}.batch"), reason);
+        }
+        if first_step > settings.steps {
+            let reason = format!("is {}, and step {first_step} is asked for", settings.steps);
+            return wrong(format!("stages.{stage}.steps"), reason);
+        }
+        let shared = Arc::new(Shared {
+            maker,
+            steps: settings.steps,
+            prefetch: recipe.data.prefetch_batches.max(1),
+            global_batch: settings.batch,
+            rows: order::rows(rank, world_size, settings.batch),
+            state: Mutex::new(State {
+                stop: false,
+                first_step,
+                claim: (first_step, 0),
+                slots: VecDeque::new(),
+            }),
+            work: Condvar::new(),
+            ready: Condvar::new(),
+        });
+        let mut stream = Self {
+            shared,
+            threads: Vec::new(),
+            policy: recipe.data.bad_samples.clone(),
+            samples_read: 0,
+            bad_samples: 0,
+            failed: false,
+        };
+        for number in 0..thread_count(recipe.data.threads, world_size) {
+            let shared = Arc::clone(&stream.shared);
+            let thread = Builder::new()
+                .name(format!("data-{number}"))
+                .spawn(move || shared.read_rows())
+                .map_err(DataError::Thread)?;
+            stream.threads.push(thread);
+        }
+        Ok(stream)
+    }
+
+    /// The next batch; waits until it is ready.
+    ///
+    /// # Errors
+    /// The reason why reading stopped, at the batch in which it did: more bad samples than the recipe allows, a shard that can no
+    /// longer be read, a panic in a decoder. [`DataError::Ended`] after the stage's last batch and after an error.
+    #[expect(clippy::should_implement_trait, reason = "the end of a stage is the caller's to know")]
+    pub fn next(&mut self) -> Result<Batch, DataError> {
+        if self.failed {
+            return Err(DataError::Ended("it has failed before".to_owned()));
+        }
+        let batch = self.shared.take(&self.threads).and_then(|batch| self.account(batch));
+        self.failed = batch.is_err();
+        batch
+    }
+
+    /// What the stream has done so far.
+    #[must_use]
+    pub fn stats(&self) -> StreamStats {
+        let (cached_samples, cached_bytes, cache_hits) = self.shared.maker.cache.statistics();
+        let state = self.shared.lock();
+        let done = |slot: &&Slot| matches!(slot, Slot::Done(_));
+        StreamStats {
+            samples_read: self.samples_read,
+            bad_samples: self.bad_samples,
+            cached_samples,
+            cached_bytes,
+            cache_hits,
+            ready_batches: state.slots.iter().take_while(done).count(),
+            prefetch_batches: self.shared.prefetch,
+        }
+    }
+
+    /// Counts and names the bad samples of a batch, in order, and holds them against the recipe's policy.
+    fn account(&mut self, batch: Batch) -> Result<Batch, DataError> {
+        let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+        self.bad_samples += count(batch.skipped.len());
+        self.samples_read += count(batch.rows()) + count(batch.skipped.len());
+        for Skipped { source, shard, key, reason } in &batch.skipped {
+            tracing::warn!(source, shard, sample = key, reason, "bad sample skipped");
+        }
+        #[expect(clippy::cast_precision_loss, reason = "counts of samples stay far below 2⁵³")]
+        let fraction = self.bad_samples as f64 / self.samples_read as f64;
+        match batch.skipped.last() {
+            Some(last)
+                if self.samples_read > SAMPLES_BEFORE_FRACTION
+                    && fraction > self.policy.max_fraction =>
+            {
+                Err(DataError::TooManyBad {
+                    bad: self.bad_samples,
+                    read: self.samples_read,
+                    allowed: self.policy.max_fraction,
+                    shard: last.shard.clone(),
+                    key: last.key.clone(),
+                    reason: last.reason.clone(),
+                })
+            }
+            _ => Ok(batch),
+        }
+    }
+}
+
+impl Drop for BatchStream {
+    /// Ends the threads: each finishes the sample it is at.
+    fn drop(&mut self) {
+        self.shared.lock().stop = true;
+        self.shared.work.notify_all();
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a reading thread panicked outside of a sample");
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A thread's life.
+    fn read_rows(&self) {
+        let mut scratch = self.maker.scratch();
+        while let Some((step, row)) = self.claim() {
+            let in_stage = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+            let global_index = step * in_stage(self.global_batch) + in_stage(self.rows.start + row);
+            let made =
+                catch_unwind(AssertUnwindSafe(|| self.maker.make(global_index, &mut scratch)));
+            let made = made.unwrap_or_else(|panic| {
+                let message = panic
+                    .downcast_ref::<&str>()
+                    .map(|text| (*text).to_owned())
+                    .or_else(|| panic.downcast_ref::<String>().cloned())
+                    .unwrap_or_else(|| "without a text".to_owned());
+                let (shard, key) = (scratch.shard.to_string(), scratch.key.clone());
+                scratch = self.maker.scratch();
+                Err(DataError::Panicked { shard, key, message })
+            });
+            self.finish(step, row, made);
+        }
+    }
+
+    /// The next row to make; waits while enough batches are ready. None when there is no more to do.
+    fn claim(&self) -> Option<(u64, usize)> {
+        let mut state = self.lock();
+        loop {
+            let (step, row) = state.claim;
+            if state.stop || step >= self.steps {
+                return None;
+            }
+            let ahead = usize::try_from(step - state.first_step).unwrap_or(usize::MAX);
+            if ahead < self.prefetch {
+                let count = self.rows.len();
+                if row == 0 {
+                    let rows = std::iter::repeat_with(|| None).take(count).collect();
+                    state.slots.push_back(Slot::Rows { rows, missing: count });
+                }
+                state.claim = if row + 1 == count { (step + 1, 0) } else { (step, row + 1) };
+                return Some((step, row));
+            }
+            state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Puts a row in its place, and the batch together if it was the last one.
+    fn finish(&self, step: u64, row: usize, made: Result<Row, DataError>) {
+        let mut state = self.lock();
+        // A batch is taken only when it is done, so its slot is still there.
+        let place = usize::try_from(step - state.first_step).unwrap_or(usize::MAX);
+        let Some(slot) = state.slots.get_mut(place) else { return };
+        let Slot::Rows { rows, missing } = slot else { return };
+        rows[row] = Some(made);
+        *missing -= 1;
+        if *missing > 0 {
+            return;
+        }
+        let rows = std::mem::take(rows);
+        *slot = Slot::Assembling;
+        drop(state);
+        let batch = catch_unwind(AssertUnwindSafe(|| self.assemble(step, rows)));
+        let batch = batch.unwrap_or_else(|_| {
+            Err(DataError::Ended(format!("batch {step} could not be put together")))
+        });
+        let mut state = self.lock();
+        // Batches before this one may have been taken meanwhile.
+        let place = usize::try_from(step - state.first_step).unwrap_or(usize::MAX);
+        if let Some(slot) = state.slots.get_mut(place) {
+            *slot = Slot::Done(batch);
+        }
+        self.ready.notify_all();
+    }
+
+    fn assemble(
+        &self,
+        step: u64,
+        rows: Vec<Option<Result<Row, DataError>>>,
+    ) -> Result<Batch, DataError> {
+        let rows: Vec<Row> = rows.into_iter().flatten().collect::<Result<_, _>>()?;
+        let frames_per_row = rows.first().map_or(0, |row| row.decoded.clip.order.len());
+        let size = self.maker.image_size();
+        let shape = [rows.len(), frames_per_row, size, size, 3];
+        let mut batch = Batch {
+            stage_step: step,
+            first_row: self.rows.start,
+            global_batch: self.global_batch,
+            frames: Vec::with_capacity(shape.iter().product()),
+            frames_shape: shape,
+            query: Ragged::new(),
+            target: Ragged::new(),
+            target_hashes: Vec::with_capacity(rows.len()),
+            query_texts: Vec::with_capacity(rows.len()),
+            target_texts: Vec::with_capacity(rows.len()),
+            samples: Vec::with_capacity(rows.len()),
+            skipped: Vec::new(),
+        };
+        for row in rows {
+            row.cropped.as_ref().unwrap_or(&row.decoded.clip).append_to(&mut batch.frames);
+            batch.query.push(&row.query);
+            batch.target.push(&row.target);
+            batch.target_hashes.push(target_hash(&row.target_text));
+            batch.query_texts.push(row.query_text);
+            batch.target_texts.push(row.target_text);
+            batch.samples.push(row.sample);
+            batch.skipped.extend(row.skipped);
+        }
+        let expected: usize = shape.iter().product();
+        assert_eq!(batch.frames.len(), expected, "pixels of batch {step}");
+        Ok(batch)
+    }
+
+    /// The next batch, when it is done.
+    fn take(&self, threads: &[JoinHandle<()>]) -> Result<Batch, DataError> {
+        let mut state = self.lock();
+        loop {
+            if state.first_step >= self.steps {
+                let last = format!("the stage has {} steps, all of them taken", self.steps);
+                return Err(DataError::Ended(last));
+            }
+            if let Some(Slot::Done(_)) = state.slots.front()
+                && let Some(Slot::Done(batch)) = state.slots.pop_front()
+            {
+                state.first_step += 1;
+                self.work.notify_all();
+                return batch;
+            }
+            // Threads end only when all rows are made; anything else is a bug, and must not become a wait without end.
+            if threads.iter().all(JoinHandle::is_finished) {
+                return Err(DataError::Ended("its threads are gone".to_owned()));
+            }
+            let waited = self.ready.wait_timeout(state, Duration::from_secs(1));
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+/// Threads of one rank: the recipe's number, or this rank's share of the cores.
+fn thread_count(wanted: usize, world_size: usize) -> usize {
+    let cores = || available_parallelism().map_or(1, std::num::NonZero::get);
+    if wanted == 0 { (cores() / world_size).max(1) } else { wanted }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,372 @@
+//! One row of a batch: from its index in the stage to pixels and tokens.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use vljepa_recipes::Recipe;
+use vljepa_recipes::schema::{Mixing, Source, TargetRule, TextSource, Transform};
+
+use super::cache::{Cache, Decoded, KnownTexts};
+use crate::batch::{SampleRef, Skipped};
+use crate::decode::{Media, Picture, decode};
+use crate::error::DataError;
+use crate::order::{Location, Order, SourceLengths, mix};
+use crate::sample::{RawSample, Texts};
+use crate::shards::ShardSet;
+use crate::tokenize::Tokenizer;
+use crate::transform::Shaper;
+
+/// What the draws of a row are for.
+const CROP: u64 = 1;
+const RULE: u64 = 2;
+const QUESTION: u64 = 3;
+
+/// Makes rows; all threads share it.
+#[derive(Debug)]
+pub(super) struct RowMaker {
+    pub(super) cache: Cache,
+    order: Order,
+    sources: Vec<StageSource>,
+    image_size: u32,
+    queries: KnownTexts,
+    targets: KnownTexts,
+    key: u64,
+    max_consecutive: u32,
+}
+
+/// A source of the stage.
+#[derive(Debug)]
+struct StageSource {
+    name: String,
+    shards: ShardSet,
+    media: Media,
+    rules: Vec<TargetRule>,
+    transform: Transform,
+    frames: usize,
+}
+
+/// One finished row.
+#[derive(Debug)]
+pub(super) struct Row {
+    pub(super) sample: SampleRef,
+    pub(super) decoded: Arc<Decoded>,
+    /// The shape of the pixels where they are not those of `decoded`: a random crop.
+    pub(super) cropped: Option<crate::decode::Clip>,
+    pub(super) query_text: String,
+    pub(super) target_text: String,
+    pub(super) query: Arc<[i32]>,
+    pub(super) target: Arc<[i32]>,
+    pub(super) skipped: Vec<Skipped>,
+}
+
+/// What a thread keeps for itself.
+pub(super) struct Scratch {
+    shapers: Vec<Shaper>,
+    /// The sample at hand, for the error of a panic.
+    pub(super) shard: Arc<str>,
+    pub(super) key: String,
+}
+
+/// Why a sample gives no row.
+enum Fault {
+    /// It is bad: another one takes its place.
+    Bad(String),
+    /// Reading is at an end.
+    Fatal(DataError),
+}
+
+impl From<DataError> for Fault {
+    fn from(error: DataError) -> Self {
+        match error {
+            DataError::BadSample { reason, .. } => Self::Bad(reason),
+            other => Self::Fatal(other),
+        }
+    }
+}
+
+impl RowMaker {
+    pub(super) fn new(recipe: &Recipe, stage_index: usize) -> Result<Self, DataError> {
+        let Some(stage) = recipe.stages.get(stage_index) else {
+            return Err(wrong("stages", format!("there is no stage number {stage_index}")));
+        };
+        let mut sources = Vec::new();
+        let mut lengths = Vec::new();
+        for (name, &weight) in &stage.mixture {
+            if weight == 0 {
+                continue;
+            }
+            let Some(source) = recipe.data.sources.get(name) else {
+                let key = format!("stages.{stage_index}.mixture.{name}");
+                return Err(wrong(key, "is not among data.sources".to_owned()));
+            };
+            let frames = source.frames.unwrap_or(stage.frames);
+            if frames == 0 || (frames != stage.frames && stage.mixing == Mixing::Sample) {
+                let key = format!("data.sources.{name}.frames");
+                let reason = "must be the stage's unless its mixing is `batch`".to_owned();
+                return Err(wrong(key, reason));
+            }
+            let opened = StageSource::open(name, source, frames)?;
+            lengths
+                .push(SourceLengths { name: name.clone(), shard_lengths: opened.shards.lengths() });
+            sources.push(opened);
+        }
+        let model = &recipe.model;
+        let (predictor, y_encoder) = (&model.predictor, &model.y_encoder);
+        Ok(Self {
+            cache: Cache::new(recipe.data.cache_mib),
+            order: Order::new(
+                recipe.seed,
+                stage_index,
+                &mixture_of(stage),
+                &lengths,
+                recipe.data.shuffle_window,
+            )?,
+            sources,
+            image_size: u32::try_from(model.image_size)
+                .map_err(|_| wrong("model.image_size", "is too large".to_owned()))?,
+            queries: tokenizer(
+                "model.predictor",
+                predictor.tokenizer.as_ref(),
+                predictor.max_query_tokens,
+                predictor.vocab_size,
+            )?,
+            targets: tokenizer(
+                "model.y_encoder",
+                y_encoder.tokenizer.as_ref(),
+                y_encoder.max_target_tokens,
+                y_encoder.vocab_size,
+            )?,
+            key: mix(&[
+                recipe.seed,
+                u64::try_from(stage_index).unwrap_or(u64::MAX),
+                0x0074_6578_7473,
+            ]),
+            max_consecutive: recipe.data.bad_samples.max_consecutive,
+        })
+    }
+
+    pub(super) fn scratch(&self) -> Scratch {
+        let shaper = |source: &StageSource| Shaper::new(source.transform, self.image_size);
+        let shapers = self.sources.iter().map(shaper).collect();
+        Scratch { shapers, shard: Arc::from(""), key: String::new() }
+    }
+
+    /// Side of the frames.
+    pub(super) fn image_size(&self) -> usize {
+        usize::try_from(self.image_size).unwrap_or(usize::MAX)
+    }
+
+    /// The row at `global_index` of the stage; of bad samples the replacements are tried in turn, as many as the recipe allows.
+    pub(super) fn make(&self, global_index: u64, scratch: &mut Scratch) -> Result<Row, DataError> {
+        let mut skipped: Vec<Skipped> = Vec::new();
+        let mut location = self.order.locate(global_index);
+        for attempt in 1.. {
+            let key = mix(&[self.key, global_index, attempt]);
+            match self.make_from(location, key, scratch) {
+                Ok(row) => return Ok(Row { skipped, ..row }),
+                Err(Fault::Fatal(error)) => return Err(error),
+                Err(Fault::Bad(reason)) => {
+                    let source = self.sources[location.source].name.clone();
+                    let (shard, key) = (scratch.shard.to_string(), scratch.key.clone());
+                    skipped.push(Skipped { source, shard, key, reason });
+                }
+            }
+            if attempt > u64::from(self.max_consecutive) {
+                break;
+            }
+            location = self.order.replacement(global_index, attempt);
+        }
+        let count = u64::try_from(skipped.len()).unwrap_or(u64::MAX);
+        let last =
+            skipped.pop().ok_or_else(|| DataError::Ended("no sample was tried".to_owned()))?;
+        Err(DataError::TooManyInARow {
+            source_name: last.source,
+            count,
+            allowed: self.max_consecutive,
+            shard: last.shard,
+            key: last.key,
+            reason: last.reason,
+        })
+    }
+
+    fn make_from(&self, location: Location, key: u64, scratch: &mut Scratch) -> Result<Row, Fault> {
+        let source = &self.sources[location.source];
+        let decoded = self.decoded(location, scratch)?;
+        let (query, target) = choose_texts(&source.rules, &decoded.texts, key)?;
+        let encode = |texts: &KnownTexts, text| {
+            texts.encode(text).map_err(|error| Fault::Bad(error.to_string()))
+        };
+        let (query_tokens, target_tokens) =
+            (encode(&self.queries, query)?, encode(&self.targets, target)?);
+        if target_tokens.is_empty() {
+            return Err(Fault::Bad(format!("its target {target:?} has no tokens")));
+        }
+        let cropped = match source.transform {
+            Transform::RandomResizedCrop => {
+                let shaper = &mut scratch.shapers[location.source];
+                let draw = mix(&[key, CROP]);
+                let shape = |picture: &Picture| shaper.shape(picture.clone(), draw);
+                let pictures: Result<Vec<_>, _> = decoded.clip.pictures.iter().map(shape).collect();
+                let pictures = pictures.map_err(Fault::Bad)?;
+                Some(crate::decode::Clip { pictures, order: decoded.clip.order.clone() })
+            }
+            Transform::ResizeCenterCrop | Transform::Squash => None,
+        };
+        Ok(Row {
+            sample: SampleRef {
+                source: source.name.clone(),
+                shard: decoded.shard.to_string(),
+                key: decoded.key.clone(),
+            },
+            cropped,
+            query_text: query.to_owned(),
+            target_text: target.to_owned(),
+            query: query_tokens,
+            target: target_tokens,
+            skipped: Vec::new(),
+            decoded,
+        })
+    }
+
+    /// The sample's pixels and texts, from memory or from its shard. Pixels are at the model's size unless each row crops anew.
+    fn decoded(&self, location: Location, scratch: &mut Scratch) -> Result<Arc<Decoded>, Fault> {
+        let place = (location.source, location.shard, location.sample);
+        if let Some(known) = self.cache.get(place) {
+            scratch.shard = Arc::clone(&known.shard);
+            scratch.key.clone_from(&known.key);
+            return Ok(known);
+        }
+        let source = &self.sources[location.source];
+        let shard = source.shards.shard(location.shard)?;
+        scratch.shard = Arc::clone(&shard.path);
+        scratch.key = shard.sample(location.sample).key.to_string();
+        let raw = RawSample::read(&shard, location.sample, Some(source.media))?;
+        let mut texts = raw.texts().map_err(Fault::Bad)?;
+        texts.fields.clear();
+        if !source.rules.iter().any(|rule| serves(rule, &texts)) {
+            return Err(Fault::Bad(nothing_to_say(&raw)));
+        }
+        let Some((media, bytes)) = &raw.visual else {
+            return Err(Fault::Bad(match source.media {
+                Media::Image => "it has no picture (jpg, jpeg, png)".to_owned(),
+                Media::Video => "it has no clip (mp4, mkv, webm, avi, mov)".to_owned(),
+            }));
+        };
+        let shaper = &mut scratch.shapers[location.source];
+        let clip = decode(*media, bytes, source.frames, &mut |picture| match source.transform {
+            Transform::RandomResizedCrop => Ok(picture),
+            Transform::ResizeCenterCrop | Transform::Squash => shaper.shape(picture, 0),
+        });
+        let decoded = Arc::new(Decoded {
+            shard: raw.shard,
+            key: raw.key,
+            clip: clip.map_err(Fault::Bad)?,
+            texts,
+        });
+        self.cache.put(place, &decoded);
+        Ok(decoded)
+    }
+}
+
+impl StageSource {
+    fn open(name: &str, source: &Source, frames: usize) -> Result<Self, DataError> {
+        if source.targets.iter().all(|rule| rule.weight == 0) {
+            let key = format!("data.sources.{name}.targets");
+            return Err(wrong(key, "gives no rule any weight".to_owned()));
+        }
+        Ok(Self {
+            name: name.to_owned(),
+            shards: ShardSet::open(&source.shards)?,
+            media: Media::of_source(source.visual),
+            rules: source.targets.clone(),
+            transform: source.transform,
+            frames,
+        })
+    }
+}
+
+/// The stage without the sources of weight 0, which are not opened.
+fn mixture_of(stage: &vljepa_recipes::schema::Stage) -> vljepa_recipes::schema::Stage {
+    let mut stage = stage.clone();
+    stage.mixture.retain(|_, weight| *weight > 0);
+    stage
+}
+
+fn tokenizer(
+    key: &str,
+    path: Option<&PathBuf>,
+    max_tokens: usize,
+    vocab_size: usize,
+) -> Result<KnownTexts, DataError> {
+    let Some(path) = path else {
+        return Err(wrong(format!("{key}.tokenizer"), "must name a tokenizer.json".to_owned()));
+    };
+    let tokenizer = Tokenizer::load(path, max_tokens)?;
+    if tokenizer.vocab_size() > vocab_size {
+        let reason = format!(
+            "is {vocab_size}, but {} has {} tokens",
+            path.display(),
+            tokenizer.vocab_size()
+        );
+        return Err(wrong(format!("{key}.vocab_size"), reason));
+    }
+    Ok(KnownTexts::new(tokenizer))
+}
+
+/// The query and the target: a rule is drawn by weight among those that the sample can serve, then one of its questions.
+fn choose_texts<'a>(
+    rules: &'a [TargetRule],
+    texts: &'a Texts,
+    key: u64,
+) -> Result<(&'a str, &'a str), Fault> {
+    let served = || rules.iter().filter(|rule| serves(rule, texts));
+    let weights: u64 = served().map(|rule| u64::from(rule.weight)).sum();
+    let mut draw = mix(&[key, RULE]) % weights.max(1);
+    for rule in served() {
+        let weight = u64::from(rule.weight);
+        if draw >= weight {
+            draw -= weight;
+            continue;
+        }
+        match (rule.from, &texts.caption) {
+            (TextSource::Caption, Some(caption)) => return Ok((&rule.query, caption)),
+            (TextSource::Caption, None) => {}
+            (TextSource::Questions, _) => {
+                let matching: Vec<_> =
+                    texts.questions.iter().filter(|question| matches(rule, question)).collect();
+                let count = u64::try_from(matching.len()).unwrap_or(u64::MAX);
+                let nth = usize::try_from(mix(&[key, QUESTION]) % count.max(1)).unwrap_or(0);
+                if let Some(question) = matching.get(nth) {
+                    return Ok((&question.question, &question.answer));
+                }
+            }
+        }
+    }
+    Err(Fault::Bad("none of its texts fits a rule of `targets`".to_owned()))
+}
+
+fn serves(rule: &TargetRule, texts: &Texts) -> bool {
+    rule.weight > 0
+        && match rule.from {
+            TextSource::Caption => texts.caption.is_some(),
+            TextSource::Questions => texts.questions.iter().any(|question| matches(rule, question)),
+        }
+}
+
+fn matches(rule: &TargetRule, question: &crate::Question) -> bool {
+    !question.answer.trim().is_empty()
+        && rule.kind.as_ref().is_none_or(|kind| *kind == question.kind)
+}
+
+fn nothing_to_say(raw: &RawSample) -> String {
+    let texts = match (&raw.txt, &raw.json) {
+        (None, None) => "it has neither a txt nor a json member",
+        (Some(_), _) => "its caption is empty",
+        (None, Some(_)) => "its json has no caption",
+    };
+    format!("{texts}, and no question that a rule of `targets` takes")
+}
+
+fn wrong(key: impl Into<String>, reason: String) -> DataError {
+    DataError::Recipe { key: key.into(), reason }
+}
