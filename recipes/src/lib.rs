@@ -8,7 +8,7 @@ pub mod protocol;
 mod read;
 pub mod run_directory;
 pub mod schema;
-pub mod shard_names;
+mod shard_names;
 mod suggest;
 mod tree;
 

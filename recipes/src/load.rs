@@ -359,3 +359,6 @@ fn neighbours(path: &Path) -> Option<String> {
     let typed = path.file_name()?.to_str()?;
     suggestion(typed, names.iter().map(String::as_str)).or_else(|| recipes_in(folder))
 }
+
+#[cfg(test)]
+mod tests;

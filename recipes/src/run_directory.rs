@@ -289,6 +289,18 @@ impl RunDirectory {
         self.root.join("evaluations")
     }
 
+    /// Scores measured at one step.
+    #[must_use]
+    pub fn evaluation(&self, step: u64) -> PathBuf {
+        self.evaluations().join(format!("step-{step:08}.json"))
+    }
+
+    /// Samples with the model's answers, for the report.
+    #[must_use]
+    pub fn samples(&self) -> PathBuf {
+        self.root.join("samples.json")
+    }
+
     /// TensorBoard event files.
     #[must_use]
     pub fn tensorboard(&self) -> PathBuf {

@@ -1,103 +1,73 @@
-//! What a source's `shards` names: a folder, one tar, or a brace range.
+//! Names of shards: a folder, one tar, or a name with brace ranges such as `clips-{000000..000127}.tar` or `{a,b}.tar`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-/// Most shards one range may name; more is a slip of the finger (Action100M at 100 clips a shard is 1.2 million).
-const MAX_SHARDS: u64 = 4_000_000;
-
-/// What `shards` names.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ShardNames {
-    /// A folder, of which all `*.tar` are meant, or one tar: the disk decides which.
-    Path(PathBuf),
-    /// `before{first..last}after`, numbers padded with zeros to `digits`.
-    Range {
-        /// Text before the brace.
-        before: String,
-        /// Text after it.
-        after: String,
-        /// First number.
-        first: u64,
-        /// Last number, included.
-        last: u64,
-        /// Digits of each number.
-        digits: usize,
-    },
-}
-
-impl ShardNames {
-    /// The path of the i-th shard of a range; the path itself otherwise.
-    #[must_use]
-    pub fn path(&self, index: u64) -> PathBuf {
-        match self {
-            Self::Path(path) => path.clone(),
-            Self::Range { before, after, first, digits, .. } => {
-                let number = first + index;
-                PathBuf::from(format!("{before}{number:0digits$}{after}"))
-            }
-        }
-    }
-
-    /// Shards that a range names; 1 otherwise.
-    #[must_use]
-    pub fn count(&self) -> u64 {
-        match self {
-            Self::Path(_) => 1,
-            Self::Range { first, last, .. } => last - first + 1,
-        }
-    }
-}
-
-/// Reads `shards` as `clips-{000000..000127}.tar`, or as one path.
+/// The first and the last path that a name stands for; the same one twice where it has no braces.
 ///
 /// # Errors
 ///
-/// What is wrong with a brace range, in words.
-pub fn expand(shards: &str) -> Result<ShardNames, String> {
-    let Some((before, rest)) = shards.split_once('{') else {
-        return match shards.contains('}') {
-            true => Err(format!("`{shards}` closes a brace that it does not open")),
-            false => Ok(ShardNames::Path(Path::new(shards).to_owned())),
+/// What is wrong with a brace, in words.
+pub(crate) fn first_and_last(shards: &str) -> Result<[PathBuf; 2], String> {
+    let mut ends = [String::new(), String::new()];
+    let mut rest = shards;
+    while let Some((before, inside_and_after)) = rest.split_once('{') {
+        let Some((inside, after)) = inside_and_after.split_once('}') else {
+            return Err(format!("`{shards}` opens a brace and does not close it"));
         };
-    };
-    let (range, after) =
-        rest.split_once('}').ok_or_else(|| format!("`{shards}` opens a brace and does not close it"))?;
-    if after.contains(['{', '}']) {
-        return Err(format!("`{shards}` has more than one range"));
-    }
-    let bounds = range.split_once("..").and_then(|(first, last)| {
-        let plain = |digits: &str| digits.bytes().all(|b| b.is_ascii_digit());
-        if !plain(first) || !plain(last) {
-            return None;
+        let choices = first_and_last_choice(inside)?;
+        for (end, choice) in ends.iter_mut().zip(choices) {
+            end.push_str(before);
+            end.push_str(&choice);
         }
-        Some((first.parse::<u64>().ok()?, last.parse::<u64>().ok()?, first.len()))
-    });
-    let (first, last, digits) =
-        bounds.ok_or_else(|| format!("`{{{range}}}` is not a range of numbers"))?;
-    if last < first || last - first >= MAX_SHARDS {
-        return Err(format!("`{{{range}}}` counts backwards, or beyond {MAX_SHARDS} shards"));
+        rest = after;
     }
-    Ok(ShardNames::Range { before: before.to_owned(), after: after.to_owned(), first, last, digits })
+    if rest.contains('}') {
+        return Err(format!("`{shards}` closes a brace that it does not open"));
+    }
+    Ok(ends.map(|end| PathBuf::from(end + rest)))
+}
+
+/// The ends of `000..127`, padded as the first is, or of `a,b,c`.
+fn first_and_last_choice(inside: &str) -> Result<[String; 2], String> {
+    let Some((first, last)) = inside.split_once("..") else {
+        let first = inside.split(',').next().unwrap_or_default();
+        let last = inside.rsplit(',').next().unwrap_or_default();
+        return Ok([first.to_owned(), last.to_owned()]);
+    };
+    let number = |digits: &str| {
+        let plain = digits.bytes().all(|b| b.is_ascii_digit());
+        if plain { digits.parse::<u64>().ok() } else { None }
+    };
+    let (Some(from), Some(to)) = (number(first), number(last)) else {
+        return Err(format!("`{{{inside}}}` is not a range of whole numbers"));
+    };
+    if to < from {
+        return Err(format!("`{{{inside}}}` counts backwards"));
+    }
+    let width = first.len();
+    Ok([first.to_owned(), format!("{to:0width$}")])
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{ShardNames, expand};
+    use super::first_and_last;
 
     #[test]
     fn ranges_keep_their_zeros_and_their_ends() {
-        let names = expand("a/clips-{000098..000101}.tar").unwrap();
-        let all: Vec<_> = (0..names.count()).map(|i| names.path(i)).collect();
-        assert_eq!(all.len(), 4);
-        assert_eq!(all[0].to_str(), Some("a/clips-000098.tar"));
-        assert_eq!(all[3].to_str(), Some("a/clips-000101.tar"));
-        assert_eq!(expand("folder").unwrap(), ShardNames::Path("folder".into()));
+        for (shards, first, last) in [
+            ("a/clips-{000098..000101}.tar", "a/clips-000098.tar", "a/clips-000101.tar"),
+            ("{a,b,c}/{0..9}.tar", "a/0.tar", "c/9.tar"),
+            ("{08..10}.tar", "08.tar", "10.tar"),
+            ("folder", "folder", "folder"),
+        ] {
+            assert_eq!(first_and_last(shards).unwrap(), [first.into(), last.into()] as [std::path::PathBuf; 2]);
+        }
     }
 
     #[test]
     fn what_is_no_range_is_refused() {
-        for bad in ["a{1..", "a{1-3}.tar", "a{3..1}.tar", "a{0..9}{0..9}.tar", "a}.tar", "a{x..y}"] {
-            assert!(expand(bad).is_err(), "{bad}");
+        for bad in ["a{1..", "a{3..1}.tar", "a}.tar", "a{x..y}", "a{-1..3}"] {
+            assert!(first_and_last(bad).is_err(), "{bad}");
         }
     }
 }

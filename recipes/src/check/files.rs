@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{Problem, Problems};
 use crate::schema::{Candidates, Recipe, TaskKind};
-use crate::shard_names::{ShardNames, expand};
+use crate::shard_names::first_and_last;
 
 /// Files that are named and not there. A real start calls this on the machine that will run; checking and planning do not, because
 /// they also happen elsewhere.
@@ -64,10 +64,8 @@ fn file(found: &mut Problems, key: &str, path: &Path) {
 }
 
 fn shards(found: &mut Problems, key: &str, shards: &str) {
-    let Ok(names) = expand(shards) else { return };
-    if let ShardNames::Path(path) = &names
-        && path.is_dir()
-    {
+    let path = Path::new(shards);
+    if path.is_dir() {
         let is_tar = |entry: std::fs::DirEntry| entry.path().extension().is_some_and(|e| e == "tar");
         let any = std::fs::read_dir(path).is_ok_and(|mut entries| entries.any(|e| e.is_ok_and(is_tar)));
         if !any {
@@ -76,12 +74,9 @@ fn shards(found: &mut Problems, key: &str, shards: &str) {
         return;
     }
     // The ends of a range: a gap inside is found when the shards are indexed, without a look at a million files here.
-    for index in [0, names.count() - 1] {
-        let path = names.path(index);
-        if !path.is_file() {
-            found.add(key, format!("there is no shard {}", path.display()), advice(&path));
-            return;
-        }
+    let Ok(ends) = first_and_last(shards) else { return };
+    if let Some(path) = ends.iter().find(|path| !path.is_file()) {
+        found.add(key, format!("there is no shard {}", path.display()), advice(path));
     }
 }
 

@@ -1,0 +1,163 @@
+//! Parameter counts by part.
+
+use crate::schema::Model;
+
+/// Parameter counts by part. Whether a part is trained follows the recipe.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Parameters {
+    /// The whole X-encoder.
+    pub x_encoder: usize,
+    /// The predictor's layers.
+    pub predictor_layers: usize,
+    /// Its final norm.
+    pub predictor_norm: usize,
+    /// Its token embedding table.
+    pub predictor_embedding: usize,
+    /// Visual tokens to the predictor's width.
+    pub vision_projection: usize,
+    /// Query embeddings to the predictor's width, where the recipe has one.
+    pub text_projection: usize,
+    /// The predictor's width to the shared embedding.
+    pub predictor_head: usize,
+    /// The Y-encoder's layers and final norm.
+    pub y_layers: usize,
+    /// Its token embedding table.
+    pub y_embedding: usize,
+    /// Its two Dense layers, where the recipe has them.
+    pub y_dense: usize,
+    /// The Y-encoder's width to the shared embedding.
+    pub y_head: usize,
+    /// InfoNCE's scale.
+    pub logit_scale: usize,
+    /// Of all these, the trained ones.
+    pub trainable: usize,
+}
+
+impl Parameters {
+    /// All of them.
+    #[must_use]
+    pub fn total(&self) -> usize {
+        self.x_encoder + self.predictor() + self.predictor_embedding + self.y_encoder() + self.y_head + 1
+    }
+
+    /// What the paper counts as the predictor: layers, norm, projections and head, without token embeddings.
+    #[must_use]
+    pub fn predictor(&self) -> usize {
+        self.predictor_layers
+            + self.predictor_norm
+            + self.vision_projection
+            + self.text_projection
+            + self.predictor_head
+    }
+
+    /// The Y-encoder without its head.
+    #[must_use]
+    pub fn y_encoder(&self) -> usize {
+        self.y_layers + self.y_embedding + self.y_dense
+    }
+
+    /// Parameters that are not trained.
+    #[must_use]
+    pub fn frozen(&self) -> usize {
+        self.total() - self.trainable
+    }
+}
+
+/// Counts the parameters of a model.
+#[must_use]
+pub fn parameters(model: &Model) -> Parameters {
+    let Model { x_encoder: x, predictor: p, y_encoder: y, .. } = model;
+    let bias = |width: usize| if model.projection_bias { width } else { 0 };
+    let linear = |input: usize, output: usize| input * output + bias(output);
+    let mut counts = Parameters {
+        x_encoder: x_encoder(model),
+        predictor_layers: p.num_layers
+            * (attention(p.hidden_size, p.num_heads, p.num_kv_heads, p.head_dim)
+                + 3 * p.hidden_size * p.intermediate_size
+                + 2 * p.hidden_size),
+        predictor_norm: p.hidden_size,
+        predictor_embedding: p.vocab_size * p.hidden_size,
+        vision_projection: linear(x.hidden_size, p.hidden_size),
+        text_projection: if p.text_projection { linear(p.hidden_size, p.hidden_size) } else { 0 },
+        predictor_head: linear(p.hidden_size, model.embed_dim),
+        y_layers: y.num_layers
+            * (attention(y.hidden_size, y.num_heads, y.num_kv_heads, y.head_dim)
+                + 3 * y.hidden_size * y.intermediate_size
+                + 4 * y.hidden_size
+                + 2 * y.head_dim)
+            + y.hidden_size,
+        y_embedding: y.vocab_size * y.hidden_size,
+        y_dense: if y.dense_heads { 2 * y.hidden_size * y.dense_hidden_size } else { 0 },
+        y_head: linear(y.hidden_size, model.embed_dim),
+        logit_scale: 1,
+        trainable: 0,
+    };
+    let when = |trained: bool, count: usize| if trained { count } else { 0 };
+    counts.trainable = counts.predictor()
+        + counts.y_head
+        + counts.logit_scale
+        + when(x.trainable, counts.x_encoder)
+        + when(p.train_embeddings, counts.predictor_embedding)
+        + when(y.trainable, counts.y_encoder());
+    counts
+}
+
+/// Query, key, value and output matrices, none with a bias.
+fn attention(hidden: usize, heads: usize, kv_heads: usize, head_dim: usize) -> usize {
+    2 * hidden * heads * head_dim + 2 * hidden * kv_heads * head_dim
+}
+
+/// Everything has a bias here; norms have two vectors.
+fn x_encoder(model: &Model) -> usize {
+    let x = &model.x_encoder;
+    let (d, f) = (x.hidden_size, x.intermediate_size);
+    let block = 4 * (d * d + d) + (d * f + f) + (f * d + d) + 2 * 2 * d;
+    let patch_embed = patch_values(model) * d + d;
+    x.num_layers * block + patch_embed + 2 * d
+}
+
+/// Values of one tubelet, three colours.
+pub(super) fn patch_values(model: &Model) -> usize {
+    3 * model.x_encoder.tubelet_size * model.x_encoder.patch_size * model.x_encoder.patch_size
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parameters;
+    use crate::schema::Model;
+
+    #[test]
+    fn the_default_model_has_the_published_counts() {
+        let counts = parameters(&Model::default());
+        assert_eq!(counts.x_encoder, 303_885_312);
+        assert_eq!(counts.predictor_layers, 486_572_032);
+        assert_eq!(counts.predictor_layers / 8, 60_821_504);
+        assert_eq!(counts.predictor_norm, 2_048);
+        assert_eq!(counts.vision_projection, 2_099_200);
+        assert_eq!(counts.predictor_head, 3_147_264);
+        assert_eq!(counts.predictor(), 491_820_544);
+        assert_eq!(counts.predictor_embedding, 262_668_288);
+        assert_eq!(counts.y_embedding, 201_326_592);
+        assert_eq!(counts.y_layers, 101_536_512);
+        assert_eq!(counts.y_encoder(), 302_863_104);
+        assert_eq!(counts.y_head, 1_181_184);
+        // 303.9 + 491.8 + 262.7 + 302.9 + 1.2 million: 1.362 billion.
+        assert_eq!(counts.total(), 1_362_418_433);
+        assert_eq!(counts.trainable, 491_820_544 + 302_863_104 + 1_181_184 + 1);
+    }
+
+    #[test]
+    fn switches_change_what_they_name() {
+        let base = parameters(&Model::default());
+        let mut model = Model::default();
+        model.y_encoder.dense_heads = true;
+        model.predictor.text_projection = true;
+        model.x_encoder.trainable = true;
+        model.projection_bias = false;
+        let counts = parameters(&model);
+        assert_eq!(counts.y_dense, 4_718_592);
+        assert_eq!(counts.text_projection, 2048 * 2048);
+        assert_eq!(counts.predictor_head, base.predictor_head - 1536);
+        assert_eq!(counts.frozen(), counts.predictor_embedding);
+    }
+}
