@@ -41,7 +41,7 @@ pub struct Task {
 }
 
 impl Task {
-    /// Names in `scores.json`. Retrieval appends `_r1`, `_r5` and `_r10`; classification appends `_top1` and, for five labels or more,
+    /// Names in `scores.json`. Retrieval appends `_r1`, `_r5` and `_r10`; classification appends `_top1` and, for more than five labels,
     /// `_top5`; classification with `expect`, question answering and triplets are the name itself.
     #[must_use]
     pub fn metrics(&self) -> Vec<String> {
@@ -80,7 +80,7 @@ pub enum TaskKind {
         #[serde(default)]
         expect: Option<PathBuf>,
     },
-    /// Text to visual and back: recall at 1, 5 and 10, ties ranked pessimistically; the text is the sample's caption.
+    /// Text to visual: recall at 1, 5 and 10, ties ranked pessimistically; the text is the sample's caption.
     Retrieval,
     /// Best of the candidate answers to the sample's questions.
     QuestionAnswering {

@@ -69,7 +69,7 @@ impl Scope<'_> {
             let truth = expect.get(value).map_or(value, String::as_str);
             Ok(vec![(self.task.query.clone(), truth.to_owned())])
         })?;
-        labels.scores(&rows, self.task, true)
+        labels.scores(&rows, self.task)
     }
 
     fn question_answering(
@@ -84,7 +84,7 @@ impl Scope<'_> {
             Ok(asked.map(|q| (q.question.clone(), q.answer.clone())).collect())
         })?;
         anyhow::ensure!(!rows.is_empty(), "no sample of {} has such a question", self.task.shards);
-        labels.scores(&rows, self.task, false)
+        labels.scores(&rows, self.task)
     }
 
     fn retrieval(&self) -> anyhow::Result<Scores> {
@@ -105,16 +105,10 @@ impl Scope<'_> {
         let rank = |scores: Vec<f64>, i: usize| {
             pessimistic_rank(&scores, |j| captions[j] == captions[i]).unwrap_or(n)
         };
-        let forth: Vec<usize> =
+        let ranks: Vec<usize> =
             (0..n).map(|i| rank((0..n).map(|j| similarity(i, j)).collect(), i)).collect();
-        let back: Vec<usize> =
-            (0..n).map(|i| rank((0..n).map(|j| similarity(j, i)).collect(), i)).collect();
-        let mut scores = Scores::new();
-        for k in [1, 5, 10] {
-            scores.insert(format!("{}_r{k}", self.task.name), recall(&forth, k, n));
-            scores.insert(format!("{}_back_r{k}", self.task.name), recall(&back, k, n));
-        }
-        Ok(scores)
+        let recalls = [1, 5, 10].map(|k| recall(&ranks, k, n));
+        Ok(self.task.metrics().into_iter().zip(recalls).collect())
     }
 
     fn triplets(&self) -> anyhow::Result<Scores> {
@@ -209,7 +203,7 @@ impl Labels {
         Ok(Self { names: texts.into_keys().collect(), embeddings })
     }
 
-    fn scores(&self, rows: &[Row], task: &Task, suffix: bool) -> anyhow::Result<Scores> {
+    fn scores(&self, rows: &[Row], task: &Task) -> anyhow::Result<Scores> {
         let n = rows.len();
         let mut truths = Vec::with_capacity(n);
         let (mut top1, mut top5) = (0, 0);
@@ -232,14 +226,10 @@ impl Labels {
             baseline: majority(&truths),
             n,
         };
-        if !suffix {
-            return Ok(Scores::from([(task.name.clone(), score(top1, 1))]));
-        }
-        let mut scores = Scores::from([(format!("{}_top1", task.name), score(top1, 1))]);
-        if labels > 5 {
-            scores.insert(format!("{}_top5", task.name), score(top5, 5));
-        }
-        Ok(scores)
+        // `Task::metrics` names one or two: top-1, and top-5 where there are enough labels to miss.
+        let values = [score(top1, 1), score(top5, 5)];
+        let meaningful = if labels > 5 { 2 } else { 1 };
+        Ok(task.metrics().into_iter().zip(values).take(meaningful).collect())
     }
 }
 
