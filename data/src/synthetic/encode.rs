@@ -1,0 +1,173 @@
+//! Drawn pixels to files: JPEG, and H.264 in mp4, both without subsampled chroma, which would wash out colours at 32 pixels.
+
+use image::codecs::jpeg::JpegEncoder;
+
+use super::design::SIZE;
+use crate::error::DataError;
+
+/// Keeps a 32-pixel picture's colours within a few levels.
+const JPEG_QUALITY: u8 = 98;
+
+/// One RGB frame as JPEG (crate `image` writes 4:4:4).
+pub(super) fn jpeg(frame: &[u8]) -> Result<Vec<u8>, DataError> {
+    let side = u32::try_from(SIZE).map_err(|error| DataError::Synthetic(error.to_string()))?;
+    let mut bytes = Vec::new();
+    JpegEncoder::new_with_quality(&mut bytes, JPEG_QUALITY)
+        .encode(frame, side, side, image::ExtendedColorType::Rgb8)
+        .map_err(|error| DataError::Synthetic(error.to_string()))?;
+    Ok(bytes)
+}
+
+#[cfg(feature = "video")]
+pub(super) use video::{mp4, prepare};
+
+#[cfg(feature = "video")]
+mod video {
+    use std::io::{Cursor, Seek, SeekFrom, Write};
+    use std::sync::{Arc, Mutex, PoisonError};
+
+    use ffmpeg_next as ffmpeg;
+    use ffmpeg_next::format::Pixel;
+    use ffmpeg_next::{Dictionary, Rational, codec, encoder, format, frame, software};
+
+    use crate::error::DataError;
+    use crate::synthetic::design::SIZE;
+    use crate::synthetic::raster::FRAME_BYTES;
+
+    const FRAMES_PER_SECOND: i32 = 8;
+
+    /// Ready before the first clip: the codec must be there.
+    pub(in crate::synthetic) fn prepare() -> Result<(), DataError> {
+        ffmpeg::init().map_err(encode_error)?;
+        ffmpeg::log::set_level(ffmpeg::log::Level::Error);
+        encoder::find_by_name("libx264").map(|_| ()).ok_or_else(|| {
+            DataError::Synthetic(
+                "this FFmpeg has no libx264 encoder (Debian: apt-get install libavcodec-extra)"
+                    .to_owned(),
+            )
+        })
+    }
+
+    /// A file in memory that is still ours when the muxer is done with it.
+    #[derive(Clone, Default)]
+    struct Memory(Arc<Mutex<Cursor<Vec<u8>>>>);
+
+    impl Memory {
+        fn take(&self) -> Vec<u8> {
+            std::mem::take(self.0.lock().unwrap_or_else(PoisonError::into_inner).get_mut())
+        }
+    }
+
+    impl Write for Memory {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Seek for Memory {
+        fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).seek(to)
+        }
+    }
+
+    /// RGB frames as H.264 in mp4: 4:4:4, at a fixed quantiser (no rate control, so each clip's bytes depend on it alone), without
+    /// B-frames, so that each frame is one packet in display order.
+    pub(in crate::synthetic) fn mp4(frames: &[u8]) -> Result<Vec<u8>, DataError> {
+        let memory = Memory::default();
+        write(frames, memory.clone()).map_err(encode_error)?;
+        Ok(memory.take())
+    }
+
+    fn write(frames: &[u8], memory: Memory) -> Result<(), ffmpeg::Error> {
+        let side = u32::try_from(SIZE).map_err(|_| ffmpeg::Error::Bug)?;
+        let io = format::context::StreamIo::from_write_seek(memory)?;
+        let mut output = format::output_to_stream(io, None, Some("mp4"))?;
+        let mut encoder = open(side)?;
+        let time_base = Rational(1, FRAMES_PER_SECOND);
+        let mut stream = output.add_stream_with(&encoder)?;
+        stream.set_time_base(time_base);
+        output.write_header()?;
+        let stream_base = output.stream(0).ok_or(ffmpeg::Error::StreamNotFound)?.time_base();
+
+        let mut scaler = software::scaling::Context::get(
+            Pixel::RGB24,
+            side,
+            side,
+            Pixel::YUV444P,
+            side,
+            side,
+            software::scaling::Flags::BILINEAR,
+        )?;
+        let (mut rgb, mut yuv) =
+            (frame::Video::new(Pixel::RGB24, side, side), frame::Video::empty());
+        let mut drain = |encoder: &mut encoder::Video| -> Result<(), ffmpeg::Error> {
+            let mut packet = ffmpeg::Packet::empty();
+            while encoder.receive_packet(&mut packet).is_ok() {
+                packet.set_stream(0);
+                packet.set_duration(1);
+                packet.rescale_ts(time_base, stream_base);
+                packet.write_interleaved(&mut output)?;
+            }
+            Ok(())
+        };
+        for (time, pixels) in (0..).zip(frames.chunks_exact(FRAME_BYTES)) {
+            let stride = rgb.stride(0);
+            for (row, line) in rgb.data_mut(0).chunks_mut(stride).zip(pixels.chunks_exact(SIZE * 3))
+            {
+                row[..SIZE * 3].copy_from_slice(line);
+            }
+            scaler.run(&rgb, &mut yuv)?;
+            yuv.set_pts(Some(time));
+            encoder.send_frame(&yuv)?;
+            drain(&mut encoder)?;
+        }
+        encoder.send_eof()?;
+        drain(&mut encoder)?;
+        output.write_trailer()
+    }
+
+    fn open(side: u32) -> Result<encoder::Video, ffmpeg::Error> {
+        let codec = encoder::find_by_name("libx264").ok_or(ffmpeg::Error::EncoderNotFound)?;
+        let mut video = codec::context::Context::new_with_codec(codec).encoder().video()?;
+        video.set_width(side);
+        video.set_height(side);
+        video.set_format(Pixel::YUV444P);
+        video.set_time_base(Rational(1, FRAMES_PER_SECOND));
+        video.set_frame_rate(Some(Rational(FRAMES_PER_SECOND, 1)));
+        video.set_max_b_frames(0);
+        video.set_colorspace(ffmpeg::color::Space::SMPTE170M);
+        video.set_color_range(ffmpeg::color::Range::MPEG);
+        video.set_flags(codec::Flags::GLOBAL_HEADER);
+        let mut options = Dictionary::new();
+        for (key, value) in
+            [("preset", "ultrafast"), ("tune", "zerolatency"), ("qp", "8"), ("threads", "1")]
+        {
+            options.set(key, value);
+        }
+        video.open_with(options)
+    }
+
+    fn encode_error(error: ffmpeg::Error) -> DataError {
+        DataError::Synthetic(error.to_string())
+    }
+}
+
+/// Without FFmpeg no clip can be written.
+#[cfg(not(feature = "video"))]
+pub(super) fn prepare() -> Result<(), DataError> {
+    Err(built_without_video())
+}
+
+#[cfg(not(feature = "video"))]
+pub(super) fn mp4(_frames: &[u8]) -> Result<Vec<u8>, DataError> {
+    Err(built_without_video())
+}
+
+#[cfg(not(feature = "video"))]
+fn built_without_video() -> DataError {
+    DataError::Synthetic("its clips are mp4, and this binary was built without video; build it with `--features video`".to_owned())
+}

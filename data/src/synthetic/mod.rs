@@ -1,0 +1,214 @@
+//! The learnable synthetic set of the quickstart, as real WebDataset shards.
+//!
+//! Coloured shapes that move, grow and shrink on a torus ([`scene`]), drawn in integers ([`raster`]) from a random stream per
+//! sample ([`draws`]), so that the pixels are the same on every machine, in any order and on any number of threads. Six of the 36
+//! pairs of shape and colour are held out of training ([`names`]). Texts stand in [`texts`], sizes and counts in [`design`].
+//!
+//! ```text
+//! DIR/train/{clips,images,questions}-%06d.tar   mp4 or jpg, txt, json per sample
+//! DIR/eval/heldout.tar       clips of the pairs held out, every motion equally often
+//! DIR/eval/retrieval.tar     clips with distinct captions of one template
+//! DIR/eval/{count,colour,exists}.tar            pictures with one question each
+//! DIR/labels/{motions,colours,shapes,objects,flipped_motions}.json   label → texts; motion → reverse motion
+//! DIR/triplets.json, DIR/triplets_swap.json     [{p1, p2, n, kind}]
+//! DIR/tokenizer.json, DIR/manifest.json
+//! ```
+
+mod compose;
+mod design;
+mod draws;
+mod encode;
+mod labels;
+mod manifest;
+mod names;
+mod raster;
+mod sample;
+mod scene;
+mod texts;
+mod vocabulary;
+mod write;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::fs;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use self::design::DESIGN;
+use self::manifest::{FileEntry, Manifest, ShardEntry};
+use self::sample::Split;
+use crate::error::DataError;
+
+/// What to write and where.
+#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+pub struct SynthArgs {
+    /// Folder of the set; made if need be.
+    pub dir: PathBuf,
+    /// Another seed draws other samples of the same kinds.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Samples of training, relative to the full set (0.001 to 100); evaluation keeps its size.
+    #[arg(long = "scale", default_value = "1", value_parser = permille)]
+    pub scale_permille: u32,
+}
+
+/// What was written, or found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    /// The set's folder.
+    pub dir: PathBuf,
+    /// The set was there already and nothing was written.
+    pub up_to_date: bool,
+    /// One row per split: its tars, samples and bytes.
+    pub splits: Vec<SplitSummary>,
+}
+
+/// One row of [`Summary`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SplitSummary {
+    /// "train/clips".
+    pub name: String,
+    /// Number of tars.
+    pub shards: usize,
+    /// Samples in them.
+    pub samples: usize,
+    /// Their size on disk.
+    pub bytes: u64,
+}
+
+/// Writes the set, unless the folder holds this very set already.
+///
+/// # Errors
+/// When the folder cannot be written, or FFmpeg or its H.264 encoder is missing.
+pub fn run(args: &SynthArgs) -> Result<Summary, DataError> {
+    if let Some(manifest) = Manifest::up_to_date(&args.dir, args.seed, args.scale_permille, &DESIGN)
+    {
+        return Ok(summary(args, &manifest, true));
+    }
+    encode::prepare()?;
+    let manifest_path = args.dir.join(manifest::FILE_NAME);
+    if manifest_path.exists() {
+        fs::remove_file(&manifest_path).map_err(DataError::io("remove", &manifest_path))?;
+    }
+    let mut shards = Vec::new();
+    for split in Split::TRAIN {
+        shards.extend(write_train(args, split)?);
+    }
+    for split in Split::EVALUATION {
+        let (folder, name) = split.place();
+        shards.push(write::shard(
+            &args.dir,
+            &format!("{folder}/{name}.tar"),
+            args.seed,
+            split,
+            0..split.len(),
+        )?);
+    }
+    let manifest = Manifest {
+        seed: args.seed,
+        scale_permille: args.scale_permille,
+        design: DESIGN,
+        shards,
+        files: write_texts(args)?,
+    };
+    write::file(&args.dir, manifest::FILE_NAME, &json(&manifest)?)?;
+    Ok(summary(args, &manifest, false))
+}
+
+fn write_train(args: &SynthArgs, split: Split) -> Result<Vec<ShardEntry>, DataError> {
+    let (folder, name) = split.place();
+    let path = |shard: usize| format!("{folder}/{name}-{shard:06}.tar");
+    let total = scaled(split.len(), args.scale_permille);
+    let mut shards = Vec::new();
+    for (shard, first) in (0..total).step_by(DESIGN.samples_per_shard).enumerate() {
+        let end = total.min(first + DESIGN.samples_per_shard);
+        shards.push(write::shard(&args.dir, &path(shard), args.seed, split, first..end)?);
+        tracing::info!("{folder}/{name}: {end} of {total} samples");
+    }
+    write::remove_stale(&args.dir, path, shards.len())?;
+    Ok(shards)
+}
+
+fn write_texts(args: &SynthArgs) -> Result<Vec<FileEntry>, DataError> {
+    let mut files = Vec::new();
+    for (name, labels) in labels::label_files() {
+        files.push(write::file(&args.dir, &format!("labels/{name}.json"), &json(&labels)?)?);
+    }
+    files.push(write::file(
+        &args.dir,
+        "labels/flipped_motions.json",
+        &json(&labels::flipped_motions())?,
+    )?);
+    files.push(write::file(&args.dir, "triplets.json", &json(&labels::triplets(args.seed))?)?);
+    files.push(write::file(
+        &args.dir,
+        "triplets_swap.json",
+        &json(&labels::swap_triplets(args.seed))?,
+    )?);
+    files.push(write::file(&args.dir, "tokenizer.json", vocabulary::tokenizer_json()?.as_bytes())?);
+    Ok(files)
+}
+
+fn json(value: &impl Serialize) -> Result<Vec<u8>, DataError> {
+    serde_json::to_vec_pretty(value).map_err(|error| DataError::Synthetic(error.to_string()))
+}
+
+/// Samples at a scale: at least one.
+fn scaled(samples: usize, permille: u32) -> usize {
+    (samples * permille as usize / 1000).max(1)
+}
+
+/// Reads a scale such as `0.25`.
+fn permille(text: &str) -> Result<u32, String> {
+    let scale: f64 = text.parse().map_err(|_| "a number such as 0.25 is needed".to_owned())?;
+    if !(0.001..=100.0).contains(&scale) {
+        return Err("the scale goes from 0.001 to 100".to_owned());
+    }
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "the range was checked"
+    )]
+    let permille = (scale * 1000.0).round() as u32;
+    Ok(permille)
+}
+
+fn summary(args: &SynthArgs, manifest: &Manifest, up_to_date: bool) -> Summary {
+    let row = |split: &Split| {
+        let (folder, name) = split.place();
+        let prefix = format!("{folder}/{name}");
+        // No split's name begins another's.
+        let shards: Vec<&ShardEntry> =
+            manifest.shards.iter().filter(|shard| shard.file.path.starts_with(&prefix)).collect();
+        SplitSummary {
+            name: prefix,
+            shards: shards.len(),
+            samples: shards.iter().map(|shard| shard.samples).sum(),
+            bytes: shards.iter().map(|shard| shard.file.bytes).sum(),
+        }
+    };
+    let splits = Split::TRAIN.iter().chain(&Split::EVALUATION).map(row).collect();
+    Summary { dir: args.dir.clone(), up_to_date, splits }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.up_to_date {
+            writeln!(f, "{}: up to date", self.dir.display())?;
+        } else {
+            writeln!(f, "{}: written", self.dir.display())?;
+        }
+        writeln!(f, "{:<18} {:>6} {:>9} {:>10}", "split", "shards", "samples", "MiB")?;
+        for SplitSummary { name, shards, samples, bytes } in &self.splits {
+            writeln!(
+                f,
+                "{name:<18} {shards:>6} {samples:>9} {:>10.1}",
+                *bytes as f64 / f64::from(1 << 20)
+            )?;
+        }
+        Ok(())
+    }
+}

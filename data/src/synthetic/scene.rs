@@ -1,0 +1,150 @@
+//! Scenes: what a clip or a picture shows, drawn at random, and its pixels.
+
+use super::design::{DESIGN, FRAMES, SIZE};
+use super::draws::Draws;
+use super::names::{Figure, Motion, Paint, Pair};
+use super::raster::{FRAME_BYTES, SIDE, paint};
+
+/// One shape that moves, grows or shrinks on a torus. Start and phase are uniform, so that a single frame tells nothing of the
+/// motion, and a clip played backwards is a clip of the reverse motion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Clip {
+    pub(super) figure: Figure,
+    pub(super) motion: Motion,
+    pub(super) start: (i32, i32),
+    pub(super) radius: i32,
+    pub(super) speed: i32,
+    pub(super) phase: i32,
+    pub(super) background: u8,
+}
+
+const LAST: i32 = {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        reason = "a clip has few frames"
+    )]
+    let frames = FRAMES as i32;
+    frames - 1
+};
+
+impl Clip {
+    /// A clip of this figure and motion, places and sizes at random.
+    pub(super) fn draw(draws: &mut Draws, figure: Figure, motion: Motion) -> Self {
+        Self {
+            figure,
+            motion,
+            start: (start(draws), start(draws)),
+            radius: stepped(draws, DESIGN.moving_radius),
+            speed: DESIGN.speeds[draws.below(DESIGN.speeds.len())],
+            phase: draws.within([0, LAST]),
+            background: background(draws),
+        }
+    }
+
+    /// Centre and radius at frame `t`.
+    pub(super) fn at(&self, t: i32) -> ((i32, i32), i32) {
+        let ((x, y), way) = (self.start, self.speed * t);
+        let step = (t + self.phase).rem_euclid(LAST + 1);
+        match self.motion {
+            Motion::Left => ((x - way, y), self.radius),
+            Motion::Right => ((x + way, y), self.radius),
+            Motion::Up => ((x, y - way), self.radius),
+            Motion::Down => ((x, y + way), self.radius),
+            Motion::Growing => ((x, y), DESIGN.growing_radius + DESIGN.growth * step),
+            Motion::Shrinking => ((x, y), DESIGN.growing_radius + DESIGN.growth * (LAST - step)),
+        }
+    }
+
+    /// The frames without noise, (T, H, W, 3).
+    pub(super) fn frames(&self) -> Vec<u8> {
+        let mut frames = vec![self.background; FRAMES * FRAME_BYTES];
+        for (t, frame) in (0..).zip(frames.chunks_exact_mut(FRAME_BYTES)) {
+            let (centre, radius) = self.at(t);
+            paint(frame, self.figure, centre, radius);
+        }
+        frames
+    }
+
+    /// The frames as they are stored.
+    pub(super) fn pixels(&self, draws: &mut Draws) -> Vec<u8> {
+        let mut frames = self.frames();
+        draws.add_noise(&mut frames);
+        frames
+    }
+}
+
+/// A shape in a picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Object {
+    pub(super) figure: Figure,
+    pub(super) centre: (i32, i32),
+    pub(super) radius: i32,
+}
+
+/// Up to four shapes, each in a cell of its own of a 2×2 grid, so that none hides more than another's edge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Picture {
+    pub(super) objects: Vec<Object>,
+    pub(super) background: u8,
+}
+
+/// Most shapes of a picture.
+pub(super) const CELLS: usize = 4;
+
+impl Picture {
+    /// A picture of these figures ([`CELLS`] at most), places and sizes at random.
+    pub(super) fn draw(draws: &mut Draws, figures: &[Figure]) -> Self {
+        let mut cells = [(1, 1), (3, 1), (1, 3), (3, 3)];
+        draws.shuffle(&mut cells);
+        let jitter = [-DESIGN.picture_jitter, DESIGN.picture_jitter];
+        let objects = figures.iter().zip(cells).map(|(&figure, (x, y))| Object {
+            figure,
+            centre: (x * SIDE / 4 + stepped(draws, jitter), y * SIDE / 4 + stepped(draws, jitter)),
+            radius: stepped(draws, DESIGN.picture_radius),
+        });
+        let objects = objects.collect();
+        Self { objects, background: background(draws) }
+    }
+
+    /// The figures whose shape and colour have names.
+    pub(super) fn pairs(&self) -> impl Iterator<Item = Pair> {
+        self.objects.iter().filter_map(|object| object.figure.pair())
+    }
+
+    /// The picture as it is stored, (H, W, 3).
+    pub(super) fn pixels(&self, draws: &mut Draws) -> Vec<u8> {
+        let mut frame = vec![self.background; FRAME_BYTES];
+        for object in &self.objects {
+            paint(&mut frame, object.figure, object.centre, object.radius);
+        }
+        draws.add_noise(&mut frame);
+        frame
+    }
+}
+
+fn background(draws: &mut Draws) -> u8 {
+    brightness(draws, DESIGN.background)
+}
+
+/// Uniform in a range, in the design's steps.
+fn stepped(draws: &mut Draws, [low, high]: [i32; 2]) -> i32 {
+    low + DESIGN.step * draws.within([0, (high - low) / DESIGN.step])
+}
+
+/// Uniform on the torus, in the design's steps.
+fn start(draws: &mut Draws) -> i32 {
+    DESIGN.start_step * draws.within([0, SIDE / DESIGN.start_step - 1])
+}
+
+/// A grey of the design's range.
+pub(super) fn grey(draws: &mut Draws) -> Paint {
+    Paint::Grey(brightness(draws, DESIGN.grey))
+}
+
+fn brightness(draws: &mut Draws, range: [i32; 2]) -> u8 {
+    u8::try_from(draws.within(range)).unwrap_or(u8::MAX)
+}
+
+// Four cells of half the side each.
+const _: () = assert!(SIZE.is_multiple_of(4));
