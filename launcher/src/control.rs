@@ -150,7 +150,9 @@ async fn serve(
     let first = tokio::time::timeout(HELLO_TIMEOUT, lines.next()).await;
     let hello = match first.ok().and_then(Result::ok).flatten() {
         Some(FromWorker::Hello(hello)) => hello,
-        _ => return refuse(shared, &mut write, peer, None, "it did not say hello".to_owned()).await,
+        _ => {
+            return refuse(shared, &mut write, peer, None, "it did not say hello".to_owned()).await;
+        }
     };
     if !same_secret(&hello.token, &shared.expected.token) {
         let reason = "its token is not this run's".to_owned();
@@ -374,7 +376,9 @@ mod tests {
             let text = reason(say_hello(&server, hello).await.1);
             assert!(text.contains(expected), "`{text}` does not say `{expected}`");
             let heard = server.next().await;
-            assert!(matches!(heard, Some(Heard::Refused { rank, .. }) if rank.is_none() == stranger));
+            assert!(
+                matches!(heard, Some(Heard::Refused { rank, .. }) if rank.is_none() == stranger)
+            );
         }
         let (_, refused) = connect(&server, "GET / HTTP/1.1").await;
         assert!(reason(refused).contains("did not say hello"));

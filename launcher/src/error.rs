@@ -28,13 +28,6 @@ pub(crate) enum LaunchError {
     #[error("cluster.scheduler is slurm, which this launcher does not submit to")]
     #[diagnostic(help("on this machine: --set cluster.scheduler=local --set cluster.nodes=1"))]
     Scheduler,
-    /// Several nodes without a scheduler.
-    #[error("cluster.nodes is {nodes}, but the local scheduler has this machine alone")]
-    #[diagnostic(help("--set cluster.nodes=1, and cluster.ranks_per_node for its processes"))]
-    Nodes {
-        /// Nodes asked for.
-        nodes: usize,
-    },
     /// No `mpirun`.
     #[error("a run of {ranks} ranks needs mpirun, which is not on PATH")]
     #[diagnostic(help("apt-get install openmpi-bin, or one rank: --set cluster.ranks_per_node=1"))]
@@ -51,7 +44,9 @@ pub(crate) enum LaunchError {
     },
     /// The worker does not start.
     #[error("{} does not work: {why}", worker.display())]
-    #[diagnostic(help("build it again: cargo build --release -p vljepa-worker --features mpi,video"))]
+    #[diagnostic(help(
+        "build it again: cargo build --release -p vljepa-worker --features mpi,video"
+    ))]
     WorkerBroken {
         /// Which file.
         worker: PathBuf,
@@ -60,7 +55,9 @@ pub(crate) enum LaunchError {
     },
     /// The worker was built without something.
     #[error("{what}, but {} was built without the feature `{feature}`", worker.display())]
-    #[diagnostic(help("build it again: cargo build --release -p vljepa-worker --features {feature}{others}"))]
+    #[diagnostic(help(
+        "build it again: cargo build --release -p vljepa-worker --features {feature}{others}"
+    ))]
     WorkerLacks {
         /// Which file.
         worker: PathBuf,
@@ -150,7 +147,6 @@ impl LaunchError {
             | Self::RunDirectory(_)
             | Self::Files { .. }
             | Self::Scheduler
-            | Self::Nodes { .. }
             | Self::NoCheckpoint { .. }
             | Self::Unreadable { .. }
             | Self::Path { .. } => 2,
@@ -164,4 +160,3 @@ impl LaunchError {
         }
     }
 }
-

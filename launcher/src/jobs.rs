@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use vljepa_recipes::load;
 use vljepa_recipes::protocol::Job;
 use vljepa_recipes::run_directory::RunDirectory;
@@ -11,9 +11,9 @@ use vljepa_recipes::run_directory::RunDirectory;
 use crate::cli;
 use crate::error::LaunchError;
 use crate::local::{self, Programs, WorkerArguments};
-use crate::provenance::{self, RunRecord};
+use crate::provenance::RunRecord;
 use crate::supervise::Signals;
-use crate::{report, terminal, train};
+use crate::{report, shards, terminal, train};
 
 /// Result of `ask`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -83,7 +83,7 @@ pub(crate) async fn ask(arguments: &cli::Ask) -> Result<u8, LaunchError> {
 /// `vljepa-launch search`
 pub(crate) async fn search(arguments: &cli::Search) -> Result<u8, LaunchError> {
     let directory = trained(&arguments.run)?;
-    let files = provenance::shard_files(&arguments.shards);
+    let files = shards::files(&arguments.shards);
     let missing = files.iter().find(|file| !file.is_file());
     if files.is_empty() || missing.is_some() {
         let path = missing.cloned().unwrap_or_else(|| PathBuf::from(&arguments.shards));
@@ -132,7 +132,9 @@ pub(crate) async fn evaluate(arguments: &cli::RunJson) -> Result<u8, LaunchError
 pub(crate) async fn export(arguments: &cli::Export) -> Result<u8, LaunchError> {
     let directory = trained(&arguments.run)?;
     let folder = &arguments.folder;
-    if folder.is_file() || std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
+    if folder.is_file()
+        || std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some())
+    {
         return Err(path_error("the folder", folder, "is there already and not empty"));
     }
     let files: Exported = work(&directory, &Job::Export { folder: absolute(folder) }).await?;
@@ -157,7 +159,11 @@ pub(crate) async fn import(arguments: &cli::Import) -> Result<u8, LaunchError> {
         None => train::create(&root, &loaded)?,
     };
     if newest_checkpoint(&directory).is_some() {
-        return Err(path_error("the run", &root, "has checkpoints already; import makes a new run"));
+        return Err(path_error(
+            "the run",
+            &root,
+            "has checkpoints already; import makes a new run",
+        ));
     }
     let job = Job::Import { folder: absolute(&arguments.folder) };
     let made: Imported = work(&directory, &job).await?;
@@ -212,8 +218,7 @@ async fn work<T: DeserializeOwned>(directory: &RunDirectory, job: &Job) -> Resul
         .filter(|folder| folder.is_dir())
         .unwrap_or_else(|| PathBuf::from("."));
     let worker = WorkerArguments { run: absolute(directory.root()), job: file, control: None };
-    let mut signals =
-        Signals::listen().map_err(|error| failed("listening to signals", &error))?;
+    let mut signals = Signals::listen().map_err(|error| failed("listening to signals", &error))?;
     let spinner = spinner();
     let output = tokio::select! {
         output = local::one_shot(&programs, &worker, &folder) => output,
@@ -255,5 +260,7 @@ fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
 }
 
 fn short_shard(shard: &str) -> String {
-    Path::new(shard).file_name().map_or_else(|| shard.to_owned(), |n| n.to_string_lossy().into_owned())
+    Path::new(shard)
+        .file_name()
+        .map_or_else(|| shard.to_owned(), |n| n.to_string_lossy().into_owned())
 }

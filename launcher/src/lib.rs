@@ -13,6 +13,7 @@ mod local;
 mod plan;
 mod provenance;
 mod report;
+mod shards;
 mod status;
 mod supervise;
 mod terminal;

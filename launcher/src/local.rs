@@ -204,8 +204,9 @@ pub(crate) fn with_token(token: &str) -> Vec<Pid> {
         .filter_map(|process| process.file_name().to_str()?.parse::<i32>().ok())
         .filter(|id| u32::try_from(*id).is_ok_and(|id| id != own))
         .filter(|id| {
-            std::fs::read(format!("/proc/{id}/environ"))
-                .is_ok_and(|text| text.split(|byte| *byte == 0).any(|item| item == entry.as_bytes()))
+            std::fs::read(format!("/proc/{id}/environ")).is_ok_and(|text| {
+                text.split(|byte| *byte == 0).any(|item| item == entry.as_bytes())
+            })
         })
         .map(Pid::from_raw)
         .collect()
@@ -240,11 +241,8 @@ pub(crate) async fn one_shot(
 
 /// Output of a program that only informs; none when it is missing or fails.
 pub(crate) async fn inquire(program: &str, arguments: &[&str]) -> Option<Vec<u8>> {
-    let output = Command::new(program)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output();
+    let output =
+        Command::new(program).args(arguments).stdin(Stdio::null()).kill_on_drop(true).output();
     let output = tokio::time::timeout(Duration::from_secs(10), output).await.ok()?.ok()?;
     output.status.success().then_some(output.stdout)
 }
@@ -265,5 +263,6 @@ pub(crate) fn ending(status: ExitStatus) -> String {
 
 fn is_executable(file: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
-    std::fs::metadata(file).is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
+    std::fs::metadata(file)
+        .is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
 }

@@ -2,30 +2,55 @@
 
 use std::fmt;
 
+use vljepa_recipes::cost::{ASSUMED_QUERY_TOKENS, ASSUMED_TARGET_TOKENS, Cost, StageCost, cost};
 use vljepa_recipes::schema::{Device, Precision, Recipe};
 
-use crate::provenance;
+use crate::shards;
 use crate::terminal::{table, thousands};
+
+/// Dense bf16 operations per second that one H200 was measured to reach: 790 TFLOP/s (the floor of every prediction).
+const CUDA_RATE: f64 = 790e12;
+
+/// Memory of one H200, MiB, as its driver reports it.
+const H200_MIB: f64 = 143_771.0;
+
+/// Lists longer than this are not looked up: a plan is also made far from the data.
+const COUNTED_SHARDS: usize = 10_000;
 
 /// A plan, as `--dry-run` prints it.
 #[derive(Debug)]
 pub(crate) struct Plan {
     facts: Vec<Vec<String>>,
+    parameters: Vec<Vec<String>>,
     stages: Vec<Vec<String>>,
+    memory: Vec<Vec<String>>,
     sources: Vec<Vec<String>>,
+    notes: Vec<String>,
 }
 
 impl Plan {
     /// Works it out.
     pub(crate) fn of(recipe: &Recipe) -> Self {
-        Self { facts: facts(recipe), stages: stages(recipe), sources: sources(recipe) }
+        let cost = cost(recipe);
+        Self {
+            facts: facts(recipe, &cost),
+            parameters: parameters(&cost),
+            stages: stages(recipe, &cost),
+            memory: memory(&cost),
+            sources: sources(recipe),
+            notes: notes(recipe, &cost),
+        }
     }
 }
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}\n\n{}\n", table(&self.facts), table(&self.stages))?;
-        write!(f, "{}", table(&self.sources))
+        let Self { facts, parameters, stages, memory, sources, notes } = self;
+        for part in [facts, parameters, stages, memory] {
+            writeln!(f, "{}\n", table(part))?;
+        }
+        write!(f, "{}", table(sources))?;
+        notes.iter().try_for_each(|note| write!(f, "\n\n{note}"))
     }
 }
 
@@ -33,53 +58,165 @@ fn row(name: &str, value: String) -> Vec<String> {
     vec![name.to_owned(), value]
 }
 
-fn facts(recipe: &Recipe) -> Vec<Vec<String>> {
+fn facts(recipe: &Recipe, cost: &Cost) -> Vec<Vec<String>> {
     let cluster = &recipe.cluster;
-    let (device, precision) = match (recipe.device, recipe.precision) {
-        (Device::Host, Precision::F32) => ("the CPU", "f32"),
-        (Device::Host, Precision::Bf16) => ("the CPU", "bf16"),
-        (Device::Cuda, Precision::F32) => ("CUDA", "f32"),
-        (Device::Cuda, Precision::Bf16) => ("CUDA", "bf16"),
+    let device = match recipe.device {
+        Device::Host => "the CPU",
+        Device::Cuda => "CUDA",
+    };
+    let precision = match recipe.precision {
+        Precision::F32 => "f32",
+        Precision::Bf16 => "bf16",
     };
     let ranks = cluster.world_size();
-    let steps: u64 = recipe.stages.iter().map(|stage| stage.steps).sum();
-    let samples: u64 = recipe.stages.iter().map(|stage| stage.steps * stage.batch as u64).sum();
-    vec![
+    let steps: u64 = cost.stages.iter().map(|stage| stage.steps).sum();
+    let samples: u64 = cost.stages.iter().map(|stage| stage.samples).sum();
+    let operations: f64 = cost.stages.iter().map(|stage| stage.operations).sum();
+    let nodes = if cluster.nodes == 1 {
+        "one node".to_owned()
+    } else {
+        format!("each of {} nodes", cluster.nodes)
+    };
+    let mut facts = vec![
         row("plan", recipe.name.clone()),
         row("device", format!("{device}, {precision}")),
-        row(
-            "ranks",
-            format!("{ranks} ({} on each of {} nodes)", cluster.ranks_per_node, cluster.nodes),
-        ),
+        row("ranks", format!("{ranks} ({} on {nodes})", cluster.ranks_per_node)),
         row("steps", thousands(steps)),
         row("samples", thousands(samples)),
+        row(
+            "operations",
+            format!(
+                "{operations:.3e} FLOP, with {ASSUMED_QUERY_TOKENS} tokens a query and {ASSUMED_TARGET_TOKENS} a target"
+            ),
+        ),
+    ];
+    if recipe.device == Device::Cuda {
+        let hours = hours(operations, ranks);
+        let text = format!(
+            "{hours:.1} h ({:.2} days) at {:.0} TFLOP/s per GPU, nothing else counted",
+            hours / 24.0,
+            CUDA_RATE / 1e12
+        );
+        facts.push(row("at least", text));
+    }
+    facts
+}
+
+fn parameters(cost: &Cost) -> Vec<Vec<String>> {
+    let count = &cost.parameters;
+    let part = |name: &str, value: usize| row(name, thousands(value as u64));
+    vec![
+        row("parameters", "count".to_owned()),
+        part("x_encoder", count.x_encoder),
+        part("predictor, projections, head", count.predictor()),
+        part("predictor's token embeddings", count.predictor_embedding),
+        part("y_encoder", count.y_encoder()),
+        part("y_encoder's head", count.y_head),
+        part("all", count.total()),
+        part("trained", count.trainable),
     ]
 }
 
-fn stages(recipe: &Recipe) -> Vec<Vec<String>> {
+fn stages(recipe: &Recipe, cost: &Cost) -> Vec<Vec<String>> {
     let ranks = recipe.cluster.world_size();
-    let header = ["stage", "steps", "batch", "per rank", "frames", "samples"];
-    let mut rows = vec![header.map(str::to_owned).to_vec()];
-    rows.extend(recipe.stages.iter().map(|stage| {
+    let cuda = recipe.device == Device::Cuda;
+    let mut header = vec![
+        "stage",
+        "steps",
+        "batch",
+        "per rank",
+        "frames",
+        "samples",
+        "GFLOP/sample",
+        "total FLOP",
+    ];
+    header.extend(cuda.then_some("hours"));
+    let mut rows = vec![header.into_iter().map(str::to_owned).collect()];
+    rows.extend(recipe.stages.iter().zip(&cost.stages).map(|(stage, cost)| {
         let (fewest, most) = (stage.batch / ranks, stage.batch.div_ceil(ranks));
-        vec![
+        let mut row = vec![
             stage.name.clone(),
             thousands(stage.steps),
             thousands(stage.batch as u64),
             if fewest == most { most.to_string() } else { format!("{fewest}–{most}") },
             stage.frames.to_string(),
-            thousands(stage.steps * stage.batch as u64),
+            thousands(cost.samples),
+            format!("{:.3}", cost.sample.total() / 1e9),
+            format!("{:.3e}", cost.operations),
+        ];
+        row.extend(cuda.then(|| format!("{:.2}", hours(cost.operations, ranks))));
+        row
+    }));
+    rows
+}
+
+/// MiB of the fullest rank, and what it sends in a step.
+fn memory(cost: &Cost) -> Vec<Vec<String>> {
+    let mib = |bytes: f64| format!("{:.1}", in_mib(bytes));
+    let header = [
+        "MiB per rank",
+        "weights",
+        "optimizer",
+        "gradients",
+        "activations",
+        "embeddings",
+        "all",
+        "sent per step",
+    ];
+    let mut rows = vec![header.map(str::to_owned).to_vec()];
+    rows.extend(cost.stages.iter().map(|StageCost { name, memory, traffic, .. }| {
+        vec![
+            name.clone(),
+            mib(memory.weights),
+            mib(memory.optimizer),
+            mib(memory.gradients),
+            mib(memory.activations + memory.features),
+            mib(memory.embeddings),
+            mib(memory.total()),
+            mib(traffic.total()),
         ]
     }));
     rows
 }
 
+/// Stages that need more memory than a GPU of the planned kind has.
+fn notes(recipe: &Recipe, cost: &Cost) -> Vec<String> {
+    let cuda = recipe.device == Device::Cuda;
+    let full = cost
+        .stages
+        .iter()
+        .enumerate()
+        .filter(|(_, stage)| cuda && in_mib(stage.memory.total()) > H200_MIB);
+    full.map(|(index, stage)| {
+        format!(
+            "{} keeps {:.0} MiB on a rank, more than one H200 has ({H200_MIB:.0} MiB): set stages.{index}.micro_batch",
+            stage.name,
+            in_mib(stage.memory.total())
+        )
+    })
+    .collect()
+}
+
+fn in_mib(bytes: f64) -> f64 {
+    bytes / f64::from(1 << 20)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "ranks are few")]
+fn hours(operations: f64, ranks: usize) -> f64 {
+    operations / (ranks.max(1) as f64 * CUDA_RATE) / 3600.0
+}
+
 fn sources(recipe: &Recipe) -> Vec<Vec<String>> {
     let mut rows = vec![["source", "shards", "here"].map(str::to_owned).to_vec()];
     rows.extend(recipe.data.sources.iter().map(|(name, source)| {
-        let files = provenance::shard_files(&source.shards);
-        let here = files.iter().filter(|file| file.is_file()).count();
-        let counted = format!("{} of {}", thousands(here as u64), thousands(files.len() as u64));
+        let files = shards::files(&source.shards);
+        let all = thousands(files.len() as u64);
+        let counted = if files.len() > COUNTED_SHARDS {
+            format!("{all} named, not counted")
+        } else {
+            let here = files.iter().filter(|file| file.is_file()).count();
+            format!("{} of {all}", thousands(here as u64))
+        };
         vec![name.clone(), source.shards.clone(), counted]
     }));
     rows

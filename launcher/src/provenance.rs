@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 use vljepa_recipes::clock;
 use vljepa_recipes::run_directory::{RunDirectory, atomic_write};
 use vljepa_recipes::schema::Recipe;
-use vljepa_recipes::shard_names::{self, ShardNames};
 
 use crate::error::LaunchError;
 use crate::events::AttemptOutcome;
 use crate::local::{self, Programs};
+use crate::shards;
 
 /// The content of `run.json`. Top-level facts are those of the newest start.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -183,25 +183,9 @@ impl RunRecord {
     }
 }
 
-/// Shards that a source names on this machine, in order.
-pub(crate) fn shard_files(shards: &str) -> Vec<PathBuf> {
-    match shard_names::expand(shards) {
-        Ok(ShardNames::Path(path)) if path.is_dir() => {
-            let mut files: Vec<PathBuf> = std::fs::read_dir(&path)
-                .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
-                .unwrap_or_default();
-            files.retain(|file| file.extension().is_some_and(|extension| extension == "tar"));
-            files.sort();
-            files
-        }
-        Ok(names) => (0..names.count()).map(|index| names.path(index)).collect(),
-        Err(_) => Vec::new(),
-    }
-}
-
 fn shard_lists(recipe: &Recipe) -> BTreeMap<String, ShardList> {
-    let list = |shards: &str| {
-        let files = shard_files(shards);
+    let list = |names: &str| {
+        let files = shards::files(names);
         let mut hasher = blake3::Hasher::new();
         let mut bytes = 0;
         for file in &files {
@@ -249,22 +233,4 @@ fn host() -> Host {
 
 fn first_line(bytes: &[u8]) -> Option<String> {
     String::from_utf8_lossy(bytes).lines().next().map(|line| line.trim().to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::shard_files;
-
-    #[test]
-    fn a_folder_names_its_tars_in_order_and_a_range_names_its_members() {
-        let folder = tempfile::tempdir().unwrap();
-        for name in ["b.tar", "a.tar", "a.tar.index", "readme.txt"] {
-            std::fs::write(folder.path().join(name), "x").unwrap();
-        }
-        let files = shard_files(folder.path().to_str().unwrap());
-        let names: Vec<_> = files.iter().map(|f| f.file_name().unwrap().to_str().unwrap()).collect();
-        assert_eq!(names, ["a.tar", "b.tar"]);
-        assert_eq!(shard_files("x/{00..03}.tar").len(), 4);
-        assert!(shard_files("x/{3..0}.tar").is_empty());
-    }
 }

@@ -1,5 +1,9 @@
 //! `vljepa-launch status RUN`: how a run stands, from its directory alone.
 
+use std::fs::File;
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use serde::Serialize;
 use vljepa_recipes::run_directory::RunDirectory;
 
@@ -92,14 +96,9 @@ fn of(directory: &RunDirectory) -> Result<Status, LaunchError> {
     })
 }
 
-/// Whether a launcher holds the run. Its lock is not tried, because a launcher that starts at this moment would be refused: the
-/// kernel's list of locks names the file by its inode.
+/// Whether a launcher holds the run, on this machine or, where the file system passes locks on, on another. Trying the lock is the
+/// one exact answer; it is held for some microseconds, and shared, so that two of these do not see each other.
 fn is_held(directory: &RunDirectory) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let Ok(data) = std::fs::metadata(directory.root().join("lock")) else { return false };
-    let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
-    let inode = format!(":{}", data.ino());
-    locks.lines().filter(|line| line.contains("FLOCK")).any(|line| {
-        line.split_whitespace().nth(5).is_some_and(|file| file.ends_with(&inode))
-    })
+    let Ok(file) = File::open(directory.root().join("lock")) else { return false };
+    matches!(Flock::lock(file, FlockArg::LockSharedNonblock), Err((_, Errno::EWOULDBLOCK)))
 }

@@ -62,7 +62,8 @@ pub(crate) fn table(rows: &[Vec<String>]) -> String {
         let mut line = String::new();
         for (cell, (width, right)) in row.iter().zip(&shape) {
             let padding = " ".repeat(width - cell.chars().count());
-            line += &if *right { format!("{padding}{cell}  ") } else { format!("{cell}{padding}  ") };
+            line +=
+                &if *right { format!("{padding}{cell}  ") } else { format!("{cell}{padding}  ") };
         }
         out += line.trim_end();
         out.push('\n');

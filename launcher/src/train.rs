@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use vljepa_recipes::{Loaded, check_files, load};
 use vljepa_recipes::run_directory::{Found, RunDirectory, RunLock};
 use vljepa_recipes::schema::{Device, Recipe, Scheduler, Visual};
+use vljepa_recipes::{Loaded, check_files, load};
 
 use crate::cli::{Place, Train};
 use crate::error::{FileProblem, LaunchError};
@@ -43,8 +43,7 @@ pub(crate) async fn train(arguments: &Train) -> Result<u8, LaunchError> {
         what: "listening to signals".to_owned(),
         why: error.to_string(),
     })?;
-    let record =
-        RunRecord::collect(&directory, &loaded.recipe, &loaded.hash, &programs).await;
+    let record = RunRecord::collect(&directory, &loaded.recipe, &loaded.hash, &programs).await;
     record.write(&directory)?;
     let limits = Limits::new(loaded.recipe.cluster.start_timeout_s);
     terminal::note(&format!("run directory: {}", root.display()));
@@ -148,9 +147,6 @@ pub(crate) async fn preflight(recipe: &Recipe) -> Result<Programs, LaunchError> 
     let cluster = &recipe.cluster;
     match cluster.scheduler {
         Scheduler::Slurm => return Err(LaunchError::Scheduler),
-        Scheduler::Local if cluster.nodes != 1 => {
-            return Err(LaunchError::Nodes { nodes: cluster.nodes });
-        }
         Scheduler::Local => {}
     }
     let problems: Vec<FileProblem> = check_files(recipe)
@@ -176,8 +172,16 @@ async fn check_features(recipe: &Recipe, programs: &Programs) -> Result<(), Laun
     let clips = recipe.data.sources.iter().find(|(_, source)| source.visual == Visual::Video);
     let needs = [
         ("mpi", features.mpi, (ranks > 1).then(|| format!("the run has {ranks} ranks"))),
-        ("video", features.video, clips.map(|(name, _)| format!("data.sources.{name} holds clips"))),
-        ("cuda", features.cuda, (recipe.device == Device::Cuda).then(|| "device is cuda".to_owned())),
+        (
+            "video",
+            features.video,
+            clips.map(|(name, _)| format!("data.sources.{name} holds clips")),
+        ),
+        (
+            "cuda",
+            features.cuda,
+            (recipe.device == Device::Cuda).then(|| "device is cuda".to_owned()),
+        ),
     ];
     let others: String =
         needs.iter().filter(|need| need.1).map(|need| format!(",{}", need.0)).collect();

@@ -1,6 +1,7 @@
 //! `vljepa-launch` as a user starts it, with workers that behave in chosen ways (`fake/worker.sh`).
 
 #![expect(clippy::disallowed_methods, reason = "these tests start the program and wait for it")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -23,12 +24,16 @@ impl Place {
         std::fs::create_dir(place.path("shards")).unwrap();
         std::fs::write(place.path("shards/a.tar"), "x").unwrap();
         std::fs::write(place.path("tokenizer.json"), "{}").unwrap();
-        std::fs::copy(env!("CARGO_BIN_EXE_vljepa-launch"), place.path("bin/vljepa-launch")).unwrap();
+        std::fs::copy(env!("CARGO_BIN_EXE_vljepa-launch"), place.path("bin/vljepa-launch"))
+            .unwrap();
         place.program("bin/vljepa-worker", include_str!("fake/worker.sh"));
         place.program("bin/mpirun", include_str!("fake/mpirun.sh"));
         place.write("bin/features.json", r#"{"version":"1","mpi":true,"video":true,"cuda":false}"#);
         place.write("bin/scenario.sh", scenario);
-        place.write("recipe.yaml", &include_str!("fake/recipe.yaml").replace("RANKS", &ranks.to_string()));
+        place.write(
+            "recipe.yaml",
+            &include_str!("fake/recipe.yaml").replace("RANKS", &ranks.to_string()),
+        );
         place
     }
 
@@ -162,7 +167,10 @@ fn a_killed_rank_is_named_with_phase_step_and_log_and_the_run_starts_again() {
     );
     assert!(!ended.text.contains("rank 0 died"), "{}", ended.text);
     let record = place.read("runs/fake/run.json");
-    assert!(record.contains("\"outcome\": \"failed\"") && record.contains("\"number\": 2"), "{record}");
+    assert!(
+        record.contains("\"outcome\": \"failed\"") && record.contains("\"number\": 2"),
+        "{record}"
+    );
     assert_eq!(place.left_behind(), Vec::<String>::new());
 }
 
@@ -172,7 +180,8 @@ fn restarts_without_a_new_checkpoint_end_and_a_checkpoint_is_progress() {
     let ended = place.launch(&["recipe.yaml"]);
     ended.said(1, &["signal 9, SIGKILL", "2 restarts in a row brought no new checkpoint"]);
     assert_eq!(place.read("runs/fake/pids").lines().count(), 3);
-    let place = Place::new(1, "hello; step 0; saved $attempt; [ $attempt = 4 ] && complete || kill -9 $$");
+    let place =
+        Place::new(1, "hello; step 0; saved $attempt; [ $attempt = 4 ] && complete || kill -9 $$");
     place.launch(&["recipe.yaml"]).said(0, &["restart 1 of 2", "complete"]);
 }
 
@@ -181,11 +190,20 @@ fn a_wrong_set_up_is_reported_once_and_not_tried_again() {
     let failed = "{\\\"message\\\":\\\"failed\\\",\\\"step\\\":0,\\\"phase\\\":\\\"start\\\",\\\"error\\\":\\\"no tokenizer here\\\"}";
     let place = Place::new(1, &format!("hello; say \"{failed}\"; exit 1"));
     let ended = place.launch(&["recipe.yaml"]);
-    ended.said(1, &["rank 0 failed in phase start of step 0: no tokenizer here", "another start would fail too"]);
+    ended.said(
+        1,
+        &[
+            "rank 0 failed in phase start of step 0: no tokenizer here",
+            "another start would fail too",
+        ],
+    );
     assert_eq!(place.read("runs/fake/pids").lines().count(), 1);
     let place = Place::new(2, "echo libmpi.so.40: cannot open shared object file >&2; exit 127");
     let ended = place.launch(&["recipe.yaml"]);
-    ended.said(1, &["did not start", "exit code 127", "libmpi.so.40: cannot open", "output-attempt-1.log"]);
+    ended.said(
+        1,
+        &["did not start", "exit code 127", "libmpi.so.40: cannot open", "output-attempt-1.log"],
+    );
 }
 
 #[test]
@@ -194,10 +212,7 @@ fn workers_of_another_recipe_or_build_and_strangers_are_refused() {
     place.launch(&["recipe.yaml"]).said(1, &["rank 0 was refused", "another recipe (hash beef"]);
     assert!(place.read("runs/fake/logs/rank-0000-attempt-1.log").contains("refused"));
     // A stranger is turned away and the run goes on.
-    let place = Place::new(
-        1,
-        &format!("right=$token; token=wrong; hello; token=$right; {TRAINS}"),
-    );
+    let place = Place::new(1, &format!("right=$token; token=wrong; hello; token=$right; {TRAINS}"));
     place.launch(&["recipe.yaml"]).said(0, &["refused a connection", "its token", "complete"]);
 }
 
@@ -209,7 +224,10 @@ fn the_first_ctrl_c_saves_and_the_same_command_continues() {
     place.wait_for("runs/fake/ready", "ready\nready");
     signal(&child, Signal::SIGINT);
     let ended = Ended::from(child.wait_with_output().unwrap());
-    ended.said(130, &["Ctrl-C: saving at the next step boundary", "saved and stopped at step 1", "to continue"]);
+    ended.said(
+        130,
+        &["Ctrl-C: saving at the next step boundary", "saved and stopped at step 1", "to continue"],
+    );
     assert_eq!(place.left_behind(), Vec::<String>::new());
     place.launch(&["recipe.yaml"]).said(0, &["complete"]);
 }
@@ -217,7 +235,10 @@ fn the_first_ctrl_c_saves_and_the_same_command_continues() {
 #[test]
 fn the_second_ctrl_c_ends_everything_at_once() {
     // These workers hear nothing, and one of them ignores TERM.
-    let place = Place::new(2, "trap '' TERM INT; hello; step 0; echo ready >> $run/ready; sleep 60; sleep 60");
+    let place = Place::new(
+        2,
+        "trap '' TERM INT; hello; step 0; echo ready >> $run/ready; sleep 60; sleep 60",
+    );
     let child = place.start(&["recipe.yaml"]);
     place.wait_for("runs/fake/ready", "ready\nready");
     signal(&child, Signal::SIGINT);
@@ -232,14 +253,16 @@ fn the_second_ctrl_c_ends_everything_at_once() {
 
 #[test]
 fn a_run_belongs_to_one_launcher_and_a_killed_one_leaves_it_free() {
-    let place = Place::new(1, &format!("if [ $attempt = 1 ]; then {WAITS} exit 1; else {TRAINS}; fi"));
+    let place =
+        Place::new(1, &format!("if [ $attempt = 1 ]; then {WAITS} exit 1; else {TRAINS}; fi"));
     let mut child = place.start(&["recipe.yaml"]);
     place.wait_for("runs/fake/ready", "ready");
     place.launch(&["recipe.yaml"]).said(2, &["is in use by process"]);
-    assert!(place.launch(&["status", "runs/fake"]).out.contains("running"));
+    let state = || place.launch(&["status", "runs/fake"]).out;
+    assert!(state().contains("running"), "{}", state());
     child.kill().unwrap();
     child.wait().unwrap();
-    assert!(place.launch(&["status", "runs/fake"]).out.contains("interrupted"));
+    assert!(state().contains("interrupted"), "{}", state());
     place.launch(&["recipe.yaml"]).said(0, &["complete"]);
     let status = place.launch(&["status", "runs/fake", "--json"]);
     assert!(status.out.contains("\"state\": \"completed\""), "{}", status.out);
@@ -257,11 +280,15 @@ fn what_the_machine_lacks_is_said_before_anything_starts() {
     place.program("bin/mpirun", "");
     place.program("bin/vljepa-worker", "#!/bin/sh\necho '{\"mpi\":false,\"video\":true}'");
     let lacks = place.launch(&["recipe.yaml"]);
-    lacks.said(3, &["the run has 2 ranks, but", "without the feature `mpi`", "--features mpi,video"]);
+    lacks.said(
+        3,
+        &["the run has 2 ranks, but", "without the feature `mpi`", "--features mpi,video"],
+    );
     place.program("bin/vljepa-worker", "#!/bin/sh\necho no such library >&2; exit 127");
     place.launch(&["recipe.yaml"]).said(3, &["does not work: no such library"]);
     std::fs::remove_file(place.path("bin/vljepa-worker")).unwrap();
-    only_own(&["recipe.yaml"]).said(3, &["vljepa-worker is neither beside", "cargo build --release"]);
+    only_own(&["recipe.yaml"])
+        .said(3, &["vljepa-worker is neither beside", "cargo build --release"]);
     assert!(!place.path("runs").exists(), "a refused start leaves no run directory");
 }
 
@@ -271,10 +298,13 @@ fn wrong_command_lines_recipes_and_directories_are_explained() {
     let wrong = |arguments: &[&str], texts: &[&str]| place.launch(arguments).said(2, texts);
     wrong(&["missing.yaml"], &["cannot read the recipe missing.yaml", "no such file"]);
     wrong(&["recipe.yaml", "--set", "stages.0.stepz=3"], &["stepz", "steps"]);
-    wrong(&["recipe.yaml", "--set", "data.sources.a.shards=nowhere"], &["data.sources.a.shards", "nowhere"]);
+    wrong(
+        &["recipe.yaml", "--set", "data.sources.a.shards=nowhere"],
+        &["data.sources.a.shards", "nowhere"],
+    );
     wrong(&["recipe.yaml", "--run", "recipe.yaml/x"], &["recipe.yaml/x", "cannot make"]);
     wrong(&["recipe.yaml", "--run", "bin"], &["bin holds other files and no run"]);
-    wrong(&["recipe.yaml", "--set", "cluster.nodes=2"], &["cluster.nodes is 2"]);
+    wrong(&["recipe.yaml", "--set", "cluster.nodes=2"], &["this machine is one node, not 2"]);
     wrong(&["status", "shards"], &["shards is not a run directory"]);
     wrong(&["ask", "recipe.yaml", "x", "y", "--answers", "z"], &["not a run directory"]);
     wrong(&["recipe.yaml", "--dryrun"], &["--dry-run"]);
@@ -294,12 +324,21 @@ fn jobs_on_a_trained_run_print_tables_and_json() {
     std::fs::copy(place.path("recipe.yaml"), place.path("runs/fake/recipe.yaml")).unwrap();
     place.write("x.jpg", "x");
     answer(r#"{"answers":[{"text":"red","score":0.9},{"text":"dark blue","score":0.1}],"step":9}"#);
-    let asked = place.launch(&["ask", "runs/fake", "x.jpg", "which?", "--answers", "red,dark blue"]);
+    let asked =
+        place.launch(&["ask", "runs/fake", "x.jpg", "which?", "--answers", "red,dark blue"]);
     asked.said(0, &["checkpoint of step 9"]);
-    assert_eq!(asked.out, "rank  answer      score\n   1  red        0.9000\n   2  dark blue  0.1000\n");
+    assert_eq!(
+        asked.out,
+        "rank  answer      score\n   1  red        0.9000\n   2  dark blue  0.1000\n"
+    );
     let job = place.read("job");
-    assert!(job.contains(r#""job":"ask""#) && job.contains(place.path("x.jpg").to_str().unwrap()), "{job}");
-    answer(r#"{"results":[{"shard":"s/a.tar","key":"k","caption":"a red circle","score":0.5}],"step":9}"#);
+    assert!(
+        job.contains(r#""job":"ask""#) && job.contains(place.path("x.jpg").to_str().unwrap()),
+        "{job}"
+    );
+    answer(
+        r#"{"results":[{"shard":"s/a.tar","key":"k","caption":"a red circle","score":0.5}],"step":9}"#,
+    );
     let found = place.launch(&["search", "runs/fake", "shards", "red", "--limit", "3", "--json"]);
     found.said(0, &[]);
     assert!(found.out.contains("\"caption\": \"a red circle\""), "{}", found.out);

@@ -83,7 +83,10 @@ fn scores(directory: &RunDirectory, recipe: &Recipe) -> Vec<NamedScore> {
     for task in &recipe.evaluation.tasks {
         let belongs = |name: &String| {
             name.strip_prefix(&task.name).is_some_and(|rest| {
-                rest.is_empty() || rest.starts_with("_r") || rest.starts_with("_top") || rest == "_flipped"
+                rest.is_empty()
+                    || rest.starts_with("_r")
+                    || rest.starts_with("_top")
+                    || rest == "_flipped"
             })
         };
         let mut names: Vec<String> = all.keys().filter(|name| belongs(name)).cloned().collect();

@@ -89,11 +89,24 @@ fn figures(contents: &Contents) -> Markup {
         (
             "steps",
             terminal::thousands(last.step),
-            format!("of {} in {} stage{}", terminal::thousands(total), contents.recipe.stages.len(), plural(contents.recipe.stages.len())),
+            format!(
+                "of {} in {} stage{}",
+                terminal::thousands(total),
+                contents.recipe.stages.len(),
+                plural(contents.recipe.stages.len())
+            ),
         ),
-        ("training time", terminal::duration(busy_seconds(metrics)), format!("{} samples", terminal::thousands(last.samples))),
+        (
+            "training time",
+            terminal::duration(busy_seconds(metrics)),
+            format!("{} samples", terminal::thousands(last.samples)),
+        ),
         ("loss", format!("{:.3}", last.loss), format!("from {:.3}", metrics[0].loss)),
-        ("samples/s", compact(median(metrics.iter().map(|m| m.samples_per_s))), "median".to_owned()),
+        (
+            "samples/s",
+            compact(median(metrics.iter().map(|m| m.samples_per_s))),
+            "median".to_owned(),
+        ),
         (
             "waiting for data",
             percent(mean(metrics.iter().map(|m| m.data_wait_fraction))),
@@ -103,7 +116,11 @@ fn figures(contents: &Contents) -> Markup {
     all.push((
         "bad samples",
         terminal::thousands(last.bad_samples),
-        if last.bad_samples == 0 { "none left out".to_owned() } else { "left out and replaced".to_owned() },
+        if last.bad_samples == 0 {
+            "none left out".to_owned()
+        } else {
+            "left out and replaced".to_owned()
+        },
     ));
     html! {
         section.figures {

@@ -42,7 +42,8 @@ pub(super) struct Plot<'a> {
 impl Plot<'_> {
     /// Draws it; a sentence where there is nothing to draw.
     pub(super) fn draw(&self) -> Markup {
-        let usable = |value: f64| value.is_finite() && (self.axis != Axis::Logarithmic || value > 0.0);
+        let usable =
+            |value: f64| value.is_finite() && (self.axis != Axis::Logarithmic || value > 0.0);
         let points: Vec<(f64, f64)> = self
             .points
             .iter()
@@ -88,7 +89,11 @@ impl Plot<'_> {
             (left(step) * SIDE / 100.0, top(self.scaled(value)) * SIDE / 100.0)
         };
         let raw = path(merge(points).into_iter().map(place));
-        let line = if self.smooth { path(merge(&smoothed(points)).into_iter().map(place)) } else { raw.clone() };
+        let line = if self.smooth {
+            path(merge(&smoothed(points, self.stages)).into_iter().map(place))
+        } else {
+            raw.clone()
+        };
         let values = match self.axis {
             Axis::Logarithmic => decades(low, high),
             Axis::Fitted | Axis::FromZero => ticks(low, high, 4),
@@ -132,11 +137,13 @@ fn ticks(low: f64, high: f64, count: u32) -> Vec<f64> {
     (0..20).map(|i| (first + f64::from(i)) * step).take_while(|tick| *tick <= high).collect()
 }
 
-/// Powers of ten between two logarithms; ordinary ticks where there are fewer than two.
+/// Logarithms of 1, 2 and 5 times powers of ten in a range of logarithms; the powers alone where those are many.
 fn decades(low: f64, high: f64) -> Vec<f64> {
-    let whole = ticks(low.ceil(), high.floor(), 4);
-    let whole: Vec<f64> = whole.into_iter().filter(|tick| tick.fract().abs() < 1e-9).collect();
-    if whole.len() >= 2 { whole } else { ticks(low, high, 3) }
+    let powers: Vec<f64> =
+        (0..40).map(|i| low.floor() + f64::from(i)).take_while(|x| *x <= high).collect();
+    let factors: &[f64] = if powers.len() > 3 { &[1.0] } else { &[1.0, 2.0, 5.0] };
+    let all = powers.iter().flat_map(|power| factors.iter().map(move |f| power + f.log10()));
+    all.filter(|x| *x >= low && *x <= high).collect()
 }
 
 /// Means of groups of points, with the lowest and highest of each group kept where they stand out.
@@ -157,18 +164,17 @@ fn merge(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
         .collect()
 }
 
-/// Exponential moving average over about a fortieth of the points, without the bias towards its start.
-fn smoothed(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
-    let keep = 1.0 - 1.0 / (to_f64(points.len() as u64) / 40.0).max(2.0);
-    let (mut sum, mut weight) = (0.0, 0.0);
-    points
-        .iter()
-        .map(|(step, value)| {
-            sum = keep * sum + (1.0 - keep) * value;
-            weight = keep * weight + (1.0 - keep);
-            (*step, sum / weight)
-        })
-        .collect()
+/// Mean over the neighbours of each point of the same stage, about a fortieth of all points.
+fn smoothed(points: &[(f64, f64)], stages: &[(u64, String)]) -> Vec<(f64, f64)> {
+    let reach = (points.len() / 80).max(2);
+    let stage = |step: f64| stages.partition_point(|(first, _)| to_f64(*first) < step);
+    let mean = |index: usize| {
+        let (step, _) = points[index];
+        let near = &points[index.saturating_sub(reach)..points.len().min(index + reach + 1)];
+        let same = || near.iter().filter(|(s, _)| stage(*s) == stage(step));
+        same().map(|(_, value)| value).sum::<f64>() / to_f64(same().count() as u64)
+    };
+    (0..points.len()).map(|index| (points[index].0, mean(index))).collect()
 }
 
 fn path(points: impl Iterator<Item = (f64, f64)>) -> String {
@@ -213,7 +219,7 @@ pub(super) fn to_f64(value: u64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{Axis, Plot, compact, merge, smoothed, ticks};
+    use super::{Axis, Plot, compact, decades, merge, smoothed, ticks};
 
     fn draw(points: &[(u64, f64)], axis: Axis) -> String {
         Plot {
@@ -239,6 +245,25 @@ mod tests {
     }
 
     #[test]
+    fn logarithmic_ticks_are_ones_twos_and_fives_or_powers_of_ten() {
+        let values = |low: f64, high: f64| -> Vec<String> {
+            decades(low.log10(), high.log10()).iter().map(|x| compact(10_f64.powf(*x))).collect()
+        };
+        assert_eq!(values(0.6, 4.0), ["1", "2"]);
+        assert_eq!(values(0.04, 4.0), ["0.05", "0.1", "0.2", "0.5", "1", "2"]);
+        assert_eq!(values(0.0005, 20.0), ["1e-3", "0.01", "0.1", "1", "10"]);
+    }
+
+    #[test]
+    fn smoothing_does_not_reach_across_stages() {
+        let points: Vec<(f64, f64)> =
+            (1..=200).map(|i| (f64::from(i), if i <= 100 { 1.0 } else { 9.0 })).collect();
+        let stages = [(0, "a".to_owned()), (100, "b".to_owned())];
+        assert_eq!(smoothed(&points, &stages), points);
+        assert_ne!(smoothed(&points, &[]), points);
+    }
+
+    #[test]
     fn numbers_are_short() {
         for (value, text) in [
             (0.0, "0"),
@@ -261,14 +286,15 @@ mod tests {
         let merged = merge(&points);
         assert!(merged.len() <= 800 && merged.contains(&(7777.0, 9.0)));
         points[7777].1 = 1.0;
-        assert!(smoothed(&points).iter().all(|(_, v)| (v - 1.0).abs() < 1e-9));
+        assert!(smoothed(&points, &[]).iter().all(|(_, v)| (v - 1.0).abs() < 1e-9));
     }
 
     #[test]
     fn plots_of_few_equal_or_broken_values_are_drawn_or_say_why_not() {
         assert!(draw(&[], Axis::Fitted).contains("nothing recorded"));
         assert!(draw(&[(1, f64::NAN)], Axis::Fitted).contains("nothing recorded"));
-        for points in [vec![(1, 2.0)], vec![(1, 2.0), (2, 2.0)], vec![(1, 0.0), (2, f64::INFINITY)]] {
+        for points in [vec![(1, 2.0)], vec![(1, 2.0), (2, 2.0)], vec![(1, 0.0), (2, f64::INFINITY)]]
+        {
             for axis in [Axis::Fitted, Axis::FromZero, Axis::Logarithmic] {
                 let page = draw(&points, axis);
                 assert!(!page.contains("NaN") && !page.contains("inf"), "{page}");

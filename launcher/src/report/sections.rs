@@ -34,7 +34,8 @@ pub(super) fn learning(contents: &Contents) -> Markup {
         let points: Vec<(u64, f64)> = metrics.iter().map(|line| (line.step, value(line))).collect();
         let newest = points.last().map(|point| compact(point.1)).unwrap_or_default();
         let (stages, restarts) = (&stages, &restarts);
-        Plot { title, newest, points: &points, total: first, axis, smooth, stages, restarts, wide }.draw()
+        Plot { title, newest, points: &points, total: first, axis, smooth, stages, restarts, wide }
+            .draw()
     };
     html! {
         section {
@@ -46,7 +47,7 @@ pub(super) fn learning(contents: &Contents) -> Markup {
                 (draw("gradient norm", Axis::Logarithmic, true, false, |m| m.gradient_norm))
                 (draw("similarity scale α", Axis::Fitted, false, false, |m| m.scale))
             }
-            @if !restarts.is_empty() { p.note { "▲ the run was started again here" } }
+            @if !restarts.is_empty() { p.note { b { "▲" } " the run was started again here" } }
         }
     }
 }
@@ -129,7 +130,8 @@ pub(super) fn samples(contents: &Contents) -> Markup {
 
 fn card(sample: &Sample) -> Markup {
     let highest = sample.predictions.iter().map(|p| p.score).fold(0.05, f64::max);
-    let width = |p: &Prediction| format!("width:{:.1}%", 100.0 * (p.score / highest).clamp(0.0, 1.0));
+    let width =
+        |p: &Prediction| format!("width:{:.1}%", 100.0 * (p.score / highest).clamp(0.0, 1.0));
     html! {
         article.wrong[sample.correct == Some(false)] {
             div.frames { @for frame in &sample.frames { img src=(frame) alt=""; } }
@@ -245,8 +247,12 @@ pub(super) fn incidents(contents: &Contents) -> Markup {
     for line in &contents.events {
         let (kind, text) = match &line.event {
             Event::Fault(fault) => ("fault", format!("{fault} (log: {})", fault.log)),
-            Event::Restart { delay_s } => ("restart", format!("started again after {delay_s:.0} s")),
-            Event::Refused { peer, reason } => ("refused", format!("a connection from {peer}: {reason}")),
+            Event::Restart { delay_s } => {
+                ("restart", format!("started again after {delay_s:.0} s"))
+            }
+            Event::Refused { peer, reason } => {
+                ("refused", format!("a connection from {peer}: {reason}"))
+            }
             Event::Warning { rank, text } => ("warning", format!("rank {rank}: {text}")),
             Event::StopRequested { signal } => ("stop", format!("asked for by {signal}")),
             Event::Saved { stall_s, .. } => {

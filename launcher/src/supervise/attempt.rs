@@ -183,7 +183,9 @@ impl<'a> Attempt<'a> {
                 self.events.write(Event::Refused { peer: peer.clone(), reason: reason.clone() });
                 match rank {
                     Some(rank) => self.suspect(rank, FaultKind::Refused, reason),
-                    None => self.progress.note(&format!("refused a connection from {peer}: {reason}")),
+                    None => {
+                        self.progress.note(&format!("refused a connection from {peer}: {reason}"))
+                    }
                 }
             }
         }
@@ -331,7 +333,11 @@ impl<'a> Attempt<'a> {
         let running = self.members.iter().enumerate().filter(|(_, m)| m.outcome.is_none());
         let positions = running.filter_map(|(rank, m)| Some((rank, &m.joined.as_ref()?.position)));
         let hang = stall::find_hang(positions, &self.times, self.limits, now)?;
-        let how = if hang.silent { "it does not report any more" } else { "it reports, but stands still" };
+        let how = if hang.silent {
+            "it does not report any more"
+        } else {
+            "it reports, but stands still"
+        };
         let error = format!("no progress for {:.0} s; {how}", hang.still_for.as_secs_f64());
         Some(self.fault(Some(hang.rank), FaultKind::Hung, error))
     }

@@ -70,29 +70,31 @@ pub(crate) async fn supervise(run: &mut Run, signals: &mut Signals) -> Result<En
         let number = run.record.begin_attempt(run.recipe.cluster.world_size());
         let events = EventLog::new(&run.directory, number);
         progress.restart();
-        let (end, reached) = one_attempt(run, number, facts, &mut progress, signals).await?;
+        let (end, reached) = match one_attempt(run, number, facts, &mut progress, signals).await {
+            Ok(ended) => ended,
+            Err(error) => {
+                progress.finish();
+                let outcome = AttemptOutcome::Failed;
+                run.record.end_attempt(outcome, None, 0, Some(error.to_string()));
+                run.record.write(&run.directory)?;
+                return Err(error);
+            }
+        };
         let end = match end {
-            End::Completed => check_record(run, number, &reached).map_or(End::Completed, End::Fault),
+            End::Completed => {
+                check_record(run, number, &reached).map_or(End::Completed, End::Fault)
+            }
             End::Stopped | End::Killed | End::Fault(_) => end,
         };
-        let outcome = close(run, &events, &end, &reached)?;
+        close(run, &events, &end, &reached)?;
         let stop = reached.stop;
-        let fault = match (end, stop) {
-            (End::Completed, _) => {
-                progress.finish();
-                return Ok(Ending::Completed);
-            }
-            (End::Stopped, stop) => {
-                progress.finish();
-                return Ok(Ending::Stopped(stop.unwrap_or(StopSignal::Terminate)));
-            }
-            (End::Killed, stop) => {
-                progress.finish();
-                return Ok(Ending::Killed(stop.unwrap_or(StopSignal::Terminate)));
-            }
-            (End::Fault(fault), _) => fault,
+        let asked = stop.unwrap_or(StopSignal::Terminate);
+        let fault = match end {
+            End::Completed => return Ok(progress.end(Ending::Completed)),
+            End::Stopped => return Ok(progress.end(Ending::Stopped(asked))),
+            End::Killed => return Ok(progress.end(Ending::Killed(asked))),
+            End::Fault(fault) => fault,
         };
-        debug_assert_eq!(outcome, AttemptOutcome::Failed);
         show(&progress, &fault);
         let failure = Failure {
             saved: reached.saved,
@@ -108,13 +110,16 @@ pub(crate) async fn supervise(run: &mut Run, signals: &mut Signals) -> Result<En
             Decision::Restart(delay) => delay,
             Decision::GiveUp(reason) => {
                 progress.finish();
-                return Err(LaunchError::RunFailed { fault: fault.to_string(), reason, log: fault.log });
+                return Err(LaunchError::RunFailed {
+                    fault: fault.to_string(),
+                    reason,
+                    log: fault.log,
+                });
             }
         };
         announce(run, &progress, &events, &restarts, delay);
         if let Some(signal) = wait(delay, signals).await {
-            progress.finish();
-            return Ok(Ending::Stopped(signal));
+            return Ok(progress.end(Ending::Stopped(signal)));
         }
         facts = Facts { newest_saved: reached.newest_saved, ..Facts::default() };
     }
@@ -161,12 +166,7 @@ async fn one_attempt(
 }
 
 /// Writes an attempt's end to `events.jsonl` and `run.json`.
-fn close(
-    run: &mut Run,
-    events: &EventLog,
-    end: &End,
-    facts: &Facts,
-) -> Result<AttemptOutcome, LaunchError> {
+fn close(run: &mut Run, events: &EventLog, end: &End, facts: &Facts) -> Result<(), LaunchError> {
     let (outcome, fault) = match end {
         End::Completed => (AttemptOutcome::Completed, None),
         End::Stopped => (AttemptOutcome::Stopped, None),
@@ -179,8 +179,7 @@ fn close(
     events.write(Event::AttemptEnded { outcome, step: facts.last_step });
     let text = fault.map(ToString::to_string);
     run.record.end_attempt(outcome, facts.first_step, facts.last_step, text);
-    run.record.write(&run.directory)?;
-    Ok(outcome)
+    run.record.write(&run.directory)
 }
 
 /// Exit codes say little; a run is complete when rank 0's worker wrote so.
@@ -219,7 +218,13 @@ fn show(progress: &Progress, fault: &Fault) {
     }
 }
 
-fn announce(run: &Run, progress: &Progress, events: &EventLog, restarts: &Restarts, delay: Duration) {
+fn announce(
+    run: &Run,
+    progress: &Progress,
+    events: &EventLog,
+    restarts: &Restarts,
+    delay: Duration,
+) {
     let delay_s = delay.as_secs_f64();
     events.write(Event::Restart { delay_s });
     progress.note(&format!(

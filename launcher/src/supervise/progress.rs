@@ -27,16 +27,18 @@ pub(super) struct Progress {
 impl Progress {
     pub(super) fn new(recipe: &Recipe) -> Self {
         let total_steps = recipe.stages.iter().map(|stage| stage.steps).sum();
-        let total_samples = recipe.stages.iter().map(|stage| stage.steps * stage.batch as u64).sum();
-        let bar = terminal::is_watched().then(|| {
-            let target = ProgressDrawTarget::stderr_with_hz(8);
-            let bar = ProgressBar::with_draw_target(Some(total_steps), target);
-            let style = "{prefix:.bold} {bar:24.cyan/8} {pos}/{len} {wide_msg}";
-            bar.with_style(ProgressStyle::with_template(style).map_or_else(
-                |_| ProgressStyle::default_bar(),
-                |style| style.progress_chars("━━╌"),
-            ))
-        });
+        let total_samples =
+            recipe.stages.iter().map(|stage| stage.steps * stage.batch as u64).sum();
+        let bar =
+            terminal::is_watched().then(|| {
+                let target = ProgressDrawTarget::stderr_with_hz(8);
+                let bar = ProgressBar::with_draw_target(Some(total_steps), target);
+                let style = "{prefix:.bold} {bar:24.cyan/8} {pos}/{len} {wide_msg}";
+                bar.with_style(ProgressStyle::with_template(style).map_or_else(
+                    |_| ProgressStyle::default_bar(),
+                    |style| style.progress_chars("━━╌"),
+                ))
+            });
         Self {
             bar,
             total_steps,
@@ -87,7 +89,9 @@ impl Progress {
                 bar.set_position(step);
                 bar.set_message(self.message());
             }
-            None if last || self.last_plain.is_none_or(|at| at.elapsed() >= PLAIN_EVERY) => self.plain(),
+            None if last || self.last_plain.is_none_or(|at| at.elapsed() >= PLAIN_EVERY) => {
+                self.plain()
+            }
             None => {}
         }
     }
@@ -113,6 +117,12 @@ impl Progress {
         }
     }
 
+    /// Takes the live line away; hands back how the run ended.
+    pub(super) fn end<T>(&self, ending: T) -> T {
+        self.finish();
+        ending
+    }
+
     fn plain(&mut self) {
         self.last_plain = Some(Instant::now());
         if let Some(metrics) = &self.newest {
@@ -129,7 +139,10 @@ impl Progress {
             if self.samples_per_s > 0.0 {
                 #[expect(clippy::cast_precision_loss, reason = "an estimate")]
                 let left = self.total_samples.saturating_sub(metrics.samples) as f64;
-                parts.push(format!("{} left", terminal::duration((left / self.samples_per_s).round())));
+                parts.push(format!(
+                    "{} left",
+                    terminal::duration((left / self.samples_per_s).round())
+                ));
             }
             if metrics.bad_samples > 0 {
                 parts.push(format!("{} bad samples", metrics.bad_samples));
@@ -155,6 +168,8 @@ impl Progress {
 fn is_step(phase: Phase) -> bool {
     match phase {
         Phase::Start | Phase::Checkpoint | Phase::Evaluation => false,
-        Phase::Data | Phase::Forward | Phase::Collective | Phase::Backward | Phase::Optimizer => true,
+        Phase::Data | Phase::Forward | Phase::Collective | Phase::Backward | Phase::Optimizer => {
+            true
+        }
     }
 }

@@ -64,7 +64,9 @@ impl Restarts {
         let same = self.last_start_error.as_deref() == Some(failure.error.as_str());
         self.last_start_error = set_up.then(|| failure.error.clone());
         if set_up && (!self.has_trained || same) {
-            return Decision::GiveUp("no step was finished, so another start would fail too".to_owned());
+            return Decision::GiveUp(
+                "no step was finished, so another start would fail too".to_owned(),
+            );
         }
         self.has_trained |= failure.trained;
         if failure.saved {
@@ -119,19 +121,31 @@ mod tests {
             let decision = restarts.decide(&failure(true, true, "rank 1 died"));
             assert_eq!(decision, Decision::Restart(Duration::from_secs(1)));
         }
-        assert!(matches!(restarts.decide(&failure(false, true, "rank 1 died")), Decision::GiveUp(_)));
+        assert!(matches!(
+            restarts.decide(&failure(false, true, "rank 1 died")),
+            Decision::GiveUp(_)
+        ));
     }
 
     #[test]
     fn a_wrong_set_up_does_not_restart_but_a_death_does() {
         let mut fresh = restarts(3);
-        assert!(matches!(fresh.decide(&failure(false, false, "no tokenizer")), Decision::GiveUp(_)));
+        assert!(matches!(
+            fresh.decide(&failure(false, false, "no tokenizer")),
+            Decision::GiveUp(_)
+        ));
         let killed = failure(false, false, "rank 0 died");
         assert!(matches!(restarts(3).decide(&killed), Decision::Restart(_)));
         let mut trained = restarts(3);
         trained.decide(&failure(true, true, "rank 1 died"));
-        assert!(matches!(trained.decide(&failure(false, false, "no tokenizer")), Decision::Restart(_)));
-        assert!(matches!(trained.decide(&failure(false, false, "no tokenizer")), Decision::GiveUp(_)));
+        assert!(matches!(
+            trained.decide(&failure(false, false, "no tokenizer")),
+            Decision::Restart(_)
+        ));
+        assert!(matches!(
+            trained.decide(&failure(false, false, "no tokenizer")),
+            Decision::GiveUp(_)
+        ));
     }
 
     #[test]

@@ -22,7 +22,11 @@ pub(crate) struct Limits {
 
 impl Limits {
     pub(crate) fn new(start_timeout_s: u64) -> Self {
-        Self { factor: 10, floor: Duration::from_secs(60), start: Duration::from_secs(start_timeout_s) }
+        Self {
+            factor: 10,
+            floor: Duration::from_secs(60),
+            start: Duration::from_secs(start_timeout_s),
+        }
     }
 }
 
@@ -113,8 +117,8 @@ pub(super) fn find_hang<'a>(
     }
     // A rank that missed several heartbeats while others send theirs is the cause even before its own limit.
     let quiet = |p: &Position| silence(p) > Duration::from_secs(5).min(limits.floor / 2);
-    let (rank, position) = ranks
-        .min_by_key(|(_, p)| (!quiet(p), p.step, p.phase == Phase::Collective, p.since))?;
+    let (rank, position) =
+        ranks.min_by_key(|(_, p)| (!quiet(p), p.step, p.phase == Phase::Collective, p.since))?;
     Some(Hang {
         rank,
         step: position.step,
@@ -176,15 +180,11 @@ mod tests {
     #[test]
     fn the_rank_behind_is_named_when_all_report() {
         let now = Instant::now() + SECOND * 1000;
-        let ranks = [
-            position(8, Phase::Collective, 62, 1, now),
-            position(7, Phase::Data, 61, 1, now),
-        ];
+        let ranks =
+            [position(8, Phase::Collective, 62, 1, now), position(7, Phase::Data, 61, 1, now)];
         assert_eq!(hung(&ranks, &times(&[1]), now), Some((1, Phase::Data)));
-        let still_in_time = [
-            position(8, Phase::Collective, 59, 1, now),
-            position(7, Phase::Data, 58, 1, now),
-        ];
+        let still_in_time =
+            [position(8, Phase::Collective, 59, 1, now), position(7, Phase::Data, 58, 1, now)];
         assert_eq!(hung(&still_in_time, &times(&[1]), now), None);
         assert_eq!(hung(&ranks, &times(&[7]), now), None, "slow steps learn a longer limit");
     }
@@ -194,8 +194,10 @@ mod tests {
         let now = Instant::now() + SECOND * 1000;
         let reporting = [position(9, Phase::Evaluation, 300, 1, now)];
         assert_eq!(hung(&reporting, &times(&[1]), now), None);
-        let waiting =
-            [position(9, Phase::Evaluation, 300, 1, now), position(9, Phase::Collective, 300, 1, now)];
+        let waiting = [
+            position(9, Phase::Evaluation, 300, 1, now),
+            position(9, Phase::Collective, 300, 1, now),
+        ];
         assert_eq!(hung(&waiting, &times(&[1]), now), None);
         let silent = [position(9, Phase::Evaluation, 300, 61, now)];
         assert_eq!(hung(&silent, &times(&[1]), now), Some((0, Phase::Evaluation)));

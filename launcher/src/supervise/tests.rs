@@ -1,1 +1,113 @@
-//! The supervisor against workers that behave in chosen ways.
+//! The supervisor with short limits, against workers that stand still. What needs no short limits is tested through the program
+//! (`tests/local_runs.rs`).
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use vljepa_recipes::load;
+use vljepa_recipes::run_directory::RunDirectory;
+
+use super::{Ending, Limits, Run, Signals, supervise};
+use crate::error::LaunchError;
+use crate::local::{self, Programs};
+use crate::provenance::RunRecord;
+
+const LIMITS: Limits =
+    Limits { factor: 10, floor: Duration::from_secs(3), start: Duration::from_secs(3) };
+
+/// Works on a run of fake workers and returns how it ended, with its `events.jsonl`.
+async fn run(folder: &Path, ranks: usize, scenario: &str) -> (Result<Ending, LaunchError>, String) {
+    let write = |name: &str, text: &str| {
+        let path = folder.join(name);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    };
+    let worker = write("worker", include_str!("../../tests/fake/worker.sh"));
+    let mpirun = write("mpirun", include_str!("../../tests/fake/mpirun.sh"));
+    write("scenario.sh", scenario);
+    let recipe = include_str!("../../tests/fake/recipe.yaml").replace("RANKS", &ranks.to_string());
+    let set = ["cluster.restart.max_without_progress=0".to_owned()];
+    let loaded = load(&write("recipe.yaml", &recipe), &set).unwrap();
+    let (directory, _) = RunDirectory::create(&folder.join("run"), &loaded).unwrap();
+    let programs = Programs { worker, mpirun: Some(mpirun) };
+    let record = RunRecord::collect(&directory, &loaded.recipe, &loaded.hash, &programs).await;
+    record.write(&directory).unwrap();
+    let mut run = Run {
+        directory,
+        recipe: loaded.recipe,
+        recipe_hash: loaded.hash,
+        programs,
+        limits: LIMITS,
+        record,
+    };
+    let ended = supervise(&mut run, &mut Signals::listen().unwrap()).await;
+    (ended, std::fs::read_to_string(run.directory.events()).unwrap())
+}
+
+fn failure(ended: Result<Ending, LaunchError>) -> String {
+    ended.unwrap_err().to_string()
+}
+
+/// Every worker that was started has ended.
+fn assert_nothing_left(folder: &Path) {
+    let pids = std::fs::read_to_string(folder.join("run/pids")).unwrap();
+    for pid in pids.lines() {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        assert!(status.is_empty() || status.contains(") Z"), "process {pid} is left behind");
+    }
+}
+
+#[tokio::test]
+async fn a_stopped_rank_is_named_as_hung_and_everything_is_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let scenario = "hello; for s in 0 1 2; do step $s; sleep 0.15; done; \
+        if [ $rank = 1 ]; then beat 3 backward; sleep 0.2; kill -STOP $$; fi; \
+        beat 3 collective; while sleep 0.2; do beat 3 collective; done";
+    let (ended, events) = run(folder.path(), 2, scenario).await;
+    let text = failure(ended);
+    assert!(text.contains("rank 1 hangs in phase backward of step 3"), "{text}");
+    assert!(text.contains("does not report any more"), "{text}");
+    assert!(events.contains(r#""event":"fault","kind":"hung","rank":1"#), "{events}");
+    assert_nothing_left(folder.path());
+}
+
+#[tokio::test]
+async fn a_rank_that_reports_but_stands_still_is_named_with_its_phase() {
+    let folder = tempfile::tempdir().unwrap();
+    let scenario = "hello; for s in 0 1 2; do step $s; sleep 0.15; done; while sleep 0.1; do beat 3 data; done";
+    let started = Instant::now();
+    let text = failure(run(folder.path(), 1, scenario).await.0);
+    assert!(text.contains("rank 0 hangs in phase data of step 3"), "{text}");
+    assert!(text.contains("it reports, but stands still"), "{text}");
+    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
+    assert_nothing_left(folder.path());
+}
+
+#[tokio::test]
+async fn a_rank_that_does_not_come_up_is_named_after_the_start_limit() {
+    let folder = tempfile::tempdir().unwrap();
+    let scenario = "[ $rank = 1 ] && sleep 60; hello; while sleep 0.1; do beat 0 start; done";
+    let text = failure(run(folder.path(), 2, scenario).await.0);
+    assert!(text.contains("rank 1 did not start: it did not connect within"), "{text}");
+    assert_nothing_left(folder.path());
+}
+
+#[tokio::test]
+async fn processes_are_found_by_their_token_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let token = super::new_token().unwrap();
+    assert_eq!(token.len(), 32);
+    // A process that left the group, as OpenMPI's ranks do.
+    let line = ["setsid", "sleep", "61"].map(str::to_owned);
+    let mut group = local::Group::start(&line, &token, &folder.path().join("out")).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while local::with_token(&token).is_empty() && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(local::with_token(&token).len(), 1);
+    assert!(local::with_token("another token").is_empty());
+    group.end().await;
+    assert!(local::with_token(&token).is_empty());
+}
