@@ -23,7 +23,7 @@ pub struct Loaded {
     pub recipe: Recipe,
     /// The same as YAML: one file, all defaults shown.
     pub yaml: String,
-    /// BLAKE3 of that YAML without `runs`, hexadecimal: where a run is written does not change it.
+    /// BLAKE3 of [`Recipe::computed`] as YAML, hexadecimal: two recipes of one hash train the same model.
     pub hash: String,
     /// What a person should know before starting; none of it is an error.
     pub warnings: Vec<String>,
@@ -122,8 +122,7 @@ pub fn load_resolved(path: &Path) -> Result<Loaded, LoadError> {
 
 fn resolved(recipe: Recipe) -> Result<Loaded, LoadError> {
     let yaml = to_yaml(&recipe)?;
-    let without_paths = Recipe { runs: PathBuf::new(), ..recipe.clone() };
-    let hash = blake3::hash(to_yaml(&without_paths)?.as_bytes()).to_hex().to_string();
+    let hash = blake3::hash(to_yaml(&recipe.computed())?.as_bytes()).to_hex().to_string();
     let warnings = check::warnings(&recipe);
     Ok(Loaded { recipe, yaml, hash, warnings })
 }
@@ -141,13 +140,18 @@ struct Loader {
 
 impl Loader {
     /// A file on top of what it extends. `above` are the files that led here, to refuse a circle.
-    fn file_with_bases(&mut self, path: &Path, above: &mut Vec<PathBuf>) -> Result<Node, LoadError> {
+    fn file_with_bases(
+        &mut self,
+        path: &Path,
+        above: &mut Vec<PathBuf>,
+    ) -> Result<Node, LoadError> {
         let text = read_text(path)?;
         let index = self.add(path.display().to_string(), text);
         let mut root = self.parse(index)?;
         let Some(entry) = root.take("extends") else { return Ok(root) };
         let Value::Text(base) = &entry.node.value else {
-            let what = format!("extends: expected a text, found {}", tree::describe(&entry.node.value));
+            let what =
+                format!("extends: expected a text, found {}", tree::describe(&entry.node.value));
             let help = "name one recipe, relative to this file: `extends: other.yaml`";
             return Err(self.mistake(entry.node.place, what, "this value", Some(help.to_owned())));
         };
@@ -177,7 +181,8 @@ impl Loader {
         }
         let root = tree::parse(text, index, 0).map_err(|fault| self.syntax(index, 0, fault))?;
         if !matches!(root.value, Value::Map(_)) {
-            let what = format!("a recipe is keys and values, found {}", tree::describe(&root.value));
+            let what =
+                format!("a recipe is keys and values, found {}", tree::describe(&root.value));
             return Err(self.mistake(root.place, what, "here", None));
         }
         Ok(Node { place: start, ..root })
@@ -198,7 +203,9 @@ impl Loader {
             segments.push((segment, place(offset, segment.len())));
             offset += segment.len() + 1;
         }
-        if let Some((_, at)) = segments.iter().find(|(name, _)| name.trim() != *name || name.is_empty()) {
+        if let Some((_, at)) =
+            segments.iter().find(|(name, _)| name.trim() != *name || name.is_empty())
+        {
             let what = format!("--set {set}: a key is empty or has spaces around it");
             return Err(self.mistake(*at, what, "here", None));
         }
@@ -288,13 +295,15 @@ fn floor_boundary(text: &str, offset: usize) -> usize {
     text.floor_char_boundary(offset.min(text.len()))
 }
 
-/// The tab that indents the line of `offset` or the one before it: parsers notice tabs late.
+/// The tab that indents the line of `offset` or a neighbour: parsers notice tabs late, or on the way to the next line.
 fn tab_in_indentation(text: &str, offset: usize) -> Option<usize> {
     let offset = floor_boundary(text, offset);
     let line = text[..offset].rfind('\n').map_or(0, |newline| newline + 1);
     let above = text[..line.saturating_sub(1)].rfind('\n').map_or(0, |newline| newline + 1);
-    [line, above].into_iter().find_map(|start| {
-        let indentation: &str = text[start..].split(|c: char| !c.is_whitespace() || c == '\n').next()?;
+    let below = text[offset..].find('\n').map_or(text.len(), |newline| offset + newline + 1);
+    [line, above, below].into_iter().find_map(|start| {
+        let indentation: &str =
+            text[start..].split(|c: char| !c.is_whitespace() || c == '\n').next()?;
         indentation.find('\t').map(|tab| start + tab)
     })
 }

@@ -15,19 +15,7 @@ use serde_json::{Map, Value};
 
 use crate::clock;
 use crate::load::{LoadError, Loaded, load_resolved};
-
-/// Keys that may change between two starts of one run: none of them changes what the steps compute.
-const FREE_KEYS: [&str; 9] = [
-    "runs",
-    "evaluation",
-    "cluster",
-    "checkpoints",
-    "logging",
-    "data.threads",
-    "data.prefetch_batches",
-    "data.cache_mib",
-    "data.bad_samples",
-];
+use crate::schema::Recipe;
 
 /// Why a run directory cannot be used.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
@@ -61,7 +49,9 @@ pub enum RunDirectoryError {
     },
     /// The run was started with a recipe that computes something else.
     #[error("{} holds a run of another recipe; these keys differ:\n{}", path.display(), differences.join("\n"))]
-    #[diagnostic(help("start this recipe in a directory of its own (another `name`), or undo the changes"))]
+    #[diagnostic(help(
+        "start this recipe in a directory of its own (another `name`), or undo the changes"
+    ))]
     OtherRecipe {
         /// Which folder.
         path: PathBuf,
@@ -80,7 +70,9 @@ pub enum RunDirectoryError {
     },
     /// Another process uses it.
     #[error("the run in {} is in use{}", path.display(), holder.as_ref().map(|h| format!(" by {h}")).unwrap_or_default())]
-    #[diagnostic(help("wait until it ends, or stop it; the lock goes with the process that holds it"))]
+    #[diagnostic(help(
+        "wait until it ends, or stop it; the lock goes with the process that holds it"
+    ))]
     InUse {
         /// Which folder.
         path: PathBuf,
@@ -140,10 +132,15 @@ impl RunDirectory {
             }
             return Ok((run, Found::Existing { changes }));
         }
-        let not_hidden = |entry: fs::DirEntry| !entry.file_name().as_encoded_bytes().starts_with(b".");
+        let not_hidden =
+            |entry: fs::DirEntry| !entry.file_name().as_encoded_bytes().starts_with(b".");
         let known = |entry: &fs::DirEntry| {
             let name = entry.file_name();
-            name == "lock" || name == "logs" || name == "checkpoints" || name == "evaluations" || name == "tensorboard"
+            name == "lock"
+                || name == "logs"
+                || name == "checkpoints"
+                || name == "evaluations"
+                || name == "tensorboard"
         };
         if let Ok(entries) = fs::read_dir(root)
             && entries.flatten().any(|entry| !known(&entry) && not_hidden(entry))
@@ -190,7 +187,8 @@ impl RunDirectory {
         let file = file.map_err(|source| refused("write", &path, source))?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(mut file) => {
-                let holder = format!("process {} since {}\n", std::process::id(), clock::now_text());
+                let holder =
+                    format!("process {} since {}\n", std::process::id(), clock::now_text());
                 file.set_len(0)
                     .and_then(|()| file.write_all(holder.as_bytes()))
                     .map_err(|source| refused("write", &path, source))?;
@@ -336,26 +334,24 @@ impl RunDirectory {
 
     /// Free keys that differ; an error when others do.
     fn compare(&self, loaded: &Loaded) -> Result<Vec<String>, RunDirectoryError> {
-        let there = self.load_recipe()?;
-        let value = |loaded: &Loaded| {
-            serde_json::to_value(&loaded.recipe)
+        let (there, here) = (&self.load_recipe()?.recipe, &loaded.recipe);
+        let fixed = self.differences(&there.computed(), &here.computed())?;
+        if fixed.is_empty() {
+            return self.differences(there, here);
+        }
+        let path = self.root.clone();
+        Err(RunDirectoryError::OtherRecipe { path, differences: fixed })
+    }
+
+    /// Keys whose values differ, a line each.
+    fn differences(&self, there: &Recipe, here: &Recipe) -> Result<Vec<String>, RunDirectoryError> {
+        let value = |recipe: &Recipe| {
+            serde_json::to_value(recipe)
                 .map_err(|source| RunDirectoryError::Json { path: self.recipe(), source })
         };
         let mut differing = Vec::new();
-        differences("", &value(&there)?, &value(loaded)?, &mut differing);
-        let is_free = |key: &str| {
-            let below = |free: &str| key == free || key.starts_with(&format!("{free}."));
-            FREE_KEYS.iter().any(|free| below(free)) || key.ends_with(".micro_batch")
-        };
-        let (free, fixed): (Vec<_>, Vec<_>) = differing.into_iter().partition(|(key, _)| is_free(key));
-        let lines = |list: Vec<(String, String)>| -> Vec<String> {
-            list.into_iter().map(|(key, change)| format!("  {key}: {change}")).collect()
-        };
-        if fixed.is_empty() {
-            return Ok(lines(free));
-        }
-        let path = self.root.clone();
-        Err(RunDirectoryError::OtherRecipe { path, differences: lines(fixed) })
+        differences("", &value(there)?, &value(here)?, &mut differing);
+        Ok(differing.into_iter().map(|(key, change)| format!("  {key}: {change}")).collect())
     }
 }
 
@@ -445,3 +441,6 @@ fn refused(action: &'static str, path: &Path, source: std::io::Error) -> RunDire
     };
     RunDirectoryError::Io { action, path: path.to_owned(), source, help: help.to_owned() }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,12 +10,11 @@ mod model;
 mod training;
 
 pub use cluster::{Cluster, RestartPolicy, Scheduler, Slurm};
-pub use data::{
-    BadSamples, Data, Source, TargetRule, TextSource, Transform, Visual,
-};
+pub use data::{BadSamples, Data, Source, TargetRule, TextSource, Transform, Visual};
 pub use evaluation::{Candidates, Control, Evaluation, Task, TaskKind};
 pub use model::{
-    Attention, Initialisation, Llama3Scaling, Loss, LossKind, Model, Predictor, Temperature, XEncoder, YEncoder,
+    Attention, Initialisation, Llama3Scaling, Loss, LossKind, Model, Predictor, Temperature,
+    XEncoder, YEncoder,
 };
 pub use training::{
     Checkpoints, LearningRate, Logging, Mixing, NonFinite, Optimizer, Schedule, Stage,
@@ -68,6 +67,26 @@ pub struct Recipe {
     /// What is written down while training.
     #[serde(default)]
     pub logging: Logging,
+}
+
+impl Recipe {
+    /// The recipe without what may change between two starts of one run: nothing that is left out changes what a step computes,
+    /// beyond the rounding of sums that are split otherwise.
+    #[must_use]
+    pub fn computed(&self) -> Self {
+        let mut recipe = self.clone();
+        recipe.runs = PathBuf::new();
+        recipe.evaluation = Evaluation::default();
+        recipe.cluster = Cluster::default();
+        recipe.checkpoints = Checkpoints::default();
+        recipe.logging = Logging::default();
+        (recipe.data.threads, recipe.data.prefetch_batches, recipe.data.cache_mib) = (0, 0, 0);
+        recipe.data.bad_samples = BadSamples::default();
+        for stage in &mut recipe.stages {
+            stage.micro_batch = None;
+        }
+        recipe
+    }
 }
 
 /// What computes. A run never falls back to another device.

@@ -105,7 +105,9 @@ impl Golden {
         let length = self.shape(mask)[1];
         let mut ends = vec![0];
         for row in 0..self.shape(mask)[0] {
-            ends.push(i32::try_from(kept.iter().filter(|&&i| i < (row + 1) * length).count()).unwrap());
+            ends.push(
+                i32::try_from(kept.iter().filter(|&&i| i < (row + 1) * length).count()).unwrap(),
+            );
         }
         Packed::new(Device::Host, ids, ends)
     }

@@ -6,8 +6,7 @@ use vljepa_kernels::testing::{Comparison, assert_close, assert_differs};
 use vljepa_kernels::{Device, Packed, Tensor, View};
 use vljepa_model::weights::Source;
 use vljepa_model::{
-    AdamW, Context, Gathered, Gradients, Group, InfoNce, Objective, ParameterId, Parameters,
-    VlJepa,
+    AdamW, Context, Gathered, Gradients, Group, InfoNce, Objective, ParameterId, Parameters, VlJepa,
 };
 use vljepa_recipes::schema;
 
@@ -48,10 +47,7 @@ impl Step {
         let [vision, predictor, y_encoder] = &parts;
         let recipe = schema::Model {
             image_size: vision.size("crop_size"),
-            x_encoder: schema::XEncoder {
-                trainable: false,
-                ..golden_x_encoder::recipe(vision)
-            },
+            x_encoder: schema::XEncoder { trainable: false, ..golden_x_encoder::recipe(vision) },
             predictor: schema::Predictor {
                 text_projection: golden.config["text_projection"] == true,
                 train_embeddings: false,
@@ -64,11 +60,14 @@ impl Step {
         };
         let model = VlJepa::new(&recipe, &schema::Loss::default(), Device::Host).unwrap();
         let sources = [Source::VJepa2, Source::Llama, Source::Gemma];
-        let files: Vec<_> =
-            sources.into_iter().zip(parts.iter().map(Golden::weights)).collect();
+        let files: Vec<_> = sources.into_iter().zip(parts.iter().map(Golden::weights)).collect();
         let mut parameters = load(&model, &files);
         for (id, name) in names(&model) {
-            if let Some(values) = golden.names("in.").contains(&name.as_str()).then(|| golden.get(&format!("in.{name}"))) {
+            if let Some(values) = golden
+                .names("in.")
+                .contains(&name.as_str())
+                .then(|| golden.get(&format!("in.{name}")))
+            {
                 let into = parameters.view_mut(model.layout(), id);
                 into.host_f32_mut("test", "weights").unwrap().copy_from_slice(values);
             }
@@ -90,7 +89,8 @@ impl Step {
         let (model, parameters) = (&self.model, &self.parameters);
         let visual = model.x_encoder.forward(cx, parameters, self.frames.view(), true).unwrap();
         assert!(visual.saved.is_none(), "a frozen encoder keeps nothing");
-        let predicted = model.predictor.forward(cx, parameters, &visual, &self.query, true).unwrap();
+        let predicted =
+            model.predictor.forward(cx, parameters, &visual, &self.query, true).unwrap();
         let target = model.y_encoder.forward(cx, parameters, &self.target, true).unwrap();
         let info_nce = self.info_nce();
         let b = visual.rows;
@@ -201,8 +201,9 @@ fn a_step_has_the_outputs_loss_and_gradients_of_torch() {
 
 /// (after − before) / learning rate of one parameter against torch's.
 ///
-/// Adam's first updates are g/(|g| + eps): where |g| is of the size of eps or of g's own error (1e-4 of a tensor's largest), they are
-/// noise in torch as well, so such elements are left out; they are counted below.
+/// Adam's first updates are g/(|g| + eps): where |g| is of the size of eps or of g's own error (1e-4 of a tensor's largest; after three
+/// steps twenty times that, the change of a gradient along the way), they are noise in torch as well. Such elements are left out, and
+/// counted.
 fn compare_updates(
     step: &Step,
     [before, after]: [&[f32]; 2],
@@ -215,7 +216,8 @@ fn compare_updates(
     let rate = golden.number("lr") * if text { golden.number("y_lr_mult") } else { 1.0 };
     let gradient = golden.get(&format!("grad.{name}"));
     let largest = gradient.iter().fold(0.0_f32, |m, v| m.max(v.abs()));
-    let meant = |i: &usize| gradient[*i] == 0.0 || gradient[*i].abs() > (2e-3 * largest).max(1e-6);
+    let noise = if which == "after1" { 1e-4 } else { 2e-3 };
+    let meant = |i: &usize| gradient[*i] == 0.0 || gradient[*i].abs() > (noise * largest).max(1e-6);
     let kept: Vec<usize> = (0..gradient.len()).filter(meant).collect();
     #[expect(clippy::cast_possible_truncation, reason = "compared as f32")]
     let update = |after: &[f32]| -> Vec<f32> {
@@ -273,17 +275,14 @@ fn three_steps_of_adamw_are_torch_s() {
             left_out += out;
             all += after.len();
         }
-        assert!(left_out * 50 < all, "{left_out} of {all} elements left out");
+        assert!(left_out * 20 < all, "{left_out} of {all} elements left out");
     }
 }
 
 #[test]
 fn updates_of_another_rate_or_without_decay_differ() {
-    let changes: [fn(&mut schema::Optimizer); 3] = [
-        |o| o.weight_decay = 0.0,
-        |o| o.betas[1] = 0.999,
-        |o| o.multipliers = BTreeMap::new(),
-    ];
+    let changes: [fn(&mut schema::Optimizer); 3] =
+        [|o| o.weight_decay = 0.0, |o| o.betas[1] = 0.999, |o| o.multipliers = BTreeMap::new()];
     for (i, change) in changes.into_iter().enumerate() {
         let mut step = Step::open();
         let machine = Machine::new();

@@ -144,9 +144,8 @@ fn llama_outputs_match_causal_and_bidirectional() {
         let machine = Machine::new();
         let (cx, text) = (machine.cx(), golden.packed("in.input_ids", "in.attention_mask"));
         let got = hidden(cx, &model.predictor.text, &parameters, &text);
-        let want = |name| {
-            golden.unpadded(&format!("out.{name}.last_hidden_state"), "in.attention_mask")
-        };
+        let want =
+            |name| golden.unpadded(&format!("out.{name}.last_hidden_state"), "in.attention_mask");
         assert_close(name, &got, &want(name), OUTPUT);
         assert_differs("the other mask", &got, &want(other), OUTPUT);
         if attention == schema::Attention::Bidirectional {
@@ -253,18 +252,14 @@ fn open_gemma(change: impl FnOnce(&mut schema::YEncoder)) -> (Golden, VlJepa, Pa
     let mut y_encoder =
         schema::YEncoder { dense_heads: true, dense_hidden_size, ..gemma_recipe(&golden) };
     change(&mut y_encoder);
-    let recipe =
-        schema::Model { y_encoder, embed_dim, projection_bias: false, ..tiny::model() };
+    let recipe = schema::Model { y_encoder, embed_dim, projection_bias: false, ..tiny::model() };
     let model = VlJepa::new(&recipe, &schema::Loss::default(), Device::Host).unwrap();
     let mut parameters = load(&model, &[(Source::Gemma, golden.weights())]);
     let identity = (0..embed_dim * embed_dim)
         .map(|i| if i / embed_dim == i % embed_dim { 1.0 } else { 0.0 })
         .collect::<Vec<f32>>();
-    let maps = [
-        golden.get("in.2_Dense.linear.weight"),
-        golden.get("in.3_Dense.linear.weight"),
-        &identity,
-    ];
+    let maps =
+        [golden.get("in.2_Dense.linear.weight"), golden.get("in.3_Dense.linear.weight"), &identity];
     for (map, values) in model.y_encoder.head.maps.iter().zip(maps) {
         let into = parameters.view_mut(model.layout(), map.weight.id());
         into.host_f32_mut("test", "map").unwrap().copy_from_slice(values);

@@ -1,4 +1,6 @@
 //! What crosses crates: goldens, programs run as a user runs them, the workspace's rules.
+#![expect(unreachable_pub, reason = "modules of one test binary share their helpers")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 mod architecture;
 mod golden;

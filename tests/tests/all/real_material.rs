@@ -1,0 +1,228 @@
+//! Real shards, photos and clips of other people, which lie outside of the repository: in the folder that `VLJEPA_MATERIAL` names, or in
+//! `../shared/material` beside it. Where they are not, each test says that it did not run.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use vljepa_data::decode::{Media, Picture, decode};
+use vljepa_data::shard_index::load_or_make;
+use vljepa_data::{DataError, LoadOptions, SampleReader, reader};
+use vljepa_recipes::schema::Transform;
+
+/// Far above what any of these small files takes, far below a wait that a user would call a hang.
+const BOUND: Duration = Duration::from_secs(60);
+
+const OPTIONS: LoadOptions =
+    LoadOptions { frames: 4, image_size: 64, transform: Transform::ResizeCenterCrop };
+
+/// A folder of the material, or nothing and a line that says so.
+fn material(folder: &str) -> Option<PathBuf> {
+    let named = std::env::var_os("VLJEPA_MATERIAL").map(PathBuf::from);
+    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/material");
+    let path = named.unwrap_or_else(beside).join(folder);
+    if path.is_dir() {
+        return Some(path);
+    }
+    eprintln!("not run: {} does not exist (VLJEPA_MATERIAL names another place)", path.display());
+    None
+}
+
+/// The files of a folder with one of these extensions, by name.
+fn files(folder: &Path, extensions: &[&str]) -> Vec<PathBuf> {
+    let wanted = |path: &PathBuf| {
+        path.extension().is_some_and(|extension| extensions.iter().any(|&e| extension == e))
+    };
+    let mut files: Vec<_> =
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).filter(wanted).collect();
+    files.sort();
+    files
+}
+
+fn name(path: &Path) -> String {
+    path.file_name().unwrap().to_string_lossy().into_owned()
+}
+
+#[test]
+fn shards_of_webdatasets_authors_are_grouped_as_they_are_written() {
+    let Some(folder) = material("shards/webdataset") else { return };
+    // Copied, because an index is written beside a shard.
+    let copies = tempfile::tempdir().unwrap();
+    let mut samples = BTreeMap::new();
+    for path in files(&folder, &["tar"]) {
+        let copy = copies.path().join(name(&path));
+        fs::copy(&path, &copy).unwrap();
+        let index = load_or_make(&copy).unwrap().index;
+        assert!(index.dropped.is_empty(), "{}: {:?}", name(&path), index.dropped);
+        samples.insert(name(&path), (index.samples.len(), index.fields));
+    }
+    let field = |name: &str| vec![name.to_owned()];
+    assert_eq!(samples["compressed.tar"], (3, field("txt.gz")));
+    assert_eq!(samples["testgz.tar"], (1000, field("txt.gz")));
+    assert_eq!(samples["mpdata.tar"], (100, field("mp")));
+    let compressed = copies.path().join("sample.tgz");
+    fs::copy(folder.join("sample.tgz"), &compressed).unwrap();
+    let error = load_or_make(&compressed).unwrap_err().to_string();
+    assert!(error.contains("gzip-compressed") && error.contains("gunzip"), "{error}");
+    // Texts alone are no visual sample: a clear error for each, and no panic.
+    let reader = SampleReader::open(copies.path().join("testgz.tar").to_str().unwrap()).unwrap();
+    for index in 0..10 {
+        let error = reader.load(index, &OPTIONS).unwrap_err().to_string();
+        assert!(error.contains("neither a picture nor a clip"), "{error}");
+    }
+}
+
+#[test]
+fn photos_decode_at_their_size_and_a_broken_one_is_named() {
+    for folder in ["images/scikit-image", "images/img2dataset"] {
+        let Some(folder) = material(folder) else { return };
+        for path in files(&folder, &["jpg", "png"]) {
+            let loaded = reader::load_file(&path, &OPTIONS);
+            if name(&path) == "truncated.jpg" {
+                let error = loaded.unwrap_err();
+                assert!(matches!(error, DataError::BadSample { .. }));
+                assert!(error.to_string().contains("truncated.jpg"), "{error}");
+                continue;
+            }
+            let loaded = loaded.unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(loaded.frames.len(), 4 * 64 * 64 * 3);
+            let values: std::collections::BTreeSet<_> = loaded.frames.iter().collect();
+            assert!(values.len() > 1, "{} is flat", name(&path));
+            // img2dataset's names are WIDTH_HEIGHT.
+            let stem = path.file_stem().unwrap().to_string_lossy().into_owned();
+            if let Some((width, height)) = stem.split_once('_')
+                && let (Ok(width), Ok(height)) = (width.parse::<u32>(), height.parse::<u32>())
+            {
+                let bytes = fs::read(&path).unwrap();
+                let clip = decode(Media::Image, &bytes, 1, &mut Ok::<Picture, String>).unwrap();
+                assert_eq!((clip.pictures[0].width, clip.pictures[0].height), (width, height));
+            }
+        }
+    }
+}
+
+#[cfg(not(feature = "video"))]
+#[test]
+fn clips_without_ffmpeg_are_refused_in_words() {
+    let Some(folder) = material("video/mmaction2") else { return };
+    let error = reader::load_file(&folder.join("demo.mp4"), &OPTIONS).unwrap_err().to_string();
+    assert!(error.contains("built without"), "{error}");
+}
+
+/// The frame times of the best video stream, stream 3, are those that torchcodec's authors recorded.
+#[cfg(feature = "video")]
+#[test]
+fn frame_times_are_those_recorded() {
+    let Some(folder) = material("video/torchcodec") else { return };
+    let times = |stream: u32| -> Vec<f64> {
+        let path = folder.join(format!("nasa_13013.mp4.stream{stream}.all_frames_info.json"));
+        let frames: Vec<BTreeMap<String, String>> =
+            serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+        frames.iter().map(|frame| frame["pts_time"].parse().unwrap()).collect()
+    };
+    let bytes = fs::read(folder.join("nasa_13013.mp4")).unwrap();
+    let ours = vljepa_data::decode::video::frame_times(&bytes).unwrap();
+    // The record has six decimals.
+    let same = |golden: &[f64]| {
+        golden.len() == ours.len() && ours.iter().zip(golden).all(|(a, b)| (a - b).abs() <= 0.6e-6)
+    };
+    assert!(same(&times(3)));
+    assert!(!same(&times(0)), "another stream's times must not pass");
+}
+
+#[cfg(feature = "video")]
+#[test]
+fn clips_decode_or_are_refused_in_bounded_time() {
+    for folder in ["video/torchcodec", "video/decord", "video/mmaction2"] {
+        let Some(folder) = material(folder) else { return };
+        for path in files(&folder, &["mp4", "mkv", "mov", "avi"]) {
+            let start = Instant::now();
+            let loaded = reader::load_file(&path, &OPTIONS);
+            assert!(start.elapsed() < BOUND, "{} takes too long", name(&path));
+            if name(&path) == "corrupted.mp4" {
+                let error = loaded.unwrap_err().to_string();
+                assert!(error.contains("corrupted.mp4: "), "{error}");
+                continue;
+            }
+            let loaded = loaded.unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(loaded.frames.len(), 4 * 64 * 64 * 3, "{}", name(&path));
+        }
+    }
+}
+
+/// Frames reached by key frames are the frames that decoding all of the clip gives.
+#[cfg(feature = "video")]
+#[test]
+fn frames_taken_by_seeking_are_the_same_as_frames_decoded_in_order() {
+    use vljepa_data::decode::{uniform_frames, video::frame_times};
+    for folder in ["video/torchcodec", "video/decord", "video/mmaction2"] {
+        let Some(folder) = material(folder) else { return };
+        for path in files(&folder, &["mp4", "mkv", "mov", "avi"]) {
+            let bytes = fs::read(&path).unwrap();
+            let Ok(times) = frame_times(&bytes) else { continue };
+            let frames = |n: usize| {
+                // Small, so that a clip fits in memory.
+                let shaped = |picture: Picture| Ok(Picture { pixels: sums(&picture), ..picture });
+                decode(Media::Video, &bytes, n, &mut { shaped }).unwrap()
+            };
+            let all = frames(times.len());
+            assert_eq!(all.order, uniform_frames(times.len(), times.len()), "{}", name(&path));
+            for n in [1, 3, 8] {
+                let some = frames(n);
+                for (place, number) in some.order.iter().zip(uniform_frames(times.len(), n)) {
+                    let (ours, other) = (&some.pictures[*place], &all.pictures[all.order[number]]);
+                    assert_eq!(ours, other, "{} frame {number}", name(&path));
+                }
+            }
+        }
+    }
+}
+
+/// A hash of the pixels, as bytes.
+#[cfg(feature = "video")]
+fn sums(picture: &Picture) -> Vec<u8> {
+    let hash = picture.pixels.iter().fold(0_u64, |hash, &byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3).rotate_left(5)
+    });
+    hash.to_le_bytes().to_vec()
+}
+
+/// Mean red of the four quarters of the first frame as `ffmpeg -i video_90.mov -frames:v 1 out.png` (FFmpeg 5.1.8) writes it, which
+/// turns frames upright and converts by the clip's BT.709.
+#[cfg(feature = "video")]
+#[test]
+fn rotated_clips_are_turned_upright() {
+    let Some(folder) = material("video/decord") else { return };
+    let goldens: [(&str, (u32, u32), [f64; 4]); 4] = [
+        ("video_0.mov", (568, 320), [111.0, 119.0, 102.0, 108.0]),
+        ("video_90.mov", (320, 568), [115.0, 117.0, 84.0, 99.0]),
+        ("video_180.mov", (568, 320), [127.0, 140.0, 105.0, 116.0]),
+        ("video_270.mov", (320, 568), [160.0, 157.0, 116.0, 101.0]),
+    ];
+    for (name, size, golden) in goldens {
+        let bytes = fs::read(folder.join(name)).unwrap();
+        // Of many frames the first is the clip's first.
+        let clip = decode(Media::Video, &bytes, 2, &mut Ok::<Picture, String>).unwrap();
+        let first = &clip.pictures[clip.order[0]];
+        assert_eq!((first.width, first.height), size, "{name}");
+        let ours = quarters(first);
+        // The record is cut to whole numbers, and the two converters round pixels by up to one level each.
+        let worst = ours.iter().zip(golden).map(|(a, b)| (a - b - 0.5).abs()).fold(0.0, f64::max);
+        assert!(worst <= 1.5, "{name}: {ours:?}, recorded {golden:?}");
+    }
+}
+
+/// Mean red of the upper left, upper right, lower left and lower right quarter.
+#[cfg(feature = "video")]
+fn quarters(picture: &Picture) -> [f64; 4] {
+    let (mut sums, mut counts) = ([0.0; 4], [0.0; 4]);
+    let (width, height) = (picture.width, picture.height);
+    let places = (0..height).flat_map(|y| (0..width).map(move |x| (x, y)));
+    for ((x, y), pixel) in places.zip(picture.pixels.chunks_exact(3)) {
+        let quarter = usize::from(x >= width / 2) + 2 * usize::from(y >= height / 2);
+        sums[quarter] += f64::from(pixel[0]);
+        counts[quarter] += 1.0;
+    }
+    std::array::from_fn(|quarter| sums[quarter] / counts[quarter])
+}
