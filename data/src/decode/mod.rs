@@ -6,6 +6,8 @@ pub mod video;
 #[cfg(not(feature = "video"))]
 #[path = "no_video.rs"]
 pub mod video;
+#[cfg(feature = "video")]
+mod yuv;
 
 use vljepa_recipes::schema::Visual;
 

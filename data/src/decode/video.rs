@@ -15,6 +15,7 @@ use ffmpeg_next::software::scaling::{Context as Scaler, Flags};
 use ffmpeg_next::util::frame::Video as Frame;
 use ffmpeg_next::{Dictionary, Packet, Rational, media};
 
+use super::yuv::{Matrix, Planes, to_rgb};
 use super::{Clip, LARGEST_SIDE, Picture, uniform_frames};
 
 /// Containers that are opened. FFmpeg would otherwise open playlists too, which name other files and servers.
@@ -274,34 +275,88 @@ struct Converter {
 }
 
 impl Converter {
+    /// Eight-bit YUV is converted here, by the frame's own matrix and range, of which FFmpeg's scaler (as wrapped) knows nothing; other
+    /// YUV becomes that first, and the rest goes through the scaler alone.
     fn picture(&mut self, frame: &Frame) -> Result<Picture, String> {
-        let wrong = |error: ffmpeg::Error| format!("its frames cannot be converted: {error}");
-        let (format, width, height) = (frame.format(), frame.width(), frame.height());
+        let (width, height) = (frame.width(), frame.height());
         if width == 0 || height == 0 || width.max(height) > LARGEST_SIDE {
             return Err(format!("its frames are {width}×{height} pixels"));
         }
+        let matrix = Matrix::of(frame.color_space(), is_full_range(frame));
+        let pixels = if let Some(shift) = chroma_shift(frame.format()) {
+            to_rgb(&planes(frame, shift), &matrix)
+        } else if is_other_yuv(frame.format()) {
+            let eight_bit = self.converted(frame, Pixel::YUV444P)?;
+            to_rgb(&planes(&eight_bit, (0, 0)), &matrix)
+        } else {
+            let rgb = self.converted(frame, Pixel::RGB24)?;
+            let row = 3 * to_usize(width);
+            let lines = rgb.data(0).chunks(rgb.stride(0)).take(to_usize(height));
+            lines.flat_map(|line| &line[..row]).copied().collect()
+        };
+        Ok(turned(Picture { width, height, pixels }, self.turns))
+    }
+
+    fn converted(&mut self, frame: &Frame, to: Pixel) -> Result<Frame, String> {
+        let wrong = |error: ffmpeg::Error| format!("its frames cannot be converted: {error}");
+        let (format, width, height) = (frame.format(), frame.width(), frame.height());
         let fits = |scaler: &Scaler| {
-            let input = scaler.input();
-            (input.format, input.width, input.height) == (format, width, height)
+            let (input, output) = (scaler.input(), scaler.output());
+            (input.format, input.width, input.height, output.format) == (format, width, height, to)
         };
         let scaler = match self.scaler.take().filter(fits) {
             Some(scaler) => scaler,
-            None => {
-                Scaler::get(format, width, height, Pixel::RGB24, width, height, Flags::BILINEAR)
-                    .map_err(wrong)?
-            }
+            None => Scaler::get(format, width, height, to, width, height, Flags::BILINEAR)
+                .map_err(wrong)?,
         };
-        let scaler = self.scaler.insert(scaler);
-        let mut rgb = Frame::empty();
-        scaler.run(frame, &mut rgb).map_err(wrong)?;
-        let row = 3 * to_usize(width);
-        let (stride, data) = (rgb.stride(0), rgb.data(0));
-        let mut pixels = Vec::with_capacity(row * to_usize(height));
-        for line in data.chunks(stride).take(to_usize(height)) {
-            pixels.extend_from_slice(&line[..row]);
-        }
-        Ok(turned(Picture { width, height, pixels }, self.turns))
+        let mut converted = Frame::empty();
+        self.scaler.insert(scaler).run(frame, &mut converted).map_err(wrong)?;
+        Ok(converted)
     }
+}
+
+fn planes(frame: &Frame, shift: (u32, u32)) -> Planes<'_> {
+    Planes {
+        data: [frame.data(0), frame.data(1), frame.data(2)],
+        strides: [frame.stride(0), frame.stride(1), frame.stride(2)],
+        width: to_usize(frame.width()),
+        height: to_usize(frame.height()),
+        shift,
+    }
+}
+
+/// How often chroma is halved across and down, for eight-bit planes of Y, U and V.
+fn chroma_shift(format: Pixel) -> Option<(u32, u32)> {
+    match format {
+        Pixel::YUV420P | Pixel::YUVJ420P => Some((1, 1)),
+        Pixel::YUV422P | Pixel::YUVJ422P => Some((1, 0)),
+        Pixel::YUV444P | Pixel::YUVJ444P => Some((0, 0)),
+        _ => None,
+    }
+}
+
+/// YUV of more bits or in other planes, as decoders give it out.
+fn is_other_yuv(format: Pixel) -> bool {
+    matches!(
+        format,
+        Pixel::YUV420P10LE
+            | Pixel::YUV422P10LE
+            | Pixel::YUV444P10LE
+            | Pixel::YUV420P12LE
+            | Pixel::YUV422P12LE
+            | Pixel::YUV444P12LE
+            | Pixel::NV12
+            | Pixel::P010LE
+            | Pixel::YUV411P
+            | Pixel::YUV410P
+            | Pixel::YUYV422
+            | Pixel::UYVY422
+    )
+}
+
+fn is_full_range(frame: &Frame) -> bool {
+    matches!(frame.format(), Pixel::YUVJ420P | Pixel::YUVJ422P | Pixel::YUVJ444P)
+        || frame.color_range() == ffmpeg::color::Range::JPEG
 }
 
 /// A picture after clockwise quarter turns.

@@ -88,7 +88,8 @@ fn grouping_agrees_with_the_tar_crate() {
     let path = folder.path().join("a.tar");
     write_tar(&path, &numbered(0, 20));
     let mut archive = tar::Archive::new(fs::File::open(&path).unwrap());
-    let mut expected: Vec<(String, Vec<(String, u64, u64)>)> = Vec::new();
+    type Members = Vec<(String, u64, u64)>;
+    let mut expected: Vec<(String, Members)> = Vec::new();
     for entry in archive.entries().unwrap() {
         let entry = entry.unwrap();
         let name = entry.path().unwrap().to_string_lossy().into_owned();

@@ -79,7 +79,7 @@ struct State {
 enum Slot {
     Rows { rows: Vec<Option<Result<Row, DataError>>>, missing: usize },
     Assembling,
-    Done(Result<Batch, DataError>),
+    Done(Box<Result<Batch, DataError>>),
 }
 
 impl BatchStream {
@@ -287,7 +287,7 @@ impl Shared {
         // Batches before this one may have been taken meanwhile.
         let place = usize::try_from(step - state.first_step).unwrap_or(usize::MAX);
         if let Some(slot) = state.slots.get_mut(place) {
-            *slot = Slot::Done(batch);
+            *slot = Slot::Done(Box::new(batch));
         }
         self.ready.notify_all();
     }
@@ -343,7 +343,7 @@ impl Shared {
             {
                 state.first_step += 1;
                 self.work.notify_all();
-                return batch;
+                return *batch;
             }
             // Threads end only when all rows are made; anything else is a bug, and must not become a wait without end.
             if threads.iter().all(JoinHandle::is_finished) {

@@ -139,8 +139,11 @@ fn memory_changes_neither_order_nor_pixels() {
     }
 }
 
+/// Names and bytes.
+type Files = Vec<(String, Vec<u8>)>;
+
 /// A shard of 6 good samples and these files.
-fn with_bad(files: Vec<(String, Vec<u8>)>) -> tempfile::TempDir {
+fn with_bad(files: Files) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let mut all = numbered(0, 6);
     all.extend(files);
@@ -151,7 +154,7 @@ fn with_bad(files: Vec<(String, Vec<u8>)>) -> tempfile::TempDir {
 #[test]
 fn every_kind_of_bad_sample_is_skipped_counted_and_named_or_stops_the_run() {
     let text = |name: &str, bytes: &[u8]| (name.to_owned(), bytes.to_vec());
-    let kinds: [(Vec<(String, Vec<u8>)>, &str); 9] = [
+    let kinds: [(Files, &str); 9] = [
         (vec![text("bad.png", &png(8, 8, 1)[..60]), text("bad.txt", b"a")], "cannot be decoded"),
         (vec![text("bad.jpg", b"junk"), text("bad.txt", b"a")], "neither a JPEG nor a PNG"),
         (vec![text("bad.png", b""), text("bad.txt", b"a")], "it has no bytes"),

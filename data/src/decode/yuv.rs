@@ -1,0 +1,122 @@
+//! Eight-bit YUV planes to red, green, blue.
+
+use ffmpeg_next::color::Space;
+
+/// The planes of a frame.
+pub(super) struct Planes<'a> {
+    /// Y, U, V.
+    pub(super) data: [&'a [u8]; 3],
+    /// Bytes from one line to the next.
+    pub(super) strides: [usize; 3],
+    pub(super) width: usize,
+    pub(super) height: usize,
+    /// How often chroma is halved across and down.
+    pub(super) shift: (u32, u32),
+}
+
+/// The conversion, in 16.16 fixed point: R = y·(Y − black) + rv·(V − 128) and so on.
+pub(super) struct Matrix {
+    black: i32,
+    y: i32,
+    rv: i32,
+    gu: i32,
+    gv: i32,
+    bu: i32,
+}
+
+const ONE: f64 = 65_536.0;
+
+impl Matrix {
+    /// The matrix that belongs to luma weights of red and blue (ITU-R BT.709, BT.2020, SMPTE 240M; BT.601 for what is older or
+    /// not said, as players take it). Video range puts luma on 16–235 and chroma on 16–240.
+    #[expect(clippy::cast_possible_truncation, reason = "below 3 · 2¹⁶")]
+    pub(super) fn of(space: Space, full_range: bool) -> Self {
+        let (red, blue) = match space {
+            Space::BT709 => (0.2126, 0.0722),
+            Space::BT2020NCL | Space::BT2020CL => (0.2627, 0.0593),
+            Space::SMPTE240M => (0.212, 0.087),
+            _ => (0.299, 0.114),
+        };
+        let green = 1.0 - red - blue;
+        let (luma, chroma) = if full_range { (1.0, 1.0) } else { (255.0 / 219.0, 255.0 / 224.0) };
+        let fixed = |value: f64| (value * ONE).round() as i32;
+        Self {
+            black: if full_range { 0 } else { 16 },
+            y: fixed(luma),
+            rv: fixed(2.0 * (1.0 - red) * chroma),
+            gu: fixed(-2.0 * blue * (1.0 - blue) / green * chroma),
+            gv: fixed(-2.0 * red * (1.0 - red) / green * chroma),
+            bu: fixed(2.0 * (1.0 - blue) * chroma),
+        }
+    }
+
+    fn pixel(&self, y: u8, u: u8, v: u8) -> [u8; 3] {
+        // Half of 2¹⁶ rounds to the nearest.
+        let luma = (i32::from(y) - self.black) * self.y + (1 << 15);
+        let (u, v) = (i32::from(u) - 128, i32::from(v) - 128);
+        let byte = |fixed: i32| {
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
+            let byte = (fixed >> 16).clamp(0, 255) as u8;
+            byte
+        };
+        [byte(luma + self.rv * v), byte(luma + self.gu * u + self.gv * v), byte(luma + self.bu * u)]
+    }
+}
+
+/// The pixels, (height, width, 3). Chroma of a block of pixels is that of all of them.
+pub(super) fn to_rgb(planes: &Planes<'_>, matrix: &Matrix) -> Vec<u8> {
+    let (across, down) = planes.shift;
+    let mut pixels = vec![0; 3 * planes.width * planes.height];
+    for (row, line) in pixels.chunks_exact_mut(3 * planes.width).enumerate() {
+        let start = |plane: usize, row: usize| &planes.data[plane][row * planes.strides[plane]..];
+        let luma = &start(0, row)[..planes.width];
+        let chroma_width = planes.width.div_ceil(1 << across);
+        let u = &start(1, row >> down)[..chroma_width];
+        let v = &start(2, row >> down)[..chroma_width];
+        let places = luma.chunks(1 << across).zip(u.iter().zip(v));
+        for (out, (luma, (&u, &v))) in line.chunks_mut(3 << across).zip(places) {
+            for (out, &y) in out.chunks_exact_mut(3).zip(luma) {
+                out.copy_from_slice(&matrix.pixel(y, u, v));
+            }
+        }
+    }
+    pixels
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Matrix, Planes, Space, to_rgb};
+
+    /// The primaries' codes as the standards give them, eight bits, video range.
+    #[test]
+    fn standard_codes_give_the_primaries() {
+        let near = |space, yuv: [u8; 3], rgb: [u8; 3]| {
+            let [y, u, v] = yuv;
+            let ours = Matrix::of(space, false).pixel(y, u, v);
+            // Codes are rounded to whole numbers: half a code is up to 0.5 · 255/219 + 0.5 · 1.86 · 255/224 levels.
+            ours.iter().zip(rgb).all(|(a, b)| a.abs_diff(b) <= 2)
+        };
+        assert!(near(Space::BT709, [63, 102, 240], [255, 0, 0]));
+        assert!(near(Space::BT709, [173, 42, 26], [0, 255, 0]));
+        assert!(near(Space::BT709, [32, 240, 118], [0, 0, 255]));
+        assert!(near(Space::Unspecified, [81, 90, 240], [255, 0, 0]));
+        assert!(near(Space::Unspecified, [235, 128, 128], [255, 255, 255]));
+        assert!(!near(Space::Unspecified, [63, 102, 240], [255, 0, 0]), "the wrong matrix shows");
+        assert_eq!(Matrix::of(Space::BT709, true).pixel(200, 128, 128), [200; 3]);
+    }
+
+    #[test]
+    fn subsampled_chroma_covers_its_pixels_on_odd_sides_too() {
+        let planes = Planes {
+            data: [&[100, 100, 100, 0, 100, 100, 100, 0, 100, 100, 100], &[128, 200], &[128, 128]],
+            strides: [4, 1, 1],
+            width: 3,
+            height: 3,
+            shift: (2, 1),
+        };
+        let pixels = to_rgb(&planes, &Matrix::of(Space::BT709, true));
+        let blue: Vec<u8> = pixels.chunks(3).map(|pixel| pixel[2]).collect();
+        // 100 + 1.8556 · 72 = 233.6
+        assert_eq!(blue, [100, 100, 100, 100, 100, 100, 234, 234, 234]);
+    }
+}
