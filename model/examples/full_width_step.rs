@@ -7,9 +7,7 @@ use std::io::Write;
 use std::time::Instant;
 
 use vljepa_kernels::{Arena, Device, Packed, Stream, Tensor, global_norm};
-use vljepa_model::{
-    AdamW, Context, Gathered, Gradients, Objective, Parameters, VlJepa,
-};
+use vljepa_model::{AdamW, Context, Gathered, Gradients, Objective, Parameters, VlJepa};
 use vljepa_recipes::schema::{Loss, Model, Optimizer};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

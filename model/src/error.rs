@@ -21,7 +21,9 @@ pub enum ModelError {
         needed: String,
     },
     /// A forward pass that kept nothing was asked for its backward pass.
-    #[error("{part}: its forward pass kept nothing to run backward from; call it with `keep: true`")]
+    #[error(
+        "{part}: its forward pass kept nothing to run backward from; call it with `keep: true`"
+    )]
     NothingSaved {
         /// The part of the model.
         part: &'static str,

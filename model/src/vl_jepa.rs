@@ -5,7 +5,7 @@ use vljepa_recipes::schema;
 
 use crate::loss::{Objective, normalises};
 use crate::{
-    Initial, Group, Layout, LayoutBuilder, ModelError, ParameterId, Parameters, Predictor, Weight,
+    Group, Initial, Layout, LayoutBuilder, ModelError, ParameterId, Parameters, Predictor, Weight,
     XEncoder, YEncoder,
 };
 

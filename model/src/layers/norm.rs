@@ -126,9 +126,7 @@ impl Norm {
             (Self::Layer { .. }, None) => unreachable!("a layer norm saves its means"),
             (Self::Rms { weight, scale, .. }, _) => {
                 let (weight, d_weight) = (parameters.of(weight), gradients.of(weight));
-                rms_norm::backward(
-                    cx.stream, x, weight, *scale, rstd, d_out, write, d_x, d_weight,
-                )
+                rms_norm::backward(cx.stream, x, weight, *scale, rstd, d_out, write, d_x, d_weight)
             }
         }
     }

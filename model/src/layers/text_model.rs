@@ -7,8 +7,8 @@ use vljepa_kernels::{Device, Lengths, Result, Tensor, View, embedding, gated_mlp
 use vljepa_recipes::schema;
 
 use super::{Activation, Attention, Block, HeadNorms, Linear, Mlp, Norm, Rotary, Sequence, Stack};
-use crate::{Context, Gradients, Group, LayoutBuilder, Parameters, Weight};
 use crate::parameters::root;
+use crate::{Context, Gradients, Group, LayoutBuilder, Parameters, Weight};
 
 /// 1/√x.
 #[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is meant")]
@@ -116,9 +116,8 @@ impl TextModel {
         let embedding_scale = root(recipe.hidden_size);
         let embedding =
             layout.add_table(format!("{name}.embedding.weight"), shape, embedding_scale);
-        let rotary = |theta| {
-            Rotary::new(device, recipe.head_dim, rope::inv_freq(theta, recipe.head_dim))
-        };
+        let rotary =
+            |theta| Rotary::new(device, recipe.head_dim, rope::inv_freq(theta, recipe.head_dim));
         Self {
             embedding,
             embedding_scale,
@@ -132,12 +131,7 @@ impl TextModel {
     ///
     /// # Errors
     /// When an id is not in the table, or memory is short.
-    pub fn embed(
-        &self,
-        cx: Context<'_>,
-        parameters: &Parameters,
-        ids: View<'_>,
-    ) -> Result<Tensor> {
+    pub fn embed(&self, cx: Context<'_>, parameters: &Parameters, ids: View<'_>) -> Result<Tensor> {
         let mut out = cx.take(&[ids.len(), self.embedding.shape()[1]])?;
         let table = parameters.of(&self.embedding);
         embedding::forward(cx.stream, table, ids, self.embedding_scale, out.view_mut())?;
@@ -195,12 +189,7 @@ fn gated(
     s: &Sizes,
     activation: gated_mlp::Activation,
 ) -> Mlp {
-    let down = Linear::new(
-        layout,
-        &format!("{name}.mlp.down"),
-        [s.hidden, s.intermediate],
-        false,
-    );
+    let down = Linear::new(layout, &format!("{name}.mlp.down"), [s.hidden, s.intermediate], false);
     let shape = [2 * s.intermediate, s.hidden];
     let up = Linear::new(layout, &format!("{name}.mlp.gate_up"), shape, false);
     Mlp { up, down, activation: Activation::Gated(activation) }

@@ -10,9 +10,7 @@ use vljepa_kernels::{
 };
 use vljepa_recipes::schema;
 
-use crate::layers::{
-    Embedded, Head, HeadSaved, Linear, Sequence, StackSaved, TextModel,
-};
+use crate::layers::{Embedded, Head, HeadSaved, Linear, Sequence, StackSaved, TextModel};
 use crate::{Context, Gradients, Group, LayoutBuilder, ModelError, Parameters, Visual};
 
 /// The predictor.
@@ -157,8 +155,7 @@ impl Predictor {
             .ok_or(NOTHING)?;
         let d_hidden_view = d_hidden.view();
         let text = &self.text.stack;
-        let mut d =
-            text.backward(cx, parameters, stack, d_hidden_view, &sequence, gradients)?;
+        let mut d = text.backward(cx, parameters, stack, d_hidden_view, &sequence, gradients)?;
         drop(d_hidden);
         if let Some(query) = query {
             self.query_backward(cx, parameters, query, &d, gradients)?;

@@ -102,7 +102,9 @@ impl Source {
     pub fn pieces(self, model: &VlJepa) -> Vec<Piece> {
         match self {
             Self::VJepa2 => vjepa2::pieces(&model.x_encoder, model.recipe()),
-            Self::Llama => llama::pieces(&model.predictor.text, model.recipe().predictor.first_layer),
+            Self::Llama => {
+                llama::pieces(&model.predictor.text, model.recipe().predictor.first_layer)
+            }
             Self::Gemma => gemma::pieces(&model.y_encoder.text),
             Self::GemmaDense2 => gemma::dense(&model.y_encoder.head, 0),
             Self::GemmaDense3 => gemma::dense(&model.y_encoder.head, 1),

@@ -12,9 +12,7 @@ use vljepa_kernels::rope::{Heads, Table};
 use vljepa_kernels::{Device, KernelError, Lengths, Result, Tensor, View, Write, copy};
 use vljepa_recipes::schema;
 
-use crate::layers::{
-    Activation, Attention, Block, Linear, Mlp, Norm, Sequence, Stack, StackSaved,
-};
+use crate::layers::{Activation, Attention, Block, Linear, Mlp, Norm, Sequence, Stack, StackSaved};
 use crate::parameters::root;
 use crate::{Context, Gradients, Group, LayoutBuilder, ModelError, Parameters};
 
@@ -112,9 +110,8 @@ impl XEncoder {
         let rows = sequence.lengths.rows();
         let patches = keep.then_some(patches);
         let (tokens, stack) = self.stack.forward(cx, parameters, x, &sequence, keep)?;
-        let saved = patches
-            .zip(stack)
-            .map(|(patches, stack)| XEncoderSaved { patches, sequence, stack });
+        let saved =
+            patches.zip(stack).map(|(patches, stack)| XEncoderSaved { patches, sequence, stack });
         let tokens_per_row = tokens.shape()[0].checked_div(rows).unwrap_or(0);
         Ok(Visual { tokens: Arc::new(tokens), rows, tokens_per_row, saved })
     }
@@ -178,9 +175,8 @@ impl XEncoder {
         } else {
             frames
         };
-        let per_clip = frames.shape()[1] / self.tubelet_size
-            * (h / self.patch_size)
-            * (w / self.patch_size);
+        let per_clip =
+            frames.shape()[1] / self.tubelet_size * (h / self.patch_size) * (w / self.patch_size);
         let mut patches = cx.take(&[b * per_clip, self.patch.inputs()])?;
         patch_embed::unfold(
             cx.stream,

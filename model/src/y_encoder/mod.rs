@@ -45,8 +45,7 @@ impl YEncoder {
         let negatives = kind == schema::LossKind::InfoNce;
         layout.scope(Group::Projections, recipe.trainable || negatives);
         let shape = [model.embed_dim, d];
-        let projection =
-            Linear::new(layout, "projections.y_head", shape, model.projection_bias);
+        let projection = Linear::new(layout, "projections.y_head", shape, model.projection_bias);
         let mut maps = Vec::new();
         if recipe.dense_heads {
             layout.scope(Group::YEncoder, recipe.trainable);
@@ -75,8 +74,7 @@ impl YEncoder {
         keep: bool,
     ) -> Result<Embedded<YEncoderSaved>, ModelError> {
         let deep = keep && self.trainable;
-        let lengths =
-            Lengths::new(cx.arena.device(), target.lengths.host().to_vec());
+        let lengths = Lengths::new(cx.arena.device(), target.lengths.host().to_vec());
         let sequence = self.text.sequence(lengths);
         let x = self.text.embed(cx, parameters, target.ids())?;
         let (hidden, stack) = self.text.stack.forward(cx, parameters, x, &sequence, deep)?;

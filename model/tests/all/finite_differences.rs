@@ -59,7 +59,11 @@ fn check(kind: LossKind, mask_equal_targets: bool) {
         for direction in directions(gradient.len(), 100 + i as u64) {
             let (got, want) = (dot(gradient, &direction), along(&mut step, id, &direction));
             let tolerance = TOLERANCE + 3e-3 * want.abs();
-            assert!((got - want).abs() < tolerance, "{}: {got}, differences {want}", parameter.name);
+            assert!(
+                (got - want).abs() < tolerance,
+                "{}: {got}, differences {want}",
+                parameter.name
+            );
             // The wrong input: half the gradient.
             any |= (0.5 * got - want).abs() > tolerance;
         }
@@ -93,7 +97,7 @@ fn the_temperature_is_clamped_and_can_come_back() {
     };
     let (inside, d_inside) = gradient_at(1.9 * LN_10);
     let (outside, d_outside) = gradient_at(2.1 * LN_10);
-    assert!(inside < 100.0 && outside == 100.0);
+    assert!(inside < 100.0 && (outside - 100.0).abs() < 1e-5);
     // Random embeddings: the loss rises with α, so that the gradient lowers it, on either side of the clamp.
     assert!(d_inside > 0.0 && d_outside > 0.0);
 }

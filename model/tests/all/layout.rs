@@ -88,7 +88,8 @@ fn a_multiplier_of_an_unknown_group_is_refused() {
 
 #[test]
 fn sizes_that_do_not_fit_are_refused_by_key() {
-    let changes: [(fn(&mut Model), &str); 5] = [
+    type Change = (fn(&mut Model), &'static str);
+    let changes: [Change; 5] = [
         (|m| m.x_encoder.num_heads = 0, "model.x_encoder.num_heads"),
         (|m| m.x_encoder.num_heads = 3, "model.x_encoder.hidden_size"),
         (|m| m.image_size = 33, "model.image_size"),

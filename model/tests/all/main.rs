@@ -1,4 +1,6 @@
 //! The whole model on small sizes: gradients by finite differences, recompute, layout, files of weights.
+#![expect(unreachable_pub, reason = "modules of one test binary share their helpers")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 mod finite_differences;
 mod layout;

@@ -162,7 +162,8 @@ fn backward_without_kept_state_is_an_error() {
     let mut gradients = Gradients::new(step.model.layout(), Device::Host);
     let d = [0.0; 36];
     let d = View::from_f32(&d, &[3, 12]);
-    let result = step.model.predictor.backward(step.cx(), &step.parameters, None, d, &mut gradients);
+    let result =
+        step.model.predictor.backward(step.cx(), &step.parameters, None, d, &mut gradients);
     assert!(result.unwrap_err().to_string().contains("predictor"));
 }
 
@@ -173,7 +174,9 @@ fn a_frozen_text_encoder_trains_its_projection_only_against_negatives() {
         recipe.y_encoder.trainable = false;
         let step = Step::new(&recipe, &Loss { kind, ..Loss::default() });
         let layout = step.model.layout();
-        assert!(layout.parameters.iter().all(|p| !p.name.starts_with("y_encoder.") || !p.trainable));
+        assert!(
+            layout.parameters.iter().all(|p| !p.name.starts_with("y_encoder.") || !p.trainable)
+        );
         let head = layout.parameters.iter().position(|p| p.name == "projections.y_head.weight");
         let id = vljepa_model::ParameterId(head.unwrap());
         assert_eq!(layout.get(id).trainable, trained);

@@ -56,7 +56,8 @@ fn exported_files_hold_published_names_with_fused_matrices_taken_apart() {
     let folder = tempfile::tempdir().unwrap();
     let (model, parameters) = model();
     export(&model, &parameters, folder.path()).unwrap();
-    let shape = |source: Source, name: &str| read(&folder.path().join(source.file()))[name].1.clone();
+    let shape =
+        |source: Source, name: &str| read(&folder.path().join(source.file()))[name].1.clone();
     let vision = "encoder.embeddings.patch_embeddings.proj.weight";
     assert_eq!(shape(Source::VJepa2, vision), [16, 3, 2, 16, 16]);
     assert_eq!(shape(Source::VJepa2, "encoder.layer.1.attention.key.bias"), [16]);
@@ -145,7 +146,9 @@ fn files_that_are_no_safetensors_are_refused() {
         load(&model, &mut parameters, Source::VJepa2, &path).unwrap_err().to_string()
     };
     assert!(attempt("cut.safetensors", &whole[..whole.len() - 1]).contains("cut short"));
-    assert!(attempt("text.safetensors", b"a text that is long enough").contains("not a safetensors"));
+    assert!(
+        attempt("text.safetensors", b"a text that is long enough").contains("not a safetensors")
+    );
     assert!(attempt("empty.safetensors", b"").contains("empty.safetensors"));
     assert!(attempt("vitl.pt", &whole).contains("safetensors"));
     let path = folder.path().join("nowhere.safetensors");
