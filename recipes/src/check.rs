@@ -88,7 +88,11 @@ impl Problems {
     fn above_zero(&mut self, prefix: &str, values: &[(&str, f64)]) {
         for (key, value) in values {
             if !(value.is_finite() && *value > 0.0) {
-                self.add(format!("{prefix}.{key}"), format!("is {value}"), "give it a number above 0");
+                self.add(
+                    format!("{prefix}.{key}"),
+                    format!("is {value}"),
+                    "give it a number above 0",
+                );
             }
         }
     }

@@ -89,7 +89,8 @@ fn tokens(recipe: &Recipe, stage: &Stage, source: &Source) -> Tokens {
         TextSource::Caption => !rule.query.is_empty(),
         TextSource::Questions => true,
     });
-    let query = if asks { ASSUMED_QUERY_TOKENS.min(recipe.model.predictor.max_query_tokens) } else { 0 };
+    let query =
+        if asks { ASSUMED_QUERY_TOKENS.min(recipe.model.predictor.max_query_tokens) } else { 0 };
     Tokens {
         visual: operations::visual_tokens(&recipe.model, source.frames.unwrap_or(stage.frames)),
         query,

@@ -4,8 +4,8 @@
 use std::fmt::{self, Display};
 
 use serde::de::{
-    self, DeserializeSeed, Deserializer, EnumAccess, Expected, IntoDeserializer, MapAccess, SeqAccess,
-    Unexpected, VariantAccess, Visitor,
+    self, DeserializeSeed, Deserializer, EnumAccess, Expected, IntoDeserializer, MapAccess,
+    SeqAccess, Unexpected, VariantAccess, Visitor,
 };
 
 use crate::suggest::suggestion;
@@ -70,7 +70,9 @@ impl de::Error for Fault {
             Unexpected::Str(text) if is_number(&expected) && text.parse::<f64>().is_ok() => {
                 Some(format!("a number has no quotes: `{text}`"))
             }
-            Unexpected::Bool(_) | Unexpected::Unsigned(_) | Unexpected::Signed(_)
+            Unexpected::Bool(_)
+            | Unexpected::Unsigned(_)
+            | Unexpected::Signed(_)
             | Unexpected::Float(_)
                 if expected.contains("string") =>
             {
@@ -228,7 +230,8 @@ impl<'de> Deserializer<'de> for Reader<'de> {
                 node: Some(&entries[0].node),
             },
             other => {
-                let what = format!("expected one of {}, found {}", quoted(variants), describe(other));
+                let what =
+                    format!("expected one of {}, found {}", quoted(variants), describe(other));
                 return Err(Fault::new(what, "this value", None).at(self.0.place));
             }
         };
@@ -270,7 +273,10 @@ struct Entries<'a> {
 impl<'de> MapAccess<'de> for Entries<'de> {
     type Error = Fault;
 
-    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Fault> {
+    fn next_key_seed<K: DeserializeSeed<'de>>(
+        &mut self,
+        seed: K,
+    ) -> Result<Option<K::Value>, Fault> {
         let Some(entry) = self.entries.get(self.next) else { return Ok(None) };
         let key: de::value::StrDeserializer<'_, Fault> = entry.key.as_str().into_deserializer();
         seed.deserialize(key).map(Some).map_err(|fault| fault.at(entry.key_place))

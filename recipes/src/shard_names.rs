@@ -60,7 +60,10 @@ mod tests {
             ("{08..10}.tar", "08.tar", "10.tar"),
             ("folder", "folder", "folder"),
         ] {
-            assert_eq!(first_and_last(shards).unwrap(), [first.into(), last.into()] as [std::path::PathBuf; 2]);
+            assert_eq!(
+                first_and_last(shards).unwrap(),
+                [first.into(), last.into()] as [std::path::PathBuf; 2]
+            );
         }
     }
 

@@ -233,7 +233,11 @@ impl Node {
     /// # Errors
     ///
     /// The segment at fault and why it leads nowhere.
-    pub(crate) fn set(&mut self, path: &[(&str, Place)], value: Node) -> Result<(), (Place, String)> {
+    pub(crate) fn set(
+        &mut self,
+        path: &[(&str, Place)],
+        value: Node,
+    ) -> Result<(), (Place, String)> {
         let Some(((segment, place), rest)) = path.split_first() else {
             *self = value;
             return Ok(());
@@ -250,7 +254,10 @@ impl Node {
             self.value = Value::Map(Vec::new());
         }
         let Value::Map(entries) = &mut self.value else {
-            return Err((*place, format!("`{segment}` would be a key of {}", describe(&self.value))));
+            return Err((
+                *place,
+                format!("`{segment}` would be a key of {}", describe(&self.value)),
+            ));
         };
         if let Some(entry) = entries.iter_mut().find(|entry| entry.key == *segment) {
             return entry.node.set(rest, value);

@@ -31,13 +31,15 @@ pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
 }
 
 fn check_slurm(slurm: &Slurm, found: &mut Problems) {
-    for (key, value) in [
-        ("partition", &slurm.partition),
-        ("account", &slurm.account),
-        ("qos", &slurm.qos),
-    ] {
+    for (key, value) in
+        [("partition", &slurm.partition), ("account", &slurm.account), ("qos", &slurm.qos)]
+    {
         if value.contains(char::is_whitespace) {
-            found.add(format!("cluster.slurm.{key}"), format!("`{value}` has spaces"), "remove them");
+            found.add(
+                format!("cluster.slurm.{key}"),
+                format!("`{value}` has spaces"),
+                "remove them",
+            );
         }
     }
     match time_limit_s(&slurm.time_limit) {
@@ -49,7 +51,8 @@ fn check_slurm(slurm: &Slurm, found: &mut Problems) {
         }
         Some(limit_s) if limit_s <= slurm.signal_ahead_s => {
             let what = format!("{} s ahead of a limit of {limit_s} s", slurm.signal_ahead_s);
-            let help = "the run would save itself at once: lengthen time_limit or shorten signal_ahead_s";
+            let help =
+                "the run would save itself at once: lengthen time_limit or shorten signal_ahead_s";
             found.add("cluster.slurm.signal_ahead_s", what, help);
         }
         Some(_) => {}

@@ -13,7 +13,8 @@ pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
         super::name(found, &format!("data.sources.{name}"), name);
         check_source(recipe, name, source, found);
     }
-    let window = [("prefetch_batches", data.prefetch_batches), ("shuffle_window", data.shuffle_window)];
+    let window =
+        [("prefetch_batches", data.prefetch_batches), ("shuffle_window", data.shuffle_window)];
     found.positive("data", &window);
     if !(0.0..=1.0).contains(&data.bad_samples.max_fraction) {
         let what = format!("{} is no share", data.bad_samples.max_fraction);
@@ -68,7 +69,11 @@ pub(super) fn check_frames(recipe: &Recipe, key: &str, frames: usize, found: &mu
 pub(super) fn shards(found: &mut Problems, key: &str, shards: &str) {
     let shards = shards.trim();
     if shards.is_empty() {
-        found.add(key, "is empty", "name a folder, a tar, or a range such as `clips-{000000..000127}.tar`");
+        found.add(
+            key,
+            "is empty",
+            "name a folder, a tar, or a range such as `clips-{000000..000127}.tar`",
+        );
     } else if let Some((scheme, _)) = shards.split_once("://") {
         let what = format!("`{scheme}://` cannot be read");
         found.add(key, what, "shards are files: name a folder, a tar or a range of tars");
@@ -81,7 +86,11 @@ fn tokenizers(recipe: &Recipe, found: &mut Problems) {
     let model = &recipe.model;
     if model.y_encoder.tokenizer.is_none() {
         let help = "name the `tokenizer.json` of the targets";
-        found.add("model.y_encoder.tokenizer", "is not set, and every sample has a target text", help);
+        found.add(
+            "model.y_encoder.tokenizer",
+            "is not set, and every sample has a target text",
+            help,
+        );
     }
     if model.predictor.tokenizer.is_some() {
         return;

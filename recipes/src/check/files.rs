@@ -29,7 +29,9 @@ pub fn check_files(recipe: &Recipe) -> Vec<Problem> {
     for (index, task) in recipe.evaluation.tasks.iter().enumerate() {
         let key = format!("evaluation.tasks.{index}");
         match &task.kind {
-            TaskKind::Triplets => file(&mut found, &format!("{key}.shards"), Path::new(&task.shards)),
+            TaskKind::Triplets => {
+                file(&mut found, &format!("{key}.shards"), Path::new(&task.shards))
+            }
             TaskKind::Classification { candidates, expect, .. } => {
                 shards(&mut found, &format!("{key}.shards"), &task.shards);
                 let key = format!("{key}.kind.classification");
@@ -40,7 +42,11 @@ pub fn check_files(recipe: &Recipe) -> Vec<Problem> {
             }
             TaskKind::QuestionAnswering { candidates, .. } => {
                 shards(&mut found, &format!("{key}.shards"), &task.shards);
-                labels(&mut found, &format!("{key}.kind.question_answering.candidates"), candidates);
+                labels(
+                    &mut found,
+                    &format!("{key}.kind.question_answering.candidates"),
+                    candidates,
+                );
             }
             TaskKind::Retrieval => shards(&mut found, &format!("{key}.shards"), &task.shards),
         }
@@ -66,8 +72,10 @@ fn file(found: &mut Problems, key: &str, path: &Path) {
 fn shards(found: &mut Problems, key: &str, shards: &str) {
     let path = Path::new(shards);
     if path.is_dir() {
-        let is_tar = |entry: std::fs::DirEntry| entry.path().extension().is_some_and(|e| e == "tar");
-        let any = std::fs::read_dir(path).is_ok_and(|mut entries| entries.any(|e| e.is_ok_and(is_tar)));
+        let is_tar =
+            |entry: std::fs::DirEntry| entry.path().extension().is_some_and(|e| e == "tar");
+        let any =
+            std::fs::read_dir(path).is_ok_and(|mut entries| entries.any(|e| e.is_ok_and(is_tar)));
         if !any {
             found.add(key, format!("the folder {} has no tar", path.display()), advice(path));
         }
@@ -82,7 +90,8 @@ fn shards(found: &mut Problems, key: &str, shards: &str) {
 
 fn advice(path: &Path) -> String {
     if path.starts_with("datasets/quickstart") {
-        return "make the quickstart's set first: `vljepa-shards synth datasets/quickstart`".to_owned();
+        return "make the quickstart's set first: `vljepa-shards synth datasets/quickstart`"
+            .to_owned();
     }
     "paths are relative to the folder the command is started in".to_owned()
 }

@@ -81,7 +81,10 @@ fn visual(model: &Model, found: &mut Problems) {
     let (image, patch) = (model.image_size, x.patch_size);
     if patch > 0 && !image.is_multiple_of(patch) {
         let what = format!("{image} pixels do not divide into patches of {patch}");
-        let help = format!("take a multiple of model.x_encoder.patch_size, such as {}", near(image, patch));
+        let help = format!(
+            "take a multiple of model.x_encoder.patch_size, such as {}",
+            near(image, patch)
+        );
         found.add("model.image_size", what, help);
     }
     let (hidden, heads) = (x.hidden_size, x.num_heads);
@@ -111,7 +114,8 @@ fn attention(model: &Model, found: &mut Problems) {
         ("model.y_encoder", y.num_heads, y.num_kv_heads, y.head_dim),
     ] {
         if kv_heads > 0 && !heads.is_multiple_of(kv_heads) {
-            let what = format!("{heads} query heads do not divide among {kv_heads} key/value heads");
+            let what =
+                format!("{heads} query heads do not divide among {kv_heads} key/value heads");
             let help = "num_heads must be a multiple of num_kv_heads";
             found.add(format!("{part}.num_kv_heads"), what, help);
         }
@@ -160,7 +164,8 @@ fn loss(recipe: &Recipe, found: &mut Problems) {
             }
             if recipe.model.y_encoder.trainable {
                 let what = "without negatives, a trained Y-encoder collapses to one point";
-                let help = "write `model.y_encoder.trainable: false` (paper §4.7c), or `kind: info_nce`";
+                let help =
+                    "write `model.y_encoder.trainable: false` (paper §4.7c), or `kind: info_nce`";
                 found.add("loss.kind", what, help);
             }
         }

@@ -50,8 +50,9 @@ fn check_sizes(recipe: &Recipe, stage: &Stage, key: &str, found: &mut Problems) 
     if stage.batch == 0 {
         found.add(format!("{key}.batch"), "is 0", "give it at least one sample per rank");
     } else if stage.batch < world_size {
-        let what = format!("{} samples are fewer than the {world_size} ranks", stage.batch);
-        let help = "every rank needs a sample: raise `batch`, or lower cluster.nodes × ranks_per_node";
+        let what = format!("a batch of {} is smaller than the {world_size} ranks", stage.batch);
+        let help =
+            "every rank needs a sample: raise `batch`, or lower cluster.nodes × ranks_per_node";
         found.add(format!("{key}.batch"), what, help);
     } else if stage.batch == 1 && recipe.loss.kind == LossKind::InfoNce {
         let what = "InfoNCE compares the samples of a batch, and one has no negatives";
@@ -123,7 +124,9 @@ fn check_optimizer(optimizer: &Optimizer, found: &mut Problems) {
         }
     }
     found.above_zero("optimizer", &[("eps", optimizer.eps.into())]);
-    for (key, value) in [("weight_decay", optimizer.weight_decay), ("clip_norm", optimizer.clip_norm)] {
+    for (key, value) in
+        [("weight_decay", optimizer.weight_decay), ("clip_norm", optimizer.clip_norm)]
+    {
         if !(value.is_finite() && value >= 0.0) {
             found.add(format!("optimizer.{key}"), format!("is {value}"), "give it 0 or more");
         }

@@ -82,12 +82,13 @@ pub fn memory(recipe: &Recipe, tokens: Tokens, micro_batch: usize, rows: usize) 
 fn saved_values(recipe: &Recipe, tokens: Tokens) -> f64 {
     let model = &recipe.model;
     let (x, p, y) = (&model.x_encoder, &model.predictor, &model.y_encoder);
-    let attention = |hidden: usize, heads: usize, kv: usize, dim: usize| 2 * hidden + 2 * (heads + kv) * dim;
+    let attention =
+        |hidden: usize, heads: usize, kv: usize, dim: usize| 2 * hidden + 2 * (heads + kv) * dim;
     let gated = |hidden: usize, wide: usize| 2 * hidden + 3 * wide;
     let predictor_layer = attention(p.hidden_size, p.num_heads, p.num_kv_heads, p.head_dim)
         + gated(p.hidden_size, p.intermediate_size);
-    let mut values =
-        real(tokens.visual + tokens.query) * real(p.num_layers * predictor_layer + 2 * p.hidden_size);
+    let mut values = real(tokens.visual + tokens.query)
+        * real(p.num_layers * predictor_layer + 2 * p.hidden_size);
     if y.trainable {
         // Two more norms a layer than Llama has.
         let layer = attention(y.hidden_size, y.num_heads, y.num_kv_heads, y.head_dim)

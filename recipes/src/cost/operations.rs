@@ -75,8 +75,9 @@ pub fn sample(model: &Model, tokens: Tokens, recomputes: bool) -> Operations {
     let attention = |rows: usize, width: usize| 4.0 * real(rows) * real(rows) * real(width);
 
     let x_layer = 4 * x.hidden_size * x.hidden_size + 2 * x.hidden_size * x.intermediate_size;
-    let x_forward = product(tokens.visual, x.num_layers * x_layer + patch_values(model) * x.hidden_size)
-        + real(x.num_layers) * attention(tokens.visual, x.hidden_size);
+    let x_forward =
+        product(tokens.visual, x.num_layers * x_layer + patch_values(model) * x.hidden_size)
+            + real(x.num_layers) * attention(tokens.visual, x.hidden_size);
 
     let rows = tokens.visual + tokens.query;
     let p_width = p.num_heads * p.head_dim;
@@ -141,11 +142,18 @@ mod tests {
                 found.total(),
             ];
             for (value, expected) in values.iter().zip(expected) {
-                assert!((value / 1e12 - expected).abs() < 0.0006, "{frames} frames: {value} {expected}");
+                assert!(
+                    (value / 1e12 - expected).abs() < 0.0006,
+                    "{frames} frames: {value} {expected}"
+                );
             }
             let rate = |operations: f64| 790e12 / operations;
             let half_digit = if plain < 50.0 { 0.06 } else { 0.6 };
-            assert!((rate(found.total()) - plain).abs() < half_digit, "{frames}: {}", rate(found.total()));
+            assert!(
+                (rate(found.total()) - plain).abs() < half_digit,
+                "{frames}: {}",
+                rate(found.total())
+            );
             let twice = sample(&model, tokens, true).total();
             assert!((rate(twice) - recomputed).abs() < 0.6, "{frames}: {}", rate(twice));
         }

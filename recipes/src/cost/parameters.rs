@@ -37,7 +37,12 @@ impl Parameters {
     /// All of them.
     #[must_use]
     pub fn total(&self) -> usize {
-        self.x_encoder + self.predictor() + self.predictor_embedding + self.y_encoder() + self.y_head + 1
+        self.x_encoder
+            + self.predictor()
+            + self.predictor_embedding
+            + self.y_encoder()
+            + self.y_head
+            + 1
     }
 
     /// What the paper counts as the predictor: layers, norm, projections and head, without token embeddings.
