@@ -171,10 +171,16 @@ impl Group {
         self.end_now().await;
     }
 
-    /// Ends everything at once.
+    /// Ends everything at once, and waits until the kernel has done so.
     pub(crate) async fn end_now(&mut self) {
         self.kill();
-        tokio::time::timeout(GRACE, self.child.wait()).await.ok();
+        let gone = async {
+            self.child.wait().await.ok();
+            while !with_token(&self.token).is_empty() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(GRACE, gone).await.ok();
     }
 
     fn kill(&mut self) {

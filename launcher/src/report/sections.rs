@@ -275,7 +275,7 @@ pub(super) fn incidents(contents: &Contents) -> Markup {
             p.note {
                 @if shown.is_empty() { "None. " }
                 (terminal::thousands(saves)) " checkpoints were saved"
-                @if saves > 0 { ", the longest pause for one was " (terminal::duration(longest)) }
+                @if saves > 0 { ", the longest pause for one was " (format!("{longest:.2} s")) }
                 "; " (terminal::thousands(bad)) " bad samples were left out."
             }
             @if left_out > 0 { p.note { "The first " (left_out) " are only in events.jsonl." } }

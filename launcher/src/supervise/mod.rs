@@ -68,6 +68,7 @@ pub(crate) async fn supervise(run: &mut Run, signals: &mut Signals) -> Result<En
     let mut facts = Facts::default();
     loop {
         let number = run.record.begin_attempt(run.recipe.cluster.world_size());
+        run.record.write(&run.directory)?;
         let events = EventLog::new(&run.directory, number);
         progress.restart();
         let (end, reached) = match one_attempt(run, number, facts, &mut progress, signals).await {
