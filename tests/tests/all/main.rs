@@ -8,6 +8,7 @@ mod golden_step;
 mod golden_text;
 mod golden_x_encoder;
 mod programs;
+mod real_material;
 mod resume;
 mod tiny;
 mod user_errors;
