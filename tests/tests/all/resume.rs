@@ -175,25 +175,25 @@ impl Drop for SmallDisk<'_> {
 fn a_full_disk_costs_a_checkpoint_but_not_the_run() {
     let trial = Trial::new(TWO_STAGES);
     trial.complete("undisturbed", &[]);
-    let run = trial.path("full");
-    let _disk = SmallDisk::mount(&run, 64);
+    let (place, run) = (trial.path("disk"), trial.path("disk/full"));
+    let _disk = SmallDisk::mount(&place, 64);
     // Leaves room for logs and the first checkpoints, not for all of them.
     let size = {
         let folder = trial.path("undisturbed").join(format!("checkpoints/step-{LAST:08}"));
         let files = std::fs::read_dir(folder).unwrap();
         files.map(|f| f.unwrap().metadata().unwrap().len()).sum::<u64>()
     };
-    let ballast = run.join("ballast");
+    let ballast = place.join("ballast");
     let room = 64 * 1024 * 1024 - 2 * size - size / 2;
     std::fs::write(&ballast, vec![1u8; usize::try_from(room).unwrap()]).unwrap();
-    let output = trial.launch("full", &["checkpoints.keep=20"]).output().unwrap();
+    let output = trial.launch("disk/full", &[]).output().unwrap();
     assert!(!output.status.success(), "the last checkpoint cannot have been written");
     assert!(text(&output).contains("No space left"), "{}", text(&output));
     let left: Vec<_> = std::fs::read_dir(run.join("checkpoints")).unwrap().collect();
     assert!(!left.is_empty(), "earlier checkpoints are untouched");
     std::fs::remove_file(&ballast).unwrap();
-    trial.complete("full", &["checkpoints.keep=20"]);
-    assert_same_end(&trial, "undisturbed", "full");
+    trial.complete("disk/full", &[]);
+    assert_same_end(&trial, "undisturbed", "disk/full");
 }
 
 #[test]
