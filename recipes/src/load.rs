@@ -370,4 +370,6 @@ fn neighbours(path: &Path) -> Option<String> {
 }
 
 #[cfg(test)]
+mod mistakes;
+#[cfg(test)]
 mod tests;
