@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 mod architecture;
+mod faults;
 mod golden;
 mod golden_step;
 mod golden_text;

@@ -17,7 +17,10 @@ fn refused(arguments: &[&str], expected: &[&str]) {
     assert!(!said.contains("panicked"), "{arguments:?}: {said}");
     // Reports wrap and frame their lines: compare words.
     let words = |s: &str| {
-        s.replace(['│', '×', '╰', '─', '▶', '╭', '├'], " ").split_whitespace().collect::<Vec<_>>().join(" ")
+        s.replace(['│', '×', '╰', '─', '▶', '╭', '├'], " ")
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ")
     };
     for part in expected {
         assert!(words(&said).contains(&words(part)), "{arguments:?} does not say `{part}`: {said}");
@@ -133,5 +136,9 @@ fn a_missing_mpirun_is_explained() {
     let mut launch = trial.launch("run", &["cluster.ranks_per_node=2"]);
     let output = launch.env("PATH", "/nowhere").output().unwrap();
     assert!(!output.status.success());
-    assert!(text(&output).contains("mpirun") && text(&output).contains("openmpi"), "{}", text(&output));
+    assert!(
+        text(&output).contains("mpirun") && text(&output).contains("openmpi"),
+        "{}",
+        text(&output)
+    );
 }

@@ -57,8 +57,17 @@ fn loss_and_gradient_are_the_same_for_any_number_of_ranks_and_any_micro_batch() 
         let split = one_step(&trial, &name.replace(' ', "_"), sets);
         let apart = difference(&alone.moment, &split.moment);
         assert!(apart < GRADIENT_TOLERANCE, "{name}: gradients differ by {apart:e}");
-        assert!((alone.loss - split.loss).abs() < LOSS_TOLERANCE, "{name}: {} {}", alone.loss, split.loss);
-        assert!((alone.norm / split.norm - 1.0).abs() < GRADIENT_TOLERANCE, "{name}: {}", split.norm);
+        assert!(
+            (alone.loss - split.loss).abs() < LOSS_TOLERANCE,
+            "{name}: {} {}",
+            alone.loss,
+            split.loss
+        );
+        assert!(
+            (alone.norm / split.norm - 1.0).abs() < GRADIENT_TOLERANCE,
+            "{name}: {}",
+            split.norm
+        );
     }
 }
 

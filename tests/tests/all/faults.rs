@@ -1,0 +1,105 @@
+//! Bad samples and bad numbers in the middle of a run: counted, named, bounded; the same on any number of ranks.
+
+use std::io::Read;
+use std::path::Path;
+
+use crate::programs::{Trial, small_set, text};
+
+const EIGHT_STEPS: &str = "
+stages:
+  - {name: one, steps: 8, batch: 8, frames: 2, mixture: {questions: 1}, learning_rate: {peak: 1e-3}}
+evaluation: {tasks: []}
+logging: {every_steps: 1}
+checkpoints: {every_steps: 100}
+cluster: {ranks_per_node: 2, restart: {max_without_progress: 0}}
+";
+
+/// Copies a shard, spoiling some of its samples: every fifth picture is cut in half, every seventh json is emptied, and the
+/// archive ends in the middle of its last sample.
+fn spoiled(target: &Path) {
+    let source = small_set().join("train/questions-000000.tar");
+    let mut archive = tar::Archive::new(std::fs::File::open(source).unwrap());
+    let mut builder = tar::Builder::new(Vec::new());
+    let (mut pictures, mut texts) = (0, 0);
+    for entry in archive.entries().unwrap() {
+        let mut entry = entry.unwrap();
+        let path = entry.path().unwrap().into_owned();
+        let mut bytes = Vec::new();
+        entry.read_to_end(&mut bytes).unwrap();
+        match path.extension().and_then(|e| e.to_str()) {
+            Some("jpg") => {
+                pictures += 1;
+                if pictures % 5 == 0 {
+                    bytes.truncate(bytes.len() / 2);
+                }
+            }
+            Some("json") => {
+                texts += 1;
+                if texts % 7 == 0 {
+                    bytes.clear();
+                }
+            }
+            _ => {}
+        }
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        header.set_cksum();
+        builder.append_data(&mut header, path, bytes.as_slice()).unwrap();
+    }
+    let mut bytes = builder.into_inner().unwrap();
+    bytes.truncate(bytes.len() - 4096);
+    std::fs::write(target, bytes).unwrap();
+}
+
+fn bad_samples(trial: &Trial, run: &str) -> u64 {
+    let text = std::fs::read(trial.path(run).join("completed.json")).unwrap();
+    let record: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    record["bad_samples"].as_u64().unwrap()
+}
+
+#[test]
+fn spoiled_samples_are_replaced_counted_and_the_same_on_any_number_of_ranks() {
+    let trial = Trial::new(EIGHT_STEPS);
+    let shard = trial.path("spoiled.tar");
+    spoiled(&shard);
+    let shards = format!("data.sources.questions.shards={}", shard.display());
+    let patient = "data.bad_samples.max_fraction=1";
+    trial.complete("two", &[&shards, patient]);
+    trial.complete("one", &[&shards, patient, "cluster.ranks_per_node=1"]);
+    let (one, two) = (bad_samples(&trial, "one"), bad_samples(&trial, "two"));
+    assert!(one > 0, "a third of the samples are spoiled and 64 were drawn");
+    assert_eq!(one, two);
+    for (a, b) in trial.losses("one").iter().zip(trial.losses("two")) {
+        // The same samples; rounding of sums split between two ranks, through at most 8 updates.
+        assert!((a.1 - b.1).abs() < 1e-2, "step {}: {} and {}", a.0, a.1, b.1);
+    }
+    let log = vljepa_recipes::RunDirectory::open(&trial.path("one")).unwrap().log(0, 1);
+    let log = std::fs::read_to_string(log).unwrap();
+    assert!(log.contains("left out") && log.contains("spoiled.tar"), "{log}");
+}
+
+#[test]
+fn a_policy_of_zero_stops_at_the_first_bad_sample_and_names_it() {
+    let trial = Trial::new(EIGHT_STEPS);
+    let shard = trial.path("spoiled.tar");
+    spoiled(&shard);
+    let shards = format!("data.sources.questions.shards={}", shard.display());
+    let output =
+        trial.launch("strict", &[&shards, "data.bad_samples.max_consecutive=0"]).output().unwrap();
+    assert!(!output.status.success());
+    let said = text(&output);
+    assert!(said.contains("spoiled.tar") && said.contains("rank"), "{said}");
+    assert!(!trial.path("strict").join("completed.json").exists());
+}
+
+#[test]
+fn steps_without_a_finite_gradient_are_skipped_and_then_end_the_run() {
+    let trial = Trial::new(EIGHT_STEPS);
+    let sets = ["stages.0.learning_rate.peak=1e30", "optimizer.non_finite.max_consecutive=2"];
+    let output = trial.launch("diverged", &sets).output().unwrap();
+    assert!(!output.status.success());
+    assert!(text(&output).contains("not finite"), "{}", text(&output));
+    let events = std::fs::read_to_string(trial.path("diverged").join("events.jsonl")).unwrap();
+    assert!(events.contains("step skipped"), "{events}");
+}
