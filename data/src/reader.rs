@@ -145,3 +145,59 @@ fn pixels(media: Media, bytes: &[u8], options: &LoadOptions) -> Result<Vec<u8>, 
     clip.append_to(&mut frames);
     Ok(frames)
 }
+
+#[cfg(test)]
+mod tests {
+    use vljepa_recipes::schema::Transform;
+
+    use super::{LoadOptions, SampleReader, load_file};
+    use crate::error::DataError;
+    use crate::fixtures::{numbered, png, write_tar};
+
+    const OPTIONS: LoadOptions =
+        LoadOptions { frames: 2, image_size: 8, transform: Transform::ResizeCenterCrop };
+
+    #[test]
+    fn samples_come_in_the_shards_order_with_their_texts() {
+        let folder = tempfile::tempdir().unwrap();
+        write_tar(&folder.path().join("a-0.tar"), &numbered(0, 3));
+        write_tar(&folder.path().join("a-1.tar"), &numbered(3, 2));
+        let reader = SampleReader::open(folder.path().to_str().unwrap()).unwrap();
+        assert_eq!((reader.len(), reader.is_empty()), (5, false));
+        for number in 0..5_u8 {
+            let sample = reader.load(usize::from(number), &OPTIONS).unwrap();
+            assert_eq!(sample.key, format!("{number:03}"));
+            assert!(sample.shard.ends_with(if number < 3 { "a-0.tar" } else { "a-1.tar" }));
+            assert_eq!(sample.frames.len(), 2 * 8 * 8 * 3);
+            assert!(sample.frames.chunks(3).all(|pixel| pixel[2] == number));
+            assert_eq!(sample.caption, Some(format!("a picture number {number}")));
+            let kinds: Vec<_> = sample.questions.iter().map(|q| q.kind.as_str()).collect();
+            assert_eq!(kinds, ["number", "colour"]);
+            assert!(sample.fields.contains_key("questions"));
+        }
+    }
+
+    #[test]
+    fn a_bad_sample_is_an_error_that_names_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.tar");
+        write_tar(&path, &[("x.png".to_owned(), b"junk".to_vec()), ("x.txt".to_owned(), vec![])]);
+        let reader = SampleReader::open(path.to_str().unwrap()).unwrap();
+        let error = reader.load(0, &OPTIONS).unwrap_err();
+        assert!(matches!(&error, DataError::BadSample { key, .. } if key == "x"), "{error}");
+        assert!(error.to_string().contains("a.tar"));
+    }
+
+    #[test]
+    fn one_file_loads_by_its_extension() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("photo.PNG");
+        std::fs::write(&path, png(8, 8, 7)).unwrap();
+        let loaded = load_file(&path, &OPTIONS).unwrap();
+        assert_eq!((loaded.key.as_str(), loaded.frames.len()), ("photo.PNG", 384));
+        let text = folder.path().join("notes.txt");
+        assert!(load_file(&text, &OPTIONS).unwrap_err().to_string().contains("is no picture"));
+        let missing = load_file(&folder.path().join("none.png"), &OPTIONS).unwrap_err();
+        assert!(matches!(missing, DataError::Io { .. }));
+    }
+}

@@ -68,3 +68,43 @@ pub fn target_hash(text: &str) -> u64 {
     first.copy_from_slice(&blake3::hash(text.as_bytes()).as_bytes()[..8]);
     u64::from_le_bytes(first)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Tokenizer, target_hash};
+    use crate::fixtures::write_tokenizer;
+
+    #[test]
+    fn the_files_post_processor_is_obeyed_and_its_tokens_count() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = write_tokenizer(folder.path());
+        let encode =
+            |max_tokens, text| Tokenizer::load(&path, max_tokens).unwrap().encode(text).unwrap();
+        // `[BOS]` a picture number … `[EOS]`; the file's padding to 20 is switched off.
+        assert_eq!(encode(512, "a picture number zebra"), [1, 3, 4, 5, 0, 2]);
+        assert_eq!(encode(4, "a picture number zebra"), [1, 3, 4, 2]);
+        assert_eq!(encode(512, ""), [1, 2]);
+        assert_eq!(Tokenizer::load(&path, 8).unwrap().vocab_size(), 12);
+    }
+
+    #[test]
+    fn files_that_are_no_tokenizer_are_refused_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = write_tokenizer(folder.path());
+        assert!(Tokenizer::load(&path, 0).unwrap_err().to_string().contains("max_tokens"));
+        std::fs::write(&path, b"{}").unwrap();
+        let error = Tokenizer::load(&path, 8).unwrap_err().to_string();
+        assert!(error.contains("tokenizer.json"), "{error}");
+    }
+
+    #[test]
+    fn equal_texts_have_equal_hashes() {
+        assert_eq!(target_hash("a red circle"), target_hash("a red circle"));
+        assert_ne!(target_hash("a red circle"), target_hash("a red ring"));
+        // The first eight bytes of BLAKE3 of no bytes: af1349b9 f5f9a1a6 (the reference's test vectors).
+        assert_eq!(
+            target_hash(""),
+            u64::from_le_bytes([0xaf, 0x13, 0x49, 0xb9, 0xf5, 0xf9, 0xa1, 0xa6])
+        );
+    }
+}

@@ -55,7 +55,7 @@ impl Matrix {
         let luma = (i32::from(y) - self.black) * self.y + (1 << 15);
         let (u, v) = (i32::from(u) - 128, i32::from(v) - 128);
         let byte = |fixed: i32| {
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
+            #[expect(clippy::cast_sign_loss, reason = "clamped")]
             let byte = (fixed >> 16).clamp(0, 255) as u8;
             byte
         };
