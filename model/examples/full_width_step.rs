@@ -1,5 +1,5 @@
 //! One training step of the paper's model (1.36 billion parameters, random weights) on two images, on the host: prints time and
-//! memory of each part. Needs 19 GB of memory.
+//! memory of each part. Needs 16 GB of memory.
 //!
 //! `cargo run --release -p vljepa-model --example full_width_step [IMAGES]`
 
