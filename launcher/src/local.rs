@@ -19,6 +19,8 @@ use crate::error::LaunchError;
 
 /// Time between TERM and KILL: OpenMPI needs it to end its ranks and to remove its session folder.
 const GRACE: Duration = Duration::from_secs(3);
+/// Time between the death of the ranks and KILL for what started them, when everything is to end at once.
+const LAST_MOMENT: Duration = Duration::from_secs(1);
 
 /// The programs a run needs.
 #[derive(Debug, Clone)]
@@ -156,6 +158,12 @@ impl Group {
         Ok(Self { child, group, token: token.to_owned(), ended: false })
     }
 
+    /// The started process, which leads the group.
+    #[cfg(test)]
+    pub(crate) fn leader(&self) -> Pid {
+        self.group
+    }
+
     /// Waits until the started process has ended.
     pub(crate) async fn wait(&mut self) -> std::io::Result<ExitStatus> {
         self.child.wait().await
@@ -164,15 +172,21 @@ impl Group {
     /// Ends everything: TERM and three seconds for those that listen, then KILL, also for what left the group.
     pub(crate) async fn end(&mut self) {
         // A stopped process hears TERM only when it goes on.
-        for signal in [Signal::SIGTERM, Signal::SIGCONT] {
-            killpg(self.group, signal).ok();
-        }
+        self.signal_group(Signal::SIGTERM);
+        self.signal_group(Signal::SIGCONT);
         tokio::time::timeout(GRACE, self.child.wait()).await.ok();
         self.end_now().await;
     }
 
     /// Ends everything at once, and waits until the kernel has done so.
     pub(crate) async fn end_now(&mut self) {
+        // The ranks first: `mpirun` then removes its session folder and their shared memory, for which it gets a moment.
+        for process in with_token(&self.token).into_iter().filter(|process| *process != self.group)
+        {
+            kill(process, Signal::SIGKILL).ok();
+        }
+        self.signal_group(Signal::SIGTERM);
+        tokio::time::timeout(LAST_MOMENT, self.child.wait()).await.ok();
         self.kill();
         let gone = async {
             self.child.wait().await.ok();
@@ -183,8 +197,15 @@ impl Group {
         tokio::time::timeout(GRACE, gone).await.ok();
     }
 
+    /// Signals the group as long as its first process was not waited for: after that its number may be another's.
+    fn signal_group(&self, signal: Signal) {
+        if self.child.id().is_some() {
+            killpg(self.group, signal).ok();
+        }
+    }
+
     fn kill(&mut self) {
-        killpg(self.group, Signal::SIGKILL).ok();
+        self.signal_group(Signal::SIGKILL);
         for process in with_token(&self.token) {
             kill(process, Signal::SIGKILL).ok();
         }

@@ -119,7 +119,7 @@ fn figures(contents: &Contents) -> Markup {
         if last.bad_samples == 0 {
             "none left out".to_owned()
         } else {
-            "left out and replaced".to_owned()
+            "replaced by others".to_owned()
         },
     ));
     html! {
