@@ -103,7 +103,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         "trainable": engine.parameters.trainable.shape()[0],
     });
     if arguments.phases {
-        let medians = phases.into_iter().map(|(name, mut ms)| (name, rounded(median(&mut ms), 1e3)));
+        let medians =
+            phases.into_iter().map(|(name, mut ms)| (name, rounded(median(&mut ms), 1e3)));
         line["phases_ms"] = medians.collect();
     }
     println!("{line}");

@@ -199,3 +199,105 @@ fn listen(reader: BufReader<TcpStream>, shared: &Shared) {
         std::process::abort();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use vljepa_recipes::protocol::Outcome;
+
+    use super::*;
+
+    fn hello() -> Hello {
+        Hello {
+            token: "secret".to_owned(),
+            rank: 0,
+            world_size: 1,
+            host: "here".to_owned(),
+            pid: 1,
+            device: "host".to_owned(),
+            build: "0".to_owned(),
+            recipe_hash: "0".to_owned(),
+        }
+    }
+
+    /// A supervisor that answers one worker's hello with `answer`, and then does `rest` with the connection.
+    fn supervisor<T: Send + 'static>(
+        answer: FromSupervisor,
+        rest: impl FnOnce(BufReader<TcpStream>, TcpStream) -> T + Send + 'static,
+    ) -> (String, std::thread::JoinHandle<T>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let thread = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut reader = BufReader::new(stream.try_clone().unwrap());
+            let mut line = String::new();
+            reader.read_line(&mut line).unwrap();
+            assert!(
+                matches!(serde_json::from_str(&line).unwrap(), FromWorker::Hello(h) if h == hello())
+            );
+            writeln!(stream, "{}", serde_json::to_string(&answer).unwrap()).unwrap();
+            rest(reader, stream)
+        });
+        (address, thread)
+    }
+
+    #[test]
+    fn reports_arrive_in_order_and_the_last_one_before_the_process_may_end() {
+        let (address, thread) = supervisor(FromSupervisor::Welcome, |reader, _stream| {
+            let mut heard = Vec::new();
+            for line in reader.lines() {
+                match serde_json::from_str(&line.unwrap()).unwrap() {
+                    FromWorker::Heartbeat { .. } => {}
+                    FromWorker::Finished { step, .. } => {
+                        heard.push(step);
+                        return heard;
+                    }
+                    FromWorker::Saved { step, .. } => heard.push(step),
+                    other => panic!("{other:?}"),
+                }
+            }
+            heard
+        });
+        let control = Control::connect(&address, hello()).unwrap();
+        control.at(3, Phase::Backward);
+        assert_eq!(control.position(), (3, Phase::Backward));
+        for step in [1, 2] {
+            control.report(FromWorker::Saved { step, name: "s".to_owned(), stall_s: 0.0 });
+        }
+        control.finish();
+        control.report_last(FromWorker::Finished { outcome: Outcome::Completed, step: 3 });
+        assert_eq!(thread.join().unwrap(), [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_stop_is_heard() {
+        let (address, thread) = supervisor(FromSupervisor::Welcome, |_reader, mut stream| {
+            writeln!(stream, "{}", serde_json::to_string(&FromSupervisor::Stop).unwrap()).unwrap();
+            stream
+        });
+        let control = Control::connect(&address, hello()).unwrap();
+        let end = Instant::now() + Duration::from_secs(10);
+        while !control.stop_requested() {
+            assert!(Instant::now() < end, "the stop was not heard");
+            std::thread::yield_now();
+        }
+        control.finish();
+        drop(thread.join().unwrap());
+    }
+
+    #[test]
+    fn a_refusal_names_its_reason() {
+        let reason = "another recipe".to_owned();
+        let (address, thread) = supervisor(FromSupervisor::Refused { reason }, |_, _| ());
+        let error = Control::connect(&address, hello()).unwrap_err();
+        assert!(error.to_string().contains("another recipe"), "{error}");
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn nobody_listening_is_an_error_that_names_the_address() {
+        let error = Control::connect("127.0.0.1:1", hello()).unwrap_err();
+        assert!(format!("{error:#}").contains("127.0.0.1:1"), "{error:#}");
+    }
+}

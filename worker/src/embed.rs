@@ -59,7 +59,8 @@ impl<'a> Embedder<'a> {
     pub fn samples(&self, samples: &[(&LoadedSample, &str)]) -> anyhow::Result<Vec<Vec<f32>>> {
         let mut out = Vec::with_capacity(samples.len());
         for chunk in samples.chunks(ROWS) {
-            let pixels: Vec<u8> = chunk.iter().flat_map(|(s, _)| s.frames.iter().copied()).collect();
+            let pixels: Vec<u8> =
+                chunk.iter().flat_map(|(s, _)| s.frames.iter().copied()).collect();
             let per_frame = self.image_size * self.image_size * 3;
             let frames = pixels.len() / per_frame / chunk.len();
             let shape = [chunk.len(), frames, self.image_size, self.image_size, 3];

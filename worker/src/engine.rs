@@ -1,9 +1,7 @@
 //! A model on this rank's device: its parameters, its arena, and (for training) gradients and optimizer state.
 
 use vljepa_kernels::{Arena, Device, Packed, Stream, View};
-use vljepa_model::{
-    AdamW, Context, Gradients, Layout, ModelError, Parameters, VlJepa, weights,
-};
+use vljepa_model::{AdamW, Context, Gradients, Layout, ModelError, Parameters, VlJepa, weights};
 use vljepa_recipes::Recipe;
 
 use crate::checkpoint::Buffers;
@@ -106,7 +104,8 @@ impl Engine {
     /// # Errors
     /// When the model refuses the shapes.
     pub fn target(&self, texts: &Packed) -> Result<Vec<Vec<f32>>, ModelError> {
-        let target = self.model.y_encoder.forward(self.context(), &self.parameters, texts, false)?;
+        let target =
+            self.model.y_encoder.forward(self.context(), &self.parameters, texts, false)?;
         Ok(self.rows_of(&target.embedding.to_vec_f32(&self.stream)?, texts.lengths.rows()))
     }
 
@@ -144,5 +143,4 @@ impl Engine {
             None => Ok(()),
         }
     }
-
 }

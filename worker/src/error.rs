@@ -20,7 +20,9 @@ pub enum WorkerError {
     #[error("MPI was already initialised in this process")]
     MpiTwice,
     /// The launcher asked for another number of ranks than started.
-    #[error("{started} ranks started, but the recipe asks for {wanted} (cluster.nodes × ranks_per_node)")]
+    #[error(
+        "{started} ranks started, but the recipe asks for {wanted} (cluster.nodes × ranks_per_node)"
+    )]
     WorldSize {
         /// Ranks that run.
         started: usize,
@@ -39,7 +41,9 @@ pub enum WorkerError {
         step: u64,
     },
     /// The loss has no gradient to follow any more.
-    #[error("rank {rank} computes other parameters than rank 0 at step {step}: memory or a library is at fault on its host")]
+    #[error(
+        "rank {rank} computes other parameters than rank 0 at step {step}: memory or a library is at fault on its host"
+    )]
     Diverged {
         /// The rank.
         rank: usize,

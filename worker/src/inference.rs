@@ -136,8 +136,7 @@ pub fn import(session: &Session, folder: &Path) -> anyhow::Result<String> {
     let (layout, buffers) = engine.checkpoint_buffers(&mut training);
     let state = State::default();
     let (ranks, keep) = (&session.collectives, session.recipe.checkpoints.keep);
-    let saved =
-        checkpoint::save(&place, ranks, &layout, &buffers, frozen.as_deref(), state, keep)?;
+    let saved = checkpoint::save(&place, ranks, &layout, &buffers, frozen.as_deref(), state, keep)?;
     Ok(json!({"checkpoint": saved.name, "step": 0}).to_string())
 }
 
@@ -154,9 +153,8 @@ fn trained(session: &Session) -> anyhow::Result<(Engine, State)> {
     let (mut engine, mut training) = Engine::for_training(&session.recipe)?;
     let (layout, mut buffers) = engine.checkpoint_buffers(&mut training);
     let place = place(session);
-    let loaded =
-        checkpoint::load_newest(&place, &session.collectives, &layout, &mut buffers)
-            .context("no checkpoint could be loaded")?;
+    let loaded = checkpoint::load_newest(&place, &session.collectives, &layout, &mut buffers)
+        .context("no checkpoint could be loaded")?;
     for passed in &loaded.passed_over {
         tracing::warn!("checkpoint passed over: {passed}");
     }
@@ -170,5 +168,7 @@ fn trained(session: &Session) -> anyhow::Result<(Engine, State)> {
 /// The query that goes with a visual that is searched by text: the recipe's retrieval task's, or none.
 fn retrieval_query(session: &Session) -> String {
     let mut tasks = session.recipe.evaluation.tasks.iter();
-    tasks.find(|task| task.kind == TaskKind::Retrieval).map_or_else(String::new, |t| t.query.clone())
+    tasks
+        .find(|task| task.kind == TaskKind::Retrieval)
+        .map_or_else(String::new, |t| t.query.clone())
 }

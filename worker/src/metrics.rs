@@ -98,7 +98,8 @@ impl EventFile {
             started.as_millisecond(),
             std::process::id()
         ));
-        let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+        let file =
+            File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
         let mut events = Self { file: BufWriter::new(file) };
         let mut version = Message::event();
         version.bytes(3, b"brain.Event:2");
@@ -209,5 +210,99 @@ impl PhaseClock {
     pub fn take(&mut self) -> BTreeMap<Phase, f64> {
         self.enter(self.phase);
         std::mem::take(&mut self.seconds)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(step: u64) -> Metrics {
+        Metrics {
+            step,
+            total_steps: 10,
+            stage: "one".to_owned(),
+            samples: step * 8,
+            loss: 1.5,
+            gradient_norm: 0.5,
+            learning_rate: 1e-3,
+            scale: 14.0,
+            samples_per_s: 100.0,
+            data_wait_fraction: 0.0,
+            bad_samples: 0,
+            phase_s: BTreeMap::new(),
+            time: clock::now_text(),
+        }
+    }
+
+    /// Reads records as TensorFlow does: both checksums must fit.
+    fn records(mut bytes: &[u8]) -> Vec<Vec<u8>> {
+        let mut found = Vec::new();
+        while !bytes.is_empty() {
+            let (length, rest) = bytes.split_at(8);
+            let (length_crc, rest) = rest.split_at(4);
+            assert_eq!(masked_crc(length).to_le_bytes(), length_crc);
+            let length = usize::try_from(u64::from_le_bytes(length.try_into().unwrap())).unwrap();
+            let (data, rest) = rest.split_at(length);
+            let (data_crc, rest) = rest.split_at(4);
+            assert_eq!(masked_crc(data).to_le_bytes(), data_crc);
+            found.push(data.to_vec());
+            bytes = rest;
+        }
+        found
+    }
+
+    #[test]
+    fn masked_checksums_are_those_of_tfrecord() {
+        // The length field of a 24-byte record and its masked CRC, as TensorFlow 2 writes them.
+        assert_eq!(masked_crc(&24u64.to_le_bytes()), 0x224b_7fa3);
+    }
+
+    #[test]
+    fn a_resumed_run_drops_the_lines_it_computes_again_and_lines_cut_short() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        let mut text = String::new();
+        for step in 1..=6 {
+            text += &(serde_json::to_string(&line(step)).unwrap() + "\n");
+        }
+        text += "{\"step\":3,\"total";
+        std::fs::write(&path, text).unwrap();
+        let mut writer = MetricsWriter::open(&path, None, 4).unwrap();
+        writer.write(&line(5)).unwrap();
+        let steps: Vec<u64> = std::fs::read_to_string(&path)
+            .unwrap()
+            .lines()
+            .map(|line| serde_json::from_str::<Metrics>(line).unwrap().step)
+            .collect();
+        assert_eq!(steps, [1, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn event_files_hold_a_version_and_one_record_per_line_of_metrics() {
+        let folder = tempfile::tempdir().unwrap();
+        let events = folder.path().join("tensorboard");
+        let lines = folder.path().join("metrics.jsonl");
+        let mut writer = MetricsWriter::open(&lines, Some(&events), 0).unwrap();
+        writer.write(&line(1)).unwrap();
+        writer.scores(1, &BTreeMap::from([("motion".to_owned(), 0.5)])).unwrap();
+        let file = std::fs::read_dir(&events).unwrap().next().unwrap().unwrap().path();
+        let records = records(&std::fs::read(file).unwrap());
+        assert_eq!(records.len(), 3);
+        let holds = |record: &[u8], text: &[u8]| record.windows(text.len()).any(|w| w == text);
+        assert!(holds(&records[0], b"brain.Event:2"));
+        assert!(holds(&records[1], b"train/loss") && holds(&records[1], &1.5f32.to_le_bytes()));
+        assert!(holds(&records[2], b"scores/motion"));
+    }
+
+    #[test]
+    fn every_moment_belongs_to_one_phase() {
+        let started = Instant::now();
+        let mut clock = PhaseClock::start(Phase::Data);
+        clock.enter(Phase::Forward);
+        clock.enter(Phase::Backward);
+        let seconds = clock.take();
+        let all: f64 = seconds.values().sum();
+        assert!(all <= started.elapsed().as_secs_f64() && seconds.len() == 3);
     }
 }

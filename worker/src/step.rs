@@ -85,7 +85,8 @@ pub fn step(
 
     let (loss, d) = match engine.model.objective {
         Objective::InfoNce(loss) => {
-            let own = OwnRows { predicted: &predicted_be, target: &target_be, hashes: &hashes, rows };
+            let own =
+                OwnRows { predicted: &predicted_be, target: &target_be, hashes: &hashes, rows };
             info_nce(engine, training, loss, collectives, shares, &own, enter)?
         }
         Objective::Distance(distance) => {

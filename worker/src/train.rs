@@ -121,7 +121,13 @@ impl<'a> Trainer<'a> {
                 format!("rank {rank}, stage {}, step {}", stage.name, self.state.stage_step)
             })?;
             for bad in &batch.skipped {
-                tracing::warn!("left out {} of {} ({}): {}", bad.key, bad.shard, bad.source, bad.reason);
+                tracing::warn!(
+                    "left out {} of {} ({}): {}",
+                    bad.key,
+                    bad.shard,
+                    bad.source,
+                    bad.reason
+                );
             }
             let learning_rate =
                 learning_rate_at(&stage.learning_rate, self.state.stage_step, stage.steps);
@@ -136,7 +142,9 @@ impl<'a> Trainer<'a> {
                 self.save(ended || report.stop)?;
             }
             let every = session.recipe.evaluation.every_steps;
-            if every > 0 && self.state.step.is_multiple_of(every) && !report.stop {
+            // The last step is scored when the run is complete.
+            let last = self.state.step == self.total_steps;
+            if every > 0 && self.state.step.is_multiple_of(every) && !report.stop && !last {
                 self.evaluate()?;
             }
             if report.stop {
@@ -263,7 +271,8 @@ impl<'a> Trainer<'a> {
             }
             Err(error) if must => Err(error),
             Err(error) => {
-                let text = format!("{error:#}; training goes on, the next save is tried as planned");
+                let text =
+                    format!("{error:#}; training goes on, the next save is tried as planned");
                 tracing::warn!("{text}");
                 if session.collectives.rank() == 0 {
                     session.control.report(FromWorker::Warning { text });

@@ -124,14 +124,20 @@ fn verify(folder: &Path, run_folder: &Path) -> anyhow::Result<Manifest> {
         end = file.range.end;
     }
     if let Some(frozen) = &manifest.frozen {
-        let hash = hash_file(&run_folder.join(FROZEN)).with_context(|| format!("{FROZEN} is missing"))?;
+        let hash =
+            hash_file(&run_folder.join(FROZEN)).with_context(|| format!("{FROZEN} is missing"))?;
         anyhow::ensure!(hash.to_hex().as_str() == frozen, "{FROZEN} is damaged: its hash differs");
     }
     Ok(manifest)
 }
 
 /// A checkpoint that is whole but belongs to another run is not passed over: something was mixed up.
-fn fits(name: &str, manifest: &Manifest, place: &Place, layout: &Layout) -> Result<(), WorkerError> {
+fn fits(
+    name: &str,
+    manifest: &Manifest,
+    place: &Place,
+    layout: &Layout,
+) -> Result<(), WorkerError> {
     let refuse = |what: String| Err(WorkerError::Checkpoint { name: name.to_owned(), what });
     if manifest.recipe_hash != place.recipe_hash {
         return refuse(format!(

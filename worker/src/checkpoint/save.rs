@@ -12,7 +12,9 @@ use vljepa_kernels::Tensor;
 use vljepa_model::Layout;
 use vljepa_recipes::run_directory::atomic_write;
 
-use super::{Buffers, FORMAT_VERSION, FROZEN, FileEntry, MANIFEST, Manifest, Place, State, TENSORS};
+use super::{
+    Buffers, FORMAT_VERSION, FROZEN, FileEntry, MANIFEST, Manifest, Place, State, TENSORS,
+};
 use crate::collectives::{Collectives, Shares};
 use crate::environment::hash_file;
 
@@ -126,8 +128,7 @@ fn write_part(
     layout: &Layout,
     buffers: &Buffers<'_>,
 ) -> anyhow::Result<FileEntry> {
-    let shares =
-        Shares { global: layout.trainable_len, world_size: collectives.world_size() };
+    let shares = Shares { global: layout.trainable_len, world_size: collectives.world_size() };
     let range = shares.rows(collectives.rank());
     let name = format!("rank-{:04}.safetensors", collectives.rank());
     let path = folder.join(&name);

@@ -34,7 +34,8 @@ pub fn evaluate(
     let mut scores = Scores::new();
     for task in &recipe.evaluation.tasks {
         let measured = tasks::measure(task, &embedder, collectives, recipe.model.embed_dim);
-        let measured = measured.map_err(|error| error.context(format!("evaluation task `{}`", task.name)))?;
+        let measured =
+            measured.map_err(|error| error.context(format!("evaluation task `{}`", task.name)))?;
         scores.extend(measured);
     }
     Ok(scores)

@@ -93,9 +93,7 @@ fn answers(
     for index in 0..reader.len().min(SHOWN.0 / 2) {
         let sample = reader.load(index, &options)?;
         let mut asked = sample.questions.iter();
-        let Some(question) =
-            asked.find(|q| kind.is_none_or(|kind| q.kind == kind))
-        else {
+        let Some(question) = asked.find(|q| kind.is_none_or(|kind| q.kind == kind)) else {
             continue;
         };
         let predicted = embedder.samples(&[(&sample, &question.question)])?;
@@ -135,7 +133,13 @@ fn pictures(sample: &LoadedSample, frames: usize) -> anyhow::Result<Vec<String>>
     for frame in sample.frames.chunks_exact(len) {
         let mut png = Vec::new();
         let encoder = image::codecs::png::PngEncoder::new(&mut png);
-        image::ImageEncoder::write_image(encoder, frame, side, side, image::ExtendedColorType::Rgb8)?;
+        image::ImageEncoder::write_image(
+            encoder,
+            frame,
+            side,
+            side,
+            image::ExtendedColorType::Rgb8,
+        )?;
         urls.push(format!("data:image/png;base64,{}", STANDARD.encode(&png)));
     }
     urls.dedup();

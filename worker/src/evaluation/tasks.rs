@@ -60,7 +60,8 @@ impl Scope<'_> {
         expect: Option<&Path>,
     ) -> anyhow::Result<Scores> {
         let labels = Labels::load(candidates, self.embedder)?;
-        let expect: BTreeMap<String, String> = expect.map_or_else(|| Ok(BTreeMap::new()), read_json)?;
+        let expect: BTreeMap<String, String> =
+            expect.map_or_else(|| Ok(BTreeMap::new()), read_json)?;
         let rows = self.rows(|sample| {
             let value = sample.fields.get(field).and_then(serde_json::Value::as_str);
             let value = value.with_context(|| {
@@ -210,9 +211,10 @@ impl Labels {
         for row in rows {
             // An unreadable sample has no embedding: wrong.
             let Some(embedding) = &row.embedding else { continue };
-            let truth = self.names.iter().position(|name| *name == row.truth).with_context(|| {
-                format!("`{}` is not among the {} candidates", row.truth, self.names.len())
-            })?;
+            let truth =
+                self.names.iter().position(|name| *name == row.truth).with_context(|| {
+                    format!("`{}` is not among the {} candidates", row.truth, self.names.len())
+                })?;
             truths.push(truth);
             let order = ranked(embedding, &self.embeddings);
             let place = order.iter().position(|&(label, _)| label == truth).unwrap_or(n);
@@ -234,7 +236,9 @@ impl Labels {
 }
 
 /// Label to the texts that stand for it.
-pub(super) fn label_texts(candidates: &Candidates) -> anyhow::Result<BTreeMap<String, Vec<String>>> {
+pub(super) fn label_texts(
+    candidates: &Candidates,
+) -> anyhow::Result<BTreeMap<String, Vec<String>>> {
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum Form {
