@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Raised when a set of the same design would have other pixels or texts.
+/// Raised when a set of the same design would have other pixels, texts or encoding.
 pub(super) const VERSION: u32 = 1;
 /// Side of a frame in pixels.
 pub(super) const SIZE: usize = 32;

@@ -1,5 +1,4 @@
 //! Claims about the set: what is drawn, what is said of it, and what is on disk.
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod drawing;
 #[cfg(feature = "video")]
@@ -11,4 +10,14 @@ use super::sample::{Sample, Split, sample};
 /// Samples of a split that a test looks at.
 fn some(split: Split) -> impl Iterator<Item = Sample> {
     (0..split.len().min(1500)).map(move |index| sample(0, split, index))
+}
+
+#[cfg(not(feature = "video"))]
+#[test]
+fn without_video_nothing_is_written_and_the_feature_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = super::SynthArgs { dir: dir.path().join("set"), seed: 0, scale_permille: 1 };
+    let error = super::run(&args).unwrap_err().to_string();
+    assert!(error.contains("--features video"), "{error}");
+    assert!(!args.dir.exists());
 }
