@@ -31,7 +31,7 @@ wait $launcher
 
 clip=$run/try-me.mp4
 tar -xOf datasets/quickstart/eval/heldout.tar heldout-000000.mp4 >"$clip"
-"$programs/vljepa-launch" ask "$run" "$clip" "how is it moving ?" \
+"$programs/vljepa-launch" ask "$run" "$clip" "how is it moving?" \
   --answers "moving left,moving right,moving up,moving down,growing,shrinking"
 "$programs/vljepa-launch" search "$run" datasets/quickstart/eval/retrieval.tar "a red circle moving left" --limit 5
 echo "quickstart: scores in $run/scores.json, pictures and curves in $run/report.html"

@@ -4,6 +4,10 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . recipes/install.sh
 
+# Other people's files, which are not copied into this project: shards, photos and clips to read (tests/tests/all/real_material.rs).
+export VLJEPA_MATERIAL=${VLJEPA_MATERIAL:-$(cd .. && pwd)/shared/material}
+[ -d "$VLJEPA_MATERIAL" ] || echo "tests of real material are not run: no folder $VLJEPA_MATERIAL (VLJEPA_MATERIAL names another)"
+
 cargo fmt --all --check
 cargo build --release --workspace --features "$features"
 cargo clippy --release --workspace --all-targets --features "$features" -- -D warnings
