@@ -35,9 +35,9 @@ impl Hyper {
 
 /// Updates `weights` and both moments from `gradient`, in place.
 ///
-/// With g = control[0] · gradient:
+/// With g = `control[0]` · gradient:
 /// w ← w·(1 − lr·weight_decay); m ← m + (1 − β₁)(g − m); v ← β₂·v + (1 − β₂)·g²;
-/// w ← w − lr/(1 − β₁^step) · m / (√v/√(1 − β₂^step) + eps). Where control[1] is 0 nothing changes.
+/// w ← w − lr/(1 − β₁^step) · m / (√v/√(1 − β₂^step) + eps). Where `control[1]` is 0 nothing changes.
 ///
 /// Source: Loshchilov and Hutter 2019 (arXiv 1711.05101), in the form of `torch.optim.AdamW`. All tensors f32 of one length, but
 /// `control` (2): clip factor and finite flag of [`global_norm::control`](crate::global_norm::control).
