@@ -1,6 +1,6 @@
 //! Where the samples of a shard are: made once by reading the tar's headers, kept beside it as `<shard>.index`.
 //!
-//! The file, little-endian: a head of fixed size ([`Head`]: what tar it belongs to, how many samples, a hash of the rest), then the
+//! The file, little-endian: a head of fixed size (`Head`: what tar it belongs to, how many samples, a hash of the rest), then the
 //! field names, the samples with their members' offsets and lengths, and what was dropped. It is made again when the tar's size,
 //! modification time or first and last bytes differ. Where it cannot be written it is kept in memory.
 

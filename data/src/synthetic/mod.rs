@@ -1,8 +1,8 @@
 //! The learnable synthetic set of the quickstart, as real WebDataset shards.
 //!
-//! Coloured shapes that move, grow and shrink on a torus ([`scene`]), drawn in integers ([`raster`]) from a random stream per
-//! sample ([`draws`]), so that the pixels are the same on every machine, in any order and on any number of threads. Six of the 36
-//! pairs of shape and colour are held out of training ([`names`]). Texts stand in [`texts`], sizes and counts in [`design`].
+//! Coloured shapes that move, grow and shrink on a torus (`scene`), drawn in integers (`raster`) from a random stream per
+//! sample (`draws`), so that the pixels are the same on every machine, in any order and on any number of threads. Six of the 36
+//! pairs of shape and colour are held out of training (`names`). Texts stand in `texts`, sizes and counts in `design`.
 //!
 //! ```text
 //! DIR/train/{clips,images,questions}-%06d.tar   mp4 or jpg, txt, json per sample
