@@ -51,7 +51,7 @@ pub struct SynthArgs {
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
     /// Samples of training, relative to the full set (0.001 to 100); evaluation keeps its size.
-    #[arg(long = "scale", default_value = "1", value_parser = permille)]
+    #[arg(long = "scale", value_name = "SCALE", default_value = "1", value_parser = permille)]
     pub scale_permille: u32,
 }
 
