@@ -2,6 +2,8 @@
 
 use std::io::Write as _;
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 use vljepa_data::synthetic::SynthArgs;
 
@@ -36,7 +38,18 @@ enum Command {
     },
 }
 
-fn main() -> anyhow::Result<()> {
+#[expect(clippy::print_stderr, reason = "the program's last words")]
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> anyhow::Result<()> {
     let output = &mut std::io::stdout().lock();
     match Arguments::parse().command {
         Command::Synth(args) => Ok(write!(output, "{}", vljepa_data::synthetic::run(&args)?)?),

@@ -1,6 +1,7 @@
 //! Writing safetensors straight from the flat buffers, without a copy.
 
 use std::borrow::Cow;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use safetensors::Dtype;
@@ -54,5 +55,7 @@ pub(super) fn write(
     safetensors::serialize_to_file(tensors, None, path).map_err(|error| match error {
         safetensors::SafeTensorError::IoError(source) => file(source),
         other => ModelError::Format { path: path.to_owned(), reason: other.to_string() },
-    })
+    })?;
+    // The crate writes through a private temporary file; weights are for others to read.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644)).map_err(file)
 }

@@ -1,6 +1,7 @@
 //! Writing a checkpoint.
 
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Instant;
 
@@ -151,6 +152,8 @@ fn write_tensors(path: &Path, slices: &[(&str, &[f32])]) -> anyhow::Result<()> {
         })
         .collect::<anyhow::Result<Vec<_>>>()?;
     safetensors::serialize_to_file(views, None, path)?;
+    // The crate writes through a private temporary file; a run is for its group to read.
+    fs::set_permissions(path, fs::Permissions::from_mode(0o644))?;
     Ok(File::open(path)?.sync_all()?)
 }
 
