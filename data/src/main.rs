@@ -1,7 +1,6 @@
 //! `vljepa-shards`: writes the synthetic set, shows what shards hold, makes their indexes.
 
 use std::io::Write as _;
-
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};

@@ -90,10 +90,7 @@ impl<'a> Embedder<'a> {
     ) -> anyhow::Result<Packed> {
         let (mut ids, mut ends) = (Vec::new(), vec![0i32]);
         for text in texts {
-            // An empty query is query-free: no token at all, not even the ones a tokenizer adds around a text.
-            if !text.is_empty() {
-                ids.extend(tokenizer.encode(text)?);
-            }
+            ids.extend(tokenizer.encode(text)?);
             ends.push(i32::try_from(ids.len())?);
         }
         Ok(Packed::new(self.engine.device(), ids, ends))
