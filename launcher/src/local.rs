@@ -20,7 +20,7 @@ use crate::error::LaunchError;
 /// Time between TERM and KILL: OpenMPI needs it to end its ranks and to remove its session folder.
 const GRACE: Duration = Duration::from_secs(3);
 /// Time between the death of the ranks and KILL for what started them, when everything is to end at once.
-const LAST_MOMENT: Duration = Duration::from_secs(2);
+const LAST_MOMENT: Duration = Duration::from_secs(5);
 
 /// The programs a run needs.
 #[derive(Debug, Clone)]
@@ -180,7 +180,7 @@ impl Group {
 
     /// Ends everything at once, and waits until the kernel has done so.
     pub(crate) async fn end_now(&mut self) {
-        // The ranks first: `mpirun` sees them die, removes its session folder and their shared memory, and ends in about a second.
+        // The ranks first: `mpirun` sees them die, removes its session folder and their shared memory, and ends in one to three seconds.
         // TERM would not hurry it: OpenMPI 4.1 may crash on it at this moment and leave its folder behind.
         let mut ranks = with_token(&self.token);
         ranks.retain(|process| *process != self.group);

@@ -6,10 +6,19 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+
+/// A program that was just written cannot be started while a fork of another test holds it open for writing, so nothing is written
+/// while something is started.
+static STARTING: Mutex<()> = Mutex::new(());
+
+fn nothing_starts() -> MutexGuard<'static, ()> {
+    STARTING.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A folder with the launcher, a worker of its own, and a recipe.
 struct Place {
@@ -46,6 +55,7 @@ impl Place {
     }
 
     fn program(&self, name: &str, text: &str) {
+        let _guard = nothing_starts();
         self.write(name, text);
         let mode = std::fs::Permissions::from_mode(0o755);
         std::fs::set_permissions(self.path(name), mode).unwrap();
@@ -64,11 +74,11 @@ impl Place {
     }
 
     fn launch(&self, arguments: &[&str]) -> Ended {
-        Ended::from(self.command(arguments).output().unwrap())
+        Ended::from(self.start(arguments).wait_with_output().unwrap())
     }
 
     fn start(&self, arguments: &[&str]) -> Child {
-        self.command(arguments).spawn().unwrap()
+        start(&mut self.command(arguments))
     }
 
     /// Waits until a file of the run holds a text.
@@ -115,6 +125,11 @@ impl Ended {
             assert!(self.text.contains(text), "`{text}` is missing in:\n{}", self.text);
         }
     }
+}
+
+fn start(command: &mut Command) -> Child {
+    let _guard = nothing_starts();
+    command.spawn().unwrap()
 }
 
 fn signal(child: &Child, signal: Signal) {
@@ -274,7 +289,8 @@ fn what_the_machine_lacks_is_said_before_anything_starts() {
     std::fs::remove_file(place.path("bin/mpirun")).unwrap();
     let only_own = |arguments: &[&str]| {
         let path = place.path("bin").display().to_string();
-        Ended::from(place.command(arguments).env("PATH", path).output().unwrap())
+        let child = start(place.command(arguments).env("PATH", path));
+        Ended::from(child.wait_with_output().unwrap())
     };
     only_own(&["recipe.yaml"]).said(3, &["2 ranks needs mpirun", "apt-get install openmpi-bin"]);
     place.program("bin/mpirun", "");

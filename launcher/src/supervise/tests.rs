@@ -1,7 +1,6 @@
 //! The supervisor with short limits, against workers that stand still. What needs no short limits is tested through the program
 //! (`tests/local_runs.rs`).
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -22,11 +21,15 @@ async fn run(folder: &Path, ranks: usize, scenario: &str) -> (Result<Ending, Lau
     let write = |name: &str, text: &str| {
         let path = folder.join(name);
         std::fs::write(&path, text).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
         path
     };
-    let worker = write("worker", include_str!("../../tests/fake/worker.sh"));
-    let mpirun = write("mpirun", include_str!("../../tests/fake/mpirun.sh"));
+    // Linked, not written: a program that was just written cannot be started while a fork of another test holds it open.
+    let link = |name: &str| {
+        let fake = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fake").join(name);
+        std::os::unix::fs::symlink(fake, folder.join(name)).unwrap();
+        folder.join(name)
+    };
+    let (worker, mpirun) = (link("worker.sh"), link("mpirun.sh"));
     write("scenario.sh", scenario);
     let recipe = include_str!("../../tests/fake/recipe.yaml").replace("RANKS", &ranks.to_string());
     let set = ["cluster.restart.max_without_progress=0".to_owned()];
