@@ -438,7 +438,8 @@ impl<'a> ViewMut<'a> {
         let len = self.shape.len();
         let StorageMut::Host(slice) = self.storage;
         let (before, after) = slice.split_at(middle);
-        let view = |slice, len| ViewMut { storage: StorageMut::Host(slice), shape: Shape::new(&[len]) };
+        let view =
+            |slice, len| ViewMut { storage: StorageMut::Host(slice), shape: Shape::new(&[len]) };
         (view(before, middle), view(after, len - middle))
     }
 

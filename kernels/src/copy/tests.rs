@@ -24,8 +24,14 @@ fn a_copy_is_equal_and_a_sum_is_added() {
 #[test]
 fn lengths_and_types_must_agree() {
     let mut y = [0.0; 3];
-    assert!(copy(&Stream::Host, View::from_f32(&[1.0], &[1]), ViewMut::from_f32(&mut y, &[3])).is_err());
+    assert!(
+        copy(&Stream::Host, View::from_f32(&[1.0], &[1]), ViewMut::from_f32(&mut y, &[3])).is_err()
+    );
     let ids = [1, 2, 3];
-    assert!(copy(&Stream::Host, View::from_i32(&ids, &[3]), ViewMut::from_f32(&mut y, &[3])).is_err());
-    assert!(add(&Stream::Host, View::from_i32(&ids, &[3]), ViewMut::from_f32(&mut y, &[3])).is_err());
+    assert!(
+        copy(&Stream::Host, View::from_i32(&ids, &[3]), ViewMut::from_f32(&mut y, &[3])).is_err()
+    );
+    assert!(
+        add(&Stream::Host, View::from_i32(&ids, &[3]), ViewMut::from_f32(&mut y, &[3])).is_err()
+    );
 }
