@@ -49,6 +49,37 @@ fn scores_of_chance_would_fail_every_gate_but_the_controls() {
     assert_eq!(failures(&BTreeMap::from(scores)).len(), GATES.len() - controls);
 }
 
+/// The README's commands that begin with a program of the workspace.
+fn readme_commands() -> Vec<String> {
+    let readme = std::fs::read_to_string(repository().join("README.md")).expect("README.md");
+    let lines = readme.lines().filter(|line| line.starts_with("target/release/"));
+    lines.map(str::to_owned).collect()
+}
+
+/// Runs the README's commands as they stand there, on `run` instead of `runs/quickstart`.
+#[expect(clippy::disallowed_methods, reason = "runs the README's commands")]
+fn run_readme_commands(run: &Path) {
+    let tests = std::env::current_exe().expect("the test binary's path");
+    let programs = tests.parent().and_then(Path::parent).expect("target/release/deps");
+    let weights = run.with_file_name("weights");
+    let commands = readme_commands();
+    assert!(commands.len() >= 8, "{commands:?}");
+    for command in commands {
+        let line = command
+            .replace("target/release/", &format!("{}/", programs.display()))
+            .replace("runs/quickstart", &run.display().to_string())
+            .replace("weights/quickstart", &weights.display().to_string());
+        let output = Command::new("bash")
+            .args(["-c", &line])
+            .current_dir(repository())
+            .stdin(Stdio::null())
+            .output()
+            .expect("bash runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && !output.stdout.is_empty(), "{command}: {said}");
+    }
+}
+
 #[test]
 #[expect(clippy::disallowed_methods, reason = "runs the README's command")]
 fn the_first_command_trains_survives_a_kill_and_passes_its_gates() {
@@ -80,4 +111,5 @@ fn the_first_command_trains_survives_a_kill_and_passes_its_gates() {
     for outside in ["src=\"http", "href=\"http", "url(http", "@import"] {
         assert!(!report.contains(outside), "the report is self-contained, but has `{outside}`");
     }
+    run_readme_commands(&run);
 }
