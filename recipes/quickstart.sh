@@ -12,7 +12,9 @@ cargo build --release --workspace --features "$features"
 
 "$programs/vljepa-launch" recipes/quickstart.yaml --run "$run" "$@" &
 launcher=$!
-trap 'kill -INT $launcher 2>/dev/null; wait $launcher' INT TERM
+# Ctrl-C reaches the launcher by itself, which saves and ends.
+trap 'wait $launcher; exit 130' INT
+trap 'kill -TERM $launcher; wait $launcher; exit 143' TERM
 
 # After the first checkpoint one rank is killed: the run has to notice, say so and go on from there by itself.
 while kill -0 $launcher 2>/dev/null && [ ! -f "$run/completed.json" ]; do

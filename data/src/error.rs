@@ -80,25 +80,6 @@ pub enum DataError {
         /// The last one's reason.
         reason: String,
     },
-    /// A larger share of the samples could not be used than the recipe allows.
-    #[error(
-        "{bad} of the {read} samples read so far could not be used, the recipe allows a share of {allowed} \
-         (data.bad_samples.max_fraction); the last one was `{key}` of {shard}: {reason}"
-    )]
-    TooManyBad {
-        /// Bad samples so far.
-        bad: u64,
-        /// Samples read so far, the bad ones included.
-        read: u64,
-        /// The recipe's limit.
-        allowed: f64,
-        /// The last one's shard.
-        shard: String,
-        /// The last one's key.
-        key: String,
-        /// The last one's reason.
-        reason: String,
-    },
     /// The recipe asks for what the data cannot give.
     #[error("{key}: {reason}")]
     Recipe {
@@ -114,16 +95,6 @@ pub enum DataError {
         path: PathBuf,
         /// Why not.
         reason: String,
-    },
-    /// A bug in a decoder or in this crate: a thread panicked.
-    #[error("reading sample `{key}` of {shard} panicked: {message}")]
-    Panicked {
-        /// The shard's path.
-        shard: String,
-        /// The sample's key.
-        key: String,
-        /// The panic's text.
-        message: String,
     },
     /// A reading thread could not be started.
     #[error("cannot start a reading thread: {0}")]

@@ -53,6 +53,13 @@ pub(crate) enum LaunchError {
         /// What it did.
         why: String,
     },
+    /// The recipe wants a device that this version cannot compute on.
+    #[error("device is cuda, but {} computes on the host only", worker.display())]
+    #[diagnostic(help("try the recipe small on the CPU: --set device=host --set precision=f32"))]
+    NoCuda {
+        /// Which file.
+        worker: PathBuf,
+    },
     /// The worker was built without something.
     #[error("{what}, but {} was built without the feature `{feature}`", worker.display())]
     #[diagnostic(help(
@@ -153,6 +160,7 @@ impl LaunchError {
             Self::MpirunMissing { .. }
             | Self::WorkerMissing { .. }
             | Self::WorkerBroken { .. }
+            | Self::NoCuda { .. }
             | Self::WorkerLacks { .. }
             | Self::Start { .. } => 3,
             Self::JobFailed { .. } | Self::RunFailed { .. } => 1,

@@ -62,10 +62,11 @@ pub(crate) async fn ask(arguments: &cli::Ask) -> Result<u8, LaunchError> {
     if !arguments.file.is_file() {
         return Err(path_error("the picture or clip", &arguments.file, "is no file"));
     }
+    let answers = arguments.answers.iter().map(|answer| answer.trim().to_owned());
     let job = Job::Ask {
         file: absolute(&arguments.file),
         question: arguments.question.clone(),
-        answers: arguments.answers.iter().map(|answer| answer.trim().to_owned()).collect(),
+        answers: answers.filter(|answer| !answer.is_empty()).collect(),
     };
     let found: Answers = work(&directory, &job).await?;
     if arguments.json {

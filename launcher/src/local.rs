@@ -16,6 +16,7 @@ use vljepa_recipes::protocol::TOKEN_VARIABLE;
 
 use crate::environment;
 use crate::error::LaunchError;
+use crate::terminal;
 
 /// Time between TERM and KILL: OpenMPI needs it to end its ranks and to remove its session folder.
 const GRACE: Duration = Duration::from_secs(3);
@@ -258,10 +259,14 @@ pub(crate) async fn one_shot(
         .spawn()
         .map_err(|error| failed(format!("{}: {error}", programs.worker.display())))?;
     let output = child.wait_with_output().await.map_err(|error| failed(error.to_string()))?;
+    let said = String::from_utf8_lossy(&output.stderr);
     if output.status.success() {
+        // Warnings: samples left out, checkpoints passed over.
+        if !said.trim().is_empty() {
+            terminal::note(said.trim_end());
+        }
         return Ok(output.stdout);
     }
-    let said = String::from_utf8_lossy(&output.stderr);
     let lines: Vec<&str> = said.lines().collect();
     let last = lines[lines.len().saturating_sub(12)..].join("\n");
     Err(failed(if last.is_empty() { ending(output.status) } else { last }))

@@ -168,6 +168,9 @@ pub(crate) async fn preflight(recipe: &Recipe) -> Result<Programs, LaunchError> 
 /// Refuses a worker that was built without what the recipe needs.
 async fn check_features(recipe: &Recipe, programs: &Programs) -> Result<(), LaunchError> {
     let features = programs.features().await?;
+    if recipe.device == Device::Cuda && !features.cuda {
+        return Err(LaunchError::NoCuda { worker: programs.worker.clone() });
+    }
     let ranks = recipe.cluster.world_size();
     let clips = recipe.data.sources.iter().find(|(_, source)| source.visual == Visual::Video);
     let needs = [
@@ -176,11 +179,6 @@ async fn check_features(recipe: &Recipe, programs: &Programs) -> Result<(), Laun
             "video",
             features.video,
             clips.map(|(name, _)| format!("data.sources.{name} holds clips")),
-        ),
-        (
-            "cuda",
-            features.cuda,
-            (recipe.device == Device::Cuda).then(|| "device is cuda".to_owned()),
         ),
     ];
     let others: String =

@@ -128,6 +128,9 @@ fn check(model: &schema::Model, loss: &schema::Loss) -> Result<(), ModelError> {
     for (key, value, divisor, needed) in multiples {
         require(value.is_multiple_of(divisor), key, value, needed)?;
     }
+    let width = x.hidden_size / x.num_heads;
+    // Three axes of at least one rotated pair each; a narrower head would see no positions at all.
+    require(width >= 6, "model.x_encoder.num_heads", x.num_heads, "at least 6 channels per head")?;
     let above_zero = [
         ("model.x_encoder.rope_theta", x.rope_theta),
         ("model.predictor.rope_theta", p.rope_theta),

@@ -179,12 +179,15 @@ pub struct Metrics {
     /// Samples seen in the run.
     pub samples: u64,
     /// Loss of this step.
+    #[serde(deserialize_with = "or_nan")]
     pub loss: f64,
     /// Global norm of the gradient before clipping.
+    #[serde(deserialize_with = "or_nan")]
     pub gradient_norm: f64,
     /// Learning rate (of groups with multiplier 1).
     pub learning_rate: f64,
     /// InfoNCE's α.
+    #[serde(deserialize_with = "or_nan")]
     pub scale: f64,
     /// Samples of all ranks per second since the last line.
     pub samples_per_s: f64,
@@ -196,6 +199,12 @@ pub struct Metrics {
     pub phase_s: std::collections::BTreeMap<Phase, f64>,
     /// When, RFC 3339.
     pub time: String,
+}
+
+/// JSON has neither NaN nor infinity: they are written as null, and null is read as NaN, so that a step whose loss was not finite
+/// is a line like any other.
+fn or_nan<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::<f64>::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
 /// How a job ended.
@@ -221,4 +230,33 @@ pub enum FromSupervisor {
     },
     /// Save at the next step boundary that all ranks agree on, then end.
     Stop,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{FromWorker, Metrics};
+
+    #[test]
+    fn a_line_of_metrics_survives_numbers_that_are_not_finite() {
+        let metrics = Metrics {
+            step: 3,
+            total_steps: 9,
+            stage: "one".to_owned(),
+            samples: 24,
+            loss: f64::NAN,
+            gradient_norm: f64::INFINITY,
+            learning_rate: 1e-3,
+            scale: 14.0,
+            samples_per_s: 10.0,
+            data_wait_fraction: 0.0,
+            bad_samples: 0,
+            phase_s: std::collections::BTreeMap::new(),
+            time: String::new(),
+        };
+        let line = serde_json::to_string(&FromWorker::Metrics(metrics)).unwrap();
+        let back: FromWorker = serde_json::from_str(&line).unwrap();
+        let FromWorker::Metrics(back) = back else { panic!("{line}") };
+        assert!(back.loss.is_nan() && back.gradient_norm.is_nan());
+        assert_eq!(back.step, 3);
+    }
 }

@@ -2,9 +2,9 @@
 
 use vljepa_kernels::{Arena, Device, Packed, Stream, View};
 use vljepa_model::{AdamW, Context, Gradients, Layout, ModelError, Parameters, VlJepa, weights};
-use vljepa_recipes::Recipe;
+use vljepa_recipes::{Recipe, schema};
 
-use crate::checkpoint::Buffers;
+use crate::checkpoint::{self, Buffers, Loaded, Place};
 use crate::collectives::Collectives;
 use crate::error::WorkerError;
 
@@ -34,9 +34,12 @@ impl Engine {
     /// The recipe's model with freshly drawn weights, to embed with.
     ///
     /// # Errors
-    /// When the recipe's sizes do not make a model.
-    pub fn for_inference(recipe: &Recipe) -> Result<Self, ModelError> {
-        let device = Device::Host;
+    /// When the recipe's sizes do not make a model, or its device is not in this build.
+    pub fn for_inference(recipe: &Recipe) -> anyhow::Result<Self> {
+        let device = match recipe.device {
+            schema::Device::Host => Device::Host,
+            schema::Device::Cuda => return Err(WorkerError::NoCuda.into()),
+        };
         let model = VlJepa::new(&recipe.model, &recipe.loss, device)?;
         let mut parameters = Parameters::new(model.layout(), device);
         parameters.initialise(model.layout(), recipe.seed)?;
@@ -49,7 +52,7 @@ impl Engine {
     ///
     /// # Errors
     /// When the recipe's sizes do not make a model.
-    pub fn for_training(recipe: &Recipe) -> Result<(Self, Training), ModelError> {
+    pub fn for_training(recipe: &Recipe) -> anyhow::Result<(Self, Training)> {
         let engine = Self::for_inference(recipe)?;
         let layout = engine.model.layout();
         let device = engine.arena.device();
@@ -120,8 +123,49 @@ impl Engine {
     ) -> (Layout, Buffers<'a>) {
         let layout = self.model.layout().clone();
         let AdamW { m, v, .. } = &mut training.optimizer;
-        let Parameters { trainable, frozen } = &mut self.parameters;
-        (layout, Buffers { trained: [trainable, m, v], frozen })
+        (layout, Buffers([&mut self.parameters.trainable, m, v]))
+    }
+
+    /// Takes up the newest checkpoint that verifies, on every rank the same; without any, everything stays as it is. Parameters that
+    /// are never trained come from their file, or, if that was damaged, again from the recipe's weights and seed.
+    ///
+    /// # Errors
+    /// When no checkpoint verifies, the newest good one belongs to another run, or frozen parameters are lost for good.
+    pub fn restore(
+        &mut self,
+        training: &mut Training,
+        place: &Place,
+        collectives: &Collectives,
+    ) -> anyhow::Result<Loaded> {
+        let mut loaded = self.load_trained(training, place, collectives)?;
+        let Some(hash) = loaded.frozen.clone() else { return Ok(loaded) };
+        if checkpoint::load_frozen(place, collectives, &hash, &mut self.parameters.frozen)? {
+            return Ok(loaded);
+        }
+        self.load_published_weights()?;
+        loaded = self.load_trained(training, place, collectives)?;
+        if collectives.rank() == 0 {
+            let made = checkpoint::save_frozen(&place.folder, &self.parameters.frozen)?;
+            anyhow::ensure!(
+                made == hash,
+                "{} in {} is damaged, and the recipe's weights and seed give other numbers; restore the file",
+                checkpoint::FROZEN,
+                place.folder.display()
+            );
+        }
+        let text = "was damaged and is made again from the recipe's weights and seed";
+        loaded.passed_over.push(format!("{} {text}", checkpoint::FROZEN));
+        Ok(loaded)
+    }
+
+    fn load_trained(
+        &mut self,
+        training: &mut Training,
+        place: &Place,
+        collectives: &Collectives,
+    ) -> anyhow::Result<Loaded> {
+        let (layout, mut buffers) = self.checkpoint_buffers(training);
+        checkpoint::load_newest(place, collectives, &layout, &mut buffers)
     }
 
     /// Makes sure that all ranks hold the same parameters, bit for bit: a rank whose memory or library is at fault is named

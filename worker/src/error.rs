@@ -16,6 +16,9 @@ pub enum WorkerError {
         /// What needs it.
         needed_for: &'static str,
     },
+    /// The recipe wants a device that this build does not compute on.
+    #[error("device is cuda, but this build computes on the host only; write `device: host`")]
+    NoCuda,
     /// MPI was initialised before.
     #[error("MPI was already initialised in this process")]
     MpiTwice,
@@ -28,6 +31,19 @@ pub enum WorkerError {
         started: usize,
         /// Ranks of the recipe.
         wanted: usize,
+    },
+    /// A larger share of all samples was bad than the recipe allows.
+    #[error(
+        "{bad} of the {read} samples that all ranks read so far could not be used, the recipe allows a share of {allowed} \
+         (data.bad_samples.max_fraction); each is named in the logs"
+    )]
+    TooManyBad {
+        /// Bad samples so far.
+        bad: u64,
+        /// Samples read so far, the bad ones included.
+        read: u64,
+        /// The recipe's limit.
+        allowed: f64,
     },
     /// Too many steps in a row had a gradient that is not finite.
     #[error(

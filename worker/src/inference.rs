@@ -25,7 +25,8 @@ const READ_ROWS: usize = 256;
 /// When there is no checkpoint, or a task cannot be measured.
 pub fn evaluate(session: &Session) -> anyhow::Result<String> {
     let (engine, state) = trained(session)?;
-    let scores = evaluation::evaluate(&session.recipe, &engine, &session.collectives)?;
+    let (scores, failures) = evaluation::evaluate(&session.recipe, &engine, &session.collectives)?;
+    anyhow::ensure!(failures.is_empty(), "{}", failures.join("; "));
     evaluation::write(&session.run, state.step, &scores)?;
     evaluation::write_showcase(&session.recipe, &engine, &session.run)?;
     Ok(serde_json::to_string(&scores)?)
@@ -117,10 +118,7 @@ pub fn export(session: &Session, folder: &Path) -> anyhow::Result<String> {
 pub fn import(session: &Session, folder: &Path) -> anyhow::Result<String> {
     let place = place(session);
     let (mut engine, mut training) = Engine::for_training(&session.recipe)?;
-    let existing = {
-        let (layout, mut buffers) = engine.checkpoint_buffers(&mut training);
-        checkpoint::load_newest(&place, &session.collectives, &layout, &mut buffers)?
-    };
+    let existing = engine.restore(&mut training, &place, &session.collectives)?;
     anyhow::ensure!(
         existing.name.is_none(),
         "{} already holds checkpoints; import into a fresh run directory",
@@ -151,9 +149,8 @@ fn place(session: &Session) -> Place {
 /// The newest checkpoint's model.
 fn trained(session: &Session) -> anyhow::Result<(Engine, State)> {
     let (mut engine, mut training) = Engine::for_training(&session.recipe)?;
-    let (layout, mut buffers) = engine.checkpoint_buffers(&mut training);
-    let place = place(session);
-    let loaded = checkpoint::load_newest(&place, &session.collectives, &layout, &mut buffers)
+    let loaded = engine
+        .restore(&mut training, &place(session), &session.collectives)
         .context("no checkpoint could be loaded")?;
     for passed in &loaded.passed_over {
         tracing::warn!("checkpoint passed over: {passed}");

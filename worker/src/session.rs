@@ -104,6 +104,10 @@ fn start(
         };
         end_on_panic(&control);
         tracing::info!(rank = collectives.rank(), world_size = started, threads, "started");
+        let mut loaded = loaded;
+        // The schema's 0: this rank's share of its machine's cores, not of the whole run's.
+        let data_threads = &mut loaded.recipe.data.threads;
+        *data_threads = compute_threads(*data_threads, environment.local_world_size);
         Ok((run, loaded, control, job))
     };
     match prepared() {
@@ -167,6 +171,10 @@ fn end_on_panic(control: &Control) {
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         usual(panic);
+        // A reading thread catches its panic and names the sample it was at.
+        if std::thread::current().name().is_some_and(|name| name.starts_with("data-")) {
+            return;
+        }
         let (step, phase) = control.position();
         tracing::error!(step, phase = phase.name(), "panic: {panic}");
         let error = format!("panic: {panic}").replace('\n', " ");

@@ -110,6 +110,9 @@ pub fn step(
     enter(Phase::Collective);
     // Sum, not mean: the loss is already divided by g.
     collectives.all_reduce_sum(cx.stream, training.gradients.flat.view_mut())?;
+    if let Objective::InfoNce(loss) = engine.model.objective {
+        loss.hold_at_clamp(&engine.parameters, &mut training.gradients)?;
+    }
     #[expect(clippy::cast_precision_loss, reason = "a batch holds far fewer than 2^52 samples")]
     let own = [loss, bad_samples as f64, f64::from(u8::from(stop))];
     let [loss, bad_samples, stops] = collectives.sum(own);

@@ -19,6 +19,9 @@ use crate::metrics::{MetricsWriter, PhaseClock};
 use crate::session::Session;
 use crate::step::{self, StepReport};
 
+/// Samples of the run before a share of bad ones says anything.
+const SAMPLES_BEFORE_SHARE: u64 = 1000;
+
 /// Trains from the newest checkpoint that verifies (or from the start) to the end, or to a stop that was asked for.
 /// Returns how it ended and at which step.
 ///
@@ -65,16 +68,9 @@ impl<'a> Trainer<'a> {
             order_version: ORDER_VERSION,
         };
         let leader = session.collectives.rank() == 0;
-        let loaded = {
-            let (layout, mut buffers) = engine.checkpoint_buffers(&mut training);
-            checkpoint::load_newest(&place, &session.collectives, &layout, &mut buffers)?
-        };
+        let loaded = engine.restore(&mut training, &place, &session.collectives)?;
         for passed in &loaded.passed_over {
-            let text = format!("checkpoint passed over: {passed}");
-            tracing::warn!("{text}");
-            if leader {
-                session.control.report(FromWorker::Warning { text });
-            }
+            warn(session, format!("checkpoint passed over: {passed}"));
         }
         let mut frozen_hash = loaded.frozen.clone();
         if let Some(name) = &loaded.name {
@@ -190,17 +186,14 @@ impl<'a> Trainer<'a> {
         self.state.samples += stage.batch as u64;
         self.state.bad_samples += report.bad_samples;
         self.state.optimizer_steps = self.training.optimizer.step;
+        self.judge_bad_samples()?;
         self.window.samples += stage.batch as u64;
         if report.finite {
             self.state.non_finite_in_a_row = 0;
         } else {
             self.state.non_finite_in_a_row += 1;
             let count = self.state.non_finite_in_a_row;
-            let text = format!("step {}: gradient not finite, step skipped", self.state.step);
-            tracing::warn!("{text}");
-            if self.session.collectives.rank() == 0 {
-                self.session.control.report(FromWorker::Warning { text });
-            }
+            self.warn(format!("step {}: gradient not finite, step skipped", self.state.step));
             if count > self.session.recipe.optimizer.non_finite.max_consecutive {
                 return Err(WorkerError::NonFinite { count, step: self.state.step }.into());
             }
@@ -208,6 +201,17 @@ impl<'a> Trainer<'a> {
         let due = self.state.step.is_multiple_of(self.session.recipe.logging.every_steps.max(1));
         if due || self.state.step == self.total_steps {
             self.log(stage, report, learning_rate)?;
+        }
+        Ok(())
+    }
+
+    /// Holds the share of bad samples on all ranks against the recipe; every rank comes to the same judgement.
+    #[expect(clippy::cast_precision_loss, reason = "counts of samples stay far below 2^53")]
+    fn judge_bad_samples(&self) -> Result<(), WorkerError> {
+        let (bad, read) = (self.state.bad_samples, self.state.samples + self.state.bad_samples);
+        let allowed = self.session.recipe.data.bad_samples.max_fraction;
+        if read > SAMPLES_BEFORE_SHARE && bad as f64 > allowed * read as f64 {
+            return Err(WorkerError::TooManyBad { bad, read, allowed });
         }
         Ok(())
     }
@@ -271,12 +275,9 @@ impl<'a> Trainer<'a> {
             }
             Err(error) if must => Err(error),
             Err(error) => {
-                let text =
-                    format!("{error:#}; training goes on, the next save is tried as planned");
-                tracing::warn!("{text}");
-                if session.collectives.rank() == 0 {
-                    session.control.report(FromWorker::Warning { text });
-                }
+                self.warn(format!(
+                    "{error:#}; training goes on, the next save is tried as planned"
+                ));
                 Ok(())
             }
         }
@@ -285,7 +286,11 @@ impl<'a> Trainer<'a> {
     fn evaluate(&mut self) -> anyhow::Result<()> {
         self.enter(Phase::Evaluation);
         let session = self.session;
-        let scores = evaluation::evaluate(&session.recipe, &self.engine, &session.collectives)?;
+        let (scores, failures) =
+            evaluation::evaluate(&session.recipe, &self.engine, &session.collectives)?;
+        for text in failures {
+            self.warn(text);
+        }
         if let Some(writer) = &mut self.writer {
             evaluation::write(&session.run, self.state.step, &scores)?;
             let values = scores.into_iter().map(|(name, score)| (name, score.value)).collect();
@@ -300,7 +305,10 @@ impl<'a> Trainer<'a> {
         self.evaluate()?;
         let session = self.session;
         if session.collectives.rank() == 0 {
-            evaluation::write_showcase(&session.recipe, &self.engine, &session.run)?;
+            let shown = evaluation::write_showcase(&session.recipe, &self.engine, &session.run);
+            if let Err(error) = shown {
+                self.warn(format!("no samples for the report: {error:#}"));
+            }
             let record = serde_json::json!({
                 "step": self.state.step,
                 "samples": self.state.samples,
@@ -315,9 +323,21 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
+    /// Something a person should know: in this rank's log, and once to the supervisor.
+    fn warn(&self, text: String) {
+        warn(self.session, text);
+    }
+
     fn enter(&mut self, phase: Phase) {
         self.session.control.at(self.state.step, phase);
         self.phases.enter(phase);
+    }
+}
+
+fn warn(session: &Session, text: String) {
+    tracing::warn!("{text}");
+    if session.collectives.rank() == 0 {
+        session.control.report(FromWorker::Warning { text });
     }
 }
 

@@ -14,16 +14,12 @@ use std::thread::{Builder, JoinHandle, available_parallelism};
 use std::time::Duration;
 
 use vljepa_recipes::Recipe;
-use vljepa_recipes::schema::BadSamples;
 
 use self::row::{Row, RowMaker};
-use crate::batch::{Batch, Ragged, Skipped};
+use crate::batch::{Batch, Ragged};
 use crate::error::DataError;
 use crate::order;
 use crate::tokenize::target_hash;
-
-/// Samples read before their share of bad ones is looked at.
-const SAMPLES_BEFORE_FRACTION: u64 = 1000;
 
 /// What a stream has done so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -48,7 +44,6 @@ pub struct StreamStats {
 pub struct BatchStream {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
-    policy: BadSamples,
     samples_read: u64,
     bad_samples: u64,
     failed: bool,
@@ -122,14 +117,8 @@ impl BatchStream {
             work: Condvar::new(),
             ready: Condvar::new(),
         });
-        let mut stream = Self {
-            shared,
-            threads: Vec::new(),
-            policy: recipe.data.bad_samples.clone(),
-            samples_read: 0,
-            bad_samples: 0,
-            failed: false,
-        };
+        let mut stream =
+            Self { shared, threads: Vec::new(), samples_read: 0, bad_samples: 0, failed: false };
         for number in 0..thread_count(recipe.data.threads, world_size) {
             let shared = Arc::clone(&stream.shared);
             let thread = Builder::new()
@@ -151,8 +140,11 @@ impl BatchStream {
         if self.failed {
             return Err(DataError::Ended("it has failed before".to_owned()));
         }
-        let batch = self.shared.take(&self.threads).and_then(|batch| self.account(batch));
-        self.failed = batch.is_err();
+        let batch = self.shared.take(&self.threads);
+        match &batch {
+            Ok(batch) => self.account(batch),
+            Err(_) => self.failed = true,
+        }
         batch
     }
 
@@ -173,32 +165,11 @@ impl BatchStream {
         }
     }
 
-    /// Counts and names the bad samples of a batch, in order, and holds them against the recipe's policy.
-    fn account(&mut self, batch: Batch) -> Result<Batch, DataError> {
+    /// Counts the bad samples of a batch. How large their share may be is judged over all ranks, by whoever adds them up.
+    fn account(&mut self, batch: &Batch) {
         let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
         self.bad_samples += count(batch.skipped.len());
         self.samples_read += count(batch.rows()) + count(batch.skipped.len());
-        for Skipped { source, shard, key, reason } in &batch.skipped {
-            tracing::warn!(source, shard, sample = key, reason, "bad sample skipped");
-        }
-        #[expect(clippy::cast_precision_loss, reason = "counts of samples stay far below 2⁵³")]
-        let fraction = self.bad_samples as f64 / self.samples_read as f64;
-        match batch.skipped.last() {
-            Some(last)
-                if self.samples_read > SAMPLES_BEFORE_FRACTION
-                    && fraction > self.policy.max_fraction =>
-            {
-                Err(DataError::TooManyBad {
-                    bad: self.bad_samples,
-                    read: self.samples_read,
-                    allowed: self.policy.max_fraction,
-                    shard: last.shard.clone(),
-                    key: last.key.clone(),
-                    reason: last.reason.clone(),
-                })
-            }
-            _ => Ok(batch),
-        }
     }
 }
 
@@ -226,19 +197,7 @@ impl Shared {
         while let Some((step, row)) = self.claim() {
             let in_stage = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
             let global_index = step * in_stage(self.global_batch) + in_stage(self.rows.start + row);
-            let made =
-                catch_unwind(AssertUnwindSafe(|| self.maker.make(global_index, &mut scratch)));
-            let made = made.unwrap_or_else(|panic| {
-                let message = panic
-                    .downcast_ref::<&str>()
-                    .map(|text| (*text).to_owned())
-                    .or_else(|| panic.downcast_ref::<String>().cloned())
-                    .unwrap_or_else(|| "without a text".to_owned());
-                let (shard, key) = (scratch.shard.to_string(), scratch.key.clone());
-                scratch = self.maker.scratch();
-                Err(DataError::Panicked { shard, key, message })
-            });
-            self.finish(step, row, made);
+            self.finish(step, row, self.maker.make(global_index, &mut scratch));
         }
     }
 

@@ -1,5 +1,6 @@
 //! One row of a batch: from its index in the stage to pixels and tokens.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -57,6 +58,13 @@ pub(super) struct Row {
     pub(super) query: Arc<[i32]>,
     pub(super) target: Arc<[i32]>,
     pub(super) skipped: Vec<Skipped>,
+}
+
+/// What a panic said.
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "without a text".to_owned())
 }
 
 /// What a thread keeps for itself.
@@ -162,7 +170,13 @@ impl RowMaker {
         let mut location = self.order.locate(global_index);
         for attempt in 1.. {
             let key = mix(&[self.key, global_index, attempt]);
-            match self.make_from(location, key, scratch) {
+            let made = catch_unwind(AssertUnwindSafe(|| self.make_from(location, key, scratch)));
+            let made = made.unwrap_or_else(|panic| {
+                // A decoder that panics has met a bad sample too; what it left half done is not used again.
+                scratch.shapers = self.scratch().shapers;
+                Err(Fault::Bad(format!("reading it panicked: {}", panic_text(&*panic))))
+            });
+            match made {
                 Ok(row) => return Ok(Row { skipped, ..row }),
                 Err(Fault::Fatal(error)) => return Err(error),
                 Err(Fault::Bad(reason)) => {

@@ -212,20 +212,6 @@ fn a_source_of_bad_samples_only_stops_after_the_allowed_number() {
 }
 
 #[test]
-fn too_large_a_share_of_bad_samples_stops_the_run_after_a_thousand() {
-    let text = |name: &str, bytes: &[u8]| (name.to_owned(), bytes.to_vec());
-    let folder = with_bad(vec![text("bad.png", b"junk"), text("bad.txt", b"a")]);
-    let mut recipe = recipe(folder.path(), folder.path(), 100, 15);
-    recipe.data.cache_mib = 1;
-    let error = first_error(&recipe);
-    let DataError::TooManyBad { bad, read, .. } = error else { panic!("{error}") };
-    // One sample in seven, and its replacements.
-    assert!((1001..1300).contains(&read) && bad > 100, "{bad} of {read}");
-    recipe.data.bad_samples.max_fraction = 0.5;
-    assert_eq!(batches(&recipe, 0, 1, 0).len(), 15);
-}
-
-#[test]
 fn a_half_sample_is_never_completed_from_the_next_shard() {
     let folder = tempfile::tempdir().unwrap();
     let (first, second) = (folder.path().join("a-0.tar"), folder.path().join("a-1.tar"));

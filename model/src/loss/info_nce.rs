@@ -63,6 +63,20 @@ impl InfoNce {
         Ok(value[0].exp())
     }
 
+    /// Where α is clamped, only a gradient that lowers it is kept, so that the temperature cannot wander off beyond the clamp but can
+    /// come back. Takes the gradient summed over all ranks: shares of single ranks differ in sign.
+    ///
+    /// # Errors
+    /// When the parameter cannot be read back from the device.
+    pub fn hold_at_clamp(&self, parameters: &Parameters, gradients: &mut Gradients) -> Result<()> {
+        if self.logit_scale.trainable() && self.unclamped(parameters)? > self.max_scale {
+            let sum = gradients.of(&self.logit_scale);
+            let sum = sum.host_f32_mut("InfoNce::hold_at_clamp", "gradient")?;
+            sum[0] = sum[0].max(0.0);
+        }
+        Ok(())
+    }
+
     fn equal<'a>(&self, gathered: &Gathered<'a>) -> Option<EqualTargets<'a>> {
         let all = gathered.hashes.filter(|_| self.mask_equal_targets)?;
         Some(EqualTargets { rows: gathered.own(all), all })
@@ -102,8 +116,7 @@ impl InfoNce {
     }
 
     /// Gradients of this rank's embeddings, from the log-sum-exps of all ranks' rows: `predicted_lse` (g) and `target_lse` (g).
-    /// Adds this rank's share to the gradient of `logit_scale`. Where α is clamped, only a gradient that lowers it is passed on,
-    /// so that the temperature cannot wander off beyond the clamp but can come back.
+    /// Adds this rank's share to the gradient of `logit_scale`; [`InfoNce::hold_at_clamp`] judges the sum.
     ///
     /// # Errors
     /// When shapes disagree or memory is short.
@@ -128,8 +141,7 @@ impl InfoNce {
         let mut target = cx.take(own_t.shape())?;
         let out = target.view_mut();
         info_nce::backward(cx.stream, own_t, p, c, predicted_lse, alpha, start, equal, out)?;
-        let clamped = self.unclamped(parameters)? > self.max_scale;
-        if self.logit_scale.trainable() && (!clamped || d_scale > 0.0) {
+        if self.logit_scale.trainable() {
             #[expect(clippy::cast_possible_truncation, reason = "gradients are f32")]
             let d_scale = [d_scale as f32];
             let out = gradients.of(&self.logit_scale);

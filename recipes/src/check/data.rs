@@ -95,20 +95,6 @@ fn tokenizers(recipe: &Recipe, found: &mut Problems) {
     if model.predictor.tokenizer.is_some() {
         return;
     }
-    let source = recipe.data.sources.iter().find(|(_, source)| {
-        let asks = |rule: &crate::schema::TargetRule| match rule.from {
-            TextSource::Caption => !rule.query.is_empty(),
-            TextSource::Questions => true,
-        };
-        source.targets.iter().any(asks)
-    });
-    let task = || recipe.evaluation.tasks.iter().find(|task| task.has_query());
-    let who = match source {
-        Some((name, _)) => Some(format!("data.sources.{name}")),
-        None => task().map(|task| format!("the evaluation task {}", task.name)),
-    };
-    if let Some(who) = who {
-        let what = format!("is not set, and {who} has queries");
-        found.add("model.predictor.tokenizer", what, "name the `tokenizer.json` of the queries");
-    }
+    let what = "is not set, and the predictor is asked in words";
+    found.add("model.predictor.tokenizer", what, "name the `tokenizer.json` of the queries");
 }

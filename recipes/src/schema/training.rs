@@ -82,6 +82,7 @@ pub struct Optimizer {
     pub clip_norm: f32,
     /// Learning-rate multipliers of parameter groups (`x_encoder`, `predictor`, `y_encoder`, `projections`, `logit_scale`): 0.05 for
     /// the Y-encoder (paper §3.3, ×0.05 for all text-encoder parameters), 1 for the others.
+    #[serde(deserialize_with = "over_the_papers_multipliers")]
     pub multipliers: BTreeMap<String, f64>,
     /// What happens to a step whose gradient is not finite on any rank.
     pub non_finite: NonFinite,
@@ -94,10 +95,23 @@ impl Default for Optimizer {
             eps: 1e-8,
             weight_decay: 0.05,
             clip_norm: 1.0,
-            multipliers: BTreeMap::from([("y_encoder".to_owned(), 0.05)]),
+            multipliers: papers_multipliers(),
             non_finite: NonFinite::default(),
         }
     }
+}
+
+fn papers_multipliers() -> BTreeMap<String, f64> {
+    BTreeMap::from([("y_encoder".to_owned(), 0.05)])
+}
+
+/// Naming one group leaves the others at their defaults.
+fn over_the_papers_multipliers<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<String, f64>, D::Error> {
+    let mut multipliers = papers_multipliers();
+    multipliers.extend(BTreeMap::<String, f64>::deserialize(deserializer)?);
+    Ok(multipliers)
 }
 
 /// All ranks agree on it: the flag is part of the reduced gradient's norm.

@@ -52,6 +52,10 @@ fn spoiled(target: &Path) {
     std::fs::write(target, bytes).unwrap();
 }
 
+fn log_of(trial: &Trial, run: &str) -> std::path::PathBuf {
+    vljepa_recipes::RunDirectory::open(&trial.path(run)).unwrap().log(0, 1)
+}
+
 fn bad_samples(trial: &Trial, run: &str) -> u64 {
     let text = std::fs::read(trial.path(run).join("completed.json")).unwrap();
     let record: serde_json::Value = serde_json::from_slice(&text).unwrap();
@@ -70,12 +74,13 @@ fn spoiled_samples_are_replaced_counted_and_the_same_on_any_number_of_ranks() {
     let (one, two) = (bad_samples(&trial, "one"), bad_samples(&trial, "two"));
     assert!(one > 0, "a third of the samples are spoiled and 64 were drawn");
     assert_eq!(one, two);
+    let events = std::fs::read_to_string(log_of(&trial, "one")).unwrap();
+    assert!(events.contains("cut short"), "halved pictures are seen: {events}");
     for (a, b) in trial.losses("one").iter().zip(trial.losses("two")) {
         // The same samples; rounding of sums split between two ranks, through at most 8 updates.
         assert!((a.1 - b.1).abs() < 1e-2, "step {}: {} and {}", a.0, a.1, b.1);
     }
-    let log = vljepa_recipes::RunDirectory::open(&trial.path("one")).unwrap().log(0, 1);
-    let log = std::fs::read_to_string(log).unwrap();
+    let log = std::fs::read_to_string(log_of(&trial, "one")).unwrap();
     assert!(log.contains("left out") && log.contains("spoiled.tar"), "{log}");
 }
 
@@ -99,7 +104,10 @@ fn steps_without_a_finite_gradient_are_skipped_and_then_end_the_run() {
     let sets = ["stages.0.learning_rate.peak=1e30", "optimizer.non_finite.max_consecutive=2"];
     let output = trial.launch("diverged", &sets).output().unwrap();
     assert!(!output.status.success());
-    assert!(text(&output).contains("not finite"), "{}", text(&output));
+    let said = text(&output);
+    assert!(said.contains("3 steps in a row had a gradient that is not finite"), "{said}");
+    let metrics = std::fs::read_to_string(trial.path("diverged").join("metrics.jsonl")).unwrap();
+    assert!(metrics.lines().count() >= 3 && metrics.contains("\"loss\":null"), "{metrics}");
     let events = std::fs::read_to_string(trial.path("diverged").join("events.jsonl")).unwrap();
     assert!(events.contains("step skipped"), "{events}");
 }

@@ -119,6 +119,25 @@ data:
             .collect()
     }
 
+    /// Names of the trained parameters and their places in the flat buffers.
+    pub fn parameters(&self, run: &str, step: u64) -> Vec<(String, std::ops::Range<usize>)> {
+        let path = self.path(run).join(format!("checkpoints/step-{step:08}/manifest.json"));
+        let text = std::fs::read(path).expect("the manifest");
+        let manifest: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
+        let number = |value: &serde_json::Value| {
+            usize::try_from(value.as_u64().expect("a number")).expect("a 64-bit machine")
+        };
+        let entries = manifest["parameters"].as_array().expect("parameters").iter();
+        entries
+            .map(|entry| {
+                let shape = entry["shape"].as_array().expect("a shape");
+                let start = number(&entry["start"]);
+                let end = start + shape.iter().map(number).product::<usize>();
+                (entry["name"].as_str().expect("a name").to_owned(), start..end)
+            })
+            .collect()
+    }
+
     /// A flat buffer (`weights`, `first_moment`, `second_moment`) of a checkpoint, put together from the ranks' parts.
     pub fn buffer(&self, run: &str, step: u64, name: &str) -> Vec<f32> {
         let folder = self.path(run).join(format!("checkpoints/step-{step:08}"));

@@ -105,6 +105,9 @@ fn interrupting_once_saves_and_the_same_command_continues() {
     signal(&child, Signal::SIGINT);
     let output = child.wait_with_output().unwrap();
     assert!(workers(&run).is_empty(), "{}", text(&output));
+    let completed = run.join("completed.json").exists();
+    assert!(completed || output.status.code() == Some(130), "{}", text(&output));
+    assert!(completed || text(&output).contains("continue"), "{}", text(&output));
     trial.complete("interrupted", &[]);
     assert_same_end(&trial, "undisturbed", "interrupted");
 }
@@ -129,6 +132,31 @@ fn a_damaged_newest_checkpoint_is_passed_over_and_named() {
 }
 
 #[test]
+fn parameters_that_are_never_trained_survive_and_are_made_again_when_damaged() {
+    let trial = Trial::new(TWO_STAGES);
+    let frozen = ["model.x_encoder.trainable=false", "model.predictor.train_embeddings=false"];
+    trial.complete("undisturbed", &frozen);
+    let run = trial.path("damaged");
+    let mut child = trial.launch("damaged", &frozen).spawn().unwrap();
+    wait_until(&mut child, LIMIT, "the first checkpoint", || has(&run, 4));
+    signal(&child, Signal::SIGINT);
+    child.wait_with_output().unwrap();
+    let file = run.join("checkpoints/frozen.safetensors");
+    let whole = std::fs::read(&file).unwrap();
+    let mut bytes = whole.clone();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 4;
+    std::fs::write(&file, bytes).unwrap();
+    // If the run was faster than the interruption, it has to look at its checkpoint again all the same.
+    std::fs::remove_file(run.join("completed.json")).ok();
+    trial.complete("damaged", &frozen);
+    assert_same_end(&trial, "undisturbed", "damaged");
+    assert!(std::fs::read(&file).unwrap() == whole, "made again, bit for bit");
+    let events = std::fs::read_to_string(run.join("events.jsonl")).unwrap();
+    assert!(events.contains("made again"), "{events}");
+}
+
+#[test]
 fn a_run_continues_on_another_number_of_ranks_with_the_same_samples() {
     let trial = Trial::new(TWO_STAGES);
     trial.complete("two", &[]);
@@ -149,25 +177,36 @@ fn a_run_continues_on_another_number_of_ranks_with_the_same_samples() {
 /// A file system of a few MiB, mounted for one test.
 struct SmallDisk<'a>(&'a Path);
 
+/// The command itself, or behind `sudo` for anybody but root.
+#[expect(clippy::disallowed_methods, reason = "mounts and unmounts a tmpfs")]
+fn as_root(program: &str) -> std::process::Command {
+    if nix::unistd::Uid::effective().is_root() {
+        return std::process::Command::new(program);
+    }
+    let mut command = std::process::Command::new("sudo");
+    command.args(["-n", program]);
+    command
+}
+
 impl<'a> SmallDisk<'a> {
-    #[expect(clippy::disallowed_methods, reason = "mounts a tmpfs")]
     fn mount(folder: &'a Path, mib: u32) -> Self {
         std::fs::create_dir_all(folder).unwrap();
         let options = format!("size={mib}m");
-        let status = std::process::Command::new("mount")
+        let status = as_root("mount")
             .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
             .arg(folder)
             .status()
             .unwrap();
-        assert!(status.success(), "mounting a tmpfs needs root (or sudo), as tests/run.sh has it");
+        assert!(status.success(), "mounting a small disk needs root or sudo");
+        let status = as_root("chmod").arg("777").arg(folder).status().unwrap();
+        assert!(status.success());
         Self(folder)
     }
 }
 
 impl Drop for SmallDisk<'_> {
-    #[expect(clippy::disallowed_methods, reason = "unmounts it")]
     fn drop(&mut self) {
-        std::process::Command::new("umount").arg("-l").arg(self.0).status().ok();
+        as_root("umount").arg("-l").arg(self.0).status().ok();
     }
 }
 

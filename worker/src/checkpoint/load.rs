@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
+use vljepa_kernels::Tensor;
 use vljepa_model::Layout;
 
 use super::{Buffers, FORMAT_VERSION, FROZEN, MANIFEST, Manifest, Place, State, TENSORS};
@@ -46,9 +47,6 @@ pub fn load_newest(
     if let Some(name) = &loaded.name {
         fill(&place.folder.join(name), buffers)
             .with_context(|| format!("checkpoint {name} changed while it was read"))?;
-        if loaded.frozen.is_some() {
-            fill_frozen(&place.folder.join(FROZEN), buffers)?;
-        }
     }
     Ok(loaded)
 }
@@ -79,7 +77,7 @@ fn choose(place: &Place, layout: &Layout) -> anyhow::Result<Loaded> {
     let mut loaded = nothing();
     for (_, path) in folders(&place.folder)? {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        match verify(&path, &place.folder) {
+        match verify(&path) {
             Ok(manifest) => {
                 fits(&name, &manifest, place, layout)?;
                 loaded.name = Some(name);
@@ -100,7 +98,7 @@ fn choose(place: &Place, layout: &Layout) -> anyhow::Result<Loaded> {
 }
 
 /// Checks every file's size and hash.
-fn verify(folder: &Path, run_folder: &Path) -> anyhow::Result<Manifest> {
+fn verify(folder: &Path) -> anyhow::Result<Manifest> {
     let text = fs::read(folder.join(MANIFEST)).context("no manifest.json")?;
     let manifest: Manifest = serde_json::from_slice(&text).context("manifest.json")?;
     anyhow::ensure!(
@@ -122,11 +120,6 @@ fn verify(folder: &Path, run_folder: &Path) -> anyhow::Result<Manifest> {
         anyhow::ensure!(hash == file.blake3, "{} is damaged: its hash differs", file.name);
         anyhow::ensure!(file.range.start == end, "{} leaves a gap", file.name);
         end = file.range.end;
-    }
-    if let Some(frozen) = &manifest.frozen {
-        let hash =
-            hash_file(&run_folder.join(FROZEN)).with_context(|| format!("{FROZEN} is missing"))?;
-        anyhow::ensure!(hash.to_hex().as_str() == frozen, "{FROZEN} is damaged: its hash differs");
     }
     Ok(manifest)
 }
@@ -177,7 +170,7 @@ fn fill(folder: &Path, buffers: &mut Buffers<'_>) -> anyhow::Result<()> {
     for file in manifest.files {
         let bytes = fs::read(folder.join(&file.name))?;
         let tensors = SafeTensors::deserialize(&bytes)?;
-        for (name, target) in TENSORS.into_iter().zip(&mut buffers.trained) {
+        for (name, target) in TENSORS.into_iter().zip(&mut buffers.0) {
             let target = target.view_mut().host_f32_mut("checkpoint", name)?;
             let data = tensors.tensor(name)?;
             copy(data.data(), target.get_mut(file.range.clone()).context("range")?)?;
@@ -186,11 +179,28 @@ fn fill(folder: &Path, buffers: &mut Buffers<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn fill_frozen(path: &Path, buffers: &mut Buffers<'_>) -> anyhow::Result<()> {
-    let bytes = fs::read(path)?;
+/// Fills `frozen` from its file beside the checkpoints, if the file has the hash that the manifest names; otherwise leaves it as it
+/// is. Returns which, the same on every rank.
+///
+/// # Errors
+/// When the file changes while it is read.
+pub fn load_frozen(
+    place: &Place,
+    collectives: &Collectives,
+    hash: &str,
+    frozen: &mut Tensor,
+) -> anyhow::Result<bool> {
+    let path = place.folder.join(FROZEN);
+    let good = || hash_file(&path).is_ok_and(|found| found.to_hex().as_str() == hash);
+    let verdict = if collectives.rank() == 0 { vec![u8::from(good())] } else { vec![0] };
+    if collectives.broadcast(verdict) != [1] {
+        return Ok(false);
+    }
+    let bytes = fs::read(&path)?;
     let tensors = SafeTensors::deserialize(&bytes)?;
-    let target = buffers.frozen.view_mut().host_f32_mut("checkpoint", "frozen")?;
-    copy(tensors.tensor("frozen")?.data(), target)
+    let target = frozen.view_mut().host_f32_mut("checkpoint", "frozen")?;
+    copy(tensors.tensor("frozen")?.data(), target)?;
+    Ok(true)
 }
 
 /// Copies little-endian f32 bytes, whatever their alignment in the file.

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use vljepa_kernels::Tensor;
 use vljepa_model::Layout;
 
-pub use self::load::{Loaded, load_newest};
+pub use self::load::{Loaded, load_frozen, load_newest};
 pub use self::save::{Saved, save, save_frozen};
 
 /// Version of the folder's form; another one is refused.
@@ -95,14 +95,10 @@ pub struct FileEntry {
     pub range: Range<usize>,
 }
 
-/// The buffers a checkpoint saves and restores, all of `layout.trainable_len` elements.
+/// The buffers a checkpoint saves and restores, all of `layout.trainable_len` elements: weights (the f32 masters), first moment,
+/// second moment.
 #[derive(Debug)]
-pub struct Buffers<'a> {
-    /// Weights (the f32 masters), first moment, second moment.
-    pub trained: [&'a mut Tensor; 3],
-    /// Parameters that are never trained; may be empty.
-    pub frozen: &'a mut Tensor,
-}
+pub struct Buffers<'a>(pub [&'a mut Tensor; 3]);
 
 /// Where checkpoints of a run stand, and what they must agree with.
 #[derive(Debug, Clone)]

@@ -84,7 +84,11 @@ pub fn save(
         on_rank_0(collectives, || Ok(fs::remove_dir_all(&temporary)?)).unwrap_or_default();
         return Err(error.context(format!("checkpoint {name} could not be written")));
     }
-    on_rank_0(collectives, || retain(&place.folder, keep))?;
+    if collectives.rank() == 0
+        && let Err(error) = retain(&place.folder, state.step, keep)
+    {
+        tracing::warn!("{error:#}");
+    }
     Ok(Saved { name, stall_s: started.elapsed().as_secs_f64() })
 }
 
@@ -134,7 +138,7 @@ fn write_part(
     let name = format!("rank-{:04}.safetensors", collectives.rank());
     let path = folder.join(&name);
     let mut slices = Vec::new();
-    for (tensor_name, tensor) in TENSORS.into_iter().zip(&buffers.trained) {
+    for (tensor_name, tensor) in TENSORS.into_iter().zip(&buffers.0) {
         let values = tensor.view().host_f32("checkpoint", tensor_name)?;
         slices.push((tensor_name, &values[range.clone()]));
     }
@@ -172,9 +176,19 @@ fn sync_folder(folder: &Path) -> anyhow::Result<()> {
     Ok(File::open(folder)?.sync_all()?)
 }
 
-/// Deletes all but the newest `keep` checkpoints (at least one stays: the one just written and synced).
-fn retain(folder: &Path, keep: usize) -> anyhow::Result<()> {
-    for (_, path) in super::load::folders(folder)?.into_iter().skip(keep.max(1)) {
+/// Deletes all but the newest `keep` checkpoints up to `step`, the one just written and synced, which always stays. One of a later
+/// step did not verify when this run was resumed from an earlier one, and its step will be computed again: it goes too, and so
+/// does what a kill left half written.
+fn retain(folder: &Path, step: u64, keep: usize) -> anyhow::Result<()> {
+    let (later, kept): (Vec<_>, Vec<_>) =
+        super::load::folders(folder)?.into_iter().partition(|(of, _)| *of > step);
+    let old = kept.into_iter().skip(keep.max(1)).chain(later).map(|(_, path)| path);
+    let half_written = fs::read_dir(folder)?.flatten().filter(|entry| {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        name.starts_with(".step-") && name.ends_with(".writing")
+    });
+    for path in old.chain(half_written.map(|entry| entry.path())) {
         fs::remove_dir_all(&path)
             .with_context(|| format!("cannot delete the old checkpoint {}", path.display()))?;
     }

@@ -18,27 +18,29 @@ use crate::engine::Engine;
 /// Metric name to score, as `scores.json` holds them.
 pub type Scores = BTreeMap<String, Score>;
 
-/// Measures every task of the recipe. Same result on every rank.
+/// Measures every task of the recipe; the same on every rank. Beside the scores stand the tasks that could not be measured (files
+/// that cannot be read, samples that lack what is asked for), a line each: they never end a training run.
 ///
 /// # Errors
-/// A task whose files cannot be read or whose samples lack what it asks for; the message names task, shard and sample.
+/// When a tokenizer cannot be read.
 pub fn evaluate(
     recipe: &Recipe,
     engine: &Engine,
     collectives: &Collectives,
-) -> anyhow::Result<Scores> {
+) -> anyhow::Result<(Scores, Vec<String>)> {
+    let mut failures = Vec::new();
     if recipe.evaluation.tasks.is_empty() {
-        return Ok(Scores::new());
+        return Ok((Scores::new(), failures));
     }
     let embedder = Embedder::new(recipe, engine)?;
     let mut scores = Scores::new();
     for task in &recipe.evaluation.tasks {
-        let measured = tasks::measure(task, &embedder, collectives, recipe.model.embed_dim);
-        let measured =
-            measured.map_err(|error| error.context(format!("evaluation task `{}`", task.name)))?;
-        scores.extend(measured);
+        match tasks::measure(task, &embedder, collectives, recipe.model.embed_dim) {
+            Ok(measured) => scores.extend(measured),
+            Err(error) => failures.push(format!("evaluation task `{}`: {error:#}", task.name)),
+        }
     }
-    Ok(scores)
+    Ok((scores, failures))
 }
 
 /// Writes `scores.json`, `evaluations/step-N.json` and, at the end of the run, the samples that the report shows.

@@ -61,7 +61,8 @@ fn captions(task: &Task, embedder: &Embedder<'_>) -> anyhow::Result<Vec<Shown>> 
     let mut texts = Vec::new();
     let mut chosen = Vec::new();
     for index in 0..count {
-        let sample = reader.load(index, &options)?;
+        // A sample that cannot be read was named when it was counted as wrong.
+        let Ok(sample) = reader.load(index, &options) else { continue };
         texts.push(sample.caption.clone().unwrap_or_default());
         // Spread over the set, so that the grid shows its variety.
         if index % count.div_ceil(SHOWN.0) == 0 {
@@ -91,7 +92,7 @@ fn answers(
     let options = embedder.load_options(task.frames);
     let mut shown = Vec::new();
     for index in 0..reader.len().min(SHOWN.0 / 2) {
-        let sample = reader.load(index, &options)?;
+        let Ok(sample) = reader.load(index, &options) else { continue };
         let mut asked = sample.questions.iter();
         let Some(question) = asked.find(|q| kind.is_none_or(|kind| q.kind == kind)) else {
             continue;

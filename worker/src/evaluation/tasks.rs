@@ -19,7 +19,8 @@ use crate::embed::{Embedder, apply_control};
 /// Rows decoded before they are embedded: bounds the pixels in memory.
 const DECODE_ROWS: usize = 256;
 
-/// Measures one task on all ranks.
+/// Measures one task on all ranks. Its one collective call comes first and carries errors with it, so that every rank comes to the
+/// same result or the same error and goes on to the next task.
 pub(super) fn measure(
     task: &Task,
     embedder: &Embedder<'_>,
@@ -46,11 +47,8 @@ struct Scope<'a> {
     embed_dim: usize,
 }
 
-/// One row to score: its predicted embedding and what it is about. An unreadable sample has no embedding and counts as wrong.
-struct Row {
-    truth: String,
-    embedding: Option<Vec<f32>>,
-}
+/// One row to score: its predicted embedding and what it is about. None of a sample that could not be read: it counts as wrong.
+type Row = Option<(Vec<f32>, String)>;
 
 impl Scope<'_> {
     fn classification(
@@ -78,13 +76,13 @@ impl Scope<'_> {
         kind: Option<&str>,
         candidates: &Candidates,
     ) -> anyhow::Result<Scores> {
-        let labels = Labels::load(candidates, self.embedder)?;
         let rows = self.rows(|sample| {
             let asked = sample.questions.iter();
             let asked = asked.filter(|q| kind.is_none_or(|kind| q.kind == kind));
             Ok(asked.map(|q| (q.question.clone(), q.answer.clone())).collect())
         })?;
         anyhow::ensure!(!rows.is_empty(), "no sample of {} has such a question", self.task.shards);
+        let labels = Labels::load(candidates, self.embedder)?;
         labels.scores(&rows, self.task)
     }
 
@@ -95,19 +93,18 @@ impl Scope<'_> {
             })?;
             Ok(vec![(self.task.query.clone(), caption)])
         })?;
-        let captions: Vec<&str> = rows.iter().map(|row| row.truth.as_str()).collect();
-        let texts = self.embedder.texts(&captions)?;
-        let visuals: Vec<Option<&[f32]>> = rows.iter().map(|r| r.embedding.as_deref()).collect();
-        // A sample that could not be read is nobody's nearest.
-        let similarity = |text: usize, visual: usize| {
-            visuals[visual].map_or(f64::NEG_INFINITY, |embedding| dot(&texts[text], embedding))
-        };
         let n = rows.len();
-        let rank = |scores: Vec<f64>, i: usize| {
-            pessimistic_rank(&scores, |j| captions[j] == captions[i]).unwrap_or(n)
-        };
-        let ranks: Vec<usize> =
-            (0..n).map(|i| rank((0..n).map(|j| similarity(i, j)).collect(), i)).collect();
+        let known: Vec<&(Vec<f32>, String)> = rows.iter().flatten().collect();
+        let captions: Vec<&str> = known.iter().map(|(_, caption)| caption.as_str()).collect();
+        let texts = self.embedder.texts(&captions)?;
+        let mut ranks: Vec<usize> = Vec::with_capacity(n);
+        for (i, text) in texts.iter().enumerate() {
+            let scores: Vec<f64> = known.iter().map(|(visual, _)| dot(text, visual)).collect();
+            let rank = pessimistic_rank(&scores, |j| captions[j] == captions[i]);
+            ranks.push(rank.unwrap_or(usize::MAX));
+        }
+        // A sample that could not be read is found by no text.
+        ranks.resize(n, usize::MAX);
         let recalls = [1, 5, 10].map(|k| recall(&ranks, k, n));
         Ok(self.task.metrics().into_iter().zip(recalls).collect())
     }
@@ -134,13 +131,26 @@ impl Scope<'_> {
         &self,
         ask: impl Fn(&LoadedSample) -> anyhow::Result<Vec<(String, String)>>,
     ) -> anyhow::Result<Vec<Row>> {
+        let mine = self.own_rows(ask).map_err(|error| format!("{error:#}"));
+        let mut all = Vec::new();
+        for part in self.collectives.all_gather_bytes(&serde_json::to_vec(&mine)?) {
+            let part: Result<Vec<Row>, String> = serde_json::from_slice(&part)?;
+            all.extend(part.map_err(|error| anyhow::anyhow!(error))?);
+        }
+        Ok(all)
+    }
+
+    fn own_rows(
+        &self,
+        ask: impl Fn(&LoadedSample) -> anyhow::Result<Vec<(String, String)>>,
+    ) -> anyhow::Result<Vec<Row>> {
         let reader = SampleReader::open(&self.task.shards)?;
         let options = self.embedder.load_options(self.task.frames);
         let count = reader.len().min(self.task.limit.unwrap_or(usize::MAX));
         anyhow::ensure!(count > 0, "{} holds no samples", self.task.shards);
         let shares = Shares { global: count, world_size: self.collectives.world_size() };
         let mine: Vec<usize> = shares.rows(self.collectives.rank()).collect();
-        let mut rows: Vec<(String, Option<Vec<f32>>)> = Vec::new();
+        let mut rows = Vec::new();
         for chunk in mine.chunks(DECODE_ROWS) {
             let mut samples = Vec::new();
             for &index in chunk {
@@ -148,7 +158,7 @@ impl Scope<'_> {
                     Ok(sample) => sample,
                     Err(error) => {
                         tracing::warn!("task {}: {error}; counted as wrong", self.task.name);
-                        rows.push((String::new(), None));
+                        rows.push(None);
                         continue;
                     }
                 };
@@ -165,15 +175,9 @@ impl Scope<'_> {
                 asked.iter().map(|(sample, query, _)| (*sample, query.as_str())).collect();
             let embeddings = self.embedder.samples(&inputs)?;
             let asked = asked.into_iter().zip(embeddings);
-            rows.extend(asked.map(|((_, _, truth), e)| (truth, Some(self.collapse(e)))));
+            rows.extend(asked.map(|((_, _, truth), e)| Some((self.collapse(e), truth))));
         }
-        let gathered = self.collectives.all_gather_bytes(&serde_json::to_vec(&rows)?);
-        let mut all = Vec::new();
-        for part in gathered {
-            let part: Vec<(String, Option<Vec<f32>>)> = serde_json::from_slice(&part)?;
-            all.extend(part.into_iter().map(|(truth, embedding)| Row { truth, embedding }));
-        }
-        Ok(all)
+        Ok(rows)
     }
 
     /// The collapsed-encoder control: every sample has the same embedding.
@@ -208,13 +212,10 @@ impl Labels {
         let n = rows.len();
         let mut truths = Vec::with_capacity(n);
         let (mut top1, mut top5) = (0, 0);
-        for row in rows {
-            // An unreadable sample has no embedding: wrong.
-            let Some(embedding) = &row.embedding else { continue };
-            let truth =
-                self.names.iter().position(|name| *name == row.truth).with_context(|| {
-                    format!("`{}` is not among the {} candidates", row.truth, self.names.len())
-                })?;
+        for (embedding, truth) in rows.iter().flatten() {
+            let truth = self.names.iter().position(|name| name == truth).with_context(|| {
+                format!("`{truth}` is not among the {} candidates", self.names.len())
+            })?;
             truths.push(truth);
             let order = ranked(embedding, &self.embeddings);
             let place = order.iter().position(|&(label, _)| label == truth).unwrap_or(n);
