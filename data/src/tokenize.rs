@@ -22,13 +22,13 @@ impl Tokenizer {
         let error = |reason: String| DataError::Tokenizer { path: path.to_owned(), reason };
         let mut inner =
             tokenizers::Tokenizer::from_file(path).map_err(|cause| error(cause.to_string()))?;
+        inner.with_padding(None);
         let around = inner.encode_fast("", true).map_err(|cause| error(cause.to_string()))?.len();
         if max_tokens <= around {
             return Err(error(format!(
                 "it puts {around} tokens around every text, which max_tokens {max_tokens} leaves no room for"
             )));
         }
-        inner.with_padding(None);
         let truncation = TruncationParams { max_length: max_tokens, ..TruncationParams::default() };
         inner.with_truncation(Some(truncation)).map_err(|cause| error(cause.to_string()))?;
         let tokenizer = Self { inner };

