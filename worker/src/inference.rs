@@ -7,7 +7,7 @@ use serde_json::json;
 use vljepa_data::order::ORDER_VERSION;
 use vljepa_data::reader::{SampleReader, load_file};
 use vljepa_model::weights;
-use vljepa_recipes::schema::TaskKind;
+use vljepa_recipes::schema::{TaskKind, Visual};
 
 use crate::checkpoint::{self, Place, State};
 use crate::embed::Embedder;
@@ -45,7 +45,7 @@ pub fn ask(
     anyhow::ensure!(!answers.is_empty(), "no answers to choose from");
     let (engine, state) = trained(session)?;
     let embedder = Embedder::new(&session.recipe, &engine)?;
-    let options = embedder.load_options(None);
+    let options = embedder.load_options(trained_frames(session, file));
     let sample = load_file(file, &options)?;
     let predicted = embedder.samples(&[(&sample, question)])?;
     let ranked = evaluation::metrics::ranked(&predicted[0], &embedder.texts(answers)?);
@@ -136,6 +136,14 @@ pub fn import(session: &Session, folder: &Path) -> anyhow::Result<String> {
     let (ranks, keep) = (&session.collectives, session.recipe.checkpoints.keep);
     let saved = checkpoint::save(&place, ranks, &layout, &buffers, frozen.as_deref(), state, keep)?;
     Ok(json!({"checkpoint": saved.name, "step": 0}).to_string())
+}
+
+/// Frames that a file of this kind was trained with, where its sources have a number of their own (pictures among clips).
+fn trained_frames(session: &Session, file: &Path) -> Option<usize> {
+    let extension = file.extension().unwrap_or_default().to_ascii_lowercase();
+    let picture = ["jpg", "jpeg", "png"].iter().any(|known| extension == *known);
+    let visual = if picture { Visual::Image } else { Visual::Video };
+    session.recipe.data.sources.values().find(|source| source.visual == visual)?.frames
 }
 
 fn place(session: &Session) -> Place {

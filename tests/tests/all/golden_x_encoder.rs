@@ -19,15 +19,25 @@ const OUTPUT: f32 = 1e-5;
 const GRADIENT: f32 = 1e-4;
 
 pub fn recipe(golden: &Golden) -> schema::XEncoder {
-    let ratio = golden.number("mlp_ratio");
-    assert!((ratio - 4.0).abs() < 1e-9);
+    let hidden_size = golden.size("hidden_size");
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "transformers' own int(hidden_size * mlp_ratio); an epsilon is f32"
+    )]
+    let (intermediate_size, layer_norm_eps) = (
+        (hidden_size as f64 * golden.number("mlp_ratio")) as usize,
+        golden.number("layer_norm_eps") as f32,
+    );
     schema::XEncoder {
         patch_size: golden.size("patch_size"),
         tubelet_size: golden.size("tubelet_size"),
-        hidden_size: golden.size("hidden_size"),
+        hidden_size,
         num_layers: golden.size("num_hidden_layers"),
         num_heads: golden.size("num_attention_heads"),
-        intermediate_size: 4 * golden.size("hidden_size"),
+        intermediate_size,
+        layer_norm_eps,
         trainable: true,
         ..schema::XEncoder::default()
     }
@@ -44,11 +54,11 @@ fn open(name: &str) -> (Golden, VlJepa, Parameters) {
 }
 
 /// cos and sin repeated within pairs: the rotation that the published weights were not trained with.
-fn textbook_table(golden: &Golden) -> Table {
+fn textbook_table(golden: &Golden, frames: usize) -> Table {
     let dim = golden.size("hidden_size") / golden.size("num_attention_heads");
     let (axis, side) = (2 * (dim / 3 / 2), golden.size("crop_size") / golden.size("patch_size"));
     let frequencies = inv_freq(10_000.0, axis);
-    let n = 2 * side * side;
+    let n = frames / golden.size("tubelet_size") * side * side;
     let angle = |i: usize| {
         let (token, element) = (i / dim, i % dim);
         let at = [token / (side * side), token / side % side, token % side];
@@ -81,7 +91,7 @@ fn outputs_match(name: &str) {
     assert_eq!(values(&visual.tokens), values(&again.tokens), "what is kept changes no value");
 
     let (x, mut sequence) = encoder.embed(cx, &parameters, frames.view(), &patches).unwrap();
-    sequence.tables = vec![Arc::new(textbook_table(&golden))];
+    sequence.tables = vec![Arc::new(textbook_table(&golden, frames.shape()[1]))];
     let (wrong, _) = encoder.stack.forward(cx, &parameters, x, &sequence, false).unwrap();
     assert_differs("textbook rotation", &values(&wrong), last, OUTPUT);
 }
