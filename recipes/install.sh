@@ -22,7 +22,8 @@ need gcc command -v cc
 need pkg-config command -v pkg-config
 need openmpi-bin command -v mpirun
 need libopenmpi-dev command -v mpicc
-need libclang-dev bash -c 'ls /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*/libclang*.so* "${LIBCLANG_PATH:-/nowhere}"/libclang*.so* 2>/dev/null | grep -q .'
+# bindgen loads libclang.so, libclang.so.N or libclang-N.so; libclang-cpp, which other packages bring, does not serve it
+need libclang-dev bash -c 'ls {/usr/lib/llvm-*/lib,/usr/lib/*,/usr/lib64,"${LIBCLANG_PATH:-/nowhere}"}/libclang{,-[0-9]*}.so* 2>/dev/null | grep -q .'
 for library in avcodec avformat avutil swscale; do
   need "lib$library-dev" pkg-config --exists "lib$library"
 done
