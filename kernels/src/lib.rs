@@ -10,7 +10,11 @@
 pub mod adamw;
 pub mod attention;
 mod check;
+#[cfg(feature = "cuda")]
+pub mod compile;
 pub mod copy;
+#[cfg(feature = "cuda")]
+mod cube;
 pub mod device;
 pub mod distance;
 pub mod embedding;

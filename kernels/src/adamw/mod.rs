@@ -1,6 +1,10 @@
 //! AdamW: one update of a flat range of parameters.
 
+#[cfg(feature = "cuda")]
+mod cube;
 mod host;
+#[cfg(feature = "cuda")]
+pub(crate) mod launch;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]

@@ -1,0 +1,186 @@
+//! CubeCL to CUDA C++, with no client, runtime or GPU.
+
+use std::sync::{Arc, LazyLock};
+
+use cubecl::features::Features;
+use cubecl::ir::settings::KernelSettings;
+use cubecl::ir::{
+    AddressType, DeviceIdentity, DeviceProperties, HardwareProperties, MemoryDeviceProperties,
+    TargetProperties, VectorSize,
+};
+use cubecl::prelude::{BufferCompilationArg, CubeDim, ExecutionMode};
+use cubecl::profile::TimingMethod;
+use cubecl_cpp::register_supported_types;
+use cubecl_cpp::shared::{CompilationOptions, CppCompiler, CppSupportedFeatures};
+use cubecl_cpp::target::Cuda;
+use cubecl_runtime::compiler::Compiler as _;
+use cubecl_runtime::kernel::CubeKernel;
+
+use super::CompileError;
+
+/// Shared memory of one cube on sm_90, in bytes.
+const SHARED_BYTES: usize = 232_448;
+
+/// One kernel as CUDA C++, and what a launch has to know of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// The function's name.
+    pub name: String,
+    /// CUDA C++.
+    pub text: String,
+    /// Units of a cube (threads of a block).
+    pub units: u32,
+    /// Dynamic shared memory of a cube, bytes.
+    pub shared_bytes: usize,
+    /// The function's parameters.
+    pub parameters: Parameters,
+}
+
+/// A kernel's parameters, as the emitted source declares them: pointers, then one structure by value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parameters {
+    /// Element type of each buffer in the order of the arguments, as C++ spells it.
+    pub buffers: Vec<String>,
+    /// Groups of the structure in its order.
+    pub groups: Vec<Group>,
+}
+
+/// Scalars of one type within the structure, or the buffers' lengths behind them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// C++ type of the elements.
+    pub element: String,
+    /// `scalars_f32`, `scalars_u32`, …, `static_meta`.
+    pub name: String,
+    /// Elements, filled up to a multiple of 8 bytes.
+    pub count: usize,
+}
+
+/// The device kernels are emitted for: planes of 32, sm_90's shared memory, 16-byte loads.
+static PROPERTIES: LazyLock<Arc<DeviceProperties>> = LazyLock::new(|| {
+    let hardware = HardwareProperties {
+        load_width: 128,
+        vector_register_count: None,
+        plane_size_min: 32,
+        plane_size_max: 32,
+        max_bindings: 32,
+        max_shared_memory_size: SHARED_BYTES,
+        max_cube_count: (i32::MAX.unsigned_abs(), u32::from(u16::MAX), u32::from(u16::MAX)),
+        max_units_per_cube: 1024,
+        max_cube_dim: (1024, 1024, 64),
+        num_streaming_multiprocessors: None,
+        num_tensor_cores: None,
+        min_tensor_cores_dim: None,
+        num_cpu_cores: None,
+        last_level_cache_size: None,
+        max_vector_size: VectorSize::MAX,
+        cube_mma_reserved_shared_memory: 0,
+    };
+    let identity = DeviceIdentity {
+        name: "sm_90a".to_owned(),
+        fingerprint: "sm_90a".to_owned(),
+        physical: None,
+    };
+    let memory = MemoryDeviceProperties::new(u64::MAX, 256);
+    let mut properties =
+        DeviceProperties::new(Features::default(), memory, hardware, TimingMethod::Device, identity);
+    register_supported_types(&mut properties);
+    Arc::new(properties)
+});
+
+/// What a kernel's constructor takes besides its compile-time values, and the way from there to a [`Source`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Emit {
+    units: u32,
+}
+
+impl Emit {
+    /// For cubes of `units` units in one dimension.
+    pub(crate) fn new(units: u32) -> Self {
+        Self { units }
+    }
+
+    /// The constructor's first argument.
+    pub(crate) fn settings(self) -> KernelSettings {
+        let dim = CubeDim::new_1d(self.units);
+        KernelSettings::new(*dim, ExecutionMode::Unchecked, AddressType::U32)
+    }
+
+    /// The constructor's second argument.
+    pub(crate) fn properties(self) -> Arc<DeviceProperties> {
+        Arc::clone(&PROPERTIES)
+    }
+
+    /// The constructor's third argument.
+    pub(crate) fn target(self) -> Arc<TargetProperties> {
+        Arc::new(TargetProperties::default())
+    }
+
+    /// The argument for a buffer; the one for a scalar is `()`.
+    pub(crate) fn buffer(self) -> BufferCompilationArg {
+        BufferCompilationArg { inplace: None }
+    }
+
+    /// The source of `kernel` under `name`.
+    pub(crate) fn emit(self, name: &str, kernel: &impl CubeKernel) -> Result<Source, CompileError> {
+        let options = CompilationOptions {
+            supports_features: CppSupportedFeatures {
+                grid_constants: true,
+                ..CppSupportedFeatures::default()
+            },
+            ..CompilationOptions::default()
+        };
+        let refuse = |message: String| CompileError::Emit { kernel: name.to_owned(), message };
+        let compiled = CppCompiler::<Cuda>::default()
+            .compile(kernel.define(), &options)
+            .map_err(|e| refuse(e.to_string()))?;
+        let (text, arguments) =
+            rename(&compiled.source, name).ok_or_else(|| refuse("no entry point".to_owned()))?;
+        let parameters =
+            Parameters::read(&text, &arguments).ok_or_else(|| refuse(arguments.clone()))?;
+        let shared_bytes = compiled.shared_memory_size;
+        if shared_bytes > SHARED_BYTES {
+            return Err(refuse(format!("{shared_bytes} bytes of shared memory, of {SHARED_BYTES}")));
+        }
+        Ok(Source { name: name.to_owned(), text, units: self.units, shared_bytes, parameters })
+    }
+}
+
+/// The source with its entry point called `name`, and the entry point's parameter list.
+fn rename(source: &str, name: &str) -> Option<(String, String)> {
+    let entry = source.find("__global__ void")?;
+    let open = entry + source[entry..].find(") ")? + 2;
+    let parenthesis = open + source[open..].find('(')?;
+    let end = parenthesis + source[parenthesis..].find(") {")?;
+    let arguments = source[parenthesis + 1..end].to_owned();
+    let text = format!("{}{name}{}", &source[..open], &source[parenthesis..]);
+    Some((text, arguments))
+}
+
+impl Parameters {
+    /// Reads the declarations of the entry point and of `info_st`.
+    fn read(text: &str, arguments: &str) -> Option<Self> {
+        let pointers = arguments.split(", ").filter(|a| !a.contains("info_st"));
+        let buffers: Option<Vec<_>> =
+            pointers.map(|p| Some(p.split('*').next()?.trim().to_owned())).collect();
+        let mut groups = Vec::new();
+        if arguments.contains("info_st") {
+            let start = text.find("struct info_st {")? + "struct info_st {".len();
+            let body = &text[start..start + text[start..].find("};")?];
+            for declaration in body.split(';').map(str::trim).filter(|d| !d.is_empty()) {
+                let (element, rest) = declaration.split_once(' ')?;
+                let (name, count) = rest.trim_end_matches(']').split_once('[')?;
+                let count = count.parse().ok()?;
+                groups.push(Group { element: element.to_owned(), name: name.to_owned(), count });
+            }
+        }
+        Some(Self { buffers: buffers?, groups })
+    }
+
+    /// Bytes of the structure.
+    #[must_use]
+    pub fn info_bytes(&self) -> usize {
+        let size = |element: &str| if element.starts_with("uint64") { 8 } else { 4 };
+        self.groups.iter().map(|g| g.count * size(&g.element)).sum()
+    }
+}
