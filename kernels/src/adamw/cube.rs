@@ -1,7 +1,5 @@
 //! AdamW as one pass over the flat buffers.
 
-#![expect(missing_docs, reason = "the cube macro writes items without documentation")]
-
 use cubecl::prelude::*;
 use half::bf16;
 

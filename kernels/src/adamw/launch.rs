@@ -2,7 +2,7 @@
 
 use super::Hyper;
 use super::cube::adamw_step::AdamwStep;
-use crate::compile::{CompileError, Emit, Launch, Scalar, Source};
+use crate::compile::{self, CompileError, Emit, Launch, Scalar, Source, cubes, offset};
 use crate::parallel::round;
 
 /// Units of a cube.
@@ -24,6 +24,10 @@ impl Kernel {
         format!("adamw_step_w{}{}", self.width, if self.copied { "_copy" } else { "" })
     }
 
+    pub(crate) fn sums_atomically(self) -> bool {
+        false
+    }
+
     pub(crate) fn emit(self, name: &str) -> Result<Source, CompileError> {
         let e = Emit::new(UNITS);
         let b = || e.buffer();
@@ -35,4 +39,48 @@ impl Kernel {
         );
         e.emit(name, &kernel)
     }
+}
+
+/// Buffers of one update, each of `count` elements; `copy` is what forward passes read.
+#[derive(Debug, Clone, Copy)]
+pub struct Buffers<B> {
+    /// Parameters, f32.
+    pub weights: B,
+    /// First moment, f32.
+    pub m: B,
+    /// Second moment, f32.
+    pub v: B,
+    /// Gradient, f32.
+    pub gradient: B,
+    /// Clip factor and finite flag, f32 (2).
+    pub control: B,
+    /// Where the updated weights go in bf16.
+    pub copy: Option<B>,
+}
+
+/// One update of `count` parameters.
+#[must_use]
+pub fn step<B: Copy>(buffers: Buffers<B>, count: usize, hyper: Hyper) -> Vec<Launch<B>> {
+    if count == 0 {
+        return Vec::new();
+    }
+    let width = if count.is_multiple_of(4) { 4 } else { 1 };
+    let (correction1, correction2) = hyper.bias_corrections();
+    let vectors = count / width;
+    let Buffers { weights, m, v, gradient, control, copy } = buffers;
+    vec![Launch {
+        kernel: compile::Kernel::Adamw(Kernel { width, copied: copy.is_some() }),
+        cubes: [cubes(vectors, UNITS as usize * VECTORS), 1, 1],
+        buffers: vec![weights, m, v, gradient, control, copy.unwrap_or(control)],
+        scalars: vec![
+            Scalar::F32(round(1.0 - hyper.lr * hyper.weight_decay)),
+            Scalar::F32(round(hyper.lr / correction1)),
+            Scalar::F32(round(1.0 / correction2.sqrt())),
+            Scalar::F32(round(1.0 - hyper.beta1)),
+            Scalar::F32(round(hyper.beta2)),
+            Scalar::F32(round(1.0 - hyper.beta2)),
+            Scalar::F32(round(hyper.eps)),
+            Scalar::U32(offset(vectors)),
+        ],
+    }]
 }

@@ -4,11 +4,13 @@
 mod cube;
 mod host;
 #[cfg(feature = "cuda")]
-pub(crate) mod launch;
+pub mod launch;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
 mod tests;
+#[cfg(all(test, feature = "cuda"))]
+mod tests_cube;
 
 use crate::{Result, Stream, View, ViewMut, check};
 

@@ -46,3 +46,16 @@ pub fn pack(buffers: usize, scalars: &[Scalar]) -> Vec<u8> {
     group(vec![[0; 4]; buffers]);
     bytes
 }
+
+/// A number of elements, rows or vectors as kernels count them.
+///
+/// # Panics
+/// At 2³² and above; operations refuse such sizes before they make launches.
+pub(crate) fn offset(count: usize) -> u32 {
+    u32::try_from(count).expect("sizes are checked against 32-bit offsets")
+}
+
+/// Cubes that cover `count` things, `each` per cube.
+pub(crate) fn cubes(count: usize, each: usize) -> u32 {
+    offset(count.div_ceil(each))
+}

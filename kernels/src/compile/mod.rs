@@ -25,36 +25,54 @@ pub(crate) use emit::Emit;
 pub use emit::{Group, Parameters, Source};
 pub use error::CompileError;
 pub use launch::{Launch, Scalar, pack};
+pub(crate) use launch::{cubes, offset};
 pub use nvrtc::Nvrtc;
 
-use crate::adamw::launch as adamw;
+macro_rules! kernels {
+    ($($(#[$doc:meta])* $variant:ident($operation:ident)),+ $(,)?) => {
+        /// Everything that decides one kernel's code. Two equal keys emit the same source.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Kernel {
+            $(
+                #[doc = concat!("Of [`", stringify!($operation), "`](crate::", stringify!($operation), ").")]
+                $variant(crate::$operation::launch::Kernel),
+            )+
+        }
 
-/// Everything that decides one kernel's code. Two equal keys emit the same source.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kernel {
-    /// Of [`crate::adamw`].
-    Adamw(adamw::Kernel),
+        impl Kernel {
+            /// The kernel's name, from operation and key: the symbol in the cubin, and what profilers show.
+            #[must_use]
+            pub fn name(self) -> String {
+                match self {
+                    $(Self::$variant(kernel) => kernel.name(),)+
+                }
+            }
+
+            /// Whether it adds to memory in an order that differs from run to run.
+            #[must_use]
+            pub fn sums_atomically(self) -> bool {
+                match self {
+                    $(Self::$variant(kernel) => kernel.sums_atomically(),)+
+                }
+            }
+
+            /// The kernel as CUDA C++.
+            ///
+            /// # Errors
+            /// When CubeCL refuses it, which is a defect of this crate.
+            pub fn source(self) -> Result<Source, CompileError> {
+                let name = self.name();
+                match self {
+                    $(Self::$variant(kernel) => kernel.emit(&name),)+
+                }
+            }
+        }
+    };
 }
 
-impl Kernel {
-    /// The kernel's name, from operation and key: the symbol in the cubin, and what profilers show.
-    #[must_use]
-    pub fn name(self) -> String {
-        match self {
-            Self::Adamw(kernel) => kernel.name(),
-        }
-    }
-
-    /// The kernel as CUDA C++.
-    ///
-    /// # Errors
-    /// When CubeCL refuses it, which is a defect of this crate.
-    pub fn source(self) -> Result<Source, CompileError> {
-        let name = self.name();
-        match self {
-            Self::Adamw(kernel) => kernel.emit(&name),
-        }
-    }
+// One line per operation, in the order of their names.
+kernels! {
+    Adamw(adamw),
 }
 
 /// Element type of activations and weights in a kernel; sums, statistics and optimizer state are f32 in both.

@@ -1,7 +1,5 @@
 //! Sums and maxima over the 32 units of a plane and over a cube, in a fixed order.
 
-#![expect(missing_docs, reason = "the cube macro writes items without documentation")]
-
 use cubecl::prelude::*;
 
 /// Sum over the plane; every unit gets it. Butterfly: the same bits in every unit and every run.

@@ -1,1 +1,109 @@
 //! The tensor-core tile in inline PTX: `ldmatrix`, `mma.sync` m16n8k16 on bf16 with f32 sums, `cp.async` into shared memory.
+//!
+//! Every instruction stands in one function here, so that another tile multiply (wgmma) replaces these and not the kernels. Shared
+//! tiles are rows of 16-byte chunks, eight bf16 each; [`swizzled`] spreads a column of chunks over all banks.
+
+use cubecl::prelude::*;
+use cubecl_cpp::cuda::ptx::generic_to_shared;
+use half::bf16;
+
+/// 16 bytes of bf16.
+pub(crate) type Chunk = Vector<bf16, Const<8>>;
+/// Four registers of packed pairs: the left operand of one multiplication, or two right operands.
+pub(crate) type Packed4 = Vector<u32, Const<4>>;
+/// Four sums: rows lane/4 and lane/4 + 8, columns 2·(lane mod 4) and the next.
+pub(crate) type Sums = Vector<f32, Const<4>>;
+
+/// a·b + c with the right operand in `b0` (rows 0 to 7 of k) and `b1` (8 to 15).
+#[cube]
+pub(crate) fn multiply(a: Packed4, b0: u32, b1: u32, c: Sums) -> Sums {
+    let d: Sums;
+    gpu_asm!(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {d}, {{{a0}, {a1}, {a2}, {a3}}}, {{{b0}, {b1}}}, {{{c0}, {c1}, {c2}, {c3}}};",
+        a0 = in(_) a.extract(0usize), a1 = in(_) a.extract(1usize), a2 = in(_) a.extract(2usize), a3 = in(_) a.extract(3usize),
+        b0 = in(_) u32::reinterpret(b0), b1 = in(_) u32::reinterpret(b1),
+        c0 = in(_) c.extract(0usize), c1 = in(_) c.extract(1usize), c2 = in(_) c.extract(2usize), c3 = in(_) c.extract(3usize),
+        d = out(_) d, options(pure, nomem)
+    );
+    d
+}
+
+/// Four 8×8 matrices of bf16; lane i holds the shared address of row i mod 8 of matrix i / 8.
+#[cube]
+pub(crate) fn load_matrices(address: u32) -> Packed4 {
+    let d: Packed4;
+    gpu_asm!(
+        "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {d}, [{address}];",
+        address = in(_) u32::reinterpret(address), d = out(_) d
+    );
+    d
+}
+
+/// As [`load_matrices`], each matrix transposed.
+#[cube]
+pub(crate) fn load_matrices_transposed(address: u32) -> Packed4 {
+    let d: Packed4;
+    gpu_asm!(
+        "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {d}, [{address}];",
+        address = in(_) u32::reinterpret(address), d = out(_) d
+    );
+    d
+}
+
+/// Two numbers rounded to bf16 in one register.
+#[cube]
+pub(crate) fn pack_pair(low: f32, high: f32) -> u32 {
+    let d: u32;
+    gpu_asm!(
+        "cvt.rn.bf16x2.f32 {d}, {high}, {low};",
+        high = in(_) f32::reinterpret(high), low = in(_) f32::reinterpret(low), d = out(_) d,
+        options(pure, nomem)
+    );
+    d
+}
+
+/// 2ˣ with a relative error below 2⁻²²; 0 at −∞.
+#[cube]
+pub(crate) fn exp2(x: f32) -> f32 {
+    let d: f32;
+    gpu_asm!(
+        "ex2.approx.ftz.f32 {d}, {x};",
+        x = in(_) f32::reinterpret(x), d = out(_) d, options(pure, nomem)
+    );
+    d
+}
+
+/// The shared address of a tile's first chunk.
+#[cube]
+pub(crate) fn shared_address(tile: &Shared<[Chunk]>) -> u32 {
+    generic_to_shared::<Chunk>(tile.as_ptr())
+}
+
+/// Starts to copy chunk `index` of `from` to shared address `to`; `bytes` is 16, or 0 to write zeros.
+#[cube]
+pub(crate) fn copy_chunk(from: &[Chunk], index: u32, to: u32, bytes: u32) {
+    let from = from[index as usize..].as_ptr();
+    gpu_asm!(
+        "cp.async.cg.shared.global [{to}], [{from}], 16, {bytes};",
+        to = in(_) u32::reinterpret(to), from = mem_in(_) from, bytes = in(_) u32::reinterpret(bytes),
+        options(explicit_mem)
+    );
+}
+
+/// Ends a group of copies.
+#[cube]
+pub(crate) fn copies_commit() {
+    gpu_asm!("cp.async.commit_group;");
+}
+
+/// Waits until at most `pending` groups of this unit's copies are under way; `sync_cube` must follow before others read.
+#[cube]
+pub(crate) fn copies_wait(#[comptime] pending: usize) {
+    gpu_asm!("cp.async.wait_group {pending};", pending = const pending);
+}
+
+/// Byte offset of a chunk in a tile of `chunks` chunks per row (a power of two from 8 on): chunk c of row r stands at c ⊕ (r mod 8).
+#[cube]
+pub(crate) fn swizzled(row: u32, chunk: u32, #[comptime] chunks: u32) -> u32 {
+    (row * chunks + (chunk ^ (row % 8))) * 16
+}

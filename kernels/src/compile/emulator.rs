@@ -1,0 +1,277 @@
+//! Runs launches without a GPU: the emitted CUDA C++ as a host program over `emulator.h`.
+//!
+//! What a wrong kernel does shows: buffers end at a page that nobody may touch, outputs start as NaN, shared memory is poisoned per
+//! cube, asynchronous copies land at the last moment they may, barriers that not every unit reaches end the program, and every
+//! launch runs twice, with the units of a cube taking turns in both directions; unless sums are atomic, both must agree bit for bit.
+
+#![expect(clippy::disallowed_methods, reason = "a test tool that starts the host's compiler")]
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use half::bf16;
+
+use super::{Launch, Source, pack};
+
+/// A buffer of an [`Emulator`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Buffer(usize);
+
+/// Buffers, and the launches that change them.
+#[derive(Debug, Default)]
+pub(crate) struct Emulator {
+    buffers: Vec<Vec<u8>>,
+}
+
+/// The one form in which each instruction of inline PTX may appear, and the function of `emulator.h` that plays it.
+const INSTRUCTIONS: [(&str, &str); 10] = [
+    (
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %11, %12, %13};",
+        "emu::mma",
+    ),
+    ("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];", "emu::ldmatrix_x4"),
+    (
+        "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];",
+        "emu::ldmatrix_x4_trans",
+    ),
+    ("cp.async.cg.shared.global [%0], [%1], 16, %2;", "emu::cp_async_16"),
+    ("cp.async.commit_group;", "emu::cp_async_commit"),
+    ("cp.async.wait_group 0;", "emu::cp_async_wait<0>"),
+    ("cp.async.wait_group 1;", "emu::cp_async_wait<1>"),
+    ("cvt.rn.bf16x2.f32 %0, %1, %2;", "emu::cvt_bf16x2"),
+    ("ex2.approx.ftz.f32 %0, %1;", "emu::ex2"),
+    ("red.global.add.v2.f32 [%0], {%1, %2};", "emu::red_add_v2"),
+];
+
+impl Emulator {
+    pub(crate) fn bytes(&mut self, bytes: Vec<u8>) -> Buffer {
+        self.buffers.push(bytes);
+        Buffer(self.buffers.len() - 1)
+    }
+
+    pub(crate) fn f32(&mut self, values: &[f32]) -> Buffer {
+        self.bytes(values.iter().flat_map(|x| x.to_le_bytes()).collect())
+    }
+
+    pub(crate) fn i32(&mut self, values: &[i32]) -> Buffer {
+        self.bytes(values.iter().flat_map(|x| x.to_le_bytes()).collect())
+    }
+
+    pub(crate) fn u64(&mut self, values: &[u64]) -> Buffer {
+        self.bytes(values.iter().flat_map(|x| x.to_le_bytes()).collect())
+    }
+
+    /// The values rounded to bf16.
+    pub(crate) fn bf16(&mut self, values: &[f32]) -> Buffer {
+        self.bytes(values.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect())
+    }
+
+    /// An output of `len` f32, all NaN.
+    pub(crate) fn poison_f32(&mut self, len: usize) -> Buffer {
+        self.bytes(vec![0xFF; 4 * len])
+    }
+
+    /// An output of `len` bf16, all NaN.
+    pub(crate) fn poison_bf16(&mut self, len: usize) -> Buffer {
+        self.bytes(vec![0xFF; 2 * len])
+    }
+
+    pub(crate) fn read_f32(&self, buffer: Buffer) -> Vec<f32> {
+        let words = self.buffers[buffer.0].chunks_exact(4);
+        words.map(|w| f32::from_le_bytes(w.try_into().unwrap())).collect()
+    }
+
+    pub(crate) fn read_bf16(&self, buffer: Buffer) -> Vec<f32> {
+        let halves = self.buffers[buffer.0].chunks_exact(2);
+        halves.map(|h| bf16::from_le_bytes(h.try_into().unwrap()).to_f32()).collect()
+    }
+
+    pub(crate) fn run(&mut self, launches: &[Launch<Buffer>]) {
+        for launch in launches {
+            self.run_one(launch);
+        }
+    }
+
+    fn run_one(&mut self, launch: &Launch<Buffer>) {
+        let source = launch.kernel.source().unwrap();
+        let program = build(&source);
+        let forward = self.execute(&program, launch, &source, false);
+        let backward = self.execute(&program, launch, &source, true);
+        if !launch.kernel.sums_atomically() {
+            for (i, (a, b)) in forward.iter().zip(&backward).enumerate() {
+                assert_eq!(a, b, "{}: buffer {i} depends on the order of units", source.name);
+            }
+        }
+        for (buffer, bytes) in launch.buffers.iter().zip(forward) {
+            self.buffers[buffer.0] = bytes;
+        }
+    }
+
+    fn execute(&self, program: &PathBuf, launch: &Launch<Buffer>, source: &Source, reversed: bool) -> Vec<Vec<u8>> {
+        let folder = tempfile::tempdir().unwrap();
+        let info = pack(launch.buffers.len(), &launch.scalars);
+        assert_eq!(info.len(), source.parameters.info_bytes(), "{}: scalars", source.name);
+        assert_eq!(launch.buffers.len(), source.parameters.buffers.len(), "{}: buffers", source.name);
+        fs::write(folder.path().join("info"), info).unwrap();
+        for (i, buffer) in launch.buffers.iter().enumerate() {
+            fs::write(folder.path().join(i.to_string()), &self.buffers[buffer.0]).unwrap();
+        }
+        let cubes = launch.cubes.map(|c| c.to_string());
+        let order = if reversed { "1" } else { "0" };
+        let output = Command::new(program)
+            .arg(folder.path())
+            .args(cubes)
+            .args([source.shared_bytes.to_string(), order.to_owned()])
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{}: {}: {said}", source.name, output.status);
+        (0..launch.buffers.len())
+            .map(|i| fs::read(folder.path().join(i.to_string())).unwrap())
+            .collect()
+    }
+}
+
+/// The host program of a kernel, built once per source.
+fn build(source: &Source) -> PathBuf {
+    let text = program(source);
+    let folder = std::env::temp_dir().join(format!("vljepa-emulator-{}", env!("CARGO_PKG_VERSION")));
+    fs::create_dir_all(&folder).unwrap();
+    let hash = blake3::hash(text.as_bytes()).to_hex();
+    let path = folder.join(format!("{}-{}", source.name, &hash[..24]));
+    if path.is_file() {
+        return path;
+    }
+    let work = tempfile::tempdir_in(&folder).unwrap();
+    let (cpp, built) = (work.path().join("kernel.cpp"), work.path().join("kernel"));
+    fs::write(&cpp, text).unwrap();
+    let output = Command::new("g++")
+        .args(["-std=c++17", "-O1", "-w", "-fno-strict-aliasing", "-ffp-contract=off", "-mno-red-zone", "-o"])
+        .args([&built, &cpp])
+        .output()
+        .expect("g++ is installed");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: g++ refuses the emitted source:\n{said}", source.name);
+    fs::rename(&built, &path).unwrap();
+    path
+}
+
+/// The emitted source over the shim, with a `main` that reads buffers from files, launches, and writes them back.
+fn program(source: &Source) -> String {
+    let text = host_text(source);
+    let name = &source.name;
+    let count = source.parameters.buffers.len();
+    let mut arguments = String::new();
+    for (i, element) in source.parameters.buffers.iter().enumerate() {
+        write!(arguments, "({element}*)buffers[{i}], ").unwrap();
+    }
+    if source.parameters.groups.is_empty() {
+        arguments.truncate(arguments.len() - 2);
+    } else {
+        arguments.push_str("*(const info_st*)info.data()");
+    }
+    format!(
+        r#"{shim}
+{text}
+static std::vector<char*> buffers;
+static std::vector<char> info;
+static std::vector<char> file(const char* folder, const char* name) {{
+    char path[4096];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    FILE* f = fopen(path, "rb");
+    if (!f) {{ perror(path); _exit(2); }}
+    fseek(f, 0, SEEK_END);
+    std::vector<char> bytes(ftell(f));
+    rewind(f);
+    if (fread(bytes.data(), 1, bytes.size(), f) != bytes.size()) _exit(2);
+    fclose(f);
+    return bytes;
+}}
+int main(int, char** argv) {{
+    std::vector<size_t> sizes;
+    for (int i = 0; i < {count}; i++) {{
+        std::vector<char> bytes = file(argv[1], std::to_string(i).c_str());
+        char* memory = emu::guarded(bytes.size());
+        memcpy(memory, bytes.data(), bytes.size());
+        memset(memory + bytes.size(), 0xA5, (16 - bytes.size() % 16) % 16);
+        buffers.push_back(memory);
+        sizes.push_back(bytes.size());
+    }}
+    info = file(argv[1], "info");
+    emu::shared_bytes = atoi(argv[5]);
+    emu::body = [] {{ {name}({arguments}); }};
+    emu::launch({{(uint32_t)atoi(argv[2]), (uint32_t)atoi(argv[3]), (uint32_t)atoi(argv[4])}}, {units}, atoi(argv[6]));
+    for (int i = 0; i < {count}; i++) {{
+        for (size_t at = sizes[i]; at % 16; at++)
+            if (buffers[i][at] != (char)0xA5) {{ fprintf(stderr, "buffer %d is written beyond its end\n", i); return 4; }}
+        char path[4096];
+        snprintf(path, sizeof path, "%s/%d", argv[1], i);
+        FILE* f = fopen(path, "wb");
+        fwrite(buffers[i], 1, sizes[i], f);
+        if (fclose(f)) return 2;
+    }}
+}}
+"#,
+        shim = include_str!("emulator.h").replace("#pragma once", "#include <string>"),
+        units = source.units,
+    )
+}
+
+/// The emitted source with CUDA's spellings turned into the shim's.
+fn host_text(source: &Source) -> String {
+    let mut text = String::new();
+    for line in source.text.lines() {
+        if line.starts_with("#include") || is_integer_typedef(line) {
+            continue;
+        }
+        text.push_str(line);
+        text.push('\n');
+    }
+    let mut text = text.replace("extern \"C\" ", "static ");
+    while let Some(start) = text.find("extern __shared__") {
+        let end = start + text[start..].find("[];").unwrap();
+        let name = text[start..end].rsplit(' ').next().unwrap().to_owned();
+        text.replace_range(start..end + 3, &format!("char* const {name} = emu::shared;"));
+    }
+    replace_asm(&text, &source.name)
+}
+
+fn is_integer_typedef(line: &str) -> bool {
+    line.starts_with("typedef") && line.trim_end().ends_with("_t;")
+}
+
+/// Every `asm` statement as a call of the function that plays its instruction.
+fn replace_asm(text: &str, kernel: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(start) = rest.find("asm ").into_iter().chain(rest.find("asm volatile(")).min() {
+        out.push_str(&rest[..start]);
+        let end = start + rest[start..].find(");").unwrap() + 2;
+        out.push_str(&call(&rest[start..end], kernel));
+        rest = &rest[end..];
+    }
+    out + rest
+}
+
+fn call(statement: &str, kernel: &str) -> String {
+    let open = statement.find('"').unwrap() + 1;
+    let close = open + statement[open..].find('"').unwrap();
+    let template = &statement[open..close];
+    let known = INSTRUCTIONS.iter().find(|(text, _)| *text == template);
+    let (_, function) = known.unwrap_or_else(|| panic!("{kernel}: no emulation of `{template}`"));
+    let operands: Vec<&str> = statement[close + 1..]
+        .split("\"")
+        .filter_map(|part| part.strip_prefix('('))
+        .map(|part| {
+            let mut depth = 1;
+            let end = part.find(|c| {
+                depth += i32::from(c == '(') - i32::from(c == ')');
+                depth == 0
+            });
+            &part[..end.unwrap_or_else(|| panic!("{kernel}: {statement}"))]
+        })
+        .collect();
+    format!("{function}({});", operands.join(", "))
+}
