@@ -12,13 +12,19 @@
 
 #[cfg(test)]
 mod cases;
+#[cfg(feature = "cuda")]
+mod cube;
 mod host;
+#[cfg(feature = "cuda")]
+pub mod launch;
 mod product;
 #[cfg(test)]
 mod reference;
 mod rows;
 #[cfg(test)]
 mod tests;
+#[cfg(all(test, feature = "cuda"))]
+mod tests_cube;
 
 use std::ops::Range;
 

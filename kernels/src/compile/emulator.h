@@ -178,6 +178,7 @@ template <int pending> inline void cp_async_wait() {
 inline void cvt_bf16x2(uint32_t& d, float upper, float lower) {
     d = (uint32_t)round_bf16(upper) << 16 | round_bf16(lower);
 }
+inline void store_shared(uint32_t to, uint32_t value) { memcpy(shared_at(to, 4, 4), &value, 4); }
 inline void ex2(float& d, float x) { d = exp2f(x); }
 inline void red_add(float* to, float x) { *to += x; }
 inline void red_add_v2(float* to, float x, float y) {
@@ -243,7 +244,7 @@ inline void launch(Dim3 grid, uint32_t units, bool reversed) {
             fiber.index = {i, 0, 0};
             fiber.number = i;
             fiber.done = false;
-            void** top = (void**)((char*)fiber.stack + STACK_BYTES) - 2;
+            void** top = (void**)((char*)fiber.stack + STACK_BYTES) - 3;  // a function starts 8 bytes below a multiple of 16
             *--top = (void*)start;
             for (int r = 0; r < 6; r++) *--top = nullptr;
             fiber.stack_pointer = top;

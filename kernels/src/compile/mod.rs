@@ -73,6 +73,7 @@ macro_rules! kernels {
 // One line per operation, in the order of their names.
 kernels! {
     Adamw(adamw),
+    Attention(attention),
 }
 
 /// Element type of activations and weights in a kernel; sums, statistics and optimizer state are f32 in both.

@@ -107,3 +107,64 @@ pub(crate) fn copies_wait(#[comptime] pending: usize) {
 pub(crate) fn swizzled(row: u32, chunk: u32, #[comptime] chunks: u32) -> u32 {
     (row * chunks + (chunk ^ (row % 8))) * 16
 }
+
+/// Two packed bf16 to shared address `to`.
+#[cube]
+pub(crate) fn store_pair(to: u32, pair: u32) {
+    gpu_asm!(
+        "st.shared.b32 [{to}], {pair};",
+        to = in(_) u32::reinterpret(to), pair = in(_) u32::reinterpret(pair)
+    );
+}
+
+/// The left operand of rows `row`… (16 of them) and columns 16·`step`… of a swizzled tile.
+#[cube]
+pub(crate) fn left(tile: u32, row: u32, step: u32, #[comptime] chunks: u32) -> Packed4 {
+    let lane = UNIT_POS_X % 32;
+    load_matrices(tile + swizzled(row + lane % 16, step * 2 + lane / 16, chunks))
+}
+
+/// The left operand whose rows are the tile's columns 8·`chunk`… (16 of them) and whose columns its rows `row`… (16).
+#[cube]
+pub(crate) fn left_transposed(tile: u32, row: u32, chunk: u32, #[comptime] chunks: u32) -> Packed4 {
+    let lane = UNIT_POS_X % 32;
+    let row = row + (lane / 16) * 8 + lane % 8;
+    load_matrices_transposed(tile + swizzled(row, chunk + (lane / 8) % 2, chunks))
+}
+
+/// Two right operands of a product with a tile's transpose: its rows `row`… (16: 8 each) are columns, its columns 16·`step`… are summed.
+#[cube]
+pub(crate) fn right_transposed(tile: u32, row: u32, step: u32, #[comptime] chunks: u32) -> Packed4 {
+    let lane = UNIT_POS_X % 32;
+    let row = row + (lane / 16) * 8 + lane % 8;
+    load_matrices(tile + swizzled(row, step * 2 + (lane / 8) % 2, chunks))
+}
+
+/// Two right operands of a product with a tile: its columns 8·`chunk`… (16: 8 each), its rows `row`… (16) are summed.
+#[cube]
+pub(crate) fn right(tile: u32, row: u32, chunk: u32, #[comptime] chunks: u32) -> Packed4 {
+    let lane = UNIT_POS_X % 32;
+    load_matrices_transposed(tile + swizzled(row + lane % 16, chunk + lane / 16, chunks))
+}
+
+/// Sums with `top` in the upper row and `bottom` in the lower one.
+#[cube]
+pub(crate) fn by_row(top: f32, bottom: f32) -> Sums {
+    let mut sums = Sums::empty();
+    sums.insert(0usize, top);
+    sums.insert(1usize, top);
+    sums.insert(2usize, bottom);
+    sums.insert(3usize, bottom);
+    sums
+}
+
+/// A left operand from packed pairs of sums: of columns 0 to 7 in the upper and lower row, then of columns 8 to 15.
+#[cube]
+pub(crate) fn operand(a0: u32, a1: u32, a2: u32, a3: u32) -> Packed4 {
+    let mut a = Packed4::empty();
+    a.insert(0usize, a0);
+    a.insert(1usize, a1);
+    a.insert(2usize, a2);
+    a.insert(3usize, a3);
+    a
+}

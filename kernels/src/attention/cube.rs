@@ -1,0 +1,355 @@
+//! Attention on tensor cores.
+
+use cubecl::prelude::*;
+
+use crate::cube::{
+    Chunk, Sums, by_row, copies_commit, copies_wait, copy_chunk, exp2, left, left_transposed, multiply, operand,
+    pack_pair, right, right_transposed, shared_address, store_pair, swizzled,
+};
+
+/// Which keys a query sees, as far as it decides code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Sight {
+    /// All of its sequence.
+    Full,
+    /// Itself and those before.
+    Causal,
+    /// Those nearer than a window.
+    Window,
+}
+
+/// One cube's place: first token of the sequence, its length, the tile's first token in it.
+type Place = Vector<u32, Const<4>>;
+
+/// A score nobody sees: its exponential is zero.
+const UNSEEN: f64 = -3.0e38;
+/// Below every score: what running maxima start from.
+const FLOOR: f64 = -1.0e30;
+
+/// Starts to copy `rows` tokens from `first` on into a swizzled tile; tokens behind the sequence become zeros.
+#[cube]
+#[expect(clippy::too_many_arguments, reason = "where from, where to, and the tile's shape")]
+fn load_tile(
+    from: &[Chunk],
+    to: u32,
+    start: u32,
+    len: u32,
+    first: u32,
+    heads: u32,
+    head: u32,
+    #[comptime] rows: u32,
+    #[comptime] chunks: u32,
+    #[comptime] units: u32,
+) {
+    #[unroll]
+    for i in 0..comptime!(rows * chunks / units) {
+        let at = UNIT_POS_X + i * units;
+        let row = at / chunks;
+        let token = first + row;
+        let inside = token < len;
+        let index = ((start + select(inside, token, 0u32)) * heads + head) * chunks + at % chunks;
+        copy_chunk(from, index, to + swizzled(row, at % chunks, chunks), select(inside, 16u32, 0u32));
+    }
+}
+
+/// Whether `query` sees `key`, both places in a sequence of `len`.
+#[cube]
+fn sees(query: u32, key: u32, len: u32, window: u32, #[comptime] sight: Sight) -> bool {
+    let inside = key < len;
+    match comptime!(sight) {
+        Sight::Full => inside,
+        Sight::Causal => inside && key <= query,
+        Sight::Window => inside && key < query + window && query < key + window,
+    }
+}
+
+/// The score, or a number whose exponential is zero.
+#[cube]
+fn seen(score: f32, sees: bool) -> f32 {
+    select(sees, score, f32::new(UNSEEN))
+}
+
+/// Sum of `value` over the four lanes that share a row.
+#[cube]
+fn row_sum(value: f32) -> f32 {
+    let pair = value + plane_shuffle_xor(value, 1u32);
+    pair + plane_shuffle_xor(pair, 2u32)
+}
+
+/// Maximum of `value` over the four lanes that share a row.
+#[cube]
+fn row_max(value: f32) -> f32 {
+    let pair = max(value, plane_shuffle_xor(value, 1u32));
+    max(pair, plane_shuffle_xor(pair, 2u32))
+}
+
+/// The first key that any of the queries `first`… sees.
+#[cube]
+fn first_seen(first: u32, window: u32, #[comptime] sight: Sight) -> u32 {
+    let out = RuntimeCell::<u32>::new(0u32);
+    if comptime!(matches!(sight, Sight::Window)) {
+        out.store(select(first + 1 > window, first + 1 - window, 0u32));
+    }
+    out.read()
+}
+
+/// The end of the keys that any of the `rows` queries from `first` on sees, which is also where the queries end that see any of `rows` keys.
+#[cube]
+fn end_seen(first: u32, len: u32, window: u32, #[comptime] rows: u32, #[comptime] sight: Sight) -> u32 {
+    match comptime!(sight) {
+        Sight::Full => len,
+        Sight::Causal => min(len, first + rows),
+        Sight::Window => min(len, first + rows - 1 + window),
+    }
+}
+
+/// Writes the rows of one plane's tile in `tile`, whose address is `address`, from sums to `out`, 16 bytes per unit at a time.
+#[cube]
+#[expect(clippy::too_many_arguments, reason = "where from, where to, and the tile's shape")]
+fn store_rows(
+    sums: &Array<Sums>,
+    offset: usize,
+    tile: &Shared<[Chunk]>,
+    address: u32,
+    row: u32,
+    out: &mut [Chunk],
+    start: u32,
+    len: u32,
+    first: u32,
+    heads: u32,
+    head: u32,
+    column: u32,
+    #[comptime] width: u32,
+    #[comptime] chunks: u32,
+) {
+    let lane = UNIT_POS_X % 32;
+    #[unroll]
+    for n in 0..width {
+        let sum = sums[offset + n as usize];
+        let upper = row + lane / 4;
+        let to = address + (lane % 4) * 4;
+        let top = pack_pair(sum.extract(0usize), sum.extract(1usize));
+        let bottom = pack_pair(sum.extract(2usize), sum.extract(3usize));
+        store_pair(to + swizzled(upper, n, chunks), top);
+        store_pair(to + swizzled(upper + 8, n, chunks), bottom);
+    }
+    sync_plane();
+    #[unroll]
+    for i in 0..comptime!(16 * width / 32) {
+        let at = lane + i * 32;
+        let tile_row = row + at / width;
+        let chunk = at % width;
+        let token = first + tile_row;
+        if token < len {
+            let index = ((start + token) * heads + head) * chunks + column + chunk;
+            out[index as usize] = tile[(swizzled(tile_row, chunk, chunks) / 16) as usize];
+        }
+    }
+    sync_plane();
+}
+
+/// out and log-sum-exp of one tile of queries of one head.
+#[cube(launch)]
+#[expect(clippy::too_many_arguments, reason = "buffers and scalars of one formula")]
+#[expect(clippy::too_many_lines, reason = "one kernel, in the order it runs")]
+pub(super) fn attention_forward(
+    q: &[Chunk],
+    k: &[Chunk],
+    v: &[Chunk],
+    places: &[Place],
+    out: &mut [Chunk],
+    lse: &mut [f32],
+    scale: f32,
+    scale_log2: f32,
+    window: u32,
+    query_heads: u32,
+    kv_heads: u32,
+    #[comptime] head_dim: u32,
+    #[comptime] sight: Sight,
+    #[comptime] planes: u32,
+    #[comptime] blocks: usize,
+    #[comptime] keys: u32,
+) {
+    let chunks = comptime!(head_dim / 8);
+    let units = comptime!(planes * 32);
+    let plane_rows = comptime!(16 * blocks as u32);
+    let rows = comptime!(planes * 16 * blocks as u32);
+    let steps = comptime!(keys as usize / 8);
+    let widths = comptime!(head_dim as usize / 8);
+    let query_tile = Shared::<[Chunk]>::new_aligned_slice(comptime!((rows * chunks) as usize), 128usize);
+    let key_tile = Shared::<[Chunk]>::new_aligned_slice(comptime!((keys * chunks) as usize), 128usize);
+    let value_tile = Shared::<[Chunk]>::new_aligned_slice(comptime!((keys * chunks) as usize), 128usize);
+    let query_at = shared_address(&query_tile);
+    let key_at = shared_address(&key_tile);
+    let value_at = shared_address(&value_tile);
+
+    let place = places[CUBE_POS_X as usize];
+    let start = place.extract(0usize);
+    let len = place.extract(1usize);
+    let first = place.extract(2usize);
+    let head = CUBE_POS_Y;
+    let kv_head = head / (query_heads / kv_heads);
+    let lane = UNIT_POS_X % 32;
+    let row = (UNIT_POS_X / 32) * plane_rows;
+
+    let mut sums = Array::<Sums>::new(comptime!(blocks * widths));
+    #[unroll]
+    for i in 0..comptime!(blocks * widths) {
+        sums[i] = Vector::new(0.0f32);
+    }
+    let mut maxima = Array::<f32>::new(comptime!(blocks * 2));
+    let mut totals = Array::<f32>::new(comptime!(blocks * 2));
+    #[unroll]
+    for i in 0..comptime!(blocks * 2) {
+        maxima[i] = f32::new(FLOOR);
+        totals[i] = f32::new(0.0);
+    }
+
+    let begin = first_seen(first, window, sight) / keys * keys;
+    let end = end_seen(first, len, window, rows, sight);
+    load_tile(q, query_at, start, len, first, query_heads, head, rows, chunks, units);
+    load_tile(k, key_at, start, len, begin, kv_heads, kv_head, keys, chunks, units);
+    copies_commit();
+    let mut key = begin;
+    while key < end {
+        copies_wait(0usize);
+        sync_cube();
+        load_tile(v, value_at, start, len, key, kv_heads, kv_head, keys, chunks, units);
+        copies_commit();
+
+        let mut scores = Array::<Sums>::new(comptime!(blocks * steps));
+        #[unroll]
+        for i in 0..comptime!(blocks * steps) {
+            scores[i] = Vector::new(0.0f32);
+        }
+        #[unroll]
+        for step in 0..comptime!(head_dim / 16) {
+            #[unroll]
+            for pair in 0..comptime!(keys / 16) {
+                let b = right_transposed(key_at, pair * 16, step, chunks);
+                #[unroll]
+                for block in 0..blocks {
+                    let a = left(query_at, row + comptime!(16 * block as u32), step, chunks);
+                    let at = comptime!(block * steps + pair as usize * 2);
+                    scores[at] = multiply(a, b.extract(0usize), b.extract(1usize), scores[at]);
+                    scores[at + 1] = multiply(a, b.extract(2usize), b.extract(3usize), scores[at + 1]);
+                }
+            }
+        }
+
+        let whole = key + keys <= len
+            && match comptime!(sight) {
+                Sight::Full => true.runtime(),
+                Sight::Causal => key + keys <= first + 1,
+                Sight::Window => key + keys <= first + window && first + rows <= key + window,
+            };
+        if !whole {
+            #[unroll]
+            for block in 0..blocks {
+                #[unroll]
+                for n in 0..steps {
+                    let query = first + row + comptime!(16 * block as u32) + lane / 4;
+                    let column = key + comptime!(8 * n as u32) + (lane % 4) * 2;
+                    let old = scores[block * steps + n];
+                    let mut new = Sums::empty();
+                    new.insert(0usize, seen(old.extract(0usize), sees(query, column, len, window, sight)));
+                    new.insert(1usize, seen(old.extract(1usize), sees(query, column + 1, len, window, sight)));
+                    new.insert(2usize, seen(old.extract(2usize), sees(query + 8, column, len, window, sight)));
+                    new.insert(3usize, seen(old.extract(3usize), sees(query + 8, column + 1, len, window, sight)));
+                    scores[block * steps + n] = new;
+                }
+            }
+        }
+
+        let mut weights = Array::<u32>::new(comptime!(blocks * steps * 2));
+        #[unroll]
+        for block in 0..blocks {
+            let mut upper = maxima[block * 2];
+            let mut lower = maxima[block * 2 + 1];
+            #[unroll]
+            for n in 0..steps {
+                let s = scores[block * steps + n];
+                upper = max(upper, max(s.extract(0usize), s.extract(1usize)));
+                lower = max(lower, max(s.extract(2usize), s.extract(3usize)));
+            }
+            upper = row_max(upper);
+            lower = row_max(lower);
+            let keep_upper = exp2((maxima[block * 2] - upper) * scale_log2);
+            let keep_lower = exp2((maxima[block * 2 + 1] - lower) * scale_log2);
+            maxima[block * 2] = upper;
+            maxima[block * 2 + 1] = lower;
+            let base_upper = upper * scale_log2;
+            let base_lower = lower * scale_log2;
+            let mut total_upper = totals[block * 2] * keep_upper;
+            let mut total_lower = totals[block * 2 + 1] * keep_lower;
+            #[unroll]
+            for n in 0..steps {
+                let s = scores[block * steps + n];
+                let p0 = exp2(fma(s.extract(0usize), scale_log2, -base_upper));
+                let p1 = exp2(fma(s.extract(1usize), scale_log2, -base_upper));
+                let p2 = exp2(fma(s.extract(2usize), scale_log2, -base_lower));
+                let p3 = exp2(fma(s.extract(3usize), scale_log2, -base_lower));
+                total_upper += p0 + p1;
+                total_lower += p2 + p3;
+                weights[(block * steps + n) * 2] = pack_pair(p0, p1);
+                weights[(block * steps + n) * 2 + 1] = pack_pair(p2, p3);
+            }
+            totals[block * 2] = total_upper;
+            totals[block * 2 + 1] = total_lower;
+            let keep = by_row(keep_upper, keep_lower);
+            #[unroll]
+            for n in 0..widths {
+                sums[block * widths + n] = sums[block * widths + n] * keep;
+            }
+        }
+
+        copies_wait(0usize);
+        sync_cube();
+        if key + keys < end {
+            load_tile(k, key_at, start, len, key + keys, kv_heads, kv_head, keys, chunks, units);
+        }
+        copies_commit();
+        #[unroll]
+        for step in 0..comptime!(keys / 16) {
+            #[unroll]
+            for pair in 0..comptime!(chunks / 2) {
+                let b = right(value_at, step * 16, pair * 2, chunks);
+                #[unroll]
+                for block in 0..blocks {
+                    let from = comptime!((block * steps + step as usize * 2) * 2);
+                    let a = operand(weights[from], weights[from + 1], weights[from + 2], weights[from + 3]);
+                    let at = comptime!(block * widths + pair as usize * 2);
+                    sums[at] = multiply(a, b.extract(0usize), b.extract(1usize), sums[at]);
+                    sums[at + 1] = multiply(a, b.extract(2usize), b.extract(3usize), sums[at + 1]);
+                }
+            }
+        }
+        key += keys;
+    }
+
+    copies_wait(0usize);
+    #[unroll]
+    for block in 0..blocks {
+        let upper = row_sum(totals[block * 2]);
+        let lower = row_sum(totals[block * 2 + 1]);
+        let inverse = by_row(1.0f32 / upper, 1.0f32 / lower);
+        #[unroll]
+        for n in 0..widths {
+            sums[block * widths + n] = sums[block * widths + n] * inverse;
+        }
+        let block_row = row + comptime!(16 * block as u32);
+        let token = first + block_row + lane / 4;
+        if lane % 4 == 0 {
+            if token < len {
+                lse[((start + token) * query_heads + head) as usize] = maxima[block * 2] * scale + upper.ln();
+            }
+            if token + 8 < len {
+                lse[((start + token + 8) * query_heads + head) as usize] = maxima[block * 2 + 1] * scale + lower.ln();
+            }
+        }
+        store_rows(
+            &sums, comptime!(block * widths), &query_tile, query_at, block_row, out, start, len, first, query_heads,
+            head, 0u32, chunks, chunks,
+        );
+    }
+}

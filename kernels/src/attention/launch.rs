@@ -1,0 +1,227 @@
+//! Attention's kernels and how they are launched.
+
+use super::cube::attention_forward::AttentionForward;
+use super::Mask;
+use crate::compile::{self, CompileError, Emit, Launch, Scalar, Source, offset};
+use crate::{Lengths, Result, check};
+
+pub use super::cube::Sight;
+
+/// What decides a kernel's code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Kernel {
+    /// Which kernel.
+    pub pass: Pass,
+    /// Width of a head: 64, 128 or 256.
+    pub head_dim: usize,
+    /// Which keys a query sees.
+    pub sight: Sight,
+}
+
+/// The kernels of this operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Pass {
+    /// Output and log-sum-exp.
+    Forward,
+}
+
+impl Mask {
+    fn sight(self) -> Sight {
+        match self {
+            Self::Full => Sight::Full,
+            Self::Causal => Sight::Causal,
+            Self::Window(_) => Sight::Window,
+        }
+    }
+
+    /// The window, which only [`Sight::Window`] reads. Wider than any sequence is as good as infinite.
+    fn window(self) -> u32 {
+        match self {
+            Self::Full | Self::Causal => 0,
+            Self::Window(w) => u32::try_from(w).unwrap_or(MAX_LEN).min(MAX_LEN),
+        }
+    }
+}
+
+/// Tokens of the longest sequence that kernels count in 32 bits with a window added.
+const MAX_LEN: u32 = 1 << 30;
+
+/// How a kernel cuts its work.
+#[derive(Debug, Clone, Copy)]
+struct Tiling {
+    /// Planes of a cube.
+    planes: u32,
+    /// Blocks of 16 rows that a plane owns.
+    blocks: usize,
+    /// Rows of the tiles that pass by.
+    others: u32,
+}
+
+impl Tiling {
+    /// Rows that a cube owns.
+    fn rows(self) -> usize {
+        self.planes as usize * 16 * self.blocks
+    }
+}
+
+impl Kernel {
+    pub(crate) fn name(self) -> String {
+        let pass = match self.pass {
+            Pass::Forward => "forward",
+        };
+        let sight = match self.sight {
+            Sight::Full => "full",
+            Sight::Causal => "causal",
+            Sight::Window => "window",
+        };
+        format!("attention_{pass}_d{}_{sight}_bf16", self.head_dim)
+    }
+
+    pub(crate) fn sums_atomically(self) -> bool {
+        false
+    }
+
+    /// Cubes that share one tile's outputs.
+    fn slices(self) -> u32 {
+        1
+    }
+
+    fn tiling(self) -> Tiling {
+        match (self.pass, self.head_dim) {
+            (Pass::Forward, 64) => Tiling { planes: 4, blocks: 2, others: 64 },
+            (Pass::Forward, 128) => Tiling { planes: 8, blocks: 1, others: 64 },
+            (Pass::Forward, _) => Tiling { planes: 8, blocks: 1, others: 32 },
+        }
+    }
+
+    pub(crate) fn emit(self, name: &str) -> Result<Source, CompileError> {
+        let Tiling { planes, blocks, others } = self.tiling();
+        let e = Emit::new(planes * 32);
+        let b = || e.buffer();
+        let head_dim = offset(self.head_dim);
+        match self.pass {
+            Pass::Forward => e.emit(
+                name,
+                &AttentionForward::new(
+                    e.settings(), e.properties(), e.target(),
+                    b(), b(), b(), b(), b(), b(), (), (), (), (), (),
+                    head_dim, self.sight, planes, blocks, others,
+                ),
+            ),
+        }
+    }
+}
+
+/// Heads of one call, as its tensors have them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heads {
+    /// Heads of q.
+    pub query: usize,
+    /// Heads of k and v, a divisor of `query`.
+    pub key_value: usize,
+    /// Width of each: 64, 128 or 256.
+    pub dim: usize,
+}
+
+/// The places of the cubes that own `rows` rows each, four numbers per cube: first token of the sequence, its length, the first row's
+/// place in it, and zero. Long sequences first, so that the last cubes to run are short ones.
+#[must_use]
+pub fn places(lengths: &Lengths, rows: usize) -> Vec<u32> {
+    let mut tiles: Vec<[u32; 4]> = (0..lengths.rows())
+        .flat_map(|row| {
+            let tokens = lengths.range(row);
+            let (start, len) = (offset(tokens.start), offset(tokens.len()));
+            (0..tokens.len()).step_by(rows).map(move |first| [start, len, offset(first), 0])
+        })
+        .collect();
+    tiles.sort_by_key(|[start, len, first, _]| (std::cmp::Reverse(*len), *start, *first));
+    tiles.concat()
+}
+
+/// The rows that a cube of `pass` owns: what [`places`] are cut by.
+#[must_use]
+pub fn rows(pass: Pass, head_dim: usize) -> usize {
+    Kernel { pass, head_dim, sight: Sight::Full }.tiling().rows()
+}
+
+/// Buffers of [`forward`].
+#[derive(Debug, Clone, Copy)]
+pub struct Forward<B> {
+    /// bf16 (n, h, hd).
+    pub q: B,
+    /// bf16 (n, g, hd).
+    pub k: B,
+    /// bf16 (n, g, hd).
+    pub v: B,
+    /// u32 (tiles, 4): [`places`] of [`rows`] of [`Pass::Forward`].
+    pub places: B,
+    /// Written: bf16 (n, h, hd).
+    pub out: B,
+    /// Written: f32 (n, h).
+    pub lse: B,
+}
+
+/// Attention of `n` packed tokens in `tiles` places.
+///
+/// # Errors
+/// When the width of heads is none that kernels are made for, heads do not divide, or a tensor is too large for 32-bit offsets.
+pub fn forward<B: Copy>(
+    buffers: Forward<B>,
+    n: usize,
+    tiles: usize,
+    heads: Heads,
+    mask: Mask,
+    scale: f32,
+) -> Result<Vec<Launch<B>>> {
+    check_heads("attention::forward", n, heads, mask)?;
+    let Forward { q, k, v, places, out, lse } = buffers;
+    Ok(launch(Pass::Forward, vec![q, k, v, places, out, lse], [tiles, heads.query], heads, mask, scale))
+}
+
+/// One launch of `pass` unless there is no tile.
+fn launch<B>(
+    pass: Pass,
+    buffers: Vec<B>,
+    [tiles, in_y]: [usize; 2],
+    heads: Heads,
+    mask: Mask,
+    scale: f32,
+) -> Vec<Launch<B>> {
+    if tiles == 0 {
+        return Vec::new();
+    }
+    let kernel = Kernel { pass, head_dim: heads.dim, sight: mask.sight() };
+    vec![Launch {
+        kernel: compile::Kernel::Attention(kernel),
+        cubes: [offset(tiles), offset(in_y), kernel.slices()],
+        buffers,
+        scalars: vec![
+            Scalar::F32(scale),
+            Scalar::F32(scale * std::f32::consts::LOG2_E),
+            Scalar::U32(mask.window()),
+            Scalar::U32(offset(heads.query)),
+            Scalar::U32(offset(heads.key_value)),
+        ],
+    }]
+}
+
+fn check_heads(operation: &'static str, n: usize, heads: Heads, mask: Mask) -> Result<()> {
+    let Heads { query, key_value, dim } = heads;
+    if ![64, 128, 256].contains(&dim) {
+        let needed = "kernels are made for heads of 64, 128 and 256";
+        return Err(check::value(operation, "head width", dim.to_string(), needed));
+    }
+    if key_value == 0 || query == 0 || !query.is_multiple_of(key_value) || query > usize::from(u16::MAX) {
+        let found = format!("{query} query and {key_value} key/value heads");
+        let needed = "query heads are a positive multiple of key/value heads, at most 65535";
+        return Err(check::value(operation, "heads", found, needed));
+    }
+    if mask == Mask::Window(0) {
+        return Err(check::value(operation, "window", "0", "a token sees at least itself"));
+    }
+    if n >= MAX_LEN as usize || n.saturating_mul(query * dim) >= 1 << 35 {
+        let needed = "tokens stay below 2^30, elements of q below 2^35 (32-bit offsets of 16 bytes)";
+        return Err(check::value(operation, "tokens", n.to_string(), needed));
+    }
+    Ok(())
+}

@@ -1,0 +1,81 @@
+//! Attention's kernels against the reference, without a GPU.
+
+use half::bf16;
+
+use super::launch::{Forward, Heads, Pass, forward, places, rows};
+use super::reference::Inputs;
+use super::{Dims, Mask};
+use crate::compile::emulator::Emulator;
+use crate::testing::{assert_close, assert_differs, normal};
+use crate::{Device, Lengths};
+
+/// One case: query heads, key/value heads, width, lengths, mask.
+type Case = (usize, usize, usize, &'static [usize], Mask);
+
+/// Every width with every mask; tiles that are full, partly full and left out; one token; empty sequences; grouped heads.
+const CASES: [Case; 9] = [
+    (3, 1, 64, &[1, 0, 17, 257], Mask::Full),
+    (2, 2, 64, &[130, 65, 0], Mask::Causal),
+    (3, 1, 64, &[200, 3], Mask::Window(33)),
+    (2, 1, 128, &[65, 1, 128], Mask::Full),
+    (2, 2, 128, &[150], Mask::Causal),
+    (1, 1, 128, &[140, 64], Mask::Window(64)),
+    (1, 1, 256, &[129, 17], Mask::Full),
+    (3, 1, 256, &[40, 1], Mask::Causal),
+    (3, 1, 256, &[100], Mask::Window(20)),
+];
+
+fn rounded(seed: u64, len: usize) -> Vec<f32> {
+    normal(seed, len).iter().map(|&x| bf16::from_f32(x).to_f32()).collect()
+}
+
+fn lengths(of: &[usize]) -> Lengths {
+    let mut ends = vec![0];
+    for len in of {
+        ends.push(ends[ends.len() - 1] + i32::try_from(*len).unwrap());
+    }
+    Lengths::new(Device::Host, ends)
+}
+
+/// Places as bytes of a buffer.
+fn upload(e: &mut Emulator, numbers: &[u32]) -> crate::compile::emulator::Buffer {
+    e.bytes(numbers.iter().flat_map(|x| x.to_le_bytes()).collect())
+}
+
+#[test]
+fn forward_matches_the_reference() {
+    for (number, (query_heads, kv_heads, head_dim, of, mask)) in CASES.into_iter().enumerate() {
+        let lengths = lengths(of);
+        let n = lengths.tokens();
+        let dims = Dims { query_heads, kv_heads, head_dim };
+        let q = rounded(1, n * dims.q_width());
+        let [k, v] = [2, 3].map(|seed| rounded(seed, n * dims.kv_width()));
+        let scale = 1.0 / (head_dim as f32).sqrt();
+        let inputs = Inputs { q: &q, k: &k, v: &v, lengths: &lengths, dims, mask, scale };
+        let (want, want_lse) = inputs.forward();
+
+        let mut e = Emulator::default();
+        let tiles = places(&lengths, rows(Pass::Forward, head_dim));
+        let buffers = Forward {
+            q: e.bf16(&q),
+            k: e.bf16(&k),
+            v: e.bf16(&v),
+            places: upload(&mut e, &tiles),
+            out: e.poison_bf16(n * dims.q_width()),
+            lse: e.poison_f32(n * query_heads),
+        };
+        let heads = Heads { query: query_heads, key_value: kv_heads, dim: head_dim };
+        e.run(&forward(buffers, n, tiles.len() / 4, heads, mask, scale).unwrap());
+        // Probabilities are rounded to bf16 before they meet v (2⁻⁹ each, v below 5, their sum 1), the output once more.
+        let tolerance = 1.2e-2;
+        let (out, lse) = (e.read_bf16(buffers.out), e.read_f32(buffers.lse));
+        assert_close(&format!("out of case {number}"), &out, &want, tolerance);
+        // Products are exact in f32, their sums and the exponentials' are not: a few units in the last place of numbers below 16.
+        assert_close(&format!("lse of case {number}"), &lse, &want_lse, 1e-5);
+        if n > 1 {
+            let wrong = Inputs { scale: scale * 1.1, ..inputs }.forward();
+            assert_differs("another scale", &out, &wrong.0, tolerance);
+            assert_differs("another scale", &lse, &wrong.1, 1e-5);
+        }
+    }
+}
