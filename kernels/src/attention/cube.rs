@@ -3,7 +3,7 @@
 use cubecl::prelude::*;
 
 use crate::cube::{
-    Chunk, Sums, by_row, copies_commit, copies_wait, copy_chunk, exp2, left, left_transposed, multiply, operand,
+    Chunk, Sums, add_pair, by_row, copies_commit, copies_wait, copy_chunk, exp2, left, left_transposed, multiply, operand,
     pack_pair, right, right_transposed, shared_address, store_pair, swizzled,
 };
 
@@ -352,4 +352,496 @@ pub(super) fn attention_forward(
             head, 0u32, chunks, chunks,
         );
     }
+}
+
+/// δ = Σ out·d_out per token and head, and zeros where the fast mode adds up d_q.
+#[cube(launch)]
+pub(super) fn attention_prepare(
+    out: &[Chunk],
+    d_out: &[Chunk],
+    delta: &mut [f32],
+    d_q: &mut [Sums],
+    rows: u32,
+    #[comptime] chunks: u32,
+    #[comptime] clear: bool,
+) {
+    let at = CUBE_POS_X * CUBE_DIM_X + UNIT_POS_X;
+    let row = at / chunks;
+    let inside = row < rows;
+    let index = select(inside, at, 0u32) as usize;
+    let products = Vector::<f32, Const<8>>::cast_from(out[index]) * Vector::<f32, Const<8>>::cast_from(d_out[index]);
+    let mut sum = f32::new(0.0);
+    #[unroll]
+    for i in 0..8usize {
+        sum += products.extract(i);
+    }
+    #[unroll]
+    for step in 0..comptime!(chunks.ilog2()) {
+        sum += plane_shuffle_xor(sum, comptime!(1u32 << step));
+    }
+    if inside {
+        if at % chunks == 0 {
+            delta[row as usize] = sum;
+        }
+        if comptime!(clear) {
+            d_q[index * 2] = Vector::new(0.0f32);
+            d_q[index * 2 + 1] = Vector::new(0.0f32);
+        }
+    }
+}
+
+/// d_q in bf16 from its f32 sums, times the scale.
+#[cube(launch)]
+pub(super) fn attention_finish(sums: &[Vector<f32, Const<8>>], d_q: &mut [Chunk], scale: f32, chunks: u32) {
+    let at = CUBE_POS_X * CUBE_DIM_X + UNIT_POS_X;
+    if at < chunks {
+        d_q[at as usize] = Vector::cast_from(sums[at as usize] * Vector::new(scale));
+    }
+}
+
+/// Copies log-sum-exp (in base 2) and δ of `rows` tokens of one head into shared memory; tokens behind the sequence get no weight.
+#[cube]
+#[expect(clippy::too_many_arguments, reason = "where from, where to, and the tile's shape")]
+fn load_statistics(
+    lse: &[f32],
+    delta: &[f32],
+    tile_lse: &mut Shared<[f32]>,
+    tile_delta: &mut Shared<[f32]>,
+    to: u32,
+    start: u32,
+    len: u32,
+    first: u32,
+    heads: u32,
+    head: u32,
+    #[comptime] rows: u32,
+) {
+    if UNIT_POS_X < rows {
+        let token = first + UNIT_POS_X;
+        let inside = token < len;
+        let at = ((start + select(inside, token, 0u32)) * heads + head) as usize;
+        let to = (to + UNIT_POS_X) as usize;
+        tile_lse[to] = select(inside, lse[at] * f32::new(std::f64::consts::LOG2_E), f32::new(-FLOOR));
+        tile_delta[to] = select(inside, delta[at], f32::new(0.0));
+    }
+}
+
+/// d_k and d_v of one tile of keys of one key/value head, summed over its query heads; with `fast`, d_q is added up on the way.
+#[cube(launch)]
+#[expect(clippy::too_many_arguments, reason = "buffers and scalars of one formula")]
+#[expect(clippy::too_many_lines, reason = "one kernel, in the order it runs")]
+pub(super) fn attention_backward_keys(
+    q: &[Chunk],
+    k: &[Chunk],
+    v: &[Chunk],
+    d_out: &[Chunk],
+    lse: &[f32],
+    delta: &[f32],
+    places: &[Place],
+    d_k: &mut [Chunk],
+    d_v: &mut [Chunk],
+    d_q: &mut [f32],
+    scale: f32,
+    scale_log2: f32,
+    window: u32,
+    query_heads: u32,
+    kv_heads: u32,
+    #[comptime] head_dim: u32,
+    #[comptime] sight: Sight,
+    #[comptime] planes: u32,
+    #[comptime] queries: u32,
+    #[comptime] slice: u32,
+    #[comptime] fast: bool,
+) {
+    let chunks = comptime!(head_dim / 8);
+    let units = comptime!(planes * 32);
+    let rows = comptime!(planes * 16);
+    let steps = comptime!(queries as usize / 8);
+    let widths = comptime!(slice as usize / 8);
+    let stage_chunks = comptime!(queries * chunks);
+    let key_tile = Shared::<[Chunk]>::new_aligned_slice(comptime!((rows * chunks) as usize), 128usize);
+    let value_tile = Shared::<[Chunk]>::new_aligned_slice(comptime!((rows * chunks) as usize), 128usize);
+    let query_tiles = Shared::<[Chunk]>::new_aligned_slice(comptime!(2 * stage_chunks as usize), 128usize);
+    let d_out_tiles = Shared::<[Chunk]>::new_aligned_slice(comptime!(2 * stage_chunks as usize), 128usize);
+    let d_score_tile = Shared::<[Chunk]>::new_aligned_slice(comptime!(if fast { rows as usize * 8 } else { 8 }), 128usize);
+    let mut tile_lse = Shared::<[f32]>::new_slice(comptime!(2 * queries as usize));
+    let mut tile_delta = Shared::<[f32]>::new_slice(comptime!(2 * queries as usize));
+    let key_at = shared_address(&key_tile);
+    let value_at = shared_address(&value_tile);
+    let queries_at = shared_address(&query_tiles);
+    let d_outs_at = shared_address(&d_out_tiles);
+    let d_score_at = shared_address(&d_score_tile);
+
+    let place = places[CUBE_POS_X as usize];
+    let start = place.extract(0usize);
+    let len = place.extract(1usize);
+    let first = place.extract(2usize);
+    let kv_head = CUBE_POS_Y;
+    let group = query_heads / kv_heads;
+    let column = CUBE_POS_Z * comptime!(slice / 8);
+    let lane = UNIT_POS_X % 32;
+    let plane = UNIT_POS_X / 32;
+    let row = plane * 16;
+
+    let mut d_keys = Array::<Sums>::new(widths);
+    let mut d_values = Array::<Sums>::new(widths);
+    #[unroll]
+    for i in 0..widths {
+        d_keys[i] = Vector::new(0.0f32);
+        d_values[i] = Vector::new(0.0f32);
+    }
+
+    let begin = match comptime!(sight) {
+        Sight::Full => 0u32.runtime(),
+        Sight::Causal => first / queries * queries,
+        Sight::Window => first_seen(first, window, sight) / queries * queries,
+    };
+    let end = match comptime!(sight) {
+        Sight::Full | Sight::Causal => len,
+        Sight::Window => end_seen(first, len, window, rows, sight),
+    };
+    let tiles = (end - begin + comptime!(queries - 1)) / queries;
+    let turns = tiles * group;
+    load_tile(k, key_at, start, len, first, kv_heads, kv_head, rows, chunks, units);
+    load_tile(v, value_at, start, len, first, kv_heads, kv_head, rows, chunks, units);
+    load_tile(q, queries_at, start, len, begin, query_heads, kv_head * group, queries, chunks, units);
+    load_tile(d_out, d_outs_at, start, len, begin, query_heads, kv_head * group, queries, chunks, units);
+    load_statistics(
+        lse, delta, &mut tile_lse, &mut tile_delta, 0u32, start, len, begin, query_heads, kv_head * group, queries,
+    );
+    copies_commit();
+    let mut turn = 0u32;
+    while turn < turns {
+        copies_wait(0usize);
+        sync_cube();
+        let head = kv_head * group + turn / tiles;
+        let query = begin + turn % tiles * queries;
+        let stage = turn % 2;
+        let query_at = queries_at + stage * comptime!(stage_chunks * 16);
+        let d_out_at = d_outs_at + stage * comptime!(stage_chunks * 16);
+        let statistics = stage * queries;
+        if turn + 1 < turns {
+            let other = 1 - stage;
+            let next = begin + (turn + 1) % tiles * queries;
+            let next_head = kv_head * group + (turn + 1) / tiles;
+            let to = other * comptime!(stage_chunks * 16);
+            load_tile(q, queries_at + to, start, len, next, query_heads, next_head, queries, chunks, units);
+            load_tile(d_out, d_outs_at + to, start, len, next, query_heads, next_head, queries, chunks, units);
+            load_statistics(
+                lse, delta, &mut tile_lse, &mut tile_delta, other * queries, start, len, next, query_heads, next_head,
+                queries,
+            );
+        }
+        copies_commit();
+
+        let mut scores = Array::<Sums>::new(steps);
+        let mut d_weights = Array::<Sums>::new(steps);
+        #[unroll]
+        for i in 0..steps {
+            scores[i] = Vector::new(0.0f32);
+            d_weights[i] = Vector::new(0.0f32);
+        }
+        #[unroll]
+        for step in 0..comptime!(head_dim / 16) {
+            let key = left(key_at, row, step, chunks);
+            let value = left(value_at, row, step, chunks);
+            #[unroll]
+            for pair in 0..comptime!(queries / 16) {
+                let at = comptime!(pair as usize * 2);
+                let b = right_transposed(query_at, pair * 16, step, chunks);
+                scores[at] = multiply(key, b.extract(0usize), b.extract(1usize), scores[at]);
+                scores[at + 1] = multiply(key, b.extract(2usize), b.extract(3usize), scores[at + 1]);
+                let b = right_transposed(d_out_at, pair * 16, step, chunks);
+                d_weights[at] = multiply(value, b.extract(0usize), b.extract(1usize), d_weights[at]);
+                d_weights[at + 1] = multiply(value, b.extract(2usize), b.extract(3usize), d_weights[at + 1]);
+            }
+        }
+
+        let whole = first + rows <= len
+            && match comptime!(sight) {
+                Sight::Full => true.runtime(),
+                Sight::Causal => first + rows <= query + 1,
+                Sight::Window => first + rows <= query + window && query + queries <= first + window,
+            };
+        let mut weights = Array::<u32>::new(comptime!(steps * 2));
+        let mut d_scores = Array::<u32>::new(comptime!(steps * 2));
+        #[unroll]
+        for n in 0..steps {
+            let s = scores[n];
+            let d = d_weights[n];
+            let offset = comptime!(8 * n as u32) + (lane % 4) * 2;
+            let lse0 = tile_lse[(statistics + offset) as usize];
+            let lse1 = tile_lse[(statistics + offset + 1) as usize];
+            let delta0 = tile_delta[(statistics + offset) as usize];
+            let delta1 = tile_delta[(statistics + offset + 1) as usize];
+            let mut p0 = exp2(fma(s.extract(0usize), scale_log2, -lse0));
+            let mut p1 = exp2(fma(s.extract(1usize), scale_log2, -lse1));
+            let mut p2 = exp2(fma(s.extract(2usize), scale_log2, -lse0));
+            let mut p3 = exp2(fma(s.extract(3usize), scale_log2, -lse1));
+            if !whole {
+                let of = query + offset;
+                let key = first + row + lane / 4;
+                let zero = f32::new(0.0);
+                p0 = select(sees(of, key, len, window, sight), p0, zero);
+                p1 = select(sees(of + 1, key, len, window, sight), p1, zero);
+                p2 = select(sees(of, key + 8, len, window, sight), p2, zero);
+                p3 = select(sees(of + 1, key + 8, len, window, sight), p3, zero);
+            }
+            weights[n * 2] = pack_pair(p0, p1);
+            weights[n * 2 + 1] = pack_pair(p2, p3);
+            let upper = pack_pair(p0 * (d.extract(0usize) - delta0), p1 * (d.extract(1usize) - delta1));
+            let lower = pack_pair(p2 * (d.extract(2usize) - delta0), p3 * (d.extract(3usize) - delta1));
+            d_scores[n * 2] = upper;
+            d_scores[n * 2 + 1] = lower;
+            if comptime!(fast) {
+                let to = d_score_at + (lane % 4) * 4;
+                store_pair(to + swizzled(row + lane / 4, comptime!(n as u32), 8u32), upper);
+                store_pair(to + swizzled(row + lane / 4 + 8, comptime!(n as u32), 8u32), lower);
+            }
+        }
+
+        #[unroll]
+        for step in 0..comptime!(queries / 16) {
+            let from = comptime!(step as usize * 4);
+            let weight = operand(weights[from], weights[from + 1], weights[from + 2], weights[from + 3]);
+            let d_score = operand(d_scores[from], d_scores[from + 1], d_scores[from + 2], d_scores[from + 3]);
+            #[unroll]
+            for pair in 0..comptime!(slice / 16) {
+                let at = comptime!(pair as usize * 2);
+                let b = right(d_out_at, step * 16, column + pair * 2, chunks);
+                d_values[at] = multiply(weight, b.extract(0usize), b.extract(1usize), d_values[at]);
+                d_values[at + 1] = multiply(weight, b.extract(2usize), b.extract(3usize), d_values[at + 1]);
+                let b = right(query_at, step * 16, column + pair * 2, chunks);
+                d_keys[at] = multiply(d_score, b.extract(0usize), b.extract(1usize), d_keys[at]);
+                d_keys[at + 1] = multiply(d_score, b.extract(2usize), b.extract(3usize), d_keys[at + 1]);
+            }
+        }
+
+        if comptime!(fast) {
+            sync_cube();
+            add_d_queries(
+                d_score_at, key_at, d_q, start, len, query, query_heads, head, column, head_dim, planes, queries, slice,
+            );
+        }
+        turn += 1;
+    }
+
+    copies_wait(0usize);
+    sync_cube();
+    #[unroll]
+    for n in 0..widths {
+        d_keys[n] = d_keys[n] * Vector::new(scale);
+    }
+    let width = comptime!(slice / 8);
+    store_rows(&d_keys, 0usize, &key_tile, key_at, row, d_k, start, len, first, kv_heads, kv_head, column, width, chunks);
+    store_rows(&d_values, 0usize, &key_tile, key_at, row, d_v, start, len, first, kv_heads, kv_head, column, width, chunks);
+}
+
+/// d_q += d_score·K for one tile of queries: each plane owns 16 queries and a part of the columns.
+#[cube]
+#[expect(clippy::too_many_arguments, reason = "where from, where to, and the tile's shape")]
+fn add_d_queries(
+    d_score_at: u32,
+    key_at: u32,
+    d_q: &mut [f32],
+    start: u32,
+    len: u32,
+    query: u32,
+    heads: u32,
+    head: u32,
+    column: u32,
+    #[comptime] head_dim: u32,
+    #[comptime] planes: u32,
+    #[comptime] queries: u32,
+    #[comptime] slice: u32,
+) {
+    let blocks = comptime!(queries / 16);
+    let share = comptime!(slice * (queries / 16) / planes);
+    let lane = UNIT_POS_X % 32;
+    let plane = UNIT_POS_X / 32;
+    let block = plane % blocks;
+    let chunk = column + plane / blocks * comptime!(share / 8);
+    let mut sums = Array::<Sums>::new(comptime!(share as usize / 8));
+    #[unroll]
+    for i in 0..comptime!(share as usize / 8) {
+        sums[i] = Vector::new(0.0f32);
+    }
+    #[unroll]
+    for step in 0..planes {
+        let a = left_transposed(d_score_at, step * 16, block * 2, 8u32);
+        #[unroll]
+        for pair in 0..comptime!(share / 16) {
+            let b = right(key_at, step * 16, chunk + pair * 2, comptime!(head_dim / 8));
+            let at = comptime!(pair as usize * 2);
+            sums[at] = multiply(a, b.extract(0usize), b.extract(1usize), sums[at]);
+            sums[at + 1] = multiply(a, b.extract(2usize), b.extract(3usize), sums[at + 1]);
+        }
+    }
+    #[unroll]
+    for n in 0..comptime!(share / 8) {
+        let sum = sums[n as usize];
+        let token = query + block * 16 + lane / 4;
+        let at = ((start + token) * heads + head) * head_dim + (chunk + n) * 8 + (lane % 4) * 2;
+        if token < len {
+            add_pair(d_q, at, sum.extract(0usize), sum.extract(1usize));
+        }
+        if token + 8 < len {
+            add_pair(d_q, at + 8 * heads * head_dim, sum.extract(2usize), sum.extract(3usize));
+        }
+    }
+}
+
+/// d_q of one tile of queries of one head: the second pass of the deterministic mode.
+#[cube(launch)]
+#[expect(clippy::too_many_arguments, reason = "buffers and scalars of one formula")]
+#[expect(clippy::too_many_lines, reason = "one kernel, in the order it runs")]
+pub(super) fn attention_backward_queries(
+    q: &[Chunk],
+    k: &[Chunk],
+    v: &[Chunk],
+    d_out: &[Chunk],
+    lse: &[f32],
+    delta: &[f32],
+    places: &[Place],
+    d_q: &mut [Chunk],
+    scale: f32,
+    scale_log2: f32,
+    window: u32,
+    query_heads: u32,
+    kv_heads: u32,
+    #[comptime] head_dim: u32,
+    #[comptime] sight: Sight,
+    #[comptime] planes: u32,
+    #[comptime] keys: u32,
+) {
+    let chunks = comptime!(head_dim / 8);
+    let units = comptime!(planes * 32);
+    let rows = comptime!(planes * 16);
+    let steps = comptime!(keys as usize / 8);
+    let widths = comptime!(head_dim as usize / 8);
+    let stage_chunks = comptime!(keys * chunks);
+    let query_tile = Shared::<[Chunk]>::new_aligned_slice(comptime!((rows * chunks) as usize), 128usize);
+    let d_out_tile = Shared::<[Chunk]>::new_aligned_slice(comptime!((rows * chunks) as usize), 128usize);
+    let key_tiles = Shared::<[Chunk]>::new_aligned_slice(comptime!(2 * stage_chunks as usize), 128usize);
+    let value_tiles = Shared::<[Chunk]>::new_aligned_slice(comptime!(2 * stage_chunks as usize), 128usize);
+    let query_at = shared_address(&query_tile);
+    let d_out_at = shared_address(&d_out_tile);
+    let keys_at = shared_address(&key_tiles);
+    let values_at = shared_address(&value_tiles);
+
+    let place = places[CUBE_POS_X as usize];
+    let start = place.extract(0usize);
+    let len = place.extract(1usize);
+    let first = place.extract(2usize);
+    let head = CUBE_POS_Y;
+    let kv_head = head / (query_heads / kv_heads);
+    let lane = UNIT_POS_X % 32;
+    let row = (UNIT_POS_X / 32) * 16;
+
+    let upper = first + row + lane / 4;
+    let at_upper = ((start + select(upper < len, upper, 0u32)) * query_heads + head) as usize;
+    let at_lower = ((start + select(upper + 8 < len, upper + 8, 0u32)) * query_heads + head) as usize;
+    let lse_upper = lse[at_upper] * f32::new(std::f64::consts::LOG2_E);
+    let lse_lower = lse[at_lower] * f32::new(std::f64::consts::LOG2_E);
+    let delta_upper = delta[at_upper];
+    let delta_lower = delta[at_lower];
+    let mut d_queries = Array::<Sums>::new(widths);
+    #[unroll]
+    for i in 0..widths {
+        d_queries[i] = Vector::new(0.0f32);
+    }
+
+    let begin = first_seen(first, window, sight) / keys * keys;
+    let end = end_seen(first, len, window, rows, sight);
+    load_tile(q, query_at, start, len, first, query_heads, head, rows, chunks, units);
+    load_tile(d_out, d_out_at, start, len, first, query_heads, head, rows, chunks, units);
+    load_tile(k, keys_at, start, len, begin, kv_heads, kv_head, keys, chunks, units);
+    load_tile(v, values_at, start, len, begin, kv_heads, kv_head, keys, chunks, units);
+    copies_commit();
+    let mut key = begin;
+    let mut stage = 0u32;
+    while key < end {
+        copies_wait(0usize);
+        sync_cube();
+        let key_at = keys_at + stage * comptime!(stage_chunks * 16);
+        let value_at = values_at + stage * comptime!(stage_chunks * 16);
+        stage = 1 - stage;
+        if key + keys < end {
+            let to = stage * comptime!(stage_chunks * 16);
+            load_tile(k, keys_at + to, start, len, key + keys, kv_heads, kv_head, keys, chunks, units);
+            load_tile(v, values_at + to, start, len, key + keys, kv_heads, kv_head, keys, chunks, units);
+        }
+        copies_commit();
+
+        let mut scores = Array::<Sums>::new(steps);
+        let mut d_weights = Array::<Sums>::new(steps);
+        #[unroll]
+        for i in 0..steps {
+            scores[i] = Vector::new(0.0f32);
+            d_weights[i] = Vector::new(0.0f32);
+        }
+        #[unroll]
+        for step in 0..comptime!(head_dim / 16) {
+            let query = left(query_at, row, step, chunks);
+            let d = left(d_out_at, row, step, chunks);
+            #[unroll]
+            for pair in 0..comptime!(keys / 16) {
+                let at = comptime!(pair as usize * 2);
+                let b = right_transposed(key_at, pair * 16, step, chunks);
+                scores[at] = multiply(query, b.extract(0usize), b.extract(1usize), scores[at]);
+                scores[at + 1] = multiply(query, b.extract(2usize), b.extract(3usize), scores[at + 1]);
+                let b = right_transposed(value_at, pair * 16, step, chunks);
+                d_weights[at] = multiply(d, b.extract(0usize), b.extract(1usize), d_weights[at]);
+                d_weights[at + 1] = multiply(d, b.extract(2usize), b.extract(3usize), d_weights[at + 1]);
+            }
+        }
+
+        let whole = key + keys <= len
+            && match comptime!(sight) {
+                Sight::Full => true.runtime(),
+                Sight::Causal => key + keys <= first + 1,
+                Sight::Window => key + keys <= first + window && first + rows <= key + window,
+            };
+        let mut d_scores = Array::<u32>::new(comptime!(steps * 2));
+        #[unroll]
+        for n in 0..steps {
+            let s = scores[n];
+            let d = d_weights[n];
+            let mut p0 = exp2(fma(s.extract(0usize), scale_log2, -lse_upper));
+            let mut p1 = exp2(fma(s.extract(1usize), scale_log2, -lse_upper));
+            let mut p2 = exp2(fma(s.extract(2usize), scale_log2, -lse_lower));
+            let mut p3 = exp2(fma(s.extract(3usize), scale_log2, -lse_lower));
+            if !whole {
+                let of = key + comptime!(8 * n as u32) + (lane % 4) * 2;
+                let zero = f32::new(0.0);
+                p0 = select(sees(upper, of, len, window, sight), p0, zero);
+                p1 = select(sees(upper, of + 1, len, window, sight), p1, zero);
+                p2 = select(sees(upper + 8, of, len, window, sight), p2, zero);
+                p3 = select(sees(upper + 8, of + 1, len, window, sight), p3, zero);
+            }
+            d_scores[n * 2] = pack_pair(p0 * (d.extract(0usize) - delta_upper), p1 * (d.extract(1usize) - delta_upper));
+            d_scores[n * 2 + 1] = pack_pair(p2 * (d.extract(2usize) - delta_lower), p3 * (d.extract(3usize) - delta_lower));
+        }
+        #[unroll]
+        for step in 0..comptime!(keys / 16) {
+            let from = comptime!(step as usize * 4);
+            let d_score = operand(d_scores[from], d_scores[from + 1], d_scores[from + 2], d_scores[from + 3]);
+            #[unroll]
+            for pair in 0..comptime!(chunks / 2) {
+                let at = comptime!(pair as usize * 2);
+                let b = right(key_at, step * 16, pair * 2, chunks);
+                d_queries[at] = multiply(d_score, b.extract(0usize), b.extract(1usize), d_queries[at]);
+                d_queries[at + 1] = multiply(d_score, b.extract(2usize), b.extract(3usize), d_queries[at + 1]);
+            }
+        }
+        key += keys;
+    }
+
+    copies_wait(0usize);
+    #[unroll]
+    for n in 0..widths {
+        d_queries[n] = d_queries[n] * Vector::new(scale);
+    }
+    store_rows(
+        &d_queries, 0usize, &query_tile, query_at, row, d_q, start, len, first, query_heads, head, 0u32, chunks, chunks,
+    );
 }

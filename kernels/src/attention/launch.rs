@@ -1,8 +1,12 @@
 //! Attention's kernels and how they are launched.
 
+use super::cube::attention_backward_keys::AttentionBackwardKeys;
+use super::cube::attention_backward_queries::AttentionBackwardQueries;
+use super::cube::attention_finish::AttentionFinish;
 use super::cube::attention_forward::AttentionForward;
+use super::cube::attention_prepare::AttentionPrepare;
 use super::Mask;
-use crate::compile::{self, CompileError, Emit, Launch, Scalar, Source, offset};
+use crate::compile::{self, CompileError, Emit, Launch, Scalar, Source, cubes, offset};
 use crate::{Lengths, Result, check};
 
 pub use super::cube::Sight;
@@ -23,6 +27,22 @@ pub struct Kernel {
 pub enum Pass {
     /// Output and log-sum-exp.
     Forward,
+    /// δ = Σ out·d_out, and the zeros that [`Self::KeysFast`] adds to.
+    Prepare,
+    /// d_k and d_v.
+    Keys,
+    /// d_k and d_v, and d_q by f32 atomics.
+    KeysFast,
+    /// d_q.
+    Queries,
+    /// d_q in bf16 from the sums of [`Self::KeysFast`].
+    Finish,
+}
+
+impl Pass {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Forward, Self::Prepare, Self::Keys, Self::KeysFast, Self::Queries, Self::Finish];
 }
 
 impl Mask {
@@ -68,30 +88,43 @@ impl Kernel {
     pub(crate) fn name(self) -> String {
         let pass = match self.pass {
             Pass::Forward => "forward",
+            Pass::Prepare => "prepare",
+            Pass::Keys => "backward_keys",
+            Pass::KeysFast => "backward_keys_fast",
+            Pass::Queries => "backward_queries",
+            Pass::Finish => "finish",
         };
         let sight = match self.sight {
             Sight::Full => "full",
             Sight::Causal => "causal",
             Sight::Window => "window",
         };
-        format!("attention_{pass}_d{}_{sight}_bf16", self.head_dim)
+        format!("attention_{pass}_d{}_{sight}", self.head_dim)
     }
 
     pub(crate) fn sums_atomically(self) -> bool {
-        false
+        self.pass == Pass::KeysFast
     }
 
-    /// Cubes that share one tile's outputs.
-    fn slices(self) -> u32 {
-        1
+    /// Columns of the outputs that one cube owns: what its registers hold.
+    fn slice(self) -> usize {
+        match self.pass {
+            Pass::Keys | Pass::KeysFast => self.head_dim.min(128),
+            Pass::Forward | Pass::Prepare | Pass::Queries | Pass::Finish => self.head_dim,
+        }
     }
 
     fn tiling(self) -> Tiling {
-        match (self.pass, self.head_dim) {
-            (Pass::Forward, 64) => Tiling { planes: 4, blocks: 2, others: 64 },
-            (Pass::Forward, 128) => Tiling { planes: 8, blocks: 1, others: 64 },
-            (Pass::Forward, _) => Tiling { planes: 8, blocks: 1, others: 32 },
-        }
+        let (planes, blocks, others) = match (self.pass, self.head_dim) {
+            (Pass::Forward, 64) => (4, 2, 64),
+            (Pass::Forward, 128) | (Pass::Queries, 64) => (8, 1, 64),
+            (Pass::Forward | Pass::Queries, _) => (8, 1, 32),
+            (Pass::Keys | Pass::KeysFast, 64) => (8, 1, 64),
+            (Pass::Keys | Pass::KeysFast, 128) => (8, 1, 32),
+            (Pass::Keys | Pass::KeysFast, _) => (4, 1, 32),
+            (Pass::Prepare | Pass::Finish, _) => (8, 1, 0),
+        };
+        Tiling { planes, blocks, others }
     }
 
     pub(crate) fn emit(self, name: &str) -> Result<Source, CompileError> {
@@ -99,15 +132,40 @@ impl Kernel {
         let e = Emit::new(planes * 32);
         let b = || e.buffer();
         let head_dim = offset(self.head_dim);
+        let (settings, properties, target) = (e.settings(), e.properties(), e.target());
         match self.pass {
-            Pass::Forward => e.emit(
-                name,
-                &AttentionForward::new(
-                    e.settings(), e.properties(), e.target(),
-                    b(), b(), b(), b(), b(), b(), (), (), (), (), (),
+            Pass::Forward => {
+                let kernel = AttentionForward::new(
+                    settings, properties, target, b(), b(), b(), b(), b(), b(), (), (), (), (), (),
                     head_dim, self.sight, planes, blocks, others,
-                ),
-            ),
+                );
+                e.emit(name, &kernel)
+            }
+            Pass::Prepare => {
+                let kernel = AttentionPrepare::new(
+                    settings, properties, target, b(), b(), b(), b(), (), head_dim / 8, true,
+                );
+                e.emit(name, &kernel)
+            }
+            Pass::Keys | Pass::KeysFast => {
+                let fast = self.pass == Pass::KeysFast;
+                let kernel = AttentionBackwardKeys::new(
+                    settings, properties, target, b(), b(), b(), b(), b(), b(), b(), b(), b(), b(),
+                    (), (), (), (), (), head_dim, self.sight, planes, others, offset(self.slice()), fast,
+                );
+                e.emit(name, &kernel)
+            }
+            Pass::Queries => {
+                let kernel = AttentionBackwardQueries::new(
+                    settings, properties, target, b(), b(), b(), b(), b(), b(), b(), b(),
+                    (), (), (), (), (), head_dim, self.sight, planes, others,
+                );
+                e.emit(name, &kernel)
+            }
+            Pass::Finish => {
+                let kernel = AttentionFinish::new(settings, properties, target, b(), b(), (), ());
+                e.emit(name, &kernel)
+            }
         }
     }
 }
@@ -178,6 +236,96 @@ pub fn forward<B: Copy>(
     Ok(launch(Pass::Forward, vec![q, k, v, places, out, lse], [tiles, heads.query], heads, mask, scale))
 }
 
+/// Buffers of [`backward`].
+#[derive(Debug, Clone, Copy)]
+pub struct Backward<B> {
+    /// bf16 (n, h, hd).
+    pub q: B,
+    /// bf16 (n, g, hd).
+    pub k: B,
+    /// bf16 (n, g, hd).
+    pub v: B,
+    /// bf16 (n, h, hd), of [`forward`].
+    pub out: B,
+    /// f32 (n, h), of [`forward`].
+    pub lse: B,
+    /// bf16 (n, h, hd).
+    pub d_out: B,
+    /// u32 (key tiles, 4): [`places`] of [`rows`] of [`Pass::Keys`].
+    pub key_places: B,
+    /// u32 (query tiles, 4): [`places`] of [`rows`] of [`Pass::Queries`]. Not read in the fast mode.
+    pub query_places: B,
+    /// Workspace: f32 (n, h).
+    pub delta: B,
+    /// Workspace: f32 (n, h, hd), where the fast mode adds up d_q.
+    pub sums: B,
+    /// Written: bf16 (n, h, hd).
+    pub d_q: B,
+    /// Written: bf16 (n, g, hd).
+    pub d_k: B,
+    /// Written: bf16 (n, g, hd).
+    pub d_v: B,
+}
+
+/// How d_q is added up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// By f32 atomics on the way through the keys: five products per tile, sums in an order that changes from run to run.
+    Fast,
+    /// In a pass of its own: seven products per tile, the same bits in every run.
+    Deterministic,
+}
+
+/// Gradients of [`forward`] for `n` packed tokens in `[key tiles, query tiles]` places.
+///
+/// # Errors
+/// As [`forward`].
+#[expect(clippy::too_many_arguments, reason = "the tensors and parameters of one formula")]
+pub fn backward<B: Copy>(
+    buffers: Backward<B>,
+    n: usize,
+    [key_tiles, query_tiles]: [usize; 2],
+    heads: Heads,
+    mask: Mask,
+    scale: f32,
+    mode: Mode,
+) -> Result<Vec<Launch<B>>> {
+    check_heads("attention::backward", n, heads, mask)?;
+    if n == 0 {
+        return Ok(Vec::new());
+    }
+    let Backward { q, k, v, out, lse, d_out, key_places, query_places, delta, sums, d_q, d_k, d_v } = buffers;
+    let chunks = n * heads.query * heads.dim / 8;
+    let each = 256;
+    let simple = |pass, buffers, scalars| Launch {
+        kernel: compile::Kernel::Attention(Kernel { pass, head_dim: heads.dim, sight: Sight::Full }),
+        cubes: [cubes(chunks, each), 1, 1],
+        buffers,
+        scalars,
+    };
+    let inputs = [q, k, v, d_out, lse, delta];
+    let with = |rest: &[B]| [&inputs[..], rest].concat();
+    let mut launches =
+        vec![simple(Pass::Prepare, vec![out, d_out, delta, sums], vec![Scalar::U32(offset(n * heads.query))])];
+    let keys = [key_tiles, heads.key_value];
+    match mode {
+        Mode::Fast => {
+            let buffers = with(&[key_places, d_k, d_v, sums]);
+            launches.extend(launch(Pass::KeysFast, buffers, keys, heads, mask, scale));
+            let scalars = vec![Scalar::F32(scale), Scalar::U32(offset(chunks))];
+            launches.push(simple(Pass::Finish, vec![sums, d_q], scalars));
+        }
+        Mode::Deterministic => {
+            let buffers = with(&[key_places, d_k, d_v, sums]);
+            launches.extend(launch(Pass::Keys, buffers, keys, heads, mask, scale));
+            let buffers = with(&[query_places, d_q]);
+            let queries = [query_tiles, heads.query];
+            launches.extend(launch(Pass::Queries, buffers, queries, heads, mask, scale));
+        }
+    }
+    Ok(launches)
+}
+
 /// One launch of `pass` unless there is no tile.
 fn launch<B>(
     pass: Pass,
@@ -193,7 +341,7 @@ fn launch<B>(
     let kernel = Kernel { pass, head_dim: heads.dim, sight: mask.sight() };
     vec![Launch {
         kernel: compile::Kernel::Attention(kernel),
-        cubes: [offset(tiles), offset(in_y), kernel.slices()],
+        cubes: [offset(tiles), offset(in_y), offset(heads.dim / kernel.slice())],
         buffers,
         scalars: vec![
             Scalar::F32(scale),

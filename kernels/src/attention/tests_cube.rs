@@ -2,7 +2,7 @@
 
 use half::bf16;
 
-use super::launch::{Forward, Heads, Pass, forward, places, rows};
+use super::launch::{Backward, Forward, Heads, Mode, Pass, backward, forward, places, rows};
 use super::reference::Inputs;
 use super::{Dims, Mask};
 use crate::compile::emulator::Emulator;
@@ -78,4 +78,61 @@ fn forward_matches_the_reference() {
             assert_differs("another scale", &lse, &wrong.1, 1e-5);
         }
     }
+}
+
+#[test]
+fn backward_matches_the_reference_in_both_modes() {
+    for (number, (query_heads, kv_heads, head_dim, of, mask)) in CASES.into_iter().enumerate() {
+        let lengths = lengths(of);
+        let n = lengths.tokens();
+        let dims = Dims { query_heads, kv_heads, head_dim };
+        let [q, d_out] = [1, 4].map(|seed| rounded(seed, n * dims.q_width()));
+        let [k, v] = [2, 3].map(|seed| rounded(seed, n * dims.kv_width()));
+        let scale = 1.0 / (head_dim as f32).sqrt();
+        let inputs = Inputs { q: &q, k: &k, v: &v, lengths: &lengths, dims, mask, scale };
+        let (out, lse) = inputs.forward();
+        let want = inputs.backward(&d_out);
+        let wrong = Inputs { scale: scale * 1.1, ..inputs }.backward(&d_out);
+        let heads = Heads { query: query_heads, key_value: kv_heads, dim: head_dim };
+        for mode in [Mode::Fast, Mode::Deterministic] {
+            let mut e = Emulator::default();
+            let key_tiles = places(&lengths, rows(Pass::Keys, head_dim));
+            let query_tiles = places(&lengths, rows(Pass::Queries, head_dim));
+            let buffers = Backward {
+                q: e.bf16(&q),
+                k: e.bf16(&k),
+                v: e.bf16(&v),
+                out: e.bf16(&out),
+                lse: e.f32(&lse),
+                d_out: e.bf16(&d_out),
+                key_places: upload(&mut e, &key_tiles),
+                query_places: upload(&mut e, &query_tiles),
+                delta: e.poison_f32(n * query_heads),
+                sums: e.poison_f32(n * dims.q_width()),
+                d_q: e.poison_bf16(n * dims.q_width()),
+                d_k: e.poison_bf16(n * dims.kv_width()),
+                d_v: e.poison_bf16(n * dims.kv_width()),
+            };
+            let tiles = [key_tiles.len() / 4, query_tiles.len() / 4];
+            e.run(&backward(buffers, n, tiles, heads, mask, scale, mode).unwrap());
+            for (name, buffer, want, wrong) in [
+                ("d_q", buffers.d_q, &want[0], &wrong[0]),
+                ("d_k", buffers.d_k, &want[1], &wrong[1]),
+                ("d_v", buffers.d_v, &want[2], &wrong[2]),
+            ] {
+                let (got, tolerance) = (e.read_bf16(buffer), tolerance(want));
+                assert_close(&format!("{name} of case {number}, {mode:?}"), &got, want, tolerance);
+                if n > 1 {
+                    assert_differs("another scale", &got, wrong, tolerance);
+                }
+            }
+        }
+    }
+}
+
+/// Probabilities, their gradients and the result are each rounded to bf16 (2⁻⁹), errors of a sum's terms are independent, so the sum is
+/// off by a few 2⁻⁹ of the largest element.
+fn tolerance(want: &[f32]) -> f32 {
+    let largest = want.iter().fold(0.0_f32, |m, x| m.max(x.abs()));
+    largest.max(1.0) * 6.0 / 512.0
 }

@@ -168,3 +168,14 @@ pub(crate) fn operand(a0: u32, a1: u32, a2: u32, a3: u32) -> Packed4 {
     a.insert(3usize, a3);
     a
 }
+
+/// Adds `x` and `y` to elements `index` and the next of `to`, in whatever order cubes come.
+#[cube]
+pub(crate) fn add_pair(to: &mut [f32], index: u32, x: f32, y: f32) {
+    let to = to[index as usize..].as_ptr();
+    gpu_asm!(
+        "red.global.add.v2.f32 [{to}], {{{x}, {y}}};",
+        to = mem_inout(_) to, x = in(_) f32::reinterpret(x), y = in(_) f32::reinterpret(y),
+        options(explicit_mem)
+    );
+}
