@@ -26,6 +26,11 @@ const UNSEEN: f64 = -3.0e38;
 /// Below every score: what running maxima start from.
 const FLOOR: f64 = -1.0e30;
 
+/// Chunks from one row of a tile to the next: at least the eight that swizzling permutes.
+fn pitch(chunks: u32) -> u32 {
+    chunks.max(8)
+}
+
 /// Starts to copy `rows` tokens from `first` on into a swizzled tile; tokens behind the sequence become zeros.
 #[cube]
 #[expect(clippy::too_many_arguments, reason = "where from, where to, and the tile's shape")]
@@ -42,13 +47,18 @@ fn load_tile(
     #[comptime] units: u32,
 ) {
     #[unroll]
-    for i in 0..comptime!(rows * chunks / units) {
+    for i in 0..comptime!((rows * chunks).div_ceil(units)) {
         let at = UNIT_POS_X + i * units;
         let row = at / chunks;
         let token = first + row;
         let inside = token < len;
         let index = ((start + select(inside, token, 0u32)) * heads + head) * chunks + at % chunks;
-        copy_chunk(from, index, to + swizzled(row, at % chunks, chunks), select(inside, 16u32, 0u32));
+        let to = to + swizzled(row, at % chunks, comptime!(pitch(chunks)));
+        if comptime!((rows * chunks).is_multiple_of(units)) {
+            copy_chunk(from, index, to, select(inside, 16u32, 0u32));
+        } else if at < rows * chunks {
+            copy_chunk(from, index, to, select(inside, 16u32, 0u32));
+        }
     }
 }
 
@@ -130,8 +140,8 @@ fn store_rows(
         let to = address + (lane % 4) * 4;
         let top = pack_pair(sum.extract(0usize), sum.extract(1usize));
         let bottom = pack_pair(sum.extract(2usize), sum.extract(3usize));
-        store_pair(to + swizzled(upper, n, chunks), top);
-        store_pair(to + swizzled(upper + 8, n, chunks), bottom);
+        store_pair(to + swizzled(upper, n, comptime!(pitch(chunks))), top);
+        store_pair(to + swizzled(upper + 8, n, comptime!(pitch(chunks))), bottom);
     }
     sync_plane();
     #[unroll]
@@ -142,7 +152,7 @@ fn store_rows(
         let token = first + tile_row;
         if token < len {
             let index = ((start + token) * heads + head) * chunks + column + chunk;
-            out[index as usize] = tile[(swizzled(tile_row, chunk, chunks) / 16) as usize];
+            out[index as usize] = tile[(swizzled(tile_row, chunk, comptime!(pitch(chunks))) / 16) as usize];
         }
     }
     sync_plane();
@@ -171,14 +181,15 @@ pub(super) fn attention_forward(
     #[comptime] keys: u32,
 ) {
     let chunks = comptime!(head_dim / 8);
+    let tile = comptime!(pitch(head_dim / 8));
     let units = comptime!(planes * 32);
     let plane_rows = comptime!(16 * blocks as u32);
     let rows = comptime!(planes * 16 * blocks as u32);
     let steps = comptime!(keys as usize / 8);
     let widths = comptime!(head_dim as usize / 8);
-    let query_tile = Shared::<[Chunk]>::new_aligned_slice(comptime!((rows * chunks) as usize), 128usize);
-    let key_tile = Shared::<[Chunk]>::new_aligned_slice(comptime!((keys * chunks) as usize), 128usize);
-    let value_tile = Shared::<[Chunk]>::new_aligned_slice(comptime!((keys * chunks) as usize), 128usize);
+    let query_tile = Shared::<[Chunk]>::new_aligned_slice(comptime!((rows * tile) as usize), 128usize);
+    let key_tile = Shared::<[Chunk]>::new_aligned_slice(comptime!((keys * tile) as usize), 128usize);
+    let value_tile = Shared::<[Chunk]>::new_aligned_slice(comptime!((keys * tile) as usize), 128usize);
     let query_at = shared_address(&query_tile);
     let key_at = shared_address(&key_tile);
     let value_at = shared_address(&value_tile);
@@ -226,10 +237,10 @@ pub(super) fn attention_forward(
         for step in 0..comptime!(head_dim / 16) {
             #[unroll]
             for pair in 0..comptime!(keys / 16) {
-                let b = right_transposed(key_at, pair * 16, step, chunks);
+                let b = right_transposed(key_at, pair * 16, step, tile);
                 #[unroll]
                 for block in 0..blocks {
-                    let a = left(query_at, row + comptime!(16 * block as u32), step, chunks);
+                    let a = left(query_at, row + comptime!(16 * block as u32), step, tile);
                     let at = comptime!(block * steps + pair as usize * 2);
                     scores[at] = multiply(a, b.extract(0usize), b.extract(1usize), scores[at]);
                     scores[at + 1] = multiply(a, b.extract(2usize), b.extract(3usize), scores[at + 1]);
@@ -313,7 +324,7 @@ pub(super) fn attention_forward(
         for step in 0..comptime!(keys / 16) {
             #[unroll]
             for pair in 0..comptime!(chunks / 2) {
-                let b = right(value_at, step * 16, pair * 2, chunks);
+                let b = right(value_at, step * 16, pair * 2, tile);
                 #[unroll]
                 for block in 0..blocks {
                     let from = comptime!((block * steps + step as usize * 2) * 2);
@@ -453,13 +464,14 @@ pub(super) fn attention_backward_keys(
     #[comptime] fast: bool,
 ) {
     let chunks = comptime!(head_dim / 8);
+    let tile = comptime!(pitch(head_dim / 8));
     let units = comptime!(planes * 32);
     let rows = comptime!(planes * 16);
     let steps = comptime!(queries as usize / 8);
     let widths = comptime!(slice as usize / 8);
-    let stage_chunks = comptime!(queries * chunks);
-    let key_tile = Shared::<[Chunk]>::new_aligned_slice(comptime!((rows * chunks) as usize), 128usize);
-    let value_tile = Shared::<[Chunk]>::new_aligned_slice(comptime!((rows * chunks) as usize), 128usize);
+    let stage_chunks = comptime!(queries * tile);
+    let key_tile = Shared::<[Chunk]>::new_aligned_slice(comptime!((rows * tile) as usize), 128usize);
+    let value_tile = Shared::<[Chunk]>::new_aligned_slice(comptime!((rows * tile) as usize), 128usize);
     let query_tiles = Shared::<[Chunk]>::new_aligned_slice(comptime!(2 * stage_chunks as usize), 128usize);
     let d_out_tiles = Shared::<[Chunk]>::new_aligned_slice(comptime!(2 * stage_chunks as usize), 128usize);
     let d_score_tile = Shared::<[Chunk]>::new_aligned_slice(comptime!(if fast { rows as usize * 8 } else { 8 }), 128usize);
@@ -542,15 +554,15 @@ pub(super) fn attention_backward_keys(
         }
         #[unroll]
         for step in 0..comptime!(head_dim / 16) {
-            let key = left(key_at, row, step, chunks);
-            let value = left(value_at, row, step, chunks);
+            let key = left(key_at, row, step, tile);
+            let value = left(value_at, row, step, tile);
             #[unroll]
             for pair in 0..comptime!(queries / 16) {
                 let at = comptime!(pair as usize * 2);
-                let b = right_transposed(query_at, pair * 16, step, chunks);
+                let b = right_transposed(query_at, pair * 16, step, tile);
                 scores[at] = multiply(key, b.extract(0usize), b.extract(1usize), scores[at]);
                 scores[at + 1] = multiply(key, b.extract(2usize), b.extract(3usize), scores[at + 1]);
-                let b = right_transposed(d_out_at, pair * 16, step, chunks);
+                let b = right_transposed(d_out_at, pair * 16, step, tile);
                 d_weights[at] = multiply(value, b.extract(0usize), b.extract(1usize), d_weights[at]);
                 d_weights[at + 1] = multiply(value, b.extract(2usize), b.extract(3usize), d_weights[at + 1]);
             }
@@ -607,10 +619,10 @@ pub(super) fn attention_backward_keys(
             #[unroll]
             for pair in 0..comptime!(slice / 16) {
                 let at = comptime!(pair as usize * 2);
-                let b = right(d_out_at, step * 16, column + pair * 2, chunks);
+                let b = right(d_out_at, step * 16, column + pair * 2, tile);
                 d_values[at] = multiply(weight, b.extract(0usize), b.extract(1usize), d_values[at]);
                 d_values[at + 1] = multiply(weight, b.extract(2usize), b.extract(3usize), d_values[at + 1]);
-                let b = right(query_at, step * 16, column + pair * 2, chunks);
+                let b = right(query_at, step * 16, column + pair * 2, tile);
                 d_keys[at] = multiply(d_score, b.extract(0usize), b.extract(1usize), d_keys[at]);
                 d_keys[at + 1] = multiply(d_score, b.extract(2usize), b.extract(3usize), d_keys[at + 1]);
             }
@@ -670,7 +682,7 @@ fn add_d_queries(
         let a = left_transposed(d_score_at, step * 16, block * 2, 8u32);
         #[unroll]
         for pair in 0..comptime!(share / 16) {
-            let b = right(key_at, step * 16, chunk + pair * 2, comptime!(head_dim / 8));
+            let b = right(key_at, step * 16, chunk + pair * 2, comptime!(pitch(head_dim / 8)));
             let at = comptime!(pair as usize * 2);
             sums[at] = multiply(a, b.extract(0usize), b.extract(1usize), sums[at]);
             sums[at + 1] = multiply(a, b.extract(2usize), b.extract(3usize), sums[at + 1]);
@@ -714,13 +726,14 @@ pub(super) fn attention_backward_queries(
     #[comptime] keys: u32,
 ) {
     let chunks = comptime!(head_dim / 8);
+    let tile = comptime!(pitch(head_dim / 8));
     let units = comptime!(planes * 32);
     let rows = comptime!(planes * 16);
     let steps = comptime!(keys as usize / 8);
     let widths = comptime!(head_dim as usize / 8);
-    let stage_chunks = comptime!(keys * chunks);
-    let query_tile = Shared::<[Chunk]>::new_aligned_slice(comptime!((rows * chunks) as usize), 128usize);
-    let d_out_tile = Shared::<[Chunk]>::new_aligned_slice(comptime!((rows * chunks) as usize), 128usize);
+    let stage_chunks = comptime!(keys * tile);
+    let query_tile = Shared::<[Chunk]>::new_aligned_slice(comptime!((rows * tile) as usize), 128usize);
+    let d_out_tile = Shared::<[Chunk]>::new_aligned_slice(comptime!((rows * tile) as usize), 128usize);
     let key_tiles = Shared::<[Chunk]>::new_aligned_slice(comptime!(2 * stage_chunks as usize), 128usize);
     let value_tiles = Shared::<[Chunk]>::new_aligned_slice(comptime!(2 * stage_chunks as usize), 128usize);
     let query_at = shared_address(&query_tile);
@@ -781,15 +794,15 @@ pub(super) fn attention_backward_queries(
         }
         #[unroll]
         for step in 0..comptime!(head_dim / 16) {
-            let query = left(query_at, row, step, chunks);
-            let d = left(d_out_at, row, step, chunks);
+            let query = left(query_at, row, step, tile);
+            let d = left(d_out_at, row, step, tile);
             #[unroll]
             for pair in 0..comptime!(keys / 16) {
                 let at = comptime!(pair as usize * 2);
-                let b = right_transposed(key_at, pair * 16, step, chunks);
+                let b = right_transposed(key_at, pair * 16, step, tile);
                 scores[at] = multiply(query, b.extract(0usize), b.extract(1usize), scores[at]);
                 scores[at + 1] = multiply(query, b.extract(2usize), b.extract(3usize), scores[at + 1]);
-                let b = right_transposed(value_at, pair * 16, step, chunks);
+                let b = right_transposed(value_at, pair * 16, step, tile);
                 d_weights[at] = multiply(d, b.extract(0usize), b.extract(1usize), d_weights[at]);
                 d_weights[at + 1] = multiply(d, b.extract(2usize), b.extract(3usize), d_weights[at + 1]);
             }
@@ -828,7 +841,7 @@ pub(super) fn attention_backward_queries(
             #[unroll]
             for pair in 0..comptime!(chunks / 2) {
                 let at = comptime!(pair as usize * 2);
-                let b = right(key_at, step * 16, pair * 2, chunks);
+                let b = right(key_at, step * 16, pair * 2, tile);
                 d_queries[at] = multiply(d_score, b.extract(0usize), b.extract(1usize), d_queries[at]);
                 d_queries[at + 1] = multiply(d_score, b.extract(2usize), b.extract(3usize), d_queries[at + 1]);
             }

@@ -16,7 +16,7 @@ pub use super::cube::Sight;
 pub struct Kernel {
     /// Which kernel.
     pub pass: Pass,
-    /// Width of a head: 64, 128 or 256.
+    /// Width of a head, of [`HEAD_DIMS`].
     pub head_dim: usize,
     /// Which keys a query sees.
     pub sight: Sight,
@@ -62,6 +62,9 @@ impl Mask {
         }
     }
 }
+
+/// Widths of heads that kernels are made for.
+pub const HEAD_DIMS: [usize; 5] = [16, 32, 64, 128, 256];
 
 /// Tokens of the longest sequence that kernels count in 32 bits with a window added.
 const MAX_LEN: u32 = 1 << 30;
@@ -116,9 +119,10 @@ impl Kernel {
 
     fn tiling(self) -> Tiling {
         let (planes, blocks, others) = match (self.pass, self.head_dim) {
-            (Pass::Forward, 64) => (4, 2, 64),
-            (Pass::Forward, 128) | (Pass::Queries, 64) => (8, 1, 64),
+            (Pass::Forward, ..=64) => (4, 2, 64),
+            (Pass::Forward, 128) | (Pass::Queries, ..=64) => (8, 1, 64),
             (Pass::Forward | Pass::Queries, _) => (8, 1, 32),
+            (Pass::Keys | Pass::KeysFast, ..=32) => (4, 1, 64),
             (Pass::Keys | Pass::KeysFast, 64) => (8, 1, 64),
             (Pass::Keys | Pass::KeysFast, 128) => (8, 1, 32),
             (Pass::Keys | Pass::KeysFast, _) => (4, 1, 32),
@@ -177,7 +181,7 @@ pub struct Heads {
     pub query: usize,
     /// Heads of k and v, a divisor of `query`.
     pub key_value: usize,
-    /// Width of each: 64, 128 or 256.
+    /// Width of each, of [`HEAD_DIMS`].
     pub dim: usize,
 }
 
@@ -355,8 +359,8 @@ fn launch<B>(
 
 fn check_heads(operation: &'static str, n: usize, heads: Heads, mask: Mask) -> Result<()> {
     let Heads { query, key_value, dim } = heads;
-    if ![64, 128, 256].contains(&dim) {
-        let needed = "kernels are made for heads of 64, 128 and 256";
+    if !HEAD_DIMS.contains(&dim) {
+        let needed = "kernels are made for heads of 16, 32, 64, 128 and 256";
         return Err(check::value(operation, "head width", dim.to_string(), needed));
     }
     if key_value == 0 || query == 0 || !query.is_multiple_of(key_value) || query > usize::from(u16::MAX) {

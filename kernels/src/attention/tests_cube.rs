@@ -13,7 +13,10 @@ use crate::{Device, Lengths};
 type Case = (usize, usize, usize, &'static [usize], Mask);
 
 /// Every width with every mask; tiles that are full, partly full and left out; one token; empty sequences; grouped heads.
-const CASES: [Case; 9] = [
+const CASES: [Case; 12] = [
+    (3, 3, 16, &[1, 0, 70], Mask::Full),
+    (2, 1, 16, &[65, 130], Mask::Causal),
+    (2, 1, 32, &[67, 9], Mask::Full),
     (3, 1, 64, &[1, 0, 17, 257], Mask::Full),
     (2, 2, 64, &[130, 65, 0], Mask::Causal),
     (3, 1, 64, &[200, 3], Mask::Window(33)),
