@@ -19,6 +19,7 @@ need() { # package, test command
   "$@" >/dev/null 2>&1 || needed+=("$package")
 }
 need gcc command -v cc
+need g++ command -v g++
 need pkg-config command -v pkg-config
 need openmpi-bin command -v mpirun
 need libopenmpi-dev command -v mpicc
@@ -46,5 +47,5 @@ if [ ${#needed[@]} -gt 0 ]; then
 fi
 
 # What every build of the CPU programs uses, so that a machine compiles each crate once.
-features=vljepa-worker/mpi,vljepa-worker/video,vljepa-data/video,vljepa-tests/mpi,vljepa-tests/video
+features=vljepa-worker/mpi,vljepa-worker/video,vljepa-data/video,vljepa-tests/mpi,vljepa-tests/video${VLJEPA_FEATURES:+,$VLJEPA_FEATURES}
 programs=${CARGO_TARGET_DIR:-target}/release

@@ -2,7 +2,10 @@
 # Runs every test: format, lints, docs, unit and integration tests, and the quickstart once with its gates.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# The GPU's kernels are compiled and executed without a GPU.
+export VLJEPA_FEATURES=vljepa-worker/cuda,vljepa-tests/cuda
 . recipes/install.sh
+. kernels/nvrtc.sh
 
 # Other people's files, which are not copied into this project: shards, photos and clips to read (tests/tests/all/real_material.rs).
 export VLJEPA_MATERIAL=${VLJEPA_MATERIAL:-$(cd .. && pwd)/shared/material}

@@ -42,6 +42,38 @@ impl Environment {
     }
 }
 
+/// Where kernels are compiled with and stored, as the environment says.
+#[cfg(feature = "cuda")]
+#[derive(Debug, Clone)]
+pub struct CompileEnvironment {
+    /// `VLJEPA_NVRTC`: the library, where it is not found by its name.
+    pub nvrtc: Option<std::path::PathBuf>,
+    /// `VLJEPA_CUDA_INCLUDE`: the folder of `cuda_bf16.h`, where it is not beside the library.
+    pub include: Option<std::path::PathBuf>,
+    /// `XDG_CACHE_HOME`, or `~/.cache`; the working folder where neither is known.
+    pub cache: std::path::PathBuf,
+}
+
+#[cfg(feature = "cuda")]
+impl CompileEnvironment {
+    /// Reads it.
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "this is the one place")]
+    pub fn read() -> Self {
+        let path = |name: &str| {
+            let value = std::env::var(name).ok().filter(|v| !v.is_empty());
+            value.map(std::path::PathBuf::from)
+        };
+        let home = || path("HOME").map(|home| home.join(".cache"));
+        let cache = path("XDG_CACHE_HOME").or_else(home).unwrap_or_default();
+        Self {
+            nvrtc: path("VLJEPA_NVRTC"),
+            include: path("VLJEPA_CUDA_INCLUDE"),
+            cache: cache.join("vljepa").join("kernels"),
+        }
+    }
+}
+
 /// Compute threads of a rank: the recipe's number, or the rank's share of the machine's cores.
 #[must_use]
 pub fn compute_threads(recipe_threads: usize, local_world_size: usize) -> usize {

@@ -4,6 +4,8 @@
 
 pub mod checkpoint;
 pub mod collectives;
+#[cfg(feature = "cuda")]
+pub mod compile;
 pub mod control;
 pub mod embed;
 pub mod engine;

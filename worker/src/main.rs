@@ -31,6 +31,19 @@ enum Command {
         #[arg(long)]
         control: Option<String>,
     },
+    /// Compile the GPU kernels of recipes ahead of their runs, and print what they need. Needs NVRTC, no GPU.
+    #[cfg(feature = "cuda")]
+    Compile {
+        /// Recipes; kernels that several of them use are compiled once.
+        #[arg(required = true)]
+        recipes: Vec<PathBuf>,
+        /// What to compile for: H100 and H200 are sm_90a.
+        #[arg(long, default_value = "sm_90a")]
+        architecture: String,
+        /// Where compiled kernels are kept [default: ~/.cache/vljepa/kernels].
+        #[arg(long)]
+        cache: Option<PathBuf>,
+    },
 }
 
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "the program's output")]
@@ -40,11 +53,18 @@ fn main() -> ExitCode {
         println!("{}", session::features());
         return ExitCode::SUCCESS;
     }
-    let Some(Command::Run { run, job, control }) = arguments.command else {
-        eprintln!("vljepa-worker is started by vljepa-launch; see `vljepa-launch --help`");
-        return ExitCode::from(2);
+    let result = match arguments.command {
+        None => {
+            eprintln!("vljepa-worker is started by vljepa-launch; see `vljepa-launch --help`");
+            return ExitCode::from(2);
+        }
+        Some(Command::Run { run, job, control }) => session::run(&run, &job, control.as_deref()),
+        #[cfg(feature = "cuda")]
+        Some(Command::Compile { recipes, architecture, cache }) => {
+            vljepa_worker::compile::run(&recipes, &architecture, cache).map(Some)
+        }
     };
-    match session::run(&run, &job, control.as_deref()) {
+    match result {
         Ok(output) => {
             if let Some(output) = output {
                 println!("{output}");

@@ -39,7 +39,7 @@ pub fn features() -> String {
         "version": env!("CARGO_PKG_VERSION"),
         "mpi": cfg!(feature = "mpi"),
         "video": cfg!(feature = "video"),
-        "cuda": false,
+        "cuda": cfg!(feature = "cuda"),
     })
     .to_string()
 }

@@ -119,6 +119,7 @@ impl Kernel {
 
     fn tiling(self) -> Tiling {
         let (planes, blocks, others) = match (self.pass, self.head_dim) {
+            (Pass::Forward, 256) if self.sight == Sight::Window => (8, 1, 16),
             (Pass::Forward, ..=64) => (4, 2, 64),
             (Pass::Forward, 128) | (Pass::Queries, ..=64) => (8, 1, 64),
             (Pass::Forward | Pass::Queries, _) => (8, 1, 32),

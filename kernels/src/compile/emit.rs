@@ -1,5 +1,6 @@
 //! CubeCL to CUDA C++, with no client, runtime or GPU.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
 use cubecl::features::Features;
@@ -154,7 +155,31 @@ fn rename(source: &str, name: &str) -> Option<(String, String)> {
     let end = parenthesis + source[parenthesis..].find(") {")?;
     let arguments = source[parenthesis + 1..end].to_owned();
     let text = format!("{}{name}{}", &source[..open], &source[parenthesis..]);
-    Some((text, arguments))
+    // Line marks name paths of the machine that built this program: they would be part of the cache's keys.
+    let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with("#line")).collect();
+    Some((renumber(&lines.join("\n")), arguments))
+}
+
+/// The text with its values (`v17`, `row_v17`, `v17_store`) numbered as they come: CubeCL's own numbers differ from run to run.
+fn renumber(text: &str) -> String {
+    let mut numbers = BTreeMap::new();
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    while let Some(start) = rest.find(is_word) {
+        let (before, word) = rest.split_at(start);
+        let (word, after) = word.split_at(word.find(|c| !is_word(c)).unwrap_or(word.len()));
+        out.push_str(before);
+        let parts = word.split('_').map(|part| {
+            let number = part.strip_prefix('v').filter(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
+            let Some(number) = number else { return part.to_owned() };
+            let next = numbers.len();
+            format!("v{}", numbers.entry(number.to_owned()).or_insert(next))
+        });
+        out.push_str(&parts.collect::<Vec<_>>().join("_"));
+        rest = after;
+    }
+    out + rest
 }
 
 impl Parameters {

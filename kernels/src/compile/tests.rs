@@ -1,21 +1,122 @@
 //! The compile path: parameter layouts, the cache, and what goes wrong without NVRTC.
 
-use super::{Compiler, Kernel, Nvrtc};
+#![expect(clippy::disallowed_methods, reason = "tests are told by the environment where NVRTC is")]
+
+use std::path::{Path, PathBuf};
+
+use super::{Cache, CompileError, Compiler, Group, Kernel, Nvrtc, Scalar, pack};
+use crate::adamw::launch as adamw;
 use crate::attention::launch as attention;
 use crate::attention::launch::{Pass, Sight};
 
+const SMALL: Kernel = Kernel::Adamw(adamw::Kernel { width: 4, copied: true });
+const LARGE: Kernel =
+    Kernel::Attention(attention::Kernel { pass: Pass::Keys, head_dim: 64, sight: Sight::Causal });
+
+/// The library that `. kernels/nvrtc.sh` fetches.
+fn library() -> PathBuf {
+    let path = std::env::var("VLJEPA_NVRTC").expect("VLJEPA_NVRTC is set: `. kernels/nvrtc.sh`");
+    PathBuf::from(path)
+}
+
+fn nvrtc() -> Nvrtc {
+    Nvrtc::open(Some(&library()), None).unwrap()
+}
+
 #[test]
-fn scratch() {
-    let path = std::path::Path::new("/tmp/cuenv/lib/python3.11/site-packages/nvidia/cuda_nvrtc/lib/libnvrtc.so.12");
-    let compiler = Compiler::new(Nvrtc::open(Some(path), None).unwrap(), "sm_90a", None);
-    for head_dim in [64, 128, 256] {
-        for pass in Pass::ALL {
-        let kernel = Kernel::Attention(attention::Kernel { pass, head_dim, sight: Sight::Full });
-        let t = std::time::Instant::now();
-        match compiler.compile(kernel) {
-            Ok((cubin, _)) => println!("{} shared {} {:?} {:?} {:?}", cubin.name, cubin.shared_bytes, cubin.resources, cubin.instructions, t.elapsed()),
-            Err(e) => println!("{e}"),
-        }
-        }
+fn the_packed_structure_is_the_one_that_the_emitted_source_declares() {
+    let group = |element: &str, name: &str, count| Group {
+        element: element.to_owned(),
+        name: name.to_owned(),
+        count,
+    };
+    let source = LARGE.source().unwrap();
+    // Two f32 and three u32 scalars, ten buffers; every group ends at 8 bytes.
+    let written = [
+        group("float", "scalars_f32", 2),
+        group("uint32_t", "scalars_u32", 4),
+        group("uint32_t", "static_meta", 10),
+    ];
+    assert_eq!(source.parameters.groups, written);
+    assert_eq!(source.parameters.buffers.len(), 10);
+    let scalars =
+        [Scalar::F32(1.0), Scalar::F32(2.0), Scalar::U32(3), Scalar::U32(4), Scalar::U32(5)];
+    let bytes = pack(10, &scalars);
+    assert_eq!(bytes.len(), source.parameters.info_bytes());
+    assert_eq!(bytes[4..8], 2.0_f32.to_le_bytes());
+    assert_eq!(bytes[16..20], 5_u32.to_le_bytes());
+    assert_ne!(pack(10, &scalars[1..]), bytes, "a scalar less is another structure");
+    assert_ne!(pack(12, &scalars).len(), bytes.len(), "another number of buffers is another structure");
+}
+
+#[test]
+fn kernels_never_read_the_lengths_that_launches_leave_zero() {
+    for kernel in [SMALL, LARGE] {
+        let source = kernel.source().unwrap();
+        assert!(!source.text.contains(".static_meta["), "{}", source.name);
+    }
+}
+
+#[test]
+fn equal_keys_emit_equal_sources_under_their_own_name() {
+    let one = LARGE.source().unwrap();
+    for _ in 0..4 {
+        assert!(one == LARGE.source().unwrap(), "two sources of one key differ");
+    }
+    assert!(!one.text.contains("#line"), "no path of this machine stands in a source");
+    assert!(one.text.contains(" attention_backward_keys_d64_causal("));
+}
+
+#[test]
+fn a_cubin_comes_out_of_the_cache_and_a_damaged_one_is_compiled_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let compiler = Compiler::new(nvrtc(), "sm_90a", Some(Cache::new(folder.path())));
+    let (fresh, cached) = compiler.compile(SMALL).unwrap();
+    assert!(!cached && fresh.image.starts_with(b"\x7fELF"));
+    assert_eq!(compiler.compile(SMALL).unwrap(), (fresh.clone(), true));
+    let file = std::fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path();
+    let mut bytes = std::fs::read(&file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    assert_eq!(compiler.compile(SMALL).unwrap(), (fresh, false));
+}
+
+#[test]
+fn tensor_core_kernels_hold_their_sums_in_registers() {
+    let compiler = Compiler::new(nvrtc(), "sm_90a", None);
+    let (cubin, _) = compiler.compile(LARGE).unwrap();
+    assert!(cubin.instructions.hmma >= 128 && cubin.instructions.ldsm > 0, "{cubin:?}");
+    assert_eq!((cubin.resources.spills, cubin.instructions.local), (0, 0));
+    let (cubin, _) = compiler.compile(SMALL).unwrap();
+    assert_eq!((cubin.instructions.hmma, cubin.instructions.ldg128), (0, 8));
+}
+
+#[test]
+fn a_missing_library_is_named_with_what_to_install() {
+    let missing = Path::new("/nowhere/libnvrtc.so.12");
+    let error = Nvrtc::open(Some(missing), None).unwrap_err();
+    assert!(matches!(error, CompileError::NoNvrtc { .. }));
+    let text = error.to_string();
+    assert!(text.contains("/nowhere/libnvrtc.so.12") && text.contains("pip install"), "{text}");
+}
+
+#[test]
+fn a_library_that_is_no_nvrtc_and_missing_headers_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let fake = folder.path().join("libnvrtc.so.12");
+    std::fs::write(&fake, "not a library").unwrap();
+    let error = Nvrtc::open(Some(&fake), None).unwrap_err();
+    assert!(matches!(error, CompileError::BadNvrtc { .. }), "{error}");
+    let error = Nvrtc::open(Some(&library()), Some(folder.path())).unwrap_err();
+    assert!(error.to_string().contains("cuda_bf16.h"), "{error}");
+}
+
+#[test]
+fn an_architecture_that_nvrtc_does_not_know_is_refused_with_those_it_does() {
+    for architecture in ["sm_20", "gfx942", ""] {
+        let error = Compiler::new(nvrtc(), architecture, None).compile(SMALL).unwrap_err();
+        assert!(matches!(error, CompileError::Architecture { .. }), "{error}");
+        assert!(error.to_string().contains("sm_90"), "{error}");
     }
 }

@@ -1,0 +1,43 @@
+//! The GPU kernels of a recipe: what `vljepa-worker compile` builds before a run.
+
+use std::collections::BTreeSet;
+
+use vljepa_kernels::adamw::launch as adamw;
+use vljepa_kernels::attention::launch as attention;
+use vljepa_kernels::attention::launch::{Pass, Sight};
+use vljepa_kernels::compile::Kernel;
+use vljepa_recipes::schema::{self, Recipe};
+
+/// Every kernel that training or evaluating `recipe` on a GPU launches, in bf16.
+#[must_use]
+pub fn compile_keys(recipe: &Recipe) -> BTreeSet<Kernel> {
+    let mut keys = BTreeSet::new();
+    let model = &recipe.model;
+    let x = &model.x_encoder;
+    attention_keys(&mut keys, x.hidden_size / x.num_heads, Sight::Full, x.trainable);
+    let predictor = &model.predictor;
+    let sight = match predictor.attention {
+        schema::Attention::Bidirectional => Sight::Full,
+        schema::Attention::Causal => Sight::Causal,
+    };
+    attention_keys(&mut keys, predictor.head_dim, sight, true);
+    let y = &model.y_encoder;
+    for sight in [Sight::Full, Sight::Window] {
+        attention_keys(&mut keys, y.head_dim, sight, true);
+    }
+    for copied in [false, true] {
+        keys.insert(Kernel::Adamw(adamw::Kernel { width: 4, copied }));
+    }
+    keys
+}
+
+fn attention_keys(keys: &mut BTreeSet<Kernel>, head_dim: usize, sight: Sight, trained: bool) {
+    let passes = if trained { &Pass::ALL[..] } else { &[Pass::Forward][..] };
+    for &pass in passes {
+        let sight = match pass {
+            Pass::Prepare | Pass::Finish => Sight::Full,
+            Pass::Forward | Pass::Keys | Pass::KeysFast | Pass::Queries => sight,
+        };
+        keys.insert(Kernel::Attention(attention::Kernel { pass, head_dim, sight }));
+    }
+}
