@@ -74,6 +74,7 @@ macro_rules! kernels {
 kernels! {
     Adamw(adamw),
     Attention(attention),
+    LayerNorm(layer_norm),
 }
 
 /// Element type of activations and weights in a kernel; sums, statistics and optimizer state are f32 in both.

@@ -29,3 +29,14 @@ pub(crate) fn cube_total(value: f32, scratch: &mut Shared<[f32]>, #[comptime] pl
     sync_cube();
     total
 }
+
+/// Sum of a vector's elements.
+#[cube]
+pub(crate) fn vector_total<N: Size>(value: Vector<f32, N>, #[comptime] lanes: usize) -> f32 {
+    let mut sum = f32::new(0.0);
+    #[unroll]
+    for lane in 0..lanes {
+        sum += value.extract(lane);
+    }
+    sum
+}

@@ -2,11 +2,17 @@
 
 #[cfg(test)]
 mod cases;
+#[cfg(feature = "cuda")]
+mod cube;
 mod host;
+#[cfg(feature = "cuda")]
+pub mod launch;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
 mod tests;
+#[cfg(all(test, feature = "cuda"))]
+mod tests_cube;
 
 use crate::{Result, Stream, View, ViewMut, Write, check};
 

@@ -124,6 +124,38 @@ pub fn backward(
     Ok(())
 }
 
+/// The reference's forward direction, for the tests of the kernels that both normalisations share.
+#[cfg(all(test, feature = "cuda"))]
+pub(crate) fn reference_forward(
+    x: &[f32],
+    weight: &[f32],
+    one_plus: bool,
+    width: usize,
+    eps: f32,
+    out: &mut [f32],
+    rstd: &mut [f32],
+) {
+    let offset = if one_plus { 1.0 } else { 0.0 };
+    reference::forward(Input { x, weight, offset, width }, eps, out, rstd);
+}
+
+/// The reference's backward direction, to d_x and d_weight.
+#[cfg(all(test, feature = "cuda"))]
+#[expect(clippy::too_many_arguments, reason = "the tensors of one formula")]
+pub(crate) fn reference_backward(
+    x: &[f32],
+    weight: &[f32],
+    one_plus: bool,
+    width: usize,
+    rstd: &[f32],
+    d_out: &[f32],
+    write: Write,
+    (d_x, d_weight): (&mut [f32], &mut [f32]),
+) {
+    let offset = if one_plus { 1.0 } else { 0.0 };
+    reference::backward(Input { x, weight, offset, width }, rstd, d_out, write, d_x, d_weight);
+}
+
 /// What both directions read: `x` (n, width) and the factor `offset + weight` (width).
 #[derive(Clone, Copy)]
 struct Input<'a> {
