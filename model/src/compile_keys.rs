@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use vljepa_kernels::adamw::launch as adamw;
 use vljepa_kernels::attention::launch as attention;
 use vljepa_kernels::attention::launch::{Pass, Sight};
-use vljepa_kernels::compile::Kernel;
+use vljepa_kernels::compile::{Element, Kernel};
+use vljepa_kernels::layer_norm::launch as norm;
+use vljepa_kernels::layer_norm::launch::Form;
 use vljepa_recipes::schema::{self, Recipe};
 
 /// Every kernel that training or evaluating `recipe` on a GPU launches, in bf16.
@@ -25,10 +27,30 @@ pub fn compile_keys(recipe: &Recipe) -> BTreeSet<Kernel> {
     for sight in [Sight::Full, Sight::Window] {
         attention_keys(&mut keys, y.head_dim, sight, true);
     }
+    norm_keys(&mut keys, Form::Layer, x.hidden_size, x.trainable);
+    norm_keys(&mut keys, Form::Rms, predictor.hidden_size, true);
+    norm_keys(&mut keys, Form::RmsOnePlus, y.hidden_size, true);
+    // Gemma normalises the heads of q and k as well.
+    norm_keys(&mut keys, Form::RmsOnePlus, y.head_dim, true);
     for copied in [false, true] {
         keys.insert(Kernel::Adamw(adamw::Kernel { width: 4, copied }));
     }
     keys
+}
+
+fn norm_keys(keys: &mut BTreeSet<Kernel>, form: Form, width: usize, trained: bool) {
+    let mut insert = |pass| {
+        keys.insert(Kernel::LayerNorm(norm::Kernel { pass, element: Element::Bf16, width }));
+    };
+    for flag in [false, true] {
+        insert(norm::Pass::Forward { form, added: flag });
+        if trained {
+            insert(norm::Pass::Backward { form, add: flag });
+        }
+    }
+    if trained {
+        keys.insert(Kernel::LayerNorm(norm::ADD));
+    }
 }
 
 fn attention_keys(keys: &mut BTreeSet<Kernel>, head_dim: usize, sight: Sight, trained: bool) {

@@ -14,7 +14,11 @@ use crate::environment::CompileEnvironment;
 ///
 /// # Errors
 /// When a recipe does not load, NVRTC is missing or refuses a kernel, or the cache cannot be written.
-pub fn run(recipes: &[PathBuf], architecture: &str, cache: Option<PathBuf>) -> anyhow::Result<String> {
+pub fn run(
+    recipes: &[PathBuf],
+    architecture: &str,
+    cache: Option<PathBuf>,
+) -> anyhow::Result<String> {
     let environment = CompileEnvironment::read();
     let folder = cache.unwrap_or_else(|| environment.cache.clone());
     let keys = keys(recipes)?;

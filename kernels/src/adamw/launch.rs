@@ -2,7 +2,7 @@
 
 use super::Hyper;
 use super::cube::adamw_step::AdamwStep;
-use crate::compile::{self, CompileError, Emit, Launch, Scalar, Source, cubes, offset};
+use crate::compile::{self, CompileError, Emit, Launch, Scalar, Source, cubes, emit, offset};
 use crate::parallel::round;
 
 /// Units of a cube.
@@ -30,14 +30,11 @@ impl Kernel {
 
     pub(crate) fn emit(self, name: &str) -> Result<Source, CompileError> {
         let e = Emit::new(UNITS);
-        let b = || e.buffer();
-        let kernel = AdamwStep::new(
-            e.settings(), e.properties(), e.target(),
-            b(), b(), b(), b(), b(), b(),
-            (), (), (), (), (), (), (), (),
+        emit!(
+            e, name, AdamwStep: [weights m v gradient control copy]
+            [keep step_size root_scale gain1 beta2 gain2 eps count],
             self.width, self.copied, VECTORS,
-        );
-        e.emit(name, &kernel)
+        )
     }
 }
 

@@ -9,7 +9,8 @@ pub mod launch;
 mod reference;
 #[cfg(test)]
 mod tests;
-#[cfg(all(test, feature = "cuda"))]
+#[cfg(test)]
+#[cfg(feature = "cuda")]
 mod tests_cube;
 
 use crate::{Result, Stream, View, ViewMut, check};

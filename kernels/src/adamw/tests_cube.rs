@@ -23,7 +23,9 @@ fn an_update_matches_the_reference_and_refreshes_the_bf16_copy() {
         e.run(&step(buffers, len, HYPER));
         // A handful of f32 roundings on numbers below 8; the copy rounds to 8 bits.
         let tolerance = 8.0 * 4.0 * f32::EPSILON;
-        for (name, buffer, want) in [("weights", weights, &want[0]), ("m", m, &want[1]), ("v", v, &want[2])] {
+        for (name, buffer, want) in
+            [("weights", weights, &want[0]), ("m", m, &want[1]), ("v", v, &want[2])]
+        {
             assert_close(&format!("{name} of {len}"), &e.read_f32(buffer), want, tolerance);
         }
         assert_close("copy", &e.read_bf16(copy), &want[0], 0.004);

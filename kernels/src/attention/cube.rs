@@ -1,10 +1,18 @@
 //! Attention on tensor cores.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::manual_is_multiple_of,
+    clippy::too_many_lines,
+    reason = "compile-time counts of a tile, what CubeCL knows of integers, kernels in the order they run"
+)]
+
 use cubecl::prelude::*;
 
 use crate::cube::{
-    Chunk, Sums, add_pair, by_row, copies_commit, copies_wait, copy_chunk, exp2, left, left_transposed, multiply, operand,
-    pack_pair, right, right_transposed, shared_address, store_pair, swizzled,
+    Chunk, Sums, add_pair, by_row, copies_commit, copies_wait, copy_chunk, exp2, left,
+    left_transposed, multiply, operand, pack_pair, right, right_transposed, shared_address,
+    store_pair, swizzled,
 };
 
 /// Which keys a query sees, as far as it decides code.
@@ -54,9 +62,7 @@ fn load_tile(
         let inside = token < len;
         let index = ((start + select(inside, token, 0u32)) * heads + head) * chunks + at % chunks;
         let to = to + swizzled(row, at % chunks, comptime!(pitch(chunks)));
-        if comptime!((rows * chunks).is_multiple_of(units)) {
-            copy_chunk(from, index, to, select(inside, 16u32, 0u32));
-        } else if at < rows * chunks {
+        if comptime!((rows * chunks).is_multiple_of(units)) || at < rows * chunks {
             copy_chunk(from, index, to, select(inside, 16u32, 0u32));
         }
     }
@@ -105,7 +111,13 @@ fn first_seen(first: u32, window: u32, #[comptime] sight: Sight) -> u32 {
 
 /// The end of the keys that any of the `rows` queries from `first` on sees, which is also where the queries end that see any of `rows` keys.
 #[cube]
-fn end_seen(first: u32, len: u32, window: u32, #[comptime] rows: u32, #[comptime] sight: Sight) -> u32 {
+fn end_seen(
+    first: u32,
+    len: u32,
+    window: u32,
+    #[comptime] rows: u32,
+    #[comptime] sight: Sight,
+) -> u32 {
     match comptime!(sight) {
         Sight::Full => len,
         Sight::Causal => min(len, first + rows),
@@ -152,7 +164,8 @@ fn store_rows(
         let token = first + tile_row;
         if token < len {
             let index = ((start + token) * heads + head) * chunks + column + chunk;
-            out[index as usize] = tile[(swizzled(tile_row, chunk, comptime!(pitch(chunks))) / 16) as usize];
+            out[index as usize] =
+                tile[(swizzled(tile_row, chunk, comptime!(pitch(chunks))) / 16) as usize];
         }
     }
     sync_plane();
@@ -161,7 +174,6 @@ fn store_rows(
 /// out and log-sum-exp of one tile of queries of one head.
 #[cube(launch)]
 #[expect(clippy::too_many_arguments, reason = "buffers and scalars of one formula")]
-#[expect(clippy::too_many_lines, reason = "one kernel, in the order it runs")]
 pub(super) fn attention_forward(
     q: &[Chunk],
     k: &[Chunk],
@@ -187,9 +199,12 @@ pub(super) fn attention_forward(
     let rows = comptime!(planes * 16 * blocks as u32);
     let steps = comptime!(keys as usize / 8);
     let widths = comptime!(head_dim as usize / 8);
-    let query_tile = Shared::<[Chunk]>::new_aligned_slice(comptime!((rows * tile) as usize), 128usize);
-    let key_tile = Shared::<[Chunk]>::new_aligned_slice(comptime!((keys * tile) as usize), 128usize);
-    let value_tile = Shared::<[Chunk]>::new_aligned_slice(comptime!((keys * tile) as usize), 128usize);
+    let query_tile =
+        Shared::<[Chunk]>::new_aligned_slice(comptime!((rows * tile) as usize), 128usize);
+    let key_tile =
+        Shared::<[Chunk]>::new_aligned_slice(comptime!((keys * tile) as usize), 128usize);
+    let value_tile =
+        Shared::<[Chunk]>::new_aligned_slice(comptime!((keys * tile) as usize), 128usize);
     let query_at = shared_address(&query_tile);
     let key_at = shared_address(&key_tile);
     let value_at = shared_address(&value_tile);
@@ -243,7 +258,8 @@ pub(super) fn attention_forward(
                     let a = left(query_at, row + comptime!(16 * block as u32), step, tile);
                     let at = comptime!(block * steps + pair as usize * 2);
                     scores[at] = multiply(a, b.extract(0usize), b.extract(1usize), scores[at]);
-                    scores[at + 1] = multiply(a, b.extract(2usize), b.extract(3usize), scores[at + 1]);
+                    scores[at + 1] =
+                        multiply(a, b.extract(2usize), b.extract(3usize), scores[at + 1]);
                 }
             }
         }
@@ -263,10 +279,22 @@ pub(super) fn attention_forward(
                     let column = key + comptime!(8 * n as u32) + (lane % 4) * 2;
                     let old = scores[block * steps + n];
                     let mut new = Sums::empty();
-                    new.insert(0usize, seen(old.extract(0usize), sees(query, column, len, window, sight)));
-                    new.insert(1usize, seen(old.extract(1usize), sees(query, column + 1, len, window, sight)));
-                    new.insert(2usize, seen(old.extract(2usize), sees(query + 8, column, len, window, sight)));
-                    new.insert(3usize, seen(old.extract(3usize), sees(query + 8, column + 1, len, window, sight)));
+                    new.insert(
+                        0usize,
+                        seen(old.extract(0usize), sees(query, column, len, window, sight)),
+                    );
+                    new.insert(
+                        1usize,
+                        seen(old.extract(1usize), sees(query, column + 1, len, window, sight)),
+                    );
+                    new.insert(
+                        2usize,
+                        seen(old.extract(2usize), sees(query + 8, column, len, window, sight)),
+                    );
+                    new.insert(
+                        3usize,
+                        seen(old.extract(3usize), sees(query + 8, column + 1, len, window, sight)),
+                    );
                     scores[block * steps + n] = new;
                 }
             }
@@ -310,7 +338,7 @@ pub(super) fn attention_forward(
             let keep = by_row(keep_upper, keep_lower);
             #[unroll]
             for n in 0..widths {
-                sums[block * widths + n] = sums[block * widths + n] * keep;
+                sums[block * widths + n] *= keep;
             }
         }
 
@@ -328,7 +356,12 @@ pub(super) fn attention_forward(
                 #[unroll]
                 for block in 0..blocks {
                     let from = comptime!((block * steps + step as usize * 2) * 2);
-                    let a = operand(weights[from], weights[from + 1], weights[from + 2], weights[from + 3]);
+                    let a = operand(
+                        weights[from],
+                        weights[from + 1],
+                        weights[from + 2],
+                        weights[from + 3],
+                    );
                     let at = comptime!(block * widths + pair as usize * 2);
                     sums[at] = multiply(a, b.extract(0usize), b.extract(1usize), sums[at]);
                     sums[at + 1] = multiply(a, b.extract(2usize), b.extract(3usize), sums[at + 1]);
@@ -346,21 +379,35 @@ pub(super) fn attention_forward(
         let inverse = by_row(1.0f32 / upper, 1.0f32 / lower);
         #[unroll]
         for n in 0..widths {
-            sums[block * widths + n] = sums[block * widths + n] * inverse;
+            sums[block * widths + n] *= inverse;
         }
         let block_row = row + comptime!(16 * block as u32);
         let token = first + block_row + lane / 4;
         if lane % 4 == 0 {
             if token < len {
-                lse[((start + token) * query_heads + head) as usize] = maxima[block * 2] * scale + upper.ln();
+                lse[((start + token) * query_heads + head) as usize] =
+                    maxima[block * 2] * scale + upper.ln();
             }
             if token + 8 < len {
-                lse[((start + token + 8) * query_heads + head) as usize] = maxima[block * 2 + 1] * scale + lower.ln();
+                lse[((start + token + 8) * query_heads + head) as usize] =
+                    maxima[block * 2 + 1] * scale + lower.ln();
             }
         }
         store_rows(
-            &sums, comptime!(block * widths), &query_tile, query_at, block_row, out, start, len, first, query_heads,
-            head, 0u32, chunks, chunks,
+            &sums,
+            comptime!(block * widths),
+            &query_tile,
+            query_at,
+            block_row,
+            out,
+            start,
+            len,
+            first,
+            query_heads,
+            head,
+            0u32,
+            chunks,
+            chunks,
         );
     }
 }
@@ -380,7 +427,8 @@ pub(super) fn attention_prepare(
     let row = at / chunks;
     let inside = row < rows;
     let index = select(inside, at, 0u32) as usize;
-    let products = Vector::<f32, Const<8>>::cast_from(out[index]) * Vector::<f32, Const<8>>::cast_from(d_out[index]);
+    let products = Vector::<f32, Const<8>>::cast_from(out[index])
+        * Vector::<f32, Const<8>>::cast_from(d_out[index]);
     let mut sum = f32::new(0.0);
     #[unroll]
     for i in 0..8usize {
@@ -403,7 +451,12 @@ pub(super) fn attention_prepare(
 
 /// d_q in bf16 from its f32 sums, times the scale.
 #[cube(launch)]
-pub(super) fn attention_finish(sums: &[Vector<f32, Const<8>>], d_q: &mut [Chunk], scale: f32, chunks: u32) {
+pub(super) fn attention_finish(
+    sums: &[Vector<f32, Const<8>>],
+    d_q: &mut [Chunk],
+    scale: f32,
+    chunks: u32,
+) {
     let at = CUBE_POS_X * CUBE_DIM_X + UNIT_POS_X;
     if at < chunks {
         d_q[at as usize] = Vector::cast_from(sums[at as usize] * Vector::new(scale));
@@ -431,7 +484,8 @@ fn load_statistics(
         let inside = token < len;
         let at = ((start + select(inside, token, 0u32)) * heads + head) as usize;
         let to = (to + UNIT_POS_X) as usize;
-        tile_lse[to] = select(inside, lse[at] * f32::new(std::f64::consts::LOG2_E), f32::new(-FLOOR));
+        tile_lse[to] =
+            select(inside, lse[at] * f32::new(std::f64::consts::LOG2_E), f32::new(-FLOOR));
         tile_delta[to] = select(inside, delta[at], f32::new(0.0));
     }
 }
@@ -439,7 +493,6 @@ fn load_statistics(
 /// d_k and d_v of one tile of keys of one key/value head, summed over its query heads; with `fast`, d_q is added up on the way.
 #[cube(launch)]
 #[expect(clippy::too_many_arguments, reason = "buffers and scalars of one formula")]
-#[expect(clippy::too_many_lines, reason = "one kernel, in the order it runs")]
 pub(super) fn attention_backward_keys(
     q: &[Chunk],
     k: &[Chunk],
@@ -470,11 +523,18 @@ pub(super) fn attention_backward_keys(
     let steps = comptime!(queries as usize / 8);
     let widths = comptime!(slice as usize / 8);
     let stage_chunks = comptime!(queries * tile);
-    let key_tile = Shared::<[Chunk]>::new_aligned_slice(comptime!((rows * tile) as usize), 128usize);
-    let value_tile = Shared::<[Chunk]>::new_aligned_slice(comptime!((rows * tile) as usize), 128usize);
-    let query_tiles = Shared::<[Chunk]>::new_aligned_slice(comptime!(2 * stage_chunks as usize), 128usize);
-    let d_out_tiles = Shared::<[Chunk]>::new_aligned_slice(comptime!(2 * stage_chunks as usize), 128usize);
-    let d_score_tile = Shared::<[Chunk]>::new_aligned_slice(comptime!(if fast { rows as usize * 8 } else { 8 }), 128usize);
+    let key_tile =
+        Shared::<[Chunk]>::new_aligned_slice(comptime!((rows * tile) as usize), 128usize);
+    let value_tile =
+        Shared::<[Chunk]>::new_aligned_slice(comptime!((rows * tile) as usize), 128usize);
+    let query_tiles =
+        Shared::<[Chunk]>::new_aligned_slice(comptime!(2 * stage_chunks as usize), 128usize);
+    let d_out_tiles =
+        Shared::<[Chunk]>::new_aligned_slice(comptime!(2 * stage_chunks as usize), 128usize);
+    let d_score_tile = Shared::<[Chunk]>::new_aligned_slice(
+        comptime!(if fast { rows as usize * 8 } else { 8 }),
+        128usize,
+    );
     let mut tile_lse = Shared::<[f32]>::new_slice(comptime!(2 * queries as usize));
     let mut tile_delta = Shared::<[f32]>::new_slice(comptime!(2 * queries as usize));
     let key_at = shared_address(&key_tile);
@@ -515,10 +575,42 @@ pub(super) fn attention_backward_keys(
     let turns = tiles * group;
     load_tile(k, key_at, start, len, first, kv_heads, kv_head, rows, chunks, units);
     load_tile(v, value_at, start, len, first, kv_heads, kv_head, rows, chunks, units);
-    load_tile(q, queries_at, start, len, begin, query_heads, kv_head * group, queries, chunks, units);
-    load_tile(d_out, d_outs_at, start, len, begin, query_heads, kv_head * group, queries, chunks, units);
+    load_tile(
+        q,
+        queries_at,
+        start,
+        len,
+        begin,
+        query_heads,
+        kv_head * group,
+        queries,
+        chunks,
+        units,
+    );
+    load_tile(
+        d_out,
+        d_outs_at,
+        start,
+        len,
+        begin,
+        query_heads,
+        kv_head * group,
+        queries,
+        chunks,
+        units,
+    );
     load_statistics(
-        lse, delta, &mut tile_lse, &mut tile_delta, 0u32, start, len, begin, query_heads, kv_head * group, queries,
+        lse,
+        delta,
+        &mut tile_lse,
+        &mut tile_delta,
+        0u32,
+        start,
+        len,
+        begin,
+        query_heads,
+        kv_head * group,
+        queries,
     );
     copies_commit();
     let mut turn = 0u32;
@@ -536,10 +628,41 @@ pub(super) fn attention_backward_keys(
             let next = begin + (turn + 1) % tiles * queries;
             let next_head = kv_head * group + (turn + 1) / tiles;
             let to = other * comptime!(stage_chunks * 16);
-            load_tile(q, queries_at + to, start, len, next, query_heads, next_head, queries, chunks, units);
-            load_tile(d_out, d_outs_at + to, start, len, next, query_heads, next_head, queries, chunks, units);
+            load_tile(
+                q,
+                queries_at + to,
+                start,
+                len,
+                next,
+                query_heads,
+                next_head,
+                queries,
+                chunks,
+                units,
+            );
+            load_tile(
+                d_out,
+                d_outs_at + to,
+                start,
+                len,
+                next,
+                query_heads,
+                next_head,
+                queries,
+                chunks,
+                units,
+            );
             load_statistics(
-                lse, delta, &mut tile_lse, &mut tile_delta, other * queries, start, len, next, query_heads, next_head,
+                lse,
+                delta,
+                &mut tile_lse,
+                &mut tile_delta,
+                other * queries,
+                start,
+                len,
+                next,
+                query_heads,
+                next_head,
                 queries,
             );
         }
@@ -561,10 +684,13 @@ pub(super) fn attention_backward_keys(
                 let at = comptime!(pair as usize * 2);
                 let b = right_transposed(query_at, pair * 16, step, tile);
                 scores[at] = multiply(key, b.extract(0usize), b.extract(1usize), scores[at]);
-                scores[at + 1] = multiply(key, b.extract(2usize), b.extract(3usize), scores[at + 1]);
+                scores[at + 1] =
+                    multiply(key, b.extract(2usize), b.extract(3usize), scores[at + 1]);
                 let b = right_transposed(d_out_at, pair * 16, step, tile);
-                d_weights[at] = multiply(value, b.extract(0usize), b.extract(1usize), d_weights[at]);
-                d_weights[at + 1] = multiply(value, b.extract(2usize), b.extract(3usize), d_weights[at + 1]);
+                d_weights[at] =
+                    multiply(value, b.extract(0usize), b.extract(1usize), d_weights[at]);
+                d_weights[at + 1] =
+                    multiply(value, b.extract(2usize), b.extract(3usize), d_weights[at + 1]);
             }
         }
 
@@ -572,7 +698,9 @@ pub(super) fn attention_backward_keys(
             && match comptime!(sight) {
                 Sight::Full => true.runtime(),
                 Sight::Causal => first + rows <= query + 1,
-                Sight::Window => first + rows <= query + window && query + queries <= first + window,
+                Sight::Window => {
+                    first + rows <= query + window && query + queries <= first + window
+                }
             };
         let mut weights = Array::<u32>::new(comptime!(steps * 2));
         let mut d_scores = Array::<u32>::new(comptime!(steps * 2));
@@ -600,8 +728,10 @@ pub(super) fn attention_backward_keys(
             }
             weights[n * 2] = pack_pair(p0, p1);
             weights[n * 2 + 1] = pack_pair(p2, p3);
-            let upper = pack_pair(p0 * (d.extract(0usize) - delta0), p1 * (d.extract(1usize) - delta1));
-            let lower = pack_pair(p2 * (d.extract(2usize) - delta0), p3 * (d.extract(3usize) - delta1));
+            let upper =
+                pack_pair(p0 * (d.extract(0usize) - delta0), p1 * (d.extract(1usize) - delta1));
+            let lower =
+                pack_pair(p2 * (d.extract(2usize) - delta0), p3 * (d.extract(3usize) - delta1));
             d_scores[n * 2] = upper;
             d_scores[n * 2 + 1] = lower;
             if comptime!(fast) {
@@ -614,24 +744,40 @@ pub(super) fn attention_backward_keys(
         #[unroll]
         for step in 0..comptime!(queries / 16) {
             let from = comptime!(step as usize * 4);
-            let weight = operand(weights[from], weights[from + 1], weights[from + 2], weights[from + 3]);
-            let d_score = operand(d_scores[from], d_scores[from + 1], d_scores[from + 2], d_scores[from + 3]);
+            let weight =
+                operand(weights[from], weights[from + 1], weights[from + 2], weights[from + 3]);
+            let d_score =
+                operand(d_scores[from], d_scores[from + 1], d_scores[from + 2], d_scores[from + 3]);
             #[unroll]
             for pair in 0..comptime!(slice / 16) {
                 let at = comptime!(pair as usize * 2);
                 let b = right(d_out_at, step * 16, column + pair * 2, tile);
                 d_values[at] = multiply(weight, b.extract(0usize), b.extract(1usize), d_values[at]);
-                d_values[at + 1] = multiply(weight, b.extract(2usize), b.extract(3usize), d_values[at + 1]);
+                d_values[at + 1] =
+                    multiply(weight, b.extract(2usize), b.extract(3usize), d_values[at + 1]);
                 let b = right(query_at, step * 16, column + pair * 2, tile);
                 d_keys[at] = multiply(d_score, b.extract(0usize), b.extract(1usize), d_keys[at]);
-                d_keys[at + 1] = multiply(d_score, b.extract(2usize), b.extract(3usize), d_keys[at + 1]);
+                d_keys[at + 1] =
+                    multiply(d_score, b.extract(2usize), b.extract(3usize), d_keys[at + 1]);
             }
         }
 
         if comptime!(fast) {
             sync_cube();
             add_d_queries(
-                d_score_at, key_at, d_q, start, len, query, query_heads, head, column, head_dim, planes, queries, slice,
+                d_score_at,
+                key_at,
+                d_q,
+                start,
+                len,
+                query,
+                query_heads,
+                head,
+                column,
+                head_dim,
+                planes,
+                queries,
+                slice,
             );
         }
         turn += 1;
@@ -641,11 +787,17 @@ pub(super) fn attention_backward_keys(
     sync_cube();
     #[unroll]
     for n in 0..widths {
-        d_keys[n] = d_keys[n] * Vector::new(scale);
+        d_keys[n] *= Vector::new(scale);
     }
     let width = comptime!(slice / 8);
-    store_rows(&d_keys, 0usize, &key_tile, key_at, row, d_k, start, len, first, kv_heads, kv_head, column, width, chunks);
-    store_rows(&d_values, 0usize, &key_tile, key_at, row, d_v, start, len, first, kv_heads, kv_head, column, width, chunks);
+    store_rows(
+        &d_keys, 0usize, &key_tile, key_at, row, d_k, start, len, first, kv_heads, kv_head, column,
+        width, chunks,
+    );
+    store_rows(
+        &d_values, 0usize, &key_tile, key_at, row, d_v, start, len, first, kv_heads, kv_head,
+        column, width, chunks,
+    );
 }
 
 /// d_q += d_score·K for one tile of queries: each plane owns 16 queries and a part of the columns.
@@ -705,7 +857,6 @@ fn add_d_queries(
 /// d_q of one tile of queries of one head: the second pass of the deterministic mode.
 #[cube(launch)]
 #[expect(clippy::too_many_arguments, reason = "buffers and scalars of one formula")]
-#[expect(clippy::too_many_lines, reason = "one kernel, in the order it runs")]
 pub(super) fn attention_backward_queries(
     q: &[Chunk],
     k: &[Chunk],
@@ -732,10 +883,14 @@ pub(super) fn attention_backward_queries(
     let steps = comptime!(keys as usize / 8);
     let widths = comptime!(head_dim as usize / 8);
     let stage_chunks = comptime!(keys * tile);
-    let query_tile = Shared::<[Chunk]>::new_aligned_slice(comptime!((rows * tile) as usize), 128usize);
-    let d_out_tile = Shared::<[Chunk]>::new_aligned_slice(comptime!((rows * tile) as usize), 128usize);
-    let key_tiles = Shared::<[Chunk]>::new_aligned_slice(comptime!(2 * stage_chunks as usize), 128usize);
-    let value_tiles = Shared::<[Chunk]>::new_aligned_slice(comptime!(2 * stage_chunks as usize), 128usize);
+    let query_tile =
+        Shared::<[Chunk]>::new_aligned_slice(comptime!((rows * tile) as usize), 128usize);
+    let d_out_tile =
+        Shared::<[Chunk]>::new_aligned_slice(comptime!((rows * tile) as usize), 128usize);
+    let key_tiles =
+        Shared::<[Chunk]>::new_aligned_slice(comptime!(2 * stage_chunks as usize), 128usize);
+    let value_tiles =
+        Shared::<[Chunk]>::new_aligned_slice(comptime!(2 * stage_chunks as usize), 128usize);
     let query_at = shared_address(&query_tile);
     let d_out_at = shared_address(&d_out_tile);
     let keys_at = shared_address(&key_tiles);
@@ -752,7 +907,8 @@ pub(super) fn attention_backward_queries(
 
     let upper = first + row + lane / 4;
     let at_upper = ((start + select(upper < len, upper, 0u32)) * query_heads + head) as usize;
-    let at_lower = ((start + select(upper + 8 < len, upper + 8, 0u32)) * query_heads + head) as usize;
+    let at_lower =
+        ((start + select(upper + 8 < len, upper + 8, 0u32)) * query_heads + head) as usize;
     let lse_upper = lse[at_upper] * f32::new(std::f64::consts::LOG2_E);
     let lse_lower = lse[at_lower] * f32::new(std::f64::consts::LOG2_E);
     let delta_upper = delta[at_upper];
@@ -780,8 +936,30 @@ pub(super) fn attention_backward_queries(
         stage = 1 - stage;
         if key + keys < end {
             let to = stage * comptime!(stage_chunks * 16);
-            load_tile(k, keys_at + to, start, len, key + keys, kv_heads, kv_head, keys, chunks, units);
-            load_tile(v, values_at + to, start, len, key + keys, kv_heads, kv_head, keys, chunks, units);
+            load_tile(
+                k,
+                keys_at + to,
+                start,
+                len,
+                key + keys,
+                kv_heads,
+                kv_head,
+                keys,
+                chunks,
+                units,
+            );
+            load_tile(
+                v,
+                values_at + to,
+                start,
+                len,
+                key + keys,
+                kv_heads,
+                kv_head,
+                keys,
+                chunks,
+                units,
+            );
         }
         copies_commit();
 
@@ -801,10 +979,12 @@ pub(super) fn attention_backward_queries(
                 let at = comptime!(pair as usize * 2);
                 let b = right_transposed(key_at, pair * 16, step, tile);
                 scores[at] = multiply(query, b.extract(0usize), b.extract(1usize), scores[at]);
-                scores[at + 1] = multiply(query, b.extract(2usize), b.extract(3usize), scores[at + 1]);
+                scores[at + 1] =
+                    multiply(query, b.extract(2usize), b.extract(3usize), scores[at + 1]);
                 let b = right_transposed(value_at, pair * 16, step, tile);
                 d_weights[at] = multiply(d, b.extract(0usize), b.extract(1usize), d_weights[at]);
-                d_weights[at + 1] = multiply(d, b.extract(2usize), b.extract(3usize), d_weights[at + 1]);
+                d_weights[at + 1] =
+                    multiply(d, b.extract(2usize), b.extract(3usize), d_weights[at + 1]);
             }
         }
 
@@ -831,19 +1011,28 @@ pub(super) fn attention_backward_queries(
                 p2 = select(sees(upper + 8, of, len, window, sight), p2, zero);
                 p3 = select(sees(upper + 8, of + 1, len, window, sight), p3, zero);
             }
-            d_scores[n * 2] = pack_pair(p0 * (d.extract(0usize) - delta_upper), p1 * (d.extract(1usize) - delta_upper));
-            d_scores[n * 2 + 1] = pack_pair(p2 * (d.extract(2usize) - delta_lower), p3 * (d.extract(3usize) - delta_lower));
+            d_scores[n * 2] = pack_pair(
+                p0 * (d.extract(0usize) - delta_upper),
+                p1 * (d.extract(1usize) - delta_upper),
+            );
+            d_scores[n * 2 + 1] = pack_pair(
+                p2 * (d.extract(2usize) - delta_lower),
+                p3 * (d.extract(3usize) - delta_lower),
+            );
         }
         #[unroll]
         for step in 0..comptime!(keys / 16) {
             let from = comptime!(step as usize * 4);
-            let d_score = operand(d_scores[from], d_scores[from + 1], d_scores[from + 2], d_scores[from + 3]);
+            let d_score =
+                operand(d_scores[from], d_scores[from + 1], d_scores[from + 2], d_scores[from + 3]);
             #[unroll]
             for pair in 0..comptime!(chunks / 2) {
                 let at = comptime!(pair as usize * 2);
                 let b = right(key_at, step * 16, pair * 2, tile);
-                d_queries[at] = multiply(d_score, b.extract(0usize), b.extract(1usize), d_queries[at]);
-                d_queries[at + 1] = multiply(d_score, b.extract(2usize), b.extract(3usize), d_queries[at + 1]);
+                d_queries[at] =
+                    multiply(d_score, b.extract(0usize), b.extract(1usize), d_queries[at]);
+                d_queries[at + 1] =
+                    multiply(d_score, b.extract(2usize), b.extract(3usize), d_queries[at + 1]);
             }
         }
         key += keys;
@@ -852,9 +1041,22 @@ pub(super) fn attention_backward_queries(
     copies_wait(0usize);
     #[unroll]
     for n in 0..widths {
-        d_queries[n] = d_queries[n] * Vector::new(scale);
+        d_queries[n] *= Vector::new(scale);
     }
     store_rows(
-        &d_queries, 0usize, &query_tile, query_at, row, d_q, start, len, first, query_heads, head, 0u32, chunks, chunks,
+        &d_queries,
+        0usize,
+        &query_tile,
+        query_at,
+        row,
+        d_q,
+        start,
+        len,
+        first,
+        query_heads,
+        head,
+        0u32,
+        chunks,
+        chunks,
     );
 }

@@ -1,12 +1,12 @@
 //! Attention's kernels and how they are launched.
 
+use super::Mask;
 use super::cube::attention_backward_keys::AttentionBackwardKeys;
 use super::cube::attention_backward_queries::AttentionBackwardQueries;
 use super::cube::attention_finish::AttentionFinish;
 use super::cube::attention_forward::AttentionForward;
 use super::cube::attention_prepare::AttentionPrepare;
-use super::Mask;
-use crate::compile::{self, CompileError, Emit, Launch, Scalar, Source, cubes, offset};
+use crate::compile::{self, CompileError, Emit, Launch, Scalar, Source, cubes, emit, offset};
 use crate::{Lengths, Result, check};
 
 pub use super::cube::Sight;
@@ -135,42 +135,26 @@ impl Kernel {
     pub(crate) fn emit(self, name: &str) -> Result<Source, CompileError> {
         let Tiling { planes, blocks, others } = self.tiling();
         let e = Emit::new(planes * 32);
-        let b = || e.buffer();
-        let head_dim = offset(self.head_dim);
-        let (settings, properties, target) = (e.settings(), e.properties(), e.target());
+        let (d, sight) = (offset(self.head_dim), self.sight);
         match self.pass {
-            Pass::Forward => {
-                let kernel = AttentionForward::new(
-                    settings, properties, target, b(), b(), b(), b(), b(), b(), (), (), (), (), (),
-                    head_dim, self.sight, planes, blocks, others,
-                );
-                e.emit(name, &kernel)
-            }
+            Pass::Forward => emit!(
+                e, name, AttentionForward: [q k v places out lse] [scale scale_log2 window query_heads kv_heads],
+                d, sight, planes, blocks, others,
+            ),
             Pass::Prepare => {
-                let kernel = AttentionPrepare::new(
-                    settings, properties, target, b(), b(), b(), b(), (), head_dim / 8, true,
-                );
-                e.emit(name, &kernel)
+                emit!(e, name, AttentionPrepare: [out d_out delta d_q] [rows], d / 8, true)
             }
-            Pass::Keys | Pass::KeysFast => {
-                let fast = self.pass == Pass::KeysFast;
-                let kernel = AttentionBackwardKeys::new(
-                    settings, properties, target, b(), b(), b(), b(), b(), b(), b(), b(), b(), b(),
-                    (), (), (), (), (), head_dim, self.sight, planes, others, offset(self.slice()), fast,
-                );
-                e.emit(name, &kernel)
-            }
-            Pass::Queries => {
-                let kernel = AttentionBackwardQueries::new(
-                    settings, properties, target, b(), b(), b(), b(), b(), b(), b(), b(),
-                    (), (), (), (), (), head_dim, self.sight, planes, others,
-                );
-                e.emit(name, &kernel)
-            }
-            Pass::Finish => {
-                let kernel = AttentionFinish::new(settings, properties, target, b(), b(), (), ());
-                e.emit(name, &kernel)
-            }
+            Pass::Keys | Pass::KeysFast => emit!(
+                e, name, AttentionBackwardKeys: [q k v d_out lse delta places d_k d_v d_q]
+                [scale scale_log2 window query_heads kv_heads],
+                d, sight, planes, others, offset(self.slice()), self.pass == Pass::KeysFast,
+            ),
+            Pass::Queries => emit!(
+                e, name, AttentionBackwardQueries: [q k v d_out lse delta places d_q]
+                [scale scale_log2 window query_heads kv_heads],
+                d, sight, planes, others,
+            ),
+            Pass::Finish => emit!(e, name, AttentionFinish: [sums d_q] [scale chunks]),
         }
     }
 }
@@ -238,7 +222,14 @@ pub fn forward<B: Copy>(
 ) -> Result<Vec<Launch<B>>> {
     check_heads("attention::forward", n, heads, mask)?;
     let Forward { q, k, v, places, out, lse } = buffers;
-    Ok(launch(Pass::Forward, vec![q, k, v, places, out, lse], [tiles, heads.query], heads, mask, scale))
+    Ok(launch(
+        Pass::Forward,
+        vec![q, k, v, places, out, lse],
+        [tiles, heads.query],
+        heads,
+        mask,
+        scale,
+    ))
 }
 
 /// Buffers of [`backward`].
@@ -285,7 +276,6 @@ pub enum Mode {
 ///
 /// # Errors
 /// As [`forward`].
-#[expect(clippy::too_many_arguments, reason = "the tensors and parameters of one formula")]
 pub fn backward<B: Copy>(
     buffers: Backward<B>,
     n: usize,
@@ -299,19 +289,27 @@ pub fn backward<B: Copy>(
     if n == 0 {
         return Ok(Vec::new());
     }
-    let Backward { q, k, v, out, lse, d_out, key_places, query_places, delta, sums, d_q, d_k, d_v } = buffers;
+    let Backward { q, k, v, out, lse, d_out, key_places, query_places, delta, sums, d_q, d_k, d_v } =
+        buffers;
     let chunks = n * heads.query * heads.dim / 8;
     let each = 256;
     let simple = |pass, buffers, scalars| Launch {
-        kernel: compile::Kernel::Attention(Kernel { pass, head_dim: heads.dim, sight: Sight::Full }),
+        kernel: compile::Kernel::Attention(Kernel {
+            pass,
+            head_dim: heads.dim,
+            sight: Sight::Full,
+        }),
         cubes: [cubes(chunks, each), 1, 1],
         buffers,
         scalars,
     };
     let inputs = [q, k, v, d_out, lse, delta];
     let with = |rest: &[B]| [&inputs[..], rest].concat();
-    let mut launches =
-        vec![simple(Pass::Prepare, vec![out, d_out, delta, sums], vec![Scalar::U32(offset(n * heads.query))])];
+    let mut launches = vec![simple(
+        Pass::Prepare,
+        vec![out, d_out, delta, sums],
+        vec![Scalar::U32(offset(n * heads.query))],
+    )];
     let keys = [key_tiles, heads.key_value];
     match mode {
         Mode::Fast => {
@@ -364,7 +362,11 @@ fn check_heads(operation: &'static str, n: usize, heads: Heads, mask: Mask) -> R
         let needed = "kernels are made for heads of 16, 32, 64, 128 and 256";
         return Err(check::value(operation, "head width", dim.to_string(), needed));
     }
-    if key_value == 0 || query == 0 || !query.is_multiple_of(key_value) || query > usize::from(u16::MAX) {
+    if key_value == 0
+        || query == 0
+        || !query.is_multiple_of(key_value)
+        || query > usize::from(u16::MAX)
+    {
         let found = format!("{query} query and {key_value} key/value heads");
         let needed = "query heads are a positive multiple of key/value heads, at most 65535";
         return Err(check::value(operation, "heads", found, needed));
@@ -373,7 +375,8 @@ fn check_heads(operation: &'static str, n: usize, heads: Heads, mask: Mask) -> R
         return Err(check::value(operation, "window", "0", "a token sees at least itself"));
     }
     if n >= MAX_LEN as usize || n.saturating_mul(query * dim) >= 1 << 35 {
-        let needed = "tokens stay below 2^30, elements of q below 2^35 (32-bit offsets of 16 bytes)";
+        let needed =
+            "tokens stay below 2^30, elements of q below 2^35 (32-bit offsets of 16 bytes)";
         return Err(check::value(operation, "tokens", n.to_string(), needed));
     }
     Ok(())

@@ -23,7 +23,8 @@ mod reference;
 mod rows;
 #[cfg(test)]
 mod tests;
-#[cfg(all(test, feature = "cuda"))]
+#[cfg(test)]
+#[cfg(feature = "cuda")]
 mod tests_cube;
 
 use std::ops::Range;

@@ -103,7 +103,8 @@ fn section<'a>(image: &'a [u8], name: &str) -> Option<&'a [u8]> {
     if image.get(..4)? != b"\x7fELF" {
         return None;
     }
-    let (table, size, count, names) = (number(0x28, 8)?, number(0x3A, 2)?, number(0x3C, 2)?, number(0x3E, 2)?);
+    let (table, size, count, names) =
+        (number(0x28, 8)?, number(0x3A, 2)?, number(0x3C, 2)?, number(0x3E, 2)?);
     let bounds = |index: usize| {
         let header = table + index * size;
         Some((number(header, 4)?, number(header + 0x18, 8)?, number(header + 0x20, 8)?))

@@ -83,8 +83,13 @@ static PROPERTIES: LazyLock<Arc<DeviceProperties>> = LazyLock::new(|| {
         physical: None,
     };
     let memory = MemoryDeviceProperties::new(u64::MAX, 256);
-    let mut properties =
-        DeviceProperties::new(Features::default(), memory, hardware, TimingMethod::Device, identity);
+    let mut properties = DeviceProperties::new(
+        Features::default(),
+        memory,
+        hardware,
+        TimingMethod::Device,
+        identity,
+    );
     register_supported_types(&mut properties);
     Arc::new(properties)
 });
@@ -141,7 +146,9 @@ impl Emit {
             Parameters::read(&text, &arguments).ok_or_else(|| refuse(arguments.clone()))?;
         let shared_bytes = compiled.shared_memory_size;
         if shared_bytes > SHARED_BYTES {
-            return Err(refuse(format!("{shared_bytes} bytes of shared memory, of {SHARED_BYTES}")));
+            return Err(refuse(format!(
+                "{shared_bytes} bytes of shared memory, of {SHARED_BYTES}"
+            )));
         }
         Ok(Source { name: name.to_owned(), text, units: self.units, shared_bytes, parameters })
     }
@@ -160,7 +167,8 @@ fn rename(source: &str, name: &str) -> Option<(String, String)> {
     Some((renumber(&lines.join("\n")), arguments))
 }
 
-/// The text with its values (`v17`, `row_v17`, `v17_store`) numbered as they come: CubeCL's own numbers differ from run to run.
+/// The text with its values (`v17`, `row_v17`, `v17_store`) numbered as they come: CubeCL's own numbers differ from run to run. What
+/// follows a point is a member or, in inline PTX, a vector's width (`red.global.add.v2.f32`).
 fn renumber(text: &str) -> String {
     let mut numbers = BTreeMap::new();
     let mut out = String::with_capacity(text.len());
@@ -170,14 +178,20 @@ fn renumber(text: &str) -> String {
         let (before, word) = rest.split_at(start);
         let (word, after) = word.split_at(word.find(|c| !is_word(c)).unwrap_or(word.len()));
         out.push_str(before);
+        rest = after;
+        if before.ends_with('.') {
+            out.push_str(word);
+            continue;
+        }
         let parts = word.split('_').map(|part| {
-            let number = part.strip_prefix('v').filter(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
+            let number = part
+                .strip_prefix('v')
+                .filter(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
             let Some(number) = number else { return part.to_owned() };
             let next = numbers.len();
             format!("v{}", numbers.entry(number.to_owned()).or_insert(next))
         });
         out.push_str(&parts.collect::<Vec<_>>().join("_"));
-        rest = after;
     }
     out + rest
 }
@@ -209,3 +223,21 @@ impl Parameters {
         self.groups.iter().map(|g| g.count * size(&g.element)).sum()
     }
 }
+
+/// Emits a kernel: `emit!(e, name, Kernel: [its buffers] [its scalars], its compile-time values…)`; names only say what is what.
+macro_rules! emit {
+    ($e:ident, $name:expr, $kernel:ty: [$($buffer:ident)*] [$($scalar:ident)*] $(, $value:expr)* $(,)?) => {
+        $e.emit(
+            $name,
+            &<$kernel>::new(
+                $e.settings(),
+                $e.properties(),
+                $e.target(),
+                $({ let $buffer = $e.buffer(); $buffer },)*
+                $({ let $scalar = (); $scalar },)*
+                $($value),*
+            ),
+        )
+    };
+}
+pub(crate) use emit;

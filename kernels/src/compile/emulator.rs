@@ -110,11 +110,22 @@ impl Emulator {
         }
     }
 
-    fn execute(&self, program: &PathBuf, launch: &Launch<Buffer>, source: &Source, reversed: bool) -> Vec<Vec<u8>> {
+    fn execute(
+        &self,
+        program: &PathBuf,
+        launch: &Launch<Buffer>,
+        source: &Source,
+        reversed: bool,
+    ) -> Vec<Vec<u8>> {
         let folder = tempfile::tempdir().unwrap();
         let info = pack(launch.buffers.len(), &launch.scalars);
         assert_eq!(info.len(), source.parameters.info_bytes(), "{}: scalars", source.name);
-        assert_eq!(launch.buffers.len(), source.parameters.buffers.len(), "{}: buffers", source.name);
+        assert_eq!(
+            launch.buffers.len(),
+            source.parameters.buffers.len(),
+            "{}: buffers",
+            source.name
+        );
         fs::write(folder.path().join("info"), info).unwrap();
         for (i, buffer) in launch.buffers.iter().enumerate() {
             fs::write(folder.path().join(i.to_string()), &self.buffers[buffer.0]).unwrap();
@@ -138,7 +149,8 @@ impl Emulator {
 /// The host program of a kernel, built once per source.
 fn build(source: &Source) -> PathBuf {
     let text = program(source);
-    let folder = std::env::temp_dir().join(format!("vljepa-emulator-{}", env!("CARGO_PKG_VERSION")));
+    let folder =
+        std::env::temp_dir().join(format!("vljepa-emulator-{}", env!("CARGO_PKG_VERSION")));
     fs::create_dir_all(&folder).unwrap();
     let hash = blake3::hash(text.as_bytes()).to_hex();
     let path = folder.join(format!("{}-{}", source.name, &hash[..24]));
@@ -149,7 +161,15 @@ fn build(source: &Source) -> PathBuf {
     let (cpp, built) = (work.path().join("kernel.cpp"), work.path().join("kernel"));
     fs::write(&cpp, text).unwrap();
     let output = Command::new("g++")
-        .args(["-std=c++17", "-O1", "-w", "-fno-strict-aliasing", "-ffp-contract=off", "-mno-red-zone", "-o"])
+        .args([
+            "-std=c++17",
+            "-O1",
+            "-w",
+            "-fno-strict-aliasing",
+            "-ffp-contract=off",
+            "-mno-red-zone",
+            "-o",
+        ])
         .args([&built, &cpp])
         .output()
         .expect("g++ is installed");

@@ -21,7 +21,7 @@ mod tests;
 
 pub use cache::{Cache, Compiler};
 pub use cubin::{Cubin, Instructions, Resources};
-pub(crate) use emit::Emit;
+pub(crate) use emit::{Emit, emit};
 pub use emit::{Group, Parameters, Source};
 pub use error::CompileError;
 pub use launch::{Launch, Scalar, pack};

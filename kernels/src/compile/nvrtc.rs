@@ -74,7 +74,8 @@ impl Nvrtc {
         let include = folders.into_iter().filter(|f| f.is_dir()).collect();
         let mut nvrtc = Self { library, path, include, version: (0, 0) };
         let (mut major, mut minor) = (0, 0);
-        let function = nvrtc.symbol::<unsafe extern "C" fn(*mut c_int, *mut c_int) -> c_int>(c"nvrtcVersion")?;
+        let function = nvrtc
+            .symbol::<unsafe extern "C" fn(*mut c_int, *mut c_int) -> c_int>(c"nvrtcVersion")?;
         // SAFETY: both pointers are valid for the call; the signature is nvrtc.h's.
         nvrtc.check("", unsafe { function(&raw mut major, &raw mut minor) }, String::new())?;
         nvrtc.version = (major, minor);
@@ -107,7 +108,12 @@ impl Nvrtc {
     }
 
     /// Compiles `text` for `architecture` (`sm_90a`).
-    pub(super) fn compile(&self, kernel: &str, text: &str, architecture: &str) -> Result<Compiled, CompileError> {
+    pub(super) fn compile(
+        &self,
+        kernel: &str,
+        text: &str,
+        architecture: &str,
+    ) -> Result<Compiled, CompileError> {
         self.check_architecture(architecture)?;
         let nul = |_| CompileError::Nvrtc {
             kernel: kernel.to_owned(),
@@ -127,7 +133,12 @@ impl Nvrtc {
         let pointers: Vec<*const c_char> = options.iter().map(|o| o.as_ptr()).collect();
 
         type Create = unsafe extern "C" fn(
-            *mut Program, *const c_char, *const c_char, c_int, *const *const c_char, *const *const c_char,
+            *mut Program,
+            *const c_char,
+            *const c_char,
+            c_int,
+            *const *const c_char,
+            *const *const c_char,
         ) -> c_int;
         type Compile = unsafe extern "C" fn(Program, c_int, *const *const c_char) -> c_int;
         type Destroy = unsafe extern "C" fn(*mut Program) -> c_int;
@@ -144,13 +155,16 @@ impl Nvrtc {
         let count = c_int::try_from(pointers.len()).unwrap_or(0);
         // SAFETY: the program was created above; `pointers` has `count` NUL-terminated strings.
         let code = unsafe { compile(program, count, pointers.as_ptr()) };
-        let result = self.output(kernel, program, c"nvrtcGetProgramLogSize", c"nvrtcGetProgramLog").and_then(|log| {
-            let log = text_of(&log);
-            self.check(kernel, code, log.clone())?;
-            let ptx = text_of(&self.output(kernel, program, c"nvrtcGetPTXSize", c"nvrtcGetPTX")?);
-            let cubin = self.output(kernel, program, c"nvrtcGetCUBINSize", c"nvrtcGetCUBIN")?;
-            Ok(Compiled { cubin, ptx, log })
-        });
+        let result = self
+            .output(kernel, program, c"nvrtcGetProgramLogSize", c"nvrtcGetProgramLog")
+            .and_then(|log| {
+                let log = text_of(&log);
+                self.check(kernel, code, log.clone())?;
+                let ptx =
+                    text_of(&self.output(kernel, program, c"nvrtcGetPTXSize", c"nvrtcGetPTX")?);
+                let cubin = self.output(kernel, program, c"nvrtcGetCUBINSize", c"nvrtcGetCUBIN")?;
+                Ok(Compiled { cubin, ptx, log })
+            });
         // SAFETY: the program was created above and is not used again.
         let destroyed = unsafe { destroy(&raw mut program) };
         let compiled = result?;
@@ -174,7 +188,13 @@ impl Nvrtc {
     }
 
     /// What one pair of nvrtcGet…Size and nvrtcGet… gives.
-    fn output(&self, kernel: &str, program: Program, size: &CStr, get: &CStr) -> Result<Vec<u8>, CompileError> {
+    fn output(
+        &self,
+        kernel: &str,
+        program: Program,
+        size: &CStr,
+        get: &CStr,
+    ) -> Result<Vec<u8>, CompileError> {
         let size = self.symbol::<unsafe extern "C" fn(Program, *mut usize) -> c_int>(size)?;
         let get = self.symbol::<unsafe extern "C" fn(Program, *mut u8) -> c_int>(get)?;
         let mut bytes = 0;
@@ -189,17 +209,17 @@ impl Nvrtc {
     fn symbol<T: Copy>(&self, name: &CStr) -> Result<T, CompileError> {
         // SAFETY: every caller passes the function type that nvrtc.h declares for the name.
         let symbol = unsafe { self.library.get::<T>(name) };
-        symbol.map(|s| *s).map_err(|e| CompileError::BadNvrtc {
-            path: self.path.clone(),
-            message: e.to_string(),
-        })
+        symbol
+            .map(|s| *s)
+            .map_err(|e| CompileError::BadNvrtc { path: self.path.clone(), message: e.to_string() })
     }
 
     fn check(&self, kernel: &str, code: c_int, log: String) -> Result<(), CompileError> {
         if code == 0 {
             return Ok(());
         }
-        let name = self.symbol::<unsafe extern "C" fn(c_int) -> *const c_char>(c"nvrtcGetErrorString")?;
+        let name =
+            self.symbol::<unsafe extern "C" fn(c_int) -> *const c_char>(c"nvrtcGetErrorString")?;
         // SAFETY: the function returns a static NUL-terminated string for any code.
         let name = unsafe { CStr::from_ptr(name(code)) }.to_string_lossy().into_owned();
         Err(CompileError::Nvrtc { kernel: kernel.to_owned(), code: name, log })

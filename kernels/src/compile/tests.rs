@@ -46,7 +46,11 @@ fn the_packed_structure_is_the_one_that_the_emitted_source_declares() {
     assert_eq!(bytes[4..8], 2.0_f32.to_le_bytes());
     assert_eq!(bytes[16..20], 5_u32.to_le_bytes());
     assert_ne!(pack(10, &scalars[1..]), bytes, "a scalar less is another structure");
-    assert_ne!(pack(12, &scalars).len(), bytes.len(), "another number of buffers is another structure");
+    assert_ne!(
+        pack(12, &scalars).len(),
+        bytes.len(),
+        "another number of buffers is another structure"
+    );
 }
 
 #[test]
@@ -119,4 +123,11 @@ fn an_architecture_that_nvrtc_does_not_know_is_refused_with_those_it_does() {
         assert!(matches!(error, CompileError::Architecture { .. }), "{error}");
         assert!(error.to_string().contains("sm_90"), "{error}");
     }
+}
+
+#[test]
+fn renumbering_leaves_the_vectors_of_inline_ptx_alone() {
+    let kernel = attention::Kernel { pass: Pass::KeysFast, head_dim: 64, sight: Sight::Full };
+    let source = Kernel::Attention(kernel).source().unwrap();
+    assert!(source.text.contains("red.global.add.v2.f32 "), "{}", source.text);
 }

@@ -1,5 +1,7 @@
 //! Sums and maxima over the 32 units of a plane and over a cube, in a fixed order.
 
+#![expect(clippy::manual_is_multiple_of, reason = "what CubeCL knows of integers")]
+
 use cubecl::prelude::*;
 
 /// Sum over the plane; every unit gets it. Butterfly: the same bits in every unit and every run.
@@ -15,7 +17,11 @@ pub(crate) fn plane_total(value: f32) -> f32 {
 
 /// Sum over a cube of `planes` planes; every unit gets it. `scratch` holds `planes` numbers and may be used again after.
 #[cube]
-pub(crate) fn cube_total(value: f32, scratch: &mut Shared<[f32]>, #[comptime] planes: usize) -> f32 {
+pub(crate) fn cube_total(
+    value: f32,
+    scratch: &mut Shared<[f32]>,
+    #[comptime] planes: usize,
+) -> f32 {
     let sum = plane_total(value);
     if UNIT_POS_X % 32 == 0 {
         scratch[(UNIT_POS_X / 32) as usize] = sum;

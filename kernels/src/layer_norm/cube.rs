@@ -11,6 +11,8 @@
 //! Considered: one cube per row (more barriers than a row of 1,024 or 2,048 pays for), Welford's update (one pass less over
 //! registers, which are free, for divisions, which are not).
 
+#![expect(clippy::too_many_lines, reason = "kernels in the order they run")]
+
 use cubecl::prelude::*;
 
 use crate::cube::{plane_total, vector_total};
@@ -72,7 +74,8 @@ pub(super) fn norm_forward<F: Float, N: Size>(
             value = Vector::cast_from(x[first + at]);
             if comptime!(added) {
                 // What is normalised is what backward reads: the sum as it is stored.
-                let rounded = Vector::<F, N>::cast_from(value + Vector::cast_from(residual[first + at]));
+                let rounded =
+                    Vector::<F, N>::cast_from(value + Vector::cast_from(residual[first + at]));
                 value = Vector::cast_from(rounded);
                 if inside {
                     sum[first + at] = rounded;
@@ -100,7 +103,9 @@ pub(super) fn norm_forward<F: Float, N: Size>(
         for turn in 0..turns {
             let at = lane + turn * 32;
             if at < vectors {
-                let mut y = (values[turn] - Vector::new(average)) * Vector::new(scale) * factor::<F, N>(weight[at], form);
+                let mut y = (values[turn] - Vector::new(average))
+                    * Vector::new(scale)
+                    * factor::<F, N>(weight[at], form);
                 if comptime!(matches!(form, Form::Layer)) {
                     y += Vector::cast_from(bias[at]);
                 }
@@ -119,7 +124,6 @@ pub(super) fn norm_forward<F: Float, N: Size>(
 /// d_x of every row, and each cube's share of d_weight and d_bias.
 #[cube(launch)]
 #[expect(clippy::too_many_arguments, reason = "buffers and scalars of one formula")]
-#[expect(clippy::too_many_lines, reason = "one kernel, in the order it runs")]
 pub(super) fn norm_backward<F: Float, N: Size>(
     x: &[Vector<F, N>],
     weight: &[Vector<F, N>],
@@ -169,11 +173,12 @@ pub(super) fn norm_backward<F: Float, N: Size>(
             weighted[turn] = Vector::new(0.0f32);
             if at < vectors {
                 let d = Vector::<f32, N>::cast_from(d_out[first + at]);
-                let value = (Vector::<f32, N>::cast_from(x[first + at]) - Vector::new(average)) * Vector::new(scale);
+                let value = (Vector::<f32, N>::cast_from(x[first + at]) - Vector::new(average))
+                    * Vector::new(scale);
                 let g = d * factor::<F, N>(weight[at], form);
-                d_weight[turn] = d_weight[turn] + d * value;
+                d_weight[turn] += d * value;
                 if comptime!(centred) {
-                    d_bias[turn] = d_bias[turn] + d;
+                    d_bias[turn] += d;
                     sum += vector_total::<N>(g, lanes);
                 }
                 product += vector_total::<N>(g * value, lanes);
@@ -190,7 +195,9 @@ pub(super) fn norm_backward<F: Float, N: Size>(
         for turn in 0..turns {
             let at = lane + turn * 32;
             if at < vectors {
-                let inner = weighted[turn] - Vector::new(sum_mean) - normalised[turn] * Vector::new(product_mean);
+                let inner = weighted[turn]
+                    - Vector::new(sum_mean)
+                    - normalised[turn] * Vector::new(product_mean);
                 let mut d = inner * Vector::new(scale);
                 if comptime!(add) {
                     d += Vector::cast_from(d_x[first + at]);
@@ -202,7 +209,8 @@ pub(super) fn norm_backward<F: Float, N: Size>(
     }
 
     let mut shared_weight = Shared::<[Vector<f32, N>]>::new_slice(vectors);
-    let mut shared_bias = Shared::<[Vector<f32, N>]>::new_slice(comptime!(if centred { vectors } else { 1 }));
+    let mut shared_bias =
+        Shared::<[Vector<f32, N>]>::new_slice(comptime!(if centred { vectors } else { 1 }));
     #[unroll]
     for turn_of_plane in 0..planes_of_cube {
         if plane == turn_of_plane {
@@ -213,12 +221,12 @@ pub(super) fn norm_backward<F: Float, N: Size>(
                     if comptime!(turn_of_plane == 0) {
                         shared_weight[at] = d_weight[turn];
                     } else {
-                        shared_weight[at] = shared_weight[at] + d_weight[turn];
+                        shared_weight[at] += d_weight[turn];
                     }
                     if comptime!(centred && turn_of_plane == 0) {
                         shared_bias[at] = d_bias[turn];
                     } else if comptime!(centred) {
-                        shared_bias[at] = shared_bias[at] + d_bias[turn];
+                        shared_bias[at] += d_bias[turn];
                     }
                 }
             }

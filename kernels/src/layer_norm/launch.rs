@@ -3,7 +3,9 @@
 use super::cube::norm_add::NormAdd;
 use super::cube::norm_backward::NormBackward;
 use super::cube::norm_forward::NormForward;
-use crate::compile::{self, CompileError, Element, Emit, Launch, Scalar, Source, cubes, offset};
+use crate::compile::{
+    self, CompileError, Element, Emit, Launch, Scalar, Source, cubes, emit, offset,
+};
 use crate::{Result, Write, check};
 
 pub use super::cube::Form;
@@ -62,10 +64,18 @@ impl Kernel {
         let (element, width) = (self.element.name(), self.width);
         match self.pass {
             Pass::Forward { form, added } => {
-                format!("{}_forward{}_d{width}_{element}", form.name(), if added { "_residual" } else { "" })
+                format!(
+                    "{}_forward{}_d{width}_{element}",
+                    form.name(),
+                    if added { "_residual" } else { "" }
+                )
             }
             Pass::Backward { form, add } => {
-                format!("{}_backward{}_d{width}_{element}", form.name(), if add { "_add" } else { "" })
+                format!(
+                    "{}_backward{}_d{width}_{element}",
+                    form.name(),
+                    if add { "_add" } else { "" }
+                )
             }
             Pass::Add => "norm_add".to_owned(),
         }
@@ -89,26 +99,23 @@ impl Kernel {
         }
     }
 
-    fn emit_as<F: cubecl::prelude::Float>(self, e: Emit, name: &str) -> Result<Source, CompileError> {
-        let (settings, properties, target) = (e.settings(), e.properties(), e.target());
-        let b = || e.buffer();
+    fn emit_as<F: cubecl::prelude::Float>(
+        self,
+        e: Emit,
+        name: &str,
+    ) -> Result<Source, CompileError> {
         let (lanes, width) = (self.lanes(), self.width);
         match self.pass {
-            Pass::Forward { form, added } => {
-                let kernel = NormForward::<F>::new(
-                    settings, properties, target, b(), b(), b(), b(), b(), b(), b(), b(), (), (), (),
-                    lanes, form, width, lanes, added,
-                );
-                e.emit(name, &kernel)
-            }
-            Pass::Backward { form, add } => {
-                let kernel = NormBackward::<F>::new(
-                    settings, properties, target, b(), b(), b(), b(), b(), b(), b(), b(), (), (), (),
-                    lanes, form, width, lanes, add, offset(PLANES),
-                );
-                e.emit(name, &kernel)
-            }
-            Pass::Add => e.emit(name, &NormAdd::new(settings, properties, target, b(), b(), (), ())),
+            Pass::Forward { form, added } => emit!(
+                e, name, NormForward::<F>: [x residual weight bias sum out mean rstd] [eps inverse_width rows],
+                lanes, form, width, lanes, added,
+            ),
+            Pass::Backward { form, add } => emit!(
+                e, name, NormBackward::<F>: [x weight mean rstd d_out d_x partial_weight partial_bias]
+                [inverse_width rows planes],
+                lanes, form, width, lanes, add, offset(PLANES),
+            ),
+            Pass::Add => emit!(e, name, NormAdd: [partial gradient] [parts width]),
         }
     }
 }
@@ -154,7 +161,16 @@ pub fn forward<B: Copy>(
     Ok(vec![Launch {
         kernel: compile::Kernel::LayerNorm(Kernel { pass, element, width }),
         cubes: [cubes(n, PLANES), 1, 1],
-        buffers: vec![x, added, weight, bias.unwrap_or(weight), sum, out, mean.unwrap_or(rstd), rstd],
+        buffers: vec![
+            x,
+            added,
+            weight,
+            bias.unwrap_or(weight),
+            sum,
+            out,
+            mean.unwrap_or(rstd),
+            rstd,
+        ],
         scalars: vec![Scalar::F32(eps), Scalar::F32(1.0 / width as f32), Scalar::U32(offset(n))],
     }])
 }
@@ -204,7 +220,8 @@ pub fn backward<B: Copy>(
     if n == 0 || width == 0 {
         return Ok(Vec::new());
     }
-    let Backward { x, weight, mean, rstd, d_out, d_x, partials: [first, second], d_weight, d_bias } = buffers;
+    let Backward { x, weight, mean, rstd, d_out, d_x, partials: [first, second], d_weight, d_bias } =
+        buffers;
     let parts = n.div_ceil(PLANES).min(CUBES);
     let kernel = |pass| compile::Kernel::LayerNorm(Kernel { pass, element, width });
     let add = |partial, gradient| Launch {

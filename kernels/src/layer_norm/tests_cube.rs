@@ -11,7 +11,8 @@ use crate::testing::{assert_close, assert_differs, normal};
 use crate::{Write, rms_norm};
 
 /// (rows, width): one of each, widths that no vector divides, widths of the model, no rows.
-const SIZES: [(usize, usize); 7] = [(1, 1), (17, 33), (257, 64), (3, 2048), (0, 8), (9, 1024), (5, 768)];
+const SIZES: [(usize, usize); 7] =
+    [(1, 1), (17, 33), (257, 64), (3, 2048), (0, 8), (9, 1024), (5, 768)];
 
 fn upload(e: &mut Emulator, element: Element, values: &[f32]) -> Buffer {
     match element {
@@ -73,10 +74,25 @@ fn reference_forward(case: &Case, x: &[f32], weight: &[f32], bias: &[f32]) -> [V
     let width = case.width;
     match case.form {
         Form::Layer => {
-            reference::forward(Input { x, weight, width }, bias, EPS, &mut out, &mut mean, &mut rstd);
+            reference::forward(
+                Input { x, weight, width },
+                bias,
+                EPS,
+                &mut out,
+                &mut mean,
+                &mut rstd,
+            );
         }
         Form::Rms | Form::RmsOnePlus => {
-            rms_norm::reference_forward(x, weight, case.form == Form::RmsOnePlus, width, EPS, &mut out, &mut rstd);
+            rms_norm::reference_forward(
+                x,
+                weight,
+                case.form == Form::RmsOnePlus,
+                width,
+                EPS,
+                &mut out,
+                &mut rstd,
+            );
         }
     }
     [out, mean, rstd]
@@ -136,17 +152,28 @@ fn backward_matches_the_references_and_adds_to_the_weights_gradients() {
         let [_, mean, rstd] = reference_forward(&case, &x, &weight, &bias);
         for write in [Write::Set, Write::Add] {
             let name = format!("{form:?} {element:?} {n}x{width} {write:?}");
-            let (mut d_x, mut d_weight, mut d_bias) = (stands.clone(), weight.clone(), bias.clone());
+            let (mut d_x, mut d_weight, mut d_bias) =
+                (stands.clone(), weight.clone(), bias.clone());
             match form {
                 Form::Layer => {
                     let input = Input { x: &x, weight: &weight, width };
                     let saved = Saved { mean: &mean, rstd: &rstd };
-                    reference::backward(input, saved, &d_out, write, &mut d_x, &mut d_weight, &mut d_bias);
+                    reference::backward(
+                        input,
+                        saved,
+                        &d_out,
+                        write,
+                        &mut d_x,
+                        &mut d_weight,
+                        &mut d_bias,
+                    );
                 }
                 Form::Rms | Form::RmsOnePlus => {
                     let one_plus = form == Form::RmsOnePlus;
                     let grads = (&mut d_x[..], &mut d_weight[..]);
-                    rms_norm::reference_backward(&x, &weight, one_plus, width, &rstd, &d_out, write, grads);
+                    rms_norm::reference_backward(
+                        &x, &weight, one_plus, width, &rstd, &d_out, write, grads,
+                    );
                 }
             }
             let mut e = Emulator::default();
@@ -166,7 +193,12 @@ fn backward_matches_the_references_and_adds_to_the_weights_gradients() {
             let got = read(&e, element, buffers.d_x);
             assert_close(&format!("{name}: d_x"), &got, &d_x, tolerance(element) + 3e-5);
             // Sums over up to 257 rows of terms below 10 in f32.
-            assert_close(&format!("{name}: d_weight"), &e.read_f32(buffers.d_weight), &d_weight, 1e-4);
+            assert_close(
+                &format!("{name}: d_weight"),
+                &e.read_f32(buffers.d_weight),
+                &d_weight,
+                1e-4,
+            );
             if let Some(buffer) = buffers.d_bias {
                 assert_close(&format!("{name}: d_bias"), &e.read_f32(buffer), &d_bias, 1e-4);
             }

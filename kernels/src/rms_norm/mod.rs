@@ -125,7 +125,8 @@ pub fn backward(
 }
 
 /// The reference's forward direction, for the tests of the kernels that both normalisations share.
-#[cfg(all(test, feature = "cuda"))]
+#[cfg(test)]
+#[cfg(feature = "cuda")]
 pub(crate) fn reference_forward(
     x: &[f32],
     weight: &[f32],
@@ -140,7 +141,8 @@ pub(crate) fn reference_forward(
 }
 
 /// The reference's backward direction, to d_x and d_weight.
-#[cfg(all(test, feature = "cuda"))]
+#[cfg(test)]
+#[cfg(feature = "cuda")]
 #[expect(clippy::too_many_arguments, reason = "the tensors of one formula")]
 pub(crate) fn reference_backward(
     x: &[f32],

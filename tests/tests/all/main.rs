@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 mod architecture;
+#[cfg(feature = "cuda")]
+mod cubins;
 mod faults;
 mod golden;
 mod golden_step;

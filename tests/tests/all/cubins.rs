@@ -1,0 +1,62 @@
+//! The GPU kernels of every recipe in the folder compile, and need of the machine what the committed table says.
+
+use std::path::PathBuf;
+
+use vljepa_kernels::compile::{Cache, Compiler, Cubin, Nvrtc};
+use vljepa_worker::compile::{compile, keys, table};
+use vljepa_worker::environment::CompileEnvironment;
+
+use crate::programs::repository;
+
+fn recipes() -> Vec<PathBuf> {
+    let files = std::fs::read_dir(repository().join("recipes")).unwrap();
+    let mut recipes: Vec<PathBuf> = files.map(|file| file.unwrap().path()).collect();
+    recipes.retain(|path| path.extension().is_some_and(|e| e == "yaml"));
+    recipes.sort();
+    recipes
+}
+
+fn cubins() -> Vec<Cubin> {
+    let environment = CompileEnvironment::read();
+    let nvrtc = environment.nvrtc.expect("VLJEPA_NVRTC is set: `. kernels/nvrtc.sh`");
+    let nvrtc = Nvrtc::open(Some(&nvrtc), environment.include.as_deref()).unwrap();
+    let cache = std::env::temp_dir().join("vljepa-test-cubins");
+    let compiler = Compiler::new(nvrtc, "sm_90a", Some(Cache::new(&cache)));
+    let compiled = compile(&compiler, &keys(&recipes()).unwrap()).unwrap();
+    compiled.into_iter().map(|(cubin, _)| cubin).collect()
+}
+
+#[test]
+fn the_kernels_of_all_recipes_need_what_the_committed_table_says() {
+    let table = table(&cubins());
+    let path = repository().join("kernels/cubins.md");
+    let committed = std::fs::read_to_string(&path).unwrap();
+    let start = committed.find("| kernel |").expect("the table stands in kernels/cubins.md");
+    let written = std::env::temp_dir().join("vljepa-cubins.md");
+    std::fs::write(&written, format!("{}{table}", &committed[..start])).unwrap();
+    let changed: Vec<_> = table.lines().filter(|line| !committed.contains(line)).collect();
+    assert!(
+        committed[start..] == table,
+        "kernels changed; look at these lines and copy {} over {}:\n{}",
+        written.display(),
+        path.display(),
+        changed.join("\n")
+    );
+}
+
+#[test]
+fn tensor_core_kernels_multiply_on_tensor_cores_and_nothing_spills() {
+    let cubins = cubins();
+    let products: Vec<_> =
+        cubins.iter().filter(|c| c.name.starts_with("attention_") && c.shared_bytes > 0).collect();
+    assert!(products.len() >= 15, "{} kernels", products.len());
+    for cubin in products {
+        let counts = cubin.instructions;
+        assert!(counts.hmma > 0 && counts.ldsm > 0 && counts.ldgsts > 0, "{cubin:?}");
+    }
+    for cubin in &cubins {
+        let resources = cubin.resources;
+        assert_eq!((resources.spills, resources.stack), (0, 0), "{}", cubin.name);
+        assert!(cubin.instructions.local == 0 && resources.registers <= 255, "{}", cubin.name);
+    }
+}
