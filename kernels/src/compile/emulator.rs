@@ -16,7 +16,7 @@ use half::bf16;
 use super::{Launch, Source, pack};
 
 /// A buffer of an [`Emulator`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Buffer(usize);
 
 /// Buffers, and the launches that change them.

@@ -10,15 +10,29 @@
 //!
 //! Shapes: b rows of this rank, of them `first_row` is the first one's place in the batch; g = B rows of all ranks; e width.
 //!
+//! # On a GPU
+//!
+//! Embeddings are bf16 and products are summed in f32. `cube.rs` has the tiling: 128×128 tiles of scores on tensor cores that become running maxima
+//! and sums in the one pass and a bounded strip of dS in the other, which a product with the embeddings turns into gradients.
+//! Operations: 2·b·g·e for statistics and 4·b·g·e for the gradient, per side. Memory: the embeddings, at most 128 MiB of dS, and
+//! partial sums; never (b, g) in full once b·g is larger.
+//!
 //! Sources: CLIP (arXiv 2103.00020) figure 3; VL-JEPA (arXiv 2512.10942) §2.
 
 #[cfg(test)]
 mod cases;
+#[cfg(feature = "cuda")]
+mod cube;
 mod host;
+#[cfg(feature = "cuda")]
+pub mod launch;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+#[cfg(feature = "cuda")]
+mod tests_cube;
 
 use crate::{Result, Stream, View, ViewMut, check};
 

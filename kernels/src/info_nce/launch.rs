@@ -1,0 +1,393 @@
+//! `InfoNCE`'s kernels and how they are launched.
+
+use super::cube::nce_finish::NceFinish;
+use super::cube::nce_loss::NceLoss;
+use super::cube::nce_merge::NceMerge;
+use super::cube::nce_product::NceProduct;
+use super::cube::nce_scale_gradient::NceScaleGradient;
+use super::cube::nce_statistics::NceStatistics;
+use super::cube::nce_weights::NceWeights;
+use super::cube::{HALVES, PLANES, TILE};
+use super::host;
+use crate::compile::{self, CompileError, Emit, Launch, Scalar, Source, cubes, emit, offset};
+use crate::parallel::round;
+use crate::{Result, check};
+
+/// Rows and columns of a tile.
+const ROWS: usize = TILE as usize;
+/// Columns of a strip that a slice of a product takes.
+const SLICE: usize = 64;
+/// Units of the kernels that do not multiply.
+const UNITS: usize = 256;
+/// Cubes that fill the machine: two on each of 132 multiprocessors.
+const CUBES: usize = 264;
+/// Weights of the gradient that are kept at a time: 128 MiB of bf16.
+const STRIP: usize = 1 << 26;
+
+/// What decides a kernel's code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kernel {
+    /// Statistics of each row over a split of the columns.
+    Statistics {
+        /// Whether equal targets are left out.
+        masked: bool,
+    },
+    /// Splits into log-sum-exps.
+    Merge,
+    /// A strip of dS.
+    Weights {
+        /// Whether equal targets are left out.
+        masked: bool,
+    },
+    /// The strip times embeddings, by splits.
+    Product,
+    /// Splits into d_rows.
+    Finish,
+    /// The gradient of `logit_scale`.
+    ScaleGradient,
+    /// This rank's share of the loss.
+    Loss,
+}
+
+impl Kernel {
+    /// All of them, for a loss with or without masking.
+    #[must_use]
+    pub fn all(masked: bool) -> [Self; 7] {
+        [
+            Self::Statistics { masked },
+            Self::Merge,
+            Self::Weights { masked },
+            Self::Product,
+            Self::Finish,
+            Self::ScaleGradient,
+            Self::Loss,
+        ]
+    }
+
+    pub(crate) fn name(self) -> String {
+        let masked = |name: &str, masked| format!("{name}{}", if masked { "_masked" } else { "" });
+        match self {
+            Self::Statistics { masked: m } => masked("nce_statistics", m),
+            Self::Merge => "nce_merge".to_owned(),
+            Self::Weights { masked: m } => masked("nce_weights", m),
+            Self::Product => "nce_product".to_owned(),
+            Self::Finish => "nce_finish".to_owned(),
+            Self::ScaleGradient => "nce_scale_gradient".to_owned(),
+            Self::Loss => "nce_loss".to_owned(),
+        }
+    }
+
+    pub(crate) fn sums_atomically(self) -> bool {
+        false
+    }
+
+    pub(crate) fn emit(self, name: &str) -> Result<Source, CompileError> {
+        let units = match self {
+            Self::Statistics { .. } | Self::Weights { .. } | Self::Product => PLANES * 32,
+            Self::Merge | Self::Finish | Self::ScaleGradient | Self::Loss => offset(UNITS),
+        };
+        let e = Emit::new(units);
+        match self {
+            Self::Statistics { masked } => emit!(
+                e, name, NceStatistics: [rows all alpha row_hashes all_hashes maxima totals diagonal]
+                [row_count column_count first_row chunks tiles],
+                masked,
+            ),
+            Self::Merge => {
+                emit!(e, name, NceMerge: [maxima totals alpha lse] [row_count parts])
+            }
+            Self::Weights { masked } => emit!(
+                e, name, NceWeights: [rows all alpha row_hashes all_hashes rows_lse all_lse strip products]
+                [row_count column_count first_row chunks strip_row products_at],
+                masked,
+            ),
+            Self::Product => emit!(
+                e, name, NceProduct: [strip all partial] [strip_rows column_count chunks slices],
+            ),
+            Self::Finish => {
+                emit!(e, name, NceFinish: [partial alpha d_rows] [inverse_batch count parts start])
+            }
+            Self::ScaleGradient => emit!(
+                e, name, NceScaleGradient: [products alpha d_logit_scale] [inverse_batch count],
+                UNITS / 32,
+            ),
+            Self::Loss => emit!(
+                e, name, NceLoss: [rows_lse other_lse diagonal loss] [half_inverse_batch count],
+                UNITS / 32,
+            ),
+        }
+    }
+}
+
+/// Rows of one call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sizes {
+    /// b: rows of this rank.
+    pub rows: usize,
+    /// g: rows of all ranks.
+    pub batch: usize,
+    /// e: elements of an embedding, a multiple of 8.
+    pub width: usize,
+    /// The place of this rank's first row in the batch.
+    pub first_row: usize,
+}
+
+/// What both passes read.
+#[derive(Debug, Clone, Copy)]
+pub struct Inputs<B> {
+    /// bf16 (b, e): this rank's rows of one side.
+    pub rows: B,
+    /// bf16 (g, e): all rows of the other side.
+    pub all: B,
+    /// f32 (1): α = exp(logit_scale).
+    pub alpha: B,
+    /// u64 (b) and (g): hashes of targets, where equal ones are left out of the negatives.
+    pub hashes: Option<[B; 2]>,
+}
+
+/// How many splits of how many tiles share the columns.
+fn column_splits(sizes: Sizes) -> (usize, usize) {
+    let tiles = sizes.batch.div_ceil(ROWS);
+    let splits = (CUBES / sizes.rows.div_ceil(ROWS).max(1)).clamp(1, tiles.max(1));
+    let each = tiles.div_ceil(splits).max(1);
+    (tiles.div_ceil(each), each)
+}
+
+/// f32 numbers in each of the two workspaces of [`statistics`].
+#[must_use]
+pub fn statistics_workspace(sizes: Sizes) -> usize {
+    column_splits(sizes).0 * HALVES as usize * sizes.rows
+}
+
+/// Writes log-sum-exp and diagonal, f32 (b) each, of s = α·rows·allᵀ.
+///
+/// # Errors
+/// When the width is no multiple of 8, rows lie outside of the batch, or offsets do not fit into 32 bits.
+pub fn statistics<B: Copy>(
+    inputs: Inputs<B>,
+    sizes: Sizes,
+    [maxima, totals]: [B; 2],
+    lse: B,
+    diagonal: B,
+) -> Result<Vec<Launch<B>>> {
+    check_sizes("info_nce::statistics", sizes)?;
+    if sizes.rows == 0 {
+        return Ok(Vec::new());
+    }
+    let Inputs { rows, all, alpha, hashes } = inputs;
+    let (splits, tiles) = column_splits(sizes);
+    let [row_hashes, all_hashes] = hashes.unwrap_or([alpha; 2]);
+    let statistics = Launch {
+        kernel: compile::Kernel::InfoNce(Kernel::Statistics { masked: hashes.is_some() }),
+        cubes: [cubes(sizes.rows, ROWS), offset(splits), 1],
+        buffers: vec![rows, all, alpha, row_hashes, all_hashes, maxima, totals, diagonal],
+        scalars: vec![
+            Scalar::U32(offset(sizes.rows)),
+            Scalar::U32(offset(sizes.batch)),
+            Scalar::U32(offset(sizes.first_row)),
+            Scalar::U32(offset(sizes.width / 8)),
+            Scalar::U32(offset(tiles)),
+        ],
+    };
+    let merge = Launch {
+        kernel: compile::Kernel::InfoNce(Kernel::Merge),
+        cubes: [cubes(sizes.rows, UNITS), 1, 1],
+        buffers: vec![maxima, totals, alpha, lse],
+        scalars: vec![Scalar::U32(offset(sizes.rows)), Scalar::U32(offset(splits) * HALVES)],
+    };
+    Ok(vec![statistics, merge])
+}
+
+/// What [`backward`] needs besides its inputs and outputs, in elements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Workspace {
+    /// bf16: dS of some rows.
+    pub strip: usize,
+    /// f32: sums of products, one per tile.
+    pub products: usize,
+    /// f32: d_rows of some rows by splits.
+    pub partial: usize,
+}
+
+/// Rows of a strip.
+fn strip_rows(sizes: Sizes) -> usize {
+    let line = sizes.batch.next_multiple_of(ROWS).max(ROWS);
+    (STRIP / line / ROWS).max(1) * ROWS
+}
+
+/// How many splits of how many slices share a product's columns.
+fn product_splits(sizes: Sizes, strip: usize) -> (usize, usize) {
+    let slices = sizes.batch.div_ceil(SLICE).max(1);
+    let tiles = strip.min(sizes.rows).div_ceil(ROWS) * sizes.width.div_ceil(ROWS);
+    // At least eight slices, or the reading of the first two would show.
+    let splits = (CUBES / tiles.max(1)).clamp(1, slices.div_ceil(8));
+    let each = slices.div_ceil(splits);
+    (slices.div_ceil(each), each)
+}
+
+/// The sizes of [`backward`]'s workspaces.
+#[must_use]
+pub fn workspace(sizes: Sizes) -> Workspace {
+    workspace_in(sizes, strip_rows(sizes))
+}
+
+pub(super) fn workspace_in(sizes: Sizes, strip: usize) -> Workspace {
+    let rows = strip.min(sizes.rows);
+    Workspace {
+        strip: rows * sizes.batch.next_multiple_of(ROWS),
+        products: sizes.rows.div_ceil(ROWS) * sizes.batch.div_ceil(ROWS),
+        partial: product_splits(sizes, strip).0 * rows * sizes.width,
+    }
+}
+
+/// Buffers of [`backward`].
+#[derive(Debug, Clone, Copy)]
+pub struct Backward<B> {
+    /// f32 (b).
+    pub rows_lse: B,
+    /// f32 (g): log-sum-exps of the rows of `all`.
+    pub all_lse: B,
+    /// As [`workspace`] says: strip, products, partial.
+    pub workspace: [B; 3],
+    /// Written: f32 (b, e).
+    pub d_rows: B,
+    /// Written: f32 (1), Σ dS ∘ S over these rows.
+    pub d_logit_scale: B,
+}
+
+/// The gradient of the loss with respect to `rows`, and this rank's share of that of `logit_scale`.
+///
+/// # Errors
+/// As [`statistics`].
+pub fn backward<B: Copy>(
+    inputs: Inputs<B>,
+    sizes: Sizes,
+    buffers: Backward<B>,
+) -> Result<Vec<Launch<B>>> {
+    backward_in(inputs, sizes, buffers, strip_rows(sizes))
+}
+
+/// As [`backward`], in strips of `strip` rows, a multiple of a tile's.
+pub(super) fn backward_in<B: Copy>(
+    inputs: Inputs<B>,
+    sizes: Sizes,
+    buffers: Backward<B>,
+    strip: usize,
+) -> Result<Vec<Launch<B>>> {
+    check_sizes("info_nce::backward", sizes)?;
+    if sizes.rows == 0 {
+        return Ok(Vec::new());
+    }
+    let Backward { workspace: [_, products, _], d_logit_scale, .. } = buffers;
+    let mut launches = Vec::new();
+    for start in (0..sizes.rows).step_by(strip) {
+        launches.extend(strip_launches(inputs, sizes, buffers, start, strip));
+    }
+    launches.push(Launch {
+        kernel: compile::Kernel::InfoNce(Kernel::ScaleGradient),
+        cubes: [1, 1, 1],
+        buffers: vec![products, inputs.alpha, d_logit_scale],
+        scalars: vec![
+            Scalar::F32(round(1.0 / host::count(sizes.batch))),
+            Scalar::U32(offset(workspace_in(sizes, strip).products)),
+        ],
+    });
+    Ok(launches)
+}
+
+fn strip_launches<B: Copy>(
+    inputs: Inputs<B>,
+    sizes: Sizes,
+    buffers: Backward<B>,
+    start: usize,
+    strip: usize,
+) -> [Launch<B>; 3] {
+    let Inputs { rows, all, alpha, hashes } = inputs;
+    let Backward { rows_lse, all_lse, workspace: [weights, products, partial], d_rows, .. } =
+        buffers;
+    let [row_hashes, all_hashes] = hashes.unwrap_or([alpha; 2]);
+    let strip_count = strip.min(sizes.rows - start);
+    let row_tiles = cubes(strip_count, ROWS);
+    let (splits, slices) = product_splits(sizes, strip);
+    let batch = Scalar::U32(offset(sizes.batch));
+    let chunks = Scalar::U32(offset(sizes.width / 8));
+    let vectors = strip_count * sizes.width / 4;
+    [
+        Launch {
+            kernel: compile::Kernel::InfoNce(Kernel::Weights { masked: hashes.is_some() }),
+            cubes: [row_tiles, cubes(sizes.batch, ROWS), 1],
+            buffers: vec![
+                rows, all, alpha, row_hashes, all_hashes, rows_lse, all_lse, weights, products,
+            ],
+            scalars: vec![
+                Scalar::U32(offset(sizes.rows)),
+                batch,
+                Scalar::U32(offset(sizes.first_row)),
+                chunks,
+                Scalar::U32(offset(start)),
+                Scalar::U32(offset(start / ROWS * sizes.batch.div_ceil(ROWS))),
+            ],
+        },
+        Launch {
+            kernel: compile::Kernel::InfoNce(Kernel::Product),
+            cubes: [row_tiles, cubes(sizes.width, ROWS), offset(splits)],
+            buffers: vec![weights, all, partial],
+            scalars: vec![
+                Scalar::U32(offset(strip_count)),
+                batch,
+                chunks,
+                Scalar::U32(offset(slices)),
+            ],
+        },
+        Launch {
+            kernel: compile::Kernel::InfoNce(Kernel::Finish),
+            cubes: [cubes(vectors, UNITS), 1, 1],
+            buffers: vec![partial, alpha, d_rows],
+            scalars: vec![
+                Scalar::F32(round(1.0 / host::count(sizes.batch))),
+                Scalar::U32(offset(vectors)),
+                Scalar::U32(offset(splits)),
+                Scalar::U32(offset(start * sizes.width / 4)),
+            ],
+        },
+    ]
+}
+
+/// This rank's share of the loss into `loss`, f32 (1), from what [`statistics`] wrote for its `rows` rows of P and of T.
+#[must_use]
+pub fn loss<B: Copy>(
+    rows_lse: B,
+    other_lse: B,
+    diagonal: B,
+    loss: B,
+    rows: usize,
+    batch: usize,
+) -> Launch<B> {
+    Launch {
+        kernel: compile::Kernel::InfoNce(Kernel::Loss),
+        cubes: [1, 1, 1],
+        buffers: vec![rows_lse, other_lse, diagonal, loss],
+        scalars: vec![
+            Scalar::F32(round(0.5 / host::count(batch.max(1)))),
+            Scalar::U32(offset(rows)),
+        ],
+    }
+}
+
+fn check_sizes(operation: &'static str, sizes: Sizes) -> Result<()> {
+    let Sizes { rows, batch, width, first_row } = sizes;
+    if !width.is_multiple_of(8) || width == 0 {
+        let needed =
+            "embeddings have a multiple of 8 elements: 16 bytes of bf16 are loaded at a time";
+        return Err(check::value(operation, "width", width.to_string(), needed));
+    }
+    if first_row.checked_add(rows).is_none_or(|end| end > batch) {
+        let needed = format!("{rows} rows must lie within the batch of {batch}");
+        return Err(check::value(operation, "first_row", first_row.to_string(), needed));
+    }
+    if batch.next_multiple_of(ROWS).saturating_mul(width.max(ROWS)) >= 1 << 32 {
+        let needed = format!("batch times width {width} stay below 2^32 (32-bit offsets)");
+        return Err(check::value(operation, "batch", batch.to_string(), needed));
+    }
+    Ok(())
+}
