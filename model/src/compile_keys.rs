@@ -6,6 +6,8 @@ use vljepa_kernels::adamw::launch as adamw;
 use vljepa_kernels::attention::launch as attention;
 use vljepa_kernels::attention::launch::{Pass, Sight};
 use vljepa_kernels::compile::{Element, Kernel};
+use vljepa_kernels::distance::{Distance, launch as distance};
+use vljepa_kernels::info_nce::launch as info_nce;
 use vljepa_kernels::layer_norm::launch as norm;
 use vljepa_kernels::layer_norm::launch::Form;
 use vljepa_recipes::schema::{self, Recipe};
@@ -32,10 +34,25 @@ pub fn compile_keys(recipe: &Recipe) -> BTreeSet<Kernel> {
     norm_keys(&mut keys, Form::RmsOnePlus, y.hidden_size, true);
     // Gemma normalises the heads of q and k as well.
     norm_keys(&mut keys, Form::RmsOnePlus, y.head_dim, true);
+    loss_keys(&mut keys, &recipe.loss);
     for copied in [false, true] {
         keys.insert(Kernel::Adamw(adamw::Kernel { width: 4, copied }));
     }
     keys
+}
+
+fn loss_keys(keys: &mut BTreeSet<Kernel>, loss: &schema::Loss) {
+    let distance = match loss.kind {
+        schema::LossKind::InfoNce => {
+            let kernels = info_nce::Kernel::all(loss.mask_equal_targets);
+            keys.extend(kernels.map(Kernel::InfoNce));
+            return;
+        }
+        schema::LossKind::Cosine => Distance::Cosine,
+        schema::LossKind::L1 => Distance::L1,
+        schema::LossKind::L2 => Distance::L2,
+    };
+    keys.extend(distance::Kernel::all(distance, Element::Bf16).map(Kernel::Distance));
 }
 
 fn norm_keys(keys: &mut BTreeSet<Kernel>, form: Form, width: usize, trained: bool) {

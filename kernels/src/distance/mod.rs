@@ -2,18 +2,30 @@
 //!
 //! Cosine: 1 − p·t (both already normalised). L1: mean over e of |p − t|. L2: mean over e of (p − t)².
 //!
+//! # On a GPU
+//!
+//! One plane per row, then one cube over the rows, both in a fixed order; gradients element by element in f32. A rank's share is 2 MB: launches
+//! cost more than bytes.
+//!
 //! Source: VL-JEPA (arXiv 2512.10942) §4.4 compares these with `InfoNCE`.
 
 #[cfg(test)]
 mod cases;
+#[cfg(feature = "cuda")]
+mod cube;
+#[cfg(feature = "cuda")]
+pub mod launch;
 mod reference;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+#[cfg(feature = "cuda")]
+mod tests_cube;
 
 use crate::{Result, Stream, View, ViewMut, check};
 
 /// Which distance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Distance {
     /// 1 − p·t.
     Cosine,
