@@ -13,6 +13,7 @@ mod check;
 #[cfg(feature = "cuda")]
 pub mod compile;
 pub mod copy;
+pub mod cross_entropy;
 #[cfg(feature = "cuda")]
 mod cube;
 pub mod device;

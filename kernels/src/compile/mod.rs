@@ -74,6 +74,7 @@ macro_rules! kernels {
 kernels! {
     Adamw(adamw),
     Attention(attention),
+    CrossEntropy(cross_entropy),
     Distance(distance),
     InfoNce(info_nce),
     LayerNorm(layer_norm),

@@ -5,7 +5,7 @@
 //! because each direction recomputes its scores. Bytes are the gathered embeddings, read once from memory and then from L2.
 //!
 //! Tiling: a cube multiplies 128 rows by 128 columns, eight planes of 32×64 each, over slices of 64 elements of the embedding that
-//! three stages of `cp.async` bring: 6 `ldmatrix` for 16 products, 96 kB of shared memory, two cubes on a multiprocessor. Statistics keep a running
+//! three stages of `cp.async` bring: 6 `ldmatrix` for 16 products, 96 kB of shared memory, which two cubes of a multiprocessor have room for. Statistics keep a running
 //! maximum and sum per row in registers over the column tiles of a cube's split; planes side by side count as splits of their own,
 //! so nothing is exchanged before the last kernel, which merges a row's splits. The gradient turns a tile of scores into
 //! w = (exp(s − r) + exp(s − c)) / 2 − δ in bf16, a strip of rows at a time (bounded: memory stays O(B·e)), and a product of strip and

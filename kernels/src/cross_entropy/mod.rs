@@ -1,0 +1,112 @@
+//! Cross-entropy over a vocabulary, in chunks of tokens: what trains a decoder or a baseline that generates text.
+//!
+//! With z the logits of a token, t its target and r = log Σ_j exp(z_j): loss = r − z_t and d_z_j = factor · (exp(z_j − r) − δ_jt). A
+//! chunk's logits are computed, turned into their gradient in place, multiplied, and overwritten by the next chunk's: logits of all tokens (at a
+//! vocabulary of 128,256, 256 kB of bf16 per token) never stand in memory.
+//!
+//! A negative target marks a token that is not trained, a prompt's or padding: loss and gradient are 0.
+//!
+//! # On a GPU
+//!
+//! Memory bounds it: forward reads the logits once, backward reads and writes them once. One cube per token walks over the
+//! vocabulary, 16 bytes per unit, with a maximum and a sum of its own in each unit that are merged at the end.
+//!
+//! Source: VL-JEPA (arXiv 2512.10942) §4.3 compares with a model trained by it.
+
+#[cfg(test)]
+mod cases;
+#[cfg(feature = "cuda")]
+mod cube;
+#[cfg(feature = "cuda")]
+pub mod launch;
+mod reference;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+#[cfg(feature = "cuda")]
+mod tests_cube;
+
+use crate::{Result, Stream, View, ViewMut, check};
+
+/// Losses and log-sum-exps of a chunk of tokens.
+///
+/// `logits` (n, v) f32, `targets` (n) i32; writes `losses` (n), 0 where the target is negative, and `lse` (n).
+///
+/// # Errors
+/// When shapes or element types disagree, or a target is not below v.
+///
+/// ```
+/// use vljepa_kernels::{Stream, View, ViewMut, cross_entropy};
+///
+/// let (mut losses, mut lse) = ([f32::NAN; 2], [f32::NAN; 2]);
+/// cross_entropy::forward(
+///     &Stream::Host,
+///     View::from_f32(&[0.0, 0.0, 5.0, 5.0], &[2, 2]),
+///     View::from_i32(&[1, -1], &[2]),
+///     ViewMut::from_f32(&mut losses, &[2]),
+///     ViewMut::from_f32(&mut lse, &[2]),
+/// )?;
+/// assert_eq!(losses, [2.0_f32.ln(), 0.0]);
+/// # Ok::<(), vljepa_kernels::KernelError>(())
+/// ```
+pub fn forward(
+    stream: &Stream,
+    logits: View<'_>,
+    targets: View<'_>,
+    losses: ViewMut<'_>,
+    lse: ViewMut<'_>,
+) -> Result<()> {
+    const NAME: &str = "cross_entropy::forward";
+    let [n, v] = check::rank(NAME, "logits", logits.shape())?;
+    check::shape(NAME, "targets", targets.shape(), &[n])?;
+    check::shape(NAME, "losses", losses.shape(), &[n])?;
+    check::shape(NAME, "lse", lse.shape(), &[n])?;
+    match stream {
+        Stream::Host => {
+            let (logits, targets) =
+                (logits.host_f32(NAME, "logits")?, targets.host_i32(NAME, "targets")?);
+            check_targets(NAME, targets, v)?;
+            let lse = lse.host_f32_mut(NAME, "lse")?;
+            reference::forward(logits, targets, v, losses.host_f32_mut(NAME, "losses")?, lse);
+        }
+    }
+    Ok(())
+}
+
+/// Turns a chunk's `logits` (n, v) into their gradient of `factor` · Σ losses.
+///
+/// # Errors
+/// As [`forward`].
+pub fn backward(
+    stream: &Stream,
+    logits: ViewMut<'_>,
+    targets: View<'_>,
+    lse: View<'_>,
+    factor: f32,
+) -> Result<()> {
+    const NAME: &str = "cross_entropy::backward";
+    let [n, v] = check::rank(NAME, "logits", logits.shape())?;
+    check::shape(NAME, "targets", targets.shape(), &[n])?;
+    check::shape(NAME, "lse", lse.shape(), &[n])?;
+    match stream {
+        Stream::Host => {
+            let targets = targets.host_i32(NAME, "targets")?;
+            check_targets(NAME, targets, v)?;
+            let lse = lse.host_f32(NAME, "lse")?;
+            reference::backward(logits.host_f32_mut(NAME, "logits")?, targets, lse, v, factor);
+        }
+    }
+    Ok(())
+}
+
+/// Negative targets stand for none.
+fn check_targets(operation: &'static str, targets: &[i32], v: usize) -> Result<()> {
+    let outside = |&t: &i32| usize::try_from(t).is_ok_and(|t| t >= v);
+    match targets.iter().position(outside) {
+        None => Ok(()),
+        Some(at) => {
+            let found = format!("{} at {at}", targets[at]);
+            Err(check::value(operation, "targets", found, format!("targets are below {v}")))
+        }
+    }
+}
