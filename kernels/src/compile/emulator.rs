@@ -13,7 +13,8 @@ use std::process::Command;
 
 use half::bf16;
 
-use super::{Launch, Source, pack};
+use super::{Element, Launch, Source, pack};
+use crate::testing::normal;
 
 /// A buffer of an [`Emulator`].
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +90,29 @@ impl Emulator {
         halves.map(|h| bf16::from_le_bytes(h.try_into().unwrap()).to_f32()).collect()
     }
 
+    /// Values of an element type; those of bf16 are rounded.
+    pub(crate) fn upload(&mut self, element: Element, values: &[f32]) -> Buffer {
+        match element {
+            Element::F32 => self.f32(values),
+            Element::Bf16 => self.bf16(values),
+        }
+    }
+
+    /// An output of `len` elements, all NaN.
+    pub(crate) fn poison(&mut self, element: Element, len: usize) -> Buffer {
+        match element {
+            Element::F32 => self.poison_f32(len),
+            Element::Bf16 => self.poison_bf16(len),
+        }
+    }
+
+    pub(crate) fn read(&self, element: Element, buffer: Buffer) -> Vec<f32> {
+        match element {
+            Element::F32 => self.read_f32(buffer),
+            Element::Bf16 => self.read_bf16(buffer),
+        }
+    }
+
     pub(crate) fn run(&mut self, launches: &[Launch<Buffer>]) {
         for launch in launches {
             self.run_one(launch);
@@ -143,6 +167,23 @@ impl Emulator {
         (0..launch.buffers.len())
             .map(|i| fs::read(folder.path().join(i.to_string())).unwrap())
             .collect()
+    }
+}
+
+/// `len` normal numbers that an element type holds exactly.
+pub(crate) fn inputs(seed: u64, element: Element, len: usize) -> Vec<f32> {
+    let mut values = normal(seed, len);
+    if element == Element::Bf16 {
+        values.iter_mut().for_each(|x| *x = bf16::from_f32(*x).to_f32());
+    }
+    values
+}
+
+/// What rounding a result to an element type adds to an error of `tolerance` in f32: half a unit in bf16's last of 8 bits.
+pub(crate) fn rounding(element: Element, tolerance: f32) -> f32 {
+    match element {
+        Element::F32 => tolerance,
+        Element::Bf16 => tolerance + 1.0 / 256.0,
     }
 }
 

@@ -76,8 +76,13 @@ kernels! {
     Attention(attention),
     CrossEntropy(cross_entropy),
     Distance(distance),
+    GatedMlp(gated_mlp),
+    Gelu(gelu),
+    GlobalNorm(global_norm),
     InfoNce(info_nce),
     LayerNorm(layer_norm),
+    Normalize(normalize),
+    Pooling(pooling),
 }
 
 /// Element type of activations and weights in a kernel; sums, statistics and optimizer state are f32 in both.
@@ -106,5 +111,11 @@ impl Element {
             Self::F32 => 4,
             Self::Bf16 => 8,
         }
+    }
+
+    /// Elements of a vector in rows of `width`: as many as 16 bytes hold where that divides the width, else 1.
+    #[must_use]
+    pub fn lanes(self, width: usize) -> usize {
+        if width.is_multiple_of(self.vector()) { self.vector() } else { 1 }
     }
 }

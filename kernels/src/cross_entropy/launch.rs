@@ -32,8 +32,7 @@ impl Kernel {
     /// The kernel of a vocabulary of `v` words.
     #[must_use]
     pub fn of(pass: Pass, element: Element, v: usize) -> Self {
-        let widest = element.vector();
-        Self { pass, element, lanes: if v.is_multiple_of(widest) { widest } else { 1 } }
+        Self { pass, element, lanes: element.lanes(v) }
     }
 
     pub(crate) fn name(self) -> String {

@@ -1,17 +1,28 @@
 //! The Gaussian error linear unit: out = x · Φ(x), exactly or by its tanh approximation.
+//!
+//! # On a GPU
+//!
+//! Memory bounds it: 2 passes forward, 3 backward, 16 bytes per unit, arithmetic in f32.
 
 #[cfg(test)]
 mod cases;
+#[cfg(feature = "cuda")]
+pub(crate) mod cube;
 mod host;
+#[cfg(feature = "cuda")]
+pub mod launch;
 #[cfg(test)]
 pub(crate) mod reference;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+#[cfg(feature = "cuda")]
+mod tests_cube;
 
 use crate::{Result, Stream, View, ViewMut, check};
 
 /// Which form.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Gelu {
     /// x/2 · (1 + erf(x/√2)): V-JEPA 2 and CLIP-like models.
     Erf,

@@ -1,8 +1,20 @@
 //! The global norm of all gradients, and what it tells the optimizer: a clip factor and whether all is finite.
+//!
+//! # On a GPU
+//!
+//! 4 bytes per parameter, once. Every cube leaves a partial sum; one cube adds them in their order and writes factor and flag where AdamW reads
+//! them, so that a step never waits for the host.
 
+#[cfg(feature = "cuda")]
+mod cube;
 mod host;
+#[cfg(feature = "cuda")]
+pub mod launch;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+#[cfg(feature = "cuda")]
+mod tests_cube;
 
 use crate::{Result, Stream, View, ViewMut, check};
 

@@ -87,8 +87,7 @@ impl Kernel {
 
     /// Elements of a vector.
     fn lanes(self) -> usize {
-        let widest = self.element.vector();
-        if self.width.is_multiple_of(widest) { widest } else { 1 }
+        self.element.lanes(self.width)
     }
 
     pub(crate) fn emit(self, name: &str) -> Result<Source, CompileError> {

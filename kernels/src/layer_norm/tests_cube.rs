@@ -6,49 +6,17 @@ use super::cases::EPS;
 use super::launch::{Backward, Form, Forward, backward, forward, workspace};
 use super::{Input, Saved, reference};
 use crate::compile::Element;
-use crate::compile::emulator::{Buffer, Emulator};
-use crate::testing::{assert_close, assert_differs, normal};
+use crate::compile::emulator::{Emulator, inputs, rounding};
+use crate::testing::{assert_close, assert_differs};
 use crate::{Write, rms_norm};
 
 /// (rows, width): one of each, widths that no vector divides, widths of the model, no rows.
 const SIZES: [(usize, usize); 7] =
     [(1, 1), (17, 33), (257, 64), (3, 2048), (0, 8), (9, 1024), (5, 768)];
 
-fn upload(e: &mut Emulator, element: Element, values: &[f32]) -> Buffer {
-    match element {
-        Element::F32 => e.f32(values),
-        Element::Bf16 => e.bf16(values),
-    }
-}
-
-fn poison(e: &mut Emulator, element: Element, len: usize) -> Buffer {
-    match element {
-        Element::F32 => e.poison_f32(len),
-        Element::Bf16 => e.poison_bf16(len),
-    }
-}
-
-fn read(e: &Emulator, element: Element, buffer: Buffer) -> Vec<f32> {
-    match element {
-        Element::F32 => e.read_f32(buffer),
-        Element::Bf16 => e.read_bf16(buffer),
-    }
-}
-
-fn inputs(seed: u64, element: Element, len: usize) -> Vec<f32> {
-    let values = normal(seed, len);
-    match element {
-        Element::F32 => values,
-        Element::Bf16 => values.iter().map(|&x| bf16::from_f32(x).to_f32()).collect(),
-    }
-}
-
-/// Relative: half a unit of bf16's last place, or a few roundings in f32 of sums of up to 2,048 terms.
+/// A few roundings in f32 of sums of up to 2,048 terms.
 fn tolerance(element: Element) -> f32 {
-    match element {
-        Element::F32 => 2e-5,
-        Element::Bf16 => 1.0 / 256.0 + 2e-5,
-    }
+    rounding(element, 2e-5)
 }
 
 struct Case {
@@ -114,25 +82,25 @@ fn forward_matches_the_references_with_and_without_a_residual() {
             let normalised = if added { &sum } else { &x };
             let [want, want_mean, want_rstd] = reference_forward(&case, normalised, &weight, &bias);
             let mut e = Emulator::default();
-            let sum_buffer = poison(&mut e, element, n * width);
+            let sum_buffer = e.poison(element, n * width);
             let buffers = Forward {
-                x: upload(&mut e, element, &x),
-                residual: added.then_some([upload(&mut e, element, &residual), sum_buffer]),
-                weight: upload(&mut e, element, &weight),
-                bias: (form == Form::Layer).then_some(upload(&mut e, element, &bias)),
-                out: poison(&mut e, element, n * width),
+                x: e.upload(element, &x),
+                residual: added.then_some([e.upload(element, &residual), sum_buffer]),
+                weight: e.upload(element, &weight),
+                bias: (form == Form::Layer).then_some(e.upload(element, &bias)),
+                out: e.poison(element, n * width),
                 mean: (form == Form::Layer).then_some(e.poison_f32(n)),
                 rstd: e.poison_f32(n),
             };
             e.run(&forward(buffers, form, element, n, width, EPS).unwrap());
-            let out = read(&e, element, buffers.out);
+            let out = e.read(element, buffers.out);
             assert_close(&format!("{name}: out"), &out, &want, tolerance(element));
             assert_close(&format!("{name}: rstd"), &e.read_f32(buffers.rstd), &want_rstd, 2e-5);
             if let Some(mean) = buffers.mean {
                 assert_close(&format!("{name}: mean"), &e.read_f32(mean), &want_mean, 2e-6);
             }
             if added {
-                assert_close(&format!("{name}: sum"), &read(&e, element, sum_buffer), &sum, 0.0);
+                assert_close(&format!("{name}: sum"), &e.read(element, sum_buffer), &sum, 0.0);
             }
             if n > 0 && width > 1 {
                 let shifted: Vec<f32> = normalised.iter().map(|x| 1.1 * x + 0.2).collect();
@@ -179,18 +147,18 @@ fn backward_matches_the_references_and_adds_to_the_weights_gradients() {
             let mut e = Emulator::default();
             let layer = form == Form::Layer;
             let buffers = Backward {
-                x: upload(&mut e, element, &x),
-                weight: upload(&mut e, element, &weight),
+                x: e.upload(element, &x),
+                weight: e.upload(element, &weight),
                 mean: layer.then_some(e.f32(&mean)),
                 rstd: e.f32(&rstd),
-                d_out: upload(&mut e, element, &d_out),
-                d_x: upload(&mut e, element, &stands),
+                d_out: e.upload(element, &d_out),
+                d_x: e.upload(element, &stands),
                 partials: [0, 1].map(|_| e.poison_f32(workspace(n, width))),
                 d_weight: e.f32(&weight),
                 d_bias: layer.then_some(e.f32(&bias)),
             };
             e.run(&backward(buffers, form, element, n, width, write).unwrap());
-            let got = read(&e, element, buffers.d_x);
+            let got = e.read(element, buffers.d_x);
             assert_close(&format!("{name}: d_x"), &got, &d_x, tolerance(element) + 3e-5);
             // Sums over up to 257 rows of terms below 10 in f32.
             assert_close(

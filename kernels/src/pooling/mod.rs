@@ -1,8 +1,19 @@
 //! Mean pooling: one vector per packed sequence.
+//!
+//! # On a GPU
+//!
+//! Memory bounds it: forward reads the tokens once, backward writes them once. A unit owns 16 bytes of the width and walks over a sequence.
 
+#[cfg(feature = "cuda")]
+mod cube;
+#[cfg(feature = "cuda")]
+pub mod launch;
 mod reference;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+#[cfg(feature = "cuda")]
+mod tests_cube;
 
 use crate::{Lengths, Result, Stream, View, ViewMut, check};
 

@@ -1,0 +1,113 @@
+//! The gated MLP's kernels and how they are launched.
+
+use super::Activation;
+use super::cube::gated_mlp_backward::GatedMlpBackward;
+use super::cube::gated_mlp_forward::GatedMlpForward;
+use crate::compile::{
+    self, CompileError, Element, Emit, Launch, Scalar, Source, cubes, emit, offset,
+};
+use crate::{Result, check};
+
+/// Units of a cube.
+const UNITS: usize = 256;
+
+/// What decides a kernel's code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Kernel {
+    /// Whether it is the gradient's.
+    pub backward: bool,
+    /// What the gate goes through.
+    pub activation: Activation,
+    /// Element type.
+    pub element: Element,
+    /// Elements of a vector.
+    pub lanes: usize,
+}
+
+impl Kernel {
+    pub(crate) fn name(self) -> String {
+        let activation = match self.activation {
+            Activation::Silu => "silu",
+            Activation::GeluTanh => "gelu_tanh",
+        };
+        let pass = if self.backward { "backward" } else { "forward" };
+        format!("gated_{activation}_{pass}_w{}_{}", self.lanes, self.element.name())
+    }
+
+    pub(crate) fn sums_atomically(self) -> bool {
+        false
+    }
+
+    pub(crate) fn emit(self, name: &str) -> Result<Source, CompileError> {
+        match self.element {
+            Element::F32 => self.emit_as::<f32>(name),
+            Element::Bf16 => self.emit_as::<half::bf16>(name),
+        }
+    }
+
+    fn emit_as<F: cubecl::prelude::Float>(self, name: &str) -> Result<Source, CompileError> {
+        let e = Emit::new(offset(UNITS));
+        let (lanes, activation) = (self.lanes, self.activation);
+        if self.backward {
+            emit!(e, name, GatedMlpBackward::<F>: [gate_up d_out d_gate_up] [count vectors], lanes, activation)
+        } else {
+            emit!(e, name, GatedMlpForward::<F>: [gate_up out] [count vectors], lanes, activation)
+        }
+    }
+}
+
+/// `out` (n, f) = activation(gate)·up of `gate_up` (n, 2f).
+///
+/// # Errors
+/// When 32-bit offsets do not count the elements.
+pub fn forward<B: Copy>(
+    gate_up: B,
+    out: B,
+    activation: Activation,
+    element: Element,
+    [n, f]: [usize; 2],
+) -> Result<Vec<Launch<B>>> {
+    launch("gated_mlp::forward", vec![gate_up, out], false, activation, element, [n, f])
+}
+
+/// The gradient of [`forward`] into `d_gate_up` (n, 2f).
+///
+/// # Errors
+/// As [`forward`].
+pub fn backward<B: Copy>(
+    gate_up: B,
+    d_out: B,
+    d_gate_up: B,
+    activation: Activation,
+    element: Element,
+    [n, f]: [usize; 2],
+) -> Result<Vec<Launch<B>>> {
+    let buffers = vec![gate_up, d_out, d_gate_up];
+    launch("gated_mlp::backward", buffers, true, activation, element, [n, f])
+}
+
+fn launch<B: Copy>(
+    operation: &'static str,
+    buffers: Vec<B>,
+    backward: bool,
+    activation: Activation,
+    element: Element,
+    [n, f]: [usize; 2],
+) -> Result<Vec<Launch<B>>> {
+    if n.saturating_mul(f).saturating_mul(2) >= 1 << 32 {
+        let needed =
+            format!("rows times two times a width of {f} stay below 2^32 (32-bit offsets)");
+        return Err(check::value(operation, "rows", n.to_string(), needed));
+    }
+    if n * f == 0 {
+        return Ok(Vec::new());
+    }
+    let lanes = element.lanes(f);
+    let vectors = n * f / lanes;
+    Ok(vec![Launch {
+        kernel: compile::Kernel::GatedMlp(Kernel { backward, activation, element, lanes }),
+        cubes: [cubes(vectors, UNITS), 1, 1],
+        buffers,
+        scalars: vec![Scalar::U32(offset(vectors)), Scalar::U32(offset(f / lanes))],
+    }])
+}
