@@ -76,13 +76,17 @@ kernels! {
     Attention(attention),
     CrossEntropy(cross_entropy),
     Distance(distance),
+    Embedding(embedding),
     GatedMlp(gated_mlp),
     Gelu(gelu),
     GlobalNorm(global_norm),
     InfoNce(info_nce),
     LayerNorm(layer_norm),
     Normalize(normalize),
+    PatchEmbed(patch_embed),
     Pooling(pooling),
+    Rope(rope),
+    Rows(rows),
 }
 
 /// Element type of activations and weights in a kernel; sums, statistics and optimizer state are f32 in both.

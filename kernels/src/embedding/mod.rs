@@ -1,8 +1,20 @@
 //! The embedding table: one row per token id.
+//!
+//! # On a GPU
+//!
+//! Memory bounds both passes. The gradient has one owner per id that occurs ([`launch::Runs`]): it adds the id's positions in their order, without
+//! atomics.
 
+#[cfg(feature = "cuda")]
+mod cube;
+#[cfg(feature = "cuda")]
+pub mod launch;
 mod reference;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+#[cfg(feature = "cuda")]
+mod tests_cube;
 
 use crate::{Result, Stream, View, ViewMut, check};
 

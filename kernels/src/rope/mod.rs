@@ -5,22 +5,34 @@
 //! different angles, which V-JEPA 2's tables do.
 //!
 //! Sources: `RoFormer` (arXiv 2104.09864) §3.4; the tables' forms at their constructors.
+//!
+//! # On a GPU
+//!
+//! Memory bounds it: one pass over qkv reads it, turns q and k, and writes the three parts; the gradient is the same pass backwards. A unit turns whole
+//! pairs, 16 bytes at a time; tables stay in L2.
 
 #[cfg(test)]
 mod cases;
+#[cfg(feature = "cuda")]
+mod cube;
 mod host;
+#[cfg(feature = "cuda")]
+pub mod launch;
 #[cfg(test)]
 mod reference;
 mod table;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+#[cfg(feature = "cuda")]
+mod tests_cube;
 
 pub use table::{Llama3Scaling, Pairing, Table, inv_freq, llama3_inv_freq};
 
 use crate::{Result, Stream, View, ViewMut, check};
 
 /// How many heads a fused projection holds, and how wide they are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Heads {
     /// Query heads, h.
     pub query: usize,

@@ -5,7 +5,7 @@ use std::f64::consts::TAU;
 use crate::{Device, Tensor};
 
 /// Which elements of a head turn together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Pairing {
     /// Elements 2i and 2i + 1 (V-JEPA 2).
     Adjacent,

@@ -1,8 +1,19 @@
 //! Rows moved between two packings: scattered to where an index says, or gathered from there.
+//!
+//! # On a GPU
+//!
+//! Memory bounds it: 16 bytes per unit. The same folder has the kernel of [`copy::add`](crate::copy::add).
 
+#[cfg(feature = "cuda")]
+mod cube;
+#[cfg(feature = "cuda")]
+pub mod launch;
 mod reference;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+#[cfg(feature = "cuda")]
+mod tests_cube;
 
 use crate::{Result, Stream, View, ViewMut, Write, check};
 

@@ -1,0 +1,71 @@
+//! Patches from bytes: normalised, cast, and laid out as the rows that one linear layer embeds.
+//!
+//! Floor: memory; 1 byte is read and 2 are written per value, 4.7 MB and 9.4 MB for a clip of 8 frames of 256×256 and two duplicates. A unit reads
+//! the three colours of eight neighbouring pixels, 24 bytes in six words, and writes 16 bytes for each colour; frames never exist as floating-point
+//! numbers in memory. Patches whose width no vector divides take one pixel per unit.
+
+#![expect(clippy::manual_is_multiple_of, reason = "what CubeCL knows of integers")]
+
+use cubecl::prelude::*;
+
+/// Colours of a pixel.
+const COLOURS: usize = 3;
+
+/// out = byte·scale + shift, from frames (b·T, H·patch, W·patch, 3) to rows of (3, tubelet, patch, patch).
+#[cube(launch)]
+#[expect(clippy::too_many_arguments, reason = "buffers and scalars of one formula")]
+pub(super) fn patch_unfold<F: Float, N: Size>(
+    frames: &[u32],
+    out: &mut [Vector<F, N>],
+    scale0: f32,
+    scale1: f32,
+    scale2: f32,
+    shift0: f32,
+    shift1: f32,
+    shift2: f32,
+    count: u32,
+    height: u32,
+    width: u32,
+    #[comptime] tubelet: u32,
+    #[comptime] patch: u32,
+    #[comptime] lanes: usize,
+) {
+    let at = CUBE_POS_X * CUBE_DIM_X + UNIT_POS_X;
+    if at < count {
+        // Vectors of pixels in their order in the frames: column, row, frame.
+        let across = comptime!(patch / lanes as u32);
+        let column = at % (width * across);
+        let line = at / (width * across);
+        let y = line % (height * patch);
+        let frame = line / (height * patch);
+        let (dx, px) = (column % across, column / across);
+        let (dy, py) = (y % patch, y / patch);
+        let (dt, t) = (frame % tubelet, frame / tubelet);
+        let token = (t * height + py) * width + px;
+        let place = (token * comptime!(COLOURS as u32 * tubelet) + dt) * patch + dy;
+        let first = at * comptime!((COLOURS * lanes) as u32);
+        #[unroll]
+        for c in 0..COLOURS {
+            let mut value = Vector::<f32, N>::new(0.0f32);
+            let mut scale = scale0;
+            let mut shift = shift0;
+            if comptime!(c == 1) {
+                scale = scale1;
+                shift = shift1;
+            }
+            if comptime!(c == 2) {
+                scale = scale2;
+                shift = shift2;
+            }
+            #[unroll]
+            for i in 0..lanes {
+                let byte = first + comptime!((COLOURS * i + c) as u32);
+                let word = frames[(byte / 4) as usize];
+                let pixel = (word >> (byte % 4 * 8)) & 255u32;
+                value.insert(i, f32::cast_from(pixel) * scale + shift);
+            }
+            let row = place + comptime!(c as u32 * tubelet * patch);
+            out[(row * across + dx) as usize] = Vector::cast_from(value);
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! Rows moved between two packings, and sums onto a tensor.
+//!
+//! Floor: memory; each element is read once and written once (added: read twice). One 16-byte vector per unit.
+
+use cubecl::prelude::*;
+
+/// out[index[i]] = src[i]
+#[cube(launch)]
+pub(super) fn rows_scatter<F: Float, N: Size>(
+    src: &[Vector<F, N>],
+    index: &[i32],
+    out: &mut [Vector<F, N>],
+    count: u32,
+    vectors: u32,
+) {
+    let at = CUBE_POS_X * CUBE_DIM_X + UNIT_POS_X;
+    if at < count {
+        let row = u32::cast_from(index[(at / vectors) as usize]);
+        out[(row * vectors + at % vectors) as usize] = src[at as usize];
+    }
+}
+
+/// out[i] = src[index[i]], or added.
+#[cube(launch)]
+pub(super) fn rows_gather<F: Float, N: Size>(
+    src: &[Vector<F, N>],
+    index: &[i32],
+    out: &mut [Vector<F, N>],
+    count: u32,
+    vectors: u32,
+    #[comptime] add: bool,
+) {
+    let at = CUBE_POS_X * CUBE_DIM_X + UNIT_POS_X;
+    if at < count {
+        let row = u32::cast_from(index[(at / vectors) as usize]);
+        let mut value = src[(row * vectors + at % vectors) as usize];
+        if comptime!(add) {
+            let stands = Vector::<f32, N>::cast_from(out[at as usize]);
+            value = Vector::cast_from(stands + Vector::cast_from(value));
+        }
+        out[at as usize] = value;
+    }
+}
+
+/// to += from
+#[cube(launch)]
+pub(super) fn rows_add<F: Float, N: Size>(
+    from: &[Vector<F, N>],
+    to: &mut [Vector<F, N>],
+    count: u32,
+) {
+    let at = CUBE_POS_X * CUBE_DIM_X + UNIT_POS_X;
+    if at < count {
+        let i = at as usize;
+        let sum = Vector::<f32, N>::cast_from(to[i]) + Vector::<f32, N>::cast_from(from[i]);
+        to[i] = Vector::cast_from(sum);
+    }
+}

@@ -1,0 +1,47 @@
+//! The kernels that move and add rows against the reference, without a GPU.
+
+use super::launch::{add, gather, scatter};
+use super::reference;
+use crate::Write;
+use crate::compile::Element;
+use crate::compile::emulator::{Emulator, inputs, rounding};
+use crate::testing::{assert_close, assert_differs};
+
+#[test]
+fn rows_go_where_the_index_says_and_sums_are_rounded_once() {
+    for element in [Element::F32, Element::Bf16] {
+        for (n, m, d) in [(1, 1, 1), (17, 300, 24), (5, 7, 33), (0, 3, 8)] {
+            // Distinct: 7 has no divisor in common with the sizes above but itself.
+            let index: Vec<i32> = (0..n).map(|i| i32::try_from(i * 11 % m).unwrap()).collect();
+            let (src, stands) = (inputs(1, element, n * d), inputs(2, element, m * d));
+            let mut e = Emulator::default();
+            let (src_buffer, index_buffer) = (e.upload(element, &src), e.i32(&index));
+            let out = e.upload(element, &stands);
+            e.run(&scatter([src_buffer, index_buffer, out], element, [n, d]).unwrap());
+            let mut want = stands.clone();
+            reference::scatter(&src, &index, d, &mut want);
+            let name = format!("{element:?} {n} of {m}x{d}");
+            assert_close(&name, &e.read(element, out), &want, 0.0);
+            if n > 1 {
+                assert_differs(&name, &e.read(element, out), &stands, 0.0);
+            }
+            let from = e.upload(element, &stands);
+            for write in [Write::Set, Write::Add] {
+                let to = e.upload(element, &src);
+                e.run(&gather([from, index_buffer, to], write, element, [n, d]).unwrap());
+                let mut want = src.clone();
+                reference::gather(&stands, &index, d, write, &mut want);
+                let got = e.read(element, to);
+                assert_close(&format!("{name} {write:?}"), &got, &want, rounding(element, 0.0));
+                if n > 1 {
+                    assert_differs(&name, &got, &src, 1e-2);
+                }
+            }
+            let (a, b) = (e.upload(element, &stands), e.upload(element, &stands));
+            e.run(&add(a, b, element, m * d).unwrap());
+            let doubled: Vec<f32> = stands.iter().map(|x| 2.0 * x).collect();
+            assert_close(&format!("{name}: sum"), &e.read(element, b), &doubled, 0.0);
+        }
+    }
+    assert!(add(0, 1, Element::Bf16, 1 << 32).is_err());
+}
