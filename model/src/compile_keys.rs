@@ -4,12 +4,22 @@ use std::collections::BTreeSet;
 
 use vljepa_kernels::adamw::launch as adamw;
 use vljepa_kernels::attention::launch as attention;
-use vljepa_kernels::attention::launch::{Pass, Sight};
+use vljepa_kernels::attention::launch::Sight;
 use vljepa_kernels::compile::{Element, Kernel};
 use vljepa_kernels::distance::{Distance, launch as distance};
+use vljepa_kernels::embedding::launch as embedding;
+use vljepa_kernels::gated_mlp::{Activation, launch as gated_mlp};
+use vljepa_kernels::gelu::{Gelu, launch as gelu};
+use vljepa_kernels::global_norm::launch as global_norm;
 use vljepa_kernels::info_nce::launch as info_nce;
 use vljepa_kernels::layer_norm::launch as norm;
 use vljepa_kernels::layer_norm::launch::Form;
+use vljepa_kernels::normalize::launch as normalize;
+use vljepa_kernels::patch_embed::launch as patch_embed;
+use vljepa_kernels::pooling::launch as pooling;
+use vljepa_kernels::rope::{Heads, Pairing, launch as rope};
+use vljepa_kernels::rows::launch as rows;
+use vljepa_kernels::rows::launch::Pass;
 use vljepa_recipes::schema::{self, Recipe};
 
 /// Every kernel that training or evaluating `recipe` on a GPU launches, in bf16.
@@ -34,11 +44,75 @@ pub fn compile_keys(recipe: &Recipe) -> BTreeSet<Kernel> {
     norm_keys(&mut keys, Form::RmsOnePlus, y.hidden_size, true);
     // Gemma normalises the heads of q and k as well.
     norm_keys(&mut keys, Form::RmsOnePlus, y.head_dim, true);
+    token_keys(&mut keys, recipe);
     loss_keys(&mut keys, &recipe.loss);
     for copied in [false, true] {
         keys.insert(Kernel::Adamw(adamw::Kernel { width: 4, copied }));
     }
     keys
+}
+
+/// Everything between products: activations, rotations, tables, patches, pooling, rows.
+fn token_keys(keys: &mut BTreeSet<Kernel>, recipe: &Recipe) {
+    const ELEMENT: Element = Element::Bf16;
+    let model = &recipe.model;
+    let (x, predictor, y) = (&model.x_encoder, &model.predictor, &model.y_encoder);
+    let trained = |trained| if trained { &[false, true][..] } else { &[false][..] };
+    for &backward in trained(x.trainable) {
+        let lanes = ELEMENT.lanes(x.intermediate_size);
+        let kernel = gelu::Kernel { backward, kind: Gelu::Erf, element: ELEMENT, lanes };
+        keys.insert(Kernel::Gelu(kernel));
+    }
+    let (tubelet, patch) = (x.tubelet_size, x.patch_size);
+    keys.insert(Kernel::PatchEmbed(patch_embed::Kernel { tubelet, patch, element: ELEMENT }));
+    let gates = [
+        (Activation::Silu, predictor.intermediate_size),
+        (Activation::GeluTanh, y.intermediate_size),
+    ];
+    for backward in [false, true] {
+        for (activation, width) in gates {
+            let lanes = ELEMENT.lanes(width);
+            let kernel = gated_mlp::Kernel { backward, activation, element: ELEMENT, lanes };
+            keys.insert(Kernel::GatedMlp(kernel));
+        }
+        for width in [predictor.hidden_size, y.hidden_size] {
+            let lanes = ELEMENT.lanes(width);
+            let pooling = pooling::Kernel { backward, element: ELEMENT, lanes };
+            keys.insert(Kernel::Pooling(pooling));
+            let embedding = embedding::Kernel { backward, element: ELEMENT, lanes };
+            keys.insert(Kernel::Embedding(embedding));
+            for pass in [Pass::Scatter, Pass::Gather { add: backward }, Pass::Add] {
+                keys.insert(Kernel::Rows(rows::Kernel { pass, element: ELEMENT, lanes }));
+            }
+        }
+        keys.insert(Kernel::Normalize(normalize::Kernel { backward, element: ELEMENT }));
+    }
+    keys.extend([1, 4].map(|lanes| Kernel::GlobalNorm(global_norm::Kernel::Squares { lanes })));
+    keys.insert(Kernel::GlobalNorm(global_norm::Kernel::Control));
+
+    let mut rope = |pairing, pass| {
+        keys.insert(Kernel::Rope(rope::Kernel { pass, pairing, element: ELEMENT }));
+    };
+    let dim = x.hidden_size / x.num_heads;
+    let heads = Heads { query: x.num_heads, key_value: x.num_heads, dim };
+    rope(Pairing::Adjacent, rope::Pass::Split { heads, rotated: true });
+    if x.trainable {
+        rope(Pairing::Adjacent, rope::Pass::Merge { heads, rotated: true });
+    }
+    let heads = Heads {
+        query: predictor.num_heads,
+        key_value: predictor.num_kv_heads,
+        dim: predictor.head_dim,
+    };
+    rope(Pairing::Half, rope::Pass::Split { heads, rotated: true });
+    rope(Pairing::Half, rope::Pass::Merge { heads, rotated: true });
+    // Gemma normalises the heads of q and k between the split and the rotation.
+    let heads = Heads { query: y.num_heads, key_value: y.num_kv_heads, dim: y.head_dim };
+    rope(Pairing::Half, rope::Pass::Split { heads, rotated: false });
+    rope(Pairing::Half, rope::Pass::Merge { heads, rotated: false });
+    for transposed in [false, true] {
+        rope(Pairing::Half, rope::Pass::Rotate { dim: y.head_dim, transposed });
+    }
 }
 
 fn loss_keys(keys: &mut BTreeSet<Kernel>, loss: &schema::Loss) {
@@ -71,11 +145,14 @@ fn norm_keys(keys: &mut BTreeSet<Kernel>, form: Form, width: usize, trained: boo
 }
 
 fn attention_keys(keys: &mut BTreeSet<Kernel>, head_dim: usize, sight: Sight, trained: bool) {
-    let passes = if trained { &Pass::ALL[..] } else { &[Pass::Forward][..] };
+    let passes = if trained { &attention::Pass::ALL[..] } else { &[attention::Pass::Forward][..] };
     for &pass in passes {
         let sight = match pass {
-            Pass::Prepare | Pass::Finish => Sight::Full,
-            Pass::Forward | Pass::Keys | Pass::KeysFast | Pass::Queries => sight,
+            attention::Pass::Prepare | attention::Pass::Finish => Sight::Full,
+            attention::Pass::Forward
+            | attention::Pass::Keys
+            | attention::Pass::KeysFast
+            | attention::Pass::Queries => sight,
         };
         keys.insert(Kernel::Attention(attention::Kernel { pass, head_dim, sight }));
     }

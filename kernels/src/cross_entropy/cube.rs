@@ -3,7 +3,11 @@
 //! Floor: memory; 2·v bytes of bf16 per token forward, 4·v backward. Considered: both in one launch, which reads logits twice from L2 instead
 //! of memory when a row stays there; forward alone is what an evaluation needs, and a chunk of 1,024 tokens (263 MB) does not stay.
 
-#![expect(clippy::manual_is_multiple_of, reason = "what CubeCL knows of integers")]
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::manual_is_multiple_of,
+    reason = "lanes of a vector, and what CubeCL knows of integers"
+)]
 
 use cubecl::prelude::*;
 

@@ -17,8 +17,10 @@
 
 #![expect(
     clippy::cast_possible_truncation,
+    clippy::collapsible_if,
     clippy::manual_is_multiple_of,
-    reason = "compile-time counts of a tile, and what CubeCL knows of integers"
+    clippy::too_many_lines,
+    reason = "compile-time counts of a tile, what CubeCL knows of integers, kernels in the order they run"
 )]
 
 use cubecl::prelude::*;

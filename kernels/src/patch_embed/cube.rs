@@ -4,7 +4,7 @@
 //! the three colours of eight neighbouring pixels, 24 bytes in six words, and writes 16 bytes for each colour; frames never exist as floating-point
 //! numbers in memory. Patches whose width no vector divides take one pixel per unit.
 
-#![expect(clippy::manual_is_multiple_of, reason = "what CubeCL knows of integers")]
+#![expect(clippy::cast_possible_truncation, reason = "lanes of a vector and colours")]
 
 use cubecl::prelude::*;
 
