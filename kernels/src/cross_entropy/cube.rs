@@ -23,7 +23,6 @@ fn merged(max_a: f32, sum_a: f32, max_b: f32, sum_b: f32) -> f32 {
 
 /// Loss and log-sum-exp of each token.
 #[cube(launch)]
-#[expect(clippy::too_many_arguments, reason = "buffers and scalars of one formula")]
 pub(super) fn cross_entropy_forward<F: Float, N: Size>(
     logits: &[Vector<F, N>],
     targets: &[i32],
@@ -96,7 +95,6 @@ pub(super) fn cross_entropy_forward<F: Float, N: Size>(
 
 /// Logits into their gradient, in place.
 #[cube(launch)]
-#[expect(clippy::too_many_arguments, reason = "buffers and scalars of one formula")]
 pub(super) fn cross_entropy_backward<F: Float, N: Size>(
     logits: &mut [Vector<F, N>],
     targets: &[i32],

@@ -28,7 +28,6 @@ pub(super) fn embedding_forward<F: Float, N: Size>(
 
 /// d_table[id] += scale·Σ d_out of the positions of each id.
 #[cube(launch)]
-#[expect(clippy::too_many_arguments, reason = "buffers and scalars of one formula")]
 pub(super) fn embedding_backward<F: Float, N: Size>(
     d_out: &[Vector<F, N>],
     order: &[i32],

@@ -418,7 +418,6 @@ pub(super) fn nce_weights(
 
 /// One split's share of strip·all: 128 rows of the strip by 128 columns of the embedding over a range of the strip's columns.
 #[cube(launch)]
-#[expect(clippy::too_many_arguments, reason = "buffers and scalars of one formula")]
 pub(super) fn nce_product(
     strip: &[Chunk],
     all: &[Chunk],

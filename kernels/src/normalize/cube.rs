@@ -8,7 +8,6 @@ use crate::cube::plane_total;
 
 /// out = x / max(‖x‖, eps); norm is negative where eps stands in.
 #[cube(launch)]
-#[expect(clippy::too_many_arguments, reason = "buffers and scalars of one formula")]
 pub(super) fn normalize_forward<F: Float>(
     x: &[F],
     out: &mut [F],
@@ -46,7 +45,6 @@ pub(super) fn normalize_forward<F: Float>(
 
 /// d_x = (d_out − out·(out·d_out)) / ‖x‖, without the projection where eps stood in.
 #[cube(launch)]
-#[expect(clippy::too_many_arguments, reason = "buffers and scalars of one formula")]
 pub(super) fn normalize_backward<F: Float>(
     out: &[F],
     norm: &[f32],

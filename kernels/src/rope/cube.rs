@@ -6,6 +6,8 @@
 //! Tiling: a unit turns whole pairs: 16 bytes of neighbouring elements, or 16 bytes of a head's lower half with the same of its upper half. Heads and
 //! their width are known when the kernel is compiled, so that indices are multiplications.
 
+#![expect(clippy::cast_sign_loss, reason = "positions are checked against their table")]
+
 use cubecl::prelude::*;
 
 use super::{Heads, Pairing};
