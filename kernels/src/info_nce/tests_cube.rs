@@ -64,6 +64,7 @@ struct Outcome {
 }
 
 /// Every rank's launches, one after the other, gradients in strips of `strip` rows (none: as the sizes say).
+#[expect(clippy::too_many_lines, reason = "a batch's launches in the order they run")]
 fn play(case: Case, batch: &Batch, strip: Option<usize>) -> Outcome {
     let (g, e) = (case.ranks.iter().sum::<usize>(), case.width);
     let mut outcome = Outcome::default();

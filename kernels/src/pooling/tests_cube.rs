@@ -40,7 +40,7 @@ fn means_and_gradients_of_packed_sequences_match_the_reference() {
                 let shifted: Vec<i32> =
                     ends.iter().map(|&end| end.saturating_sub(1).max(0)).collect();
                 let shifted = Lengths::new(Device::Host, shifted);
-                if shifted.range(0).len() > 0 {
+                if !shifted.range(0).is_empty() {
                     reference::forward(&x, &shifted, width, &mut want);
                     reference::backward(&d_out, &shifted, width, &mut want_d);
                     assert_differs(&name, &e.read(element, out), &want, tolerance);
