@@ -1,4 +1,6 @@
 //! AdamW as one pass over the flat buffers.
+//!
+//! Floor, tiling and what was considered: `launch.rs`.
 
 use cubecl::prelude::*;
 use half::bf16;

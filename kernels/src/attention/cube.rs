@@ -1,4 +1,6 @@
 //! Attention on tensor cores.
+//!
+//! Floor, tiling and what was considered: `launch.rs`.
 
 #![expect(
     clippy::cast_possible_truncation,

@@ -1,4 +1,31 @@
 //! Attention's kernels and how they are launched.
+//!
+//! Floor: operations. With s the pairs of query and key that the mask lets see each other, forward is 2 products of them, 4·h·hd·s operations;
+//! backward is 5 products, 10·h·hd·s, or 7 in the deterministic mode. A sequence of 2,048 tokens does 1,000 operations per byte, so memory
+//! is no limit. Exponentials are: a multiprocessor makes 16 per clock and 2,048 multiply-adds, so that at a width of 64 the forward pass
+//! has as many clocks of exponentials as of products, and one of the two must run under the other.
+//!
+//! Tiling, forward: a cube owns 128 queries of one head, and keys pass by in tiles of 64 (32 at a width of 256, or 16 with a window). Up to a width of 64
+//! each of four planes owns 32 queries, so that a fragment of keys or values serves two products; wider heads take eight planes of
+//! 16, which is what 255 registers hold of sums. Keys and values take turns in the air: V of a tile is copied (`cp.async`)
+//! while its scores are multiplied, K of the next while the values are. Shared rows are swizzled by 16 bytes, so that neither copies nor
+//! `ldmatrix` meet a bank twice. Probabilities go from the sums of one product to the operand of the next without leaving registers. Only
+//! tiles at an edge of mask or sequence compute the mask; tiles outside are skipped.
+//!
+//! Tiling, backward: a cube owns keys of one key/value head (128, or 64 below a width of 64 and at 256) and walks over the queries of all heads that share
+//! it, two stages ahead by `cp.async`; d_k and d_v stay in registers, so that grouped heads need neither atomics nor a copy per query head. At a width of
+//! 256 two cubes own 128 columns each and both compute scores and d_scores: 7 products instead of 5, as no register file holds the sums. The fast mode
+//! adds d_score·K to d_q by f32 atomics, two numbers at a time; the deterministic one walks over keys once more with a cube per 128 queries.
+//! Softmax is computed from the saved log-sum-exp, and δ = Σ out·d_out by a small kernel before.
+//!
+//! Packed sequences: a list of places (sequence, tile) of the batch's lengths, the longest first, is cut on the host; there is no padding to compute and no
+//! kernel asks for a sequence that a row is in.
+//!
+//! Why `mma.sync`: `wgmma` reads operands from shared memory and doubles the rate, but its fragments and barriers are Hopper's alone and CubeCL has no
+//! words for them. Products go through one function (`cube::multiply`) with operands made by five others, which is where a second tier goes.
+//! Considered: keeping queries in registers (at 64, 32 more registers for 8 `ldmatrix` of 40: the sums then spill); a tile of
+//! 64 queries at a width of 256 (half the reuse of keys, one cube per multiprocessor either way); a plane per query head for grouped heads in forward
+//! (keys are read from L2 by each head instead, which the floor allows).
 
 use super::Mask;
 use super::cube::attention_backward_keys::AttentionBackwardKeys;

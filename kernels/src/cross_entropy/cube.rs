@@ -1,7 +1,6 @@
 //! Cross-entropy: one cube per token, forward in one pass over its logits, backward in place in another.
 //!
-//! Floor: memory; 2·v bytes of bf16 per token forward, 4·v backward. Considered: both in one launch, which reads logits twice from L2 instead
-//! of memory when a row stays there; forward alone is what an evaluation needs, and a chunk of 1,024 tokens (263 MB) does not stay.
+//! Floor, tiling and what was considered: `launch.rs`.
 
 #![expect(
     clippy::cast_possible_truncation,

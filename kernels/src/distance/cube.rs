@@ -1,7 +1,6 @@
 //! Distances row by row, and the sum of what rows or cubes left.
 //!
-//! Floor: memory. Forward reads both embeddings, backward reads and writes both; a rank's 128 rows of 1,536 are 2 MB, so that
-//! launches cost more than bytes. One plane per row, its partial in registers; the rows' distances are added by one cube in a fixed order.
+//! Floor, tiling and what was considered: `launch.rs`.
 
 use cubecl::prelude::*;
 

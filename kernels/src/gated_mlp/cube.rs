@@ -1,7 +1,6 @@
 //! The gate of a gated MLP, element by element over rows of gate and up side by side.
 //!
-//! Floor: memory; forward reads 2f and writes f per token, backward reads 3f and writes 2f. One 16-byte vector of gate and one of up per unit.
-//! Backward computes activation and derivative from one exponential; nothing but gate and up is kept from the forward pass.
+//! Floor, tiling and what was considered: `launch.rs`.
 
 use cubecl::prelude::*;
 

@@ -1,4 +1,8 @@
 //! GELU's kernels and how they are launched.
+//!
+//! Floor: memory; forward reads x and writes out, backward reads x and d_out and writes d_x: 2 and 3 passes. One 16-byte vector per unit: enough
+//! loads in flight from 2,048 units of a multiprocessor. In a product's epilogue it would cost no pass at all; cuBLASLt has such an epilogue
+//! for the tanh form only.
 
 use super::Gelu;
 use super::cube::gelu_backward::GeluBackward;

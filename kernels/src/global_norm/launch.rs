@@ -1,4 +1,8 @@
 //! The kernels of the global norm and how they are launched.
+//!
+//! Floor: memory; 4 bytes per parameter, once (AdamW reads the gradient again: 1.4 of its 30 GB). Two cubes per multiprocessor walk over the
+//! range, four numbers per load; every cube leaves one partial sum, and one cube adds those of all ranges in their order. Nothing goes through the
+//! host: AdamW reads factor and flag on the device. No atomics: the same bits in every run.
 
 use super::cube::norm_control::NormControl;
 use super::cube::norm_squares::NormSquares;

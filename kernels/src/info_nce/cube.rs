@@ -1,19 +1,6 @@
 //! `InfoNCE` on tensor cores: scores are multiplied tile by tile, used, and never stored.
 //!
-//! Floor: operations. With b rows of this rank, g of all and width e, one pass over scores is 2·b·g·e; statistics take one, the
-//! gradient two (scores again, then d_rows), each for both sides: 4 products of the sizes of S where one rank holds all, plus two more
-//! because each direction recomputes its scores. Bytes are the gathered embeddings, read once from memory and then from L2.
-//!
-//! Tiling: a cube multiplies 128 rows by 128 columns, eight planes of 32×64 each, over slices of 64 elements of the embedding that
-//! three stages of `cp.async` bring: 6 `ldmatrix` for 16 products, 96 kB of shared memory, which two cubes of a multiprocessor have room for. Statistics keep a running
-//! maximum and sum per row in registers over the column tiles of a cube's split; planes side by side count as splits of their own,
-//! so nothing is exchanged before the last kernel, which merges a row's splits. The gradient turns a tile of scores into
-//! w = (exp(s − r) + exp(s − c)) / 2 − δ in bf16, a strip of rows at a time (bounded: memory stays O(B·e)), and a product of strip and
-//! embeddings, split over columns where rows are few, makes d_rows. Splits are added in their order: no atomics, the same bits in every run.
-//!
-//! Considered: one kernel that keeps d_rows in registers beside recomputed scores, as attention does. A row of 1,536 sums leaves room for
-//! 32 rows per cube, which reads the embeddings four times as often as 128 rows do, and L2 becomes the limit at a quarter of
-//! the tensor cores' rate. The strip costs 4 bytes of traffic per score where the products cost 6,144 operations.
+//! Floor, tiling and what was considered: `launch.rs`.
 
 #![expect(
     clippy::cast_possible_truncation,

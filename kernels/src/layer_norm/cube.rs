@@ -1,15 +1,6 @@
 //! Layer and root-mean-square normalisation: the same kernels, with and without a mean.
 //!
-//! Floor: memory. Forward reads x (and the residual) and writes out (and their sum); backward reads x and d_out and writes d_x: 2 and 3
-//! passes over n·d elements; weights, statistics and the partial sums of d_weight are small beside them.
-//!
-//! Tiling: one plane per row, eight rows per cube at a time; a row stays in registers between its statistics and its output, so each
-//! byte moves once and the variance is the exact two-pass one. Planes walk over rows `planes` apart and add up their share of
-//! d_weight and d_bias in registers; the planes of a cube then add theirs in shared memory, one after the other, and a second launch adds the
-//! cubes' sums to the gradient. No atomics: the same bits in every run.
-//!
-//! Considered: one cube per row (more barriers than a row of 1,024 or 2,048 pays for), Welford's update (one pass less over
-//! registers, which are free, for divisions, which are not).
+//! Floor, tiling and what was considered: `launch.rs`.
 
 #![expect(clippy::too_many_lines, reason = "kernels in the order they run")]
 

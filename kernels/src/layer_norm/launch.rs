@@ -1,4 +1,15 @@
 //! The kernels of both normalisations and how they are launched.
+//!
+//! Floor: memory. Forward reads x (and the residual) and writes out (and their sum); backward reads x and d_out and writes d_x: 2 and 3
+//! passes over n·d elements; weights, statistics and the partial sums of d_weight are small beside them.
+//!
+//! Tiling: one plane per row, eight rows per cube at a time; a row stays in registers between its statistics and its output, so each
+//! byte moves once and the variance is the exact two-pass one. Planes walk over rows `planes` apart and add up their share of
+//! d_weight and d_bias in registers; the planes of a cube then add theirs in shared memory, one after the other, and a second launch adds the
+//! cubes' sums to the gradient. No atomics: the same bits in every run.
+//!
+//! Considered: one cube per row (more barriers than a row of 1,024 or 2,048 pays for), Welford's update (one pass less over
+//! registers, which are free, for divisions, which are not).
 
 use super::cube::norm_add::NormAdd;
 use super::cube::norm_backward::NormBackward;

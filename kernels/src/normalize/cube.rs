@@ -1,6 +1,6 @@
 //! L2 normalisation, one plane per row.
 //!
-//! Floor: memory, and launches: a rank's 128 rows of 1,536 are 0.4 MB. A row is read twice, the second time from L1.
+//! Floor, tiling and what was considered: `launch.rs`.
 
 use cubecl::prelude::*;
 

@@ -1,4 +1,6 @@
 //! The kernels of L2 normalisation and how they are launched.
+//!
+//! Floor: memory, and launches: a rank's 128 rows of 1,536 are 0.4 MB. A row is read twice, the second time from L1.
 
 use super::cube::normalize_backward::NormalizeBackward;
 use super::cube::normalize_forward::NormalizeForward;

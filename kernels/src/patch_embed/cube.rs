@@ -1,8 +1,6 @@
 //! Patches from bytes: normalised, cast, and laid out as the rows that one linear layer embeds.
 //!
-//! Floor: memory; 1 byte is read and 2 are written per value, 4.7 MB and 9.4 MB for a clip of 8 frames of 256×256 and two duplicates. A unit reads
-//! the three colours of eight neighbouring pixels, 24 bytes in six words, and writes 16 bytes for each colour; frames never exist as floating-point
-//! numbers in memory. Patches whose width no vector divides take one pixel per unit.
+//! Floor, tiling and what was considered: `launch.rs`.
 
 #![expect(clippy::cast_possible_truncation, reason = "lanes of a vector and colours")]
 

@@ -1,4 +1,8 @@
 //! The kernel that unfolds patches and how it is launched.
+//!
+//! Floor: memory; 1 byte is read and 2 are written per value, 4.7 MB and 9.4 MB for a clip of 8 frames of 256×256 and two duplicates. A unit reads
+//! the three colours of eight neighbouring pixels, 24 bytes in six words, and writes 16 bytes for each colour; frames never exist as floating-point
+//! numbers in memory. Patches whose width no vector divides take one pixel per unit.
 
 use super::cube::patch_unfold::PatchUnfold;
 use super::{Grid, Normalisation};

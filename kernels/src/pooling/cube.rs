@@ -1,7 +1,6 @@
 //! Mean pooling of packed sequences, and its gradient.
 //!
-//! Floor: memory; forward reads n·d elements, backward writes them. One cube per sequence and 256 vectors of its width; each unit owns 16
-//! bytes of a token and walks over the tokens, so that neighbours read neighbouring bytes and sums need no exchange. Offsets are read on the device.
+//! Floor, tiling and what was considered: `launch.rs`.
 
 use cubecl::prelude::*;
 

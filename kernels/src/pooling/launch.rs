@@ -1,4 +1,7 @@
 //! The kernels of mean pooling and how they are launched.
+//!
+//! Floor: memory; forward reads n·d elements, backward writes them. One cube per sequence and 256 vectors of its width; each unit owns 16
+//! bytes of a token and walks over the tokens, so that neighbours read neighbouring bytes and sums need no exchange. Offsets are read on the device.
 
 use super::cube::pooling_backward::PoolingBackward;
 use super::cube::pooling_forward::PoolingForward;

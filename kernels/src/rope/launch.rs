@@ -1,4 +1,10 @@
 //! The kernels of rotary embedding and how they are launched.
+//!
+//! Floor: memory; every element of qkv is read once and written once, 2 passes in each direction; tables of cosines and sines (f32, one
+//! row per position, 0.5 MB for a clip of V-JEPA 2) stay in L2. Without the fusion there would be a pass more for q and k.
+//!
+//! Tiling: a unit turns whole pairs: 16 bytes of neighbouring elements, or 16 bytes of a head's lower half with the same of its upper half. Heads and
+//! their width are known when the kernel is compiled, so that indices are multiplications.
 
 use super::cube::rope_merge::RopeMerge;
 use super::cube::rope_rotate::RopeRotate;

@@ -1,6 +1,6 @@
 //! Rows moved between two packings, and sums onto a tensor.
 //!
-//! Floor: memory; each element is read once and written once (added: read twice). One 16-byte vector per unit.
+//! Floor, tiling and what was considered: `launch.rs`.
 
 use cubecl::prelude::*;
 

@@ -1,4 +1,6 @@
 //! The kernels that move and add rows, and how they are launched. A plain copy is the driver's, without a kernel.
+//!
+//! Floor: memory; each element is read once and written once (added: read twice). One 16-byte vector per unit.
 
 use super::cube::rows_add::RowsAdd;
 use super::cube::rows_gather::RowsGather;
