@@ -6,7 +6,7 @@ use vljepa_kernels::compile::{Cache, Compiler, Cubin, Nvrtc};
 use vljepa_worker::compile::{compile, keys, table};
 use vljepa_worker::environment::CompileEnvironment;
 
-use crate::programs::repository;
+use crate::programs::{command, repository, text};
 
 fn recipes() -> Vec<PathBuf> {
     let files = std::fs::read_dir(repository().join("recipes")).unwrap();
@@ -64,4 +64,45 @@ fn tensor_core_kernels_multiply_on_tensor_cores_and_nothing_spills() {
         assert_eq!((resources.spills, resources.stack), (0, 0), "{}", cubin.name);
         assert!(cubin.instructions.local == 0 && resources.registers <= 255, "{}", cubin.name);
     }
+}
+
+/// Runs `vljepa-worker compile recipes/quickstart.yaml` with `arguments` and the library `nvrtc`; whether it succeeded, and what it said.
+fn compile_quickstart(arguments: &[&str], nvrtc: Option<&str>) -> (bool, String) {
+    let mut command = command("vljepa-worker");
+    command.args(["compile", "recipes/quickstart.yaml"]).args(arguments);
+    if let Some(nvrtc) = nvrtc {
+        command.env("VLJEPA_NVRTC", nvrtc);
+    }
+    let output = command.output().unwrap();
+    let said = text(&output);
+    assert!(!said.contains("panicked"), "{said}");
+    (output.status.success(), said)
+}
+
+#[test]
+fn compiling_ahead_fills_the_cache_that_a_second_time_reads() {
+    let cache = tempfile::tempdir().unwrap();
+    let arguments = ["--cache", cache.path().to_str().unwrap()];
+    let (ok, first) = compile_quickstart(&arguments, None);
+    assert!(ok && first.contains(" 0 of them from the cache"), "{first}");
+    assert!(first.contains("| attention_forward_d16_full |"), "{first}");
+    let (ok, second) = compile_quickstart(&arguments, None);
+    let kernels = first.lines().filter(|line| line.starts_with("| ")).count() - 1;
+    assert!(ok && second.contains(&format!("{kernels} of them from the cache")), "{second}");
+    let table = |said: &str| said.lines().filter(|l| l.starts_with("| ")).collect::<String>();
+    assert_eq!(table(&first), table(&second));
+}
+
+#[test]
+fn a_missing_nvrtc_a_wrong_architecture_and_an_unwritable_cache_are_named() {
+    let (ok, said) = compile_quickstart(&[], Some("/nowhere/libnvrtc.so.12"));
+    assert!(!ok && said.contains("/nowhere/libnvrtc.so.12") && said.contains("pip install"));
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().to_str().unwrap();
+    let (ok, said) = compile_quickstart(&["--architecture", "sm_20", "--cache", cache], None);
+    assert!(!ok && said.contains("sm_20") && said.contains("sm_90"), "{said}");
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let (ok, said) = compile_quickstart(&["--cache", file.to_str().unwrap()], None);
+    assert!(!ok && said.contains(file.to_str().unwrap()), "{said}");
 }
