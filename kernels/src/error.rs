@@ -60,6 +60,16 @@ pub enum KernelError {
         /// Bytes the arena may hold.
         budget: usize,
     },
+    /// The GPU, its driver or one of its libraries refused a call.
+    #[error("{call}: {message}; {hint}")]
+    Cuda {
+        /// The call.
+        call: &'static str,
+        /// What came back.
+        message: String,
+        /// What to do.
+        hint: &'static str,
+    },
 }
 
 /// Result of an operation on tensors.

@@ -1,6 +1,14 @@
 //! Ragged rows in one tensor: sequences of different lengths, one behind the other, without padding between them.
 
-use crate::{DType, Device, Tensor, View};
+#[cfg(feature = "cuda")]
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+#[cfg(feature = "cuda")]
+use crate::device::{HostSlice, cuda::Call};
+use crate::{DType, Device, Result, Tensor, View};
 
 /// Sequences laid end to end. Row `i` owns tokens `cu_seqlens[i]..cu_seqlens[i + 1]`; rows may be empty.
 #[derive(Debug)]
@@ -17,6 +25,9 @@ pub struct Lengths {
     device: Tensor,
     host: Vec<i32>,
     max_len: usize,
+    /// Attention's places by the rows of a tile, on the device from their first use on.
+    #[cfg(feature = "cuda")]
+    places: Mutex<BTreeMap<usize, Arc<Tensor>>>,
 }
 
 impl Lengths {
@@ -24,25 +35,47 @@ impl Lengths {
     ///
     /// # Panics
     /// When they do not start at zero or ever fall.
-    #[must_use]
-    pub fn new(device: Device, cu_seqlens: Vec<i32>) -> Self {
+    ///
+    /// # Errors
+    /// When the device has no more memory.
+    pub fn new(device: Device, cu_seqlens: Vec<i32>) -> Result<Self> {
         assert!(cu_seqlens.first() == Some(&0), "cumulative lengths start at zero");
         assert!(cu_seqlens.is_sorted(), "cumulative lengths never fall");
         let max_len =
             cu_seqlens.windows(2).map(|w| w[1].abs_diff(w[0])).max().unwrap_or(0) as usize;
         let rows = cu_seqlens.len();
-        let Device::Host = device;
-        Self { device: Tensor::from_i32(cu_seqlens.clone(), &[rows]), host: cu_seqlens, max_len }
+        let there = Tensor::from_i32(cu_seqlens.clone(), &[rows]).on(device)?;
+        Ok(Self {
+            device: there,
+            host: cu_seqlens,
+            max_len,
+            #[cfg(feature = "cuda")]
+            places: Mutex::default(),
+        })
     }
 
     /// Sequences of equal length.
     ///
     /// # Panics
     /// When the number of tokens exceeds 2³¹ − 1.
-    #[must_use]
-    pub fn uniform(device: Device, rows: usize, len: usize) -> Self {
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn uniform(device: Device, rows: usize, len: usize) -> Result<Self> {
         let end = |i: usize| i32::try_from(i * len).expect("fewer than 2^31 tokens");
         Self::new(device, (0..=rows).map(end).collect())
+    }
+
+    /// [`places`](crate::attention::launch::places) of tiles of `rows`, `i32` on the device.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn places(&self, call: Call, rows: usize) -> Result<Arc<Tensor>> {
+        let mut known = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(places) = known.get(&rows) {
+            return Ok(Arc::clone(places));
+        }
+        let places = crate::attention::launch::places(self, rows);
+        let places = call.uploaded(HostSlice::I32(bytemuck::cast_slice(&places)))?;
+        Ok(Arc::clone(known.entry(rows).or_insert(Arc::new(places))))
     }
 
     /// Number of sequences.
@@ -87,12 +120,14 @@ impl Packed {
     ///
     /// # Panics
     /// When the lengths do not end where the ids end.
-    #[must_use]
-    pub fn new(device: Device, ids: Vec<i32>, cu_seqlens: Vec<i32>) -> Self {
-        let lengths = Lengths::new(device, cu_seqlens);
+    ///
+    /// # Errors
+    /// When the device has no more memory.
+    pub fn new(device: Device, ids: Vec<i32>, cu_seqlens: Vec<i32>) -> Result<Self> {
+        let lengths = Lengths::new(device, cu_seqlens)?;
         assert_eq!(lengths.tokens(), ids.len(), "lengths end where the ids end");
         let count = ids.len();
-        Self { tokens: Tensor::from_i32(ids, &[count]), lengths }
+        Ok(Self { tokens: Tensor::from_i32(ids, &[count]).on(device)?, lengths })
     }
 
     /// Token ids, `i32 (tokens)`.

@@ -11,6 +11,8 @@ use crate::{KernelError, Result};
 pub enum DType {
     /// 32-bit floating point.
     F32,
+    /// bfloat16: what GPUs compute with.
+    Bf16,
     /// 32-bit signed integers: token ids, positions, cumulative lengths.
     I32,
     /// Bytes: pixels.
@@ -25,6 +27,7 @@ impl DType {
     pub fn bytes(self) -> usize {
         match self {
             Self::F32 | Self::I32 => 4,
+            Self::Bf16 => 2,
             Self::U8 => 1,
             Self::U64 => 8,
         }
@@ -35,6 +38,7 @@ impl DType {
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
+            Self::Bf16 => "bf16",
             Self::I32 => "i32",
             Self::U8 => "u8",
             Self::U64 => "u64",
@@ -140,6 +144,8 @@ macro_rules! host_access {
                         StorageRef::Host(other) => Err(KernelError::DType {
                             operation, what, found: other.dtype().name(), needed: stringify!($ty),
                         }),
+                        #[cfg(feature = "cuda")]
+                        _ => Err(KernelError::Device { operation, what }),
                     }
                 }
             )+
@@ -157,6 +163,8 @@ macro_rules! host_access {
                         StorageMut::Host(other) => Err(KernelError::DType {
                             operation, what, found: other.dtype().name(), needed: stringify!($ty),
                         }),
+                        #[cfg(feature = "cuda")]
+                        _ => Err(KernelError::Device { operation, what }),
                     }
                 }
             )+
@@ -194,6 +202,7 @@ macro_rules! host_access {
 
 host_access! {
     F32, f32, from_f32, host_f32, host_f32_mut;
+    Bf16, half::bf16, from_bf16, host_bf16, host_bf16_mut;
     I32, i32, from_i32, host_i32, host_i32_mut;
     U8, u8, from_u8, host_u8, host_u8_mut;
     U64, u64, from_u64, host_u64, host_u64_mut
@@ -201,19 +210,37 @@ host_access! {
 
 impl Tensor {
     pub(crate) fn from_arena(storage: Storage, shape: &[usize], home: Arena) -> Self {
-        let Storage::Host(buffer) = &storage;
-        let dtype = buffer.dtype();
+        let dtype = storage.dtype();
         Self { storage: Some(storage), shape: Shape::new(shape), dtype, home: Some(home) }
     }
 
     /// A tensor of zeros outside of any arena: parameters and other memory that lives as long as the run.
-    #[must_use]
-    pub fn zeros(device: Device, dtype: DType, shape: &[usize]) -> Self {
+    ///
+    /// # Errors
+    /// When the device has no more memory.
+    pub fn zeros(device: Device, dtype: DType, shape: &[usize]) -> Result<Self> {
         let shape = Shape::new(shape);
-        let storage = match device {
-            Device::Host => Storage::Host(HostBuffer::zeros(dtype, shape.len())),
-        };
-        Self { storage: Some(storage), shape, dtype, home: None }
+        let storage = Some(Storage::new(device, dtype, shape.len())?);
+        let mut tensor = Self { storage, shape, dtype, home: None };
+        tensor.view_mut().fill_zero(&device.compute_stream())?;
+        Ok(tensor)
+    }
+
+    /// A tensor on `device` with the values of a host tensor, which it is itself where the device is the host.
+    ///
+    /// # Errors
+    /// When the device has no more memory, or fails.
+    pub fn on(self, device: Device) -> Result<Self> {
+        match device {
+            Device::Host => Ok(self),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(_) => {
+                let storage = Some(Storage::new(device, self.dtype, self.shape.len())?);
+                let mut there = Self { storage, shape: self.shape, dtype: self.dtype, home: None };
+                crate::copy::copy(&device.compute_stream(), self.view(), there.view_mut())?;
+                Ok(there)
+            }
+        }
     }
 
     /// Element type.
@@ -234,9 +261,8 @@ impl Tensor {
     /// Never: only `drop` takes the storage away.
     #[must_use]
     pub fn view(&self) -> View<'_> {
-        let Some(Storage::Host(buffer)) = &self.storage else { unreachable!("dropped tensor") };
-        let storage = StorageRef::Host(buffer.slice(0, self.shape.len()));
-        View { storage, shape: self.shape }
+        let Some(storage) = &self.storage else { unreachable!("dropped tensor") };
+        View { storage: storage.slice(0, self.shape.len()), shape: self.shape }
     }
 
     /// This tensor, to be written.
@@ -245,9 +271,8 @@ impl Tensor {
     /// Never: only `drop` takes the storage away.
     #[must_use]
     pub fn view_mut(&mut self) -> ViewMut<'_> {
-        let Some(Storage::Host(buffer)) = &mut self.storage else { unreachable!("dropped tensor") };
-        let storage = StorageMut::Host(buffer.slice_mut(0, self.shape.len()));
-        ViewMut { storage, shape: self.shape }
+        let Some(storage) = &mut self.storage else { unreachable!("dropped tensor") };
+        ViewMut { storage: storage.slice_mut(0, self.shape.len()), shape: self.shape }
     }
 
     /// The same memory under another shape of as many elements.
@@ -267,8 +292,19 @@ impl Tensor {
     /// # Errors
     /// When they are of another type, or the device failed.
     pub fn to_vec_f32(&self, stream: &Stream) -> Result<Vec<f32>> {
+        let mut values = HostBuffer::zeros(self.dtype, self.shape.len());
+        let there = StorageMut::Host(values.slice_mut(0, self.shape.len()));
         stream.synchronize()?;
-        Ok(self.view().host_f32("to_vec_f32", "tensor")?.to_vec())
+        crate::copy::copy(stream, self.view(), ViewMut { storage: there, shape: self.shape })?;
+        match values {
+            HostBuffer::F32(values) => Ok(values),
+            HostBuffer::Bf16(values) => Ok(values.into_iter().map(half::bf16::to_f32).collect()),
+            HostBuffer::I32(_) | HostBuffer::U8(_) | HostBuffer::U64(_) => {
+                let (operation, what) = ("to_vec_f32", "tensor");
+                let (found, needed) = (self.dtype.name(), "f32 or bf16");
+                Err(KernelError::DType { operation, what, found, needed })
+            }
+        }
     }
 }
 
@@ -280,11 +316,16 @@ impl Drop for Tensor {
     }
 }
 
+impl<'a> From<ViewMut<'a>> for View<'a> {
+    fn from(tensor: ViewMut<'a>) -> Self {
+        Self { storage: tensor.storage.into_ref(), shape: tensor.shape }
+    }
+}
+
 impl<'a> View<'a> {
-    /// The elements in host memory, whatever their type.
-    pub(crate) fn on_host(self) -> HostSlice<'a> {
-        let StorageRef::Host(slice) = self.storage;
-        slice
+    /// The elements, wherever they are.
+    pub(crate) fn storage(self) -> StorageRef<'a> {
+        self.storage
     }
 
     /// Dimensions.
@@ -308,9 +349,7 @@ impl<'a> View<'a> {
     /// Element type.
     #[must_use]
     pub fn dtype(&self) -> DType {
-        match &self.storage {
-            StorageRef::Host(slice) => slice.dtype(),
-        }
+        self.storage.dtype()
     }
 
     /// Elements `start..start + shape.len()` under `shape`, a contiguous part of this view.
@@ -320,8 +359,7 @@ impl<'a> View<'a> {
     #[must_use]
     pub fn part(self, start: usize, shape: &[usize]) -> View<'a> {
         let shape = Shape::new(shape);
-        let StorageRef::Host(slice) = self.storage;
-        View { storage: StorageRef::Host(slice.range(start, start + shape.len())), shape }
+        View { storage: self.storage.range(start, start + shape.len()), shape }
     }
 
     /// Rows `start..end` of the first dimension.
@@ -349,10 +387,9 @@ impl<'a> View<'a> {
 }
 
 impl<'a> ViewMut<'a> {
-    /// The elements in host memory, whatever their type, to be written.
-    pub(crate) fn on_host(self) -> HostSliceMut<'a> {
-        let StorageMut::Host(slice) = self.storage;
-        slice
+    /// The elements, wherever they are, to be written.
+    pub(crate) fn storage(self) -> StorageMut<'a> {
+        self.storage
     }
 
     /// Dimensions.
@@ -376,23 +413,19 @@ impl<'a> ViewMut<'a> {
     /// Element type.
     #[must_use]
     pub fn dtype(&self) -> DType {
-        match &self.storage {
-            StorageMut::Host(slice) => slice.dtype(),
-        }
+        self.storage.as_ref().dtype()
     }
 
     /// The same tensor, borrowed for a shorter time.
     #[must_use]
     pub fn reborrow(&mut self) -> ViewMut<'_> {
-        let StorageMut::Host(slice) = &mut self.storage;
-        ViewMut { storage: StorageMut::Host(slice.reborrow()), shape: self.shape }
+        ViewMut { storage: self.storage.reborrow(), shape: self.shape }
     }
 
     /// The same tensor, to be read.
     #[must_use]
     pub fn as_view(&self) -> View<'_> {
-        let StorageMut::Host(slice) = &self.storage;
-        View { storage: StorageRef::Host(slice.as_ref()), shape: self.shape }
+        View { storage: self.storage.as_ref(), shape: self.shape }
     }
 
     /// Elements `start..start + shape.len()` under `shape`, a contiguous part of this view.
@@ -402,8 +435,7 @@ impl<'a> ViewMut<'a> {
     #[must_use]
     pub fn part(self, start: usize, shape: &[usize]) -> ViewMut<'a> {
         let shape = Shape::new(shape);
-        let StorageMut::Host(slice) = self.storage;
-        ViewMut { storage: StorageMut::Host(slice.range(start, start + shape.len())), shape }
+        ViewMut { storage: self.storage.range(start, start + shape.len()), shape }
     }
 
     /// Rows `start..end` of the first dimension.
@@ -436,21 +468,35 @@ impl<'a> ViewMut<'a> {
     #[must_use]
     pub fn split_at(self, middle: usize) -> (ViewMut<'a>, ViewMut<'a>) {
         let len = self.shape.len();
-        let StorageMut::Host(slice) = self.storage;
-        let (before, after) = slice.split_at(middle);
-        let view =
-            |slice, len| ViewMut { storage: StorageMut::Host(slice), shape: Shape::new(&[len]) };
+        let (before, after) = self.storage.split_at(middle);
+        let view = |storage, len| ViewMut { storage, shape: Shape::new(&[len]) };
         (view(before, middle), view(after, len - middle))
     }
 
     /// Sets every element to zero.
-    pub fn fill_zero(self) {
-        let StorageMut::Host(slice) = self.storage;
-        match slice {
-            HostSliceMut::F32(v) => v.fill(0.0),
-            HostSliceMut::I32(v) => v.fill(0),
-            HostSliceMut::U8(v) => v.fill(0),
-            HostSliceMut::U64(v) => v.fill(0),
+    ///
+    /// # Errors
+    /// When the elements are on another device than `stream`, or the device fails.
+    pub fn fill_zero(self, stream: &Stream) -> Result<()> {
+        let wrong = KernelError::Device { operation: "fill_zero", what: "tensor" };
+        match (stream, self.storage) {
+            (Stream::Host, StorageMut::Host(slice)) => match slice {
+                HostSliceMut::F32(v) => v.fill(0.0),
+                HostSliceMut::Bf16(v) => v.fill(half::bf16::ZERO),
+                HostSliceMut::I32(v) => v.fill(0),
+                HostSliceMut::U8(v) => v.fill(0),
+                HostSliceMut::U64(v) => v.fill(0),
+            },
+            #[cfg(feature = "cuda")]
+            (Stream::Cuda(stream), StorageMut::Cuda(slice)) => {
+                if !std::ptr::eq(slice.as_ref().cuda(), stream.cuda()) {
+                    return Err(wrong);
+                }
+                stream.fill_zero(slice.as_ref().region())?;
+            }
+            #[cfg(feature = "cuda")]
+            _ => return Err(wrong),
         }
+        Ok(())
     }
 }

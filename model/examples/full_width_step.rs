@@ -14,16 +14,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let images = std::env::args().nth(1).map_or(Ok(2), |n| n.parse())?;
     let mut report = Report { since: Instant::now() };
     let model = VlJepa::new(&Model::default(), &Loss::default(), Device::Host)?;
-    let mut parameters = Parameters::new(model.layout(), Device::Host);
+    let mut parameters = Parameters::new(model.layout(), Device::Host)?;
     parameters.initialise(model.layout(), 0)?;
     report.line(&format!("{} parameters drawn", model.layout().count(|_| true)))?;
-    let mut gradients = Gradients::new(model.layout(), Device::Host);
+    let mut gradients = Gradients::new(model.layout(), Device::Host)?;
     let mut optimizer = AdamW::new(model.layout(), Device::Host, &Optimizer::default())?;
     let arena = Arena::new(Device::Host, 8 << 30);
     let cx = Context { stream: &Stream::Host, arena: &arena };
     for _ in 0..2 {
         let started = Instant::now();
-        gradients.zero();
+        gradients.zero(&Stream::Host)?;
         let loss = step(cx, &model, &parameters, &mut gradients, images, &mut report)?;
         let (mut sum, mut control) = (cx.take(&[1])?, cx.take(&[2])?);
         global_norm::squared_sum(cx.stream, gradients.flat.view(), sum.view_mut())?;
@@ -90,7 +90,7 @@ fn frames(images: usize) -> Tensor {
 fn text(rows: usize, len: usize) -> Result<Packed, std::num::TryFromIntError> {
     let ids = (0..rows * len).map(|i| i32::try_from(1000 + 37 * i)).collect::<Result<_, _>>()?;
     let ends = (0..=rows).map(|row| i32::try_from(row * len)).collect::<Result<_, _>>()?;
-    Ok(Packed::new(Device::Host, ids, ends))
+    Ok(Packed::new(Device::Host, ids, ends)?)
 }
 
 /// Prints how long each part took.

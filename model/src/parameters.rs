@@ -9,7 +9,7 @@ use std::ops::Range;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
-use vljepa_kernels::{DType, Device, Result, Shape, Tensor, View, ViewMut};
+use vljepa_kernels::{DType, Device, Result, Shape, Stream, Tensor, View, ViewMut};
 use vljepa_recipes::schema::Initialisation;
 
 /// Parameters start at multiples of this many elements: 256 bytes of f32, the alignment of vector loads and collectives.
@@ -226,12 +226,14 @@ pub struct Parameters {
 
 impl Parameters {
     /// Weights that are all zero.
-    #[must_use]
-    pub fn new(layout: &Layout, device: Device) -> Self {
-        Self {
-            trainable: Tensor::zeros(device, DType::F32, &[layout.trainable_len]),
-            frozen: Tensor::zeros(device, DType::F32, &[layout.frozen_len]),
-        }
+    ///
+    /// # Errors
+    /// When the device has no more memory.
+    pub fn new(layout: &Layout, device: Device) -> Result<Self> {
+        Ok(Self {
+            trainable: Tensor::zeros(device, DType::F32, &[layout.trainable_len])?,
+            frozen: Tensor::zeros(device, DType::F32, &[layout.frozen_len])?,
+        })
     }
 
     /// Draws every parameter's initial value. Each has a random stream of its own, keyed by `seed` and its name: a model with
@@ -302,14 +304,19 @@ pub struct Gradients {
 
 impl Gradients {
     /// Gradients that are all zero.
-    #[must_use]
-    pub fn new(layout: &Layout, device: Device) -> Self {
-        Self { flat: Tensor::zeros(device, DType::F32, &[layout.trainable_len]) }
+    ///
+    /// # Errors
+    /// When the device has no more memory.
+    pub fn new(layout: &Layout, device: Device) -> Result<Self> {
+        Ok(Self { flat: Tensor::zeros(device, DType::F32, &[layout.trainable_len])? })
     }
 
     /// Sets all of them to zero, as every step begins.
-    pub fn zero(&mut self) {
-        self.flat.view_mut().fill_zero();
+    ///
+    /// # Errors
+    /// When the device of `stream` is another one, or fails.
+    pub fn zero(&mut self, stream: &Stream) -> Result<()> {
+        self.flat.view_mut().fill_zero(stream)
     }
 
     /// The gradient of a trainable parameter, to be read.

@@ -93,7 +93,7 @@ impl<'a> Embedder<'a> {
             ids.extend(tokenizer.encode(text)?);
             ends.push(i32::try_from(ids.len())?);
         }
-        Ok(Packed::new(self.engine.device(), ids, ends))
+        Ok(Packed::new(self.engine.device(), ids, ends)?)
     }
 }
 

@@ -41,7 +41,7 @@ impl Engine {
             schema::Device::Cuda => return Err(WorkerError::NoCuda.into()),
         };
         let model = VlJepa::new(&recipe.model, &recipe.loss, device)?;
-        let mut parameters = Parameters::new(model.layout(), device);
+        let mut parameters = Parameters::new(model.layout(), device)?;
         parameters.initialise(model.layout(), recipe.seed)?;
         // The host's arena grows as it needs: the operating system knows its own memory better than a plan does.
         let arena = Arena::new(device, usize::MAX);
@@ -57,7 +57,7 @@ impl Engine {
         let layout = engine.model.layout();
         let device = engine.arena.device();
         let training = Training {
-            gradients: Gradients::new(layout, device),
+            gradients: Gradients::new(layout, device)?,
             optimizer: AdamW::new(layout, device, &recipe.optimizer)?,
             clip_norm: recipe.optimizer.clip_norm,
         };

@@ -63,8 +63,8 @@ pub fn step(
     let rows = shares.rows(collectives.rank());
     let bad_samples = batch.skipped.len();
     let hashes = batch.target_hashes.clone();
-    let micros = micro_batches(engine, batch, micro_batch);
-    training.gradients.zero();
+    let micros = micro_batches(engine, batch, micro_batch)?;
+    training.gradients.zero(&engine.stream)?;
 
     enter(Phase::Forward);
     // One micro-batch keeps its activations; several are embedded twice, and their negatives are still the whole batch.
@@ -139,7 +139,11 @@ struct EmbeddedMicro {
     target: Embedded<YEncoderSaved>,
 }
 
-fn micro_batches(engine: &Engine, batch: Batch, size: Option<usize>) -> Vec<Micro> {
+fn micro_batches(
+    engine: &Engine,
+    batch: Batch,
+    size: Option<usize>,
+) -> vljepa_kernels::Result<Vec<Micro>> {
     let b = batch.rows();
     let size = size.unwrap_or(b).clamp(1, b.max(1));
     let device = engine.device();
@@ -157,12 +161,12 @@ fn micro_batches(engine: &Engine, batch: Batch, size: Option<usize>) -> Vec<Micr
     for start in (0..b.div_ceil(size)).map(|i| i * size).rev() {
         let rows = start..(start + size).min(b);
         shape[0] = rows.len();
-        let frames = Tensor::from_u8(pixels.split_off(start * row), &shape);
-        let (query, target) = (packed(&batch.query, &rows), packed(&batch.target, &rows));
+        let frames = Tensor::from_u8(pixels.split_off(start * row), &shape).on(device)?;
+        let (query, target) = (packed(&batch.query, &rows)?, packed(&batch.target, &rows)?);
         micros.push(Micro { rows, frames, query, target });
     }
     micros.reverse();
-    micros
+    Ok(micros)
 }
 
 fn index(position: i32) -> usize {

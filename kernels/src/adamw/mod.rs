@@ -100,6 +100,19 @@ pub fn step(
                 host::step(state, gradient, hyper, control[0]);
             }
         }
+        #[cfg(feature = "cuda")]
+        Stream::Cuda(stream) => {
+            let call = stream.call(NAME);
+            let buffers = launch::Buffers {
+                weights: call.f32(weights.as_view(), "weights")?,
+                m: call.f32(m, "m")?,
+                v: call.f32(v, "v")?,
+                gradient: call.f32(gradient, "gradient")?,
+                control: call.f32(control, "control")?,
+                copy: None,
+            };
+            call.run(launch::step(buffers, weights.len(), hyper))?;
+        }
     }
     Ok(())
 }

@@ -17,7 +17,7 @@ impl Case {
             *end += i32::try_from(*len).unwrap_or(0);
             Some(*end)
         });
-        Lengths::new(Device::Host, std::iter::once(0).chain(ends).collect())
+        Lengths::new(Device::Host, std::iter::once(0).chain(ends).collect()).unwrap()
     }
 }
 

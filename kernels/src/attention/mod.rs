@@ -29,6 +29,8 @@ mod tests_cube;
 
 use std::ops::Range;
 
+#[cfg(feature = "cuda")]
+use crate::DType;
 use crate::{Lengths, Result, Stream, View, ViewMut, check};
 
 /// Which tokens of its sequence a token sees.
@@ -62,6 +64,12 @@ struct Dims {
 }
 
 impl Dims {
+    /// As the kernels have them.
+    #[cfg(feature = "cuda")]
+    fn heads(self) -> launch::Heads {
+        launch::Heads { query: self.query_heads, key_value: self.kv_heads, dim: self.head_dim }
+    }
+
     /// Query heads that share a key/value head.
     fn group(self) -> usize {
         self.query_heads / self.kv_heads
@@ -120,6 +128,23 @@ pub fn forward(
             let (out, lse) = (out.host_f32_mut(NAME, "out")?, lse.host_f32_mut(NAME, "lse")?);
             host::forward(&inputs, lengths, out, lse);
         }
+        #[cfg(feature = "cuda")]
+        Stream::Cuda(stream) => {
+            let call = stream.call(NAME);
+            let heads = dims.heads();
+            let rows = launch::rows(launch::Pass::Forward, heads.dim);
+            let places = lengths.places(call, rows)?;
+            let buffers = launch::Forward {
+                q: call.at(q, "q", DType::Bf16)?,
+                k: call.at(k, "k", DType::Bf16)?,
+                v: call.at(v, "v", DType::Bf16)?,
+                places: call.i32(places.view(), "places")?,
+                out: call.at(out, "out", DType::Bf16)?,
+                lse: call.f32(lse, "lse")?,
+            };
+            let (n, tiles) = (q.shape()[0], places.shape()[0] / 4);
+            call.run(launch::forward(buffers, n, tiles, heads, mask, scale)?)?;
+        }
     }
     Ok(())
 }
@@ -172,6 +197,35 @@ pub fn backward(
             };
             let (d_q, d_k) = (d_q.host_f32_mut(NAME, "d_q")?, d_k.host_f32_mut(NAME, "d_k")?);
             host::backward(&inputs, &saved, lengths, d_q, d_k, d_v.host_f32_mut(NAME, "d_v")?);
+        }
+        #[cfg(feature = "cuda")]
+        Stream::Cuda(stream) => {
+            let call = stream.call(NAME);
+            let heads = dims.heads();
+            let n = q.shape()[0];
+            let tiles = |pass| lengths.places(call, launch::rows(pass, heads.dim));
+            let (key_tiles, query_tiles) =
+                (tiles(launch::Pass::Keys)?, tiles(launch::Pass::Queries)?);
+            let mode = call.stream.cuda().attention_mode();
+            let delta = call.workspace(DType::F32, n * heads.query)?;
+            let sums = call.workspace(DType::F32, q.len())?;
+            let buffers = launch::Backward {
+                q: call.at(q, "q", DType::Bf16)?,
+                k: call.at(k, "k", DType::Bf16)?,
+                v: call.at(v, "v", DType::Bf16)?,
+                out: call.at(out, "out", DType::Bf16)?,
+                lse: call.f32(lse, "lse")?,
+                d_out: call.at(d_out, "d_out", DType::Bf16)?,
+                key_places: call.i32(key_tiles.view(), "places")?,
+                query_places: call.i32(query_tiles.view(), "places")?,
+                delta: call.f32(delta.view(), "delta")?,
+                sums: call.f32(sums.view(), "sums")?,
+                d_q: call.at(d_q, "d_q", DType::Bf16)?,
+                d_k: call.at(d_k, "d_k", DType::Bf16)?,
+                d_v: call.at(d_v, "d_v", DType::Bf16)?,
+            };
+            let tiles = [key_tiles.shape()[0] / 4, query_tiles.shape()[0] / 4];
+            call.run(launch::backward(buffers, n, tiles, heads, mask, scale, mode)?)?;
         }
     }
     Ok(())

@@ -184,7 +184,7 @@ fn four_thousand_tokens_attend_in_bounded_memory() {
 fn wrong_shapes_and_values_are_errors() {
     let dims = Dims { query_heads: 2, kv_heads: 1, head_dim: 4 };
     let good = || Data::new(Case { dims, lengths: vec![3], mask: Mask::Full }, 1);
-    let error = Data { lengths: Lengths::uniform(Device::Host, 1, 4), ..good() };
+    let error = Data { lengths: Lengths::uniform(Device::Host, 1, 4).unwrap(), ..good() };
     let error = {
         let q = View::from_f32(&error.q, &[3, 2, 4]);
         let k = View::from_f32(&error.k, &[3, 1, 4]);
@@ -203,7 +203,7 @@ fn wrong_shapes_and_values_are_errors() {
     assert!(matches!(error, KernelError::Value { what: "heads", .. }), "{error}");
     let x = [0.0; 24];
     let (q, k) = (View::from_f32(&x, &[3, 2, 4]), View::from_f32(&x[..12], &[3, 1, 4]));
-    let lengths = Lengths::uniform(Device::Host, 1, 3);
+    let lengths = Lengths::uniform(Device::Host, 1, 3).unwrap();
     let error = super::check_inputs("test", [q, k, q], &lengths, Mask::Full).unwrap_err();
     assert!(matches!(error, KernelError::Shape { what: "v", .. }), "{error}");
 }

@@ -37,7 +37,7 @@ fn lengths(of: &[usize]) -> Lengths {
     for len in of {
         ends.push(ends[ends.len() - 1] + i32::try_from(*len).unwrap());
     }
-    Lengths::new(Device::Host, ends)
+    Lengths::new(Device::Host, ends).unwrap()
 }
 
 /// Places as bytes of a buffer.

@@ -90,6 +90,12 @@ impl Compiler {
         &self.nvrtc
     }
 
+    /// What kernels are compiled for: `sm_90a`.
+    #[must_use]
+    pub fn architecture(&self) -> &str {
+        &self.architecture
+    }
+
     /// The cubin of `kernel`, and whether it came out of the cache.
     ///
     /// # Errors

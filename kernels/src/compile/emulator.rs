@@ -80,6 +80,11 @@ impl Emulator {
         self.bytes(vec![0xFF; 2 * len])
     }
 
+    /// A buffer's bytes.
+    pub(crate) fn raw(&self, buffer: Buffer) -> &[u8] {
+        &self.buffers[buffer.0]
+    }
+
     pub(crate) fn read_f32(&self, buffer: Buffer) -> Vec<f32> {
         let words = self.buffers[buffer.0].chunks_exact(4);
         words.map(|w| f32::from_le_bytes(w.try_into().unwrap())).collect()

@@ -1,32 +1,42 @@
-//! Copies of tensors and sums onto them: what the residual stream needs where no product can write it.
+//! Copies of tensors, also between host and GPU, and sums onto them: what the residual stream needs where no product can write it.
 
 #[cfg(test)]
 mod tests;
 
-use crate::device::{HostSlice, HostSliceMut};
+use crate::device::{StorageMut, StorageRef};
 use crate::{KernelError, Result, Stream, View, ViewMut, check, parallel};
 
-/// to = from, for any element type; the shapes must have as many elements.
+/// to = from, for any element type; the shapes must have as many elements. With a GPU's stream either may be in host memory: the call
+/// returns when host memory has been read or written.
 ///
 /// # Errors
-/// When lengths or element types disagree.
+/// When lengths or element types disagree, or the device fails.
 pub fn copy(stream: &Stream, from: View<'_>, to: ViewMut<'_>) -> Result<()> {
     const NAME: &str = "copy::copy";
     check::shape(NAME, "to", &[to.len()], &[from.len()])?;
+    let (found, needed) = (to.dtype().name(), from.dtype().name());
+    if found != needed {
+        return Err(KernelError::DType { operation: NAME, what: "to", found, needed });
+    }
     match stream {
-        Stream::Host => {
-            let (found, needed) = (to.dtype().name(), from.dtype().name());
-            match (from.on_host(), to.on_host()) {
-                (HostSlice::F32(from), HostSliceMut::F32(to)) => to.copy_from_slice(from),
-                (HostSlice::I32(from), HostSliceMut::I32(to)) => to.copy_from_slice(from),
-                (HostSlice::U8(from), HostSliceMut::U8(to)) => to.copy_from_slice(from),
-                (HostSlice::U64(from), HostSliceMut::U64(to)) => to.copy_from_slice(from),
-                (
-                    HostSlice::F32(_) | HostSlice::I32(_) | HostSlice::U8(_) | HostSlice::U64(_),
-                    _,
-                ) => return Err(KernelError::DType { operation: NAME, what: "to", found, needed }),
+        Stream::Host => match (from.storage(), to.storage()) {
+            (StorageRef::Host(from), StorageMut::Host(to)) => to.copy_from(from),
+            #[cfg(feature = "cuda")]
+            _ => return Err(KernelError::Device { operation: NAME, what: "a tensor" }),
+        },
+        #[cfg(feature = "cuda")]
+        Stream::Cuda(stream) => match (from.storage(), to.storage()) {
+            (StorageRef::Host(from), StorageMut::Host(to)) => to.copy_from(from),
+            (StorageRef::Host(from), StorageMut::Cuda(to)) => {
+                stream.upload(to.as_ref().region(), from.bytes())?;
             }
-        }
+            (StorageRef::Cuda(from), StorageMut::Host(to)) => {
+                stream.download(from.region(), to.bytes())?;
+            }
+            (StorageRef::Cuda(from), StorageMut::Cuda(to)) => {
+                stream.copy(from.region(), to.as_ref().region())?;
+            }
+        },
     }
     Ok(())
 }
@@ -44,6 +54,14 @@ pub fn add(stream: &Stream, from: View<'_>, to: ViewMut<'_>) -> Result<()> {
             parallel::blocks(to.len(), (to, parallel::BLOCK), |i, to| {
                 parallel::add_into(to, &from[i * parallel::BLOCK..][..to.len()]);
             });
+        }
+        #[cfg(feature = "cuda")]
+        Stream::Cuda(stream) => {
+            let call = stream.call(NAME);
+            let e = call.element(to.dtype(), "to")?;
+            let count = to.len();
+            let (from, to) = (call.at(from, "from", e)?, call.at(to, "to", e)?);
+            call.run(crate::rows::launch::add(from, to, e, count)?)?;
         }
     }
     Ok(())

@@ -69,6 +69,20 @@ pub fn forward(
             let lse = lse.host_f32_mut(NAME, "lse")?;
             reference::forward(logits, targets, v, losses.host_f32_mut(NAME, "losses")?, lse);
         }
+        #[cfg(feature = "cuda")]
+        Stream::Cuda(stream) => {
+            let call = stream.call(NAME);
+            let element = call.element(logits.dtype(), "logits")?;
+            let chunk = launch::Chunk {
+                logits: call.at(logits, "logits", element)?,
+                targets: call.i32(targets, "targets")?,
+                lse: call.f32(lse, "lse")?,
+                element,
+                tokens: n,
+                vocabulary: v,
+            };
+            call.run(launch::forward(chunk, call.f32(losses, "losses")?)?)?;
+        }
     }
     Ok(())
 }
@@ -94,6 +108,20 @@ pub fn backward(
             check_targets(NAME, targets, v)?;
             let lse = lse.host_f32(NAME, "lse")?;
             reference::backward(logits.host_f32_mut(NAME, "logits")?, targets, lse, v, factor);
+        }
+        #[cfg(feature = "cuda")]
+        Stream::Cuda(stream) => {
+            let call = stream.call(NAME);
+            let element = call.element(logits.dtype(), "logits")?;
+            let chunk = launch::Chunk {
+                logits: call.at(logits, "logits", element)?,
+                targets: call.i32(targets, "targets")?,
+                lse: call.f32(lse, "lse")?,
+                element,
+                tokens: n,
+                vocabulary: v,
+            };
+            call.run(launch::backward(chunk, factor)?)?;
         }
     }
     Ok(())

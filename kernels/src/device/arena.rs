@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{Device, HostBuffer, Storage};
+use super::{Device, Storage};
 use crate::{DType, KernelError, Result, Tensor};
 
 /// A budget of memory on one device. Cloning shares it.
@@ -18,7 +18,7 @@ pub struct Arena {
 
 #[derive(Debug)]
 struct Pool {
-    free: BTreeMap<(DType, usize), Vec<HostBuffer>>,
+    free: BTreeMap<(DType, usize), Vec<Storage>>,
     held_bytes: usize,
     budget_bytes: usize,
 }
@@ -51,8 +51,8 @@ impl Arena {
         let len: usize = shape.iter().product();
         let class = size_class(len);
         let mut pool = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        let buffer = match pool.free.get_mut(&(dtype, class)).and_then(Vec::pop) {
-            Some(buffer) => buffer,
+        let storage = match pool.free.get_mut(&(dtype, class)).and_then(Vec::pop) {
+            Some(storage) => storage,
             None => {
                 let wanted = class * dtype.bytes();
                 if pool.held_bytes + wanted > pool.budget_bytes {
@@ -62,12 +62,13 @@ impl Arena {
                         budget: pool.budget_bytes,
                     });
                 }
+                let storage = Storage::new(self.device, dtype, class)?;
                 pool.held_bytes += wanted;
-                HostBuffer::zeros(dtype, class)
+                storage
             }
         };
         drop(pool);
-        Ok(Tensor::from_arena(Storage::Host(buffer), shape, self.clone()))
+        Ok(Tensor::from_arena(storage, shape, self.clone()))
     }
 
     /// A tensor of zeros.
@@ -76,14 +77,13 @@ impl Arena {
     /// [`KernelError::OutOfMemory`] when the budget is spent.
     pub fn zeros(&self, dtype: DType, shape: &[usize]) -> Result<Tensor> {
         let mut tensor = self.take(dtype, shape)?;
-        tensor.view_mut().fill_zero();
+        tensor.view_mut().fill_zero(&self.device.compute_stream())?;
         Ok(tensor)
     }
 
     pub(crate) fn give_back(&self, storage: Storage, len: usize) {
-        let Storage::Host(buffer) = storage;
         let mut pool = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        pool.free.entry((buffer.dtype(), size_class(len))).or_default().push(buffer);
+        pool.free.entry((storage.dtype(), size_class(len))).or_default().push(storage);
     }
 }
 

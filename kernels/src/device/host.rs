@@ -49,6 +49,12 @@ macro_rules! host_types {
                 match self { $(Self::$variant(_) => DType::$variant),+ }
             }
 
+            /// The elements as bytes.
+            #[must_use]
+            pub fn bytes(self) -> &'a [u8] {
+                match self { $(Self::$variant(v) => bytemuck::cast_slice(v)),+ }
+            }
+
             /// Elements from `start` to `end` of this slice.
             #[must_use]
             pub fn range(self, start: usize, end: usize) -> HostSlice<'a> {
@@ -69,6 +75,23 @@ macro_rules! host_types {
                 match self { $(Self::$variant(v) => Self::$variant(&mut v[start..end])),+ }
             }
 
+            /// The elements as bytes.
+            #[must_use]
+            pub fn bytes(self) -> &'a mut [u8] {
+                match self { $(Self::$variant(v) => bytemuck::cast_slice_mut(v)),+ }
+            }
+
+            /// Sets the elements to those of `from`, which is of the same type and length.
+            ///
+            /// # Panics
+            /// When it is not.
+            pub fn copy_from(self, from: HostSlice<'_>) {
+                match (self, from) {
+                    $((Self::$variant(to), HostSlice::$variant(from)) => to.copy_from_slice(from),)+
+                    _ => panic!("copies are between elements of one type"),
+                }
+            }
+
             /// Elements before `middle`, and those from there on.
             #[must_use]
             pub fn split_at(self, middle: usize) -> (HostSliceMut<'a>, HostSliceMut<'a>) {
@@ -86,6 +109,12 @@ macro_rules! host_types {
                 match self { $(Self::$variant(v) => HostSliceMut::$variant(v)),+ }
             }
 
+            /// The same memory, to be read from now on.
+            #[must_use]
+            pub fn into_ref(self) -> HostSlice<'a> {
+                match self { $(Self::$variant(v) => HostSlice::$variant(v)),+ }
+            }
+
             /// The same memory, to be read.
             #[must_use]
             pub fn as_ref(&self) -> HostSlice<'_> {
@@ -97,6 +126,7 @@ macro_rules! host_types {
 
 host_types! {
     F32, f32, "32-bit floating point.";
+    Bf16, half::bf16, "bfloat16.";
     I32, i32, "32-bit signed integers.";
     U8, u8, "Bytes, such as pixels.";
     U64, u64, "64-bit unsigned integers, such as hashes of texts."

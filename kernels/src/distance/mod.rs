@@ -22,6 +22,8 @@ mod tests;
 #[cfg(feature = "cuda")]
 mod tests_cube;
 
+#[cfg(feature = "cuda")]
+use crate::{DType, Tensor};
 use crate::{Result, Stream, View, ViewMut, check};
 
 /// Which distance.
@@ -46,6 +48,24 @@ pub fn forward(stream: &Stream, pred: View<'_>, target: View<'_>, kind: Distance
         Stream::Host => {
             let (p, t) = (pred.host_f32(NAME, "pred")?, target.host_f32(NAME, "target")?);
             Ok(reference::forward(p, t, pred.shape()[1], kind))
+        }
+        #[cfg(feature = "cuda")]
+        Stream::Cuda(stream) => {
+            let call = stream.call(NAME);
+            let element = call.element(pred.dtype(), "pred")?;
+            let [rows, width] = check::rank(NAME, "pred", pred.shape())?;
+            let inputs = launch::Inputs {
+                pred: call.at(pred, "pred", element)?,
+                target: call.at(target, "target", element)?,
+                element,
+                rows,
+                width,
+            };
+            let (distances, sum) =
+                (call.workspace(DType::F32, rows)?, call.workspace(DType::F32, 1)?);
+            let at = |tensor: &Tensor| call.f32(tensor.view(), "workspace");
+            call.run(launch::forward(inputs, kind, at(&distances)?, at(&sum)?)?)?;
+            Ok(f64::from(sum.to_vec_f32(&Stream::Cuda(*stream))?[0]))
         }
     }
 }
@@ -73,6 +93,21 @@ pub fn backward(
             let d_p = d_pred.host_f32_mut(NAME, "d_pred")?;
             let d_t = d_target.host_f32_mut(NAME, "d_target")?;
             reference::backward(p, t, pred.shape()[1], kind, factor, d_p, d_t);
+        }
+        #[cfg(feature = "cuda")]
+        Stream::Cuda(stream) => {
+            let call = stream.call(NAME);
+            let element = call.element(pred.dtype(), "pred")?;
+            let [rows, width] = check::rank(NAME, "pred", pred.shape())?;
+            let inputs = launch::Inputs {
+                pred: call.at(pred, "pred", element)?,
+                target: call.at(target, "target", element)?,
+                element,
+                rows,
+                width,
+            };
+            let (d_pred, d_target) = (call.f32(d_pred, "d_pred")?, call.f32(d_target, "d_target")?);
+            call.run(launch::backward(inputs, kind, factor, d_pred, d_target)?)?;
         }
     }
     Ok(())

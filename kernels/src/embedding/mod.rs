@@ -16,6 +16,8 @@ mod tests;
 #[cfg(feature = "cuda")]
 mod tests_cube;
 
+#[cfg(feature = "cuda")]
+use crate::device::HostSlice;
 use crate::{Result, Stream, View, ViewMut, check};
 
 /// Looks ids up: `out[i] = scale · table[ids[i]]`. Gemma scales by √d, others by 1.
@@ -51,6 +53,14 @@ pub fn forward(
             check::indices(NAME, "ids", ids, v)?;
             reference::forward(table, ids, scale, d, out.host_f32_mut(NAME, "out")?);
         }
+        #[cfg(feature = "cuda")]
+        Stream::Cuda(stream) => {
+            let call = stream.call(NAME);
+            let e = call.element(table.dtype(), "table")?;
+            let buffers =
+                [call.at(table, "table", e)?, call.i32(ids, "ids")?, call.at(out, "out", e)?];
+            call.run(launch::forward(buffers, scale, e, n, [v, d])?)?;
+        }
     }
     Ok(())
 }
@@ -75,6 +85,29 @@ pub fn backward(
             let (ids, d_out) = (ids.host_i32(NAME, "ids")?, d_out.host_f32(NAME, "d_out")?);
             check::indices(NAME, "ids", ids, v)?;
             reference::backward(ids, d_out, scale, d, d_table.host_f32_mut(NAME, "d_table")?);
+        }
+        #[cfg(feature = "cuda")]
+        Stream::Cuda(stream) => {
+            let call = stream.call(NAME);
+            let e = call.element(d_out.dtype(), "d_out")?;
+            let mut host = vec![0i32; n];
+            call.stream.download(call.i32(ids, "ids")?, bytemuck::cast_slice_mut(&mut host))?;
+            check::indices(NAME, "ids", &host, v)?;
+            let runs = launch::Runs::new(&host);
+            let uploaded = [&runs.order, &runs.starts, &runs.ids]
+                .map(|values| call.uploaded(HostSlice::I32(values)));
+            let [order, starts, found] = uploaded;
+            let (order, starts, found) = (order?, starts?, found?);
+            let buffers = launch::Backward {
+                d_out: call.at(d_out, "d_out", e)?,
+                runs: [
+                    call.i32(order.view(), "order")?,
+                    call.i32(starts.view(), "starts")?,
+                    call.i32(found.view(), "ids")?,
+                ],
+                d_table: call.f32(d_table, "d_table")?,
+            };
+            call.run(launch::backward(buffers, &runs, scale, e, [v, d])?)?;
         }
     }
     Ok(())

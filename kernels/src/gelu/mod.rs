@@ -53,6 +53,19 @@ pub fn forward(stream: &Stream, x: View<'_>, kind: Gelu, out: ViewMut<'_>) -> Re
         Stream::Host => {
             host::forward(x.host_f32(NAME, "x")?, kind, out.host_f32_mut(NAME, "out")?);
         }
+        #[cfg(feature = "cuda")]
+        Stream::Cuda(stream) => {
+            let call = stream.call(NAME);
+            let e = call.element(x.dtype(), "x")?;
+            let count = x.len();
+            call.run(launch::forward(
+                call.at(x, "x", e)?,
+                call.at(out, "out", e)?,
+                kind,
+                e,
+                count,
+            )?)?;
+        }
     }
     Ok(())
 }
@@ -75,6 +88,14 @@ pub fn backward(
         Stream::Host => {
             let (x, d_out) = (x.host_f32(NAME, "x")?, d_out.host_f32(NAME, "d_out")?);
             host::backward(x, kind, d_out, d_x.host_f32_mut(NAME, "d_x")?);
+        }
+        #[cfg(feature = "cuda")]
+        Stream::Cuda(stream) => {
+            let call = stream.call(NAME);
+            let e = call.element(x.dtype(), "x")?;
+            let count = x.len();
+            let (x, d_out) = (call.at(x, "x", e)?, call.at(d_out, "d_out", e)?);
+            call.run(launch::backward(x, d_out, call.at(d_x, "d_x", e)?, kind, e, count)?)?;
         }
     }
     Ok(())

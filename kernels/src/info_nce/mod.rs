@@ -34,6 +34,8 @@ mod tests;
 #[cfg(feature = "cuda")]
 mod tests_cube;
 
+#[cfg(feature = "cuda")]
+use crate::{DType, Tensor, device::HostSlice, device::cuda::Call, device::cuda::Region};
 use crate::{Result, Stream, View, ViewMut, check};
 
 /// Hashes of the target texts, to leave equal targets out of the negatives.
@@ -75,6 +77,19 @@ pub fn statistics(
             let lse = lse.host_f32_mut(NAME, "lse")?;
             host::statistics(&inputs, lse, diagonal.host_f32_mut(NAME, "diagonal")?);
         }
+        #[cfg(feature = "cuda")]
+        Stream::Cuda(stream) => {
+            let call = stream.call(NAME);
+            let alpha = call.uploaded(HostSlice::F32(&[alpha]))?;
+            let (inputs, sizes) = gpu_inputs(call, rows, all, &alpha, first_row, equal)?;
+            let len = launch::statistics_workspace(sizes);
+            let (maxima, totals) =
+                (call.workspace(DType::F32, len)?, call.workspace(DType::F32, len)?);
+            let workspace =
+                [call.f32(maxima.view(), "maxima")?, call.f32(totals.view(), "totals")?];
+            let (lse, diagonal) = (call.f32(lse, "lse")?, call.f32(diagonal, "diagonal")?);
+            call.run(launch::statistics(inputs, sizes, workspace, lse, diagonal)?)?;
+        }
     }
     Ok(())
 }
@@ -115,6 +130,30 @@ pub fn backward(
             let d_rows = d_rows.host_f32_mut(NAME, "d_rows")?;
             Ok(host::backward(&inputs, rows_lse, all_lse, d_rows))
         }
+        #[cfg(feature = "cuda")]
+        Stream::Cuda(stream) => {
+            let call = stream.call(NAME);
+            let alpha = call.uploaded(HostSlice::F32(&[alpha]))?;
+            let (inputs, sizes) = gpu_inputs(call, rows, all, &alpha, first_row, equal)?;
+            let launch::Workspace { strip, products, partial } = launch::workspace(sizes);
+            let strip = call.workspace(DType::Bf16, strip)?;
+            let products = call.workspace(DType::F32, products)?;
+            let partial = call.workspace(DType::F32, partial)?;
+            let d_logit_scale = call.workspace(DType::F32, 1)?;
+            let buffers = launch::Backward {
+                rows_lse: call.f32(rows_lse, "rows_lse")?,
+                all_lse: call.f32(all_lse, "all_lse")?,
+                workspace: [
+                    call.at(strip.view(), "strip", DType::Bf16)?,
+                    call.f32(products.view(), "products")?,
+                    call.f32(partial.view(), "partial")?,
+                ],
+                d_rows: call.f32(d_rows, "d_rows")?,
+                d_logit_scale: call.f32(d_logit_scale.view(), "d_logit_scale")?,
+            };
+            call.run(launch::backward(inputs, sizes, buffers)?)?;
+            Ok(f64::from(d_logit_scale.to_vec_f32(&Stream::Cuda(*stream))?[0]))
+        }
     }
 }
 
@@ -131,6 +170,30 @@ pub fn loss(rows_lse: &[f32], other_lse: &[f32], diagonal: &[f32], global_batch:
     let sum: f64 =
         terms.map(|((&r, &c), &s)| f64::from(r) + f64::from(c) - 2.0 * f64::from(s)).sum();
     sum / (2.0 * host::count(global_batch))
+}
+
+/// What both passes read on a GPU, with α there.
+#[cfg(feature = "cuda")]
+fn gpu_inputs(
+    call: Call,
+    rows: View<'_>,
+    all: View<'_>,
+    alpha: &Tensor,
+    first_row: usize,
+    equal: Option<EqualTargets<'_>>,
+) -> Result<(launch::Inputs<Region>, launch::Sizes)> {
+    let [batch, width] = check::rank(call.operation, "all", all.shape())?;
+    let hashes = |e: EqualTargets<'_>| {
+        let own = call.at(e.rows, "hashes of rows", DType::U64)?;
+        Ok([own, call.at(e.all, "hashes of all", DType::U64)?])
+    };
+    let inputs = launch::Inputs {
+        rows: call.at(rows, "rows", DType::Bf16)?,
+        all: call.at(all, "all", DType::Bf16)?,
+        alpha: call.f32(alpha.view(), "alpha")?,
+        hashes: equal.map(hashes).transpose()?,
+    };
+    Ok((inputs, launch::Sizes { rows: rows.shape()[0], batch, width, first_row }))
 }
 
 fn check_inputs(

@@ -15,6 +15,8 @@ mod tests;
 #[cfg(feature = "cuda")]
 mod tests_cube;
 
+#[cfg(feature = "cuda")]
+use crate::DType;
 use crate::{Result, Stream, View, ViewMut, Write, check};
 
 /// Normalises each row: `(x − mean) / √(variance + eps) · weight + bias`; keeps mean and 1/√(…) for [`backward`].
@@ -72,6 +74,21 @@ pub fn forward(
             let rstd = rstd.host_f32_mut(NAME, "rstd")?;
             host::forward(input, bias.host_f32(NAME, "bias")?, eps, out, mean, rstd);
         }
+        #[cfg(feature = "cuda")]
+        Stream::Cuda(stream) => {
+            let call = stream.call(NAME);
+            let e = call.element(x.dtype(), "x")?;
+            let buffers = launch::Forward {
+                x: call.at(x, "x", e)?,
+                residual: None,
+                weight: call.at(weight, "weight", e)?,
+                bias: Some(call.at(bias, "bias", e)?),
+                out: call.at(out, "out", e)?,
+                mean: Some(call.f32(mean, "mean")?),
+                rstd: call.f32(rstd, "rstd")?,
+            };
+            call.run(launch::forward(buffers, launch::Form::Layer, e, n, d, eps)?)?;
+        }
     }
     Ok(())
 }
@@ -119,6 +136,28 @@ pub fn backward(
             let d_weight = d_weight.host_f32_mut(NAME, "d_weight")?;
             let d_bias = d_bias.host_f32_mut(NAME, "d_bias")?;
             host::backward(input, saved, d_out, write, d_x, d_weight, d_bias);
+        }
+        #[cfg(feature = "cuda")]
+        Stream::Cuda(stream) => {
+            let call = stream.call(NAME);
+            let e = call.element(x.dtype(), "x")?;
+            let len = launch::workspace(n, d);
+            let partials = [call.workspace(DType::F32, len)?, call.workspace(DType::F32, len)?];
+            let buffers = launch::Backward {
+                x: call.at(x, "x", e)?,
+                weight: call.at(weight, "weight", e)?,
+                mean: Some(call.f32(mean, "mean")?),
+                rstd: call.f32(rstd, "rstd")?,
+                d_out: call.at(d_out, "d_out", e)?,
+                d_x: call.at(d_x, "d_x", e)?,
+                partials: [
+                    call.f32(partials[0].view(), "partials")?,
+                    call.f32(partials[1].view(), "partials")?,
+                ],
+                d_weight: call.f32(d_weight, "d_weight")?,
+                d_bias: Some(call.f32(d_bias, "d_bias")?),
+            };
+            call.run(launch::backward(buffers, launch::Form::Layer, e, n, d, write)?)?;
         }
     }
     Ok(())

@@ -8,6 +8,8 @@ mod reference;
 #[cfg(test)]
 mod tests;
 
+#[cfg(feature = "cuda")]
+use crate::{DType, compile::Element, device::HostSlice, device::cuda::Product};
 use crate::{Result, Stream, View, ViewMut, Write, check};
 
 /// The layer's output, written or added to `out` (adding is the residual connection): `x·Wᵀ + b`.
@@ -45,6 +47,24 @@ pub fn forward(
             let (x, weight) = (x.host_f32(NAME, "x")?, weight.host_f32(NAME, "weight")?);
             host::forward(size, x, weight, bias, write, out.host_f32_mut(NAME, "out")?);
         }
+        #[cfg(feature = "cuda")]
+        Stream::Cuda(stream) => {
+            let call = stream.call(NAME);
+            let bias = bias.map(|b| call.at(b, "bias", DType::Bf16)).transpose()?;
+            call.stream.multiply(Product {
+                rows: size.rows,
+                columns: size.outputs,
+                inner: size.inputs,
+                left: call.at(x, "x", DType::Bf16)?,
+                left_transposed: false,
+                right: call.at(weight, "weight", DType::Bf16)?,
+                right_transposed: true,
+                bias,
+                out: call.at(out, "out", DType::Bf16)?,
+                out_element: Element::Bf16,
+                add: write == Write::Add,
+            })?;
+        }
     }
     Ok(())
 }
@@ -67,6 +87,23 @@ pub fn backward_input(
             let (d_out, weight) =
                 (d_out.host_f32(NAME, "d_out")?, weight.host_f32(NAME, "weight")?);
             host::backward_input(size, d_out, weight, write, d_x.host_f32_mut(NAME, "d_x")?);
+        }
+        #[cfg(feature = "cuda")]
+        Stream::Cuda(stream) => {
+            let call = stream.call(NAME);
+            call.stream.multiply(Product {
+                rows: size.rows,
+                columns: size.inputs,
+                inner: size.outputs,
+                left: call.at(d_out, "d_out", DType::Bf16)?,
+                left_transposed: false,
+                right: call.at(weight, "weight", DType::Bf16)?,
+                right_transposed: false,
+                bias: None,
+                out: call.at(d_x, "d_x", DType::Bf16)?,
+                out_element: Element::Bf16,
+                add: write == Write::Add,
+            })?;
         }
     }
     Ok(())
@@ -94,6 +131,32 @@ pub fn backward_weight(
             let (x, d_out) = (x.host_f32(NAME, "x")?, d_out.host_f32(NAME, "d_out")?);
             let d_weight = d_weight.host_f32_mut(NAME, "d_weight")?;
             host::backward_weight(size, x, d_out, d_weight, d_bias);
+        }
+        #[cfg(feature = "cuda")]
+        Stream::Cuda(stream) => {
+            let call = stream.call(NAME);
+            let (x, d_out) = (call.at(x, "x", DType::Bf16)?, call.at(d_out, "d_out", DType::Bf16)?);
+            let product = Product {
+                rows: size.outputs,
+                columns: size.inputs,
+                inner: size.rows,
+                left: d_out,
+                left_transposed: true,
+                right: x,
+                right_transposed: false,
+                bias: None,
+                out: call.f32(d_weight, "d_weight")?,
+                out_element: Element::F32,
+                add: true,
+            };
+            call.stream.multiply(product)?;
+            if let Some(d_bias) = d_bias {
+                // Column sums are a product with ones.
+                let ones = call.uploaded(HostSlice::Bf16(&vec![half::bf16::ONE; size.rows]))?;
+                let (right, out) =
+                    (call.at(ones.view(), "ones", DType::Bf16)?, call.f32(d_bias, "d_bias")?);
+                call.stream.multiply(Product { columns: 1, right, out, ..product })?;
+            }
         }
     }
     Ok(())

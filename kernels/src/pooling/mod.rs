@@ -28,7 +28,7 @@ use crate::{Lengths, Result, Stream, View, ViewMut, check};
 /// ```
 /// use vljepa_kernels::{Device, Lengths, Stream, View, ViewMut, pooling};
 ///
-/// let lengths = Lengths::new(Device::Host, vec![0, 1, 3]);
+/// let lengths = Lengths::new(Device::Host, vec![0, 1, 3])?;
 /// let (x, mut out) = ([5.0, 1.0, 2.0], [f32::NAN; 2]);
 /// let out_view = ViewMut::from_f32(&mut out, &[2, 1]);
 /// pooling::forward(&Stream::Host, View::from_f32(&x, &[3, 1]), &lengths, out_view)?;
@@ -43,6 +43,15 @@ pub fn forward(stream: &Stream, x: View<'_>, lengths: &Lengths, out: ViewMut<'_>
         Stream::Host => {
             let x = x.host_f32(NAME, "x")?;
             reference::forward(x, lengths, d, out.host_f32_mut(NAME, "out")?);
+        }
+        #[cfg(feature = "cuda")]
+        Stream::Cuda(stream) => {
+            let call = stream.call(NAME);
+            let e = call.element(x.dtype(), "x")?;
+            let sizes = launch::Sizes { sequences: lengths.rows(), tokens: x.shape()[0], width: d };
+            let offsets = call.i32(lengths.view(), "lengths")?;
+            let (x, out) = (call.at(x, "x", e)?, call.at(out, "out", e)?);
+            call.run(launch::forward(x, offsets, out, e, sizes)?)?;
         }
     }
     Ok(())
@@ -66,6 +75,16 @@ pub fn backward(
         Stream::Host => {
             let d_out = d_out.host_f32(NAME, "d_out")?;
             reference::backward(d_out, lengths, d, d_x.host_f32_mut(NAME, "d_x")?);
+        }
+        #[cfg(feature = "cuda")]
+        Stream::Cuda(stream) => {
+            let call = stream.call(NAME);
+            let e = call.element(d_x.dtype(), "d_x")?;
+            let sizes =
+                launch::Sizes { sequences: lengths.rows(), tokens: d_x.shape()[0], width: d };
+            let offsets = call.i32(lengths.view(), "lengths")?;
+            let (d_out, d_x) = (call.at(d_out, "d_out", e)?, call.at(d_x, "d_x", e)?);
+            call.run(launch::backward(d_out, offsets, d_x, e, sizes)?)?;
         }
     }
     Ok(())

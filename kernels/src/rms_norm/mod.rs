@@ -8,6 +8,8 @@ mod reference;
 #[cfg(test)]
 mod tests;
 
+#[cfg(feature = "cuda")]
+use crate::{DType, layer_norm};
 use crate::{Result, Stream, View, ViewMut, Write, check};
 
 /// What the stored weight stands for.
@@ -25,6 +27,15 @@ impl Scale {
         match self {
             Self::Plain => 0.0,
             Self::OnePlus => 1.0,
+        }
+    }
+
+    /// The kernels' name for it.
+    #[cfg(feature = "cuda")]
+    fn form(self) -> layer_norm::launch::Form {
+        match self {
+            Self::Plain => layer_norm::launch::Form::Rms,
+            Self::OnePlus => layer_norm::launch::Form::RmsOnePlus,
         }
     }
 }
@@ -78,6 +89,21 @@ pub fn forward(
             let out = out.host_f32_mut(NAME, "out")?;
             host::forward(input, eps, out, rstd.host_f32_mut(NAME, "rstd")?);
         }
+        #[cfg(feature = "cuda")]
+        Stream::Cuda(stream) => {
+            let call = stream.call(NAME);
+            let e = call.element(x.dtype(), "x")?;
+            let buffers = layer_norm::launch::Forward {
+                x: call.at(x, "x", e)?,
+                residual: None,
+                weight: call.at(weight, "weight", e)?,
+                bias: None,
+                out: call.at(out, "out", e)?,
+                mean: None,
+                rstd: call.f32(rstd, "rstd")?,
+            };
+            call.run(layer_norm::launch::forward(buffers, scale.form(), e, n, d, eps)?)?;
+        }
     }
     Ok(())
 }
@@ -119,6 +145,28 @@ pub fn backward(
             let d_x = d_x.host_f32_mut(NAME, "d_x")?;
             let d_weight = d_weight.host_f32_mut(NAME, "d_weight")?;
             host::backward(input, rstd, d_out, write, d_x, d_weight);
+        }
+        #[cfg(feature = "cuda")]
+        Stream::Cuda(stream) => {
+            let call = stream.call(NAME);
+            let e = call.element(x.dtype(), "x")?;
+            let len = layer_norm::launch::workspace(n, d);
+            let partials = [call.workspace(DType::F32, len)?, call.workspace(DType::F32, len)?];
+            let buffers = layer_norm::launch::Backward {
+                x: call.at(x, "x", e)?,
+                weight: call.at(weight, "weight", e)?,
+                mean: None,
+                rstd: call.f32(rstd, "rstd")?,
+                d_out: call.at(d_out, "d_out", e)?,
+                d_x: call.at(d_x, "d_x", e)?,
+                partials: [
+                    call.f32(partials[0].view(), "partials")?,
+                    call.f32(partials[1].view(), "partials")?,
+                ],
+                d_weight: call.f32(d_weight, "d_weight")?,
+                d_bias: None,
+            };
+            call.run(layer_norm::launch::backward(buffers, scale.form(), e, n, d, write)?)?;
         }
     }
     Ok(())

@@ -26,10 +26,12 @@ pub(crate) const POSITIONS: usize = 60;
 impl Case {
     pub(crate) fn table(self) -> Table {
         match self.form {
-            Form::Axial => Table::axial_tiled(Device::Host, self.heads.dim, [3, 4, 5], 10_000.0),
+            Form::Axial => {
+                Table::axial_tiled(Device::Host, self.heads.dim, [3, 4, 5], 10_000.0).unwrap()
+            }
             Form::Half => {
                 let freq = inv_freq(10_000.0, self.heads.dim);
-                Table::rotate_half(Device::Host, self.heads.dim, POSITIONS, &freq)
+                Table::rotate_half(Device::Host, self.heads.dim, POSITIONS, &freq).unwrap()
             }
         }
     }

@@ -29,6 +29,8 @@ mod tests_cube;
 
 pub use table::{Llama3Scaling, Pairing, Table, inv_freq, llama3_inv_freq};
 
+#[cfg(feature = "cuda")]
+use crate::device::cuda::{Call, Region};
 use crate::{Result, Stream, View, ViewMut, check};
 
 /// How many heads a fused projection holds, and how wide they are.
@@ -90,6 +92,15 @@ pub fn split(
             ];
             host::split(qkv.host_f32(NAME, "qkv")?, heads, rotation, parts);
         }
+        #[cfg(feature = "cuda")]
+        Stream::Cuda(stream) => {
+            let call = stream.call(NAME);
+            let e = call.element(qkv.dtype(), "qkv")?;
+            let parts = [call.at(q, "q", e)?, call.at(k, "k", e)?, call.at(v, "v", e)?];
+            let parts = launch::Parts { qkv: call.at(qkv, "qkv", e)?, parts };
+            let rotation = rotation.map(|r| on_gpu(call, r, n, heads.dim)).transpose()?;
+            call.run(launch::split(parts, heads, rotation, e, n)?)?;
+        }
     }
     Ok(())
 }
@@ -124,6 +135,15 @@ pub fn split_backward(
                 d_v.host_f32(NAME, "d_v")?,
             ];
             host::split_backward(parts, heads, rotation, d_qkv.host_f32_mut(NAME, "d_qkv")?);
+        }
+        #[cfg(feature = "cuda")]
+        Stream::Cuda(stream) => {
+            let call = stream.call(NAME);
+            let e = call.element(d_qkv.dtype(), "d_qkv")?;
+            let parts = [call.at(d_q, "d_q", e)?, call.at(d_k, "d_k", e)?, call.at(d_v, "d_v", e)?];
+            let parts = launch::Parts { qkv: call.at(d_qkv, "d_qkv", e)?, parts };
+            let rotation = rotation.map(|r| on_gpu(call, r, n, heads.dim)).transpose()?;
+            call.run(launch::merge(parts, heads, rotation, e, n)?)?;
         }
     }
     Ok(())
@@ -160,6 +180,19 @@ fn apply(
             if !x.is_empty() {
                 host::rotate(x, heads, rotation, transpose);
             }
+        }
+        #[cfg(feature = "cuda")]
+        Stream::Cuda(stream) => {
+            let call = stream.call(name);
+            let e = call.element(x.dtype(), "x")?;
+            let rotation = on_gpu(call, rotation, n, dim)?;
+            call.run(launch::rotate(
+                call.at(x, "x", e)?,
+                rotation,
+                transpose,
+                e,
+                [n, heads, dim],
+            )?)?;
         }
     }
     Ok(())
@@ -200,12 +233,13 @@ fn check_heads(
 }
 
 /// The rotation's slices, with every position inside the table.
-fn on_host<'a>(
+/// What a rotation needs to fit `n` tokens of heads of `head_dim`.
+fn check_rotation(
     operation: &'static str,
-    rotation: Rotation<'a>,
+    rotation: Rotation<'_>,
     n: usize,
     head_dim: usize,
-) -> Result<HostRotation<'a>> {
+) -> Result<()> {
     let Rotation { table, positions } = rotation;
     let rows = table.positions();
     check::shape(operation, "cos", table.cos.shape(), &[rows, head_dim])?;
@@ -215,8 +249,36 @@ fn on_host<'a>(
         let needed = "pairs of elements need an even width";
         return Err(check::value(operation, "head_dim", head_dim.to_string(), needed));
     }
+    Ok(())
+}
+
+#[cfg(feature = "cuda")]
+fn on_gpu(
+    call: Call,
+    rotation: Rotation<'_>,
+    n: usize,
+    head_dim: usize,
+) -> Result<launch::Rotation<Region>> {
+    check_rotation(call.operation, rotation, n, head_dim)?;
+    let Rotation { table, positions } = rotation;
+    Ok(launch::Rotation {
+        cos: call.f32(table.cos.view(), "cos")?,
+        sin: call.f32(table.sin.view(), "sin")?,
+        positions: call.i32(positions, "positions")?,
+        pairing: table.pairing,
+    })
+}
+
+fn on_host<'a>(
+    operation: &'static str,
+    rotation: Rotation<'a>,
+    n: usize,
+    head_dim: usize,
+) -> Result<HostRotation<'a>> {
+    let Rotation { table, positions } = rotation;
+    check_rotation(operation, rotation, n, head_dim)?;
     let positions = positions.host_i32(operation, "positions")?;
-    check::indices(operation, "position", positions, rows)?;
+    check::indices(operation, "position", positions, table.positions())?;
     Ok(HostRotation {
         cos: table.cos.view().host_f32(operation, "cos")?,
         sin: table.sin.view().host_f32(operation, "sin")?,

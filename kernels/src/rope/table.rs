@@ -2,7 +2,7 @@
 
 use std::f64::consts::TAU;
 
-use crate::{Device, Tensor};
+use crate::{Device, Result, Tensor};
 
 /// Which elements of a head turn together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -77,8 +77,15 @@ impl Table {
     /// that the two elements of a pair turn by different angles. This is not a rotation; the published weights depend on it.
     ///
     /// Source: `rotate_queries_or_keys` of facebookresearch/vjepa2.
-    #[must_use]
-    pub fn axial_tiled(device: Device, head_dim: usize, grid: [usize; 3], theta: f64) -> Self {
+    ///
+    /// # Errors
+    /// When the device has no more memory.
+    pub fn axial_tiled(
+        device: Device,
+        head_dim: usize,
+        grid: [usize; 3],
+        theta: f64,
+    ) -> Result<Self> {
         let axis = 2 * (head_dim / 3 / 2);
         let inv_freq = inv_freq(theta, axis);
         let [time, height, width] = grid;
@@ -94,13 +101,15 @@ impl Table {
     ///
     /// # Panics
     /// When there are not head_dim/2 frequencies.
-    #[must_use]
+    ///
+    /// # Errors
+    /// When the device has no more memory.
     pub fn rotate_half(
         device: Device,
         head_dim: usize,
         positions: usize,
         inv_freq: &[f32],
-    ) -> Self {
+    ) -> Result<Self> {
         assert_eq!(2 * inv_freq.len(), head_dim, "one frequency for each pair of elements");
         let angles = |p: usize, element: usize| Some(angle(p, inv_freq[element % inv_freq.len()]));
         Self::fill(device, [positions, head_dim], Pairing::Half, angles)
@@ -123,13 +132,13 @@ impl Table {
         [positions, head_dim]: [usize; 2],
         pairing: Pairing,
         angles: impl Fn(usize, usize) -> Option<f64>,
-    ) -> Self {
-        let Device::Host = device;
+    ) -> Result<Self> {
         let table = |of: fn(f64) -> f64, otherwise: f32| {
             let cell = |i| angles(i / head_dim, i % head_dim).map_or(otherwise, |a| to_f32(of(a)));
-            Tensor::from_f32((0..positions * head_dim).map(cell).collect(), &[positions, head_dim])
+            let cells = (0..positions * head_dim).map(cell).collect();
+            Tensor::from_f32(cells, &[positions, head_dim]).on(device)
         };
-        Self { cos: table(f64::cos, 1.0), sin: table(f64::sin, 0.0), pairing }
+        Ok(Self { cos: table(f64::cos, 1.0)?, sin: table(f64::sin, 0.0)?, pairing })
     }
 }
 

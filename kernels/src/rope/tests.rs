@@ -153,7 +153,7 @@ fn rotating_in_place_equals_rotating_while_splitting() {
 
 /// A rotary embedding without V-JEPA 2's flaw: angles repeated for adjacent elements.
 fn interleaved(head_dim: usize, grid: [usize; 3]) -> Table {
-    let tiled = Table::axial_tiled(Device::Host, head_dim, grid, 10_000.0);
+    let tiled = Table::axial_tiled(Device::Host, head_dim, grid, 10_000.0).unwrap();
     let axis = 2 * (head_dim / 3 / 2);
     let spread = |t: &Tensor| {
         let values = t.to_vec_f32(&Stream::Host).unwrap();
@@ -178,7 +178,7 @@ fn a_correct_interleaved_rope_differs_from_the_tiled_one_of_v_jepa_2() {
         rotate(&Stream::Host, ViewMut::from_f32(&mut x, &[tokens, 1, 64]), rotation).unwrap();
         x
     };
-    let tiled = turned(&Table::axial_tiled(Device::Host, 64, grid, 10_000.0));
+    let tiled = turned(&Table::axial_tiled(Device::Host, 64, grid, 10_000.0).unwrap());
     let correct = turned(&interleaved(64, grid));
     assert_differs("interleaved", &correct, &tiled, TOLERANCE);
     let norm = |x: &[f32]| dot(x, x);
@@ -191,7 +191,7 @@ fn a_correct_interleaved_rope_differs_from_the_tiled_one_of_v_jepa_2() {
 
 #[test]
 fn wrong_positions_and_shapes_are_errors() {
-    let table = Table::rotate_half(Device::Host, 16, 8, &inv_freq(10_000.0, 16));
+    let table = Table::rotate_half(Device::Host, 16, 8, &inv_freq(10_000.0, 16)).unwrap();
     let mut x = vec![0.0; 2 * 16];
     for bad in [[0, 8], [-1, 0]] {
         let rotation = Rotation { table: &table, positions: View::from_i32(&bad, &[2]) };

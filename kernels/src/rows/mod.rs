@@ -45,6 +45,14 @@ pub fn scatter(stream: &Stream, src: View<'_>, index: View<'_>, out: ViewMut<'_>
             check::indices(NAME, "index", index, m)?;
             reference::scatter(src, index, d, out.host_f32_mut(NAME, "out")?);
         }
+        #[cfg(feature = "cuda")]
+        Stream::Cuda(stream) => {
+            let call = stream.call(NAME);
+            let e = call.element(src.dtype(), "src")?;
+            let buffers =
+                [call.at(src, "src", e)?, call.i32(index, "index")?, call.at(out, "out", e)?];
+            call.run(launch::scatter(buffers, e, [n, d])?)?;
+        }
     }
     Ok(())
 }
@@ -72,6 +80,14 @@ pub fn gather(
             let (src, index) = (src.host_f32(NAME, "src")?, index.host_i32(NAME, "index")?);
             check::indices(NAME, "index", index, m)?;
             reference::gather(src, index, d, write, out.host_f32_mut(NAME, "out")?);
+        }
+        #[cfg(feature = "cuda")]
+        Stream::Cuda(stream) => {
+            let call = stream.call(NAME);
+            let e = call.element(src.dtype(), "src")?;
+            let buffers =
+                [call.at(src, "src", e)?, call.i32(index, "index")?, call.at(out, "out", e)?];
+            call.run(launch::gather(buffers, write, e, [n, d])?)?;
         }
     }
     Ok(())

@@ -2,8 +2,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use vljepa_kernels::Device;
 use vljepa_kernels::rope::Table;
+use vljepa_kernels::{Device, Result};
 
 /// Positions of the first table: the sequences of short texts.
 const FIRST_POSITIONS: usize = 512;
@@ -31,15 +31,17 @@ impl Rotary {
     }
 
     /// A table of at least `positions` positions. Doubled when outgrown; its values do not depend on its length.
-    #[must_use]
-    pub fn table(&self, positions: usize) -> Arc<Table> {
+    ///
+    /// # Errors
+    /// When the device has no more memory.
+    pub fn table(&self, positions: usize) -> Result<Arc<Table>> {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         match &*table {
-            Some(table) if table.positions() >= positions => Arc::clone(table),
+            Some(table) if table.positions() >= positions => Ok(Arc::clone(table)),
             Some(_) | None => {
                 let rows = positions.next_power_of_two().max(FIRST_POSITIONS);
-                let grown = Table::rotate_half(self.device, self.head_dim, rows, &self.inv_freq);
-                Arc::clone(table.insert(Arc::new(grown)))
+                let grown = Table::rotate_half(self.device, self.head_dim, rows, &self.inv_freq)?;
+                Ok(Arc::clone(table.insert(Arc::new(grown))))
             }
         }
     }

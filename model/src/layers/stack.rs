@@ -24,13 +24,14 @@ impl Sequence {
     ///
     /// # Panics
     /// When a sequence is longer than 2³¹ − 1: [`Lengths`] cannot hold it either.
-    #[must_use]
-    pub fn new(device: Device, lengths: Lengths, tables: Vec<Arc<Table>>) -> Self {
-        let Device::Host = device;
+    ///
+    /// # Errors
+    /// When the device has no more memory.
+    pub fn new(device: Device, lengths: Lengths, tables: Vec<Arc<Table>>) -> Result<Self> {
         let n = lengths.tokens();
         let len = |w: &[i32]| w[1] - w[0];
         let positions = lengths.host().windows(2).flat_map(|w| 0..len(w)).collect();
-        Self { lengths, positions: Tensor::from_i32(positions, &[n]), tables }
+        Ok(Self { lengths, positions: Tensor::from_i32(positions, &[n]).on(device)?, tables })
     }
 }
 

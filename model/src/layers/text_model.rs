@@ -154,9 +154,12 @@ impl TextModel {
     }
 
     /// Where tokens of sequences of these lengths stand for this model's blocks: at 0, 1, … each.
-    #[must_use]
-    pub fn sequence(&self, lengths: Lengths) -> Sequence {
-        let tables = self.rotaries.iter().map(|r| r.table(lengths.max_len())).collect();
+    ///
+    /// # Errors
+    /// When the device has no more memory.
+    pub fn sequence(&self, lengths: Lengths) -> Result<Sequence> {
+        let tables =
+            self.rotaries.iter().map(|r| r.table(lengths.max_len())).collect::<Result<_>>()?;
         Sequence::new(self.device, lengths, tables)
     }
 }

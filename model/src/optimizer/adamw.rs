@@ -63,8 +63,8 @@ impl AdamW {
             });
         }
         Ok(Self {
-            m: Tensor::zeros(device, DType::F32, &[range.len()]),
-            v: Tensor::zeros(device, DType::F32, &[range.len()]),
+            m: Tensor::zeros(device, DType::F32, &[range.len()])?,
+            v: Tensor::zeros(device, DType::F32, &[range.len()])?,
             step: 0,
             runs: runs(layout, recipe, &range),
             range,

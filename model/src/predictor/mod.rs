@@ -260,15 +260,14 @@ impl Predictor {
             query_rows.extend(behind..end);
             ends.push(end);
         }
-        let Device::Host = self.device;
         let index = |values: Vec<i32>| {
             let len = values.len();
-            Tensor::from_i32(values, &[len])
+            Tensor::from_i32(values, &[len]).on(self.device)
         };
         Ok(Placement {
-            lengths: Lengths::new(self.device, ends),
-            visual: index(visual_rows),
-            query: index(query_rows),
+            lengths: Lengths::new(self.device, ends)?,
+            visual: index(visual_rows)?,
+            query: index(query_rows)?,
         })
     }
 }

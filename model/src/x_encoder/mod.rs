@@ -153,8 +153,8 @@ impl XEncoder {
         ];
         let mut x = cx.take(&[patches.shape()[0], self.patch.outputs()])?;
         self.patch.forward(cx, parameters, patches.view(), Write::Set, x.view_mut())?;
-        let lengths = Lengths::uniform(self.device, b, grid.iter().product());
-        Ok((x, Sequence::new(self.device, lengths, vec![self.table(grid)])))
+        let lengths = Lengths::uniform(self.device, b, grid.iter().product())?;
+        Ok((x, Sequence::new(self.device, lengths, vec![self.table(grid)?])?))
     }
 
     /// The pixels of each patch, normalised: (b·N, 3·tubelet·patch·patch).
@@ -206,12 +206,13 @@ impl XEncoder {
         Ok(out)
     }
 
-    fn table(&self, grid: [usize; 3]) -> Arc<Table> {
+    fn table(&self, grid: [usize; 3]) -> Result<Arc<Table>> {
         let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
-        let table = tables.entry(grid).or_insert_with(|| {
-            Arc::new(Table::axial_tiled(self.device, self.head_dim, grid, self.theta))
-        });
-        Arc::clone(table)
+        if let Some(table) = tables.get(&grid) {
+            return Ok(Arc::clone(table));
+        }
+        let table = Arc::new(Table::axial_tiled(self.device, self.head_dim, grid, self.theta)?);
+        Ok(Arc::clone(tables.entry(grid).or_insert(table)))
     }
 }
 

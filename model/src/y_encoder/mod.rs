@@ -74,7 +74,7 @@ impl YEncoder {
         keep: bool,
     ) -> Result<Embedded<YEncoderSaved>, ModelError> {
         let deep = keep && self.trainable;
-        let lengths = Lengths::new(cx.arena.device(), target.lengths.host().to_vec());
+        let lengths = Lengths::new(cx.arena.device(), target.lengths.host().to_vec())?;
         let sequence = self.text.sequence(lengths);
         let x = self.text.embed(cx, parameters, target.ids())?;
         let (hidden, stack) = self.text.stack.forward(cx, parameters, x, &sequence, deep)?;

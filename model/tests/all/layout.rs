@@ -65,7 +65,7 @@ fn first_weights_depend_on_seed_and_name_only() {
         let mut recipe = tiny::model();
         change(&mut recipe);
         let model = VlJepa::new(&recipe, &Loss::default(), Device::Host).unwrap();
-        let mut parameters = Parameters::new(model.layout(), Device::Host);
+        let mut parameters = Parameters::new(model.layout(), Device::Host).unwrap();
         parameters.initialise(model.layout(), seed).unwrap();
         let id = model.predictor.text.stack.blocks[0].mlp.up.weight.id();
         parameters.view(model.layout(), id).host_f32("test", "weights").unwrap().to_vec()

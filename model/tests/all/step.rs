@@ -23,7 +23,7 @@ impl Step {
     pub fn new(recipe: &Model, loss: &Loss) -> Self {
         let recipe = Model { initialisation: Initialisation::FanIn, ..recipe.clone() };
         let model = VlJepa::new(&recipe, loss, Device::Host).unwrap();
-        let mut parameters = Parameters::new(model.layout(), Device::Host);
+        let mut parameters = Parameters::new(model.layout(), Device::Host).unwrap();
         parameters.initialise(model.layout(), 3).unwrap();
         // Norms and biases away from one and zero, which hide mistakes.
         for (seed, buffer) in [(5, &mut parameters.trainable), (6, &mut parameters.frozen)] {
@@ -35,8 +35,8 @@ impl Step {
         let shape = [3, 2, side, side, 3];
         Self {
             frames: Tensor::from_u8(bytes(7, shape.iter().product()), &shape),
-            query: Packed::new(Device::Host, indices(8, 4, 32), vec![0, 3, 3, 4]),
-            target: Packed::new(Device::Host, indices(9, 9, 32), vec![0, 2, 7, 9]),
+            query: Packed::new(Device::Host, indices(8, 4, 32), vec![0, 3, 3, 4]).unwrap(),
+            target: Packed::new(Device::Host, indices(9, 9, 32), vec![0, 2, 7, 9]).unwrap(),
             hashes: [1, 2, 1],
             model,
             parameters,
@@ -122,7 +122,7 @@ impl Step {
     }
 
     pub fn gradients(&self) -> Gradients {
-        let mut gradients = Gradients::new(self.model.layout(), Device::Host);
+        let mut gradients = Gradients::new(self.model.layout(), Device::Host).unwrap();
         self.backward(&mut gradients);
         gradients
     }
@@ -131,7 +131,7 @@ impl Step {
 #[test]
 fn forward_again_gives_the_same_bits_whether_it_keeps_or_not() {
     let step = Step::tiny(LossKind::InfoNce, false);
-    let mut gradients = Gradients::new(step.model.layout(), Device::Host);
+    let mut gradients = Gradients::new(step.model.layout(), Device::Host).unwrap();
     let (predicted, target) = step.backward(&mut gradients);
     // GradCache: embed without keeping, then run again and backward; both passes must agree to the bit.
     for _ in 0..2 {
@@ -159,7 +159,7 @@ fn a_second_step_takes_no_more_memory_than_the_first() {
 #[test]
 fn backward_without_kept_state_is_an_error() {
     let step = Step::tiny(LossKind::InfoNce, false);
-    let mut gradients = Gradients::new(step.model.layout(), Device::Host);
+    let mut gradients = Gradients::new(step.model.layout(), Device::Host).unwrap();
     let d = [0.0; 36];
     let d = View::from_f32(&d, &[3, 12]);
     let result =

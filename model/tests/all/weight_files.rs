@@ -16,7 +16,7 @@ type Tensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
 
 fn model() -> (VlJepa, Parameters) {
     let model = VlJepa::new(&tiny::model(), &Loss::default(), Device::Host).unwrap();
-    let mut parameters = Parameters::new(model.layout(), Device::Host);
+    let mut parameters = Parameters::new(model.layout(), Device::Host).unwrap();
     parameters.initialise(model.layout(), 1).unwrap();
     (model, parameters)
 }
@@ -45,7 +45,7 @@ fn what_is_exported_is_imported_bit_for_bit() {
     let folder = tempfile::tempdir().unwrap();
     let (model, parameters) = model();
     export(&model, &parameters, folder.path()).unwrap();
-    let mut other = Parameters::new(model.layout(), Device::Host);
+    let mut other = Parameters::new(model.layout(), Device::Host).unwrap();
     assert_ne!(all(&other), all(&parameters));
     import(&model, &mut other, folder.path()).unwrap();
     assert_eq!(all(&other), all(&parameters));
@@ -88,7 +88,7 @@ fn prefixed_names_and_half_precision_are_read_and_extra_tensors_listed() {
         let extra = (dtype, vec![1], vec![0, 0]);
         tensors.insert("model.layers.9.input_layernorm.weight".to_owned(), extra);
         write(&path, &tensors);
-        let mut other = Parameters::new(model.layout(), Device::Host);
+        let mut other = Parameters::new(model.layout(), Device::Host).unwrap();
         let names = load(&model, &mut other, Source::Llama, &path).unwrap();
         assert_eq!(names, ["model.layers.9.input_layernorm.weight"]);
         let id = model.predictor.text.stack.blocks[0].mlp.up.weight.id();
@@ -116,7 +116,7 @@ fn missing_and_misshapen_tensors_are_named_and_nothing_is_read() {
         let mut tensors = whole.clone();
         change(&mut tensors);
         write(&path, &tensors);
-        let mut other = Parameters::new(model.layout(), Device::Host);
+        let mut other = Parameters::new(model.layout(), Device::Host).unwrap();
         let error = load(&model, &mut other, Source::Gemma, &path).unwrap_err();
         assert!(all(&other).iter().all(|v| *v == 0.0));
         error

@@ -109,7 +109,7 @@ impl Golden {
                 i32::try_from(kept.iter().filter(|&&i| i < (row + 1) * length).count()).unwrap(),
             );
         }
-        Packed::new(Device::Host, ids, ends)
+        Packed::new(Device::Host, ids, ends).unwrap()
     }
 
     /// Which of the padded tokens (b·l) are no padding.
@@ -155,7 +155,7 @@ pub fn integer(value: f32) -> i32 {
 
 /// Weights of `model` read from published files, all of whose tensors the model must have a place for.
 pub fn load(model: &VlJepa, files: &[(Source, PathBuf)]) -> Parameters {
-    let mut parameters = Parameters::new(model.layout(), Device::Host);
+    let mut parameters = Parameters::new(model.layout(), Device::Host).unwrap();
     parameters.initialise(model.layout(), 1).unwrap();
     for (source, path) in files {
         let extra = weights::load(model, &mut parameters, *source, path).unwrap();

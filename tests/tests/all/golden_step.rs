@@ -163,7 +163,7 @@ fn names(model: &VlJepa) -> Vec<(ParameterId, String)> {
 fn a_step_has_the_outputs_loss_and_gradients_of_torch() {
     let mut step = Step::open();
     let machine = Machine::new();
-    let mut gradients = Gradients::new(step.model.layout(), Device::Host);
+    let mut gradients = Gradients::new(step.model.layout(), Device::Host).unwrap();
     let got = step.run(machine.cx(), &mut gradients);
     assert_close("visual", &got.visual, step.golden.get("out.s_v"), 1e-5);
     assert_close("predicted", &got.predicted, step.golden.get("out.pred"), EMBEDDING);
@@ -190,8 +190,8 @@ fn a_step_has_the_outputs_loss_and_gradients_of_torch() {
     let (ids, ends) = (step.query.ids(), step.query.lengths.host().to_vec());
     let mut ids = ids.host_i32("test", "ids").unwrap().to_vec();
     ids.reverse();
-    step.query = Packed::new(Device::Host, ids, ends);
-    gradients.zero();
+    step.query = Packed::new(Device::Host, ids, ends).unwrap();
+    gradients.zero(&Stream::Host).unwrap();
     let wrong = step.run(machine.cx(), &mut gradients);
     assert_differs("predicted", &wrong.predicted, step.golden.get("out.pred"), EMBEDDING);
     let by_name = step.by_name(&values(&gradients.flat));
@@ -245,11 +245,11 @@ fn three_steps_of_adamw_are_torch_s() {
     };
     let (rate, losses) = (golden.number("lr"), golden.get("out.losses").to_vec());
     let mut optimizer = AdamW::new(step.model.layout(), Device::Host, &recipe).unwrap();
-    let mut gradients = Gradients::new(step.model.layout(), Device::Host);
+    let mut gradients = Gradients::new(step.model.layout(), Device::Host).unwrap();
     let before = step.by_name(&values(&step.parameters.trainable));
     let control = View::from_f32(&[1.0, 1.0], &[2]);
     for (k, want) in losses.iter().enumerate() {
-        gradients.zero();
+        gradients.zero(&Stream::Host).unwrap();
         let loss = step.run(cx, &mut gradients).loss;
         // The logits' error, grown by the differences that three noisy updates make.
         assert!((loss - f64::from(*want)).abs() < 3e-4, "loss {k}: {loss}, torch has {want}");
@@ -289,11 +289,11 @@ fn updates_of_another_rate_or_without_decay_differ() {
         let mut recipe = schema::Optimizer { weight_decay: 0.1, ..schema::Optimizer::default() };
         change(&mut recipe);
         let mut optimizer = AdamW::new(step.model.layout(), Device::Host, &recipe).unwrap();
-        let mut gradients = Gradients::new(step.model.layout(), Device::Host);
+        let mut gradients = Gradients::new(step.model.layout(), Device::Host).unwrap();
         let before = values(&step.parameters.trainable);
         let control = View::from_f32(&[1.0, 1.0], &[2]);
         for _ in 0..3 {
-            gradients.zero();
+            gradients.zero(&Stream::Host).unwrap();
             step.run(machine.cx(), &mut gradients);
             optimizer.step(machine.cx(), &mut step.parameters, &gradients, control, 1e-2).unwrap();
         }
@@ -312,7 +312,7 @@ fn a_gradient_that_is_not_finite_changes_nothing() {
     let machine = Machine::new();
     let recipe = schema::Optimizer::default();
     let mut optimizer = AdamW::new(step.model.layout(), Device::Host, &recipe).unwrap();
-    let gradients = Gradients::new(step.model.layout(), Device::Host);
+    let gradients = Gradients::new(step.model.layout(), Device::Host).unwrap();
     let before = values(&step.parameters.trainable);
     let control = View::from_f32(&[1.0, 0.0], &[2]);
     optimizer.step(machine.cx(), &mut step.parameters, &gradients, control, 1e-2).unwrap();

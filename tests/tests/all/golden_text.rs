@@ -81,7 +81,7 @@ fn open_llama(attention: schema::Attention) -> (Golden, VlJepa, Parameters) {
 }
 
 fn ends(text: &Packed) -> Lengths {
-    Lengths::new(Device::Host, text.lengths.host().to_vec())
+    Lengths::new(Device::Host, text.lengths.host().to_vec()).unwrap()
 }
 
 fn hidden(cx: Context<'_>, model: &TextModel, parameters: &Parameters, text: &Packed) -> Vec<f32> {
@@ -100,7 +100,7 @@ fn gradients(
     d: impl FnOnce(&Tensor) -> Vec<f32>,
 ) -> Gradients {
     let (whole, model) = model;
-    let mut gradients = Gradients::new(whole.layout(), Device::Host);
+    let mut gradients = Gradients::new(whole.layout(), Device::Host).unwrap();
     let x = model.embed(cx, parameters, text.ids()).unwrap();
     let sequence = model.sequence(ends(text));
     let (out, saved) = model.stack.forward(cx, parameters, x, &sequence, true).unwrap();
@@ -312,7 +312,7 @@ fn gemma_gradients_match() {
         // 128 terms, each off by up to 1e-5 at random.
         let near = (loss - golden.scalar("out.loss")).abs() < 1e-4;
         assert_eq!(near, window.is_none(), "{loss}");
-        let mut gradients = Gradients::new(model.layout(), Device::Host);
+        let mut gradients = Gradients::new(model.layout(), Device::Host).unwrap();
         let d = View::from_f32(weight, embedded.embedding.shape());
         let saved = embedded.saved;
         model.y_encoder.backward(cx, &parameters, saved, d, &mut gradients).unwrap();

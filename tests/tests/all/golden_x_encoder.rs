@@ -129,7 +129,7 @@ fn gradients_match(name: &str) {
     assert!((loss - golden.scalar("out.loss")).abs() < 1e-6, "{loss}");
     #[expect(clippy::cast_possible_truncation, reason = "gradients are f32")]
     let d: Vec<f32> = weight.iter().map(|v| (f64::from(*v) / count) as f32).collect();
-    let mut gradients = Gradients::new(model.layout(), Device::Host);
+    let mut gradients = Gradients::new(model.layout(), Device::Host).unwrap();
     let d = View::from_f32(&d, visual.tokens.shape());
     let saved = visual.saved.take();
     model.x_encoder.backward(cx, &parameters, saved, d, &mut gradients).unwrap();

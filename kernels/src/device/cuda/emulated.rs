@@ -1,0 +1,142 @@
+//! A device for tests: memory of the host, kernels as host programs, products by the host's.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use half::bf16;
+
+use super::{Lane, Product, Region};
+use crate::Result;
+use crate::compile::emulator::{Buffer, Emulator};
+use crate::compile::{Element, Launch};
+use crate::device::host_gemm::{Layout, matmul};
+
+/// Allocations by address. Fresh memory is all ones: NaN.
+#[derive(Debug, Default)]
+pub(crate) struct Emulated {
+    memory: Mutex<BTreeMap<u64, Vec<u8>>>,
+}
+
+impl Emulated {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Vec<u8>>> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn with<T>(&self, region: Region, act: impl FnOnce(&mut [u8]) -> T) -> T {
+        let mut memory = self.lock();
+        let (base, bytes) = memory.range_mut(..=region.address).next_back().expect("allocated");
+        let start = usize::try_from(region.address - base).unwrap();
+        act(&mut bytes[start..start + region.bytes])
+    }
+
+    fn read(&self, region: Region) -> Vec<u8> {
+        self.with(region, |bytes| bytes.to_vec())
+    }
+
+    fn numbers(&self, region: Region, element: Element) -> Vec<f32> {
+        let mut emulator = Emulator::default();
+        let buffer = emulator.bytes(self.read(region));
+        emulator.read(element, buffer)
+    }
+
+    pub(super) fn memory(&self) -> Result<[usize; 2]> {
+        let used: usize = self.lock().values().map(Vec::len).sum();
+        Ok([(1 << 30) - used, 1 << 30])
+    }
+
+    pub(super) fn allocate(&self, bytes: usize) -> Result<u64> {
+        let mut memory = self.lock();
+        let end = memory.iter().next_back().map_or(256, |(base, held)| base + held.len() as u64);
+        let address = end.next_multiple_of(256) + 256;
+        memory.insert(address, vec![0xFF; bytes]);
+        Ok(address)
+    }
+
+    pub(super) fn free(&self, region: Region) {
+        self.lock().remove(&region.address).expect("allocated");
+    }
+
+    pub(super) fn upload(&self, _: Lane, to: Region, bytes: &[u8]) -> Result<()> {
+        self.with(to, |memory| memory.copy_from_slice(bytes));
+        Ok(())
+    }
+
+    pub(super) fn download(&self, _: Lane, from: Region, bytes: &mut [u8]) -> Result<()> {
+        self.with(from, |memory| bytes.copy_from_slice(memory));
+        Ok(())
+    }
+
+    pub(super) fn copy(&self, lane: Lane, from: Region, to: Region) -> Result<()> {
+        self.upload(lane, to, &self.read(from))
+    }
+
+    pub(super) fn fill_zero(&self, _: Lane, region: Region) -> Result<()> {
+        self.with(region, |memory| memory.fill(0));
+        Ok(())
+    }
+
+    pub(super) fn wait(&self, _: Lane, _: Lane) -> Result<()> {
+        Ok(())
+    }
+
+    pub(super) fn synchronize(&self, _: Lane) -> Result<()> {
+        Ok(())
+    }
+
+    pub(super) fn run(&self, lane: Lane, launch: &Launch<Region>) -> Result<()> {
+        let mut emulator = Emulator::default();
+        let mut buffers = Vec::<Buffer>::new();
+        for (i, region) in launch.buffers.iter().enumerate() {
+            let known = launch.buffers[..i].iter().position(|other| other == region);
+            let buffer = known.map(|i| buffers[i]);
+            buffers.push(buffer.unwrap_or_else(|| emulator.bytes(self.read(*region))));
+        }
+        emulator.run(&[Launch {
+            kernel: launch.kernel,
+            cubes: launch.cubes,
+            buffers: buffers.clone(),
+            scalars: launch.scalars.clone(),
+        }]);
+        for (region, buffer) in launch.buffers.iter().zip(buffers) {
+            self.upload(lane, *region, emulator.raw(buffer))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn multiply(&self, lane: Lane, product: Product) -> Result<()> {
+        let Product { rows, columns, inner, out, out_element, .. } = product;
+        let layout = |rows, columns, transposed| {
+            if transposed {
+                Layout::row_major(columns, rows).transposed()
+            } else {
+                Layout::row_major(rows, columns)
+            }
+        };
+        let left = self.numbers(product.left, Element::Bf16);
+        let right = self.numbers(product.right, Element::Bf16);
+        let mut sums =
+            if product.add { self.numbers(out, out_element) } else { vec![0.0; rows * columns] };
+        if let Some(bias) = product.bias {
+            let bias = self.numbers(bias, Element::Bf16);
+            for row in sums.chunks_exact_mut(columns) {
+                row.iter_mut().zip(&bias).for_each(|(sum, bias)| *sum += bias);
+            }
+        }
+        matmul(
+            1.0,
+            &mut sums,
+            Layout::row_major(rows, columns),
+            1.0,
+            &left,
+            layout(rows, inner, product.left_transposed),
+            &right,
+            layout(inner, columns, product.right_transposed),
+            1,
+        );
+        let bytes: Vec<u8> = match out_element {
+            Element::F32 => sums.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            Element::Bf16 => sums.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect(),
+        };
+        self.upload(lane, out, &bytes)
+    }
+}

@@ -1,0 +1,464 @@
+//! The driver of a real GPU, by cudarc's bindings of libcuda and cuBLASLt, both loaded at run time.
+//!
+//! Handles live as long as the process. Every call first makes the device's primary context current on its thread.
+
+#![expect(unsafe_code, reason = "calls into C libraries that are loaded at run time")]
+
+use std::collections::HashMap;
+use std::ffi::{CString, c_void};
+use std::sync::{Mutex, PoisonError};
+
+use cudarc::cublaslt::result as lt;
+use cudarc::cublaslt::sys as lt_sys;
+use cudarc::driver::result::{self as cu, DriverError};
+use cudarc::driver::sys as cu_sys;
+
+use super::{Lane, Product, Region, failed};
+use crate::compile::{Compiler, Element, Kernel, Launch, pack};
+use crate::{KernelError, Result};
+
+/// cuBLASLt's workspace on each stream: what its documentation recommends for Hopper.
+const WORKSPACE_BYTES: usize = 32 << 20;
+/// Shared memory of a cube that needs no permission.
+const SHARED_WITHOUT_ASKING: usize = 48 << 10;
+const INSTALL: &str = "install NVIDIA's driver, or run with `device: host`";
+const LATER: &str =
+    "a kernel or copy issued before may have failed: CUDA_LAUNCH_BLOCKING=1 shows which";
+
+/// An open GPU.
+#[derive(Debug)]
+pub(super) struct Hardware {
+    ordinal: usize,
+    context: cu_sys::CUcontext,
+    streams: [Queue; 3],
+    blas: lt_sys::cublasLtHandle_t,
+    compiler: Compiler,
+    functions: Mutex<HashMap<Kernel, Function>>,
+    algorithms: Mutex<HashMap<Shape, lt_sys::cublasLtMatmulHeuristicResult_t>>,
+}
+
+/// A stream, the event that others wait for, and cuBLASLt's workspace on it.
+#[derive(Debug)]
+struct Queue {
+    stream: cu_sys::CUstream,
+    event: cu_sys::CUevent,
+    workspace: cu_sys::CUdeviceptr,
+}
+
+/// A loaded kernel.
+#[derive(Debug, Clone, Copy)]
+struct Function {
+    handle: cu_sys::CUfunction,
+    units: u32,
+    shared_bytes: u32,
+}
+
+/// What cuBLASLt chooses its algorithm by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Shape {
+    sizes: [usize; 3],
+    transposed: [bool; 2],
+    bias: bool,
+    add: bool,
+    f32_out: bool,
+}
+
+// SAFETY: contexts, streams, events, functions and cuBLASLt's handle may be used from any thread, one call at a time per stream being
+// the order that the caller wants; everything that changes lies in a mutex.
+unsafe impl Send for Hardware {}
+// SAFETY: as above.
+unsafe impl Sync for Hardware {}
+
+fn driver(call: &'static str, hint: &'static str) -> impl Fn(DriverError) -> KernelError {
+    move |error| {
+        let name = error.error_name().map(|n| n.to_string_lossy().into_owned());
+        let text = error.error_string().map(|s| s.to_string_lossy().into_owned());
+        let message = match (name, text) {
+            (Ok(name), Ok(text)) => format!("{name} ({text})"),
+            _ => format!("error {:?}", error.0),
+        };
+        failed(call, message, hint)
+    }
+}
+
+fn blas(call: &'static str) -> impl Fn(lt::CublasError) -> KernelError {
+    move |error| failed(call, format!("{:?}", error.0), "shapes of the product are in the trace")
+}
+
+impl Hardware {
+    pub(super) fn open(ordinal: usize, compiler: Compiler) -> Result<Self> {
+        // SAFETY: both only try to load a library.
+        let (driver_there, blas_there) =
+            unsafe { (cu_sys::is_culib_present(), lt_sys::is_culib_present()) };
+        if !driver_there {
+            return Err(failed("opening the GPU", "no libcuda.so.1".to_owned(), INSTALL));
+        }
+        if !blas_there {
+            let hint = "install it with a CUDA 12 toolkit or `pip install nvidia-cublas-cu12`, and put its folder into LD_LIBRARY_PATH";
+            return Err(failed("opening the GPU", "no libcublasLt.so.12".to_owned(), hint));
+        }
+        cu::init().map_err(driver("cuInit", INSTALL))?;
+        let count = cu::device::get_count().map_err(driver("cuDeviceGetCount", INSTALL))?;
+        let number = i32::try_from(ordinal).ok().filter(|number| *number < count);
+        let Some(number) = number else {
+            let message = format!("GPU {ordinal} was asked for, {count} are visible");
+            let hint = "lower `cluster.ranks_per_node`, or look at CUDA_VISIBLE_DEVICES";
+            return Err(failed("opening the GPU", message, hint));
+        };
+        let device = cu::device::get(number).map_err(driver("cuDeviceGet", INSTALL))?;
+        check_architecture(device, compiler.architecture())?;
+        // SAFETY: `device` is one of this machine's; the context is never released.
+        let context = unsafe { cu::primary_ctx::retain(device) }
+            .map_err(driver("cuDevicePrimaryCtxRetain", "another process may hold the GPU"))?;
+        // SAFETY: the context was just retained.
+        unsafe { cu::ctx::set_current(context) }.map_err(driver("cuCtxSetCurrent", LATER))?;
+        let [compute, copy, communicate] = Lane::ALL.map(|_| Queue::new());
+        let streams = [compute?, copy?, communicate?];
+        let blas = lt::create_handle().map_err(blas("cublasLtCreate"))?;
+        let (functions, algorithms) = (Mutex::default(), Mutex::default());
+        Ok(Self { ordinal, context, streams, blas, compiler, functions, algorithms })
+    }
+
+    fn bind(&self) -> Result<()> {
+        // SAFETY: the context is never released.
+        unsafe { cu::ctx::set_current(self.context) }.map_err(driver("cuCtxSetCurrent", LATER))
+    }
+
+    fn queue(&self, lane: Lane) -> &Queue {
+        &self.streams[lane as usize]
+    }
+
+    pub(super) fn memory(&self) -> Result<[usize; 2]> {
+        self.bind()?;
+        let (free, all) = cu::mem_get_info().map_err(driver("cuMemGetInfo", LATER))?;
+        Ok([free, all])
+    }
+
+    pub(super) fn allocate(&self, bytes: usize) -> Result<u64> {
+        self.bind()?;
+        // SAFETY: the memory is read only after something was written to it, which is the callers' contract.
+        unsafe { cu::malloc_sync(bytes) }.map_err(|error| {
+            let free = cu::mem_get_info().map_or(0, |(free, _)| free);
+            let hint = "lower `micro_batch`, or see what else runs on the GPU with nvidia-smi";
+            let KernelError::Cuda { call, message, hint } = driver("cuMemAlloc", hint)(error)
+            else {
+                unreachable!("driver errors are CUDA errors")
+            };
+            let message =
+                format!("{bytes} bytes of GPU {}, where {free} are free: {message}", self.ordinal);
+            KernelError::Cuda { call, message, hint }
+        })
+    }
+
+    pub(super) fn free(&self, region: Region) {
+        if self.bind().is_ok() {
+            // SAFETY: the address came from `allocate` and is given back once; cuMemFree waits for what still uses it.
+            // An error here is one of an earlier operation, which the next synchronisation reports.
+            let _ = unsafe { cu::free_sync(region.address) };
+        }
+    }
+
+    pub(super) fn upload(&self, lane: Lane, to: Region, bytes: &[u8]) -> Result<()> {
+        self.bind()?;
+        // SAFETY: the range is allocated; the driver has copied pageable memory when this returns.
+        unsafe { cu::memcpy_htod_async(to.address, bytes, self.queue(lane).stream) }
+            .map_err(driver("cuMemcpyHtoDAsync", LATER))
+    }
+
+    pub(super) fn download(&self, lane: Lane, from: Region, bytes: &mut [u8]) -> Result<()> {
+        self.bind()?;
+        // SAFETY: the range is allocated, and the bytes are borrowed until the stream has been synchronised.
+        unsafe { cu::memcpy_dtoh_async(bytes, from.address, self.queue(lane).stream) }
+            .map_err(driver("cuMemcpyDtoHAsync", LATER))?;
+        self.synchronize(lane)
+    }
+
+    pub(super) fn copy(&self, lane: Lane, from: Region, to: Region) -> Result<()> {
+        self.bind()?;
+        // SAFETY: both ranges are allocated and of one size.
+        unsafe {
+            cu::memcpy_dtod_async(to.address, from.address, from.bytes, self.queue(lane).stream)
+        }
+        .map_err(driver("cuMemcpyDtoDAsync", LATER))
+    }
+
+    pub(super) fn fill_zero(&self, lane: Lane, region: Region) -> Result<()> {
+        self.bind()?;
+        // SAFETY: the range is allocated.
+        unsafe { cu::memset_d8_async(region.address, 0, region.bytes, self.queue(lane).stream) }
+            .map_err(driver("cuMemsetD8Async", LATER))
+    }
+
+    pub(super) fn wait(&self, lane: Lane, other: Lane) -> Result<()> {
+        self.bind()?;
+        let other = self.queue(other);
+        // SAFETY: event and streams are never destroyed.
+        unsafe {
+            cu::event::record(other.event, other.stream).map_err(driver("cuEventRecord", LATER))?;
+            let flags = cu_sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
+            cu::stream::wait_event(self.queue(lane).stream, other.event, flags)
+                .map_err(driver("cuStreamWaitEvent", LATER))
+        }
+    }
+
+    pub(super) fn synchronize(&self, lane: Lane) -> Result<()> {
+        self.bind()?;
+        // SAFETY: the stream is never destroyed.
+        unsafe { cu::stream::synchronize(self.queue(lane).stream) }
+            .map_err(driver("cuStreamSynchronize", LATER))
+    }
+
+    pub(super) fn run(&self, lane: Lane, launch: &Launch<Region>) -> Result<()> {
+        self.bind()?;
+        let function = self.function(launch.kernel)?;
+        // Buffers go as pointers, scalars as one structure by value behind them.
+        let mut addresses: Vec<u64> = launch.buffers.iter().map(|b| b.address).collect();
+        let mut info = pack(launch.buffers.len(), &launch.scalars);
+        let mut arguments: Vec<*mut c_void> =
+            addresses.iter_mut().map(|address| std::ptr::from_mut(address).cast()).collect();
+        if !launch.scalars.is_empty() {
+            arguments.push(info.as_mut_ptr().cast());
+        }
+        let [x, y, z] = launch.cubes;
+        // SAFETY: the arguments are those of the emitted source (a test compares the layouts) and are copied by the call.
+        unsafe {
+            cu::launch_kernel(
+                function.handle,
+                (x, y, z),
+                (function.units, 1, 1),
+                function.shared_bytes,
+                self.queue(lane).stream,
+                &mut arguments,
+            )
+        }
+        .map_err(driver("cuLaunchKernel", LATER))
+    }
+
+    /// Loads a kernel the first time it is launched.
+    fn function(&self, kernel: Kernel) -> Result<Function> {
+        const NEWER: &str = "update NVIDIA's driver (CUDA 12.4 or newer)";
+        let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(function) = functions.get(&kernel) {
+            return Ok(*function);
+        }
+        let hint = "`vljepa-worker compile RECIPE` compiles the kernels of a recipe ahead";
+        let (cubin, _) = self
+            .compiler
+            .compile(kernel)
+            .map_err(|error| failed("compiling a kernel", error.to_string(), hint))?;
+        let name = CString::new(cubin.name.clone())
+            .map_err(|error| failed("loading a kernel", error.to_string(), hint))?;
+        // SAFETY: the image is a whole cubin, checked by its hash; module and function are never unloaded.
+        let handle = unsafe {
+            let module = cu::module::load_data(cubin.image.as_ptr().cast())
+                .map_err(driver("cuModuleLoadData", NEWER))?;
+            cu::module::get_function(module, name).map_err(driver("cuModuleGetFunction", NEWER))?
+        };
+        let shared = |bytes: usize| i32::try_from(bytes).unwrap_or(i32::MAX);
+        if cubin.shared_bytes > SHARED_WITHOUT_ASKING {
+            let attribute =
+                cu_sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // SAFETY: the function was just loaded.
+            unsafe {
+                cu::function::set_function_attribute(handle, attribute, shared(cubin.shared_bytes))
+            }
+            .map_err(driver("cuFuncSetAttribute", "the GPU has less shared memory than H100"))?;
+        }
+        let shared_bytes = u32::try_from(cubin.shared_bytes).unwrap_or(u32::MAX);
+        let function = Function { handle, units: cubin.units, shared_bytes };
+        functions.insert(kernel, function);
+        Ok(function)
+    }
+
+    pub(super) fn multiply(&self, lane: Lane, product: Product) -> Result<()> {
+        self.bind()?;
+        // cuBLASLt counts in columns: its C is our output transposed, its A our right operand, its B our left one.
+        let call = Call::new(&product)?;
+        let shape = Shape {
+            sizes: [product.rows, product.columns, product.inner],
+            transposed: [product.left_transposed, product.right_transposed],
+            bias: product.bias.is_some(),
+            add: product.add,
+            f32_out: product.out_element == Element::F32,
+        };
+        let algorithm = self.algorithm(shape, &call)?;
+        let queue = self.queue(lane);
+        let (alpha, beta) = (1.0f32, if product.add { 1.0f32 } else { 0.0 });
+        let at = |region: Region| region.address as *mut c_void;
+        // SAFETY: descriptors live until the end of this function, regions are as large as the layouts say (checked by the operation),
+        // and the workspace is this stream's own.
+        unsafe {
+            lt::matmul(
+                self.blas,
+                call.operation,
+                (&raw const alpha).cast(),
+                (&raw const beta).cast(),
+                at(product.right),
+                call.layouts[0],
+                at(product.left),
+                call.layouts[1],
+                at(product.out),
+                call.layouts[2],
+                at(product.out),
+                call.layouts[2],
+                &raw const algorithm.algo,
+                queue.workspace as *mut c_void,
+                WORKSPACE_BYTES,
+                queue.stream.cast(),
+            )
+        }
+        .map_err(blas("cublasLtMatmul"))
+    }
+
+    /// The algorithm for a shape, chosen once: the same in every step.
+    fn algorithm(
+        &self,
+        shape: Shape,
+        call: &Call,
+    ) -> Result<lt_sys::cublasLtMatmulHeuristicResult_t> {
+        let mut algorithms = self.algorithms.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(algorithm) = algorithms.get(&shape) {
+            return Ok(*algorithm);
+        }
+        let preference =
+            lt::create_matmul_pref().map_err(blas("cublasLtMatmulPreferenceCreate"))?;
+        let attribute =
+            lt_sys::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
+        // SAFETY: the preference is destroyed below, the attribute is a 64-bit number, descriptors and layouts are alive.
+        let found = unsafe {
+            let set = lt::set_matmul_pref_attribute(
+                preference,
+                attribute,
+                (&raw const WORKSPACE_BYTES_U64).cast(),
+                size_of::<u64>(),
+            );
+            let [a, b, c] = call.layouts;
+            let found = set.and_then(|()| {
+                lt::get_matmul_algo_heuristic(self.blas, call.operation, a, b, c, c, preference)
+            });
+            lt::destroy_matmul_pref(preference).map_err(blas("cublasLtMatmulPreferenceDestroy"))?;
+            found.map_err(|error| {
+                let message = format!("{:?} for {shape:?}", error.0);
+                failed(
+                    "cublasLtMatmulAlgoGetHeuristic",
+                    message,
+                    "cuBLASLt 12.4 or newer is needed",
+                )
+            })?
+        };
+        algorithms.insert(shape, found);
+        Ok(found)
+    }
+}
+
+static WORKSPACE_BYTES_U64: u64 = WORKSPACE_BYTES as u64;
+
+impl Queue {
+    fn new() -> Result<Self> {
+        let stream = cu::stream::create(cu::stream::StreamKind::NonBlocking)
+            .map_err(driver("cuStreamCreate", LATER))?;
+        let event = cu::event::create(cu_sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
+            .map_err(driver("cuEventCreate", LATER))?;
+        // SAFETY: cuBLASLt writes its workspace before it reads it.
+        let workspace = unsafe { cu::malloc_sync(WORKSPACE_BYTES) }
+            .map_err(driver("cuMemAlloc", "see what else runs on the GPU with nvidia-smi"))?;
+        Ok(Self { stream, event, workspace })
+    }
+}
+
+fn check_architecture(device: cu_sys::CUdevice, architecture: &str) -> Result<()> {
+    use cu_sys::CUdevice_attribute as Attribute;
+    let get = |attribute| {
+        // SAFETY: `device` is one of this machine's.
+        unsafe { cu::device::get_attribute(device, attribute) }
+            .map_err(driver("cuDeviceGetAttribute", INSTALL))
+    };
+    let major = get(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+    let minor = get(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+    if architecture.trim_start_matches("sm_").trim_end_matches('a') == format!("{major}{minor}") {
+        return Ok(());
+    }
+    let name = cu::device::get_name(device).unwrap_or_else(|_| "the GPU".to_owned());
+    let message = format!("{name} is sm_{major}{minor}, kernels are compiled for {architecture}");
+    Err(failed("opening the GPU", message, "kernels are made for H100 and H200 (sm_90a)"))
+}
+
+/// cuBLASLt's descriptors of one product.
+struct Call {
+    operation: lt_sys::cublasLtMatmulDesc_t,
+    /// A, B, and C which is D.
+    layouts: [lt_sys::cublasLtMatrixLayout_t; 3],
+}
+
+impl Call {
+    fn new(product: &Product) -> Result<Self> {
+        use lt_sys::cublasLtMatmulDescAttributes_t as Attribute;
+        let Product { rows, columns, inner, .. } = *product;
+        let (f32_type, bf16_type) =
+            (lt_sys::cudaDataType::CUDA_R_32F, lt_sys::cudaDataType::CUDA_R_16BF);
+        let out_type = match product.out_element {
+            Element::F32 => f32_type,
+            Element::Bf16 => bf16_type,
+        };
+        let layout = |element, rows: usize, columns: usize| {
+            lt::create_matrix_layout(
+                element,
+                rows as u64,
+                columns as u64,
+                rows.cast_signed() as i64,
+            )
+            .map_err(blas("cublasLtMatrixLayoutCreate"))
+        };
+        let stored = |transposed, rows, columns| {
+            if transposed {
+                layout(bf16_type, columns, rows)
+            } else {
+                layout(bf16_type, rows, columns)
+            }
+        };
+        let a = stored(product.right_transposed, columns, inner)?;
+        let b = stored(product.left_transposed, inner, rows)?;
+        let c = layout(out_type, columns, rows)?;
+        let compute = lt_sys::cublasComputeType_t::CUBLAS_COMPUTE_32F;
+        let operation =
+            lt::create_matmul_desc(compute, f32_type).map_err(blas("cublasLtMatmulDescCreate"))?;
+        let call = Self { operation, layouts: [a, b, c] };
+        call.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, i32::from(product.right_transposed))?;
+        call.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSB, i32::from(product.left_transposed))?;
+        if let Some(bias) = product.bias {
+            let epilogue = lt_sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS as u32;
+            call.set(Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue)?;
+            call.set(Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias.address)?;
+        }
+        Ok(call)
+    }
+
+    fn set<T: Copy>(
+        &self,
+        attribute: lt_sys::cublasLtMatmulDescAttributes_t,
+        value: T,
+    ) -> Result<()> {
+        // SAFETY: the descriptor is alive and `value` is of the attribute's type.
+        unsafe {
+            lt::set_matmul_desc_attribute(
+                self.operation,
+                attribute,
+                (&raw const value).cast(),
+                size_of::<T>(),
+            )
+        }
+        .map_err(blas("cublasLtMatmulDescSetAttribute"))
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        // SAFETY: each was created by `new` and is destroyed once. Nothing can be done about an error here.
+        unsafe {
+            let _ = lt::destroy_matmul_desc(self.operation);
+            for layout in self.layouts {
+                let _ = lt::destroy_matrix_layout(layout);
+            }
+        }
+    }
+}

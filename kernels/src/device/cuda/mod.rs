@@ -1,0 +1,346 @@
+//! One NVIDIA GPU: memory, three streams, kernels loaded once, products by cuBLASLt.
+//!
+//! A [`Cuda`] lives as long as the process: it is opened once and referred to by `&'static`. What it does goes through a [`Driver`]:
+//! the hardware's, or in tests one that runs the same launches on the host.
+
+mod blas;
+mod call;
+#[cfg(test)]
+pub(crate) mod emulated;
+mod hardware;
+
+use std::marker::PhantomData;
+use std::sync::OnceLock;
+
+use crate::attention::launch::Mode;
+use crate::compile::{Compiler, Launch};
+use crate::{Arena, DType, Device, KernelError, Result, Tensor};
+
+pub use blas::Product;
+pub(crate) use call::Call;
+use hardware::Hardware;
+
+/// A range of device memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Region {
+    /// Its first byte.
+    pub address: u64,
+    /// How many.
+    pub bytes: usize,
+}
+
+/// The streams of a device. Operations of one happen in order; those of different ones only where [`CudaStream::wait_for`] says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lane {
+    /// The step.
+    Compute,
+    /// Batches on their way to the device.
+    Copy,
+    /// Collectives.
+    Communicate,
+}
+
+impl Lane {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Compute, Self::Copy, Self::Communicate];
+}
+
+/// A GPU.
+#[derive(Debug)]
+pub struct Cuda {
+    driver: Driver,
+    scratch: OnceLock<Arena>,
+    attention: Mode,
+}
+
+/// What carries out a device's orders.
+#[derive(Debug)]
+enum Driver {
+    Hardware(Hardware),
+    #[cfg(test)]
+    Emulated(emulated::Emulated),
+}
+
+/// Calls a method of whichever driver there is.
+macro_rules! driver {
+    ($self:expr, $driver:ident => $call:expr) => {
+        match &$self.driver {
+            Driver::Hardware($driver) => $call,
+            #[cfg(test)]
+            Driver::Emulated($driver) => $call,
+        }
+    };
+}
+
+impl Cuda {
+    /// The GPU of that number, with `compiler` for the kernels it will run. It stays open until the process ends. `attention` decides
+    /// whether a step gives the same bits every time.
+    ///
+    /// # Errors
+    /// When there is no driver, no cuBLASLt or no such GPU, or the GPU is of another architecture than the compiler's.
+    pub fn open(ordinal: usize, compiler: Compiler, attention: Mode) -> Result<&'static Self> {
+        let driver = Driver::Hardware(Hardware::open(ordinal, compiler)?);
+        Ok(Box::leak(Box::new(Self { driver, scratch: OnceLock::new(), attention })))
+    }
+
+    /// A device whose memory and kernels are the host's.
+    #[cfg(test)]
+    pub(crate) fn emulated(attention: Mode) -> &'static Self {
+        let driver = Driver::Emulated(emulated::Emulated::default());
+        Box::leak(Box::new(Self { driver, scratch: OnceLock::new(), attention }))
+    }
+
+    /// How attention adds up the gradients of queries.
+    pub(crate) fn attention_mode(&self) -> Mode {
+        self.attention
+    }
+
+    /// Bytes of memory that nobody uses, and of all.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn memory(&self) -> Result<[usize; 2]> {
+        driver!(self, driver => driver.memory())
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<u64> {
+        driver!(self, driver => driver.allocate(bytes))
+    }
+
+    fn free(&self, region: Region) {
+        driver!(self, driver => driver.free(region));
+    }
+}
+
+/// One of a device's streams.
+#[derive(Debug, Clone, Copy)]
+pub struct CudaStream {
+    cuda: &'static Cuda,
+    lane: Lane,
+}
+
+impl PartialEq for CudaStream {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self.cuda, other.cuda) && self.lane == other.lane
+    }
+}
+
+impl Eq for CudaStream {}
+
+impl CudaStream {
+    /// The stream of `cuda` for `lane`.
+    #[must_use]
+    pub fn new(cuda: &'static Cuda, lane: Lane) -> Self {
+        Self { cuda, lane }
+    }
+
+    /// The device.
+    #[must_use]
+    pub fn cuda(self) -> &'static Cuda {
+        self.cuda
+    }
+
+    /// Memory that kernels issued here use among themselves: it may be dropped, and so reused by what is issued later, at once.
+    ///
+    /// # Errors
+    /// When the device has no more.
+    pub fn scratch(self, dtype: DType, len: usize) -> Result<Tensor> {
+        let arena = || Arena::new(Device::Cuda(self.cuda), usize::MAX);
+        self.cuda.scratch.get_or_init(arena).take(dtype, &[len])
+    }
+
+    /// Issues kernels, which run one after the other.
+    ///
+    /// # Errors
+    /// When one cannot be compiled, loaded or launched.
+    pub fn run(self, launches: impl IntoIterator<Item = Launch<Region>>) -> Result<()> {
+        for launch in launches {
+            driver!(self.cuda, driver => driver.run(self.lane, &launch))?;
+        }
+        Ok(())
+    }
+
+    /// Issues a matrix product.
+    ///
+    /// # Errors
+    /// When cuBLASLt refuses it.
+    pub fn multiply(self, product: Product) -> Result<()> {
+        if product.rows == 0 || product.columns == 0 {
+            return Ok(());
+        }
+        driver!(self.cuda, driver => driver.multiply(self.lane, product))
+    }
+
+    /// Issues a copy from host memory, which may be changed when this returns.
+    ///
+    /// # Errors
+    /// When sizes differ or the device fails.
+    pub fn upload(self, to: Region, bytes: &[u8]) -> Result<()> {
+        check_sizes("upload", to.bytes, bytes.len())?;
+        driver!(self.cuda, driver => driver.upload(self.lane, to, bytes))
+    }
+
+    /// Copies to host memory, after everything issued before.
+    ///
+    /// # Errors
+    /// When sizes differ, or the device failed in anything issued before.
+    pub fn download(self, from: Region, bytes: &mut [u8]) -> Result<()> {
+        check_sizes("download", from.bytes, bytes.len())?;
+        driver!(self.cuda, driver => driver.download(self.lane, from, bytes))
+    }
+
+    /// Issues a copy within the device.
+    ///
+    /// # Errors
+    /// When sizes differ or the device fails.
+    pub fn copy(self, from: Region, to: Region) -> Result<()> {
+        check_sizes("copy", to.bytes, from.bytes)?;
+        driver!(self.cuda, driver => driver.copy(self.lane, from, to))
+    }
+
+    /// Issues zeros.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn fill_zero(self, region: Region) -> Result<()> {
+        driver!(self.cuda, driver => driver.fill_zero(self.lane, region))
+    }
+
+    /// What is issued here from now on happens after what has been issued on `other` so far.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn wait_for(self, other: Self) -> Result<()> {
+        driver!(self.cuda, driver => driver.wait(self.lane, other.lane))
+    }
+
+    /// Waits on the host until everything issued here has happened.
+    ///
+    /// # Errors
+    /// When the device failed in any of it.
+    pub fn synchronize(self) -> Result<()> {
+        driver!(self.cuda, driver => driver.synchronize(self.lane))
+    }
+}
+
+fn check_sizes(operation: &'static str, needed: usize, found: usize) -> Result<()> {
+    if needed == found {
+        return Ok(());
+    }
+    let needed = format!("the device's range has {needed}");
+    Err(crate::check::value(operation, "bytes", found.to_string(), needed))
+}
+
+/// Memory of a device.
+#[derive(Debug)]
+pub struct CudaBuffer {
+    cuda: &'static Cuda,
+    dtype: DType,
+    region: Region,
+}
+
+impl CudaBuffer {
+    /// Memory for `len` elements, whose values are undefined.
+    ///
+    /// # Errors
+    /// [`KernelError::OutOfMemory`] when the device has no more.
+    pub fn new(cuda: &'static Cuda, dtype: DType, len: usize) -> Result<Self> {
+        let bytes = len.max(1) * dtype.bytes();
+        Ok(Self { cuda, dtype, region: Region { address: cuda.allocate(bytes)?, bytes } })
+    }
+
+    /// Element type.
+    #[must_use]
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    pub(crate) fn slice(&self, start: usize, end: usize) -> CudaSlice<'_> {
+        let all = CudaSlice {
+            cuda: self.cuda,
+            dtype: self.dtype,
+            region: self.region,
+            memory: PhantomData,
+        };
+        all.range(start, end)
+    }
+
+    pub(crate) fn slice_mut(&mut self, start: usize, end: usize) -> CudaSliceMut<'_> {
+        CudaSliceMut(self.slice(start, end))
+    }
+}
+
+impl Drop for CudaBuffer {
+    fn drop(&mut self) {
+        self.cuda.free(self.region);
+    }
+}
+
+/// A range of device memory to read.
+#[derive(Debug, Clone, Copy)]
+pub struct CudaSlice<'a> {
+    cuda: &'static Cuda,
+    dtype: DType,
+    region: Region,
+    memory: PhantomData<&'a CudaBuffer>,
+}
+
+/// A range of device memory to write.
+#[derive(Debug)]
+pub struct CudaSliceMut<'a>(CudaSlice<'a>);
+
+impl CudaSlice<'_> {
+    /// Element type.
+    #[must_use]
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    pub(crate) fn cuda(&self) -> &'static Cuda {
+        self.cuda
+    }
+
+    pub(crate) fn region(&self) -> Region {
+        self.region
+    }
+
+    /// Elements from `start` to `end` of this range.
+    ///
+    /// # Panics
+    /// When that is outside.
+    pub(crate) fn range(mut self, start: usize, end: usize) -> Self {
+        let bytes = self.dtype.bytes();
+        assert!(start <= end && end * bytes <= self.region.bytes, "a part lies inside");
+        self.region.address += (start * bytes) as u64;
+        self.region.bytes = (end - start) * bytes;
+        self
+    }
+}
+
+impl<'a> CudaSliceMut<'a> {
+    pub(crate) fn as_ref(&self) -> CudaSlice<'_> {
+        self.0
+    }
+
+    pub(crate) fn into_ref(self) -> CudaSlice<'a> {
+        self.0
+    }
+
+    pub(crate) fn reborrow(&mut self) -> CudaSliceMut<'_> {
+        CudaSliceMut(self.0)
+    }
+
+    pub(crate) fn range(self, start: usize, end: usize) -> Self {
+        Self(self.0.range(start, end))
+    }
+
+    pub(crate) fn split_at(self, middle: usize) -> (Self, Self) {
+        let end = self.0.region.bytes / self.0.dtype.bytes();
+        (Self(self.0.range(0, middle)), Self(self.0.range(middle, end)))
+    }
+}
+
+/// A failed call.
+fn failed(call: &'static str, message: String, hint: &'static str) -> KernelError {
+    KernelError::Cuda { call, message, hint }
+}
