@@ -64,7 +64,7 @@ pub fn step(
     let bad_samples = batch.skipped.len();
     let hashes = batch.target_hashes.clone();
     let micros = micro_batches(engine, batch, micro_batch)?;
-    training.gradients.zero(&engine.stream)?;
+    training.gradients.zero(&engine.device().compute_stream())?;
 
     enter(Phase::Forward);
     // One micro-batch keeps its activations; several are embedded twice, and their negatives are still the whole batch.

@@ -229,7 +229,7 @@ mod tests {
 
     #[test]
     fn v_jepa_2_rotates_sixty_of_sixty_four_elements_and_tiles_each_axis() {
-        let table = Table::axial_tiled(Device::Host, 64, [2, 3, 4], 10_000.0);
+        let table = Table::axial_tiled(Device::Host, 64, [2, 3, 4], 10_000.0).unwrap();
         assert_eq!((table.positions(), table.head_dim()), (24, 64));
         assert_eq!(table.pairing, Pairing::Adjacent);
         let sin = table.sin.view().host_f32("test", "sin").unwrap();
@@ -247,7 +247,7 @@ mod tests {
 
     #[test]
     fn small_heads_leave_what_three_axes_do_not_fill() {
-        let table = Table::axial_tiled(Device::Host, 4, [1, 2, 2], 10_000.0);
+        let table = Table::axial_tiled(Device::Host, 4, [1, 2, 2], 10_000.0).unwrap();
         let cos = table.cos.view().host_f32("test", "cos").unwrap();
         assert_eq!(cos, [1.0; 16], "a head of four has no room for three axes");
     }

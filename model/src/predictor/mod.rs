@@ -117,7 +117,7 @@ impl Predictor {
             let ids = query.ids();
             saved_query = self.add_query(cx, parameters, ids, query_rows, &mut x, keep)?;
         }
-        let sequence = self.text.sequence(lengths);
+        let sequence = self.text.sequence(lengths)?;
         let (hidden, stack) = self.text.stack.forward(cx, parameters, x, &sequence, keep)?;
         let (embedding, head) =
             self.head.forward(cx, parameters, hidden.view(), &sequence.lengths, keep)?;

@@ -75,7 +75,7 @@ impl YEncoder {
     ) -> Result<Embedded<YEncoderSaved>, ModelError> {
         let deep = keep && self.trainable;
         let lengths = Lengths::new(cx.arena.device(), target.lengths.host().to_vec())?;
-        let sequence = self.text.sequence(lengths);
+        let sequence = self.text.sequence(lengths)?;
         let x = self.text.embed(cx, parameters, target.ids())?;
         let (hidden, stack) = self.text.stack.forward(cx, parameters, x, &sequence, deep)?;
         let (embedding, head) =

@@ -86,7 +86,7 @@ fn ends(text: &Packed) -> Lengths {
 
 fn hidden(cx: Context<'_>, model: &TextModel, parameters: &Parameters, text: &Packed) -> Vec<f32> {
     let x = model.embed(cx, parameters, text.ids()).unwrap();
-    let sequence = model.sequence(ends(text));
+    let sequence = model.sequence(ends(text)).unwrap();
     let (out, _) = model.stack.forward(cx, parameters, x, &sequence, false).unwrap();
     values(&out)
 }
@@ -102,7 +102,7 @@ fn gradients(
     let (whole, model) = model;
     let mut gradients = Gradients::new(whole.layout(), Device::Host).unwrap();
     let x = model.embed(cx, parameters, text.ids()).unwrap();
-    let sequence = model.sequence(ends(text));
+    let sequence = model.sequence(ends(text)).unwrap();
     let (out, saved) = model.stack.forward(cx, parameters, x, &sequence, true).unwrap();
     let d = d(&out);
     let d = View::from_f32(&d, out.shape());
@@ -151,7 +151,7 @@ fn llama_outputs_match_causal_and_bidirectional() {
         if attention == schema::Attention::Bidirectional {
             assert_close("pooled", &means(cx, &got, &text), golden.get("out.bidir.pooled"), OUTPUT);
             let x = model.predictor.text.embed(cx, &parameters, text.ids()).unwrap();
-            let sequence = model.predictor.text.sequence(ends(&text));
+            let sequence = model.predictor.text.sequence(ends(&text)).unwrap();
             let block = &model.predictor.text.stack.blocks[0];
             let (x, _) = block.forward(cx, &parameters, x, &sequence, false).unwrap();
             let layer0 = golden.unpadded("out.bidir.layer0", "in.attention_mask");
@@ -278,8 +278,9 @@ fn gemma_outputs_match() {
     let y = &model.y_encoder.text;
     let x = y.embed(cx, &parameters, text.ids()).unwrap();
     assert_close("embeddings", &values(&x), &want("out.embed"), OUTPUT);
-    let (x, _) =
-        y.stack.blocks[0].forward(cx, &parameters, x, &y.sequence(ends(&text)), false).unwrap();
+    let (x, _) = y.stack.blocks[0]
+        .forward(cx, &parameters, x, &y.sequence(ends(&text)).unwrap(), false)
+        .unwrap();
     assert_close("first layer", &values(&x), &want("out.layer0"), OUTPUT);
     let last = hidden(cx, y, &parameters, &text);
     assert_close("last hidden state", &last, &want("out.last_hidden_state"), OUTPUT);

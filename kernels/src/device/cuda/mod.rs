@@ -8,6 +8,8 @@ mod call;
 #[cfg(test)]
 pub(crate) mod emulated;
 mod hardware;
+#[cfg(test)]
+mod tests;
 
 use std::marker::PhantomData;
 use std::sync::OnceLock;

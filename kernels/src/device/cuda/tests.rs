@@ -1,0 +1,229 @@
+//! Operations called on a GPU's stream give what they give on the host: dispatch, element types, workspaces, products. The GPU is emulated;
+//! the kernels themselves are compared with their references in each operation's tests.
+
+use half::bf16;
+
+use super::Cuda;
+use crate::attention::launch::Mode;
+use crate::attention::{self, Mask};
+use crate::testing::{Comparison, normal};
+use crate::{DType, Device, KernelError, Lengths, Stream, Tensor, Write};
+use crate::{copy, embedding, info_nce, layer_norm, linear, pooling};
+
+/// One bf16 rounding of inputs and of the result, sums of a few dozen terms: relative to the largest element.
+const TOLERANCE: f32 = 3.0 / 256.0;
+
+/// The two devices, in the order in which results come.
+fn devices(mode: Mode) -> [Device; 2] {
+    [Device::Host, Device::Cuda(Cuda::emulated(mode))]
+}
+
+/// `values` on `device`: f32 on the host, bf16 on the GPU. Values are made such that both are the same numbers.
+fn activation(device: Device, values: &[f32], shape: &[usize]) -> Tensor {
+    match device {
+        Device::Host => Tensor::from_f32(values.to_vec(), shape),
+        Device::Cuda(_) => {
+            let values = values.iter().map(|&x| bf16::from_f32(x)).collect();
+            Tensor::from_bf16(values, shape).on(device).unwrap()
+        }
+    }
+}
+
+/// The element type of activations.
+fn dtype(device: Device) -> DType {
+    if device == Device::Host { DType::F32 } else { DType::Bf16 }
+}
+
+fn numbers(seed: u64, len: usize) -> Vec<f32> {
+    normal(seed, len).into_iter().map(|x| bf16::from_f32(x).to_f32()).collect()
+}
+
+fn zeros(device: Device, dtype: DType, shape: &[usize]) -> Tensor {
+    Tensor::zeros(device, dtype, shape).unwrap()
+}
+
+/// Runs `operation` on both devices; each of its results must agree, and none may be all zeros.
+fn agree(mode: Mode, operation: impl Fn(Device, &Stream) -> Vec<Tensor>) {
+    let [host, gpu] = devices(mode).map(|device| {
+        let stream = device.compute_stream();
+        let results = operation(device, &stream);
+        let values = |tensor: &Tensor| tensor.to_vec_f32(&stream).unwrap();
+        results.iter().map(values).collect::<Vec<_>>()
+    });
+    assert_eq!(host.len(), gpu.len());
+    for (i, (want, got)) in host.iter().zip(&gpu).enumerate() {
+        let largest = want.iter().fold(0.0f32, |a, &x| a.max(x.abs()));
+        assert!(largest > 0.0, "result {i} is empty");
+        let compared = Comparison::new(got, want, TOLERANCE * largest.max(1.0));
+        assert!(compared.is_close(), "result {i}: {compared}");
+    }
+}
+
+#[test]
+fn values_survive_the_way_to_the_gpu_and_back() {
+    let device = Device::Cuda(Cuda::emulated(Mode::Fast));
+    let stream = device.compute_stream();
+    let there = Tensor::from_f32(vec![1.0, -2.0, 3.5], &[3]).on(device).unwrap();
+    let mut other = zeros(device, DType::F32, &[4]);
+    copy::copy(&stream, there.view(), other.view_mut().part(1, &[3])).unwrap();
+    assert_eq!(other.to_vec_f32(&stream).unwrap(), [0.0, 1.0, -2.0, 3.5]);
+    copy::add(&stream, there.view(), other.view_mut().part(0, &[3])).unwrap();
+    assert_eq!(other.to_vec_f32(&stream).unwrap(), [1.0, -1.0, 1.5, 3.5]);
+}
+
+#[test]
+fn a_tensor_of_another_device_or_type_is_refused_by_name() {
+    let device = Device::Cuda(Cuda::emulated(Mode::Fast));
+    let stream = device.compute_stream();
+    let host = Tensor::from_f32(vec![1.0; 4], &[4]);
+    let mut there = zeros(device, DType::F32, &[4]);
+    let error = copy::add(&stream, host.view(), there.view_mut()).unwrap_err();
+    assert_eq!(error, KernelError::Device { operation: "copy::add", what: "from" });
+    let error = copy::add(&Stream::Host, host.view(), there.view_mut()).unwrap_err();
+    assert_eq!(error, KernelError::Device { operation: "copy::add", what: "to" });
+    let elsewhere = zeros(Device::Cuda(Cuda::emulated(Mode::Fast)), DType::F32, &[4]);
+    let error = copy::add(&stream, elsewhere.view(), there.view_mut()).unwrap_err();
+    assert_eq!(error, KernelError::Device { operation: "copy::add", what: "from" });
+    let half = zeros(device, DType::Bf16, &[4]);
+    let error = copy::add(&stream, half.view(), there.view_mut()).unwrap_err();
+    assert!(error.to_string().contains("bf16"), "{error}");
+}
+
+#[test]
+fn linear_layers_multiply_add_bias_and_accumulate_as_on_the_host() {
+    let (n, i, o) = (5, 24, 16);
+    agree(Mode::Fast, |device, stream| {
+        let x = activation(device, &numbers(1, n * i), &[n, i]);
+        let weight = activation(device, &numbers(2, o * i), &[o, i]);
+        let bias = activation(device, &numbers(3, o), &[o]);
+        let d_out = activation(device, &numbers(4, n * o), &[n, o]);
+        let mut out = activation(device, &numbers(5, n * o), &[n, o]);
+        let mut d_x = zeros(device, dtype(device), &[n, i]);
+        let mut d_weight = zeros(device, DType::F32, &[o, i]);
+        let mut d_bias = zeros(device, DType::F32, &[o]);
+        let bias = Some(bias.view());
+        linear::forward(stream, x.view(), weight.view(), bias, Write::Add, out.view_mut()).unwrap();
+        let write = Write::Set;
+        linear::backward_input(stream, d_out.view(), weight.view(), write, d_x.view_mut()).unwrap();
+        for _ in 0..2 {
+            let d_bias = Some(d_bias.view_mut());
+            linear::backward_weight(stream, x.view(), d_out.view(), d_weight.view_mut(), d_bias)
+                .unwrap();
+        }
+        vec![out, d_x, d_weight, d_bias]
+    });
+}
+
+#[test]
+fn layer_norms_use_their_workspaces_as_on_the_host() {
+    let (n, d) = (9, 64);
+    agree(Mode::Fast, |device, stream| {
+        let x = activation(device, &numbers(1, n * d), &[n, d]);
+        let weight = activation(device, &numbers(2, d), &[d]);
+        let bias = activation(device, &numbers(3, d), &[d]);
+        let d_out = activation(device, &numbers(4, n * d), &[n, d]);
+        let [mut out, mut d_x] = [(); 2].map(|()| zeros(device, dtype(device), &[n, d]));
+        let [mut mean, mut rstd] = [(); 2].map(|()| zeros(device, DType::F32, &[n]));
+        let [mut d_weight, mut d_bias] = [(); 2].map(|()| zeros(device, DType::F32, &[d]));
+        let (weight, m, r) = (weight.view(), mean.view_mut(), rstd.view_mut());
+        layer_norm::forward(stream, x.view(), weight, bias.view(), 1e-5, out.view_mut(), m, r)
+            .unwrap();
+        layer_norm::backward(
+            stream,
+            x.view(),
+            weight,
+            mean.view(),
+            rstd.view(),
+            d_out.view(),
+            Write::Set,
+            d_x.view_mut(),
+            d_weight.view_mut(),
+            d_bias.view_mut(),
+        )
+        .unwrap();
+        vec![out, d_x, d_weight, d_bias]
+    });
+}
+
+#[test]
+fn attention_and_pooling_of_packed_sequences_agree_in_both_modes() {
+    let (n, h, g, hd) = (21, 4, 2, 16);
+    for mode in [Mode::Fast, Mode::Deterministic] {
+        agree(mode, |device, stream| {
+            let lengths = Lengths::new(device, vec![0, 1, 18, 21]).unwrap();
+            let of =
+                |seed, heads| activation(device, &numbers(seed, n * heads * hd), &[n, heads, hd]);
+            let (q, k, v, d_out) = (of(1, h), of(2, g), of(3, g), of(4, h));
+            let [mut out, mut d_q] = [(); 2].map(|()| zeros(device, dtype(device), &[n, h, hd]));
+            let [mut d_k, mut d_v] = [(); 2].map(|()| zeros(device, dtype(device), &[n, g, hd]));
+            let mut lse = zeros(device, DType::F32, &[n, h]);
+            let (mask, scale) = (Mask::Window(7), 0.25);
+            let (q, k, v) = (q.view(), k.view(), v.view());
+            let o = out.view_mut();
+            attention::forward(stream, q, k, v, &lengths, mask, scale, o, lse.view_mut()).unwrap();
+            attention::backward(
+                stream,
+                q,
+                k,
+                v,
+                out.view(),
+                lse.view(),
+                d_out.view(),
+                &lengths,
+                mask,
+                scale,
+                d_q.view_mut(),
+                d_k.view_mut(),
+                d_v.view_mut(),
+            )
+            .unwrap();
+            let mut pooled = zeros(device, dtype(device), &[3, h * hd]);
+            let rows = out.view().reshaped(&[n, h * hd]);
+            pooling::forward(stream, rows, &lengths, pooled.view_mut()).unwrap();
+            vec![out, lse, d_q, d_k, d_v, pooled]
+        });
+    }
+}
+
+#[test]
+fn info_nce_agrees_with_temperature_and_equal_targets() {
+    let (b, g, e) = (6, 10, 32);
+    agree(Mode::Fast, |device, stream| {
+        let rows = activation(device, &numbers(1, b * e), &[b, e]);
+        let all = activation(device, &numbers(2, g * e), &[g, e]);
+        let all_lse = Tensor::from_f32(vec![2.0; g], &[g]).on(device).unwrap();
+        let hash = |first: u64, len: usize| (first..).take(len).map(|i| i % 7).collect::<Vec<_>>();
+        let own = Tensor::from_u64(hash(3, b), &[b]).on(device).unwrap();
+        let everyone = Tensor::from_u64(hash(0, g), &[g]).on(device).unwrap();
+        let equal = info_nce::EqualTargets { rows: own.view(), all: everyone.view() };
+        let [mut lse, mut diagonal] = [(); 2].map(|()| zeros(device, DType::F32, &[b]));
+        let mut d_rows = zeros(device, DType::F32, &[b, e]);
+        let (rows, all, alpha) = (rows.view(), all.view(), 0.3);
+        let (l, d) = (lse.view_mut(), diagonal.view_mut());
+        info_nce::statistics(stream, rows, all, alpha, 3, Some(equal), l, d).unwrap();
+        let (own_lse, d) = (lse.view(), d_rows.view_mut());
+        let all_lse = all_lse.view();
+        let d_scale =
+            info_nce::backward(stream, rows, all, own_lse, all_lse, alpha, 3, Some(equal), d)
+                .unwrap();
+        #[expect(clippy::cast_possible_truncation, reason = "compared in f32")]
+        let d_scale = Tensor::from_f32(vec![d_scale as f32], &[1]).on(device).unwrap();
+        vec![lse, diagonal, d_rows, d_scale]
+    });
+}
+
+#[test]
+fn embeddings_gather_rows_and_add_up_gradients_of_repeated_ids() {
+    let (v, d, ids) = (11, 16, vec![3, 0, 3, 10, 3]);
+    agree(Mode::Fast, |device, stream| {
+        let table = activation(device, &numbers(1, v * d), &[v, d]);
+        let n = ids.len();
+        let ids = Tensor::from_i32(ids.clone(), &[n]).on(device).unwrap();
+        let d_out = activation(device, &numbers(2, n * d), &[n, d]);
+        let mut out = zeros(device, dtype(device), &[n, d]);
+        let mut d_table = zeros(device, DType::F32, &[v, d]);
+        embedding::forward(stream, table.view(), ids.view(), 2.0, out.view_mut()).unwrap();
+        embedding::backward(stream, ids.view(), d_out.view(), 2.0, d_table.view_mut()).unwrap();
+        vec![out, d_table]
+    });
+}
