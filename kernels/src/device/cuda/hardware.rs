@@ -154,7 +154,7 @@ impl Hardware {
         if self.bind().is_ok() {
             // SAFETY: the address came from `allocate` and is given back once; cuMemFree waits for what still uses it.
             // An error here is one of an earlier operation, which the next synchronisation reports.
-            let _ = unsafe { cu::free_sync(region.address) };
+            unsafe { cu::free_sync(region.address) }.ok();
         }
     }
 
@@ -455,9 +455,9 @@ impl Drop for Call {
     fn drop(&mut self) {
         // SAFETY: each was created by `new` and is destroyed once. Nothing can be done about an error here.
         unsafe {
-            let _ = lt::destroy_matmul_desc(self.operation);
+            lt::destroy_matmul_desc(self.operation).ok();
             for layout in self.layouts {
-                let _ = lt::destroy_matrix_layout(layout);
+                lt::destroy_matrix_layout(layout).ok();
             }
         }
     }

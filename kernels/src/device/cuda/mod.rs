@@ -58,7 +58,7 @@ pub struct Cuda {
 /// What carries out a device's orders.
 #[derive(Debug)]
 enum Driver {
-    Hardware(Hardware),
+    Hardware(Box<Hardware>),
     #[cfg(test)]
     Emulated(emulated::Emulated),
 }
@@ -81,7 +81,7 @@ impl Cuda {
     /// # Errors
     /// When there is no driver, no cuBLASLt or no such GPU, or the GPU is of another architecture than the compiler's.
     pub fn open(ordinal: usize, compiler: Compiler, attention: Mode) -> Result<&'static Self> {
-        let driver = Driver::Hardware(Hardware::open(ordinal, compiler)?);
+        let driver = Driver::Hardware(Box::new(Hardware::open(ordinal, compiler)?));
         Ok(Box::leak(Box::new(Self { driver, scratch: OnceLock::new(), attention })))
     }
 
