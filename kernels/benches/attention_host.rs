@@ -50,7 +50,8 @@ fn main() {
             *end += len;
             Some(*end)
         });
-        let packed = Lengths::new(Device::Host, std::iter::once(0).chain(ends).collect()).unwrap();
+        let packed = Lengths::new(Device::Host, std::iter::once(0).chain(ends).collect())
+            .expect("the host has memory");
         let n = packed.tokens();
         let (q, k, v) = (normal(1, n * h * hd), normal(2, n * g * hd), normal(3, n * g * hd));
         let d_out = normal(4, n * h * hd);

@@ -478,6 +478,7 @@ impl<'a> ViewMut<'a> {
     /// # Errors
     /// When the elements are on another device than `stream`, or the device fails.
     pub fn fill_zero(self, stream: &Stream) -> Result<()> {
+        #[cfg(feature = "cuda")]
         let wrong = KernelError::Device { operation: "fill_zero", what: "tensor" };
         match (stream, self.storage) {
             (Stream::Host, StorageMut::Host(slice)) => match slice {

@@ -87,7 +87,7 @@ fn frames(images: usize) -> Tensor {
 }
 
 /// Texts of `len` tokens, of another vocabulary each.
-fn text(rows: usize, len: usize) -> Result<Packed, std::num::TryFromIntError> {
+fn text(rows: usize, len: usize) -> Result<Packed, Box<dyn std::error::Error>> {
     let ids = (0..rows * len).map(|i| i32::try_from(1000 + 37 * i)).collect::<Result<_, _>>()?;
     let ends = (0..=rows).map(|row| i32::try_from(row * len)).collect::<Result<_, _>>()?;
     Ok(Packed::new(Device::Host, ids, ends)?)

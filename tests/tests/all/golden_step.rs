@@ -191,7 +191,7 @@ fn a_step_has_the_outputs_loss_and_gradients_of_torch() {
     let mut ids = ids.host_i32("test", "ids").unwrap().to_vec();
     ids.reverse();
     step.query = Packed::new(Device::Host, ids, ends).unwrap();
-    gradients.zero(&Stream::Host).unwrap();
+    gradients.zero(&Device::Host.compute_stream()).unwrap();
     let wrong = step.run(machine.cx(), &mut gradients);
     assert_differs("predicted", &wrong.predicted, step.golden.get("out.pred"), EMBEDDING);
     let by_name = step.by_name(&values(&gradients.flat));
@@ -249,7 +249,7 @@ fn three_steps_of_adamw_are_torch_s() {
     let before = step.by_name(&values(&step.parameters.trainable));
     let control = View::from_f32(&[1.0, 1.0], &[2]);
     for (k, want) in losses.iter().enumerate() {
-        gradients.zero(&Stream::Host).unwrap();
+        gradients.zero(&Device::Host.compute_stream()).unwrap();
         let loss = step.run(cx, &mut gradients).loss;
         // The logits' error, grown by the differences that three noisy updates make.
         assert!((loss - f64::from(*want)).abs() < 3e-4, "loss {k}: {loss}, torch has {want}");
@@ -293,7 +293,7 @@ fn updates_of_another_rate_or_without_decay_differ() {
         let before = values(&step.parameters.trainable);
         let control = View::from_f32(&[1.0, 1.0], &[2]);
         for _ in 0..3 {
-            gradients.zero(&Stream::Host).unwrap();
+            gradients.zero(&Device::Host.compute_stream()).unwrap();
             step.run(machine.cx(), &mut gradients);
             optimizer.step(machine.cx(), &mut step.parameters, &gradients, control, 1e-2).unwrap();
         }
