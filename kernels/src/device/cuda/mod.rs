@@ -1,6 +1,6 @@
 //! One NVIDIA GPU: memory, three streams, kernels loaded once, products by cuBLASLt.
 //!
-//! A [`Cuda`] lives as long as the process: it is opened once and referred to by `&'static`. What it does goes through a [`Driver`]:
+//! A [`Cuda`] lives as long as the process: it is opened once and referred to by `&'static`. What it does goes through a driver:
 //! the hardware's, or in tests one that runs the same launches on the host.
 
 mod blas;
