@@ -8,7 +8,8 @@ use crate::attention::launch::Mode;
 use crate::attention::{self, Mask};
 use crate::testing::{Comparison, normal};
 use crate::{DType, Device, KernelError, Lengths, Stream, Tensor, Write};
-use crate::{copy, embedding, info_nce, layer_norm, linear, pooling};
+use crate::{copy, embedding, gated_mlp, gelu, global_norm, info_nce, layer_norm, linear};
+use crate::{normalize, pooling, rms_norm, rows};
 
 /// One bf16 rounding of inputs and of the result, sums of a few dozen terms: relative to the largest element.
 const TOLERANCE: f32 = 3.0 / 256.0;
@@ -225,5 +226,37 @@ fn embeddings_gather_rows_and_add_up_gradients_of_repeated_ids() {
         embedding::forward(stream, table.view(), ids.view(), 2.0, out.view_mut()).unwrap();
         embedding::backward(stream, ids.view(), d_out.view(), 2.0, d_table.view_mut()).unwrap();
         vec![out, d_table]
+    });
+}
+
+#[test]
+fn activations_rows_and_the_global_norm_agree() {
+    let (n, d) = (6, 32);
+    agree(Mode::Fast, |device, stream| {
+        let x = activation(device, &numbers(1, n * d), &[n, d]);
+        let weight = activation(device, &numbers(2, d), &[d]);
+        let d_out = activation(device, &numbers(3, n * d), &[n, d]);
+        let [mut normed, mut d_x, mut curved, mut placed] =
+            [(); 4].map(|()| zeros(device, dtype(device), &[n, d]));
+        let mut gated = zeros(device, dtype(device), &[n, d / 2]);
+        let mut rstd = zeros(device, DType::F32, &[n]);
+        let mut d_weight = zeros(device, DType::F32, &[d]);
+        let [mut norms, mut sum] = [n, 1].map(|len| zeros(device, DType::F32, &[len]));
+        let mut control = zeros(device, DType::F32, &[2]);
+        let (view, weight, scale) = (x.view(), weight.view(), rms_norm::Scale::OnePlus);
+        let (out, r) = (normed.view_mut(), rstd.view_mut());
+        rms_norm::forward(stream, view, weight, scale, 1e-6, out, r).unwrap();
+        let (r, d, w) = (rstd.view(), d_out.view(), d_weight.view_mut());
+        let write = Write::Set;
+        rms_norm::backward(stream, view, weight, scale, r, d, write, d_x.view_mut(), w).unwrap();
+        gelu::forward(stream, view, gelu::Gelu::Erf, curved.view_mut()).unwrap();
+        gated_mlp::forward(stream, view, gated_mlp::Activation::Silu, gated.view_mut()).unwrap();
+        let index = Tensor::from_i32(vec![5, 3, 0, 1, 2, 4], &[n]).on(device).unwrap();
+        rows::scatter(stream, view, index.view(), placed.view_mut()).unwrap();
+        let mut unit = zeros(device, dtype(device), &[n, 32]);
+        normalize::forward(stream, view, 1e-12, unit.view_mut(), norms.view_mut()).unwrap();
+        global_norm::squared_sum(stream, d_weight.view(), sum.view_mut()).unwrap();
+        global_norm::control(stream, sum.view(), 1.0, control.view_mut()).unwrap();
+        vec![normed, d_x, d_weight, curved, gated, placed, unit, norms, sum, control]
     });
 }
