@@ -119,7 +119,7 @@ fn optimizer(len: usize) -> Result<()> {
     let hyper = Hyper { lr: 1e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, step: 1 };
     report(&format!("adamw_{len}"), 28 * len, || {
         let [w, m, v] = [&mut w, &mut m, &mut v].map(|x| ViewMut::from_f32(x, &[len]));
-        adamw::step(&STREAM, w, m, v, gradient, hyper, View::from_f32(&[1.0, 1.0], &[2]))
+        adamw::step(&STREAM, w, m, v, gradient, hyper, View::from_f32(&[1.0, 1.0], &[2]), None)
     })?;
     let mut sum = [0.0];
     report(&format!("squared_sum_{len}"), 4 * len, || {

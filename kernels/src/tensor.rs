@@ -1,7 +1,10 @@
 //! Tensors: memory on a device with an element type and a shape; and views, which operations take.
 
+use std::borrow::Cow;
 use std::fmt;
 
+#[cfg(feature = "cuda")]
+use crate::device::cuda::{CudaStream, Lane};
 use crate::device::{Arena, Device, HostBuffer, HostSlice, HostSliceMut, Storage, StorageMut};
 use crate::device::{StorageRef, Stream};
 use crate::{KernelError, Result};
@@ -226,7 +229,8 @@ impl Tensor {
         Ok(tensor)
     }
 
-    /// A tensor on `device` with the values of a host tensor, which it is itself where the device is the host.
+    /// A tensor on `device` with the values of a host tensor, which it is itself where the device is the host. On a GPU its memory is
+    /// the compute stream's, for whose operations it is ready.
     ///
     /// # Errors
     /// When the device has no more memory, or fails.
@@ -234,10 +238,11 @@ impl Tensor {
         match device {
             Device::Host => Ok(self),
             #[cfg(feature = "cuda")]
-            Device::Cuda(_) => {
-                let storage = Some(Storage::new(device, self.dtype, self.shape.len())?);
-                let mut there = Self { storage, shape: self.shape, dtype: self.dtype, home: None };
-                crate::copy::copy(&device.compute_stream(), self.view(), there.view_mut())?;
+            Device::Cuda(cuda) => {
+                let stream = CudaStream::new(cuda, Lane::Compute);
+                let mut there = stream.scratch(self.dtype, self.shape.len())?;
+                there.shape = self.shape;
+                crate::copy::copy(&Stream::Cuda(stream), self.view(), there.view_mut())?;
                 Ok(there)
             }
         }
@@ -287,24 +292,12 @@ impl Tensor {
         self
     }
 
-    /// The elements as `f32`, read back from the device after `stream` has computed them.
+    /// As [`View::to_f32`].
     ///
     /// # Errors
-    /// When they are of another type, or the device failed.
-    pub fn to_vec_f32(&self, stream: &Stream) -> Result<Vec<f32>> {
-        let mut values = HostBuffer::zeros(self.dtype, self.shape.len());
-        let there = StorageMut::Host(values.slice_mut(0, self.shape.len()));
-        stream.synchronize()?;
-        crate::copy::copy(stream, self.view(), ViewMut { storage: there, shape: self.shape })?;
-        match values {
-            HostBuffer::F32(values) => Ok(values),
-            HostBuffer::Bf16(values) => Ok(values.into_iter().map(half::bf16::to_f32).collect()),
-            HostBuffer::I32(_) | HostBuffer::U8(_) | HostBuffer::U64(_) => {
-                let (operation, what) = ("to_vec_f32", "tensor");
-                let (found, needed) = (self.dtype.name(), "f32 or bf16");
-                Err(KernelError::DType { operation, what, found, needed })
-            }
-        }
+    /// As [`View::to_f32`].
+    pub fn to_f32(&self) -> Result<Cow<'_, [f32]>> {
+        self.view().to_f32()
     }
 }
 
@@ -323,6 +316,43 @@ impl<'a> From<ViewMut<'a>> for View<'a> {
 }
 
 impl<'a> View<'a> {
+    /// The elements of an f32 or bf16 tensor as `f32`: borrowed where host memory holds them, otherwise read back after everything
+    /// issued to their device's compute stream so far.
+    ///
+    /// # Errors
+    /// When they are of another type, or the device failed.
+    pub fn to_f32(self) -> Result<Cow<'a, [f32]>> {
+        let widened = |values: &[half::bf16]| values.iter().map(|x| x.to_f32()).collect();
+        match self.storage {
+            StorageRef::Host(HostSlice::F32(values)) => Ok(Cow::Borrowed(values)),
+            StorageRef::Host(HostSlice::Bf16(values)) => Ok(Cow::Owned(widened(values))),
+            StorageRef::Host(_) => {
+                let (operation, what) = ("to_f32", "tensor");
+                let (found, needed) = (self.dtype().name(), "f32 or bf16");
+                Err(KernelError::DType { operation, what, found, needed })
+            }
+            #[cfg(feature = "cuda")]
+            StorageRef::Cuda(slice) => {
+                let mut here = HostBuffer::zeros(self.dtype(), self.len());
+                let to = StorageMut::Host(here.slice_mut(0, self.len()));
+                let stream = Device::Cuda(slice.cuda()).compute_stream();
+                crate::copy::copy(&stream, self, ViewMut { storage: to, shape: self.shape })?;
+                let here = View { storage: StorageRef::Host(here.slice(0, self.len())), ..self };
+                Ok(Cow::Owned(here.to_f32()?.into_owned()))
+            }
+        }
+    }
+
+    /// Where the elements are.
+    #[must_use]
+    pub fn device(self) -> Device {
+        match self.storage {
+            StorageRef::Host(_) => Device::Host,
+            #[cfg(feature = "cuda")]
+            StorageRef::Cuda(slice) => Device::Cuda(slice.cuda()),
+        }
+    }
+
     /// The elements, wherever they are.
     pub(crate) fn storage(self) -> StorageRef<'a> {
         self.storage
@@ -387,6 +417,26 @@ impl<'a> View<'a> {
 }
 
 impl<'a> ViewMut<'a> {
+    /// Replaces the elements of an f32 tensor by those that `fill` writes, all of them, into host memory.
+    ///
+    /// # Errors
+    /// Those of `fill`; when the elements are of another type, or the device failed.
+    pub fn write_f32<T, E: From<KernelError>>(
+        self,
+        fill: impl FnOnce(&mut [f32]) -> Result<T, E>,
+    ) -> Result<T, E> {
+        #[cfg(feature = "cuda")]
+        if let StorageMut::Cuda(slice) = &self.storage {
+            let stream = Device::Cuda(slice.as_ref().cuda()).compute_stream();
+            let mut values = vec![0.0; self.len()];
+            let result = fill(&mut values)?;
+            let shape = self.shape;
+            crate::copy::copy(&stream, View::from_f32(&values, shape.dims()), self)?;
+            return Ok(result);
+        }
+        fill(self.host_f32_mut("write_f32", "tensor")?)
+    }
+
     /// The elements, wherever they are, to be written.
     pub(crate) fn storage(self) -> StorageMut<'a> {
         self.storage

@@ -7,7 +7,7 @@ use std::io::Write;
 use std::time::Instant;
 
 use vljepa_kernels::{Arena, Device, Packed, Stream, Tensor, global_norm};
-use vljepa_model::{AdamW, Context, Gathered, Gradients, Objective, Parameters, VlJepa};
+use vljepa_model::{AdamW, Context, Gathered, Gradients, Keep, Objective, Parameters, VlJepa};
 use vljepa_recipes::schema::{Loss, Model, Optimizer};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -31,7 +31,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         optimizer.step(cx, &mut parameters, &gradients, control.view(), 5e-5)?;
         report.line("optimizer")?;
         let (took, held) = (started.elapsed().as_secs_f64(), arena.held_bytes() >> 20);
-        let norm = sum.to_vec_f32(cx.stream)?[0].sqrt();
+        let norm = sum.to_f32()?[0].sqrt();
         let out = &mut std::io::stdout();
         writeln!(out, "step: loss {loss:.4}, gradient norm {norm:.3}, {took:.1} s")?;
         writeln!(out, "arena {held} MiB, peak memory {}", peak_memory())?;
@@ -50,11 +50,11 @@ fn step(
 ) -> Result<f64, Box<dyn std::error::Error>> {
     let frames = frames(images);
     let (query, target) = (text(images, 8)?, text(images, 32)?);
-    let visual = model.x_encoder.forward(cx, parameters, frames.view(), true)?;
+    let visual = model.x_encoder.forward(cx, parameters, frames.view(), Keep::EVERYTHING)?;
     report.line("x_encoder forward")?;
-    let predicted = model.predictor.forward(cx, parameters, &visual, &query, true)?;
+    let predicted = model.predictor.forward(cx, parameters, &visual, &query, Keep::EVERYTHING)?;
     report.line("predictor forward")?;
-    let embedded = model.y_encoder.forward(cx, parameters, &target, true)?;
+    let embedded = model.y_encoder.forward(cx, parameters, &target, Keep::EVERYTHING)?;
     report.line("y_encoder forward")?;
     let Objective::InfoNce(info_nce) = model.objective else {
         return Err("the default loss is InfoNCE".into());
@@ -72,7 +72,7 @@ fn step(
     report.line("y_encoder backward")?;
     model.predictor.backward(cx, parameters, predicted.saved, d.predicted.view(), gradients)?;
     report.line("predictor backward")?;
-    Ok(info_nce.loss(cx, &statistics, images)?)
+    Ok(info_nce.loss(&statistics, images)?)
 }
 
 /// Images that differ: stripes of another width each.

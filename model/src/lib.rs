@@ -33,6 +33,33 @@ pub use x_encoder::{Visual, XEncoder};
 pub use y_encoder::YEncoder;
 
 use vljepa_kernels::{Arena, DType, Result, Stream, Tensor};
+pub use vljepa_recipes::schema::Recompute;
+
+/// What a forward pass keeps for its backward pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// Nothing: there will be none.
+    Nothing,
+    /// What is needed, without what the policy computes again.
+    Needed(Recompute),
+}
+
+impl Keep {
+    /// Everything a backward pass reads.
+    pub const EVERYTHING: Self = Self::Needed(Recompute::None);
+
+    /// Whether a backward pass will follow.
+    #[must_use]
+    pub fn any(self) -> bool {
+        self != Self::Nothing
+    }
+
+    /// The same where `wanted`, otherwise nothing.
+    #[must_use]
+    pub fn only_if(self, wanted: bool) -> Self {
+        if wanted { self } else { Self::Nothing }
+    }
+}
 
 /// What every operation of a step runs on and takes its memory from.
 #[derive(Debug, Clone, Copy)]
@@ -44,11 +71,19 @@ pub struct Context<'a> {
 }
 
 impl Context<'_> {
-    /// An f32 tensor whose elements are undefined.
+    /// A tensor of activations, f32 on the host and bf16 on a GPU, whose elements are undefined.
     ///
     /// # Errors
     /// When the arena's budget is spent.
     pub fn take(&self, shape: &[usize]) -> Result<Tensor> {
+        self.arena.take(self.arena.device().activations(), shape)
+    }
+
+    /// An f32 tensor whose elements are undefined: statistics, and gradients of embeddings.
+    ///
+    /// # Errors
+    /// When the arena's budget is spent.
+    pub fn take_f32(&self, shape: &[usize]) -> Result<Tensor> {
         self.arena.take(DType::F32, shape)
     }
 }

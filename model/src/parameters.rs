@@ -9,7 +9,9 @@ use std::ops::Range;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
-use vljepa_kernels::{DType, Device, Result, Shape, Stream, Tensor, View, ViewMut};
+use vljepa_kernels::{
+    DType, Device, KernelError, Result, Shape, Stream, Tensor, View, ViewMut, copy,
+};
 use vljepa_recipes::schema::Initialisation;
 
 /// Parameters start at multiples of this many elements: 256 bytes of f32, the alignment of vector loads and collectives.
@@ -216,12 +218,25 @@ pub(crate) fn root(n: usize) -> f32 {
 }
 
 /// The weights.
+///
+/// On a GPU layers read bf16 copies. The optimizer writes those of trainable parameters with its update; whoever writes into a buffer
+/// otherwise calls [`Self::refresh`] before the next forward pass.
 #[derive(Debug)]
 pub struct Parameters {
     /// f32 (`trainable_len`).
     pub trainable: Tensor,
-    /// f32 (`frozen_len`).
+    /// f32 (`frozen_len`), in host memory on every device.
     pub frozen: Tensor,
+    copies: Option<Copies>,
+}
+
+/// What layers read on a GPU.
+#[derive(Debug)]
+struct Copies {
+    /// bf16 (`trainable_len`).
+    trainable: Tensor,
+    /// bf16 (`frozen_len`).
+    frozen: Tensor,
 }
 
 impl Parameters {
@@ -230,35 +245,54 @@ impl Parameters {
     /// # Errors
     /// When the device has no more memory.
     pub fn new(layout: &Layout, device: Device) -> Result<Self> {
+        let copy = |len| Tensor::zeros(device, DType::Bf16, &[len]);
+        let copies = match device.activations() {
+            DType::F32 => None,
+            _ => Some(Copies {
+                trainable: copy(layout.trainable_len)?,
+                frozen: copy(layout.frozen_len)?,
+            }),
+        };
         Ok(Self {
             trainable: Tensor::zeros(device, DType::F32, &[layout.trainable_len])?,
-            frozen: Tensor::zeros(device, DType::F32, &[layout.frozen_len])?,
+            frozen: Tensor::zeros(Device::Host, DType::F32, &[layout.frozen_len])?,
+            copies,
         })
+    }
+
+    /// Rounds all parameters into the copies that layers read, where there are any.
+    ///
+    /// # Errors
+    /// When `stream` is of another device, or it fails.
+    pub fn refresh(&mut self, stream: &Stream) -> Result<()> {
+        let Some(copies) = &mut self.copies else { return Ok(()) };
+        copy::cast(stream, self.trainable.view(), copies.trainable.view_mut())?;
+        copy::cast(stream, self.frozen.view(), copies.frozen.view_mut())
+    }
+
+    /// Trainable parameters in a range of their buffer, and their copies: what an optimizer writes.
+    pub(crate) fn update(&mut self, range: &Range<usize>) -> (ViewMut<'_>, Option<ViewMut<'_>>) {
+        let (start, len) = (range.start, [range.len()]);
+        let copies = self.copies.as_mut().map(|c| c.trainable.view_mut().part(start, &len));
+        (self.trainable.view_mut().part(start, &len), copies)
     }
 
     /// Draws every parameter's initial value. Each has a random stream of its own, keyed by `seed` and its name: a model with
     /// another part, or another order of parts, starts with the same numbers in the parts it shares.
     ///
     /// # Errors
-    /// When the buffers are not this layout's.
+    /// When the device fails.
     pub fn initialise(&mut self, layout: &Layout, seed: u64) -> Result<()> {
         for parameter in &layout.parameters {
             let buffer = if parameter.trainable { &mut self.trainable } else { &mut self.frozen };
             let len = parameter.range.len();
             let values = buffer.view_mut().part(parameter.range.start, &[len]);
-            let values = values.host_f32_mut("Parameters::initialise", "weights")?;
-            match parameter.initial {
-                Initial::Constant(value) => values.fill(value),
-                Initial::Normal { std } => {
-                    let mut random = random_stream(seed, &parameter.name);
-                    for value in values {
-                        let standard: f32 = StandardNormal.sample(&mut random);
-                        *value = std * standard;
-                    }
-                }
-            }
+            values.write_f32(|values| {
+                draw(parameter, seed, values);
+                Ok::<(), KernelError>(())
+            })?;
         }
-        Ok(())
+        self.refresh(&self.trainable.view().device().compute_stream())
     }
 
     /// A parameter, to be read.
@@ -277,11 +311,39 @@ impl Parameters {
         buffer.view_mut().part(parameter.range.start, &parameter.shape)
     }
 
-    /// A layer's parameter, to be read.
+    /// A layer's parameter, to compute with: f32 on the host, bf16 on a GPU.
     #[must_use]
     pub fn of(&self, weight: &Weight) -> View<'_> {
-        let buffer = if weight.trainable { &self.trainable } else { &self.frozen };
+        let buffer = match (&self.copies, weight.trainable) {
+            (None, true) => &self.trainable,
+            (None, false) => &self.frozen,
+            (Some(copies), true) => &copies.trainable,
+            (Some(copies), false) => &copies.frozen,
+        };
         buffer.view().part(weight.start, weight.shape())
+    }
+
+    /// A parameter of one element, in f32.
+    ///
+    /// # Errors
+    /// When it cannot be read back from the device.
+    pub fn scalar(&self, weight: &Weight) -> Result<f32> {
+        let buffer = if weight.trainable { &self.trainable } else { &self.frozen };
+        Ok(buffer.view().part(weight.start, &[1]).to_f32()?[0])
+    }
+}
+
+/// A parameter's initial values.
+fn draw(parameter: &Parameter, seed: u64, values: &mut [f32]) {
+    match parameter.initial {
+        Initial::Constant(value) => values.fill(value),
+        Initial::Normal { std } => {
+            let mut random = random_stream(seed, &parameter.name);
+            for value in values {
+                let standard: f32 = StandardNormal.sample(&mut random);
+                *value = std * standard;
+            }
+        }
     }
 }
 

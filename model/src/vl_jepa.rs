@@ -82,8 +82,7 @@ impl VlJepa {
     /// # Errors
     /// When the parameter cannot be read back from the device.
     pub fn scale(&self, parameters: &Parameters) -> Result<f32, ModelError> {
-        let value = parameters.of(&self.logit_scale).host_f32("VlJepa::scale", "logit_scale")?;
-        Ok(value[0].exp().min(self.max_scale))
+        Ok(parameters.scalar(&self.logit_scale)?.exp().min(self.max_scale))
     }
 }
 

@@ -17,7 +17,7 @@ pub use model::{
     XEncoder, YEncoder,
 };
 pub use training::{
-    Checkpoints, LearningRate, Logging, Mixing, NonFinite, Optimizer, Schedule, Stage,
+    Checkpoints, LearningRate, Logging, Mixing, NonFinite, Optimizer, Recompute, Schedule, Stage,
 };
 
 use std::path::PathBuf;
@@ -42,6 +42,10 @@ pub struct Recipe {
     /// Element type of activations and matrix products; sums, statistics, losses and optimizer state are always f32.
     #[serde(default)]
     pub precision: Precision,
+    /// Whether GPUs add up in a fixed order, so that a run repeats bit for bit; attention's backward pass then takes longer. The host
+    /// always does.
+    #[serde(default)]
+    pub deterministic: bool,
     /// The three encoders; the paper's sizes by default.
     #[serde(default)]
     pub model: Model,
@@ -84,6 +88,7 @@ impl Recipe {
         recipe.data.bad_samples = BadSamples::default();
         for stage in &mut recipe.stages {
             stage.micro_batch = None;
+            stage.recompute = Recompute::None;
         }
         recipe
     }

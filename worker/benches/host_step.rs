@@ -13,7 +13,9 @@ use std::time::Instant;
 use clap::Parser;
 use serde_json::json;
 use vljepa_data::batch::{Batch, Ragged};
+use vljepa_kernels::Device;
 use vljepa_kernels::testing::{Random, bytes, indices};
+use vljepa_model::Recompute;
 use vljepa_recipes::Recipe;
 use vljepa_recipes::protocol::Phase;
 use vljepa_worker::collectives::{Collectives, Solo};
@@ -67,7 +69,7 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let recipe = vljepa_recipes::load(&arguments.recipe, &[])?.recipe;
     rayon::ThreadPoolBuilder::new().num_threads(arguments.threads).build_global()?;
-    let (mut engine, mut training) = Engine::for_training(&recipe)?;
+    let (mut engine, mut training) = Engine::for_training(&recipe, Device::Host)?;
     let batch = random_batch(arguments, &recipe)?;
     let learning_rate = recipe.stages.first().map_or(1e-3, |stage| stage.learning_rate.peak);
     for _ in 0..WARM_UP {
@@ -118,7 +120,8 @@ fn one_step(
     batch: Batch,
     learning_rate: f64,
 ) -> anyhow::Result<(StepReport, f64, BTreeMap<&'static str, f64>)> {
-    let input = Input { batch, micro_batch: None, learning_rate, stop: false };
+    let input =
+        Input { batch, micro_batch: None, recompute: Recompute::None, learning_rate, stop: false };
     let mut of_phases = BTreeMap::new();
     let start = Instant::now();
     let mut now = ("before", start);

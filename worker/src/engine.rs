@@ -1,8 +1,10 @@
 //! A model on this rank's device: its parameters, its arena, and (for training) gradients and optimizer state.
 
 use vljepa_kernels::{Arena, Device, Packed, Stream, View};
-use vljepa_model::{AdamW, Context, Gradients, Layout, ModelError, Parameters, VlJepa, weights};
-use vljepa_recipes::{Recipe, schema};
+use vljepa_model::{
+    AdamW, Context, Gradients, Keep, Layout, ModelError, Parameters, VlJepa, weights,
+};
+use vljepa_recipes::Recipe;
 
 use crate::checkpoint::{self, Buffers, Loaded, Place};
 use crate::collectives::Collectives;
@@ -31,19 +33,15 @@ pub struct Training {
 }
 
 impl Engine {
-    /// The recipe's model with freshly drawn weights, to embed with.
+    /// The recipe's model with freshly drawn weights on `device`, to embed with.
     ///
     /// # Errors
-    /// When the recipe's sizes do not make a model, or its device is not in this build.
-    pub fn for_inference(recipe: &Recipe) -> anyhow::Result<Self> {
-        let device = match recipe.device {
-            schema::Device::Host => Device::Host,
-            schema::Device::Cuda => return Err(WorkerError::NoCuda.into()),
-        };
+    /// When the recipe's sizes do not make a model, or the device has too little memory.
+    pub fn for_inference(recipe: &Recipe, device: Device) -> anyhow::Result<Self> {
         let model = VlJepa::new(&recipe.model, &recipe.loss, device)?;
         let mut parameters = Parameters::new(model.layout(), device)?;
         parameters.initialise(model.layout(), recipe.seed)?;
-        // The host's arena grows as it needs: the operating system knows its own memory better than a plan does.
+        // The arena grows in the first step as it needs: the device knows its own memory better than a plan does.
         let arena = Arena::new(device, usize::MAX);
         Ok(Self { model, parameters, stream: device.compute_stream(), arena })
     }
@@ -51,11 +49,10 @@ impl Engine {
     /// The same with gradients and optimizer state.
     ///
     /// # Errors
-    /// When the recipe's sizes do not make a model.
-    pub fn for_training(recipe: &Recipe) -> anyhow::Result<(Self, Training)> {
-        let engine = Self::for_inference(recipe)?;
+    /// As [`Self::for_inference`].
+    pub fn for_training(recipe: &Recipe, device: Device) -> anyhow::Result<(Self, Training)> {
+        let engine = Self::for_inference(recipe, device)?;
         let layout = engine.model.layout();
-        let device = engine.arena.device();
         let training = Training {
             gradients: Gradients::new(layout, device)?,
             optimizer: AdamW::new(layout, device, &recipe.optimizer)?,
@@ -97,9 +94,10 @@ impl Engine {
     /// When the model refuses the shapes.
     pub fn predict(&self, frames: View<'_>, queries: &Packed) -> Result<Vec<Vec<f32>>, ModelError> {
         let (cx, parameters) = (self.context(), &self.parameters);
-        let visual = self.model.x_encoder.forward(cx, parameters, frames, false)?;
-        let predicted = self.model.predictor.forward(cx, parameters, &visual, queries, false)?;
-        Ok(self.rows_of(&predicted.embedding.to_vec_f32(&self.stream)?, queries.lengths.rows()))
+        let visual = self.model.x_encoder.forward(cx, parameters, frames, Keep::Nothing)?;
+        let predicted =
+            self.model.predictor.forward(cx, parameters, &visual, queries, Keep::Nothing)?;
+        Ok(self.rows_of(&predicted.embedding.to_f32()?, queries.lengths.rows()))
     }
 
     /// Embeddings of target texts.
@@ -108,8 +106,8 @@ impl Engine {
     /// When the model refuses the shapes.
     pub fn target(&self, texts: &Packed) -> Result<Vec<Vec<f32>>, ModelError> {
         let target =
-            self.model.y_encoder.forward(self.context(), &self.parameters, texts, false)?;
-        Ok(self.rows_of(&target.embedding.to_vec_f32(&self.stream)?, texts.lengths.rows()))
+            self.model.y_encoder.forward(self.context(), &self.parameters, texts, Keep::Nothing)?;
+        Ok(self.rows_of(&target.embedding.to_f32()?, texts.lengths.rows()))
     }
 
     fn rows_of(&self, flat: &[f32], rows: usize) -> Vec<Vec<f32>> {
@@ -138,12 +136,15 @@ impl Engine {
         collectives: &Collectives,
     ) -> anyhow::Result<Loaded> {
         let mut loaded = self.load_trained(training, place, collectives)?;
+        self.parameters.refresh(&self.stream)?;
         let Some(hash) = loaded.frozen.clone() else { return Ok(loaded) };
         if checkpoint::load_frozen(place, collectives, &hash, &mut self.parameters.frozen)? {
+            self.parameters.refresh(&self.stream)?;
             return Ok(loaded);
         }
         self.load_published_weights()?;
         loaded = self.load_trained(training, place, collectives)?;
+        self.parameters.refresh(&self.stream)?;
         if collectives.rank() == 0 {
             let made = checkpoint::save_frozen(&place.folder, &self.parameters.frozen)?;
             anyhow::ensure!(
@@ -177,7 +178,7 @@ impl Engine {
         if collectives.world_size() == 1 {
             return Ok(());
         }
-        let values = self.parameters.trainable.view().host_f32("check_agreement", "weights")?;
+        let values = self.parameters.trainable.to_f32()?;
         let sum = values.iter().zip(1u64..).fold(0u64, |sum, (value, place)| {
             sum.wrapping_add(u64::from(value.to_bits()).wrapping_mul(place | 1))
         });

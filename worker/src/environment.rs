@@ -15,6 +15,8 @@ pub struct Environment {
     pub host: String,
     /// Version and hash of this program's binary.
     pub build: String,
+    /// This process's number among those of this run on this machine, as far as the starter says.
+    pub local_rank: usize,
     /// Processes of this run on this machine, as far as the starter says.
     pub local_world_size: usize,
 }
@@ -25,6 +27,7 @@ impl Environment {
     #[expect(clippy::disallowed_methods, reason = "this is the one place")]
     pub fn read() -> Self {
         let variable = |name: &str| std::env::var(name).ok();
+        let local_rank = ["OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"];
         let local = ["OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_NTASKS_PER_NODE"];
         Self {
             started_by_mpi: ["OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK"]
@@ -34,6 +37,10 @@ impl Environment {
             host: nix::unistd::gethostname()
                 .map_or_else(|_| "unknown".to_owned(), |name| name.to_string_lossy().into_owned()),
             build: build(),
+            local_rank: local_rank
+                .into_iter()
+                .find_map(|name| variable(name)?.parse().ok())
+                .unwrap_or(0),
             local_world_size: local
                 .into_iter()
                 .find_map(|name| variable(name)?.parse().ok())

@@ -19,6 +19,18 @@ pub enum WorkerError {
     /// The recipe wants a device that this build does not compute on.
     #[error("device is cuda, but this build computes on the host only; write `device: host`")]
     NoCuda,
+    /// Two ranks opened one GPU.
+    #[error(
+        "ranks {first} and {second} share GPU {gpu}; give each its own: start one task per GPU, or lower `cluster.ranks_per_node`"
+    )]
+    SharedGpu {
+        /// The one rank.
+        first: usize,
+        /// The other.
+        second: usize,
+        /// Its address on the bus and its machine.
+        gpu: String,
+    },
     /// MPI was initialised before.
     #[error("MPI was already initialised in this process")]
     MpiTwice,

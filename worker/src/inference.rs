@@ -117,7 +117,7 @@ pub fn export(session: &Session, folder: &Path) -> anyhow::Result<String> {
 /// When the run already has checkpoints, or a tensor is missing or of another shape.
 pub fn import(session: &Session, folder: &Path) -> anyhow::Result<String> {
     let place = place(session);
-    let (mut engine, mut training) = Engine::for_training(&session.recipe)?;
+    let (mut engine, mut training) = Engine::for_training(&session.recipe, session.device)?;
     let existing = engine.restore(&mut training, &place, &session.collectives)?;
     anyhow::ensure!(
         existing.name.is_none(),
@@ -156,7 +156,7 @@ fn place(session: &Session) -> Place {
 
 /// The newest checkpoint's model.
 fn trained(session: &Session) -> anyhow::Result<(Engine, State)> {
-    let (mut engine, mut training) = Engine::for_training(&session.recipe)?;
+    let (mut engine, mut training) = Engine::for_training(&session.recipe, session.device)?;
     let loaded = engine
         .restore(&mut training, &place(session), &session.collectives)
         .context("no checkpoint could be loaded")?;

@@ -7,6 +7,7 @@ pub mod collectives;
 #[cfg(feature = "cuda")]
 pub mod compile;
 pub mod control;
+pub mod device;
 pub mod embed;
 pub mod engine;
 pub mod environment;

@@ -7,6 +7,7 @@ use std::sync::Mutex;
 
 use anyhow::Context;
 use tracing_subscriber::EnvFilter;
+use vljepa_kernels::Device;
 use vljepa_recipes::Recipe;
 use vljepa_recipes::RunDirectory;
 use vljepa_recipes::protocol::{FromWorker, Hello, Job};
@@ -15,7 +16,7 @@ use crate::collectives::Collectives;
 use crate::control::Control;
 use crate::environment::{Environment, compute_threads};
 use crate::error::WorkerError;
-use crate::{inference, train};
+use crate::{device, inference, train};
 
 /// What every part of a job needs to know.
 #[derive(Debug)]
@@ -30,6 +31,8 @@ pub struct Session {
     pub collectives: Collectives,
     /// Control plane.
     pub control: Control,
+    /// What this rank computes on.
+    pub device: Device,
 }
 
 /// The cargo features of this build, as JSON.
@@ -86,6 +89,8 @@ fn start(
         let threads = if matches!(job, Job::Train { .. }) { cluster.threads_per_rank } else { 0 };
         let threads = compute_threads(threads, environment.local_world_size);
         rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
+        let (device, device_name) = device::open(&loaded.recipe, environment, threads)?;
+        device::check_distinct(&collectives, environment, device)?;
         let control = match control {
             None => Control::alone(),
             Some(address) => {
@@ -95,7 +100,7 @@ fn start(
                     world_size: started,
                     host: environment.host.clone(),
                     pid: std::process::id(),
-                    device: format!("host, {threads} threads"),
+                    device: device_name.clone(),
                     build: environment.build.clone(),
                     recipe_hash: loaded.hash.clone(),
                 };
@@ -103,17 +108,22 @@ fn start(
             }
         };
         end_on_panic(&control);
-        tracing::info!(rank = collectives.rank(), world_size = started, threads, "started");
+        tracing::info!(
+            rank = collectives.rank(),
+            world_size = started,
+            device = device_name,
+            "started"
+        );
         let mut loaded = loaded;
         // The schema's 0: this rank's share of its machine's cores, not of the whole run's.
         let data_threads = &mut loaded.recipe.data.threads;
         *data_threads = compute_threads(*data_threads, environment.local_world_size);
-        Ok((run, loaded, control, job))
+        Ok((run, loaded, control, device, job))
     };
     match prepared() {
-        Ok((run, loaded, control, job)) => {
+        Ok((run, loaded, control, device, job)) => {
             let (recipe, recipe_hash) = (loaded.recipe, loaded.hash);
-            Ok((Session { run, recipe, recipe_hash, collectives, control }, job))
+            Ok((Session { run, recipe, recipe_hash, collectives, control, device }, job))
         }
         Err(error) => Err((error, collectives)),
     }

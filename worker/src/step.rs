@@ -6,12 +6,14 @@
 use std::ops::Range;
 
 use vljepa_data::batch::{Batch, Ragged};
-use vljepa_kernels::{DType, Packed, Tensor, View, copy, global_norm};
+use vljepa_kernels::{DType, Packed, Tensor, copy, global_norm};
 use vljepa_model::loss::EmbeddingGradients;
 use vljepa_model::predictor::PredictorSaved;
-use vljepa_model::x_encoder::XEncoderSaved;
 use vljepa_model::y_encoder::YEncoderSaved;
-use vljepa_model::{Context, Embedded, Gathered, InfoNce, Objective};
+use vljepa_model::{
+    Context, Embedded, Gathered, InfoNce, Keep, ModelError, Objective, Recompute, Statistics,
+    Visual,
+};
 use vljepa_recipes::protocol::Phase;
 
 use crate::collectives::{Collectives, Shares};
@@ -24,6 +26,8 @@ pub struct Input {
     pub batch: Batch,
     /// Rows embedded at once; none for all of them.
     pub micro_batch: Option<usize>,
+    /// What the backward pass computes again.
+    pub recompute: Recompute,
     /// Of parameter groups with multiplier 1.
     pub learning_rate: f64,
     /// Whether this rank was asked to stop.
@@ -58,7 +62,7 @@ pub fn step(
     input: Input,
     enter: &mut dyn FnMut(Phase),
 ) -> anyhow::Result<StepReport> {
-    let Input { batch, micro_batch, learning_rate, stop } = input;
+    let Input { batch, micro_batch, recompute, learning_rate, stop } = input;
     let shares = Shares { global: batch.global_batch, world_size: collectives.world_size() };
     let rows = shares.rows(collectives.rank());
     let bad_samples = batch.skipped.len();
@@ -67,23 +71,29 @@ pub fn step(
     training.gradients.zero(&engine.device().compute_stream())?;
 
     enter(Phase::Forward);
-    // One micro-batch keeps its activations; several are embedded twice, and their negatives are still the whole batch.
-    let keep = micros.len() == 1;
+    // One micro-batch keeps its activations; several are embedded twice, and their negatives are still the whole batch. What a
+    // frozen X-encoder saw is kept in either case.
+    let alone = micros.len() == 1;
+    let needed = Keep::Needed(recompute);
     let e = engine.model.recipe().embed_dim;
     let cx = engine.context();
     let mut predicted_be = cx.take(&[rows.len(), e])?;
     let mut target_be = cx.take(&[rows.len(), e])?;
     let mut kept = None;
+    let mut visuals = Vec::new();
     for micro in &micros {
-        let embedded = embed(engine, micro, keep)?;
+        let keep = needed.only_if(alone);
+        let visual = see(engine, micro, keep)?;
+        let embedded = embed(engine, micro, &visual, keep)?;
         let Range { start, end } = micro.rows;
         let (p, t) = (&embedded.predicted.embedding, &embedded.target.embedding);
         copy::copy(cx.stream, p.view(), predicted_be.view_mut().rows(start, end))?;
         copy::copy(cx.stream, t.view(), target_be.view_mut().rows(start, end))?;
-        kept = keep.then_some(embedded);
+        kept = alone.then_some(embedded);
+        visuals.push((alone || !engine.model.x_encoder.trainable).then_some(visual));
     }
 
-    let (loss, d) = match engine.model.objective {
+    let (share, d) = match engine.model.objective {
         Objective::InfoNce(loss) => {
             let own =
                 OwnRows { predicted: &predicted_be, target: &target_be, hashes: &hashes, rows };
@@ -91,28 +101,32 @@ pub fn step(
         }
         Objective::Distance(distance) => {
             let (p, t, g) = (predicted_be.view(), target_be.view(), shares.global);
-            (distance.loss(cx, p, t, g)?, distance.backward(cx, p, t, g)?)
+            (LossShare::Known(distance.loss(cx, p, t, g)?), distance.backward(cx, p, t, g)?)
         }
     };
 
-    for micro in &micros {
+    for (micro, visual) in micros.iter().zip(visuals) {
+        enter(if alone { Phase::Backward } else { Phase::Forward });
+        let visual = match visual {
+            Some(visual) => visual,
+            None => see(engine, micro, needed)?,
+        };
         let embedded = match kept.take() {
             Some(embedded) => embedded,
-            None => {
-                enter(Phase::Forward);
-                embed(engine, micro, true)?
-            }
+            None => embed(engine, micro, &visual, needed)?,
         };
         enter(Phase::Backward);
-        backward(engine, training, embedded, &d, micro.rows.clone())?;
+        backward(engine, training, visual, embedded, &d, micro.rows.clone())?;
     }
 
     enter(Phase::Collective);
     // Sum, not mean: the loss is already divided by g.
     collectives.all_reduce_sum(cx.stream, training.gradients.flat.view_mut())?;
     if let Objective::InfoNce(loss) = engine.model.objective {
-        loss.hold_at_clamp(&engine.parameters, &mut training.gradients)?;
+        loss.hold_at_clamp(cx, &engine.parameters, &mut training.gradients)?;
     }
+    // Read only now: the device has had the whole step to compute by then.
+    let loss = share.read(shares.global)?;
     #[expect(clippy::cast_precision_loss, reason = "a batch holds far fewer than 2^52 samples")]
     let own = [loss, bad_samples as f64, f64::from(u8::from(stop))];
     let [loss, bad_samples, stops] = collectives.sum(own);
@@ -134,7 +148,6 @@ struct Micro {
 }
 
 struct EmbeddedMicro {
-    visual: Option<XEncoderSaved>,
     predicted: Embedded<PredictorSaved>,
     target: Embedded<YEncoderSaved>,
 }
@@ -173,13 +186,35 @@ fn index(position: i32) -> usize {
     usize::try_from(position).expect("cumulative lengths are not negative")
 }
 
-fn embed(engine: &Engine, micro: &Micro, keep: bool) -> anyhow::Result<EmbeddedMicro> {
+fn see(engine: &Engine, micro: &Micro, keep: Keep) -> Result<Visual, ModelError> {
+    engine.model.x_encoder.forward(engine.context(), &engine.parameters, micro.frames.view(), keep)
+}
+
+fn embed(
+    engine: &Engine,
+    micro: &Micro,
+    visual: &Visual,
+    keep: Keep,
+) -> Result<EmbeddedMicro, ModelError> {
     let (cx, model, parameters) = (engine.context(), &engine.model, &engine.parameters);
-    let frames = micro.frames.view();
-    let mut visual = model.x_encoder.forward(cx, parameters, frames, keep)?;
-    let predicted = model.predictor.forward(cx, parameters, &visual, &micro.query, keep)?;
+    let predicted = model.predictor.forward(cx, parameters, visual, &micro.query, keep)?;
     let target = model.y_encoder.forward(cx, parameters, &micro.target, keep)?;
-    Ok(EmbeddedMicro { visual: visual.saved.take(), predicted, target })
+    Ok(EmbeddedMicro { predicted, target })
+}
+
+/// This rank's share of the loss.
+enum LossShare {
+    Known(f64),
+    InfoNce(InfoNce, Statistics),
+}
+
+impl LossShare {
+    fn read(&self, global: usize) -> vljepa_kernels::Result<f64> {
+        match self {
+            Self::Known(loss) => Ok(*loss),
+            Self::InfoNce(loss, statistics) => loss.loss(statistics, global),
+        }
+    }
 }
 
 /// This rank's embeddings and what identifies its targets.
@@ -199,22 +234,24 @@ fn info_nce(
     shares: Shares,
     own: &OwnRows<'_>,
     enter: &mut dyn FnMut(Phase),
-) -> anyhow::Result<(f64, EmbeddingGradients)> {
+) -> anyhow::Result<(LossShare, EmbeddingGradients)> {
     let (cx, parameters) = (engine.context(), &engine.parameters);
     let all_rows = |own: &Tensor| -> anyhow::Result<Tensor> {
         let mut shape = own.shape().to_vec();
         shape[0] = shares.global;
-        let mut all = cx.take(&shape)?;
+        let mut all = cx.arena.take(own.dtype(), &shape)?;
         collectives.all_gather_rows(cx.stream, own.view(), shares, all.view_mut())?;
         Ok(all)
     };
     enter(Phase::Collective);
     let (predicted_ge, target_ge) = (all_rows(own.predicted)?, all_rows(own.target)?);
+    let on_device = |hashes| Tensor::from_u64(hashes, &[shares.global]).on(engine.device());
     let hashes = loss.mask_equal_targets.then(|| collectives.all_gather_hashes(own.hashes, shares));
+    let hashes = hashes.map(on_device).transpose()?;
     let gathered = Gathered {
         predicted: predicted_ge.view(),
         target: target_ge.view(),
-        hashes: hashes.as_deref().map(|hashes| View::from_u64(hashes, &[shares.global])),
+        hashes: hashes.as_ref().map(Tensor::view),
         rows: own.rows.clone(),
     };
     enter(Phase::Forward);
@@ -224,20 +261,21 @@ fn info_nce(
     enter(Phase::Backward);
     let gradients = &mut training.gradients;
     let d = loss.backward(cx, parameters, &gathered, r.view(), c.view(), gradients)?;
-    Ok((loss.loss(cx, &statistics, shares.global)?, d))
+    Ok((LossShare::InfoNce(loss, statistics), d))
 }
 
 /// Y-encoder first: its gradients can travel while the predictor works.
 fn backward(
     engine: &Engine,
     training: &mut Training,
+    visual: Visual,
     embedded: EmbeddedMicro,
     d: &EmbeddingGradients,
     Range { start, end }: Range<usize>,
 ) -> anyhow::Result<()> {
     let (cx, model, parameters) = (engine.context(), &engine.model, &engine.parameters);
     let gradients = &mut training.gradients;
-    let EmbeddedMicro { visual, predicted, target } = embedded;
+    let EmbeddedMicro { predicted, target } = embedded;
     let d_target = d.target.view().rows(start, end);
     model.y_encoder.backward(cx, parameters, target.saved, d_target, gradients)?;
     let d_predicted = d.predicted.view().rows(start, end);
@@ -245,7 +283,7 @@ fn backward(
     if let Some(d_visual) =
         model.predictor.backward(cx, parameters, saved, d_predicted, gradients)?
     {
-        model.x_encoder.backward(cx, parameters, visual, d_visual.view(), gradients)?;
+        model.x_encoder.backward(cx, parameters, visual.saved, d_visual.view(), gradients)?;
     }
     Ok(())
 }
@@ -264,8 +302,8 @@ fn update(
     global_norm::squared_sum(&stream, gradients.flat.view(), squared.view_mut())?;
     let max_norm = if *clip_norm > 0.0 { *clip_norm } else { f32::INFINITY };
     global_norm::control(&stream, squared.view(), max_norm, control.view_mut())?;
-    let finite = control.to_vec_f32(&stream)?[1] > 0.0;
     let parameters = &mut engine.parameters;
     optimizer.step(cx, parameters, gradients, control.view(), learning_rate)?;
-    Ok((f64::from(squared.to_vec_f32(&stream)?[0]).sqrt(), finite))
+    let finite = control.to_f32()?[1] > 0.0;
+    Ok((f64::from(squared.to_f32()?[0]).sqrt(), finite))
 }

@@ -61,7 +61,7 @@ impl<'a> Trainer<'a> {
     fn start(session: &'a Session) -> anyhow::Result<Self> {
         session.control.at(0, Phase::Start);
         let recipe = &session.recipe;
-        let (mut engine, mut training) = Engine::for_training(recipe)?;
+        let (mut engine, mut training) = Engine::for_training(recipe, session.device)?;
         let place = Place {
             folder: session.run.checkpoints(),
             recipe_hash: session.recipe_hash.clone(),
@@ -162,6 +162,7 @@ impl<'a> Trainer<'a> {
         let input = step::Input {
             batch,
             micro_batch: stage.micro_batch,
+            recompute: stage.recompute,
             learning_rate,
             stop: self.session.control.stop_requested(),
         };

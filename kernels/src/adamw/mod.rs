@@ -13,6 +13,8 @@ mod tests;
 #[cfg(feature = "cuda")]
 mod tests_cube;
 
+#[cfg(feature = "cuda")]
+use crate::DType;
 use crate::{Result, Stream, View, ViewMut, check};
 
 /// The numbers of one update. In f64, because 1 − β and β^step would lose digits in f32.
@@ -66,6 +68,7 @@ impl Hyper {
 ///     View::from_f32(&[-3.0], &[1]),
 ///     hyper,
 ///     View::from_f32(&[1.0, 1.0], &[2]),
+///     None,
 /// )?;
 /// assert!((weights[0] - 1.1).abs() < 1e-6); // the first step is the learning rate, whatever the gradient
 /// # Ok::<(), vljepa_kernels::KernelError>(())
@@ -78,12 +81,16 @@ pub fn step(
     gradient: View<'_>,
     hyper: Hyper,
     control: View<'_>,
+    copy: Option<ViewMut<'_>>,
 ) -> Result<()> {
     const NAME: &str = "adamw::step";
     check::shape(NAME, "m", m.shape(), weights.shape())?;
     check::shape(NAME, "v", v.shape(), weights.shape())?;
     check::shape(NAME, "gradient", gradient.shape(), weights.shape())?;
     check::shape(NAME, "control", control.shape(), &[2])?;
+    if let Some(copy) = &copy {
+        check::shape(NAME, "copy", copy.shape(), weights.shape())?;
+    }
     if hyper.step == 0 {
         return Err(check::value(NAME, "step", "0", "updates are counted from 1"));
     }
@@ -94,6 +101,9 @@ pub fn step(
                 m: m.host_f32_mut(NAME, "m")?,
                 v: v.host_f32_mut(NAME, "v")?,
             };
+            if copy.is_some() {
+                return Err(check::value(NAME, "copy", "one", "the host computes in f32 alone"));
+            }
             let control = control.host_f32(NAME, "control")?;
             let gradient = gradient.host_f32(NAME, "gradient")?;
             if control[1] > 0.0 {
@@ -109,7 +119,7 @@ pub fn step(
                 v: call.f32(v, "v")?,
                 gradient: call.f32(gradient, "gradient")?,
                 control: call.f32(control, "control")?,
-                copy: None,
+                copy: copy.map(|copy| call.at(copy, "copy", DType::Bf16)).transpose()?,
             };
             call.run(launch::step(buffers, weights.len(), hyper))?;
         }

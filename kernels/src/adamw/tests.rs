@@ -13,7 +13,7 @@ fn run([w, m, v]: &mut Arrays, gradient: &[f32], hyper: Hyper, control: [f32; 2]
     let shape = [gradient.len()];
     let [w, m, v] = [w, m, v].map(|x| ViewMut::from_f32(x, &shape));
     let gradient = View::from_f32(gradient, &shape);
-    step(&Stream::Host, w, m, v, gradient, hyper, View::from_f32(&control, &[2]))
+    step(&Stream::Host, w, m, v, gradient, hyper, View::from_f32(&control, &[2]), None)
 }
 
 #[test]

@@ -14,6 +14,7 @@ use std::process::Command;
 use half::bf16;
 
 use super::{Element, Launch, Source, pack};
+#[cfg(test)]
 use crate::testing::normal;
 
 /// A buffer of an [`Emulator`].
@@ -47,12 +48,9 @@ const INSTRUCTIONS: [(&str, &str); 11] = [
     ("red.global.add.v2.f32 [%0], {%1, %2};", "emu::red_add_v2"),
 ];
 
+/// What tests put in.
+#[cfg(test)]
 impl Emulator {
-    pub(crate) fn bytes(&mut self, bytes: Vec<u8>) -> Buffer {
-        self.buffers.push(bytes);
-        Buffer(self.buffers.len() - 1)
-    }
-
     pub(crate) fn f32(&mut self, values: &[f32]) -> Buffer {
         self.bytes(values.iter().flat_map(|x| x.to_le_bytes()).collect())
     }
@@ -80,21 +78,6 @@ impl Emulator {
         self.bytes(vec![0xFF; 2 * len])
     }
 
-    /// A buffer's bytes.
-    pub(crate) fn raw(&self, buffer: Buffer) -> &[u8] {
-        &self.buffers[buffer.0]
-    }
-
-    pub(crate) fn read_f32(&self, buffer: Buffer) -> Vec<f32> {
-        let words = self.buffers[buffer.0].chunks_exact(4);
-        words.map(|w| f32::from_le_bytes(w.try_into().unwrap())).collect()
-    }
-
-    pub(crate) fn read_bf16(&self, buffer: Buffer) -> Vec<f32> {
-        let halves = self.buffers[buffer.0].chunks_exact(2);
-        halves.map(|h| bf16::from_le_bytes(h.try_into().unwrap()).to_f32()).collect()
-    }
-
     /// Values of an element type; those of bf16 are rounded.
     pub(crate) fn upload(&mut self, element: Element, values: &[f32]) -> Buffer {
         match element {
@@ -109,6 +92,28 @@ impl Emulator {
             Element::F32 => self.poison_f32(len),
             Element::Bf16 => self.poison_bf16(len),
         }
+    }
+}
+
+impl Emulator {
+    pub(crate) fn bytes(&mut self, bytes: Vec<u8>) -> Buffer {
+        self.buffers.push(bytes);
+        Buffer(self.buffers.len() - 1)
+    }
+
+    /// A buffer's bytes.
+    pub(crate) fn raw(&self, buffer: Buffer) -> &[u8] {
+        &self.buffers[buffer.0]
+    }
+
+    pub(crate) fn read_f32(&self, buffer: Buffer) -> Vec<f32> {
+        let words = self.buffers[buffer.0].chunks_exact(4);
+        words.map(|w| f32::from_le_bytes(w.try_into().unwrap())).collect()
+    }
+
+    pub(crate) fn read_bf16(&self, buffer: Buffer) -> Vec<f32> {
+        let halves = self.buffers[buffer.0].chunks_exact(2);
+        halves.map(|h| bf16::from_le_bytes(h.try_into().unwrap()).to_f32()).collect()
     }
 
     pub(crate) fn read(&self, element: Element, buffer: Buffer) -> Vec<f32> {
@@ -175,6 +180,7 @@ impl Emulator {
     }
 }
 
+#[cfg(test)]
 /// `len` normal numbers that an element type holds exactly.
 pub(crate) fn inputs(seed: u64, element: Element, len: usize) -> Vec<f32> {
     let mut values = normal(seed, len);
@@ -184,6 +190,7 @@ pub(crate) fn inputs(seed: u64, element: Element, len: usize) -> Vec<f32> {
     values
 }
 
+#[cfg(test)]
 /// What rounding a result to an element type adds to an error of `tolerance` in f32: half a unit in bf16's last of 8 bits.
 pub(crate) fn rounding(element: Element, tolerance: f32) -> f32 {
     match element {

@@ -11,7 +11,7 @@
 mod cache;
 mod cubin;
 mod emit;
-#[cfg(test)]
+#[cfg(any(test, feature = "emulator"))]
 pub(crate) mod emulator;
 mod error;
 mod launch;

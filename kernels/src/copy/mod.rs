@@ -1,10 +1,14 @@
-//! Copies of tensors, also between host and GPU, and sums onto them: what the residual stream needs where no product can write it.
+//! Copies of tensors, also between host and GPU or into another precision, and sums onto them: what the residual stream needs where
+//! no product can write it.
 
 #[cfg(test)]
 mod tests;
 
+#[cfg(feature = "cuda")]
+use crate::DType;
 use crate::device::{StorageMut, StorageRef};
 use crate::{KernelError, Result, Stream, View, ViewMut, check, parallel};
+use half::slice::HalfFloatSliceExt;
 
 /// to = from, for any element type; the shapes must have as many elements. With a GPU's stream either may be in host memory: the call
 /// returns when host memory has been read or written.
@@ -41,7 +45,33 @@ pub fn copy(stream: &Stream, from: View<'_>, to: ViewMut<'_>) -> Result<()> {
     Ok(())
 }
 
-/// to += from, both f32; the shapes must have as many elements.
+/// to = from, rounded to the nearest even where f32 becomes bf16; the shapes must have as many elements. As in [`copy`], either may be
+/// in host memory.
+///
+/// # Errors
+/// When lengths disagree, `from` is not f32 or `to` neither f32 nor bf16, or the device fails.
+pub fn cast(stream: &Stream, from: View<'_>, to: ViewMut<'_>) -> Result<()> {
+    const NAME: &str = "copy::cast";
+    check::shape(NAME, "to", &[to.len()], &[from.len()])?;
+    if from.dtype() == to.dtype() {
+        return copy(stream, from, to);
+    }
+    #[cfg(feature = "cuda")]
+    if let (Stream::Cuda(stream), StorageRef::Cuda(_)) = (stream, from.storage()) {
+        let call = stream.call(NAME);
+        let count = to.len();
+        let (from, to) = (call.f32(from, "from")?, call.at(to, "to", DType::Bf16)?);
+        return call.run(crate::rows::launch::cast(from, to, count)?);
+    }
+    let (from, shape) = (from.host_f32(NAME, "from")?, [to.len()]);
+    let mut rounded = vec![half::bf16::ZERO; from.len()];
+    parallel::blocks(from.len(), (&mut rounded[..], parallel::BLOCK), |i, rounded| {
+        rounded.convert_from_f32_slice(&from[i * parallel::BLOCK..][..rounded.len()]);
+    });
+    copy(stream, View::from_bf16(&rounded, &shape), to)
+}
+
+/// to += from, both f32 or both bf16 on a GPU; the shapes must have as many elements.
 ///
 /// # Errors
 /// When lengths or element types disagree.

@@ -51,6 +51,16 @@ impl Device {
         }
     }
 
+    /// The element type of activations, and of the weights that products read: f32 on the host, bf16 on a GPU.
+    #[must_use]
+    pub fn activations(self) -> DType {
+        match self {
+            Self::Host => DType::F32,
+            #[cfg(feature = "cuda")]
+            Self::Cuda(_) => DType::Bf16,
+        }
+    }
+
     /// The stream that a step computes on.
     #[must_use]
     pub fn compute_stream(self) -> Stream {

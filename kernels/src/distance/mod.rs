@@ -65,7 +65,7 @@ pub fn forward(stream: &Stream, pred: View<'_>, target: View<'_>, kind: Distance
                 (call.workspace(DType::F32, rows)?, call.workspace(DType::F32, 1)?);
             let at = |tensor: &Tensor| call.f32(tensor.view(), "workspace");
             call.run(launch::forward(inputs, kind, at(&distances)?, at(&sum)?)?)?;
-            Ok(f64::from(sum.to_vec_f32(&Stream::Cuda(*stream))?[0]))
+            Ok(f64::from(sum.to_f32()?[0]))
         }
     }
 }

@@ -35,7 +35,7 @@ mod tests;
 mod tests_cube;
 
 #[cfg(feature = "cuda")]
-use crate::{DType, Tensor, device::HostSlice, device::cuda::Call, device::cuda::Region};
+use crate::{DType, Tensor, copy, device::HostSlice, device::cuda::Call, device::cuda::Region};
 use crate::{Result, Stream, View, ViewMut, check};
 
 /// Hashes of the target texts, to leave equal targets out of the negatives.
@@ -96,8 +96,8 @@ pub fn statistics(
 
 /// The gradient of the loss with respect to these rows: `d_rows`_i = α Σ_j dS_ij all_j.
 ///
-/// Returns Σ dS ∘ S over these rows in f64. Added over the rows of P of all ranks that is the gradient of `logit_scale`; over the
-/// rows of T it is the same number once more, which the caller leaves out.
+/// Adds Σ dS ∘ S over these rows to `d_logit_scale` f32 (1), if there. Over the rows of P of all ranks that is the gradient of
+/// `logit_scale`; over the rows of T it is the same number once more, which the caller leaves out.
 ///
 /// # Shapes
 /// `rows` (b, e), `all` (g, e), `rows_lse` (b) of these rows, `all_lse` (g) of the rows of `all`; writes `d_rows` (b, e). For
@@ -116,19 +116,28 @@ pub fn backward(
     first_row: usize,
     equal: Option<EqualTargets<'_>>,
     d_rows: ViewMut<'_>,
-) -> Result<f64> {
+    d_logit_scale: Option<ViewMut<'_>>,
+) -> Result<()> {
     const NAME: &str = "info_nce::backward";
     let b = check_inputs(NAME, rows, all, first_row, equal)?;
     check::shape(NAME, "rows_lse", rows_lse.shape(), &[b])?;
     check::shape(NAME, "all_lse", all_lse.shape(), &[all.shape()[0]])?;
     check::shape(NAME, "d_rows", d_rows.shape(), rows.shape())?;
+    if let Some(d_logit_scale) = &d_logit_scale {
+        check::shape(NAME, "d_logit_scale", d_logit_scale.shape(), &[1])?;
+    }
     match stream {
         Stream::Host => {
             let inputs = host_inputs(NAME, rows, all, alpha, first_row, equal)?;
             let rows_lse = rows_lse.host_f32(NAME, "rows_lse")?;
             let all_lse = all_lse.host_f32(NAME, "all_lse")?;
             let d_rows = d_rows.host_f32_mut(NAME, "d_rows")?;
-            Ok(host::backward(&inputs, rows_lse, all_lse, d_rows))
+            let sum = host::backward(&inputs, rows_lse, all_lse, d_rows);
+            if let Some(d_logit_scale) = d_logit_scale {
+                #[expect(clippy::cast_possible_truncation, reason = "gradients are f32")]
+                let sum = sum as f32;
+                d_logit_scale.host_f32_mut(NAME, "d_logit_scale")?[0] += sum;
+            }
         }
         #[cfg(feature = "cuda")]
         Stream::Cuda(stream) => {
@@ -139,7 +148,7 @@ pub fn backward(
             let strip = call.workspace(DType::Bf16, strip)?;
             let products = call.workspace(DType::F32, products)?;
             let partial = call.workspace(DType::F32, partial)?;
-            let d_logit_scale = call.workspace(DType::F32, 1)?;
+            let share = call.workspace(DType::F32, 1)?;
             let buffers = launch::Backward {
                 rows_lse: call.f32(rows_lse, "rows_lse")?,
                 all_lse: call.f32(all_lse, "all_lse")?,
@@ -149,12 +158,15 @@ pub fn backward(
                     call.f32(partial.view(), "partial")?,
                 ],
                 d_rows: call.f32(d_rows, "d_rows")?,
-                d_logit_scale: call.f32(d_logit_scale.view(), "d_logit_scale")?,
+                d_logit_scale: call.f32(share.view(), "share")?,
             };
             call.run(launch::backward(inputs, sizes, buffers)?)?;
-            Ok(f64::from(d_logit_scale.to_vec_f32(&Stream::Cuda(*stream))?[0]))
+            if let Some(d_logit_scale) = d_logit_scale {
+                copy::add(&Stream::Cuda(*stream), share.view(), d_logit_scale)?;
+            }
         }
     }
+    Ok(())
 }
 
 /// The share of these rows in the loss, Σ_i (r_i + c_i − 2·s_ii) / 2B in f64, from what [`statistics`] wrote for the same rows of

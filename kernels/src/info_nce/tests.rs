@@ -82,12 +82,13 @@ fn play(case: Case, batch: &Batch) -> Outcome {
             let d_rows = ViewMut::from_f32(&mut d[side][first * e..(first + b) * e], &[b, e]);
             let own = rows.rows(first, first + b);
             let (alpha, equal) = (case.alpha, equal(first, b));
-            d_logit_scale[side] +=
-                backward(&stream, own, all, rows_lse, all_lse, alpha, first, equal, d_rows)
-                    .unwrap();
+            let d_scale = Some(ViewMut::from_f32(&mut d_logit_scale[side..=side], &[1]));
+            backward(&stream, own, all, rows_lse, all_lse, alpha, first, equal, d_rows, d_scale)
+                .unwrap();
         }
     }
     let [diagonal, _] = diagonal;
+    let d_logit_scale = d_logit_scale.map(f64::from);
     Outcome { lse, diagonal, loss, d, d_logit_scale }
 }
 

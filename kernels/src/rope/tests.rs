@@ -116,8 +116,7 @@ fn gradients_match_finite_differences_where_the_two_angles_of_a_pair_differ() {
             |t: &Tensor| t.view().host_f32("test", "sin").unwrap().iter().map(|s| -s).collect();
         let forward_again = {
             let sin = Tensor::from_f32(flip(&table.sin), &[POSITIONS, 16]);
-            let cos =
-                Tensor::from_f32(table.cos.to_vec_f32(&Stream::Host).unwrap(), &[POSITIONS, 16]);
+            let cos = Tensor::from_f32(table.cos.to_f32().unwrap().into_owned(), &[POSITIONS, 16]);
             let inverse = Table { cos, sin, pairing: table.pairing };
             let mut turned = d[0].clone();
             let rotation = Rotation { table: &inverse, positions: places };
@@ -156,7 +155,7 @@ fn interleaved(head_dim: usize, grid: [usize; 3]) -> Table {
     let tiled = Table::axial_tiled(Device::Host, head_dim, grid, 10_000.0).unwrap();
     let axis = 2 * (head_dim / 3 / 2);
     let spread = |t: &Tensor| {
-        let values = t.to_vec_f32(&Stream::Host).unwrap();
+        let values = t.to_f32().unwrap();
         let rows = values.chunks(head_dim).flat_map(|row| {
             let from = |i: usize| if i < 3 * axis { i / axis * axis + i % axis / 2 } else { i };
             (0..head_dim).map(move |i| row[from(i)])

@@ -3,6 +3,7 @@
 //! Floor, tiling and what was considered: `launch.rs`.
 
 use cubecl::prelude::*;
+use half::bf16;
 
 /// out[index[i]] = src[i]
 #[cube(launch)]
@@ -54,5 +55,14 @@ pub(super) fn rows_add<F: Float, N: Size>(
         let i = at as usize;
         let sum = Vector::<f32, N>::cast_from(to[i]) + Vector::<f32, N>::cast_from(from[i]);
         to[i] = Vector::cast_from(sum);
+    }
+}
+
+/// to = from, rounded to bf16.
+#[cube(launch)]
+pub(super) fn rows_cast<N: Size>(from: &[Vector<f32, N>], to: &mut [Vector<bf16, N>], count: u32) {
+    let at = CUBE_POS_X * CUBE_DIM_X + UNIT_POS_X;
+    if at < count {
+        to[at as usize] = Vector::cast_from(from[at as usize]);
     }
 }

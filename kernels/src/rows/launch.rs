@@ -1,8 +1,9 @@
-//! The kernels that move and add rows, and how they are launched. A plain copy is the driver's, without a kernel.
+//! The kernels that move, add and round rows, and how they are launched. A plain copy is the driver's, without a kernel.
 //!
 //! Floor: memory; each element is read once and written once (added: read twice). One 16-byte vector per unit.
 
 use super::cube::rows_add::RowsAdd;
+use super::cube::rows_cast::RowsCast;
 use super::cube::rows_gather::RowsGather;
 use super::cube::rows_scatter::RowsScatter;
 use crate::compile::{
@@ -36,6 +37,8 @@ pub enum Pass {
     },
     /// A tensor onto another, for [`copy::add`](crate::copy::add).
     Add,
+    /// f32 rounded to bf16, for [`copy::cast`](crate::copy::cast).
+    Cast,
 }
 
 impl Kernel {
@@ -45,6 +48,7 @@ impl Kernel {
             Pass::Gather { add: false } => "rows_gather",
             Pass::Gather { add: true } => "rows_gather_add",
             Pass::Add => "add",
+            Pass::Cast => "cast",
         };
         format!("{pass}_w{}_{}", self.lanes, self.element.name())
     }
@@ -71,6 +75,7 @@ impl Kernel {
                 emit!(e, name, RowsGather::<F>: [src index out] [count vectors], lanes, add)
             }
             Pass::Add => emit!(e, name, RowsAdd::<F>: [from to] [count], lanes),
+            Pass::Cast => emit!(e, name, RowsCast: [from to] [count], lanes),
         }
     }
 }
@@ -107,6 +112,14 @@ pub fn gather<B: Copy>(
 /// As [`scatter`].
 pub fn add<B: Copy>(from: B, to: B, element: Element, count: usize) -> Result<Vec<Launch<B>>> {
     launch("copy::add", Pass::Add, vec![from, to], element, [1, count])
+}
+
+/// to = from rounded from f32 to bf16, `count` elements.
+///
+/// # Errors
+/// As [`scatter`].
+pub fn cast<B: Copy>(from: B, to: B, count: usize) -> Result<Vec<Launch<B>>> {
+    launch("copy::cast", Pass::Cast, vec![from, to], Element::F32, [1, count])
 }
 
 fn launch<B: Copy>(

@@ -1,6 +1,6 @@
 //! The kernels that move and add rows against the reference, without a GPU.
 
-use super::launch::{add, gather, scatter};
+use super::launch::{add, cast, gather, scatter};
 use super::reference;
 use crate::Write;
 use crate::compile::Element;
@@ -44,4 +44,24 @@ fn rows_go_where_the_index_says_and_sums_are_rounded_once() {
         }
     }
     assert!(add(0, 1, Element::Bf16, 1 << 32).is_err());
+}
+
+#[test]
+fn numbers_become_the_nearest_bf16() {
+    for count in [0, 1, 7, 24, 4096, 4097] {
+        let mut from = inputs(3, Element::F32, count);
+        // Halfway between 1 and the next bf16, and between that and the one behind it: both go to the even one.
+        for (x, halfway) in from.iter_mut().zip([1.0 + 0.003_906_25, 1.0 + 3.0 * 0.003_906_25]) {
+            *x = halfway;
+        }
+        let mut e = Emulator::default();
+        let (from_buffer, to) =
+            (e.upload(Element::F32, &from), e.upload(Element::Bf16, &vec![7.0; count]));
+        e.run(&cast(from_buffer, to, count).unwrap());
+        let want: Vec<f32> = from.iter().map(|&x| half::bf16::from_f32(x).to_f32()).collect();
+        assert_close(&count.to_string(), &e.read(Element::Bf16, to), &want, 0.0);
+        if count > 1 {
+            assert_differs("not rounded", &from, &want, 0.0);
+        }
+    }
 }

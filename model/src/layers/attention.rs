@@ -99,7 +99,7 @@ impl Attention {
             std::mem::swap(&mut k, &mut normed_k);
             before_norms = keep.then_some([(normed_q, q_saved), (normed_k, k_saved)]);
         }
-        let (mut out, mut lse) = (cx.take(&[n, query, dim])?, cx.take(&[n, query])?);
+        let (mut out, mut lse) = (cx.take(&[n, query, dim])?, cx.take_f32(&[n, query])?);
         attention::forward(
             cx.stream,
             q.view(),

@@ -3,7 +3,7 @@
 use vljepa_kernels::{Result, Tensor, View, Write, copy};
 
 use super::{Attention, AttentionSaved, Linear, Mlp, MlpSaved, Norm, NormSaved, Sequence};
-use crate::{Context, Gradients, Parameters};
+use crate::{Context, Gradients, Keep, Parameters, Recompute};
 
 /// A block of V-JEPA 2, Llama or Gemma, as its parts say.
 #[derive(Debug, Clone, Copy)]
@@ -24,9 +24,20 @@ pub struct Block {
 
 /// What [`Block::backward`] needs.
 #[derive(Debug)]
-pub struct BlockSaved {
+pub struct BlockSaved(Saved);
+
+#[derive(Debug)]
+enum Saved {
+    /// The stream before the block, (n, d): the rest is computed again.
+    Input(Tensor),
+    Branches(Branches),
+}
+
+#[derive(Debug)]
+struct Branches {
     attention: Branch<AttentionSaved>,
-    mlp: Branch<MlpSaved>,
+    /// Where nothing of the MLP's inside is kept, it is computed again from the normalised stream.
+    mlp: Branch<Option<MlpSaved>>,
 }
 
 /// One branch off the residual stream: x += post(output(inner(norm x))).
@@ -60,25 +71,44 @@ impl Block {
         parameters: &Parameters,
         x: Tensor,
         sequence: &Sequence,
-        keep: bool,
+        keep: Keep,
     ) -> Result<(Tensor, Option<BlockSaved>)> {
+        if keep == Keep::Needed(Recompute::Block) {
+            let mut input = cx.take(x.shape())?;
+            copy::copy(cx.stream, x.view(), input.view_mut())?;
+            let (out, _) = self.branches(cx, parameters, x, sequence, Keep::Nothing)?;
+            return Ok((out, Some(BlockSaved(Saved::Input(input)))));
+        }
+        let (out, saved) = self.branches(cx, parameters, x, sequence, keep)?;
+        Ok((out, saved.map(|saved| BlockSaved(Saved::Branches(saved)))))
+    }
+
+    fn branches(
+        &self,
+        cx: Context<'_>,
+        parameters: &Parameters,
+        x: Tensor,
+        sequence: &Sequence,
+        keep: Keep,
+    ) -> Result<(Tensor, Option<Branches>)> {
         let (y, statistics) = self.attention_norm.forward(cx, parameters, x.view())?;
-        let inner = self.attention.forward(cx, parameters, y.view(), sequence, keep)?;
-        let normed = keep.then_some((y, statistics));
+        let inner = self.attention.forward(cx, parameters, y.view(), sequence, keep.any())?;
+        let normed = keep.any().then_some((y, statistics));
         let (output, norm) = (&self.attention.output, self.post_attention_norm.as_ref());
         let Joined { out: x, before, result } =
-            join(cx, parameters, output, norm, inner.out(), x, keep)?;
+            join(cx, parameters, output, norm, inner.out(), x, keep.any())?;
         let attention = before.zip(normed).map(|(x, normed)| Branch { x, normed, inner, result });
 
         let (y, statistics) = self.mlp_norm.forward(cx, parameters, x.view())?;
         let inner = self.mlp.forward(cx, parameters, y.view())?;
-        let normed = keep.then_some((y, statistics));
+        let normed = keep.any().then_some((y, statistics));
         let (output, norm) = (&self.mlp.down, self.post_mlp_norm.as_ref());
         let Joined { out, before, result } =
-            join(cx, parameters, output, norm, Mlp::activated(&inner), x, keep)?;
+            join(cx, parameters, output, norm, Mlp::activated(&inner), x, keep.any())?;
+        let inner = (keep == Keep::EVERYTHING).then_some(inner);
         let mlp = before.zip(normed).map(|(x, normed)| Branch { x, normed, inner, result });
 
-        let saved = attention.zip(mlp).map(|(attention, mlp)| BlockSaved { attention, mlp });
+        let saved = attention.zip(mlp).map(|(attention, mlp)| Branches { attention, mlp });
         Ok((out, saved))
     }
 
@@ -96,16 +126,29 @@ impl Block {
         sequence: &Sequence,
         gradients: &mut Gradients,
     ) -> Result<Tensor> {
-        let Branch { x, normed: (y, statistics), inner, result } = saved.mlp;
+        let Branches { attention, mlp } = match saved.0 {
+            Saved::Branches(saved) => saved,
+            Saved::Input(x) => {
+                let keep = Keep::EVERYTHING;
+                let (_, saved) = self.branches(cx, parameters, x, sequence, keep)?;
+                let Some(saved) = saved else { unreachable!("a block keeps what it is told to") };
+                saved
+            }
+        };
+        let Branch { x, normed: (y, statistics), inner, result } = mlp;
         let d_result = through(cx, parameters, &self.post_mlp_norm, result, &d, gradients)?;
         let d_out = d_result.as_ref().unwrap_or(&d).view();
+        let inner = match inner {
+            Some(inner) => inner,
+            None => self.mlp.forward(cx, parameters, y.view())?,
+        };
         let d_y = self.mlp.backward(cx, parameters, y.view(), inner, d_out, gradients)?;
         drop((y, d_result));
         let (x, d_y) = (x.view(), d_y.view());
         let norm = &self.mlp_norm;
         norm.backward(cx, parameters, x, &statistics, d_y, Write::Add, d.view_mut(), gradients)?;
 
-        let Branch { x, normed: (y, statistics), inner, result } = saved.attention;
+        let Branch { x, normed: (y, statistics), inner, result } = attention;
         let d_result = through(cx, parameters, &self.post_attention_norm, result, &d, gradients)?;
         let d_out = d_result.as_ref().unwrap_or(&d).view();
         let attention = &self.attention;

@@ -20,7 +20,7 @@ pub struct Head {
 /// An embedding of each row, and what its backward pass needs.
 #[derive(Debug)]
 pub struct Embedded<Saved> {
-    /// f32 (b, e).
+    /// (b, e).
     pub embedding: Tensor,
     /// None when the forward pass was told to keep nothing.
     pub saved: Option<Saved>,
@@ -61,7 +61,7 @@ impl Head {
         if !self.normalise {
             return Ok((x, keep.then_some(HeadSaved { inputs, normalised: None })));
         }
-        let (mut embedding, mut length) = (cx.take(x.shape())?, cx.take(&[b])?);
+        let (mut embedding, mut length) = (cx.take(x.shape())?, cx.take_f32(&[b])?);
         let out = embedding.view_mut();
         normalize::forward(cx.stream, x.view(), NORMALIZE_EPS, out, length.view_mut())?;
         if !keep {
@@ -90,7 +90,7 @@ impl Head {
         let HeadSaved { inputs, normalised } = saved;
         let mut d = cx.take(d_embedding.shape())?;
         match normalised {
-            None => copy::copy(cx.stream, d_embedding, d.view_mut())?,
+            None => copy::cast(cx.stream, d_embedding, d.view_mut())?,
             Some((out, length)) => {
                 let (out, length) = (out.view(), length.view());
                 normalize::backward(cx.stream, out, length, d_embedding, d.view_mut())?;

@@ -65,10 +65,10 @@ impl Norm {
     ) -> Result<(Tensor, NormSaved)> {
         let mut out = cx.take(x.shape())?;
         let rows = x.shape()[0];
-        let mut rstd = cx.take(&[rows])?;
+        let mut rstd = cx.take_f32(&[rows])?;
         let saved = match self {
             Self::Layer { weight, bias, eps } => {
-                let mut mean = cx.take(&[rows])?;
+                let mut mean = cx.take_f32(&[rows])?;
                 layer_norm::forward(
                     cx.stream,
                     x,

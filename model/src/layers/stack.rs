@@ -6,7 +6,7 @@ use vljepa_kernels::rope::Table;
 use vljepa_kernels::{Device, Lengths, Result, Tensor, View, Write};
 
 use super::{Block, BlockSaved, Norm, NormSaved};
-use crate::{Context, Gradients, Parameters};
+use crate::{Context, Gradients, Keep, Parameters};
 
 /// Where the tokens of a batch stand: which sequence, which position, which rotation.
 #[derive(Debug)]
@@ -64,7 +64,7 @@ impl Stack {
         parameters: &Parameters,
         mut x: Tensor,
         sequence: &Sequence,
-        keep: bool,
+        keep: Keep,
     ) -> Result<(Tensor, Option<StackSaved>)> {
         let mut blocks = Vec::with_capacity(self.blocks.len());
         for block in &self.blocks {
@@ -73,7 +73,7 @@ impl Stack {
             blocks.extend(saved);
         }
         let (out, norm) = self.norm.forward(cx, parameters, x.view())?;
-        Ok((out, keep.then_some(StackSaved { blocks, last: x, norm })))
+        Ok((out, keep.any().then_some(StackSaved { blocks, last: x, norm })))
     }
 
     /// The gradient of the input (n, d) for that of the hidden states, `d_out` (n, d); adds to the gradients of all weights.

@@ -22,9 +22,9 @@ pub struct InfoNce {
 /// Embeddings of all ranks, and which of them are this rank's.
 #[derive(Debug, Clone)]
 pub struct Gathered<'a> {
-    /// f32 (g, e): predicted embeddings, P.
+    /// (g, e): predicted embeddings, P.
     pub predicted: View<'a>,
-    /// f32 (g, e): target embeddings, T.
+    /// (g, e): target embeddings, T.
     pub target: View<'a>,
     /// u64 (g): hashes of the target texts; only read where equal targets are masked.
     pub hashes: Option<View<'a>>,
@@ -59,8 +59,7 @@ impl InfoNce {
     }
 
     fn unclamped(&self, parameters: &Parameters) -> Result<f32> {
-        let value = parameters.of(&self.logit_scale).host_f32("InfoNce::scale", "logit_scale")?;
-        Ok(value[0].exp())
+        Ok(parameters.scalar(&self.logit_scale)?.exp())
     }
 
     /// Where α is clamped, only a gradient that lowers it is kept, so that the temperature cannot wander off beyond the clamp but can
@@ -68,11 +67,16 @@ impl InfoNce {
     ///
     /// # Errors
     /// When the parameter cannot be read back from the device.
-    pub fn hold_at_clamp(&self, parameters: &Parameters, gradients: &mut Gradients) -> Result<()> {
+    pub fn hold_at_clamp(
+        &self,
+        cx: Context<'_>,
+        parameters: &Parameters,
+        gradients: &mut Gradients,
+    ) -> Result<()> {
         if self.logit_scale.trainable() && self.unclamped(parameters)? > self.max_scale {
-            let sum = gradients.of(&self.logit_scale);
-            let sum = sum.host_f32_mut("InfoNce::hold_at_clamp", "gradient")?;
-            sum[0] = sum[0].max(0.0);
+            let sum = gradients.of(&self.logit_scale).as_view().to_f32()?[0];
+            let held = [sum.max(0.0)];
+            copy::copy(cx.stream, View::from_f32(&held, &[1]), gradients.of(&self.logit_scale))?;
         }
         Ok(())
     }
@@ -93,8 +97,8 @@ impl InfoNce {
         gathered: &Gathered<'_>,
     ) -> Result<Statistics> {
         let (alpha, b) = (self.scale(parameters)?, gathered.rows.len());
-        let (mut r, mut c) = (cx.take(&[b])?, cx.take(&[b])?);
-        let mut diagonal = cx.take(&[b])?;
+        let (mut r, mut c) = (cx.take_f32(&[b])?, cx.take_f32(&[b])?);
+        let mut diagonal = cx.take_f32(&[b])?;
         let (p, t, equal) = (gathered.predicted, gathered.target, self.equal(gathered));
         let first = gathered.rows.start;
         let (own_p, own_t) = (gathered.own(p), gathered.own(t));
@@ -109,10 +113,10 @@ impl InfoNce {
     ///
     /// # Errors
     /// When the statistics cannot be read back from the device.
-    pub fn loss(&self, cx: Context<'_>, statistics: &Statistics, global: usize) -> Result<f64> {
-        let r = statistics.predicted_lse.to_vec_f32(cx.stream)?;
-        let c = statistics.target_lse.to_vec_f32(cx.stream)?;
-        Ok(info_nce::loss(&r, &c, &statistics.diagonal.to_vec_f32(cx.stream)?, global))
+    pub fn loss(&self, statistics: &Statistics, global: usize) -> Result<f64> {
+        let r = statistics.predicted_lse.to_f32()?;
+        let c = statistics.target_lse.to_f32()?;
+        Ok(info_nce::loss(&r, &c, &statistics.diagonal.to_f32()?, global))
     }
 
     /// Gradients of this rank's embeddings, from the log-sum-exps of all ranks' rows: `predicted_lse` (g) and `target_lse` (g).
@@ -134,19 +138,14 @@ impl InfoNce {
         let Range { start, end } = gathered.rows;
         let alpha = self.scale(parameters)?;
         let (r, c) = (predicted_lse.rows(start, end), target_lse.rows(start, end));
-        let mut predicted = cx.take(own_p.shape())?;
-        let out = predicted.view_mut();
-        let d_scale =
-            info_nce::backward(cx.stream, own_p, t, r, target_lse, alpha, start, equal, out)?;
-        let mut target = cx.take(own_t.shape())?;
-        let out = target.view_mut();
-        info_nce::backward(cx.stream, own_t, p, c, predicted_lse, alpha, start, equal, out)?;
-        if self.logit_scale.trainable() {
-            #[expect(clippy::cast_possible_truncation, reason = "gradients are f32")]
-            let d_scale = [d_scale as f32];
-            let out = gradients.of(&self.logit_scale);
-            copy::add(cx.stream, View::from_f32(&d_scale, &[1]), out)?;
-        }
+        let (mut predicted, mut target) =
+            (cx.take_f32(own_p.shape())?, cx.take_f32(own_t.shape())?);
+        let trained = self.logit_scale.trainable();
+        let d_scale = trained.then(|| gradients.of(&self.logit_scale));
+        let (lse, out) = (target_lse, predicted.view_mut());
+        info_nce::backward(cx.stream, own_p, t, r, lse, alpha, start, equal, out, d_scale)?;
+        let (lse, out) = (predicted_lse, target.view_mut());
+        info_nce::backward(cx.stream, own_t, p, c, lse, alpha, start, equal, out, None)?;
         Ok(EmbeddingGradients { predicted, target })
     }
 }

@@ -40,7 +40,7 @@ impl PairDistance {
         target: View<'_>,
         global: usize,
     ) -> Result<EmbeddingGradients> {
-        let (mut d_p, mut d_t) = (cx.take(predicted.shape())?, cx.take(target.shape())?);
+        let (mut d_p, mut d_t) = (cx.take_f32(predicted.shape())?, cx.take_f32(target.shape())?);
         let (factor, kind) = (reciprocal(global), self.kind);
         let (p_out, t_out) = (d_p.view_mut(), d_t.view_mut());
         distance::backward(cx.stream, predicted, target, kind, factor, p_out, t_out)?;

@@ -104,14 +104,16 @@ impl AdamW {
                 weight_decay: run.weight_decay,
                 step: self.step,
             };
+            let (weights, copies) = parameters.update(&run.range);
             adamw::step(
                 cx.stream,
-                parameters.trainable.view_mut().part(start, &len),
+                weights,
                 self.m.view_mut().part(own, &len),
                 self.v.view_mut().part(own, &len),
                 gradients.flat.view().part(start, &len),
                 hyper,
                 control,
+                copies,
             )?;
         }
         Ok(())

@@ -11,7 +11,7 @@ use vljepa_kernels::{
 use vljepa_recipes::schema;
 
 use crate::layers::{Embedded, Head, HeadSaved, Linear, Sequence, StackSaved, TextModel};
-use crate::{Context, Gradients, Group, LayoutBuilder, ModelError, Parameters, Visual};
+use crate::{Context, Gradients, Group, Keep, LayoutBuilder, ModelError, Parameters, Visual};
 
 /// The predictor.
 #[derive(Debug)]
@@ -98,7 +98,7 @@ impl Predictor {
         parameters: &Parameters,
         visual: &Visual,
         query: &Packed,
-        keep: bool,
+        keep: Keep,
     ) -> Result<Embedded<PredictorSaved>, ModelError> {
         let Placement { lengths, visual: visual_rows, query: query_rows } =
             self.place(visual, &query.lengths)?;
@@ -115,12 +115,12 @@ impl Predictor {
             rows::scatter(cx.stream, projected.view(), visual_rows.view(), x.view_mut())?;
             drop(projected);
             let ids = query.ids();
-            saved_query = self.add_query(cx, parameters, ids, query_rows, &mut x, keep)?;
+            saved_query = self.add_query(cx, parameters, ids, query_rows, &mut x, keep.any())?;
         }
         let sequence = self.text.sequence(lengths)?;
         let (hidden, stack) = self.text.stack.forward(cx, parameters, x, &sequence, keep)?;
         let (embedding, head) =
-            self.head.forward(cx, parameters, hidden.view(), &sequence.lengths, keep)?;
+            self.head.forward(cx, parameters, hidden.view(), &sequence.lengths, keep.any())?;
         let saved = stack.zip(head).map(|(stack, head)| PredictorSaved {
             visual: Arc::clone(&visual.tokens),
             visual_rows: (!alone).then_some(visual_rows),

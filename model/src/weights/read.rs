@@ -38,8 +38,10 @@ pub(super) fn load(
     for (piece, name) in pieces.iter().zip(found) {
         let into = parameters.view_mut(model.layout(), piece.parameter);
         let into = into.part(piece.start, &[piece.elements()]);
-        weights.read(&name, into.host_f32_mut("weights::load", "parameter")?)?;
+        into.write_f32(|into| weights.read(&name, into))?;
     }
+    let device = parameters.trainable.view().device();
+    parameters.refresh(&device.compute_stream())?;
     Ok(extra)
 }
 

@@ -1,4 +1,4 @@
-//! Writing safetensors straight from the flat buffers, without a copy.
+//! Writing safetensors straight from the flat buffers, on the host without a copy.
 
 use std::borrow::Cow;
 use std::os::unix::fs::PermissionsExt;
@@ -13,7 +13,7 @@ use crate::{ModelError, Parameters, VlJepa};
 /// A piece as `safetensors` wants to see it.
 struct Borrowed<'a> {
     shape: &'a [usize],
-    values: &'a [f32],
+    values: Cow<'a, [f32]>,
 }
 
 impl View for Borrowed<'_> {
@@ -26,11 +26,11 @@ impl View for Borrowed<'_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Borrowed(bytemuck::cast_slice(self.values))
+        Cow::Borrowed(bytemuck::cast_slice(&self.values))
     }
 
     fn data_len(&self) -> usize {
-        size_of_val(self.values)
+        size_of_val(&*self.values)
     }
 }
 
@@ -49,7 +49,7 @@ pub(super) fn write(
     for piece in pieces {
         let values = parameters.view(model.layout(), piece.parameter);
         let values = values.part(piece.start, &[piece.elements()]);
-        let values = values.host_f32("weights::export", "parameter")?;
+        let values = values.to_f32()?;
         tensors.push((piece.name.as_str(), Borrowed { shape: &piece.shape, values }));
     }
     safetensors::serialize_to_file(tensors, None, path).map_err(|error| match error {

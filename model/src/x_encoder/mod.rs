@@ -14,7 +14,7 @@ use vljepa_recipes::schema;
 
 use crate::layers::{Activation, Attention, Block, Linear, Mlp, Norm, Sequence, Stack, StackSaved};
 use crate::parameters::root;
-use crate::{Context, Gradients, Group, LayoutBuilder, ModelError, Parameters};
+use crate::{Context, Gradients, Group, Keep, LayoutBuilder, ModelError, Parameters};
 
 /// Colours of a pixel.
 const CHANNELS: usize = 3;
@@ -43,7 +43,7 @@ pub struct XEncoder {
 /// Visual tokens of a batch of clips.
 #[derive(Debug)]
 pub struct Visual {
-    /// f32 (b·N, d). Shared, because the predictor's backward pass reads it as well.
+    /// (b·N, d). Shared, because the predictor's backward pass reads it as well.
     pub tokens: Arc<Tensor>,
     /// Clips, b.
     pub rows: usize,
@@ -102,13 +102,13 @@ impl XEncoder {
         cx: Context<'_>,
         parameters: &Parameters,
         frames: View<'_>,
-        keep: bool,
+        keep: Keep,
     ) -> Result<Visual, ModelError> {
-        let keep = keep && self.trainable;
+        let keep = keep.only_if(self.trainable);
         let patches = self.patches(cx, frames)?;
         let (x, sequence) = self.embed(cx, parameters, frames, &patches)?;
         let rows = sequence.lengths.rows();
-        let patches = keep.then_some(patches);
+        let patches = keep.any().then_some(patches);
         let (tokens, stack) = self.stack.forward(cx, parameters, x, &sequence, keep)?;
         let saved =
             patches.zip(stack).map(|(patches, stack)| XEncoderSaved { patches, sequence, stack });

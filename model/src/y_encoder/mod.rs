@@ -8,7 +8,7 @@ use vljepa_kernels::{DType, Device, Lengths, Packed, Result, Tensor, View, copy}
 use vljepa_recipes::schema;
 
 use crate::layers::{Embedded, Head, HeadSaved, Linear, Sequence, StackSaved, TextModel};
-use crate::{Context, Gradients, Group, LayoutBuilder, ModelError, Parameters};
+use crate::{Context, Gradients, Group, Keep, LayoutBuilder, ModelError, Parameters};
 
 /// The Y-encoder.
 #[derive(Debug)]
@@ -71,15 +71,15 @@ impl YEncoder {
         cx: Context<'_>,
         parameters: &Parameters,
         target: &Packed,
-        keep: bool,
+        keep: Keep,
     ) -> Result<Embedded<YEncoderSaved>, ModelError> {
-        let deep = keep && self.trainable;
+        let deep = keep.only_if(self.trainable);
         let lengths = Lengths::new(cx.arena.device(), target.lengths.host().to_vec())?;
         let sequence = self.text.sequence(lengths)?;
         let x = self.text.embed(cx, parameters, target.ids())?;
         let (hidden, stack) = self.text.stack.forward(cx, parameters, x, &sequence, deep)?;
         let (embedding, head) =
-            self.head.forward(cx, parameters, hidden.view(), &sequence.lengths, keep)?;
+            self.head.forward(cx, parameters, hidden.view(), &sequence.lengths, keep.any())?;
         drop(hidden);
         let text = match stack {
             None => None,

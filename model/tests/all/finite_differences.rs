@@ -114,7 +114,7 @@ fn beyond_its_clamp_the_temperature_may_only_come_back() {
         into.host_f32_mut("test", "scale").unwrap()[0] = value;
         let mut gradients = Gradients::new(&layout, Device::Host).unwrap();
         gradients.view_mut(&layout, id).host_f32_mut("test", "gradient").unwrap()[0] = sum;
-        info_nce.hold_at_clamp(&step.parameters, &mut gradients).unwrap();
+        info_nce.hold_at_clamp(step.cx(), &step.parameters, &mut gradients).unwrap();
         gradients.view(&layout, id).host_f32("test", "gradient").unwrap()[0].to_bits()
     };
     let (below, above) = (1.9 * LN_10, 2.1 * LN_10);

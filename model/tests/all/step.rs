@@ -2,7 +2,7 @@
 
 use vljepa_kernels::testing::{bytes, indices, normal};
 use vljepa_kernels::{Arena, Device, Packed, Stream, Tensor, View};
-use vljepa_model::{Context, Gathered, Gradients, Objective, Parameters, VlJepa};
+use vljepa_model::{Context, Gathered, Gradients, Keep, Objective, Parameters, Recompute, VlJepa};
 use vljepa_recipes::schema::{Initialisation, Loss, LossKind, Model};
 
 use crate::tiny;
@@ -60,10 +60,11 @@ impl Step {
     /// Predicted and target embeddings, keeping nothing.
     pub fn embeddings(&self) -> (Tensor, Tensor) {
         let (model, parameters, cx) = (&self.model, &self.parameters, self.cx());
-        let visual = model.x_encoder.forward(cx, parameters, self.frames.view(), false).unwrap();
+        let visual =
+            model.x_encoder.forward(cx, parameters, self.frames.view(), Keep::Nothing).unwrap();
         let predicted =
-            model.predictor.forward(cx, parameters, &visual, &self.query, false).unwrap();
-        let target = model.y_encoder.forward(cx, parameters, &self.target, false).unwrap();
+            model.predictor.forward(cx, parameters, &visual, &self.query, Keep::Nothing).unwrap();
+        let target = model.y_encoder.forward(cx, parameters, &self.target, Keep::Nothing).unwrap();
         assert!(visual.saved.is_none() && predicted.saved.is_none() && target.saved.is_none());
         (predicted.embedding, target.embedding)
     }
@@ -80,7 +81,7 @@ impl Step {
                 let gathered = self.gathered(&predicted, &target);
                 let statistics =
                     info_nce.statistics(self.cx(), &self.parameters, &gathered).unwrap();
-                info_nce.loss(self.cx(), &statistics, 3).unwrap()
+                info_nce.loss(&statistics, 3).unwrap()
             }
             Objective::Distance(distance) => {
                 distance.loss(self.cx(), predicted.view(), target.view(), 3).unwrap()
@@ -89,12 +90,12 @@ impl Step {
     }
 
     /// Embeddings of the pass, whose gradients are added to `gradients`.
-    pub fn backward(&self, gradients: &mut Gradients) -> (Vec<f32>, Vec<f32>) {
+    pub fn backward(&self, gradients: &mut Gradients, keep: Keep) -> (Vec<f32>, Vec<f32>) {
         let (model, parameters, cx) = (&self.model, &self.parameters, self.cx());
-        let mut visual = model.x_encoder.forward(cx, parameters, self.frames.view(), true).unwrap();
+        let mut visual = model.x_encoder.forward(cx, parameters, self.frames.view(), keep).unwrap();
         let predicted =
-            model.predictor.forward(cx, parameters, &visual, &self.query, true).unwrap();
-        let target = model.y_encoder.forward(cx, parameters, &self.target, true).unwrap();
+            model.predictor.forward(cx, parameters, &visual, &self.query, keep).unwrap();
+        let target = model.y_encoder.forward(cx, parameters, &self.target, keep).unwrap();
         let d = match model.objective {
             Objective::InfoNce(info_nce) => {
                 let gathered = self.gathered(&predicted.embedding, &target.embedding);
@@ -117,13 +118,13 @@ impl Step {
             let (saved, d) = (visual.saved.take(), d_visual.view());
             model.x_encoder.backward(cx, parameters, saved, d, gradients).unwrap();
         }
-        let read = |t: &Tensor| t.to_vec_f32(cx.stream).unwrap();
+        let read = |t: &Tensor| t.to_f32().unwrap().into_owned();
         (read(&predicted.embedding), read(&target.embedding))
     }
 
     pub fn gradients(&self) -> Gradients {
         let mut gradients = Gradients::new(self.model.layout(), Device::Host).unwrap();
-        self.backward(&mut gradients);
+        self.backward(&mut gradients, Keep::EVERYTHING);
         gradients
     }
 }
@@ -132,17 +133,34 @@ impl Step {
 fn forward_again_gives_the_same_bits_whether_it_keeps_or_not() {
     let step = Step::tiny(LossKind::InfoNce, false);
     let mut gradients = Gradients::new(step.model.layout(), Device::Host).unwrap();
-    let (predicted, target) = step.backward(&mut gradients);
+    let (predicted, target) = step.backward(&mut gradients, Keep::EVERYTHING);
     // GradCache: embed without keeping, then run again and backward; both passes must agree to the bit.
     for _ in 0..2 {
         let (p, t) = step.embeddings();
-        assert_eq!(p.to_vec_f32(&Stream::Host).unwrap(), predicted);
-        assert_eq!(t.to_vec_f32(&Stream::Host).unwrap(), target);
+        assert_eq!(*p.to_f32().unwrap(), predicted);
+        assert_eq!(*t.to_f32().unwrap(), target);
     }
     let again = step.gradients();
-    let read = |g: &Gradients| g.flat.to_vec_f32(&Stream::Host).unwrap();
+    let read = |g: &Gradients| g.flat.to_f32().unwrap().into_owned();
     assert_eq!(read(&gradients), read(&again));
     assert!(read(&again).iter().any(|v| *v != 0.0));
+}
+
+#[test]
+fn what_is_computed_again_gives_the_same_bits_in_less_memory() {
+    let outcome = |recompute| {
+        let step = Step::tiny(LossKind::InfoNce, false);
+        let mut gradients = Gradients::new(step.model.layout(), Device::Host).unwrap();
+        step.backward(&mut gradients, Keep::Needed(recompute));
+        (gradients.flat.to_f32().unwrap().into_owned(), step.arena().held_bytes())
+    };
+    let (everything, most) = outcome(Recompute::None);
+    let (without_mlps, less) = outcome(Recompute::Mlp);
+    let (inputs, least) = outcome(Recompute::Block);
+    assert_eq!(everything, without_mlps);
+    assert_eq!(everything, inputs);
+    assert!(everything.iter().any(|v| *v != 0.0));
+    assert!(most > less && less > least, "{most} {less} {least}");
 }
 
 #[test]

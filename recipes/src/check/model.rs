@@ -8,6 +8,10 @@ pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
         let help = "write `precision: f32`, or `device: cuda`";
         found.add("precision", "the host computes in f32 only, not bf16", help);
     }
+    if recipe.device == Device::Cuda && recipe.precision == Precision::F32 {
+        let help = "write `precision: bf16`, or `device: host`";
+        found.add("precision", "GPUs compute in bf16 only, not f32", help);
+    }
     sizes(&recipe.model, found);
     visual(&recipe.model, found);
     attention(&recipe.model, found);

@@ -25,8 +25,24 @@ pub struct Stage {
     /// memory; the step they compute is the same.
     #[serde(default)]
     pub micro_batch: Option<usize>,
+    /// What a backward pass computes again instead of keeping it, in every layer.
+    #[serde(default)]
+    pub recompute: Recompute,
     /// Learning rate over this stage's steps.
     pub learning_rate: LearningRate,
+}
+
+/// What a backward pass computes again instead of keeping it: memory for time. The step it computes is the same, bit for bit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Recompute {
+    /// Nothing.
+    #[default]
+    None,
+    /// The inside of MLPs: two thirds of a layer's memory for a third of its forward pass.
+    Mlp,
+    /// Whole layers: only their inputs are kept.
+    Block,
 }
 
 /// What is drawn from the mixture.

@@ -210,5 +210,5 @@ pub fn compare_gradients(
 
 /// f32 elements of a tensor.
 pub fn values(tensor: &Tensor) -> Vec<f32> {
-    tensor.to_vec_f32(&Stream::Host).unwrap()
+    tensor.to_f32().unwrap().into_owned()
 }

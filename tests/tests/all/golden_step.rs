@@ -6,7 +6,8 @@ use vljepa_kernels::testing::{Comparison, assert_close, assert_differs};
 use vljepa_kernels::{Device, Packed, Tensor, View};
 use vljepa_model::weights::Source;
 use vljepa_model::{
-    AdamW, Context, Gathered, Gradients, Group, InfoNce, Objective, ParameterId, Parameters, VlJepa,
+    AdamW, Context, Gathered, Gradients, Group, InfoNce, Keep, Objective, ParameterId, Parameters,
+    VlJepa,
 };
 use vljepa_recipes::schema;
 
@@ -87,11 +88,15 @@ impl Step {
 
     fn run(&self, cx: Context<'_>, gradients: &mut Gradients) -> Result {
         let (model, parameters) = (&self.model, &self.parameters);
-        let visual = model.x_encoder.forward(cx, parameters, self.frames.view(), true).unwrap();
+        let visual =
+            model.x_encoder.forward(cx, parameters, self.frames.view(), Keep::EVERYTHING).unwrap();
         assert!(visual.saved.is_none(), "a frozen encoder keeps nothing");
-        let predicted =
-            model.predictor.forward(cx, parameters, &visual, &self.query, true).unwrap();
-        let target = model.y_encoder.forward(cx, parameters, &self.target, true).unwrap();
+        let predicted = model
+            .predictor
+            .forward(cx, parameters, &visual, &self.query, Keep::EVERYTHING)
+            .unwrap();
+        let target =
+            model.y_encoder.forward(cx, parameters, &self.target, Keep::EVERYTHING).unwrap();
         let info_nce = self.info_nce();
         let b = visual.rows;
         let gathered = Gathered {
@@ -101,7 +106,7 @@ impl Step {
             rows: 0..b,
         };
         let statistics = info_nce.statistics(cx, parameters, &gathered).unwrap();
-        let loss = info_nce.loss(cx, &statistics, b).unwrap();
+        let loss = info_nce.loss(&statistics, b).unwrap();
         let (r, c) = (statistics.predicted_lse.view(), statistics.target_lse.view());
         let d = info_nce.backward(cx, parameters, &gathered, r, c, gradients).unwrap();
         let (d_target, d_predicted) = (d.target.view(), d.predicted.view());

@@ -8,7 +8,7 @@ use vljepa_kernels::testing::{assert_close, assert_differs, dot};
 use vljepa_kernels::{Device, Lengths, Packed, Tensor, View, ViewMut, pooling};
 use vljepa_model::layers::Norm;
 use vljepa_model::weights::Source;
-use vljepa_model::{Context, Gradients, Parameters, TextModel, VlJepa};
+use vljepa_model::{Context, Gradients, Keep, Parameters, TextModel, VlJepa};
 use vljepa_recipes::schema;
 
 use crate::golden::{Golden, Machine, compare_gradients, load, published, values};
@@ -87,7 +87,7 @@ fn ends(text: &Packed) -> Lengths {
 fn hidden(cx: Context<'_>, model: &TextModel, parameters: &Parameters, text: &Packed) -> Vec<f32> {
     let x = model.embed(cx, parameters, text.ids()).unwrap();
     let sequence = model.sequence(ends(text)).unwrap();
-    let (out, _) = model.stack.forward(cx, parameters, x, &sequence, false).unwrap();
+    let (out, _) = model.stack.forward(cx, parameters, x, &sequence, Keep::Nothing).unwrap();
     values(&out)
 }
 
@@ -103,7 +103,7 @@ fn gradients(
     let mut gradients = Gradients::new(whole.layout(), Device::Host).unwrap();
     let x = model.embed(cx, parameters, text.ids()).unwrap();
     let sequence = model.sequence(ends(text)).unwrap();
-    let (out, saved) = model.stack.forward(cx, parameters, x, &sequence, true).unwrap();
+    let (out, saved) = model.stack.forward(cx, parameters, x, &sequence, Keep::EVERYTHING).unwrap();
     let d = d(&out);
     let d = View::from_f32(&d, out.shape());
     let stack = &model.stack;
@@ -153,7 +153,7 @@ fn llama_outputs_match_causal_and_bidirectional() {
             let x = model.predictor.text.embed(cx, &parameters, text.ids()).unwrap();
             let sequence = model.predictor.text.sequence(ends(&text)).unwrap();
             let block = &model.predictor.text.stack.blocks[0];
-            let (x, _) = block.forward(cx, &parameters, x, &sequence, false).unwrap();
+            let (x, _) = block.forward(cx, &parameters, x, &sequence, Keep::Nothing).unwrap();
             let layer0 = golden.unpadded("out.bidir.layer0", "in.attention_mask");
             assert_close("first layer", &values(&x), &layer0, OUTPUT);
         }
@@ -279,13 +279,14 @@ fn gemma_outputs_match() {
     let x = y.embed(cx, &parameters, text.ids()).unwrap();
     assert_close("embeddings", &values(&x), &want("out.embed"), OUTPUT);
     let (x, _) = y.stack.blocks[0]
-        .forward(cx, &parameters, x, &y.sequence(ends(&text)).unwrap(), false)
+        .forward(cx, &parameters, x, &y.sequence(ends(&text)).unwrap(), Keep::Nothing)
         .unwrap();
     assert_close("first layer", &values(&x), &want("out.layer0"), OUTPUT);
     let last = hidden(cx, y, &parameters, &text);
     assert_close("last hidden state", &last, &want("out.last_hidden_state"), OUTPUT);
     assert_close("mean", &means(cx, &last, &text), golden.get("out.mean"), OUTPUT);
-    let embedding = model.y_encoder.forward(cx, &parameters, &text, false).unwrap().embedding;
+    let embedding =
+        model.y_encoder.forward(cx, &parameters, &text, Keep::Nothing).unwrap().embedding;
     let sentence = golden.get("out.sentence_embedding");
     assert_close("sentence embedding", &values(&embedding), sentence, OUTPUT);
 
@@ -307,7 +308,7 @@ fn gemma_gradients_match() {
             open_gemma(|y| y.effective_window = window.unwrap_or(y.effective_window));
         let machine = Machine::new();
         let (cx, text) = (machine.cx(), golden.packed("in.input_ids", "in.attention_mask"));
-        let embedded = model.y_encoder.forward(cx, &parameters, &text, true).unwrap();
+        let embedded = model.y_encoder.forward(cx, &parameters, &text, Keep::EVERYTHING).unwrap();
         let weight = golden.get("in.loss_weight");
         let loss = dot(&values(&embedded.embedding), weight);
         // 128 terms, each off by up to 1e-5 at random.

@@ -6,7 +6,7 @@ use vljepa_kernels::rope::{Pairing, Table, inv_freq};
 use vljepa_kernels::testing::{assert_close, assert_differs, dot};
 use vljepa_kernels::{Device, Tensor, View};
 use vljepa_model::weights::Source;
-use vljepa_model::{Gradients, Parameters, VlJepa};
+use vljepa_model::{Gradients, Keep, Parameters, VlJepa};
 use vljepa_recipes::schema;
 
 use crate::golden::{Golden, Machine, compare_gradients, load, published, values};
@@ -81,18 +81,18 @@ fn outputs_match(name: &str) {
     let (x, sequence) = encoder.embed(cx, &parameters, frames.view(), &patches).unwrap();
     assert_close("patch embedding", &values(&x), golden.get("out.patch_embed"), OUTPUT);
     let block = &encoder.stack.blocks[0];
-    let (x, _) = block.forward(cx, &parameters, x, &sequence, false).unwrap();
+    let (x, _) = block.forward(cx, &parameters, x, &sequence, Keep::Nothing).unwrap();
     assert_close("first layer", &values(&x), golden.get("out.layer0"), OUTPUT);
 
     let last = golden.get("out.last_hidden_state");
-    let visual = encoder.forward(cx, &parameters, frames.view(), true).unwrap();
+    let visual = encoder.forward(cx, &parameters, frames.view(), Keep::EVERYTHING).unwrap();
     assert_close("last hidden state", &values(&visual.tokens), last, OUTPUT);
-    let again = encoder.forward(cx, &parameters, frames.view(), false).unwrap();
+    let again = encoder.forward(cx, &parameters, frames.view(), Keep::Nothing).unwrap();
     assert_eq!(values(&visual.tokens), values(&again.tokens), "what is kept changes no value");
 
     let (x, mut sequence) = encoder.embed(cx, &parameters, frames.view(), &patches).unwrap();
     sequence.tables = vec![Arc::new(textbook_table(&golden, frames.shape()[1]))];
-    let (wrong, _) = encoder.stack.forward(cx, &parameters, x, &sequence, false).unwrap();
+    let (wrong, _) = encoder.stack.forward(cx, &parameters, x, &sequence, Keep::Nothing).unwrap();
     assert_differs("textbook rotation", &values(&wrong), last, OUTPUT);
 }
 
@@ -108,7 +108,8 @@ fn a_single_frame_matches(name: &str) {
         Tensor::from_f32(frame.collect(), &[b, 1, h, w, c])
     };
     let forward = |frames: &Tensor| {
-        let visual = model.x_encoder.forward(machine.cx(), &parameters, frames.view(), false);
+        let visual =
+            model.x_encoder.forward(machine.cx(), &parameters, frames.view(), Keep::Nothing);
         values(&visual.unwrap().tokens)
     };
     assert_close("one frame", &forward(&take(0)), golden.get("out.single_frame"), OUTPUT);
@@ -120,7 +121,8 @@ fn gradients_match(name: &str) {
     let machine = Machine::new();
     let cx = machine.cx();
     let frames = golden.frames("in.pixel_values_videos");
-    let mut visual = model.x_encoder.forward(cx, &parameters, frames.view(), true).unwrap();
+    let mut visual =
+        model.x_encoder.forward(cx, &parameters, frames.view(), Keep::EVERYTHING).unwrap();
     // loss = mean(tokens · weight)
     let weight = golden.get("in.loss_weight");
     let count = f64::from(u32::try_from(weight.len()).unwrap());
@@ -141,7 +143,8 @@ fn gradients_match(name: &str) {
     assert!(different.is_empty(), "{different:#?}");
 
     // Wrong input: a second backward pass adds to the first.
-    let mut visual = model.x_encoder.forward(cx, &parameters, frames.view(), true).unwrap();
+    let mut visual =
+        model.x_encoder.forward(cx, &parameters, frames.view(), Keep::EVERYTHING).unwrap();
     let saved = visual.saved.take();
     model.x_encoder.backward(cx, &parameters, saved, d, &mut gradients).unwrap();
     let twice = published(&model, &gradients, Source::VJepa2);

@@ -139,9 +139,9 @@ fn write_part(
     let path = folder.join(&name);
     let mut slices = Vec::new();
     for (tensor_name, tensor) in TENSORS.into_iter().zip(&buffers.0) {
-        let values = tensor.view().host_f32("checkpoint", tensor_name)?;
-        slices.push((tensor_name, &values[range.clone()]));
+        slices.push((tensor_name, tensor.view().part(range.start, &[range.len()]).to_f32()?));
     }
+    let slices: Vec<_> = slices.iter().map(|(name, values)| (*name, &values[..])).collect();
     write_tensors(&path, &slices).with_context(|| format!("cannot write {}", path.display()))?;
     let bytes = fs::metadata(&path)?.len();
     Ok(FileEntry { name, bytes, blake3: hash_file(&path)?.to_hex().to_string(), range })

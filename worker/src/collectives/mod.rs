@@ -9,7 +9,7 @@ mod solo;
 
 use std::ops::Range;
 
-use vljepa_kernels::{Stream, View, ViewMut};
+use vljepa_kernels::{Device, Stream, View, ViewMut, copy};
 
 #[cfg(feature = "mpi")]
 pub use self::mpi::Mpi;
@@ -91,10 +91,11 @@ impl Collectives {
         }
     }
 
-    /// The rows of all ranks, in rank order: `local` is this rank's share `(rows, …)`, `out` is `(global, …)`, f32.
+    /// The rows of all ranks, in rank order: `local` is this rank's share `(rows, …)`, `out` is `(global, …)`, both f32 or
+    /// both bf16.
     ///
     /// # Errors
-    /// When the tensors are not f32 of this device.
+    /// When the tensors are not of one of these types and this device.
     ///
     /// # Panics
     /// When `local` is not this rank's share or `out` not the whole: a bug, on every rank.
@@ -105,15 +106,16 @@ impl Collectives {
         shares: Shares,
         out: ViewMut<'_>,
     ) -> Result<(), WorkerError> {
-        stream.synchronize()?;
-        let local = local.host_f32("all_gather_rows", "local")?;
-        let out = out.host_f32_mut("all_gather_rows", "out")?;
         let width = out.len() / shares.global.max(1);
         assert_eq!(local.len(), shares.rows(self.rank()).len() * width, "local share of a gather");
         match self {
-            Self::Solo(_) => out.copy_from_slice(local),
+            Self::Solo(_) => copy::copy(stream, local, out)?,
             #[cfg(feature = "mpi")]
-            Self::Mpi(mpi) => mpi.all_gather(local, shares, width, out),
+            Self::Mpi(mpi) => {
+                let mut all = vec![0.0f32; out.len()];
+                mpi.all_gather(&local.to_f32()?, shares, width, &mut all);
+                copy::cast(stream, View::from_f32(&all, &[all.len()]), out)?;
+            }
         }
         Ok(())
     }
@@ -141,14 +143,20 @@ impl Collectives {
     /// # Errors
     /// When the tensor is not f32 of this device.
     pub fn all_reduce_sum(&self, stream: &Stream, values: ViewMut<'_>) -> Result<(), WorkerError> {
-        stream.synchronize()?;
-        let values = values.host_f32_mut("all_reduce_sum", "values")?;
         match self {
-            Self::Solo(_) => {
-                let _: &mut [f32] = values;
-            }
+            Self::Solo(_) => {}
             #[cfg(feature = "mpi")]
-            Self::Mpi(mpi) => mpi.all_reduce_sum(values),
+            Self::Mpi(mpi) => match values.as_view().device() {
+                Device::Host => {
+                    mpi.all_reduce_sum(values.host_f32_mut("all_reduce_sum", "values")?);
+                }
+                #[cfg(feature = "cuda")]
+                Device::Cuda(_) => {
+                    let mut sums = values.as_view().to_f32()?.into_owned();
+                    mpi.all_reduce_sum(&mut sums);
+                    copy::copy(stream, View::from_f32(&sums, &[sums.len()]), values)?;
+                }
+            },
         }
         Ok(())
     }

@@ -39,6 +39,15 @@ impl Emulated {
         emulator.read(element, buffer)
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "as the hardware's")]
+    pub(super) fn description(&self) -> Result<String> {
+        Ok("emulated GPU".to_owned())
+    }
+
+    pub(super) fn bus_address(&self) -> Result<String> {
+        self.description()
+    }
+
     pub(super) fn memory(&self) -> Result<[usize; 2]> {
         let used: usize = self.lock().values().map(Vec::len).sum();
         Ok([(1 << 30) - used, 1 << 30])

@@ -29,8 +29,10 @@ const LATER: &str =
 #[derive(Debug)]
 pub(super) struct Hardware {
     ordinal: usize,
+    device: cu_sys::CUdevice,
     context: cu_sys::CUcontext,
     streams: [Queue; 3],
+    staging: Mutex<Staging>,
     blas: lt_sys::cublasLtHandle_t,
     compiler: Compiler,
     functions: Mutex<HashMap<Kernel, Function>>,
@@ -86,7 +88,7 @@ fn blas(call: &'static str) -> impl Fn(lt::CublasError) -> KernelError {
 }
 
 impl Hardware {
-    pub(super) fn open(ordinal: usize, compiler: Compiler) -> Result<Self> {
+    pub(super) fn count() -> Result<usize> {
         // SAFETY: both only try to load a library.
         let (driver_there, blas_there) =
             unsafe { (cu_sys::is_culib_present(), lt_sys::is_culib_present()) };
@@ -99,7 +101,12 @@ impl Hardware {
         }
         cu::init().map_err(driver("cuInit", INSTALL))?;
         let count = cu::device::get_count().map_err(driver("cuDeviceGetCount", INSTALL))?;
-        let number = i32::try_from(ordinal).ok().filter(|number| *number < count);
+        Ok(usize::try_from(count).unwrap_or(0))
+    }
+
+    pub(super) fn open(ordinal: usize, compiler: Compiler) -> Result<Self> {
+        let count = Self::count()?;
+        let number = i32::try_from(ordinal).ok().filter(|_| ordinal < count);
         let Some(number) = number else {
             let message = format!("GPU {ordinal} was asked for, {count} are visible");
             let hint = "lower `cluster.ranks_per_node`, or look at CUDA_VISIBLE_DEVICES";
@@ -116,7 +123,18 @@ impl Hardware {
         let streams = [compute?, copy?, communicate?];
         let blas = lt::create_handle().map_err(blas("cublasLtCreate"))?;
         let (functions, algorithms) = (Mutex::default(), Mutex::default());
-        Ok(Self { ordinal, context, streams, blas, compiler, functions, algorithms })
+        let staging = Mutex::default();
+        Ok(Self {
+            ordinal,
+            device,
+            context,
+            streams,
+            staging,
+            blas,
+            compiler,
+            functions,
+            algorithms,
+        })
     }
 
     fn bind(&self) -> Result<()> {
@@ -126,6 +144,22 @@ impl Hardware {
 
     fn queue(&self, lane: Lane) -> &Queue {
         &self.streams[lane as usize]
+    }
+
+    pub(super) fn description(&self) -> Result<String> {
+        let name = cu::device::get_name(self.device).map_err(driver("cuDeviceGetName", LATER))?;
+        Ok(format!("{name}, GPU {} at {}", self.ordinal, self.bus_address()?))
+    }
+
+    pub(super) fn bus_address(&self) -> Result<String> {
+        let mut address = [0u8; 32];
+        let len = i32::try_from(address.len()).unwrap_or(0);
+        // SAFETY: the buffer is as long as it is said to be, and the driver ends what it writes with a zero.
+        unsafe { cu_sys::cuDeviceGetPCIBusId(address.as_mut_ptr().cast(), len, self.device) }
+            .result()
+            .map_err(driver("cuDeviceGetPCIBusId", LATER))?;
+        let end = address.iter().position(|byte| *byte == 0).unwrap_or(address.len());
+        Ok(String::from_utf8_lossy(&address[..end]).into_owned())
     }
 
     pub(super) fn memory(&self) -> Result<[usize; 2]> {
@@ -160,9 +194,15 @@ impl Hardware {
 
     pub(super) fn upload(&self, lane: Lane, to: Region, bytes: &[u8]) -> Result<()> {
         self.bind()?;
-        // SAFETY: the range is allocated; the driver has copied pageable memory when this returns.
-        unsafe { cu::memcpy_htod_async(to.address, bytes, self.queue(lane).stream) }
-            .map_err(driver("cuMemcpyHtoDAsync", LATER))
+        let stream = self.queue(lane).stream;
+        let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
+        let ring = if bytes.len() <= SMALL_BYTES { &mut staging.small } else { &mut staging.large };
+        let mut address = to.address;
+        for part in bytes.chunks(ring.bytes) {
+            ring.upload(address, part, stream)?;
+            address += part.len() as u64;
+        }
+        Ok(())
     }
 
     pub(super) fn download(&self, lane: Lane, from: Region, bytes: &mut [u8]) -> Result<()> {
@@ -348,6 +388,68 @@ impl Hardware {
         };
         algorithms.insert(shape, found);
         Ok(found)
+    }
+}
+
+/// Uploads up to this size take a small slot: indices and lengths.
+const SMALL_BYTES: usize = 64 << 10;
+
+/// Page-locked memory that uploads pass through: a copy from memory of any other kind would make the host wait for the stream.
+#[derive(Debug)]
+struct Staging {
+    small: Ring,
+    large: Ring,
+}
+
+/// Slots of one size, used in turn.
+#[derive(Debug)]
+struct Ring {
+    slots: Vec<Slot>,
+    next: usize,
+    capacity: usize,
+    bytes: usize,
+}
+
+/// Page-locked memory, and the event behind the last copy out of it.
+#[derive(Debug)]
+struct Slot {
+    memory: *mut u8,
+    copied: cu_sys::CUevent,
+}
+
+impl Default for Staging {
+    fn default() -> Self {
+        let ring = |capacity, bytes| Ring { slots: Vec::new(), next: 0, capacity, bytes };
+        Self { small: ring(256, SMALL_BYTES), large: ring(8, 16 << 20) }
+    }
+}
+
+impl Ring {
+    /// Copies `part`, which fits into a slot, and issues its upload.
+    fn upload(&mut self, to: u64, part: &[u8], stream: cu_sys::CUstream) -> Result<()> {
+        const LOCK: &str = "page-locked memory may be limited: see `ulimit -l`";
+        let at = self.next;
+        self.next = (at + 1) % self.capacity;
+        if at == self.slots.len() {
+            // SAFETY: the memory is never given back.
+            let memory = unsafe { cu::malloc_host(self.bytes, 0) }
+                .map_err(driver("cuMemHostAlloc", LOCK))?
+                .cast();
+            let copied = cu::event::create(cu_sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
+                .map_err(driver("cuEventCreate", LATER))?;
+            self.slots.push(Slot { memory, copied });
+        }
+        let slot = &self.slots[at];
+        // SAFETY: events and streams are never destroyed; an event that was never recorded has happened. The slot is as long as the
+        // part, nobody else writes to it under the lock, and the device reads it before its event.
+        unsafe {
+            cu::event::synchronize(slot.copied).map_err(driver("cuEventSynchronize", LATER))?;
+            let staged = std::slice::from_raw_parts_mut(slot.memory, part.len());
+            staged.copy_from_slice(part);
+            cu::memcpy_htod_async(to, staged, stream)
+                .map_err(driver("cuMemcpyHtoDAsync", LATER))?;
+            cu::event::record(slot.copied, stream).map_err(driver("cuEventRecord", LATER))
+        }
     }
 }
 

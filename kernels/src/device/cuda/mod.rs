@@ -5,7 +5,7 @@
 
 mod blas;
 mod call;
-#[cfg(test)]
+#[cfg(any(test, feature = "emulator"))]
 pub(crate) mod emulated;
 mod hardware;
 #[cfg(test)]
@@ -59,7 +59,7 @@ pub struct Cuda {
 #[derive(Debug)]
 enum Driver {
     Hardware(Box<Hardware>),
-    #[cfg(test)]
+    #[cfg(any(test, feature = "emulator"))]
     Emulated(emulated::Emulated),
 }
 
@@ -68,7 +68,7 @@ macro_rules! driver {
     ($self:expr, $driver:ident => $call:expr) => {
         match &$self.driver {
             Driver::Hardware($driver) => $call,
-            #[cfg(test)]
+            #[cfg(any(test, feature = "emulator"))]
             Driver::Emulated($driver) => $call,
         }
     };
@@ -85,9 +85,18 @@ impl Cuda {
         Ok(Box::leak(Box::new(Self { driver, scratch: OnceLock::new(), attention })))
     }
 
-    /// A device whose memory and kernels are the host's.
-    #[cfg(test)]
-    pub(crate) fn emulated(attention: Mode) -> &'static Self {
+    /// GPUs that this process sees.
+    ///
+    /// # Errors
+    /// When there is no driver or no cuBLASLt.
+    pub fn count() -> Result<usize> {
+        Hardware::count()
+    }
+
+    /// A device whose memory and kernels are the host's, at a snail's pace: for tests.
+    #[cfg(any(test, feature = "emulator"))]
+    #[must_use]
+    pub fn emulated(attention: Mode) -> &'static Self {
         let driver = Driver::Emulated(emulated::Emulated::default());
         Box::leak(Box::new(Self { driver, scratch: OnceLock::new(), attention }))
     }
@@ -95,6 +104,22 @@ impl Cuda {
     /// How attention adds up the gradients of queries.
     pub(crate) fn attention_mode(&self) -> Mode {
         self.attention
+    }
+
+    /// Its model and where it sits, for people.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn description(&self) -> Result<String> {
+        driver!(self, driver => driver.description())
+    }
+
+    /// Its address on the bus, which no other GPU of the machine has.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn bus_address(&self) -> Result<String> {
+        driver!(self, driver => driver.bus_address())
     }
 
     /// Bytes of memory that nobody uses, and of all.

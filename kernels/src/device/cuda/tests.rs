@@ -48,7 +48,7 @@ fn agree(mode: Mode, operation: impl Fn(Device, &Stream) -> Vec<Tensor>) {
     let [host, gpu] = devices(mode).map(|device| {
         let stream = device.compute_stream();
         let results = operation(device, &stream);
-        let values = |tensor: &Tensor| tensor.to_vec_f32(&stream).unwrap();
+        let values = |tensor: &Tensor| tensor.to_f32().unwrap().into_owned();
         results.iter().map(values).collect::<Vec<_>>()
     });
     assert_eq!(host.len(), gpu.len());
@@ -67,9 +67,9 @@ fn values_survive_the_way_to_the_gpu_and_back() {
     let there = Tensor::from_f32(vec![1.0, -2.0, 3.5], &[3]).on(device).unwrap();
     let mut other = zeros(device, DType::F32, &[4]);
     copy::copy(&stream, there.view(), other.view_mut().part(1, &[3])).unwrap();
-    assert_eq!(other.to_vec_f32(&stream).unwrap(), [0.0, 1.0, -2.0, 3.5]);
+    assert_eq!(other.to_f32().unwrap()[..], [0.0, 1.0, -2.0, 3.5]);
     copy::add(&stream, there.view(), other.view_mut().part(0, &[3])).unwrap();
-    assert_eq!(other.to_vec_f32(&stream).unwrap(), [1.0, -1.0, 1.5, 3.5]);
+    assert_eq!(other.to_f32().unwrap()[..], [1.0, -1.0, 1.5, 3.5]);
 }
 
 #[test]
@@ -204,11 +204,10 @@ fn info_nce_agrees_with_temperature_and_equal_targets() {
         info_nce::statistics(stream, rows, all, alpha, 3, Some(equal), l, d).unwrap();
         let (own_lse, d) = (lse.view(), d_rows.view_mut());
         let all_lse = all_lse.view();
-        let d_scale =
-            info_nce::backward(stream, rows, all, own_lse, all_lse, alpha, 3, Some(equal), d)
-                .unwrap();
-        #[expect(clippy::cast_possible_truncation, reason = "compared in f32")]
-        let d_scale = Tensor::from_f32(vec![d_scale as f32], &[1]).on(device).unwrap();
+        // What stands there is added to.
+        let mut d_scale = Tensor::from_f32(vec![0.5], &[1]).on(device).unwrap();
+        let (equal, s) = (Some(equal), Some(d_scale.view_mut()));
+        info_nce::backward(stream, rows, all, own_lse, all_lse, alpha, 3, equal, d, s).unwrap();
         vec![lse, diagonal, d_rows, d_scale]
     });
 }

@@ -1,0 +1,82 @@
+//! Opening the device of a rank.
+
+use vljepa_kernels::Device;
+use vljepa_recipes::{Recipe, schema};
+
+use crate::collectives::Collectives;
+#[cfg(feature = "cuda")]
+use crate::environment::CompileEnvironment;
+use crate::environment::Environment;
+use crate::error::WorkerError;
+
+/// The recipe's device, and its name for people. With GPUs a rank takes the one of its number on its machine, or, where the cluster
+/// shows it a single one, that.
+///
+/// # Errors
+/// When the device is not in this build or not on this machine, or what it needs is not installed.
+pub fn open(
+    recipe: &Recipe,
+    environment: &Environment,
+    threads: usize,
+) -> anyhow::Result<(Device, String)> {
+    match recipe.device {
+        schema::Device::Host => Ok((Device::Host, format!("host, {threads} threads"))),
+        #[cfg(not(feature = "cuda"))]
+        schema::Device::Cuda => {
+            let _ = environment;
+            Err(WorkerError::NoCuda.into())
+        }
+        #[cfg(feature = "cuda")]
+        schema::Device::Cuda => {
+            let cuda = open_gpu(recipe.deterministic, environment.local_rank)?;
+            Ok((Device::Cuda(cuda), cuda.description()?))
+        }
+    }
+}
+
+/// The architecture kernels are written for: H100 and H200.
+#[cfg(feature = "cuda")]
+const ARCHITECTURE: &str = "sm_90a";
+
+#[cfg(feature = "cuda")]
+fn open_gpu(
+    deterministic: bool,
+    local_rank: usize,
+) -> anyhow::Result<&'static vljepa_kernels::device::cuda::Cuda> {
+    use vljepa_kernels::attention::launch::Mode;
+    use vljepa_kernels::compile::{Cache, Compiler, Nvrtc};
+    use vljepa_kernels::device::cuda::Cuda;
+
+    // First, so that a machine without GPUs is called that, and not one without NVRTC.
+    let visible = Cuda::count()?;
+    let environment = CompileEnvironment::read();
+    let nvrtc = Nvrtc::open(environment.nvrtc.as_deref(), environment.include.as_deref())?;
+    let compiler = Compiler::new(nvrtc, ARCHITECTURE, Some(Cache::new(&environment.cache)));
+    let mode = if deterministic { Mode::Deterministic } else { Mode::Fast };
+    Ok(Cuda::open(if visible == 1 { 0 } else { local_rank }, compiler, mode)?)
+}
+
+/// Makes sure that no two ranks of a machine compute on one GPU.
+///
+/// # Errors
+/// [`WorkerError::SharedGpu`] on every rank.
+pub fn check_distinct(
+    collectives: &Collectives,
+    environment: &Environment,
+    device: Device,
+) -> anyhow::Result<()> {
+    let own = match device {
+        Device::Host => return Ok(()),
+        #[cfg(feature = "cuda")]
+        Device::Cuda(cuda) => format!("{} of {}", cuda.bus_address()?, environment.host),
+    };
+    #[cfg_attr(not(feature = "cuda"), expect(unreachable_code, reason = "no GPU in this build"))]
+    let all = collectives.all_gather_bytes(own.as_bytes());
+    for (second, gpu) in all.iter().enumerate() {
+        if let Some(first) = all[..second].iter().position(|other| other == gpu) {
+            let gpu = String::from_utf8_lossy(gpu).into_owned();
+            return Err(WorkerError::SharedGpu { first, second, gpu }.into());
+        }
+    }
+    Ok(())
+}
