@@ -25,7 +25,11 @@ pub struct Machine {
 
 impl Machine {
     pub fn new() -> Self {
-        Self { stream: Stream::Host, arena: Arena::new(Device::Host, usize::MAX) }
+        Self::on(Device::Host)
+    }
+
+    pub fn on(device: Device) -> Self {
+        Self { stream: device.compute_stream(), arena: Arena::new(device, usize::MAX) }
     }
 
     pub fn cx(&self) -> Context<'_> {
@@ -155,7 +159,11 @@ pub fn integer(value: f32) -> i32 {
 
 /// Weights of `model` read from published files, all of whose tensors the model must have a place for.
 pub fn load(model: &VlJepa, files: &[(Source, PathBuf)]) -> Parameters {
-    let mut parameters = Parameters::new(model.layout(), Device::Host).unwrap();
+    load_on(Device::Host, model, files)
+}
+
+pub fn load_on(device: Device, model: &VlJepa, files: &[(Source, PathBuf)]) -> Parameters {
+    let mut parameters = Parameters::new(model.layout(), device).unwrap();
     parameters.initialise(model.layout(), 1).unwrap();
     for (source, path) in files {
         let extra = weights::load(model, &mut parameters, *source, path).unwrap();

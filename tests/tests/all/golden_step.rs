@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use vljepa_kernels::testing::{Comparison, assert_close, assert_differs};
-use vljepa_kernels::{Device, Packed, Tensor, View};
+use vljepa_kernels::{Device, KernelError, Packed, Tensor, View};
 use vljepa_model::weights::Source;
 use vljepa_model::{
     AdamW, Context, Gathered, Gradients, Group, InfoNce, Keep, Objective, ParameterId, Parameters,
@@ -11,7 +11,7 @@ use vljepa_model::{
 };
 use vljepa_recipes::schema;
 
-use crate::golden::{Golden, Machine, compare_gradients, load, relative, values};
+use crate::golden::{Golden, Machine, compare_gradients, load_on, relative, values};
 use crate::{golden_text, golden_x_encoder};
 
 /// Embeddings of length one, elements up to 0.5, behind two models whose outputs are off by 1e-5 of 4.
@@ -23,25 +23,29 @@ const LOGIT: f32 = 5e-5;
 /// Gradients in units of a tensor's largest. The softmax passes on the logits' 5e-5.
 const GRADIENT: f32 = 1e-4;
 
-struct Step {
+pub struct Step {
     golden: Golden,
-    model: VlJepa,
-    parameters: Parameters,
-    frames: Tensor,
-    query: Packed,
-    target: Packed,
+    pub model: VlJepa,
+    pub parameters: Parameters,
+    pub frames: Tensor,
+    pub query: Packed,
+    pub target: Packed,
 }
 
 /// What one forward pass and, for `gradients`, its backward pass give.
-struct Result {
-    visual: Vec<f32>,
-    predicted: Vec<f32>,
-    target: Vec<f32>,
-    loss: f64,
+pub struct Result {
+    pub visual: Vec<f32>,
+    pub predicted: Vec<f32>,
+    pub target: Vec<f32>,
+    pub loss: f64,
 }
 
 impl Step {
     fn open() -> Self {
+        Self::on(Device::Host)
+    }
+
+    pub fn on(device: Device) -> Self {
         let golden = Golden::open("vljepa_step");
         let parts = ["vision", "predictor", "y_encoder"]
             .map(|key| Golden::open(golden.config[key].as_str().unwrap()));
@@ -59,10 +63,10 @@ impl Step {
             projection_bias: golden.config["bias"] == true,
             ..schema::Model::default()
         };
-        let model = VlJepa::new(&recipe, &schema::Loss::default(), Device::Host).unwrap();
+        let model = VlJepa::new(&recipe, &schema::Loss::default(), device).unwrap();
         let sources = [Source::VJepa2, Source::Llama, Source::Gemma];
         let files: Vec<_> = sources.into_iter().zip(parts.iter().map(Golden::weights)).collect();
-        let mut parameters = load(&model, &files);
+        let mut parameters = load_on(device, &model, &files);
         for (id, name) in names(&model) {
             if let Some(values) = golden
                 .names("in.")
@@ -70,9 +74,14 @@ impl Step {
                 .then(|| golden.get(&format!("in.{name}")))
             {
                 let into = parameters.view_mut(model.layout(), id);
-                into.host_f32_mut("test", "weights").unwrap().copy_from_slice(values);
+                let fill = |into: &mut [f32]| {
+                    into.copy_from_slice(values);
+                    Ok::<(), KernelError>(())
+                };
+                into.write_f32(fill).unwrap();
             }
         }
+        parameters.refresh(&device.compute_stream()).unwrap();
         let frames = golden.frames("in.pixel_values_videos");
         let query = golden.packed("in.query_ids", "in.query_mask");
         let target = golden.packed("in.target_ids", "in.target_mask");
@@ -86,7 +95,7 @@ impl Step {
         }
     }
 
-    fn run(&self, cx: Context<'_>, gradients: &mut Gradients) -> Result {
+    pub fn run(&self, cx: Context<'_>, gradients: &mut Gradients) -> Result {
         let (model, parameters) = (&self.model, &self.parameters);
         let visual =
             model.x_encoder.forward(cx, parameters, self.frames.view(), Keep::EVERYTHING).unwrap();
@@ -125,7 +134,7 @@ impl Step {
     }
 
     /// Values of the trainable parts by the golden file's names, from a flat buffer of the layout.
-    fn by_name(&self, flat: &[f32]) -> BTreeMap<String, Vec<f32>> {
+    pub fn by_name(&self, flat: &[f32]) -> BTreeMap<String, Vec<f32>> {
         let mut found = BTreeMap::new();
         let layout = self.model.layout();
         let of = |id: ParameterId, start: usize, len: usize| {
