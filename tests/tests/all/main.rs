@@ -11,6 +11,8 @@ mod golden_step;
 mod golden_text;
 mod golden_x_encoder;
 #[cfg(feature = "cuda")]
+mod gpu_run;
+#[cfg(feature = "cuda")]
 mod gpu_step;
 mod programs;
 mod real_material;

@@ -1,0 +1,130 @@
+//! Training on a GPU as a worker does it, here on the host's memory and kernels built for the host.
+
+use std::path::Path;
+
+use vljepa_data::batch::{Batch, Ragged};
+use vljepa_kernels::Device;
+use vljepa_kernels::attention::launch::Mode;
+use vljepa_kernels::device::cuda::Cuda;
+use vljepa_kernels::testing::{bytes, indices};
+use vljepa_model::Recompute;
+use vljepa_recipes::Recipe;
+use vljepa_worker::checkpoint::{self, Place, State};
+use vljepa_worker::collectives::{Collectives, Solo};
+use vljepa_worker::engine::{Engine, Training};
+use vljepa_worker::step::{self, Input, StepReport};
+
+use crate::golden::values;
+use crate::programs::repository;
+
+const ALONE: Collectives = Collectives::Solo(Solo);
+
+/// The quickstart's recipe on a GPU, in one layer each to be quick.
+fn recipe() -> Recipe {
+    let changes = [
+        "device=cuda",
+        "precision=bf16",
+        "deterministic=true",
+        "model.x_encoder.num_layers=1",
+        "model.predictor.num_layers=1",
+    ];
+    let path = repository().join("recipes/quickstart.yaml");
+    vljepa_recipes::load(&path, &changes.map(str::to_owned)).unwrap().recipe
+}
+
+/// Five rows, two of which have one target.
+fn batch(seed: u64) -> Batch {
+    let (rows, shape) = (5, [5, 2, 32, 32, 3]);
+    let ragged = |seed, ends: [i32; 6]| Ragged {
+        ids: indices(seed, usize::try_from(ends[5]).unwrap(), 128),
+        cu_seqlens: ends.to_vec(),
+    };
+    Batch {
+        stage_step: 0,
+        first_row: 0,
+        global_batch: rows,
+        frames: bytes(seed, shape.iter().product()),
+        frames_shape: shape,
+        query: ragged(seed + 1, [0, 3, 3, 4, 9, 11]),
+        target: ragged(seed + 2, [0, 2, 7, 9, 10, 14]),
+        target_hashes: vec![1, 2, 1, 3, 4],
+        query_texts: vec![String::new(); rows],
+        target_texts: vec![String::new(); rows],
+        samples: Vec::new(),
+        skipped: Vec::new(),
+    }
+}
+
+fn step(
+    (engine, training): &mut (Engine, Training),
+    seed: u64,
+    micro_batch: Option<usize>,
+    recompute: Recompute,
+) -> StepReport {
+    let batch = batch(seed);
+    let input = Input { batch, micro_batch, recompute, learning_rate: 1e-3, stop: false };
+    step::step(engine, training, &ALONE, input, &mut |_| {}).unwrap()
+}
+
+/// All that a checkpoint holds, bit by bit.
+fn bits((engine, training): &(Engine, Training)) -> [Vec<u32>; 3] {
+    [&engine.parameters.trainable, &training.optimizer.m, &training.optimizer.v]
+        .map(|tensor| values(tensor).iter().map(|x| x.to_bits()).collect())
+}
+
+fn place(folder: &Path) -> Place {
+    Place { folder: folder.to_owned(), recipe_hash: "recipe".to_owned(), order_version: 1 }
+}
+
+#[test]
+fn a_run_on_a_gpu_learns_and_resumes_bit_for_bit() {
+    let gpu = || Device::Cuda(Cuda::emulated(Mode::Deterministic));
+    let mut recipe = recipe();
+    let mut undisturbed = Engine::for_training(&recipe, gpu()).unwrap();
+    let start = bits(&undisturbed);
+    let first = step(&mut undisturbed, 1, None, Recompute::None);
+
+    let folder = tempfile::tempdir().unwrap();
+    let state =
+        State { step: 1, optimizer_steps: undisturbed.1.optimizer.step, ..State::default() };
+    {
+        let (engine, training) = &mut undisturbed;
+        let (layout, buffers) = engine.checkpoint_buffers(training);
+        checkpoint::save(&place(folder.path()), &ALONE, &layout, &buffers, None, state, 2).unwrap();
+    }
+    let second = step(&mut undisturbed, 1, None, Recompute::None);
+    assert!(first.finite && second.finite && second.loss < first.loss, "{first:?} {second:?}");
+
+    // Another seed: whatever is not restored shows.
+    recipe.seed += 1;
+    let mut resumed = Engine::for_training(&recipe, gpu()).unwrap();
+    assert_ne!(bits(&resumed), start);
+    let loaded = resumed.0.restore(&mut resumed.1, &place(folder.path()), &ALONE).unwrap();
+    resumed.1.optimizer.step = loaded.state.optimizer_steps;
+    assert_eq!(loaded.state, state);
+    let again = step(&mut resumed, 1, None, Recompute::None);
+    assert_eq!(again, second);
+    assert_eq!(bits(&resumed), bits(&undisturbed));
+    assert_ne!(bits(&resumed), start);
+}
+
+#[test]
+fn the_host_and_a_gpu_take_the_same_step_in_one_piece_or_in_several() {
+    let recipe = recipe();
+    let on = |device, micro_batch, recompute| {
+        let mut run = Engine::for_training(&recipe, device).unwrap();
+        step(&mut run, 3, micro_batch, recompute)
+    };
+    let host = on(Device::Host, None, Recompute::None);
+    let gpu = || Device::Cuda(Cuda::emulated(Mode::Fast));
+    for (micro_batch, recompute) in [(None, Recompute::Mlp), (Some(2), Recompute::Block)] {
+        let report = on(gpu(), micro_batch, recompute);
+        // Roundings to bf16 along some forty operations, as in `gpu_step`.
+        assert!((report.loss - host.loss).abs() < 0.05, "{report:?} {host:?}");
+        let ratio = report.gradient_norm / host.gradient_norm;
+        assert!((ratio - 1.0).abs() < 0.05, "{report:?} {host:?}");
+    }
+    let mut other = Engine::for_training(&recipe, gpu()).unwrap();
+    let wrong = step(&mut other, 4, None, Recompute::None);
+    assert!((wrong.loss - host.loss).abs() > 0.05, "{wrong:?} {host:?}");
+}
