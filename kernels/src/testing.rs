@@ -142,7 +142,20 @@ impl fmt::Display for Comparison {
 /// When one is not; the message counts the mismatches and shows the worst.
 pub fn assert_close(name: &str, got: &[f32], want: &[f32], tolerance: f32) {
     let comparison = Comparison::new(got, want, tolerance);
+    say(name, &comparison);
     assert!(comparison.is_close(), "{name}: {comparison}");
+}
+
+/// Prints a comparison where `VLJEPA_SAY_ERRORS` is set: what is left of a tolerance on a new machine.
+#[expect(
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "asked for by whoever runs tests"
+)]
+fn say(name: &str, comparison: &Comparison) {
+    if std::env::var_os("VLJEPA_SAY_ERRORS").is_some() {
+        println!("{name}: largest difference {:.2e}", comparison.max_difference);
+    }
 }
 
 /// Asserts that the same comparison fails: what a test does with one wrong input, to show that it can.

@@ -189,7 +189,7 @@ fn notes(recipe: &Recipe, cost: &Cost) -> Vec<String> {
         .filter(|(_, stage)| cuda && in_mib(stage.memory.total()) > H200_MIB);
     full.map(|(index, stage)| {
         format!(
-            "{} keeps {:.0} MiB on a rank, more than one H200 has ({H200_MIB:.0} MiB): set stages.{index}.micro_batch",
+            "{} keeps {:.0} MiB on a rank, more than one H200 has ({H200_MIB:.0} MiB): set stages.{index}.recompute or micro_batch",
             stage.name,
             in_mib(stage.memory.total())
         )

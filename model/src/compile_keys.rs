@@ -87,6 +87,9 @@ fn token_keys(keys: &mut BTreeSet<Kernel>, recipe: &Recipe) {
         }
         keys.insert(Kernel::Normalize(normalize::Kernel { backward, element: ELEMENT }));
     }
+    // The weights' first copies, and gradients of embeddings that nothing normalises.
+    let cast = rows::Kernel { pass: Pass::Cast, element: Element::F32, lanes: 4 };
+    keys.insert(Kernel::Rows(cast));
     keys.extend([1, 4].map(|lanes| Kernel::GlobalNorm(global_norm::Kernel::Squares { lanes })));
     keys.insert(Kernel::GlobalNorm(global_norm::Kernel::Control));
 

@@ -66,9 +66,11 @@ fn stage_cost(recipe: &Recipe, stage: &Stage) -> StageCost {
         })
     };
     let weights: f64 = used().map(|(weight, _)| weight).sum();
-    let recomputes = micro_batch < rows;
+    let embeds_twice = micro_batch < rows;
     let sample = used().fold(Operations::default(), |sum, (weight, tokens)| {
-        sum.plus(sample(&recipe.model, tokens, recomputes).times(weight / weights))
+        sum.plus(
+            sample(&recipe.model, tokens, embeds_twice, stage.recompute).times(weight / weights),
+        )
     });
     let longest = used().map(|(_, tokens)| tokens).max_by_key(|t| t.visual + t.query);
     let samples = stage.steps.saturating_mul(u64::try_from(stage.batch).unwrap_or(u64::MAX));
@@ -78,7 +80,7 @@ fn stage_cost(recipe: &Recipe, stage: &Stage) -> StageCost {
         samples,
         sample,
         operations: sample.total() * memory::real(stage.steps) * memory::real(stage.batch),
-        memory: memory(recipe, longest.unwrap_or_default(), micro_batch, rows),
+        memory: memory(recipe, longest.unwrap_or_default(), micro_batch, rows, stage.recompute),
         traffic: traffic(recipe, stage.batch, world_size),
     }
 }

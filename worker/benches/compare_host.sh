@@ -19,7 +19,7 @@ if ! "$python" -c 'import torch' 2>/dev/null; then
 fi
 ours() {
     if [ -n "${HOST_STEP:-}" ]; then "$HOST_STEP" "$@"; else
-        (cd "$here/../.." && cargo bench -q -p vljepa-worker --bench host_step -- "$@")
+        (cd "$here/../.." && cargo bench -q -p vljepa-worker --bench step -- "$@")
     fi
 }
 theirs() {

@@ -15,7 +15,12 @@ use half::bf16;
 
 use super::{Element, Launch, Source, pack};
 #[cfg(test)]
-use crate::testing::normal;
+use crate::{
+    DType,
+    attention::launch::Mode,
+    device::cuda::{Cuda, CudaBuffer, CudaStream, Lane, Region},
+    testing::normal,
+};
 
 /// A buffer of an [`Emulator`].
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -125,7 +130,56 @@ impl Emulator {
 
     pub(crate) fn run(&mut self, launches: &[Launch<Buffer>]) {
         for launch in launches {
+            #[cfg(test)]
+            if let Some(cuda) = crate::device::cuda::emulated::test_gpu(Mode::Fast) {
+                self.run_on(cuda, launch);
+                continue;
+            }
             self.run_one(launch);
+        }
+    }
+
+    /// As [`Self::run_one`] on a GPU, twice as well.
+    #[cfg(test)]
+    fn run_on(&mut self, cuda: &'static Cuda, launch: &Launch<Buffer>) {
+        let stream = CudaStream::new(cuda, Lane::Compute);
+        let once = || -> crate::Result<Vec<Vec<u8>>> {
+            let held: Vec<CudaBuffer> = launch
+                .buffers
+                .iter()
+                .map(|b| CudaBuffer::new(cuda, DType::U8, self.buffers[b.0].len()))
+                .collect::<crate::Result<_>>()?;
+            let regions: Vec<Region> = launch
+                .buffers
+                .iter()
+                .zip(&held)
+                .map(|(b, held)| held.slice(0, self.buffers[b.0].len()).region())
+                .collect();
+            // A buffer that is passed twice is one.
+            let first = |i: usize| launch.buffers.iter().position(|b| *b == launch.buffers[i]);
+            let regions: Vec<Region> =
+                (0..regions.len()).map(|i| regions[first(i).unwrap()]).collect();
+            for (b, region) in launch.buffers.iter().zip(&regions) {
+                stream.upload(*region, &self.buffers[b.0])?;
+            }
+            stream.run([Launch {
+                kernel: launch.kernel,
+                cubes: launch.cubes,
+                buffers: regions.clone(),
+                scalars: launch.scalars.clone(),
+            }])?;
+            let download = |region: &Region| {
+                let mut bytes = vec![0; region.bytes];
+                stream.download(*region, &mut bytes).map(|()| bytes)
+            };
+            regions.iter().map(download).collect()
+        };
+        let [one, other] = [once().unwrap(), once().unwrap()];
+        if !launch.kernel.sums_atomically() {
+            assert!(one == other, "{}: two runs differ", launch.kernel.name());
+        }
+        for (buffer, bytes) in launch.buffers.iter().zip(one) {
+            self.buffers[buffer.0] = bytes;
         }
     }
 

@@ -88,7 +88,7 @@ impl Arena {
 }
 
 /// Lengths are rounded up to 8 steps per power of two, so that batches of slightly different token counts share memory.
-fn size_class(len: usize) -> usize {
+pub(crate) fn size_class(len: usize) -> usize {
     let step = (len.next_power_of_two() / 16).max(64);
     len.div_ceil(step).max(1) * step
 }

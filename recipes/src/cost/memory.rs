@@ -2,7 +2,7 @@
 
 use super::operations::Tokens;
 use super::parameters::parameters;
-use crate::schema::{Precision, Recipe};
+use crate::schema::{Precision, Recipe, Recompute};
 
 /// Bytes of the fullest rank. Weights, optimizer and gradients are exact up to alignment; activations are the tensors that backward
 /// reads, which is the bulk, and leave workspaces and batches waiting out: plan a tenth on top.
@@ -56,7 +56,13 @@ impl Traffic {
 
 /// Bytes of a rank that owns `rows` samples and embeds `micro_batch` of them at once.
 #[must_use]
-pub fn memory(recipe: &Recipe, tokens: Tokens, micro_batch: usize, rows: usize) -> Memory {
+pub fn memory(
+    recipe: &Recipe,
+    tokens: Tokens,
+    micro_batch: usize,
+    rows: usize,
+    recompute: Recompute,
+) -> Memory {
     let counts = parameters(&recipe.model);
     let element = element_bytes(recipe.precision);
     let (trained, frozen) = (real(counts.trainable), real(counts.frozen()));
@@ -71,34 +77,48 @@ pub fn memory(recipe: &Recipe, tokens: Tokens, micro_batch: usize, rows: usize) 
         weights: (trained + frozen) * element,
         optimizer: trained * (8.0 + master),
         gradients: trained * 4.0,
-        activations: real(micro_batch) * (saved_values(recipe, tokens) * element + feature),
+        activations: real(micro_batch)
+            * (saved_values(recipe, tokens, recompute) * element + feature),
         features: if keeps_features { real(rows) * feature } else { 0.0 },
         embeddings: 2.0 * real(batch) * real(recipe.model.embed_dim) * element,
     }
 }
 
 /// Values that backward reads, per sample: of each attention block the input, its norm, queries, keys, values and the result; of each
-/// MLP the input, its norm and the hidden values (three of them for a gated one, two for a plain one).
-fn saved_values(recipe: &Recipe, tokens: Tokens) -> f64 {
+/// MLP the input, its norm and the hidden values (three of them for a gated one, two for a plain one). What is computed again is
+/// there for one layer at a time.
+fn saved_values(recipe: &Recipe, tokens: Tokens, recompute: Recompute) -> f64 {
     let model = &recipe.model;
     let (x, p, y) = (&model.x_encoder, &model.predictor, &model.y_encoder);
-    let attention =
-        |hidden: usize, heads: usize, kv: usize, dim: usize| 2 * hidden + 2 * (heads + kv) * dim;
-    let gated = |hidden: usize, wide: usize| 2 * hidden + 3 * wide;
-    let predictor_layer = attention(p.hidden_size, p.num_heads, p.num_kv_heads, p.head_dim)
-        + gated(p.hidden_size, p.intermediate_size);
+    // Values of a token in `layers` layers: of each its attention block, the input and norm of its MLP, and the MLP's inside.
+    let stack = |layers: usize, hidden: usize, attention: usize, norms: usize, inside: usize| {
+        let outside = 2 * hidden + attention + (2 + norms) * hidden;
+        let last = 2 * hidden;
+        real(match recompute {
+            Recompute::None => layers * (outside + inside) + last,
+            Recompute::Mlp => layers * outside + inside + last,
+            Recompute::Block => layers * hidden + outside + inside + last,
+        })
+    };
+    let heads = |query: usize, key_value: usize, dim: usize| 2 * (query + key_value) * dim;
     let mut values = real(tokens.visual + tokens.query)
-        * real(p.num_layers * predictor_layer + 2 * p.hidden_size);
+        * stack(
+            p.num_layers,
+            p.hidden_size,
+            heads(p.num_heads, p.num_kv_heads, p.head_dim),
+            0,
+            3 * p.intermediate_size,
+        );
     if y.trainable {
         // Two more norms a layer than Llama has.
-        let layer = attention(y.hidden_size, y.num_heads, y.num_kv_heads, y.head_dim)
-            + gated(y.hidden_size, y.intermediate_size)
-            + 2 * y.hidden_size;
-        values += real(tokens.target) * real(y.num_layers * layer + 2 * y.hidden_size);
+        let attention = heads(y.num_heads, y.num_kv_heads, y.head_dim);
+        values += real(tokens.target)
+            * stack(y.num_layers, y.hidden_size, attention, 2, 3 * y.intermediate_size);
     }
     if x.trainable {
-        let layer = 6 * x.hidden_size + 2 * x.hidden_size + 2 * x.intermediate_size;
-        values += real(tokens.visual) * real(x.num_layers * layer + 2 * x.hidden_size);
+        let attention = 4 * x.hidden_size;
+        values += real(tokens.visual)
+            * stack(x.num_layers, x.hidden_size, attention, 0, 2 * x.intermediate_size);
     }
     values
 }
@@ -142,6 +162,7 @@ mod tests {
     use super::{memory, real, traffic};
     use crate::cost::Tokens;
     use crate::load;
+    use crate::schema::Recompute;
 
     fn pretrain() -> crate::Recipe {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("pretrain.yaml");
@@ -163,14 +184,29 @@ mod tests {
     fn optimizer_state_is_sixteen_bytes_a_trained_parameter_and_two_for_the_copy() {
         let recipe = pretrain();
         let tokens = Tokens { visual: 256, query: 0, target: 64 };
-        let found = memory(&recipe, tokens, 128, 128);
+        let found = memory(&recipe, tokens, 128, 128, Recompute::None);
         let trained = 795_864_833.0;
         assert!((found.optimizer - trained * 12.0).abs() < 1.0);
         assert!((found.gradients - trained * 4.0).abs() < 1.0);
         assert!(found.features.abs() < 1.0);
-        let halved = memory(&recipe, tokens, 64, 128);
+        let halved = memory(&recipe, tokens, 64, 128, Recompute::None);
         assert!((halved.activations * 2.0 - found.activations).abs() < 1.0);
         assert!((halved.features - 128.0 * 256.0 * 1024.0 * 2.0).abs() < 1.0);
+    }
+
+    #[test]
+    fn what_is_computed_again_is_kept_for_one_layer() {
+        let recipe = pretrain();
+        let tokens = Tokens { visual: 256, query: 0, target: 0 };
+        let [everything, mlp, block] = [Recompute::None, Recompute::Mlp, Recompute::Block]
+            .map(|recompute| memory(&recipe, tokens, 1, 1, recompute).activations);
+        // Seven of eight layers' insides of 3 × 8,192 values, in bf16.
+        assert!((everything - mlp - 7.0 * 256.0 * 3.0 * 8192.0 * 2.0).abs() < 1.0);
+        // Of seven layers all but the input of 2,048.
+        let outside = 4.0 * 2048.0 + 2.0 * 40.0 * 64.0;
+        let inside = 3.0 * 8192.0;
+        let kept = 8.0 * 2048.0 + outside + inside;
+        assert!((everything - block - 256.0 * 2.0 * (8.0 * (outside + inside) - kept)).abs() < 1.0);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::memory::real;
 use super::parameters::patch_values;
-use crate::schema::Model;
+use crate::schema::{Model, Recompute};
 
 /// Tokens of a sample.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -66,10 +66,15 @@ pub(super) fn visual_tokens(model: &Model, frames: usize) -> usize {
     frames.div_ceil(x.tubelet_size.max(1)).max(1) * side * side
 }
 
-/// Operations of one training sample. `recomputes` says that forward runs twice; a frozen X-encoder's features are kept, and its
-/// forward then runs once.
+/// Operations of one training sample. `embeds_twice` says that forward runs again before backward; a frozen X-encoder's features are
+/// kept, and its forward then runs once. `recompute` is what backward itself computes again.
 #[must_use]
-pub fn sample(model: &Model, tokens: Tokens, recomputes: bool) -> Operations {
+pub fn sample(
+    model: &Model,
+    tokens: Tokens,
+    embeds_twice: bool,
+    recompute: Recompute,
+) -> Operations {
     let Model { x_encoder: x, predictor: p, y_encoder: y, .. } = model;
     let product = |rows: usize, values: usize| 2.0 * real(rows) * real(values);
     let attention = |rows: usize, width: usize| 4.0 * real(rows) * real(rows) * real(width);
@@ -101,19 +106,40 @@ pub fn sample(model: &Model, tokens: Tokens, recomputes: bool) -> Operations {
     let trained = |trained: bool, forward: f64| if trained { forward } else { 0.0 };
     let differentiated =
         predictor_forward + trained(x.trainable, x_forward) + trained(y.trainable, y_forward);
+    let again = match recompute {
+        Recompute::None => 0.0,
+        // A gated MLP's two maps into its inside, a plain one's one.
+        Recompute::Mlp => {
+            product(rows, p.num_layers * 2 * p.hidden_size * p.intermediate_size)
+                + trained(
+                    y.trainable,
+                    product(tokens.target, y.num_layers * 2 * y.hidden_size * y.intermediate_size),
+                )
+                + trained(
+                    x.trainable,
+                    product(tokens.visual, x.num_layers * x.hidden_size * x.intermediate_size),
+                )
+        }
+        Recompute::Block => {
+            product(rows, p.num_layers * p_layer)
+                + real(p.num_layers) * attention(rows, p_width)
+                + trained(y.trainable, y_forward)
+                + trained(x.trainable, x_forward)
+        }
+    };
     Operations {
         x_forward,
         predictor_forward,
         y_forward,
         backward: 2.0 * differentiated,
-        recompute: if recomputes { differentiated } else { 0.0 },
+        recompute: if embeds_twice { differentiated } else { 0.0 } + again,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::{Tokens, sample, visual_tokens};
-    use crate::schema::Model;
+    use crate::schema::{Model, Recompute};
 
     /// frames, query, target, then TFLOP of: X forward, predictor forward, predictor forward and backward, Y forward and backward,
     /// total; then samples/s at 790 TFLOP/s plain and with everything trained computed twice. Worked out by hand from the published
@@ -133,7 +159,7 @@ mod tests {
         let model = Model::default();
         for (frames, query, target, expected, plain, recomputed) in TABLE {
             let tokens = Tokens { visual: visual_tokens(&model, frames), query, target };
-            let found = sample(&model, tokens, false);
+            let found = sample(&model, tokens, false, Recompute::None);
             let values = [
                 found.x_forward,
                 found.predictor_forward,
@@ -154,8 +180,14 @@ mod tests {
                 "{frames}: {}",
                 rate(found.total())
             );
-            let twice = sample(&model, tokens, true).total();
+            let twice = sample(&model, tokens, true, Recompute::None).total();
             assert!((rate(twice) - recomputed).abs() < 0.6, "{frames}: {}", rate(twice));
+            // Layers again are nearly all of the second forward pass; their MLPs' insides about half of it.
+            let [mlp, block] = [Recompute::Mlp, Recompute::Block]
+                .map(|recompute| sample(&model, tokens, false, recompute).recompute);
+            let forward = found.predictor_forward + found.y_forward;
+            assert!(block < forward && block > 0.98 * forward, "{frames}: {block} {forward}");
+            assert!(mlp < 0.6 * forward && mlp > 0.3 * forward, "{frames}: {mlp} {forward}");
         }
     }
 

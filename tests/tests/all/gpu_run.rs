@@ -78,7 +78,7 @@ fn place(folder: &Path) -> Place {
 
 #[test]
 fn a_run_on_a_gpu_learns_and_resumes_bit_for_bit() {
-    let gpu = || Device::Cuda(Cuda::emulated(Mode::Deterministic));
+    let gpu = || Device::Cuda(Cuda::for_tests(Mode::Deterministic));
     let mut recipe = recipe();
     let mut undisturbed = Engine::for_training(&recipe, gpu()).unwrap();
     let start = bits(&undisturbed);
@@ -116,7 +116,7 @@ fn the_host_and_a_gpu_take_the_same_step_in_one_piece_or_in_several() {
         step(&mut run, 3, micro_batch, recompute)
     };
     let host = on(Device::Host, None, Recompute::None);
-    let gpu = || Device::Cuda(Cuda::emulated(Mode::Fast));
+    let gpu = || Device::Cuda(Cuda::for_tests(Mode::Fast));
     for (micro_batch, recompute) in [(None, Recompute::Mlp), (Some(2), Recompute::Block)] {
         let report = on(gpu(), micro_batch, recompute);
         // Roundings to bf16 along some forty operations, as in `gpu_step`.

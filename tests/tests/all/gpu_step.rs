@@ -72,7 +72,7 @@ const BACKWARD: f64 = 0.08;
 #[test]
 fn a_step_on_a_gpu_is_the_host_s_but_for_bf16() {
     let want = step(Device::Host, false);
-    let gpu = |mode, reversed| step(Device::Cuda(Cuda::emulated(mode)), reversed);
+    let gpu = |mode, reversed| step(Device::Cuda(Cuda::for_tests(mode)), reversed);
     for mode in [Mode::Fast, Mode::Deterministic] {
         let got = gpu(mode, false);
         for (name, got, want) in [

@@ -142,3 +142,22 @@ fn a_missing_mpirun_is_explained() {
         text(&output)
     );
 }
+
+#[cfg(feature = "cuda")]
+#[test]
+fn a_gpu_that_is_not_there_is_named_and_nothing_else_computes() {
+    let trial = Trial::new(QUICK);
+    let recipe = trial.recipe();
+    let changes = ["--set", "device=cuda", "--set", "precision=bf16"];
+    // A driver that is there is told that it has no GPU.
+    let output = command("vljepa-launch")
+        .arg(&recipe)
+        .args(changes)
+        .env("CUDA_VISIBLE_DEVICES", "")
+        .output()
+        .unwrap();
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("device: host") && !said.contains("panicked"), "{said}");
+    refused(&[recipe.to_str().unwrap(), "--set", "device=cuda"], &["GPUs compute in bf16 only"]);
+}

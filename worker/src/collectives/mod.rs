@@ -1,4 +1,5 @@
-//! What ranks do together. The closed list of data planes: one process, or MPI between CPU processes.
+//! What ranks do together. The closed list of data planes: one process, one that stands in for a rank, or MPI between
+//! processes.
 //!
 //! Every rank issues the same calls in the same order. Sums are the same bits on every rank, and the same bits again when the
 //! run is repeated with as many ranks.
@@ -6,6 +7,7 @@
 #[cfg(feature = "mpi")]
 mod mpi;
 mod solo;
+mod stand_in;
 
 use std::ops::Range;
 
@@ -14,6 +16,7 @@ use vljepa_kernels::{Device, Stream, View, ViewMut, copy};
 #[cfg(feature = "mpi")]
 pub use self::mpi::Mpi;
 pub use self::solo::Solo;
+pub use self::stand_in::StandIn;
 use crate::error::WorkerError;
 
 /// Which rows of a global batch each rank owns: rank r of R owns rows ⌊rB/R⌋ to ⌊(r+1)B/R⌋ of B, so that any number of ranks
@@ -44,6 +47,8 @@ impl Shares {
 pub enum Collectives {
     /// One process: nothing to exchange.
     Solo(Solo),
+    /// One process in the place of a rank, for benchmarks.
+    StandIn(StandIn),
     /// Several processes on CPUs.
     #[cfg(feature = "mpi")]
     Mpi(Mpi),
@@ -75,7 +80,7 @@ impl Collectives {
     #[must_use]
     pub fn rank(&self) -> usize {
         match self {
-            Self::Solo(_) => 0,
+            Self::Solo(_) | Self::StandIn(_) => 0,
             #[cfg(feature = "mpi")]
             Self::Mpi(mpi) => mpi.rank(),
         }
@@ -86,6 +91,7 @@ impl Collectives {
     pub fn world_size(&self) -> usize {
         match self {
             Self::Solo(_) => 1,
+            Self::StandIn(stand_in) => stand_in.world_size,
             #[cfg(feature = "mpi")]
             Self::Mpi(mpi) => mpi.world_size(),
         }
@@ -110,6 +116,7 @@ impl Collectives {
         assert_eq!(local.len(), shares.rows(self.rank()).len() * width, "local share of a gather");
         match self {
             Self::Solo(_) => copy::copy(stream, local, out)?,
+            Self::StandIn(stand_in) => stand_in.all_gather_rows(stream, local, shares, out)?,
             #[cfg(feature = "mpi")]
             Self::Mpi(mpi) => {
                 let mut all = vec![0.0f32; out.len()];
@@ -129,6 +136,7 @@ impl Collectives {
         assert_eq!(local.len(), shares.rows(self.rank()).len(), "local share of a gather");
         match self {
             Self::Solo(_) => local.to_vec(),
+            Self::StandIn(stand_in) => stand_in.all_gather_hashes(local, shares),
             #[cfg(feature = "mpi")]
             Self::Mpi(mpi) => {
                 let mut out = vec![0; shares.global];
@@ -144,7 +152,7 @@ impl Collectives {
     /// When the tensor is not f32 of this device.
     pub fn all_reduce_sum(&self, stream: &Stream, values: ViewMut<'_>) -> Result<(), WorkerError> {
         match self {
-            Self::Solo(_) => {}
+            Self::Solo(_) | Self::StandIn(_) => {}
             #[cfg(feature = "mpi")]
             Self::Mpi(mpi) => match values.as_view().device() {
                 Device::Host => {
@@ -165,7 +173,7 @@ impl Collectives {
     #[must_use]
     pub fn sum<const N: usize>(&self, values: [f64; N]) -> [f64; N] {
         match self {
-            Self::Solo(_) => values,
+            Self::Solo(_) | Self::StandIn(_) => values,
             #[cfg(feature = "mpi")]
             Self::Mpi(mpi) => mpi.sum(values),
         }
@@ -175,7 +183,7 @@ impl Collectives {
     #[must_use]
     pub fn broadcast(&self, bytes: Vec<u8>) -> Vec<u8> {
         match self {
-            Self::Solo(_) => bytes,
+            Self::Solo(_) | Self::StandIn(_) => bytes,
             #[cfg(feature = "mpi")]
             Self::Mpi(mpi) => mpi.broadcast(bytes),
         }
@@ -186,6 +194,7 @@ impl Collectives {
     pub fn all_gather_bytes(&self, bytes: &[u8]) -> Vec<Vec<u8>> {
         match self {
             Self::Solo(_) => vec![bytes.to_vec()],
+            Self::StandIn(stand_in) => vec![bytes.to_vec(); stand_in.world_size],
             #[cfg(feature = "mpi")]
             Self::Mpi(mpi) => mpi.all_gather_bytes(bytes),
         }
@@ -195,7 +204,7 @@ impl Collectives {
     /// others waiting in their next collective.
     pub fn abort(&self) -> ! {
         match self {
-            Self::Solo(_) => std::process::abort(),
+            Self::Solo(_) | Self::StandIn(_) => std::process::abort(),
             #[cfg(feature = "mpi")]
             Self::Mpi(mpi) => mpi.abort(),
         }

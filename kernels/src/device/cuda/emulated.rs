@@ -1,20 +1,42 @@
 //! A device for tests: memory of the host, kernels as host programs, products by the host's.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
 
 use half::bf16;
 
-use super::{Lane, Product, Region};
+use super::{Cuda, Lane, Product, Region, Span};
 use crate::Result;
+use crate::attention::launch::Mode;
 use crate::compile::emulator::{Buffer, Emulator};
+use crate::compile::{Cache, Compiler, Nvrtc};
 use crate::compile::{Element, Launch};
 use crate::device::host_gemm::{Layout, matmul};
+
+/// The GPU whose number `VLJEPA_TEST_GPU` holds, opened once for each mode; its kernels are compiled by the NVRTC of `VLJEPA_NVRTC` with
+/// the headers of `VLJEPA_CUDA_INCLUDE`.
+#[expect(clippy::disallowed_methods, reason = "variables that only tests know")]
+pub(crate) fn test_gpu(attention: Mode) -> Option<&'static Cuda> {
+    static OPENED: [OnceLock<&'static Cuda>; 2] = [OnceLock::new(), OnceLock::new()];
+    let ordinal = std::env::var("VLJEPA_TEST_GPU").ok()?.parse().expect("a number");
+    let opened = &OPENED[usize::from(attention == Mode::Fast)];
+    Some(opened.get_or_init(|| {
+        let path = |name| std::env::var_os(name).map(PathBuf::from);
+        let (library, include) = (path("VLJEPA_NVRTC"), path("VLJEPA_CUDA_INCLUDE"));
+        let nvrtc = Nvrtc::open(library.as_deref(), include.as_deref()).expect("NVRTC");
+        let cache = Cache::new(&std::env::temp_dir().join("vljepa-test-kernels"));
+        let compiler = Compiler::new(nvrtc, "sm_90a", Some(cache));
+        Cuda::open(ordinal, compiler, attention).expect("the GPU")
+    }))
+}
 
 /// Allocations by address. Fresh memory is all ones: NaN.
 #[derive(Debug, Default)]
 pub(crate) struct Emulated {
     memory: Mutex<BTreeMap<u64, Vec<u8>>>,
+    trace: Mutex<Option<(Instant, Vec<Span>)>>,
 }
 
 impl Emulated {
@@ -46,6 +68,33 @@ impl Emulated {
 
     pub(super) fn bus_address(&self) -> Result<String> {
         self.description()
+    }
+
+    pub(super) fn time(&self, _: Lane, work: impl FnOnce() -> Result<()>) -> Result<f64> {
+        let since = Instant::now();
+        work()?;
+        Ok(since.elapsed().as_secs_f64() * 1e3)
+    }
+
+    pub(super) fn trace(&self) -> Result<()> {
+        *self.trace.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some((Instant::now(), Vec::new()));
+        Ok(())
+    }
+
+    pub(super) fn traced(&self) -> Result<Vec<Span>> {
+        let trace = self.trace.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Ok(trace.map_or_else(Vec::new, |(_, spans)| spans))
+    }
+
+    /// Notes what began at `since`, where a trace is being taken.
+    fn note(&self, name: String, lane: Lane, since: Instant) {
+        let mut trace = self.trace.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((base, spans)) = trace.as_mut() {
+            let ms = |duration: std::time::Duration| duration.as_secs_f64() * 1e3;
+            let (start_ms, duration_ms) = (ms(since - *base), ms(since.elapsed()));
+            spans.push(Span { name, lane, start_ms, duration_ms });
+        }
     }
 
     pub(super) fn memory(&self) -> Result<[usize; 2]> {
@@ -93,6 +142,7 @@ impl Emulated {
     }
 
     pub(super) fn run(&self, lane: Lane, launch: &Launch<Region>) -> Result<()> {
+        let since = Instant::now();
         let mut emulator = Emulator::default();
         let mut buffers = Vec::<Buffer>::new();
         for (i, region) in launch.buffers.iter().enumerate() {
@@ -109,11 +159,13 @@ impl Emulated {
         for (region, buffer) in launch.buffers.iter().zip(buffers) {
             self.upload(lane, *region, emulator.raw(buffer))?;
         }
+        self.note(launch.kernel.name(), lane, since);
         Ok(())
     }
 
     pub(super) fn multiply(&self, lane: Lane, product: Product) -> Result<()> {
         let Product { rows, columns, inner, out, out_element, .. } = product;
+        let since = Instant::now();
         let layout = |rows, columns, transposed| {
             if transposed {
                 Layout::row_major(columns, rows).transposed()
@@ -146,6 +198,8 @@ impl Emulated {
             Element::F32 => sums.iter().flat_map(|x| x.to_le_bytes()).collect(),
             Element::Bf16 => sums.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect(),
         };
-        self.upload(lane, out, &bytes)
+        self.upload(lane, out, &bytes)?;
+        self.note(format!("product_{rows}x{columns}x{inner}"), lane, since);
+        Ok(())
     }
 }

@@ -13,8 +13,9 @@ use cudarc::cublaslt::sys as lt_sys;
 use cudarc::driver::result::{self as cu, DriverError};
 use cudarc::driver::sys as cu_sys;
 
-use super::{Lane, Product, Region, failed};
+use super::{Lane, Product, Region, Span, failed};
 use crate::compile::{Compiler, Element, Kernel, Launch, pack};
+use crate::device::arena::size_class;
 use crate::{KernelError, Result};
 
 /// cuBLASLt's workspace on each stream: what its documentation recommends for Hopper.
@@ -36,14 +37,24 @@ pub(super) struct Hardware {
     blas: lt_sys::cublasLtHandle_t,
     compiler: Compiler,
     functions: Mutex<HashMap<Kernel, Function>>,
-    algorithms: Mutex<HashMap<Shape, lt_sys::cublasLtMatmulHeuristicResult_t>>,
+    algorithms: Mutex<HashMap<Shape, lt_sys::cublasLtMatmulAlgo_t>>,
+    /// Whether the fastest of several algorithms is found by timing them.
+    timed: bool,
+    trace: Mutex<Option<Recording>>,
+}
+
+/// What was issued since a trace began.
+#[derive(Debug)]
+struct Recording {
+    base: Event,
+    spans: Vec<(String, Lane, [Event; 2])>,
 }
 
 /// A stream, the event that others wait for, and cuBLASLt's workspace on it.
 #[derive(Debug)]
 struct Queue {
     stream: cu_sys::CUstream,
-    event: cu_sys::CUevent,
+    event: Event,
     workspace: cu_sys::CUdeviceptr,
 }
 
@@ -104,7 +115,7 @@ impl Hardware {
         Ok(usize::try_from(count).unwrap_or(0))
     }
 
-    pub(super) fn open(ordinal: usize, compiler: Compiler) -> Result<Self> {
+    pub(super) fn open(ordinal: usize, compiler: Compiler, timed: bool) -> Result<Self> {
         let count = Self::count()?;
         let number = i32::try_from(ordinal).ok().filter(|_| ordinal < count);
         let Some(number) = number else {
@@ -123,7 +134,7 @@ impl Hardware {
         let streams = [compute?, copy?, communicate?];
         let blas = lt::create_handle().map_err(blas("cublasLtCreate"))?;
         let (functions, algorithms) = (Mutex::default(), Mutex::default());
-        let staging = Mutex::default();
+        let (staging, trace) = (Mutex::default(), Mutex::default());
         Ok(Self {
             ordinal,
             device,
@@ -134,6 +145,8 @@ impl Hardware {
             compiler,
             functions,
             algorithms,
+            timed,
+            trace,
         })
     }
 
@@ -193,16 +206,18 @@ impl Hardware {
     }
 
     pub(super) fn upload(&self, lane: Lane, to: Region, bytes: &[u8]) -> Result<()> {
-        self.bind()?;
-        let stream = self.queue(lane).stream;
-        let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
-        let ring = if bytes.len() <= SMALL_BYTES { &mut staging.small } else { &mut staging.large };
-        let mut address = to.address;
-        for part in bytes.chunks(ring.bytes) {
-            ring.upload(address, part, stream)?;
-            address += part.len() as u64;
-        }
-        Ok(())
+        let upload = |stream| {
+            let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
+            let Staging { small, large } = &mut *staging;
+            let ring = if bytes.len() <= SMALL_BYTES { small } else { large };
+            let mut address = to.address;
+            for part in bytes.chunks(ring.bytes) {
+                ring.upload(address, part, stream)?;
+                address += part.len() as u64;
+            }
+            Ok(())
+        };
+        self.issue(lane, || "upload".to_owned(), upload)
     }
 
     pub(super) fn download(&self, lane: Lane, from: Region, bytes: &mut [u8]) -> Result<()> {
@@ -214,31 +229,85 @@ impl Hardware {
     }
 
     pub(super) fn copy(&self, lane: Lane, from: Region, to: Region) -> Result<()> {
-        self.bind()?;
         // SAFETY: both ranges are allocated and of one size.
-        unsafe {
-            cu::memcpy_dtod_async(to.address, from.address, from.bytes, self.queue(lane).stream)
-        }
-        .map_err(driver("cuMemcpyDtoDAsync", LATER))
+        let copy = |stream| unsafe {
+            cu::memcpy_dtod_async(to.address, from.address, from.bytes, stream)
+                .map_err(driver("cuMemcpyDtoDAsync", LATER))
+        };
+        self.issue(lane, || "copy".to_owned(), copy)
     }
 
     pub(super) fn fill_zero(&self, lane: Lane, region: Region) -> Result<()> {
-        self.bind()?;
         // SAFETY: the range is allocated.
-        unsafe { cu::memset_d8_async(region.address, 0, region.bytes, self.queue(lane).stream) }
-            .map_err(driver("cuMemsetD8Async", LATER))
+        let fill = |stream| unsafe {
+            cu::memset_d8_async(region.address, 0, region.bytes, stream)
+                .map_err(driver("cuMemsetD8Async", LATER))
+        };
+        self.issue(lane, || "zeros".to_owned(), fill)
     }
 
     pub(super) fn wait(&self, lane: Lane, other: Lane) -> Result<()> {
         self.bind()?;
         let other = self.queue(other);
+        other.event.record(other.stream)?;
+        let flags = cu_sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
         // SAFETY: event and streams are never destroyed.
-        unsafe {
-            cu::event::record(other.event, other.stream).map_err(driver("cuEventRecord", LATER))?;
-            let flags = cu_sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
-            cu::stream::wait_event(self.queue(lane).stream, other.event, flags)
-                .map_err(driver("cuStreamWaitEvent", LATER))
+        unsafe { cu::stream::wait_event(self.queue(lane).stream, other.event.0, flags) }
+            .map_err(driver("cuStreamWaitEvent", LATER))
+    }
+
+    /// Milliseconds that what `work` issues to `lane` takes.
+    pub(super) fn time(&self, lane: Lane, work: impl FnOnce() -> Result<()>) -> Result<f64> {
+        self.bind()?;
+        let (stream, [begin, end]) = (self.queue(lane).stream, [Event::timed()?, Event::timed()?]);
+        begin.record(stream)?;
+        work()?;
+        end.record(stream)?;
+        end.wait()?;
+        end.since(&begin)
+    }
+
+    /// From now on notes when each kernel, product and copy begins and ends.
+    pub(super) fn trace(&self) -> Result<()> {
+        self.bind()?;
+        let base = Event::timed()?;
+        base.record(self.queue(Lane::Compute).stream)?;
+        let mut trace = self.trace.lock().unwrap_or_else(PoisonError::into_inner);
+        *trace = Some(Recording { base, spans: Vec::new() });
+        Ok(())
+    }
+
+    /// What was noted since [`Self::trace`], after all of it has happened; nothing is noted any more.
+    pub(super) fn traced(&self) -> Result<Vec<Span>> {
+        for lane in Lane::ALL {
+            self.synchronize(lane)?;
         }
+        let mut trace = self.trace.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(Recording { base, spans }) = trace.take() else { return Ok(Vec::new()) };
+        let span = |(name, lane, [begin, end]): (String, Lane, [Event; 2])| {
+            let (start_ms, duration_ms) = (begin.since(&base)?, end.since(&begin)?);
+            Ok(Span { name, lane, start_ms, duration_ms })
+        };
+        spans.into_iter().map(span).collect()
+    }
+
+    /// Issues something to `lane`, and notes it where a trace is being taken.
+    fn issue(
+        &self,
+        lane: Lane,
+        name: impl FnOnce() -> String,
+        issue: impl FnOnce(cu_sys::CUstream) -> Result<()>,
+    ) -> Result<()> {
+        self.bind()?;
+        let stream = self.queue(lane).stream;
+        let mut trace = self.trace.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(trace) = trace.as_mut() else { return issue(stream) };
+        let [begin, end] = [Event::timed()?, Event::timed()?];
+        begin.record(stream)?;
+        issue(stream)?;
+        end.record(stream)?;
+        trace.spans.push((name(), lane, [begin, end]));
+        Ok(())
     }
 
     pub(super) fn synchronize(&self, lane: Lane) -> Result<()> {
@@ -261,17 +330,18 @@ impl Hardware {
         }
         let [x, y, z] = launch.cubes;
         // SAFETY: the arguments are those of the emitted source (a test compares the layouts) and are copied by the call.
-        unsafe {
+        let start = |stream| unsafe {
             cu::launch_kernel(
                 function.handle,
                 (x, y, z),
                 (function.units, 1, 1),
                 function.shared_bytes,
-                self.queue(lane).stream,
+                stream,
                 &mut arguments,
             )
-        }
-        .map_err(driver("cuLaunchKernel", LATER))
+            .map_err(driver("cuLaunchKernel", LATER))
+        };
+        self.issue(lane, || launch.kernel.name(), start)
     }
 
     /// Loads a kernel the first time it is launched.
@@ -312,20 +382,39 @@ impl Hardware {
 
     pub(super) fn multiply(&self, lane: Lane, product: Product) -> Result<()> {
         self.bind()?;
-        // cuBLASLt counts in columns: its C is our output transposed, its A our right operand, its B our left one.
         let call = Call::new(&product)?;
-        let shape = Shape {
-            sizes: [product.rows, product.columns, product.inner],
-            transposed: [product.left_transposed, product.right_transposed],
-            bias: product.bias.is_some(),
-            add: product.add,
-            f32_out: product.out_element == Element::F32,
+        let shape = Shape::of(&product);
+        let algorithm = self.algorithm(lane, shape, &call, &product)?;
+        let name = || {
+            let [rows, columns, inner] = shape.sizes;
+            let form = if shape.f32_out { "gradient" } else { "product" };
+            format!("{form}_{rows}x{columns}x{inner}")
         };
-        let algorithm = self.algorithm(shape, &call)?;
+        self.issue(lane, name, |_| {
+            self.matmul(lane, &call, &product, &algorithm).or_else(|_| {
+                // An algorithm chosen at a shape near this one does not suit this one.
+                let [algorithm, ..] = self.candidates(&call, &product, 1)?[..] else {
+                    unreachable!("candidates are never none")
+                };
+                let mut known = self.algorithms.lock().unwrap_or_else(PoisonError::into_inner);
+                known.insert(shape, algorithm);
+                self.matmul(lane, &call, &product, &algorithm)
+            })
+        })
+    }
+
+    fn matmul(
+        &self,
+        lane: Lane,
+        call: &Call,
+        product: &Product,
+        algorithm: &lt_sys::cublasLtMatmulAlgo_t,
+    ) -> Result<()> {
         let queue = self.queue(lane);
         let (alpha, beta) = (1.0f32, if product.add { 1.0f32 } else { 0.0 });
         let at = |region: Region| region.address as *mut c_void;
-        // SAFETY: descriptors live until the end of this function, regions are as large as the layouts say (checked by the operation),
+        // cuBLASLt counts in columns: its C is our output transposed, its A our right operand, its B our left one.
+        // SAFETY: descriptors live as long as `call`, regions are as large as the layouts say (checked by the operation),
         // and the workspace is this stream's own.
         unsafe {
             lt::matmul(
@@ -341,7 +430,7 @@ impl Hardware {
                 call.layouts[2],
                 at(product.out),
                 call.layouts[2],
-                &raw const algorithm.algo,
+                algorithm,
                 queue.workspace as *mut c_void,
                 WORKSPACE_BYTES,
                 queue.stream.cast(),
@@ -350,44 +439,154 @@ impl Hardware {
         .map_err(blas("cublasLtMatmul"))
     }
 
-    /// The algorithm for a shape, chosen once: the same in every step.
+    /// The algorithm for shapes like this one, chosen once: token counts differ from batch to batch, and sizes within an eighth of
+    /// a power of two share a choice. Timed, it is the fastest of what cuBLASLt offers; otherwise its first answer, which is the
+    /// same in every run.
     fn algorithm(
         &self,
+        lane: Lane,
         shape: Shape,
         call: &Call,
-    ) -> Result<lt_sys::cublasLtMatmulHeuristicResult_t> {
+        product: &Product,
+    ) -> Result<lt_sys::cublasLtMatmulAlgo_t> {
+        let class = Shape { sizes: shape.sizes.map(size_class), ..shape };
         let mut algorithms = self.algorithms.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(algorithm) = algorithms.get(&shape) {
+        if let Some(algorithm) = algorithms.get(&shape).or_else(|| algorithms.get(&class)) {
             return Ok(*algorithm);
         }
+        let candidates = self.candidates(call, product, if self.timed { CANDIDATES } else { 1 })?;
+        let mut best = (f64::INFINITY, candidates[0]);
+        if candidates.len() > 1 {
+            // Into memory of its own: what stands in the output may be added to only once.
+            let out = Region { address: self.allocate(product.out.bytes)?, ..product.out };
+            let elsewhere = Product { out, ..*product };
+            for candidate in candidates {
+                let run = || self.matmul(lane, call, &elsewhere, &candidate);
+                for repetition in 0..4 {
+                    let Ok(ms) = self.time(lane, run) else { break };
+                    if repetition > 0 && ms < best.0 {
+                        best = (ms, candidate);
+                    }
+                }
+            }
+            self.free(out);
+        }
+        algorithms.insert(class, best.1);
+        Ok(best.1)
+    }
+
+    /// At most `count` algorithms, at least one, by cuBLASLt's estimate the fastest first.
+    fn candidates(
+        &self,
+        call: &Call,
+        product: &Product,
+        count: usize,
+    ) -> Result<Vec<lt_sys::cublasLtMatmulAlgo_t>> {
         let preference =
             lt::create_matmul_pref().map_err(blas("cublasLtMatmulPreferenceCreate"))?;
         let attribute =
             lt_sys::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
-        // SAFETY: the preference is destroyed below, the attribute is a 64-bit number, descriptors and layouts are alive.
-        let found = unsafe {
+        // SAFETY: a result is plain numbers, for which zeros are valid.
+        let mut found: Vec<lt_sys::cublasLtMatmulHeuristicResult_t> =
+            vec![unsafe { std::mem::zeroed() }; count];
+        let mut returned = 0;
+        let [a, b, c] = call.layouts;
+        // SAFETY: the preference is destroyed below, the attribute is a 64-bit number, descriptors and layouts are alive, and at
+        // most `count` results are written.
+        let asked = unsafe {
             let set = lt::set_matmul_pref_attribute(
                 preference,
                 attribute,
                 (&raw const WORKSPACE_BYTES_U64).cast(),
                 size_of::<u64>(),
             );
-            let [a, b, c] = call.layouts;
-            let found = set.and_then(|()| {
-                lt::get_matmul_algo_heuristic(self.blas, call.operation, a, b, c, c, preference)
+            let asked = set.and_then(|()| {
+                lt_sys::cublasLtMatmulAlgoGetHeuristic(
+                    self.blas,
+                    call.operation,
+                    a,
+                    b,
+                    c,
+                    c,
+                    preference,
+                    i32::try_from(count).unwrap_or(1),
+                    found.as_mut_ptr(),
+                    &raw mut returned,
+                )
+                .result()
             });
             lt::destroy_matmul_pref(preference).map_err(blas("cublasLtMatmulPreferenceDestroy"))?;
-            found.map_err(|error| {
-                let message = format!("{:?} for {shape:?}", error.0);
-                failed(
-                    "cublasLtMatmulAlgoGetHeuristic",
-                    message,
-                    "cuBLASLt 12.4 or newer is needed",
-                )
-            })?
+            asked
         };
-        algorithms.insert(shape, found);
-        Ok(found)
+        found.truncate(usize::try_from(returned).unwrap_or(0));
+        found.retain(|result| result.state == lt_sys::cublasStatus_t::CUBLAS_STATUS_SUCCESS);
+        if asked.is_err() || found.is_empty() {
+            let message = format!("{asked:?}, no algorithm for {:?}", Shape::of(product));
+            let hint = "cuBLASLt 12.4 or newer is needed";
+            return Err(failed("cublasLtMatmulAlgoGetHeuristic", message, hint));
+        }
+        Ok(found.into_iter().map(|result| result.algo).collect())
+    }
+}
+
+impl Shape {
+    fn of(product: &Product) -> Self {
+        Self {
+            sizes: [product.rows, product.columns, product.inner],
+            transposed: [product.left_transposed, product.right_transposed],
+            bias: product.bias.is_some(),
+            add: product.add,
+            f32_out: product.out_element == Element::F32,
+        }
+    }
+}
+
+/// Algorithms that are timed for a shape.
+const CANDIDATES: usize = 6;
+
+/// An event, destroyed when dropped.
+#[derive(Debug)]
+struct Event(cu_sys::CUevent);
+
+impl Event {
+    fn new(flags: cu_sys::CUevent_flags) -> Result<Self> {
+        cu::event::create(flags).map(Self).map_err(driver("cuEventCreate", LATER))
+    }
+
+    /// One that others wait for.
+    fn plain() -> Result<Self> {
+        Self::new(cu_sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
+    }
+
+    /// One that knows when it happened.
+    fn timed() -> Result<Self> {
+        Self::new(cu_sys::CUevent_flags::CU_EVENT_DEFAULT)
+    }
+
+    fn record(&self, stream: cu_sys::CUstream) -> Result<()> {
+        // SAFETY: the event is alive, and streams are never destroyed.
+        unsafe { cu::event::record(self.0, stream) }.map_err(driver("cuEventRecord", LATER))
+    }
+
+    /// Waits on the host; an event that was never recorded has happened.
+    fn wait(&self) -> Result<()> {
+        // SAFETY: the event is alive.
+        unsafe { cu::event::synchronize(self.0) }.map_err(driver("cuEventSynchronize", LATER))
+    }
+
+    /// Milliseconds between two timed events that have happened.
+    fn since(&self, earlier: &Self) -> Result<f64> {
+        // SAFETY: both events are alive.
+        unsafe { cu::event::elapsed(earlier.0, self.0) }
+            .map(f64::from)
+            .map_err(driver("cuEventElapsedTime", LATER))
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        // SAFETY: it is destroyed once; the driver waits for what still uses it. Nothing can be done about an error here.
+        unsafe { cu::event::destroy(self.0) }.ok();
     }
 }
 
@@ -414,7 +613,7 @@ struct Ring {
 #[derive(Debug)]
 struct Slot {
     memory: *mut u8,
-    copied: cu_sys::CUevent,
+    copied: Event,
 }
 
 impl Default for Staging {
@@ -435,21 +634,18 @@ impl Ring {
             let memory = unsafe { cu::malloc_host(self.bytes, 0) }
                 .map_err(driver("cuMemHostAlloc", LOCK))?
                 .cast();
-            let copied = cu::event::create(cu_sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
-                .map_err(driver("cuEventCreate", LATER))?;
-            self.slots.push(Slot { memory, copied });
+            self.slots.push(Slot { memory, copied: Event::plain()? });
         }
         let slot = &self.slots[at];
-        // SAFETY: events and streams are never destroyed; an event that was never recorded has happened. The slot is as long as the
-        // part, nobody else writes to it under the lock, and the device reads it before its event.
+        slot.copied.wait()?;
+        // SAFETY: the slot is as long as the part, nobody else writes to it under the lock, and the device reads it before its event.
         unsafe {
-            cu::event::synchronize(slot.copied).map_err(driver("cuEventSynchronize", LATER))?;
             let staged = std::slice::from_raw_parts_mut(slot.memory, part.len());
             staged.copy_from_slice(part);
             cu::memcpy_htod_async(to, staged, stream)
                 .map_err(driver("cuMemcpyHtoDAsync", LATER))?;
-            cu::event::record(slot.copied, stream).map_err(driver("cuEventRecord", LATER))
         }
+        slot.copied.record(stream)
     }
 }
 
@@ -459,8 +655,7 @@ impl Queue {
     fn new() -> Result<Self> {
         let stream = cu::stream::create(cu::stream::StreamKind::NonBlocking)
             .map_err(driver("cuStreamCreate", LATER))?;
-        let event = cu::event::create(cu_sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
-            .map_err(driver("cuEventCreate", LATER))?;
+        let event = Event::plain()?;
         // SAFETY: cuBLASLt writes its workspace before it reads it.
         let workspace = unsafe { cu::malloc_sync(WORKSPACE_BYTES) }
             .map_err(driver("cuMemAlloc", "see what else runs on the GPU with nvidia-smi"))?;

@@ -47,6 +47,19 @@ impl Lane {
     pub const ALL: [Self; 3] = [Self::Compute, Self::Copy, Self::Communicate];
 }
 
+/// One kernel, product or copy in a trace.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Span {
+    /// The kernel's name; for products their sizes, rows × columns × inner.
+    pub name: String,
+    /// Where it ran.
+    pub lane: Lane,
+    /// When it began, from the beginning of the trace.
+    pub start_ms: f64,
+    /// How long it took.
+    pub duration_ms: f64,
+}
+
 /// A GPU.
 #[derive(Debug)]
 pub struct Cuda {
@@ -76,12 +89,13 @@ macro_rules! driver {
 
 impl Cuda {
     /// The GPU of that number, with `compiler` for the kernels it will run. It stays open until the process ends. `attention` decides
-    /// whether a step gives the same bits every time.
+    /// whether a step gives the same bits every time: then algorithms of products are cuBLASLt's first choice, otherwise the fastest.
     ///
     /// # Errors
     /// When there is no driver, no cuBLASLt or no such GPU, or the GPU is of another architecture than the compiler's.
     pub fn open(ordinal: usize, compiler: Compiler, attention: Mode) -> Result<&'static Self> {
-        let driver = Driver::Hardware(Box::new(Hardware::open(ordinal, compiler)?));
+        let timed = attention == Mode::Fast;
+        let driver = Driver::Hardware(Box::new(Hardware::open(ordinal, compiler, timed)?));
         Ok(Box::leak(Box::new(Self { driver, scratch: OnceLock::new(), attention })))
     }
 
@@ -93,10 +107,17 @@ impl Cuda {
         Hardware::count()
     }
 
-    /// A device whose memory and kernels are the host's, at a snail's pace: for tests.
+    /// The device of tests: the GPU whose number `VLJEPA_TEST_GPU` holds or, without that variable, a device whose memory and
+    /// kernels are the host's, at a snail's pace.
+    ///
+    /// # Panics
+    /// When the GPU cannot be opened.
     #[cfg(any(test, feature = "emulator"))]
     #[must_use]
-    pub fn emulated(attention: Mode) -> &'static Self {
+    pub fn for_tests(attention: Mode) -> &'static Self {
+        if let Some(cuda) = emulated::test_gpu(attention) {
+            return cuda;
+        }
         let driver = Driver::Emulated(emulated::Emulated::default());
         Box::leak(Box::new(Self { driver, scratch: OnceLock::new(), attention }))
     }
@@ -120,6 +141,22 @@ impl Cuda {
     /// When the device fails.
     pub fn bus_address(&self) -> Result<String> {
         driver!(self, driver => driver.bus_address())
+    }
+
+    /// From now on notes when each kernel, product and copy begins and ends.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn trace(&self) -> Result<()> {
+        driver!(self, driver => driver.trace())
+    }
+
+    /// What was noted since [`Self::trace`], after all of it has happened. Nothing is noted any more.
+    ///
+    /// # Errors
+    /// When the device failed in any of it.
+    pub fn traced(&self) -> Result<Vec<Span>> {
+        driver!(self, driver => driver.traced())
     }
 
     /// Bytes of memory that nobody uses, and of all.
@@ -239,6 +276,14 @@ impl CudaStream {
     /// When the device fails.
     pub fn wait_for(self, other: Self) -> Result<()> {
         driver!(self.cuda, driver => driver.wait(self.lane, other.lane))
+    }
+
+    /// Milliseconds that what `work` issues here takes, after everything issued before. Waits for it.
+    ///
+    /// # Errors
+    /// Those of `work`, and when the device fails.
+    pub fn time(self, work: impl FnOnce() -> Result<()>) -> Result<f64> {
+        driver!(self.cuda, driver => driver.time(self.lane, work))
     }
 
     /// Waits on the host until everything issued here has happened.

@@ -4,11 +4,15 @@
 use half::bf16;
 
 use super::Cuda;
+use crate::adamw::{self, Hyper};
 use crate::attention::launch::Mode;
 use crate::attention::{self, Mask};
+use crate::distance::{self, Distance};
 use crate::testing::{Comparison, normal};
 use crate::{DType, Device, KernelError, Lengths, Stream, Tensor, Write};
-use crate::{copy, embedding, gated_mlp, gelu, global_norm, info_nce, layer_norm, linear};
+use crate::{
+    copy, cross_entropy, embedding, gated_mlp, gelu, global_norm, info_nce, layer_norm, linear,
+};
 use crate::{normalize, pooling, rms_norm, rows};
 
 /// One bf16 rounding of inputs and of the result, sums of a few dozen terms: relative to the largest element.
@@ -16,7 +20,7 @@ const TOLERANCE: f32 = 3.0 / 256.0;
 
 /// The two devices, in the order in which results come.
 fn devices(mode: Mode) -> [Device; 2] {
-    [Device::Host, Device::Cuda(Cuda::emulated(mode))]
+    [Device::Host, Device::Cuda(Cuda::for_tests(mode))]
 }
 
 /// `values` on `device`: f32 on the host, bf16 on the GPU. Values are made such that both are the same numbers.
@@ -62,7 +66,7 @@ fn agree(mode: Mode, operation: impl Fn(Device, &Stream) -> Vec<Tensor>) {
 
 #[test]
 fn values_survive_the_way_to_the_gpu_and_back() {
-    let device = Device::Cuda(Cuda::emulated(Mode::Fast));
+    let device = Device::Cuda(Cuda::for_tests(Mode::Fast));
     let stream = device.compute_stream();
     let there = Tensor::from_f32(vec![1.0, -2.0, 3.5], &[3]).on(device).unwrap();
     let mut other = zeros(device, DType::F32, &[4]);
@@ -74,7 +78,7 @@ fn values_survive_the_way_to_the_gpu_and_back() {
 
 #[test]
 fn a_tensor_of_another_device_or_type_is_refused_by_name() {
-    let device = Device::Cuda(Cuda::emulated(Mode::Fast));
+    let device = Device::Cuda(Cuda::for_tests(Mode::Fast));
     let stream = device.compute_stream();
     let host = Tensor::from_f32(vec![1.0; 4], &[4]);
     let mut there = zeros(device, DType::F32, &[4]);
@@ -82,7 +86,7 @@ fn a_tensor_of_another_device_or_type_is_refused_by_name() {
     assert_eq!(error, KernelError::Device { operation: "copy::add", what: "from" });
     let error = copy::add(&Stream::Host, host.view(), there.view_mut()).unwrap_err();
     assert_eq!(error, KernelError::Device { operation: "copy::add", what: "to" });
-    let elsewhere = zeros(Device::Cuda(Cuda::emulated(Mode::Fast)), DType::F32, &[4]);
+    let elsewhere = zeros(Device::Cuda(Cuda::for_tests(Mode::Deterministic)), DType::F32, &[4]);
     let error = copy::add(&stream, elsewhere.view(), there.view_mut()).unwrap_err();
     assert_eq!(error, KernelError::Device { operation: "copy::add", what: "from" });
     let half = zeros(device, DType::Bf16, &[4]);
@@ -258,4 +262,102 @@ fn activations_rows_and_the_global_norm_agree() {
         global_norm::control(stream, sum.view(), 1.0, control.view_mut()).unwrap();
         vec![normed, d_x, d_weight, curved, gated, placed, unit, norms, sum, control]
     });
+}
+
+#[test]
+fn distances_and_their_gradients_agree() {
+    let (b, e) = (5, 24);
+    for kind in [Distance::Cosine, Distance::L1, Distance::L2] {
+        agree(Mode::Fast, |device, stream| {
+            let [p, t] = [1, 2].map(|seed| activation(device, &numbers(seed, b * e), &[b, e]));
+            let [mut d_p, mut d_t] = [(); 2].map(|()| zeros(device, DType::F32, &[b, e]));
+            let (p, t) = (p.view(), t.view());
+            #[expect(clippy::cast_possible_truncation, reason = "compared in f32")]
+            let sum = distance::forward(stream, p, t, kind).unwrap() as f32;
+            let (d_p_out, d_t_out) = (d_p.view_mut(), d_t.view_mut());
+            distance::backward(stream, p, t, kind, 0.5, d_p_out, d_t_out).unwrap();
+            vec![Tensor::from_f32(vec![sum], &[1]), d_p, d_t]
+        });
+    }
+}
+
+#[test]
+fn cross_entropy_agrees() {
+    let (n, v) = (6, 40);
+    agree(Mode::Fast, |device, stream| {
+        let mut logits = activation(device, &numbers(1, n * v), &[n, v]);
+        let targets = Tensor::from_i32(vec![0, 39, 7, 7, 20, 1], &[n]).on(device).unwrap();
+        let [mut losses, mut lse] = [(); 2].map(|()| zeros(device, DType::F32, &[n]));
+        let (l, s) = (losses.view_mut(), lse.view_mut());
+        cross_entropy::forward(stream, logits.view(), targets.view(), l, s).unwrap();
+        let (l, s) = (logits.view_mut(), lse.view());
+        cross_entropy::backward(stream, l, targets.view(), s, 0.25).unwrap();
+        vec![losses, lse, logits]
+    });
+}
+
+#[test]
+fn an_update_writes_the_rounded_copy_too() {
+    let n = 300;
+    let gpu = Device::Cuda(Cuda::for_tests(Mode::Fast));
+    let mut after = Vec::new();
+    for device in [Device::Host, gpu] {
+        let stream = device.compute_stream();
+        let on = |seed| Tensor::from_f32(numbers(seed, n), &[n]).on(device).unwrap();
+        let (mut w, gradient) = (on(1), on(2));
+        let [mut m, mut v] = [(); 2].map(|()| zeros(device, DType::F32, &[n]));
+        let mut rounded = zeros(device, DType::Bf16, &[n]);
+        let control = Tensor::from_f32(vec![0.5, 1.0], &[2]).on(device).unwrap();
+        let hyper =
+            Hyper { lr: 0.1, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, step: 1 };
+        let copy = (device != Device::Host).then(|| rounded.view_mut());
+        let (w_out, m, v) = (w.view_mut(), m.view_mut(), v.view_mut());
+        let control = control.view();
+        adamw::step(&stream, w_out, m, v, gradient.view(), hyper, control, copy).unwrap();
+        let weights = w.to_f32().unwrap().into_owned();
+        if device != Device::Host {
+            let want: Vec<f32> = weights.iter().map(|&x| bf16::from_f32(x).to_f32()).collect();
+            assert_eq!(rounded.to_f32().unwrap()[..], want[..]);
+        }
+        after.push(weights);
+    }
+    // Steps of 0.1 on numbers near one, in f32.
+    let compared = Comparison::new(&after[1], &after[0], 1e-6);
+    assert!(compared.is_close(), "{compared}");
+}
+
+#[test]
+fn casts_round_to_the_nearest_wherever_the_tensors_are() {
+    let device = Device::Cuda(Cuda::for_tests(Mode::Fast));
+    let stream = device.compute_stream();
+    let values = normal(5, 1000);
+    let want: Vec<f32> = values.iter().map(|&x| bf16::from_f32(x).to_f32()).collect();
+    let here = Tensor::from_f32(values.clone(), &[1000]);
+    let there = Tensor::from_f32(values, &[1000]).on(device).unwrap();
+    for from in [&here, &there] {
+        let mut to = zeros(device, DType::Bf16, &[1000]);
+        copy::cast(&stream, from.view(), to.view_mut()).unwrap();
+        assert_eq!(to.to_f32().unwrap()[..], want[..]);
+    }
+    let mut to = zeros(Device::Host, DType::Bf16, &[1000]);
+    copy::cast(&Stream::Host, here.view(), to.view_mut()).unwrap();
+    assert_eq!(to.to_f32().unwrap()[..], want[..]);
+    let mut bytes = zeros(device, DType::U8, &[1000]);
+    assert!(copy::cast(&stream, there.view(), bytes.view_mut()).is_err());
+}
+
+#[test]
+fn a_trace_names_what_ran_and_for_how_long() {
+    let cuda = Cuda::for_tests(Mode::Fast);
+    let device = Device::Cuda(cuda);
+    let stream = device.compute_stream();
+    let x = activation(device, &numbers(1, 64), &[64]);
+    let mut out = zeros(device, DType::Bf16, &[64]);
+    cuda.trace().unwrap();
+    gelu::forward(&stream, x.view(), gelu::Gelu::Erf, out.view_mut()).unwrap();
+    let spans = cuda.traced().unwrap();
+    let span = spans.iter().find(|span| span.name.contains("gelu")).unwrap();
+    assert!(span.start_ms >= 0.0 && span.duration_ms > 0.0, "{span:?}");
+    gelu::forward(&stream, x.view(), gelu::Gelu::Erf, out.view_mut()).unwrap();
+    assert!(cuda.traced().unwrap().is_empty(), "nothing is noted any more");
 }

@@ -1,0 +1,405 @@
+//! Every kernel and the machine's own ceilings on a GPU, at the shapes of VL-JEPA's step: one line of JSON for each, the opponent of
+//! `torch_kernels.py`.
+//!
+//! `cargo bench -p vljepa-kernels --features cuda --bench operations_gpu`. A time is the median of the repetitions, between two events.
+//! `share` is the part of the ceiling measured at the start: of the copy's bytes per second for what is bound by memory, of the
+//! largest product's operations per second for what is bound by arithmetic. `VLJEPA_NVRTC` and `VLJEPA_CUDA_INCLUDE` name
+//! NVRTC and its headers where they are not found; `--emulated` (feature `emulator`) runs tiny shapes without a GPU, which only
+//! shows that it runs.
+#![expect(clippy::print_stdout, clippy::disallowed_methods, reason = "a benchmark")]
+
+use std::path::PathBuf;
+
+use vljepa_kernels::adamw::{self, Hyper};
+use vljepa_kernels::attention::launch::Mode;
+use vljepa_kernels::attention::{self, Mask};
+use vljepa_kernels::compile::{Cache, Compiler, Nvrtc};
+use vljepa_kernels::device::cuda::{Cuda, CudaStream, Lane};
+use vljepa_kernels::gelu::{self, Gelu};
+use vljepa_kernels::patch_embed::{self, Normalisation};
+use vljepa_kernels::rms_norm::{self, Scale};
+use vljepa_kernels::rope::{self, Heads, Rotation, Table};
+use vljepa_kernels::testing::{bytes, normal};
+use vljepa_kernels::{DType, Device, Lengths, Result, Stream, Tensor, Write};
+use vljepa_kernels::{copy, embedding, gated_mlp, global_norm, info_nce, layer_norm, linear};
+use vljepa_kernels::{normalize, pooling};
+
+/// What an operation's time is held against.
+enum Bound {
+    /// Bytes it must move.
+    Memory(usize),
+    /// Operations it must do.
+    Arithmetic(usize),
+}
+
+struct Bench {
+    device: Device,
+    stream: Stream,
+    cuda: CudaStream,
+    tiny: bool,
+    /// Bytes and operations per second that this machine reaches.
+    ceilings: [f64; 2],
+}
+
+fn open(
+    mode: Mode,
+    emulated: bool,
+) -> std::result::Result<&'static Cuda, Box<dyn std::error::Error>> {
+    if emulated {
+        #[cfg(feature = "emulator")]
+        return Ok(Cuda::for_tests(mode));
+        #[cfg(not(feature = "emulator"))]
+        return Err("--emulated needs feature `emulator`".into());
+    }
+    let path = |name| std::env::var_os(name).map(PathBuf::from);
+    let (library, include) = (path("VLJEPA_NVRTC"), path("VLJEPA_CUDA_INCLUDE"));
+    let nvrtc = Nvrtc::open(library.as_deref(), include.as_deref())?;
+    let cache = Cache::new(&std::env::temp_dir().join("vljepa-bench-kernels"));
+    Ok(Cuda::open(0, Compiler::new(nvrtc, "sm_90a", Some(cache)), mode)?)
+}
+
+impl Bench {
+    fn new(cuda: &'static Cuda, tiny: bool) -> Self {
+        let device = Device::Cuda(cuda);
+        let (stream, cuda) = (device.compute_stream(), CudaStream::new(cuda, Lane::Compute));
+        Self { device, stream, cuda, tiny, ceilings: [f64::NAN; 2] }
+    }
+
+    /// The size, or a small one where only the program is tried.
+    fn size(&self, full: usize, tiny: usize) -> usize {
+        if self.tiny { tiny } else { full }
+    }
+
+    /// Numbers near one; a million different ones, repeated.
+    fn numbers(&self, shape: &[usize]) -> Result<Tensor> {
+        let len: usize = shape.iter().product();
+        let some: Vec<_> =
+            normal(1, len.min(1 << 20)).into_iter().map(half::bf16::from_f32).collect();
+        let all = some.iter().copied().cycle().take(len).collect();
+        Tensor::from_bf16(all, shape).on(self.device)
+    }
+
+    fn zeros(&self, dtype: DType, shape: &[usize]) -> Result<Tensor> {
+        Tensor::zeros(self.device, dtype, shape)
+    }
+
+    fn milliseconds(&self, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
+        let (warm_up, repetitions) = if self.tiny { (0, 1) } else { (3, 15) };
+        for _ in 0..warm_up {
+            work()?;
+        }
+        let mut times = Vec::new();
+        for _ in 0..repetitions {
+            times.push(self.cuda.time(&mut work)?);
+        }
+        times.sort_by(f64::total_cmp);
+        Ok(times[times.len() / 2])
+    }
+
+    /// Measures and prints; returns bytes or operations per second.
+    #[expect(clippy::cast_precision_loss, reason = "counts of a benchmark")]
+    fn row(
+        &self,
+        what: &str,
+        shape: &[usize],
+        bound: &Bound,
+        work: impl FnMut() -> Result<()>,
+    ) -> Result<f64> {
+        let ms = self.milliseconds(work)?;
+        let (count, unit, scale, ceiling) = match bound {
+            Bound::Memory(bytes) => (*bytes, "GB_per_s", 1e9, self.ceilings[0]),
+            Bound::Arithmetic(operations) => (*operations, "tflops", 1e12, self.ceilings[1]),
+        };
+        let rate = count as f64 / ms * 1e3;
+        let share = if ceiling.is_nan() {
+            String::new()
+        } else {
+            format!(r#","share":{:.3}"#, rate / ceiling)
+        };
+        println!(
+            r#"{{"peer":"vljepa","what":"{what}","shape":{shape:?},"ms":{ms:.4},"{unit}":{:.1}{share}}}"#,
+            rate / scale
+        );
+        Ok(rate)
+    }
+
+    fn ceilings(&mut self) -> Result<()> {
+        let n = self.size(1 << 30, 1 << 12);
+        let (from, mut to) = (self.zeros(DType::Bf16, &[n])?, self.zeros(DType::Bf16, &[n])?);
+        let bytes = self.row("copy", &[n], &Bound::Memory(4 * n), || {
+            copy::copy(&self.stream, from.view(), to.view_mut())
+        })?;
+        drop((from, to));
+        let mut best = 0.0_f64;
+        for m in [self.size(4096, 64), self.size(8192, 64)] {
+            best = best.max(self.product(m, m, m)?);
+        }
+        self.ceilings = [bytes, best];
+        Ok(())
+    }
+
+    fn product(&self, rows: usize, outputs: usize, inputs: usize) -> Result<f64> {
+        let (x, w) = (self.numbers(&[rows, inputs])?, self.numbers(&[outputs, inputs])?);
+        let mut out = self.zeros(DType::Bf16, &[rows, outputs])?;
+        let (shape, work) =
+            ([rows, outputs, inputs], Bound::Arithmetic(2 * rows * outputs * inputs));
+        self.row("gemm", &shape, &work, || {
+            linear::forward(&self.stream, x.view(), w.view(), None, Write::Set, out.view_mut())
+        })
+    }
+
+    /// The products of a layer, forward and back, at a step's tokens.
+    fn products(&self) -> Result<()> {
+        for [rows, outputs, inputs] in
+            [[32_768, 2048, 8192], [32_768, 8192, 2048], [32_768, 4096, 1024], [32_768, 1152, 768]]
+        {
+            let [rows, outputs, inputs] = [rows, outputs, inputs].map(|n| self.size(n, 64));
+            self.product(rows, outputs, inputs)?;
+            let (x, d_out) = (self.numbers(&[rows, inputs])?, self.numbers(&[rows, outputs])?);
+            let w = self.numbers(&[outputs, inputs])?;
+            let mut d_x = self.zeros(DType::Bf16, &[rows, inputs])?;
+            let mut d_w = self.zeros(DType::F32, &[outputs, inputs])?;
+            let (shape, work) =
+                ([rows, outputs, inputs], Bound::Arithmetic(2 * rows * outputs * inputs));
+            self.row("gemm_backward_input", &shape, &work, || {
+                let d_x = d_x.view_mut();
+                linear::backward_input(&self.stream, d_out.view(), w.view(), Write::Set, d_x)
+            })?;
+            self.row("gemm_backward_weight", &shape, &work, || {
+                let d_w = d_w.view_mut();
+                linear::backward_weight(&self.stream, x.view(), d_out.view(), d_w, None)
+            })?;
+        }
+        Ok(())
+    }
+
+    fn attention(&self, name: &str) -> Result<()> {
+        for (model, b, l, h, kv, d, mask) in [
+            ("vit", 128, 256, 16, 16, 64, Mask::Full),
+            ("vit", 32, 1024, 16, 16, 64, Mask::Full),
+            ("vit", 16, 2048, 16, 16, 64, Mask::Full),
+            ("vit", 8, 4096, 16, 16, 64, Mask::Full),
+            ("llama", 128, 256, 32, 8, 64, Mask::Full),
+            ("llama", 32, 1024, 32, 8, 64, Mask::Full),
+            ("llama", 8, 4096, 32, 8, 64, Mask::Full),
+            ("gemma", 512, 64, 3, 1, 256, Mask::Full),
+            ("gemma", 64, 512, 3, 1, 256, Mask::Full),
+        ] {
+            let (b, l, h) = (self.size(b, 1), self.size(l, 64), self.size(h, kv.min(2) * h / kv));
+            let kv = self.size(kv, kv.min(2));
+            let (n, scale) = (b * l, 0.125);
+            let lengths = Lengths::uniform(self.device, b, l)?;
+            let [q, d_out] = [self.numbers(&[n, h, d])?, self.numbers(&[n, h, d])?];
+            let [k, v] = [self.numbers(&[n, kv, d])?, self.numbers(&[n, kv, d])?];
+            let (mut out, mut lse) =
+                (self.zeros(DType::Bf16, &[n, h, d])?, self.zeros(DType::F32, &[n, h])?);
+            let mut d_q = self.zeros(DType::Bf16, &[n, h, d])?;
+            let [mut d_k, mut d_v] =
+                [self.zeros(DType::Bf16, &[n, kv, d])?, self.zeros(DType::Bf16, &[n, kv, d])?];
+            let (q, k, v, d_out) = (q.view(), k.view(), v.view(), d_out.view());
+            let (shape, operations) = ([b, l, h, kv, d], 4 * b * h * l * l * d);
+            let what = |pass: &str| format!("attention_{model}_{pass}{name}");
+            self.row(&what("forward"), &shape, &Bound::Arithmetic(operations), || {
+                let (out, lse) = (out.view_mut(), lse.view_mut());
+                attention::forward(&self.stream, q, k, v, &lengths, mask, scale, out, lse)
+            })?;
+            let (out, lse) = (out.view(), lse.view());
+            let work = Bound::Arithmetic(operations / 2 * 5);
+            self.row(&what("backward"), &shape, &work, || {
+                let d = (d_q.view_mut(), d_k.view_mut(), d_v.view_mut());
+                attention::backward(
+                    &self.stream,
+                    q,
+                    k,
+                    v,
+                    out,
+                    lse,
+                    d_out,
+                    &lengths,
+                    mask,
+                    scale,
+                    d.0,
+                    d.1,
+                    d.2,
+                )
+            })?;
+        }
+        Ok(())
+    }
+
+    /// One rank's rows, and all of them, against the whole batch.
+    fn info_nce(&self) -> Result<()> {
+        let (g, e) = (self.size(24_576, 128), self.size(1536, 32));
+        let all = {
+            let (mut out, mut norm) =
+                (self.zeros(DType::Bf16, &[g, e])?, self.zeros(DType::F32, &[g])?);
+            let x = self.numbers(&[g, e])?;
+            normalize::forward(&self.stream, x.view(), 1e-12, out.view_mut(), norm.view_mut())?;
+            out
+        };
+        for b in [self.size(128, 64), g] {
+            let rows = all.view().rows(0, b);
+            let [mut lse, mut diagonal] =
+                [self.zeros(DType::F32, &[b])?, self.zeros(DType::F32, &[b])?];
+            let all_lse = self.zeros(DType::F32, &[g])?;
+            let (mut d, mut d_scale) =
+                (self.zeros(DType::F32, &[b, e])?, self.zeros(DType::F32, &[1])?);
+            let (shape, product) = ([b, g, e], 2 * b * g * e);
+            let alpha = 1.0 / 0.07;
+            self.row("info_nce_statistics", &shape, &Bound::Arithmetic(product), || {
+                let (l, s) = (lse.view_mut(), diagonal.view_mut());
+                info_nce::statistics(&self.stream, rows, all.view(), alpha, 0, None, l, s)
+            })?;
+            self.row("info_nce_backward", &shape, &Bound::Arithmetic(2 * product), || {
+                let (l, c, s) = (lse.view(), all_lse.view(), Some(d_scale.view_mut()));
+                let d = d.view_mut();
+                info_nce::backward(&self.stream, rows, all.view(), l, c, alpha, 0, None, d, s)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The optimizer's pass over the trained parameters, and the norm before it.
+    fn optimizer(&self) -> Result<()> {
+        let n = self.size(790_000_000, 4096);
+        let zeros = || self.zeros(DType::F32, &[n]);
+        let (mut w, mut m, mut v, gradient) = (zeros()?, zeros()?, zeros()?, zeros()?);
+        let mut rounded = self.zeros(DType::Bf16, &[n])?;
+        let control = Tensor::from_f32(vec![1.0, 1.0], &[2]).on(self.device)?;
+        let hyper =
+            Hyper { lr: 1e-4, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.05, step: 1 };
+        self.row("adamw", &[n], &Bound::Memory(30 * n), || {
+            let (w, m, v) = (w.view_mut(), m.view_mut(), v.view_mut());
+            let (gradient, copy) = (gradient.view(), Some(rounded.view_mut()));
+            adamw::step(&self.stream, w, m, v, gradient, hyper, control.view(), copy)
+        })?;
+        let mut sum = self.zeros(DType::F32, &[1])?;
+        self.row("squared_sum", &[n], &Bound::Memory(4 * n), || {
+            global_norm::squared_sum(&self.stream, gradient.view(), sum.view_mut())
+        })?;
+        Ok(())
+    }
+
+    fn norms(&self) -> Result<()> {
+        for (n, d) in [(65_536, 1024), (65_536, 2048), (16_384, 768)] {
+            let (n, d) = (self.size(n, 64), self.size(d, 64));
+            let (x, d_out) = (self.numbers(&[n, d])?, self.numbers(&[n, d])?);
+            let (w, bias) = (self.numbers(&[d])?, self.numbers(&[d])?);
+            let [mut out, mut d_x] =
+                [self.zeros(DType::Bf16, &[n, d])?, self.zeros(DType::Bf16, &[n, d])?];
+            let [mut mean, mut rstd] =
+                [self.zeros(DType::F32, &[n])?, self.zeros(DType::F32, &[n])?];
+            let [mut d_w, mut d_b] = [self.zeros(DType::F32, &[d])?, self.zeros(DType::F32, &[d])?];
+            let (s, x, w) = (&self.stream, x.view(), w.view());
+            let (forward, backward) = (Bound::Memory(4 * n * d), Bound::Memory(8 * n * d));
+            self.row("layer_norm", &[n, d], &forward, || {
+                let (out, mean, rstd) = (out.view_mut(), mean.view_mut(), rstd.view_mut());
+                layer_norm::forward(s, x, w, bias.view(), 1e-6, out, mean, rstd)
+            })?;
+            self.row("layer_norm_backward_add", &[n, d], &backward, || {
+                let (mean, rstd, d_out) = (mean.view(), rstd.view(), d_out.view());
+                let (d_x, d_w, d_b) = (d_x.view_mut(), d_w.view_mut(), d_b.view_mut());
+                layer_norm::backward(s, x, w, mean, rstd, d_out, Write::Add, d_x, d_w, d_b)
+            })?;
+            self.row("rms_norm", &[n, d], &forward, || {
+                let (out, rstd) = (out.view_mut(), rstd.view_mut());
+                rms_norm::forward(s, x, w, Scale::Plain, 1e-5, out, rstd)
+            })?;
+            self.row("rms_norm_backward_add", &[n, d], &backward, || {
+                let (rstd, d_out) = (rstd.view(), d_out.view());
+                let (d_x, d_w) = (d_x.view_mut(), d_w.view_mut());
+                rms_norm::backward(s, x, w, Scale::Plain, rstd, d_out, Write::Add, d_x, d_w)
+            })?;
+        }
+        Ok(())
+    }
+
+    fn activations(&self) -> Result<()> {
+        let (n, f) = (self.size(32_768, 64), self.size(8192, 64));
+        let (x, d_out) = (self.numbers(&[n, 2 * f])?, self.numbers(&[n, f])?);
+        let (mut out, mut d_x) =
+            (self.zeros(DType::Bf16, &[n, f])?, self.zeros(DType::Bf16, &[n, 2 * f])?);
+        let (s, silu) = (&self.stream, gated_mlp::Activation::Silu);
+        self.row("gated_mlp", &[n, f], &Bound::Memory(6 * n * f), || {
+            gated_mlp::forward(s, x.view(), silu, out.view_mut())
+        })?;
+        self.row("gated_mlp_backward", &[n, f], &Bound::Memory(10 * n * f), || {
+            gated_mlp::backward(s, x.view(), silu, d_out.view(), d_x.view_mut())
+        })?;
+        let x = x.view().rows(0, n / 2).reshaped(&[n, f]);
+        self.row("gelu", &[n, f], &Bound::Memory(4 * n * f), || {
+            gelu::forward(s, x, Gelu::Erf, out.view_mut())
+        })?;
+        self.row("gelu_backward", &[n, f], &Bound::Memory(6 * n * f), || {
+            gelu::backward(s, x, Gelu::Erf, d_out.view(), out.view_mut())
+        })?;
+        Ok(())
+    }
+
+    fn tokens(&self) -> Result<()> {
+        let s = &self.stream;
+        let (b, l) = (self.size(128, 2), self.size(256, 16));
+        for heads in [
+            Heads { query: 16, key_value: 16, dim: 64 },
+            Heads { query: 32, key_value: 8, dim: 64 },
+        ] {
+            let (n, width) = (b * l, heads.width());
+            let qkv = self.numbers(&[n, width])?;
+            let mut q = self.zeros(DType::Bf16, &[n, heads.query, heads.dim])?;
+            let shape = [n, heads.key_value, heads.dim];
+            let [mut k, mut v] =
+                [self.zeros(DType::Bf16, &shape)?, self.zeros(DType::Bf16, &shape)?];
+            let table =
+                Table::rotate_half(self.device, heads.dim, l, &rope::inv_freq(1e4, heads.dim))?;
+            let places = (0..b).flat_map(|_| 0..i32::try_from(l).unwrap_or(0)).collect();
+            let positions = Tensor::from_i32(places, &[n]).on(self.device)?;
+            let rotation = Some(Rotation { table: &table, positions: positions.view() });
+            self.row("rope_split", &[n, width], &Bound::Memory(4 * n * width), || {
+                let (q, k, v) = (q.view_mut(), k.view_mut(), v.view_mut());
+                rope::split(s, qkv.view(), heads, rotation, q, k, v)
+            })?;
+        }
+        let (side, d) = (self.size(256, 32), 768 * 2);
+        let shape = [b, 2, side, side, 3];
+        let frames = Tensor::from_u8(bytes(1, shape.iter().product()), &shape).on(self.device)?;
+        let n = b * (side / 16) * (side / 16);
+        let mut patches = self.zeros(DType::Bf16, &[n, d])?;
+        let normalisation = Normalisation { mean: [0.5; 3], std: [0.25; 3] };
+        self.row("patch_embed", &[n, d], &Bound::Memory(3 * n * d), || {
+            patch_embed::unfold(s, frames.view(), normalisation, 2, 16, patches.view_mut())
+        })?;
+        let (vocabulary, d, n) = (self.size(262_144, 256), self.size(768, 32), self.size(8192, 64));
+        let table = self.numbers(&[vocabulary, d])?;
+        let ids = (0..i32::try_from(n).unwrap_or(0)).map(|i| i * 31 % 128).collect();
+        let ids = Tensor::from_i32(ids, &[n]).on(self.device)?;
+        let mut out = self.zeros(DType::Bf16, &[n, d])?;
+        self.row("embedding", &[n, d], &Bound::Memory(4 * n * d), || {
+            embedding::forward(s, table.view(), ids.view(), 1.0, out.view_mut())
+        })?;
+        let (lengths, mut mean) =
+            (Lengths::uniform(self.device, n / 32, 32)?, self.zeros(DType::Bf16, &[n / 32, d])?);
+        self.row("pooling", &[n, d], &Bound::Memory(2 * n * d), || {
+            pooling::forward(s, out.view(), &lengths, mean.view_mut())
+        })?;
+        Ok(())
+    }
+}
+
+fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
+    let emulated = std::env::args().any(|argument| argument == "--emulated");
+    let cuda = open(Mode::Fast, emulated)?;
+    let mut bench = Bench::new(cuda, emulated);
+    println!(r#"{{"peer":"vljepa","what":"device","name":"{}"}}"#, cuda.description()?);
+    bench.ceilings()?;
+    bench.products()?;
+    bench.attention("")?;
+    let mut deterministic = Bench::new(open(Mode::Deterministic, emulated)?, emulated);
+    deterministic.ceilings = bench.ceilings;
+    deterministic.attention("_deterministic")?;
+    bench.info_nce()?;
+    bench.norms()?;
+    bench.activations()?;
+    bench.tokens()?;
+    bench.optimizer()?;
+    Ok(())
+}

@@ -1,0 +1,304 @@
+//! One training step of a recipe's model, the opponent of `torch_step.py`: one line of JSON.
+//!
+//! `cargo bench -p vljepa-worker --bench step -- --threads 2 --frames 4` times the quickstart's on the host; with feature `cuda`,
+//! `… -- --recipe recipes/pretrain.yaml --ranks 192 --frames 8 --recompute mlp` one rank's share of a step of 24,576 rows on a GPU.
+//! The model, its loss, its optimizer and its device are the recipe's, weights and batch are random, and everything a step of
+//! that rank does is timed but the network: upload, forward, loss, backward, clipping, AdamW. `--phases` adds the milliseconds of
+//! each as the host sees them, `--trace FILE` what the GPU did in one more step: a Chrome trace in FILE, and its budget as a line.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "the benchmark's result")]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::Parser;
+use serde_json::json;
+use vljepa_data::batch::{Batch, Ragged};
+use vljepa_kernels::Device;
+#[cfg(feature = "cuda")]
+use vljepa_kernels::device::cuda::Span;
+use vljepa_kernels::testing::{Random, bytes, indices};
+use vljepa_model::Recompute;
+use vljepa_recipes::Recipe;
+use vljepa_recipes::protocol::Phase;
+use vljepa_worker::collectives::{Collectives, Solo, StandIn};
+use vljepa_worker::device;
+use vljepa_worker::engine::{Engine, Training};
+use vljepa_worker::environment::Environment;
+use vljepa_worker::step::{self, Input, StepReport};
+
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// The recipe whose model, loss and optimizer are timed.
+    #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../recipes/quickstart.yaml"))]
+    recipe: PathBuf,
+    /// Changes of the recipe, KEY=VALUE.
+    #[arg(long = "set")]
+    sets: Vec<String>,
+    /// Ranks of the world whose rank 0 is timed; the others' rows are copies.
+    #[arg(long, default_value_t = 1)]
+    ranks: usize,
+    /// Rows embedded at once; none for all of them.
+    #[arg(long)]
+    micro_batch: Option<usize>,
+    /// What the backward pass computes again: none, mlp or block.
+    #[arg(long, default_value = "none", value_parser = recompute)]
+    recompute: Recompute,
+    /// Where a Chrome trace of one more step goes; GPUs only.
+    #[arg(long)]
+    trace: Option<PathBuf>,
+    /// Threads of the step.
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+    /// Rows of this rank.
+    #[arg(long, default_value_t = 128)]
+    batch: usize,
+    /// Frames of a clip.
+    #[arg(long, default_value_t = 4)]
+    frames: usize,
+    /// Tokens of a query.
+    #[arg(long, default_value_t = 4)]
+    query: usize,
+    /// Tokens of a target.
+    #[arg(long, default_value_t = 8)]
+    text: usize,
+    /// Timed steps; the median counts.
+    #[arg(long, default_value_t = 100)]
+    steps: usize,
+    /// Steps before the clock starts: the arena fills, the processor finds its speed.
+    #[arg(long, default_value_t = 6)]
+    warm_up: usize,
+    /// Runs on an emulated GPU, which only shows that it runs (feature `emulator`).
+    #[arg(long)]
+    emulated: bool,
+    /// Prints the median milliseconds of each phase as well.
+    #[arg(long)]
+    phases: bool,
+    /// Handed over by `cargo bench`.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let recipe = vljepa_recipes::load(&arguments.recipe, &arguments.sets)?.recipe;
+    rayon::ThreadPoolBuilder::new().num_threads(arguments.threads).build_global()?;
+    let (device, device_name) = open(&recipe, arguments)?;
+    let (mut engine, mut training) = Engine::for_training(&recipe, device)?;
+    let batch = random_batch(arguments, &recipe)?;
+    let learning_rate = recipe.stages.first().map_or(1e-3, |stage| stage.learning_rate.peak);
+    let collectives = if arguments.ranks > 1 {
+        Collectives::StandIn(StandIn { world_size: arguments.ranks })
+    } else {
+        Collectives::Solo(Solo)
+    };
+    let step = |engine: &mut Engine, training: &mut Training| {
+        let input = Input {
+            batch: batch.clone(),
+            micro_batch: arguments.micro_batch,
+            recompute: arguments.recompute,
+            learning_rate,
+            stop: false,
+        };
+        one_step(engine, training, &collectives, input)
+    };
+    for _ in 0..arguments.warm_up {
+        step(&mut engine, &mut training)?;
+    }
+    let mut times = Vec::with_capacity(arguments.steps);
+    let mut phases: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    let mut loss = f64::NAN;
+    for _ in 0..arguments.steps.max(1) {
+        let (report, ms, of_phases) = step(&mut engine, &mut training)?;
+        loss = report.loss;
+        times.push(ms);
+        for (phase, ms) in of_phases {
+            phases.entry(phase).or_default().push(ms);
+        }
+    }
+    let ms = median(&mut times);
+    let rows = arguments.batch as f64;
+    let mut line = json!({
+        "peer": "vljepa",
+        "version": env!("CARGO_PKG_VERSION"),
+        "mode": device.name().to_lowercase(),
+        "device": device_name,
+        "ranks": arguments.ranks,
+        "micro_batch": arguments.micro_batch,
+        "recompute": format!("{:?}", arguments.recompute).to_lowercase(),
+        "threads": arguments.threads,
+        "frames": arguments.frames,
+        "batch": arguments.batch,
+        "text": arguments.text,
+        "query": arguments.query,
+        "ms": rounded(ms, 1e3),
+        "ms_min": rounded(times.iter().copied().fold(f64::INFINITY, f64::min), 1e3),
+        "samples_per_s": rounded(rows / ms * 1e3, 1e2),
+        "loss": rounded(loss, 1e4),
+        "peak_gib": peak_gib(device)?,
+        "trainable": engine.parameters.trainable.shape()[0],
+    });
+    if arguments.phases {
+        let medians =
+            phases.into_iter().map(|(name, mut ms)| (name, rounded(median(&mut ms), 1e3)));
+        line["phases_ms"] = medians.collect();
+    }
+    println!("{line}");
+    if let Some(path) = &arguments.trace {
+        traced(device, path, || step(&mut engine, &mut training).map(|_| ()))?;
+    }
+    Ok(())
+}
+
+fn recompute(name: &str) -> Result<Recompute, String> {
+    match name {
+        "none" => Ok(Recompute::None),
+        "mlp" => Ok(Recompute::Mlp),
+        "block" => Ok(Recompute::Block),
+        other => Err(format!("{other} is not none, mlp or block")),
+    }
+}
+
+/// The recipe's device, or an emulated GPU, which only shows that a benchmark runs.
+fn open(recipe: &Recipe, arguments: &Arguments) -> anyhow::Result<(Device, String)> {
+    if arguments.emulated {
+        #[cfg(feature = "emulator")]
+        {
+            use vljepa_kernels::attention::launch::Mode;
+            use vljepa_kernels::device::cuda::Cuda;
+            return Ok((Device::Cuda(Cuda::for_tests(Mode::Fast)), "emulated".to_owned()));
+        }
+        #[cfg(not(feature = "emulator"))]
+        anyhow::bail!("--emulated needs feature `emulator`");
+    }
+    device::open(recipe, &Environment::read(), arguments.threads)
+}
+
+/// GiB in use on a GPU, which only grow; none on the host.
+fn peak_gib(device: Device) -> anyhow::Result<Option<f64>> {
+    match device {
+        Device::Host => Ok(None),
+        #[cfg(feature = "cuda")]
+        Device::Cuda(cuda) => {
+            let [free, all] = cuda.memory()?;
+            Ok(Some(rounded((all - free) as f64 / f64::from(1 << 30), 1e2)))
+        }
+    }
+}
+
+/// Writes the trace of `step`, and prints where its time went: milliseconds and launches by kind, the longest first.
+#[cfg(feature = "cuda")]
+fn traced(
+    device: Device,
+    path: &Path,
+    step: impl FnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let Device::Cuda(cuda) = device else { anyhow::bail!("only GPUs are traced") };
+    cuda.trace()?;
+    step()?;
+    let spans = cuda.traced()?;
+    let event = |span: &Span| {
+        json!({
+            "name": span.name, "ph": "X", "pid": 0, "tid": format!("{:?}", span.lane),
+            "ts": span.start_ms * 1e3, "dur": span.duration_ms * 1e3,
+        })
+    };
+    let events: Vec<_> = spans.iter().map(event).collect();
+    std::fs::write(path, serde_json::to_vec(&json!({ "traceEvents": events }))?)?;
+    let mut budget: BTreeMap<&str, (f64, usize)> = BTreeMap::new();
+    let mut end = 0.0_f64;
+    for span in &spans {
+        let (ms, count) = budget.entry(&span.name).or_default();
+        *ms += span.duration_ms;
+        *count += 1;
+        end = end.max(span.start_ms + span.duration_ms);
+    }
+    let busy: f64 = budget.values().map(|(ms, _)| ms).sum();
+    let mut rows: Vec<_> = budget.into_iter().collect();
+    rows.sort_by(|(_, (a, _)), (_, (b, _))| b.total_cmp(a));
+    let rows: Vec<_> = rows
+        .into_iter()
+        .map(|(name, (ms, count))| json!({"name": name, "ms": rounded(ms, 1e3), "count": count}))
+        .collect();
+    let (end, busy) = (rounded(end, 1e3), rounded(busy, 1e3));
+    println!(
+        "{}",
+        json!({"peer": "vljepa", "what": "budget", "ms": end, "busy_ms": busy, "rows": rows})
+    );
+    Ok(())
+}
+
+#[cfg(not(feature = "cuda"))]
+fn traced(_: Device, _: &Path, _: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+    anyhow::bail!("only GPUs are traced")
+}
+
+/// One step with its milliseconds, and those of each phase (a phase that comes back is added up).
+fn one_step(
+    engine: &mut Engine,
+    training: &mut Training,
+    collectives: &Collectives,
+    input: Input,
+) -> anyhow::Result<(StepReport, f64, BTreeMap<&'static str, f64>)> {
+    let mut of_phases = BTreeMap::new();
+    let start = Instant::now();
+    let mut now = ("before", start);
+    let mut enter = |phase: Phase| {
+        let before = std::mem::replace(&mut now, (phase.name(), Instant::now()));
+        *of_phases.entry(before.0).or_default() += milliseconds(before.1);
+    };
+    let report = step::step(engine, training, collectives, input, &mut enter)?;
+    let last = milliseconds(now.1);
+    *of_phases.entry(now.0).or_default() += last;
+    Ok((report, milliseconds(start), of_phases))
+}
+
+fn milliseconds(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64() * 1e3
+}
+
+fn random_batch(arguments: &Arguments, recipe: &Recipe) -> anyhow::Result<Batch> {
+    let Arguments { batch: rows, frames, query, text, .. } = *arguments;
+    let size = recipe.model.image_size;
+    let frames_shape = [rows, frames, size, size, 3];
+    let mut random = Random::new(7);
+    Ok(Batch {
+        stage_step: 0,
+        first_row: 0,
+        global_batch: rows * arguments.ranks,
+        frames: bytes(1, frames_shape.iter().product()),
+        frames_shape,
+        query: random_tokens(2, rows, query, recipe.model.predictor.vocab_size)?,
+        target: random_tokens(3, rows, text, recipe.model.y_encoder.vocab_size)?,
+        target_hashes: (0..rows).map(|_| random.bits()).collect(),
+        query_texts: vec![String::new(); rows],
+        target_texts: vec![String::new(); rows],
+        samples: Vec::new(),
+        skipped: Vec::new(),
+    })
+}
+
+fn random_tokens(seed: u64, rows: usize, len: usize, vocabulary: usize) -> anyhow::Result<Ragged> {
+    let ends = (0..=rows).map(|row| i32::try_from(row * len)).collect::<Result<_, _>>()?;
+    Ok(Ragged { ids: indices(seed, rows * len, vocabulary), cu_seqlens: ends })
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// Rounded to 1 / `unit`.
+fn rounded(x: f64, unit: f64) -> f64 {
+    (x * unit).round() / unit
+}
