@@ -10,7 +10,8 @@ Exit codes:
   1    the run or the job failed
   2    the command line, the recipe or a file it names is wrong; nothing was started
   3    this machine lacks something: mpirun, vljepa-worker, one of its features
-  130  stopped by Ctrl-C (143: by TERM, 129: the terminal went away); the same command continues
+  75   a job of Slurm's has saved itself because its time is over; its batch script puts it into the queue again
+  130  stopped by Ctrl-C or `stop` (143: by TERM, 138: USR1, 140: USR2, 129: the terminal went away); the same command continues
 
 The first Ctrl-C saves at the next step boundary and ends; a second one ends at once.";
 
@@ -42,6 +43,9 @@ pub(crate) struct Train {
     /// Print the resolved recipe and the plan, and end.
     #[arg(long)]
     pub dry_run: bool,
+    /// On Slurm: stay and show how the run gets on, through its requeues, until it ends. Ctrl-C only stops showing.
+    #[arg(long)]
+    pub follow: bool,
 }
 
 /// Where a recipe runs and what it changes.
@@ -72,6 +76,11 @@ pub(crate) enum Command {
     Report(RunOnly),
     /// Say how a run stands.
     Status(RunJson),
+    /// Ask a run, wherever it works, to save itself and end; one that waits in Slurm's queue is cancelled.
+    Stop(RunOnly),
+    /// Work on a submitted run from inside its Slurm job; its batch script does this.
+    #[command(hide = true)]
+    Supervise(RunOnly),
 }
 
 /// `ask`

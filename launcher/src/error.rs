@@ -25,9 +25,43 @@ pub(crate) enum LaunchError {
         problems: Vec<FileProblem>,
     },
     /// A recipe for Slurm on a machine without it.
-    #[error("cluster.scheduler is slurm, which this launcher does not submit to")]
-    #[diagnostic(help("on this machine: --set cluster.scheduler=local --set cluster.nodes=1"))]
-    Scheduler,
+    #[error("cluster.scheduler is slurm, and nothing can be submitted from here: {why}")]
+    #[diagnostic(help(
+        "start it on a login node, or on this machine alone: --set cluster.scheduler=local --set cluster.nodes=1"
+    ))]
+    NoSlurm {
+        /// What was tried.
+        why: String,
+    },
+    /// A job works on the run already.
+    #[error("job {job} of this run is {state}")]
+    #[diagnostic(help("`vljepa-launch status RUN` shows it, `vljepa-launch stop RUN` ends it"))]
+    Submitted {
+        /// The job.
+        job: String,
+        /// Its state in words.
+        state: String,
+    },
+    /// Slurm refuses the job.
+    #[error("sbatch refuses {}: {why}", script.display())]
+    #[diagnostic(help("change the keys under cluster.slurm, or cluster.nodes"))]
+    Sbatch {
+        /// Its words.
+        why: String,
+        /// What it was given.
+        script: PathBuf,
+    },
+    /// Nothing to stop.
+    #[error("nothing works on the run in {}", run.display())]
+    #[diagnostic(help("`vljepa-launch status {}` says how it stands", run.display()))]
+    NotRunning {
+        /// Which run.
+        run: PathBuf,
+    },
+    /// `supervise` outside of a job.
+    #[error("`supervise` works inside of a Slurm job only")]
+    #[diagnostic(help("the batch script that `vljepa-launch RECIPE` submits calls it"))]
+    NotInJob,
     /// No `mpirun`.
     #[error("a run of {ranks} ranks needs mpirun, which is not on PATH")]
     #[diagnostic(help("apt-get install openmpi-bin, or one rank: --set cluster.ranks_per_node=1"))]
@@ -153,11 +187,15 @@ impl LaunchError {
             Self::Recipe(_)
             | Self::RunDirectory(_)
             | Self::Files { .. }
-            | Self::Scheduler
+            | Self::Submitted { .. }
+            | Self::NotRunning { .. }
+            | Self::NotInJob
             | Self::NoCheckpoint { .. }
             | Self::Unreadable { .. }
             | Self::Path { .. } => 2,
             Self::MpirunMissing { .. }
+            | Self::NoSlurm { .. }
+            | Self::Sbatch { .. }
             | Self::WorkerMissing { .. }
             | Self::WorkerBroken { .. }
             | Self::NoCuda { .. }

@@ -223,7 +223,7 @@ async fn work<T: DeserializeOwned>(directory: &RunDirectory, job: &Job) -> Resul
     let spinner = spinner();
     let output = tokio::select! {
         output = local::one_shot(&programs, &worker, &folder) => output,
-        signal = signals.next() => Err(LaunchError::Interrupted { exit_code: signal.exit_code() }),
+        signal = signals.next() => Err(LaunchError::Interrupted { exit_code: signal.exit_code(false) }),
     };
     spinner.finish_and_clear();
     let output = output?;

@@ -11,10 +11,13 @@ mod events;
 mod jobs;
 mod local;
 mod plan;
+mod platform;
 mod provenance;
 mod report;
 mod shards;
+mod slurm;
 mod status;
+mod stop;
 mod supervise;
 mod terminal;
 mod train;
@@ -70,6 +73,8 @@ async fn dispatch(cli: Cli) -> Result<u8, LaunchError> {
         Some(Command::Export(export)) => jobs::export(&export).await,
         Some(Command::Import(import)) => jobs::import(&import).await,
         Some(Command::Report(run)) => jobs::report(&run.run),
-        Some(Command::Status(run)) => status::status(&run),
+        Some(Command::Status(run)) => status::status(&run).await,
+        Some(Command::Stop(run)) => stop::stop(&run.run).await,
+        Some(Command::Supervise(run)) => train::supervise_job(&run.run).await,
     }
 }

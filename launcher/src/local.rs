@@ -16,6 +16,7 @@ use vljepa_recipes::protocol::TOKEN_VARIABLE;
 
 use crate::environment;
 use crate::error::LaunchError;
+use crate::slurm::client;
 use crate::terminal;
 
 /// Time between TERM and KILL: OpenMPI needs it to end its ranks and to remove its session folder.
@@ -118,7 +119,8 @@ pub(crate) struct WorkerArguments {
 }
 
 impl WorkerArguments {
-    fn list(&self) -> Vec<String> {
+    /// As they stand on its command line.
+    pub(crate) fn list(&self) -> Vec<String> {
         let text = |path: &Path| path.display().to_string();
         let mut list = vec!["run".to_owned(), "--run".to_owned(), text(&self.run)];
         list.extend(["--job".to_owned(), text(&self.job)]);
@@ -135,7 +137,17 @@ pub(crate) struct Group {
     child: Child,
     group: Pid,
     token: String,
+    step: Option<Step>,
     ended: bool,
+}
+
+/// A step of a Slurm job: its processes are on other machines, where only Slurm reaches them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Step {
+    /// The job.
+    pub job: String,
+    /// The step's name, which no other step of the job has at this time.
+    pub name: String,
 }
 
 impl Group {
@@ -156,7 +168,14 @@ impl Group {
             .and_then(|id| i32::try_from(id).ok())
             .map(Pid::from_raw)
             .ok_or_else(|| std::io::Error::other("the process ended at once"))?;
-        Ok(Self { child, group, token: token.to_owned(), ended: false })
+        Ok(Self { child, group, token: token.to_owned(), step: None, ended: false })
+    }
+
+    /// The same as the processes of a Slurm job's step, where there is one.
+    #[must_use]
+    pub(crate) fn of_step(mut self, step: Option<Step>) -> Self {
+        self.step = step;
+        self
     }
 
     /// The started process, which leads the group.
@@ -172,6 +191,9 @@ impl Group {
 
     /// Ends everything: TERM and three seconds for those that listen, then KILL, also for what left the group.
     pub(crate) async fn end(&mut self) {
+        if self.step.is_some() {
+            return self.end_now().await;
+        }
         // A stopped process hears TERM only when it goes on.
         self.signal_group(Signal::SIGTERM);
         self.signal_group(Signal::SIGCONT);
@@ -181,6 +203,9 @@ impl Group {
 
     /// Ends everything at once, and waits until the kernel has done so.
     pub(crate) async fn end_now(&mut self) {
+        if let Some(step) = self.step.clone() {
+            return self.end_step(&step).await;
+        }
         // The ranks first: `mpirun` sees them die, removes its session folder and their shared memory, and ends in one to three seconds.
         // TERM would not hurry it: OpenMPI 4.1 may crash on it at this moment and leave its folder behind.
         let mut ranks = with_token(&self.token);
@@ -199,6 +224,17 @@ impl Group {
         tokio::time::timeout(GRACE, gone).await.ok();
     }
 
+    /// Ends a step on all of its nodes. Where `scancel` is not to be had, `srun` does it, which takes some seconds longer.
+    async fn end_step(&mut self, step: &Step) {
+        if !client::end_steps(&step.job, Some(&step.name)).await {
+            self.signal_group(Signal::SIGTERM);
+        }
+        tokio::time::timeout(LAST_MOMENT * 2, self.child.wait()).await.ok();
+        self.signal_group(Signal::SIGKILL);
+        tokio::time::timeout(GRACE, self.child.wait()).await.ok();
+        self.ended = true;
+    }
+
     /// Signals the group as long as its first process was not waited for: after that its number may be another's.
     fn signal_group(&self, signal: Signal) {
         if self.child.id().is_some() {
@@ -208,7 +244,8 @@ impl Group {
 
     fn kill(&mut self) {
         self.signal_group(Signal::SIGKILL);
-        for process in with_token(&self.token) {
+        let left = if self.step.is_some() { Vec::new() } else { with_token(&self.token) };
+        for process in left {
             kill(process, Signal::SIGKILL).ok();
         }
         self.ended = true;
@@ -270,6 +307,39 @@ pub(crate) async fn one_shot(
     let lines: Vec<&str> = said.lines().collect();
     let last = lines[lines.len().saturating_sub(12)..].join("\n");
     Err(failed(if last.is_empty() { ending(output.status) } else { last }))
+}
+
+/// Standard output of a program.
+///
+/// # Errors
+/// Its last words when it fails, or that it is missing or took more than half a minute.
+pub(crate) async fn ask(program: &str, arguments: &[&str]) -> Result<String, String> {
+    let arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
+    ask_within(program, &arguments, Duration::from_secs(30)).await
+}
+
+/// As [`ask`], within a time of its own.
+///
+/// # Errors
+/// As [`ask`].
+pub(crate) async fn ask_within(
+    program: &str,
+    arguments: &[String],
+    limit: Duration,
+) -> Result<String, String> {
+    let output =
+        Command::new(program).args(arguments).stdin(Stdio::null()).kill_on_drop(true).output();
+    let output = tokio::time::timeout(limit, output)
+        .await
+        .map_err(|_| format!("no answer of {program} within {} s", limit.as_secs()))?
+        .map_err(|error| format!("{program}: {error}"))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let last = said.lines().rev().find(|line| !line.trim().is_empty());
+    Err(last
+        .map_or_else(|| format!("{program}: {}", ending(output.status)), |l| l.trim().to_owned()))
 }
 
 /// Output of a program that only informs; none when it is missing or fails.

@@ -13,6 +13,8 @@ use crate::events::AttemptOutcome;
 use crate::jobs;
 use crate::provenance::RunRecord;
 use crate::report::history;
+use crate::slurm::client::{self, JobState};
+use crate::slurm::submit::Submission;
 use crate::supervise;
 use crate::terminal;
 
@@ -29,12 +31,15 @@ struct Status {
     checkpoint: Option<String>,
     attempts: usize,
     fault: Option<String>,
+    /// Slurm's job, and how it stands.
+    job: Option<String>,
 }
 
 /// Prints it.
-pub(crate) fn status(arguments: &RunJson) -> Result<u8, LaunchError> {
+pub(crate) async fn status(arguments: &RunJson) -> Result<u8, LaunchError> {
     let directory = RunDirectory::open(&arguments.run)?;
-    let status = of(&directory)?;
+    let mut status = of(&directory)?;
+    status.job = job(&directory).await;
     if arguments.json {
         let text = serde_json::to_string_pretty(&status).map_err(|error| {
             LaunchError::Unreadable { path: arguments.run.clone(), why: error.to_string() }
@@ -62,6 +67,7 @@ pub(crate) fn status(arguments: &RunJson) -> Result<u8, LaunchError> {
     add("checkpoint", status.checkpoint.clone());
     add("attempts", Some(status.attempts.to_string()));
     add("fault", status.fault.clone());
+    add("job", status.job.clone());
     terminal::result(&terminal::table(&rows));
     Ok(0)
 }
@@ -93,12 +99,26 @@ fn of(directory: &RunDirectory) -> Result<Status, LaunchError> {
         checkpoint: jobs::newest_checkpoint(directory),
         attempts: record.as_ref().map_or(0, |record| record.attempts.len()),
         fault: last.and_then(|attempt| attempt.fault.clone()),
+        job: None,
     })
+}
+
+/// The job that works on a run of Slurm's, in words.
+async fn job(directory: &RunDirectory) -> Option<String> {
+    let Submission { job, .. } = Submission::read(directory)?;
+    let state = match client::job_state(&job).await {
+        Some(JobState::Pending(reason)) => format!("waits: {reason}"),
+        Some(JobState::Running) => "runs".to_owned(),
+        Some(JobState::Ending(_)) => "is leaving its nodes".to_owned(),
+        Some(JobState::Gone) => "is not in the queue".to_owned(),
+        None => "squeue does not answer".to_owned(),
+    };
+    Some(format!("{job} {state}"))
 }
 
 /// Whether a launcher holds the run, on this machine or, where the file system passes locks on, on another. Trying the lock is the
 /// one exact answer; it is held for some microseconds, and shared, so that two of these do not see each other.
-fn is_held(directory: &RunDirectory) -> bool {
+pub(crate) fn is_held(directory: &RunDirectory) -> bool {
     let Ok(file) = File::open(directory.root().join("lock")) else { return false };
     matches!(Flock::lock(file, FlockArg::LockSharedNonblock), Err((_, Errno::EWOULDBLOCK)))
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use vljepa_recipes::run_directory::{Found, RunDirectory, RunLock};
+use vljepa_recipes::run_directory::{Found, RunDirectory, RunDirectoryError, RunLock};
 use vljepa_recipes::schema::{Device, Recipe, Scheduler, Visual};
 use vljepa_recipes::{Loaded, check_files, load};
 
@@ -10,9 +10,16 @@ use crate::cli::{Place, Train};
 use crate::error::{FileProblem, LaunchError};
 use crate::local::Programs;
 use crate::plan::Plan;
+use crate::platform::Platform;
 use crate::provenance::RunRecord;
+use crate::slurm::allocation::Allocation;
+use crate::slurm::render::{BatchScript, REQUEUE};
+use crate::slurm::submit;
 use crate::supervise::{self, Ending, Limits, Run, Signals};
 use crate::{report, terminal};
+
+/// How long a lock that somebody else holds is waited for.
+const LOCK_PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
 
 /// Trains a recipe, or says what that would be.
 pub(crate) async fn train(arguments: &Train) -> Result<u8, LaunchError> {
@@ -23,15 +30,19 @@ pub(crate) async fn train(arguments: &Train) -> Result<u8, LaunchError> {
     if arguments.dry_run {
         terminal::result(&format!("{}\n", loaded.yaml.trim_end()));
         terminal::result(&Plan::of(&loaded.recipe).to_string());
+        if loaded.recipe.cluster.scheduler == Scheduler::Slurm {
+            terminal::result(&format!("\n{}", preview(&arguments.place, &loaded.recipe)));
+        }
         return Ok(0);
     }
     let root = root(&arguments.place, &loaded.recipe);
+    if let (Scheduler::Slurm, None) = (loaded.recipe.cluster.scheduler, submit::inside()) {
+        return submit_run(&root, &loaded, arguments.follow).await;
+    }
     let opened = open(&root, &loaded)?;
     if let Some((directory, _lock)) = &opened
-        && supervise::completion_fault(directory, &loaded.recipe).is_ok()
+        && is_complete(directory, &loaded.recipe)
     {
-        terminal::note(&format!("the run in {} is complete already", root.display()));
-        conclude(directory);
         return Ok(0);
     }
     let programs = preflight(&loaded.recipe).await?;
@@ -39,19 +50,126 @@ pub(crate) async fn train(arguments: &Train) -> Result<u8, LaunchError> {
         Some(opened) => opened,
         None => create(&root, &loaded)?,
     };
-    let mut signals = Signals::listen().map_err(|error| LaunchError::Start {
+    work_on(directory, loaded, programs).await
+}
+
+/// The batch script as it would be submitted.
+fn preview(place: &Place, recipe: &Recipe) -> BatchScript {
+    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let run = absolute(&root(place, recipe));
+    let launcher = run.join("bin/…/vljepa-launch");
+    BatchScript::of(recipe, &run, &absolute(Path::new(".")), &launcher)
+}
+
+/// `vljepa-launch supervise RUN`: the batch script's part of a submitted run.
+pub(crate) async fn supervise_job(run: &Path) -> Result<u8, LaunchError> {
+    if submit::inside().is_none() {
+        return Err(LaunchError::NotInJob);
+    }
+    let directory = RunDirectory::open(run)?;
+    let _lock = lock(&directory).await?;
+    let loaded = directory.load_recipe()?;
+    if is_complete(&directory, &loaded.recipe) {
+        return Ok(0);
+    }
+    let programs = Programs::find()?;
+    check_features(&loaded.recipe, &programs).await?;
+    work_on(directory, loaded, programs).await
+}
+
+/// A supervisor that was killed a moment ago may still hold the lock, where locks travel over a network.
+async fn lock(directory: &RunDirectory) -> Result<RunLock, LaunchError> {
+    let deadline = tokio::time::Instant::now() + LOCK_PATIENCE;
+    loop {
+        match directory.lock() {
+            Err(RunDirectoryError::InUse { .. }) if tokio::time::Instant::now() < deadline => {
+                tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+            }
+            locked => return Ok(locked?),
+        }
+    }
+}
+
+/// Puts a run into Slurm's queue, and stays to watch it where that was asked for.
+async fn submit_run(root: &Path, loaded: &Loaded, follow: bool) -> Result<u8, LaunchError> {
+    let known = RunDirectory::open(root).ok();
+    submit::check(known.as_ref()).await?;
+    let opened = open(root, loaded)?;
+    if let Some((directory, _lock)) = &opened
+        && is_complete(directory, &loaded.recipe)
+    {
+        return Ok(0);
+    }
+    let programs = preflight(&loaded.recipe).await?;
+    let (directory, lock) = match opened {
+        Some(opened) => opened,
+        None => create(root, loaded)?,
+    };
+    submit::submit(&directory, &loaded.recipe, &programs).await?;
+    drop(lock);
+    if !follow {
+        return Ok(0);
+    }
+    let mut signals = listen()?;
+    tokio::select! {
+        complete = submit::follow(&directory, &loaded.recipe) => {
+            let complete = complete?;
+            if complete {
+                conclude(&directory);
+            }
+            Ok(u8::from(!complete))
+        }
+        _ = signals.next() => {
+            terminal::note("the job goes on; the same command with --follow is not needed to keep it running");
+            Ok(0)
+        }
+    }
+}
+
+/// Says so when there is nothing left to do.
+fn is_complete(directory: &RunDirectory, recipe: &Recipe) -> bool {
+    let complete = supervise::completion_fault(directory, recipe).is_ok();
+    if complete {
+        terminal::note(&format!("the run in {} is complete already", directory.root().display()));
+        conclude(directory);
+    }
+    complete
+}
+
+fn listen() -> Result<Signals, LaunchError> {
+    Signals::listen().map_err(|error| LaunchError::Start {
         what: "listening to signals".to_owned(),
         why: error.to_string(),
-    })?;
+    })
+}
+
+/// Supervises a run that this process holds, on this machine or in the Slurm job around it.
+async fn work_on(
+    directory: RunDirectory,
+    loaded: Loaded,
+    programs: Programs,
+) -> Result<u8, LaunchError> {
+    let platform = match (loaded.recipe.cluster.scheduler, submit::inside()) {
+        (Scheduler::Slurm, Some(variables)) => Platform::Slurm(Allocation::of(&variables)?),
+        (Scheduler::Slurm | Scheduler::Local, _) => Platform::Local,
+    };
+    if let Some(job) = platform.job() {
+        submit::take_over(&directory, job)?;
+        platform.clear().await;
+    }
+    drop(std::fs::remove_file(directory.stop()));
+    let end = platform.end(&loaded.recipe).await;
+    let mut signals = listen()?.watching(directory.stop(), end);
     let record = RunRecord::collect(&directory, &loaded.recipe, &loaded.hash, &programs).await;
     record.write(&directory)?;
     let limits = Limits::new(loaded.recipe.cluster.start_timeout_s);
-    terminal::note(&format!("run directory: {}", root.display()));
+    terminal::note(&format!("run directory: {}", directory.root().display()));
     let mut run = Run {
         directory,
         recipe: loaded.recipe,
         recipe_hash: loaded.hash,
         programs,
+        platform,
         limits,
         record,
     };
@@ -72,13 +190,17 @@ fn finish(run: &Run, ended: Result<Ending, LaunchError>) -> Result<u8, LaunchErr
         Ok(Ending::Stopped(signal)) => {
             terminal::note(&format!("saved and stopped at step {step}; to continue: {command}"));
             make_report(&run.directory);
-            Ok(signal.exit_code())
+            Ok(signal.exit_code(run.platform.job().is_some()))
+        }
+        Ok(Ending::Unplaced(reason)) => {
+            terminal::note(&format!("error: {reason}; the job asks Slurm for other nodes"));
+            Ok(REQUEUE)
         }
         Ok(Ending::Killed(signal)) => {
             terminal::note(&format!(
                 "ended at once at step {step}; to continue from the newest checkpoint: {command}"
             ));
-            Ok(signal.exit_code())
+            Ok(signal.exit_code(run.platform.job().is_some()))
         }
         Err(error) => {
             make_report(&run.directory);
@@ -144,11 +266,6 @@ pub(crate) fn create(root: &Path, loaded: &Loaded) -> Result<(RunDirectory, RunL
 
 /// Everything that can be refused before something is started.
 pub(crate) async fn preflight(recipe: &Recipe) -> Result<Programs, LaunchError> {
-    let cluster = &recipe.cluster;
-    match cluster.scheduler {
-        Scheduler::Slurm => return Err(LaunchError::Scheduler),
-        Scheduler::Local => {}
-    }
     let problems: Vec<FileProblem> = check_files(recipe)
         .into_iter()
         .map(|problem| FileProblem { key: problem.key, what: problem.what, help: problem.help })
@@ -157,8 +274,8 @@ pub(crate) async fn preflight(recipe: &Recipe) -> Result<Programs, LaunchError> 
         return Err(LaunchError::Files { problems });
     }
     let programs = Programs::find()?;
-    let ranks = cluster.world_size();
-    if ranks > 1 && programs.mpirun.is_none() {
+    let ranks = recipe.cluster.world_size();
+    if recipe.cluster.scheduler == Scheduler::Local && ranks > 1 && programs.mpirun.is_none() {
         return Err(LaunchError::MpirunMissing { ranks });
     }
     check_features(recipe, &programs).await?;

@@ -13,3 +13,9 @@ pub fn now() -> Timestamp {
 pub fn now_text() -> String {
     format!("{:.3}", now())
 }
+
+/// Now in whole seconds since 1970.
+#[must_use]
+pub fn now_s() -> i64 {
+    now().as_second()
+}

@@ -126,6 +126,11 @@ pub enum FromWorker {
         /// One line.
         text: String,
     },
+    /// This process got a signal that asks the run to save itself, as Slurm sends them to every process of a step.
+    Signalled {
+        /// Its number.
+        number: i32,
+    },
     /// The job is over for this rank.
     Finished {
         /// How.

@@ -251,6 +251,30 @@ impl RunDirectory {
         self.root.join("completed.json")
     }
 
+    /// A file whose appearance asks the run to save itself and end.
+    #[must_use]
+    pub fn stop(&self) -> PathBuf {
+        self.root.join("stop")
+    }
+
+    /// The batch script of a run on Slurm.
+    #[must_use]
+    pub fn batch_script(&self) -> PathBuf {
+        self.root.join("job.sbatch")
+    }
+
+    /// The Slurm job that works on the run, as its submission left it.
+    #[must_use]
+    pub fn slurm_json(&self) -> PathBuf {
+        self.root.join("slurm.json")
+    }
+
+    /// The run's own copies of the programs: an edit or a new build does not change a job that waits in a queue.
+    #[must_use]
+    pub fn programs(&self) -> PathBuf {
+        self.root.join("bin")
+    }
+
     /// The job that workers are started for.
     #[must_use]
     pub fn job(&self) -> PathBuf {

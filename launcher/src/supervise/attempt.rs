@@ -153,10 +153,10 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Asks for a stop; true when it was the second request.
+    /// Asks for a stop; true when a person repeats it.
     fn stop(&mut self, signal: StopSignal) -> bool {
         if self.facts.stop.is_some() {
-            return true;
+            return signal.is_impatient();
         }
         self.facts.stop = Some(signal);
         self.events.write(Event::StopRequested { signal: signal.name().to_owned() });
@@ -229,6 +229,12 @@ impl<'a> Attempt<'a> {
             FromWorker::Warning { text } => {
                 self.progress.note(&format!("warning of rank {rank}: {text}"));
                 self.events.write(Event::Warning { rank, text });
+            }
+            FromWorker::Signalled { number } => {
+                // Every rank of a step gets the signal; the first one counts.
+                if self.facts.stop.is_none() {
+                    self.stop(StopSignal::of_number(number));
+                }
             }
             FromWorker::Finished { outcome, step } => {
                 self.facts.last_step = self.facts.last_step.max(step);
@@ -354,7 +360,10 @@ impl<'a> Attempt<'a> {
                     .unwrap_or_else(|| "its process".to_owned());
                 let how = match status {
                     Some(status) if self.members.len() == 1 => Some(local::ending(status)),
-                    Some(_) | None => fault.rank.and_then(|r| post_mortem::mpirun_ending(&said, r)),
+                    Some(_) | None => fault.rank.and_then(|rank| {
+                        post_mortem::mpirun_ending(&said, rank)
+                            .or_else(|| post_mortem::srun_ending(&said, rank))
+                    }),
                 };
                 fault.error = how.map_or_else(
                     || format!("{process} closed its connection"),

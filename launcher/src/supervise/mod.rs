@@ -25,7 +25,9 @@ use crate::control::{Expected, Server};
 use crate::error::LaunchError;
 use crate::events::{AttemptOutcome, Event, EventLog, Fault, FaultKind};
 use crate::local::{Group, Programs, WorkerArguments};
+use crate::platform::Platform;
 use crate::provenance::RunRecord;
+use crate::slurm::allocation::Placement;
 use attempt::{Attempt, End, Facts};
 use progress::Progress;
 use restart::{Decision, Failure, Restarts};
@@ -41,6 +43,8 @@ pub(crate) struct Run {
     pub recipe_hash: String,
     /// What is started.
     pub programs: Programs,
+    /// Where.
+    pub platform: Platform,
     /// When a rank counts as hung.
     pub limits: Limits,
     /// `run.json`.
@@ -48,7 +52,7 @@ pub(crate) struct Run {
 }
 
 /// How the supervision ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Ending {
     /// There is a valid completion record.
     Completed,
@@ -56,6 +60,8 @@ pub(crate) enum Ending {
     Stopped(StopSignal),
     /// Stopped at once by a second request.
     Killed(StopSignal),
+    /// Too few nodes of the job can take part: Slurm has to give others.
+    Unplaced(String),
 }
 
 /// Works on the run until it is complete, was stopped, or cannot go on.
@@ -67,11 +73,19 @@ pub(crate) async fn supervise(run: &mut Run, signals: &mut Signals) -> Result<En
     let mut restarts = Restarts::new(run.recipe.cluster.restart.clone());
     let mut facts = Facts::default();
     loop {
-        let number = run.record.begin_attempt(run.recipe.cluster.world_size());
+        let placement = tokio::select! {
+            placed = place(run, &progress) => match placed {
+                Ok(placement) => placement,
+                Err(reason) => return Ok(progress.end(Ending::Unplaced(reason))),
+            },
+            signal = signals.next() => return Ok(progress.end(Ending::Stopped(signal))),
+        };
+        let number = run.record.begin_attempt(placement.world_size);
         run.record.write(&run.directory)?;
         let events = EventLog::new(&run.directory, number);
         progress.restart();
-        let (end, reached) = match one_attempt(run, number, facts, &mut progress, signals).await {
+        let attempt = one_attempt(run, number, &placement, facts, &mut progress, signals);
+        let (end, reached) = match attempt.await {
             Ok(ended) => ended,
             Err(error) => {
                 progress.finish();
@@ -126,15 +140,35 @@ pub(crate) async fn supervise(run: &mut Run, signals: &mut Signals) -> Result<En
     }
 }
 
+/// Chooses the nodes of the next attempt and names those that cannot take part.
+async fn place(run: &Run, progress: &Progress) -> Result<Placement, String> {
+    let placed = run.platform.place(&run.recipe, &run.directory).await?;
+    for report in &placed.reports {
+        if let Some(fault) = &report.fault {
+            progress.note(&format!("node {} is left out: {fault}", report.node));
+        }
+    }
+    let wanted = run.recipe.cluster.world_size();
+    let Placement { world_size, nodes } = &placed.placement;
+    if *world_size < wanted {
+        progress.note(&format!(
+            "going on with {} nodes, {world_size} ranks instead of {wanted}: the same batches in the same order",
+            nodes.len()
+        ));
+    }
+    Ok(placed.placement)
+}
+
 /// Starts the workers and stays with them to the attempt's end.
 async fn one_attempt(
     run: &Run,
     number: u32,
+    placement: &Placement,
     facts: Facts,
     progress: &mut Progress,
     signals: &mut Signals,
 ) -> Result<(End, Facts), LaunchError> {
-    let world_size = run.recipe.cluster.world_size();
+    let world_size = placement.world_size;
     let failed = |what: &str, error: &dyn std::fmt::Display| LaunchError::Start {
         what: what.to_owned(),
         why: error.to_string(),
@@ -146,19 +180,19 @@ async fn one_attempt(
     let job = serde_json::to_vec_pretty(&Job::Train { attempt: number })
         .map_err(|error| failed("writing job.json", &error))?;
     atomic_write(&run.directory.job(), &job)?;
-    let command = run.programs.train_command(
-        world_size,
-        &WorkerArguments {
-            run: run.directory.root().to_owned(),
-            job: run.directory.job(),
-            control: Some(server.address().to_string()),
-        },
-    )?;
+    let arguments = WorkerArguments {
+        run: run.directory.root().to_owned(),
+        job: run.directory.job(),
+        control: Some(server.address().to_string()),
+    };
+    let (command, step) =
+        run.platform.command(&run.programs, &run.recipe, placement, number, &arguments)?;
     let events = EventLog::new(&run.directory, number);
     events.write(Event::AttemptStarted { world_size, command: command.clone() });
     let output = output_log(run, number);
     let group =
         Group::start(&command, &token, &output).map_err(|error| failed(&command[0], &error))?;
+    let group = group.of_step(step);
     let log = Box::new(move |rank| run.directory.log(rank, number));
     let mut attempt =
         Attempt::new(world_size, server, group, events, &run.limits, progress, log, output, facts);

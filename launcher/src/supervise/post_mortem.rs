@@ -33,9 +33,42 @@ pub(super) fn mpirun_ending(lines: &[String], rank: usize) -> Option<String> {
     Some(ending.split('.').next()?.trim().to_owned())
 }
 
+/// How `srun` says that a rank's process ended: `srun: error: node1: tasks 2-3: Killed`.
+pub(super) fn srun_ending(lines: &[String], rank: usize) -> Option<String> {
+    lines.iter().find_map(|line| {
+        let (_, rest) = line.strip_prefix("srun: error: ")?.split_once(": task")?;
+        let (tasks, how) = rest.trim_start_matches('s').trim().split_once(": ")?;
+        let holds = |range: &str| {
+            let (first, last) = range.split_once('-').unwrap_or((range, range));
+            let (first, last): (usize, usize) = (first.parse().ok()?, last.parse().ok()?);
+            Some((first..=last).contains(&rank))
+        };
+        let tasks = tasks.trim_start_matches('[').trim_end_matches(']');
+        tasks.split(',').any(|range| holds(range) == Some(true)).then(|| how.trim().to_owned())
+    })
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{last_lines, mpirun_ending};
+    use super::{last_lines, mpirun_ending, srun_ending};
+
+    #[test]
+    fn sruns_words_about_a_rank_are_found() {
+        let said = [
+            "srun: error: node1: tasks 2-3,5: Killed",
+            "srun: error: node0: task 0: Exited with exit code 7",
+        ];
+        let lines = said.map(str::to_owned);
+        for (rank, how) in [
+            (3, Some("Killed")),
+            (5, Some("Killed")),
+            (0, Some("Exited with exit code 7")),
+            (1, None),
+            (4, None),
+        ] {
+            assert_eq!(srun_ending(&lines, rank).as_deref(), how, "{rank}");
+        }
+    }
 
     #[test]
     fn mpiruns_sentence_about_a_rank_is_found_across_lines() {

@@ -1,6 +1,14 @@
-//! The signals that ask a run to stop.
+//! What asks a run to stop: signals, a file in the run directory, the end of the time that Slurm gave.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::slurm::render::{REQUEUE, TERMINATED};
+
+/// Between looks at the clock and for the stop file.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// Who asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,15 +19,27 @@ pub(crate) enum StopSignal {
     Terminate,
     /// The terminal is gone.
     Hangup,
+    /// USR1, which Slurm is told to send ahead of the time limit.
+    User1,
+    /// USR2, which some sites send instead.
+    User2,
+    /// The time that Slurm gave is nearly over.
+    EndTime,
+    /// `vljepa-launch stop`.
+    Asked,
 }
 
 impl StopSignal {
-    /// 128 + the signal's number, as shells have it: the run is not complete, so what follows it in a script should not start.
-    pub(crate) fn exit_code(self) -> u8 {
+    /// 128 + the signal's number, as shells have it: the run is not complete, so what follows it in a script should not start. Where
+    /// time is over, a job of Slurm's ends with the code that puts it into the queue again.
+    pub(crate) fn exit_code(self, in_job: bool) -> u8 {
         match self {
+            Self::User1 | Self::User2 | Self::EndTime if in_job => REQUEUE,
             Self::Hangup => 129,
-            Self::Interrupt => 130,
-            Self::Terminate => 143,
+            Self::Interrupt | Self::Asked => 130,
+            Self::User1 => 138,
+            Self::User2 => 140,
+            Self::Terminate | Self::EndTime => TERMINATED,
         }
     }
 
@@ -29,7 +49,26 @@ impl StopSignal {
             Self::Interrupt => "Ctrl-C",
             Self::Terminate => "TERM",
             Self::Hangup => "HUP",
+            Self::User1 => "USR1",
+            Self::User2 => "USR2",
+            Self::EndTime => "end of the job's time",
+            Self::Asked => "stop",
         }
+    }
+
+    /// The signal of that number, as a worker got it.
+    pub(crate) fn of_number(number: i32) -> Self {
+        match number {
+            2 => Self::Interrupt,
+            10 => Self::User1,
+            12 => Self::User2,
+            _ => Self::Terminate,
+        }
+    }
+
+    /// Whether a second request ends the run at once: a person's, or one that will not be repeated before KILL.
+    pub(crate) fn is_impatient(self) -> bool {
+        matches!(self, Self::Interrupt | Self::Terminate | Self::Hangup)
     }
 }
 
@@ -38,7 +77,11 @@ impl StopSignal {
 pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    user1: Signal,
+    user2: Signal,
     hangup: Option<Signal>,
+    stop_file: Option<PathBuf>,
+    end: Option<Instant>,
 }
 
 impl Signals {
@@ -47,9 +90,19 @@ impl Signals {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
+            user1: signal(SignalKind::user_defined1())?,
+            user2: signal(SignalKind::user_defined2())?,
             // `nohup` ignores HUP so that the run outlives its terminal; it stays ignored.
             hangup: if hangup_is_ignored() { None } else { Some(signal(SignalKind::hangup())?) },
+            stop_file: None,
+            end: None,
         })
+    }
+
+    /// Also hears a file that appears, which it deletes, and the clock.
+    #[must_use]
+    pub(crate) fn watching(self, stop_file: PathBuf, end: Option<Instant>) -> Self {
+        Self { stop_file: Some(stop_file), end, ..self }
     }
 
     /// Waits for the next one.
@@ -63,8 +116,26 @@ impl Signals {
         tokio::select! {
             _ = self.interrupt.recv() => StopSignal::Interrupt,
             _ = self.terminate.recv() => StopSignal::Terminate,
+            _ = self.user1.recv() => StopSignal::User1,
+            _ = self.user2.recv() => StopSignal::User2,
             _ = hangup => StopSignal::Hangup,
+            signal = look(self.stop_file.as_deref(), &mut self.end) => signal,
         }
+    }
+}
+
+/// Waits for the file or the time.
+async fn look(file: Option<&std::path::Path>, end: &mut Option<Instant>) -> StopSignal {
+    loop {
+        if file.is_some_and(|file| std::fs::remove_file(file).is_ok()) {
+            return StopSignal::Asked;
+        }
+        if end.is_some_and(|end| Instant::now() >= end) {
+            // Once: the run is asked to save, and then has until KILL.
+            *end = None;
+            return StopSignal::EndTime;
+        }
+        tokio::time::sleep(LOOK).await;
     }
 }
 

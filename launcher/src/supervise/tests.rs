@@ -11,6 +11,7 @@ use vljepa_recipes::run_directory::RunDirectory;
 use super::{Ending, Limits, Run, Signals, supervise};
 use crate::error::LaunchError;
 use crate::local::{self, Programs};
+use crate::platform::Platform;
 use crate::provenance::RunRecord;
 
 const LIMITS: Limits =
@@ -43,6 +44,7 @@ async fn run(folder: &Path, ranks: usize, scenario: &str) -> (Result<Ending, Lau
         recipe: loaded.recipe,
         recipe_hash: loaded.hash,
         programs,
+        platform: Platform::Local,
         limits: LIMITS,
         record,
     };

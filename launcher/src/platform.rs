@@ -1,0 +1,108 @@
+//! Where workers run: on this machine, or on the nodes of a Slurm job.
+
+use std::time::{Duration, Instant};
+
+use vljepa_recipes::run_directory::RunDirectory;
+use vljepa_recipes::schema::Recipe;
+
+use crate::error::LaunchError;
+use crate::local::{Programs, Step, WorkerArguments};
+use crate::slurm::allocation::{self, Allocation, NodeReport, Placement};
+use crate::slurm::client;
+
+/// Before nodes are asked a second time: a node may just have been busy.
+const SECOND_LOOK: Duration = Duration::from_secs(10);
+
+/// The closed list of places.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Platform {
+    /// This machine.
+    Local,
+    /// The job this process runs in.
+    Slurm(Allocation),
+}
+
+/// Nodes of an attempt, and what the others lack.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Placed {
+    /// Who takes part.
+    pub placement: Placement,
+    /// All nodes that were asked.
+    pub reports: Vec<NodeReport>,
+}
+
+impl Platform {
+    /// The Slurm job, where there is one.
+    pub(crate) fn job(&self) -> Option<&str> {
+        match self {
+            Self::Local => None,
+            Self::Slurm(allocation) => Some(&allocation.job),
+        }
+    }
+
+    /// When the run should save itself because its time is nearly over.
+    pub(crate) async fn end(&self, recipe: &Recipe) -> Option<Instant> {
+        let Self::Slurm(allocation) = self else { return None };
+        let end_s = match allocation.end_time {
+            Some(end_s) => end_s,
+            None => client::end_time(&allocation.job).await?.as_second(),
+        };
+        let ahead = i64::try_from(recipe.cluster.slurm.signal_ahead_s).unwrap_or(i64::MAX);
+        let left = end_s.saturating_sub(vljepa_recipes::clock::now_s()).saturating_sub(ahead);
+        Some(Instant::now() + Duration::from_secs(u64::try_from(left).unwrap_or(0)))
+    }
+
+    /// Ends what a supervisor that was killed left running.
+    pub(crate) async fn clear(&self) {
+        if let Self::Slurm(allocation) = self {
+            client::end_steps(&allocation.job, None).await;
+        }
+    }
+
+    /// Looks which nodes can take part, and chooses among them.
+    ///
+    /// # Errors
+    /// When there are too few, with the reasons.
+    pub(crate) async fn place(
+        &self,
+        recipe: &Recipe,
+        directory: &RunDirectory,
+    ) -> Result<Placed, String> {
+        let Self::Slurm(allocation) = self else {
+            let placement =
+                Placement { world_size: recipe.cluster.world_size(), nodes: Vec::new() };
+            return Ok(Placed { placement, reports: Vec::new() });
+        };
+        let check = allocation::sees(directory.root());
+        let mut reports = allocation::probe(&allocation.nodes, &allocation.job, &check).await;
+        let mut chosen = allocation::choose(&recipe.cluster, &reports);
+        if chosen.is_err() {
+            tokio::time::sleep(SECOND_LOOK).await;
+            reports = allocation::probe(&allocation.nodes, &allocation.job, &check).await;
+            chosen = allocation::choose(&recipe.cluster, &reports);
+        }
+        Ok(Placed { placement: chosen?, reports })
+    }
+
+    /// The command line of an attempt, and the step that it becomes.
+    ///
+    /// # Errors
+    /// When this machine has no `mpirun` and needs one.
+    pub(crate) fn command(
+        &self,
+        programs: &Programs,
+        recipe: &Recipe,
+        placement: &Placement,
+        attempt: u32,
+        arguments: &WorkerArguments,
+    ) -> Result<(Vec<String>, Option<Step>), LaunchError> {
+        let Self::Slurm(allocation) = self else {
+            return Ok((programs.train_command(placement.world_size, arguments)?, None));
+        };
+        let name = format!("vljepa-{attempt}");
+        let mut line = allocation.srun(recipe, &name, placement);
+        line.push(programs.worker.display().to_string());
+        line.extend(arguments.list());
+        Ok((line, Some(Step { job: allocation.job.clone(), name })))
+    }
+}

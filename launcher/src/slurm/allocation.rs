@@ -1,0 +1,222 @@
+//! The nodes of the job this process runs in, and which of them take part in an attempt.
+
+use std::path::Path;
+use std::time::Duration;
+
+use vljepa_recipes::schema::{Cluster, Device, Recipe};
+
+use super::host_list;
+use crate::environment::SlurmVariables;
+use crate::error::LaunchError;
+use crate::local;
+
+/// A node that does not answer within this time counts as lost.
+const PROBE: Duration = Duration::from_secs(20);
+
+/// What Slurm gave this job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Allocation {
+    /// The job.
+    pub job: String,
+    /// Its nodes, in Slurm's order.
+    pub nodes: Vec<String>,
+    /// How often Slurm has put the job back into the queue.
+    pub restarts: u32,
+    /// When its time is over, where a variable says so; Unix seconds.
+    pub end_time: Option<i64>,
+}
+
+impl Allocation {
+    /// From the job's environment.
+    ///
+    /// # Errors
+    /// When the list of nodes is none.
+    pub(crate) fn of(variables: &SlurmVariables) -> Result<Self, LaunchError> {
+        let nodes = host_list::expand(&variables.nodes)
+            .and_then(|nodes| {
+                if nodes.is_empty() {
+                    Err("SLURM_JOB_NODELIST is empty".to_owned())
+                } else {
+                    Ok(nodes)
+                }
+            })
+            .map_err(|why| LaunchError::Start {
+                what: "reading the job's nodes".to_owned(),
+                why,
+            })?;
+        Ok(Self {
+            job: variables.job.clone(),
+            nodes,
+            restarts: variables.restarts.unwrap_or(0),
+            end_time: variables.end_time,
+        })
+    }
+
+    /// The command that runs `program` once on each of `nodes`, or once for each of their ranks.
+    pub(crate) fn srun(&self, recipe: &Recipe, name: &str, placement: &Placement) -> Vec<String> {
+        let nodes = placement.nodes.len();
+        let per_node = placement.world_size / nodes.max(1);
+        let mut line: Vec<String> = [
+            "srun".to_owned(),
+            format!("--jobid={}", self.job),
+            format!("--job-name={name}"),
+            format!("--nodes={nodes}"),
+            format!("--nodelist={}", placement.nodes.join(",")),
+            format!("--ntasks={}", placement.world_size),
+            format!("--ntasks-per-node={per_node}"),
+            "--distribution=block".to_owned(),
+            "--overlap".to_owned(),
+            "--kill-on-bad-exit=1".to_owned(),
+            "--input=none".to_owned(),
+            "--export=ALL".to_owned(),
+        ]
+        .into();
+        let cpus = recipe.cluster.slurm.cpus_per_rank;
+        line.extend((cpus > 0).then(|| format!("--cpus-per-task={cpus}")));
+        match recipe.device {
+            // NCCL reaches its neighbours through memory only where a process sees all GPUs of its node.
+            Device::Cuda => {
+                line.extend([format!("--gpus-per-node={per_node}"), "--mpi=none".to_owned()]);
+            }
+            Device::Host if placement.world_size > 1 => line.push("--mpi=pmix".to_owned()),
+            Device::Host => line.push("--mpi=none".to_owned()),
+        }
+        line
+    }
+}
+
+/// Ranks of an attempt and where they run.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Placement {
+    /// Ranks.
+    pub world_size: usize,
+    /// Nodes, each with the same number of ranks; empty on this machine.
+    pub nodes: Vec<String>,
+}
+
+/// What a node said when it was asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NodeReport {
+    /// Its name.
+    pub node: String,
+    /// Why it cannot take part; none when it can.
+    pub fault: Option<String>,
+}
+
+/// Asks every node at once to run a check; one that is lost says nothing, and is not waited for.
+pub(crate) async fn probe(nodes: &[String], job: &str, check: &[String]) -> Vec<NodeReport> {
+    let asked: Vec<_> = nodes
+        .iter()
+        .map(|node| {
+            let mut line: Vec<String> = vec![
+                format!("--jobid={job}"),
+                "--job-name=vljepa-check".to_owned(),
+                "--nodes=1".to_owned(),
+                "--ntasks=1".to_owned(),
+                format!("--nodelist={node}"),
+                "--overlap".to_owned(),
+                "--input=none".to_owned(),
+                "--mpi=none".to_owned(),
+                "--immediate=10".to_owned(),
+            ];
+            line.extend(check.iter().cloned());
+            let node = node.clone();
+            tokio::spawn(async move {
+                let fault = local::ask_within("srun", &line, PROBE).await.err();
+                NodeReport { node, fault }
+            })
+        })
+        .collect();
+    let mut reports = Vec::new();
+    for (task, node) in asked.into_iter().zip(nodes) {
+        let lost = |error: tokio::task::JoinError| NodeReport {
+            node: node.clone(),
+            fault: Some(error.to_string()),
+        };
+        reports.push(task.await.unwrap_or_else(lost));
+    }
+    reports
+}
+
+/// What a probe runs where nothing more is to be checked than that the node runs programs and sees the run directory.
+pub(crate) fn sees(run: &Path) -> Vec<String> {
+    vec!["test".to_owned(), "-w".to_owned(), run.display().to_string()]
+}
+
+/// The nodes of an attempt, from those that can take part: as many as the recipe wants, the job's first ones first; or all of them,
+/// where the recipe allows fewer. Pure.
+///
+/// # Errors
+/// When there are too few, with the reasons.
+pub(crate) fn choose(cluster: &Cluster, reports: &[NodeReport]) -> Result<Placement, String> {
+    let healthy: Vec<&NodeReport> = reports.iter().filter(|r| r.fault.is_none()).collect();
+    let enough = healthy.len() >= cluster.nodes;
+    if healthy.is_empty() || !(enough || cluster.restart.allow_fewer_nodes) {
+        let lost: Vec<String> = reports
+            .iter()
+            .filter_map(|report| Some(format!("{}: {}", report.node, report.fault.as_ref()?)))
+            .collect();
+        return Err(format!(
+            "{} of {} nodes can take part, the recipe wants {}{} ({})",
+            healthy.len(),
+            reports.len(),
+            cluster.nodes,
+            if cluster.restart.allow_fewer_nodes { "" } else { " and allows no fewer" },
+            lost.join("; ")
+        ));
+    }
+    let nodes: Vec<String> =
+        healthy.iter().take(cluster.nodes).map(|report| report.node.clone()).collect();
+    Ok(Placement { world_size: nodes.len() * cluster.ranks_per_node, nodes })
+}
+
+#[cfg(test)]
+mod tests {
+    use vljepa_recipes::schema::{Cluster, RestartPolicy};
+
+    use super::{Allocation, NodeReport, Placement, choose};
+    use crate::environment::SlurmVariables;
+
+    fn reports(lost: &[usize]) -> Vec<NodeReport> {
+        let fault = |i: usize| lost.contains(&i).then(|| "no answer".to_owned());
+        (0..5).map(|i| NodeReport { node: format!("n{i}"), fault: fault(i) }).collect()
+    }
+
+    fn cluster(nodes: usize, allow_fewer_nodes: bool) -> Cluster {
+        let restart =
+            RestartPolicy { allow_fewer_nodes, spare_nodes: 1, ..RestartPolicy::default() };
+        Cluster { nodes, ranks_per_node: 8, restart, ..Cluster::default() }
+    }
+
+    #[test]
+    fn a_spare_takes_the_place_of_a_lost_node() {
+        let names = |p: &Placement| p.nodes.join(" ");
+        let whole = choose(&cluster(4, false), &reports(&[])).unwrap();
+        assert_eq!((names(&whole).as_str(), whole.world_size), ("n0 n1 n2 n3", 32));
+        let one_lost = choose(&cluster(4, false), &reports(&[1])).unwrap();
+        assert_eq!((names(&one_lost).as_str(), one_lost.world_size), ("n0 n2 n3 n4", 32));
+    }
+
+    #[test]
+    fn fewer_nodes_take_part_only_where_the_recipe_allows_it() {
+        let said = choose(&cluster(4, false), &reports(&[1, 3])).unwrap_err();
+        assert!(said.contains("3 of 5 nodes") && said.contains("n3: no answer"), "{said}");
+        let fewer = choose(&cluster(4, true), &reports(&[1, 3])).unwrap();
+        assert_eq!((fewer.nodes.len(), fewer.world_size), (3, 24));
+        assert!(choose(&cluster(4, true), &reports(&[0, 1, 2, 3, 4])).is_err());
+    }
+
+    #[test]
+    fn an_allocation_is_what_the_environment_says() {
+        let variables = SlurmVariables {
+            job: "7".to_owned(),
+            nodes: "n[0-1]".to_owned(),
+            restarts: None,
+            end_time: Some(5),
+        };
+        let found = Allocation::of(&variables).unwrap();
+        assert_eq!((found.nodes.join(" ").as_str(), found.restarts), ("n0 n1", 0));
+        let broken = SlurmVariables { nodes: "n[0".to_owned(), ..variables };
+        assert!(Allocation::of(&broken).is_err());
+    }
+}

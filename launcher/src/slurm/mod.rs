@@ -1,0 +1,12 @@
+//! Runs on a Slurm cluster.
+//!
+//! On a login node a recipe becomes a batch script ([`render`]) in the run directory, beside copies of the programs, and is submitted
+//! ([`submit`]). In the job that script keeps `vljepa-launch supervise` alive on the first node, which starts the workers with `srun` on the
+//! job's nodes that can take part ([`allocation`]), again after every fault, and ends with a code that tells the script whether to leave, to
+//! wait for Slurm, or to put the job into the queue again.
+
+pub(crate) mod allocation;
+pub(crate) mod client;
+pub(crate) mod host_list;
+pub(crate) mod render;
+pub(crate) mod submit;

@@ -1,0 +1,232 @@
+//! The batch script of a run: a typed struct to text.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use vljepa_recipes::schema::{Device, Recipe};
+
+/// The supervisor ends with this code when the job should be put into the queue again.
+pub(crate) const REQUEUE: u8 = 75;
+/// … with this one when it was asked to end by TERM, which Slurm sends before it preempts or cancels a job.
+pub(crate) const TERMINATED: u8 = 143;
+/// Supervisors that are killed within a minute of their start, in a row, before the job gives up.
+const QUICK_DEATHS: u32 = 5;
+
+/// What `sbatch` is given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct BatchScript {
+    /// `--job-name`.
+    pub job_name: String,
+    /// `--nodes`: the recipe's and its spares.
+    pub nodes: usize,
+    /// `--ntasks-per-node`.
+    pub tasks_per_node: usize,
+    /// `--gpus-per-node`, where the device is a GPU.
+    pub gpus_per_node: Option<usize>,
+    /// `--cpus-per-task`, where the recipe says.
+    pub cpus_per_task: Option<usize>,
+    /// `--time`.
+    pub time_limit: Option<String>,
+    /// `--partition`.
+    pub partition: Option<String>,
+    /// `--account`.
+    pub account: Option<String>,
+    /// `--qos`.
+    pub qos: Option<String>,
+    /// `--signal=B:USR1@…`.
+    pub signal_ahead_s: u64,
+    /// Options as the recipe gives them.
+    pub extra: Vec<String>,
+    /// The run directory, absolute.
+    pub run: PathBuf,
+    /// Where the recipe's relative paths start, absolute.
+    pub folder: PathBuf,
+    /// The run's own copy of `vljepa-launch`, absolute.
+    pub launcher: PathBuf,
+}
+
+impl BatchScript {
+    /// The script of a recipe; `run`, `folder` and `launcher` are absolute.
+    pub(crate) fn of(recipe: &Recipe, run: &Path, folder: &Path, launcher: &Path) -> Self {
+        let (cluster, slurm) = (&recipe.cluster, &recipe.cluster.slurm);
+        let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        Self {
+            job_name: format!("vljepa-{}", recipe.name),
+            nodes: cluster.nodes + cluster.restart.spare_nodes,
+            tasks_per_node: cluster.ranks_per_node,
+            gpus_per_node: (recipe.device == Device::Cuda).then_some(cluster.ranks_per_node),
+            cpus_per_task: (slurm.cpus_per_rank > 0).then_some(slurm.cpus_per_rank),
+            time_limit: given(&slurm.time_limit),
+            partition: given(&slurm.partition),
+            account: given(&slurm.account),
+            qos: given(&slurm.qos),
+            signal_ahead_s: slurm.signal_ahead_s,
+            extra: slurm.extra.clone(),
+            run: run.to_owned(),
+            folder: folder.to_owned(),
+            launcher: launcher.to_owned(),
+        }
+    }
+
+    fn options(&self) -> Vec<String> {
+        let text = |name: &str, value: &Option<String>| {
+            value.as_ref().map(|value| format!("--{name}={value}"))
+        };
+        let number = |name: &str, value: Option<usize>| value.map(|n| format!("--{name}={n}"));
+        let mut options = vec![
+            format!("--job-name={}", self.job_name),
+            format!("--nodes={}", self.nodes),
+            format!("--ntasks-per-node={}", self.tasks_per_node),
+        ];
+        let given = [
+            number("gpus-per-node", self.gpus_per_node),
+            number("cpus-per-task", self.cpus_per_task),
+            text("time", &self.time_limit),
+            text("partition", &self.partition),
+            text("account", &self.account),
+            text("qos", &self.qos),
+        ];
+        options.extend(given.into_iter().flatten());
+        options.extend([
+            format!("--signal=B:USR1@{}", self.signal_ahead_s),
+            "--requeue".to_owned(),
+            "--no-kill".to_owned(),
+            "--open-mode=append".to_owned(),
+            format!("--output={}", word(&self.run.join("logs/slurm-%j.log"))),
+            format!("--chdir={}", word(&self.folder)),
+        ]);
+        options.extend(self.extra.iter().cloned());
+        options
+    }
+}
+
+impl fmt::Display for BatchScript {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "#!/bin/bash")?;
+        for option in self.options() {
+            writeln!(f, "#SBATCH {option}")?;
+        }
+        let (run, launcher) = (word(&self.run), word(&self.launcher));
+        write!(
+            f,
+            r#"
+# Supervises one run on the nodes of this job. A node that is lost does not end the job (--no-kill): the supervisor starts the workers again
+# on the others. A supervisor that is killed is started again here; a job that ends too early goes back into the queue (--requeue).
+run={run}
+launcher={launcher}
+
+supervisor=
+for signal in INT TERM USR1 USR2; do
+  trap '[ -z "$supervisor" ] || kill -s '$signal' "$supervisor" 2>/dev/null' $signal
+done
+
+# Where compute nodes have no scontrol, a job of its own continues the run.
+requeue() {{
+  if command -v scontrol >/dev/null && scontrol requeue "$SLURM_JOB_ID"; then sleep 3600; fi
+  if command -v sbatch >/dev/null && job=$(sbatch --parsable "$run/job.sbatch"); then
+    echo "continued by job $job"
+    exit 0
+  fi
+  echo "this job cannot be put into the queue again from here; on a login node: sbatch $run/job.sbatch" >&2
+  exit {REQUEUE}
+}}
+
+quick_deaths=0
+while :; do
+  started=$SECONDS
+  "$launcher" supervise "$run" &
+  supervisor=$!
+  # `wait` also returns when a signal was passed on.
+  while wait "$supervisor"; code=$?; kill -0 "$supervisor" 2>/dev/null; do :; done
+  wait "$supervisor" 2>/dev/null
+  final=$?
+  [ $final = 127 ] || code=$final
+  case $code in
+    0|130) exit 0 ;;
+    {REQUEUE}) requeue ;;
+    # Slurm requeues what it preempts and ends what was cancelled; leaving first would count as the end of the job.
+    {TERMINATED}) sleep 3600 ;;
+  esac
+  [ $code -gt 128 ] || exit $code
+  if [ $((SECONDS - started)) -lt 60 ]; then quick_deaths=$((quick_deaths + 1)); else quick_deaths=0; fi
+  echo "the supervisor was killed (exit code $code) after $((SECONDS - started)) s" >&2
+  [ $quick_deaths -lt {QUICK_DEATHS} ] || exit 1
+done
+"#
+        )
+    }
+}
+
+/// A path as one word of bash.
+fn word(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=@%,:".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        return text;
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use vljepa_recipes::load;
+
+    use super::{BatchScript, word};
+
+    fn script(name: &str, set: &[&str]) -> String {
+        let recipes = Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes");
+        let set: Vec<String> = set.iter().map(|s| (*s).to_owned()).collect();
+        let loaded = load(&recipes.join(name), &set).unwrap();
+        let paths = ["/scratch/runs/x", "/home/me/vljepa", "/scratch/runs/x/bin/0/vljepa-launch"];
+        let [run, folder, launcher] = paths.map(Path::new);
+        BatchScript::of(&loaded.recipe, run, folder, launcher).to_string()
+    }
+
+    #[test]
+    fn the_papers_pretraining_asks_for_its_nodes_and_a_spare() {
+        let script = script("pretrain.yaml", &[]);
+        let golden = include_str!("golden/pretrain.sbatch");
+        assert!(script == golden, "{script}");
+    }
+
+    #[test]
+    fn every_key_of_the_recipe_is_an_option() {
+        let script = script(
+            "quickstart.yaml",
+            &[
+                "cluster.scheduler=slurm",
+                "cluster.nodes=2",
+                "cluster.slurm.partition=low",
+                "cluster.slurm.account=me",
+                "cluster.slurm.qos=night",
+                "cluster.slurm.cpus_per_rank=4",
+                "cluster.slurm.signal_ahead_s=60",
+                "cluster.slurm.time_limit=1:00:00",
+            ],
+        );
+        for option in [
+            "--nodes=2",
+            "--ntasks-per-node=2",
+            "--cpus-per-task=4",
+            "--time=1:00:00",
+            "--partition=low",
+            "--account=me",
+            "--qos=night",
+            "--signal=B:USR1@60",
+        ] {
+            assert!(script.contains(&format!("#SBATCH {option}\n")), "{option}: {script}");
+        }
+        assert!(!script.contains("gpus"), "{script}");
+    }
+
+    #[test]
+    fn paths_are_one_word_of_bash() {
+        for (path, expected) in
+            [("/a/b-1.2", "/a/b-1.2"), ("/a b", "'/a b'"), ("/it's", r"'/it'\''s'"), ("", "''")]
+        {
+            assert_eq!(word(Path::new(path)), expected);
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! From a login node into the queue: the run's own copies of the programs, the batch script, the job; and watching it from outside.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use vljepa_recipes::clock;
+use vljepa_recipes::protocol::Metrics;
+use vljepa_recipes::run_directory::{RunDirectory, atomic_write};
+use vljepa_recipes::schema::Recipe;
+
+use super::client::{self, JobState};
+use super::render::BatchScript;
+use crate::environment;
+use crate::error::LaunchError;
+use crate::local::{self, Programs};
+use crate::report::history;
+use crate::supervise;
+use crate::terminal;
+
+/// Between looks of somebody who follows a run.
+const LOOK: Duration = Duration::from_secs(1);
+/// A job that left the queue is asked for again for so long: the queue does not know it while it is requeued.
+const GONE: Duration = Duration::from_secs(15);
+
+/// `slurm.json`: the job that works on a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Submission {
+    /// Its id.
+    pub job: String,
+    /// When it was submitted, RFC 3339.
+    pub submitted: String,
+    /// What was given to `sbatch`.
+    pub script: PathBuf,
+}
+
+impl Submission {
+    /// The newest of a run.
+    pub(crate) fn read(directory: &RunDirectory) -> Option<Self> {
+        serde_json::from_slice(&std::fs::read(directory.slurm_json()).ok()?).ok()
+    }
+
+    /// Notes the job that works on a run: also one that continues another where compute nodes cannot requeue.
+    pub(crate) fn write(&self, directory: &RunDirectory) -> Result<(), LaunchError> {
+        let text = serde_json::to_vec_pretty(self).map_err(|error| LaunchError::Start {
+            what: "writing slurm.json".to_owned(),
+            why: error.to_string(),
+        })?;
+        Ok(atomic_write(&directory.slurm_json(), &text)?)
+    }
+}
+
+/// Refuses a machine that cannot submit, and a run that a job works on or waits for already.
+pub(crate) async fn check(directory: Option<&RunDirectory>) -> Result<(), LaunchError> {
+    let Some(submission) = directory.and_then(Submission::read) else {
+        return local::ask("sbatch", &["--version"])
+            .await
+            .map(drop)
+            .map_err(|why| LaunchError::NoSlurm { why });
+    };
+    let job = submission.job;
+    let state = match client::job_state(&job).await {
+        None => {
+            return Err(LaunchError::NoSlurm {
+                why: format!("squeue does not answer for job {job}"),
+            });
+        }
+        Some(JobState::Gone) => return Ok(()),
+        Some(JobState::Running) => "running".to_owned(),
+        Some(JobState::Ending(_)) => "ending".to_owned(),
+        Some(JobState::Pending(reason)) => format!("waiting in the queue ({reason})"),
+    };
+    Err(LaunchError::Submitted { job, state })
+}
+
+/// Puts the run into the queue and says where to look.
+pub(crate) async fn submit(
+    directory: &RunDirectory,
+    recipe: &Recipe,
+    programs: &Programs,
+) -> Result<Submission, LaunchError> {
+    let failed = |what: &str, why: &dyn std::fmt::Display| LaunchError::Start {
+        what: what.to_owned(),
+        why: why.to_string(),
+    };
+    let absolute =
+        |path: &Path| std::path::absolute(path).map_err(|error| failed("naming a path", &error));
+    let root = absolute(directory.root())?;
+    let folder = std::env::current_dir().map_err(|error| failed("naming this folder", &error))?;
+    let launcher = copy_programs(directory, programs)
+        .map_err(|error| failed("copying the programs into the run directory", &error))?;
+    let script = BatchScript::of(recipe, &root, &folder, &absolute(&launcher)?);
+    let path = absolute(&directory.batch_script())?;
+    atomic_write(&path, script.to_string().as_bytes())?;
+    // A stop that was asked of an earlier job is not meant for this one.
+    drop(std::fs::remove_file(directory.stop()));
+    let said = local::ask("sbatch", &["--parsable", &path.display().to_string()])
+        .await
+        .map_err(|why| LaunchError::Sbatch { why, script: path.clone() })?;
+    let job = said.trim().split(';').next().unwrap_or_default().to_owned();
+    let submission = Submission { job, submitted: clock::now_text(), script: path };
+    submission.write(directory)?;
+    let Submission { job, script, .. } = &submission;
+    terminal::result(&format!("submitted job {job}"));
+    let logs = directory.logs();
+    terminal::note(&format!(
+        "script   {}\nlogs     {} (supervisor), rank-RRRR-attempt-A.log beside it\nstatus   vljepa-launch status {run}\nstop     vljepa-launch stop {run}",
+        script.display(),
+        logs.join(format!("slurm-{job}.log")).display(),
+        run = directory.root().display(),
+    ));
+    Ok(submission)
+}
+
+/// Copies of both programs in a folder named after their content, and the copied launcher's path. Copies of earlier submissions go.
+fn copy_programs(directory: &RunDirectory, programs: &Programs) -> std::io::Result<PathBuf> {
+    let launcher = std::env::current_exe()?;
+    let sources = [("vljepa-launch", &launcher), ("vljepa-worker", &programs.worker)];
+    let mut hasher = blake3::Hasher::new();
+    for (_, source) in sources {
+        std::io::copy(&mut std::fs::File::open(source)?, &mut hasher)?;
+    }
+    let bin = directory.programs();
+    let folder = bin.join(&hasher.finalize().to_hex()[..16]);
+    if launcher.parent() == Some(folder.as_path()) {
+        return Ok(launcher);
+    }
+    if !folder.join("vljepa-worker").exists() {
+        if bin.exists() {
+            std::fs::remove_dir_all(&bin)?;
+        }
+        std::fs::create_dir_all(&folder)?;
+        for (name, source) in sources {
+            // The worker last: with it the folder is whole.
+            let temporary = folder.join(format!(".{name}"));
+            std::fs::copy(source, &temporary)?;
+            std::fs::File::open(&temporary)?.sync_all()?;
+            std::fs::rename(&temporary, folder.join(name))?;
+        }
+    }
+    Ok(folder.join("vljepa-launch"))
+}
+
+/// Shows how a submitted run gets on until it is complete or its job is gone; a job that was put back into the queue is let go at once.
+/// Returns whether the run is complete.
+pub(crate) async fn follow(directory: &RunDirectory, recipe: &Recipe) -> Result<bool, LaunchError> {
+    let (mut shown_step, mut shown_state, mut gone_since) = (0, String::new(), None);
+    loop {
+        if let Some(metrics) = history::metrics(directory).pop().filter(|m| m.step > shown_step) {
+            shown_step = metrics.step;
+            terminal::note(&line(&metrics));
+        }
+        if supervise::completion_fault(directory, recipe).is_ok() {
+            return Ok(true);
+        }
+        let Some(Submission { job, .. }) = Submission::read(directory) else { return Ok(false) };
+        let state = client::job_state(&job).await;
+        let text = match &state {
+            Some(JobState::Pending(reason)) => format!("job {job} waits: {reason}"),
+            Some(JobState::Running) => format!("job {job} runs"),
+            Some(JobState::Ending(_)) => format!("job {job} is leaving its nodes"),
+            Some(JobState::Gone) => format!("job {job} is not in the queue any more"),
+            None => format!("job {job}: squeue does not answer"),
+        };
+        if text != shown_state {
+            terminal::note(&text);
+            shown_state = text;
+        }
+        match state {
+            Some(JobState::Pending(reason)) if reason == "BeginTime" => client::release(&job).await,
+            Some(JobState::Gone) => {
+                let since = *gone_since.get_or_insert_with(tokio::time::Instant::now);
+                if since.elapsed() > GONE {
+                    return Ok(false);
+                }
+            }
+            Some(JobState::Pending(_) | JobState::Running | JobState::Ending(_)) | None => {
+                gone_since = None;
+            }
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+fn line(metrics: &Metrics) -> String {
+    format!(
+        "{} {}/{}  loss {:.4}  {:.1} samples/s",
+        metrics.stage, metrics.step, metrics.total_steps, metrics.loss, metrics.samples_per_s
+    )
+}
+
+/// The job this process runs in becomes the one that works on the run.
+pub(crate) fn take_over(directory: &RunDirectory, job: &str) -> Result<(), LaunchError> {
+    let known = Submission::read(directory);
+    if known.as_ref().is_some_and(|known| known.job == job) {
+        return Ok(());
+    }
+    let script = directory.batch_script();
+    Submission { job: job.to_owned(), submitted: clock::now_text(), script }.write(directory)
+}
+
+/// Whether this process runs in a job of Slurm's, which then is where a run works.
+pub(crate) fn inside() -> Option<environment::SlurmVariables> {
+    environment::SlurmVariables::read()
+}

@@ -1,0 +1,42 @@
+//! `vljepa-launch stop RUN`: asks a run, wherever it works, to save itself and end.
+
+use std::path::Path;
+
+use vljepa_recipes::run_directory::{RunDirectory, atomic_write};
+
+use crate::error::LaunchError;
+use crate::local;
+use crate::slurm::client::{self, JobState};
+use crate::slurm::submit::Submission;
+use crate::{status, terminal};
+
+/// Leaves a file that the run's supervisor finds, on this machine or on another one; a job that still waits is cancelled.
+pub(crate) async fn stop(run: &Path) -> Result<u8, LaunchError> {
+    let directory = RunDirectory::open(run)?;
+    if let Some(Submission { job, .. }) = Submission::read(&directory) {
+        match client::job_state(&job).await {
+            Some(JobState::Pending(_)) => {
+                local::ask("scancel", &[job.as_str()]).await.map_err(|why| LaunchError::Start {
+                    what: format!("cancelling job {job}"),
+                    why,
+                })?;
+                terminal::note(&format!("job {job} had not begun; it is cancelled"));
+                return Ok(0);
+            }
+            Some(JobState::Running) => {
+                atomic_write(&directory.stop(), b"")?;
+                terminal::note(&format!(
+                    "asked: job {job} saves at its next step boundary and ends"
+                ));
+                return Ok(0);
+            }
+            Some(JobState::Ending(_) | JobState::Gone) | None => {}
+        }
+    }
+    if !status::is_held(&directory) {
+        return Err(LaunchError::NotRunning { run: run.to_owned() });
+    }
+    atomic_write(&directory.stop(), b"")?;
+    terminal::note("asked: the run saves at its next step boundary and ends");
+    Ok(0)
+}
