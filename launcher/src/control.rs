@@ -101,6 +101,11 @@ impl Server {
         self.heard.recv().await
     }
 
+    /// Closes all connections: a worker whose supervisor is gone ends itself.
+    pub(crate) fn close(&self) {
+        self.accepting.abort();
+    }
+
     /// Asks all ranks, also those that join later, to save and end.
     pub(crate) fn stop_all(&self) {
         self.stop.send_replace(true);

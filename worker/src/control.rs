@@ -195,7 +195,7 @@ fn listen(reader: BufReader<TcpStream>, shared: &Shared) {
         }
     }
     if !shared.finished.load(Ordering::Acquire) {
-        tracing::error!("the supervisor is gone; this rank ends");
+        tracing::error!("the supervisor ended this attempt or is gone; this rank ends");
         std::process::abort();
     }
 }

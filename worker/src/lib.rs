@@ -16,5 +16,6 @@ pub mod evaluation;
 pub mod inference;
 pub mod metrics;
 pub mod session;
+mod signals;
 pub mod step;
 pub mod train;

@@ -16,7 +16,7 @@ use crate::collectives::Collectives;
 use crate::control::Control;
 use crate::environment::{Environment, compute_threads};
 use crate::error::WorkerError;
-use crate::{device, inference, train};
+use crate::{device, inference, signals, train};
 
 /// What every part of a job needs to know.
 #[derive(Debug)]
@@ -104,7 +104,9 @@ fn start(
                     build: environment.build.clone(),
                     recipe_hash: loaded.hash.clone(),
                 };
-                Control::connect(address, hello)?
+                let control = Control::connect(address, hello)?;
+                signals::pass_on(&control)?;
+                control
             }
         };
         end_on_panic(&control);

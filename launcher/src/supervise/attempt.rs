@@ -145,7 +145,11 @@ impl<'a> Attempt<'a> {
         };
         match end {
             End::Killed => self.group.end_now().await,
-            End::Completed | End::Stopped | End::Fault(_) => self.group.end().await,
+            End::Completed | End::Stopped => self.group.end().await,
+            End::Fault(_) => {
+                self.server.close();
+                self.group.end().await;
+            }
         }
         match end {
             End::Fault(fault) => End::Fault(self.explain(fault)),
