@@ -24,6 +24,14 @@ pub(crate) enum LaunchError {
         #[related]
         problems: Vec<FileProblem>,
     },
+    /// A drill that could never happen.
+    #[error("--drill {drill}: {why}")]
+    Drill {
+        /// Which.
+        drill: String,
+        /// Why.
+        why: String,
+    },
     /// A recipe for Slurm on a machine without it.
     #[error("cluster.scheduler is slurm, which this launcher does not submit to")]
     #[diagnostic(help("on this machine: --set cluster.scheduler=local --set cluster.nodes=1"))]
@@ -153,6 +161,7 @@ impl LaunchError {
             Self::Recipe(_)
             | Self::RunDirectory(_)
             | Self::Files { .. }
+            | Self::Drill { .. }
             | Self::Scheduler
             | Self::NoCheckpoint { .. }
             | Self::Unreadable { .. }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use vljepa_recipes::protocol::Drill;
 use vljepa_recipes::run_directory::{Found, RunDirectory, RunLock};
 use vljepa_recipes::schema::{Device, Recipe, Scheduler, Visual};
 use vljepa_recipes::{Loaded, check_files, load};
@@ -20,6 +21,7 @@ pub(crate) async fn train(arguments: &Train) -> Result<u8, LaunchError> {
     let Some(recipe) = &arguments.recipe else { return Ok(2) };
     let loaded = load(recipe, &arguments.place.set)?;
     warn(&loaded);
+    check_drills(&arguments.drill, &loaded.recipe)?;
     if arguments.dry_run {
         terminal::result(&format!("{}\n", loaded.yaml.trim_end()));
         terminal::result(&Plan::of(&loaded.recipe).to_string());
@@ -54,6 +56,7 @@ pub(crate) async fn train(arguments: &Train) -> Result<u8, LaunchError> {
         programs,
         limits,
         record,
+        drills: arguments.drill.clone(),
     };
     let ended = supervise::supervise(&mut run, &mut signals).await;
     finish(&run, ended)
@@ -101,6 +104,24 @@ fn make_report(directory: &RunDirectory) {
         Ok(path) => terminal::note(&format!("report: {}", path.display())),
         Err(error) => terminal::note(&format!("warning: no report: {error}")),
     }
+}
+
+/// Refuses drills that could never happen.
+fn check_drills(drills: &[Drill], recipe: &Recipe) -> Result<(), LaunchError> {
+    let steps: u64 = recipe.stages.iter().map(|stage| stage.steps).sum();
+    let ranks = recipe.cluster.world_size();
+    for drill in drills {
+        let why = match drill.rank() {
+            Some(rank) if rank >= ranks => {
+                format!("the run has {ranks} ranks, the first one is rank 0")
+            }
+            // The checkpoint of the last step bears the number of steps.
+            _ if drill.step > steps => format!("the run has {steps} steps"),
+            _ => continue,
+        };
+        return Err(LaunchError::Drill { drill: drill.to_string(), why });
+    }
+    Ok(())
 }
 
 /// Shows what is allowed but rarely meant.

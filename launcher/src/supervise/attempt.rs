@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, raise};
 use vljepa_recipes::protocol::{FromWorker, Hello, Outcome, Phase};
 
 use super::post_mortem;
@@ -46,6 +47,8 @@ pub(super) struct Attempt<'a> {
     /// What the started process and its children print.
     pub(super) output: PathBuf,
     pub(super) facts: Facts,
+    /// A drill: this process kills itself when it hears of the step.
+    pub(super) kill_supervisor_at: Option<u64>,
     members: Vec<Member>,
     times: StepTimes,
     started: Instant,
@@ -108,6 +111,7 @@ impl<'a> Attempt<'a> {
             log,
             output,
             facts,
+            kill_supervisor_at: None,
             members: (0..world_size).map(|_| Member::default()).collect(),
             times: StepTimes::default(),
             started: Instant::now(),
@@ -242,6 +246,10 @@ impl<'a> Attempt<'a> {
     }
 
     fn beat(&mut self, rank: usize, step: u64, phase: Phase, now: Instant) {
+        if self.kill_supervisor_at.is_some_and(|drill| step >= drill) {
+            self.progress.note(&format!("drill kill-supervisor:step={step}"));
+            raise(Signal::SIGKILL).ok();
+        }
         let Some(joined) = &mut self.members[rank].joined else { return };
         let position = &mut joined.position;
         if rank == 0 {

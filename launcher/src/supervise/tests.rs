@@ -45,6 +45,7 @@ async fn run(folder: &Path, ranks: usize, scenario: &str) -> (Result<Ending, Lau
         programs,
         limits: LIMITS,
         record,
+        drills: Vec::new(),
     };
     let ended = supervise(&mut run, &mut Signals::listen().unwrap()).await;
     (ended, std::fs::read_to_string(run.directory.events()).unwrap())
