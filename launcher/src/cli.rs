@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use vljepa_recipes::protocol::Drill;
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -46,6 +47,10 @@ pub(crate) struct Train {
     /// On Slurm: stay and show how the run gets on, through its requeues, until it ends. Ctrl-C only stops showing.
     #[arg(long)]
     pub follow: bool,
+    /// Rehearse a fault: KIND:rank=R,step=S[,phase=P][,attempt=A], such as `kill:rank=1,step=5,phase=backward`. May be given several
+    /// times. Kinds: kill, stop, panic, error, exit, nan, slow (with seconds=T), kill-supervisor (without a rank).
+    #[arg(long, value_name = "DRILL")]
+    pub drill: Vec<Drill>,
 }
 
 /// Where a recipe runs and what it changes.
@@ -178,6 +183,10 @@ mod tests {
         assert_eq!(cli.train.place.set, ["a.b=c", "d=e"]);
         let cli = Cli::parse_from(["l", "ask", "run", "x.jpg", "what?", "--answers", "a,b c,d"]);
         assert!(matches!(cli.command, Some(Command::Ask(ask)) if ask.answers == ["a", "b c", "d"]));
+        let cli = Cli::parse_from(["l", "a.yaml", "--drill", "nan:rank=0,step=1"]);
+        assert_eq!(cli.train.drill.len(), 1);
+        let typo = Cli::try_parse_from(["l", "a.yaml", "--drill", "nam:rank=0,step=1"]);
+        assert!(typo.unwrap_err().to_string().contains("did you mean `nan`?"));
         for wrong in [vec!["l"], vec!["l", "ask", "run"], vec!["l", "a.yaml", "--sett", "x"]] {
             assert!(Cli::try_parse_from(wrong).is_err());
         }

@@ -229,6 +229,8 @@ impl Shared {
         match message {
             Ok(Some(message)) => self.heard.send(Heard::Said(rank, message)).await.is_ok(),
             Ok(None) => false,
+            // It ended without reading the last order.
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => false,
             Err(error) => {
                 let text = format!("rank {rank} said something that is no message: {error}");
                 let warning = FromWorker::Warning { text };

@@ -24,6 +24,14 @@ pub(crate) enum LaunchError {
         #[related]
         problems: Vec<FileProblem>,
     },
+    /// A drill that could never happen.
+    #[error("--drill {drill}: {why}")]
+    Drill {
+        /// Which.
+        drill: String,
+        /// Why.
+        why: String,
+    },
     /// A recipe for Slurm on a machine without it.
     #[error("cluster.scheduler is slurm, and nothing can be submitted from here: {why}")]
     #[diagnostic(help(
@@ -190,6 +198,7 @@ impl LaunchError {
             | Self::Submitted { .. }
             | Self::NotRunning { .. }
             | Self::NotInJob
+            | Self::Drill { .. }
             | Self::NoCheckpoint { .. }
             | Self::Unreadable { .. }
             | Self::Path { .. } => 2,

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use vljepa_recipes::protocol::Drill;
 use vljepa_recipes::run_directory::{Found, RunDirectory, RunDirectoryError, RunLock};
 use vljepa_recipes::schema::{Device, Recipe, Scheduler, Visual};
 use vljepa_recipes::{Loaded, check_files, load};
@@ -14,7 +15,7 @@ use crate::platform::Platform;
 use crate::provenance::RunRecord;
 use crate::slurm::allocation::Allocation;
 use crate::slurm::render::{BatchScript, REQUEUE};
-use crate::slurm::submit;
+use crate::slurm::submit::{self, Submission};
 use crate::supervise::{self, Ending, Limits, Run, Signals};
 use crate::{report, terminal};
 
@@ -27,6 +28,7 @@ pub(crate) async fn train(arguments: &Train) -> Result<u8, LaunchError> {
     let Some(recipe) = &arguments.recipe else { return Ok(2) };
     let loaded = load(recipe, &arguments.place.set)?;
     warn(&loaded);
+    check_drills(&arguments.drill, &loaded.recipe)?;
     if arguments.dry_run {
         terminal::result(&format!("{}\n", loaded.yaml.trim_end()));
         terminal::result(&Plan::of(&loaded.recipe).to_string());
@@ -37,7 +39,7 @@ pub(crate) async fn train(arguments: &Train) -> Result<u8, LaunchError> {
     }
     let root = root(&arguments.place, &loaded.recipe);
     if let (Scheduler::Slurm, None) = (loaded.recipe.cluster.scheduler, submit::inside()) {
-        return submit_run(&root, &loaded, arguments.follow).await;
+        return submit_run(&root, &loaded, arguments).await;
     }
     let opened = open(&root, &loaded)?;
     if let Some((directory, _lock)) = &opened
@@ -50,7 +52,7 @@ pub(crate) async fn train(arguments: &Train) -> Result<u8, LaunchError> {
         Some(opened) => opened,
         None => create(&root, &loaded)?,
     };
-    work_on(directory, loaded, programs).await
+    work_on(directory, loaded, programs, arguments.drill.clone()).await
 }
 
 /// The batch script as it would be submitted.
@@ -74,7 +76,8 @@ pub(crate) async fn supervise_job(run: &Path) -> Result<u8, LaunchError> {
     }
     let programs = Programs::find()?;
     check_features(&loaded.recipe, &programs).await?;
-    work_on(directory, loaded, programs).await
+    let drills = Submission::read(&directory).map(|s| s.drills).unwrap_or_default();
+    work_on(directory, loaded, programs, drills).await
 }
 
 /// A supervisor that was killed a moment ago may still hold the lock, where locks travel over a network.
@@ -91,7 +94,7 @@ async fn lock(directory: &RunDirectory) -> Result<RunLock, LaunchError> {
 }
 
 /// Puts a run into Slurm's queue, and stays to watch it where that was asked for.
-async fn submit_run(root: &Path, loaded: &Loaded, follow: bool) -> Result<u8, LaunchError> {
+async fn submit_run(root: &Path, loaded: &Loaded, arguments: &Train) -> Result<u8, LaunchError> {
     let known = RunDirectory::open(root).ok();
     submit::check(known.as_ref()).await?;
     let opened = open(root, loaded)?;
@@ -105,9 +108,9 @@ async fn submit_run(root: &Path, loaded: &Loaded, follow: bool) -> Result<u8, La
         Some(opened) => opened,
         None => create(root, loaded)?,
     };
-    submit::submit(&directory, &loaded.recipe, &programs).await?;
+    submit::submit(&directory, &loaded.recipe, &programs, &arguments.drill).await?;
     drop(lock);
-    if !follow {
+    if !arguments.follow {
         return Ok(0);
     }
     let mut signals = listen()?;
@@ -148,6 +151,7 @@ async fn work_on(
     directory: RunDirectory,
     loaded: Loaded,
     programs: Programs,
+    drills: Vec<Drill>,
 ) -> Result<u8, LaunchError> {
     let platform = match (loaded.recipe.cluster.scheduler, submit::inside()) {
         (Scheduler::Slurm, Some(variables)) => Platform::Slurm(Allocation::of(&variables)?),
@@ -172,6 +176,7 @@ async fn work_on(
         platform,
         limits,
         record,
+        drills,
     };
     let ended = supervise::supervise(&mut run, &mut signals).await;
     finish(&run, ended)
@@ -223,6 +228,24 @@ fn make_report(directory: &RunDirectory) {
         Ok(path) => terminal::note(&format!("report: {}", path.display())),
         Err(error) => terminal::note(&format!("warning: no report: {error}")),
     }
+}
+
+/// Refuses drills that could never happen.
+fn check_drills(drills: &[Drill], recipe: &Recipe) -> Result<(), LaunchError> {
+    let steps: u64 = recipe.stages.iter().map(|stage| stage.steps).sum();
+    let ranks = recipe.cluster.world_size();
+    for drill in drills {
+        let why = match drill.rank() {
+            Some(rank) if rank >= ranks => {
+                format!("the run has {ranks} ranks, the first one is rank 0")
+            }
+            // The checkpoint of the last step bears the number of steps.
+            _ if drill.step > steps => format!("the run has {steps} steps"),
+            _ => continue,
+        };
+        return Err(LaunchError::Drill { drill: drill.to_string(), why });
+    }
+    Ok(())
 }
 
 /// Shows what is allowed but rarely meant.

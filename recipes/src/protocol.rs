@@ -3,9 +3,13 @@
 //! A worker connects, says [`FromWorker::Hello`] and waits for [`FromSupervisor::Welcome`]. From then on it reports; the only
 //! order it takes is [`FromSupervisor::Stop`], which all ranks agree on at a step boundary.
 
+mod drill;
+
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+
+pub use drill::{Act, Blow, Drill, DrillPlace};
 
 /// Environment variable that holds the run's token; a connection without it is refused.
 pub const TOKEN_VARIABLE: &str = "VLJEPA_TOKEN";
@@ -18,6 +22,10 @@ pub enum Job {
     Train {
         /// 1 for the first start of this run directory, 2 for the second …
         attempt: u32,
+        /// Ranks of this attempt: those of the recipe, or fewer where it goes on without lost nodes.
+        world_size: usize,
+        /// Faults to be made on purpose.
+        drills: Vec<Drill>,
     },
     /// Measure the recipe's tasks with the newest checkpoint.
     Evaluate,

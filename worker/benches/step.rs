@@ -109,6 +109,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
             recompute: arguments.recompute,
             learning_rate,
             stop: false,
+            spoiled: false,
         };
         one_step(engine, training, &collectives, input)
     };
@@ -256,6 +257,7 @@ fn one_step(
     let mut enter = |phase: Phase| {
         let before = std::mem::replace(&mut now, (phase.name(), Instant::now()));
         *of_phases.entry(before.0).or_default() += milliseconds(before.1);
+        Ok(())
     };
     let report = step::step(engine, training, collectives, input, &mut enter)?;
     let last = milliseconds(now.1);

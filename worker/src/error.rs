@@ -36,12 +36,12 @@ pub enum WorkerError {
     MpiTwice,
     /// The launcher asked for another number of ranks than started.
     #[error(
-        "{started} ranks started, but the recipe asks for {wanted} (cluster.nodes × ranks_per_node)"
+        "{started} ranks started, but the job asks for {wanted}; was it started by another MPI than its build's?"
     )]
     WorldSize {
         /// Ranks that run.
         started: usize,
-        /// Ranks of the recipe.
+        /// Ranks of the job.
         wanted: usize,
     },
     /// A larger share of all samples was bad than the recipe allows.

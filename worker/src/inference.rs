@@ -151,6 +151,7 @@ fn place(session: &Session) -> Place {
         folder: session.run.checkpoints(),
         recipe_hash: session.recipe_hash.clone(),
         order_version: ORDER_VERSION,
+        drills: session.drills.clone(),
     }
 }
 

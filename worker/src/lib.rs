@@ -8,6 +8,7 @@ pub mod collectives;
 pub mod compile;
 pub mod control;
 pub mod device;
+pub mod drill;
 pub mod embed;
 pub mod engine;
 pub mod environment;

@@ -14,6 +14,7 @@ use vljepa_recipes::protocol::{FromWorker, Hello, Job};
 
 use crate::collectives::Collectives;
 use crate::control::Control;
+use crate::drill::Drills;
 use crate::environment::{Environment, compute_threads};
 use crate::error::WorkerError;
 use crate::{device, inference, signals, train};
@@ -33,6 +34,8 @@ pub struct Session {
     pub control: Control,
     /// What this rank computes on.
     pub device: Device,
+    /// Faults that this rank makes on purpose.
+    pub drills: Drills,
 }
 
 /// The cargo features of this build, as JSON.
@@ -83,7 +86,7 @@ fn start(
         open_log(&run, collectives.rank(), &job)?;
         let loaded = run.load_recipe()?;
         let cluster = &loaded.recipe.cluster;
-        let wanted = if matches!(job, Job::Train { .. }) { cluster.world_size() } else { 1 };
+        let wanted = if let Job::Train { world_size, .. } = &job { *world_size } else { 1 };
         let started = collectives.world_size();
         anyhow::ensure!(started == wanted, WorkerError::WorldSize { started, wanted });
         let threads = if matches!(job, Job::Train { .. }) { cluster.threads_per_rank } else { 0 };
@@ -125,7 +128,10 @@ fn start(
     match prepared() {
         Ok((run, loaded, control, device, job)) => {
             let (recipe, recipe_hash) = (loaded.recipe, loaded.hash);
-            Ok((Session { run, recipe, recipe_hash, collectives, control, device }, job))
+            let drills = Drills::of(&job, collectives.rank());
+            let session =
+                Session { run, recipe, recipe_hash, collectives, control, device, drills };
+            Ok((session, job))
         }
         Err(error) => Err((error, collectives)),
     }
@@ -197,7 +203,7 @@ fn end_on_panic(control: &Control) {
 
 /// Training jobs log to a file per rank and attempt; one-shot jobs log warnings to standard error.
 fn open_log(run: &RunDirectory, rank: usize, job: &Job) -> anyhow::Result<()> {
-    let Job::Train { attempt } = job else {
+    let Job::Train { attempt, .. } = job else {
         tracing_subscriber::fmt()
             .with_writer(std::io::stderr)
             .with_env_filter(EnvFilter::new("warn"))

@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use vljepa_data::batch::{Batch, Ragged};
-use vljepa_kernels::{DType, Packed, Tensor, copy, global_norm};
+use vljepa_kernels::{DType, Packed, Tensor, View, copy, global_norm};
 use vljepa_model::loss::EmbeddingGradients;
 use vljepa_model::predictor::PredictorSaved;
 use vljepa_model::y_encoder::YEncoderSaved;
@@ -32,6 +32,8 @@ pub struct Input {
     pub learning_rate: f64,
     /// Whether this rank was asked to stop.
     pub stop: bool,
+    /// Whether this rank's gradient gets a NaN: a drill.
+    pub spoiled: bool,
 }
 
 /// What one step did; the same on every rank.
@@ -54,23 +56,28 @@ pub struct StepReport {
 /// Computes the gradient of the global batch's loss and updates the parameters. `enter` hears which phase begins.
 ///
 /// # Errors
-/// When the model refuses the batch's shapes or ids, or the device fails.
+/// When the model refuses the batch's shapes or ids, the device fails, or `enter` does.
 pub fn step(
     engine: &mut Engine,
     training: &mut Training,
     collectives: &Collectives,
     input: Input,
-    enter: &mut dyn FnMut(Phase),
+    enter: &mut dyn FnMut(Phase) -> anyhow::Result<()>,
 ) -> anyhow::Result<StepReport> {
-    let Input { batch, micro_batch, recompute, learning_rate, stop } = input;
+    let Input { batch, micro_batch, recompute, learning_rate, stop, spoiled } = input;
     let shares = Shares { global: batch.global_batch, world_size: collectives.world_size() };
     let rows = shares.rows(collectives.rank());
     let bad_samples = batch.skipped.len();
     let hashes = batch.target_hashes.clone();
     let micros = micro_batches(engine, batch, micro_batch)?;
     training.gradients.zero(&engine.device().compute_stream())?;
+    if spoiled {
+        // Backward adds to what is there, so it stays a NaN whenever its bucket is summed.
+        let first = training.gradients.flat.view_mut().part(0, &[1]);
+        copy::copy(&engine.device().compute_stream(), View::from_f32(&[f32::NAN], &[1]), first)?;
+    }
 
-    enter(Phase::Forward);
+    enter(Phase::Forward)?;
     // One micro-batch keeps its activations; several are embedded twice, and their negatives are still the whole batch. What a
     // frozen X-encoder saw is kept in either case.
     let alone = micros.len() == 1;
@@ -106,7 +113,7 @@ pub fn step(
     };
 
     for (micro, visual) in micros.iter().zip(visuals) {
-        enter(if alone { Phase::Backward } else { Phase::Forward });
+        enter(if alone { Phase::Backward } else { Phase::Forward })?;
         let visual = match visual {
             Some(visual) => visual,
             None => see(engine, micro, needed)?,
@@ -115,11 +122,11 @@ pub fn step(
             Some(embedded) => embedded,
             None => embed(engine, micro, &visual, needed)?,
         };
-        enter(Phase::Backward);
+        enter(Phase::Backward)?;
         backward(engine, training, visual, embedded, &d, micro.rows.clone())?;
     }
 
-    enter(Phase::Collective);
+    enter(Phase::Collective)?;
     // Sum, not mean: the loss is already divided by g.
     collectives.all_reduce_sum(cx.stream, training.gradients.flat.view_mut())?;
     if let Objective::InfoNce(loss) = engine.model.objective {
@@ -131,7 +138,7 @@ pub fn step(
     let own = [loss, bad_samples as f64, f64::from(u8::from(stop))];
     let [loss, bad_samples, stops] = collectives.sum(own);
 
-    enter(Phase::Optimizer);
+    enter(Phase::Optimizer)?;
     let scale = f64::from(engine.model.scale(&engine.parameters)?);
     let (gradient_norm, finite) = update(engine, training, learning_rate)?;
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
@@ -233,7 +240,7 @@ fn info_nce(
     collectives: &Collectives,
     shares: Shares,
     own: &OwnRows<'_>,
-    enter: &mut dyn FnMut(Phase),
+    enter: &mut dyn FnMut(Phase) -> anyhow::Result<()>,
 ) -> anyhow::Result<(LossShare, EmbeddingGradients)> {
     let (cx, parameters) = (engine.context(), &engine.parameters);
     let all_rows = |own: &Tensor| -> anyhow::Result<Tensor> {
@@ -243,7 +250,7 @@ fn info_nce(
         collectives.all_gather_rows(cx.stream, own.view(), shares, all.view_mut())?;
         Ok(all)
     };
-    enter(Phase::Collective);
+    enter(Phase::Collective)?;
     let (predicted_ge, target_ge) = (all_rows(own.predicted)?, all_rows(own.target)?);
     let on_device = |hashes| Tensor::from_u64(hashes, &[shares.global]).on(engine.device());
     let hashes = loss.mask_equal_targets.then(|| collectives.all_gather_hashes(own.hashes, shares));
@@ -254,11 +261,11 @@ fn info_nce(
         hashes: hashes.as_ref().map(Tensor::view),
         rows: own.rows.clone(),
     };
-    enter(Phase::Forward);
+    enter(Phase::Forward)?;
     let statistics = loss.statistics(cx, parameters, &gathered)?;
-    enter(Phase::Collective);
+    enter(Phase::Collective)?;
     let (r, c) = (all_rows(&statistics.predicted_lse)?, all_rows(&statistics.target_lse)?);
-    enter(Phase::Backward);
+    enter(Phase::Backward)?;
     let gradients = &mut training.gradients;
     let d = loss.backward(cx, parameters, &gathered, r.view(), c.view(), gradients)?;
     Ok((LossShare::InfoNce(loss, statistics), d))

@@ -66,6 +66,7 @@ impl<'a> Trainer<'a> {
             folder: session.run.checkpoints(),
             recipe_hash: session.recipe_hash.clone(),
             order_version: ORDER_VERSION,
+            drills: session.drills.clone(),
         };
         let leader = session.collectives.rank() == 0;
         let loaded = engine.restore(&mut training, &place, &session.collectives)?;
@@ -112,7 +113,7 @@ impl<'a> Trainer<'a> {
         let mut batches = BatchStream::open(&session.recipe, index, rank, world_size, first)?;
         tracing::info!("stage {} from step {first} of {}", stage.name, stage.steps);
         while self.state.stage_step < stage.steps {
-            self.enter(Phase::Data);
+            self.enter(Phase::Data)?;
             let batch = batches.next().with_context(|| {
                 format!("rank {rank}, stage {}, step {}", stage.name, self.state.stage_step)
             })?;
@@ -165,11 +166,13 @@ impl<'a> Trainer<'a> {
             recompute: stage.recompute,
             learning_rate,
             stop: self.session.control.stop_requested(),
+            spoiled: self.session.drills.spoil(self.state.step),
         };
         let (session, number, phases) = (self.session, self.state.step, &mut self.phases);
         let mut enter = |phase| {
             session.control.at(number, phase);
             phases.enter(phase);
+            session.drills.at(number, phase)
         };
         step::step(&mut self.engine, &mut self.training, &session.collectives, input, &mut enter)
             .with_context(|| format!("rank {}, step {number}", session.collectives.rank()))
@@ -252,7 +255,7 @@ impl<'a> Trainer<'a> {
 
     /// Saves. A save that fails leaves the run as it was; it ends the run only when nothing may be lost behind it.
     fn save(&mut self, must: bool) -> anyhow::Result<()> {
-        self.enter(Phase::Checkpoint);
+        self.enter(Phase::Checkpoint)?;
         let session = self.session;
         self.engine.check_agreement(&session.collectives, self.state.step)?;
         let (layout, buffers) = self.engine.checkpoint_buffers(&mut self.training);
@@ -285,7 +288,7 @@ impl<'a> Trainer<'a> {
     }
 
     fn evaluate(&mut self) -> anyhow::Result<()> {
-        self.enter(Phase::Evaluation);
+        self.enter(Phase::Evaluation)?;
         let session = self.session;
         let (scores, failures) =
             evaluation::evaluate(&session.recipe, &self.engine, &session.collectives)?;
@@ -329,9 +332,10 @@ impl<'a> Trainer<'a> {
         warn(self.session, text);
     }
 
-    fn enter(&mut self, phase: Phase) {
+    fn enter(&mut self, phase: Phase) -> anyhow::Result<()> {
         self.session.control.at(self.state.step, phase);
         self.phases.enter(phase);
+        self.session.drills.at(self.state.step, phase)
     }
 }
 

@@ -66,7 +66,8 @@ impl Allocation {
             format!("--ntasks-per-node={per_node}"),
             "--distribution=block".to_owned(),
             "--overlap".to_owned(),
-            "--kill-on-bad-exit=1".to_owned(),
+            // The supervisor ends the step: it first hears what the other ranks have to say.
+            "--kill-on-bad-exit=0".to_owned(),
             "--input=none".to_owned(),
             "--export=ALL".to_owned(),
         ]

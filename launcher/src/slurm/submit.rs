@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use vljepa_recipes::clock;
-use vljepa_recipes::protocol::Metrics;
+use vljepa_recipes::protocol::{Drill, Metrics};
 use vljepa_recipes::run_directory::{RunDirectory, atomic_write};
 use vljepa_recipes::schema::Recipe;
 
@@ -24,7 +24,7 @@ const LOOK: Duration = Duration::from_secs(1);
 const GONE: Duration = Duration::from_secs(15);
 
 /// `slurm.json`: the job that works on a run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Submission {
     /// Its id.
     pub job: String,
@@ -32,6 +32,9 @@ pub(crate) struct Submission {
     pub submitted: String,
     /// What was given to `sbatch`.
     pub script: PathBuf,
+    /// Faults to rehearse.
+    #[serde(default)]
+    pub drills: Vec<Drill>,
 }
 
 impl Submission {
@@ -78,6 +81,7 @@ pub(crate) async fn submit(
     directory: &RunDirectory,
     recipe: &Recipe,
     programs: &Programs,
+    drills: &[Drill],
 ) -> Result<Submission, LaunchError> {
     let failed = |what: &str, why: &dyn std::fmt::Display| LaunchError::Start {
         what: what.to_owned(),
@@ -98,7 +102,8 @@ pub(crate) async fn submit(
         .await
         .map_err(|why| LaunchError::Sbatch { why, script: path.clone() })?;
     let job = said.trim().split(';').next().unwrap_or_default().to_owned();
-    let submission = Submission { job, submitted: clock::now_text(), script: path };
+    let drills = drills.to_vec();
+    let submission = Submission { job, submitted: clock::now_text(), script: path, drills };
     submission.write(directory)?;
     let Submission { job, script, .. } = &submission;
     terminal::result(&format!("submitted job {job}"));
@@ -196,7 +201,9 @@ pub(crate) fn take_over(directory: &RunDirectory, job: &str) -> Result<(), Launc
         return Ok(());
     }
     let script = directory.batch_script();
-    Submission { job: job.to_owned(), submitted: clock::now_text(), script }.write(directory)
+    let drills = known.map(|known| known.drills).unwrap_or_default();
+    Submission { job: job.to_owned(), submitted: clock::now_text(), script, drills }
+        .write(directory)
 }
 
 /// Whether this process runs in a job of Slurm's, which then is where a run works.

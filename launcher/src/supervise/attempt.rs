@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, raise};
 use vljepa_recipes::protocol::{FromWorker, Hello, Outcome, Phase};
 
 use super::post_mortem;
@@ -18,6 +19,8 @@ use crate::local::{self, Group};
 const SETTLE: Duration = Duration::from_millis(2500);
 /// Ranks that have finished may take so long to end.
 const LAST_BREATH: Duration = Duration::from_secs(20);
+/// Between a signal to a worker and the stop it asks for.
+const HEED: Duration = Duration::from_secs(1);
 /// Between looks at the clock.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -46,12 +49,16 @@ pub(super) struct Attempt<'a> {
     /// What the started process and its children print.
     pub(super) output: PathBuf,
     pub(super) facts: Facts,
+    /// A drill: this process kills itself when it hears of the step.
+    pub(super) kill_supervisor_at: Option<u64>,
     members: Vec<Member>,
     times: StepTimes,
     started: Instant,
     exited: Option<(Instant, ExitStatus)>,
     finished_at: Option<Instant>,
     suspicion: Option<(Instant, Fault)>,
+    /// A worker got a signal that asks for a stop.
+    signalled: Option<(Instant, StopSignal)>,
 }
 
 /// What an attempt got done.
@@ -108,12 +115,14 @@ impl<'a> Attempt<'a> {
             log,
             output,
             facts,
+            kill_supervisor_at: None,
             members: (0..world_size).map(|_| Member::default()).collect(),
             times: StepTimes::default(),
             started: Instant::now(),
             exited: None,
             finished_at: None,
             suspicion: None,
+            signalled: None,
         }
     }
 
@@ -139,6 +148,7 @@ impl<'a> Attempt<'a> {
                 }
                 _ = tick.tick() => {}
             }
+            self.heed_signal(Instant::now());
             if let Some(end) = self.judge(Instant::now()) {
                 break end;
             }
@@ -235,10 +245,7 @@ impl<'a> Attempt<'a> {
                 self.events.write(Event::Warning { rank, text });
             }
             FromWorker::Signalled { number } => {
-                // Every rank of a step gets the signal; the first one counts.
-                if self.facts.stop.is_none() {
-                    self.stop(StopSignal::of_number(number));
-                }
+                self.signalled.get_or_insert((now, StopSignal::of_number(number)));
             }
             FromWorker::Finished { outcome, step } => {
                 self.facts.last_step = self.facts.last_step.max(step);
@@ -252,6 +259,10 @@ impl<'a> Attempt<'a> {
     }
 
     fn beat(&mut self, rank: usize, step: u64, phase: Phase, now: Instant) {
+        if self.kill_supervisor_at.is_some_and(|drill| step >= drill) {
+            self.progress.note(&format!("drill kill-supervisor:step={step}"));
+            raise(Signal::SIGKILL).ok();
+        }
         let Some(joined) = &mut self.members[rank].joined else { return };
         let position = &mut joined.position;
         if rank == 0 {
@@ -303,6 +314,17 @@ impl<'a> Attempt<'a> {
             phase: joined.map_or(Phase::Start, |joined| joined.position.phase),
             error,
             log: log.display().to_string(),
+        }
+    }
+
+    /// A signal that workers got asks for a stop, unless a rank has just failed: `srun` then ends the others with the same signal.
+    fn heed_signal(&mut self, now: Instant) {
+        if self.suspicion.is_some() || self.exited.is_some() || self.facts.stop.is_some() {
+            self.signalled = None;
+        } else if let Some((at, signal)) = self.signalled
+            && now.saturating_duration_since(at) > HEED
+        {
+            self.stop(signal);
         }
     }
 

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::Value;
-use vljepa_recipes::protocol::{Job, Phase};
+use vljepa_recipes::protocol::{Act, Drill, Job, Phase};
 use vljepa_recipes::run_directory::{RunDirectory, atomic_write};
 use vljepa_recipes::schema::Recipe;
 
@@ -49,6 +49,8 @@ pub(crate) struct Run {
     pub limits: Limits,
     /// `run.json`.
     pub record: RunRecord,
+    /// Faults to be made on purpose.
+    pub drills: Vec<Drill>,
 }
 
 /// How the supervision ended.
@@ -177,7 +179,8 @@ async fn one_attempt(
     let expected =
         Expected { token: token.clone(), world_size, recipe_hash: run.recipe_hash.clone() };
     let server = Server::start(expected).await.map_err(|e| failed("listening on 127.0.0.1", &e))?;
-    let job = serde_json::to_vec_pretty(&Job::Train { attempt: number })
+    let drills = run.drills.clone();
+    let job = serde_json::to_vec_pretty(&Job::Train { attempt: number, world_size, drills })
         .map_err(|error| failed("writing job.json", &error))?;
     atomic_write(&run.directory.job(), &job)?;
     let arguments = WorkerArguments {
@@ -196,6 +199,8 @@ async fn one_attempt(
     let log = Box::new(move |rank| run.directory.log(rank, number));
     let mut attempt =
         Attempt::new(world_size, server, group, events, &run.limits, progress, log, output, facts);
+    let kills = run.drills.iter().filter(|d| d.act == Act::KillSupervisor && d.attempt == number);
+    attempt.kill_supervisor_at = kills.map(|drill| drill.step).min();
     let end = attempt.run(signals).await;
     Ok((end, std::mem::take(&mut attempt.facts)))
 }

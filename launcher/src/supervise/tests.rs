@@ -47,6 +47,7 @@ async fn run(folder: &Path, ranks: usize, scenario: &str) -> (Result<Ending, Lau
         platform: Platform::Local,
         limits: LIMITS,
         record,
+        drills: Vec::new(),
     };
     let ended = supervise(&mut run, &mut Signals::listen().unwrap()).await;
     (ended, std::fs::read_to_string(run.directory.events()).unwrap())

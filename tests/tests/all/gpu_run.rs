@@ -11,6 +11,7 @@ use vljepa_model::Recompute;
 use vljepa_recipes::Recipe;
 use vljepa_worker::checkpoint::{self, Place, State};
 use vljepa_worker::collectives::{Collectives, Solo};
+use vljepa_worker::drill::Drills;
 use vljepa_worker::engine::{Engine, Training};
 use vljepa_worker::step::{self, Input, StepReport};
 
@@ -62,8 +63,9 @@ fn step(
     recompute: Recompute,
 ) -> StepReport {
     let batch = batch(seed);
-    let input = Input { batch, micro_batch, recompute, learning_rate: 1e-3, stop: false };
-    step::step(engine, training, &ALONE, input, &mut |_| {}).unwrap()
+    let (learning_rate, stop, spoiled) = (1e-3, false, false);
+    let input = Input { batch, micro_batch, recompute, learning_rate, stop, spoiled };
+    step::step(engine, training, &ALONE, input, &mut |_| Ok(())).unwrap()
 }
 
 /// All that a checkpoint holds, bit by bit.
@@ -73,7 +75,12 @@ fn bits((engine, training): &(Engine, Training)) -> [Vec<u32>; 3] {
 }
 
 fn place(folder: &Path) -> Place {
-    Place { folder: folder.to_owned(), recipe_hash: "recipe".to_owned(), order_version: 1 }
+    Place {
+        folder: folder.to_owned(),
+        recipe_hash: "recipe".to_owned(),
+        order_version: 1,
+        drills: Drills::default(),
+    }
 }
 
 #[test]

@@ -15,6 +15,8 @@ use serde::{Deserialize, Serialize};
 use vljepa_kernels::Tensor;
 use vljepa_model::Layout;
 
+use crate::drill::Drills;
+
 pub use self::load::{Loaded, load_frozen, load_newest};
 pub use self::save::{Saved, save, save_frozen};
 
@@ -109,6 +111,8 @@ pub struct Place {
     pub recipe_hash: String,
     /// Version of the data order.
     pub order_version: u32,
+    /// Faults to be made while a checkpoint is written.
+    pub drills: Drills,
 }
 
 impl Place {

@@ -54,7 +54,9 @@ pub fn save(
     let name = Place::name(state.step);
     let temporary = place.folder.join(format!(".{name}.writing"));
     agree(collectives, on_rank_0(collectives, || fresh_folder(&temporary)))?;
-    let part = match write_part(&temporary, collectives, layout, buffers) {
+    let written = write_part(&temporary, collectives, layout, buffers)
+        .and_then(|entry| place.drills.at_write(state.step).map(|()| entry));
+    let part = match written {
         Ok(entry) => Part::Written(entry),
         Err(error) => Part::Failed(format!("rank {}: {error:#}", collectives.rank())),
     };

@@ -1,0 +1,332 @@
+//! Fault drills: faults that a user asks for, to see a run survive them (`vljepa-launch RECIPE --drill kill:rank=1,step=5`).
+//!
+//! A drill is one text, on the command line as in the job file: `KIND:rank=R,step=S[,phase=P][,attempt=A][,seconds=T]`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::Phase;
+use crate::suggest::suggestion;
+
+/// A fault that is made on purpose, once, in one attempt, so that the attempt after it goes on undisturbed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Drill {
+    /// What happens, and to whom.
+    pub act: Act,
+    /// In which step: the one that is being computed, counted from 0 as heartbeats count; for places `checkpoint` and `write` the
+    /// step in the checkpoint's name.
+    pub step: u64,
+    /// In which attempt; 1 when not given.
+    pub attempt: u32,
+}
+
+/// What a drill does, and to whom.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Act {
+    /// To a rank, once, when it comes to a place in the step.
+    Strike {
+        /// Which rank.
+        rank: usize,
+        /// How.
+        blow: Blow,
+        /// Where in the step.
+        place: DrillPlace,
+    },
+    /// A rank's gradients get a NaN before they are summed over ranks.
+    Nan {
+        /// Which rank.
+        rank: usize,
+    },
+    /// A rank sleeps in this step and every later one, when it comes to a place in it.
+    Slow {
+        /// Which rank.
+        rank: usize,
+        /// For how long.
+        seconds: f64,
+        /// Where in the step.
+        place: DrillPlace,
+    },
+    /// The launcher kills itself when it hears of the step.
+    KillSupervisor,
+}
+
+/// How a rank is struck.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blow {
+    /// SIGKILL.
+    Kill,
+    /// SIGSTOP: the process stays and does nothing.
+    Stop,
+    /// A panic.
+    Panic,
+    /// An ordinary error.
+    Error,
+    /// The process ends with code 0 and without a word.
+    Exit,
+}
+
+/// Where in a step a drill happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DrillPlace {
+    /// When the phase is entered for the first time in the step.
+    Phase(Phase),
+    /// When this rank's part of the step's checkpoint is written and not yet reported.
+    Write,
+}
+
+impl Blow {
+    const ALL: [Self; 5] = [Self::Kill, Self::Stop, Self::Panic, Self::Error, Self::Exit];
+
+    /// The word for it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kill => "kill",
+            Self::Stop => "stop",
+            Self::Panic => "panic",
+            Self::Error => "error",
+            Self::Exit => "exit",
+        }
+    }
+}
+
+impl DrillPlace {
+    const ALL: [Self; 7] = [
+        Self::Phase(Phase::Data),
+        Self::Phase(Phase::Forward),
+        Self::Phase(Phase::Collective),
+        Self::Phase(Phase::Backward),
+        Self::Phase(Phase::Optimizer),
+        Self::Phase(Phase::Checkpoint),
+        Self::Write,
+    ];
+
+    /// The word for it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Phase(phase) => phase.name(),
+            Self::Write => "write",
+        }
+    }
+}
+
+const NAN: &str = "nan";
+const SLOW: &str = "slow";
+const KILL_SUPERVISOR: &str = "kill-supervisor";
+
+/// Every kind of drill.
+fn kinds() -> impl Iterator<Item = &'static str> {
+    Blow::ALL.map(Blow::name).into_iter().chain([NAN, SLOW, KILL_SUPERVISOR])
+}
+
+impl Drill {
+    /// The rank it happens to; none for the launcher.
+    #[must_use]
+    pub fn rank(&self) -> Option<usize> {
+        match self.act {
+            Act::Strike { rank, .. } | Act::Nan { rank } | Act::Slow { rank, .. } => Some(rank),
+            Act::KillSupervisor => None,
+        }
+    }
+}
+
+impl fmt::Display for Drill {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { act, step, attempt } = self;
+        match act {
+            Act::Strike { rank, blow, place } => {
+                write!(f, "{}:rank={rank},step={step},phase={}", blow.name(), place.name())?;
+            }
+            Act::Nan { rank } => write!(f, "{NAN}:rank={rank},step={step}")?,
+            Act::Slow { rank, seconds, place } => {
+                let place = place.name();
+                write!(f, "{SLOW}:rank={rank},step={step},phase={place},seconds={seconds}")?;
+            }
+            Act::KillSupervisor => write!(f, "{KILL_SUPERVISOR}:step={step}")?,
+        }
+        write!(f, ",attempt={attempt}")
+    }
+}
+
+impl FromStr for Drill {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (kind, rest) = text.split_once(':').unwrap_or((text, ""));
+        let blow = Blow::ALL.into_iter().find(|blow| blow.name() == kind);
+        let keys: &[&str] = match (blow, kind) {
+            (Some(_), _) => &["rank", "step", "phase", "attempt"],
+            (None, NAN) => &["rank", "step", "attempt"],
+            (None, SLOW) => &["rank", "step", "phase", "seconds", "attempt"],
+            (None, KILL_SUPERVISOR) => &["step", "attempt"],
+            (None, _) => return Err(no_such("kind of drill", kind, kinds())),
+        };
+        let mut values = Values::read(kind, rest, keys)?;
+        let step = values.number("step")?.ok_or_else(|| missing(kind, "step", keys))?;
+        let attempt = values.number("attempt")?.unwrap_or(1);
+        if attempt == 0 {
+            return Err("attempts are counted from 1".to_owned());
+        }
+        let place = values.place()?;
+        let act = if kind == KILL_SUPERVISOR {
+            Act::KillSupervisor
+        } else {
+            let rank = values.number("rank")?.ok_or_else(|| missing(kind, "rank", keys))?;
+            match blow {
+                Some(blow) => Act::Strike { rank, blow, place },
+                None if kind == NAN => Act::Nan { rank },
+                None => {
+                    let seconds: f64 =
+                        values.number("seconds")?.ok_or_else(|| missing(kind, "seconds", keys))?;
+                    // A day is longer than any straggler, and within what a duration can hold.
+                    if !(0.0..=86_400.0).contains(&seconds) {
+                        return Err(format!("seconds={seconds}: take 0 to 86400"));
+                    }
+                    Act::Slow { rank, seconds, place }
+                }
+            }
+        };
+        Ok(Self { act, step, attempt })
+    }
+}
+
+impl TryFrom<String> for Drill {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Drill> for String {
+    fn from(drill: Drill) -> Self {
+        drill.to_string()
+    }
+}
+
+/// `key=value` pairs of a drill.
+struct Values<'a>(BTreeMap<&'a str, &'a str>);
+
+impl<'a> Values<'a> {
+    fn read(kind: &str, text: &'a str, keys: &[&str]) -> Result<Self, String> {
+        let mut values = BTreeMap::new();
+        for pair in text.split(',').filter(|pair| !pair.is_empty()) {
+            let Some((key, value)) = pair.split_once('=') else {
+                return Err(format!("`{pair}` has no `=`; write {}", form(kind, keys)));
+            };
+            if !keys.contains(&key) {
+                return Err(no_such(&format!("key of `{kind}`"), key, keys.iter().copied()));
+            }
+            if values.insert(key, value).is_some() {
+                return Err(format!("`{key}` is given twice"));
+            }
+        }
+        Ok(Self(values))
+    }
+
+    fn number<T: FromStr>(&mut self, key: &str) -> Result<Option<T>, String> {
+        let Some(text) = self.0.get(key) else { return Ok(None) };
+        text.parse().map(Some).map_err(|_| format!("{key}={text}: `{text}` is no such number"))
+    }
+
+    fn place(&self) -> Result<DrillPlace, String> {
+        let Some(text) = self.0.get("phase") else { return Ok(DrillPlace::Phase(Phase::Forward)) };
+        let place = DrillPlace::ALL.into_iter().find(|place| place.name() == *text);
+        place.ok_or_else(|| no_such("phase", text, DrillPlace::ALL.map(DrillPlace::name)))
+    }
+}
+
+fn form(kind: &str, keys: &[&str]) -> String {
+    let parts: Vec<String> = keys.iter().map(|key| format!("{key}=…")).collect();
+    format!("{kind}:{}", parts.join(","))
+}
+
+fn missing(kind: &str, key: &str, keys: &[&str]) -> String {
+    format!("a drill `{kind}` needs {key}; write {}", form(kind, keys))
+}
+
+fn no_such<'a>(what: &str, typed: &str, names: impl IntoIterator<Item = &'a str>) -> String {
+    let names: Vec<&str> = names.into_iter().collect();
+    let near = suggestion(typed, names.iter().copied()).map(|text| format!("; {text}"));
+    format!("`{typed}` is no {what}{}; there are {}", near.unwrap_or_default(), names.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Act, Blow, Drill, DrillPlace};
+    use crate::protocol::{Job, Phase};
+
+    #[test]
+    fn drills_read_back_as_they_are_written() {
+        for (text, full) in [
+            ("kill:rank=1,step=5", "kill:rank=1,step=5,phase=forward,attempt=1"),
+            ("stop:step=0,rank=0,phase=write", "stop:rank=0,step=0,phase=write,attempt=1"),
+            ("exit:rank=3,step=9,phase=data,attempt=2", "exit:rank=3,step=9,phase=data,attempt=2"),
+            ("nan:rank=1,step=2", "nan:rank=1,step=2,attempt=1"),
+            (
+                "slow:rank=1,step=5,seconds=0.2",
+                "slow:rank=1,step=5,phase=forward,seconds=0.2,attempt=1",
+            ),
+            ("kill-supervisor:step=4,attempt=3", "kill-supervisor:step=4,attempt=3"),
+        ] {
+            let drill: Drill = text.parse().unwrap();
+            assert_eq!(drill.to_string(), full);
+            assert_eq!(full.parse::<Drill>().unwrap(), drill);
+        }
+        let job = Job::Train {
+            attempt: 1,
+            world_size: 2,
+            drills: vec![Drill {
+                act: Act::Strike {
+                    rank: 1,
+                    blow: Blow::Panic,
+                    place: DrillPlace::Phase(Phase::Collective),
+                },
+                step: 7,
+                attempt: 1,
+            }],
+        };
+        let text = serde_json::to_string(&job).unwrap();
+        assert!(text.contains(r#""panic:rank=1,step=7,phase=collective,attempt=1""#), "{text}");
+        assert_eq!(serde_json::from_str::<Job>(&text).unwrap(), job);
+    }
+
+    #[test]
+    fn mistakes_list_what_is_possible() {
+        for (text, wrong) in [
+            (
+                "kil:rank=1,step=5",
+                "`kil` is no kind of drill; did you mean `kill`?; there are kill, stop, panic, error, exit, nan, slow, kill-supervisor",
+            ),
+            ("", "`` is no kind of drill"),
+            ("kill", "a drill `kill` needs step; write kill:rank=…,step=…,phase=…,attempt=…"),
+            ("kill:step=5", "needs rank"),
+            (
+                "kill:rank=1,step=5,phase=foward",
+                "`foward` is no phase; did you mean `forward`?; there are data, forward, collective, backward, optimizer, checkpoint, write",
+            ),
+            (
+                "kill:rank=1,step=5,when=now",
+                "`when` is no key of `kill`; there are rank, step, phase, attempt",
+            ),
+            ("nan:rank=1,step=5,phase=data", "`phase` is no key of `nan`"),
+            ("kill:rank=1,step=-5", "step=-5"),
+            ("kill:rank=one,step=5", "rank=one"),
+            ("kill:rank=1,rank=2,step=5", "`rank` is given twice"),
+            ("kill:rank", "`rank` has no `=`"),
+            ("kill:rank=1,step=5,attempt=0", "counted from 1"),
+            ("slow:rank=1,step=5", "needs seconds"),
+            ("slow:rank=1,step=5,seconds=inf", "take 0 to 86400"),
+            ("slow:rank=1,step=5,seconds=-1", "take 0 to 86400"),
+            ("kill-supervisor:rank=0,step=5", "`rank` is no key of `kill-supervisor`"),
+        ] {
+            let said = text.parse::<Drill>().unwrap_err();
+            assert!(said.contains(wrong), "{text}: {said}");
+        }
+    }
+}

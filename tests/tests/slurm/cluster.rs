@@ -1,0 +1,294 @@
+//! A cluster of virtual nodes, and runs on it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::programs::{Trial, program, repository, text};
+
+/// Clusters share ports, so one is up at a time.
+static ONE: Mutex<()> = Mutex::new(());
+
+/// No wait in these tests is longer.
+pub const LIMIT: Duration = Duration::from_secs(150);
+
+/// 24 steps over two stages on two nodes of two ranks, saved every 4.
+pub const TWO_STAGES: &str = "
+stages:
+  - {name: pictures, steps: 10, batch: 8, frames: 4, mixture: {images: 1, questions: 2}, mixing: batch, learning_rate: {peak: 1e-3, warmup_steps: 3}}
+  - {name: clips, steps: 14, batch: 10, frames: 4, mixture: {clips: 2, questions: 1}, mixing: batch, learning_rate: {peak: 1e-3, schedule: cosine}}
+evaluation: {tasks: []}
+logging: {every_steps: 1}
+checkpoints: {every_steps: 4, keep: 20}
+cluster:
+  scheduler: slurm
+  nodes: 2
+  ranks_per_node: 2
+  control: {host: 127.0.0.1}
+  restart: {max_without_progress: 5, hang_floor_s: 4}
+";
+/// The recipe's last step.
+pub const LAST: u64 = 24;
+
+/// Slurm's daemons; they end with this value.
+pub struct Cluster {
+    folder: TempDir,
+    _one: MutexGuard<'static, ()>,
+}
+
+impl Cluster {
+    /// Brings up so many nodes.
+    pub fn up(nodes: usize) -> Self {
+        let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let folder = tempfile::tempdir().unwrap();
+        let cluster = Self { folder, _one: one };
+        cluster.script("up.sh", &[&nodes.to_string()]);
+        cluster
+    }
+
+    fn script(&self, name: &str, arguments: &[&str]) {
+        let output = as_root(&repository().join("tests/slurm").join(name))
+            .arg(self.folder.path().join("cluster"))
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{name}: {}", text(&output));
+    }
+
+    /// A node's power fails.
+    pub fn kill_node(&self, name: &str) {
+        self.script("kill-node.sh", &[name]);
+    }
+
+    /// It comes back.
+    pub fn start_node(&self, name: &str) {
+        self.script("node.sh", &[name]);
+    }
+
+    /// A program that talks to this cluster.
+    #[expect(clippy::disallowed_methods, reason = "tests run the programs")]
+    pub fn command(&self, program: impl AsRef<Path>) -> Command {
+        let mut command = Command::new(program.as_ref());
+        command
+            .current_dir(repository())
+            .env("SLURM_CONF", self.folder.path().join("cluster/slurm.conf"))
+            // Four ranks on the two cores of a test machine: those that wait let the others work.
+            .env("OMPI_MCA_mpi_yield_when_idle", "1")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    /// What one of Slurm's commands prints.
+    pub fn ask(&self, line: &str) -> String {
+        let mut words = line.split(' ');
+        let output = self.command(words.next().unwrap()).args(words).output().unwrap();
+        text(&output)
+    }
+
+    /// `vljepa-launch RECIPE --follow`, started.
+    pub fn launch(&self, trial: &Trial, run: &str, sets: &[&str], drills: &[&str]) -> Running<'_> {
+        let mut command = self.command(program("vljepa-launch"));
+        command.arg(trial.recipe()).arg("--run").arg(trial.path(run)).arg("--follow");
+        for (option, values) in [("--set", sets), ("--drill", drills)] {
+            values.iter().for_each(|value| {
+                command.args([option, value]);
+            });
+        }
+        Running { cluster: self, run: trial.path(run), child: Some(command.spawn().unwrap()) }
+    }
+
+    /// Processes of a run that are still there, on whatever node.
+    pub fn processes(run: &Path) -> Vec<String> {
+        let of_run = |entry: std::fs::DirEntry| {
+            let line = std::fs::read(entry.path().join("cmdline")).ok()?;
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            let names = ["vljepa-worker", "supervise"];
+            let found =
+                line.contains(run.to_str()?) && names.iter().any(|name| line.contains(name));
+            found.then(|| format!("{} {line}", entry.file_name().to_string_lossy()))
+        };
+        std::fs::read_dir("/proc").unwrap().flatten().filter_map(of_run).collect()
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let folder = self.folder.path().join("cluster");
+        as_root(&repository().join("tests/slurm/down.sh")).arg(folder).output().ok();
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "starts the cluster's daemons")]
+fn as_root(script: &Path) -> Command {
+    if nix::unistd::Uid::effective().is_root() {
+        return Command::new(script);
+    }
+    let mut command = Command::new("sudo");
+    command.arg("-n").arg(script);
+    command
+}
+
+/// A run that somebody follows.
+pub struct Running<'a> {
+    cluster: &'a Cluster,
+    run: PathBuf,
+    child: Option<Child>,
+}
+
+impl Running<'_> {
+    /// Waits until something holds.
+    pub fn wait_until(&mut self, what: &str, done: impl Fn(&Path) -> bool) {
+        let end = Instant::now() + LIMIT;
+        while !done(&self.run) {
+            let ended = self.child.as_mut().unwrap().try_wait().unwrap();
+            assert!(ended.is_none() || done(&self.run), "ended before {what}: {}", self.story());
+            assert!(Instant::now() < end, "waited in vain until {what}: {}", self.story());
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+    }
+
+    /// The job's id.
+    pub fn job(&self) -> String {
+        let text = std::fs::read(self.run.join("slurm.json")).unwrap();
+        let value: Value = serde_json::from_slice(&text).unwrap();
+        value["job"].as_str().unwrap().to_owned()
+    }
+
+    /// Waits for the end, which must be completion with nothing left behind.
+    pub fn complete(mut self) -> Events {
+        self.wait_until("completion", |run| run.join("completed.json").exists());
+        let output = self.end();
+        assert!(output.status.success(), "{}\n{}", text(&output), self.story());
+        let end = Instant::now() + Duration::from_secs(20);
+        loop {
+            let left = Cluster::processes(&self.run);
+            if left.is_empty() && self.cluster.ask("squeue -h").trim().is_empty() {
+                break;
+            }
+            assert!(Instant::now() < end, "left behind: {left:?} {}", self.cluster.ask("squeue"));
+            std::thread::park_timeout(Duration::from_millis(50));
+        }
+        Events::read(&self.run)
+    }
+
+    /// Waits for the end, whatever it is.
+    pub fn end(&mut self) -> Output {
+        let child = self.child.take().unwrap();
+        child.wait_with_output().unwrap()
+    }
+
+    /// What the run wrote, for a message.
+    pub fn story(&self) -> String {
+        let mut story = std::fs::read_to_string(self.run.join("events.jsonl")).unwrap_or_default();
+        let logs = std::fs::read_dir(self.run.join("logs")).into_iter().flatten().flatten();
+        for log in logs.filter(|log| log.file_name().to_string_lossy().starts_with("slurm")) {
+            story += &std::fs::read_to_string(log.path()).unwrap_or_default();
+        }
+        story
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            child.kill().ok();
+            child.wait().ok();
+        }
+    }
+}
+
+/// `events.jsonl`, and when steps were done.
+pub struct Events {
+    events: Vec<Value>,
+    steps: Vec<(Timestamp, u64)>,
+}
+
+fn lines(path: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(path).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn time(line: &Value) -> Timestamp {
+    line["time"].as_str().unwrap().parse().unwrap()
+}
+
+impl Events {
+    fn read(run: &Path) -> Self {
+        let steps = lines(&run.join("metrics.jsonl"));
+        let steps = steps.iter().map(|line| (time(line), line["step"].as_u64().unwrap())).collect();
+        Self { events: lines(&run.join("events.jsonl")), steps }
+    }
+
+    /// For every attempt after the first: what was known to have happened, after how long (from the last step before), when steps went on,
+    /// and how many steps were computed again.
+    pub fn recoveries(&self) -> Vec<String> {
+        let starts: Vec<Timestamp> = self.named("attempt_started").map(time).collect();
+        let seconds = |from: Timestamp, to: Timestamp| to.duration_since(from).as_secs_f64();
+        let recovery = |&start: &Timestamp| {
+            let (last, done) = *self.steps.iter().rfind(|(at, _)| *at < start)?;
+            let (again, first) = *self.steps.iter().find(|(at, _)| *at > start)?;
+            let signs = ["fault", "stop_requested"];
+            let sign = self.events.iter().rfind(|event| {
+                signs.iter().any(|sign| event["event"] == **sign) && time(event) < start
+            });
+            let sign = sign.filter(|sign| time(sign) >= last);
+            let seen =
+                sign.map_or("–".to_owned(), |s| format!("{:.1} s", seconds(last, time(s))));
+            Some(format!(
+                "detected after {seen} | training again after {:.1} s | {} steps computed again",
+                seconds(last, again),
+                (done + 1).saturating_sub(first)
+            ))
+        };
+        starts.iter().skip(1).filter_map(recovery).collect()
+    }
+
+    /// Those of a name.
+    pub fn named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Value> {
+        self.events.iter().filter(move |event| event["event"] == name)
+    }
+
+    /// Faults in words.
+    pub fn faults(&self) -> Vec<String> {
+        let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let rank = |value: &Value| value.as_u64().map_or("-".to_owned(), |r| r.to_string());
+        let say = |f: &Value| {
+            format!(
+                "{} rank {} {}: {}",
+                word(&f["kind"]),
+                rank(&f["rank"]),
+                word(&f["phase"]),
+                word(&f["error"])
+            )
+        };
+        self.named("fault").map(say).collect()
+    }
+}
+
+/// A trial and its run without any fault, made once; all others must end as it did.
+pub fn undisturbed() -> &'static Trial {
+    static TRIAL: OnceLock<Trial> = OnceLock::new();
+    TRIAL.get_or_init(|| {
+        let cluster = Cluster::up(4);
+        let trial = Trial::new(TWO_STAGES);
+        cluster.launch(&trial, "undisturbed", &[], &[]).complete();
+        trial
+    })
+}
+
+/// The run ended with the bits of the undisturbed one.
+pub fn assert_same_end(trial: &Trial, run: &str) {
+    assert_eq!(trial.losses("undisturbed"), trial.losses(run), "losses differ");
+    for buffer in ["weights", "first_moment", "second_moment"] {
+        let (a, b) = (trial.buffer("undisturbed", LAST, buffer), trial.buffer(run, LAST, buffer));
+        let same = a.iter().zip(&b).all(|(x, y)| x.to_bits() == y.to_bits());
+        assert!(same && a.len() == b.len(), "{buffer} differs");
+    }
+}

@@ -1,0 +1,186 @@
+//! One test per fault. Each prints what was seen: when the fault was detected, when training went on, what was computed again.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::cluster::{Cluster, Events, assert_same_end, undisturbed};
+use crate::programs::Trial;
+
+fn has(run: &Path, step: u64) -> bool {
+    run.join(format!("checkpoints/step-{step:08}/manifest.json")).exists()
+}
+
+/// Ranks that are slower at every step, so that a test can act while the run works.
+const SLOWER: &str = "slow:rank=0,step=0,seconds=0.1";
+
+/// Steps of the undisturbed run and its bits are reached although something happened.
+fn survives(trial: &Trial, run: &str, events: &Events, faults: &[&str]) {
+    assert_same_end(trial, run);
+    let found = events.faults();
+    assert_eq!(found.len(), faults.len(), "{found:?}");
+    for (found, expected) in found.iter().zip(faults) {
+        assert!(found.contains(expected), "{found:?} does not say {expected}");
+    }
+}
+
+#[test]
+fn a_rank_killed_in_any_phase_costs_the_steps_since_the_last_checkpoint() {
+    let trial = undisturbed();
+    let cluster = Cluster::up(2);
+    let places = ["data", "forward", "collective", "backward", "optimizer", "checkpoint", "write"];
+    let drills: Vec<String> = places
+        .iter()
+        .zip(1..)
+        .map(|(place, attempt)| {
+            // Every fault two steps later than the one before; saves are at multiples of four.
+            let step = if attempt > 5 { 12 + 4 * (attempt - 5) } else { 3 * attempt };
+            format!("kill:rank={},step={step},phase={place},attempt={attempt}", attempt % 4)
+        })
+        .collect();
+    let drills: Vec<&str> = drills.iter().map(String::as_str).collect();
+    let events = cluster.launch(trial, "killed", &[], &drills).complete();
+    let expected = [
+        "died rank 1",
+        "died rank 2",
+        "died rank 3",
+        "died rank 0",
+        "died rank 1",
+        "died rank 2",
+        "died rank 3",
+    ];
+    survives(trial, "killed", &events, &expected);
+    report("kill -9 of a rank", &events);
+}
+
+#[test]
+fn a_killed_supervisor_is_started_again_by_the_batch_script() {
+    let trial = undisturbed();
+    let cluster = Cluster::up(2);
+    let events = cluster.launch(trial, "headless", &[], &["kill-supervisor:step=10"]).complete();
+    survives(trial, "headless", &events, &[]);
+    assert_eq!(events.named("attempt_started").count(), 2);
+    report("kill -9 of the supervisor", &events);
+}
+
+#[test]
+fn a_stopped_rank_is_named_as_hung_and_the_run_goes_on() {
+    let trial = undisturbed();
+    let cluster = Cluster::up(2);
+    let events =
+        cluster.launch(trial, "hung", &[], &["stop:rank=3,step=9,phase=backward"]).complete();
+    survives(trial, "hung", &events, &["hung rank 3 backward"]);
+    report("SIGSTOP of a rank", &events);
+}
+
+#[test]
+fn a_spare_takes_the_place_of_a_lost_node() {
+    let trial = undisturbed();
+    let cluster = Cluster::up(3);
+    let spare = ["cluster.restart.spare_nodes=1"];
+    let mut running = cluster.launch(trial, "spare", &spare, &[SLOWER]);
+    running.wait_until("the second checkpoint", |run| has(run, 8));
+    cluster.kill_node("node1");
+    let events = running.complete();
+    survives(trial, "spare", &events, &["rank"]);
+    assert!(events.named("rank_joined").any(|event| event["host"] == "node2"));
+    report("power cut of a node, with a spare", &events);
+}
+
+#[test]
+fn fewer_nodes_go_on_where_the_recipe_allows_it() {
+    let trial = undisturbed();
+    let cluster = Cluster::up(2);
+    let fewer = ["cluster.restart.allow_fewer_nodes=true"];
+    let mut running = cluster.launch(trial, "fewer", &fewer, &[SLOWER]);
+    running.wait_until("the second checkpoint", |run| has(run, 8));
+    cluster.kill_node("node1");
+    let events = running.complete();
+    let worlds: Vec<u64> = events
+        .named("attempt_started")
+        .map(|event| event["world_size"].as_u64().unwrap())
+        .collect();
+    assert_eq!(worlds, [4, 2]);
+    let (all, fewer) = (trial.losses("undisturbed"), trial.losses("fewer"));
+    assert_eq!(all.len(), fewer.len());
+    for (a, b) in all.iter().zip(&fewer) {
+        // The same samples; sums round otherwise, carried through at most 24 updates of AdamW, whose first steps divide by tiny moments.
+        assert!((a.1 - b.1).abs() < 2e-2 * a.1.abs().max(1.0), "step {}: {} and {}", a.0, a.1, b.1);
+    }
+    report("power cut of a node, fewer go on", &events);
+}
+
+#[test]
+fn a_job_that_loses_its_first_node_is_requeued_and_goes_on_elsewhere() {
+    let trial = undisturbed();
+    let cluster = Cluster::up(4);
+    let mut running = cluster.launch(trial, "beheaded", &[], &[SLOWER]);
+    running.wait_until("the second checkpoint", |run| has(run, 8));
+    cluster.kill_node("node0");
+    let events = running.complete();
+    survives(trial, "beheaded", &events, &[]);
+    report("power cut of the node with the supervisor", &events);
+}
+
+#[test]
+fn usr1_saves_and_requeues_and_so_does_a_preemption() {
+    let trial = undisturbed();
+    let cluster = Cluster::up(2);
+    let slower = [SLOWER, "slow:rank=0,step=0,seconds=0.1,attempt=2"];
+    let mut running = cluster.launch(trial, "signalled", &[], &slower);
+    running.wait_until("the first checkpoint", |run| has(run, 4));
+    cluster.ask(&format!("scancel --batch --signal=USR1 {}", running.job()));
+    running
+        .wait_until("the second attempt", |run| run.join("logs/rank-0000-attempt-2.log").exists());
+    running.wait_until("a later checkpoint", |run| has(run, 12));
+    // A job of a higher partition takes the nodes.
+    cluster.ask(
+        "sbatch --partition=high --nodes=2 --exclusive --output=/dev/null tests/slurm/hold.sh 2",
+    );
+    let events = running.complete();
+    survives(trial, "signalled", &events, &[]);
+    let asked: Vec<&str> =
+        events.named("stop_requested").map(|event| event["signal"].as_str().unwrap()).collect();
+    assert_eq!(asked, ["USR1", "TERM"]);
+    report("USR1, then preemption", &events);
+}
+
+#[test]
+fn the_end_of_the_job_s_time_is_known_and_the_run_is_saved_before_it() {
+    let trial = undisturbed();
+    let cluster = Cluster::up(2);
+    // A minute's limit of which fifty seconds are kept: the save comes after ten.
+    let limit = ["cluster.slurm.time_limit=0:01:00", "cluster.slurm.signal_ahead_s=50"];
+    let slow: Vec<String> =
+        (1..4).map(|attempt| format!("slow:rank=0,step=0,seconds=0.7,attempt={attempt}")).collect();
+    let slow: Vec<&str> = slow.iter().map(String::as_str).collect();
+    let events = cluster.launch(trial, "limited", &limit, &slow).complete();
+    survives(trial, "limited", &events, &[]);
+    assert!(events.named("stop_requested").count() >= 1);
+    report("time limit", &events);
+}
+
+#[test]
+fn a_stop_that_comes_at_any_moment_loses_nothing() {
+    let trial = undisturbed();
+    let cluster = Cluster::up(2);
+    let mut running = cluster.launch(trial, "often", &[], &[]);
+    // Moments are spread over start, steps and saves; each comes soon after the attempt before has begun.
+    for (attempt, delay_ms) in (1..=4).zip([0, 400, 900, 150]) {
+        let log = format!("logs/rank-0000-attempt-{attempt}.log");
+        let done = |run: &Path| run.join(&log).exists() || run.join("completed.json").exists();
+        running.wait_until("the next attempt", done);
+        std::thread::park_timeout(Duration::from_millis(delay_ms));
+        let signal = if attempt % 2 == 0 { "USR2" } else { "USR1" };
+        cluster.ask(&format!("scancel --batch --signal={signal} {}", running.job()));
+    }
+    let events = running.complete();
+    survives(trial, "often", &events, &[]);
+    report("USR1 and USR2 at four moments", &events);
+}
+
+/// One line a fault, as the README's table has them.
+fn report(fault: &str, events: &Events) {
+    for line in events.recoveries() {
+        println!("recovery | {fault} | {line}");
+    }
+}

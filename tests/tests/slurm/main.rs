@@ -1,0 +1,11 @@
+//! Runs on a real Slurm cluster of virtual nodes (`tests/slurm/up.sh`): real daemons, real MPI ranks, real kills. After every fault
+//! the run completes by itself and ends with the bits of an undisturbed one.
+#![expect(unreachable_pub, reason = "modules of one test binary share their helpers")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
+mod cluster;
+mod faults;
+#[path = "../all/programs.rs"]
+#[expect(dead_code, reason = "the other test binary uses the rest")]
+mod programs;
+mod runs;

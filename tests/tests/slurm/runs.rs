@@ -1,0 +1,106 @@
+//! Submitting, watching, stopping.
+
+use std::path::Path;
+
+use crate::cluster::{Cluster, assert_same_end, undisturbed};
+use crate::programs::{program, text};
+
+fn has(run: &Path, step: u64) -> bool {
+    run.join(format!("checkpoints/step-{step:08}/manifest.json")).exists()
+}
+
+#[test]
+fn a_submitted_run_keeps_the_programs_and_the_recipe_it_was_submitted_with() {
+    let trial = undisturbed();
+    let run = trial.path("undisturbed");
+    let script = std::fs::read_to_string(run.join("job.sbatch")).unwrap();
+    let launcher = script.lines().find_map(|line| line.strip_prefix("launcher=")).unwrap();
+    let (copy, own) =
+        (std::fs::read(launcher).unwrap(), std::fs::read(program("vljepa-launch")).unwrap());
+    assert!(launcher.starts_with(run.to_str().unwrap()) && copy == own, "{launcher}");
+    let record = std::fs::read_to_string(run.join("run.json")).unwrap();
+    assert!(record.contains("\"outcome\": \"completed\"") && record.contains("\"world_size\": 4"));
+    let hosts: std::collections::BTreeSet<String> =
+        std::fs::read_to_string(run.join("events.jsonl"))
+            .unwrap()
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+            .filter(|event| event["event"] == "rank_joined")
+            .map(|event| event["host"].as_str().unwrap().to_owned())
+            .collect();
+    assert_eq!(hosts.into_iter().collect::<Vec<_>>(), ["node0", "node1"]);
+}
+
+#[test]
+fn stop_saves_and_ends_the_job_and_the_same_command_continues() {
+    let trial = undisturbed();
+    let cluster = Cluster::up(2);
+    let mut running = cluster.launch(trial, "stopped", &[], &["slow:rank=0,step=0,seconds=0.1"]);
+    running.wait_until("the first checkpoint", |run| has(run, 4));
+    let launch = |arguments: &[&str]| {
+        let mut command = cluster.command(program("vljepa-launch"));
+        command.args(arguments).arg(trial.path("stopped")).output().unwrap()
+    };
+    let twice = cluster
+        .command(program("vljepa-launch"))
+        .arg(trial.recipe())
+        .arg("--run")
+        .arg(trial.path("stopped"))
+        .output()
+        .unwrap();
+    assert!(text(&twice).contains("of this run is running"), "{}", text(&twice));
+    let status = text(&launch(&["status"]));
+    assert!(
+        status.contains("running") && status.contains(&format!("{} runs", running.job())),
+        "{status}"
+    );
+    let stopped = launch(&["stop"]);
+    assert!(text(&stopped).contains("saves at its next step boundary"), "{}", text(&stopped));
+    let output = running.end();
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    assert!(running.story().contains("saved and stopped at step"), "{}", running.story());
+    let nothing = launch(&["stop"]);
+    assert!(text(&nothing).contains("nothing works on the run"), "{}", text(&nothing));
+    cluster.launch(trial, "stopped", &[], &[]).complete();
+    assert_same_end(trial, "stopped");
+}
+
+#[test]
+fn a_job_that_waits_in_the_queue_is_cancelled_by_stop() {
+    let trial = undisturbed();
+    let cluster = Cluster::up(2);
+    let blocker = cluster
+        .ask("sbatch --parsable --nodes=2 --exclusive --output=/dev/null tests/slurm/hold.sh");
+    let mut running = cluster.launch(trial, "waiting", &[], &[]);
+    running.wait_until("submission", |run| run.join("slurm.json").exists());
+    let output = cluster
+        .command(program("vljepa-launch"))
+        .arg("stop")
+        .arg(trial.path("waiting"))
+        .output()
+        .unwrap();
+    assert!(text(&output).contains("had not begun; it is cancelled"), "{}", text(&output));
+    assert!(!running.end().status.success());
+    cluster.ask(&format!("scancel {}", blocker.trim()));
+}
+
+#[test]
+fn what_slurm_refuses_and_a_missing_slurm_are_said_with_what_to_do() {
+    let trial = undisturbed();
+    let cluster = Cluster::up(1);
+    let launch = |set: &str, path: Option<&str>| {
+        let mut command = cluster.command(program("vljepa-launch"));
+        command.arg(trial.recipe()).arg("--run").arg(trial.path("refused")).args(["--set", set]);
+        if let Some(path) = path {
+            command.env("PATH", path);
+        }
+        text(&command.output().unwrap())
+    };
+    let said = launch("cluster.slurm.partition=nowhere", None);
+    assert!(said.contains("sbatch refuses") && said.contains("nvalid partition"), "{said}");
+    let said = launch("cluster.nodes=2", Some("/nowhere"));
+    assert!(
+        said.contains("nothing can be submitted from here") && said.contains("scheduler=local"),
+        "{said}"
+    );
+}
