@@ -241,6 +241,30 @@ pub(crate) fn with_token(token: &str) -> Vec<Pid> {
         .collect()
 }
 
+/// Asks a worker something before it trains, with the run's token as the ranks get it, and returns its standard output.
+pub(crate) async fn ask_worker(
+    programs: &Programs,
+    arguments: &WorkerArguments,
+    token: &str,
+    folder: &Path,
+) -> Result<Vec<u8>, String> {
+    let output = Command::new(&programs.worker)
+        .args(arguments.list())
+        .current_dir(folder)
+        .env(TOKEN_VARIABLE, token)
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .map_err(|error| format!("{}: {error}", programs.worker.display()))?;
+    if output.status.success() {
+        return Ok(output.stdout);
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
+    Err(format!("the worker ended with {}: {}", ending(output.status), last.trim()))
+}
+
 /// Runs a one-shot job to its end and returns its standard output. `folder` is the working directory that the recipe's paths
 /// are relative to.
 pub(crate) async fn one_shot(

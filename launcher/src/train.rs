@@ -47,7 +47,7 @@ pub(crate) async fn train(arguments: &Train) -> Result<u8, LaunchError> {
     })?;
     let record = RunRecord::collect(&directory, &loaded.recipe, &loaded.hash, &programs).await;
     record.write(&directory)?;
-    let limits = Limits::new(loaded.recipe.cluster.start_timeout_s);
+    let limits = Limits::new(&loaded.recipe);
     terminal::note(&format!("run directory: {}", root.display()));
     let mut run = Run {
         directory,

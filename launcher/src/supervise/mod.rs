@@ -24,6 +24,8 @@ pub(crate) use stall::Limits;
 use crate::control::{Expected, Server};
 use crate::error::LaunchError;
 use crate::events::{AttemptOutcome, Event, EventLog, Fault, FaultKind};
+use crate::health;
+use crate::listen::Listen;
 use crate::local::{Group, Programs, WorkerArguments};
 use crate::provenance::RunRecord;
 use attempt::{Attempt, End, Facts};
@@ -144,7 +146,10 @@ async fn one_attempt(
     let token = new_token().map_err(|error| failed("making a token", &error))?;
     let expected =
         Expected { token: token.clone(), world_size, recipe_hash: run.recipe_hash.clone() };
-    let server = Server::start(expected).await.map_err(|e| failed("listening on 127.0.0.1", &e))?;
+    let listen = Listen::of(&run.recipe.cluster, &run.record.host.name);
+    let server = Server::start(expected, &listen).await?;
+    let show = |line: &str| progress.note(line);
+    health::check_here(run, &token, server.address(), number == 1, show).await?;
     let drills = run.drills.clone();
     let job = serde_json::to_vec_pretty(&Job::Train { attempt: number, world_size, drills })
         .map_err(|error| failed("writing job.json", &error))?;
@@ -154,7 +159,7 @@ async fn one_attempt(
         &WorkerArguments {
             run: run.directory.root().to_owned(),
             job: run.directory.job(),
-            control: Some(server.address().to_string()),
+            control: Some(server.address().to_owned()),
         },
     )?;
     let events = EventLog::new(&run.directory, number);
