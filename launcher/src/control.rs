@@ -13,12 +13,21 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
-use vljepa_recipes::protocol::{FromSupervisor, FromWorker, Hello};
+use vljepa_recipes::protocol::{FromSupervisor, FromWorker, Hello, SIGN_OF_LIFE_S};
 
-/// Longest message.
+use crate::error::LaunchError;
+use crate::listen::Listen;
+
+/// Longest message of a member.
 const MAX_LINE_BYTES: u64 = 1 << 20;
+/// Longest first message: strangers get no more memory than a hello needs.
+const MAX_HELLO_BYTES: u64 = 4 << 10;
 /// A connection that says nothing for so long is closed.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes read from a connection at once; heartbeats are a tenth of it.
+const READ_BYTES: usize = 1 << 10;
+/// Between signs of life to workers.
+const SIGN: Duration = Duration::from_secs(SIGN_OF_LIFE_S);
 /// Connections beyond the ranks that may be open at once, while they have not said who they are.
 const STRANGERS: usize = 64;
 /// Messages waiting for the supervisor before connections are read no further.
@@ -33,6 +42,12 @@ pub(crate) struct Expected {
     pub world_size: usize,
     /// Hash of the resolved recipe.
     pub recipe_hash: String,
+}
+
+/// What a first message asks for.
+enum Opening {
+    Join(Hello),
+    Knock,
 }
 
 /// What the supervisor hears.
@@ -58,7 +73,7 @@ pub(crate) enum Heard {
 /// The server; dropping it closes all connections.
 #[derive(Debug)]
 pub(crate) struct Server {
-    address: SocketAddr,
+    address: String,
     heard: mpsc::Receiver<Heard>,
     stop: watch::Sender<bool>,
     accepting: JoinHandle<()>,
@@ -79,10 +94,14 @@ struct Members {
 }
 
 impl Server {
-    /// Listens on a free port of the loopback interface.
-    pub(crate) async fn start(expected: Expected) -> std::io::Result<Self> {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-        let address = listener.local_addr()?;
+    /// Listens where the recipe says.
+    pub(crate) async fn start(expected: Expected, listen: &Listen) -> Result<Self, LaunchError> {
+        let listener = listen.bind(expected.world_size + STRANGERS)?;
+        let port = listener.local_addr().map_err(|error| LaunchError::Start {
+            what: "listening for workers".to_owned(),
+            why: error.to_string(),
+        })?;
+        let address = listen.address(port.port());
         let (sender, heard) = mpsc::channel(WAITING_MESSAGES);
         let (stop, stopped) = watch::channel(false);
         let open = Arc::new(Semaphore::new(expected.world_size + STRANGERS));
@@ -92,8 +111,8 @@ impl Server {
     }
 
     /// Where workers connect.
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.address
+    pub(crate) fn address(&self) -> &str {
+        &self.address
     }
 
     /// Waits for the next thing heard.
@@ -147,34 +166,27 @@ async fn serve(
     stream: TcpStream,
     peer: SocketAddr,
     shared: &Shared,
-    mut stopped: watch::Receiver<bool>,
+    stopped: watch::Receiver<bool>,
 ) {
     stream.set_nodelay(true).ok();
     let (read, mut write) = stream.into_split();
     let mut lines = Lines::new(read);
-    let first = tokio::time::timeout(HELLO_TIMEOUT, lines.next()).await;
-    let hello = match first.ok().and_then(Result::ok).flatten() {
-        Some(FromWorker::Hello(hello)) => hello,
-        _ => {
-            return refuse(shared, &mut write, peer, None, "it did not say hello".to_owned()).await;
+    let hello = match shared.opening(&mut lines).await {
+        Ok(Opening::Join(hello)) => hello,
+        Ok(Opening::Knock) => {
+            send(&mut write, &FromSupervisor::Welcome).await.ok();
+            return;
         }
+        Err(reason) => return refuse(shared, &mut write, peer, None, reason).await,
     };
-    if !same_secret(&hello.token, &shared.expected.token) {
-        let reason = "its token is not this run's".to_owned();
-        return refuse(shared, &mut write, peer, None, reason).await;
-    }
     let rank = hello.rank;
     if let Err(reason) = shared.admit(&hello) {
         return refuse(shared, &mut write, peer, Some(rank), reason).await;
     }
     let welcomed = send(&mut write, &FromSupervisor::Welcome).await.is_ok();
+    lines.limit = MAX_LINE_BYTES;
     let mut listening = welcomed && shared.heard.send(Heard::Joined(hello)).await.is_ok();
-    let speaking = async {
-        if stopped.wait_for(|stop| *stop).await.is_ok() {
-            send(&mut write, &FromSupervisor::Stop).await.ok();
-        }
-        std::future::pending::<()>().await;
-    };
+    let speaking = speak(&mut write, stopped);
     tokio::pin!(speaking);
     while listening {
         tokio::select! {
@@ -186,7 +198,43 @@ async fn serve(
     shared.heard.send(Heard::Lost(rank)).await.ok();
 }
 
+/// Tells a rank what it has to know: that the supervisor is there, that it should stop.
+async fn speak(write: &mut OwnedWriteHalf, mut stopped: watch::Receiver<bool>) {
+    let mut told_stop = false;
+    let mut sign = tokio::time::interval_at(tokio::time::Instant::now() + SIGN, SIGN);
+    loop {
+        let message = tokio::select! {
+            stop = stopped.wait_for(|stop| *stop), if !told_stop => {
+                told_stop = true;
+                stop.is_ok().then_some(FromSupervisor::Stop)
+            }
+            _ = sign.tick() => Some(FromSupervisor::Alive),
+        };
+        if let Some(message) = message {
+            // A connection that is gone is noticed by its reader.
+            send(write, &message).await.ok();
+        }
+    }
+}
+
 impl Shared {
+    /// Hears what a connection wants, or says why it is turned away.
+    async fn opening(&self, lines: &mut Lines) -> Result<Opening, String> {
+        let first = tokio::time::timeout(HELLO_TIMEOUT, lines.next()).await;
+        let (token, opening) = match first {
+            Ok(Ok(Some(FromWorker::Hello(hello)))) => (hello.token.clone(), Opening::Join(hello)),
+            Ok(Ok(Some(FromWorker::Knock { token }))) => (token, Opening::Knock),
+            Ok(_) => return Err("it did not say hello".to_owned()),
+            Err(_) => {
+                return Err(format!("it said nothing within {} s", HELLO_TIMEOUT.as_secs()));
+            }
+        };
+        if !same_secret(&token, &self.expected.token) {
+            return Err("its token is not this run's".to_owned());
+        }
+        Ok(opening)
+    }
+
     fn members(&self) -> std::sync::MutexGuard<'_, Members> {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -267,26 +315,30 @@ fn same_secret(a: &str, b: &str) -> bool {
 struct Lines {
     reader: Take<BufReader<OwnedReadHalf>>,
     line: Vec<u8>,
+    limit: u64,
 }
 
 impl Lines {
     fn new(read: OwnedReadHalf) -> Self {
-        Self { reader: BufReader::new(read).take(MAX_LINE_BYTES), line: Vec::new() }
+        let reader = BufReader::with_capacity(READ_BYTES, read).take(MAX_HELLO_BYTES);
+        Self { reader, line: Vec::new(), limit: MAX_HELLO_BYTES }
     }
 
     /// The next message; none when the other side closed the connection.
     async fn next(&mut self) -> std::io::Result<Option<FromWorker>> {
-        self.reader.set_limit(MAX_LINE_BYTES - self.line.len() as u64);
+        self.reader.set_limit(self.limit - self.line.len() as u64);
         self.reader.read_until(b'\n', &mut self.line).await?;
         if self.line.last() != Some(&b'\n') {
-            return if self.line.len() as u64 == MAX_LINE_BYTES {
-                Err(std::io::Error::other(format!("a line of more than {MAX_LINE_BYTES} bytes")))
+            return if self.line.len() as u64 == self.limit {
+                Err(std::io::Error::other(format!("a line of more than {} bytes", self.limit)))
             } else {
                 Ok(None)
             };
         }
         let message = serde_json::from_slice(&self.line);
         self.line.clear();
+        // A rare long message does not keep its memory.
+        self.line.shrink_to(READ_BYTES);
         Ok(Some(message?))
     }
 }
@@ -298,6 +350,7 @@ mod tests {
     use vljepa_recipes::protocol::{FromSupervisor, FromWorker, Hello, Phase};
 
     use super::{Expected, Heard, Server};
+    use crate::listen::Listen;
 
     fn hello(rank: usize) -> Hello {
         Hello {
@@ -315,7 +368,8 @@ mod tests {
     async fn server() -> Server {
         let expected =
             Expected { token: "secret".into(), world_size: 2, recipe_hash: "feed".into() };
-        Server::start(expected).await.unwrap()
+        let listen = Listen { host: "127.0.0.1".into(), port: 0, everywhere: false };
+        Server::start(expected, &listen).await.unwrap()
     }
 
     async fn connect(server: &Server, first: &str) -> (BufReader<TcpStream>, FromSupervisor) {
@@ -339,7 +393,9 @@ mod tests {
     fn reason(answer: FromSupervisor) -> String {
         match answer {
             FromSupervisor::Refused { reason } => reason,
-            FromSupervisor::Welcome | FromSupervisor::Stop => panic!("was not refused: {answer:?}"),
+            FromSupervisor::Welcome | FromSupervisor::Alive | FromSupervisor::Stop => {
+                panic!("was not refused: {answer:?}")
+            }
         }
     }
 
@@ -349,7 +405,7 @@ mod tests {
         let (mut worker, welcome) = say_hello(&server, hello(1)).await;
         assert_eq!(welcome, FromSupervisor::Welcome);
         assert!(matches!(server.next().await, Some(Heard::Joined(h)) if h.rank == 1));
-        let beat = FromWorker::Heartbeat { step: 3, phase: Phase::Backward };
+        let beat = FromWorker::Heartbeat { step: 3, phase: Phase::Backward, collective: 7 };
         let line = serde_json::to_string(&beat).unwrap() + "\n";
         let (a, b) = line.split_at(10);
         worker.get_mut().write_all(a.as_bytes()).await.unwrap();
@@ -387,8 +443,67 @@ mod tests {
                 matches!(heard, Some(Heard::Refused { rank, .. }) if rank.is_none() == stranger)
             );
         }
-        let (_, refused) = connect(&server, "GET / HTTP/1.1").await;
-        assert!(reason(refused).contains("did not say hello"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whatever_connects_is_refused_bounded_and_disturbs_no_rank() {
+        let mut server = server().await;
+        let (mut worker, _) = say_hello(&server, hello(0)).await;
+        assert!(matches!(server.next().await, Some(Heard::Joined(_))));
+        let mut random = 1_u64;
+        let noise = std::iter::repeat_with(|| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            random.to_be_bytes()[0]
+        });
+        let noise: Vec<u8> = noise.take(8192).collect();
+        let tls = [0x16, 3, 1, 0, 0xa5, 1, 0, 0, 0xa1, 3, 3, 7, b'\n', 0, 0xff].to_vec();
+        let half = br#"{"message":"hello","token":"se"#.to_vec();
+        let huge = vec![b'x'; 64 << 10];
+        let heartbeat = br#"{"message":"heartbeat","step":1,"phase":"data"}"#.to_vec();
+        let beat = [heartbeat, b"\n".to_vec()].concat();
+        let http = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec();
+        for (what, bytes, why) in [
+            ("http", http, "did not say hello"),
+            ("tls", tls, "did not say hello"),
+            ("noise", noise, "did not say hello"),
+            ("huge", huge, "did not say hello"),
+            ("no hello", beat, "did not say hello"),
+            ("half", half, "said nothing within 10 s"),
+            ("silence", Vec::new(), "said nothing within 10 s"),
+        ] {
+            let mut stranger = TcpStream::connect(server.address()).await.unwrap();
+            // The server may have closed the connection before it took everything.
+            stranger.write_all(&bytes).await.ok();
+            match server.next().await {
+                Some(Heard::Refused { rank: None, reason, .. }) => {
+                    assert!(reason.contains(why), "{what}: {reason}");
+                }
+                other => panic!("{what}: {other:?}"),
+            }
+        }
+        let line = r#"{"message":"heartbeat","step":1,"phase":"data"}"#.to_owned() + "\n";
+        worker.get_mut().write_all(line.as_bytes()).await.unwrap();
+        let said = server.next().await;
+        assert!(matches!(said, Some(Heard::Said(0, FromWorker::Heartbeat { .. }))), "{said:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rank_hears_that_the_supervisor_is_there() {
+        let server = server().await;
+        let (mut worker, _) = say_hello(&server, hello(0)).await;
+        for _ in 0..3 {
+            assert_eq!(answer(&mut worker).await, FromSupervisor::Alive);
+        }
+    }
+
+    #[tokio::test]
+    async fn who_knocks_with_the_token_hears_welcome_and_nobody_else_does() {
+        let server = server().await;
+        let knock = |token: &str| FromWorker::Knock { token: token.to_owned() };
+        let right = serde_json::to_string(&knock("secret")).unwrap();
+        assert_eq!(connect(&server, &right).await.1, FromSupervisor::Welcome);
+        let wrong = serde_json::to_string(&knock("guess!")).unwrap();
+        assert!(reason(connect(&server, &wrong).await.1).contains("token"));
     }
 
     #[tokio::test]

@@ -150,6 +150,37 @@ pub(crate) enum LaunchError {
         /// Why.
         why: String,
     },
+    /// A node cannot take part.
+    #[error("workers cannot run on {host}")]
+    Unhealthy {
+        /// Which.
+        host: String,
+        /// One per check that failed.
+        #[related]
+        problems: Vec<FileProblem>,
+    },
+    /// The control plane cannot listen.
+    #[error("cannot listen for workers on port {port} (cluster.control.port): {why}")]
+    #[diagnostic(help(
+        "another program has the port, perhaps another run's launcher: name another, or let one be chosen: --set cluster.control.port=0"
+    ))]
+    ControlPort {
+        /// Which.
+        port: u16,
+        /// Why.
+        why: String,
+    },
+    /// Too few files may be open for all ranks to connect.
+    #[error(
+        "{needed} open files are needed for the connections of all ranks, {allowed} are allowed"
+    )]
+    #[diagnostic(help("raise the limit of this shell or service: ulimit -n {needed}"))]
+    OpenFiles {
+        /// Files.
+        needed: u64,
+        /// The hard limit.
+        allowed: u64,
+    },
     /// A one-shot job.
     #[error("the worker could not do it: {error}")]
     JobFailed {
@@ -209,6 +240,9 @@ impl LaunchError {
             | Self::WorkerBroken { .. }
             | Self::NoCuda { .. }
             | Self::WorkerLacks { .. }
+            | Self::Unhealthy { .. }
+            | Self::ControlPort { .. }
+            | Self::OpenFiles { .. }
             | Self::Start { .. } => 3,
             Self::JobFailed { .. } | Self::RunFailed { .. } => 1,
             Self::Interrupted { exit_code } => *exit_code,

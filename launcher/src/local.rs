@@ -314,32 +314,37 @@ pub(crate) async fn one_shot(
 /// # Errors
 /// Its last words when it fails, or that it is missing or took more than half a minute.
 pub(crate) async fn ask(program: &str, arguments: &[&str]) -> Result<String, String> {
-    let arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
-    ask_within(program, &arguments, Duration::from_secs(30)).await
+    let mut command = Command::new(program);
+    let output = answer(command.args(arguments), program, Duration::from_secs(30)).await?;
+    Ok(String::from_utf8_lossy(&output).into_owned())
 }
 
-/// As [`ask`], within a time of its own.
+/// Standard output of a command line that gets the run's token in its environment.
 ///
 /// # Errors
-/// As [`ask`].
-pub(crate) async fn ask_within(
-    program: &str,
-    arguments: &[String],
+/// As [`ask`], after a time of its own.
+pub(crate) async fn ask_with_token(
+    line: &[String],
+    token: &str,
     limit: Duration,
-) -> Result<String, String> {
-    let output =
-        Command::new(program).args(arguments).stdin(Stdio::null()).kill_on_drop(true).output();
+) -> Result<Vec<u8>, String> {
+    let (program, arguments) = line.split_first().ok_or("an empty command")?;
+    let mut command = Command::new(program);
+    answer(command.args(arguments).env(TOKEN_VARIABLE, token), program, limit).await
+}
+
+async fn answer(command: &mut Command, name: &str, limit: Duration) -> Result<Vec<u8>, String> {
+    let output = command.stdin(Stdio::null()).kill_on_drop(true).output();
     let output = tokio::time::timeout(limit, output)
         .await
-        .map_err(|_| format!("no answer of {program} within {} s", limit.as_secs()))?
-        .map_err(|error| format!("{program}: {error}"))?;
+        .map_err(|_| format!("no answer of {name} within {} s", limit.as_secs()))?
+        .map_err(|error| format!("{name}: {error}"))?;
     if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        return Ok(output.stdout);
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    let last = said.lines().rev().find(|line| !line.trim().is_empty());
-    Err(last
-        .map_or_else(|| format!("{program}: {}", ending(output.status)), |l| l.trim().to_owned()))
+    let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
+    Err(format!("{name} ended with {}: {}", ending(output.status), last.trim()))
 }
 
 /// Output of a program that only informs; none when it is missing or fails.

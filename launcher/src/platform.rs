@@ -2,16 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use vljepa_recipes::run_directory::RunDirectory;
 use vljepa_recipes::schema::Recipe;
 
 use crate::error::LaunchError;
 use crate::local::{Programs, Step, WorkerArguments};
-use crate::slurm::allocation::{self, Allocation, NodeReport, Placement};
+use crate::slurm::allocation::{Allocation, Placement};
 use crate::slurm::client;
-
-/// Before nodes are asked a second time: a node may just have been busy.
-const SECOND_LOOK: Duration = Duration::from_secs(10);
 
 /// The closed list of places.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,15 +16,6 @@ pub(crate) enum Platform {
     Local,
     /// The job this process runs in.
     Slurm(Allocation),
-}
-
-/// Nodes of an attempt, and what the others lack.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Placed {
-    /// Who takes part.
-    pub placement: Placement,
-    /// All nodes that were asked.
-    pub reports: Vec<NodeReport>,
 }
 
 impl Platform {
@@ -57,31 +44,6 @@ impl Platform {
         if let Self::Slurm(allocation) = self {
             client::end_steps(&allocation.job, None).await;
         }
-    }
-
-    /// Looks which nodes can take part, and chooses among them.
-    ///
-    /// # Errors
-    /// When there are too few, with the reasons.
-    pub(crate) async fn place(
-        &self,
-        recipe: &Recipe,
-        directory: &RunDirectory,
-    ) -> Result<Placed, String> {
-        let Self::Slurm(allocation) = self else {
-            let placement =
-                Placement { world_size: recipe.cluster.world_size(), nodes: Vec::new() };
-            return Ok(Placed { placement, reports: Vec::new() });
-        };
-        let check = allocation::sees(directory.root());
-        let mut reports = allocation::probe(&allocation.nodes, &allocation.job, &check).await;
-        let mut chosen = allocation::choose(&recipe.cluster, &reports);
-        if chosen.is_err() {
-            tokio::time::sleep(SECOND_LOOK).await;
-            reports = allocation::probe(&allocation.nodes, &allocation.job, &check).await;
-            chosen = allocation::choose(&recipe.cluster, &reports);
-        }
-        Ok(Placed { placement: chosen?, reports })
     }
 
     /// The command line of an attempt, and the step that it becomes.

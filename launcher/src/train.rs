@@ -166,7 +166,7 @@ async fn work_on(
     let mut signals = listen()?.watching(directory.stop(), end);
     let record = RunRecord::collect(&directory, &loaded.recipe, &loaded.hash, &programs).await;
     record.write(&directory)?;
-    let limits = Limits::new(loaded.recipe.cluster.start_timeout_s);
+    let limits = Limits::new(&loaded.recipe);
     terminal::note(&format!("run directory: {}", directory.root().display()));
     let mut run = Run {
         directory,

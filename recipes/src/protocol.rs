@@ -4,15 +4,20 @@
 //! order it takes is [`FromSupervisor::Stop`], which all ranks agree on at a step boundary.
 
 mod drill;
+mod health;
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 pub use drill::{Act, Blow, Drill, DrillPlace};
+pub use health::{Check, CheckName, Checked};
 
 /// Environment variable that holds the run's token; a connection without it is refused.
 pub const TOKEN_VARIABLE: &str = "VLJEPA_TOKEN";
+
+/// Seconds between two signs of life of the supervisor.
+pub const SIGN_OF_LIFE_S: u64 = 15;
 
 /// What a worker process is asked to do; written as JSON beside the run and named on the worker's command line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -27,6 +32,8 @@ pub enum Job {
         /// Faults to be made on purpose.
         drills: Vec<Drill>,
     },
+    /// Look whether ranks could run on this node; prints a [`Checked`] per line.
+    Check(Check),
     /// Measure the recipe's tasks with the newest checkpoint.
     Evaluate,
     /// Rank answers to a question about one picture or clip.
@@ -110,6 +117,14 @@ pub enum FromWorker {
         step: u64,
         /// Where in it.
         phase: Phase,
+        /// Number of the last collective that this rank has entered, counted from 1 in each attempt; 0 before the first.
+        #[serde(default)]
+        collective: u64,
+    },
+    /// First and only message of a connection that tries whether the supervisor can be reached.
+    Knock {
+        /// The run's token.
+        token: String,
     },
     /// A line of metrics (rank 0 only), as in `metrics.jsonl`.
     Metrics(Metrics),
@@ -241,6 +256,8 @@ pub enum FromSupervisor {
         /// Why, and what to do.
         reason: String,
     },
+    /// The supervisor is there; said every [`SIGN_OF_LIFE_S`] seconds.
+    Alive,
     /// Save at the next step boundary that all ranks agree on, then end.
     Stop,
 }

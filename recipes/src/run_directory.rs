@@ -1,7 +1,7 @@
 //! The folder that holds everything of one run, and the only code that knows its names.
 //!
 //! ```text
-//! recipe.yaml  run.json  events.jsonl  metrics.jsonl  scores.json  report.html  completed.json  job.json  lock
+//! recipe.yaml  run.json  events.jsonl  metrics.jsonl  scores.json  report.html  completed.json  job.json  check.json  lock
 //! logs/rank-0003-attempt-2.log  checkpoints/step-00000500/  evaluations/  tensorboard/
 //! ```
 
@@ -279,6 +279,12 @@ impl RunDirectory {
     #[must_use]
     pub fn job(&self) -> PathBuf {
         self.root.join("job.json")
+    }
+
+    /// The job that looks whether a node can take part.
+    #[must_use]
+    pub fn check_job(&self) -> PathBuf {
+        self.root.join("check.json")
     }
 
     /// Logs of all ranks and attempts.

@@ -9,7 +9,7 @@ mod evaluation;
 mod model;
 mod training;
 
-pub use cluster::{Cluster, RestartPolicy, Scheduler, Slurm};
+pub use cluster::{Cluster, ControlPlane, RestartPolicy, Scheduler, Slurm};
 pub use data::{BadSamples, Data, Source, TargetRule, TextSource, Transform, Visual};
 pub use evaluation::{Candidates, Control, Evaluation, Task, TaskKind};
 pub use model::{

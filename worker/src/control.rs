@@ -1,9 +1,10 @@
 //! The worker's side of the control plane: says hello, reports phase and step, hears that the run should stop.
 //!
 //! Sending never blocks a step: messages go through a channel to a thread. A lost supervisor ends the process, because a run
-//! nobody watches is a run nobody can stop.
+//! nobody watches is a run nobody can stop: at once when its process is gone, after `cluster.control.silence_s` without a sign of life
+//! when its machine or the network is. A supervisor that is merely frozen for less than that finds its workers at work.
 
-use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::io::{BufRead, BufReader, BufWriter, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -13,12 +14,17 @@ use anyhow::Context;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use vljepa_recipes::protocol::{FromSupervisor, FromWorker, Hello, Phase};
 
+use crate::connect::{Patience, connect};
 use crate::error::WorkerError;
 
 /// Between heartbeats while nothing changes.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Between looks at the position: heartbeats of a changing position are this far apart.
 const TICK: Duration = Duration::from_millis(100);
+/// How long the supervisor may take to answer a hello.
+const WELCOME: Duration = Duration::from_secs(60);
+/// Longest message of the supervisor.
+const MAX_LINE_BYTES: u64 = 64 << 10;
 /// How long the last message may take.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Messages that may wait before reporting blocks.
@@ -43,6 +49,7 @@ struct Shared {
     finished: AtomicBool,
     phase: AtomicU8,
     step: AtomicU64,
+    collective: AtomicU64,
 }
 
 impl Control {
@@ -52,21 +59,18 @@ impl Control {
         Self { shared: Arc::default(), sender: None }
     }
 
-    /// Connects, says hello and waits to be welcomed.
+    /// Connects, says hello and waits to be welcomed. The process ends when nothing is heard of the supervisor for `silence`.
     ///
     /// # Errors
     /// When the supervisor cannot be reached or refuses this worker.
-    pub fn connect(address: &str, hello: Hello) -> anyhow::Result<Self> {
-        let stream = TcpStream::connect(address)
-            .with_context(|| format!("cannot reach the supervisor at {address}"))?;
+    pub fn connect(address: &str, hello: Hello, silence: Duration) -> anyhow::Result<Self> {
+        let stream = connect(address, Patience::default())?;
         stream.set_nodelay(true)?;
-        let mut reader = BufReader::new(stream.try_clone()?);
-        let mut writer = BufWriter::new(stream);
-        send(&mut writer, &FromWorker::Hello(hello))?;
-        let mut line = String::new();
-        reader.read_line(&mut line).context("the supervisor closed the connection")?;
-        match serde_json::from_str(&line).context("the supervisor does not speak this protocol")? {
-            FromSupervisor::Welcome => {}
+        let (answer, reader, writer) = introduce(&stream, &FromWorker::Hello(hello))
+            .with_context(|| format!("the supervisor at {address} did not answer a hello"))?;
+        stream.set_read_timeout(Some(silence))?;
+        match answer {
+            FromSupervisor::Welcome | FromSupervisor::Alive => {}
             FromSupervisor::Refused { reason } => {
                 return Err(WorkerError::Refused { reason }.into());
             }
@@ -83,6 +87,25 @@ impl Control {
             .name("control-speak".to_owned())
             .spawn(move || speak(writer, &receiver, &speaking))?;
         Ok(Self { shared, sender: Some(sender) })
+    }
+
+    /// Tries whether the supervisor can be reached and takes this run's token.
+    ///
+    /// # Errors
+    /// When it cannot or does not.
+    pub fn knock(address: &str, token: &str) -> anyhow::Result<()> {
+        let stream = connect(address, Patience::default())?;
+        let (answer, ..) = introduce(&stream, &FromWorker::Knock { token: token.to_owned() })?;
+        match answer {
+            FromSupervisor::Welcome => Ok(()),
+            FromSupervisor::Refused { reason } => Err(WorkerError::Refused { reason }.into()),
+            other => anyhow::bail!("the supervisor answered {other:?}"),
+        }
+    }
+
+    /// Notes that this rank enters a collective; `sequence` counts them from 1. The next heartbeat says so.
+    pub fn collective(&self, sequence: u64) {
+        self.shared.collective.store(sequence, Ordering::Release);
     }
 
     /// Whether the supervisor asked for a stop.
@@ -138,6 +161,34 @@ impl Shared {
     }
 }
 
+/// Sends the first message of a connection and reads the answer.
+fn introduce(
+    stream: &TcpStream,
+    message: &FromWorker,
+) -> anyhow::Result<(FromSupervisor, BufReader<TcpStream>, BufWriter<TcpStream>)> {
+    stream.set_read_timeout(Some(WELCOME))?;
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let mut writer = BufWriter::new(stream.try_clone()?);
+    send(&mut writer, message)?;
+    let line = line(&mut reader)?.context("it closed the connection")?;
+    let answer = serde_json::from_slice(&line).context("it does not speak this protocol")?;
+    Ok((answer, reader, writer))
+}
+
+/// The next line; none when the other side closed the connection.
+fn line(reader: &mut impl BufRead) -> std::io::Result<Option<Vec<u8>>> {
+    let mut line = Vec::new();
+    reader.take(MAX_LINE_BYTES).read_until(b'\n', &mut line)?;
+    match line.last() {
+        None => Ok(None),
+        Some(b'\n') => Ok(Some(line)),
+        Some(_) if line.len() as u64 == MAX_LINE_BYTES => {
+            Err(std::io::Error::other("the supervisor sent an endless line"))
+        }
+        Some(_) => Ok(None),
+    }
+}
+
 const PHASES: [Phase; 8] = [
     Phase::Start,
     Phase::Data,
@@ -174,7 +225,9 @@ fn speak(mut writer: BufWriter<TcpStream>, receiver: &Receiver<Outgoing>, shared
                     continue;
                 }
                 (told, told_at) = (Some(position), Instant::now());
-                send(&mut writer, &FromWorker::Heartbeat { step: position.0, phase: position.1 })
+                let (step, phase) = position;
+                let collective = shared.collective.load(Ordering::Acquire);
+                send(&mut writer, &FromWorker::Heartbeat { step, phase, collective })
             }
             Err(RecvTimeoutError::Disconnected) => return,
         };
@@ -185,17 +238,29 @@ fn speak(mut writer: BufWriter<TcpStream>, receiver: &Receiver<Outgoing>, shared
 }
 
 /// Hears orders until the supervisor is gone; then this process has nobody to work for and ends.
-fn listen(reader: BufReader<TcpStream>, shared: &Shared) {
-    for line in reader.lines() {
-        let Ok(line) = line else { break };
-        match serde_json::from_str(&line) {
+fn listen(mut reader: BufReader<TcpStream>, shared: &Shared) {
+    let why = loop {
+        let line = match line(&mut reader) {
+            Ok(Some(line)) => line,
+            Ok(None) => break "its process has ended".to_owned(),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                break "it gave no sign of life for cluster.control.silence_s".to_owned();
+            }
+            Err(error) => break error.to_string(),
+        };
+        match serde_json::from_slice(&line) {
             Ok(FromSupervisor::Stop) => shared.stop.store(true, Ordering::Release),
-            Ok(FromSupervisor::Welcome | FromSupervisor::Refused { .. }) => {}
-            Err(error) => tracing::warn!("the supervisor sent `{line}`: {error}"),
+            Ok(
+                FromSupervisor::Welcome | FromSupervisor::Alive | FromSupervisor::Refused { .. },
+            ) => {}
+            Err(error) => {
+                let line = String::from_utf8_lossy(&line);
+                tracing::warn!("the supervisor sent `{}`: {error}", line.trim_end());
+            }
         }
-    }
+    };
     if !shared.finished.load(Ordering::Acquire) {
-        tracing::error!("the supervisor ended this attempt or is gone; this rank ends");
+        tracing::error!("the supervisor ended this attempt or is gone ({why}); this rank ends");
         std::process::abort();
     }
 }
@@ -207,6 +272,8 @@ mod tests {
     use vljepa_recipes::protocol::Outcome;
 
     use super::*;
+
+    const SILENCE: Duration = Duration::from_secs(120);
 
     fn hello() -> Hello {
         Hello {
@@ -259,7 +326,7 @@ mod tests {
             }
             heard
         });
-        let control = Control::connect(&address, hello()).unwrap();
+        let control = Control::connect(&address, hello(), SILENCE).unwrap();
         control.at(3, Phase::Backward);
         assert_eq!(control.position(), (3, Phase::Backward));
         for step in [1, 2] {
@@ -276,7 +343,7 @@ mod tests {
             writeln!(stream, "{}", serde_json::to_string(&FromSupervisor::Stop).unwrap()).unwrap();
             stream
         });
-        let control = Control::connect(&address, hello()).unwrap();
+        let control = Control::connect(&address, hello(), SILENCE).unwrap();
         let end = Instant::now() + Duration::from_secs(10);
         while !control.stop_requested() {
             assert!(Instant::now() < end, "the stop was not heard");
@@ -290,14 +357,38 @@ mod tests {
     fn a_refusal_names_its_reason() {
         let reason = "another recipe".to_owned();
         let (address, thread) = supervisor(FromSupervisor::Refused { reason }, |_, _| ());
-        let error = Control::connect(&address, hello()).unwrap_err();
+        let error = Control::connect(&address, hello(), SILENCE).unwrap_err();
         assert!(error.to_string().contains("another recipe"), "{error}");
         thread.join().unwrap();
     }
 
     #[test]
-    fn nobody_listening_is_an_error_that_names_the_address() {
-        let error = Control::connect("127.0.0.1:1", hello()).unwrap_err();
-        assert!(format!("{error:#}").contains("127.0.0.1:1"), "{error:#}");
+    fn a_supervisor_of_another_kind_is_named_with_its_address() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let thread = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            BufReader::new(stream.try_clone().unwrap()).read_line(&mut String::new()).unwrap();
+            stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap();
+        });
+        let error = Control::connect(&address, hello(), SILENCE).unwrap_err();
+        let text = format!("{error:#}");
+        assert!(text.contains(&address) && text.contains("does not speak this protocol"), "{text}");
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_heartbeat_says_step_phase_and_collective() {
+        let (address, thread) = supervisor(FromSupervisor::Welcome, |reader, _stream| {
+            let mut lines =
+                reader.lines().map(|line| serde_json::from_str(&line.unwrap()).unwrap());
+            lines.find(|said| matches!(said, FromWorker::Heartbeat { step: 3, .. })).unwrap()
+        });
+        let control = Control::connect(&address, hello(), SILENCE).unwrap();
+        control.finish();
+        control.collective(41);
+        control.at(3, Phase::Collective);
+        let expected = FromWorker::Heartbeat { step: 3, phase: Phase::Collective, collective: 41 };
+        assert_eq!(thread.join().unwrap(), expected);
     }
 }

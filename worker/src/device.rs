@@ -56,6 +56,53 @@ fn open_gpu(
     Ok(Cuda::open(if visible == 1 { 0 } else { local_rank }, compiler, mode)?)
 }
 
+/// Looks whether the devices of `ranks` ranks of this machine are there and free, and says what they are.
+///
+/// # Errors
+/// When one is missing, does not open, or is in use by others.
+pub fn examine(recipe: &Recipe, ranks: usize) -> anyhow::Result<String> {
+    match recipe.device {
+        schema::Device::Host => {
+            let cores = std::thread::available_parallelism().map_or(1, usize::from);
+            Ok(format!("host, {cores} cores"))
+        }
+        #[cfg(not(feature = "cuda"))]
+        schema::Device::Cuda => {
+            let _ = ranks;
+            Err(WorkerError::NoCuda.into())
+        }
+        #[cfg(feature = "cuda")]
+        schema::Device::Cuda => examine_gpus(recipe.deterministic, ranks),
+    }
+}
+
+/// Opens the GPUs side by side, since each takes a while.
+#[cfg(feature = "cuda")]
+fn examine_gpus(deterministic: bool, ranks: usize) -> anyhow::Result<String> {
+    let visible = vljepa_kernels::device::cuda::Cuda::count()?;
+    anyhow::ensure!(visible >= ranks, "{visible} GPUs are visible, {ranks} ranks need one each");
+    let examine = |number: usize| -> anyhow::Result<String> {
+        let cuda = open_gpu(deterministic, number)?;
+        let [free, total] = cuda.memory()?.map(|bytes| bytes >> 20);
+        // A context takes a few hundred MiB; what is missing beyond a tenth belongs to another process.
+        anyhow::ensure!(
+            free >= total / 10 * 9,
+            "GPU {number}: {free} of {total} MiB free; another process holds the rest"
+        );
+        cuda.description().map_err(Into::into)
+    };
+    let found: Vec<anyhow::Result<String>> = std::thread::scope(|scope| {
+        let started: Vec<_> =
+            (0..ranks).map(|number| scope.spawn(move || examine(number))).collect();
+        let ended = started.into_iter().map(|thread| {
+            thread.join().unwrap_or_else(|_| Err(anyhow::anyhow!("opening a GPU panicked")))
+        });
+        ended.collect()
+    });
+    let names = found.into_iter().collect::<anyhow::Result<Vec<String>>>()?;
+    Ok(format!("{} × {}", names.len(), names.first().map_or("", |name| name.as_str())))
+}
+
 /// Makes sure that no two ranks of a machine compute on one GPU.
 ///
 /// # Errors

@@ -84,6 +84,70 @@ pub enum WorkerError {
         /// Why.
         reason: String,
     },
+    /// A later attempt works on the run.
+    #[error(
+        "attempt {newest} works on this run now; this worker of attempt {own} writes nothing more and ends"
+    )]
+    Superseded {
+        /// The attempt of this worker.
+        own: u32,
+        /// The one that is announced in the run directory.
+        newest: u32,
+    },
+    /// The supervisor's name means nothing here.
+    #[error(
+        "cannot resolve the supervisor's name `{host}` on this machine: {why}; set cluster.control.host to a name or address \
+         that every node knows"
+    )]
+    SupervisorName {
+        /// The name.
+        host: String,
+        /// What the resolver says.
+        why: String,
+    },
+    /// The supervisor's machine does not answer.
+    #[error(
+        "the supervisor at {host} port {port} did not answer within {seconds:.0} s (tried {tried}; {why}): is a firewall between \
+         this node and that one? let the port pass, or set cluster.control.port to one that does, or cluster.control.host to an \
+         address of a network that both are in"
+    )]
+    SupervisorSilent {
+        /// Its name.
+        host: String,
+        /// Its addresses.
+        tried: String,
+        /// Its port.
+        port: String,
+        /// For how long it was tried.
+        seconds: f64,
+        /// What the system says.
+        why: String,
+    },
+    /// Nobody is at the supervisor's place.
+    #[error(
+        "nothing listens at {host} port {port} (tried {tried}): the supervisor has ended, or cluster.control.host names another \
+         machine than the supervisor's"
+    )]
+    SupervisorRefuses {
+        /// Its name.
+        host: String,
+        /// Its addresses.
+        tried: String,
+        /// Its port.
+        port: String,
+    },
+    /// The connection fails in another way.
+    #[error("cannot connect to the supervisor at {host} port {port} (tried {tried}): {why}")]
+    SupervisorUnreachable {
+        /// Its name.
+        host: String,
+        /// Its addresses.
+        tried: String,
+        /// Its port.
+        port: String,
+        /// What the system says.
+        why: String,
+    },
     /// A checkpoint cannot be used by this run.
     #[error("checkpoint {name}: {what}")]
     Checkpoint {

@@ -152,6 +152,7 @@ fn place(session: &Session) -> Place {
         recipe_hash: session.recipe_hash.clone(),
         order_version: ORDER_VERSION,
         drills: session.drills.clone(),
+        generation: session.generation.clone(),
     }
 }
 

@@ -6,6 +6,7 @@ pub mod checkpoint;
 pub mod collectives;
 #[cfg(feature = "cuda")]
 pub mod compile;
+pub(crate) mod connect;
 pub mod control;
 pub mod device;
 pub mod drill;
@@ -14,6 +15,8 @@ pub mod engine;
 pub mod environment;
 pub mod error;
 pub mod evaluation;
+pub mod generation;
+pub mod health;
 pub mod inference;
 pub mod metrics;
 pub mod session;

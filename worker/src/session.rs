@@ -4,6 +4,7 @@
 use std::fs::OpenOptions;
 use std::path::Path;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use anyhow::Context;
 use tracing_subscriber::EnvFilter;
@@ -17,7 +18,8 @@ use crate::control::Control;
 use crate::drill::Drills;
 use crate::environment::{Environment, compute_threads};
 use crate::error::WorkerError;
-use crate::{device, inference, signals, train};
+use crate::generation::Generation;
+use crate::{device, health, inference, signals, train};
 
 /// What every part of a job needs to know.
 #[derive(Debug)]
@@ -36,6 +38,8 @@ pub struct Session {
     pub device: Device,
     /// Faults that this rank makes on purpose.
     pub drills: Drills,
+    /// Whether this attempt is still the newest.
+    pub generation: Generation,
 }
 
 /// The cargo features of this build, as JSON.
@@ -56,6 +60,9 @@ pub fn features() -> String {
 /// # Errors
 /// Whatever ended the job, when this is the only rank.
 pub fn run(run: &Path, job: &Path, control: Option<&str>) -> anyhow::Result<Option<String>> {
+    if let Ok(Job::Check(check)) = read_job(job) {
+        return health::check(run, &check).map(Some);
+    }
     let environment = Environment::read();
     let collectives = Collectives::join(environment.started_by_mpi)?;
     let rank = collectives.rank();
@@ -80,8 +87,7 @@ fn start(
     collectives: Collectives,
 ) -> Started {
     let prepared = || {
-        let text = std::fs::read(job).with_context(|| format!("cannot read {}", job.display()))?;
-        let job: Job = serde_json::from_slice(&text).context("the job file does not parse")?;
+        let job = read_job(job)?;
         let run = RunDirectory::open(run)?;
         open_log(&run, collectives.rank(), &job)?;
         let loaded = run.load_recipe()?;
@@ -107,7 +113,8 @@ fn start(
                     build: environment.build.clone(),
                     recipe_hash: loaded.hash.clone(),
                 };
-                let control = Control::connect(address, hello)?;
+                let silence = Duration::from_secs(cluster.control.silence_s);
+                let control = Control::connect(address, hello, silence)?;
                 signals::pass_on(&control)?;
                 control
             }
@@ -129,12 +136,26 @@ fn start(
         Ok((run, loaded, control, device, job)) => {
             let (recipe, recipe_hash) = (loaded.recipe, loaded.hash);
             let drills = Drills::of(&job, collectives.rank());
-            let session =
-                Session { run, recipe, recipe_hash, collectives, control, device, drills };
+            let generation = Generation::of(&job, run.job());
+            let session = Session {
+                run,
+                recipe,
+                recipe_hash,
+                collectives,
+                control,
+                device,
+                drills,
+                generation,
+            };
             Ok((session, job))
         }
         Err(error) => Err((error, collectives)),
     }
+}
+
+fn read_job(file: &Path) -> anyhow::Result<Job> {
+    let text = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    serde_json::from_slice(&text).context("the job file does not parse")
 }
 
 fn work(session: &Session, job: &Job) -> anyhow::Result<Option<String>> {
@@ -144,6 +165,7 @@ fn work(session: &Session, job: &Job) -> anyhow::Result<Option<String>> {
             session.control.report_last(FromWorker::Finished { outcome, step });
             Ok(None)
         }
+        Job::Check(check) => health::check(session.run.root(), check).map(Some),
         Job::Evaluate => inference::evaluate(session).map(Some),
         Job::Ask { file, question, answers } => {
             inference::ask(session, file, question, answers).map(Some)

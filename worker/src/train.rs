@@ -67,6 +67,7 @@ impl<'a> Trainer<'a> {
             recipe_hash: session.recipe_hash.clone(),
             order_version: ORDER_VERSION,
             drills: session.drills.clone(),
+            generation: session.generation.clone(),
         };
         let leader = session.collectives.rank() == 0;
         let loaded = engine.restore(&mut training, &place, &session.collectives)?;
@@ -247,6 +248,7 @@ impl<'a> Trainer<'a> {
         };
         self.window = Window { since: Instant::now(), samples: 0 };
         if let Some(writer) = &mut self.writer {
+            self.session.generation.check()?;
             writer.write(&metrics)?;
             self.session.control.report(FromWorker::Metrics(metrics));
         }
@@ -320,6 +322,7 @@ impl<'a> Trainer<'a> {
                 "recipe_hash": session.recipe_hash,
                 "time": clock::now_text(),
             });
+            session.generation.check()?;
             atomic_write(&session.run.completed(), &serde_json::to_vec_pretty(&record)?)?;
         }
         // Nobody leaves before the record is written.

@@ -1,6 +1,5 @@
 //! The nodes of the job this process runs in, and which of them take part in an attempt.
 
-use std::path::Path;
 use std::time::Duration;
 
 use vljepa_recipes::schema::{Cluster, Device, Recipe};
@@ -8,10 +7,11 @@ use vljepa_recipes::schema::{Cluster, Device, Recipe};
 use super::host_list;
 use crate::environment::SlurmVariables;
 use crate::error::LaunchError;
+use crate::health::{self, NodeHealth, Reason, Verdict};
 use crate::local;
 
 /// A node that does not answer within this time counts as lost.
-const PROBE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What Slurm gave this job.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,7 +52,45 @@ impl Allocation {
         })
     }
 
-    /// The command that runs `program` once on each of `nodes`, or once for each of their ranks.
+    /// Has every node check itself, all at once; one that is lost says nothing, and is not waited for.
+    pub(crate) async fn probe(&self, check: &[String], token: &str) -> Vec<NodeHealth> {
+        let asked = self.nodes.iter().map(|node| {
+            let line = self.on_node(node, check);
+            let (node, token) = (node.clone(), token.to_owned());
+            tokio::spawn(async move {
+                let said = local::ask_with_token(&line, &token, PATIENCE).await;
+                NodeHealth { node, said: said.and_then(|said| health::parse(&said)) }
+            })
+        });
+        let asked: Vec<_> = asked.collect();
+        let mut nodes = Vec::new();
+        for (task, node) in asked.into_iter().zip(&self.nodes) {
+            nodes.push(task.await.unwrap_or_else(|error| NodeHealth {
+                node: node.clone(),
+                said: Err(error.to_string()),
+            }));
+        }
+        nodes
+    }
+
+    /// `srun` of one process on one node, beside whatever runs there.
+    fn on_node(&self, node: &str, command: &[String]) -> Vec<String> {
+        let options = [
+            "srun".to_owned(),
+            format!("--jobid={}", self.job),
+            "--job-name=vljepa-check".to_owned(),
+            "--nodes=1".to_owned(),
+            "--ntasks=1".to_owned(),
+            format!("--nodelist={node}"),
+            "--overlap".to_owned(),
+            "--input=none".to_owned(),
+            "--mpi=none".to_owned(),
+            "--export=ALL".to_owned(),
+        ];
+        options.into_iter().chain(command.iter().cloned()).collect()
+    }
+
+    /// The options of an attempt's step.
     pub(crate) fn srun(&self, recipe: &Recipe, name: &str, placement: &Placement) -> Vec<String> {
         let nodes = placement.nodes.len();
         let per_node = placement.world_size / nodes.max(1);
@@ -95,92 +133,54 @@ pub(crate) struct Placement {
     pub nodes: Vec<String>,
 }
 
-/// What a node said when it was asked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct NodeReport {
-    /// Its name.
-    pub node: String,
-    /// Why it cannot take part; none when it can.
-    pub fault: Option<String>,
-}
-
-/// Asks every node at once to run a check; one that is lost says nothing, and is not waited for.
-pub(crate) async fn probe(nodes: &[String], job: &str, check: &[String]) -> Vec<NodeReport> {
-    let asked: Vec<_> = nodes
-        .iter()
-        .map(|node| {
-            let mut line: Vec<String> = vec![
-                format!("--jobid={job}"),
-                "--job-name=vljepa-check".to_owned(),
-                "--nodes=1".to_owned(),
-                "--ntasks=1".to_owned(),
-                format!("--nodelist={node}"),
-                "--overlap".to_owned(),
-                "--input=none".to_owned(),
-                "--mpi=none".to_owned(),
-                "--immediate=10".to_owned(),
-            ];
-            line.extend(check.iter().cloned());
-            let node = node.clone();
-            tokio::spawn(async move {
-                let fault = local::ask_within("srun", &line, PROBE).await.err();
-                NodeReport { node, fault }
-            })
-        })
-        .collect();
-    let mut reports = Vec::new();
-    for (task, node) in asked.into_iter().zip(nodes) {
-        let lost = |error: tokio::task::JoinError| NodeReport {
-            node: node.clone(),
-            fault: Some(error.to_string()),
-        };
-        reports.push(task.await.unwrap_or_else(lost));
-    }
-    reports
-}
-
-/// What a probe runs where nothing more is to be checked than that the node runs programs and sees the run directory.
-pub(crate) fn sees(run: &Path) -> Vec<String> {
-    vec!["test".to_owned(), "-w".to_owned(), run.display().to_string()]
-}
-
 /// The nodes of an attempt, from those that can take part: as many as the recipe wants, the job's first ones first; or all of them,
 /// where the recipe allows fewer. Pure.
 ///
 /// # Errors
 /// When there are too few, with the reasons.
-pub(crate) fn choose(cluster: &Cluster, reports: &[NodeReport]) -> Result<Placement, String> {
-    let healthy: Vec<&NodeReport> = reports.iter().filter(|r| r.fault.is_none()).collect();
+pub(crate) fn choose(cluster: &Cluster, verdict: &Verdict) -> Result<Placement, String> {
+    let Verdict { healthy, failed } = verdict;
     let enough = healthy.len() >= cluster.nodes;
     if healthy.is_empty() || !(enough || cluster.restart.allow_fewer_nodes) {
-        let lost: Vec<String> = reports
-            .iter()
-            .filter_map(|report| Some(format!("{}: {}", report.node, report.fault.as_ref()?)))
-            .collect();
+        let fewer = if cluster.restart.allow_fewer_nodes { "" } else { " and allows no fewer" };
         return Err(format!(
-            "{} of {} nodes can take part, the recipe wants {}{} ({})",
+            "{} of {} nodes can take part, the recipe wants {}{fewer}; left out: {}",
             healthy.len(),
-            reports.len(),
+            healthy.len() + failed.len(),
             cluster.nodes,
-            if cluster.restart.allow_fewer_nodes { "" } else { " and allows no fewer" },
-            lost.join("; ")
+            failed.iter().map(left_out).collect::<Vec<_>>().join("; ")
         ));
     }
-    let nodes: Vec<String> =
-        healthy.iter().take(cluster.nodes).map(|report| report.node.clone()).collect();
+    let nodes: Vec<String> = healthy.iter().take(cluster.nodes).cloned().collect();
     Ok(Placement { world_size: nodes.len() * cluster.ranks_per_node, nodes })
+}
+
+/// A node that cannot take part, with its reasons.
+pub(crate) fn left_out((node, reasons): &(String, Vec<Reason>)) -> String {
+    let reasons: Vec<String> = reasons.iter().map(ToString::to_string).collect();
+    format!("{node}: {}", reasons.join(", "))
 }
 
 #[cfg(test)]
 mod tests {
     use vljepa_recipes::schema::{Cluster, RestartPolicy};
 
-    use super::{Allocation, NodeReport, Placement, choose};
+    use super::{Allocation, Placement, choose};
     use crate::environment::SlurmVariables;
+    use crate::health::{Reason, Verdict};
 
-    fn reports(lost: &[usize]) -> Vec<NodeReport> {
-        let fault = |i: usize| lost.contains(&i).then(|| "no answer".to_owned());
-        (0..5).map(|i| NodeReport { node: format!("n{i}"), fault: fault(i) }).collect()
+    fn reports(lost: &[usize]) -> Verdict {
+        let mut verdict = Verdict::default();
+        for i in 0..5 {
+            let node = format!("n{i}");
+            if lost.contains(&i) {
+                let reason = Reason { check: None, detail: "no answer".to_owned() };
+                verdict.failed.push((node, vec![reason]));
+            } else {
+                verdict.healthy.push(node);
+            }
+        }
+        verdict
     }
 
     fn cluster(nodes: usize, allow_fewer_nodes: bool) -> Cluster {

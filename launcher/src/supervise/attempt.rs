@@ -21,6 +21,10 @@ const SETTLE: Duration = Duration::from_millis(2500);
 const LAST_BREATH: Duration = Duration::from_secs(20);
 /// Between a signal to a worker and the stop it asks for.
 const HEED: Duration = Duration::from_secs(1);
+/// Longer than this between two looks at the clock, and this process itself did not run.
+const PAUSE: Duration = Duration::from_secs(3);
+/// Strangers that are named; a scanner of ports must not fill the disk.
+const NAMED_STRANGERS: usize = 20;
 /// Between looks at the clock.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -59,6 +63,7 @@ pub(super) struct Attempt<'a> {
     suspicion: Option<(Instant, Fault)>,
     /// A worker got a signal that asks for a stop.
     signalled: Option<(Instant, StopSignal)>,
+    strangers: usize,
 }
 
 /// What an attempt got done.
@@ -74,6 +79,8 @@ pub(super) struct Facts {
     pub saved: bool,
     /// At least one step was finished.
     pub trained: bool,
+    /// The newest step whose metrics are known, as heartbeats count.
+    pub trained_step: Option<u64>,
     /// Who asked for a stop.
     pub stop: Option<StopSignal>,
 }
@@ -123,6 +130,7 @@ impl<'a> Attempt<'a> {
             finished_at: None,
             suspicion: None,
             signalled: None,
+            strangers: 0,
         }
     }
 
@@ -132,10 +140,16 @@ impl<'a> Attempt<'a> {
             self.server.stop_all();
         }
         let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut looked = Instant::now();
         let end = loop {
             let exited = self.exited.is_some();
+            // Judging looks at every rank, so it happens by the clock and not with every message, which would be quadratic.
             tokio::select! {
-                Some(heard) = self.server.next() => self.hear(heard),
+                Some(heard) = self.server.next() => {
+                    self.hear(heard);
+                    continue;
+                }
                 status = self.group.wait(), if !exited => {
                     if let Ok(status) = status {
                         self.exited = Some((Instant::now(), status));
@@ -148,8 +162,11 @@ impl<'a> Attempt<'a> {
                 }
                 _ = tick.tick() => {}
             }
-            self.heed_signal(Instant::now());
-            if let Some(end) = self.judge(Instant::now()) {
+            let now = Instant::now();
+            self.credit(now.saturating_duration_since(looked));
+            looked = now;
+            self.heed_signal(now);
+            if let Some(end) = self.judge(now) {
                 break end;
             }
         };
@@ -164,6 +181,24 @@ impl<'a> Attempt<'a> {
         match end {
             End::Fault(fault) => End::Fault(self.explain(fault)),
             End::Completed | End::Stopped | End::Killed => end,
+        }
+    }
+
+    /// Time in which this process did not run, because its machine froze or it was stopped, is no rank's fault: what was said in it is
+    /// heard only now.
+    fn credit(&mut self, gap: Duration) {
+        if gap < PAUSE {
+            return;
+        }
+        let seconds = gap.as_secs_f64();
+        self.progress.note(&format!(
+            "warning: this launcher did not run for {seconds:.0} s; its ranks are given that time"
+        ));
+        self.started += gap;
+        for joined in self.members.iter_mut().filter_map(|member| member.joined.as_mut()) {
+            joined.position.since += gap;
+            joined.position.heard += gap;
+            joined.step_since += gap;
         }
     }
 
@@ -192,23 +227,31 @@ impl<'a> Attempt<'a> {
                     self.suspect(rank, FaultKind::Died, String::new());
                 }
             }
-            Heard::Refused { rank, peer, reason } => {
-                let peer = peer.to_string();
-                self.events.write(Event::Refused { peer: peer.clone(), reason: reason.clone() });
-                match rank {
-                    Some(rank) => self.suspect(rank, FaultKind::Refused, reason),
-                    None => {
-                        self.progress.note(&format!("refused a connection from {peer}: {reason}"))
-                    }
-                }
-            }
+            Heard::Refused { rank, peer, reason } => self.refused(rank, &peer.to_string(), reason),
+        }
+    }
+
+    fn refused(&mut self, rank: Option<usize>, peer: &str, reason: String) {
+        let event = Event::Refused { peer: peer.to_owned(), reason: reason.clone() };
+        if let Some(rank) = rank {
+            self.events.write(event);
+            return self.suspect(rank, FaultKind::Refused, reason);
+        }
+        self.strangers += 1;
+        if self.strangers <= NAMED_STRANGERS {
+            self.events.write(event);
+            self.progress.note(&format!("refused a connection from {peer}: {reason}"));
+        }
+        if self.strangers == NAMED_STRANGERS {
+            self.progress.note("further strangers are refused without a word");
         }
     }
 
     fn join(&mut self, hello: Hello) {
         let Hello { rank, host, pid, device, build, .. } = hello;
         let now = Instant::now();
-        let position = Position { step: 0, phase: Phase::Start, since: now, heard: now };
+        let position =
+            Position { step: 0, phase: Phase::Start, since: now, heard: now, collective: 0 };
         self.members[rank].joined =
             Some(Joined { host: host.clone(), pid, position, step_since: now });
         self.events.write(Event::RankJoined { rank, host, pid, device, build });
@@ -220,11 +263,17 @@ impl<'a> Attempt<'a> {
             joined.position.heard = now;
         }
         match message {
-            FromWorker::Hello(_) => {}
-            FromWorker::Heartbeat { step, phase } => self.beat(rank, step, phase, now),
+            FromWorker::Hello(_) | FromWorker::Knock { .. } => {}
+            FromWorker::Heartbeat { step, phase, collective } => {
+                if let Some(joined) = &mut self.members[rank].joined {
+                    joined.position.collective = collective;
+                }
+                self.beat(rank, step, phase, now);
+            }
             FromWorker::Metrics(metrics) => {
                 self.facts.last_step = metrics.step;
                 self.facts.trained = true;
+                self.facts.trained_step = metrics.step.checked_sub(1);
                 self.progress.metrics(metrics);
             }
             FromWorker::Saved { step, name, stall_s } => {
@@ -282,14 +331,16 @@ impl<'a> Attempt<'a> {
         if position.phase == Phase::Start {
             self.facts.first_step.get_or_insert(step);
         } else if let Ok(steps @ 1..) = u32::try_from(steps) {
-            self.times.step(now.saturating_duration_since(joined.step_since) / steps);
+            let took = now.saturating_duration_since(joined.step_since) / steps;
+            self.times.step(self.limits, position.step, took);
             self.facts.trained = true;
         }
         if steps > 0 {
             joined.step_since = now;
             self.facts.last_step = self.facts.last_step.max(position.step);
         }
-        *position = Position { step, phase, since: now, heard: now };
+        let collective = position.collective;
+        *position = Position { step, phase, since: now, heard: now, collective };
     }
 
     /// Notes the first sign of a fault. What a rank itself reports says more than that its connection is gone.
@@ -307,14 +358,16 @@ impl<'a> Attempt<'a> {
     fn fault(&self, rank: Option<usize>, kind: FaultKind, error: String) -> Fault {
         let joined = rank.and_then(|rank| self.members.get(rank)?.joined.as_ref());
         let log = rank.map_or_else(|| self.output.clone(), |rank| (self.log)(rank));
-        Fault {
-            kind,
-            rank,
-            step: joined.map_or(self.facts.last_step, |joined| joined.position.step),
-            phase: joined.map_or(Phase::Start, |joined| joined.position.phase),
-            error,
-            log: log.display().to_string(),
-        }
+        let told = joined.map_or((self.facts.last_step, Phase::Start), |joined| {
+            (joined.position.step, joined.position.phase)
+        });
+        // Heartbeats lag by a tenth of a second, in which small models take many steps. Metrics of a step mean that every rank was in
+        // its last collective.
+        let (step, phase) = match self.facts.trained_step {
+            Some(step) => told.max((step, Phase::Optimizer)),
+            None => told,
+        };
+        Fault { kind, rank, step, phase, error, log: log.display().to_string() }
     }
 
     /// A signal that workers got asks for a stop, unless a rank has just failed: `srun` then ends the others with the same signal.
@@ -365,13 +418,7 @@ impl<'a> Attempt<'a> {
         let running = self.members.iter().enumerate().filter(|(_, m)| m.outcome.is_none());
         let positions = running.filter_map(|(rank, m)| Some((rank, &m.joined.as_ref()?.position)));
         let hang = stall::find_hang(positions, &self.times, self.limits, now)?;
-        let how = if hang.silent {
-            "it does not report any more"
-        } else {
-            "it reports, but stands still"
-        };
-        let error = format!("no progress for {:.0} s; {how}", hang.still_for.as_secs_f64());
-        Some(self.fault(Some(hang.rank), FaultKind::Hung, error))
+        Some(self.fault(Some(hang.rank), FaultKind::Hung, hang.to_string()))
     }
 
     /// Adds what can be known only after the end: how the process ended, what it printed.

@@ -16,7 +16,7 @@ use std::time::Duration;
 use serde_json::Value;
 use vljepa_recipes::protocol::{Act, Drill, Job, Phase};
 use vljepa_recipes::run_directory::{RunDirectory, atomic_write};
-use vljepa_recipes::schema::Recipe;
+use vljepa_recipes::schema::{Cluster, Recipe};
 
 pub(crate) use signals::{Signals, StopSignal};
 pub(crate) use stall::Limits;
@@ -24,13 +24,20 @@ pub(crate) use stall::Limits;
 use crate::control::{Expected, Server};
 use crate::error::LaunchError;
 use crate::events::{AttemptOutcome, Event, EventLog, Fault, FaultKind};
+use crate::health;
+use crate::listen::Listen;
 use crate::local::{Group, Programs, WorkerArguments};
 use crate::platform::Platform;
 use crate::provenance::RunRecord;
-use crate::slurm::allocation::Placement;
+use crate::slurm::allocation::{self, Placement};
 use attempt::{Attempt, End, Facts};
 use progress::Progress;
 use restart::{Decision, Failure, Restarts};
+
+/// How often too few nodes are asked again.
+const LOOKS: u32 = 2;
+/// … after this time.
+const SECOND_LOOK: Duration = Duration::from_secs(5);
 
 /// A run to be worked on.
 #[derive(Debug)]
@@ -76,7 +83,7 @@ pub(crate) async fn supervise(run: &mut Run, signals: &mut Signals) -> Result<En
     let mut facts = Facts::default();
     loop {
         let placement = tokio::select! {
-            placed = place(run, &progress) => match placed {
+            placed = place(run, &progress) => match placed? {
                 Ok(placement) => placement,
                 Err(reason) => return Ok(progress.end(Ending::Unplaced(reason))),
             },
@@ -143,22 +150,51 @@ pub(crate) async fn supervise(run: &mut Run, signals: &mut Signals) -> Result<En
 }
 
 /// Chooses the nodes of the next attempt and names those that cannot take part.
-async fn place(run: &Run, progress: &Progress) -> Result<Placement, String> {
-    let placed = run.platform.place(&run.recipe, &run.directory).await?;
-    for report in &placed.reports {
-        if let Some(fault) = &report.fault {
-            progress.note(&format!("node {} is left out: {fault}", report.node));
+///
+/// # Errors
+/// When there are too few.
+async fn place(run: &Run, progress: &Progress) -> Result<Result<Placement, String>, LaunchError> {
+    let cluster = &run.recipe.cluster;
+    let Platform::Slurm(allocation) = &run.platform else {
+        return Ok(Ok(Placement { world_size: cluster.world_size(), nodes: Vec::new() }));
+    };
+    let token = new_token().map_err(|error| failed("making a token", &error))?;
+    let (recipe_hash, listen) =
+        (run.recipe_hash.clone(), Listen::of(cluster, &run.record.host.name));
+    let expected =
+        Expected { token: token.clone(), world_size: allocation.nodes.len(), recipe_hash };
+    // Only to be reached: whether workers can is one of the checks.
+    let server = Server::start(expected, &listen).await?;
+    health::write_job(run, cluster.ranks_per_node, server.address())?;
+    let mut looks = 0;
+    loop {
+        let said = allocation.probe(&health::command(run), &token).await;
+        let verdict = health::judge(&said);
+        let chosen = allocation::choose(cluster, &verdict);
+        looks += 1;
+        if chosen.is_ok() || looks == LOOKS {
+            verdict.failed.iter().for_each(|node| {
+                progress.note(&format!("node left out: {}", allocation::left_out(node)));
+            });
+            return Ok(chosen.inspect(|placement| say_fewer(progress, placement, cluster)));
         }
+        // A node may just have been busy.
+        tokio::time::sleep(SECOND_LOOK).await;
     }
-    let wanted = run.recipe.cluster.world_size();
-    let Placement { world_size, nodes } = &placed.placement;
+}
+
+fn say_fewer(progress: &Progress, placement: &Placement, cluster: &Cluster) {
+    let (Placement { world_size, nodes }, wanted) = (placement, cluster.world_size());
     if *world_size < wanted {
         progress.note(&format!(
             "going on with {} nodes, {world_size} ranks instead of {wanted}: the same batches in the same order",
             nodes.len()
         ));
     }
-    Ok(placed.placement)
+}
+
+fn failed(what: &str, error: &dyn std::fmt::Display) -> LaunchError {
+    LaunchError::Start { what: what.to_owned(), why: error.to_string() }
 }
 
 /// Starts the workers and stays with them to the attempt's end.
@@ -171,14 +207,15 @@ async fn one_attempt(
     signals: &mut Signals,
 ) -> Result<(End, Facts), LaunchError> {
     let world_size = placement.world_size;
-    let failed = |what: &str, error: &dyn std::fmt::Display| LaunchError::Start {
-        what: what.to_owned(),
-        why: error.to_string(),
-    };
     let token = new_token().map_err(|error| failed("making a token", &error))?;
     let expected =
         Expected { token: token.clone(), world_size, recipe_hash: run.recipe_hash.clone() };
-    let server = Server::start(expected).await.map_err(|e| failed("listening on 127.0.0.1", &e))?;
+    let listen = Listen::of(&run.recipe.cluster, &run.record.host.name);
+    let server = Server::start(expected, &listen).await?;
+    if run.platform == Platform::Local {
+        let show = |line: &str| progress.note(line);
+        health::check_here(run, &token, server.address(), number == 1, show).await?;
+    }
     let drills = run.drills.clone();
     let job = serde_json::to_vec_pretty(&Job::Train { attempt: number, world_size, drills })
         .map_err(|error| failed("writing job.json", &error))?;
@@ -186,7 +223,7 @@ async fn one_attempt(
     let arguments = WorkerArguments {
         run: run.directory.root().to_owned(),
         job: run.directory.job(),
-        control: Some(server.address().to_string()),
+        control: Some(server.address().to_owned()),
     };
     let (command, step) =
         run.platform.command(&run.programs, &run.recipe, placement, number, &arguments)?;

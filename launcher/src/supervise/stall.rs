@@ -1,45 +1,83 @@
 //! When a rank counts as hung: limits learned from the run's own steps. Pure; the caller brings the time.
+//!
+//! Two signs, with limits of their own:
+//!
+//! - **Silence.** Heartbeats come every second from a thread that touches neither files nor the device, so it runs while a step computes,
+//!   waits for storage or saves. Ten of them missing while other ranks' arrive means a stopped process, a dead machine or a cut
+//!   network. A machine under load cannot delay it so long: the kernel gives each runnable thread its turn of a few milliseconds, so
+//!   even a thousand of them are served within some three seconds. A process that starts may hold its memory map while it locks pages
+//!   for transfers, which stops all its threads, so starting has a limit of its own. When no rank is heard at all, this machine's
+//!   own network is the likelier cause, and twice the time is given. Time in which the supervisor itself did not run is not counted.
+//! - **Standing still.** A rank that reports stays in one phase of one step. The limit is learned: 1.5 of the slowest of the stage's last
+//!   50 steps, plus a floor (`cluster.restart.hang_floor_s`) for pauses of the machine; a phase is only part of a step, so the first term
+//!   alone is generous. Data waits on storage, whose failovers last tens of seconds: three floors. The first step of a
+//!   stage compiles, fills caches and has new shapes: it has the limit of a start, as have saving and evaluating (or ten of the longest
+//!   seen), whose duration says nothing about a step's. Ranks wait for each other, so all have the time of the one that may take
+//!   longest: a rank in a collective is not blamed while another evaluates.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use vljepa_recipes::protocol::Phase;
+use vljepa_recipes::schema::Recipe;
 
 /// Steps that are remembered.
 const RECENT: usize = 50;
+/// A rank that was heard so recently reports: three heartbeats.
+const REPORTS: Duration = Duration::from_secs(3);
 
 /// Bounds of the learned limits.
 #[derive(Debug, Clone)]
 pub(crate) struct Limits {
-    /// A rank may stand still for this many times the slowest recent step: 10.
-    pub factor: u32,
-    /// … and never less than this: 60 s.
+    /// Beyond 1.5 of the slowest recent step: `cluster.restart.hang_floor_s`.
     pub floor: Duration,
-    /// Until the first step is done, and for phases whose duration says nothing about a step's (checkpoint, evaluation):
+    /// Until the first step of a stage is done, and for phases whose duration says nothing about a step's:
     /// `cluster.start_timeout_s`.
     pub start: Duration,
+    /// How long a rank may say nothing while others report.
+    pub silence: Duration,
+    /// The same while it starts.
+    pub start_silence: Duration,
+    /// Steps of the run at which its stages end.
+    pub stage_ends: Vec<u64>,
 }
 
 impl Limits {
-    pub(crate) fn new(start_timeout_s: u64) -> Self {
+    pub(crate) fn new(recipe: &Recipe) -> Self {
+        let ends = recipe.stages.iter().scan(0_u64, |steps, stage| {
+            *steps = steps.saturating_add(stage.steps);
+            Some(*steps)
+        });
         Self {
-            factor: 10,
-            floor: Duration::from_secs(60),
-            start: Duration::from_secs(start_timeout_s),
+            floor: Duration::from_secs(recipe.cluster.restart.hang_floor_s),
+            start: Duration::from_secs(recipe.cluster.start_timeout_s),
+            silence: Duration::from_secs(10),
+            start_silence: Duration::from_secs(60),
+            stage_ends: ends.collect(),
         }
+    }
+
+    fn stage(&self, step: u64) -> usize {
+        self.stage_ends.partition_point(|end| *end <= step)
     }
 }
 
-/// Durations of the run's recent steps.
+/// Durations of the recent steps of the newest stage.
 #[derive(Debug, Default)]
 pub(super) struct StepTimes {
+    stage: usize,
     recent: VecDeque<Duration>,
     longest_aside: Duration,
 }
 
 impl StepTimes {
     /// A step took so long.
-    pub(super) fn step(&mut self, duration: Duration) {
+    pub(super) fn step(&mut self, limits: &Limits, step: u64, duration: Duration) {
+        let stage = limits.stage(step);
+        if self.stage != stage {
+            self.recent.clear();
+            self.stage = stage;
+        }
         if self.recent.len() == RECENT {
             self.recent.pop_front();
         }
@@ -52,27 +90,19 @@ impl StepTimes {
     }
 
     /// How long a rank may stay in one phase of one step.
-    pub(super) fn limit(&self, limits: &Limits, phase: Phase) -> Duration {
-        let slowest = self.recent.iter().max().copied();
+    pub(super) fn limit(&self, limits: &Limits, step: u64, phase: Phase) -> Duration {
+        let start = limits.start.max(limits.floor);
+        let known = self.stage == limits.stage(step);
+        let slowest = self.recent.iter().max().copied().filter(|_| known);
         match (phase, slowest) {
-            (Phase::Start, _) | (_, None) => limits.start.max(limits.floor),
-            (Phase::Checkpoint | Phase::Evaluation, Some(_)) => {
-                limits.start.max(limits.floor).max(self.longest_aside * limits.factor)
-            }
+            (Phase::Start, _) | (_, None) => start,
+            (Phase::Checkpoint | Phase::Evaluation, Some(_)) => start.max(self.longest_aside * 10),
+            (Phase::Data, Some(slowest)) => slowest * 3 / 2 + limits.floor * 3,
             (
-                Phase::Data
-                | Phase::Forward
-                | Phase::Collective
-                | Phase::Backward
-                | Phase::Optimizer,
+                Phase::Forward | Phase::Collective | Phase::Backward | Phase::Optimizer,
                 Some(slowest),
-            ) => limits.floor.max(slowest * limits.factor),
+            ) => slowest * 3 / 2 + limits.floor,
         }
-    }
-
-    /// How long a rank that reports every second may say nothing at all.
-    pub(super) fn silence(limits: &Limits, phase: Phase) -> Duration {
-        if phase == Phase::Start { limits.start.max(limits.floor) } else { limits.floor }
     }
 }
 
@@ -85,6 +115,8 @@ pub(super) struct Position {
     pub(super) since: Instant,
     /// When it last said anything.
     pub(super) heard: Instant,
+    /// Number of the last collective it has entered; 0 before the first.
+    pub(super) collective: u64,
 }
 
 /// A rank that stands still.
@@ -96,10 +128,34 @@ pub(super) struct Hang {
     pub(super) still_for: Duration,
     /// It does not even report.
     pub(super) silent: bool,
+    /// Number of the last collective it has entered.
+    pub(super) collective: u64,
+    /// The highest such number of any rank.
+    pub(super) ahead: u64,
 }
 
-/// The rank to blame when one stands still too long: a silent one before one that reports, then the one that is furthest
-/// behind, and one that computes before one that waits in a collective, because the others wait for it there.
+impl std::fmt::Display for Hang {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { still_for, silent, collective, ahead, phase, .. } = self;
+        let how =
+            if *silent { "it does not report any more" } else { "it reports, but stands still" };
+        write!(f, "no progress for {:.0} s; {how}", still_for.as_secs_f64())?;
+        match (*collective, *ahead) {
+            (_, 0) => Ok(()),
+            (own, others) if own < others => {
+                write!(f, "; it has come to collective {own}, others wait in collective {others}")
+            }
+            (own, _) if *phase == Phase::Collective && !silent => {
+                write!(f, "; all ranks are in collective {own}: the network between them hangs")
+            }
+            (own, _) => write!(f, "; all ranks have come to collective {own}"),
+        }
+    }
+}
+
+/// The rank to blame when one stands still too long: a silent one before one that reports, then the one that has entered fewest
+/// collectives, then the one that is furthest behind, and one that computes before one that waits in a collective, because the
+/// others wait for it there.
 pub(super) fn find_hang<'a>(
     ranks: impl Iterator<Item = (usize, &'a Position)> + Clone,
     times: &StepTimes,
@@ -108,98 +164,33 @@ pub(super) fn find_hang<'a>(
 ) -> Option<Hang> {
     let silence = |p: &Position| now.saturating_duration_since(p.heard);
     let still = |p: &Position| now.saturating_duration_since(p.since);
-    let is_silent = |p: &Position| silence(p) > StepTimes::silence(limits, p.phase);
+    let somebody_reports = ranks.clone().any(|(_, p)| silence(p) <= REPORTS);
+    let is_silent = |p: &Position| {
+        let limit = if p.phase == Phase::Start { limits.start_silence } else { limits.silence };
+        silence(p) > if somebody_reports { limit } else { limit * 2 }
+    };
     // Ranks wait for each other, so all have the time of the one that may take longest.
-    let limit = ranks.clone().map(|(_, p)| times.limit(limits, p.phase)).max()?;
+    let limit = ranks.clone().map(|(_, p)| times.limit(limits, p.step, p.phase)).max()?;
     let stuck = ranks.clone().any(|(_, p)| is_silent(p) || still(p) > limit);
     if !stuck {
         return None;
     }
     // A rank that missed several heartbeats while others send theirs is the cause even before its own limit.
-    let quiet = |p: &Position| silence(p) > Duration::from_secs(5).min(limits.floor / 2);
-    let (rank, position) =
-        ranks.min_by_key(|(_, p)| (!quiet(p), p.step, p.phase == Phase::Collective, p.since))?;
+    let quiet = |p: &Position| silence(p) > limits.silence / 2;
+    let ahead = ranks.clone().map(|(_, p)| p.collective).max()?;
+    let behind = |p: &Position| (p.collective, p.step, p.phase == Phase::Collective, p.since);
+    let (rank, position) = ranks.min_by_key(|(_, p)| (!quiet(p), behind(p)))?;
     Some(Hang {
         rank,
         step: position.step,
         phase: position.phase,
         still_for: still(position),
         silent: quiet(position),
+        collective: position.collective,
+        ahead,
     })
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::{Duration, Instant};
-
-    use vljepa_recipes::protocol::Phase;
-
-    use super::{Limits, Position, StepTimes, find_hang};
-
-    const SECOND: Duration = Duration::from_secs(1);
-
-    fn times(steps: &[u64]) -> StepTimes {
-        let mut times = StepTimes::default();
-        steps.iter().for_each(|s| times.step(SECOND * u32::try_from(*s).unwrap()));
-        times
-    }
-
-    /// A rank that has been in a phase for `still` seconds and was heard `heard` seconds ago.
-    fn position(step: u64, phase: Phase, still: u32, heard: u32, now: Instant) -> Position {
-        Position { step, phase, since: now - SECOND * still, heard: now - SECOND * heard }
-    }
-
-    fn hung(ranks: &[Position], times: &StepTimes, now: Instant) -> Option<(usize, Phase)> {
-        let limits = Limits::new(600);
-        find_hang(ranks.iter().enumerate(), times, &limits, now).map(|h| (h.rank, h.phase))
-    }
-
-    #[test]
-    fn the_limit_is_ten_slowest_steps_and_at_least_a_minute() {
-        let limits = Limits::new(600);
-        assert_eq!(times(&[1, 2, 1]).limit(&limits, Phase::Forward), SECOND * 60);
-        assert_eq!(times(&[1, 20, 1]).limit(&limits, Phase::Forward), SECOND * 200);
-        assert_eq!(times(&[]).limit(&limits, Phase::Forward), SECOND * 600);
-        assert_eq!(times(&[1]).limit(&limits, Phase::Evaluation), SECOND * 600);
-        let mut forgets = times(&[20]);
-        (0..50).for_each(|_| forgets.step(SECOND));
-        assert_eq!(forgets.limit(&limits, Phase::Forward), SECOND * 60);
-    }
-
-    #[test]
-    fn a_stopped_rank_is_named_although_the_others_wait_in_a_collective() {
-        let now = Instant::now() + SECOND * 1000;
-        let ranks = [
-            position(7, Phase::Collective, 62, 1, now),
-            position(7, Phase::Backward, 61, 61, now),
-            position(7, Phase::Collective, 63, 0, now),
-        ];
-        assert_eq!(hung(&ranks, &times(&[1]), now), Some((1, Phase::Backward)));
-    }
-
-    #[test]
-    fn the_rank_behind_is_named_when_all_report() {
-        let now = Instant::now() + SECOND * 1000;
-        let ranks =
-            [position(8, Phase::Collective, 62, 1, now), position(7, Phase::Data, 61, 1, now)];
-        assert_eq!(hung(&ranks, &times(&[1]), now), Some((1, Phase::Data)));
-        let still_in_time =
-            [position(8, Phase::Collective, 59, 1, now), position(7, Phase::Data, 58, 1, now)];
-        assert_eq!(hung(&still_in_time, &times(&[1]), now), None);
-        assert_eq!(hung(&ranks, &times(&[7]), now), None, "slow steps learn a longer limit");
-    }
-
-    #[test]
-    fn silence_in_an_evaluation_is_a_hang_but_its_length_is_not() {
-        let now = Instant::now() + SECOND * 1000;
-        let reporting = [position(9, Phase::Evaluation, 300, 1, now)];
-        assert_eq!(hung(&reporting, &times(&[1]), now), None);
-        let waiting = [
-            position(9, Phase::Evaluation, 300, 1, now),
-            position(9, Phase::Collective, 300, 1, now),
-        ];
-        assert_eq!(hung(&waiting, &times(&[1]), now), None);
-        let silent = [position(9, Phase::Evaluation, 300, 61, now)];
-        assert_eq!(hung(&silent, &times(&[1]), now), Some((0, Phase::Evaluation)));
-    }
-}
+#[path = "stall_tests.rs"]
+mod tests;

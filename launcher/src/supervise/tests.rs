@@ -14,8 +14,11 @@ use crate::local::{self, Programs};
 use crate::platform::Platform;
 use crate::provenance::RunRecord;
 
-const LIMITS: Limits =
-    Limits { factor: 10, floor: Duration::from_secs(3), start: Duration::from_secs(3) };
+fn limits() -> Limits {
+    let seconds = Duration::from_secs;
+    let (silence, start_silence) = (seconds(2), seconds(3));
+    Limits { floor: seconds(3), start: seconds(3), silence, start_silence, stage_ends: vec![10] }
+}
 
 /// Works on a run of fake workers and returns how it ended, with its `events.jsonl`.
 async fn run(folder: &Path, ranks: usize, scenario: &str) -> (Result<Ending, LaunchError>, String) {
@@ -45,7 +48,7 @@ async fn run(folder: &Path, ranks: usize, scenario: &str) -> (Result<Ending, Lau
         recipe_hash: loaded.hash,
         programs,
         platform: Platform::Local,
-        limits: LIMITS,
+        limits: limits(),
         record,
         drills: Vec::new(),
     };

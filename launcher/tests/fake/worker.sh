@@ -6,6 +6,14 @@ while [ $# -gt 0 ]; do
   case $1 in --run) run=$2; shift ;; --job) job=$2; shift ;; --control) control=$2; shift ;; esac
   shift
 done
+# Every check passes, but those named in `unhealthy` beside this file.
+if grep -q '"job": *"check"' "$job"; then
+  for check in binary recipe clock device run_directory room shared_memory shards control; do
+    grep -qs "$check" "$here/unhealthy" && passed=false || passed=true
+    echo "{\"host\":\"here\",\"check\":\"$check\",\"passed\":$passed,\"detail\":\"as told\"}"
+  done
+  exit
+fi
 rank=${FAKE_RANK:-0}
 size=${FAKE_SIZE:-1}
 attempt=$(grep -o '"attempt": *[0-9]*' "$job" | grep -o '[0-9]*$')

@@ -1,7 +1,7 @@
 //! Rules of `cluster`.
 
 use super::Problems;
-use crate::schema::{Recipe, Scheduler, Slurm};
+use crate::schema::{ControlPlane, Recipe, Scheduler, Slurm};
 
 pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
     let cluster = &recipe.cluster;
@@ -13,6 +13,12 @@ pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
     }
     if cluster.start_timeout_s == 0 {
         found.add("cluster.start_timeout_s", "is 0", "give it at least 1; the default is 600");
+    }
+    check_control(&cluster.control, found);
+    if !(5..=3600).contains(&cluster.restart.hang_floor_s) {
+        let what = format!("is {}", cluster.restart.hang_floor_s);
+        let help = "take 5 to 3600; a machine under load pauses for seconds; the default is 20";
+        found.add("cluster.restart.hang_floor_s", what, help);
     }
     match cluster.scheduler {
         Scheduler::Local => {
@@ -27,6 +33,22 @@ pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
             }
         }
         Scheduler::Slurm => check_slurm(&cluster.slurm, found),
+    }
+}
+
+fn check_control(control: &ControlPlane, found: &mut Problems) {
+    let host = &control.host;
+    let strange = |c: char| c.is_whitespace() || "/[]@".contains(c);
+    let with_port = host.rsplit_once(':').is_some_and(|(name, _)| !name.contains(':'));
+    if host.contains(strange) || with_port {
+        let what = format!("`{host}` is neither a name nor an address");
+        let help = "write a host name or an IP address; the port is cluster.control.port";
+        found.add("cluster.control.host", what, help);
+    }
+    if !(30..=3600).contains(&control.silence_s) {
+        let what = format!("is {}", control.silence_s);
+        let help = "take 30 to 3600; the supervisor gives a sign every 15 s; the default is 120";
+        found.add("cluster.control.silence_s", what, help);
     }
 }
 

@@ -16,6 +16,8 @@ pub struct Cluster {
     pub threads_per_rank: usize,
     /// Seconds a worker may take from its start to its first report: 600.
     pub start_timeout_s: u64,
+    /// How workers and supervisor find each other.
+    pub control: ControlPlane,
     /// What happens when a rank, a node or a collective fails.
     pub restart: RestartPolicy,
     /// Keys of the batch job.
@@ -30,6 +32,7 @@ impl Default for Cluster {
             ranks_per_node: 1,
             threads_per_rank: 0,
             start_timeout_s: 600,
+            control: ControlPlane::default(),
             restart: RestartPolicy::default(),
             slurm: Slurm::default(),
         }
@@ -55,6 +58,29 @@ pub enum Scheduler {
     Slurm,
 }
 
+/// How workers and supervisor find each other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ControlPlane {
+    /// Name or address of the supervisor's machine as workers reach it. Empty: the loopback address for a run on one machine, which
+    /// nobody else can connect to; this machine's host name for one that spans hosts, which Slurm's nodes resolve. Name another where
+    /// compute nodes know the machine by another name, such as that of its faster network.
+    pub host: String,
+    /// TCP port that the supervisor listens on. 0 takes a free one, so that runs on one machine never meet; name one where a firewall
+    /// between nodes lets only some pass.
+    pub port: u16,
+    /// Seconds without a sign of the supervisor after which a worker ends itself: 120. The supervisor gives one every 15 s. Long enough
+    /// for a supervisor's machine that freezes for a minute, shorter than Slurm's 300 s before a lost node's job starts elsewhere, so that
+    /// its workers are gone by then.
+    pub silence_s: u64,
+}
+
+impl Default for ControlPlane {
+    fn default() -> Self {
+        Self { host: String::new(), port: 0, silence_s: 120 }
+    }
+}
+
 /// What happens when a rank, a node or a collective fails.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -65,11 +91,16 @@ pub struct RestartPolicy {
     pub allow_fewer_nodes: bool,
     /// Nodes asked for beyond `nodes`, to take the place of lost ones.
     pub spare_nodes: usize,
+    /// Seconds that a rank may stand still beyond 1.5 of the slowest of its stage's last 50 steps before the run counts as hung: 20.
+    /// A hang is then named within 30 s of the step's time for steps of up to 20 s; other trainers wait for a collective's time-out,
+    /// 10 minutes in PyTorch. Waiting for data may take three times as long, since storage has pauses of its own; starting, saving and
+    /// evaluating have `start_timeout_s`. A rank that says nothing while others report is named after 10 s already.
+    pub hang_floor_s: u64,
 }
 
 impl Default for RestartPolicy {
     fn default() -> Self {
-        Self { max_without_progress: 3, allow_fewer_nodes: false, spare_nodes: 0 }
+        Self { max_without_progress: 3, allow_fewer_nodes: false, spare_nodes: 0, hang_floor_s: 20 }
     }
 }
 

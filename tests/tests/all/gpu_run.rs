@@ -13,6 +13,7 @@ use vljepa_worker::checkpoint::{self, Place, State};
 use vljepa_worker::collectives::{Collectives, Solo};
 use vljepa_worker::drill::Drills;
 use vljepa_worker::engine::{Engine, Training};
+use vljepa_worker::generation::Generation;
 use vljepa_worker::step::{self, Input, StepReport};
 
 use crate::golden::values;
@@ -80,6 +81,7 @@ fn place(folder: &Path) -> Place {
         recipe_hash: "recipe".to_owned(),
         order_version: 1,
         drills: Drills::default(),
+        generation: Generation::default(),
     }
 }
 

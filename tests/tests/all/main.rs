@@ -5,6 +5,7 @@
 mod architecture;
 #[cfg(feature = "cuda")]
 mod cubins;
+mod drills;
 mod faults;
 mod golden;
 mod golden_step;

@@ -16,6 +16,7 @@ use vljepa_kernels::Tensor;
 use vljepa_model::Layout;
 
 use crate::drill::Drills;
+use crate::generation::Generation;
 
 pub use self::load::{Loaded, load_frozen, load_newest};
 pub use self::save::{Saved, save, save_frozen};
@@ -113,6 +114,8 @@ pub struct Place {
     pub order_version: u32,
     /// Faults to be made while a checkpoint is written.
     pub drills: Drills,
+    /// Who may publish here.
+    pub generation: Generation,
 }
 
 impl Place {

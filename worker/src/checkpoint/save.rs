@@ -53,7 +53,13 @@ pub fn save(
     let started = Instant::now();
     let name = Place::name(state.step);
     let temporary = place.folder.join(format!(".{name}.writing"));
-    agree(collectives, on_rank_0(collectives, || fresh_folder(&temporary)))?;
+    agree(
+        collectives,
+        on_rank_0(collectives, || {
+            place.generation.check()?;
+            fresh_folder(&temporary)
+        }),
+    )?;
     let written = write_part(&temporary, collectives, layout, buffers)
         .and_then(|entry| place.drills.at_write(state.step).map(|()| entry));
     let part = match written {
@@ -80,6 +86,7 @@ pub fn save(
             frozen: frozen_hash.map(str::to_owned),
         };
         atomic_write(&temporary.join(MANIFEST), &serde_json::to_vec_pretty(&manifest)?)?;
+        place.generation.check()?;
         publish(&temporary, &place.folder, &name)
     });
     if let Err(error) = agree(collectives, published) {

@@ -1,0 +1,241 @@
+//! Health of nodes before workers start: what every node is asked, and the judgement over their answers.
+
+use std::time::Duration;
+
+use vljepa_recipes::clock;
+use vljepa_recipes::cost::parameters;
+use vljepa_recipes::protocol::{Check, CheckName, Checked, Job};
+use vljepa_recipes::run_directory::atomic_write;
+
+use crate::error::{FileProblem, LaunchError};
+use crate::local::{self, WorkerArguments};
+use crate::supervise::Run;
+
+/// A node that has not answered by then counts as failed; the checks take a second or two.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a node said, or why it said nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NodeHealth {
+    /// Its name.
+    pub node: String,
+    /// The worker's lines.
+    pub said: Result<Vec<Checked>, String>,
+}
+
+/// Which nodes can take part.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Verdict {
+    /// Those that passed every check.
+    pub healthy: Vec<String>,
+    /// The others, each with its reasons.
+    pub failed: Vec<(String, Vec<Reason>)>,
+}
+
+/// Why a node cannot take part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Reason {
+    /// The check that failed; none when the node did not answer.
+    pub check: Option<CheckName>,
+    /// What is wrong.
+    pub detail: String,
+}
+
+impl Reason {
+    /// What to do.
+    fn help(&self) -> &'static str {
+        match self.check {
+            None => "run the job by hand: vljepa-worker run --run RUN --job RUN/check.json",
+            Some(CheckName::Binary) => {
+                "install one build on every node, or put it where all see it"
+            }
+            Some(CheckName::Recipe) => {
+                "the run directory must be on a file system that all nodes share"
+            }
+            Some(CheckName::Clock) => "set the clock: timedatectl set-ntp true",
+            Some(CheckName::Device) => {
+                "look at nvidia-smi; end what holds the GPU, or leave the node out"
+            }
+            Some(CheckName::RunDirectory) => {
+                "choose a folder that every node can write: --set runs=FOLDER"
+            }
+            Some(CheckName::Room) => {
+                "free space, choose another disk (--set runs=FOLDER), or lower checkpoints.keep"
+            }
+            Some(CheckName::SharedMemory) => {
+                "make /dev/shm larger: mount -o remount,size=1G /dev/shm (docker: --shm-size=1g)"
+            }
+            Some(CheckName::Shards) => "mount the data on every node, or correct data.sources",
+            Some(CheckName::Control) => {
+                "open the port between nodes, or set cluster.control.host and cluster.control.port"
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.check {
+            Some(check) => write!(f, "{}: {}", check.name(), self.detail),
+            None => write!(f, "{}", self.detail),
+        }
+    }
+}
+
+/// Judges nodes by what they said. A check that a node does not mention has not passed.
+pub(crate) fn judge(nodes: &[NodeHealth]) -> Verdict {
+    let mut verdict = Verdict::default();
+    for NodeHealth { node, said } in nodes {
+        let reasons = match said {
+            Ok(lines) => {
+                CheckName::ALL.into_iter().filter_map(|check| reason(check, lines)).collect()
+            }
+            Err(why) => vec![Reason { check: None, detail: why.clone() }],
+        };
+        if reasons.is_empty() {
+            verdict.healthy.push(node.clone());
+        } else {
+            verdict.failed.push((node.clone(), reasons));
+        }
+    }
+    verdict
+}
+
+fn reason(check: CheckName, lines: &[Checked]) -> Option<Reason> {
+    let of_check = || lines.iter().filter(|line| line.check == check);
+    let detail = match of_check().find(|line| !line.passed) {
+        Some(line) => line.detail.clone(),
+        None if of_check().next().is_none() => "it did not say".to_owned(),
+        None => return None,
+    };
+    Some(Reason { check: Some(check), detail })
+}
+
+/// Reads what a worker printed for the job `check`.
+pub(crate) fn parse(output: &[u8]) -> Result<Vec<Checked>, String> {
+    let text = String::from_utf8_lossy(output);
+    let lines = text.lines().filter(|line| !line.trim().is_empty());
+    lines
+        .map(|line| {
+            serde_json::from_str(line).map_err(|error| format!("it said `{line}`: {error}"))
+        })
+        .collect()
+}
+
+/// `pass`, the check and what was found, as people read it.
+pub(crate) fn line(checked: &Checked) -> String {
+    let Checked { check, passed, detail, .. } = checked;
+    format!("{} {:<14} {detail}", if *passed { "pass" } else { "fail" }, check.name())
+}
+
+/// Writes the job that every node is asked to do.
+pub(crate) fn write_job(run: &Run, ranks: usize, control: &str) -> Result<(), LaunchError> {
+    let binary = run.record.binaries.get("vljepa-worker").cloned().unwrap_or_default();
+    // Weights and both moments of what is trained, in f32.
+    let checkpoint_bytes = parameters(&run.recipe.model).trainable as u64 * 12;
+    let check = Check {
+        binary,
+        recipe_hash: run.recipe_hash.clone(),
+        time_s: clock::now().as_second(),
+        ranks,
+        checkpoint_bytes,
+        control: control.to_owned(),
+    };
+    let text = serde_json::to_vec_pretty(&Job::Check(check)).map_err(|error| {
+        LaunchError::Start { what: "writing check.json".to_owned(), why: error.to_string() }
+    })?;
+    Ok(atomic_write(&run.directory.check_job(), &text)?)
+}
+
+/// The command line of the worker that does it.
+pub(crate) fn command(run: &Run) -> Vec<String> {
+    let (root, job) = (run.directory.root().to_owned(), run.directory.check_job());
+    let arguments = WorkerArguments { run: root, job, control: None };
+    let mut line = vec![run.programs.worker.display().to_string()];
+    line.extend(arguments.list());
+    line
+}
+
+/// Checks this machine before an attempt of a local run. `show` hears a line per check: all of them before the first
+/// attempt, later only what failed.
+///
+/// # Errors
+/// When a check fails, with what to do.
+pub(crate) async fn check_here(
+    run: &Run,
+    token: &str,
+    control: &str,
+    first: bool,
+    show: impl Fn(&str),
+) -> Result<(), LaunchError> {
+    write_job(run, run.recipe.cluster.ranks_per_node, control)?;
+    let asked = command(run);
+    let said = local::ask_with_token(&asked, token, PATIENCE).await.and_then(|said| parse(&said));
+    let node = NodeHealth { node: run.record.host.name.clone(), said };
+    for checked in node.said.iter().flatten().filter(|checked| first || !checked.passed) {
+        show(&line(checked));
+    }
+    let Some((host, reasons)) = judge(&[node]).failed.pop() else { return Ok(()) };
+    let problem = |reason: &Reason| FileProblem {
+        key: reason.check.map_or("check", CheckName::name).to_owned(),
+        what: reason.detail.clone(),
+        help: reason.help().to_owned(),
+    };
+    Err(LaunchError::Unhealthy { host, problems: reasons.iter().map(problem).collect() })
+}
+
+#[cfg(test)]
+mod tests {
+    use vljepa_recipes::protocol::{CheckName, Checked};
+
+    use super::{NodeHealth, Verdict, judge, line, parse};
+
+    fn checked(check: CheckName, passed: bool) -> Checked {
+        let detail = if passed { "fine" } else { "12 MiB free" };
+        Checked { host: "n".to_owned(), check, passed, detail: detail.to_owned() }
+    }
+
+    fn node(name: &str, said: Result<Vec<Checked>, String>) -> NodeHealth {
+        NodeHealth { node: name.to_owned(), said }
+    }
+
+    #[test]
+    fn a_node_takes_part_when_every_check_passed() {
+        let all = || CheckName::ALL.map(|check| checked(check, true)).to_vec();
+        let mut full = all();
+        full[5] = checked(CheckName::Room, false);
+        let mut short = all();
+        short.pop();
+        let nodes = [
+            node("n0", Ok(all())),
+            node("n1", Ok(full)),
+            node("n2", Err("it did not answer within 60 s".to_owned())),
+            node("n3", Ok(short)),
+            node("n4", Ok(all())),
+        ];
+        let Verdict { healthy, failed } = judge(&nodes);
+        assert_eq!(healthy, ["n0", "n4"]);
+        let failed: Vec<(String, Vec<String>)> = failed
+            .into_iter()
+            .map(|(node, reasons)| (node, reasons.iter().map(ToString::to_string).collect()))
+            .collect();
+        let expected = [
+            ("n1", "room: 12 MiB free"),
+            ("n2", "it did not answer within 60 s"),
+            ("n3", "control: it did not say"),
+        ];
+        let expected = expected.map(|(node, why)| (node.to_owned(), vec![why.to_owned()]));
+        assert_eq!(failed, expected);
+    }
+
+    #[test]
+    fn lines_of_a_worker_are_read_and_shown() {
+        let text = [true, false].map(|passed| {
+            serde_json::to_string(&checked(CheckName::SharedMemory, passed)).unwrap()
+        });
+        let read = parse(text.join("\n").as_bytes()).unwrap();
+        assert_eq!(line(&read[0]), "pass shared memory  fine");
+        assert_eq!(line(&read[1]), "fail shared memory  12 MiB free");
+        assert!(parse(b"Segmentation fault").unwrap_err().contains("Segmentation fault"));
+    }
+}

@@ -1,0 +1,264 @@
+//! The control plane under load: `vljepa-launch` as a user starts it, with 192 and with 4,096 simulated workers on loopback.
+//!
+//! This program is the test and, started again by a stand-in for `mpirun`, the workers: one process that opens a connection per rank,
+//! says hello, sends heartbeats at the real rate and ends when it is asked to. It also knocks at the server's door, to see how long
+//! its event loop takes. Prints one JSON line per load; `launcher/benches/runs` keeps some.
+
+#![expect(clippy::disallowed_methods, reason = "it starts the program and waits for it")]
+#![expect(clippy::unwrap_used, reason = "a test fails with a panic")]
+#![expect(clippy::print_stdout, reason = "a test's own output")]
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use vljepa_recipes::protocol::{FromSupervisor, FromWorker, Hello, Outcome, Phase, TOKEN_VARIABLE};
+
+/// How long heartbeats are sent before the run is stopped.
+const STEADY: Duration = Duration::from_secs(4);
+/// Bounds what may take longer on a loaded machine, and ends a test that hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The launcher without connections: its program, its runtime, two threads.
+const BASE_KIB: u64 = 16 << 10;
+/// Memory of a connection: a read buffer and a line of 1 KiB each, the task that serves it (some 3 KiB with its timers), and what the
+/// supervisor notes of a rank; twice that for the allocator.
+const CONNECTION_KIB: u64 = 12;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [mode, ranks, control, run, per_s] = &arguments[..]
+        && mode == "workers"
+    {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        let (ranks, per_s) = (ranks.parse().unwrap(), per_s.parse().unwrap());
+        return runtime.block_on(workers(ranks, control, Path::new(run), per_s));
+    }
+    let filter = arguments.iter().find(|argument| !argument.starts_with('-'));
+    if arguments.iter().any(|argument| argument == "--list")
+        || filter.is_some_and(|filter| !"control_load".contains(filter.as_str()))
+    {
+        return;
+    }
+    for (ranks, per_s) in [(192, 10), (4096, 1)] {
+        println!("{}", load(ranks, per_s));
+    }
+}
+
+/// Runs the launcher over `ranks` workers, stops it, and returns what was measured.
+fn load(ranks: u64, per_s: u64) -> Value {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    prepare(folder.path(), per_s);
+    let mut command = Command::new(path("bin/vljepa-launch"));
+    command.args(["recipe.yaml", "--set", &format!("stages.0.batch={ranks}")]);
+    command.args(["--set", "cluster.restart.max_without_progress=0"]);
+    command.args(["--set", &format!("cluster.ranks_per_node={ranks}")]);
+    command.env("PATH", format!("{}:/usr/bin:/bin", path("bin").display()));
+    command.current_dir(folder.path()).stdin(Stdio::null());
+    let said = std::fs::File::create(path("said")).unwrap();
+    let mut launcher = command.stdout(Stdio::null()).stderr(said).spawn().unwrap();
+    let id = launcher.id();
+    let text = || std::fs::read_to_string(path("said")).unwrap_or_default();
+    let deadline = Instant::now() + PATIENCE;
+    while !path("runs/fake/ready").exists() {
+        assert!(Instant::now() < deadline, "the workers were not welcomed: {}", text());
+        assert!(launcher.try_wait().unwrap().is_none(), "the launcher has ended: {}", text());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let (busy, start) = (cpu_s(id), Instant::now());
+    std::thread::sleep(STEADY);
+    let cpu_fraction = (cpu_s(id) - busy) / start.elapsed().as_secs_f64();
+    let stopped = Instant::now();
+    kill(Pid::from_raw(id.try_into().unwrap()), Signal::SIGTERM).unwrap();
+    let peak_kib = loop {
+        // The peak is there as long as the process is.
+        let peak = status_kib(id, "VmHWM:");
+        if path("runs/fake/workers.json").exists() {
+            break peak.unwrap();
+        }
+        assert!(stopped.elapsed() < PATIENCE, "the stop did not reach all: {}", text());
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    let ended = launcher.wait().unwrap();
+    assert_eq!(ended.code(), Some(143), "{}", text());
+    assert!(text().contains("saved and stopped"), "{}", text());
+    let limit_kib = BASE_KIB + ranks * CONNECTION_KIB;
+    assert!(peak_kib < limit_kib, "{ranks} ranks: {peak_kib} KiB, more than {limit_kib} KiB");
+    let mut found: Value =
+        serde_json::from_slice(&std::fs::read(path("runs/fake/workers.json")).unwrap()).unwrap();
+    found["heartbeats_per_s"] = json!(ranks * per_s);
+    found["supervisor_cpu_fraction"] = json!((cpu_fraction * 1e3).round() / 1e3);
+    found["supervisor_peak_kib"] = json!(peak_kib);
+    found["supervisor_limit_kib"] = json!(limit_kib);
+    found
+}
+
+/// A launcher with a worker that answers questions and an `mpirun` that starts this program.
+fn prepare(folder: &Path, per_s: u64) {
+    let program = |name: &str, text: &str| {
+        std::fs::write(folder.join(name), text).unwrap();
+        let mode = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(folder.join(name), mode).unwrap();
+    };
+    std::fs::create_dir(folder.join("bin")).unwrap();
+    std::fs::create_dir(folder.join("shards")).unwrap();
+    std::fs::write(folder.join("shards/a.tar"), "x").unwrap();
+    std::fs::write(folder.join("tokenizer.json"), "{}").unwrap();
+    std::fs::copy(env!("CARGO_BIN_EXE_vljepa-launch"), folder.join("bin/vljepa-launch")).unwrap();
+    program("bin/vljepa-worker", include_str!("fake/worker.sh"));
+    let features = r#"{"version":"1","mpi":true,"video":true,"cuda":false}"#;
+    std::fs::write(folder.join("bin/features.json"), features).unwrap();
+    let this = std::env::current_exe().unwrap();
+    let mpirun = format!(
+        "#!/bin/bash
+[ \"$1\" = --version ] && echo 'fake 1.0' && exit
+while [ $# -gt 0 ]; do
+  case $1 in -np) size=$2 ;; --control) control=$2 ;; --run) run=$2 ;; esac
+  shift
+done
+exec {} workers \"$size\" \"$control\" \"$run\" {per_s}
+",
+        this.display()
+    );
+    program("bin/mpirun", &mpirun);
+    let recipe = include_str!("fake/recipe.yaml").replace("RANKS", "1");
+    std::fs::write(folder.join("recipe.yaml"), recipe).unwrap();
+}
+
+/// Seconds that a process has computed.
+fn cpu_s(id: u32) -> f64 {
+    let text = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap();
+    // After the name, which is in brackets: state is field 3, user and system time are 14 and 15, in hundredths on Linux.
+    let fields: Vec<&str> = text.rsplit(')').next().unwrap().split_whitespace().collect();
+    [11, 12].iter().map(|at| fields[*at].parse::<f64>().unwrap()).sum::<f64>() / 100.0
+}
+
+fn status_kib(id: u32, key: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{id}/status")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
+    line.trim().strip_suffix(" kB")?.parse().ok()
+}
+
+/// All ranks of a run in one process.
+async fn workers(ranks: usize, control: &str, run: &Path, per_s: u64) {
+    let token = std::env::var(TOKEN_VARIABLE).unwrap();
+    let record: Value =
+        serde_json::from_slice(&std::fs::read(run.join("run.json")).unwrap()).unwrap();
+    let hash = record["recipe_hash"].as_str().unwrap().to_owned();
+    let (welcomed, start) = (Arc::new(AtomicUsize::new(0)), Instant::now());
+    let mut tasks = tokio::task::JoinSet::new();
+    for rank in 0..ranks {
+        let hello = Hello {
+            token: token.clone(),
+            rank,
+            world_size: ranks,
+            host: "here".to_owned(),
+            pid: std::process::id(),
+            device: "simulated".to_owned(),
+            build: "1".to_owned(),
+            recipe_hash: hash.clone(),
+        };
+        let pause = Duration::from_millis(1000 / per_s);
+        tasks.spawn(worker(control.to_owned(), hello, Arc::clone(&welcomed), pause));
+    }
+    while welcomed.load(Ordering::Relaxed) < ranks {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let joined_s = start.elapsed().as_secs_f64();
+    std::fs::write(run.join("ready"), "").unwrap();
+    let knocks_ms = Arc::new(Mutex::new(Vec::new()));
+    let knocking = tokio::spawn(knock(control.to_owned(), token, Arc::clone(&knocks_ms)));
+    let mut stops = Vec::new();
+    while let Some(stop) = tasks.join_next().await {
+        stops.push(stop.unwrap());
+    }
+    knocking.abort();
+    let mut knocks_ms = knocks_ms.lock().unwrap().clone();
+    knocks_ms.sort_by(f64::total_cmp);
+    let first = stops.iter().min().unwrap();
+    let spread_s = stops.iter().max().unwrap().duration_since(*first).as_secs_f64();
+    let found = json!({
+        "ranks": ranks,
+        "all_welcomed_s": joined_s,
+        "knock_median_ms": knocks_ms.get(knocks_ms.len() / 2),
+        "knock_slowest_ms": knocks_ms.last(),
+        "stop_first_to_last_s": spread_s,
+    });
+    let text = serde_json::to_vec(&found).unwrap();
+    std::fs::write(run.join(".workers.json"), text).unwrap();
+    std::fs::rename(run.join(".workers.json"), run.join("workers.json")).unwrap();
+    // The launcher's peak memory is read while it waits for this process.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+}
+
+/// One rank from its hello to the stop; returns when that was heard.
+async fn worker(
+    control: String,
+    hello: Hello,
+    welcomed: Arc<AtomicUsize>,
+    pause: Duration,
+) -> Instant {
+    let rank = u32::try_from(hello.rank).unwrap();
+    let (answer, mut stream) = introduce(&control, &FromWorker::Hello(hello)).await;
+    assert_eq!(answer, FromSupervisor::Welcome);
+    welcomed.fetch_add(1, Ordering::Relaxed);
+    // Ranks report at moments of their own.
+    let offset = pause * (rank % 100) / 100;
+    let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + offset, pause);
+    let phases =
+        [Phase::Data, Phase::Forward, Phase::Collective, Phase::Backward, Phase::Optimizer];
+    let mut beats = 0_u64;
+    let mut line = Vec::new();
+    loop {
+        tokio::select! {
+            read = stream.read_until(b'\n', &mut line) => {
+                assert!(read.unwrap() > 0, "the supervisor closed the connection of rank {rank}");
+                let message: FromSupervisor = serde_json::from_slice(&line).unwrap();
+                line.clear();
+                if message == FromSupervisor::Stop {
+                    break;
+                }
+            }
+            _ = tick.tick() => {
+                // The step moves on slowly, so that the run does not end by itself.
+                let (step, phase) = (beats / 1000, phases[usize::try_from(beats % 5).unwrap()]);
+                beats += 1;
+                say(&mut stream, &FromWorker::Heartbeat { step, phase, collective: beats }).await;
+            }
+        }
+    }
+    let stopped = Instant::now();
+    say(&mut stream, &FromWorker::Finished { outcome: Outcome::Stopped, step: 1 }).await;
+    stopped
+}
+
+/// Tries every 20 ms whether the server answers, and notes how long that took.
+async fn knock(control: String, token: String, times_ms: Arc<Mutex<Vec<f64>>>) {
+    loop {
+        let start = Instant::now();
+        introduce(&control, &FromWorker::Knock { token: token.clone() }).await;
+        times_ms.lock().unwrap().push(start.elapsed().as_secs_f64() * 1e3);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn introduce(control: &str, message: &FromWorker) -> (FromSupervisor, BufReader<TcpStream>) {
+    let mut stream = BufReader::new(TcpStream::connect(control).await.unwrap());
+    say(&mut stream, message).await;
+    let mut line = String::new();
+    stream.read_line(&mut line).await.unwrap();
+    (serde_json::from_str(&line).unwrap(), stream)
+}
+
+async fn say(stream: &mut BufReader<TcpStream>, message: &FromWorker) {
+    let line = serde_json::to_string(message).unwrap() + "\n";
+    stream.get_mut().write_all(line.as_bytes()).await.unwrap();
+}
