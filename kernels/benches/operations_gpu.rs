@@ -6,7 +6,7 @@
 //! largest product's operations per second for what is bound by arithmetic. `VLJEPA_NVRTC` and `VLJEPA_CUDA_INCLUDE` name
 //! NVRTC and its headers where they are not found; `--emulated` (feature `emulator`) runs tiny shapes without a GPU, which only
 //! shows that it runs.
-#![expect(clippy::print_stdout, clippy::disallowed_methods, reason = "a benchmark")]
+#![expect(clippy::print_stdout, reason = "a benchmark")]
 
 use std::path::PathBuf;
 

@@ -212,7 +212,7 @@ fn embed(
 /// This rank's share of the loss.
 enum LossShare {
     Known(f64),
-    InfoNce(InfoNce, Statistics),
+    InfoNce(InfoNce, Box<Statistics>),
 }
 
 impl LossShare {
@@ -268,7 +268,7 @@ fn info_nce(
     enter(Phase::Backward)?;
     let gradients = &mut training.gradients;
     let d = loss.backward(cx, parameters, &gathered, r.view(), c.view(), gradients)?;
-    Ok((LossShare::InfoNce(loss, statistics), d))
+    Ok((LossShare::InfoNce(loss, Box::new(statistics)), d))
 }
 
 /// Y-encoder first: its gradients can travel while the predictor works.

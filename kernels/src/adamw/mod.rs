@@ -73,6 +73,7 @@ impl Hyper {
 /// assert!((weights[0] - 1.1).abs() < 1e-6); // the first step is the learning rate, whatever the gradient
 /// # Ok::<(), vljepa_kernels::KernelError>(())
 /// ```
+#[expect(clippy::too_many_arguments, reason = "the tensors and parameters of one formula")]
 pub fn step(
     stream: &Stream,
     weights: ViewMut<'_>,

@@ -30,7 +30,7 @@ pub struct BlockSaved(Saved);
 enum Saved {
     /// The stream before the block, (n, d): the rest is computed again.
     Input(Tensor),
-    Branches(Branches),
+    Branches(Box<Branches>),
 }
 
 #[derive(Debug)]
@@ -80,7 +80,7 @@ impl Block {
             return Ok((out, Some(BlockSaved(Saved::Input(input)))));
         }
         let (out, saved) = self.branches(cx, parameters, x, sequence, keep)?;
-        Ok((out, saved.map(|saved| BlockSaved(Saved::Branches(saved)))))
+        Ok((out, saved.map(|saved| BlockSaved(Saved::Branches(Box::new(saved))))))
     }
 
     fn branches(
@@ -127,7 +127,7 @@ impl Block {
         gradients: &mut Gradients,
     ) -> Result<Tensor> {
         let Branches { attention, mlp } = match saved.0 {
-            Saved::Branches(saved) => saved,
+            Saved::Branches(saved) => *saved,
             Saved::Input(x) => {
                 let keep = Keep::EVERYTHING;
                 let (_, saved) = self.branches(cx, parameters, x, sequence, keep)?;

@@ -47,7 +47,7 @@ impl Emulated {
     fn with<T>(&self, region: Region, act: impl FnOnce(&mut [u8]) -> T) -> T {
         let mut memory = self.lock();
         let (base, bytes) = memory.range_mut(..=region.address).next_back().expect("allocated");
-        let start = usize::try_from(region.address - base).unwrap();
+        let start = usize::try_from(region.address - base).expect("memory of this process");
         act(&mut bytes[start..start + region.bytes])
     }
 
