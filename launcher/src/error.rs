@@ -162,7 +162,7 @@ pub(crate) enum LaunchError {
     /// The control plane cannot listen.
     #[error("cannot listen for workers on port {port} (cluster.control.port): {why}")]
     #[diagnostic(help(
-        "another program has the port, perhaps another run's launcher: name another, or let one be chosen: --set cluster.control.port=0"
+        "--set cluster.control.port=0 takes a free port; perhaps another run's launcher has this one"
     ))]
     ControlPort {
         /// Which.

@@ -3,6 +3,9 @@
 #![expect(clippy::disallowed_methods, reason = "these tests start the program and wait for it")]
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
+#[path = "fake/control_plane.rs"]
+mod control_plane;
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};

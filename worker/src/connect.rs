@@ -69,19 +69,22 @@ fn attempt(address: &str, one: Duration, deadline: Instant) -> Result<TcpStream,
             Ok(stream) => return Ok(stream),
             Err(error) => error,
         };
-        let obstacle = match error.kind() {
-            ErrorKind::TimedOut | ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => {
-                Obstacle::Silence
-            }
-            ErrorKind::ConnectionRefused => Obstacle::Refused,
-            _ => Obstacle::Other,
-        };
         // An address that does not answer says more than one where nobody listens: a name often has both kinds.
         if last.0 != Obstacle::Silence {
-            last = (obstacle, addresses.clone(), error.to_string());
+            last = (obstacle(error.kind()), addresses.clone(), error.to_string());
         }
     }
     Err(last)
+}
+
+fn obstacle(kind: ErrorKind) -> Obstacle {
+    match kind {
+        ErrorKind::TimedOut | ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => {
+            Obstacle::Silence
+        }
+        ErrorKind::ConnectionRefused => Obstacle::Refused,
+        _ => Obstacle::Other,
+    }
 }
 
 fn explain(address: &str, patience: Patience, (obstacle, tried, why): Failed) -> WorkerError {
@@ -100,10 +103,11 @@ fn explain(address: &str, patience: Patience, (obstacle, tried, why): Failed) ->
 
 #[cfg(test)]
 mod tests {
+    use std::io::ErrorKind;
     use std::net::TcpListener;
-
-    use super::{Patience, connect};
     use std::time::{Duration, Instant};
+
+    use super::{Obstacle, Patience, connect, explain, obstacle};
 
     const SHORT: Patience =
         Patience { total: Duration::from_millis(300), one: Duration::from_millis(100) };
@@ -131,15 +135,16 @@ mod tests {
 
     #[test]
     fn an_address_that_never_answers_is_told_from_one_where_nobody_listens() {
-        // A queue of one that is full: further connections get no answer, as behind a firewall that drops them.
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::new(0).unwrap()).unwrap();
-        let address = listener.local_addr().unwrap();
-        let fill = |_| std::net::TcpStream::connect_timeout(&address, Duration::from_millis(100));
-        let held: Vec<_> = (0..4).map(fill).collect();
-        assert!(held.iter().any(Result::is_err), "the queue is full");
-        let text = error(&address.to_string());
-        for part in ["firewall", "cluster.control.port", "127.0.0.1", &address.port().to_string()] {
+        for kind in [ErrorKind::TimedOut, ErrorKind::HostUnreachable, ErrorKind::NetworkUnreachable]
+        {
+            assert_eq!(obstacle(kind), Obstacle::Silence);
+        }
+        let tried = vec!["10.0.0.7:4321".parse().unwrap(), "[fe80::7]:4321".parse().unwrap()];
+        let failed = (Obstacle::Silence, tried, "connection timed out".to_owned());
+        let text = explain("node7:4321", Patience::default(), failed).to_string();
+        for part in
+            ["node7 port 4321", "30 s", "10.0.0.7, fe80::7", "firewall", "cluster.control.port"]
+        {
             assert!(text.contains(part), "`{part}` is missing: {text}");
         }
     }

@@ -298,6 +298,7 @@ impl<'a> Trainer<'a> {
             self.warn(text);
         }
         if let Some(writer) = &mut self.writer {
+            session.generation.check()?;
             evaluation::write(&session.run, self.state.step, &scores)?;
             let values = scores.into_iter().map(|(name, score)| (name, score.value)).collect();
             writer.scores(self.state.step, &values)?;

@@ -81,6 +81,8 @@ pub(super) struct Facts {
     pub trained: bool,
     /// The newest step whose metrics are known, as heartbeats count.
     pub trained_step: Option<u64>,
+    /// This launcher has started workers before.
+    pub again: bool,
     /// Who asked for a stop.
     pub stop: Option<StopSignal>,
 }

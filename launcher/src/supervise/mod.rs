@@ -145,7 +145,7 @@ pub(crate) async fn supervise(run: &mut Run, signals: &mut Signals) -> Result<En
         if let Some(signal) = wait(delay, signals).await {
             return Ok(progress.end(Ending::Stopped(signal)));
         }
-        facts = Facts { newest_saved: reached.newest_saved, ..Facts::default() };
+        facts = Facts { newest_saved: reached.newest_saved, again: true, ..Facts::default() };
     }
 }
 
@@ -214,7 +214,7 @@ async fn one_attempt(
     let server = Server::start(expected, &listen).await?;
     if run.platform == Platform::Local {
         let show = |line: &str| progress.note(line);
-        health::check_here(run, &token, server.address(), number == 1, show).await?;
+        health::check_here(run, &token, server.address(), !facts.again, show).await?;
     }
     let drills = run.drills.clone();
     let job = serde_json::to_vec_pretty(&Job::Train { attempt: number, world_size, drills })

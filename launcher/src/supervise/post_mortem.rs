@@ -29,6 +29,9 @@ pub(super) fn mpirun_ending(lines: &[String], rank: usize) -> Option<String> {
     // OpenMPI breaks this sentence at the terminal's width.
     let text = lines.join(" ");
     let after = text.split(&format!("process rank {rank} with PID ")).nth(1)?;
+    if after.contains("exiting improperly") {
+        return Some("an exit in the middle of its work, without an error".to_owned());
+    }
     let ending = after.split("exited on ").nth(1)?;
     Some(ending.split('.').next()?.trim().to_owned())
 }
@@ -76,6 +79,10 @@ mod tests {
         let lines: Vec<String> = said.lines().map(str::to_owned).collect();
         assert_eq!(mpirun_ending(&lines, 1).as_deref(), Some("signal 9 (Killed)"));
         assert_eq!(mpirun_ending(&lines, 0), None);
+        let said =
+            "mpirun has exited due to process rank 1 with PID 0 on\nnode vm exiting improperly.";
+        let lines: Vec<String> = said.lines().map(str::to_owned).collect();
+        assert!(mpirun_ending(&lines, 1).unwrap().starts_with("an exit in the middle"));
     }
 
     #[test]
