@@ -158,7 +158,8 @@ pub(crate) async fn preflight(recipe: &Recipe) -> Result<Programs, LaunchError> 
     }
     let programs = Programs::find()?;
     let ranks = cluster.world_size();
-    if ranks > 1 && programs.mpirun.is_none() {
+    let through_mpi = ranks > 1 && recipe.device == Device::Host;
+    if through_mpi && programs.mpirun.is_none() {
         return Err(LaunchError::MpirunMissing { ranks });
     }
     check_features(recipe, &programs).await?;
@@ -172,9 +173,10 @@ async fn check_features(recipe: &Recipe, programs: &Programs) -> Result<(), Laun
         return Err(LaunchError::NoCuda { worker: programs.worker.clone() });
     }
     let ranks = recipe.cluster.world_size();
+    let through_mpi = ranks > 1 && recipe.device == Device::Host;
     let clips = recipe.data.sources.iter().find(|(_, source)| source.visual == Visual::Video);
     let needs = [
-        ("mpi", features.mpi, (ranks > 1).then(|| format!("the run has {ranks} ranks"))),
+        ("mpi", features.mpi, through_mpi.then(|| format!("the run has {ranks} ranks"))),
         (
             "video",
             features.video,

@@ -10,6 +10,15 @@ use serde::{Deserialize, Serialize};
 /// Environment variable that holds the run's token; a connection without it is refused.
 pub const TOKEN_VARIABLE: &str = "VLJEPA_TOKEN";
 
+/// Environment variables by which the launcher tells a process it starts itself which rank it is.
+pub const RANK_VARIABLE: &str = "VLJEPA_RANK";
+/// Ranks of the run.
+pub const WORLD_SIZE_VARIABLE: &str = "VLJEPA_WORLD_SIZE";
+/// The process's number among those of the run on its machine.
+pub const LOCAL_RANK_VARIABLE: &str = "VLJEPA_LOCAL_RANK";
+/// Processes of the run on its machine.
+pub const LOCAL_WORLD_SIZE_VARIABLE: &str = "VLJEPA_LOCAL_WORLD_SIZE";
+
 /// What a worker process is asked to do; written as JSON beside the run and named on the worker's command line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "job", rename_all = "snake_case", deny_unknown_fields)]
@@ -102,6 +111,11 @@ pub enum FromWorker {
         step: u64,
         /// Where in it.
         phase: Phase,
+    },
+    /// The id by which ranks on GPUs find each other (rank 0 only).
+    NcclId {
+        /// `ncclUniqueId`, base64.
+        id: String,
     },
     /// A line of metrics (rank 0 only), as in `metrics.jsonl`.
     Metrics(Metrics),
@@ -227,6 +241,16 @@ pub enum FromSupervisor {
     Refused {
         /// Why, and what to do.
         reason: String,
+    },
+    /// All ranks have connected, and this is the id that rank 0 made for them.
+    NcclId {
+        /// `ncclUniqueId`, base64.
+        id: String,
+    },
+    /// Ranks that have not connected yet, said now and then while there are some.
+    Absent {
+        /// The first of them, at most sixteen.
+        ranks: Vec<usize>,
     },
     /// Save at the next step boundary that all ranks agree on, then end.
     Stop,

@@ -1,14 +1,21 @@
 //! The one place that reads the process's environment: who started it, its token, its machine.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use vljepa_recipes::protocol::TOKEN_VARIABLE;
+use vljepa_recipes::protocol::{
+    LOCAL_RANK_VARIABLE, LOCAL_WORLD_SIZE_VARIABLE, RANK_VARIABLE, TOKEN_VARIABLE,
+    WORLD_SIZE_VARIABLE,
+};
 
 /// What a worker knows from outside its command line.
 #[derive(Debug, Clone)]
 pub struct Environment {
     /// Whether `mpirun` or `srun --mpi` started this process.
     pub started_by_mpi: bool,
+    /// This process's rank and the number of ranks, where MPI does not say so: by `vljepa-launch` or `srun`.
+    pub place: Option<[usize; 2]>,
+    /// `VLJEPA_NCCL`: the library, where it is not found by its name.
+    pub nccl: Option<PathBuf>,
     /// The run's token; empty when no supervisor is there.
     pub token: String,
     /// Host name.
@@ -27,9 +34,22 @@ impl Environment {
     #[expect(clippy::disallowed_methods, reason = "this is the one place")]
     pub fn read() -> Self {
         let variable = |name: &str| std::env::var(name).ok();
-        let local_rank = ["OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"];
-        let local = ["OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_NTASKS_PER_NODE"];
+        let number = |name: &str| variable(name)?.parse::<usize>().ok();
+        let local_rank =
+            [LOCAL_RANK_VARIABLE, "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"];
+        let local = [
+            LOCAL_WORLD_SIZE_VARIABLE,
+            "OMPI_COMM_WORLD_LOCAL_SIZE",
+            "MPI_LOCALNRANKS",
+            "SLURM_NTASKS_PER_NODE",
+        ];
+        // Slurm's variables also stand in the environment of a job's script, whose processes are no ranks; only `srun` sets a step.
+        let by_srun = variable("SLURM_STEP_ID").is_some();
+        let place = |[rank, world_size]: [&str; 2]| Some([number(rank)?, number(world_size)?]);
         Self {
+            place: place([RANK_VARIABLE, WORLD_SIZE_VARIABLE])
+                .or_else(|| place(["SLURM_PROCID", "SLURM_NTASKS"]).filter(|_| by_srun)),
+            nccl: variable("VLJEPA_NCCL").filter(|path| !path.is_empty()).map(PathBuf::from),
             started_by_mpi: ["OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK"]
                 .into_iter()
                 .any(|name| variable(name).is_some()),
@@ -37,14 +57,8 @@ impl Environment {
             host: nix::unistd::gethostname()
                 .map_or_else(|_| "unknown".to_owned(), |name| name.to_string_lossy().into_owned()),
             build: build(),
-            local_rank: local_rank
-                .into_iter()
-                .find_map(|name| variable(name)?.parse().ok())
-                .unwrap_or(0),
-            local_world_size: local
-                .into_iter()
-                .find_map(|name| variable(name)?.parse().ok())
-                .unwrap_or(1),
+            local_rank: local_rank.into_iter().find_map(number).unwrap_or(0),
+            local_world_size: local.into_iter().find_map(number).unwrap_or(1),
         }
     }
 }

@@ -18,6 +18,8 @@ use crate::local::{self, Group};
 const SETTLE: Duration = Duration::from_millis(2500);
 /// Ranks that have finished may take so long to end.
 const LAST_BREATH: Duration = Duration::from_secs(20);
+/// Ranks that an error names beside the first.
+const NAMED: usize = 16;
 /// Between looks at the clock.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -206,7 +208,8 @@ impl<'a> Attempt<'a> {
             joined.position.heard = now;
         }
         match message {
-            FromWorker::Hello(_) => {}
+            // Ids of NCCL are the server's own business.
+            FromWorker::Hello(_) | FromWorker::NcclId { .. } => {}
             FromWorker::Heartbeat { step, phase } => self.beat(rank, step, phase, now),
             FromWorker::Metrics(metrics) => {
                 self.facts.last_step = metrics.step;
@@ -321,12 +324,18 @@ impl<'a> Attempt<'a> {
     }
 
     fn hang(&self, now: Instant) -> Option<Fault> {
-        let missing = self.members.iter().position(|member| member.joined.is_none());
+        let absent = |(rank, member): (usize, &Member)| member.joined.is_none().then_some(rank);
+        let mut missing = self.members.iter().enumerate().filter_map(absent);
         let waited = now.saturating_duration_since(self.started);
-        if let Some(rank) = missing {
+        if let Some(rank) = missing.next() {
             let late = waited > self.limits.start;
             return late.then(|| {
-                let error = format!("it did not connect within {:.0} s", waited.as_secs_f64());
+                let mut error = format!("it did not connect within {:.0} s", waited.as_secs_f64());
+                let others: Vec<String> = missing.map(|rank| rank.to_string()).collect();
+                if !others.is_empty() {
+                    let shown = &others[..others.len().min(NAMED)];
+                    error += &format!(", nor did {} others: {}", others.len(), shown.join(", "));
+                }
                 self.fault(Some(rank), FaultKind::NotStarted, error)
             });
         }
@@ -343,7 +352,7 @@ impl<'a> Attempt<'a> {
     }
 
     /// Adds what can be known only after the end: how the process ended, what it printed.
-    fn explain(&self, mut fault: Fault) -> Fault {
+    fn explain(&mut self, mut fault: Fault) -> Fault {
         let status = self.exited.map(|(_, status)| status);
         let said = post_mortem::last_lines(&self.output, post_mortem::LINES);
         match fault.kind {
@@ -352,7 +361,9 @@ impl<'a> Attempt<'a> {
                 let process = joined
                     .map(|j| format!("process {} on {}", j.pid, j.host))
                     .unwrap_or_else(|| "its process".to_owned());
-                let how = match status {
+                let own = fault.rank.and_then(|rank| self.group.ending_of(rank));
+                let how = match own.or(status) {
+                    Some(status) if own.is_some() => Some(local::ending(status)),
                     Some(status) if self.members.len() == 1 => Some(local::ending(status)),
                     Some(_) | None => fault.rank.and_then(|r| post_mortem::mpirun_ending(&said, r)),
                 };

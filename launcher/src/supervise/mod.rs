@@ -16,7 +16,7 @@ use std::time::Duration;
 use serde_json::Value;
 use vljepa_recipes::protocol::{Job, Phase};
 use vljepa_recipes::run_directory::{RunDirectory, atomic_write};
-use vljepa_recipes::schema::Recipe;
+use vljepa_recipes::schema::{Device, Recipe};
 
 pub(crate) use signals::{Signals, StopSignal};
 pub(crate) use stall::Limits;
@@ -146,19 +146,26 @@ async fn one_attempt(
     let job = serde_json::to_vec_pretty(&Job::Train { attempt: number })
         .map_err(|error| failed("writing job.json", &error))?;
     atomic_write(&run.directory.job(), &job)?;
-    let command = run.programs.train_command(
-        world_size,
-        &WorkerArguments {
-            run: run.directory.root().to_owned(),
-            job: run.directory.job(),
-            control: Some(server.address().to_string()),
-        },
-    )?;
+    let arguments = WorkerArguments {
+        run: run.directory.root().to_owned(),
+        job: run.directory.job(),
+        control: Some(server.address().to_string()),
+    };
+    let one_by_one = run.recipe.device == Device::Cuda && world_size > 1;
+    let command = if one_by_one {
+        run.programs.rank_command(&arguments)
+    } else {
+        run.programs.train_command(world_size, &arguments)?
+    };
     let events = EventLog::new(&run.directory, number);
     events.write(Event::AttemptStarted { world_size, command: command.clone() });
     let output = output_log(run, number);
-    let group =
-        Group::start(&command, &token, &output).map_err(|error| failed(&command[0], &error))?;
+    let group = if one_by_one {
+        Group::start_ranks(&command, world_size, &token, &output)
+    } else {
+        Group::start(&command, &token, &output)
+    };
+    let group = group.map_err(|error| failed(&command[0], &error))?;
     let log = Box::new(move |rank| run.directory.log(rank, number));
     let mut attempt =
         Attempt::new(world_size, server, group, events, &run.limits, progress, log, output, facts);
