@@ -106,29 +106,20 @@ pub fn step(
     };
 
     // Sum, not mean: the loss is already divided by g. Full buckets travel while the last micro-batch's backward pass goes on.
-    let mut sums =
-        GradientSum::new(collectives, training.gradients.flat.shape()[0], training.bucket_bytes);
+    let mut sums = GradientSum::new(collectives, training.bucket_bytes);
     for (i, (micro, visual)) in micros.iter().zip(visuals).enumerate() {
         enter(if alone { Phase::Backward } else { Phase::Forward });
-        let visual = match visual {
-            Some(visual) => visual,
-            None => see(engine, micro, needed)?,
-        };
-        let embedded = match kept.take() {
-            Some(embedded) => embedded,
-            None => embed(engine, micro, &visual, needed)?,
-        };
+        let (visual, embedded) = once_more(engine, micro, (visual, kept.take()), needed)?;
         enter(Phase::Backward);
+        let Range { start, end } = micro.rows;
+        let d = [&d.predicted, &d.target].map(|d| d.view().rows(start, end));
         let last = i + 1 == micros.len();
         let mut on_ready = |gradients: &mut Gradients, complete| {
             if last {
                 sums.ready(cx.stream, gradients.flat.view_mut(), complete);
             }
         };
-        let gradients = &mut training.gradients;
-        let Range { start, end } = micro.rows;
-        let d = [&d.predicted, &d.target].map(|d| d.view().rows(start, end));
-        backward(engine, gradients, visual, embedded, d, &mut on_ready)?;
+        backward(engine, &mut training.gradients, visual, embedded, d, &mut on_ready)?;
     }
 
     enter(Phase::Collective);
@@ -211,6 +202,24 @@ fn embed(
     let predicted = model.predictor.forward(cx, parameters, visual, &micro.query, keep)?;
     let target = model.y_encoder.forward(cx, parameters, &micro.target, keep)?;
     Ok(EmbeddedMicro { predicted, target })
+}
+
+/// What a micro-batch's backward pass starts from: kept, or computed again.
+fn once_more(
+    engine: &Engine,
+    micro: &Micro,
+    (visual, embedded): (Option<Visual>, Option<EmbeddedMicro>),
+    keep: Keep,
+) -> Result<(Visual, EmbeddedMicro), ModelError> {
+    let visual = match visual {
+        Some(visual) => visual,
+        None => see(engine, micro, keep)?,
+    };
+    let embedded = match embedded {
+        Some(embedded) => embedded,
+        None => embed(engine, micro, &visual, keep)?,
+    };
+    Ok((visual, embedded))
 }
 
 /// This rank's share of the loss.

@@ -228,7 +228,7 @@ impl Nccl {
             let mut len = (bytes.len() as u64).to_le_bytes();
             self.broadcast_host(&ticket, &mut len)?;
             let mut all = bytes;
-            all.resize(length(&len), 0);
+            all.resize(length(len), 0);
             for piece in all.chunks_mut(CHUNK) {
                 self.broadcast_host(&ticket, piece)?;
             }
