@@ -192,6 +192,11 @@ impl Group {
         child.try_wait().ok().flatten()
     }
 
+    /// The first rank of those that were started one by one whose process did not succeed.
+    pub(crate) fn failed_rank(&mut self) -> Option<usize> {
+        (0..self.children.len()).find(|rank| self.ending_of(*rank).is_some_and(|s| !s.success()))
+    }
+
     /// The started process, which leads the group.
     #[cfg(test)]
     pub(crate) fn leader(&self) -> Pid {
@@ -241,7 +246,9 @@ impl Group {
         // The ranks first: `mpirun` sees them die, removes its session folder and their shared memory, and ends in one to three seconds.
         // TERM would not hurry it: OpenMPI 4.1 may crash on it at this moment and leave its folder behind.
         let mut ranks = with_token(&self.token);
-        ranks.retain(|process| *process != self.group);
+        if self.children.len() == 1 {
+            ranks.retain(|process| *process != self.group);
+        }
         ranks.iter().for_each(|rank| kill(*rank, Signal::SIGKILL).unwrap_or_default());
         if !ranks.is_empty() {
             tokio::time::timeout(LAST_MOMENT, self.all_ended()).await.ok();

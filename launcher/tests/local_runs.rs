@@ -431,6 +431,19 @@ sleep 60
 }
 
 #[test]
+fn a_rank_on_a_gpu_that_cannot_start_is_named_with_what_it_said() {
+    let scenario = r#"
+if [ "$rank" = 2 ]; then echo "error: GPU 2 is broken"; exit 1; fi
+hello
+sleep 60
+"#;
+    let place = on_gpus(3, scenario);
+    let ended = place.launch(&[&ON_GPUS[..], &["--set", NO_RESTART]].concat());
+    ended.said(1, &["rank 2", "exit code 1 before it connected", "GPU 2 is broken"]);
+    assert_eq!(place.left_behind(), [""; 0]);
+}
+
+#[test]
 fn ranks_that_never_connect_are_named_when_their_time_is_over() {
     let scenario = r#"
 [ "$rank" != 0 ] && sleep 60

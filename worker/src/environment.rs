@@ -33,7 +33,10 @@ impl Environment {
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "this is the one place")]
     pub fn read() -> Self {
-        let variable = |name: &str| std::env::var(name).ok();
+        Self::of(|name| std::env::var(name).ok())
+    }
+
+    fn of(variable: impl Fn(&str) -> Option<String>) -> Self {
         let number = |name: &str| variable(name)?.parse::<usize>().ok();
         let local_rank =
             [LOCAL_RANK_VARIABLE, "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"];
@@ -121,4 +124,44 @@ pub fn hash_file(path: &Path) -> std::io::Result<blake3::Hash> {
     let mut hasher = blake3::Hasher::new();
     std::io::copy(&mut std::fs::File::open(path)?, &mut hasher)?;
     Ok(hasher.finalize())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Environment;
+
+    fn of(variables: &[(&str, &str)]) -> Environment {
+        let find = |name: &str| variables.iter().find(|(known, _)| *known == name);
+        Environment::of(|name| find(name).map(|(_, value)| (*value).to_owned()))
+    }
+
+    #[test]
+    fn the_launcher_tells_a_rank_its_place_before_slurm_does() {
+        let own = [
+            ("VLJEPA_RANK", "5"),
+            ("VLJEPA_WORLD_SIZE", "8"),
+            ("VLJEPA_LOCAL_RANK", "1"),
+            ("VLJEPA_LOCAL_WORLD_SIZE", "4"),
+        ];
+        let slurm = [
+            ("SLURM_STEP_ID", "0"),
+            ("SLURM_PROCID", "2"),
+            ("SLURM_NTASKS", "3"),
+            ("SLURM_LOCALID", "0"),
+            ("SLURM_NTASKS_PER_NODE", "2"),
+        ];
+        let both = of(&[&own[..], &slurm[..]].concat());
+        assert_eq!((both.place, both.local_rank, both.local_world_size), (Some([5, 8]), 1, 4));
+        let by_srun = of(&slurm);
+        assert_eq!((by_srun.place, by_srun.local_rank), (Some([2, 3]), 0));
+        assert_eq!(by_srun.local_world_size, 2);
+    }
+
+    #[test]
+    fn a_job_s_script_is_no_rank_and_half_a_place_is_none() {
+        assert_eq!(of(&[("SLURM_PROCID", "0"), ("SLURM_NTASKS", "192")]).place, None);
+        assert_eq!(of(&[("VLJEPA_RANK", "0")]).place, None);
+        assert_eq!(of(&[("VLJEPA_RANK", "x"), ("VLJEPA_WORLD_SIZE", "2")]).place, None);
+        assert!(!of(&[("VLJEPA_RANK", "0"), ("VLJEPA_WORLD_SIZE", "2")]).started_by_mpi);
+    }
 }

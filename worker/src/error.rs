@@ -108,7 +108,8 @@ pub enum WorkerError {
     },
     /// A rank on a GPU was not told which one it is.
     #[error(
-        "this process was not told which of the run's {wanted} ranks it is; start the run with `vljepa-launch`, which sets          VLJEPA_RANK and VLJEPA_WORLD_SIZE, or the workers with `srun`"
+        "this process was not told which of the run's {wanted} ranks it is; start the run with `vljepa-launch`, which sets \
+         VLJEPA_RANK and VLJEPA_WORLD_SIZE, or the workers with `srun`"
     )]
     NoPlace {
         /// Ranks of the recipe.
@@ -121,7 +122,8 @@ pub enum WorkerError {
     NoSupervisor,
     /// The supervisor did not bring the ranks together.
     #[error(
-        "the ranks did not come together within {seconds} s: {missing}; their logs and the supervisor's message say more          (cluster.start_timeout_s)"
+        "the ranks did not come together within {seconds} s: {missing}; their logs and the supervisor's message say more \
+         (cluster.start_timeout_s)"
     )]
     NoRendezvous {
         /// How long was waited.

@@ -315,10 +315,15 @@ impl<'a> Attempt<'a> {
             return settled.then(|| End::Fault(fault.clone()));
         }
         if exited_for.is_some_and(|time| time > SETTLE / 5) {
-            let silent = self.members.iter().all(|member| member.joined.is_none());
-            let rank = self.members.iter().position(|member| member.outcome.is_none());
+            let failed = self.group.failed_rank();
+            let silent = match failed {
+                Some(rank) => self.members[rank].joined.is_none(),
+                None => self.members.iter().all(|member| member.joined.is_none()),
+            };
+            let unfinished = || self.members.iter().position(|member| member.outcome.is_none());
+            let rank = failed.or_else(|| unfinished().filter(|_| !silent));
             let kind = if silent { FaultKind::NotStarted } else { FaultKind::Died };
-            return Some(End::Fault(self.fault(rank.filter(|_| !silent), kind, String::new())));
+            return Some(End::Fault(self.fault(rank, kind, String::new())));
         }
         self.hang(now).map(End::Fault)
     }
@@ -373,7 +378,8 @@ impl<'a> Attempt<'a> {
                 );
             }
             FaultKind::NotStarted if fault.error.is_empty() => {
-                let how = status.map_or_else(|| "an unknown end".to_owned(), local::ending);
+                let own = fault.rank.and_then(|rank| self.group.ending_of(rank));
+                let how = own.or(status).map_or_else(|| "an unknown end".to_owned(), local::ending);
                 fault.error = format!("{how} before it connected");
                 if let Some(last) = said.iter().rev().find(|line| !line.trim().is_empty()) {
                     fault.error += &format!("; it said: {}", last.trim());

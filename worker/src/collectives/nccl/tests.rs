@@ -192,3 +192,98 @@ fn a_rank_whose_peer_is_gone_says_its_last_words_and_ends() {
     assert!(said.contains("last words: watching the ranks: remote process exited"), "{said}");
     assert!(!ended.status.success() && since.elapsed() < LONG / 2, "{ended:?}");
 }
+
+/// On an emulated GPU, with a library that moves no data: what other ranks would have sent is zeros.
+#[cfg(feature = "emulator")]
+mod on_an_emulated_gpu {
+    use std::time::{Duration, Instant};
+
+    use vljepa_kernels::attention::launch::Mode;
+    use vljepa_kernels::device::cuda::Cuda;
+    use vljepa_kernels::{Device, Stream, Tensor};
+
+    use super::super::{Nccl, TimeOuts};
+    use super::{Fake, LONG};
+    use crate::collectives::record::{Entry, Kind, State};
+    use crate::collectives::{Collectives, GradientSum, Shares};
+
+    /// Rank 1 of 2.
+    fn second(fake: &Fake) -> (Collectives, Device, Stream) {
+        let cuda = Cuda::for_tests(Mode::Fast);
+        let (id, time_outs) =
+            (fake.library.unique_id().unwrap(), TimeOuts { start: LONG, collective: LONG });
+        let last_words = Box::new(|error: &str| panic!("{error}"));
+        let nccl = Nccl::join(fake.library, id, [1, 2], cuda, time_outs, last_words).unwrap();
+        let device = Device::Cuda(cuda);
+        (Collectives::Nccl(nccl), device, device.compute_stream())
+    }
+
+    fn on(device: Device, values: &[f32], shape: &[usize]) -> Tensor {
+        Tensor::from_f32(values.to_vec(), shape).on(device).unwrap()
+    }
+
+    #[test]
+    fn uneven_rows_come_to_their_places_and_host_values_pass_through_the_gpu() {
+        let fake = Fake::new(&[]);
+        let (collectives, device, stream) = second(&fake);
+        assert_eq!((collectives.rank(), collectives.world_size()), (1, 2));
+        let shares = Shares { global: 5, world_size: 2 };
+        assert_eq!(shares.rows(1), 2..5);
+        let local = on(device, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], &[3, 2]);
+        let mut all = on(device, &[9.0; 10], &[5, 2]);
+        collectives.all_gather_rows(&stream, local.view(), shares, all.view_mut()).unwrap();
+        let wanted = [0.0, 0.0, 0.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+        assert_eq!(*all.to_f32().unwrap(), wanted);
+        assert_eq!(collectives.all_gather_hashes(&[7, 8, 9], shares), [0, 0, 7, 8, 9]);
+        assert_eq!(collectives.sum([2.5, -1.0]), [2.5, -1.0]);
+        assert_eq!(collectives.all_gather_bytes(b"abc"), [b"".to_vec(), b"abc".to_vec()]);
+        assert!(collectives.broadcast(b"rank 0 says nothing".to_vec()).is_empty());
+        drop(collectives);
+        let gathers = [24, 24, 16, 8, 3].map(|bytes| format!("all-gather of {bytes}, type 1"));
+        let mut wanted = vec!["init 1 of 2".to_owned()];
+        wanted.extend(gathers);
+        wanted.extend(["broadcast of 8, type 1", "finalize", "destroy"].map(str::to_owned));
+        assert_eq!(fake.calls(), wanted);
+    }
+
+    #[test]
+    fn buckets_are_issued_as_they_are_complete_and_are_noted_when_they_have_happened() {
+        let fake = Fake::new(&[]);
+        let (collectives, device, stream) = second(&fake);
+        let mut flat = on(device, &[1.0; 10], &[10]);
+        let mut sums = GradientSum::new(&collectives, 4 * size_of::<f32>());
+        sums.ready(&stream, flat.view_mut(), 3);
+        assert_eq!(fake.calls().len(), 1, "no bucket is complete yet");
+        sums.ready(&stream, flat.view_mut(), 9);
+        assert_eq!(fake.calls().len(), 3, "two are");
+        sums.finish(&stream, flat.view_mut()).unwrap();
+        let calls = fake.calls();
+        let wanted = [4, 4, 2].map(|len| format!("all-reduce of {len}, type 7"));
+        assert_eq!(calls[1..], wanted);
+
+        let values = on(device, &[1.0; 333], &[333]);
+        let shares = Shares { global: 333, world_size: 2 };
+        let mut own = on(device, &[0.0; 167], &[167]);
+        collectives.reduce_scatter_sum(&stream, values.view(), shares, own.view_mut()).unwrap();
+        let reduces = ["group", "reduce of 166, type 7", "reduce of 167, type 7", "end of group"];
+        assert_eq!(fake.calls()[4..], reduces);
+        let done = |e: &Entry| {
+            e.kind == Kind::ReduceScatter && e.bytes == 668 && matches!(e.state, State::Done(_))
+        };
+        let end = Instant::now() + Duration::from_secs(10);
+        while !collectives.last().iter().any(done) {
+            assert!(Instant::now() < end, "{:?}", collectives.last());
+            std::thread::yield_now();
+        }
+        assert!(collectives.sequence() >= 4);
+    }
+
+    #[test]
+    fn host_memory_is_refused_by_name() {
+        let fake = Fake::new(&[]);
+        let (collectives, _, stream) = second(&fake);
+        let mut values = Tensor::from_f32(vec![1.0], &[1]);
+        let error = collectives.all_reduce_sum(&stream, values.view_mut()).unwrap_err();
+        assert!(error.to_string().contains("`values` lies in host memory"), "{error}");
+    }
+}
