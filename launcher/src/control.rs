@@ -269,7 +269,7 @@ impl Shared {
     /// Passes a message on; false ends the connection.
     async fn hear(&self, rank: usize, message: std::io::Result<Option<FromWorker>>) -> bool {
         match message {
-            Ok(Some(FromWorker::NcclId { id })) => {
+            Ok(Some(FromWorker::NcclId { id })) if rank == 0 => {
                 let mut members = self.members();
                 members.nccl_id = Some(id);
                 self.relay(&members);

@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use serde::Deserialize;
 use tokio::process::{Child, Command};
 use vljepa_recipes::protocol::{
-    LOCAL_RANK_VARIABLE, LOCAL_WORLD_SIZE_VARIABLE, RANK_VARIABLE, TOKEN_VARIABLE,
+    LOCAL_RANK_VARIABLE, LOCAL_WORLD_SIZE_VARIABLE, NVLS_VARIABLE, RANK_VARIABLE, TOKEN_VARIABLE,
     WORLD_SIZE_VARIABLE,
 };
 
@@ -160,20 +160,24 @@ impl Group {
         Ok(Self { children: vec![leader], group, token: token.to_owned(), ended: false })
     }
 
-    /// Starts `line` once for each of `ranks` ranks on this machine, and tells each which one it is.
+    /// Starts `line` once for each of `ranks` ranks on this machine, and tells each which one it is. `deterministic` keeps NCCL from
+    /// adding up inside of switches, whose order is their own.
     pub(crate) fn start_ranks(
         line: &[String],
         ranks: usize,
+        deterministic: bool,
         token: &str,
         output: &Path,
     ) -> std::io::Result<Self> {
         let place = |rank: usize| {
-            [
+            let mut place = vec![
                 (RANK_VARIABLE, rank),
                 (WORLD_SIZE_VARIABLE, ranks),
                 (LOCAL_RANK_VARIABLE, rank),
                 (LOCAL_WORLD_SIZE_VARIABLE, ranks),
-            ]
+            ];
+            place.extend(deterministic.then_some((NVLS_VARIABLE, 0)));
+            place
         };
         let leader = spawn(line, token, output, 0, &place(0))?;
         let group = process_of(&leader)?;

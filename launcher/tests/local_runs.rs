@@ -395,7 +395,7 @@ const ON_GPUS: [&str; 5] = ["recipe.yaml", "--set", "device=cuda", "--set", "pre
 #[test]
 fn ranks_on_gpus_are_started_one_by_one_and_get_rank_0_s_nccl_id() {
     let scenario = r#"
-echo "$VLJEPA_RANK of $VLJEPA_WORLD_SIZE, here $VLJEPA_LOCAL_RANK of $VLJEPA_LOCAL_WORLD_SIZE" > "$run/place-$rank"
+echo "$VLJEPA_RANK of $VLJEPA_WORLD_SIZE, here $VLJEPA_LOCAL_RANK of $VLJEPA_LOCAL_WORLD_SIZE, NVLS $NCCL_NVLS_ENABLE" > "$run/place-$rank"
 [ "$rank" = 2 ] && sleep 0.5
 hello
 [ "$rank" = 0 ] && say '{"message":"nccl_id","id":"rank 0 listens here"}'
@@ -404,10 +404,11 @@ echo "$answer" > "$run/id-$rank"
 complete
 "#;
     let place = on_gpus(3, scenario);
-    place.launch(&ON_GPUS).said(0, &["complete: 10 steps"]);
+    let deterministic = ["--set", "deterministic=true"];
+    place.launch(&[&ON_GPUS[..], &deterministic].concat()).said(0, &["complete: 10 steps"]);
     for rank in 0..3 {
         let text = place.read(&format!("runs/fake/place-{rank}"));
-        assert_eq!(text.trim(), format!("{rank} of 3, here {rank} of 3"));
+        assert_eq!(text.trim(), format!("{rank} of 3, here {rank} of 3, NVLS 0"));
         let id = place.read(&format!("runs/fake/id-{rank}"));
         assert_eq!(id.trim(), r#"{"message":"nccl_id","id":"rank 0 listens here"}"#);
     }

@@ -18,6 +18,8 @@ pub const WORLD_SIZE_VARIABLE: &str = "VLJEPA_WORLD_SIZE";
 pub const LOCAL_RANK_VARIABLE: &str = "VLJEPA_LOCAL_RANK";
 /// Processes of the run on its machine.
 pub const LOCAL_WORLD_SIZE_VARIABLE: &str = "VLJEPA_LOCAL_WORLD_SIZE";
+/// NCCL's own: 0 keeps it from reducing inside of NVLink switches, whose order of additions is their own.
+pub const NVLS_VARIABLE: &str = "NCCL_NVLS_ENABLE";
 
 /// What a worker process is asked to do; written as JSON beside the run and named on the worker's command line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -27,10 +27,8 @@ clean() { [ ${#pids[@]} = 0 ] || kill "${pids[@]}" 2>/dev/null || true; rm -rf "
 trap clean EXIT
 
 echo "building" >&2
-# Only these packages' features; the launcher has none.
-wanted=$(echo "$features" | tr , '\n' | grep -E '^vljepa-(worker|data)/' | paste -sd,)
-cargo build --release -p vljepa-worker -p vljepa-data -p vljepa-launcher --features "$wanted" >&2
-cargo bench --no-run -p vljepa-worker -p vljepa-data --features "$wanted" --bench multi_gpu --bench step \
+cargo build --release --workspace --features "$features" >&2
+cargo bench --no-run --workspace --features "$features" --bench multi_gpu --bench step \
   --message-format=json-render-diagnostics >"$work/built.json"
 bench() { # the program of a benchmark
   python3 - "$work/built.json" "$1" <<'PY'

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use vljepa_recipes::protocol::{
-    LOCAL_RANK_VARIABLE, LOCAL_WORLD_SIZE_VARIABLE, RANK_VARIABLE, TOKEN_VARIABLE,
+    LOCAL_RANK_VARIABLE, LOCAL_WORLD_SIZE_VARIABLE, NVLS_VARIABLE, RANK_VARIABLE, TOKEN_VARIABLE,
     WORLD_SIZE_VARIABLE,
 };
 
@@ -16,6 +16,8 @@ pub struct Environment {
     pub place: Option<[usize; 2]>,
     /// `VLJEPA_NCCL`: the library, where it is not found by its name.
     pub nccl: Option<PathBuf>,
+    /// Whether NCCL is kept from adding up inside of switches.
+    pub nvls_off: bool,
     /// The run's token; empty when no supervisor is there.
     pub token: String,
     /// Host name.
@@ -52,6 +54,7 @@ impl Environment {
         Self {
             place: place([RANK_VARIABLE, WORLD_SIZE_VARIABLE])
                 .or_else(|| place(["SLURM_PROCID", "SLURM_NTASKS"]).filter(|_| by_srun)),
+            nvls_off: variable(NVLS_VARIABLE).as_deref() == Some("0"),
             nccl: variable("VLJEPA_NCCL").filter(|path| !path.is_empty()).map(PathBuf::from),
             started_by_mpi: ["OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK"]
                 .into_iter()

@@ -55,12 +55,17 @@ pub fn join_gpus(
         Device::Cuda(cuda) => {
             use std::time::Duration;
 
-            use vljepa_recipes::protocol::FromWorker;
+            use vljepa_recipes::protocol::{FromWorker, NVLS_VARIABLE};
 
             use crate::collectives::nccl::{Id, Library, Nccl, TimeOuts};
 
             let library = Library::open(environment.nccl.as_deref())?;
             tracing::info!("NCCL {} from {}", library.version(), library.path().display());
+            if recipe.deterministic && !environment.nvls_off {
+                tracing::warn!(
+                    "the recipe is deterministic, but NCCL may add up inside of switches: set {NVLS_VARIABLE}=0 for every rank"
+                );
+            }
             if place[0] == 0 {
                 control.report(FromWorker::NcclId { id: library.unique_id()?.text() });
             }

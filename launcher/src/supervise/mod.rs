@@ -161,7 +161,7 @@ async fn one_attempt(
     events.write(Event::AttemptStarted { world_size, command: command.clone() });
     let output = output_log(run, number);
     let group = if one_by_one {
-        Group::start_ranks(&command, world_size, &token, &output)
+        Group::start_ranks(&command, world_size, run.recipe.deterministic, &token, &output)
     } else {
         Group::start(&command, &token, &output)
     };

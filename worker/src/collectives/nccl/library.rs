@@ -4,6 +4,7 @@
 
 #![expect(unsafe_code, reason = "calls into a C library that is loaded at run time")]
 
+use std::error::Error as _;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::path::{Path, PathBuf};
 
@@ -98,13 +99,14 @@ macro_rules! functions {
         }
 
         impl Functions {
-            fn load(library: &libloading::Library) -> Result<Self, libloading::Error> {
+            fn load(library: &libloading::Library) -> Result<Self, String> {
                 Ok(Self {
                     $(
                         // SAFETY: the type is the one that nccl.h declares for the name, and the library is never unloaded.
-                        $field: unsafe {
-                            *library.get::<unsafe extern "C" fn($($argument),*) -> $result>($name)?
-                        },
+                        $field: *unsafe {
+                            library.get::<unsafe extern "C" fn($($argument),*) -> $result>($name)
+                        }
+                        .map_err(|_| format!("it has no {}", $name.to_string_lossy()))?,
                     )+
                 })
             }
@@ -183,7 +185,7 @@ impl Library {
         };
         let (library, path) = load(&names)?;
         let unusable = |message: String| NcclError::Unusable { path: path.clone(), message };
-        let functions = Functions::load(&library).map_err(|error| unusable(error.to_string()))?;
+        let functions = Functions::load(&library).map_err(unusable)?;
         let mut found = Self { functions, path: path.clone(), version: 0 };
         // SAFETY: the pointer is valid for the call.
         let code = unsafe { (functions.version)(&raw mut found.version) };
@@ -363,7 +365,7 @@ fn load(names: &[PathBuf]) -> Result<(libloading::Library, PathBuf), NcclError> 
         match unsafe { libloading::Library::new(name) } {
             Ok(library) => return Ok((library, name.clone())),
             Err(error) if name.is_file() => {
-                let message = error.to_string();
+                let message = error.source().map_or(error.to_string(), ToString::to_string);
                 return Err(NcclError::Unusable { path: name.clone(), message });
             }
             Err(_) => tried.push(name.display().to_string()),
