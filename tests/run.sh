@@ -7,6 +7,7 @@ export VLJEPA_FEATURES=vljepa-worker/cuda,vljepa-tests/cuda
 . recipes/install.sh
 . kernels/nvrtc.sh
 . tests/slurm/install.sh
+. worker/nccl.sh
 
 # Other people's files, which are not copied into this project: shards, photos and clips to read (tests/tests/all/real_material.rs).
 export VLJEPA_MATERIAL=${VLJEPA_MATERIAL:-$(cd .. && pwd)/shared/material}

@@ -353,6 +353,16 @@ impl<'a> View<'a> {
         }
     }
 
+    /// The elements' place in a GPU's memory, for libraries that read or write it themselves; none in host memory.
+    #[cfg(feature = "cuda")]
+    #[must_use]
+    pub fn region(self) -> Option<crate::device::cuda::Region> {
+        match self.storage {
+            StorageRef::Host(_) => None,
+            StorageRef::Cuda(slice) => Some(slice.region()),
+        }
+    }
+
     /// The elements, wherever they are.
     pub(crate) fn storage(self) -> StorageRef<'a> {
         self.storage

@@ -30,6 +30,10 @@ const READ_BYTES: usize = 1 << 10;
 const SIGN: Duration = Duration::from_secs(SIGN_OF_LIFE_S);
 /// Connections beyond the ranks that may be open at once, while they have not said who they are.
 const STRANGERS: usize = 64;
+/// Between reminders to a rank that others have not connected.
+const REMINDER: Duration = Duration::from_secs(5);
+/// Ranks that such a reminder names at most.
+const NAMED: usize = 16;
 /// Messages waiting for the supervisor before connections are read no further.
 const WAITING_MESSAGES: usize = 1024;
 
@@ -84,6 +88,8 @@ struct Shared {
     expected: Expected,
     members: Mutex<Members>,
     heard: mpsc::Sender<Heard>,
+    /// Rank 0's NCCL id, from the moment when all ranks have connected.
+    nccl_id: watch::Sender<Option<String>>,
 }
 
 /// Who is connected, and the build that all must have: the first one's.
@@ -91,6 +97,7 @@ struct Shared {
 struct Members {
     ranks: BTreeSet<usize>,
     build: Option<String>,
+    nccl_id: Option<String>,
 }
 
 impl Server {
@@ -105,7 +112,9 @@ impl Server {
         let (sender, heard) = mpsc::channel(WAITING_MESSAGES);
         let (stop, stopped) = watch::channel(false);
         let open = Arc::new(Semaphore::new(expected.world_size + STRANGERS));
-        let shared = Arc::new(Shared { expected, members: Mutex::default(), heard: sender });
+        let nccl_id = watch::Sender::new(None);
+        let shared =
+            Arc::new(Shared { expected, members: Mutex::default(), heard: sender, nccl_id });
         let accepting = tokio::spawn(accept(listener, shared, stopped, open));
         Ok(Self { address, heard, stop, accepting })
     }
@@ -186,7 +195,7 @@ async fn serve(
     let welcomed = send(&mut write, &FromSupervisor::Welcome).await.is_ok();
     lines.limit = MAX_LINE_BYTES;
     let mut listening = welcomed && shared.heard.send(Heard::Joined(hello)).await.is_ok();
-    let speaking = speak(&mut write, stopped);
+    let speaking = speak(&mut write, shared, stopped);
     tokio::pin!(speaking);
     while listening {
         tokio::select! {
@@ -198,15 +207,25 @@ async fn serve(
     shared.heard.send(Heard::Lost(rank)).await.ok();
 }
 
-/// Tells a rank what it has to know: that the supervisor is there, that it should stop.
-async fn speak(write: &mut OwnedWriteHalf, mut stopped: watch::Receiver<bool>) {
-    let mut told_stop = false;
-    let mut sign = tokio::time::interval_at(tokio::time::Instant::now() + SIGN, SIGN);
+/// Tells a rank what it has to know: that the supervisor is there, that it should stop, where the others are, who has not come.
+async fn speak(write: &mut OwnedWriteHalf, shared: &Shared, mut stopped: watch::Receiver<bool>) {
+    let mut nccl_id = shared.nccl_id.subscribe();
+    let (mut told_stop, mut told_id) = (false, false);
+    let from_now = |period| tokio::time::interval_at(tokio::time::Instant::now() + period, period);
+    let (mut sign, mut reminder) = (from_now(SIGN), from_now(REMINDER));
     loop {
         let message = tokio::select! {
-            stop = stopped.wait_for(|stop| *stop), if !told_stop => {
+            stop = async { stopped.wait_for(|stop| *stop).await.is_ok() }, if !told_stop => {
                 told_stop = true;
-                stop.is_ok().then_some(FromSupervisor::Stop)
+                stop.then_some(FromSupervisor::Stop)
+            }
+            id = async { nccl_id.wait_for(Option::is_some).await.ok()?.clone() }, if !told_id => {
+                told_id = true;
+                id.map(|id| FromSupervisor::NcclId { id })
+            }
+            _ = reminder.tick(), if !told_id => {
+                let ranks = shared.absent();
+                (!ranks.is_empty()).then_some(FromSupervisor::Absent { ranks })
             }
             _ = sign.tick() => Some(FromSupervisor::Alive),
         };
@@ -269,12 +288,34 @@ impl Shared {
         if !members.ranks.insert(rank) {
             return Err(format!("rank {rank} is connected already"));
         }
+        self.relay(&members);
         Ok(())
+    }
+
+    /// Hands the NCCL id out as soon as it is there and all ranks are: whoever came to it earlier would wait for the others inside of
+    /// NCCL, which cannot say for whom.
+    fn relay(&self, members: &Members) {
+        if members.ranks.len() == self.expected.world_size && members.nccl_id.is_some() {
+            self.nccl_id.send_replace(members.nccl_id.clone());
+        }
+    }
+
+    /// The first ranks that are not connected.
+    fn absent(&self) -> Vec<usize> {
+        let members = self.members();
+        let all = 0..self.expected.world_size;
+        all.filter(|rank| !members.ranks.contains(rank)).take(NAMED).collect()
     }
 
     /// Passes a message on; false ends the connection.
     async fn hear(&self, rank: usize, message: std::io::Result<Option<FromWorker>>) -> bool {
         match message {
+            Ok(Some(FromWorker::NcclId { id })) if rank == 0 => {
+                let mut members = self.members();
+                members.nccl_id = Some(id);
+                self.relay(&members);
+                true
+            }
             Ok(Some(message)) => self.heard.send(Heard::Said(rank, message)).await.is_ok(),
             Ok(None) => false,
             // It ended without reading the last order.
@@ -345,6 +386,8 @@ impl Lines {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
     use tokio::net::TcpStream;
     use vljepa_recipes::protocol::{FromSupervisor, FromWorker, Hello, Phase};
@@ -393,9 +436,11 @@ mod tests {
     fn reason(answer: FromSupervisor) -> String {
         match answer {
             FromSupervisor::Refused { reason } => reason,
-            FromSupervisor::Welcome | FromSupervisor::Alive | FromSupervisor::Stop => {
-                panic!("was not refused: {answer:?}")
-            }
+            FromSupervisor::Welcome
+            | FromSupervisor::Alive
+            | FromSupervisor::NcclId { .. }
+            | FromSupervisor::Absent { .. }
+            | FromSupervisor::Stop => panic!("was not refused: {answer:?}"),
         }
     }
 
@@ -418,6 +463,35 @@ mod tests {
         assert!(matches!(server.next().await, Some(Heard::Joined(h)) if h.rank == 0));
         drop(worker);
         assert!(matches!(server.next().await, Some(Heard::Lost(1))));
+    }
+
+    #[tokio::test]
+    async fn an_nccl_id_reaches_all_ranks_when_all_are_there_and_also_those_that_come_again() {
+        let mut server = server().await;
+        let (mut first, _) = say_hello(&server, hello(0)).await;
+        assert!(matches!(server.next().await, Some(Heard::Joined(_))));
+        let made = FromWorker::NcclId { id: "an id".to_owned() };
+        let line = serde_json::to_string(&made).unwrap() + "\n";
+        first.get_mut().write_all(line.as_bytes()).await.unwrap();
+        let soon = Duration::from_millis(200);
+        let early = tokio::time::timeout(soon, answer(&mut first)).await;
+        assert!(early.is_err(), "rank 1 is not there yet: {early:?}");
+        let (mut second, _) = say_hello(&server, hello(1)).await;
+        let id = FromSupervisor::NcclId { id: "an id".to_owned() };
+        assert_eq!(answer(&mut first).await, id);
+        assert_eq!(answer(&mut second).await, id);
+        assert!(matches!(server.next().await, Some(Heard::Joined(_))));
+        drop(second);
+        assert!(matches!(server.next().await, Some(Heard::Lost(1))));
+        let (mut again, _) = say_hello(&server, hello(1)).await;
+        assert_eq!(answer(&mut again).await, id);
+    }
+
+    #[tokio::test]
+    async fn a_rank_that_waits_hears_who_is_missing() {
+        let server = server().await;
+        let (mut first, _) = say_hello(&server, hello(0)).await;
+        assert_eq!(answer(&mut first).await, FromSupervisor::Absent { ranks: vec![1] });
     }
 
     #[tokio::test]

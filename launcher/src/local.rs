@@ -12,7 +12,10 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use serde::Deserialize;
 use tokio::process::{Child, Command};
-use vljepa_recipes::protocol::TOKEN_VARIABLE;
+use vljepa_recipes::protocol::{
+    LOCAL_RANK_VARIABLE, LOCAL_WORLD_SIZE_VARIABLE, NVLS_VARIABLE, RANK_VARIABLE, TOKEN_VARIABLE,
+    WORLD_SIZE_VARIABLE,
+};
 
 use crate::environment;
 use crate::error::LaunchError;
@@ -23,6 +26,9 @@ use crate::terminal;
 const GRACE: Duration = Duration::from_secs(3);
 /// Time between the death of the ranks and KILL for what started them, when everything is to end at once.
 const LAST_MOMENT: Duration = Duration::from_secs(5);
+
+/// Between looks at ranks that were started one by one.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// The programs a run needs.
 #[derive(Debug, Clone)]
@@ -82,6 +88,13 @@ impl Programs {
             .map_err(|error| broken(format!("`--features` printed something else: {error}")))
     }
 
+    /// The command line of each rank, where ranks are started one by one: on GPUs, which need no MPI.
+    pub(crate) fn rank_command(&self, arguments: &WorkerArguments) -> Vec<String> {
+        let mut line = vec![self.worker.display().to_string()];
+        line.extend(arguments.list());
+        line
+    }
+
     /// The command line of an attempt.
     pub(crate) fn train_command(
         &self,
@@ -134,7 +147,8 @@ impl WorkerArguments {
 /// The processes of an attempt.
 #[derive(Debug)]
 pub(crate) struct Group {
-    child: Child,
+    /// What was started: `mpirun` or a single worker, or each rank of several.
+    children: Vec<Child>,
     group: Pid,
     token: String,
     step: Option<Step>,
@@ -153,22 +167,15 @@ pub(crate) struct Step {
 impl Group {
     /// Starts `line` with its output appended to the file `output`.
     pub(crate) fn start(line: &[String], token: &str, output: &Path) -> std::io::Result<Self> {
-        let file = std::fs::OpenOptions::new().create(true).append(true).open(output)?;
-        let program = line.first().ok_or_else(|| std::io::Error::other("an empty command"))?;
-        let child = Command::new(program)
-            .args(&line[1..])
-            .env(TOKEN_VARIABLE, token)
-            .stdin(Stdio::null())
-            .stdout(file.try_clone()?)
-            .stderr(file)
-            .process_group(0)
-            .spawn()?;
-        let group = child
-            .id()
-            .and_then(|id| i32::try_from(id).ok())
-            .map(Pid::from_raw)
-            .ok_or_else(|| std::io::Error::other("the process ended at once"))?;
-        Ok(Self { child, group, token: token.to_owned(), step: None, ended: false })
+        let leader = spawn(line, token, output, 0, &[])?;
+        let group = process_of(&leader)?;
+        Ok(Self {
+            children: vec![leader],
+            group,
+            token: token.to_owned(),
+            step: None,
+            ended: false,
+        })
     }
 
     /// The same as the processes of a Slurm job's step, where there is one.
@@ -178,15 +185,86 @@ impl Group {
         self
     }
 
+    /// Starts `line` once for each of `ranks` ranks on this machine, and tells each which one it is. `deterministic` keeps NCCL from
+    /// adding up inside of switches, whose order is their own.
+    pub(crate) fn start_ranks(
+        line: &[String],
+        ranks: usize,
+        deterministic: bool,
+        token: &str,
+        output: &Path,
+    ) -> std::io::Result<Self> {
+        let place = |rank: usize| {
+            let mut place = vec![
+                (RANK_VARIABLE, rank),
+                (WORLD_SIZE_VARIABLE, ranks),
+                (LOCAL_RANK_VARIABLE, rank),
+                (LOCAL_WORLD_SIZE_VARIABLE, ranks),
+            ];
+            place.extend(deterministic.then_some((NVLS_VARIABLE, 0)));
+            place
+        };
+        let leader = spawn(line, token, output, 0, &place(0))?;
+        let group = process_of(&leader)?;
+        // From here on, dropping it ends what was started.
+        let mut all = Self {
+            children: vec![leader],
+            group,
+            token: token.to_owned(),
+            step: None,
+            ended: false,
+        };
+        for rank in 1..ranks {
+            all.children.push(spawn(line, token, output, group.as_raw(), &place(rank))?);
+        }
+        Ok(all)
+    }
+
+    /// How the process of a rank that was started by itself has ended, if it has.
+    pub(crate) fn ending_of(&mut self, rank: usize) -> Option<ExitStatus> {
+        let one_by_one = self.children.len() > 1;
+        let child = self.children.get_mut(rank).filter(|_| one_by_one)?;
+        child.try_wait().ok().flatten()
+    }
+
+    /// The first rank of those that were started one by one whose process did not succeed.
+    pub(crate) fn failed_rank(&mut self) -> Option<usize> {
+        (0..self.children.len()).find(|rank| self.ending_of(*rank).is_some_and(|s| !s.success()))
+    }
+
     /// The started process, which leads the group.
     #[cfg(test)]
     pub(crate) fn leader(&self) -> Pid {
         self.group
     }
 
-    /// Waits until the started process has ended.
+    /// Waits until the started process has ended; of several, until all have, or one of them did not succeed.
     pub(crate) async fn wait(&mut self) -> std::io::Result<ExitStatus> {
-        self.child.wait().await
+        if let [child] = self.children.as_mut_slice() {
+            return child.wait().await;
+        }
+        loop {
+            let mut ended = Ok(ExitStatus::default());
+            let mut running = false;
+            for child in &mut self.children {
+                match child.try_wait()? {
+                    Some(status) if !status.success() => return Ok(status),
+                    Some(status) => ended = Ok(status),
+                    None => running = true,
+                }
+            }
+            if !running {
+                return ended;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Waits until every started process has ended.
+    async fn all_ended(&mut self) {
+        for child in &mut self.children {
+            child.wait().await.ok();
+        }
     }
 
     /// Ends everything: TERM and three seconds for those that listen, then KILL, also for what left the group.
@@ -197,7 +275,7 @@ impl Group {
         // A stopped process hears TERM only when it goes on.
         self.signal_group(Signal::SIGTERM);
         self.signal_group(Signal::SIGCONT);
-        tokio::time::timeout(GRACE, self.child.wait()).await.ok();
+        tokio::time::timeout(GRACE, self.all_ended()).await.ok();
         self.end_now().await;
     }
 
@@ -209,14 +287,16 @@ impl Group {
         // The ranks first: `mpirun` sees them die, removes its session folder and their shared memory, and ends in one to three seconds.
         // TERM would not hurry it: OpenMPI 4.1 may crash on it at this moment and leave its folder behind.
         let mut ranks = with_token(&self.token);
-        ranks.retain(|process| *process != self.group);
+        if self.children.len() == 1 {
+            ranks.retain(|process| *process != self.group);
+        }
         ranks.iter().for_each(|rank| kill(*rank, Signal::SIGKILL).unwrap_or_default());
         if !ranks.is_empty() {
-            tokio::time::timeout(LAST_MOMENT, self.child.wait()).await.ok();
+            tokio::time::timeout(LAST_MOMENT, self.all_ended()).await.ok();
         }
         self.kill();
         let gone = async {
-            self.child.wait().await.ok();
+            self.all_ended().await;
             while !with_token(&self.token).is_empty() {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
@@ -229,15 +309,15 @@ impl Group {
         if !client::end_steps(&step.job, Some(&step.name)).await {
             self.signal_group(Signal::SIGTERM);
         }
-        tokio::time::timeout(LAST_MOMENT * 2, self.child.wait()).await.ok();
+        tokio::time::timeout(LAST_MOMENT * 2, self.wait()).await.ok();
         self.signal_group(Signal::SIGKILL);
-        tokio::time::timeout(GRACE, self.child.wait()).await.ok();
+        tokio::time::timeout(GRACE, self.wait()).await.ok();
         self.ended = true;
     }
 
-    /// Signals the group as long as its first process was not waited for: after that its number may be another's.
+    /// Signals the group as long as one of its processes was not waited for: after that its number may be another's.
     fn signal_group(&self, signal: Signal) {
-        if self.child.id().is_some() {
+        if self.children.iter().any(|child| child.id().is_some()) {
             killpg(self.group, signal).ok();
         }
     }
@@ -258,6 +338,32 @@ impl Drop for Group {
             self.kill();
         }
     }
+}
+
+/// Starts a process in the process group `group`, or, for 0, in one of its own.
+fn spawn(
+    line: &[String],
+    token: &str,
+    output: &Path,
+    group: i32,
+    place: &[(&str, usize)],
+) -> std::io::Result<Child> {
+    let file = std::fs::OpenOptions::new().create(true).append(true).open(output)?;
+    let program = line.first().ok_or_else(|| std::io::Error::other("an empty command"))?;
+    Command::new(program)
+        .args(&line[1..])
+        .env(TOKEN_VARIABLE, token)
+        .envs(place.iter().map(|(name, value)| (name, value.to_string())))
+        .stdin(Stdio::null())
+        .stdout(file.try_clone()?)
+        .stderr(file)
+        .process_group(group)
+        .spawn()
+}
+
+fn process_of(child: &Child) -> std::io::Result<Pid> {
+    let id = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
+    id.ok_or_else(|| std::io::Error::other("the process ended at once"))
 }
 
 /// Processes of this machine whose environment holds the token; it is as good as a name, because no other process got it.

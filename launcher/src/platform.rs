@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use vljepa_recipes::schema::Recipe;
+use vljepa_recipes::schema::{Device, Recipe};
 
 use crate::error::LaunchError;
 use crate::local::{Programs, Step, WorkerArguments};
@@ -59,7 +59,12 @@ impl Platform {
         arguments: &WorkerArguments,
     ) -> Result<(Vec<String>, Option<Step>), LaunchError> {
         let Self::Slurm(allocation) = self else {
-            return Ok((programs.train_command(placement.world_size, arguments)?, None));
+            // Ranks on GPUs need nobody to introduce them to each other but the supervisor.
+            let line = match recipe.device {
+                Device::Cuda => programs.rank_command(arguments),
+                Device::Host => programs.train_command(placement.world_size, arguments)?,
+            };
+            return Ok((line, None));
         };
         let name = format!("vljepa-{attempt}");
         let mut line = allocation.srun(recipe, &name, placement);

@@ -297,8 +297,10 @@ pub(crate) async fn preflight(recipe: &Recipe) -> Result<Programs, LaunchError> 
         return Err(LaunchError::Files { problems });
     }
     let programs = Programs::find()?;
-    let ranks = recipe.cluster.world_size();
-    if recipe.cluster.scheduler == Scheduler::Local && ranks > 1 && programs.mpirun.is_none() {
+    let (cluster, ranks) = (&recipe.cluster, recipe.cluster.world_size());
+    let through_mpirun =
+        cluster.scheduler == Scheduler::Local && recipe.device == Device::Host && ranks > 1;
+    if through_mpirun && programs.mpirun.is_none() {
         return Err(LaunchError::MpirunMissing { ranks });
     }
     check_features(recipe, &programs).await?;
@@ -312,9 +314,10 @@ async fn check_features(recipe: &Recipe, programs: &Programs) -> Result<(), Laun
         return Err(LaunchError::NoCuda { worker: programs.worker.clone() });
     }
     let ranks = recipe.cluster.world_size();
+    let through_mpi = ranks > 1 && recipe.device == Device::Host;
     let clips = recipe.data.sources.iter().find(|(_, source)| source.visual == Visual::Video);
     let needs = [
-        ("mpi", features.mpi, (ranks > 1).then(|| format!("the run has {ranks} ranks"))),
+        ("mpi", features.mpi, through_mpi.then(|| format!("the run has {ranks} ranks"))),
         (
             "video",
             features.video,

@@ -384,3 +384,81 @@ fn a_dry_run_prints_recipe_and_plan_and_starts_nothing() {
     }
     assert!(!place.path("runs").exists());
 }
+
+/// A recipe of several GPUs whose workers have no MPI to be started by.
+fn on_gpus(ranks: usize, scenario: &str) -> Place {
+    let place = Place::new(ranks, scenario);
+    std::fs::remove_file(place.path("bin/mpirun")).unwrap();
+    place.write("bin/features.json", r#"{"version":"1","mpi":false,"video":true,"cuda":true}"#);
+    place
+}
+
+const ON_GPUS: [&str; 5] = ["recipe.yaml", "--set", "device=cuda", "--set", "precision=bf16"];
+
+#[test]
+fn ranks_on_gpus_are_started_one_by_one_and_get_rank_0_s_nccl_id() {
+    let scenario = r#"
+echo "$VLJEPA_RANK of $VLJEPA_WORLD_SIZE, here $VLJEPA_LOCAL_RANK of $VLJEPA_LOCAL_WORLD_SIZE, NVLS $NCCL_NVLS_ENABLE" > "$run/place-$rank"
+[ "$rank" = 2 ] && sleep 0.5
+hello
+[ "$rank" = 0 ] && say '{"message":"nccl_id","id":"rank 0 listens here"}'
+read -r answer <&3
+echo "$answer" > "$run/id-$rank"
+complete
+"#;
+    let place = on_gpus(3, scenario);
+    let deterministic = ["--set", "deterministic=true"];
+    place.launch(&[&ON_GPUS[..], &deterministic].concat()).said(0, &["complete: 10 steps"]);
+    for rank in 0..3 {
+        let text = place.read(&format!("runs/fake/place-{rank}"));
+        assert_eq!(text.trim(), format!("{rank} of 3, here {rank} of 3, NVLS 0"));
+        let id = place.read(&format!("runs/fake/id-{rank}"));
+        assert_eq!(id.trim(), r#"{"message":"nccl_id","id":"rank 0 listens here"}"#);
+    }
+    assert_eq!(place.left_behind(), [""; 0]);
+}
+
+#[test]
+fn the_death_of_one_rank_on_a_gpu_is_named_and_ends_the_others() {
+    let scenario = r#"
+hello
+beat 0 forward
+if [ "$rank" = 1 ]; then sleep 0.3; kill -9 $$; fi
+sleep 60
+"#;
+    let place = on_gpus(3, scenario);
+    let since = Instant::now();
+    let ended = place.launch(&[&ON_GPUS[..], &["--set", NO_RESTART]].concat());
+    ended.said(1, &["rank 1", "ended with signal 9, SIGKILL"]);
+    assert!(since.elapsed() < Duration::from_secs(15), "{:?}", since.elapsed());
+    assert_eq!(place.left_behind(), [""; 0]);
+}
+
+#[test]
+fn a_rank_on_a_gpu_that_cannot_start_is_named_with_what_it_said() {
+    let scenario = r#"
+if [ "$rank" = 2 ]; then echo "error: GPU 2 is broken"; exit 1; fi
+hello
+sleep 60
+"#;
+    let place = on_gpus(3, scenario);
+    let ended = place.launch(&[&ON_GPUS[..], &["--set", NO_RESTART]].concat());
+    ended.said(1, &["rank 2", "exit code 1 before it connected", "GPU 2 is broken"]);
+    assert_eq!(place.left_behind(), [""; 0]);
+}
+
+#[test]
+fn ranks_that_never_connect_are_named_when_their_time_is_over() {
+    let scenario = r#"
+[ "$rank" != 0 ] && sleep 60
+hello
+sleep 60
+"#;
+    let place = on_gpus(4, scenario);
+    let limit = ["--set", "cluster.start_timeout_s=2", "--set", NO_RESTART];
+    let ended = place.launch(&[&ON_GPUS[..], &limit].concat());
+    ended.said(1, &["rank 1", "did not connect within 2 s, nor did 2 others: 2, 3"]);
+    assert_eq!(place.left_behind(), [""; 0]);
+}
+
+const NO_RESTART: &str = "cluster.restart.max_without_progress=0";

@@ -68,9 +68,11 @@ fn step(
     let statistics = info_nce.statistics(cx, parameters, &gathered)?;
     let (r, c) = (statistics.predicted_lse.view(), statistics.target_lse.view());
     let d = info_nce.backward(cx, parameters, &gathered, r, c, gradients)?;
-    model.y_encoder.backward(cx, parameters, embedded.saved, d.target.view(), gradients)?;
+    let (saved, d_target) = (embedded.saved, d.target.view());
+    model.y_encoder.backward(cx, parameters, saved, d_target, gradients, &mut |_, _| {})?;
     report.line("y_encoder backward")?;
-    model.predictor.backward(cx, parameters, predicted.saved, d.predicted.view(), gradients)?;
+    let (saved, d_predicted) = (predicted.saved, d.predicted.view());
+    model.predictor.backward(cx, parameters, saved, d_predicted, gradients, &mut |_, _| {})?;
     report.line("predictor backward")?;
     Ok(info_nce.loss(&statistics, images)?)
 }

@@ -25,7 +25,8 @@ pub use layers::{Embedded, Head, Sequence, TextModel};
 pub use loss::{Gathered, InfoNce, Objective, PairDistance, Statistics};
 pub use optimizer::{AdamW, learning_rate_at};
 pub use parameters::{
-    Gradients, Group, Initial, Layout, LayoutBuilder, Parameter, ParameterId, Parameters, Weight,
+    Gradients, Group, Initial, Layout, LayoutBuilder, OnReady, Parameter, ParameterId, Parameters,
+    Weight,
 };
 pub use predictor::Predictor;
 pub use vl_jepa::VlJepa;

@@ -204,6 +204,13 @@ impl LayoutBuilder {
         Weight { id, trainable, start, shape: Shape::new(shape) }
     }
 
+    /// Where the trainable buffer ends so far: gradients before it are complete when the backward pass of what was registered last is
+    /// done.
+    #[must_use]
+    pub fn trainable_end(&self) -> usize {
+        self.layout.trainable_len
+    }
+
     /// The finished layout.
     #[must_use]
     pub fn finish(self) -> Layout {
@@ -363,6 +370,10 @@ pub struct Gradients {
     /// f32 (`trainable_len`).
     pub flat: Tensor,
 }
+
+/// Hears during a backward pass that the gradients before a place of their buffer are complete: nothing adds to them any more in this
+/// pass, nor in those of parts that come later.
+pub type OnReady<'a> = dyn FnMut(&mut Gradients, usize) + 'a;
 
 impl Gradients {
     /// Gradients that are all zero.

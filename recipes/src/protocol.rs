@@ -18,6 +18,16 @@ pub const TOKEN_VARIABLE: &str = "VLJEPA_TOKEN";
 
 /// Seconds between two signs of life of the supervisor.
 pub const SIGN_OF_LIFE_S: u64 = 15;
+/// Environment variables by which the launcher tells a process it starts itself which rank it is.
+pub const RANK_VARIABLE: &str = "VLJEPA_RANK";
+/// Ranks of the run.
+pub const WORLD_SIZE_VARIABLE: &str = "VLJEPA_WORLD_SIZE";
+/// The process's number among those of the run on its machine.
+pub const LOCAL_RANK_VARIABLE: &str = "VLJEPA_LOCAL_RANK";
+/// Processes of the run on its machine.
+pub const LOCAL_WORLD_SIZE_VARIABLE: &str = "VLJEPA_LOCAL_WORLD_SIZE";
+/// NCCL's own: 0 keeps it from reducing inside of NVLink switches, whose order of additions is their own.
+pub const NVLS_VARIABLE: &str = "NCCL_NVLS_ENABLE";
 
 /// What a worker process is asked to do; written as JSON beside the run and named on the worker's command line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -125,6 +135,11 @@ pub enum FromWorker {
     Knock {
         /// The run's token.
         token: String,
+    },
+    /// The id by which ranks on GPUs find each other (rank 0 only).
+    NcclId {
+        /// `ncclUniqueId`, base64.
+        id: String,
     },
     /// A line of metrics (rank 0 only), as in `metrics.jsonl`.
     Metrics(Metrics),
@@ -258,6 +273,16 @@ pub enum FromSupervisor {
     },
     /// The supervisor is there; said every [`SIGN_OF_LIFE_S`] seconds.
     Alive,
+    /// All ranks have connected, and this is the id that rank 0 made for them.
+    NcclId {
+        /// `ncclUniqueId`, base64.
+        id: String,
+    },
+    /// Ranks that have not connected yet, said now and then while there are some.
+    Absent {
+        /// The first of them, at most sixteen.
+        ranks: Vec<usize>,
+    },
     /// Save at the next step boundary that all ranks agree on, then end.
     Stop,
 }

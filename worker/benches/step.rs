@@ -7,6 +7,8 @@
 //! each as the host sees them, `--trace FILE` what the GPU did in one more step: a Chrome trace in FILE, and its budget as a line.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "the benchmark's result")]
 
+mod join;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -39,6 +41,9 @@ struct Arguments {
     /// Ranks of the world whose rank 0 is timed; the others' rows are copies.
     #[arg(long, default_value_t = 1)]
     ranks: usize,
+    /// The ranks are there: GPUs that find each other through this file (`multi_gpu.sh`).
+    #[arg(long)]
+    meet: Option<PathBuf>,
     /// Rows embedded at once; none for all of them.
     #[arg(long)]
     micro_batch: Option<usize>,
@@ -97,11 +102,19 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let (mut engine, mut training) = Engine::for_training(&recipe, device)?;
     let batch = random_batch(arguments, &recipe)?;
     let learning_rate = recipe.stages.first().map_or(1e-3, |stage| stage.learning_rate.peak);
-    let collectives = if arguments.ranks > 1 {
+    let collectives = if arguments.meet.is_some() || Environment::read().started_by_mpi {
+        join::join(arguments.meet.as_deref(), device)?
+    } else if arguments.ranks > 1 {
         Collectives::StandIn(StandIn { world_size: arguments.ranks })
     } else {
         Collectives::Solo(Solo)
     };
+    anyhow::ensure!(
+        arguments.ranks == 1 || collectives.world_size() == arguments.ranks,
+        "{} ranks are there, --ranks says {}",
+        collectives.world_size(),
+        arguments.ranks
+    );
     let step = |engine: &mut Engine, training: &mut Training| {
         let input = Input {
             batch: batch.clone(),
@@ -154,7 +167,11 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
             phases.into_iter().map(|(name, mut ms)| (name, rounded(median(&mut ms), 1e3)));
         line["phases_ms"] = medians.collect();
     }
-    println!("{line}");
+    line["joined"] =
+        (!matches!(collectives, Collectives::Solo(_) | Collectives::StandIn(_))).into();
+    if collectives.rank() == 0 {
+        println!("{line}");
+    }
     if let Some(path) = &arguments.trace {
         traced(device, path, || step(&mut engine, &mut training).map(|_| ()))?;
     }

@@ -6,8 +6,8 @@
 
 use std::io::{BufRead, BufReader, BufWriter, ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -50,6 +50,15 @@ struct Shared {
     phase: AtomicU8,
     step: AtomicU64,
     collective: AtomicU64,
+    rendezvous: Mutex<Rendezvous>,
+    rendezvous_changed: Condvar,
+}
+
+/// What the supervisor said about the other ranks.
+#[derive(Debug, Default)]
+struct Rendezvous {
+    nccl_id: Option<String>,
+    absent: Vec<usize>,
 }
 
 impl Control {
@@ -75,6 +84,9 @@ impl Control {
                 return Err(WorkerError::Refused { reason }.into());
             }
             FromSupervisor::Stop => anyhow::bail!("the run was stopped before this worker started"),
+            FromSupervisor::NcclId { .. } | FromSupervisor::Absent { .. } => {
+                anyhow::bail!("the supervisor answered a hello with something else");
+            }
         }
         let shared = Arc::new(Shared::default());
         let (sender, receiver) = bounded(WAITING_MESSAGES);
@@ -106,6 +118,34 @@ impl Control {
     /// Notes that this rank enters a collective; `sequence` counts them from 1. The next heartbeat says so.
     pub fn collective(&self, sequence: u64) {
         self.shared.collective.store(sequence, Ordering::Release);
+    }
+
+    /// The id by which ranks on GPUs find each other, when all have connected and rank 0 has made it.
+    ///
+    /// # Errors
+    /// When that takes longer than `time_out`, naming who is missing; or when there is no supervisor.
+    pub fn nccl_id(&self, time_out: Duration) -> Result<String, WorkerError> {
+        if self.sender.is_none() {
+            return Err(WorkerError::NoSupervisor);
+        }
+        let rendezvous = self.shared.rendezvous();
+        let waiting = |rendezvous: &mut Rendezvous| rendezvous.nccl_id.is_none();
+        let (rendezvous, _) = self
+            .shared
+            .rendezvous_changed
+            .wait_timeout_while(rendezvous, time_out, waiting)
+            .unwrap_or_else(PoisonError::into_inner);
+        rendezvous.nccl_id.clone().ok_or_else(|| WorkerError::NoRendezvous {
+            seconds: time_out.as_secs(),
+            missing: match rendezvous.absent.as_slice() {
+                [] => "rank 0 made no NCCL id".to_owned(),
+                [rank] => format!("rank {rank} did not connect"),
+                ranks => {
+                    let ranks: Vec<String> = ranks.iter().map(ToString::to_string).collect();
+                    format!("ranks {} did not connect", ranks.join(", "))
+                }
+            },
+        })
     }
 
     /// Whether the supervisor asked for a stop.
@@ -158,6 +198,10 @@ impl Shared {
     fn position(&self) -> (u64, Phase) {
         let phase = PHASES[usize::from(self.phase.load(Ordering::Acquire))];
         (self.step.load(Ordering::Acquire), phase)
+    }
+
+    fn rendezvous(&self) -> MutexGuard<'_, Rendezvous> {
+        self.rendezvous.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -250,6 +294,12 @@ fn listen(mut reader: BufReader<TcpStream>, shared: &Shared) {
         };
         match serde_json::from_slice(&line) {
             Ok(FromSupervisor::Stop) => shared.stop.store(true, Ordering::Release),
+            Ok(FromSupervisor::NcclId { id }) => {
+                let mut rendezvous = shared.rendezvous();
+                (rendezvous.nccl_id, rendezvous.absent) = (Some(id), Vec::new());
+                shared.rendezvous_changed.notify_all();
+            }
+            Ok(FromSupervisor::Absent { ranks }) => shared.rendezvous().absent = ranks,
             Ok(
                 FromSupervisor::Welcome | FromSupervisor::Alive | FromSupervisor::Refused { .. },
             ) => {}
@@ -351,6 +401,44 @@ mod tests {
         }
         control.finish();
         drop(thread.join().unwrap());
+    }
+
+    #[test]
+    fn an_nccl_id_is_awaited_and_who_keeps_it_away_is_named() {
+        let (go, gone) = bounded::<()>(0);
+        let (address, thread) = supervisor(FromSupervisor::Welcome, move |_reader, mut stream| {
+            let mut say = |message: &FromSupervisor| {
+                writeln!(stream, "{}", serde_json::to_string(message).unwrap()).unwrap();
+            };
+            gone.recv().unwrap();
+            say(&FromSupervisor::Absent { ranks: vec![3, 5] });
+            gone.recv().unwrap();
+            say(&FromSupervisor::NcclId { id: "an id".to_owned() });
+            stream
+        });
+        let control = Control::connect(&address, hello(), Duration::from_secs(60)).unwrap();
+        let soon = Duration::from_millis(20);
+        let error = control.nccl_id(soon).unwrap_err().to_string();
+        assert!(error.contains("rank 0 made no NCCL id"), "{error}");
+        go.send(()).unwrap();
+        let end = Instant::now() + Duration::from_secs(10);
+        loop {
+            let error = control.nccl_id(soon).unwrap_err().to_string();
+            if error.contains("ranks 3, 5 did not connect") {
+                break;
+            }
+            assert!(Instant::now() < end, "{error}");
+        }
+        go.send(()).unwrap();
+        assert_eq!(control.nccl_id(Duration::from_secs(10)).unwrap(), "an id");
+        control.finish();
+        drop(thread.join().unwrap());
+    }
+
+    #[test]
+    fn without_a_supervisor_there_is_no_id_to_wait_for() {
+        let error = Control::alone().nccl_id(Duration::from_secs(60)).unwrap_err();
+        assert!(error.to_string().contains("vljepa-launch"), "{error}");
     }
 
     #[test]

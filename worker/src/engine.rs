@@ -30,6 +30,8 @@ pub struct Training {
     pub optimizer: AdamW,
     /// Largest gradient norm; 0 for no clipping.
     pub clip_norm: f32,
+    /// Bytes of gradients that are summed over ranks at once.
+    pub bucket_bytes: usize,
 }
 
 impl Engine {
@@ -57,6 +59,7 @@ impl Engine {
             gradients: Gradients::new(layout, device)?,
             optimizer: AdamW::new(layout, device, &recipe.optimizer)?,
             clip_norm: recipe.optimizer.clip_norm,
+            bucket_bytes: recipe.cluster.bucket_mib << 20,
         };
         Ok((engine, training))
     }

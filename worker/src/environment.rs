@@ -1,14 +1,23 @@
 //! The one place that reads the process's environment: who started it, its token, its machine.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use vljepa_recipes::protocol::TOKEN_VARIABLE;
+use vljepa_recipes::protocol::{
+    LOCAL_RANK_VARIABLE, LOCAL_WORLD_SIZE_VARIABLE, NVLS_VARIABLE, RANK_VARIABLE, TOKEN_VARIABLE,
+    WORLD_SIZE_VARIABLE,
+};
 
 /// What a worker knows from outside its command line.
 #[derive(Debug, Clone)]
 pub struct Environment {
     /// Whether `mpirun` or `srun --mpi` started this process.
     pub started_by_mpi: bool,
+    /// This process's rank and the number of ranks, where MPI does not say so: by `vljepa-launch` or `srun`.
+    pub place: Option<[usize; 2]>,
+    /// `VLJEPA_NCCL`: the library, where it is not found by its name.
+    pub nccl: Option<PathBuf>,
+    /// Whether NCCL is kept from adding up inside of switches.
+    pub nvls_off: bool,
     /// The run's token; empty when no supervisor is there.
     pub token: String,
     /// Host name.
@@ -26,10 +35,27 @@ impl Environment {
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "this is the one place")]
     pub fn read() -> Self {
-        let variable = |name: &str| std::env::var(name).ok();
-        let local_rank = ["OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"];
-        let local = ["OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_NTASKS_PER_NODE"];
+        Self::of(|name| std::env::var(name).ok())
+    }
+
+    fn of(variable: impl Fn(&str) -> Option<String>) -> Self {
+        let number = |name: &str| variable(name)?.parse::<usize>().ok();
+        let local_rank =
+            [LOCAL_RANK_VARIABLE, "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"];
+        let local = [
+            LOCAL_WORLD_SIZE_VARIABLE,
+            "OMPI_COMM_WORLD_LOCAL_SIZE",
+            "MPI_LOCALNRANKS",
+            "SLURM_NTASKS_PER_NODE",
+        ];
+        // Slurm's variables also stand in the environment of a job's script, whose processes are no ranks; only `srun` sets a step.
+        let by_srun = variable("SLURM_STEP_ID").is_some();
+        let place = |[rank, world_size]: [&str; 2]| Some([number(rank)?, number(world_size)?]);
         Self {
+            place: place([RANK_VARIABLE, WORLD_SIZE_VARIABLE])
+                .or_else(|| place(["SLURM_PROCID", "SLURM_NTASKS"]).filter(|_| by_srun)),
+            nvls_off: variable(NVLS_VARIABLE).as_deref() == Some("0"),
+            nccl: variable("VLJEPA_NCCL").filter(|path| !path.is_empty()).map(PathBuf::from),
             started_by_mpi: ["OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK"]
                 .into_iter()
                 .any(|name| variable(name).is_some()),
@@ -37,14 +63,8 @@ impl Environment {
             host: nix::unistd::gethostname()
                 .map_or_else(|_| "unknown".to_owned(), |name| name.to_string_lossy().into_owned()),
             build: build(),
-            local_rank: local_rank
-                .into_iter()
-                .find_map(|name| variable(name)?.parse().ok())
-                .unwrap_or(0),
-            local_world_size: local
-                .into_iter()
-                .find_map(|name| variable(name)?.parse().ok())
-                .unwrap_or(1),
+            local_rank: local_rank.into_iter().find_map(number).unwrap_or(0),
+            local_world_size: local.into_iter().find_map(number).unwrap_or(1),
         }
     }
 }
@@ -107,4 +127,44 @@ pub fn hash_file(path: &Path) -> std::io::Result<blake3::Hash> {
     let mut hasher = blake3::Hasher::new();
     std::io::copy(&mut std::fs::File::open(path)?, &mut hasher)?;
     Ok(hasher.finalize())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Environment;
+
+    fn of(variables: &[(&str, &str)]) -> Environment {
+        let find = |name: &str| variables.iter().find(|(known, _)| *known == name);
+        Environment::of(|name| find(name).map(|(_, value)| (*value).to_owned()))
+    }
+
+    #[test]
+    fn the_launcher_tells_a_rank_its_place_before_slurm_does() {
+        let own = [
+            ("VLJEPA_RANK", "5"),
+            ("VLJEPA_WORLD_SIZE", "8"),
+            ("VLJEPA_LOCAL_RANK", "1"),
+            ("VLJEPA_LOCAL_WORLD_SIZE", "4"),
+        ];
+        let slurm = [
+            ("SLURM_STEP_ID", "0"),
+            ("SLURM_PROCID", "2"),
+            ("SLURM_NTASKS", "3"),
+            ("SLURM_LOCALID", "0"),
+            ("SLURM_NTASKS_PER_NODE", "2"),
+        ];
+        let both = of(&[&own[..], &slurm[..]].concat());
+        assert_eq!((both.place, both.local_rank, both.local_world_size), (Some([5, 8]), 1, 4));
+        let by_srun = of(&slurm);
+        assert_eq!((by_srun.place, by_srun.local_rank), (Some([2, 3]), 0));
+        assert_eq!(by_srun.local_world_size, 2);
+    }
+
+    #[test]
+    fn a_job_s_script_is_no_rank_and_half_a_place_is_none() {
+        assert_eq!(of(&[("SLURM_PROCID", "0"), ("SLURM_NTASKS", "192")]).place, None);
+        assert_eq!(of(&[("VLJEPA_RANK", "0")]).place, None);
+        assert_eq!(of(&[("VLJEPA_RANK", "x"), ("VLJEPA_WORLD_SIZE", "2")]).place, None);
+        assert!(!of(&[("VLJEPA_RANK", "0"), ("VLJEPA_WORLD_SIZE", "2")]).started_by_mpi);
+    }
 }

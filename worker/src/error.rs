@@ -170,6 +170,35 @@ pub enum WorkerError {
         /// What is wrong.
         what: String,
     },
+    /// A rank on a GPU was not told which one it is.
+    #[error(
+        "this process was not told which of the run's {wanted} ranks it is; start the run with `vljepa-launch`, which sets \
+         VLJEPA_RANK and VLJEPA_WORLD_SIZE, or the workers with `srun`"
+    )]
+    NoPlace {
+        /// Ranks of the recipe.
+        wanted: usize,
+    },
+    /// Ranks on GPUs meet through the supervisor, and there is none.
+    #[error(
+        "ranks on GPUs find each other through the supervisor: start the run with `vljepa-launch`"
+    )]
+    NoSupervisor,
+    /// The supervisor did not bring the ranks together.
+    #[error(
+        "the ranks did not come together within {seconds} s: {missing}; their logs and the supervisor's message say more \
+         (cluster.start_timeout_s)"
+    )]
+    NoRendezvous {
+        /// How long was waited.
+        seconds: u64,
+        /// Who did not come.
+        missing: String,
+    },
+    /// NCCL is missing or failed.
+    #[cfg(feature = "cuda")]
+    #[error(transparent)]
+    Nccl(#[from] crate::collectives::nccl::NcclError),
     /// A device or an operation failed.
     #[error(transparent)]
     Kernel(#[from] KernelError),

@@ -19,6 +19,7 @@ pub mod generation;
 pub mod health;
 pub mod inference;
 pub mod metrics;
+pub mod rendezvous;
 pub mod session;
 mod signals;
 pub mod step;

@@ -13,13 +13,13 @@ use vljepa_recipes::Recipe;
 use vljepa_recipes::RunDirectory;
 use vljepa_recipes::protocol::{FromWorker, Hello, Job};
 
-use crate::collectives::Collectives;
+use crate::collectives::{Collectives, record};
 use crate::control::Control;
 use crate::drill::Drills;
 use crate::environment::{Environment, compute_threads};
 use crate::error::WorkerError;
 use crate::generation::Generation;
-use crate::{device, health, inference, signals, train};
+use crate::{device, health, inference, rendezvous, signals, train};
 
 /// What every part of a job needs to know.
 #[derive(Debug)]
@@ -58,99 +58,122 @@ pub fn features() -> String {
 /// supervisor hears of it and the data plane takes the other ranks down.
 ///
 /// # Errors
-/// Whatever ended the job, when this is the only rank.
+/// Whatever ended the job, when this is the only rank, or no other one depends on it yet.
 pub fn run(run: &Path, job: &Path, control: Option<&str>) -> anyhow::Result<Option<String>> {
     if let Ok(Job::Check(check)) = read_job(job) {
         return health::check(run, &check).map(Some);
     }
     let environment = Environment::read();
-    let collectives = Collectives::join(environment.started_by_mpi)?;
-    let rank = collectives.rank();
-    match start(run, job, control, &environment, collectives) {
-        Ok((session, job)) => finish(&session, work(&session, &job)),
-        Err((error, collectives)) if collectives.world_size() > 1 => {
-            tracing::error!("rank {rank}: {error:#}");
-            report_plainly(rank, &error);
-            collectives.abort()
-        }
-        Err((error, _)) => Err(error),
+    let order = Order::read(run, job)?;
+    let wanted = order.world_size();
+    let (place, cpus) = rendezvous::place(&order.loaded.recipe, &environment, wanted)?;
+    let opened = open(&order, control, &environment, place)
+        .map_err(|error| give_up(error, place, cpus.as_ref(), &Control::alone()))?;
+    let Opened { device, control } = opened;
+    let recipe = &order.loaded.recipe;
+    let collectives = match cpus {
+        Some(cpus) => cpus,
+        None => rendezvous::join_gpus(recipe, &environment, device, place, &control)
+            .map_err(|error| give_up(error, place, None, &control))?,
+    };
+    if let Err(error) = device::check_distinct(&collectives, &environment, device) {
+        return Err(give_up(error, place, Some(&collectives), &control));
+    }
+    let Order { run, job, mut loaded } = order;
+    // The schema's 0: this rank's share of its machine's cores, not of the whole run's.
+    let data_threads = &mut loaded.recipe.data.threads;
+    *data_threads = compute_threads(*data_threads, environment.local_world_size);
+    let (recipe, recipe_hash) = (loaded.recipe, loaded.hash);
+    let drills = Drills::of(&job, collectives.rank());
+    let generation = Generation::of(&job, run.job());
+    let session =
+        Session { run, recipe, recipe_hash, collectives, control, device, drills, generation };
+    finish(&session, work(&session, &job))
+}
+
+/// What is to be done.
+struct Order {
+    run: RunDirectory,
+    job: Job,
+    loaded: vljepa_recipes::Loaded,
+}
+
+impl Order {
+    fn read(run: &Path, job: &Path) -> anyhow::Result<Self> {
+        let job = read_job(job)?;
+        let run = RunDirectory::open(run)?;
+        let loaded = run.load_recipe()?;
+        Ok(Self { run, job, loaded })
+    }
+
+    /// Ranks of the job.
+    fn world_size(&self) -> usize {
+        if let Job::Train { world_size, .. } = self.job { world_size } else { 1 }
     }
 }
 
-type Started = Result<(Session, Job), (anyhow::Error, Collectives)>;
+/// What a rank has of its own.
+struct Opened {
+    device: Device,
+    control: Control,
+}
 
-fn start(
-    run: &Path,
-    job: &Path,
+/// Opens this rank's log and device and connects it to the supervisor.
+fn open(
+    order: &Order,
     control: Option<&str>,
     environment: &Environment,
-    collectives: Collectives,
-) -> Started {
-    let prepared = || {
-        let job = read_job(job)?;
-        let run = RunDirectory::open(run)?;
-        open_log(&run, collectives.rank(), &job)?;
-        let loaded = run.load_recipe()?;
-        let cluster = &loaded.recipe.cluster;
-        let wanted = if let Job::Train { world_size, .. } = &job { *world_size } else { 1 };
-        let started = collectives.world_size();
-        anyhow::ensure!(started == wanted, WorkerError::WorldSize { started, wanted });
-        let threads = if matches!(job, Job::Train { .. }) { cluster.threads_per_rank } else { 0 };
-        let threads = compute_threads(threads, environment.local_world_size);
-        rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
-        let (device, device_name) = device::open(&loaded.recipe, environment, threads)?;
-        device::check_distinct(&collectives, environment, device)?;
-        let control = match control {
-            None => Control::alone(),
-            Some(address) => {
-                let hello = Hello {
-                    token: environment.token.clone(),
-                    rank: collectives.rank(),
-                    world_size: started,
-                    host: environment.host.clone(),
-                    pid: std::process::id(),
-                    device: device_name.clone(),
-                    build: environment.build.clone(),
-                    recipe_hash: loaded.hash.clone(),
-                };
-                let silence = Duration::from_secs(cluster.control.silence_s);
-                let control = Control::connect(address, hello, silence)?;
-                signals::pass_on(&control)?;
-                control
-            }
-        };
-        end_on_panic(&control);
-        tracing::info!(
-            rank = collectives.rank(),
-            world_size = started,
-            device = device_name,
-            "started"
-        );
-        let mut loaded = loaded;
-        // The schema's 0: this rank's share of its machine's cores, not of the whole run's.
-        let data_threads = &mut loaded.recipe.data.threads;
-        *data_threads = compute_threads(*data_threads, environment.local_world_size);
-        Ok((run, loaded, control, device, job))
-    };
-    match prepared() {
-        Ok((run, loaded, control, device, job)) => {
-            let (recipe, recipe_hash) = (loaded.recipe, loaded.hash);
-            let drills = Drills::of(&job, collectives.rank());
-            let generation = Generation::of(&job, run.job());
-            let session = Session {
-                run,
-                recipe,
-                recipe_hash,
-                collectives,
-                control,
-                device,
-                drills,
-                generation,
+    [rank, world_size]: [usize; 2],
+) -> anyhow::Result<Opened> {
+    let Order { run, job, loaded } = order;
+    open_log(run, rank, job)?;
+    let (started, wanted) = (world_size, order.world_size());
+    anyhow::ensure!(started == wanted, WorkerError::WorldSize { started, wanted });
+    let cluster = &loaded.recipe.cluster;
+    let threads = if matches!(job, Job::Train { .. }) { cluster.threads_per_rank } else { 0 };
+    let threads = compute_threads(threads, environment.local_world_size);
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
+    let (device, device_name) = device::open(&loaded.recipe, environment, threads)?;
+    let control = match control {
+        None => Control::alone(),
+        Some(address) => {
+            let hello = Hello {
+                token: environment.token.clone(),
+                rank,
+                world_size,
+                host: environment.host.clone(),
+                pid: std::process::id(),
+                device: device_name.clone(),
+                build: environment.build.clone(),
+                recipe_hash: loaded.hash.clone(),
             };
-            Ok((session, job))
+            let silence = Duration::from_secs(cluster.control.silence_s);
+            let control = Control::connect(address, hello, silence)?;
+            signals::pass_on(&control)?;
+            control
         }
-        Err(error) => Err((error, collectives)),
+    };
+    end_on_panic(&control);
+    tracing::info!(rank, world_size, device = device_name, "started");
+    Ok(Opened { device, control })
+}
+
+/// The last words of a rank that could not start. Returns only where no other rank waits for this one inside of a data plane.
+fn give_up(
+    error: anyhow::Error,
+    [rank, world_size]: [usize; 2],
+    collectives: Option<&Collectives>,
+    control: &Control,
+) -> anyhow::Error {
+    tracing::error!("rank {rank}: {error:#}");
+    let (step, phase) = control.position();
+    control.report_last(FromWorker::Failed { step, phase, error: format!("{error:#}") });
+    control.finish();
+    if let Some(collectives) = collectives.filter(|_| world_size > 1) {
+        report_plainly(rank, &error);
+        collectives.abort();
     }
+    error
 }
 
 fn read_job(file: &Path) -> anyhow::Result<Job> {
@@ -217,6 +240,7 @@ fn end_on_panic(control: &Control) {
         }
         let (step, phase) = control.position();
         tracing::error!(step, phase = phase.name(), "panic: {panic}");
+        tracing::error!("{}", record::of_process().describe());
         let error = format!("panic: {panic}").replace('\n', " ");
         control.report_last(FromWorker::Failed { step, phase, error });
         std::process::abort();

@@ -1,5 +1,5 @@
 //! One optimizer step (DESIGN §6). Every rank issues the same collectives in the same order: gather of embeddings, gather of
-//! log-sum-exps, sum of gradients, sum of the report's numbers.
+//! log-sum-exps, sums of gradients bucket by bucket, sum of the report's numbers.
 //!
 //! b = rows of this rank, g = rows of all ranks, e = width of the shared embedding.
 
@@ -11,12 +11,12 @@ use vljepa_model::loss::EmbeddingGradients;
 use vljepa_model::predictor::PredictorSaved;
 use vljepa_model::y_encoder::YEncoderSaved;
 use vljepa_model::{
-    Context, Embedded, Gathered, InfoNce, Keep, ModelError, Objective, Recompute, Statistics,
-    Visual,
+    Context, Embedded, Gathered, Gradients, InfoNce, Keep, ModelError, Objective, OnReady,
+    Recompute, Statistics, Visual,
 };
 use vljepa_recipes::protocol::Phase;
 
-use crate::collectives::{Collectives, Shares};
+use crate::collectives::{Collectives, GradientSum, Shares};
 use crate::engine::{Engine, Training};
 
 /// What one step works on.
@@ -112,23 +112,25 @@ pub fn step(
         }
     };
 
-    for (micro, visual) in micros.iter().zip(visuals) {
+    // Sum, not mean: the loss is already divided by g. Full buckets travel while the last micro-batch's backward pass goes on.
+    let mut sums = GradientSum::new(collectives, training.bucket_bytes);
+    for (i, (micro, visual)) in micros.iter().zip(visuals).enumerate() {
         enter(if alone { Phase::Backward } else { Phase::Forward })?;
-        let visual = match visual {
-            Some(visual) => visual,
-            None => see(engine, micro, needed)?,
-        };
-        let embedded = match kept.take() {
-            Some(embedded) => embedded,
-            None => embed(engine, micro, &visual, needed)?,
-        };
+        let (visual, embedded) = once_more(engine, micro, (visual, kept.take()), needed)?;
         enter(Phase::Backward)?;
-        backward(engine, training, visual, embedded, &d, micro.rows.clone())?;
+        let Range { start, end } = micro.rows;
+        let d = [&d.predicted, &d.target].map(|d| d.view().rows(start, end));
+        let last = i + 1 == micros.len();
+        let mut on_ready = |gradients: &mut Gradients, complete| {
+            if last {
+                sums.ready(cx.stream, gradients.flat.view_mut(), complete);
+            }
+        };
+        backward(engine, &mut training.gradients, visual, embedded, d, &mut on_ready)?;
     }
 
     enter(Phase::Collective)?;
-    // Sum, not mean: the loss is already divided by g.
-    collectives.all_reduce_sum(cx.stream, training.gradients.flat.view_mut())?;
+    sums.finish(cx.stream, training.gradients.flat.view_mut())?;
     if let Objective::InfoNce(loss) = engine.model.objective {
         loss.hold_at_clamp(cx, &engine.parameters, &mut training.gradients)?;
     }
@@ -209,6 +211,24 @@ fn embed(
     Ok(EmbeddedMicro { predicted, target })
 }
 
+/// What a micro-batch's backward pass starts from: kept, or computed again.
+fn once_more(
+    engine: &Engine,
+    micro: &Micro,
+    (visual, embedded): (Option<Visual>, Option<EmbeddedMicro>),
+    keep: Keep,
+) -> Result<(Visual, EmbeddedMicro), ModelError> {
+    let visual = match visual {
+        Some(visual) => visual,
+        None => see(engine, micro, keep)?,
+    };
+    let embedded = match embedded {
+        Some(embedded) => embedded,
+        None => embed(engine, micro, &visual, keep)?,
+    };
+    Ok((visual, embedded))
+}
+
 /// This rank's share of the loss.
 enum LossShare {
     Known(f64),
@@ -271,26 +291,24 @@ fn info_nce(
     Ok((LossShare::InfoNce(loss, Box::new(statistics)), d))
 }
 
-/// Y-encoder first: its gradients can travel while the predictor works.
+/// Y-encoder first: its gradients travel while the predictor works.
 fn backward(
     engine: &Engine,
-    training: &mut Training,
+    gradients: &mut Gradients,
     visual: Visual,
     embedded: EmbeddedMicro,
-    d: &EmbeddingGradients,
-    Range { start, end }: Range<usize>,
+    [d_predicted, d_target]: [View<'_>; 2],
+    on_ready: &mut OnReady<'_>,
 ) -> anyhow::Result<()> {
     let (cx, model, parameters) = (engine.context(), &engine.model, &engine.parameters);
-    let gradients = &mut training.gradients;
     let EmbeddedMicro { predicted, target } = embedded;
-    let d_target = d.target.view().rows(start, end);
-    model.y_encoder.backward(cx, parameters, target.saved, d_target, gradients)?;
-    let d_predicted = d.predicted.view().rows(start, end);
+    model.y_encoder.backward(cx, parameters, target.saved, d_target, gradients, on_ready)?;
     let saved = predicted.saved;
     if let Some(d_visual) =
-        model.predictor.backward(cx, parameters, saved, d_predicted, gradients)?
+        model.predictor.backward(cx, parameters, saved, d_predicted, gradients, on_ready)?
     {
-        model.x_encoder.backward(cx, parameters, visual.saved, d_visual.view(), gradients)?;
+        let (saved, d) = (visual.saved, d_visual.view());
+        model.x_encoder.backward(cx, parameters, saved, d, gradients, on_ready)?;
     }
     Ok(())
 }
@@ -301,7 +319,7 @@ fn update(
     training: &mut Training,
     learning_rate: f64,
 ) -> anyhow::Result<(f64, bool)> {
-    let Training { gradients, optimizer, clip_norm } = training;
+    let Training { gradients, optimizer, clip_norm, .. } = training;
     let (stream, arena) = engine.stream_and_arena();
     let cx = Context { stream: &stream, arena: &arena };
     let mut squared = arena.take(DType::F32, &[1])?;

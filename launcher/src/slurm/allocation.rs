@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use vljepa_recipes::protocol::NVLS_VARIABLE;
 use vljepa_recipes::schema::{Cluster, Device, Recipe};
 
 use super::host_list;
@@ -107,9 +108,13 @@ impl Allocation {
             // The supervisor ends the step: it first hears what the other ranks have to say.
             "--kill-on-bad-exit=0".to_owned(),
             "--input=none".to_owned(),
-            "--export=ALL".to_owned(),
         ]
         .into();
+        let exact = recipe.deterministic && recipe.device == Device::Cuda;
+        line.push(format!(
+            "--export=ALL{}",
+            if exact { format!(",{NVLS_VARIABLE}=0") } else { String::new() }
+        ));
         let cpus = recipe.cluster.slurm.cpus_per_rank;
         line.extend((cpus > 0).then(|| format!("--cpus-per-task={cpus}")));
         match recipe.device {

@@ -25,6 +25,8 @@ const HEED: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_secs(3);
 /// Strangers that are named; a scanner of ports must not fill the disk.
 const NAMED_STRANGERS: usize = 20;
+/// Ranks that an error names beside the first.
+const NAMED: usize = 16;
 /// Between looks at the clock.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -265,7 +267,8 @@ impl<'a> Attempt<'a> {
             joined.position.heard = now;
         }
         match message {
-            FromWorker::Hello(_) | FromWorker::Knock { .. } => {}
+            // Ids of NCCL are the server's own business.
+            FromWorker::Hello(_) | FromWorker::Knock { .. } | FromWorker::NcclId { .. } => {}
             FromWorker::Heartbeat { step, phase, collective } => {
                 if let Some(joined) = &mut self.members[rank].joined {
                     joined.position.collective = collective;
@@ -399,21 +402,32 @@ impl<'a> Attempt<'a> {
             return settled.then(|| End::Fault(fault.clone()));
         }
         if exited_for.is_some_and(|time| time > SETTLE / 5) {
-            let silent = self.members.iter().all(|member| member.joined.is_none());
-            let rank = self.members.iter().position(|member| member.outcome.is_none());
+            let failed = self.group.failed_rank();
+            let silent = match failed {
+                Some(rank) => self.members[rank].joined.is_none(),
+                None => self.members.iter().all(|member| member.joined.is_none()),
+            };
+            let unfinished = || self.members.iter().position(|member| member.outcome.is_none());
+            let rank = failed.or_else(|| unfinished().filter(|_| !silent));
             let kind = if silent { FaultKind::NotStarted } else { FaultKind::Died };
-            return Some(End::Fault(self.fault(rank.filter(|_| !silent), kind, String::new())));
+            return Some(End::Fault(self.fault(rank, kind, String::new())));
         }
         self.hang(now).map(End::Fault)
     }
 
     fn hang(&self, now: Instant) -> Option<Fault> {
-        let missing = self.members.iter().position(|member| member.joined.is_none());
+        let absent = |(rank, member): (usize, &Member)| member.joined.is_none().then_some(rank);
+        let mut missing = self.members.iter().enumerate().filter_map(absent);
         let waited = now.saturating_duration_since(self.started);
-        if let Some(rank) = missing {
+        if let Some(rank) = missing.next() {
             let late = waited > self.limits.start;
             return late.then(|| {
-                let error = format!("it did not connect within {:.0} s", waited.as_secs_f64());
+                let mut error = format!("it did not connect within {:.0} s", waited.as_secs_f64());
+                let others: Vec<String> = missing.map(|rank| rank.to_string()).collect();
+                if !others.is_empty() {
+                    let shown = &others[..others.len().min(NAMED)];
+                    error += &format!(", nor did {} others: {}", others.len(), shown.join(", "));
+                }
                 self.fault(Some(rank), FaultKind::NotStarted, error)
             });
         }
@@ -424,7 +438,7 @@ impl<'a> Attempt<'a> {
     }
 
     /// Adds what can be known only after the end: how the process ended, what it printed.
-    fn explain(&self, mut fault: Fault) -> Fault {
+    fn explain(&mut self, mut fault: Fault) -> Fault {
         let status = self.exited.map(|(_, status)| status);
         let said = post_mortem::last_lines(&self.output, post_mortem::LINES);
         match fault.kind {
@@ -433,7 +447,9 @@ impl<'a> Attempt<'a> {
                 let process = joined
                     .map(|j| format!("process {} on {}", j.pid, j.host))
                     .unwrap_or_else(|| "its process".to_owned());
-                let how = match status {
+                let own = fault.rank.and_then(|rank| self.group.ending_of(rank));
+                let how = match own.or(status) {
+                    Some(status) if own.is_some() => Some(local::ending(status)),
                     Some(status) if self.members.len() == 1 => Some(local::ending(status)),
                     Some(_) | None => fault.rank.and_then(|rank| {
                         post_mortem::mpirun_ending(&said, rank)
@@ -446,7 +462,8 @@ impl<'a> Attempt<'a> {
                 );
             }
             FaultKind::NotStarted if fault.error.is_empty() => {
-                let how = status.map_or_else(|| "an unknown end".to_owned(), local::ending);
+                let own = fault.rank.and_then(|rank| self.group.ending_of(rank));
+                let how = own.or(status).map_or_else(|| "an unknown end".to_owned(), local::ending);
                 fault.error = format!("{how} before it connected");
                 if let Some(last) = said.iter().rev().find(|line| !line.trim().is_empty()) {
                     fault.error += &format!("; it said: {}", last.trim());

@@ -16,7 +16,7 @@ use std::time::Duration;
 use serde_json::Value;
 use vljepa_recipes::protocol::{Act, Drill, Job, Phase};
 use vljepa_recipes::run_directory::{RunDirectory, atomic_write};
-use vljepa_recipes::schema::{Cluster, Recipe};
+use vljepa_recipes::schema::{Cluster, Device, Recipe};
 
 pub(crate) use signals::{Signals, StopSignal};
 pub(crate) use stall::Limits;
@@ -230,9 +230,13 @@ async fn one_attempt(
     let events = EventLog::new(&run.directory, number);
     events.write(Event::AttemptStarted { world_size, command: command.clone() });
     let output = output_log(run, number);
-    let group =
-        Group::start(&command, &token, &output).map_err(|error| failed(&command[0], &error))?;
-    let group = group.of_step(step);
+    let one_by_one = run.platform == Platform::Local && run.recipe.device == Device::Cuda;
+    let group = if one_by_one && world_size > 1 {
+        Group::start_ranks(&command, world_size, run.recipe.deterministic, &token, &output)
+    } else {
+        Group::start(&command, &token, &output)
+    };
+    let group = group.map_err(|error| failed(&command[0], &error))?.of_step(step);
     let log = Box::new(move |rank| run.directory.log(rank, number));
     let mut attempt =
         Attempt::new(world_size, server, group, events, &run.limits, progress, log, output, facts);

@@ -14,8 +14,8 @@ if grep -q '"job": *"check"' "$job"; then
   done
   exit
 fi
-rank=${FAKE_RANK:-0}
-size=${FAKE_SIZE:-1}
+rank=${FAKE_RANK:-${VLJEPA_RANK:-0}}
+size=${FAKE_SIZE:-${VLJEPA_WORLD_SIZE:-1}}
 attempt=$(grep -o '"attempt": *[0-9]*' "$job" | grep -o '[0-9]*$')
 token=$VLJEPA_TOKEN
 recipe_hash=$(grep -o '"recipe_hash": *"[0-9a-f]*"' "$run/run.json" | grep -o '[0-9a-f]\{64\}')

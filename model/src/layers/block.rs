@@ -20,6 +20,8 @@ pub struct Block {
     pub mlp: Mlp,
     /// Of the MLP's result (Gemma).
     pub post_mlp_norm: Option<Norm>,
+    /// Gradients before this place of their buffer are complete when this block's backward pass is done.
+    pub gradients_end: usize,
 }
 
 /// What [`Block::backward`] needs.

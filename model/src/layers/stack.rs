@@ -6,7 +6,7 @@ use vljepa_kernels::rope::Table;
 use vljepa_kernels::{Device, Lengths, Result, Tensor, View, Write};
 
 use super::{Block, BlockSaved, Norm, NormSaved};
-use crate::{Context, Gradients, Keep, Parameters};
+use crate::{Context, Gradients, Keep, OnReady, Parameters};
 
 /// Where the tokens of a batch stand: which sequence, which position, which rotation.
 #[derive(Debug)]
@@ -76,10 +76,12 @@ impl Stack {
         Ok((out, keep.any().then_some(StackSaved { blocks, last: x, norm })))
     }
 
-    /// The gradient of the input (n, d) for that of the hidden states, `d_out` (n, d); adds to the gradients of all weights.
+    /// The gradient of the input (n, d) for that of the hidden states, `d_out` (n, d); adds to the gradients of all weights, and says
+    /// so block by block.
     ///
     /// # Errors
     /// When shapes disagree or memory is short.
+    #[expect(clippy::too_many_arguments, reason = "what the formula reads and writes")]
     pub fn backward(
         &self,
         cx: Context<'_>,
@@ -88,6 +90,7 @@ impl Stack {
         d_out: View<'_>,
         sequence: &Sequence,
         gradients: &mut Gradients,
+        on_ready: &mut OnReady<'_>,
     ) -> Result<Tensor> {
         let StackSaved { blocks, last, norm } = saved;
         let mut d = cx.take(d_out.shape())?;
@@ -96,6 +99,7 @@ impl Stack {
         drop(last);
         for (block, saved) in self.blocks.iter().zip(blocks).rev() {
             d = block.backward(cx, parameters, saved, d, sequence, gradients)?;
+            on_ready(gradients, block.gradients_end);
         }
         Ok(d)
     }

@@ -222,6 +222,7 @@ fn llama_block(layout: &mut LayoutBuilder, name: &str, s: &Sizes, mask: Mask) ->
         mlp_norm,
         mlp,
         post_mlp_norm: None,
+        gradients_end: layout.trainable_end(),
     }
 }
 
@@ -251,5 +252,6 @@ fn gemma_block(
         mlp_norm,
         mlp,
         post_mlp_norm: Some(post_mlp_norm),
+        gradients_end: layout.trainable_end(),
     }
 }

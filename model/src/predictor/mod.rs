@@ -11,7 +11,9 @@ use vljepa_kernels::{
 use vljepa_recipes::schema;
 
 use crate::layers::{Embedded, Head, HeadSaved, Linear, Sequence, StackSaved, TextModel};
-use crate::{Context, Gradients, Group, Keep, LayoutBuilder, ModelError, Parameters, Visual};
+use crate::{
+    Context, Gradients, Group, Keep, LayoutBuilder, ModelError, OnReady, Parameters, Visual,
+};
 
 /// The predictor.
 #[derive(Debug)]
@@ -26,6 +28,7 @@ pub struct Predictor {
     pub head: Head,
     /// Whether gradients of the visual tokens are wanted.
     pub visual_gradient: bool,
+    gradients_end: usize,
     device: Device,
 }
 
@@ -84,6 +87,7 @@ impl Predictor {
             text_projection,
             head: Head { maps: vec![head], normalise },
             visual_gradient: model.x_encoder.trainable,
+            gradients_end: layout.trainable_end(),
             device,
         }
     }
@@ -133,7 +137,7 @@ impl Predictor {
     }
 
     /// Adds to the gradients of all weights, for the gradient of the embedding (b, e). Returns that of the visual tokens (b·N, d)
-    /// when the X-encoder is trained.
+    /// when the X-encoder is trained. `on_ready` hears which gradients are complete.
     ///
     /// # Errors
     /// When the forward pass kept nothing, shapes disagree, or memory is short.
@@ -144,6 +148,7 @@ impl Predictor {
         saved: Option<PredictorSaved>,
         d_embedding: View<'_>,
         gradients: &mut Gradients,
+        on_ready: &mut OnReady<'_>,
     ) -> Result<Option<Tensor>, ModelError> {
         const NOTHING: ModelError = ModelError::NothingSaved { part: "predictor" };
         let PredictorSaved { visual, visual_rows, query, sequence, stack, head } =
@@ -153,9 +158,8 @@ impl Predictor {
             .head
             .backward(cx, parameters, head, d_embedding, lengths, true, gradients)?
             .ok_or(NOTHING)?;
-        let d_hidden_view = d_hidden.view();
-        let text = &self.text.stack;
-        let mut d = text.backward(cx, parameters, stack, d_hidden_view, &sequence, gradients)?;
+        let (d_out, text) = (d_hidden.view(), &self.text.stack);
+        let mut d = text.backward(cx, parameters, stack, d_out, &sequence, gradients, on_ready)?;
         drop(d_hidden);
         if let Some(query) = query {
             self.query_backward(cx, parameters, query, &d, gradients)?;
@@ -167,6 +171,7 @@ impl Predictor {
             d = d_visual;
         }
         self.vision_projection.backward_weight(cx, visual.view(), d.view(), gradients)?;
+        on_ready(gradients, self.gradients_end);
         if !self.visual_gradient {
             return Ok(None);
         }

@@ -14,7 +14,7 @@ use vljepa_recipes::schema;
 
 use crate::layers::{Activation, Attention, Block, Linear, Mlp, Norm, Sequence, Stack, StackSaved};
 use crate::parameters::root;
-use crate::{Context, Gradients, Group, Keep, LayoutBuilder, ModelError, Parameters};
+use crate::{Context, Gradients, Group, Keep, LayoutBuilder, ModelError, OnReady, Parameters};
 
 /// Colours of a pixel.
 const CHANNELS: usize = 3;
@@ -38,6 +38,7 @@ pub struct XEncoder {
     theta: f64,
     device: Device,
     tables: Mutex<BTreeMap<[usize; 3], Arc<Table>>>,
+    gradients_end: usize,
 }
 
 /// Visual tokens of a batch of clips.
@@ -88,6 +89,7 @@ impl XEncoder {
             theta: recipe.rope_theta,
             device,
             tables: Mutex::new(BTreeMap::new()),
+            gradients_end: layout.trainable_end(),
         }
     }
 
@@ -116,7 +118,7 @@ impl XEncoder {
         Ok(Visual { tokens: Arc::new(tokens), rows, tokens_per_row, saved })
     }
 
-    /// Adds to the gradients of all weights, for the gradient of the tokens, `d_tokens` (b·N, d).
+    /// Adds to the gradients of all weights, for the gradient of the tokens, `d_tokens` (b·N, d); `on_ready` hears which are complete.
     ///
     /// # Errors
     /// When the forward pass kept nothing, shapes disagree, or memory is short.
@@ -127,11 +129,15 @@ impl XEncoder {
         saved: Option<XEncoderSaved>,
         d_tokens: View<'_>,
         gradients: &mut Gradients,
+        on_ready: &mut OnReady<'_>,
     ) -> Result<(), ModelError> {
         let saved = saved.ok_or(ModelError::NothingSaved { part: "x_encoder" })?;
-        let XEncoderSaved { patches, sequence, stack } = saved;
-        let d = self.stack.backward(cx, parameters, stack, d_tokens, &sequence, gradients)?;
-        Ok(self.patch.backward_weight(cx, patches.view(), d.view(), gradients)?)
+        let XEncoderSaved { patches, sequence, stack: saved } = saved;
+        let stack = &self.stack;
+        let d = stack.backward(cx, parameters, saved, d_tokens, &sequence, gradients, on_ready)?;
+        self.patch.backward_weight(cx, patches.view(), d.view(), gradients)?;
+        on_ready(gradients, self.gradients_end);
+        Ok(())
     }
 
     /// Embedded patches (b·N, d) of `frames`, before the first block, and where they stand.
@@ -249,5 +255,6 @@ fn vit_block(layout: &mut LayoutBuilder, name: &str, recipe: &schema::XEncoder) 
         mlp_norm,
         mlp: Mlp { up, down, activation: Activation::Plain(Gelu::Erf) },
         post_mlp_norm: None,
+        gradients_end: layout.trainable_end(),
     }
 }

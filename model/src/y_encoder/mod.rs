@@ -8,7 +8,7 @@ use vljepa_kernels::{DType, Device, Lengths, Packed, Result, Tensor, View, copy}
 use vljepa_recipes::schema;
 
 use crate::layers::{Embedded, Head, HeadSaved, Linear, Sequence, StackSaved, TextModel};
-use crate::{Context, Gradients, Group, Keep, LayoutBuilder, ModelError, Parameters};
+use crate::{Context, Gradients, Group, Keep, LayoutBuilder, ModelError, OnReady, Parameters};
 
 /// The Y-encoder.
 #[derive(Debug)]
@@ -19,6 +19,7 @@ pub struct YEncoder {
     pub head: Head,
     /// Whether the text model is trained.
     pub trainable: bool,
+    gradients_end: usize,
 }
 
 /// What [`YEncoder::backward`] needs.
@@ -59,7 +60,8 @@ impl YEncoder {
         maps.push(projection);
         let text = TextModel::gemma(layout, name, Group::YEncoder, recipe, device);
         let normalise = crate::loss::normalises(kind);
-        Self { text, head: Head { maps, normalise }, trainable: recipe.trainable }
+        let (head, gradients_end) = (Head { maps, normalise }, layout.trainable_end());
+        Self { text, head, trainable: recipe.trainable, gradients_end }
     }
 
     /// The embedding (b, e) of each target text.
@@ -93,7 +95,7 @@ impl YEncoder {
         Ok(Embedded { embedding, saved })
     }
 
-    /// Adds to the gradients of all trained weights, for the gradient of the embedding (b, e).
+    /// Adds to the gradients of all trained weights, for the gradient of the embedding (b, e); `on_ready` hears which are complete.
     ///
     /// # Errors
     /// When the forward pass kept nothing, shapes disagree, or memory is short.
@@ -104,6 +106,7 @@ impl YEncoder {
         saved: Option<YEncoderSaved>,
         d_embedding: View<'_>,
         gradients: &mut Gradients,
+        on_ready: &mut OnReady<'_>,
     ) -> Result<(), ModelError> {
         let YEncoderSaved { text, sequence, head } =
             saved.ok_or(ModelError::NothingSaved { part: "y_encoder" })?;
@@ -111,9 +114,12 @@ impl YEncoder {
         let below = text.is_some();
         let d_hidden =
             self.head.backward(cx, parameters, head, d_embedding, lengths, below, gradients)?;
-        let (Some((ids, stack)), Some(d_hidden)) = (text, d_hidden) else { return Ok(()) };
-        let d_out = d_hidden.view();
-        let d = self.text.stack.backward(cx, parameters, stack, d_out, &sequence, gradients)?;
-        Ok(self.text.embed_backward(cx, ids.view(), d.view(), gradients)?)
+        if let (Some((ids, saved)), Some(d_hidden)) = (text, d_hidden) {
+            let (d_out, stack) = (d_hidden.view(), &self.text.stack);
+            let d = stack.backward(cx, parameters, saved, d_out, &sequence, gradients, on_ready)?;
+            self.text.embed_backward(cx, ids.view(), d.view(), gradients)?;
+        }
+        on_ready(gradients, self.gradients_end);
+        Ok(())
     }
 }

@@ -2,7 +2,9 @@
 
 use vljepa_kernels::testing::{bytes, indices, normal};
 use vljepa_kernels::{Arena, Device, Packed, Stream, Tensor, View};
-use vljepa_model::{Context, Gathered, Gradients, Keep, Objective, Parameters, Recompute, VlJepa};
+use vljepa_model::{
+    Context, Gathered, Gradients, Keep, Objective, OnReady, Parameters, Recompute, VlJepa,
+};
 use vljepa_recipes::schema::{Initialisation, Loss, LossKind, Model};
 
 use crate::tiny;
@@ -91,6 +93,15 @@ impl Step {
 
     /// Embeddings of the pass, whose gradients are added to `gradients`.
     pub fn backward(&self, gradients: &mut Gradients, keep: Keep) -> (Vec<f32>, Vec<f32>) {
+        self.backward_heard(gradients, keep, &mut |_, _| {})
+    }
+
+    fn backward_heard(
+        &self,
+        gradients: &mut Gradients,
+        keep: Keep,
+        on_ready: &mut OnReady<'_>,
+    ) -> (Vec<f32>, Vec<f32>) {
         let (model, parameters, cx) = (&self.model, &self.parameters, self.cx());
         let mut visual = model.x_encoder.forward(cx, parameters, self.frames.view(), keep).unwrap();
         let predicted =
@@ -109,14 +120,19 @@ impl Step {
             }
         };
         let (d_target, d_predicted) = (d.target.view(), d.predicted.view());
-        model.y_encoder.backward(cx, parameters, target.saved, d_target, gradients).unwrap();
+        model
+            .y_encoder
+            .backward(cx, parameters, target.saved, d_target, gradients, on_ready)
+            .unwrap();
         let saved = predicted.saved;
-        let d_visual =
-            model.predictor.backward(cx, parameters, saved, d_predicted, gradients).unwrap();
+        let d_visual = model
+            .predictor
+            .backward(cx, parameters, saved, d_predicted, gradients, on_ready)
+            .unwrap();
         assert_eq!(d_visual.is_some(), model.x_encoder.trainable);
         if let Some(d_visual) = d_visual {
             let (saved, d) = (visual.saved.take(), d_visual.view());
-            model.x_encoder.backward(cx, parameters, saved, d, gradients).unwrap();
+            model.x_encoder.backward(cx, parameters, saved, d, gradients, on_ready).unwrap();
         }
         let read = |t: &Tensor| t.to_f32().unwrap().into_owned();
         (read(&predicted.embedding), read(&target.embedding))
@@ -144,6 +160,30 @@ fn forward_again_gives_the_same_bits_whether_it_keeps_or_not() {
     let read = |g: &Gradients| g.flat.to_f32().unwrap().into_owned();
     assert_eq!(read(&gradients), read(&again));
     assert!(read(&again).iter().any(|v| *v != 0.0));
+}
+
+#[test]
+fn gradients_do_not_change_after_they_were_announced_and_all_are_announced() {
+    for (kind, frozen) in
+        [(LossKind::InfoNce, false), (LossKind::InfoNce, true), (LossKind::L2, false)]
+    {
+        let step = Step::tiny(kind, frozen);
+        let mut gradients = Gradients::new(step.model.layout(), Device::Host).unwrap();
+        let mut announced: Vec<(usize, Vec<f32>)> = Vec::new();
+        let mut hear = |gradients: &mut Gradients, end: usize| {
+            announced.push((end, gradients.flat.view().part(0, &[end]).to_f32().unwrap().to_vec()));
+        };
+        step.backward_heard(&mut gradients, Keep::EVERYTHING, &mut hear);
+        let last = gradients.flat.to_f32().unwrap();
+        for (end, then) in &announced {
+            assert_eq!(then[..], last[..*end], "announced up to {end} of {}", last.len());
+        }
+        let ends: Vec<usize> = announced.iter().map(|(end, _)| *end).collect();
+        assert!(ends.is_sorted(), "{ends:?}");
+        assert_eq!(ends.last(), Some(&last.len()), "{ends:?}");
+        // Two predictor blocks and the parts' ends at least; what is announced late cannot travel early.
+        assert!(ends[0] * 2 < last.len() && ends.len() >= 4, "{ends:?} of {}", last.len());
+    }
 }
 
 #[test]
@@ -180,8 +220,14 @@ fn backward_without_kept_state_is_an_error() {
     let mut gradients = Gradients::new(step.model.layout(), Device::Host).unwrap();
     let d = [0.0; 36];
     let d = View::from_f32(&d, &[3, 12]);
-    let result =
-        step.model.predictor.backward(step.cx(), &step.parameters, None, d, &mut gradients);
+    let result = step.model.predictor.backward(
+        step.cx(),
+        &step.parameters,
+        None,
+        d,
+        &mut gradients,
+        &mut |_, _| {},
+    );
     assert!(result.unwrap_err().to_string().contains("predictor"));
 }
 

@@ -20,6 +20,13 @@ pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
         let help = "take 5 to 3600; a machine under load pauses for seconds; the default is 20";
         found.add("cluster.restart.hang_floor_s", what, help);
     }
+    if cluster.collective_timeout_s == 0 {
+        found.add("cluster.collective_timeout_s", "is 0", "give it at least 1; the default is 600");
+    }
+    if cluster.bucket_mib == 0 || cluster.bucket_mib > 1 << 20 {
+        let what = format!("is {} MiB", cluster.bucket_mib);
+        found.add("cluster.bucket_mib", what, "give it at least 1; the default is 64");
+    }
     match cluster.scheduler {
         Scheduler::Local => {
             if cluster.nodes > 1 {

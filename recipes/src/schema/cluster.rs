@@ -16,6 +16,12 @@ pub struct Cluster {
     pub threads_per_rank: usize,
     /// Seconds a worker may take from its start to its first report: 600.
     pub start_timeout_s: u64,
+    /// Seconds a rank on a GPU waits in a collective before it ends itself, where the supervisor has not done so: 600 (PyTorch's default
+    /// for NCCL).
+    pub collective_timeout_s: u64,
+    /// MiB of gradients that are summed over ranks at once, as soon as a backward pass has completed them: 64, between DDP's 25 and
+    /// Megatron's 153 (40 million gradients), which it makes larger beyond 40 ranks so that rings stay bound by bandwidth.
+    pub bucket_mib: usize,
     /// How workers and supervisor find each other.
     pub control: ControlPlane,
     /// What happens when a rank, a node or a collective fails.
@@ -32,6 +38,8 @@ impl Default for Cluster {
             ranks_per_node: 1,
             threads_per_rank: 0,
             start_timeout_s: 600,
+            collective_timeout_s: 600,
+            bucket_mib: 64,
             control: ControlPlane::default(),
             restart: RestartPolicy::default(),
             slurm: Slurm::default(),
@@ -51,7 +59,7 @@ impl Cluster {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scheduler {
-    /// This machine, through `mpirun` where there is more than one rank.
+    /// This machine; through `mpirun` where there is more than one rank on CPUs.
     #[default]
     Local,
     /// Slurm.

@@ -119,10 +119,13 @@ impl Step {
         let (r, c) = (statistics.predicted_lse.view(), statistics.target_lse.view());
         let d = info_nce.backward(cx, parameters, &gathered, r, c, gradients).unwrap();
         let (d_target, d_predicted) = (d.target.view(), d.predicted.view());
-        model.y_encoder.backward(cx, parameters, target.saved, d_target, gradients).unwrap();
+        model
+            .y_encoder
+            .backward(cx, parameters, target.saved, d_target, gradients, &mut |_, _| {})
+            .unwrap();
         let d_visual = model
             .predictor
-            .backward(cx, parameters, predicted.saved, d_predicted, gradients)
+            .backward(cx, parameters, predicted.saved, d_predicted, gradients, &mut |_, _| {})
             .unwrap();
         assert!(d_visual.is_none(), "a frozen encoder wants no gradient");
         Result {

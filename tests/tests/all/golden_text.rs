@@ -107,7 +107,9 @@ fn gradients(
     let d = d(&out);
     let d = View::from_f32(&d, out.shape());
     let stack = &model.stack;
-    let d = stack.backward(cx, parameters, saved.unwrap(), d, &sequence, &mut gradients).unwrap();
+    let d = stack
+        .backward(cx, parameters, saved.unwrap(), d, &sequence, &mut gradients, &mut |_, _| {})
+        .unwrap();
     model.embed_backward(cx, text.ids(), d.view(), &mut gradients).unwrap();
     gradients
 }
@@ -317,7 +319,10 @@ fn gemma_gradients_match() {
         let mut gradients = Gradients::new(model.layout(), Device::Host).unwrap();
         let d = View::from_f32(weight, embedded.embedding.shape());
         let saved = embedded.saved;
-        model.y_encoder.backward(cx, &parameters, saved, d, &mut gradients).unwrap();
+        model
+            .y_encoder
+            .backward(cx, &parameters, saved, d, &mut gradients, &mut |_, _| {})
+            .unwrap();
         let got = published(&model, &gradients, Source::Gemma);
         all_compared(&got, &golden, "grad.");
         let mut different = compare_gradients(&got, &golden, "grad.", GRADIENT).1;

@@ -134,7 +134,7 @@ fn gradients_match(name: &str) {
     let mut gradients = Gradients::new(model.layout(), Device::Host).unwrap();
     let d = View::from_f32(&d, visual.tokens.shape());
     let saved = visual.saved.take();
-    model.x_encoder.backward(cx, &parameters, saved, d, &mut gradients).unwrap();
+    model.x_encoder.backward(cx, &parameters, saved, d, &mut gradients, &mut |_, _| {}).unwrap();
     let got = published(&model, &gradients, Source::VJepa2);
     let mut names: Vec<&str> = got.keys().map(String::as_str).collect();
     names.sort_unstable();
@@ -146,7 +146,7 @@ fn gradients_match(name: &str) {
     let mut visual =
         model.x_encoder.forward(cx, &parameters, frames.view(), Keep::EVERYTHING).unwrap();
     let saved = visual.saved.take();
-    model.x_encoder.backward(cx, &parameters, saved, d, &mut gradients).unwrap();
+    model.x_encoder.backward(cx, &parameters, saved, d, &mut gradients, &mut |_, _| {}).unwrap();
     let twice = published(&model, &gradients, Source::VJepa2);
     assert_eq!(compare_gradients(&twice, &golden, "grad.", GRADIENT).1.len(), twice.len());
 }

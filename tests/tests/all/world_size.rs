@@ -94,3 +94,20 @@ fn another_batch_would_be_seen() {
     let other = one_step(&trial, "other", &["cluster.ranks_per_node=1", "stages.0.batch=7"]);
     assert!(difference(&one, &other).0 > 100.0 * GRADIENT_TOLERANCE);
 }
+
+#[test]
+fn how_gradients_are_cut_into_buckets_changes_no_bit() {
+    let trial = Trial::new(ONE_STEP);
+    for ranks in ["2", "3"] {
+        let world = format!("cluster.ranks_per_node={ranks}");
+        let step = |mib: &str| {
+            let sets = [world.as_str(), &format!("cluster.bucket_mib={mib}")];
+            one_step(&trial, &format!("{ranks}_ranks_{mib}_mib"), &sets)
+        };
+        let (small, whole) = (step("1"), step("1024"));
+        assert!(small.moment.len() > 2 << 18, "there are several buckets of 1 MiB");
+        let bits = |s: &Step| -> Vec<u32> { s.moment.iter().map(|x| x.to_bits()).collect() };
+        assert!(bits(&small) == bits(&whole), "{ranks} ranks");
+        assert_eq!(small.norm.to_bits(), whole.norm.to_bits(), "{ranks} ranks");
+    }
+}

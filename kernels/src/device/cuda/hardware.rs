@@ -256,6 +256,31 @@ impl Hardware {
             .map_err(driver("cuStreamWaitEvent", LATER))
     }
 
+    /// The stream's handle, with the context made current on this thread.
+    pub(super) fn handle(&self, lane: Lane) -> Result<*mut c_void> {
+        self.bind()?;
+        Ok(self.queue(lane).stream.cast())
+    }
+
+    /// An event behind what was issued to `lane` so far.
+    pub(super) fn mark(&self, lane: Lane) -> Result<Event> {
+        self.bind()?;
+        let event = Event::plain()?;
+        event.record(self.queue(lane).stream)?;
+        Ok(event)
+    }
+
+    /// Whether an event has happened, without waiting for it.
+    pub(super) fn happened(&self, event: &Event) -> Result<bool> {
+        self.bind()?;
+        // SAFETY: the event is alive.
+        match unsafe { cu::event::query(event.0) } {
+            Ok(()) => Ok(true),
+            Err(DriverError(cu_sys::CUresult::CUDA_ERROR_NOT_READY)) => Ok(false),
+            Err(error) => Err(driver("cuEventQuery", LATER)(error)),
+        }
+    }
+
     /// Milliseconds that what `work` issues to `lane` takes.
     pub(super) fn time(&self, lane: Lane, work: impl FnOnce() -> Result<()>) -> Result<f64> {
         self.bind()?;
@@ -546,7 +571,10 @@ const CANDIDATES: usize = 6;
 
 /// An event, destroyed when dropped.
 #[derive(Debug)]
-struct Event(cu_sys::CUevent);
+pub(super) struct Event(cu_sys::CUevent);
+
+// SAFETY: events may be recorded, queried and destroyed from any thread.
+unsafe impl Send for Event {}
 
 impl Event {
     fn new(flags: cu_sys::CUevent_flags) -> Result<Self> {

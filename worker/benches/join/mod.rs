@@ -1,0 +1,50 @@
+//! Ranks of a benchmark: as many processes as `multi_gpu.sh` starts, which find each other through a file.
+
+use std::path::Path;
+
+use vljepa_kernels::Device;
+use vljepa_worker::collectives::Collectives;
+use vljepa_worker::environment::Environment;
+
+/// The world of this process: NCCL with the ranks that were told the same file, MPI where `mpirun` started it, or nobody else.
+pub(crate) fn join(meet: Option<&Path>, device: Device) -> anyhow::Result<Collectives> {
+    let environment = Environment::read();
+    match (meet, environment.place, device) {
+        #[cfg(feature = "cuda")]
+        (Some(file), Some(place), Device::Cuda(cuda)) => nccl(file, place, cuda, &environment),
+        (Some(_), _, _) => {
+            anyhow::bail!("--meet needs GPUs, feature `cuda`, VLJEPA_RANK and VLJEPA_WORLD_SIZE")
+        }
+        (None, _, Device::Host) => Ok(Collectives::join(environment.started_by_mpi)?),
+        #[cfg(feature = "cuda")]
+        (None, _, Device::Cuda(_)) => Ok(Collectives::Solo(vljepa_worker::collectives::Solo)),
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn nccl(
+    file: &Path,
+    place: [usize; 2],
+    cuda: &'static vljepa_kernels::device::cuda::Cuda,
+    environment: &Environment,
+) -> anyhow::Result<Collectives> {
+    use std::time::{Duration, Instant};
+
+    use vljepa_worker::collectives::nccl::{Id, Library, Nccl, TimeOuts};
+
+    const LONG: Duration = Duration::from_secs(120);
+    let library = Library::open(environment.nccl.as_deref())?;
+    if place[0] == 0 {
+        let id = library.unique_id()?.text();
+        vljepa_recipes::run_directory::atomic_write(file, id.as_bytes())?;
+    }
+    let since = Instant::now();
+    while !file.exists() {
+        anyhow::ensure!(since.elapsed() < LONG, "rank 0 did not write {}", file.display());
+        std::thread::park_timeout(Duration::from_millis(10));
+    }
+    let id = Id::parse(&std::fs::read_to_string(file)?)?;
+    let time_outs = TimeOuts { start: LONG, collective: LONG };
+    let nccl = Nccl::join(library, id, place, cuda, time_outs, Box::new(|_| ()))?;
+    Ok(Collectives::Nccl(nccl))
+}

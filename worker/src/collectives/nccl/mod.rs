@@ -1,0 +1,338 @@
+//! NCCL between GPUs: every collective on the device's communication stream, so that it may overlap what the compute stream does.
+
+mod communicator;
+mod error;
+mod library;
+#[cfg(test)]
+mod tests;
+mod watch;
+
+use std::ffi::c_void;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use vljepa_kernels::device::cuda::{Cuda, CudaStream, Lane, Region};
+use vljepa_kernels::{DType, Device, KernelError, Tensor, View};
+
+pub use self::error::NcclError;
+pub use self::library::{Id, Library};
+pub use self::watch::LastWords;
+
+use self::communicator::Communicator;
+use self::library::{Buffers, Call, Element};
+use self::watch::Watch;
+use super::Shares;
+use super::record::Ticket;
+use crate::error::WorkerError;
+
+/// Host values travel in pieces of at most this size.
+const CHUNK: usize = 16 << 20;
+
+/// How long a rank waits for the others.
+#[derive(Debug, Clone, Copy)]
+pub struct TimeOuts {
+    /// Until all have joined.
+    pub start: Duration,
+    /// In a collective.
+    pub collective: Duration,
+}
+
+/// The world of all ranks' GPUs.
+pub struct Nccl {
+    // Before the communicator, which it watches.
+    watch: Watch,
+    communicator: Arc<Communicator>,
+    place: [usize; 2],
+    compute: CudaStream,
+    communicate: CudaStream,
+    /// Bytes on the GPU that host values and padded shares pass through; used on the communication stream alone.
+    staging: Mutex<Option<Tensor>>,
+}
+
+impl fmt::Debug for Nccl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Nccl({} of {})", self.rank(), self.world_size())
+    }
+}
+
+type Result<T> = std::result::Result<T, WorkerError>;
+
+impl Nccl {
+    /// Meets the other ranks of `id`; `place` is this process's rank and the number of ranks. When a collective fails or takes too
+    /// long later on, `last_words` hears why, and the process ends: the thread that waits for the device could not say so.
+    ///
+    /// # Errors
+    /// When a rank does not come in time, or NCCL fails.
+    pub fn join(
+        library: &'static Library,
+        id: Id,
+        place: [usize; 2],
+        cuda: &'static Cuda,
+        time_outs: TimeOuts,
+        last_words: LastWords,
+    ) -> anyhow::Result<Self> {
+        let [compute, communicate] =
+            [Lane::Compute, Lane::Communicate].map(|lane| CudaStream::new(cuda, lane));
+        // Makes the device current: the communicator is of this thread's.
+        communicate.handle()?;
+        let communicator = Communicator::init(library, id, place, time_outs.start)?;
+        let communicator = Arc::new(communicator);
+        let watch = Watch::start(Arc::clone(&communicator), time_outs.collective, last_words)?;
+        let staging = Mutex::default();
+        Ok(Self { watch, communicator, place, compute, communicate, staging })
+    }
+
+    pub(super) fn rank(&self) -> usize {
+        self.place[0]
+    }
+
+    pub(super) fn world_size(&self) -> usize {
+        self.place[1]
+    }
+
+    /// The rows of all ranks, behind what the compute stream does so far and before what it does next.
+    pub(super) fn all_gather_rows(
+        &self,
+        ticket: &Ticket<'_>,
+        local: View<'_>,
+        shares: Shares,
+        out: View<'_>,
+    ) -> Result<()> {
+        let from = region("all_gather_rows", "local", local)?;
+        let to = region("all_gather_rows", "out", out)?;
+        self.communicate.wait_for(self.compute)?;
+        self.gather(ticket, from, shares, to)?;
+        Ok(self.compute.wait_for(self.communicate)?)
+    }
+
+    fn gather(&self, ticket: &Ticket<'_>, from: Region, shares: Shares, to: Region) -> Result<()> {
+        let row = to.bytes / shares.global.max(1);
+        let Shares { global, world_size } = shares;
+        if global.is_multiple_of(world_size) {
+            return self.issue(ticket, &[gathering(from, to.address)]);
+        }
+        // NCCL gathers equal parts: each rank's rows come to the front of a slot that the largest share fills.
+        let slot = row * global.div_ceil(world_size);
+        let staging = self.staging(world_size * slot)?;
+        let place =
+            |rank: usize, bytes| Region { address: staging.address + (rank * slot) as u64, bytes };
+        let own = place(self.rank(), slot);
+        self.communicate.copy(from, Region { bytes: from.bytes, ..own })?;
+        self.issue(ticket, &[gathering(own, staging.address)])?;
+        for rank in 0..world_size {
+            let rows = shares.rows(rank);
+            let bytes = rows.len() * row;
+            let address = to.address + (rows.start * row) as u64;
+            self.communicate.copy(place(rank, bytes), Region { address, bytes })?;
+        }
+        Ok(())
+    }
+
+    /// Begins a sum in place, behind what the compute stream does so far; [`Self::end`] makes that stream wait for it.
+    pub(super) fn begin_all_reduce_sum(&self, ticket: &Ticket<'_>, values: View<'_>) -> Result<()> {
+        let at = f32_region("all_reduce_sum", "values", values)?;
+        self.communicate.wait_for(self.compute)?;
+        let buffers = Buffers {
+            from: at.address,
+            to: at.address,
+            count: values.len(),
+            element: Element::F32,
+        };
+        self.issue(ticket, &[(Call::AllReduceSum, buffers)])
+    }
+
+    /// What the compute stream does from now on sees what the communication stream did so far.
+    pub(super) fn end(&self) -> Result<()> {
+        Ok(self.compute.wait_for(self.communicate)?)
+    }
+
+    /// The own rows of the sum of all ranks' `values`.
+    pub(super) fn reduce_scatter_sum(
+        &self,
+        ticket: &Ticket<'_>,
+        values: View<'_>,
+        shares: Shares,
+        out: View<'_>,
+    ) -> Result<()> {
+        let from = f32_region("reduce_scatter_sum", "values", values)?;
+        let to = f32_region("reduce_scatter_sum", "out", out)?;
+        let width = values.len() / shares.global.max(1);
+        self.communicate.wait_for(self.compute)?;
+        let Shares { global, world_size } = shares;
+        let buffers = |from, count| Buffers { from, to: to.address, count, element: Element::F32 };
+        if global.is_multiple_of(world_size) {
+            let calls = [(Call::ReduceScatterSum, buffers(from.address, out.len()))];
+            self.issue(ticket, &calls)?;
+        } else {
+            // NCCL scatters equal parts: uneven ones are as many sums, issued together.
+            let calls: Vec<_> = (0..world_size)
+                .map(|root| {
+                    let rows = shares.rows(root);
+                    let start = from.address + (rows.start * width * size_of::<f32>()) as u64;
+                    (Call::ReduceSum { root }, buffers(start, rows.len() * width))
+                })
+                .collect();
+            self.issue(ticket, &calls)?;
+        }
+        self.end()
+    }
+
+    /// The hashes of all ranks' rows.
+    pub(super) fn all_gather_hashes(
+        &self,
+        ticket: Ticket<'_>,
+        local: &[u64],
+        shares: Shares,
+    ) -> Vec<u64> {
+        let bytes = self.certain(self.gather_host(&ticket, bytemuck::cast_slice(local), shares, 8));
+        bytes.chunks_exact(8).map(|b| u64::from_le_bytes(b.try_into().expect("8 bytes"))).collect()
+    }
+
+    /// The sum of each number, added up in the order of ranks: the same bits everywhere.
+    pub(super) fn sum<const N: usize>(&self, ticket: Ticket<'_>, values: [f64; N]) -> [f64; N] {
+        let own: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+        let all = self.certain(self.gather_host(&ticket, &own, self.one_each(), own.len()));
+        let mut sums = [0.0; N];
+        for of_rank in all.chunks_exact(own.len().max(1)) {
+            for (sum, x) in sums.iter_mut().zip(of_rank.chunks_exact(8)) {
+                *sum += f64::from_le_bytes(x.try_into().expect("8 bytes"));
+            }
+        }
+        sums
+    }
+
+    /// What each rank says.
+    pub(super) fn all_gather_bytes(&self, ticket: Ticket<'_>, bytes: &[u8]) -> Vec<Vec<u8>> {
+        let gathered = || -> Result<Vec<Vec<u8>>> {
+            let len = (bytes.len() as u64).to_le_bytes();
+            let lens = self.gather_host(&ticket, &len, self.one_each(), 8)?;
+            let lens: Vec<usize> = lens.chunks_exact(8).map(length).collect();
+            let longest = lens.iter().copied().max().unwrap_or(0);
+            let mut padded = bytes.to_vec();
+            padded.resize(longest, 0);
+            let mut all: Vec<Vec<u8>> = lens.iter().map(|_| Vec::with_capacity(longest)).collect();
+            for piece in padded.chunks(CHUNK) {
+                let pieces = self.gather_host(&ticket, piece, self.one_each(), piece.len())?;
+                all.iter_mut().zip(pieces.chunks_exact(piece.len())).for_each(|(a, p)| a.extend(p));
+            }
+            all.iter_mut().zip(lens).for_each(|(of_rank, len)| of_rank.truncate(len));
+            Ok(all)
+        };
+        self.certain(gathered())
+    }
+
+    /// What rank 0 says.
+    pub(super) fn broadcast(&self, ticket: Ticket<'_>, bytes: Vec<u8>) -> Vec<u8> {
+        let told = || -> Result<Vec<u8>> {
+            let mut len = (bytes.len() as u64).to_le_bytes();
+            self.broadcast_host(&ticket, &mut len)?;
+            let mut all = bytes;
+            all.resize(length(len), 0);
+            for piece in all.chunks_mut(CHUNK) {
+                self.broadcast_host(&ticket, piece)?;
+            }
+            Ok(all)
+        };
+        self.certain(told())
+    }
+
+    /// Ends this process; the other ranks see that it is gone.
+    pub(super) fn abort(&self) -> ! {
+        self.watch.end()
+    }
+
+    /// Bytes of the same length from every rank, or of their shares of rows, through the GPU and back.
+    fn gather_host(
+        &self,
+        ticket: &Ticket<'_>,
+        local: &[u8],
+        shares: Shares,
+        row: usize,
+    ) -> Result<Vec<u8>> {
+        let Shares { global, world_size } = shares;
+        let slot = row * global.div_ceil(world_size);
+        let staging = self.staging(world_size * slot)?;
+        let place =
+            |rank: usize, bytes| Region { address: staging.address + (rank * slot) as u64, bytes };
+        self.communicate.upload(place(self.rank(), local.len()), local)?;
+        self.issue(ticket, &[gathering(place(self.rank(), slot), staging.address)])?;
+        let mut all = vec![0; world_size * slot];
+        self.communicate.download(staging, &mut all)?;
+        Ok((0..world_size)
+            .flat_map(|rank| all[rank * slot..][..shares.rows(rank).len() * row].to_vec())
+            .collect())
+    }
+
+    fn broadcast_host(&self, ticket: &Ticket<'_>, bytes: &mut [u8]) -> Result<()> {
+        let at = self.staging(bytes.len())?;
+        if self.rank() == 0 {
+            self.communicate.upload(at, bytes)?;
+        }
+        let buffers = Buffers {
+            from: at.address,
+            to: at.address,
+            count: bytes.len(),
+            element: Element::Byte,
+        };
+        self.issue(ticket, &[(Call::Broadcast { root: 0 }, buffers)])?;
+        Ok(self.communicate.download(at, bytes)?)
+    }
+
+    /// Issues collectives to the communication stream, which are watched from now on.
+    fn issue(&self, ticket: &Ticket<'_>, calls: &[(Call, Buffers)]) -> Result<()> {
+        let stream: *mut c_void = self.communicate.handle()?;
+        self.communicator.issue(calls, stream)?;
+        ticket.issued();
+        self.watch.over(ticket.sequence(), self.communicate.mark()?);
+        Ok(())
+    }
+
+    /// The first bytes of the staging memory.
+    fn staging(&self, bytes: usize) -> Result<Region> {
+        let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = staging.as_ref().map_or(0, |tensor| tensor.shape()[0]);
+        if staging.is_none() || held < bytes {
+            *staging = None;
+            let device = Device::Cuda(self.communicate.cuda());
+            *staging = Some(Tensor::zeros(device, DType::U8, &[bytes.next_power_of_two()])?);
+            // Its zeros are written by the compute stream.
+            self.communicate.wait_for(self.compute)?;
+        }
+        let all = staging.as_ref().and_then(|tensor| tensor.view().region());
+        let Some(all) = all else { unreachable!("staging memory lies on the GPU") };
+        Ok(Region { bytes, ..all })
+    }
+
+    /// One row of each rank.
+    fn one_each(&self) -> Shares {
+        Shares { global: self.world_size(), world_size: self.world_size() }
+    }
+
+    /// A result without which no rank can go on: its error ends this one, as MPI's errors do.
+    fn certain<T>(&self, result: Result<T>) -> T {
+        result.unwrap_or_else(|error| self.watch.fail(&error.to_string()))
+    }
+}
+
+fn gathering(from: Region, to: u64) -> (Call, Buffers) {
+    let (from, count) = (from.address, from.bytes);
+    (Call::AllGather, Buffers { from, to, count, element: Element::Byte })
+}
+
+fn length(bytes: impl AsRef<[u8]>) -> usize {
+    let bytes = bytes.as_ref().try_into().expect("8 bytes");
+    usize::try_from(u64::from_le_bytes(bytes)).expect("a 64-bit machine")
+}
+
+fn region(operation: &'static str, what: &'static str, view: View<'_>) -> Result<Region> {
+    Ok(view.region().ok_or(NcclError::Host { operation, what })?)
+}
+
+fn f32_region(operation: &'static str, what: &'static str, view: View<'_>) -> Result<Region> {
+    if view.dtype() != DType::F32 {
+        let (found, needed) = (view.dtype().name(), "f32");
+        return Err(KernelError::DType { operation, what, found, needed }.into());
+    }
+    region(operation, what, view)
+}

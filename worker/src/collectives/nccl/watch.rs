@@ -1,0 +1,154 @@
+//! Watches collectives that stand in the device's queue: the thread that issued them may be waiting for the device, and cannot.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use vljepa_kernels::device::cuda::Mark;
+
+use super::communicator::Communicator;
+use super::error::NcclError;
+use crate::collectives::record;
+
+/// Between looks.
+const TICK: Duration = Duration::from_millis(20);
+/// How long giving a communicator up may take: it waits for the network.
+const FAREWELL: Duration = Duration::from_secs(5);
+const BEHIND: &str = "a rank does not come to it: the ranks' logs name the last collectives of each; a longer limit is \
+     `cluster.collective_timeout_s`";
+
+/// What a failing rank does before it ends: tells the supervisor.
+pub type LastWords = Box<dyn Fn(&str) + Send + Sync>;
+
+/// A collective in the device's queue.
+#[derive(Debug)]
+struct Pending {
+    sequence: u64,
+    mark: Mark,
+    since: Instant,
+}
+
+/// The watch over one communicator.
+#[derive(Debug)]
+pub(super) struct Watch {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    communicator: Arc<Communicator>,
+    pending: Mutex<VecDeque<Pending>>,
+    over: AtomicBool,
+    time_out: Duration,
+    last_words: LastWords,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}", self.pending)
+    }
+}
+
+impl Watch {
+    /// Begins.
+    pub(super) fn start(
+        communicator: Arc<Communicator>,
+        time_out: Duration,
+        last_words: LastWords,
+    ) -> std::io::Result<Self> {
+        let (pending, over) = (Mutex::default(), AtomicBool::new(false));
+        let shared = Arc::new(Shared { communicator, pending, over, time_out, last_words });
+        let watching = Arc::clone(&shared);
+        let thread = std::thread::Builder::new()
+            .name("nccl-watch".to_owned())
+            .spawn(move || watching.watch())?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// From now on watches the collective that was issued before `mark`.
+    pub(super) fn over(&self, sequence: u64, mark: Mark) {
+        self.shared.pending().push_back(Pending { sequence, mark, since: Instant::now() });
+    }
+
+    /// Says why and ends this rank: nothing can be computed without the collective that failed.
+    pub(super) fn fail(&self, error: &str) -> ! {
+        self.shared.fail(error)
+    }
+
+    /// Ends this rank; the others see that it is gone.
+    pub(super) fn end(&self) -> ! {
+        self.shared.end()
+    }
+}
+
+impl Shared {
+    fn pending(&self) -> MutexGuard<'_, VecDeque<Pending>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn watch(&self) {
+        while !self.over.load(Ordering::Acquire) {
+            if let Err(error) = self.look() {
+                self.fail(&format!("{error:#}"));
+            }
+            std::thread::park_timeout(TICK);
+        }
+    }
+
+    fn look(&self) -> anyhow::Result<()> {
+        let mut pending = self.pending();
+        while let Some(first) = pending.front() {
+            if !first.mark.happened()? {
+                break;
+            }
+            record::of_process().done(first.sequence);
+            pending.pop_front();
+        }
+        let oldest = pending.front().map(|first| (first.sequence, first.since.elapsed()));
+        drop(pending);
+        self.communicator.check()?;
+        match oldest {
+            Some((sequence, waited)) if waited > self.time_out => Err(NcclError::TimeOut {
+                call: format!("collective {sequence}"),
+                seconds: waited.as_secs_f64(),
+                hint: BEHIND,
+            }
+            .into()),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn fail(&self, error: &str) -> ! {
+        tracing::error!("{error}\n{}", record::of_process().describe());
+        (self.last_words)(error);
+        self.end()
+    }
+
+    fn end(&self) -> ! {
+        let communicator = Arc::clone(&self.communicator);
+        let (done, ended) = mpsc::channel::<()>();
+        let giving_up = std::thread::Builder::new().spawn(move || {
+            communicator.abort();
+            drop(done);
+        });
+        if giving_up.is_ok() {
+            // Whether it succeeded or not, this process ends.
+            ended.recv_timeout(FAREWELL).unwrap_or_default();
+        }
+        std::process::abort()
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.shared.over.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            if thread.join().is_err() {
+                tracing::warn!("the watch over NCCL panicked");
+            }
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! The last collectives of this rank, for the log of a run that failed in one: which, how large, how far.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Collectives that are remembered: a few steps' without gradient buckets, the end of one with them.
+const KEPT: usize = 64;
+
+/// What ranks do together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Every rank gets the parts of all.
+    AllGather,
+    /// Every rank gets the sum.
+    AllReduce,
+    /// Every rank gets its part of the sum.
+    ReduceScatter,
+    /// Every rank gets rank 0's.
+    Broadcast,
+}
+
+impl Kind {
+    /// The name that messages print.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::AllGather => "all-gather",
+            Self::AllReduce => "all-reduce",
+            Self::ReduceScatter => "reduce-scatter",
+            Self::Broadcast => "broadcast",
+        }
+    }
+}
+
+/// How far a collective is on this rank.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// This rank has come to it.
+    Begun,
+    /// It stands in the device's queue.
+    Issued,
+    /// It has happened after so long.
+    Done(Duration),
+}
+
+/// One collective.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    /// Its number: 1 for the first of this process. The same collective has the same number on every rank.
+    pub sequence: u64,
+    /// What it is.
+    pub kind: Kind,
+    /// Bytes of its result on this rank.
+    pub bytes: usize,
+    /// How far it is.
+    pub state: State,
+    /// When this rank came to it.
+    pub begun: Instant,
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { sequence, kind, bytes, state, begun } = self;
+        write!(f, "collective {sequence}, {} of {bytes} bytes: ", kind.name())?;
+        match state {
+            State::Begun => write!(f, "begun {:.3} s ago", begun.elapsed().as_secs_f64()),
+            State::Issued => write!(
+                f,
+                "issued {:.3} s ago, not finished on the device",
+                begun.elapsed().as_secs_f64()
+            ),
+            State::Done(after) => write!(f, "done after {:.3} ms", after.as_secs_f64() * 1e3),
+        }
+    }
+}
+
+/// The last collectives.
+#[derive(Debug)]
+pub struct Record {
+    sequence: AtomicU64,
+    last: Mutex<VecDeque<Entry>>,
+}
+
+/// A process is one rank of one run and has one record, which its panic hook and its heartbeats read as well.
+static PROCESS: Record = Record::new();
+
+/// This process's record.
+pub fn of_process() -> &'static Record {
+    &PROCESS
+}
+
+/// A collective that was begun; dropped before it is done, it stays where it was.
+#[derive(Debug)]
+#[must_use]
+pub struct Ticket<'a> {
+    record: &'a Record,
+    sequence: u64,
+}
+
+impl Record {
+    const fn new() -> Self {
+        Self { sequence: AtomicU64::new(0), last: Mutex::new(VecDeque::new()) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Entry>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that this rank has come to a collective.
+    pub(super) fn begin(&self, kind: Kind, bytes: usize) -> Ticket<'_> {
+        let mut last = self.lock();
+        let sequence = self.sequence.fetch_add(1, Ordering::Relaxed) + 1;
+        if last.len() == KEPT {
+            last.pop_front();
+        }
+        last.push_back(Entry { sequence, kind, bytes, state: State::Begun, begun: Instant::now() });
+        Ticket { record: self, sequence }
+    }
+
+    fn set(&self, sequence: u64, state: impl FnOnce(&Entry) -> State) {
+        if let Some(entry) = self.lock().iter_mut().rev().find(|e| e.sequence == sequence) {
+            entry.state = state(entry);
+        }
+    }
+
+    /// Notes that a collective has happened.
+    pub(super) fn done(&self, sequence: u64) {
+        self.set(sequence, |entry| State::Done(entry.begun.elapsed()));
+    }
+
+    /// The number of the last collective that this rank has come to; heartbeats may read it at any time.
+    #[must_use]
+    pub fn sequence(&self) -> &AtomicU64 {
+        &self.sequence
+    }
+
+    /// The last collectives, oldest first.
+    #[must_use]
+    pub fn last(&self) -> Vec<Entry> {
+        self.lock().iter().copied().collect()
+    }
+
+    /// What a log should say when a rank fails: the newest collectives, and older ones that are not done.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        const SHOWN: usize = 8;
+        let last = self.last();
+        let newest = last.len().saturating_sub(SHOWN);
+        let lines: Vec<String> = last
+            .iter()
+            .enumerate()
+            .filter(|(i, entry)| *i >= newest || !matches!(entry.state, State::Done(_)))
+            .map(|(_, entry)| entry.to_string())
+            .collect();
+        if lines.is_empty() {
+            return "no collective was begun".to_owned();
+        }
+        format!("the last collectives of this rank:\n  {}", lines.join("\n  "))
+    }
+}
+
+impl Ticket<'_> {
+    /// Its number.
+    #[must_use]
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Notes that it stands in the device's queue.
+    #[cfg(feature = "cuda")]
+    pub(super) fn issued(&self) {
+        self.record.set(self.sequence, |_| State::Issued);
+    }
+
+    /// Notes that it has happened.
+    pub(super) fn done(self) {
+        self.record.done(self.sequence);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{KEPT, Kind, Record, State};
+
+    #[test]
+    fn the_last_collectives_are_kept_with_how_far_they_came() {
+        let record = Record::new();
+        record.begin(Kind::AllGather, 24).done();
+        let stuck = record.begin(Kind::AllReduce, 4096);
+        assert_eq!(stuck.sequence(), 2);
+        drop(stuck);
+        record.begin(Kind::Broadcast, 8).done();
+        let states: Vec<bool> =
+            record.last().iter().map(|e| matches!(e.state, State::Done(_))).collect();
+        assert_eq!(states, [true, false, true]);
+        let text = record.describe();
+        assert!(text.contains("collective 2, all-reduce of 4096 bytes: begun"), "{text}");
+        assert!(text.contains("collective 1, all-gather of 24 bytes: done after"), "{text}");
+    }
+
+    #[test]
+    fn memory_is_bounded_and_an_unfinished_one_is_named_while_it_is_kept() {
+        let record = Record::new();
+        drop(record.begin(Kind::ReduceScatter, 1));
+        for _ in 1..KEPT {
+            record.begin(Kind::AllReduce, 1).done();
+        }
+        assert!(record.describe().contains("collective 1, reduce-scatter"));
+        record.begin(Kind::AllReduce, 1).done();
+        assert_eq!(record.last().len(), KEPT);
+        assert_eq!(record.last()[0].sequence, 2);
+        assert!(!record.describe().contains("collective 1,"));
+    }
+
+    #[test]
+    fn nothing_begun_is_said() {
+        assert_eq!(Record::new().describe(), "no collective was begun");
+    }
+}
