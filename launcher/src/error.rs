@@ -151,7 +151,7 @@ pub(crate) enum LaunchError {
         why: String,
     },
     /// A node cannot take part.
-    #[error("workers cannot run on {host}")]
+    #[error("workers cannot run on {host}: {}", names(problems))]
     Unhealthy {
         /// Which.
         host: String,
@@ -217,6 +217,11 @@ pub(crate) struct FileProblem {
     pub what: String,
     /// What to do.
     pub help: String,
+}
+
+/// The keys of problems, as one line.
+fn names(problems: &[FileProblem]) -> String {
+    problems.iter().map(|problem| problem.key.as_str()).collect::<Vec<_>>().join(", ")
 }
 
 impl LaunchError {

@@ -17,6 +17,12 @@ pub(crate) struct Patience {
     pub one: Duration,
 }
 
+impl Patience {
+    /// For a look whether the supervisor can be reached, which is there already.
+    pub(crate) const SHORT: Self =
+        Self { total: Duration::from_secs(3), one: Duration::from_millis(1500) };
+}
+
 impl Default for Patience {
     /// 30 s. The supervisor listens before it starts workers, so what lasts longer than that is no race.
     fn default() -> Self {
@@ -109,12 +115,12 @@ mod tests {
 
     use super::{Obstacle, Patience, connect, explain, obstacle};
 
-    const SHORT: Patience =
+    const BRIEF: Patience =
         Patience { total: Duration::from_millis(300), one: Duration::from_millis(100) };
 
     fn error(address: &str) -> String {
         let start = Instant::now();
-        let text = connect(address, SHORT).unwrap_err().to_string();
+        let text = connect(address, BRIEF).unwrap_err().to_string();
         assert!(start.elapsed() < Duration::from_secs(10), "{text}");
         text
     }
@@ -157,7 +163,7 @@ mod tests {
             let listener = TcpListener::bind(free).unwrap();
             listener.accept().map(drop)
         });
-        let patience = Patience { total: Duration::from_secs(20), ..SHORT };
+        let patience = Patience { total: Duration::from_secs(20), ..BRIEF };
         assert!(connect(&free.to_string(), patience).is_ok());
         late.join().unwrap().unwrap();
     }

@@ -106,7 +106,7 @@ impl Control {
     /// # Errors
     /// When it cannot or does not.
     pub fn knock(address: &str, token: &str) -> anyhow::Result<()> {
-        let stream = connect(address, Patience::default())?;
+        let stream = connect(address, Patience::SHORT)?;
         let (answer, ..) = introduce(&stream, &FromWorker::Knock { token: token.to_owned() })?;
         match answer {
             FromSupervisor::Welcome => Ok(()),

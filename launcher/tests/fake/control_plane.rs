@@ -31,6 +31,7 @@ fn an_attempt_starts_only_on_a_healthy_machine() {
             "fail room",
             "fail shards",
             "workers cannot run on",
+            ": room, shards",
             "room: as told",
             "free space",
             "mount the data",
