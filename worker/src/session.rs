@@ -33,6 +33,8 @@ pub struct Session {
     pub control: Control,
     /// What this rank computes on.
     pub device: Device,
+    /// The same for people.
+    pub device_name: String,
 }
 
 /// The cargo features of this build, as JSON.
@@ -111,19 +113,21 @@ fn start(
         tracing::info!(
             rank = collectives.rank(),
             world_size = started,
-            device = device_name,
+            device = &device_name,
             "started"
         );
         let mut loaded = loaded;
         // The schema's 0: this rank's share of its machine's cores, not of the whole run's.
         let data_threads = &mut loaded.recipe.data.threads;
         *data_threads = compute_threads(*data_threads, environment.local_world_size);
-        Ok((run, loaded, control, device, job))
+        Ok((run, loaded, control, (device, device_name), job))
     };
     match prepared() {
-        Ok((run, loaded, control, device, job)) => {
+        Ok((run, loaded, control, (device, device_name), job)) => {
             let (recipe, recipe_hash) = (loaded.recipe, loaded.hash);
-            Ok((Session { run, recipe, recipe_hash, collectives, control, device }, job))
+            let session =
+                Session { run, recipe, recipe_hash, collectives, control, device, device_name };
+            Ok((session, job))
         }
         Err(error) => Err((error, collectives)),
     }
