@@ -28,6 +28,17 @@ pub(crate) enum LaunchError {
     #[error("cluster.scheduler is slurm, which this launcher does not submit to")]
     #[diagnostic(help("on this machine: --set cluster.scheduler=local --set cluster.nodes=1"))]
     Scheduler,
+    /// The Prometheus endpoint.
+    #[error("logging.prometheus: cannot listen at {address}: {why}")]
+    #[diagnostic(help(
+        "choose a free port of this machine: --set logging.prometheus=0.0.0.0:PORT, or none: --set logging.prometheus=\"\""
+    ))]
+    Prometheus {
+        /// The recipe's address.
+        address: String,
+        /// Why not.
+        why: String,
+    },
     /// No `mpirun`.
     #[error("a run of {ranks} ranks needs mpirun, which is not on PATH")]
     #[diagnostic(help("apt-get install openmpi-bin, or one rank: --set cluster.ranks_per_node=1"))]
@@ -154,6 +165,7 @@ impl LaunchError {
             | Self::RunDirectory(_)
             | Self::Files { .. }
             | Self::Scheduler
+            | Self::Prometheus { .. }
             | Self::NoCheckpoint { .. }
             | Self::Unreadable { .. }
             | Self::Path { .. } => 2,

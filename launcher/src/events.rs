@@ -7,6 +7,7 @@ use vljepa_recipes::clock;
 use vljepa_recipes::protocol::Phase;
 use vljepa_recipes::run_directory::{RunDirectory, append_line};
 
+use crate::supervise::Straggler;
 use crate::terminal;
 
 /// A line of `events.jsonl`.
@@ -75,6 +76,8 @@ pub(crate) enum Event {
         /// One line.
         text: String,
     },
+    /// A rank has been slower than the others for a while.
+    Straggler(Straggler),
     /// A stop was asked for.
     StopRequested {
         /// By which signal.

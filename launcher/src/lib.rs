@@ -11,6 +11,7 @@ mod events;
 mod jobs;
 mod local;
 mod plan;
+mod prometheus;
 mod provenance;
 mod report;
 mod shards;

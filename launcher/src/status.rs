@@ -13,7 +13,7 @@ use crate::events::AttemptOutcome;
 use crate::jobs;
 use crate::provenance::RunRecord;
 use crate::report::history;
-use crate::supervise;
+use crate::supervise::{self, RankTable};
 use crate::terminal;
 
 /// How a run stands.
@@ -29,6 +29,8 @@ struct Status {
     checkpoint: Option<String>,
     attempts: usize,
     fault: Option<String>,
+    /// Who is slow; none before the first interval.
+    ranks: Option<RankTable>,
 }
 
 /// Prints it.
@@ -63,7 +65,64 @@ pub(crate) fn status(arguments: &RunJson) -> Result<u8, LaunchError> {
     add("attempts", Some(status.attempts.to_string()));
     add("fault", status.fault.clone());
     terminal::result(&terminal::table(&rows));
+    if let Some(table) = &status.ranks {
+        terminal::result(&format!("\n{}", ranks(table)));
+    }
     Ok(0)
+}
+
+/// Who is slow, and the slowest ranks.
+fn ranks(table: &RankTable) -> String {
+    let ms = |seconds: f64| format!("{:.1}", 1e3 * seconds);
+    let percent = |over: f64| format!("{:+.0}%", 100.0 * over);
+    let mut text = format!(
+        "ranks at step {}, {} of {} reported; the median rank works {} ms per step",
+        terminal::thousands(table.step),
+        terminal::thousands(table.reported as u64),
+        terminal::thousands(table.world_size as u64),
+        ms(table.median_work_s)
+    );
+    if let Some(slowest) = table.slowest.first().filter(|_| table.world_size > 1) {
+        text += &format!(
+            "\nslowest: rank {} on {}, {} over the median, most of it in phase {}",
+            slowest.rank,
+            slowest.host,
+            percent(slowest.over),
+            slowest.phase.name()
+        );
+    }
+    let header = [
+        "rank",
+        "host",
+        "work ms",
+        "over",
+        "phase",
+        "data ms",
+        "collective ms",
+        "TFLOP/s",
+        "MiB",
+        "GPU MiB",
+    ];
+    let mut rows = vec![header.map(str::to_owned).to_vec()];
+    rows.extend(table.slowest.iter().map(|row| {
+        vec![
+            row.rank.to_string(),
+            row.host.clone(),
+            ms(row.work_s),
+            percent(row.over),
+            row.phase.name().to_owned(),
+            ms(row.data_s),
+            ms(row.collective_s),
+            format!("{:.3}", row.tflops),
+            terminal::thousands(row.memory_mib),
+            row.device_memory_mib.map_or_else(|| "–".to_owned(), terminal::thousands),
+        ]
+    }));
+    text += &format!("\n{}", terminal::table(&rows));
+    if table.slowest.len() < table.reported {
+        text += "\nonly the slowest are listed";
+    }
+    text
 }
 
 fn of(directory: &RunDirectory) -> Result<Status, LaunchError> {
@@ -93,6 +152,7 @@ fn of(directory: &RunDirectory) -> Result<Status, LaunchError> {
         checkpoint: jobs::newest_checkpoint(directory),
         attempts: record.as_ref().map_or(0, |record| record.attempts.len()),
         fault: last.and_then(|attempt| attempt.fault.clone()),
+        ranks: history::ranks(directory),
     })
 }
 

@@ -254,6 +254,7 @@ pub(super) fn incidents(contents: &Contents) -> Markup {
                 ("refused", format!("a connection from {peer}: {reason}"))
             }
             Event::Warning { rank, text } => ("warning", format!("rank {rank}: {text}")),
+            Event::Straggler(straggler) => ("slow", straggler.to_string()),
             Event::StopRequested { signal } => ("stop", format!("asked for by {signal}")),
             Event::Saved { stall_s, .. } => {
                 saves += 1;
@@ -293,7 +294,7 @@ pub(super) fn incidents(contents: &Contents) -> Markup {
 fn incident_class(kind: &str) -> &'static str {
     match kind {
         "fault" => "bad",
-        "warning" | "refused" => "fair",
+        "warning" | "refused" | "slow" => "fair",
         _ => "plain",
     }
 }

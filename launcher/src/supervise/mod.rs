@@ -1,11 +1,13 @@
 //! The supervisor: starts attempts, watches them, and starts again what can go on. It never leaves a process behind.
 
 mod attempt;
+mod observer;
 mod post_mortem;
 mod progress;
 mod restart;
 mod signals;
 mod stall;
+mod stragglers;
 #[cfg(test)]
 mod tests;
 
@@ -18,8 +20,10 @@ use vljepa_recipes::protocol::{Job, Phase};
 use vljepa_recipes::run_directory::{RunDirectory, atomic_write};
 use vljepa_recipes::schema::Recipe;
 
+pub(crate) use observer::Observed;
 pub(crate) use signals::{Signals, StopSignal};
 pub(crate) use stall::Limits;
+pub(crate) use stragglers::{RankTable, Straggler};
 
 use crate::control::{Expected, Server};
 use crate::error::LaunchError;
@@ -27,6 +31,7 @@ use crate::events::{AttemptOutcome, Event, EventLog, Fault, FaultKind};
 use crate::local::{Group, Programs, WorkerArguments};
 use crate::provenance::RunRecord;
 use attempt::{Attempt, End, Facts};
+use observer::Observer;
 use progress::Progress;
 use restart::{Decision, Failure, Restarts};
 
@@ -63,6 +68,7 @@ pub(crate) enum Ending {
 /// # Errors
 /// When it cannot go on: the fault and why it was not tried again.
 pub(crate) async fn supervise(run: &mut Run, signals: &mut Signals) -> Result<Ending, LaunchError> {
+    let mut observer = Observer::start(run).await?;
     let mut progress = Progress::new(&run.recipe);
     let mut restarts = Restarts::new(run.recipe.cluster.restart.clone());
     let mut facts = Facts::default();
@@ -71,7 +77,11 @@ pub(crate) async fn supervise(run: &mut Run, signals: &mut Signals) -> Result<En
         run.record.write(&run.directory)?;
         let events = EventLog::new(&run.directory, number);
         progress.restart();
-        let (end, reached) = match one_attempt(run, number, facts, &mut progress, signals).await {
+        observer.attempt(number, run.recipe.cluster.world_size());
+        let watch = Watch { progress: &mut progress, observer: &mut observer };
+        let ended = one_attempt(run, number, facts, watch, signals).await;
+        observer.end_attempt().await;
+        let (end, reached) = match ended {
             Ok(ended) => ended,
             Err(error) => {
                 progress.finish();
@@ -96,6 +106,7 @@ pub(crate) async fn supervise(run: &mut Run, signals: &mut Signals) -> Result<En
             End::Killed => return Ok(progress.end(Ending::Killed(asked))),
             End::Fault(fault) => fault,
         };
+        observer.fault(fault.kind);
         show(&progress, &fault);
         let failure = Failure {
             saved: reached.saved,
@@ -119,6 +130,7 @@ pub(crate) async fn supervise(run: &mut Run, signals: &mut Signals) -> Result<En
             }
         };
         announce(run, &progress, &events, &restarts, delay);
+        observer.restarted();
         if let Some(signal) = wait(delay, signals).await {
             return Ok(progress.end(Ending::Stopped(signal)));
         }
@@ -126,12 +138,18 @@ pub(crate) async fn supervise(run: &mut Run, signals: &mut Signals) -> Result<En
     }
 }
 
+/// Those who show what happens.
+pub(in crate::supervise) struct Watch<'a> {
+    pub(in crate::supervise) progress: &'a mut Progress,
+    pub(in crate::supervise) observer: &'a mut Observer,
+}
+
 /// Starts the workers and stays with them to the attempt's end.
 async fn one_attempt(
     run: &Run,
     number: u32,
     facts: Facts,
-    progress: &mut Progress,
+    watch: Watch<'_>,
     signals: &mut Signals,
 ) -> Result<(End, Facts), LaunchError> {
     let world_size = run.recipe.cluster.world_size();
@@ -161,7 +179,7 @@ async fn one_attempt(
         Group::start(&command, &token, &output).map_err(|error| failed(&command[0], &error))?;
     let log = Box::new(move |rank| run.directory.log(rank, number));
     let mut attempt =
-        Attempt::new(world_size, server, group, events, &run.limits, progress, log, output, facts);
+        Attempt::new(world_size, server, group, events, &run.limits, watch, log, output, facts);
     let end = attempt.run(signals).await;
     Ok((end, std::mem::take(&mut attempt.facts)))
 }

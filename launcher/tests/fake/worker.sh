@@ -27,6 +27,10 @@ metrics() {
   echo "$line" >> "$run/metrics.jsonl"
   say "{\"message\":\"metrics\",${line#\{}"
 }
+# interval STEP DATA_S FORWARD_S: ten steps that took so long in each phase.
+interval() {
+  say "{\"message\":\"interval\",\"step\":$1,\"steps\":10,\"seconds\":$3,\"phase_s\":{\"data\":$2,\"forward\":$3,\"collective\":0.5},\"tflops\":0.5,\"memory_mib\":$((100 + rank)),\"device_memory_mib\":null}"
+}
 saved() {
   mkdir -p "$run/checkpoints/step-0000000$1"
   say "{\"message\":\"saved\",\"step\":$1,\"name\":\"step-0000000$1\",\"stall_s\":0.01}"
