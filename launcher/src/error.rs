@@ -86,6 +86,24 @@ pub(crate) enum LaunchError {
         /// The features it has, each after a comma.
         others: String,
     },
+    /// What a run was made from is not here.
+    #[error("what {} was made from is not what is here: {}", run.display(), facts.join(", "))]
+    #[diagnostic(help("do what the table says, or start with what is here: --allow-differences"))]
+    Differences {
+        /// The run.
+        run: PathBuf,
+        /// The facts of data and recipe that are not the same.
+        facts: Vec<String>,
+    },
+    /// A run that should repeat another bit for bit does not.
+    #[error("not reproduced: {what}")]
+    #[diagnostic(help(
+        "programs, data, recipe and ranks are the same, so memory, processor or a library differ: compare run.json of both"
+    ))]
+    NotReproduced {
+        /// Where they part.
+        what: String,
+    },
     /// Nothing to ask.
     #[error("the run in {} has no checkpoint yet", run.display())]
     #[diagnostic(help("train it first: vljepa-launch RECIPE --run {}", run.display()))]
@@ -166,6 +184,7 @@ impl LaunchError {
             | Self::Files { .. }
             | Self::Scheduler
             | Self::Prometheus { .. }
+            | Self::Differences { .. }
             | Self::NoCheckpoint { .. }
             | Self::Unreadable { .. }
             | Self::Path { .. } => 2,
@@ -175,7 +194,7 @@ impl LaunchError {
             | Self::NoCuda { .. }
             | Self::WorkerLacks { .. }
             | Self::Start { .. } => 3,
-            Self::JobFailed { .. } | Self::RunFailed { .. } => 1,
+            Self::JobFailed { .. } | Self::RunFailed { .. } | Self::NotReproduced { .. } => 1,
             Self::Interrupted { exit_code } => *exit_code,
         }
     }

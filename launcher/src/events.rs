@@ -7,6 +7,7 @@ use vljepa_recipes::clock;
 use vljepa_recipes::protocol::Phase;
 use vljepa_recipes::run_directory::{RunDirectory, append_line};
 
+use crate::provenance::ChangedShards;
 use crate::supervise::Straggler;
 use crate::terminal;
 
@@ -78,6 +79,8 @@ pub(crate) enum Event {
     },
     /// A rank has been slower than the others for a while.
     Straggler(Straggler),
+    /// A source's shards are others than in the attempt before.
+    ShardsChanged(ChangedShards),
     /// A stop was asked for.
     StopRequested {
         /// By which signal.

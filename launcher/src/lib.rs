@@ -8,12 +8,14 @@ mod control;
 mod environment;
 mod error;
 mod events;
+mod fingerprints;
 mod jobs;
 mod local;
 mod plan;
 mod prometheus;
 mod provenance;
 mod report;
+mod reproduce;
 mod shards;
 mod status;
 mod supervise;
@@ -71,6 +73,7 @@ async fn dispatch(cli: Cli) -> Result<u8, LaunchError> {
         Some(Command::Export(export)) => jobs::export(&export).await,
         Some(Command::Import(import)) => jobs::import(&import).await,
         Some(Command::Report(run)) => jobs::report(&run.run),
+        Some(Command::Reproduce(reproduce)) => reproduce::reproduce(&reproduce).await,
         Some(Command::Status(run)) => status::status(&run),
     }
 }

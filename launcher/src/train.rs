@@ -26,7 +26,16 @@ pub(crate) async fn train(arguments: &Train) -> Result<u8, LaunchError> {
         return Ok(0);
     }
     let root = root(&arguments.place, &loaded.recipe);
-    let opened = open(&root, &loaded)?;
+    start(loaded, &root, None).await
+}
+
+/// Trains in `root`, or continues there. `reproduces` is the run that this one repeats.
+pub(crate) async fn start(
+    loaded: Loaded,
+    root: &Path,
+    reproduces: Option<&Path>,
+) -> Result<u8, LaunchError> {
+    let opened = open(root, &loaded)?;
     if let Some((directory, _lock)) = &opened
         && supervise::completion_fault(directory, &loaded.recipe).is_ok()
     {
@@ -37,13 +46,16 @@ pub(crate) async fn train(arguments: &Train) -> Result<u8, LaunchError> {
     let programs = preflight(&loaded.recipe).await?;
     let (directory, _lock) = match opened {
         Some(opened) => opened,
-        None => create(&root, &loaded)?,
+        None => create(root, &loaded)?,
     };
     let mut signals = Signals::listen().map_err(|error| LaunchError::Start {
         what: "listening to signals".to_owned(),
         why: error.to_string(),
     })?;
-    let record = RunRecord::collect(&directory, &loaded.recipe, &loaded.hash, &programs).await;
+    let mut record = RunRecord::collect(&directory, &loaded.recipe, &loaded.hash, &programs).await;
+    if let Some(of) = reproduces {
+        record.reproduces = Some(of.to_owned());
+    }
     record.write(&directory)?;
     let limits = Limits::new(loaded.recipe.cluster.start_timeout_s);
     terminal::note(&format!("run directory: {}", root.display()));

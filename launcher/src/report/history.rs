@@ -8,6 +8,7 @@ use vljepa_recipes::protocol::Metrics;
 use vljepa_recipes::run_directory::RunDirectory;
 
 use crate::events::Line;
+use crate::reproduce::Comparison;
 use crate::supervise::RankTable;
 
 /// One score of `scores.json`, as fractions.
@@ -73,6 +74,11 @@ pub(crate) fn events(directory: &RunDirectory) -> Vec<Line> {
 /// The newest table of ranks; none before the first interval, or when it is damaged, because it only informs.
 pub(crate) fn ranks(directory: &RunDirectory) -> Option<RankTable> {
     serde_json::from_slice(&std::fs::read(directory.ranks()).ok()?).ok()
+}
+
+/// How the run compares with the one it reproduces; none when it reproduces none, or the file is damaged.
+pub(crate) fn reproduction(directory: &RunDirectory) -> Option<Comparison> {
+    serde_json::from_slice(&std::fs::read(directory.reproduction()).ok()?).ok()
 }
 
 /// The newest scores; none before the first evaluation.

@@ -30,6 +30,7 @@ use crate::error::LaunchError;
 use crate::events::{AttemptOutcome, Event, EventLog, Fault, FaultKind};
 use crate::local::{Group, Programs, WorkerArguments};
 use crate::provenance::RunRecord;
+use crate::terminal;
 use attempt::{Attempt, End, Facts};
 use observer::Observer;
 use progress::Progress;
@@ -73,14 +74,14 @@ pub(crate) async fn supervise(run: &mut Run, signals: &mut Signals) -> Result<En
     let mut restarts = Restarts::new(run.recipe.cluster.restart.clone());
     let mut facts = Facts::default();
     loop {
-        let number = run.record.begin_attempt(run.recipe.cluster.world_size());
-        run.record.write(&run.directory)?;
+        let number = begin(run, &progress)?;
         let events = EventLog::new(&run.directory, number);
         progress.restart();
         observer.attempt(number, run.recipe.cluster.world_size());
         let watch = Watch { progress: &mut progress, observer: &mut observer };
         let ended = one_attempt(run, number, facts, watch, signals).await;
         observer.end_attempt().await;
+        run.record.note_hosts(observer.hosts());
         let (end, reached) = match ended {
             Ok(ended) => ended,
             Err(error) => {
@@ -97,7 +98,7 @@ pub(crate) async fn supervise(run: &mut Run, signals: &mut Signals) -> Result<En
             }
             End::Stopped | End::Killed | End::Fault(_) => end,
         };
-        close(run, &events, &end, &reached)?;
+        close(run, &events, &end, &reached);
         let stop = reached.stop;
         let asked = stop.unwrap_or(StopSignal::Terminate);
         let fault = match end {
@@ -136,6 +137,18 @@ pub(crate) async fn supervise(run: &mut Run, signals: &mut Signals) -> Result<En
         }
         facts = Facts { newest_saved: reached.newest_saved, ..Facts::default() };
     }
+}
+
+/// Writes an attempt's beginning, and says when the data are no longer those of the attempt before.
+fn begin(run: &mut Run, progress: &Progress) -> Result<u32, LaunchError> {
+    run.record.refresh_shards(&run.recipe);
+    let number = run.record.begin_attempt(run.recipe.cluster.world_size());
+    run.record.write(&run.directory)?;
+    for changed in run.record.changed_shards() {
+        progress.note(&format!("warning: {changed}"));
+        EventLog::new(&run.directory, number).write(Event::ShardsChanged(changed));
+    }
+    Ok(number)
 }
 
 /// Those who show what happens.
@@ -185,7 +198,7 @@ async fn one_attempt(
 }
 
 /// Writes an attempt's end to `events.jsonl` and `run.json`.
-fn close(run: &mut Run, events: &EventLog, end: &End, facts: &Facts) -> Result<(), LaunchError> {
+fn close(run: &mut Run, events: &EventLog, end: &End, facts: &Facts) {
     let (outcome, fault) = match end {
         End::Completed => (AttemptOutcome::Completed, None),
         End::Stopped => (AttemptOutcome::Stopped, None),
@@ -198,7 +211,10 @@ fn close(run: &mut Run, events: &EventLog, end: &End, facts: &Facts) -> Result<(
     events.write(Event::AttemptEnded { outcome, step: facts.last_step });
     let text = fault.map(ToString::to_string);
     run.record.end_attempt(outcome, facts.first_step, facts.last_step, text);
-    run.record.write(&run.directory)
+    // A full disk must not end a run that could go on; the next start writes all attempts again.
+    if let Err(error) = run.record.write(&run.directory) {
+        terminal::note(&format!("warning: run.json: {error}"));
+    }
 }
 
 /// Exit codes say little; a run is complete when rank 0's worker wrote so.

@@ -112,6 +112,11 @@ impl Observer {
         }
     }
 
+    /// Machines of the attempt's ranks, each once.
+    pub(super) fn hosts(&self) -> Vec<String> {
+        self.lock().stragglers.hosts()
+    }
+
     /// A rank's connection is gone.
     pub(super) fn lost(&self, rank: usize) {
         if let Some(heard) = self.lock().heard.get_mut(rank) {

@@ -3,7 +3,7 @@
 //! Ranks that wait for each other take equally long for a step, so a rank is judged by the work of its own: everything but the
 //! waiting in collectives. Ranks are compared once all have reported the same interval, a round.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use vljepa_recipes::protocol::{Interval, Phase};
@@ -164,6 +164,12 @@ impl Stragglers {
         if let Some(known) = self.ranks.get_mut(rank) {
             host.clone_into(&mut known.host);
         }
+    }
+
+    /// Machines of the ranks, each once.
+    pub(crate) fn hosts(&self) -> Vec<String> {
+        let known = self.ranks.iter().map(|known| &known.host).filter(|host| !host.is_empty());
+        known.collect::<BTreeSet<_>>().into_iter().cloned().collect()
     }
 
     /// A rank's newest interval. When it completes a round in which a rank became persistently slow, that rank.
