@@ -125,7 +125,9 @@ fn a_persistent_straggler_is_named_in_events_progress_status_and_report() {
 fn a_scrape_answers_the_runs_numbers_in_openmetrics_and_never_its_token() {
     let place = Place::new(3, SLOW);
     let (mut child, address) = start(&place);
-    place.wait_for("runs/fake/ready", "ready\nready\nready");
+    // What was heard last: the third round of all ranks, and the checkpoint of rank 0.
+    place.wait_for("runs/fake/events.jsonl", "straggler");
+    place.wait_for("runs/fake/events.jsonl", "saved");
     let (head, body) = ask(&address, "GET /metrics");
     assert!(
         head.starts_with("HTTP/1.1 200")

@@ -60,7 +60,8 @@ fn the_first_step_that_differs_is_named_and_is_a_failure_where_equal_bits_are_ex
     let place = Place::new(1, odd);
     place.launch(&["recipe.yaml"]).said(0, &[]);
     let ended = place.launch(&["reproduce", "runs/fake"]);
-    ended.said(1, &["not reproduced: 9 of 10", "part at step 7: loss 0.5 there, 0.25 here"]);
+    ended
+        .said(1, &["not reproduced: 9 of 10", "they part at step 7: loss", "0.5 there, 0.25 here"]);
 }
 
 #[test]

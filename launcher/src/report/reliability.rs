@@ -229,6 +229,7 @@ mod tests {
         ];
         contents.metrics = (1..=6).map(|step| line(10 * step, 1.0)).collect();
         for (index, metrics) in contents.metrics.iter_mut().enumerate() {
+            metrics.stage = "all".to_owned();
             metrics.time = format!("2026-01-01T00:00:{:02}Z", 3 + 7 * index);
         }
         contents
