@@ -76,21 +76,14 @@ fn ranks(table: &RankTable) -> String {
     let ms = |seconds: f64| format!("{:.1}", 1e3 * seconds);
     let percent = |over: f64| format!("{:+.0}%", 100.0 * over);
     let mut text = format!(
-        "ranks at step {}, {} of {} reported; the median rank works {} ms per step",
+        "ranks at step {} ({}), {} of {} reported; the median rank works {} ms per step",
         terminal::thousands(table.step),
+        table.time,
         terminal::thousands(table.reported as u64),
         terminal::thousands(table.world_size as u64),
         ms(table.median_work_s)
     );
-    if let Some(slowest) = table.slowest.first().filter(|_| table.world_size > 1) {
-        text += &format!(
-            "\nslowest: rank {} on {}, {} over the median, most of it in phase {}",
-            slowest.rank,
-            slowest.host,
-            percent(slowest.over),
-            slowest.phase.name()
-        );
-    }
+    text.extend(table.slowest_in_words().map(|words| format!("\n{words}")));
     let header = [
         "rank",
         "host",

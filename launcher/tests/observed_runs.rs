@@ -104,8 +104,9 @@ fn a_persistent_straggler_is_named_in_events_progress_status_and_report() {
     );
     let status = place.launch(&["status", "runs/fake"]).out;
     for text in [
-        "ranks at step 30, 3 of 3 reported",
-        "slowest: rank 1 on here, +73% over the median, most of it in phase data",
+        "ranks at step 30 (",
+        "3 of 3 reported",
+        "slowest: rank 1 on here, 73% over the median, most of it in phase data",
     ] {
         assert!(status.contains(text), "`{text}` is missing in:\n{status}");
     }
@@ -192,4 +193,14 @@ fn a_port_in_use_is_refused_with_its_key_before_a_worker_starts() {
         .launch(&["recipe.yaml", "--set", &set])
         .said(2, &[&text, "Address already in use", "choose a free port"]);
     assert!(!place.path("runs/fake/pids").exists(), "no worker was started");
+}
+
+#[test]
+fn a_run_goes_on_when_its_events_cannot_be_written() {
+    let place = Place::new(1, "hello; for s in 0 1 2; do step $s; done; complete");
+    // As a full disk does, a folder in its place takes no line.
+    std::fs::create_dir_all(place.path("runs/fake/events.jsonl")).unwrap();
+    std::fs::copy(place.path("recipe.yaml"), place.path("runs/fake/recipe.yaml")).unwrap();
+    let ended = place.launch(&["recipe.yaml"]);
+    ended.said(0, &["warning: events.jsonl", "complete: 10 steps", "report.html"]);
 }

@@ -59,7 +59,7 @@ pub(super) fn section(contents: &Contents) -> Markup {
 fn restart_table(restarts: &[Restart<'_>]) -> Markup {
     html! {
         div.scroll { table {
-            thead { tr { th { "fault" } th { "attempt" } th { "what" } th { "to the next step" } th { "steps again" } } }
+            thead { tr { th { "fault" } th { "attempt" } th { "what" } th.short { "lost" } th.short { "steps again" } } }
             tbody {
                 @for restart in restarts {
                     tr {
@@ -86,13 +86,11 @@ fn slow_ranks(contents: &Contents) -> Markup {
         .collect();
     let left_out = found.len().saturating_sub(SLOW_RANKS);
     html! {
-        @if let Some(table) = contents.ranks.as_ref().filter(|table| table.world_size > 1) {
-            @if let Some(slowest) = table.slowest.first() {
-                p.note {
+        @if let Some(table) = &contents.ranks {
+            @if let Some(words) = table.slowest_in_words() {
+                p.note.after {
                     "At step " (terminal::thousands(table.step)) " the median rank worked "
-                    (format!("{:.1} ms", 1e3 * table.median_work_s)) " per step without waiting for others; the slowest, rank "
-                    (slowest.rank) " on " (slowest.host) ", " (format!("{:+.0}%", 100.0 * slowest.over))
-                    ", most of it in phase " (slowest.phase.name()) "."
+                    (format!("{:.1} ms", 1e3 * table.median_work_s)) " per step without waiting for others; " (words) "."
                 }
             }
         }
@@ -181,7 +179,7 @@ pub(super) fn stages(contents: &Contents) -> Markup {
                     }
                 }
             } }
-            p.note { "Medians of the logged lines. Rates are those of the model's operations on rank 0, each counted once; MFU is their share of the device's dense bf16 peak." }
+            p.note.after { "Medians of the logged lines. Rates are those of the model's operations on rank 0, each counted once; MFU is their share of the device's dense bf16 peak." }
         }
     }
 }

@@ -11,6 +11,8 @@ use vljepa_recipes::protocol::{Interval, Phase};
 /// Phases in which a rank works for itself.
 const OWN: [Phase; 5] =
     [Phase::Data, Phase::Forward, Phase::Backward, Phase::Optimizer, Phase::Checkpoint];
+/// What a slowest rank may take over the median without being worth a word: a fraction of it.
+const NOTEWORTHY: f64 = 0.05;
 /// A rank that takes this many times the median is slow …
 const SLOW: f64 = 1.2;
 /// … and reported when it was in so many rounds in a row.
@@ -104,6 +106,24 @@ pub(crate) struct RankTable {
     pub highest: Highest,
     /// At most sixteen, the slowest first.
     pub slowest: Vec<RankRow>,
+}
+
+impl RankTable {
+    /// Who is slowest, in words; none for a single rank.
+    pub(crate) fn slowest_in_words(&self) -> Option<String> {
+        let slowest = self.slowest.first().filter(|_| self.world_size > 1)?;
+        let RankRow { rank, host, over, phase, .. } = slowest;
+        let percent = 100.0 * over;
+        if *over < NOTEWORTHY {
+            return Some(format!(
+                "no rank stands out: the slowest, rank {rank} on {host}, is {percent:.0}% over the median"
+            ));
+        }
+        let phase = phase.name();
+        Some(format!(
+            "slowest: rank {rank} on {host}, {percent:.0}% over the median, most of it in phase {phase}"
+        ))
+    }
 }
 
 /// How ranks differ in a phase.
@@ -297,7 +317,8 @@ impl Stragglers {
 /// The own phase in which a rank is furthest over the median rank.
 fn worst_phase(known: &Known, medians: &BTreeMap<Phase, f64>) -> Phase {
     let over = |phase: &Phase| known.of(*phase) - medians.get(phase).copied().unwrap_or_default();
-    OWN.into_iter().max_by(|a, b| over(a).total_cmp(&over(b))).unwrap_or(Phase::Data)
+    // Of equals the first.
+    OWN.into_iter().rev().max_by(|a, b| over(a).total_cmp(&over(b))).unwrap_or(Phase::Data)
 }
 
 /// The middle value, of an even number the mean of the middle two.

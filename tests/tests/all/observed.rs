@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::programs::{Trial, command, text};
+use crate::resume::SmallDisk;
 
 const EIGHT_STEPS: &str = "
 stages:
@@ -75,4 +76,32 @@ fn a_run_shows_its_ranks_rates_and_traces_and_is_reproduced_bit_for_bit() {
     assert!(text(&again).contains(verdict), "{}", text(&again));
     assert!(!text(&again).contains("cannot be expected"), "{}", text(&again));
     assert_eq!(trial.losses("run"), trial.losses("run-reproduced"));
+}
+
+#[test]
+fn a_full_disk_under_metrics_and_events_is_said_and_ends_nothing() {
+    let trial = Trial::new(EIGHT_STEPS);
+    trial.complete("undisturbed", &[]);
+    let (place, run) = (trial.path("disk"), trial.path("run"));
+    let _disk = SmallDisk::mount(&place, 1);
+    std::fs::create_dir_all(&run).unwrap();
+    std::fs::copy(trial.path("undisturbed/recipe.yaml"), run.join("recipe.yaml")).unwrap();
+    for name in ["metrics.jsonl", "events.jsonl", "tensorboard"] {
+        std::os::unix::fs::symlink(place.join(name), run.join(name)).unwrap();
+    }
+    std::fs::create_dir(place.join("tensorboard")).unwrap();
+    std::fs::write(place.join("ballast"), vec![1_u8; 2 << 20]).unwrap_err();
+    let output = trial.launch("run", &[]).output().unwrap();
+    let said = text(&output);
+    assert!(output.status.success(), "{said}");
+    for part in
+        ["warning: events.jsonl", "metrics are not written", "No space left", "complete: 8 steps"]
+    {
+        assert!(said.contains(part), "`{part}` is missing in {said}");
+    }
+    assert_eq!(said.matches("metrics are not written").count(), 1, "{said}");
+    for buffer in ["weights", "first_moment", "second_moment"] {
+        let [a, b] = ["undisturbed", "run"].map(|run| trial.buffer(run, 8, buffer));
+        assert!(a.iter().zip(&b).all(|(x, y)| x.to_bits() == y.to_bits()), "{buffer} differs");
+    }
 }
