@@ -42,7 +42,7 @@ impl Fact {
             (Some(_), Some(_)) => "differs",
             (Some(_), None) => "missing",
             (None, Some(_)) => "not recorded",
-            (None, None) => "same",
+            (None, None) => "not known",
         }
     }
 
