@@ -79,6 +79,8 @@ pub(crate) enum Command {
     Import(Import),
     /// Make report.html again.
     Report(RunOnly),
+    /// Check what a run was made from, start the same again in a new run, and compare.
+    Reproduce(Reproduce),
     /// Say how a run stands.
     Status(RunJson),
     /// Ask a run, wherever it works, to save itself and end; one that waits in Slurm's queue is cancelled.
@@ -120,6 +122,23 @@ pub(crate) struct Search {
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+/// `reproduce`
+#[derive(Debug, Args)]
+pub(crate) struct Reproduce {
+    /// The run to reproduce.
+    #[arg(value_name = "RUN")]
+    pub of: PathBuf,
+    /// The new run directory; `<RUN>-reproduced` when not given.
+    #[arg(long, value_name = "DIR")]
+    pub run: Option<PathBuf>,
+    /// Start although data or recipe are not those of the run.
+    #[arg(long)]
+    pub allow_differences: bool,
+    /// Print what is the same and what is not, and end.
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// `export`

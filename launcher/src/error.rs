@@ -70,6 +70,17 @@ pub(crate) enum LaunchError {
     #[error("`supervise` works inside of a Slurm job only")]
     #[diagnostic(help("the batch script that `vljepa-launch RECIPE` submits calls it"))]
     NotInJob,
+    /// The Prometheus endpoint.
+    #[error("logging.prometheus: cannot listen at {address}: {why}")]
+    #[diagnostic(help(
+        "choose a free port of this machine: --set logging.prometheus=0.0.0.0:PORT, or none: --set logging.prometheus=\"\""
+    ))]
+    Prometheus {
+        /// The recipe's address.
+        address: String,
+        /// Why not.
+        why: String,
+    },
     /// No `mpirun`.
     #[error("a run of {ranks} ranks needs mpirun, which is not on PATH")]
     #[diagnostic(help("apt-get install openmpi-bin, or one rank: --set cluster.ranks_per_node=1"))]
@@ -116,6 +127,24 @@ pub(crate) enum LaunchError {
         what: String,
         /// The features it has, each after a comma.
         others: String,
+    },
+    /// What a run was made from is not here.
+    #[error("what {} was made from is not what is here: {}", run.display(), facts.join(", "))]
+    #[diagnostic(help("do what the table says, or start with what is here: --allow-differences"))]
+    Differences {
+        /// The run.
+        run: PathBuf,
+        /// The facts of data and recipe that are not the same.
+        facts: Vec<String>,
+    },
+    /// A run that should repeat another bit for bit does not.
+    #[error("not reproduced: {what}")]
+    #[diagnostic(help(
+        "programs, data, recipe and ranks are the same, so memory, processor or a library differ: compare run.json of both"
+    ))]
+    NotReproduced {
+        /// Where they part.
+        what: String,
     },
     /// Nothing to ask.
     #[error("the run in {} has no checkpoint yet", run.display())]
@@ -235,6 +264,8 @@ impl LaunchError {
             | Self::NotRunning { .. }
             | Self::NotInJob
             | Self::Drill { .. }
+            | Self::Prometheus { .. }
+            | Self::Differences { .. }
             | Self::NoCheckpoint { .. }
             | Self::Unreadable { .. }
             | Self::Path { .. } => 2,
@@ -249,7 +280,7 @@ impl LaunchError {
             | Self::ControlPort { .. }
             | Self::OpenFiles { .. }
             | Self::Start { .. } => 3,
-            Self::JobFailed { .. } | Self::RunFailed { .. } => 1,
+            Self::JobFailed { .. } | Self::RunFailed { .. } | Self::NotReproduced { .. } => 1,
             Self::Interrupted { exit_code } => *exit_code,
         }
     }

@@ -7,6 +7,8 @@ use vljepa_recipes::clock;
 use vljepa_recipes::protocol::Phase;
 use vljepa_recipes::run_directory::{RunDirectory, append_line};
 
+use crate::provenance::ChangedShards;
+use crate::supervise::Straggler;
 use crate::terminal;
 
 /// A line of `events.jsonl`.
@@ -75,6 +77,10 @@ pub(crate) enum Event {
         /// One line.
         text: String,
     },
+    /// A rank has been slower than the others for a while.
+    Straggler(Straggler),
+    /// A source's shards are others than in the attempt before.
+    ShardsChanged(ChangedShards),
     /// A stop was asked for.
     StopRequested {
         /// By which signal.

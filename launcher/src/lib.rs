@@ -8,14 +8,17 @@ mod control;
 mod environment;
 mod error;
 mod events;
+mod fingerprints;
 mod health;
 mod jobs;
 mod listen;
 mod local;
 mod plan;
 mod platform;
+mod prometheus;
 mod provenance;
 mod report;
+mod reproduce;
 mod shards;
 mod slurm;
 mod status;
@@ -75,6 +78,7 @@ async fn dispatch(cli: Cli) -> Result<u8, LaunchError> {
         Some(Command::Export(export)) => jobs::export(&export).await,
         Some(Command::Import(import)) => jobs::import(&import).await,
         Some(Command::Report(run)) => jobs::report(&run.run),
+        Some(Command::Reproduce(reproduce)) => reproduce::reproduce(&reproduce).await,
         Some(Command::Status(run)) => status::status(&run).await,
         Some(Command::Stop(run)) => stop::stop(&run.run).await,
         Some(Command::Supervise(run)) => train::supervise_job(&run.run).await,

@@ -1,7 +1,7 @@
 //! `run.json`: what ran, where, from which sources, and every attempt.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use vljepa_recipes::clock;
@@ -10,8 +10,9 @@ use vljepa_recipes::schema::Recipe;
 
 use crate::error::LaunchError;
 use crate::events::AttemptOutcome;
-use crate::local::{self, Programs};
-use crate::shards;
+use crate::fingerprints::{self, FileRecord, Git, ShardList};
+use crate::local::Programs;
+use crate::terminal;
 
 /// The content of `run.json`. Top-level facts are those of the newest start.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -34,18 +35,15 @@ pub(crate) struct RunRecord {
     pub host: Host,
     /// Shard lists of the sources.
     pub shards: BTreeMap<String, ShardList>,
+    /// Weights and tokenizers, by the key that names them.
+    #[serde(default)]
+    pub files: BTreeMap<String, FileRecord>,
+    /// The run that this one reproduces.
+    #[serde(default)]
+    pub reproduces: Option<PathBuf>,
     /// Every start of workers.
     #[serde(default)]
     pub attempts: Vec<AttemptRecord>,
-}
-
-/// A checkout.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Git {
-    /// Commit.
-    pub commit: String,
-    /// BLAKE3 of `git diff HEAD`; none when it is empty.
-    pub diff_hash: Option<String>,
 }
 
 /// A machine.
@@ -61,17 +59,6 @@ pub(crate) struct Host {
     pub memory_mib: u64,
     /// Kernel.
     pub kernel: String,
-}
-
-/// What a source's `shards` named.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct ShardList {
-    /// Shards.
-    pub count: usize,
-    /// Bytes of all.
-    pub bytes: u64,
-    /// BLAKE3 over names and sizes in their order.
-    pub hash: String,
 }
 
 /// One start of workers.
@@ -95,42 +82,102 @@ pub(crate) struct AttemptRecord {
     pub world_size: usize,
     /// BLAKE3 of the worker.
     pub worker: String,
+    /// Machines of the ranks, each once.
+    #[serde(default)]
+    pub hosts: Vec<String>,
+    /// The batch job it ran in.
+    #[serde(default)]
+    pub job_id: Option<String>,
+    /// Hash of each source's shard list.
+    #[serde(default)]
+    pub shards: BTreeMap<String, String>,
+}
+
+/// A source whose shards are others than in the attempt before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ChangedShards {
+    /// The source.
+    pub source: String,
+    /// Hash of its list in the attempt before.
+    pub before: String,
+    /// Its hash now.
+    pub now: String,
+}
+
+impl std::fmt::Display for ChangedShards {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { source, before, now } = self;
+        let short = |hash: &String| hash.get(..12).unwrap_or(hash).to_owned();
+        write!(
+            f,
+            "the shards of data.sources.{source} are others than in the attempt before (list {} then, {} now): \
+             the order of samples is no longer the same; restore them, or go on knowing it",
+            short(before),
+            short(now)
+        )
+    }
 }
 
 impl RunRecord {
-    /// Collects the facts of a start and keeps the attempts of those before it.
+    /// Collects the facts of a start, keeps the attempts of those before it, and saves what the sources differ by from their commit.
     pub(crate) async fn collect(
         directory: &RunDirectory,
         recipe: &Recipe,
         recipe_hash: &str,
         programs: &Programs,
     ) -> Self {
-        let attempts = Self::read(directory).map(|record| record.attempts).unwrap_or_default();
+        let before = Self::read(directory);
+        let known = before.as_ref().map(|before| before.files.clone()).unwrap_or_default();
+        let (mut record, diff) = Self::facts(recipe, recipe_hash, programs, known).await;
+        if let Some(before) = before {
+            (record.attempts, record.reproduces) = (before.attempts, before.reproduces);
+        }
+        let path = directory.source_diff();
+        if diff.is_empty() {
+            // It may not be there.
+            std::fs::remove_file(&path).ok();
+        } else if let Err(error) = atomic_write(&path, &diff) {
+            terminal::note(&format!("warning: the changes of the sources are not saved: {error}"));
+        }
+        record
+    }
+
+    /// The facts of this moment without any attempt, and what the sources differ by from their commit. `known` are files that need
+    /// not be read again when nobody touched them.
+    pub(crate) async fn facts(
+        recipe: &Recipe,
+        recipe_hash: &str,
+        programs: &Programs,
+        known: BTreeMap<String, FileRecord>,
+    ) -> (Self, Vec<u8>) {
         let folder = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("."));
-        let mut binaries = BTreeMap::from([("vljepa-worker".to_owned(), hash(&programs.worker))]);
-        if let Ok(own) = std::env::current_exe() {
-            binaries.insert("vljepa-launch".to_owned(), hash(&own));
-        }
-        let mut versions =
-            BTreeMap::from([("vljepa".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]);
-        if let Some(mpirun) = &programs.mpirun {
-            let said = local::inquire(&mpirun.display().to_string(), &["--version"]).await;
-            if let Some(first) = said.as_deref().and_then(first_line) {
-                versions.insert("mpirun".to_owned(), first);
-            }
-        }
-        Self {
+        let (git, diff) = fingerprints::git(&folder).await.unzip();
+        let (named, worker) = (recipe.clone(), programs.worker.clone());
+        // Weights are gigabytes.
+        let read = tokio::task::spawn_blocking(move || {
+            let own = std::env::current_exe().ok();
+            let binaries = [("vljepa-worker", Some(worker)), ("vljepa-launch", own)];
+            let binaries = binaries.into_iter().filter_map(|(name, path)| Some((name, path?)));
+            let hashes: BTreeMap<String, String> =
+                binaries.map(|(name, path)| (name.to_owned(), fingerprints::hash(&path))).collect();
+            (hashes, fingerprints::shard_lists(&named), fingerprints::files(&named, &known))
+        });
+        let (binaries, shards, files) = read.await.unwrap_or_default();
+        let record = Self {
             name: recipe.name.clone(),
             recipe_hash: recipe_hash.to_owned(),
-            git: git(&folder).await,
+            git,
             working_directory: folder,
             command: std::env::args().collect(),
             binaries,
-            versions,
+            versions: fingerprints::versions(programs).await,
             host: host(),
-            shards: shard_lists(recipe),
-            attempts,
-        }
+            shards,
+            files,
+            reproduces: None,
+            attempts: Vec::new(),
+        };
+        (record, diff.unwrap_or_default())
     }
 
     /// Reads it back; none when there is none or it is damaged, because it only informs.
@@ -161,8 +208,44 @@ impl RunRecord {
             fault: None,
             world_size,
             worker: self.binaries.get("vljepa-worker").cloned().unwrap_or_default(),
+            hosts: Vec::new(),
+            job_id: None,
+            shards: self
+                .shards
+                .iter()
+                .map(|(name, list)| (name.clone(), list.hash.clone()))
+                .collect(),
         });
         number
+    }
+
+    /// Looks at the shard lists again, as a restart does.
+    pub(crate) fn refresh_shards(&mut self, recipe: &Recipe) {
+        fingerprints::refresh(recipe, &mut self.shards);
+    }
+
+    /// Sources whose shards are others in the newest attempt than in the one before it.
+    pub(crate) fn changed_shards(&self) -> Vec<ChangedShards> {
+        let [.., before, now] = self.attempts.as_slice() else { return Vec::new() };
+        let changed = |(source, now): (&String, &String)| {
+            let before = before.shards.get(source).filter(|before| *before != now)?;
+            Some(ChangedShards { source: source.clone(), before: before.clone(), now: now.clone() })
+        };
+        now.shards.iter().filter_map(changed).collect()
+    }
+
+    /// The Slurm job that the newest attempt runs in.
+    pub(crate) fn note_job(&mut self, job: Option<&str>) {
+        if let Some(attempt) = self.attempts.last_mut() {
+            attempt.job_id = job.map(str::to_owned);
+        }
+    }
+
+    /// The machines of the newest attempt, where they are not known already.
+    pub(crate) fn note_hosts(&mut self, hosts: Vec<String>) {
+        if let Some(attempt) = self.attempts.last_mut().filter(|attempt| attempt.hosts.is_empty()) {
+            attempt.hosts = hosts;
+        }
     }
 
     /// Completes the newest attempt.
@@ -183,36 +266,6 @@ impl RunRecord {
     }
 }
 
-fn shard_lists(recipe: &Recipe) -> BTreeMap<String, ShardList> {
-    let list = |names: &str| {
-        let files = shards::files(names);
-        let mut hasher = blake3::Hasher::new();
-        let mut bytes = 0;
-        for file in &files {
-            let size = std::fs::metadata(file).map_or(0, |data| data.len());
-            let name = file.file_name().unwrap_or_default().to_string_lossy();
-            hasher.update(format!("{name} {size}\n").as_bytes());
-            bytes += size;
-        }
-        ShardList { count: files.len(), bytes, hash: hasher.finalize().to_hex().to_string() }
-    };
-    recipe.data.sources.iter().map(|(name, source)| (name.clone(), list(&source.shards))).collect()
-}
-
-fn hash(file: &Path) -> String {
-    let mut hasher = blake3::Hasher::new();
-    let read = std::fs::File::open(file).and_then(|mut file| std::io::copy(&mut file, &mut hasher));
-    read.map_or_else(|_| "unreadable".to_owned(), |_| hasher.finalize().to_hex().to_string())
-}
-
-async fn git(folder: &Path) -> Option<Git> {
-    let folder = folder.to_str()?;
-    let commit = local::inquire("git", &["-C", folder, "rev-parse", "HEAD"]).await?;
-    let diff = local::inquire("git", &["-C", folder, "diff", "HEAD"]).await.unwrap_or_default();
-    let diff_hash = (!diff.is_empty()).then(|| blake3::hash(&diff).to_hex().to_string());
-    Some(Git { commit: first_line(&commit)?, diff_hash })
-}
-
 fn host() -> Host {
     let field = |file: &str, name: &str| {
         let text = std::fs::read_to_string(file).unwrap_or_default();
@@ -229,8 +282,4 @@ fn host() -> Host {
         memory_mib: memory.split(' ').next().and_then(|kib| kib.parse().ok()).unwrap_or(0) / 1024,
         kernel: kernel.trim().to_owned(),
     }
-}
-
-fn first_line(bytes: &[u8]) -> Option<String> {
-    String::from_utf8_lossy(bytes).lines().next().map(|line| line.trim().to_owned())
 }

@@ -15,7 +15,7 @@ use crate::provenance::RunRecord;
 use crate::report::history;
 use crate::slurm::client::{self, JobState};
 use crate::slurm::submit::Submission;
-use crate::supervise;
+use crate::supervise::{self, RankTable};
 use crate::terminal;
 
 /// How a run stands.
@@ -33,6 +33,8 @@ struct Status {
     fault: Option<String>,
     /// Slurm's job, and how it stands.
     job: Option<String>,
+    /// Who is slow; none before the first interval.
+    ranks: Option<RankTable>,
 }
 
 /// Prints it.
@@ -69,7 +71,57 @@ pub(crate) async fn status(arguments: &RunJson) -> Result<u8, LaunchError> {
     add("fault", status.fault.clone());
     add("job", status.job.clone());
     terminal::result(&terminal::table(&rows));
+    if let Some(table) = &status.ranks {
+        terminal::result(&format!("\n{}", ranks(table)));
+    }
     Ok(0)
+}
+
+/// Who is slow, and the slowest ranks.
+fn ranks(table: &RankTable) -> String {
+    let ms = |seconds: f64| format!("{:.1}", 1e3 * seconds);
+    let percent = |over: f64| format!("{:+.0}%", 100.0 * over);
+    let mut text = format!(
+        "ranks at step {} ({}), {} of {} reported; the median rank works {} ms per step",
+        terminal::thousands(table.step),
+        table.time,
+        terminal::thousands(table.reported as u64),
+        terminal::thousands(table.world_size as u64),
+        ms(table.median_work_s)
+    );
+    text.extend(table.slowest_in_words().map(|words| format!("\n{words}")));
+    let header = [
+        "rank",
+        "host",
+        "work ms",
+        "over",
+        "phase",
+        "data ms",
+        "collective ms",
+        "TFLOP/s",
+        "MiB",
+        "GPU MiB",
+    ];
+    let mut rows = vec![header.map(str::to_owned).to_vec()];
+    rows.extend(table.slowest.iter().map(|row| {
+        vec![
+            row.rank.to_string(),
+            row.host.clone(),
+            ms(row.work_s),
+            percent(row.over),
+            row.phase.name().to_owned(),
+            ms(row.data_s),
+            ms(row.collective_s),
+            format!("{:.3}", row.tflops),
+            terminal::thousands(row.memory_mib),
+            row.device_memory_mib.map_or_else(|| "–".to_owned(), terminal::thousands),
+        ]
+    }));
+    text += &format!("\n{}", terminal::table(&rows));
+    if table.slowest.len() < table.reported {
+        text += "\nonly the slowest are listed";
+    }
+    text
 }
 
 fn of(directory: &RunDirectory) -> Result<Status, LaunchError> {
@@ -100,6 +152,7 @@ fn of(directory: &RunDirectory) -> Result<Status, LaunchError> {
         attempts: record.as_ref().map_or(0, |record| record.attempts.len()),
         fault: last.and_then(|attempt| attempt.fault.clone()),
         job: None,
+        ranks: history::ranks(directory),
     })
 }
 

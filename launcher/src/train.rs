@@ -38,10 +38,27 @@ pub(crate) async fn train(arguments: &Train) -> Result<u8, LaunchError> {
         return Ok(0);
     }
     let root = root(&arguments.place, &loaded.recipe);
+    let how = How { drills: arguments.drill.clone(), follow: arguments.follow, reproduces: None };
+    start(loaded, &root, how).await
+}
+
+/// What a run is started with beside its recipe.
+#[derive(Debug, Default)]
+pub(crate) struct How<'a> {
+    /// Faults to rehearse.
+    pub drills: Vec<Drill>,
+    /// On Slurm: stay and watch.
+    pub follow: bool,
+    /// The run that this one repeats.
+    pub reproduces: Option<&'a Path>,
+}
+
+/// Trains in `root`, or continues there; on a Slurm cluster, has it trained there.
+pub(crate) async fn start(loaded: Loaded, root: &Path, how: How<'_>) -> Result<u8, LaunchError> {
     if let (Scheduler::Slurm, None) = (loaded.recipe.cluster.scheduler, submit::inside()) {
-        return submit_run(&root, &loaded, arguments).await;
+        return submit_run(root, &loaded, how).await;
     }
-    let opened = open(&root, &loaded)?;
+    let opened = open(root, &loaded)?;
     if let Some((directory, _lock)) = &opened
         && is_complete(directory, &loaded.recipe)
     {
@@ -50,9 +67,9 @@ pub(crate) async fn train(arguments: &Train) -> Result<u8, LaunchError> {
     let programs = preflight(&loaded.recipe).await?;
     let (directory, _lock) = match opened {
         Some(opened) => opened,
-        None => create(&root, &loaded)?,
+        None => create(root, &loaded)?,
     };
-    work_on(directory, loaded, programs, arguments.drill.clone()).await
+    work_on(directory, loaded, programs, how).await
 }
 
 /// The batch script as it would be submitted.
@@ -77,7 +94,7 @@ pub(crate) async fn supervise_job(run: &Path) -> Result<u8, LaunchError> {
     let programs = Programs::find()?;
     check_features(&loaded.recipe, &programs).await?;
     let drills = Submission::read(&directory).map(|s| s.drills).unwrap_or_default();
-    work_on(directory, loaded, programs, drills).await
+    work_on(directory, loaded, programs, How { drills, ..How::default() }).await
 }
 
 /// A supervisor that was killed a moment ago may still hold the lock, where locks travel over a network.
@@ -94,7 +111,7 @@ async fn lock(directory: &RunDirectory) -> Result<RunLock, LaunchError> {
 }
 
 /// Puts a run into Slurm's queue, and stays to watch it where that was asked for.
-async fn submit_run(root: &Path, loaded: &Loaded, arguments: &Train) -> Result<u8, LaunchError> {
+async fn submit_run(root: &Path, loaded: &Loaded, how: How<'_>) -> Result<u8, LaunchError> {
     let known = RunDirectory::open(root).ok();
     submit::check(known.as_ref()).await?;
     let opened = open(root, loaded)?;
@@ -108,9 +125,14 @@ async fn submit_run(root: &Path, loaded: &Loaded, arguments: &Train) -> Result<u
         Some(opened) => opened,
         None => create(root, loaded)?,
     };
-    submit::submit(&directory, &loaded.recipe, &programs, &arguments.drill).await?;
+    let mut record = RunRecord::collect(&directory, &loaded.recipe, &loaded.hash, &programs).await;
+    if let Some(of) = how.reproduces {
+        record.reproduces = Some(of.to_owned());
+    }
+    record.write(&directory)?;
+    submit::submit(&directory, &loaded.recipe, &programs, &how.drills).await?;
     drop(lock);
-    if !arguments.follow {
+    if !how.follow {
         return Ok(0);
     }
     let mut signals = listen()?;
@@ -151,7 +173,7 @@ async fn work_on(
     directory: RunDirectory,
     loaded: Loaded,
     programs: Programs,
-    drills: Vec<Drill>,
+    how: How<'_>,
 ) -> Result<u8, LaunchError> {
     let platform = match (loaded.recipe.cluster.scheduler, submit::inside()) {
         (Scheduler::Slurm, Some(variables)) => Platform::Slurm(Allocation::of(&variables)?),
@@ -164,7 +186,10 @@ async fn work_on(
     drop(std::fs::remove_file(directory.stop()));
     let end = platform.end(&loaded.recipe).await;
     let mut signals = listen()?.watching(directory.stop(), end);
-    let record = RunRecord::collect(&directory, &loaded.recipe, &loaded.hash, &programs).await;
+    let mut record = RunRecord::collect(&directory, &loaded.recipe, &loaded.hash, &programs).await;
+    if let Some(of) = how.reproduces {
+        record.reproduces = Some(of.to_owned());
+    }
     record.write(&directory)?;
     let limits = Limits::new(&loaded.recipe);
     terminal::note(&format!("run directory: {}", directory.root().display()));
@@ -176,7 +201,7 @@ async fn work_on(
         platform,
         limits,
         record,
-        drills,
+        drills: how.drills,
     };
     let ended = supervise::supervise(&mut run, &mut signals).await;
     finish(&run, ended)

@@ -5,135 +5,16 @@
 
 #[path = "fake/control_plane.rs"]
 mod control_plane;
+mod place;
 
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::path::Path;
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// A program that was just written cannot be started while a fork of another test holds it open for writing, so nothing is written
-/// while something is started.
-static STARTING: Mutex<()> = Mutex::new(());
-
-fn nothing_starts() -> MutexGuard<'static, ()> {
-    STARTING.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A folder with the launcher, a worker of its own, and a recipe.
-struct Place {
-    folder: tempfile::TempDir,
-}
-
-impl Place {
-    /// `scenario` is what a worker does after its start; bash, with the functions of `fake/worker.sh`.
-    fn new(ranks: usize, scenario: &str) -> Self {
-        let place = Self { folder: tempfile::tempdir().unwrap() };
-        std::fs::create_dir(place.path("bin")).unwrap();
-        std::fs::create_dir(place.path("shards")).unwrap();
-        std::fs::write(place.path("shards/a.tar"), "x").unwrap();
-        std::fs::write(place.path("tokenizer.json"), "{}").unwrap();
-        std::fs::copy(env!("CARGO_BIN_EXE_vljepa-launch"), place.path("bin/vljepa-launch"))
-            .unwrap();
-        place.program("bin/vljepa-worker", include_str!("fake/worker.sh"));
-        place.program("bin/mpirun", include_str!("fake/mpirun.sh"));
-        place.write("bin/features.json", r#"{"version":"1","mpi":true,"video":true,"cuda":false}"#);
-        place.write("bin/scenario.sh", scenario);
-        place.write(
-            "recipe.yaml",
-            &include_str!("fake/recipe.yaml").replace("RANKS", &ranks.to_string()),
-        );
-        place
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        std::fs::write(self.path(name), text).unwrap();
-    }
-
-    fn program(&self, name: &str, text: &str) {
-        let _guard = nothing_starts();
-        self.write(name, text);
-        let mode = std::fs::Permissions::from_mode(0o755);
-        std::fs::set_permissions(self.path(name), mode).unwrap();
-    }
-
-    fn read(&self, name: &str) -> String {
-        std::fs::read_to_string(self.path(name)).unwrap_or_default()
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(self.path("bin/vljepa-launch"));
-        let path = format!("{}:/usr/bin:/bin", self.path("bin").display());
-        command.args(arguments).current_dir(self.folder.path()).env("PATH", path);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command
-    }
-
-    fn launch(&self, arguments: &[&str]) -> Ended {
-        Ended::from(self.start(arguments).wait_with_output().unwrap())
-    }
-
-    fn start(&self, arguments: &[&str]) -> Child {
-        start(&mut self.command(arguments))
-    }
-
-    /// Waits until a file of the run holds a text.
-    fn wait_for(&self, file: &str, text: &str) {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while !self.read(file).contains(text) {
-            assert!(Instant::now() < deadline, "{file} never held `{text}`: {}", self.read(file));
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    /// Processes of workers that are still there.
-    fn left_behind(&self) -> Vec<String> {
-        let pids = self.read("runs/fake/pids");
-        let alive = |pid: &&str| {
-            let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            !status.is_empty() && !status.contains(") Z")
-        };
-        pids.lines().filter(alive).map(str::to_owned).collect()
-    }
-}
-
-/// How the launcher ended.
-#[derive(Debug)]
-struct Ended {
-    code: i32,
-    text: String,
-    out: String,
-}
-
-impl Ended {
-    fn from(output: Output) -> Self {
-        Self {
-            code: output.status.code().unwrap_or(-1),
-            text: String::from_utf8(output.stderr).unwrap(),
-            out: String::from_utf8(output.stdout).unwrap(),
-        }
-    }
-
-    /// Asserts the exit code and what was said.
-    fn said(&self, code: i32, texts: &[&str]) {
-        assert_eq!(self.code, code, "{}", self.text);
-        for text in texts {
-            assert!(self.text.contains(text), "`{text}` is missing in:\n{}", self.text);
-        }
-    }
-}
-
-fn start(command: &mut Command) -> Child {
-    let _guard = nothing_starts();
-    command.spawn().unwrap()
-}
+use place::{Ended, Place, start};
 
 fn signal(child: &Child, signal: Signal) {
     kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();

@@ -5,6 +5,7 @@ mod cluster;
 mod data;
 mod evaluation;
 mod files;
+mod logging;
 mod model;
 mod training;
 

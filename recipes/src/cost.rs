@@ -6,10 +6,12 @@
 mod memory;
 mod operations;
 mod parameters;
+mod rates;
 
 pub use memory::{Memory, Traffic, memory, traffic};
 pub use operations::{Operations, Tokens, sample};
 pub use parameters::{Parameters, parameters};
+pub use rates::{peak_tflops, useful_operations};
 
 use crate::schema::{Recipe, Source, Stage, TextSource};
 

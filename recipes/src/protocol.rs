@@ -143,6 +143,8 @@ pub enum FromWorker {
     },
     /// A line of metrics (rank 0 only), as in `metrics.jsonl`.
     Metrics(Metrics),
+    /// What a rank did since its last report of this kind (every rank, once per logging interval).
+    Interval(Interval),
     /// A checkpoint is complete and durable (rank 0 only).
     Saved {
         /// Its step.
@@ -240,8 +242,42 @@ pub struct Metrics {
     pub bad_samples: u64,
     /// Seconds spent per phase since the last line.
     pub phase_s: std::collections::BTreeMap<Phase, f64>,
+    /// Operations of the model on rank 0 per second since the last line, 10¹²; what is computed twice counts once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tflops: Option<f64>,
+    /// The same as a share of what the device can do at most; none where that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mfu: Option<f64>,
+    /// Memory that rank 0's process holds, MiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_mib: Option<u64>,
+    /// Memory in use on rank 0's GPU, MiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_memory_mib: Option<u64>,
     /// When, RFC 3339.
     pub time: String,
+}
+
+/// What one rank did since it last said so. Bounded: eight phases and five numbers; its host is known from its hello.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Interval {
+    /// Steps done in the run when it ends.
+    pub step: u64,
+    /// Steps in it.
+    pub steps: u64,
+    /// Its length.
+    pub seconds: f64,
+    /// Seconds per phase. On a GPU the phases that compute are those of the interval's last step, waited for at the end of each
+    /// phase, times the steps: otherwise the GPU's work would show in whatever phase waits for it.
+    pub phase_s: std::collections::BTreeMap<Phase, f64>,
+    /// As [`Metrics::tflops`], of this rank.
+    pub tflops: f64,
+    /// Memory that the process holds, MiB.
+    pub memory_mib: u64,
+    /// Memory in use on its GPU, MiB.
+    #[serde(default)]
+    pub device_memory_mib: Option<u64>,
 }
 
 /// JSON has neither NaN nor infinity: they are written as null, and null is read as NaN, so that a step whose loss was not finite
@@ -289,7 +325,7 @@ pub enum FromSupervisor {
 
 #[cfg(test)]
 mod tests {
-    use super::{FromWorker, Metrics};
+    use super::{FromWorker, Interval, Metrics, Phase};
 
     #[test]
     fn a_line_of_metrics_survives_numbers_that_are_not_finite() {
@@ -306,6 +342,10 @@ mod tests {
             data_wait_fraction: 0.0,
             bad_samples: 0,
             phase_s: std::collections::BTreeMap::new(),
+            tflops: None,
+            mfu: None,
+            memory_mib: None,
+            device_memory_mib: None,
             time: String::new(),
         };
         let line = serde_json::to_string(&FromWorker::Metrics(metrics)).unwrap();
@@ -313,5 +353,41 @@ mod tests {
         let FromWorker::Metrics(back) = back else { panic!("{line}") };
         assert!(back.loss.is_nan() && back.gradient_norm.is_nan());
         assert_eq!(back.step, 3);
+    }
+
+    #[test]
+    fn lines_of_metrics_written_before_rates_and_memory_were_recorded_are_read() {
+        let old = r#"{"step":1,"total_steps":9,"stage":"one","samples":8,"loss":1.0,"gradient_norm":1.0,"learning_rate":0.1,
+            "scale":14.0,"samples_per_s":10.0,"data_wait_fraction":0.0,"bad_samples":0,"phase_s":{"forward":0.1},"time":"t"}"#;
+        let metrics: Metrics = serde_json::from_str(old).unwrap();
+        assert_eq!((metrics.step, metrics.tflops, metrics.memory_mib), (1, None, None));
+        assert!(serde_json::from_str::<Metrics>(&old.replace("samples", "sampels")).is_err());
+    }
+
+    #[test]
+    fn an_interval_of_a_rank_is_a_few_hundred_bytes() {
+        let phases = [
+            Phase::Start,
+            Phase::Data,
+            Phase::Forward,
+            Phase::Collective,
+            Phase::Backward,
+            Phase::Optimizer,
+            Phase::Checkpoint,
+            Phase::Evaluation,
+        ];
+        let interval = Interval {
+            step: u64::MAX,
+            steps: u64::MAX,
+            seconds: f64::MIN_POSITIVE,
+            phase_s: phases.map(|phase| (phase, f64::MIN_POSITIVE)).into(),
+            tflops: f64::MIN_POSITIVE,
+            memory_mib: u64::MAX,
+            device_memory_mib: Some(u64::MAX),
+        };
+        let message = FromWorker::Interval(interval);
+        let line = serde_json::to_string(&message).unwrap();
+        assert!(line.len() < 640, "{} bytes", line.len());
+        assert_eq!(serde_json::from_str::<FromWorker>(&line).unwrap(), message);
     }
 }

@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! recipe.yaml  run.json  events.jsonl  metrics.jsonl  scores.json  report.html  completed.json  job.json  check.json  lock
-//! logs/rank-0003-attempt-2.log  checkpoints/step-00000500/  evaluations/  tensorboard/
+//! ranks.json  source.diff  reproduction.json  logs/rank-0003-attempt-2.log  checkpoints/step-00000500/  evaluations/  tensorboard/
+//! traces/rank-0000-step-100.json
 //! ```
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
@@ -335,6 +336,36 @@ impl RunDirectory {
         self.root.join("tensorboard")
     }
 
+    /// Chrome traces of chosen steps.
+    #[must_use]
+    pub fn traces(&self) -> PathBuf {
+        self.root.join("traces")
+    }
+
+    /// The trace of one step of one rank.
+    #[must_use]
+    pub fn trace(&self, rank: usize, step: u64) -> PathBuf {
+        self.traces().join(format!("rank-{rank:04}-step-{step}.json"))
+    }
+
+    /// The newest interval of the ranks: who is slow, by how much, in which phase.
+    #[must_use]
+    pub fn ranks(&self) -> PathBuf {
+        self.root.join("ranks.json")
+    }
+
+    /// What the sources differed by from their commit.
+    #[must_use]
+    pub fn source_diff(&self) -> PathBuf {
+        self.root.join("source.diff")
+    }
+
+    /// How this run compares with the one it reproduces.
+    #[must_use]
+    pub fn reproduction(&self) -> PathBuf {
+        self.root.join("reproduction.json")
+    }
+
     /// Adds a line to `events.jsonl`: the time, the event's name and its details (an object; anything else goes under `value`).
     ///
     /// # Errors
@@ -414,7 +445,8 @@ fn short(value: &Value) -> String {
     }
 }
 
-/// Adds one JSON object as a line, in one write, so that lines of a killed process are whole or absent.
+/// Adds one JSON object as a line, in one write. Where a kill or a full disk has cut the last line short, the new one starts on a line
+/// of its own: the broken one costs nothing but itself, because readers pass over what does not parse.
 ///
 /// # Errors
 ///
@@ -423,12 +455,25 @@ pub fn append_line(path: &Path, value: &impl Serialize) -> Result<(), RunDirecto
     let mut line = serde_json::to_vec(value)
         .map_err(|source| RunDirectoryError::Json { path: path.to_owned(), source })?;
     line.push(b'\n');
-    OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(path)
-        .and_then(|mut file| file.write_all(&line))
-        .map_err(|source| refused("write", path, source))
+    let mut append = || -> std::io::Result<()> {
+        let mut file = OpenOptions::new().create(true).read(true).append(true).open(path)?;
+        if is_cut_short(&mut file)? {
+            line.insert(0, b'\n');
+        }
+        file.write_all(&line)
+    };
+    append().map_err(|source| refused("write", path, source))
+}
+
+/// Whether a file ends within a line. What has no end (a pipe, a device) does not.
+fn is_cut_short(file: &mut File) -> std::io::Result<bool> {
+    if file.metadata()?.len() == 0 {
+        return Ok(false);
+    }
+    let mut last = [0];
+    file.seek(SeekFrom::End(-1))?;
+    file.read_exact(&mut last)?;
+    Ok(last != *b"\n")
 }
 
 /// Replaces a file so that a reader, or a crash at any moment, sees the old bytes or the new: a temporary file beside it, synced, then

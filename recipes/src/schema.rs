@@ -18,6 +18,7 @@ pub use model::{
 };
 pub use training::{
     Checkpoints, LearningRate, Logging, Mixing, NonFinite, Optimizer, Recompute, Schedule, Stage,
+    Trace,
 };
 
 use std::path::PathBuf;

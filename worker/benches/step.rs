@@ -18,8 +18,6 @@ use clap::Parser;
 use serde_json::json;
 use vljepa_data::batch::{Batch, Ragged};
 use vljepa_kernels::Device;
-#[cfg(feature = "cuda")]
-use vljepa_kernels::device::cuda::Span;
 use vljepa_kernels::testing::{Random, bytes, indices};
 use vljepa_model::Recompute;
 use vljepa_recipes::Recipe;
@@ -29,6 +27,8 @@ use vljepa_worker::device;
 use vljepa_worker::engine::{Engine, Training};
 use vljepa_worker::environment::Environment;
 use vljepa_worker::step::{self, Input, StepReport};
+#[cfg(feature = "cuda")]
+use vljepa_worker::trace::ChromeTrace;
 
 #[derive(Debug, Parser)]
 struct Arguments {
@@ -225,14 +225,9 @@ fn traced(
     cuda.trace()?;
     step()?;
     let spans = cuda.traced()?;
-    let event = |span: &Span| {
-        json!({
-            "name": span.name, "ph": "X", "pid": 0, "tid": format!("{:?}", span.lane),
-            "ts": span.start_ms * 1e3, "dur": span.duration_ms * 1e3,
-        })
-    };
-    let events: Vec<_> = spans.iter().map(event).collect();
-    std::fs::write(path, serde_json::to_vec(&json!({ "traceEvents": events }))?)?;
+    let mut trace = ChromeTrace::new(0);
+    trace.kernels(&spans);
+    trace.write(path)?;
     let mut budget: BTreeMap<&str, (f64, usize)> = BTreeMap::new();
     let mut end = 0.0_f64;
     for span in &spans {

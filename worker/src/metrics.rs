@@ -1,73 +1,73 @@
 //! What a run writes down while it trains: `metrics.jsonl` and TensorBoard event files (rank 0).
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::io::{BufWriter, Write};
-use std::path::Path;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Context;
 use vljepa_recipes::clock;
 use vljepa_recipes::protocol::{Metrics, Phase};
+use vljepa_recipes::run_directory::{append_line, atomic_write};
 
 /// Lines of metrics, appended. Lines of steps that a resumed run computes again are dropped first.
+///
+/// A file that cannot be written (a full disk, a lost mount) never ends a run: the methods return what a person should know, once
+/// until writing works again.
 #[derive(Debug)]
 pub struct MetricsWriter {
-    lines: BufWriter<File>,
+    lines: PathBuf,
+    folder: Option<PathBuf>,
     events: Option<EventFile>,
+    failing: bool,
 }
 
 impl MetricsWriter {
-    /// Opens the files of a run that continues after `step`.
-    ///
-    /// # Errors
-    /// When they cannot be read or written.
-    pub fn open(lines: &Path, events: Option<&Path>, step: u64) -> anyhow::Result<Self> {
-        if lines.exists() {
-            let text = std::fs::read_to_string(lines)
-                .with_context(|| format!("cannot read {}", lines.display()))?;
-            // A line cut short by a kill does not parse and is dropped with the steps behind the checkpoint.
-            let kept: String = text
-                .lines()
-                .filter(|line| serde_json::from_str::<Metrics>(line).is_ok_and(|m| m.step <= step))
-                .flat_map(|line| [line, "\n"])
-                .collect();
-            vljepa_recipes::run_directory::atomic_write(lines, kept.as_bytes())?;
+    /// Takes up the files of a run that continues after `step`; `events` is the folder of TensorBoard's files, if they are wanted.
+    #[must_use]
+    pub fn open(lines: &Path, events: Option<PathBuf>, step: u64) -> (Self, Option<String>) {
+        let lines = lines.to_owned();
+        let mut writer = Self { lines, folder: events, events: None, failing: false };
+        let dropped = writer.drop_lines_after(step);
+        let trouble = writer.judge([dropped]);
+        (writer, trouble)
+    }
+
+    /// Drops lines behind the checkpoint, and with them a line cut short by a kill, which does not parse.
+    fn drop_lines_after(&self, step: u64) -> anyhow::Result<()> {
+        let lines = &self.lines;
+        if !lines.exists() {
+            return Ok(());
         }
-        let file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(lines)
-            .with_context(|| format!("cannot write {}", lines.display()))?;
-        let events = events.map(EventFile::create).transpose()?;
-        Ok(Self { lines: BufWriter::new(file), events })
+        let bytes =
+            std::fs::read(lines).with_context(|| format!("cannot read {}", lines.display()))?;
+        let text = String::from_utf8_lossy(&bytes);
+        let kept: String = text
+            .lines()
+            .filter(|line| serde_json::from_str::<Metrics>(line).is_ok_and(|m| m.step <= step))
+            .flat_map(|line| [line, "\n"])
+            .collect();
+        if kept.len() == bytes.len() {
+            return Ok(());
+        }
+        Ok(atomic_write(lines, kept.as_bytes())?)
     }
 
-    /// Adds one line.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub fn write(&mut self, metrics: &Metrics) -> anyhow::Result<()> {
-        serde_json::to_writer(&mut self.lines, metrics)?;
-        self.lines.write_all(b"\n")?;
-        self.lines.flush()?;
-        let values = [
-            ("train/loss", metrics.loss),
-            ("train/gradient_norm", metrics.gradient_norm),
-            ("train/learning_rate", metrics.learning_rate),
-            ("train/scale", metrics.scale),
-            ("speed/samples_per_s", metrics.samples_per_s),
-            ("speed/data_wait_fraction", metrics.data_wait_fraction),
-        ];
-        self.scalars(metrics.step, values.map(|(tag, value)| (tag.to_owned(), value)))
+    /// Adds one line; returns what is wrong where it could not.
+    #[must_use]
+    pub fn write(&mut self, metrics: &Metrics) -> Option<String> {
+        let line = append_line(&self.lines, metrics).map_err(anyhow::Error::from);
+        let scalars = self.scalars(metrics.step, scalars_of(metrics));
+        self.judge([line, scalars])
     }
 
-    /// Adds scores.
-    ///
-    /// # Errors
-    /// When they cannot be written.
-    pub fn scores(&mut self, step: u64, scores: &BTreeMap<String, f64>) -> anyhow::Result<()> {
-        self.scalars(step, scores.iter().map(|(name, &value)| (format!("scores/{name}"), value)))
+    /// Adds scores; returns what is wrong where it could not.
+    #[must_use]
+    pub fn scores(&mut self, step: u64, scores: &BTreeMap<String, f64>) -> Option<String> {
+        let values = scores.iter().map(|(name, &value)| (format!("scores/{name}"), value));
+        let written = self.scalars(step, values);
+        self.judge([written])
     }
 
     fn scalars(
@@ -75,17 +75,54 @@ impl MetricsWriter {
         step: u64,
         values: impl IntoIterator<Item = (String, f64)>,
     ) -> anyhow::Result<()> {
-        if let Some(events) = &mut self.events {
-            events.scalars(step, values)?;
-        }
-        Ok(())
+        let Some(folder) = &self.folder else { return Ok(()) };
+        let file = match self.events.take() {
+            Some(file) => file,
+            None => EventFile::create(folder)?,
+        };
+        // A file that failed is left as it is; the next record begins a new one.
+        self.events.insert(file).scalars(step, values).inspect_err(|_| self.events = None)
     }
+
+    /// A warning for the first failure after a success.
+    fn judge<const N: usize>(&mut self, results: [anyhow::Result<()>; N]) -> Option<String> {
+        let error = results.into_iter().find_map(Result::err);
+        let news = error.as_ref().filter(|_| !self.failing);
+        let text =
+            news.map(|error| format!("metrics are not written: {error:#}; training goes on"));
+        self.failing = error.is_some();
+        text
+    }
+}
+
+/// Tags and values of a line for TensorBoard.
+fn scalars_of(metrics: &Metrics) -> Vec<(String, f64)> {
+    #[expect(clippy::cast_precision_loss, reason = "memory in MiB is far below 2^53")]
+    let mib = |memory: Option<u64>| memory.map(|mib| mib as f64);
+    let mut values = vec![
+        ("train/loss".to_owned(), metrics.loss),
+        ("train/gradient_norm".to_owned(), metrics.gradient_norm),
+        ("train/learning_rate".to_owned(), metrics.learning_rate),
+        ("train/scale".to_owned(), metrics.scale),
+        ("speed/samples_per_s".to_owned(), metrics.samples_per_s),
+        ("speed/data_wait_fraction".to_owned(), metrics.data_wait_fraction),
+    ];
+    let known = [
+        ("speed/tflops", metrics.tflops),
+        ("speed/mfu", metrics.mfu),
+        ("memory/host_mib", mib(metrics.memory_mib)),
+        ("memory/device_mib", mib(metrics.device_memory_mib)),
+    ];
+    values.extend(known.into_iter().filter_map(|(tag, value)| Some((tag.to_owned(), value?))));
+    let phases = metrics.phase_s.iter();
+    values.extend(phases.map(|(phase, seconds)| (format!("phase_s/{}", phase.name()), *seconds)));
+    values
 }
 
 /// TensorBoard's event format: records of (length, masked CRC of it, an `Event` message, masked CRC of that).
 #[derive(Debug)]
 struct EventFile {
-    file: BufWriter<File>,
+    file: File,
 }
 
 impl EventFile {
@@ -100,7 +137,7 @@ impl EventFile {
         ));
         let file =
             File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
-        let mut events = Self { file: BufWriter::new(file) };
+        let mut events = Self { file };
         let mut version = Message::event();
         version.bytes(3, b"brain.Event:2");
         events.record(&version.0)?;
@@ -126,14 +163,15 @@ impl EventFile {
         self.record(&event.0)
     }
 
+    /// One write per record: a reader sees whole records, but for the last one of a process that was killed.
     fn record(&mut self, data: &[u8]) -> anyhow::Result<()> {
         let length = (data.len() as u64).to_le_bytes();
-        self.file.write_all(&length)?;
-        self.file.write_all(&masked_crc(&length).to_le_bytes())?;
-        self.file.write_all(data)?;
-        self.file.write_all(&masked_crc(data).to_le_bytes())?;
-        self.file.flush()?;
-        Ok(())
+        let mut record = Vec::with_capacity(data.len() + 16);
+        record.extend(length);
+        record.extend(masked_crc(&length).to_le_bytes());
+        record.extend(data);
+        record.extend(masked_crc(data).to_le_bytes());
+        self.file.write_all(&record).context("cannot write TensorBoard's event file")
     }
 }
 
@@ -230,7 +268,11 @@ mod tests {
             samples_per_s: 100.0,
             data_wait_fraction: 0.0,
             bad_samples: 0,
-            phase_s: BTreeMap::new(),
+            phase_s: BTreeMap::from([(Phase::Forward, 0.5)]),
+            tflops: Some(0.25),
+            mfu: None,
+            memory_mib: Some(100),
+            device_memory_mib: None,
             time: clock::now_text(),
         }
     }
@@ -268,8 +310,8 @@ mod tests {
         }
         text += "{\"step\":3,\"total";
         std::fs::write(&path, text).unwrap();
-        let mut writer = MetricsWriter::open(&path, None, 4).unwrap();
-        writer.write(&line(5)).unwrap();
+        let (mut writer, trouble) = MetricsWriter::open(&path, None, 4);
+        assert_eq!(trouble.or(writer.write(&line(5))), None);
         let steps: Vec<u64> = std::fs::read_to_string(&path)
             .unwrap()
             .lines()
@@ -283,16 +325,58 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let events = folder.path().join("tensorboard");
         let lines = folder.path().join("metrics.jsonl");
-        let mut writer = MetricsWriter::open(&lines, Some(&events), 0).unwrap();
-        writer.write(&line(1)).unwrap();
-        writer.scores(1, &BTreeMap::from([("motion".to_owned(), 0.5)])).unwrap();
+        let (mut writer, trouble) = MetricsWriter::open(&lines, Some(events.clone()), 0);
+        assert_eq!(trouble, None);
+        assert_eq!(writer.write(&line(1)), None);
+        assert_eq!(writer.scores(1, &BTreeMap::from([("motion".to_owned(), 0.5)])), None);
         let file = std::fs::read_dir(&events).unwrap().next().unwrap().unwrap().path();
         let records = records(&std::fs::read(file).unwrap());
         assert_eq!(records.len(), 3);
         let holds = |record: &[u8], text: &[u8]| record.windows(text.len()).any(|w| w == text);
         assert!(holds(&records[0], b"brain.Event:2"));
         assert!(holds(&records[1], b"train/loss") && holds(&records[1], &1.5f32.to_le_bytes()));
+        assert!(holds(&records[1], b"speed/tflops") && holds(&records[1], b"phase_s/forward"));
+        assert!(!holds(&records[1], b"speed/mfu"), "what is not known is left out");
         assert!(holds(&records[2], b"scores/motion"));
+    }
+
+    #[test]
+    fn a_full_disk_is_said_once_and_writing_goes_on_when_there_is_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        let (mut writer, _) = MetricsWriter::open(&path, None, 0);
+        std::os::unix::fs::symlink("/dev/full", &path).unwrap();
+        let said = writer.write(&line(1)).unwrap();
+        assert!(said.contains("metrics.jsonl") && said.contains("training goes on"), "{said}");
+        assert_eq!(writer.write(&line(2)), None, "said once");
+        std::fs::remove_file(&path).unwrap();
+        // What the full disk took of a line.
+        std::fs::write(&path, "{\"step\":2,").unwrap();
+        assert_eq!(writer.write(&line(3)), None);
+        let text = std::fs::read_to_string(&path).unwrap();
+        let kept: Vec<u64> = text
+            .lines()
+            .filter_map(|line| Some(serde_json::from_str::<Metrics>(line).ok()?.step))
+            .collect();
+        assert_eq!(kept, [3]);
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        assert!(writer.write(&line(4)).is_some(), "a new failure is said again");
+    }
+
+    #[test]
+    fn event_files_go_on_in_a_new_file_after_a_failure() {
+        let folder = tempfile::tempdir().unwrap();
+        let (lines, events) = (folder.path().join("m"), folder.path().join("tensorboard"));
+        // No folder can be made where a file stands.
+        std::fs::write(&events, "").unwrap();
+        let (mut writer, _) = MetricsWriter::open(&lines, Some(events.clone()), 0);
+        assert!(writer.write(&line(1)).unwrap().contains("tensorboard"));
+        std::fs::remove_file(&events).unwrap();
+        assert_eq!(writer.write(&line(2)), None);
+        let file = std::fs::read_dir(&events).unwrap().next().unwrap().unwrap().path();
+        assert_eq!(records(&std::fs::read(file).unwrap()).len(), 2);
+        assert_eq!(std::fs::read_to_string(&lines).unwrap().lines().count(), 2);
     }
 
     #[test]

@@ -40,6 +40,8 @@ pub struct Session {
     pub drills: Drills,
     /// Whether this attempt is still the newest.
     pub generation: Generation,
+    /// The same for people.
+    pub device_name: String,
 }
 
 /// The cargo features of this build, as JSON.
@@ -69,7 +71,7 @@ pub fn run(run: &Path, job: &Path, control: Option<&str>) -> anyhow::Result<Opti
     let (place, cpus) = rendezvous::place(&order.loaded.recipe, &environment, wanted)?;
     let opened = open(&order, control, &environment, place)
         .map_err(|error| give_up(error, place, cpus.as_ref(), &Control::alone()))?;
-    let Opened { device, control } = opened;
+    let Opened { device, device_name, control } = opened;
     let recipe = &order.loaded.recipe;
     let collectives = match cpus {
         Some(cpus) => cpus,
@@ -86,8 +88,17 @@ pub fn run(run: &Path, job: &Path, control: Option<&str>) -> anyhow::Result<Opti
     let (recipe, recipe_hash) = (loaded.recipe, loaded.hash);
     let drills = Drills::of(&job, collectives.rank());
     let generation = Generation::of(&job, run.job());
-    let session =
-        Session { run, recipe, recipe_hash, collectives, control, device, drills, generation };
+    let session = Session {
+        run,
+        recipe,
+        recipe_hash,
+        collectives,
+        control,
+        device,
+        device_name,
+        drills,
+        generation,
+    };
     finish(&session, work(&session, &job))
 }
 
@@ -115,6 +126,7 @@ impl Order {
 /// What a rank has of its own.
 struct Opened {
     device: Device,
+    device_name: String,
     control: Control,
 }
 
@@ -154,8 +166,8 @@ fn open(
         }
     };
     end_on_panic(&control);
-    tracing::info!(rank, world_size, device = device_name, "started");
-    Ok(Opened { device, control })
+    tracing::info!(rank, world_size, device = &device_name, "started");
+    Ok(Opened { device, device_name, control })
 }
 
 /// The last words of a rank that could not start. Returns only where no other rank waits for this one inside of a data plane.

@@ -1,7 +1,5 @@
 //! The training job: stages, steps, checkpoints, evaluations, until the recipe's last step is done and scored.
 
-use std::time::Instant;
-
 use anyhow::Context;
 use vljepa_data::order::ORDER_VERSION;
 use vljepa_data::stream::BatchStream;
@@ -15,9 +13,11 @@ use crate::checkpoint::{self, Place, State};
 use crate::engine::{Engine, Training};
 use crate::error::WorkerError;
 use crate::evaluation;
-use crate::metrics::{MetricsWriter, PhaseClock};
+use crate::meter::{Closed, Meter};
+use crate::metrics::MetricsWriter;
 use crate::session::Session;
 use crate::step::{self, StepReport};
+use crate::trace::Tracer;
 
 /// Samples of the run before a share of bad ones says anything.
 const SAMPLES_BEFORE_SHARE: u64 = 1000;
@@ -30,7 +30,9 @@ const SAMPLES_BEFORE_SHARE: u64 = 1000;
 pub fn train(session: &Session) -> anyhow::Result<(Outcome, u64)> {
     let mut trainer = Trainer::start(session)?;
     while trainer.state.stage < session.recipe.stages.len() {
-        if trainer.stage()? == Outcome::Stopped {
+        let outcome = trainer.stage()?;
+        trainer.meter.finish();
+        if outcome == Outcome::Stopped {
             return Ok((Outcome::Stopped, trainer.state.step));
         }
     }
@@ -46,15 +48,8 @@ struct Trainer<'a> {
     frozen_hash: Option<String>,
     state: State,
     total_steps: u64,
-    phases: PhaseClock,
+    meter: Meter,
     writer: Option<MetricsWriter>,
-    window: Window,
-}
-
-/// What happened since the last line of metrics.
-struct Window {
-    since: Instant,
-    samples: u64,
 }
 
 impl<'a> Trainer<'a> {
@@ -84,13 +79,13 @@ impl<'a> Trainer<'a> {
             frozen_hash = save_frozen(session, &engine, &place)?;
         }
         training.optimizer.step = loaded.state.optimizer_steps;
-        let writer = if leader {
+        let writer = leader.then(|| {
             let events = recipe.logging.tensorboard.then(|| session.run.tensorboard());
             let lines = session.run.metrics();
-            Some(MetricsWriter::open(&lines, events.as_deref(), loaded.state.step)?)
-        } else {
-            None
-        };
+            let (writer, trouble) = MetricsWriter::open(&lines, events, loaded.state.step);
+            trouble.into_iter().for_each(|text| warn(session, text));
+            writer
+        });
         Ok(Self {
             session,
             engine,
@@ -99,9 +94,12 @@ impl<'a> Trainer<'a> {
             frozen_hash,
             state: loaded.state,
             total_steps: recipe.stages.iter().map(|stage| stage.steps).sum(),
-            phases: PhaseClock::start(Phase::Start),
+            meter: {
+                let (wanted, rank) = (recipe.logging.trace.as_ref(), session.collectives.rank());
+                let tracer = Tracer::new(wanted, &session.run, rank, session.device);
+                Meter::start(recipe, session.device, &session.device_name, tracer)
+            },
             writer,
-            window: Window { since: Instant::now(), samples: 0 },
         })
     }
 
@@ -114,7 +112,9 @@ impl<'a> Trainer<'a> {
         let mut batches = BatchStream::open(&session.recipe, index, rank, world_size, first)?;
         tracing::info!("stage {} from step {first} of {}", stage.name, stage.steps);
         while self.state.stage_step < stage.steps {
-            self.enter(Phase::Data)?;
+            session.control.at(self.state.step, Phase::Data);
+            self.meter.begin(self.state.step, self.is_logged(self.state.step + 1));
+            session.drills.at(self.state.step, Phase::Data)?;
             let batch = batches.next().with_context(|| {
                 format!("rank {rank}, stage {}, step {}", stage.name, self.state.stage_step)
             })?;
@@ -161,6 +161,7 @@ impl<'a> Trainer<'a> {
         batch: vljepa_data::batch::Batch,
         learning_rate: f64,
     ) -> anyhow::Result<StepReport> {
+        self.meter.count(&self.session.recipe.model, &batch);
         let input = step::Input {
             batch,
             micro_batch: stage.micro_batch,
@@ -169,10 +170,10 @@ impl<'a> Trainer<'a> {
             stop: self.session.control.stop_requested(),
             spoiled: self.session.drills.spoil(self.state.step),
         };
-        let (session, number, phases) = (self.session, self.state.step, &mut self.phases);
+        let (session, number, meter) = (self.session, self.state.step, &mut self.meter);
         let mut enter = |phase| {
             session.control.at(number, phase);
-            phases.enter(phase);
+            meter.enter(phase);
             session.drills.at(number, phase)
         };
         step::step(&mut self.engine, &mut self.training, &session.collectives, input, &mut enter)
@@ -192,7 +193,6 @@ impl<'a> Trainer<'a> {
         self.state.bad_samples += report.bad_samples;
         self.state.optimizer_steps = self.training.optimizer.step;
         self.judge_bad_samples()?;
-        self.window.samples += stage.batch as u64;
         if report.finite {
             self.state.non_finite_in_a_row = 0;
         } else {
@@ -203,11 +203,16 @@ impl<'a> Trainer<'a> {
                 return Err(WorkerError::NonFinite { count, step: self.state.step }.into());
             }
         }
-        let due = self.state.step.is_multiple_of(self.session.recipe.logging.every_steps.max(1));
-        if due || self.state.step == self.total_steps {
+        if self.is_logged(self.state.step) {
             self.log(stage, report, learning_rate)?;
         }
         Ok(())
+    }
+
+    /// Whether an interval ends after so many steps.
+    fn is_logged(&self, step: u64) -> bool {
+        let every = self.session.recipe.logging.every_steps.max(1);
+        step.is_multiple_of(every) || step == self.total_steps
     }
 
     /// Holds the share of bad samples on all ranks against the recipe; every rank comes to the same judgement.
@@ -221,16 +226,15 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "sample counts of a window are small")]
+    /// Every rank tells the supervisor what it did; rank 0 writes a line of metrics.
     fn log(
         &mut self,
         stage: &Stage,
         report: &StepReport,
         learning_rate: f64,
     ) -> anyhow::Result<()> {
-        let seconds = self.window.since.elapsed().as_secs_f64().max(1e-9);
-        let phase_s = self.phases.take();
-        let waited = phase_s.get(&Phase::Data).copied().unwrap_or_default();
+        let closed = self.meter.close(self.state.step);
+        let Closed { interval, phase_s, samples_per_s, data_wait_fraction, mfu } = closed;
         let metrics = Metrics {
             step: self.state.step,
             total_steps: self.total_steps,
@@ -240,17 +244,22 @@ impl<'a> Trainer<'a> {
             gradient_norm: report.gradient_norm,
             learning_rate,
             scale: report.scale,
-            samples_per_s: self.window.samples as f64 / seconds,
-            data_wait_fraction: (waited / seconds).min(1.0),
+            samples_per_s,
+            data_wait_fraction,
             bad_samples: self.state.bad_samples,
             phase_s,
+            tflops: Some(interval.tflops),
+            mfu,
+            memory_mib: Some(interval.memory_mib),
+            device_memory_mib: interval.device_memory_mib,
             time: clock::now_text(),
         };
-        self.window = Window { since: Instant::now(), samples: 0 };
+        self.session.control.report(FromWorker::Interval(interval));
         if let Some(writer) = &mut self.writer {
             self.session.generation.check()?;
-            writer.write(&metrics)?;
+            let trouble = writer.write(&metrics);
             self.session.control.report(FromWorker::Metrics(metrics));
+            trouble.into_iter().for_each(|text| self.warn(text));
         }
         Ok(())
     }
@@ -301,8 +310,9 @@ impl<'a> Trainer<'a> {
             session.generation.check()?;
             evaluation::write(&session.run, self.state.step, &scores)?;
             let values = scores.into_iter().map(|(name, score)| (name, score.value)).collect();
-            writer.scores(self.state.step, &values)?;
+            let trouble = writer.scores(self.state.step, &values);
             session.control.report(FromWorker::Scores { step: self.state.step, values });
+            trouble.into_iter().for_each(|text| self.warn(text));
         }
         Ok(())
     }
@@ -338,7 +348,7 @@ impl<'a> Trainer<'a> {
 
     fn enter(&mut self, phase: Phase) -> anyhow::Result<()> {
         self.session.control.at(self.state.step, phase);
-        self.phases.enter(phase);
+        self.meter.enter(phase);
         self.session.drills.at(self.state.step, phase)
     }
 }

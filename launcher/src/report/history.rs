@@ -8,6 +8,8 @@ use vljepa_recipes::protocol::Metrics;
 use vljepa_recipes::run_directory::RunDirectory;
 
 use crate::events::Line;
+use crate::reproduce::Comparison;
+use crate::supervise::RankTable;
 
 /// One score of `scores.json`, as fractions.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -69,6 +71,16 @@ pub(crate) fn events(directory: &RunDirectory) -> Vec<Line> {
     lines(&directory.events())
 }
 
+/// The newest table of ranks; none before the first interval, or when it is damaged, because it only informs.
+pub(crate) fn ranks(directory: &RunDirectory) -> Option<RankTable> {
+    serde_json::from_slice(&std::fs::read(directory.ranks()).ok()?).ok()
+}
+
+/// How the run compares with the one it reproduces; none when it reproduces none, or the file is damaged.
+pub(crate) fn reproduction(directory: &RunDirectory) -> Option<Comparison> {
+    serde_json::from_slice(&std::fs::read(directory.reproduction()).ok()?).ok()
+}
+
 /// The newest scores; none before the first evaluation.
 pub(crate) fn scores(directory: &RunDirectory) -> BTreeMap<String, Score> {
     std::fs::read(directory.scores())
@@ -116,6 +128,10 @@ pub(crate) mod tests {
             data_wait_fraction: 0.01,
             bad_samples: 0,
             phase_s: BTreeMap::from([(Phase::Forward, 0.5), (Phase::Backward, 1.0)]),
+            tflops: Some(1.5),
+            mfu: Some(0.4),
+            memory_mib: Some(700),
+            device_memory_mib: None,
             time: "2026-01-01T00:00:00Z".to_owned(),
         }
     }

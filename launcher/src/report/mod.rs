@@ -3,16 +3,18 @@
 pub(crate) mod history;
 mod page;
 mod plot;
+mod reliability;
 mod sections;
 
 use std::path::PathBuf;
 
+use vljepa_recipes::Loaded;
 use vljepa_recipes::run_directory::{RunDirectory, atomic_write};
 use vljepa_recipes::schema::{Control, Recipe};
 
 use crate::error::LaunchError;
 use crate::provenance::RunRecord;
-use crate::{supervise, terminal};
+use crate::{reproduce, supervise, terminal};
 
 /// Everything a report shows.
 pub(crate) struct Contents {
@@ -25,6 +27,27 @@ pub(crate) struct Contents {
     pub(crate) events: Vec<crate::events::Line>,
     pub(crate) scores: Vec<NamedScore>,
     pub(crate) samples: Vec<history::Sample>,
+    pub(crate) ranks: Option<supervise::RankTable>,
+    pub(crate) reproduction: Option<reproduce::Comparison>,
+}
+
+impl Contents {
+    /// A run that has not started.
+    pub(crate) fn empty(loaded: Loaded) -> Self {
+        Self {
+            recipe: loaded.recipe,
+            yaml: loaded.yaml,
+            recipe_hash: loaded.hash,
+            complete: false,
+            record: None,
+            metrics: Vec::new(),
+            events: Vec::new(),
+            scores: Vec::new(),
+            samples: Vec::new(),
+            ranks: None,
+            reproduction: None,
+        }
+    }
 }
 
 /// A score, and whether it is a control.
@@ -40,13 +63,13 @@ pub(crate) fn write(directory: &RunDirectory) -> Result<PathBuf, LaunchError> {
     let contents = Contents {
         complete: supervise::completion_fault(directory, &loaded.recipe).is_ok(),
         scores: scores(directory, &loaded.recipe),
-        recipe: loaded.recipe,
-        yaml: loaded.yaml,
-        recipe_hash: loaded.hash,
         record: RunRecord::read(directory),
         metrics: history::metrics(directory),
         events: history::events(directory),
         samples: history::samples(directory),
+        ranks: history::ranks(directory),
+        reproduction: history::reproduction(directory),
+        ..Contents::empty(loaded)
     };
     let path = directory.report();
     atomic_write(&path, page::page(&contents).into_string().as_bytes())?;

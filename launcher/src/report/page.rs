@@ -4,7 +4,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use vljepa_recipes::protocol::Metrics;
 
 use super::plot::{compact, to_f64};
-use super::{Contents, percent, sections};
+use super::{Contents, percent, reliability, sections};
 use crate::events::AttemptOutcome;
 use crate::terminal;
 
@@ -34,6 +34,7 @@ pub(super) fn page(contents: &Contents) -> Markup {
                     (sections::samples(contents))
                     (sections::time(contents))
                     (sections::attempts(contents))
+                    (reliability::section(contents))
                     (sections::incidents(contents))
                     (sections::origin(contents))
                 }
@@ -113,6 +114,13 @@ fn figures(contents: &Contents) -> Markup {
             "of the time".to_owned(),
         ),
     ];
+    if let Some(mfu) = last.mfu {
+        let typical = median(metrics.iter().filter_map(|line| line.mfu));
+        all.push(("MFU", percent(typical), format!("median; {} at the end", percent(mfu))));
+    } else if last.tflops.is_some() {
+        let typical = median(metrics.iter().filter_map(|line| line.tflops));
+        all.push(("TFLOP/s per rank", compact(typical), "median".to_owned()));
+    }
     all.push((
         "bad samples",
         terminal::thousands(last.bad_samples),

@@ -30,8 +30,9 @@ pub(super) fn learning(contents: &Contents) -> Markup {
         .flat_map(|record| record.attempts.iter().skip(1))
         .filter_map(|attempt| attempt.first_step)
         .collect();
-    let draw = |title, axis, smooth, wide, value: fn(&Metrics) -> f64| {
-        let points: Vec<(u64, f64)> = metrics.iter().map(|line| (line.step, value(line))).collect();
+    let draw = |title, axis, smooth, wide, value: fn(&Metrics) -> Option<f64>| {
+        let known = metrics.iter().filter_map(|line| Some((line.step, value(line)?)));
+        let points: Vec<(u64, f64)> = known.collect();
         let newest = points.last().map(|point| compact(point.1)).unwrap_or_default();
         let (stages, restarts) = (&stages, &restarts);
         Plot { title, newest, points: &points, total: first, axis, smooth, stages, restarts, wide }
@@ -41,11 +42,17 @@ pub(super) fn learning(contents: &Contents) -> Markup {
         section {
             h2 { "Learning" }
             div.plots {
-                (draw("loss", Axis::Fitted, true, true, |m| m.loss))
-                (draw("learning rate", Axis::FromZero, false, false, |m| m.learning_rate))
-                (draw("samples/s", Axis::FromZero, true, false, |m| m.samples_per_s))
-                (draw("gradient norm", Axis::Logarithmic, true, false, |m| m.gradient_norm))
-                (draw("similarity scale α", Axis::Fitted, false, false, |m| m.scale))
+                (draw("loss", Axis::Fitted, true, true, |m| Some(m.loss)))
+                (draw("learning rate", Axis::FromZero, false, false, |m| Some(m.learning_rate)))
+                (draw("samples/s", Axis::FromZero, true, false, |m| Some(m.samples_per_s)))
+                (draw("gradient norm", Axis::Logarithmic, true, false, |m| Some(m.gradient_norm)))
+                (draw("similarity scale α", Axis::Fitted, false, false, |m| Some(m.scale)))
+                @if metrics.iter().any(|m| m.mfu.is_some()) {
+                    (draw("MFU, share of the peak", Axis::FromZero, true, false, |m| m.mfu))
+                } @else if metrics.iter().any(|m| m.tflops.is_some()) {
+                    (draw("TFLOP/s per rank", Axis::FromZero, true, false, |m| m.tflops))
+                }
+                (draw("waiting for data, share", Axis::FromZero, true, false, |m| Some(m.data_wait_fraction)))
             }
             @if !restarts.is_empty() { p.note { b { "▲" } " the run was started again here" } }
         }
@@ -186,6 +193,7 @@ pub(super) fn time(contents: &Contents) -> Markup {
                 }
             }
             p.note { "Wall-clock time of rank 0, " (terminal::duration(total)) " in all." }
+            (super::reliability::stages(contents))
         }
     }
 }
@@ -213,7 +221,11 @@ pub(super) fn attempts(contents: &Contents) -> Markup {
                                     None => "–",
                                 }
                             }
-                            td { (attempt.world_size) }
+                            td {
+                                (attempt.world_size)
+                                @if !attempt.hosts.is_empty() { " on " (machines(&attempt.hosts)) }
+                                @if let Some(job) = &attempt.job_id { ", job " (job) }
+                            }
                             td {
                                 span.state.(class(attempt.outcome)) { (attempt.outcome.name()) }
                                 @if let Some(fault) = &attempt.fault { " " (fault) }
@@ -224,6 +236,11 @@ pub(super) fn attempts(contents: &Contents) -> Markup {
             } }
         }
     }
+}
+
+/// The machines by name, or their number where they are many.
+fn machines(hosts: &[String]) -> String {
+    if hosts.len() > 4 { format!("{} machines", hosts.len()) } else { hosts.join(", ") }
 }
 
 fn lasted(started: &str, ended: Option<&str>) -> String {
@@ -243,7 +260,6 @@ fn class(outcome: AttemptOutcome) -> &'static str {
 /// Faults, restarts, warnings and bad samples.
 pub(super) fn incidents(contents: &Contents) -> Markup {
     let mut shown: Vec<(String, &'static str, String)> = Vec::new();
-    let (mut saves, mut longest) = (0_u64, 0.0_f64);
     for line in &contents.events {
         let (kind, text) = match &line.event {
             Event::Fault(fault) => ("fault", format!("{fault} (log: {})", fault.log)),
@@ -254,13 +270,11 @@ pub(super) fn incidents(contents: &Contents) -> Markup {
                 ("refused", format!("a connection from {peer}: {reason}"))
             }
             Event::Warning { rank, text } => ("warning", format!("rank {rank}: {text}")),
+            Event::ShardsChanged(changed) => ("data", changed.to_string()),
             Event::StopRequested { signal } => ("stop", format!("asked for by {signal}")),
-            Event::Saved { stall_s, .. } => {
-                saves += 1;
-                longest = longest.max(*stall_s);
-                continue;
-            }
-            Event::AttemptStarted { .. }
+            Event::Saved { .. }
+            | Event::Straggler(_)
+            | Event::AttemptStarted { .. }
             | Event::RankJoined { .. }
             | Event::Scores { .. }
             | Event::AttemptEnded { .. } => continue,
@@ -274,9 +288,7 @@ pub(super) fn incidents(contents: &Contents) -> Markup {
             h2 { "Incidents" }
             p.note {
                 @if shown.is_empty() { "None. " }
-                (terminal::thousands(saves)) " checkpoints were saved"
-                @if saves > 0 { ", the longest pause for one was " (format!("{longest:.2} s")) }
-                "; " (terminal::thousands(bad)) " bad samples were left out."
+                (terminal::thousands(bad)) " bad samples were left out."
             }
             @if left_out > 0 { p.note { "The first " (left_out) " are only in events.jsonl." } }
             @if !shown.is_empty() {
@@ -293,7 +305,7 @@ pub(super) fn incidents(contents: &Contents) -> Markup {
 fn incident_class(kind: &str) -> &'static str {
     match kind {
         "fault" => "bad",
-        "warning" | "refused" => "fair",
+        "warning" | "refused" | "data" => "fair",
         _ => "plain",
     }
 }
@@ -312,6 +324,17 @@ pub(super) fn origin(contents: &Contents) -> Markup {
                             code { (git.commit) }
                             @if let Some(diff) = &git.diff_hash { " with changes (diff " code { (short(diff)) } ")" }
                         }
+                    }
+                    @if let Some(of) = &record.reproduces {
+                        dt { "reproduces" }
+                        dd {
+                            code { (of.display()) }
+                            @if let Some(comparison) = &contents.reproduction { ": " (comparison) }
+                        }
+                    }
+                    @for (name, file) in &record.files {
+                        dt { (name) }
+                        dd { code { (file.path.display()) } ", " (format!("{:.1}", to_f64(file.bytes) / 1e6)) " MB, " code { (short(&file.hash)) } }
                     }
                     @for (name, version) in &record.versions { dt { (name) } dd { (version) } }
                     @for (name, hash) in &record.binaries { dt { (name) } dd { code { (short(hash)) } } }

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, raise};
 use vljepa_recipes::protocol::{FromWorker, Hello, Outcome, Phase};
 
+use super::Watch;
+use super::observer::Observer;
 use super::post_mortem;
 use super::progress::Progress;
 use super::signals::{Signals, StopSignal};
@@ -50,6 +52,7 @@ pub(super) struct Attempt<'a> {
     pub(super) events: EventLog,
     pub(super) limits: &'a Limits,
     pub(super) progress: &'a mut Progress,
+    pub(super) observer: &'a mut Observer,
     /// Log of a rank.
     pub(super) log: Box<dyn Fn(usize) -> PathBuf + 'a>,
     /// What the started process and its children print.
@@ -112,7 +115,7 @@ impl<'a> Attempt<'a> {
         group: Group,
         events: EventLog,
         limits: &'a Limits,
-        progress: &'a mut Progress,
+        Watch { progress, observer }: Watch<'a>,
         log: Box<dyn Fn(usize) -> PathBuf + 'a>,
         output: PathBuf,
         facts: Facts,
@@ -123,6 +126,7 @@ impl<'a> Attempt<'a> {
             events,
             limits,
             progress,
+            observer,
             log,
             output,
             facts,
@@ -227,6 +231,7 @@ impl<'a> Attempt<'a> {
             Heard::Joined(hello) => self.join(hello),
             Heard::Said(rank, message) => self.said(rank, message),
             Heard::Lost(rank) => {
+                self.observer.lost(rank);
                 if self.members[rank].outcome.is_none() {
                     self.suspect(rank, FaultKind::Died, String::new());
                 }
@@ -253,6 +258,7 @@ impl<'a> Attempt<'a> {
 
     fn join(&mut self, hello: Hello) {
         let Hello { rank, host, pid, device, build, .. } = hello;
+        self.observer.joined(rank, &host);
         let now = Instant::now();
         let position =
             Position { step: 0, phase: Phase::Start, since: now, heard: now, collective: 0 };
@@ -266,9 +272,15 @@ impl<'a> Attempt<'a> {
         if let Some(joined) = &mut self.members[rank].joined {
             joined.position.heard = now;
         }
+        if let Some(slow) = self.observer.hear(rank, &message, &self.events) {
+            self.progress.note(&slow);
+        }
         match message {
             // Ids of NCCL are the server's own business.
-            FromWorker::Hello(_) | FromWorker::Knock { .. } | FromWorker::NcclId { .. } => {}
+            FromWorker::Hello(_)
+            | FromWorker::Knock { .. }
+            | FromWorker::NcclId { .. }
+            | FromWorker::Interval(_) => {}
             FromWorker::Heartbeat { step, phase, collective } => {
                 if let Some(joined) = &mut self.members[rank].joined {
                     joined.position.collective = collective;

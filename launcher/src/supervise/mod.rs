@@ -1,11 +1,13 @@
 //! The supervisor: starts attempts, watches them, and starts again what can go on. It never leaves a process behind.
 
 mod attempt;
+mod observer;
 mod post_mortem;
 mod progress;
 mod restart;
 mod signals;
 mod stall;
+mod stragglers;
 #[cfg(test)]
 mod tests;
 
@@ -18,8 +20,10 @@ use vljepa_recipes::protocol::{Act, Drill, Job, Phase};
 use vljepa_recipes::run_directory::{RunDirectory, atomic_write};
 use vljepa_recipes::schema::{Cluster, Device, Recipe};
 
+pub(crate) use observer::Observed;
 pub(crate) use signals::{Signals, StopSignal};
 pub(crate) use stall::Limits;
+pub(crate) use stragglers::{RankTable, Straggler};
 
 use crate::control::{Expected, Server};
 use crate::error::LaunchError;
@@ -30,7 +34,9 @@ use crate::local::{Group, Programs, WorkerArguments};
 use crate::platform::Platform;
 use crate::provenance::RunRecord;
 use crate::slurm::allocation::{self, Placement};
+use crate::terminal;
 use attempt::{Attempt, End, Facts};
+use observer::Observer;
 use progress::Progress;
 use restart::{Decision, Failure, Restarts};
 
@@ -78,6 +84,7 @@ pub(crate) enum Ending {
 /// # Errors
 /// When it cannot go on: the fault and why it was not tried again.
 pub(crate) async fn supervise(run: &mut Run, signals: &mut Signals) -> Result<Ending, LaunchError> {
+    let mut observer = Observer::start(run).await?;
     let mut progress = Progress::new(&run.recipe);
     let mut restarts = Restarts::new(run.recipe.cluster.restart.clone());
     let mut facts = Facts::default();
@@ -89,12 +96,15 @@ pub(crate) async fn supervise(run: &mut Run, signals: &mut Signals) -> Result<En
             },
             signal = signals.next() => return Ok(progress.end(Ending::Stopped(signal))),
         };
-        let number = run.record.begin_attempt(placement.world_size);
-        run.record.write(&run.directory)?;
+        let number = begin(run, &placement, &progress)?;
         let events = EventLog::new(&run.directory, number);
         progress.restart();
-        let attempt = one_attempt(run, number, &placement, facts, &mut progress, signals);
-        let (end, reached) = match attempt.await {
+        observer.attempt(number, placement.world_size);
+        let watch = Watch { progress: &mut progress, observer: &mut observer };
+        let ended = one_attempt(run, number, &placement, facts, watch, signals).await;
+        observer.end_attempt().await;
+        run.record.note_hosts(observer.hosts());
+        let (end, reached) = match ended {
             Ok(ended) => ended,
             Err(error) => {
                 progress.finish();
@@ -110,7 +120,7 @@ pub(crate) async fn supervise(run: &mut Run, signals: &mut Signals) -> Result<En
             }
             End::Stopped | End::Killed | End::Fault(_) => end,
         };
-        close(run, &events, &end, &reached)?;
+        close(run, &events, &end, &reached);
         let stop = reached.stop;
         let asked = stop.unwrap_or(StopSignal::Terminate);
         let fault = match end {
@@ -119,6 +129,7 @@ pub(crate) async fn supervise(run: &mut Run, signals: &mut Signals) -> Result<En
             End::Killed => return Ok(progress.end(Ending::Killed(asked))),
             End::Fault(fault) => fault,
         };
+        observer.fault(fault.kind);
         show(&progress, &fault);
         let failure = Failure {
             saved: reached.saved,
@@ -142,6 +153,7 @@ pub(crate) async fn supervise(run: &mut Run, signals: &mut Signals) -> Result<En
             }
         };
         announce(run, &progress, &events, &restarts, delay);
+        observer.restarted();
         if let Some(signal) = wait(delay, signals).await {
             return Ok(progress.end(Ending::Stopped(signal)));
         }
@@ -197,13 +209,32 @@ fn failed(what: &str, error: &dyn std::fmt::Display) -> LaunchError {
     LaunchError::Start { what: what.to_owned(), why: error.to_string() }
 }
 
+/// Writes an attempt's beginning, and says when the data are no longer those of the attempt before.
+fn begin(run: &mut Run, placement: &Placement, progress: &Progress) -> Result<u32, LaunchError> {
+    run.record.refresh_shards(&run.recipe);
+    let number = run.record.begin_attempt(placement.world_size);
+    run.record.note_job(run.platform.job());
+    run.record.write(&run.directory)?;
+    for changed in run.record.changed_shards() {
+        progress.note(&format!("warning: {changed}"));
+        EventLog::new(&run.directory, number).write(Event::ShardsChanged(changed));
+    }
+    Ok(number)
+}
+
+/// Those who show what happens.
+pub(in crate::supervise) struct Watch<'a> {
+    pub(in crate::supervise) progress: &'a mut Progress,
+    pub(in crate::supervise) observer: &'a mut Observer,
+}
+
 /// Starts the workers and stays with them to the attempt's end.
 async fn one_attempt(
     run: &Run,
     number: u32,
     placement: &Placement,
     facts: Facts,
-    progress: &mut Progress,
+    watch: Watch<'_>,
     signals: &mut Signals,
 ) -> Result<(End, Facts), LaunchError> {
     let world_size = placement.world_size;
@@ -239,7 +270,7 @@ async fn one_attempt(
     let group = group.map_err(|error| failed(&command[0], &error))?.of_step(step);
     let log = Box::new(move |rank| run.directory.log(rank, number));
     let mut attempt =
-        Attempt::new(world_size, server, group, events, &run.limits, progress, log, output, facts);
+        Attempt::new(world_size, server, group, events, &run.limits, watch, log, output, facts);
     let kills = run.drills.iter().filter(|d| d.act == Act::KillSupervisor && d.attempt == number);
     attempt.kill_supervisor_at = kills.map(|drill| drill.step).min();
     let end = attempt.run(signals).await;
@@ -247,7 +278,7 @@ async fn one_attempt(
 }
 
 /// Writes an attempt's end to `events.jsonl` and `run.json`.
-fn close(run: &mut Run, events: &EventLog, end: &End, facts: &Facts) -> Result<(), LaunchError> {
+fn close(run: &mut Run, events: &EventLog, end: &End, facts: &Facts) {
     let (outcome, fault) = match end {
         End::Completed => (AttemptOutcome::Completed, None),
         End::Stopped => (AttemptOutcome::Stopped, None),
@@ -260,7 +291,10 @@ fn close(run: &mut Run, events: &EventLog, end: &End, facts: &Facts) -> Result<(
     events.write(Event::AttemptEnded { outcome, step: facts.last_step });
     let text = fault.map(ToString::to_string);
     run.record.end_attempt(outcome, facts.first_step, facts.last_step, text);
-    run.record.write(&run.directory)
+    // A full disk must not end a run that could go on; the next start writes all attempts again.
+    if let Err(error) = run.record.write(&run.directory) {
+        terminal::note(&format!("warning: run.json: {error}"));
+    }
 }
 
 /// Exit codes say little; a run is complete when rank 0's worker wrote so.

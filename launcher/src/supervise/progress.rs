@@ -11,6 +11,9 @@ use crate::terminal;
 /// Between plain lines.
 const PLAIN_EVERY: Duration = Duration::from_secs(5);
 
+/// A wait for data is shown from this share of the time on.
+const SHOWN_WAIT: f64 = 0.05;
+
 /// What is shown while a run works.
 #[derive(Debug)]
 pub(super) struct Progress {
@@ -144,6 +147,10 @@ impl Progress {
                     terminal::duration((left / self.samples_per_s).round())
                 ));
             }
+            parts.extend(speed(metrics));
+            if metrics.data_wait_fraction > SHOWN_WAIT {
+                parts.push(format!("waiting for data {:.0}%", 100.0 * metrics.data_wait_fraction));
+            }
             if metrics.bad_samples > 0 {
                 parts.push(format!("{} bad samples", metrics.bad_samples));
             }
@@ -163,6 +170,19 @@ impl Progress {
         }
         parts.join(" · ")
     }
+}
+
+/// The rate of a rank, and its share of what the device can do at most where that is known.
+fn speed(metrics: &Metrics) -> Option<String> {
+    let tflops = metrics.tflops?;
+    let rate = if tflops < 1.0 {
+        format!("{:.1} GFLOP/s", 1e3 * tflops)
+    } else {
+        format!("{tflops:.1} TFLOP/s")
+    };
+    Some(
+        metrics.mfu.map_or_else(|| rate.clone(), |mfu| format!("{rate} ({:.1}% MFU)", 100.0 * mfu)),
+    )
 }
 
 fn is_step(phase: Phase) -> bool {

@@ -31,9 +31,13 @@ hello() {
 }
 beat() { say "{\"message\":\"heartbeat\",\"step\":$1,\"phase\":\"$2\"}"; }
 metrics() {
-  line="{\"step\":$1,\"total_steps\":10,\"stage\":\"only\",\"samples\":$(($1 * 8)),\"loss\":0.5,\"gradient_norm\":1.0,\"learning_rate\":0.001,\"scale\":14.0,\"samples_per_s\":100.0,\"data_wait_fraction\":0.0,\"bad_samples\":0,\"phase_s\":{\"forward\":0.1},\"time\":\"2026-01-01T00:00:00Z\"}"
+  line="{\"step\":$1,\"total_steps\":10,\"stage\":\"only\",\"samples\":$(($1 * 8)),\"loss\":${loss:-0.5},\"gradient_norm\":1.0,\"learning_rate\":0.001,\"scale\":14.0,\"samples_per_s\":100.0,\"data_wait_fraction\":0.0,\"bad_samples\":0,\"phase_s\":{\"forward\":0.1},\"time\":\"2026-01-01T00:00:00Z\"}"
   echo "$line" >> "$run/metrics.jsonl"
   say "{\"message\":\"metrics\",${line#\{}"
+}
+# interval STEP DATA_S FORWARD_S: ten steps that took so long in each phase.
+interval() {
+  say "{\"message\":\"interval\",\"step\":$1,\"steps\":10,\"seconds\":$3,\"phase_s\":{\"data\":$2,\"forward\":$3,\"collective\":0.5},\"tflops\":0.5,\"memory_mib\":$((100 + rank)),\"device_memory_mib\":null}"
 }
 saved() {
   mkdir -p "$run/checkpoints/step-0000000$1"

@@ -1,4 +1,4 @@
-//! Rules of `stages`, `optimizer`, `checkpoints` and `logging`.
+//! Rules of `stages`, `optimizer` and `checkpoints`.
 
 use super::Problems;
 use crate::schema::{LossKind, Mixing, Optimizer, Recipe, Stage};
@@ -37,9 +37,7 @@ pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
     if recipe.checkpoints.keep == 0 {
         found.add("checkpoints.keep", "is 0", "keep at least 1; the default is 3");
     }
-    if recipe.logging.every_steps == 0 {
-        found.add("logging.every_steps", "is 0", "give it at least 1; the default is 10");
-    }
+    super::logging::check(recipe, found);
 }
 
 fn check_sizes(recipe: &Recipe, stage: &Stage, key: &str, found: &mut Problems) {

@@ -1,12 +1,13 @@
 //! Run directories on a real disk.
 
 use std::fs;
+use std::path::Path;
 
 use super::{Found, RunDirectory, RunDirectoryError, append_line, atomic_write};
 use crate::{Loaded, load};
 
 fn loaded(sets: &[&str]) -> Loaded {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("quickstart.yaml");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("quickstart.yaml");
     load(&path, &sets.iter().map(|set| (*set).to_owned()).collect::<Vec<_>>()).unwrap()
 }
 
@@ -102,4 +103,29 @@ fn events_and_lines_are_appended_as_json() {
     assert_eq!(lines[1]["value"], "asked");
     assert!(lines[0]["time"].as_str().unwrap().ends_with('Z'));
     assert_eq!(fs::read_to_string(run.metrics()).unwrap(), "{\"step\":1}\n");
+}
+
+#[test]
+fn a_line_cut_short_costs_itself_and_not_the_next_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.jsonl");
+    append_line(&path, &serde_json::json!({"step": 1})).unwrap();
+    let whole = fs::read_to_string(&path).unwrap();
+    fs::write(&path, format!("{whole}{{\"step\": 2, \"wor")).unwrap();
+    append_line(&path, &serde_json::json!({"step": 3})).unwrap();
+    append_line(&path, &serde_json::json!({"step": 4})).unwrap();
+    let text = fs::read_to_string(&path).unwrap();
+    let parsed: Vec<u64> = text
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok()?["step"].as_u64())
+        .collect();
+    assert_eq!(parsed, [1, 3, 4], "{text}");
+    assert_eq!(text.lines().count(), 4, "{text}");
+}
+
+#[test]
+fn a_full_disk_is_an_error_that_says_what_to_do() {
+    let error = append_line(Path::new("/dev/full"), &1).unwrap_err();
+    let RunDirectoryError::Io { help, .. } = &error else { panic!("{error:?}") };
+    assert!(help.contains("the disk is full"), "{error}");
 }

@@ -168,16 +168,42 @@ pub struct Logging {
     pub every_steps: u64,
     /// TensorBoard event files beside `metrics.jsonl`.
     pub tensorboard: bool,
+    /// Where the supervisor answers Prometheus, such as `0.0.0.0:9401`: `http://…/metrics`. Nowhere when empty, the default.
+    pub prometheus: String,
+    /// Steps whose every phase and kernel is written down. None by default: noting each kernel costs time.
+    pub trace: Option<Trace>,
 }
 
 impl Default for Logging {
     fn default() -> Self {
-        Self { every_steps: 10, tensorboard: true }
+        Self { every_steps: 10, tensorboard: true, prometheus: String::new(), trace: None }
     }
+}
+
+/// Steps of which Chrome traces are written, one file per step and rank in the run's `traces` folder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Trace {
+    /// The first one, counted from 0 as errors and logs count.
+    pub first_step: u64,
+    /// How many: 1.
+    #[serde(default = "defaults::one")]
+    pub steps: u64,
+    /// Which ranks: rank 0.
+    #[serde(default = "defaults::rank_0")]
+    pub ranks: Vec<usize>,
 }
 
 mod defaults {
     pub(super) fn final_fraction() -> f64 {
         0.01
+    }
+
+    pub(super) fn one() -> u64 {
+        1
+    }
+
+    pub(super) fn rank_0() -> Vec<usize> {
+        vec![0]
     }
 }

@@ -8,13 +8,17 @@ use vljepa_kernels::attention::launch::Mode;
 use vljepa_kernels::device::cuda::Cuda;
 use vljepa_kernels::testing::{bytes, indices};
 use vljepa_model::Recompute;
-use vljepa_recipes::Recipe;
+use vljepa_recipes::protocol::Phase;
+use vljepa_recipes::schema::Trace;
+use vljepa_recipes::{Recipe, RunDirectory};
 use vljepa_worker::checkpoint::{self, Place, State};
 use vljepa_worker::collectives::{Collectives, Solo};
 use vljepa_worker::drill::Drills;
 use vljepa_worker::engine::{Engine, Training};
 use vljepa_worker::generation::Generation;
+use vljepa_worker::meter::Meter;
 use vljepa_worker::step::{self, Input, StepReport};
+use vljepa_worker::trace::Tracer;
 
 use crate::golden::values;
 use crate::programs::repository;
@@ -136,4 +140,60 @@ fn the_host_and_a_gpu_take_the_same_step_in_one_piece_or_in_several() {
     let mut other = Engine::for_training(&recipe, gpu()).unwrap();
     let wrong = step(&mut other, 4, None, Recompute::None);
     assert!((wrong.loss - host.loss).abs() > 0.05, "{wrong:?} {host:?}");
+}
+
+#[test]
+fn a_trace_of_a_gpu_s_step_shows_its_kernels_within_the_step() {
+    let device = Device::Cuda(Cuda::for_tests(Mode::Fast));
+    let recipe = recipe();
+    let mut run = Engine::for_training(&recipe, device).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("recipe.yaml"), "").unwrap();
+    let directory = RunDirectory::open(folder.path()).unwrap();
+    let wanted = Trace { first_step: 0, steps: 1, ranks: vec![0] };
+    let tracer = Tracer::new(Some(&wanted), &directory, 0, device);
+    let mut meter = Meter::start(&recipe, device, "emulated GPU", tracer);
+    for number in 0..2 {
+        meter.begin(number, number == 1);
+        let batch = batch(1);
+        meter.count(&recipe.model, &batch);
+        let input = Input {
+            batch,
+            micro_batch: None,
+            recompute: Recompute::None,
+            learning_rate: 1e-3,
+            stop: false,
+        };
+        let mut enter = |phase| meter.enter(phase);
+        step::step(&mut run.0, &mut run.1, &ALONE, input, &mut enter).unwrap();
+    }
+    // The second step's phases are waited for and stand for both.
+    let interval = meter.close(2).interval;
+    assert_eq!(interval.steps, 2);
+    assert!(interval.device_memory_mib.unwrap() > 0, "{interval:?}");
+    for phase in [Phase::Forward, Phase::Backward, Phase::Optimizer] {
+        assert!(interval.phase_s[&phase] > 0.0, "{interval:?}");
+    }
+    assert!(!directory.trace(0, 1).exists(), "only the first step was asked for");
+
+    let text = std::fs::read(directory.trace(0, 0)).unwrap();
+    let trace: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    let spans: Vec<_> = trace["traceEvents"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|event| event["ph"] == "X")
+        .map(|event| {
+            let number = |key: &str| event[key].as_f64().unwrap();
+            let name = event["name"].as_str().unwrap().to_owned();
+            (name, event["tid"].as_u64().unwrap(), number("ts"), number("ts") + number("dur"))
+        })
+        .collect();
+    let (_, _, start, end) = spans.iter().find(|span| span.0 == "step 0").unwrap();
+    let kernels: Vec<_> = spans.iter().filter(|span| span.1 > 0).collect();
+    assert!(kernels.len() > 50, "{} kernels", kernels.len());
+    assert!(kernels.iter().any(|span| span.0.contains("adamw")), "{kernels:?}");
+    // The GPU's clock and the host's begin within a millisecond of each other.
+    let inside = |span: &&&(String, u64, f64, f64)| span.2 >= start - 1e3 && span.3 <= end + 1e3;
+    assert_eq!(kernels.iter().filter(inside).count(), kernels.len());
 }

@@ -15,6 +15,7 @@ mod golden_x_encoder;
 mod gpu_run;
 #[cfg(feature = "cuda")]
 mod gpu_step;
+mod observed;
 mod programs;
 mod real_material;
 mod resume;

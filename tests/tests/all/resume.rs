@@ -175,7 +175,7 @@ fn a_run_continues_on_another_number_of_ranks_with_the_same_samples() {
 }
 
 /// A file system of a few MiB, mounted for one test.
-struct SmallDisk<'a>(&'a Path);
+pub struct SmallDisk<'a>(&'a Path);
 
 /// The command itself, or behind `sudo` for anybody but root.
 #[expect(clippy::disallowed_methods, reason = "mounts and unmounts a tmpfs")]
@@ -189,7 +189,7 @@ fn as_root(program: &str) -> std::process::Command {
 }
 
 impl<'a> SmallDisk<'a> {
-    fn mount(folder: &'a Path, mib: u32) -> Self {
+    pub fn mount(folder: &'a Path, mib: u32) -> Self {
         std::fs::create_dir_all(folder).unwrap();
         let options = format!("size={mib}m");
         let status = as_root("mount")

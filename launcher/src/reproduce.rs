@@ -1,0 +1,360 @@
+//! `vljepa-launch reproduce RUN`: holds what is here against what the run was made from, starts the same again, and compares.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use vljepa_recipes::Loaded;
+use vljepa_recipes::protocol::Metrics;
+use vljepa_recipes::run_directory::{RunDirectory, atomic_write};
+use vljepa_recipes::schema::{Device, Recipe};
+
+use crate::cli;
+use crate::error::LaunchError;
+use crate::local::Programs;
+use crate::provenance::RunRecord;
+use crate::report::{self, history};
+use crate::{supervise, terminal, train};
+
+/// What a fact is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum About {
+    /// Another recipe or other data are another run.
+    Run,
+    /// Another program or machine may round otherwise.
+    Programs,
+}
+
+/// One fact then and now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Fact {
+    name: String,
+    about: About,
+    recorded: Option<String>,
+    here: Option<String>,
+    /// What to do about a difference.
+    advice: String,
+}
+
+impl Fact {
+    fn verdict(&self) -> &'static str {
+        match (&self.recorded, &self.here) {
+            (Some(recorded), Some(here)) if recorded == here => "same",
+            (Some(_), Some(_)) => "differs",
+            (Some(_), None) => "missing",
+            (None, Some(_)) => "not recorded",
+            (None, None) => "not known",
+        }
+    }
+
+    fn is_wrong(&self) -> bool {
+        ["differs", "missing"].contains(&self.verdict())
+    }
+}
+
+/// How two runs compare; `reproduction.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Comparison {
+    /// The run that was reproduced.
+    pub of: PathBuf,
+    /// Steps that both have a line of metrics of.
+    pub steps: u64,
+    /// Those whose loss and gradient norm are the same, bit for bit.
+    pub equal: u64,
+    /// The first one that is not.
+    pub first_difference: Option<Difference>,
+    /// Why the same bits cannot be expected; empty where they can.
+    pub not_expected: Vec<String>,
+}
+
+/// A step that two runs computed differently.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Difference {
+    /// Which.
+    pub step: u64,
+    /// Its loss in the run that was reproduced; none when it was not finite.
+    pub recorded: Option<f64>,
+    /// Its loss here.
+    pub here: Option<f64>,
+}
+
+impl std::fmt::Display for Comparison {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (equal, steps) = (terminal::thousands(self.equal), terminal::thousands(self.steps));
+        write!(
+            f,
+            "{equal} of {steps} logged steps have the same loss and gradient norm, bit for bit"
+        )?;
+        let value =
+            |loss: Option<f64>| loss.map_or_else(|| "not finite".to_owned(), |l| l.to_string());
+        if let Some(Difference { step, recorded, here }) = self.first_difference {
+            let (recorded, here) = (value(recorded), value(here));
+            write!(f, "; they part at step {step}: loss {recorded} there, {here} here")?;
+        }
+        if !self.not_expected.is_empty() {
+            write!(f, " (the same bits cannot be expected: {})", self.not_expected.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
+/// Checks, starts, compares.
+pub(crate) async fn reproduce(arguments: &cli::Reproduce) -> Result<u8, LaunchError> {
+    let of = absolute(&arguments.of);
+    let directory = RunDirectory::open(&of)?;
+    let record = RunRecord::read(&directory).ok_or_else(|| LaunchError::Unreadable {
+        path: directory.run_json(),
+        why: "it is missing or damaged, so nothing is known of what made the run".to_owned(),
+    })?;
+    let root = arguments.run.as_deref().map_or_else(|| beside(&of), absolute);
+    check_place(&root, &of)?;
+    // The recipe's relative paths mean the folder where the run was started.
+    if std::env::set_current_dir(&record.working_directory).is_err() {
+        terminal::note(&format!(
+            "warning: the run was started in {}, which is not here: relative paths mean this folder",
+            record.working_directory.display()
+        ));
+    }
+    let loaded = directory.load_recipe()?;
+    let programs = Programs::find()?;
+    let (here, _) =
+        RunRecord::facts(&loaded.recipe, &loaded.hash, &programs, Default::default()).await;
+    let facts = compare_facts(&record, &here, &loaded.recipe, &directory);
+    show(&facts);
+    let wrong = facts.iter().filter(|fact| fact.is_wrong() && fact.about == About::Run);
+    let wrong: Vec<String> = wrong.map(|fact| fact.name.clone()).collect();
+    if !wrong.is_empty() && !arguments.allow_differences {
+        return Err(LaunchError::Differences { run: of, facts: wrong });
+    }
+    if arguments.dry_run {
+        return Ok(0);
+    }
+    let recipe = loaded.recipe.clone();
+    match start(loaded, &root, &of).await? {
+        0 => conclude(&directory, &root, &recipe),
+        code => Ok(code),
+    }
+}
+
+async fn start(loaded: Loaded, root: &Path, of: &Path) -> Result<u8, LaunchError> {
+    let how = train::How { follow: true, reproduces: Some(of), ..train::How::default() };
+    train::start(loaded, root, how).await
+}
+
+/// Compares the finished runs and says how.
+fn conclude(of: &RunDirectory, root: &Path, recipe: &Recipe) -> Result<u8, LaunchError> {
+    let here = RunDirectory::open(root)?;
+    if supervise::completion_fault(&here, recipe).is_err() {
+        terminal::note("not complete yet; the same command compares the runs when it is");
+        return Ok(0);
+    }
+    let records = [of, &here].map(RunRecord::read);
+    let [Some(then), Some(now)] = &records else {
+        return Err(LaunchError::Unreadable {
+            path: here.run_json(),
+            why: "it is missing or damaged".to_owned(),
+        });
+    };
+    let mut comparison = compare(&history::metrics(of), &history::metrics(&here));
+    of.root().clone_into(&mut comparison.of);
+    comparison.not_expected = not_expected(then, now, recipe);
+    let text = serde_json::to_vec_pretty(&comparison).map_err(|error| LaunchError::Start {
+        what: "writing reproduction.json".to_owned(),
+        why: error.to_string(),
+    })?;
+    atomic_write(&here.reproduction(), &text)?;
+    report::write(&here)?;
+    let whole = comparison.steps > 0 && comparison.equal == comparison.steps;
+    if comparison.not_expected.is_empty() && !whole {
+        return Err(LaunchError::NotReproduced { what: comparison.to_string() });
+    }
+    let word = if whole { "reproduced" } else { "compared" };
+    terminal::result(&format!("{word}: {comparison}"));
+    Ok(0)
+}
+
+/// `<run>-reproduced`, beside it.
+fn beside(of: &Path) -> PathBuf {
+    let mut name = of.file_name().unwrap_or_default().to_owned();
+    name.push("-reproduced");
+    of.with_file_name(name)
+}
+
+/// The new run's folder is free, or holds an earlier part of this reproduction.
+fn check_place(root: &Path, of: &Path) -> Result<(), LaunchError> {
+    let Ok(directory) = RunDirectory::open(root) else { return Ok(()) };
+    let reproduces = RunRecord::read(&directory).and_then(|record| record.reproduces);
+    if reproduces.as_deref() == Some(of) {
+        return Ok(());
+    }
+    let why =
+        format!("holds a run that does not reproduce {}: name another with --run", of.display());
+    Err(LaunchError::Path { what: "the folder", path: root.to_owned(), why })
+}
+
+/// Everything that is recorded, with what is here now.
+fn compare_facts(
+    then: &RunRecord,
+    now: &RunRecord,
+    recipe: &Recipe,
+    directory: &RunDirectory,
+) -> Vec<Fact> {
+    let mut facts = Vec::new();
+    let mut add =
+        |about, name: &str, recorded: Option<&String>, here: Option<&String>, advice: String| {
+            let (recorded, here) = (recorded.cloned(), here.cloned());
+            facts.push(Fact { name: name.to_owned(), about, recorded, here, advice });
+        };
+    let advice = "restore recipe.yaml of the run, or use the build that wrote it".to_owned();
+    add(About::Run, "recipe", Some(&then.recipe_hash), Some(&now.recipe_hash), advice);
+    for name in keys(&then.shards, &now.shards) {
+        let hash = |record: &RunRecord| record.shards.get(&name).map(|list| list.hash.clone());
+        let advice = format!(
+            "restore the shards that data.sources.{name}.shards names: names and sizes count"
+        );
+        let there = now.shards.get(&name).filter(|list| list.bytes > 0).and(hash(now));
+        add(About::Run, &format!("shards of {name}"), hash(then).as_ref(), there.as_ref(), advice);
+    }
+    for key in keys(&then.files, &now.files) {
+        let [recorded, here] = [then, now].map(|record| record.files.get(&key));
+        let path =
+            recorded.or(here).map(|file| file.path.display().to_string()).unwrap_or_default();
+        let advice = format!("restore {path}");
+        add(About::Run, &key, recorded.map(|f| &f.hash), here.map(|f| &f.hash), advice);
+    }
+    let commit = |record: &RunRecord| record.git.as_ref().map(|git| git.commit.clone());
+    let recorded = commit(then);
+    let advice =
+        format!("git checkout {}, then build", recorded.as_deref().unwrap_or("the commit"));
+    add(About::Programs, "commit", recorded.as_ref(), commit(now).as_ref(), advice);
+    let diff = |record: &RunRecord| {
+        let git = record.git.as_ref()?;
+        Some(git.diff_hash.clone().unwrap_or_else(|| "none".to_owned()))
+    };
+    let advice = format!("git stash, then git apply {}", directory.source_diff().display());
+    add(About::Programs, "changes of the sources", diff(then).as_ref(), diff(now).as_ref(), advice);
+    for name in keys(&then.binaries, &now.binaries) {
+        let advice = "build the recorded commit with the same compiler and features".to_owned();
+        add(About::Programs, &name, then.binaries.get(&name), now.binaries.get(&name), advice);
+    }
+    for name in keys(&then.versions, &now.versions) {
+        let advice = "install it, or expect other roundings".to_owned();
+        add(About::Programs, &name, then.versions.get(&name), now.versions.get(&name), advice);
+    }
+    let advice = "another processor may round otherwise".to_owned();
+    add(About::Programs, "processor", Some(&then.host.cpu), Some(&now.host.cpu), advice);
+    let sizes = then.attempts.iter().map(|attempt| attempt.world_size.to_string());
+    let mut sizes: Vec<String> = sizes.collect();
+    sizes.dedup();
+    let (recorded, here) = (sizes.join(", "), recipe.cluster.world_size().to_string());
+    let advice = "sums over other numbers of ranks round otherwise".to_owned();
+    add(About::Programs, "ranks", Some(&recorded), Some(&here), advice);
+    facts
+}
+
+fn keys<A, B>(
+    a: &std::collections::BTreeMap<String, A>,
+    b: &std::collections::BTreeMap<String, B>,
+) -> Vec<String> {
+    let mut keys: Vec<String> = a.keys().chain(b.keys()).cloned().collect();
+    keys.sort();
+    keys.dedup();
+    keys
+}
+
+fn show(facts: &[Fact]) {
+    let short = |value: &Option<String>| {
+        let Some(value) = value else { return "–".to_owned() };
+        let hash = value.len() >= 40 && value.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if hash { value[..12].to_owned() } else { value.chars().take(40).collect() }
+    };
+    let mut rows = vec![["fact", "recorded", "here", ""].map(str::to_owned).to_vec()];
+    rows.extend(facts.iter().map(|fact| {
+        let verdict = fact.verdict().to_owned();
+        vec![fact.name.clone(), short(&fact.recorded), short(&fact.here), verdict]
+    }));
+    terminal::result(&terminal::table(&rows));
+    for fact in facts.iter().filter(|fact| fact.is_wrong()) {
+        terminal::result(&format!("{} {}: {}", fact.name, fact.verdict(), fact.advice));
+    }
+}
+
+/// Steps of both runs, one by one.
+fn compare(then: &[Metrics], now: &[Metrics]) -> Comparison {
+    let mut comparison = Comparison {
+        of: PathBuf::new(),
+        steps: 0,
+        equal: 0,
+        first_difference: None,
+        not_expected: Vec::new(),
+    };
+    for here in now {
+        let Ok(index) = then.binary_search_by_key(&here.step, |line| line.step) else { continue };
+        let bits = |line: &Metrics| [line.loss.to_bits(), line.gradient_norm.to_bits()];
+        comparison.steps += 1;
+        if bits(&then[index]) == bits(here) {
+            comparison.equal += 1;
+        } else if comparison.first_difference.is_none() {
+            let finite = |loss: f64| Some(loss).filter(|loss| loss.is_finite());
+            comparison.first_difference = Some(Difference {
+                step: here.step,
+                recorded: finite(then[index].loss),
+                here: finite(here.loss),
+            });
+        }
+    }
+    comparison
+}
+
+/// Why two runs need not compute the same bits.
+fn not_expected(then: &RunRecord, now: &RunRecord, recipe: &Recipe) -> Vec<String> {
+    let attempts = || then.attempts.iter().chain(&now.attempts);
+    let mut reasons = Vec::new();
+    let mut note = |differs: bool, reason: &str| reasons.extend(differs.then(|| reason.to_owned()));
+    let first = attempts().next();
+    note(
+        attempts().any(|a| first.is_some_and(|f| f.world_size != a.world_size)),
+        "other numbers of ranks",
+    );
+    note(attempts().any(|a| first.is_some_and(|f| f.worker != a.worker)), "another worker program");
+    note(then.recipe_hash != now.recipe_hash, "another recipe");
+    let lists = |record: &RunRecord| record.shards.clone();
+    let hashes = |record: &RunRecord| -> Vec<String> {
+        record.files.values().map(|file| file.hash.clone()).collect()
+    };
+    note(lists(then) != lists(now) || hashes(then) != hashes(now), "other data or weights");
+    note(then.host.cpu != now.host.cpu, "another processor");
+    let gpu = recipe.device == Device::Cuda;
+    note(gpu && !recipe.deterministic, "`deterministic` is off");
+    let of = |name: &str| [then, now].map(|record| record.versions.get(name).cloned());
+    let differ = |name: &str| of(name)[0] != of(name)[1];
+    note(gpu && ["driver", "gpus", "nccl"].into_iter().any(differ), "another GPU, driver or NCCL");
+    reasons
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    path.canonicalize().unwrap_or(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Difference, compare};
+    use crate::report::history::tests::line;
+
+    #[test]
+    fn losses_are_compared_bit_for_bit_on_the_steps_that_both_have() {
+        let then = [line(10, 2.0), line(20, 1.0), line(30, 0.5)];
+        let same = compare(&then, &then);
+        assert_eq!((same.steps, same.equal, same.first_difference), (3, 3, None));
+        let now = [line(20, 1.0), line(30, 0.5_f64.next_up()), line(40, 0.1)];
+        let other = compare(&then, &now);
+        assert_eq!((other.steps, other.equal), (2, 1));
+        let difference =
+            Difference { step: 30, recorded: Some(0.5), here: Some(0.5_f64.next_up()) };
+        assert_eq!(other.first_difference, Some(difference));
+        assert!(other.to_string().contains("they part at step 30: loss 0.5 there"), "{other}");
+        let broken = [line(10, f64::NAN)];
+        assert_eq!(compare(&broken, &broken).equal, 1, "not finite twice is the same");
+        assert_eq!(compare(&then, &[]).steps, 0);
+    }
+}

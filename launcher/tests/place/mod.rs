@@ -1,0 +1,139 @@
+//! A place to start `vljepa-launch` in as a user does: a folder with the programs, a worker that does as it is told, a recipe.
+
+#![allow(dead_code, reason = "each test program uses its part")]
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// A program that was just written cannot be started while a fork of another test holds it open for writing, so nothing is written
+/// while something is started.
+static STARTING: Mutex<()> = Mutex::new(());
+
+fn nothing_starts() -> MutexGuard<'static, ()> {
+    STARTING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A folder with the launcher, a worker of its own, and a recipe.
+pub(crate) struct Place {
+    folder: tempfile::TempDir,
+}
+
+impl Place {
+    /// `scenario` is what a worker does after its start; bash, with the functions of `fake/worker.sh`.
+    pub(crate) fn new(ranks: usize, scenario: &str) -> Self {
+        let place = Self { folder: tempfile::tempdir().unwrap() };
+        std::fs::create_dir(place.path("bin")).unwrap();
+        std::fs::create_dir(place.path("shards")).unwrap();
+        std::fs::write(place.path("shards/a.tar"), "x").unwrap();
+        std::fs::write(place.path("tokenizer.json"), "{}").unwrap();
+        std::fs::copy(env!("CARGO_BIN_EXE_vljepa-launch"), place.path("bin/vljepa-launch"))
+            .unwrap();
+        place.program("bin/vljepa-worker", include_str!("../fake/worker.sh"));
+        place.program("bin/mpirun", include_str!("../fake/mpirun.sh"));
+        place.write("bin/features.json", r#"{"version":"1","mpi":true,"video":true,"cuda":false}"#);
+        place.write("bin/scenario.sh", scenario);
+        place.write(
+            "recipe.yaml",
+            &include_str!("../fake/recipe.yaml").replace("RANKS", &ranks.to_string()),
+        );
+        place
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub(crate) fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.path(name), text).unwrap();
+    }
+
+    pub(crate) fn program(&self, name: &str, text: &str) {
+        let _guard = nothing_starts();
+        self.write(name, text);
+        let mode = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(self.path(name), mode).unwrap();
+    }
+
+    pub(crate) fn read(&self, name: &str) -> String {
+        std::fs::read_to_string(self.path(name)).unwrap_or_default()
+    }
+
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(self.path("bin/vljepa-launch"));
+        let path = format!("{}:/usr/bin:/bin", self.path("bin").display());
+        command.args(arguments).current_dir(self.folder.path()).env("PATH", path);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    pub(crate) fn launch(&self, arguments: &[&str]) -> Ended {
+        Ended::from(self.start(arguments).wait_with_output().unwrap())
+    }
+
+    pub(crate) fn start(&self, arguments: &[&str]) -> Child {
+        start(&mut self.command(arguments))
+    }
+
+    /// Waits until a file of the run holds a text.
+    pub(crate) fn wait_for(&self, file: &str, text: &str) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !self.read(file).contains(text) {
+            assert!(Instant::now() < deadline, "{file} never held `{text}`: {}", self.read(file));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// The run's token, as the workers have it.
+    pub(crate) fn token(&self) -> String {
+        let pid = self.read("runs/fake/pids").lines().next().unwrap().to_owned();
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap();
+        let environment = String::from_utf8(environment).unwrap();
+        let token = environment.split('\0').find_map(|entry| entry.strip_prefix("VLJEPA_TOKEN="));
+        token.unwrap().to_owned()
+    }
+
+    /// Processes of workers that are still there.
+    pub(crate) fn left_behind(&self) -> Vec<String> {
+        let pids = self.read("runs/fake/pids");
+        let alive = |pid: &&str| {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            !status.is_empty() && !status.contains(") Z")
+        };
+        pids.lines().filter(alive).map(str::to_owned).collect()
+    }
+}
+
+/// How the launcher ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) code: i32,
+    pub(crate) text: String,
+    pub(crate) out: String,
+}
+
+impl Ended {
+    pub(crate) fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            text: String::from_utf8(output.stderr).unwrap(),
+            out: String::from_utf8(output.stdout).unwrap(),
+        }
+    }
+
+    /// Asserts the exit code and what was said.
+    pub(crate) fn said(&self, code: i32, texts: &[&str]) {
+        assert_eq!(self.code, code, "{}", self.text);
+        for text in texts {
+            assert!(self.text.contains(text), "`{text}` is missing in:\n{}", self.text);
+        }
+    }
+}
+
+/// Starts a command while no program is being written.
+pub(crate) fn start(command: &mut Command) -> Child {
+    let _guard = nothing_starts();
+    command.spawn().unwrap()
+}
