@@ -3,7 +3,7 @@
 //! One task per connection; everything goes through one bounded channel, a line is at most [`MAX_LINE_BYTES`] long and strangers
 //! are limited, so memory is bounded whatever connects.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -21,6 +21,8 @@ const MAX_LINE_BYTES: u64 = 1 << 20;
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections beyond the ranks that may be open at once, while they have not said who they are.
 const STRANGERS: usize = 64;
+/// Orders that may wait for a rank: a checkpoint takes one, and the next begins only after it.
+const WAITING_ORDERS: usize = 8;
 /// Messages waiting for the supervisor before connections are read no further.
 const WAITING_MESSAGES: usize = 1024;
 
@@ -61,6 +63,7 @@ pub(crate) struct Server {
     address: SocketAddr,
     heard: mpsc::Receiver<Heard>,
     stop: watch::Sender<bool>,
+    shared: Arc<Shared>,
     accepting: JoinHandle<()>,
 }
 
@@ -74,7 +77,7 @@ struct Shared {
 /// Who is connected, and the build that all must have: the first one's.
 #[derive(Debug, Default)]
 struct Members {
-    ranks: BTreeSet<usize>,
+    ranks: BTreeMap<usize, mpsc::Sender<FromSupervisor>>,
     build: Option<String>,
 }
 
@@ -87,8 +90,8 @@ impl Server {
         let (stop, stopped) = watch::channel(false);
         let open = Arc::new(Semaphore::new(expected.world_size + STRANGERS));
         let shared = Arc::new(Shared { expected, members: Mutex::default(), heard: sender });
-        let accepting = tokio::spawn(accept(listener, shared, stopped, open));
-        Ok(Self { address, heard, stop, accepting })
+        let accepting = tokio::spawn(accept(listener, Arc::clone(&shared), stopped, open));
+        Ok(Self { address, heard, stop, shared, accepting })
     }
 
     /// Where workers connect.
@@ -99,6 +102,13 @@ impl Server {
     /// Waits for the next thing heard.
     pub(crate) async fn next(&mut self) -> Option<Heard> {
         self.heard.recv().await
+    }
+
+    /// Tells a rank something; one that is gone, or takes nothing any more, is noticed by its silence.
+    pub(crate) fn tell(&self, rank: usize, message: FromSupervisor) {
+        if let Some(orders) = self.shared.members().ranks.get(&rank) {
+            orders.try_send(message).ok();
+        }
     }
 
     /// Asks all ranks, also those that join later, to save and end.
@@ -142,7 +152,7 @@ async fn serve(
     stream: TcpStream,
     peer: SocketAddr,
     shared: &Shared,
-    mut stopped: watch::Receiver<bool>,
+    stopped: watch::Receiver<bool>,
 ) {
     stream.set_nodelay(true).ok();
     let (read, mut write) = stream.into_split();
@@ -159,17 +169,13 @@ async fn serve(
         return refuse(shared, &mut write, peer, None, reason).await;
     }
     let rank = hello.rank;
-    if let Err(reason) = shared.admit(&hello) {
+    let (orders, ordered) = mpsc::channel(WAITING_ORDERS);
+    if let Err(reason) = shared.admit(&hello, orders) {
         return refuse(shared, &mut write, peer, Some(rank), reason).await;
     }
     let welcomed = send(&mut write, &FromSupervisor::Welcome).await.is_ok();
     let mut listening = welcomed && shared.heard.send(Heard::Joined(hello)).await.is_ok();
-    let speaking = async {
-        if stopped.wait_for(|stop| *stop).await.is_ok() {
-            send(&mut write, &FromSupervisor::Stop).await.ok();
-        }
-        std::future::pending::<()>().await;
-    };
+    let speaking = speak(&mut write, stopped, ordered);
     tokio::pin!(speaking);
     while listening {
         tokio::select! {
@@ -181,13 +187,36 @@ async fn serve(
     shared.heard.send(Heard::Lost(rank)).await.ok();
 }
 
+/// Tells a rank what it has to know: that it should stop, and what the supervisor orders.
+async fn speak(
+    write: &mut OwnedWriteHalf,
+    mut stopped: watch::Receiver<bool>,
+    mut orders: mpsc::Receiver<FromSupervisor>,
+) {
+    let mut told_stop = false;
+    loop {
+        let message = tokio::select! {
+            stop = async { stopped.wait_for(|stop| *stop).await.is_ok() }, if !told_stop => {
+                told_stop = true;
+                stop.then_some(FromSupervisor::Stop)
+            }
+            Some(order) = orders.recv() => Some(order),
+            else => std::future::pending().await,
+        };
+        if let Some(message) = message {
+            // A connection that is gone is noticed by its reader.
+            send(write, &message).await.ok();
+        }
+    }
+}
+
 impl Shared {
     fn members(&self) -> std::sync::MutexGuard<'_, Members> {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes a worker in, or says why not.
-    fn admit(&self, hello: &Hello) -> Result<(), String> {
+    fn admit(&self, hello: &Hello, orders: mpsc::Sender<FromSupervisor>) -> Result<(), String> {
         let expected = &self.expected;
         let rank = hello.rank;
         if hello.world_size != expected.world_size {
@@ -213,9 +242,10 @@ impl Shared {
                 hello.host, hello.build
             ));
         }
-        if !members.ranks.insert(rank) {
+        if members.ranks.contains_key(&rank) {
             return Err(format!("rank {rank} is connected already"));
         }
+        members.ranks.insert(rank, orders);
         Ok(())
     }
 
@@ -288,7 +318,9 @@ impl Lines {
 mod tests {
     use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
     use tokio::net::TcpStream;
-    use vljepa_recipes::protocol::{FromSupervisor, FromWorker, Hello, Phase};
+    use vljepa_recipes::protocol::{
+        CheckpointOrder, FromSupervisor, FromWorker, Hello, Phase,
+    };
 
     use super::{Expected, Heard, Server};
 
@@ -332,7 +364,9 @@ mod tests {
     fn reason(answer: FromSupervisor) -> String {
         match answer {
             FromSupervisor::Refused { reason } => reason,
-            FromSupervisor::Welcome | FromSupervisor::Stop => panic!("was not refused: {answer:?}"),
+            FromSupervisor::Welcome | FromSupervisor::Stop | FromSupervisor::Checkpoint { .. } => {
+                panic!("was not refused: {answer:?}")
+            }
         }
     }
 
@@ -355,6 +389,23 @@ mod tests {
         assert!(matches!(server.next().await, Some(Heard::Joined(h)) if h.rank == 0));
         drop(worker);
         assert!(matches!(server.next().await, Some(Heard::Lost(1))));
+    }
+
+    #[tokio::test]
+    async fn an_order_reaches_its_rank_alone_and_before_a_later_stop() {
+        let mut server = server().await;
+        let (mut first, _) = say_hello(&server, hello(0)).await;
+        let (mut second, _) = say_hello(&server, hello(1)).await;
+        for _ in 0..2 {
+            assert!(matches!(server.next().await, Some(Heard::Joined(_))));
+        }
+        let order = CheckpointOrder::Settled { step: 4, error: None };
+        let order = FromSupervisor::Checkpoint { order };
+        server.tell(1, order.clone());
+        assert_eq!(answer(&mut second).await, order);
+        server.stop_all();
+        assert_eq!(answer(&mut first).await, FromSupervisor::Stop);
+        assert_eq!(answer(&mut second).await, FromSupervisor::Stop);
     }
 
     #[tokio::test]

@@ -243,7 +243,7 @@ fn class(outcome: AttemptOutcome) -> &'static str {
 /// Faults, restarts, warnings and bad samples.
 pub(super) fn incidents(contents: &Contents) -> Markup {
     let mut shown: Vec<(String, &'static str, String)> = Vec::new();
-    let (mut saves, mut longest) = (0_u64, 0.0_f64);
+    let (mut saves, mut longest, mut slowest) = (0_u64, 0.0_f64, 0.0_f64);
     for line in &contents.events {
         let (kind, text) = match &line.event {
             Event::Fault(fault) => ("fault", format!("{fault} (log: {})", fault.log)),
@@ -255,9 +255,10 @@ pub(super) fn incidents(contents: &Contents) -> Markup {
             }
             Event::Warning { rank, text } => ("warning", format!("rank {rank}: {text}")),
             Event::StopRequested { signal } => ("stop", format!("asked for by {signal}")),
-            Event::Saved { stall_s, .. } => {
+            Event::Saved { stall_s, durable_s, .. } => {
                 saves += 1;
                 longest = longest.max(*stall_s);
+                slowest = slowest.max(*durable_s);
                 continue;
             }
             Event::AttemptStarted { .. }
@@ -275,7 +276,10 @@ pub(super) fn incidents(contents: &Contents) -> Markup {
             p.note {
                 @if shown.is_empty() { "None. " }
                 (terminal::thousands(saves)) " checkpoints were saved"
-                @if saves > 0 { ", the longest pause for one was " (format!("{longest:.2} s")) }
+                @if saves > 0 {
+                    ", the longest pause for one was " (format!("{longest:.2} s"))
+                    ", and the slowest was durable after " (format!("{slowest:.2} s"))
+                }
                 "; " (terminal::thousands(bad)) " bad samples were left out."
             }
             @if left_out > 0 { p.note { "The first " (left_out) " are only in events.jsonl." } }

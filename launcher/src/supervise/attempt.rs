@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-use vljepa_recipes::protocol::{FromWorker, Hello, Outcome, Phase};
+use vljepa_recipes::protocol::{FromSupervisor, FromWorker, Hello, Outcome, Phase};
 
+use super::checkpoints::Checkpoints;
 use super::post_mortem;
 use super::progress::Progress;
 use super::signals::{Signals, StopSignal};
@@ -52,6 +53,7 @@ pub(super) struct Attempt<'a> {
     exited: Option<(Instant, ExitStatus)>,
     finished_at: Option<Instant>,
     suspicion: Option<(Instant, Fault)>,
+    checkpoints: Checkpoints,
 }
 
 /// What an attempt got done.
@@ -114,6 +116,7 @@ impl<'a> Attempt<'a> {
             exited: None,
             finished_at: None,
             suspicion: None,
+            checkpoints: Checkpoints::new(world_size),
         }
     }
 
@@ -213,12 +216,19 @@ impl<'a> Attempt<'a> {
                 self.facts.trained = true;
                 self.progress.metrics(metrics);
             }
-            FromWorker::Saved { step, name, stall_s } => {
+            FromWorker::Saved { step, name, stall_s, durable_s } => {
+                self.settle(step, None);
                 if self.facts.newest_saved.is_none_or(|newest| step > newest) {
                     self.facts.newest_saved = Some(step);
                     self.facts.saved = true;
                 }
-                self.events.write(Event::Saved { step, name, stall_s });
+                self.events.write(Event::Saved { step, name, stall_s, durable_s });
+            }
+            FromWorker::NotSaved { step, error } => self.settle(step, Some(&error)),
+            FromWorker::Part { step, part } => {
+                if let Some((rank, order)) = self.checkpoints.part(rank, step, part) {
+                    self.server.tell(rank, FromSupervisor::Checkpoint { order });
+                }
             }
             FromWorker::Scores { step, values } => {
                 let text: Vec<String> =
@@ -238,6 +248,13 @@ impl<'a> Attempt<'a> {
                 self.beat(rank, step, phase, now);
                 self.suspect(rank, FaultKind::Reported, error);
             }
+        }
+    }
+
+    /// Rank 0 is done with a checkpoint.
+    fn settle(&self, step: u64, error: Option<&str>) {
+        for (rank, order) in self.checkpoints.settled(step, error) {
+            self.server.tell(rank, FromSupervisor::Checkpoint { order });
         }
     }
 

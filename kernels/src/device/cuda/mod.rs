@@ -8,6 +8,7 @@ mod call;
 #[cfg(any(test, feature = "emulator"))]
 pub(crate) mod emulated;
 mod hardware;
+mod page_locked;
 #[cfg(test)]
 mod tests;
 
@@ -21,6 +22,7 @@ use crate::{Arena, DType, Device, KernelError, Result, Tensor};
 pub use blas::Product;
 pub(crate) use call::Call;
 use hardware::Hardware;
+pub use page_locked::PageLocked;
 
 /// A range of device memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
