@@ -318,9 +318,7 @@ impl Lines {
 mod tests {
     use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
     use tokio::net::TcpStream;
-    use vljepa_recipes::protocol::{
-        CheckpointOrder, FromSupervisor, FromWorker, Hello, Phase,
-    };
+    use vljepa_recipes::protocol::{CheckpointOrder, FromSupervisor, FromWorker, Hello, Phase};
 
     use super::{Expected, Heard, Server};
 

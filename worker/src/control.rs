@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use vljepa_recipes::protocol::{FromSupervisor, FromWorker, Hello, Phase};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, never, unbounded};
+use vljepa_recipes::protocol::{CheckpointOrder, FromSupervisor, FromWorker, Hello, Phase};
 
 use crate::error::WorkerError;
 
@@ -29,6 +29,7 @@ const WAITING_MESSAGES: usize = 1024;
 pub struct Control {
     shared: Arc<Shared>,
     sender: Option<Sender<Outgoing>>,
+    orders: Receiver<CheckpointOrder>,
 }
 
 #[derive(Debug)]
@@ -49,7 +50,7 @@ impl Control {
     /// No supervisor: nothing is reported, nothing is heard.
     #[must_use]
     pub fn alone() -> Self {
-        Self { shared: Arc::default(), sender: None }
+        Self { shared: Arc::default(), sender: None, orders: never() }
     }
 
     /// Connects, says hello and waits to be welcomed.
@@ -70,25 +71,48 @@ impl Control {
             FromSupervisor::Refused { reason } => {
                 return Err(WorkerError::Refused { reason }.into());
             }
-            FromSupervisor::Stop => anyhow::bail!("the run was stopped before this worker started"),
+            FromSupervisor::Stop | FromSupervisor::Checkpoint { .. } => {
+                anyhow::bail!("the run was stopped before this worker started")
+            }
         }
         let shared = Arc::new(Shared::default());
         let (sender, receiver) = bounded(WAITING_MESSAGES);
+        let (ordering, orders) = unbounded();
         let listening = Arc::clone(&shared);
         std::thread::Builder::new()
             .name("control-listen".to_owned())
-            .spawn(move || listen(reader, &listening))?;
+            .spawn(move || listen(reader, &listening, &ordering))?;
         let speaking = Arc::clone(&shared);
         std::thread::Builder::new()
             .name("control-speak".to_owned())
             .spawn(move || speak(writer, &receiver, &speaking))?;
-        Ok(Self { shared, sender: Some(sender) })
+        Ok(Self { shared, sender: Some(sender), orders })
     }
 
     /// Whether the supervisor asked for a stop.
     #[must_use]
     pub fn stop_requested(&self) -> bool {
         self.shared.stop.load(Ordering::Acquire)
+    }
+
+    /// Whether there is a supervisor.
+    #[must_use]
+    pub fn is_supervised(&self) -> bool {
+        self.sender.is_some()
+    }
+
+    /// Waits for the supervisor's next order about the checkpoint of `step`.
+    ///
+    /// # Errors
+    /// When the supervisor has gone.
+    pub fn checkpoint_order(&self, step: u64) -> Result<CheckpointOrder, String> {
+        loop {
+            let order = self.orders.recv();
+            let order = order.map_err(|_| "the supervisor has gone".to_owned())?;
+            if order.step() == step {
+                return Ok(order);
+            }
+        }
     }
 
     /// Notes where this rank is; the next heartbeat says so.
@@ -185,11 +209,15 @@ fn speak(mut writer: BufWriter<TcpStream>, receiver: &Receiver<Outgoing>, shared
 }
 
 /// Hears orders until the supervisor is gone; then this process has nobody to work for and ends.
-fn listen(reader: BufReader<TcpStream>, shared: &Shared) {
+fn listen(reader: BufReader<TcpStream>, shared: &Shared, orders: &Sender<CheckpointOrder>) {
     for line in reader.lines() {
         let Ok(line) = line else { break };
         match serde_json::from_str(&line) {
             Ok(FromSupervisor::Stop) => shared.stop.store(true, Ordering::Release),
+            Ok(FromSupervisor::Checkpoint { order }) => {
+                // Whoever asks for orders holds the other end; nobody does when the process ends.
+                orders.send(order).unwrap_or_default();
+            }
             Ok(FromSupervisor::Welcome | FromSupervisor::Refused { .. }) => {}
             Err(error) => tracing::warn!("the supervisor sent `{line}`: {error}"),
         }
@@ -263,7 +291,8 @@ mod tests {
         control.at(3, Phase::Backward);
         assert_eq!(control.position(), (3, Phase::Backward));
         for step in [1, 2] {
-            control.report(FromWorker::Saved { step, name: "s".to_owned(), stall_s: 0.0 });
+            let name = "s".to_owned();
+            control.report(FromWorker::Saved { step, name, stall_s: 0.0, durable_s: 0.0 });
         }
         control.finish();
         control.report_last(FromWorker::Finished { outcome: Outcome::Completed, step: 3 });

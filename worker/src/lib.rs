@@ -15,6 +15,7 @@ pub mod error;
 pub mod evaluation;
 pub mod inference;
 pub mod metrics;
+pub mod optimize;
 pub mod session;
 pub mod step;
 pub mod train;

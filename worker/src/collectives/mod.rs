@@ -169,6 +169,37 @@ impl Collectives {
         Ok(())
     }
 
+    /// This rank's rows of the sum of all ranks' `values` (global, …), into `out` (rows, …): f32.
+    ///
+    /// # Errors
+    /// When the tensors are not f32 of this device.
+    ///
+    /// # Panics
+    /// When `values` is not the whole or `out` not this rank's share: a bug, on every rank.
+    pub fn reduce_scatter_sum(
+        &self,
+        stream: &Stream,
+        values: View<'_>,
+        shares: Shares,
+        out: ViewMut<'_>,
+    ) -> Result<(), WorkerError> {
+        let width = values.len() / shares.global.max(1);
+        let rows = shares.rows(self.rank());
+        assert_eq!(out.len(), rows.len() * width, "own share of a sum");
+        match self {
+            Self::Solo(_) | Self::StandIn(_) => {
+                copy::copy(stream, values.part(rows.start * width, &[out.len()]), out)?;
+            }
+            #[cfg(feature = "mpi")]
+            Self::Mpi(mpi) => {
+                let mut own = vec![0.0f32; out.len()];
+                mpi.reduce_scatter_sum(&values.to_f32()?, shares, width, &mut own);
+                copy::copy(stream, View::from_f32(&own, &[own.len()]), out)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Sum over ranks of a few numbers: loss shares, flags, counters.
     #[must_use]
     pub fn sum<const N: usize>(&self, values: [f64; N]) -> [f64; N] {

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use mpi::collective::SystemOperation;
-use mpi::datatype::PartitionMut;
+use mpi::datatype::{Partition, PartitionMut};
 use mpi::environment::Universe;
 use mpi::topology::SimpleCommunicator;
 use mpi::traits::{Communicator, CommunicatorCollectives, Equivalence, Root};
@@ -63,6 +63,32 @@ impl Mpi {
             let received = &mut received[..chunk.len()];
             self.world.all_reduce_into(&*chunk, received, SystemOperation::sum());
             chunk.copy_from_slice(received);
+        }
+    }
+
+    /// Every element of a share is added up in the order of ranks.
+    pub(super) fn reduce_scatter_sum(
+        &self,
+        values: &[f32],
+        shares: Shares,
+        width: usize,
+        own: &mut [f32],
+    ) {
+        let ranks = 0..self.world_size();
+        let rows = |rank| shares.rows(rank);
+        let counts: Vec<Count> = ranks.clone().map(|r| count(rows(r).len() * width)).collect();
+        let starts: Vec<Count> = ranks.clone().map(|r| count(rows(r).start * width)).collect();
+        let len = own.len();
+        let mut of_ranks = vec![0.0f32; len * ranks.len()];
+        let own_counts = vec![count(len); ranks.len()];
+        let own_starts: Vec<Count> = ranks.map(|r| count(r * len)).collect();
+        let sent = Partition::new(values, counts, starts);
+        let mut received = PartitionMut::new(&mut of_ranks[..], own_counts, own_starts);
+        self.world.all_to_all_varcount_into(&sent, &mut received);
+        let (first, others) = of_ranks.split_at(len);
+        own.copy_from_slice(first);
+        for other in others.chunks_exact(len.max(1)) {
+            own.iter_mut().zip(other).for_each(|(sum, x)| *sum += x);
         }
     }
 
