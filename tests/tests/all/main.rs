@@ -17,6 +17,7 @@ mod gpu_step;
 mod programs;
 mod real_material;
 mod resume;
+mod sharding;
 mod tiny;
 mod user_errors;
 mod world_size;

@@ -115,13 +115,15 @@ fn verify(folder: &Path, collectives: &Collectives) -> anyhow::Result<Result<Man
     let (rank, world_size) = (collectives.rank(), collectives.world_size());
     let mut own = manifest.files.iter().skip(rank).step_by(world_size);
     let wrong = own.find_map(|file| verify_file(folder, file).err());
-    let wrong = wrong.map(|error| format!("{error:#}")).unwrap_or_default();
-    let verdicts = collectives.all_gather_bytes(wrong.as_bytes());
-    let Some(rank) = verdicts.iter().position(|verdict| !verdict.is_empty()) else {
-        return Ok(Ok(manifest));
-    };
-    let text = String::from_utf8_lossy(&verdicts[rank]).into_owned();
-    Ok(Err(if world_size > 1 { format!("{text} (as rank {rank} sees it)") } else { text }))
+    let wrong = wrong.map(|error| format!("{error:#}"));
+    let verdicts = collectives.all_gather_bytes(&serde_json::to_vec(&wrong)?);
+    for (rank, verdict) in verdicts.iter().enumerate() {
+        if let Some(text) = serde_json::from_slice::<Option<String>>(verdict)? {
+            let seen = format!("{text} (as rank {rank} sees it)");
+            return Ok(Err(if world_size > 1 { seen } else { text }));
+        }
+    }
+    Ok(Ok(manifest))
 }
 
 /// A manifest of this build's form whose files cover the buffers.
