@@ -93,9 +93,10 @@ fn a_kill_while_a_checkpoint_is_written_costs_that_checkpoint_alone() {
     let run = trial.path("killed");
     let mut child = trial.launch("killed", &[]).spawn().unwrap();
     let end = std::time::Instant::now() + LIMIT;
-    // A checkpoint of this size is written within milliseconds: looked for without pause.
+    // A checkpoint of this size is written within milliseconds: looked for with hardly a pause.
     while !is_writing(&run, 8) && child.try_wait().unwrap().is_none() {
         assert!(std::time::Instant::now() < end, "no checkpoint is written");
+        std::thread::park_timeout(Duration::from_micros(200));
     }
     for worker in workers(&run) {
         kill(worker, Signal::SIGKILL).ok();
