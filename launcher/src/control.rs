@@ -3,7 +3,7 @@
 //! One task per connection; everything goes through one bounded channel, a line is at most [`MAX_LINE_BYTES`] long and strangers
 //! are limited, so memory is bounded whatever connects.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -34,6 +34,8 @@ const STRANGERS: usize = 64;
 const REMINDER: Duration = Duration::from_secs(5);
 /// Ranks that such a reminder names at most.
 const NAMED: usize = 16;
+/// Orders that may wait for a rank: a checkpoint takes one, and the next begins only after it.
+const WAITING_ORDERS: usize = 8;
 /// Messages waiting for the supervisor before connections are read no further.
 const WAITING_MESSAGES: usize = 1024;
 
@@ -80,6 +82,7 @@ pub(crate) struct Server {
     address: String,
     heard: mpsc::Receiver<Heard>,
     stop: watch::Sender<bool>,
+    shared: Arc<Shared>,
     accepting: JoinHandle<()>,
 }
 
@@ -95,7 +98,7 @@ struct Shared {
 /// Who is connected, and the build that all must have: the first one's.
 #[derive(Debug, Default)]
 struct Members {
-    ranks: BTreeSet<usize>,
+    ranks: BTreeMap<usize, mpsc::Sender<FromSupervisor>>,
     build: Option<String>,
     nccl_id: Option<String>,
 }
@@ -115,8 +118,8 @@ impl Server {
         let nccl_id = watch::Sender::new(None);
         let shared =
             Arc::new(Shared { expected, members: Mutex::default(), heard: sender, nccl_id });
-        let accepting = tokio::spawn(accept(listener, shared, stopped, open));
-        Ok(Self { address, heard, stop, accepting })
+        let accepting = tokio::spawn(accept(listener, Arc::clone(&shared), stopped, open));
+        Ok(Self { address, heard, stop, shared, accepting })
     }
 
     /// Where workers connect.
@@ -132,6 +135,13 @@ impl Server {
     /// Closes all connections: a worker whose supervisor is gone ends itself.
     pub(crate) fn close(&self) {
         self.accepting.abort();
+    }
+
+    /// Tells a rank something; one that is gone, or takes nothing any more, is noticed by its silence.
+    pub(crate) fn tell(&self, rank: usize, message: FromSupervisor) {
+        if let Some(orders) = self.shared.members().ranks.get(&rank) {
+            orders.try_send(message).ok();
+        }
     }
 
     /// Asks all ranks, also those that join later, to save and end.
@@ -189,13 +199,14 @@ async fn serve(
         Err(reason) => return refuse(shared, &mut write, peer, None, reason).await,
     };
     let rank = hello.rank;
-    if let Err(reason) = shared.admit(&hello) {
+    let (orders, ordered) = mpsc::channel(WAITING_ORDERS);
+    if let Err(reason) = shared.admit(&hello, orders) {
         return refuse(shared, &mut write, peer, Some(rank), reason).await;
     }
     let welcomed = send(&mut write, &FromSupervisor::Welcome).await.is_ok();
     lines.limit = MAX_LINE_BYTES;
     let mut listening = welcomed && shared.heard.send(Heard::Joined(hello)).await.is_ok();
-    let speaking = speak(&mut write, shared, stopped);
+    let speaking = speak(&mut write, shared, stopped, ordered);
     tokio::pin!(speaking);
     while listening {
         tokio::select! {
@@ -207,8 +218,14 @@ async fn serve(
     shared.heard.send(Heard::Lost(rank)).await.ok();
 }
 
-/// Tells a rank what it has to know: that the supervisor is there, that it should stop, where the others are, who has not come.
-async fn speak(write: &mut OwnedWriteHalf, shared: &Shared, mut stopped: watch::Receiver<bool>) {
+/// Tells a rank what it has to know: that the supervisor is there, that it should stop, where the others are, who has not come, and what
+/// becomes of a checkpoint.
+async fn speak(
+    write: &mut OwnedWriteHalf,
+    shared: &Shared,
+    mut stopped: watch::Receiver<bool>,
+    mut orders: mpsc::Receiver<FromSupervisor>,
+) {
     let mut nccl_id = shared.nccl_id.subscribe();
     let (mut told_stop, mut told_id) = (false, false);
     let from_now = |period| tokio::time::interval_at(tokio::time::Instant::now() + period, period);
@@ -219,6 +236,7 @@ async fn speak(write: &mut OwnedWriteHalf, shared: &Shared, mut stopped: watch::
                 told_stop = true;
                 stop.then_some(FromSupervisor::Stop)
             }
+            Some(order) = orders.recv() => Some(order),
             id = async { nccl_id.wait_for(Option::is_some).await.ok()?.clone() }, if !told_id => {
                 told_id = true;
                 id.map(|id| FromSupervisor::NcclId { id })
@@ -259,7 +277,7 @@ impl Shared {
     }
 
     /// Takes a worker in, or says why not.
-    fn admit(&self, hello: &Hello) -> Result<(), String> {
+    fn admit(&self, hello: &Hello, orders: mpsc::Sender<FromSupervisor>) -> Result<(), String> {
         let expected = &self.expected;
         let rank = hello.rank;
         if hello.world_size != expected.world_size {
@@ -285,9 +303,10 @@ impl Shared {
                 hello.host, hello.build
             ));
         }
-        if !members.ranks.insert(rank) {
+        if members.ranks.contains_key(&rank) {
             return Err(format!("rank {rank} is connected already"));
         }
+        members.ranks.insert(rank, orders);
         self.relay(&members);
         Ok(())
     }
@@ -390,7 +409,7 @@ mod tests {
 
     use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
     use tokio::net::TcpStream;
-    use vljepa_recipes::protocol::{FromSupervisor, FromWorker, Hello, Phase};
+    use vljepa_recipes::protocol::{CheckpointOrder, FromSupervisor, FromWorker, Hello, Phase};
 
     use super::{Expected, Heard, Server};
     use crate::listen::Listen;
@@ -440,6 +459,7 @@ mod tests {
             | FromSupervisor::Alive
             | FromSupervisor::NcclId { .. }
             | FromSupervisor::Absent { .. }
+            | FromSupervisor::Checkpoint { .. }
             | FromSupervisor::Stop => panic!("was not refused: {answer:?}"),
         }
     }
@@ -492,6 +512,23 @@ mod tests {
         let server = server().await;
         let (mut first, _) = say_hello(&server, hello(0)).await;
         assert_eq!(answer(&mut first).await, FromSupervisor::Absent { ranks: vec![1] });
+    }
+
+    #[tokio::test]
+    async fn an_order_reaches_its_rank_alone_and_before_a_later_stop() {
+        let mut server = server().await;
+        let (mut first, _) = say_hello(&server, hello(0)).await;
+        let (mut second, _) = say_hello(&server, hello(1)).await;
+        for _ in 0..2 {
+            assert!(matches!(server.next().await, Some(Heard::Joined(_))));
+        }
+        let order = CheckpointOrder::Settled { step: 4, error: None };
+        let order = FromSupervisor::Checkpoint { order };
+        server.tell(1, order.clone());
+        assert_eq!(answer(&mut second).await, order);
+        server.stop_all();
+        assert_eq!(answer(&mut first).await, FromSupervisor::Stop);
+        assert_eq!(answer(&mut second).await, FromSupervisor::Stop);
     }
 
     #[tokio::test]

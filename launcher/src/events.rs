@@ -62,6 +62,9 @@ pub(crate) enum Event {
         name: String,
         /// Seconds the step waited.
         stall_s: f64,
+        /// Seconds until it was durable; 0 where that was not written down.
+        #[serde(default)]
+        durable_s: f64,
     },
     /// Scores were measured.
     Scores {

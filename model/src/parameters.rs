@@ -14,9 +14,6 @@ use vljepa_kernels::{
 };
 use vljepa_recipes::schema::Initialisation;
 
-/// Parameters start at multiples of this many elements: 256 bytes of f32, the alignment of vector loads and collectives.
-const ALIGNMENT: usize = 64;
-
 /// Groups of parameters that a recipe gives learning-rate multipliers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Group {
@@ -126,6 +123,9 @@ pub struct Layout {
 }
 
 impl Layout {
+    /// Parameters start at multiples of this many elements: 256 bytes of f32, the alignment of vector loads and collectives.
+    pub const ALIGNMENT: usize = 64;
+
     /// The parameter of an id.
     #[must_use]
     pub fn get(&self, id: ParameterId) -> &Parameter {
@@ -191,7 +191,7 @@ impl LayoutBuilder {
         let end =
             if trainable { &mut self.layout.trainable_len } else { &mut self.layout.frozen_len };
         let start = *end;
-        *end = (start + len).next_multiple_of(ALIGNMENT);
+        *end = (start + len).next_multiple_of(Layout::ALIGNMENT);
         self.layout.parameters.push(Parameter {
             name,
             shape: shape.to_vec(),
@@ -272,9 +272,18 @@ impl Parameters {
     /// # Errors
     /// When `stream` is of another device, or it fails.
     pub fn refresh(&mut self, stream: &Stream) -> Result<()> {
+        self.refresh_trainable(stream)?;
         let Some(copies) = &mut self.copies else { return Ok(()) };
-        copy::cast(stream, self.trainable.view(), copies.trainable.view_mut())?;
         copy::cast(stream, self.frozen.view(), copies.frozen.view_mut())
+    }
+
+    /// The same for trainable parameters alone, when the others stayed as they were.
+    ///
+    /// # Errors
+    /// When `stream` is of another device, or it fails.
+    pub fn refresh_trainable(&mut self, stream: &Stream) -> Result<()> {
+        let Some(copies) = &mut self.copies else { return Ok(()) };
+        copy::cast(stream, self.trainable.view(), copies.trainable.view_mut())
     }
 
     /// Trainable parameters in a range of their buffer, and their copies: what an optimizer writes.

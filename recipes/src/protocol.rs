@@ -1,8 +1,9 @@
 //! What workers and the supervisor say to each other: one JSON object per line over TCP.
 //!
-//! A worker connects, says [`FromWorker::Hello`] and waits for [`FromSupervisor::Welcome`]. From then on it reports; the only
-//! order it takes is [`FromSupervisor::Stop`], which all ranks agree on at a step boundary.
+//! A worker connects, says [`FromWorker::Hello`] and waits for [`FromSupervisor::Welcome`]. From then on it reports; the orders it
+//! takes are [`FromSupervisor::Stop`], which all ranks agree on at a step boundary, and those about a [`CheckpointOrder`].
 
+mod checkpoint;
 mod drill;
 mod health;
 
@@ -10,6 +11,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use checkpoint::{CheckpointOrder, FileEntry, Part};
 pub use drill::{Act, Blow, Drill, DrillPlace};
 pub use health::{Check, CheckName, Checked};
 
@@ -153,6 +155,22 @@ pub enum FromWorker {
         name: String,
         /// Seconds the step waited for it.
         stall_s: f64,
+        /// Seconds from the step's end until it was durable.
+        durable_s: f64,
+    },
+    /// This rank's part of a checkpoint is durable, or failed.
+    Part {
+        /// The checkpoint's step.
+        step: u64,
+        /// Which.
+        part: Part,
+    },
+    /// A checkpoint was given up, and nothing is left of it (rank 0 only).
+    NotSaved {
+        /// Its step.
+        step: u64,
+        /// Why.
+        error: String,
     },
     /// Scores were measured (rank 0 only).
     Scores {
@@ -321,6 +339,11 @@ pub enum FromSupervisor {
     },
     /// Save at the next step boundary that all ranks agree on, then end.
     Stop,
+    /// About a checkpoint whose parts are reported.
+    Checkpoint {
+        /// What to do or to know.
+        order: CheckpointOrder,
+    },
 }
 
 #[cfg(test)]

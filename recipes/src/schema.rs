@@ -87,6 +87,7 @@ impl Recipe {
         recipe.logging = Logging::default();
         (recipe.data.threads, recipe.data.prefetch_batches, recipe.data.cache_mib) = (0, 0, 0);
         recipe.data.bad_samples = BadSamples::default();
+        recipe.optimizer.shard = false;
         for stage in &mut recipe.stages {
             stage.micro_batch = None;
             stage.recompute = Recompute::None;

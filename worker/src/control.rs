@@ -11,9 +11,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use vljepa_recipes::protocol::{FromSupervisor, FromWorker, Hello, Phase};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, never, unbounded};
+use vljepa_recipes::protocol::{CheckpointOrder, FromSupervisor, FromWorker, Hello, Phase};
 
+use crate::collectives::record;
 use crate::connect::{Patience, connect};
 use crate::error::WorkerError;
 
@@ -35,6 +36,7 @@ const WAITING_MESSAGES: usize = 1024;
 pub struct Control {
     shared: Arc<Shared>,
     sender: Option<Sender<Outgoing>>,
+    orders: Receiver<CheckpointOrder>,
 }
 
 #[derive(Debug)]
@@ -49,7 +51,6 @@ struct Shared {
     finished: AtomicBool,
     phase: AtomicU8,
     step: AtomicU64,
-    collective: AtomicU64,
     rendezvous: Mutex<Rendezvous>,
     rendezvous_changed: Condvar,
 }
@@ -65,7 +66,7 @@ impl Control {
     /// No supervisor: nothing is reported, nothing is heard.
     #[must_use]
     pub fn alone() -> Self {
-        Self { shared: Arc::default(), sender: None }
+        Self { shared: Arc::default(), sender: None, orders: never() }
     }
 
     /// Connects, says hello and waits to be welcomed. The process ends when nothing is heard of the supervisor for `silence`.
@@ -84,21 +85,24 @@ impl Control {
                 return Err(WorkerError::Refused { reason }.into());
             }
             FromSupervisor::Stop => anyhow::bail!("the run was stopped before this worker started"),
-            FromSupervisor::NcclId { .. } | FromSupervisor::Absent { .. } => {
+            FromSupervisor::NcclId { .. }
+            | FromSupervisor::Absent { .. }
+            | FromSupervisor::Checkpoint { .. } => {
                 anyhow::bail!("the supervisor answered a hello with something else");
             }
         }
         let shared = Arc::new(Shared::default());
         let (sender, receiver) = bounded(WAITING_MESSAGES);
+        let (ordering, orders) = unbounded();
         let listening = Arc::clone(&shared);
         std::thread::Builder::new()
             .name("control-listen".to_owned())
-            .spawn(move || listen(reader, &listening))?;
+            .spawn(move || listen(reader, &listening, &ordering))?;
         let speaking = Arc::clone(&shared);
         std::thread::Builder::new()
             .name("control-speak".to_owned())
             .spawn(move || speak(writer, &receiver, &speaking))?;
-        Ok(Self { shared, sender: Some(sender) })
+        Ok(Self { shared, sender: Some(sender), orders })
     }
 
     /// Tries whether the supervisor can be reached and takes this run's token.
@@ -113,11 +117,6 @@ impl Control {
             FromSupervisor::Refused { reason } => Err(WorkerError::Refused { reason }.into()),
             other => anyhow::bail!("the supervisor answered {other:?}"),
         }
-    }
-
-    /// Notes that this rank enters a collective; `sequence` counts them from 1. The next heartbeat says so.
-    pub fn collective(&self, sequence: u64) {
-        self.shared.collective.store(sequence, Ordering::Release);
     }
 
     /// The id by which ranks on GPUs find each other, when all have connected and rank 0 has made it.
@@ -152,6 +151,26 @@ impl Control {
     #[must_use]
     pub fn stop_requested(&self) -> bool {
         self.shared.stop.load(Ordering::Acquire)
+    }
+
+    /// Whether there is a supervisor.
+    #[must_use]
+    pub fn is_supervised(&self) -> bool {
+        self.sender.is_some()
+    }
+
+    /// Waits for the supervisor's next order about the checkpoint of `step`.
+    ///
+    /// # Errors
+    /// When the supervisor has gone.
+    pub fn checkpoint_order(&self, step: u64) -> Result<CheckpointOrder, String> {
+        loop {
+            let order = self.orders.recv();
+            let order = order.map_err(|_| "the supervisor has gone".to_owned())?;
+            if order.step() == step {
+                return Ok(order);
+            }
+        }
     }
 
     /// Notes where this rank is; the next heartbeat says so.
@@ -270,7 +289,7 @@ fn speak(mut writer: BufWriter<TcpStream>, receiver: &Receiver<Outgoing>, shared
                 }
                 (told, told_at) = (Some(position), Instant::now());
                 let (step, phase) = position;
-                let collective = shared.collective.load(Ordering::Acquire);
+                let collective = record::of_process().sequence().load(Ordering::Relaxed);
                 send(&mut writer, &FromWorker::Heartbeat { step, phase, collective })
             }
             Err(RecvTimeoutError::Disconnected) => return,
@@ -282,7 +301,7 @@ fn speak(mut writer: BufWriter<TcpStream>, receiver: &Receiver<Outgoing>, shared
 }
 
 /// Hears orders until the supervisor is gone; then this process has nobody to work for and ends.
-fn listen(mut reader: BufReader<TcpStream>, shared: &Shared) {
+fn listen(mut reader: BufReader<TcpStream>, shared: &Shared, orders: &Sender<CheckpointOrder>) {
     let why = loop {
         let line = match line(&mut reader) {
             Ok(Some(line)) => line,
@@ -298,6 +317,10 @@ fn listen(mut reader: BufReader<TcpStream>, shared: &Shared) {
                 let mut rendezvous = shared.rendezvous();
                 (rendezvous.nccl_id, rendezvous.absent) = (Some(id), Vec::new());
                 shared.rendezvous_changed.notify_all();
+            }
+            Ok(FromSupervisor::Checkpoint { order }) => {
+                // Whoever asks for orders holds the other end; nobody does when the process ends.
+                orders.send(order).unwrap_or_default();
             }
             Ok(FromSupervisor::Absent { ranks }) => shared.rendezvous().absent = ranks,
             Ok(
@@ -380,7 +403,8 @@ mod tests {
         control.at(3, Phase::Backward);
         assert_eq!(control.position(), (3, Phase::Backward));
         for step in [1, 2] {
-            control.report(FromWorker::Saved { step, name: "s".to_owned(), stall_s: 0.0 });
+            let name = "s".to_owned();
+            control.report(FromWorker::Saved { step, name, stall_s: 0.0, durable_s: 0.0 });
         }
         control.finish();
         control.report_last(FromWorker::Finished { outcome: Outcome::Completed, step: 3 });
@@ -474,7 +498,8 @@ mod tests {
         });
         let control = Control::connect(&address, hello(), SILENCE).unwrap();
         control.finish();
-        control.collective(41);
+        let before = record::of_process().sequence().fetch_max(41, Ordering::Relaxed);
+        assert!(before < 41, "tests of this process are few");
         control.at(3, Phase::Collective);
         let expected = FromWorker::Heartbeat { step: 3, phase: Phase::Collective, collective: 41 };
         assert_eq!(thread.join().unwrap(), expected);

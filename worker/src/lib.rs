@@ -20,6 +20,7 @@ pub mod health;
 pub mod inference;
 pub mod meter;
 pub mod metrics;
+pub mod optimize;
 pub mod rendezvous;
 pub mod session;
 mod signals;

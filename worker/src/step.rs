@@ -6,18 +6,19 @@
 use std::ops::Range;
 
 use vljepa_data::batch::{Batch, Ragged};
-use vljepa_kernels::{DType, Packed, Tensor, View, copy, global_norm};
+use vljepa_kernels::{Packed, Tensor, View, copy};
 use vljepa_model::loss::EmbeddingGradients;
 use vljepa_model::predictor::PredictorSaved;
 use vljepa_model::y_encoder::YEncoderSaved;
 use vljepa_model::{
-    Context, Embedded, Gathered, Gradients, InfoNce, Keep, ModelError, Objective, OnReady,
-    Recompute, Statistics, Visual,
+    Embedded, Gathered, Gradients, InfoNce, Keep, ModelError, Objective, OnReady, Recompute,
+    Statistics, Visual,
 };
 use vljepa_recipes::protocol::Phase;
 
-use crate::collectives::{Collectives, GradientSum, Shares};
+use crate::collectives::{Collectives, Shares};
 use crate::engine::{Engine, Training};
+use crate::optimize;
 
 /// What one step works on.
 #[derive(Debug)]
@@ -113,7 +114,7 @@ pub fn step(
     };
 
     // Sum, not mean: the loss is already divided by g. Full buckets travel while the last micro-batch's backward pass goes on.
-    let mut sums = GradientSum::new(collectives, training.bucket_bytes);
+    let mut sums = optimize::travelling_sums(training, collectives);
     for (i, (micro, visual)) in micros.iter().zip(visuals).enumerate() {
         enter(if alone { Phase::Backward } else { Phase::Forward })?;
         let (visual, embedded) = once_more(engine, micro, (visual, kept.take()), needed)?;
@@ -122,7 +123,7 @@ pub fn step(
         let d = [&d.predicted, &d.target].map(|d| d.view().rows(start, end));
         let last = i + 1 == micros.len();
         let mut on_ready = |gradients: &mut Gradients, complete| {
-            if last {
+            if let Some(sums) = sums.as_mut().filter(|_| last) {
                 sums.ready(cx.stream, gradients.flat.view_mut(), complete);
             }
         };
@@ -130,7 +131,7 @@ pub fn step(
     }
 
     enter(Phase::Collective)?;
-    sums.finish(cx.stream, training.gradients.flat.view_mut())?;
+    optimize::sum_gradients(cx, training, collectives, sums)?;
     if let Objective::InfoNce(loss) = engine.model.objective {
         loss.hold_at_clamp(cx, &engine.parameters, &mut training.gradients)?;
     }
@@ -142,7 +143,7 @@ pub fn step(
 
     enter(Phase::Optimizer)?;
     let scale = f64::from(engine.model.scale(&engine.parameters)?);
-    let (gradient_norm, finite) = update(engine, training, learning_rate)?;
+    let (gradient_norm, finite) = optimize::update(engine, training, collectives, learning_rate)?;
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
     let bad_samples = bad_samples as u64;
     Ok(StepReport { loss, gradient_norm, scale, finite, bad_samples, stop: stops > 0.0 })
@@ -311,24 +312,4 @@ fn backward(
         model.x_encoder.backward(cx, parameters, saved, d, gradients, on_ready)?;
     }
     Ok(())
-}
-
-/// Clips and applies the gradient; returns its norm and whether it was finite.
-fn update(
-    engine: &mut Engine,
-    training: &mut Training,
-    learning_rate: f64,
-) -> anyhow::Result<(f64, bool)> {
-    let Training { gradients, optimizer, clip_norm, .. } = training;
-    let (stream, arena) = engine.stream_and_arena();
-    let cx = Context { stream: &stream, arena: &arena };
-    let mut squared = arena.take(DType::F32, &[1])?;
-    let mut control = arena.take(DType::F32, &[2])?;
-    global_norm::squared_sum(&stream, gradients.flat.view(), squared.view_mut())?;
-    let max_norm = if *clip_norm > 0.0 { *clip_norm } else { f32::INFINITY };
-    global_norm::control(&stream, squared.view(), max_norm, control.view_mut())?;
-    let parameters = &mut engine.parameters;
-    optimizer.step(cx, parameters, gradients, control.view(), learning_rate)?;
-    let finite = control.to_f32()?[1] > 0.0;
-    Ok((f64::from(squared.to_f32()?[0]).sqrt(), finite))
 }

@@ -1,5 +1,7 @@
 //! The training job: stages, steps, checkpoints, evaluations, until the recipe's last step is done and scored.
 
+use std::time::Instant;
+
 use anyhow::Context;
 use vljepa_data::order::ORDER_VERSION;
 use vljepa_data::stream::BatchStream;
@@ -9,7 +11,7 @@ use vljepa_recipes::protocol::{FromWorker, Metrics, Outcome, Phase};
 use vljepa_recipes::run_directory::atomic_write;
 use vljepa_recipes::schema::Stage;
 
-use crate::checkpoint::{self, Place, State};
+use crate::checkpoint::{self, Place, Save, Saver, Settled, State};
 use crate::engine::{Engine, Training};
 use crate::error::WorkerError;
 use crate::evaluation;
@@ -44,7 +46,11 @@ struct Trainer<'a> {
     session: &'a Session,
     engine: Engine,
     training: Training,
-    place: Place,
+    saver: Saver,
+    /// Saves begun by this process.
+    saves: usize,
+    /// Whether it was said that saves come too often.
+    warned_slow: bool,
     frozen_hash: Option<String>,
     state: State,
     total_steps: u64,
@@ -56,7 +62,9 @@ impl<'a> Trainer<'a> {
     fn start(session: &'a Session) -> anyhow::Result<Self> {
         session.control.at(0, Phase::Start);
         let recipe = &session.recipe;
-        let (mut engine, mut training) = Engine::for_training(recipe, session.device)?;
+        let ranks = &session.collectives;
+        let place_of_rank = [ranks.rank(), ranks.world_size()];
+        let (mut engine, mut training) = Engine::for_rank(recipe, session.device, place_of_rank)?;
         let place = Place {
             folder: session.run.checkpoints(),
             recipe_hash: session.recipe_hash.clone(),
@@ -65,6 +73,9 @@ impl<'a> Trainer<'a> {
             generation: session.generation.clone(),
         };
         let leader = session.collectives.rank() == 0;
+        if leader {
+            checkpoint::clean(&place.folder)?;
+        }
         let loaded = engine.restore(&mut training, &place, &session.collectives)?;
         for passed in &loaded.passed_over {
             warn(session, format!("checkpoint passed over: {passed}"));
@@ -79,6 +90,9 @@ impl<'a> Trainer<'a> {
             frozen_hash = save_frozen(session, &engine, &place)?;
         }
         training.optimizer.step = loaded.state.optimizer_steps;
+        let (_, buffers) = engine.checkpoint_buffers(&mut training);
+        let keep = recipe.checkpoints.keep;
+        let saver = Saver::new(place, ranks, &session.control, &buffers, keep)?;
         let writer = leader.then(|| {
             let events = recipe.logging.tensorboard.then(|| session.run.tensorboard());
             let lines = session.run.metrics();
@@ -90,7 +104,9 @@ impl<'a> Trainer<'a> {
             session,
             engine,
             training,
-            place,
+            saver,
+            saves: 0,
+            warned_slow: false,
             frozen_hash,
             state: loaded.state,
             total_steps: recipe.stages.iter().map(|stage| stage.steps).sum(),
@@ -131,6 +147,7 @@ impl<'a> Trainer<'a> {
                 learning_rate_at(&stage.learning_rate, self.state.stage_step, stage.steps);
             let report = self.step(stage, batch, learning_rate)?;
             self.account(stage, &report, learning_rate)?;
+            self.hear_of_saves();
             let ended = self.state.stage_step == stage.steps;
             if ended {
                 (self.state.stage, self.state.stage_step) = (self.state.stage + 1, 0);
@@ -264,36 +281,58 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    /// Saves. A save that fails leaves the run as it was; it ends the run only when nothing may be lost behind it.
+    /// Begins a save; training goes on while it is written, unless it is one that nothing may be lost behind: then it is waited for,
+    /// and its failure ends the run.
     fn save(&mut self, must: bool) -> anyhow::Result<()> {
+        let since = Instant::now();
         self.enter(Phase::Checkpoint)?;
+        if self.saver.is_writing() && !must && !self.warned_slow {
+            self.warned_slow = true;
+            self.warn(format!(
+                "at step {} the checkpoint before was still being written, and training waits for it: save less often \
+                 (checkpoints.every_steps) or to a faster disk; this is said once",
+                self.state.step
+            ));
+        }
+        self.wait_for_save();
         let session = self.session;
-        self.engine.check_agreement(&session.collectives, self.state.step)?;
+        self.engine.check_agreement(&session.collectives, self.state.step, self.saves)?;
+        self.saves += 1;
         let (layout, buffers) = self.engine.checkpoint_buffers(&mut self.training);
-        let saved = checkpoint::save(
-            &self.place,
-            &session.collectives,
-            &layout,
-            &buffers,
-            self.frozen_hash.as_deref(),
-            self.state,
-            session.recipe.checkpoints.keep,
-        );
-        match saved {
-            Ok(saved) => {
-                tracing::info!("saved {} in {:.3} s", saved.name, saved.stall_s);
-                if session.collectives.rank() == 0 {
-                    let (step, name, stall_s) = (self.state.step, saved.name, saved.stall_s);
-                    session.control.report(FromWorker::Saved { step, name, stall_s });
-                }
-                Ok(())
-            }
-            Err(error) if must => Err(error),
+        let frozen_hash = self.frozen_hash.as_deref();
+        let save = Save { layout: &layout, frozen_hash, state: self.state, since, awaited: must };
+        self.saver.begin(&session.collectives, &buffers, save);
+        if must && let Some(settled) = self.saver.wait() {
+            let saved = settled.result?;
+            tracing::info!("saved {} in {:.3} s", saved.name, saved.durable_s);
+        }
+        Ok(())
+    }
+
+    /// Takes notice of a save that has ended meanwhile.
+    fn hear_of_saves(&mut self) {
+        if let Some(settled) = self.saver.poll() {
+            self.note_save(settled);
+        }
+    }
+
+    fn wait_for_save(&mut self) {
+        if let Some(settled) = self.saver.wait() {
+            self.note_save(settled);
+        }
+    }
+
+    /// A save that fails leaves the run as it was.
+    fn note_save(&self, settled: Settled) {
+        match settled.result {
+            Ok(saved) => tracing::info!(
+                "saved {} beside the steps: they waited {:.3} s, it was durable after {:.3} s",
+                saved.name,
+                saved.stall_s,
+                saved.durable_s
+            ),
             Err(error) => {
-                self.warn(format!(
-                    "{error:#}; training goes on, the next save is tried as planned"
-                ));
-                Ok(())
+                self.warn(format!("{error:#}; training goes on, the next save is tried as planned"))
             }
         }
     }

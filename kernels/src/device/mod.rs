@@ -7,9 +7,11 @@ mod arena;
 pub mod cuda;
 mod host;
 pub mod host_gemm;
+mod snapshot;
 
 pub use arena::Arena;
 pub use host::{HostBuffer, HostSlice, HostSliceMut};
+pub use snapshot::Snapshot;
 
 #[cfg(feature = "cuda")]
 use cuda::{Cuda, CudaBuffer, CudaSlice, CudaSliceMut, CudaStream, Lane};

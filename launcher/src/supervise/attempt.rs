@@ -5,9 +5,10 @@ use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, raise};
-use vljepa_recipes::protocol::{FromWorker, Hello, Outcome, Phase};
+use vljepa_recipes::protocol::{FromSupervisor, FromWorker, Hello, Outcome, Phase};
 
 use super::Watch;
+use super::checkpoints::Checkpoints;
 use super::observer::Observer;
 use super::post_mortem;
 use super::progress::Progress;
@@ -69,6 +70,7 @@ pub(super) struct Attempt<'a> {
     /// A worker got a signal that asks for a stop.
     signalled: Option<(Instant, StopSignal)>,
     strangers: usize,
+    checkpoints: Checkpoints,
 }
 
 /// What an attempt got done.
@@ -139,6 +141,7 @@ impl<'a> Attempt<'a> {
             suspicion: None,
             signalled: None,
             strangers: 0,
+            checkpoints: Checkpoints::new(world_size),
         }
     }
 
@@ -293,12 +296,19 @@ impl<'a> Attempt<'a> {
                 self.facts.trained_step = metrics.step.checked_sub(1);
                 self.progress.metrics(metrics);
             }
-            FromWorker::Saved { step, name, stall_s } => {
+            FromWorker::Saved { step, name, stall_s, durable_s } => {
+                self.settle(step, None);
                 if self.facts.newest_saved.is_none_or(|newest| step > newest) {
                     self.facts.newest_saved = Some(step);
                     self.facts.saved = true;
                 }
-                self.events.write(Event::Saved { step, name, stall_s });
+                self.events.write(Event::Saved { step, name, stall_s, durable_s });
+            }
+            FromWorker::NotSaved { step, error } => self.settle(step, Some(&error)),
+            FromWorker::Part { step, part } => {
+                if let Some((rank, order)) = self.checkpoints.part(rank, step, part) {
+                    self.server.tell(rank, FromSupervisor::Checkpoint { order });
+                }
             }
             FromWorker::Scores { step, values } => {
                 let text: Vec<String> =
@@ -321,6 +331,13 @@ impl<'a> Attempt<'a> {
                 self.beat(rank, step, phase, now);
                 self.suspect(rank, FaultKind::Reported, error);
             }
+        }
+    }
+
+    /// Rank 0 is done with a checkpoint.
+    fn settle(&self, step: u64, error: Option<&str>) {
+        for (rank, order) in self.checkpoints.settled(step, error) {
+            self.server.tell(rank, FromSupervisor::Checkpoint { order });
         }
     }
 

@@ -1,6 +1,7 @@
 //! The supervisor: starts attempts, watches them, and starts again what can go on. It never leaves a process behind.
 
 mod attempt;
+mod checkpoints;
 mod observer;
 mod post_mortem;
 mod progress;

@@ -41,7 +41,7 @@ interval() {
 }
 saved() {
   mkdir -p "$run/checkpoints/step-0000000$1"
-  say "{\"message\":\"saved\",\"step\":$1,\"name\":\"step-0000000$1\",\"stall_s\":0.01}"
+  say "{\"message\":\"saved\",\"step\":$1,\"name\":\"step-0000000$1\",\"stall_s\":0.01,\"durable_s\":0.02}"
 }
 step() {
   for phase in data forward collective backward optimizer; do beat "$1" $phase; done

@@ -10,7 +10,7 @@ use crate::schema::{Precision, Recipe, Recompute};
 pub struct Memory {
     /// Weights in the precision that computes, trained and frozen.
     pub weights: f64,
-    /// f32 master (with bf16) and both moments of what is trained, not sharded.
+    /// f32 master (with bf16) and both moments of what is trained; where the optimizer is sharded, a rank's share of the moments.
     pub optimizer: f64,
     /// f32 gradients of what is trained.
     pub gradients: f64,
@@ -70,12 +70,14 @@ pub fn memory(
         Precision::F32 => 0.0,
         Precision::Bf16 => 4.0,
     };
+    let owners =
+        if recipe.optimizer.shard { real(recipe.cluster.world_size().max(1)) } else { 1.0 };
     let feature = real(tokens.visual) * real(recipe.model.x_encoder.hidden_size) * element;
     let keeps_features = micro_batch < rows && !recipe.model.x_encoder.trainable;
     let batch = recipe.stages.iter().map(|stage| stage.batch).max().unwrap_or(0);
     Memory {
         weights: (trained + frozen) * element,
-        optimizer: trained * (8.0 + master),
+        optimizer: trained * (8.0 / owners + master),
         gradients: trained * 4.0,
         activations: real(micro_batch)
             * (saved_values(recipe, tokens, recompute) * element + feature),
@@ -187,6 +189,10 @@ mod tests {
         let found = memory(&recipe, tokens, 128, 128, Recompute::None);
         let trained = 795_864_833.0;
         assert!((found.optimizer - trained * 12.0).abs() < 1.0);
+        let mut sharded = recipe.clone();
+        sharded.optimizer.shard = true;
+        let share = memory(&sharded, tokens, 128, 128, Recompute::None).optimizer;
+        assert!((share - trained * (4.0 + 8.0 / 192.0)).abs() < 1.0, "{share}");
         assert!((found.gradients - trained * 4.0).abs() < 1.0);
         assert!(found.features.abs() < 1.0);
         let halved = memory(&recipe, tokens, 64, 128, Recompute::None);

@@ -100,6 +100,10 @@ pub struct Optimizer {
     /// the Y-encoder (paper §3.3, ×0.05 for all text-encoder parameters), 1 for the others.
     #[serde(deserialize_with = "over_the_papers_multipliers")]
     pub multipliers: BTreeMap<String, f64>,
+    /// Whether each rank keeps the moments of its own shard of the parameters alone (ZeRO-1): off, because the paper's GPUs have room
+    /// for all 6.4 GB of them, and the gather of updated weights that sharding needs cannot hide behind a backward pass as the
+    /// second half of a sum of gradients does. A run may change it between two starts.
+    pub shard: bool,
     /// What happens to a step whose gradient is not finite on any rank.
     pub non_finite: NonFinite,
 }
@@ -112,6 +116,7 @@ impl Default for Optimizer {
             weight_decay: 0.05,
             clip_norm: 1.0,
             multipliers: papers_multipliers(),
+            shard: false,
             non_finite: NonFinite::default(),
         }
     }

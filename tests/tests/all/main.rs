@@ -19,6 +19,7 @@ mod observed;
 mod programs;
 mod real_material;
 mod resume;
+mod sharding;
 mod tiny;
 mod user_errors;
 mod world_size;

@@ -76,6 +76,38 @@ fn kill_of_everything_loses_at_most_the_steps_since_the_last_checkpoint() {
     assert_same_end(&trial, "undisturbed", "killed");
 }
 
+/// Whether some rank is writing a checkpoint of at least `step` right now.
+fn is_writing(run: &Path, step: u64) -> bool {
+    let Ok(entries) = std::fs::read_dir(run.join("checkpoints")) else { return false };
+    entries.flatten().any(|entry| {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let of = name.strip_prefix(".step-").and_then(|n| n.strip_suffix(".writing")?.parse().ok());
+        of.is_some_and(|of: u64| of >= step)
+    })
+}
+
+#[test]
+fn a_kill_while_a_checkpoint_is_written_costs_that_checkpoint_alone() {
+    let trial = Trial::new(TWO_STAGES);
+    trial.complete("undisturbed", &[]);
+    let run = trial.path("killed");
+    let mut child = trial.launch("killed", &[]).spawn().unwrap();
+    let end = std::time::Instant::now() + LIMIT;
+    // A checkpoint of this size is written within milliseconds: looked for with hardly a pause.
+    while !is_writing(&run, 8) && child.try_wait().unwrap().is_none() {
+        assert!(std::time::Instant::now() < end, "no checkpoint is written");
+        std::thread::park_timeout(Duration::from_micros(200));
+    }
+    for worker in workers(&run) {
+        kill(worker, Signal::SIGKILL).ok();
+    }
+    signal(&child, Signal::SIGKILL);
+    child.wait().unwrap();
+    trial.complete("killed", &[]);
+    assert_same_end(&trial, "undisturbed", "killed");
+    assert!(!is_writing(&run, 0), "nothing half-written is left");
+}
+
 #[test]
 fn a_killed_rank_is_named_and_the_run_goes_on_by_itself() {
     let trial = Trial::new(TWO_STAGES);

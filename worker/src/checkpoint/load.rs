@@ -1,13 +1,18 @@
 //! Reading a checkpoint: the newest one that verifies, the same on every rank.
 
-use std::fs;
+use std::fs::{self, File};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use safetensors::SafeTensors;
+use safetensors::Dtype;
+use safetensors::tensor::Metadata;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use vljepa_kernels::Tensor;
+use vljepa_kernels::{Tensor, ViewMut};
 use vljepa_model::Layout;
+use vljepa_recipes::protocol::FileEntry;
 
 use super::{Buffers, FORMAT_VERSION, FROZEN, MANIFEST, Manifest, Place, State, TENSORS};
 use crate::collectives::Collectives;
@@ -27,8 +32,9 @@ pub struct Loaded {
     pub frozen: Option<String>,
 }
 
-/// Fills `buffers` from the newest checkpoint that verifies; rank 0 chooses, all ranks load the same one. Without any checkpoint
-/// the buffers stay as they are.
+/// Fills `buffers` from the newest checkpoint that verifies: rank 0 lists them, each rank hashes some of the files, and all come to
+/// the same choice. Every rank then reads the weights, and of the moments what its optimizer owns. Without any checkpoint the
+/// buffers stay as they are.
 ///
 /// # Errors
 /// When every checkpoint there is fails to verify (the run would silently start again otherwise), or the newest good one belongs
@@ -39,16 +45,46 @@ pub fn load_newest(
     layout: &Layout,
     buffers: &mut Buffers<'_>,
 ) -> anyhow::Result<Loaded> {
-    let chosen = if collectives.rank() == 0 { choose(place, layout) } else { Ok(nothing()) };
-    let chosen = chosen.map_err(|error| format!("{error:#}"));
-    let chosen: Result<Loaded, String> =
-        serde_json::from_slice(&collectives.broadcast(serde_json::to_vec(&chosen)?))?;
-    let loaded = chosen.map_err(|error| anyhow::anyhow!(error))?;
-    if let Some(name) = &loaded.name {
-        fill(&place.folder.join(name), buffers)
-            .with_context(|| format!("checkpoint {name} changed while it was read"))?;
+    let names = from_rank_0(collectives, || {
+        let folders = folders(&place.folder)?.into_iter();
+        let name = |(_, path): (u64, PathBuf)| Some(path.file_name()?.to_str()?.to_owned());
+        Ok(folders.filter_map(name).collect::<Vec<_>>())
+    })?
+    .map_err(anyhow::Error::msg)?;
+    let mut passed_over = Vec::new();
+    for name in names {
+        let folder = place.folder.join(&name);
+        match verify(&folder, collectives)? {
+            Ok(manifest) => {
+                fits(&name, &manifest, place, layout)?;
+                fill(&folder, &manifest.files, buffers)
+                    .with_context(|| format!("checkpoint {name} changed while it was read"))?;
+                let Manifest { state, frozen, .. } = manifest;
+                return Ok(Loaded { name: Some(name), passed_over, state, frozen });
+            }
+            Err(error) => passed_over.push(format!("{name}: {error}")),
+        }
     }
-    Ok(loaded)
+    anyhow::ensure!(
+        passed_over.is_empty(),
+        "no checkpoint verifies ({}); restore one, or delete {} to start again",
+        passed_over.join("; "),
+        place.folder.display()
+    );
+    Ok(Loaded { name: None, passed_over, state: State::default(), frozen: None })
+}
+
+/// What rank 0 finds, or why it does not, on every rank.
+fn from_rank_0<T: Serialize + DeserializeOwned>(
+    collectives: &Collectives,
+    find: impl FnOnce() -> anyhow::Result<T>,
+) -> anyhow::Result<Result<T, String>> {
+    let found = if collectives.rank() == 0 {
+        serde_json::to_vec(&find().map_err(|error| format!("{error:#}")))?
+    } else {
+        Vec::new()
+    };
+    Ok(serde_json::from_slice(&collectives.broadcast(found))?)
 }
 
 /// Checkpoint folders, newest first.
@@ -69,36 +105,29 @@ pub(super) fn folders(folder: &Path) -> anyhow::Result<Vec<(u64, PathBuf)>> {
     Ok(found)
 }
 
-fn nothing() -> Loaded {
-    Loaded { name: None, passed_over: Vec::new(), state: State::default(), frozen: None }
-}
-
-fn choose(place: &Place, layout: &Layout) -> anyhow::Result<Loaded> {
-    let mut loaded = nothing();
-    for (_, path) in folders(&place.folder)? {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        match verify(&path) {
-            Ok(manifest) => {
-                fits(&name, &manifest, place, layout)?;
-                loaded.name = Some(name);
-                loaded.state = manifest.state;
-                loaded.frozen = manifest.frozen;
-                return Ok(loaded);
-            }
-            Err(error) => loaded.passed_over.push(format!("{name}: {error:#}")),
+/// The manifest of a checkpoint all of whose files have the size and hash that it says, or what is wrong; the same on every rank,
+/// each of which has looked at its share of the files.
+fn verify(folder: &Path, collectives: &Collectives) -> anyhow::Result<Result<Manifest, String>> {
+    let manifest = match from_rank_0(collectives, || read_manifest(folder))? {
+        Ok(manifest) => manifest,
+        Err(error) => return Ok(Err(error)),
+    };
+    let (rank, world_size) = (collectives.rank(), collectives.world_size());
+    let mut own = manifest.files.iter().skip(rank).step_by(world_size);
+    let wrong = own.find_map(|file| verify_file(folder, file).err());
+    let wrong = wrong.map(|error| format!("{error:#}"));
+    let verdicts = collectives.all_gather_bytes(&serde_json::to_vec(&wrong)?);
+    for (rank, verdict) in verdicts.iter().enumerate() {
+        if let Some(text) = serde_json::from_slice::<Option<String>>(verdict)? {
+            let seen = format!("{text} (as rank {rank} sees it)");
+            return Ok(Err(if world_size > 1 { seen } else { text }));
         }
     }
-    anyhow::ensure!(
-        loaded.passed_over.is_empty(),
-        "no checkpoint verifies ({}); restore one, or delete {} to start again",
-        loaded.passed_over.join("; "),
-        place.folder.display()
-    );
-    Ok(loaded)
+    Ok(Ok(manifest))
 }
 
-/// Checks every file's size and hash.
-fn verify(folder: &Path) -> anyhow::Result<Manifest> {
+/// A manifest of this build's form whose files cover the buffers.
+fn read_manifest(folder: &Path) -> anyhow::Result<Manifest> {
     let text = fs::read(folder.join(MANIFEST)).context("no manifest.json")?;
     let manifest: Manifest = serde_json::from_slice(&text).context("manifest.json")?;
     anyhow::ensure!(
@@ -108,20 +137,26 @@ fn verify(folder: &Path) -> anyhow::Result<Manifest> {
     );
     let mut end = 0;
     for file in &manifest.files {
-        let path = folder.join(&file.name);
-        let bytes = fs::metadata(&path).with_context(|| format!("{} is missing", file.name))?.len();
-        anyhow::ensure!(
-            bytes == file.bytes,
-            "{} has {bytes} bytes instead of {}",
-            file.name,
-            file.bytes
-        );
-        let hash = hash_file(&path)?.to_hex().to_string();
-        anyhow::ensure!(hash == file.blake3, "{} is damaged: its hash differs", file.name);
         anyhow::ensure!(file.range.start == end, "{} leaves a gap", file.name);
+        anyhow::ensure!(file.range.end >= end, "{} ends before it begins", file.name);
         end = file.range.end;
     }
     Ok(manifest)
+}
+
+fn verify_file(folder: &Path, file: &FileEntry) -> anyhow::Result<()> {
+    let path = folder.join(&file.name);
+    let bytes = fs::metadata(&path).with_context(|| format!("{} is missing", file.name))?.len();
+    anyhow::ensure!(
+        bytes == file.bytes,
+        "{} has {bytes} bytes instead of {}",
+        file.name,
+        file.bytes
+    );
+    let hash = hash_file(&path).with_context(|| format!("{} cannot be read", file.name))?;
+    let same = hash.to_hex().as_str() == file.blake3;
+    anyhow::ensure!(same, "{} is damaged: its hash differs", file.name);
+    Ok(())
 }
 
 /// A checkpoint that is whole but belongs to another run is not passed over: something was mixed up.
@@ -165,20 +200,77 @@ fn fits(
     Ok(())
 }
 
-fn fill(folder: &Path, buffers: &mut Buffers<'_>) -> anyhow::Result<()> {
-    let manifest: Manifest = serde_json::from_slice(&fs::read(folder.join(MANIFEST))?)?;
-    for file in manifest.files {
-        let bytes = fs::read(folder.join(&file.name))?;
-        let tensors = SafeTensors::deserialize(&bytes)?;
-        for (name, target) in TENSORS.into_iter().zip(&mut buffers.0) {
-            let (start, end) = (file.range.start, file.range.end);
-            anyhow::ensure!(start <= end && end <= target.shape()[0], "range {start}..{end}");
-            let target = target.view_mut().part(start, &[end - start]);
-            let data = tensors.tensor(name)?;
-            target.write_f32(|target| copy(data.data(), target))?;
+/// Weights from every file; of the moments, what lies in the optimizer's range.
+fn fill(folder: &Path, files: &[FileEntry], buffers: &mut Buffers<'_>) -> anyhow::Result<()> {
+    let Buffers { weights, moments: [first, second], range: own } = buffers;
+    for FileEntry { name, range, .. } in files {
+        let file = PartFile::open(&folder.join(name))?;
+        let [of_weights, of_first, of_second] = TENSORS;
+        let len = range.len();
+        file.read(of_weights, 0, weights.view_mut().part(range.start, &[len]))?;
+        let Range { start, end } = range.start.max(own.start)..range.end.min(own.end);
+        if start >= end {
+            continue;
+        }
+        for (name, moment) in [(of_first, &mut *first), (of_second, &mut *second)] {
+            let target = moment.view_mut().part(start - own.start, &[end - start]);
+            file.read(name, start - range.start, target)?;
         }
     }
     Ok(())
+}
+
+/// A safetensors file of f32 vectors, read piece by piece.
+struct PartFile {
+    file: File,
+    name: String,
+    metadata: Metadata,
+    /// Where the data begin.
+    data: u64,
+}
+
+/// Elements that are read at once.
+const PIECE: usize = 1 << 22;
+/// Longest description of a part that is read.
+const DESCRIPTION_BYTES: u64 = 1 << 20;
+
+impl PartFile {
+    fn open(path: &Path) -> anyhow::Result<Self> {
+        let name = path.display().to_string();
+        let open = || {
+            let file = File::open(path)?;
+            let mut len = [0; 8];
+            file.read_exact_at(&mut len, 0)?;
+            let len = u64::from_le_bytes(len);
+            anyhow::ensure!(len <= DESCRIPTION_BYTES, "a description of {len} bytes");
+            let mut text = vec![0; usize::try_from(len)?];
+            file.read_exact_at(&mut text, 8)?;
+            Ok((file, serde_json::from_slice(&text)?, 8 + len))
+        };
+        let (file, metadata, data) = open().with_context(|| format!("cannot read {name}"))?;
+        Ok(Self { file, name, metadata, data })
+    }
+
+    /// Fills `target` from the elements of a tensor behind `start`.
+    fn read(&self, tensor: &str, start: usize, mut target: ViewMut<'_>) -> anyhow::Result<()> {
+        let info = self.metadata.info(tensor);
+        let info = info.with_context(|| format!("{} holds no {tensor}", self.name))?;
+        let elements: usize = info.shape.iter().product();
+        let fits = info.dtype == Dtype::F32 && start + target.len() <= elements;
+        anyhow::ensure!(fits, "{} holds {elements} {:?} of {tensor}", self.name, info.dtype);
+        let first = self.data + (info.data_offsets.0 + start * size_of::<f32>()) as u64;
+        for done in (0..target.len()).step_by(PIECE) {
+            let len = PIECE.min(target.len() - done);
+            let piece = target.reborrow().part(done, &[len]);
+            let offset = first + (done * size_of::<f32>()) as u64;
+            piece.write_f32(|values| {
+                let bytes = bytemuck::cast_slice_mut(values);
+                let read = self.file.read_exact_at(bytes, offset);
+                read.with_context(|| format!("cannot read {}", self.name))
+            })?;
+        }
+        Ok(())
+    }
 }
 
 /// Fills `frozen` from its file beside the checkpoints, if the file has the hash that the manifest names; otherwise leaves it as it
@@ -198,17 +290,6 @@ pub fn load_frozen(
     if collectives.broadcast(verdict) != [1] {
         return Ok(false);
     }
-    let bytes = fs::read(&path)?;
-    let tensors = SafeTensors::deserialize(&bytes)?;
-    let target = frozen.view_mut().host_f32_mut("checkpoint", "frozen")?;
-    copy(tensors.tensor("frozen")?.data(), target)?;
+    PartFile::open(&path)?.read("frozen", 0, frozen.view_mut())?;
     Ok(true)
-}
-
-/// Copies little-endian f32 bytes, whatever their alignment in the file.
-fn copy(bytes: &[u8], target: &mut [f32]) -> anyhow::Result<()> {
-    let target: &mut [u8] = bytemuck::cast_slice_mut(target);
-    anyhow::ensure!(bytes.len() == target.len(), "{} bytes for {}", bytes.len(), target.len());
-    target.copy_from_slice(bytes);
-    Ok(())
 }

@@ -3,23 +3,33 @@
 //! A checkpoint is a folder `step-00000500` of one safetensors file per rank, each a slice of the flat buffers (weights, first
 //! and second moment), and `manifest.json`, written last, which holds the training state and a BLAKE3 of every file. The folder
 //! is written under a temporary name, synced, and renamed: a reader sees all of it or nothing. Any world size can load it,
-//! because slices of flat buffers are put together by their offsets.
+//! with its optimizer sharded or whole, because slices of flat buffers are put together by their offsets.
 
 mod load;
+mod part;
+mod publish;
 mod save;
+mod saver;
+#[cfg(test)]
+mod tests;
 
 use std::ops::Range;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use vljepa_kernels::Tensor;
+use vljepa_kernels::{Device, Tensor, View};
 use vljepa_model::Layout;
+use vljepa_recipes::protocol::FileEntry;
 
 use crate::drill::Drills;
 use crate::generation::Generation;
 
 pub use self::load::{Loaded, load_frozen, load_newest};
+pub use self::part::write_part;
+pub use self::publish::clean;
 pub use self::save::{Saved, save, save_frozen};
+pub use self::saver::{Save, Saver, Settled};
+use crate::optimize::shard;
 
 /// Version of the folder's form; another one is refused.
 pub const FORMAT_VERSION: u32 = 1;
@@ -84,24 +94,38 @@ pub struct Entry {
     pub start: usize,
 }
 
-/// One file of a checkpoint.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct FileEntry {
-    /// Name in the folder.
-    pub name: String,
-    /// Size.
-    pub bytes: u64,
-    /// BLAKE3 of the content, hex.
-    pub blake3: String,
-    /// Elements of the flat buffers it holds.
+/// The buffers a checkpoint saves and restores.
+#[derive(Debug)]
+pub struct Buffers<'a> {
+    /// The f32 masters of all trained parameters, the same on every rank.
+    pub weights: &'a mut Tensor,
+    /// First and second moment of the parameters in `range`.
+    pub moments: [&'a mut Tensor; 2],
+    /// What this rank's optimizer owns: everything, or its shard.
     pub range: Range<usize>,
 }
 
-/// The buffers a checkpoint saves and restores, all of `layout.trainable_len` elements: weights (the f32 masters), first moment,
-/// second moment.
-#[derive(Debug)]
-pub struct Buffers<'a>(pub [&'a mut Tensor; 3]);
+impl Buffers<'_> {
+    /// The elements that `rank` writes: its shard, whether or not its optimizer owns more.
+    fn part_of(&self, rank: usize, world_size: usize) -> Range<usize> {
+        let part = shard(self.weights.shape()[0], rank, world_size);
+        let (Range { start, end }, own) = (part.clone(), &self.range);
+        assert!(own.start <= start && end <= own.end, "a rank writes what it owns");
+        part
+    }
+
+    /// Elements `range` of the three buffers.
+    fn slices(&self, Range { start, end }: Range<usize>) -> [View<'_>; 3] {
+        let [first, second] = &self.moments;
+        let (own, len) = (start - self.range.start, [end - start]);
+        let weights = self.weights.view().part(start, &len);
+        [weights, first.view().part(own, &len), second.view().part(own, &len)]
+    }
+
+    fn device(&self) -> Device {
+        self.weights.view().device()
+    }
+}
 
 /// Where checkpoints of a run stand, and what they must agree with.
 #[derive(Debug, Clone)]

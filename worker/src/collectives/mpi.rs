@@ -14,6 +14,8 @@ use crate::error::WorkerError;
 
 /// Elements of one message: MPI counts in 32-bit integers, and the receive buffer of a sum is this large.
 const CHUNK: usize = 1 << 22;
+/// Where a message without content begins.
+static NOTHING: [u8; 1] = [0];
 
 /// The world of all ranks.
 pub struct Mpi {
@@ -69,6 +71,7 @@ impl Mpi {
         }
     }
 
+    /// Every element of a share is added up in the order of ranks.
     pub(super) fn reduce_scatter_sum(
         &self,
         values: &[f32],
@@ -125,7 +128,9 @@ impl Mpi {
                 Some(start)
             })
             .collect();
-        let mut all = vec![0u8; lens.iter().sum()];
+        // An empty vector's address is 1, which MPI_IN_PLACE is in Open MPI.
+        let mut all = vec![0u8; lens.iter().sum::<usize>().max(1)];
+        let bytes = if bytes.is_empty() { &NOTHING[..0] } else { bytes };
         let counts: Vec<Count> = lens.iter().map(|&n| count(n)).collect();
         let offsets: Vec<Count> = starts.iter().map(|&n| count(n)).collect();
         let mut parts = PartitionMut::new(&mut all[..], counts, offsets);

@@ -228,6 +228,42 @@ impl Hardware {
         self.synchronize(lane)
     }
 
+    /// Page-locked memory of the host, all zeros.
+    pub(super) fn lock(&self, bytes: usize) -> Result<Locked> {
+        self.bind()?;
+        // SAFETY: the memory is given back once, when `Locked` is dropped.
+        let memory: *mut u8 = unsafe { cu::malloc_host(bytes.max(1), 0) }
+            .map_err(driver("cuMemHostAlloc", LOCK))?
+            .cast();
+        // SAFETY: that many bytes were just allocated.
+        unsafe { memory.write_bytes(0, bytes.max(1)) };
+        Ok(Locked { memory, bytes, context: self.context, copied: Event::plain()? })
+    }
+
+    /// Issues a copy of a range of as many bytes as `to` has.
+    pub(super) fn download_later(&self, lane: Lane, from: Region, to: &mut Locked) -> Result<()> {
+        let (memory, bytes, copied) = (to.memory, to.bytes, &to.copied);
+        let copy = |stream| {
+            // SAFETY: the range is allocated; the memory is borrowed for writing here, read only after its event (`locked`), and
+            // given back only after it (`drop`).
+            unsafe {
+                let to = std::slice::from_raw_parts_mut(memory, bytes);
+                cu::memcpy_dtoh_async(to, from.address, stream)
+                    .map_err(driver("cuMemcpyDtoHAsync", LATER))?;
+            }
+            copied.record(stream)
+        };
+        self.issue(lane, || "snapshot".to_owned(), copy)
+    }
+
+    /// What was copied to page-locked memory, when it has happened.
+    pub(super) fn locked<'a>(&self, memory: &'a Locked) -> Result<&'a [u8]> {
+        self.bind()?;
+        memory.copied.wait()?;
+        // SAFETY: it holds that many bytes, and no copy to it is under way: issuing one takes it mutably.
+        Ok(unsafe { std::slice::from_raw_parts(memory.memory, memory.bytes) })
+    }
+
     pub(super) fn copy(&self, lane: Lane, from: Region, to: Region) -> Result<()> {
         // SAFETY: both ranges are allocated and of one size.
         let copy = |stream| unsafe {
@@ -618,6 +654,41 @@ impl Drop for Event {
     }
 }
 
+/// Page-locked memory that a stream copies to, and the event behind the last copy.
+#[derive(Debug)]
+pub(super) struct Locked {
+    memory: *mut u8,
+    bytes: usize,
+    context: cu_sys::CUcontext,
+    copied: Event,
+}
+
+// SAFETY: the memory is this value's alone, and its event may be used from any thread.
+unsafe impl Send for Locked {}
+// SAFETY: shared, it is only read, after its event.
+unsafe impl Sync for Locked {}
+
+impl Locked {
+    pub(super) fn len(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        // SAFETY: the context is never released; the memory came from cuMemHostAlloc and is given back once, after the copies to it.
+        // A device that failed cannot write to it any more, and nothing can be done about an error here.
+        unsafe {
+            cu::ctx::set_current(self.context).ok();
+            self.copied.wait().ok();
+            cu::free_host(self.memory.cast()).ok();
+        }
+    }
+}
+
+/// What page-locked memory may fail by.
+const LOCK: &str = "page-locked memory may be limited: see `ulimit -l`";
+
 /// Uploads up to this size take a small slot: indices and lengths.
 const SMALL_BYTES: usize = 64 << 10;
 
@@ -654,7 +725,6 @@ impl Default for Staging {
 impl Ring {
     /// Copies `part`, which fits into a slot, and issues its upload.
     fn upload(&mut self, to: u64, part: &[u8], stream: cu_sys::CUstream) -> Result<()> {
-        const LOCK: &str = "page-locked memory may be limited: see `ulimit -l`";
         let at = self.next;
         self.next = (at + 1) % self.capacity;
         if at == self.slots.len() {

@@ -9,6 +9,7 @@ mod call;
 pub(crate) mod emulated;
 mod hardware;
 mod mark;
+mod page_locked;
 #[cfg(test)]
 mod tests;
 
@@ -23,6 +24,7 @@ pub use blas::Product;
 pub(crate) use call::Call;
 use hardware::Hardware;
 pub use mark::Mark;
+pub use page_locked::PageLocked;
 
 /// A range of device memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

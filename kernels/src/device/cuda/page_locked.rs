@@ -1,0 +1,78 @@
+//! Page-locked host memory that a GPU copies to while the host and the other streams go on.
+
+use super::{Cuda, CudaStream, Driver, check_sizes, hardware};
+use crate::device::StorageRef;
+use crate::{KernelError, Result, View};
+
+/// Host memory that a stream fills by itself.
+#[derive(Debug)]
+pub struct PageLocked {
+    cuda: &'static Cuda,
+    memory: Memory,
+}
+
+#[derive(Debug)]
+enum Memory {
+    Hardware(hardware::Locked),
+    #[cfg(any(test, feature = "emulator"))]
+    Emulated(Vec<u64>),
+}
+
+impl PageLocked {
+    /// So many bytes of zeros.
+    ///
+    /// # Errors
+    /// When the host has no more memory that can be locked.
+    pub fn new(cuda: &'static Cuda, bytes: usize) -> Result<Self> {
+        let memory = match &cuda.driver {
+            Driver::Hardware(hardware) => Memory::Hardware(hardware.lock(bytes)?),
+            #[cfg(any(test, feature = "emulator"))]
+            Driver::Emulated(_) => Memory::Emulated(vec![0; bytes.div_ceil(8)]),
+        };
+        Ok(Self { cuda, memory })
+    }
+
+    /// Issues a copy of `from` to `stream` and returns; [`Self::bytes`] waits for it. `from` must not be written before that, or by
+    /// what waits for `stream`.
+    ///
+    /// # Errors
+    /// When `from` is not on this GPU or larger than this memory, or the device fails.
+    pub fn fill(&mut self, stream: CudaStream, from: View<'_>) -> Result<()> {
+        const NAME: &str = "PageLocked::fill";
+        let StorageRef::Cuda(slice) = from.storage() else {
+            return Err(KernelError::Device { operation: NAME, what: "from" });
+        };
+        if !std::ptr::eq(slice.cuda(), self.cuda) || !std::ptr::eq(stream.cuda, self.cuda) {
+            return Err(KernelError::Device { operation: NAME, what: "from" });
+        }
+        let region = slice.region();
+        match (&mut self.memory, &self.cuda.driver) {
+            (Memory::Hardware(memory), Driver::Hardware(hardware)) => {
+                check_sizes(NAME, memory.len(), region.bytes)?;
+                hardware.download_later(stream.lane, region, memory)
+            }
+            #[cfg(any(test, feature = "emulator"))]
+            (Memory::Emulated(memory), Driver::Emulated(emulated)) => {
+                let bytes = bytemuck::cast_slice_mut(memory);
+                check_sizes(NAME, bytes.len().min(region.bytes.next_multiple_of(8)), bytes.len())?;
+                emulated.download(stream.lane, region, &mut bytes[..region.bytes])
+            }
+            #[cfg(any(test, feature = "emulator"))]
+            _ => unreachable!("memory of one driver"),
+        }
+    }
+
+    /// What the last copy brought, when it has happened.
+    ///
+    /// # Errors
+    /// When the device failed in it.
+    pub fn bytes(&self) -> Result<&[u8]> {
+        match (&self.memory, &self.cuda.driver) {
+            (Memory::Hardware(memory), Driver::Hardware(hardware)) => hardware.locked(memory),
+            #[cfg(any(test, feature = "emulator"))]
+            (Memory::Emulated(memory), Driver::Emulated(_)) => Ok(bytemuck::cast_slice(memory)),
+            #[cfg(any(test, feature = "emulator"))]
+            _ => unreachable!("memory of one driver"),
+        }
+    }
+}

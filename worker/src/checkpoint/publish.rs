@@ -1,0 +1,138 @@
+//! From durable parts to a checkpoint: manifest, rename, retention. All of it is rank 0's.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use vljepa_model::Layout;
+use vljepa_recipes::protocol::FileEntry;
+use vljepa_recipes::run_directory::atomic_write;
+
+use super::{FORMAT_VERSION, MANIFEST, Manifest, Place, State};
+use crate::generation::Generation;
+
+/// A checkpoint whose parts are being written.
+#[derive(Debug, Clone)]
+pub(super) struct Draft {
+    /// The folder's name once it is published.
+    pub(super) name: String,
+    /// Where it is written until then.
+    pub(super) temporary: PathBuf,
+    folder: PathBuf,
+    manifest: Manifest,
+    keep: usize,
+    generation: Generation,
+}
+
+impl Draft {
+    pub(super) fn new(
+        place: &Place,
+        layout: &Layout,
+        frozen_hash: Option<&str>,
+        state: State,
+        [world_size, keep]: [usize; 2],
+    ) -> Self {
+        let name = Place::name(state.step);
+        let manifest = Manifest {
+            version: FORMAT_VERSION,
+            state,
+            world_size,
+            recipe_hash: place.recipe_hash.clone(),
+            order_version: place.order_version,
+            parameters: super::entries(layout),
+            files: Vec::new(),
+            frozen: frozen_hash.map(str::to_owned),
+        };
+        let temporary = place.folder.join(format!(".{name}{WRITING}"));
+        let (folder, generation) = (place.folder.clone(), place.generation.clone());
+        Self { name, temporary, folder, manifest, keep, generation }
+    }
+
+    pub(super) fn step(&self) -> u64 {
+        self.manifest.state.step
+    }
+
+    /// The folder for the parts; any rank may be first.
+    pub(super) fn make_folder(&self) -> anyhow::Result<()> {
+        self.generation.check()?;
+        let temporary = &self.temporary;
+        fs::create_dir_all(temporary)
+            .with_context(|| format!("cannot create {}", temporary.display()))
+    }
+
+    /// Turns durable parts into a checkpoint, then deletes old ones; nothing is left when it fails.
+    pub(super) fn publish(&self, files: Vec<FileEntry>) -> anyhow::Result<()> {
+        let manifest = Manifest { files, ..self.manifest.clone() };
+        let publish = || -> anyhow::Result<()> {
+            let text = serde_json::to_vec_pretty(&manifest)?;
+            atomic_write(&self.temporary.join(MANIFEST), &text)?;
+            sync_folder(&self.temporary)?;
+            self.generation.check()?;
+            let target = self.folder.join(&self.name);
+            if target.exists() {
+                // A checkpoint of this very step that did not verify on load, or that this run has computed again.
+                fs::remove_dir_all(&target)?;
+            }
+            fs::rename(&self.temporary, &target)?;
+            sync_folder(&self.folder)
+        };
+        if let Err(error) = publish() {
+            self.discard();
+            return Err(error);
+        }
+        if let Err(error) = retain(&self.folder, self.step(), self.keep) {
+            tracing::warn!("{error:#}");
+        }
+        Ok(())
+    }
+
+    /// Leaves nothing of it, as far as the disk lets.
+    pub(super) fn discard(&self) {
+        fs::remove_dir_all(&self.temporary).unwrap_or_default();
+    }
+}
+
+/// End of the names of folders that are being written.
+const WRITING: &str = ".writing";
+
+/// Deletes what a kill left half written. For the beginning of a run, before anything is written.
+///
+/// # Errors
+/// When it cannot be deleted.
+pub fn clean(folder: &Path) -> anyhow::Result<()> {
+    if !folder.exists() {
+        return Ok(());
+    }
+    for path in half_written(folder)? {
+        fs::remove_dir_all(&path)
+            .with_context(|| format!("cannot delete the half-written {}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn half_written(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(folder)?.flatten().filter(|entry| {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        name.starts_with(".step-") && name.ends_with(WRITING)
+    });
+    Ok(entries.map(|entry| entry.path()).collect())
+}
+
+pub(super) fn sync_folder(folder: &Path) -> anyhow::Result<()> {
+    Ok(File::open(folder)?.sync_all()?)
+}
+
+/// Deletes all but the newest `keep` checkpoints up to `step`, the one just written and synced, which always stays. One of a later
+/// step did not verify when this run was resumed from an earlier one, and its step will be computed again: it goes too, and so
+/// does what a kill left half written.
+fn retain(folder: &Path, step: u64, keep: usize) -> anyhow::Result<()> {
+    let (later, kept): (Vec<_>, Vec<_>) =
+        super::load::folders(folder)?.into_iter().partition(|(of, _)| *of > step);
+    let old = kept.into_iter().skip(keep.max(1)).chain(later).map(|(_, path)| path);
+    for path in old.chain(half_written(folder)?) {
+        fs::remove_dir_all(&path)
+            .with_context(|| format!("cannot delete the old checkpoint {}", path.display()))?;
+    }
+    Ok(())
+}
