@@ -7,7 +7,7 @@ use vljepa_worker::collectives::Collectives;
 use vljepa_worker::environment::Environment;
 
 /// The world of this process: NCCL with the ranks that were told the same file, MPI where `mpirun` started it, or nobody else.
-pub fn join(meet: Option<&Path>, device: Device) -> anyhow::Result<Collectives> {
+pub(crate) fn join(meet: Option<&Path>, device: Device) -> anyhow::Result<Collectives> {
     let environment = Environment::read();
     match (meet, environment.place, device) {
         #[cfg(feature = "cuda")]
