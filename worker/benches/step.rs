@@ -102,19 +102,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let (mut engine, mut training) = Engine::for_training(&recipe, device)?;
     let batch = random_batch(arguments, &recipe)?;
     let learning_rate = recipe.stages.first().map_or(1e-3, |stage| stage.learning_rate.peak);
-    let collectives = if arguments.meet.is_some() || Environment::read().started_by_mpi {
-        join::join(arguments.meet.as_deref(), device)?
-    } else if arguments.ranks > 1 {
-        Collectives::StandIn(StandIn { world_size: arguments.ranks })
-    } else {
-        Collectives::Solo(Solo)
-    };
-    anyhow::ensure!(
-        arguments.ranks == 1 || collectives.world_size() == arguments.ranks,
-        "{} ranks are there, --ranks says {}",
-        collectives.world_size(),
-        arguments.ranks
-    );
+    let collectives = world(arguments, device)?;
     let step = |engine: &mut Engine, training: &mut Training| {
         let input = Input {
             batch: batch.clone(),
@@ -176,6 +164,21 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         traced(device, path, || step(&mut engine, &mut training).map(|_| ()))?;
     }
     Ok(())
+}
+
+/// The ranks that are there, or this process in the place of one.
+fn world(arguments: &Arguments, device: Device) -> anyhow::Result<Collectives> {
+    let world_size = arguments.ranks;
+    if arguments.meet.is_none() && !Environment::read().started_by_mpi {
+        return Ok(match world_size {
+            1 => Collectives::Solo(Solo),
+            _ => Collectives::StandIn(StandIn { world_size }),
+        });
+    }
+    let joined = join::join(arguments.meet.as_deref(), device)?;
+    let found = joined.world_size();
+    anyhow::ensure!(found == world_size, "{found} ranks are there, --ranks says {world_size}");
+    Ok(joined)
 }
 
 fn recompute(name: &str) -> Result<Recompute, String> {
