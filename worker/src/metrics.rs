@@ -57,7 +57,8 @@ impl MetricsWriter {
     /// Adds one line; returns what is wrong where it could not.
     #[must_use]
     pub fn write(&mut self, metrics: &Metrics) -> Option<String> {
-        let line = append_line(&self.lines, metrics).map_err(anyhow::Error::from);
+        // Its text holds its cause already.
+        let line = append_line(&self.lines, metrics).map_err(|error| anyhow::anyhow!("{error}"));
         let scalars = self.scalars(metrics.step, scalars_of(metrics));
         self.judge([line, scalars])
     }
