@@ -147,11 +147,7 @@ fn raw(path: &Path, bytes: usize) -> anyhow::Result<f64> {
 }
 
 /// Writes all ranks' parts; seconds of each snapshot, of each part, and of the publication.
-fn save(
-    folder: &Path,
-    layout: &Layout,
-    ranks: usize,
-) -> anyhow::Result<(Vec<f64>, Vec<f64>, f64)> {
+fn save(folder: &Path, layout: &Layout, ranks: usize) -> anyhow::Result<(Vec<f64>, Vec<f64>, f64)> {
     let len = layout.trainable_len;
     let writing = folder.join(".step-00000001.writing");
     fs::create_dir_all(&writing)?;
