@@ -27,12 +27,8 @@ impl Snapshot {
     /// When the host has no more memory that can be locked.
     pub fn new(device: Device, len: usize) -> Result<Self> {
         let memory = match device {
-            Device::Host => {
-                // Written, because zeros would only be promised.
-                let mut values = Vec::new();
-                values.resize(len, 1.0);
-                Memory::Host(values)
-            }
+            // Ones are written, where zeros would only be promised.
+            Device::Host => Memory::Host(vec![1.0; len]),
             #[cfg(feature = "cuda")]
             Device::Cuda(cuda) => Memory::Cuda(PageLocked::new(cuda, len * size_of::<f32>())?),
         };

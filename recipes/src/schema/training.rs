@@ -149,7 +149,8 @@ impl Default for NonFinite {
     }
 }
 
-/// When the run is saved and what is kept.
+/// When the run is saved and what is kept. Checkpoints are written beside the steps; training waits for one only when the next is due,
+/// and at the end of a stage.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Checkpoints {

@@ -136,8 +136,11 @@ fn a_save_that_fails_leaves_nothing_of_itself_and_the_others_alone() {
     assert_eq!(names(folder.path()), ["step-00000003"], "keep: 1");
 }
 
-/// A supervisor that answers rank 0's part with `order`, and hands back what rank 0 said then.
-fn supervised(orders: Vec<CheckpointOrder>) -> (Control, std::thread::JoinHandle<Vec<FromWorker>>) {
+/// What rank 0 said, and the connection, without which it would end.
+type Heard = std::thread::JoinHandle<(Vec<FromWorker>, TcpStream)>;
+
+/// A supervisor that answers each of rank 0's parts with the next of `orders`.
+fn supervised(orders: Vec<CheckpointOrder>) -> (Control, Heard) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let thread = std::thread::spawn(move || {
@@ -162,13 +165,13 @@ fn supervised(orders: Vec<CheckpointOrder>) -> (Control, std::thread::JoinHandle
                 message @ (FromWorker::Saved { .. } | FromWorker::NotSaved { .. }) => {
                     said.push(message);
                     if orders.len() == 0 {
-                        return said;
+                        break;
                     }
                 }
                 _ => {}
             }
         }
-        said
+        (said, stream)
     });
     let hello = Hello {
         token: String::new(),
@@ -214,7 +217,7 @@ fn a_part_that_fails_on_one_rank_drops_the_checkpoint_and_the_next_is_published(
     model.begin(&mut saver, &two, 3);
     assert!(saver.wait().unwrap().result.is_ok());
     control.finish();
-    let said = supervisor.join().unwrap();
+    let (said, _connection) = supervisor.join().unwrap();
     let own = |step| FromWorker::Part { step, part: Part::Written { file: files[0].clone() } };
     assert_eq!([&said[0], &said[2]], [&own(2), &own(3)]);
     assert!(

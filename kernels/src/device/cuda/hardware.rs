@@ -668,12 +668,6 @@ unsafe impl Send for Locked {}
 // SAFETY: shared, it is only read, after its event.
 unsafe impl Sync for Locked {}
 
-impl Locked {
-    pub(super) fn len(&self) -> usize {
-        self.bytes
-    }
-}
-
 impl Drop for Locked {
     fn drop(&mut self) {
         // SAFETY: the context is never released; the memory came from cuMemHostAlloc and is given back once, after the copies to it.

@@ -8,6 +8,7 @@ use crate::{KernelError, Result, View};
 #[derive(Debug)]
 pub struct PageLocked {
     cuda: &'static Cuda,
+    bytes: usize,
     memory: Memory,
 }
 
@@ -29,14 +30,14 @@ impl PageLocked {
             #[cfg(any(test, feature = "emulator"))]
             Driver::Emulated(_) => Memory::Emulated(vec![0; bytes.div_ceil(8)]),
         };
-        Ok(Self { cuda, memory })
+        Ok(Self { cuda, bytes, memory })
     }
 
     /// Issues a copy of `from` to `stream` and returns; [`Self::bytes`] waits for it. `from` must not be written before that, or by
     /// what waits for `stream`.
     ///
     /// # Errors
-    /// When `from` is not on this GPU or larger than this memory, or the device fails.
+    /// When `from` is not on this GPU or not as large as this memory, or the device fails.
     pub fn fill(&mut self, stream: CudaStream, from: View<'_>) -> Result<()> {
         const NAME: &str = "PageLocked::fill";
         let StorageRef::Cuda(slice) = from.storage() else {
@@ -46,15 +47,14 @@ impl PageLocked {
             return Err(KernelError::Device { operation: NAME, what: "from" });
         }
         let region = slice.region();
+        check_sizes(NAME, region.bytes, self.bytes)?;
         match (&mut self.memory, &self.cuda.driver) {
             (Memory::Hardware(memory), Driver::Hardware(hardware)) => {
-                check_sizes(NAME, memory.len(), region.bytes)?;
                 hardware.download_later(stream.lane, region, memory)
             }
             #[cfg(any(test, feature = "emulator"))]
             (Memory::Emulated(memory), Driver::Emulated(emulated)) => {
                 let bytes = bytemuck::cast_slice_mut(memory);
-                check_sizes(NAME, bytes.len().min(region.bytes.next_multiple_of(8)), bytes.len())?;
                 emulated.download(stream.lane, region, &mut bytes[..region.bytes])
             }
             #[cfg(any(test, feature = "emulator"))]
