@@ -323,7 +323,7 @@ impl Shared {
     fn absent(&self) -> Vec<usize> {
         let members = self.members();
         let all = 0..self.expected.world_size;
-        all.filter(|rank| !members.ranks.contains(rank)).take(NAMED).collect()
+        all.filter(|rank| !members.ranks.contains_key(rank)).take(NAMED).collect()
     }
 
     /// Passes a message on; false ends the connection.

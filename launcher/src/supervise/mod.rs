@@ -245,7 +245,7 @@ async fn one_attempt(
     let listen = Listen::of(&run.recipe.cluster, &run.record.host.name);
     let server = Server::start(expected, &listen).await?;
     if run.platform == Platform::Local {
-        let show = |line: &str| progress.note(line);
+        let show = |line: &str| watch.progress.note(line);
         health::check_here(run, &token, server.address(), !facts.again, show).await?;
     }
     let drills = run.drills.clone();
