@@ -194,7 +194,13 @@ fn save(folder: &Path, layout: &Layout, ranks: usize) -> anyhow::Result<(Vec<f64
 }
 
 fn place(folder: &Path) -> Place {
-    Place { folder: folder.to_owned(), recipe_hash: String::new(), order_version: 1 }
+    Place {
+        folder: folder.to_owned(),
+        recipe_hash: String::new(),
+        order_version: 1,
+        drills: vljepa_worker::drill::Drills::default(),
+        generation: vljepa_worker::generation::Generation::default(),
+    }
 }
 
 /// Seconds to verify and load the checkpoint as rank 0 with its shard of the moments.

@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use vljepa_data::batch::{Batch, Ragged};
-use vljepa_kernels::{Packed, Tensor, View, copy};
+use vljepa_kernels::{Packed, Stream, Tensor, View, copy};
 use vljepa_model::loss::EmbeddingGradients;
 use vljepa_model::predictor::PredictorSaved;
 use vljepa_model::y_encoder::YEncoderSaved;
@@ -71,12 +71,7 @@ pub fn step(
     let bad_samples = batch.skipped.len();
     let hashes = batch.target_hashes.clone();
     let micros = micro_batches(engine, batch, micro_batch)?;
-    training.gradients.zero(&engine.device().compute_stream())?;
-    if spoiled {
-        // Backward adds to what is there, so it stays a NaN whenever its bucket is summed.
-        let first = training.gradients.flat.view_mut().part(0, &[1]);
-        copy::copy(&engine.device().compute_stream(), View::from_f32(&[f32::NAN], &[1]), first)?;
-    }
+    begin_gradients(&mut training.gradients, &engine.device().compute_stream(), spoiled)?;
 
     enter(Phase::Forward)?;
     // One micro-batch keeps its activations; several are embedded twice, and their negatives are still the whole batch. What a
@@ -147,6 +142,20 @@ pub fn step(
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
     let bad_samples = bad_samples as u64;
     Ok(StepReport { loss, gradient_norm, scale, finite, bad_samples, stop: stops > 0.0 })
+}
+
+/// No gradients yet; where a drill wants it, a NaN. Backward adds to what is there, so it stays one whenever its bucket is summed.
+fn begin_gradients(
+    gradients: &mut Gradients,
+    stream: &Stream,
+    spoiled: bool,
+) -> vljepa_kernels::Result<()> {
+    gradients.zero(stream)?;
+    if spoiled {
+        let first = gradients.flat.view_mut().part(0, &[1]);
+        copy::copy(stream, View::from_f32(&[f32::NAN], &[1]), first)?;
+    }
+    Ok(())
 }
 
 /// Some of this rank's rows, on the device.

@@ -221,8 +221,16 @@ mod tests {
         };
         contents.events = vec![
             at(5, 1, Event::Straggler(slow)),
-            at(6, 1, Event::Saved { step: 20, name: "s".to_owned(), stall_s: 0.25 }),
-            at(7, 1, Event::Saved { step: 22, name: "s".to_owned(), stall_s: 0.75 }),
+            at(
+                6,
+                1,
+                Event::Saved { step: 20, name: "s".to_owned(), stall_s: 0.25, durable_s: 0.5 },
+            ),
+            at(
+                7,
+                1,
+                Event::Saved { step: 22, name: "s".to_owned(), stall_s: 0.75, durable_s: 1.5 },
+            ),
             at(10, 1, Event::Fault(fault)),
         ];
         contents.metrics = (1..=6).map(|step| line(10 * step, 1.0)).collect();

@@ -132,25 +132,16 @@ pub(crate) async fn supervise(run: &mut Run, signals: &mut Signals) -> Result<En
         };
         observer.fault(fault.kind);
         show(&progress, &fault);
-        let failure = Failure {
-            saved: reached.saved,
-            trained: reached.trained,
-            kind: fault.kind,
-            error: fault.error.clone(),
-        };
-        let decision = match stop {
-            Some(_) => Decision::GiveUp("a stop was asked for".to_owned()),
-            None => restarts.decide(&failure),
-        };
-        let delay = match decision {
+        let delay = match decide(&mut restarts, &reached, &fault) {
             Decision::Restart(delay) => delay,
+            // Slurm was about to take the nodes: the run goes on from the newest checkpoint when it has them again.
+            Decision::GiveUp(_) if stop.is_some() && run.platform.job().is_some() => {
+                return Ok(progress.end(Ending::Stopped(asked)));
+            }
             Decision::GiveUp(reason) => {
                 progress.finish();
-                return Err(LaunchError::RunFailed {
-                    fault: fault.to_string(),
-                    reason,
-                    log: fault.log,
-                });
+                let (fault, log) = (fault.to_string(), fault.log);
+                return Err(LaunchError::RunFailed { fault, reason, log });
             }
         };
         announce(run, &progress, &events, &restarts, delay);
@@ -160,6 +151,19 @@ pub(crate) async fn supervise(run: &mut Run, signals: &mut Signals) -> Result<En
         }
         facts = Facts { newest_saved: reached.newest_saved, again: true, ..Facts::default() };
     }
+}
+
+/// Whether a fault is followed by another attempt.
+fn decide(restarts: &mut Restarts, reached: &Facts, fault: &Fault) -> Decision {
+    if reached.stop.is_some() {
+        return Decision::GiveUp("a stop was asked for".to_owned());
+    }
+    restarts.decide(&Failure {
+        saved: reached.saved,
+        trained: reached.trained,
+        kind: fault.kind,
+        error: fault.error.clone(),
+    })
 }
 
 /// Chooses the nodes of the next attempt and names those that cannot take part.

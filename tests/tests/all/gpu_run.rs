@@ -163,8 +163,12 @@ fn a_trace_of_a_gpu_s_step_shows_its_kernels_within_the_step() {
             recompute: Recompute::None,
             learning_rate: 1e-3,
             stop: false,
+            spoiled: false,
         };
-        let mut enter = |phase| meter.enter(phase);
+        let mut enter = |phase| {
+            meter.enter(phase);
+            Ok(())
+        };
         step::step(&mut run.0, &mut run.1, &ALONE, input, &mut enter).unwrap();
     }
     // The second step's phases are waited for and stand for both.

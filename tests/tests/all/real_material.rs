@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+#[cfg(feature = "video")]
 use std::time::{Duration, Instant};
 
 use vljepa_data::decode::{Media, Picture, decode};
@@ -12,6 +13,7 @@ use vljepa_data::{DataError, LoadOptions, SampleReader, reader};
 use vljepa_recipes::schema::Transform;
 
 /// Far above what any of these small files takes, far below a wait that a user would call a hang.
+#[cfg(feature = "video")]
 const BOUND: Duration = Duration::from_secs(60);
 
 const OPTIONS: LoadOptions =

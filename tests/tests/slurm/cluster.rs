@@ -65,11 +65,6 @@ impl Cluster {
         self.script("kill-node.sh", &[name]);
     }
 
-    /// It comes back.
-    pub fn start_node(&self, name: &str) {
-        self.script("node.sh", &[name]);
-    }
-
     /// A program that talks to this cluster.
     #[expect(clippy::disallowed_methods, reason = "tests run the programs")]
     pub fn command(&self, program: impl AsRef<Path>) -> Command {

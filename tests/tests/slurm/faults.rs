@@ -179,6 +179,7 @@ fn a_stop_that_comes_at_any_moment_loses_nothing() {
 }
 
 /// One line a fault, as the README's table has them.
+#[expect(clippy::print_stdout, reason = "what a reader of the tests' output looks for")]
 fn report(fault: &str, events: &Events) {
     for line in events.recoveries() {
         println!("recovery | {fault} | {line}");

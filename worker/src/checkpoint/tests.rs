@@ -32,7 +32,13 @@ fn layout() -> Layout {
 }
 
 fn place(folder: &Path) -> Place {
-    Place { folder: folder.to_owned(), recipe_hash: "recipe".to_owned(), order_version: 1 }
+    Place {
+        folder: folder.to_owned(),
+        recipe_hash: "recipe".to_owned(),
+        order_version: 1,
+        drills: Drills::default(),
+        generation: Generation::default(),
+    }
 }
 
 fn state(step: u64) -> State {
@@ -183,7 +189,7 @@ fn supervised(orders: Vec<CheckpointOrder>) -> (Control, Heard) {
         build: String::new(),
         recipe_hash: String::new(),
     };
-    (Control::connect(&address, hello).unwrap(), thread)
+    (Control::connect(&address, hello, std::time::Duration::from_secs(60)).unwrap(), thread)
 }
 
 #[test]
