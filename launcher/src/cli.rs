@@ -88,6 +88,9 @@ pub(crate) enum Command {
     /// Work on a submitted run from inside its Slurm job; its batch script does this.
     #[command(hide = true)]
     Supervise(RunOnly),
+    /// Watch over the supervisor of a Slurm job from another of its nodes; the batch script does this.
+    #[command(hide = true)]
+    Guard(RunOnly),
 }
 
 /// `ask`

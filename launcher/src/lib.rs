@@ -81,6 +81,7 @@ async fn dispatch(cli: Cli) -> Result<u8, LaunchError> {
         Some(Command::Reproduce(reproduce)) => reproduce::reproduce(&reproduce).await,
         Some(Command::Status(run)) => status::status(&run).await,
         Some(Command::Stop(run)) => stop::stop(&run.run).await,
+        Some(Command::Guard(run)) => slurm::guard::guard(&run.run).await,
         Some(Command::Supervise(run)) => train::supervise_job(&run.run).await,
     }
 }

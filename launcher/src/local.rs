@@ -309,7 +309,7 @@ impl Group {
         if !client::end_steps(&step.job, Some(&step.name)).await {
             self.signal_group(Signal::SIGTERM);
         }
-        tokio::time::timeout(LAST_MOMENT * 2, self.wait()).await.ok();
+        tokio::time::timeout(GRACE, self.wait()).await.ok();
         self.signal_group(Signal::SIGKILL);
         tokio::time::timeout(GRACE, self.wait()).await.ok();
         self.ended = true;

@@ -14,6 +14,7 @@ use crate::plan::Plan;
 use crate::platform::Platform;
 use crate::provenance::RunRecord;
 use crate::slurm::allocation::Allocation;
+use crate::slurm::guard;
 use crate::slurm::render::{BatchScript, REQUEUE};
 use crate::slurm::submit::{self, Submission};
 use crate::supervise::{self, Ending, Limits, Run, Signals};
@@ -203,7 +204,9 @@ async fn work_on(
         record,
         drills: how.drills,
     };
+    let counting = run.platform.job().is_some().then(|| guard::count(&run.directory));
     let ended = supervise::supervise(&mut run, &mut signals).await;
+    counting.inspect(tokio::task::JoinHandle::abort);
     finish(&run, ended)
 }
 

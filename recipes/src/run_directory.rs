@@ -258,6 +258,12 @@ impl RunDirectory {
         self.root.join("stop")
     }
 
+    /// A count by which the supervisor of a Slurm job shows that it is there.
+    #[must_use]
+    pub fn alive(&self) -> PathBuf {
+        self.root.join("alive")
+    }
+
     /// The batch script of a run on Slurm.
     #[must_use]
     pub fn batch_script(&self) -> PathBuf {

@@ -4,6 +4,11 @@ use std::time::Duration;
 
 use crate::local;
 
+/// How long steps may take to end.
+const PATIENCE: Duration = Duration::from_secs(4);
+/// Name of the step that watches over the supervisor.
+const GUARD: &str = "vljepa-guard";
+
 /// A job as `squeue` shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum JobState {
@@ -51,6 +56,17 @@ pub(crate) async fn release(job: &str) {
     drop(local::ask("scontrol", &["update", &id, "StartTime=now"]).await);
 }
 
+/// Puts a running job into the queue again; where compute nodes have no `scontrol`, a job of its own.
+///
+/// # Errors
+/// Slurm's words, where neither can be done from here.
+pub(crate) async fn requeue(job: &str, script: &std::path::Path) -> Result<(), String> {
+    let Err(why) = local::ask("scontrol", &["requeue", job]).await else { return Ok(()) };
+    let script = script.display().to_string();
+    let submitted = local::ask("sbatch", &["--parsable", &script]).await;
+    submitted.map(drop).map_err(|other| format!("{why}; {other}"))
+}
+
 /// When the job's time is over, by `squeue`; none where there is no limit.
 pub(crate) async fn end_time(job: &str) -> Option<jiff::Timestamp> {
     let text = local::ask("squeue", &["--noheader", "--jobs", job, "--format=%e"]).await.ok()?;
@@ -58,9 +74,10 @@ pub(crate) async fn end_time(job: &str) -> Option<jiff::Timestamp> {
     local.to_zoned(jiff::tz::TimeZone::system()).ok().map(|zoned| zoned.timestamp())
 }
 
-/// Ends the job's steps of that name, or all of its steps but the batch script, and waits until they are gone. True when none is left.
+/// Ends the job's steps of that name, or all of its steps but the batch script and its guard, and waits until they are gone, which those on
+/// a lost node are not before Slurm has noticed the loss. True when none is left.
 pub(crate) async fn end_steps(job: &str, name: Option<&str>) -> bool {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(15);
+    let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
         let arguments = ["--steps", "--noheader", "--jobs", job, "--format=%i %j"];
         let Ok(text) = local::ask("squeue", &arguments).await else { return false };
@@ -84,7 +101,7 @@ fn steps(text: &str, name: Option<&str>) -> Vec<String> {
     let pairs = text.lines().filter_map(|line| line.trim().split_once(' '));
     let wanted = pairs.filter(|(id, step)| {
         let own = id.split_once('.').is_some_and(|(_, number)| number.parse::<u32>().is_ok());
-        own && name.is_none_or(|name| name == step.trim())
+        own && step.trim() != GUARD && name.is_none_or(|name| name == step.trim())
     });
     wanted.map(|(id, _)| id.to_owned()).collect()
 }
@@ -109,8 +126,8 @@ mod tests {
     }
 
     #[test]
-    fn only_numbered_steps_are_ended() {
-        let text = "3.0 vljepa-1\n3.1 other\n3.batch batch\n3.extern extern\n";
+    fn numbered_steps_but_the_guard_are_ended() {
+        let text = "3.0 vljepa-1\n3.1 other\n3.2 vljepa-guard\n3.batch batch\n3.extern extern\n";
         assert_eq!(steps(text, None), ["3.0", "3.1"]);
         assert_eq!(steps(text, Some("vljepa-1")), ["3.0"]);
         assert!(steps("", None).is_empty());

@@ -7,6 +7,7 @@
 
 pub(crate) mod allocation;
 pub(crate) mod client;
+pub(crate) mod guard;
 pub(crate) mod host_list;
 pub(crate) mod render;
 pub(crate) mod submit;

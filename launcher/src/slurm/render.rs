@@ -120,9 +120,12 @@ for signal in INT TERM USR1 USR2; do
   trap '[ -z "$supervisor" ] || kill -s '$signal' "$supervisor" 2>/dev/null' $signal
 done
 
+# Until Slurm ends this script; TERM alone does not.
+hold() {{ while :; do sleep 60; done; }}
+
 # Where compute nodes have no scontrol, a job of its own continues the run.
 requeue() {{
-  if command -v scontrol >/dev/null && scontrol requeue "$SLURM_JOB_ID"; then sleep 3600; fi
+  if command -v scontrol >/dev/null && scontrol requeue "$SLURM_JOB_ID"; then hold; fi
   if command -v sbatch >/dev/null && job=$(sbatch --parsable "$run/job.sbatch"); then
     echo "continued by job $job"
     exit 0
@@ -130,6 +133,12 @@ requeue() {{
   echo "this job cannot be put into the queue again from here; on a login node: sbatch $run/job.sbatch" >&2
   exit {REQUEUE}
 }}
+
+# With --no-kill Slurm does not requeue a job that loses the node of this script: a guard on the last of the others does.
+if [ "$SLURM_JOB_NUM_NODES" -gt 1 ]; then
+  srun --job-name=vljepa-guard --nodes=1 --ntasks=1 --relative=$((SLURM_JOB_NUM_NODES - 1)) --overlap --mpi=none --input=none \
+    "$launcher" guard "$run" &
+fi
 
 quick_deaths=0
 while :; do
@@ -145,7 +154,7 @@ while :; do
     0|130) exit 0 ;;
     {REQUEUE}) requeue ;;
     # Slurm requeues what it preempts and ends what was cancelled; leaving first would count as the end of the job.
-    {TERMINATED}) sleep 3600 ;;
+    {TERMINATED}) hold ;;
   esac
   [ $code -gt 128 ] || exit $code
   if [ $((SECONDS - started)) -lt 60 ]; then quick_deaths=$((quick_deaths + 1)); else quick_deaths=0; fi

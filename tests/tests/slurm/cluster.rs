@@ -29,8 +29,8 @@ cluster:
   scheduler: slurm
   nodes: 2
   ranks_per_node: 2
-  control: {host: 127.0.0.1}
-  restart: {max_without_progress: 5, hang_floor_s: 4}
+  control: {host: 127.0.0.1, silence_s: 30}
+  restart: {max_without_progress: 5, hang_floor_s: 5}
 ";
 /// The recipe's last step.
 pub const LAST: u64 = 24;
@@ -96,7 +96,8 @@ impl Cluster {
                 command.args([option, value]);
             });
         }
-        Running { cluster: self, run: trial.path(run), child: Some(command.spawn().unwrap()) }
+        let child = Some(command.spawn().unwrap());
+        Running { cluster: self, run: trial.path(run), child, struck: Vec::new() }
     }
 
     /// Processes of a run that are still there, on whatever node.
@@ -135,6 +136,7 @@ pub struct Running<'a> {
     cluster: &'a Cluster,
     run: PathBuf,
     child: Option<Child>,
+    struck: Vec<Timestamp>,
 }
 
 impl Running<'_> {
@@ -142,11 +144,19 @@ impl Running<'_> {
     pub fn wait_until(&mut self, what: &str, done: impl Fn(&Path) -> bool) {
         let end = Instant::now() + LIMIT;
         while !done(&self.run) {
-            let ended = self.child.as_mut().unwrap().try_wait().unwrap();
-            assert!(ended.is_none() || done(&self.run), "ended before {what}: {}", self.story());
+            if self.child.as_mut().unwrap().try_wait().unwrap().is_some() && !done(&self.run) {
+                let said = text(&self.end());
+                panic!("ended before {what}: {said}{}", self.story());
+            }
             assert!(Instant::now() < end, "waited in vain until {what}: {}", self.story());
             std::thread::park_timeout(Duration::from_millis(20));
         }
+    }
+
+    /// Something that a test does to the run.
+    pub fn strikes(&mut self, strike: impl FnOnce()) {
+        self.struck.push(Timestamp::now());
+        strike();
     }
 
     /// The job's id.
@@ -170,7 +180,7 @@ impl Running<'_> {
             assert!(Instant::now() < end, "left behind: {left:?} {}", self.cluster.ask("squeue"));
             std::thread::park_timeout(Duration::from_millis(50));
         }
-        Events::read(&self.run)
+        Events::read(&self.run, std::mem::take(&mut self.struck))
     }
 
     /// Waits for the end, whatever it is.
@@ -199,10 +209,11 @@ impl Drop for Running<'_> {
     }
 }
 
-/// `events.jsonl`, and when steps were done.
+/// `events.jsonl`, when steps were done, and when something was done to the run.
 pub struct Events {
     events: Vec<Value>,
     steps: Vec<(Timestamp, u64)>,
+    strikes: Vec<Timestamp>,
 }
 
 fn lines(path: &Path) -> Vec<Value> {
@@ -215,34 +226,47 @@ fn time(line: &Value) -> Timestamp {
 }
 
 impl Events {
-    fn read(run: &Path) -> Self {
+    fn read(run: &Path, mut strikes: Vec<Timestamp>) -> Self {
         let steps = lines(&run.join("metrics.jsonl"));
         let steps = steps.iter().map(|line| (time(line), line["step"].as_u64().unwrap())).collect();
-        Self { events: lines(&run.join("events.jsonl")), steps }
+        let logs = std::fs::read_dir(run.join("logs")).unwrap().flatten();
+        for log in logs {
+            // A rank says each drill before it happens.
+            let text = std::fs::read_to_string(log.path()).unwrap();
+            let drills =
+                text.lines().filter(|line| line.contains("WARN") && line.contains(": drill "));
+            strikes.extend(
+                drills.filter_map(|line| line.split(' ').next()?.parse::<Timestamp>().ok()),
+            );
+        }
+        strikes.sort();
+        Self { events: lines(&run.join("events.jsonl")), steps, strikes }
     }
 
-    /// For every attempt after the first: what was known to have happened, after how long (from the last step before), when steps went on,
-    /// and how many steps were computed again.
+    /// For every attempt after the first: how long after the last strike the fault was known and steps went on, and how many were
+    /// computed again.
     pub fn recoveries(&self) -> Vec<String> {
         let starts: Vec<Timestamp> = self.named("attempt_started").map(time).collect();
         let seconds = |from: Timestamp, to: Timestamp| to.duration_since(from).as_secs_f64();
-        let recovery = |&start: &Timestamp| {
-            let (last, done) = *self.steps.iter().rfind(|(at, _)| *at < start)?;
-            let (again, first) = *self.steps.iter().find(|(at, _)| *at > start)?;
+        let recovery = |pair: &[Timestamp]| {
+            let within = |at: Timestamp| pair[0] < at && at < pair[1];
             let signs = ["fault", "stop_requested"];
-            let sign = self.events.iter().rfind(|event| {
-                signs.iter().any(|sign| event["event"] == **sign) && time(event) < start
+            let sign = self.events.iter().find(|event| {
+                signs.iter().any(|sign| event["event"] == **sign) && within(time(event))
             });
-            let sign = sign.filter(|sign| time(sign) >= last);
+            let strike = self.strikes.iter().rfind(|at| within(**at)).copied();
+            let struck = strike.or_else(|| sign.map(time))?;
+            let (again, first) = *self.steps.iter().find(|(at, _)| *at > pair[1])?;
             let seen =
-                sign.map_or("–".to_owned(), |s| format!("{:.1} s", seconds(last, time(s))));
+                sign.map_or("–".to_owned(), |s| format!("{:.1} s", seconds(struck, time(s))));
+            let lost = sign.and_then(|s| Some((s["step"].as_u64()? + 1).saturating_sub(first)));
+            let lost = lost.map_or("–".to_owned(), |lost| lost.to_string());
+            let after = seconds(struck, again);
             Some(format!(
-                "detected after {seen} | training again after {:.1} s | {} steps computed again",
-                seconds(last, again),
-                (done + 1).saturating_sub(first)
+                "known after {seen} | training again after {after:.1} s | {lost} steps again"
             ))
         };
-        starts.iter().skip(1).filter_map(recovery).collect()
+        starts.windows(2).filter_map(recovery).collect()
     }
 
     /// Those of a name.

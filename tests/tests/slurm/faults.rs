@@ -66,9 +66,10 @@ fn a_killed_supervisor_is_started_again_by_the_batch_script() {
 fn a_stopped_rank_is_named_as_hung_and_the_run_goes_on() {
     let trial = undisturbed();
     let cluster = Cluster::up(2);
-    let events =
-        cluster.launch(trial, "hung", &[], &["stop:rank=3,step=9,phase=backward"]).complete();
-    survives(trial, "hung", &events, &["hung rank 3 backward"]);
+    let events = cluster
+        .launch(trial, "hung", &[], &[SLOWER, "stop:rank=3,step=9,phase=backward"])
+        .complete();
+    survives(trial, "hung", &events, &["hung rank 3"]);
     report("SIGSTOP of a rank", &events);
 }
 
@@ -79,7 +80,7 @@ fn a_spare_takes_the_place_of_a_lost_node() {
     let spare = ["cluster.restart.spare_nodes=1"];
     let mut running = cluster.launch(trial, "spare", &spare, &[SLOWER]);
     running.wait_until("the second checkpoint", |run| has(run, 8));
-    cluster.kill_node("node1");
+    running.strikes(|| cluster.kill_node("node1"));
     let events = running.complete();
     survives(trial, "spare", &events, &["rank"]);
     assert!(events.named("rank_joined").any(|event| event["host"] == "node2"));
@@ -93,7 +94,7 @@ fn fewer_nodes_go_on_where_the_recipe_allows_it() {
     let fewer = ["cluster.restart.allow_fewer_nodes=true"];
     let mut running = cluster.launch(trial, "fewer", &fewer, &[SLOWER]);
     running.wait_until("the second checkpoint", |run| has(run, 8));
-    cluster.kill_node("node1");
+    running.strikes(|| cluster.kill_node("node1"));
     let events = running.complete();
     let worlds: Vec<u64> = events
         .named("attempt_started")
@@ -115,7 +116,7 @@ fn a_job_that_loses_its_first_node_is_requeued_and_goes_on_elsewhere() {
     let cluster = Cluster::up(4);
     let mut running = cluster.launch(trial, "beheaded", &[], &[SLOWER]);
     running.wait_until("the second checkpoint", |run| has(run, 8));
-    cluster.kill_node("node0");
+    running.strikes(|| cluster.kill_node("node0"));
     let events = running.complete();
     survives(trial, "beheaded", &events, &[]);
     report("power cut of the node with the supervisor", &events);
