@@ -498,10 +498,13 @@ mod tests {
         });
         let control = Control::connect(&address, hello(), SILENCE).unwrap();
         control.finish();
-        let before = record::of_process().sequence().fetch_max(41, Ordering::Relaxed);
-        assert!(before < 41, "tests of this process are few");
+        let before = record::of_process().sequence().fetch_add(1, Ordering::Relaxed);
         control.at(3, Phase::Collective);
-        let expected = FromWorker::Heartbeat { step: 3, phase: Phase::Collective, collective: 41 };
-        assert_eq!(thread.join().unwrap(), expected);
+        let said = thread.join().unwrap();
+        let FromWorker::Heartbeat { phase: Phase::Collective, collective, .. } = said else {
+            panic!("{said:?}")
+        };
+        // Other tests of this process may have begun some since.
+        assert!(collective > before, "{collective} {before}");
     }
 }

@@ -152,12 +152,17 @@ fn a_gpu_that_is_not_there_is_named_and_nothing_else_computes() {
     // A driver that is there is told that it has no GPU.
     let output = command("vljepa-launch")
         .arg(&recipe)
+        .arg("--run")
+        .arg(trial.path("gpu"))
         .args(changes)
         .env("CUDA_VISIBLE_DEVICES", "")
         .output()
         .unwrap();
     let said = text(&output);
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("device: host") && !said.contains("panicked"), "{said}");
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(
+        said.contains("fail device") && said.contains("device: host") && !said.contains("panicked"),
+        "{said}"
+    );
     refused(&[recipe.to_str().unwrap(), "--set", "device=cuda"], &["GPUs compute in bf16 only"]);
 }
