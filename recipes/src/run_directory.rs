@@ -258,6 +258,12 @@ impl RunDirectory {
         self.root.join("stop")
     }
 
+    /// The algorithms of matrix products that the run's GPUs were found to be fastest with.
+    #[must_use]
+    pub fn algorithms(&self) -> PathBuf {
+        self.root.join("algorithms")
+    }
+
     /// A count by which the supervisor of a Slurm job shows that it is there.
     #[must_use]
     pub fn alive(&self) -> PathBuf {

@@ -146,6 +146,12 @@ fn open(
     let threads = compute_threads(threads, environment.local_world_size);
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     let (device, device_name) = device::open(&loaded.recipe, environment, threads)?;
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(cuda) = device {
+        // One rank's choices are enough: GPUs of a run are of one kind.
+        let writes = rank == 0 && matches!(job, Job::Train { .. });
+        cuda.keep_algorithms(&run.algorithms(), writes)?;
+    }
     let control = match control {
         None => Control::alone(),
         Some(address) => {

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use cudarc::cublaslt::result as lt;
@@ -13,6 +14,7 @@ use cudarc::cublaslt::sys as lt_sys;
 use cudarc::driver::result::{self as cu, DriverError};
 use cudarc::driver::sys as cu_sys;
 
+use super::algorithms::{Algorithms, Shape};
 use super::{Lane, Product, Region, Span, failed};
 use crate::compile::{Compiler, Element, Kernel, Launch, pack};
 use crate::device::arena::size_class;
@@ -37,7 +39,7 @@ pub(super) struct Hardware {
     blas: lt_sys::cublasLtHandle_t,
     compiler: Compiler,
     functions: Mutex<HashMap<Kernel, Function>>,
-    algorithms: Mutex<HashMap<Shape, lt_sys::cublasLtMatmulAlgo_t>>,
+    algorithms: Mutex<Algorithms>,
     /// Whether the fastest of several algorithms is found by timing them.
     timed: bool,
     trace: Mutex<Option<Recording>>,
@@ -64,16 +66,6 @@ struct Function {
     handle: cu_sys::CUfunction,
     units: u32,
     shared_bytes: u32,
-}
-
-/// What cuBLASLt chooses its algorithm by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Shape {
-    sizes: [usize; 3],
-    transposed: [bool; 2],
-    bias: bool,
-    add: bool,
-    f32_out: bool,
 }
 
 // SAFETY: contexts, streams, events, functions and cuBLASLt's handle may be used from any thread, one call at a time per stream being
@@ -458,7 +450,7 @@ impl Hardware {
                     unreachable!("candidates are never none")
                 };
                 let mut known = self.algorithms.lock().unwrap_or_else(PoisonError::into_inner);
-                known.insert(shape, algorithm);
+                known.insert(shape, algorithm.data);
                 self.matmul(lane, &call, &product, &algorithm)
             })
         })
@@ -512,8 +504,8 @@ impl Hardware {
     ) -> Result<lt_sys::cublasLtMatmulAlgo_t> {
         let class = Shape { sizes: shape.sizes.map(size_class), ..shape };
         let mut algorithms = self.algorithms.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(algorithm) = algorithms.get(&shape).or_else(|| algorithms.get(&class)) {
-            return Ok(*algorithm);
+        if let Some(data) = algorithms.get(&shape).or_else(|| algorithms.get(&class)) {
+            return Ok(lt_sys::cublasLtMatmulAlgo_t { data });
         }
         let candidates = self.candidates(call, product, if self.timed { CANDIDATES } else { 1 })?;
         let mut best = (f64::INFINITY, candidates[0]);
@@ -532,8 +524,18 @@ impl Hardware {
             }
             self.free(out);
         }
-        algorithms.insert(class, best.1);
+        algorithms.insert(class, best.1.data);
         Ok(best.1)
+    }
+
+    /// Takes up stored choices, and adds to them where this process is the one that writes.
+    pub(super) fn keep_algorithms(&self, file: &Path, write: bool) -> Result<()> {
+        let name = cu::device::get_name(self.device).map_err(driver("cuDeviceGetName", LATER))?;
+        // SAFETY: it takes nothing and returns a number.
+        let version = unsafe { lt_sys::cublasLtGetVersion() };
+        let machine = format!("{name}, cuBLASLt {version}");
+        let mut algorithms = self.algorithms.lock().unwrap_or_else(PoisonError::into_inner);
+        algorithms.keep(file, &machine, write)
     }
 
     /// At most `count` algorithms, at least one, by cuBLASLt's estimate the fastest first.

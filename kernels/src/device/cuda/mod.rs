@@ -3,6 +3,7 @@
 //! A [`Cuda`] lives as long as the process: it is opened once and referred to by `&'static`. What it does goes through a driver:
 //! the hardware's, or in tests one that runs the same launches on the host.
 
+mod algorithms;
 mod blas;
 mod call;
 #[cfg(any(test, feature = "emulator"))]
@@ -145,6 +146,20 @@ impl Cuda {
     /// When the device fails.
     pub fn bus_address(&self) -> Result<String> {
         driver!(self, driver => driver.bus_address())
+    }
+
+    /// Takes up the algorithms of products that `file` holds for this kind of GPU and this cuBLASLt, so that they are neither timed again nor
+    /// chosen otherwise; with `write`, later choices are added to it.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be read, or the device fails.
+    pub fn keep_algorithms(&self, file: &std::path::Path, write: bool) -> Result<()> {
+        match &self.driver {
+            Driver::Hardware(driver) => driver.keep_algorithms(file, write),
+            // The host has one algorithm.
+            #[cfg(any(test, feature = "emulator"))]
+            Driver::Emulated(_) => Ok(()),
+        }
     }
 
     /// From now on notes when each kernel, product and copy begins and ends.
