@@ -16,5 +16,7 @@ export VLJEPA_MATERIAL=${VLJEPA_MATERIAL:-$(cd .. && pwd)/shared/material}
 cargo fmt --all --check
 cargo build --release --workspace --features "$features"
 cargo clippy --release --workspace --all-targets --features "$features" -- -D warnings
+# No feature is on by default, and everything builds without one.
+cargo check --release --workspace
 RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps --features "$features" --quiet
 cargo test --release --workspace --features "$features"

@@ -93,6 +93,8 @@ pub(crate) async fn supervise(run: &mut Run, signals: &mut Signals) -> Result<En
         let placement = tokio::select! {
             placed = place(run, &progress) => match placed? {
                 Ok(placement) => placement,
+                // Where nothing ever ran, other nodes would lack the same.
+                Err(fault) if run.record.attempts.is_empty() => return Err(never_placed(run, fault)),
                 Err(reason) => return Ok(progress.end(Ending::Unplaced(reason))),
             },
             signal = signals.next() => return Ok(progress.end(Ending::Stopped(signal))),
@@ -197,6 +199,15 @@ async fn place(run: &Run, progress: &Progress) -> Result<Result<Placement, Strin
         }
         // A node may just have been busy.
         tokio::time::sleep(SECOND_LOOK).await;
+    }
+}
+
+fn never_placed(run: &Run, fault: String) -> LaunchError {
+    let log = run.directory.logs().display().to_string();
+    LaunchError::RunFailed {
+        fault,
+        reason: "no attempt of this run has started yet".to_owned(),
+        log,
     }
 }
 

@@ -42,12 +42,12 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Brings up so many nodes.
+    /// Brings up so many nodes, each with two devices that pass for GPUs.
     pub fn up(nodes: usize) -> Self {
         let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         let folder = tempfile::tempdir().unwrap();
         let cluster = Self { folder, _one: one };
-        cluster.script("up.sh", &[&nodes.to_string()]);
+        cluster.script("up.sh", &[&nodes.to_string(), "2"]);
         cluster
     }
 

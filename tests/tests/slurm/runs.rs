@@ -104,3 +104,19 @@ fn what_slurm_refuses_and_a_missing_slurm_are_said_with_what_to_do() {
         "{said}"
     );
 }
+
+#[cfg(feature = "cuda")]
+#[test]
+fn a_run_whose_nodes_all_lack_something_ends_and_says_what() {
+    let trial = undisturbed();
+    let cluster = Cluster::up(2);
+    let gpu = ["device=cuda", "precision=bf16"];
+    let mut running = cluster.launch(trial, "no-gpu", &gpu, &[]);
+    assert_eq!(running.end().status.code(), Some(1));
+    let story = running.story();
+    for said in ["node1: device: opening the GPU", "no attempt of this run has started yet"] {
+        assert!(story.contains(said), "{said}: {story}");
+    }
+    let script = std::fs::read_to_string(trial.path("no-gpu").join("job.sbatch")).unwrap();
+    assert!(script.contains("#SBATCH --gpus-per-node=2\n"), "{script}");
+}
