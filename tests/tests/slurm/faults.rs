@@ -56,7 +56,8 @@ fn a_rank_killed_in_any_phase_costs_the_steps_since_the_last_checkpoint() {
 fn a_killed_supervisor_is_started_again_by_the_batch_script() {
     let trial = undisturbed();
     let cluster = Cluster::up(2);
-    let events = cluster.launch(trial, "headless", &[], &["kill-supervisor:step=10"]).complete();
+    let events =
+        cluster.launch(trial, "headless", &[], &[SLOWER, "kill-supervisor:step=10"]).complete();
     survives(trial, "headless", &events, &[]);
     assert_eq!(events.named("attempt_started").count(), 2);
     report("kill -9 of the supervisor", &events);
@@ -126,7 +127,7 @@ fn a_job_that_loses_its_first_node_is_requeued_and_goes_on_elsewhere() {
 fn usr1_saves_and_requeues_and_so_does_a_preemption() {
     let trial = undisturbed();
     let cluster = Cluster::up(2);
-    let slower = [SLOWER, "slow:rank=0,step=0,seconds=0.1,attempt=2"];
+    let slower = [SLOWER, "slow:rank=0,step=0,seconds=0.3,attempt=2"];
     let mut running = cluster.launch(trial, "signalled", &[], &slower);
     running.wait_until("the first checkpoint", |run| has(run, 4));
     cluster.ask(&format!("scancel --batch --signal=USR1 {}", running.job()));
