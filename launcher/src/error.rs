@@ -210,6 +210,17 @@ pub(crate) enum LaunchError {
         /// The hard limit.
         allowed: u64,
     },
+    /// The run is saved, its job is not in the queue.
+    #[error("job {job} cannot be put into the queue again from here: {why}")]
+    #[diagnostic(help("on a login node: sbatch {}", script.display()))]
+    NotRequeued {
+        /// Which.
+        job: String,
+        /// Slurm's words.
+        why: String,
+        /// The batch script.
+        script: PathBuf,
+    },
     /// A one-shot job.
     #[error("the worker could not do it: {error}")]
     JobFailed {
@@ -280,7 +291,10 @@ impl LaunchError {
             | Self::ControlPort { .. }
             | Self::OpenFiles { .. }
             | Self::Start { .. } => 3,
-            Self::JobFailed { .. } | Self::RunFailed { .. } | Self::NotReproduced { .. } => 1,
+            Self::JobFailed { .. }
+            | Self::RunFailed { .. }
+            | Self::NotRequeued { .. }
+            | Self::NotReproduced { .. } => 1,
             Self::Interrupted { exit_code } => *exit_code,
         }
     }

@@ -27,6 +27,13 @@ pub(crate) struct Line {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub(crate) enum Event {
+    /// A node that Slurm gave takes no part in the next attempt.
+    NodeLeftOut {
+        /// Its name.
+        node: String,
+        /// What its health check found.
+        reason: String,
+    },
     /// Workers were started.
     AttemptStarted {
         /// Ranks.

@@ -26,7 +26,8 @@ use crate::terminal;
 const GRACE: Duration = Duration::from_secs(3);
 /// Time between the death of the ranks and KILL for what started them, when everything is to end at once.
 const LAST_MOMENT: Duration = Duration::from_secs(5);
-
+/// Time for `srun` to end by itself once its step was ended: it waits for lost nodes.
+const STEP_GRACE: Duration = Duration::from_secs(1);
 /// Between looks at ranks that were started one by one.
 const LOOK: Duration = Duration::from_millis(10);
 
@@ -304,12 +305,13 @@ impl Group {
         tokio::time::timeout(GRACE, gone).await.ok();
     }
 
-    /// Ends a step on all of its nodes. Where `scancel` is not to be had, `srun` does it, which takes some seconds longer.
+    /// Ends a step on all of its nodes. Where `scancel` is not to be had or waits for a lost node, `srun` and the closed control
+    /// connection do it.
     async fn end_step(&mut self, step: &Step) {
         if !client::end_steps(&step.job, Some(&step.name)).await {
             self.signal_group(Signal::SIGTERM);
         }
-        tokio::time::timeout(GRACE, self.wait()).await.ok();
+        tokio::time::timeout(STEP_GRACE, self.wait()).await.ok();
         self.signal_group(Signal::SIGKILL);
         tokio::time::timeout(GRACE, self.wait()).await.ok();
         self.ended = true;

@@ -90,6 +90,7 @@ fn facts(recipe: &Recipe, cost: &Cost) -> Vec<Vec<String>> {
             ),
         ),
     ];
+    facts.push(row("checkpoint", checkpoint(recipe, cost)));
     if recipe.device == Device::Cuda {
         let hours = hours(operations, ranks);
         let text = format!(
@@ -100,6 +101,15 @@ fn facts(recipe: &Recipe, cost: &Cost) -> Vec<Vec<String>> {
         facts.push(row("at least", text));
     }
     facts
+}
+
+/// Weights and both moments of what is trained, in f32; every rank keeps its part of them in host memory for the next save.
+#[expect(clippy::cast_precision_loss, reason = "parameters are far fewer than 2^53")]
+fn checkpoint(recipe: &Recipe, cost: &Cost) -> String {
+    let mib = in_mib(cost.parameters.trainable as f64 * 12.0);
+    let part = mib / recipe.cluster.world_size().max(1) as f64;
+    let kept = recipe.checkpoints.keep;
+    format!("{mib:.1} MiB, {kept} kept; in its host's memory each rank holds {part:.1} MiB for it")
 }
 
 fn parameters(cost: &Cost) -> Vec<Vec<String>> {

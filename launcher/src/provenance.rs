@@ -195,9 +195,14 @@ impl RunRecord {
         Ok(atomic_write(&path, &text)?)
     }
 
+    /// Number of the attempt that begins next.
+    pub(crate) fn next_attempt(&self) -> u32 {
+        self.attempts.last().map_or(0, |attempt| attempt.number) + 1
+    }
+
     /// Adds an attempt and returns its number.
     pub(crate) fn begin_attempt(&mut self, world_size: usize) -> u32 {
-        let number = self.attempts.last().map_or(0, |attempt| attempt.number) + 1;
+        let number = self.next_attempt();
         self.attempts.push(AttemptRecord {
             number,
             started: clock::now_text(),

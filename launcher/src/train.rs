@@ -14,9 +14,9 @@ use crate::plan::Plan;
 use crate::platform::Platform;
 use crate::provenance::RunRecord;
 use crate::slurm::allocation::Allocation;
-use crate::slurm::guard;
 use crate::slurm::render::{BatchScript, REQUEUE};
 use crate::slurm::submit::{self, Submission};
+use crate::slurm::{client, guard};
 use crate::supervise::{self, Ending, Limits, Run, Signals};
 use crate::{report, terminal};
 
@@ -81,21 +81,31 @@ fn preview(place: &Place, recipe: &Recipe) -> BatchScript {
     BatchScript::of(recipe, &run, &absolute(Path::new(".")), &launcher)
 }
 
-/// `vljepa-launch supervise RUN`: the batch script's part of a submitted run.
+/// `vljepa-launch supervise RUN`: the batch script's part of a submitted run. Where the run has to go on later, its job is put into the queue.
 pub(crate) async fn supervise_job(run: &Path) -> Result<u8, LaunchError> {
-    if submit::inside().is_none() {
-        return Err(LaunchError::NotInJob);
-    }
+    let Some(variables) = submit::inside() else { return Err(LaunchError::NotInJob) };
     let directory = RunDirectory::open(run)?;
-    let _lock = lock(&directory).await?;
+    let code = {
+        // Another job may take the run up before this one is gone from its nodes.
+        let _lock = lock(&directory).await?;
+        supervise_locked(&directory).await?
+    };
+    if code == REQUEUE {
+        client::requeue(&variables.job, &directory.batch_script()).await
+    } else {
+        Ok(code)
+    }
+}
+
+async fn supervise_locked(directory: &RunDirectory) -> Result<u8, LaunchError> {
     let loaded = directory.load_recipe()?;
-    if is_complete(&directory, &loaded.recipe) {
+    if is_complete(directory, &loaded.recipe) {
         return Ok(0);
     }
     let programs = Programs::find()?;
     check_features(&loaded.recipe, &programs).await?;
-    let drills = Submission::read(&directory).map(|s| s.drills).unwrap_or_default();
-    work_on(directory, loaded, programs, How { drills, ..How::default() }).await
+    let drills = Submission::read(directory).map(|s| s.drills).unwrap_or_default();
+    work_on(directory.clone(), loaded, programs, How { drills, ..How::default() }).await
 }
 
 /// A supervisor that was killed a moment ago may still hold the lock, where locks travel over a network.

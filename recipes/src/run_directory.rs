@@ -6,17 +6,22 @@
 //! traces/rank-0000-step-100.json
 //! ```
 
+mod paths;
+mod write;
+
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
-use serde::Serialize;
 use serde_json::{Map, Value};
+
+pub use write::{append_line, atomic_write};
 
 use crate::clock;
 use crate::load::{LoadError, Loaded, load_resolved};
 use crate::schema::Recipe;
+use write::refused;
 
 /// Why a run directory cannot be used.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
@@ -204,180 +209,6 @@ impl RunDirectory {
         }
     }
 
-    /// The folder itself.
-    #[must_use]
-    pub fn root(&self) -> &Path {
-        &self.root
-    }
-
-    /// The resolved recipe.
-    #[must_use]
-    pub fn recipe(&self) -> PathBuf {
-        self.root.join("recipe.yaml")
-    }
-
-    /// Versions, hashes, hosts and attempts.
-    #[must_use]
-    pub fn run_json(&self) -> PathBuf {
-        self.root.join("run.json")
-    }
-
-    /// What happened, one JSON object per line.
-    #[must_use]
-    pub fn events(&self) -> PathBuf {
-        self.root.join("events.jsonl")
-    }
-
-    /// [`crate::protocol::Metrics`], one JSON object per line.
-    #[must_use]
-    pub fn metrics(&self) -> PathBuf {
-        self.root.join("metrics.jsonl")
-    }
-
-    /// Metric to `{value, chance, baseline, n}`.
-    #[must_use]
-    pub fn scores(&self) -> PathBuf {
-        self.root.join("scores.json")
-    }
-
-    /// The report, one self-contained file.
-    #[must_use]
-    pub fn report(&self) -> PathBuf {
-        self.root.join("report.html")
-    }
-
-    /// The completion record: its existence, and nothing else, says that the run is done.
-    #[must_use]
-    pub fn completed(&self) -> PathBuf {
-        self.root.join("completed.json")
-    }
-
-    /// A file whose appearance asks the run to save itself and end.
-    #[must_use]
-    pub fn stop(&self) -> PathBuf {
-        self.root.join("stop")
-    }
-
-    /// The algorithms of matrix products that the run's GPUs were found to be fastest with.
-    #[must_use]
-    pub fn algorithms(&self) -> PathBuf {
-        self.root.join("algorithms")
-    }
-
-    /// A count by which the supervisor of a Slurm job shows that it is there.
-    #[must_use]
-    pub fn alive(&self) -> PathBuf {
-        self.root.join("alive")
-    }
-
-    /// The batch script of a run on Slurm.
-    #[must_use]
-    pub fn batch_script(&self) -> PathBuf {
-        self.root.join("job.sbatch")
-    }
-
-    /// The Slurm job that works on the run, as its submission left it.
-    #[must_use]
-    pub fn slurm_json(&self) -> PathBuf {
-        self.root.join("slurm.json")
-    }
-
-    /// The run's own copies of the programs: an edit or a new build does not change a job that waits in a queue.
-    #[must_use]
-    pub fn programs(&self) -> PathBuf {
-        self.root.join("bin")
-    }
-
-    /// The job that workers are started for.
-    #[must_use]
-    pub fn job(&self) -> PathBuf {
-        self.root.join("job.json")
-    }
-
-    /// The job that looks whether a node can take part.
-    #[must_use]
-    pub fn check_job(&self) -> PathBuf {
-        self.root.join("check.json")
-    }
-
-    /// Logs of all ranks and attempts.
-    #[must_use]
-    pub fn logs(&self) -> PathBuf {
-        self.root.join("logs")
-    }
-
-    /// The log of one rank of one attempt.
-    #[must_use]
-    pub fn log(&self, rank: usize, attempt: u32) -> PathBuf {
-        self.logs().join(format!("rank-{rank:04}-attempt-{attempt}.log"))
-    }
-
-    /// All checkpoints.
-    #[must_use]
-    pub fn checkpoints(&self) -> PathBuf {
-        self.root.join("checkpoints")
-    }
-
-    /// The checkpoint of a step; names sort as steps do.
-    #[must_use]
-    pub fn checkpoint(&self, step: u64) -> PathBuf {
-        self.checkpoints().join(format!("step-{step:08}"))
-    }
-
-    /// What evaluations wrote.
-    #[must_use]
-    pub fn evaluations(&self) -> PathBuf {
-        self.root.join("evaluations")
-    }
-
-    /// Scores measured at one step.
-    #[must_use]
-    pub fn evaluation(&self, step: u64) -> PathBuf {
-        self.evaluations().join(format!("step-{step:08}.json"))
-    }
-
-    /// Samples with the model's answers, for the report.
-    #[must_use]
-    pub fn samples(&self) -> PathBuf {
-        self.root.join("samples.json")
-    }
-
-    /// TensorBoard event files.
-    #[must_use]
-    pub fn tensorboard(&self) -> PathBuf {
-        self.root.join("tensorboard")
-    }
-
-    /// Chrome traces of chosen steps.
-    #[must_use]
-    pub fn traces(&self) -> PathBuf {
-        self.root.join("traces")
-    }
-
-    /// The trace of one step of one rank.
-    #[must_use]
-    pub fn trace(&self, rank: usize, step: u64) -> PathBuf {
-        self.traces().join(format!("rank-{rank:04}-step-{step}.json"))
-    }
-
-    /// The newest interval of the ranks: who is slow, by how much, in which phase.
-    #[must_use]
-    pub fn ranks(&self) -> PathBuf {
-        self.root.join("ranks.json")
-    }
-
-    /// What the sources differed by from their commit.
-    #[must_use]
-    pub fn source_diff(&self) -> PathBuf {
-        self.root.join("source.diff")
-    }
-
-    /// How this run compares with the one it reproduces.
-    #[must_use]
-    pub fn reproduction(&self) -> PathBuf {
-        self.root.join("reproduction.json")
-    }
-
     /// Adds a line to `events.jsonl`: the time, the event's name and its details (an object; anything else goes under `value`).
     ///
     /// # Errors
@@ -455,78 +286,6 @@ fn short(value: &Value) -> String {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text,
     }
-}
-
-/// Adds one JSON object as a line, in one write. Where a kill or a full disk has cut the last line short, the new one starts on a line
-/// of its own: the broken one costs nothing but itself, because readers pass over what does not parse.
-///
-/// # Errors
-///
-/// When it cannot be written.
-pub fn append_line(path: &Path, value: &impl Serialize) -> Result<(), RunDirectoryError> {
-    let mut line = serde_json::to_vec(value)
-        .map_err(|source| RunDirectoryError::Json { path: path.to_owned(), source })?;
-    line.push(b'\n');
-    let mut append = || -> std::io::Result<()> {
-        let mut file = OpenOptions::new().create(true).read(true).append(true).open(path)?;
-        if is_cut_short(&mut file)? {
-            line.insert(0, b'\n');
-        }
-        file.write_all(&line)
-    };
-    append().map_err(|source| refused("write", path, source))
-}
-
-/// Whether a file ends within a line. What has no end (a pipe, a device) does not.
-fn is_cut_short(file: &mut File) -> std::io::Result<bool> {
-    if file.metadata()?.len() == 0 {
-        return Ok(false);
-    }
-    let mut last = [0];
-    file.seek(SeekFrom::End(-1))?;
-    file.read_exact(&mut last)?;
-    Ok(last != *b"\n")
-}
-
-/// Replaces a file so that a reader, or a crash at any moment, sees the old bytes or the new: a temporary file beside it, synced, then
-/// renamed, then the folder synced.
-///
-/// # Errors
-///
-/// When it cannot be written; the old file is then as it was.
-pub fn atomic_write(path: &Path, bytes: &[u8]) -> Result<(), RunDirectoryError> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = folder.join(format!(".{name}.{}.tmp", std::process::id()));
-    let write = || -> std::io::Result<()> {
-        let mut file = File::create(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)?;
-        File::open(folder)?.sync_all()
-    };
-    write().map_err(|source| {
-        // The temporary file may not exist; what matters is the first error.
-        drop(fs::remove_file(&temporary));
-        refused("write", path, source)
-    })
-}
-
-fn refused(action: &'static str, path: &Path, source: std::io::Error) -> RunDirectoryError {
-    use std::io::ErrorKind;
-    let help = match source.kind() {
-        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
-            "choose a folder that you may write to with `--set runs=FOLDER`"
-        }
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
-            "the disk is full: free space, or choose another with `--set runs=FOLDER`"
-        }
-        ErrorKind::NotADirectory | ErrorKind::AlreadyExists => {
-            "a file stands where a folder belongs: choose another folder with `--set runs=FOLDER`"
-        }
-        _ => "check the folder, or choose another with `--set runs=FOLDER`",
-    };
-    RunDirectoryError::Io { action, path: path.to_owned(), source, help: help.to_owned() }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! # On a GPU
 //!
-//! Memory bounds both passes. The gradient has one owner per id that occurs ([`launch::Runs`]): it adds the id's positions in their order, without
+//! Memory bounds both passes. The gradient has one owner per id that occurs (`launch::Runs`): it adds the id's positions in their order, without
 //! atomics.
 
 #[cfg(feature = "cuda")]

@@ -270,6 +270,7 @@ pub(super) fn incidents(contents: &Contents) -> Markup {
                 ("refused", format!("a connection from {peer}: {reason}"))
             }
             Event::Warning { rank, text } => ("warning", format!("rank {rank}: {text}")),
+            Event::NodeLeftOut { node, reason } => ("node", format!("{node} left out: {reason}")),
             Event::ShardsChanged(changed) => ("data", changed.to_string()),
             Event::StopRequested { signal } => ("stop", format!("asked for by {signal}")),
             Event::Saved { .. }
@@ -305,7 +306,7 @@ pub(super) fn incidents(contents: &Contents) -> Markup {
 fn incident_class(kind: &str) -> &'static str {
     match kind {
         "fault" => "bad",
-        "warning" | "refused" | "data" => "fair",
+        "warning" | "refused" | "data" | "node" => "fair",
         _ => "plain",
     }
 }

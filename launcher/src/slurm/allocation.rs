@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
 use vljepa_recipes::protocol::NVLS_VARIABLE;
 use vljepa_recipes::schema::{Cluster, Device, Recipe};
 
@@ -13,6 +15,8 @@ use crate::local;
 
 /// A node that does not answer within this time counts as lost.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// … or within this time after enough others have.
+const STRAGGLING: Duration = Duration::from_secs(3);
 
 /// What Slurm gave this job.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,25 +57,42 @@ impl Allocation {
         })
     }
 
-    /// Has every node check itself, all at once; one that is lost says nothing, and is not waited for.
-    pub(crate) async fn probe(&self, check: &[String], token: &str) -> Vec<NodeHealth> {
-        let asked = self.nodes.iter().map(|node| {
-            let line = self.on_node(node, check);
-            let (node, token) = (node.clone(), token.to_owned());
-            tokio::spawn(async move {
+    /// Has every node check itself, all at once. One that is lost says nothing: it is not waited for when `enough` others can take part.
+    pub(crate) async fn probe(
+        &self,
+        check: &[String],
+        token: &str,
+        enough: usize,
+    ) -> Vec<NodeHealth> {
+        let mut asked = JoinSet::new();
+        for (index, node) in self.nodes.iter().enumerate() {
+            let (line, token) = (self.on_node(node, check), token.to_owned());
+            asked.spawn(async move {
                 let said = local::ask_with_token(&line, &token, PATIENCE).await;
-                NodeHealth { node, said: said.and_then(|said| health::parse(&said)) }
-            })
-        });
-        let asked: Vec<_> = asked.collect();
-        let mut nodes = Vec::new();
-        for (task, node) in asked.into_iter().zip(&self.nodes) {
-            nodes.push(task.await.unwrap_or_else(|error| NodeHealth {
-                node: node.clone(),
-                said: Err(error.to_string()),
-            }));
+                (index, said.and_then(|said| health::parse(&said)))
+            });
         }
-        nodes
+        let silent = |node: &String| NodeHealth {
+            node: node.clone(),
+            said: Err("no answer, long after the others".to_owned()),
+        };
+        let mut nodes: Vec<NodeHealth> = self.nodes.iter().map(silent).collect();
+        let mut deadline = None;
+        loop {
+            let answer = match deadline {
+                None => asked.join_next().await,
+                Some(deadline) => timeout_at(deadline, asked.join_next()).await.unwrap_or_default(),
+            };
+            match answer {
+                Some(Ok((index, said))) => nodes[index].said = said,
+                // A task that panicked has said nothing.
+                Some(Err(_)) => {}
+                None => return nodes,
+            }
+            if deadline.is_none() && health::judge(&nodes).healthy.len() >= enough {
+                deadline = Some(Instant::now() + STRAGGLING);
+            }
+        }
     }
 
     /// `srun` of one process on one node, beside whatever runs there.
@@ -145,6 +166,7 @@ pub(crate) struct Placement {
 /// When there are too few, with the reasons.
 pub(crate) fn choose(cluster: &Cluster, verdict: &Verdict) -> Result<Placement, String> {
     let Verdict { healthy, failed } = verdict;
+    let left_out = |(node, why): &(String, Vec<Reason>)| format!("{node}: {}", reasons(why));
     let enough = healthy.len() >= cluster.nodes;
     if healthy.is_empty() || !(enough || cluster.restart.allow_fewer_nodes) {
         let fewer = if cluster.restart.allow_fewer_nodes { "" } else { " and allows no fewer" };
@@ -160,10 +182,9 @@ pub(crate) fn choose(cluster: &Cluster, verdict: &Verdict) -> Result<Placement, 
     Ok(Placement { world_size: nodes.len() * cluster.ranks_per_node, nodes })
 }
 
-/// A node that cannot take part, with its reasons.
-pub(crate) fn left_out((node, reasons): &(String, Vec<Reason>)) -> String {
-    let reasons: Vec<String> = reasons.iter().map(ToString::to_string).collect();
-    format!("{node}: {}", reasons.join(", "))
+/// Why a node cannot take part, in words.
+pub(crate) fn reasons(reasons: &[Reason]) -> String {
+    reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

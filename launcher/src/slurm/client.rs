@@ -1,11 +1,16 @@
 //! Slurm's own commands: what is asked of them and what they answer. A command that is missing or fails is an answer too.
 
+use std::path::Path;
 use std::time::Duration;
 
-use crate::local;
+use super::render::REQUEUE;
+use crate::error::LaunchError;
+use crate::{local, terminal};
 
 /// How long steps may take to end.
-const PATIENCE: Duration = Duration::from_secs(4);
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Between looks at them.
+const LOOK: Duration = Duration::from_millis(200);
 /// Name of the step that watches over the supervisor.
 const GUARD: &str = "vljepa-guard";
 
@@ -56,15 +61,27 @@ pub(crate) async fn release(job: &str) {
     drop(local::ask("scontrol", &["update", &id, "StartTime=now"]).await);
 }
 
-/// Puts a running job into the queue again; where compute nodes have no `scontrol`, a job of its own.
+/// Puts a running job into the queue again, or, where compute nodes have no `scontrol` or Slurm refuses it, submits `script` as a job of its own
+/// that continues the run. Returns what the batch script should end with.
 ///
 /// # Errors
 /// Slurm's words, where neither can be done from here.
-pub(crate) async fn requeue(job: &str, script: &std::path::Path) -> Result<(), String> {
-    let Err(why) = local::ask("scontrol", &["requeue", job]).await else { return Ok(()) };
-    let script = script.display().to_string();
-    let submitted = local::ask("sbatch", &["--parsable", &script]).await;
-    submitted.map(drop).map_err(|other| format!("{why}; {other}"))
+pub(crate) async fn requeue(job: &str, script: &Path) -> Result<u8, LaunchError> {
+    let Err(why) = local::ask("scontrol", &["requeue", job]).await else { return Ok(REQUEUE) };
+    // Slurm ends this job's processes as soon as it is asked, perhaps before the asking one has its answer.
+    if why.contains("ended with signal") {
+        return Ok(REQUEUE);
+    }
+    match local::ask("sbatch", &["--parsable", &script.display().to_string()]).await {
+        Ok(said) => {
+            terminal::note(&format!("continued by job {}", said.trim()));
+            Ok(0)
+        }
+        Err(other) => {
+            let (job, why) = (job.to_owned(), format!("{why}; {other}"));
+            Err(LaunchError::NotRequeued { job, why, script: script.to_owned() })
+        }
+    }
 }
 
 /// When the job's time is over, by `squeue`; none where there is no limit.
@@ -74,10 +91,13 @@ pub(crate) async fn end_time(job: &str) -> Option<jiff::Timestamp> {
     local.to_zoned(jiff::tz::TimeZone::system()).ok().map(|zoned| zoned.timestamp())
 }
 
-/// Ends the job's steps of that name, or all of its steps but the batch script and its guard, and waits until they are gone, which those on
-/// a lost node are not before Slurm has noticed the loss. True when none is left.
+/// Ends the job's steps of that name, or all of its steps but the batch script and its guard, and waits until they are gone. Those on a lost
+/// node are not before Slurm has noticed the loss, and `scancel` waits for its daemon: they are not waited for. True when none is left.
 pub(crate) async fn end_steps(job: &str, name: Option<&str>) -> bool {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
+    tokio::time::timeout(PATIENCE, end_all_steps(job, name)).await.unwrap_or(false)
+}
+
+async fn end_all_steps(job: &str, name: Option<&str>) -> bool {
     loop {
         let arguments = ["--steps", "--noheader", "--jobs", job, "--format=%i %j"];
         let Ok(text) = local::ask("squeue", &arguments).await else { return false };
@@ -85,14 +105,11 @@ pub(crate) async fn end_steps(job: &str, name: Option<&str>) -> bool {
         if steps.is_empty() {
             return true;
         }
-        if tokio::time::Instant::now() > deadline {
-            return false;
-        }
         for step in steps {
             // A step that has just ended refuses; the next look does not find it.
             drop(local::ask("scancel", &["--signal=KILL", &step]).await);
         }
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        tokio::time::sleep(LOOK).await;
     }
 }
 

@@ -10,9 +10,10 @@ use tokio::time::Instant;
 use vljepa_recipes::run_directory::RunDirectory;
 
 use super::client;
+use super::render::REQUEUE;
 use super::submit::inside;
 use crate::error::LaunchError;
-use crate::terminal;
+use crate::{local, terminal};
 
 /// Between two counts.
 const COUNT: Duration = Duration::from_secs(2);
@@ -47,9 +48,17 @@ pub(crate) async fn guard(run: &Path) -> Result<u8, LaunchError> {
                 "the supervisor is silent for {silence} s: job {} is requeued",
                 variables.job
             ));
-            let requeued = client::requeue(&variables.job, &directory.batch_script()).await;
-            requeued
-                .map_err(|why| LaunchError::Start { what: "requeueing the job".to_owned(), why })?;
+            match client::requeue(&variables.job, &directory.batch_script()).await {
+                Ok(REQUEUE) => {}
+                Ok(code) => {
+                    // Another job goes on; this one has lost the node of its script and would not end by itself.
+                    drop(local::ask("scancel", &[&variables.job]).await);
+                    return Ok(code);
+                }
+                Err(error) => {
+                    terminal::note(&format!("error: {error}; tried again in {silence} s"))
+                }
+            }
             since = Instant::now();
         }
         tokio::time::sleep(COUNT).await;

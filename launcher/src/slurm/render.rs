@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use vljepa_recipes::schema::{Device, Recipe};
 
-/// The supervisor ends with this code when the job should be put into the queue again.
+/// The supervisor ends with this code when the run goes on in this job after its requeueing.
 pub(crate) const REQUEUE: u8 = 75;
 /// … with this one when it was asked to end by TERM, which Slurm sends before it preempts or cancels a job.
 pub(crate) const TERMINATED: u8 = 143;
@@ -123,22 +123,16 @@ done
 # Until Slurm ends this script; TERM alone does not.
 hold() {{ while :; do sleep 60; done; }}
 
-# Where compute nodes have no scontrol, a job of its own continues the run.
-requeue() {{
-  if command -v scontrol >/dev/null && scontrol requeue "$SLURM_JOB_ID"; then hold; fi
-  if command -v sbatch >/dev/null && job=$(sbatch --parsable "$run/job.sbatch"); then
-    echo "continued by job $job"
-    exit 0
-  fi
-  echo "this job cannot be put into the queue again from here; on a login node: sbatch $run/job.sbatch" >&2
-  exit {REQUEUE}
+# With --no-kill Slurm does not requeue a job that loses the node of this script: a guard on the last of the others does. Where the guard's own
+# node is lost, one on the node before takes its place.
+guard() {{
+  for ((node = SLURM_JOB_NUM_NODES - 1; node > 0; node--)); do
+    srun --job-name=vljepa-guard --nodes=1 --ntasks=1 --relative=$node --overlap --mpi=none --input=none "$launcher" guard "$run"
+  done
 }}
-
-# With --no-kill Slurm does not requeue a job that loses the node of this script: a guard on the last of the others does.
-if [ "$SLURM_JOB_NUM_NODES" -gt 1 ]; then
-  srun --job-name=vljepa-guard --nodes=1 --ntasks=1 --relative=$((SLURM_JOB_NUM_NODES - 1)) --overlap --mpi=none --input=none \
-    "$launcher" guard "$run" &
-fi
+guard &
+guard=$!
+trap 'kill "$guard" 2>/dev/null' EXIT
 
 quick_deaths=0
 while :; do
@@ -152,7 +146,8 @@ while :; do
   [ $final = 127 ] || code=$final
   case $code in
     0|130) exit 0 ;;
-    {REQUEUE}) requeue ;;
+    # The supervisor has put the job into the queue again.
+    {REQUEUE}) hold ;;
     # Slurm requeues what it preempts and ends what was cancelled; leaving first would count as the end of the job.
     {TERMINATED}) hold ;;
   esac

@@ -1,11 +1,12 @@
 //! One attempt: workers are started, listened to and judged until they have finished, were stopped, or one of them failed.
 
+mod hear;
+
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, raise};
-use vljepa_recipes::protocol::{FromSupervisor, FromWorker, Hello, Outcome, Phase};
+use vljepa_recipes::protocol::{Outcome, Phase};
 
 use super::Watch;
 use super::checkpoints::Checkpoints;
@@ -14,7 +15,7 @@ use super::post_mortem;
 use super::progress::Progress;
 use super::signals::{Signals, StopSignal};
 use super::stall::{self, Limits, Position, StepTimes};
-use crate::control::{Heard, Server};
+use crate::control::Server;
 use crate::events::{Event, EventLog, Fault, FaultKind};
 use crate::local::{self, Group};
 
@@ -26,8 +27,6 @@ const LAST_BREATH: Duration = Duration::from_secs(20);
 const HEED: Duration = Duration::from_secs(1);
 /// Longer than this between two looks at the clock, and this process itself did not run.
 const PAUSE: Duration = Duration::from_secs(3);
-/// Strangers that are named; a scanner of ports must not fill the disk.
-const NAMED_STRANGERS: usize = 20;
 /// Ranks that an error names beside the first.
 const NAMED: usize = 16;
 /// Between looks at the clock.
@@ -70,6 +69,8 @@ pub(super) struct Attempt<'a> {
     /// A worker got a signal that asks for a stop.
     signalled: Option<(Instant, StopSignal)>,
     strangers: usize,
+    /// Rank and step of a wait for data that was named.
+    named_wait: Option<(usize, u64)>,
     checkpoints: Checkpoints,
 }
 
@@ -141,6 +142,7 @@ impl<'a> Attempt<'a> {
             suspicion: None,
             signalled: None,
             strangers: 0,
+            named_wait: None,
             checkpoints: Checkpoints::new(world_size),
         }
     }
@@ -229,166 +231,6 @@ impl<'a> Attempt<'a> {
         false
     }
 
-    fn hear(&mut self, heard: Heard) {
-        match heard {
-            Heard::Joined(hello) => self.join(hello),
-            Heard::Said(rank, message) => self.said(rank, message),
-            Heard::Lost(rank) => {
-                self.observer.lost(rank);
-                if self.members[rank].outcome.is_none() {
-                    self.suspect(rank, FaultKind::Died, String::new());
-                }
-            }
-            Heard::Refused { rank, peer, reason } => self.refused(rank, &peer.to_string(), reason),
-        }
-    }
-
-    fn refused(&mut self, rank: Option<usize>, peer: &str, reason: String) {
-        let event = Event::Refused { peer: peer.to_owned(), reason: reason.clone() };
-        if let Some(rank) = rank {
-            self.events.write(event);
-            return self.suspect(rank, FaultKind::Refused, reason);
-        }
-        self.strangers += 1;
-        if self.strangers <= NAMED_STRANGERS {
-            self.events.write(event);
-            self.progress.note(&format!("refused a connection from {peer}: {reason}"));
-        }
-        if self.strangers == NAMED_STRANGERS {
-            self.progress.note("further strangers are refused without a word");
-        }
-    }
-
-    fn join(&mut self, hello: Hello) {
-        let Hello { rank, host, pid, device, build, .. } = hello;
-        self.observer.joined(rank, &host);
-        let now = Instant::now();
-        let position =
-            Position { step: 0, phase: Phase::Start, since: now, heard: now, collective: 0 };
-        self.members[rank].joined =
-            Some(Joined { host: host.clone(), pid, position, step_since: now });
-        self.events.write(Event::RankJoined { rank, host, pid, device, build });
-    }
-
-    fn said(&mut self, rank: usize, message: FromWorker) {
-        let now = Instant::now();
-        if let Some(joined) = &mut self.members[rank].joined {
-            joined.position.heard = now;
-        }
-        if let Some(slow) = self.observer.hear(rank, &message, &self.events) {
-            self.progress.note(&slow);
-        }
-        match message {
-            // Ids of NCCL are the server's own business.
-            FromWorker::Hello(_)
-            | FromWorker::Knock { .. }
-            | FromWorker::NcclId { .. }
-            | FromWorker::Interval(_) => {}
-            FromWorker::Heartbeat { step, phase, collective } => {
-                if let Some(joined) = &mut self.members[rank].joined {
-                    joined.position.collective = collective;
-                }
-                self.beat(rank, step, phase, now);
-            }
-            FromWorker::Metrics(metrics) => {
-                self.facts.last_step = metrics.step;
-                self.facts.trained = true;
-                self.facts.trained_step = metrics.step.checked_sub(1);
-                self.progress.metrics(metrics);
-            }
-            FromWorker::Saved { step, name, stall_s, durable_s } => {
-                self.settle(step, None);
-                if self.facts.newest_saved.is_none_or(|newest| step > newest) {
-                    self.facts.newest_saved = Some(step);
-                    self.facts.saved = true;
-                }
-                self.events.write(Event::Saved { step, name, stall_s, durable_s });
-            }
-            FromWorker::NotSaved { step, error } => self.settle(step, Some(&error)),
-            FromWorker::Part { step, part } => {
-                if let Some((rank, order)) = self.checkpoints.part(rank, step, part) {
-                    self.server.tell(rank, FromSupervisor::Checkpoint { order });
-                }
-            }
-            FromWorker::Scores { step, values } => {
-                let text: Vec<String> =
-                    values.iter().map(|(name, value)| format!("{name} {value:.3}")).collect();
-                self.progress.note(&format!("scores at step {step}: {}", text.join(", ")));
-                self.events.write(Event::Scores { step, values });
-            }
-            FromWorker::Warning { text } => {
-                self.progress.note(&format!("warning of rank {rank}: {text}"));
-                self.events.write(Event::Warning { rank, text });
-            }
-            FromWorker::Signalled { number } => {
-                self.signalled.get_or_insert((now, StopSignal::of_number(number)));
-            }
-            FromWorker::Finished { outcome, step } => {
-                self.facts.last_step = self.facts.last_step.max(step);
-                self.members[rank].outcome = Some(outcome);
-            }
-            FromWorker::Failed { step, phase, error } => {
-                self.beat(rank, step, phase, now);
-                self.suspect(rank, FaultKind::Reported, error);
-            }
-        }
-    }
-
-    /// Rank 0 is done with a checkpoint.
-    fn settle(&self, step: u64, error: Option<&str>) {
-        for (rank, order) in self.checkpoints.settled(step, error) {
-            self.server.tell(rank, FromSupervisor::Checkpoint { order });
-        }
-    }
-
-    fn beat(&mut self, rank: usize, step: u64, phase: Phase, now: Instant) {
-        if self.kill_supervisor_at.is_some_and(|drill| step >= drill) {
-            self.progress.note(&format!("drill kill-supervisor:step={step}"));
-            raise(Signal::SIGKILL).ok();
-        }
-        let Some(joined) = &mut self.members[rank].joined else { return };
-        let position = &mut joined.position;
-        if rank == 0 {
-            self.progress.at(step, phase);
-        }
-        if (position.step, position.phase) == (step, phase) {
-            return;
-        }
-        if matches!(position.phase, Phase::Start | Phase::Checkpoint | Phase::Evaluation) {
-            let spent = now.saturating_duration_since(position.since);
-            joined.step_since += spent;
-            if position.phase != Phase::Start {
-                self.times.aside(spent);
-            }
-        }
-        let steps = step.saturating_sub(position.step);
-        if position.phase == Phase::Start {
-            self.facts.first_step.get_or_insert(step);
-        } else if let Ok(steps @ 1..) = u32::try_from(steps) {
-            let took = now.saturating_duration_since(joined.step_since) / steps;
-            self.times.step(self.limits, position.step, took);
-            self.facts.trained = true;
-        }
-        if steps > 0 {
-            joined.step_since = now;
-            self.facts.last_step = self.facts.last_step.max(position.step);
-        }
-        let collective = position.collective;
-        *position = Position { step, phase, since: now, heard: now, collective };
-    }
-
-    /// Notes the first sign of a fault. What a rank itself reports says more than that its connection is gone.
-    fn suspect(&mut self, rank: usize, kind: FaultKind, error: String) {
-        let better = match &self.suspicion {
-            None => true,
-            Some((_, known)) => known.rank == Some(rank) && kind == FaultKind::Reported,
-        };
-        if better {
-            let fault = self.fault(Some(rank), kind, error);
-            self.suspicion = Some((Instant::now(), fault));
-        }
-    }
-
     fn fault(&self, rank: Option<usize>, kind: FaultKind, error: String) -> Fault {
         let joined = rank.and_then(|rank| self.members.get(rank)?.joined.as_ref());
         let log = rank.map_or_else(|| self.output.clone(), |rank| (self.log)(rank));
@@ -441,7 +283,32 @@ impl<'a> Attempt<'a> {
             let kind = if silent { FaultKind::NotStarted } else { FaultKind::Died };
             return Some(End::Fault(self.fault(rank, kind, String::new())));
         }
+        self.name_wait(now);
         self.hang(now).map(End::Fault)
+    }
+
+    /// Ranks that still work.
+    fn running(&self) -> impl Iterator<Item = (usize, &Position)> + Clone {
+        let running = self.members.iter().enumerate().filter(|(_, m)| m.outcome.is_none());
+        running.filter_map(|(rank, m)| Some((rank, &m.joined.as_ref()?.position)))
+    }
+
+    /// Names a rank that all others wait for because its data do not come, once a step.
+    fn name_wait(&mut self, now: Instant) {
+        let wait = stall::find_wait(self.running(), &self.times, self.limits, now);
+        let Some((rank, step, [waited, limit])) = wait else { return };
+        if self.named_wait.replace((rank, step)) == Some((rank, step)) {
+            return;
+        }
+        let host = self.members[rank].joined.as_ref().map(|joined| joined.host.as_str());
+        let text = format!(
+            "{:.0} s of waiting for the data of step {step} on {}; at {:.0} s it counts as hung",
+            waited.as_secs_f64(),
+            host.unwrap_or_default(),
+            limit.as_secs_f64()
+        );
+        self.progress.note(&format!("warning of rank {rank}: {text}"));
+        self.events.write(Event::Warning { rank, text });
     }
 
     fn hang(&self, now: Instant) -> Option<Fault> {
@@ -460,9 +327,7 @@ impl<'a> Attempt<'a> {
                 self.fault(Some(rank), FaultKind::NotStarted, error)
             });
         }
-        let running = self.members.iter().enumerate().filter(|(_, m)| m.outcome.is_none());
-        let positions = running.filter_map(|(rank, m)| Some((rank, &m.joined.as_ref()?.position)));
-        let hang = stall::find_hang(positions, &self.times, self.limits, now)?;
+        let hang = stall::find_hang(self.running(), &self.times, self.limits, now)?;
         Some(self.fault(Some(hang.rank), FaultKind::Hung, hang.to_string()))
     }
 

@@ -187,14 +187,17 @@ async fn place(run: &Run, progress: &Progress) -> Result<Result<Placement, Strin
     health::write_job(run, cluster.ranks_per_node, server.address())?;
     let mut looks = 0;
     loop {
-        let said = allocation.probe(&health::command(run), &token).await;
+        let said = allocation.probe(&health::command(run), &token, cluster.nodes).await;
         let verdict = health::judge(&said);
         let chosen = allocation::choose(cluster, &verdict);
         looks += 1;
         if chosen.is_ok() || looks == LOOKS {
-            verdict.failed.iter().for_each(|node| {
-                progress.note(&format!("node left out: {}", allocation::left_out(node)));
-            });
+            let events = EventLog::new(&run.directory, run.record.next_attempt());
+            for (node, reasons) in &verdict.failed {
+                let reason = allocation::reasons(reasons);
+                progress.note(&format!("node left out: {node}: {reason}"));
+                events.write(Event::NodeLeftOut { node: node.clone(), reason });
+            }
             return Ok(chosen.inspect(|placement| say_fewer(progress, placement, cluster)));
         }
         // A node may just have been busy.

@@ -10,7 +10,8 @@
 //!   own network is the likelier cause, and twice the time is given. Time in which the supervisor itself did not run is not counted.
 //! - **Standing still.** A rank that reports stays in one phase of one step. The limit is learned: 1.5 of the slowest of the stage's last
 //!   50 steps, plus a floor (`cluster.restart.hang_floor_s`) for pauses of the machine; a phase is only part of a step, so the first term
-//!   alone is generous. Data waits on storage, whose failovers last tens of seconds: three floors. The first step of a
+//!   alone is generous. Data waits on storage, whose failovers last tens of seconds: after that limit the rank is named, and only
+//!   after three floors is it hung. The first step of a
 //!   stage compiles, fills caches and has new shapes: it has the limit of a start, as have saving and evaluating (or ten of the longest
 //!   seen), whose duration says nothing about a step's. Ranks wait for each other, so all have the time of the one that may take
 //!   longest: a rank in a collective is not blamed while another evaluates.
@@ -92,18 +93,26 @@ impl StepTimes {
     /// How long a rank may stay in one phase of one step.
     pub(super) fn limit(&self, limits: &Limits, step: u64, phase: Phase) -> Duration {
         let start = limits.start.max(limits.floor);
-        let known = self.stage == limits.stage(step);
-        let slowest = self.recent.iter().max().copied().filter(|_| known);
-        match (phase, slowest) {
+        match (phase, self.slowest(limits, step)) {
             (Phase::Start, _) | (_, None) => start,
             (Phase::Checkpoint | Phase::Evaluation, Some(_)) => start.max(self.longest_aside * 10),
-            (Phase::Data, Some(slowest)) => slowest * 3 / 2 + limits.floor * 3,
+            (Phase::Data, Some(slowest)) => pause(slowest, limits) + limits.floor * 2,
             (
                 Phase::Forward | Phase::Collective | Phase::Backward | Phase::Optimizer,
                 Some(slowest),
-            ) => slowest * 3 / 2 + limits.floor,
+            ) => pause(slowest, limits),
         }
     }
+
+    /// The slowest of the stage's recent steps, when `step` is of that stage and not its first.
+    fn slowest(&self, limits: &Limits, step: u64) -> Option<Duration> {
+        self.recent.iter().max().copied().filter(|_| self.stage == limits.stage(step))
+    }
+}
+
+/// What neither a slow step nor a pause of the machine explains.
+fn pause(slowest: Duration, limits: &Limits) -> Duration {
+    slowest * 3 / 2 + limits.floor
 }
 
 /// Where a rank is, since when, and when it was last heard.
@@ -189,6 +198,22 @@ pub(super) fn find_hang<'a>(
         collective: position.collective,
         ahead,
     })
+}
+
+/// The rank that has waited longest for its data, for longer than a step and a pause of the machine explain: it is named before it counts
+/// as hung. Its step, how long it has waited, and how long it may.
+pub(super) fn find_wait<'a>(
+    ranks: impl Iterator<Item = (usize, &'a Position)>,
+    times: &StepTimes,
+    limits: &Limits,
+    now: Instant,
+) -> Option<(usize, u64, [Duration; 2])> {
+    let waiting = ranks.filter(|(_, p)| p.phase == Phase::Data);
+    let (rank, position) = waiting.min_by_key(|(_, p)| p.since)?;
+    let still = now.saturating_duration_since(position.since);
+    let usual = pause(times.slowest(limits, position.step)?, limits);
+    let limit = times.limit(limits, position.step, Phase::Data);
+    (still > usual).then_some((rank, position.step, [still, limit]))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use vljepa_recipes::protocol::Phase;
 
-use super::{Hang, Limits, Position, StepTimes, find_hang};
+use super::{Hang, Limits, Position, StepTimes, find_hang, find_wait};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -60,6 +60,24 @@ fn the_limit_is_learned_and_within_half_a_minute_of_the_step_time() {
     assert_eq!(forgets.limit(&limits(), 7, Phase::Forward), SECOND * 20 + SECOND * 3 / 2);
     forgets.aside(SECOND * 100);
     assert_eq!(forgets.limit(&limits(), 7, Phase::Checkpoint), SECOND * 1000);
+}
+
+#[test]
+fn a_rank_that_waits_for_data_is_named_within_half_a_minute_and_hung_later() {
+    let now = later();
+    let ranks = |seconds: u32| {
+        let data = position(7, Phase::Data, seconds, 1, now);
+        [position(7, Phase::Collective, seconds + 1, 1, now), data]
+    };
+    let named = |seconds: u32, steps: &[u32]| {
+        find_wait(ranks(seconds).iter().enumerate(), &times(steps), &limits(), now)
+    };
+    assert_eq!(named(22, &[2]), None);
+    let limit = times(&[2]).limit(&limits(), 7, Phase::Data);
+    assert_eq!(named(24, &[2]), Some((1, 7, [SECOND * 24, limit])));
+    assert_eq!(hung(&ranks(24), &times(&[2]), now), None);
+    assert_eq!(hung(&ranks(64), &times(&[2]), now), Some((1, Phase::Data)));
+    assert_eq!(named(500, &[]), None, "the first step of a stage fills caches");
 }
 
 #[test]

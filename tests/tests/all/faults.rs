@@ -1,9 +1,7 @@
 //! Bad samples and bad numbers in the middle of a run: counted, named, bounded; the same on any number of ranks.
 
-use std::io::Read;
-use std::path::Path;
-
-use crate::programs::{Trial, small_set, text};
+use crate::breakage::spoiled;
+use crate::programs::{Trial, text};
 
 const EIGHT_STEPS: &str = "
 stages:
@@ -13,44 +11,6 @@ logging: {every_steps: 1}
 checkpoints: {every_steps: 100}
 cluster: {ranks_per_node: 2, restart: {max_without_progress: 0}}
 ";
-
-/// Copies a shard, spoiling some of its samples: every fifth picture is cut in half, every seventh json is emptied, and the
-/// archive ends in the middle of its last sample.
-fn spoiled(target: &Path) {
-    let source = small_set().join("train/questions-000000.tar");
-    let mut archive = tar::Archive::new(std::fs::File::open(source).unwrap());
-    let mut builder = tar::Builder::new(Vec::new());
-    let (mut pictures, mut texts) = (0, 0);
-    for entry in archive.entries().unwrap() {
-        let mut entry = entry.unwrap();
-        let path = entry.path().unwrap().into_owned();
-        let mut bytes = Vec::new();
-        entry.read_to_end(&mut bytes).unwrap();
-        match path.extension().and_then(|e| e.to_str()) {
-            Some("jpg") => {
-                pictures += 1;
-                if pictures % 5 == 0 {
-                    bytes.truncate(bytes.len() / 2);
-                }
-            }
-            Some("json") => {
-                texts += 1;
-                if texts % 7 == 0 {
-                    bytes.clear();
-                }
-            }
-            _ => {}
-        }
-        let mut header = tar::Header::new_gnu();
-        header.set_size(bytes.len() as u64);
-        header.set_mode(0o644);
-        header.set_cksum();
-        builder.append_data(&mut header, path, bytes.as_slice()).unwrap();
-    }
-    let mut bytes = builder.into_inner().unwrap();
-    bytes.truncate(bytes.len() - 4096);
-    std::fs::write(target, bytes).unwrap();
-}
 
 fn log_of(trial: &Trial, run: &str) -> std::path::PathBuf {
     vljepa_recipes::RunDirectory::open(&trial.path(run)).unwrap().log(0, 1)

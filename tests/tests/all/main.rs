@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 mod architecture;
+mod breakage;
 #[cfg(feature = "cuda")]
 mod cubins;
 mod drills;

@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
+use crate::breakage::SmallDisk;
 use crate::programs::{Trial, command, text};
-use crate::resume::SmallDisk;
 
 const EIGHT_STEPS: &str = "
 stages:

@@ -7,6 +7,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::breakage::{SmallDisk, flip_a_bit};
 use crate::programs::{Trial, command, text, wait_until};
 
 /// 24 steps over two stages on two ranks, saved every 4.
@@ -145,6 +146,42 @@ fn interrupting_once_saves_and_the_same_command_continues() {
 }
 
 #[test]
+fn signals_at_any_moment_also_during_a_save_lose_nothing() {
+    let trial = Trial::new(TWO_STAGES);
+    trial.complete("undisturbed", &[]);
+    let run = trial.path("signalled");
+    let done = |step: u64| move |run: &Path| has(run, step);
+    let moments: [(Signal, &str, Box<dyn Fn(&Path) -> bool>); 5] = [
+        (
+            Signal::SIGTERM,
+            "the first log",
+            Box::new(|run| run.join("logs/rank-0001-attempt-1.log").exists()),
+        ),
+        (Signal::SIGUSR1, "the first checkpoint", Box::new(done(4))),
+        (Signal::SIGTERM, "a save", Box::new(|run| is_writing(run, 8) || has(run, 8))),
+        (Signal::SIGUSR2, "a later save", Box::new(|run| is_writing(run, 12) || has(run, 12))),
+        (Signal::SIGTERM, "a later checkpoint", Box::new(done(16))),
+    ];
+    for (attempt, (asked, what, moment)) in (1..).zip(moments) {
+        let mut command = trial.launch("signalled", &[]);
+        // Slow enough that the run is not over before the signal.
+        command.args(["--drill", &format!("slow:rank=0,step=0,seconds=0.1,attempt={attempt}")]);
+        let mut child = command.spawn().unwrap();
+        wait_until(&mut child, LIMIT, what, || moment(&run));
+        signal(&child, asked);
+        let output = child.wait_with_output().unwrap();
+        assert!(
+            !output.status.success() && text(&output).contains("continue"),
+            "{}",
+            text(&output)
+        );
+        assert!(workers(&run).is_empty() && !is_writing(&run, 0), "{what}");
+    }
+    trial.complete("signalled", &[]);
+    assert_same_end(&trial, "undisturbed", "signalled");
+}
+
+#[test]
 fn a_damaged_newest_checkpoint_is_passed_over_and_named() {
     let trial = Trial::new(TWO_STAGES);
     trial.complete("undisturbed", &[]);
@@ -153,10 +190,7 @@ fn a_damaged_newest_checkpoint_is_passed_over_and_named() {
     // As if the run had died before its completion record, and a bit of the newest part had flipped since.
     std::fs::remove_file(run.join("completed.json")).unwrap();
     let part = run.join(format!("checkpoints/step-{LAST:08}/rank-0001.safetensors"));
-    let mut bytes = std::fs::read(&part).unwrap();
-    let last = bytes.len() - 5;
-    bytes[last] ^= 1;
-    std::fs::write(&part, bytes).unwrap();
+    flip_a_bit(&part);
     trial.complete("damaged", &[]);
     let events = std::fs::read_to_string(run.join("events.jsonl")).unwrap();
     assert!(events.contains("step-00000024") && events.contains("damaged"), "{events}");
@@ -203,42 +237,6 @@ fn a_run_continues_on_another_number_of_ranks_with_the_same_samples() {
     for (a, b) in two.iter().zip(&mixed) {
         // Rounding of a step's sums, carried through at most 24 updates of AdamW, whose first steps divide by tiny moments.
         assert!((a.1 - b.1).abs() < 2e-2 * a.1.abs().max(1.0), "step {}: {} and {}", a.0, a.1, b.1);
-    }
-}
-
-/// A file system of a few MiB, mounted for one test.
-pub struct SmallDisk<'a>(&'a Path);
-
-/// The command itself, or behind `sudo` for anybody but root.
-#[expect(clippy::disallowed_methods, reason = "mounts and unmounts a tmpfs")]
-fn as_root(program: &str) -> std::process::Command {
-    if nix::unistd::Uid::effective().is_root() {
-        return std::process::Command::new(program);
-    }
-    let mut command = std::process::Command::new("sudo");
-    command.args(["-n", program]);
-    command
-}
-
-impl<'a> SmallDisk<'a> {
-    pub fn mount(folder: &'a Path, mib: u32) -> Self {
-        std::fs::create_dir_all(folder).unwrap();
-        let options = format!("size={mib}m");
-        let status = as_root("mount")
-            .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
-            .arg(folder)
-            .status()
-            .unwrap();
-        assert!(status.success(), "mounting a small disk needs root or sudo");
-        let status = as_root("chmod").arg("777").arg(folder).status().unwrap();
-        assert!(status.success());
-        Self(folder)
-    }
-}
-
-impl Drop for SmallDisk<'_> {
-    fn drop(&mut self) {
-        as_root("umount").arg("-l").arg(self.0).status().ok();
     }
 }
 

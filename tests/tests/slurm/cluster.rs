@@ -38,6 +38,8 @@ pub const LAST: u64 = 24;
 /// Slurm's daemons; they end with this value.
 pub struct Cluster {
     folder: TempDir,
+    /// Where commands find programs, if not where everybody does.
+    path: Option<PathBuf>,
     _one: MutexGuard<'static, ()>,
 }
 
@@ -46,7 +48,7 @@ impl Cluster {
     pub fn up(nodes: usize) -> Self {
         let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         let folder = tempfile::tempdir().unwrap();
-        let cluster = Self { folder, _one: one };
+        let cluster = Self { folder, path: None, _one: one };
         cluster.script("up.sh", &[&nodes.to_string(), "2"]);
         cluster
     }
@@ -58,6 +60,20 @@ impl Cluster {
             .output()
             .unwrap();
         assert!(output.status.success(), "{name}: {}", text(&output));
+    }
+
+    /// From here on neither commands nor the jobs they submit find one of Slurm's programs.
+    pub fn without(mut self, program: &str) -> Self {
+        let folder = self.folder.path().join("bin");
+        std::fs::create_dir(&folder).unwrap();
+        let all = std::env::var_os("PATH").unwrap();
+        let files = std::env::split_paths(&all).filter_map(|path| std::fs::read_dir(path).ok());
+        for file in files.flatten().flatten().filter(|file| file.file_name() != program) {
+            // The first of a name is the one that is found.
+            std::os::unix::fs::symlink(file.path(), folder.join(file.file_name())).ok();
+        }
+        self.path = Some(folder);
+        self
     }
 
     /// A node's power fails.
@@ -77,6 +93,9 @@ impl Cluster {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
+        if let Some(path) = &self.path {
+            command.env("PATH", path);
+        }
         command
     }
 
@@ -105,7 +124,7 @@ impl Cluster {
         let of_run = |entry: std::fs::DirEntry| {
             let line = std::fs::read(entry.path().join("cmdline")).ok()?;
             let line = String::from_utf8_lossy(&line).replace('\0', " ");
-            let names = ["vljepa-worker", "supervise"];
+            let names = ["vljepa-worker", "supervise", "guard"];
             let found =
                 line.contains(run.to_str()?) && names.iter().any(|name| line.contains(name));
             found.then(|| format!("{} {line}", entry.file_name().to_string_lossy()))
@@ -159,6 +178,17 @@ impl Running<'_> {
         strike();
     }
 
+    /// Waits until nothing of the job is left in Slurm's queue or on its nodes, without waiting for whoever follows it.
+    pub fn wait_until_gone(&mut self) {
+        let end = Instant::now() + LIMIT;
+        while !(self.cluster.ask("squeue -h").trim().is_empty()
+            && Cluster::processes(&self.run).is_empty())
+        {
+            assert!(Instant::now() < end, "the job is still there: {}", self.story());
+            std::thread::park_timeout(Duration::from_millis(50));
+        }
+    }
+
     /// The job's id.
     pub fn job(&self) -> String {
         let text = std::fs::read(self.run.join("slurm.json")).unwrap();
@@ -189,14 +219,20 @@ impl Running<'_> {
         child.wait_with_output().unwrap()
     }
 
-    /// What the run wrote, for a message.
+    /// What the run and Slurm wrote, for a message.
     pub fn story(&self) -> String {
         let mut story = std::fs::read_to_string(self.run.join("events.jsonl")).unwrap_or_default();
         let logs = std::fs::read_dir(self.run.join("logs")).into_iter().flatten().flatten();
         for log in logs.filter(|log| log.file_name().to_string_lossy().starts_with("slurm")) {
             story += &std::fs::read_to_string(log.path()).unwrap_or_default();
         }
-        story
+        let controller = self.cluster.folder.path().join("cluster/log/slurmctld.log");
+        let controller = std::fs::read_to_string(controller).unwrap_or_default();
+        let lines: Vec<&str> = controller.lines().collect();
+        for question in ["squeue --all", "squeue --steps", "sinfo --Node"] {
+            story += &self.cluster.ask(question);
+        }
+        story + &lines[lines.len().saturating_sub(40)..].join("\n")
     }
 }
 
@@ -309,5 +345,18 @@ pub fn assert_same_end(trial: &Trial, run: &str) {
         let (a, b) = (trial.buffer("undisturbed", LAST, buffer), trial.buffer(run, LAST, buffer));
         let same = a.iter().zip(&b).all(|(x, y)| x.to_bits() == y.to_bits());
         assert!(same && a.len() == b.len(), "{buffer} differs");
+    }
+}
+
+/// Whether the checkpoint of a step is whole.
+pub fn has(run: &Path, step: u64) -> bool {
+    run.join(format!("checkpoints/step-{step:08}/manifest.json")).exists()
+}
+
+/// One line a fault, as the README's table has them.
+#[expect(clippy::print_stdout, reason = "what a reader of the tests' output looks for")]
+pub fn report(fault: &str, events: &Events) {
+    for line in events.recoveries() {
+        println!("recovery | {fault} | {line}");
     }
 }

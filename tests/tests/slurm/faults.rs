@@ -3,12 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::cluster::{Cluster, Events, assert_same_end, undisturbed};
+use crate::cluster::{Cluster, Events, assert_same_end, has, report, undisturbed};
 use crate::programs::Trial;
-
-fn has(run: &Path, step: u64) -> bool {
-    run.join(format!("checkpoints/step-{step:08}/manifest.json")).exists()
-}
 
 /// Ranks that are slower at every step, so that a test can act while the run works.
 const SLOWER: &str = "slow:rank=0,step=0,seconds=0.1";
@@ -112,15 +108,28 @@ fn fewer_nodes_go_on_where_the_recipe_allows_it() {
 }
 
 #[test]
-fn a_job_that_loses_its_first_node_is_requeued_and_goes_on_elsewhere() {
+fn a_job_that_loses_first_the_guard_s_node_and_then_its_own_is_requeued_and_goes_on_elsewhere() {
     let trial = undisturbed();
-    let cluster = Cluster::up(4);
-    let mut running = cluster.launch(trial, "beheaded", &[], &[SLOWER]);
-    running.wait_until("the second checkpoint", |run| has(run, 8));
+    let cluster = Cluster::up(5);
+    let spare = ["cluster.restart.spare_nodes=1"];
+    let slower = "slow:rank=0,step=0,seconds=2";
+    let mut running = cluster.launch(trial, "beheaded", &spare, &[slower]);
+    running.wait_until("the guard on the last node", |run| guarded(&cluster, run, "node2"));
+    running.strikes(|| cluster.kill_node("node2"));
+    running.wait_until("another guard", |run| guarded(&cluster, run, "node1"));
+    running.wait_until("the first checkpoint", |run| has(run, 4));
     running.strikes(|| cluster.kill_node("node0"));
     let events = running.complete();
     survives(trial, "beheaded", &events, &[]);
     report("power cut of the node with the supervisor", &events);
+}
+
+/// Whether the guard watches from a node: Slurm knows its step, and its process is there.
+fn guarded(cluster: &Cluster, run: &Path, node: &str) -> bool {
+    let steps = cluster.ask("squeue --steps -h --format=%j:%N");
+    let processes = Cluster::processes(run);
+    let works = |line: &String| line.contains("vljepa-launch guard") && !line.contains("srun");
+    steps.contains(&format!("vljepa-guard:{node}")) && processes.iter().any(works)
 }
 
 #[test]
@@ -180,10 +189,51 @@ fn a_stop_that_comes_at_any_moment_loses_nothing() {
     report("USR1 and USR2 at four moments", &events);
 }
 
-/// One line a fault, as the README's table has them.
-#[expect(clippy::print_stdout, reason = "what a reader of the tests' output looks for")]
-fn report(fault: &str, events: &Events) {
-    for line in events.recoveries() {
-        println!("recovery | {fault} | {line}");
+#[test]
+fn a_job_that_is_cancelled_at_any_moment_has_saved_and_the_same_command_continues() {
+    let trial = undisturbed();
+    let cluster = Cluster::up(2);
+    // While it starts, between saves, and around one. Slurm sends TERM, and KILL five seconds later.
+    let moments: [(&str, fn(&Path) -> bool); 3] = [
+        ("the first log", |run| run.join("logs/rank-0000-attempt-1.log").exists()),
+        ("the first checkpoint", |run| has(run, 4)),
+        ("a checkpoint in the making", |run| is_writing(run, 12) || has(run, 12)),
+    ];
+    for (attempt, (what, moment)) in (1..).zip(moments) {
+        let slower = format!("slow:rank=0,step=0,seconds=0.2,attempt={attempt}");
+        let mut running = cluster.launch(trial, "cancelled", &[], &[&slower]);
+        running.wait_until(what, moment);
+        cluster.ask(&format!("scancel {}", running.job()));
+        running.wait_until_gone();
     }
+    let events = cluster.launch(trial, "cancelled", &[], &[]).complete();
+    survives(trial, "cancelled", &events, &[]);
+    let stopped = events.named("attempt_ended").filter(|event| event["outcome"] == "stopped");
+    assert_eq!(stopped.count(), 3);
+}
+
+/// Whether some rank is writing the checkpoint of a step.
+fn is_writing(run: &Path, step: u64) -> bool {
+    run.join(format!("checkpoints/.step-{step:08}.writing")).exists()
+}
+
+#[test]
+fn where_nodes_have_no_scontrol_a_job_of_its_own_continues_the_run() {
+    let trial = undisturbed();
+    let cluster = Cluster::up(2).without("scontrol");
+    let mut running = cluster.launch(trial, "continued", &[], &[SLOWER]);
+    running.wait_until("the first checkpoint", |run| has(run, 4));
+    let first = running.job();
+    cluster.ask(&format!("scancel --batch --signal=USR1 {first}"));
+    running.wait_until("another job", |run| {
+        std::fs::read_to_string(run.join("slurm.json"))
+            .is_ok_and(|text| !text.contains(&format!("\"job\": \"{first}\"")))
+    });
+    let second = running.job();
+    let log =
+        std::fs::read_to_string(trial.path("continued").join(format!("logs/slurm-{first}.log")));
+    let events = running.complete();
+    survives(trial, "continued", &events, &[]);
+    assert!(log.unwrap().contains(&format!("continued by job {second}")));
+    report("USR1 where nodes have no scontrol", &events);
 }

@@ -3,9 +3,12 @@
 #![expect(unreachable_pub, reason = "modules of one test binary share their helpers")]
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
+#[path = "../all/breakage.rs"]
+mod breakage;
 mod cluster;
 mod faults;
 #[path = "../all/programs.rs"]
 #[expect(dead_code, reason = "the other test binary uses the rest")]
 mod programs;
 mod runs;
+mod storage;

@@ -1,13 +1,7 @@
 //! Submitting, watching, stopping.
 
-use std::path::Path;
-
-use crate::cluster::{Cluster, assert_same_end, undisturbed};
+use crate::cluster::{Cluster, assert_same_end, has, undisturbed};
 use crate::programs::{program, text};
-
-fn has(run: &Path, step: u64) -> bool {
-    run.join(format!("checkpoints/step-{step:08}/manifest.json")).exists()
-}
 
 #[test]
 fn a_submitted_run_keeps_the_programs_and_the_recipe_it_was_submitted_with() {

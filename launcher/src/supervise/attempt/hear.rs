@@ -1,0 +1,178 @@
+//! What an attempt hears from its ranks, and what it makes of it.
+
+use std::time::Instant;
+
+use nix::sys::signal::{Signal, raise};
+use vljepa_recipes::protocol::{FromSupervisor, FromWorker, Hello, Phase};
+
+use super::super::signals::StopSignal;
+use super::super::stall::Position;
+use super::{Attempt, Joined};
+use crate::control::Heard;
+use crate::events::{Event, FaultKind};
+
+/// Strangers that are named; a scanner of ports must not fill the disk.
+const NAMED_STRANGERS: usize = 20;
+
+impl Attempt<'_> {
+    /// Takes up what the control plane heard.
+    pub(super) fn hear(&mut self, heard: Heard) {
+        match heard {
+            Heard::Joined(hello) => self.join(hello),
+            Heard::Said(rank, message) => self.said(rank, message),
+            Heard::Lost(rank) => {
+                self.observer.lost(rank);
+                if self.members[rank].outcome.is_none() {
+                    self.suspect(rank, FaultKind::Died, String::new());
+                }
+            }
+            Heard::Refused { rank, peer, reason } => self.refused(rank, &peer.to_string(), reason),
+        }
+    }
+
+    fn refused(&mut self, rank: Option<usize>, peer: &str, reason: String) {
+        let event = Event::Refused { peer: peer.to_owned(), reason: reason.clone() };
+        if let Some(rank) = rank {
+            self.events.write(event);
+            return self.suspect(rank, FaultKind::Refused, reason);
+        }
+        self.strangers += 1;
+        if self.strangers <= NAMED_STRANGERS {
+            self.events.write(event);
+            self.progress.note(&format!("refused a connection from {peer}: {reason}"));
+        }
+        if self.strangers == NAMED_STRANGERS {
+            self.progress.note("further strangers are refused without a word");
+        }
+    }
+
+    fn join(&mut self, hello: Hello) {
+        let Hello { rank, host, pid, device, build, .. } = hello;
+        self.observer.joined(rank, &host);
+        let now = Instant::now();
+        let position =
+            Position { step: 0, phase: Phase::Start, since: now, heard: now, collective: 0 };
+        self.members[rank].joined =
+            Some(Joined { host: host.clone(), pid, position, step_since: now });
+        self.events.write(Event::RankJoined { rank, host, pid, device, build });
+    }
+
+    fn said(&mut self, rank: usize, message: FromWorker) {
+        let now = Instant::now();
+        if let Some(joined) = &mut self.members[rank].joined {
+            joined.position.heard = now;
+        }
+        if let Some(slow) = self.observer.hear(rank, &message, &self.events) {
+            self.progress.note(&slow);
+        }
+        match message {
+            // Ids of NCCL are the server's own business.
+            FromWorker::Hello(_)
+            | FromWorker::Knock { .. }
+            | FromWorker::NcclId { .. }
+            | FromWorker::Interval(_) => {}
+            FromWorker::Heartbeat { step, phase, collective } => {
+                if let Some(joined) = &mut self.members[rank].joined {
+                    joined.position.collective = collective;
+                }
+                self.beat(rank, step, phase, now);
+            }
+            FromWorker::Metrics(metrics) => {
+                self.facts.last_step = metrics.step;
+                self.facts.trained = true;
+                self.facts.trained_step = metrics.step.checked_sub(1);
+                self.progress.metrics(metrics);
+            }
+            FromWorker::Saved { step, name, stall_s, durable_s } => {
+                self.settle(step, None);
+                if self.facts.newest_saved.is_none_or(|newest| step > newest) {
+                    self.facts.newest_saved = Some(step);
+                    self.facts.saved = true;
+                }
+                self.events.write(Event::Saved { step, name, stall_s, durable_s });
+            }
+            FromWorker::NotSaved { step, error } => self.settle(step, Some(&error)),
+            FromWorker::Part { step, part } => {
+                if let Some((rank, order)) = self.checkpoints.part(rank, step, part) {
+                    self.server.tell(rank, FromSupervisor::Checkpoint { order });
+                }
+            }
+            FromWorker::Scores { step, values } => {
+                let text: Vec<String> =
+                    values.iter().map(|(name, value)| format!("{name} {value:.3}")).collect();
+                self.progress.note(&format!("scores at step {step}: {}", text.join(", ")));
+                self.events.write(Event::Scores { step, values });
+            }
+            FromWorker::Warning { text } => {
+                self.progress.note(&format!("warning of rank {rank}: {text}"));
+                self.events.write(Event::Warning { rank, text });
+            }
+            FromWorker::Signalled { number } => {
+                self.signalled.get_or_insert((now, StopSignal::of_number(number)));
+            }
+            FromWorker::Finished { outcome, step } => {
+                self.facts.last_step = self.facts.last_step.max(step);
+                self.members[rank].outcome = Some(outcome);
+            }
+            FromWorker::Failed { step, phase, error } => {
+                self.beat(rank, step, phase, now);
+                self.suspect(rank, FaultKind::Reported, error);
+            }
+        }
+    }
+
+    /// Rank 0 is done with a checkpoint.
+    fn settle(&self, step: u64, error: Option<&str>) {
+        for (rank, order) in self.checkpoints.settled(step, error) {
+            self.server.tell(rank, FromSupervisor::Checkpoint { order });
+        }
+    }
+
+    fn beat(&mut self, rank: usize, step: u64, phase: Phase, now: Instant) {
+        if self.kill_supervisor_at.is_some_and(|drill| step >= drill) {
+            self.progress.note(&format!("drill kill-supervisor:step={step}"));
+            raise(Signal::SIGKILL).ok();
+        }
+        let Some(joined) = &mut self.members[rank].joined else { return };
+        let position = &mut joined.position;
+        if rank == 0 {
+            self.progress.at(step, phase);
+        }
+        if (position.step, position.phase) == (step, phase) {
+            return;
+        }
+        if matches!(position.phase, Phase::Start | Phase::Checkpoint | Phase::Evaluation) {
+            let spent = now.saturating_duration_since(position.since);
+            joined.step_since += spent;
+            if position.phase != Phase::Start {
+                self.times.aside(spent);
+            }
+        }
+        let steps = step.saturating_sub(position.step);
+        if position.phase == Phase::Start {
+            self.facts.first_step.get_or_insert(step);
+        } else if let Ok(steps @ 1..) = u32::try_from(steps) {
+            let took = now.saturating_duration_since(joined.step_since) / steps;
+            self.times.step(self.limits, position.step, took);
+            self.facts.trained = true;
+        }
+        if steps > 0 {
+            joined.step_since = now;
+            self.facts.last_step = self.facts.last_step.max(position.step);
+        }
+        let collective = position.collective;
+        *position = Position { step, phase, since: now, heard: now, collective };
+    }
+
+    /// Notes the first sign of a fault. What a rank itself reports says more than that its connection is gone.
+    fn suspect(&mut self, rank: usize, kind: FaultKind, error: String) {
+        let better = match &self.suspicion {
+            None => true,
+            Some((_, known)) => known.rank == Some(rank) && kind == FaultKind::Reported,
+        };
+        if better {
+            let fault = self.fault(Some(rank), kind, error);
+            self.suspicion = Some((Instant::now(), fault));
+        }
+    }
+}

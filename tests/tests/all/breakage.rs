@@ -1,0 +1,89 @@
+//! Things that break: shards that are not whole, disks without room, bits that flip.
+
+use std::io::Read;
+use std::path::Path;
+
+use crate::programs::small_set;
+
+/// Copies a shard, spoiling some of its samples: every fifth picture is cut in half, every seventh json is emptied, and the
+/// archive ends in the middle of its last sample.
+pub fn spoiled(target: &Path) {
+    let source = small_set().join("train/questions-000000.tar");
+    let mut archive = tar::Archive::new(std::fs::File::open(source).unwrap());
+    let mut builder = tar::Builder::new(Vec::new());
+    let (mut pictures, mut texts) = (0, 0);
+    for entry in archive.entries().unwrap() {
+        let mut entry = entry.unwrap();
+        let path = entry.path().unwrap().into_owned();
+        let mut bytes = Vec::new();
+        entry.read_to_end(&mut bytes).unwrap();
+        match path.extension().and_then(|e| e.to_str()) {
+            Some("jpg") => {
+                pictures += 1;
+                if pictures % 5 == 0 {
+                    bytes.truncate(bytes.len() / 2);
+                }
+            }
+            Some("json") => {
+                texts += 1;
+                if texts % 7 == 0 {
+                    bytes.clear();
+                }
+            }
+            _ => {}
+        }
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        header.set_cksum();
+        builder.append_data(&mut header, path, bytes.as_slice()).unwrap();
+    }
+    let mut bytes = builder.into_inner().unwrap();
+    bytes.truncate(bytes.len() - 4096);
+    std::fs::write(target, bytes).unwrap();
+}
+
+/// Flips a bit near the end of a file.
+pub fn flip_a_bit(file: &Path) {
+    let mut bytes = std::fs::read(file).unwrap();
+    let place = bytes.len() - 5;
+    bytes[place] ^= 1;
+    std::fs::write(file, bytes).unwrap();
+}
+
+/// A file system of a few MiB, mounted for one test.
+pub struct SmallDisk<'a>(&'a Path);
+
+/// The command itself, or behind `sudo` for anybody but root.
+#[expect(clippy::disallowed_methods, reason = "mounts and unmounts a tmpfs")]
+fn as_root(program: &str) -> std::process::Command {
+    if nix::unistd::Uid::effective().is_root() {
+        return std::process::Command::new(program);
+    }
+    let mut command = std::process::Command::new("sudo");
+    command.args(["-n", program]);
+    command
+}
+
+impl<'a> SmallDisk<'a> {
+    /// Mounts it on `folder`, which everybody may write.
+    pub fn mount(folder: &'a Path, mib: u32) -> Self {
+        std::fs::create_dir_all(folder).unwrap();
+        let options = format!("size={mib}m");
+        let status = as_root("mount")
+            .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
+            .arg(folder)
+            .status()
+            .unwrap();
+        assert!(status.success(), "mounting a small disk needs root or sudo");
+        let status = as_root("chmod").arg("777").arg(folder).status().unwrap();
+        assert!(status.success());
+        Self(folder)
+    }
+}
+
+impl Drop for SmallDisk<'_> {
+    fn drop(&mut self) {
+        as_root("umount").arg("-l").arg(self.0).status().ok();
+    }
+}
