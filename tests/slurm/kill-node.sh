@@ -9,7 +9,8 @@ kill -9 "$daemon"
 # Until nothing is left: a process may start another between a look and a kill.
 for _ in $(seq 50); do
   left=$(for p in /proc/[0-9]*; do [ "$(readlink "$p/ns/uts" 2>/dev/null)" = "$space" ] && echo "${p#/proc/}"; done || true)
-  [ -n "$left" ] || exit 0
+  # Memory goes with the power.
+  [ -n "$left" ] || { rm -f /dev/shm/*."$name".*; exit 0; }
   # shellcheck disable=SC2086
   kill -9 $left 2>/dev/null || true
   sleep 0.05

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # A real Slurm cluster of virtual nodes on this machine: one slurmctld, one slurmd per node, each with its own host name.
-#   tests/slurm/up.sh FOLDER [NODES] [GPUS per node]
+#   tests/slurm/up.sh FOLDER [NODES] [GPUS per node] [seconds until a silent node is down]
 # FOLDER takes configuration, state and logs; `. FOLDER/env` points Slurm's commands at it. Needs root, slurm-wlm and munge. Partition `low` can be
 # preempted by `high` (requeue after GraceTime); a node counts as down after SlurmdTimeout.
 set -euo pipefail
-folder=$1 nodes=${2:-4} gpus=${3:-0}
+folder=$1 nodes=${2:-4} gpus=${3:-0} silence=${4:-10}
 port=${SLURM_TEST_PORT:-16817}
 mkdir -p "$folder"/{state,log,spool,tmp,dev}
 folder=$(cd "$folder" && pwd)
@@ -43,7 +43,7 @@ SelectTypeParameters=CR_Core
 SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=0
 MpiDefault=none
 ReturnToService=2
-SlurmdTimeout=${SLURM_TEST_NODE_TIMEOUT:-10}
+SlurmdTimeout=$silence
 SlurmctldTimeout=10
 InactiveLimit=0
 KillWait=5

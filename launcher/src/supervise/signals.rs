@@ -66,9 +66,10 @@ impl StopSignal {
         }
     }
 
-    /// Whether a second request ends the run at once: a person's, or one that will not be repeated before KILL.
+    /// Whether a second request ends the run at once: a person's alone. Slurm sends TERM to a batch script and to its children, and the script
+    /// passes it on, so a job that is cancelled hears it twice within a millisecond.
     pub(crate) fn is_impatient(self) -> bool {
-        matches!(self, Self::Interrupt | Self::Terminate | Self::Hangup)
+        self == Self::Interrupt
     }
 }
 

@@ -151,7 +151,8 @@ fn signals_at_any_moment_also_during_a_save_lose_nothing() {
     trial.complete("undisturbed", &[]);
     let run = trial.path("signalled");
     let done = |step: u64| move |run: &Path| has(run, step);
-    let moments: [(Signal, &str, Box<dyn Fn(&Path) -> bool>); 5] = [
+    type Moment = (Signal, &'static str, Box<dyn Fn(&Path) -> bool>);
+    let moments: [Moment; 5] = [
         (
             Signal::SIGTERM,
             "the first log",

@@ -44,12 +44,21 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Brings up so many nodes, each with two devices that pass for GPUs.
+    /// Brings up so many nodes, each with two devices that pass for GPUs. They are to live: a busy test machine may delay their daemons.
     pub fn up(nodes: usize) -> Self {
+        Self::of(nodes, 60)
+    }
+
+    /// The same for nodes that will be lost: Slurm notices it after ten seconds.
+    pub fn of_mortals(nodes: usize) -> Self {
+        Self::of(nodes, 10)
+    }
+
+    fn of(nodes: usize, silence_s: u64) -> Self {
         let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         let folder = tempfile::tempdir().unwrap();
         let cluster = Self { folder, path: None, _one: one };
-        cluster.script("up.sh", &[&nodes.to_string(), "2"]);
+        cluster.script("up.sh", &[&nodes.to_string(), "2", &silence_s.to_string()]);
         cluster
     }
 
@@ -104,6 +113,16 @@ impl Cluster {
         let mut words = line.split(' ');
         let output = self.command(words.next().unwrap()).args(words).output().unwrap();
         text(&output)
+    }
+
+    /// Slurm's view, for a message.
+    pub fn state(&self) -> String {
+        let questions = ["squeue --all", "squeue --steps", "sinfo --Node"];
+        let answers = questions.map(|question| self.ask(question)).join("");
+        let log = self.folder.path().join("cluster/log/slurmctld.log");
+        let log = std::fs::read_to_string(log).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        answers + &lines[lines.len().saturating_sub(40)..].join("\n")
     }
 
     /// `vljepa-launch RECIPE --follow`, started.
@@ -204,10 +223,15 @@ impl Running<'_> {
         let end = Instant::now() + Duration::from_secs(20);
         loop {
             let left = Cluster::processes(&self.run);
-            if left.is_empty() && self.cluster.ask("squeue -h").trim().is_empty() {
+            let remains = remains();
+            if left.is_empty()
+                && remains.is_empty()
+                && self.cluster.ask("squeue -h").trim().is_empty()
+            {
                 break;
             }
-            assert!(Instant::now() < end, "left behind: {left:?} {}", self.cluster.ask("squeue"));
+            let queue = self.cluster.ask("squeue");
+            assert!(Instant::now() < end, "left behind: {left:?} {remains:?} {queue}");
             std::thread::park_timeout(Duration::from_millis(50));
         }
         Events::read(&self.run, std::mem::take(&mut self.struck))
@@ -226,14 +250,16 @@ impl Running<'_> {
         for log in logs.filter(|log| log.file_name().to_string_lossy().starts_with("slurm")) {
             story += &std::fs::read_to_string(log.path()).unwrap_or_default();
         }
-        let controller = self.cluster.folder.path().join("cluster/log/slurmctld.log");
-        let controller = std::fs::read_to_string(controller).unwrap_or_default();
-        let lines: Vec<&str> = controller.lines().collect();
-        for question in ["squeue --all", "squeue --steps", "sinfo --Node"] {
-            story += &self.cluster.ask(question);
-        }
-        story + &lines[lines.len().saturating_sub(40)..].join("\n")
+        story + &self.cluster.state()
     }
+}
+
+/// Shared memory and temporary folders of MPI ranks on virtual nodes that nobody removed.
+fn remains() -> Vec<String> {
+    let places = [PathBuf::from("/dev/shm"), std::env::temp_dir()];
+    let names = places.iter().flat_map(|place| std::fs::read_dir(place).unwrap().flatten());
+    let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names.filter(|name| name.contains(".node")).collect()
 }
 
 impl Drop for Running<'_> {
@@ -282,7 +308,8 @@ impl Events {
     /// For every attempt after the first: how long after the last strike the fault was known and steps went on, and how many were
     /// computed again.
     pub fn recoveries(&self) -> Vec<String> {
-        let starts: Vec<Timestamp> = self.named("attempt_started").map(time).collect();
+        let mut starts: Vec<Timestamp> = self.named("attempt_started").map(time).collect();
+        starts.push(Timestamp::MAX);
         let seconds = |from: Timestamp, to: Timestamp| to.duration_since(from).as_secs_f64();
         let recovery = |pair: &[Timestamp]| {
             let within = |at: Timestamp| pair[0] < at && at < pair[1];
@@ -292,7 +319,9 @@ impl Events {
             });
             let strike = self.strikes.iter().rfind(|at| within(**at)).copied();
             let struck = strike.or_else(|| sign.map(time))?;
-            let (again, first) = *self.steps.iter().find(|(at, _)| *at > pair[1])?;
+            // Steps that a later attempt has computed again are no longer in the metrics.
+            let after = |at: Timestamp| pair[1] < at && at < pair[2];
+            let (again, first) = *self.steps.iter().find(|(at, _)| after(*at))?;
             let seen =
                 sign.map_or("–".to_owned(), |s| format!("{:.1} s", seconds(struck, time(s))));
             let lost = sign.and_then(|s| Some((s["step"].as_u64()? + 1).saturating_sub(first)));
@@ -302,12 +331,17 @@ impl Events {
                 "known after {seen} | training again after {after:.1} s | {lost} steps again"
             ))
         };
-        starts.windows(2).filter_map(recovery).collect()
+        starts.windows(3).filter_map(recovery).collect()
     }
 
     /// Those of a name.
     pub fn named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Value> {
         self.events.iter().filter(move |event| event["event"] == name)
+    }
+
+    /// How the attempts ended.
+    pub fn ends(&self) -> Vec<&str> {
+        self.named("attempt_ended").map(|event| event["outcome"].as_str().unwrap()).collect()
     }
 
     /// Faults in words.

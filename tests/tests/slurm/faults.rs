@@ -73,7 +73,7 @@ fn a_stopped_rank_is_named_as_hung_and_the_run_goes_on() {
 #[test]
 fn a_spare_takes_the_place_of_a_lost_node() {
     let trial = undisturbed();
-    let cluster = Cluster::up(3);
+    let cluster = Cluster::of_mortals(3);
     let spare = ["cluster.restart.spare_nodes=1"];
     let mut running = cluster.launch(trial, "spare", &spare, &[SLOWER]);
     running.wait_until("the second checkpoint", |run| has(run, 8));
@@ -87,7 +87,7 @@ fn a_spare_takes_the_place_of_a_lost_node() {
 #[test]
 fn fewer_nodes_go_on_where_the_recipe_allows_it() {
     let trial = undisturbed();
-    let cluster = Cluster::up(2);
+    let cluster = Cluster::of_mortals(2);
     let fewer = ["cluster.restart.allow_fewer_nodes=true"];
     let mut running = cluster.launch(trial, "fewer", &fewer, &[SLOWER]);
     running.wait_until("the second checkpoint", |run| has(run, 8));
@@ -110,7 +110,7 @@ fn fewer_nodes_go_on_where_the_recipe_allows_it() {
 #[test]
 fn a_job_that_loses_first_the_guard_s_node_and_then_its_own_is_requeued_and_goes_on_elsewhere() {
     let trial = undisturbed();
-    let cluster = Cluster::up(5);
+    let cluster = Cluster::of_mortals(5);
     let spare = ["cluster.restart.spare_nodes=1"];
     let slower = "slow:rank=0,step=0,seconds=2";
     let mut running = cluster.launch(trial, "beheaded", &spare, &[slower]);
@@ -194,22 +194,27 @@ fn a_job_that_is_cancelled_at_any_moment_has_saved_and_the_same_command_continue
     let trial = undisturbed();
     let cluster = Cluster::up(2);
     // While it starts, between saves, and around one. Slurm sends TERM, and KILL five seconds later.
-    let moments: [(&str, fn(&Path) -> bool); 3] = [
-        ("the first log", |run| run.join("logs/rank-0000-attempt-1.log").exists()),
+    type Moment = (&'static str, fn(&Path) -> bool);
+    let moments: [Moment; 3] = [
+        ("the first attempt", |run| run.join("events.jsonl").exists()),
         ("the first checkpoint", |run| has(run, 4)),
         ("a checkpoint in the making", |run| is_writing(run, 12) || has(run, 12)),
     ];
-    for (attempt, (what, moment)) in (1..).zip(moments) {
-        let slower = format!("slow:rank=0,step=0,seconds=0.2,attempt={attempt}");
-        let mut running = cluster.launch(trial, "cancelled", &[], &[&slower]);
+    // A worker that is told to end before it listens dies of it, and the supervisor may begin another attempt until it is ended too.
+    let slower: Vec<String> = (1..10)
+        .map(|attempt| format!("slow:rank=0,step=0,seconds=0.2,attempt={attempt}"))
+        .collect();
+    let slower: Vec<&str> = slower.iter().map(String::as_str).collect();
+    for (what, moment) in moments {
+        let mut running = cluster.launch(trial, "cancelled", &[], &slower);
         running.wait_until(what, moment);
         cluster.ask(&format!("scancel {}", running.job()));
         running.wait_until_gone();
     }
     let events = cluster.launch(trial, "cancelled", &[], &[]).complete();
-    survives(trial, "cancelled", &events, &[]);
-    let stopped = events.named("attempt_ended").filter(|event| event["outcome"] == "stopped");
-    assert_eq!(stopped.count(), 3);
+    assert_same_end(trial, "cancelled");
+    let stopped = events.ends().iter().filter(|end| **end == "stopped").count();
+    assert!(stopped >= 2, "{:?} {:?}", events.ends(), events.faults());
 }
 
 /// Whether some rank is writing the checkpoint of a step.

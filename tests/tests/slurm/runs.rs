@@ -60,6 +60,27 @@ fn stop_saves_and_ends_the_job_and_the_same_command_continues() {
 }
 
 #[test]
+fn inside_an_allocation_the_same_command_works_on_the_run() {
+    let trial = undisturbed();
+    let cluster = Cluster::up(2);
+    let output = cluster
+        .command("salloc")
+        .args(["--nodes=2", "--ntasks-per-node=2", "--no-kill"])
+        .arg(program("vljepa-launch"))
+        .arg(trial.recipe())
+        .arg("--run")
+        .arg(trial.path("allocated"))
+        .args(["--drill", "kill:rank=3,step=9,phase=backward"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}{}", text(&output), cluster.state());
+    assert!(text(&output).contains("rank 3 died"), "{}", text(&output));
+    assert_same_end(trial, "allocated");
+    let record = std::fs::read_to_string(trial.path("allocated/run.json")).unwrap();
+    assert!(record.contains("\"job_id\": \"1\""), "{record}");
+}
+
+#[test]
 fn a_job_that_waits_in_the_queue_is_cancelled_by_stop() {
     let trial = undisturbed();
     let cluster = Cluster::up(2);
