@@ -37,6 +37,8 @@ pub(crate) async fn guard(run: &Path) -> Result<u8, LaunchError> {
     let Some(variables) = inside() else { return Err(LaunchError::NotInJob) };
     let directory = RunDirectory::open(run)?;
     let silence = directory.load_recipe()?.recipe.cluster.control.silence_s;
+    let host = nix::unistd::gethostname().unwrap_or_default();
+    terminal::note(&format!("a guard on {} watches over the supervisor", host.display()));
     let (mut last, mut since) = (None, Instant::now());
     loop {
         let now = std::fs::read(directory.alive()).ok();

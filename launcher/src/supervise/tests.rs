@@ -88,7 +88,10 @@ async fn a_rank_that_reports_but_stands_still_is_named_with_its_phase() {
     let folder = tempfile::tempdir().unwrap();
     let scenario = "hello; for s in 0 1 2; do step $s; sleep 0.15; done; while sleep 0.1; do beat 3 data; done";
     let started = Instant::now();
-    let text = failure(run(folder.path(), 1, scenario).await.0);
+    let (ended, events) = run(folder.path(), 1, scenario).await;
+    let text = failure(ended);
+    let named = events.matches("3 s of waiting for the data of step 3 on ").count();
+    assert_eq!(named, 1, "it is named once, before it counts as hung: {events}");
     assert!(text.contains("rank 0 hangs in phase data of step 3"), "{text}");
     assert!(text.contains("it reports, but stands still"), "{text}");
     assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());

@@ -223,7 +223,7 @@ impl Running<'_> {
         let end = Instant::now() + Duration::from_secs(20);
         loop {
             let left = Cluster::processes(&self.run);
-            let remains = remains();
+            let remains = remains(&self.run);
             if left.is_empty()
                 && remains.is_empty()
                 && self.cluster.ask("squeue -h").trim().is_empty()
@@ -254,12 +254,16 @@ impl Running<'_> {
     }
 }
 
-/// Shared memory and temporary folders of MPI ranks on virtual nodes that nobody removed.
-fn remains() -> Vec<String> {
-    let places = [PathBuf::from("/dev/shm"), std::env::temp_dir()];
-    let names = places.iter().flat_map(|place| std::fs::read_dir(place).unwrap().flatten());
-    let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
-    names.filter(|name| name.contains(".node")).collect()
+/// Shared memory and temporary folders of MPI ranks on virtual nodes, and half-written files of the run, that nobody removed.
+fn remains(run: &Path) -> Vec<String> {
+    let names = |place: &Path| {
+        let entries = std::fs::read_dir(place).unwrap().flatten();
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect::<Vec<_>>()
+    };
+    let of_ranks = [names(Path::new("/dev/shm")), names(&std::env::temp_dir())].concat();
+    let of_ranks = of_ranks.into_iter().filter(|name| name.contains(".node"));
+    let of_run = [names(run), names(&run.join("checkpoints"))].concat();
+    of_ranks.chain(of_run.into_iter().filter(|name| name.starts_with('.'))).collect()
 }
 
 impl Drop for Running<'_> {

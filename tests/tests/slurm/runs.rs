@@ -120,6 +120,22 @@ fn what_slurm_refuses_and_a_missing_slurm_are_said_with_what_to_do() {
     );
 }
 
+#[test]
+fn nodes_that_cannot_reach_the_supervisor_say_so_before_any_worker_starts() {
+    let trial = undisturbed();
+    let cluster = Cluster::up(2);
+    // An address of RFC 5737 that no machine has.
+    let elsewhere = ["cluster.control.host=192.0.2.1", "cluster.control.port=16999"];
+    let mut running = cluster.launch(trial, "firewalled", &elsewhere, &[]);
+    assert_eq!(running.end().status.code(), Some(1));
+    let story = running.story();
+    for said in
+        ["node1: control: ", "192.0.2.1 port 16999", "no attempt of this run has started yet"]
+    {
+        assert!(story.contains(said), "{said}: {story}");
+    }
+}
+
 #[cfg(feature = "cuda")]
 #[test]
 fn a_run_whose_nodes_all_lack_something_ends_and_says_what() {
