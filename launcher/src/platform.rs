@@ -27,15 +27,14 @@ impl Platform {
         }
     }
 
-    /// When the run should save itself because its time is nearly over.
-    pub(crate) async fn end(&self, recipe: &Recipe) -> Option<Instant> {
+    /// When the job's time is over, if it has a limit.
+    pub(crate) async fn end(&self) -> Option<Instant> {
         let Self::Slurm(allocation) = self else { return None };
         let end_s = match allocation.end_time {
             Some(end_s) => end_s,
             None => client::end_time(&allocation.job).await?.as_second(),
         };
-        let ahead = i64::try_from(recipe.cluster.slurm.signal_ahead_s).unwrap_or(i64::MAX);
-        let left = end_s.saturating_sub(vljepa_recipes::clock::now_s()).saturating_sub(ahead);
+        let left = end_s.saturating_sub(vljepa_recipes::clock::now_s());
         Some(Instant::now() + Duration::from_secs(u64::try_from(left).unwrap_or(0)))
     }
 

@@ -1,6 +1,7 @@
 //! `vljepa-launch RECIPE`: from the command line to a supervised run, and what is said at its end.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use vljepa_recipes::protocol::Drill;
 use vljepa_recipes::run_directory::{Found, RunDirectory, RunDirectoryError, RunLock};
@@ -14,14 +15,15 @@ use crate::plan::Plan;
 use crate::platform::Platform;
 use crate::provenance::RunRecord;
 use crate::slurm::allocation::Allocation;
+use crate::slurm::guard;
 use crate::slurm::render::{BatchScript, REQUEUE};
+use crate::slurm::requeue::requeue;
 use crate::slurm::submit::{self, Submission};
-use crate::slurm::{client, guard};
 use crate::supervise::{self, Ending, Limits, Run, Signals};
 use crate::{report, terminal};
 
 /// How long a lock that somebody else holds is waited for.
-const LOCK_PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
+const LOCK_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Trains a recipe, or says what that would be.
 pub(crate) async fn train(arguments: &Train) -> Result<u8, LaunchError> {
@@ -90,11 +92,7 @@ pub(crate) async fn supervise_job(run: &Path) -> Result<u8, LaunchError> {
         let _lock = lock(&directory).await?;
         supervise_locked(&directory).await?
     };
-    if code == REQUEUE {
-        client::requeue(&variables.job, &directory.batch_script()).await
-    } else {
-        Ok(code)
-    }
+    if code == REQUEUE { requeue(&directory, &variables.job).await } else { Ok(code) }
 }
 
 async fn supervise_locked(directory: &RunDirectory) -> Result<u8, LaunchError> {
@@ -114,7 +112,7 @@ async fn lock(directory: &RunDirectory) -> Result<RunLock, LaunchError> {
     loop {
         match directory.lock() {
             Err(RunDirectoryError::InUse { .. }) if tokio::time::Instant::now() < deadline => {
-                tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+                tokio::time::sleep(Duration::from_millis(200)).await;
             }
             locked => return Ok(locked?),
         }
@@ -195,8 +193,8 @@ async fn work_on(
         platform.clear().await;
     }
     drop(std::fs::remove_file(directory.stop()));
-    let end = platform.end(&loaded.recipe).await;
-    let mut signals = listen()?.watching(directory.stop(), end);
+    let ahead = Duration::from_secs(loaded.recipe.cluster.slurm.signal_ahead_s);
+    let mut signals = listen()?.watching(directory.stop(), platform.end().await, ahead);
     let mut record = RunRecord::collect(&directory, &loaded.recipe, &loaded.hash, &programs).await;
     if let Some(of) = how.reproduces {
         record.reproduces = Some(of.to_owned());
@@ -236,7 +234,9 @@ fn finish(run: &Run, ended: Result<Ending, LaunchError>) -> Result<u8, LaunchErr
             Ok(signal.exit_code(run.platform.job().is_some()))
         }
         Ok(Ending::Unplaced(reason)) => {
-            terminal::note(&format!("error: {reason}; the job asks Slurm for other nodes"));
+            terminal::note(&format!(
+                "error: {reason}; other nodes are needed to continue: {command}"
+            ));
             Ok(REQUEUE)
         }
         Ok(Ending::Killed(signal)) => {

@@ -14,4 +14,4 @@ for _ in $(seq 100); do
   sleep 0.1
 done
 for p in $(daemons); do kill -9 "$p" 2>/dev/null; done
-rm -rf "$folder"
+rm -rf "$folder" /dev/shm/*.node[0-9]*

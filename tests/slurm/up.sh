@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # A real Slurm cluster of virtual nodes on this machine: one slurmctld, one slurmd per node, each with its own host name.
 #   tests/slurm/up.sh FOLDER [NODES] [GPUS per node] [seconds until a silent node is down]
+# Every cluster has job ids of its own: late messages of the one before it, at the same ports, are about other jobs.
 # FOLDER takes configuration, state and logs; `. FOLDER/env` points Slurm's commands at it. Needs root, slurm-wlm and munge. Partition `low` can be
 # preempted by `high` (requeue after GraceTime); a node counts as down after SlurmdTimeout.
 set -euo pipefail
@@ -27,6 +28,7 @@ SlurmdUser=root
 AuthType=auth/munge
 CredType=cred/munge
 SlurmctldPort=$port
+FirstJobId=$((1000 + $$ % 50000))
 SlurmctldPidFile=$folder/slurmctld.pid
 SlurmdPidFile=$folder/slurmd.%n.pid
 StateSaveLocation=$folder/state

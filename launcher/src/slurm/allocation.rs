@@ -74,7 +74,10 @@ impl Allocation {
         }
         let silent = |node: &String| NodeHealth {
             node: node.clone(),
-            said: Err("no answer, long after the others".to_owned()),
+            said: Err(format!(
+                "no answer {} s after enough others, and not waited for",
+                STRAGGLING.as_secs()
+            )),
         };
         let mut nodes: Vec<NodeHealth> = self.nodes.iter().map(silent).collect();
         let mut deadline = None;

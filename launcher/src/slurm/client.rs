@@ -1,11 +1,8 @@
 //! Slurm's own commands: what is asked of them and what they answer. A command that is missing or fails is an answer too.
 
-use std::path::Path;
 use std::time::Duration;
 
-use super::render::REQUEUE;
-use crate::error::LaunchError;
-use crate::{local, terminal};
+use crate::local;
 
 /// How long steps may take to end.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -61,29 +58,6 @@ pub(crate) async fn release(job: &str) {
     drop(local::ask("scontrol", &["update", &id, "StartTime=now"]).await);
 }
 
-/// Puts a running job into the queue again, or, where compute nodes have no `scontrol` or Slurm refuses it, submits `script` as a job of its own
-/// that continues the run. Returns what the batch script should end with.
-///
-/// # Errors
-/// Slurm's words, where neither can be done from here.
-pub(crate) async fn requeue(job: &str, script: &Path) -> Result<u8, LaunchError> {
-    let Err(why) = local::ask("scontrol", &["requeue", job]).await else { return Ok(REQUEUE) };
-    // Slurm ends this job's processes as soon as it is asked, perhaps before the asking one has its answer.
-    if why.contains("ended with signal") {
-        return Ok(REQUEUE);
-    }
-    match local::ask("sbatch", &["--parsable", &script.display().to_string()]).await {
-        Ok(said) => {
-            terminal::note(&format!("continued by job {}", said.trim()));
-            Ok(0)
-        }
-        Err(other) => {
-            let (job, why) = (job.to_owned(), format!("{why}; {other}"));
-            Err(LaunchError::NotRequeued { job, why, script: script.to_owned() })
-        }
-    }
-}
-
 /// When the job's time is over, by `squeue`; none where there is no limit.
 pub(crate) async fn end_time(job: &str) -> Option<jiff::Timestamp> {
     let text = local::ask("squeue", &["--noheader", "--jobs", job, "--format=%e"]).await.ok()?;
@@ -105,10 +79,11 @@ async fn end_all_steps(job: &str, name: Option<&str>) -> bool {
         if steps.is_empty() {
             return true;
         }
-        for step in steps {
-            // A step that has just ended refuses; the next look does not find it.
-            drop(local::ask("scancel", &["--signal=KILL", &step]).await);
-        }
+        // By way of the controller, which does not wait for the daemons of lost nodes. A step that has just ended is refused; the next look
+        // does not find it.
+        let mut arguments = vec!["--ctld", "--signal=KILL"];
+        arguments.extend(steps.iter().map(String::as_str));
+        drop(local::ask("scancel", &arguments).await);
         tokio::time::sleep(LOOK).await;
     }
 }

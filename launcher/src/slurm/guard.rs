@@ -9,8 +9,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use vljepa_recipes::run_directory::RunDirectory;
 
-use super::client;
 use super::render::REQUEUE;
+use super::requeue::requeue;
 use super::submit::inside;
 use crate::error::LaunchError;
 use crate::{local, terminal};
@@ -50,15 +50,17 @@ pub(crate) async fn guard(run: &Path) -> Result<u8, LaunchError> {
                 "the supervisor is silent for {silence} s: job {} is requeued",
                 variables.job
             ));
-            match client::requeue(&variables.job, &directory.batch_script()).await {
+            match requeue(&directory, &variables.job).await {
                 Ok(REQUEUE) => {}
                 Ok(code) => {
-                    // Another job goes on; this one has lost the node of its script and would not end by itself.
-                    drop(local::ask("scancel", &[&variables.job]).await);
+                    // Another job goes on after this one, which has lost the node of its script and would not end by itself.
+                    while local::ask("scancel", &[&variables.job]).await.is_err() {
+                        tokio::time::sleep(COUNT).await;
+                    }
                     return Ok(code);
                 }
                 Err(error) => {
-                    terminal::note(&format!("error: {error}; tried again in {silence} s"))
+                    terminal::note(&format!("error: {error}; tried again in {silence} s"));
                 }
             }
             since = Instant::now();

@@ -123,11 +123,15 @@ done
 # Until Slurm ends this script; TERM alone does not.
 hold() {{ while :; do sleep 60; done; }}
 
-# With --no-kill Slurm does not requeue a job that loses the node of this script: a guard on the last of the others does. Where the guard's own
-# node is lost, one on the node before takes its place.
+# With --no-kill Slurm does not requeue a job that loses the node of this script: a guard on the last of the others does. Where a guard ends, with
+# its node or without, one on the node before takes its place, and after all of them the last again.
 guard() {{
-  for ((node = SLURM_JOB_NUM_NODES - 1; node > 0; node--)); do
-    srun --job-name=vljepa-guard --nodes=1 --ntasks=1 --relative=$node --overlap --mpi=none --input=none "$launcher" guard "$run"
+  while [ "$SLURM_JOB_NUM_NODES" -gt 1 ]; do
+    for ((node = SLURM_JOB_NUM_NODES - 1; node > 0; node--)); do
+      srun --job-name=vljepa-guard --nodes=1 --ntasks=1 --relative=$node --overlap --mpi=none --input=none "$launcher" guard "$run"
+      echo "the guard on node $node of this job has ended" >&2
+      sleep 10
+    done
   done
 }}
 guard &

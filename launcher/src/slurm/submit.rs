@@ -101,7 +101,7 @@ pub(crate) async fn submit(
     let said = local::ask("sbatch", &["--parsable", &path.display().to_string()])
         .await
         .map_err(|why| LaunchError::Sbatch { why, script: path.clone() })?;
-    let job = said.trim().split(';').next().unwrap_or_default().to_owned();
+    let job = job_of(&said);
     let drills = drills.to_vec();
     let submission = Submission { job, submitted: clock::now_text(), script: path, drills };
     submission.write(directory)?;
@@ -115,6 +115,11 @@ pub(crate) async fn submit(
         run = directory.root().display(),
     ));
     Ok(submission)
+}
+
+/// The id in what `sbatch --parsable` says: some clusters add their name.
+pub(crate) fn job_of(said: &str) -> String {
+    said.trim().split(';').next().unwrap_or_default().to_owned()
 }
 
 /// Copies of both programs in a folder named after their content, and the copied launcher's path. Copies of earlier submissions go.
@@ -194,7 +199,7 @@ fn line(metrics: &Metrics) -> String {
     )
 }
 
-/// The job this process runs in becomes the one that works on the run.
+/// A job becomes the one that works on the run.
 pub(crate) fn take_over(directory: &RunDirectory, job: &str) -> Result<(), LaunchError> {
     let known = Submission::read(directory);
     if known.as_ref().is_some_and(|known| known.job == job) {

@@ -217,7 +217,12 @@ impl<'a> Attempt<'a> {
 
     /// Asks for a stop; true when a person repeats it.
     fn stop(&mut self, signal: StopSignal) -> bool {
-        if self.facts.stop.is_some() {
+        if let Some(first) = self.facts.stop {
+            if first.comes_back() && signal == StopSignal::Terminate {
+                // A job that is cancelled while it saves for its requeueing is not to come back.
+                self.facts.stop = Some(signal);
+                self.events.write(Event::StopRequested { signal: signal.name().to_owned() });
+            }
             return signal.is_impatient();
         }
         self.facts.stop = Some(signal);

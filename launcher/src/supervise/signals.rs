@@ -9,6 +9,8 @@ use crate::slurm::render::{REQUEUE, TERMINATED};
 
 /// Between looks at the clock and for the stop file.
 const LOOK: Duration = Duration::from_millis(500);
+/// TERM so shortly before the end of the job's time comes of it.
+const LAST: Duration = Duration::from_secs(10);
 
 /// Who asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,13 +36,18 @@ impl StopSignal {
     /// time is over, a job of Slurm's ends with the code that puts it into the queue again.
     pub(crate) fn exit_code(self, in_job: bool) -> u8 {
         match self {
-            Self::User1 | Self::User2 | Self::EndTime if in_job => REQUEUE,
+            _ if in_job && self.comes_back() => REQUEUE,
             Self::Hangup => 129,
             Self::Interrupt | Self::Asked => 130,
             Self::User1 => 138,
             Self::User2 => 140,
             Self::Terminate | Self::EndTime => TERMINATED,
         }
+    }
+
+    /// Whether the run goes on by itself after this request, in a job of Slurm's.
+    pub(crate) fn comes_back(self) -> bool {
+        matches!(self, Self::User1 | Self::User2 | Self::EndTime)
     }
 
     /// Its name.
@@ -82,7 +89,10 @@ pub(crate) struct Signals {
     user2: Signal,
     hangup: Option<Signal>,
     stop_file: Option<PathBuf>,
-    end: Option<Instant>,
+    /// When the run should save itself because its time is nearly over; none after that.
+    nearly: Option<Instant>,
+    /// When Slurm ends the job because its time is over.
+    over: Option<Instant>,
 }
 
 impl Signals {
@@ -96,14 +106,21 @@ impl Signals {
             // `nohup` ignores HUP so that the run outlives its terminal; it stays ignored.
             hangup: if hangup_is_ignored() { None } else { Some(signal(SignalKind::hangup())?) },
             stop_file: None,
-            end: None,
+            nearly: None,
+            over: None,
         })
     }
 
-    /// Also hears a file that appears, which it deletes, and the clock.
+    /// Also hears a file that appears, which it deletes, and the clock, `ahead` of the time when all is `over`.
     #[must_use]
-    pub(crate) fn watching(self, stop_file: PathBuf, end: Option<Instant>) -> Self {
-        Self { stop_file: Some(stop_file), end, ..self }
+    pub(crate) fn watching(
+        self,
+        stop_file: PathBuf,
+        over: Option<Instant>,
+        ahead: Duration,
+    ) -> Self {
+        let nearly = over.map(|over| over.checked_sub(ahead).unwrap_or_else(Instant::now));
+        Self { stop_file: Some(stop_file), nearly, over, ..self }
     }
 
     /// Waits for the next one.
@@ -116,11 +133,15 @@ impl Signals {
         };
         tokio::select! {
             _ = self.interrupt.recv() => StopSignal::Interrupt,
-            _ = self.terminate.recv() => StopSignal::Terminate,
+            // At the end of the time, Slurm says so with TERM as well.
+            _ = self.terminate.recv() => match self.over {
+                Some(over) if Instant::now() + LAST >= over => StopSignal::EndTime,
+                _ => StopSignal::Terminate,
+            },
             _ = self.user1.recv() => StopSignal::User1,
             _ = self.user2.recv() => StopSignal::User2,
             _ = hangup => StopSignal::Hangup,
-            signal = look(self.stop_file.as_deref(), &mut self.end) => signal,
+            signal = look(self.stop_file.as_deref(), &mut self.nearly) => signal,
         }
     }
 }

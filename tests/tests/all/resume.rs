@@ -169,6 +169,8 @@ fn signals_at_any_moment_also_during_a_save_lose_nothing() {
         command.args(["--drill", &format!("slow:rank=0,step=0,seconds=0.1,attempt={attempt}")]);
         let mut child = command.spawn().unwrap();
         wait_until(&mut child, LIMIT, what, || moment(&run));
+        // Twice, as batch scripts pass on what Slurm has sent to their children as well.
+        signal(&child, asked);
         signal(&child, asked);
         let output = child.wait_with_output().unwrap();
         assert!(

@@ -114,9 +114,11 @@ fn a_job_that_loses_first_the_guard_s_node_and_then_its_own_is_requeued_and_goes
     let spare = ["cluster.restart.spare_nodes=1"];
     let slower = "slow:rank=0,step=0,seconds=2";
     let mut running = cluster.launch(trial, "beheaded", &spare, &[slower]);
-    running.wait_until("the guard on the last node", |run| guarded(run, "node2"));
+    running.wait_until("submission", |run| run.join("slurm.json").exists());
+    let log = trial.path("beheaded").join(format!("logs/slurm-{}.log", running.job()));
+    running.wait_until("the guard on the last node", |_| guarded(&log, "node2"));
     running.strikes(|| cluster.kill_node("node2"));
-    running.wait_until("another guard", |run| guarded(run, "node1"));
+    running.wait_until("another guard", |_| guarded(&log, "node1"));
     running.wait_until("the first checkpoint", |run| has(run, 4));
     running.strikes(|| cluster.kill_node("node0"));
     let events = running.complete();
@@ -125,8 +127,8 @@ fn a_job_that_loses_first_the_guard_s_node_and_then_its_own_is_requeued_and_goes
 }
 
 /// Whether a guard on a node has said that it watches.
-fn guarded(run: &Path, node: &str) -> bool {
-    let log = std::fs::read_to_string(run.join("logs/slurm-1.log"));
+fn guarded(log: &Path, node: &str) -> bool {
+    let log = std::fs::read_to_string(log);
     log.is_ok_and(|log| log.contains(&format!("a guard on {node} watches")))
 }
 
@@ -213,6 +215,24 @@ fn a_job_that_is_cancelled_at_any_moment_has_saved_and_the_same_command_continue
     assert_same_end(trial, "cancelled");
     let stopped = events.ends().iter().filter(|end| **end == "stopped").count();
     assert!(stopped >= 2, "{:?} {:?}", events.ends(), events.faults());
+}
+
+#[test]
+fn a_job_that_is_cancelled_while_it_saves_for_its_requeueing_does_not_come_back() {
+    let trial = undisturbed();
+    let cluster = Cluster::up(2);
+    let slower = "slow:rank=0,step=0,seconds=1";
+    let mut running = cluster.launch(trial, "renounced", &[], &[slower]);
+    running.wait_until("the first step", |run| run.join("metrics.jsonl").exists());
+    cluster.ask(&format!("scancel --batch --signal=USR1 {}", running.job()));
+    cluster.ask(&format!("scancel {}", running.job()));
+    running.wait_until_gone();
+    let events = cluster.launch(trial, "renounced", &[], &[]).complete();
+    survives(trial, "renounced", &events, &[]);
+    assert_eq!(events.ends(), ["stopped", "completed"]);
+    let asked: Vec<&str> =
+        events.named("stop_requested").map(|event| event["signal"].as_str().unwrap()).collect();
+    assert_eq!(asked, ["USR1", "TERM"]);
 }
 
 /// Whether some rank is writing the checkpoint of a step.
