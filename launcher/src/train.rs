@@ -234,9 +234,7 @@ fn finish(run: &Run, ended: Result<Ending, LaunchError>) -> Result<u8, LaunchErr
             Ok(signal.exit_code(run.platform.job().is_some()))
         }
         Ok(Ending::Unplaced(reason)) => {
-            terminal::note(&format!(
-                "error: {reason}; other nodes are needed to continue: {command}"
-            ));
+            terminal::note(&format!("error: {reason}; to continue on other nodes: {command}"));
             Ok(REQUEUE)
         }
         Ok(Ending::Killed(signal)) => {

@@ -47,7 +47,7 @@ pub(crate) async fn guard(run: &Path) -> Result<u8, LaunchError> {
         }
         if since.elapsed() > Duration::from_secs(silence) {
             terminal::note(&format!(
-                "the supervisor is silent for {silence} s: job {} is requeued",
+                "the supervisor of job {} is silent for {silence} s",
                 variables.job
             ));
             match requeue(&directory, &variables.job).await {

@@ -14,6 +14,7 @@ use crate::{local, terminal};
 /// # Errors
 /// Slurm's words, where neither can be done from here.
 pub(crate) async fn requeue(directory: &RunDirectory, job: &str) -> Result<u8, LaunchError> {
+    terminal::note(&format!("job {job} goes back into the queue"));
     let Err(why) = local::ask("scontrol", &["requeue", job]).await else { return Ok(REQUEUE) };
     // Slurm ends the processes of a job that it requeues, perhaps before the asking one has its answer, and refuses what it has begun by
     // itself or for somebody else.
