@@ -96,6 +96,13 @@ pub(crate) enum Event {
         /// By which signal.
         signal: String,
     },
+    /// A guard has heard nothing of the supervisor for too long, and puts its job into the queue again.
+    SupervisorLost {
+        /// The job.
+        job: String,
+        /// Seconds without a sign.
+        silent_s: u64,
+    },
     /// Something ended the attempt.
     Fault(Fault),
     /// The attempt starts again.

@@ -272,6 +272,9 @@ pub(super) fn incidents(contents: &Contents) -> Markup {
             Event::Warning { rank, text } => ("warning", format!("rank {rank}: {text}")),
             Event::NodeLeftOut { node, reason } => ("node", format!("{node} left out: {reason}")),
             Event::ShardsChanged(changed) => ("data", changed.to_string()),
+            Event::SupervisorLost { job, silent_s } => {
+                ("fault", format!("the supervisor of job {job} was silent for {silent_s} s"))
+            }
             Event::StopRequested { signal } => ("stop", format!("asked for by {signal}")),
             Event::Saved { .. }
             | Event::Straggler(_)

@@ -13,6 +13,8 @@ use super::render::REQUEUE;
 use super::requeue::requeue;
 use super::submit::inside;
 use crate::error::LaunchError;
+use crate::events::{Event, EventLog};
+use crate::provenance::RunRecord;
 use crate::{local, terminal};
 
 /// Between two counts.
@@ -46,10 +48,10 @@ pub(crate) async fn guard(run: &Path) -> Result<u8, LaunchError> {
             (last, since) = (now, Instant::now());
         }
         if since.elapsed() > Duration::from_secs(silence) {
-            terminal::note(&format!(
-                "the supervisor of job {} is silent for {silence} s",
-                variables.job
-            ));
+            // What a guard prints is lost with the node of its job's log.
+            let attempt = RunRecord::read(&directory).map_or(0, |record| record.next_attempt() - 1);
+            let (job, silent_s) = (variables.job.clone(), silence);
+            EventLog::new(&directory, attempt).write(Event::SupervisorLost { job, silent_s });
             match requeue(&directory, &variables.job).await {
                 Ok(REQUEUE) => {}
                 Ok(code) => {

@@ -318,7 +318,7 @@ impl Events {
         let seconds = |from: Timestamp, to: Timestamp| to.duration_since(from).as_secs_f64();
         let recovery = |pair: &[Timestamp]| {
             let within = |at: Timestamp| pair[0] < at && at < pair[1];
-            let signs = ["fault", "stop_requested"];
+            let signs = ["fault", "stop_requested", "supervisor_lost"];
             let sign = self.events.iter().find(|event| {
                 signs.iter().any(|sign| event["event"] == **sign) && within(time(event))
             });

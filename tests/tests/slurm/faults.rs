@@ -123,6 +123,7 @@ fn a_job_that_loses_first_the_guard_s_node_and_then_its_own_is_requeued_and_goes
     running.strikes(|| cluster.kill_node("node0"));
     let events = running.complete();
     survives(trial, "beheaded", &events, &[]);
+    assert_eq!(events.named("supervisor_lost").count(), 1);
     report("power cut of the node with the supervisor", &events);
 }
 
@@ -130,6 +131,25 @@ fn a_job_that_loses_first_the_guard_s_node_and_then_its_own_is_requeued_and_goes
 fn guarded(log: &Path, node: &str) -> bool {
     let log = std::fs::read_to_string(log);
     log.is_ok_and(|log| log.contains(&format!("a guard on {node} watches")))
+}
+
+#[test]
+fn where_nodes_have_no_scontrol_the_guard_has_another_job_go_on_for_the_one_that_lost_its_first_node()
+ {
+    let trial = undisturbed();
+    let cluster = Cluster::of_mortals(4).without("scontrol");
+    let mut running = cluster.launch(trial, "inherited", &[], &[SLOWER]);
+    running.wait_until("the second checkpoint", |run| has(run, 8));
+    let first = running.job();
+    running.strikes(|| cluster.kill_node("node0"));
+    let events = running.complete();
+    survives(trial, "inherited", &events, &[]);
+    let lost: Vec<&str> =
+        events.named("supervisor_lost").map(|event| event["job"].as_str().unwrap()).collect();
+    assert_eq!(lost, [first.as_str()]);
+    let job = std::fs::read_to_string(trial.path("inherited/slurm.json")).unwrap();
+    assert!(!job.contains(&first), "another job than {first} went on: {job}");
+    report("power cut of the node with the supervisor, no scontrol", &events);
 }
 
 #[test]
