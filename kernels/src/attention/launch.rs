@@ -28,11 +28,11 @@
 //! (keys are read from L2 by each head instead, which the floor allows).
 
 use super::Mask;
-use super::cube::attention_backward_keys::AttentionBackwardKeys;
-use super::cube::attention_backward_queries::AttentionBackwardQueries;
 use super::cube::attention_finish::AttentionFinish;
 use super::cube::attention_forward::AttentionForward;
 use super::cube::attention_prepare::AttentionPrepare;
+use super::cube::backward_keys::attention_backward_keys::AttentionBackwardKeys;
+use super::cube::backward_queries::attention_backward_queries::AttentionBackwardQueries;
 use crate::compile::{self, CompileError, Emit, Launch, Scalar, Source, cubes, emit, offset};
 use crate::{Lengths, Result, check};
 
