@@ -16,12 +16,6 @@ fn log_of(trial: &Trial, run: &str) -> std::path::PathBuf {
     vljepa_recipes::RunDirectory::open(&trial.path(run)).unwrap().log(0, 1)
 }
 
-fn bad_samples(trial: &Trial, run: &str) -> u64 {
-    let text = std::fs::read(trial.path(run).join("completed.json")).unwrap();
-    let record: serde_json::Value = serde_json::from_slice(&text).unwrap();
-    record["bad_samples"].as_u64().unwrap()
-}
-
 #[test]
 fn spoiled_samples_are_replaced_counted_and_the_same_on_any_number_of_ranks() {
     let trial = Trial::new(EIGHT_STEPS);
@@ -31,7 +25,7 @@ fn spoiled_samples_are_replaced_counted_and_the_same_on_any_number_of_ranks() {
     let patient = "data.bad_samples.max_fraction=1";
     trial.complete("two", &[&shards, patient]);
     trial.complete("one", &[&shards, patient, "cluster.ranks_per_node=1"]);
-    let (one, two) = (bad_samples(&trial, "one"), bad_samples(&trial, "two"));
+    let (one, two) = (trial.bad_samples("one"), trial.bad_samples("two"));
     assert!(one > 0, "a third of the samples are spoiled and 64 were drawn");
     assert_eq!(one, two);
     let events = std::fs::read_to_string(log_of(&trial, "one")).unwrap();

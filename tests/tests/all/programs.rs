@@ -138,6 +138,22 @@ data:
             .collect()
     }
 
+    /// Bad samples that a completed run has counted.
+    pub fn bad_samples(&self, run: &str) -> u64 {
+        let text = std::fs::read(self.path(run).join("completed.json")).expect("the record");
+        let record: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
+        record["bad_samples"].as_u64().expect("a count")
+    }
+
+    /// Both runs have the same weights and moments at a step, bit for bit.
+    pub fn assert_same_bits(&self, one: &str, other: &str, step: u64) {
+        for buffer in ["weights", "first_moment", "second_moment"] {
+            let (a, b) = (self.buffer(one, step, buffer), self.buffer(other, step, buffer));
+            let same = a.iter().zip(&b).all(|(x, y)| x.to_bits() == y.to_bits());
+            assert!(same && a.len() == b.len(), "{buffer} differs");
+        }
+    }
+
     /// A flat buffer (`weights`, `first_moment`, `second_moment`) of a checkpoint, put together from the ranks' parts.
     pub fn buffer(&self, run: &str, step: u64, name: &str) -> Vec<f32> {
         let folder = self.path(run).join(format!("checkpoints/step-{step:08}"));
@@ -156,6 +172,11 @@ data:
         }
         all
     }
+}
+
+/// Whether the checkpoint of a step is whole.
+pub fn has(run: &Path, step: u64) -> bool {
+    run.join(format!("checkpoints/step-{step:08}/manifest.json")).exists()
 }
 
 /// Waits until `done` holds, at most `limit`; the child is killed and the test fails otherwise.

@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::breakage::{SmallDisk, flip_a_bit};
-use crate::programs::{Trial, command, text, wait_until};
+use crate::programs::{Trial, command, has, text, wait_until};
 
 /// 24 steps over two stages on two ranks, saved every 4.
 const TWO_STAGES: &str = "
@@ -22,10 +22,6 @@ cluster: {ranks_per_node: 2}
 ";
 const LAST: u64 = 24;
 const LIMIT: Duration = Duration::from_secs(120);
-
-fn has(run: &Path, step: u64) -> bool {
-    run.join(format!("checkpoints/step-{step:08}/manifest.json")).exists()
-}
 
 fn signal(child: &Child, signal: Signal) {
     let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
@@ -50,11 +46,7 @@ fn workers(run: &Path) -> Vec<Pid> {
 
 fn assert_same_end(trial: &Trial, undisturbed: &str, run: &str) {
     assert_eq!(trial.losses(undisturbed), trial.losses(run), "losses differ");
-    for buffer in ["weights", "first_moment", "second_moment"] {
-        let (a, b) = (trial.buffer(undisturbed, LAST, buffer), trial.buffer(run, LAST, buffer));
-        let same = a.iter().zip(&b).all(|(x, y)| x.to_bits() == y.to_bits());
-        assert!(same && a.len() == b.len(), "{buffer} differs");
-    }
+    trial.assert_same_bits(undisturbed, run, LAST);
 }
 
 #[test]

@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::cluster::{Cluster, Events, assert_same_end, has, report, undisturbed};
-use crate::programs::Trial;
+use crate::cluster::{Cluster, Events, assert_same_end, report, undisturbed};
+use crate::programs::{Trial, has};
 
 /// Ranks that are slower at every step, so that a test can act while the run works.
 const SLOWER: &str = "slow:rank=0,step=0,seconds=0.1";

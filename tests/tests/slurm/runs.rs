@@ -1,7 +1,7 @@
 //! Submitting, watching, stopping.
 
-use crate::cluster::{Cluster, assert_same_end, has, undisturbed};
-use crate::programs::{program, text};
+use crate::cluster::{Cluster, Running, assert_same_end, undisturbed};
+use crate::programs::{has, program, text};
 
 #[test]
 fn a_submitted_run_keeps_the_programs_and_the_recipe_it_was_submitted_with() {
@@ -126,12 +126,15 @@ fn nodes_that_cannot_reach_the_supervisor_say_so_before_any_worker_starts() {
     let cluster = Cluster::up(2);
     // An address of RFC 5737 that no machine has.
     let elsewhere = ["cluster.control.host=192.0.2.1", "cluster.control.port=16999"];
-    let mut running = cluster.launch(trial, "firewalled", &elsewhere, &[]);
+    let running = cluster.launch(trial, "firewalled", &elsewhere, &[]);
+    never_begins(running, &["node1: control: ", "192.0.2.1 port 16999"]);
+}
+
+/// The run ends before any attempt, and says why.
+fn never_begins(mut running: Running<'_>, why: &[&str]) {
     assert_eq!(running.end().status.code(), Some(1));
     let story = running.story();
-    for said in
-        ["node1: control: ", "192.0.2.1 port 16999", "no attempt of this run has started yet"]
-    {
+    for said in why.iter().chain(&["no attempt of this run has started yet"]) {
         assert!(story.contains(said), "{said}: {story}");
     }
 }
@@ -142,12 +145,8 @@ fn a_run_whose_nodes_all_lack_something_ends_and_says_what() {
     let trial = undisturbed();
     let cluster = Cluster::up(2);
     let gpu = ["device=cuda", "precision=bf16"];
-    let mut running = cluster.launch(trial, "no-gpu", &gpu, &[]);
-    assert_eq!(running.end().status.code(), Some(1));
-    let story = running.story();
-    for said in ["node1: device: opening the GPU", "no attempt of this run has started yet"] {
-        assert!(story.contains(said), "{said}: {story}");
-    }
+    let running = cluster.launch(trial, "no-gpu", &gpu, &[]);
+    never_begins(running, &["node1: device: opening the GPU"]);
     let script = std::fs::read_to_string(trial.path("no-gpu").join("job.sbatch")).unwrap();
     assert!(script.contains("#SBATCH --gpus-per-node=2\n"), "{script}");
 }

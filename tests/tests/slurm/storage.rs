@@ -4,10 +4,8 @@
 use std::path::{Path, PathBuf};
 
 use crate::breakage::{SmallDisk, flip_a_bit, spoiled};
-use crate::cluster::{
-    Cluster, LAST, TWO_STAGES, assert_same_bits, assert_same_end, has, report, undisturbed,
-};
-use crate::programs::Trial;
+use crate::cluster::{Cluster, LAST, TWO_STAGES, assert_same_end, report, undisturbed};
+use crate::programs::{Trial, has};
 
 fn checkpoint(run: &Path, step: u64) -> PathBuf {
     run.join(format!("checkpoints/step-{step:08}"))
@@ -63,7 +61,7 @@ fn a_disk_that_is_full_for_a_while_costs_checkpoints_and_no_step() {
     std::fs::remove_file(&ballast).unwrap();
     let events = running.complete();
     // Lines of metrics may have found no room.
-    assert_same_bits(trial, "disk/full");
+    trial.assert_same_bits("undisturbed", "disk/full", LAST);
     assert_eq!(events.named("attempt_started").count(), 1);
     let gone = (1..=LAST).filter(|step| has(&trial.path("undisturbed"), *step));
     let gone: Vec<u64> = gone.filter(|step| !has(&trial.path("disk/full"), *step)).collect();
@@ -123,12 +121,7 @@ fn a_truncated_shard_costs_the_same_samples_whatever_happens() {
     let killed = cluster.launch(&trial, "killed", &sets, &[kill]).complete();
     assert_same_end(&trial, "killed");
     assert_eq!([plain.faults().len(), killed.faults().len()], [0, 1]);
-    let bad = |run: &str| {
-        let text = std::fs::read(trial.path(run).join("completed.json")).unwrap();
-        let record: serde_json::Value = serde_json::from_slice(&text).unwrap();
-        record["bad_samples"].as_u64().unwrap()
-    };
-    assert!(bad("undisturbed") > 0);
-    assert_eq!(bad("undisturbed"), bad("killed"));
+    assert!(trial.bad_samples("undisturbed") > 0);
+    assert_eq!(trial.bad_samples("undisturbed"), trial.bad_samples("killed"));
     report("truncated shard, and kill -9", &killed);
 }
