@@ -7,8 +7,6 @@
 //! Shapes in names: `b` rows of the batch, `n` packed tokens, `d` width of a model, `h` heads, `f` hidden width of an MLP, `e` width
 //! of the shared embedding, `g` rows of the global batch.
 
-#[cfg(feature = "cuda")]
-pub mod compile_keys;
 mod error;
 pub mod layers;
 pub mod loss;

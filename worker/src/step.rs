@@ -317,8 +317,8 @@ fn backward(
     if let Some(d_visual) =
         model.predictor.backward(cx, parameters, saved, d_predicted, gradients, on_ready)?
     {
-        let (saved, d) = (visual.saved, d_visual.view());
-        model.x_encoder.backward(cx, parameters, saved, d, gradients, on_ready)?;
+        let saved = visual.saved;
+        model.x_encoder.backward(cx, parameters, saved, d_visual, gradients, on_ready)?;
     }
     Ok(())
 }

@@ -158,9 +158,9 @@ impl Predictor {
             .head
             .backward(cx, parameters, head, d_embedding, lengths, true, gradients)?
             .ok_or(NOTHING)?;
-        let (d_out, text) = (d_hidden.view(), &self.text.stack);
-        let mut d = text.backward(cx, parameters, stack, d_out, &sequence, gradients, on_ready)?;
-        drop(d_hidden);
+        let text = &self.text.stack;
+        let mut d =
+            text.backward(cx, parameters, stack, d_hidden, &sequence, gradients, on_ready)?;
         if let Some(query) = query {
             self.query_backward(cx, parameters, query, &d, gradients)?;
         }

@@ -115,8 +115,9 @@ impl YEncoder {
         let d_hidden =
             self.head.backward(cx, parameters, head, d_embedding, lengths, below, gradients)?;
         if let (Some((ids, saved)), Some(d_hidden)) = (text, d_hidden) {
-            let (d_out, stack) = (d_hidden.view(), &self.text.stack);
-            let d = stack.backward(cx, parameters, saved, d_out, &sequence, gradients, on_ready)?;
+            let stack = &self.text.stack;
+            let d =
+                stack.backward(cx, parameters, saved, d_hidden, &sequence, gradients, on_ready)?;
             self.text.embed_backward(cx, ids.view(), d.view(), gradients)?;
         }
         on_ready(gradients, self.gradients_end);

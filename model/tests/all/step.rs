@@ -131,7 +131,7 @@ impl Step {
             .unwrap();
         assert_eq!(d_visual.is_some(), model.x_encoder.trainable);
         if let Some(d_visual) = d_visual {
-            let (saved, d) = (visual.saved.take(), d_visual.view());
+            let (saved, d) = (visual.saved.take(), d_visual);
             model.x_encoder.backward(cx, parameters, saved, d, gradients, on_ready).unwrap();
         }
         let read = |t: &Tensor| t.to_f32().unwrap().into_owned();
