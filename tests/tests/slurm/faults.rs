@@ -167,8 +167,12 @@ fn usr1_saves_and_requeues_and_so_does_a_preemption() {
     cluster.ask(
         "sbatch --partition=high --nodes=2 --exclusive --output=/dev/null tests/slurm/hold.sh 2",
     );
+    let job = running.job();
+    // Waits until the job is gone: Slurm 24.05 and newer would begin it once more.
     let events = running.complete();
     survives(trial, "signalled", &events, &[]);
+    let job = cluster.ask(&format!("scontrol show job {job}"));
+    assert!(job.contains("Requeue=0") && job.contains("ExitCode=0:0"), "{job}");
     let asked: Vec<&str> =
         events.named("stop_requested").map(|event| event["signal"].as_str().unwrap()).collect();
     assert_eq!(asked, ["USR1", "TERM"]);
