@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use vljepa_kernels::info_nce::{self, EqualTargets};
+use vljepa_kernels::info_nce::{self, Batch};
 use vljepa_kernels::{Result, Tensor, View, copy};
 
 use super::EmbeddingGradients;
@@ -43,12 +43,6 @@ pub struct Statistics {
     pub diagonal: Tensor,
 }
 
-impl<'a> Gathered<'a> {
-    fn own(&self, all: View<'a>) -> View<'a> {
-        all.rows(self.rows.start, self.rows.end)
-    }
-}
-
 impl InfoNce {
     /// α = exp(logit_scale), at most `max_scale`.
     ///
@@ -81,9 +75,13 @@ impl InfoNce {
         Ok(())
     }
 
-    fn equal<'a>(&self, gathered: &Gathered<'a>) -> Option<EqualTargets<'a>> {
-        let all = gathered.hashes.filter(|_| self.mask_equal_targets)?;
-        Some(EqualTargets { rows: gathered.own(all), all })
+    fn batch<'a>(&self, gathered: &Gathered<'a>) -> Batch<'a> {
+        Batch {
+            predicted: gathered.predicted,
+            target: gathered.target,
+            hashes: gathered.hashes.filter(|_| self.mask_equal_targets),
+            rows: gathered.rows.clone(),
+        }
     }
 
     /// Log-sum-exps of this rank's rows in both directions.
@@ -99,13 +97,9 @@ impl InfoNce {
         let (alpha, b) = (self.scale(parameters)?, gathered.rows.len());
         let (mut r, mut c) = (cx.take_f32(&[b])?, cx.take_f32(&[b])?);
         let mut diagonal = cx.take_f32(&[b])?;
-        let (p, t, equal) = (gathered.predicted, gathered.target, self.equal(gathered));
-        let first = gathered.rows.start;
-        let (own_p, own_t) = (gathered.own(p), gathered.own(t));
-        let (lse, s) = (c.view_mut(), diagonal.view_mut());
-        info_nce::statistics(cx.stream, own_t, p, alpha, first, equal, lse, s)?;
-        let (lse, s) = (r.view_mut(), diagonal.view_mut());
-        info_nce::statistics(cx.stream, own_p, t, alpha, first, equal, lse, s)?;
+        let batch = self.batch(gathered);
+        let (predicted, target, s) = (r.view_mut(), c.view_mut(), diagonal.view_mut());
+        info_nce::both_statistics(cx.stream, &batch, alpha, predicted, target, s)?;
         Ok(Statistics { predicted_lse: r, target_lse: c, diagonal })
     }
 
@@ -133,19 +127,22 @@ impl InfoNce {
         target_lse: View<'_>,
         gradients: &mut Gradients,
     ) -> Result<EmbeddingGradients> {
-        let (p, t, equal) = (gathered.predicted, gathered.target, self.equal(gathered));
-        let (own_p, own_t) = (gathered.own(p), gathered.own(t));
-        let Range { start, end } = gathered.rows;
-        let alpha = self.scale(parameters)?;
-        let (r, c) = (predicted_lse.rows(start, end), target_lse.rows(start, end));
-        let (mut predicted, mut target) =
-            (cx.take_f32(own_p.shape())?, cx.take_f32(own_t.shape())?);
+        let (batch, alpha) = (self.batch(gathered), self.scale(parameters)?);
+        let shape = [gathered.rows.len(), gathered.predicted.shape()[1]];
+        let (mut predicted, mut target) = (cx.take_f32(&shape)?, cx.take_f32(&shape)?);
         let trained = self.logit_scale.trainable();
         let d_scale = trained.then(|| gradients.of(&self.logit_scale));
-        let (lse, out) = (target_lse, predicted.view_mut());
-        info_nce::backward(cx.stream, own_p, t, r, lse, alpha, start, equal, out, d_scale)?;
-        let (lse, out) = (predicted_lse, target.view_mut());
-        info_nce::backward(cx.stream, own_t, p, c, lse, alpha, start, equal, out, None)?;
+        let (d_p, d_t) = (predicted.view_mut(), target.view_mut());
+        info_nce::both_gradients(
+            cx.stream,
+            &batch,
+            predicted_lse,
+            target_lse,
+            alpha,
+            d_p,
+            d_t,
+            d_scale,
+        )?;
         Ok(EmbeddingGradients { predicted, target })
     }
 }
