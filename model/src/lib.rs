@@ -20,7 +20,7 @@ pub mod y_encoder;
 
 pub use error::ModelError;
 pub use layers::{Embedded, Head, Sequence, TextModel};
-pub use loss::{Gathered, InfoNce, Objective, PairDistance, Statistics};
+pub use loss::{Alpha, Gathered, InfoNce, Objective, PairDistance, Statistics};
 pub use optimizer::{AdamW, learning_rate_at};
 pub use parameters::{
     Gradients, Group, Initial, Layout, LayoutBuilder, OnReady, Parameter, ParameterId, Parameters,

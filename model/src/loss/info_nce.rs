@@ -6,17 +6,24 @@ use vljepa_kernels::info_nce::{self, Batch};
 use vljepa_kernels::{Result, Tensor, View, copy};
 
 use super::EmbeddingGradients;
-use crate::{Context, Gradients, Parameters, Weight};
+use crate::{Context, Gradients, Weight};
 
 /// Bidirectional `InfoNCE`.
 #[derive(Debug, Clone, Copy)]
 pub struct InfoNce {
-    /// α = exp(logit_scale).
+    /// α is its exponential.
     pub logit_scale: Weight,
-    /// Largest α.
-    pub max_scale: f32,
     /// Whether rows of an equal target text are left out of each other's negatives.
     pub mask_equal_targets: bool,
+}
+
+/// The factor of the similarities in one step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Alpha {
+    /// exp(logit_scale), at most the recipe's `max_scale`.
+    pub value: f32,
+    /// Whether exp(logit_scale) lies beyond `max_scale`.
+    pub clamped: bool,
 }
 
 /// Embeddings of all ranks, and which of them are this rank's.
@@ -44,30 +51,18 @@ pub struct Statistics {
 }
 
 impl InfoNce {
-    /// α = exp(logit_scale), at most `max_scale`.
-    ///
-    /// # Errors
-    /// When the parameter cannot be read back from the device.
-    pub fn scale(&self, parameters: &Parameters) -> Result<f32> {
-        Ok(self.unclamped(parameters)?.min(self.max_scale))
-    }
-
-    fn unclamped(&self, parameters: &Parameters) -> Result<f32> {
-        Ok(parameters.scalar(&self.logit_scale)?.exp())
-    }
-
     /// Where α is clamped, only a gradient that lowers it is kept, so that the temperature cannot wander off beyond the clamp but can
     /// come back. Takes the gradient summed over all ranks: shares of single ranks differ in sign.
     ///
     /// # Errors
-    /// When the parameter cannot be read back from the device.
+    /// When the gradient cannot be read back from the device.
     pub fn hold_at_clamp(
         &self,
         cx: Context<'_>,
-        parameters: &Parameters,
+        alpha: Alpha,
         gradients: &mut Gradients,
     ) -> Result<()> {
-        if self.logit_scale.trainable() && self.unclamped(parameters)? > self.max_scale {
+        if self.logit_scale.trainable() && alpha.clamped {
             let sum = gradients.of(&self.logit_scale).as_view().to_f32()?[0];
             let held = [sum.max(0.0)];
             copy::copy(cx.stream, View::from_f32(&held, &[1]), gradients.of(&self.logit_scale))?;
@@ -91,10 +86,10 @@ impl InfoNce {
     pub fn statistics(
         &self,
         cx: Context<'_>,
-        parameters: &Parameters,
+        alpha: Alpha,
         gathered: &Gathered<'_>,
     ) -> Result<Statistics> {
-        let (alpha, b) = (self.scale(parameters)?, gathered.rows.len());
+        let (alpha, b) = (alpha.value, gathered.rows.len());
         let (mut r, mut c) = (cx.take_f32(&[b])?, cx.take_f32(&[b])?);
         let mut diagonal = cx.take_f32(&[b])?;
         let batch = self.batch(gathered);
@@ -121,13 +116,13 @@ impl InfoNce {
     pub fn backward(
         &self,
         cx: Context<'_>,
-        parameters: &Parameters,
+        alpha: Alpha,
         gathered: &Gathered<'_>,
         predicted_lse: View<'_>,
         target_lse: View<'_>,
         gradients: &mut Gradients,
     ) -> Result<EmbeddingGradients> {
-        let (batch, alpha) = (self.batch(gathered), self.scale(parameters)?);
+        let (batch, alpha) = (self.batch(gathered), alpha.value);
         let shape = [gathered.rows.len(), gathered.predicted.shape()[1]];
         let (mut predicted, mut target) = (cx.take_f32(&shape)?, cx.take_f32(&shape)?);
         let trained = self.logit_scale.trainable();

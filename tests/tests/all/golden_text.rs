@@ -110,7 +110,7 @@ fn gradients(
     let d = stack
         .backward(cx, parameters, saved.unwrap(), d, &sequence, &mut gradients, &mut |_, _| {})
         .unwrap();
-    model.embed_backward(cx, text.ids(), d.view(), &mut gradients).unwrap();
+    model.embed_backward(cx, text.host_ids(), d.view(), &mut gradients).unwrap();
     gradients
 }
 
