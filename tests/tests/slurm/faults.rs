@@ -153,7 +153,8 @@ fn a_guard_that_ends_with_its_srun_is_replaced() {
     assert!(log.contains("the guard on node 1 of this job has ended"), "{log}");
 }
 
-/// Kills the `srun` of a run's guard. Its child, which has the same command line, lives on and ends the guard.
+/// Kills the `srun` of a run's guard. Its child, which has the same command line, lives on and ends
+/// the guard.
 fn kill_guards_srun(run: &Path) {
     let read = |process: &str, file: &str| {
         std::fs::read_to_string(format!("/proc/{process}/{file}")).unwrap_or_default()
