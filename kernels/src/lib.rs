@@ -25,6 +25,8 @@ pub mod gelu;
 pub mod global_norm;
 pub mod info_nce;
 pub mod layer_norm;
+#[cfg(feature = "cuda")]
+pub mod library;
 pub mod linear;
 pub mod math;
 pub mod normalize;

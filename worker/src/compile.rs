@@ -8,7 +8,7 @@ use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use vljepa_kernels::compile::{Cache, CompileError, Compiler, Cubin, Kernel, Nvrtc};
 use vljepa_model::compile_keys::compile_keys;
 
-use crate::environment::CompileEnvironment;
+use crate::environment::GpuEnvironment;
 
 /// Compiles the kernels of `recipes` into the cache and says what they need.
 ///
@@ -19,10 +19,10 @@ pub fn run(
     architecture: &str,
     cache: Option<PathBuf>,
 ) -> anyhow::Result<String> {
-    let environment = CompileEnvironment::read();
+    let environment = GpuEnvironment::read();
     let folder = cache.unwrap_or_else(|| environment.cache.clone());
     let keys = keys(recipes)?;
-    let nvrtc = Nvrtc::open(environment.nvrtc.as_deref(), environment.include.as_deref())?;
+    let nvrtc = Nvrtc::open(&environment.libraries)?;
     let compiler = Compiler::new(nvrtc, architecture, Some(Cache::new(&folder)));
     let compiled = compile(&compiler, &keys)?;
     let cached = compiled.iter().filter(|(_, cached)| *cached).count();

@@ -144,7 +144,7 @@ fn the_host_and_a_gpu_take_the_same_step_in_one_piece_or_in_several() {
 
 #[test]
 fn a_trace_of_a_gpu_s_step_shows_its_kernels_within_the_step() {
-    let device = Device::Cuda(Cuda::for_tests(Mode::Fast));
+    let device = Device::Cuda(Cuda::for_one_test(Mode::Fast));
     let recipe = recipe();
     let mut run = Engine::for_training(&recipe, device).unwrap();
     let folder = tempfile::tempdir().unwrap();
