@@ -10,6 +10,7 @@
 pub mod adamw;
 pub mod attention;
 mod check;
+pub mod column_sums;
 #[cfg(feature = "cuda")]
 pub mod compile;
 pub mod copy;

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use vljepa_kernels::adamw::launch as adamw;
 use vljepa_kernels::attention::launch as attention;
 use vljepa_kernels::attention::launch::Sight;
+use vljepa_kernels::column_sums::launch as column_sums;
 use vljepa_kernels::compile::{Element, Kernel};
 use vljepa_kernels::distance::{Distance, launch as distance};
 use vljepa_kernels::embedding::launch as embedding;
@@ -45,6 +46,7 @@ pub fn compile_keys(recipe: &Recipe) -> BTreeSet<Kernel> {
     // Gemma normalises the heads of q and k as well.
     norm_keys(&mut keys, Form::RmsOnePlus, y.head_dim, true);
     token_keys(&mut keys, recipe);
+    bias_keys(&mut keys, recipe);
     loss_keys(&mut keys, &recipe.loss);
     for copied in [false, true] {
         keys.insert(Kernel::Adamw(adamw::Kernel { width: 4, copied }));
@@ -118,6 +120,19 @@ fn token_keys(keys: &mut BTreeSet<Kernel>, recipe: &Recipe) {
     }
 }
 
+/// Gradients of the biases of linear layers.
+fn bias_keys(keys: &mut BTreeSet<Kernel>, recipe: &Recipe) {
+    let model = &recipe.model;
+    let (x, predictor) = (&model.x_encoder, &model.predictor);
+    let encoder = [x.hidden_size, 3 * x.hidden_size, x.intermediate_size];
+    let projections = [predictor.hidden_size, model.embed_dim];
+    let encoder = encoder.into_iter().filter(|_| x.trainable);
+    let projections = projections.into_iter().filter(|_| model.projection_bias);
+    for width in encoder.chain(projections) {
+        keys.extend(column_sums::Kernel::all(Element::Bf16, width).map(Kernel::ColumnSums));
+    }
+}
+
 fn loss_keys(keys: &mut BTreeSet<Kernel>, loss: &schema::Loss) {
     let distance = match loss.kind {
         schema::LossKind::InfoNce => {
@@ -143,7 +158,8 @@ fn norm_keys(keys: &mut BTreeSet<Kernel>, form: Form, width: usize, trained: boo
         }
     }
     if trained {
-        keys.insert(Kernel::LayerNorm(norm::ADD));
+        let [_, total] = column_sums::Kernel::all(Element::F32, width);
+        keys.insert(Kernel::ColumnSums(total));
     }
 }
 
