@@ -1,14 +1,13 @@
 //! Every kernel and the machine's own ceilings on a GPU, at the shapes of VL-JEPA's step: one line of JSON for each, the opponent of
 //! `torch_kernels.py`.
 //!
-//! `cargo bench -p vljepa-kernels --features cuda --bench operations_gpu`. A time is the median of the repetitions, between two events.
-//! `share` is the part of the ceiling measured at the start: of the copy's bytes per second for what is bound by memory, of the
-//! largest product's operations per second for what is bound by arithmetic. `VLJEPA_NVRTC` and `VLJEPA_CUDA_INCLUDE` name
-//! NVRTC and its headers where they are not found; `--emulated` (feature `emulator`) runs tiny shapes without a GPU, which only
-//! shows that it runs.
+//! `cargo bench -p vljepa-kernels --features cuda --bench operations_gpu`. A time is the median of
+//! the repetitions, between two events. `share` is the part of the ceiling measured at the start:
+//! of the copy's bytes per second for what is bound by memory, of the largest product's operations
+//! per second for what is bound by arithmetic. `VLJEPA_NVRTC`, `VLJEPA_CUDA_INCLUDE` and
+//! `VLJEPA_CUBLASLT` name NVRTC, its headers and cuBLASLt where they are not found; `--emulated`
+//! (feature `emulator`) runs tiny shapes without a GPU, which only shows that it runs.
 #![expect(clippy::print_stdout, reason = "a benchmark")]
-
-use std::path::PathBuf;
 
 use vljepa_kernels::adamw::{self, Hyper};
 use vljepa_kernels::attention::launch::Mode;
@@ -16,6 +15,7 @@ use vljepa_kernels::attention::{self, Mask};
 use vljepa_kernels::compile::{Cache, Compiler, Nvrtc};
 use vljepa_kernels::device::cuda::{Cuda, CudaStream, Lane};
 use vljepa_kernels::gelu::{self, Gelu};
+use vljepa_kernels::library::Libraries;
 use vljepa_kernels::patch_embed::{self, Normalisation};
 use vljepa_kernels::rms_norm::{self, Scale};
 use vljepa_kernels::rope::{self, Heads, Rotation, Table};
@@ -51,11 +51,10 @@ fn open(
         #[cfg(not(feature = "emulator"))]
         return Err("--emulated needs feature `emulator`".into());
     }
-    let path = |name| std::env::var_os(name).map(PathBuf::from);
-    let (library, include) = (path("VLJEPA_NVRTC"), path("VLJEPA_CUDA_INCLUDE"));
-    let nvrtc = Nvrtc::open(library.as_deref(), include.as_deref())?;
+    let libraries = Libraries::of(|name| std::env::var_os(name)?.into_string().ok());
+    let nvrtc = Nvrtc::open(&libraries)?;
     let cache = Cache::new(&std::env::temp_dir().join("vljepa-bench-kernels"));
-    Ok(Cuda::open(0, Compiler::new(nvrtc, "sm_90a", Some(cache)), mode)?)
+    Ok(Cuda::open(0, Compiler::new(nvrtc, "sm_90a", Some(cache)), &libraries, mode)?)
 }
 
 impl Bench {

@@ -1,6 +1,5 @@
 //! A device for tests: memory of the host, kernels as host programs, products by the host's.
 
-use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
@@ -13,22 +12,23 @@ use crate::compile::emulator::{Buffer, Emulator};
 use crate::compile::{Cache, Compiler, Nvrtc};
 use crate::compile::{Element, Launch};
 use crate::device::host_gemm::{Layout, matmul};
+use crate::library::Libraries;
 
-/// The GPU whose number `VLJEPA_TEST_GPU` holds, opened once for each mode; its kernels are compiled by the NVRTC of `VLJEPA_NVRTC` with
-/// the headers of `VLJEPA_CUDA_INCLUDE`.
-#[expect(clippy::disallowed_methods, reason = "variables that only tests know")]
+/// The GPU whose number `VLJEPA_TEST_GPU` holds, opened once for each mode.
 pub(crate) fn test_gpu(attention: Mode) -> Option<&'static Cuda> {
-    static OPENED: [OnceLock<&'static Cuda>; 2] = [OnceLock::new(), OnceLock::new()];
+    static OPENED: [OnceLock<Option<&'static Cuda>>; 2] = [OnceLock::new(), OnceLock::new()];
+    *OPENED[usize::from(attention == Mode::Fast)].get_or_init(|| open_test_gpu(attention))
+}
+
+/// The same GPU, opened once more, with streams and a trace of its own.
+#[expect(clippy::disallowed_methods, reason = "variables that only tests know")]
+pub(super) fn open_test_gpu(attention: Mode) -> Option<&'static Cuda> {
     let ordinal = std::env::var("VLJEPA_TEST_GPU").ok()?.parse().expect("a number");
-    let opened = &OPENED[usize::from(attention == Mode::Fast)];
-    Some(opened.get_or_init(|| {
-        let path = |name| std::env::var_os(name).map(PathBuf::from);
-        let (library, include) = (path("VLJEPA_NVRTC"), path("VLJEPA_CUDA_INCLUDE"));
-        let nvrtc = Nvrtc::open(library.as_deref(), include.as_deref()).expect("NVRTC");
-        let cache = Cache::new(&std::env::temp_dir().join("vljepa-test-kernels"));
-        let compiler = Compiler::new(nvrtc, "sm_90a", Some(cache));
-        Cuda::open(ordinal, compiler, attention).expect("the GPU")
-    }))
+    let libraries = Libraries::of(|name| std::env::var(name).ok());
+    let nvrtc = Nvrtc::open(&libraries).expect("NVRTC");
+    let cache = Cache::new(&std::env::temp_dir().join("vljepa-test-kernels"));
+    let compiler = Compiler::new(nvrtc, "sm_90a", Some(cache));
+    Some(Cuda::open(ordinal, compiler, &libraries, attention).expect("the GPU"))
 }
 
 /// The heap, from address [`BASE`] on. Memory that a tensor has not written yet is all ones: NaN.
