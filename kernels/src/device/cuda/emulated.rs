@@ -1,7 +1,7 @@
 //! A device for tests: memory of the host, kernels as host programs, products by the host's.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
@@ -11,25 +11,49 @@ use super::{Cuda, Lane, Product, Region, Span};
 use crate::Result;
 use crate::attention::launch::Mode;
 use crate::compile::emulator::{Buffer, Emulator};
-use crate::compile::{Cache, Compiler, Nvrtc};
-use crate::compile::{Element, Launch};
+use crate::compile::{Cache, Compiler, Element, Kernel, Launch, Nvrtc};
 use crate::device::host_gemm::{Layout, matmul};
 
-/// The GPU whose number `VLJEPA_TEST_GPU` holds, opened once for each mode; its kernels are compiled by the NVRTC of `VLJEPA_NVRTC` with
-/// the headers of `VLJEPA_CUDA_INCLUDE`.
+/// A variable of the environment that only tests and benchmarks know.
 #[expect(clippy::disallowed_methods, reason = "variables that only tests know")]
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// Compiles with the NVRTC of `VLJEPA_NVRTC` and the headers of `VLJEPA_CUDA_INCLUDE`; cubins are kept in `folder`.
+fn compiler(folder: &Path) -> Compiler {
+    let path = |name| variable(name).map(PathBuf::from);
+    let (library, include) = (path("VLJEPA_NVRTC"), path("VLJEPA_CUDA_INCLUDE"));
+    let nvrtc = Nvrtc::open(library.as_deref(), include.as_deref()).expect("NVRTC");
+    Compiler::new(nvrtc, "sm_90a", Some(Cache::new(folder)))
+}
+
+/// Number of the GPU that tests run on, from `VLJEPA_TEST_GPU`. `None` means the emulated GPU.
+pub(crate) fn test_gpu_number() -> Option<usize> {
+    Some(variable("VLJEPA_TEST_GPU")?.parse().expect("VLJEPA_TEST_GPU is the number of a GPU"))
+}
+
+/// The GPU of [`test_gpu_number`], opened once for each mode. It reads cubins from the folder `VLJEPA_TEST_KERNELS`.
 pub(crate) fn test_gpu(attention: Mode) -> Option<&'static Cuda> {
     static OPENED: [OnceLock<&'static Cuda>; 2] = [OnceLock::new(), OnceLock::new()];
-    let ordinal = std::env::var("VLJEPA_TEST_GPU").ok()?.parse().expect("a number");
+    let number = test_gpu_number()?;
     let opened = &OPENED[usize::from(attention == Mode::Fast)];
     Some(opened.get_or_init(|| {
-        let path = |name| std::env::var_os(name).map(PathBuf::from);
-        let (library, include) = (path("VLJEPA_NVRTC"), path("VLJEPA_CUDA_INCLUDE"));
-        let nvrtc = Nvrtc::open(library.as_deref(), include.as_deref()).expect("NVRTC");
-        let cache = Cache::new(&std::env::temp_dir().join("vljepa-test-kernels"));
-        let compiler = Compiler::new(nvrtc, "sm_90a", Some(cache));
-        Cuda::open(ordinal, compiler, attention).expect("the GPU")
+        let folder = variable("VLJEPA_TEST_KERNELS")
+            .map_or_else(|| std::env::temp_dir().join("vljepa-test-kernels"), PathBuf::from);
+        Cuda::open(number, compiler(&folder), attention).expect("the GPU")
     }))
+}
+
+/// Compiles `kernel` for real GPUs into the folder `VLJEPA_TEST_KERNELS`, and does nothing without that variable. The
+/// emulator calls it for every kernel that it runs: afterwards the folder holds what the same tests need on a real GPU.
+pub(crate) fn compile_ahead(kernel: Kernel) {
+    static AHEAD: OnceLock<Option<(Compiler, Mutex<BTreeSet<Kernel>>)>> = OnceLock::new();
+    let open = || Some((compiler(Path::new(&variable("VLJEPA_TEST_KERNELS")?)), Mutex::default()));
+    let Some((compiler, compiled)) = AHEAD.get_or_init(open) else { return };
+    if compiled.lock().unwrap_or_else(PoisonError::into_inner).insert(kernel) {
+        compiler.compile(kernel).expect("the kernel compiles for sm_90a");
+    }
 }
 
 /// Allocations by address. Fresh memory is all ones: NaN.

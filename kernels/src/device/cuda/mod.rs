@@ -9,6 +9,8 @@ mod call;
 #[cfg(any(test, feature = "emulator"))]
 pub(crate) mod emulated;
 mod hardware;
+#[cfg(test)]
+mod large;
 mod mark;
 mod page_locked;
 #[cfg(test)]
