@@ -20,3 +20,4 @@ cargo clippy --release --workspace --all-targets --features "$features" -- -D wa
 cargo check --release --workspace
 RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps --features "$features" --quiet
 cargo test --release --workspace --features "$features"
+kernels/benches/gpu.py rehearse --features "$features"
