@@ -17,7 +17,7 @@ PROGRAMS = {
 }
 # Modules of tests that use a GPU where there is one; each must match a test.
 MODULES = {
-    "kernels_tests": ("::tests_cube", "device::cuda::tests", "device::cuda::large", "device::cuda::mark", "device::snapshot"),
+    "kernels_tests": ("::tests_cube", "::tests_strips", *(f"device::{name}::" for name in ("cuda::tests", "cuda::large", "cuda::mark", "snapshot"))),
     "tests": ("gpu_run", "gpu_step"),
 }
 

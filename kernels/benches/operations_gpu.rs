@@ -24,7 +24,7 @@ use vljepa_kernels::patch_embed::{self, Normalisation};
 use vljepa_kernels::rms_norm::{self, Scale};
 use vljepa_kernels::rope::{self, Heads, Rotation, Table};
 use vljepa_kernels::testing::{bytes, normal};
-use vljepa_kernels::{DType, Device, Lengths, Result, Stream, Tensor, Write};
+use vljepa_kernels::{DType, Device, Lengths, Result, Stream, Tensor, View, Write};
 use vljepa_kernels::{copy, embedding, gated_mlp, global_norm, info_nce, layer_norm, linear};
 use vljepa_kernels::{normalize, pooling};
 
@@ -243,25 +243,47 @@ impl Bench {
             normalize::forward(&self.stream, x.view(), 1e-12, out.view_mut(), norm.view_mut())?;
             out
         };
-        for b in [self.size(128, 64), g] {
-            let rows = all.view().rows(0, b);
-            let [mut lse, mut diagonal] =
-                [self.zeros(DType::F32, &[b])?, self.zeros(DType::F32, &[b])?];
-            let all_lse = self.zeros(DType::F32, &[g])?;
-            let (mut d, mut d_scale) =
-                (self.zeros(DType::F32, &[b, e])?, self.zeros(DType::F32, &[1])?);
-            let (shape, product) = ([b, g, e], 2 * b * g * e);
-            let alpha = 1.0 / 0.07;
-            self.row("info_nce_statistics", &shape, &Bound::Arithmetic(product), || {
-                let (l, s) = (lse.view_mut(), diagonal.view_mut());
-                info_nce::statistics(&self.stream, rows, all.view(), alpha, 0, None, l, s)
-            })?;
-            self.row("info_nce_backward", &shape, &Bound::Arithmetic(2 * product), || {
-                let (l, c, s) = (lse.view(), all_lse.view(), Some(d_scale.view_mut()));
-                let d = d.view_mut();
-                info_nce::backward(&self.stream, rows, all.view(), l, c, alpha, 0, None, d, s)
-            })?;
-        }
+        let (b, alpha) = (self.size(128, 64), 1.0 / 0.07);
+        let rows = all.view().rows(0, b);
+        let [mut lse, mut diagonal, mut d_scale] = [
+            self.zeros(DType::F32, &[b])?,
+            self.zeros(DType::F32, &[b])?,
+            self.zeros(DType::F32, &[1])?,
+        ];
+        let all_lse = self.zeros(DType::F32, &[g])?;
+        let mut d = self.zeros(DType::F32, &[b, e])?;
+        let (shape, product) = ([b, g, e], 2 * b * g * e);
+        self.row("info_nce_statistics", &shape, &Bound::Arithmetic(product), || {
+            let (l, s) = (lse.view_mut(), diagonal.view_mut());
+            info_nce::statistics(&self.stream, rows, all.view(), alpha, 0, None, l, s)
+        })?;
+        self.row("info_nce_backward", &shape, &Bound::Arithmetic(2 * product), || {
+            let (l, c, s) = (lse.view(), all_lse.view(), Some(d_scale.view_mut()));
+            let d = d.view_mut();
+            info_nce::backward(&self.stream, rows, all.view(), l, c, alpha, 0, None, d, s)
+        })?;
+        self.info_nce_both(all.view(), alpha)
+    }
+
+    /// Both sides of a batch that one GPU holds: four products.
+    fn info_nce_both(&self, all: View<'_>, alpha: f32) -> Result<()> {
+        let [g, e] = [all.shape()[0], all.shape()[1]];
+        let batch = info_nce::Batch { predicted: all, target: all, hashes: None, rows: 0..g };
+        let vector = || self.zeros(DType::F32, &[g]);
+        let (mut r, mut c, mut diagonal) = (vector()?, vector()?, vector()?);
+        let (mut d_p, mut d_t) =
+            (self.zeros(DType::F32, &[g, e])?, self.zeros(DType::F32, &[g, e])?);
+        let mut d_scale = self.zeros(DType::F32, &[1])?;
+        let (shape, product) = ([g, g, e], 2 * g * g * e);
+        self.row("info_nce_both_statistics", &shape, &Bound::Arithmetic(product), || {
+            let (r, c, s) = (r.view_mut(), c.view_mut(), diagonal.view_mut());
+            info_nce::both_statistics(&self.stream, &batch, alpha, r, c, s)
+        })?;
+        self.row("info_nce_both_gradients", &shape, &Bound::Arithmetic(3 * product), || {
+            let (r, c, scale) = (r.view(), c.view(), Some(d_scale.view_mut()));
+            let (d_p, d_t) = (d_p.view_mut(), d_t.view_mut());
+            info_nce::both_gradients(&self.stream, &batch, r, c, alpha, d_p, d_t, scale)
+        })?;
         Ok(())
     }
 

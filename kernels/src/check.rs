@@ -45,6 +45,24 @@ pub(crate) fn indices(
     }
 }
 
+/// A kernel that numbers the vectors of `rows` rows in 32 bits, `vectors` in each row, must be able to: a vector is 16 bytes wide
+/// where that divides the row, else one element. The units of the last cube are numbered too.
+#[cfg(feature = "cuda")]
+pub(crate) fn numbered(
+    operation: &'static str,
+    what: &'static str,
+    rows: usize,
+    vectors: usize,
+) -> Result<()> {
+    const LARGEST: usize = u32::MAX as usize - 1024;
+    let most = LARGEST / vectors.max(1);
+    if rows <= most {
+        return Ok(());
+    }
+    let needed = format!("a kernel numbers vectors in 32 bits: at most {most} rows of {vectors}");
+    Err(value(operation, what, rows.to_string(), needed))
+}
+
 /// The error of a value that an operation does not support.
 pub(crate) fn value(
     operation: &'static str,

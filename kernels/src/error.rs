@@ -47,17 +47,17 @@ pub enum KernelError {
         /// The argument at fault.
         what: &'static str,
     },
-    /// The arena's budget is spent.
+    /// The budget of an arena, or of a recording device, is spent.
     #[error(
-        "out of {device} memory: {wanted} bytes more than the {budget} bytes of the plan; \
-         lower `micro_batch` or raise `max_tokens`"
+        "out of {device} memory: {wanted} bytes more than the {budget} bytes there are; \
+         lower `micro_batch`, or let backward recompute more (`recompute: block`)"
     )]
     OutOfMemory {
         /// The device's name.
         device: &'static str,
         /// Bytes asked for.
         wanted: usize,
-        /// Bytes the arena may hold.
+        /// Bytes there are.
         budget: usize,
     },
     /// The GPU, its driver or one of its libraries refused a call.

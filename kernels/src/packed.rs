@@ -1,9 +1,10 @@
 //! Ragged rows in one tensor: sequences of different lengths, one behind the other, without padding between them.
 
+use std::sync::Arc;
 #[cfg(feature = "cuda")]
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Mutex, PoisonError},
 };
 
 #[cfg(feature = "cuda")]
@@ -15,6 +16,7 @@ use crate::{DType, Device, Result, Tensor, View};
 pub struct Packed {
     /// What is packed: token ids `i32 (tokens)`.
     pub tokens: Tensor,
+    host_ids: Arc<[i32]>,
     /// Where the sequences begin and end.
     pub lengths: Lengths,
 }
@@ -126,8 +128,8 @@ impl Packed {
     pub fn new(device: Device, ids: Vec<i32>, cu_seqlens: Vec<i32>) -> Result<Self> {
         let lengths = Lengths::new(device, cu_seqlens)?;
         assert_eq!(lengths.tokens(), ids.len(), "lengths end where the ids end");
-        let count = ids.len();
-        Ok(Self { tokens: Tensor::from_i32(ids, &[count]).on(device)?, lengths })
+        let (count, host_ids) = (ids.len(), Arc::from(&ids[..]));
+        Ok(Self { tokens: Tensor::from_i32(ids, &[count]).on(device)?, host_ids, lengths })
     }
 
     /// Token ids, `i32 (tokens)`.
@@ -135,5 +137,11 @@ impl Packed {
     pub fn ids(&self) -> View<'_> {
         debug_assert_eq!(self.tokens.dtype(), DType::I32);
         self.tokens.view()
+    }
+
+    /// The same numbers on the host.
+    #[must_use]
+    pub fn host_ids(&self) -> &Arc<[i32]> {
+        &self.host_ids
     }
 }

@@ -217,14 +217,25 @@ impl Tensor {
         Self { storage: Some(storage), shape: Shape::new(shape), dtype, home: Some(home) }
     }
 
+    /// A tensor outside of any arena, whose elements are undefined on a GPU and zeros on the host.
+    ///
+    /// # Errors
+    /// When the device has no more memory.
+    pub(crate) fn new(device: Device, dtype: DType, shape: &[usize]) -> Result<Self> {
+        let shape = Shape::new(shape);
+        let storage = Some(Storage::new(device, dtype, shape.len())?);
+        Ok(Self { storage, shape, dtype, home: None })
+    }
+
     /// A tensor of zeros outside of any arena: parameters and other memory that lives as long as the run.
     ///
     /// # Errors
     /// When the device has no more memory.
     pub fn zeros(device: Device, dtype: DType, shape: &[usize]) -> Result<Self> {
-        let shape = Shape::new(shape);
-        let storage = Some(Storage::new(device, dtype, shape.len())?);
-        let mut tensor = Self { storage, shape, dtype, home: None };
+        let mut tensor = Self::new(device, dtype, shape)?;
+        if device == Device::Host {
+            return Ok(tensor);
+        }
         tensor.view_mut().fill_zero(&device.compute_stream())?;
         Ok(tensor)
     }

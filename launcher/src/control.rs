@@ -26,6 +26,8 @@ const MAX_HELLO_BYTES: u64 = 4 << 10;
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes read from a connection at once; heartbeats are a tenth of it.
 const READ_BYTES: usize = 1 << 10;
+/// How long the other side of a connection that the server ends may take to close its own.
+const CLOSING: Duration = Duration::from_secs(2);
 /// Between signs of life to workers.
 const SIGN: Duration = Duration::from_secs(SIGN_OF_LIFE_S);
 /// Connections beyond the ranks that may be open at once, while they have not said who they are.
@@ -194,14 +196,18 @@ async fn serve(
         Ok(Opening::Join(hello)) => hello,
         Ok(Opening::Knock) => {
             send(&mut write, &FromSupervisor::Welcome).await.ok();
-            return;
+            return close(write, lines).await;
         }
-        Err(reason) => return refuse(shared, &mut write, peer, None, reason).await,
+        Err(reason) => {
+            refuse(shared, &mut write, peer, None, reason).await;
+            return close(write, lines).await;
+        }
     };
     let rank = hello.rank;
     let (orders, ordered) = mpsc::channel(WAITING_ORDERS);
     if let Err(reason) = shared.admit(&hello, orders) {
-        return refuse(shared, &mut write, peer, Some(rank), reason).await;
+        refuse(shared, &mut write, peer, Some(rank), reason).await;
+        return close(write, lines).await;
     }
     let welcomed = send(&mut write, &FromSupervisor::Welcome).await.is_ok();
     lines.limit = MAX_LINE_BYTES;
@@ -358,6 +364,20 @@ async fn refuse(
 ) {
     send(write, &FromSupervisor::Refused { reason: reason.clone() }).await.ok();
     shared.heard.send(Heard::Refused { rank, peer, reason }).await.ok();
+}
+
+/// Closes a connection in order: sends no more and reads to the end. Closing it with unread bytes would reset it, and an answer
+/// that is still on its way would be lost.
+async fn close(mut write: OwnedWriteHalf, lines: Lines) {
+    // An error means that the other side is gone.
+    write.shutdown().await.ok();
+    let mut rest = lines.reader.into_inner();
+    let to_the_end = async {
+        while let Ok(bytes @ 1..) = rest.fill_buf().await.map(<[u8]>::len) {
+            rest.consume(bytes);
+        }
+    };
+    tokio::time::timeout(CLOSING, to_the_end).await.ok();
 }
 
 async fn send(write: &mut OwnedWriteHalf, message: &FromSupervisor) -> std::io::Result<()> {

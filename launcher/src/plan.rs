@@ -14,6 +14,9 @@ const CUDA_RATE: f64 = 790e12;
 /// Memory of one H200, MiB, as its driver reports it.
 const H200_MIB: f64 = 143_771.0;
 
+/// What a GPU's context, cuBLASLt's workspaces and NCCL's buffers take, MiB: an estimate.
+const RESERVED_MIB: f64 = 2048.0;
+
 /// Lists longer than this are not looked up: a plan is also made far from the data.
 const COUNTED_SHARDS: usize = 10_000;
 
@@ -171,37 +174,41 @@ fn memory(cost: &Cost) -> Vec<Vec<String>> {
         "activations",
         "embeddings",
         "all",
+        "longest texts",
         "sent per step",
     ];
     let mut rows = vec![header.map(str::to_owned).to_vec()];
-    rows.extend(cost.stages.iter().map(|StageCost { name, memory, traffic, .. }| {
-        vec![
-            name.clone(),
-            mib(memory.weights),
-            mib(memory.optimizer),
-            mib(memory.gradients),
-            mib(memory.activations + memory.features),
-            mib(memory.embeddings),
-            mib(memory.total()),
-            mib(traffic.total()),
-        ]
-    }));
+    rows.extend(cost.stages.iter().map(
+        |StageCost { name, memory, most_memory, traffic, .. }| {
+            vec![
+                name.clone(),
+                mib(memory.weights),
+                mib(memory.optimizer),
+                mib(memory.gradients),
+                mib(memory.frames + memory.activations + memory.features),
+                mib(memory.embeddings),
+                mib(memory.total()),
+                mib(most_memory.total()),
+                mib(traffic.total()),
+            ]
+        },
+    ));
     rows
 }
 
 /// Stages that need more memory than a GPU of the planned kind has.
 fn notes(recipe: &Recipe, cost: &Cost) -> Vec<String> {
     let cuda = recipe.device == Device::Cuda;
-    let full = cost
-        .stages
-        .iter()
-        .enumerate()
-        .filter(|(_, stage)| cuda && in_mib(stage.memory.total()) > H200_MIB);
+    let full =
+        cost.stages.iter().enumerate().filter(|(_, stage)| {
+            cuda && in_mib(stage.most_memory.total()) > H200_MIB - RESERVED_MIB
+        });
     full.map(|(index, stage)| {
         format!(
-            "{} keeps {:.0} MiB on a rank, more than one H200 has ({H200_MIB:.0} MiB): set stages.{index}.recompute or micro_batch",
+            "{} needs up to {:.0} MiB on a rank, more than one H200 has to give ({:.0} MiB): set stages.{index}.recompute or micro_batch",
             stage.name,
-            in_mib(stage.memory.total())
+            in_mib(stage.most_memory.total()),
+            H200_MIB - RESERVED_MIB
         )
     })
     .collect()

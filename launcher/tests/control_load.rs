@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use vljepa_recipes::protocol::{FromSupervisor, FromWorker, Hello, Outcome, Phase, TOKEN_VARIABLE};
 
@@ -237,6 +237,9 @@ async fn worker(
     }
     let stopped = Instant::now();
     say(&mut stream, &FromWorker::Finished { outcome: Outcome::Stopped, step: 1 }).await;
+    // As the real worker: an end with unread messages could lose the last one.
+    stream.get_mut().shutdown().await.unwrap();
+    stream.read_to_end(&mut Vec::new()).await.unwrap();
     stopped
 }
 

@@ -65,9 +65,10 @@ fn step(
         hashes: None,
         rows: 0..images,
     };
-    let statistics = info_nce.statistics(cx, parameters, &gathered)?;
+    let alpha = model.alpha(parameters)?;
+    let statistics = info_nce.statistics(cx, alpha, &gathered)?;
     let (r, c) = (statistics.predicted_lse.view(), statistics.target_lse.view());
-    let d = info_nce.backward(cx, parameters, &gathered, r, c, gradients)?;
+    let d = info_nce.backward(cx, alpha, &gathered, r, c, gradients)?;
     let (saved, d_target) = (embedded.saved, d.target.view());
     model.y_encoder.backward(cx, parameters, saved, d_target, gradients, &mut |_, _| {})?;
     report.line("y_encoder backward")?;

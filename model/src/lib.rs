@@ -7,8 +7,6 @@
 //! Shapes in names: `b` rows of the batch, `n` packed tokens, `d` width of a model, `h` heads, `f` hidden width of an MLP, `e` width
 //! of the shared embedding, `g` rows of the global batch.
 
-#[cfg(feature = "cuda")]
-pub mod compile_keys;
 mod error;
 pub mod layers;
 pub mod loss;
@@ -22,7 +20,7 @@ pub mod y_encoder;
 
 pub use error::ModelError;
 pub use layers::{Embedded, Head, Sequence, TextModel};
-pub use loss::{Gathered, InfoNce, Objective, PairDistance, Statistics};
+pub use loss::{Alpha, Gathered, InfoNce, Objective, PairDistance, Statistics};
 pub use optimizer::{AdamW, learning_rate_at};
 pub use parameters::{
     Gradients, Group, Initial, Layout, LayoutBuilder, OnReady, Parameter, ParameterId, Parameters,

@@ -77,12 +77,15 @@ impl VlJepa {
         self.logit_scale.id()
     }
 
-    /// α = exp(logit_scale), at most the recipe's `max_scale`.
+    /// α = exp(logit_scale), at most the recipe's `max_scale`. On a GPU this waits for everything issued before: a step reads it
+    /// once, at its beginning.
     ///
     /// # Errors
     /// When the parameter cannot be read back from the device.
-    pub fn scale(&self, parameters: &Parameters) -> Result<f32, ModelError> {
-        Ok(parameters.scalar(&self.logit_scale)?.exp().min(self.max_scale))
+    pub fn alpha(&self, parameters: &Parameters) -> Result<Alpha, ModelError> {
+        let unclamped = parameters.scalar(&self.logit_scale)?.exp();
+        let clamped = unclamped > self.max_scale;
+        Ok(Alpha { value: unclamped.min(self.max_scale), clamped })
     }
 }
 

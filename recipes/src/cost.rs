@@ -42,8 +42,10 @@ pub struct StageCost {
     pub sample: Operations,
     /// Operations of the whole stage, all ranks.
     pub operations: f64,
-    /// Bytes of the fullest rank.
+    /// Bytes of the fullest rank, with the assumed lengths of texts.
     pub memory: Memory,
+    /// The same where every text is as long as the recipe allows: no batch needs more.
+    pub most_memory: Memory,
     /// Bytes that a step moves between ranks.
     pub traffic: Traffic,
 }
@@ -74,7 +76,13 @@ fn stage_cost(recipe: &Recipe, stage: &Stage) -> StageCost {
             sample(&recipe.model, tokens, embeds_twice, stage.recompute).times(weight / weights),
         )
     });
-    let longest = used().map(|(_, tokens)| tokens).max_by_key(|t| t.visual + t.query);
+    let tokens = longest_sample(recipe, stage);
+    let longest = Tokens {
+        query: if tokens.query > 0 { recipe.model.predictor.max_query_tokens } else { 0 },
+        target: recipe.model.y_encoder.max_target_tokens,
+        ..tokens
+    };
+    let memory = |tokens| memory(recipe, tokens, micro_batch, rows, stage.recompute);
     let samples = stage.steps.saturating_mul(u64::try_from(stage.batch).unwrap_or(u64::MAX));
     StageCost {
         name: stage.name.clone(),
@@ -82,9 +90,19 @@ fn stage_cost(recipe: &Recipe, stage: &Stage) -> StageCost {
         samples,
         sample,
         operations: sample.total() * memory::real(stage.steps) * memory::real(stage.batch),
-        memory: memory(recipe, longest.unwrap_or_default(), micro_batch, rows, stage.recompute),
+        memory: memory(tokens),
+        most_memory: memory(longest),
         traffic: traffic(recipe, stage.batch, world_size),
     }
+}
+
+/// Tokens of the longest sample that a stage draws, with the assumed lengths of texts.
+#[must_use]
+pub fn longest_sample(recipe: &Recipe, stage: &Stage) -> Tokens {
+    let used = stage.mixture.iter().filter(|(_, weight)| **weight > 0);
+    let sources = used.filter_map(|(name, _)| recipe.data.sources.get(name));
+    let samples = sources.map(|source| tokens(recipe, stage, source));
+    samples.max_by_key(|tokens| tokens.visual + tokens.query).unwrap_or_default()
 }
 
 /// Tokens of a sample of a source, with the assumed lengths of texts.

@@ -2,8 +2,8 @@
 # A real Slurm cluster of virtual nodes on this machine: one slurmctld, one slurmd per node, each with its own host name.
 #   tests/slurm/up.sh FOLDER [NODES] [GPUS per node] [seconds until a silent node is down]
 # Every cluster has job ids of its own: late messages of the one before it, at the same ports, are about other jobs.
-# FOLDER takes configuration, state and logs; `. FOLDER/env` points Slurm's commands at it. Needs root, slurm-wlm and munge. Partition `low` can be
-# preempted by `high` (requeue after GraceTime); a node counts as down after SlurmdTimeout.
+# FOLDER takes configuration, state and logs; `. FOLDER/env` tells Slurm's commands and Open MPI about the cluster. Needs root, slurm-wlm and
+# munge. Partition `low` can be preempted by `high` (requeue after GraceTime); a node counts as down after SlurmdTimeout.
 set -euo pipefail
 folder=$1 nodes=${2:-4} gpus=${3:-0} silence=${4:-10}
 port=${SLURM_TEST_PORT:-16817}
@@ -74,7 +74,13 @@ if [ "$gpus" != 0 ]; then
   echo "NodeName=node[0-$last] Name=gpu File=$folder/dev/nvidia[0-$((gpus - 1))]" >"$folder/gres.conf"
 fi
 echo CgroupPlugin=cgroup/v1 >"$folder/cgroup.conf"
-echo "export SLURM_CONF=$folder/slurm.conf" >"$folder/env"
+cat >"$folder/env" <<ENV
+export SLURM_CONF=$folder/slurm.conf
+# Nodes share this machine's interfaces, among which Open MPI finds no two that lead from one node to the other.
+export OMPI_MCA_btl_tcp_if_include=lo
+# Several ranks share a core of this machine: a rank that waits lets the others work.
+export OMPI_MCA_mpi_yield_when_idle=1
+ENV
 . "$folder/env"
 
 /usr/sbin/slurmctld -c -f "$folder/slurm.conf"

@@ -20,6 +20,8 @@ else
   export VLJEPA_FEATURES=${VLJEPA_FEATURES:-vljepa-worker/cuda}
 fi
 . recipes/install.sh
+need python3 command -v python3
+install_needed
 if [ -z "$dry_run" ]; then . kernels/nvrtc.sh; . worker/nccl.sh; fi
 work=$(mktemp -d)
 pids=()

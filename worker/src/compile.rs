@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use vljepa_kernels::compile::{Cache, CompileError, Compiler, Cubin, Kernel, Nvrtc};
-use vljepa_model::compile_keys::compile_keys;
 
 use crate::environment::CompileEnvironment;
+use crate::rehearsal::rehearse;
 
 /// Compiles the kernels of `recipes` into the cache and says what they need.
 ///
@@ -38,14 +39,21 @@ pub fn run(
     Ok(text)
 }
 
-/// The kernels of all `recipes`, each once, in the order of their names.
+/// The kernels that training and evaluating `recipes` in bf16 launch, in the fast mode and in the deterministic one, each once, in the
+/// order of their names.
 ///
 /// # Errors
-/// When a recipe does not load.
+/// When a recipe does not load, or a size of it is refused.
 pub fn keys(recipes: &[impl AsRef<Path>]) -> anyhow::Result<Vec<Kernel>> {
     let mut keys = BTreeSet::new();
     for recipe in recipes {
-        keys.extend(compile_keys(&vljepa_recipes::load(recipe.as_ref(), &[])?.recipe));
+        let path = recipe.as_ref();
+        let mut recipe = vljepa_recipes::load(path, &[])?.recipe;
+        for deterministic in [false, true] {
+            recipe.deterministic = deterministic;
+            let rehearsal = rehearse(&recipe, None, &[]);
+            keys.extend(rehearsal.with_context(|| path.display().to_string())?.kernels());
+        }
     }
     let mut keys: Vec<Kernel> = keys.into_iter().collect();
     keys.sort_by_key(|kernel| kernel.name());

@@ -5,7 +5,7 @@
 //! when its machine or the network is. A supervisor that is merely frozen for less than that finds its workers at work.
 
 use std::io::{BufRead, BufReader, BufWriter, ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -26,7 +26,7 @@ const TICK: Duration = Duration::from_millis(100);
 const WELCOME: Duration = Duration::from_secs(60);
 /// Longest message of the supervisor.
 const MAX_LINE_BYTES: u64 = 64 << 10;
-/// How long the last message may take.
+/// How long a rank waits until the supervisor has read its last message.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Messages that may wait before reporting blocks.
 const WAITING_MESSAGES: usize = 1024;
@@ -42,7 +42,8 @@ pub struct Control {
 #[derive(Debug)]
 enum Outgoing {
     Message(FromWorker),
-    Flush(Sender<()>),
+    /// The last message; nothing is sent after it.
+    Last(FromWorker),
 }
 
 #[derive(Debug, Default)]
@@ -186,11 +187,6 @@ impl Control {
         self.shared.position()
     }
 
-    /// From here on the supervisor may go away.
-    pub fn finish(&self) {
-        self.shared.finished.store(true, Ordering::Release);
-    }
-
     /// Reports something. The supervisor gets it in order.
     pub fn report(&self, message: FromWorker) {
         if let Some(sender) = &self.sender
@@ -200,14 +196,25 @@ impl Control {
         }
     }
 
-    /// Reports something and waits, at most two seconds, until it is on the wire: the last words of a rank.
+    /// Reports the last message of this rank and closes the connection. Waits, at most two seconds, until the supervisor has read
+    /// everything. From here on the supervisor may go away.
+    ///
+    /// The connection is closed in order: this side stops sending, the supervisor reads to the end and closes its side, this side reads
+    /// to the end. A process that ended with unread messages would reset the connection, and the kernel would drop what it has not
+    /// sent yet.
     pub fn report_last(&self, message: FromWorker) {
-        self.report(message);
-        let (sent, on_the_wire) = bounded(1);
-        if let Some(sender) = &self.sender
-            && sender.send(Outgoing::Flush(sent)).is_ok()
-            && on_the_wire.recv_timeout(LAST_WORDS).is_err()
-        {
+        let Some(sender) = &self.sender else { return };
+        self.shared.finished.store(true, Ordering::Release);
+        let deadline = Instant::now() + LAST_WORDS;
+        // An error means that the connection was closed already, perhaps by another thread that still waits.
+        sender.send_deadline(Outgoing::Last(message), deadline).unwrap_or_default();
+        // The listening thread holds the other end of this channel and ends with the connection.
+        let end = loop {
+            if let Err(end) = self.orders.recv_deadline(deadline) {
+                break end;
+            }
+        };
+        if end == RecvTimeoutError::Timeout {
             tracing::warn!("the supervisor did not take the last message in time");
         }
     }
@@ -270,17 +277,19 @@ fn send(writer: &mut impl Write, message: &FromWorker) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Sends what is reported, and a heartbeat when the position changed or a second has passed.
+/// Sends what is reported, and a heartbeat when the position changed or a second has passed, until the last message.
 fn speak(mut writer: BufWriter<TcpStream>, receiver: &Receiver<Outgoing>, shared: &Shared) {
     let mut told = None;
     let mut told_at = Instant::now();
     loop {
         let sent = match receiver.recv_timeout(TICK) {
             Ok(Outgoing::Message(message)) => send(&mut writer, &message),
-            Ok(Outgoing::Flush(done)) => {
-                // Whoever asked may have stopped waiting.
-                done.send(()).unwrap_or_default();
-                Ok(())
+            Ok(Outgoing::Last(message)) => {
+                if send(&mut writer, &message).is_ok() {
+                    // An error means that the supervisor is gone; the listening thread notices that as well.
+                    writer.get_ref().shutdown(Shutdown::Write).unwrap_or_default();
+                }
+                return;
             }
             Err(RecvTimeoutError::Timeout) => {
                 let position = shared.position();

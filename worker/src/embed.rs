@@ -3,14 +3,14 @@
 use anyhow::Context;
 use vljepa_data::reader::{LoadOptions, LoadedSample};
 use vljepa_data::tokenize::Tokenizer;
-use vljepa_kernels::{Packed, View};
+use vljepa_kernels::{Packed, Tensor};
 use vljepa_recipes::Recipe;
 use vljepa_recipes::schema::{Control, Transform};
 
 use crate::engine::Engine;
 
 /// Rows embedded at once.
-const ROWS: usize = 64;
+pub(crate) const ROWS: usize = 64;
 
 /// The model with the tokenizers of its two texts.
 #[derive(Debug)]
@@ -65,7 +65,7 @@ impl<'a> Embedder<'a> {
             let frames = pixels.len() / per_frame / chunk.len();
             let shape = [chunk.len(), frames, self.image_size, self.image_size, 3];
             let queries = self.packed(&self.queries, chunk.iter().map(|(_, query)| *query))?;
-            out.extend(self.engine.predict(View::from_u8(&pixels, &shape), &queries)?);
+            out.extend(self.engine.predict(Tensor::from_u8(pixels, &shape), &queries)?);
         }
         Ok(out)
     }

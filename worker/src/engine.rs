@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use rayon::prelude::*;
-use vljepa_kernels::{Arena, Device, Packed, Stream, View};
+use vljepa_kernels::{Arena, Device, Packed, Stream, Tensor};
 use vljepa_model::{
     AdamW, Context, Gradients, Keep, Layout, ModelError, Parameters, VlJepa, weights,
 };
@@ -39,6 +39,23 @@ pub struct Training {
 }
 
 impl Training {
+    /// Gradients and optimizer state of one rank, all zero.
+    fn new(
+        recipe: &Recipe,
+        engine: &Engine,
+        [rank, world_size]: [usize; 2],
+    ) -> anyhow::Result<Self> {
+        let (layout, device) = (engine.model.layout(), engine.device());
+        let all = 0..layout.trainable_len;
+        let own = if recipe.optimizer.shard { shard(all.len(), rank, world_size) } else { all };
+        Ok(Self {
+            gradients: Gradients::new(layout, device)?,
+            optimizer: AdamW::of_range(layout, device, &recipe.optimizer, own)?,
+            clip_norm: recipe.optimizer.clip_norm,
+            bucket_bytes: recipe.cluster.bucket_mib << 20,
+        })
+    }
+
     /// The elements of the flat buffers that this rank's optimizer owns; none where it owns all of them.
     #[must_use]
     pub fn shard(&self) -> Option<Range<usize>> {
@@ -53,9 +70,15 @@ impl Engine {
     /// # Errors
     /// When the recipe's sizes do not make a model, or the device has too little memory.
     pub fn for_inference(recipe: &Recipe, device: Device) -> anyhow::Result<Self> {
+        let mut engine = Self::without_weights(recipe, device)?;
+        engine.parameters.initialise(engine.model.layout(), recipe.seed)?;
+        Ok(engine)
+    }
+
+    /// The recipe's model with all weights zero: for devices that compute nothing.
+    fn without_weights(recipe: &Recipe, device: Device) -> anyhow::Result<Self> {
         let model = VlJepa::new(&recipe.model, &recipe.loss, device)?;
-        let mut parameters = Parameters::new(model.layout(), device)?;
-        parameters.initialise(model.layout(), recipe.seed)?;
+        let parameters = Parameters::new(model.layout(), device)?;
         // The arena grows in the first step as it needs: the device knows its own memory better than a plan does.
         let arena = Arena::new(device, usize::MAX);
         Ok(Self { model, parameters, stream: device.compute_stream(), arena })
@@ -79,15 +102,22 @@ impl Engine {
         [rank, world_size]: [usize; 2],
     ) -> anyhow::Result<(Self, Training)> {
         let engine = Self::for_inference(recipe, device)?;
-        let layout = engine.model.layout();
-        let all = 0..layout.trainable_len;
-        let own = if recipe.optimizer.shard { shard(all.len(), rank, world_size) } else { all };
-        let training = Training {
-            gradients: Gradients::new(layout, device)?,
-            optimizer: AdamW::of_range(layout, device, &recipe.optimizer, own)?,
-            clip_norm: recipe.optimizer.clip_norm,
-            bucket_bytes: recipe.cluster.bucket_mib << 20,
-        };
+        let training = Training::new(recipe, &engine, [rank, world_size])?;
+        Ok((engine, training))
+    }
+
+    /// As [`Self::for_rank`], but all weights are zero: for rehearsals on a device that computes nothing.
+    ///
+    /// # Errors
+    /// As [`Self::for_inference`].
+    #[cfg(feature = "cuda")]
+    pub fn for_rehearsal(
+        recipe: &Recipe,
+        device: Device,
+        [rank, world_size]: [usize; 2],
+    ) -> anyhow::Result<(Self, Training)> {
+        let engine = Self::without_weights(recipe, device)?;
+        let training = Training::new(recipe, &engine, [rank, world_size])?;
         Ok((engine, training))
     }
 
@@ -106,6 +136,14 @@ impl Engine {
         self.arena.device()
     }
 
+    /// Gives memory that no tensor uses back to the device: a stage and an evaluation need other sizes than what came before.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn trim(&self) -> vljepa_kernels::Result<()> {
+        self.arena.trim()
+    }
+
     /// The stream and the arena that operations of this engine use.
     #[must_use]
     pub fn context(&self) -> Context<'_> {
@@ -118,13 +156,15 @@ impl Engine {
         (self.stream.clone(), self.arena.clone())
     }
 
-    /// Predicted embeddings of frames u8 `(b, t, h, w, 3)` with their queries.
+    /// Predicted embeddings of frames u8 `(b, t, h, w, 3)` in host memory with their queries.
     ///
     /// # Errors
-    /// When the model refuses the shapes.
-    pub fn predict(&self, frames: View<'_>, queries: &Packed) -> Result<Vec<Vec<f32>>, ModelError> {
+    /// When the model refuses the shapes, or the device fails.
+    pub fn predict(&self, frames: Tensor, queries: &Packed) -> Result<Vec<Vec<f32>>, ModelError> {
         let (cx, parameters) = (self.context(), &self.parameters);
-        let visual = self.model.x_encoder.forward(cx, parameters, frames, Keep::Nothing)?;
+        let frames = frames.on(self.device())?;
+        let visual = self.model.x_encoder.forward(cx, parameters, frames.view(), Keep::Nothing)?;
+        drop(frames);
         let predicted =
             self.model.predictor.forward(cx, parameters, &visual, queries, Keep::Nothing)?;
         Ok(self.rows_of(&predicted.embedding.to_f32()?, queries.lengths.rows()))

@@ -21,6 +21,8 @@ pub mod inference;
 pub mod meter;
 pub mod metrics;
 pub mod optimize;
+#[cfg(feature = "cuda")]
+pub mod rehearsal;
 pub mod rendezvous;
 pub mod session;
 mod signals;

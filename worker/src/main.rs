@@ -44,6 +44,23 @@ enum Command {
         #[arg(long)]
         cache: Option<PathBuf>,
     },
+    /// Run steps of every stage and one evaluation batch of recipes on a device that computes nothing, and print the memory,
+    /// launches, copies and synchronisations that they ask for. Needs no GPU.
+    #[cfg(feature = "cuda")]
+    Rehearse {
+        /// Recipes, which are rehearsed at their full size.
+        #[arg(required = true)]
+        recipes: Vec<PathBuf>,
+        /// Change a key of the recipes: KEY=VALUE.
+        #[arg(long = "set")]
+        changes: Vec<String>,
+        /// Memory of the GPU in GiB: a stage that needs more is an error. Without it memory is unlimited.
+        #[arg(long)]
+        memory_gib: Option<usize>,
+        /// Tokens of the target texts of each step, such as 64,17,512 [default: two steps of the longest that the recipe allows].
+        #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
+        target_tokens: Vec<u16>,
+    },
 }
 
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "the program's output")]
@@ -62,6 +79,11 @@ fn main() -> ExitCode {
         #[cfg(feature = "cuda")]
         Some(Command::Compile { recipes, architecture, cache }) => {
             vljepa_worker::compile::run(&recipes, &architecture, cache).map(Some)
+        }
+        #[cfg(feature = "cuda")]
+        Some(Command::Rehearse { recipes, changes, memory_gib, target_tokens }) => {
+            let tokens: Vec<usize> = target_tokens.into_iter().map(usize::from).collect();
+            vljepa_worker::rehearsal::run(&recipes, &changes, memory_gib, &tokens).map(Some)
         }
     };
     match result {

@@ -186,7 +186,6 @@ fn give_up(
     tracing::error!("rank {rank}: {error:#}");
     let (step, phase) = control.position();
     control.report_last(FromWorker::Failed { step, phase, error: format!("{error:#}") });
-    control.finish();
     if let Some(collectives) = collectives.filter(|_| world_size > 1) {
         report_plainly(rank, &error);
         collectives.abort();
@@ -223,16 +222,12 @@ fn finish(
     session: &Session,
     result: anyhow::Result<Option<String>>,
 ) -> anyhow::Result<Option<String>> {
-    let Err(error) = result else {
-        session.control.finish();
-        return result;
-    };
+    let Err(error) = result else { return result };
     let (step, phase) = session.control.position();
     let rank = session.collectives.rank();
     tracing::error!(rank, step, phase = phase.name(), "{error:#}");
     let text = format!("{error:#}");
     session.control.report_last(FromWorker::Failed { step, phase, error: text });
-    session.control.finish();
     if session.collectives.world_size() > 1 {
         report_plainly(rank, &error);
         session.collectives.abort();

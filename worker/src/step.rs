@@ -11,7 +11,7 @@ use vljepa_model::loss::EmbeddingGradients;
 use vljepa_model::predictor::PredictorSaved;
 use vljepa_model::y_encoder::YEncoderSaved;
 use vljepa_model::{
-    Embedded, Gathered, Gradients, InfoNce, Keep, ModelError, Objective, OnReady, Recompute,
+    Alpha, Embedded, Gathered, Gradients, InfoNce, Keep, ModelError, Objective, OnReady, Recompute,
     Statistics, Visual,
 };
 use vljepa_recipes::protocol::Phase;
@@ -70,7 +70,10 @@ pub fn step(
     let rows = shares.rows(collectives.rank());
     let bad_samples = batch.skipped.len();
     let hashes = batch.target_hashes.clone();
-    let micros = micro_batches(engine, batch, micro_batch)?;
+    let micros = micro_batches(engine, &batch, micro_batch)?;
+    let frames = Tensor::from_u8(batch.frames, &batch.frames_shape).on(engine.device())?;
+    // Read while the device waits for the step anyway: what is read later makes the host wait for all that was issued.
+    let alpha = engine.model.alpha(&engine.parameters)?;
     begin_gradients(&mut training.gradients, &engine.device().compute_stream(), spoiled)?;
 
     enter(Phase::Forward)?;
@@ -86,7 +89,7 @@ pub fn step(
     let mut visuals = Vec::new();
     for micro in &micros {
         let keep = needed.only_if(alone);
-        let visual = see(engine, micro, keep)?;
+        let visual = see(engine, &frames, micro, keep)?;
         let embedded = embed(engine, micro, &visual, keep)?;
         let Range { start, end } = micro.rows;
         let (p, t) = (&embedded.predicted.embedding, &embedded.target.embedding);
@@ -100,7 +103,7 @@ pub fn step(
         Objective::InfoNce(loss) => {
             let own =
                 OwnRows { predicted: &predicted_be, target: &target_be, hashes: &hashes, rows };
-            info_nce(engine, training, loss, collectives, shares, &own, enter)?
+            info_nce(engine, training, (loss, alpha), collectives, shares, &own, enter)?
         }
         Objective::Distance(distance) => {
             let (p, t, g) = (predicted_be.view(), target_be.view(), shares.global);
@@ -112,7 +115,8 @@ pub fn step(
     let mut sums = optimize::travelling_sums(training, collectives);
     for (i, (micro, visual)) in micros.iter().zip(visuals).enumerate() {
         enter(if alone { Phase::Backward } else { Phase::Forward })?;
-        let (visual, embedded) = once_more(engine, micro, (visual, kept.take()), needed)?;
+        let (visual, embedded) =
+            once_more(engine, (&frames, micro), (visual, kept.take()), needed)?;
         enter(Phase::Backward)?;
         let Range { start, end } = micro.rows;
         let d = [&d.predicted, &d.target].map(|d| d.view().rows(start, end));
@@ -128,17 +132,17 @@ pub fn step(
     enter(Phase::Collective)?;
     optimize::sum_gradients(cx, training, collectives, sums)?;
     if let Objective::InfoNce(loss) = engine.model.objective {
-        loss.hold_at_clamp(cx, &engine.parameters, &mut training.gradients)?;
+        loss.hold_at_clamp(cx, alpha, &mut training.gradients)?;
     }
+
+    enter(Phase::Optimizer)?;
+    let (gradient_norm, finite) = optimize::update(engine, training, collectives, learning_rate)?;
     // Read only now: the device has had the whole step to compute by then.
     let loss = share.read(shares.global)?;
     #[expect(clippy::cast_precision_loss, reason = "a batch holds far fewer than 2^52 samples")]
     let own = [loss, bad_samples as f64, f64::from(u8::from(stop))];
     let [loss, bad_samples, stops] = collectives.sum(own);
-
-    enter(Phase::Optimizer)?;
-    let scale = f64::from(engine.model.scale(&engine.parameters)?);
-    let (gradient_norm, finite) = optimize::update(engine, training, collectives, learning_rate)?;
+    let scale = f64::from(alpha.value);
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
     let bad_samples = bad_samples as u64;
     Ok(StepReport { loss, gradient_norm, scale, finite, bad_samples, stop: stops > 0.0 })
@@ -158,10 +162,9 @@ fn begin_gradients(
     Ok(())
 }
 
-/// Some of this rank's rows, on the device.
+/// Some of this rank's rows: their texts on the device.
 struct Micro {
     rows: Range<usize>,
-    frames: Tensor,
     query: Packed,
     target: Packed,
 }
@@ -173,7 +176,7 @@ struct EmbeddedMicro {
 
 fn micro_batches(
     engine: &Engine,
-    batch: Batch,
+    batch: &Batch,
     size: Option<usize>,
 ) -> vljepa_kernels::Result<Vec<Micro>> {
     let b = batch.rows();
@@ -185,28 +188,24 @@ fn micro_batches(
         let ids = ragged.ids[index(first)..index(last)].to_vec();
         Packed::new(device, ids, ends.iter().map(|end| end - first).collect())
     };
-    let mut shape = batch.frames_shape;
-    let row: usize = shape[1..].iter().product();
-    let mut pixels = batch.frames;
-    let mut micros = Vec::new();
-    // From the back, so that each piece is cut off without copying what is left.
-    for start in (0..b.div_ceil(size)).map(|i| i * size).rev() {
+    let starts = (0..b.div_ceil(size)).map(|i| i * size);
+    let micro = |start| {
         let rows = start..(start + size).min(b);
-        shape[0] = rows.len();
-        let frames = Tensor::from_u8(pixels.split_off(start * row), &shape).on(device)?;
         let (query, target) = (packed(&batch.query, &rows)?, packed(&batch.target, &rows)?);
-        micros.push(Micro { rows, frames, query, target });
-    }
-    micros.reverse();
-    Ok(micros)
+        Ok(Micro { rows, query, target })
+    };
+    starts.map(micro).collect()
 }
 
 fn index(position: i32) -> usize {
     usize::try_from(position).expect("cumulative lengths are not negative")
 }
 
-fn see(engine: &Engine, micro: &Micro, keep: Keep) -> Result<Visual, ModelError> {
-    engine.model.x_encoder.forward(engine.context(), &engine.parameters, micro.frames.view(), keep)
+/// The visual tokens of a micro-batch's rows of `frames`, u8 (b, t, h, w, 3).
+fn see(engine: &Engine, frames: &Tensor, micro: &Micro, keep: Keep) -> Result<Visual, ModelError> {
+    let Range { start, end } = micro.rows;
+    let frames = frames.view().rows(start, end);
+    engine.model.x_encoder.forward(engine.context(), &engine.parameters, frames, keep)
 }
 
 fn embed(
@@ -224,13 +223,13 @@ fn embed(
 /// What a micro-batch's backward pass starts from: kept, or computed again.
 fn once_more(
     engine: &Engine,
-    micro: &Micro,
+    (frames, micro): (&Tensor, &Micro),
     (visual, embedded): (Option<Visual>, Option<EmbeddedMicro>),
     keep: Keep,
 ) -> Result<(Visual, EmbeddedMicro), ModelError> {
     let visual = match visual {
         Some(visual) => visual,
-        None => see(engine, micro, keep)?,
+        None => see(engine, frames, micro, keep)?,
     };
     let embedded = match embedded {
         Some(embedded) => embedded,
@@ -266,13 +265,13 @@ struct OwnRows<'a> {
 fn info_nce(
     engine: &Engine,
     training: &mut Training,
-    loss: InfoNce,
+    (loss, alpha): (InfoNce, Alpha),
     collectives: &Collectives,
     shares: Shares,
     own: &OwnRows<'_>,
     enter: &mut dyn FnMut(Phase) -> anyhow::Result<()>,
 ) -> anyhow::Result<(LossShare, EmbeddingGradients)> {
-    let (cx, parameters) = (engine.context(), &engine.parameters);
+    let cx = engine.context();
     let all_rows = |own: &Tensor| -> anyhow::Result<Tensor> {
         let mut shape = own.shape().to_vec();
         shape[0] = shares.global;
@@ -292,12 +291,12 @@ fn info_nce(
         rows: own.rows.clone(),
     };
     enter(Phase::Forward)?;
-    let statistics = loss.statistics(cx, parameters, &gathered)?;
+    let statistics = loss.statistics(cx, alpha, &gathered)?;
     enter(Phase::Collective)?;
     let (r, c) = (all_rows(&statistics.predicted_lse)?, all_rows(&statistics.target_lse)?);
     enter(Phase::Backward)?;
     let gradients = &mut training.gradients;
-    let d = loss.backward(cx, parameters, &gathered, r.view(), c.view(), gradients)?;
+    let d = loss.backward(cx, alpha, &gathered, r.view(), c.view(), gradients)?;
     Ok((LossShare::InfoNce(loss, Box::new(statistics)), d))
 }
 
@@ -317,8 +316,8 @@ fn backward(
     if let Some(d_visual) =
         model.predictor.backward(cx, parameters, saved, d_predicted, gradients, on_ready)?
     {
-        let (saved, d) = (visual.saved, d_visual.view());
-        model.x_encoder.backward(cx, parameters, saved, d, gradients, on_ready)?;
+        let saved = visual.saved;
+        model.x_encoder.backward(cx, parameters, saved, d_visual, gradients, on_ready)?;
     }
     Ok(())
 }

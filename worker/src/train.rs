@@ -125,6 +125,7 @@ impl<'a> Trainer<'a> {
         let stage = &session.recipe.stages[self.state.stage];
         let (rank, world_size) = (session.collectives.rank(), session.collectives.world_size());
         let (index, first) = (self.state.stage, self.state.stage_step);
+        self.engine.trim()?;
         let mut batches = BatchStream::open(&session.recipe, index, rank, world_size, first)?;
         tracing::info!("stage {} from step {first} of {}", stage.name, stage.steps);
         while self.state.stage_step < stage.steps {
@@ -342,6 +343,7 @@ impl<'a> Trainer<'a> {
         let session = self.session;
         let (scores, failures) =
             evaluation::evaluate(&session.recipe, &self.engine, &session.collectives)?;
+        self.engine.trim()?;
         for text in failures {
             self.warn(text);
         }

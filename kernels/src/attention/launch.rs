@@ -13,10 +13,11 @@
 //! tiles at an edge of mask or sequence compute the mask; tiles outside are skipped.
 //!
 //! Tiling, backward: a cube owns keys of one key/value head (128, or 64 below a width of 64 and at 256) and walks over the queries of all heads that share
-//! it, two stages ahead by `cp.async`; d_k and d_v stay in registers, so that grouped heads need neither atomics nor a copy per query head. At a width of
+//! it, one tile ahead by `cp.async`; d_k and d_v stay in registers, so that grouped heads need neither atomics nor a copy per query head. At a width of
 //! 256 two cubes own 128 columns each and both compute scores and d_scores: 7 products instead of 5, as no register file holds the sums. The fast mode
 //! adds d_score·K to d_q by f32 atomics, two numbers at a time; the deterministic one walks over keys once more with a cube per 128 queries.
-//! Softmax is computed from the saved log-sum-exp, and δ = Σ out·d_out by a small kernel before.
+//! Softmax is computed from the saved log-sum-exp, and δ = Σ out·d_out by a small kernel before. Versions of the pass over keys that were
+//! compared: `cube/backward_keys.rs`.
 //!
 //! Packed sequences: a list of places (sequence, tile) of the batch's lengths, the longest first, is cut on the host; there is no padding to compute and no
 //! kernel asks for a sequence that a row is in.
@@ -31,6 +32,7 @@ use super::Mask;
 use super::cube::attention_finish::AttentionFinish;
 use super::cube::attention_forward::AttentionForward;
 use super::cube::attention_prepare::AttentionPrepare;
+use super::cube::backward_keys::Shape;
 use super::cube::backward_keys::attention_backward_keys::AttentionBackwardKeys;
 use super::cube::backward_queries::attention_backward_queries::AttentionBackwardQueries;
 use crate::compile::{self, CompileError, Emit, Launch, Scalar, Source, cubes, emit, offset};
@@ -144,16 +146,44 @@ impl Kernel {
         }
     }
 
+    /// How the pass over keys cuts its work.
+    fn key_shape(self) -> Shape {
+        let (warps, groups, fragments, queries, strip) = match self.head_dim {
+            ..=32 => (4, 1, 1, 64, 64),
+            64 => (8, 2, 2, 128, 16),
+            128 => (8, 1, 1, 32, 32),
+            _ => (4, 1, 1, 32, 32),
+        };
+        Shape {
+            head_dim: offset(self.head_dim),
+            slice: offset(self.slice()),
+            sight: self.sight,
+            warps,
+            groups,
+            fragments,
+            queries,
+            strip,
+            // As many as leave no register to be spilled: `cube/backward_keys.rs`.
+            held: match (self.head_dim, self.sight) {
+                (64, Sight::Full | Sight::Causal) => [4, 3],
+                (64, Sight::Window) => [4, 2],
+                _ => [0, 0],
+            },
+            fast: self.pass == Pass::KeysFast,
+        }
+    }
+
     fn tiling(self) -> Tiling {
         let (planes, blocks, others) = match (self.pass, self.head_dim) {
             (Pass::Forward, 256) if self.sight == Sight::Window => (8, 1, 16),
             (Pass::Forward, ..=64) => (4, 2, 64),
             (Pass::Forward, 128) | (Pass::Queries, ..=64) => (8, 1, 64),
             (Pass::Forward | Pass::Queries, _) => (8, 1, 32),
-            (Pass::Keys | Pass::KeysFast, ..=32) => (4, 1, 64),
-            (Pass::Keys | Pass::KeysFast, 64) => (8, 1, 64),
-            (Pass::Keys | Pass::KeysFast, 128) => (8, 1, 32),
-            (Pass::Keys | Pass::KeysFast, _) => (4, 1, 32),
+            (Pass::Keys | Pass::KeysFast, _) => {
+                let shape = self.key_shape();
+                let blocks = shape.fragments as usize / shape.groups as usize;
+                (shape.warps, blocks, shape.queries)
+            }
             (Pass::Prepare | Pass::Finish, _) => (8, 1, 0),
         };
         Tiling { planes, blocks, others }
@@ -174,7 +204,7 @@ impl Kernel {
             Pass::Keys | Pass::KeysFast => emit!(
                 e, name, AttentionBackwardKeys: [q k v d_out lse delta places d_k d_v d_q]
                 [scale scale_log2 window query_heads kv_heads],
-                d, sight, planes, others, offset(self.slice()), self.pass == Pass::KeysFast,
+                self.key_shape(),
             ),
             Pass::Queries => emit!(
                 e, name, AttentionBackwardQueries: [q k v d_out lse delta places d_q]

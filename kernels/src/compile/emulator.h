@@ -179,6 +179,15 @@ inline void cvt_bf16x2(uint32_t& d, float upper, float lower) {
     d = (uint32_t)round_bf16(upper) << 16 | round_bf16(lower);
 }
 inline void store_shared(uint32_t to, uint32_t value) { memcpy(shared_at(to, 4, 4), &value, 4); }
+inline void store_shared_v4(uint32_t to, float a, float b, float c, float d) {
+    float values[4] = {a, b, c, d};
+    memcpy(shared_at(to, 16, 16), values, 16);
+}
+inline void load_shared_v4(float& a, float& b, float& c, float& d, uint32_t from) {
+    float values[4];
+    memcpy(values, shared_at(from, 16, 16), 16);
+    a = values[0]; b = values[1]; c = values[2]; d = values[3];
+}
 inline void ex2(float& d, float x) { d = exp2f(x); }
 inline void red_add(float* to, float x) { *to += x; }
 inline void red_add_v2(float* to, float x, float y) {

@@ -37,7 +37,7 @@ pub(crate) struct Emulator {
 }
 
 /// The one form in which each instruction of inline PTX may appear, and the function of `emulator.h` that plays it.
-const INSTRUCTIONS: [(&str, &str); 11] = [
+const INSTRUCTIONS: [(&str, &str); 13] = [
     (
         "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %11, %12, %13};",
         "emu::mma",
@@ -53,6 +53,8 @@ const INSTRUCTIONS: [(&str, &str); 11] = [
     ("cp.async.wait_group 1;", "emu::cp_async_wait<1>"),
     ("cvt.rn.bf16x2.f32 %0, %1, %2;", "emu::cvt_bf16x2"),
     ("st.shared.b32 [%0], %1;", "emu::store_shared"),
+    ("st.shared.v4.f32 [%0], {%1, %2, %3, %4};", "emu::store_shared_v4"),
+    ("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];", "emu::load_shared_v4"),
     ("ex2.approx.ftz.f32 %0, %1;", "emu::ex2"),
     ("red.global.add.v2.f32 [%0], {%1, %2};", "emu::red_add_v2"),
 ];

@@ -90,7 +90,7 @@ fn a_cubin_comes_out_of_the_cache_and_a_damaged_one_is_compiled_again() {
 fn tensor_core_kernels_hold_their_sums_in_registers() {
     let compiler = Compiler::new(nvrtc(), "sm_90a", None);
     let (cubin, _) = compiler.compile(LARGE).unwrap();
-    assert!(cubin.instructions.hmma >= 128 && cubin.instructions.ldsm > 0, "{cubin:?}");
+    assert!(cubin.instructions.hmma >= 64 && cubin.instructions.ldsm > 0, "{cubin:?}");
     assert_eq!((cubin.resources.spills, cubin.instructions.local), (0, 0));
     let (cubin, _) = compiler.compile(SMALL).unwrap();
     assert_eq!((cubin.instructions.hmma, cubin.instructions.ldg128), (0, 8));

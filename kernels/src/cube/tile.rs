@@ -117,34 +117,71 @@ pub(crate) fn store_pair(to: u32, pair: u32) {
     );
 }
 
+/// Four sums to shared address `to`.
+#[cube]
+pub(crate) fn store_sums(to: u32, sums: Sums) {
+    gpu_asm!(
+        "st.shared.v4.f32 [{to}], {{{s0}, {s1}, {s2}, {s3}}};",
+        to = in(_) u32::reinterpret(to),
+        s0 = in(_) sums.extract(0usize), s1 = in(_) sums.extract(1usize),
+        s2 = in(_) sums.extract(2usize), s3 = in(_) sums.extract(3usize)
+    );
+}
+
+/// Four sums from shared address `from`.
+#[cube]
+pub(crate) fn load_sums(from: u32) -> Sums {
+    let d: Sums;
+    gpu_asm!("ld.shared.v4.f32 {d}, [{from}];", from = in(_) u32::reinterpret(from), d = out(_) d);
+    d
+}
+
+/// The address of this lane's row of a matrix of an `ldmatrix`: row `lane_row` and chunk `lane_chunk` (0 or 1), counted from row
+/// `row` (a multiple of 8) and the even chunk `chunk` of a swizzled tile.
+///
+/// A tile begins at a multiple of 128 bytes, so that the exclusive or of [`swizzled`] may come last: what depends on the lane is
+/// one number for all rows and chunks of a tile, and what depends on a row is a constant of the instruction.
+#[cube]
+fn matrix_address(
+    tile: u32,
+    row: u32,
+    chunk: u32,
+    lane_row: u32,
+    lane_chunk: u32,
+    #[comptime] chunks: u32,
+) -> u32 {
+    let lane = tile + swizzled(lane_row, lane_chunk, chunks);
+    (lane ^ (chunk % 8 * 16)) + (row * chunks + chunk / 8 * 8) * 16
+}
+
 /// The left operand of rows `row`… (16 of them) and columns 16·`step`… of a swizzled tile.
 #[cube]
 pub(crate) fn left(tile: u32, row: u32, step: u32, #[comptime] chunks: u32) -> Packed4 {
     let lane = UNIT_POS_X % 32;
-    load_matrices(tile + swizzled(row + lane % 16, step * 2 + lane / 16, chunks))
+    load_matrices(matrix_address(tile, row, step * 2, lane % 16, lane / 16, chunks))
 }
 
 /// The left operand whose rows are the tile's columns 8·`chunk`… (16 of them) and whose columns its rows `row`… (16).
 #[cube]
 pub(crate) fn left_transposed(tile: u32, row: u32, chunk: u32, #[comptime] chunks: u32) -> Packed4 {
     let lane = UNIT_POS_X % 32;
-    let row = row + (lane / 16) * 8 + lane % 8;
-    load_matrices_transposed(tile + swizzled(row, chunk + (lane / 8) % 2, chunks))
+    let lane_row = (lane / 16) * 8 + lane % 8;
+    load_matrices_transposed(matrix_address(tile, row, chunk, lane_row, (lane / 8) % 2, chunks))
 }
 
 /// Two right operands of a product with a tile's transpose: its rows `row`… (16: 8 each) are columns, its columns 16·`step`… are summed.
 #[cube]
 pub(crate) fn right_transposed(tile: u32, row: u32, step: u32, #[comptime] chunks: u32) -> Packed4 {
     let lane = UNIT_POS_X % 32;
-    let row = row + (lane / 16) * 8 + lane % 8;
-    load_matrices(tile + swizzled(row, step * 2 + (lane / 8) % 2, chunks))
+    let lane_row = (lane / 16) * 8 + lane % 8;
+    load_matrices(matrix_address(tile, row, step * 2, lane_row, (lane / 8) % 2, chunks))
 }
 
 /// Two right operands of a product with a tile: its columns 8·`chunk`… (16: 8 each), its rows `row`… (16) are summed.
 #[cube]
 pub(crate) fn right(tile: u32, row: u32, chunk: u32, #[comptime] chunks: u32) -> Packed4 {
     let lane = UNIT_POS_X % 32;
-    load_matrices_transposed(tile + swizzled(row + lane % 16, chunk + lane / 16, chunks))
+    load_matrices_transposed(matrix_address(tile, row, chunk, lane % 16, lane / 16, chunks))
 }
 
 /// Sums with `top` in the upper row and `bottom` in the lower one.

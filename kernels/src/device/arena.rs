@@ -1,7 +1,8 @@
 //! The arena: a budget of device memory that a step's tensors come from and go back to.
 //!
-//! A tensor taken from the arena returns its memory when it is dropped, and the next tensor of that type and size class takes
-//! it, so that after the first step nothing is allocated. Reuse is safe because operations of one stream are ordered.
+//! A tensor taken from the arena returns its memory when it is dropped, so that after the first steps nothing is asked of the
+//! system. On the host the next tensor of that type and size class takes it; on a GPU the device's heap serves all tensors. Reuse is
+//! safe because operations of one stream are ordered.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,7 +25,7 @@ struct Pool {
 }
 
 impl Arena {
-    /// An empty arena on `device` that will hold at most `budget_bytes`.
+    /// An empty arena on `device` that will hold at most `budget_bytes` of host memory; a GPU's memory is its own limit.
     #[must_use]
     pub fn new(device: Device, budget_bytes: usize) -> Self {
         let pool = Pool { free: BTreeMap::new(), held_bytes: 0, budget_bytes };
@@ -37,9 +38,13 @@ impl Arena {
         self.device
     }
 
-    /// Bytes taken from the system so far, in use or free for reuse: the peak of the run.
+    /// Bytes taken from the system and not given back, in use or free for reuse; on a GPU all that the process holds there.
     #[must_use]
     pub fn held_bytes(&self) -> usize {
+        #[cfg(feature = "cuda")]
+        if let Device::Cuda(cuda) = self.device {
+            return cuda.held_bytes();
+        }
         self.shared.lock().unwrap_or_else(PoisonError::into_inner).held_bytes
     }
 
@@ -48,6 +53,9 @@ impl Arena {
     /// # Errors
     /// [`KernelError::OutOfMemory`] when the budget is spent.
     pub fn take(&self, dtype: DType, shape: &[usize]) -> Result<Tensor> {
+        if self.device != Device::Host {
+            return Tensor::new(self.device, dtype, shape);
+        }
         let len: usize = shape.iter().product();
         let class = size_class(len);
         let mut pool = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
@@ -79,6 +87,24 @@ impl Arena {
         let mut tensor = self.take(dtype, shape)?;
         tensor.view_mut().fill_zero(&self.device.compute_stream())?;
         Ok(tensor)
+    }
+
+    /// Gives memory that no tensor uses back to the system; on a GPU after everything issued so far.
+    ///
+    /// # Errors
+    /// When the device failed in any of it.
+    pub fn trim(&self) -> Result<()> {
+        #[cfg(feature = "cuda")]
+        if let Device::Cuda(cuda) = self.device {
+            return cuda.trim();
+        }
+        let mut pool = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = std::mem::take(&mut pool.free);
+        let classes = free
+            .into_iter()
+            .map(|((dtype, class), storages)| class * dtype.bytes() * storages.len());
+        pool.held_bytes -= classes.sum::<usize>();
+        Ok(())
     }
 
     pub(crate) fn give_back(&self, storage: Storage, len: usize) {

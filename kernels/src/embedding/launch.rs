@@ -94,7 +94,7 @@ impl Runs {
 /// `out` (n, d) = scale · rows `ids`, i32 (n), of `table` (v, d). Ids are below v: whoever makes them checks that.
 ///
 /// # Errors
-/// When 32-bit offsets do not count the elements.
+/// When 32 bits do not number the vectors.
 pub fn forward<B: Copy>(
     [table, ids, out]: [B; 3],
     scale: f32,
@@ -102,8 +102,8 @@ pub fn forward<B: Copy>(
     n: usize,
     [v, d]: [usize; 2],
 ) -> Result<Vec<Launch<B>>> {
-    check_size("embedding::forward", n, [v, d])?;
     let lanes = element.lanes(d);
+    check::numbered("embedding::forward", "tokens or words", n.max(v), d / lanes)?;
     let count = n * d / lanes;
     if count == 0 {
         return Ok(Vec::new());
@@ -142,25 +142,17 @@ pub fn backward<B: Copy>(
     element: Element,
     [v, d]: [usize; 2],
 ) -> Result<Vec<Launch<B>>> {
-    check_size("embedding::backward", runs.order.len(), [v, d])?;
+    let lanes = element.lanes(d);
+    let tokens = runs.order.len();
+    check::numbered("embedding::backward", "tokens or words", tokens.max(v), d / lanes)?;
     if runs.ids.is_empty() || d == 0 {
         return Ok(Vec::new());
     }
     let Backward { d_out, runs: [order, starts, ids], d_table } = buffers;
-    let lanes = element.lanes(d);
     Ok(vec![Launch {
         kernel: compile::Kernel::Embedding(Kernel { backward: true, element, lanes }),
         cubes: [offset(runs.ids.len()), cubes(d / lanes, UNITS), 1],
         buffers: vec![d_out, order, starts, ids, d_table],
         scalars: vec![Scalar::F32(scale), Scalar::U32(offset(d / lanes))],
     }])
-}
-
-fn check_size(operation: &'static str, n: usize, [v, d]: [usize; 2]) -> Result<()> {
-    if n.max(v).saturating_mul(d) >= 1 << 32 {
-        let needed =
-            format!("tokens and words times a width of {d} stay below 2^32 (32-bit offsets)");
-        return Err(check::value(operation, "sizes", format!("{n} tokens, {v} words"), needed));
-    }
-    Ok(())
 }

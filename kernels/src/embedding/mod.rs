@@ -65,35 +65,32 @@ pub fn forward(
     Ok(())
 }
 
-/// The gradient of the table, added: `d_table[ids[i]] += scale · d_out[i]`, in the order of i.
+/// The gradient of the table, added: `d_table[ids[i]] += scale · d_out[i]`, in the order of i. The ids are in host memory, which sorts
+/// them.
 ///
 /// # Errors
 /// When shapes or element types disagree, or an id is not below v.
 pub fn backward(
     stream: &Stream,
-    ids: View<'_>,
+    ids: &[i32],
     d_out: View<'_>,
     scale: f32,
     d_table: ViewMut<'_>,
 ) -> Result<()> {
     const NAME: &str = "embedding::backward";
     let [v, d] = check::rank(NAME, "d_table", d_table.shape())?;
-    let [n] = check::rank(NAME, "ids", ids.shape())?;
-    check::shape(NAME, "d_out", d_out.shape(), &[n, d])?;
+    check::shape(NAME, "d_out", d_out.shape(), &[ids.len(), d])?;
+    check::indices(NAME, "ids", ids, v)?;
     match stream {
         Stream::Host => {
-            let (ids, d_out) = (ids.host_i32(NAME, "ids")?, d_out.host_f32(NAME, "d_out")?);
-            check::indices(NAME, "ids", ids, v)?;
+            let d_out = d_out.host_f32(NAME, "d_out")?;
             reference::backward(ids, d_out, scale, d, d_table.host_f32_mut(NAME, "d_table")?);
         }
         #[cfg(feature = "cuda")]
         Stream::Cuda(stream) => {
             let call = stream.call(NAME);
             let e = call.element(d_out.dtype(), "d_out")?;
-            let mut host = vec![0i32; n];
-            call.stream.download(call.i32(ids, "ids")?, bytemuck::cast_slice_mut(&mut host))?;
-            check::indices(NAME, "ids", &host, v)?;
-            let runs = launch::Runs::new(&host);
+            let runs = launch::Runs::new(ids);
             let uploaded = [&runs.order, &runs.starts, &runs.ids]
                 .map(|values| call.uploaded(HostSlice::I32(values)));
             let [order, starts, found] = uploaded;

@@ -62,7 +62,7 @@ impl Kernel {
 /// `out` (n, f) = activation(gate)·up of `gate_up` (n, 2f).
 ///
 /// # Errors
-/// When 32-bit offsets do not count the elements.
+/// When 32 bits do not number the vectors.
 pub fn forward<B: Copy>(
     gate_up: B,
     out: B,
@@ -97,15 +97,11 @@ fn launch<B: Copy>(
     element: Element,
     [n, f]: [usize; 2],
 ) -> Result<Vec<Launch<B>>> {
-    if n.saturating_mul(f).saturating_mul(2) >= 1 << 32 {
-        let needed =
-            format!("rows times two times a width of {f} stay below 2^32 (32-bit offsets)");
-        return Err(check::value(operation, "rows", n.to_string(), needed));
-    }
+    let lanes = element.lanes(f);
+    check::numbered(operation, "rows", n, 2 * f / lanes)?;
     if n * f == 0 {
         return Ok(Vec::new());
     }
-    let lanes = element.lanes(f);
     let vectors = n * f / lanes;
     Ok(vec![Launch {
         kernel: compile::Kernel::GatedMlp(Kernel { backward, activation, element, lanes }),
@@ -113,4 +109,21 @@ fn launch<B: Copy>(
         buffers,
         scalars: vec![Scalar::U32(offset(vectors)), Scalar::U32(offset(f / lanes))],
     }])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Activation, Element, Scalar, forward};
+
+    #[test]
+    fn eighty_clips_of_32_frames_are_one_launch_and_what_32_bits_cannot_number_is_refused() {
+        let launch = |n| forward((), (), Activation::Silu, Element::Bf16, [n, 8192]);
+        let [launched] = &launch(80 * 4096).unwrap()[..] else { panic!("one launch") };
+        assert_eq!(launched.scalars[0], Scalar::U32(80 * 4096 * 1024));
+        // Two vectors of 8 for each of f/8 places: 2,048 in a row.
+        let most = (u32::MAX as usize - 1024) / 2048;
+        assert!(launch(most).is_ok());
+        let refused = launch(most + 1).unwrap_err().to_string();
+        assert!(refused.contains(&format!("at most {most} rows")), "{refused}");
+    }
 }

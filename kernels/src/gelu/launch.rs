@@ -62,7 +62,7 @@ impl Kernel {
 /// `out` = x·Φ(x) of `count` elements.
 ///
 /// # Errors
-/// When 32-bit offsets do not count them.
+/// When 32 bits do not number their vectors.
 pub fn forward<B: Copy>(
     x: B,
     out: B,
@@ -96,14 +96,11 @@ fn launch<B: Copy>(
     element: Element,
     count: usize,
 ) -> Result<Vec<Launch<B>>> {
-    if count >= 1 << 32 {
-        let needed = "elements stay below 2^32 (32-bit offsets)";
-        return Err(check::value(operation, "x", count.to_string(), needed));
-    }
+    let lanes = element.lanes(count);
+    check::numbered(operation, "vectors of x", count / lanes, 1)?;
     if count == 0 {
         return Ok(Vec::new());
     }
-    let lanes = element.lanes(count);
     Ok(vec![Launch {
         kernel: compile::Kernel::Gelu(Kernel { backward, kind, element, lanes }),
         cubes: [cubes(count / lanes, UNITS), 1, 1],

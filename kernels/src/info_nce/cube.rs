@@ -10,6 +10,8 @@
     reason = "compile-time counts of a tile, what CubeCL knows of integers, kernels in the order they run"
 )]
 
+pub(super) mod strips;
+
 use cubecl::prelude::*;
 
 use crate::cube::{

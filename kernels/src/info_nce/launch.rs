@@ -1,4 +1,4 @@
-//! `InfoNCE`'s kernels and how they are launched.
+//! `InfoNCE`'s kernels and how they are launched: those of one side and some rows. A batch that one GPU holds takes `strips.rs`.
 //!
 //! Floor: operations. With b rows of this rank, g of all and width e, one pass over scores is 2·b·g·e; statistics take one, the
 //! gradient two (scores again, then d_rows), each for both sides: 4 products of the sizes of S where one rank holds all, plus two more
@@ -22,8 +22,10 @@ use super::cube::nce_product::NceProduct;
 use super::cube::nce_scale_gradient::NceScaleGradient;
 use super::cube::nce_statistics::NceStatistics;
 use super::cube::nce_weights::NceWeights;
+use super::cube::strips::nce_strip_statistics::NceStripStatistics;
+use super::cube::strips::nce_strip_weights::NceStripWeights;
 use super::cube::{HALVES, PLANES, TILE};
-use super::host;
+use super::{host, strips};
 use crate::compile::{self, CompileError, Emit, Launch, Scalar, Source, cubes, emit, offset};
 use crate::parallel::round;
 use crate::{Result, check};
@@ -62,12 +64,22 @@ pub enum Kernel {
     ScaleGradient,
     /// This rank's share of the loss.
     Loss,
+    /// Partial statistics of a strip of scores, where one GPU holds the whole batch.
+    StripStatistics {
+        /// Whether equal targets are left out.
+        masked: bool,
+    },
+    /// α·dS of a strip of scores, where one GPU holds the whole batch.
+    StripWeights {
+        /// Whether equal targets are left out.
+        masked: bool,
+    },
 }
 
 impl Kernel {
     /// All of them, for a loss with or without masking.
     #[must_use]
-    pub fn all(masked: bool) -> [Self; 7] {
+    pub fn all(masked: bool) -> [Self; 9] {
         [
             Self::Statistics { masked },
             Self::Merge,
@@ -76,6 +88,8 @@ impl Kernel {
             Self::Finish,
             Self::ScaleGradient,
             Self::Loss,
+            Self::StripStatistics { masked },
+            Self::StripWeights { masked },
         ]
     }
 
@@ -89,6 +103,8 @@ impl Kernel {
             Self::Finish => "nce_finish".to_owned(),
             Self::ScaleGradient => "nce_scale_gradient".to_owned(),
             Self::Loss => "nce_loss".to_owned(),
+            Self::StripStatistics { masked: m } => masked("nce_strip_statistics", m),
+            Self::StripWeights { masked: m } => masked("nce_strip_weights", m),
         }
     }
 
@@ -100,6 +116,7 @@ impl Kernel {
         let units = match self {
             Self::Statistics { .. } | Self::Weights { .. } | Self::Product => PLANES * 32,
             Self::Merge | Self::Finish | Self::ScaleGradient | Self::Loss => offset(UNITS),
+            Self::StripStatistics { .. } | Self::StripWeights { .. } => strips::UNITS,
         };
         let e = Emit::new(units);
         match self {
@@ -129,6 +146,17 @@ impl Kernel {
             Self::Loss => emit!(
                 e, name, NceLoss: [rows_lse other_lse diagonal loss] [half_inverse_batch count],
                 UNITS / 32,
+            ),
+            Self::StripStatistics { masked } => emit!(
+                e, name, NceStripStatistics:
+                [scores alpha hashes row_maxima row_totals column_maxima column_totals diagonal]
+                [batch strip_row strip_rows row_block],
+                masked,
+            ),
+            Self::StripWeights { masked } => emit!(
+                e, name, NceStripWeights: [scores alpha hashes row_lse column_lse strip products]
+                [inverse_batch batch strip_row strip_rows products_at],
+                masked,
             ),
         }
     }
@@ -204,13 +232,22 @@ pub fn statistics<B: Copy>(
             Scalar::U32(offset(tiles)),
         ],
     };
-    let merge = Launch {
+    let parts = splits * HALVES as usize;
+    Ok(vec![statistics, merge([maxima, totals, alpha, lse], sizes.rows, parts)])
+}
+
+/// Log-sum-exps of `rows` rows from their `parts` partial maxima and sums, (parts, rows) each.
+pub(super) fn merge<B>(
+    [maxima, totals, alpha, lse]: [B; 4],
+    rows: usize,
+    parts: usize,
+) -> Launch<B> {
+    Launch {
         kernel: compile::Kernel::InfoNce(Kernel::Merge),
-        cubes: [cubes(sizes.rows, UNITS), 1, 1],
+        cubes: [cubes(rows, UNITS), 1, 1],
         buffers: vec![maxima, totals, alpha, lse],
-        scalars: vec![Scalar::U32(offset(sizes.rows)), Scalar::U32(offset(splits) * HALVES)],
-    };
-    Ok(vec![statistics, merge])
+        scalars: vec![Scalar::U32(offset(rows)), Scalar::U32(offset(parts))],
+    }
 }
 
 /// What [`backward`] needs besides its inputs and outputs, in elements.
@@ -298,16 +335,23 @@ pub(super) fn backward_in<B: Copy>(
     for start in (0..sizes.rows).step_by(strip) {
         launches.extend(strip_launches(inputs, sizes, buffers, start, strip));
     }
-    launches.push(Launch {
+    let count = workspace_in(sizes, strip).products;
+    launches.push(scale_gradient([products, inputs.alpha, d_logit_scale], sizes.batch, count));
+    Ok(launches)
+}
+
+/// The gradient of `logit_scale` from `count` sums of products.
+pub(super) fn scale_gradient<B>(
+    [products, alpha, d_logit_scale]: [B; 3],
+    batch: usize,
+    count: usize,
+) -> Launch<B> {
+    Launch {
         kernel: compile::Kernel::InfoNce(Kernel::ScaleGradient),
         cubes: [1, 1, 1],
-        buffers: vec![products, inputs.alpha, d_logit_scale],
-        scalars: vec![
-            Scalar::F32(round(1.0 / host::count(sizes.batch))),
-            Scalar::U32(offset(workspace_in(sizes, strip).products)),
-        ],
-    });
-    Ok(launches)
+        buffers: vec![products, alpha, d_logit_scale],
+        scalars: vec![Scalar::F32(round(1.0 / host::count(batch))), Scalar::U32(offset(count))],
+    }
 }
 
 fn strip_launches<B: Copy>(

@@ -17,6 +17,11 @@
 //! Operations: 2·b·g·e for statistics and 4·b·g·e for the gradient, per side. Memory: the embeddings, at most 128 MiB of dS, and
 //! partial sums; never (b, g) in full once b·g is larger.
 //!
+//! Where one GPU holds the whole batch (b = g, a multiple of 8), [`both_statistics`] and [`both_gradients`] compute both
+//! sides from strips of S that cuBLASLt writes: 2·g·g·e operations for statistics and 6·g·g·e for gradients in all,
+//! instead of 4·g·g·e and 8·g·g·e (`strips.rs`). Any other share of the batch takes the one-sided kernels twice: at 128
+//! of 24,576 rows, statistics of columns are another rank's, so that one pass over S has nothing to share.
+//!
 //! Sources: CLIP (arXiv 2103.00020) figure 3; VL-JEPA (arXiv 2512.10942) §2.
 
 #[cfg(test)]
@@ -28,11 +33,18 @@ mod host;
 pub mod launch;
 #[cfg(test)]
 mod reference;
+#[cfg(feature = "cuda")]
+mod strips;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
 #[cfg(feature = "cuda")]
 mod tests_cube;
+#[cfg(test)]
+#[cfg(feature = "cuda")]
+mod tests_strips;
+
+use std::ops::Range;
 
 #[cfg(feature = "cuda")]
 use crate::{DType, Tensor, copy, device::HostSlice, device::cuda::Call, device::cuda::Region};
@@ -167,6 +179,148 @@ pub fn backward(
         }
     }
     Ok(())
+}
+
+/// Embeddings of all ranks and this rank's share of them.
+#[derive(Debug, Clone)]
+pub struct Batch<'a> {
+    /// (g, e): P.
+    pub predicted: View<'a>,
+    /// (g, e): T.
+    pub target: View<'a>,
+    /// u64 (g): hashes of the target texts, where equal targets are left out.
+    pub hashes: Option<View<'a>>,
+    /// This rank's rows, b of them.
+    pub rows: Range<usize>,
+}
+
+impl<'a> Batch<'a> {
+    fn own(&self, all: View<'a>) -> View<'a> {
+        all.rows(self.rows.start, self.rows.end)
+    }
+
+    fn equal(&self) -> Option<EqualTargets<'a>> {
+        self.hashes.map(|all| EqualTargets { rows: self.own(all), all })
+    }
+
+    /// The strips of a batch that is all this rank's.
+    #[cfg(feature = "cuda")]
+    fn strips(&self) -> Option<strips::Strips> {
+        let [g, e] = check::rank("info_nce", "predicted", self.predicted.shape()).ok()?;
+        if self.rows == (0..g) { strips::Strips::new(g, e) } else { None }
+    }
+
+    fn check(&self, operation: &'static str) -> Result<()> {
+        let [g, _] = check::rank(operation, "predicted", self.predicted.shape())?;
+        check::shape(operation, "target", self.target.shape(), self.predicted.shape())?;
+        if let Some(hashes) = self.hashes {
+            check::shape(operation, "hashes", hashes.shape(), &[g])?;
+        }
+        if self.rows.start > self.rows.end || self.rows.end > g {
+            let needed = format!("they must lie within the batch of {g}");
+            return Err(check::value(operation, "rows", format!("{:?}", self.rows), needed));
+        }
+        Ok(())
+    }
+
+    /// What the passes over strips read, with α on the device.
+    #[cfg(feature = "cuda")]
+    fn strip_inputs(&self, call: Call, alpha: &Tensor) -> Result<strips::Inputs<'a>> {
+        let hashes = self.hashes.map(|h| call.at(h, "hashes", DType::U64)).transpose()?;
+        let alpha = call.f32(alpha.view(), "alpha")?;
+        Ok(strips::Inputs { predicted: self.predicted, target: self.target, alpha, hashes })
+    }
+}
+
+/// [`statistics`] of this rank's rows of both sides.
+///
+/// # Shapes
+/// Writes f32 (b) each: `predicted_lse`, of the rows of P over all of T; `target_lse`, of the rows of T over all of P; and
+/// `diagonal`, s_ii.
+///
+/// # Errors
+/// When shapes or element types disagree, or the rows do not lie within the batch.
+pub fn both_statistics(
+    stream: &Stream,
+    batch: &Batch<'_>,
+    alpha: f32,
+    mut predicted_lse: ViewMut<'_>,
+    mut target_lse: ViewMut<'_>,
+    mut diagonal: ViewMut<'_>,
+) -> Result<()> {
+    const NAME: &str = "info_nce::both_statistics";
+    batch.check(NAME)?;
+    let b = batch.rows.len();
+    check::shape(NAME, "predicted_lse", predicted_lse.shape(), &[b])?;
+    check::shape(NAME, "target_lse", target_lse.shape(), &[b])?;
+    check::shape(NAME, "diagonal", diagonal.shape(), &[b])?;
+    #[cfg(feature = "cuda")]
+    if let (Stream::Cuda(stream), Some(strips)) = (stream, batch.strips()) {
+        let call = stream.call(NAME);
+        let alpha = call.uploaded(HostSlice::F32(&[alpha]))?;
+        let out = [
+            call.f32(predicted_lse, "predicted_lse")?,
+            call.f32(target_lse, "target_lse")?,
+            call.f32(diagonal, "diagonal")?,
+        ];
+        return strips::statistics(call, strips, &batch.strip_inputs(call, &alpha)?, out);
+    }
+    let (p, t, equal, first) = (batch.predicted, batch.target, batch.equal(), batch.rows.start);
+    let (lse, s) = (target_lse.reborrow(), diagonal.reborrow());
+    statistics(stream, batch.own(t), p, alpha, first, equal, lse, s)?;
+    let (lse, s) = (predicted_lse.reborrow(), diagonal.reborrow());
+    statistics(stream, batch.own(p), t, alpha, first, equal, lse, s)
+}
+
+/// [`backward`] of this rank's rows of both sides. Adds this rank's share of Σ dS ∘ S to `d_logit_scale` f32 (1), if there.
+///
+/// # Shapes
+/// `predicted_lse` and `target_lse` f32 (g) of all rows; writes `d_predicted` and `d_target` (b, e).
+///
+/// # Errors
+/// When shapes or element types disagree, or the rows do not lie within the batch.
+#[expect(clippy::too_many_arguments, reason = "the tensors and parameters of one formula")]
+pub fn both_gradients(
+    stream: &Stream,
+    batch: &Batch<'_>,
+    predicted_lse: View<'_>,
+    target_lse: View<'_>,
+    alpha: f32,
+    d_predicted: ViewMut<'_>,
+    d_target: ViewMut<'_>,
+    d_logit_scale: Option<ViewMut<'_>>,
+) -> Result<()> {
+    const NAME: &str = "info_nce::both_gradients";
+    batch.check(NAME)?;
+    let (p, t, equal) = (batch.predicted, batch.target, batch.equal());
+    let (own_p, own_t) = (batch.own(p), batch.own(t));
+    check::shape(NAME, "predicted_lse", predicted_lse.shape(), &p.shape()[..1])?;
+    check::shape(NAME, "target_lse", target_lse.shape(), &p.shape()[..1])?;
+    check::shape(NAME, "d_predicted", d_predicted.shape(), own_p.shape())?;
+    check::shape(NAME, "d_target", d_target.shape(), own_t.shape())?;
+    if let Some(d_logit_scale) = &d_logit_scale {
+        check::shape(NAME, "d_logit_scale", d_logit_scale.shape(), &[1])?;
+    }
+    #[cfg(feature = "cuda")]
+    if let (Stream::Cuda(stream), Some(strips)) = (stream, batch.strips()) {
+        let call = stream.call(NAME);
+        let alpha = call.uploaded(HostSlice::F32(&[alpha]))?;
+        let share = call.workspace(DType::F32, 1)?;
+        let inputs = batch.strip_inputs(call, &alpha)?;
+        let lse = [call.f32(predicted_lse, "predicted_lse")?, call.f32(target_lse, "target_lse")?];
+        let sum = call.f32(share.view(), "share")?;
+        strips::backward(call, strips, &inputs, lse, d_predicted, d_target, sum)?;
+        if let Some(d_logit_scale) = d_logit_scale {
+            copy::add(&Stream::Cuda(*stream), share.view(), d_logit_scale)?;
+        }
+        return Ok(());
+    }
+    let Range { start, end } = batch.rows;
+    let (r, c) = (predicted_lse.rows(start, end), target_lse.rows(start, end));
+    let (lse, d) = (target_lse, d_predicted);
+    backward(stream, own_p, t, r, lse, alpha, start, equal, d, d_logit_scale)?;
+    let (lse, d) = (predicted_lse, d_target);
+    backward(stream, own_t, p, c, lse, alpha, start, equal, d, None)
 }
 
 /// The share of these rows in the loss, Σ_i (r_i + c_i − 2·s_ii) / 2B in f64, from what [`statistics`] wrote for the same rows of

@@ -31,14 +31,14 @@ fn embeddings(seed: u64, rows: usize, width: usize) -> Vec<f32> {
     x
 }
 
-struct Batch {
-    p: Vec<f32>,
-    t: Vec<f32>,
-    hashes: Option<Vec<u64>>,
+pub(super) struct Embeddings {
+    pub(super) p: Vec<f32>,
+    pub(super) t: Vec<f32>,
+    pub(super) hashes: Option<Vec<u64>>,
 }
 
-impl Batch {
-    fn new(case: Case, seed: u64) -> Self {
+impl Embeddings {
+    pub(super) fn new(case: Case, seed: u64) -> Self {
         let rows = case.ranks.iter().sum();
         let mut random = Random::new(seed + 2);
         // Both halves of a hash decide: some differ in one of them only.
@@ -65,7 +65,7 @@ struct Outcome {
 
 /// Every rank's launches, one after the other, gradients in strips of `strip` rows (none: as the sizes say).
 #[expect(clippy::too_many_lines, reason = "a batch's launches in the order they run")]
-fn play(case: Case, batch: &Batch, strip: Option<usize>) -> Outcome {
+fn play(case: Case, batch: &Embeddings, strip: Option<usize>) -> Outcome {
     let (g, e) = (case.ranks.iter().sum::<usize>(), case.width);
     let mut outcome = Outcome::default();
     let sides = [(&batch.p, &batch.t), (&batch.t, &batch.p)];
@@ -141,12 +141,12 @@ fn play(case: Case, batch: &Batch, strip: Option<usize>) -> Outcome {
     outcome
 }
 
-fn rounded(x: &[f64]) -> Vec<f32> {
+pub(super) fn rounded(x: &[f64]) -> Vec<f32> {
     x.iter().map(|&x| crate::parallel::round(x)).collect()
 }
 
 /// The largest Σ_j |w_ij| of a row of P or T: how much of w's rounding a row of the gradient can collect.
-fn weight(case: Case, batch: &Batch, want: &Dense) -> f64 {
+pub(super) fn weight(case: Case, batch: &Embeddings, want: &Dense) -> f64 {
     let (g, e) = (case.ranks.iter().sum::<usize>(), case.width);
     let row = |rows: &[f32], all: &[f32], own: &[f64], other: &[f64], i: usize| -> f64 {
         let of = |j: usize| {
@@ -165,7 +165,7 @@ fn weight(case: Case, batch: &Batch, want: &Dense) -> f64 {
 }
 
 fn check(case: Case, strip: Option<usize>) {
-    let batch = Batch::new(case, 3);
+    let batch = Embeddings::new(case, 3);
     let got = play(case, &batch, strip);
     let (e, alpha) = (case.width, f64::from(case.alpha));
     let want = dense(&batch.p, &batch.t, e, alpha, batch.hashes.as_deref());
@@ -214,7 +214,7 @@ fn every_rank_computes_the_dense_formula() {
 #[test]
 fn strips_do_not_change_the_gradient() {
     check(CASES[3], Some(128));
-    let batch = Batch::new(CASES[3], 3);
+    let batch = Embeddings::new(CASES[3], 3);
     let [whole, strips] = [None, Some(128)].map(|strip| play(CASES[3], &batch, strip).d);
     assert_close("d_p", &whole[0], &strips[0], 1e-6);
     assert_close("d_t", &whole[1], &strips[1], 1e-6);
@@ -223,7 +223,7 @@ fn strips_do_not_change_the_gradient() {
 #[test]
 fn masking_counts_in_both_halves_of_a_hash() {
     let case = Case { ranks: &[9], width: 16, alpha: 14.3, targets: Some(5) };
-    let mut batch = Batch::new(case, 3);
+    let mut batch = Embeddings::new(case, 3);
     let masked = play(case, &batch, None);
     batch.hashes = Some((0..9).map(|i| if i < 4 { i } else { i << 32 }).collect());
     let distinct = play(case, &batch, None);

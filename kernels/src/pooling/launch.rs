@@ -65,7 +65,7 @@ pub struct Sizes {
 /// `out` (b, d): means of the rows of `x` (n, d) that `offsets`, i32 (b + 1), bound.
 ///
 /// # Errors
-/// When 32-bit offsets do not count the elements.
+/// When 32 bits do not number the vectors.
 pub fn forward<B: Copy>(
     x: B,
     offsets: B,
@@ -117,9 +117,7 @@ pub fn backward<B: Copy>(
 /// Vectors of a row.
 fn check_sizes(operation: &'static str, element: Element, sizes: Sizes) -> Result<usize> {
     let Sizes { sequences, tokens, width } = sizes;
-    if tokens.max(sequences).saturating_mul(width) >= 1 << 32 {
-        let needed = format!("tokens times a width of {width} stay below 2^32 (32-bit offsets)");
-        return Err(check::value(operation, "tokens", tokens.to_string(), needed));
-    }
-    Ok(width / element.lanes(width))
+    let vectors = width / element.lanes(width);
+    check::numbered(operation, "tokens", tokens.max(sequences), vectors)?;
+    Ok(vectors)
 }

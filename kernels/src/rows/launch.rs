@@ -129,14 +129,11 @@ fn launch<B: Copy>(
     element: Element,
     [n, d]: [usize; 2],
 ) -> Result<Vec<Launch<B>>> {
-    if n.saturating_mul(d) >= 1 << 32 {
-        let needed = format!("rows times a width of {d} stay below 2^32 (32-bit offsets)");
-        return Err(check::value(operation, "rows", n.to_string(), needed));
-    }
+    let lanes = element.lanes(d);
+    check::numbered(operation, "rows", n, d / lanes)?;
     if n * d == 0 {
         return Ok(Vec::new());
     }
-    let lanes = element.lanes(d);
     let count = n * d / lanes;
     let mut scalars = vec![Scalar::U32(offset(count))];
     if pass != Pass::Add {

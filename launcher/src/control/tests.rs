@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use vljepa_recipes::protocol::{CheckpointOrder, FromSupervisor, FromWorker, Hello, Phase};
 
@@ -211,6 +211,19 @@ async fn who_knocks_with_the_token_hears_welcome_and_nobody_else_does() {
     assert_eq!(connect(&server, &right).await.1, FromSupervisor::Welcome);
     let wrong = serde_json::to_string(&knock("guess!")).unwrap();
     assert!(reason(connect(&server, &wrong).await.1).contains("token"));
+}
+
+#[tokio::test]
+async fn whoever_sends_more_than_a_hello_reads_to_the_end_why_it_is_refused() {
+    let server = server().await;
+    let mut stranger = TcpStream::connect(server.address()).await.unwrap();
+    stranger.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+    stranger.write_all(&[b'x'; 1 << 16]).await.unwrap();
+    let mut reader = BufReader::new(stranger);
+    assert!(reason(answer(&mut reader).await).contains("hello"));
+    // A connection that was closed with unread bytes would end with an error.
+    let mut rest = Vec::new();
+    assert_eq!(reader.read_to_end(&mut rest).await.unwrap(), 0);
 }
 
 #[tokio::test]

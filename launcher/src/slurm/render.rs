@@ -136,7 +136,13 @@ guard() {{
 }}
 guard &
 guard=$!
-trap 'kill "$guard" 2>/dev/null' EXIT
+
+# A script that ends by itself ends the job for good. Slurm 24.05 and newer would put a job that was ever preempted into the queue once more.
+finish() {{
+  kill "$guard"
+  scontrol update JobId="$SLURM_JOB_ID" Requeue=0
+}}
+trap 'finish 2>/dev/null' EXIT
 
 quick_deaths=0
 while :; do

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use vljepa_kernels::rope::Table;
-use vljepa_kernels::{Device, Lengths, Result, Tensor, View, Write};
+use vljepa_kernels::{Device, Lengths, Result, Tensor, Write};
 
 use super::{Block, BlockSaved, Norm, NormSaved};
 use crate::{Context, Gradients, Keep, OnReady, Parameters};
@@ -76,7 +76,7 @@ impl Stack {
         Ok((out, keep.any().then_some(StackSaved { blocks, last: x, norm })))
     }
 
-    /// The gradient of the input (n, d) for that of the hidden states, `d_out` (n, d); adds to the gradients of all weights, and says
+    /// The gradient of the input (n, d) for that of the hidden states, `d_out` (n, d), which is dropped before the blocks; adds to the gradients of all weights, and says
     /// so block by block.
     ///
     /// # Errors
@@ -87,7 +87,7 @@ impl Stack {
         cx: Context<'_>,
         parameters: &Parameters,
         saved: StackSaved,
-        d_out: View<'_>,
+        d_out: Tensor,
         sequence: &Sequence,
         gradients: &mut Gradients,
         on_ready: &mut OnReady<'_>,
@@ -95,8 +95,18 @@ impl Stack {
         let StackSaved { blocks, last, norm } = saved;
         let mut d = cx.take(d_out.shape())?;
         let x = last.view();
-        self.norm.backward(cx, parameters, x, &norm, d_out, Write::Set, d.view_mut(), gradients)?;
-        drop(last);
+        let behind = d_out.view();
+        self.norm.backward(
+            cx,
+            parameters,
+            x,
+            &norm,
+            behind,
+            Write::Set,
+            d.view_mut(),
+            gradients,
+        )?;
+        drop((last, d_out));
         for (block, saved) in self.blocks.iter().zip(blocks).rev() {
             d = block.backward(cx, parameters, saved, d, sequence, gradients)?;
             on_ready(gradients, block.gradients_end);

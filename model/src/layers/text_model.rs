@@ -138,14 +138,14 @@ impl TextModel {
         Ok(out)
     }
 
-    /// Adds to the gradient of the table that of its rows, `d` (n, d).
+    /// Adds to the gradient of the table that of its rows, `d` (n, d), for the token ids (n) that were embedded.
     ///
     /// # Errors
     /// When shapes disagree.
     pub fn embed_backward(
         &self,
         cx: Context<'_>,
-        ids: View<'_>,
+        ids: &[i32],
         d: View<'_>,
         gradients: &mut Gradients,
     ) -> Result<()> {

@@ -2,21 +2,28 @@
 
 use std::ops::Range;
 
-use vljepa_kernels::info_nce::{self, EqualTargets};
+use vljepa_kernels::info_nce::{self, Batch};
 use vljepa_kernels::{Result, Tensor, View, copy};
 
 use super::EmbeddingGradients;
-use crate::{Context, Gradients, Parameters, Weight};
+use crate::{Context, Gradients, Weight};
 
 /// Bidirectional `InfoNCE`.
 #[derive(Debug, Clone, Copy)]
 pub struct InfoNce {
-    /// α = exp(logit_scale).
+    /// α is its exponential.
     pub logit_scale: Weight,
-    /// Largest α.
-    pub max_scale: f32,
     /// Whether rows of an equal target text are left out of each other's negatives.
     pub mask_equal_targets: bool,
+}
+
+/// The factor of the similarities in one step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Alpha {
+    /// exp(logit_scale), at most the recipe's `max_scale`.
+    pub value: f32,
+    /// Whether exp(logit_scale) lies beyond `max_scale`.
+    pub clamped: bool,
 }
 
 /// Embeddings of all ranks, and which of them are this rank's.
@@ -43,37 +50,19 @@ pub struct Statistics {
     pub diagonal: Tensor,
 }
 
-impl<'a> Gathered<'a> {
-    fn own(&self, all: View<'a>) -> View<'a> {
-        all.rows(self.rows.start, self.rows.end)
-    }
-}
-
 impl InfoNce {
-    /// α = exp(logit_scale), at most `max_scale`.
-    ///
-    /// # Errors
-    /// When the parameter cannot be read back from the device.
-    pub fn scale(&self, parameters: &Parameters) -> Result<f32> {
-        Ok(self.unclamped(parameters)?.min(self.max_scale))
-    }
-
-    fn unclamped(&self, parameters: &Parameters) -> Result<f32> {
-        Ok(parameters.scalar(&self.logit_scale)?.exp())
-    }
-
     /// Where α is clamped, only a gradient that lowers it is kept, so that the temperature cannot wander off beyond the clamp but can
     /// come back. Takes the gradient summed over all ranks: shares of single ranks differ in sign.
     ///
     /// # Errors
-    /// When the parameter cannot be read back from the device.
+    /// When the gradient cannot be read back from the device.
     pub fn hold_at_clamp(
         &self,
         cx: Context<'_>,
-        parameters: &Parameters,
+        alpha: Alpha,
         gradients: &mut Gradients,
     ) -> Result<()> {
-        if self.logit_scale.trainable() && self.unclamped(parameters)? > self.max_scale {
+        if self.logit_scale.trainable() && alpha.clamped {
             let sum = gradients.of(&self.logit_scale).as_view().to_f32()?[0];
             let held = [sum.max(0.0)];
             copy::copy(cx.stream, View::from_f32(&held, &[1]), gradients.of(&self.logit_scale))?;
@@ -81,9 +70,13 @@ impl InfoNce {
         Ok(())
     }
 
-    fn equal<'a>(&self, gathered: &Gathered<'a>) -> Option<EqualTargets<'a>> {
-        let all = gathered.hashes.filter(|_| self.mask_equal_targets)?;
-        Some(EqualTargets { rows: gathered.own(all), all })
+    fn batch<'a>(&self, gathered: &Gathered<'a>) -> Batch<'a> {
+        Batch {
+            predicted: gathered.predicted,
+            target: gathered.target,
+            hashes: gathered.hashes.filter(|_| self.mask_equal_targets),
+            rows: gathered.rows.clone(),
+        }
     }
 
     /// Log-sum-exps of this rank's rows in both directions.
@@ -93,19 +86,15 @@ impl InfoNce {
     pub fn statistics(
         &self,
         cx: Context<'_>,
-        parameters: &Parameters,
+        alpha: Alpha,
         gathered: &Gathered<'_>,
     ) -> Result<Statistics> {
-        let (alpha, b) = (self.scale(parameters)?, gathered.rows.len());
+        let (alpha, b) = (alpha.value, gathered.rows.len());
         let (mut r, mut c) = (cx.take_f32(&[b])?, cx.take_f32(&[b])?);
         let mut diagonal = cx.take_f32(&[b])?;
-        let (p, t, equal) = (gathered.predicted, gathered.target, self.equal(gathered));
-        let first = gathered.rows.start;
-        let (own_p, own_t) = (gathered.own(p), gathered.own(t));
-        let (lse, s) = (c.view_mut(), diagonal.view_mut());
-        info_nce::statistics(cx.stream, own_t, p, alpha, first, equal, lse, s)?;
-        let (lse, s) = (r.view_mut(), diagonal.view_mut());
-        info_nce::statistics(cx.stream, own_p, t, alpha, first, equal, lse, s)?;
+        let batch = self.batch(gathered);
+        let (predicted, target, s) = (r.view_mut(), c.view_mut(), diagonal.view_mut());
+        info_nce::both_statistics(cx.stream, &batch, alpha, predicted, target, s)?;
         Ok(Statistics { predicted_lse: r, target_lse: c, diagonal })
     }
 
@@ -127,25 +116,28 @@ impl InfoNce {
     pub fn backward(
         &self,
         cx: Context<'_>,
-        parameters: &Parameters,
+        alpha: Alpha,
         gathered: &Gathered<'_>,
         predicted_lse: View<'_>,
         target_lse: View<'_>,
         gradients: &mut Gradients,
     ) -> Result<EmbeddingGradients> {
-        let (p, t, equal) = (gathered.predicted, gathered.target, self.equal(gathered));
-        let (own_p, own_t) = (gathered.own(p), gathered.own(t));
-        let Range { start, end } = gathered.rows;
-        let alpha = self.scale(parameters)?;
-        let (r, c) = (predicted_lse.rows(start, end), target_lse.rows(start, end));
-        let (mut predicted, mut target) =
-            (cx.take_f32(own_p.shape())?, cx.take_f32(own_t.shape())?);
+        let (batch, alpha) = (self.batch(gathered), alpha.value);
+        let shape = [gathered.rows.len(), gathered.predicted.shape()[1]];
+        let (mut predicted, mut target) = (cx.take_f32(&shape)?, cx.take_f32(&shape)?);
         let trained = self.logit_scale.trainable();
         let d_scale = trained.then(|| gradients.of(&self.logit_scale));
-        let (lse, out) = (target_lse, predicted.view_mut());
-        info_nce::backward(cx.stream, own_p, t, r, lse, alpha, start, equal, out, d_scale)?;
-        let (lse, out) = (predicted_lse, target.view_mut());
-        info_nce::backward(cx.stream, own_t, p, c, lse, alpha, start, equal, out, None)?;
+        let (d_p, d_t) = (predicted.view_mut(), target.view_mut());
+        info_nce::both_gradients(
+            cx.stream,
+            &batch,
+            predicted_lse,
+            target_lse,
+            alpha,
+            d_p,
+            d_t,
+            d_scale,
+        )?;
         Ok(EmbeddingGradients { predicted, target })
     }
 }

@@ -5,7 +5,7 @@
 mod info_nce;
 mod pair_distance;
 
-pub use info_nce::{Gathered, InfoNce, Statistics};
+pub use info_nce::{Alpha, Gathered, InfoNce, Statistics};
 pub use pair_distance::PairDistance;
 
 use vljepa_kernels::Tensor;
@@ -36,11 +36,9 @@ impl Objective {
     pub(crate) fn new(loss: &Loss, logit_scale: Weight) -> Self {
         let distance = |kind| Self::Distance(PairDistance { kind });
         match loss.kind {
-            LossKind::InfoNce => Self::InfoNce(InfoNce {
-                logit_scale,
-                max_scale: loss.temperature.max_scale,
-                mask_equal_targets: loss.mask_equal_targets,
-            }),
+            LossKind::InfoNce => {
+                Self::InfoNce(InfoNce { logit_scale, mask_equal_targets: loss.mask_equal_targets })
+            }
             LossKind::Cosine => distance(Distance::Cosine),
             LossKind::L1 => distance(Distance::L1),
             LossKind::L2 => distance(Distance::L2),

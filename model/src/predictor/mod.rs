@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use vljepa_kernels::{
-    DType, Device, KernelError, Lengths, Packed, Result, Tensor, View, Write, copy, rows,
+    Device, KernelError, Lengths, Packed, Result, Tensor, View, Write, copy, rows,
 };
 use vljepa_recipes::schema;
 
@@ -48,8 +48,8 @@ pub struct PredictorSaved {
 struct QuerySaved {
     /// i32 (tokens): where query tokens stand.
     rows: Tensor,
-    /// i32 (tokens), to train the token embeddings.
-    ids: Option<Tensor>,
+    /// Token ids, to train the token embeddings.
+    ids: Option<Arc<[i32]>>,
     /// (tokens, d), to train the text projection.
     embedded: Option<Tensor>,
 }
@@ -118,8 +118,7 @@ impl Predictor {
             self.vision_projection.forward(cx, parameters, tokens, Write::Set, out)?;
             rows::scatter(cx.stream, projected.view(), visual_rows.view(), x.view_mut())?;
             drop(projected);
-            let ids = query.ids();
-            saved_query = self.add_query(cx, parameters, ids, query_rows, &mut x, keep.any())?;
+            saved_query = self.add_query(cx, parameters, query, query_rows, &mut x, keep.any())?;
         }
         let sequence = self.text.sequence(lengths)?;
         let (hidden, stack) = self.text.stack.forward(cx, parameters, x, &sequence, keep)?;
@@ -158,9 +157,9 @@ impl Predictor {
             .head
             .backward(cx, parameters, head, d_embedding, lengths, true, gradients)?
             .ok_or(NOTHING)?;
-        let (d_out, text) = (d_hidden.view(), &self.text.stack);
-        let mut d = text.backward(cx, parameters, stack, d_out, &sequence, gradients, on_ready)?;
-        drop(d_hidden);
+        let text = &self.text.stack;
+        let mut d =
+            text.backward(cx, parameters, stack, d_hidden, &sequence, gradients, on_ready)?;
         if let Some(query) = query {
             self.query_backward(cx, parameters, query, &d, gradients)?;
         }
@@ -186,12 +185,12 @@ impl Predictor {
         &self,
         cx: Context<'_>,
         parameters: &Parameters,
-        ids: View<'_>,
+        query: &Packed,
         rows: Tensor,
         x: &mut Tensor,
         keep: bool,
     ) -> Result<Option<QuerySaved>> {
-        let mut embedded = self.text.embed(cx, parameters, ids)?;
+        let mut embedded = self.text.embed(cx, parameters, query.ids())?;
         let mut before = None;
         if let Some(projection) = &self.text_projection {
             let mut out = cx.take(embedded.shape())?;
@@ -203,13 +202,7 @@ impl Predictor {
         if !keep || (before.is_none() && !self.text.embedding.trainable()) {
             return Ok(None);
         }
-        let ids = if self.text.embedding.trainable() {
-            let mut kept = cx.arena.take(DType::I32, ids.shape())?;
-            copy::copy(cx.stream, ids, kept.view_mut())?;
-            Some(kept)
-        } else {
-            None
-        };
+        let ids = self.text.embedding.trainable().then(|| Arc::clone(query.host_ids()));
         Ok(Some(QuerySaved { rows, ids, embedded: before }))
     }
 
@@ -233,7 +226,7 @@ impl Predictor {
             d_query = d_embedded;
         }
         match ids {
-            Some(ids) => self.text.embed_backward(cx, ids.view(), d_query.view(), gradients),
+            Some(ids) => self.text.embed_backward(cx, &ids, d_query.view(), gradients),
             None => Ok(()),
         }
     }

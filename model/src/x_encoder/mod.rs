@@ -127,7 +127,7 @@ impl XEncoder {
         cx: Context<'_>,
         parameters: &Parameters,
         saved: Option<XEncoderSaved>,
-        d_tokens: View<'_>,
+        d_tokens: Tensor,
         gradients: &mut Gradients,
         on_ready: &mut OnReady<'_>,
     ) -> Result<(), ModelError> {

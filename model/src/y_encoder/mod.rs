@@ -4,7 +4,9 @@
 //! the shared embedding (VL-JEPA §3.1). Frozen, only the map is trained; and with a loss that has no negatives not even the map:
 //! a trained map alone would reach loss zero by mapping every text to one point, while a fixed random one keeps distances.
 
-use vljepa_kernels::{DType, Device, Lengths, Packed, Result, Tensor, View, copy};
+use std::sync::Arc;
+
+use vljepa_kernels::{Device, Lengths, Packed, Result, View};
 use vljepa_recipes::schema;
 
 use crate::layers::{Embedded, Head, HeadSaved, Linear, Sequence, StackSaved, TextModel};
@@ -25,8 +27,8 @@ pub struct YEncoder {
 /// What [`YEncoder::backward`] needs.
 #[derive(Debug)]
 pub struct YEncoderSaved {
-    /// i32 (n) and the stack's state; none when frozen.
-    text: Option<(Tensor, StackSaved)>,
+    /// Token ids and the stack's state; `None` if the text model is frozen.
+    text: Option<(Arc<[i32]>, StackSaved)>,
     sequence: Sequence,
     head: HeadSaved,
 }
@@ -83,14 +85,7 @@ impl YEncoder {
         let (embedding, head) =
             self.head.forward(cx, parameters, hidden.view(), &sequence.lengths, keep.any())?;
         drop(hidden);
-        let text = match stack {
-            None => None,
-            Some(stack) => {
-                let mut ids = cx.arena.take(DType::I32, target.ids().shape())?;
-                copy::copy(cx.stream, target.ids(), ids.view_mut())?;
-                Some((ids, stack))
-            }
-        };
+        let text = stack.map(|stack| (Arc::clone(target.host_ids()), stack));
         let saved = head.map(|head| YEncoderSaved { text, sequence, head });
         Ok(Embedded { embedding, saved })
     }
@@ -115,9 +110,10 @@ impl YEncoder {
         let d_hidden =
             self.head.backward(cx, parameters, head, d_embedding, lengths, below, gradients)?;
         if let (Some((ids, saved)), Some(d_hidden)) = (text, d_hidden) {
-            let (d_out, stack) = (d_hidden.view(), &self.text.stack);
-            let d = stack.backward(cx, parameters, saved, d_out, &sequence, gradients, on_ready)?;
-            self.text.embed_backward(cx, ids.view(), d.view(), gradients)?;
+            let stack = &self.text.stack;
+            let d =
+                stack.backward(cx, parameters, saved, d_hidden, &sequence, gradients, on_ready)?;
+            self.text.embed_backward(cx, &ids, d.view(), gradients)?;
         }
         on_ready(gradients, self.gradients_end);
         Ok(())

@@ -89,11 +89,10 @@ fn info_nce_with_equal_targets_masked_reaches_every_parameter() {
 fn the_temperature_is_clamped_and_can_come_back() {
     let mut step = Step::tiny(LossKind::InfoNce, false);
     let (layout, id) = (step.model.layout().clone(), step.model.logit_scale());
-    let Objective::InfoNce(info_nce) = step.model.objective else { panic!("InfoNCE") };
     let mut gradient_at = |value: f32| {
         let into = step.parameters.view_mut(&layout, id);
         into.host_f32_mut("test", "scale").unwrap()[0] = value;
-        let scale = info_nce.scale(&step.parameters).unwrap();
+        let scale = step.model.alpha(&step.parameters).unwrap().value;
         (scale, step.gradients().view(&layout, id).host_f32("test", "gradient").unwrap()[0])
     };
     let (inside, d_inside) = gradient_at(1.9 * LN_10);
@@ -114,7 +113,8 @@ fn beyond_its_clamp_the_temperature_may_only_come_back() {
         into.host_f32_mut("test", "scale").unwrap()[0] = value;
         let mut gradients = Gradients::new(&layout, Device::Host).unwrap();
         gradients.view_mut(&layout, id).host_f32_mut("test", "gradient").unwrap()[0] = sum;
-        info_nce.hold_at_clamp(step.cx(), &step.parameters, &mut gradients).unwrap();
+        let alpha = step.model.alpha(&step.parameters).unwrap();
+        info_nce.hold_at_clamp(step.cx(), alpha, &mut gradients).unwrap();
         gradients.view(&layout, id).host_f32("test", "gradient").unwrap()[0].to_bits()
     };
     let (below, above) = (1.9 * LN_10, 2.1 * LN_10);

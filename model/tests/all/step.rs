@@ -81,8 +81,8 @@ impl Step {
         match self.model.objective {
             Objective::InfoNce(info_nce) => {
                 let gathered = self.gathered(&predicted, &target);
-                let statistics =
-                    info_nce.statistics(self.cx(), &self.parameters, &gathered).unwrap();
+                let alpha = self.model.alpha(&self.parameters).unwrap();
+                let statistics = info_nce.statistics(self.cx(), alpha, &gathered).unwrap();
                 info_nce.loss(&statistics, 3).unwrap()
             }
             Objective::Distance(distance) => {
@@ -110,9 +110,10 @@ impl Step {
         let d = match model.objective {
             Objective::InfoNce(info_nce) => {
                 let gathered = self.gathered(&predicted.embedding, &target.embedding);
-                let statistics = info_nce.statistics(cx, parameters, &gathered).unwrap();
+                let alpha = model.alpha(parameters).unwrap();
+                let statistics = info_nce.statistics(cx, alpha, &gathered).unwrap();
                 let (r, c) = (statistics.predicted_lse.view(), statistics.target_lse.view());
-                info_nce.backward(cx, parameters, &gathered, r, c, gradients).unwrap()
+                info_nce.backward(cx, alpha, &gathered, r, c, gradients).unwrap()
             }
             Objective::Distance(distance) => {
                 let (p, t) = (predicted.embedding.view(), target.embedding.view());
@@ -131,7 +132,7 @@ impl Step {
             .unwrap();
         assert_eq!(d_visual.is_some(), model.x_encoder.trainable);
         if let Some(d_visual) = d_visual {
-            let (saved, d) = (visual.saved.take(), d_visual.view());
+            let (saved, d) = (visual.saved.take(), d_visual);
             model.x_encoder.backward(cx, parameters, saved, d, gradients, on_ready).unwrap();
         }
         let read = |t: &Tensor| t.to_f32().unwrap().into_owned();

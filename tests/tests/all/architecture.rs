@@ -20,6 +20,7 @@ const DIRECTION: [(&str, &[&str]); 7] = [
 /// The files that may hold `unsafe`, with what they wrap.
 const UNSAFE_FILES: [&str; 4] = [
     "kernels/src/compile/nvrtc.rs",
+    "kernels/src/device/cuda/address_space.rs",
     "kernels/src/device/cuda/hardware.rs",
     "kernels/src/device/host_gemm.rs",
     "worker/src/collectives/nccl/library.rs",

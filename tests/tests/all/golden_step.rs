@@ -114,10 +114,11 @@ impl Step {
             hashes: None,
             rows: 0..b,
         };
-        let statistics = info_nce.statistics(cx, parameters, &gathered).unwrap();
+        let alpha = model.alpha(parameters).unwrap();
+        let statistics = info_nce.statistics(cx, alpha, &gathered).unwrap();
         let loss = info_nce.loss(&statistics, b).unwrap();
         let (r, c) = (statistics.predicted_lse.view(), statistics.target_lse.view());
-        let d = info_nce.backward(cx, parameters, &gathered, r, c, gradients).unwrap();
+        let d = info_nce.backward(cx, alpha, &gathered, r, c, gradients).unwrap();
         let (d_target, d_predicted) = (d.target.view(), d.predicted.view());
         model
             .y_encoder
@@ -186,7 +187,7 @@ fn a_step_has_the_outputs_loss_and_gradients_of_torch() {
     assert_close("predicted", &got.predicted, step.golden.get("out.pred"), EMBEDDING);
     assert_close("target", &got.target, step.golden.get("out.target"), EMBEDDING);
     assert!((got.loss - step.golden.scalar("out.loss")).abs() < f64::from(LOGIT), "{}", got.loss);
-    let alpha = step.model.scale(&step.parameters).unwrap();
+    let alpha = step.model.alpha(&step.parameters).unwrap().value;
     let e = step.golden.shape("out.pred")[1];
     let logits: Vec<f32> = got
         .predicted

@@ -105,12 +105,12 @@ fn gradients(
     let sequence = model.sequence(ends(text)).unwrap();
     let (out, saved) = model.stack.forward(cx, parameters, x, &sequence, Keep::EVERYTHING).unwrap();
     let d = d(&out);
-    let d = View::from_f32(&d, out.shape());
+    let d = Tensor::from_f32(d, out.shape());
     let stack = &model.stack;
     let d = stack
         .backward(cx, parameters, saved.unwrap(), d, &sequence, &mut gradients, &mut |_, _| {})
         .unwrap();
-    model.embed_backward(cx, text.ids(), d.view(), &mut gradients).unwrap();
+    model.embed_backward(cx, text.host_ids(), d.view(), &mut gradients).unwrap();
     gradients
 }
 

@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use vljepa_data::batch::{Batch, Ragged};
-use vljepa_kernels::Device;
 use vljepa_kernels::attention::launch::Mode;
 use vljepa_kernels::device::cuda::Cuda;
 use vljepa_kernels::testing::{bytes, indices};
+use vljepa_kernels::{Device, Packed, Tensor};
 use vljepa_model::Recompute;
 use vljepa_recipes::protocol::Phase;
 use vljepa_recipes::schema::Trace;
@@ -140,6 +140,29 @@ fn the_host_and_a_gpu_take_the_same_step_in_one_piece_or_in_several() {
     let mut other = Engine::for_training(&recipe, gpu()).unwrap();
     let wrong = step(&mut other, 4, None, Recompute::None);
     assert!((wrong.loss - host.loss).abs() > 0.05, "{wrong:?} {host:?}");
+}
+
+#[test]
+fn an_evaluation_on_a_gpu_gives_the_host_s_embeddings() {
+    let recipe = recipe();
+    let embed = |device, seed| {
+        let engine = Engine::for_inference(&recipe, device).unwrap();
+        let Batch { frames, frames_shape, query, target, .. } = batch(seed);
+        let packed = |text: Ragged| Packed::new(device, text.ids, text.cu_seqlens).unwrap();
+        let frames = Tensor::from_u8(frames, &frames_shape);
+        let predicted = engine.predict(frames, &packed(query)).unwrap();
+        [predicted.concat(), engine.target(&packed(target)).unwrap().concat()]
+    };
+    let host = embed(Device::Host, 5);
+    let gpu = |seed| embed(Device::Cuda(Cuda::for_tests(Mode::Fast)), seed);
+    // Elements of unit vectors, with the roundings to bf16 of some forty operations.
+    let far = |got: &[Vec<f32>; 2]| {
+        let pairs = got.concat().into_iter().zip(host.concat());
+        pairs.fold(0.0f32, |most, (a, b)| most.max((a - b).abs()))
+    };
+    let right = far(&gpu(5));
+    assert!(right > 0.0 && right < 0.03, "{right}");
+    assert!(far(&gpu(6)) > 0.1, "another batch");
 }
 
 #[test]

@@ -19,6 +19,8 @@ mod gpu_step;
 mod observed;
 mod programs;
 mod real_material;
+#[cfg(feature = "cuda")]
+mod rehearsal;
 mod resume;
 mod sharding;
 mod tiny;

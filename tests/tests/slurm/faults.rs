@@ -3,6 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use crate::cluster::{Cluster, Events, assert_same_end, report, undisturbed};
 use crate::programs::{Trial, has};
 
@@ -116,9 +119,9 @@ fn a_job_that_loses_first_the_guard_s_node_and_then_its_own_is_requeued_and_goes
     let mut running = cluster.launch(trial, "beheaded", &spare, &[slower]);
     running.wait_until("submission", |run| run.join("slurm.json").exists());
     let log = trial.path("beheaded").join(format!("logs/slurm-{}.log", running.job()));
-    running.wait_until("the guard on the last node", |_| guarded(&log, "node2"));
+    running.wait_until("the guard on the last node", |_| guards(&log, "node2") == 1);
     running.strikes(|| cluster.kill_node("node2"));
-    running.wait_until("another guard", |_| guarded(&log, "node1"));
+    running.wait_until("another guard", |_| guards(&log, "node1") == 1);
     running.wait_until("the first checkpoint", |run| has(run, 4));
     running.strikes(|| cluster.kill_node("node0"));
     let events = running.complete();
@@ -127,10 +130,51 @@ fn a_job_that_loses_first_the_guard_s_node_and_then_its_own_is_requeued_and_goes
     report("power cut of the node with the supervisor", &events);
 }
 
-/// Whether a guard on a node has said that it watches.
-fn guarded(log: &Path, node: &str) -> bool {
-    let log = std::fs::read_to_string(log);
-    log.is_ok_and(|log| log.contains(&format!("a guard on {node} watches")))
+/// How many guards on a node have said that they watch.
+fn guards(log: &Path, node: &str) -> usize {
+    let log = std::fs::read_to_string(log).unwrap_or_default();
+    log.matches(&format!("a guard on {node} watches")).count()
+}
+
+#[test]
+fn a_guard_that_ends_with_its_srun_is_replaced() {
+    let trial = undisturbed();
+    let cluster = Cluster::up(2);
+    let slower = "slow:rank=0,step=0,seconds=1";
+    let mut running = cluster.launch(trial, "unguarded", &[], &[slower]);
+    running.wait_until("submission", |run| run.join("slurm.json").exists());
+    let log = trial.path("unguarded").join(format!("logs/slurm-{}.log", running.job()));
+    running.wait_until("the guard", |_| guards(&log, "node1") == 1);
+    kill_guards_srun(&trial.path("unguarded"));
+    running.wait_until("another guard", |_| guards(&log, "node1") == 2);
+    let events = running.complete();
+    survives(trial, "unguarded", &events, &[]);
+    let log = std::fs::read_to_string(log).unwrap();
+    assert!(log.contains("the guard on node 1 of this job has ended"), "{log}");
+}
+
+/// Kills the `srun` of a run's guard. Its child, which has the same command line, lives on and ends the guard.
+fn kill_guards_srun(run: &Path) {
+    let read = |process: &str, file: &str| {
+        std::fs::read_to_string(format!("/proc/{process}/{file}")).unwrap_or_default()
+    };
+    let parent = |process: &str| {
+        let status = read(process, "status");
+        status.lines().find_map(|line| Some(line.strip_prefix("PPid:")?.trim().to_owned()))
+    };
+    let is_srun = |process: &str| read(process, "comm").trim() == "srun";
+    let of_guard = |process: &String| {
+        let line = read(process, "cmdline");
+        is_srun(process) && line.contains("vljepa-guard") && line.contains(run.to_str().unwrap())
+    };
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let mut sruns = processes
+        .map(|process| process.file_name().to_string_lossy().into_owned())
+        .filter(of_guard)
+        .filter(|process| parent(process).is_some_and(|parent| !is_srun(&parent)));
+    let (srun, other) = (sruns.next().unwrap(), sruns.next());
+    assert_eq!(other, None);
+    kill(Pid::from_raw(srun.parse().unwrap()), Signal::SIGKILL).unwrap();
 }
 
 #[test]
@@ -167,8 +211,12 @@ fn usr1_saves_and_requeues_and_so_does_a_preemption() {
     cluster.ask(
         "sbatch --partition=high --nodes=2 --exclusive --output=/dev/null tests/slurm/hold.sh 2",
     );
+    let job = running.job();
+    // Waits until the job is gone: Slurm 24.05 and newer would begin it once more.
     let events = running.complete();
     survives(trial, "signalled", &events, &[]);
+    let job = cluster.ask(&format!("scontrol show job {job}"));
+    assert!(job.contains("Requeue=0") && job.contains("ExitCode=0:0"), "{job}");
     let asked: Vec<&str> =
         events.named("stop_requested").map(|event| event["signal"].as_str().unwrap()).collect();
     assert_eq!(asked, ["USR1", "TERM"]);

@@ -156,7 +156,7 @@ impl Collectives {
         let ticket = begin(Kind::AllGather, bytes_of(out.as_view()));
         match self {
             Self::Solo(_) => copy::copy(stream, local, out)?,
-            Self::StandIn(stand_in) => stand_in.all_gather_rows(stream, local, shares, out)?,
+            Self::StandIn(stand_in) => stand_in.all_gather_rows(stream, local, out)?,
             #[cfg(feature = "mpi")]
             Self::Mpi(mpi) => {
                 let mut all = vec![0.0f32; out.len()];

@@ -19,17 +19,20 @@ impl StandIn {
         self,
         stream: &Stream,
         local: View<'_>,
-        shares: Shares,
         mut out: ViewMut<'_>,
     ) -> Result<()> {
-        let width = out.len() / shares.global.max(1);
-        for rank in 0..self.world_size {
-            let rows = shares.rows(rank);
-            // Shares differ by one row at most.
-            let some = rows.len() * width;
-            let from = local.part(0, &[some.min(local.len())]);
-            let to = out.reborrow().part(rows.start * width, from.shape());
-            copy::copy(stream, from, to)?;
+        let (all, own) = (out.len(), local.len());
+        if own == 0 {
+            return Ok(());
+        }
+        copy::copy(stream, local, out.reborrow().part(0, local.shape()))?;
+        // What is there is copied behind itself, so that a few copies fill the whole.
+        let mut filled = own;
+        while filled < all {
+            let more = filled.min(all - filled);
+            let (there, rest) = out.reborrow().split_at(filled);
+            copy::copy(stream, there.as_view().part(0, &[more]), rest.part(0, &[more]))?;
+            filled += more;
         }
         Ok(())
     }

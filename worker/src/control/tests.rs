@@ -42,6 +42,15 @@ fn supervisor<T: Send + 'static>(
     (address, thread)
 }
 
+fn finished() -> FromWorker {
+    FromWorker::Finished { outcome: Outcome::Completed, step: 3 }
+}
+
+/// Reads until the worker has closed its side.
+fn read_to_the_end(lines: impl Iterator<Item = std::io::Result<String>>) {
+    lines.for_each(|line| drop(line.unwrap()));
+}
+
 #[test]
 fn reports_arrive_in_order_and_the_last_one_before_the_process_may_end() {
     let (address, thread) = supervisor(FromSupervisor::Welcome, |reader, _stream| {
@@ -66,16 +75,15 @@ fn reports_arrive_in_order_and_the_last_one_before_the_process_may_end() {
         let name = "s".to_owned();
         control.report(FromWorker::Saved { step, name, stall_s: 0.0, durable_s: 0.0 });
     }
-    control.finish();
-    control.report_last(FromWorker::Finished { outcome: Outcome::Completed, step: 3 });
+    control.report_last(finished());
     assert_eq!(thread.join().unwrap(), [1, 2, 3]);
 }
 
 #[test]
 fn a_stop_is_heard() {
-    let (address, thread) = supervisor(FromSupervisor::Welcome, |_reader, mut stream| {
+    let (address, thread) = supervisor(FromSupervisor::Welcome, |reader, mut stream| {
         writeln!(stream, "{}", serde_json::to_string(&FromSupervisor::Stop).unwrap()).unwrap();
-        stream
+        read_to_the_end(reader.lines());
     });
     let control = Control::connect(&address, hello(), SILENCE).unwrap();
     let end = Instant::now() + Duration::from_secs(10);
@@ -83,14 +91,14 @@ fn a_stop_is_heard() {
         assert!(Instant::now() < end, "the stop was not heard");
         std::thread::yield_now();
     }
-    control.finish();
-    drop(thread.join().unwrap());
+    control.report_last(finished());
+    thread.join().unwrap();
 }
 
 #[test]
 fn an_nccl_id_is_awaited_and_who_keeps_it_away_is_named() {
     let (go, gone) = bounded::<()>(0);
-    let (address, thread) = supervisor(FromSupervisor::Welcome, move |_reader, mut stream| {
+    let (address, thread) = supervisor(FromSupervisor::Welcome, move |reader, mut stream| {
         let mut say = |message: &FromSupervisor| {
             writeln!(stream, "{}", serde_json::to_string(message).unwrap()).unwrap();
         };
@@ -98,7 +106,7 @@ fn an_nccl_id_is_awaited_and_who_keeps_it_away_is_named() {
         say(&FromSupervisor::Absent { ranks: vec![3, 5] });
         gone.recv().unwrap();
         say(&FromSupervisor::NcclId { id: "an id".to_owned() });
-        stream
+        read_to_the_end(reader.lines());
     });
     let control = Control::connect(&address, hello(), Duration::from_secs(60)).unwrap();
     let soon = Duration::from_millis(20);
@@ -115,8 +123,8 @@ fn an_nccl_id_is_awaited_and_who_keeps_it_away_is_named() {
     }
     go.send(()).unwrap();
     assert_eq!(control.nccl_id(Duration::from_secs(10)).unwrap(), "an id");
-    control.finish();
-    drop(thread.join().unwrap());
+    control.report_last(finished());
+    thread.join().unwrap();
 }
 
 #[test]
@@ -151,15 +159,20 @@ fn a_supervisor_of_another_kind_is_named_with_its_address() {
 
 #[test]
 fn a_heartbeat_says_step_phase_and_collective() {
-    let (address, thread) = supervisor(FromSupervisor::Welcome, |reader, _stream| {
-        let mut lines = reader.lines().map(|line| serde_json::from_str(&line.unwrap()).unwrap());
-        lines.find(|said| matches!(said, FromWorker::Heartbeat { step: 3, .. })).unwrap()
+    let (hear, heard) = bounded(1);
+    let (address, thread) = supervisor(FromSupervisor::Welcome, move |reader, _stream| {
+        let mut lines = reader.lines();
+        let mut messages = lines.by_ref().map(|line| serde_json::from_str(&line.unwrap()).unwrap());
+        let said = messages.find(|said| matches!(said, FromWorker::Heartbeat { step: 3, .. }));
+        hear.send(said.unwrap()).unwrap();
+        read_to_the_end(lines);
     });
     let control = Control::connect(&address, hello(), SILENCE).unwrap();
-    control.finish();
     let before = record::of_process().sequence().fetch_add(1, Ordering::Relaxed);
     control.at(3, Phase::Collective);
-    let said = thread.join().unwrap();
+    let said = heard.recv().unwrap();
+    control.report_last(finished());
+    thread.join().unwrap();
     let FromWorker::Heartbeat { phase: Phase::Collective, collective, .. } = said else {
         panic!("{said:?}")
     };

@@ -1,22 +1,119 @@
 //! The backward pass by tiles of keys: d_k and d_v, and, where atomics are allowed, d_q.
+//!
+//! A block owns a tile of keys and walks over the queries that see them. Each warp owns 16 or 32 of the keys; with
+//! [`Shape::groups`] = 2, two warps own the same keys, and each of them takes every second strip of queries. A fragment
+//! of Q or dO then serves the products of two fragments of keys. [`Shape::held`] keeps fragments of K and V in registers,
+//! so that the walk over the queries does not load them again. The groups add up their d_k and d_v through shared memory
+//! at the end.
+//!
+//! At a width of 64 a block of 8 warps owns 128 keys, and a tile has 128 queries. Occupancy: one block on a
+//! multiprocessor, two warps on a scheduler (255 registers of each thread; 133,120 bytes of shared memory). Of the
+//! registers, d_k and d_v take 128 and the fragments of K and V 56; P and dS of 32 keys by 16 queries take 32 on the way.
+//!
+//! Versions at a width of 64 in the fast mode, `ldmatrix` per 160 `mma.sync` of a warp (NVRTC 12.9.86, none timed).
+//! An `ldmatrix` occupies shared memory for 4 clocks. At 8 `mma.sync` in 52 clocks, which is 62 % of the tensor cores' rate, a tile of
+//! 128 queries takes 4,160 clocks of them. Its `ldmatrix` take 6,140 clocks in version 1 and 3,330 in version 5, and
+//! copies and dS about 500.
+//!
+//! | version | `ldmatrix` | registers | bytes spilled |
+//! |---|---|---|---|
+//! | 1. 16 keys a warp, K and V loaded for each tile of 64 queries | 96 | 220 | 0 |
+//! | 2. 32 keys a warp, two groups, all of K and V held | 48 | 255 | 48 |
+//! | 3. as 2, strips unrolled (3,150 instructions instead of 2,090) | 48 | 255 | 16 |
+//! | 4. as 2, Q and dO with one address | 48 | 255 | 32 |
+//! | 5. as 4, the last quarter of V loaded for each strip | 52 | 255 | 0 |
+//!
+//! Version 5 is the one with the fewest `ldmatrix` that spills nothing; with a window it takes half of V (56). dS·K has
+//! 32 queries by 32 columns for each warp, from 32 `ldmatrix`: 16 queries by 64 columns took 40.
 
-#![expect(
-    clippy::cast_possible_truncation,
-    clippy::too_many_lines,
-    reason = "compile-time counts of a tile, kernels in the order they run"
-)]
+#![expect(clippy::cast_possible_truncation, reason = "compile-time counts of a tile")]
+
+mod products;
 
 use cubecl::prelude::*;
 
-use super::{
-    Place, Sight, end_seen, first_seen, load_statistics, load_tile, pitch, sees, store_rows,
-};
-use crate::cube::{
-    Chunk, Sums, add_pair, copies_commit, copies_wait, exp2, left, left_transposed, multiply,
-    operand, pack_pair, right, right_transposed, shared_address, store_pair, swizzled,
-};
+use super::{Place, Sight, end_seen, first_seen, load_statistics, load_tile, pitch, store_rows};
+use crate::cube::{Chunk, Packed4, Sums, copies_commit, copies_wait, shared_address};
+use products::{add_d_queries, add_groups, add_product, hold, store_d_scores, strip_gradient};
 
-/// d_k and d_v of one tile of keys of one key/value head, summed over its query heads; with `fast`, d_q is added up on the way.
+/// Sizes that decide the code of [`attention_backward_keys`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Shape {
+    /// Width of a head.
+    pub(crate) head_dim: u32,
+    /// Columns of d_k and d_v that a block owns.
+    pub(crate) slice: u32,
+    /// Which keys a query sees.
+    pub(crate) sight: Sight,
+    /// Warps of a block.
+    pub(crate) warps: u32,
+    /// Groups of warps that own the same keys and take turns at the queries: 1 or 2.
+    pub(crate) groups: u32,
+    /// Fragments of 16 keys that a warp owns.
+    pub(crate) fragments: u32,
+    /// Queries of a tile in shared memory.
+    pub(crate) queries: u32,
+    /// Queries that a warp multiplies at a time.
+    pub(crate) strip: u32,
+    /// Steps of 16 columns of K and of V whose fragments stay in registers.
+    pub(crate) held: [u32; 2],
+    /// Whether d_q is summed by atomics on the way.
+    pub(crate) fast: bool,
+}
+
+impl Shape {
+    /// Keys that a warp owns.
+    fn warp_keys(self) -> u32 {
+        16 * self.fragments
+    }
+
+    /// Keys that a block owns.
+    pub(crate) fn keys(self) -> u32 {
+        self.warp_keys() * self.warps / self.groups
+    }
+
+    /// Chunks from one row of a tile of Q, K, V or dO to the next.
+    fn tile(self) -> u32 {
+        pitch(self.head_dim / 8)
+    }
+
+    /// Chunks from one key's row of dS to the next.
+    fn d_score_pitch(self) -> u32 {
+        pitch(self.queries / 8)
+    }
+
+    /// Bytes of one stage of Q or dO.
+    fn stage_bytes(self) -> u32 {
+        self.queries * self.tile() * 16
+    }
+
+    /// Rows from those of Q to the same of dO in shared memory.
+    fn d_out_row(self) -> u32 {
+        2 * self.queries
+    }
+
+    /// `Sums` of 16 keys in a strip of scores.
+    fn steps(self) -> usize {
+        self.strip as usize / 8
+    }
+
+    /// `Sums` of 16 rows of d_k, d_v or a slice's width.
+    fn widths(self) -> usize {
+        self.slice as usize / 8
+    }
+
+    /// Fragments of K (0) or V (1) that a warp keeps.
+    fn held_fragments(self, of: usize) -> u32 {
+        self.fragments * self.held[of]
+    }
+
+    /// Columns of d_q that a warp adds to, of as many fragments of 16 queries as it owns of keys.
+    fn d_query_columns(self) -> u32 {
+        self.slice * self.queries / (self.warp_keys() * self.warps)
+    }
+}
+
+/// d_k and d_v of one tile of keys of one key/value head, summed over its query heads; with `fast`, also d_q.
 #[cube(launch)]
 #[expect(clippy::too_many_arguments, reason = "buffers and scalars of one formula")]
 pub(crate) fn attention_backward_keys(
@@ -35,38 +132,32 @@ pub(crate) fn attention_backward_keys(
     window: u32,
     query_heads: u32,
     kv_heads: u32,
-    #[comptime] head_dim: u32,
-    #[comptime] sight: Sight,
-    #[comptime] planes: u32,
-    #[comptime] queries: u32,
-    #[comptime] slice: u32,
-    #[comptime] fast: bool,
+    #[comptime] shape: Shape,
 ) {
-    let chunks = comptime!(head_dim / 8);
-    let tile = comptime!(pitch(head_dim / 8));
-    let units = comptime!(planes * 32);
-    let rows = comptime!(planes * 16);
-    let steps = comptime!(queries as usize / 8);
-    let widths = comptime!(slice as usize / 8);
-    let stage_chunks = comptime!(queries * tile);
+    let Shape { slice, sight, warps, groups, queries, strip, fast, .. } = shape;
+    let chunks = comptime!(shape.head_dim / 8);
+    let units = comptime!(warps * 32);
+    let keys = comptime!(shape.keys());
+    let widths = comptime!(shape.widths());
     let key_tile =
-        Shared::<[Chunk]>::new_aligned_slice(comptime!((rows * tile) as usize), 128usize);
+        Shared::<[Chunk]>::new_aligned_slice(comptime!((keys * shape.tile()) as usize), 128usize);
     let value_tile =
-        Shared::<[Chunk]>::new_aligned_slice(comptime!((rows * tile) as usize), 128usize);
-    let query_tiles =
-        Shared::<[Chunk]>::new_aligned_slice(comptime!(2 * stage_chunks as usize), 128usize);
-    let d_out_tiles =
-        Shared::<[Chunk]>::new_aligned_slice(comptime!(2 * stage_chunks as usize), 128usize);
+        Shared::<[Chunk]>::new_aligned_slice(comptime!((keys * shape.tile()) as usize), 128usize);
+    // Two stages of Q, then two of dO.
+    let stages = Shared::<[Chunk]>::new_aligned_slice(
+        comptime!((shape.stage_bytes() / 4) as usize),
+        128usize,
+    );
     let d_score_tile = Shared::<[Chunk]>::new_aligned_slice(
-        comptime!(if fast { rows as usize * 8 } else { 8 }),
+        comptime!(if fast { (keys * shape.d_score_pitch()) as usize } else { 8 }),
         128usize,
     );
     let mut tile_lse = Shared::<[f32]>::new_slice(comptime!(2 * queries as usize));
     let mut tile_delta = Shared::<[f32]>::new_slice(comptime!(2 * queries as usize));
     let key_at = shared_address(&key_tile);
     let value_at = shared_address(&value_tile);
-    let queries_at = shared_address(&query_tiles);
-    let d_outs_at = shared_address(&d_out_tiles);
+    let queries_at = shared_address(&stages);
+    let d_outs_at = queries_at + comptime!(2 * shape.stage_bytes());
     let d_score_at = shared_address(&d_score_tile);
 
     let place = places[CUBE_POS_X as usize];
@@ -74,57 +165,40 @@ pub(crate) fn attention_backward_keys(
     let len = place.extract(1usize);
     let first = place.extract(2usize);
     let kv_head = CUBE_POS_Y;
-    let group = query_heads / kv_heads;
-    let column = CUBE_POS_Z * comptime!(slice / 8);
-    let lane = UNIT_POS_X % 32;
-    let plane = UNIT_POS_X / 32;
-    let row = plane * 16;
+    let heads = query_heads / kv_heads;
+    let column = match comptime!(slice == shape.head_dim) {
+        true => 0u32.runtime(),
+        false => CUBE_POS_Z * comptime!(slice / 8),
+    };
+    let warp = UNIT_POS_X / 32;
+    let row = warp % comptime!(warps / groups) * comptime!(shape.warp_keys());
+    let group = warp / comptime!(warps / groups);
 
-    let mut d_keys = Array::<Sums>::new(widths);
-    let mut d_values = Array::<Sums>::new(widths);
+    let mut d_keys = Array::<Sums>::new(comptime!(shape.fragments as usize * widths));
+    let mut d_values = Array::<Sums>::new(comptime!(shape.fragments as usize * widths));
     #[unroll]
-    for i in 0..widths {
+    for i in 0..comptime!(shape.fragments as usize * widths) {
         d_keys[i] = Vector::new(0.0f32);
         d_values[i] = Vector::new(0.0f32);
     }
 
+    // Queries that see any of the keys.
     let begin = match comptime!(sight) {
         Sight::Full => 0u32.runtime(),
-        Sight::Causal => first / queries * queries,
-        Sight::Window => first_seen(first, window, sight) / queries * queries,
+        Sight::Causal => first,
+        Sight::Window => first_seen(first, window, sight),
     };
     let end = match comptime!(sight) {
         Sight::Full | Sight::Causal => len,
-        Sight::Window => end_seen(first, len, window, rows, sight),
+        Sight::Window => end_seen(first, len, window, keys, sight),
     };
-    let tiles = (end - begin + comptime!(queries - 1)) / queries;
-    let turns = tiles * group;
-    load_tile(k, key_at, start, len, first, kv_heads, kv_head, rows, chunks, units);
-    load_tile(v, value_at, start, len, first, kv_heads, kv_head, rows, chunks, units);
-    load_tile(
-        q,
-        queries_at,
-        start,
-        len,
-        begin,
-        query_heads,
-        kv_head * group,
-        queries,
-        chunks,
-        units,
-    );
-    load_tile(
-        d_out,
-        d_outs_at,
-        start,
-        len,
-        begin,
-        query_heads,
-        kv_head * group,
-        queries,
-        chunks,
-        units,
-    );
+
+    // Load K, V and the first tile of Q and dO.
+    load_tile(k, key_at, start, len, first, kv_heads, kv_head, keys, chunks, units);
+    load_tile(v, value_at, start, len, first, kv_heads, kv_head, keys, chunks, units);
+    let mut head = kv_head * heads;
+    load_tile(q, queries_at, start, len, begin, query_heads, head, queries, chunks, units);
+    load_tile(d_out, d_outs_at, start, len, begin, query_heads, head, queries, chunks, units);
     load_statistics(
         lse,
         delta,
@@ -135,40 +209,40 @@ pub(crate) fn attention_backward_keys(
         len,
         begin,
         query_heads,
-        kv_head * group,
+        head,
         queries,
     );
     copies_commit();
-    let mut turn = 0u32;
-    while turn < turns {
+
+    // Keep fragments of K and V.
+    let mut key_fragments = Array::<Packed4>::new(comptime!(shape.held_fragments(0) as usize));
+    let mut value_fragments = Array::<Packed4>::new(comptime!(shape.held_fragments(1) as usize));
+    if comptime!(shape.held != [0, 0]) {
         copies_wait(0usize);
         sync_cube();
-        let head = kv_head * group + turn / tiles;
-        let query = begin + turn % tiles * queries;
-        let stage = turn % 2;
-        let query_at = queries_at + stage * comptime!(stage_chunks * 16);
-        let d_out_at = d_outs_at + stage * comptime!(stage_chunks * 16);
-        let statistics = stage * queries;
-        if turn + 1 < turns {
+        hold(key_at, row, &mut key_fragments, shape.held_fragments(0), shape);
+        hold(value_at, row, &mut value_fragments, shape.held_fragments(1), shape);
+    }
+
+    let head_end = (kv_head + 1) * heads;
+    let mut query = begin;
+    let mut stage = 0u32;
+    while head < head_end {
+        copies_wait(0usize);
+        sync_cube();
+
+        // Load the next tile of Q and dO: the head's next queries, or the next head's first.
+        let last = query + queries >= end;
+        let next = select(last, begin, query + queries);
+        let next_head = select(last, head + 1, head);
+        if next_head < head_end {
             let other = 1 - stage;
-            let next = begin + (turn + 1) % tiles * queries;
-            let next_head = kv_head * group + (turn + 1) / tiles;
-            let to = other * comptime!(stage_chunks * 16);
-            load_tile(
-                q,
-                queries_at + to,
-                start,
-                len,
-                next,
-                query_heads,
-                next_head,
-                queries,
-                chunks,
-                units,
-            );
+            let to = other * comptime!(shape.stage_bytes());
+            let (q_at, d_out_at) = (queries_at + to, d_outs_at + to);
+            load_tile(q, q_at, start, len, next, query_heads, next_head, queries, chunks, units);
             load_tile(
                 d_out,
-                d_outs_at + to,
+                d_out_at,
                 start,
                 len,
                 next,
@@ -178,12 +252,13 @@ pub(crate) fn attention_backward_keys(
                 chunks,
                 units,
             );
+            let to = other * queries;
             load_statistics(
                 lse,
                 delta,
                 &mut tile_lse,
                 &mut tile_delta,
-                other * queries,
+                to,
                 start,
                 len,
                 next,
@@ -194,98 +269,40 @@ pub(crate) fn attention_backward_keys(
         }
         copies_commit();
 
-        let mut scores = Array::<Sums>::new(steps);
-        let mut d_weights = Array::<Sums>::new(steps);
-        #[unroll]
-        for i in 0..steps {
-            scores[i] = Vector::new(0.0f32);
-            d_weights[i] = Vector::new(0.0f32);
-        }
-        #[unroll]
-        for step in 0..comptime!(head_dim / 16) {
-            let key = left(key_at, row, step, tile);
-            let value = left(value_at, row, step, tile);
-            #[unroll]
-            for pair in 0..comptime!(queries / 16) {
-                let at = comptime!(pair as usize * 2);
-                let b = right_transposed(query_at, pair * 16, step, tile);
-                scores[at] = multiply(key, b.extract(0usize), b.extract(1usize), scores[at]);
-                scores[at + 1] =
-                    multiply(key, b.extract(2usize), b.extract(3usize), scores[at + 1]);
-                let b = right_transposed(d_out_at, pair * 16, step, tile);
-                d_weights[at] =
-                    multiply(value, b.extract(0usize), b.extract(1usize), d_weights[at]);
-                d_weights[at + 1] =
-                    multiply(value, b.extract(2usize), b.extract(3usize), d_weights[at + 1]);
-            }
-        }
-
-        let whole = first + rows <= len
-            && match comptime!(sight) {
-                Sight::Full => true.runtime(),
-                Sight::Causal => first + rows <= query + 1,
-                Sight::Window => {
-                    first + rows <= query + window && query + queries <= first + window
-                }
-            };
-        let mut weights = Array::<u32>::new(comptime!(steps * 2));
-        let mut d_scores = Array::<u32>::new(comptime!(steps * 2));
-        #[unroll]
-        for n in 0..steps {
-            let s = scores[n];
-            let d = d_weights[n];
-            let offset = comptime!(8 * n as u32) + (lane % 4) * 2;
-            let lse0 = tile_lse[(statistics + offset) as usize];
-            let lse1 = tile_lse[(statistics + offset + 1) as usize];
-            let delta0 = tile_delta[(statistics + offset) as usize];
-            let delta1 = tile_delta[(statistics + offset + 1) as usize];
-            let mut p0 = exp2(fma(s.extract(0usize), scale_log2, -lse0));
-            let mut p1 = exp2(fma(s.extract(1usize), scale_log2, -lse1));
-            let mut p2 = exp2(fma(s.extract(2usize), scale_log2, -lse0));
-            let mut p3 = exp2(fma(s.extract(3usize), scale_log2, -lse1));
-            if !whole {
-                let of = query + offset;
-                let key = first + row + lane / 4;
-                let zero = f32::new(0.0);
-                p0 = select(sees(of, key, len, window, sight), p0, zero);
-                p1 = select(sees(of + 1, key, len, window, sight), p1, zero);
-                p2 = select(sees(of, key + 8, len, window, sight), p2, zero);
-                p3 = select(sees(of + 1, key + 8, len, window, sight), p3, zero);
-            }
-            weights[n * 2] = pack_pair(p0, p1);
-            weights[n * 2 + 1] = pack_pair(p2, p3);
-            let upper =
-                pack_pair(p0 * (d.extract(0usize) - delta0), p1 * (d.extract(1usize) - delta1));
-            let lower =
-                pack_pair(p2 * (d.extract(2usize) - delta0), p3 * (d.extract(3usize) - delta1));
-            d_scores[n * 2] = upper;
-            d_scores[n * 2 + 1] = lower;
+        let mut sub = group * strip;
+        while sub < queries && query + sub < end {
+            let row_bytes = comptime!(shape.tile() * 16);
+            let query_at = queries_at + stage * comptime!(shape.stage_bytes()) + sub * row_bytes;
+            let mut weights =
+                Array::<u32>::new(comptime!(shape.fragments as usize * shape.steps() * 2));
+            let mut d_scores =
+                Array::<u32>::new(comptime!(shape.fragments as usize * shape.steps() * 2));
+            strip_gradient(
+                key_at,
+                value_at,
+                query_at,
+                &key_fragments,
+                &value_fragments,
+                &tile_lse,
+                &tile_delta,
+                stage * queries + sub,
+                row,
+                first,
+                query + sub,
+                len,
+                window,
+                scale_log2,
+                &mut weights,
+                &mut d_scores,
+                shape,
+            );
             if comptime!(fast) {
-                let to = d_score_at + (lane % 4) * 4;
-                store_pair(to + swizzled(row + lane / 4, comptime!(n as u32), 8u32), upper);
-                store_pair(to + swizzled(row + lane / 4 + 8, comptime!(n as u32), 8u32), lower);
+                store_d_scores(d_score_at, row, sub, &d_scores, shape);
             }
-        }
-
-        #[unroll]
-        for step in 0..comptime!(queries / 16) {
-            let from = comptime!(step as usize * 4);
-            let weight =
-                operand(weights[from], weights[from + 1], weights[from + 2], weights[from + 3]);
-            let d_score =
-                operand(d_scores[from], d_scores[from + 1], d_scores[from + 2], d_scores[from + 3]);
-            #[unroll]
-            for pair in 0..comptime!(slice / 16) {
-                let at = comptime!(pair as usize * 2);
-                let b = right(d_out_at, step * 16, column + pair * 2, tile);
-                d_values[at] = multiply(weight, b.extract(0usize), b.extract(1usize), d_values[at]);
-                d_values[at + 1] =
-                    multiply(weight, b.extract(2usize), b.extract(3usize), d_values[at + 1]);
-                let b = right(query_at, step * 16, column + pair * 2, tile);
-                d_keys[at] = multiply(d_score, b.extract(0usize), b.extract(1usize), d_keys[at]);
-                d_keys[at + 1] =
-                    multiply(d_score, b.extract(2usize), b.extract(3usize), d_keys[at + 1]);
-            }
+            // d_v += Pᵀ·dO, d_k += dSᵀ·Q
+            add_product(&weights, query_at, shape.d_out_row(), column, &mut d_values, shape);
+            add_product(&d_scores, query_at, 0u32, column, &mut d_keys, shape);
+            sub += comptime!(strip * groups);
         }
 
         if comptime!(fast) {
@@ -295,87 +312,57 @@ pub(crate) fn attention_backward_keys(
                 key_at,
                 d_q,
                 start,
-                len,
+                end,
                 query,
                 query_heads,
                 head,
                 column,
-                head_dim,
-                planes,
-                queries,
-                slice,
+                shape,
             );
         }
-        turn += 1;
+        query = next;
+        head = next_head;
+        stage = 1 - stage;
     }
 
     copies_wait(0usize);
     sync_cube();
-    #[unroll]
-    for n in 0..widths {
-        d_keys[n] *= Vector::new(scale);
+    if comptime!(groups == 2) {
+        add_groups(queries_at, d_outs_at, group, &mut d_keys, &mut d_values, shape);
     }
+    #[unroll]
+    for i in 0..comptime!(shape.fragments as usize * widths) {
+        d_keys[i] *= Vector::new(scale);
+    }
+    // Store d_k from the first group of warps and d_v from the last, each through a tile of its own.
     let width = comptime!(slice / 8);
-    store_rows(
-        &d_keys, 0usize, &key_tile, key_at, row, d_k, start, len, first, kv_heads, kv_head, column,
-        width, chunks,
-    );
-    store_rows(
-        &d_values, 0usize, &key_tile, key_at, row, d_v, start, len, first, kv_heads, kv_head,
-        column, width, chunks,
-    );
-}
-
-/// d_q += d_score·K for one tile of queries: each plane owns 16 queries and a part of the columns.
-#[cube]
-#[expect(clippy::too_many_arguments, reason = "where from, where to, and the tile's shape")]
-fn add_d_queries(
-    d_score_at: u32,
-    key_at: u32,
-    d_q: &mut [f32],
-    start: u32,
-    len: u32,
-    query: u32,
-    heads: u32,
-    head: u32,
-    column: u32,
-    #[comptime] head_dim: u32,
-    #[comptime] planes: u32,
-    #[comptime] queries: u32,
-    #[comptime] slice: u32,
-) {
-    let blocks = comptime!(queries / 16);
-    let share = comptime!(slice * (queries / 16) / planes);
-    let lane = UNIT_POS_X % 32;
-    let plane = UNIT_POS_X / 32;
-    let block = plane % blocks;
-    let chunk = column + plane / blocks * comptime!(share / 8);
-    let mut sums = Array::<Sums>::new(comptime!(share as usize / 8));
     #[unroll]
-    for i in 0..comptime!(share as usize / 8) {
-        sums[i] = Vector::new(0.0f32);
-    }
-    #[unroll]
-    for step in 0..planes {
-        let a = left_transposed(d_score_at, step * 16, block * 2, 8u32);
-        #[unroll]
-        for pair in 0..comptime!(share / 16) {
-            let b = right(key_at, step * 16, chunk + pair * 2, comptime!(pitch(head_dim / 8)));
-            let at = comptime!(pair as usize * 2);
-            sums[at] = multiply(a, b.extract(0usize), b.extract(1usize), sums[at]);
-            sums[at + 1] = multiply(a, b.extract(2usize), b.extract(3usize), sums[at + 1]);
+    for fragment in 0..comptime!(shape.fragments as usize) {
+        let offset = comptime!(fragment * widths);
+        let row = row + comptime!(16 * fragment as u32);
+        if comptime!(groups == 1) || group == 0 {
+            store_rows(
+                &d_keys, offset, &key_tile, key_at, row, d_k, start, len, first, kv_heads, kv_head,
+                column, width, chunks,
+            );
         }
-    }
-    #[unroll]
-    for n in 0..comptime!(share / 8) {
-        let sum = sums[n as usize];
-        let token = query + block * 16 + lane / 4;
-        let at = ((start + token) * heads + head) * head_dim + (chunk + n) * 8 + (lane % 4) * 2;
-        if token < len {
-            add_pair(d_q, at, sum.extract(0usize), sum.extract(1usize));
-        }
-        if token + 8 < len {
-            add_pair(d_q, at + 8 * heads * head_dim, sum.extract(2usize), sum.extract(3usize));
+        if comptime!(groups == 1) || group == 1 {
+            store_rows(
+                &d_values,
+                offset,
+                &value_tile,
+                value_at,
+                row,
+                d_v,
+                start,
+                len,
+                first,
+                kv_heads,
+                kv_head,
+                column,
+                width,
+                chunks,
+            );
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A device for tests: memory of the host, kernels as host programs, products by the host's.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
@@ -56,23 +56,26 @@ pub(crate) fn compile_ahead(kernel: Kernel) {
     }
 }
 
-/// Allocations by address. Fresh memory is all ones: NaN.
+/// The heap, from address [`BASE`] on. Memory that a tensor has not written yet is all ones: NaN.
 #[derive(Debug, Default)]
 pub(crate) struct Emulated {
-    memory: Mutex<BTreeMap<u64, Vec<u8>>>,
+    memory: Mutex<Vec<u8>>,
     trace: Mutex<Option<(Instant, Vec<Span>)>>,
 }
 
+/// The first address of the heap.
+const BASE: u64 = 1 << 32;
+/// What the device claims to have.
+const MEMORY_BYTES: usize = 1 << 30;
+
 impl Emulated {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Vec<u8>>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<u8>> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn with<T>(&self, region: Region, act: impl FnOnce(&mut [u8]) -> T) -> T {
-        let mut memory = self.lock();
-        let (base, bytes) = memory.range_mut(..=region.address).next_back().expect("allocated");
-        let start = usize::try_from(region.address - base).expect("memory of this process");
-        act(&mut bytes[start..start + region.bytes])
+        let start = usize::try_from(region.address - BASE).expect("memory of this process");
+        act(&mut self.lock()[start..start + region.bytes])
     }
 
     fn read(&self, region: Region) -> Vec<u8> {
@@ -122,20 +125,31 @@ impl Emulated {
     }
 
     pub(super) fn memory(&self) -> Result<[usize; 2]> {
-        let used: usize = self.lock().values().map(Vec::len).sum();
-        Ok([(1 << 30) - used, 1 << 30])
+        Ok([MEMORY_BYTES.saturating_sub(self.lock().len()), MEMORY_BYTES])
     }
 
-    pub(super) fn allocate(&self, bytes: usize) -> Result<u64> {
+    #[expect(clippy::unused_self, reason = "a method of every driver")]
+    pub(super) fn base(&self) -> u64 {
+        BASE
+    }
+
+    #[expect(clippy::unnecessary_wraps, reason = "the hardware's may fail")]
+    pub(super) fn grow(&self, bytes: usize) -> Result<()> {
         let mut memory = self.lock();
-        let end = memory.iter().next_back().map_or(256, |(base, held)| base + held.len() as u64);
-        let address = end.next_multiple_of(256) + 256;
-        memory.insert(address, vec![0xFF; bytes]);
-        Ok(address)
+        let backed = memory.len() + bytes;
+        memory.resize(backed, 0xFF);
+        Ok(())
     }
 
-    pub(super) fn free(&self, region: Region) {
-        self.lock().remove(&region.address).expect("allocated");
+    #[expect(clippy::unnecessary_wraps, reason = "the hardware's may fail")]
+    pub(super) fn shrink(&self, end: usize) -> Result<usize> {
+        self.lock().truncate(end);
+        Ok(end)
+    }
+
+    /// Makes a block that is given out hold nothing that anybody may rely on.
+    pub(super) fn spoil(&self, region: Region) {
+        self.with(region, |bytes| bytes.fill(0xFF));
     }
 
     pub(super) fn upload(&self, _: Lane, to: Region, bytes: &[u8]) -> Result<()> {

@@ -14,7 +14,9 @@ use cudarc::cublaslt::sys as lt_sys;
 use cudarc::driver::result::{self as cu, DriverError};
 use cudarc::driver::sys as cu_sys;
 
+use super::address_space::AddressSpace;
 use super::algorithms::{Algorithms, Shape};
+use super::heap::PAGE_BYTES;
 use super::{Lane, Product, Region, Span, failed};
 use crate::compile::{Compiler, Element, Kernel, Launch, pack};
 use crate::device::arena::size_class;
@@ -35,6 +37,8 @@ pub(super) struct Hardware {
     device: cu_sys::CUdevice,
     context: cu_sys::CUcontext,
     streams: [Queue; 3],
+    memory: Mutex<AddressSpace>,
+    base: u64,
     staging: Mutex<Staging>,
     blas: lt_sys::cublasLtHandle_t,
     compiler: Compiler,
@@ -122,6 +126,10 @@ impl Hardware {
             .map_err(driver("cuDevicePrimaryCtxRetain", "another process may hold the GPU"))?;
         // SAFETY: the context was just retained.
         unsafe { cu::ctx::set_current(context) }.map_err(driver("cuCtxSetCurrent", LATER))?;
+        let (_, bytes) = cu::mem_get_info().map_err(driver("cuMemGetInfo", LATER))?;
+        let memory = AddressSpace::reserve(device, bytes.next_multiple_of(PAGE_BYTES))
+            .map_err(driver("cuMemAddressReserve", LATER))?;
+        let base = memory.base();
         let [compute, copy, communicate] = Lane::ALL.map(|_| Queue::new());
         let streams = [compute?, copy?, communicate?];
         let blas = lt::create_handle().map_err(blas("cublasLtCreate"))?;
@@ -132,6 +140,8 @@ impl Hardware {
             device,
             context,
             streams,
+            memory: Mutex::new(memory),
+            base,
             staging,
             blas,
             compiler,
@@ -173,28 +183,35 @@ impl Hardware {
         Ok([free, all])
     }
 
-    pub(super) fn allocate(&self, bytes: usize) -> Result<u64> {
+    /// The first address of the device's heap.
+    pub(super) fn base(&self) -> u64 {
+        self.base
+    }
+
+    /// Backs so many more bytes of the heap.
+    pub(super) fn grow(&self, bytes: usize) -> Result<()> {
         self.bind()?;
-        // SAFETY: the memory is read only after something was written to it, which is the callers' contract.
-        unsafe { cu::malloc_sync(bytes) }.map_err(|error| {
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        memory.grow(bytes).map_err(|error| {
             let free = cu::mem_get_info().map_or(0, |(free, _)| free);
-            let hint = "lower `micro_batch`, or see what else runs on the GPU with nvidia-smi";
-            let KernelError::Cuda { call, message, hint } = driver("cuMemAlloc", hint)(error)
+            let hint = "lower `micro_batch`, choose `recompute: block`, or see what else runs on the GPU with nvidia-smi";
+            let KernelError::Cuda { call, message, hint } = driver("cuMemCreate", hint)(error)
             else {
                 unreachable!("driver errors are CUDA errors")
             };
             let message =
-                format!("{bytes} bytes of GPU {}, where {free} are free: {message}", self.ordinal);
+                format!("{bytes} more bytes of GPU {}, where {free} are free: {message}", self.ordinal);
             KernelError::Cuda { call, message, hint }
         })
     }
 
-    pub(super) fn free(&self, region: Region) {
-        if self.bind().is_ok() {
-            // SAFETY: the address came from `allocate` and is given back once; cuMemFree waits for what still uses it.
-            // An error here is one of an earlier operation, which the next synchronisation reports.
-            unsafe { cu::free_sync(region.address) }.ok();
+    /// Gives memory behind the first `end` bytes of the heap back, after everything issued so far; returns how many stay backed.
+    pub(super) fn shrink(&self, end: usize) -> Result<usize> {
+        for lane in Lane::ALL {
+            self.synchronize(lane)?;
         }
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        memory.shrink(end).map_err(driver("cuMemUnmap", LATER))
     }
 
     pub(super) fn upload(&self, lane: Lane, to: Region, bytes: &[u8]) -> Result<()> {
@@ -507,14 +524,15 @@ impl Hardware {
         if let Some(data) = algorithms.get(&shape).or_else(|| algorithms.get(&class)) {
             return Ok(lt_sys::cublasLtMatmulAlgo_t { data });
         }
-        let candidates = self.candidates(call, product, if self.timed { CANDIDATES } else { 1 })?;
+        let candidates = self.candidates(
+            call,
+            product,
+            if self.timed && !product.add { CANDIDATES } else { 1 },
+        )?;
         let mut best = (f64::INFINITY, candidates[0]);
         if candidates.len() > 1 {
-            // Into memory of its own: what stands in the output may be added to only once.
-            let out = Region { address: self.allocate(product.out.bytes)?, ..product.out };
-            let elsewhere = Product { out, ..*product };
             for candidate in candidates {
-                let run = || self.matmul(lane, call, &elsewhere, &candidate);
+                let run = || self.matmul(lane, call, product, &candidate);
                 for repetition in 0..4 {
                     let Ok(ms) = self.time(lane, run) else { break };
                     if repetition > 0 && ms < best.0 {
@@ -522,7 +540,6 @@ impl Hardware {
                     }
                 }
             }
-            self.free(out);
         }
         algorithms.insert(class, best.1.data);
         Ok(best.1)

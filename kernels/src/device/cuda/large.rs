@@ -184,26 +184,61 @@ fn contrast(device: Device, [first, b, g, e]: [usize; 4], alpha: f32) -> [Vec<f3
 /// error does not average out. A tile of 128 columns left out would be 2 % of a gradient.
 const WEIGHTS: f64 = 4e-3;
 
+/// Compares results of `rows` rows each (or one number), 64 rows at a time. The last results are gradients and Σ dS ∘ S.
+fn close(name: &str, got: &[Vec<f32>], want: &[Vec<f32>], limits: &[f64], rows: usize) {
+    for (i, ((got, want), limit)) in got.iter().zip(want).zip(limits).enumerate() {
+        let block = want.len().div_ceil(rows) * 64;
+        for (number, (got, want)) in got.chunks(block).zip(want.chunks(block)).enumerate() {
+            let far = distance(got, want, 0.0);
+            println!("{name}, result {i}, rows {}: distance {far:.2e}", number * 64);
+            assert!(far < *limit, "{name}, result {i}, rows {} of {rows}: {far:.2e}", number * 64);
+        }
+    }
+}
+
 #[test]
-fn info_nce_agrees_over_thousands_of_rows() {
-    let (g, e, alpha) = (size(4096, 300), size(1536, 200), 14.3);
+fn info_nce_of_some_rows_agrees_over_thousands_of_rows() {
+    let (g, e, alpha) = (size(4104, 304), size(1536, 200), 14.3);
     for (first, b) in [(0, g), (g - 137, 130)] {
         let want = contrast(Device::Host, [first, b, g, e], alpha);
-        let device = Device::Cuda(Cuda::for_tests(Mode::Fast));
-        let got = contrast(device, [first, b, g, e], alpha);
+        let got = contrast(Device::Cuda(Cuda::for_tests(Mode::Fast)), [first, b, g, e], alpha);
         // Scores and their sums are in f32.
-        for (i, limit) in [1e-5, 1e-5, WEIGHTS, 1e-3].into_iter().enumerate() {
-            let width = want[i].len().div_ceil(b);
-            for block in 0..want[i].len().div_ceil(64 * width) {
-                let range = block * 64 * width..want[i].len().min((block + 1) * 64 * width);
-                let far = distance(&got[i][range.clone()], &want[i][range], 0.0);
-                println!("InfoNCE, result {i}, rows {block} · 64 of {b}: distance {far:.2e}");
-                assert!(far < limit, "result {i}, rows {block} · 64 of {b}: {far:.2e}");
-            }
-        }
+        close("InfoNCE", &got, &want, &[1e-5, 1e-5, WEIGHTS, 1e-3], b);
         let wrong = contrast(Device::Host, [first, b, g, e], alpha * 1.01);
         for (wrong, want) in wrong.iter().zip(&want) {
             assert!(distance(wrong, want, 0.0) > WEIGHTS, "another temperature passes");
         }
+    }
+}
+
+/// Both log-sum-exps, the diagonal, both gradients and Σ dS ∘ S of a batch that the device holds.
+fn contrast_all(device: Device, [g, e]: [usize; 2], alpha: f32) -> [Vec<f32>; 6] {
+    let stream = device.compute_stream();
+    let [predicted, target] =
+        [1, 2].map(|seed| activation(device, &embeddings(seed, g, e), &[g, e]));
+    let hashes: Vec<u64> = (0..g as u64).map(|i| i % (g as u64 * 3 / 4)).collect();
+    let hashes = Tensor::from_u64(hashes, &[g]).on(device).unwrap();
+    let (predicted, target) = (predicted.view(), target.view());
+    let batch = info_nce::Batch { predicted, target, hashes: Some(hashes.view()), rows: 0..g };
+    let [mut r, mut c, mut diagonal] = [(); 3].map(|()| zeros(device, DType::F32, &[g]));
+    let (r_out, c_out, d) = (r.view_mut(), c.view_mut(), diagonal.view_mut());
+    info_nce::both_statistics(&stream, &batch, alpha, r_out, c_out, d).unwrap();
+    let [mut d_p, mut d_t] = [(); 2].map(|()| zeros(device, DType::F32, &[g, e]));
+    let mut d_scale = zeros(device, DType::F32, &[1]);
+    let (p, t, s) = (d_p.view_mut(), d_t.view_mut(), Some(d_scale.view_mut()));
+    info_nce::both_gradients(&stream, &batch, r.view(), c.view(), alpha, p, t, s).unwrap();
+    [r, c, diagonal, d_p, d_t, d_scale].each_ref().map(values)
+}
+
+#[test]
+fn info_nce_of_a_whole_batch_agrees_over_thousands_of_rows() {
+    let (sizes, alpha) = ([size(4104, 304), size(1536, 200)], 14.3);
+    let want = contrast_all(Device::Host, sizes, alpha);
+    let got = contrast_all(Device::Cuda(Cuda::for_tests(Mode::Fast)), sizes, alpha);
+    let limits = [1e-5, 1e-5, 1e-5, WEIGHTS, WEIGHTS, 1e-3];
+    close("InfoNCE of a batch", &got, &want, &limits, sizes[0]);
+    let wrong = contrast_all(Device::Host, sizes, alpha * 1.01);
+    for (wrong, want) in wrong.iter().zip(&want) {
+        assert!(distance(wrong, want, 0.0) > WEIGHTS, "another temperature passes");
     }
 }

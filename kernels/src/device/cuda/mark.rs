@@ -10,7 +10,7 @@ use crate::Result;
 #[derive(Debug)]
 pub struct Mark {
     cuda: &'static Cuda,
-    /// None on an emulated GPU, where everything has happened when its call returns.
+    /// `None` on an emulated or recording GPU, where everything has happened when its call returns.
     event: Option<Event>,
 }
 
@@ -23,6 +23,7 @@ impl Mark {
         match (&self.cuda.driver, &self.event) {
             (Driver::Hardware(hardware), Some(event)) => hardware.happened(event),
             (_, None) => Ok(true),
+            (Driver::Recording(_), Some(_)) => unreachable!("a recording GPU has no events"),
             #[cfg(any(test, feature = "emulator"))]
             (Driver::Emulated(_), Some(_)) => unreachable!("an emulated GPU has no events"),
         }
@@ -30,7 +31,7 @@ impl Mark {
 }
 
 impl CudaStream {
-    /// The driver's handle (`CUstream`) for libraries that issue work themselves; null on an emulated GPU. The device is made current
+    /// The driver's handle (`CUstream`) for libraries that issue work themselves; null without a real GPU. The device is made current
     /// on the calling thread, which such libraries expect.
     ///
     /// # Errors
@@ -38,6 +39,7 @@ impl CudaStream {
     pub fn handle(self) -> Result<*mut c_void> {
         match &self.cuda.driver {
             Driver::Hardware(hardware) => hardware.handle(self.lane),
+            Driver::Recording(_) => Ok(std::ptr::null_mut()),
             #[cfg(any(test, feature = "emulator"))]
             Driver::Emulated(_) => Ok(std::ptr::null_mut()),
         }
@@ -50,6 +52,7 @@ impl CudaStream {
     pub fn mark(self) -> Result<Mark> {
         let event = match &self.cuda.driver {
             Driver::Hardware(hardware) => Some(hardware.mark(self.lane)?),
+            Driver::Recording(_) => None,
             #[cfg(any(test, feature = "emulator"))]
             Driver::Emulated(_) => None,
         };

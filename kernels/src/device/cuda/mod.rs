@@ -1,33 +1,39 @@
 //! One NVIDIA GPU: memory, three streams, kernels loaded once, products by cuBLASLt.
 //!
 //! A [`Cuda`] lives as long as the process: it is opened once and referred to by `&'static`. What it does goes through a driver:
-//! the hardware's, or in tests one that runs the same launches on the host.
+//! the hardware's, one that only records what it is asked to do, or in tests one that runs the same launches on the host.
 
+mod address_space;
 mod algorithms;
 mod blas;
 mod call;
 #[cfg(any(test, feature = "emulator"))]
 pub(crate) mod emulated;
 mod hardware;
+mod heap;
 #[cfg(test)]
 mod large;
 mod mark;
 mod page_locked;
+mod recording;
 #[cfg(test)]
 mod tests;
 
 use std::marker::PhantomData;
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::attention::launch::Mode;
 use crate::compile::{Compiler, Launch};
-use crate::{Arena, DType, Device, KernelError, Result, Tensor};
+use crate::{DType, Device, KernelError, Result, Tensor};
 
 pub use blas::Product;
 pub(crate) use call::Call;
 use hardware::Hardware;
+use heap::Heap;
 pub use mark::Mark;
 pub use page_locked::PageLocked;
+use recording::Recording;
+pub use recording::{Order, Record, Total};
 
 /// A range of device memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -71,7 +77,7 @@ pub struct Span {
 #[derive(Debug)]
 pub struct Cuda {
     driver: Driver,
-    scratch: OnceLock<Arena>,
+    heap: Mutex<Heap>,
     attention: Mode,
 }
 
@@ -79,6 +85,7 @@ pub struct Cuda {
 #[derive(Debug)]
 enum Driver {
     Hardware(Box<Hardware>),
+    Recording(Recording),
     #[cfg(any(test, feature = "emulator"))]
     Emulated(emulated::Emulated),
 }
@@ -88,6 +95,7 @@ macro_rules! driver {
     ($self:expr, $driver:ident => $call:expr) => {
         match &$self.driver {
             Driver::Hardware($driver) => $call,
+            Driver::Recording($driver) => $call,
             #[cfg(any(test, feature = "emulator"))]
             Driver::Emulated($driver) => $call,
         }
@@ -103,7 +111,29 @@ impl Cuda {
     pub fn open(ordinal: usize, compiler: Compiler, attention: Mode) -> Result<&'static Self> {
         let timed = attention == Mode::Fast;
         let driver = Driver::Hardware(Box::new(Hardware::open(ordinal, compiler, timed)?));
-        Ok(Box::leak(Box::new(Self { driver, scratch: OnceLock::new(), attention })))
+        Ok(Self::leak(driver, attention))
+    }
+
+    fn leak(driver: Driver, attention: Mode) -> &'static Self {
+        Box::leak(Box::new(Self { driver, heap: Mutex::default(), attention }))
+    }
+
+    /// A device of `memory_bytes` that computes nothing and notes every order it is given.
+    #[must_use]
+    pub fn recording(memory_bytes: usize, attention: Mode) -> &'static Self {
+        let driver = Driver::Recording(Recording::new(memory_bytes));
+        Self::leak(driver, attention)
+    }
+
+    /// What a recording device was asked to do since the last call; `None` for any other device.
+    #[must_use]
+    pub fn take_record(&self) -> Option<Record> {
+        match &self.driver {
+            Driver::Recording(driver) => Some(driver.take()),
+            Driver::Hardware(_) => None,
+            #[cfg(any(test, feature = "emulator"))]
+            Driver::Emulated(_) => None,
+        }
     }
 
     /// GPUs that this process sees.
@@ -126,7 +156,7 @@ impl Cuda {
             return cuda;
         }
         let driver = Driver::Emulated(emulated::Emulated::default());
-        Box::leak(Box::new(Self { driver, scratch: OnceLock::new(), attention }))
+        Self::leak(driver, attention)
     }
 
     /// How attention adds up the gradients of queries.
@@ -158,7 +188,8 @@ impl Cuda {
     pub fn keep_algorithms(&self, file: &std::path::Path, write: bool) -> Result<()> {
         match &self.driver {
             Driver::Hardware(driver) => driver.keep_algorithms(file, write),
-            // The host has one algorithm.
+            // Neither a recording nor the host has a choice of algorithms.
+            Driver::Recording(_) => Ok(()),
             #[cfg(any(test, feature = "emulator"))]
             Driver::Emulated(_) => Ok(()),
         }
@@ -188,12 +219,64 @@ impl Cuda {
         driver!(self, driver => driver.memory())
     }
 
+    /// Bytes of device memory that this process holds, in use or free for the next tensor.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.heap().backed()
+    }
+
+    /// Bytes of device memory that tensors use.
+    #[must_use]
+    pub fn used_bytes(&self) -> usize {
+        self.heap().used_bytes()
+    }
+
+    /// Gives memory behind the last tensor back to the driver, after everything issued so far.
+    ///
+    /// # Errors
+    /// When the device failed in any of it.
+    pub fn trim(&self) -> Result<()> {
+        let mut heap = self.heap();
+        let needed = heap.needed();
+        if needed < heap.backed() {
+            let end = driver!(self, driver => driver.shrink(needed))?;
+            heap.shrink(end);
+        }
+        Ok(())
+    }
+
+    fn heap(&self) -> MutexGuard<'_, Heap> {
+        self.heap.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The address of a block of `bytes`, whose contents are undefined.
     fn allocate(&self, bytes: usize) -> Result<u64> {
-        driver!(self, driver => driver.allocate(bytes))
+        let mut heap = self.heap();
+        let mut taken = heap.take(bytes);
+        if taken.is_none() {
+            let missing = heap.missing(bytes);
+            driver!(self, driver => driver.grow(missing))?;
+            heap.grow(missing);
+            taken = heap.take(bytes);
+        }
+        let offset = taken.expect("the heap has grown by what was missing");
+        let address = driver!(self, driver => driver.base()) + offset as u64;
+        match &self.driver {
+            Driver::Hardware(_) => {}
+            Driver::Recording(driver) => driver.allocated(Region { address, bytes }),
+            #[cfg(any(test, feature = "emulator"))]
+            Driver::Emulated(driver) => driver.spoil(Region { address, bytes }),
+        }
+        Ok(address)
     }
 
     fn free(&self, region: Region) {
-        driver!(self, driver => driver.free(region));
+        let offset = region.address - driver!(self, driver => driver.base());
+        let offset = usize::try_from(offset).expect("device addresses fit the host's");
+        self.heap().give_back(offset, region.bytes);
+        if let Driver::Recording(driver) = &self.driver {
+            driver.freed(region);
+        }
     }
 }
 
@@ -230,8 +313,7 @@ impl CudaStream {
     /// # Errors
     /// When the device has no more.
     pub fn scratch(self, dtype: DType, len: usize) -> Result<Tensor> {
-        let arena = || Arena::new(Device::Cuda(self.cuda), usize::MAX);
-        self.cuda.scratch.get_or_init(arena).take(dtype, &[len])
+        Tensor::new(Device::Cuda(self.cuda), dtype, &[len])
     }
 
     /// Issues kernels, which run one after the other.

@@ -15,8 +15,8 @@ pub struct PageLocked {
 #[derive(Debug)]
 enum Memory {
     Hardware(hardware::Locked),
-    #[cfg(any(test, feature = "emulator"))]
-    Emulated(Vec<u64>),
+    /// Of an emulated or recording GPU, which leaves zeros in it.
+    Ordinary(Vec<u64>),
 }
 
 impl PageLocked {
@@ -27,8 +27,9 @@ impl PageLocked {
     pub fn new(cuda: &'static Cuda, bytes: usize) -> Result<Self> {
         let memory = match &cuda.driver {
             Driver::Hardware(hardware) => Memory::Hardware(hardware.lock(bytes)?),
+            Driver::Recording(_) => Memory::Ordinary(vec![0; bytes.div_ceil(8)]),
             #[cfg(any(test, feature = "emulator"))]
-            Driver::Emulated(_) => Memory::Emulated(vec![0; bytes.div_ceil(8)]),
+            Driver::Emulated(_) => Memory::Ordinary(vec![0; bytes.div_ceil(8)]),
         };
         Ok(Self { cuda, bytes, memory })
     }
@@ -52,12 +53,14 @@ impl PageLocked {
             (Memory::Hardware(memory), Driver::Hardware(hardware)) => {
                 hardware.download_later(stream.lane, region, memory)
             }
+            (Memory::Ordinary(_), Driver::Recording(recording)) => {
+                recording.download_later(stream.lane, region)
+            }
             #[cfg(any(test, feature = "emulator"))]
-            (Memory::Emulated(memory), Driver::Emulated(emulated)) => {
+            (Memory::Ordinary(memory), Driver::Emulated(emulated)) => {
                 let bytes = bytemuck::cast_slice_mut(memory);
                 emulated.download(stream.lane, region, &mut bytes[..region.bytes])
             }
-            #[cfg(any(test, feature = "emulator"))]
             _ => unreachable!("memory of one driver"),
         }
     }
@@ -69,10 +72,8 @@ impl PageLocked {
     pub fn bytes(&self) -> Result<&[u8]> {
         match (&self.memory, &self.cuda.driver) {
             (Memory::Hardware(memory), Driver::Hardware(hardware)) => hardware.locked(memory),
-            #[cfg(any(test, feature = "emulator"))]
-            (Memory::Emulated(memory), Driver::Emulated(_)) => Ok(bytemuck::cast_slice(memory)),
-            #[cfg(any(test, feature = "emulator"))]
-            _ => unreachable!("memory of one driver"),
+            (Memory::Ordinary(memory), _) => Ok(bytemuck::cast_slice(memory)),
+            (Memory::Hardware(_), _) => unreachable!("memory of one driver"),
         }
     }
 }

@@ -1,0 +1,182 @@
+//! The heap of a device: which ranges of its memory are in use.
+//!
+//! A device reserves one range of addresses that never moves and backs its beginning with memory as the
+//! heap grows. Blocks that lie side by side become one when both are free, so that memory of one stage's
+//! sizes serves another's, and a tensor takes the first free block that is long enough. Operations of one
+//! stream are ordered, so a block may be given to the next operation before the last one that used it
+//! has run.
+//!
+//! The shortest block that is long enough, blocks of size classes, and large blocks from the end were
+//! tried on the orders of the paper's three stages: they left larger holes in the longest one.
+
+use std::collections::BTreeMap;
+
+/// Blocks start at multiples of this many bytes: what cuMemAlloc promises and vector loads need.
+pub(super) const ALIGNMENT: usize = 512;
+/// Memory is backed in multiples of this many bytes: the granularity of cuMemCreate on every GPU we know.
+pub(super) const PAGE_BYTES: usize = 2 << 20;
+
+/// Used and free blocks of a range of addresses, as offsets from its beginning.
+#[derive(Debug, Default)]
+pub(super) struct Heap {
+    /// Bytes that are backed by memory.
+    backed: usize,
+    /// Lengths of free blocks by offset. No two touch.
+    free: BTreeMap<usize, usize>,
+    used_bytes: usize,
+}
+
+impl Heap {
+    /// Bytes that are backed by memory.
+    pub(super) fn backed(&self) -> usize {
+        self.backed
+    }
+
+    /// Bytes of blocks in use.
+    pub(super) fn used_bytes(&self) -> usize {
+        self.used_bytes
+    }
+
+    /// The length of the block that serves a request.
+    pub(super) fn block(bytes: usize) -> usize {
+        bytes.max(1).next_multiple_of(ALIGNMENT)
+    }
+
+    /// The first free block of at least `bytes`, or `None` if the heap must grow first.
+    pub(super) fn take(&mut self, bytes: usize) -> Option<usize> {
+        let bytes = Self::block(bytes);
+        let mut free = self.free.iter().map(|(offset, length)| (*offset, *length));
+        let (offset, length) = free.find(|(_, length)| *length >= bytes)?;
+        self.free.remove(&offset);
+        if length > bytes {
+            self.free.insert(offset + bytes, length - bytes);
+        }
+        self.used_bytes += bytes;
+        Some(offset)
+    }
+
+    /// How many bytes the heap must grow by before it has a block of `bytes`: whole pages.
+    pub(super) fn missing(&self, bytes: usize) -> usize {
+        let tail = self.tail().map_or(0, |(_, length)| length);
+        Self::block(bytes).saturating_sub(tail).next_multiple_of(PAGE_BYTES)
+    }
+
+    /// Takes up `bytes` that were backed behind the end.
+    pub(super) fn grow(&mut self, bytes: usize) {
+        self.release(self.backed, bytes);
+        self.backed += bytes;
+    }
+
+    /// Takes back the block at `offset`, which was taken for `bytes`.
+    pub(super) fn give_back(&mut self, offset: usize, bytes: usize) {
+        let bytes = Self::block(bytes);
+        self.used_bytes -= bytes;
+        self.release(offset, bytes);
+    }
+
+    /// Where the backed part could end, behind the last block in use: a whole number of pages.
+    pub(super) fn needed(&self) -> usize {
+        self.tail().map_or(self.backed, |(offset, _)| offset.next_multiple_of(PAGE_BYTES))
+    }
+
+    /// Lets go of everything behind `end`, where no block is in use.
+    pub(super) fn shrink(&mut self, end: usize) {
+        if end < self.backed
+            && let Some((offset, _)) = self.tail()
+        {
+            self.free.remove(&offset);
+            if end > offset {
+                self.free.insert(offset, end - offset);
+            }
+            self.backed = end;
+        }
+    }
+
+    /// The free block at the end of the backed part.
+    fn tail(&self) -> Option<(usize, usize)> {
+        let (offset, length) = self.free.last_key_value()?;
+        (offset + length == self.backed).then_some((*offset, *length))
+    }
+
+    /// Adds a free block, joined with its free neighbours.
+    fn release(&mut self, mut offset: usize, mut length: usize) {
+        if let Some((&before, &bytes)) = self.free.range(..offset).next_back()
+            && before + bytes == offset
+        {
+            self.free.remove(&before);
+            (offset, length) = (before, bytes + length);
+        }
+        if let Some(bytes) = self.free.remove(&(offset + length)) {
+            length += bytes;
+        }
+        self.free.insert(offset, length);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{RngExt, SeedableRng};
+
+    use super::{ALIGNMENT, Heap, PAGE_BYTES};
+
+    /// A block of `bytes`, for which the heap grows where it must.
+    fn take(heap: &mut Heap, bytes: usize) -> usize {
+        heap.take(bytes).unwrap_or_else(|| {
+            heap.grow(heap.missing(bytes));
+            heap.take(bytes).unwrap()
+        })
+    }
+
+    #[test]
+    fn blocks_never_overlap_and_free_neighbours_become_one() {
+        let mut heap = Heap::default();
+        let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(7);
+        let mut used: Vec<(usize, usize)> = Vec::new();
+        for _ in 0..20_000 {
+            if used.len() < 3 || random.random_bool(0.5) {
+                let bytes = 1 << random.random_range(0..24);
+                let offset = take(&mut heap, bytes);
+                assert!(offset.is_multiple_of(ALIGNMENT) && offset + bytes <= heap.backed());
+                let apart = |&(other, len): &(usize, usize)| {
+                    offset + bytes <= other || other + len <= offset
+                };
+                assert!(used.iter().all(apart), "{offset} {bytes}");
+                used.push((offset, bytes));
+            } else {
+                let (offset, bytes) = used.swap_remove(random.random_range(0..used.len()));
+                heap.give_back(offset, bytes);
+            }
+            let sum: usize = used.iter().map(|(_, bytes)| Heap::block(*bytes)).sum();
+            assert_eq!(heap.used_bytes(), sum);
+        }
+        for (offset, bytes) in used {
+            heap.give_back(offset, bytes);
+        }
+        assert_eq!(heap.free.len(), 1, "one block is left when nothing is in use");
+        assert_eq!((heap.used_bytes(), heap.needed()), (0, 0));
+    }
+
+    #[test]
+    fn a_trimmed_heap_keeps_what_is_in_use() {
+        let mut heap = Heap::default();
+        let kept = take(&mut heap, 3 * PAGE_BYTES / 2);
+        let above = take(&mut heap, 8 * PAGE_BYTES);
+        heap.give_back(above, 8 * PAGE_BYTES);
+        assert_eq!((heap.backed(), heap.needed()), (10 * PAGE_BYTES, 2 * PAGE_BYTES));
+        heap.shrink(heap.needed());
+        assert_eq!(heap.backed(), 2 * PAGE_BYTES);
+        // What is left of the page behind the block is used before the heap grows.
+        assert_eq!(heap.take(PAGE_BYTES / 2), Some(kept + 3 * PAGE_BYTES / 2));
+        assert_eq!(heap.take(1), None);
+    }
+
+    #[test]
+    fn memory_of_many_small_blocks_serves_a_large_one() {
+        let mut heap = Heap::default();
+        let small: Vec<usize> = (0..64).map(|_| take(&mut heap, PAGE_BYTES / 4)).collect();
+        let backed = heap.backed();
+        small.into_iter().for_each(|offset| heap.give_back(offset, PAGE_BYTES / 4));
+        take(&mut heap, 16 * PAGE_BYTES);
+        assert_eq!(heap.backed(), backed);
+    }
+}

@@ -1,0 +1,110 @@
+//! What a rehearsal on a recording GPU says about the recipes in the folder: sizes, memory, kernels, waits.
+
+use vljepa_recipes::Recipe;
+use vljepa_recipes::cost::{ASSUMED_TARGET_TOKENS, cost};
+use vljepa_worker::rehearsal::rehearse;
+
+use crate::programs::{command, repository, text};
+
+fn pretrain(changes: &[String]) -> Recipe {
+    let path = repository().join("recipes/pretrain.yaml");
+    vljepa_recipes::load(&path, changes).unwrap().recipe
+}
+
+/// The same value of a key of all three stages.
+fn in_every_stage(key: &str, value: &str) -> Vec<String> {
+    (0..3).map(|stage| format!("stages.{stage}.{key}={value}")).collect()
+}
+
+#[test]
+#[expect(clippy::cast_precision_loss, reason = "far fewer than 2^53 bytes")]
+fn the_plan_s_memory_is_what_a_rehearsal_needs_within_five_percent() {
+    for recompute in ["none", "mlp", "block"] {
+        let recipe = pretrain(&in_every_stage("recompute", recompute));
+        for tokens in [&[ASSUMED_TARGET_TOKENS; 2][..], &[]] {
+            let rehearsed = rehearse(&recipe, None, tokens).unwrap().stages;
+            for (stage, planned) in rehearsed.iter().zip(cost(&recipe).stages) {
+                let plan = if tokens.is_empty() { planned.most_memory } else { planned.memory };
+                let ratio = plan.total() / stage.peak_bytes() as f64;
+                println!(
+                    "{recompute}, {tokens:?} tokens, {}: {:.2} GB, {ratio:.3} planned",
+                    stage.name,
+                    stage.peak_bytes() as f64 / 1e9
+                );
+                assert!((ratio - 1.0).abs() < 0.05, "{} {recompute}: {ratio}", stage.name);
+            }
+        }
+    }
+    // The wrong way to recompute is told apart.
+    let block = rehearse(&pretrain(&in_every_stage("recompute", "block")), None, &[]).unwrap();
+    let wrong = cost(&pretrain(&in_every_stage("recompute", "mlp"))).stages;
+    let ratio = wrong[2].most_memory.total() / block.stages[2].peak_bytes() as f64;
+    assert!((ratio - 1.0).abs() > 0.05, "{ratio}");
+}
+
+#[test]
+fn every_stage_of_pretraining_fits_the_gpu_that_its_comments_name() {
+    // An H200 reports 143,771 MiB and an H100 81,559; 2 GiB are left for the context, cuBLASLt and NCCL.
+    let h200 = (143_771 - 2048) << 20;
+    rehearse(&pretrain(&[]), Some(h200), &[]).unwrap();
+    let h100 = (81_559 - 2048) << 20;
+    rehearse(&pretrain(&settings_for_80_gb()), Some(h100), &[]).unwrap();
+    let error = rehearse(&pretrain(&[]), Some(h100), &[]).unwrap_err();
+    let text = format!("{error:#}");
+    assert!(text.contains("stage video-8") && text.contains("out of"), "{text}");
+}
+
+/// The `--set` arguments that the recipe's comment gives for GPUs of 80 GB, between backticks.
+fn settings_for_80_gb() -> Vec<String> {
+    let recipe = std::fs::read_to_string(repository().join("recipes/pretrain.yaml")).unwrap();
+    let quoted = recipe.split('`').find(|text| text.contains("--set stages.1.recompute"));
+    let arguments = quoted.expect("the recipe names settings for 80 GB").split(" --set ");
+    arguments.map(|argument| argument.trim_start_matches("--set ").to_owned()).collect()
+}
+
+#[test]
+fn a_run_holds_no_more_memory_in_a_stage_than_that_stage_alone_needs() {
+    let all = rehearse(&pretrain(&[]), None, &[]).unwrap();
+    let images = all.stages[0].peak_bytes();
+    let mut backwards = pretrain(&[]);
+    backwards.stages.reverse();
+    let after_the_longest = rehearse(&backwards, None, &[]).unwrap();
+    let again = after_the_longest.stages[2].peak_bytes();
+    assert_eq!(after_the_longest.stages[2].name, "images");
+    // Pages of 2 MiB that a tensor of the stage before shares.
+    assert!(again.abs_diff(images) < 64 << 20, "{again} bytes, alone {images}");
+}
+
+#[test]
+#[expect(clippy::cast_precision_loss, reason = "far fewer than 2^53 bytes")]
+fn texts_of_another_length_in_every_step_need_no_more_than_the_longest() {
+    let recipe = pretrain(&[]);
+    let longest = rehearse(&recipe, None, &[]).unwrap();
+    let lengths = [64, 300, 17, 512, 33, 450];
+    let mixed = rehearse(&recipe, None, &lengths).unwrap();
+    for (stage, bound) in mixed.stages.iter().zip(&longest.stages) {
+        let (needed, bound) = (stage.peak_bytes(), bound.peak_bytes());
+        println!("{}: {:.3} of the longest", stage.name, needed as f64 / bound as f64);
+        // Holes that other lengths leave.
+        assert!(needed <= bound / 100 * 105, "{}: {needed} bytes, {bound}", stage.name);
+    }
+}
+
+#[test]
+fn a_rehearsal_prints_a_line_for_each_stage_and_names_a_stage_that_does_not_fit() {
+    let rehearse = |arguments: &[&str]| {
+        let mut command = command("vljepa-worker");
+        let output =
+            command.args(["rehearse", "recipes/pretrain.yaml"]).args(arguments).output().unwrap();
+        (output.status.success(), text(&output))
+    };
+    let (ok, said) = rehearse(&[]);
+    assert!(ok, "{said}");
+    for stage in ["images", "video-8", "video-32", "evaluation"] {
+        assert!(said.contains(&format!("| pretrain, {stage} |")), "{said}");
+    }
+    let (ok, said) = rehearse(&["--memory-gib", "40"]);
+    assert!(!ok && said.contains("stage images") && said.contains("out of"), "{said}");
+    let (ok, said) = rehearse(&["--set", "stages.0.recompute=everything"]);
+    assert!(!ok && said.contains("recompute") && !said.contains("panicked"), "{said}");
+}

@@ -1,0 +1,140 @@
+//! A thousand ranks end while the supervisor still sends them messages, and none of their last messages is lost.
+//!
+//! This program is the supervisor and, started again, the workers. Only the end of a real process closes its connections as a
+//! worker's end does.
+
+#![expect(clippy::disallowed_methods, reason = "the test starts worker processes")]
+#![expect(clippy::unwrap_used, reason = "a test fails with a panic")]
+#![expect(clippy::print_stdout, reason = "a test's own output")]
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Barrier};
+use std::time::{Duration, Instant};
+
+use vljepa_recipes::protocol::{FromSupervisor, FromWorker, Hello, Outcome};
+use vljepa_worker::control::Control;
+
+/// Worker processes, one after the other.
+const PROCESSES: usize = 20;
+/// Ranks of a process.
+const RANKS: usize = 50;
+/// Messages of a rank before its last one.
+const MESSAGES: usize = 64;
+/// Bytes of text of such a message. Together they are more than a connection's receive buffer holds at first, so the last message
+/// still waits in the sender's kernel when the supervisor begins to read.
+const TEXT_BYTES: usize = 2 << 10;
+/// Between two looks at a receive buffer that fills.
+const LOOK: Duration = Duration::from_millis(1);
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [mode, address] = &arguments[..]
+        && mode == "workers"
+    {
+        return workers(address);
+    }
+    let filter = arguments.iter().find(|argument| !argument.starts_with('-'));
+    if arguments.iter().any(|argument| argument == "--list")
+        || filter.is_some_and(|filter| !"last_words".contains(filter.as_str()))
+    {
+        return;
+    }
+    let start = Instant::now();
+    let lost: usize = (0..PROCESSES).map(|_| lost_last_words()).sum();
+    let ranks = PROCESSES * RANKS;
+    println!("{ranks} ranks, {lost} lost last messages, {:.1} s", start.elapsed().as_secs_f64());
+    assert_eq!(lost, 0, "last messages of {ranks} ranks were lost");
+}
+
+/// Supervises one worker process and returns how many of its ranks were not heard to the end.
+fn lost_last_words() -> usize {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let mut process = Command::new(std::env::current_exe().unwrap())
+        .args(["workers", &address])
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    let all_are_full = Arc::new(Barrier::new(RANKS));
+    let ranks: Vec<_> = (0..RANKS)
+        .map(|_| {
+            let (stream, _) = listener.accept().unwrap();
+            let all_are_full = Arc::clone(&all_are_full);
+            std::thread::spawn(move || hears_the_end(stream, &all_are_full))
+        })
+        .collect();
+    let lost = ranks.into_iter().filter_map(|rank| (!rank.join().unwrap()).then_some(())).count();
+    assert!(process.wait().unwrap().success());
+    lost
+}
+
+/// Answers every message of a rank with a sign of life, as orders cross a rank's messages in a run, until the connection ends. Returns
+/// whether the last message was heard.
+fn hears_the_end(mut stream: TcpStream, all_are_full: &Barrier) -> bool {
+    let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+    let hello = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+    let FromWorker::Hello(Hello { rank, .. }) = hello else { panic!("{hello:?}") };
+    say(&mut stream, &FromSupervisor::Welcome);
+    wait_until_full(&stream);
+    all_are_full.wait();
+    let mut last = None;
+    for line in lines.map_while(Result::ok) {
+        // The last line of a connection that was reset may be cut off.
+        last = serde_json::from_str(&line).ok();
+        say(&mut stream, &FromSupervisor::Alive);
+    }
+    last == Some(last_message(rank))
+}
+
+/// A supervisor that is too busy to read: waits until nothing more arrives.
+fn wait_until_full(stream: &TcpStream) {
+    let mut buffer = vec![0; MESSAGES * TEXT_BYTES];
+    let mut arrived = 0;
+    loop {
+        std::thread::park_timeout(LOOK);
+        match stream.peek(&mut buffer).unwrap() {
+            bytes if bytes == arrived => return,
+            bytes => arrived = bytes,
+        }
+    }
+}
+
+/// Says something to a rank that may have ended.
+fn say(stream: &mut TcpStream, message: &FromSupervisor) {
+    let line = serde_json::to_string(message).unwrap() + "\n";
+    stream.write_all(line.as_bytes()).ok();
+}
+
+fn last_message(rank: usize) -> FromWorker {
+    FromWorker::Finished { outcome: Outcome::Completed, step: rank as u64 }
+}
+
+/// All ranks of a process, which ends as soon as they have said their last messages.
+fn workers(address: &str) {
+    let ranks = (0..RANKS).map(|rank| {
+        let address = address.to_owned();
+        std::thread::spawn(move || worker(&address, rank))
+    });
+    let ranks: Vec<_> = ranks.collect();
+    ranks.into_iter().for_each(|rank| rank.join().unwrap());
+}
+
+fn worker(address: &str, rank: usize) {
+    let hello = Hello {
+        token: "secret".to_owned(),
+        rank,
+        world_size: RANKS,
+        host: "here".to_owned(),
+        pid: std::process::id(),
+        device: "host".to_owned(),
+        build: "0".to_owned(),
+        recipe_hash: "0".to_owned(),
+    };
+    let control = Control::connect(address, hello, Duration::from_secs(120)).unwrap();
+    for _ in 0..MESSAGES {
+        control.report(FromWorker::Warning { text: "w".repeat(TEXT_BYTES) });
+    }
+    control.report_last(last_message(rank));
+}
