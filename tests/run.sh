@@ -33,6 +33,7 @@ output=$(mktemp)
 trap 'rm -f "$output"' EXIT
 run_tests() { cargo test --release --workspace --features "$features" --no-fail-fast --color never 2>&1 | tee "$output"; }
 check tests run_tests
+check "rehearsal of the GPU calls" kernels/benches/gpu.py rehearse --features "$features"
 
 printf '\n'
 [ ${#failed[@]} = 0 ] || printf 'failed: %s\n' "${failed[@]}"

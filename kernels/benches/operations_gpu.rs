@@ -1,13 +1,18 @@
 //! Every kernel and the machine's own ceilings on a GPU, at the shapes of VL-JEPA's step: one line of JSON for each, the opponent of
 //! `torch_kernels.py`.
 //!
-//! `cargo bench -p vljepa-kernels --features cuda --bench operations_gpu`. A time is the median of
-//! the repetitions, between two events. `share` is the part of the ceiling measured at the start:
-//! of the copy's bytes per second for what is bound by memory, of the largest product's operations
-//! per second for what is bound by arithmetic. `VLJEPA_NVRTC`, `VLJEPA_CUDA_INCLUDE` and
-//! `VLJEPA_CUBLASLT` name NVRTC, its headers and cuBLASLt where they are not found; `--emulated`
-//! (feature `emulator`) runs tiny shapes without a GPU, which only shows that it runs.
+//! `cargo bench -p vljepa-kernels --features cuda --bench operations_gpu`; names of sections (`attention norms`) run these alone. A time
+//! is the median of the repetitions, between two events. A section that fails is reported and the next one runs; the program then
+//! ends with status 1.
+//! `share` is the part of the ceiling measured at the start: of the copy's bytes per second for what is bound by memory, of the
+//! largest product's operations per second for what is bound by arithmetic. `VLJEPA_NVRTC`, `VLJEPA_CUDA_INCLUDE` and
+//! `VLJEPA_CUBLASLT` name NVRTC, its headers and cuBLASLt where they are not found, `VLJEPA_TEST_KERNELS` a folder of cubins compiled ahead. `--small` runs tiny
+//! shapes, which only shows that it runs; `--emulated` (feature `emulator`) runs them without a GPU.
 #![expect(clippy::print_stdout, reason = "a benchmark")]
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
 
 use vljepa_kernels::adamw::{self, Hyper};
 use vljepa_kernels::attention::launch::Mode;
@@ -53,7 +58,9 @@ fn open(
     }
     let libraries = Libraries::of(|name| std::env::var_os(name)?.into_string().ok());
     let nvrtc = Nvrtc::open(&libraries)?;
-    let cache = Cache::new(&std::env::temp_dir().join("vljepa-bench-kernels"));
+    let folder = std::env::var_os("VLJEPA_TEST_KERNELS")
+        .map_or_else(|| std::env::temp_dir().join("vljepa-test-kernels"), PathBuf::from);
+    let cache = Cache::new(&folder);
     Ok(Cuda::open(0, Compiler::new(nvrtc, "sm_90a", Some(cache)), &libraries, mode)?)
 }
 
@@ -303,7 +310,7 @@ impl Bench {
 
     fn norms(&self) -> Result<()> {
         for (n, d) in [(65_536, 1024), (65_536, 2048), (16_384, 768)] {
-            let (n, d) = (self.size(n, 64), self.size(d, 64));
+            let n = self.size(n, 64);
             let (x, d_out) = (self.numbers(&[n, d])?, self.numbers(&[n, d])?);
             let (w, bias) = (self.numbers(&[d])?, self.numbers(&[d])?);
             let [mut out, mut d_x] =
@@ -406,21 +413,63 @@ impl Bench {
     }
 }
 
-fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
-    let emulated = std::env::args().any(|argument| argument == "--emulated");
-    let cuda = open(Mode::Fast, emulated)?;
-    let mut bench = Bench::new(cuda, emulated);
-    println!(r#"{{"peer":"vljepa","what":"device","name":"{}"}}"#, cuda.description()?);
-    bench.ceilings()?;
-    bench.products()?;
-    bench.attention("")?;
-    let mut deterministic = Bench::new(open(Mode::Deterministic, emulated)?, emulated);
-    deterministic.ceilings = bench.ceilings;
-    deterministic.attention("_deterministic")?;
-    bench.info_nce()?;
-    bench.norms()?;
-    bench.activations()?;
-    bench.tokens()?;
-    bench.optimizer()?;
-    Ok(())
+/// A part of the benchmark, by name.
+type Section = (&'static str, fn(&mut Bench) -> Result<()>);
+
+/// All parts, in the order in which they run: ceilings first, because shares are of them.
+const SECTIONS: [Section; 9] = [
+    ("ceilings", Bench::ceilings),
+    ("attention", |bench| bench.attention("")),
+    ("info_nce", |bench| bench.info_nce()),
+    ("products", |bench| bench.products()),
+    ("norms", |bench| bench.norms()),
+    ("activations", |bench| bench.activations()),
+    ("tokens", |bench| bench.tokens()),
+    ("optimizer", |bench| bench.optimizer()),
+    ("deterministic", |bench| bench.attention("_deterministic")),
+];
+
+fn main() -> std::result::Result<ExitCode, Box<dyn std::error::Error>> {
+    let (flags, wanted): (Vec<String>, Vec<String>) =
+        std::env::args().skip(1).partition(|argument| argument.starts_with("--"));
+    // `cargo bench` passes `--bench`.
+    let known = ["--emulated", "--small", "--bench"];
+    if let Some(unknown) = flags.iter().find(|flag| !known.contains(&flag.as_str())) {
+        return Err(format!("no flag {unknown}; there are --emulated and --small").into());
+    }
+    let flag = |name: &str| flags.iter().any(|flag| flag == name);
+    let (emulated, small) = (flag("--emulated"), flag("--emulated") || flag("--small"));
+    if let Some(unknown) = wanted.iter().find(|name| SECTIONS.iter().all(|(n, _)| n != name)) {
+        let known = SECTIONS.map(|(name, _)| name).join(", ");
+        return Err(format!("no section `{unknown}`; there are {known}").into());
+    }
+    let mut code = ExitCode::SUCCESS;
+    let mut bench = Bench::new(open(Mode::Fast, emulated)?, small);
+    for (name, section) in SECTIONS {
+        if !wanted.is_empty() && !wanted.iter().any(|wanted| wanted == name) {
+            continue;
+        }
+        if name == "deterministic" {
+            let ceilings = bench.ceilings;
+            bench = Bench::new(open(Mode::Deterministic, emulated)?, small);
+            bench.ceilings = ceilings;
+        }
+        let since = Instant::now();
+        let outcome = section(&mut bench);
+        let seconds = since.elapsed().as_secs_f64();
+        let failed = match outcome {
+            Ok(()) => String::new(),
+            Err(error) => {
+                code = ExitCode::FAILURE;
+                format!(r#","failed":"{}""#, escaped(&error.to_string()))
+            }
+        };
+        println!(r#"{{"what":"section","section":"{name}","seconds":{seconds:.1}{failed}}}"#);
+    }
+    Ok(code)
+}
+
+/// Text for a JSON string.
+fn escaped(text: &str) -> String {
+    text.replace('\\', r"\\").replace('"', r#"\""#).replace('\n', r"\n")
 }

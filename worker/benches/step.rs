@@ -71,6 +71,9 @@ struct Arguments {
     /// Timed steps; the median counts.
     #[arg(long, default_value_t = 100)]
     steps: usize,
+    /// Seconds after which no further step is timed; the first one always is.
+    #[arg(long, default_value_t = f64::INFINITY)]
+    seconds: f64,
     /// Steps before the clock starts: the arena fills, the processor finds its speed.
     #[arg(long, default_value_t = 6)]
     warm_up: usize,
@@ -120,7 +123,11 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let mut times = Vec::with_capacity(arguments.steps);
     let mut phases: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
     let mut loss = f64::NAN;
-    for _ in 0..arguments.steps.max(1) {
+    let clock = Instant::now();
+    for number in 0..arguments.steps.max(1) {
+        if number > 0 && clock.elapsed().as_secs_f64() > arguments.seconds {
+            break;
+        }
         let (report, ms, of_phases) = step(&mut engine, &mut training)?;
         loss = report.loss;
         times.push(ms);
@@ -143,6 +150,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         "batch": arguments.batch,
         "text": arguments.text,
         "query": arguments.query,
+        "steps": times.len(),
         "ms": rounded(ms, 1e3),
         "ms_min": rounded(times.iter().copied().fold(f64::INFINITY, f64::min), 1e3),
         "samples_per_s": rounded(rows / ms * 1e3, 1e2),

@@ -190,6 +190,7 @@ impl Emulator {
     }
 
     fn run_one(&mut self, launch: &Launch<Buffer>) {
+        crate::device::cuda::emulated::compile_ahead(launch.kernel);
         let source = launch.kernel.source().unwrap();
         let program = build(&source);
         let forward = self.execute(&program, launch, &source, false);

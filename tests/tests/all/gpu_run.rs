@@ -21,7 +21,7 @@ use vljepa_worker::step::{self, Input, StepReport};
 use vljepa_worker::trace::Tracer;
 
 use crate::golden::values;
-use crate::programs::repository;
+use crate::programs::recipes;
 
 const ALONE: Collectives = Collectives::Solo(Solo);
 
@@ -34,7 +34,7 @@ fn recipe() -> Recipe {
         "model.x_encoder.num_layers=1",
         "model.predictor.num_layers=1",
     ];
-    let path = repository().join("recipes/quickstart.yaml");
+    let path = recipes().join("quickstart.yaml");
     vljepa_recipes::load(&path, &changes.map(str::to_owned)).unwrap().recipe
 }
 

@@ -12,6 +12,12 @@ pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace holds this crate")
 }
 
+/// The folder of recipes: the checkout's, or `VLJEPA_RECIPES` where tests run without the checkout they were built in.
+#[expect(clippy::disallowed_methods, reason = "a variable that only tests know")]
+pub fn recipes() -> PathBuf {
+    std::env::var("VLJEPA_RECIPES").map_or_else(|_| repository().join("recipes"), PathBuf::from)
+}
+
 /// A program of the workspace, as `tests/run.sh` builds it beside the tests.
 pub fn program(name: &str) -> PathBuf {
     let tests = std::env::current_exe().expect("the test binary's path");

@@ -1,5 +1,7 @@
 //! A device for tests: memory of the host, kernels as host programs, products by the host's.
 
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
@@ -9,26 +11,54 @@ use super::{Cuda, Lane, Product, Region, Span};
 use crate::Result;
 use crate::attention::launch::Mode;
 use crate::compile::emulator::{Buffer, Emulator};
-use crate::compile::{Cache, Compiler, Nvrtc};
-use crate::compile::{Element, Launch};
+use crate::compile::{Cache, Compiler, Element, Kernel, Launch, Nvrtc};
 use crate::device::host_gemm::{Layout, matmul};
 use crate::library::Libraries;
 
-/// The GPU whose number `VLJEPA_TEST_GPU` holds, opened once for each mode.
+/// A variable of the environment that only tests and benchmarks know.
+#[expect(clippy::disallowed_methods, reason = "variables that only tests know")]
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// Compiles with the libraries that the environment names; cubins are kept in `folder`.
+fn compiler(libraries: &Libraries, folder: &Path) -> Compiler {
+    let nvrtc = Nvrtc::open(libraries).expect("NVRTC");
+    Compiler::new(nvrtc, "sm_90a", Some(Cache::new(folder)))
+}
+
+/// Number of the GPU that tests run on, from `VLJEPA_TEST_GPU`. `None` means the emulated GPU.
+pub(crate) fn test_gpu_number() -> Option<usize> {
+    Some(variable("VLJEPA_TEST_GPU")?.parse().expect("VLJEPA_TEST_GPU is the number of a GPU"))
+}
+
+/// The GPU of [`test_gpu_number`], opened once for each mode.
 pub(crate) fn test_gpu(attention: Mode) -> Option<&'static Cuda> {
     static OPENED: [OnceLock<Option<&'static Cuda>>; 2] = [OnceLock::new(), OnceLock::new()];
     *OPENED[usize::from(attention == Mode::Fast)].get_or_init(|| open_test_gpu(attention))
 }
 
-/// The same GPU, opened once more, with streams and a trace of its own.
-#[expect(clippy::disallowed_methods, reason = "variables that only tests know")]
+/// The same GPU, opened once more, with streams and a trace of its own. It reads cubins from the folder `VLJEPA_TEST_KERNELS`.
 pub(super) fn open_test_gpu(attention: Mode) -> Option<&'static Cuda> {
-    let ordinal = std::env::var("VLJEPA_TEST_GPU").ok()?.parse().expect("a number");
-    let libraries = Libraries::of(|name| std::env::var(name).ok());
-    let nvrtc = Nvrtc::open(&libraries).expect("NVRTC");
-    let cache = Cache::new(&std::env::temp_dir().join("vljepa-test-kernels"));
-    let compiler = Compiler::new(nvrtc, "sm_90a", Some(cache));
-    Some(Cuda::open(ordinal, compiler, &libraries, attention).expect("the GPU"))
+    let (number, libraries) = (test_gpu_number()?, Libraries::of(variable));
+    let folder = variable("VLJEPA_TEST_KERNELS")
+        .map_or_else(|| std::env::temp_dir().join("vljepa-test-kernels"), PathBuf::from);
+    let compiler = compiler(&libraries, &folder);
+    Some(Cuda::open(number, compiler, &libraries, attention).expect("the GPU"))
+}
+
+/// Compiles `kernel` for real GPUs into the folder `VLJEPA_TEST_KERNELS`, and does nothing without that variable. The
+/// emulator calls it for every kernel that it runs: afterwards the folder holds what the same tests need on a real GPU.
+pub(crate) fn compile_ahead(kernel: Kernel) {
+    static AHEAD: OnceLock<Option<(Compiler, Mutex<BTreeSet<Kernel>>)>> = OnceLock::new();
+    let open = || {
+        let folder = PathBuf::from(variable("VLJEPA_TEST_KERNELS")?);
+        Some((compiler(&Libraries::of(variable), &folder), Mutex::default()))
+    };
+    let Some((compiler, compiled)) = AHEAD.get_or_init(open) else { return };
+    if compiled.lock().unwrap_or_else(PoisonError::into_inner).insert(kernel) {
+        compiler.compile(kernel).expect("the kernel compiles for sm_90a");
+    }
 }
 
 /// The heap, from address [`BASE`] on. Memory that a tensor has not written yet is all ones: NaN.

@@ -12,6 +12,8 @@ mod cublaslt;
 pub(crate) mod emulated;
 mod hardware;
 mod heap;
+#[cfg(test)]
+mod large;
 mod mark;
 mod page_locked;
 mod recording;

@@ -24,7 +24,7 @@ fn devices(mode: Mode) -> [Device; 2] {
 }
 
 /// `values` on `device`: f32 on the host, bf16 on the GPU. Values are made such that both are the same numbers.
-fn activation(device: Device, values: &[f32], shape: &[usize]) -> Tensor {
+pub(super) fn activation(device: Device, values: &[f32], shape: &[usize]) -> Tensor {
     match device {
         Device::Host => Tensor::from_f32(values.to_vec(), shape),
         Device::Cuda(_) => {
@@ -35,15 +35,15 @@ fn activation(device: Device, values: &[f32], shape: &[usize]) -> Tensor {
 }
 
 /// The element type of activations.
-fn dtype(device: Device) -> DType {
+pub(super) fn dtype(device: Device) -> DType {
     if device == Device::Host { DType::F32 } else { DType::Bf16 }
 }
 
-fn numbers(seed: u64, len: usize) -> Vec<f32> {
+pub(super) fn numbers(seed: u64, len: usize) -> Vec<f32> {
     normal(seed, len).into_iter().map(|x| bf16::from_f32(x).to_f32()).collect()
 }
 
-fn zeros(device: Device, dtype: DType, shape: &[usize]) -> Tensor {
+pub(super) fn zeros(device: Device, dtype: DType, shape: &[usize]) -> Tensor {
     Tensor::zeros(device, dtype, shape).unwrap()
 }
 

@@ -1,0 +1,139 @@
+"""The table of what gpu.py's calls found; parts that are missing are left out."""
+
+import json, pathlib, tarfile
+
+# Frames of each stage's step, and samples per second that one H200 should reach.
+STAGES = {"step-images": (2, 430), "step-video": (8, 105), "step-long": (32, 20)}
+OPERATIONS = ("operations", "operations-again", "torch-kernels")
+RATES = {
+    "GB_per_s": "GB/s",
+    "tflops": "TFLOP/s",
+    "fwd_tflops": "TFLOP/s forward",
+    "bwd_tflops": "TFLOP/s backward",
+    "gemm_tflops": "TFLOP/s",
+    "error": "",
+}
+
+
+def parse(text):
+    """Lines of JSON; the last one may have been cut off."""
+    found = []
+    for line in text.splitlines():
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:
+            pass
+    return found
+
+
+def lines(results):
+    """Lines of a folder of results."""
+    file = pathlib.Path(results) / "results.jsonl"
+    return parse(file.read_text()) if file.exists() else []
+
+
+def archived(archive):
+    """Lines of a call's archive."""
+    with tarfile.open(archive) as tar:
+        names = [name for name in tar.getnames() if name.endswith("/results.jsonl")]
+        return [line for name in names for line in parse(tar.extractfile(name).read().decode())]
+
+
+def table(heads, rows):
+    """A table, or nothing where there are no rows."""
+    line = lambda cells: "| " + " | ".join(str(cell) for cell in cells) + " |"
+    return [line(heads), "|---" * len(heads) + "|", *map(line, rows), ""] if rows else []
+
+
+def phases(found):
+    told = [p for p in found if p.get("what") == "phase"]
+    rows = [[p["call"], p["phase"], "green" if p["green"] else "red", p["seconds"]] for p in told]
+    return table(["call", "phase", "", "seconds"], rows)
+
+
+def tests(found):
+    """How many modules are green, and the others with how their second run ended."""
+    runs = {}
+    for line in found:
+        if line.get("what") == "module":
+            name = line["module"].removesuffix(".again")
+            run = runs.setdefault((line["call"], line["phase"], name), [len(line["tests"]), "", ""])
+            ended = "green" if line["green"] else f"red (rc {line['rc']})"
+            run[2 if line["module"].endswith(".again") else 1] = ended
+    red = [[*key, *run] for key, run in runs.items() if run[1] != "green"]
+    count = [f"{len(runs) - len(red)} of {len(runs)} modules are green.", ""] if runs else []
+    return count + table(["call", "phase", "module", "tests", "run", "run again, blocking"], red)
+
+
+def steps(found):
+    """One rank's step, beside PyTorch's at the same number of frames."""
+    rows = []
+    for stage, (frames, bar) in STAGES.items():
+        measured = [s for s in found if "samples_per_s" in s]
+        ours = [s for s in measured if s.get("program") == stage]
+        theirs = [s for s in measured if s.get("peer") == "torch" and s.get("frames") == frames]
+        for s in ours + theirs:
+            name = f"{s.get('peer')} {s.get('mode')}" + (f", recompute {s['recompute']}" if s in ours else "")
+            ratio = f"{ours[-1]['samples_per_s'] / s['samples_per_s']:.2f}" if ours and s in theirs else ""
+            numbers = [s.get("batch"), s.get("ms"), s["samples_per_s"], bar if s in ours else "", s.get("peak_gib") or ""]
+            rows.append([stage, name, *numbers, ratio])
+    return table(["stage", "peer", "rows", "ms", "samples/s", "bar on an H200", "GiB", "ours / peer"], rows)
+
+
+def kernels(found):
+    rows = []
+    for k in found:
+        if k.get("program") in OPERATIONS and k.get("what") not in (None, "device", "section"):
+            name = k["what"] + (f" {k['model']}" if "model" in k else "")
+            peer = f"{k.get('peer', 'torch')} {k.get('backend', k.get('mode', ''))}"
+            rates = ", ".join(f"{k[key]} {unit}" for key, unit in RATES.items() if key in k)
+            rows.append([name, peer, k.get("shape", k.get("parameters", "")), k.get("ms", ""), rates, k.get("share", "")])
+    return table(["what", "peer", "shape", "ms", "rate", "share of the ceiling"], rows)
+
+
+def budgets(found):
+    text = []
+    for b in found:
+        if b.get("what") == "budget":
+            busy = f"{b.get('ms')} ms, of which kernels, products and copies are {b.get('busy_ms')}"
+            rows = [[r.get("name"), r.get("count"), r.get("ms")] for r in b.get("rows", [])[:30]]
+            text += [f"{b.get('program')}: {busy}", "", *table(["what", "launches", "ms"], rows)]
+    return text
+
+
+def failures(found):
+    """Where and why, one line each."""
+    text = []
+    for line in found:
+        why = line.get("failed", line.get("skipped"))
+        if why is not None:
+            why = " / ".join(why) if isinstance(why, list) else str(why)
+            where = [line[key] for key in ("call", "phase", "name", "program", "section") if line.get(key)]
+            text.append(f"- {', '.join(where)}: {why}"[:1500])
+    return text
+
+
+def text(found):
+    """All results as one document."""
+    machines = [m for m in found if m.get("what") == "machine" and "gpu" in m]
+    keys = {"gpu": "", "cores": "cores ", "torch": "PyTorch ", "commit": "commit ", "date": ""}
+    heads = [f"- {m['call']}: " + ", ".join(f"{name}{m.get(key)}" for key, name in keys.items()) for m in machines]
+    parts = {
+        "Phases": phases(found),
+        "Tests on the GPU": tests(found),
+        "The step of one rank, network left out": steps(found),
+        "Kernels": kernels(found),
+        "Where a step's time goes": budgets(found),
+        "Failed": failures(found),
+    }
+    body = [line for title, part in parts.items() if part for line in (f"## {title}", "", *part, "")]
+    return "\n".join(["# Measured on a GPU", "", *heads, "", *body]).rstrip() + "\n"
+
+
+def write(out):
+    """Makes OUT/README.md of all archives in OUT."""
+    found = [line for archive in sorted(out.glob("*.tar.gz")) for line in archived(archive)]
+    if not found:
+        raise SystemExit(f"gpu.py: no archive of a call in {out}")
+    (out / "README.md").write_text(text(found))
+    print(out / "README.md")
