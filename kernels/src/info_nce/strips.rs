@@ -6,13 +6,13 @@
 //! α·dS in bf16, and multiplies that with T (rows of d_p) and, transposed, with the strip's rows of P (added to d_t). No sum is
 //! atomic: every run gives the same bits where the products do.
 //!
-//! For a batch of 24,576 and a width of 1,536, with products at 700 TFLOP/s and memory at 3.5 TB/s:
-//! products 4 × 2.65 ms, reading strips for the statistics 0.7 ms, strips into weights 1.0 ms, adding to d_t 0.5 ms: about
-//! 13 ms. The kernels of `launch.rs` on the same shape: six products in 128×128 tiles, each of which reads 32 kB from L2 for
-//! 2.1 MFLOP, so 5.5 TB/s of L2 allow 350 TFLOP/s, or 32 ms.
+//! Predicted for a batch of 24,576 and a width of 1,536, with products at 700 TFLOP/s and memory at 3.5 TB/s: products
+//! 4 × 2.65 ms, statistics from 2.4 GB of strips 0.7 ms, weights from as many 1.0 ms, d_t read and written for each of nine
+//! strips 0.7 ms; 13 ms in all. The kernels of `launch.rs` on the same shape: each tile of 128×128 reads 32 kB from L2 for
+//! 2.1 MFLOP, so that 5.5 TB/s of L2 allow 350 TFLOP/s; six products take 32 ms.
 //!
-//! Considered: the statistics and the weights in the tensor-core kernels of `cube.rs`, with scores that never leave registers. That saves
-//! 8.4 GB of traffic (about 2 ms) but keeps S at 350 TFLOP/s (450 in tiles of 256×128), which costs 3 to 5 ms twice.
+//! Considered: the statistics and the weights in the tensor-core kernels of `cube.rs`, with scores that never leave
+//! registers. That saves the 1.7 ms of the two passes, but S at 350 TFLOP/s (450 in tiles of 256×128) costs 3 to 5 ms more.
 
 use super::cube::strips::{BLOCK, WARPS};
 use super::launch::{self, Kernel};
