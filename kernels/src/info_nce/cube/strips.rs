@@ -1,8 +1,9 @@
-//! What the loss of a whole batch computes from strips of S/α, f32 (strip rows, batch), that a product has written: statistics of
-//! rows and columns in one pass, and dS.
+//! What the loss of a whole batch computes from strips of S/α, f32 (strip rows, batch), that a
+//! product has written: statistics of rows and columns in one pass, and dS.
 //!
-//! Floor: memory. Both kernels read a strip once; the second writes half as many bytes of dS. A block reads 256 rows by 256
-//! columns: each warp takes 32 rows, each lane two vectors of four columns, so that a warp's load is 512 bytes in a row.
+//! Floor: memory. Both kernels read a strip once; the second writes half as many bytes of dS. A
+//! block reads 256 rows by 256 columns: each warp takes 32 rows, each lane two vectors of four
+//! columns, so that a warp's load is 512 bytes in a row.
 
 #![expect(clippy::cast_possible_truncation, reason = "compile-time counts of a tile")]
 
@@ -15,8 +16,9 @@ use crate::cube::{Sums, cube_total, exp2, pack_pair, plane_total};
 pub(in crate::info_nce) const BLOCK: u32 = 256;
 /// Warps of a block.
 pub(in crate::info_nce) const WARPS: u32 = 8;
-/// Rows of a warp, and how many of them the statistics and the weights load at a time. Weights of four rows take 48 registers and
-/// spill two of them (NVRTC 12.9.86); two rows take 40, which six blocks of a multiprocessor have.
+/// Rows of a warp, and how many of them the statistics and the weights load at a time. Weights of
+/// four rows take 48 registers and spill two of them (NVRTC 12.9.86); two rows take 40, which six
+/// blocks of a multiprocessor have.
 const WARP_ROWS: u32 = BLOCK / WARPS;
 const ROWS: u32 = 4;
 const WEIGHT_ROWS: u32 = 2;
@@ -29,7 +31,8 @@ fn column_of(#[comptime] i: usize) -> u32 {
     UNIT_POS_X % 32 * 4 + comptime!((i / 4 * 128 + i % 4) as u32)
 }
 
-/// Loads this lane's two vectors of each of `rows` rows from `first_row` on; rows and columns outside read others' scores.
+/// Loads this lane's two vectors of each of `rows` rows from `first_row` on; rows and columns
+/// outside read others' scores.
 #[cube]
 fn load_rows(
     scores: &[Sums],
@@ -65,7 +68,8 @@ fn column_hashes(hashes: &[Hash], first: u32, batch: u32, #[comptime] masked: bo
     own
 }
 
-/// Whether the score of `row` and `column` counts: the columns' targets differ, or the pair is the diagonal's.
+/// Whether the score of `row` and `column` counts: the columns' targets differ, or the pair is the
+/// diagonal's.
 #[cube]
 fn differs(
     hashes: &[Hash],
@@ -85,7 +89,8 @@ fn differs(
     }
 }
 
-/// Maximum and sum of exponentials, of each row over this block's columns and of each column over its rows; s_ii.
+/// Maximum and sum of exponentials, of each row over this block's columns and of each column over
+/// its rows; s_ii.
 #[cube(launch)]
 #[expect(clippy::too_many_arguments, reason = "buffers and scalars of one formula")]
 pub(in crate::info_nce) fn nce_strip_statistics(
