@@ -1,4 +1,5 @@
-//! `InfoNCE`'s kernels and how they are launched: those of one side and some rows. A batch that one GPU holds takes `strips.rs`.
+//! `InfoNCE`'s kernels and how they are launched: those of one side and some rows. A batch that one
+//! GPU holds takes `strips.rs`.
 //!
 //! Floor: operations. With b rows of this rank, g of all and width e, one pass over scores is 2·b·g·e; statistics take one, the
 //! gradient two (scores again, then d_rows), each for both sides: 4 products of the sizes of S where one rank holds all, plus two more

@@ -17,10 +17,11 @@
 //! Operations: 2·b·g·e for statistics and 4·b·g·e for the gradient, per side. Memory: the embeddings, at most 128 MiB of dS, and
 //! partial sums; never (b, g) in full once b·g is larger.
 //!
-//! Where one GPU holds the whole batch (b = g, a multiple of 8), [`both_statistics`] and [`both_gradients`] compute both
-//! sides from strips of S that cuBLASLt writes: 2·g·g·e operations for statistics and 6·g·g·e for gradients in all,
-//! instead of 4·g·g·e and 8·g·g·e (`strips.rs`). Any other share of the batch takes the one-sided kernels twice: at 128
-//! of 24,576 rows, statistics of columns are another rank's, so that one pass over S has nothing to share.
+//! Where one GPU holds the whole batch (b = g, a multiple of 8), [`both_statistics`] and
+//! [`both_gradients`] compute both sides from strips of S that cuBLASLt writes: 2·g·g·e operations
+//! for statistics and 6·g·g·e for gradients in all, instead of 4·g·g·e and 8·g·g·e (`strips.rs`).
+//! Any other share of the batch takes the one-sided kernels twice: at 128 of 24,576 rows, statistics
+//! of columns are another rank's, so that one pass over S has nothing to share.
 //!
 //! Sources: CLIP (arXiv 2103.00020) figure 3; VL-JEPA (arXiv 2512.10942) §2.
 
@@ -235,8 +236,8 @@ impl<'a> Batch<'a> {
 /// [`statistics`] of this rank's rows of both sides.
 ///
 /// # Shapes
-/// Writes f32 (b) each: `predicted_lse`, of the rows of P over all of T; `target_lse`, of the rows of T over all of P; and
-/// `diagonal`, s_ii.
+/// Writes f32 (b) each: `predicted_lse`, of the rows of P over all of T; `target_lse`, of the rows of
+/// T over all of P; and `diagonal`, s_ii.
 ///
 /// # Errors
 /// When shapes or element types disagree, or the rows do not lie within the batch.
@@ -272,10 +273,11 @@ pub fn both_statistics(
     statistics(stream, batch.own(p), t, alpha, first, equal, lse, s)
 }
 
-/// [`backward`] of this rank's rows of both sides. Adds this rank's share of Σ dS ∘ S to `d_logit_scale` f32 (1), if there.
+/// [`backward`] of this rank's rows of both sides. Adds this rank's share of Σ dS ∘ S to
+/// `d_logit_scale`, f32 (1), if it is given.
 ///
 /// # Shapes
-/// `predicted_lse` and `target_lse` f32 (g) of all rows; writes `d_predicted` and `d_target` (b, e).
+/// `predicted_lse` and `target_lse`, f32 (g), of all rows; writes `d_predicted` and `d_target` (b, e).
 ///
 /// # Errors
 /// When shapes or element types disagree, or the rows do not lie within the batch.

@@ -1,18 +1,22 @@
-//! The loss of a whole batch on one GPU: four products of cuBLASLt instead of the six that two directions take.
+//! The loss of a whole batch on one GPU: four products of cuBLASLt instead of the six that two
+//! directions take.
 //!
-//! A product writes a strip of S/α in f32: some rows of P by all of T. The pass for the statistics reads each strip once and
-//! gets both log-sum-exps from it: partial maxima and sums per row and block of 256 columns, and per column and block of
-//! 256 rows, which are merged in the order of the blocks. The pass for the gradients computes the strip again, turns it into
-//! α·dS in bf16, and multiplies that with T (rows of d_p) and, transposed, with the strip's rows of P (added to d_t). No sum is
-//! atomic: every run gives the same bits where the products do.
+//! A product writes a strip of S/α in f32: some rows of P by all of T. The pass for the statistics
+//! reads each strip once and gets both log-sum-exps from it: partial maxima and sums per row and
+//! block of 256 columns, and per column and block of 256 rows, which are merged in the order of the
+//! blocks. The pass for the gradients computes the strip again, turns it into α·dS in bf16, and
+//! multiplies that with T (rows of d_p) and, transposed, with the strip's rows of P (added to d_t).
+//! No sum is atomic: every run gives the same bits where the products do.
 //!
-//! For a batch of 24,576 and a width of 1,536, with products at 700 TFLOP/s and memory at 3.5 TB/s:
-//! products 4 × 2.65 ms, reading strips for the statistics 0.7 ms, strips into weights 1.0 ms, adding to d_t 0.5 ms: about
-//! 13 ms. The kernels of `launch.rs` on the same shape: six products in 128×128 tiles, each of which reads 32 kB from L2 for
-//! 2.1 MFLOP, so 5.5 TB/s of L2 allow 350 TFLOP/s, or 32 ms.
+//! Predicted for a batch of 24,576 and a width of 1,536, with products at 700 TFLOP/s and memory at
+//! 3.5 TB/s: products 4 × 2.65 ms, statistics from 2.4 GB of strips 0.7 ms, weights from as many
+//! 1.0 ms, d_t read and written for each of nine strips 0.7 ms; 13 ms in all. The kernels of
+//! `launch.rs` on the same shape: each tile of 128×128 reads 32 kB from L2 for 2.1 MFLOP, so that
+//! 5.5 TB/s of L2 allow 350 TFLOP/s; six products take 32 ms.
 //!
-//! Considered: the statistics and the weights in the tensor-core kernels of `cube.rs`, with scores that never leave registers. That saves
-//! 8.4 GB of traffic (about 2 ms) but keeps S at 350 TFLOP/s (450 in tiles of 256×128), which costs 3 to 5 ms twice.
+//! Considered: the statistics and the weights in the tensor-core kernels of `cube.rs`, with scores
+//! that never leave registers. That saves the 1.7 ms of the two passes, but S at 350 TFLOP/s (450
+//! in tiles of 256×128) costs 3 to 5 ms more.
 
 use super::cube::strips::{BLOCK, WARPS};
 use super::launch::{self, Kernel};
@@ -21,7 +25,8 @@ use crate::device::cuda::{Call, Product, Region};
 use crate::parallel::round;
 use crate::{DType, Result, Tensor, View, ViewMut};
 
-/// Rows and columns of a tile of cuBLASLt's products, and multiprocessors that compute one each at a time.
+/// Rows and columns of a tile of cuBLASLt's products, and multiprocessors that compute one each at
+/// a time.
 const PRODUCT_TILE: [usize; 2] = [128, 256];
 const MULTIPROCESSORS: usize = 132;
 /// Scores of the largest strip: 288 MiB in f32, and half of that for its weights in bf16.
@@ -46,9 +51,9 @@ pub(super) struct Strips {
 }
 
 impl Strips {
-    /// Strips whose product with the embeddings fills the machine once and whose scores stay below [`STRIP`], all of about the
-    /// same height. `None` where the batch or the width is not a multiple of 8 (rows are read in vectors of 16 bytes), and from
-    /// [`LARGEST_BATCH`] on.
+    /// Strips whose product with the embeddings fills the machine once and whose scores stay below
+    /// [`STRIP`], all of about the same height. `None` where the batch or the width is not a
+    /// multiple of 8 (rows are read in vectors of 16 bytes), and from [`LARGEST_BATCH`] on.
     pub(super) fn new(batch: usize, width: usize) -> Option<Self> {
         let [tall, wide] = PRODUCT_TILE;
         let vectors = batch.is_multiple_of(8) && width.is_multiple_of(8);
@@ -99,7 +104,8 @@ impl Strips {
         self.rows.min(self.batch) * self.batch
     }
 
-    /// The launch of `kernel` for the strip of `rows` rows from `start` on; `place` is the strip's place in partial results.
+    /// The launch of `kernel` for the strip of `rows` rows from `start` on; `place` is the strip's
+    /// place in partial results.
     fn launch<B>(
         self,
         kernel: Kernel,
@@ -119,7 +125,8 @@ impl Strips {
     }
 }
 
-/// What both passes read: P and T, bf16 (g, e), α, f32 (1), and hashes of the targets, u64 (g), where equal ones are left out.
+/// What both passes read: P and T, bf16 (g, e), α, f32 (1), and hashes of the targets, u64 (g),
+/// where equal ones are left out.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Inputs<'a> {
     pub(super) predicted: View<'a>,

@@ -13,7 +13,8 @@ use crate::device::cuda::Cuda;
 use crate::testing::{assert_close, assert_differs};
 use crate::{DType, Device, Stream, Tensor, View};
 
-/// Less than a block of rows and columns, ragged second blocks, three of them; with and without masking.
+/// Less than a block of rows and columns, ragged second blocks, three of them; with and without
+/// masking.
 const CASES: [Case; 4] = [
     Case { ranks: &[8], width: 16, alpha: 14.3, targets: Some(3) },
     Case { ranks: &[264], width: 72, alpha: 30.0, targets: None },
@@ -95,13 +96,15 @@ fn check(case: Case, rows: Option<usize>) {
     let (e, alpha) = (case.width, f64::from(case.alpha));
     let want = dense(&x.p, &x.t, e, alpha, x.hashes.as_deref());
     let name = |what: &str| format!("{what} of {case:?} in strips of {rows:?}");
-    // Products are summed in f32: `e` roundings of sums below 1, times α; exponents and their logarithm add a few of the result's size.
+    // Products are summed in f32: `e` roundings of sums below 1, times α; exponents and their
+    // logarithm add a few of the result's size.
     let tolerance = crate::parallel::round(alpha * 2.0_f64.powi(-21) + 2e-6);
     let statistics = [&want.row_lse, &want.column_lse, &want.diagonal];
     for (got, want) in got.statistics.iter().zip(statistics) {
         assert_close(&name("statistics"), got, &rounded(want), tolerance);
     }
-    // α·w/B is rounded to bf16, 2⁻⁹ of each, and exponentials carry the tolerance of s; elements of a unit row are at most 1.
+    // α·w/B is rounded to bf16, 2⁻⁹ of each, and exponentials carry the tolerance of s; elements of
+    // a unit row are at most 1.
     let g = f64::from(u32::try_from(x.p.len() / e).unwrap());
     let largest = x.p.iter().chain(&x.t).fold(0.0_f32, |m, x| m.max(x.abs()));
     let weight = weight(case, &x, &want);

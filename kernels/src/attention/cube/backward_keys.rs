@@ -1,19 +1,21 @@
 //! The backward pass by tiles of keys: d_k and d_v, and, where atomics are allowed, d_q.
 //!
-//! A block owns a tile of keys and walks over the queries that see them. Each warp owns 16 or 32 of the keys; with
-//! [`Shape::groups`] = 2, two warps own the same keys, and each of them takes every second strip of queries. A fragment
-//! of Q or dO then serves the products of two fragments of keys. [`Shape::held`] keeps fragments of K and V in registers,
-//! so that the walk over the queries does not load them again. The groups add up their d_k and d_v through shared memory
-//! at the end.
+//! A block owns a tile of keys and walks over the queries that see them. Each warp owns 16 or 32 of
+//! the keys; with [`Shape::groups`] = 2, two warps own the same keys, and each of them takes every
+//! second strip of queries. A fragment of Q or dO then serves the products of two fragments of
+//! keys. [`Shape::held`] keeps fragments of K and V in registers, so that the walk over the queries
+//! does not load them again. The groups add up their d_k and d_v through shared memory at the end.
 //!
-//! At a width of 64 a block of 8 warps owns 128 keys, and a tile has 128 queries. Occupancy: one block on a
-//! multiprocessor, two warps on a scheduler (255 registers of each thread; 133,120 bytes of shared memory). Of the
-//! registers, d_k and d_v take 128 and the fragments of K and V 56; P and dS of 32 keys by 16 queries take 32 on the way.
+//! At a width of 64 a block of 8 warps owns 128 keys, and a tile has 128 queries. Occupancy: one
+//! block on a multiprocessor, two warps on a scheduler (255 registers of each thread; 133,120 bytes
+//! of shared memory). Of the registers, d_k and d_v take 128 and the fragments of K and V 56; P and
+//! dS of 32 keys by 16 queries take 32 on the way.
 //!
-//! Versions at a width of 64 in the fast mode, `ldmatrix` per 160 `mma.sync` of a warp (NVRTC 12.9.86, none timed).
-//! An `ldmatrix` occupies shared memory for 4 clocks. At 8 `mma.sync` in 52 clocks, which is 62 % of the tensor cores' rate, a tile of
-//! 128 queries takes 4,160 clocks of them. Its `ldmatrix` take 6,140 clocks in version 1 and 3,330 in version 5, and
-//! copies and dS about 500.
+//! Versions at a width of 64 in the fast mode, `ldmatrix` per 160 `mma.sync` of a warp (NVRTC
+//! 12.9.86, none timed). An `ldmatrix` occupies shared memory for 4 clocks. At 8 `mma.sync` in 52
+//! clocks, which is 62 % of the tensor cores' rate, a tile of 128 queries takes 4,160 clocks of
+//! them. Its `ldmatrix` take 6,140 clocks in version 1 and 3,330 in version 5, and copies and dS
+//! about 500.
 //!
 //! | version | `ldmatrix` | registers | bytes spilled |
 //! |---|---|---|---|
@@ -23,8 +25,9 @@
 //! | 4. as 2, Q and dO with one address | 48 | 255 | 32 |
 //! | 5. as 4, the last quarter of V loaded for each strip | 52 | 255 | 0 |
 //!
-//! Version 5 is the one with the fewest `ldmatrix` that spills nothing; with a window it takes half of V (56). dS·K has
-//! 32 queries by 32 columns for each warp, from 32 `ldmatrix`: 16 queries by 64 columns took 40.
+//! Version 5 is the one with the fewest `ldmatrix` that spills nothing; with a window it takes half
+//! of V (56). dS·K has 32 queries by 32 columns for each warp, from 32 `ldmatrix`: 16 queries by 64
+//! columns took 40.
 
 #![expect(clippy::cast_possible_truncation, reason = "compile-time counts of a tile")]
 
@@ -113,7 +116,8 @@ impl Shape {
     }
 }
 
-/// d_k and d_v of one tile of keys of one key/value head, summed over its query heads; with `fast`, also d_q.
+/// d_k and d_v of one tile of keys of one key/value head, summed over its query heads; with `fast`,
+/// also d_q.
 #[cube(launch)]
 #[expect(clippy::too_many_arguments, reason = "buffers and scalars of one formula")]
 pub(crate) fn attention_backward_keys(
@@ -334,7 +338,8 @@ pub(crate) fn attention_backward_keys(
     for i in 0..comptime!(shape.fragments as usize * widths) {
         d_keys[i] *= Vector::new(scale);
     }
-    // Store d_k from the first group of warps and d_v from the last, each through a tile of its own.
+    // Store d_k from the first group of warps and d_v from the last, each through a tile of its
+    // own.
     let width = comptime!(slice / 8);
     #[unroll]
     for fragment in 0..comptime!(shape.fragments as usize) {

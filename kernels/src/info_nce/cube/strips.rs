@@ -1,8 +1,9 @@
-//! What the loss of a whole batch computes from strips of S/α, f32 (strip rows, batch), that a product has written: statistics of
-//! rows and columns in one pass, and dS.
+//! What the loss of a whole batch computes from strips of S/α, f32 (strip rows, batch), that a
+//! product has written: statistics of rows and columns in one pass, and dS.
 //!
-//! Floor: memory. Both kernels read a strip once; the second writes half as many bytes of dS. A block reads 256 rows by 256
-//! columns: each warp takes 32 rows, each lane two vectors of four columns, so that a warp's load is 512 bytes in a row.
+//! Floor: memory. Both kernels read a strip once; the second writes half as many bytes of dS. A
+//! block reads 256 rows by 256 columns: each warp takes 32 rows, each lane two vectors of four
+//! columns, so that a warp's load is 512 bytes in a row.
 
 #![expect(clippy::cast_possible_truncation, reason = "compile-time counts of a tile")]
 
@@ -15,9 +16,12 @@ use crate::cube::{Sums, cube_total, exp2, pack_pair, plane_total};
 pub(in crate::info_nce) const BLOCK: u32 = 256;
 /// Warps of a block.
 pub(in crate::info_nce) const WARPS: u32 = 8;
-/// Rows of a warp, and how many of them it loads at a time.
+/// Rows of a warp, and how many of them the statistics and the weights load at a time. Weights of
+/// four rows take 48 registers and spill two of them (NVRTC 12.9.86); two rows take 40, which six
+/// blocks of a multiprocessor have.
 const WARP_ROWS: u32 = BLOCK / WARPS;
 const ROWS: u32 = 4;
+const WEIGHT_ROWS: u32 = 2;
 /// Columns of a lane: two vectors of four.
 const COLUMNS: usize = 8;
 
@@ -27,7 +31,8 @@ fn column_of(#[comptime] i: usize) -> u32 {
     UNIT_POS_X % 32 * 4 + comptime!((i / 4 * 128 + i % 4) as u32)
 }
 
-/// Loads this lane's two vectors of each of [`ROWS`] rows from `first_row` on; rows and columns outside read others' scores.
+/// Loads this lane's two vectors of each of `rows` rows from `first_row` on; rows and columns
+/// outside read others' scores.
 #[cube]
 fn load_rows(
     scores: &[Sums],
@@ -35,10 +40,11 @@ fn load_rows(
     strip_rows: u32,
     first_row: u32,
     first_column: u32,
+    #[comptime] rows: u32,
 ) -> Array<Sums> {
-    let mut tile = Array::<Sums>::new(comptime!(2 * ROWS as usize));
+    let mut tile = Array::<Sums>::new(comptime!(2 * rows as usize));
     #[unroll]
-    for i in 0..comptime!(2 * ROWS) {
+    for i in 0..comptime!(2 * rows) {
         let row = first_row + comptime!(i / 2);
         let column = first_column + column_of(comptime!((i % 2 * 4) as usize));
         let row = select(row < strip_rows, row, 0u32);
@@ -62,7 +68,8 @@ fn column_hashes(hashes: &[Hash], first: u32, batch: u32, #[comptime] masked: bo
     own
 }
 
-/// Whether the score of `row` and `column` counts: the columns' targets differ, or the pair is the diagonal's.
+/// Whether the score of `row` and `column` counts: the columns' targets differ, or the pair is the
+/// diagonal's.
 #[cube]
 fn differs(
     hashes: &[Hash],
@@ -82,7 +89,8 @@ fn differs(
     }
 }
 
-/// Maximum and sum of exponentials, of each row over this block's columns and of each column over its rows; s_ii.
+/// Maximum and sum of exponentials, of each row over this block's columns and of each column over
+/// its rows; s_ii.
 #[cube(launch)]
 #[expect(clippy::too_many_arguments, reason = "buffers and scalars of one formula")]
 pub(in crate::info_nce) fn nce_strip_statistics(
@@ -120,7 +128,7 @@ pub(in crate::info_nce) fn nce_strip_statistics(
     for group in 0..comptime!(WARP_ROWS / ROWS) {
         // Load the scores of some rows; those that do not count get no weight.
         let group_row = first_row + group * ROWS;
-        let loaded = load_rows(scores, batch, strip_rows, group_row, first_column);
+        let loaded = load_rows(scores, batch, strip_rows, group_row, first_column, ROWS);
         let mut tile = Array::<f32>::new(comptime!(ROWS as usize * COLUMNS));
         #[unroll]
         for r in 0..ROWS {
@@ -243,12 +251,12 @@ pub(in crate::info_nce) fn nce_strip_weights(
     }
 
     let mut product = f32::new(0.0);
-    for group in 0..comptime!(WARP_ROWS / ROWS) {
+    for group in 0..comptime!(WARP_ROWS / WEIGHT_ROWS) {
         // Load the scores of some rows.
-        let group_row = first_row + group * ROWS;
-        let tile = load_rows(scores, batch, strip_rows, group_row, first_column);
+        let group_row = first_row + group * WEIGHT_ROWS;
+        let tile = load_rows(scores, batch, strip_rows, group_row, first_column, WEIGHT_ROWS);
         #[unroll]
-        for i in 0..comptime!(2 * ROWS) {
+        for i in 0..comptime!(2 * WEIGHT_ROWS) {
             let half = comptime!((i % 2) as usize);
             let in_strip = group_row + comptime!(i / 2);
             let first = first_column + column_of(comptime!(half * 4));

@@ -11,7 +11,8 @@ use crate::cube::{
     right, right_transposed, store_pair, store_sums, swizzled,
 };
 
-/// Loads the first `count` fragments of this warp's rows of a tile, those of the same 16 columns side by side.
+/// Loads the first `count` fragments of this warp's rows of a tile, those of the same 16 columns
+/// side by side.
 #[cube]
 pub(super) fn hold(
     tile_at: u32,
@@ -28,7 +29,8 @@ pub(super) fn hold(
     }
 }
 
-/// P and dS over the scale of this warp's keys and one strip of queries, as packed pairs of neighbouring queries.
+/// P and dS over the scale of this warp's keys and one strip of queries, as packed pairs of
+/// neighbouring queries.
 #[cube]
 #[expect(clippy::too_many_arguments, reason = "operands, statistics and the places of a tile")]
 pub(super) fn strip_gradient(
@@ -144,7 +146,8 @@ pub(super) fn strip_gradient(
     }
 }
 
-/// Stores dS of this warp's keys and of the strip of queries from `sub` on, for the products of all warps.
+/// Stores dS of this warp's keys and of the strip of queries from `sub` on, for the products of all
+/// warps.
 #[cube]
 pub(super) fn store_d_scores(
     d_score_at: u32,
@@ -166,7 +169,8 @@ pub(super) fn store_d_scores(
     }
 }
 
-/// sums += a·b with packed pairs of this warp's keys by a strip of queries, and the strip's rows of a tile.
+/// sums += a·b with packed pairs of this warp's keys by a strip of queries, and the strip's rows of
+/// a tile.
 #[cube]
 pub(super) fn add_product(
     a: &Array<u32>,
@@ -196,7 +200,8 @@ pub(super) fn add_product(
     }
 }
 
-/// d_q += dS·K for one tile of queries, of which each warp owns some fragments of 16 and some columns.
+/// d_q += dS·K for one tile of queries, of which each warp owns some fragments of 16 and some
+/// columns.
 #[cube]
 #[expect(clippy::too_many_arguments, reason = "where from, where to, and the tile's shape")]
 pub(super) fn add_d_queries(
@@ -262,7 +267,8 @@ pub(super) fn add_d_queries(
     }
 }
 
-/// Adds up the two groups' sums through shared memory: d_k in the first group of warps, d_v in the second.
+/// Adds up the two groups' sums through shared memory: d_k in the first group of warps, d_v in the
+/// second.
 #[cube]
 pub(super) fn add_groups(
     queries_at: u32,
