@@ -5,8 +5,8 @@
 //! is the median of the repetitions, between two events. A section that fails is reported and the next one runs; the program then
 //! ends with status 1.
 //! `share` is the part of the ceiling measured at the start: of the copy's bytes per second for what is bound by memory, of the
-//! largest product's operations per second for what is bound by arithmetic. `VLJEPA_NVRTC` and `VLJEPA_CUDA_INCLUDE` name
-//! NVRTC and its headers where they are not found, `VLJEPA_TEST_KERNELS` a folder of cubins compiled ahead. `--small` runs tiny
+//! largest product's operations per second for what is bound by arithmetic. `VLJEPA_NVRTC`, `VLJEPA_CUDA_INCLUDE` and
+//! `VLJEPA_CUBLASLT` name NVRTC, its headers and cuBLASLt where they are not found, `VLJEPA_TEST_KERNELS` a folder of cubins compiled ahead. `--small` runs tiny
 //! shapes, which only shows that it runs; `--emulated` (feature `emulator`) runs them without a GPU.
 #![expect(clippy::print_stdout, reason = "a benchmark")]
 
@@ -20,6 +20,7 @@ use vljepa_kernels::attention::{self, Mask};
 use vljepa_kernels::compile::{Cache, Compiler, Nvrtc};
 use vljepa_kernels::device::cuda::{Cuda, CudaStream, Lane};
 use vljepa_kernels::gelu::{self, Gelu};
+use vljepa_kernels::library::Libraries;
 use vljepa_kernels::patch_embed::{self, Normalisation};
 use vljepa_kernels::rms_norm::{self, Scale};
 use vljepa_kernels::rope::{self, Heads, Rotation, Table};
@@ -55,13 +56,12 @@ fn open(
         #[cfg(not(feature = "emulator"))]
         return Err("--emulated needs feature `emulator`".into());
     }
-    let path = |name| std::env::var_os(name).map(PathBuf::from);
-    let (library, include) = (path("VLJEPA_NVRTC"), path("VLJEPA_CUDA_INCLUDE"));
-    let nvrtc = Nvrtc::open(library.as_deref(), include.as_deref())?;
-    let folder = path("VLJEPA_TEST_KERNELS")
-        .unwrap_or_else(|| std::env::temp_dir().join("vljepa-test-kernels"));
+    let libraries = Libraries::of(|name| std::env::var_os(name)?.into_string().ok());
+    let nvrtc = Nvrtc::open(&libraries)?;
+    let folder = std::env::var_os("VLJEPA_TEST_KERNELS")
+        .map_or_else(|| std::env::temp_dir().join("vljepa-test-kernels"), PathBuf::from);
     let cache = Cache::new(&folder);
-    Ok(Cuda::open(0, Compiler::new(nvrtc, "sm_90a", Some(cache)), mode)?)
+    Ok(Cuda::open(0, Compiler::new(nvrtc, "sm_90a", Some(cache)), &libraries, mode)?)
 }
 
 impl Bench {

@@ -60,6 +60,10 @@ pub enum KernelError {
         /// Bytes there are.
         budget: usize,
     },
+    /// A library that a GPU needs is missing or unusable.
+    #[cfg(feature = "cuda")]
+    #[error(transparent)]
+    Library(crate::library::LibraryError),
     /// The GPU, its driver or one of its libraries refused a call.
     #[error("{call}: {message}; {hint}")]
     Cuda {

@@ -10,6 +10,7 @@
 pub mod adamw;
 pub mod attention;
 mod check;
+pub mod column_sums;
 #[cfg(feature = "cuda")]
 pub mod compile;
 pub mod copy;
@@ -25,6 +26,8 @@ pub mod gelu;
 pub mod global_norm;
 pub mod info_nce;
 pub mod layer_norm;
+#[cfg(feature = "cuda")]
+pub mod library;
 pub mod linear;
 pub mod math;
 pub mod normalize;

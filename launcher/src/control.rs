@@ -366,8 +366,8 @@ async fn refuse(
     shared.heard.send(Heard::Refused { rank, peer, reason }).await.ok();
 }
 
-/// Closes a connection in order: sends no more and reads to the end. Closing it with unread bytes would reset it, and an answer
-/// that is still on its way would be lost.
+/// Closes a connection in order: sends no more and reads to the end. Closing it with unread bytes
+/// would reset it, and an answer that is still on its way would be lost.
 async fn close(mut write: OwnedWriteHalf, lines: Lines) {
     // An error means that the other side is gone.
     write.shutdown().await.ok();

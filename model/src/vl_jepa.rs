@@ -3,7 +3,7 @@
 use vljepa_kernels::Device;
 use vljepa_recipes::schema;
 
-use crate::loss::{Objective, normalises};
+use crate::loss::{Alpha, Objective, normalises};
 use crate::{
     Group, Initial, Layout, LayoutBuilder, ModelError, ParameterId, Parameters, Predictor, Weight,
     XEncoder, YEncoder,

@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# Takes a virtual node away as a power cut does: every process that runs on it (by its host name's namespace) gets KILL.
+# Takes a virtual node away as a power cut does: every process on it (by its host name's namespace)
+# gets KILL.
 #   tests/slurm/kill-node.sh FOLDER NAME
-# Processes die one after the other here, and none may tell Slurm of another's death. So the ones that would do so die first: slurmd,
-# every slurmstepd, and the child of every srun that ends srun's step when srun dies.
+# Processes die one after the other here, and none may tell Slurm of another's death. So the ones
+# that would do so die first: slurmd, every slurmstepd, and the child of every srun that ends
+# srun's step when srun dies.
 set -euo pipefail
 folder=$1 name=$2
 space=$(readlink "/proc/$(cat "$folder/slurmd.$name.pid")/ns/uts")

@@ -8,7 +8,7 @@ use anyhow::Context;
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use vljepa_kernels::compile::{Cache, CompileError, Compiler, Cubin, Kernel, Nvrtc};
 
-use crate::environment::CompileEnvironment;
+use crate::environment::GpuEnvironment;
 use crate::rehearsal::rehearse;
 
 /// Compiles the kernels of `recipes` into the cache and says what they need.
@@ -20,10 +20,10 @@ pub fn run(
     architecture: &str,
     cache: Option<PathBuf>,
 ) -> anyhow::Result<String> {
-    let environment = CompileEnvironment::read();
+    let environment = GpuEnvironment::read();
     let folder = cache.unwrap_or_else(|| environment.cache.clone());
     let keys = keys(recipes)?;
-    let nvrtc = Nvrtc::open(environment.nvrtc.as_deref(), environment.include.as_deref())?;
+    let nvrtc = Nvrtc::open(&environment.libraries)?;
     let compiler = Compiler::new(nvrtc, architecture, Some(Cache::new(&folder)));
     let compiled = compile(&compiler, &keys)?;
     let cached = compiled.iter().filter(|(_, cached)| *cached).count();

@@ -196,17 +196,17 @@ impl Control {
         }
     }
 
-    /// Reports the last message of this rank and closes the connection. Waits, at most two seconds, until the supervisor has read
-    /// everything. From here on the supervisor may go away.
+    /// Reports the last message of this rank and closes the connection. Waits, at most two seconds,
+    /// until the supervisor has read everything. Afterwards the supervisor may go away.
     ///
-    /// The connection is closed in order: this side stops sending, the supervisor reads to the end and closes its side, this side reads
-    /// to the end. A process that ended with unread messages would reset the connection, and the kernel would drop what it has not
-    /// sent yet.
+    /// The connection is closed in order: this side stops sending, the supervisor reads to the end
+    /// and closes its side, this side reads to the end. A process that ended with unread messages
+    /// would reset the connection, and the kernel would drop what it has not sent yet.
     pub fn report_last(&self, message: FromWorker) {
         let Some(sender) = &self.sender else { return };
         self.shared.finished.store(true, Ordering::Release);
         let deadline = Instant::now() + LAST_WORDS;
-        // An error means that the connection was closed already, perhaps by another thread that still waits.
+        // An error means that another thread has closed the connection, and perhaps still waits.
         sender.send_deadline(Outgoing::Last(message), deadline).unwrap_or_default();
         // The listening thread holds the other end of this channel and ends with the connection.
         let end = loop {
@@ -277,7 +277,8 @@ fn send(writer: &mut impl Write, message: &FromWorker) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Sends what is reported, and a heartbeat when the position changed or a second has passed, until the last message.
+/// Sends what is reported, and a heartbeat when the position changed or a second has passed, until
+/// the last message.
 fn speak(mut writer: BufWriter<TcpStream>, receiver: &Receiver<Outgoing>, shared: &Shared) {
     let mut told = None;
     let mut told_at = Instant::now();
@@ -286,7 +287,7 @@ fn speak(mut writer: BufWriter<TcpStream>, receiver: &Receiver<Outgoing>, shared
             Ok(Outgoing::Message(message)) => send(&mut writer, &message),
             Ok(Outgoing::Last(message)) => {
                 if send(&mut writer, &message).is_ok() {
-                    // An error means that the supervisor is gone; the listening thread notices that as well.
+                    // An error means that the supervisor is gone. The listening thread notices it.
                     writer.get_ref().shutdown(Shutdown::Write).unwrap_or_default();
                 }
                 return;

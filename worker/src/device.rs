@@ -4,9 +4,9 @@ use vljepa_kernels::Device;
 use vljepa_recipes::{Recipe, schema};
 
 use crate::collectives::Collectives;
-#[cfg(feature = "cuda")]
-use crate::environment::CompileEnvironment;
 use crate::environment::Environment;
+#[cfg(feature = "cuda")]
+use crate::environment::GpuEnvironment;
 use crate::error::WorkerError;
 
 /// The recipe's device, and its name for people. With GPUs a rank takes the one of its number on its machine, or, where the cluster
@@ -49,11 +49,12 @@ fn open_gpu(
 
     // First, so that a machine without GPUs is called that, and not one without NVRTC.
     let visible = Cuda::count()?;
-    let environment = CompileEnvironment::read();
-    let nvrtc = Nvrtc::open(environment.nvrtc.as_deref(), environment.include.as_deref())?;
+    let environment = GpuEnvironment::read();
+    let nvrtc = Nvrtc::open(&environment.libraries)?;
     let compiler = Compiler::new(nvrtc, ARCHITECTURE, Some(Cache::new(&environment.cache)));
     let mode = if deterministic { Mode::Deterministic } else { Mode::Fast };
-    Ok(Cuda::open(if visible == 1 { 0 } else { local_rank }, compiler, mode)?)
+    let ordinal = if visible == 1 { 0 } else { local_rank };
+    Ok(Cuda::open(ordinal, compiler, &environment.libraries, mode)?)
 }
 
 /// Looks whether the devices of `ranks` ranks of this machine are there and free, and says what they are.

@@ -1,6 +1,6 @@
 //! The one place that reads the process's environment: who started it, its token, its machine.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use vljepa_recipes::protocol::{
     LOCAL_RANK_VARIABLE, LOCAL_WORLD_SIZE_VARIABLE, NVLS_VARIABLE, RANK_VARIABLE, TOKEN_VARIABLE,
@@ -14,8 +14,6 @@ pub struct Environment {
     pub started_by_mpi: bool,
     /// This process's rank and the number of ranks, where MPI does not say so: by `vljepa-launch` or `srun`.
     pub place: Option<[usize; 2]>,
-    /// `VLJEPA_NCCL`: the library, where it is not found by its name.
-    pub nccl: Option<PathBuf>,
     /// Whether NCCL is kept from adding up inside of switches.
     pub nvls_off: bool,
     /// The run's token; empty when no supervisor is there.
@@ -55,7 +53,6 @@ impl Environment {
             place: place([RANK_VARIABLE, WORLD_SIZE_VARIABLE])
                 .or_else(|| place(["SLURM_PROCID", "SLURM_NTASKS"]).filter(|_| by_srun)),
             nvls_off: variable(NVLS_VARIABLE).as_deref() == Some("0"),
-            nccl: variable("VLJEPA_NCCL").filter(|path| !path.is_empty()).map(PathBuf::from),
             started_by_mpi: ["OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK"]
                 .into_iter()
                 .any(|name| variable(name).is_some()),
@@ -69,33 +66,30 @@ impl Environment {
     }
 }
 
-/// Where kernels are compiled with and stored, as the environment says.
+/// Where NVIDIA's libraries are and compiled kernels are stored, as the environment says.
 #[cfg(feature = "cuda")]
 #[derive(Debug, Clone)]
-pub struct CompileEnvironment {
-    /// `VLJEPA_NVRTC`: the library, where it is not found by its name.
-    pub nvrtc: Option<std::path::PathBuf>,
-    /// `VLJEPA_CUDA_INCLUDE`: the folder of `cuda_bf16.h`, where it is not beside the library.
-    pub include: Option<std::path::PathBuf>,
+pub struct GpuEnvironment {
+    /// Files and folders of the libraries.
+    pub libraries: vljepa_kernels::library::Libraries,
     /// `XDG_CACHE_HOME`, or `~/.cache`; the working folder where neither is known.
     pub cache: std::path::PathBuf,
 }
 
 #[cfg(feature = "cuda")]
-impl CompileEnvironment {
+impl GpuEnvironment {
     /// Reads it.
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "this is the one place")]
     pub fn read() -> Self {
+        let variable = |name: &str| std::env::var(name).ok();
         let path = |name: &str| {
-            let value = std::env::var(name).ok().filter(|v| !v.is_empty());
-            value.map(std::path::PathBuf::from)
+            variable(name).filter(|value| !value.is_empty()).map(std::path::PathBuf::from)
         };
         let home = || path("HOME").map(|home| home.join(".cache"));
         let cache = path("XDG_CACHE_HOME").or_else(home).unwrap_or_default();
         Self {
-            nvrtc: path("VLJEPA_NVRTC"),
-            include: path("VLJEPA_CUDA_INCLUDE"),
+            libraries: vljepa_kernels::library::Libraries::of(variable),
             cache: cache.join("vljepa").join("kernels"),
         }
     }

@@ -7,6 +7,8 @@ use vljepa_recipes::schema;
 use crate::collectives::{Collectives, Solo};
 use crate::control::Control;
 use crate::environment::Environment;
+#[cfg(feature = "cuda")]
+use crate::environment::GpuEnvironment;
 use crate::error::WorkerError;
 
 /// This process's rank and the number of ranks, and on CPUs the world itself. `wanted` is how many ranks the job has.
@@ -59,7 +61,7 @@ pub fn join_gpus(
 
             use crate::collectives::nccl::{Id, Library, Nccl, TimeOuts};
 
-            let library = Library::open(environment.nccl.as_deref())?;
+            let library = Library::open(&GpuEnvironment::read().libraries)?;
             tracing::info!("NCCL {} from {}", library.version(), library.path().display());
             if recipe.deterministic && !environment.nvls_off {
                 tracing::warn!(

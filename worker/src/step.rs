@@ -189,7 +189,7 @@ fn micro_batches(
         Packed::new(device, ids, ends.iter().map(|end| end - first).collect())
     };
     let starts = (0..b.div_ceil(size)).map(|i| i * size);
-    let micro = |start| {
+    let micro = |start: usize| {
         let rows = start..(start + size).min(b);
         let (query, target) = (packed(&batch.query, &rows)?, packed(&batch.target, &rows)?);
         Ok(Micro { rows, query, target })

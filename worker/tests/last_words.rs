@@ -1,7 +1,8 @@
-//! A thousand ranks end while the supervisor still sends them messages, and none of their last messages is lost.
+//! A thousand ranks end while the supervisor still sends them messages, and none of their last
+//! messages is lost.
 //!
-//! This program is the supervisor and, started again, the workers. Only the end of a real process closes its connections as a
-//! worker's end does.
+//! This program is the supervisor and, started again, the workers. Only the end of a real process
+//! closes its connections as a worker's end does.
 
 #![expect(clippy::disallowed_methods, reason = "the test starts worker processes")]
 #![expect(clippy::unwrap_used, reason = "a test fails with a panic")]
@@ -22,8 +23,9 @@ const PROCESSES: usize = 20;
 const RANKS: usize = 50;
 /// Messages of a rank before its last one.
 const MESSAGES: usize = 64;
-/// Bytes of text of such a message. Together they are more than a connection's receive buffer holds at first, so the last message
-/// still waits in the sender's kernel when the supervisor begins to read.
+/// Bytes of text of such a message. Together the messages are more than a connection's receive
+/// buffer holds at first, so the last one still waits in the sender's kernel when the supervisor
+/// begins to read.
 const TEXT_BYTES: usize = 2 << 10;
 /// Between two looks at a receive buffer that fills.
 const LOOK: Duration = Duration::from_millis(1);
@@ -70,8 +72,8 @@ fn lost_last_words() -> usize {
     lost
 }
 
-/// Answers every message of a rank with a sign of life, as orders cross a rank's messages in a run, until the connection ends. Returns
-/// whether the last message was heard.
+/// Answers every message of a rank with a sign of life until the connection ends, as orders cross
+/// the messages of a rank in a run. Returns whether the last message was heard.
 fn hears_the_end(mut stream: TcpStream, all_are_full: &Barrier) -> bool {
     let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
     let hello = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();

@@ -319,6 +319,11 @@ pub(super) fn attention_forward(
             lower = row_max(lower);
             let keep_upper = exp2((maxima[block * 2] - upper) * scale_log2);
             let keep_lower = exp2((maxima[block * 2 + 1] - lower) * scale_log2);
+            if comptime!(head_dim == 256) {
+                // Sums take nearly all registers: without this the compiler moves work across, and
+                // spills.
+                sync_plane();
+            }
             maxima[block * 2] = upper;
             maxima[block * 2 + 1] = lower;
             let base_upper = upper * scale_log2;

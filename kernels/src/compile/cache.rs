@@ -1,6 +1,7 @@
 //! Compiling kernels once: cubins on disk under the hash of what they were made from.
 
 use std::fs;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
 
 use super::nvrtc::Compiled;
@@ -43,11 +44,20 @@ impl Cache {
 
     fn store(&self, key: &str, compiled: &Compiled) -> Result<(), CompileError> {
         Self::io(&self.folder, fs::create_dir_all(&self.folder))?;
-        let path = self.folder.join(key);
-        let part = self.folder.join(format!("{key}.{}", std::process::id()));
-        Self::io(&part, fs::write(&part, encode(compiled)))?;
-        Self::io(&path, fs::rename(&part, &path))
+        let (path, part) = (self.folder.join(key), self.folder.join(temporary(key)));
+        let stored = Self::io(&part, fs::write(&part, encode(compiled)))
+            .and_then(|()| Self::io(&path, fs::rename(&part, &path)));
+        if stored.is_err() {
+            // The error of storing says more than one of removing what was left of it.
+            fs::remove_file(&part).ok();
+        }
+        stored
     }
+}
+
+/// A file name that no other thread, process or node that shares the folder takes: 64 random bits.
+fn temporary(key: &str) -> String {
+    format!("{key}.{:016x}", RandomState::new().build_hasher().finish())
 }
 
 fn encode(compiled: &Compiled) -> Vec<u8> {
@@ -139,4 +149,53 @@ fn cubin(source: &Source, compiled: Compiled) -> Result<Cubin, CompileError> {
         instructions: Instructions::read(&compiled.cubin, &source.name)?,
         image: compiled.cubin,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::fs;
+    use std::sync::Barrier;
+
+    use super::{Cache, Compiled, temporary};
+
+    fn compiled(log: &str) -> Compiled {
+        Compiled { cubin: vec![7; 1 << 16], ptx: String::new(), log: log.to_owned() }
+    }
+
+    #[test]
+    fn threads_that_store_one_kernel_at_once_leave_one_whole_file() {
+        const THREADS: usize = 4;
+        let folder = tempfile::tempdir().unwrap();
+        let (cache, barrier) = (Cache::new(folder.path()), Barrier::new(THREADS));
+        std::thread::scope(|scope| {
+            for _ in 0..THREADS {
+                scope.spawn(|| {
+                    for round in 0..50 {
+                        barrier.wait();
+                        cache.store(&format!("kernel-{round}"), &compiled("log")).unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(cache.load("kernel-49").unwrap(), Some(compiled("log")));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 50, "no part is left");
+    }
+
+    #[test]
+    fn temporary_names_do_not_repeat() {
+        let names: HashSet<String> = (0..1000).map(|_| temporary("kernel")).collect();
+        assert_eq!(names.len(), 1000);
+        assert!(names.iter().all(|name| name.starts_with("kernel.")));
+    }
+
+    #[test]
+    fn what_cannot_be_stored_leaves_no_part_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        // A folder in the place of the file: the part is written, and cannot be renamed.
+        fs::create_dir(folder.path().join("kernel")).unwrap();
+        let error = Cache::new(folder.path()).store("kernel", &compiled("")).unwrap_err();
+        assert!(error.to_string().contains("kernel cache"), "{error}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
 }

@@ -214,10 +214,10 @@ inline Dim3 blockIdx, gridDim, blockDim;
 
 inline void __syncthreads() { emu::meet(emu::block_meeting, blockDim.x); }
 inline void __syncwarp(uint32_t = ~0u) { emu::meet_warp(); }
-inline uint32_t __activemask() { return ~0u; }
 inline uint32_t __cvta_generic_to_shared(const void* p) { return (uint32_t)((const char*)p - emu::shared); }
-template <typename T> inline T emu_read_lane(T value, uint32_t from) {
+template <typename T> inline T emu_read_lane(uint32_t mask, T value, uint32_t from) {
     static_assert(sizeof(T) == 4, "shuffles move 32 bits");
+    if (mask != ~0u) emu::fail("a shuffle leaves lanes out");
     memcpy(emu::slots[emu::current->number].words, &value, 4);
     emu::meet_warp();
     T result;
@@ -225,8 +225,8 @@ template <typename T> inline T emu_read_lane(T value, uint32_t from) {
     emu::meet_warp();
     return result;
 }
-template <typename T> inline T __shfl_sync(uint32_t, T value, uint32_t from) { return emu_read_lane(value, from); }
-template <typename T> inline T __shfl_xor_sync(uint32_t, T value, uint32_t mask) { return emu_read_lane(value, emu::lane() ^ mask); }
+template <typename T> inline T __shfl_sync(uint32_t mask, T value, uint32_t from) { return emu_read_lane(mask, value, from); }
+template <typename T> inline T __shfl_xor_sync(uint32_t mask, T value, uint32_t lanes) { return emu_read_lane(mask, value, emu::lane() ^ lanes); }
 template <typename T> inline T atomicAdd(T* to, T value) { T old = *to; *to += value; return old; }
 template <typename T> inline T __fdividef(T a, T b) { return a / b; }
 inline float rsqrt(float x) { return 1.0f / sqrtf(x); }

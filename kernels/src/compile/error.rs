@@ -13,27 +13,13 @@ pub enum CompileError {
         /// What CubeCL said.
         message: String,
     },
-    /// NVRTC was not found.
-    #[error(
-        "NVRTC was not found (tried {tried}); install it with `pip install nvidia-cuda-nvrtc-cu12` or a CUDA toolkit ≥ 12.3, \
-         and set VLJEPA_NVRTC to libnvrtc.so.12 if it is elsewhere"
-    )]
-    NoNvrtc {
-        /// Names and paths that were tried.
-        tried: String,
-    },
-    /// A library was found that is not a usable NVRTC.
-    #[error("{}: not a usable NVRTC: {message}", path.display())]
-    BadNvrtc {
-        /// The library.
-        path: PathBuf,
-        /// What is wrong with it.
-        message: String,
-    },
+    /// NVRTC is missing, or a file is not NVRTC.
+    #[error(transparent)]
+    Library(#[from] crate::library::LibraryError),
     /// The CUDA headers were not found.
     #[error(
         "the CUDA headers were not found (looked for cuda_bf16.h in {tried}); install them with \
-         `pip install nvidia-cuda-runtime-cu12` and set VLJEPA_CUDA_INCLUDE to the folder that holds cuda_bf16.h"
+         `pip install nvidia-cuda-runtime-cu12` (CUDA 13: `nvidia-cuda-runtime`) and set VLJEPA_CUDA_INCLUDE to the folder that holds cuda_bf16.h"
     )]
     NoHeaders {
         /// Folders that were tried.

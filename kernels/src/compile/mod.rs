@@ -74,6 +74,7 @@ macro_rules! kernels {
 kernels! {
     Adamw(adamw),
     Attention(attention),
+    ColumnSums(column_sums),
     CrossEntropy(cross_entropy),
     Distance(distance),
     Embedding(embedding),

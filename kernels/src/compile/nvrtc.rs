@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use libloading::Library;
 
 use super::CompileError;
+use crate::library::{Libraries, LibraryError, Wanted};
 
 type Program = *mut c_void;
 
@@ -15,6 +16,8 @@ type Program = *mut c_void;
 #[derive(Debug)]
 pub struct Nvrtc {
     library: Library,
+    /// Loaded because NVRTC opens it by its bare name, which the loader does not find beside NVRTC.
+    _builtins: Vec<Library>,
     path: PathBuf,
     include: Vec<PathBuf>,
     version: (c_int, c_int),
@@ -28,14 +31,14 @@ pub(super) struct Compiled {
     pub(super) log: String,
 }
 
-/// Where NVRTC is looked for, in this order.
-const NAMES: [&str; 5] = [
-    "libnvrtc.so.12",
-    "libnvrtc.so.13",
-    "libnvrtc.so",
-    "/usr/local/cuda/lib64/libnvrtc.so",
-    "/usr/local/cuda/lib64/libnvrtc.so.12",
-];
+/// CUDA 12 comes first: an older driver loads its cubins too.
+const NVRTC: Wanted = Wanted {
+    name: "NVRTC",
+    files: &["libnvrtc.so.12", "libnvrtc.so.13", "libnvrtc.so"],
+    wheels: &["nvidia/cuda_nvrtc/lib", "nvidia/cu13/lib"],
+    install: "install it with `pip install nvidia-cuda-nvrtc-cu12` (CUDA 13: `nvidia-cuda-nvrtc`) or a CUDA toolkit from 12.3 on, \
+              or name the file in VLJEPA_NVRTC",
+};
 
 /// Headers beside a library of NVIDIA's wheels (`nvidia/cuda_nvrtc/lib`) or of a toolkit (`lib64`).
 const HEADERS: [&str; 8] = [
@@ -50,17 +53,15 @@ const HEADERS: [&str; 8] = [
 ];
 
 impl Nvrtc {
-    /// Loads NVRTC from `library` (otherwise from the usual names) and finds `cuda_bf16.h` in `include` or near the library.
+    /// Loads NVRTC and finds `cuda_bf16.h`, in the folder that `libraries` names or near the
+    /// library.
     ///
     /// # Errors
     /// When either is missing, or the library is not NVRTC; the message says what was tried and what to install.
-    pub fn open(library: Option<&Path>, include: Option<&Path>) -> Result<Self, CompileError> {
-        let names: Vec<PathBuf> = match library {
-            Some(path) => vec![path.to_owned()],
-            None => NAMES.iter().map(PathBuf::from).collect(),
-        };
-        let (library, path) = load(&names)?;
-        let folders: Vec<PathBuf> = match include {
+    pub fn open(libraries: &Libraries) -> Result<Self, CompileError> {
+        let (library, path) = NVRTC.load(libraries.nvrtc.as_deref(), &libraries.packages)?;
+        let builtins = open_builtins(&path)?;
+        let folders: Vec<PathBuf> = match &libraries.include {
             Some(folder) => vec![folder.to_owned(), folder.join("cccl")],
             None => {
                 let beside = path.parent().unwrap_or(Path::new("/usr/local/cuda/lib64"));
@@ -72,7 +73,7 @@ impl Nvrtc {
             return Err(CompileError::NoHeaders { tried: tried.join(", ") });
         }
         let include = folders.into_iter().filter(|f| f.is_dir()).collect();
-        let mut nvrtc = Self { library, path, include, version: (0, 0) };
+        let mut nvrtc = Self { library, _builtins: builtins, path, include, version: (0, 0) };
         let (mut major, mut minor) = (0, 0);
         let function = nvrtc
             .symbol::<unsafe extern "C" fn(*mut c_int, *mut c_int) -> c_int>(c"nvrtcVersion")?;
@@ -80,6 +81,12 @@ impl Nvrtc {
         nvrtc.check("", unsafe { function(&raw mut major, &raw mut minor) }, String::new())?;
         nvrtc.version = (major, minor);
         Ok(nvrtc)
+    }
+
+    /// The file that was loaded.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// `12.9`.
@@ -211,7 +218,8 @@ impl Nvrtc {
         let symbol = unsafe { self.library.get::<T>(name) };
         symbol
             .map(|s| *s)
-            .map_err(|e| CompileError::BadNvrtc { path: self.path.clone(), message: e.to_string() })
+            .map_err(|_| format!("it has no {}", name.to_string_lossy()))
+            .map_err(|message| NVRTC.unusable(&self.path, message).into())
     }
 
     fn check(&self, kernel: &str, code: c_int, log: String) -> Result<(), CompileError> {
@@ -226,20 +234,17 @@ impl Nvrtc {
     }
 }
 
-fn load(names: &[PathBuf]) -> Result<(Library, PathBuf), CompileError> {
-    let mut tried = Vec::new();
-    for name in names {
-        // SAFETY: NVRTC's initialisers only set up the library itself.
-        match unsafe { Library::new(name) } {
-            Ok(library) => return Ok((library, name.clone())),
-            Err(error) if name.is_file() => {
-                let message = error.to_string();
-                return Err(CompileError::BadNvrtc { path: name.clone(), message });
-            }
-            Err(_) => tried.push(name.display().to_string()),
-        }
-    }
-    Err(CompileError::NoNvrtc { tried: tried.join(", ") })
+/// Loads every `libnvrtc-builtins.so.*` in the folder of NVRTC.
+fn open_builtins(nvrtc: &Path) -> Result<Vec<Library>, LibraryError> {
+    let entries = nvrtc.parent().and_then(|folder| std::fs::read_dir(folder).ok());
+    let mut files: Vec<PathBuf> =
+        entries.into_iter().flatten().flatten().map(|e| e.path()).collect();
+    files.retain(|file| {
+        let name = file.file_name().unwrap_or_default();
+        name.as_encoded_bytes().starts_with(b"libnvrtc-builtins.so.")
+    });
+    files.sort();
+    files.iter().filter_map(|file| NVRTC.open(file).transpose()).collect()
 }
 
 fn text_of(bytes: &[u8]) -> String {

@@ -1,13 +1,19 @@
 //! The compile path: parameter layouts, the cache, and what goes wrong without NVRTC.
 
-#![expect(clippy::disallowed_methods, reason = "tests are told by the environment where NVRTC is")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "tests are told by the environment where NVRTC is, and compile a library"
+)]
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use super::{Cache, CompileError, Compiler, Group, Kernel, Nvrtc, Scalar, pack};
+use super::{Cache, CompileError, Compiler, Element, Group, Kernel, Nvrtc, Scalar, pack};
 use crate::adamw::launch as adamw;
 use crate::attention::launch as attention;
 use crate::attention::launch::{Pass, Sight};
+use crate::layer_norm::launch as norm;
+use crate::library::{Libraries, LibraryError};
 
 const SMALL: Kernel = Kernel::Adamw(adamw::Kernel { width: 4, copied: true });
 const LARGE: Kernel =
@@ -19,8 +25,12 @@ fn library() -> PathBuf {
     PathBuf::from(path)
 }
 
+fn open(nvrtc: impl Into<PathBuf>) -> Result<Nvrtc, CompileError> {
+    Nvrtc::open(&Libraries { nvrtc: Some(nvrtc.into()), ..Libraries::default() })
+}
+
 fn nvrtc() -> Nvrtc {
-    Nvrtc::open(Some(&library()), None).unwrap()
+    open(library()).unwrap()
 }
 
 #[test]
@@ -72,6 +82,19 @@ fn equal_keys_emit_equal_sources_under_their_own_name() {
 }
 
 #[test]
+fn shuffles_name_all_lanes_and_not_those_that_happen_to_be_there() {
+    let pass = norm::Pass::Forward { form: norm::Form::Rms, added: false };
+    let source = Kernel::LayerNorm(norm::Kernel { pass, element: Element::Bf16, width: 1024 });
+    let text = source.source().unwrap().text;
+    let shuffles: Vec<_> = text.lines().filter(|line| line.contains("__shfl")).collect();
+    assert!(shuffles.len() >= 5, "{} shuffles", shuffles.len());
+    for line in shuffles {
+        assert!(line.contains("__shfl_xor_sync(0xffffffffu, "), "{line}");
+    }
+    assert!(!text.contains("__activemask"));
+}
+
+#[test]
 fn a_cubin_comes_out_of_the_cache_and_a_damaged_one_is_compiled_again() {
     let folder = tempfile::tempdir().unwrap();
     let compiler = Compiler::new(nvrtc(), "sm_90a", Some(Cache::new(folder.path())));
@@ -99,8 +122,8 @@ fn tensor_core_kernels_hold_their_sums_in_registers() {
 #[test]
 fn a_missing_library_is_named_with_what_to_install() {
     let missing = Path::new("/nowhere/libnvrtc.so.12");
-    let error = Nvrtc::open(Some(missing), None).unwrap_err();
-    assert!(matches!(error, CompileError::NoNvrtc { .. }));
+    let error = open(missing).unwrap_err();
+    assert!(matches!(error, CompileError::Library(LibraryError::Missing { .. })));
     let text = error.to_string();
     assert!(text.contains("/nowhere/libnvrtc.so.12") && text.contains("pip install"), "{text}");
 }
@@ -110,10 +133,47 @@ fn a_library_that_is_no_nvrtc_and_missing_headers_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let fake = folder.path().join("libnvrtc.so.12");
     std::fs::write(&fake, "not a library").unwrap();
-    let error = Nvrtc::open(Some(&fake), None).unwrap_err();
-    assert!(matches!(error, CompileError::BadNvrtc { .. }), "{error}");
-    let error = Nvrtc::open(Some(&library()), Some(folder.path())).unwrap_err();
+    let error = open(&fake).unwrap_err();
+    assert!(matches!(error, CompileError::Library(LibraryError::Unusable { .. })), "{error}");
+    let include = Some(folder.path().to_owned());
+    let libraries = Libraries { nvrtc: Some(library()), include, ..Libraries::default() };
+    let error = Nvrtc::open(&libraries).unwrap_err();
     assert!(error.to_string().contains("cuda_bf16.h"), "{error}");
+}
+
+/// A library that, as NVRTC 13, opens another one by its bare name: here as soon as it is asked for
+/// its version.
+const NVRTC_WITH_BUILTINS: &str = r#"
+#include <dlfcn.h>
+int nvrtcVersion(int* major, int* minor) {
+    *major = 99, *minor = 0;
+    return dlopen("libnvrtc-builtins.so.99.0", RTLD_NOW) ? 0 : 7;
+}
+const char* nvrtcGetErrorString(int code) { return "NVRTC_ERROR_BUILTIN_OPERATION_FAILURE"; }
+"#;
+
+#[test]
+fn builtins_beside_nvrtc_are_found_without_a_search_path() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    std::fs::write(file("cuda_bf16.h"), "").unwrap();
+    std::fs::write(file("nvrtc.c"), NVRTC_WITH_BUILTINS).unwrap();
+    let compile = |name: &str, source: &Path| {
+        let mut cc = Command::new("cc");
+        cc.args(["-shared", "-fPIC", "-x", "c"]).arg(source).arg("-o").arg(file(name));
+        assert!(cc.arg(format!("-Wl,-soname,{name}")).status().unwrap().success());
+    };
+    compile("libnvrtc.so.99", &file("nvrtc.c"));
+    let libraries = Libraries {
+        nvrtc: Some(file("libnvrtc.so.99")),
+        include: Some(folder.path().to_owned()),
+        ..Libraries::default()
+    };
+    let error = Nvrtc::open(&libraries).unwrap_err().to_string();
+    assert!(error.contains("BUILTIN_OPERATION_FAILURE"), "{error}");
+    compile("libnvrtc-builtins.so.99.0", Path::new("/dev/null"));
+    let nvrtc = Nvrtc::open(&libraries).unwrap();
+    assert_eq!((nvrtc.version(), nvrtc.path()), ("99.0".to_owned(), &*file("libnvrtc.so.99")));
 }
 
 #[test]

@@ -229,7 +229,10 @@ fn masking_counts_in_both_halves_of_a_hash() {
     let distinct = play(case, &batch, None);
     batch.hashes = None;
     let plain = play(case, &batch, None);
-    assert_close("unequal hashes", &distinct.lse[0], &plain.lse[0], 0.0);
+    // Two kernels: the compiler may round a similarity once more in one of them (2⁻²⁴ of it, and no
+    // large term of the sum exceeds the result), and so the sum and its logarithm.
+    let tolerance = 2.0 * f32::EPSILON;
+    assert_close("unequal hashes", &distinct.lse[0], &plain.lse[0], tolerance);
     assert_differs("equal hashes", &masked.lse[0], &plain.lse[0], 1e-3);
 }
 

@@ -233,16 +233,3 @@ pub(super) fn norm_backward<F: Float, N: Size>(
         at += comptime!(planes_of_cube as usize * 32);
     }
 }
-
-/// gradient += Σ over `parts` rows of partial sums, in their order.
-#[cube(launch)]
-pub(super) fn norm_add(partial: &[f32], gradient: &mut [f32], parts: u32, width: u32) {
-    let at = CUBE_POS_X * CUBE_DIM_X + UNIT_POS_X;
-    if at < width {
-        let mut sum = f32::new(0.0);
-        for part in 0..parts {
-            sum += partial[(part * width + at) as usize];
-        }
-        gradient[at as usize] += sum;
-    }
-}

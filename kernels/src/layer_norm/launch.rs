@@ -11,9 +11,9 @@
 //! Considered: one cube per row (more barriers than a row of 1,024 or 2,048 pays for), Welford's update (one pass less over
 //! registers, which are free, for divisions, which are not).
 
-use super::cube::norm_add::NormAdd;
 use super::cube::norm_backward::NormBackward;
 use super::cube::norm_forward::NormForward;
+use crate::column_sums::launch as column_sums;
 use crate::compile::{
     self, CompileError, Element, Emit, Launch, Scalar, Source, cubes, emit, offset,
 };
@@ -56,8 +56,6 @@ pub enum Pass {
         /// Whether d_x is added to.
         add: bool,
     },
-    /// Partial sums into a gradient.
-    Add,
 }
 
 impl Form {
@@ -88,7 +86,6 @@ impl Kernel {
                     if add { "_add" } else { "" }
                 )
             }
-            Pass::Add => "norm_add".to_owned(),
         }
     }
 
@@ -125,7 +122,6 @@ impl Kernel {
                 [inverse_width rows planes],
                 lanes, form, width, lanes, add, offset(PLANES),
             ),
-            Pass::Add => emit!(e, name, NormAdd: [partial gradient] [parts width]),
         }
     }
 }
@@ -234,13 +230,7 @@ pub fn backward<B: Copy>(
         buffers;
     let parts = n.div_ceil(PLANES).min(CUBES);
     let kernel = |pass| compile::Kernel::LayerNorm(Kernel { pass, element, width });
-    let add = |partial, gradient| Launch {
-        // One kernel for all widths and element types.
-        kernel: compile::Kernel::LayerNorm(ADD),
-        cubes: [cubes(width, PLANES * 32), 1, 1],
-        buffers: vec![partial, gradient],
-        scalars: vec![Scalar::U32(offset(parts)), Scalar::U32(offset(width))],
-    };
+    let add = |partial, gradient| column_sums::total(partial, gradient, parts, width);
     let mut launches = vec![Launch {
         kernel: kernel(Pass::Backward { form, add: write == Write::Add }),
         cubes: [offset(parts), 1, 1],
@@ -255,9 +245,6 @@ pub fn backward<B: Copy>(
     launches.extend(d_bias.map(|d_bias| add(second, d_bias)));
     Ok(launches)
 }
-
-/// The kernel that adds partial sums.
-pub const ADD: Kernel = Kernel { pass: Pass::Add, element: Element::F32, width: 1 };
 
 fn check_size(operation: &'static str, n: usize, width: usize) -> Result<()> {
     if width > MAX_WIDTH {

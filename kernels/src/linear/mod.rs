@@ -9,7 +9,7 @@ mod reference;
 mod tests;
 
 #[cfg(feature = "cuda")]
-use crate::{DType, compile::Element, device::HostSlice, device::cuda::Product};
+use crate::{DType, column_sums, compile::Element, device::cuda::Product};
 use crate::{Result, Stream, View, ViewMut, Write, check};
 
 /// The layer's output, written or added to `out` (adding is the residual connection): `x·Wᵀ + b`.
@@ -135,27 +135,21 @@ pub fn backward_weight(
         #[cfg(feature = "cuda")]
         Stream::Cuda(stream) => {
             let call = stream.call(NAME);
-            let (x, d_out) = (call.at(x, "x", DType::Bf16)?, call.at(d_out, "d_out", DType::Bf16)?);
-            let product = Product {
+            call.stream.multiply(Product {
                 rows: size.outputs,
                 columns: size.inputs,
                 inner: size.rows,
-                left: d_out,
+                left: call.at(d_out, "d_out", DType::Bf16)?,
                 left_transposed: true,
-                right: x,
+                right: call.at(x, "x", DType::Bf16)?,
                 right_transposed: false,
                 bias: None,
                 out: call.f32(d_weight, "d_weight")?,
                 out_element: Element::F32,
                 add: true,
-            };
-            call.stream.multiply(product)?;
+            })?;
             if let Some(d_bias) = d_bias {
-                // Column sums are a product with ones.
-                let ones = call.uploaded(HostSlice::Bf16(&vec![half::bf16::ONE; size.rows]))?;
-                let (right, out) =
-                    (call.at(ones.view(), "ones", DType::Bf16)?, call.f32(d_bias, "d_bias")?);
-                call.stream.multiply(Product { columns: 1, right, out, ..product })?;
+                column_sums::add(&Stream::Cuda(*stream), d_out, d_bias)?;
             }
         }
     }

@@ -47,10 +47,16 @@ step() {
   for phase in data forward collective backward optimizer; do beat "$1" $phase; done
   [ "$rank" = 0 ] && metrics $(($1 + 1))
 }
-# As the real worker does, it sends no more and reads to the end: what bash sends waits for the supervisor's acknowledgement of what it sent
-# before, and a process that ends with unread messages, or gets some later, resets the connection and loses what waits.
+# Sends no more and reads to the end, as the real worker does. A line of bash waits in the kernel
+# until the supervisor has acknowledged the line before it. A process that ends with unread
+# messages, or gets some afterwards, resets the connection and loses the lines that wait.
 close_connection() {
-  perl -e 'open(my $socket, "+<&=", 3); shutdown($socket, 1); alarm 20; 1 while sysread($socket, my $rest, 4096)'
+  perl -e '
+    open(my $socket, "+<&=", 3);
+    shutdown($socket, 1);
+    alarm 20;
+    1 while sysread($socket, my $rest, 4096);
+  '
 }
 finished() {
   say "{\"message\":\"finished\",\"outcome\":\"$1\",\"step\":$2}"

@@ -5,9 +5,7 @@
 
 use std::sync::Arc;
 
-use vljepa_kernels::{
-    Device, KernelError, Lengths, Packed, Result, Tensor, View, Write, copy, rows,
-};
+use vljepa_kernels::{Device, KernelError, Lengths, Packed, Result, Tensor, View, Write, rows};
 use vljepa_recipes::schema;
 
 use crate::layers::{Embedded, Head, HeadSaved, Linear, Sequence, StackSaved, TextModel};

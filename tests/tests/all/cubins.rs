@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use vljepa_kernels::compile::{Cache, Compiler, Cubin, Nvrtc};
 use vljepa_worker::compile::{compile, keys, table};
-use vljepa_worker::environment::CompileEnvironment;
+use vljepa_worker::environment::GpuEnvironment;
 
 use crate::programs::{command, repository, text};
 
@@ -17,9 +17,9 @@ fn recipes() -> Vec<PathBuf> {
 }
 
 fn cubins() -> Vec<Cubin> {
-    let environment = CompileEnvironment::read();
-    let nvrtc = environment.nvrtc.expect("VLJEPA_NVRTC is set: `. kernels/nvrtc.sh`");
-    let nvrtc = Nvrtc::open(Some(&nvrtc), environment.include.as_deref()).unwrap();
+    let libraries = GpuEnvironment::read().libraries;
+    assert!(libraries.nvrtc.is_some(), "VLJEPA_NVRTC is set: `. kernels/nvrtc.sh`");
+    let nvrtc = Nvrtc::open(&libraries).unwrap();
     let cache = std::env::temp_dir().join("vljepa-test-cubins");
     let compiler = Compiler::new(nvrtc, "sm_90a", Some(Cache::new(&cache)));
     let compiled = compile(&compiler, &keys(&recipes()).unwrap()).unwrap();

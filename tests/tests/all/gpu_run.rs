@@ -167,7 +167,7 @@ fn an_evaluation_on_a_gpu_gives_the_host_s_embeddings() {
 
 #[test]
 fn a_trace_of_a_gpu_s_step_shows_its_kernels_within_the_step() {
-    let device = Device::Cuda(Cuda::for_tests(Mode::Fast));
+    let device = Device::Cuda(Cuda::for_one_test(Mode::Fast));
     let recipe = recipe();
     let mut run = Engine::for_training(&recipe, device).unwrap();
     let folder = tempfile::tempdir().unwrap();

@@ -16,7 +16,8 @@ const SLOWER: &str = "slow:rank=0,step=0,seconds=0.1";
 fn survives(trial: &Trial, run: &str, events: &Events, faults: &[&str]) {
     assert_same_end(trial, run);
     let found = events.faults();
-    assert_eq!(found.len(), faults.len(), "{found:?}");
+    let story = || std::fs::read_to_string(trial.path(run).join("events.jsonl")).unwrap();
+    assert_eq!(found.len(), faults.len(), "{found:?}\n{}", story());
     for (found, expected) in found.iter().zip(faults) {
         assert!(found.contains(expected), "{found:?} does not say {expected}");
     }
@@ -153,7 +154,8 @@ fn a_guard_that_ends_with_its_srun_is_replaced() {
     assert!(log.contains("the guard on node 1 of this job has ended"), "{log}");
 }
 
-/// Kills the `srun` of a run's guard. Its child, which has the same command line, lives on and ends the guard.
+/// Kills the `srun` of a run's guard. Its child, which has the same command line, lives on and ends
+/// the guard.
 fn kill_guards_srun(run: &Path) {
     let read = |process: &str, file: &str| {
         std::fs::read_to_string(format!("/proc/{process}/{file}")).unwrap_or_default()
@@ -321,10 +323,10 @@ fn where_nodes_have_no_scontrol_a_job_of_its_own_continues_the_run() {
             .is_ok_and(|text| !text.contains(&format!("\"job\": \"{first}\"")))
     });
     let second = running.job();
-    let log =
-        std::fs::read_to_string(trial.path("continued").join(format!("logs/slurm-{first}.log")));
     let events = running.complete();
     survives(trial, "continued", &events, &[]);
-    assert!(log.unwrap().contains(&format!("continued by job {second}")));
+    let log = trial.path("continued").join(format!("logs/slurm-{first}.log"));
+    let log = std::fs::read_to_string(log).unwrap();
+    assert!(log.contains(&format!("continued by job {second}")), "{log}");
     report("USR1 where nodes have no scontrol", &events);
 }

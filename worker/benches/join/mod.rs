@@ -11,7 +11,7 @@ pub(crate) fn join(meet: Option<&Path>, device: Device) -> anyhow::Result<Collec
     let environment = Environment::read();
     match (meet, environment.place, device) {
         #[cfg(feature = "cuda")]
-        (Some(file), Some(place), Device::Cuda(cuda)) => nccl(file, place, cuda, &environment),
+        (Some(file), Some(place), Device::Cuda(cuda)) => nccl(file, place, cuda),
         (Some(_), _, _) => {
             anyhow::bail!("--meet needs GPUs, feature `cuda`, VLJEPA_RANK and VLJEPA_WORLD_SIZE")
         }
@@ -26,14 +26,14 @@ fn nccl(
     file: &Path,
     place: [usize; 2],
     cuda: &'static vljepa_kernels::device::cuda::Cuda,
-    environment: &Environment,
 ) -> anyhow::Result<Collectives> {
     use std::time::{Duration, Instant};
 
     use vljepa_worker::collectives::nccl::{Id, Library, Nccl, TimeOuts};
+    use vljepa_worker::environment::GpuEnvironment;
 
     const LONG: Duration = Duration::from_secs(120);
-    let library = Library::open(environment.nccl.as_deref())?;
+    let library = Library::open(&GpuEnvironment::read().libraries)?;
     if place[0] == 0 {
         let id = library.unique_id()?.text();
         vljepa_recipes::run_directory::atomic_write(file, id.as_bytes())?;

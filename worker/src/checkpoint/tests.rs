@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use vljepa_kernels::testing::normal;
 use vljepa_model::{Group, Initial, Parameter};
-use vljepa_recipes::protocol::{CheckpointOrder, FromSupervisor, FromWorker, Hello, Part};
+use vljepa_recipes::protocol::{CheckpointOrder, FromSupervisor, FromWorker, Hello, Outcome, Part};
 
 use super::publish::Draft;
 use super::*;
@@ -142,11 +142,9 @@ fn a_save_that_fails_leaves_nothing_of_itself_and_the_others_alone() {
     assert_eq!(names(folder.path()), ["step-00000003"], "keep: 1");
 }
 
-/// What rank 0 said, and the connection, without which it would end.
-type Heard = std::thread::JoinHandle<(Vec<FromWorker>, TcpStream)>;
-
-/// A supervisor that answers each of rank 0's parts with the next of `orders`.
-fn supervised(orders: Vec<CheckpointOrder>) -> (Control, Heard) {
+/// A supervisor that answers each of rank 0's parts with the next of `orders` and returns the
+/// parts and results that rank 0 reported.
+fn supervised(orders: Vec<CheckpointOrder>) -> (Control, std::thread::JoinHandle<Vec<FromWorker>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let thread = std::thread::spawn(move || {
@@ -170,14 +168,11 @@ fn supervised(orders: Vec<CheckpointOrder>) -> (Control, Heard) {
                 }
                 message @ (FromWorker::Saved { .. } | FromWorker::NotSaved { .. }) => {
                     said.push(message);
-                    if orders.len() == 0 {
-                        break;
-                    }
                 }
                 _ => {}
             }
         }
-        (said, stream)
+        said
     });
     let hello = Hello {
         token: String::new(),
@@ -222,8 +217,8 @@ fn a_part_that_fails_on_one_rank_drops_the_checkpoint_and_the_next_is_published(
     fs::copy(elsewhere.path().join(name), writing.join(name)).unwrap();
     model.begin(&mut saver, &two, 3);
     assert!(saver.wait().unwrap().result.is_ok());
-    control.finish();
-    let (said, _connection) = supervisor.join().unwrap();
+    control.report_last(FromWorker::Finished { outcome: Outcome::Stopped, step: 3 });
+    let said = supervisor.join().unwrap();
     let own = |step| FromWorker::Part { step, part: Part::Written { file: files[0].clone() } };
     assert_eq!([&said[0], &said[2]], [&own(2), &own(3)]);
     assert!(

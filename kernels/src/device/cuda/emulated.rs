@@ -13,6 +13,7 @@ use crate::attention::launch::Mode;
 use crate::compile::emulator::{Buffer, Emulator};
 use crate::compile::{Cache, Compiler, Element, Kernel, Launch, Nvrtc};
 use crate::device::host_gemm::{Layout, matmul};
+use crate::library::Libraries;
 
 /// A variable of the environment that only tests and benchmarks know.
 #[expect(clippy::disallowed_methods, reason = "variables that only tests know")]
@@ -20,11 +21,9 @@ fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// Compiles with the NVRTC of `VLJEPA_NVRTC` and the headers of `VLJEPA_CUDA_INCLUDE`; cubins are kept in `folder`.
-fn compiler(folder: &Path) -> Compiler {
-    let path = |name| variable(name).map(PathBuf::from);
-    let (library, include) = (path("VLJEPA_NVRTC"), path("VLJEPA_CUDA_INCLUDE"));
-    let nvrtc = Nvrtc::open(library.as_deref(), include.as_deref()).expect("NVRTC");
+/// Compiles with the libraries that the environment names; cubins are kept in `folder`.
+fn compiler(libraries: &Libraries, folder: &Path) -> Compiler {
+    let nvrtc = Nvrtc::open(libraries).expect("NVRTC");
     Compiler::new(nvrtc, "sm_90a", Some(Cache::new(folder)))
 }
 
@@ -33,23 +32,29 @@ pub(crate) fn test_gpu_number() -> Option<usize> {
     Some(variable("VLJEPA_TEST_GPU")?.parse().expect("VLJEPA_TEST_GPU is the number of a GPU"))
 }
 
-/// The GPU of [`test_gpu_number`], opened once for each mode. It reads cubins from the folder `VLJEPA_TEST_KERNELS`.
+/// The GPU of [`test_gpu_number`], opened once for each mode.
 pub(crate) fn test_gpu(attention: Mode) -> Option<&'static Cuda> {
-    static OPENED: [OnceLock<&'static Cuda>; 2] = [OnceLock::new(), OnceLock::new()];
-    let number = test_gpu_number()?;
-    let opened = &OPENED[usize::from(attention == Mode::Fast)];
-    Some(opened.get_or_init(|| {
-        let folder = variable("VLJEPA_TEST_KERNELS")
-            .map_or_else(|| std::env::temp_dir().join("vljepa-test-kernels"), PathBuf::from);
-        Cuda::open(number, compiler(&folder), attention).expect("the GPU")
-    }))
+    static OPENED: [OnceLock<Option<&'static Cuda>>; 2] = [OnceLock::new(), OnceLock::new()];
+    *OPENED[usize::from(attention == Mode::Fast)].get_or_init(|| open_test_gpu(attention))
+}
+
+/// The same GPU, opened once more, with streams and a trace of its own. It reads cubins from the folder `VLJEPA_TEST_KERNELS`.
+pub(super) fn open_test_gpu(attention: Mode) -> Option<&'static Cuda> {
+    let (number, libraries) = (test_gpu_number()?, Libraries::of(variable));
+    let folder = variable("VLJEPA_TEST_KERNELS")
+        .map_or_else(|| std::env::temp_dir().join("vljepa-test-kernels"), PathBuf::from);
+    let compiler = compiler(&libraries, &folder);
+    Some(Cuda::open(number, compiler, &libraries, attention).expect("the GPU"))
 }
 
 /// Compiles `kernel` for real GPUs into the folder `VLJEPA_TEST_KERNELS`, and does nothing without that variable. The
 /// emulator calls it for every kernel that it runs: afterwards the folder holds what the same tests need on a real GPU.
 pub(crate) fn compile_ahead(kernel: Kernel) {
     static AHEAD: OnceLock<Option<(Compiler, Mutex<BTreeSet<Kernel>>)>> = OnceLock::new();
-    let open = || Some((compiler(Path::new(&variable("VLJEPA_TEST_KERNELS")?)), Mutex::default()));
+    let open = || {
+        let folder = PathBuf::from(variable("VLJEPA_TEST_KERNELS")?);
+        Some((compiler(&Libraries::of(variable), &folder), Mutex::default()))
+    };
     let Some((compiler, compiled)) = AHEAD.get_or_init(open) else { return };
     if compiled.lock().unwrap_or_else(PoisonError::into_inner).insert(kernel) {
         compiler.compile(kernel).expect("the kernel compiles for sm_90a");

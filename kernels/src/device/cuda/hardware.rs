@@ -1,4 +1,5 @@
-//! The driver of a real GPU, by cudarc's bindings of libcuda and cuBLASLt, both loaded at run time.
+//! The driver of a real GPU, by cudarc's bindings of libcuda, loaded at run time; products by
+//! cuBLASLt.
 //!
 //! Handles live as long as the process. Every call first makes the device's primary context current on its thread.
 
@@ -9,21 +10,18 @@ use std::ffi::{CString, c_void};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use cudarc::cublaslt::result as lt;
-use cudarc::cublaslt::sys as lt_sys;
 use cudarc::driver::result::{self as cu, DriverError};
 use cudarc::driver::sys as cu_sys;
 
 use super::address_space::AddressSpace;
-use super::algorithms::{Algorithms, Shape};
+use super::algorithms::{Algorithms, Shape, Words};
+use super::cublaslt::{Blas, Matmul, WORKSPACE_BYTES};
 use super::heap::PAGE_BYTES;
 use super::{Lane, Product, Region, Span, failed};
-use crate::compile::{Compiler, Element, Kernel, Launch, pack};
-use crate::device::arena::size_class;
+use crate::compile::{Compiler, Kernel, Launch, pack};
+use crate::library::Libraries;
 use crate::{KernelError, Result};
 
-/// cuBLASLt's workspace on each stream: what its documentation recommends for Hopper.
-const WORKSPACE_BYTES: usize = 32 << 20;
 /// Shared memory of a cube that needs no permission.
 const SHARED_WITHOUT_ASKING: usize = 48 << 10;
 const INSTALL: &str = "install NVIDIA's driver, or run with `device: host`";
@@ -40,7 +38,7 @@ pub(super) struct Hardware {
     memory: Mutex<AddressSpace>,
     base: u64,
     staging: Mutex<Staging>,
-    blas: lt_sys::cublasLtHandle_t,
+    blas: Blas,
     compiler: Compiler,
     functions: Mutex<HashMap<Kernel, Function>>,
     algorithms: Mutex<Algorithms>,
@@ -90,28 +88,23 @@ fn driver(call: &'static str, hint: &'static str) -> impl Fn(DriverError) -> Ker
     }
 }
 
-fn blas(call: &'static str) -> impl Fn(lt::CublasError) -> KernelError {
-    move |error| failed(call, format!("{:?}", error.0), "shapes of the product are in the trace")
-}
-
 impl Hardware {
     pub(super) fn count() -> Result<usize> {
-        // SAFETY: both only try to load a library.
-        let (driver_there, blas_there) =
-            unsafe { (cu_sys::is_culib_present(), lt_sys::is_culib_present()) };
-        if !driver_there {
+        // SAFETY: the call only tries to load a library.
+        if !unsafe { cu_sys::is_culib_present() } {
             return Err(failed("opening the GPU", "no libcuda.so.1".to_owned(), INSTALL));
-        }
-        if !blas_there {
-            let hint = "install it with a CUDA 12 toolkit or `pip install nvidia-cublas-cu12`, and put its folder into LD_LIBRARY_PATH";
-            return Err(failed("opening the GPU", "no libcublasLt.so.12".to_owned(), hint));
         }
         cu::init().map_err(driver("cuInit", INSTALL))?;
         let count = cu::device::get_count().map_err(driver("cuDeviceGetCount", INSTALL))?;
         Ok(usize::try_from(count).unwrap_or(0))
     }
 
-    pub(super) fn open(ordinal: usize, compiler: Compiler, timed: bool) -> Result<Self> {
+    pub(super) fn open(
+        ordinal: usize,
+        compiler: Compiler,
+        libraries: &Libraries,
+        timed: bool,
+    ) -> Result<Self> {
         let count = Self::count()?;
         let number = i32::try_from(ordinal).ok().filter(|_| ordinal < count);
         let Some(number) = number else {
@@ -132,7 +125,7 @@ impl Hardware {
         let base = memory.base();
         let [compute, copy, communicate] = Lane::ALL.map(|_| Queue::new());
         let streams = [compute?, copy?, communicate?];
-        let blas = lt::create_handle().map_err(blas("cublasLtCreate"))?;
+        let blas = Blas::open(libraries)?;
         let (functions, algorithms) = (Mutex::default(), Mutex::default());
         let (staging, trace) = (Mutex::default(), Mutex::default());
         Ok(Self {
@@ -452,177 +445,66 @@ impl Hardware {
 
     pub(super) fn multiply(&self, lane: Lane, product: Product) -> Result<()> {
         self.bind()?;
-        let call = Call::new(&product)?;
-        let shape = Shape::of(&product);
-        let algorithm = self.algorithm(lane, shape, &call, &product)?;
+        let (matmul, shape) = (Matmul::new(&self.blas, &product)?, Shape::of(&product));
+        let algorithm = {
+            let mut algorithms = self.algorithms.lock().unwrap_or_else(PoisonError::into_inner);
+            let choose = || self.fastest(lane, &matmul, &product);
+            algorithms.find(shape, |known| matmul.supports(known), choose)?
+        };
         let name = || {
             let [rows, columns, inner] = shape.sizes;
             let form = if shape.f32_out { "gradient" } else { "product" };
             format!("{form}_{rows}x{columns}x{inner}")
         };
-        self.issue(lane, name, |_| {
-            self.matmul(lane, &call, &product, &algorithm).or_else(|_| {
-                // An algorithm chosen at a shape near this one does not suit this one.
-                let [algorithm, ..] = self.candidates(&call, &product, 1)?[..] else {
-                    unreachable!("candidates are never none")
-                };
-                let mut known = self.algorithms.lock().unwrap_or_else(PoisonError::into_inner);
-                known.insert(shape, algorithm.data);
-                self.matmul(lane, &call, &product, &algorithm)
-            })
-        })
+        let workspace = self.queue(lane).workspace;
+        self.issue(lane, name, |stream| matmul.run(&algorithm, 1.0, workspace, stream.cast()))
     }
 
-    fn matmul(
-        &self,
-        lane: Lane,
-        call: &Call,
-        product: &Product,
-        algorithm: &lt_sys::cublasLtMatmulAlgo_t,
-    ) -> Result<()> {
-        let queue = self.queue(lane);
-        let (alpha, beta) = (1.0f32, if product.add { 1.0f32 } else { 0.0 });
-        let at = |region: Region| region.address as *mut c_void;
-        // cuBLASLt counts in columns: its C is our output transposed, its A our right operand, its B our left one.
-        // SAFETY: descriptors live as long as `call`, regions are as large as the layouts say (checked by the operation),
-        // and the workspace is this stream's own.
-        unsafe {
-            lt::matmul(
-                self.blas,
-                call.operation,
-                (&raw const alpha).cast(),
-                (&raw const beta).cast(),
-                at(product.right),
-                call.layouts[0],
-                at(product.left),
-                call.layouts[1],
-                at(product.out),
-                call.layouts[2],
-                at(product.out),
-                call.layouts[2],
-                algorithm,
-                queue.workspace as *mut c_void,
-                WORKSPACE_BYTES,
-                queue.stream.cast(),
-            )
-        }
-        .map_err(blas("cublasLtMatmul"))
-    }
-
-    /// The algorithm for shapes like this one, chosen once: token counts differ from batch to batch, and sizes within an eighth of
-    /// a power of two share a choice. Timed, it is the fastest of what cuBLASLt offers; otherwise its first answer, which is the
+    /// The fastest of what cuBLASLt offers for a product; untimed its first answer, which is the
     /// same in every run.
-    fn algorithm(
-        &self,
-        lane: Lane,
-        shape: Shape,
-        call: &Call,
-        product: &Product,
-    ) -> Result<lt_sys::cublasLtMatmulAlgo_t> {
-        let class = Shape { sizes: shape.sizes.map(size_class), ..shape };
-        let mut algorithms = self.algorithms.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(data) = algorithms.get(&shape).or_else(|| algorithms.get(&class)) {
-            return Ok(lt_sys::cublasLtMatmulAlgo_t { data });
+    ///
+    /// Timing computes into the product's own output, so that it needs no memory. Where the product
+    /// overwrites its output, so does each timed one before it. Where it adds to its output, timed
+    /// ones are scaled by [`NEGLIGIBLE`].
+    fn fastest(&self, lane: Lane, matmul: &Matmul<'_>, product: &Product) -> Result<Words> {
+        let candidates = matmul.candidates(if self.timed { CANDIDATES } else { 1 })?;
+        if let [only] = candidates[..] {
+            return Ok(only);
         }
-        let candidates = self.candidates(
-            call,
-            product,
-            if self.timed && !product.add { CANDIDATES } else { 1 },
-        )?;
-        let mut best = (f64::INFINITY, candidates[0]);
-        if candidates.len() > 1 {
-            for candidate in candidates {
-                let run = || self.matmul(lane, call, product, &candidate);
-                for repetition in 0..4 {
-                    let Ok(ms) = self.time(lane, run) else { break };
-                    if repetition > 0 && ms < best.0 {
-                        best = (ms, candidate);
+        let scale = if product.add { NEGLIGIBLE } else { 1.0 };
+        let Queue { stream, workspace, .. } = *self.queue(lane);
+        let mut best = (f64::INFINITY, Err(failed("timing products", String::new(), LATER)));
+        for candidate in candidates {
+            let run = || matmul.run(&candidate, scale, workspace, stream.cast());
+            match (0..4).map(|_| self.time(lane, run)).collect::<Result<Vec<f64>>>() {
+                Ok(ms) => {
+                    // The first repetition may load code.
+                    let least = ms[1..].iter().copied().fold(f64::INFINITY, f64::min);
+                    if least < best.0 {
+                        best = (least, Ok(candidate));
                     }
                 }
+                Err(error) if best.1.is_err() => best.1 = Err(error),
+                Err(_) => {}
             }
         }
-        algorithms.insert(class, best.1.data);
-        Ok(best.1)
+        best.1
     }
 
     /// Takes up stored choices, and adds to them where this process is the one that writes.
     pub(super) fn keep_algorithms(&self, file: &Path, write: bool) -> Result<()> {
         let name = cu::device::get_name(self.device).map_err(driver("cuDeviceGetName", LATER))?;
-        // SAFETY: it takes nothing and returns a number.
-        let version = unsafe { lt_sys::cublasLtGetVersion() };
-        let machine = format!("{name}, cuBLASLt {version}");
+        let machine = format!("{name}, cuBLASLt {}", self.blas.version());
         let mut algorithms = self.algorithms.lock().unwrap_or_else(PoisonError::into_inner);
         algorithms.keep(file, &machine, write)
-    }
-
-    /// At most `count` algorithms, at least one, by cuBLASLt's estimate the fastest first.
-    fn candidates(
-        &self,
-        call: &Call,
-        product: &Product,
-        count: usize,
-    ) -> Result<Vec<lt_sys::cublasLtMatmulAlgo_t>> {
-        let preference =
-            lt::create_matmul_pref().map_err(blas("cublasLtMatmulPreferenceCreate"))?;
-        let attribute =
-            lt_sys::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
-        // SAFETY: a result is plain numbers, for which zeros are valid.
-        let mut found: Vec<lt_sys::cublasLtMatmulHeuristicResult_t> =
-            vec![unsafe { std::mem::zeroed() }; count];
-        let mut returned = 0;
-        let [a, b, c] = call.layouts;
-        // SAFETY: the preference is destroyed below, the attribute is a 64-bit number, descriptors and layouts are alive, and at
-        // most `count` results are written.
-        let asked = unsafe {
-            let set = lt::set_matmul_pref_attribute(
-                preference,
-                attribute,
-                (&raw const WORKSPACE_BYTES_U64).cast(),
-                size_of::<u64>(),
-            );
-            let asked = set.and_then(|()| {
-                lt_sys::cublasLtMatmulAlgoGetHeuristic(
-                    self.blas,
-                    call.operation,
-                    a,
-                    b,
-                    c,
-                    c,
-                    preference,
-                    i32::try_from(count).unwrap_or(1),
-                    found.as_mut_ptr(),
-                    &raw mut returned,
-                )
-                .result()
-            });
-            lt::destroy_matmul_pref(preference).map_err(blas("cublasLtMatmulPreferenceDestroy"))?;
-            asked
-        };
-        found.truncate(usize::try_from(returned).unwrap_or(0));
-        found.retain(|result| result.state == lt_sys::cublasStatus_t::CUBLAS_STATUS_SUCCESS);
-        if asked.is_err() || found.is_empty() {
-            let message = format!("{asked:?}, no algorithm for {:?}", Shape::of(product));
-            let hint = "cuBLASLt 12.4 or newer is needed";
-            return Err(failed("cublasLtMatmulAlgoGetHeuristic", message, hint));
-        }
-        Ok(found.into_iter().map(|result| result.algo).collect())
-    }
-}
-
-impl Shape {
-    fn of(product: &Product) -> Self {
-        Self {
-            sizes: [product.rows, product.columns, product.inner],
-            transposed: [product.left_transposed, product.right_transposed],
-            bias: product.bias.is_some(),
-            add: product.add,
-            f32_out: product.out_element == Element::F32,
-        }
     }
 }
 
 /// Algorithms that are timed for a shape.
 const CANDIDATES: usize = 6;
+/// 2⁻¹⁰⁰: what two dozen products times this add to a sum lies far below the rounding (2⁻²⁴) of the
+/// product itself.
+const NEGLIGIBLE: f32 = f32::from_bits((127 - 100) << 23);
 
 /// An event, destroyed when dropped.
 #[derive(Debug)]
@@ -760,8 +642,6 @@ impl Ring {
     }
 }
 
-static WORKSPACE_BYTES_U64: u64 = WORKSPACE_BYTES as u64;
-
 impl Queue {
     fn new() -> Result<Self> {
         let stream = cu::stream::create(cu::stream::StreamKind::NonBlocking)
@@ -789,84 +669,4 @@ fn check_architecture(device: cu_sys::CUdevice, architecture: &str) -> Result<()
     let name = cu::device::get_name(device).unwrap_or_else(|_| "the GPU".to_owned());
     let message = format!("{name} is sm_{major}{minor}, kernels are compiled for {architecture}");
     Err(failed("opening the GPU", message, "kernels are made for H100 and H200 (sm_90a)"))
-}
-
-/// cuBLASLt's descriptors of one product.
-struct Call {
-    operation: lt_sys::cublasLtMatmulDesc_t,
-    /// A, B, and C which is D.
-    layouts: [lt_sys::cublasLtMatrixLayout_t; 3],
-}
-
-impl Call {
-    fn new(product: &Product) -> Result<Self> {
-        use lt_sys::cublasLtMatmulDescAttributes_t as Attribute;
-        let Product { rows, columns, inner, .. } = *product;
-        let (f32_type, bf16_type) =
-            (lt_sys::cudaDataType::CUDA_R_32F, lt_sys::cudaDataType::CUDA_R_16BF);
-        let out_type = match product.out_element {
-            Element::F32 => f32_type,
-            Element::Bf16 => bf16_type,
-        };
-        let layout = |element, rows: usize, columns: usize| {
-            lt::create_matrix_layout(
-                element,
-                rows as u64,
-                columns as u64,
-                rows.cast_signed() as i64,
-            )
-            .map_err(blas("cublasLtMatrixLayoutCreate"))
-        };
-        let stored = |transposed, rows, columns| {
-            if transposed {
-                layout(bf16_type, columns, rows)
-            } else {
-                layout(bf16_type, rows, columns)
-            }
-        };
-        let a = stored(product.right_transposed, columns, inner)?;
-        let b = stored(product.left_transposed, inner, rows)?;
-        let c = layout(out_type, columns, rows)?;
-        let compute = lt_sys::cublasComputeType_t::CUBLAS_COMPUTE_32F;
-        let operation =
-            lt::create_matmul_desc(compute, f32_type).map_err(blas("cublasLtMatmulDescCreate"))?;
-        let call = Self { operation, layouts: [a, b, c] };
-        call.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, i32::from(product.right_transposed))?;
-        call.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSB, i32::from(product.left_transposed))?;
-        if let Some(bias) = product.bias {
-            let epilogue = lt_sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS as u32;
-            call.set(Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue)?;
-            call.set(Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias.address)?;
-        }
-        Ok(call)
-    }
-
-    fn set<T: Copy>(
-        &self,
-        attribute: lt_sys::cublasLtMatmulDescAttributes_t,
-        value: T,
-    ) -> Result<()> {
-        // SAFETY: the descriptor is alive and `value` is of the attribute's type.
-        unsafe {
-            lt::set_matmul_desc_attribute(
-                self.operation,
-                attribute,
-                (&raw const value).cast(),
-                size_of::<T>(),
-            )
-        }
-        .map_err(blas("cublasLtMatmulDescSetAttribute"))
-    }
-}
-
-impl Drop for Call {
-    fn drop(&mut self) {
-        // SAFETY: each was created by `new` and is destroyed once. Nothing can be done about an error here.
-        unsafe {
-            lt::destroy_matmul_desc(self.operation).ok();
-            for layout in self.layouts {
-                lt::destroy_matrix_layout(layout).ok();
-            }
-        }
-    }
 }

@@ -7,6 +7,7 @@ mod address_space;
 mod algorithms;
 mod blas;
 mod call;
+mod cublaslt;
 #[cfg(any(test, feature = "emulator"))]
 pub(crate) mod emulated;
 mod hardware;
@@ -24,6 +25,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::attention::launch::Mode;
 use crate::compile::{Compiler, Launch};
+use crate::library::Libraries;
 use crate::{DType, Device, KernelError, Result, Tensor};
 
 pub use blas::Product;
@@ -108,9 +110,15 @@ impl Cuda {
     ///
     /// # Errors
     /// When there is no driver, no cuBLASLt or no such GPU, or the GPU is of another architecture than the compiler's.
-    pub fn open(ordinal: usize, compiler: Compiler, attention: Mode) -> Result<&'static Self> {
+    pub fn open(
+        ordinal: usize,
+        compiler: Compiler,
+        libraries: &Libraries,
+        attention: Mode,
+    ) -> Result<&'static Self> {
         let timed = attention == Mode::Fast;
-        let driver = Driver::Hardware(Box::new(Hardware::open(ordinal, compiler, timed)?));
+        let hardware = Hardware::open(ordinal, compiler, libraries, timed)?;
+        let driver = Driver::Hardware(Box::new(hardware));
         Ok(Self::leak(driver, attention))
     }
 
@@ -139,7 +147,7 @@ impl Cuda {
     /// GPUs that this process sees.
     ///
     /// # Errors
-    /// When there is no driver or no cuBLASLt.
+    /// When there is no driver.
     pub fn count() -> Result<usize> {
         Hardware::count()
     }
@@ -157,6 +165,17 @@ impl Cuda {
         }
         let driver = Driver::Emulated(emulated::Emulated::default());
         Self::leak(driver, attention)
+    }
+
+    /// As [`Self::for_tests`], a device that no other test uses: what is traced on it is this
+    /// test's alone.
+    ///
+    /// # Panics
+    /// When the GPU cannot be opened.
+    #[cfg(any(test, feature = "emulator"))]
+    #[must_use]
+    pub fn for_one_test(attention: Mode) -> &'static Self {
+        emulated::open_test_gpu(attention).unwrap_or_else(|| Self::for_tests(attention))
     }
 
     /// How attention adds up the gradients of queries.
@@ -332,8 +351,13 @@ impl CudaStream {
     /// # Errors
     /// When cuBLASLt refuses it.
     pub fn multiply(self, product: Product) -> Result<()> {
-        if product.rows == 0 || product.columns == 0 {
+        let Product { rows, columns, inner, out, add, bias, .. } = product;
+        if rows == 0 || columns == 0 {
             return Ok(());
+        }
+        if inner == 0 && bias.is_none() {
+            // A sum over nothing, for which cuBLASLt has no layout.
+            return if add { Ok(()) } else { self.fill_zero(out) };
         }
         driver!(self.cuda, driver => driver.multiply(self.lane, product))
     }
@@ -344,6 +368,9 @@ impl CudaStream {
     /// When sizes differ or the device fails.
     pub fn upload(self, to: Region, bytes: &[u8]) -> Result<()> {
         check_sizes("upload", to.bytes, bytes.len())?;
+        if bytes.is_empty() {
+            return Ok(());
+        }
         driver!(self.cuda, driver => driver.upload(self.lane, to, bytes))
     }
 
@@ -353,6 +380,9 @@ impl CudaStream {
     /// When sizes differ, or the device failed in anything issued before.
     pub fn download(self, from: Region, bytes: &mut [u8]) -> Result<()> {
         check_sizes("download", from.bytes, bytes.len())?;
+        if bytes.is_empty() {
+            return self.synchronize();
+        }
         driver!(self.cuda, driver => driver.download(self.lane, from, bytes))
     }
 
@@ -362,6 +392,9 @@ impl CudaStream {
     /// When sizes differ or the device fails.
     pub fn copy(self, from: Region, to: Region) -> Result<()> {
         check_sizes("copy", to.bytes, from.bytes)?;
+        if from.bytes == 0 {
+            return Ok(());
+        }
         driver!(self.cuda, driver => driver.copy(self.lane, from, to))
     }
 
@@ -370,6 +403,9 @@ impl CudaStream {
     /// # Errors
     /// When the device fails.
     pub fn fill_zero(self, region: Region) -> Result<()> {
+        if region.bytes == 0 {
+            return Ok(());
+        }
         driver!(self.cuda, driver => driver.fill_zero(self.lane, region))
     }
 

@@ -347,8 +347,33 @@ fn casts_round_to_the_nearest_wherever_the_tensors_are() {
 }
 
 #[test]
+fn empty_tensors_are_copied_filled_and_multiplied_without_a_call_of_the_driver() {
+    let device = Device::Cuda(Cuda::for_tests(Mode::Fast));
+    let stream = device.compute_stream();
+    let empty = Tensor::from_f32(Vec::new(), &[0, 4]).on(device).unwrap();
+    let mut other = zeros(device, DType::F32, &[0, 4]);
+    copy::copy(&stream, empty.view(), other.view_mut()).unwrap();
+    other.view_mut().fill_zero(&stream).unwrap();
+    assert!(other.to_f32().unwrap().is_empty());
+    // No tokens: gradients of weights stay, and a product over nothing is zero.
+    let nothing = activation(device, &[], &[0, 8]);
+    let mut d_weight = Tensor::from_f32(vec![2.0; 64], &[8, 8]).on(device).unwrap();
+    let mut d_bias = Tensor::from_f32(vec![3.0; 8], &[8]).on(device).unwrap();
+    let (x, d_out) = (nothing.view(), nothing.view());
+    let gradient = Some(d_bias.view_mut());
+    linear::backward_weight(&stream, x, d_out, d_weight.view_mut(), gradient).unwrap();
+    assert_eq!(d_weight.to_f32().unwrap()[..], [2.0; 64]);
+    assert_eq!(d_bias.to_f32().unwrap()[..], [3.0; 8]);
+    let [no_inputs, no_weights] = [3, 8].map(|n| activation(device, &[], &[n, 0]));
+    let mut out = activation(device, &numbers(1, 24), &[3, 8]);
+    let (x, weight) = (no_inputs.view(), no_weights.view());
+    linear::forward(&stream, x, weight, None, Write::Set, out.view_mut()).unwrap();
+    assert_eq!(out.to_f32().unwrap()[..], [0.0; 24]);
+}
+
+#[test]
 fn a_trace_names_what_ran_and_for_how_long() {
-    let cuda = Cuda::for_tests(Mode::Fast);
+    let cuda = Cuda::for_one_test(Mode::Fast);
     let device = Device::Cuda(cuda);
     let stream = device.compute_stream();
     let x = activation(device, &numbers(1, 64), &[64]);
@@ -356,7 +381,8 @@ fn a_trace_names_what_ran_and_for_how_long() {
     cuda.trace().unwrap();
     gelu::forward(&stream, x.view(), gelu::Gelu::Erf, out.view_mut()).unwrap();
     let spans = cuda.traced().unwrap();
-    let span = spans.iter().find(|span| span.name.contains("gelu")).unwrap();
+    let [span] = &spans[..] else { panic!("{spans:?}") };
+    assert!(span.name.contains("gelu"), "{span:?}");
     assert!(span.start_ms >= 0.0 && span.duration_ms > 0.0, "{span:?}");
     gelu::forward(&stream, x.view(), gelu::Gelu::Erf, out.view_mut()).unwrap();
     assert!(cuda.traced().unwrap().is_empty(), "nothing is noted any more");

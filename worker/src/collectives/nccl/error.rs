@@ -1,27 +1,11 @@
 //! What can go wrong with NCCL, and what to do.
 
-use std::path::PathBuf;
-
 /// An error of NCCL or of finding it.
 #[derive(Debug, thiserror::Error)]
 pub enum NcclError {
-    /// The library is not installed.
-    #[error(
-        "no NCCL library (tried {tried}), which several GPUs need; install it (`apt-get install libnccl2`, or `pip install \
-         nvidia-nccl-cu12` and its `nvidia/nccl/lib` in LD_LIBRARY_PATH), or name the file in VLJEPA_NCCL"
-    )]
-    Missing {
-        /// Names and paths.
-        tried: String,
-    },
-    /// A file that is no usable NCCL.
-    #[error("{} is not a usable NCCL: {message}; 2.18 or newer is needed", path.display())]
-    Unusable {
-        /// Which file.
-        path: PathBuf,
-        /// What is wrong with it.
-        message: String,
-    },
+    /// The library is missing, or a file is not a usable NCCL.
+    #[error(transparent)]
+    Library(#[from] vljepa_kernels::library::LibraryError),
     /// A call failed.
     #[error("{call}: {name} ({code}): {last}; {hint}")]
     Call {

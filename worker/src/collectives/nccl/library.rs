@@ -4,12 +4,13 @@
 
 #![expect(unsafe_code, reason = "calls into a C library that is loaded at run time")]
 
-use std::error::Error as _;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+
+use vljepa_kernels::library::{Libraries, Wanted};
 
 use super::error::{NcclError, hint};
 
@@ -24,8 +25,13 @@ const ID_BYTES: usize = 128;
 /// The version whose `ncclConfig_t` is passed; newer libraries fill in what came later.
 const CONFIG_VERSION: c_uint = 21_800;
 
-/// Where the library is looked for, in this order.
-const NAMES: [&str; 2] = ["libnccl.so.2", "libnccl.so"];
+const NCCL: Wanted = Wanted {
+    name: "NCCL",
+    files: &["libnccl.so.2", "libnccl.so"],
+    wheels: &["nvidia/nccl/lib"],
+    install: "several GPUs need NCCL 2.18 or newer: install it (`apt-get install libnccl2`, or `pip install nvidia-nccl-cu12`), \
+              or name the file in VLJEPA_NCCL",
+};
 
 /// `ncclComm_t`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -174,18 +180,15 @@ pub(super) enum Call {
 }
 
 impl Library {
-    /// Loads NCCL from `path`, otherwise from the usual names. It stays loaded until the process ends.
+    /// Loads NCCL from the file that `libraries` names, otherwise from where it is found. It stays
+    /// loaded until the process ends.
     ///
     /// # Errors
     /// When it is missing, too old or another library; the message says what was tried and what to install.
-    pub fn open(path: Option<&Path>) -> Result<&'static Self, NcclError> {
-        let names: Vec<PathBuf> = match path {
-            Some(path) => vec![path.to_owned()],
-            None => NAMES.iter().map(PathBuf::from).collect(),
-        };
-        let (library, path) = load(&names)?;
-        let unusable = |message: String| NcclError::Unusable { path: path.clone(), message };
-        let functions = Functions::load(&library).map_err(unusable)?;
+    pub fn open(libraries: &Libraries) -> Result<&'static Self, NcclError> {
+        let (library, path) = NCCL.load(libraries.nccl.as_deref(), &libraries.packages)?;
+        let functions =
+            Functions::load(&library).map_err(|message| NCCL.unusable(&path, message))?;
         let mut found = Self { functions, path: path.clone(), version: 0 };
         // SAFETY: the pointer is valid for the call.
         let code = unsafe { (functions.version)(&raw mut found.version) };
@@ -356,22 +359,6 @@ impl Library {
         }
         self.check(call, code, comm).map(|()| Progress::Done)
     }
-}
-
-fn load(names: &[PathBuf]) -> Result<(libloading::Library, PathBuf), NcclError> {
-    let mut tried = Vec::new();
-    for name in names {
-        // SAFETY: NCCL's initialisers only set up the library itself.
-        match unsafe { libloading::Library::new(name) } {
-            Ok(library) => return Ok((library, name.clone())),
-            Err(error) if name.is_file() => {
-                let message = error.source().map_or(error.to_string(), ToString::to_string);
-                return Err(NcclError::Unusable { path: name.clone(), message });
-            }
-            Err(_) => tried.push(name.display().to_string()),
-        }
-    }
-    Err(NcclError::Missing { tried: tried.join(", ") })
 }
 
 /// A string of the library.

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use vljepa_kernels::device::cuda::Cuda;
+use vljepa_kernels::library::{Libraries, LibraryError};
 
 use super::communicator::Communicator;
 use super::error::NcclError;
@@ -20,7 +21,11 @@ use super::watch::Watch;
 /// The library that `. worker/nccl.sh` fetches.
 fn real() -> &'static Library {
     let path = std::env::var("VLJEPA_NCCL").expect("VLJEPA_NCCL is set: `. worker/nccl.sh`");
-    Library::open(Some(Path::new(&path))).unwrap()
+    open(Path::new(&path)).unwrap()
+}
+
+fn open(path: &Path) -> Result<&'static Library, NcclError> {
+    Library::open(&Libraries { nccl: Some(path.to_owned()), ..Libraries::default() })
 }
 
 /// A library that only looks like NCCL, and the file in which it notes what was called.
@@ -44,7 +49,7 @@ impl Fake {
             .output()
             .unwrap();
         assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
-        Self { library: Library::open(Some(&path)).unwrap(), _folder: folder, log }
+        Self { library: open(&path).unwrap(), _folder: folder, log }
     }
 
     fn calls(&self) -> Vec<String> {
@@ -62,8 +67,8 @@ const LONG: Duration = Duration::from_secs(60);
 
 #[test]
 fn a_missing_library_is_named_with_what_to_install() {
-    let error = Library::open(Some(Path::new("/nowhere/libnccl.so.2"))).unwrap_err();
-    assert!(matches!(error, NcclError::Missing { .. }));
+    let error = open(Path::new("/nowhere/libnccl.so.2")).unwrap_err();
+    assert!(matches!(error, NcclError::Library(LibraryError::Missing { .. })));
     let text = error.to_string();
     for part in ["/nowhere/libnccl.so.2", "libnccl2", "nvidia-nccl-cu12", "VLJEPA_NCCL"] {
         assert!(text.contains(part), "`{part}` is missing in {text}");
@@ -75,7 +80,7 @@ fn a_file_that_is_another_library_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("libnccl.so.2");
     std::fs::write(&path, "no library").unwrap();
-    let error = Library::open(Some(&path)).unwrap_err().to_string();
+    let error = open(&path).unwrap_err().to_string();
     assert!(error.contains("is not a usable NCCL") && error.contains("libnccl.so.2"), "{error}");
     assert!(error.contains("file too short") || error.contains("invalid ELF"), "{error}");
     let made = Command::new("cc")
@@ -84,7 +89,7 @@ fn a_file_that_is_another_library_is_refused() {
         .status()
         .unwrap();
     assert!(made.success());
-    let error = Library::open(Some(&path)).unwrap_err().to_string();
+    let error = open(&path).unwrap_err().to_string();
     assert!(error.contains("ncclGetVersion"), "{error}");
 }
 
