@@ -336,7 +336,12 @@ class Call:
             for phase, seconds in self.phases.items():
                 self.phase, self.deadline = phase, time.monotonic() + seconds * self.patience
                 since = time.monotonic()
-                green = getattr(self, phase.replace("-", "_"))()
+                try:
+                    green = getattr(self, phase.replace("-", "_"))()
+                except Exception as error:
+                    # A fault of this script costs one phase, not the minutes that are left.
+                    green = False
+                    self.note(what="process", name=phase, rc=None, failed=repr(error))
                 good &= green
                 self.note(what="phase", green=green, seconds=round(time.monotonic() - since, 1))
                 self.archive()
@@ -353,7 +358,7 @@ class Call:
         return good
 
 
-class Stop(Exception):
+class Stop(BaseException):
     """Ends the call; the archive is written."""
 
 

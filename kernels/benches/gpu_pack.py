@@ -16,10 +16,8 @@ PROGRAMS = {
     ("vljepa-worker", "vljepa-worker"): "worker",
 }
 # Modules of tests that use a GPU where there is one; each must match a test.
-MODULES = {
-    "kernels_tests": ("::tests_cube", "::tests_strips", *(f"device::{name}::" for name in ("cuda::tests", "cuda::large", "cuda::mark", "snapshot"))),
-    "tests": ("gpu_run", "gpu_step"),
-}
+DEVICE = ("device::cuda::tests::", "device::cuda::large::", "device::cuda::mark::", "device::snapshot::")
+MODULES = {"kernels_tests": ("::tests_cube::", "::tests_strips::", *DEVICE), "tests": ("gpu_run::", "gpu_step::")}
 
 
 def run(command, **options):
