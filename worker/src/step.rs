@@ -81,10 +81,9 @@ pub fn step(
     // frozen X-encoder saw is kept in either case.
     let alone = micros.len() == 1;
     let needed = Keep::Needed(recompute);
-    let e = engine.model.recipe().embed_dim;
     let cx = engine.context();
-    let mut predicted_be = cx.take(&[rows.len(), e])?;
-    let mut target_be = cx.take(&[rows.len(), e])?;
+    let shape_be = [rows.len(), engine.model.recipe().embed_dim];
+    let (mut predicted_be, mut target_be) = (cx.take(&shape_be)?, cx.take(&shape_be)?);
     let mut kept = None;
     let mut visuals = Vec::new();
     for micro in &micros {

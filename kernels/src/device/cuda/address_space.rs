@@ -59,8 +59,8 @@ impl AddressSpace {
         };
         // SAFETY: the range lies inside the reservation and is not mapped; the handle was just created.
         let mapped = unsafe { cu::cuMemMap(address, bytes, 0, handle, 0) }.result();
-        // SAFETY: the range was just mapped.
         let accessible = mapped.and_then(|()| {
+            // SAFETY: the range was just mapped; the driver reads one description.
             unsafe { cu::cuMemSetAccess(address, bytes, &raw const access, 1) }.result()
         });
         if let Err(error) = accessible {
