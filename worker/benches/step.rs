@@ -98,6 +98,19 @@ fn main() -> ExitCode {
     }
 }
 
+impl Arguments {
+    fn input(&self, batch: Batch, learning_rate: f64) -> Input {
+        Input {
+            batch,
+            micro_batch: self.micro_batch,
+            recompute: self.recompute,
+            learning_rate,
+            stop: false,
+            spoiled: false,
+        }
+    }
+}
+
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let recipe = vljepa_recipes::load(&arguments.recipe, &arguments.sets)?.recipe;
     rayon::ThreadPoolBuilder::new().num_threads(arguments.threads).build_global()?;
@@ -107,14 +120,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let learning_rate = recipe.stages.first().map_or(1e-3, |stage| stage.learning_rate.peak);
     let collectives = world(arguments, device)?;
     let step = |engine: &mut Engine, training: &mut Training| {
-        let input = Input {
-            batch: batch.clone(),
-            micro_batch: arguments.micro_batch,
-            recompute: arguments.recompute,
-            learning_rate,
-            stop: false,
-            spoiled: false,
-        };
+        let input = arguments.input(batch.clone(), learning_rate);
         one_step(engine, training, &collectives, input)
     };
     for _ in 0..arguments.warm_up {

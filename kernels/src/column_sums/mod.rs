@@ -36,15 +36,15 @@ use crate::{Result, Stream, View, ViewMut, check, parallel};
 /// ```
 pub fn add(stream: &Stream, x: View<'_>, out: ViewMut<'_>) -> Result<()> {
     const NAME: &str = "column_sums::add";
-    let [n, d] = check::rank(NAME, "x", x.shape())?;
-    check::shape(NAME, "out", out.shape(), &[d])?;
+    let shape: [usize; 2] = check::rank(NAME, "x", x.shape())?;
+    check::shape(NAME, "out", out.shape(), &shape[1..])?;
     match stream {
         Stream::Host => {
             parallel::add_column_sums(out.host_f32_mut(NAME, "out")?, x.host_f32(NAME, "x")?);
         }
         #[cfg(feature = "cuda")]
         Stream::Cuda(stream) => {
-            let call = stream.call(NAME);
+            let (call, [n, d]) = (stream.call(NAME), shape);
             let element = call.element(x.dtype(), "x")?;
             let partial = call.workspace(DType::F32, launch::workspace(n, d))?;
             let buffers = [
