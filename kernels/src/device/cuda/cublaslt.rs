@@ -27,6 +27,10 @@ const CUBLASLT: Wanted = Wanted {
               or name the file in VLJEPA_CUBLASLT",
 };
 
+/// 2⁻¹⁰⁰: what two dozen products times this add to a sum lies far below the rounding (2⁻²⁴) of the
+/// product itself.
+const NEGLIGIBLE: f32 = f32::from_bits((127 - 100) << 23);
+
 /// `CUBLAS_STATUS_SUCCESS`.
 const SUCCESS: c_int = 0;
 /// `CUBLAS_COMPUTE_32F`.
@@ -332,6 +336,20 @@ impl<'a> Matmul<'a> {
         found.truncate(usize::try_from(returned).unwrap_or(0));
         found.retain(|result| result.state == SUCCESS);
         Ok(found.into_iter().map(|result| result.algorithm).collect())
+    }
+
+    /// The product as it is timed, with the scale of its sums. It computes into the product's own
+    /// output. Where the product overwrites its output, so does each timed one before it. Where it
+    /// adds to its output, the output must stay as it is: sums are scaled by [`NEGLIGIBLE`], and the
+    /// bias, which is not scaled, is left out.
+    ///
+    /// # Errors
+    /// When cuBLASLt refuses the product without its bias.
+    pub(super) fn timed(&self) -> Result<(Self, f32)> {
+        let add = self.product.add;
+        let bias = self.product.bias.filter(|_| !add);
+        let timed = Self::new(self.blas, &Product { bias, ..self.product })?;
+        Ok((timed, if add { NEGLIGIBLE } else { 1.0 }))
     }
 
     /// Issues the product times `scale` to `stream`, whose workspace of [`WORKSPACE_BYTES`] is at

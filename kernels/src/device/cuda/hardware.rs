@@ -448,7 +448,7 @@ impl Hardware {
         let (matmul, shape) = (Matmul::new(&self.blas, &product)?, Shape::of(&product));
         let algorithm = {
             let mut algorithms = self.algorithms.lock().unwrap_or_else(PoisonError::into_inner);
-            let choose = || self.fastest(lane, &matmul, &product);
+            let choose = || self.fastest(lane, &matmul);
             algorithms.find(shape, |known| matmul.supports(known), choose)?
         };
         let name = || {
@@ -463,19 +463,18 @@ impl Hardware {
     /// The fastest of what cuBLASLt offers for a product; untimed its first answer, which is the
     /// same in every run.
     ///
-    /// Timing computes into the product's own output, so that it needs no memory. Where the product
-    /// overwrites its output, so does each timed one before it. Where it adds to its output, timed
-    /// ones are scaled by [`NEGLIGIBLE`].
-    fn fastest(&self, lane: Lane, matmul: &Matmul<'_>, product: &Product) -> Result<Words> {
+    /// Timing computes into the product's own output, so that it needs no memory: see
+    /// [`Matmul::timed`].
+    fn fastest(&self, lane: Lane, matmul: &Matmul<'_>) -> Result<Words> {
         let candidates = matmul.candidates(if self.timed { CANDIDATES } else { 1 })?;
         if let [only] = candidates[..] {
             return Ok(only);
         }
-        let scale = if product.add { NEGLIGIBLE } else { 1.0 };
+        let (timed, scale) = matmul.timed()?;
         let Queue { stream, workspace, .. } = *self.queue(lane);
         let mut best = (f64::INFINITY, Err(failed("timing products", String::new(), LATER)));
         for candidate in candidates {
-            let run = || matmul.run(&candidate, scale, workspace, stream.cast());
+            let run = || timed.run(&candidate, scale, workspace, stream.cast());
             match (0..4).map(|_| self.time(lane, run)).collect::<Result<Vec<f64>>>() {
                 Ok(ms) => {
                     // The first repetition may load code.
@@ -502,9 +501,6 @@ impl Hardware {
 
 /// Algorithms that are timed for a shape.
 const CANDIDATES: usize = 6;
-/// 2⁻¹⁰⁰: what two dozen products times this add to a sum lies far below the rounding (2⁻²⁴) of the
-/// product itself.
-const NEGLIGIBLE: f32 = f32::from_bits((127 - 100) << 23);
 
 /// An event, destroyed when dropped.
 #[derive(Debug)]

@@ -83,6 +83,28 @@ fn layouts_are_those_of_the_transposed_product() {
 }
 
 #[test]
+fn timing_a_product_that_adds_to_its_output_leaves_the_output_as_it_is() {
+    let fake = Fake::new(&[]);
+    let blas = Blas::open(&fake.libraries).unwrap();
+    let bias = Some(Region { address: 0x4_0000, bytes: 32 });
+    let bias_calls = |add| {
+        let product = Product { bias, add, ..product(Element::Bf16) };
+        let matmul = Matmul::new(&blas, &product).unwrap();
+        fake.calls();
+        let (timed, scale) = matmul.timed().unwrap();
+        assert_eq!((scale * 1e30 < 1.0, scale > 0.0), (add, true));
+        timed.run(&[7; 8], scale, 0x5_0000, std::ptr::null_mut()).unwrap();
+        let calls = fake.calls();
+        // The scale in thousandths, and β.
+        let wanted = if add { "matmul 0 1 7" } else { "matmul 1000 0 7" };
+        assert!(calls.iter().any(|call| call == wanted), "{calls:?}");
+        calls.iter().filter(|call| call.starts_with("operation_set 8 ")).count()
+    };
+    assert_eq!(bias_calls(true), 0, "a bias would be added once for each timed product");
+    assert_eq!(bias_calls(false), 1);
+}
+
+#[test]
 fn algorithms_are_asked_for_with_the_alignment_of_each_operand_and_sums_in_f32() {
     let fake = Fake::new(&[]);
     let blas = Blas::open(&fake.libraries).unwrap();
