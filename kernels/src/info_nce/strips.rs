@@ -155,7 +155,7 @@ impl Inputs<'_> {
             bias: None,
             out: scores,
             out_element: Element::F32,
-            add: false,
+            addend: None,
         })
     }
 }
@@ -249,7 +249,7 @@ pub(super) fn backward(
             bias: None,
             out: call.f32(d_predicted.rows(start, start + rows), "d_predicted")?,
             out_element: Element::F32,
-            add: false,
+            addend: None,
         };
         call.stream.multiply(d_rows)?;
         let own = inputs.predicted.rows(start, start + rows);
@@ -259,7 +259,7 @@ pub(super) fn backward(
             left_transposed: true,
             right: call.at(own, "predicted", DType::Bf16)?,
             out: d_target,
-            add: start > 0,
+            addend: (start > 0).then_some(d_target),
             ..d_rows
         })?;
     }

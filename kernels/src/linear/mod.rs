@@ -9,8 +9,12 @@ mod reference;
 mod tests;
 
 #[cfg(feature = "cuda")]
-use crate::{DType, column_sums, compile::Element, device::cuda::Product};
-use crate::{Result, Stream, View, ViewMut, Write, check};
+use crate::{
+    DType, column_sums,
+    compile::Element,
+    device::cuda::{Call, Product, Region},
+};
+use crate::{Result, Stream, View, ViewMut, Write, check, copy};
 
 /// The layer's output, written or added to `out` (adding is the residual connection): `x·Wᵀ + b`.
 ///
@@ -50,23 +54,71 @@ pub fn forward(
         #[cfg(feature = "cuda")]
         Stream::Cuda(stream) => {
             let call = stream.call(NAME);
-            let bias = bias.map(|b| call.at(b, "bias", DType::Bf16)).transpose()?;
-            call.stream.multiply(Product {
-                rows: size.rows,
-                columns: size.outputs,
-                inner: size.inputs,
-                left: call.at(x, "x", DType::Bf16)?,
-                left_transposed: false,
-                right: call.at(weight, "weight", DType::Bf16)?,
-                right_transposed: true,
-                bias,
-                out: call.at(out, "out", DType::Bf16)?,
-                out_element: Element::Bf16,
-                add: write == Write::Add,
-            })?;
+            let out = call.at(out, "out", DType::Bf16)?;
+            let addend = (write == Write::Add).then_some(out);
+            multiply(call, size, (x, weight, bias), addend, out)?;
         }
     }
     Ok(())
+}
+
+/// The layer's output behind a residual connection, with the stream before it kept: `residual + x·Wᵀ + b`.
+///
+/// `residual` and `out` (n, o) are different tensors; otherwise as [`forward`].
+///
+/// # Errors
+/// As [`forward`].
+pub fn forward_onto(
+    stream: &Stream,
+    x: View<'_>,
+    weight: View<'_>,
+    bias: Option<View<'_>>,
+    residual: View<'_>,
+    mut out: ViewMut<'_>,
+) -> Result<()> {
+    const NAME: &str = "linear::forward_onto";
+    let size = size(NAME, x.shape(), weight.shape(), "out", out.shape())?;
+    check::shape(NAME, "residual", residual.shape(), out.shape())?;
+    if let Some(bias) = bias {
+        check::shape(NAME, "bias", bias.shape(), &[size.outputs])?;
+    }
+    match stream {
+        Stream::Host => {
+            copy::copy(stream, residual, out.reborrow())?;
+            forward(stream, x, weight, bias, Write::Add, out)
+        }
+        #[cfg(feature = "cuda")]
+        Stream::Cuda(stream) => {
+            let call = stream.call(NAME);
+            let addend = Some(call.at(residual, "residual", DType::Bf16)?);
+            let out = call.at(out, "out", DType::Bf16)?;
+            multiply(call, size, (x, weight, bias), addend, out)
+        }
+    }
+}
+
+/// out = x·Wᵀ + b + addend on a GPU.
+#[cfg(feature = "cuda")]
+fn multiply(
+    call: Call,
+    size: Size,
+    (x, weight, bias): (View<'_>, View<'_>, Option<View<'_>>),
+    addend: Option<Region>,
+    out: Region,
+) -> Result<()> {
+    call.stream.multiply(Product {
+        rows: size.rows,
+        columns: size.outputs,
+        inner: size.inputs,
+        left: call.at(x, "x", DType::Bf16)?,
+        left_transposed: false,
+        right: call.at(weight, "weight", DType::Bf16)?,
+        right_transposed: true,
+        bias: bias.map(|b| call.at(b, "bias", DType::Bf16)).transpose()?,
+        out,
+        out_element: Element::Bf16,
+        addend,
+    })
 }
 
 /// The gradient of the input, written or added to `d_x` (n, i): `d_out·W`, with `d_out` (n, o) and `weight` (o, i).
@@ -91,6 +143,7 @@ pub fn backward_input(
         #[cfg(feature = "cuda")]
         Stream::Cuda(stream) => {
             let call = stream.call(NAME);
+            let d_x = call.at(d_x, "d_x", DType::Bf16)?;
             call.stream.multiply(Product {
                 rows: size.rows,
                 columns: size.inputs,
@@ -100,9 +153,9 @@ pub fn backward_input(
                 right: call.at(weight, "weight", DType::Bf16)?,
                 right_transposed: false,
                 bias: None,
-                out: call.at(d_x, "d_x", DType::Bf16)?,
+                out: d_x,
                 out_element: Element::Bf16,
-                add: write == Write::Add,
+                addend: (write == Write::Add).then_some(d_x),
             })?;
         }
     }
@@ -135,6 +188,7 @@ pub fn backward_weight(
         #[cfg(feature = "cuda")]
         Stream::Cuda(stream) => {
             let call = stream.call(NAME);
+            let d_weight = call.f32(d_weight, "d_weight")?;
             call.stream.multiply(Product {
                 rows: size.outputs,
                 columns: size.inputs,
@@ -144,9 +198,9 @@ pub fn backward_weight(
                 right: call.at(x, "x", DType::Bf16)?,
                 right_transposed: false,
                 bias: None,
-                out: call.f32(d_weight, "d_weight")?,
+                out: d_weight,
                 out_element: Element::F32,
-                add: true,
+                addend: Some(d_weight),
             })?;
             if let Some(d_bias) = d_bias {
                 column_sums::add(&Stream::Cuda(*stream), d_out, d_bias)?;

@@ -1,7 +1,7 @@
 //! The host's linear layer against the reference, the reference against finite differences.
 
 use super::cases::{SIZES, tolerance};
-use super::{Size, backward_input, backward_weight, forward, reference};
+use super::{Size, backward_input, backward_weight, forward, forward_onto, reference};
 use crate::testing::{assert_close, assert_differs, dot, finite_difference, normal, poison};
 use crate::{KernelError, Stream, View, ViewMut, Write};
 
@@ -22,6 +22,13 @@ fn forward_matches_reference_with_and_without_bias() {
             forward(&Stream::Host, x_view, w_view, bias_view, write, out).unwrap();
             reference::forward(size, &x, &w, bias.then_some(&b), write, &mut want);
             assert_close(&format!("{size:?} {write:?}"), &got, &want, tolerance(i));
+            if write == Write::Add {
+                let (residual, mut onto) = (normal(4, n * o), poison(n * o));
+                let residual = View::from_f32(&residual, &[n, o]);
+                let out = ViewMut::from_f32(&mut onto, &[n, o]);
+                forward_onto(&Stream::Host, x_view, w_view, bias_view, residual, out).unwrap();
+                assert_close("another tensor's residual", &onto, &got, 0.0);
+            }
             if n * o > 0 {
                 want[n * o / 2] += 0.01;
                 assert_differs("one output moved", &got, &want, tolerance(i));

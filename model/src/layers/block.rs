@@ -175,15 +175,13 @@ fn join(
     keep: bool,
 ) -> Result<Joined> {
     let Some(norm) = norm else {
-        let before = if keep {
+        if keep {
             let mut out = cx.take(x.shape())?;
-            copy::copy(cx.stream, x.view(), out.view_mut())?;
-            Some(std::mem::replace(&mut x, out))
-        } else {
-            None
-        };
+            output.forward_onto(cx, parameters, inner, x.view(), out.view_mut())?;
+            return Ok(Joined { out, before: Some(x), result: None });
+        }
         output.forward(cx, parameters, inner, Write::Add, x.view_mut())?;
-        return Ok(Joined { out: x, before, result: None });
+        return Ok(Joined { out: x, before: None, result: None });
     };
     let mut result = cx.take(x.shape())?;
     output.forward(cx, parameters, inner, Write::Set, result.view_mut())?;

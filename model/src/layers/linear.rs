@@ -55,6 +55,22 @@ impl Linear {
         linear::forward(cx.stream, x, parameters.of(&self.weight), bias, write, out)
     }
 
+    /// out (n, outputs) = residual (n, outputs) + x (n, inputs)·Wᵀ + b, in another tensor than the residual.
+    ///
+    /// # Errors
+    /// When shapes disagree.
+    pub fn forward_onto(
+        &self,
+        cx: Context<'_>,
+        parameters: &Parameters,
+        x: View<'_>,
+        residual: View<'_>,
+        out: ViewMut<'_>,
+    ) -> Result<()> {
+        let bias = self.bias.as_ref().map(|b| parameters.of(b));
+        linear::forward_onto(cx.stream, x, parameters.of(&self.weight), bias, residual, out)
+    }
+
     /// Adds to the gradients of weight and bias: dW += d_outᵀ·x, db += Σ d_out.
     ///
     /// # Errors

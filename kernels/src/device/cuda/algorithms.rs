@@ -22,9 +22,9 @@ pub(super) struct Shape {
     pub(super) bias: bool,
     pub(super) add: bool,
     pub(super) f32_out: bool,
-    /// Bytes by which the addresses of left and right operand, output and bias are divisible:
-    /// powers of two up to [`LARGEST_ALIGNMENT`].
-    pub(super) alignments: [u32; 4],
+    /// Bytes by which the addresses of left and right operand, addend (without one, the output),
+    /// output and bias are divisible: powers of two up to [`LARGEST_ALIGNMENT`].
+    pub(super) alignments: [u32; 5],
 }
 
 /// The alignment of weights, in bytes: parameters start at multiples of 64 elements, which are bf16
@@ -102,16 +102,17 @@ impl Algorithms {
 
 impl Shape {
     pub(super) fn of(product: &Product) -> Self {
-        let Product { left, right, out, bias, .. } = *product;
+        let Product { left, right, addend, out, bias, .. } = *product;
         let alignment = |address: u64| 1 << address.trailing_zeros().min(LARGEST_ALIGNMENT.ilog2());
         let bias = bias.map_or(0, |bias| bias.address);
+        let added = addend.unwrap_or(out).address;
         Self {
             sizes: [product.rows, product.columns, product.inner],
             transposed: [product.left_transposed, product.right_transposed],
             bias: product.bias.is_some(),
-            add: product.add,
+            add: addend.is_some(),
             f32_out: product.out_element == Element::F32,
-            alignments: [left.address, right.address, out.address, bias].map(alignment),
+            alignments: [left.address, right.address, added, out.address, bias].map(alignment),
         }
     }
 
@@ -132,8 +133,8 @@ impl Shape {
         let [rows, columns, inner] = self.sizes;
         let flags = [self.transposed[0], self.transposed[1], self.bias, self.add, self.f32_out];
         let flags: String = flags.map(|flag| if flag { '1' } else { '0' }).iter().collect();
-        let [left, right, out, bias_at] = self.alignments;
-        format!("{rows} {columns} {inner} {flags} {left} {right} {out} {bias_at}")
+        let alignments = self.alignments.map(|bytes| bytes.to_string()).join(" ");
+        format!("{rows} {columns} {inner} {flags} {alignments}")
     }
 
     fn parse(text: &str) -> Option<Self> {
@@ -182,7 +183,7 @@ mod tests {
             bias,
             add: false,
             f32_out: true,
-            alignments: [128, 16, 4, 128],
+            alignments: [128, 16, 4, 4, 128],
         }
     }
 
@@ -236,7 +237,7 @@ mod tests {
             bias: None,
             out: Region { address: 0x2_0000, bytes: 8192 },
             out_element: Element::Bf16,
-            add: false,
+            addend: None,
         };
         let alignment = |address| Shape::of(&at(address)).alignments[0];
         assert_eq!([0x80, 0x90, 0x102, 0x4_0000].map(alignment), [128, 16, 2, 128]);

@@ -3,7 +3,7 @@
 use super::Region;
 use crate::compile::Element;
 
-/// out (rows × columns) = left (rows × inner) · right (inner × columns) + bias + β·out, all row-major; sums in f32.
+/// out (rows × columns) = left (rows × inner) · right (inner × columns) + bias + addend, all row-major; sums in f32.
 ///
 /// Operands and bias are bf16; the output is bf16 (activations) or f32 (gradients of weights).
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -28,6 +28,6 @@ pub struct Product {
     pub out: Region,
     /// Its element type.
     pub out_element: Element,
-    /// Whether the result is added to what stands there: β = 1.
-    pub add: bool,
+    /// Added to the result: of the output's shape and element type, and often the output itself.
+    pub addend: Option<Region>,
 }

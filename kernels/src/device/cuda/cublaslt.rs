@@ -310,8 +310,9 @@ impl<'a> Matmul<'a> {
         let reductions = reductions(self.product.out_element);
         set(preference::REDUCTIONS, from_ref(&reductions).cast(), size_of::<u32>())?;
         // The bias's alignment is seen in its pointer.
-        let [left, right, out, _] = Shape::of(&self.product).alignments;
-        for (attribute, bytes) in preference::ALIGNMENTS.into_iter().zip([right, left, out, out]) {
+        let [left, right, addend, out, _] = Shape::of(&self.product).alignments;
+        let alignments = [right, left, addend, out];
+        for (attribute, bytes) in preference::ALIGNMENTS.into_iter().zip(alignments) {
             set(attribute, from_ref(&bytes).cast(), size_of::<u32>())?;
         }
         let (mut found, mut returned) = (vec![Heuristic::default(); count], 0);
@@ -339,17 +340,17 @@ impl<'a> Matmul<'a> {
     }
 
     /// The product as it is timed, with the scale of its sums. It computes into the product's own
-    /// output. Where the product overwrites its output, so does each timed one before it. Where it
-    /// adds to its output, the output must stay as it is: sums are scaled by [`NEGLIGIBLE`], and the
+    /// output. Where the product overwrites its output, so does each timed one before it. Where its
+    /// output is also its addend, the output must stay as it is: sums are scaled by [`NEGLIGIBLE`], and the
     /// bias, which is not scaled, is left out.
     ///
     /// # Errors
     /// When cuBLASLt refuses the product without its bias.
     pub(super) fn timed(&self) -> Result<(Self, f32)> {
-        let add = self.product.add;
-        let bias = self.product.bias.filter(|_| !add);
+        let in_place = self.product.addend == Some(self.product.out);
+        let bias = self.product.bias.filter(|_| !in_place);
         let timed = Self::new(self.blas, &Product { bias, ..self.product })?;
-        Ok((timed, if add { NEGLIGIBLE } else { 1.0 }))
+        Ok((timed, if in_place { NEGLIGIBLE } else { 1.0 }))
     }
 
     /// Issues the product times `scale` to `stream`, whose workspace of [`WORKSPACE_BYTES`] is at
@@ -364,8 +365,9 @@ impl<'a> Matmul<'a> {
         workspace: u64,
         stream: *mut c_void,
     ) -> Result<()> {
-        let Product { left, right, out, add, .. } = self.product;
-        let (beta, [a, b, c]) = (if add { 1.0f32 } else { 0.0 }, self.layouts);
+        let Product { left, right, out, addend, .. } = self.product;
+        let (beta, [a, b, c]) = (if addend.is_some() { 1.0f32 } else { 0.0 }, self.layouts);
+        let addend = addend.unwrap_or(out).address as *const c_void;
         let out = out.address as *mut c_void;
         // SAFETY: handle, descriptor and layouts are alive, regions are as large as the layouts say
         // (checked by the operation), and the workspace is the stream's own.
@@ -379,7 +381,7 @@ impl<'a> Matmul<'a> {
                 left.address as *const c_void,
                 b,
                 &raw const beta,
-                out,
+                addend,
                 c,
                 out,
                 c,

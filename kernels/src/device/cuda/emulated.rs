@@ -218,8 +218,9 @@ impl Emulated {
         };
         let left = self.numbers(product.left, Element::Bf16);
         let right = self.numbers(product.right, Element::Bf16);
-        let mut sums =
-            if product.add { self.numbers(out, out_element) } else { vec![0.0; rows * columns] };
+        let mut sums = product
+            .addend
+            .map_or_else(|| vec![0.0; rows * columns], |addend| self.numbers(addend, out_element));
         if let Some(bias) = product.bias {
             let bias = self.numbers(bias, Element::Bf16);
             for row in sums.chunks_exact_mut(columns) {

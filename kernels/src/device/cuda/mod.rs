@@ -351,13 +351,17 @@ impl CudaStream {
     /// # Errors
     /// When cuBLASLt refuses it.
     pub fn multiply(self, product: Product) -> Result<()> {
-        let Product { rows, columns, inner, out, add, bias, .. } = product;
+        let Product { rows, columns, inner, out, addend, bias, .. } = product;
         if rows == 0 || columns == 0 {
             return Ok(());
         }
         if inner == 0 && bias.is_none() {
             // A sum over nothing, for which cuBLASLt has no layout.
-            return if add { Ok(()) } else { self.fill_zero(out) };
+            return match addend {
+                None => self.fill_zero(out),
+                Some(addend) if addend == out => Ok(()),
+                Some(addend) => self.copy(addend, out),
+            };
         }
         driver!(self.cuda, driver => driver.multiply(self.lane, product))
     }

@@ -274,8 +274,9 @@ impl Recording {
 
     pub(super) fn multiply(&self, lane: Lane, product: Product) -> Result<()> {
         let mut state = self.state();
-        for region in [Some(product.left), Some(product.right), product.bias, Some(product.out)] {
-            region.map_or(Ok(()), |region| state.check("product", region))?;
+        let Product { left, right, bias, addend, out, .. } = product;
+        for region in [Some(left), Some(right), bias, addend, Some(out)].into_iter().flatten() {
+            state.check("product", region)?;
         }
         state.note(lane, Order::Multiply(product));
         Ok(())

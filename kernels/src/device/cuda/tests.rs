@@ -107,6 +107,10 @@ fn linear_layers_multiply_add_bias_and_accumulate_as_on_the_host() {
         let mut d_weight = zeros(device, DType::F32, &[o, i]);
         let mut d_bias = zeros(device, DType::F32, &[o]);
         let bias = Some(bias.view());
+        let mut onto = zeros(device, dtype(device), &[n, o]);
+        let residual = out.view();
+        linear::forward_onto(stream, x.view(), weight.view(), bias, residual, onto.view_mut())
+            .unwrap();
         linear::forward(stream, x.view(), weight.view(), bias, Write::Add, out.view_mut()).unwrap();
         let write = Write::Set;
         linear::backward_input(stream, d_out.view(), weight.view(), write, d_x.view_mut()).unwrap();
@@ -115,7 +119,7 @@ fn linear_layers_multiply_add_bias_and_accumulate_as_on_the_host() {
             linear::backward_weight(stream, x.view(), d_out.view(), d_weight.view_mut(), d_bias)
                 .unwrap();
         }
-        vec![out, d_x, d_weight, d_bias]
+        vec![onto, out, d_x, d_weight, d_bias]
     });
 }
 

@@ -55,7 +55,7 @@ fn product(out_element: Element) -> Product {
         bias: None,
         out: region(0x3_0004),
         out_element,
-        add: false,
+        addend: None,
     }
 }
 
@@ -87,8 +87,10 @@ fn timing_a_product_that_adds_to_its_output_leaves_the_output_as_it_is() {
     let fake = Fake::new(&[]);
     let blas = Blas::open(&fake.libraries).unwrap();
     let bias = Some(Region { address: 0x4_0000, bytes: 32 });
-    let bias_calls = |add| {
-        let product = Product { bias, add, ..product(Element::Bf16) };
+    let elsewhere = Region { address: 0x6_0000, bytes: 1 << 20 };
+    let bias_calls = |addend: Option<Region>| {
+        let product = Product { bias, addend, ..product(Element::Bf16) };
+        let add = addend == Some(product.out);
         let matmul = Matmul::new(&blas, &product).unwrap();
         fake.calls();
         let (timed, scale) = matmul.timed().unwrap();
@@ -96,12 +98,17 @@ fn timing_a_product_that_adds_to_its_output_leaves_the_output_as_it_is() {
         timed.run(&[7; 8], scale, 0x5_0000, std::ptr::null_mut()).unwrap();
         let calls = fake.calls();
         // The scale in thousandths, and β.
-        let wanted = if add { "matmul 0 1 7" } else { "matmul 1000 0 7" };
+        let wanted = match (add, addend) {
+            (true, _) => "matmul 0 1 7",
+            (false, Some(_)) => "matmul 1000 1 7",
+            (false, None) => "matmul 1000 0 7",
+        };
         assert!(calls.iter().any(|call| call == wanted), "{calls:?}");
         calls.iter().filter(|call| call.starts_with("operation_set 8 ")).count()
     };
-    assert_eq!(bias_calls(true), 0, "a bias would be added once for each timed product");
-    assert_eq!(bias_calls(false), 1);
+    let in_place = Some(product(Element::Bf16).out);
+    assert_eq!(bias_calls(in_place), 0, "a bias would be added once for each timed product");
+    assert_eq!([bias_calls(None), bias_calls(Some(elsewhere))], [1, 1]);
 }
 
 #[test]
