@@ -296,8 +296,8 @@ mod tests {
         keep(&mut writer, shape(2, false), [1; 8]);
         keep(&mut writer, shape(2, false), [2; 8]);
         let whole = std::fs::read_to_string(&file).unwrap();
-        let of_another_version = whole.replace(" 128 16 4 128", "").replace("|2 8", "|7 8");
-        let cut = format!("{whole}{of_another_version}{MACHINE}|5 8 4 10001 128 16 4 128|0000");
+        let of_another_version = whole.replace(" 128 16 4 4 128", "").replace("|2 8", "|7 8");
+        let cut = format!("{whole}{of_another_version}{MACHINE}|5 8 4 10001 128 16 4 4 128|0000");
         std::fs::write(&file, format!("not a line\n{cut}")).unwrap();
         let mut reader = Algorithms::default();
         reader.keep(&file, MACHINE, false).unwrap();
