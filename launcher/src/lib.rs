@@ -50,12 +50,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Box::new(miette::MietteHandlerOpts::new().width(120).break_words(false).build())
     };
     miette::set_hook(Box::new(handler)).ok();
-    let ended = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
+    let ended = event_loop()
         .map_err(|error| LaunchError::Start {
-            what: "starting the launcher's threads".to_owned(),
+            what: "starting the launcher's event loop".to_owned(),
             why: error.to_string(),
         })
         .and_then(|runtime| runtime.block_on(dispatch(cli)));
@@ -67,6 +64,13 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::from(code)
         }
     }
+}
+
+/// What the launcher's tasks run on: one thread, which hears the ranks in the order in which the kernel heard them. The workers of
+/// tokio's other runtime run the task that was woken last first: the supervisor would hear the death of a rank that `srun` killed
+/// before the death that made `srun` do so.
+pub(crate) fn event_loop() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
 async fn dispatch(cli: Cli) -> Result<u8, LaunchError> {

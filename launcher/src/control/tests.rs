@@ -79,6 +79,35 @@ async fn a_rank_is_welcomed_heard_told_to_stop_and_noticed_when_it_is_gone() {
     assert!(matches!(server.next().await, Some(Heard::Lost(1))));
 }
 
+#[test]
+#[expect(clippy::disallowed_methods, reason = "a busy machine is played")]
+fn ranks_that_are_lost_at_once_are_heard_in_the_order_in_which_they_were_lost() {
+    let busy = |ms| std::thread::sleep(Duration::from_millis(ms));
+    let runtime = crate::event_loop().unwrap();
+    for [first, second] in [[0, 1], [1, 0], [0, 1], [1, 0]] {
+        runtime.block_on(async {
+            let mut server = server().await;
+            let (one, _) = say_hello(&server, hello(first)).await;
+            let (other, _) = say_hello(&server, hello(second)).await;
+            for _ in 0..2 {
+                assert!(matches!(server.next().await, Some(Heard::Joined(_))));
+            }
+            // Threads that run tasks are busy while both ranks are lost.
+            for _ in 0..2 {
+                tokio::spawn(async move { busy(20) });
+            }
+            busy(5);
+            drop(one);
+            busy(1);
+            drop(other);
+            for rank in [first, second] {
+                let heard = server.next().await;
+                assert!(matches!(heard, Some(Heard::Lost(lost)) if lost == rank), "{heard:?}");
+            }
+        });
+    }
+}
+
 #[tokio::test]
 async fn an_nccl_id_reaches_all_ranks_when_all_are_there_and_also_those_that_come_again() {
     let mut server = server().await;
