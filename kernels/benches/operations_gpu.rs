@@ -2,12 +2,14 @@
 //! `torch_kernels.py`.
 //!
 //! `cargo bench -p vljepa-kernels --features cuda --bench operations_gpu`; names of sections (`attention norms`) run these alone. A time
-//! is the median of the repetitions, between two events. A section that fails is reported and the next one runs; the program then
-//! ends with status 1.
+//! is the median of the repetitions, between two events. A section that fails is reported and the
+//! next one runs; the program then ends with status 1.
 //! `share` is the part of the ceiling measured at the start: of the copy's bytes per second for what is bound by memory, of the
-//! largest product's operations per second for what is bound by arithmetic. `VLJEPA_NVRTC`, `VLJEPA_CUDA_INCLUDE` and
+//! largest product's operations per second for what is bound by arithmetic. `VLJEPA_NVRTC`,
+//! `VLJEPA_CUDA_INCLUDE` and
 //! `VLJEPA_CUBLASLT` name NVRTC, its headers and cuBLASLt where they are not found, `VLJEPA_TEST_KERNELS` a folder of cubins compiled ahead. `--small` runs tiny
-//! shapes, which only shows that it runs; `--emulated` (feature `emulator`) runs them without a GPU.
+//! shapes, which only shows that it runs; `--emulated` (feature `emulator`) runs them without a
+//! GPU.
 #![expect(clippy::print_stdout, reason = "a benchmark")]
 
 use std::path::PathBuf;

@@ -45,8 +45,9 @@ pub(crate) fn indices(
     }
 }
 
-/// A kernel that numbers the vectors of `rows` rows in 32 bits, `vectors` in each row, must be able to: a vector is 16 bytes wide
-/// where that divides the row, else one element. The units of the last cube are numbered too.
+/// A kernel that numbers the vectors of `rows` rows in 32 bits, `vectors` in each row, must be able
+/// to: a vector is 16 bytes wide where that divides the row, else one element. The units of the
+/// last cube are numbered too.
 #[cfg(feature = "cuda")]
 pub(crate) fn numbered(
     operation: &'static str,

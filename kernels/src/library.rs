@@ -37,7 +37,7 @@ pub enum LibraryError {
     /// No file of the wanted names exists.
     #[error("{name} was not found (tried {tried}); {install}")]
     Missing {
-        /// The library.
+        /// Name of the library, such as `cuBLASLt`.
         name: &'static str,
         /// File names and paths that were tried.
         tried: String,
@@ -47,7 +47,7 @@ pub enum LibraryError {
     /// A file exists but does not load, or lacks a function.
     #[error("{} is not a usable {name}: {message}; {install}", path.display())]
     Unusable {
-        /// The library.
+        /// Name of the library, such as `cuBLASLt`.
         name: &'static str,
         /// The file.
         path: PathBuf,

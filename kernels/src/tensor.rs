@@ -227,7 +227,8 @@ impl Tensor {
         Ok(Self { storage, shape, dtype, home: None })
     }
 
-    /// A tensor of zeros outside of any arena: parameters and other memory that lives as long as the run.
+    /// A tensor of zeros outside of any arena: parameters and other memory that lives as long as
+    /// the run.
     ///
     /// # Errors
     /// When the device has no more memory.

@@ -66,9 +66,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// What the launcher's tasks run on: one thread, which hears the ranks in the order in which the kernel heard them. The workers of
-/// tokio's other runtime run the task that was woken last first: the supervisor would hear the death of a rank that `srun` killed
-/// before the death that made `srun` do so.
+/// What the launcher's tasks run on: one thread, which hears the ranks in the order in which the
+/// kernel heard them. The workers of tokio's other runtime run the task that was woken last first:
+/// the supervisor would hear the death of a rank that `srun` killed before the death that made
+/// `srun` do so.
 pub(crate) fn event_loop() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
 }

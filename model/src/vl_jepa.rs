@@ -77,8 +77,8 @@ impl VlJepa {
         self.logit_scale.id()
     }
 
-    /// α = exp(logit_scale), at most the recipe's `max_scale`. On a GPU this waits for everything issued before: a step reads it
-    /// once, at its beginning.
+    /// α = exp(logit_scale), at most the recipe's `max_scale`. On a GPU this waits for everything
+    /// issued before: a step reads it once, at its beginning.
     ///
     /// # Errors
     /// When the parameter cannot be read back from the device.

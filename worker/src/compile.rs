@@ -39,8 +39,8 @@ pub fn run(
     Ok(text)
 }
 
-/// The kernels that training and evaluating `recipes` in bf16 launch, in the fast mode and in the deterministic one, each once, in the
-/// order of their names.
+/// The kernels that training and evaluating `recipes` in bf16 launch, in the fast mode and in the
+/// deterministic one, each once, in the order of their names.
 ///
 /// # Errors
 /// When a recipe does not load, or a size of it is refused.

@@ -106,7 +106,8 @@ impl Engine {
         Ok((engine, training))
     }
 
-    /// As [`Self::for_rank`], but all weights are zero: for rehearsals on a device that computes nothing.
+    /// As [`Self::for_rank`], but all weights are zero: for rehearsals on a device that computes
+    /// nothing.
     ///
     /// # Errors
     /// As [`Self::for_inference`].
@@ -136,7 +137,8 @@ impl Engine {
         self.arena.device()
     }
 
-    /// Gives memory that no tensor uses back to the device: a stage and an evaluation need other sizes than what came before.
+    /// Gives memory that no tensor uses back to the device: a stage and an evaluation need other
+    /// sizes than what came before.
     ///
     /// # Errors
     /// When the device fails.

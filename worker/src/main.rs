@@ -44,8 +44,9 @@ enum Command {
         #[arg(long)]
         cache: Option<PathBuf>,
     },
-    /// Run steps of every stage and one evaluation batch of recipes on a device that computes nothing, and print the memory,
-    /// launches, copies and synchronisations that they ask for. Needs no GPU.
+    /// Run steps of every stage and one evaluation batch of recipes on a device that computes
+    /// nothing, and print the memory, launches, copies and synchronisations that they ask for.
+    /// Needs no GPU.
     #[cfg(feature = "cuda")]
     Rehearse {
         /// Recipes, which are rehearsed at their full size.
@@ -54,10 +55,12 @@ enum Command {
         /// Change a key of the recipes: KEY=VALUE.
         #[arg(long = "set")]
         changes: Vec<String>,
-        /// Memory of the GPU in GiB: a stage that needs more is an error. Without it memory is unlimited.
+        /// Memory of the GPU in GiB: a stage that needs more is an error. Without it memory is
+        /// unlimited.
         #[arg(long)]
         memory_gib: Option<usize>,
-        /// Tokens of the target texts of each step, such as 64,17,512 [default: two steps of the longest that the recipe allows].
+        /// Tokens of the target texts of each step, such as 64,17,512 [default: two steps of the
+        /// longest that the recipe allows].
         #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
         target_tokens: Vec<u16>,
     },

@@ -1,8 +1,9 @@
-//! A rehearsal of a recipe on a recording GPU: steps of every stage and one evaluation batch at full size, without a GPU.
+//! A rehearsal of a recipe on a recording GPU: steps of every stage and one evaluation batch at
+//! full size, without a GPU.
 //!
-//! It shows what a run will ask of its device before one is booked: the kernels to compile ahead, the
-//! most memory a rank holds, and the launches, copies and synchronisations of a step. Sizes that an
-//! operation refuses are refused here.
+//! It shows what a run will ask of its device before one is booked: the kernels to compile ahead,
+//! the most memory a rank holds, and the launches, copies and synchronisations of a step. Sizes
+//! that an operation refuses are refused here.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -74,12 +75,13 @@ impl Rehearsal {
     }
 }
 
-/// Rehearses `recipe` as its rank with the most rows, on a GPU of `memory_bytes` (`None` for no limit).
-/// Every stage takes one step for each of `target_tokens`, the length of its target texts; without any, two
-/// steps with the longest texts that the recipe allows.
+/// Rehearses `recipe` as its rank with the most rows, on a GPU of `memory_bytes` (`None` for no
+/// limit). Every stage takes one step for each of `target_tokens`, the length of its target texts;
+/// without any, two steps with the longest texts that the recipe allows.
 ///
 /// # Errors
-/// A size that an operation refuses, or a stage that needs more than the memory, with the stage's name.
+/// A size that an operation refuses, or a stage that needs more than the memory, with the stage's
+/// name.
 pub fn rehearse(
     recipe: &Recipe,
     memory_bytes: Option<usize>,

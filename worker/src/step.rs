@@ -72,7 +72,8 @@ pub fn step(
     let hashes = batch.target_hashes.clone();
     let micros = micro_batches(engine, &batch, micro_batch)?;
     let frames = Tensor::from_u8(batch.frames, &batch.frames_shape).on(engine.device())?;
-    // Read while the device waits for the step anyway: what is read later makes the host wait for all that was issued.
+    // Read while the device waits for the step anyway: what is read later makes the host wait for
+    // all that was issued.
     let alpha = engine.model.alpha(&engine.parameters)?;
     begin_gradients(&mut training.gradients, &engine.device().compute_stream(), spoiled)?;
 

@@ -1,4 +1,5 @@
-//! Attention on tensor cores: the forward pass, what the backward passes begin and end with, and what all of them share.
+//! Attention on tensor cores: the forward pass, what the backward passes begin and end with, and
+//! what all of them share.
 //!
 //! Floor, tiling and what was considered: `launch.rs`.
 

@@ -13,11 +13,13 @@
 //! tiles at an edge of mask or sequence compute the mask; tiles outside are skipped.
 //!
 //! Tiling, backward: a cube owns keys of one key/value head (128, or 64 below a width of 64 and at 256) and walks over the queries of all heads that share
-//! it, one tile ahead by `cp.async`; d_k and d_v stay in registers, so that grouped heads need neither atomics nor a copy per query head. At a width of
-//! 256 two cubes own 128 columns each and both compute scores and d_scores: 7 products instead of 5, as no register file holds the sums. The fast mode
-//! adds d_score·K to d_q by f32 atomics, two numbers at a time; the deterministic one walks over keys once more with a cube per 128 queries.
-//! Softmax is computed from the saved log-sum-exp, and δ = Σ out·d_out by a small kernel before.
-//! Versions of the pass over keys that were compared: `cube/backward_keys.rs`.
+//! it, one tile ahead by `cp.async`; d_k and d_v stay in registers, so that grouped heads need
+//! neither atomics nor a copy per query head. At a width of 256 two cubes own 128 columns each and
+//! both compute scores and d_scores: 7 products instead of 5, as no register file holds the sums.
+//! The fast mode adds d_score·K to d_q by f32 atomics, two numbers at a time; the deterministic one
+//! walks over keys once more with a cube per 128 queries. Softmax is computed from the saved
+//! log-sum-exp, and δ = Σ out·d_out by a small kernel before. Versions of the pass over keys that
+//! were compared: `cube/backward_keys.rs`.
 //!
 //! Packed sequences: a list of places (sequence, tile) of the batch's lengths, the longest first, is cut on the host; there is no padding to compute and no
 //! kernel asks for a sequence that a row is in.

@@ -136,12 +136,13 @@ pub(crate) fn load_sums(from: u32) -> Sums {
     d
 }
 
-/// The address of this lane's row of a matrix of an `ldmatrix`: row `lane_row` and chunk `lane_chunk`
-/// (0 or 1), counted from row `row` (a multiple of 8) and the even chunk `chunk` of a swizzled tile.
+/// The address of this lane's row of a matrix of an `ldmatrix`: row `lane_row` and chunk
+/// `lane_chunk` (0 or 1), counted from row `row` (a multiple of 8) and the even chunk `chunk` of a
+/// swizzled tile.
 ///
-/// A tile begins at a multiple of 128 bytes, so that the exclusive or of [`swizzled`] may come last:
-/// one number for all rows and chunks of a tile depends on the lane, and the row is a constant of
-/// the instruction.
+/// A tile begins at a multiple of 128 bytes, so that the exclusive or of [`swizzled`] may come
+/// last: one number for all rows and chunks of a tile depends on the lane, and the row is a
+/// constant of the instruction.
 #[cube]
 fn matrix_address(
     tile: u32,

@@ -1,8 +1,9 @@
 //! The arena: a budget of device memory that a step's tensors come from and go back to.
 //!
-//! A tensor taken from the arena returns its memory when it is dropped, so that after the first steps nothing is asked of the
-//! system. On the host the next tensor of that type and size class takes it; on a GPU the device's heap serves all tensors. Reuse is
-//! safe because operations of one stream are ordered.
+//! A tensor taken from the arena returns its memory when it is dropped, so that after the first
+//! steps nothing is asked of the system. On the host the next tensor of that type and size class
+//! takes it; on a GPU the device's heap serves all tensors. Reuse is safe because operations of one
+//! stream are ordered.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,7 +26,8 @@ struct Pool {
 }
 
 impl Arena {
-    /// An empty arena on `device` that will hold at most `budget_bytes` of host memory; a GPU's memory is its own limit.
+    /// An empty arena on `device` that will hold at most `budget_bytes` of host memory; a GPU's
+    /// memory is its own limit.
     #[must_use]
     pub fn new(device: Device, budget_bytes: usize) -> Self {
         let pool = Pool { free: BTreeMap::new(), held_bytes: 0, budget_bytes };
@@ -38,7 +40,8 @@ impl Arena {
         self.device
     }
 
-    /// Bytes taken from the system and not given back, in use or free for reuse; on a GPU all that the process holds there.
+    /// Bytes taken from the system and not given back, in use or free for reuse; on a GPU all that
+    /// the process holds there.
     #[must_use]
     pub fn held_bytes(&self) -> usize {
         #[cfg(feature = "cuda")]
@@ -89,7 +92,8 @@ impl Arena {
         Ok(tensor)
     }
 
-    /// Gives memory that no tensor uses back to the system; on a GPU after everything issued so far.
+    /// Gives memory that no tensor uses back to the system; on a GPU after everything issued so
+    /// far.
     ///
     /// # Errors
     /// When the device failed in any of it.

@@ -65,8 +65,8 @@ pub fn forward(
     Ok(())
 }
 
-/// The gradient of the table, added: `d_table[ids[i]] += scale · d_out[i]`, in the order of i. The ids are in host memory, which sorts
-/// them.
+/// The gradient of the table, added: `d_table[ids[i]] += scale · d_out[i]`, in the order of i. The
+/// ids are in host memory, which sorts them.
 ///
 /// # Errors
 /// When shapes or element types disagree, or an id is not below v.

@@ -20,8 +20,8 @@
 //! Where one GPU holds the whole batch (b = g, a multiple of 8), [`both_statistics`] and
 //! [`both_gradients`] compute both sides from strips of S that cuBLASLt writes: 2·g·g·e operations
 //! for statistics and 6·g·g·e for gradients in all, instead of 4·g·g·e and 8·g·g·e (`strips.rs`).
-//! Any other share of the batch takes the one-sided kernels twice: at 128 of 24,576 rows, statistics
-//! of columns are another rank's, so that one pass over S has nothing to share.
+//! Any other share of the batch takes the one-sided kernels twice: at 128 of 24,576 rows,
+//! statistics of columns are another rank's, so that one pass over S has nothing to share.
 //!
 //! Sources: CLIP (arXiv 2103.00020) figure 3; VL-JEPA (arXiv 2512.10942) §2.
 
@@ -236,8 +236,8 @@ impl<'a> Batch<'a> {
 /// [`statistics`] of this rank's rows of both sides.
 ///
 /// # Shapes
-/// Writes f32 (b) each: `predicted_lse`, of the rows of P over all of T; `target_lse`, of the rows of
-/// T over all of P; and `diagonal`, s_ii.
+/// Writes f32 (b) each: `predicted_lse`, of the rows of P over all of T; `target_lse`, of the rows
+/// of T over all of P; and `diagonal`, s_ii.
 ///
 /// # Errors
 /// When shapes or element types disagree, or the rows do not lie within the batch.

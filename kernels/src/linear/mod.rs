@@ -62,7 +62,8 @@ pub fn forward(
     Ok(())
 }
 
-/// The layer's output behind a residual connection, with the stream before it kept: `residual + x·Wᵀ + b`.
+/// The layer's output behind a residual connection, with the stream before it kept: `residual +
+/// x·Wᵀ + b`.
 ///
 /// `residual` and `out` (n, o) are different tensors; otherwise as [`forward`].
 ///

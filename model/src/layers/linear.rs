@@ -55,7 +55,8 @@ impl Linear {
         linear::forward(cx.stream, x, parameters.of(&self.weight), bias, write, out)
     }
 
-    /// out (n, outputs) = residual (n, outputs) + x (n, inputs)·Wᵀ + b, in another tensor than the residual.
+    /// out (n, outputs) = residual (n, outputs) + x (n, inputs)·Wᵀ + b, in another tensor than the
+    /// residual.
     ///
     /// # Errors
     /// When shapes disagree.

@@ -76,8 +76,8 @@ impl Stack {
         Ok((out, keep.any().then_some(StackSaved { blocks, last: x, norm })))
     }
 
-    /// The gradient of the input (n, d) for that of the hidden states, `d_out` (n, d), which is dropped before the blocks; adds to the gradients of all weights, and says
-    /// so block by block.
+    /// The gradient of the input (n, d) for that of the hidden states, `d_out` (n, d), which is
+    /// dropped before the blocks; adds to the gradients of all weights, and says so block by block.
     ///
     /// # Errors
     /// When shapes disagree or memory is short.

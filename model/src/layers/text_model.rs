@@ -138,7 +138,8 @@ impl TextModel {
         Ok(out)
     }
 
-    /// Adds to the gradient of the table that of its rows, `d` (n, d), for the token ids (n) that were embedded.
+    /// Adds to the gradient of the table that of its rows, `d` (n, d), for the token ids (n) that
+    /// were embedded.
     ///
     /// # Errors
     /// When shapes disagree.

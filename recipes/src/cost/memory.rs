@@ -4,10 +4,12 @@ use super::operations::Tokens;
 use super::parameters::parameters;
 use crate::schema::{Precision, Recipe, Recompute};
 
-/// A heap's share for blocks that are free but too short for what is needed: rehearsals of the recipes find 0 to 7 %.
+/// A heap's share for blocks that are free but too short for what is needed: rehearsals of the
+/// recipes find 0 to 7 %.
 const HOLES: f64 = 1.04;
 
-/// Bytes of the fullest rank at the fullest moment of a step. A GPU's context, cuBLASLt and NCCL need about 2 GB more.
+/// Bytes of the fullest rank at the fullest moment of a step. A GPU's context, cuBLASLt and NCCL
+/// need about 2 GB more.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Memory {
     /// Weights in the precision that computes, trained and frozen.
@@ -18,7 +20,8 @@ pub struct Memory {
     pub gradients: f64,
     /// Pixels of the rank's rows.
     pub frames: f64,
-    /// Tensors kept from forward to backward for one micro-batch, and the workspace of the layer that is computed backward.
+    /// Tensors kept from forward to backward for one micro-batch, and the workspace of the layer
+    /// that is computed backward.
     pub activations: f64,
     /// Visual features kept for the whole share of the rank, where micro-batches are embedded first.
     pub features: f64,
@@ -113,7 +116,8 @@ struct Stack {
 }
 
 impl Stack {
-    /// What backward reads of a layer outside of its MLP: the stream and its norm before both branches, attention, results.
+    /// What backward reads of a layer outside of its MLP: the stream and its norm before both
+    /// branches, attention, results.
     fn outside(&self) -> usize {
         (4 + self.result_norms) * self.hidden + self.attention
     }
@@ -132,8 +136,9 @@ impl Stack {
             }
     }
 
-    /// Values of the backward pass of one layer beside what is kept, at its fullest, in the MLP: what is computed again, the gradients of
-    /// the stream, of the branch's result where that has a norm, and of what stands before the activation.
+    /// Values of the backward pass of one layer beside what is kept, at its fullest, in the MLP:
+    /// what is computed again, the gradients of the stream, of the branch's result where that has a
+    /// norm, and of what stands before the activation.
     fn workspace(&self, recompute: Recompute) -> usize {
         let again = match recompute {
             Recompute::None => 0,
@@ -149,8 +154,9 @@ impl Stack {
     }
 }
 
-/// Values of a sample at the fullest of a step's moments: behind the forward pass, and in the last layer of each backward pass. They
-/// come in the order Y-encoder, predictor, X-encoder, and each frees what it has read.
+/// Values of a sample at the fullest of a step's moments: behind the forward pass, and in the last
+/// layer of each backward pass. They come in the order Y-encoder, predictor, X-encoder, and each
+/// frees what it has read.
 fn activation_values(recipe: &Recipe, tokens: Tokens, recompute: Recompute) -> f64 {
     let model = &recipe.model;
     let (x, p, y) = (&model.x_encoder, &model.predictor, &model.y_encoder);

@@ -12,7 +12,8 @@ pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace holds this crate")
 }
 
-/// The folder of recipes: the checkout's, or `VLJEPA_RECIPES` where tests run without the checkout they were built in.
+/// The folder of recipes: the checkout's, or `VLJEPA_RECIPES` where tests run without the checkout
+/// they were built in.
 #[expect(clippy::disallowed_methods, reason = "a variable that only tests know")]
 pub fn recipes() -> PathBuf {
     std::env::var("VLJEPA_RECIPES").map_or_else(|_| repository().join("recipes"), PathBuf::from)

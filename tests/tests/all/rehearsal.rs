@@ -1,4 +1,5 @@
-//! What a rehearsal on a recording GPU says about the recipes in the folder: sizes, memory, kernels, waits.
+//! What a rehearsal on a recording GPU says about the recipes in the folder: sizes, memory,
+//! kernels, waits.
 
 use vljepa_recipes::Recipe;
 use vljepa_recipes::cost::{ASSUMED_TARGET_TOKENS, cost};
@@ -44,7 +45,8 @@ fn the_plan_s_memory_is_what_a_rehearsal_needs_within_five_percent() {
 
 #[test]
 fn every_stage_of_pretraining_fits_the_gpu_that_its_comments_name() {
-    // An H200 reports 143,771 MiB and an H100 81,559; 2 GiB are left for the context, cuBLASLt and NCCL.
+    // An H200 reports 143,771 MiB and an H100 81,559; 2 GiB are left for the context, cuBLASLt and
+    // NCCL.
     let h200 = (143_771 - 2048) << 20;
     rehearse(&pretrain(&[]), Some(h200), &[]).unwrap();
     let h100 = (81_559 - 2048) << 20;

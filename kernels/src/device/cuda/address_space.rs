@@ -1,4 +1,5 @@
-//! A range of a GPU's addresses whose beginning is backed by memory: it grows and shrinks at its end, and nothing in it moves.
+//! A range of a GPU's addresses whose beginning is backed by memory: it grows and shrinks at its
+//! end, and nothing in it moves.
 //!
 //! Physical memory is created and mapped in chunks by CUDA's virtual memory calls.
 
@@ -57,14 +58,16 @@ impl AddressSpace {
             location,
             flags: cu::CUmemAccess_flags::CU_MEM_ACCESS_FLAGS_PROT_READWRITE,
         };
-        // SAFETY: the range lies inside the reservation and is not mapped; the handle was just created.
+        // SAFETY: the range lies inside the reservation and is not mapped; the handle was just
+        // created.
         let mapped = unsafe { cu::cuMemMap(address, bytes, 0, handle, 0) }.result();
         let accessible = mapped.and_then(|()| {
             // SAFETY: the range was just mapped; the driver reads one description.
             unsafe { cu::cuMemSetAccess(address, bytes, &raw const access, 1) }.result()
         });
         if let Err(error) = accessible {
-            // SAFETY: the handle was just created; a mapping of it, if there is one, is not used yet.
+            // SAFETY: the handle was just created; a mapping of it, if there is one, is not used
+            // yet.
             unsafe {
                 if mapped.is_ok() {
                     cu::cuMemUnmap(address, bytes).result()?;
@@ -77,8 +80,8 @@ impl AddressSpace {
         Ok(())
     }
 
-    /// Gives back the chunks that lie behind `end` bytes as a whole, and returns how many bytes stay backed. The caller has waited for
-    /// everything that used them.
+    /// Gives back the chunks that lie behind `end` bytes as a whole, and returns how many bytes
+    /// stay backed. The caller has waited for everything that used them.
     pub(super) fn shrink(&mut self, end: usize) -> Result<usize, DriverError> {
         let mut backed = self.backed();
         while let Some((bytes, handle)) = self.chunks.last().copied()

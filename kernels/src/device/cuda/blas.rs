@@ -3,7 +3,8 @@
 use super::Region;
 use crate::compile::Element;
 
-/// out (rows × columns) = left (rows × inner) · right (inner × columns) + bias + addend, all row-major; sums in f32.
+/// out (rows × columns) = left (rows × inner) · right (inner × columns) + bias + addend, all
+/// row-major; sums in f32.
 ///
 /// Operands and bias are bf16; the output is bf16 (activations) or f32 (gradients of weights).
 #[derive(Debug, Clone, Copy, PartialEq)]

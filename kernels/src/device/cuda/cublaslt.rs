@@ -341,8 +341,8 @@ impl<'a> Matmul<'a> {
 
     /// The product as it is timed, with the scale of its sums. It computes into the product's own
     /// output. Where the product overwrites its output, so does each timed one before it. Where its
-    /// output is also its addend, the output must stay as it is: sums are scaled by [`NEGLIGIBLE`], and the
-    /// bias, which is not scaled, is left out.
+    /// output is also its addend, the output must stay as it is: sums are scaled by [`NEGLIGIBLE`],
+    /// and the bias, which is not scaled, is left out.
     ///
     /// # Errors
     /// When cuBLASLt refuses the product without its bias.

@@ -38,7 +38,8 @@ pub(crate) fn test_gpu(attention: Mode) -> Option<&'static Cuda> {
     *OPENED[usize::from(attention == Mode::Fast)].get_or_init(|| open_test_gpu(attention))
 }
 
-/// The same GPU, opened once more, with streams and a trace of its own. It reads cubins from the folder `VLJEPA_TEST_KERNELS`.
+/// The same GPU, opened once more, with streams and a trace of its own. It reads cubins from the
+/// folder `VLJEPA_TEST_KERNELS`.
 pub(super) fn open_test_gpu(attention: Mode) -> Option<&'static Cuda> {
     let (number, libraries) = (test_gpu_number()?, Libraries::of(variable));
     let folder = variable("VLJEPA_TEST_KERNELS")
@@ -47,8 +48,9 @@ pub(super) fn open_test_gpu(attention: Mode) -> Option<&'static Cuda> {
     Some(Cuda::open(number, compiler, &libraries, attention).expect("the GPU"))
 }
 
-/// Compiles `kernel` for real GPUs into the folder `VLJEPA_TEST_KERNELS`, and does nothing without that variable. The
-/// emulator calls it for every kernel that it runs: afterwards the folder holds what the same tests need on a real GPU.
+/// Compiles `kernel` for real GPUs into the folder `VLJEPA_TEST_KERNELS`, and does nothing without
+/// that variable. The emulator calls it for every kernel that it runs: afterwards the folder holds
+/// what the same tests need on a real GPU.
 pub(crate) fn compile_ahead(kernel: Kernel) {
     static AHEAD: OnceLock<Option<(Compiler, Mutex<BTreeSet<Kernel>>)>> = OnceLock::new();
     let open = || {

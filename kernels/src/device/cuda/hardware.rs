@@ -198,7 +198,8 @@ impl Hardware {
         })
     }
 
-    /// Gives memory behind the first `end` bytes of the heap back, after everything issued so far; returns how many stay backed.
+    /// Gives memory behind the first `end` bytes of the heap back, after everything issued so far;
+    /// returns how many stay backed.
     pub(super) fn shrink(&self, end: usize) -> Result<usize> {
         for lane in Lane::ALL {
             self.synchronize(lane)?;

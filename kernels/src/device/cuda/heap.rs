@@ -1,19 +1,20 @@
 //! The heap of a device: which ranges of its memory are in use.
 //!
-//! A device reserves one range of addresses that never moves and backs its beginning with memory as the
-//! heap grows. Blocks that lie side by side become one when both are free, so that memory of one stage's
-//! sizes serves another's, and a tensor takes the first free block that is long enough. Operations of one
-//! stream are ordered, so a block may be given to the next operation before the last one that used it
-//! has run.
+//! A device reserves one range of addresses that never moves and backs its beginning with memory as
+//! the heap grows. Blocks that lie side by side become one when both are free, so that memory of
+//! one stage's sizes serves another's, and a tensor takes the first free block that is long enough.
+//! Operations of one stream are ordered, so a block may be given to the next operation before the
+//! last one that used it has run.
 //!
-//! The shortest block that is long enough, blocks of size classes, and large blocks from the end were
-//! tried on the orders of the paper's three stages: they left larger holes in the longest one.
+//! The shortest block that is long enough, blocks of size classes, and large blocks from the end
+//! were tried on the orders of the paper's three stages: they left larger holes in the longest one.
 
 use std::collections::BTreeMap;
 
 /// Blocks start at multiples of this many bytes: what cuMemAlloc promises and vector loads need.
 pub(super) const ALIGNMENT: usize = 512;
-/// Memory is backed in multiples of this many bytes: the granularity of cuMemCreate on every GPU we know.
+/// Memory is backed in multiples of this many bytes: the granularity of cuMemCreate on every GPU we
+/// know.
 pub(super) const PAGE_BYTES: usize = 2 << 20;
 
 /// Used and free blocks of a range of addresses, as offsets from its beginning.

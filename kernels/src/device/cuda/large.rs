@@ -1,8 +1,10 @@
-//! The kernels that multiply on tensor cores, at thousands of tokens: many tiles, ragged ends, every head width and mask.
+//! The kernels that multiply on tensor cores, at thousands of tokens: many tiles, ragged ends,
+//! every head width and mask.
 //!
-//! The host's operations are the reference: they are parallel, and tests of their own compare them with the formulas. Results are
-//! compared in relative norm, sequence by sequence, because averages over a long sequence are small beside a short one's.
-//! An emulated GPU takes the same operations to a few hundred tokens, see [`size`].
+//! The host's operations are the reference: they are parallel, and tests of their own compare them
+//! with the formulas. Results are compared in relative norm, sequence by sequence, because averages
+//! over a long sequence are small beside a short one's. An emulated GPU takes the same operations
+//! to a few hundred tokens, see [`size`].
 
 use super::Cuda;
 use super::emulated::test_gpu_number;
@@ -16,7 +18,8 @@ fn size<T>(real: T, emulated: T) -> T {
     if test_gpu_number().is_some() { real } else { emulated }
 }
 
-/// ‖got − want‖ / ‖want‖. Norms below `floor` per element count as that: what is zero but for rounding has no relative error.
+/// ‖got − want‖ / ‖want‖. Norms below `floor` per element count as that: what is zero but for
+/// rounding has no relative error.
 fn distance(got: &[f32], want: &[f32], floor: f64) -> f64 {
     let square = |x: f32| f64::from(x) * f64::from(x);
     let difference: f64 = got.iter().zip(want).map(|(a, b)| square(a - b)).sum();
@@ -85,8 +88,9 @@ fn farthest(got: &[Vec<f32>; 5], want: &[Vec<f32>; 5], ends: &[i32]) -> (f64, St
     worst
 }
 
-/// Probabilities, score gradients and results are rounded to bf16: 2⁻⁹ of an element at most, a third of that on average, and δ
-/// comes from rounded outputs. Differences of nearly equal numbers in the score gradients make that some three times larger.
+/// Probabilities, score gradients and results are rounded to bf16: 2⁻⁹ of an element at most, a
+/// third of that on average, and δ comes from rounded outputs. Differences of nearly equal numbers
+/// in the score gradients make that some three times larger.
 const ROUNDING: f64 = 0.01;
 
 /// Attention of one head width under every mask, in both modes.
@@ -146,7 +150,8 @@ fn every_head_width_has_its_large_case() {
     assert_eq!(HEAD_DIMS, [16, 32, 64, 128, 256]);
 }
 
-/// Unit rows that have a direction in common, so that the softmax's part of a gradient is as large as the diagonal's.
+/// Unit rows that have a direction in common, so that the softmax's part of a gradient is as large
+/// as the diagonal's.
 fn embeddings(seed: u64, rows: usize, width: usize) -> Vec<f32> {
     let mut x = numbers(seed, rows * width);
     for row in x.chunks_exact_mut(width) {
@@ -157,7 +162,8 @@ fn embeddings(seed: u64, rows: usize, width: usize) -> Vec<f32> {
     x
 }
 
-/// Log-sum-exp, diagonal, gradient of `b` rows from `first` on, and of the scale, in a batch of `g` with equal targets.
+/// Log-sum-exp, diagonal, gradient of `b` rows from `first` on, and of the scale, in a batch of `g`
+/// with equal targets.
 fn contrast(device: Device, [first, b, g, e]: [usize; 4], alpha: f32) -> [Vec<f32>; 4] {
     let stream = device.compute_stream();
     let rows = &embeddings(1, g, e)[first * e..(first + b) * e];
@@ -180,11 +186,13 @@ fn contrast(device: Device, [first, b, g, e]: [usize; 4], alpha: f32) -> [Vec<f3
     [lse, diagonal, d_rows, d_scale].each_ref().map(values)
 }
 
-/// Weights are rounded to bf16, 2⁻⁹ of each at most. The diagonal's is as large as all others of its row together, so that its
-/// error does not average out. A tile of 128 columns left out would be 2 % of a gradient.
+/// Weights are rounded to bf16, 2⁻⁹ of each at most. The diagonal's is as large as all others of
+/// its row together, so that its error does not average out. A tile of 128 columns left out would
+/// be 2 % of a gradient.
 const WEIGHTS: f64 = 4e-3;
 
-/// Compares results of `rows` rows each (or one number), 64 rows at a time. The last results are gradients and Σ dS ∘ S.
+/// Compares results of `rows` rows each (or one number), 64 rows at a time. The last results are
+/// gradients and Σ dS ∘ S.
 fn close(name: &str, got: &[Vec<f32>], want: &[Vec<f32>], limits: &[f64], rows: usize) {
     for (i, ((got, want), limit)) in got.iter().zip(want).zip(limits).enumerate() {
         let block = want.len().div_ceil(rows) * 64;

@@ -31,8 +31,8 @@ impl Mark {
 }
 
 impl CudaStream {
-    /// The driver's handle (`CUstream`) for libraries that issue work themselves; null without a real GPU. The device is made current
-    /// on the calling thread, which such libraries expect.
+    /// The driver's handle (`CUstream`) for libraries that issue work themselves; null without a
+    /// real GPU. The device is made current on the calling thread, which such libraries expect.
     ///
     /// # Errors
     /// When the device fails.

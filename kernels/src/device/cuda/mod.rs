@@ -1,7 +1,8 @@
 //! One NVIDIA GPU: memory, three streams, kernels loaded once, products by cuBLASLt.
 //!
 //! A [`Cuda`] lives as long as the process: it is opened once and referred to by `&'static`. What it does goes through a driver:
-//! the hardware's, one that only records what it is asked to do, or in tests one that runs the same launches on the host.
+//! the hardware's, one that only records what it is asked to do, or in tests one that runs the same
+//! launches on the host.
 
 mod address_space;
 mod algorithms;

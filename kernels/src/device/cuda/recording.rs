@@ -1,8 +1,10 @@
-//! A device without memory that notes what it is asked to do: a rehearsal of a run at its real size on a machine without a GPU.
+//! A device without memory that notes what it is asked to do: a rehearsal of a run at its real size
+//! on a machine without a GPU.
 //!
-//! Addresses are numbers, reads return zeros, and nothing is computed, so a step of the paper's model
-//! takes a second. What is noted answers three questions before a GPU is booked: which kernels a recipe
-//! launches, how much memory it needs, and how often the host and the device wait for each other.
+//! Addresses are numbers, reads return zeros, and nothing is computed, so a step of the paper's
+//! model takes a second. What is noted answers three questions before a GPU is booked: which
+//! kernels a recipe launches, how much memory it needs, and how often the host and the device wait
+//! for each other.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
