@@ -56,9 +56,43 @@ pub struct Skipped {
     pub reason: String,
 }
 
+/// Where the frames of batches are kept until a device has them.
+pub trait FrameMemory: Send + Sync + 'static {
+    /// The frames of one batch.
+    type Frames: Send;
+
+    /// Memory of so many bytes, all of which `fill` has written.
+    ///
+    /// # Errors
+    /// When there is no such memory.
+    fn filled(
+        &self,
+        bytes: usize,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Result<Self::Frames, Box<dyn std::error::Error + Send + Sync>>;
+}
+
+/// Vectors of bytes.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Vectors;
+
+impl FrameMemory for Vectors {
+    type Frames = Vec<u8>;
+
+    fn filled(
+        &self,
+        bytes: usize,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Result<Self::Frames, Box<dyn std::error::Error + Send + Sync>> {
+        let mut frames = vec![0; bytes];
+        fill(&mut frames);
+        Ok(frames)
+    }
+}
+
 /// One rank's rows of a global batch. `b` rows, `T` frames of `H`×`W` pixels.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Batch {
+pub struct Batch<F = Vec<u8>> {
     /// Step within the stage, from 0.
     pub stage_step: u64,
     /// Index of the first row within the global batch.
@@ -66,7 +100,7 @@ pub struct Batch {
     /// Rows of the global batch over all ranks.
     pub global_batch: usize,
     /// Pixels, (b, T, H, W, 3), red, green, blue.
-    pub frames: Vec<u8>,
+    pub frames: F,
     /// `[b, T, H, W, 3]`.
     pub frames_shape: [usize; 5],
     /// Tokens of the queries; rows may be empty.
@@ -85,10 +119,34 @@ pub struct Batch {
     pub skipped: Vec<Skipped>,
 }
 
-impl Batch {
+impl<F> Batch<F> {
     /// Rows on this rank.
     #[must_use]
     pub fn rows(&self) -> usize {
         self.frames_shape[0]
+    }
+
+    /// The same batch with its frames moved elsewhere.
+    ///
+    /// # Errors
+    /// Those of `place`.
+    pub fn moved<G, E>(
+        self,
+        place: impl FnOnce(F, [usize; 5]) -> Result<G, E>,
+    ) -> Result<Batch<G>, E> {
+        Ok(Batch {
+            frames: place(self.frames, self.frames_shape)?,
+            stage_step: self.stage_step,
+            first_row: self.first_row,
+            global_batch: self.global_batch,
+            frames_shape: self.frames_shape,
+            query: self.query,
+            target: self.target,
+            target_hashes: self.target_hashes,
+            query_texts: self.query_texts,
+            target_texts: self.target_texts,
+            samples: self.samples,
+            skipped: self.skipped,
+        })
     }
 }

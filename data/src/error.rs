@@ -99,6 +99,9 @@ pub enum DataError {
     /// A reading thread could not be started.
     #[error("cannot start a reading thread: {0}")]
     Thread(std::io::Error),
+    /// There is no memory for the frames of a batch.
+    #[error("no memory for the frames of a batch: {0}")]
+    Memory(Box<dyn std::error::Error + Send + Sync>),
     /// All batches of the stage were taken, or the stream has failed before.
     #[error("the stream has ended: {0}")]
     Ended(String),

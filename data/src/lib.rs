@@ -21,7 +21,7 @@ pub mod transform;
 #[cfg(test)]
 mod fixtures;
 
-pub use batch::{Batch, Ragged, SampleRef, Skipped};
+pub use batch::{Batch, FrameMemory, Ragged, SampleRef, Skipped};
 pub use error::DataError;
 pub use order::{Location, ORDER_VERSION, Order, SourceLengths};
 pub use reader::{LoadOptions, LoadedSample, SampleReader};

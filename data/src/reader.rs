@@ -141,9 +141,7 @@ fn pixels(media: Media, bytes: &[u8], options: &LoadOptions) -> Result<Vec<u8>, 
     let size = u32::try_from(options.image_size).map_err(|_| "image_size is too large")?;
     let mut shaper = Shaper::new(transform, size);
     let clip = decode(media, bytes, options.frames, &mut |picture| shaper.shape(picture, 0))?;
-    let mut frames = Vec::new();
-    clip.append_to(&mut frames);
-    Ok(frames)
+    Ok(clip.frames().collect::<Vec<_>>().concat())
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! `cargo bench -p vljepa-worker --bench step -- --threads 2 --frames 4` times the quickstart's on the host; with feature `cuda`,
 //! `… -- --recipe recipes/pretrain.yaml --ranks 192 --frames 8 --recompute mlp` one rank's share of a step of 24,576 rows on a GPU.
 //! The model, its loss, its optimizer and its device are the recipe's, weights and batch are random, and everything a step of
-//! that rank does is timed but the network: upload, forward, loss, backward, clipping, AdamW. `--phases` adds the milliseconds of
+//! that rank does is timed but the network: upload of the next batch, forward, loss, backward, clipping, AdamW. `--phases` adds the milliseconds of
 //! each as the host sees them, `--trace FILE` what the GPU did in one more step: a Chrome trace in FILE, and its budget as a line.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "the benchmark's result")]
 
@@ -14,11 +14,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
+use anyhow::Context;
 use clap::Parser;
 use serde_json::json;
 use vljepa_data::batch::{Batch, Ragged};
-use vljepa_kernels::Device;
+use vljepa_kernels::device::{Upload, UploadBuffer};
 use vljepa_kernels::testing::{Random, bytes, indices};
+use vljepa_kernels::{Device, Tensor};
 use vljepa_model::Recompute;
 use vljepa_recipes::Recipe;
 use vljepa_recipes::protocol::Phase;
@@ -99,7 +101,7 @@ fn main() -> ExitCode {
 }
 
 impl Arguments {
-    fn input(&self, batch: Batch, learning_rate: f64) -> Input {
+    fn input(&self, batch: Batch<Tensor>, learning_rate: f64) -> Input {
         Input {
             batch,
             micro_batch: self.micro_batch,
@@ -119,8 +121,9 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let batch = random_batch(arguments, &recipe)?;
     let learning_rate = recipe.stages.first().map_or(1e-3, |stage| stage.learning_rate.peak);
     let collectives = world(arguments, device)?;
-    let step = |engine: &mut Engine, training: &mut Training| {
-        let input = arguments.input(batch.clone(), learning_rate);
+    let mut batches = Batches::new(device, batch)?;
+    let mut step = |engine: &mut Engine, training: &mut Training| {
+        let input = arguments.input(batches.next()?, learning_rate);
         one_step(engine, training, &collectives, input)
     };
     for _ in 0..arguments.warm_up {
@@ -178,6 +181,28 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         traced(device, path, || step(&mut engine, &mut training).map(|_| ()))?;
     }
     Ok(())
+}
+
+/// The same batch for every step, uploaded during the step before as a worker's feed does it.
+struct Batches {
+    batch: Batch<()>,
+    ahead: Option<Upload>,
+}
+
+impl Batches {
+    fn new(device: Device, batch: Batch) -> anyhow::Result<Self> {
+        let mut buffer = UploadBuffer::new(device, batch.frames.len())?;
+        buffer.bytes_mut()?.copy_from_slice(&batch.frames);
+        let ahead = Some(Upload::begin(buffer, &batch.frames_shape)?);
+        Ok(Self { batch: batch.moved(|_, _| anyhow::Ok(()))?, ahead })
+    }
+
+    fn next(&mut self) -> anyhow::Result<Batch<Tensor>> {
+        let upload = self.ahead.take().context("an upload failed before")?;
+        let (frames, buffer) = upload.arrive()?;
+        self.ahead = Some(Upload::begin(buffer, &self.batch.frames_shape)?);
+        self.batch.clone().moved(|(), _| Ok(frames))
+    }
 }
 
 /// The ranks that are there, or this process in the place of one.

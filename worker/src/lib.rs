@@ -15,6 +15,7 @@ pub mod engine;
 pub mod environment;
 pub mod error;
 pub mod evaluation;
+pub mod feed;
 pub mod generation;
 pub mod health;
 pub mod inference;

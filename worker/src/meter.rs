@@ -93,7 +93,7 @@ impl Meter {
     }
 
     /// This rank's rows of a step.
-    pub fn count(&mut self, model: &Model, batch: &Batch) {
+    pub fn count<F>(&mut self, model: &Model, batch: &Batch<F>) {
         let length = |ragged: &Ragged, row: usize| {
             let [start, end] = [ragged.cu_seqlens[row], ragged.cu_seqlens[row + 1]];
             usize::try_from(end - start).unwrap_or_default()

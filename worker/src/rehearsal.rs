@@ -14,6 +14,7 @@ use vljepa_data::batch::{Batch, Ragged};
 use vljepa_kernels::attention::launch::Mode;
 use vljepa_kernels::compile::Kernel;
 use vljepa_kernels::device::cuda::{Cuda, Order, Record, Total};
+use vljepa_kernels::device::{Upload, UploadBuffer};
 use vljepa_kernels::{Device, Packed, Tensor};
 use vljepa_recipes::Recipe;
 use vljepa_recipes::cost::{Tokens, longest_sample};
@@ -102,9 +103,16 @@ pub fn rehearse(
         engine.trim()?;
         record();
         let mut steps = Vec::new();
+        let shape = frames_shape(recipe, stage, rows);
+        let upload = || {
+            Upload::begin(UploadBuffer::new(Device::Cuda(cuda), shape.iter().product())?, &shape)
+        };
+        let mut ahead = upload()?;
         for &target in target_tokens {
+            let (frames, _) = ahead.arrive()?;
+            ahead = upload()?;
             let tokens = Tokens { target, ..longest_sample(recipe, stage) };
-            let batch = blank_batch(recipe, stage, rows, tokens)?;
+            let batch = blank_batch(stage, frames, shape, tokens)?;
             one_step(&mut engine, &mut training, stage, batch, world_size)
                 .with_context(|| format!("stage {}", stage.name))?;
             steps.push(record());
@@ -121,7 +129,7 @@ fn one_step(
     engine: &mut Engine,
     training: &mut Training,
     stage: &Stage,
-    batch: Batch,
+    batch: Batch<Tensor>,
     world_size: usize,
 ) -> anyhow::Result<()> {
     let collectives = Collectives::StandIn(StandIn { world_size });
@@ -136,20 +144,19 @@ fn one_step(
     step::step(engine, training, &collectives, input, &mut |_| Ok(())).map(|_| ())
 }
 
-/// Black frames and texts of token 0, of the sizes that a step of the stage has.
+/// Texts of token 0, of the lengths that a step of the stage has.
 fn blank_batch(
-    recipe: &Recipe,
     stage: &Stage,
-    rows: usize,
+    frames: Tensor,
+    frames_shape: [usize; 5],
     tokens: Tokens,
-) -> anyhow::Result<Batch> {
-    let size = recipe.model.image_size;
-    let frames_shape = [rows, longest_clip(recipe, stage), size, size, 3];
+) -> anyhow::Result<Batch<Tensor>> {
+    let [rows, ..] = frames_shape;
     Ok(Batch {
         stage_step: 0,
         first_row: 0,
         global_batch: stage.batch,
-        frames: vec![0; frames_shape.iter().product()],
+        frames,
         frames_shape,
         query: blank_texts(rows, tokens.query)?,
         target: blank_texts(rows, tokens.target)?,
@@ -159,6 +166,11 @@ fn blank_batch(
         samples: Vec::new(),
         skipped: Vec::new(),
     })
+}
+
+fn frames_shape(recipe: &Recipe, stage: &Stage, rows: usize) -> [usize; 5] {
+    let size = recipe.model.image_size;
+    [rows, longest_clip(recipe, stage), size, size, 3]
 }
 
 fn longest_clip(recipe: &Recipe, stage: &Stage) -> usize {

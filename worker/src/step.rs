@@ -23,8 +23,8 @@ use crate::optimize;
 /// What one step works on.
 #[derive(Debug)]
 pub struct Input {
-    /// This rank's rows.
-    pub batch: Batch,
+    /// This rank's rows, their frames on the device.
+    pub batch: Batch<Tensor>,
     /// Rows embedded at once; none for all of them.
     pub micro_batch: Option<usize>,
     /// What the backward pass computes again.
@@ -71,7 +71,7 @@ pub fn step(
     let bad_samples = batch.skipped.len();
     let hashes = batch.target_hashes.clone();
     let micros = micro_batches(engine, &batch, micro_batch)?;
-    let frames = Tensor::from_u8(batch.frames, &batch.frames_shape).on(engine.device())?;
+    let frames = batch.frames;
     // Read while the device waits for the step anyway: what is read later makes the host wait for
     // all that was issued.
     let alpha = engine.model.alpha(&engine.parameters)?;
@@ -176,7 +176,7 @@ struct EmbeddedMicro {
 
 fn micro_batches(
     engine: &Engine,
-    batch: &Batch,
+    batch: &Batch<Tensor>,
     size: Option<usize>,
 ) -> vljepa_kernels::Result<Vec<Micro>> {
     let b = batch.rows();

@@ -3,8 +3,9 @@
 use std::time::Instant;
 
 use anyhow::Context;
+use vljepa_data::batch::Batch;
 use vljepa_data::order::ORDER_VERSION;
-use vljepa_data::stream::BatchStream;
+use vljepa_kernels::Tensor;
 use vljepa_model::learning_rate_at;
 use vljepa_recipes::clock;
 use vljepa_recipes::protocol::{FromWorker, Metrics, Outcome, Phase};
@@ -15,6 +16,7 @@ use crate::checkpoint::{self, Place, Save, Saver, Settled, State};
 use crate::engine::{Engine, Training};
 use crate::error::WorkerError;
 use crate::evaluation;
+use crate::feed::Feed;
 use crate::meter::{Closed, Meter};
 use crate::metrics::MetricsWriter;
 use crate::session::Session;
@@ -126,13 +128,14 @@ impl<'a> Trainer<'a> {
         let (rank, world_size) = (session.collectives.rank(), session.collectives.world_size());
         let (index, first) = (self.state.stage, self.state.stage_step);
         self.engine.trim()?;
-        let mut batches = BatchStream::open(&session.recipe, index, rank, world_size, first)?;
+        let (device, place_of_rank) = (session.device, [rank, world_size]);
+        let mut feed = Feed::open(device, &session.recipe, index, place_of_rank, first)?;
         tracing::info!("stage {} from step {first} of {}", stage.name, stage.steps);
         while self.state.stage_step < stage.steps {
             session.control.at(self.state.step, Phase::Data);
             self.meter.begin(self.state.step, self.is_logged(self.state.step + 1));
             session.drills.at(self.state.step, Phase::Data)?;
-            let batch = batches.next().with_context(|| {
+            let batch = feed.next().with_context(|| {
                 format!("rank {rank}, stage {}, step {}", stage.name, self.state.stage_step)
             })?;
             for bad in &batch.skipped {
@@ -176,7 +179,7 @@ impl<'a> Trainer<'a> {
     fn step(
         &mut self,
         stage: &Stage,
-        batch: vljepa_data::batch::Batch,
+        batch: Batch<Tensor>,
         learning_rate: f64,
     ) -> anyhow::Result<StepReport> {
         self.meter.count(&self.session.recipe.model, &batch);

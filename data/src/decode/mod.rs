@@ -102,11 +102,9 @@ pub fn uniform_frames(count: usize, n: usize) -> Vec<usize> {
 }
 
 impl Clip {
-    /// Appends the bytes of all frames, (T, H, W, 3).
-    pub fn append_to(&self, frames: &mut Vec<u8>) {
-        for &picture in &self.order {
-            frames.extend_from_slice(&self.pictures[picture].pixels);
-        }
+    /// The pixels of each frame, (H, W, 3), in the order of time.
+    pub fn frames(&self) -> impl Iterator<Item = &[u8]> {
+        self.order.iter().map(|&picture| &self.pictures[picture].pixels[..])
     }
 
     /// Bytes it takes in memory, about.

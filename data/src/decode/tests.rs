@@ -25,8 +25,7 @@ fn pictures_decode_to_their_pixels_and_repeat() {
     assert_eq!((clip.pictures.len(), clip.order.len()), (1, 4));
     assert_eq!((clip.pictures[0].width, clip.pictures[0].height), (5, 3));
     assert_eq!(clip.pictures[0].pixels[..6], [0, 0, 77, 7, 1, 77]);
-    let mut frames = Vec::new();
-    clip.append_to(&mut frames);
+    let frames = clip.frames().collect::<Vec<_>>().concat();
     assert_eq!(frames, clip.pictures[0].pixels.repeat(4));
     let grey = DynamicImage::ImageLuma8(GrayImage::from_pixel(2, 2, image::Luma([9])));
     let clip = plain(Media::Image, &encoded(&grey, ImageFormat::Png), 1).unwrap();

@@ -16,7 +16,8 @@ use std::time::Duration;
 use vljepa_recipes::Recipe;
 
 use self::row::{Row, RowMaker};
-use crate::batch::{Batch, Ragged};
+use crate::batch::{Batch, FrameMemory, Ragged, Vectors};
+use crate::decode::Clip;
 use crate::error::DataError;
 use crate::order;
 use crate::tokenize::target_hash;
@@ -41,8 +42,8 @@ pub struct StreamStats {
 }
 
 /// The batches of one rank in one stage, in order.
-pub struct BatchStream {
-    shared: Arc<Shared>,
+pub struct BatchStream<M: FrameMemory = Vectors> {
+    shared: Arc<Shared<M>>,
     threads: Vec<JoinHandle<()>>,
     samples_read: u64,
     bad_samples: u64,
@@ -50,43 +51,61 @@ pub struct BatchStream {
 }
 
 /// What the threads share.
-struct Shared {
+struct Shared<M: FrameMemory> {
     maker: RowMaker,
+    memory: M,
     steps: u64,
     prefetch: usize,
     global_batch: usize,
     rows: Range<usize>,
-    state: Mutex<State>,
+    state: Mutex<State<M::Frames>>,
     work: Condvar,
     ready: Condvar,
 }
 
-struct State {
+struct State<F> {
     stop: bool,
     /// Step of `slots[0]`, the one that is returned next.
     first_step: u64,
     /// The next row to be claimed: step, and row on this rank.
     claim: (u64, usize),
-    slots: VecDeque<Slot>,
+    slots: VecDeque<Slot<F>>,
 }
 
 /// A batch in the making.
-enum Slot {
+enum Slot<F> {
     Rows { rows: Vec<Option<Result<Row, DataError>>>, missing: usize },
     Assembling,
-    Done(Box<Result<Batch, DataError>>),
+    Done(Box<Result<Batch<F>, DataError>>),
 }
 
 impl BatchStream {
-    /// Opens the shards of stage number `stage` and starts to read for `rank` of `world_size`, from step `first_step` of the stage.
+    /// As [`Self::open_in`], with frames in vectors.
     ///
     /// # Errors
-    /// When shards or tokenizers cannot be read, or the recipe asks for what they cannot give.
+    /// As [`Self::open_in`].
     pub fn open(
         recipe: &Recipe,
         stage: usize,
         rank: usize,
         world_size: usize,
+        first_step: u64,
+    ) -> Result<Self, DataError> {
+        Self::open_in(Vectors, recipe, stage, [rank, world_size], first_step)
+    }
+}
+
+impl<M: FrameMemory> BatchStream<M> {
+    /// Opens the shards of stage number `stage` and starts to read for a rank of a number of ranks,
+    /// from step `first_step` of the stage. Frames lie in `memory`.
+    ///
+    /// # Errors
+    /// When shards or tokenizers cannot be read, or the recipe asks for what they cannot give.
+    pub fn open_in(
+        memory: M,
+        recipe: &Recipe,
+        stage: usize,
+        [rank, world_size]: [usize; 2],
         first_step: u64,
     ) -> Result<Self, DataError> {
         let maker = RowMaker::new(recipe, stage)?;
@@ -104,6 +123,7 @@ impl BatchStream {
         }
         let shared = Arc::new(Shared {
             maker,
+            memory,
             steps: settings.steps,
             prefetch: recipe.data.prefetch_batches.max(1),
             global_batch: settings.batch,
@@ -136,16 +156,22 @@ impl BatchStream {
     /// The reason why reading stopped, at the batch in which it did: more bad samples than the recipe allows, a shard that can no
     /// longer be read, a panic in a decoder. [`DataError::Ended`] after the stage's last batch and after an error.
     #[expect(clippy::should_implement_trait, reason = "the end of a stage is the caller's to know")]
-    pub fn next(&mut self) -> Result<Batch, DataError> {
+    pub fn next(&mut self) -> Result<Batch<M::Frames>, DataError> {
         if self.failed {
             return Err(DataError::Ended("it has failed before".to_owned()));
         }
         let batch = self.shared.take(&self.threads);
-        match &batch {
-            Ok(batch) => self.account(batch),
-            Err(_) => self.failed = true,
-        }
+        self.account(&batch);
         batch
+    }
+
+    /// What [`Self::next`] would return, where it would not wait for it; `None` otherwise, and after
+    /// the last batch.
+    pub fn next_if_ready(&mut self) -> Option<Result<Batch<M::Frames>, DataError>> {
+        let batch = if self.failed { None } else { self.shared.lock().pop() }?;
+        self.shared.work.notify_all();
+        self.account(&batch);
+        Some(batch)
     }
 
     /// What the stream has done so far.
@@ -153,7 +179,7 @@ impl BatchStream {
     pub fn stats(&self) -> StreamStats {
         let (cached_samples, cached_bytes, cache_hits) = self.shared.maker.cache.statistics();
         let state = self.shared.lock();
-        let done = |slot: &&Slot| matches!(slot, Slot::Done(_));
+        let done = |slot: &&Slot<M::Frames>| matches!(slot, Slot::Done(_));
         StreamStats {
             samples_read: self.samples_read,
             bad_samples: self.bad_samples,
@@ -166,14 +192,18 @@ impl BatchStream {
     }
 
     /// Counts the bad samples of a batch. How large their share may be is judged over all ranks, by whoever adds them up.
-    fn account(&mut self, batch: &Batch) {
+    fn account(&mut self, batch: &Result<Batch<M::Frames>, DataError>) {
+        let Ok(batch) = batch else {
+            self.failed = true;
+            return;
+        };
         let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
         self.bad_samples += count(batch.skipped.len());
         self.samples_read += count(batch.rows()) + count(batch.skipped.len());
     }
 }
 
-impl Drop for BatchStream {
+impl<M: FrameMemory> Drop for BatchStream<M> {
     /// Ends the threads: each finishes the sample it is at.
     fn drop(&mut self) {
         self.shared.lock().stop = true;
@@ -186,8 +216,18 @@ impl Drop for BatchStream {
     }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl<F> State<F> {
+    /// The next batch, if it is done.
+    fn pop(&mut self) -> Option<Result<Batch<F>, DataError>> {
+        let slot = self.slots.pop_front_if(|slot| matches!(slot, Slot::Done(_)));
+        let Some(Slot::Done(batch)) = slot else { return None };
+        self.first_step += 1;
+        Some(*batch)
+    }
+}
+
+impl<M: FrameMemory> Shared<M> {
+    fn lock(&self) -> MutexGuard<'_, State<M::Frames>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -255,16 +295,24 @@ impl Shared {
         &self,
         step: u64,
         rows: Vec<Option<Result<Row, DataError>>>,
-    ) -> Result<Batch, DataError> {
+    ) -> Result<Batch<M::Frames>, DataError> {
         let rows: Vec<Row> = rows.into_iter().flatten().collect::<Result<_, _>>()?;
         let frames_per_row = rows.first().map_or(0, |row| row.decoded.clip.order.len());
         let size = self.maker.image_size();
         let shape = [rows.len(), frames_per_row, size, size, 3];
+        let clips = rows.iter().map(|row| row.cropped.as_ref().unwrap_or(&row.decoded.clip));
+        let fill = |mut room: &mut [u8]| {
+            for frame in clips.flat_map(Clip::frames) {
+                room.split_off_mut(..frame.len()).expect("room").copy_from_slice(frame);
+            }
+            assert!(room.is_empty(), "pixels of batch {step}");
+        };
+        let frames = self.memory.filled(shape.iter().product(), fill).map_err(DataError::Memory)?;
         let mut batch = Batch {
             stage_step: step,
             first_row: self.rows.start,
             global_batch: self.global_batch,
-            frames: Vec::with_capacity(shape.iter().product()),
+            frames,
             frames_shape: shape,
             query: Ragged::new(),
             target: Ragged::new(),
@@ -275,7 +323,6 @@ impl Shared {
             skipped: Vec::new(),
         };
         for row in rows {
-            row.cropped.as_ref().unwrap_or(&row.decoded.clip).append_to(&mut batch.frames);
             batch.query.push(&row.query);
             batch.target.push(&row.target);
             batch.target_hashes.push(target_hash(&row.target_text));
@@ -284,25 +331,20 @@ impl Shared {
             batch.samples.push(row.sample);
             batch.skipped.extend(row.skipped);
         }
-        let expected: usize = shape.iter().product();
-        assert_eq!(batch.frames.len(), expected, "pixels of batch {step}");
         Ok(batch)
     }
 
     /// The next batch, when it is done.
-    fn take(&self, threads: &[JoinHandle<()>]) -> Result<Batch, DataError> {
+    fn take(&self, threads: &[JoinHandle<()>]) -> Result<Batch<M::Frames>, DataError> {
         let mut state = self.lock();
         loop {
             if state.first_step >= self.steps {
                 let last = format!("the stage has {} steps, all of them taken", self.steps);
                 return Err(DataError::Ended(last));
             }
-            if let Some(Slot::Done(_)) = state.slots.front()
-                && let Some(Slot::Done(batch)) = state.slots.pop_front()
-            {
-                state.first_step += 1;
+            if let Some(batch) = state.pop() {
                 self.work.notify_all();
-                return *batch;
+                return batch;
             }
             // Threads end only when all rows are made; anything else is a bug, and must not become a wait without end.
             if threads.iter().all(JoinHandle::is_finished) {

@@ -83,7 +83,7 @@ fn equal_keys_emit_equal_sources_under_their_own_name() {
 
 #[test]
 fn shuffles_name_all_lanes_and_not_those_that_happen_to_be_there() {
-    let pass = norm::Pass::Forward { form: norm::Form::Rms, added: false };
+    let pass = norm::Pass::Forward { form: norm::Form::Rms };
     let source = Kernel::LayerNorm(norm::Kernel { pass, element: Element::Bf16, width: 1024 });
     let text = source.source().unwrap().text;
     let shuffles: Vec<_> = text.lines().filter(|line| line.contains("__shfl")).collect();

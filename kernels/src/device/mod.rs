@@ -8,10 +8,12 @@ pub mod cuda;
 mod host;
 pub mod host_gemm;
 mod snapshot;
+mod upload;
 
 pub use arena::Arena;
 pub use host::{HostBuffer, HostSlice, HostSliceMut};
 pub use snapshot::Snapshot;
+pub use upload::{Upload, UploadBuffer};
 
 #[cfg(feature = "cuda")]
 use cuda::{Cuda, CudaBuffer, CudaSlice, CudaSliceMut, CudaStream, Lane};

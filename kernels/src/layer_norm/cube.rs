@@ -29,15 +29,13 @@ fn factor<F: Float, N: Size>(weight: Vector<F, N>, #[comptime] form: Form) -> Ve
     }
 }
 
-/// out = normalised x (+ residual); the sum of both is written as well where there is a residual.
+/// out = normalised x.
 #[cube(launch)]
 #[expect(clippy::too_many_arguments, reason = "buffers and scalars of one formula")]
 pub(super) fn norm_forward<F: Float, N: Size>(
     x: &[Vector<F, N>],
-    residual: &[Vector<F, N>],
     weight: &[Vector<F, N>],
     bias: &[Vector<F, N>],
-    sum: &mut [Vector<F, N>],
     out: &mut [Vector<F, N>],
     mean: &mut [f32],
     rstd: &mut [f32],
@@ -47,7 +45,6 @@ pub(super) fn norm_forward<F: Float, N: Size>(
     #[comptime] form: Form,
     #[comptime] width: usize,
     #[comptime] lanes: usize,
-    #[comptime] added: bool,
 ) {
     let vectors = comptime!(width / lanes);
     let turns = comptime!((width / lanes).div_ceil(32));
@@ -63,15 +60,6 @@ pub(super) fn norm_forward<F: Float, N: Size>(
         let mut value = Vector::<f32, N>::new(0.0f32);
         if at < vectors {
             value = Vector::cast_from(x[first + at]);
-            if comptime!(added) {
-                // What is normalised is what backward reads: the sum as it is stored.
-                let rounded =
-                    Vector::<F, N>::cast_from(value + Vector::cast_from(residual[first + at]));
-                value = Vector::cast_from(rounded);
-                if inside {
-                    sum[first + at] = rounded;
-                }
-            }
         }
         total += vector_total::<N>(value, lanes);
         values[turn] = value;

@@ -1,6 +1,6 @@
 //! The kernels of both normalisations and how they are launched.
 //!
-//! Floor: memory. Forward reads x (and the residual) and writes out (and their sum); backward reads x and d_out and writes d_x: 2 and 3
+//! Floor: memory. Forward reads x and writes out; backward reads x and d_out and writes d_x: 2 and 3
 //! passes over n·d elements; weights, statistics and the partial sums of d_weight are small beside them.
 //!
 //! Tiling: one plane per row, eight rows per cube at a time; a row stays in registers between its statistics and its output, so each
@@ -42,12 +42,10 @@ pub struct Kernel {
 /// The kernels of this operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Pass {
-    /// out of x, or of x and a residual.
+    /// out of x.
     Forward {
         /// Which normalisation.
         form: Form,
-        /// Whether a residual is added first and the sum kept.
-        added: bool,
     },
     /// d_x and partial sums of the weights' gradients.
     Backward {
@@ -72,13 +70,7 @@ impl Kernel {
     pub(crate) fn name(self) -> String {
         let (element, width) = (self.element.name(), self.width);
         match self.pass {
-            Pass::Forward { form, added } => {
-                format!(
-                    "{}_forward{}_d{width}_{element}",
-                    form.name(),
-                    if added { "_residual" } else { "" }
-                )
-            }
+            Pass::Forward { form } => format!("{}_forward_d{width}_{element}", form.name()),
             Pass::Backward { form, add } => {
                 format!(
                     "{}_backward{}_d{width}_{element}",
@@ -113,9 +105,9 @@ impl Kernel {
     ) -> Result<Source, CompileError> {
         let (lanes, width) = (self.lanes(), self.width);
         match self.pass {
-            Pass::Forward { form, added } => emit!(
-                e, name, NormForward::<F>: [x residual weight bias sum out mean rstd] [eps inverse_width rows],
-                lanes, form, width, lanes, added,
+            Pass::Forward { form } => emit!(
+                e, name, NormForward::<F>: [x weight bias out mean rstd] [eps inverse_width rows],
+                lanes, form, width, lanes,
             ),
             Pass::Backward { form, add } => emit!(
                 e, name, NormBackward::<F>: [x weight mean rstd d_out d_x partial_weight partial_bias]
@@ -131,8 +123,6 @@ impl Kernel {
 pub struct Forward<B> {
     /// (n, d).
     pub x: B,
-    /// What is added to x first (n, d), and where the sum goes (n, d).
-    pub residual: Option<[B; 2]>,
     /// (d).
     pub weight: B,
     /// (d), of a layer norm.
@@ -161,22 +151,12 @@ pub fn forward<B: Copy>(
     if n == 0 || width == 0 {
         return Ok(Vec::new());
     }
-    let Forward { x, residual, weight, bias, out, mean, rstd } = buffers;
-    let [added, sum] = residual.unwrap_or([x, out]);
-    let pass = Pass::Forward { form, added: residual.is_some() };
+    let Forward { x, weight, bias, out, mean, rstd } = buffers;
+    let pass = Pass::Forward { form };
     Ok(vec![Launch {
         kernel: compile::Kernel::LayerNorm(Kernel { pass, element, width }),
         cubes: [cubes(n, PLANES), 1, 1],
-        buffers: vec![
-            x,
-            added,
-            weight,
-            bias.unwrap_or(weight),
-            sum,
-            out,
-            mean.unwrap_or(rstd),
-            rstd,
-        ],
+        buffers: vec![x, weight, bias.unwrap_or(weight), out, mean.unwrap_or(rstd), rstd],
         scalars: vec![Scalar::F32(eps), Scalar::F32(1.0 / width as f32), Scalar::U32(offset(n))],
     }])
 }

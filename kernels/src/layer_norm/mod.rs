@@ -80,7 +80,6 @@ pub fn forward(
             let e = call.element(x.dtype(), "x")?;
             let buffers = launch::Forward {
                 x: call.at(x, "x", e)?,
-                residual: None,
                 weight: call.at(weight, "weight", e)?,
                 bias: Some(call.at(bias, "bias", e)?),
                 out: call.at(out, "out", e)?,

@@ -95,7 +95,6 @@ pub fn forward(
             let e = call.element(x.dtype(), "x")?;
             let buffers = layer_norm::launch::Forward {
                 x: call.at(x, "x", e)?,
-                residual: None,
                 weight: call.at(weight, "weight", e)?,
                 bias: None,
                 out: call.at(out, "out", e)?,

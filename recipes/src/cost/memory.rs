@@ -18,7 +18,7 @@ pub struct Memory {
     pub optimizer: f64,
     /// f32 gradients of what is trained.
     pub gradients: f64,
-    /// Pixels of the rank's rows.
+    /// Pixels of the rank's rows, and of those of the next step on their way.
     pub frames: f64,
     /// Tensors kept from forward to backward for one micro-batch, and the workspace of the layer
     /// that is computed backward.
@@ -87,7 +87,7 @@ pub fn memory(
         weights: (trained + frozen) * element,
         optimizer: trained * (8.0 / owners + master),
         gradients: trained * 4.0,
-        frames: real(rows) * real(pixels(recipe, tokens)),
+        frames: 2.0 * real(rows) * real(pixels(recipe, tokens)),
         activations: HOLES
             * real(micro_batch)
             * (activation_values(recipe, tokens, recompute) * element + feature),

@@ -18,11 +18,13 @@ const DIRECTION: [(&str, &[&str]); 7] = [
 ];
 
 /// The files that may hold `unsafe`, with what they wrap.
-const UNSAFE_FILES: [&str; 7] = [
+const UNSAFE_FILES: [&str; 9] = [
     "kernels/src/compile/nvrtc.rs",
     "kernels/src/device/cuda/address_space.rs",
     "kernels/src/device/cuda/cublaslt.rs",
     "kernels/src/device/cuda/hardware.rs",
+    "kernels/src/device/cuda/hardware/event.rs",
+    "kernels/src/device/cuda/hardware/page_locked.rs",
     "kernels/src/device/host_gemm.rs",
     "kernels/src/library.rs",
     "worker/src/collectives/nccl/library.rs",

@@ -5,8 +5,9 @@ use std::path::Path;
 use vljepa_data::batch::{Batch, Ragged};
 use vljepa_kernels::attention::launch::Mode;
 use vljepa_kernels::device::cuda::Cuda;
+use vljepa_kernels::device::{Upload, UploadBuffer};
 use vljepa_kernels::testing::{bytes, indices};
-use vljepa_kernels::{Device, Packed, Tensor};
+use vljepa_kernels::{Device, KernelError, Packed, Tensor};
 use vljepa_model::Recompute;
 use vljepa_recipes::protocol::Phase;
 use vljepa_recipes::schema::Trace;
@@ -61,13 +62,23 @@ fn batch(seed: u64) -> Batch {
     }
 }
 
+/// The same on a device, as a worker's feed brings it there.
+fn uploaded(seed: u64, device: Device) -> Batch<Tensor> {
+    let upload = |frames: Vec<u8>, shape: [usize; 5]| {
+        let mut buffer = UploadBuffer::new(device, frames.len())?;
+        buffer.bytes_mut()?.copy_from_slice(&frames);
+        Ok::<_, KernelError>(Upload::begin(buffer, &shape)?.arrive()?.0)
+    };
+    batch(seed).moved(upload).unwrap()
+}
+
 fn step(
     (engine, training): &mut (Engine, Training),
     seed: u64,
     micro_batch: Option<usize>,
     recompute: Recompute,
 ) -> StepReport {
-    let batch = batch(seed);
+    let batch = uploaded(seed, engine.device());
     let (learning_rate, stop, spoiled) = (1e-3, false, false);
     let input = Input { batch, micro_batch, recompute, learning_rate, stop, spoiled };
     step::step(engine, training, &ALONE, input, &mut |_| Ok(())).unwrap()
@@ -178,7 +189,7 @@ fn a_trace_of_a_gpu_s_step_shows_its_kernels_within_the_step() {
     let mut meter = Meter::start(&recipe, device, "emulated GPU", tracer);
     for number in 0..2 {
         meter.begin(number, number == 1);
-        let batch = batch(1);
+        let batch = uploaded(1, device);
         meter.count(&recipe.model, &batch);
         let input = Input {
             batch,

@@ -8,6 +8,7 @@ mod breakage;
 mod cubins;
 mod drills;
 mod faults;
+mod feed;
 mod golden;
 mod golden_step;
 mod golden_text;

@@ -20,9 +20,7 @@ fn decoded(sample: &Sample) -> Vec<u8> {
     let (extension, bytes) = sample.encode().unwrap();
     let frames = sample.pixels.len() / FRAME_BYTES;
     let clip = decode(Media::of_extension(extension).unwrap(), &bytes, frames, &mut Ok).unwrap();
-    let mut pixels = Vec::new();
-    clip.append_to(&mut pixels);
-    pixels
+    clip.frames().collect::<Vec<_>>().concat()
 }
 
 fn mean_error(a: &[u8], b: &[u8]) -> f64 {

@@ -5,6 +5,9 @@
 
 #![expect(unsafe_code, reason = "calls into C libraries that are loaded at run time")]
 
+mod event;
+mod page_locked;
+
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 use std::path::Path;
@@ -21,6 +24,9 @@ use super::{Lane, Product, Region, Span, failed};
 use crate::compile::{Compiler, Kernel, Launch, pack};
 use crate::library::Libraries;
 use crate::{KernelError, Result};
+pub(super) use event::Event;
+pub(super) use page_locked::Locked;
+use page_locked::Staging;
 
 /// Shared memory of a cube that needs no permission.
 const SHARED_WITHOUT_ASKING: usize = 48 << 10;
@@ -211,14 +217,7 @@ impl Hardware {
     pub(super) fn upload(&self, lane: Lane, to: Region, bytes: &[u8]) -> Result<()> {
         let upload = |stream| {
             let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
-            let Staging { small, large } = &mut *staging;
-            let ring = if bytes.len() <= SMALL_BYTES { small } else { large };
-            let mut address = to.address;
-            for part in bytes.chunks(ring.bytes) {
-                ring.upload(address, part, stream)?;
-                address += part.len() as u64;
-            }
-            Ok(())
+            staging.upload(to.address, bytes, stream)
         };
         self.issue(lane, || "upload".to_owned(), upload)
     }
@@ -234,37 +233,35 @@ impl Hardware {
     /// Page-locked memory of the host, all zeros.
     pub(super) fn lock(&self, bytes: usize) -> Result<Locked> {
         self.bind()?;
-        // SAFETY: the memory is given back once, when `Locked` is dropped.
-        let memory: *mut u8 = unsafe { cu::malloc_host(bytes.max(1), 0) }
-            .map_err(driver("cuMemHostAlloc", LOCK))?
-            .cast();
-        // SAFETY: that many bytes were just allocated.
-        unsafe { memory.write_bytes(0, bytes.max(1)) };
-        Ok(Locked { memory, bytes, context: self.context, copied: Event::plain()? })
+        Locked::new(self.context, bytes)
     }
 
     /// Issues a copy of a range of as many bytes as `to` has.
     pub(super) fn download_later(&self, lane: Lane, from: Region, to: &mut Locked) -> Result<()> {
-        let (memory, bytes, copied) = (to.memory, to.bytes, &to.copied);
-        let copy = |stream| {
-            // SAFETY: the range is allocated; the memory is borrowed for writing here, read only after its event (`locked`), and
-            // given back only after it (`drop`).
-            unsafe {
-                let to = std::slice::from_raw_parts_mut(memory, bytes);
-                cu::memcpy_dtoh_async(to, from.address, stream)
-                    .map_err(driver("cuMemcpyDtoHAsync", LATER))?;
-            }
-            copied.record(stream)
-        };
-        self.issue(lane, || "snapshot".to_owned(), copy)
+        self.issue(lane, || "snapshot".to_owned(), |stream| to.fill(from, stream))
     }
 
-    /// What was copied to page-locked memory, when it has happened.
+    /// Issues a copy to a range of as many bytes as `from` has.
+    pub(super) fn upload_later(&self, lane: Lane, to: Region, from: &mut Locked) -> Result<()> {
+        self.issue(lane, || "upload".to_owned(), |stream| from.send(to, stream))
+    }
+
+    /// What is issued to `lane` from now on happens after the last copy of `memory`.
+    pub(super) fn wait_for_copy(&self, lane: Lane, memory: &Locked) -> Result<()> {
+        self.bind()?;
+        memory.copied().holds_up(self.queue(lane).stream)
+    }
+
+    /// What page-locked memory holds, when the last copy has happened.
     pub(super) fn locked<'a>(&self, memory: &'a Locked) -> Result<&'a [u8]> {
         self.bind()?;
-        memory.copied.wait()?;
-        // SAFETY: it holds that many bytes, and no copy to it is under way: issuing one takes it mutably.
-        Ok(unsafe { std::slice::from_raw_parts(memory.memory, memory.bytes) })
+        memory.bytes()
+    }
+
+    /// The same, to be changed.
+    pub(super) fn locked_mut<'a>(&self, memory: &'a mut Locked) -> Result<&'a mut [u8]> {
+        self.bind()?;
+        memory.bytes_mut()
     }
 
     pub(super) fn copy(&self, lane: Lane, from: Region, to: Region) -> Result<()> {
@@ -289,10 +286,7 @@ impl Hardware {
         self.bind()?;
         let other = self.queue(other);
         other.event.record(other.stream)?;
-        let flags = cu_sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
-        // SAFETY: event and streams are never destroyed.
-        unsafe { cu::stream::wait_event(self.queue(lane).stream, other.event.0, flags) }
-            .map_err(driver("cuStreamWaitEvent", LATER))
+        other.event.holds_up(self.queue(lane).stream)
     }
 
     /// The stream's handle, with the context made current on this thread.
@@ -312,12 +306,7 @@ impl Hardware {
     /// Whether an event has happened, without waiting for it.
     pub(super) fn happened(&self, event: &Event) -> Result<bool> {
         self.bind()?;
-        // SAFETY: the event is alive.
-        match unsafe { cu::event::query(event.0) } {
-            Ok(()) => Ok(true),
-            Err(DriverError(cu_sys::CUresult::CUDA_ERROR_NOT_READY)) => Ok(false),
-            Err(error) => Err(driver("cuEventQuery", LATER)(error)),
-        }
+        event.happened()
     }
 
     /// Milliseconds that what `work` issues to `lane` takes.
@@ -502,142 +491,6 @@ impl Hardware {
 
 /// Algorithms that are timed for a shape.
 const CANDIDATES: usize = 6;
-
-/// An event, destroyed when dropped.
-#[derive(Debug)]
-pub(super) struct Event(cu_sys::CUevent);
-
-// SAFETY: events may be recorded, queried and destroyed from any thread.
-unsafe impl Send for Event {}
-
-impl Event {
-    fn new(flags: cu_sys::CUevent_flags) -> Result<Self> {
-        cu::event::create(flags).map(Self).map_err(driver("cuEventCreate", LATER))
-    }
-
-    /// One that others wait for.
-    fn plain() -> Result<Self> {
-        Self::new(cu_sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
-    }
-
-    /// One that knows when it happened.
-    fn timed() -> Result<Self> {
-        Self::new(cu_sys::CUevent_flags::CU_EVENT_DEFAULT)
-    }
-
-    fn record(&self, stream: cu_sys::CUstream) -> Result<()> {
-        // SAFETY: the event is alive, and streams are never destroyed.
-        unsafe { cu::event::record(self.0, stream) }.map_err(driver("cuEventRecord", LATER))
-    }
-
-    /// Waits on the host; an event that was never recorded has happened.
-    fn wait(&self) -> Result<()> {
-        // SAFETY: the event is alive.
-        unsafe { cu::event::synchronize(self.0) }.map_err(driver("cuEventSynchronize", LATER))
-    }
-
-    /// Milliseconds between two timed events that have happened.
-    fn since(&self, earlier: &Self) -> Result<f64> {
-        // SAFETY: both events are alive.
-        unsafe { cu::event::elapsed(earlier.0, self.0) }
-            .map(f64::from)
-            .map_err(driver("cuEventElapsedTime", LATER))
-    }
-}
-
-impl Drop for Event {
-    fn drop(&mut self) {
-        // SAFETY: it is destroyed once; the driver waits for what still uses it. Nothing can be done about an error here.
-        unsafe { cu::event::destroy(self.0) }.ok();
-    }
-}
-
-/// Page-locked memory that a stream copies to, and the event behind the last copy.
-#[derive(Debug)]
-pub(super) struct Locked {
-    memory: *mut u8,
-    bytes: usize,
-    context: cu_sys::CUcontext,
-    copied: Event,
-}
-
-// SAFETY: the memory is this value's alone, and its event may be used from any thread.
-unsafe impl Send for Locked {}
-// SAFETY: shared, it is only read, after its event.
-unsafe impl Sync for Locked {}
-
-impl Drop for Locked {
-    fn drop(&mut self) {
-        // SAFETY: the context is never released; the memory came from cuMemHostAlloc and is given back once, after the copies to it.
-        // A device that failed cannot write to it any more, and nothing can be done about an error here.
-        unsafe {
-            cu::ctx::set_current(self.context).ok();
-            self.copied.wait().ok();
-            cu::free_host(self.memory.cast()).ok();
-        }
-    }
-}
-
-/// What page-locked memory may fail by.
-const LOCK: &str = "page-locked memory may be limited: see `ulimit -l`";
-
-/// Uploads up to this size take a small slot: indices and lengths.
-const SMALL_BYTES: usize = 64 << 10;
-
-/// Page-locked memory that uploads pass through: a copy from memory of any other kind would make the host wait for the stream.
-#[derive(Debug)]
-struct Staging {
-    small: Ring,
-    large: Ring,
-}
-
-/// Slots of one size, used in turn.
-#[derive(Debug)]
-struct Ring {
-    slots: Vec<Slot>,
-    next: usize,
-    capacity: usize,
-    bytes: usize,
-}
-
-/// Page-locked memory, and the event behind the last copy out of it.
-#[derive(Debug)]
-struct Slot {
-    memory: *mut u8,
-    copied: Event,
-}
-
-impl Default for Staging {
-    fn default() -> Self {
-        let ring = |capacity, bytes| Ring { slots: Vec::new(), next: 0, capacity, bytes };
-        Self { small: ring(256, SMALL_BYTES), large: ring(8, 16 << 20) }
-    }
-}
-
-impl Ring {
-    /// Copies `part`, which fits into a slot, and issues its upload.
-    fn upload(&mut self, to: u64, part: &[u8], stream: cu_sys::CUstream) -> Result<()> {
-        let at = self.next;
-        self.next = (at + 1) % self.capacity;
-        if at == self.slots.len() {
-            // SAFETY: the memory is never given back.
-            let memory = unsafe { cu::malloc_host(self.bytes, 0) }
-                .map_err(driver("cuMemHostAlloc", LOCK))?
-                .cast();
-            self.slots.push(Slot { memory, copied: Event::plain()? });
-        }
-        let slot = &self.slots[at];
-        slot.copied.wait()?;
-        // SAFETY: the slot is as long as the part, nobody else writes to it under the lock, and the device reads it before its event.
-        unsafe {
-            let staged = std::slice::from_raw_parts_mut(slot.memory, part.len());
-            staged.copy_from_slice(part);
-            cu::memcpy_htod_async(to, staged, stream)
-                .map_err(driver("cuMemcpyHtoDAsync", LATER))?;
-        }
-        slot.copied.record(stream)
-    }
-}
 
 impl Queue {
     fn new() -> Result<Self> {

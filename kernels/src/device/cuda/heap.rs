@@ -4,7 +4,7 @@
 //! the heap grows. Blocks that lie side by side become one when both are free, so that memory of
 //! one stage's sizes serves another's, and a tensor takes the first free block that is long enough.
 //! Operations of one stream are ordered, so a block may be given to the next operation before the
-//! last one that used it has run.
+//! last one that used it has run. Whoever writes a block on another stream makes that stream wait.
 //!
 //! The shortest block that is long enough, blocks of size classes, and large blocks from the end
 //! were tried on the orders of the paper's three stages: they left larger holes in the longest one.

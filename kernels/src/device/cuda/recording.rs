@@ -40,6 +40,8 @@ pub enum Order {
     FillZero(Region),
     /// The host waits for a stream.
     Synchronize,
+    /// The stream waits for what was issued to another one.
+    Wait(Lane),
     /// A tensor's memory is taken from the heap.
     Allocate(Region),
     /// A tensor's memory goes back to the heap.
@@ -249,8 +251,9 @@ impl Recording {
         Ok(())
     }
 
-    #[expect(clippy::unused_self, reason = "a method of every driver")]
-    pub(super) fn wait(&self, _: Lane, _: Lane) -> Result<()> {
+    #[expect(clippy::unnecessary_wraps, reason = "the hardware's may fail")]
+    pub(super) fn wait(&self, lane: Lane, other: Lane) -> Result<()> {
+        self.state().note(lane, Order::Wait(other));
         Ok(())
     }
 

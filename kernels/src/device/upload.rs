@@ -1,0 +1,185 @@
+//! Tensors on their way to a device while it works.
+
+use super::Device;
+#[cfg(feature = "cuda")]
+use super::cuda::{Lane, PageLocked};
+use crate::{DType, Result, Tensor, View, copy};
+
+/// Host memory that a device copies from by itself, made once and used again.
+#[derive(Debug)]
+pub struct UploadBuffer {
+    device: Device,
+    bytes: usize,
+    memory: Memory,
+}
+
+#[derive(Debug)]
+enum Memory {
+    Host(Vec<u8>),
+    #[cfg(feature = "cuda")]
+    Cuda(PageLocked),
+}
+
+impl UploadBuffer {
+    /// So many bytes for uploads to `device`; page-locked where that is a GPU.
+    ///
+    /// # Errors
+    /// When the host has no more memory that can be locked.
+    pub fn new(device: Device, bytes: usize) -> Result<Self> {
+        let memory = match device {
+            Device::Host => Memory::Host(vec![0; bytes]),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(cuda) => Memory::Cuda(PageLocked::new(cuda, bytes)?),
+        };
+        Ok(Self { device, bytes, memory })
+    }
+
+    /// Bytes that it holds.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether that is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// The memory, when the last upload from it has happened.
+    ///
+    /// # Errors
+    /// When the device failed in it.
+    pub fn bytes_mut(&mut self) -> Result<&mut [u8]> {
+        match &mut self.memory {
+            Memory::Host(bytes) => Ok(bytes),
+            #[cfg(feature = "cuda")]
+            Memory::Cuda(memory) => memory.bytes_mut(),
+        }
+    }
+}
+
+/// A u8 tensor that is being copied to its device beside whatever that computes.
+#[derive(Debug)]
+pub struct Upload {
+    // Dropped first: dropping it waits for the copy to the tensor.
+    from: UploadBuffer,
+    tensor: Tensor,
+}
+
+impl Upload {
+    /// Takes memory for a tensor of `shape` and issues its copy from `from`, behind everything issued to the compute stream so far:
+    /// until then that may use the memory. The host's copy has happened when this returns.
+    ///
+    /// # Errors
+    /// When `from` holds another number of bytes, or the device has no more memory or fails.
+    pub fn begin(mut from: UploadBuffer, shape: &[usize]) -> Result<Self> {
+        let mut tensor = Tensor::new(from.device, DType::U8, shape)?;
+        match &mut from.memory {
+            Memory::Host(bytes) => {
+                let stream = from.device.compute_stream();
+                copy::copy(&stream, View::from_u8(bytes, &[bytes.len()]), tensor.view_mut())?;
+            }
+            #[cfg(feature = "cuda")]
+            Memory::Cuda(memory) => {
+                let copies = memory.stream(Lane::Copy);
+                copies.wait_for(memory.stream(Lane::Compute))?;
+                memory.send(copies, tensor.view_mut())?;
+            }
+        }
+        Ok(Self { from, tensor })
+    }
+
+    /// The tensor, for whatever is issued to the compute stream from now on, and the memory that it came from.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn arrive(self) -> Result<(Tensor, UploadBuffer)> {
+        match &self.from.memory {
+            Memory::Host(_) => {}
+            #[cfg(feature = "cuda")]
+            Memory::Cuda(memory) => memory.hold_up(memory.stream(Lane::Compute))?,
+        }
+        Ok((self.tensor, self.from))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Upload, UploadBuffer};
+    #[cfg(feature = "cuda")]
+    use crate::attention::launch::Mode;
+    #[cfg(feature = "cuda")]
+    use crate::device::cuda::{Cuda, Lane, Order};
+    use crate::{DType, Device, Tensor, View, copy};
+
+    fn devices() -> Vec<Device> {
+        vec![
+            Device::Host,
+            #[cfg(feature = "cuda")]
+            Device::Cuda(Cuda::for_tests(Mode::Fast)),
+        ]
+    }
+
+    fn bytes_of(tensor: &Tensor, device: Device) -> Vec<u8> {
+        let mut read = Tensor::zeros(Device::Host, DType::U8, tensor.shape()).unwrap();
+        copy::copy(&device.compute_stream(), tensor.view(), read.view_mut()).unwrap();
+        read.view().host_u8("test", "read").unwrap().to_vec()
+    }
+
+    #[test]
+    fn two_uploads_from_one_buffer_bring_what_it_held_each_time() {
+        for device in devices() {
+            let shape = [3, 70_001];
+            let mut buffer = UploadBuffer::new(device, 3 * 70_001).unwrap();
+            let mut arrived = Vec::new();
+            for value in [7, 9] {
+                buffer.bytes_mut().unwrap().fill(value);
+                let (tensor, from) = Upload::begin(buffer, &shape).unwrap().arrive().unwrap();
+                assert_eq!(tensor.shape(), shape);
+                arrived.push((value, tensor));
+                buffer = from;
+            }
+            for (value, tensor) in arrived {
+                assert_eq!(bytes_of(&tensor, device), vec![value; 3 * 70_001]);
+            }
+        }
+    }
+
+    #[test]
+    fn another_number_of_bytes_is_refused() {
+        for device in devices() {
+            let buffer = UploadBuffer::new(device, 5).unwrap();
+            assert!(Upload::begin(buffer, &[2, 3]).is_err());
+        }
+    }
+
+    #[cfg(feature = "cuda")]
+    #[test]
+    fn the_copy_waits_for_what_was_issued_before_and_holds_up_only_what_needs_it() {
+        let cuda = Cuda::recording(1 << 30, Mode::Fast);
+        let device = Device::Cuda(cuda);
+        let buffer = UploadBuffer::new(device, 1000).unwrap();
+        let upload = Upload::begin(buffer, &[1000]).unwrap();
+        let mut other = Tensor::zeros(device, DType::F32, &[10]).unwrap();
+        let values = View::from_f32(&[1.0; 10], &[10]);
+        copy::copy(&device.compute_stream(), values, other.view_mut()).unwrap();
+        let _arrived = upload.arrive().unwrap();
+        let orders = cuda.take_record().unwrap().orders;
+        let order = |(lane, order): &(Lane, Order)| match order {
+            Order::Wait(other) => Some(format!("{lane:?} waits for {other:?}")),
+            Order::Upload(to) => Some(format!("{lane:?} uploads {}", to.bytes)),
+            _ => None,
+        };
+        let issued: Vec<String> = orders.iter().filter_map(order).collect();
+        assert_eq!(
+            issued,
+            [
+                "Copy waits for Compute",
+                "Copy uploads 1000",
+                "Compute uploads 40",
+                "Compute waits for Copy",
+            ]
+        );
+    }
+}

@@ -1,0 +1,106 @@
+//! Batches reach a device as the stream made them, and an error reaches the step whose batch it is.
+
+use vljepa_data::batch::Batch;
+use vljepa_data::shard_index::load_or_make;
+use vljepa_data::stream::BatchStream;
+#[cfg(feature = "cuda")]
+use vljepa_kernels::attention::launch::Mode;
+#[cfg(feature = "cuda")]
+use vljepa_kernels::device::cuda::Cuda;
+use vljepa_kernels::{DType, Device, Tensor, copy};
+use vljepa_recipes::Recipe;
+use vljepa_worker::feed::Feed;
+
+use crate::programs::{Trial, small_set};
+
+const STEPS: u64 = 7;
+
+/// One stage of seven steps.
+fn recipe(sets: &[String]) -> Recipe {
+    let trial = Trial::new("
+stages:
+  - {name: pictures, steps: 7, batch: 6, frames: 2, mixture: {images: 1}, learning_rate: {peak: 1e-3}}
+evaluation: {tasks: []}
+");
+    vljepa_recipes::load(&trial.recipe(), sets).unwrap().recipe
+}
+
+fn devices() -> Vec<Device> {
+    vec![
+        Device::Host,
+        #[cfg(feature = "cuda")]
+        Device::Cuda(Cuda::for_tests(Mode::Fast)),
+    ]
+}
+
+fn on_host(batch: Batch<Tensor>, device: Device) -> Batch {
+    let read = |frames: Tensor, _| {
+        let mut read = Tensor::zeros(Device::Host, DType::U8, frames.shape())?;
+        copy::copy(&device.compute_stream(), frames.view(), read.view_mut())?;
+        Ok::<_, vljepa_kernels::KernelError>(read.view().host_u8("test", "frames")?.to_vec())
+    };
+    batch.moved(read).unwrap()
+}
+
+#[test]
+fn a_device_gets_the_batches_of_the_stream_from_any_step_on() {
+    let recipe = recipe(&[]);
+    for device in devices() {
+        for first in [0, 3] {
+            let mut stream = BatchStream::open(&recipe, 0, 1, 2, first).unwrap();
+            let mut feed = Feed::open(device, &recipe, 0, [1, 2], first).unwrap();
+            let mut frames = Vec::new();
+            for step in first..STEPS {
+                let (want, got) = (stream.next().unwrap(), on_host(feed.next().unwrap(), device));
+                assert!(got == want, "step {step} on {}", device.name());
+                frames.push(got.frames);
+            }
+            assert!(frames.windows(2).all(|pair| pair[0] != pair[1]), "every batch is another one");
+            assert!(feed.next().is_err(), "the stage has {STEPS} steps");
+        }
+    }
+}
+
+#[test]
+fn a_feed_that_is_dropped_early_leaves_the_device_usable() {
+    let recipe = recipe(&[]);
+    for device in devices() {
+        for taken in [0, 1, 4] {
+            let mut feed = Feed::open(device, &recipe, 0, [0, 1], 0).unwrap();
+            for _ in 0..taken {
+                feed.next().unwrap();
+            }
+        }
+        let tensor = Tensor::zeros(device, DType::F32, &[100]).unwrap();
+        assert_eq!(tensor.to_f32().unwrap().to_vec(), vec![0.0; 100]);
+    }
+}
+
+#[test]
+fn an_error_reaches_the_step_whose_batch_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let shard = folder.path().join("images.tar");
+    std::fs::copy(small_set().join("train/images-000000.tar"), &shard).unwrap();
+    let set = |text: String| recipe(&[text, "data.bad_samples.max_consecutive=0".to_owned()]);
+    let recipe = set(format!("data.sources.images.shards={}", shard.display()));
+    // A picture of the fifth batch is overwritten.
+    let batch = |step| BatchStream::open(&recipe, 0, 0, 1, step).unwrap().next();
+    let key = batch(4).unwrap().samples[0].key.clone();
+    let index = load_or_make(&shard).unwrap().index;
+    let sample = index.samples.iter().find(|sample| *sample.key == *key).unwrap();
+    let mut bytes = std::fs::read(&shard).unwrap();
+    for member in &sample.members {
+        let start = usize::try_from(member.offset).unwrap();
+        bytes[start..][..usize::try_from(member.length).unwrap()].fill(0);
+    }
+    std::fs::write(&shard, bytes).unwrap();
+    let mut stream = BatchStream::open(&recipe, 0, 0, 1, 0).unwrap();
+    let want = (0..STEPS).find_map(|step| stream.next().err().map(|e| (step, e.to_string())));
+    let want = want.expect("a sample is bad");
+    assert!(want.0 <= 4 && want.1.contains(&key), "{want:?}");
+    for device in devices() {
+        let mut feed = Feed::open(device, &recipe, 0, [0, 1], 0).unwrap();
+        let got = (0..STEPS).find_map(|step| feed.next().err().map(|e| (step, e.to_string())));
+        assert_eq!(got.as_ref(), Some(&want));
+    }
+}
