@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
-# Runs every check and every test, also after one has failed: format, lints, docs, the install scripts on a bare Debian, unit and integration
-# tests, and the quickstart once with its gates. Ends with the names of the checks that failed or could not run, and the sum of all tests.
+# Runs all checks and tests: format, build, lints, docs, the install scripts on a bare Debian, unit
+# and integration tests, and the quickstart with its gates. A failure does not stop it. At the end
+# it prints the checks that failed or could not run, and the number of tests.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . tests/install.sh
 
 failed=() not_run=()
-check() { # name, command; a command that cannot run on this machine says why and ends with code 77
+# check NAME COMMAND...: runs COMMAND and records a failure under NAME. A command that cannot run on
+# this machine prints the reason and exits with code 77.
+check() {
   local name=$1 code=0
   shift
   "$@" || code=$?
@@ -17,14 +20,15 @@ check() { # name, command; a command that cannot run on this machine says why an
   esac
 }
 
-# Other people's files, which are not copied into this project: shards, photos and clips to read (tests/tests/all/real_material.rs).
+# Shards, photos and clips of other people, which are not part of the repository. Read by
+# tests/tests/all/real_material.rs.
 export VLJEPA_MATERIAL=${VLJEPA_MATERIAL:-$(cd .. && pwd)/shared/material}
-[ -d "$VLJEPA_MATERIAL" ] || not_run+=("tests of real material (no folder $VLJEPA_MATERIAL; VLJEPA_MATERIAL names another)")
+[ -d "$VLJEPA_MATERIAL" ] || not_run+=("tests of real material (there is no folder $VLJEPA_MATERIAL; set VLJEPA_MATERIAL to another)")
 
 check format cargo fmt --all --check
 check build cargo build --release --workspace --features "$features"
 check lints cargo clippy --release --workspace --all-targets --features "$features" -- -D warnings
-# No feature is on by default, and everything builds without one.
+# No feature is enabled by default, and the workspace must build without any.
 check "build without features" cargo check --release --workspace
 check docs env RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps --features "$features" --quiet
 check "bare Debian" tests/bare.sh trixie --quick
@@ -38,7 +42,7 @@ check "rehearsal of the GPU calls" kernels/benches/gpu.py rehearse --features "$
 printf '\n'
 [ ${#failed[@]} = 0 ] || printf 'failed: %s\n' "${failed[@]}"
 [ ${#not_run[@]} = 0 ] || printf 'not run: %s\n' "${not_run[@]}"
-# A test binary that dies says no result: it counts as one failed test.
+# A test binary that dies prints no result. It counts as one failed test.
 awk '
   /^     Running .*\)$|^   Doc-tests / { failed += open; open = 1 }
   /^test result: / { open = 0; passed += $4; failed += $6; skipped += $8 }

@@ -1,7 +1,10 @@
-//! The server side of the control plane: takes connections of workers, refuses strangers, hands what ranks say to the supervisor.
+//! Server side of the control plane: accepts the connections of workers, refuses strangers, and
+//! passes the messages of ranks to the supervisor.
 //!
-//! One task per connection; everything goes through one bounded channel, a line is at most [`MAX_LINE_BYTES`] long and strangers
-//! are limited, so memory is bounded whatever connects.
+//! A stranger is a connection that has not presented the attempt's token. Each connection has a
+//! task of its own, and all messages go through one bounded channel. A line is at most
+//! [`MAX_LINE_BYTES`] long and the number of strangers is limited, so memory is bounded whatever
+//! connects.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -18,62 +21,60 @@ use vljepa_recipes::protocol::{FromSupervisor, FromWorker, Hello, SIGN_OF_LIFE_S
 use crate::error::LaunchError;
 use crate::listen::Listen;
 
-/// Longest message of a member.
+/// Longest message of a rank, bytes.
 const MAX_LINE_BYTES: u64 = 1 << 20;
-/// Longest first message: strangers get no more memory than a hello needs.
+/// Longest first message, bytes: a stranger gets no more memory than a hello needs.
 const MAX_HELLO_BYTES: u64 = 4 << 10;
-/// A connection that says nothing for so long is closed.
+/// How long a new connection may take to send its first message before it is refused.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
-/// Bytes read from a connection at once; heartbeats are a tenth of it.
+/// Bytes read from a connection at once, about ten heartbeats.
 const READ_BYTES: usize = 1 << 10;
-/// How long the other side of a connection that the server ends may take to close its own.
-const CLOSING: Duration = Duration::from_secs(2);
-/// Between signs of life to workers.
-const SIGN: Duration = Duration::from_secs(SIGN_OF_LIFE_S);
-/// Connections beyond the ranks that may be open at once, while they have not said who they are.
-const STRANGERS: usize = 64;
-/// Between reminders to a rank that others have not connected.
-const REMINDER: Duration = Duration::from_secs(5);
-/// Ranks that such a reminder names at most.
-const NAMED: usize = 16;
-/// Orders that may wait for a rank: a checkpoint takes one, and the next begins only after it.
-const WAITING_ORDERS: usize = 8;
-/// Messages waiting for the supervisor before connections are read no further.
-const WAITING_MESSAGES: usize = 1024;
+/// How long the server reads on from a connection that it ends, until the other side closes it.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time between two signs of life to a worker.
+const SIGN_INTERVAL: Duration = Duration::from_secs(SIGN_OF_LIFE_S);
+/// Connections that may be open at once in addition to one per rank.
+const MAX_STRANGERS: usize = 64;
+/// Time between two reminders to a rank that other ranks have not connected.
+const REMINDER_INTERVAL: Duration = Duration::from_secs(5);
+/// Largest number of missing ranks that a reminder names.
+const MAX_NAMED_RANKS: usize = 16;
+/// Capacity of a rank's queue of orders. A checkpoint needs one order, and the next checkpoint
+/// begins only after it.
+const ORDER_QUEUE: usize = 8;
+/// Capacity of the queue of messages for the supervisor; when it is full, connections are not read.
+const MESSAGE_QUEUE: usize = 1024;
 
-/// What a worker must be to belong to the run.
+/// Properties that a worker must have to belong to the run.
 #[derive(Debug, Clone)]
 pub(crate) struct Expected {
     /// Secret of this attempt.
     pub token: String,
-    /// Ranks.
     pub world_size: usize,
     /// Hash of the resolved recipe.
     pub recipe_hash: String,
 }
 
-/// What a first message asks for.
+/// A valid first message.
 enum Opening {
     Join(Hello),
     Knock,
 }
 
-/// What the supervisor hears.
+/// An event that the server reports to the supervisor.
 #[derive(Debug)]
 pub(crate) enum Heard {
-    /// A worker was welcomed.
+    /// A worker was accepted.
     Joined(Hello),
-    /// A rank said something.
+    /// A rank sent a message.
     Said(usize, FromWorker),
-    /// A rank's connection is gone.
+    /// The connection of a rank has ended.
     Lost(usize),
-    /// A connection was turned away.
+    /// A connection was refused.
     Refused {
-        /// The rank it claimed with the right token; none for strangers.
+        /// Rank that the connection claimed with the right token, or `None` for a stranger.
         rank: Option<usize>,
-        /// Where it came from.
         peer: SocketAddr,
-        /// Why.
         reason: String,
     },
 }
@@ -93,11 +94,12 @@ struct Shared {
     expected: Expected,
     members: Mutex<Members>,
     heard: mpsc::Sender<Heard>,
-    /// Rank 0's NCCL id, from the moment when all ranks have connected.
+    /// The NCCL id of rank 0, set once all ranks have connected.
     nccl_id: watch::Sender<Option<String>>,
 }
 
-/// Who is connected, and the build that all must have: the first one's.
+/// Connected ranks with their order queues, the build of the first rank, which all others must
+/// have, and the NCCL id.
 #[derive(Debug, Default)]
 struct Members {
     ranks: BTreeMap<usize, mpsc::Sender<FromSupervisor>>,
@@ -106,17 +108,17 @@ struct Members {
 }
 
 impl Server {
-    /// Listens where the recipe says.
+    /// Listens at `listen` and accepts connections in a background task.
     pub(crate) async fn start(expected: Expected, listen: &Listen) -> Result<Self, LaunchError> {
-        let listener = listen.bind(expected.world_size + STRANGERS)?;
+        let listener = listen.bind(expected.world_size + MAX_STRANGERS)?;
         let port = listener.local_addr().map_err(|error| LaunchError::Start {
             what: "listening for workers".to_owned(),
             why: error.to_string(),
         })?;
         let address = listen.address(port.port());
-        let (sender, heard) = mpsc::channel(WAITING_MESSAGES);
+        let (sender, heard) = mpsc::channel(MESSAGE_QUEUE);
         let (stop, stopped) = watch::channel(false);
-        let open = Arc::new(Semaphore::new(expected.world_size + STRANGERS));
+        let open = Arc::new(Semaphore::new(expected.world_size + MAX_STRANGERS));
         let nccl_id = watch::Sender::new(None);
         let shared =
             Arc::new(Shared { expected, members: Mutex::default(), heard: sender, nccl_id });
@@ -124,29 +126,30 @@ impl Server {
         Ok(Self { address, heard, stop, shared, accepting })
     }
 
-    /// Where workers connect.
+    /// Address that workers connect to, `host:port`.
     pub(crate) fn address(&self) -> &str {
         &self.address
     }
 
-    /// Waits for the next thing heard.
+    /// Waits for the next event.
     pub(crate) async fn next(&mut self) -> Option<Heard> {
         self.heard.recv().await
     }
 
-    /// Closes all connections: a worker whose supervisor is gone ends itself.
+    /// Closes all connections. A worker that loses its supervisor ends itself.
     pub(crate) fn close(&self) {
         self.accepting.abort();
     }
 
-    /// Tells a rank something; one that is gone, or takes nothing any more, is noticed by its silence.
+    /// Sends a message to a rank. It is dropped if the rank is not connected or its queue is full:
+    /// such a rank is noticed by its silence.
     pub(crate) fn tell(&self, rank: usize, message: FromSupervisor) {
         if let Some(orders) = self.shared.members().ranks.get(&rank) {
             orders.try_send(message).ok();
         }
     }
 
-    /// Asks all ranks, also those that join later, to save and end.
+    /// Asks all ranks to save and end, including ranks that join later.
     pub(crate) fn stop_all(&self) {
         self.stop.send_replace(true);
     }
@@ -164,11 +167,11 @@ async fn accept(
     stopped: watch::Receiver<bool>,
     open: Arc<Semaphore>,
 ) {
-    // Connections live in this set, so that ending this task ends them too.
+    // The set owns the tasks of the connections, so aborting this task ends them too.
     let mut connections = tokio::task::JoinSet::new();
     loop {
         let Ok(permit) = Arc::clone(&open).acquire_owned().await else { return };
-        // A failed accept (too many open files) concerns one connection; the next attempt waits a moment.
+        // A failed accept (too many open files) concerns one connection: wait a moment and go on.
         let Ok((stream, peer)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
@@ -182,7 +185,7 @@ async fn accept(
     }
 }
 
-/// One connection from hello to its end.
+/// Serves one connection from its first message to its end.
 async fn serve(
     stream: TcpStream,
     peer: SocketAddr,
@@ -204,7 +207,7 @@ async fn serve(
         }
     };
     let rank = hello.rank;
-    let (orders, ordered) = mpsc::channel(WAITING_ORDERS);
+    let (orders, ordered) = mpsc::channel(ORDER_QUEUE);
     if let Err(reason) = shared.admit(&hello, orders) {
         refuse(shared, &mut write, peer, Some(rank), reason).await;
         return close(write, lines).await;
@@ -224,8 +227,8 @@ async fn serve(
     shared.heard.send(Heard::Lost(rank)).await.ok();
 }
 
-/// Tells a rank what it has to know: that the supervisor is there, that it should stop, where the others are, who has not come, and what
-/// becomes of a checkpoint.
+/// Sends a rank its messages: signs of life, the stop, the NCCL id, ranks that have not connected,
+/// and orders about checkpoints.
 async fn speak(
     write: &mut OwnedWriteHalf,
     shared: &Shared,
@@ -235,7 +238,7 @@ async fn speak(
     let mut nccl_id = shared.nccl_id.subscribe();
     let (mut told_stop, mut told_id) = (false, false);
     let from_now = |period| tokio::time::interval_at(tokio::time::Instant::now() + period, period);
-    let (mut sign, mut reminder) = (from_now(SIGN), from_now(REMINDER));
+    let (mut sign, mut reminder) = (from_now(SIGN_INTERVAL), from_now(REMINDER_INTERVAL));
     loop {
         let message = tokio::select! {
             stop = async { stopped.wait_for(|stop| *stop).await.is_ok() }, if !told_stop => {
@@ -254,22 +257,24 @@ async fn speak(
             _ = sign.tick() => Some(FromSupervisor::Alive),
         };
         if let Some(message) = message {
-            // A connection that is gone is noticed by its reader.
+            // The reading half notices a lost connection.
             send(write, &message).await.ok();
         }
     }
 }
 
 impl Shared {
-    /// Hears what a connection wants, or says why it is turned away.
+    /// Reads the first message of a connection and checks its token. The error is the reason for
+    /// refusing the connection.
     async fn opening(&self, lines: &mut Lines) -> Result<Opening, String> {
         let first = tokio::time::timeout(HELLO_TIMEOUT, lines.next()).await;
         let (token, opening) = match first {
             Ok(Ok(Some(FromWorker::Hello(hello)))) => (hello.token.clone(), Opening::Join(hello)),
             Ok(Ok(Some(FromWorker::Knock { token }))) => (token, Opening::Knock),
-            Ok(_) => return Err("it did not say hello".to_owned()),
+            Ok(_) => return Err("its first message is not a hello".to_owned()),
             Err(_) => {
-                return Err(format!("it said nothing within {} s", HELLO_TIMEOUT.as_secs()));
+                let limit = HELLO_TIMEOUT.as_secs();
+                return Err(format!("it sent no complete message within {limit} s"));
             }
         };
         if !same_secret(&token, &self.expected.token) {
@@ -282,13 +287,13 @@ impl Shared {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a worker in, or says why not.
+    /// Adds a worker to the connected ranks. The error is the reason for refusing it.
     fn admit(&self, hello: &Hello, orders: mpsc::Sender<FromSupervisor>) -> Result<(), String> {
         let expected = &self.expected;
         let rank = hello.rank;
         if hello.world_size != expected.world_size {
             return Err(format!(
-                "rank {rank} believes in {} ranks, the run has {}: was it started by another MPI than its build's?",
+                "rank {rank} expects {} ranks, the run has {}: was it started by another MPI than the one it was built with?",
                 hello.world_size, expected.world_size
             ));
         }
@@ -297,7 +302,7 @@ impl Shared {
         }
         if hello.recipe_hash != expected.recipe_hash {
             return Err(format!(
-                "rank {rank} read another recipe (hash {}, the run's is {})",
+                "rank {rank} read another recipe (hash {}, the run has {})",
                 hello.recipe_hash, expected.recipe_hash
             ));
         }
@@ -305,34 +310,35 @@ impl Shared {
         let build = members.build.get_or_insert_with(|| hello.build.clone());
         if *build != hello.build {
             return Err(format!(
-                "rank {rank} on {} is another build ({}) than the ranks before it ({build}): install one build everywhere",
+                "rank {rank} on {} runs another build ({}) than the ranks before it ({build}): install the same build on every node",
                 hello.host, hello.build
             ));
         }
         if members.ranks.contains_key(&rank) {
-            return Err(format!("rank {rank} is connected already"));
+            return Err(format!("rank {rank} is already connected"));
         }
         members.ranks.insert(rank, orders);
         self.relay(&members);
         Ok(())
     }
 
-    /// Hands the NCCL id out as soon as it is there and all ranks are: whoever came to it earlier would wait for the others inside of
-    /// NCCL, which cannot say for whom.
+    /// Sends the NCCL id to all ranks once it is known and all ranks have connected. A rank that
+    /// got it earlier would wait inside NCCL, which cannot name the ranks that are missing.
     fn relay(&self, members: &Members) {
         if members.ranks.len() == self.expected.world_size && members.nccl_id.is_some() {
             self.nccl_id.send_replace(members.nccl_id.clone());
         }
     }
 
-    /// The first ranks that are not connected.
+    /// The first [`MAX_NAMED_RANKS`] ranks that are not connected.
     fn absent(&self) -> Vec<usize> {
         let members = self.members();
         let all = 0..self.expected.world_size;
-        all.filter(|rank| !members.ranks.contains_key(rank)).take(NAMED).collect()
+        all.filter(|rank| !members.ranks.contains_key(rank)).take(MAX_NAMED_RANKS).collect()
     }
 
-    /// Passes a message on; false ends the connection.
+    /// Passes a message of a rank to the supervisor. Returns `false` if the connection has ended or
+    /// must end.
     async fn hear(&self, rank: usize, message: std::io::Result<Option<FromWorker>>) -> bool {
         match message {
             Ok(Some(FromWorker::NcclId { id })) if rank == 0 => {
@@ -343,10 +349,10 @@ impl Shared {
             }
             Ok(Some(message)) => self.heard.send(Heard::Said(rank, message)).await.is_ok(),
             Ok(None) => false,
-            // It ended without reading the last order.
+            // The worker ended without reading its last order.
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => false,
             Err(error) => {
-                let text = format!("rank {rank} said something that is no message: {error}");
+                let text = format!("rank {rank} sent an invalid message: {error}");
                 let warning = FromWorker::Warning { text };
                 self.heard.send(Heard::Said(rank, warning)).await.ok();
                 false
@@ -366,10 +372,10 @@ async fn refuse(
     shared.heard.send(Heard::Refused { rank, peer, reason }).await.ok();
 }
 
-/// Closes a connection in order: sends no more and reads to the end. Closing it with unread bytes
-/// would reset it, and an answer that is still on its way would be lost.
+/// Closes a connection in order: shuts down the sending side and reads to the end. Closing the
+/// socket with unread bytes would reset the connection and could lose an answer that is on its way.
 async fn close(mut write: OwnedWriteHalf, lines: Lines) {
-    // An error means that the other side is gone.
+    // An error means that the other side has already closed.
     write.shutdown().await.ok();
     let mut rest = lines.reader.into_inner();
     let to_the_end = async {
@@ -377,7 +383,7 @@ async fn close(mut write: OwnedWriteHalf, lines: Lines) {
             rest.consume(bytes);
         }
     };
-    tokio::time::timeout(CLOSING, to_the_end).await.ok();
+    tokio::time::timeout(CLOSE_TIMEOUT, to_the_end).await.ok();
 }
 
 async fn send(write: &mut OwnedWriteHalf, message: &FromSupervisor) -> std::io::Result<()> {
@@ -386,12 +392,13 @@ async fn send(write: &mut OwnedWriteHalf, message: &FromSupervisor) -> std::io::
     write.write_all(&line).await
 }
 
-/// Compares all bytes, so that the time taken says nothing about the secret.
+/// Compares two secrets in constant time: all bytes are compared.
 fn same_secret(a: &str, b: &str) -> bool {
     a.len() == b.len() && a.bytes().zip(b.bytes()).fold(0, |sum, (x, y)| sum | (x ^ y)) == 0
 }
 
-/// Messages of a connection. What was read of a line is kept when waiting for the rest is given up.
+/// Reads messages from a connection, one per line. [`Lines::next`] is cancel safe: an incomplete
+/// line is kept for the next call.
 struct Lines {
     reader: Take<BufReader<OwnedReadHalf>>,
     line: Vec<u8>,
@@ -404,7 +411,7 @@ impl Lines {
         Self { reader, line: Vec::new(), limit: MAX_HELLO_BYTES }
     }
 
-    /// The next message; none when the other side closed the connection.
+    /// The next message, or `None` if the other side closed the connection.
     async fn next(&mut self) -> std::io::Result<Option<FromWorker>> {
         self.reader.set_limit(self.limit - self.line.len() as u64);
         self.reader.read_until(b'\n', &mut self.line).await?;
@@ -417,7 +424,7 @@ impl Lines {
         }
         let message = serde_json::from_slice(&self.line);
         self.line.clear();
-        // A rare long message does not keep its memory.
+        // Release the memory of a rare long message.
         self.line.shrink_to(READ_BYTES);
         Ok(Some(message?))
     }

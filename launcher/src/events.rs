@@ -1,4 +1,4 @@
-//! What happened in a run, one JSON object per line in `events.jsonl`; the report and `status` read it back.
+//! Events of a run, one JSON object per line of `events.jsonl`. The report reads them back.
 
 use std::collections::BTreeMap;
 
@@ -14,107 +14,78 @@ use crate::terminal;
 /// A line of `events.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Line {
-    /// When, RFC 3339.
+    /// Time of writing, RFC 3339.
     pub time: String,
-    /// Which attempt.
     pub attempt: u32,
-    /// What.
     #[serde(flatten)]
     pub event: Event,
 }
 
-/// What can happen.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub(crate) enum Event {
-    /// A node that Slurm gave takes no part in the next attempt.
+    /// The next attempt does not use this node of the Slurm job.
     NodeLeftOut {
-        /// Its name.
         node: String,
-        /// What its health check found.
+        /// The health checks that failed.
         reason: String,
     },
-    /// Workers were started.
-    AttemptStarted {
-        /// Ranks.
-        world_size: usize,
-        /// The command.
-        command: Vec<String>,
-    },
-    /// A worker was welcomed.
-    RankJoined {
-        /// Rank.
-        rank: usize,
-        /// Where.
-        host: String,
-        /// Process.
-        pid: u32,
-        /// What computes.
-        device: String,
-        /// Which build.
-        build: String,
-    },
-    /// A connection was turned away.
+    /// The workers of an attempt are about to be started.
+    AttemptStarted { world_size: usize, command: Vec<String> },
+    /// The control plane accepted the connection of a worker.
+    RankJoined { rank: usize, host: String, pid: u32, device: String, build: String },
+    /// The control plane refused a connection.
     Refused {
-        /// From where.
+        /// Address and port of the connection.
         peer: String,
-        /// Why.
         reason: String,
     },
     /// A checkpoint is durable.
     Saved {
-        /// Step.
         step: u64,
-        /// Folder.
+        /// Name of the checkpoint's folder.
         name: String,
-        /// Seconds the step waited.
+        /// Seconds that the step waited for the checkpoint.
         stall_s: f64,
-        /// Seconds until it was durable; 0 where that was not written down.
+        /// Seconds from the end of the step until the checkpoint was durable; 0 in files that do
+        /// not record it.
         #[serde(default)]
         durable_s: f64,
     },
-    /// Scores were measured.
+    /// The evaluation of a step finished.
     Scores {
-        /// Step.
         step: u64,
-        /// Metric to value.
+        /// Value of each metric, a fraction.
         values: BTreeMap<String, f64>,
     },
-    /// A worker warns.
-    Warning {
-        /// Rank.
-        rank: usize,
-        /// One line.
-        text: String,
-    },
-    /// A rank has been slower than the others for a while.
+    /// A worker sent a warning, or the supervisor warns about a rank.
+    Warning { rank: usize, text: String },
+    /// A rank was slower than the others for several intervals.
     Straggler(Straggler),
-    /// A source's shards are others than in the attempt before.
+    /// The shard list of a source differs from that of the previous attempt.
     ShardsChanged(ChangedShards),
-    /// A stop was asked for.
+    /// A signal, `vljepa-launch stop` or the end of the job's time asked the run to stop.
     StopRequested {
-        /// By which signal.
+        /// [`StopSignal::name`](crate::supervise::StopSignal::name) of the request.
         signal: String,
     },
-    /// A guard has heard nothing of the supervisor for too long, and puts its job into the queue again.
+    /// A guard saw no sign of life of the supervisor for too long and requeues the job.
     SupervisorLost {
-        /// The job.
         job: String,
-        /// Seconds without a sign.
+        /// Seconds without a sign of life.
         silent_s: u64,
     },
-    /// Something ended the attempt.
+    /// A fault ended the attempt.
     Fault(Fault),
-    /// The attempt starts again.
+    /// Another attempt follows.
     Restart {
-        /// Seconds from now.
+        /// Seconds until the next attempt starts.
         delay_s: f64,
     },
-    /// The attempt is over.
+    /// All processes of the attempt have ended.
     AttemptEnded {
-        /// `completed`, `stopped`, `failed` or `killed`.
         outcome: AttemptOutcome,
-        /// Last step known.
+        /// Last step that was reported.
         step: u64,
     },
 }
@@ -123,20 +94,19 @@ pub(crate) enum Event {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum AttemptOutcome {
-    /// It is running, or its launcher was killed before it could write its end.
+    /// The attempt is running, or its launcher was killed before it could record the end.
     Unfinished,
-    /// All that was asked is done.
+    /// The run is complete.
     Completed,
-    /// Stopped on request after saving.
+    /// A request stopped the attempt after a checkpoint was saved.
     Stopped,
-    /// Stopped at once by a second signal.
+    /// A second Ctrl-C ended the attempt at once.
     Killed,
-    /// A fault ended it.
+    /// A fault ended the attempt.
     Failed,
 }
 
 impl AttemptOutcome {
-    /// The word that people read.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Unfinished => "unfinished",
@@ -148,38 +118,36 @@ impl AttemptOutcome {
     }
 }
 
-/// What ended an attempt, and who.
+/// Cause of a failed attempt and the rank that is to blame.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Fault {
-    /// What kind.
     pub kind: FaultKind,
-    /// The rank to blame, where one can be.
+    /// The rank to blame, or `None` if no single rank can be named.
     pub rank: Option<usize>,
-    /// Its last step.
+    /// Last known step of the rank.
     pub step: u64,
-    /// Its last phase.
+    /// Last known phase of the rank.
     pub phase: Phase,
-    /// Details: the worker's own error, how its process ended, for how long it stood still.
+    /// Details: the worker's own error, how its process ended, or how long it made no progress.
     pub error: String,
-    /// Where to read on.
+    /// Path of the log to read.
     pub log: String,
 }
 
-/// Kinds of faults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum FaultKind {
-    /// The process ended without a word.
+    /// The process ended without reporting an error.
     Died,
-    /// The worker said what was wrong.
+    /// The worker reported an error.
     Reported,
-    /// No progress for longer than the learned limit.
+    /// The rank made no progress for longer than the learned limit.
     Hung,
-    /// It did not come up.
+    /// The worker did not connect.
     NotStarted,
-    /// It came up and was turned away.
+    /// The control plane refused the worker's connection.
     Refused,
-    /// All ranks ended well, but there is no valid completion record.
+    /// All ranks succeeded, but the run has no valid completion record.
     NoRecord,
 }
 
@@ -211,7 +179,8 @@ impl EventLog {
         Self { directory: directory.clone(), attempt }
     }
 
-    /// Writes one. A full disk must not end a run that could go on, so a failure is only shown.
+    /// Appends `event` with the current time. A failure is only printed: a full disk must not end a
+    /// run that could continue.
     pub(crate) fn write(&self, event: Event) {
         let line = Line { time: clock::now_text(), attempt: self.attempt, event };
         let written = append_line(&self.directory.events(), &line);

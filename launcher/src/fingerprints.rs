@@ -1,5 +1,5 @@
-//! Fingerprints of what a run computes from: shard lists, weights, tokenizers, sources, versions of drivers. Compared between
-//! attempts and when a run is reproduced.
+//! Fingerprints of the inputs of a run: shard lists, weights, tokenizers, sources, driver versions.
+//! They are compared between attempts and when a run is reproduced.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -12,52 +12,52 @@ use vljepa_recipes::schema::Recipe;
 use crate::local;
 use crate::shards;
 
-/// Longest shard list that is looked at again before each restart: what the file system answers in a moment.
-const QUICKLY_COUNTED: usize = 10_000;
+/// Longest shard list that is read again before each restart, in files; looking up more of them
+/// would delay the restart.
+const MAX_REFRESHED_SHARDS: usize = 10_000;
 
-/// What a source's `shards` named.
+/// Shard files of one source.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ShardList {
-    /// Shards.
     pub count: usize,
-    /// Bytes of all.
+    /// Sum of all file sizes.
     pub bytes: u64,
-    /// BLAKE3 over names and sizes in their order.
+    /// BLAKE3 of the names and sizes in the order of the list.
     pub hash: String,
 }
 
-/// A file that the recipe names.
+/// Fingerprint of a file that the recipe names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct FileRecord {
-    /// As the recipe names it.
+    /// Path as written in the recipe.
     pub path: PathBuf,
-    /// Its size.
     pub bytes: u64,
-    /// When it was last written, nanoseconds since 1970: a file of the same name, size and time is not read again.
+    /// Time of the last modification, nanoseconds since 1970. A file with the same path, size and
+    /// time is not read again.
     pub modified_ns: u128,
-    /// BLAKE3 of its content.
+    /// BLAKE3 of the content.
     pub hash: String,
 }
 
-/// A checkout.
+/// State of the git checkout in which the launcher was started.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Git {
-    /// Commit.
     pub commit: String,
-    /// BLAKE3 of `git diff HEAD`; none when it is empty.
+    /// BLAKE3 of `git diff HEAD`, or `None` if the diff is empty.
     pub diff_hash: Option<String>,
 }
 
-/// The shard lists of all sources.
+/// Shard lists of all sources, by the source's name.
 pub(crate) fn shard_lists(recipe: &Recipe) -> BTreeMap<String, ShardList> {
     let list = |names: &str| list(&shards::files(names));
     recipe.data.sources.iter().map(|(name, source)| (name.clone(), list(&source.shards))).collect()
 }
 
-/// The same for a restart, which must not wait: long lists stay as they were.
+/// Updates the shard lists in `known` before a restart. Lists longer than [`MAX_REFRESHED_SHARDS`]
+/// are not read again, so that the restart does not wait.
 pub(crate) fn refresh(recipe: &Recipe, known: &mut BTreeMap<String, ShardList>) {
     for (name, source) in &recipe.data.sources {
-        if known.get(name).is_none_or(|list| list.count <= QUICKLY_COUNTED) {
+        if known.get(name).is_none_or(|list| list.count <= MAX_REFRESHED_SHARDS) {
             known.insert(name.clone(), list(&shards::files(&source.shards)));
         }
     }
@@ -75,7 +75,8 @@ fn list(files: &[PathBuf]) -> ShardList {
     ShardList { count: files.len(), bytes, hash: hasher.finalize().to_hex().to_string() }
 }
 
-/// Weights and tokenizers by the key that names them. What `known` holds of an untouched file is taken over.
+/// Fingerprints of weights and tokenizers, by recipe key. Hashes of unmodified files are taken from
+/// `known`.
 pub(crate) fn files(
     recipe: &Recipe,
     known: &BTreeMap<String, FileRecord>,
@@ -92,7 +93,7 @@ pub(crate) fn files(
     named.filter_map(|(key, path)| Some((key.to_owned(), file(path, known.get(key))?))).collect()
 }
 
-/// A file's record; none when it is not there.
+/// Fingerprint of `path`, or `None` if the file does not exist.
 fn file(path: &Path, known: Option<&FileRecord>) -> Option<FileRecord> {
     let data = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file)?;
     let modified =
@@ -112,7 +113,7 @@ fn file(path: &Path, known: Option<&FileRecord>) -> Option<FileRecord> {
     Some(record)
 }
 
-/// BLAKE3 of a file's content.
+/// BLAKE3 of a file's content as hexadecimal text, or `unreadable`.
 pub(crate) fn hash(file: &Path) -> String {
     let mut hasher = blake3::Hasher::new();
     let read = || -> std::io::Result<()> {
@@ -129,7 +130,8 @@ pub(crate) fn hash(file: &Path) -> String {
     read().map_or_else(|_| "unreadable".to_owned(), |()| hasher.finalize().to_hex().to_string())
 }
 
-/// The checkout that holds `folder`, and what differs in it from its commit; none outside of one.
+/// The git checkout that contains `folder`, and its diff against the commit. `None` outside a
+/// checkout.
 pub(crate) async fn git(folder: &Path) -> Option<(Git, Vec<u8>)> {
     let folder = folder.to_str()?;
     let commit = local::inquire("git", &["-C", folder, "rev-parse", "HEAD"]).await?;
@@ -139,7 +141,7 @@ pub(crate) async fn git(folder: &Path) -> Option<(Git, Vec<u8>)> {
     Some((Git { commit: first_line(&commit)?, diff_hash }, diff))
 }
 
-/// Versions of the programs and drivers that take part.
+/// Versions of the programs, libraries and drivers of a run, by name.
 pub(crate) async fn versions(programs: &local::Programs) -> BTreeMap<String, String> {
     let mut versions =
         BTreeMap::from([("vljepa".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]);
@@ -160,7 +162,8 @@ pub(crate) async fn versions(programs: &local::Programs) -> BTreeMap<String, Str
     versions
 }
 
-/// Entries such as `"nccl_version": "2.27.3"` of what the worker says of itself.
+/// Versions in the output of `vljepa-worker --features`, such as `"nccl_version": "2.27.3"`; the
+/// key loses its suffix.
 fn of_worker(said: &[u8]) -> BTreeMap<String, String> {
     let facts: BTreeMap<String, Value> = serde_json::from_slice(said).unwrap_or_default();
     let version = |(key, value): (String, Value)| {
@@ -169,7 +172,8 @@ fn of_worker(said: &[u8]) -> BTreeMap<String, String> {
     facts.into_iter().filter_map(version).collect()
 }
 
-/// What `nvidia-smi` says: its list of `name, driver` and the heading of its summary.
+/// Versions in the output of `nvidia-smi`: `list` has a line `name, driver` per GPU, `summary`
+/// names the CUDA version in its heading.
 fn of_gpus(list: &str, summary: &str) -> BTreeMap<String, String> {
     let mut versions = BTreeMap::new();
     let gpus: Vec<(&str, &str)> = list.lines().filter_map(|line| line.rsplit_once(", ")).collect();

@@ -1,4 +1,5 @@
-//! Health of nodes before workers start: what every node is asked, and the judgement over their answers.
+//! Health checks of nodes before workers start: the check job that every node runs, and the verdict
+//! over the results.
 
 use std::time::Duration;
 
@@ -11,53 +12,54 @@ use crate::error::{FileProblem, LaunchError};
 use crate::local::{self, WorkerArguments};
 use crate::supervise::Run;
 
-/// A node that has not answered by then counts as failed; the checks take a second or two.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// How long this machine's checks may take before it counts as failed; normally they take a second
+/// or two.
+pub(crate) const CHECK_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What a node said, or why it said nothing.
+/// Results of one node's health checks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NodeHealth {
-    /// Its name.
+    /// Host name.
     pub node: String,
-    /// The worker's lines.
+    /// Results that the worker printed, or why there are none.
     pub said: Result<Vec<Checked>, String>,
 }
 
-/// Which nodes can take part.
+/// Nodes that can take part in an attempt, and nodes that cannot.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Verdict {
-    /// Those that passed every check.
+    /// Nodes that passed every check.
     pub healthy: Vec<String>,
-    /// The others, each with its reasons.
+    /// All other nodes, each with its reasons.
     pub failed: Vec<(String, Vec<Reason>)>,
 }
 
 /// Why a node cannot take part.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Reason {
-    /// The check that failed; none when the node did not answer.
+    /// The failed check, or `None` if the node did not answer.
     pub check: Option<CheckName>,
-    /// What is wrong.
+    /// Description of the failure.
     pub detail: String,
 }
 
 impl Reason {
-    /// What to do.
+    /// Advice for the user.
     fn help(&self) -> &'static str {
         match self.check {
-            None => "run the job by hand: vljepa-worker run --run RUN --job RUN/check.json",
+            None => "run the checks by hand: vljepa-worker run --run RUN --job RUN/check.json",
             Some(CheckName::Binary) => {
-                "install one build on every node, or put it where all see it"
+                "install the same build on every node, or on a file system that all nodes share"
             }
             Some(CheckName::Recipe) => {
                 "the run directory must be on a file system that all nodes share"
             }
-            Some(CheckName::Clock) => "set the clock: timedatectl set-ntp true",
+            Some(CheckName::Clock) => "synchronise the clock: timedatectl set-ntp true",
             Some(CheckName::Device) => {
-                "look at nvidia-smi; end what holds the GPU, or leave the node out"
+                "run nvidia-smi on the node; end the process that uses the GPU, or leave the node out"
             }
             Some(CheckName::RunDirectory) => {
-                "choose a folder that every node can write: --set runs=FOLDER"
+                "choose a folder that every node can write to: --set runs=FOLDER"
             }
             Some(CheckName::Room) => {
                 "free space, choose another disk (--set runs=FOLDER), or lower checkpoints.keep"
@@ -67,7 +69,7 @@ impl Reason {
             }
             Some(CheckName::Shards) => "mount the data on every node, or correct data.sources",
             Some(CheckName::Control) => {
-                "open the port between nodes, or set cluster.control.host and cluster.control.port"
+                "open the port between the nodes, or set cluster.control.host and cluster.control.port"
             }
         }
     }
@@ -82,7 +84,7 @@ impl std::fmt::Display for Reason {
     }
 }
 
-/// Judges nodes by what they said. A check that a node does not mention has not passed.
+/// Sorts nodes into healthy and failed ones. A check without a result counts as failed.
 pub(crate) fn judge(nodes: &[NodeHealth]) -> Verdict {
     let mut verdict = Verdict::default();
     for NodeHealth { node, said } in nodes {
@@ -105,33 +107,34 @@ fn reason(check: CheckName, lines: &[Checked]) -> Option<Reason> {
     let of_check = || lines.iter().filter(|line| line.check == check);
     let detail = match of_check().find(|line| !line.passed) {
         Some(line) => line.detail.clone(),
-        None if of_check().next().is_none() => "it did not say".to_owned(),
+        None if of_check().next().is_none() => "no result was reported".to_owned(),
         None => return None,
     };
     Some(Reason { check: Some(check), detail })
 }
 
-/// Reads what a worker printed for the job `check`.
+/// Parses the output of a worker that ran the job `check`: one JSON object per line.
 pub(crate) fn parse(output: &[u8]) -> Result<Vec<Checked>, String> {
     let text = String::from_utf8_lossy(output);
     let lines = text.lines().filter(|line| !line.trim().is_empty());
     lines
         .map(|line| {
-            serde_json::from_str(line).map_err(|error| format!("it said `{line}`: {error}"))
+            serde_json::from_str(line).map_err(|error| format!("it printed `{line}`: {error}"))
         })
         .collect()
 }
 
-/// `pass`, the check and what was found, as people read it.
+/// One line for the user: `pass` or `fail`, the name of the check and its detail.
 pub(crate) fn line(checked: &Checked) -> String {
     let Checked { check, passed, detail, .. } = checked;
     format!("{} {:<14} {detail}", if *passed { "pass" } else { "fail" }, check.name())
 }
 
-/// Writes the job that every node is asked to do.
+/// Writes `check.json`, the job with the checks of a node that is to run `ranks` ranks. `control`
+/// is the address of the control plane.
 pub(crate) fn write_job(run: &Run, ranks: usize, control: &str) -> Result<(), LaunchError> {
     let binary = run.record.binaries.get("vljepa-worker").cloned().unwrap_or_default();
-    // Weights and both moments of what is trained, in f32.
+    // Trainable weights and both moments in f32.
     let checkpoint_bytes = parameters(&run.recipe.model).trainable as u64 * 12;
     let check = Check {
         binary,
@@ -147,7 +150,7 @@ pub(crate) fn write_job(run: &Run, ranks: usize, control: &str) -> Result<(), La
     Ok(atomic_write(&run.directory.check_job(), &text)?)
 }
 
-/// The command line of the worker that does it.
+/// Command line of the worker that runs `check.json`.
 pub(crate) fn command(run: &Run) -> Vec<String> {
     let (root, job) = (run.directory.root().to_owned(), run.directory.check_job());
     let arguments = WorkerArguments { run: root, job, control: None };
@@ -156,11 +159,11 @@ pub(crate) fn command(run: &Run) -> Vec<String> {
     line
 }
 
-/// Checks this machine before an attempt of a local run. `show` hears a line per check: all of them before the first
-/// attempt, later only what failed.
+/// Checks this machine before an attempt of a local run. `show` gets one line per check; after the
+/// first attempt, failed checks only.
 ///
 /// # Errors
-/// When a check fails, with what to do.
+/// If a check fails, with advice for each failed check.
 pub(crate) async fn check_here(
     run: &Run,
     token: &str,
@@ -170,7 +173,8 @@ pub(crate) async fn check_here(
 ) -> Result<(), LaunchError> {
     write_job(run, run.recipe.cluster.ranks_per_node, control)?;
     let asked = command(run);
-    let said = local::ask_with_token(&asked, token, PATIENCE).await.and_then(|said| parse(&said));
+    let said =
+        local::ask_with_token(&asked, token, CHECK_TIMEOUT).await.and_then(|said| parse(&said));
     let node = NodeHealth { node: run.record.host.name.clone(), said };
     for checked in node.said.iter().flatten().filter(|checked| first || !checked.passed) {
         show(&line(checked));
@@ -222,7 +226,7 @@ mod tests {
         let expected = [
             ("n1", "room: 12 MiB free"),
             ("n2", "it did not answer within 60 s"),
-            ("n3", "control: it did not say"),
+            ("n3", "control: no result was reported"),
         ];
         let expected = expected.map(|(node, why)| (node.to_owned(), vec![why.to_owned()]));
         assert_eq!(failed, expected);

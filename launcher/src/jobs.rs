@@ -1,4 +1,5 @@
-//! Jobs on what was trained: each starts one worker, waits for its JSON result and shows it.
+//! One-shot jobs on a run: `ask`, `search`, `evaluate`, `export`, `import`. Each starts one worker,
+//! waits for its JSON result and prints it; `report` needs no worker.
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +16,7 @@ use crate::provenance::RunRecord;
 use crate::supervise::Signals;
 use crate::{report, shards, terminal, train};
 
-/// Result of `ask`.
+/// Result of the job `ask`.
 #[derive(Debug, Serialize, Deserialize)]
 struct Answers {
     answers: Vec<Answer>,
@@ -28,7 +29,7 @@ struct Answer {
     score: f64,
 }
 
-/// Result of `search`.
+/// Result of the job `search`.
 #[derive(Debug, Serialize, Deserialize)]
 struct Found {
     results: Vec<Sample>,
@@ -43,24 +44,24 @@ struct Sample {
     score: f64,
 }
 
-/// Result of `export`.
+/// Result of the job `export`.
 #[derive(Debug, Serialize, Deserialize)]
 struct Exported {
     files: Vec<String>,
     step: u64,
 }
 
-/// Result of `import`.
+/// Result of the job `import`.
 #[derive(Debug, Serialize, Deserialize)]
 struct Imported {
     checkpoint: String,
 }
 
-/// `vljepa-launch ask`
+/// `vljepa-launch ask`: prints the candidate answers, best first.
 pub(crate) async fn ask(arguments: &cli::Ask) -> Result<u8, LaunchError> {
     let directory = trained(&arguments.run)?;
     if !arguments.file.is_file() {
-        return Err(path_error("the picture or clip", &arguments.file, "is no file"));
+        return Err(path_error("the image or clip", &arguments.file, "is not a file"));
     }
     let answers = arguments.answers.iter().map(|answer| answer.trim().to_owned());
     let job = Job::Ask {
@@ -68,7 +69,7 @@ pub(crate) async fn ask(arguments: &cli::Ask) -> Result<u8, LaunchError> {
         question: arguments.question.clone(),
         answers: answers.filter(|answer| !answer.is_empty()).collect(),
     };
-    let found: Answers = work(&directory, &job).await?;
+    let found: Answers = run_worker(&directory, &job).await?;
     if arguments.json {
         return show_json(&found);
     }
@@ -81,21 +82,22 @@ pub(crate) async fn ask(arguments: &cli::Ask) -> Result<u8, LaunchError> {
     Ok(0)
 }
 
-/// `vljepa-launch search`
+/// `vljepa-launch search`: prints the samples that match a text best.
 pub(crate) async fn search(arguments: &cli::Search) -> Result<u8, LaunchError> {
     let directory = trained(&arguments.run)?;
     let files = shards::files(&arguments.shards);
     let missing = files.iter().find(|file| !file.is_file());
     if files.is_empty() || missing.is_some() {
         let path = missing.cloned().unwrap_or_else(|| PathBuf::from(&arguments.shards));
-        return Err(path_error("the shards", &path, "are no tar file"));
+        let why = "are neither a tar file nor a folder with tar files";
+        return Err(path_error("the shards", &path, why));
     }
     let job = Job::Search {
         shards: absolute(Path::new(&arguments.shards)).display().to_string(),
         text: arguments.text.clone(),
         limit: usize::try_from(arguments.limit).unwrap_or(usize::MAX),
     };
-    let found: Found = work(&directory, &job).await?;
+    let found: Found = run_worker(&directory, &job).await?;
     if arguments.json {
         return show_json(&found);
     }
@@ -114,11 +116,11 @@ pub(crate) async fn search(arguments: &cli::Search) -> Result<u8, LaunchError> {
     Ok(0)
 }
 
-/// `vljepa-launch evaluate`
+/// `vljepa-launch evaluate`: measures the scores, prints them and writes the report.
 pub(crate) async fn evaluate(arguments: &cli::RunJson) -> Result<u8, LaunchError> {
     let directory = trained(&arguments.run)?;
     let _lock = directory.lock()?;
-    let scores: serde_json::Value = work(&directory, &Job::Evaluate).await?;
+    let scores: serde_json::Value = run_worker(&directory, &Job::Evaluate).await?;
     if arguments.json {
         show_json(&scores)?;
     } else if let Some(table) = report::scores_table(&directory) {
@@ -129,16 +131,16 @@ pub(crate) async fn evaluate(arguments: &cli::RunJson) -> Result<u8, LaunchError
     Ok(0)
 }
 
-/// `vljepa-launch export`
+/// `vljepa-launch export`: writes the weights to a folder and prints the files.
 pub(crate) async fn export(arguments: &cli::Export) -> Result<u8, LaunchError> {
     let directory = trained(&arguments.run)?;
     let folder = &arguments.folder;
     if folder.is_file()
         || std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some())
     {
-        return Err(path_error("the folder", folder, "is there already and not empty"));
+        return Err(path_error("the folder", folder, "already exists and is not empty"));
     }
-    let files: Exported = work(&directory, &Job::Export { folder: absolute(folder) }).await?;
+    let files: Exported = run_worker(&directory, &Job::Export { folder: absolute(folder) }).await?;
     if arguments.json {
         return show_json(&files);
     }
@@ -147,12 +149,12 @@ pub(crate) async fn export(arguments: &cli::Export) -> Result<u8, LaunchError> {
     Ok(0)
 }
 
-/// `vljepa-launch import`
+/// `vljepa-launch import`: makes a run whose first checkpoint holds published weights.
 pub(crate) async fn import(arguments: &cli::Import) -> Result<u8, LaunchError> {
     let loaded = load(&arguments.recipe, &arguments.place.set)?;
     train::warn(&loaded);
     if !arguments.folder.is_dir() {
-        return Err(path_error("the folder of weights", &arguments.folder, "is no folder"));
+        return Err(path_error("the path of the weights", &arguments.folder, "is not a folder"));
     }
     let root = train::root(&arguments.place, &loaded.recipe);
     let (directory, _lock) = match train::open(&root, &loaded)? {
@@ -163,38 +165,39 @@ pub(crate) async fn import(arguments: &cli::Import) -> Result<u8, LaunchError> {
         return Err(path_error(
             "the run",
             &root,
-            "has checkpoints already; import makes a new run",
+            "already has checkpoints; import into a new run: --run DIR",
         ));
     }
     let job = Job::Import { folder: absolute(&arguments.folder) };
-    let made: Imported = work(&directory, &job).await?;
+    let made: Imported = run_worker(&directory, &job).await?;
     if arguments.json {
         return show_json(&made);
     }
     terminal::result(&made.checkpoint);
     terminal::note(&format!(
-        "imported; to train from it: vljepa-launch {} --run {}",
+        "imported; to train from these weights, run: vljepa-launch {} --run {}",
         arguments.recipe.display(),
         root.display()
     ));
     Ok(0)
 }
 
-/// `vljepa-launch report`
+/// `vljepa-launch report`: writes the report and prints its path.
 pub(crate) fn report(run: &Path) -> Result<u8, LaunchError> {
     let directory = RunDirectory::open(run)?;
     terminal::result(&report::write(&directory)?.display().to_string());
     Ok(0)
 }
 
-/// Folder of the newest checkpoint, by its name; whether it verifies is for the worker to say.
+/// Name of the newest checkpoint's folder, such as `step-00000100`, or `None` before the first
+/// save. Only the worker verifies the content.
 pub(crate) fn newest_checkpoint(directory: &RunDirectory) -> Option<String> {
     let entries = std::fs::read_dir(directory.checkpoints()).ok()?;
     let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
     names.filter(|name| name.starts_with("step-") && !name.contains('.')).max()
 }
 
-/// A run that has something to ask.
+/// Opens the directory of a run that has a checkpoint.
 fn trained(run: &Path) -> Result<RunDirectory, LaunchError> {
     let directory = RunDirectory::open(run)?;
     match newest_checkpoint(&directory) {
@@ -203,8 +206,12 @@ fn trained(run: &Path) -> Result<RunDirectory, LaunchError> {
     }
 }
 
-/// Starts a worker for one job and reads its result. The recipe's relative paths mean the folder where the run was started.
-async fn work<T: DeserializeOwned>(directory: &RunDirectory, job: &Job) -> Result<T, LaunchError> {
+/// Starts a worker for one job and parses its result. The worker starts in the folder where the run
+/// was started, because relative paths in the recipe refer to that folder.
+async fn run_worker<T: DeserializeOwned>(
+    directory: &RunDirectory,
+    job: &Job,
+) -> Result<T, LaunchError> {
     let failed = |what: &str, why: &dyn std::fmt::Display| LaunchError::Start {
         what: what.to_owned(),
         why: why.to_string(),
@@ -228,7 +235,10 @@ async fn work<T: DeserializeOwned>(directory: &RunDirectory, job: &Job) -> Resul
     spinner.finish_and_clear();
     let output = output?;
     serde_json::from_slice(&output).map_err(|error| LaunchError::JobFailed {
-        error: format!("it printed no result ({error}): {}", String::from_utf8_lossy(&output)),
+        error: format!(
+            "its output is not a result ({error}): {}",
+            String::from_utf8_lossy(&output)
+        ),
     })
 }
 

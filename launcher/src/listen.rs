@@ -1,4 +1,4 @@
-//! Where the control plane listens, and under which name workers reach it.
+//! Address at which the control plane listens, and the name by which workers reach it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -8,22 +8,25 @@ use vljepa_recipes::schema::{Cluster, Scheduler};
 
 use crate::error::LaunchError;
 
-/// Files that this process has open beside the connections of workers: logs, pipes, the runtime's own.
+/// Open files of this process other than the connections of workers: logs, pipes, files of the
+/// runtime.
 const OTHER_FILES: u64 = 128;
 
-/// Where the server listens.
+/// Host and port of the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Listen {
-    /// What workers connect to.
+    /// Host name or address that workers connect to.
     pub host: String,
-    /// 0 for a free one.
+    /// Port; 0 takes a free one.
     pub port: u16,
-    /// On all interfaces; otherwise on the loopback one, where no other machine can connect.
+    /// Whether to listen on all network interfaces. Otherwise the server listens on the loopback
+    /// interface, which other machines cannot reach.
     pub everywhere: bool,
 }
 
 impl Listen {
-    /// As the recipe says (`cluster.control`); `machine` is what the nodes of this run know this machine by.
+    /// Reads `cluster.control` of the recipe. `machine` is the name by which the nodes of the run
+    /// know this machine.
     pub(crate) fn of(cluster: &Cluster, machine: &str) -> Self {
         let control = &cluster.control;
         let spans_hosts = match cluster.scheduler {
@@ -39,12 +42,13 @@ impl Listen {
         Self { host, port: control.port, everywhere }
     }
 
-    /// Takes the port, and room for `connections`.
+    /// Binds the port, with a queue and a file limit for `connections`.
     pub(crate) fn bind(&self, connections: usize) -> Result<TcpListener, LaunchError> {
         raise_file_limit(connections as u64 + OTHER_FILES)?;
         let all = [IpAddr::V6(Ipv6Addr::UNSPECIFIED), IpAddr::V4(Ipv4Addr::UNSPECIFIED)];
         let own = self.host.parse().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
-        // A socket of all IPv6 addresses takes IPv4 connections too; a machine without IPv6 refuses it.
+        // The unspecified IPv6 address accepts IPv4 connections too, but a machine without IPv6
+        // refuses to bind it.
         let addresses = if self.everywhere { all.to_vec() } else { vec![own] };
         let mut refused = None;
         for address in addresses {
@@ -61,7 +65,7 @@ impl Listen {
         Err(LaunchError::ControlPort { port: self.port, why })
     }
 
-    /// What workers are told to connect to.
+    /// Address that workers connect to, `host:port`, with brackets around an IPv6 address.
     pub(crate) fn address(&self, port: u16) -> String {
         let Self { host, .. } = self;
         if host.parse::<Ipv6Addr>().is_ok() {
@@ -71,10 +75,11 @@ impl Listen {
     }
 }
 
-/// All ranks connect in one moment; a queue that is too short for them costs the others a second each, until they try again.
+/// Makes a listening socket with a queue for `queue` connections. All ranks connect at almost the
+/// same time; a rank that finds the queue full retries only a second later.
 fn listener(address: SocketAddr, queue: usize) -> std::io::Result<TcpListener> {
     let socket = if address.is_ipv6() { TcpSocket::new_v6()? } else { TcpSocket::new_v4()? };
-    // A fixed port is free again at once for the next attempt.
+    // The next attempt can bind a fixed port again at once.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(u32::try_from(queue).unwrap_or(u32::MAX).min(1 << 16))
@@ -84,7 +89,8 @@ fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// Each connection is an open file, and shells often allow 1,024.
+/// Raises the soft limit on open files to `needed`. Each connection is an open file, and shells
+/// often allow only 1,024.
 fn raise_file_limit(needed: u64) -> Result<(), LaunchError> {
     let refused = |allowed| LaunchError::OpenFiles { needed, allowed };
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(|_| refused(0))?;

@@ -1,8 +1,10 @@
-//! Processes on this machine: finding programs, starting the workers of a run, and leaving none behind.
+//! Processes on this machine: finding the programs, starting the workers of a run, and ending all
+//! of them.
 //!
-//! The workers of an attempt run in a process group of their own, so that Ctrl-C at the terminal reaches the supervisor alone.
-//! OpenMPI puts each rank into yet another group; what is left after the group was ended is found by the attempt's token in
-//! its environment.
+//! The workers of an attempt run in a process group of their own, so that Ctrl-C at the terminal
+//! only reaches the supervisor. OpenMPI puts each rank into another group of its own; processes
+//! that survive the end of the attempt's group are found by the attempt's token in their
+//! environment.
 
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -22,40 +24,41 @@ use crate::error::LaunchError;
 use crate::slurm::client;
 use crate::terminal;
 
-/// Time between TERM and KILL: OpenMPI needs it to end its ranks and to remove its session folder.
+/// How long processes may take to end after TERM, before they are killed: OpenMPI needs the time to
+/// end its ranks and to remove its session folder. Also the time for killed processes to disappear.
 const GRACE: Duration = Duration::from_secs(3);
-/// Time between the death of the ranks and KILL for what started them, when everything is to end at once.
-const LAST_MOMENT: Duration = Duration::from_secs(5);
-/// Time for `srun` to end by itself once its step was ended: it waits for lost nodes.
+/// How long `mpirun` may take to end after its ranks were killed, before it is killed too.
+const MPIRUN_GRACE: Duration = Duration::from_secs(5);
+/// How long `srun` may take to end after its step has ended, before it is killed: it waits for lost
+/// nodes.
 const STEP_GRACE: Duration = Duration::from_secs(1);
-/// Between looks at ranks that were started one by one.
-const LOOK: Duration = Duration::from_millis(10);
+/// Time between two checks whether ranks that were started one by one have ended.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// The programs a run needs.
+/// Paths of the programs that a run needs.
 #[derive(Debug, Clone)]
 pub(crate) struct Programs {
-    /// `vljepa-worker`.
     pub worker: PathBuf,
-    /// `mpirun`, where there is one.
+    /// Path of `mpirun`, or `None` if it is not on `PATH`.
     pub mpirun: Option<PathBuf>,
 }
 
-/// What `vljepa-worker --features` prints.
+/// Build features of the worker, as `vljepa-worker --features` prints them.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Features {
-    /// Several processes.
+    /// MPI between processes on CPUs.
     #[serde(default)]
     pub mpi: bool,
-    /// Clips.
+    /// Decoding of clips.
     #[serde(default)]
     pub video: bool,
-    /// GPUs.
+    /// Computing on GPUs.
     #[serde(default)]
     pub cuda: bool,
 }
 
 impl Programs {
-    /// Finds them: the worker beside this program or on PATH, `mpirun` on PATH.
+    /// Finds the worker beside this program or on `PATH`, and `mpirun` on `PATH`.
     pub(crate) fn find() -> Result<Self, LaunchError> {
         let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.to_owned()));
         let path = environment::search_path();
@@ -70,7 +73,7 @@ impl Programs {
         Ok(Self { worker, mpirun: find("mpirun", &path) })
     }
 
-    /// Asks the worker what it was built with.
+    /// Asks the worker for its build features.
     pub(crate) async fn features(&self) -> Result<Features, LaunchError> {
         let broken = |why: String| LaunchError::WorkerBroken { worker: self.worker.clone(), why };
         let output = Command::new(&self.worker)
@@ -86,17 +89,18 @@ impl Programs {
             return Err(broken(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
         }
         serde_json::from_slice(&output.stdout)
-            .map_err(|error| broken(format!("`--features` printed something else: {error}")))
+            .map_err(|error| broken(format!("`--features` printed no valid JSON: {error}")))
     }
 
-    /// The command line of each rank, where ranks are started one by one: on GPUs, which need no MPI.
+    /// Command line of each rank when ranks are started one by one. Ranks on GPUs are, because they
+    /// need no MPI.
     pub(crate) fn rank_command(&self, arguments: &WorkerArguments) -> Vec<String> {
         let mut line = vec![self.worker.display().to_string()];
         line.extend(arguments.list());
         line
     }
 
-    /// The command line of an attempt.
+    /// Command line of an attempt on CPUs: the worker, through `mpirun` if there are several ranks.
     pub(crate) fn train_command(
         &self,
         world_size: usize,
@@ -107,7 +111,8 @@ impl Programs {
             let mpirun =
                 self.mpirun.as_ref().ok_or(LaunchError::MpirunMissing { ranks: world_size })?;
             line.push(mpirun.display().to_string());
-            // vader's single-copy path needs process_vm_readv, which containers forbid; it then fails in the first large message.
+            // OpenMPI's single-copy path (vader) needs process_vm_readv. Containers forbid that
+            // call, and the first large message would fail.
             line.extend(
                 "--allow-run-as-root --oversubscribe --bind-to none --mca btl_vader_single_copy_mechanism none -np"
                     .split(' ')
@@ -121,19 +126,18 @@ impl Programs {
     }
 }
 
-/// Arguments of `vljepa-worker`.
+/// Arguments of `vljepa-worker run`.
 #[derive(Debug, Clone)]
 pub(crate) struct WorkerArguments {
-    /// The run directory.
     pub run: PathBuf,
-    /// The job file.
+    /// File with the job as JSON.
     pub job: PathBuf,
-    /// Where the supervisor listens, if the job has one.
+    /// Address of the control plane, or `None` for a job without a supervisor.
     pub control: Option<String>,
 }
 
 impl WorkerArguments {
-    /// As they stand on its command line.
+    /// The arguments as words of a command line.
     pub(crate) fn list(&self) -> Vec<String> {
         let text = |path: &Path| path.display().to_string();
         let mut list = vec!["run".to_owned(), "--run".to_owned(), text(&self.run)];
@@ -145,10 +149,10 @@ impl WorkerArguments {
     }
 }
 
-/// The processes of an attempt.
+/// Processes of one attempt. Dropping the group kills them.
 #[derive(Debug)]
 pub(crate) struct Group {
-    /// What was started: `mpirun` or a single worker, or each rank of several.
+    /// Started processes: `mpirun`, `srun` or a single worker; or one process per rank.
     children: Vec<Child>,
     group: Pid,
     token: String,
@@ -156,17 +160,17 @@ pub(crate) struct Group {
     ended: bool,
 }
 
-/// A step of a Slurm job: its processes are on other machines, where only Slurm reaches them.
+/// A step of a Slurm job. Its processes run on other machines, where only Slurm can end them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Step {
-    /// The job.
+    /// Id of the job.
     pub job: String,
-    /// The step's name, which no other step of the job has at this time.
+    /// Name of the step, unique among the running steps of the job.
     pub name: String,
 }
 
 impl Group {
-    /// Starts `line` with its output appended to the file `output`.
+    /// Starts the command line `line`. Its output is appended to the file `output`.
     pub(crate) fn start(line: &[String], token: &str, output: &Path) -> std::io::Result<Self> {
         let leader = spawn(line, token, output, 0, &[])?;
         let group = process_of(&leader)?;
@@ -179,15 +183,17 @@ impl Group {
         })
     }
 
-    /// The same as the processes of a Slurm job's step, where there is one.
+    /// Marks the group as the processes of a Slurm step, which are then ended through Slurm. `None`
+    /// changes nothing.
     #[must_use]
     pub(crate) fn of_step(mut self, step: Option<Step>) -> Self {
         self.step = step;
         self
     }
 
-    /// Starts `line` once for each of `ranks` ranks on this machine, and tells each which one it is. `deterministic` keeps NCCL from
-    /// adding up inside of switches, whose order is their own.
+    /// Starts `line` once for each of `ranks` ranks on this machine, with the rank in its
+    /// environment. `deterministic` keeps NCCL from reducing inside NVLink switches, whose order of
+    /// additions is not fixed.
     pub(crate) fn start_ranks(
         line: &[String],
         ranks: usize,
@@ -207,7 +213,7 @@ impl Group {
         };
         let leader = spawn(line, token, output, 0, &place(0))?;
         let group = process_of(&leader)?;
-        // From here on, dropping it ends what was started.
+        // If a later rank cannot be started, dropping `all` kills the ranks that were.
         let mut all = Self {
             children: vec![leader],
             group,
@@ -221,25 +227,26 @@ impl Group {
         Ok(all)
     }
 
-    /// How the process of a rank that was started by itself has ended, if it has.
+    /// Exit status of a rank, or `None` if it is running or the ranks were not started one by one.
     pub(crate) fn ending_of(&mut self, rank: usize) -> Option<ExitStatus> {
         let one_by_one = self.children.len() > 1;
         let child = self.children.get_mut(rank).filter(|_| one_by_one)?;
         child.try_wait().ok().flatten()
     }
 
-    /// The first rank of those that were started one by one whose process did not succeed.
+    /// The first rank that failed, or `None` if none did or the ranks were not started one by one.
     pub(crate) fn failed_rank(&mut self) -> Option<usize> {
         (0..self.children.len()).find(|rank| self.ending_of(*rank).is_some_and(|s| !s.success()))
     }
 
-    /// The started process, which leads the group.
+    /// Id of the first started process, which is also the id of the group.
     #[cfg(test)]
     pub(crate) fn leader(&self) -> Pid {
         self.group
     }
 
-    /// Waits until the started process has ended; of several, until all have, or one of them did not succeed.
+    /// Waits until the started process has ended. If ranks were started one by one, waits until all
+    /// have ended or one has failed.
     pub(crate) async fn wait(&mut self) -> std::io::Result<ExitStatus> {
         if let [child] = self.children.as_mut_slice() {
             return child.wait().await;
@@ -257,43 +264,44 @@ impl Group {
             if !running {
                 return ended;
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
-    /// Waits until every started process has ended.
     async fn all_ended(&mut self) {
         for child in &mut self.children {
             child.wait().await.ok();
         }
     }
 
-    /// Ends everything: TERM and three seconds for those that listen, then KILL, also for what left the group.
+    /// Ends all processes: sends TERM, waits up to [`GRACE`], then kills what is left, including
+    /// processes that left the group.
     pub(crate) async fn end(&mut self) {
         if self.step.is_some() {
             return self.end_now().await;
         }
-        // A stopped process hears TERM only when it goes on.
+        // A stopped process receives TERM only after CONT.
         self.signal_group(Signal::SIGTERM);
         self.signal_group(Signal::SIGCONT);
         tokio::time::timeout(GRACE, self.all_ended()).await.ok();
         self.end_now().await;
     }
 
-    /// Ends everything at once, and waits until the kernel has done so.
+    /// Kills all processes and waits until they are gone.
     pub(crate) async fn end_now(&mut self) {
         if let Some(step) = self.step.clone() {
             return self.end_step(&step).await;
         }
-        // The ranks first: `mpirun` sees them die, removes its session folder and their shared memory, and ends in one to three seconds.
-        // TERM would not hurry it: OpenMPI 4.1 may crash on it at this moment and leave its folder behind.
+        // The ranks first: `mpirun` notices their end, removes its session folder and their shared
+        // memory, and ends within one to three seconds. TERM is not sent to it: OpenMPI 4.1 may
+        // crash on TERM at this moment and leave its session folder behind.
         let mut ranks = with_token(&self.token);
         if self.children.len() == 1 {
             ranks.retain(|process| *process != self.group);
         }
         ranks.iter().for_each(|rank| kill(*rank, Signal::SIGKILL).unwrap_or_default());
         if !ranks.is_empty() {
-            tokio::time::timeout(LAST_MOMENT, self.all_ended()).await.ok();
+            tokio::time::timeout(MPIRUN_GRACE, self.all_ended()).await.ok();
         }
         self.kill();
         let gone = async {
@@ -305,8 +313,8 @@ impl Group {
         tokio::time::timeout(GRACE, gone).await.ok();
     }
 
-    /// Ends a step on all of its nodes. Where `scancel` is not to be had or waits for a lost node, `srun` and the closed control
-    /// connection do it.
+    /// Ends a Slurm step on all of its nodes. If `scancel` is missing or waits for a lost node,
+    /// ending `srun` and closing the control connection end the workers.
     async fn end_step(&mut self, step: &Step) {
         if !client::end_steps(&step.job, Some(&step.name)).await {
             self.signal_group(Signal::SIGTERM);
@@ -317,7 +325,8 @@ impl Group {
         self.ended = true;
     }
 
-    /// Signals the group as long as one of its processes was not waited for: after that its number may be another's.
+    /// Sends a signal to the group, unless all of its processes have been waited for: the kernel
+    /// may then have given the group's id to other processes.
     fn signal_group(&self, signal: Signal) {
         if self.children.iter().any(|child| child.id().is_some()) {
             killpg(self.group, signal).ok();
@@ -342,7 +351,8 @@ impl Drop for Group {
     }
 }
 
-/// Starts a process in the process group `group`, or, for 0, in one of its own.
+/// Starts a process in the process group `group`; 0 makes a new group. `place` is a list of
+/// environment variables.
 fn spawn(
     line: &[String],
     token: &str,
@@ -351,7 +361,7 @@ fn spawn(
     place: &[(&str, usize)],
 ) -> std::io::Result<Child> {
     let file = std::fs::OpenOptions::new().create(true).append(true).open(output)?;
-    let program = line.first().ok_or_else(|| std::io::Error::other("an empty command"))?;
+    let program = line.first().ok_or_else(|| std::io::Error::other("the command is empty"))?;
     Command::new(program)
         .args(&line[1..])
         .env(TOKEN_VARIABLE, token)
@@ -365,10 +375,11 @@ fn spawn(
 
 fn process_of(child: &Child) -> std::io::Result<Pid> {
     let id = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
-    id.ok_or_else(|| std::io::Error::other("the process ended at once"))
+    id.ok_or_else(|| std::io::Error::other("the process has already ended"))
 }
 
-/// Processes of this machine whose environment holds the token; it is as good as a name, because no other process got it.
+/// Other processes on this machine whose environment contains the token. Only processes of the
+/// attempt have it.
 pub(crate) fn with_token(token: &str) -> Vec<Pid> {
     let entry = format!("{TOKEN_VARIABLE}={token}");
     let own = std::process::id();
@@ -386,8 +397,8 @@ pub(crate) fn with_token(token: &str) -> Vec<Pid> {
         .collect()
 }
 
-/// Runs a one-shot job to its end and returns its standard output. `folder` is the working directory that the recipe's paths
-/// are relative to.
+/// Runs a one-shot job and returns its standard output. `folder` is the working directory, to which
+/// relative paths in the recipe refer.
 pub(crate) async fn one_shot(
     programs: &Programs,
     arguments: &WorkerArguments,
@@ -406,7 +417,7 @@ pub(crate) async fn one_shot(
     let output = child.wait_with_output().await.map_err(|error| failed(error.to_string()))?;
     let said = String::from_utf8_lossy(&output.stderr);
     if output.status.success() {
-        // Warnings: samples left out, checkpoints passed over.
+        // Warnings: samples that were left out, checkpoints that were skipped.
         if !said.trim().is_empty() {
             terminal::note(said.trim_end());
         }
@@ -417,26 +428,27 @@ pub(crate) async fn one_shot(
     Err(failed(if last.is_empty() { ending(output.status) } else { last }))
 }
 
-/// Standard output of a program.
+/// Runs a program and returns its standard output.
 ///
 /// # Errors
-/// Its last words when it fails, or that it is missing or took more than half a minute.
+/// If the program is missing, fails (with the last line of its standard error), or takes longer
+/// than 30 s.
 pub(crate) async fn ask(program: &str, arguments: &[&str]) -> Result<String, String> {
     let mut command = Command::new(program);
     let output = answer(command.args(arguments), program, Duration::from_secs(30)).await?;
     Ok(String::from_utf8_lossy(&output).into_owned())
 }
 
-/// Standard output of a command line that gets the run's token in its environment.
+/// Runs a command line with the attempt's token in its environment and returns its standard output.
 ///
 /// # Errors
-/// As [`ask`], after a time of its own.
+/// As for [`ask`], with the timeout `limit`.
 pub(crate) async fn ask_with_token(
     line: &[String],
     token: &str,
     limit: Duration,
 ) -> Result<Vec<u8>, String> {
-    let (program, arguments) = line.split_first().ok_or("an empty command")?;
+    let (program, arguments) = line.split_first().ok_or("the command is empty")?;
     let mut command = Command::new(program);
     answer(command.args(arguments).env(TOKEN_VARIABLE, token), program, limit).await
 }
@@ -445,7 +457,7 @@ async fn answer(command: &mut Command, name: &str, limit: Duration) -> Result<Ve
     let output = command.stdin(Stdio::null()).kill_on_drop(true).output();
     let output = tokio::time::timeout(limit, output)
         .await
-        .map_err(|_| format!("no answer of {name} within {} s", limit.as_secs()))?
+        .map_err(|_| format!("{name} did not answer within {} s", limit.as_secs()))?
         .map_err(|error| format!("{name}: {error}"))?;
     if output.status.success() {
         return Ok(output.stdout);
@@ -455,7 +467,8 @@ async fn answer(command: &mut Command, name: &str, limit: Duration) -> Result<Ve
     Err(format!("{name} ended with {}: {}", ending(output.status), last.trim()))
 }
 
-/// Output of a program that only informs; none when it is missing or fails.
+/// Standard output of a program whose answer is optional, or `None` if it is missing, fails or
+/// takes longer than 10 s.
 pub(crate) async fn inquire(program: &str, arguments: &[&str]) -> Option<Vec<u8>> {
     let output =
         Command::new(program).args(arguments).stdin(Stdio::null()).kill_on_drop(true).output();
@@ -463,17 +476,17 @@ pub(crate) async fn inquire(program: &str, arguments: &[&str]) -> Option<Vec<u8>
     output.status.success().then_some(output.stdout)
 }
 
-/// How a process ended, in words.
+/// Exit code or signal of a process as text.
 pub(crate) fn ending(status: ExitStatus) -> String {
     use std::os::unix::process::ExitStatusExt;
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("exit code {code}"),
         (None, Some(signal)) => {
             let name = Signal::try_from(signal).map_or("unknown", Signal::as_str);
-            let memory = if signal == 9 { "; often: out of memory" } else { "" };
+            let memory = if signal == 9 { "; a common cause is lack of memory" } else { "" };
             format!("signal {signal}, {name}{memory}")
         }
-        (None, None) => "an unknown end".to_owned(),
+        (None, None) => "an unknown status".to_owned(),
     }
 }
 

@@ -1,4 +1,5 @@
-//! What a recipe will do, from its keys alone: ranks, samples, operations, memory. Pure, apart from counting shards that are here.
+//! The plan of a recipe: ranks, samples, operations and memory, computed from its keys. The only
+//! access to the machine is counting the shards that exist on it.
 
 use std::fmt;
 
@@ -8,19 +9,21 @@ use vljepa_recipes::schema::{Device, Precision, Recipe};
 use crate::shards;
 use crate::terminal::{table, thousands};
 
-/// Dense bf16 operations per second that one H200 was measured to reach: 790 TFLOP/s (the floor of every prediction).
+/// Dense bf16 operations per second of one H200, a measured 790 TFLOP/s. Predicted durations assume
+/// this rate, so they are lower bounds.
 const CUDA_RATE: f64 = 790e12;
 
-/// Memory of one H200, MiB, as its driver reports it.
+/// Memory of one H200 as its driver reports it, MiB.
 const H200_MIB: f64 = 143_771.0;
 
-/// What a GPU's context, cuBLASLt's workspaces and NCCL's buffers take, MiB: an estimate.
+/// GPU memory of the context, cuBLASLt's workspaces and NCCL's buffers, MiB; an estimate.
 const RESERVED_MIB: f64 = 2048.0;
 
-/// Lists longer than this are not looked up: a plan is also made far from the data.
-const COUNTED_SHARDS: usize = 10_000;
+/// Longest shard list whose files are looked up; longer lists take too long, and plans are also
+/// made on machines without the data.
+const MAX_COUNTED_SHARDS: usize = 10_000;
 
-/// A plan, as `--dry-run` prints it.
+/// Tables and notes of the plan, in the order in which `--dry-run` prints them.
 #[derive(Debug)]
 pub(crate) struct Plan {
     facts: Vec<Vec<String>>,
@@ -32,7 +35,7 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Works it out.
+    /// Computes the plan of a recipe.
     pub(crate) fn of(recipe: &Recipe) -> Self {
         let cost = cost(recipe);
         Self {
@@ -89,7 +92,7 @@ fn facts(recipe: &Recipe, cost: &Cost) -> Vec<Vec<String>> {
         row(
             "operations",
             format!(
-                "{operations:.3e} FLOP, with {ASSUMED_QUERY_TOKENS} tokens a query and {ASSUMED_TARGET_TOKENS} a target"
+                "{operations:.3e} FLOP, assuming {ASSUMED_QUERY_TOKENS} tokens per query and {ASSUMED_TARGET_TOKENS} per target"
             ),
         ),
     ];
@@ -97,7 +100,7 @@ fn facts(recipe: &Recipe, cost: &Cost) -> Vec<Vec<String>> {
     if recipe.device == Device::Cuda {
         let hours = hours(operations, ranks);
         let text = format!(
-            "{hours:.1} h ({:.2} days) at {:.0} TFLOP/s per GPU, nothing else counted",
+            "{hours:.1} h ({:.2} days) at {:.0} TFLOP/s per GPU, counting only these operations",
             hours / 24.0,
             CUDA_RATE / 1e12
         );
@@ -106,13 +109,14 @@ fn facts(recipe: &Recipe, cost: &Cost) -> Vec<Vec<String>> {
     facts
 }
 
-/// Weights and both moments of what is trained, in f32; every rank keeps its part of them in host memory for the next save.
+/// Size of a checkpoint: trainable weights and both moments in f32. Each rank keeps its part in
+/// host memory for the next save.
 #[expect(clippy::cast_precision_loss, reason = "parameters are far fewer than 2^53")]
 fn checkpoint(recipe: &Recipe, cost: &Cost) -> String {
     let mib = in_mib(cost.parameters.trainable as f64 * 12.0);
     let part = mib / recipe.cluster.world_size().max(1) as f64;
     let kept = recipe.checkpoints.keep;
-    format!("{mib:.1} MiB, {kept} kept; in its host's memory each rank holds {part:.1} MiB for it")
+    format!("{mib:.1} MiB, {kept} kept; each rank holds {part:.1} MiB of host memory for saving")
 }
 
 fn parameters(cost: &Cost) -> Vec<Vec<String>> {
@@ -163,7 +167,7 @@ fn stages(recipe: &Recipe, cost: &Cost) -> Vec<Vec<String>> {
     rows
 }
 
-/// MiB of the fullest rank, and what it sends in a step.
+/// Memory of the rank that needs most, MiB, and the data that it sends per step, MiB.
 fn memory(cost: &Cost) -> Vec<Vec<String>> {
     let mib = |bytes: f64| format!("{:.1}", in_mib(bytes));
     let header = [
@@ -196,7 +200,7 @@ fn memory(cost: &Cost) -> Vec<Vec<String>> {
     rows
 }
 
-/// Stages that need more memory than a GPU of the planned kind has.
+/// Notes about stages that need more memory than one H200 has.
 fn notes(recipe: &Recipe, cost: &Cost) -> Vec<String> {
     let cuda = recipe.device == Device::Cuda;
     let full =
@@ -205,7 +209,7 @@ fn notes(recipe: &Recipe, cost: &Cost) -> Vec<String> {
         });
     full.map(|(index, stage)| {
         format!(
-            "{} needs up to {:.0} MiB on a rank, more than one H200 has to give ({:.0} MiB): set stages.{index}.recompute or micro_batch",
+            "stage {} needs up to {:.0} MiB per rank, more than the {:.0} MiB that one H200 has: set stages.{index}.recompute or stages.{index}.micro_batch",
             stage.name,
             in_mib(stage.most_memory.total()),
             H200_MIB - RESERVED_MIB
@@ -228,7 +232,7 @@ fn sources(recipe: &Recipe) -> Vec<Vec<String>> {
     rows.extend(recipe.data.sources.iter().map(|(name, source)| {
         let files = shards::files(&source.shards);
         let all = thousands(files.len() as u64);
-        let counted = if files.len() > COUNTED_SHARDS {
+        let counted = if files.len() > MAX_COUNTED_SHARDS {
             format!("{all} named, not counted")
         } else {
             let here = files.iter().filter(|file| file.is_file()).count();

@@ -1,4 +1,4 @@
-//! Where workers run: on this machine, or on the nodes of a Slurm job.
+//! The platform of a run: this machine, or the nodes of a Slurm job.
 
 use std::time::{Duration, Instant};
 
@@ -9,17 +9,17 @@ use crate::local::{Programs, Step, WorkerArguments};
 use crate::slurm::allocation::{Allocation, Placement};
 use crate::slurm::client;
 
-/// The closed list of places.
+/// Where the workers of a run are started.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Platform {
-    /// This machine.
+    /// On this machine.
     Local,
-    /// The job this process runs in.
+    /// On the nodes of the Slurm job that this process belongs to.
     Slurm(Allocation),
 }
 
 impl Platform {
-    /// The Slurm job, where there is one.
+    /// Id of the Slurm job, or `None` for a local run.
     pub(crate) fn job(&self) -> Option<&str> {
         match self {
             Self::Local => None,
@@ -27,7 +27,7 @@ impl Platform {
         }
     }
 
-    /// When the job's time is over, if it has a limit.
+    /// The moment when the job's time limit is reached, or `None` without a limit.
     pub(crate) async fn end(&self) -> Option<Instant> {
         let Self::Slurm(allocation) = self else { return None };
         let end_s = match allocation.end_time {
@@ -38,17 +38,17 @@ impl Platform {
         Some(Instant::now() + Duration::from_secs(u64::try_from(left).unwrap_or(0)))
     }
 
-    /// Ends what a supervisor that was killed left running.
+    /// Ends the steps that a killed supervisor of the same job left running.
     pub(crate) async fn clear(&self) {
         if let Self::Slurm(allocation) = self {
             client::end_steps(&allocation.job, None).await;
         }
     }
 
-    /// The command line of an attempt, and the step that it becomes.
+    /// Command line of an attempt, and on Slurm the step that it starts.
     ///
     /// # Errors
-    /// When this machine has no `mpirun` and needs one.
+    /// If the attempt needs `mpirun` and this machine has none.
     pub(crate) fn command(
         &self,
         programs: &Programs,
@@ -58,7 +58,7 @@ impl Platform {
         arguments: &WorkerArguments,
     ) -> Result<(Vec<String>, Option<Step>), LaunchError> {
         let Self::Slurm(allocation) = self else {
-            // Ranks on GPUs need nobody to introduce them to each other but the supervisor.
+            // Ranks on GPUs find each other through the supervisor and need no MPI.
             let line = match recipe.device {
                 Device::Cuda => programs.rank_command(arguments),
                 Device::Host => programs.train_command(placement.world_size, arguments)?,

@@ -1,5 +1,5 @@
-//! The Prometheus endpoint: `GET /metrics` answers the supervisor's numbers as OpenMetrics text. It holds no secret, changes nothing
-//! and says nothing else.
+//! The Prometheus endpoint: `GET /metrics` returns the supervisor's numbers as OpenMetrics text. It
+//! exposes no secret, changes nothing and serves nothing else.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -25,13 +25,13 @@ use tokio::task::JoinHandle;
 use crate::error::LaunchError;
 use crate::supervise::Observed;
 
-/// Connections answered at once; others wait.
-const CONNECTIONS: usize = 16;
-/// A connection that asks nothing for so long is closed.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Largest number of connections that are served at once; others wait.
+const MAX_CONNECTIONS: usize = 16;
+/// How long a connection may take to send a request before it is closed.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// The endpoint; dropping it closes the port.
+/// The running endpoint; dropping it closes the port.
 #[derive(Debug)]
 pub(crate) struct Endpoint {
     address: SocketAddr,
@@ -39,10 +39,10 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
-    /// Listens at the recipe's address.
+    /// Listens at `address`, the value of `logging.prometheus`.
     ///
     /// # Errors
-    /// When something else does, or the address is not this machine's.
+    /// If the port is in use, or the address does not belong to this machine.
     pub(crate) async fn start(
         address: &str,
         observed: Arc<Mutex<Observed>>,
@@ -58,7 +58,7 @@ impl Endpoint {
         Ok(Self { address, serving: tokio::spawn(serve(listener, Arc::new(registry))) })
     }
 
-    /// Where it listens.
+    /// Address of the listening socket, with the actual port.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
@@ -71,8 +71,8 @@ impl Drop for Endpoint {
 }
 
 async fn serve(listener: TcpListener, registry: Arc<Registry>) {
-    let open = Arc::new(Semaphore::new(CONNECTIONS));
-    // Connections live in this set, so that ending this task ends them too.
+    let open = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    // The set owns the tasks of the connections, so aborting this task ends them too.
     let mut connections = tokio::task::JoinSet::new();
     loop {
         let Ok(permit) = Arc::clone(&open).acquire_owned().await else { return };
@@ -88,7 +88,7 @@ async fn serve(listener: TcpListener, registry: Arc<Registry>) {
                 async move { Ok::<_, Infallible>(response) }
             });
             let mut server = http1::Builder::new();
-            server.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
+            server.timer(TokioTimer::new()).header_read_timeout(REQUEST_TIMEOUT);
             server.serve_connection(TokioIo::new(stream), answer).await.ok();
             drop(permit);
         });
@@ -102,21 +102,21 @@ fn answer(request: &Request<Incoming>, registry: &Registry) -> Response<Full<Byt
         response
     };
     if request.uri().path() != "/metrics" {
-        return plain(StatusCode::NOT_FOUND, "there is only /metrics here\n");
+        return plain(StatusCode::NOT_FOUND, "not found; the metrics are at /metrics\n");
     }
     if ![Method::GET, Method::HEAD].contains(request.method()) {
-        return plain(StatusCode::METHOD_NOT_ALLOWED, "ask with GET\n");
+        return plain(StatusCode::METHOD_NOT_ALLOWED, "method not allowed; use GET\n");
     }
     let mut body = String::new();
     if text::encode(&mut body, registry).is_err() {
-        return plain(StatusCode::INTERNAL_SERVER_ERROR, "the numbers cannot be written\n");
+        return plain(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be encoded\n");
     }
     let mut response = Response::new(Full::from(body));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(OPEN_METRICS));
     response
 }
 
-/// Reads the observed numbers at every scrape.
+/// Collector that reads the observed numbers at every scrape.
 #[derive(Debug)]
 struct Numbers(Arc<Mutex<Observed>>);
 
@@ -134,19 +134,15 @@ fn run(out: &mut Exposition<'_>, observed: &Observed) -> fmt::Result {
     out.gauge("up", "1 while a supervisor works on the run", 1.0)?;
     let mut info = out.0.encode_descriptor("run", "Name of the run", None, MetricType::Info)?;
     info.encode_info(&[("name", observed.name.as_str())])?;
-    out.gauge("attempt", "Number of the attempt at work", f64::from(observed.attempt))?;
+    out.gauge("attempt", "Number of the current attempt", f64::from(observed.attempt))?;
     out.gauge("steps_planned", "Steps of the whole run", real(observed.total_steps))?;
-    out.counter(
-        "restarts",
-        "Starts after the first by this supervisor",
-        &[("", "", observed.restarts)],
-    )?;
+    out.counter("restarts", "Restarts by this supervisor", &[("", "", observed.restarts)])?;
     let faults: Vec<_> =
         observed.faults.iter().map(|(kind, count)| ("kind", kind.as_str(), *count)).collect();
     out.counter("faults", "Faults that ended attempts under this supervisor", &faults)?;
     if let Some((step, stall_s)) = observed.checkpoint {
         out.gauge("checkpoint_step", "Step of the newest checkpoint", real(step))?;
-        let help = "Seconds the step waited for the newest checkpoint";
+        let help = "Seconds that the step waited for the newest checkpoint";
         out.gauge("checkpoint_stall_seconds", help, stall_s)?;
     }
     Ok(())
@@ -157,7 +153,7 @@ fn training(out: &mut Exposition<'_>, observed: &Observed) -> fmt::Result {
     out.gauge("step", "Steps done", real(metrics.step))?;
     out.counter("samples", "Samples trained on", &[("", "", metrics.samples)])?;
     out.gauge("loss", "Loss of the newest logged step", metrics.loss)?;
-    out.gauge("gradient_norm", "Global norm before clipping", metrics.gradient_norm)?;
+    out.gauge("gradient_norm", "Global gradient norm before clipping", metrics.gradient_norm)?;
     out.gauge("learning_rate", "Learning rate", metrics.learning_rate)?;
     out.gauge(
         "similarity_scale",
@@ -165,10 +161,10 @@ fn training(out: &mut Exposition<'_>, observed: &Observed) -> fmt::Result {
         metrics.scale,
     )?;
     out.gauge("samples_per_second", "Samples of all ranks per second", metrics.samples_per_s)?;
-    let help = "Share of the time that rank 0 waits for data";
+    let help = "Share of time that rank 0 waits for data";
     out.gauge("data_wait_ratio", help, metrics.data_wait_fraction)?;
     out.counter("bad_samples", "Samples left out as bad", &[("", "", metrics.bad_samples)])?;
-    let help = "Operations of the model per second on rank 0, 10^12";
+    let help = "Model operations per second on rank 0, in 10^12";
     metrics.tflops.map_or(Ok(()), |value| out.gauge("tflops", help, value))?;
     let help = "Model FLOPs utilization of rank 0";
     metrics.mfu.map_or(Ok(()), |value| out.gauge("mfu_ratio", help, value))
@@ -178,9 +174,9 @@ fn ranks(out: &mut Exposition<'_>, observed: &Observed) -> fmt::Result {
     let connected = observed.heard.iter().flatten().count();
     let ranks = [("state", "expected", observed.heard.len()), ("state", "connected", connected)];
     let ranks = ranks.map(|(label, value, count)| ([(label, value)], real(count as u64)));
-    out.gauges("ranks", "Ranks of the attempt", &ranks)?;
+    out.gauges("ranks", "Expected and connected ranks of the attempt", &ranks)?;
     if let Some(silence) = observed.longest_silence(Instant::now()) {
-        let help = "Longest time that a connected rank has said nothing";
+        let help = "Longest time since a connected rank sent a message";
         out.gauge("heartbeat_age_seconds_max", help, silence.as_secs_f64())?;
     }
     let Some(table) = observed.table() else { return Ok(()) };
@@ -189,20 +185,20 @@ fn ranks(out: &mut Exposition<'_>, observed: &Observed) -> fmt::Result {
         phases.push(([("phase", phase.name()), ("ranks", "median")], spread.median_s));
         phases.push(([("phase", phase.name()), ("ranks", "max")], spread.max_s));
     }
-    out.gauges("phase_seconds", "Seconds per step of the newest interval", &phases)?;
+    out.gauges("phase_seconds", "Seconds per step in each phase of the newest interval", &phases)?;
     if let Some(slowest) = table.slowest.first() {
-        let help = "The rank with the most work of its own per step";
+        let help = "Rank with the longest work per step, waiting in collectives excluded";
         out.gauge("slowest_rank", help, real(slowest.rank as u64))?;
-        let help = "How much longer than the median rank it works";
+        let help = "Excess of the slowest rank's work over the median rank's, as a fraction";
         out.gauge("slowest_rank_excess_ratio", help, slowest.over)?;
     }
     let mib = |mib: u64| real(mib) * f64::from(1 << 20);
     let mut memory = vec![([("where", "host")], mib(table.highest.memory_mib))];
     memory.extend(table.highest.device_memory_mib.map(|m| ([("where", "device")], mib(m))));
-    out.gauges("memory_bytes", "Memory of the rank that holds most", &memory)
+    out.gauges("memory_bytes", "Memory of the rank that uses most", &memory)
 }
 
-/// Metrics one after the other.
+/// Writes metrics one after the other, each with its help text.
 struct Exposition<'a>(DescriptorEncoder<'a>);
 
 impl Exposition<'_> {
@@ -222,7 +218,7 @@ impl Exposition<'_> {
             .try_for_each(|(labels, value)| metric.encode_family(labels)?.encode_gauge(value))
     }
 
-    /// Label, its value, count; an empty label is none.
+    /// Writes a counter. Each value is (label, label value, count); an empty label means no label.
     fn counter(&mut self, name: &str, help: &str, values: &[(&str, &str, u64)]) -> fmt::Result {
         let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
         values.iter().try_for_each(|(label, value, count)| {

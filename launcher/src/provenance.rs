@@ -1,4 +1,4 @@
-//! `run.json`: what ran, where, from which sources, and every attempt.
+//! `run.json`: recipe, programs, sources, data and machine of a run, and its attempts.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -14,78 +14,73 @@ use crate::fingerprints::{self, FileRecord, Git, ShardList};
 use crate::local::Programs;
 use crate::terminal;
 
-/// The content of `run.json`. Top-level facts are those of the newest start.
+/// Content of `run.json`. The facts outside `attempts` describe the newest start of the launcher.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct RunRecord {
-    /// Name of the run.
     pub name: String,
     /// Hash of the resolved recipe.
     pub recipe_hash: String,
-    /// Where the launcher was started: the recipe's relative paths mean this folder.
+    /// Folder in which the launcher was started; relative paths in the recipe refer to it.
     pub working_directory: PathBuf,
-    /// What was typed.
+    /// Command line of the launcher.
     pub command: Vec<String>,
-    /// The sources, when the launcher was started in a checkout.
+    /// Commit and changes of the sources, or `None` if the launcher was started outside a checkout.
     pub git: Option<Git>,
-    /// BLAKE3 of the programs.
+    /// BLAKE3 of each program file.
     pub binaries: BTreeMap<String, String>,
-    /// Versions of what takes part.
+    /// Versions of programs, libraries and drivers.
     pub versions: BTreeMap<String, String>,
-    /// The machine.
+    /// Machine of the launcher.
     pub host: Host,
-    /// Shard lists of the sources.
+    /// Shard list of each source.
     pub shards: BTreeMap<String, ShardList>,
-    /// Weights and tokenizers, by the key that names them.
+    /// Weights and tokenizers, by recipe key.
     #[serde(default)]
     pub files: BTreeMap<String, FileRecord>,
-    /// The run that this one reproduces.
+    /// Directory of the run that this run reproduces.
     #[serde(default)]
     pub reproduces: Option<PathBuf>,
-    /// Every start of workers.
+    /// All attempts of the run, oldest first.
     #[serde(default)]
     pub attempts: Vec<AttemptRecord>,
 }
 
-/// A machine.
+/// Hardware and kernel of the launcher's machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Host {
-    /// Name.
     pub name: String,
-    /// Processor.
+    /// Model name of the processor.
     pub cpu: String,
-    /// Cores that this process may use.
+    /// Number of cores that this process may use.
     pub cores: usize,
-    /// Memory, MiB.
     pub memory_mib: u64,
-    /// Kernel.
+    /// Release of the Linux kernel.
     pub kernel: String,
 }
 
-/// One start of workers.
+/// One attempt: one start of all workers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct AttemptRecord {
-    /// 1 for the first.
+    /// Number of the attempt, from 1.
     pub number: u32,
-    /// When, RFC 3339.
+    /// Time of the start, RFC 3339.
     pub started: String,
-    /// When; none while it runs.
+    /// Time of the end, RFC 3339; `None` while the attempt runs.
     pub ended: Option<String>,
-    /// How.
     pub outcome: AttemptOutcome,
-    /// First step computed.
+    /// First step that was computed.
     pub first_step: Option<u64>,
-    /// Last step known.
+    /// Last step that was reported.
     pub last_step: u64,
-    /// What ended it, when it failed.
+    /// The fault as text, if the attempt failed.
     pub fault: Option<String>,
-    /// Ranks.
     pub world_size: usize,
-    /// BLAKE3 of the worker.
+    /// BLAKE3 of the worker program.
     pub worker: String,
-    /// Machines of the ranks, each once.
+    /// Hosts of the ranks, without duplicates.
     #[serde(default)]
     pub hosts: Vec<String>,
-    /// The batch job it ran in.
+    /// Id of the Slurm job, or `None` for a local attempt.
     #[serde(default)]
     pub job_id: Option<String>,
     /// Hash of each source's shard list.
@@ -93,14 +88,14 @@ pub(crate) struct AttemptRecord {
     pub shards: BTreeMap<String, String>,
 }
 
-/// A source whose shards are others than in the attempt before.
+/// A source whose shard list differs from that of the previous attempt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ChangedShards {
-    /// The source.
+    /// Name of the source.
     pub source: String,
-    /// Hash of its list in the attempt before.
+    /// Hash of the list in the previous attempt.
     pub before: String,
-    /// Its hash now.
+    /// Hash of the list in this attempt.
     pub now: String,
 }
 
@@ -110,8 +105,8 @@ impl std::fmt::Display for ChangedShards {
         let short = |hash: &String| hash.get(..12).unwrap_or(hash).to_owned();
         write!(
             f,
-            "the shards of data.sources.{source} are others than in the attempt before (list {} then, {} now): \
-             the order of samples is no longer the same; restore them, or go on knowing it",
+            "the shards of data.sources.{source} differ from those of the previous attempt (list {} before, {} now). \
+             This changes the order of samples. Restore the shards, or accept the change.",
             short(before),
             short(now)
         )
@@ -119,7 +114,8 @@ impl std::fmt::Display for ChangedShards {
 }
 
 impl RunRecord {
-    /// Collects the facts of a start, keeps the attempts of those before it, and saves what the sources differ by from their commit.
+    /// Collects the facts of this start, takes over the attempts that are already recorded, and
+    /// saves the diff of the sources against their commit.
     pub(crate) async fn collect(
         directory: &RunDirectory,
         recipe: &Recipe,
@@ -134,16 +130,16 @@ impl RunRecord {
         }
         let path = directory.source_diff();
         if diff.is_empty() {
-            // It may not be there.
+            // The file may not exist.
             std::fs::remove_file(&path).ok();
         } else if let Err(error) = atomic_write(&path, &diff) {
-            terminal::note(&format!("warning: the changes of the sources are not saved: {error}"));
+            terminal::note(&format!("warning: the diff of the sources was not saved: {error}"));
         }
         record
     }
 
-    /// The facts of this moment without any attempt, and what the sources differ by from their commit. `known` are files that need
-    /// not be read again when nobody touched them.
+    /// Collects the facts of this moment, without attempts, and the diff of the sources against
+    /// their commit. Hashes of files in `known` are reused if the files were not modified.
     pub(crate) async fn facts(
         recipe: &Recipe,
         recipe_hash: &str,
@@ -153,7 +149,7 @@ impl RunRecord {
         let folder = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("."));
         let (git, diff) = fingerprints::git(&folder).await.unzip();
         let (named, worker) = (recipe.clone(), programs.worker.clone());
-        // Weights are gigabytes.
+        // Hashing reads the weights, which are gigabytes, so it runs on a blocking thread.
         let read = tokio::task::spawn_blocking(move || {
             let own = std::env::current_exe().ok();
             let binaries = [("vljepa-worker", Some(worker)), ("vljepa-launch", own)];
@@ -180,12 +176,12 @@ impl RunRecord {
         (record, diff.unwrap_or_default())
     }
 
-    /// Reads it back; none when there is none or it is damaged, because it only informs.
+    /// Reads `run.json`, or returns `None` if it is missing or damaged.
     pub(crate) fn read(directory: &RunDirectory) -> Option<Self> {
         serde_json::from_slice(&std::fs::read(directory.run_json()).ok()?).ok()
     }
 
-    /// Replaces the file.
+    /// Replaces `run.json` atomically.
     pub(crate) fn write(&self, directory: &RunDirectory) -> Result<(), LaunchError> {
         let path = directory.run_json();
         let text = serde_json::to_vec_pretty(self).map_err(|error| LaunchError::Start {
@@ -195,7 +191,7 @@ impl RunRecord {
         Ok(atomic_write(&path, &text)?)
     }
 
-    /// Number of the attempt that begins next.
+    /// Number of the next attempt.
     pub(crate) fn next_attempt(&self) -> u32 {
         self.attempts.last().map_or(0, |attempt| attempt.number) + 1
     }
@@ -224,12 +220,12 @@ impl RunRecord {
         number
     }
 
-    /// Looks at the shard lists again, as a restart does.
+    /// Reads the shard lists again, except long ones.
     pub(crate) fn refresh_shards(&mut self, recipe: &Recipe) {
         fingerprints::refresh(recipe, &mut self.shards);
     }
 
-    /// Sources whose shards are others in the newest attempt than in the one before it.
+    /// Sources whose shard lists differ between the newest attempt and the previous one.
     pub(crate) fn changed_shards(&self) -> Vec<ChangedShards> {
         let [.., before, now] = self.attempts.as_slice() else { return Vec::new() };
         let changed = |(source, now): (&String, &String)| {
@@ -239,21 +235,21 @@ impl RunRecord {
         now.shards.iter().filter_map(changed).collect()
     }
 
-    /// The Slurm job that the newest attempt runs in.
+    /// Records the Slurm job of the newest attempt.
     pub(crate) fn note_job(&mut self, job: Option<&str>) {
         if let Some(attempt) = self.attempts.last_mut() {
             attempt.job_id = job.map(str::to_owned);
         }
     }
 
-    /// The machines of the newest attempt, where they are not known already.
+    /// Records the hosts of the newest attempt, unless they are already known.
     pub(crate) fn note_hosts(&mut self, hosts: Vec<String>) {
         if let Some(attempt) = self.attempts.last_mut().filter(|attempt| attempt.hosts.is_empty()) {
             attempt.hosts = hosts;
         }
     }
 
-    /// Completes the newest attempt.
+    /// Records how the newest attempt ended.
     pub(crate) fn end_attempt(
         &mut self,
         outcome: AttemptOutcome,

@@ -1,4 +1,5 @@
-//! `vljepa-launch reproduce RUN`: holds what is here against what the run was made from, starts the same again, and compares.
+//! `vljepa-launch reproduce RUN`: compares recipe, data and programs with those of a run, repeats
+//! the run, and compares the losses.
 
 use std::path::{Path, PathBuf};
 
@@ -15,23 +16,23 @@ use crate::provenance::RunRecord;
 use crate::report::{self, history};
 use crate::{supervise, terminal, train};
 
-/// What a fact is about.
+/// Kind of a fact.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum About {
-    /// Another recipe or other data are another run.
+    /// Recipe or data: a difference makes it another run.
     Run,
-    /// Another program or machine may round otherwise.
+    /// Programs or machine: a difference may change the rounding.
     Programs,
 }
 
-/// One fact then and now.
+/// One fact of the recorded run and its value on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Fact {
     name: String,
     about: About,
     recorded: Option<String>,
     here: Option<String>,
-    /// What to do about a difference.
+    /// Advice for the user if the values differ.
     advice: String,
 }
 
@@ -51,29 +52,28 @@ impl Fact {
     }
 }
 
-/// How two runs compare; `reproduction.json`.
+/// Comparison of a run with the run that it reproduces; content of `reproduction.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Comparison {
-    /// The run that was reproduced.
+    /// Directory of the original run.
     pub of: PathBuf,
-    /// Steps that both have a line of metrics of.
+    /// Number of steps present in both runs' metrics.
     pub steps: u64,
-    /// Those whose loss and gradient norm are the same, bit for bit.
+    /// Number of these steps whose loss and gradient norm are the same, bit for bit.
     pub equal: u64,
-    /// The first one that is not.
+    /// The first of these steps that differs.
     pub first_difference: Option<Difference>,
-    /// Why the same bits cannot be expected; empty where they can.
+    /// Reasons why equal bits cannot be expected; empty if they can.
     pub not_expected: Vec<String>,
 }
 
 /// A step that two runs computed differently.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Difference {
-    /// Which.
     pub step: u64,
-    /// Its loss in the run that was reproduced; none when it was not finite.
+    /// Loss of the step in the original run, or `None` if it is not finite.
     pub recorded: Option<f64>,
-    /// Its loss here.
+    /// Loss of the step in the new run, or `None` if it is not finite.
     pub here: Option<f64>,
 }
 
@@ -88,7 +88,8 @@ impl std::fmt::Display for Comparison {
             |loss: Option<f64>| loss.map_or_else(|| "not finite".to_owned(), |l| l.to_string());
         if let Some(Difference { step, recorded, here }) = self.first_difference {
             let (recorded, here) = (value(recorded), value(here));
-            write!(f, "; they part at step {step}: loss {recorded} there, {here} here")?;
+            write!(f, "; step {step} is the first that differs: ")?;
+            write!(f, "loss {recorded} in the original, {here} here")?;
         }
         if !self.not_expected.is_empty() {
             write!(f, " (the same bits cannot be expected: {})", self.not_expected.join(", "))?;
@@ -97,20 +98,20 @@ impl std::fmt::Display for Comparison {
     }
 }
 
-/// Checks, starts, compares.
+/// Compares the facts, repeats the run and compares the losses.
 pub(crate) async fn reproduce(arguments: &cli::Reproduce) -> Result<u8, LaunchError> {
     let of = absolute(&arguments.of);
     let directory = RunDirectory::open(&of)?;
     let record = RunRecord::read(&directory).ok_or_else(|| LaunchError::Unreadable {
         path: directory.run_json(),
-        why: "it is missing or damaged, so nothing is known of what made the run".to_owned(),
+        why: "it is missing or damaged, so nothing is known about how the run was made".to_owned(),
     })?;
     let root = arguments.run.as_deref().map_or_else(|| beside(&of), absolute);
     check_place(&root, &of)?;
-    // The recipe's relative paths mean the folder where the run was started.
+    // Relative paths in the recipe refer to the folder in which the run was started.
     if std::env::set_current_dir(&record.working_directory).is_err() {
         terminal::note(&format!(
-            "warning: the run was started in {}, which is not here: relative paths mean this folder",
+            "warning: the run was started in {}, which does not exist here: relative paths refer to the current folder",
             record.working_directory.display()
         ));
     }
@@ -136,15 +137,22 @@ pub(crate) async fn reproduce(arguments: &cli::Reproduce) -> Result<u8, LaunchEr
 }
 
 async fn start(loaded: Loaded, root: &Path, of: &Path) -> Result<u8, LaunchError> {
-    let how = train::How { follow: true, reproduces: Some(of), ..train::How::default() };
-    train::start(loaded, root, how).await
+    let options = train::StartOptions {
+        follow: true,
+        reproduces: Some(of),
+        ..train::StartOptions::default()
+    };
+    train::start(loaded, root, options).await
 }
 
-/// Compares the finished runs and says how.
+/// Compares the metrics of both runs, writes `reproduction.json` and the report, and prints the
+/// result.
 fn conclude(of: &RunDirectory, root: &Path, recipe: &Recipe) -> Result<u8, LaunchError> {
     let here = RunDirectory::open(root)?;
     if supervise::completion_fault(&here, recipe).is_err() {
-        terminal::note("not complete yet; the same command compares the runs when it is");
+        terminal::note(
+            "the new run is not complete yet; give the same command again to compare the runs",
+        );
         return Ok(0);
     }
     let records = [of, &here].map(RunRecord::read);
@@ -172,14 +180,14 @@ fn conclude(of: &RunDirectory, root: &Path, recipe: &Recipe) -> Result<u8, Launc
     Ok(0)
 }
 
-/// `<run>-reproduced`, beside it.
+/// Default directory of the new run: `<run>-reproduced` beside the original run.
 fn beside(of: &Path) -> PathBuf {
     let mut name = of.file_name().unwrap_or_default().to_owned();
     name.push("-reproduced");
     of.with_file_name(name)
 }
 
-/// The new run's folder is free, or holds an earlier part of this reproduction.
+/// Checks that the directory of the new run holds no run, or an earlier part of this reproduction.
 fn check_place(root: &Path, of: &Path) -> Result<(), LaunchError> {
     let Ok(directory) = RunDirectory::open(root) else { return Ok(()) };
     let reproduces = RunRecord::read(&directory).and_then(|record| record.reproduces);
@@ -187,11 +195,11 @@ fn check_place(root: &Path, of: &Path) -> Result<(), LaunchError> {
         return Ok(());
     }
     let why =
-        format!("holds a run that does not reproduce {}: name another with --run", of.display());
+        format!("holds a run that does not reproduce {}; choose another with --run", of.display());
     Err(LaunchError::Path { what: "the folder", path: root.to_owned(), why })
 }
 
-/// Everything that is recorded, with what is here now.
+/// All recorded facts with their values on this machine.
 fn compare_facts(
     then: &RunRecord,
     now: &RunRecord,
@@ -204,12 +212,12 @@ fn compare_facts(
             let (recorded, here) = (recorded.cloned(), here.cloned());
             facts.push(Fact { name: name.to_owned(), about, recorded, here, advice });
         };
-    let advice = "restore recipe.yaml of the run, or use the build that wrote it".to_owned();
+    let advice = "restore recipe.yaml of the run, or use the build that wrote the file".to_owned();
     add(About::Run, "recipe", Some(&then.recipe_hash), Some(&now.recipe_hash), advice);
     for name in keys(&then.shards, &now.shards) {
         let hash = |record: &RunRecord| record.shards.get(&name).map(|list| list.hash.clone());
         let advice = format!(
-            "restore the shards that data.sources.{name}.shards names: names and sizes count"
+            "restore the shards that data.sources.{name}.shards names; their names and sizes are compared"
         );
         let there = now.shards.get(&name).filter(|list| list.bytes > 0).and(hash(now));
         add(About::Run, &format!("shards of {name}"), hash(then).as_ref(), there.as_ref(), advice);
@@ -231,22 +239,22 @@ fn compare_facts(
         Some(git.diff_hash.clone().unwrap_or_else(|| "none".to_owned()))
     };
     let advice = format!("git stash, then git apply {}", directory.source_diff().display());
-    add(About::Programs, "changes of the sources", diff(then).as_ref(), diff(now).as_ref(), advice);
+    add(About::Programs, "diff of the sources", diff(then).as_ref(), diff(now).as_ref(), advice);
     for name in keys(&then.binaries, &now.binaries) {
         let advice = "build the recorded commit with the same compiler and features".to_owned();
         add(About::Programs, &name, then.binaries.get(&name), now.binaries.get(&name), advice);
     }
     for name in keys(&then.versions, &now.versions) {
-        let advice = "install it, or expect other roundings".to_owned();
+        let advice = "install the recorded version, or expect different rounding".to_owned();
         add(About::Programs, &name, then.versions.get(&name), now.versions.get(&name), advice);
     }
-    let advice = "another processor may round otherwise".to_owned();
+    let advice = "another processor may round differently".to_owned();
     add(About::Programs, "processor", Some(&then.host.cpu), Some(&now.host.cpu), advice);
     let sizes = then.attempts.iter().map(|attempt| attempt.world_size.to_string());
     let mut sizes: Vec<String> = sizes.collect();
     sizes.dedup();
     let (recorded, here) = (sizes.join(", "), recipe.cluster.world_size().to_string());
-    let advice = "sums over other numbers of ranks round otherwise".to_owned();
+    let advice = "sums over another number of ranks round differently".to_owned();
     add(About::Programs, "ranks", Some(&recorded), Some(&here), advice);
     facts
 }
@@ -278,7 +286,7 @@ fn show(facts: &[Fact]) {
     }
 }
 
-/// Steps of both runs, one by one.
+/// Compares the steps that both runs logged, one by one.
 fn compare(then: &[Metrics], now: &[Metrics]) -> Comparison {
     let mut comparison = Comparison {
         of: PathBuf::new(),
@@ -305,7 +313,7 @@ fn compare(then: &[Metrics], now: &[Metrics]) -> Comparison {
     comparison
 }
 
-/// Why two runs need not compute the same bits.
+/// Reasons why two runs cannot be expected to compute the same bits.
 fn not_expected(then: &RunRecord, now: &RunRecord, recipe: &Recipe) -> Vec<String> {
     let attempts = || then.attempts.iter().chain(&now.attempts);
     let mut reasons = Vec::new();
@@ -313,7 +321,7 @@ fn not_expected(then: &RunRecord, now: &RunRecord, recipe: &Recipe) -> Vec<Strin
     let first = attempts().next();
     note(
         attempts().any(|a| first.is_some_and(|f| f.world_size != a.world_size)),
-        "other numbers of ranks",
+        "another number of ranks",
     );
     note(attempts().any(|a| first.is_some_and(|f| f.worker != a.worker)), "another worker program");
     note(then.recipe_hash != now.recipe_hash, "another recipe");
@@ -352,7 +360,8 @@ mod tests {
         let difference =
             Difference { step: 30, recorded: Some(0.5), here: Some(0.5_f64.next_up()) };
         assert_eq!(other.first_difference, Some(difference));
-        assert!(other.to_string().contains("they part at step 30: loss 0.5 there"), "{other}");
+        let named = "step 30 is the first that differs: loss 0.5 in the original";
+        assert!(other.to_string().contains(named), "{other}");
         let broken = [line(10, f64::NAN)];
         assert_eq!(compare(&broken, &broken).equal, 1, "not finite twice is the same");
         assert_eq!(compare(&then, &[]).steps, 0);

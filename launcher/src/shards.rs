@@ -1,12 +1,14 @@
-//! Shards that a recipe names, as files of this machine. The launcher only counts and fingerprints them; reading is the worker's.
+//! Shards of a recipe as files on this machine. The launcher only counts and fingerprints shards;
+//! the worker reads them.
 
 use std::path::{Path, PathBuf};
 
-/// Longest list that a brace may stand for.
+/// Largest number of files that a brace pattern may expand to.
 const MAX_SHARDS: usize = 4_000_000;
 
-/// Files in order: all `*.tar` of a folder, one tar, or what braces (`{000..127}`, `{a,b}`) stand for. Empty for what cannot be
-/// read, which the check of the recipe or of the file's existence reports.
+/// Files that `shards` names, in order: all `*.tar` files of a folder, one tar file, or the
+/// expansion of braces (`{000..127}`, `{a,b}`). Empty if the folder cannot be read or a pattern is
+/// wrong; the checks of the recipe report that.
 pub(crate) fn files(shards: &str) -> Vec<PathBuf> {
     let path = Path::new(shards);
     if path.is_dir() {

@@ -1,4 +1,4 @@
-//! `vljepa-launch status RUN`: how a run stands, from its directory alone.
+//! `vljepa-launch status RUN`: the state of a run, read from its directory and from Slurm's queue.
 
 use std::fs::File;
 
@@ -18,7 +18,7 @@ use crate::slurm::submit::Submission;
 use crate::supervise::{self, RankTable};
 use crate::terminal;
 
-/// How a run stands.
+/// State of a run; with `--json` it is printed in this form.
 #[derive(Debug, Serialize)]
 struct Status {
     name: String,
@@ -31,13 +31,13 @@ struct Status {
     checkpoint: Option<String>,
     attempts: usize,
     fault: Option<String>,
-    /// Slurm's job, and how it stands.
+    /// Slurm job of the run and its state, or `None` if the run was never submitted.
     job: Option<String>,
-    /// Who is slow; none before the first interval.
+    /// Table of the slowest ranks, or `None` before the first interval.
     ranks: Option<RankTable>,
 }
 
-/// Prints it.
+/// Prints the state of the run as a table or as JSON.
 pub(crate) async fn status(arguments: &RunJson) -> Result<u8, LaunchError> {
     let directory = RunDirectory::open(&arguments.run)?;
     let mut status = of(&directory)?;
@@ -77,7 +77,7 @@ pub(crate) async fn status(arguments: &RunJson) -> Result<u8, LaunchError> {
     Ok(0)
 }
 
-/// Who is slow, and the slowest ranks.
+/// The table of the slowest ranks as text.
 fn ranks(table: &RankTable) -> String {
     let ms = |seconds: f64| format!("{:.1}", 1e3 * seconds);
     let percent = |over: f64| format!("{:+.0}%", 100.0 * over);
@@ -89,7 +89,7 @@ fn ranks(table: &RankTable) -> String {
         terminal::thousands(table.world_size as u64),
         ms(table.median_work_s)
     );
-    text.extend(table.slowest_in_words().map(|words| format!("\n{words}")));
+    text.extend(table.slowest_text().map(|words| format!("\n{words}")));
     let header = [
         "rank",
         "host",
@@ -119,7 +119,7 @@ fn ranks(table: &RankTable) -> String {
     }));
     text += &format!("\n{}", terminal::table(&rows));
     if table.slowest.len() < table.reported {
-        text += "\nonly the slowest are listed";
+        text += "\nonly the slowest ranks are listed";
     }
     text
 }
@@ -136,7 +136,7 @@ fn of(directory: &RunDirectory) -> Result<Status, LaunchError> {
     } else {
         match last.map(|attempt| attempt.outcome) {
             None => "not started",
-            // Its launcher ended without writing so.
+            // The launcher ended without recording an outcome.
             Some(AttemptOutcome::Unfinished) => "interrupted",
             Some(outcome) => outcome.name(),
         }
@@ -156,7 +156,7 @@ fn of(directory: &RunDirectory) -> Result<Status, LaunchError> {
     })
 }
 
-/// The job that works on a run of Slurm's, in words.
+/// Slurm job of a submitted run and its state, as text.
 async fn job(directory: &RunDirectory) -> Option<String> {
     let Submission { job, .. } = Submission::read(directory)?;
     let state = match client::job_state(&job).await {
@@ -164,13 +164,14 @@ async fn job(directory: &RunDirectory) -> Option<String> {
         Some(JobState::Running) => "runs".to_owned(),
         Some(JobState::Ending(_)) => "is leaving its nodes".to_owned(),
         Some(JobState::Gone) => "is not in the queue".to_owned(),
-        None => "squeue does not answer".to_owned(),
+        None => "has an unknown state: squeue does not answer".to_owned(),
     };
     Some(format!("{job} {state}"))
 }
 
-/// Whether a launcher holds the run, on this machine or, where the file system passes locks on, on another. Trying the lock is the
-/// one exact answer; it is held for some microseconds, and shared, so that two of these do not see each other.
+/// Whether a launcher holds the lock of the run, on this machine or, if the file system supports
+/// it, on another one. The only exact test is to try the lock; the trial lock is shared, so two
+/// calls at the same time do not disturb each other, and is held for some microseconds.
 pub(crate) fn is_held(directory: &RunDirectory) -> bool {
     let Ok(file) = File::open(directory.root().join("lock")) else { return false };
     matches!(Flock::lock(file, FlockArg::LockSharedNonblock), Err((_, Errno::EWOULDBLOCK)))

@@ -1,4 +1,5 @@
-//! `vljepa-launch stop RUN`: asks a run, wherever it works, to save itself and end.
+//! `vljepa-launch stop RUN`: asks a run to save a checkpoint and end, on whichever machine it
+//! works.
 
 use std::path::Path;
 
@@ -10,7 +11,8 @@ use crate::slurm::client::{self, JobState};
 use crate::slurm::submit::Submission;
 use crate::{status, terminal};
 
-/// Leaves a file that the run's supervisor finds, on this machine or on another one; a job that still waits is cancelled.
+/// Writes a stop file that the supervisor of the run finds, on this machine or on another one. A
+/// job that still waits in the queue is cancelled.
 pub(crate) async fn stop(run: &Path) -> Result<u8, LaunchError> {
     let directory = RunDirectory::open(run)?;
     if let Some(Submission { job, .. }) = Submission::read(&directory) {
@@ -20,13 +22,13 @@ pub(crate) async fn stop(run: &Path) -> Result<u8, LaunchError> {
                     what: format!("cancelling job {job}"),
                     why,
                 })?;
-                terminal::note(&format!("job {job} had not begun; it is cancelled"));
+                terminal::note(&format!("job {job} had not started; it was cancelled"));
                 return Ok(0);
             }
             Some(JobState::Running) => {
                 atomic_write(&directory.stop(), b"")?;
                 terminal::note(&format!(
-                    "asked: job {job} saves at its next step boundary and ends"
+                    "stop requested: job {job} saves at its next step boundary and ends"
                 ));
                 return Ok(0);
             }
@@ -37,6 +39,6 @@ pub(crate) async fn stop(run: &Path) -> Result<u8, LaunchError> {
         return Err(LaunchError::NotRunning { run: run.to_owned() });
     }
     atomic_write(&directory.stop(), b"")?;
-    terminal::note("asked: the run saves at its next step boundary and ends");
+    terminal::note("stop requested: the run saves at its next step boundary and ends");
     Ok(0)
 }

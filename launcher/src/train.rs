@@ -1,4 +1,5 @@
-//! `vljepa-launch RECIPE`: from the command line to a supervised run, and what is said at its end.
+//! `vljepa-launch RECIPE`: starts or continues a run, on this machine or on Slurm, and reports how
+//! it ended.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,12 +23,13 @@ use crate::slurm::submit::{self, Submission};
 use crate::supervise::{self, Ending, Limits, Run, Signals};
 use crate::{report, terminal};
 
-/// How long a lock that somebody else holds is waited for.
-const LOCK_PATIENCE: Duration = Duration::from_secs(20);
+/// How long a supervisor inside a Slurm job waits for the lock of the run directory.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Trains a recipe, or says what that would be.
+/// Trains a recipe, or with `--dry-run` prints the resolved recipe, the plan and, for Slurm, the
+/// batch script.
 pub(crate) async fn train(arguments: &Train) -> Result<u8, LaunchError> {
-    // Required by the command line.
+    // clap requires the recipe, so it is always given.
     let Some(recipe) = &arguments.recipe else { return Ok(2) };
     let loaded = load(recipe, &arguments.place.set)?;
     warn(&loaded);
@@ -41,25 +43,34 @@ pub(crate) async fn train(arguments: &Train) -> Result<u8, LaunchError> {
         return Ok(0);
     }
     let root = root(&arguments.place, &loaded.recipe);
-    let how = How { drills: arguments.drill.clone(), follow: arguments.follow, reproduces: None };
-    start(loaded, &root, how).await
+    let options = StartOptions {
+        drills: arguments.drill.clone(),
+        follow: arguments.follow,
+        reproduces: None,
+    };
+    start(loaded, &root, options).await
 }
 
-/// What a run is started with beside its recipe.
+/// Options of a start that are not in the recipe.
 #[derive(Debug, Default)]
-pub(crate) struct How<'a> {
-    /// Faults to rehearse.
+pub(crate) struct StartOptions<'a> {
+    /// Faults to inject.
     pub drills: Vec<Drill>,
-    /// On Slurm: stay and watch.
+    /// On Slurm: show the progress until the run ends.
     pub follow: bool,
-    /// The run that this one repeats.
+    /// Directory of the run that this run reproduces.
     pub reproduces: Option<&'a Path>,
 }
 
-/// Trains in `root`, or continues there; on a Slurm cluster, has it trained there.
-pub(crate) async fn start(loaded: Loaded, root: &Path, how: How<'_>) -> Result<u8, LaunchError> {
-    if let (Scheduler::Slurm, None) = (loaded.recipe.cluster.scheduler, submit::inside()) {
-        return submit_run(root, &loaded, how).await;
+/// Starts the run in the directory `root` or continues it. With `cluster.scheduler: slurm` and
+/// outside a Slurm job, submits the run instead.
+pub(crate) async fn start(
+    loaded: Loaded,
+    root: &Path,
+    options: StartOptions<'_>,
+) -> Result<u8, LaunchError> {
+    if let (Scheduler::Slurm, None) = (loaded.recipe.cluster.scheduler, submit::current_job()) {
+        return submit_run(root, &loaded, options).await;
     }
     let opened = open(root, &loaded)?;
     if let Some((directory, _lock)) = &opened
@@ -72,10 +83,10 @@ pub(crate) async fn start(loaded: Loaded, root: &Path, how: How<'_>) -> Result<u
         Some(opened) => opened,
         None => create(root, &loaded)?,
     };
-    work_on(directory, loaded, programs, how).await
+    supervise_run(directory, loaded, programs, options).await
 }
 
-/// The batch script as it would be submitted.
+/// Batch script as it would be submitted, for `--dry-run`.
 fn preview(place: &Place, recipe: &Recipe) -> BatchScript {
     let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let run = absolute(&root(place, recipe));
@@ -83,12 +94,13 @@ fn preview(place: &Place, recipe: &Recipe) -> BatchScript {
     BatchScript::of(recipe, &run, &absolute(Path::new(".")), &launcher)
 }
 
-/// `vljepa-launch supervise RUN`: the batch script's part of a submitted run. Where the run has to go on later, its job is put into the queue.
+/// `vljepa-launch supervise RUN`, which the batch script calls: supervises a submitted run, and
+/// requeues its job if the run has to continue later.
 pub(crate) async fn supervise_job(run: &Path) -> Result<u8, LaunchError> {
-    let Some(variables) = submit::inside() else { return Err(LaunchError::NotInJob) };
+    let Some(variables) = submit::current_job() else { return Err(LaunchError::NotInJob) };
     let directory = RunDirectory::open(run)?;
     let code = {
-        // Another job may take the run up before this one is gone from its nodes.
+        // Another job of this run may start while this one is still leaving its nodes.
         let _lock = lock(&directory).await?;
         supervise_locked(&directory).await?
     };
@@ -103,12 +115,14 @@ async fn supervise_locked(directory: &RunDirectory) -> Result<u8, LaunchError> {
     let programs = Programs::find()?;
     check_features(&loaded.recipe, &programs).await?;
     let drills = Submission::read(directory).map(|s| s.drills).unwrap_or_default();
-    work_on(directory.clone(), loaded, programs, How { drills, ..How::default() }).await
+    let options = StartOptions { drills, ..StartOptions::default() };
+    supervise_run(directory.clone(), loaded, programs, options).await
 }
 
-/// A supervisor that was killed a moment ago may still hold the lock, where locks travel over a network.
+/// Locks the run directory, and retries for [`LOCK_TIMEOUT`]: on a network file system a supervisor
+/// that was just killed may hold the lock a little longer.
 async fn lock(directory: &RunDirectory) -> Result<RunLock, LaunchError> {
-    let deadline = tokio::time::Instant::now() + LOCK_PATIENCE;
+    let deadline = tokio::time::Instant::now() + LOCK_TIMEOUT;
     loop {
         match directory.lock() {
             Err(RunDirectoryError::InUse { .. }) if tokio::time::Instant::now() < deadline => {
@@ -119,8 +133,12 @@ async fn lock(directory: &RunDirectory) -> Result<RunLock, LaunchError> {
     }
 }
 
-/// Puts a run into Slurm's queue, and stays to watch it where that was asked for.
-async fn submit_run(root: &Path, loaded: &Loaded, how: How<'_>) -> Result<u8, LaunchError> {
+/// Submits a run to Slurm and, with `--follow`, shows its progress until it ends.
+async fn submit_run(
+    root: &Path,
+    loaded: &Loaded,
+    options: StartOptions<'_>,
+) -> Result<u8, LaunchError> {
     let known = RunDirectory::open(root).ok();
     submit::check(known.as_ref()).await?;
     let opened = open(root, loaded)?;
@@ -135,13 +153,13 @@ async fn submit_run(root: &Path, loaded: &Loaded, how: How<'_>) -> Result<u8, La
         None => create(root, loaded)?,
     };
     let mut record = RunRecord::collect(&directory, &loaded.recipe, &loaded.hash, &programs).await;
-    if let Some(of) = how.reproduces {
+    if let Some(of) = options.reproduces {
         record.reproduces = Some(of.to_owned());
     }
     record.write(&directory)?;
-    submit::submit(&directory, &loaded.recipe, &programs, &how.drills).await?;
+    submit::submit(&directory, &loaded.recipe, &programs, &options.drills).await?;
     drop(lock);
-    if !how.follow {
+    if !options.follow {
         return Ok(0);
     }
     let mut signals = listen()?;
@@ -154,17 +172,17 @@ async fn submit_run(root: &Path, loaded: &Loaded, how: How<'_>) -> Result<u8, La
             Ok(u8::from(!complete))
         }
         _ = signals.next() => {
-            terminal::note("the job goes on; the same command with --follow is not needed to keep it running");
+            terminal::note("the display has ended, the job continues; `vljepa-launch status` shows its state");
             Ok(0)
         }
     }
 }
 
-/// Says so when there is nothing left to do.
+/// Whether the run is complete; if it is, prints so, its scores and the path of its report.
 fn is_complete(directory: &RunDirectory, recipe: &Recipe) -> bool {
     let complete = supervise::completion_fault(directory, recipe).is_ok();
     if complete {
-        terminal::note(&format!("the run in {} is complete already", directory.root().display()));
+        terminal::note(&format!("the run in {} is already complete", directory.root().display()));
         conclude(directory);
     }
     complete
@@ -177,14 +195,15 @@ fn listen() -> Result<Signals, LaunchError> {
     })
 }
 
-/// Supervises a run that this process holds, on this machine or in the Slurm job around it.
-async fn work_on(
+/// Supervises a run whose lock this process holds: on this machine, or on the nodes of the Slurm
+/// job that this process belongs to.
+async fn supervise_run(
     directory: RunDirectory,
     loaded: Loaded,
     programs: Programs,
-    how: How<'_>,
+    options: StartOptions<'_>,
 ) -> Result<u8, LaunchError> {
-    let platform = match (loaded.recipe.cluster.scheduler, submit::inside()) {
+    let platform = match (loaded.recipe.cluster.scheduler, submit::current_job()) {
         (Scheduler::Slurm, Some(variables)) => Platform::Slurm(Allocation::of(&variables)?),
         (Scheduler::Slurm | Scheduler::Local, _) => Platform::Local,
     };
@@ -196,7 +215,7 @@ async fn work_on(
     let ahead = Duration::from_secs(loaded.recipe.cluster.slurm.signal_ahead_s);
     let mut signals = listen()?.watching(directory.stop(), platform.end().await, ahead);
     let mut record = RunRecord::collect(&directory, &loaded.recipe, &loaded.hash, &programs).await;
-    if let Some(of) = how.reproduces {
+    if let Some(of) = options.reproduces {
         record.reproduces = Some(of.to_owned());
     }
     record.write(&directory)?;
@@ -210,7 +229,7 @@ async fn work_on(
         platform,
         limits,
         record,
-        drills: how.drills,
+        drills: options.drills,
     };
     let counting = run.platform.job().is_some().then(|| guard::count(&run.directory));
     let ended = supervise::supervise(&mut run, &mut signals).await;
@@ -218,7 +237,7 @@ async fn work_on(
     finish(&run, ended)
 }
 
-/// The last words of a run that was started.
+/// Prints how a started run ended, writes its report, and returns the exit code.
 fn finish(run: &Run, ended: Result<Ending, LaunchError>) -> Result<u8, LaunchError> {
     let step = run.record.attempts.last().map_or(0, |attempt| attempt.last_step);
     let command = run.record.command.join(" ");
@@ -229,17 +248,19 @@ fn finish(run: &Run, ended: Result<Ending, LaunchError>) -> Result<u8, LaunchErr
             Ok(0)
         }
         Ok(Ending::Stopped(signal)) => {
-            terminal::note(&format!("saved and stopped at step {step}; to continue: {command}"));
+            terminal::note(&format!(
+                "saved and stopped at step {step}; to continue, run: {command}"
+            ));
             make_report(&run.directory);
             Ok(signal.exit_code(run.platform.job().is_some()))
         }
         Ok(Ending::Unplaced(reason)) => {
-            terminal::note(&format!("error: {reason}; to continue on other nodes: {command}"));
+            terminal::note(&format!("error: {reason}; to continue on other nodes, run: {command}"));
             Ok(REQUEUE)
         }
         Ok(Ending::Killed(signal)) => {
             terminal::note(&format!(
-                "ended at once at step {step}; to continue from the newest checkpoint: {command}"
+                "ended at once at step {step}; to continue from the newest checkpoint, run: {command}"
             ));
             Ok(signal.exit_code(run.platform.job().is_some()))
         }
@@ -250,7 +271,7 @@ fn finish(run: &Run, ended: Result<Ending, LaunchError>) -> Result<u8, LaunchErr
     }
 }
 
-/// The scores and where the report is.
+/// Prints the scores, writes the report and prints its path.
 fn conclude(directory: &RunDirectory) {
     if let Some(table) = report::scores_table(directory) {
         terminal::result(&table);
@@ -258,24 +279,25 @@ fn conclude(directory: &RunDirectory) {
     make_report(directory);
 }
 
-/// A report that cannot be written does not change how the run ended.
+/// Writes the report and prints its path. A failure is only a warning: it does not change how the
+/// run ended.
 fn make_report(directory: &RunDirectory) {
     match report::write(directory) {
         Ok(path) => terminal::note(&format!("report: {}", path.display())),
-        Err(error) => terminal::note(&format!("warning: no report: {error}")),
+        Err(error) => terminal::note(&format!("warning: the report was not written: {error}")),
     }
 }
 
-/// Refuses drills that could never happen.
+/// Refuses drills whose rank or step the run does not have.
 fn check_drills(drills: &[Drill], recipe: &Recipe) -> Result<(), LaunchError> {
     let steps: u64 = recipe.stages.iter().map(|stage| stage.steps).sum();
     let ranks = recipe.cluster.world_size();
     for drill in drills {
         let why = match drill.rank() {
             Some(rank) if rank >= ranks => {
-                format!("the run has {ranks} ranks, the first one is rank 0")
+                format!("the run has {ranks} ranks, numbered from 0")
             }
-            // The checkpoint of the last step bears the number of steps.
+            // `step == steps` is allowed: the last checkpoint is numbered with the number of steps.
             _ if drill.step > steps => format!("the run has {steps} steps"),
             _ => continue,
         };
@@ -284,20 +306,20 @@ fn check_drills(drills: &[Drill], recipe: &Recipe) -> Result<(), LaunchError> {
     Ok(())
 }
 
-/// Shows what is allowed but rarely meant.
+/// Prints the warnings of the recipe check.
 pub(crate) fn warn(loaded: &Loaded) {
     for warning in &loaded.warnings {
         terminal::note(&format!("warning: {warning}"));
     }
 }
 
-/// Where the run is written.
+/// Run directory: `--run`, or `<runs>/<name>` of the recipe.
 pub(crate) fn root(place: &Place, recipe: &Recipe) -> PathBuf {
     place.run.clone().unwrap_or_else(|| recipe.runs.join(&recipe.name))
 }
 
-/// Takes a run directory that is there; none when there is none. The lock comes first, because a recipe that differs in
-/// permitted keys is written over the old one.
+/// Opens and locks the run directory `root`, or returns `None` if there is none. The lock is taken
+/// first, because a recipe that differs in permitted keys replaces the stored one.
 pub(crate) fn open(
     root: &Path,
     loaded: &Loaded,
@@ -307,7 +329,7 @@ pub(crate) fn open(
     let (directory, found) = RunDirectory::create(root, loaded)?;
     match found {
         Found::Existing { changes } if !changes.is_empty() => terminal::note(&format!(
-            "continuing {} with changed keys:\n{}",
+            "continuing {} with these changed keys:\n{}",
             root.display(),
             changes.join("\n")
         )),
@@ -316,14 +338,15 @@ pub(crate) fn open(
     Ok(Some((directory, lock)))
 }
 
-/// Makes and takes a run directory.
+/// Creates the run directory `root` and locks it.
 pub(crate) fn create(root: &Path, loaded: &Loaded) -> Result<(RunDirectory, RunLock), LaunchError> {
     let (directory, _) = RunDirectory::create(root, loaded)?;
     let lock = directory.lock()?;
     Ok((directory, lock))
 }
 
-/// Everything that can be refused before something is started.
+/// Checks before a start: the files that the recipe names, the programs, and the features of the
+/// worker.
 pub(crate) async fn preflight(recipe: &Recipe) -> Result<Programs, LaunchError> {
     let problems: Vec<FileProblem> = check_files(recipe)
         .into_iter()
@@ -343,7 +366,7 @@ pub(crate) async fn preflight(recipe: &Recipe) -> Result<Programs, LaunchError> 
     Ok(programs)
 }
 
-/// Refuses a worker that was built without what the recipe needs.
+/// Refuses a worker that was built without a feature that the recipe needs.
 async fn check_features(recipe: &Recipe, programs: &Programs) -> Result<(), LaunchError> {
     let features = programs.features().await?;
     if recipe.device == Device::Cuda && !features.cuda {
@@ -357,7 +380,7 @@ async fn check_features(recipe: &Recipe, programs: &Programs) -> Result<(), Laun
         (
             "video",
             features.video,
-            clips.map(|(name, _)| format!("data.sources.{name} holds clips")),
+            clips.map(|(name, _)| format!("data.sources.{name} contains clips")),
         ),
     ];
     let others: String =

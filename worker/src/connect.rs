@@ -1,4 +1,5 @@
-//! Reaching the supervisor: its name, each of its addresses, again while the run starts, and then one message that says what is wrong.
+//! Connects to the supervisor: resolves its name, tries all its addresses, and retries while the
+//! run starts. A failure is explained by one message that names the cause.
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
@@ -8,33 +9,36 @@ use crossbeam_channel::after;
 
 use crate::error::WorkerError;
 
-/// How long a worker tries.
+/// How long a worker tries to connect.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Patience {
-    /// In all: names that a fresh node cannot resolve yet, a queue of connections that is full.
+pub(crate) struct ConnectLimits {
+    /// Limit for all attempts together. Retries help while a fresh node cannot resolve the name
+    /// yet, or while the queue of connections is full.
     pub total: Duration,
-    /// For an answer of one address.
-    pub one: Duration,
+    /// Limit for the answer of one address.
+    pub per_address: Duration,
 }
 
-impl Patience {
-    /// For a look whether the supervisor can be reached, which is there already.
+impl ConnectLimits {
+    /// Limits for a test whether the supervisor can be reached. The supervisor is already running
+    /// then.
     pub(crate) const SHORT: Self =
-        Self { total: Duration::from_secs(3), one: Duration::from_millis(1500) };
+        Self { total: Duration::from_secs(3), per_address: Duration::from_millis(1500) };
 }
 
-impl Default for Patience {
-    /// 30 s. The supervisor listens before it starts workers, so what lasts longer than that is no race.
+impl Default for ConnectLimits {
+    /// 30 s in total. The supervisor listens before it starts workers, so a longer failure is not a
+    /// race.
     fn default() -> Self {
-        Self { total: Duration::from_secs(30), one: Duration::from_secs(5) }
+        Self { total: Duration::from_secs(30), per_address: Duration::from_secs(5) }
     }
 }
 
-/// First wait between two tries; it doubles up to [`LONGEST_WAIT`].
-const FIRST_WAIT: Duration = Duration::from_millis(50);
-const LONGEST_WAIT: Duration = Duration::from_secs(2);
+/// First pause between two attempts. Pauses double up to [`LONGEST_BACKOFF`].
+const FIRST_BACKOFF: Duration = Duration::from_millis(50);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(2);
 
-/// Why a try failed; the last one's reason is told.
+/// Reason why an attempt failed. The reason of the last attempt is reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Obstacle {
     Name,
@@ -43,39 +47,40 @@ enum Obstacle {
     Other,
 }
 
-/// Connects to `HOST:PORT`, trying every address that the name has, until patience ends.
-pub(crate) fn connect(address: &str, patience: Patience) -> Result<TcpStream, WorkerError> {
-    let deadline = Instant::now() + patience.total;
-    let mut wait = FIRST_WAIT;
+/// Connects to `HOST:PORT`, and tries every address of the host until the limits are exceeded.
+pub(crate) fn connect(address: &str, limits: ConnectLimits) -> Result<TcpStream, WorkerError> {
+    let deadline = Instant::now() + limits.total;
+    let mut wait = FIRST_BACKOFF;
     loop {
-        let failed = match attempt(address, patience.one, deadline) {
+        let failed = match attempt(address, limits.per_address, deadline) {
             Ok(stream) => return Ok(stream),
             Err(failed) => failed,
         };
         if Instant::now() + wait >= deadline {
-            return Err(explain(address, patience, failed));
+            return Err(explain(address, limits, failed));
         }
-        // Nothing else can happen to this process yet, so it just waits.
+        // This process has nothing else to do yet, so it blocks.
         after(wait).recv().map(drop).unwrap_or_default();
-        wait = (wait * 2).min(LONGEST_WAIT);
+        wait = (wait * 2).min(LONGEST_BACKOFF);
     }
 }
 
 type Failed = (Obstacle, Vec<SocketAddr>, String);
 
-fn attempt(address: &str, one: Duration, deadline: Instant) -> Result<TcpStream, Failed> {
+fn attempt(address: &str, per_address: Duration, deadline: Instant) -> Result<TcpStream, Failed> {
     let addresses: Vec<SocketAddr> = match address.to_socket_addrs() {
         Ok(addresses) => addresses.collect(),
         Err(error) => return Err((Obstacle::Name, Vec::new(), error.to_string())),
     };
     let mut last = (Obstacle::Name, addresses.clone(), "it has no address".to_owned());
     for candidate in &addresses {
-        let left = deadline.saturating_duration_since(Instant::now()).max(FIRST_WAIT);
-        let error = match TcpStream::connect_timeout(candidate, one.min(left)) {
+        let left = deadline.saturating_duration_since(Instant::now()).max(FIRST_BACKOFF);
+        let error = match TcpStream::connect_timeout(candidate, per_address.min(left)) {
             Ok(stream) => return Ok(stream),
             Err(error) => error,
         };
-        // An address that does not answer says more than one where nobody listens: a name often has both kinds.
+        // Report an address that does not answer rather than one that refuses: a name often has
+        // both kinds.
         if last.0 != Obstacle::Silence {
             last = (obstacle(error.kind()), addresses.clone(), error.to_string());
         }
@@ -93,10 +98,10 @@ fn obstacle(kind: ErrorKind) -> Obstacle {
     }
 }
 
-fn explain(address: &str, patience: Patience, (obstacle, tried, why): Failed) -> WorkerError {
+fn explain(address: &str, limits: ConnectLimits, (obstacle, tried, why): Failed) -> WorkerError {
     let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
     let (host, port) = (host.to_owned(), port.to_owned());
-    let seconds = patience.total.as_secs_f64();
+    let seconds = limits.total.as_secs_f64();
     let tried: Vec<String> = tried.iter().map(|address| address.ip().to_string()).collect();
     let tried = tried.join(", ");
     match obstacle {
@@ -113,10 +118,12 @@ mod tests {
     use std::net::TcpListener;
     use std::time::{Duration, Instant};
 
-    use super::{Obstacle, Patience, connect, explain, obstacle};
+    use super::{ConnectLimits, Obstacle, connect, explain, obstacle};
 
-    const BRIEF: Patience =
-        Patience { total: Duration::from_millis(300), one: Duration::from_millis(100) };
+    const BRIEF: ConnectLimits = ConnectLimits {
+        total: Duration::from_millis(300),
+        per_address: Duration::from_millis(100),
+    };
 
     fn error(address: &str) -> String {
         let start = Instant::now();
@@ -147,7 +154,7 @@ mod tests {
         }
         let tried = vec!["10.0.0.7:4321".parse().unwrap(), "[fe80::7]:4321".parse().unwrap()];
         let failed = (Obstacle::Silence, tried, "connection timed out".to_owned());
-        let text = explain("node7:4321", Patience::default(), failed).to_string();
+        let text = explain("node7:4321", ConnectLimits::default(), failed).to_string();
         for part in
             ["node7 port 4321", "30 s", "10.0.0.7, fe80::7", "firewall", "cluster.control.port"]
         {
@@ -163,8 +170,8 @@ mod tests {
             let listener = TcpListener::bind(free).unwrap();
             listener.accept().map(drop)
         });
-        let patience = Patience { total: Duration::from_secs(20), ..BRIEF };
-        assert!(connect(&free.to_string(), patience).is_ok());
+        let limits = ConnectLimits { total: Duration::from_secs(20), ..BRIEF };
+        assert!(connect(&free.to_string(), limits).is_ok());
         late.join().unwrap().unwrap();
     }
 }

@@ -1,8 +1,11 @@
-//! The worker's side of the control plane: says hello, reports phase and step, hears that the run should stop.
+//! The worker's side of the connection to the supervisor, the control connection: it sends hello,
+//! phase and step, and receives the request to stop.
 //!
-//! Sending never blocks a step: messages go through a channel to a thread. A lost supervisor ends the process, because a run
-//! nobody watches is a run nobody can stop: at once when its process is gone, after `cluster.control.silence_s` without a sign of life
-//! when its machine or the network is. A supervisor that is merely frozen for less than that finds its workers at work.
+//! Sending never blocks a step: messages pass through a channel to a thread. If the supervisor is
+//! lost, this process ends, because nobody could stop an unsupervised run. It ends at once if the
+//! supervisor's process is gone, and after `cluster.control.silence_s` without a message if its
+//! machine or the network is down. A supervisor that was frozen for a shorter time finds its
+//! workers still running.
 
 use std::io::{BufRead, BufReader, BufWriter, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -15,23 +18,24 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, never, unbo
 use vljepa_recipes::protocol::{CheckpointOrder, FromSupervisor, FromWorker, Hello, Phase};
 
 use crate::collectives::record;
-use crate::connect::{Patience, connect};
+use crate::connect::{ConnectLimits, connect};
 use crate::error::WorkerError;
 
-/// Between heartbeats while nothing changes.
-const HEARTBEAT: Duration = Duration::from_secs(1);
-/// Between looks at the position: heartbeats of a changing position are this far apart.
-const TICK: Duration = Duration::from_millis(100);
+/// Interval of heartbeats while the position does not change.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
+/// Interval at which the position is checked, and so the shortest time between heartbeats of a
+/// changing position.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// How long the supervisor may take to answer a hello.
-const WELCOME: Duration = Duration::from_secs(60);
-/// Longest message of the supervisor.
+const WELCOME_TIMEOUT: Duration = Duration::from_secs(60);
+/// Largest accepted message of the supervisor, in bytes.
 const MAX_LINE_BYTES: u64 = 64 << 10;
 /// How long a rank waits until the supervisor has read its last message.
-const LAST_WORDS: Duration = Duration::from_secs(2);
-/// Messages that may wait before reporting blocks.
+const LAST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Capacity of the channel to the sending thread; when it is full, reporting blocks.
 const WAITING_MESSAGES: usize = 1024;
 
-/// The connection to the supervisor, or none for a job that runs alone.
+/// Connection to the supervisor. Without a supervisor, reports are dropped and no orders arrive.
 #[derive(Debug, Clone)]
 pub struct Control {
     shared: Arc<Shared>,
@@ -56,7 +60,7 @@ struct Shared {
     rendezvous_changed: Condvar,
 }
 
-/// What the supervisor said about the other ranks.
+/// The supervisor's messages about the other ranks.
 #[derive(Debug, Default)]
 struct Rendezvous {
     nccl_id: Option<String>,
@@ -64,32 +68,35 @@ struct Rendezvous {
 }
 
 impl Control {
-    /// No supervisor: nothing is reported, nothing is heard.
+    /// Creates a connection without a supervisor, for jobs that run unsupervised.
     #[must_use]
     pub fn alone() -> Self {
         Self { shared: Arc::default(), sender: None, orders: never() }
     }
 
-    /// Connects, says hello and waits to be welcomed. The process ends when nothing is heard of the supervisor for `silence`.
+    /// Connects, sends the hello and waits for the welcome. Later the process ends if nothing
+    /// arrives from the supervisor for `silence`.
     ///
     /// # Errors
-    /// When the supervisor cannot be reached or refuses this worker.
+    /// Fails if the supervisor cannot be reached or refuses this worker.
     pub fn connect(address: &str, hello: Hello, silence: Duration) -> anyhow::Result<Self> {
-        let stream = connect(address, Patience::default())?;
+        let stream = connect(address, ConnectLimits::default())?;
         stream.set_nodelay(true)?;
-        let (answer, reader, writer) = introduce(&stream, &FromWorker::Hello(hello))
-            .with_context(|| format!("the supervisor at {address} did not answer a hello"))?;
+        let (answer, reader, writer) = handshake(&stream, &FromWorker::Hello(hello))
+            .with_context(|| format!("the supervisor at {address} did not answer the hello"))?;
         stream.set_read_timeout(Some(silence))?;
         match answer {
             FromSupervisor::Welcome | FromSupervisor::Alive => {}
             FromSupervisor::Refused { reason } => {
                 return Err(WorkerError::Refused { reason }.into());
             }
-            FromSupervisor::Stop => anyhow::bail!("the run was stopped before this worker started"),
+            FromSupervisor::Stop => {
+                anyhow::bail!("the run was stopped before this worker connected")
+            }
             FromSupervisor::NcclId { .. }
             | FromSupervisor::Absent { .. }
             | FromSupervisor::Checkpoint { .. } => {
-                anyhow::bail!("the supervisor answered a hello with something else");
+                anyhow::bail!("the supervisor answered the hello with an unexpected message");
             }
         }
         let shared = Arc::new(Shared::default());
@@ -106,24 +113,25 @@ impl Control {
         Ok(Self { shared, sender: Some(sender), orders })
     }
 
-    /// Tries whether the supervisor can be reached and takes this run's token.
+    /// Checks that the supervisor can be reached and accepts this run's token.
     ///
     /// # Errors
-    /// When it cannot or does not.
+    /// Fails if the supervisor cannot be reached or does not accept the token.
     pub fn knock(address: &str, token: &str) -> anyhow::Result<()> {
-        let stream = connect(address, Patience::SHORT)?;
-        let (answer, ..) = introduce(&stream, &FromWorker::Knock { token: token.to_owned() })?;
+        let stream = connect(address, ConnectLimits::SHORT)?;
+        let (answer, ..) = handshake(&stream, &FromWorker::Knock { token: token.to_owned() })?;
         match answer {
             FromSupervisor::Welcome => Ok(()),
             FromSupervisor::Refused { reason } => Err(WorkerError::Refused { reason }.into()),
-            other => anyhow::bail!("the supervisor answered {other:?}"),
+            other => anyhow::bail!("the supervisor sent an unexpected answer: {other:?}"),
         }
     }
 
-    /// The id by which ranks on GPUs find each other, when all have connected and rank 0 has made it.
+    /// Waits until all ranks have connected and rank 0 has made the NCCL id, and returns the id.
     ///
     /// # Errors
-    /// When that takes longer than `time_out`, naming who is missing; or when there is no supervisor.
+    /// Fails after `time_out`, and names the missing ranks; fails at once if there is no
+    /// supervisor.
     pub fn nccl_id(&self, time_out: Duration) -> Result<String, WorkerError> {
         if self.sender.is_none() {
             return Err(WorkerError::NoSupervisor);
@@ -148,13 +156,13 @@ impl Control {
         })
     }
 
-    /// Whether the supervisor asked for a stop.
+    /// Returns whether the supervisor asked this rank to stop.
     #[must_use]
     pub fn stop_requested(&self) -> bool {
         self.shared.stop.load(Ordering::Acquire)
     }
 
-    /// Whether there is a supervisor.
+    /// Returns whether this job has a supervisor.
     #[must_use]
     pub fn is_supervised(&self) -> bool {
         self.sender.is_some()
@@ -163,50 +171,51 @@ impl Control {
     /// Waits for the supervisor's next order about the checkpoint of `step`.
     ///
     /// # Errors
-    /// When the supervisor has gone.
+    /// Fails if the connection to the supervisor is closed.
     pub fn checkpoint_order(&self, step: u64) -> Result<CheckpointOrder, String> {
         loop {
             let order = self.orders.recv();
-            let order = order.map_err(|_| "the supervisor has gone".to_owned())?;
+            let order = order.map_err(|_| "the supervisor is gone".to_owned())?;
             if order.step() == step {
                 return Ok(order);
             }
         }
     }
 
-    /// Notes where this rank is; the next heartbeat says so.
+    /// Sets the step and phase that the next heartbeat reports.
     pub fn at(&self, step: u64, phase: Phase) {
         self.shared.step.store(step, Ordering::Release);
         let code = PHASES.iter().position(|&p| p == phase).unwrap_or_default();
         self.shared.phase.store(u8::try_from(code).unwrap_or_default(), Ordering::Release);
     }
 
-    /// The phase and step noted last.
+    /// Returns the step and phase that were set last.
     #[must_use]
     pub fn position(&self) -> (u64, Phase) {
         self.shared.position()
     }
 
-    /// Reports something. The supervisor gets it in order.
+    /// Sends a message to the supervisor. Messages arrive in the order in which they were sent.
     pub fn report(&self, message: FromWorker) {
         if let Some(sender) = &self.sender
             && sender.send(Outgoing::Message(message)).is_err()
         {
-            tracing::warn!("the control connection is gone; a message was not delivered");
+            tracing::warn!("the control connection is closed; a message was not delivered");
         }
     }
 
-    /// Reports the last message of this rank and closes the connection. Waits, at most two seconds,
-    /// until the supervisor has read everything. Afterwards the supervisor may go away.
+    /// Sends the last message of this rank and closes the connection. Waits until the supervisor
+    /// has read everything, at most two seconds. Afterwards the supervisor may exit.
     ///
-    /// The connection is closed in order: this side stops sending, the supervisor reads to the end
-    /// and closes its side, this side reads to the end. A process that ended with unread messages
-    /// would reset the connection, and the kernel would drop what it has not sent yet.
+    /// The connection is closed in an orderly way: this side stops sending, the supervisor reads to
+    /// the end and closes its side, and this side reads to the end. A process that exited with
+    /// unread messages would reset the connection, and the kernel would drop the data that it has
+    /// not sent yet.
     pub fn report_last(&self, message: FromWorker) {
         let Some(sender) = &self.sender else { return };
         self.shared.finished.store(true, Ordering::Release);
-        let deadline = Instant::now() + LAST_WORDS;
-        // An error means that another thread has closed the connection, and perhaps still waits.
+        let deadline = Instant::now() + LAST_MESSAGE_TIMEOUT;
+        // An error means that another thread has closed the connection and may still be waiting.
         sender.send_deadline(Outgoing::Last(message), deadline).unwrap_or_default();
         // The listening thread holds the other end of this channel and ends with the connection.
         let end = loop {
@@ -215,7 +224,7 @@ impl Control {
             }
         };
         if end == RecvTimeoutError::Timeout {
-            tracing::warn!("the supervisor did not take the last message in time");
+            tracing::warn!("the supervisor did not read the last message in time");
         }
     }
 }
@@ -232,11 +241,11 @@ impl Shared {
 }
 
 /// Sends the first message of a connection and reads the answer.
-fn introduce(
+fn handshake(
     stream: &TcpStream,
     message: &FromWorker,
 ) -> anyhow::Result<(FromSupervisor, BufReader<TcpStream>, BufWriter<TcpStream>)> {
-    stream.set_read_timeout(Some(WELCOME))?;
+    stream.set_read_timeout(Some(WELCOME_TIMEOUT))?;
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut writer = BufWriter::new(stream.try_clone()?);
     send(&mut writer, message)?;
@@ -245,7 +254,7 @@ fn introduce(
     Ok((answer, reader, writer))
 }
 
-/// The next line; none when the other side closed the connection.
+/// Reads the next line, or `None` if the other side closed the connection.
 fn line(reader: &mut impl BufRead) -> std::io::Result<Option<Vec<u8>>> {
     let mut line = Vec::new();
     reader.take(MAX_LINE_BYTES).read_until(b'\n', &mut line)?;
@@ -253,7 +262,7 @@ fn line(reader: &mut impl BufRead) -> std::io::Result<Option<Vec<u8>>> {
         None => Ok(None),
         Some(b'\n') => Ok(Some(line)),
         Some(_) if line.len() as u64 == MAX_LINE_BYTES => {
-            Err(std::io::Error::other("the supervisor sent an endless line"))
+            Err(std::io::Error::other("the supervisor sent a line that is too long"))
         }
         Some(_) => Ok(None),
     }
@@ -277,13 +286,13 @@ fn send(writer: &mut impl Write, message: &FromWorker) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Sends what is reported, and a heartbeat when the position changed or a second has passed, until
-/// the last message.
+/// Sends reported messages until the last one. Sends a heartbeat when the position has changed or a
+/// second has passed.
 fn speak(mut writer: BufWriter<TcpStream>, receiver: &Receiver<Outgoing>, shared: &Shared) {
     let mut told = None;
     let mut told_at = Instant::now();
     loop {
-        let sent = match receiver.recv_timeout(TICK) {
+        let sent = match receiver.recv_timeout(POLL_INTERVAL) {
             Ok(Outgoing::Message(message)) => send(&mut writer, &message),
             Ok(Outgoing::Last(message)) => {
                 if send(&mut writer, &message).is_ok() {
@@ -294,7 +303,7 @@ fn speak(mut writer: BufWriter<TcpStream>, receiver: &Receiver<Outgoing>, shared
             }
             Err(RecvTimeoutError::Timeout) => {
                 let position = shared.position();
-                if told == Some(position) && told_at.elapsed() < HEARTBEAT {
+                if told == Some(position) && told_at.elapsed() < HEARTBEAT_INTERVAL {
                     continue;
                 }
                 (told, told_at) = (Some(position), Instant::now());
@@ -310,14 +319,15 @@ fn speak(mut writer: BufWriter<TcpStream>, receiver: &Receiver<Outgoing>, shared
     }
 }
 
-/// Hears orders until the supervisor is gone; then this process has nobody to work for and ends.
+/// Receives orders until the connection ends. Then the process ends, unless this rank has sent its
+/// last message.
 fn listen(mut reader: BufReader<TcpStream>, shared: &Shared, orders: &Sender<CheckpointOrder>) {
     let why = loop {
         let line = match line(&mut reader) {
             Ok(Some(line)) => line,
-            Ok(None) => break "its process has ended".to_owned(),
+            Ok(None) => break "its process has exited".to_owned(),
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                break "it gave no sign of life for cluster.control.silence_s".to_owned();
+                break "it sent nothing for cluster.control.silence_s".to_owned();
             }
             Err(error) => break error.to_string(),
         };
@@ -329,7 +339,7 @@ fn listen(mut reader: BufReader<TcpStream>, shared: &Shared, orders: &Sender<Che
                 shared.rendezvous_changed.notify_all();
             }
             Ok(FromSupervisor::Checkpoint { order }) => {
-                // Whoever asks for orders holds the other end; nobody does when the process ends.
+                // The receiver is gone when the process is ending; then the order is dropped.
                 orders.send(order).unwrap_or_default();
             }
             Ok(FromSupervisor::Absent { ranks }) => shared.rendezvous().absent = ranks,
@@ -338,12 +348,12 @@ fn listen(mut reader: BufReader<TcpStream>, shared: &Shared, orders: &Sender<Che
             ) => {}
             Err(error) => {
                 let line = String::from_utf8_lossy(&line);
-                tracing::warn!("the supervisor sent `{}`: {error}", line.trim_end());
+                tracing::warn!("ignored the supervisor's message `{}`: {error}", line.trim_end());
             }
         }
     };
     if !shared.finished.load(Ordering::Acquire) {
-        tracing::error!("the supervisor ended this attempt or is gone ({why}); this rank ends");
+        tracing::error!("the supervisor ended this attempt or is gone ({why}); this rank exits");
         std::process::abort();
     }
 }

@@ -1,4 +1,4 @@
-//! Opening the device of a rank.
+//! Opens and checks the device of a rank.
 
 use vljepa_kernels::Device;
 use vljepa_recipes::{Recipe, schema};
@@ -9,11 +9,12 @@ use crate::environment::Environment;
 use crate::environment::GpuEnvironment;
 use crate::error::WorkerError;
 
-/// The recipe's device, and its name for people. With GPUs a rank takes the one of its number on its machine, or, where the cluster
-/// shows it a single one, that.
+/// Opens the recipe's device and returns it with a name for logs. A rank takes the GPU with its
+/// local rank as index, or the only GPU if the cluster shows it a single one.
 ///
 /// # Errors
-/// When the device is not in this build or not on this machine, or what it needs is not installed.
+/// Fails if this build does not support the device, the machine does not have it, or a library that
+/// it needs is not installed.
 pub fn open(
     recipe: &Recipe,
     environment: &Environment,
@@ -34,7 +35,7 @@ pub fn open(
     }
 }
 
-/// The architecture kernels are written for: H100 and H200.
+/// Architecture that kernels are written for: H100 and H200.
 #[cfg(feature = "cuda")]
 const ARCHITECTURE: &str = "sm_90a";
 
@@ -47,7 +48,7 @@ fn open_gpu(
     use vljepa_kernels::compile::{Cache, Compiler, Nvrtc};
     use vljepa_kernels::device::cuda::Cuda;
 
-    // First, so that a machine without GPUs is called that, and not one without NVRTC.
+    // Checked first, so that the error on a machine without GPUs is about GPUs and not about NVRTC.
     let visible = Cuda::count()?;
     let environment = GpuEnvironment::read();
     let nvrtc = Nvrtc::open(&environment.libraries)?;
@@ -57,10 +58,11 @@ fn open_gpu(
     Ok(Cuda::open(ordinal, compiler, &environment.libraries, mode)?)
 }
 
-/// Looks whether the devices of `ranks` ranks of this machine are there and free, and says what they are.
+/// Checks that the devices of `ranks` ranks on this machine exist and are free, and returns their
+/// description.
 ///
 /// # Errors
-/// When one is missing, does not open, or is in use by others.
+/// Fails if a device is missing, cannot be opened, or is used by another process.
 pub fn examine(recipe: &Recipe, ranks: usize) -> anyhow::Result<String> {
     match recipe.device {
         schema::Device::Host => {
@@ -77,18 +79,22 @@ pub fn examine(recipe: &Recipe, ranks: usize) -> anyhow::Result<String> {
     }
 }
 
-/// Opens the GPUs side by side, since each takes a while.
+/// Opens the GPUs in parallel, since each takes a while.
 #[cfg(feature = "cuda")]
 fn examine_gpus(deterministic: bool, ranks: usize) -> anyhow::Result<String> {
     let visible = vljepa_kernels::device::cuda::Cuda::count()?;
-    anyhow::ensure!(visible >= ranks, "{visible} GPUs are visible, {ranks} ranks need one each");
+    anyhow::ensure!(
+        visible >= ranks,
+        "{visible} GPUs are visible, but {ranks} ranks need one each"
+    );
     let examine = |number: usize| -> anyhow::Result<String> {
         let cuda = open_gpu(deterministic, number)?;
         let [free, total] = cuda.memory()?.map(|bytes| bytes >> 20);
-        // A context takes a few hundred MiB; what is missing beyond a tenth belongs to another process.
+        // A context takes a few hundred MiB. If more than a tenth is missing, another process uses
+        // it.
         anyhow::ensure!(
             free >= total / 10 * 9,
-            "GPU {number}: {free} of {total} MiB free; another process holds the rest"
+            "GPU {number}: only {free} of {total} MiB are free; another process uses the rest"
         );
         cuda.description().map_err(Into::into)
     };
@@ -96,7 +102,9 @@ fn examine_gpus(deterministic: bool, ranks: usize) -> anyhow::Result<String> {
         let started: Vec<_> =
             (0..ranks).map(|number| scope.spawn(move || examine(number))).collect();
         let ended = started.into_iter().map(|thread| {
-            thread.join().unwrap_or_else(|_| Err(anyhow::anyhow!("opening a GPU panicked")))
+            thread
+                .join()
+                .unwrap_or_else(|_| Err(anyhow::anyhow!("the thread that opens a GPU panicked")))
         });
         ended.collect()
     });
@@ -104,10 +112,10 @@ fn examine_gpus(deterministic: bool, ranks: usize) -> anyhow::Result<String> {
     Ok(format!("{} × {}", names.len(), names.first().map_or("", |name| name.as_str())))
 }
 
-/// Makes sure that no two ranks of a machine compute on one GPU.
+/// Checks that no two ranks of a machine compute on the same GPU.
 ///
 /// # Errors
-/// [`WorkerError::SharedGpu`] on every rank.
+/// Returns [`WorkerError::SharedGpu`] on every rank.
 pub fn check_distinct(
     collectives: &Collectives,
     environment: &Environment,

@@ -1,4 +1,5 @@
-//! Fault drills: this rank strikes itself where the job asks for it. Each is said in the rank's log before it happens.
+//! Fault drills: faults that this rank injects into itself because the job asks for them. The rank
+//! logs each drill before it happens.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,7 +8,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, raise};
 use vljepa_recipes::protocol::{Act, Blow, Drill, DrillPlace, Job, Phase};
 
-/// The drills of one rank in one attempt. Copies share what has happened already.
+/// The drills of one rank in one attempt. Clones share which drills have happened.
 #[derive(Debug, Clone, Default)]
 pub struct Drills {
     armed: Arc<[Armed]>,
@@ -16,12 +17,12 @@ pub struct Drills {
 #[derive(Debug)]
 struct Armed {
     drill: Drill,
-    /// It has happened: a stopped process that goes on is not stopped again.
+    /// Whether the drill has happened: a process that continues after SIGSTOP is not stopped again.
     done: AtomicBool,
 }
 
 impl Drills {
-    /// Those of a job that are this rank's and this attempt's.
+    /// Selects the drills of a job that belong to this rank and this attempt.
     #[must_use]
     pub fn of(job: &Job, rank: usize) -> Self {
         let Job::Train { attempt: this, drills, .. } = job else { return Self::default() };
@@ -30,30 +31,31 @@ impl Drills {
         Self { armed: armed.collect() }
     }
 
-    /// This rank enters a phase of a step.
+    /// Runs the drills that are due when this rank enters `phase` of `step`.
     ///
     /// # Errors
-    /// When the drill is an error.
+    /// Fails if an injected fault is an error.
     pub fn at(&self, step: u64, phase: Phase) -> anyhow::Result<()> {
-        self.come_to(step, DrillPlace::Phase(phase))
+        self.run_due(step, DrillPlace::Phase(phase))
     }
 
-    /// This rank's part of a step's checkpoint is written and not yet reported.
+    /// Runs the drills that are due after this rank's part of the checkpoint of `step` was written
+    /// and before it is reported.
     ///
     /// # Errors
-    /// When the drill is an error.
+    /// Fails if an injected fault is an error.
     pub fn at_write(&self, step: u64) -> anyhow::Result<()> {
-        self.come_to(step, DrillPlace::Write)
+        self.run_due(step, DrillPlace::Write)
     }
 
-    /// Whether this rank's gradients get a NaN in this step.
+    /// Returns whether a NaN must be put into this rank's gradients in this step.
     #[must_use]
     pub fn spoil(&self, step: u64) -> bool {
         let nan = |armed: &&Armed| matches!(armed.drill.act, Act::Nan { .. });
         self.armed.iter().filter(nan).any(|armed| armed.first_time_in(step))
     }
 
-    fn come_to(&self, step: u64, here: DrillPlace) -> anyhow::Result<()> {
+    fn run_due(&self, step: u64, here: DrillPlace) -> anyhow::Result<()> {
         for armed in self.armed.iter() {
             match armed.drill.act {
                 Act::Strike { blow, place, .. } if place == here && armed.first_time_in(step) => {
@@ -73,7 +75,7 @@ impl Drills {
 }
 
 impl Armed {
-    /// Whether it is due, which it is once; says so.
+    /// Returns whether the drill is due in this step, at most once, and logs it.
     fn first_time_in(&self, step: u64) -> bool {
         let due = step == self.drill.step && !self.done.swap(true, Ordering::Relaxed);
         if due {

@@ -1,4 +1,4 @@
-//! Embeddings of samples and texts without gradients: what evaluation, `ask` and `search` stand on.
+//! Embeds samples and texts without gradients, for evaluation, `ask` and `search`.
 
 use anyhow::Context;
 use vljepa_data::reader::{LoadOptions, LoadedSample};
@@ -9,10 +9,10 @@ use vljepa_recipes::schema::{Control, Transform};
 
 use crate::engine::Engine;
 
-/// Rows embedded at once.
+/// Rows embedded at once, which bounds the activation memory.
 pub(crate) const ROWS: usize = 64;
 
-/// The model with the tokenizers of its two texts.
+/// A model with the tokenizers for queries and targets.
 #[derive(Debug)]
 pub struct Embedder<'a> {
     engine: &'a Engine,
@@ -23,16 +23,17 @@ pub struct Embedder<'a> {
 }
 
 impl<'a> Embedder<'a> {
-    /// For the model in `engine`; clips have the frames of the recipe's last stage unless a task says otherwise.
+    /// Creates an embedder for the model in `engine`. Clips have as many frames as in the recipe's
+    /// last stage, unless a task asks for another number.
     ///
     /// # Errors
-    /// When a tokenizer is not named or cannot be read.
+    /// Fails if the recipe does not name a tokenizer, or a tokenizer cannot be read.
     pub fn new(recipe: &Recipe, engine: &'a Engine) -> anyhow::Result<Self> {
         let model = &recipe.model;
         let queries = model.predictor.tokenizer.as_deref();
         let targets = model.y_encoder.tokenizer.as_deref();
-        let queries = queries.context("model.predictor.tokenizer is not set")?;
-        let targets = targets.context("model.y_encoder.tokenizer is not set")?;
+        let queries = queries.context("model.predictor.tokenizer is not set in the recipe")?;
+        let targets = targets.context("model.y_encoder.tokenizer is not set in the recipe")?;
         Ok(Self {
             engine,
             queries: Tokenizer::load(queries, model.predictor.max_query_tokens)?,
@@ -42,7 +43,8 @@ impl<'a> Embedder<'a> {
         })
     }
 
-    /// How a sample is read for this model.
+    /// Returns the options for reading a sample for this model; `frames` overrides the number of
+    /// frames.
     #[must_use]
     pub fn load_options(&self, frames: Option<usize>) -> LoadOptions {
         LoadOptions {
@@ -52,10 +54,10 @@ impl<'a> Embedder<'a> {
         }
     }
 
-    /// Predicted embeddings (b, e) of samples, each with its query.
+    /// Returns predicted embeddings (b, e) of samples, each with its query.
     ///
     /// # Errors
-    /// When a query cannot be tokenised or the model refuses the shapes.
+    /// Fails if a query cannot be tokenised or the model rejects the shapes.
     pub fn samples(&self, samples: &[(&LoadedSample, &str)]) -> anyhow::Result<Vec<Vec<f32>>> {
         let mut out = Vec::with_capacity(samples.len());
         for chunk in samples.chunks(ROWS) {
@@ -70,10 +72,10 @@ impl<'a> Embedder<'a> {
         Ok(out)
     }
 
-    /// Embeddings (b, e) of target texts.
+    /// Returns embeddings (b, e) of target texts.
     ///
     /// # Errors
-    /// When a text cannot be tokenised or the model refuses the shapes.
+    /// Fails if a text cannot be tokenised or the model rejects the shapes.
     pub fn texts<S: AsRef<str>>(&self, texts: &[S]) -> anyhow::Result<Vec<Vec<f32>>> {
         let mut out = Vec::with_capacity(texts.len());
         for chunk in texts.chunks(ROWS) {
@@ -97,7 +99,8 @@ impl<'a> Embedder<'a> {
     }
 }
 
-/// Applies a control to the frames of a sample.
+/// Applies an evaluation control to the frames of a sample: repeats the middle frame, or reverses
+/// the order of the frames.
 pub fn apply_control(control: Control, sample: &mut LoadedSample, frames: usize) {
     let frame_len = sample.frames.len() / frames.max(1);
     match control {

@@ -1,4 +1,5 @@
-//! The one place that reads the process's environment: who started it, its token, its machine.
+//! Reads the process environment: who started this process, its token and its machine. No other
+//! module of the worker reads environment variables.
 
 use std::path::Path;
 
@@ -7,29 +8,31 @@ use vljepa_recipes::protocol::{
     WORLD_SIZE_VARIABLE,
 };
 
-/// What a worker knows from outside its command line.
+/// Facts about this process that are not on its command line.
 #[derive(Debug, Clone)]
 pub struct Environment {
     /// Whether `mpirun` or `srun --mpi` started this process.
     pub started_by_mpi: bool,
-    /// This process's rank and the number of ranks, where MPI does not say so: by `vljepa-launch` or `srun`.
+    /// Rank of this process and number of ranks, as set by `vljepa-launch` or `srun`. `None` if
+    /// neither set them; under MPI they come from MPI.
     pub place: Option<[usize; 2]>,
-    /// Whether NCCL is kept from adding up inside of switches.
+    /// Whether NCCL is kept from reducing inside of NVLink switches (`NCCL_NVLS_ENABLE=0`).
     pub nvls_off: bool,
-    /// The run's token; empty when no supervisor is there.
+    /// Token of the run; empty without a supervisor.
     pub token: String,
-    /// Host name.
+    /// Host name of this machine.
     pub host: String,
     /// Version and hash of this program's binary.
     pub build: String,
-    /// This process's number among those of this run on this machine, as far as the starter says.
+    /// Index of this process among the run's processes on this machine; 0 if the starter does not
+    /// set it.
     pub local_rank: usize,
-    /// Processes of this run on this machine, as far as the starter says.
+    /// Number of the run's processes on this machine; 1 if the starter does not set it.
     pub local_world_size: usize,
 }
 
 impl Environment {
-    /// Reads it.
+    /// Reads the environment variables of this process, its host name and its binary.
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "this is the one place")]
     pub fn read() -> Self {
@@ -46,7 +49,8 @@ impl Environment {
             "MPI_LOCALNRANKS",
             "SLURM_NTASKS_PER_NODE",
         ];
-        // Slurm's variables also stand in the environment of a job's script, whose processes are no ranks; only `srun` sets a step.
+        // Slurm also sets its variables for a job's script, whose processes are not ranks. Only
+        // `srun` sets a step.
         let by_srun = variable("SLURM_STEP_ID").is_some();
         let place = |[rank, world_size]: [&str; 2]| Some([number(rank)?, number(world_size)?]);
         Self {
@@ -66,19 +70,20 @@ impl Environment {
     }
 }
 
-/// Where NVIDIA's libraries are and compiled kernels are stored, as the environment says.
+/// Locations of NVIDIA's libraries and of the compiled kernels.
 #[cfg(feature = "cuda")]
 #[derive(Debug, Clone)]
 pub struct GpuEnvironment {
     /// Files and folders of the libraries.
     pub libraries: vljepa_kernels::library::Libraries,
-    /// `XDG_CACHE_HOME`, or `~/.cache`; the working folder where neither is known.
+    /// Folder for compiled kernels in `XDG_CACHE_HOME` or `~/.cache`, or in the working folder if
+    /// neither is known.
     pub cache: std::path::PathBuf,
 }
 
 #[cfg(feature = "cuda")]
 impl GpuEnvironment {
-    /// Reads it.
+    /// Reads the environment variables of this process.
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "this is the one place")]
     pub fn read() -> Self {
@@ -95,7 +100,8 @@ impl GpuEnvironment {
     }
 }
 
-/// Compute threads of a rank: the recipe's number, or the rank's share of the machine's cores.
+/// Returns the number of compute threads of a rank: the recipe's number, or the rank's share of the
+/// machine's cores if the recipe says 0.
 #[must_use]
 pub fn compute_threads(recipe_threads: usize, local_world_size: usize) -> usize {
     if recipe_threads > 0 {
@@ -105,7 +111,8 @@ pub fn compute_threads(recipe_threads: usize, local_world_size: usize) -> usize 
     (cores / local_world_size.max(1)).max(1)
 }
 
-/// Version and hash of this program's binary, so that ranks of different builds are refused.
+/// Returns the version and hash of this program's binary, by which ranks of different builds are
+/// refused.
 fn build() -> String {
     let hash = std::env::current_exe()
         .and_then(|path| hash_file(&path))
@@ -113,10 +120,10 @@ fn build() -> String {
     format!("{} {hash}", env!("CARGO_PKG_VERSION"))
 }
 
-/// BLAKE3 of a file's content.
+/// Returns the BLAKE3 hash of a file's content.
 ///
 /// # Errors
-/// When it cannot be read.
+/// Fails if the file cannot be read.
 pub fn hash_file(path: &Path) -> std::io::Result<blake3::Hash> {
     let mut hasher = blake3::Hasher::new();
     std::io::copy(&mut std::fs::File::open(path)?, &mut hasher)?;

@@ -1,205 +1,212 @@
-//! The errors a worker names itself; everything else keeps its own type under `anyhow` context.
+//! Errors that the worker defines. All other errors keep their own type and gain `anyhow` context.
 
 use vljepa_kernels::KernelError;
 
-/// What ends a worker.
+/// An error that ends a worker process.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
-    /// The build lacks a cargo feature.
+    /// The job needs a cargo feature that this build lacks.
     #[error(
         "this build lacks feature `{feature}`, which {needed_for} need; build with \
          `cargo build --release --features vljepa-worker/{feature}`"
     )]
     Build {
-        /// The cargo feature.
+        /// Name of the missing cargo feature.
         feature: &'static str,
-        /// What needs it.
+        /// Subject of the message, in the plural, such as `several ranks`.
         needed_for: &'static str,
     },
-    /// The recipe wants a device that this build does not compute on.
-    #[error("device is cuda, but this build computes on the host only; write `device: host`")]
-    NoCuda,
-    /// Two ranks opened one GPU.
+    /// The recipe asks for a GPU, and this build has no GPU support.
     #[error(
-        "ranks {first} and {second} share GPU {gpu}; give each its own: start one task per GPU, or lower `cluster.ranks_per_node`"
+        "the recipe says `device: cuda`, but this build has no GPU support; set `device: host`"
+    )]
+    NoCuda,
+    /// Two ranks opened the same GPU.
+    #[error(
+        "ranks {first} and {second} share GPU {gpu}; give each rank its own GPU: start one task \
+         per GPU, or lower `cluster.ranks_per_node`"
     )]
     SharedGpu {
-        /// The one rank.
+        /// Lower of the two ranks.
         first: usize,
-        /// The other.
+        /// Higher of the two ranks.
         second: usize,
-        /// Its address on the bus and its machine.
+        /// Bus address of the GPU and host name of its machine.
         gpu: String,
     },
-    /// MPI was initialised before.
+    /// MPI was already initialised in this process.
     #[error("MPI was already initialised in this process")]
     MpiTwice,
-    /// The launcher asked for another number of ranks than started.
+    /// The number of started processes differs from the number of ranks in the job.
     #[error(
-        "{started} ranks started, but the job asks for {wanted}; was it started by another MPI than its build's?"
+        "{started} ranks started, but the job asks for {wanted}; start it with `mpirun` or `srun` \
+         of the MPI that this program was built with"
     )]
     WorldSize {
-        /// Ranks that run.
+        /// Number of ranks that were started.
         started: usize,
-        /// Ranks of the job.
+        /// Number of ranks that the job asks for.
         wanted: usize,
     },
-    /// A larger share of all samples was bad than the recipe allows.
+    /// The share of bad samples over all ranks exceeds the recipe's limit.
     #[error(
-        "{bad} of the {read} samples that all ranks read so far could not be used, the recipe allows a share of {allowed} \
-         (data.bad_samples.max_fraction); each is named in the logs"
+        "{bad} of the {read} samples that all ranks read so far are bad, but the recipe allows a \
+         share of {allowed} (data.bad_samples.max_fraction); the logs name each bad sample"
     )]
     TooManyBad {
-        /// Bad samples so far.
+        /// Bad samples of all ranks so far.
         bad: u64,
-        /// Samples read so far, the bad ones included.
+        /// Samples that all ranks have read so far, including the bad ones.
         read: u64,
-        /// The recipe's limit.
+        /// Allowed share of bad samples: `data.bad_samples.max_fraction`.
         allowed: f64,
     },
-    /// Too many steps in a row had a gradient that is not finite.
+    /// Too many consecutive steps had a gradient that is not finite.
     #[error(
         "{count} steps in a row had a gradient that is not finite, the last one step {step}; \
          lower the learning rate or look at the samples named in the log (optimizer.non_finite)"
     )]
     NonFinite {
-        /// Steps in a row.
+        /// Number of consecutive steps with a non-finite gradient.
         count: u32,
-        /// The last of them.
+        /// Last of these steps, counted over all stages.
         step: u64,
     },
-    /// The loss has no gradient to follow any more.
+    /// The parameters of a rank differ from those of rank 0.
     #[error(
-        "rank {rank} computes other parameters than rank 0 at step {step}: memory or a library is at fault on its host"
+        "the parameters of rank {rank} differ from those of rank 0 at step {step}: the memory or a \
+         library of its host is faulty"
     )]
     Diverged {
-        /// The rank.
+        /// First rank whose parameters differ from those of rank 0.
         rank: usize,
-        /// The step.
+        /// Step after which the ranks were compared.
         step: u64,
     },
-    /// The supervisor does not take this worker.
+    /// The supervisor refused the connection of this worker.
     #[error("the supervisor refused this worker: {reason}")]
     Refused {
-        /// Why.
+        /// Reason that the supervisor gave.
         reason: String,
     },
-    /// A later attempt works on the run.
+    /// A later attempt has been started on this run.
     #[error(
-        "attempt {newest} works on this run now; this worker of attempt {own} writes nothing more and ends"
+        "attempt {newest} of this run has started; this worker of attempt {own} writes nothing \
+         more and exits"
     )]
     Superseded {
-        /// The attempt of this worker.
+        /// Attempt that this worker belongs to.
         own: u32,
-        /// The one that is announced in the run directory.
+        /// Newest attempt, as announced in the run directory.
         newest: u32,
     },
-    /// The supervisor's name means nothing here.
+    /// The supervisor's host name cannot be resolved.
     #[error(
-        "cannot resolve the supervisor's name `{host}` on this machine: {why}; set cluster.control.host to a name or address \
-         that every node knows"
+        "cannot resolve the supervisor's host name `{host}` on this node: {why}; set \
+         cluster.control.host to a name or address that every node can resolve"
     )]
     SupervisorName {
-        /// The name.
+        /// Host name that could not be resolved.
         host: String,
-        /// What the resolver says.
+        /// Error text of the resolver.
         why: String,
     },
     /// The supervisor's machine does not answer.
     #[error(
-        "the supervisor at {host} port {port} did not answer within {seconds:.0} s (tried {tried}; {why}): is a firewall between \
-         this node and that one? let the port pass, or set cluster.control.port to one that does, or cluster.control.host to an \
-         address of a network that both are in"
+        "the supervisor at {host} port {port} did not answer within {seconds:.0} s (tried {tried}; \
+         {why}); a firewall may block the port: open it, or set cluster.control.port to an open \
+         port, or cluster.control.host to an address in a network that both nodes share"
     )]
     SupervisorSilent {
-        /// Its name.
+        /// Host name of the supervisor.
         host: String,
-        /// Its addresses.
+        /// Comma-separated addresses that were tried.
         tried: String,
-        /// Its port.
+        /// Port of the supervisor.
         port: String,
-        /// For how long it was tried.
+        /// Total time of all connection attempts, in seconds.
         seconds: f64,
-        /// What the system says.
+        /// Error text of the operating system.
         why: String,
     },
-    /// Nobody is at the supervisor's place.
+    /// The supervisor's machine answers, but no process listens on the port.
     #[error(
-        "nothing listens at {host} port {port} (tried {tried}): the supervisor has ended, or cluster.control.host names another \
-         machine than the supervisor's"
+        "nothing listens at {host} port {port} (tried {tried}): the supervisor has exited, or \
+         cluster.control.host names a node on which it does not run"
     )]
     SupervisorRefuses {
-        /// Its name.
+        /// Host name of the supervisor.
         host: String,
-        /// Its addresses.
+        /// Comma-separated addresses that were tried.
         tried: String,
-        /// Its port.
+        /// Port of the supervisor.
         port: String,
     },
-    /// The connection fails in another way.
+    /// The connection to the supervisor fails for another reason.
     #[error("cannot connect to the supervisor at {host} port {port} (tried {tried}): {why}")]
     SupervisorUnreachable {
-        /// Its name.
+        /// Host name of the supervisor.
         host: String,
-        /// Its addresses.
+        /// Comma-separated addresses that were tried.
         tried: String,
-        /// Its port.
+        /// Port of the supervisor.
         port: String,
-        /// What the system says.
+        /// Error text of the operating system.
         why: String,
     },
-    /// A checkpoint cannot be used by this run.
+    /// A complete checkpoint does not belong to this run.
     #[error("checkpoint {name}: {what}")]
     Checkpoint {
-        /// Folder name.
+        /// Folder name of the checkpoint.
         name: String,
-        /// What is wrong.
+        /// Difference between the checkpoint and this run.
         what: String,
     },
-    /// There is nothing to load.
+    /// The run has no checkpoint to load.
     #[error("{run} holds no checkpoint that verifies; train first")]
     NoCheckpoint {
-        /// The run directory.
+        /// Path of the run directory.
         run: String,
     },
-    /// A task of the evaluation cannot be measured.
+    /// An evaluation task cannot be measured.
     #[error("evaluation task `{task}`: {what}")]
     Task {
-        /// The task's name.
+        /// Name of the task in the recipe.
         task: String,
-        /// What is wrong.
+        /// Reason why the task cannot be measured.
         what: String,
     },
-    /// A rank on a GPU was not told which one it is.
+    /// A GPU process does not know its rank.
     #[error(
-        "this process was not told which of the run's {wanted} ranks it is; start the run with `vljepa-launch`, which sets \
-         VLJEPA_RANK and VLJEPA_WORLD_SIZE, or the workers with `srun`"
+        "this process does not know which of the run's {wanted} ranks it is; start the run with \
+         `vljepa-launch`, which sets VLJEPA_RANK and VLJEPA_WORLD_SIZE, or start the workers with \
+         `srun`"
     )]
     NoPlace {
-        /// Ranks of the recipe.
+        /// Number of ranks in the recipe.
         wanted: usize,
     },
-    /// Ranks on GPUs meet through the supervisor, and there is none.
+    /// Several ranks on GPUs run without a supervisor, which they need to exchange the NCCL id.
     #[error(
         "ranks on GPUs find each other through the supervisor: start the run with `vljepa-launch`"
     )]
     NoSupervisor,
-    /// The supervisor did not bring the ranks together.
+    /// Not all ranks joined before the start timeout.
     #[error(
-        "the ranks did not come together within {seconds} s: {missing}; their logs and the supervisor's message say more \
-         (cluster.start_timeout_s)"
+        "the ranks did not all join within {seconds} s (cluster.start_timeout_s): {missing}; see \
+         the logs of these ranks and the supervisor's message"
     )]
     NoRendezvous {
-        /// How long was waited.
+        /// Start timeout of the recipe, in seconds.
         seconds: u64,
-        /// Who did not come.
+        /// Description of the ranks that did not join.
         missing: String,
     },
-    /// NCCL is missing or failed.
+    /// NCCL is missing, or a call to it failed.
     #[cfg(feature = "cuda")]
     #[error(transparent)]
     Nccl(#[from] crate::collectives::nccl::NcclError),
-    /// A device or an operation failed.
+    /// A device or a kernel operation failed.
     #[error(transparent)]
     Kernel(#[from] KernelError),
 }

@@ -1,5 +1,5 @@
-//! The batches of a stage on their way to the device: put together in memory that the device copies from by itself, and copied while it
-//! computes the step before.
+//! Loads the batches of a stage onto the device. For a GPU, frames are assembled in page-locked
+//! memory and copied while the GPU computes the previous step.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,15 +14,15 @@ use vljepa_recipes::Recipe;
 pub struct Feed {
     batches: BatchStream<Buffers>,
     buffers: Buffers,
-    /// The batch after the one that was returned last.
+    /// Upload of the batch after the one that was returned last.
     ahead: Option<anyhow::Result<Batch<Upload>>>,
 }
 
 impl Feed {
-    /// As [`BatchStream::open_in`].
+    /// Opens the batches of a stage from `first_step` on, see [`BatchStream::open_in`].
     ///
     /// # Errors
-    /// As there.
+    /// Fails in the same cases as [`BatchStream::open_in`].
     pub fn open(
         device: Device,
         recipe: &Recipe,
@@ -35,11 +35,12 @@ impl Feed {
         Ok(Self { batches, buffers, ahead: None })
     }
 
-    /// The next batch; waits until it is read. Begins to upload the one after it where that is read
-    /// as well, behind everything issued to the compute stream so far.
+    /// Waits for the next batch and returns it. If the batch after it has already been read, begins
+    /// to upload that one, after all work that the compute stream has been given so far.
     ///
     /// # Errors
-    /// As [`BatchStream::next`], and when the device fails or has no more memory.
+    /// Fails in the same cases as [`BatchStream::next`], or if the device fails or is out of
+    /// memory.
     #[expect(clippy::should_implement_trait, reason = "the end of a stage is the caller's to know")]
     pub fn next(&mut self) -> anyhow::Result<Batch<Tensor>> {
         let upload = match self.ahead.take() {
@@ -60,7 +61,7 @@ fn begin(batch: Result<Batch<UploadBuffer>, DataError>) -> anyhow::Result<Batch<
     Ok(batch?.moved(|frames, shape| Upload::begin(frames, &shape))?)
 }
 
-/// Memory for the frames of batches, used again when the device has copied from it.
+/// Memory for the frames of batches. A buffer is used again after the device has copied from it.
 #[derive(Debug, Clone)]
 struct Buffers {
     device: Device,

@@ -1,8 +1,9 @@
-//! Two generations of workers never write at once: before a worker publishes anything in the run directory, it looks whether a later
-//! attempt has been started there.
+//! Prevents workers of two attempts from writing at the same time: before a worker publishes a file
+//! in the run directory, it checks that no later attempt has been started.
 //!
-//! A supervisor whose machine is lost, or cut off, leaves workers on other machines for up to `cluster.control.silence_s`. The next
-//! supervisor writes its attempt's number into `job.json` before it starts anything.
+//! A supervisor whose machine is lost or cut off leaves workers on other machines running for up to
+//! `cluster.control.silence_s`. The next supervisor writes the number of its attempt into
+//! `job.json` before it starts any worker.
 
 use std::path::PathBuf;
 
@@ -11,12 +12,14 @@ use vljepa_recipes::protocol::Job;
 
 use crate::error::WorkerError;
 
-/// Which attempt this worker belongs to, and where a later one would be announced.
+/// Attempt that this worker belongs to, and the file that announces a later attempt.
 #[derive(Debug, Clone, Default)]
 pub struct Generation(Option<(u32, PathBuf)>);
 
 impl Generation {
-    /// That of a job which `job` holds; jobs that train nothing have none, and nothing to lose.
+    /// Returns the attempt of `job`. `file` is the job file of the run directory, in which a later
+    /// attempt is announced. Jobs other than training have no attempt, and their check always
+    /// passes.
     #[must_use]
     pub fn of(job: &Job, file: PathBuf) -> Self {
         match job {
@@ -30,10 +33,11 @@ impl Generation {
         }
     }
 
-    /// Makes sure that this is still the newest attempt.
+    /// Checks that this is still the newest attempt.
     ///
     /// # Errors
-    /// [`WorkerError::Superseded`] when it is not; or when that cannot be known, because the run directory cannot be read.
+    /// Returns [`WorkerError::Superseded`] if a later attempt was started. Also fails if the job
+    /// file cannot be read, because then the newest attempt is unknown.
     pub fn check(&self) -> anyhow::Result<()> {
         let Some((own, file)) = &self.0 else { return Ok(()) };
         let text =
@@ -45,7 +49,9 @@ impl Generation {
             Job::Train { attempt: newest, .. } => {
                 Err(WorkerError::Superseded { own: *own, newest }.into())
             }
-            other => Err(anyhow::anyhow!("{} holds another job: {other:?}", file.display())),
+            other => {
+                Err(anyhow::anyhow!("{} holds a job of another kind: {other:?}", file.display()))
+            }
         }
     }
 }

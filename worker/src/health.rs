@@ -1,4 +1,5 @@
-//! The job `check`: looks whether ranks could run on this node, in a second or two and without a data plane.
+//! The job `check`: tests whether ranks could run on this node, in a second or two and without
+//! communication between ranks.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -12,25 +13,26 @@ use crate::control::Control;
 use crate::device;
 use crate::environment::Environment;
 
-/// A clock may differ by so much: time stamps of logs stay comparable, and a node that was asked late is not blamed.
+/// Allowed clock difference, in seconds. Time stamps of logs stay comparable, and a node that was
+/// asked late still passes.
 const CLOCK_S: i64 = 60;
-/// `/dev/shm` that a rank on CPUs needs: OpenMPI's segments are 4 MiB and a few of them are mapped.
+/// Space in `/dev/shm` that a rank on CPUs needs: Open MPI maps a few segments of 4 MiB.
 const HOST_SHARED_BYTES: u64 = 16 << 20;
-/// … and a rank on a GPU: NCCL's buffers between processes of a node.
+/// Space in `/dev/shm` that a rank on a GPU needs, for NCCL's buffers between processes of a node.
 const CUDA_SHARED_BYTES: u64 = 32 << 20;
 
-type Found = Result<String, String>;
+type CheckResult = Result<String, String>;
 
-/// Makes every check and returns one JSON line per check.
+/// Runs every check and returns one JSON line per check.
 ///
 /// # Errors
-/// When the run directory does not hold a run: then nothing can be said about it.
+/// Fails if the run directory does not hold a run: then no check is possible.
 pub fn check(run: &Path, expected: &Check) -> anyhow::Result<String> {
     let environment = Environment::read();
     let directory = RunDirectory::open(run)?;
     let loaded = directory.load_recipe()?;
     let lines = CheckName::ALL.map(|check| {
-        let found = look(check, &directory, &loaded, expected, &environment);
+        let found = run_check(check, &directory, &loaded, expected, &environment);
         let (passed, detail) = match found {
             Ok(detail) => (true, detail),
             Err(detail) => (false, detail),
@@ -42,24 +44,24 @@ pub fn check(run: &Path, expected: &Check) -> anyhow::Result<String> {
     Ok(lines?.join("\n"))
 }
 
-fn look(
+fn run_check(
     check: CheckName,
     directory: &RunDirectory,
     loaded: &Loaded,
     expected: &Check,
     environment: &Environment,
-) -> Found {
+) -> CheckResult {
     let recipe = &loaded.recipe;
     match check {
         CheckName::Binary => {
-            // The build says the version, then the beginning of the hash.
+            // The build text is the version, followed by the beginning of the hash.
             let own = environment.build.rsplit(' ').next().unwrap_or_default();
             let same = !own.is_empty() && expected.binary.starts_with(own);
             let binary = &expected.binary;
             if same {
                 Ok(own.to_owned())
             } else {
-                Err(format!("{own}, the supervisor's is {binary}"))
+                Err(format!("{own}, but the supervisor has {binary}"))
             }
         }
         CheckName::Recipe => {
@@ -68,7 +70,7 @@ fn look(
                 return Ok(own.clone());
             }
             Err(format!(
-                "its hash is {own}, the supervisor's {supervisors}: this node sees other files"
+                "its hash is {own}, but {supervisors} at the supervisor: this node sees other files"
             ))
         }
         CheckName::Clock => {
@@ -80,7 +82,7 @@ fn look(
             device::examine(recipe, expected.ranks).map_err(|error| format!("{error:#}"))
         }
         CheckName::RunDirectory => writable(directory.root(), &environment.host),
-        CheckName::Room => room(&directory.checkpoints(), expected.checkpoint_bytes),
+        CheckName::Room => disk_space(&directory.checkpoints(), expected.checkpoint_bytes),
         CheckName::SharedMemory => shared_memory(recipe, expected.ranks),
         CheckName::Shards => shards(recipe),
         CheckName::Control => Control::knock(&expected.control, &environment.token)
@@ -90,7 +92,7 @@ fn look(
 }
 
 /// Writes, syncs, reads back and deletes a small file.
-fn writable(root: &Path, host: &str) -> Found {
+fn writable(root: &Path, host: &str) -> CheckResult {
     let file = root.join(format!(".check-{host}-{}", std::process::id()));
     let text = b"written and read back";
     let work = || -> std::io::Result<bool> {
@@ -103,9 +105,9 @@ fn writable(root: &Path, host: &str) -> Found {
     };
     match work() {
         Ok(true) => Ok(root.display().to_string()),
-        Ok(false) => Err(format!("{}: what is read is not what was written", root.display())),
+        Ok(false) => Err(format!("{}: a file read back differs from its source", root.display())),
         Err(error) => {
-            // It may not exist; what matters is the first error.
+            // The file may not exist. Report the first error, not this one.
             std::fs::remove_file(&file).unwrap_or_default();
             Err(format!("{}: {error}", root.display()))
         }
@@ -117,13 +119,13 @@ fn free_bytes(folder: &Path) -> Result<u64, String> {
     Ok(space.blocks_available().saturating_mul(space.fragment_size()))
 }
 
-fn room(folder: &Path, needed: u64) -> Found {
+fn disk_space(folder: &Path, needed: u64) -> CheckResult {
     let free = free_bytes(folder)?;
     let text = format!("{} MiB free, a checkpoint takes {} MiB", free >> 20, (needed >> 20) + 1);
     if free > needed { Ok(text) } else { Err(text) }
 }
 
-fn shared_memory(recipe: &Recipe, ranks: usize) -> Found {
+fn shared_memory(recipe: &Recipe, ranks: usize) -> CheckResult {
     if ranks < 2 {
         return Ok("not needed by one rank".to_owned());
     }
@@ -137,8 +139,8 @@ fn shared_memory(recipe: &Recipe, ranks: usize) -> Found {
     if free >= needed { Ok(text) } else { Err(text) }
 }
 
-/// Reads the beginning of the first and last shard of every source that a stage uses.
-fn shards(recipe: &Recipe) -> Found {
+/// Reads the beginning of the first and the last shard of every source that a stage uses.
+fn shards(recipe: &Recipe) -> CheckResult {
     let used = |name: &String| {
         recipe.stages.iter().any(|stage| stage.mixture.get(name).is_some_and(|weight| *weight > 0))
     };
@@ -154,26 +156,26 @@ fn shards(recipe: &Recipe) -> Found {
         }
         count += files.len();
     }
-    Ok(format!("{count} shards, the first and last of each source read"))
+    Ok(format!("{count} shards; the first and last of each source were read"))
 }
 
 #[cfg(test)]
 mod tests {
     use std::path::Path;
 
-    use super::{room, shared_memory, writable};
+    use super::{disk_space, shared_memory, writable};
 
     #[test]
     fn a_folder_that_cannot_be_written_and_a_full_disk_fail() {
         let folder = tempfile::tempdir().unwrap();
         writable(folder.path(), "here").unwrap();
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left");
-        // Nobody, not even root, writes there.
+        // Not even root can write there.
         let refused = writable(Path::new("/proc/self"), "here").unwrap_err();
         assert!(refused.contains("/proc/self"), "{refused}");
-        room(folder.path(), 1).unwrap();
-        assert!(room(folder.path(), u64::MAX).unwrap_err().contains("a checkpoint takes"));
-        assert!(room(Path::new("/nowhere"), 1).is_err());
+        disk_space(folder.path(), 1).unwrap();
+        assert!(disk_space(folder.path(), u64::MAX).unwrap_err().contains("a checkpoint takes"));
+        assert!(disk_space(Path::new("/nowhere"), 1).is_err());
     }
 
     #[test]

@@ -1,6 +1,7 @@
-//! One process per device: runs one job of a recipe. The only crate that does collectives. Knows no Slurm.
+//! Training worker: one process per device, which runs one job of a recipe. This is the only crate
+//! that communicates between ranks. It does not know Slurm.
 //!
-//! A job starts in [`session`], training reads top-down through [`train`] and [`step`].
+//! A job starts in [`session`]. To follow training, read [`train`], then [`step`].
 
 pub mod checkpoint;
 pub mod collectives;

@@ -1,4 +1,5 @@
-//! What a rank measures of itself: seconds per phase, operations, memory, once per logging interval; and traces of chosen steps.
+//! Measures this rank once per logging interval: seconds per phase, operations and memory. Also
+//! records traces of chosen steps.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -16,20 +17,21 @@ use crate::trace::Tracer;
 /// Phases whose work a GPU does after the host has issued it.
 const ISSUED: [Phase; 4] = [Phase::Forward, Phase::Collective, Phase::Backward, Phase::Optimizer];
 
-/// The measurements of one rank.
+/// Measurements of one rank since the last logging interval.
 #[derive(Debug)]
 pub struct Meter {
     device: Device,
-    /// Of the device, where it is known for the recipe's precision.
+    /// Peak of the device in TFLOP/s, or `None` if it is unknown for the recipe's precision.
     peak_tflops: Option<f64>,
     phases: PhaseClock,
-    /// Runs during a step whose phases are waited for.
+    /// Clock of a step in which every phase waits for the GPU, so that its time includes the GPU's
+    /// work. Only the last step of an interval on a GPU is measured so.
     drained: Option<PhaseClock>,
     window: Window,
     tracer: Tracer,
 }
 
-/// What happened since the last interval ended.
+/// Counts since the last interval ended.
 #[derive(Debug)]
 struct Window {
     since: Instant,
@@ -44,23 +46,24 @@ impl Window {
     }
 }
 
-/// A finished interval.
+/// Measurements of a finished interval.
 #[derive(Debug)]
 pub struct Closed {
-    /// What the supervisor hears of it.
+    /// Measurements that are sent to the supervisor.
     pub interval: Interval,
-    /// Seconds per phase by this process's clock alone.
+    /// Seconds per phase on the host clock, without waiting for the GPU.
     pub phase_s: BTreeMap<Phase, f64>,
     /// Samples of all ranks per second.
     pub samples_per_s: f64,
-    /// Share of the time that the step waited for data.
+    /// Share of the interval in which the step waited for data.
     pub data_wait_fraction: f64,
-    /// [`Interval::tflops`] as a share of the device's peak; none where that is not known.
+    /// [`Interval::tflops`] as a share of the device's peak, or `None` if the peak is unknown.
     pub mfu: Option<f64>,
 }
 
 impl Meter {
-    /// Begins in [`Phase::Start`]. `device_name` is the device's own.
+    /// Starts measuring in [`Phase::Start`]. `device_name` is the name that the device reports; the
+    /// peak is looked up by it.
     #[must_use]
     pub fn start(recipe: &Recipe, device: Device, device_name: &str, tracer: Tracer) -> Self {
         let peak_tflops = match recipe.precision {
@@ -71,7 +74,8 @@ impl Meter {
         Self { device, peak_tflops, phases, drained: None, window, tracer }
     }
 
-    /// Step `step` (counted from 0) begins with the wait for its batch. `last` says that an interval ends with it.
+    /// Begins step `step` (counted from 0), which first waits for its batch. `last` says that a
+    /// logging interval ends with this step.
     pub fn begin(&mut self, step: u64, last: bool) {
         self.tracer.begin(step);
         self.enter(Phase::Data);
@@ -79,10 +83,10 @@ impl Meter {
         self.drained = measured.then(|| PhaseClock::start(Phase::Data));
     }
 
-    /// From now on time belongs to `phase`.
+    /// Counts the time from now on as time of `phase`.
     pub fn enter(&mut self, phase: Phase) {
         if let Some(drained) = &mut self.drained {
-            // A device that failed says so again where its result is used.
+            // The same error is returned again when the device's result is used.
             if let Err(error) = self.device.compute_stream().synchronize() {
                 tracing::warn!("phases are not measured: {error}");
             }
@@ -92,7 +96,7 @@ impl Meter {
         self.tracer.enter(phase);
     }
 
-    /// This rank's rows of a step.
+    /// Counts this rank's rows of a step.
     pub fn count<F>(&mut self, model: &Model, batch: &Batch<F>) {
         let length = |ragged: &Ragged, row: usize| {
             let [start, end] = [ragged.cu_seqlens[row], ragged.cu_seqlens[row + 1]];
@@ -108,7 +112,7 @@ impl Meter {
         self.window.steps += 1;
     }
 
-    /// Ends the interval after `step` steps of the run.
+    /// Ends the interval; `step` is the number of completed steps of the run.
     #[expect(clippy::cast_precision_loss, reason = "counts of an interval are small")]
     pub fn close(&mut self, step: u64) -> Closed {
         let Window { since, steps, samples, operations } =
@@ -143,20 +147,21 @@ impl Meter {
         }
     }
 
-    /// Nothing more is measured: writes a trace that is still being taken.
+    /// Stops measuring, and writes a trace that is still being recorded.
     pub fn finish(&mut self) {
         self.tracer.finish();
     }
 }
 
-/// Memory of this process that is not swapped out; 0 where the system does not say.
+/// Returns the resident memory of this process in MiB, or 0 if the system does not report it.
 fn resident_mib() -> u64 {
     let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     line.and_then(|line| line.trim().split(' ').next()?.parse::<u64>().ok()).unwrap_or(0) / 1024
 }
 
-/// Memory in use on a GPU; none on the host, or when the device does not say.
+/// Returns the memory in use on the GPU in MiB, or `None` on the host or if the device does not
+/// report it.
 fn device_mib(device: Device) -> Option<u64> {
     match device {
         Device::Host => None,

@@ -1,4 +1,4 @@
-//! What a run writes down while it trains: `metrics.jsonl` and TensorBoard event files (rank 0).
+//! Writes the metrics of a run on rank 0: `metrics.jsonl` and TensorBoard event files.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -11,10 +11,11 @@ use vljepa_recipes::clock;
 use vljepa_recipes::protocol::{Metrics, Phase};
 use vljepa_recipes::run_directory::{append_line, atomic_write};
 
-/// Lines of metrics, appended. Lines of steps that a resumed run computes again are dropped first.
+/// Appends lines of metrics. When a run resumes, lines of steps that it will compute again are
+/// dropped first.
 ///
-/// A file that cannot be written (a full disk, a lost mount) never ends a run: the methods return what a person should know, once
-/// until writing works again.
+/// A file that cannot be written (a full disk, a lost mount) does not end the run. The methods
+/// return a warning instead, for the first failure after a success.
 #[derive(Debug)]
 pub struct MetricsWriter {
     lines: PathBuf,
@@ -24,17 +25,19 @@ pub struct MetricsWriter {
 }
 
 impl MetricsWriter {
-    /// Takes up the files of a run that continues after `step`; `events` is the folder of TensorBoard's files, if they are wanted.
+    /// Opens the files of a run that continues after `step`. `events` is the folder for TensorBoard
+    /// files, or `None` if they are not wanted. Returns a warning if a file cannot be written.
     #[must_use]
     pub fn open(lines: &Path, events: Option<PathBuf>, step: u64) -> (Self, Option<String>) {
         let lines = lines.to_owned();
         let mut writer = Self { lines, folder: events, events: None, failing: false };
         let dropped = writer.drop_lines_after(step);
-        let trouble = writer.judge([dropped]);
+        let trouble = writer.warning([dropped]);
         (writer, trouble)
     }
 
-    /// Drops lines behind the checkpoint, and with them a line cut short by a kill, which does not parse.
+    /// Drops lines of steps after `step`, and a line that was cut short by a kill and does not
+    /// parse.
     fn drop_lines_after(&self, step: u64) -> anyhow::Result<()> {
         let lines = &self.lines;
         if !lines.exists() {
@@ -54,21 +57,22 @@ impl MetricsWriter {
         Ok(atomic_write(lines, kept.as_bytes())?)
     }
 
-    /// Adds one line; returns what is wrong where it could not.
+    /// Appends one line of metrics. Returns a warning if a file cannot be written.
     #[must_use]
     pub fn write(&mut self, metrics: &Metrics) -> Option<String> {
-        // Its text holds its cause already.
+        // The error's text already includes its cause.
         let line = append_line(&self.lines, metrics).map_err(|error| anyhow::anyhow!("{error}"));
         let scalars = self.scalars(metrics.step, scalars_of(metrics));
-        self.judge([line, scalars])
+        self.warning([line, scalars])
     }
 
-    /// Adds scores; returns what is wrong where it could not.
+    /// Writes scores of an evaluation to TensorBoard. Returns a warning if the file cannot be
+    /// written.
     #[must_use]
     pub fn scores(&mut self, step: u64, scores: &BTreeMap<String, f64>) -> Option<String> {
         let values = scores.iter().map(|(name, &value)| (format!("scores/{name}"), value));
         let written = self.scalars(step, values);
-        self.judge([written])
+        self.warning([written])
     }
 
     fn scalars(
@@ -81,12 +85,12 @@ impl MetricsWriter {
             Some(file) => file,
             None => EventFile::create(folder)?,
         };
-        // A file that failed is left as it is; the next record begins a new one.
+        // A file that failed is not written again; the next record begins a new file.
         self.events.insert(file).scalars(step, values).inspect_err(|_| self.events = None)
     }
 
-    /// A warning for the first failure after a success.
-    fn judge<const N: usize>(&mut self, results: [anyhow::Result<()>; N]) -> Option<String> {
+    /// Returns a warning for the first failure after a success.
+    fn warning<const N: usize>(&mut self, results: [anyhow::Result<()>; N]) -> Option<String> {
         let error = results.into_iter().find_map(Result::err);
         let news = error.as_ref().filter(|_| !self.failing);
         let text =
@@ -96,7 +100,7 @@ impl MetricsWriter {
     }
 }
 
-/// Tags and values of a line for TensorBoard.
+/// Returns TensorBoard tags and values of one line of metrics.
 fn scalars_of(metrics: &Metrics) -> Vec<(String, f64)> {
     #[expect(clippy::cast_precision_loss, reason = "memory in MiB is far below 2^53")]
     let mib = |memory: Option<u64>| memory.map(|mib| mib as f64);
@@ -120,7 +124,8 @@ fn scalars_of(metrics: &Metrics) -> Vec<(String, f64)> {
     values
 }
 
-/// TensorBoard's event format: records of (length, masked CRC of it, an `Event` message, masked CRC of that).
+/// TensorBoard event file: a sequence of records. A record is a length, the masked CRC of the
+/// length, an `Event` message and the masked CRC of the message.
 #[derive(Debug)]
 struct EventFile {
     file: File,
@@ -164,7 +169,8 @@ impl EventFile {
         self.record(&event.0)
     }
 
-    /// One write per record: a reader sees whole records, but for the last one of a process that was killed.
+    /// Writes a record with one call, so a reader sees whole records. Only the last record of a
+    /// killed process may be cut short.
     fn record(&mut self, data: &[u8]) -> anyhow::Result<()> {
         let length = (data.len() as u64).to_le_bytes();
         let mut record = Vec::with_capacity(data.len() + 16);
@@ -176,17 +182,18 @@ impl EventFile {
     }
 }
 
-/// CRC-32C, rotated and shifted so that a checksum of data that holds checksums stays useful (TFRecord).
+/// Returns TFRecord's masked CRC-32C: rotated and shifted, so that checksums of data that contain
+/// checksums stay useful.
 fn masked_crc(data: &[u8]) -> u32 {
     crc32c::crc32c(data).rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
-/// A protocol-buffer message being written.
+/// A protocol-buffer message under construction.
 #[derive(Debug, Default)]
 struct Message(Vec<u8>);
 
 impl Message {
-    /// An `Event` of now.
+    /// Begins an `Event` message with the current time.
     fn event() -> Self {
         let mut event = Self::default();
         event.tag(1, 1);
@@ -223,7 +230,7 @@ impl Message {
     }
 }
 
-/// Seconds per phase: each moment since the last reading belongs to one phase.
+/// Measures seconds per phase. All time between two readings is counted for exactly one phase.
 #[derive(Debug)]
 pub struct PhaseClock {
     since: Instant,
@@ -232,20 +239,20 @@ pub struct PhaseClock {
 }
 
 impl PhaseClock {
-    /// Starts in `phase`.
+    /// Starts the clock in `phase`.
     #[must_use]
     pub fn start(phase: Phase) -> Self {
         Self { since: Instant::now(), phase, seconds: BTreeMap::new() }
     }
 
-    /// From now on time belongs to `phase`.
+    /// Counts the time from now on as time of `phase`.
     pub fn enter(&mut self, phase: Phase) {
         let now = Instant::now();
         *self.seconds.entry(self.phase).or_default() += (now - self.since).as_secs_f64();
         (self.since, self.phase) = (now, phase);
     }
 
-    /// Seconds per phase since the last call.
+    /// Returns the seconds per phase since the last call, and starts again from zero.
     pub fn take(&mut self) -> BTreeMap<Phase, f64> {
         self.enter(self.phase);
         std::mem::take(&mut self.seconds)
@@ -278,7 +285,7 @@ mod tests {
         }
     }
 
-    /// Reads records as TensorFlow does: both checksums must fit.
+    /// Reads records as TensorFlow does, and checks both checksums.
     fn records(mut bytes: &[u8]) -> Vec<Vec<u8>> {
         let mut found = Vec::new();
         while !bytes.is_empty() {
@@ -297,7 +304,7 @@ mod tests {
 
     #[test]
     fn masked_checksums_are_those_of_tfrecord() {
-        // The length field of a 24-byte record and its masked CRC, as TensorFlow 2 writes them.
+        // Length field of a 24-byte record and its masked CRC, as TensorFlow 2 writes them.
         assert_eq!(masked_crc(&24u64.to_le_bytes()), 0x224b_7fa3);
     }
 
@@ -351,7 +358,7 @@ mod tests {
         assert!(said.contains("metrics.jsonl") && said.contains("training goes on"), "{said}");
         assert_eq!(writer.write(&line(2)), None, "said once");
         std::fs::remove_file(&path).unwrap();
-        // What the full disk took of a line.
+        // Part of a line, as a full disk leaves it.
         std::fs::write(&path, "{\"step\":2,").unwrap();
         assert_eq!(writer.write(&line(3)), None);
         let text = std::fs::read_to_string(&path).unwrap();
@@ -369,7 +376,7 @@ mod tests {
     fn event_files_go_on_in_a_new_file_after_a_failure() {
         let folder = tempfile::tempdir().unwrap();
         let (lines, events) = (folder.path().join("m"), folder.path().join("tensorboard"));
-        // No folder can be made where a file stands.
+        // A folder cannot be created at the path of a file.
         std::fs::write(&events, "").unwrap();
         let (mut writer, _) = MetricsWriter::open(&lines, Some(events.clone()), 0);
         assert!(writer.write(&line(1)).unwrap().contains("tensorboard"));

@@ -1,8 +1,10 @@
-//! From a step's gradients to its update: sums over ranks, global norm, clipping, AdamW.
+//! Turns the gradients of a step into an update: sums over ranks, global norm, clipping, AdamW.
 //!
-//! Sharded (`optimizer.shard`, ZeRO-1), a rank keeps the moments of its shard of the flat buffers alone: the gradients' sum is
-//! scattered to the owners, the norm is put together from their shares, each owner updates its shard, and the updated f32 weights
-//! are gathered, on GPUs too: masters stay whole and the same on every rank, which evaluation and the check of agreement read.
+//! With a sharded optimizer (`optimizer.shard`, ZeRO-1), a rank keeps only the moments of its shard
+//! of the flat buffers. The sum of the gradients is scattered to the owners, the norm is the sum
+//! over their shards, and each owner updates its shard. Then the updated f32 weights are gathered,
+//! on GPUs too: every rank keeps all master weights, which evaluation and the check of agreement
+//! read.
 
 use std::ops::Range;
 
@@ -12,20 +14,21 @@ use vljepa_model::{Context, Layout};
 use crate::collectives::{Collectives, GradientSum, Shares};
 use crate::engine::{Engine, Training};
 
-/// How flat buffers of `len` elements are shared: in rows of 64 elements, so that shards are aligned as parameters are.
+/// Divides flat buffers of `len` elements among ranks, in rows of 64 elements, so that shards are
+/// aligned as parameters are.
 ///
 /// # Panics
-/// When `len` is no multiple of them: a bug.
+/// Panics if `len` is not a multiple of 64: a bug.
 #[must_use]
 pub fn shards(len: usize, world_size: usize) -> Shares {
     assert!(len.is_multiple_of(Layout::ALIGNMENT), "flat buffers are aligned");
     Shares { global: len / Layout::ALIGNMENT, world_size }
 }
 
-/// The elements of flat buffers that one rank owns.
+/// Returns the elements of flat buffers that `rank` owns.
 ///
 /// # Panics
-/// When `len` is no multiple of 64: a bug.
+/// Panics if `len` is not a multiple of 64: a bug.
 ///
 /// ```
 /// assert_eq!(vljepa_worker::optimize::shard(320, 1, 2), 128..320);
@@ -36,7 +39,8 @@ pub fn shard(len: usize, rank: usize, world_size: usize) -> Range<usize> {
     start * Layout::ALIGNMENT..end * Layout::ALIGNMENT
 }
 
-/// The sum over ranks that begins while a backward pass still works; none where each rank needs the sum of its shard only.
+/// Prepares the sum over ranks that begins during the backward pass. Returns `None` if the
+/// optimizer is sharded, because each rank then needs only the sum of its shard.
 #[must_use]
 pub fn travelling_sums<'a>(
     training: &Training,
@@ -45,10 +49,11 @@ pub fn travelling_sums<'a>(
     training.shard().is_none().then(|| GradientSum::new(collectives, training.bucket_bytes))
 }
 
-/// Sums the gradients over ranks: what is left of all of them on every rank, or, sharded, what this rank owns.
+/// Sums the gradients over ranks. With `sums`, completes the sum of all gradients on every rank.
+/// Without, each rank gets the sum of the elements that it owns.
 ///
 /// # Errors
-/// When the device or the data plane fails.
+/// Fails if the device or the communication fails.
 pub fn sum_gradients(
     cx: Context<'_>,
     training: &mut Training,
@@ -69,10 +74,11 @@ pub fn sum_gradients(
     Ok(())
 }
 
-/// Clips and applies the summed gradient; returns its norm and whether it was finite.
+/// Clips the summed gradient and updates the parameters. Returns the gradient norm before clipping,
+/// and whether it was finite.
 ///
 /// # Errors
-/// When the device or the data plane fails.
+/// Fails if the device or the communication fails.
 pub fn update(
     engine: &mut Engine,
     training: &mut Training,
@@ -93,7 +99,7 @@ pub fn update(
     }
     let max_norm = if *clip_norm > 0.0 { *clip_norm } else { f32::INFINITY };
     global_norm::control(&stream, squared.view(), max_norm, control.view_mut())?;
-    // A snapshot may still be reading what is updated now.
+    // A snapshot may still be reading the parameters that are updated next.
     stream.after_snapshots()?;
     let parameters = &mut engine.parameters;
     optimizer.step(cx, parameters, gradients, control.view(), learning_rate)?;

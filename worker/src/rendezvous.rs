@@ -1,4 +1,5 @@
-//! How the ranks of a run become a world: on CPUs through MPI, on GPUs through the supervisor, which hands them rank 0's NCCL id.
+//! Connects the ranks of a run: on CPUs through MPI; on GPUs through the supervisor, which
+//! distributes rank 0's NCCL id.
 
 use vljepa_kernels::Device;
 use vljepa_recipes::Recipe;
@@ -11,11 +12,11 @@ use crate::environment::Environment;
 use crate::environment::GpuEnvironment;
 use crate::error::WorkerError;
 
-/// This process's rank and the number of ranks, and on CPUs the world itself. `wanted` is how many ranks the job has.
+/// Returns this process's rank and the number of ranks, and on CPUs also the collectives. `wanted`
+/// is the number of ranks in the job.
 ///
 /// # Errors
-/// When another number of processes was started, when MPI cannot be joined, or when a rank of several on GPUs does not know which
-/// it is.
+/// Fails if MPI cannot be joined, or if a process of a run on several GPUs does not know its rank.
 pub fn place(
     recipe: &Recipe,
     environment: &Environment,
@@ -34,10 +35,11 @@ pub fn place(
     }
 }
 
-/// The world of a rank on a GPU: this process alone, or NCCL with the others, who are waited for as long as the recipe says.
+/// Joins the collectives of a rank on a GPU: NCCL, or [`Solo`] if there is only one rank. Waits for
+/// the other ranks up to the recipe's start timeout.
 ///
 /// # Errors
-/// When a rank does not come, NCCL is not installed, or it fails.
+/// Fails if a rank does not join, or if NCCL is missing or fails.
 pub fn join_gpus(
     recipe: &Recipe,
     environment: &Environment,
@@ -65,7 +67,8 @@ pub fn join_gpus(
             tracing::info!("NCCL {} from {}", library.version(), library.path().display());
             if recipe.deterministic && !environment.nvls_off {
                 tracing::warn!(
-                    "the recipe is deterministic, but NCCL may add up inside of switches: set {NVLS_VARIABLE}=0 for every rank"
+                    "the recipe is deterministic, but NCCL may reduce inside of NVLink switches; \
+                     set {NVLS_VARIABLE}=0 for every rank"
                 );
             }
             if place[0] == 0 {

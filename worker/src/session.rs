@@ -1,5 +1,6 @@
-//! A worker from its start to its end: joins the data plane and the control plane, opens its log, runs the job, and makes sure
-//! that an error or a panic of this rank ends the others too.
+//! Runs a worker from start to end: joins the collectives and the control connection, opens the
+//! log, runs the job, and makes sure that an error or a panic of this rank also ends the other
+//! ranks.
 
 use std::fs::OpenOptions;
 use std::path::Path;
@@ -21,30 +22,30 @@ use crate::error::WorkerError;
 use crate::generation::Generation;
 use crate::{device, health, inference, rendezvous, signals, train};
 
-/// What every part of a job needs to know.
+/// State that every part of a job needs.
 #[derive(Debug)]
 pub struct Session {
-    /// The run directory.
+    /// Run directory of the job.
     pub run: RunDirectory,
-    /// The resolved recipe.
+    /// Resolved recipe, with `data.threads` filled in for this rank.
     pub recipe: Recipe,
     /// Hash of the resolved recipe.
     pub recipe_hash: String,
-    /// Data plane.
+    /// Communication with the other ranks.
     pub collectives: Collectives,
-    /// Control plane.
+    /// Connection to the supervisor.
     pub control: Control,
-    /// What this rank computes on.
+    /// Device that this rank computes on.
     pub device: Device,
-    /// Faults that this rank makes on purpose.
+    /// Faults that this rank injects into itself.
     pub drills: Drills,
-    /// Whether this attempt is still the newest.
+    /// Attempt that this worker belongs to; it tells whether a later one was started.
     pub generation: Generation,
-    /// The same for people.
+    /// Name of the device for logs and metrics, such as `NVIDIA H200, GPU 0`.
     pub device_name: String,
 }
 
-/// The cargo features of this build, as JSON.
+/// Returns the version and the cargo features of this build as JSON.
 #[must_use]
 pub fn features() -> String {
     serde_json::json!({
@@ -56,23 +57,24 @@ pub fn features() -> String {
     .to_string()
 }
 
-/// Runs a job and returns what it prints, if anything. On an error of one of several ranks this does not return: the
-/// supervisor hears of it and the data plane takes the other ranks down.
+/// Runs a job and returns the text that it prints, if any. If one of several ranks has an error,
+/// this function does not return: the supervisor receives the error and the collectives end the
+/// other ranks.
 ///
 /// # Errors
-/// Whatever ended the job, when this is the only rank, or no other one depends on it yet.
+/// Fails if the job fails on the only rank, or before another rank depends on this one.
 pub fn run(run: &Path, job: &Path, control: Option<&str>) -> anyhow::Result<Option<String>> {
     if let Ok(Job::Check(check)) = read_job(job) {
         return health::check(run, &check).map(Some);
     }
     let environment = Environment::read();
-    let order = Order::read(run, job)?;
-    let wanted = order.world_size();
-    let (place, cpus) = rendezvous::place(&order.loaded.recipe, &environment, wanted)?;
-    let opened = open(&order, control, &environment, place)
+    let input = JobInput::read(run, job)?;
+    let wanted = input.world_size();
+    let (place, cpus) = rendezvous::place(&input.loaded.recipe, &environment, wanted)?;
+    let opened = open(&input, control, &environment, place)
         .map_err(|error| give_up(error, place, cpus.as_ref(), &Control::alone()))?;
     let Opened { device, device_name, control } = opened;
-    let recipe = &order.loaded.recipe;
+    let recipe = &input.loaded.recipe;
     let collectives = match cpus {
         Some(cpus) => cpus,
         None => rendezvous::join_gpus(recipe, &environment, device, place, &control)
@@ -81,8 +83,8 @@ pub fn run(run: &Path, job: &Path, control: Option<&str>) -> anyhow::Result<Opti
     if let Err(error) = device::check_distinct(&collectives, &environment, device) {
         return Err(give_up(error, place, Some(&collectives), &control));
     }
-    let Order { run, job, mut loaded } = order;
-    // The schema's 0: this rank's share of its machine's cores, not of the whole run's.
+    let JobInput { run, job, mut loaded } = input;
+    // 0 threads in the recipe mean this rank's share of its machine's cores.
     let data_threads = &mut loaded.recipe.data.threads;
     *data_threads = compute_threads(*data_threads, environment.local_world_size);
     let (recipe, recipe_hash) = (loaded.recipe, loaded.hash);
@@ -102,14 +104,14 @@ pub fn run(run: &Path, job: &Path, control: Option<&str>) -> anyhow::Result<Opti
     finish(&session, work(&session, &job))
 }
 
-/// What is to be done.
-struct Order {
+/// Job, resolved recipe and directory of a run, as read from disk.
+struct JobInput {
     run: RunDirectory,
     job: Job,
     loaded: vljepa_recipes::Loaded,
 }
 
-impl Order {
+impl JobInput {
     fn read(run: &Path, job: &Path) -> anyhow::Result<Self> {
         let job = read_job(job)?;
         let run = RunDirectory::open(run)?;
@@ -117,29 +119,29 @@ impl Order {
         Ok(Self { run, job, loaded })
     }
 
-    /// Ranks of the job.
+    /// Returns the number of ranks of the job.
     fn world_size(&self) -> usize {
         if let Job::Train { world_size, .. } = self.job { world_size } else { 1 }
     }
 }
 
-/// What a rank has of its own.
+/// Resources that a rank opens by itself.
 struct Opened {
     device: Device,
     device_name: String,
     control: Control,
 }
 
-/// Opens this rank's log and device and connects it to the supervisor.
+/// Opens this rank's log and device, and connects to the supervisor.
 fn open(
-    order: &Order,
+    input: &JobInput,
     control: Option<&str>,
     environment: &Environment,
     [rank, world_size]: [usize; 2],
 ) -> anyhow::Result<Opened> {
-    let Order { run, job, loaded } = order;
+    let JobInput { run, job, loaded } = input;
     open_log(run, rank, job)?;
-    let (started, wanted) = (world_size, order.world_size());
+    let (started, wanted) = (world_size, input.world_size());
     anyhow::ensure!(started == wanted, WorkerError::WorldSize { started, wanted });
     let cluster = &loaded.recipe.cluster;
     let threads = if matches!(job, Job::Train { .. }) { cluster.threads_per_rank } else { 0 };
@@ -148,7 +150,7 @@ fn open(
     let (device, device_name) = device::open(&loaded.recipe, environment, threads)?;
     #[cfg(feature = "cuda")]
     if let Device::Cuda(cuda) = device {
-        // One rank's choices are enough: GPUs of a run are of one kind.
+        // All GPUs of a run are of one kind, so the choices of rank 0 are enough.
         let writes = rank == 0 && matches!(job, Job::Train { .. });
         cuda.keep_algorithms(&run.algorithms(), writes)?;
     }
@@ -167,7 +169,7 @@ fn open(
             };
             let silence = Duration::from_secs(cluster.control.silence_s);
             let control = Control::connect(address, hello, silence)?;
-            signals::pass_on(&control)?;
+            signals::forward(&control)?;
             control
         }
     };
@@ -176,7 +178,8 @@ fn open(
     Ok(Opened { device, device_name, control })
 }
 
-/// The last words of a rank that could not start. Returns only where no other rank waits for this one inside of a data plane.
+/// Reports the error of a rank that could not start. Returns only if no other rank waits for this
+/// one in a collective.
 fn give_up(
     error: anyhow::Error,
     [rank, world_size]: [usize; 2],
@@ -187,7 +190,7 @@ fn give_up(
     let (step, phase) = control.position();
     control.report_last(FromWorker::Failed { step, phase, error: format!("{error:#}") });
     if let Some(collectives) = collectives.filter(|_| world_size > 1) {
-        report_plainly(rank, &error);
+        print_error(rank, &error);
         collectives.abort();
     }
     error
@@ -229,25 +232,26 @@ fn finish(
     let text = format!("{error:#}");
     session.control.report_last(FromWorker::Failed { step, phase, error: text });
     if session.collectives.world_size() > 1 {
-        report_plainly(rank, &error);
+        print_error(rank, &error);
         session.collectives.abort();
     }
     Err(error)
 }
 
-/// The last words where the supervisor may not hear any: standard error, which `mpirun` forwards.
+/// Prints the error to standard error, which `mpirun` forwards, in case there is no supervisor.
 #[expect(clippy::print_stderr, reason = "the process ends here")]
-fn report_plainly(rank: usize, error: &anyhow::Error) {
+fn print_error(rank: usize, error: &anyhow::Error) {
     eprintln!("rank {rank}: error: {error:#}");
 }
 
-/// A panic is a bug; the rank says so and dies at once, because unwinding would finalize MPI and hang the others.
+/// Installs a panic hook. A panic is a bug: the rank reports it and aborts at once, because
+/// unwinding would finalize MPI and leave the other ranks waiting.
 fn end_on_panic(control: &Control) {
     let control = control.clone();
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         usual(panic);
-        // A reading thread catches its panic and names the sample it was at.
+        // A data thread catches its own panic and names the sample that caused it.
         if std::thread::current().name().is_some_and(|name| name.starts_with("data-")) {
             return;
         }
@@ -260,7 +264,8 @@ fn end_on_panic(control: &Control) {
     }));
 }
 
-/// Training jobs log to a file per rank and attempt; one-shot jobs log warnings to standard error.
+/// Opens the log: a file per rank and attempt for training jobs, and standard error, with warnings
+/// only, for other jobs.
 fn open_log(run: &RunDirectory, rank: usize, job: &Job) -> anyhow::Result<()> {
     let Job::Train { attempt, .. } = job else {
         tracing_subscriber::fmt()

@@ -1,5 +1,6 @@
-//! Signals that ask the run to save itself. A scheduler sends them to every process of a job's step, the supervisor may not get any: so a
-//! worker passes them on, and the supervisor asks all ranks to stop at one step boundary.
+//! Forwards signals that ask the run to save itself. A scheduler sends them to all processes of a
+//! job step, and possibly not to the supervisor. A worker therefore reports them to the supervisor,
+//! which asks all ranks to stop at the same step boundary.
 
 use signal_hook::consts::{SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
@@ -7,16 +8,17 @@ use vljepa_recipes::protocol::FromWorker;
 
 use crate::control::Control;
 
-/// From here on TERM, USR1 and USR2 no longer end this process: they are reported to the supervisor, which ends it by other means.
+/// Starts to report TERM, USR1 and USR2 to the supervisor. From then on they do not end this
+/// process; the supervisor ends it when necessary.
 ///
 /// # Errors
-/// When the kernel refuses.
-pub(crate) fn pass_on(control: &Control) -> std::io::Result<()> {
+/// Fails if the handlers or the thread cannot be set up.
+pub(crate) fn forward(control: &Control) -> std::io::Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGUSR1, SIGUSR2])?;
     let control = control.clone();
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
         for number in signals.forever() {
-            tracing::info!("signal {number}: the run is asked to save itself");
+            tracing::info!("received signal {number}, which asks the run to save itself and stop");
             control.report(FromWorker::Signalled { number });
         }
     })?;

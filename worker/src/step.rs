@@ -1,7 +1,8 @@
-//! One optimizer step (DESIGN §6). Every rank issues the same collectives in the same order: gather of embeddings, gather of
-//! log-sum-exps, sums of gradients bucket by bucket, sum of the report's numbers.
+//! One optimizer step (DESIGN §6). Every rank issues the same collectives in the same order: gather
+//! of embeddings, gather of log-sum-exps, sums of gradients bucket by bucket, sum of the report's
+//! numbers.
 //!
-//! b = rows of this rank, g = rows of all ranks, e = width of the shared embedding.
+//! Shape suffixes: b = rows of this rank, g = rows of all ranks, e = width of the shared embedding.
 
 use std::ops::Range;
 
@@ -20,44 +21,46 @@ use crate::collectives::{Collectives, Shares};
 use crate::engine::{Engine, Training};
 use crate::optimize;
 
-/// What one step works on.
+/// Input of one step on this rank.
 #[derive(Debug)]
 pub struct Input {
-    /// This rank's rows, their frames on the device.
+    /// This rank's rows, with their frames on the device.
     pub batch: Batch<Tensor>,
-    /// Rows embedded at once; none for all of them.
+    /// Rows embedded at once, or `None` for all rows of the batch.
     pub micro_batch: Option<usize>,
-    /// What the backward pass computes again.
+    /// Activations that the backward pass computes again.
     pub recompute: Recompute,
-    /// Of parameter groups with multiplier 1.
+    /// Learning rate of parameter groups with multiplier 1.
     pub learning_rate: f64,
     /// Whether this rank was asked to stop.
     pub stop: bool,
-    /// Whether this rank's gradient gets a NaN: a drill.
+    /// Whether a drill puts a NaN into this rank's gradient.
     pub spoiled: bool,
 }
 
-/// What one step did; the same on every rank.
+/// Result of one step, the same on every rank.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StepReport {
     /// Loss of the global batch before the update.
     pub loss: f64,
     /// Global norm of the gradient before clipping.
     pub gradient_norm: f64,
-    /// InfoNCE's α that the step was computed with.
+    /// InfoNCE's scale α in this step.
     pub scale: f64,
-    /// Whether every gradient was finite; otherwise nothing was updated.
+    /// Whether every gradient was finite. Otherwise no parameter was updated.
     pub finite: bool,
-    /// Samples left out as bad, on all ranks.
+    /// Samples of all ranks that were left out because they were bad.
     pub bad_samples: u64,
-    /// Whether any rank was asked to stop: then all do, after this step.
+    /// Whether any rank was asked to stop. Then all ranks stop after this step.
     pub stop: bool,
 }
 
-/// Computes the gradient of the global batch's loss and updates the parameters. `enter` hears which phase begins.
+/// Computes the gradient of the global batch's loss and updates the parameters. Calls `enter` at
+/// the beginning of each phase.
 ///
 /// # Errors
-/// When the model refuses the batch's shapes or ids, the device fails, or `enter` does.
+/// Fails if the model rejects the batch's shapes or ids, the device fails, or `enter` returns an
+/// error.
 pub fn step(
     engine: &mut Engine,
     training: &mut Training,
@@ -72,14 +75,15 @@ pub fn step(
     let hashes = batch.target_hashes.clone();
     let micros = micro_batches(engine, &batch, micro_batch)?;
     let frames = batch.frames;
-    // Read while the device waits for the step anyway: what is read later makes the host wait for
-    // all that was issued.
+    // Read α before the device has work: a later read would make the host wait for all work issued
+    // until then.
     let alpha = engine.model.alpha(&engine.parameters)?;
     begin_gradients(&mut training.gradients, &engine.device().compute_stream(), spoiled)?;
 
     enter(Phase::Forward)?;
-    // One micro-batch keeps its activations; several are embedded twice, and their negatives are still the whole batch. What a
-    // frozen X-encoder saw is kept in either case.
+    // A single micro-batch keeps its activations. Several micro-batches are embedded twice: once
+    // without keeping activations, for the loss over the whole batch, and once more for the
+    // backward pass. The output of a frozen X-encoder is kept in both cases.
     let alone = micros.len() == 1;
     let needed = Keep::Needed(recompute);
     let cx = engine.context();
@@ -89,7 +93,7 @@ pub fn step(
     let mut visuals = Vec::new();
     for micro in &micros {
         let keep = needed.only_if(alone);
-        let visual = see(engine, &frames, micro, keep)?;
+        let visual = encode_frames(engine, &frames, micro, keep)?;
         let embedded = embed(engine, micro, &visual, keep)?;
         let Range { start, end } = micro.rows;
         let (p, t) = (&embedded.predicted.embedding, &embedded.target.embedding);
@@ -111,12 +115,13 @@ pub fn step(
         }
     };
 
-    // Sum, not mean: the loss is already divided by g. Full buckets travel while the last micro-batch's backward pass goes on.
+    // Sum and not mean: the loss is already divided by g. Full buckets are summed over ranks while
+    // the backward pass of the last micro-batch goes on.
     let mut sums = optimize::travelling_sums(training, collectives);
     for (i, (micro, visual)) in micros.iter().zip(visuals).enumerate() {
         enter(if alone { Phase::Backward } else { Phase::Forward })?;
         let (visual, embedded) =
-            once_more(engine, (&frames, micro), (visual, kept.take()), needed)?;
+            saved_or_recomputed(engine, (&frames, micro), (visual, kept.take()), needed)?;
         enter(Phase::Backward)?;
         let Range { start, end } = micro.rows;
         let d = [&d.predicted, &d.target].map(|d| d.view().rows(start, end));
@@ -137,7 +142,7 @@ pub fn step(
 
     enter(Phase::Optimizer)?;
     let (gradient_norm, finite) = optimize::update(engine, training, collectives, learning_rate)?;
-    // Read only now: the device has had the whole step to compute by then.
+    // Read the loss only here: the device has had the whole step to compute it.
     let loss = share.read(shares.global)?;
     #[expect(clippy::cast_precision_loss, reason = "a batch holds far fewer than 2^52 samples")]
     let own = [loss, bad_samples as f64, f64::from(u8::from(stop))];
@@ -148,7 +153,8 @@ pub fn step(
     Ok(StepReport { loss, gradient_norm, scale, finite, bad_samples, stop: stops > 0.0 })
 }
 
-/// No gradients yet; where a drill wants it, a NaN. Backward adds to what is there, so it stays one whenever its bucket is summed.
+/// Sets the gradients to zero and, for a drill, one of them to NaN. The backward pass adds to the
+/// gradients, so the NaN stays until its bucket is summed.
 fn begin_gradients(
     gradients: &mut Gradients,
     stream: &Stream,
@@ -162,7 +168,7 @@ fn begin_gradients(
     Ok(())
 }
 
-/// Some of this rank's rows: their texts on the device.
+/// A micro-batch: some of this rank's rows, with their texts on the device.
 struct Micro {
     rows: Range<usize>,
     query: Packed,
@@ -201,8 +207,13 @@ fn index(position: i32) -> usize {
     usize::try_from(position).expect("cumulative lengths are not negative")
 }
 
-/// The visual tokens of a micro-batch's rows of `frames`, u8 (b, t, h, w, 3).
-fn see(engine: &Engine, frames: &Tensor, micro: &Micro, keep: Keep) -> Result<Visual, ModelError> {
+/// Encodes a micro-batch's rows of `frames`, u8 (b, t, h, w, 3), into visual tokens.
+fn encode_frames(
+    engine: &Engine,
+    frames: &Tensor,
+    micro: &Micro,
+    keep: Keep,
+) -> Result<Visual, ModelError> {
     let Range { start, end } = micro.rows;
     let frames = frames.view().rows(start, end);
     engine.model.x_encoder.forward(engine.context(), &engine.parameters, frames, keep)
@@ -220,8 +231,8 @@ fn embed(
     Ok(EmbeddedMicro { predicted, target })
 }
 
-/// What a micro-batch's backward pass starts from: kept, or computed again.
-fn once_more(
+/// Returns the activations of a micro-batch. Activations that were not saved are computed again.
+fn saved_or_recomputed(
     engine: &Engine,
     (frames, micro): (&Tensor, &Micro),
     (visual, embedded): (Option<Visual>, Option<EmbeddedMicro>),
@@ -229,7 +240,7 @@ fn once_more(
 ) -> Result<(Visual, EmbeddedMicro), ModelError> {
     let visual = match visual {
         Some(visual) => visual,
-        None => see(engine, frames, micro, keep)?,
+        None => encode_frames(engine, frames, micro, keep)?,
     };
     let embedded = match embedded {
         Some(embedded) => embedded,
@@ -253,7 +264,7 @@ impl LossShare {
     }
 }
 
-/// This rank's embeddings and what identifies its targets.
+/// This rank's embeddings, with hashes that identify its target texts.
 struct OwnRows<'a> {
     predicted: &'a Tensor,
     target: &'a Tensor,
@@ -261,7 +272,8 @@ struct OwnRows<'a> {
     rows: Range<usize>,
 }
 
-/// This rank's share of the loss over the global batch, and the gradients of its embeddings (DESIGN §4).
+/// Returns this rank's share of the loss over the global batch, and the gradients of its embeddings
+/// (DESIGN §4).
 fn info_nce(
     engine: &Engine,
     training: &mut Training,
@@ -300,7 +312,8 @@ fn info_nce(
     Ok((LossShare::InfoNce(loss, Box::new(statistics)), d))
 }
 
-/// Y-encoder first: its gradients travel while the predictor works.
+/// Runs the backward passes of a micro-batch. The Y-encoder goes first, so its gradients are summed
+/// over ranks while the predictor works.
 fn backward(
     engine: &Engine,
     gradients: &mut Gradients,

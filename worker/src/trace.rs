@@ -1,8 +1,9 @@
-//! Chrome traces of chosen steps: what this rank's host did, phase by phase, and on a GPU every kernel, product and copy. Opens in
-//! `chrome://tracing` and `ui.perfetto.dev`.
+//! Chrome traces of chosen steps: the phases of this rank on the host and, on a GPU, every kernel,
+//! product and copy. The files open in `chrome://tracing` and `ui.perfetto.dev`.
 //!
-//! The format is the Trace Event Format's array of complete events (`"ph": "X"`, times in microseconds) with names of processes
-//! and threads as metadata (`"ph": "M"`). Process = rank, thread 0 = phases, the others = the GPU's streams.
+//! The format is the array form of the Trace Event Format: complete events (`"ph": "X"`, times in
+//! microseconds), and metadata events (`"ph": "M"`) with the names of processes and threads. A
+//! process is a rank, thread 0 shows the phases, and the other threads are the GPU's streams.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -17,10 +18,10 @@ use vljepa_recipes::protocol::Phase;
 use vljepa_recipes::run_directory::atomic_write;
 use vljepa_recipes::schema::Trace;
 
-/// The thread that shows the step and, inside it, its phases.
+/// Thread that shows the step and, nested in it, the phases.
 const PHASES: usize = 0;
 
-/// A trace being put together.
+/// A Chrome trace under construction.
 #[derive(Debug)]
 pub struct ChromeTrace {
     rank: usize,
@@ -28,7 +29,7 @@ pub struct ChromeTrace {
 }
 
 impl ChromeTrace {
-    /// An empty one of a rank.
+    /// Creates an empty trace of one rank.
     #[must_use]
     pub fn new(rank: usize) -> Self {
         let mut trace = Self { rank, events: Vec::new() };
@@ -48,7 +49,8 @@ impl ChromeTrace {
         }));
     }
 
-    /// A step of `length` and its phases: each lasts until the next one begins, the last one to the step's end.
+    /// Adds a step of duration `length` and its phases. Each phase lasts until the next one begins;
+    /// the last one lasts until the end of the step.
     pub fn step(&mut self, step: u64, phases: &[(Phase, Duration)], length: Duration) {
         self.name("thread_name", PHASES, "phases");
         self.span(PHASES, &format!("step {step}"), 0.0, microseconds(length));
@@ -59,7 +61,7 @@ impl ChromeTrace {
         }
     }
 
-    /// What a GPU noted, a thread per stream.
+    /// Adds the spans that a GPU recorded, with one thread per stream.
     #[cfg(feature = "cuda")]
     pub fn kernels(&mut self, spans: &[Span]) {
         for (thread, lane) in Lane::ALL.into_iter().enumerate() {
@@ -71,15 +73,15 @@ impl ChromeTrace {
         }
     }
 
-    /// Writes the file, whole or not at all.
+    /// Writes the trace to a file atomically.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// Fails if the folder or the file cannot be written.
     pub fn write(&self, path: &Path) -> anyhow::Result<()> {
         let text = serde_json::to_vec(&json!({ "traceEvents": self.events }))?;
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder)
-                .with_context(|| format!("cannot make {}", folder.display()))?;
+                .with_context(|| format!("cannot create {}", folder.display()))?;
         }
         Ok(atomic_write(path, &text)?)
     }
@@ -89,7 +91,8 @@ fn microseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e6
 }
 
-/// Takes the traces that the recipe asks of this rank. A trace that cannot be taken or written is a warning: the run is worth more.
+/// Records the traces that the recipe asks of this rank. A trace that cannot be recorded or written
+/// is only a warning, because the run matters more.
 #[derive(Debug)]
 pub struct Tracer {
     chosen: Option<Chosen>,
@@ -112,13 +115,13 @@ struct Recording {
 }
 
 impl Tracer {
-    /// Takes none.
+    /// Creates a tracer that records nothing.
     #[must_use]
     pub fn none() -> Self {
         Self { chosen: None, recording: None }
     }
 
-    /// Those that `wanted` asks of `rank`.
+    /// Creates a tracer that records the steps that `wanted` asks of `rank`.
     #[must_use]
     pub fn new(wanted: Option<&Trace>, run: &RunDirectory, rank: usize, device: Device) -> Self {
         let chosen = wanted.filter(|trace| trace.ranks.contains(&rank)).map(|trace| Chosen {
@@ -130,7 +133,7 @@ impl Tracer {
         Self { chosen, recording: None }
     }
 
-    /// A step begins, and the one before it has ended.
+    /// Ends the previous step, if any, and begins step `step`.
     pub fn begin(&mut self, step: u64) {
         self.finish();
         let Some(chosen) = self.chosen.as_ref().filter(|chosen| chosen.steps.contains(&step))
@@ -146,14 +149,14 @@ impl Tracer {
         }
     }
 
-    /// A phase begins.
+    /// Begins `phase` of the current step.
     pub fn enter(&mut self, phase: Phase) {
         if let Some(recording) = &mut self.recording {
             recording.phases.push((phase, recording.began.elapsed()));
         }
     }
 
-    /// The step has ended: writes its trace, if one was taken.
+    /// Ends the current step and writes its trace, if one was recorded.
     pub fn finish(&mut self) {
         let Some(Recording { step, began, phases }) = self.recording.take() else { return };
         let length = began.elapsed();
@@ -166,7 +169,8 @@ impl Tracer {
 }
 
 impl Chosen {
-    /// From now on a GPU notes what it does. It is idle then, so that its clock and this process's begin together.
+    /// Starts recording on the GPU, after waiting until it is idle, so that its clock and the
+    /// host's clock start together.
     fn listen(&self) -> anyhow::Result<()> {
         match self.device {
             Device::Host => Ok(()),
@@ -210,7 +214,7 @@ mod tests {
         Trace { first_step: 3, steps: 2, ranks: ranks.to_vec() }
     }
 
-    /// Name, start and end of the complete events of one thread.
+    /// Returns name, start and end of the complete events of one thread.
     fn spans(trace: &Value, thread: usize) -> Vec<(String, f64, f64)> {
         let events = trace["traceEvents"].as_array().unwrap().iter();
         let own = events.filter(|e| e["ph"] == "X" && e["tid"] == thread);
@@ -245,7 +249,7 @@ mod tests {
         let names: Vec<&str> = spans.iter().map(|span| span.0.as_str()).collect();
         assert_eq!(names, ["step 3", "data", "forward", "collective", "backward"]);
         let (start, end) = (spans[0].1, spans[0].2);
-        // Sums of microseconds in f64: their rounding stays far below a nanosecond.
+        // The rounding of sums of microseconds in f64 is far below a nanosecond.
         let nanosecond = 1e-3;
         assert!(
             start == 0.0 && spans[1].1 < 1e3,

@@ -1,4 +1,5 @@
-//! The training job: stages, steps, checkpoints, evaluations, until the recipe's last step is done and scored.
+//! The training job: runs stages, steps, checkpoints and evaluations until the recipe's last step
+//! is done and scored.
 
 use std::time::Instant;
 
@@ -23,14 +24,15 @@ use crate::session::Session;
 use crate::step::{self, StepReport};
 use crate::trace::Tracer;
 
-/// Samples of the run before a share of bad ones says anything.
+/// Samples that all ranks must have read before the share of bad ones is compared with the recipe's
+/// limit. With fewer samples the share means little.
 const SAMPLES_BEFORE_SHARE: u64 = 1000;
 
-/// Trains from the newest checkpoint that verifies (or from the start) to the end, or to a stop that was asked for.
-/// Returns how it ended and at which step.
+/// Trains from the newest checkpoint that verifies, or from the start, until the recipe is complete
+/// or a stop was requested. Returns the outcome and the last step.
 ///
 /// # Errors
-/// Anything that keeps this rank from computing the step that the recipe says.
+/// Fails if anything keeps this rank from computing the steps that the recipe asks for.
 pub fn train(session: &Session) -> anyhow::Result<(Outcome, u64)> {
     let mut trainer = Trainer::start(session)?;
     while trainer.state.stage < session.recipe.stages.len() {
@@ -49,9 +51,9 @@ struct Trainer<'a> {
     engine: Engine,
     training: Training,
     saver: Saver,
-    /// Saves begun by this process.
+    /// Number of saves that this process has begun.
     saves: usize,
-    /// Whether it was said that saves come too often.
+    /// Whether the warning about too frequent saves was given.
     warned_slow: bool,
     frozen_hash: Option<String>,
     state: State,
@@ -80,14 +82,14 @@ impl<'a> Trainer<'a> {
         }
         let loaded = engine.restore(&mut training, &place, &session.collectives)?;
         for passed in &loaded.passed_over {
-            warn(session, format!("checkpoint passed over: {passed}"));
+            warn(session, format!("a checkpoint does not verify: {passed}"));
         }
         let mut frozen_hash = loaded.frozen.clone();
         if let Some(name) = &loaded.name {
             tracing::info!("continuing from {name}");
         } else {
             for name in engine.load_published_weights()? {
-                tracing::info!("not used: {name}");
+                tracing::info!("tensor {name} of the published weights is not used");
             }
             frozen_hash = save_frozen(session, &engine, &place)?;
         }
@@ -121,7 +123,7 @@ impl<'a> Trainer<'a> {
         })
     }
 
-    /// One stage to its end, or to an agreed stop.
+    /// Runs one stage to its end, or until all ranks agree to stop.
     fn stage(&mut self) -> anyhow::Result<Outcome> {
         let session = self.session;
         let stage = &session.recipe.stages[self.state.stage];
@@ -151,7 +153,7 @@ impl<'a> Trainer<'a> {
                 learning_rate_at(&stage.learning_rate, self.state.stage_step, stage.steps);
             let report = self.step(stage, batch, learning_rate)?;
             self.account(stage, &report, learning_rate)?;
-            self.hear_of_saves();
+            self.poll_save();
             let ended = self.state.stage_step == stage.steps;
             if ended {
                 (self.state.stage, self.state.stage_step) = (self.state.stage + 1, 0);
@@ -201,7 +203,7 @@ impl<'a> Trainer<'a> {
             .with_context(|| format!("rank {}, step {number}", session.collectives.rank()))
     }
 
-    /// Moves the state on and writes a line of metrics when one is due.
+    /// Advances the state by one step, and writes a line of metrics if one is due.
     fn account(
         &mut self,
         stage: &Stage,
@@ -213,7 +215,7 @@ impl<'a> Trainer<'a> {
         self.state.samples += stage.batch as u64;
         self.state.bad_samples += report.bad_samples;
         self.state.optimizer_steps = self.training.optimizer.step;
-        self.judge_bad_samples()?;
+        self.check_bad_samples()?;
         if report.finite {
             self.state.non_finite_in_a_row = 0;
         } else {
@@ -230,15 +232,16 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    /// Whether an interval ends after so many steps.
+    /// Returns whether a logging interval ends after `step` completed steps.
     fn is_logged(&self, step: u64) -> bool {
         let every = self.session.recipe.logging.every_steps.max(1);
         step.is_multiple_of(every) || step == self.total_steps
     }
 
-    /// Holds the share of bad samples on all ranks against the recipe; every rank comes to the same judgement.
+    /// Checks the share of bad samples on all ranks against the recipe's limit. The result is the
+    /// same on every rank.
     #[expect(clippy::cast_precision_loss, reason = "counts of samples stay far below 2^53")]
-    fn judge_bad_samples(&self) -> Result<(), WorkerError> {
+    fn check_bad_samples(&self) -> Result<(), WorkerError> {
         let (bad, read) = (self.state.bad_samples, self.state.samples + self.state.bad_samples);
         let allowed = self.session.recipe.data.bad_samples.max_fraction;
         if read > SAMPLES_BEFORE_SHARE && bad as f64 > allowed * read as f64 {
@@ -247,7 +250,7 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    /// Every rank tells the supervisor what it did; rank 0 writes a line of metrics.
+    /// Reports the interval to the supervisor, and on rank 0 writes a line of metrics.
     fn log(
         &mut self,
         stage: &Stage,
@@ -285,16 +288,18 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    /// Begins a save; training goes on while it is written, unless it is one that nothing may be lost behind: then it is waited for,
-    /// and its failure ends the run.
-    fn save(&mut self, must: bool) -> anyhow::Result<()> {
+    /// Begins a save. Training goes on while it is written, unless `awaited`: then the save is
+    /// waited for, and its failure ends the run. Saves at the end of a stage and before a stop are
+    /// awaited.
+    fn save(&mut self, awaited: bool) -> anyhow::Result<()> {
         let since = Instant::now();
         self.enter(Phase::Checkpoint)?;
-        if self.saver.is_writing() && !must && !self.warned_slow {
+        if self.saver.is_writing() && !awaited && !self.warned_slow {
             self.warned_slow = true;
             self.warn(format!(
-                "at step {} the checkpoint before was still being written, and training waits for it: save less often \
-                 (checkpoints.every_steps) or to a faster disk; this is said once",
+                "training waits at step {} because the previous checkpoint is still being written; \
+                 save less often (checkpoints.every_steps) or to a faster disk; this warning is \
+                 not repeated",
                 self.state.step
             ));
         }
@@ -304,17 +309,17 @@ impl<'a> Trainer<'a> {
         self.saves += 1;
         let (layout, buffers) = self.engine.checkpoint_buffers(&mut self.training);
         let frozen_hash = self.frozen_hash.as_deref();
-        let save = Save { layout: &layout, frozen_hash, state: self.state, since, awaited: must };
+        let save = Save { layout: &layout, frozen_hash, state: self.state, since, awaited };
         self.saver.begin(&session.collectives, &buffers, save);
-        if must && let Some(settled) = self.saver.wait() {
+        if awaited && let Some(settled) = self.saver.wait() {
             let saved = settled.result?;
             tracing::info!("saved {} in {:.3} s", saved.name, saved.durable_s);
         }
         Ok(())
     }
 
-    /// Takes notice of a save that has ended meanwhile.
-    fn hear_of_saves(&mut self) {
+    /// Logs the result of a save that has ended, if any.
+    fn poll_save(&mut self) {
         if let Some(settled) = self.saver.poll() {
             self.note_save(settled);
         }
@@ -326,17 +331,18 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    /// A save that fails leaves the run as it was.
+    /// Logs the result of a save. A failed save does not end the run.
     fn note_save(&self, settled: Settled) {
         match settled.result {
             Ok(saved) => tracing::info!(
-                "saved {} beside the steps: they waited {:.3} s, it was durable after {:.3} s",
+                "saved {} during training: the step waited {:.3} s, the checkpoint was durable \
+                 after {:.3} s",
                 saved.name,
                 saved.stall_s,
                 saved.durable_s
             ),
             Err(error) => {
-                self.warn(format!("{error:#}; training goes on, the next save is tried as planned"))
+                self.warn(format!("{error:#}; training goes on and saves again as planned"))
             }
         }
     }
@@ -361,14 +367,15 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    /// Scores the trained model and writes the completion record, the only sign of success.
+    /// Scores the trained model and writes the completion record, which alone marks the run as
+    /// successful.
     fn complete(&mut self) -> anyhow::Result<()> {
         self.evaluate()?;
         let session = self.session;
         if session.collectives.rank() == 0 {
             let shown = evaluation::write_showcase(&session.recipe, &self.engine, &session.run);
             if let Err(error) = shown {
-                self.warn(format!("no samples for the report: {error:#}"));
+                self.warn(format!("the report shows no samples: {error:#}"));
             }
             let record = serde_json::json!({
                 "step": self.state.step,
@@ -380,12 +387,12 @@ impl<'a> Trainer<'a> {
             session.generation.check()?;
             atomic_write(&session.run.completed(), &serde_json::to_vec_pretty(&record)?)?;
         }
-        // Nobody leaves before the record is written.
-        let [_everybody] = session.collectives.sum([1.0]);
+        // No rank may exit before the record is written.
+        session.collectives.barrier();
         Ok(())
     }
 
-    /// Something a person should know: in this rank's log, and once to the supervisor.
+    /// Warns the user: in this rank's log, and through the supervisor if this is rank 0.
     fn warn(&self, text: String) {
         warn(self.session, text);
     }
@@ -404,7 +411,8 @@ fn warn(session: &Session, text: String) {
     }
 }
 
-/// Writes the never-trained parameters once per run; every rank gets the file's hash.
+/// Writes the parameters that are never trained, once per run, and returns the file's hash on every
+/// rank. Returns `None` if the model has none.
 fn save_frozen(
     session: &Session,
     engine: &Engine,

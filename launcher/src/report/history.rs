@@ -1,4 +1,5 @@
-//! What a run directory says about its past: metrics, events, scores, samples. A line cut short by a kill is passed over.
+//! Reads the history of a run from its directory: metrics, events, scores, samples. Incomplete
+//! lines, as a kill leaves them, are skipped.
 
 use std::collections::BTreeMap;
 
@@ -11,18 +12,17 @@ use crate::events::Line;
 use crate::reproduce::Comparison;
 use crate::supervise::RankTable;
 
-/// One score of `scores.json`, as fractions.
+/// One score of `scores.json`; values are fractions.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub(crate) struct Score {
-    /// Its value.
     pub value: f64,
-    /// What guessing scores.
+    /// Score of guessing.
     #[serde(default)]
     pub chance: Option<f64>,
-    /// What the most frequent answer scores.
+    /// Score of always giving the most frequent answer.
     #[serde(default)]
     pub baseline: Option<f64>,
-    /// Samples.
+    /// Number of samples.
     #[serde(default)]
     pub n: u64,
 }
@@ -30,58 +30,58 @@ pub(crate) struct Score {
 /// One sample of `samples.json`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub(crate) struct Sample {
-    /// Pictures as `data:` URIs.
+    /// Images as `data:` URIs.
     pub frames: Vec<String>,
-    /// The truth.
+    /// The true text.
     #[serde(default)]
     pub caption: String,
-    /// What was asked.
+    /// Question about the sample.
     #[serde(default)]
     pub query: Option<String>,
-    /// The nearest texts.
+    /// Texts whose embeddings are nearest to the predicted embedding, the nearest first.
     #[serde(default)]
     pub predictions: Vec<Prediction>,
-    /// Whether the first one is right.
+    /// Whether the nearest text is the true one.
     #[serde(default)]
     pub correct: Option<bool>,
 }
 
-/// A text and how near it is.
+/// A text and its similarity to the predicted embedding.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub(crate) struct Prediction {
-    /// The text.
     pub text: String,
-    /// Cosine.
+    /// Cosine similarity.
     pub score: f64,
 }
 
-/// Lines of metrics by step. Steps that were computed again after a restart count once, as they were computed last.
+/// Metrics in the order of steps. If a step was computed again after a restart, only the last line
+/// of the step counts.
 pub(crate) fn metrics(directory: &RunDirectory) -> Vec<Metrics> {
     let mut by_step = BTreeMap::new();
     for line in lines::<Metrics>(&directory.metrics()) {
-        // A line of an earlier step means that what came after that step was computed again.
+        // A line of an earlier step means that all later steps were computed again.
         by_step.split_off(&line.step);
         by_step.insert(line.step, line);
     }
     by_step.into_values().collect()
 }
 
-/// Everything that happened.
+/// All events of the run, oldest first.
 pub(crate) fn events(directory: &RunDirectory) -> Vec<Line> {
     lines(&directory.events())
 }
 
-/// The newest table of ranks; none before the first interval, or when it is damaged, because it only informs.
+/// The newest table of ranks, or `None` before the first interval or if the file is damaged.
 pub(crate) fn ranks(directory: &RunDirectory) -> Option<RankTable> {
     serde_json::from_slice(&std::fs::read(directory.ranks()).ok()?).ok()
 }
 
-/// How the run compares with the one it reproduces; none when it reproduces none, or the file is damaged.
+/// Comparison with the reproduced run, or `None` if the run reproduces none or the file is damaged.
 pub(crate) fn reproduction(directory: &RunDirectory) -> Option<Comparison> {
     serde_json::from_slice(&std::fs::read(directory.reproduction()).ok()?).ok()
 }
 
-/// The newest scores; none before the first evaluation.
+/// The newest scores by name; empty before the first evaluation.
 pub(crate) fn scores(directory: &RunDirectory) -> BTreeMap<String, Score> {
     std::fs::read(directory.scores())
         .ok()
@@ -89,13 +89,14 @@ pub(crate) fn scores(directory: &RunDirectory) -> BTreeMap<String, Score> {
         .unwrap_or_default()
 }
 
-/// Samples that the model was shown at the end; none before.
+/// Samples of the last evaluation with the model's predictions; empty before the first one. Samples
+/// whose frames are not embedded images are left out.
 pub(crate) fn samples(directory: &RunDirectory) -> Vec<Sample> {
     let samples: Vec<Sample> = std::fs::read(directory.root().join("samples.json"))
         .ok()
         .and_then(|text| serde_json::from_slice(&text).ok())
         .unwrap_or_default();
-    // The report asks nothing of a network, whatever the file says.
+    // The report must not load anything from a network, whatever the file contains.
     let embedded = |sample: &Sample| sample.frames.iter().all(|f| f.starts_with("data:image/"));
     samples.into_iter().filter(embedded).collect()
 }
@@ -113,7 +114,7 @@ pub(crate) mod tests {
 
     use super::lines;
 
-    /// A line of made-up metrics.
+    /// Metrics of a step with the given loss and fixed other values.
     pub(crate) fn line(step: u64, loss: f64) -> Metrics {
         Metrics {
             step,

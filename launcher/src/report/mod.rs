@@ -1,4 +1,5 @@
-//! `report.html`: one self-contained file that shows what a run learned, how well, and what happened to it.
+//! `report.html`: one self-contained file with the curves, scores, samples, timings and faults of a
+//! run.
 
 pub(crate) mod history;
 mod page;
@@ -16,7 +17,7 @@ use crate::error::LaunchError;
 use crate::provenance::RunRecord;
 use crate::{reproduce, supervise, terminal};
 
-/// Everything a report shows.
+/// Data of a report.
 pub(crate) struct Contents {
     pub(crate) recipe: Recipe,
     pub(crate) yaml: String,
@@ -32,7 +33,7 @@ pub(crate) struct Contents {
 }
 
 impl Contents {
-    /// A run that has not started.
+    /// Contents of a run that has not started.
     pub(crate) fn empty(loaded: Loaded) -> Self {
         Self {
             recipe: loaded.recipe,
@@ -50,7 +51,7 @@ impl Contents {
     }
 }
 
-/// A score, and whether it is a control.
+/// A score with its name, and its kind of control if it is one.
 pub(crate) struct NamedScore {
     pub(crate) name: String,
     pub(crate) score: history::Score,
@@ -76,7 +77,7 @@ pub(crate) fn write(directory: &RunDirectory) -> Result<PathBuf, LaunchError> {
     Ok(path)
 }
 
-/// The scores as a table for the terminal; none before the first evaluation.
+/// The scores as a table for the terminal, or `None` before the first evaluation.
 pub(crate) fn scores_table(directory: &RunDirectory) -> Option<String> {
     let recipe = directory.load_recipe().ok()?.recipe;
     let scores = scores(directory, &recipe);
@@ -99,7 +100,8 @@ pub(crate) fn scores_table(directory: &RunDirectory) -> Option<String> {
     Some(terminal::table(&rows))
 }
 
-/// Scores in the recipe's order, controls last, unknown ones between.
+/// All scores: first those of the recipe's tasks in the recipe's order, then scores of no task,
+/// then controls.
 fn scores(directory: &RunDirectory, recipe: &Recipe) -> Vec<NamedScore> {
     let mut all = history::scores(directory);
     let mut found = Vec::new();
@@ -113,7 +115,7 @@ fn scores(directory: &RunDirectory, recipe: &Recipe) -> Vec<NamedScore> {
             })
         };
         let mut names: Vec<String> = all.keys().filter(|name| belongs(name)).cloned().collect();
-        // r1, r5, r10 in the order of their numbers.
+        // Shorter names first, so that r1, r5, r10 are in the order of their numbers.
         names.sort_by_key(|name| (name.len(), name.clone()));
         let control = Some(task.control).filter(|control| *control != Control::None);
         for name in names {

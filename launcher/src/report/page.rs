@@ -1,4 +1,4 @@
-//! The page: header, figures, and the sections in reading order.
+//! The page of the report: header, key figures and sections.
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use vljepa_recipes::protocol::Metrics;
@@ -10,7 +10,7 @@ use crate::terminal;
 
 const STYLE: &str = include_str!("style.css");
 
-/// The whole document.
+/// The whole HTML document.
 pub(super) fn page(contents: &Contents) -> Markup {
     let name = &contents.recipe.name;
     html! {
@@ -20,7 +20,8 @@ pub(super) fn page(contents: &Contents) -> Markup {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
-                // Whatever a caption or a path holds, the page loads and runs nothing.
+                // Captions and paths may contain anything, so the policy forbids loading and
+                // running.
                 meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:";
                 title { (name) " · VL-JEPA" }
                 style { (PreEscaped(STYLE)) }
@@ -65,7 +66,7 @@ fn header(contents: &Contents) -> Markup {
     }
 }
 
-/// Class and word of the run's state.
+/// CSS class and name of the run's state.
 fn state(contents: &Contents) -> (&'static str, &'static str) {
     if contents.complete {
         return ("good", "completed");
@@ -81,7 +82,7 @@ fn state(contents: &Contents) -> (&'static str, &'static str) {
     }
 }
 
-/// The numbers one looks for first.
+/// The key figures of the run.
 fn figures(contents: &Contents) -> Markup {
     let metrics = &contents.metrics;
     let Some(last) = metrics.last() else { return html! {} };
@@ -143,7 +144,7 @@ fn plural(count: usize) -> &'static str {
     if count == 1 { "" } else { "s" }
 }
 
-/// Seconds that ranks spent in phases: the time of training, without the time between attempts.
+/// Seconds that rank 0 spent in its phases: the training time without the time between attempts.
 pub(super) fn busy_seconds(metrics: &[Metrics]) -> f64 {
     metrics.iter().flat_map(|line| line.phase_s.values()).sum()
 }
@@ -159,7 +160,8 @@ fn mean(values: impl Iterator<Item = f64>) -> f64 {
     values.iter().sum::<f64>() / to_f64(values.len() as u64).max(1.0)
 }
 
-/// `2026-11-22T12:00:00.123Z` as `2026-11-22 12:00:00 UTC`.
+/// Formats an RFC 3339 time: `2026-11-22T12:00:00.123Z` becomes `2026-11-22 12:00:00 UTC`. Other
+/// text stays as it is.
 pub(super) fn moment(time: &str) -> String {
     match time.parse::<jiff::Timestamp>() {
         Ok(moment) => moment.strftime("%Y-%m-%d %H:%M:%S UTC").to_string(),
@@ -167,7 +169,7 @@ pub(super) fn moment(time: &str) -> String {
     }
 }
 
-/// Seconds between two moments.
+/// Seconds between two RFC 3339 times, or `None` if one of them is invalid.
 pub(super) fn between(from: &str, to: &str) -> Option<f64> {
     let (from, to) = (from.parse::<jiff::Timestamp>().ok()?, to.parse::<jiff::Timestamp>().ok()?);
     Some(to.duration_since(from).as_secs_f64())

@@ -1,4 +1,4 @@
-//! The nodes of the job this process runs in, and which of them take part in an attempt.
+//! The nodes of the Slurm job that this process belongs to, and the choice of nodes for an attempt.
 
 use std::time::Duration;
 
@@ -13,29 +13,29 @@ use crate::error::LaunchError;
 use crate::health::{self, NodeHealth, Reason, Verdict};
 use crate::local;
 
-/// A node that does not answer within this time counts as lost.
-const PATIENCE: Duration = Duration::from_secs(20);
-/// … or within this time after enough others have.
-const STRAGGLING: Duration = Duration::from_secs(3);
+/// How long a node may take to answer the health check before it counts as lost.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long the other nodes may take once enough nodes have answered.
+const LATE_ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What Slurm gave this job.
+/// The allocation of a Slurm job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Allocation {
-    /// The job.
+    /// Id of the job.
     pub job: String,
-    /// Its nodes, in Slurm's order.
+    /// Host names of the nodes, in Slurm's order.
     pub nodes: Vec<String>,
-    /// How often Slurm has put the job back into the queue.
+    /// How often the job was requeued.
     pub restarts: u32,
-    /// When its time is over, where a variable says so; Unix seconds.
+    /// End of the job's time limit, Unix seconds; `None` if `SLURM_JOB_END_TIME` is not set.
     pub end_time: Option<i64>,
 }
 
 impl Allocation {
-    /// From the job's environment.
+    /// Reads the allocation from the variables of the job.
     ///
     /// # Errors
-    /// When the list of nodes is none.
+    /// If `SLURM_JOB_NODELIST` is empty or cannot be parsed.
     pub(crate) fn of(variables: &SlurmVariables) -> Result<Self, LaunchError> {
         let nodes = host_list::expand(&variables.nodes)
             .and_then(|nodes| {
@@ -46,7 +46,7 @@ impl Allocation {
                 }
             })
             .map_err(|why| LaunchError::Start {
-                what: "reading the job's nodes".to_owned(),
+                what: "reading the node list of the job".to_owned(),
                 why,
             })?;
         Ok(Self {
@@ -57,7 +57,9 @@ impl Allocation {
         })
     }
 
-    /// Has every node check itself, all at once. One that is lost says nothing: it is not waited for when `enough` others can take part.
+    /// Runs the command `check` on every node at the same time and collects the results. A lost
+    /// node never answers, so the wait ends [`LATE_ANSWER_TIMEOUT`] after `enough` nodes have
+    /// passed.
     pub(crate) async fn probe(
         &self,
         check: &[String],
@@ -68,15 +70,15 @@ impl Allocation {
         for (index, node) in self.nodes.iter().enumerate() {
             let (line, token) = (self.on_node(node, check), token.to_owned());
             asked.spawn(async move {
-                let said = local::ask_with_token(&line, &token, PATIENCE).await;
+                let said = local::ask_with_token(&line, &token, ANSWER_TIMEOUT).await;
                 (index, said.and_then(|said| health::parse(&said)))
             });
         }
         let silent = |node: &String| NodeHealth {
             node: node.clone(),
             said: Err(format!(
-                "no answer {} s after enough others, and not waited for",
-                STRAGGLING.as_secs()
+                "no answer within {} s after enough other nodes had answered",
+                LATE_ANSWER_TIMEOUT.as_secs()
             )),
         };
         let mut nodes: Vec<NodeHealth> = self.nodes.iter().map(silent).collect();
@@ -88,17 +90,18 @@ impl Allocation {
             };
             match answer {
                 Some(Ok((index, said))) => nodes[index].said = said,
-                // A task that panicked has said nothing.
+                // The task panicked: the node keeps its default, no answer.
                 Some(Err(_)) => {}
                 None => return nodes,
             }
             if deadline.is_none() && health::judge(&nodes).healthy.len() >= enough {
-                deadline = Some(Instant::now() + STRAGGLING);
+                deadline = Some(Instant::now() + LATE_ANSWER_TIMEOUT);
             }
         }
     }
 
-    /// `srun` of one process on one node, beside whatever runs there.
+    /// Command line of an `srun` that runs one process on one node, also if other steps use the
+    /// node.
     fn on_node(&self, node: &str, command: &[String]) -> Vec<String> {
         let options = [
             "srun".to_owned(),
@@ -115,7 +118,7 @@ impl Allocation {
         options.into_iter().chain(command.iter().cloned()).collect()
     }
 
-    /// The options of an attempt's step.
+    /// `srun` and its options for the step of an attempt; the worker's command line follows.
     pub(crate) fn srun(&self, recipe: &Recipe, name: &str, placement: &Placement) -> Vec<String> {
         let nodes = placement.nodes.len();
         let per_node = placement.world_size / nodes.max(1);
@@ -129,7 +132,8 @@ impl Allocation {
             format!("--ntasks-per-node={per_node}"),
             "--distribution=block".to_owned(),
             "--overlap".to_owned(),
-            // The supervisor ends the step: it first hears what the other ranks have to say.
+            // Slurm must not end the step: the supervisor ends it after it has received the errors
+            // of the other ranks.
             "--kill-on-bad-exit=0".to_owned(),
             "--input=none".to_owned(),
         ]
@@ -142,7 +146,8 @@ impl Allocation {
         let cpus = recipe.cluster.slurm.cpus_per_rank;
         line.extend((cpus > 0).then(|| format!("--cpus-per-task={cpus}")));
         match recipe.device {
-            // NCCL reaches its neighbours through memory only where a process sees all GPUs of its node.
+            // NCCL can use memory access between the GPUs of a node only if each process sees all
+            // of them.
             Device::Cuda => {
                 line.extend([format!("--gpus-per-node={per_node}"), "--mpi=none".to_owned()]);
             }
@@ -153,28 +158,28 @@ impl Allocation {
     }
 }
 
-/// Ranks of an attempt and where they run.
+/// Number of ranks of an attempt and the nodes on which they run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Placement {
-    /// Ranks.
     pub world_size: usize,
-    /// Nodes, each with the same number of ranks; empty on this machine.
+    /// Host names of the nodes, each with the same number of ranks; empty for a local run.
     pub nodes: Vec<String>,
 }
 
-/// The nodes of an attempt, from those that can take part: as many as the recipe wants, the job's first ones first; or all of them,
-/// where the recipe allows fewer. Pure.
+/// Chooses the nodes of an attempt from the healthy nodes: the first `cluster.nodes` of them, or
+/// all if there are fewer and the recipe allows fewer nodes. Pure.
 ///
 /// # Errors
-/// When there are too few, with the reasons.
+/// If there are too few healthy nodes, with the reasons why nodes were left out.
 pub(crate) fn choose(cluster: &Cluster, verdict: &Verdict) -> Result<Placement, String> {
     let Verdict { healthy, failed } = verdict;
     let left_out = |(node, why): &(String, Vec<Reason>)| format!("{node}: {}", reasons(why));
     let enough = healthy.len() >= cluster.nodes;
     if healthy.is_empty() || !(enough || cluster.restart.allow_fewer_nodes) {
-        let fewer = if cluster.restart.allow_fewer_nodes { "" } else { " and allows no fewer" };
+        let fewer =
+            if cluster.restart.allow_fewer_nodes { "" } else { " and does not allow fewer" };
         return Err(format!(
-            "{} of {} nodes can take part, the recipe wants {}{fewer}; left out: {}",
+            "only {} of {} nodes are healthy, the recipe wants {}{fewer}; left out: {}",
             healthy.len(),
             healthy.len() + failed.len(),
             cluster.nodes,
@@ -185,7 +190,7 @@ pub(crate) fn choose(cluster: &Cluster, verdict: &Verdict) -> Result<Placement, 
     Ok(Placement { world_size: nodes.len() * cluster.ranks_per_node, nodes })
 }
 
-/// Why a node cannot take part, in words.
+/// The reasons as text, separated by commas.
 pub(crate) fn reasons(reasons: &[Reason]) -> String {
     reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

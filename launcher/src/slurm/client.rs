@@ -1,35 +1,36 @@
-//! Slurm's own commands: what is asked of them and what they answer. A command that is missing or fails is an answer too.
+//! Calls of Slurm's commands `squeue`, `scontrol` and `scancel`. A missing or failing command is a
+//! normal result, not an error.
 
 use std::time::Duration;
 
 use crate::local;
 
-/// How long steps may take to end.
-const PATIENCE: Duration = Duration::from_secs(3);
-/// Between looks at them.
-const LOOK: Duration = Duration::from_millis(200);
-/// Name of the step that watches over the supervisor.
+/// How long [`end_steps`] waits for steps to end.
+const END_STEPS_TIMEOUT: Duration = Duration::from_secs(3);
+/// Time between two queries of the running steps.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
+/// Name of the step that guards the supervisor; the batch script starts it.
 const GUARD: &str = "vljepa-guard";
 
-/// A job as `squeue` shows it.
+/// State of a job in `squeue`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum JobState {
-    /// In the queue, with Slurm's reason.
+    /// The job waits in the queue, for Slurm's reason.
     Pending(String),
-    /// Has its nodes.
+    /// The job has its nodes.
     Running,
-    /// On its way out of the nodes.
+    /// The job is leaving its nodes.
     Ending(String),
-    /// Not in the queue any more.
+    /// The job is not in the queue.
     Gone,
 }
 
-/// Where a job stands; none when `squeue` cannot be asked.
+/// State of a job, or `None` if `squeue` fails.
 pub(crate) async fn job_state(job: &str) -> Option<JobState> {
     let arguments = ["--noheader", "--jobs", job, "--format=%T %r"];
     match local::ask("squeue", &arguments).await {
         Ok(text) => Some(parse_state(&text)),
-        // What ended some minutes ago is forgotten.
+        // Slurm forgets a job some minutes after its end.
         Err(error) if error.contains("Invalid job id") => Some(JobState::Gone),
         Err(_) => None,
     }
@@ -51,24 +52,25 @@ fn parse_state(text: &str) -> JobState {
     }
 }
 
-/// Lets a requeued job start at once: Slurm holds it back for two minutes.
+/// Lets a requeued job start at once. Otherwise Slurm holds it back for two minutes.
 pub(crate) async fn release(job: &str) {
     let id = format!("JobId={job}");
-    // Where it is refused the job starts later.
+    // If Slurm refuses, the job just starts later.
     drop(local::ask("scontrol", &["update", &id, "StartTime=now"]).await);
 }
 
-/// When the job's time is over, by `squeue`; none where there is no limit.
+/// End of the job's time limit according to `squeue`, or `None` without a limit.
 pub(crate) async fn end_time(job: &str) -> Option<jiff::Timestamp> {
     let text = local::ask("squeue", &["--noheader", "--jobs", job, "--format=%e"]).await.ok()?;
     let local: jiff::civil::DateTime = text.trim().parse().ok()?;
     local.to_zoned(jiff::tz::TimeZone::system()).ok().map(|zoned| zoned.timestamp())
 }
 
-/// Ends the job's steps of that name, or all of its steps but the batch script and its guard, and waits until they are gone. Those on a lost
-/// node are not before Slurm has noticed the loss, and `scancel` waits for its daemon: they are not waited for. True when none is left.
+/// Ends the job's steps with the given name, or all steps except the batch script and the guard,
+/// and waits up to [`END_STEPS_TIMEOUT`] until they are gone. Returns whether none is left. A step
+/// on a lost node remains until Slurm notices the loss.
 pub(crate) async fn end_steps(job: &str, name: Option<&str>) -> bool {
-    tokio::time::timeout(PATIENCE, end_all_steps(job, name)).await.unwrap_or(false)
+    tokio::time::timeout(END_STEPS_TIMEOUT, end_all_steps(job, name)).await.unwrap_or(false)
 }
 
 async fn end_all_steps(job: &str, name: Option<&str>) -> bool {
@@ -79,16 +81,16 @@ async fn end_all_steps(job: &str, name: Option<&str>) -> bool {
         if steps.is_empty() {
             return true;
         }
-        // By way of the controller, which does not wait for the daemons of lost nodes. A step that has just ended is refused; the next look
-        // does not find it.
+        // `--ctld` goes through the controller, which does not wait for the daemons of lost nodes.
+        // For a step that has just ended `scancel` fails; the next query no longer lists it.
         let mut arguments = vec!["--ctld", "--signal=KILL"];
         arguments.extend(steps.iter().map(String::as_str));
         drop(local::ask("scancel", &arguments).await);
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
-/// Steps in `squeue`'s lines of id and name.
+/// Ids of the steps to end, from `squeue`'s lines of id and name.
 fn steps(text: &str, name: Option<&str>) -> Vec<String> {
     let pairs = text.lines().filter_map(|line| line.trim().split_once(' '));
     let wanted = pairs.filter(|(id, step)| {

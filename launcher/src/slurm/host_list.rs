@@ -1,9 +1,9 @@
-//! Slurm's compressed lists of hosts: `node[0-3,7],gpu-a[01-02]b`.
+//! Slurm's compressed host lists, such as `node[0-3,7],gpu-a[01-02]b`.
 
-/// The hosts of a list, in its order; numbers keep their leading zeros.
+/// Expands a list to its hosts, in order. Numbers keep their leading zeros.
 ///
 /// # Errors
-/// What is wrong with the list: a bracket without its other half, a range that is none, more than a million hosts.
+/// If brackets do not match, a range is invalid, or the list has more than [`MAX_HOSTS`] hosts.
 pub(crate) fn expand(list: &str) -> Result<Vec<String>, String> {
     let mut hosts = Vec::new();
     for item in split(list)? {
@@ -12,10 +12,10 @@ pub(crate) fn expand(list: &str) -> Result<Vec<String>, String> {
     Ok(hosts)
 }
 
-/// More hosts than any cluster has: a typing error.
-const MOST: usize = 1_000_000;
+/// Largest number of hosts of a list, more than any cluster has. A longer list is a typing error.
+const MAX_HOSTS: usize = 1_000_000;
 
-/// At commas outside of brackets.
+/// Splits a list at commas outside brackets.
 fn split(list: &str) -> Result<Vec<&str>, String> {
     let (mut items, mut start, mut inside) = (Vec::new(), 0, false);
     for (at, byte) in list.bytes().enumerate() {
@@ -37,11 +37,12 @@ fn split(list: &str) -> Result<Vec<&str>, String> {
     Ok(items.into_iter().map(str::trim).filter(|item| !item.is_empty()).collect())
 }
 
-/// Every combination of an item's brackets.
+/// Appends every combination of an item's ranges to `hosts`. `before` is the part that is already
+/// expanded.
 fn product(item: &str, before: String, hosts: &mut Vec<String>) -> Result<(), String> {
     let Some((prefix, rest)) = item.split_once('[') else {
-        if hosts.len() >= MOST {
-            return Err(format!("more than {MOST} hosts"));
+        if hosts.len() >= MAX_HOSTS {
+            return Err(format!("more than {MAX_HOSTS} hosts"));
         }
         hosts.push(before + item);
         return Ok(());
@@ -50,11 +51,11 @@ fn product(item: &str, before: String, hosts: &mut Vec<String>) -> Result<(), St
     for range in ranges.split(',') {
         let (first, last) = range.split_once('-').unwrap_or((range, range));
         let number = |text: &str| {
-            text.parse::<usize>().map_err(|_| format!("`{range}` is no range of numbers"))
+            text.parse::<usize>().map_err(|_| format!("`{range}` is not a range of numbers"))
         };
         let (low, high) = (number(first)?, number(last)?);
-        if low > high || high - low >= MOST {
-            return Err(format!("`{range}` is no range of numbers"));
+        if low > high || high - low >= MAX_HOSTS {
+            return Err(format!("`{range}` is not a range of numbers"));
         }
         for value in low..=high {
             let width = first.len();
@@ -88,9 +89,9 @@ mod tests {
             ("n[0-3", "not closed"),
             ("n0-3]", "do not match"),
             ("n[[0]]", "do not match"),
-            ("n[3-1]", "`3-1` is no range"),
-            ("n[a-b]", "`a-b` is no range"),
-            ("n[0-99999999]", "is no range"),
+            ("n[3-1]", "`3-1` is not a range"),
+            ("n[a-b]", "`a-b` is not a range"),
+            ("n[0-99999999]", "is not a range"),
         ] {
             let said = expand(list).unwrap_err();
             assert!(said.contains(reason), "{list}: {said}");

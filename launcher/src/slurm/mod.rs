@@ -1,9 +1,12 @@
 //! Runs on a Slurm cluster.
 //!
-//! On a login node a recipe becomes a batch script ([`render`]) in the run directory, beside copies of the programs, and is submitted
-//! ([`submit`]). In the job that script keeps `vljepa-launch supervise` alive on the first node, which starts the workers with `srun` on the
-//! job's nodes that can take part ([`allocation`]), again after every fault, puts the job into the queue again where the run has to go on later
-//! ([`requeue`]), and ends with a code that tells the script whether to leave or to wait for Slurm.
+//! On a login node, the launcher copies the programs into the run directory, renders a batch script
+//! ([`render`]) and submits it ([`submit`]). In the job, the script keeps `vljepa-launch supervise`
+//! running on the first node. The supervisor starts the workers with `srun` on the healthy nodes of
+//! the job ([`allocation`]) and starts them again after every fault. If the run has to continue
+//! later, it requeues the job ([`requeue`]). Its exit code tells the script whether to end or to
+//! wait for Slurm. A guard on another node ([`guard`]) requeues the job if the supervisor's node is
+//! lost.
 
 pub(crate) mod allocation;
 pub(crate) mod client;

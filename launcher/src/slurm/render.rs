@@ -1,52 +1,50 @@
-//! The batch script of a run: a typed struct to text.
+//! Renders the batch script of a run from a typed struct.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use vljepa_recipes::schema::{Device, Recipe};
 
-/// The supervisor ends with this code when the run goes on in this job after its requeueing.
+/// Exit code of a supervisor whose run continues after this job was requeued.
 pub(crate) const REQUEUE: u8 = 75;
-/// … with this one when it was asked to end by TERM, which Slurm sends before it preempts or cancels a job.
+/// Exit code of a supervisor that was asked to end by TERM, which Slurm sends before it preempts or
+/// cancels a job.
 pub(crate) const TERMINATED: u8 = 143;
-/// Supervisors that are killed within a minute of their start, in a row, before the job gives up.
+/// Number of supervisors in a row that are killed within a minute of their start before the job
+/// gives up.
 const QUICK_DEATHS: u32 = 5;
 
-/// What `sbatch` is given.
+/// Options and paths of a batch script. Fields that are named like an option of `sbatch` hold its
+/// value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct BatchScript {
-    /// `--job-name`.
     pub job_name: String,
-    /// `--nodes`: the recipe's and its spares.
+    /// Value of `--nodes`: the nodes of the recipe and its spares.
     pub nodes: usize,
-    /// `--ntasks-per-node`.
+    /// Value of `--ntasks-per-node`: ranks per node.
     pub tasks_per_node: usize,
-    /// `--gpus-per-node`, where the device is a GPU.
+    /// Value of `--gpus-per-node`, or `None` for ranks on CPUs.
     pub gpus_per_node: Option<usize>,
-    /// `--cpus-per-task`, where the recipe says.
+    /// Value of `--cpus-per-task`, if the recipe sets `cluster.slurm.cpus_per_rank`.
     pub cpus_per_task: Option<usize>,
-    /// `--time`.
     pub time_limit: Option<String>,
-    /// `--partition`.
     pub partition: Option<String>,
-    /// `--account`.
     pub account: Option<String>,
-    /// `--qos`.
     pub qos: Option<String>,
-    /// `--signal=B:USR1@…`.
+    /// Seconds before the time limit at which Slurm sends USR1 (`--signal=B:USR1@…`).
     pub signal_ahead_s: u64,
-    /// Options as the recipe gives them.
+    /// Further options from `cluster.slurm.extra`.
     pub extra: Vec<String>,
-    /// The run directory, absolute.
+    /// Run directory, absolute.
     pub run: PathBuf,
-    /// Where the recipe's relative paths start, absolute.
+    /// Folder to which relative paths in the recipe refer, absolute.
     pub folder: PathBuf,
     /// The run's own copy of `vljepa-launch`, absolute.
     pub launcher: PathBuf,
 }
 
 impl BatchScript {
-    /// The script of a recipe; `run`, `folder` and `launcher` are absolute.
+    /// Batch script of a recipe. The paths `run`, `folder` and `launcher` are absolute.
     pub(crate) fn of(recipe: &Recipe, run: &Path, folder: &Path, launcher: &Path) -> Self {
         let (cluster, slurm) = (&recipe.cluster, &recipe.cluster.slurm);
         let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
@@ -171,7 +169,7 @@ done
     }
 }
 
-/// A path as one word of bash.
+/// A path as one word of bash, in quotes if necessary.
 fn word(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=@%,:".contains(c);

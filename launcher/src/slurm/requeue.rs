@@ -1,4 +1,4 @@
-//! Back into the queue: a run goes on later in its job, or in another one.
+//! Requeueing: a run continues later in the same job, or in another one.
 
 use vljepa_recipes::run_directory::RunDirectory;
 
@@ -8,16 +8,17 @@ use super::submit;
 use crate::error::LaunchError;
 use crate::{local, terminal};
 
-/// Puts a job into the queue again, or, where its nodes have no `scontrol` or Slurm refuses it, submits the run's script as a job of its own that
-/// begins when this one has ended. Returns what the batch script should end with.
+/// Requeues a job. If its nodes have no `scontrol` or Slurm refuses, submits the batch script of
+/// the run as another job that starts when this one has ended. Returns the exit code for the batch
+/// script.
 ///
 /// # Errors
-/// Slurm's words, where neither can be done from here.
+/// If neither is possible, with the messages of both commands.
 pub(crate) async fn requeue(directory: &RunDirectory, job: &str) -> Result<u8, LaunchError> {
-    terminal::note(&format!("job {job} goes back into the queue"));
+    terminal::note(&format!("requeueing job {job}"));
     let Err(why) = local::ask("scontrol", &["requeue", job]).await else { return Ok(REQUEUE) };
-    // Slurm ends the processes of a job that it requeues, perhaps before the asking one has its answer, and refuses what it has begun by
-    // itself or for somebody else.
+    // Slurm ends the processes of a job that it requeues, perhaps before this one gets its answer.
+    // It also refuses if it has already begun to requeue the job by itself or for another request.
     let state = client::job_state(job).await;
     let begun = matches!(state, Some(JobState::Pending(_) | JobState::Ending(_)));
     if begun || why.contains("ended with signal") {

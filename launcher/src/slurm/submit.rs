@@ -1,4 +1,5 @@
-//! From a login node into the queue: the run's own copies of the programs, the batch script, the job; and watching it from outside.
+//! Submission from a login node: copies of the programs, the batch script and the job; and
+//! `--follow`, which shows the progress of a submitted run.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -18,32 +19,33 @@ use crate::report::history;
 use crate::supervise;
 use crate::terminal;
 
-/// Between looks of somebody who follows a run.
-const LOOK: Duration = Duration::from_secs(1);
-/// A job that left the queue is asked for again for so long: the queue does not know it while it is requeued.
-const GONE: Duration = Duration::from_secs(15);
+/// Time between two looks at a followed run.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a job may be missing from the queue before it counts as ended: `squeue` does not list a
+/// job while it is being requeued.
+const GONE_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// `slurm.json`: the job that works on a run.
+/// Content of `slurm.json`: the job that works on a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Submission {
-    /// Its id.
+    /// Id of the job.
     pub job: String,
-    /// When it was submitted, RFC 3339.
+    /// Time of the submission, RFC 3339.
     pub submitted: String,
-    /// What was given to `sbatch`.
+    /// Batch script of the job.
     pub script: PathBuf,
-    /// Faults to rehearse.
+    /// Faults to inject.
     #[serde(default)]
     pub drills: Vec<Drill>,
 }
 
 impl Submission {
-    /// The newest of a run.
+    /// Reads `slurm.json`, or returns `None` if the run was never submitted or the file is damaged.
     pub(crate) fn read(directory: &RunDirectory) -> Option<Self> {
         serde_json::from_slice(&std::fs::read(directory.slurm_json()).ok()?).ok()
     }
 
-    /// Notes the job that works on a run: also one that continues another where compute nodes cannot requeue.
+    /// Replaces `slurm.json`.
     pub(crate) fn write(&self, directory: &RunDirectory) -> Result<(), LaunchError> {
         let text = serde_json::to_vec_pretty(self).map_err(|error| LaunchError::Start {
             what: "writing slurm.json".to_owned(),
@@ -53,7 +55,8 @@ impl Submission {
     }
 }
 
-/// Refuses a machine that cannot submit, and a run that a job works on or waits for already.
+/// Checks before a submission that this machine can submit and that no job of the run is waiting,
+/// running or ending.
 pub(crate) async fn check(directory: Option<&RunDirectory>) -> Result<(), LaunchError> {
     let Some(submission) = directory.and_then(Submission::read) else {
         return local::ask("sbatch", &["--version"])
@@ -76,7 +79,7 @@ pub(crate) async fn check(directory: Option<&RunDirectory>) -> Result<(), Launch
     Err(LaunchError::Submitted { job, state })
 }
 
-/// Puts the run into the queue and says where to look.
+/// Submits the run and prints where to find its script, logs and state.
 pub(crate) async fn submit(
     directory: &RunDirectory,
     recipe: &Recipe,
@@ -88,15 +91,16 @@ pub(crate) async fn submit(
         why: why.to_string(),
     };
     let absolute =
-        |path: &Path| std::path::absolute(path).map_err(|error| failed("naming a path", &error));
+        |path: &Path| std::path::absolute(path).map_err(|error| failed("resolving a path", &error));
     let root = absolute(directory.root())?;
-    let folder = std::env::current_dir().map_err(|error| failed("naming this folder", &error))?;
+    let folder =
+        std::env::current_dir().map_err(|error| failed("finding the current folder", &error))?;
     let launcher = copy_programs(directory, programs)
         .map_err(|error| failed("copying the programs into the run directory", &error))?;
     let script = BatchScript::of(recipe, &root, &folder, &absolute(&launcher)?);
     let path = absolute(&directory.batch_script())?;
     atomic_write(&path, script.to_string().as_bytes())?;
-    // A stop that was asked of an earlier job is not meant for this one.
+    // A stop file of an earlier job must not stop this one.
     drop(std::fs::remove_file(directory.stop()));
     let said = local::ask("sbatch", &["--parsable", &path.display().to_string()])
         .await
@@ -117,12 +121,13 @@ pub(crate) async fn submit(
     Ok(submission)
 }
 
-/// The id in what `sbatch --parsable` says: some clusters add their name.
+/// Id of the job in the output of `sbatch --parsable`, which is `id` or `id;cluster`.
 pub(crate) fn job_of(said: &str) -> String {
     said.trim().split(';').next().unwrap_or_default().to_owned()
 }
 
-/// Copies of both programs in a folder named after their content, and the copied launcher's path. Copies of earlier submissions go.
+/// Copies both programs into a folder named after the hash of their content, removes the copies of
+/// earlier submissions, and returns the path of the copied launcher.
 fn copy_programs(directory: &RunDirectory, programs: &Programs) -> std::io::Result<PathBuf> {
     let launcher = std::env::current_exe()?;
     let sources = [("vljepa-launch", &launcher), ("vljepa-worker", &programs.worker)];
@@ -141,7 +146,7 @@ fn copy_programs(directory: &RunDirectory, programs: &Programs) -> std::io::Resu
         }
         std::fs::create_dir_all(&folder)?;
         for (name, source) in sources {
-            // The worker last: with it the folder is whole.
+            // The worker is copied last: if it exists, the folder is complete.
             let temporary = folder.join(format!(".{name}"));
             std::fs::copy(source, &temporary)?;
             std::fs::File::open(&temporary)?.sync_all()?;
@@ -151,8 +156,8 @@ fn copy_programs(directory: &RunDirectory, programs: &Programs) -> std::io::Resu
     Ok(folder.join("vljepa-launch"))
 }
 
-/// Shows how a submitted run gets on until it is complete or its job is gone; a job that was put back into the queue is let go at once.
-/// Returns whether the run is complete.
+/// Shows the progress of a submitted run until it is complete or its job is gone, and lets a
+/// requeued job start at once. Returns whether the run is complete.
 pub(crate) async fn follow(directory: &RunDirectory, recipe: &Recipe) -> Result<bool, LaunchError> {
     let (mut shown_step, mut shown_state, mut gone_since) = (0, String::new(), None);
     loop {
@@ -169,8 +174,8 @@ pub(crate) async fn follow(directory: &RunDirectory, recipe: &Recipe) -> Result<
             Some(JobState::Pending(reason)) => format!("job {job} waits: {reason}"),
             Some(JobState::Running) => format!("job {job} runs"),
             Some(JobState::Ending(_)) => format!("job {job} is leaving its nodes"),
-            Some(JobState::Gone) => format!("job {job} is not in the queue any more"),
-            None => format!("job {job}: squeue does not answer"),
+            Some(JobState::Gone) => format!("job {job} is no longer in the queue"),
+            None => format!("the state of job {job} is unknown: squeue does not answer"),
         };
         if text != shown_state {
             terminal::note(&text);
@@ -180,7 +185,7 @@ pub(crate) async fn follow(directory: &RunDirectory, recipe: &Recipe) -> Result<
             Some(JobState::Pending(reason)) if reason == "BeginTime" => client::release(&job).await,
             Some(JobState::Gone) => {
                 let since = *gone_since.get_or_insert_with(tokio::time::Instant::now);
-                if since.elapsed() > GONE {
+                if since.elapsed() > GONE_TIMEOUT {
                     return Ok(false);
                 }
             }
@@ -188,7 +193,7 @@ pub(crate) async fn follow(directory: &RunDirectory, recipe: &Recipe) -> Result<
                 gone_since = None;
             }
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
@@ -199,7 +204,7 @@ fn line(metrics: &Metrics) -> String {
     )
 }
 
-/// A job becomes the one that works on the run.
+/// Records in `slurm.json` that `job` works on the run, keeping the drills.
 pub(crate) fn take_over(directory: &RunDirectory, job: &str) -> Result<(), LaunchError> {
     let known = Submission::read(directory);
     if known.as_ref().is_some_and(|known| known.job == job) {
@@ -211,7 +216,8 @@ pub(crate) fn take_over(directory: &RunDirectory, job: &str) -> Result<(), Launc
         .write(directory)
 }
 
-/// Whether this process runs in a job of Slurm's, which then is where a run works.
-pub(crate) fn inside() -> Option<environment::SlurmVariables> {
+/// Variables of the Slurm job that this process belongs to, or `None` outside a job. Inside a job,
+/// runs are supervised and not submitted.
+pub(crate) fn current_job() -> Option<environment::SlurmVariables> {
     environment::SlurmVariables::read()
 }

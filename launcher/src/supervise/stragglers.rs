@@ -1,24 +1,26 @@
-//! Which rank is slow, by how much, and in which phase. Pure.
+//! Finds slow ranks: which rank, by how much, and in which phase. Pure.
 //!
-//! Ranks that wait for each other take equally long for a step, so a rank is judged by the work of its own: everything but the
-//! waiting in collectives. Ranks are compared once all have reported the same interval, a round.
+//! Ranks that wait for each other take equally long for a step. A rank is therefore judged by its
+//! own work, which is everything except the time in collectives. Ranks are compared once all have
+//! reported the same interval; this is called a round.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use vljepa_recipes::protocol::{Interval, Phase};
 
-/// Phases in which a rank works for itself.
-const OWN: [Phase; 5] =
+/// Phases that count as a rank's own work.
+const OWN_PHASES: [Phase; 5] =
     [Phase::Data, Phase::Forward, Phase::Backward, Phase::Optimizer, Phase::Checkpoint];
-/// What a slowest rank may take over the median without being worth a word: a fraction of it.
-const NOTEWORTHY: f64 = 0.05;
-/// A rank that takes this many times the median is slow …
-const SLOW: f64 = 1.2;
-/// … and reported when it was in so many rounds in a row.
-const PERSISTENT: u32 = 3;
-/// Ranks that a table names; of a larger world only the slowest.
-const ROWS: usize = 16;
+/// Excess over the median work below which the slowest rank is not called slow in `status`, as a
+/// fraction of the median.
+const NOTEWORTHY_EXCESS: f64 = 0.05;
+/// A rank is slow in a round if its work is more than this many times the median.
+const SLOW_RATIO: f64 = 1.2;
+/// Number of slow rounds in a row after which a rank is reported.
+const SLOW_ROUNDS: u32 = 3;
+/// Largest number of ranks in the table; of a larger world only the slowest are listed.
+const MAX_ROWS: usize = 16;
 
 /// The newest interval of every rank.
 #[derive(Debug, Default)]
@@ -26,7 +28,7 @@ pub(crate) struct Stragglers {
     ranks: Vec<Known>,
     /// Step at which the newest round ends.
     round: u64,
-    /// Ranks that have reported it.
+    /// Number of ranks that have reported the newest round.
     reported: usize,
 }
 
@@ -38,33 +40,31 @@ struct Known {
 }
 
 impl Known {
-    /// Seconds per step of a phase.
+    /// Seconds per step in a phase.
     fn of(&self, phase: Phase) -> f64 {
         let Some(interval) = &self.interval else { return 0.0 };
         let seconds = interval.phase_s.get(&phase).copied().unwrap_or_default();
         seconds / real(interval.steps.max(1))
     }
 
-    /// Seconds per step of work of its own.
+    /// Own work, seconds per step.
     fn work(&self) -> f64 {
-        OWN.into_iter().map(|phase| self.of(phase)).sum()
+        OWN_PHASES.into_iter().map(|phase| self.of(phase)).sum()
     }
 }
 
-/// A rank that has been slow for long enough to be named.
+/// A rank that was slow in several rounds in a row.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Straggler {
-    /// Rank.
     pub rank: usize,
-    /// Where.
     pub host: String,
-    /// Step at which it was noticed.
+    /// Step at the end of the last slow round.
     pub step: u64,
-    /// Where it loses most.
+    /// Phase in which the rank loses most time.
     pub phase: Phase,
-    /// How much longer than the median it works, a fraction of the median.
+    /// Excess of the rank's work over the median, as a fraction of the median.
     pub over: f64,
-    /// Other ranks that became slow at the same time, less so.
+    /// Number of other ranks that became stragglers in the same round and are less slow.
     pub others: usize,
 }
 
@@ -75,7 +75,7 @@ impl std::fmt::Display for Straggler {
         write!(f, "rank {rank} on {host} is slow: {percent:.0}% over the median rank")?;
         write!(
             f,
-            " in {PERSISTENT} intervals in a row up to step {step}, most of it in phase {}",
+            " in {SLOW_ROUNDS} intervals in a row up to step {step}, most of it in phase {}",
             phase.name()
         )?;
         if *others > 0 {
@@ -85,38 +85,37 @@ impl std::fmt::Display for Straggler {
     }
 }
 
-/// The ranks at one moment; the largest world's is a few kilobytes.
+/// Content of `ranks.json`: the ranks at one moment, at most a few kilobytes.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct RankTable {
-    /// When, RFC 3339.
+    /// Time of the table, RFC 3339.
     pub time: String,
-    /// Attempt.
     pub attempt: u32,
     /// Step at which the newest interval ends.
     pub step: u64,
-    /// Ranks of the attempt.
+    /// Number of ranks of the attempt.
     pub world_size: usize,
-    /// Ranks that have reported at all.
+    /// Number of ranks that have reported at least one interval.
     pub reported: usize,
     /// Own work of the median rank, seconds per step.
     pub median_work_s: f64,
-    /// Seconds per step of each phase.
+    /// Seconds per step in each phase.
     pub phases: BTreeMap<Phase, Spread>,
-    /// Of all ranks.
+    /// Largest memory values over all ranks.
     pub highest: Highest,
-    /// At most sixteen, the slowest first.
+    /// The [`MAX_ROWS`] slowest ranks, the slowest first.
     pub slowest: Vec<RankRow>,
 }
 
 impl RankTable {
-    /// Who is slowest, in words; none for a single rank.
-    pub(crate) fn slowest_in_words(&self) -> Option<String> {
+    /// A sentence about the slowest rank, or `None` for a run of one rank.
+    pub(crate) fn slowest_text(&self) -> Option<String> {
         let slowest = self.slowest.first().filter(|_| self.world_size > 1)?;
         let RankRow { rank, host, over, phase, .. } = slowest;
         let percent = 100.0 * over;
-        if *over < NOTEWORTHY {
+        if *over < NOTEWORTHY_EXCESS {
             return Some(format!(
-                "no rank stands out: the slowest, rank {rank} on {host}, is {percent:.0}% over the median"
+                "no rank is notably slow: the slowest, rank {rank} on {host}, is {percent:.0}% over the median"
             ));
         }
         let phase = phase.name();
@@ -126,14 +125,14 @@ impl RankTable {
     }
 }
 
-/// How ranks differ in a phase.
+/// Seconds per step that ranks spend in a phase.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Spread {
-    /// The median rank's seconds.
+    /// Value of the median rank.
     pub median_s: f64,
-    /// The slowest one's.
+    /// Value of the slowest rank.
     pub max_s: f64,
-    /// Which that is.
+    /// The rank with this value.
     pub max_rank: usize,
 }
 
@@ -146,53 +145,53 @@ pub(crate) struct Highest {
     pub device_memory_mib: Option<u64>,
 }
 
-/// One rank of the table.
+/// One rank in the table.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct RankRow {
-    /// Rank.
     pub rank: usize,
-    /// Where.
     pub host: String,
     /// Own work, seconds per step.
     pub work_s: f64,
-    /// How much longer than the median, a fraction of it; below 0 for a faster one.
+    /// Excess of the rank's work over the median, as a fraction of the median; negative for a
+    /// faster rank.
     pub over: f64,
-    /// The phase in which it is furthest over the median.
+    /// Phase in which the rank exceeds the median most.
     pub phase: Phase,
-    /// Waiting for data, seconds per step.
+    /// Time waiting for data, seconds per step.
     pub data_s: f64,
-    /// In collectives, seconds per step.
+    /// Time in collectives, seconds per step.
     pub collective_s: f64,
-    /// Operations of the model per second, 10¹².
+    /// Model operations per second, 10¹².
     pub tflops: f64,
     /// Memory of the process, MiB.
     pub memory_mib: u64,
-    /// Memory in use on its GPU, MiB.
+    /// Memory in use on the rank's GPU, MiB.
     pub device_memory_mib: Option<u64>,
-    /// Rounds in a row that it has been slow.
+    /// Number of slow rounds in a row.
     pub slow_in_a_row: u32,
 }
 
 impl Stragglers {
-    /// An attempt of `world_size` ranks begins: nothing is known of them.
+    /// Forgets all ranks and starts with `world_size` new ones, for a new attempt.
     pub(crate) fn restart(&mut self, world_size: usize) {
         *self = Self { ranks: vec![Known::default(); world_size], round: 0, reported: 0 };
     }
 
-    /// Where a rank runs.
+    /// Records the host of a rank.
     pub(crate) fn joined(&mut self, rank: usize, host: &str) {
         if let Some(known) = self.ranks.get_mut(rank) {
             host.clone_into(&mut known.host);
         }
     }
 
-    /// Machines of the ranks, each once.
+    /// Hosts of the ranks, without duplicates.
     pub(crate) fn hosts(&self) -> Vec<String> {
         let known = self.ranks.iter().map(|known| &known.host).filter(|host| !host.is_empty());
         known.collect::<BTreeSet<_>>().into_iter().cloned().collect()
     }
 
-    /// A rank's newest interval. When it completes a round in which a rank became persistently slow, that rank.
+    /// Records a rank's newest interval. If it completes a round in which ranks have become
+    /// stragglers, returns the slowest of them.
     pub(crate) fn hear(&mut self, rank: usize, interval: &Interval) -> Option<Straggler> {
         let known = self.ranks.get_mut(rank)?;
         let again = known.interval.as_ref().is_some_and(|before| before.step == interval.step);
@@ -217,9 +216,9 @@ impl Stragglers {
         let (mut slowest, mut found) = (None, 0_usize);
         for (rank, known) in self.ranks.iter_mut().enumerate() {
             let work = known.work();
-            let slow = typical > 0.0 && work > SLOW * typical;
+            let slow = typical > 0.0 && work > SLOW_RATIO * typical;
             known.slow_in_a_row = if slow { known.slow_in_a_row + 1 } else { 0 };
-            if known.slow_in_a_row == PERSISTENT {
+            if known.slow_in_a_row == SLOW_ROUNDS {
                 found += 1;
                 slowest = slowest.filter(|&(_, most)| most >= work).or(Some((rank, work)));
             }
@@ -237,9 +236,10 @@ impl Stragglers {
         })
     }
 
-    /// The median rank's seconds per step of each phase.
+    /// Median seconds per step in each phase of a rank's own work.
     fn medians(&self) -> BTreeMap<Phase, f64> {
-        OWN.into_iter()
+        OWN_PHASES
+            .into_iter()
             .map(|phase| (phase, median(self.heard().map(|(_, known)| known.of(phase)).collect())))
             .collect()
     }
@@ -248,7 +248,7 @@ impl Stragglers {
         self.ranks.iter().enumerate().filter(|(_, known)| known.interval.is_some())
     }
 
-    /// The ranks as they are now; none before the first interval.
+    /// Table of the ranks at this moment, or `None` before the first interval.
     pub(crate) fn table(&self, attempt: u32, time: String) -> Option<RankTable> {
         let reported = self.heard().count();
         if reported == 0 {
@@ -259,7 +259,7 @@ impl Stragglers {
         let mut order: Vec<(usize, f64)> =
             self.heard().map(|(rank, known)| (rank, known.work())).collect();
         order.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-        let slowest = order.into_iter().take(ROWS);
+        let slowest = order.into_iter().take(MAX_ROWS);
         let slowest = slowest.filter_map(|(rank, work)| self.row(rank, work / typical, &medians));
         let intervals = || self.heard().filter_map(|(_, known)| known.interval.as_ref());
         Some(RankTable {
@@ -314,14 +314,14 @@ impl Stragglers {
     }
 }
 
-/// The own phase in which a rank is furthest over the median rank.
+/// Phase of its own work in which a rank exceeds the median most.
 fn worst_phase(known: &Known, medians: &BTreeMap<Phase, f64>) -> Phase {
     let over = |phase: &Phase| known.of(*phase) - medians.get(phase).copied().unwrap_or_default();
-    // Of equals the first.
-    OWN.into_iter().rev().max_by(|a, b| over(a).total_cmp(&over(b))).unwrap_or(Phase::Data)
+    // `max_by` returns the last maximum, so the reversed order prefers the first phase.
+    OWN_PHASES.into_iter().rev().max_by(|a, b| over(a).total_cmp(&over(b))).unwrap_or(Phase::Data)
 }
 
-/// The middle value, of an even number the mean of the middle two.
+/// Median of the values: the middle value, or the mean of the two middle ones; 0 without values.
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     match (values.len(), values.len() / 2) {
@@ -342,9 +342,9 @@ mod tests {
 
     use vljepa_recipes::protocol::{Interval, Phase};
 
-    use super::{ROWS, Straggler, Stragglers};
+    use super::{MAX_ROWS, Straggler, Stragglers};
 
-    /// Ten steps with so many milliseconds per step of data, forward and collective.
+    /// Interval of ten steps with the given milliseconds per step in data, forward and collective.
     fn interval(step: u64, [data, forward, collective]: [f64; 3]) -> Interval {
         let phases = [Phase::Data, Phase::Forward, Phase::Collective];
         Interval {
@@ -368,7 +368,8 @@ mod tests {
         ranks
     }
 
-    /// One round in which some ranks take other times than the rest; what it reports.
+    /// Reports one round, in which the ranks of `odd` have their own times, and returns the
+    /// stragglers.
     fn round(ranks: &mut Stragglers, step: u64, odd: &[(usize, [f64; 3])]) -> Vec<Straggler> {
         (0..ranks.ranks.len())
             .filter_map(|rank| {
@@ -395,7 +396,7 @@ mod tests {
         round(&mut ranks, 50, &[]);
         round(&mut ranks, 60, &slow);
         round(&mut ranks, 70, &slow);
-        assert_eq!(round(&mut ranks, 80, &slow).len(), 1, "it was well in between");
+        assert_eq!(round(&mut ranks, 80, &slow).len(), 1, "it was not slow in between");
     }
 
     #[test]
@@ -431,11 +432,14 @@ mod tests {
         let named = round(&mut ranks, 30, &slow);
         assert_eq!((named.len(), named[0].rank, named[0].others), (1, 807, 7));
         let table = ranks.table(1, "now".to_owned()).unwrap();
-        assert_eq!((table.slowest.len(), table.reported, table.slowest[0].rank), (ROWS, 4096, 807));
+        assert_eq!(
+            (table.slowest.len(), table.reported, table.slowest[0].rank),
+            (MAX_ROWS, 4096, 807)
+        );
         assert_eq!(table.phases[&Phase::Forward].max_rank, 807);
         let bytes = serde_json::to_vec(&table).unwrap().len();
         assert!(bytes < 8192, "{bytes} bytes");
-        // 12,288 intervals: far below the second in which they arrive.
+        // 12,288 intervals must take far less than the second in which they arrive.
         assert!(started.elapsed().as_secs() < 1, "{:?}", started.elapsed());
     }
 

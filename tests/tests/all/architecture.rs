@@ -1,4 +1,5 @@
-//! The workspace is what DESIGN says: who may depend on whom, and where `unsafe` may stand.
+//! Rules of the workspace: the allowed dependencies between crates, the files that may contain
+//! `unsafe`, and a header in each file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -6,7 +7,7 @@ use std::process::Command;
 
 use crate::programs::repository;
 
-/// `a → b`: a may use b. Nothing else may.
+/// Each crate of the workspace and the crates that it may depend on.
 const DIRECTION: [(&str, &[&str]); 7] = [
     ("recipes", &[]),
     ("kernels", &[]),
@@ -17,7 +18,7 @@ const DIRECTION: [(&str, &[&str]); 7] = [
     ("tests", &["data", "kernels", "launcher", "model", "recipes", "worker"]),
 ];
 
-/// The files that may hold `unsafe`, with what they wrap.
+/// Files that contain `unsafe`. No other file may.
 const UNSAFE_FILES: [&str; 9] = [
     "kernels/src/compile/nvrtc.rs",
     "kernels/src/device/cuda/address_space.rs",
@@ -44,7 +45,7 @@ fn edges(metadata: &serde_json::Value) -> BTreeMap<String, BTreeSet<String>> {
 }
 
 #[test]
-#[expect(clippy::disallowed_methods, reason = "asks cargo for the graph")]
+#[expect(clippy::disallowed_methods, reason = "reads the dependency graph from cargo")]
 fn crates_depend_only_in_the_written_direction() {
     let output = Command::new("cargo")
         .args(["metadata", "--format-version", "1", "--no-deps", "--offline"])
@@ -89,13 +90,13 @@ fn crate_sources() -> Vec<PathBuf> {
     for (name, _) in DIRECTION {
         sources(&repository().join(name), &mut files);
     }
-    assert!(files.len() > 50, "the walk finds the workspace");
+    assert!(files.len() > 50, "the search finds the workspace");
     files
 }
 
 #[test]
 fn unsafe_stands_only_where_it_is_listed() {
-    // Spelled in two parts, so that this file does not find itself.
+    // Written in two parts, so that this file does not contain the word.
     let word = concat!("unsafe", " {");
     for path in crate_sources() {
         let text = std::fs::read_to_string(&path).unwrap();

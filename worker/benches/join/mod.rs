@@ -1,4 +1,5 @@
-//! Ranks of a benchmark: as many processes as `multi_gpu.sh` starts, which find each other through a file.
+//! Connects the ranks of a benchmark. `multi_gpu.sh` starts one process per rank; the processes
+//! find each other through a file.
 
 use std::path::Path;
 
@@ -6,7 +7,8 @@ use vljepa_kernels::Device;
 use vljepa_worker::collectives::Collectives;
 use vljepa_worker::environment::Environment;
 
-/// The world of this process: NCCL with the ranks that were told the same file, MPI where `mpirun` started it, or nobody else.
+/// Joins the collectives of this process: NCCL with all ranks that were given the same file `meet`,
+/// MPI if `mpirun` started the process, otherwise this process alone.
 pub(crate) fn join(meet: Option<&Path>, device: Device) -> anyhow::Result<Collectives> {
     let environment = Environment::read();
     match (meet, environment.place, device) {

@@ -1,4 +1,4 @@
-//! A worker's side of the control plane against stand-in supervisors.
+//! Tests of the control connection against a scripted supervisor.
 
 use std::net::TcpListener;
 
@@ -21,7 +21,8 @@ fn hello() -> Hello {
     }
 }
 
-/// A supervisor that answers one worker's hello with `answer`, and then does `rest` with the connection.
+/// Starts a supervisor that answers one worker's hello with `answer` and then runs `rest` on the
+/// connection.
 fn supervisor<T: Send + 'static>(
     answer: FromSupervisor,
     rest: impl FnOnce(BufReader<TcpStream>, TcpStream) -> T + Send + 'static,
@@ -46,7 +47,7 @@ fn finished() -> FromWorker {
     FromWorker::Finished { outcome: Outcome::Completed, step: 3 }
 }
 
-/// Reads until the worker has closed its side.
+/// Reads until the worker has closed its side of the connection.
 fn read_to_the_end(lines: impl Iterator<Item = std::io::Result<String>>) {
     lines.for_each(|line| drop(line.unwrap()));
 }
@@ -176,6 +177,6 @@ fn a_heartbeat_says_step_phase_and_collective() {
     let FromWorker::Heartbeat { phase: Phase::Collective, collective, .. } = said else {
         panic!("{said:?}")
     };
-    // Other tests of this process may have begun some since.
+    // Other tests in this process may have begun collectives since.
     assert!(collective > before, "{collective} {before}");
 }

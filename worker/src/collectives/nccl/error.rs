@@ -1,71 +1,74 @@
-//! What can go wrong with NCCL, and what to do.
+//! Errors of NCCL, with hints for the user.
 
-/// An error of NCCL or of finding it.
+/// An error of an NCCL call, or of finding the library.
 #[derive(Debug, thiserror::Error)]
 pub enum NcclError {
-    /// The library is missing, or a file is not a usable NCCL.
+    /// The library is missing, or the file is not a usable NCCL.
     #[error(transparent)]
     Library(#[from] vljepa_kernels::library::LibraryError),
-    /// A call failed.
+    /// An NCCL function returned an error code.
     #[error("{call}: {name} ({code}): {last}; {hint}")]
     Call {
-        /// The function.
+        /// Name of the function that failed.
         call: &'static str,
-        /// `ncclResult_t`.
+        /// Error code, an `ncclResult_t`.
         code: i32,
-        /// What NCCL calls the code.
+        /// Text of the code, from `ncclGetErrorString`.
         name: String,
-        /// What `ncclGetLastError` says.
+        /// Details of the last error, from `ncclGetLastError`.
         last: String,
-        /// What to do.
+        /// Advice for the user.
         hint: &'static str,
     },
-    /// A call did not come to an end.
-    #[error("{call} is not done after {seconds:.0} s: {hint}")]
+    /// A call or a collective did not complete before its timeout.
+    #[error("{call} is not done after {seconds:.0} s; {hint}")]
     TimeOut {
-        /// The function, or the collective.
+        /// Name of the function or number of the collective.
         call: String,
-        /// How long was waited.
+        /// Time since the call, in seconds.
         seconds: f64,
-        /// What to do.
+        /// Advice for the user.
         hint: &'static str,
     },
-    /// An earlier error ended the communicator.
-    #[error("{call}: the communicator was given up after an earlier error, which the log names")]
+    /// The communicator was aborted after an earlier error.
+    #[error("{call}: the communicator was aborted after an earlier error; see the log")]
     GivenUp {
-        /// The function.
+        /// Name of the function that was called.
         call: &'static str,
     },
-    /// The text that should be an id is none.
-    #[error("the supervisor handed out an NCCL id that is none: {found}")]
+    /// The supervisor sent a text that is not an NCCL id.
+    #[error("the supervisor sent an invalid NCCL id: {found}")]
     Id {
-        /// What it is.
+        /// Text that the supervisor sent.
         found: String,
     },
-    /// A tensor that does not lie on this rank's GPU.
-    #[error("{operation}: `{what}` lies in host memory, NCCL needs it on the GPU")]
+    /// A tensor does not lie on this rank's GPU.
+    #[error("{operation}: `{what}` lies in host memory, but NCCL needs it on the GPU")]
     Host {
-        /// Which collective.
+        /// Name of the collective that was called.
         operation: &'static str,
-        /// Which tensor.
+        /// Name of the tensor argument.
         what: &'static str,
     },
 }
 
-/// What to do about an `ncclResult_t`.
+/// Returns advice for the user about an `ncclResult_t`.
 pub(super) fn hint(code: i32) -> &'static str {
     match code {
         1 => {
-            "a CUDA call inside NCCL failed: see nvidia-smi and the driver; NCCL_DEBUG=INFO says more"
+            "a CUDA call inside NCCL failed: check nvidia-smi and the driver; NCCL_DEBUG=INFO \
+             prints details"
         }
         2 => {
-            "a call of the system failed: check the network (NCCL_SOCKET_IFNAME) and the size of /dev/shm; NCCL_DEBUG=INFO says more"
+            "a system call failed: check the network (NCCL_SOCKET_IFNAME) and the size of \
+             /dev/shm; NCCL_DEBUG=INFO prints details"
         }
-        4 => "ranks may differ in what they call: compare the last collectives in their logs",
+        4 => "ranks may call different collectives: compare the last collectives in their logs",
         5 => {
-            "two ranks may share a GPU (each needs its own: one task per GPU, or fewer `cluster.ranks_per_node`), or differ in what they call"
+            "two ranks may share a GPU (each needs its own: start one task per GPU, or lower \
+             `cluster.ranks_per_node`) or call different collectives"
         }
-        6 => "another rank or its host is gone: its log says why",
-        _ => "NCCL_DEBUG=INFO says more",
+        6 => "another rank or its host is gone: see the log of that rank",
+        _ => "NCCL_DEBUG=INFO prints details",
     }
 }
