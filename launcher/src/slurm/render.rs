@@ -113,9 +113,9 @@ impl fmt::Display for BatchScript {
 run={run}
 launcher={launcher}
 
-supervisor=
+supervisor= came=
 for signal in INT TERM USR1 USR2; do
-  trap '[ -z "$supervisor" ] || kill -s '$signal' "$supervisor" 2>/dev/null' $signal
+  trap 'came='$signal'; [ -z "$supervisor" ] || kill -s '$signal' "$supervisor" 2>/dev/null' $signal
 done
 
 # Until Slurm ends this script; TERM alone does not.
@@ -156,10 +156,13 @@ while :; do
     0|130) exit 0 ;;
     # The supervisor has put the job into the queue again.
     {REQUEUE}) hold ;;
+    # Bash 5.2 loses the exit code of a process that ends in the instant in which a signal arrives. After TERM Slurm ends this script; otherwise the
+    # supervisor is started again, as after a kill, and leaves a run alone that is complete.
+    -1|255) [ "$came" != TERM ] || hold ;;
     # Slurm requeues what it preempts and ends what was cancelled; leaving first would count as the end of the job.
     {TERMINATED}) hold ;;
   esac
-  [ $code -gt 128 ] || exit $code
+  [ $code = -1 ] || [ $code -gt 128 ] || exit $code
   if [ $((SECONDS - started)) -lt 60 ]; then quick_deaths=$((quick_deaths + 1)); else quick_deaths=0; fi
   echo "the supervisor was killed (exit code $code) after $((SECONDS - started)) s" >&2
   [ $quick_deaths -lt {QUICK_DEATHS} ] || exit 1
