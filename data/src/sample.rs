@@ -53,6 +53,21 @@ pub struct Texts {
     pub fields: Map<String, Value>,
 }
 
+impl Texts {
+    /// The text of a field of the json without surrounding white space, or with `None` the sample's
+    /// caption. `None` if there is no such text or it is empty.
+    #[must_use]
+    pub fn caption(&self, field: Option<&str>) -> Option<&str> {
+        match field {
+            None => self.caption.as_deref(),
+            Some(field) => {
+                let text = self.fields.get(field)?.as_str()?.trim();
+                (!text.is_empty()).then_some(text)
+            }
+        }
+    }
+}
+
 impl RawSample {
     /// Reads the members of sample `number`. If several members match, an exact field name (`jpg`)
     /// takes precedence over one that only ends with it (`0.jpg`), and the first in the tar over

@@ -1,4 +1,4 @@
-//! The batch script's bash, with programs in place of Slurm's and the launcher.
+//! The bash of the batch script, with stand-ins for the launcher and Slurm's commands.
 
 #![expect(clippy::disallowed_methods, reason = "these tests start the script and wait for it")]
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
@@ -75,7 +75,7 @@ fn a_requeued_job_waits_for_its_end_in_whatever_instant_slurm_s_signal_comes() {
         thread::park_timeout(Duration::from_millis(250));
         for script in &mut scripts {
             let ended = script.try_wait().unwrap();
-            // Ends what the script has started as well.
+            // Also kills what the script started.
             killpg(Pid::from_raw(script.id().try_into().unwrap()), Signal::SIGKILL).ok();
             script.wait().unwrap();
             assert_eq!(ended, None, "the script of round {round} left before its job was over");

@@ -1,6 +1,6 @@
-//! One optimizer step (DESIGN §6). Every rank issues the same collectives in the same order: gather
-//! of embeddings, gather of log-sum-exps, sums of gradients bucket by bucket, sum of the report's
-//! numbers.
+//! One optimizer step (ARCHITECTURE.md, "One step"). Every rank issues the same collectives in the
+//! same order: gather of embeddings, gather of log-sum-exps, sums of gradients bucket by bucket, sum of
+//! the report's numbers.
 //!
 //! Shape suffixes: b = rows of this rank, g = rows of all ranks, e = width of the shared embedding.
 
@@ -273,7 +273,7 @@ struct OwnRows<'a> {
 }
 
 /// Returns this rank's share of the loss over the global batch, and the gradients of its embeddings
-/// (DESIGN §4).
+/// (ARCHITECTURE.md, "InfoNCE over ranks").
 fn info_nce(
     engine: &Engine,
     training: &mut Training,

@@ -15,6 +15,7 @@ use std::thread::{Builder, JoinHandle, available_parallelism};
 use std::time::Duration;
 
 use vljepa_recipes::Recipe;
+use vljepa_recipes::schema::{Cluster, Scheduler};
 
 use self::row::{Row, RowMaker};
 use crate::batch::{Batch, FrameMemory, Ragged, Vectors};
@@ -142,7 +143,8 @@ impl<M: FrameMemory> BatchStream<M> {
         });
         let mut stream =
             Self { shared, threads: Vec::new(), samples_read: 0, bad_samples: 0, failed: false };
-        for number in 0..thread_count(recipe.data.threads, world_size) {
+        let cores = available_parallelism().map_or(1, std::num::NonZero::get);
+        for number in 0..thread_count(recipe, world_size, cores) {
             let shared = Arc::clone(&stream.shared);
             let thread = Builder::new()
                 .name(format!("data-{number}"))
@@ -368,11 +370,16 @@ impl<M: FrameMemory> Shared<M> {
     }
 }
 
-/// Number of reader threads of one rank: the recipe's `data.threads` or, if that is 0, the cores of
-/// this machine divided by `world_size`.
-fn thread_count(wanted: usize, world_size: usize) -> usize {
-    let cores = || available_parallelism().map_or(1, std::num::NonZero::get);
-    if wanted == 0 { (cores() / world_size).max(1) } else { wanted }
+/// Number of reader threads of one rank: the recipe's `data.threads` or, if that is 0, the cores
+/// that Slurm gives each rank. Without that number, the ranks of a machine share the `cores` that
+/// this process may use.
+fn thread_count(recipe: &Recipe, world_size: usize, cores: usize) -> usize {
+    let Cluster { scheduler, ranks_per_node, slurm, .. } = &recipe.cluster;
+    match (recipe.data.threads, scheduler, slurm.cpus_per_rank) {
+        (0, Scheduler::Slurm, own) if own > 0 => own.min(cores),
+        (0, _, _) => (cores / world_size.min(*ranks_per_node).max(1)).max(1),
+        (threads, _, _) => threads,
+    }
 }
 
 #[cfg(test)]

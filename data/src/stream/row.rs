@@ -350,10 +350,13 @@ fn choose_texts<'a>(
             draw -= weight;
             continue;
         }
-        match (rule.from, &texts.caption) {
-            (TextSource::Caption, Some(caption)) => return Ok((&rule.query, caption)),
-            (TextSource::Caption, None) => {}
-            (TextSource::Questions, _) => {
+        match rule.from {
+            TextSource::Caption => {
+                if let Some(caption) = texts.caption(rule.field.as_deref()) {
+                    return Ok((&rule.query, caption));
+                }
+            }
+            TextSource::Questions => {
                 let matching: Vec<_> =
                     texts.questions.iter().filter(|question| matches(rule, question)).collect();
                 let count = u64::try_from(matching.len()).unwrap_or(u64::MAX);
@@ -371,7 +374,7 @@ fn choose_texts<'a>(
 fn is_usable(rule: &TargetRule, texts: &Texts) -> bool {
     rule.weight > 0
         && match rule.from {
-            TextSource::Caption => texts.caption.is_some(),
+            TextSource::Caption => texts.caption(rule.field.as_deref()).is_some(),
             TextSource::Questions => texts.questions.iter().any(|question| matches(rule, question)),
         }
 }

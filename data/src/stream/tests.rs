@@ -306,3 +306,48 @@ fn what_the_data_cannot_give_is_refused_at_the_start() {
     assert!(BatchStream::open(&base, 1, 0, 1, 0).is_err());
     assert!(BatchStream::open(&base, 0, 0, 1, 6).is_err());
 }
+
+#[test]
+fn a_rank_reads_with_its_own_share_of_the_cores_on_any_number_of_machines() {
+    let folder = folder();
+    let mut recipe = recipe(folder.path(), folder.path(), 8, 1);
+    recipe.data.threads = 0;
+    recipe.cluster.ranks_per_node = 8;
+    for (world_size, threads) in [(1, 96), (8, 12), (192, 12), (200, 12)] {
+        assert_eq!(super::thread_count(&recipe, world_size, 96), threads, "{world_size} ranks");
+    }
+    assert_eq!(super::thread_count(&recipe, 192, 4), 1);
+    // A rank under Slurm may use its own cores only.
+    recipe.cluster.scheduler = vljepa_recipes::schema::Scheduler::Slurm;
+    recipe.cluster.slurm.cpus_per_rank = 12;
+    assert_eq!(super::thread_count(&recipe, 192, 12), 12);
+    recipe.data.threads = 5;
+    assert_eq!(super::thread_count(&recipe, 192, 12), 5);
+}
+
+#[test]
+fn a_caption_rule_reads_the_field_of_the_json_that_it_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut files = Vec::new();
+    for number in 0..8_u8 {
+        files.push((format!("{number}.png"), png(8, 8, number)));
+        files.push((format!("{number}.txt"), b"a picture".to_vec()));
+        // Every other sample has no action, so its caption is used.
+        let json = if number % 2 == 0 { json!({"action": " one number "}) } else { json!({}) };
+        files.push((format!("{number}.json"), json.to_string().into_bytes()));
+    }
+    write_tar(&folder.path().join("a.tar"), &files);
+    let mut recipe = recipe(folder.path(), folder.path(), 8, 2);
+    let source = recipe.data.sources.get_mut("pictures").unwrap();
+    source.targets = serde_json::from_value(json!([
+        {"from": "caption", "field": "action", "weight": 1000},
+        {"from": "caption", "weight": 1},
+    ]))
+    .unwrap();
+    for batch in batches(&recipe, 0, 1, 0) {
+        for (sample, target) in batch.samples.iter().zip(&batch.target_texts) {
+            let even = sample.key.parse::<u8>().unwrap() % 2 == 0;
+            assert_eq!(target == "one number", even, "{} {target}", sample.key);
+        }
+    }
+}

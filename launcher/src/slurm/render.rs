@@ -108,21 +108,23 @@ impl fmt::Display for BatchScript {
         write!(
             f,
             r#"
-# Supervises one run on the nodes of this job. A node that is lost does not end the job (--no-kill): the supervisor starts the workers again
-# on the others. A supervisor that is killed is started again here; a job that ends too early goes back into the queue (--requeue).
+# Supervises one run on the nodes of this job. A lost node does not end the job (--no-kill): the
+# supervisor restarts the workers on the other nodes. This script restarts a supervisor that is killed.
+# A job that ends too early goes back into the queue (--requeue).
 run={run}
 launcher={launcher}
 
-supervisor= came=
+supervisor= last_signal=
 for signal in INT TERM USR1 USR2; do
-  trap 'came='$signal'; [ -z "$supervisor" ] || kill -s '$signal' "$supervisor" 2>/dev/null' $signal
+  trap 'last_signal='$signal'; [ -z "$supervisor" ] || kill -s '$signal' "$supervisor" 2>/dev/null' $signal
 done
 
-# Until Slurm ends this script; TERM alone does not.
+# Waits until Slurm kills this script. TERM does not end it.
 hold() {{ while :; do sleep 60; done; }}
 
-# With --no-kill Slurm does not requeue a job that loses the node of this script: a guard on the last of the others does. Where a guard ends, with
-# its node or without, one on the node before takes its place, and after all of them the last again.
+# With --no-kill Slurm does not requeue a job that loses the node of this script, so a guard on the last
+# node does. If a guard ends, alone or with its node, the next one runs on the node before, and after the
+# first node on the last one again.
 guard() {{
   while [ "$SLURM_JOB_NUM_NODES" -gt 1 ]; do
     for ((node = SLURM_JOB_NUM_NODES - 1; node > 0; node--)); do
@@ -135,7 +137,8 @@ guard() {{
 guard &
 guard=$!
 
-# A script that ends by itself ends the job for good. Slurm 24.05 and newer would put a job that was ever preempted into the queue once more.
+# If this script exits, the job is over. Slurm 24.05 and newer would requeue a job that was preempted
+# before, even so.
 finish() {{
   kill "$guard"
   scontrol update JobId="$SLURM_JOB_ID" Requeue=0
@@ -147,19 +150,20 @@ while :; do
   started=$SECONDS
   "$launcher" supervise "$run" &
   supervisor=$!
-  # `wait` also returns when a signal was passed on.
+  # `wait` also returns after a signal.
   while wait "$supervisor"; code=$?; kill -0 "$supervisor" 2>/dev/null; do :; done
   wait "$supervisor" 2>/dev/null
   final=$?
   [ $final = 127 ] || code=$final
   case $code in
     0|130) exit 0 ;;
-    # The supervisor has put the job into the queue again.
+    # The supervisor has requeued the job.
     {REQUEUE}) hold ;;
-    # Bash 5.2 loses the exit code of a process that ends in the instant in which a signal arrives. After TERM Slurm ends this script; otherwise the
-    # supervisor is started again, as after a kill, and leaves a run alone that is complete.
-    -1|255) [ "$came" != TERM ] || hold ;;
-    # Slurm requeues what it preempts and ends what was cancelled; leaving first would count as the end of the job.
+    # Bash 5.2 loses the exit code of a process that exits just as a signal arrives. After TERM, Slurm ends
+    # this script. After other signals the supervisor is restarted; it does nothing if the run is complete.
+    -1|255) [ "$last_signal" != TERM ] || hold ;;
+    # Slurm requeues a preempted job and ends a cancelled one. If this script left first, that would end
+    # the job.
     {TERMINATED}) hold ;;
   esac
   [ $code = -1 ] || [ $code -gt 128 ] || exit $code

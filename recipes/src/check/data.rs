@@ -47,6 +47,10 @@ fn check_source(recipe: &Recipe, name: &str, source: &Source, found: &mut Proble
                 let help = "remove `query`, or write `from: caption`";
                 found.add(format!("{key}.query"), "each question is its own query", help);
             }
+            TextSource::Questions if rule.field.is_some() => {
+                let help = "remove `field`, or write `from: caption`";
+                found.add(format!("{key}.field"), "questions are read from `questions`", help);
+            }
             TextSource::Caption | TextSource::Questions => {}
         }
     }

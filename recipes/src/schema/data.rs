@@ -14,8 +14,8 @@ pub struct Data {
     /// Limits for samples that cannot be read.
     #[serde(default)]
     pub bad_samples: BadSamples,
-    /// Threads per rank that read and decode samples; 0 divides the machine's cores evenly among
-    /// its ranks. Our default: 0.
+    /// Threads per rank that read and decode samples. 0 takes the cores of the rank: on Slurm
+    /// `cluster.slurm.cpus_per_rank`, elsewhere an even share of the machine's. Our default: 0.
     #[serde(default)]
     pub threads: usize,
     /// Number of batches that each rank prepares ahead of the step. Our default: 4.
@@ -92,6 +92,10 @@ pub struct TargetRule {
     /// empty.
     #[serde(default)]
     pub query: String,
+    /// Field of the sample's json that holds the caption, such as an action description beside a
+    /// longer caption. Default: `None`, the `txt` member, or else `caption` in the json.
+    #[serde(default)]
+    pub field: Option<String>,
     /// Takes only questions of this kind (`kind` in the sample's json). Default: all questions.
     #[serde(default)]
     pub kind: Option<String>,

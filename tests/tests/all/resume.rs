@@ -71,6 +71,40 @@ fn kill_of_everything_loses_at_most_the_steps_since_the_last_checkpoint() {
     assert_same_end(&trial, "undisturbed", "killed");
 }
 
+#[test]
+fn a_run_of_a_build_that_lacked_a_recipe_key_continues() {
+    let trial = Trial::new(TWO_STAGES);
+    trial.complete("undisturbed", &[]);
+    let run = trial.path("older");
+    let mut child = trial.launch("older", &[]).spawn().unwrap();
+    wait_until(&mut child, LIMIT, "the second checkpoint", || has_checkpoint(&run, 8));
+    signal(&child, Signal::SIGTERM);
+    child.wait().unwrap();
+    let edit = |path: &Path, edit: &dyn Fn(&str) -> String| {
+        let old = std::fs::read_to_string(path).unwrap();
+        let new = edit(&old);
+        assert_ne!(old, new, "{}", path.display());
+        std::fs::write(path, new).unwrap();
+    };
+    // The recipe without the key `field`, and checkpoints of format 1, which recorded another hash.
+    edit(&run.join("recipe.yaml"), &|text| {
+        text.lines().filter(|line| line.trim() != "field: null").collect::<Vec<_>>().join("\n")
+    });
+    for entry in std::fs::read_dir(run.join("checkpoints")).unwrap() {
+        let manifest = entry.unwrap().path().join("manifest.json");
+        if manifest.exists() {
+            edit(&manifest, &|text| {
+                let mut value: serde_json::Value = serde_json::from_str(text).unwrap();
+                value["version"] = 1.into();
+                value["recipe_hash"] = "of all keys".into();
+                value.to_string()
+            });
+        }
+    }
+    trial.complete("older", &[]);
+    assert_same_end(&trial, "undisturbed", "older");
+}
+
 /// Returns whether some rank is writing a checkpoint of step `step` or later.
 fn is_writing(run: &Path, step: u64) -> bool {
     let Ok(entries) = std::fs::read_dir(run.join("checkpoints")) else { return false };

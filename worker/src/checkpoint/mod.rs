@@ -34,8 +34,8 @@ pub use self::save::{Saved, save, save_frozen};
 pub use self::saver::{Save, Saver, Settled};
 use crate::optimize::shard;
 
-/// Version of the checkpoint format. Loading a checkpoint of another version fails.
-pub const FORMAT_VERSION: u32 = 1;
+/// Version of the checkpoint format. Loading a checkpoint of a later version fails.
+pub const FORMAT_VERSION: u32 = 2;
 /// Name of the manifest file. A folder without it is not a checkpoint.
 pub const MANIFEST: &str = "manifest.json";
 /// Name of the file with the parameters that are never trained. It is written once per run, beside

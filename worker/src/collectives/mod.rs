@@ -31,7 +31,7 @@ pub use self::stand_in::StandIn;
 use crate::error::WorkerError;
 
 /// Division of a global batch among ranks: rank r of R owns rows ⌊rB/R⌋ to ⌊(r+1)B/R⌋ of B, so any
-/// number of ranks can share any batch (DESIGN §4).
+/// number of ranks can share any batch (ARCHITECTURE.md, "InfoNCE over ranks").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shares {
     /// Number of rows in the global batch.

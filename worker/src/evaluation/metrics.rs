@@ -1,5 +1,4 @@
-//! Computes scores from embeddings: pure functions, without a model or files (protocols: paper §4,
-//! DESIGN §9).
+//! Computes scores from embeddings: pure functions, without a model or files. Protocols: paper §4.
 
 use serde::{Deserialize, Serialize};
 
