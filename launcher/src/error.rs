@@ -116,7 +116,7 @@ pub(crate) enum LaunchError {
         "programs, data, recipe and number of ranks are the same, so memory, processor or a library differ: compare run.json of both runs"
     ))]
     NotReproduced {
-        /// The [`Comparison`](crate::reproduce::Comparison) as text.
+        /// The [`Comparison`](crate::commands::reproduce::Comparison) as text.
         what: String,
     },
     #[error("the run in {} has no checkpoint yet", run.display())]
@@ -183,7 +183,7 @@ pub(crate) enum LaunchError {
         "read {log}, then give the same command again: it continues from the newest checkpoint"
     ))]
     RunFailed {
-        /// The [`Fault`](crate::events::Fault) as text: rank, phase, step and cause.
+        /// The [`Fault`](crate::record::events::Fault) as text: rank, phase, step and cause.
         fault: String,
         /// Why no restart follows.
         reason: String,

@@ -6,28 +6,18 @@
 //! done by jobs of `vljepa-worker`.
 
 mod cli;
+mod commands;
 mod control;
 mod environment;
 mod error;
-mod events;
-mod fingerprints;
-mod health;
-mod jobs;
-mod listen;
-mod local;
-mod plan;
 mod platform;
-mod prometheus;
-mod provenance;
+mod process;
+mod programs;
+mod record;
 mod report;
-mod reproduce;
-mod shards;
-mod slurm;
-mod status;
-mod stop;
+mod statistics;
 mod supervise;
 mod terminal;
-mod train;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -35,7 +25,9 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use cli::{Cli, Command};
+use commands::{jobs, reproduce, status, stop, train};
 use error::LaunchError;
+use platform::slurm::guard;
 
 /// Runs the command line `arguments`, whose first item is the program's name, and returns the exit
 /// code of the process. Results go to standard output, everything else to standard error.
@@ -89,7 +81,7 @@ async fn dispatch(cli: Cli) -> Result<u8, LaunchError> {
         Some(Command::Reproduce(reproduce)) => reproduce::reproduce(&reproduce).await,
         Some(Command::Status(run)) => status::status(&run).await,
         Some(Command::Stop(run)) => stop::stop(&run.run).await,
-        Some(Command::Guard(run)) => slurm::guard::guard(&run.run).await,
+        Some(Command::Guard(run)) => guard::guard(&run.run).await,
         Some(Command::Supervise(run)) => train::supervise_job(&run.run).await,
     }
 }

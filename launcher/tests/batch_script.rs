@@ -36,7 +36,7 @@ fn program(folder: &Path, name: &str, text: &str) {
 
 /// The script of the golden file, with another run and launcher.
 fn script(folder: &Path, launcher: &str) -> String {
-    let golden = include_str!("../src/slurm/golden/pretrain.sbatch");
+    let golden = include_str!("../src/platform/slurm/golden/pretrain.sbatch");
     let line = |line: &str| match line.split_once('=') {
         Some(("run", _)) => format!("run={}", folder.display()),
         Some(("launcher", _)) => format!("launcher={}/{launcher}", folder.display()),

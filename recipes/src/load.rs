@@ -27,9 +27,9 @@ pub struct Loaded {
     pub recipe: Recipe,
     /// The recipe as one YAML file that shows all defaults.
     pub yaml: String,
-    /// Hexadecimal BLAKE3 hash of [`Recipe::computed`] without the keys that have their default. Two
-    /// recipes with the same hash train the same model. A key that a later build adds to the schema
-    /// does not change the hash of existing recipes.
+    /// Hexadecimal BLAKE3 hash of [`Recipe::computed`] without the keys that have their default.
+    /// Two recipes with the same hash train the same model. A key that a later build adds to the
+    /// schema does not change the hash of existing recipes.
     pub hash: String,
     /// Settings that are allowed but probably not intended, one message each.
     pub warnings: Vec<String>,
@@ -173,8 +173,8 @@ fn object<'a>(
     tree.pointer_mut(pointer)?.as_object_mut()
 }
 
-/// Appends each key below `at`, a JSON pointer, as the pointer of its parent and its name. Inner keys
-/// come before outer ones.
+/// Appends each key below `at`, a JSON pointer, as the pointer of its parent and its name. Inner
+/// keys come before outer ones.
 fn list_keys(tree: &serde_json::Value, at: String, keys: &mut Vec<(String, String)>) {
     match tree {
         serde_json::Value::Object(object) => {

@@ -83,6 +83,12 @@ pub struct Recipe {
 }
 
 impl Recipe {
+    /// Number of optimizer steps in all stages.
+    #[must_use]
+    pub fn total_steps(&self) -> u64 {
+        self.stages.iter().fold(0, |sum, stage| sum.saturating_add(stage.steps))
+    }
+
     /// Returns a copy in which the keys that may change between two starts of one run are reset.
     /// None of these keys changes the result of a step, except for rounding where sums are split
     /// differently.

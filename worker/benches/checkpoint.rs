@@ -27,8 +27,8 @@ use vljepa_worker::checkpoint::{
     write_part,
 };
 use vljepa_worker::collectives::{Collectives, Solo};
-use vljepa_worker::control::Control;
-use vljepa_worker::optimize::shard;
+use vljepa_worker::rank::control::Control;
+use vljepa_worker::sharding::shard;
 
 #[derive(Debug, Parser)]
 struct Arguments {
@@ -202,8 +202,8 @@ fn place(folder: &Path) -> Place {
         folder: folder.to_owned(),
         recipe_hash: String::new(),
         order_version: 1,
-        drills: vljepa_worker::drill::Drills::default(),
-        generation: vljepa_worker::generation::Generation::default(),
+        drills: vljepa_worker::rank::drill::Drills::default(),
+        generation: vljepa_worker::rank::generation::Generation::default(),
     }
 }
 

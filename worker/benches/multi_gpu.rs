@@ -15,8 +15,8 @@ use serde_json::json;
 use vljepa_kernels::{DType, Device, Stream, Tensor, copy};
 use vljepa_recipes::schema;
 use vljepa_worker::collectives::{Collectives, GradientSum, Shares};
-use vljepa_worker::device;
-use vljepa_worker::environment::Environment;
+use vljepa_worker::rank::device;
+use vljepa_worker::rank::environment::Environment;
 
 #[derive(Debug, Parser)]
 struct Arguments {

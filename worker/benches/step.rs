@@ -29,12 +29,12 @@ use vljepa_model::Recompute;
 use vljepa_recipes::Recipe;
 use vljepa_recipes::protocol::Phase;
 use vljepa_worker::collectives::{Collectives, Solo, StandIn};
-use vljepa_worker::device;
 use vljepa_worker::engine::{Engine, Training};
-use vljepa_worker::environment::Environment;
-use vljepa_worker::step::{self, Input, StepReport};
 #[cfg(feature = "cuda")]
-use vljepa_worker::trace::ChromeTrace;
+use vljepa_worker::observe::trace::ChromeTrace;
+use vljepa_worker::rank::device;
+use vljepa_worker::rank::environment::Environment;
+use vljepa_worker::training::step::{self, Input, StepReport};
 
 #[derive(Debug, Parser)]
 struct Arguments {

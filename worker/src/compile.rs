@@ -9,7 +9,7 @@ use anyhow::Context;
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use vljepa_kernels::compile::{Cache, CompileError, Compiler, Cubin, Kernel, Nvrtc};
 
-use crate::environment::GpuEnvironment;
+use crate::rank::environment::GpuEnvironment;
 use crate::rehearsal::rehearse;
 
 /// Compiles the kernels of `recipes` into the cache and returns a table of their resources.

@@ -13,7 +13,7 @@ use vljepa_recipes::Recipe;
 use crate::checkpoint::{self, Buffers, Loaded, Place};
 use crate::collectives::Collectives;
 use crate::error::WorkerError;
-use crate::optimize::shard;
+use crate::sharding::shard;
 
 /// A model that can embed, with its stream and its arena.
 #[derive(Debug)]

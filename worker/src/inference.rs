@@ -11,11 +11,11 @@ use vljepa_model::weights;
 use vljepa_recipes::schema::{TaskKind, Visual};
 
 use crate::checkpoint::{self, Place, State};
-use crate::embed::Embedder;
 use crate::engine::Engine;
 use crate::error::WorkerError;
+use crate::evaluation::embed::Embedder;
 use crate::evaluation::{self, metrics::dot};
-use crate::session::Session;
+use crate::rank::session::Session;
 
 /// Samples read before they are embedded, which bounds the pixels in memory.
 const READ_ROWS: usize = 256;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use vljepa_worker::session;
+use vljepa_worker::job;
 
 /// Runs one rank of a VL-JEPA run. `vljepa-launch` starts it; it is rarely started by hand.
 #[derive(Debug, Parser)]
@@ -72,7 +72,7 @@ enum Command {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if arguments.features {
-        println!("{}", session::features());
+        println!("{}", job::features());
         return ExitCode::SUCCESS;
     }
     let result = match arguments.command {
@@ -80,7 +80,7 @@ fn main() -> ExitCode {
             eprintln!("vljepa-worker is started by vljepa-launch; see `vljepa-launch --help`");
             return ExitCode::from(2);
         }
-        Some(Command::Run { run, job, control }) => session::run(&run, &job, control.as_deref()),
+        Some(Command::Run { run, job, control }) => job::run(&run, &job, control.as_deref()),
         #[cfg(feature = "cuda")]
         Some(Command::Compile { recipes, architecture, cache }) => {
             vljepa_worker::compile::run(&recipes, &architecture, cache).map(Some)

@@ -21,9 +21,9 @@ use vljepa_recipes::cost::{Tokens, longest_sample};
 use vljepa_recipes::schema::Stage;
 
 use crate::collectives::{Collectives, StandIn};
-use crate::embed;
 use crate::engine::{Engine, Training};
-use crate::step::{self, Input};
+use crate::evaluation::embed;
+use crate::training::step::{self, Input};
 
 /// Memory of the recording GPU if no limit is given: more than any recipe needs.
 const UNLIMITED_BYTES: usize = 1 << 50;

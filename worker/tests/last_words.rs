@@ -15,7 +15,7 @@ use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use vljepa_recipes::protocol::{FromSupervisor, FromWorker, Hello, Outcome};
-use vljepa_worker::control::Control;
+use vljepa_worker::rank::control::Control;
 
 /// Worker processes that are started one after the other.
 const PROCESSES: usize = 20;

@@ -81,8 +81,7 @@ impl Cache {
 }
 
 impl Decoded {
-    /// Approximate size in memory, in bytes. The json's other fields do not count, because they are
-    /// not kept.
+    /// Approximate size in memory, in bytes.
     fn bytes(&self) -> usize {
         let question = |question: &crate::Question| {
             size_of_val(question)
@@ -92,7 +91,9 @@ impl Decoded {
         };
         let questions: usize = self.texts.questions.iter().map(question).sum();
         let caption = self.texts.caption.as_ref().map_or(0, String::len);
-        self.clip.bytes() + questions + caption + self.key.len() + size_of::<Self>()
+        let field = |value: &serde_json::Value| value.as_str().map_or(0, str::len);
+        let fields: usize = self.texts.fields.values().map(field).sum();
+        self.clip.bytes() + questions + caption + fields + self.key.len() + size_of::<Self>()
     }
 }
 

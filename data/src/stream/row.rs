@@ -260,9 +260,12 @@ impl RowMaker {
         scratch.key = shard.sample(location.sample).key.to_string();
         let raw = RawSample::read(&shard, location.sample, Some(source.media))?;
         let mut texts = raw.texts().map_err(Fault::Bad)?;
-        texts.fields.clear();
+        // Only the captions that the rules use stay in memory.
+        let used =
+            |name: &String| source.rules.iter().any(|rule| rule.field.as_ref() == Some(name));
+        texts.fields.retain(|name, _| used(name));
         if !source.rules.iter().any(|rule| is_usable(rule, &texts)) {
-            return Err(Fault::Bad(no_text_reason(&raw)));
+            return Err(Fault::Bad(no_text_reason(&raw, &source.rules)));
         }
         let Some((media, bytes)) = &raw.visual else {
             return Err(Fault::Bad(match source.media {
@@ -385,13 +388,18 @@ fn matches(rule: &TargetRule, question: &crate::Question) -> bool {
 }
 
 /// Why no rule has a text in this sample.
-fn no_text_reason(raw: &RawSample) -> String {
+fn no_text_reason(raw: &RawSample, rules: &[TargetRule]) -> String {
+    let fields: String = rules
+        .iter()
+        .filter_map(|rule| rule.field.as_ref())
+        .map(|field| format!("the json member has no text in `{field}`, "))
+        .collect();
     let texts = match (&raw.txt, &raw.json) {
         (None, None) => "the sample has neither a txt nor a json member",
         (Some(_), _) => "the caption is empty",
         (None, Some(_)) => "the json member has no caption",
     };
-    format!("{texts}, and no question matches a rule of `targets`")
+    format!("{fields}{texts}, and no question matches a rule of `targets`")
 }
 
 fn recipe_error(key: impl Into<String>, reason: String) -> DataError {

@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use vljepa_recipes::protocol::{CheckpointOrder, FromSupervisor, FromWorker, Hello, Phase};
 
 use super::{Expected, Heard, Server};
-use crate::listen::Listen;
+use crate::control::listen::Listen;
 
 fn hello(rank: usize) -> Hello {
     Hello {

@@ -1,11 +1,11 @@
 //! `report.html`: one self-contained file with the curves, scores, samples, timings and faults of a
 //! run.
 
-pub(crate) mod history;
 mod page;
 mod plot;
 mod reliability;
 mod sections;
+mod time;
 
 use std::path::PathBuf;
 
@@ -14,8 +14,11 @@ use vljepa_recipes::run_directory::{RunDirectory, atomic_write};
 use vljepa_recipes::schema::{Control, Recipe};
 
 use crate::error::LaunchError;
-use crate::provenance::RunRecord;
-use crate::{reproduce, supervise, terminal};
+use crate::record::comparison::Comparison;
+use crate::record::provenance::RunRecord;
+use crate::record::stragglers::RankTable;
+use crate::record::{completion, history};
+use crate::terminal;
 
 /// Data of a report.
 pub(crate) struct Contents {
@@ -25,11 +28,11 @@ pub(crate) struct Contents {
     pub(crate) complete: bool,
     pub(crate) record: Option<RunRecord>,
     pub(crate) metrics: Vec<vljepa_recipes::protocol::Metrics>,
-    pub(crate) events: Vec<crate::events::Line>,
+    pub(crate) events: Vec<crate::record::events::Line>,
     pub(crate) scores: Vec<NamedScore>,
     pub(crate) samples: Vec<history::Sample>,
-    pub(crate) ranks: Option<supervise::RankTable>,
-    pub(crate) reproduction: Option<reproduce::Comparison>,
+    pub(crate) ranks: Option<RankTable>,
+    pub(crate) reproduction: Option<Comparison>,
 }
 
 impl Contents {
@@ -62,7 +65,7 @@ pub(crate) struct NamedScore {
 pub(crate) fn write(directory: &RunDirectory) -> Result<PathBuf, LaunchError> {
     let loaded = directory.load_recipe()?;
     let contents = Contents {
-        complete: supervise::completion_fault(directory, &loaded.recipe).is_ok(),
+        complete: completion::check(directory, &loaded.recipe).is_ok(),
         scores: scores(directory, &loaded.recipe),
         record: RunRecord::read(directory),
         metrics: history::metrics(directory),

@@ -4,11 +4,11 @@
 use maud::{Markup, html};
 
 use super::Contents;
-use super::page::{between, moment};
 use super::plot::to_f64;
-use crate::events::{Event, Fault};
-use crate::supervise::Straggler;
-use crate::terminal;
+use super::time::{between, moment};
+use crate::record::events::{Event, Fault};
+use crate::record::stragglers::Straggler;
+use crate::{statistics, terminal};
 
 /// Largest number of stragglers that are shown; the oldest ones are only in `events.jsonl`.
 const MAX_SLOW_RANKS: usize = 20;
@@ -109,7 +109,7 @@ fn slow_ranks(contents: &Contents) -> Markup {
 /// All faults, oldest first, with the time until a later attempt logged a step.
 fn restarts(contents: &Contents) -> Vec<Restart<'_>> {
     let attempts = contents.record.as_ref().map_or(&[][..], |record| &record.attempts);
-    let fault = |line: &'_ crate::events::Line| matches!(line.event, Event::Fault(_));
+    let fault = |line: &'_ crate::record::events::Line| matches!(line.event, Event::Fault(_));
     contents
         .events
         .iter()
@@ -152,9 +152,7 @@ fn stalls(contents: &Contents) -> Option<(u64, f64, f64, f64)> {
 pub(super) fn stages(contents: &Contents) -> Markup {
     let median = |stage: &str, value: fn(&vljepa_recipes::protocol::Metrics) -> Option<f64>| {
         let lines = contents.metrics.iter().filter(|line| line.stage == stage);
-        let mut values: Vec<f64> = lines.filter_map(value).filter(|v| v.is_finite()).collect();
-        values.sort_by(f64::total_cmp);
-        values.get(values.len() / 2).copied()
+        statistics::median(lines.filter_map(value))
     };
     let shown =
         |value: Option<f64>, text: fn(f64) -> String| value.map_or_else(|| "–".to_owned(), text);
@@ -191,10 +189,10 @@ mod tests {
     use vljepa_recipes::protocol::Phase;
 
     use super::{restarts, section, stages};
-    use crate::events::{Event, Fault, FaultKind, Line};
+    use crate::record::events::{Event, Fault, FaultKind, Line};
+    use crate::record::history::tests::line;
+    use crate::record::stragglers::Straggler;
     use crate::report::Contents;
-    use crate::report::history::tests::line;
-    use crate::supervise::Straggler;
 
     fn at(seconds: u32, attempt: u32, event: Event) -> Line {
         Line { time: format!("2026-01-01T00:00:{seconds:02}Z"), attempt, event }

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use maud::{Markup, html};
 use vljepa_recipes::protocol::{Metrics, Phase};
 
-use super::history::{Prediction, Sample};
-use super::page::{between, busy_seconds, moment};
 use super::plot::{Axis, Plot, compact, to_f64};
+use super::time::{between, busy_seconds, moment};
 use super::{Contents, NamedScore, control_name, percent};
-use crate::events::{AttemptOutcome, Event};
+use crate::record::events::Event;
+use crate::record::history::{Prediction, Sample};
+use crate::record::provenance::AttemptOutcome;
 use crate::terminal;
 
 /// Largest number of incidents that are shown; the oldest ones are only in `events.jsonl`.

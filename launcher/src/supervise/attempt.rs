@@ -17,8 +17,9 @@ use super::progress::Progress;
 use super::signals::{Signals, StopSignal};
 use super::stall::{self, Limits, Position, StepTimes};
 use crate::control::Server;
-use crate::events::{Event, EventLog, Fault, FaultKind};
-use crate::local::{self, Group};
+use crate::platform::workers::Group;
+use crate::process;
+use crate::record::events::{Event, EventLog, Fault, FaultKind};
 
 /// How long to wait after the first sign of a fault for other signs: the end of the process, the
 /// error that the rank reports.
@@ -357,8 +358,8 @@ impl<'a> Attempt<'a> {
                     .unwrap_or_else(|| "its process".to_owned());
                 let own = fault.rank.and_then(|rank| self.group.ending_of(rank));
                 let how = match own.or(status) {
-                    Some(status) if own.is_some() => Some(local::ending(status)),
-                    Some(status) if self.members.len() == 1 => Some(local::ending(status)),
+                    Some(status) if own.is_some() => Some(process::ending(status)),
+                    Some(status) if self.members.len() == 1 => Some(process::ending(status)),
                     Some(_) | None => fault.rank.and_then(|rank| {
                         post_mortem::mpirun_ending(&said, rank)
                             .or_else(|| post_mortem::srun_ending(&said, rank))
@@ -372,7 +373,7 @@ impl<'a> Attempt<'a> {
             FaultKind::NotStarted if fault.error.is_empty() => {
                 let own = fault.rank.and_then(|rank| self.group.ending_of(rank));
                 let how =
-                    own.or(status).map_or_else(|| "an unknown status".to_owned(), local::ending);
+                    own.or(status).map_or_else(|| "an unknown status".to_owned(), process::ending);
                 fault.error = format!("{how} before it connected");
                 if let Some(last) = said.iter().rev().find(|line| !line.trim().is_empty()) {
                     fault.error += &format!("; its last output: {}", last.trim());

@@ -3,13 +3,14 @@
 
 mod attempt;
 mod checkpoints;
+mod health;
 mod observer;
 mod post_mortem;
 mod progress;
+mod prometheus;
 mod restart;
 mod signals;
 mod stall;
-mod stragglers;
 #[cfg(test)]
 mod tests;
 
@@ -17,7 +18,6 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde_json::Value;
 use vljepa_recipes::protocol::{Act, Drill, Job, Phase};
 use vljepa_recipes::run_directory::{RunDirectory, atomic_write};
 use vljepa_recipes::schema::{Cluster, Device, Recipe};
@@ -25,17 +25,18 @@ use vljepa_recipes::schema::{Cluster, Device, Recipe};
 pub(crate) use observer::Observed;
 pub(crate) use signals::{Signals, StopSignal};
 pub(crate) use stall::Limits;
-pub(crate) use stragglers::{RankTable, Straggler};
 
+use crate::control::listen::Listen;
 use crate::control::{Expected, Server};
 use crate::error::LaunchError;
-use crate::events::{AttemptOutcome, Event, EventLog, Fault, FaultKind};
-use crate::health;
-use crate::listen::Listen;
-use crate::local::{Group, Programs, WorkerArguments};
 use crate::platform::Platform;
-use crate::provenance::RunRecord;
-use crate::slurm::allocation::{self, Placement};
+use crate::platform::health::judge;
+use crate::platform::slurm::allocation::{self, Placement};
+use crate::platform::workers::Group;
+use crate::programs::{Programs, WorkerArguments};
+use crate::record::completion;
+use crate::record::events::{Event, EventLog, Fault, FaultKind};
+use crate::record::provenance::{AttemptOutcome, RunRecord};
 use crate::terminal;
 use attempt::{Attempt, End, Facts};
 use observer::Observer;
@@ -186,7 +187,7 @@ async fn place(run: &Run, progress: &Progress) -> Result<Result<Placement, Strin
     let mut probes = 0;
     loop {
         let said = allocation.probe(&health::command(run), &token, cluster.nodes).await;
-        let verdict = health::judge(&said);
+        let verdict = judge(&said);
         let chosen = allocation::choose(cluster, &verdict);
         probes += 1;
         if chosen.is_ok() || probes == MAX_PROBES {
@@ -279,13 +280,15 @@ async fn one_attempt(
     let events = EventLog::new(&run.directory, number);
     events.write(Event::AttemptStarted { world_size, command: command.clone() });
     let output = output_log(run, number);
-    let one_by_one = run.platform == Platform::Local && run.recipe.device == Device::Cuda;
-    let group = if one_by_one && world_size > 1 {
-        Group::start_ranks(&command, world_size, run.recipe.deterministic, &token, &output)
-    } else {
-        Group::start(&command, &token, &output)
+    let one_by_one = run.recipe.device == Device::Cuda && world_size > 1;
+    let group = match step {
+        Some(step) => Group::step(&command, step, &token, &output),
+        None if one_by_one => {
+            Group::ranks(&command, world_size, run.recipe.deterministic, &token, &output)
+        }
+        None => Group::program(&command, &token, &output),
     };
-    let group = group.map_err(|error| failed(&command[0], &error))?.of_step(step);
+    let group = group.map_err(|error| failed(&command[0], &error))?;
     let log = Box::new(move |rank| run.directory.log(rank, number));
     let mut attempt =
         Attempt::new(world_size, server, group, events, &run.limits, watch, log, output, facts);
@@ -318,7 +321,7 @@ fn close(run: &mut Run, events: &EventLog, end: &End, facts: &Facts) {
 /// Checks the completion record after all workers succeeded. Exit codes are not enough: a run is
 /// complete only if the worker of rank 0 wrote the record.
 fn check_record(run: &Run, number: u32, facts: &Facts) -> Option<Fault> {
-    let error = completion_fault(&run.directory, &run.recipe).err()?;
+    let error = completion::check(&run.directory, &run.recipe).err()?;
     Some(Fault {
         kind: FaultKind::NoRecord,
         rank: None,
@@ -327,21 +330,6 @@ fn check_record(run: &Run, number: u32, facts: &Facts) -> Option<Fault> {
         error,
         log: run.directory.log(0, number).display().to_string(),
     })
-}
-
-/// Checks that the run has a completion record and that the record is of the recipe's last step.
-/// The error says what is wrong with the record.
-pub(crate) fn completion_fault(directory: &RunDirectory, recipe: &Recipe) -> Result<(), String> {
-    let path = directory.completed();
-    let wrong = |what: &dyn std::fmt::Display| format!("{}: {what}", path.display());
-    let text = std::fs::read(&path).map_err(|error| wrong(&error))?;
-    let record: Value = serde_json::from_slice(&text).map_err(|error| wrong(&error))?;
-    let total: u64 = recipe.stages.iter().map(|stage| stage.steps).sum();
-    match record.get("step").and_then(Value::as_u64) {
-        Some(step) if step == total => Ok(()),
-        Some(step) => Err(wrong(&format!("the record is of step {step}, the recipe has {total}"))),
-        None => Err(wrong(&"the record has no step")),
-    }
 }
 
 /// Prints a fault, the path of its log, and the last lines of the log.

@@ -11,10 +11,10 @@ use vljepa_recipes::clock;
 use vljepa_recipes::protocol::{FromWorker, Metrics};
 
 use super::Run;
-use super::stragglers::{RankTable, Straggler, Stragglers};
+use super::prometheus::Endpoint;
 use crate::error::LaunchError;
-use crate::events::{Event, EventLog, FaultKind};
-use crate::prometheus::Endpoint;
+use crate::record::events::{Event, EventLog, FaultKind};
+use crate::record::stragglers::{RankTable, Straggler, Stragglers};
 use crate::terminal;
 
 /// Shortest time between two writes of `ranks.json`.
@@ -72,7 +72,7 @@ impl Observer {
     /// # Errors
     /// If the endpoint cannot listen at the address of `logging.prometheus`.
     pub(super) async fn start(run: &Run) -> Result<Self, LaunchError> {
-        let total_steps = run.recipe.stages.iter().map(|stage| stage.steps).sum();
+        let total_steps = run.recipe.total_steps();
         let name = run.recipe.name.clone();
         let shared = Arc::new(Mutex::new(Observed { name, total_steps, ..Observed::default() }));
         let address = &run.recipe.logging.prometheus;

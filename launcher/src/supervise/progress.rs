@@ -30,7 +30,7 @@ pub(super) struct Progress {
 
 impl Progress {
     pub(super) fn new(recipe: &Recipe) -> Self {
-        let total_steps = recipe.stages.iter().map(|stage| stage.steps).sum();
+        let total_steps = recipe.total_steps();
         let total_samples =
             recipe.stages.iter().map(|stage| stage.steps * stage.batch as u64).sum();
         let bar =

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use vljepa_recipes::schema::RestartPolicy;
 
-use crate::events::FaultKind;
+use crate::record::events::FaultKind;
 
 /// Longest delay before a restart; delays double up to it.
 const LONGEST_DELAY: Duration = Duration::from_secs(60);
@@ -92,7 +92,7 @@ mod tests {
     use vljepa_recipes::schema::RestartPolicy;
 
     use super::{Decision, Failure, Restarts};
-    use crate::events::FaultKind;
+    use crate::record::events::FaultKind;
 
     fn failure(saved: bool, trained: bool, error: &str) -> Failure {
         let kind = if error == "no tokenizer" { FaultKind::Reported } else { FaultKind::Died };

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::slurm::render::{REQUEUE, TERMINATED};
+use crate::platform::slurm::render::{REQUEUE, TERMINATED};
 
 /// Time between two looks at the clock and at the stop file.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);

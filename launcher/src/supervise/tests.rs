@@ -10,9 +10,10 @@ use vljepa_recipes::run_directory::RunDirectory;
 
 use super::{Ending, Limits, Run, Signals, supervise};
 use crate::error::LaunchError;
-use crate::local::{self, Programs};
 use crate::platform::Platform;
-use crate::provenance::RunRecord;
+use crate::platform::workers;
+use crate::programs::Programs;
+use crate::record::provenance::RunRecord;
 
 fn limits() -> Limits {
     let seconds = Duration::from_secs;
@@ -115,16 +116,16 @@ async fn processes_are_found_by_their_token_alone() {
     assert_eq!(token.len(), 32);
     // A process that leaves the group, as OpenMPI's ranks do.
     let line = ["setsid", "sleep", "61"].map(str::to_owned);
-    let mut group = local::Group::start(&line, &token, &folder.path().join("out")).unwrap();
+    let mut group = workers::Group::program(&line, &token, &folder.path().join("out")).unwrap();
     let own_group = |pid: &Pid| getpgid(Some(*pid)).is_ok_and(|group| group == *pid);
     let left =
-        || local::with_token(&token).iter().any(|pid| *pid != group.leader() && own_group(pid));
+        || workers::with_token(&token).iter().any(|pid| *pid != group.leader() && own_group(pid));
     let deadline = Instant::now() + Duration::from_secs(5);
     while !left() && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert!(left());
-    assert!(local::with_token("another token").is_empty());
+    assert!(workers::with_token("another token").is_empty());
     group.end().await;
-    assert!(local::with_token(&token).is_empty());
+    assert!(workers::with_token(&token).is_empty());
 }

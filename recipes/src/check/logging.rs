@@ -24,7 +24,7 @@ pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
         let what = format!("is {}", trace.steps);
         found.add("logging.trace.steps", what, format!("use 1 to {MAX_TRACED_STEPS}"));
     }
-    let total = recipe.stages.iter().fold(0_u64, |sum, stage| sum.saturating_add(stage.steps));
+    let total = recipe.total_steps();
     if trace.first_step >= total && total > 0 {
         let what = format!("{} is after the run's last step, {}", trace.first_step, total - 1);
         found.add("logging.trace.first_step", what, "name an earlier step, or remove `trace`");

@@ -34,6 +34,12 @@ pub struct Parameters {
 }
 
 impl Parameters {
+    /// Bytes of a checkpoint: trained weights and both moments in f32.
+    #[must_use]
+    pub fn checkpoint_bytes(&self) -> u64 {
+        self.trainable as u64 * 12
+    }
+
     /// Number of all parameters, trained or not.
     #[must_use]
     pub fn total(&self) -> usize {

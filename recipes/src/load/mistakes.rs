@@ -140,7 +140,7 @@ pub(super) const CONTRADICTIONS: &[Row] = &[
     ("  ranks_per_node: 2", "  control: {host: 'node 7'}", 46, 19, "`node 7` is not a host name or IP address", "cluster.control.port"),
     ("  ranks_per_node: 2", "  control: {host: 'node7:99'}", 46, 19, "`node7:99` is not a host name or IP address", ""),
     ("  ranks_per_node: 2", "  control: {silence_s: 5}", 46, 24, "is 5", "every 15 s"),
-    ("  ranks_per_node: 2", "  restart: {hang_floor_s: 1}", 46, 27, "is 1", "take 5 to 3600"),
+    ("  ranks_per_node: 2", "  restart: {hang_floor_s: 1}", 46, 27, "is 1", "use 5 to 3600"),
     ("cluster:\n", "checkpoints: {every_steps: 0}\ncluster:\n", 45, 28, "is 0", "500"),
     ("evaluation:\n", "evaluation:\n  every_steps: -1\n", 38, 16, "found the number -1", ""),
 ];

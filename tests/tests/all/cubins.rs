@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use vljepa_kernels::compile::{Cache, Compiler, Cubin, Nvrtc};
 use vljepa_worker::compile::{compile, keys, table};
-use vljepa_worker::environment::GpuEnvironment;
+use vljepa_worker::rank::environment::GpuEnvironment;
 
 use crate::programs::{command, repository, text};
 

@@ -10,7 +10,7 @@ use vljepa_kernels::attention::launch::Mode;
 use vljepa_kernels::device::cuda::Cuda;
 use vljepa_kernels::{DType, Device, Tensor, copy};
 use vljepa_recipes::Recipe;
-use vljepa_worker::feed::Feed;
+use vljepa_worker::training::feed::Feed;
 
 use crate::programs::{Trial, small_set};
 

@@ -15,12 +15,12 @@ use vljepa_recipes::schema::Trace;
 use vljepa_recipes::{Recipe, RunDirectory};
 use vljepa_worker::checkpoint::{self, Place, State};
 use vljepa_worker::collectives::{Collectives, Solo};
-use vljepa_worker::drill::Drills;
 use vljepa_worker::engine::{Engine, Training};
-use vljepa_worker::generation::Generation;
-use vljepa_worker::meter::Meter;
-use vljepa_worker::step::{self, Input, StepReport};
-use vljepa_worker::trace::Tracer;
+use vljepa_worker::observe::meter::Meter;
+use vljepa_worker::observe::trace::Tracer;
+use vljepa_worker::rank::drill::Drills;
+use vljepa_worker::rank::generation::Generation;
+use vljepa_worker::training::step::{self, Input, StepReport};
 
 use crate::golden::values;
 use crate::programs::recipes;

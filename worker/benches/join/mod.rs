@@ -5,7 +5,7 @@ use std::path::Path;
 
 use vljepa_kernels::Device;
 use vljepa_worker::collectives::Collectives;
-use vljepa_worker::environment::Environment;
+use vljepa_worker::rank::environment::Environment;
 
 /// Joins the collectives of this process: NCCL with all ranks that were given the same file `meet`,
 /// MPI if `mpirun` started the process, otherwise this process alone.
@@ -32,7 +32,7 @@ fn nccl(
     use std::time::{Duration, Instant};
 
     use vljepa_worker::collectives::nccl::{Id, Library, Nccl, TimeOuts};
-    use vljepa_worker::environment::GpuEnvironment;
+    use vljepa_worker::rank::environment::GpuEnvironment;
 
     const LONG: Duration = Duration::from_secs(120);
     let library = Library::open(&GpuEnvironment::read().libraries)?;

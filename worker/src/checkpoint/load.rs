@@ -16,8 +16,8 @@ use vljepa_recipes::protocol::FileEntry;
 
 use super::{Buffers, FORMAT_VERSION, FROZEN, MANIFEST, Manifest, Place, State, TENSORS};
 use crate::collectives::Collectives;
-use crate::environment::hash_file;
 use crate::error::WorkerError;
+use crate::rank::environment::hash_file;
 
 /// Result of loading: the chosen checkpoint and the newer ones that did not verify.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

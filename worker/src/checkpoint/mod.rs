@@ -24,15 +24,15 @@ use vljepa_kernels::{Device, Tensor, View};
 use vljepa_model::Layout;
 use vljepa_recipes::protocol::FileEntry;
 
-use crate::drill::Drills;
-use crate::generation::Generation;
+use crate::rank::drill::Drills;
+use crate::rank::generation::Generation;
 
 pub use self::load::{Loaded, load_frozen, load_newest};
 pub use self::part::write_part;
 pub use self::publish::clean;
 pub use self::save::{Saved, save, save_frozen};
 pub use self::saver::{Save, Saver, Settled};
-use crate::optimize::shard;
+use crate::sharding::shard;
 
 /// Version of the checkpoint format. Loading a checkpoint of a later version fails.
 pub const FORMAT_VERSION: u32 = 2;

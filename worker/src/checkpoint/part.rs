@@ -90,7 +90,7 @@ mod tests {
     use safetensors::SafeTensors;
 
     use super::*;
-    use crate::environment::hash_file;
+    use crate::rank::environment::hash_file;
 
     #[test]
     fn a_part_is_a_safetensors_file_whose_hash_is_that_of_the_file() {

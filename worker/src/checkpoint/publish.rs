@@ -10,7 +10,7 @@ use vljepa_recipes::protocol::FileEntry;
 use vljepa_recipes::run_directory::atomic_write;
 
 use super::{FORMAT_VERSION, MANIFEST, Manifest, Place, State};
-use crate::generation::Generation;
+use crate::rank::generation::Generation;
 
 /// A checkpoint whose parts are being written.
 #[derive(Debug, Clone)]

@@ -21,8 +21,8 @@ use super::publish::Draft;
 use super::save::write_failed;
 use super::{Buffers, Place, Saved, State};
 use crate::collectives::Collectives;
-use crate::control::Control;
-use crate::drill::Drills;
+use crate::rank::control::Control;
+use crate::rank::drill::Drills;
 
 /// Saves the checkpoints of one rank, one at a time: the next save waits for the previous one.
 #[derive(Debug)]

@@ -14,7 +14,7 @@ use vljepa_recipes::protocol::{CheckpointOrder, FromSupervisor, FromWorker, Hell
 use super::publish::Draft;
 use super::*;
 use crate::collectives::{Collectives, Solo, StandIn};
-use crate::control::Control;
+use crate::rank::control::Control;
 
 const LEN: usize = 640;
 const ALONE: Collectives = Collectives::Solo(Solo);
@@ -197,7 +197,7 @@ fn a_part_that_fails_on_one_rank_drops_the_checkpoint_and_the_next_is_published(
     // Files that both ranks will write at step 3.
     let elsewhere = tempfile::tempdir().unwrap();
     let part = |rank: usize| {
-        let range = crate::optimize::shard(LEN, rank, 2);
+        let range = crate::sharding::shard(LEN, rank, 2);
         let values = [0, 1, 2].map(|i| &model.values(i)[range.clone()]);
         write_part(elsewhere.path(), rank, range.clone(), values).unwrap()
     };
@@ -236,7 +236,7 @@ fn save_in_three(model: &Model, folder: &Path, step: u64) {
     let draft = Draft::new(&place(folder), &layout(), None, state(step), [3, 9]);
     draft.make_folder().unwrap();
     let part = |rank| {
-        let range = crate::optimize::shard(LEN, rank, 3);
+        let range = crate::sharding::shard(LEN, rank, 3);
         let values = [0, 1, 2].map(|i| &model.values(i)[range.clone()]);
         write_part(&draft.temporary, rank, range.clone(), values).unwrap()
     };
@@ -248,7 +248,7 @@ fn shards_of_three_ranks_load_whole_and_as_shards_of_two() {
     let folder = tempfile::tempdir().unwrap();
     let model = Model::random(1);
     save_in_three(&model, folder.path(), 5);
-    let halves = [0, 1].map(|rank| crate::optimize::shard(LEN, rank, 2));
+    let halves = [0, 1].map(|rank| crate::sharding::shard(LEN, rank, 2));
     for own in [0..LEN, halves[0].clone(), halves[1].clone()] {
         let mut loaded = Model::zeros(own.clone());
         assert_eq!(loaded.load(folder.path()).unwrap().state, state(5));

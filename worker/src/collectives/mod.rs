@@ -49,7 +49,7 @@ impl Shares {
     /// ```
     #[must_use]
     pub fn rows(self, rank: usize) -> Range<usize> {
-        rank * self.global / self.world_size..(rank + 1) * self.global / self.world_size
+        vljepa_data::order::rows(rank, self.world_size, self.global)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Measures the recipe's evaluation tasks: every rank embeds its share of the samples, all ranks
 //! gather the embeddings, and rank 0 writes the scores.
 
+pub mod embed;
 pub mod metrics;
 mod showcase;
 mod tasks;
@@ -13,8 +14,8 @@ use vljepa_recipes::schema::Task;
 
 pub use self::metrics::Score;
 use crate::collectives::Collectives;
-use crate::embed::Embedder;
 use crate::engine::Engine;
+use crate::evaluation::embed::Embedder;
 
 /// Scores by metric name, in the form of `scores.json`.
 pub type Scores = BTreeMap<String, Score>;

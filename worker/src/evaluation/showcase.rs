@@ -8,7 +8,7 @@ use vljepa_recipes::schema::{Control, Task, TaskKind};
 
 use super::metrics::{mean_direction, ranked};
 use super::tasks::label_texts;
-use crate::embed::Embedder;
+use crate::evaluation::embed::Embedder;
 
 /// Samples shown of the retrieval task, and texts shown per sample. Other tasks show half as many.
 const SHOWN: (usize, usize) = (8, 3);

@@ -14,7 +14,7 @@ use super::metrics::{
     Score, dot, majority, mean_direction, pessimistic_rank, ranked, recall, share,
 };
 use crate::collectives::{Collectives, Shares};
-use crate::embed::{Embedder, apply_control};
+use crate::evaluation::embed::{Embedder, apply_control};
 
 /// Rows that are decoded before they are embedded, which bounds the pixels in memory.
 const DECODE_ROWS: usize = 256;

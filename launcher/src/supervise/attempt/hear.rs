@@ -10,7 +10,7 @@ use super::super::signals::StopSignal;
 use super::super::stall::Position;
 use super::{Attempt, Joined};
 use crate::control::Heard;
-use crate::events::{Event, FaultKind};
+use crate::record::events::{Event, FaultKind};
 
 /// Largest number of refused strangers that are reported: a port scanner must not fill the disk.
 const MAX_NAMED_STRANGERS: usize = 20;

@@ -5,8 +5,8 @@ use std::ffi::c_void;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::error::NcclError;
 use super::library::{Buffers, Call, Handle, Id, Library, Progress};
+use crate::error::nccl::NcclError;
 
 /// Pause between two looks at a pending call, after [`SPIN`] has passed.
 const POLL_INTERVAL: Duration = Duration::from_millis(1);

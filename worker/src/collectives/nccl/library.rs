@@ -13,7 +13,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use vljepa_kernels::library::{Libraries, Wanted};
 
-use super::error::{NcclError, hint};
+use crate::error::nccl::{NcclError, hint};
 
 /// Value of `ncclSuccess` in nccl.h.
 const SUCCESS: c_int = 0;

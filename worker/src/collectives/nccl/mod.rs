@@ -2,7 +2,6 @@
 //! overlap with work on the compute stream.
 
 mod communicator;
-mod error;
 mod library;
 #[cfg(test)]
 mod tests;
@@ -16,9 +15,9 @@ use std::time::Duration;
 use vljepa_kernels::device::cuda::{Cuda, CudaStream, Lane, Region};
 use vljepa_kernels::{DType, Device, KernelError, Tensor, View};
 
-pub use self::error::NcclError;
 pub use self::library::{Id, Library};
 pub use self::watch::LastWords;
+pub use crate::error::nccl::NcclError;
 
 use self::communicator::Communicator;
 use self::library::{Buffers, Call, Element};

@@ -15,9 +15,9 @@ use vljepa_kernels::device::cuda::Cuda;
 use vljepa_kernels::library::{Libraries, LibraryError};
 
 use super::communicator::Communicator;
-use super::error::NcclError;
 use super::library::{Buffers, Call, Element, Id, Library};
 use super::watch::Watch;
+use crate::error::nccl::NcclError;
 
 /// Opens the library that `. worker/nccl.sh` fetches.
 fn real() -> &'static Library {

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use vljepa_kernels::device::cuda::Mark;
 
 use super::communicator::Communicator;
-use super::error::NcclError;
 use crate::collectives::record;
+use crate::error::nccl::NcclError;
 
 /// Pause between two looks at the queue.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
