@@ -392,7 +392,7 @@ pub fn assert_same_end(trial: &Trial, run: &str) {
     trial.assert_same_bits("undisturbed", run, LAST);
 }
 
-/// Prints one line per recovery; the README's table of faults has these numbers.
+/// Prints one line per recovery. The table in tests/slurm/README.md has these numbers.
 #[expect(clippy::print_stdout, reason = "readers of the tests' output look for these lines")]
 pub fn report(fault: &str, events: &Events) {
     for line in events.recoveries() {

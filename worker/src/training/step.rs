@@ -1,6 +1,6 @@
 //! One optimizer step (ARCHITECTURE.md, "One step"). Every rank issues the same collectives in the
-//! same order: gather of embeddings, gather of log-sum-exps, sums of gradients bucket by bucket, sum
-//! of the report's numbers.
+//! same order: gather of embeddings, gather of log-sum-exps, sums of gradients bucket by bucket,
+//! sum of the report's numbers.
 //!
 //! Shape suffixes: b = rows of this rank, g = rows of all ranks, e = width of the shared embedding.
 
