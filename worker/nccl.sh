@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Puts NCCL, from NVIDIA's wheel on PyPI (320 MB), into a folder and sets VLJEPA_NCCL. No GPU or driver is needed to load it.
-# Sourced by tests/install.sh; by hand: . worker/nccl.sh
+# Downloads NCCL from NVIDIA's wheel on PyPI (320 MB) into a folder and sets VLJEPA_NCCL. Loading
+# NCCL needs no GPU or driver. tests/install.sh sources this script. By hand: . worker/nccl.sh
 . recipes/packages.sh
 
 if [ -z "${VLJEPA_NCCL:-}" ]; then

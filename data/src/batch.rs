@@ -1,16 +1,18 @@
-//! One rank's share of a global batch, in host memory.
+//! A rank's rows of a global batch, in host memory.
 
-/// Rows of different lengths, one after the other: row `i` is `ids[cu_seqlens[i]..cu_seqlens[i + 1]]`.
+/// Rows of different lengths, packed without padding: row `i` is
+/// `ids[cu_seqlens[i]..cu_seqlens[i + 1]]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ragged {
-    /// The tokens of all rows.
+    /// Tokens of all rows, one row after the other.
     pub ids: Vec<i32>,
-    /// Where each row starts; the last element is the number of tokens. One longer than there are rows.
+    /// Start of each row in `ids`, followed by the number of all tokens. One element longer than
+    /// the number of rows.
     pub cu_seqlens: Vec<i32>,
 }
 
 impl Ragged {
-    /// No rows.
+    /// Creates a value without rows.
     #[must_use]
     pub fn new() -> Self {
         Self { ids: Vec::new(), cu_seqlens: vec![0] }
@@ -19,52 +21,53 @@ impl Ragged {
     /// Appends a row.
     ///
     /// # Panics
-    /// When all rows together have more than `i32::MAX` tokens, which no batch that fits a machine has.
+    /// If all rows together have more than `i32::MAX` tokens, which no batch that fits in memory
+    /// has.
     pub fn push(&mut self, row: &[i32]) {
         self.ids.extend_from_slice(row);
         self.cu_seqlens.push(i32::try_from(self.ids.len()).expect("a batch has fewer tokens"));
     }
 
-    /// Number of rows.
+    /// Number of rows pushed so far.
     #[must_use]
     pub fn rows(&self) -> usize {
         self.cu_seqlens.len().saturating_sub(1)
     }
 }
 
-/// Where a row of a batch comes from.
+/// Sample from which a row of a batch was made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SampleRef {
     /// Name of the source in the recipe.
     pub source: String,
     /// Path of the shard.
     pub shard: String,
-    /// The sample's key in the shard.
+    /// Key of the sample in the shard.
     pub key: String,
 }
 
-/// A sample that could not be used; another one stands in its place.
+/// Sample that could not be used and was replaced by another one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Skipped {
     /// Name of the source in the recipe.
     pub source: String,
     /// Path of the shard.
     pub shard: String,
-    /// The sample's key in the shard.
+    /// Key of the sample in the shard.
     pub key: String,
-    /// What is wrong with it.
+    /// Why the sample could not be used.
     pub reason: String,
 }
 
-/// Where the frames of batches are kept until a device has them.
+/// Allocator of the memory that holds the frames of a batch until they are copied to a device.
 pub trait FrameMemory: Send + Sync + 'static {
-    /// The frames of one batch.
+    /// Memory with the frames of one batch.
     type Frames: Send;
 
-    /// Memory of so many bytes, all of which `fill` has written.
+    /// Allocates `bytes` bytes and calls `fill`, which writes all of them.
     ///
     /// # Errors
-    /// When there is no such memory.
+    /// If the memory cannot be allocated.
     fn filled(
         &self,
         bytes: usize,
@@ -72,7 +75,7 @@ pub trait FrameMemory: Send + Sync + 'static {
     ) -> Result<Self::Frames, Box<dyn std::error::Error + Send + Sync>>;
 }
 
-/// Vectors of bytes.
+/// [`FrameMemory`] that allocates vectors of bytes.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Vectors;
 
@@ -90,46 +93,47 @@ impl FrameMemory for Vectors {
     }
 }
 
-/// One rank's rows of a global batch. `b` rows, `T` frames of `H`×`W` pixels.
+/// A rank's rows of a global batch: b rows of T frames of H×W pixels.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch<F = Vec<u8>> {
     /// Step within the stage, from 0.
     pub stage_step: u64,
-    /// Index of the first row within the global batch.
+    /// Index of this rank's first row in the global batch.
     pub first_row: usize,
-    /// Rows of the global batch over all ranks.
+    /// Number of rows of the global batch, over all ranks.
     pub global_batch: usize,
-    /// Pixels, (b, T, H, W, 3), red, green, blue.
+    /// Pixels, (b, T, H, W, 3), in the order red, green, blue.
     pub frames: F,
-    /// `[b, T, H, W, 3]`.
+    /// Shape of `frames`, `[b, T, H, W, 3]`.
     pub frames_shape: [usize; 5],
-    /// Tokens of the queries; rows may be empty.
+    /// Tokens of the queries. Rows may be empty.
     pub query: Ragged,
-    /// Tokens of the targets; no row is empty.
+    /// Tokens of the targets. No row is empty.
     pub target: Ragged,
-    /// [`crate::target_hash`] of each target text: equal texts have equal hashes.
+    /// [`crate::target_hash`] of each target text. Equal texts have equal hashes.
     pub target_hashes: Vec<u64>,
-    /// The queries.
+    /// Query text of each row.
     pub query_texts: Vec<String>,
-    /// The targets.
+    /// Target text of each row.
     pub target_texts: Vec<String>,
-    /// Where each row comes from.
+    /// Sample of each row.
     pub samples: Vec<SampleRef>,
-    /// Samples that could not be used on the way to these rows.
+    /// Samples that could not be used and were replaced in these rows.
     pub skipped: Vec<Skipped>,
 }
 
 impl<F> Batch<F> {
-    /// Rows on this rank.
+    /// Number of rows on this rank, b.
     #[must_use]
     pub fn rows(&self) -> usize {
         self.frames_shape[0]
     }
 
-    /// The same batch with its frames moved elsewhere.
+    /// Replaces the frames with the result of `place`, for example a copy on a device. `place`
+    /// receives the frames and their shape.
     ///
     /// # Errors
-    /// Those of `place`.
+    /// If `place` fails.
     pub fn moved<G, E>(
         self,
         place: impl FnOnce(F, [usize; 5]) -> Result<G, E>,

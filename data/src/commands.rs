@@ -1,4 +1,4 @@
-//! The commands `inspect` and `index`.
+//! The commands `inspect` and `index` of `vljepa-shards`.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -7,7 +7,8 @@ use anyhow::Result;
 use vljepa_data::shard_index::{ShardIndex, index_path, load_or_make};
 use vljepa_data::shards::expand;
 
-/// Prints, for each shard, its samples and their fields, what was dropped and why, and the first `shown` samples.
+/// Prints for each shard the number of samples, the size of each field, the first `shown` samples,
+/// and the dropped samples with the reason.
 pub(crate) fn inspect(shards: &[String], shown: usize, output: &mut impl Write) -> Result<()> {
     let mut total = 0;
     let mut dropped = 0;
@@ -30,18 +31,18 @@ pub(crate) fn inspect(shards: &[String], shown: usize, output: &mut impl Write) 
     Ok(())
 }
 
-/// Makes the indexes that are missing or out of date, and says where they are.
+/// Makes the indexes that are missing or out of date, and prints their paths.
 pub(crate) fn index(shards: &[String], output: &mut impl Write) -> Result<()> {
     for path in shards_of(shards)? {
         let loaded = load_or_make(&path)?;
-        let place = index_path(&path);
-        let what = match (loaded.on_disk, loaded.made) {
+        let index_file = index_path(&path);
+        let state = match (loaded.on_disk, loaded.made) {
             (true, true) => "written",
             (true, false) => "up to date",
-            (false, _) => "cannot be written there; each run makes it anew",
+            (false, _) => "cannot be written; every run makes it again",
         };
         let samples = loaded.index.samples.len();
-        writeln!(output, "{}: {samples} samples, {what}", place.display())?;
+        writeln!(output, "{}: {samples} samples, {state}", index_file.display())?;
     }
     Ok(())
 }

@@ -1,108 +1,110 @@
-//! What can go wrong with data, with the shard and the sample in the text.
+//! Error type of this crate. Messages name the shard and the sample.
 
 use std::path::PathBuf;
 
-/// Errors of this crate. Each says where it happened and, where there is something to do, what to do.
+/// Errors of this crate. Each message says where the error happened and, if possible, what to do
+/// about it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DataError {
-    /// A file cannot be read or written.
+    /// A file or folder cannot be read or written.
     #[error("cannot {action} {path}: {source}", path = path.display())]
     Io {
-        /// What was tried: `read`, `open`, `list`.
+        /// Operation that failed, such as `read` or `open`.
         action: &'static str,
-        /// The file.
+        /// Path of the file or folder.
         path: PathBuf,
-        /// Why not.
+        /// Error from the operating system.
         source: std::io::Error,
     },
-    /// A `shards` entry names nothing.
+    /// A `shards` entry matches no file.
     #[error(
-        "no shard found for `{shards}`: give a folder that holds *.tar, one tar, or a range such as \
-         clips-{{000000..000127}}.tar; relative paths start at the working directory"
+        "no shard found for `{shards}`: give a folder with *.tar files, one tar, or a range such as \
+         clips-{{000000..000127}}.tar; relative paths are resolved from the working directory"
     )]
     NoShards {
-        /// The entry.
+        /// The `shards` entry of the recipe or command line.
         shards: String,
     },
-    /// A brace range that cannot be read, or that is too long.
+    /// A brace range in a `shards` entry cannot be parsed, or is too long.
     #[error("cannot expand `{shards}`: {reason}")]
     BadRange {
-        /// The entry.
+        /// The `shards` entry of the recipe or command line.
         shards: String,
-        /// Why not.
+        /// Description of the problem.
         reason: String,
     },
     /// The shards hold no complete sample.
     #[error(
-        "`{shards}` holds no complete sample in its {shard_count} shards (`vljepa-shards inspect` shows why)"
+        "no complete sample in the {shard_count} shards of `{shards}`; \
+         `vljepa-shards inspect` shows why"
     )]
     NoSamples {
-        /// The entry.
+        /// The `shards` entry of the recipe or command line.
         shards: String,
-        /// How many shards were looked at.
+        /// Number of shards that were searched.
         shard_count: usize,
     },
-    /// A file that is not a tar.
+    /// A shard is not a tar archive.
     #[error("{path} is not a tar archive: {reason}", path = path.display())]
     NotATar {
-        /// The file.
+        /// Path of the shard.
         path: PathBuf,
-        /// What it is instead, and what to do.
+        /// Description of the file's format, and what to do.
         reason: String,
     },
-    /// One sample cannot be used.
+    /// A sample cannot be used.
     #[error("sample `{key}` of {shard}: {reason}")]
     BadSample {
-        /// The shard's path.
+        /// Path of the shard.
         shard: String,
-        /// The sample's key.
+        /// Key of the sample in the shard.
         key: String,
-        /// What is wrong with it.
+        /// Description of the problem.
         reason: String,
     },
-    /// More samples in a row could not be used than the recipe allows.
+    /// More consecutive samples could not be used than the recipe allows.
     #[error(
-        "{count} samples of source `{source_name}` in a row could not be used, the recipe allows {allowed} \
-         (data.bad_samples.max_consecutive); the last one was `{key}` of {shard}: {reason}"
+        "{count} consecutive samples of source `{source_name}` could not be used; \
+         the recipe allows {allowed} (data.bad_samples.max_consecutive); the last one was `{key}` of {shard}: {reason}"
     )]
     TooManyInARow {
-        /// The source.
+        /// Name of the source in the recipe.
         source_name: String,
-        /// Bad samples in a row.
+        /// Number of consecutive bad samples.
         count: u64,
-        /// The recipe's limit.
+        /// Number that the recipe allows.
         allowed: u32,
-        /// The last one's shard.
+        /// Shard of the last bad sample.
         shard: String,
-        /// The last one's key.
+        /// Key of the last bad sample.
         key: String,
-        /// The last one's reason.
+        /// Problem of the last bad sample.
         reason: String,
     },
-    /// The recipe asks for what the data cannot give.
+    /// A value in the recipe does not fit the data or the other values.
     #[error("{key}: {reason}")]
     Recipe {
-        /// The recipe's key.
+        /// Key of the value in the recipe.
         key: String,
-        /// What is wrong with it.
+        /// Description of the problem.
         reason: String,
     },
-    /// A tokenizer file that cannot be used.
+    /// A tokenizer file cannot be used.
     #[error("cannot use tokenizer {path}: {reason}", path = path.display())]
     Tokenizer {
-        /// The file.
+        /// Path of the tokenizer file.
         path: PathBuf,
-        /// Why not.
+        /// Description of the problem.
         reason: String,
     },
-    /// A reading thread could not be started.
-    #[error("cannot start a reading thread: {0}")]
+    /// A reader thread could not be started.
+    #[error("cannot start a reader thread: {0}")]
     Thread(std::io::Error),
-    /// There is no memory for the frames of a batch.
-    #[error("no memory for the frames of a batch: {0}")]
+    /// The memory for the frames of a batch could not be allocated.
+    #[error("cannot allocate memory for the frames of a batch: {0}")]
     Memory(Box<dyn std::error::Error + Send + Sync>),
-    /// All batches of the stage were taken, or the stream has failed before.
+    /// The stream has no more batches: all steps of the stage were taken, or the stream has failed.
     #[error("the stream has ended: {0}")]
     Ended(String),
     /// The synthetic set cannot be written.
@@ -111,7 +113,7 @@ pub enum DataError {
 }
 
 impl DataError {
-    /// An [`DataError::Io`] about `path`.
+    /// Returns a closure for `map_err` that makes a [`DataError::Io`] about `path`.
     pub fn io(
         action: &'static str,
         path: impl Into<PathBuf>,

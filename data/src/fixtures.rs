@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 use vljepa_recipes::Recipe;
 
-/// Words that the tests' tokenizer knows; anything else is `[UNK]`, 0.
+/// Vocabulary of the tests' tokenizer. Every other word is `[UNK]`, which has id 0.
 const WORDS: [&str; 12] = [
     "[UNK]", "[BOS]", "[EOS]", "a", "picture", "number", "what", "colour", "red", "one", "two", "q",
 ];
 
-/// A tokenizer of words with a post-processor that puts `[BOS]` before and `[EOS]` behind.
+/// Writes a word-level tokenizer whose post-processor adds `[BOS]` before and `[EOS]` after each
+/// text.
 pub(crate) fn write_tokenizer(folder: &Path) -> PathBuf {
     let vocabulary: serde_json::Map<_, _> =
         WORDS.iter().enumerate().map(|(id, word)| ((*word).to_owned(), json!(id))).collect();
@@ -42,7 +43,7 @@ pub(crate) fn write_tokenizer(folder: &Path) -> PathBuf {
     path
 }
 
-/// Writes a tar of these files.
+/// Writes a tar with the given (name, bytes) files.
 pub(crate) fn write_tar<B: AsRef<[u8]>>(path: &Path, files: &[(String, B)]) {
     let mut builder = tar::Builder::new(std::fs::File::create(path).unwrap());
     for (name, bytes) in files {
@@ -54,7 +55,7 @@ pub(crate) fn write_tar<B: AsRef<[u8]>>(path: &Path, files: &[(String, B)]) {
     builder.finish().unwrap();
 }
 
-/// A PNG whose pixels differ from place to place and by `shade`.
+/// A PNG whose red and green depend on the position, and whose blue is `shade`.
 pub(crate) fn png(width: u32, height: u32, shade: u8) -> Vec<u8> {
     let picture = image::RgbImage::from_fn(width, height, |x, y| {
         let byte = |n: u32| u8::try_from(n % 256).unwrap();
@@ -63,14 +64,15 @@ pub(crate) fn png(width: u32, height: u32, shade: u8) -> Vec<u8> {
     encoded(&image::DynamicImage::ImageRgb8(picture), image::ImageFormat::Png)
 }
 
-/// A picture as the bytes of a file.
+/// Encodes a picture into the bytes of a file.
 pub(crate) fn encoded(picture: &image::DynamicImage, format: image::ImageFormat) -> Vec<u8> {
     let mut bytes = Cursor::new(Vec::new());
     picture.write_to(&mut bytes, format).unwrap();
     bytes.into_inner()
 }
 
-/// Pictures `first` to `first + count` − 1 of 8×8 pixels, whose blue is their number, captioned with it.
+/// Files of the samples `first` to `first + count` − 1. Each has a picture of 8×8 pixels whose blue
+/// is the sample's number, a caption with the number, and two questions.
 pub(crate) fn numbered(first: u8, count: u8) -> Vec<(String, Vec<u8>)> {
     let sample = |n: u8| {
         let json = json!({"questions": [
@@ -86,7 +88,7 @@ pub(crate) fn numbered(first: u8, count: u8) -> Vec<(String, Vec<u8>)> {
     (first..first + count).flat_map(sample).collect()
 }
 
-/// A recipe of one stage over `shards`, images of 8 pixels, two frames.
+/// A recipe with one stage over `shards`: frames of 8×8 pixels, two per sample.
 pub(crate) fn recipe(folder: &Path, shards: &Path, batch: usize, steps: u64) -> Recipe {
     let tokenizer = write_tokenizer(folder);
     serde_json::from_value(json!({

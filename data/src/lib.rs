@@ -1,8 +1,10 @@
-//! WebDataset shards to host batches: order, decoding, tokenising, the synthetic set.
+//! Turns WebDataset shards into batches in host memory: sample order, decoding, tokenising. Also
+//! writes the synthetic set.
 //!
-//! [`order`] says which sample stands at which place of the run, [`shard_index`] where its bytes are, [`decode`] and [`transform`]
-//! make pixels of them, [`tokenize`] makes tokens of its texts, and [`stream`] does all of it on threads, ahead of the step.
-//! [`reader`] reads samples one by one, for evaluation and questions. Never touches a GPU.
+//! [`order`] decides which sample comes at which position of a stage, and [`shard_index`] knows
+//! where its bytes are. [`decode`] and [`transform`] turn the bytes into pixels, and [`tokenize`]
+//! turns the texts into tokens. [`stream`] runs all of this on threads, ahead of the training step.
+//! [`reader`] reads samples one by one, for evaluation and questions. This crate never uses a GPU.
 
 pub mod batch;
 pub mod decode;

@@ -1,4 +1,5 @@
-//! `vljepa-shards`: writes the synthetic set, shows what shards hold, makes their indexes.
+//! `vljepa-shards`: writes the synthetic set, shows the contents of shards, and writes their
+//! indexes.
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -8,7 +9,7 @@ use vljepa_data::synthetic::SynthArgs;
 
 mod commands;
 
-/// WebDataset shards: write, inspect, index.
+/// Writes, inspects and indexes WebDataset shards.
 #[derive(Debug, Parser)]
 #[command(name = "vljepa-shards", version, about)]
 struct Arguments {
@@ -18,26 +19,27 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Writes the synthetic set of the quickstart: moving shapes, captions, questions. The same pixels on every machine.
+    /// Writes the synthetic set of the quickstart: moving shapes, captions, questions. The pixels
+    /// are the same on every machine.
     Synth(SynthArgs),
-    /// Shows what shards hold: samples, fields, sizes, what was dropped.
+    /// Shows the contents of shards: samples, fields, sizes, dropped samples.
     Inspect {
-        /// Folders, tars, or ranges such as clips-{000000..000127}.tar.
+        /// Folders of tars, single tars, or ranges such as clips-{000000..000127}.tar.
         #[arg(required = true)]
         shards: Vec<String>,
-        /// Samples shown of each shard.
+        /// Number of samples to show from each shard.
         #[arg(long, default_value_t = 3)]
         samples: usize,
     },
-    /// Writes the index of each shard beside it, so that the first run need not.
+    /// Writes the index of each shard next to it, so that the first run does not have to.
     Index {
-        /// Folders, tars, or ranges such as clips-{000000..000127}.tar.
+        /// Folders of tars, single tars, or ranges such as clips-{000000..000127}.tar.
         #[arg(required = true)]
         shards: Vec<String>,
     },
 }
 
-#[expect(clippy::print_stderr, reason = "the program's last words")]
+#[expect(clippy::print_stderr, reason = "prints the error that ends the program")]
 fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,

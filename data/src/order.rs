@@ -1,15 +1,20 @@
-//! The global order of samples: a pure function from (seed, stage, index in the stage) to (source, shard, sample).
+//! Global order of the samples: a pure function from (seed, stage, index in the stage) to
+//! (source, shard, sample).
 //!
-//! The number of ranks and threads does not enter, so a run resumes at any step and at any world size with the samples it would
-//! have had. Three draws, each a keyed bijection, so that nothing is stored and every place is found by itself:
+//! The order does not depend on the number of ranks or threads, so a run that resumes at any step
+//! and at any world size gets the same samples as an uninterrupted run. The order is composed of
+//! three keyed permutations, so every position can be computed by itself, without stored state:
 //!
-//! 1. *Mixture.* Σ weights draws (weights divided by their greatest common divisor) form a cycle in which each source has exactly
-//!    its weight; the places within a cycle are permuted.
-//! 2. *Shards.* The n-th draw of a source is place n mod length of epoch ⌊n / length⌋, and each epoch permutes the shards.
-//! 3. *Window.* Windows of consecutive samples of the permuted shards are permuted within themselves, so that reading stays near
-//!    one place of few files while neighbours in a shard do not share a batch.
+//! 1. *Mixture.* Weights are divided by their greatest common divisor. A cycle has Σ weights draws,
+//!    and each source gets exactly its weight of them. The draws within a cycle are permuted.
+//! 2. *Shards.* The n-th draw of a source has position n mod length in epoch ⌊n / length⌋. Each
+//!    epoch permutes the shards.
+//! 3. *Window.* The samples of the permuted shards are divided into windows of consecutive samples,
+//!    and the samples are permuted within each window. So reads stay close together in few files,
+//!    while neighbours in a shard usually do not share a batch.
 //!
-//! Bijections are Feistel networks with cycle walking (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002).
+//! The permutations are Feistel networks with cycle walking (Black and Rogaway, "Ciphers with
+//! arbitrary finite domains", 2002).
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -19,37 +24,39 @@ use vljepa_recipes::schema::{Mixing, Stage};
 
 use crate::error::DataError;
 
-/// Changes whenever the same recipe would give another order; part of what a checkpoint must agree on.
+/// Version of the order. It changes whenever the same recipe gives another order, and a checkpoint
+/// must have the same version.
 pub const ORDER_VERSION: u32 = 1;
 
-/// How many epochs' shard permutations are kept: two per source are in use at a time.
+/// Number of shard permutations, one per source and epoch, that are kept in memory. At most two per
+/// source are in use at a time.
 const EPOCHS_KEPT: usize = 64;
 
-/// A source and the number of samples of each of its shards.
+/// Name of a source, and the number of samples in each of its shards.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceLengths {
-    /// Name in the recipe.
+    /// Name of the source in the recipe.
     pub name: String,
-    /// Samples of each shard.
+    /// Number of samples in each shard.
     pub shard_lengths: Vec<u64>,
 }
 
-/// Where the sample at one place of the order stands.
+/// Source, shard and sample at one position of the order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Location {
-    /// Index into the sources the order was made of.
+    /// Index into the sources that were passed to [`Order::new`].
     pub source: usize,
-    /// How often the source was read through before.
+    /// Number of complete passes over the source before this draw.
     pub epoch: u64,
-    /// This is the n-th draw of its source in the stage, from 0.
+    /// Number of draws of the source in the stage before this one.
     pub draw: u64,
-    /// Shard of the source.
+    /// Index of the shard in the source.
     pub shard: usize,
-    /// Sample of the shard.
+    /// Index of the sample in the shard.
     pub sample: usize,
 }
 
-/// The order of one stage.
+/// Order of the samples in one stage.
 #[derive(Debug)]
 pub struct Order {
     key: u64,
@@ -61,17 +68,18 @@ pub struct Order {
     epochs: Mutex<BTreeMap<(usize, u64), Arc<Epoch>>>,
 }
 
-/// What the order needs of one source.
+/// Keys and lengths of one source.
 #[derive(Debug)]
 struct SourceOrder {
     key: u64,
-    /// Its places within a mixture cycle, before the cycle is permuted.
+    /// Draws of this source within a mixture cycle, before the cycle is permuted.
     slots: Range<u64>,
     shard_lengths: Vec<u64>,
     length: u64,
 }
 
-/// The shards of one epoch: the order they are read in, and where each starts.
+/// Shards of one epoch in the order in which they are read, and the position of the first sample of
+/// each.
 #[derive(Debug)]
 struct Epoch {
     shards: Vec<usize>,
@@ -79,11 +87,12 @@ struct Epoch {
 }
 
 impl Order {
-    /// The order of stage number `stage_index`. `sources` may hold more than the stage's mixture names.
+    /// Creates the order of stage number `stage_index`. `sources` may contain sources that are not
+    /// in the stage's mixture.
     ///
     /// # Errors
-    /// [`DataError::Recipe`] when the mixture names a source that is not there, one without samples, or gives no weight at all;
-    /// when the batch or the window is 0.
+    /// [`DataError::Recipe`] if the mixture names a source that is not in `sources` or has no
+    /// samples, if all weights are 0, or if the batch or the window is 0.
     pub fn new(
         seed: u64,
         stage_index: usize,
@@ -114,7 +123,7 @@ impl Order {
         if divisor == 0 {
             return recipe_error(
                 format!("stages.{stage_index}.mixture"),
-                "gives no source any weight",
+                "gives every source the weight 0",
             );
         }
         let key = mix(&[seed, to_u64(stage_index), u64::from(ORDER_VERSION)]);
@@ -126,7 +135,8 @@ impl Order {
                 let start = cycle;
                 cycle += u64::from(weight) / divisor;
                 SourceOrder {
-                    // By name, so that another source in the recipe leaves this one's order alone.
+                    // Keyed by name, so that adding a source to the recipe does not change this
+                    // source's order.
                     key: mix(&[key, crate::tokenize::target_hash(&source.name)]),
                     slots: start..cycle,
                     shard_lengths: source.shard_lengths.clone(),
@@ -145,7 +155,8 @@ impl Order {
         })
     }
 
-    /// Where the sample at `global_index` of the stage stands: row `global_index % batch` of step `global_index / batch`.
+    /// Location of the sample at `global_index` of the stage. It is row `global_index % batch` of
+    /// step `global_index / batch`.
     #[must_use]
     pub fn locate(&self, global_index: u64) -> Location {
         let (source, draw) = match self.mixing {
@@ -156,31 +167,32 @@ impl Order {
             }
         };
         let order = &self.sources[source];
-        let (epoch, place) = (draw / order.length, draw % order.length);
-        let first = place / self.window * self.window;
+        let (epoch, position) = (draw / order.length, draw % order.length);
+        let first = position / self.window * self.window;
         let size = self.window.min(order.length - first);
         let key = mix(&[order.key, epoch, first]);
-        let place = first + permute(key, size, place - first);
-        let (shard, sample) = self.epoch(source, epoch).find(place);
+        let position = first + permute(key, size, position - first);
+        let (shard, sample) = self.epoch(source, epoch).find(position);
         Location { source, epoch, draw, shard, sample }
     }
 
-    /// What stands in for the sample at `global_index` when it, and its replacements number 1 to `attempt` − 1, cannot be used: any
-    /// sample of the same source.
+    /// Location of replacement number `attempt` (from 1) for the sample at `global_index`, for when
+    /// that sample and its earlier replacements cannot be used. It is a random sample of the same
+    /// source.
     #[must_use]
     pub fn replacement(&self, global_index: u64, attempt: u64) -> Location {
         let instead_of = self.locate(global_index);
         let order = &self.sources[instead_of.source];
-        let place = mix(&[order.key, REPLACEMENT, global_index, attempt]) % order.length;
-        let (shard, sample) = self.epoch(instead_of.source, instead_of.epoch).find(place);
+        let position = mix(&[order.key, REPLACEMENT, global_index, attempt]) % order.length;
+        let (shard, sample) = self.epoch(instead_of.source, instead_of.epoch).find(position);
         Location { shard, sample, ..instead_of }
     }
 
-    /// The source of one draw of the mixture, and how many of its draws came before.
+    /// Source of draw number `draw` of the mixture, and the number of earlier draws of that source.
     fn mixture(&self, draw: u64) -> (usize, u64) {
         let (cycle, slot) = (draw / self.cycle, draw % self.cycle);
         let slot = permute(mix(&[self.key, MIXTURE, cycle]), self.cycle, slot);
-        // `position` finds one: the slots of the sources partition the cycle.
+        // `position` always finds a source, because the slots of the sources partition the cycle.
         let source = self.sources.iter().position(|source| source.slots.contains(&slot));
         let source = source.unwrap_or(0);
         let slots = &self.sources[source].slots;
@@ -205,8 +217,7 @@ impl Epoch {
     fn new(source: &SourceOrder, epoch: u64) -> Self {
         let count = to_u64(source.shard_lengths.len());
         let key = mix(&[source.key, SHARDS, epoch]);
-        let shards: Vec<usize> =
-            (0..count).map(|place| to_usize(permute(key, count, place))).collect();
+        let shards: Vec<usize> = (0..count).map(|nth| to_usize(permute(key, count, nth))).collect();
         let starts = shards
             .iter()
             .scan(0, |next, &shard| {
@@ -218,25 +229,27 @@ impl Epoch {
         Self { shards, starts }
     }
 
-    /// The shard and the sample at one place of the concatenation. Shards without samples are never found: the last shard that
-    /// starts at or before `place` has some.
-    fn find(&self, place: u64) -> (usize, usize) {
-        let nth = self.starts.partition_point(|&start| start <= place) - 1;
-        (self.shards[nth], to_usize(place - self.starts[nth]))
+    /// Shard, and sample in that shard, at `position` of the epoch. Never finds an empty shard: of
+    /// the shards that start at or before `position`, the last one has samples.
+    fn find(&self, position: u64) -> (usize, usize) {
+        let nth = self.starts.partition_point(|&start| start <= position) - 1;
+        (self.shards[nth], to_usize(position - self.starts[nth]))
     }
 }
 
-/// The rows of a global batch that a rank owns: ⌊rB/R⌋ to ⌊(r+1)B/R⌋.
+/// Rows of a global batch of B rows that belong to rank r of R: ⌊rB/R⌋..⌊(r+1)B/R⌋.
 #[must_use]
 pub fn rows(rank: usize, world_size: usize, batch: usize) -> Range<usize> {
     rank * batch / world_size..(rank + 1) * batch / world_size
 }
 
+// Second word of a key. It names the choice that the key is for.
 const MIXTURE: u64 = 1;
 const SHARDS: u64 = 2;
 const REPLACEMENT: u64 = 3;
 
-/// A hash of a few numbers: splitmix64's finaliser over each (Steele, Lea and Flood, 2014).
+/// Hash of a few numbers, with splitmix64's finaliser applied to each (Steele, Lea and Flood,
+/// 2014).
 #[must_use]
 pub fn mix(words: &[u64]) -> u64 {
     words.iter().fold(0x243F_6A88_85A3_08D3, |state, &word| {
@@ -247,19 +260,21 @@ pub fn mix(words: &[u64]) -> u64 {
     })
 }
 
-/// The place of `place` under the permutation of `0..size` that `key` names.
-fn permute(key: u64, size: u64, place: u64) -> u64 {
-    debug_assert!(place < size, "place {place} of {size}");
+/// Image of `index` under the permutation of `0..size` that `key` selects.
+fn permute(key: u64, size: u64, index: u64) -> u64 {
+    debug_assert!(index < size, "index {index} of {size}");
     if size < 2 {
-        return place;
+        return index;
     }
-    // An even number of bits, so that both halves are equal; at most four times as many values as places.
+    // The number of bits is even, so that both halves have the same size. There are at most four
+    // times as many values as indices.
     let half_bits = (u64::BITS - (size - 1).leading_zeros()).div_ceil(2);
     let mask = (1 << half_bits) - 1;
-    let mut value = place;
+    let mut value = index;
     loop {
         let (mut left, mut right) = (value >> half_bits, value & mask);
-        // Small domains need more rounds than the usual four before every permutation is about as likely.
+        // Small domains need more than the usual four rounds before all permutations are about
+        // equally likely.
         for round in 0..8 {
             (left, right) = (right, left ^ (mix(&[key, round, right]) & mask));
         }
@@ -279,7 +294,7 @@ fn to_u64(value: usize) -> u64 {
     u64::try_from(value).unwrap_or(u64::MAX)
 }
 
-/// Lossless: only numbers of samples in memory-mapped indexes come here.
+/// Lossless on 64-bit machines. The values are numbers of shards and samples, which fit in memory.
 fn to_usize(value: u64) -> usize {
     usize::try_from(value).unwrap_or(usize::MAX)
 }

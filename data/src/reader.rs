@@ -1,4 +1,4 @@
-//! Samples one by one, in the shards' order: evaluation, questions, search.
+//! Reads samples one by one, in the order of the shards, for evaluation, questions and search.
 
 use std::fs;
 use std::path::Path;
@@ -13,40 +13,40 @@ use crate::sample::{Question, RawSample, Texts};
 use crate::shards::ShardSet;
 use crate::transform::Shaper;
 
-/// What a sample is brought to.
+/// Number of frames, size and transform that a sample is loaded with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LoadOptions {
-    /// Frames; a picture is repeated to them.
+    /// Number of frames. A picture is repeated that often.
     pub frames: usize,
-    /// Side of the square frames, pixels.
+    /// Side of the square frames, in pixels.
     pub image_size: usize,
-    /// How pixels are brought to it. [`Transform::RandomResizedCrop`] is for training: here it takes what
-    /// [`Transform::ResizeCenterCrop`] takes.
+    /// How frames are resized to `image_size`. [`Transform::RandomResizedCrop`] is for training
+    /// only; here it is treated as [`Transform::ResizeCenterCrop`].
     pub transform: Transform,
 }
 
-/// One decoded sample.
+/// Decoded sample with its texts.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LoadedSample {
-    /// The sample's key; of a file, its name.
+    /// Key of the sample in its shard, or the name of a single file.
     pub key: String,
-    /// Path of the shard or of the file.
+    /// Path of the shard or of the single file.
     pub shard: String,
-    /// Pixels, (T, H, W, 3), red, green, blue.
+    /// Pixels, (T, H, W, 3), in the order red, green, blue.
     pub frames: Vec<u8>,
-    /// The `txt` member, or `caption` in the json.
+    /// Text of the `txt` member, or else `caption` in the json.
     pub caption: Option<String>,
-    /// `questions` in the json.
+    /// Questions in the json's `questions`.
     pub questions: Vec<Question>,
-    /// All fields of the json.
+    /// All fields of the json, including `caption` and `questions`.
     pub fields: Map<String, Value>,
 }
 
-/// Reads the samples of a shard set by number. Threads may share it.
+/// Reads the samples of a shard set by number. Threads may share a reader.
 #[derive(Debug)]
 pub struct SampleReader {
     shards: ShardSet,
-    /// Number of the first sample of each shard, and last the number of all.
+    /// Number of the first sample of each shard, followed by the number of all samples.
     starts: Vec<usize>,
 }
 
@@ -54,7 +54,7 @@ impl SampleReader {
     /// Opens a folder of tars, one tar, or a range such as `clips-{000000..000127}.tar`.
     ///
     /// # Errors
-    /// When nothing is there, when a shard cannot be read, when there is no complete sample.
+    /// If no shard is found, a shard cannot be read, or there is no complete sample.
     pub fn open(shards: &str) -> Result<Self, DataError> {
         let shards = ShardSet::open(shards)?;
         let mut starts = vec![0];
@@ -66,13 +66,14 @@ impl SampleReader {
         Ok(Self { shards, starts })
     }
 
-    /// Number of samples.
+    /// Number of samples in all shards.
     #[must_use]
     pub fn len(&self) -> usize {
         self.starts.last().copied().unwrap_or(0)
     }
 
-    /// Whether there is none; [`SampleReader::open`] refuses such a set.
+    /// Whether there are no samples. Always false, because [`SampleReader::open`] rejects such a
+    /// set.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -81,10 +82,11 @@ impl SampleReader {
     /// Reads and decodes sample number `index`.
     ///
     /// # Errors
-    /// [`DataError::BadSample`] when it cannot be decoded or its texts cannot be read; [`DataError::Io`].
+    /// [`DataError::BadSample`] if the sample cannot be decoded or its texts cannot be parsed,
+    /// [`DataError::Io`] if the shard cannot be read.
     ///
     /// # Panics
-    /// When there is no such sample.
+    /// If `index` is not below [`SampleReader::len`].
     pub fn load(&self, index: usize, options: &LoadOptions) -> Result<LoadedSample, DataError> {
         assert!(index < self.len(), "sample {index} of {}", self.len());
         let number = self.starts.partition_point(|&start| start <= index) - 1;
@@ -96,7 +98,7 @@ impl SampleReader {
             reason,
         };
         let Some((media, bytes)) = &raw.visual else {
-            return Err(bad("it has neither a picture nor a clip".to_owned()));
+            return Err(bad("the sample has neither a picture nor a clip".to_owned()));
         };
         let frames = pixels(*media, bytes, options).map_err(bad)?;
         let Texts { caption, questions, fields } = raw.texts().map_err(bad)?;
@@ -105,10 +107,11 @@ impl SampleReader {
     }
 }
 
-/// Reads and decodes one picture or clip (`jpg`, `jpeg`, `png`; `mp4`, `mkv`, `webm`, `avi`, `mov`); it has no texts.
+/// Reads and decodes a single file, a picture or clip (`jpg`, `jpeg`, `png`; `mp4`, `mkv`, `webm`,
+/// `avi`, `mov`). The sample has no texts.
 ///
 /// # Errors
-/// [`DataError::Io`] when it cannot be read, [`DataError::BadSample`] when it cannot be decoded.
+/// [`DataError::Io`] if the file cannot be read, [`DataError::BadSample`] if it cannot be decoded.
 pub fn load_file(path: &Path, options: &LoadOptions) -> Result<LoadedSample, DataError> {
     let key = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
     let shard: Arc<str> = path.to_string_lossy().into();
@@ -119,7 +122,7 @@ pub fn load_file(path: &Path, options: &LoadOptions) -> Result<LoadedSample, Dat
     };
     let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
     let media = Media::of_extension(&extension).ok_or_else(|| {
-        bad("it is no picture (jpg, jpeg, png) and no clip (mp4, mkv, webm, avi, mov)".to_owned())
+        bad("not a picture (jpg, jpeg, png) or clip (mp4, mkv, webm, avi, mov)".to_owned())
     })?;
     let bytes = fs::read(path).map_err(DataError::io("read", path))?;
     let frames = pixels(media, &bytes, options).map_err(bad)?;
@@ -194,7 +197,7 @@ mod tests {
         let loaded = load_file(&path, &OPTIONS).unwrap();
         assert_eq!((loaded.key.as_str(), loaded.frames.len()), ("photo.PNG", 384));
         let text = folder.path().join("notes.txt");
-        assert!(load_file(&text, &OPTIONS).unwrap_err().to_string().contains("is no picture"));
+        assert!(load_file(&text, &OPTIONS).unwrap_err().to_string().contains("not a picture"));
         let missing = load_file(&folder.path().join("none.png"), &OPTIONS).unwrap_err();
         assert!(matches!(missing, DataError::Io { .. }));
     }

@@ -1,4 +1,4 @@
-//! A sample as it stands in a shard: its members, and the texts in them.
+//! Members of a sample as stored in a shard, and the texts in them.
 
 use std::io::Read;
 use std::sync::Arc;
@@ -11,53 +11,72 @@ use crate::decode::Media;
 use crate::error::DataError;
 use crate::shards::OpenShard;
 
-/// Most bytes that a compressed member may unfold to.
+/// Largest size of a member after decompression, in bytes.
 const LARGEST_UNPACKED: u64 = 1 << 30;
 
-/// One question of a sample's json.
+/// Question in the json of a sample, with its answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Question {
-    /// The query.
+    /// Question text, used as the query.
     pub question: String,
-    /// The target.
+    /// Answer text, used as the target.
     pub answer: String,
-    /// What sort of question it is (`count`, `colour`); empty when the json does not say.
+    /// Kind of question (`count`, `colour`). Empty if the json does not say.
     #[serde(default)]
     pub kind: String,
 }
 
-/// The members of a sample that are of use: pixels and texts.
+/// Undecoded members of a sample: the picture or clip, and the texts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RawSample {
-    /// The sample's key.
+    /// Key of the sample in the shard.
     pub key: String,
     /// Path of the shard.
     pub shard: Arc<str>,
-    /// The pixels' bytes, and what they are.
+    /// Type and bytes of the picture or clip, if there is one.
     pub visual: Option<(Media, Vec<u8>)>,
-    /// The `txt` member.
+    /// Bytes of the `txt` member, if there is one.
     pub txt: Option<Vec<u8>>,
-    /// The `json` member.
+    /// Bytes of the `json` member, if there is one.
     pub json: Option<Vec<u8>>,
 }
 
-/// The texts of a sample.
+/// Caption, questions and json fields of a sample.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Texts {
-    /// The `txt` member, or `caption` in the json, without surrounding white space; never empty.
+    /// Text of the `txt` member, or else `caption` in the json, without surrounding white space.
+    /// Never an empty string.
     pub caption: Option<String>,
-    /// `questions` in the json.
+    /// Questions in the json's `questions`.
     pub questions: Vec<Question>,
-    /// All fields of the json.
+    /// All fields of the json, including `caption` and `questions`.
     pub fields: Map<String, Value>,
 }
 
+impl Texts {
+    /// The text of a field of the json without surrounding white space, or with `None` the sample's
+    /// caption. `None` if there is no such text or it is empty.
+    #[must_use]
+    pub fn caption(&self, field: Option<&str>) -> Option<&str> {
+        match field {
+            None => self.caption.as_deref(),
+            Some(field) => {
+                let text = self.fields.get(field)?.as_str()?.trim();
+                (!text.is_empty()).then_some(text)
+            }
+        }
+    }
+}
+
 impl RawSample {
-    /// Reads a sample's members. Of several that would do, an exact field name (`jpg`) goes before one that only ends so (`0.jpg`), and
-    /// the first in the tar before later ones. `wanted` takes pixels of that sort only. Members may be compressed (`txt.gz`).
+    /// Reads the members of sample `number`. If several members match, an exact field name (`jpg`)
+    /// takes precedence over one that only ends with it (`0.jpg`), and the first in the tar over
+    /// later ones. If `wanted` is given, only members of that type are read as the picture or clip.
+    /// Members may be compressed (`txt.gz`).
     ///
     /// # Errors
-    /// [`DataError::Io`] when the shard cannot be read; [`DataError::BadSample`] when a compressed member cannot be unfolded.
+    /// [`DataError::Io`] if the shard cannot be read, [`DataError::BadSample`] if a compressed
+    /// member cannot be decompressed.
     pub fn read(
         shard: &OpenShard,
         number: usize,
@@ -100,22 +119,22 @@ impl RawSample {
         })
     }
 
-    /// The sample's texts.
+    /// Parses the texts of the sample.
     ///
     /// # Errors
-    /// In words, when the caption is not UTF-8, or the json is not of the expected form.
+    /// A message if the caption is not UTF-8, or the json does not have the expected form.
     pub fn texts(&self) -> Result<Texts, String> {
         let mut texts = Texts::default();
         if let Some(json) = &self.json {
             let value: Value = serde_json::from_slice(json)
-                .map_err(|error| format!("its json cannot be read: {error}"))?;
+                .map_err(|error| format!("the json member cannot be parsed: {error}"))?;
             let Value::Object(fields) = value else {
-                return Err("its json is not an object".to_owned());
+                return Err("the json member is not an object".to_owned());
             };
             if let Some(questions) = fields.get("questions") {
                 texts.questions = Vec::deserialize(questions).map_err(|error| {
                     format!(
-                        "`questions` in its json is not a list of {{question, answer}}: {error}"
+                        "`questions` in the json member is not a list of {{question, answer}}: {error}"
                     )
                 })?;
             }
@@ -124,7 +143,7 @@ impl RawSample {
         let caption = match &self.txt {
             Some(txt) => Some(
                 std::str::from_utf8(txt)
-                    .map_err(|error| format!("its caption is not UTF-8: {error}"))?,
+                    .map_err(|error| format!("the caption is not UTF-8: {error}"))?,
             ),
             None => texts.fields.get("caption").and_then(Value::as_str),
         };
@@ -134,7 +153,7 @@ impl RawSample {
     }
 }
 
-/// A field without the name of its compression.
+/// Field name without the suffix `.gz`.
 fn plain_name(field: &str) -> &str {
     field.strip_suffix(".gz").unwrap_or(field)
 }
@@ -144,7 +163,7 @@ fn unpack(bytes: &[u8]) -> Result<Vec<u8>, String> {
     let read = MultiGzDecoder::new(bytes).take(LARGEST_UNPACKED).read_to_end(&mut unpacked);
     match read {
         Ok(length) if u64::try_from(length) == Ok(LARGEST_UNPACKED) => {
-            Err(format!("it unfolds to {LARGEST_UNPACKED} bytes or more"))
+            Err(format!("decompressed, it has {LARGEST_UNPACKED} bytes or more"))
         }
         Ok(_) => Ok(unpacked),
         Err(error) => Err(format!("it cannot be decompressed: {error}")),

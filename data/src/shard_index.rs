@@ -1,8 +1,11 @@
-//! Where the samples of a shard are: made once by reading the tar's headers, kept beside it as `<shard>.index`.
+//! Index of a shard: the offset and length of every member of every sample. It is made once by
+//! reading the tar's headers, and stored next to the tar as `<shard>.index`.
 //!
-//! The file, little-endian: a head of fixed size (`Head`: what tar it belongs to, how many samples, a hash of the rest), then the
-//! field names, the samples with their members' offsets and lengths, and what was dropped. It is made again when the tar's size,
-//! modification time or first and last bytes differ. Where it cannot be written it is kept in memory.
+//! An index file is little-endian. It starts with a head of fixed size (`Head`: the identity of the
+//! tar, the number of samples, a hash of the rest). The field names, the samples with the offsets
+//! and lengths of their members, and the dropped samples follow. The index is made again if the
+//! size, the modification time, or the first or last bytes of the tar differ. If it cannot be
+//! written, it is kept in memory.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -15,63 +18,64 @@ use crate::error::DataError;
 use crate::tar::{End, Member, key_and_field, read_members};
 
 const MAGIC: &[u8; 8] = b"VLJEPAI1";
+/// Size of the encoded [`Head`] in bytes.
 const HEAD_BYTES: usize = 8 + 8 + 8 + 8 + 32 + 8 + 8 + 32;
 
-/// Bytes at either end of a tar that its fingerprint covers.
+/// Number of bytes at each end of a tar that its fingerprint covers.
 const FINGERPRINT_BYTES: u64 = 4096;
 
-/// Where the samples of one shard are.
+/// Location of the samples in one shard.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ShardIndex {
     /// Names of the fields that occur in the shard (`jpg`, `txt`, `0.png`).
     pub fields: Vec<String>,
-    /// The samples, in the order of their first members.
+    /// Samples, in the order of their first members.
     pub samples: Vec<IndexedSample>,
-    /// What was left out, and why.
+    /// Samples that were left out, with the reason.
     pub dropped: Vec<Dropped>,
 }
 
-/// One sample.
+/// Sample of a shard, with the location of its members.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IndexedSample {
-    /// Its key.
+    /// Key of the sample, unique in the shard.
     pub key: Box<str>,
-    /// Its members, in the tar's order.
+    /// Members of the sample, in the order of the tar.
     pub members: Box<[IndexedMember]>,
 }
 
-/// One file of a sample.
+/// Location of one file of a sample.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IndexedMember {
-    /// Index into [`ShardIndex::fields`].
+    /// Index of the field name in [`ShardIndex::fields`].
     pub field: u16,
-    /// Where its bytes start in the tar.
+    /// Offset of the file's first byte in the tar.
     pub offset: u64,
-    /// How many there are.
+    /// Length of the file in bytes.
     pub length: u64,
 }
 
-/// A sample that the index leaves out.
+/// Sample that the index leaves out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dropped {
-    /// Its key.
+    /// Key of the dropped sample.
     pub key: String,
-    /// Why.
+    /// Why the sample was dropped.
     pub reason: String,
 }
 
-/// The index of a shard, and whether it stands in a file.
+/// Index of a shard, and how it was obtained.
 #[derive(Debug)]
 pub struct Loaded {
-    /// The index.
+    /// Samples of the shard.
     pub index: ShardIndex,
-    /// False where the folder cannot be written to.
+    /// Whether an index file exists. False if the file cannot be written.
     pub on_disk: bool,
-    /// Whether it had to be made.
+    /// Whether the index was made by this call, rather than read from a file.
     pub made: bool,
 }
 
-/// The file that holds a shard's index.
+/// Path of the file that holds the index of `shard`.
 #[must_use]
 pub fn index_path(shard: &Path) -> PathBuf {
     let mut name = shard.as_os_str().to_owned();
@@ -79,7 +83,8 @@ pub fn index_path(shard: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Number of samples of a shard, from its index if that is up to date.
+/// Number of samples in a shard according to its index file, or `None` if there is no index file
+/// that is up to date.
 #[must_use]
 pub fn known_length(shard: &Path) -> Option<u64> {
     let tar = File::open(shard).ok()?;
@@ -92,10 +97,12 @@ pub fn known_length(shard: &Path) -> Option<u64> {
     (head.tar == wanted && file.metadata().ok()?.len() == whole).then_some(head.samples)
 }
 
-/// The index of a shard: read if it is up to date, else made and, where possible, written.
+/// Reads the index of a shard if the index file is up to date. Otherwise makes the index and, if
+/// possible, writes it.
 ///
 /// # Errors
-/// [`DataError::Io`] when the shard cannot be read, [`DataError::NotATar`] when it is none.
+/// [`DataError::Io`] if the shard cannot be read, [`DataError::NotATar`] if it is not a tar
+/// archive.
 pub fn load_or_make(shard: &Path) -> Result<Loaded, DataError> {
     let tar = File::open(shard).map_err(DataError::io("open", shard))?;
     let identity = TarIdentity::of(&tar).map_err(DataError::io("read", shard))?;
@@ -115,7 +122,8 @@ fn read_index(path: &Path, wanted: &TarIdentity) -> Option<ShardIndex> {
     fits.then(|| ShardIndex::parse(payload))?
 }
 
-/// Written under another name first, so that no reader and no second writer sees half of it.
+/// Writes the index to a temporary file and renames that file, so that no other process sees an
+/// incomplete index.
 fn write_index(shard: &Path, index: &ShardIndex, tar: &TarIdentity) -> std::io::Result<()> {
     static WRITES: AtomicU64 = AtomicU64::new(0);
     let payload = index.to_bytes();
@@ -133,7 +141,7 @@ fn write_index(shard: &Path, index: &ShardIndex, tar: &TarIdentity) -> std::io::
     bytes.extend_from_slice(&payload);
     let written = fs::write(&temporary, &bytes).and_then(|()| fs::rename(&temporary, &path));
     if written.is_err() && fs::remove_file(&temporary).is_err() {
-        tracing::debug!(path = %path.display(), "nothing to remove after a failed index");
+        tracing::debug!(path = %path.display(), "no temporary index file to remove");
     }
     written
 }
@@ -141,26 +149,27 @@ fn write_index(shard: &Path, index: &ShardIndex, tar: &TarIdentity) -> std::io::
 fn make(shard: &Path, tar: File, length: u64) -> Result<ShardIndex, DataError> {
     let mut start = [0; 2];
     if length >= 2 && tar.read_exact_at(&mut start, 0).is_ok() && start == [0x1f, 0x8b] {
-        let reason = "it is gzip-compressed, and offsets into it cannot be indexed; \
+        let reason = "the file is gzip-compressed, so its members cannot be indexed; \
                       decompress it first (gunzip)";
         return Err(DataError::NotATar { path: shard.to_owned(), reason: reason.to_owned() });
     }
     let (members, end) = read_members(tar, length).map_err(DataError::io("read", shard))?;
     if end == (End::Damaged { at: 0 }) {
-        let reason = "its first 512 bytes are no header".to_owned();
+        let reason = "the first 512 bytes are not a tar header".to_owned();
         return Err(DataError::NotATar { path: shard.to_owned(), reason });
     }
     Ok(group(&members, &end))
 }
 
-/// Groups members into samples. All members of a key belong together, wherever they stand in the shard, because interleaved keys would
-/// otherwise give half samples in silence. A field that comes twice makes a sample ambiguous: it is dropped. In a shard that was cut
-/// short, the last sample may lack members: it is dropped.
+/// Groups members into samples by key. All members with the same key belong to one sample, even if
+/// other keys lie between them; otherwise, interleaved keys would silently give incomplete samples.
+/// A sample with two members of the same field is ambiguous and is dropped. If the shard is cut
+/// short, its last sample may lack members and is dropped.
 #[must_use]
 pub fn group(members: &[Member], end: &End) -> ShardIndex {
     let mut index = ShardIndex::default();
     let mut fields: BTreeMap<String, u16> = BTreeMap::new();
-    let mut places: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut index_of_key: BTreeMap<&str, usize> = BTreeMap::new();
     let mut samples: Vec<(&str, Vec<IndexedMember>)> = Vec::new();
     let mut dropped: BTreeMap<&str, String> = BTreeMap::new();
     for member in members {
@@ -177,14 +186,14 @@ pub fn group(members: &[Member], end: &End) -> ShardIndex {
                 continue;
             }
         };
-        let place = *places.entry(key).or_insert_with(|| {
+        let nth = *index_of_key.entry(key).or_insert_with(|| {
             samples.push((key, Vec::new()));
             samples.len() - 1
         });
-        let known = &mut samples[place].1;
+        let known = &mut samples[nth].1;
         if known.iter().any(|other| other.field == field) {
             let name = &index.fields[usize::from(field)];
-            dropped.insert(key, format!("the shard holds its `{name}` twice"));
+            dropped.insert(key, format!("the shard holds two `{name}` members of this sample"));
         }
         known.push(IndexedMember { field, offset: member.offset, length: member.length });
     }
@@ -193,12 +202,12 @@ pub fn group(members: &[Member], end: &End) -> ShardIndex {
         End::CutShort { at, member } => Some((member.as_deref(), "is cut short", at)),
         End::Damaged { at } => Some((None, "is damaged", at)),
     };
-    if let Some((member, what, at)) = cut {
+    if let Some((member, state, at)) = cut {
         let last = member.or(members.last().map(|member| member.name.as_str()));
         if let Some((key, _)) = last.and_then(key_and_field) {
             dropped.insert(
                 key,
-                format!("the shard {what} at byte {at}; this sample may lack members"),
+                format!("the shard {state} at byte {at}; this sample may lack members"),
             );
         }
     }
@@ -212,7 +221,7 @@ pub fn group(members: &[Member], end: &End) -> ShardIndex {
     index
 }
 
-/// What tells one state of a tar from another.
+/// Properties of a tar that differ if the tar was changed or replaced.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct TarIdentity {
     bytes: u64,
@@ -241,7 +250,7 @@ impl TarIdentity {
     }
 }
 
-/// The fixed part of an index file.
+/// Fixed part of an index file.
 #[derive(Debug)]
 struct Head {
     tar: TarIdentity,
@@ -310,7 +319,8 @@ impl ShardIndex {
         bytes
     }
 
-    /// None when the bytes are of another form; their hash was right, so that is another program's file.
+    /// Decodes an index, or returns `None` if the bytes have another form. Their hash matches, so
+    /// another program must have written such a file.
     fn parse(payload: &[u8]) -> Option<Self> {
         let mut bytes = Cursor(payload);
         let fields = bytes.list(Cursor::text)?;
@@ -329,7 +339,7 @@ impl ShardIndex {
     }
 }
 
-/// Reads numbers and texts off the front of a slice.
+/// Reads numbers and texts from the front of a slice.
 struct Cursor<'a>(&'a [u8]);
 
 impl Cursor<'_> {

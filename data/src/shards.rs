@@ -1,4 +1,4 @@
-//! A set of shards: which files it names, how many samples each has, and the bytes of any of them.
+//! Set of shards: its files, the number of samples in each, and the bytes of any sample.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -11,17 +11,19 @@ use rayon::prelude::*;
 use crate::error::DataError;
 use crate::shard_index::{IndexedMember, IndexedSample, ShardIndex, known_length, load_or_make};
 
-/// Shards held open at a time, per set: well below the customary limit of 1,024 open files of a process.
+/// Number of shards that a set keeps open at a time. Well below the usual limit of 1,024 open files
+/// per process.
 const OPEN_SHARDS: usize = 128;
 
-/// Longest list that a brace range may stand for.
+/// Largest number of paths that the brace ranges of an entry may expand to.
 const LONGEST_RANGE: u64 = 10_000_000;
 
-/// The files named by a `shards` entry: a folder (all its `*.tar`, by name), one tar, or a name with brace ranges
-/// (`clips-{000000..000127}.tar`, `{a,b}.tar`).
+/// Files named by a `shards` entry: a folder (all its `*.tar`, sorted by name), one tar, or a path
+/// with brace ranges (`clips-{000000..000127}.tar`, `{a,b}.tar`).
 ///
 /// # Errors
-/// [`DataError::NoShards`] when it names nothing, [`DataError::BadRange`] for a brace that cannot be read.
+/// [`DataError::NoShards`] if the entry matches no file, [`DataError::BadRange`] if a brace range
+/// cannot be parsed or is too long.
 pub fn expand(shards: &str) -> Result<Vec<PathBuf>, DataError> {
     let path = Path::new(shards);
     if path.is_dir() {
@@ -38,7 +40,7 @@ pub fn expand(shards: &str) -> Result<Vec<PathBuf>, DataError> {
         }
         return Ok(paths);
     }
-    // A file whose name holds braces is that file.
+    // If a file with braces in its name exists, the entry means that file.
     if path.exists() || !shards.contains('{') {
         return if path.is_file() {
             Ok(vec![path.to_owned()])
@@ -71,7 +73,7 @@ fn expand_braces(text: &str) -> Result<Vec<String>, String> {
     let endings = expand_braces(after)?;
     let count = u64::try_from(choices.len().saturating_mul(endings.len())).unwrap_or(u64::MAX);
     if count > LONGEST_RANGE {
-        return Err("its ranges stand for too many files".to_owned());
+        return Err("its ranges expand to too many files".to_owned());
     }
     let joined = |choice: &String| {
         endings.iter().map(|ending| format!("{before}{choice}{ending}")).collect::<Vec<_>>()
@@ -79,7 +81,7 @@ fn expand_braces(text: &str) -> Result<Vec<String>, String> {
     Ok(choices.iter().flat_map(joined).collect())
 }
 
-/// A set of shards, read by sample. Threads may share it.
+/// Set of shards that are read by sample. Threads may share a set.
 #[derive(Debug)]
 pub struct ShardSet {
     shards: Vec<Shard>,
@@ -90,7 +92,7 @@ pub struct ShardSet {
 struct Shard {
     path: PathBuf,
     length: u64,
-    /// Kept where it cannot be written beside the shard.
+    /// Index in memory, if it cannot be written next to the shard.
     index: Option<Arc<ShardIndex>>,
 }
 
@@ -100,21 +102,22 @@ struct OpenShards {
     by_number: BTreeMap<usize, (u64, Arc<OpenShard>)>,
 }
 
-/// A shard whose file is open.
+/// Shard with an open file and its index.
 #[derive(Debug)]
 pub struct OpenShard {
-    /// Its path, as errors and reports show it.
+    /// Path of the shard, as shown in errors and reports.
     pub path: Arc<str>,
-    /// Where its samples are.
+    /// Location of the samples in the shard.
     pub index: Arc<ShardIndex>,
     file: File,
 }
 
 impl ShardSet {
-    /// Finds the shards and their lengths; makes the indexes that are missing or out of date.
+    /// Finds the shards and their lengths. Makes the indexes that are missing or out of date.
     ///
     /// # Errors
-    /// As [`expand`] and [`load_or_make`]; [`DataError::NoSamples`] when there is nothing to read.
+    /// The errors of [`expand`] and [`load_or_make`], and [`DataError::NoSamples`] if the shards
+    /// hold no complete sample.
     pub fn open(shards: &str) -> Result<Self, DataError> {
         let paths = expand(shards)?;
         let shard_count = paths.len();
@@ -145,22 +148,24 @@ impl ShardSet {
         Ok(set)
     }
 
-    /// Samples of each shard.
+    /// Number of samples in each shard.
     #[must_use]
     pub fn lengths(&self) -> Vec<u64> {
         self.shards.iter().map(|shard| shard.length).collect()
     }
 
-    /// Path of a shard.
+    /// Path of shard number `shard`.
     #[must_use]
     pub fn path(&self, shard: usize) -> &Path {
         &self.shards[shard].path
     }
 
-    /// A shard with its index and an open file; the one that was not used for longest is closed when there are too many.
+    /// Shard number `number` with its index and an open file. If too many shards are open, the
+    /// least recently used one is closed.
     ///
     /// # Errors
-    /// [`DataError::Io`] when it cannot be opened, or when it changed since the set was opened.
+    /// [`DataError::Io`] if the shard cannot be opened, or if it has changed since the set was
+    /// opened.
     pub fn shard(&self, number: usize) -> Result<Arc<OpenShard>, DataError> {
         {
             let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
@@ -171,7 +176,8 @@ impl ShardSet {
                 return Ok(Arc::clone(shard));
             }
         }
-        // Opened without the lock; two threads may both do it, and one of them wins.
+        // The lock is not held while the shard is opened. If two threads open the same shard, the
+        // second one replaces the first.
         let shard = Arc::new(self.shards[number].open()?);
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if open.by_number.len() >= OPEN_SHARDS {
@@ -194,7 +200,7 @@ impl Shard {
             None => Arc::new(load_or_make(&self.path)?.index),
         };
         if u64::try_from(index.samples.len()) != Ok(self.length) {
-            let changed = std::io::Error::other("it changed while it was in use");
+            let changed = std::io::Error::other("the shard changed while it was in use");
             return Err(DataError::io("read", &self.path)(changed));
         }
         Ok(OpenShard { path: self.path.to_string_lossy().into(), index, file })
@@ -202,22 +208,22 @@ impl Shard {
 }
 
 impl OpenShard {
-    /// A sample.
+    /// Location of sample number `number`.
     #[must_use]
     pub fn sample(&self, number: usize) -> &IndexedSample {
         &self.index.samples[number]
     }
 
-    /// Name of a member's field.
+    /// Field name of a member.
     #[must_use]
     pub fn field(&self, member: &IndexedMember) -> &str {
         &self.index.fields[usize::from(member.field)]
     }
 
-    /// The bytes of a member.
+    /// Reads the bytes of a member.
     ///
     /// # Errors
-    /// [`DataError::Io`] when they cannot be read.
+    /// [`DataError::Io`] if the bytes cannot be read.
     pub fn read(&self, member: &IndexedMember) -> Result<Vec<u8>, DataError> {
         let length = usize::try_from(member.length).unwrap_or(usize::MAX);
         let mut bytes = vec![0; length];

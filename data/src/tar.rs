@@ -1,52 +1,54 @@
-//! Tar headers, and WebDataset's rules for the names in them.
+//! Reads tar headers and applies WebDataset's rules to the member names.
 //!
-//! Only headers are read: the result is where each file's bytes are. A shard that was cut short is read up to the cut, and the cut is
-//! reported.
+//! Only headers are read. The result says where the bytes of each file are. A shard that was cut
+//! short is read up to the cut, and the cut is reported.
 
 use std::io::{self, BufRead, BufReader, Read, Seek};
 
 use tar::{EntryType, Header};
 
+/// Size of a tar block in bytes. Headers and padded contents are multiples of it.
 const BLOCK: u64 = 512;
 
-/// Longest member that holds another member's name or attributes; real ones have a few hundred bytes.
+/// Largest extension header (GNU long name or pax attributes) that is read, in bytes. Real ones
+/// have a few hundred bytes.
 const LONGEST_EXTENSION: u64 = 1 << 20;
 
-/// A regular file in a tar.
+/// Regular file in a tar archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
-    /// Its path in the archive.
+    /// Path of the file in the archive.
     pub name: String,
-    /// Where its bytes start.
+    /// Offset of the file's first byte in the archive.
     pub offset: u64,
-    /// How many there are.
+    /// Length of the file in bytes.
     pub length: u64,
 }
 
-/// How an archive ends.
+/// How an archive ends: complete, cut short or damaged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum End {
-    /// With its end marker.
+    /// The archive ends with an end marker.
     Complete,
-    /// Without: the file stops at this byte; `member` is the file whose bytes are missing, if the cut is inside one.
+    /// The archive ends without an end marker.
     CutShort {
-        /// Length of what there is.
+        /// Length of the archive in bytes.
         at: u64,
-        /// The file that is not whole.
+        /// Path of the file whose bytes are incomplete, if the cut is inside a file.
         member: Option<String>,
     },
-    /// With bytes that are no header.
+    /// The archive contains an invalid header.
     Damaged {
-        /// Where they stand.
+        /// Offset of the invalid header.
         at: u64,
     },
 }
 
-/// The regular files of an archive of `length` bytes, and how it ends. An archive whose very first block is no header is
-/// [`End::Damaged`] at 0.
+/// Regular files of an archive of `length` bytes, and how the archive ends. If the first block is
+/// not a header, the end is [`End::Damaged`] at 0.
 ///
 /// # Errors
-/// When reading fails.
+/// If reading fails.
 pub fn read_members<R: Read + Seek>(archive: R, length: u64) -> io::Result<(Vec<Member>, End)> {
     let mut reader = BufReader::with_capacity(1 << 16, archive);
     let mut members = Vec::new();
@@ -69,7 +71,7 @@ pub fn read_members<R: Read + Seek>(archive: R, length: u64) -> io::Result<(Vec<
         let name = extension.path.take().unwrap_or_else(|| text(&header.path_bytes()));
         let kind = header.entry_type();
         let is_file = matches!(kind, EntryType::Regular | EntryType::Continuous);
-        // What hard links, folders and devices say about their size is not followed by bytes.
+        // Hard links, folders and devices may declare a size, but no bytes follow their header.
         let stored = if is_file || has_bytes(kind) { size } else { 0 };
         if stored > length - offset {
             let member = is_file.then_some(name);
@@ -95,7 +97,7 @@ pub fn read_members<R: Read + Seek>(archive: R, length: u64) -> io::Result<(Vec<
     }
 }
 
-/// What an extension header says about the member behind it.
+/// Name and size that extension headers give to the next member.
 #[derive(Debug, Default)]
 struct Extension {
     path: Option<String>,
@@ -119,20 +121,20 @@ impl Extension {
     }
 }
 
-/// The size of a header's member, if the header's checksum is right.
+/// Size of the header's member, or `None` if the header's checksum is wrong.
 fn checked_size(header: &Header, block: &[u8; 512], extension: &Extension) -> Option<u64> {
-    // The checksum's own field counts as eight spaces.
+    // For the checksum, its own field counts as eight spaces.
     let counted = block[..148].iter().chain(&[b' '; 8]).chain(&block[156..]);
     let sum: u32 = counted.map(|&byte| u32::from(byte)).sum();
     if header.cksum().ok()? != sum {
         return None;
     }
     let size = extension.size.or_else(|| header.entry_size().ok())?;
-    // Padding must not overflow.
+    // Leave room for the padding, so that adding it cannot overflow.
     (size < u64::MAX / 2).then_some(size)
 }
 
-/// Whether a member that is no file is followed by bytes.
+/// Whether bytes follow the header of a member that is not a regular file.
 fn has_bytes(kind: EntryType) -> bool {
     !matches!(
         kind,
@@ -159,9 +161,10 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Splits a member's name into the sample's key and the field, as webdataset does: at the first dot of the last component, the field
-/// in lower case. None for names that belong to no sample: without a dot, dot-files, and what is named `__…__` or lies in such a
-/// folder.
+/// Splits a member's name into the key of its sample and the field, as webdataset does: at the
+/// first dot of the last path component, with the field in lower case. Returns `None` for names
+/// that belong to no sample: names without a dot, dot-files, and names whose first path component
+/// has the form `__…__`.
 #[must_use]
 pub fn key_and_field(name: &str) -> Option<(&str, String)> {
     let first = name.split('/').next().unwrap_or(name);

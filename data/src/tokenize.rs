@@ -1,4 +1,4 @@
-//! Texts to tokens, by any `tokenizer.json`.
+//! Converts texts to tokens with a `tokenizer.json`.
 
 use std::path::Path;
 
@@ -6,18 +6,20 @@ use tokenizers::TruncationParams;
 
 use crate::error::DataError;
 
-/// A `tokenizer.json` and the most tokens a text may have.
+/// Tokenizer read from a `tokenizer.json`, with a limit on the number of tokens per text.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
 }
 
 impl Tokenizer {
-    /// Reads a `tokenizer.json`. Its own padding is switched off (rows are packed), and its truncation is replaced by
-    /// `max_tokens`; special tokens of its post-processor stay within that number.
+    /// Reads a `tokenizer.json`. The padding in the file is switched off, because rows are packed.
+    /// The truncation in the file is replaced by `max_tokens`, which includes the special tokens
+    /// that the post-processor adds.
     ///
     /// # Errors
-    /// [`DataError::Tokenizer`] when the file is missing or not a tokenizer, or when `max_tokens` is too few for its special tokens.
+    /// [`DataError::Tokenizer`] if the file is missing or not a tokenizer, or if `max_tokens`
+    /// leaves no room next to the special tokens.
     pub fn load(path: &Path, max_tokens: usize) -> Result<Self, DataError> {
         let error = |reason: String| DataError::Tokenizer { path: path.to_owned(), reason };
         let mut inner =
@@ -26,23 +28,25 @@ impl Tokenizer {
         let around = inner.encode_fast("", true).map_err(|cause| error(cause.to_string()))?.len();
         if max_tokens <= around {
             return Err(error(format!(
-                "it puts {around} tokens around every text, which max_tokens {max_tokens} leaves no room for"
+                "it adds {around} special tokens to every text, so max_tokens {max_tokens} leaves no room"
             )));
         }
         let truncation = TruncationParams { max_length: max_tokens, ..TruncationParams::default() };
         inner.with_truncation(Some(truncation)).map_err(|cause| error(cause.to_string()))?;
         let tokenizer = Self { inner };
         if i32::try_from(tokenizer.vocab_size()).is_err() {
-            return Err(error(format!("its {} tokens do not fit i32", tokenizer.vocab_size())));
+            return Err(error(format!("its {} token ids do not fit i32", tokenizer.vocab_size())));
         }
         Ok(tokenizer)
     }
 
-    /// The tokens of `text`, special tokens of the file's post-processor included. An empty text has none at all, not even those:
-    /// an empty query is query-free training (paper §3.2).
+    /// Tokens of `text`, including the special tokens that the file's post-processor adds. An empty
+    /// text has no tokens at all, not even special ones: an empty query means query-free training
+    /// (paper §3.2).
     ///
     /// # Errors
-    /// [`DataError::Tokenizer`] when the file's model refuses the text (a word-level model without an unknown token, say).
+    /// [`DataError::Tokenizer`] if the file's model rejects the text, as a word-level model without
+    /// an unknown token may do.
     pub fn encode(&self, text: &str) -> Result<Vec<i32>, DataError> {
         if text.is_empty() {
             return Ok(Vec::new());
@@ -52,15 +56,17 @@ impl Tokenizer {
         let encoding = self
             .inner
             .encode_fast(text, true)
-            .map_err(|cause| refused(format!("text {text:?}: {cause}")))?;
+            .map_err(|cause| refused(format!("cannot encode {text:?}: {cause}")))?;
         encoding
             .get_ids()
             .iter()
-            .map(|&id| i32::try_from(id).map_err(|_| refused(format!("token {id} is not an i32"))))
+            .map(|&id| {
+                i32::try_from(id).map_err(|_| refused(format!("token id {id} does not fit i32")))
+            })
             .collect()
     }
 
-    /// Tokens the file knows, added ones included: one more than the largest id.
+    /// Size of the vocabulary, including added tokens: one more than the largest token id.
     #[must_use]
     pub fn vocab_size(&self) -> usize {
         let largest = self.inner.get_vocab(true).into_values().max();
@@ -68,7 +74,8 @@ impl Tokenizer {
     }
 }
 
-/// 64 bits that stand for a target text, so that equal texts are found across ranks: the first eight bytes of its BLAKE3.
+/// 64-bit hash of a target text, by which ranks find equal texts: the first eight bytes of its
+/// BLAKE3 hash.
 #[must_use]
 pub fn target_hash(text: &str) -> u64 {
     let mut first = [0; 8];
@@ -87,7 +94,7 @@ mod tests {
         let path = write_tokenizer(folder.path());
         let encode =
             |max_tokens, text| Tokenizer::load(&path, max_tokens).unwrap().encode(text).unwrap();
-        // `[BOS]` a picture number … `[EOS]`; the file's padding to 20 is switched off.
+        // `[BOS] a picture number [UNK] [EOS]`, without the file's padding to 20 tokens.
         assert_eq!(encode(512, "a picture number zebra"), [1, 3, 4, 5, 0, 2]);
         assert_eq!(encode(4, "a picture number zebra"), [1, 3, 4, 2]);
         assert!(encode(512, "").is_empty(), "a query-free sample has no token, not even [BOS]");
@@ -108,7 +115,8 @@ mod tests {
     fn equal_texts_have_equal_hashes() {
         assert_eq!(target_hash("a red circle"), target_hash("a red circle"));
         assert_ne!(target_hash("a red circle"), target_hash("a red ring"));
-        // The first eight bytes of BLAKE3 of no bytes: af1349b9 f5f9a1a6 (the reference's test vectors).
+        // BLAKE3 of the empty input starts with af1349b9 f5f9a1a6 (test vectors of the reference
+        // implementation).
         assert_eq!(
             target_hash(""),
             u64::from_le_bytes([0xaf, 0x13, 0x49, 0xb9, 0xf5, 0xf9, 0xa1, 0xa6])

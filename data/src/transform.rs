@@ -1,7 +1,7 @@
-//! Pictures to squares of the model's size.
+//! Crops and resizes pictures to squares of the model's size.
 //!
-//! Resizing is bilinear with antialiasing as Pillow does it (the kernel widens with the scale), which is what V-JEPA 2's and CLIP's
-//! preprocessing run.
+//! Resizing is bilinear with antialiasing, as in Pillow (the kernel widens with the scale). The
+//! preprocessing of V-JEPA 2 and CLIP does the same.
 
 use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
@@ -10,16 +10,17 @@ use vljepa_recipes::schema::Transform;
 use crate::decode::Picture;
 use crate::order::mix;
 
-/// Share of the area that a random crop keeps at least (CLIP: 0.9 to 1).
+/// Smallest fraction of the area that a random crop keeps (CLIP: 0.9 to 1).
 const LEAST_AREA: f64 = 0.9;
 
-/// Widest and narrowest aspect of a random crop, width over height (torchvision's `RandomResizedCrop`): 4/3 and 3/4.
+/// Largest aspect ratio of a random crop, width / height. The smallest is its reciprocal, 3/4
+/// (torchvision's `RandomResizedCrop`).
 const WIDEST_ASPECT: f64 = 4.0 / 3.0;
 
-/// Tries to find a random crop within the picture before the middle is taken (torchvision).
+/// Number of random crops that are tried before the centre crop is used (torchvision).
 const CROP_TRIES: u64 = 10;
 
-/// Brings pictures to `size`×`size`.
+/// Converts pictures to `size`×`size` pixels with one transform.
 #[derive(Debug)]
 pub struct Shaper {
     transform: Transform,
@@ -28,17 +29,17 @@ pub struct Shaper {
 }
 
 impl Shaper {
-    /// For one transform and size.
+    /// Creates a shaper for one transform and one size.
     #[must_use]
     pub fn new(transform: Transform, size: u32) -> Self {
         Self { transform, size, resizer: Resizer::new() }
     }
 
-    /// The picture at the model's size. `draw` decides a random crop: frames of a clip get the same one. Only
-    /// [`Transform::RandomResizedCrop`] looks at it.
+    /// Converts a picture to the model's size. `draw` selects the random crop, and only
+    /// [`Transform::RandomResizedCrop`] uses it. All frames of a clip must get the same `draw`.
     ///
     /// # Errors
-    /// In words, when the picture cannot be resized.
+    /// A message if the picture cannot be resized.
     pub fn shape(&mut self, picture: Picture, draw: u64) -> Result<Picture, String> {
         let size = self.size;
         let (width, height) = (picture.width, picture.height);
@@ -67,7 +68,7 @@ impl Shaper {
         height: u32,
     ) -> Result<Picture, String> {
         let wrong =
-            |error: &dyn std::fmt::Display| format!("its frames cannot be resized: {error}");
+            |error: &dyn std::fmt::Display| format!("the frames cannot be resized: {error}");
         let source = ImageRef::new(picture.width, picture.height, &picture.pixels, PixelType::U8x3)
             .map_err(|error| wrong(&error))?;
         let mut resized = Image::new(width, height, PixelType::U8x3);
@@ -83,7 +84,7 @@ impl Shaper {
     }
 }
 
-/// A part of a picture, pixels.
+/// Rectangle in a picture, in pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Crop {
     left: u32,
@@ -92,12 +93,14 @@ struct Crop {
     height: u32,
 }
 
-/// Short side before a centre crop of `size`: ⌊size·256/224⌋ (V-JEPA 2's `int(crop_size * 256 / 224)`).
+/// Length of the short side before a centre crop of `size`: ⌊size·256/224⌋ (V-JEPA 2's
+/// `int(crop_size * 256 / 224)`).
 fn short_side(size: u32) -> u32 {
     u32::try_from(u64::from(size) * 256 / 224).unwrap_or(u32::MAX)
 }
 
-/// Both sides when the shorter one becomes `short`: the longer one is cut to a whole number, as torchvision does.
+/// Width and height after scaling the shorter side to `short`. The longer side is rounded down, as
+/// in torchvision.
 fn short_side_to(width: u32, height: u32, short: u32) -> (u32, u32) {
     let long = |long_side: u32, short_side: u32| {
         let scaled = u64::from(short) * u64::from(long_side) / u64::from(short_side.max(1));
@@ -106,17 +109,19 @@ fn short_side_to(width: u32, height: u32, short: u32) -> (u32, u32) {
     if width <= height { (short, long(height, width)) } else { (long(width, height), short) }
 }
 
-/// The middle square, its corner at the rounded half of what is left over (ties to even, as Python's `round`).
+/// Square in the middle of the picture. Its corner is at half of the excess, rounded with ties to
+/// even, as Python's `round` does.
 fn center_crop(width: u32, height: u32, size: u32) -> Crop {
     let corner = |side: u32| {
         let over = side.saturating_sub(size);
-        // ⌊over/2⌋, one more where the half rounds up to an even number.
+        // ⌊over/2⌋, plus one if the half rounds up to an even number.
         over / 2 + u32::from(over % 4 == 3)
     };
     Crop { left: corner(width), top: corner(height), width: size, height: size }
 }
 
-/// torchvision's `RandomResizedCrop.get_params` with the area of CLIP: area uniform, logarithm of the aspect uniform, corner uniform.
+/// torchvision's `RandomResizedCrop.get_params` with CLIP's range of areas. The area, the logarithm
+/// of the aspect ratio, and the corner are uniform.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -132,22 +137,23 @@ fn random_crop(width: u32, height: u32, draw: u64) -> Crop {
         let crop_height = (area / aspect).sqrt().round() as u32;
         if (1..=width).contains(&crop_width) && (1..=height).contains(&crop_height) {
             let corner = |room: u32, axis| {
-                let places = f64::from(room) + 1.0;
-                ((uniform(axis) * places) as u32).min(room)
+                let positions = f64::from(room) + 1.0;
+                ((uniform(axis) * positions) as u32).min(room)
             };
             let left = corner(width - crop_width, 2);
             let top = corner(height - crop_height, 3);
             return Crop { left, top, width: crop_width, height: crop_height };
         }
     }
-    // Pictures wider or narrower than every aspect: the middle, at the nearest aspect.
+    // No crop fits, as in very wide or narrow pictures: use the centre, with the nearest allowed
+    // aspect ratio.
     let widest = ((f64::from(height) * WIDEST_ASPECT).round() as u32).clamp(1, width);
     let tallest = ((f64::from(width) * WIDEST_ASPECT).round() as u32).clamp(1, height);
     let (left, top) = ((width - widest) / 2, (height - tallest) / 2);
     Crop { left, top, width: widest, height: tallest }
 }
 
-/// A number in [0, 1) of the upper 53 bits.
+/// Number in [0, 1) made from the upper 53 bits.
 #[expect(clippy::cast_precision_loss, reason = "53 bits are exact in f64")]
 fn unit(bits: u64) -> f64 {
     (bits >> 11) as f64 / (1_u64 << 53) as f64

@@ -1,7 +1,9 @@
-//! Attention on the host, forward and backward, at the quickstart's shapes and at long ones: one line of JSON for each.
+//! Benchmark of attention on the host, forward and backward, at the shapes of the quickstart and at
+//! long ones. It prints one line of JSON per case.
 //!
-//! `cargo bench -p vljepa-kernels --bench attention_host`, with `RAYON_NUM_THREADS` for the number of threads. A time is the
-//! shortest of the repetitions; `gflops` counts the two products of forward, the five of backward.
+//! `cargo bench -p vljepa-kernels --bench attention_host` runs it; `RAYON_NUM_THREADS` sets the
+//! number of threads. A time is the shortest of the repetitions. `forward_gflops` counts two
+//! products, `backward_gflops` five.
 
 use std::time::Instant;
 
@@ -16,7 +18,7 @@ struct Case {
     mask: Mask,
 }
 
-/// Lengths of captions: 16 to 45 tokens.
+/// Lengths of `count` captions: 16 to 45 tokens each.
 fn captions(count: usize) -> Vec<i32> {
     let mut random = Random::new(7);
     (0..count).map(|_| 16 + i32::try_from(random.below(30)).expect("below 30")).collect()

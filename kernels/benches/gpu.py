@@ -1,15 +1,22 @@
 #!/usr/bin/env python3
-"""Tests and measures on a machine with a GPU that is lent for minutes: everything is built and compiled before.
+"""Tests and measures the kernels on a GPU machine that is available for minutes only. Everything is
+built and compiled in advance.
 
-  gpu.py pack PACKED.tar.xz                    here, without a GPU: builds the programs and compiles every kernel they need
-  gpu.py call1 PACKED.tar.xz OUT               on the machine with the GPU, in a checkout of the same commit, <= 270 s:
-                                               are the kernels right, how long do steps of images and of 8 frames take
-  gpu.py call2 PACKED.tar.xz OUT --after TAR   <= 300 s: red modules of the first call's archive again, sanitizers, PyTorch
-                                               beside ours, 32 frames
-  gpu.py report OUT                            one table of all archives in OUT, as OUT/README.md
-  gpu.py rehearse                              both calls without a GPU, on the emulator and on stub libraries
+  gpu.py pack PACKED.tar.xz
+      here, without a GPU: builds the programs and compiles every kernel they need
+  gpu.py call1 PACKED.tar.xz OUT
+      on the GPU machine, in a checkout of the same commit, at most 270 s: tests the kernels, and
+      times steps of images and of 8 frames
+  gpu.py call2 PACKED.tar.xz OUT --after TAR
+      on the GPU machine, at most 300 s: repeats modules that failed in the first call's archive,
+      runs sanitizers, compares with PyTorch, and times steps of 32 frames
+  gpu.py report OUT
+      writes one table of all archives in OUT to OUT/README.md
+  gpu.py rehearse
+      runs both calls without a GPU, on the emulator and on stub libraries
 
-A call leaves OUT/call1.tar.gz (or call2) with everything that was printed, and a summary beside it, also when it is stopped.
+A call writes everything that was printed to OUT/call1.tar.gz (or call2) and a summary beside it,
+even if it is stopped.
 """
 
 import argparse, pathlib, sys
@@ -29,11 +36,11 @@ def main():
         call.add_argument("--after", type=pathlib.Path, required=name == "call2", help="archive of the first call")
         call.add_argument("--small", action="store_true", help="tiny sizes, which only show that everything runs")
         call.add_argument("--emulated", action="store_true", help="tiny sizes on an emulated GPU")
-        call.add_argument("--keep-going", action="store_true", help="also after a red gate")
-        call.add_argument("--patience", type=float, default=1, help="multiplies all limits of time")
+        call.add_argument("--keep-going", action="store_true", help="continue after a failed gate")
+        call.add_argument("--patience", type=float, default=1, help="factor for all time limits")
     commands.add_parser("report").add_argument("out", type=pathlib.Path)
     rehearse = commands.add_parser("rehearse")
-    rehearse.add_argument("--features", help="take the workspace as it is built with these features")
+    rehearse.add_argument("--features", help="use the workspace that was built with these features")
     arguments = parser.parse_args()
     if arguments.command in gpu_call.CALLS:
         sys.exit(0 if gpu_call.Call(arguments.command, arguments).run() else 1)

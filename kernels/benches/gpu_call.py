@@ -1,4 +1,5 @@
-"""A call of gpu.py: its phases, each under a deadline, the processes they start, and the archive of what these print."""
+"""One call of gpu.py: its phases, each under a deadline, the processes they start, and the archive
+of their output."""
 
 import concurrent.futures, ctypes, glob, importlib.metadata, importlib.util, json, os, pathlib, shutil, signal
 import subprocess, sys, tarfile, tempfile, threading, time
@@ -7,16 +8,19 @@ import gpu_report
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-# Each call's limit in seconds, and its phases with theirs. What the sum leaves of the limit is for second runs of red modules.
+# Time limit of each call in seconds, and its phases with theirs. The time that the phases leave is
+# for repeated modules.
 CALLS = {
     "call1": (270, {"machine": 5, "gate": 15, "modules": 60, "steps": 30, "images": 40, "operations": 50, "video": 50}),
     "call2": (300, {"machine": 5, "red": 30, "sanitizers": 60, "images-beside-torch": 90, "torch-kernels": 60, "long": 50}),
 }
-# Tests that must pass before anything else is tried: memory and copies, then products.
+# Tests that must pass before the other phases run: memory and copies, then products.
 GATE = ("device::cuda::tests::values_survive", "device::cuda::tests::linear_layers")
-# Small tests that reach every kernel of attention and InfoNCE, for tools that slow a kernel down a hundredfold.
+# Small tests that reach every kernel of attention and InfoNCE, for tools that slow a kernel down a
+# hundredfold.
 SANITIZED = ("device::cuda::tests::attention_and_pooling", "device::cuda::tests::info_nce_agrees")
-# Frames, rows of a rank and recomputation, on a GPU of 141 GB and of 80 GB; rows that fit PyTorch; seconds of timed steps.
+# For each step: frames; rows of a rank and recomputation, on a GPU of 141 GB and of 80 GB; rows
+# that fit PyTorch; seconds.
 STEPS = {
     "images": dict(frames=2, batch=(128, 128), recompute=("none", "none"), torch_batch=128, seconds=10),
     "video": dict(frames=8, batch=(128, 128), recompute=("none", "mlp"), torch_batch=48, seconds=16),
@@ -24,7 +28,7 @@ STEPS = {
 }
 RANKS, TEXT = 192, 32
 AT_ONCE = 6
-# A step of the quickstart's model in one layer each, which runs on an emulated GPU.
+# A step of the quickstart's model with one layer per part, which an emulated GPU can run.
 SMALL_STEP = [
     *("--recipe", ROOT / "recipes/quickstart.yaml"),
     *"--set model.x_encoder.num_layers=1 --set model.predictor.num_layers=1 --set device=cuda --set precision=bf16".split(),
@@ -33,7 +37,9 @@ SMALL_STEP = [
 
 
 def libraries(wanted_nvrtc):
-    """NVRTC, its headers and cuBLASLt beside PyTorch (wheels of CUDA 12 or 13) or in a toolkit: variables, and a note."""
+    """Finds NVRTC, its headers and cuBLASLt near PyTorch (wheels of CUDA 12 or 13) or in a toolkit.
+
+    Returns environment variables that name them, and a note for the results."""
     roots = [pathlib.Path(p) / "nvidia" for p in sys.path if p] + [pathlib.Path("/usr/local/cuda")]
 
     def find(*patterns):
@@ -42,7 +48,7 @@ def libraries(wanted_nvrtc):
     nvrtc = {f: nvrtc_version(f) for f in find(*(f"{d}/libnvrtc.so.1?" for d in ("cuda_nvrtc/lib", "cu1?/lib", "lib64")))}
     headers = find(*(f"{d}/cuda_bf16.h" for d in ("cuda_runtime/include", "cu1?/include", "include")))
     blas = find(*(f"{d}/libcublasLt.so.1?" for d in ("cublas/lib", "cu1?/lib", "lib64")))
-    # Cubins are stored under the version that made them: with another one they would be compiled again.
+    # Cubins are stored under the version of NVRTC; another version would compile them again.
     chosen = [f for f, version in nvrtc.items() if version == wanted_nvrtc] or list(nvrtc)
     found = {"VLJEPA_NVRTC": chosen, "VLJEPA_CUDA_INCLUDE": [os.path.dirname(h) for h in headers], "VLJEPA_CUBLASLT": blas}
     env = {variable: files[0] for variable, files in found.items() if files}
@@ -52,7 +58,7 @@ def libraries(wanted_nvrtc):
 
 
 def nvrtc_version(library):
-    """`13.0`, or why the library does not load."""
+    """Version of the library, such as `13.0`, or the reason why it does not load."""
     major, minor = ctypes.c_int(), ctypes.c_int()
     try:
         ctypes.CDLL(str(library)).nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
@@ -62,7 +68,7 @@ def nvrtc_version(library):
 
 
 class Call:
-    """One call: its phases, each under a deadline, and the archive of what they printed."""
+    """One call: its phases, each under a deadline, and the archive of their output."""
 
     def __init__(self, name, arguments):
         self.name, self.small, self.emulated = name, arguments.small or arguments.emulated, arguments.emulated
@@ -89,7 +95,7 @@ class Call:
     # Records
 
     def note(self, **line):
-        """Adds a line to the results, and prints it unless the programs' own output says the same."""
+        """Adds a line to the results, and prints it unless it repeats the output of a program."""
         line = {"call": self.name, "phase": self.phase, **line}
         with self.lock:
             with open(self.results / "results.jsonl", "a") as file:
@@ -98,7 +104,7 @@ class Call:
                 print(json.dumps(line)[:400], flush=True)
 
     def archive(self):
-        """Writes the archive and the summary, each whole or not at all."""
+        """Writes the archive and the summary. The archive appears only when it is complete."""
         with self.lock:
             part = self.out / f".{self.name}.part"
             with tarfile.open(part, "w:gz") as tar:
@@ -115,7 +121,8 @@ class Call:
         return self.results / f"{name.replace('::', '.')}.txt"
 
     def start(self, name, command, seconds=None, rows=False, **env):
-        """Runs a program until its time is up; output goes to files. With `rows`, its lines of JSON become results."""
+        """Runs a program until its time limit; its output goes to files. With `rows`, its lines of
+        JSON become results."""
         seconds = min(self.left(), seconds or float("inf"))
         if seconds < 1:
             self.note(what="process", name=name, rc=None, failed="no time left")
@@ -135,7 +142,7 @@ class Call:
                 self.kill(process)
         for line in gpu_report.parse(rows.read_text()) if rows else ():
             self.note(program=name, **line)
-        failed = {} if rc == 0 else {"failed": "time is up" if rc == 124 else last_words(log)}
+        failed = {} if rc == 0 else {"failed": "time is up" if rc == 124 else failure_lines(log)}
         self.note(what="process", name=name, rc=rc, seconds=round(time.monotonic() - since, 1), **failed)
         return rc
 
@@ -150,7 +157,7 @@ class Call:
     # Tests
 
     def tests(self, name, program, tests, seconds=None, blocking=False, prefix=()):
-        """Runs tests of a module by their full names; all must run and pass."""
+        """Runs tests of a module by their full names. Returns whether all ran and passed."""
         threads, env = ("1", {"CUDA_LAUNCH_BLOCKING": "1"}) if blocking else ("4", {})
         command = [*prefix, self.folder / program, "--exact", *tests, "--nocapture", "--test-threads", threads]
         rc = self.start(name, command, seconds, **env)
@@ -161,15 +168,16 @@ class Call:
         return rc == 0 and passed
 
     def matching(self, beginnings):
-        """Packed tests by the beginnings of their names, as (program, test)."""
+        """Packed tests whose names start with one of `beginnings`, as (program, test)."""
         packed = [(p, t) for p, modules in self.manifest["modules"].items() for m in modules.values() for t in m]
         for beginning in beginnings:
             if not any(test.startswith(beginning) for _, test in packed):
-                raise Stop(f"no packed test begins with {beginning}")
+                raise Stop(f"no packed test starts with {beginning}")
         return [(program, test) for program, test in packed if test.startswith(beginnings)]
 
     def in_modules(self, modules):
-        """One process for each module, six at a time; a red one runs once more, alone and with blocking launches."""
+        """Runs a process for each module, six at a time. Failed modules run again, with blocking
+        launches."""
         if not modules:
             self.note(what="modules", failed="no module to run")
             return False
@@ -201,7 +209,7 @@ class Call:
             self.env |= {**env, "VLJEPA_TEST_GPU": "0", "VLJEPA_TEST_KERNELS": str(self.kernels)}
             self.env["XDG_CACHE_HOME"] = str(self.folder / "cache")
             if note["nvrtc"] != note["packed_nvrtc"]:
-                note["failed"] = "no NVRTC of the packed version: kernels are compiled here"
+                note["failed"] = "NVRTC has another version than the packed one: kernels are compiled on this machine"
             self.note(what="libraries", **note)
             query = "name,driver_version,clocks.max.sm,clocks.max.mem,power.limit,memory.total"
             command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"]
@@ -217,11 +225,12 @@ class Call:
         return True
 
     def gate(self):
-        """Stops the call where memory or products do not work: everything else would fail for the same reason."""
+        """Stops the call if memory or products do not work, because everything else would fail for
+        the same reason."""
         tests = self.matching(GATE)
         green = self.in_modules({(tests[0][0], "gate"): [name for _, name in tests]})
         if not green and not self.keep_going:
-            raise Stop("the gate is red: memory, copies or products do not work")
+            raise Stop("the gate failed: memory, copies or products do not work")
         return green
 
     def modules(self):
@@ -252,7 +261,8 @@ class Call:
         return self.step("long")
 
     def operations(self):
-        """All sections; those that a broken context took along run once more in a process of their own."""
+        """Runs all sections. Sections that failed after a first failure run again in a new process
+        with a new CUDA context."""
         flags = ["--emulated"] if self.emulated else ["--small"] if self.small else []
         command = [self.folder / "operations_gpu", *flags]
         if self.start("operations", command, rows=True) == 0:
@@ -266,13 +276,13 @@ class Call:
         return False
 
     def red(self):
-        """Modules that the first call did not see green."""
+        """Runs the modules that did not pass in the first call."""
         told = [line for line in gpu_report.archived(self.after) if line.get("what") == "module"]
         green, red = ({line["module"] for line in told if line["green"] is good} for good in (True, False))
         everything = {**self.modules_of("kernels_tests"), **self.modules_of("tests")}
         modules = {key: tests for key, tests in everything.items() if key[1] not in green - red}
         if not modules:
-            self.note(what="modules", red="none in the first call")
+            self.note(what="modules", red="no module failed in the first call")
             return True
         return self.in_modules(modules)
 
@@ -292,7 +302,7 @@ class Call:
 
     def python(self, name, script, *arguments):
         if not self.torch:
-            self.note(what="process", name=name, rc=None, skipped="no PyTorch on this machine: nothing is compared")
+            self.note(what="process", name=name, rc=None, skipped="PyTorch is not installed on this machine")
             return self.small
         return self.start(name, [sys.executable, script, *arguments], rows=True) == 0
 
@@ -310,20 +320,22 @@ class Call:
         return self.python("torch-kernels", HERE / "torch_kernels.py", *(["--cpu"] if self.small else []))
 
     def compiled_here(self):
-        """Kernels that were not packed and had to be compiled while the GPU waited."""
+        """Reports kernels that were not packed, so that this machine had to compile them while the
+        GPU waited."""
         new = sorted(set(os.listdir(self.kernels)) - self.packed_kernels)
         if new:
             self.note(what="compiled", failed=f"{len(new)} kernels were not packed", kernels=new)
         return not new
 
     def run(self):
-        """All phases in order. Returns whether everything was green; the archive is written in any case."""
+        """Runs all phases in order. Returns whether all passed. The archive is written in any
+        case."""
         signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
         def stop(number, _):
             for other in signals:
                 signal.signal(other, signal.SIG_IGN)
-            # Nothing is started any more, and the threads that wait for a process go on.
+            # From here on no process is started, and threads that wait for a process continue.
             self.end = 0
             for process in list(self.running):
                 self.kill(process)
@@ -339,7 +351,7 @@ class Call:
                 try:
                     green = getattr(self, phase.replace("-", "_"))()
                 except Exception as error:
-                    # A fault of this script costs one phase, not the minutes that are left.
+                    # A bug of this script costs one phase, not the remaining time.
                     green = False
                     self.note(what="process", name=phase, rc=None, failed=repr(error))
                 good &= green
@@ -359,11 +371,12 @@ class Call:
 
 
 class Stop(BaseException):
-    """Ends the call; the archive is written."""
+    """Ends the call early. The archive is still written."""
 
 
-def last_words(log):
-    """What panicked, with the line that says why, or the last lines of the log."""
+def failure_lines(log):
+    """The panics in a log, each with the line that states its reason, or else the last lines of the
+    log."""
     lines = log.read_text(errors="replace").strip().splitlines()
     panics = [" ".join(lines[i : i + 2])[:300] for i, line in enumerate(lines) if "panicked at" in line]
     return panics[:4] or lines[-3:]

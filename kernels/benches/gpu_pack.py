@@ -1,4 +1,5 @@
-"""Builds and packs what gpu.py's calls need: programs, the cubins of every kernel they launch, and the list of tests."""
+"""Builds and packs everything that the calls of gpu.py need: programs, the cubins of their kernels,
+and the list of tests."""
 
 import json, lzma, os, pathlib, re, subprocess, sys, tarfile, tempfile
 
@@ -7,7 +8,7 @@ import gpu_call
 ROOT = gpu_call.ROOT
 FEATURES = "vljepa-worker/emulator,vljepa-tests/cuda"
 PACKAGES = ["-p", "vljepa-kernels", "-p", "vljepa-tests", "-p", "vljepa-worker"]
-# Artifacts of Cargo, by package and target, and their names in the archive.
+# Cargo's artifacts by package and target, and their names in the archive.
 PROGRAMS = {
     ("vljepa-kernels", "vljepa_kernels"): "kernels_tests",
     ("vljepa-tests", "all"): "tests",
@@ -15,13 +16,13 @@ PROGRAMS = {
     ("vljepa-worker", "step"): "step",
     ("vljepa-worker", "vljepa-worker"): "worker",
 }
-# Modules of tests that use a GPU where there is one; each must match a test.
+# Modules of tests that use a GPU if there is one. Each pattern must match a test.
 DEVICE = ("device::cuda::tests::", "device::cuda::large::", "device::cuda::mark::", "device::snapshot::")
 MODULES = {"kernels_tests": ("::tests_cube::", "::tests_strips::", *DEVICE), "tests": ("gpu_run::", "gpu_step::")}
 
 
 def run(command, **options):
-    """Output of a program, which must succeed."""
+    """Runs a program and returns its output; exits if the program fails."""
     command = [str(word) for word in command]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, errors="replace", **options)
     if done.returncode:
@@ -30,7 +31,9 @@ def run(command, **options):
 
 
 def build(features, folder):
-    """Builds without MPI and FFmpeg, or takes what the workspace has built with `features`, and strips it into `folder`."""
+    """Builds the programs and strips them into `folder`.
+
+    Builds without MPI and FFmpeg, or with `features` takes the build of the workspace."""
     packages, target = (["--workspace"], None) if features else (PACKAGES, ROOT / "target/gpu-build")
     targets = "--lib --test all --bench operations_gpu --bench step".split()
     command = ["cargo", "test", "--no-run", "--release", *packages, "--features", features or FEATURES, *targets]
@@ -46,7 +49,8 @@ def build(features, folder):
 
 
 def modules(folder, only=None, patterns_of=None):
-    """The tests of each module in each program; `only` holds beginnings of names. A pattern must match a test."""
+    """The tests of each module in each program. `only` limits them to names that start with one of
+    its entries."""
     found = {}
     for program, patterns in (patterns_of or MODULES).items():
         listed = run([folder / program, "--list", "--format", "terse"])
@@ -64,7 +68,8 @@ def modules(folder, only=None, patterns_of=None):
 
 
 def compile_kernels(folder, cache, found, recipes):
-    """Compiles all kernels of the recipes, and those that tests and benchmarks launch: the emulated GPU runs the same ones."""
+    """Compiles all kernels of the recipes, tests and benchmarks. The emulated GPU compiles each
+    kernel that it runs."""
     folders = {"VLJEPA_TEST_KERNELS": cache, "VLJEPA_GOLDEN": ROOT / "tests/golden", "VLJEPA_RECIPES": ROOT / "recipes"}
     env = {**os.environ, **{variable: str(folder) for variable, folder in folders.items()}}
     env.pop("VLJEPA_TEST_GPU", None)
@@ -79,10 +84,11 @@ def compile_kernels(folder, cache, found, recipes):
 
 
 def pack(packed, features=None, only=None, recipes=None, preset=6):
-    """Writes the archive; `only` limits the tests to names that begin so, `recipes` the recipes, which are otherwise all."""
+    """Writes the archive. `only` limits the tests to names with these beginnings, `recipes` the
+    recipes (default: all)."""
     library = os.environ.get("VLJEPA_NVRTC")
     if not library:
-        sys.exit("gpu.py: VLJEPA_NVRTC is not set: `. kernels/nvrtc.sh` fetches NVRTC and sets it")
+        sys.exit("gpu.py: VLJEPA_NVRTC is not set; `. kernels/nvrtc.sh` downloads NVRTC and sets it")
     nvrtc = gpu_call.nvrtc_version(library)
     recipes = sorted((ROOT / "recipes").glob("*.yaml")) if recipes is None else recipes
     packed.parent.mkdir(parents=True, exist_ok=True)

@@ -1,19 +1,22 @@
-"""Both calls of gpu.py without a GPU, from a packed archive and a copy of the files they need, far from the checkout.
+"""Runs both calls of gpu.py without a GPU, from a packed archive and a copy of the files they need,
+outside the checkout.
 
-On the emulator everything must be green. On stub libraries, laid out like PyTorch's wheels of CUDA 13, every library must
-be found and every kernel must have been packed; tests of numbers must be red, run again, and stop the call.
+On the emulator every phase must pass. On stub libraries, laid out like PyTorch's wheels of CUDA 13,
+every library must be found and every kernel must have been packed. Tests that compare numbers must
+fail there, run again, and stop the call.
 """
 
 import json, os, pathlib, shutil, subprocess, sys, tarfile, tempfile, time
 
 import gpu_call, gpu_pack, gpu_report
 
-# Tests that are quick on the emulator. Those of copies and of traces are green on the stubs, which copy but do not compute.
+# Tests that are quick on the emulator. Tests of copies and traces pass on the stubs too, which copy
+# but do not compute.
 GREEN = ("device::cuda::mark", "device::snapshot", "gpu_run")
 NUMBERS = "gelu::tests_cube"
 QUICK = ("device::cuda::mark::", "device::snapshot::", "gpu_run::a_trace_of_a_gpu_s_step", f"{NUMBERS}::")
 TESTS = (*QUICK, *gpu_call.GATE, *gpu_call.SANITIZED)
-# What the calls read of a checkout.
+# Files of a checkout that the calls read.
 FILES = ("kernels/benches/*.py", "worker/benches/torch_step.py", "recipes/*.yaml", "tests/golden/*/*")
 
 
@@ -23,14 +26,14 @@ def check(truth, message, output=""):
 
 
 def run(command, **options):
-    """Status and output of a program."""
+    """Runs a program and returns its status and output."""
     command = [str(word) for word in command]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
     return done.returncode, done.stdout
 
 
 def modules(found):
-    """Whether each module was green."""
+    """Whether each module passed."""
     return {line["module"]: line["green"] for line in found if line.get("what") == "module"}
 
 
@@ -49,7 +52,8 @@ class Rehearsal:
                 shutil.copy(file, to)
 
     def call(self, name, out, *flags, **env):
-        """Runs a call of the copied script in a bare environment; returns its status, its results and what it printed."""
+        """Runs a call of the copied script in a bare environment. Returns its status, its results
+        and its output."""
         command = [sys.executable, self.script, name, self.packed, self.folder / out, "--patience", "20", *flags]
         env = {"PATH": self.tools(), "HOME": str(self.folder), **env}
         rc, output = run(command, cwd=self.folder, env=env)
@@ -58,7 +62,8 @@ class Rehearsal:
         return rc, gpu_report.archived(archive), output
 
     def tools(self):
-        """A PATH with a compute-sanitizer that only runs the program, and an nvidia-smi that names a card of 80 GB."""
+        """A PATH with a compute-sanitizer that only runs the program and an nvidia-smi that reports
+        a card of 80 GB."""
         tools = self.folder / "tools"
         tools.mkdir(exist_ok=True)
         card = "echo 'stub, 580.00, 1980, 2619, 700.00, 81559 MiB'"
@@ -68,38 +73,39 @@ class Rehearsal:
         return f"{tools}:{os.environ['PATH']}"
 
     def filters(self):
-        """A filter must match tests, and the programs read golden files and recipes where the variables say."""
+        """A filter must match tests, and programs must read golden files and recipes from the
+        folders in the variables."""
         programs = self.folder / "programs"
         with tarfile.open(self.packed) as packed:
             packed.extractall(programs, [packed.getmember("tests")])
         try:
             gpu_pack.modules(programs, patterns_of={"tests": ("no_test_has_this_name",)})
         except SystemExit as error:
-            check("no_test_has_this_name" in str(error), f"another error: {error}")
+            check("no_test_has_this_name" in str(error), f"unexpected error: {error}")
         else:
-            check(False, "a filter that matches no test passes")
+            check(False, "a filter that matches no test was accepted")
         for variable, test in (("VLJEPA_GOLDEN", "gpu_step::"), ("VLJEPA_RECIPES", "gpu_run::a_trace")):
             rc, output = run([programs / "tests", test], env={**os.environ, variable: "/nowhere"})
             check(rc != 0 and "/nowhere" in output, f"{test} does not read {variable}", output)
 
     def stopped(self):
-        """A call that is told to stop leaves its archive, which says so."""
+        """A call that is told to stop leaves an archive that states the reason."""
         command = [sys.executable, self.script, "call1", self.packed, self.folder / "stopped", "--emulated"]
         process = subprocess.Popen([str(word) for word in command], stdout=subprocess.DEVNULL)
         archive = self.folder / "stopped/call1.tar.gz"
         while process.poll() is None and not archive.exists():
             time.sleep(0.05)
         process.terminate()
-        check(process.wait(60) == 1, "a call that was stopped ended well")
+        check(process.wait(60) == 1, "a stopped call did not exit with status 1")
         reasons = [line["failed"] for line in gpu_report.archived(archive) if line.get("what") == "stopped"]
-        check(reasons == ["signal 15"], f"the record names {reasons} instead of the signal")
+        check(reasons == ["signal 15"], f"the record states {reasons} instead of the signal")
 
     def emulator(self):
-        """Every phase of both calls is green."""
+        """Every phase of both calls passes."""
         out = self.folder / "emulator"
         for name, flags in (("call1", []), ("call2", ["--after", out / "call1.tar.gz"])):
             rc, found, output = self.call(name, "emulator", "--emulated", *flags)
-            check(rc == 0, f"{name} is red on the emulator", output)
+            check(rc == 0, f"{name} failed on the emulator", output)
             check(green_phases(found) == list(gpu_call.CALLS[name][1]), f"{name} left out phases", output)
             if name == "call1":
                 ran = [test for line in found if line.get("what") == "module" for test in line["tests"]]
@@ -114,7 +120,8 @@ class Rehearsal:
             check(part in report, f"no {part} in the report", report)
 
     def stub_libraries(self):
-        """Builds the stubs where wheels of CUDA 13 have their libraries; returns the environment that finds them."""
+        """Builds the stubs in the layout of the CUDA 13 wheels. Returns the environment in which
+        they are found."""
         wheel, driver = self.folder / "site/nvidia/cu13", self.folder / "driver"
         for folder in (wheel / "lib", wheel / "include", driver):
             folder.mkdir(parents=True)
@@ -134,18 +141,19 @@ class Rehearsal:
         return {"PYTHONPATH": str(wheel.parent.parent), "LD_LIBRARY_PATH": str(driver), "STUB_COMPILED": str(compiled)}
 
     def stubs(self):
-        """Libraries are found, kernels were packed, and a GPU that computes nothing is red."""
+        """Libraries are found, every kernel was packed, and tests fail on a GPU that computes
+        nothing."""
         env, compiled = self.stub_libraries(), self.folder / "compiled"
         rc, found, output = self.call("call1", "gate", "--small", **env)
         red = {"gate": False, "gate.again": False}
-        check(rc == 1 and modules(found) == red, f"a red gate did not stop the call: {modules(found)}", output)
+        check(rc == 1 and modules(found) == red, f"a failed gate did not stop the call: {modules(found)}", output)
         rc, found, output = self.call("call1", "stubs", "--small", "--keep-going", **env)
         green = green_phases(found)
         phases = ["machine", "steps", "images", "operations", "video"]
-        check(green == phases, f"green on the stubs are {green}", output)
+        check(green == phases, f"phases that passed on the stubs: {green}; expected: {phases}", output)
         for module, good in modules(found).items():
-            check(good == module.startswith(GREEN), f"{module} is {'green' if good else 'red'} on the stubs", output)
-        check(f"{NUMBERS}.again" in modules(found), "a red module did not run again", output)
+            check(good == module.startswith(GREEN), f"{module} {'passed' if good else 'failed'} on the stubs", output)
+        check(f"{NUMBERS}.again" in modules(found), "a failed module did not run again", output)
         recomputed = [line["recompute"] for line in found if "recompute" in line]
         check(recomputed == ["none", "mlp"], f"a card of 80 GB recomputes {recomputed}", output)
         told = compiled.read_text() if compiled.exists() else ""

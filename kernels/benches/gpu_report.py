@@ -1,8 +1,8 @@
-"""The table of what gpu.py's calls found; parts that are missing are left out."""
+"""The report on the results of gpu.py's calls. Parts without results are left out."""
 
 import json, pathlib, tarfile
 
-# Frames of each stage's step, and samples per second that one H200 should reach.
+# Frames of each stage's step, and the samples per second that one H200 should reach.
 STAGES = {"step-images": (2, 430), "step-video": (8, 105), "step-long": (32, 20)}
 OPERATIONS = ("operations", "operations-again", "torch-kernels")
 RATES = {
@@ -16,7 +16,7 @@ RATES = {
 
 
 def parse(text):
-    """Lines of JSON; the last one may have been cut off."""
+    """Parses lines of JSON. The last line may have been cut off and is then ignored."""
     found = []
     for line in text.splitlines():
         try:
@@ -27,20 +27,20 @@ def parse(text):
 
 
 def lines(results):
-    """Lines of a folder of results."""
+    """Results in a folder of results."""
     file = pathlib.Path(results) / "results.jsonl"
     return parse(file.read_text()) if file.exists() else []
 
 
 def archived(archive):
-    """Lines of a call's archive."""
+    """Results in the archive of a call."""
     with tarfile.open(archive) as tar:
         names = [name for name in tar.getnames() if name.endswith("/results.jsonl")]
         return [line for name in names for line in parse(tar.extractfile(name).read().decode())]
 
 
 def table(heads, rows):
-    """A table, or nothing where there are no rows."""
+    """Lines of a Markdown table, or no lines if there are no rows."""
     line = lambda cells: "| " + " | ".join(str(cell) for cell in cells) + " |"
     return [line(heads), "|---" * len(heads) + "|", *map(line, rows), ""] if rows else []
 
@@ -52,7 +52,8 @@ def phases(found):
 
 
 def tests(found):
-    """How many modules are green, and the others with how their second run ended."""
+    """The number of modules that passed, and a table of the others with the outcome of their second
+    run."""
     runs = {}
     for line in found:
         if line.get("what") == "module":
@@ -66,7 +67,7 @@ def tests(found):
 
 
 def steps(found):
-    """One rank's step, beside PyTorch's at the same number of frames."""
+    """The step of one rank, beside PyTorch's step with the same number of frames."""
     rows = []
     for stage, (frames, bar) in STAGES.items():
         measured = [s for s in found if "samples_per_s" in s]
@@ -77,7 +78,7 @@ def steps(found):
             ratio = f"{ours[-1]['samples_per_s'] / s['samples_per_s']:.2f}" if ours and s in theirs else ""
             numbers = [s.get("batch"), s.get("ms"), s["samples_per_s"], bar if s in ours else "", s.get("peak_gib") or ""]
             rows.append([stage, name, *numbers, ratio])
-    return table(["stage", "peer", "rows", "ms", "samples/s", "bar on an H200", "GiB", "ours / peer"], rows)
+    return table(["stage", "peer", "rows", "ms", "samples/s", "target on an H200", "GiB", "ours / peer"], rows)
 
 
 def kernels(found):
@@ -102,7 +103,7 @@ def budgets(found):
 
 
 def failures(found):
-    """Where and why, one line each."""
+    """The failures with their location and reason, one line each."""
     text = []
     for line in found:
         why = line.get("failed", line.get("skipped"))
@@ -114,14 +115,14 @@ def failures(found):
 
 
 def text(found):
-    """All results as one document."""
+    """The report on all results as a Markdown document."""
     machines = [m for m in found if m.get("what") == "machine" and "gpu" in m]
     keys = {"gpu": "", "cores": "cores ", "torch": "PyTorch ", "commit": "commit ", "date": ""}
     heads = [f"- {m['call']}: " + ", ".join(f"{name}{m.get(key)}" for key, name in keys.items()) for m in machines]
     parts = {
         "Phases": phases(found),
         "Tests on the GPU": tests(found),
-        "The step of one rank, network left out": steps(found),
+        "The step of one rank, without communication": steps(found),
         "Kernels": kernels(found),
         "Where a step's time goes": budgets(found),
         "Failed": failures(found),
@@ -131,7 +132,7 @@ def text(found):
 
 
 def write(out):
-    """Makes OUT/README.md of all archives in OUT."""
+    """Writes the report on all archives in OUT to OUT/README.md."""
     found = [line for archive in sorted(out.glob("*.tar.gz")) for line in archived(archive)]
     if not found:
         raise SystemExit(f"gpu.py: no archive of a call in {out}")

@@ -1,15 +1,19 @@
-//! Every kernel and the machine's own ceilings on a GPU, at the shapes of VL-JEPA's step: one line of JSON for each, the opponent of
-//! `torch_kernels.py`.
+//! Benchmark of every kernel on a GPU at the shapes of VL-JEPA's step, and of the machine's
+//! ceilings. It prints one line of JSON per measurement, for comparison with `torch_kernels.py`.
 //!
-//! `cargo bench -p vljepa-kernels --features cuda --bench operations_gpu`; names of sections (`attention norms`) run these alone. A time
-//! is the median of the repetitions, between two events. A section that fails is reported and the
-//! next one runs; the program then ends with status 1.
-//! `share` is the part of the ceiling measured at the start: of the copy's bytes per second for what is bound by memory, of the
-//! largest product's operations per second for what is bound by arithmetic. `VLJEPA_NVRTC`,
-//! `VLJEPA_CUDA_INCLUDE` and
-//! `VLJEPA_CUBLASLT` name NVRTC, its headers and cuBLASLt where they are not found, `VLJEPA_TEST_KERNELS` a folder of cubins compiled ahead. `--small` runs tiny
-//! shapes, which only shows that it runs; `--emulated` (feature `emulator`) runs them without a
-//! GPU.
+//! `cargo bench -p vljepa-kernels --features cuda --bench operations_gpu` runs all sections; names
+//! of sections (`attention norms`) select them. A time is the median of the repetitions, measured
+//! between two events. If a section fails, the benchmark reports it, continues with the next one
+//! and exits with status 1.
+//!
+//! `share` is the fraction of the ceiling that is measured at the start: the bytes per second of a
+//! copy for memory-bound operations, the operations per second of the largest product for
+//! compute-bound ones.
+//!
+//! `VLJEPA_NVRTC`, `VLJEPA_CUDA_INCLUDE` and `VLJEPA_CUBLASLT` name NVRTC, its headers and cuBLASLt
+//! if the search does not find them. `VLJEPA_TEST_KERNELS` names a folder of cubins that were
+//! compiled ahead. `--small` runs tiny shapes, which only shows that the benchmark works;
+//! `--emulated` (feature `emulator`) runs them without a GPU.
 #![expect(clippy::print_stdout, reason = "a benchmark")]
 
 use std::path::PathBuf;
@@ -31,11 +35,11 @@ use vljepa_kernels::{DType, Device, Lengths, Result, Stream, Tensor, View, Write
 use vljepa_kernels::{copy, embedding, gated_mlp, global_norm, info_nce, layer_norm, linear};
 use vljepa_kernels::{normalize, pooling};
 
-/// What an operation's time is held against.
+/// Work that bounds the time of an operation from below.
 enum Bound {
-    /// Bytes it must move.
+    /// Bytes that the operation must move.
     Memory(usize),
-    /// Operations it must do.
+    /// Arithmetic operations that the operation must execute.
     Arithmetic(usize),
 }
 
@@ -44,7 +48,7 @@ struct Bench {
     stream: Stream,
     cuda: CudaStream,
     tiny: bool,
-    /// Bytes and operations per second that this machine reaches.
+    /// Bytes per second and arithmetic operations per second that this machine reaches.
     ceilings: [f64; 2],
 }
 
@@ -73,12 +77,12 @@ impl Bench {
         Self { device, stream, cuda, tiny, ceilings: [f64::NAN; 2] }
     }
 
-    /// The size, or a small one where only the program is tried.
+    /// `full`, or `tiny` if the benchmark only checks that it works.
     fn size(&self, full: usize, tiny: usize) -> usize {
         if self.tiny { tiny } else { full }
     }
 
-    /// Numbers near one; a million different ones, repeated.
+    /// Normal bf16 numbers: a million different ones, repeated.
     fn numbers(&self, shape: &[usize]) -> Result<Tensor> {
         let len: usize = shape.iter().product();
         let some: Vec<_> =
@@ -104,7 +108,7 @@ impl Bench {
         Ok(times[times.len() / 2])
     }
 
-    /// Measures and prints; returns bytes or operations per second.
+    /// Measures `work` and prints the result. Returns bytes or operations per second.
     #[expect(clippy::cast_precision_loss, reason = "counts of a benchmark")]
     fn row(
         &self,
@@ -156,7 +160,7 @@ impl Bench {
         })
     }
 
-    /// The products of a layer, forward and back, at a step's tokens.
+    /// The products of a layer, forward and backward, with the number of tokens of a step.
     fn products(&self) -> Result<()> {
         for [rows, outputs, inputs] in
             [[32_768, 2048, 8192], [32_768, 8192, 2048], [32_768, 4096, 1024], [32_768, 1152, 768]]
@@ -235,7 +239,7 @@ impl Bench {
         Ok(())
     }
 
-    /// One rank's rows, and all of them, against the whole batch.
+    /// The rows of one rank against the whole batch, then the whole batch against itself.
     fn info_nce(&self) -> Result<()> {
         let (g, e) = (self.size(24_576, 128), self.size(1536, 32));
         let all = {
@@ -267,7 +271,7 @@ impl Bench {
         self.info_nce_both(all.view(), alpha)
     }
 
-    /// Both sides of a batch that one GPU holds: four products.
+    /// Both sides of a batch that is entirely on one GPU: four products.
     fn info_nce_both(&self, all: View<'_>, alpha: f32) -> Result<()> {
         let [g, e] = [all.shape()[0], all.shape()[1]];
         let batch = info_nce::Batch { predicted: all, target: all, hashes: None, rows: 0..g };
@@ -289,7 +293,7 @@ impl Bench {
         Ok(())
     }
 
-    /// The optimizer's pass over the trained parameters, and the norm before it.
+    /// The optimizer's pass over the trained parameters, and the global norm that precedes it.
     fn optimizer(&self) -> Result<()> {
         let n = self.size(790_000_000, 4096);
         let zeros = || self.zeros(DType::F32, &[n]);
@@ -415,10 +419,11 @@ impl Bench {
     }
 }
 
-/// A part of the benchmark, by name.
+/// Name and function of a part of the benchmark.
 type Section = (&'static str, fn(&mut Bench) -> Result<()>);
 
-/// All parts, in the order in which they run: ceilings first, because shares are of them.
+/// All sections in the order in which they run. The ceilings come first because shares depend on
+/// them.
 const SECTIONS: [Section; 9] = [
     ("ceilings", Bench::ceilings),
     ("attention", |bench| bench.attention("")),
@@ -437,13 +442,13 @@ fn main() -> std::result::Result<ExitCode, Box<dyn std::error::Error>> {
     // `cargo bench` passes `--bench`.
     let known = ["--emulated", "--small", "--bench"];
     if let Some(unknown) = flags.iter().find(|flag| !known.contains(&flag.as_str())) {
-        return Err(format!("no flag {unknown}; there are --emulated and --small").into());
+        return Err(format!("unknown flag {unknown}; the flags are --emulated and --small").into());
     }
     let flag = |name: &str| flags.iter().any(|flag| flag == name);
     let (emulated, small) = (flag("--emulated"), flag("--emulated") || flag("--small"));
     if let Some(unknown) = wanted.iter().find(|name| SECTIONS.iter().all(|(n, _)| n != name)) {
         let known = SECTIONS.map(|(name, _)| name).join(", ");
-        return Err(format!("no section `{unknown}`; there are {known}").into());
+        return Err(format!("unknown section `{unknown}`; the sections are {known}").into());
     }
     let mut code = ExitCode::SUCCESS;
     let mut bench = Bench::new(open(Mode::Fast, emulated)?, small);
@@ -471,7 +476,7 @@ fn main() -> std::result::Result<ExitCode, Box<dyn std::error::Error>> {
     Ok(code)
 }
 
-/// Text for a JSON string.
+/// Escapes text for a JSON string.
 fn escaped(text: &str) -> String {
     text.replace('\\', r"\\").replace('"', r#"\""#).replace('\n', r"\n")
 }

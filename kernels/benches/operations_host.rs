@@ -1,7 +1,9 @@
-//! Linear layers, norms, activations and the optimizer on the host, at the quickstart's sizes: one line of JSON for each.
+//! Benchmark of linear layers, norms, activations and the optimizer on the host, at the sizes of
+//! the quickstart. It prints one line of JSON per measurement.
 //!
-//! `cargo bench -p vljepa-kernels --bench operations_host`, with `RAYON_NUM_THREADS` for the number of threads. A time is the
-//! shortest of the repetitions; `rate` is GFLOP/s of a product, GB/s of what an elementwise operation must read and write.
+//! `cargo bench -p vljepa-kernels --bench operations_host` runs it; `RAYON_NUM_THREADS` sets the
+//! number of threads. A time is the shortest of the repetitions. `rate` is GFLOP/s for a product,
+//! and GB/s of the bytes that an elementwise operation must read and write.
 #![expect(clippy::print_stdout, reason = "the benchmark's result")]
 
 use std::time::Instant;
@@ -14,7 +16,7 @@ use vljepa_kernels::{gated_mlp, global_norm, layer_norm, linear, patch_embed, rm
 
 const STREAM: Stream = Stream::Host;
 
-/// Tokens of a micro-batch.
+/// Number of tokens in a micro-batch.
 const TOKENS: usize = 4096;
 
 fn report(name: &str, work: usize, mut f: impl FnMut() -> Result<()>) -> Result<()> {

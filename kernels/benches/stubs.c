@@ -1,6 +1,7 @@
-// Three libraries with the faces of libcuda (-DDRIVER), cuBLASLt (-DBLAS) and NVRTC (-DNVRTC, and -DMAJOR, -DMINOR its version) for
-// rehearsals without a GPU. Memory is the host's, copies copy, kernels and products do nothing. NVRTC compiles nothing: it
-// notes the name of the kernel in the file that STUB_COMPILED names, and refuses.
+// Stub libraries for rehearsals without a GPU: libcuda (-DDRIVER), cuBLASLt (-DBLAS) and NVRTC
+// (-DNVRTC, with its version in -DMAJOR and -DMINOR). Device memory is host memory, copies copy,
+// kernels and products do nothing. The NVRTC stub compiles nothing: it writes the name of the
+// kernel to the file that STUB_COMPILED names, and returns an error.
 #define _GNU_SOURCE
 #include <stdint.h>
 #include <stdio.h>
@@ -17,14 +18,14 @@ int cuDeviceGetCount(int *count) { *count = 1; return 0; }
 int cuDeviceGet(int *device, int number) { *device = number; return 0; }
 int cuDeviceGetName(char *name, int size, int device) { snprintf(name, size, "stub"); return 0; }
 int cuDeviceGetPCIBusId(char *name, int size, int device) { snprintf(name, size, "0000:00:00.0"); return 0; }
-// 75 and 76 are the two parts of the compute capability.
+// Attributes 75 and 76 are the major and minor compute capability.
 int cuDeviceGetAttribute(int *value, int attribute, int device) { *value = attribute == 75 ? 9 : 0; return 0; }
 int cuDevicePrimaryCtxRetain(void **context, int device) { *context = &handle; return 0; }
 int cuCtxSetCurrent(void *context) { return 0; }
 int cuMemGetInfo_v2(size_t *free, size_t *all) { *all = (size_t)80 << 30; *free = *all / 2; return 0; }
 int cuMemAlloc_v2(pointer *address, size_t bytes) { *address = (pointer)calloc(bytes, 1); return *address ? 0 : 2; }
 int cuMemFree_v2(pointer address) { free((void *)address); return 0; }
-// Addresses are reserved without memory behind them, which a mapping brings.
+// Reserved addresses have no memory until a mapping provides it.
 int cuMemAddressReserve(pointer *address, size_t bytes, size_t alignment, pointer wanted, unsigned long long flags) {
   *address = (pointer)mmap(0, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   return *address == (pointer)MAP_FAILED ? 2 : 0;

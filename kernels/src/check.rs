@@ -1,8 +1,8 @@
-//! Checks that every operation makes once, before it dispatches.
+//! Checks of arguments that every operation makes once, before it dispatches.
 
 use crate::{KernelError, Result};
 
-/// `found` must equal `needed`.
+/// Checks that the shape `found` equals `needed`.
 pub(crate) fn shape(
     operation: &'static str,
     what: &'static str,
@@ -16,7 +16,7 @@ pub(crate) fn shape(
     Err(KernelError::Shape { operation, what, found, needed })
 }
 
-/// `found` must have `N` dimensions, which are returned.
+/// Checks that the shape `found` has `N` dimensions, and returns them.
 pub(crate) fn rank<const N: usize>(
     operation: &'static str,
     what: &'static str,
@@ -28,7 +28,7 @@ pub(crate) fn rank<const N: usize>(
     })
 }
 
-/// Every index must lie in 0..bound, which stands for `of`.
+/// Checks that every index is at least 0 and below `bound`.
 pub(crate) fn indices(
     operation: &'static str,
     what: &'static str,
@@ -45,9 +45,9 @@ pub(crate) fn indices(
     }
 }
 
-/// A kernel that numbers the vectors of `rows` rows in 32 bits, `vectors` in each row, must be able
-/// to: a vector is 16 bytes wide where that divides the row, else one element. The units of the
-/// last cube are numbered too.
+/// Checks that a kernel can number its vectors in 32 bits: `rows` rows of `vectors` vectors each. A
+/// vector is 16 bytes if that divides the row, otherwise one element. The limit leaves room for the
+/// threads of the last block beyond the last vector.
 #[cfg(feature = "cuda")]
 pub(crate) fn numbered(
     operation: &'static str,
@@ -60,11 +60,13 @@ pub(crate) fn numbered(
     if rows <= most {
         return Ok(());
     }
-    let needed = format!("a kernel numbers vectors in 32 bits: at most {most} rows of {vectors}");
+    let needed = format!(
+        "at most {most} rows of {vectors} vectors fit, because a kernel numbers vectors in 32 bits"
+    );
     Err(value(operation, what, rows.to_string(), needed))
 }
 
-/// The error of a value that an operation does not support.
+/// The error for a value that an operation does not support.
 pub(crate) fn value(
     operation: &'static str,
     what: &'static str,

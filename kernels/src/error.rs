@@ -1,80 +1,81 @@
-//! The one error type of this crate: an operation was given what it cannot compute, or a device failed.
+//! The error type of this crate: an operation was given arguments it cannot compute, or a device
+//! failed.
 
-/// What an operation or a device can refuse.
+/// The reason why an operation or a device refused a call.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KernelError {
-    /// Shapes of the arguments of one operation do not fit together.
+    /// An argument of an operation has a shape that does not fit the other arguments.
     #[error("{operation}: {what} has shape {found}, needs {needed}")]
     Shape {
-        /// The operation, such as `attention::forward`.
+        /// Name of the operation, such as `attention::forward`.
         operation: &'static str,
-        /// The argument at fault.
+        /// Name of the argument at fault, such as `q`.
         what: &'static str,
-        /// Its shape.
+        /// Shape of the argument, such as `[2, 3]`.
         found: String,
-        /// The shape it should have.
+        /// Shape that the operation needs.
         needed: String,
     },
-    /// An argument holds elements of another type than the operation computes in.
+    /// The elements of an argument have another type than the operation computes in.
     #[error("{operation}: {what} holds {found}, needs {needed}")]
     DType {
-        /// The operation.
+        /// Name of the operation, such as `attention::forward`.
         operation: &'static str,
-        /// The argument at fault.
+        /// Name of the argument at fault.
         what: &'static str,
-        /// Its element type.
+        /// Element type of the argument.
         found: &'static str,
-        /// The element type it should have.
+        /// Element type that the operation needs.
         needed: &'static str,
     },
-    /// A value is outside of what the operation supports.
+    /// A value lies outside the range that the operation supports.
     #[error("{operation}: {what} is {found}; {needed}")]
     Value {
-        /// The operation.
+        /// Name of the operation, such as `attention::forward`.
         operation: &'static str,
-        /// The argument at fault.
+        /// Name of the argument at fault.
         what: &'static str,
-        /// Its value.
+        /// Value of the argument.
         found: String,
-        /// What is supported.
+        /// Values that the operation supports.
         needed: String,
     },
-    /// The arguments live on different devices.
-    #[error("{operation}: {what} lives on another device than the stream")]
+    /// An argument and the stream belong to different devices.
+    #[error("{operation}: {what} is not on the device of the stream")]
     Device {
-        /// The operation.
+        /// Name of the operation, such as `attention::forward`.
         operation: &'static str,
-        /// The argument at fault.
+        /// Name of the argument at fault.
         what: &'static str,
     },
-    /// The budget of an arena, or of a recording device, is spent.
+    /// A request exceeds the memory budget of an arena or of a recording GPU.
     #[error(
-        "out of {device} memory: {wanted} bytes more than the {budget} bytes there are; \
+        "out of {device} memory: the budget of {budget} bytes is exceeded by {wanted} bytes; \
          lower `micro_batch`, or let backward recompute more (`recompute: block`)"
     )]
     OutOfMemory {
-        /// The device's name.
+        /// Name of the device, as [`Device::name`](crate::Device::name) gives it.
         device: &'static str,
-        /// Bytes asked for.
+        /// Bytes by which the request exceeds the budget.
         wanted: usize,
-        /// Bytes there are.
+        /// Bytes of the budget.
         budget: usize,
     },
-    /// A library that a GPU needs is missing or unusable.
+    /// A library of NVIDIA is missing or unusable.
     #[cfg(feature = "cuda")]
     #[error(transparent)]
     Library(crate::library::LibraryError),
-    /// The GPU, its driver or one of its libraries refused a call.
+    /// The GPU, its driver or a library of NVIDIA refused a call.
     #[error("{call}: {message}; {hint}")]
     Cuda {
-        /// The call.
+        /// Name of the call, such as `cuLaunchKernel`.
         call: &'static str,
-        /// What came back.
+        /// Message or error code that the call returned.
         message: String,
-        /// What to do.
+        /// Advice to the user.
         hint: &'static str,
     },
 }
 
-/// Result of an operation on tensors.
+/// Result of an operation on tensors, with [`KernelError`] as its error.
 pub type Result<T, E = KernelError> = std::result::Result<T, E>;

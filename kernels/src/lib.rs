@@ -1,11 +1,16 @@
-//! Tensors on a device and the operations of VL-JEPA on them, forward and backward. Never reads a recipe, never communicates.
+//! Tensors on a device and the operations of VL-JEPA on them, forward and backward. This crate
+//! never reads a recipe and never communicates.
 //!
-//! One folder per operation: `mod.rs` (formula, shapes, errors; validates, then dispatches), `reference.rs` (plain Rust, the
-//! definition of right), `host.rs` (only where the host needs a faster version), `cases.rs` (shapes, seeds, tolerances).
+//! Each operation has a folder. `mod.rs` documents the formula, the shapes and the errors,
+//! validates the arguments and dispatches; `reference.rs` is the plain Rust that defines the
+//! correct result; `host.rs` exists where the host needs a faster version; `cube.rs` and
+//! `launch.rs` hold the GPU kernels and their launches; `cases.rs` lists the shapes, seeds and
+//! tolerances of the tests.
 //!
-//! Conventions. Activations and their gradients are written ([`Write::Set`]) unless the call says [`Write::Add`]; gradients
-//! of parameters are always added to, so that micro-batches accumulate. Shapes in names: `b` rows of the batch, `n` packed
-//! tokens, `d` model width, `h` query heads, `g` key/value heads, `f` hidden width of an MLP, `e` width of the shared embedding.
+//! Conventions. Activations and their gradients are overwritten ([`Write::Set`]) unless the call
+//! says [`Write::Add`]; gradients of parameters are always added to, so that micro-batches
+//! accumulate. Letters in shapes: `b` rows of the batch, `n` packed tokens, `d` model width, `h`
+//! query heads, `g` key/value heads, `f` hidden width of an MLP, `e` width of the shared embedding.
 
 pub mod adamw;
 pub mod attention;
@@ -46,22 +51,22 @@ pub use error::{KernelError, Result};
 pub use packed::{Lengths, Packed};
 pub use tensor::{DType, Shape, Tensor, View, ViewMut};
 
-/// Whether an operation writes its output or adds to what stands there (β = 0 or 1).
+/// Whether an operation overwrites its output or adds to it (β = 0 or 1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Write {
-    /// output = result.
+    /// β = 0: output = result.
     Set,
-    /// output += result.
+    /// β = 1: output += result.
     Add,
 }
 
 impl Write {
-    /// What stands in the output afterwards.
+    /// The value that the output holds after the operation: `result`, or `old + result`.
     #[inline]
-    pub(crate) fn apply(self, stands: f32, result: f32) -> f32 {
+    pub(crate) fn apply(self, old: f32, result: f32) -> f32 {
         match self {
             Self::Set => result,
-            Self::Add => stands + result,
+            Self::Add => old + result,
         }
     }
 }

@@ -1,10 +1,10 @@
-//! NVIDIA's libraries, loaded at run time: where they are looked for, and what a message says when
-//! one is missing.
+//! Loads NVIDIA's libraries at run time: the search for their files, and the errors if a library is
+//! missing.
 //!
-//! A path that the user names is the only one tried. Otherwise the loader's own search
-//! (`LD_LIBRARY_PATH`, `ld.so.conf`) comes first, then the wheels beside Python's packages, where
-//! PyTorch installs them, then a CUDA toolkit. A file that exists but does not load is an error: it
-//! is never passed over for another one.
+//! If the user names a path, only that path is tried. Otherwise the search order is: the loader's
+//! own search (`LD_LIBRARY_PATH`, `ld.so.conf`), NVIDIA's wheels among the Python packages (where
+//! PyTorch installs them), a CUDA toolkit. A file that exists but does not load is an error; the
+//! search does not continue with another file.
 
 #![expect(unsafe_code, reason = "loads C libraries")]
 
@@ -14,68 +14,70 @@ use std::path::{Path, PathBuf};
 
 use libloading::Library;
 
-/// Folder of a CUDA toolkit's libraries.
+/// Folder of the libraries of a CUDA toolkit.
 const TOOLKIT: &str = "/usr/local/cuda/lib64";
 
-/// How one of NVIDIA's libraries is found.
+/// Names and locations of a library of NVIDIA.
 #[derive(Debug)]
 pub struct Wanted {
-    /// The library's name in messages, such as `cuBLASLt`.
+    /// Name of the library in messages, such as `cuBLASLt`.
     pub name: &'static str,
-    /// File names, the preferred one first.
+    /// File names, in order of preference.
     pub files: &'static [&'static str],
-    /// Folders of NVIDIA's wheels that hold the library, relative to a folder of Python packages.
+    /// Folders of NVIDIA's wheels that contain the library, relative to a folder of Python
+    /// packages.
     pub wheels: &'static [&'static str],
-    /// The end of every error message: how to install the library, and which variable names its
-    /// file.
+    /// Advice at the end of every error message: how to install the library, and the variable that
+    /// names its file.
     pub install: &'static str,
 }
 
-/// A library that was not found, or a file that is not that library.
+/// A library was not found, or a file is not a usable library.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LibraryError {
-    /// No file of the wanted names exists.
+    /// No file with one of the names exists.
     #[error("{name} was not found (tried {tried}); {install}")]
     Missing {
         /// Name of the library, such as `cuBLASLt`.
         name: &'static str,
-        /// File names and paths that were tried.
+        /// File names and paths that were tried, separated by commas.
         tried: String,
-        /// How to install it.
+        /// Advice on how to install the library.
         install: &'static str,
     },
-    /// A file exists but does not load, or lacks a function.
+    /// A file exists, but it does not load or lacks a function.
     #[error("{} is not a usable {name}: {message}; {install}", path.display())]
     Unusable {
         /// Name of the library, such as `cuBLASLt`.
         name: &'static str,
-        /// The file.
+        /// Path of the file that does not work.
         path: PathBuf,
-        /// The loader's message, or the missing function.
+        /// Message of the loader, or the missing function.
         message: String,
-        /// How to install a usable one.
+        /// Advice on how to install a usable library.
         install: &'static str,
     },
 }
 
-/// What the environment says about NVIDIA's libraries.
+/// Settings of the environment for NVIDIA's libraries.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Libraries {
-    /// `VLJEPA_NVRTC`: the file of NVRTC.
+    /// Path of NVRTC (`VLJEPA_NVRTC`).
     pub nvrtc: Option<PathBuf>,
-    /// `VLJEPA_CUDA_INCLUDE`: the folder of `cuda_bf16.h`.
+    /// Folder of `cuda_bf16.h` (`VLJEPA_CUDA_INCLUDE`).
     pub include: Option<PathBuf>,
-    /// `VLJEPA_CUBLASLT`: the file of cuBLASLt.
+    /// Path of cuBLASLt (`VLJEPA_CUBLASLT`).
     pub cublaslt: Option<PathBuf>,
-    /// `VLJEPA_NCCL`: the file of NCCL.
+    /// Path of NCCL (`VLJEPA_NCCL`).
     pub nccl: Option<PathBuf>,
-    /// Folders of Python packages (`site-packages`) that hold wheels of NVIDIA.
+    /// Folders of Python packages (`site-packages`) that contain wheels of NVIDIA.
     pub packages: Vec<PathBuf>,
 }
 
 impl Libraries {
-    /// Reads the environment through `variable`, and looks for the Python packages of an active
-    /// virtual environment, of the `python3` on `PATH`, of the user and of `/usr/local`.
+    /// Reads the environment through `variable`, and searches for Python packages in the active
+    /// virtual environment, beside every `python3` on `PATH`, in the user's home and in
+    /// `/usr/local`.
     #[must_use]
     pub fn of(variable: impl Fn(&str) -> Option<String>) -> Self {
         let path = |name: &str| variable(name).filter(|v| !v.is_empty()).map(PathBuf::from);
@@ -106,8 +108,7 @@ impl Libraries {
     }
 }
 
-/// The folders `lib/python3*/{site,dist}-packages` of `prefix` in which NVIDIA's wheels are
-/// installed.
+/// Folders `lib/python3*/{site,dist}-packages` of `prefix` in which NVIDIA's wheels are installed.
 fn python_packages(prefix: &Path) -> Vec<PathBuf> {
     let mut versions: Vec<PathBuf> = fs::read_dir(prefix.join("lib"))
         .map_or_else(|_| Vec::new(), |entries| entries.flatten().map(|e| e.path()).collect());
@@ -120,11 +121,11 @@ fn python_packages(prefix: &Path) -> Vec<PathBuf> {
 }
 
 impl Wanted {
-    /// Loads the library from `path` if that is given, otherwise from the first place that has it,
-    /// and returns its file.
+    /// Loads the library from `path` if it is `Some`, otherwise from the first candidate that
+    /// exists. Returns the library and its file.
     ///
     /// # Errors
-    /// [`LibraryError::Missing`] with everything that was tried, or
+    /// [`LibraryError::Missing`] with every name and path that was tried, or
     /// [`LibraryError::Unusable`] for a file that does not load.
     pub fn load(
         &self,
@@ -151,7 +152,7 @@ impl Wanted {
         self.files.iter().map(PathBuf::from).chain(files).collect()
     }
 
-    /// Loads `file`; `None` if it does not exist.
+    /// Loads `file`, or returns `None` if it does not exist.
     pub(crate) fn open(&self, file: &Path) -> Result<Option<Library>, LibraryError> {
         if !is_bare(file) && !file.is_file() {
             return Ok(None);
@@ -161,7 +162,8 @@ impl Wanted {
             Ok(library) => return Ok(Some(library)),
             Err(error) => error.source().map_or_else(|| error.to_string(), ToString::to_string),
         };
-        // The loader names what it did not find: this file, or another one that this file needs.
+        // The loader's message names the missing file: `file` itself, or another library that
+        // `file` needs.
         let absent = format!("{}: cannot open shared object file", file.display());
         if is_bare(file) && error.starts_with(&absent) {
             return Ok(None);
@@ -169,7 +171,7 @@ impl Wanted {
         Err(self.unusable(file, error))
     }
 
-    /// The error for a file that is not this library.
+    /// The error for a file that exists but is not a usable library.
     #[must_use]
     pub fn unusable(&self, path: &Path, message: String) -> LibraryError {
         let Self { name, install, .. } = *self;
@@ -177,12 +179,12 @@ impl Wanted {
     }
 }
 
-/// Whether the loader searches for `file` by itself.
+/// Whether `file` is a bare name, which the loader searches for itself.
 fn is_bare(file: &Path) -> bool {
     file.components().count() == 1 && !file.is_absolute()
 }
 
-/// Where the loader found the library of a bare name: the path of its mapping in this process.
+/// Path of the library that the loader found under a bare name, from its mapping in this process.
 fn mapped(name: &Path) -> Option<PathBuf> {
     let name = name.to_str()?;
     let stem = &name[..name.find(".so")? + ".so".len()];

@@ -1,16 +1,18 @@
-//! How host operations are cut into blocks, and sums taken: always by the shape, never by the number of threads.
+//! Splits host operations into blocks, and computes sums. Blocks depend only on the shape, never on
+//! the number of threads.
 //!
-//! So every result is the same on one core and on a hundred, and a resumed run repeats bit for bit on another machine's cores.
+//! Every result is therefore the same for any number of threads, and a run that resumes on another
+//! machine repeats bit for bit.
 
 use rayon::prelude::*;
 
-/// Fewer elements than this are not worth waking other threads for (some 10 µs).
+/// Operations on fewer elements than this run on one thread: waking other threads takes some 10 µs.
 const PARALLEL_FROM: usize = 65_536;
 
-/// Elements of one block: its rows stay in the first-level cache between the passes over them.
+/// Elements of one block. Its rows stay in the first-level cache between the passes over them.
 pub(crate) const BLOCK: usize = 16_384;
 
-/// Blocks that a sum over rows is cut into at most, so that its partial sums stay small.
+/// Largest number of blocks in a sum over rows. It bounds the memory of the partial sums.
 const BLOCKS_MAX: usize = 64;
 
 /// Whether an operation on `elements` elements uses more than one thread.
@@ -18,12 +20,12 @@ fn worthwhile(elements: usize) -> bool {
     elements >= PARALLEL_FROM && rayon::current_num_threads() > 1
 }
 
-/// Rows of one block of a (rows, width) matrix.
+/// Rows in one block of a (rows, width) matrix.
 pub(crate) fn rows_per_block(rows: usize, width: usize) -> usize {
     (BLOCK / width.max(1)).max(rows.div_ceil(BLOCKS_MAX)).max(1)
 }
 
-/// Calls `f(block, a)` on blocks of `a_len` elements, in parallel where `elements` make it worthwhile.
+/// Calls `f(block, a)` on blocks of `a_len` elements, in parallel if `elements` is large enough.
 pub(crate) fn blocks<A: Send>(
     elements: usize,
     (a, a_len): (&mut [A], usize),
@@ -37,7 +39,7 @@ pub(crate) fn blocks<A: Send>(
     }
 }
 
-/// Calls `f(block, a, b)` on blocks of two slices.
+/// Calls `f(block, a, b)` on blocks of two slices; see [`blocks`].
 pub(crate) fn blocks2<A: Send, B: Send>(
     elements: usize,
     (a, a_len): (&mut [A], usize),
@@ -54,7 +56,7 @@ pub(crate) fn blocks2<A: Send, B: Send>(
     }
 }
 
-/// Calls `f(block, a, b, c)` on blocks of three slices.
+/// Calls `f(block, a, b, c)` on blocks of three slices; see [`blocks`].
 pub(crate) fn blocks3<A: Send, B: Send, C: Send>(
     elements: usize,
     (a, a_len): (&mut [A], usize),
@@ -74,7 +76,7 @@ pub(crate) fn blocks3<A: Send, B: Send, C: Send>(
     }
 }
 
-/// Independent partial sums of one pass: four 256-bit registers.
+/// Independent partial sums of one pass: four 256-bit registers of f32.
 const LANES: usize = 32;
 
 /// Σ f(xᵢ) in f32: 32 partial sums, added pairwise.
@@ -142,7 +144,7 @@ fn pairwise(mut lanes: [f32; LANES]) -> f32 {
     lanes[0]
 }
 
-/// sum += term, element by element.
+/// sum += term, for each element.
 #[inline]
 pub(crate) fn add_into(sum: &mut [f32], term: &[f32]) {
     for (s, &t) in sum.iter_mut().zip(term) {
@@ -150,7 +152,8 @@ pub(crate) fn add_into(sum: &mut [f32], term: &[f32]) {
     }
 }
 
-/// sum += Σ over the rows of column sums of a (rows, width) matrix: partial sums of fixed blocks, added in their order.
+/// Adds the column sums of a (rows, width) matrix to `sum`: one partial sum per block of rows,
+/// added in the order of the blocks.
 pub(crate) fn add_column_sums(sum: &mut [f32], matrix: &[f32]) {
     let width = sum.len();
     if width == 0 || matrix.is_empty() {
@@ -170,7 +173,7 @@ pub(crate) fn add_column_sums(sum: &mut [f32], matrix: &[f32]) {
     }
 }
 
-/// A sum taken in f64, rounded once.
+/// Rounds a sum in f64 to f32.
 #[inline]
 #[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the purpose")]
 pub(crate) fn round(x: f64) -> f32 {
@@ -212,7 +215,7 @@ mod tests {
             .collect();
         let got = run(1);
         assert_eq!(got, run(3));
-        // Blocks of 244 rows: ε · √1999 numbers of √244 size.
+        // A partial sum of 244 rows is near √244, and 1999 additions round: ε · √244 · √1999.
         assert_close("column sums", &got, &want, 5e-5);
         let off_by_one: Vec<f32> = want.iter().map(|v| v + 1.0).collect();
         assert_differs("column sums", &got, &off_by_one, 5e-5);

@@ -1,4 +1,5 @@
-//! Tensors: memory on a device with an element type and a shape; and views, which operations take.
+//! Tensors own memory on a device, with an element type and a shape; views borrow it for
+//! operations.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,23 +10,23 @@ use crate::device::{Arena, Device, HostBuffer, HostSlice, HostSliceMut, Storage,
 use crate::device::{StorageRef, Stream};
 use crate::{KernelError, Result};
 
-/// Element types.
+/// Element type of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DType {
-    /// 32-bit floating point.
+    /// 32-bit IEEE floating point.
     F32,
-    /// bfloat16: what GPUs compute with.
+    /// bfloat16, the type of activations and weights on a GPU.
     Bf16,
     /// 32-bit signed integers: token ids, positions, cumulative lengths.
     I32,
-    /// Bytes: pixels.
+    /// 8-bit unsigned integers: pixels.
     U8,
     /// 64-bit unsigned integers: hashes of target texts.
     U64,
 }
 
 impl DType {
-    /// Bytes of one element.
+    /// Size of one element in bytes.
     #[must_use]
     pub fn bytes(self) -> usize {
         match self {
@@ -36,7 +37,7 @@ impl DType {
         }
     }
 
-    /// The name that messages print.
+    /// Name of the type in messages, such as `bf16`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -49,7 +50,7 @@ impl DType {
     }
 }
 
-/// Up to five dimensions, row-major and contiguous.
+/// Up to five dimensions of a tensor, row-major and contiguous.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
     dims: [usize; 5],
@@ -57,10 +58,10 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// A shape of the given dimensions.
+    /// A shape of the given dimensions, outermost first.
     ///
     /// # Panics
-    /// On more than five dimensions: no operation has them.
+    /// If there are more than five dimensions, which no operation has.
     #[must_use]
     pub fn new(dims: &[usize]) -> Self {
         assert!(dims.len() <= 5, "a tensor has at most five dimensions");
@@ -69,19 +70,19 @@ impl Shape {
         Self { dims: all, rank: dims.len() }
     }
 
-    /// The dimensions.
+    /// The dimensions, outermost first.
     #[must_use]
     pub fn dims(&self) -> &[usize] {
         &self.dims[..self.rank]
     }
 
-    /// Number of elements.
+    /// Number of elements: the product of the dimensions.
     #[must_use]
     pub fn len(&self) -> usize {
         self.dims().iter().product()
     }
 
-    /// Whether there is no element.
+    /// Whether the shape has no element.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -94,7 +95,8 @@ impl fmt::Debug for Shape {
     }
 }
 
-/// Memory on a device with an element type and a shape. Taken from an arena, it goes back there when dropped.
+/// Memory on a device with an element type and a shape. The memory of a tensor that was taken from
+/// an arena returns there when the tensor is dropped.
 #[derive(Debug)]
 pub struct Tensor {
     storage: Option<Storage>,
@@ -103,14 +105,14 @@ pub struct Tensor {
     home: Option<Arena>,
 }
 
-/// A tensor to read: cheap to copy.
+/// A tensor borrowed for reading; cheap to copy.
 #[derive(Debug, Clone, Copy)]
 pub struct View<'a> {
     storage: StorageRef<'a>,
     shape: Shape,
 }
 
-/// A tensor to write.
+/// A tensor borrowed for writing.
 #[derive(Debug)]
 pub struct ViewMut<'a> {
     storage: StorageMut<'a>,
@@ -124,7 +126,7 @@ macro_rules! host_access {
                 #[doc = concat!("A host tensor that owns `values` (", stringify!($ty), ").")]
                 ///
                 /// # Panics
-                /// When the number of values differs from the shape's.
+                /// If the number of values differs from that of the shape.
                 #[must_use]
                 pub fn $vec(values: Vec<$ty>, shape: &[usize]) -> Self {
                     let shape = Shape::new(shape);
@@ -137,10 +139,10 @@ macro_rules! host_access {
 
         impl<'a> View<'a> {
             $(
-                #[doc = concat!("The ", stringify!($ty), " elements in host memory.")]
+                #[doc = concat!("The elements as a slice of ", stringify!($ty), ".")]
                 ///
                 /// # Errors
-                /// When they are of another type or on another device.
+                /// If the elements have another type or are on another device.
                 pub fn $read(self, operation: &'static str, what: &'static str) -> Result<&'a [$ty]> {
                     match self.storage {
                         StorageRef::Host(HostSlice::$variant(values)) => Ok(values),
@@ -156,10 +158,10 @@ macro_rules! host_access {
 
         impl<'a> ViewMut<'a> {
             $(
-                #[doc = concat!("The ", stringify!($ty), " elements in host memory, to be written.")]
+                #[doc = concat!("The elements as a mutable slice of ", stringify!($ty), ".")]
                 ///
                 /// # Errors
-                /// When they are of another type or on another device.
+                /// If the elements have another type or are on another device.
                 pub fn $write(self, operation: &'static str, what: &'static str) -> Result<&'a mut [$ty]> {
                     match self.storage {
                         StorageMut::Host(HostSliceMut::$variant(values)) => Ok(values),
@@ -178,7 +180,7 @@ macro_rules! host_access {
                 #[doc = concat!("A view of host memory (", stringify!($ty), ").")]
                 ///
                 /// # Panics
-                /// When the number of values differs from the shape's.
+                /// If the number of values differs from that of the shape.
                 #[must_use]
                 pub fn $vec(values: &'a [$ty], shape: &[usize]) -> Self {
                     let shape = Shape::new(shape);
@@ -188,10 +190,10 @@ macro_rules! host_access {
             }
 
             impl<'a> ViewMut<'a> {
-                #[doc = concat!("A view of host memory (", stringify!($ty), "), to be written.")]
+                #[doc = concat!("A mutable view of host memory (", stringify!($ty), ").")]
                 ///
                 /// # Panics
-                /// When the number of values differs from the shape's.
+                /// If the number of values differs from that of the shape.
                 #[must_use]
                 pub fn $vec(values: &'a mut [$ty], shape: &[usize]) -> Self {
                     let shape = Shape::new(shape);
@@ -217,21 +219,21 @@ impl Tensor {
         Self { storage: Some(storage), shape: Shape::new(shape), dtype, home: Some(home) }
     }
 
-    /// A tensor outside of any arena, whose elements are undefined on a GPU and zeros on the host.
+    /// A tensor outside of any arena. Its elements are undefined on a GPU and zeros on the host.
     ///
     /// # Errors
-    /// When the device has no more memory.
+    /// If the device is out of memory.
     pub(crate) fn new(device: Device, dtype: DType, shape: &[usize]) -> Result<Self> {
         let shape = Shape::new(shape);
         let storage = Some(Storage::new(device, dtype, shape.len())?);
         Ok(Self { storage, shape, dtype, home: None })
     }
 
-    /// A tensor of zeros outside of any arena: parameters and other memory that lives as long as
-    /// the run.
+    /// A tensor of zeros outside of any arena, for parameters and other memory that lives as long
+    /// as the run.
     ///
     /// # Errors
-    /// When the device has no more memory.
+    /// If the device is out of memory.
     pub fn zeros(device: Device, dtype: DType, shape: &[usize]) -> Result<Self> {
         let mut tensor = Self::new(device, dtype, shape)?;
         if device == Device::Host {
@@ -241,11 +243,11 @@ impl Tensor {
         Ok(tensor)
     }
 
-    /// A tensor on `device` with the values of a host tensor, which it is itself where the device is the host. On a GPU its memory is
-    /// the compute stream's, for whose operations it is ready.
+    /// Moves a host tensor to `device`. If `device` is the host, returns the tensor itself. On a
+    /// GPU, the copy is ready for operations that are issued to the compute stream.
     ///
     /// # Errors
-    /// When the device has no more memory, or fails.
+    /// If the device is out of memory or fails.
     pub fn on(self, device: Device) -> Result<Self> {
         match device {
             Device::Host => Ok(self),
@@ -260,19 +262,19 @@ impl Tensor {
         }
     }
 
-    /// Element type.
+    /// Element type of the tensor.
     #[must_use]
     pub fn dtype(&self) -> DType {
         self.dtype
     }
 
-    /// Dimensions.
+    /// Dimensions of the tensor, outermost first.
     #[must_use]
     pub fn shape(&self) -> &[usize] {
         self.shape.dims()
     }
 
-    /// This tensor, to be read.
+    /// Borrows the tensor for reading.
     ///
     /// # Panics
     /// Never: only `drop` takes the storage away.
@@ -282,7 +284,7 @@ impl Tensor {
         View { storage: storage.slice(0, self.shape.len()), shape: self.shape }
     }
 
-    /// This tensor, to be written.
+    /// Borrows the tensor for writing.
     ///
     /// # Panics
     /// Never: only `drop` takes the storage away.
@@ -292,10 +294,10 @@ impl Tensor {
         ViewMut { storage: storage.slice_mut(0, self.shape.len()), shape: self.shape }
     }
 
-    /// The same memory under another shape of as many elements.
+    /// The same memory under another shape with the same number of elements.
     ///
     /// # Panics
-    /// When the number of elements differs.
+    /// If the number of elements differs.
     #[must_use]
     pub fn reshaped(mut self, shape: &[usize]) -> Self {
         let shape = Shape::new(shape);
@@ -304,10 +306,10 @@ impl Tensor {
         self
     }
 
-    /// As [`View::to_f32`].
+    /// The elements as `f32`; see [`View::to_f32`].
     ///
     /// # Errors
-    /// As [`View::to_f32`].
+    /// If the elements are neither f32 nor bf16, or the device failed.
     pub fn to_f32(&self) -> Result<Cow<'_, [f32]>> {
         self.view().to_f32()
     }
@@ -328,11 +330,11 @@ impl<'a> From<ViewMut<'a>> for View<'a> {
 }
 
 impl<'a> View<'a> {
-    /// The elements of an f32 or bf16 tensor as `f32`: borrowed where host memory holds them, otherwise read back after everything
-    /// issued to their device's compute stream so far.
+    /// The elements of an f32 or bf16 tensor as `f32`. Elements in f32 on the host are borrowed.
+    /// Elements on a GPU are read back after everything that has been issued to its compute stream.
     ///
     /// # Errors
-    /// When they are of another type, or the device failed.
+    /// If the elements are neither f32 nor bf16, or the device failed.
     pub fn to_f32(self) -> Result<Cow<'a, [f32]>> {
         let widened = |values: &[half::bf16]| values.iter().map(|x| x.to_f32()).collect();
         match self.storage {
@@ -355,7 +357,7 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Where the elements are.
+    /// The device that holds the elements.
     #[must_use]
     pub fn device(self) -> Device {
         match self.storage {
@@ -365,7 +367,8 @@ impl<'a> View<'a> {
         }
     }
 
-    /// The elements' place in a GPU's memory, for libraries that read or write it themselves; none in host memory.
+    /// The range of GPU memory that holds the elements, for libraries that read or write it
+    /// themselves. `None` in host memory.
     #[cfg(feature = "cuda")]
     #[must_use]
     pub fn region(self) -> Option<crate::device::cuda::Region> {
@@ -375,39 +378,38 @@ impl<'a> View<'a> {
         }
     }
 
-    /// The elements, wherever they are.
     pub(crate) fn storage(self) -> StorageRef<'a> {
         self.storage
     }
 
-    /// Dimensions.
+    /// Dimensions of the view, outermost first.
     #[must_use]
     pub fn shape(&self) -> &[usize] {
         self.shape.dims()
     }
 
-    /// Number of elements.
+    /// Number of elements of the view.
     #[must_use]
     pub fn len(&self) -> usize {
         self.shape.len()
     }
 
-    /// Whether there is no element.
+    /// Whether the view has no element.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.shape.is_empty()
     }
 
-    /// Element type.
+    /// Element type of the view.
     #[must_use]
     pub fn dtype(&self) -> DType {
         self.storage.dtype()
     }
 
-    /// Elements `start..start + shape.len()` under `shape`, a contiguous part of this view.
+    /// A contiguous part of this view: elements `start..start + shape.len()` under `shape`.
     ///
     /// # Panics
-    /// When the range is outside.
+    /// If the range exceeds the view.
     #[must_use]
     pub fn part(self, start: usize, shape: &[usize]) -> View<'a> {
         let shape = Shape::new(shape);
@@ -417,7 +419,7 @@ impl<'a> View<'a> {
     /// Rows `start..end` of the first dimension.
     ///
     /// # Panics
-    /// When the range is outside.
+    /// If the range exceeds the view.
     #[must_use]
     pub fn rows(self, start: usize, end: usize) -> View<'a> {
         let mut dims = self.shape.dims().to_vec();
@@ -426,10 +428,10 @@ impl<'a> View<'a> {
         self.part(start * width, &dims)
     }
 
-    /// The same memory under another shape of as many elements.
+    /// The same memory under another shape with the same number of elements.
     ///
     /// # Panics
-    /// When the number of elements differs.
+    /// If the number of elements differs.
     #[must_use]
     pub fn reshaped(self, shape: &[usize]) -> View<'a> {
         let shape = Shape::new(shape);
@@ -439,10 +441,11 @@ impl<'a> View<'a> {
 }
 
 impl<'a> ViewMut<'a> {
-    /// Replaces the elements of an f32 tensor by those that `fill` writes, all of them, into host memory.
+    /// Replaces all elements of an f32 tensor. `fill` receives host memory of the same length and
+    /// must write every element.
     ///
     /// # Errors
-    /// Those of `fill`; when the elements are of another type, or the device failed.
+    /// If `fill` fails, if the elements have another type, or if the device fails.
     pub fn write_f32<T, E: From<KernelError>>(
         self,
         fill: impl FnOnce(&mut [f32]) -> Result<T, E>,
@@ -459,51 +462,50 @@ impl<'a> ViewMut<'a> {
         fill(self.host_f32_mut("write_f32", "tensor")?)
     }
 
-    /// The elements, wherever they are, to be written.
     pub(crate) fn storage(self) -> StorageMut<'a> {
         self.storage
     }
 
-    /// Dimensions.
+    /// Dimensions of the view, outermost first.
     #[must_use]
     pub fn shape(&self) -> &[usize] {
         self.shape.dims()
     }
 
-    /// Number of elements.
+    /// Number of elements of the view.
     #[must_use]
     pub fn len(&self) -> usize {
         self.shape.len()
     }
 
-    /// Whether there is no element.
+    /// Whether the view has no element.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.shape.is_empty()
     }
 
-    /// Element type.
+    /// Element type of the view.
     #[must_use]
     pub fn dtype(&self) -> DType {
         self.storage.as_ref().dtype()
     }
 
-    /// The same tensor, borrowed for a shorter time.
+    /// A mutable view of the same tensor with a shorter lifetime.
     #[must_use]
     pub fn reborrow(&mut self) -> ViewMut<'_> {
         ViewMut { storage: self.storage.reborrow(), shape: self.shape }
     }
 
-    /// The same tensor, to be read.
+    /// A view of the same tensor for reading.
     #[must_use]
     pub fn as_view(&self) -> View<'_> {
         View { storage: self.storage.as_ref(), shape: self.shape }
     }
 
-    /// Elements `start..start + shape.len()` under `shape`, a contiguous part of this view.
+    /// A contiguous part of this view: elements `start..start + shape.len()` under `shape`.
     ///
     /// # Panics
-    /// When the range is outside.
+    /// If the range exceeds the view.
     #[must_use]
     pub fn part(self, start: usize, shape: &[usize]) -> ViewMut<'a> {
         let shape = Shape::new(shape);
@@ -513,7 +515,7 @@ impl<'a> ViewMut<'a> {
     /// Rows `start..end` of the first dimension.
     ///
     /// # Panics
-    /// When the range is outside.
+    /// If the range exceeds the view.
     #[must_use]
     pub fn rows(self, start: usize, end: usize) -> ViewMut<'a> {
         let mut dims = self.shape.dims().to_vec();
@@ -522,10 +524,10 @@ impl<'a> ViewMut<'a> {
         self.part(start * width, &dims)
     }
 
-    /// The same memory under another shape of as many elements.
+    /// The same memory under another shape with the same number of elements.
     ///
     /// # Panics
-    /// When the number of elements differs.
+    /// If the number of elements differs.
     #[must_use]
     pub fn reshaped(self, shape: &[usize]) -> ViewMut<'a> {
         let shape = Shape::new(shape);
@@ -533,10 +535,11 @@ impl<'a> ViewMut<'a> {
         ViewMut { storage: self.storage, shape }
     }
 
-    /// Elements before `middle`, and those from there on, both as one row: two tensors to write that share a buffer.
+    /// Splits the tensor into the elements before `middle` and the rest, each with one dimension.
+    /// Both halves can be written although they share a buffer.
     ///
     /// # Panics
-    /// When `middle` is outside.
+    /// If `middle` exceeds the number of elements.
     #[must_use]
     pub fn split_at(self, middle: usize) -> (ViewMut<'a>, ViewMut<'a>) {
         let len = self.shape.len();
@@ -548,7 +551,7 @@ impl<'a> ViewMut<'a> {
     /// Sets every element to zero.
     ///
     /// # Errors
-    /// When the elements are on another device than `stream`, or the device fails.
+    /// If the elements are on another device than `stream`, or the device fails.
     pub fn fill_zero(self, stream: &Stream) -> Result<()> {
         #[cfg(feature = "cuda")]
         let wrong = KernelError::Device { operation: "fill_zero", what: "tensor" };

@@ -1,10 +1,12 @@
-//! What tests of operations share: seeded random numbers, comparisons that say what differs, finite differences.
+//! Helpers for tests of operations: seeded random numbers, comparisons that report the differences,
+//! finite differences.
 //!
-//! In the library and not behind `cfg(test)`, because tests of other crates and benches use it as well.
+//! The module is part of the library and not behind `cfg(test)` because tests of other crates and
+//! benches use it too.
 
 use std::fmt;
 
-/// Seeded random numbers (`SplitMix64`): the same on every machine and in every version.
+/// Seeded random numbers (`SplitMix64`), the same on every machine.
 #[derive(Debug, Clone)]
 pub struct Random(u64);
 
@@ -15,7 +17,7 @@ impl Random {
         Self(seed)
     }
 
-    /// The next 64 random bits.
+    /// Returns the next 64 random bits.
     pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -23,13 +25,14 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// A number in [0, 1) with 24 random bits.
+    /// Returns a number in [0, 1) with 24 random bits.
     #[expect(clippy::cast_possible_truncation, reason = "24 bits are exact in f32")]
     pub fn unit(&mut self) -> f32 {
         ((self.bits() >> 40) as f64 / 16_777_216.0) as f32
     }
 
-    /// A number below `bound`; the bias of the remainder is below 2⁻³² for the bounds of tests.
+    /// Returns a number below `bound`. The bias of the remainder is below 2⁻³² for the bounds of
+    /// tests.
     pub fn below(&mut self, bound: u32) -> u32 {
         u32::try_from(self.bits() % u64::from(bound.max(1))).unwrap_or(0)
     }
@@ -53,10 +56,10 @@ pub fn normal(seed: u64, len: usize) -> Vec<f32> {
     (0..len).map(|_| draw()).collect()
 }
 
-/// `len` integers uniform in 0..bound, as token ids, positions and row indices are.
+/// `len` integers uniform in 0..bound: token ids, positions or row indices of tests.
 ///
 /// # Panics
-/// When `bound` is above 2³¹ − 1.
+/// If `bound` is above 2³¹ − 1.
 #[must_use]
 pub fn indices(seed: u64, len: usize, bound: usize) -> Vec<i32> {
     let mut random = Random::new(seed);
@@ -64,31 +67,32 @@ pub fn indices(seed: u64, len: usize, bound: usize) -> Vec<i32> {
     (0..len).map(|_| i32::try_from(random.below(bound)).expect("bound below 2^31")).collect()
 }
 
-/// `len` random bytes, as pixels are.
+/// `len` random bytes: pixels of tests.
 #[must_use]
 pub fn bytes(seed: u64, len: usize) -> Vec<u8> {
     let mut random = Random::new(seed);
     (0..len).map(|_| random.bits().to_le_bytes()[7]).collect()
 }
 
-/// `len` times NaN: what an output holds before an operation that must write all of it.
+/// `len` NaNs: the content of an output before an operation that must overwrite all of it.
 #[must_use]
 pub fn poison(len: usize) -> Vec<f32> {
     vec![f32::NAN; len]
 }
 
-/// How two sequences of numbers differ. An element matches when |got − want| ≤ tolerance · max(1, |want|); NaN never does.
+/// Differences between two sequences of numbers. An element matches if |got − want| ≤ tolerance ·
+/// max(1, |want|); NaN never matches.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Comparison {
-    /// Elements that do not match.
+    /// Number of elements that do not match.
     pub mismatched: usize,
-    /// Elements compared.
+    /// Number of elements compared.
     pub compared: usize,
-    /// The largest |got − want| (infinite where one is NaN).
+    /// Largest |got − want|, infinite if an element is NaN.
     pub max_difference: f32,
-    /// Where it is, with what was got and wanted there.
+    /// Index of the largest difference, with the values `got` and `want` there.
     pub worst: Option<(usize, f32, f32)>,
-    /// The tolerance compared with.
+    /// Tolerance of the comparison.
     pub tolerance: f32,
 }
 
@@ -96,7 +100,7 @@ impl Comparison {
     /// Compares `got` with `want`.
     ///
     /// # Panics
-    /// When they differ in length.
+    /// If the lengths differ.
     #[must_use]
     pub fn new(got: &[f32], want: &[f32], tolerance: f32) -> Self {
         assert_eq!(got.len(), want.len(), "compared numbers differ in count");
@@ -139,34 +143,36 @@ impl fmt::Display for Comparison {
 /// Asserts that every |got − want| ≤ tolerance · max(1, |want|).
 ///
 /// # Panics
-/// When one is not; the message counts the mismatches and shows the worst.
+/// If an element does not match. The message counts the mismatches and shows the worst one.
 pub fn assert_close(name: &str, got: &[f32], want: &[f32], tolerance: f32) {
     let comparison = Comparison::new(got, want, tolerance);
-    say(name, &comparison);
+    print_difference(name, &comparison);
     assert!(comparison.is_close(), "{name}: {comparison}");
 }
 
-/// Prints a comparison where `VLJEPA_SAY_ERRORS` is set: what is left of a tolerance on a new machine.
-#[expect(clippy::print_stdout, reason = "asked for by whoever runs tests")]
-fn say(name: &str, comparison: &Comparison) {
+/// Prints the largest difference if `VLJEPA_SAY_ERRORS` is set, to show how much of a tolerance a
+/// new machine uses.
+#[expect(clippy::print_stdout, reason = "the user asks for it by a variable")]
+fn print_difference(name: &str, comparison: &Comparison) {
     if std::env::var_os("VLJEPA_SAY_ERRORS").is_some() {
         println!("{name}: largest difference {:.2e}", comparison.max_difference);
     }
 }
 
-/// Asserts that the same comparison fails: what a test does with one wrong input, to show that it can.
+/// Asserts that a comparison with a wrong input fails, to show that the test can detect an error.
 ///
 /// # Panics
-/// When all elements match.
+/// If all elements match.
 pub fn assert_differs(name: &str, got: &[f32], want: &[f32], tolerance: f32) {
     let comparison = Comparison::new(got, want, tolerance);
     assert!(!comparison.is_close(), "{name}: a wrong input passes: {comparison}");
 }
 
-/// The gradient of `f` at `at` by five-point differences: (8(f₊₁ − f₋₁) − (f₊₂ − f₋₂)) / 12h per element.
+/// The gradient of `f` at `at` by five-point differences: (8(f₊₁ − f₋₁) − (f₊₂ − f₋₂)) / 12h per
+/// element.
 ///
-/// Its truncation error is h⁴·f⁽⁵⁾/30 and its rounding error about 1.5·δ/h for a function with error δ. With f32 operations
-/// inside `f` a step of 0.03 balances the two near 10⁻⁵.
+/// The truncation error is h⁴·f⁽⁵⁾/30, and the rounding error about 1.5·δ/h for a function with
+/// error δ. With f32 operations inside `f`, a step of 0.03 balances the two near 10⁻⁵.
 #[must_use]
 #[expect(clippy::cast_possible_truncation, reason = "compared with an f32 gradient")]
 pub fn finite_difference(at: &[f32], step: f32, mut f: impl FnMut(&[f32]) -> f64) -> Vec<f32> {
@@ -184,7 +190,7 @@ pub fn finite_difference(at: &[f32], step: f32, mut f: impl FnMut(&[f32]) -> f64
     gradient
 }
 
-/// Σ aᵢ·bᵢ in f64: turns an output into the scalar that [`finite_difference`] differentiates.
+/// Σ aᵢ·bᵢ in f64: reduces an output to the scalar that [`finite_difference`] differentiates.
 #[must_use]
 pub fn dot(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum()

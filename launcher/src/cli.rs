@@ -1,4 +1,5 @@
-//! The command line as it is typed.
+//! Arguments and subcommands of `vljepa-launch`. Doc comments of fields and variants are the help
+//! texts.
 
 use std::path::PathBuf;
 
@@ -7,16 +8,18 @@ use vljepa_recipes::protocol::Drill;
 
 const AFTER_HELP: &str = "\
 Exit codes:
-  0    all that was asked is done (for a run: its completion record is there)
+  0    success (for a run: its completion record was written)
   1    the run or the job failed
-  2    the command line, the recipe or a file it names is wrong; nothing was started
+  2    the command line, the recipe or a file named in it is wrong; nothing was started
   3    this machine lacks something: mpirun, vljepa-worker, one of its features
-  75   a job of Slurm's has saved itself because its time is over; its batch script puts it into the queue again
-  130  stopped by Ctrl-C or `stop` (143: by TERM, 138: USR1, 140: USR2, 129: the terminal went away); the same command continues
+  75   inside a Slurm job: the run has to continue later (its time is over, USR1 or USR2, too few healthy nodes);
+       a job that vljepa-launch submitted is requeued
+  130  stopped by Ctrl-C or `vljepa-launch stop` (143: by TERM, 138: USR1, 140: USR2, 129: the terminal was closed);
+       give the same command again to continue
 
-The first Ctrl-C saves at the next step boundary and ends; a second one ends at once.";
+The first Ctrl-C saves a checkpoint at the next step boundary and ends the run; a second one ends it at once.";
 
-/// Train VL-JEPA from a recipe, and use what was trained.
+/// Train VL-JEPA from a recipe, and use the trained model.
 #[derive(Debug, Parser)]
 #[command(
     name = "vljepa-launch",
@@ -33,156 +36,152 @@ pub(crate) struct Cli {
     pub train: Train,
 }
 
-/// Train a recipe, or continue where its run stopped.
 #[derive(Debug, Args)]
 pub(crate) struct Train {
-    /// The recipe, a YAML file.
+    /// Recipe to train, a YAML file. If its run was started before, the run continues.
     #[arg(required = true)]
     pub recipe: Option<PathBuf>,
     #[command(flatten)]
     pub place: Place,
-    /// Print the resolved recipe and the plan, and end.
+    /// Print the resolved recipe and the plan, and start nothing.
     #[arg(long)]
     pub dry_run: bool,
-    /// On Slurm: stay and show how the run gets on, through its requeues, until it ends. Ctrl-C only stops showing.
+    /// On Slurm: stay after submitting and show the progress until the run ends, also across
+    /// requeues. Ctrl-C ends the display, not the job.
     #[arg(long)]
     pub follow: bool,
-    /// Rehearse a fault: KIND:rank=R,step=S[,phase=P][,attempt=A], such as `kill:rank=1,step=5,phase=backward`. May be given several
-    /// times. Kinds: kill, stop, panic, error, exit, nan, slow (with seconds=T), kill-supervisor (without a rank).
+    /// Rehearse a fault: KIND:rank=R,step=S[,phase=P][,attempt=A], for example
+    /// `kill:rank=1,step=5,phase=backward`. Can be given several times. Kinds: kill, stop, panic,
+    /// error, exit, nan, slow (with seconds=T), kill-supervisor (without a rank).
     #[arg(long, value_name = "DRILL")]
     pub drill: Vec<Drill>,
 }
 
-/// Where a recipe runs and what it changes.
 #[derive(Debug, Args)]
 pub(crate) struct Place {
-    /// Run directory; `<runs>/<name>` of the recipe when not given.
+    /// Run directory; default: `<runs>/<name>` with both values from the recipe.
     #[arg(long, value_name = "DIR")]
     pub run: Option<PathBuf>,
-    /// Change a key of the recipe: `--set stages.0.steps=100`. May be given several times.
+    /// Change a key of the recipe, for example `--set stages.0.steps=100`. Can be given several
+    /// times.
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
 }
 
-/// What can be done with a run.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Rank answers to a question about a picture or a clip.
+    /// Rank candidate answers to a question about an image or a clip.
     Ask(Ask),
-    /// Rank the samples of shards by a text.
+    /// Rank the samples of shards by how well they match a text.
     Search(Search),
-    /// Measure the recipe's tasks with the newest checkpoint, and make the report again.
+    /// Run the recipe's evaluation tasks with the newest checkpoint, and update the report.
     Evaluate(RunJson),
-    /// Write the newest checkpoint's weights under published names.
+    /// Write the weights of the newest checkpoint under the published tensor names.
     Export(Export),
-    /// Make a run that starts from published weights.
+    /// Create a run that starts from published weights.
     Import(Import),
-    /// Make report.html again.
+    /// Write the report.html of a run again.
     Report(RunOnly),
-    /// Check what a run was made from, start the same again in a new run, and compare.
+    /// Compare sources, data and programs with those of a run, repeat it as a new run, and compare
+    /// the losses.
     Reproduce(Reproduce),
-    /// Say how a run stands.
+    /// Show the state of a run: step, loss, checkpoint, Slurm job, slowest ranks.
     Status(RunJson),
-    /// Ask a run, wherever it works, to save itself and end; one that waits in Slurm's queue is cancelled.
+    /// Ask a run to save a checkpoint and end, on whichever machine it works; a job that waits in
+    /// Slurm's queue is cancelled.
     Stop(RunOnly),
-    /// Work on a submitted run from inside its Slurm job; its batch script does this.
+    /// Supervise a submitted run inside its Slurm job (the batch script calls this).
     #[command(hide = true)]
     Supervise(RunOnly),
-    /// Watch over the supervisor of a Slurm job from another of its nodes; the batch script does this.
+    /// Watch the supervisor of a Slurm job from another node of the job (the batch script calls
+    /// this).
     #[command(hide = true)]
     Guard(RunOnly),
 }
 
-/// `ask`
 #[derive(Debug, Args)]
 pub(crate) struct Ask {
-    /// Run directory.
+    /// Run directory with a checkpoint.
     pub run: PathBuf,
-    /// A jpg, png, mp4 …
+    /// Image or clip: jpg, png, mp4 …
     pub file: PathBuf,
-    /// The question.
+    /// Question about the file.
     pub question: String,
-    /// Candidates, separated by commas (or given several times).
+    /// Candidate answers, separated by commas; can be given several times.
     #[arg(long, value_delimiter = ',', required = true)]
     pub answers: Vec<String>,
-    /// Print JSON.
+    /// Print the result as JSON.
     #[arg(long)]
     pub json: bool,
 }
 
-/// `search`
 #[derive(Debug, Args)]
 pub(crate) struct Search {
-    /// Run directory.
+    /// Run directory with a checkpoint.
     pub run: PathBuf,
-    /// A folder of shards, one tar, or a brace range.
+    /// Shards to search: a folder, one tar file, or a brace range such as `clips-{000..127}.tar`.
     pub shards: String,
-    /// What to look for.
+    /// Text to search for.
     pub text: String,
-    /// Results wanted.
+    /// Largest number of results.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     pub limit: u32,
-    /// Print JSON.
+    /// Print the result as JSON.
     #[arg(long)]
     pub json: bool,
 }
 
-/// `reproduce`
 #[derive(Debug, Args)]
 pub(crate) struct Reproduce {
-    /// The run to reproduce.
+    /// Run directory of the run to reproduce.
     #[arg(value_name = "RUN")]
     pub of: PathBuf,
-    /// The new run directory; `<RUN>-reproduced` when not given.
+    /// Directory of the new run; default: `<RUN>-reproduced`.
     #[arg(long, value_name = "DIR")]
     pub run: Option<PathBuf>,
-    /// Start although data or recipe are not those of the run.
+    /// Start even if the data or the recipe differ from those of the run.
     #[arg(long)]
     pub allow_differences: bool,
-    /// Print what is the same and what is not, and end.
+    /// Print which facts are the same and which differ, and start nothing.
     #[arg(long)]
     pub dry_run: bool,
 }
 
-/// `export`
 #[derive(Debug, Args)]
 pub(crate) struct Export {
-    /// Run directory.
+    /// Run directory with a checkpoint.
     pub run: PathBuf,
-    /// A folder that is made.
+    /// Folder for the weights; it is created, or must be empty.
     pub folder: PathBuf,
-    /// Print JSON.
+    /// Print the result as JSON.
     #[arg(long)]
     pub json: bool,
 }
 
-/// `import`
 #[derive(Debug, Args)]
 pub(crate) struct Import {
-    /// The recipe, a YAML file.
+    /// Recipe of the new run, a YAML file.
     pub recipe: PathBuf,
-    /// A folder as `export` writes it.
+    /// Folder with weights, as `export` writes it.
     pub folder: PathBuf,
     #[command(flatten)]
     pub place: Place,
-    /// Print JSON.
+    /// Print the result as JSON.
     #[arg(long)]
     pub json: bool,
 }
 
-/// A run directory.
 #[derive(Debug, Args)]
 pub(crate) struct RunOnly {
-    /// Run directory.
+    /// Directory of the run.
     pub run: PathBuf,
 }
 
-/// A run directory and a form of output.
 #[derive(Debug, Args)]
 pub(crate) struct RunJson {
-    /// Run directory.
+    /// Directory of the run.
     pub run: PathBuf,
-    /// Print JSON.
+    /// Print the result as JSON.
     #[arg(long)]
     pub json: bool,
 }

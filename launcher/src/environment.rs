@@ -2,27 +2,27 @@
 
 use std::path::PathBuf;
 
-/// Folders of `PATH`.
+/// Folders of the variable `PATH`, in its order.
 pub(crate) fn search_path() -> Vec<PathBuf> {
     std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect()).unwrap_or_default()
 }
 
-/// What Slurm tells a process of a job.
+/// Environment variables that Slurm sets for the processes of a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SlurmVariables {
-    /// `SLURM_JOB_ID`.
+    /// Value of `SLURM_JOB_ID`.
     pub job: String,
-    /// `SLURM_JOB_NODELIST`, compressed.
+    /// Value of `SLURM_JOB_NODELIST`, a compressed list such as `node[0-3]`.
     pub nodes: String,
-    /// `SLURM_RESTART_COUNT`, which is not set in a job's first run.
+    /// Value of `SLURM_RESTART_COUNT`, or `None` if the job was never requeued.
     pub restarts: Option<u32>,
-    /// `SLURM_JOB_END_TIME`, which older versions do not set; Unix seconds.
+    /// Value of `SLURM_JOB_END_TIME`, Unix seconds; older versions of Slurm do not set it.
     pub end_time: Option<i64>,
 }
 
 impl SlurmVariables {
-    /// Reads them; none outside of a job.
-    #[expect(clippy::disallowed_methods, reason = "this is the one place")]
+    /// Reads the variables, or returns `None` outside a job.
+    #[expect(clippy::disallowed_methods, reason = "the only place that reads variables")]
     pub(crate) fn read() -> Option<Self> {
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         Some(Self {

@@ -1,4 +1,4 @@
-//! Why the launcher ends without success: one type, so that every end has its text, its help and its exit code.
+//! Every error with which the launcher can end: its text, its help and its exit code.
 
 use std::path::PathBuf;
 
@@ -6,266 +6,217 @@ use miette::Diagnostic;
 use thiserror::Error;
 use vljepa_recipes::{LoadError, RunDirectoryError};
 
-/// Everything that can go wrong.
 #[derive(Debug, Error, Diagnostic)]
 pub(crate) enum LaunchError {
-    /// The recipe.
     #[error(transparent)]
     #[diagnostic(transparent)]
     Recipe(#[from] LoadError),
-    /// The run directory.
     #[error(transparent)]
     #[diagnostic(transparent)]
     RunDirectory(#[from] RunDirectoryError),
-    /// Files that the recipe names.
     #[error("the recipe names files that cannot be used")]
     Files {
-        /// One per file.
+        /// A problem for each file.
         #[related]
         problems: Vec<FileProblem>,
     },
-    /// A drill that could never happen.
-    #[error("--drill {drill}: {why}")]
-    Drill {
-        /// Which.
-        drill: String,
-        /// Why.
-        why: String,
-    },
-    /// A recipe for Slurm on a machine without it.
-    #[error("cluster.scheduler is slurm, and nothing can be submitted from here: {why}")]
+    /// A drill names a rank or a step that the run does not have.
+    #[error("--drill {drill} can never happen: {why}")]
+    Drill { drill: String, why: String },
+    /// The recipe wants Slurm, but `sbatch` or `squeue` does not work on this machine.
+    #[error("cluster.scheduler is slurm, but nothing can be submitted from here: {why}")]
     #[diagnostic(help(
-        "start it on a login node, or on this machine alone: --set cluster.scheduler=local --set cluster.nodes=1"
+        "run this command on a login node, or train on this machine only: --set cluster.scheduler=local --set cluster.nodes=1"
     ))]
-    NoSlurm {
-        /// What was tried.
-        why: String,
-    },
-    /// A job works on the run already.
-    #[error("job {job} of this run is {state}")]
-    #[diagnostic(help("`vljepa-launch status RUN` shows it, `vljepa-launch stop RUN` ends it"))]
+    NoSlurm { why: String },
+    /// A Slurm job already works on the run or waits for it.
+    #[error("job {job} of this run is {state}, so nothing was submitted")]
+    #[diagnostic(help(
+        "`vljepa-launch status RUN` shows the job, `vljepa-launch stop RUN` ends it"
+    ))]
     Submitted {
-        /// The job.
         job: String,
-        /// Its state in words.
+        /// State as people read it: `running`, `ending`, `waiting in the queue (Resources)`.
         state: String,
     },
-    /// Slurm refuses the job.
     #[error("sbatch refuses {}: {why}", script.display())]
-    #[diagnostic(help("change the keys under cluster.slurm, or cluster.nodes"))]
+    #[diagnostic(help("correct the keys under cluster.slurm, or cluster.nodes"))]
     Sbatch {
-        /// Its words.
+        /// Error message of `sbatch`.
         why: String,
-        /// What it was given.
+        /// The batch script that was submitted.
         script: PathBuf,
     },
-    /// Nothing to stop.
-    #[error("nothing works on the run in {}", run.display())]
-    #[diagnostic(help("`vljepa-launch status {}` says how it stands", run.display()))]
-    NotRunning {
-        /// Which run.
-        run: PathBuf,
-    },
-    /// `supervise` outside of a job.
-    #[error("`supervise` works inside of a Slurm job only")]
-    #[diagnostic(help("the batch script that `vljepa-launch RECIPE` submits calls it"))]
+    #[error("the run in {} is not running, so there is nothing to stop", run.display())]
+    #[diagnostic(help("`vljepa-launch status {}` shows its state", run.display()))]
+    NotRunning { run: PathBuf },
+    /// `supervise` or `guard` was called outside a Slurm job.
+    #[error("`supervise` and `guard` only work inside a Slurm job")]
+    #[diagnostic(help("the batch script that `vljepa-launch RECIPE` submits calls them"))]
     NotInJob,
-    /// The Prometheus endpoint.
     #[error("logging.prometheus: cannot listen at {address}: {why}")]
     #[diagnostic(help(
-        "choose a free port of this machine: --set logging.prometheus=0.0.0.0:PORT, or none: --set logging.prometheus=\"\""
+        "choose a free port of this machine: --set logging.prometheus=0.0.0.0:PORT, or turn the endpoint off: --set logging.prometheus=\"\""
     ))]
     Prometheus {
-        /// The recipe's address.
+        /// The recipe's `logging.prometheus`.
         address: String,
-        /// Why not.
         why: String,
     },
-    /// No `mpirun`.
     #[error("a run of {ranks} ranks needs mpirun, which is not on PATH")]
-    #[diagnostic(help("apt-get install openmpi-bin, or one rank: --set cluster.ranks_per_node=1"))]
-    MpirunMissing {
-        /// Ranks.
-        ranks: usize,
-    },
-    /// No worker.
-    #[error("vljepa-worker is neither beside this program ({beside}) nor on PATH")]
+    #[diagnostic(help(
+        "install it (apt-get install openmpi-bin), or train with one rank: --set cluster.ranks_per_node=1"
+    ))]
+    MpirunMissing { ranks: usize },
+    #[error("vljepa-worker was not found, neither beside vljepa-launch ({beside}) nor on PATH")]
     #[diagnostic(help("build it: cargo build --release -p vljepa-worker --features mpi,video"))]
     WorkerMissing {
-        /// Where it was looked for first.
+        /// Folder of the running `vljepa-launch`, which is searched first.
         beside: String,
     },
-    /// The worker does not start.
+    /// The command `vljepa-worker --features` failed.
     #[error("{} does not work: {why}", worker.display())]
+    #[diagnostic(help("rebuild it: cargo build --release -p vljepa-worker --features mpi,video"))]
+    WorkerBroken { worker: PathBuf, why: String },
+    /// The recipe wants a GPU, but the worker was built without the feature `cuda`.
+    #[error("device is cuda, but {} computes on the CPU only", worker.display())]
     #[diagnostic(help(
-        "build it again: cargo build --release -p vljepa-worker --features mpi,video"
+        "rebuild it with --features cuda, or try a small version of the recipe on the CPU: --set device=host --set precision=f32"
     ))]
-    WorkerBroken {
-        /// Which file.
-        worker: PathBuf,
-        /// What it did.
-        why: String,
-    },
-    /// The recipe wants a device that this version cannot compute on.
-    #[error("device is cuda, but {} computes on the host only", worker.display())]
-    #[diagnostic(help("try the recipe small on the CPU: --set device=host --set precision=f32"))]
-    NoCuda {
-        /// Which file.
-        worker: PathBuf,
-    },
-    /// The worker was built without something.
+    NoCuda { worker: PathBuf },
     #[error("{what}, but {} was built without the feature `{feature}`", worker.display())]
     #[diagnostic(help(
-        "build it again: cargo build --release -p vljepa-worker --features {feature}{others}"
+        "rebuild it: cargo build --release -p vljepa-worker --features {feature}{others}"
     ))]
     WorkerLacks {
-        /// Which file.
         worker: PathBuf,
-        /// Which feature.
         feature: &'static str,
-        /// What needs it.
+        /// The reason for the need, such as `the run has 2 ranks`.
         what: String,
-        /// The features it has, each after a comma.
+        /// Features that the worker has, each after a comma.
         others: String,
     },
-    /// What a run was made from is not here.
-    #[error("what {} was made from is not what is here: {}", run.display(), facts.join(", "))]
-    #[diagnostic(help("do what the table says, or start with what is here: --allow-differences"))]
+    /// Data or recipe of a run that is to be reproduced differ from those on this machine.
+    #[error(
+        "cannot reproduce {}: these facts differ or are missing: {}",
+        run.display(),
+        facts.join(", ")
+    )]
+    #[diagnostic(help(
+        "follow the advice below the table, or accept the differences: --allow-differences"
+    ))]
     Differences {
-        /// The run.
         run: PathBuf,
-        /// The facts of data and recipe that are not the same.
+        /// Facts about data and recipe that differ or are missing.
         facts: Vec<String>,
     },
-    /// A run that should repeat another bit for bit does not.
+    /// A run that should repeat another one bit for bit does not.
     #[error("not reproduced: {what}")]
     #[diagnostic(help(
-        "programs, data, recipe and ranks are the same, so memory, processor or a library differ: compare run.json of both"
+        "programs, data, recipe and number of ranks are the same, so memory, processor or a library differ: compare run.json of both runs"
     ))]
     NotReproduced {
-        /// Where they part.
+        /// The [`Comparison`](crate::commands::reproduce::Comparison) as text.
         what: String,
     },
-    /// Nothing to ask.
     #[error("the run in {} has no checkpoint yet", run.display())]
     #[diagnostic(help("train it first: vljepa-launch RECIPE --run {}", run.display()))]
-    NoCheckpoint {
-        /// Which run.
-        run: PathBuf,
-    },
-    /// A file of the command line.
+    NoCheckpoint { run: PathBuf },
+    /// A path on the command line cannot be used.
     #[error("{what} {} {why}", path.display())]
     Path {
-        /// Its role.
+        /// Role of the path, such as `the folder`.
         what: &'static str,
-        /// Its path.
         path: PathBuf,
-        /// What is wrong.
+        /// Predicate of the sentence, such as `is not a folder`.
         why: String,
     },
-    /// A file of the run cannot be read.
+    /// A file of the run directory cannot be read.
     #[error("cannot read {}: {why}", path.display())]
-    Unreadable {
-        /// Its path.
-        path: PathBuf,
-        /// Why.
-        why: String,
-    },
-    /// Something of the machine.
+    Unreadable { path: PathBuf, why: String },
+    /// An operation of this machine failed: starting a process, listening, writing a file.
     #[error("{what} failed: {why}")]
     Start {
-        /// What was tried.
+        /// The operation, such as `writing job.json`.
         what: String,
-        /// Why.
         why: String,
     },
-    /// A node cannot take part.
-    #[error("workers cannot run on {host}: {}", names(problems))]
+    #[error("workers cannot run on {host}; failed checks: {}", names(problems))]
     Unhealthy {
-        /// Which.
         host: String,
-        /// One per check that failed.
+        /// A problem for each failed check.
         #[related]
         problems: Vec<FileProblem>,
     },
-    /// The control plane cannot listen.
     #[error("cannot listen for workers on port {port} (cluster.control.port): {why}")]
     #[diagnostic(help(
-        "--set cluster.control.port=0 takes a free port; perhaps another run's launcher has this one"
+        "another launcher may be using this port; take any free one: --set cluster.control.port=0"
     ))]
-    ControlPort {
-        /// Which.
-        port: u16,
-        /// Why.
-        why: String,
-    },
-    /// Too few files may be open for all ranks to connect.
+    ControlPort { port: u16, why: String },
+    /// The limit on open files is too low for the connections of all ranks.
     #[error(
-        "{needed} open files are needed for the connections of all ranks, {allowed} are allowed"
+        "the connections of all ranks need {needed} open files, but only {allowed} are allowed"
     )]
     #[diagnostic(help("raise the limit of this shell or service: ulimit -n {needed}"))]
     OpenFiles {
-        /// Files.
         needed: u64,
-        /// The hard limit.
+        /// Hard limit of this process.
         allowed: u64,
     },
-    /// The run is saved, its job is not in the queue.
-    #[error("job {job} cannot be put into the queue again from here: {why}")]
-    #[diagnostic(help("on a login node: sbatch {}", script.display()))]
+    /// The run has to continue later, but its job is not in the queue.
+    #[error("job {job} cannot be requeued from here: {why}")]
+    #[diagnostic(help("continue the run from a login node: sbatch {}", script.display()))]
     NotRequeued {
-        /// Which.
         job: String,
-        /// Slurm's words.
+        /// Message of `scontrol` and `sbatch`.
         why: String,
-        /// The batch script.
         script: PathBuf,
     },
-    /// A one-shot job.
-    #[error("the worker could not do it: {error}")]
+    /// A one-shot job (`ask`, `search`, `evaluate`, `export`, `import`) failed.
+    #[error("the worker failed: {error}")]
     JobFailed {
-        /// What it said.
+        /// Last lines of the worker's standard error, or why there is no result.
         error: String,
     },
-    /// The run.
-    #[error("the run has failed: {fault}\nnot started again: {reason}")]
-    #[diagnostic(help("read {log}; the same command continues from the newest checkpoint"))]
+    #[error("the run failed: {fault}\nit is not restarted: {reason}")]
+    #[diagnostic(help(
+        "read {log}, then give the same command again: it continues from the newest checkpoint"
+    ))]
     RunFailed {
-        /// Who, where, what.
+        /// The [`Fault`](crate::record::events::Fault) as text: rank, phase, step and cause.
         fault: String,
-        /// Why it was not tried again.
+        /// Why no restart follows.
         reason: String,
-        /// Where to read on.
+        /// File or folder with the details.
         log: String,
     },
     /// A one-shot job was stopped.
-    #[error("stopped")]
+    #[error("stopped by a signal")]
     Interrupted {
-        /// 128 + the signal.
+        /// 128 + number of the signal.
         exit_code: u8,
     },
 }
 
-/// A file that a recipe names.
+/// A file that the recipe names, or a health check, with what is wrong.
 #[derive(Debug, Error, Diagnostic)]
 #[error("{key}: {what}")]
 #[diagnostic(help("{help}"))]
 pub(crate) struct FileProblem {
-    /// The key that names it.
+    /// Recipe key that names the file, or name of the check.
     pub key: String,
-    /// What is wrong.
     pub what: String,
-    /// What to do.
     pub help: String,
 }
 
-/// The keys of problems, as one line.
+/// Keys of the problems, separated by commas.
 fn names(problems: &[FileProblem]) -> String {
     problems.iter().map(|problem| problem.key.as_str()).collect::<Vec<_>>().join(", ")
 }
 
 impl LaunchError {
-    /// 1: the run or the job failed. 2: what was asked for cannot be, nothing was started. 3: this machine lacks something.
+    /// Exit code of the process: 1 if the run or the job failed, 2 if the request is wrong and
+    /// nothing was started, 3 if this machine lacks something.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Recipe(_)

@@ -1,31 +1,23 @@
-//! The command line, the control plane, the supervisor and the report.
+//! The launcher: command line, control plane, supervisor and report.
 //!
-//! A recipe becomes a run directory, the run directory becomes workers, and what workers say over TCP becomes a live line, events,
-//! restarts and at last a report. Nothing here touches a tensor: all computing is jobs of `vljepa-worker`.
+//! The launcher makes a run directory from a recipe and starts the workers of the run. Workers
+//! report over TCP; the launcher turns their messages into a progress line, `events.jsonl`,
+//! restarts after faults and, at the end, `report.html`. It touches no tensor: all computing is
+//! done by jobs of `vljepa-worker`.
 
 mod cli;
+mod commands;
 mod control;
 mod environment;
 mod error;
-mod events;
-mod fingerprints;
-mod health;
-mod jobs;
-mod listen;
-mod local;
-mod plan;
 mod platform;
-mod prometheus;
-mod provenance;
+mod process;
+mod programs;
+mod record;
 mod report;
-mod reproduce;
-mod shards;
-mod slurm;
-mod status;
-mod stop;
+mod statistics;
 mod supervise;
 mod terminal;
-mod train;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -33,9 +25,12 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use cli::{Cli, Command};
+use commands::{jobs, reproduce, status, stop, train};
 use error::LaunchError;
+use platform::slurm::guard;
 
-/// Does what the command line says and returns the process's exit code.
+/// Runs the command line `arguments`, whose first item is the program's name, and returns the exit
+/// code of the process. Results go to standard output, everything else to standard error.
 #[must_use]
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(arguments) {
@@ -45,7 +40,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    // Texts name paths, which wrapped lines would break.
+    // Messages name paths, so words are never broken at the end of a line.
     let handler = |_: &_| -> Box<dyn miette::ReportHandler> {
         Box::new(miette::MietteHandlerOpts::new().width(120).break_words(false).build())
     };
@@ -66,10 +61,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// What the launcher's tasks run on: one thread, which hears the ranks in the order in which the
-/// kernel heard them. The workers of tokio's other runtime run the task that was woken last first:
-/// the supervisor would hear the death of a rank that `srun` killed before the death that made
-/// `srun` do so.
+/// Makes the tokio runtime of the launcher: a single thread, which handles messages and lost
+/// connections in the order in which the kernel received them. Tokio's multi-threaded runtime runs
+/// the task that was woken last first: if `srun` kills a rank because another one died, the
+/// supervisor could see the second death before the first.
 pub(crate) fn event_loop() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
@@ -86,7 +81,7 @@ async fn dispatch(cli: Cli) -> Result<u8, LaunchError> {
         Some(Command::Reproduce(reproduce)) => reproduce::reproduce(&reproduce).await,
         Some(Command::Status(run)) => status::status(&run).await,
         Some(Command::Stop(run)) => stop::stop(&run.run).await,
-        Some(Command::Guard(run)) => slurm::guard::guard(&run.run).await,
+        Some(Command::Guard(run)) => guard::guard(&run.run).await,
         Some(Command::Supervise(run)) => train::supervise_job(&run.run).await,
     }
 }

@@ -1,4 +1,4 @@
-//! `vljepa-launch`: trains a recipe, shows what it would do, and puts what was trained to use.
+//! `vljepa-launch`: trains a recipe, prints its plan, and uses the trained model.
 
 use std::process::ExitCode;
 

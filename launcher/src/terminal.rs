@@ -1,25 +1,25 @@
-//! Text to the terminal: results on standard output, everything else on standard error. A reader that went away (`| head`)
-//! is no error.
+//! Output to the terminal: results go to standard output, everything else to standard error. A
+//! closed pipe (`| head`) is not an error.
 
 use std::io::{IsTerminal, Write};
 
-/// A result.
+/// Prints a result to standard output.
 pub(crate) fn result(text: &str) {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{text}").and_then(|()| out.flush()).ok();
 }
 
-/// Something to know.
+/// Prints a message to standard error.
 pub(crate) fn note(text: &str) {
     writeln!(std::io::stderr().lock(), "{text}").ok();
 }
 
-/// Whether a person watches.
+/// Whether standard error is a terminal.
 pub(crate) fn is_watched() -> bool {
     std::io::stderr().is_terminal()
 }
 
-/// `1234567` as `1,234,567`.
+/// A number with thousands separators: `1,234,567`.
 pub(crate) fn thousands(value: u64) -> String {
     let digits = value.to_string();
     let mut out = String::with_capacity(digits.len() + digits.len() / 3);
@@ -32,7 +32,7 @@ pub(crate) fn thousands(value: u64) -> String {
     out
 }
 
-/// Seconds as a person says them: `8.4 s`, `3 min 05 s`, `2 h 07 min`, `1 d 03 h`.
+/// A duration with suitable units: `8.4 s`, `3 min 05 s`, `2 h 07 min`, `1 d 03 h`.
 pub(crate) fn duration(seconds: f64) -> String {
     let whole = std::time::Duration::try_from_secs_f64(seconds.max(0.0)).map_or(0, |d| d.as_secs());
     match whole {
@@ -43,7 +43,8 @@ pub(crate) fn duration(seconds: f64) -> String {
     }
 }
 
-/// Rows as columns of equal width; the first row is the header. Columns whose cells are all numbers stand to the right.
+/// Formats rows as a table with aligned columns; the first row is the header. Columns that contain
+/// only numbers are aligned right.
 pub(crate) fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {

@@ -1,4 +1,4 @@
-//! The batch script's bash, with programs in place of Slurm's and the launcher.
+//! The bash of the batch script, with stand-ins for the launcher and Slurm's commands.
 
 #![expect(clippy::disallowed_methods, reason = "these tests start the script and wait for it")]
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
@@ -36,7 +36,7 @@ fn program(folder: &Path, name: &str, text: &str) {
 
 /// The script of the golden file, with another run and launcher.
 fn script(folder: &Path, launcher: &str) -> String {
-    let golden = include_str!("../src/slurm/golden/pretrain.sbatch");
+    let golden = include_str!("../src/platform/slurm/golden/pretrain.sbatch");
     let line = |line: &str| match line.split_once('=') {
         Some(("run", _)) => format!("run={}", folder.display()),
         Some(("launcher", _)) => format!("launcher={}/{launcher}", folder.display()),
@@ -75,7 +75,7 @@ fn a_requeued_job_waits_for_its_end_in_whatever_instant_slurm_s_signal_comes() {
         thread::park_timeout(Duration::from_millis(250));
         for script in &mut scripts {
             let ended = script.try_wait().unwrap();
-            // Ends what the script has started as well.
+            // Also kills what the script started.
             killpg(Pid::from_raw(script.id().try_into().unwrap()), Signal::SIGKILL).ok();
             script.wait().unwrap();
             assert_eq!(ended, None, "the script of round {round} left before its job was over");

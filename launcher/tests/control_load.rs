@@ -1,8 +1,11 @@
-//! The control plane under load: `vljepa-launch` as a user starts it, with 192 and with 4,096 simulated workers on loopback.
+//! Load test of the control plane: `vljepa-launch` as a user starts it, with 192 and with 4,096
+//! simulated workers on the loopback interface.
 //!
-//! This program is the test and, started again by a stand-in for `mpirun`, the workers: one process that opens a connection per rank,
-//! says hello, sends heartbeats at the real rate and ends when it is asked to. It also knocks at the server's door, to see how long
-//! its event loop takes. Prints one JSON line per load; `launcher/benches/runs` keeps some.
+//! This program is the test. A fake `mpirun` starts it a second time as the workers: one process
+//! that opens a connection per rank, says hello, sends heartbeats at the real rate and ends on
+//! request. That process also sends knocks to the server and measures how long the server takes to
+//! answer. The test prints one JSON line per load; some of them are kept in
+//! `launcher/benches/runs`.
 
 #![expect(clippy::disallowed_methods, reason = "it starts the program and waits for it")]
 #![expect(clippy::unwrap_used, reason = "a test fails with a panic")]
@@ -22,14 +25,15 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use vljepa_recipes::protocol::{FromSupervisor, FromWorker, Hello, Outcome, Phase, TOKEN_VARIABLE};
 
-/// How long heartbeats are sent before the run is stopped.
+/// How long the load is measured before the run is stopped.
 const STEADY: Duration = Duration::from_secs(4);
-/// Bounds what may take longer on a loaded machine, and ends a test that hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// The launcher without connections: its program, its runtime, two threads.
+/// Limit for each wait, generous for a loaded machine; a longer wait fails the test.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// Memory of the launcher without connections, KiB: program, runtime, two threads.
 const BASE_KIB: u64 = 16 << 10;
-/// Memory of a connection: a read buffer and a line of 1 KiB each, the task that serves it (some 3 KiB with its timers), and what the
-/// supervisor notes of a rank; twice that for the allocator.
+/// Memory per connection, KiB: a read buffer and a line of 1 KiB each, the task of the connection
+/// (about 3 KiB with its timers) and the supervisor's data about the rank; doubled for the
+/// allocator.
 const CONNECTION_KIB: u64 = 12;
 
 fn main() {
@@ -50,11 +54,12 @@ fn main() {
     for (ranks, per_s) in [(192, 10), (4096, 1)] {
         println!("{}", load(ranks, per_s));
     }
-    // As the test harness ends, for what counts tests.
+    // The closing line of the test harness, for scripts that count tests.
     println!("\ntest result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out");
 }
 
-/// Runs the launcher over `ranks` workers, stops it, and returns what was measured.
+/// Runs the launcher with `ranks` workers that send `per_s` heartbeats per second each, stops it,
+/// and returns the measurements.
 fn load(ranks: u64, per_s: u64) -> Value {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
@@ -69,7 +74,7 @@ fn load(ranks: u64, per_s: u64) -> Value {
     let mut launcher = command.stdout(Stdio::null()).stderr(said).spawn().unwrap();
     let id = launcher.id();
     let text = || std::fs::read_to_string(path("said")).unwrap_or_default();
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while !path("runs/fake/ready").exists() {
         assert!(Instant::now() < deadline, "the workers were not welcomed: {}", text());
         assert!(launcher.try_wait().unwrap().is_none(), "the launcher has ended: {}", text());
@@ -81,12 +86,12 @@ fn load(ranks: u64, per_s: u64) -> Value {
     let stopped = Instant::now();
     kill(Pid::from_raw(id.try_into().unwrap()), Signal::SIGTERM).unwrap();
     let peak_kib = loop {
-        // The peak is there as long as the process is.
+        // The peak can be read only while the process exists.
         let peak = status_kib(id, "VmHWM:");
         if path("runs/fake/workers.json").exists() {
             break peak.unwrap();
         }
-        assert!(stopped.elapsed() < PATIENCE, "the stop did not reach all: {}", text());
+        assert!(stopped.elapsed() < TIMEOUT, "the stop did not reach all: {}", text());
         std::thread::sleep(Duration::from_millis(5));
     };
     let ended = launcher.wait().unwrap();
@@ -103,7 +108,8 @@ fn load(ranks: u64, per_s: u64) -> Value {
     found
 }
 
-/// A launcher with a worker that answers questions and an `mpirun` that starts this program.
+/// Fills a folder with the launcher, a fake worker that answers health checks, and an `mpirun` that
+/// starts this program.
 fn prepare(folder: &Path, per_s: u64) {
     let program = |name: &str, text: &str| {
         std::fs::write(folder.join(name), text).unwrap();
@@ -135,10 +141,11 @@ exec {} workers \"$size\" \"$control\" \"$run\" {per_s}
     std::fs::write(folder.join("recipe.yaml"), recipe).unwrap();
 }
 
-/// Seconds that a process has computed.
+/// CPU time of a process, seconds.
 fn cpu_s(id: u32) -> f64 {
     let text = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap();
-    // After the name, which is in brackets: state is field 3, user and system time are 14 and 15, in hundredths on Linux.
+    // Fields after the name, which is in parentheses: the state is field 3, user and system time
+    // are fields 14 and 15, in hundredths of a second.
     let fields: Vec<&str> = text.rsplit(')').next().unwrap().split_whitespace().collect();
     [11, 12].iter().map(|at| fields[*at].parse::<f64>().unwrap()).sum::<f64>() / 100.0
 }
@@ -149,7 +156,7 @@ fn status_kib(id: u32, key: &str) -> Option<u64> {
     line.trim().strip_suffix(" kB")?.parse().ok()
 }
 
-/// All ranks of a run in one process.
+/// Simulates all ranks of a run in one process and writes the measurements to `workers.json`.
 async fn workers(ranks: usize, control: &str, run: &Path, per_s: u64) {
     let token = std::env::var(TOKEN_VARIABLE).unwrap();
     let record: Value =
@@ -197,11 +204,11 @@ async fn workers(ranks: usize, control: &str, run: &Path, per_s: u64) {
     let text = serde_json::to_vec(&found).unwrap();
     std::fs::write(run.join(".workers.json"), text).unwrap();
     std::fs::rename(run.join(".workers.json"), run.join("workers.json")).unwrap();
-    // The launcher's peak memory is read while it waits for this process.
+    // The test reads the launcher's peak memory while the launcher waits for this process.
     tokio::time::sleep(Duration::from_millis(300)).await;
 }
 
-/// One rank from its hello to the stop; returns when that was heard.
+/// Simulates one rank from its hello to the stop; returns the moment when the stop arrived.
 async fn worker(
     control: String,
     hello: Hello,
@@ -212,7 +219,7 @@ async fn worker(
     let (answer, mut stream) = introduce(&control, &FromWorker::Hello(hello)).await;
     assert_eq!(answer, FromSupervisor::Welcome);
     welcomed.fetch_add(1, Ordering::Relaxed);
-    // Ranks report at moments of their own.
+    // Spread the heartbeats of the ranks over the interval.
     let offset = pause * (rank % 100) / 100;
     let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + offset, pause);
     let phases =
@@ -230,7 +237,7 @@ async fn worker(
                 }
             }
             _ = tick.tick() => {
-                // The step moves on slowly, so that the run does not end by itself.
+                // The step increases slowly, so that the run does not end by itself.
                 let (step, phase) = (beats / 1000, phases[usize::try_from(beats % 5).unwrap()]);
                 beats += 1;
                 say(&mut stream, &FromWorker::Heartbeat { step, phase, collective: beats }).await;
@@ -239,13 +246,13 @@ async fn worker(
     }
     let stopped = Instant::now();
     say(&mut stream, &FromWorker::Finished { outcome: Outcome::Stopped, step: 1 }).await;
-    // As the real worker: an end with unread messages could lose the last one.
+    // Like the real worker, read to the end: closing with unread messages could lose the last one.
     stream.get_mut().shutdown().await.unwrap();
     stream.read_to_end(&mut Vec::new()).await.unwrap();
     stopped
 }
 
-/// Tries every 20 ms whether the server answers, and notes how long that took.
+/// Knocks every 20 ms and records how long the server takes to answer, in ms.
 async fn knock(control: String, token: String, times_ms: Arc<Mutex<Vec<f64>>>) {
     loop {
         let start = Instant::now();

@@ -1,4 +1,5 @@
-//! `vljepa-launch` as a user starts it, with workers that behave in chosen ways (`fake/worker.sh`).
+//! Tests of `vljepa-launch` on one machine, started as a user does, with fake workers that follow a
+//! scenario (`fake/worker.sh`).
 
 #![expect(clippy::disallowed_methods, reason = "these tests start the program and wait for it")]
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
@@ -35,7 +36,7 @@ fn a_run_of_two_ranks_shows_progress_and_is_complete() {
     }
     assert!(place.read("runs/fake/report.html").contains("completed"));
     let again = place.launch(&["recipe.yaml"]);
-    again.said(0, &["complete already", "report.html"]);
+    again.said(0, &["already complete", "report.html"]);
     assert_eq!(place.read("runs/fake/pids").lines().count(), 2, "nothing was started again");
 }
 
@@ -60,7 +61,7 @@ fn a_killed_rank_is_named_with_phase_step_and_log_and_the_run_starts_again() {
             "rank 1 died in phase backward of step 1",
             "logs/rank-0001-attempt-1.log",
             "last words",
-            "starting again from the newest checkpoint",
+            "restarting from the newest checkpoint",
             "complete: 10 steps",
         ],
     );
@@ -77,7 +78,7 @@ fn a_killed_rank_is_named_with_phase_step_and_log_and_the_run_starts_again() {
 fn restarts_without_a_new_checkpoint_end_and_a_checkpoint_is_progress() {
     let place = Place::new(1, "hello; step 0; step 1; kill -9 $$");
     let ended = place.launch(&["recipe.yaml"]);
-    ended.said(1, &["signal 9, SIGKILL", "2 restarts in a row brought no new checkpoint"]);
+    ended.said(1, &["signal 9, SIGKILL", "2 restarts in a row saved no new checkpoint"]);
     assert_eq!(place.read("runs/fake/pids").lines().count(), 3);
     let place =
         Place::new(1, "hello; step 0; saved $attempt; [ $attempt = 4 ] && complete || kill -9 $$");
@@ -93,7 +94,7 @@ fn a_wrong_set_up_is_reported_once_and_not_tried_again() {
         1,
         &[
             "rank 0 failed in phase start of step 0: no tokenizer here",
-            "another start would fail too",
+            "another attempt would fail too",
         ],
     );
     assert_eq!(place.read("runs/fake/pids").lines().count(), 1);
@@ -110,7 +111,7 @@ fn workers_of_another_recipe_or_build_and_strangers_are_refused() {
     let place = Place::new(1, "recipe_hash=beef; hello; sleep 0.3; exit 1");
     place.launch(&["recipe.yaml"]).said(1, &["rank 0 was refused", "another recipe (hash beef"]);
     assert!(place.read("runs/fake/logs/rank-0000-attempt-1.log").contains("refused"));
-    // A stranger is turned away and the run goes on.
+    // A stranger is refused and the run goes on.
     let place = Place::new(1, &format!("right=$token; token=wrong; hello; token=$right; {TRAINS}"));
     place.launch(&["recipe.yaml"]).said(0, &["refused a connection", "its token", "complete"]);
 }
@@ -133,7 +134,7 @@ fn the_first_ctrl_c_saves_and_the_same_command_continues() {
 
 #[test]
 fn the_second_ctrl_c_ends_everything_at_once() {
-    // These workers hear nothing, and one of them ignores TERM.
+    // These workers do not read messages, and they ignore TERM.
     let place = Place::new(
         2,
         "trap '' TERM INT; hello; step 0; echo ready >> $run/ready; sleep 60; sleep 60",
@@ -188,7 +189,7 @@ fn what_the_machine_lacks_is_said_before_anything_starts() {
     place.launch(&["recipe.yaml"]).said(3, &["does not work: no such library"]);
     std::fs::remove_file(place.path("bin/vljepa-worker")).unwrap();
     only_own(&["recipe.yaml"])
-        .said(3, &["vljepa-worker is neither beside", "cargo build --release"]);
+        .said(3, &["vljepa-worker was not found, neither beside", "cargo build --release"]);
     assert!(!place.path("runs").exists(), "a refused start leaves no run directory");
 }
 
@@ -203,7 +204,7 @@ fn wrong_command_lines_recipes_and_directories_are_explained() {
         &["data.sources.a.shards", "nowhere"],
     );
     wrong(&["recipe.yaml", "--run", "recipe.yaml/x"], &["recipe.yaml/x", "cannot make"]);
-    wrong(&["recipe.yaml", "--run", "bin"], &["bin holds other files and no run"]);
+    wrong(&["recipe.yaml", "--run", "bin"], &["bin contains other files but no run"]);
     wrong(&["recipe.yaml", "--set", "cluster.nodes=2"], &["this machine is one node, not 2"]);
     wrong(&["status", "shards"], &["shards is not a run directory"]);
     wrong(&["ask", "recipe.yaml", "x", "y", "--answers", "z"], &["not a run directory"]);
@@ -266,7 +267,7 @@ fn a_dry_run_prints_recipe_and_plan_and_starts_nothing() {
     assert!(!place.path("runs").exists());
 }
 
-/// A recipe of several GPUs whose workers have no MPI to be started by.
+/// A folder whose workers have the feature `cuda` but no MPI, so that ranks are started one by one.
 fn on_gpus(ranks: usize, scenario: &str) -> Place {
     let place = Place::new(ranks, scenario);
     std::fs::remove_file(place.path("bin/mpirun")).unwrap();

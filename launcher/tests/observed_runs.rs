@@ -1,4 +1,5 @@
-//! What can be seen of a run from outside while it works: stragglers, the Prometheus endpoint, `status`. Workers are fakes.
+//! Tests of what an observer sees of a running run: stragglers, the Prometheus endpoint, `status`.
+//! Workers are fakes.
 
 #![expect(clippy::disallowed_methods, reason = "these tests start the program and wait for it")]
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
@@ -12,7 +13,8 @@ use std::process::Child;
 
 use place::{Ended, Place};
 
-/// Asks for a path and returns the status line, the headers and the body.
+/// Sends an HTTP request, such as `GET /metrics`, and returns the head (status line and headers)
+/// and the body.
 fn ask(address: &str, request: &str) -> (String, String) {
     let mut stream = TcpStream::connect(address).unwrap();
     write!(stream, "{request} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
@@ -22,7 +24,8 @@ fn ask(address: &str, request: &str) -> (String, String) {
     (head.to_owned(), body.to_owned())
 }
 
-/// Checks OpenMetrics' grammar line by line and returns `name{labels}` with the value.
+/// Checks the OpenMetrics grammar line by line and returns each series, `name{labels}`, with its
+/// value.
 fn parse(body: &str) -> Vec<(String, f64)> {
     let name = |text: &str| {
         let letter = |c: char| c.is_ascii_alphabetic() || c == '_';
@@ -69,7 +72,8 @@ fn value(samples: &[(String, f64)], series: &str) -> f64 {
     found.unwrap_or_else(|| panic!("{series} is missing in {samples:#?}")).1
 }
 
-/// Starts a run with the endpoint on a free port, waits until the workers are ready, and returns where it answers.
+/// Starts a run with the endpoint on a free port, waits until the endpoint listens, and returns the
+/// process and the address.
 fn start(place: &Place) -> (Child, String) {
     let output = std::fs::File::create(place.path("output")).unwrap();
     let mut command = place.command(&["recipe.yaml", "--set", "logging.prometheus=127.0.0.1:0"]);
@@ -80,7 +84,8 @@ fn start(place: &Place) -> (Child, String) {
     (child, address)
 }
 
-/// Three rounds in which rank 1 waits for data longer than the others work; then it waits for the test.
+/// Scenario with three rounds in which rank 1 waits 0.9 s for data and the others 0.1 s; then all
+/// wait for the test.
 const SLOW: &str = "hello; step 0; for s in 10 20 30; do \
     [ $rank = 1 ] && interval $s 0.9 1.0 || interval $s 0.1 1.0; sleep 0.2; done; \
     [ $rank = 0 ] && saved 7; echo ready >> $run/ready; \
@@ -126,7 +131,8 @@ fn a_persistent_straggler_is_named_in_events_progress_status_and_report() {
 fn a_scrape_answers_the_runs_numbers_in_openmetrics_and_never_its_token() {
     let place = Place::new(3, SLOW);
     let (mut child, address) = start(&place);
-    // What was heard last: the third round of all ranks, and the checkpoint of rank 0.
+    // These events follow from the last messages: the third round of all ranks, and the checkpoint
+    // of rank 0.
     place.wait_for("runs/fake/events.jsonl", "straggler");
     place.wait_for("runs/fake/events.jsonl", "saved");
     let (head, body) = ask(&address, "GET /metrics");
@@ -198,7 +204,7 @@ fn a_port_in_use_is_refused_with_its_key_before_a_worker_starts() {
 #[test]
 fn a_run_goes_on_when_its_events_cannot_be_written() {
     let place = Place::new(1, "hello; for s in 0 1 2; do step $s; done; complete");
-    // As a full disk does, a folder in its place takes no line.
+    // A folder with the name of the file makes every write fail, like a full disk.
     std::fs::create_dir_all(place.path("runs/fake/events.jsonl")).unwrap();
     std::fs::copy(place.path("recipe.yaml"), place.path("runs/fake/recipe.yaml")).unwrap();
     let ended = place.launch(&["recipe.yaml"]);

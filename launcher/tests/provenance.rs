@@ -1,4 +1,4 @@
-//! What a run records of its origin, and `vljepa-launch reproduce`. Workers are fakes.
+//! Tests of `run.json` and of `vljepa-launch reproduce`. Workers are fakes.
 
 #![expect(clippy::disallowed_methods, reason = "these tests start the program and git")]
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
@@ -44,9 +44,9 @@ fn a_run_is_reproduced_bit_for_bit_and_says_so() {
     assert!(comparison.contains("\"equal\": 10"), "{comparison}");
     let page = place.read("runs/fake-reproduced/report.html");
     assert!(page.contains("10 of 10 logged steps have the same loss"), "the report says so too");
-    // The same command again compares again, and starts nothing.
+    // The same command given again compares again and starts nothing.
     let again = place.launch(&["reproduce", "runs/fake"]);
-    again.said(0, &["complete already"]);
+    again.said(0, &["already complete"]);
     assert!(again.out.contains(verdict));
     place.launch(&["recipe.yaml", "--run", "runs/other"]).said(0, &[]);
     let taken = place.launch(&["reproduce", "runs/fake", "--run", "runs/other"]);
@@ -60,8 +60,10 @@ fn the_first_step_that_differs_is_named_and_is_a_failure_where_equal_bits_are_ex
     let place = Place::new(1, odd);
     place.launch(&["recipe.yaml"]).said(0, &[]);
     let ended = place.launch(&["reproduce", "runs/fake"]);
-    ended
-        .said(1, &["not reproduced: 9 of 10", "they part at step 7: loss", "0.5 there, 0.25 here"]);
+    ended.said(
+        1,
+        &["not reproduced: 9 of 10", "step 7 is the first", "loss 0.5 in the original, 0.25 here"],
+    );
 }
 
 #[test]
@@ -87,7 +89,7 @@ fn other_data_or_another_recipe_are_refused_until_they_are_allowed() {
     place.launch(&["recipe.yaml"]).said(0, &[]);
     let refused = |fact: &str, advice: &str| {
         let ended = place.launch(&["reproduce", "runs/fake"]);
-        ended.said(2, &["was made from is not what is here", fact, "--allow-differences"]);
+        ended.said(2, &["cannot reproduce", fact, "--allow-differences"]);
         assert!(ended.out.contains(advice), "`{advice}` is missing in:\n{}", ended.out);
         assert!(!place.path("runs/fake-reproduced").exists(), "nothing was started");
     };
@@ -158,7 +160,7 @@ fn run_json_holds_commit_diff_files_drivers_and_machines() {
         "the diff brings the sources back"
     );
     git(&place, &["commit", "-qam", "y"]);
-    place.launch(&["recipe.yaml"]).said(0, &["complete already"]);
+    place.launch(&["recipe.yaml"]).said(0, &["already complete"]);
 }
 
 #[test]
@@ -168,7 +170,10 @@ fn shards_that_changed_between_attempts_are_a_warning_and_an_event() {
         "hello; step 0; if [ $attempt = 1 ]; then echo more >> $here/../shards/a.tar; kill -9 $$; fi; complete",
     );
     let ended = place.launch(&["recipe.yaml"]);
-    ended.said(0, &["warning: the shards of data.sources.a are others than in the attempt before"]);
+    ended.said(
+        0,
+        &["warning: the shards of data.sources.a differ from those of the previous attempt"],
+    );
     assert!(
         place.read("runs/fake/events.jsonl").contains(r#""event":"shards_changed","source":"a""#)
     );

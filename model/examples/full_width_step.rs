@@ -1,5 +1,6 @@
-//! One training step of the paper's model (1.36 billion parameters, random weights) on two images, on the host: prints time and
-//! memory of each part. Needs 16 GB of memory.
+//! Runs two training steps of the paper's model (1.36 billion parameters, random weights) on two
+//! images, on the host, and prints the time of each part and the memory in use. Needs 16 GB of
+//! memory.
 //!
 //! `cargo run --release -p vljepa-model --example full_width_step [IMAGES]`
 
@@ -39,7 +40,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Forward and backward of `images` grey images with a query of 8 tokens and targets of 32.
+/// Forward and backward pass over `images` grey images, each with a query of 8 tokens and a target
+/// of 32 tokens.
 fn step(
     cx: Context<'_>,
     model: &VlJepa,
@@ -78,7 +80,7 @@ fn step(
     Ok(info_nce.loss(&statistics, images)?)
 }
 
-/// Images that differ: stripes of another width each.
+/// Images that differ in the width of their stripes.
 fn frames(images: usize) -> Tensor {
     let side = Model::default().image_size;
     let pixel = |i: usize| {
@@ -89,14 +91,14 @@ fn frames(images: usize) -> Tensor {
     Tensor::from_u8(pixels, &[images, 1, side, side, 3])
 }
 
-/// Texts of `len` tokens, of another vocabulary each.
+/// Texts of `len` tokens that share no token.
 fn text(rows: usize, len: usize) -> Result<Packed, Box<dyn std::error::Error>> {
     let ids = (0..rows * len).map(|i| i32::try_from(1000 + 37 * i)).collect::<Result<_, _>>()?;
     let ends = (0..=rows).map(|row| i32::try_from(row * len)).collect::<Result<_, _>>()?;
     Ok(Packed::new(Device::Host, ids, ends)?)
 }
 
-/// Prints how long each part took.
+/// Prints the time since the previous line.
 struct Report {
     since: Instant,
 }
@@ -109,7 +111,7 @@ impl Report {
     }
 }
 
-/// The process's highest resident memory, as Linux tells it.
+/// Peak resident memory of the process, from Linux's `/proc/self/status`.
 fn peak_memory() -> String {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));

@@ -1,73 +1,73 @@
-//! The one error type of this crate.
+//! Error type of this crate.
 
 use std::path::PathBuf;
 
 use vljepa_kernels::KernelError;
 
-/// What building, running, loading or saving a model can refuse.
+/// Errors from building, running, loading or saving a model.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
-    /// An operation was given what it cannot compute, or the device failed.
+    /// An operation rejected its arguments, or the device failed.
     #[error(transparent)]
     Kernel(#[from] KernelError),
-    /// Sizes of the recipe do not fit together.
-    #[error("{key} is {found}; {needed}")]
+    /// A size in the recipe is out of range or does not fit the other sizes.
+    #[error("{key}: found {found}, needed {needed}")]
     Config {
-        /// The recipe's key.
+        /// Recipe key, such as `model.image_size`.
         key: &'static str,
-        /// Its value.
+        /// Value of the key in the recipe.
         found: String,
-        /// What is supported.
+        /// Condition that the value must meet.
         needed: String,
     },
-    /// A forward pass that kept nothing was asked for its backward pass.
+    /// A backward pass was called, but the forward pass had saved no state for it.
     #[error(
-        "{part}: its forward pass kept nothing to run backward from; call it with `keep: true`"
+        "{part}: the forward pass saved no state for backward; call forward with `Keep::Needed`"
     )]
     NothingSaved {
-        /// The part of the model.
+        /// Part of the model: `x_encoder`, `predictor` or `y_encoder`.
         part: &'static str,
     },
-    /// A file of weights cannot be read or written.
-    #[error("{}: {source}", path.display())]
+    /// A weights file cannot be read or written.
+    #[error("cannot read or write {}: {source}", path.display())]
     File {
-        /// The file.
+        /// Path of the weights file.
         path: PathBuf,
-        /// What the system said.
+        /// Error from the operating system.
         source: std::io::Error,
     },
-    /// A file is not what its name says.
+    /// The contents of a weights file are damaged or not supported.
     #[error("{}: {reason}", path.display())]
     Format {
-        /// The file.
+        /// Path of the weights file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Description of the problem.
         reason: String,
     },
-    /// Tensors of the model that a file of weights does not hold.
-    #[error("{}: {} tensors are missing: {}", path.display(), names.len(), first(names))]
+    /// A weights file lacks tensors that the model needs.
+    #[error("{}: {} tensors are missing: {}", path.display(), names.len(), first_names(names))]
     MissingTensors {
-        /// The file.
+        /// Path of the weights file.
         path: PathBuf,
-        /// Their published names.
+        /// Published names of the missing tensors.
         names: Vec<String>,
     },
-    /// A tensor of another shape than the recipe's model has.
+    /// A tensor in a weights file has a different shape than in the recipe's model.
     #[error("{}: {name} has shape {found:?}, the recipe's model needs {needed:?}", path.display())]
     MisshapenTensor {
-        /// The file.
+        /// Path of the weights file.
         path: PathBuf,
-        /// The published name.
+        /// Published name of the tensor.
         name: String,
-        /// The shape in the file.
+        /// Shape of the tensor in the file.
         found: Vec<usize>,
-        /// The shape the model needs.
+        /// Shape that the model needs.
         needed: Vec<usize>,
     },
 }
 
-/// The first few names, so that a wrong file does not fill the screen.
-fn first(names: &[String]) -> String {
+/// Joins the first six names, so that a wrong file does not fill the screen.
+fn first_names(names: &[String]) -> String {
     let shown = names.iter().take(6).cloned().collect::<Vec<_>>().join(", ");
     if names.len() > 6 { format!("{shown}, …") } else { shown }
 }

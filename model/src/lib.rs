@@ -1,11 +1,14 @@
-//! VL-JEPA as forward and backward over kernels. Never communicates, never reads a data set.
+//! VL-JEPA's forward and backward passes, built on `vljepa_kernels`. This crate neither
+//! communicates between ranks nor reads data sets.
 //!
-//! [`VlJepa`] is the composition: an X-encoder turns frames into visual tokens, a predictor turns them and a query into a predicted
-//! embedding, a Y-encoder turns the target text into its embedding (VL-JEPA, arXiv 2512.10942, §3). Each part has a `forward`
-//! that says what it saves and a `backward` that uses it up; there is no tape. Recompute is calling `forward` again.
+//! [`VlJepa`] combines three parts: the X-encoder maps frames to visual tokens, the predictor maps
+//! visual tokens and a query to a predicted embedding, and the Y-encoder maps the target text to
+//! its embedding (VL-JEPA, arXiv 2512.10942, §2 and §3.1). Each part has a `forward`, which returns
+//! the state that its `backward` consumes; there is no autograd tape. To recompute activations, a
+//! backward pass calls `forward` again.
 //!
-//! Shapes in names: `b` rows of the batch, `n` packed tokens, `d` width of a model, `h` heads, `f` hidden width of an MLP, `e` width
-//! of the shared embedding, `g` rows of the global batch.
+//! Letters in shapes: `b` rows of the batch, `n` packed tokens, `d` width of a model, `h` heads,
+//! `f` hidden width of an MLP, `e` width of the shared embedding, `g` rows of the global batch.
 
 mod error;
 pub mod layers;
@@ -34,17 +37,17 @@ pub use y_encoder::YEncoder;
 use vljepa_kernels::{Arena, DType, Result, Stream, Tensor};
 pub use vljepa_recipes::schema::Recompute;
 
-/// What a forward pass keeps for its backward pass.
+/// How much state a forward pass keeps for its backward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keep {
-    /// Nothing: there will be none.
+    /// No state, because no backward pass will follow.
     Nothing,
-    /// What is needed, without what the policy computes again.
+    /// The state that the backward pass reads, except for activations that the policy recomputes.
     Needed(Recompute),
 }
 
 impl Keep {
-    /// Everything a backward pass reads.
+    /// All state that the backward pass reads; nothing is recomputed.
     pub const EVERYTHING: Self = Self::Needed(Recompute::None);
 
     /// Whether a backward pass will follow.
@@ -53,35 +56,37 @@ impl Keep {
         self != Self::Nothing
     }
 
-    /// The same where `wanted`, otherwise nothing.
+    /// Returns `self` if `wanted` is true, otherwise [`Keep::Nothing`].
     #[must_use]
     pub fn only_if(self, wanted: bool) -> Self {
         if wanted { self } else { Self::Nothing }
     }
 }
 
-/// What every operation of a step runs on and takes its memory from.
+/// Stream and memory arena that all operations of a step use.
 #[derive(Debug, Clone, Copy)]
 pub struct Context<'a> {
-    /// The queue operations are issued to.
+    /// Stream on which operations are launched.
     pub stream: &'a Stream,
-    /// Where activations and their gradients come from, and go back to when dropped.
+    /// Allocator of activations and their gradients. Their memory returns to the arena on drop.
     pub arena: &'a Arena,
 }
 
 impl Context<'_> {
-    /// A tensor of activations, f32 on the host and bf16 on a GPU, whose elements are undefined.
+    /// Allocates a tensor for activations, f32 on the host and bf16 on a GPU. Its elements are
+    /// undefined.
     ///
     /// # Errors
-    /// When the arena's budget is spent.
+    /// If the arena's budget is exhausted or the device runs out of memory.
     pub fn take(&self, shape: &[usize]) -> Result<Tensor> {
         self.arena.take(self.arena.device().activations(), shape)
     }
 
-    /// An f32 tensor whose elements are undefined: statistics, and gradients of embeddings.
+    /// Allocates an f32 tensor for statistics or gradients of embeddings. Its elements are
+    /// undefined.
     ///
     /// # Errors
-    /// When the arena's budget is spent.
+    /// If the arena's budget is exhausted or the device runs out of memory.
     pub fn take_f32(&self, shape: &[usize]) -> Result<Tensor> {
         self.arena.take(DType::F32, shape)
     }

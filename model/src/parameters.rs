@@ -1,8 +1,10 @@
-//! Parameters: their names, groups and places in flat buffers.
+//! Parameters: names, groups and offsets in two flat buffers, one for trainable and one for frozen
+//! parameters.
 //!
-//! Trainable ones lie in the order in which a step's backward pass completes their gradients (loss, Y-encoder, predictor,
-//! X-encoder; within each the last layer first), so that a reduction can start at the front while later ones are computed, and
-//! so that an optimizer shard or a checkpoint part is a range. Frozen ones lie in a buffer of their own.
+//! Trainable parameters are stored in the order in which a step's backward pass completes their
+//! gradients: loss, Y-encoder, predictor, X-encoder, and within each part the last layer first. So
+//! a reduction can start at the front of the buffer while later gradients are still being computed,
+//! and an optimizer shard or a checkpoint part is a contiguous range.
 
 use std::ops::Range;
 
@@ -14,27 +16,28 @@ use vljepa_kernels::{
 };
 use vljepa_recipes::schema::Initialisation;
 
-/// Groups of parameters that a recipe gives learning-rate multipliers.
+/// Group of parameters with its own learning-rate multiplier in the recipe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Group {
-    /// The visual encoder.
+    /// All weights of the visual encoder.
     XEncoder,
-    /// The predictor's layers and, where trained, its token embeddings.
+    /// The predictor's layers and its token embeddings.
     Predictor,
-    /// The text encoder of targets.
+    /// The text encoder of the targets, without its projection.
     YEncoder,
-    /// The linear maps into and out of the predictor, and from the Y-encoder to the shared embedding.
+    /// The linear maps into and out of the predictor, and from the Y-encoder to the shared
+    /// embedding.
     Projections,
-    /// `InfoNCE`'s temperature.
+    /// The logarithm of the factor α of `InfoNCE`'s similarities (the temperature).
     LogitScale,
 }
 
 impl Group {
-    /// All groups.
+    /// All groups, in the order of their declaration.
     pub const ALL: [Self; 5] =
         [Self::XEncoder, Self::Predictor, Self::YEncoder, Self::Projections, Self::LogitScale];
 
-    /// The name in a recipe's `optimizer.multipliers`.
+    /// Name of the group in the recipe's `optimizer.multipliers`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -47,14 +50,14 @@ impl Group {
     }
 }
 
-/// What a parameter holds before training or loading.
+/// Values of a parameter before training or loading.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Initial {
-    /// The same number everywhere.
+    /// Every element has this value.
     Constant(f32),
-    /// Normal(0, std).
+    /// Elements are drawn from a normal distribution with mean zero.
     Normal {
-        /// Standard deviation.
+        /// Standard deviation of the distribution.
         std: f32,
     },
 }
@@ -63,26 +66,27 @@ pub enum Initial {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ParameterId(pub usize);
 
-/// One tensor of weights.
+/// Name, shape and location of one tensor of weights.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Parameter {
     /// Dotted name, such as `predictor.layers.0.attention.qkv.weight`.
     pub name: String,
-    /// Shape.
+    /// Dimensions of the tensor, outermost first.
     pub shape: Vec<usize>,
-    /// Group of the learning-rate multiplier.
+    /// Group whose learning-rate multiplier applies.
     pub group: Group,
-    /// Whether it lies in the trainable buffer.
+    /// True if the parameter lies in the trainable buffer, false if in the frozen one.
     pub trainable: bool,
-    /// Whether weight decay applies: to matrices, never to vectors and the temperature (`open_clip`'s rule).
+    /// Whether weight decay applies: true for matrices, false for vectors and the temperature
+    /// (`open_clip`'s rule).
     pub decay: bool,
-    /// Its place in the trainable or the frozen buffer.
+    /// Elements of the trainable or the frozen buffer that hold the parameter.
     pub range: Range<usize>,
-    /// What it holds before training or loading.
+    /// Values before training or loading.
     pub initial: Initial,
 }
 
-/// A parameter as layers hold it: where it lies and what shape it has. Cheap to copy.
+/// Handle to a parameter, as layers hold it: id, offset and shape. Cheap to copy.
 #[derive(Debug, Clone, Copy)]
 pub struct Weight {
     id: ParameterId,
@@ -92,53 +96,55 @@ pub struct Weight {
 }
 
 impl Weight {
-    /// Its index in the layout.
+    /// Index of the parameter in the layout.
     #[must_use]
     pub fn id(&self) -> ParameterId {
         self.id
     }
 
-    /// Whether it is trained.
+    /// Whether the optimizer updates the parameter.
     #[must_use]
     pub fn trainable(&self) -> bool {
         self.trainable
     }
 
-    /// Dimensions.
+    /// Dimensions of the parameter, outermost first.
     #[must_use]
     pub fn shape(&self) -> &[usize] {
         self.shape.dims()
     }
 }
 
-/// All parameters of a model and the lengths of the two buffers they lie in.
+/// All parameters of a model, and the lengths of their two buffers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Layout {
-    /// In order of registration: trainable ones as backward completes them.
+    /// Parameters in the order of registration. For trainable ones this is the order in which
+    /// backward completes their gradients.
     pub parameters: Vec<Parameter>,
-    /// Elements of the trainable buffer, a multiple of 64.
+    /// Length of the trainable buffer in elements, a multiple of 64.
     pub trainable_len: usize,
-    /// Elements of the frozen buffer, a multiple of 64.
+    /// Length of the frozen buffer in elements, a multiple of 64.
     pub frozen_len: usize,
 }
 
 impl Layout {
-    /// Parameters start at multiples of this many elements: 256 bytes of f32, the alignment of vector loads and collectives.
+    /// Alignment of the start of each parameter, in elements: 64 f32 are 256 bytes, the alignment
+    /// that vector loads and collectives need.
     pub const ALIGNMENT: usize = 64;
 
-    /// The parameter of an id.
+    /// Returns the parameter with index `id`.
     #[must_use]
     pub fn get(&self, id: ParameterId) -> &Parameter {
         &self.parameters[id.0]
     }
 
-    /// Number of weights in the parameters that `which` selects, without padding.
+    /// Number of weights, without padding, in the parameters that `which` selects.
     pub fn count(&self, which: impl Fn(&Parameter) -> bool) -> usize {
         self.parameters.iter().filter(|p| which(p)).map(|p| p.range.len()).sum()
     }
 }
 
-/// Collects the parameters of a model while its parts are made.
+/// Registers the parameters of a model while its parts are constructed.
 #[derive(Debug)]
 pub struct LayoutBuilder {
     layout: Layout,
@@ -147,30 +153,33 @@ pub struct LayoutBuilder {
     initialisation: Initialisation,
 }
 
-/// Standard deviation of the published models' first weights (`initializer_range` of their configs).
+/// Standard deviation of the published models' initial weights (`initializer_range` in their
+/// configs).
 const PUBLISHED_STD: f32 = 0.02;
 
 impl LayoutBuilder {
-    /// No parameters yet; [`Self::scope`] says what the next ones belong to.
+    /// Creates an empty layout. Until [`Self::scope`] is called, parameters are trainable and
+    /// belong to [`Group::Projections`].
     #[must_use]
     pub fn new(initialisation: Initialisation) -> Self {
         let layout = Layout { parameters: Vec::new(), trainable_len: 0, frozen_len: 0 };
         Self { layout, group: Group::Projections, trainable: true, initialisation }
     }
 
-    /// The group and training state of the parameters that follow.
+    /// Sets the group of the parameters registered next, and whether they are trainable.
     pub fn scope(&mut self, group: Group, trainable: bool) -> &mut Self {
         (self.group, self.trainable) = (group, trainable);
         self
     }
 
-    /// Registers a matrix (outputs, inputs), which starts as Normal(0, 0.02) or, by fan-in, Normal(0, 1/√inputs).
+    /// Registers a matrix (outputs, inputs). Its standard deviation is initially 0.02 or, with
+    /// fan-in initialisation, 1/√inputs.
     pub fn add_matrix(&mut self, name: String, shape: [usize; 2]) -> Weight {
         self.add_normal(name, shape, root(shape[1]).recip())
     }
 
-    /// Registers a table of embeddings, which starts as Normal(0, 0.02) or, by fan-in, such that embeddings times `scale` have
-    /// elements near 1.
+    /// Registers a table of embeddings. Its standard deviation is initially 0.02 or, with fan-in
+    /// initialisation, 1/`scale`, so that embeddings times `scale` have elements near 1.
     pub fn add_table(&mut self, name: String, shape: [usize; 2], scale: f32) -> Weight {
         self.add_normal(name, shape, scale.recip())
     }
@@ -183,7 +192,7 @@ impl LayoutBuilder {
         self.add(name, &shape, Initial::Normal { std })
     }
 
-    /// Registers a parameter.
+    /// Registers a parameter of any shape with the initial values `initial`.
     pub fn add(&mut self, name: String, shape: &[usize], initial: Initial) -> Weight {
         let id = ParameterId(self.layout.parameters.len());
         let len: usize = shape.iter().product();
@@ -204,53 +213,54 @@ impl LayoutBuilder {
         Weight { id, trainable, start, shape: Shape::new(shape) }
     }
 
-    /// Where the trainable buffer ends so far: gradients before it are complete when the backward pass of what was registered last is
-    /// done.
+    /// Current end of the trainable buffer. Gradients before this offset are complete when the
+    /// backward pass of the layer registered last is done.
     #[must_use]
     pub fn trainable_end(&self) -> usize {
         self.layout.trainable_len
     }
 
-    /// The finished layout.
+    /// Returns the layout of all registered parameters.
     #[must_use]
     pub fn finish(self) -> Layout {
         self.layout
     }
 }
 
-/// √n.
+/// Square root of a width, in f32.
 #[expect(clippy::cast_precision_loss, reason = "widths are below 2^24")]
 pub(crate) fn root(n: usize) -> f32 {
     (n as f32).sqrt()
 }
 
-/// The weights.
+/// Values of all parameters.
 ///
-/// On a GPU layers read bf16 copies. The optimizer writes those of trainable parameters with its update; whoever writes into a buffer
-/// otherwise calls [`Self::refresh`] before the next forward pass.
+/// On a GPU, layers read bf16 copies. The optimizer updates the copies of trainable parameters
+/// together with the parameters. Any other code that writes into a buffer must call
+/// [`Self::refresh`] before the next forward pass.
 #[derive(Debug)]
 pub struct Parameters {
-    /// f32 (`trainable_len`).
+    /// Trainable parameters, f32 (`trainable_len`).
     pub trainable: Tensor,
-    /// f32 (`frozen_len`), in host memory on every device.
+    /// Frozen parameters, f32 (`frozen_len`), in host memory whatever the device.
     pub frozen: Tensor,
     copies: Option<Copies>,
 }
 
-/// What layers read on a GPU.
+/// Copies of the parameters that layers read on a GPU.
 #[derive(Debug)]
 struct Copies {
-    /// bf16 (`trainable_len`).
+    /// Trainable parameters, bf16 (`trainable_len`).
     trainable: Tensor,
-    /// bf16 (`frozen_len`).
+    /// Frozen parameters, bf16 (`frozen_len`).
     frozen: Tensor,
 }
 
 impl Parameters {
-    /// Weights that are all zero.
+    /// Allocates parameters that are all zero.
     ///
     /// # Errors
-    /// When the device has no more memory.
+    /// If the device runs out of memory.
     pub fn new(layout: &Layout, device: Device) -> Result<Self> {
         let copy = |len| Tensor::zeros(device, DType::Bf16, &[len]);
         let copies = match device.activations() {
@@ -267,37 +277,40 @@ impl Parameters {
         })
     }
 
-    /// Rounds all parameters into the copies that layers read, where there are any.
+    /// Rounds all parameters into the bf16 copies that layers read. Does nothing on the host, where
+    /// there are no copies.
     ///
     /// # Errors
-    /// When `stream` is of another device, or it fails.
+    /// If `stream` belongs to another device, or the device fails.
     pub fn refresh(&mut self, stream: &Stream) -> Result<()> {
         self.refresh_trainable(stream)?;
         let Some(copies) = &mut self.copies else { return Ok(()) };
         copy::cast(stream, self.frozen.view(), copies.frozen.view_mut())
     }
 
-    /// The same for trainable parameters alone, when the others stayed as they were.
+    /// Like [`Self::refresh`], but for trainable parameters only. Enough if the frozen ones have
+    /// not changed.
     ///
     /// # Errors
-    /// When `stream` is of another device, or it fails.
+    /// If `stream` belongs to another device, or the device fails.
     pub fn refresh_trainable(&mut self, stream: &Stream) -> Result<()> {
         let Some(copies) = &mut self.copies else { return Ok(()) };
         copy::cast(stream, self.trainable.view(), copies.trainable.view_mut())
     }
 
-    /// Trainable parameters in a range of their buffer, and their copies: what an optimizer writes.
+    /// Views of the trainable parameters in `range` and of their copies, for an optimizer to write.
     pub(crate) fn update(&mut self, range: &Range<usize>) -> (ViewMut<'_>, Option<ViewMut<'_>>) {
         let (start, len) = (range.start, [range.len()]);
         let copies = self.copies.as_mut().map(|c| c.trainable.view_mut().part(start, &len));
         (self.trainable.view_mut().part(start, &len), copies)
     }
 
-    /// Draws every parameter's initial value. Each has a random stream of its own, keyed by `seed` and its name: a model with
-    /// another part, or another order of parts, starts with the same numbers in the parts it shares.
+    /// Sets every parameter to its initial values. Each parameter has its own random stream, keyed
+    /// by `seed` and the parameter's name. Two models that share a part therefore start with the
+    /// same numbers in it, whatever their other parts and the order of registration.
     ///
     /// # Errors
-    /// When the device fails.
+    /// If the device fails.
     pub fn initialise(&mut self, layout: &Layout, seed: u64) -> Result<()> {
         for parameter in &layout.parameters {
             let buffer = if parameter.trainable { &mut self.trainable } else { &mut self.frozen };
@@ -311,7 +324,7 @@ impl Parameters {
         self.refresh(&self.trainable.view().device().compute_stream())
     }
 
-    /// A parameter, to be read.
+    /// Read access to a parameter, in f32.
     #[must_use]
     pub fn view(&self, layout: &Layout, id: ParameterId) -> View<'_> {
         let parameter = layout.get(id);
@@ -319,7 +332,7 @@ impl Parameters {
         buffer.view().part(parameter.range.start, &parameter.shape)
     }
 
-    /// A parameter, to be written.
+    /// Write access to a parameter, in f32.
     #[must_use]
     pub fn view_mut(&mut self, layout: &Layout, id: ParameterId) -> ViewMut<'_> {
         let parameter = layout.get(id);
@@ -327,7 +340,7 @@ impl Parameters {
         buffer.view_mut().part(parameter.range.start, &parameter.shape)
     }
 
-    /// A layer's parameter, to compute with: f32 on the host, bf16 on a GPU.
+    /// A parameter as layers compute with it: f32 on the host, bf16 on a GPU.
     #[must_use]
     pub fn of(&self, weight: &Weight) -> View<'_> {
         let buffer = match (&self.copies, weight.trainable) {
@@ -339,17 +352,17 @@ impl Parameters {
         buffer.view().part(weight.start, weight.shape())
     }
 
-    /// A parameter of one element, in f32.
+    /// Value of a parameter that has one element, in f32.
     ///
     /// # Errors
-    /// When it cannot be read back from the device.
+    /// If the value cannot be read back from the device.
     pub fn scalar(&self, weight: &Weight) -> Result<f32> {
         let buffer = if weight.trainable { &self.trainable } else { &self.frozen };
         Ok(buffer.view().part(weight.start, &[1]).to_f32()?[0])
     }
 }
 
-/// A parameter's initial values.
+/// Fills `values` with the initial values of `parameter`.
 fn draw(parameter: &Parameter, seed: u64, values: &mut [f32]) {
     match parameter.initial {
         Initial::Constant(value) => values.fill(value),
@@ -363,9 +376,10 @@ fn draw(parameter: &Parameter, seed: u64, values: &mut [f32]) {
     }
 }
 
-/// The random numbers of one parameter.
+/// Random stream of the parameter `name`.
 fn random_stream(seed: u64, name: &str) -> ChaCha8Rng {
-    // FNV-1a: names are few and fixed, so that a collision would show as two equal parameters in a test.
+    // FNV-1a is sufficient: names are few and fixed, and a collision would show in a test as two
+    // equal parameters.
     let fnv = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
     let mut key = [0; 32];
     key[..8].copy_from_slice(&seed.to_le_bytes());
@@ -373,38 +387,39 @@ fn random_stream(seed: u64, name: &str) -> ChaCha8Rng {
     ChaCha8Rng::from_seed(key)
 }
 
-/// Gradients of the trainable parameters, in their places. Backward passes add to them.
+/// Gradients of the trainable parameters, at the same offsets as the parameters. Backward passes
+/// add to them.
 #[derive(Debug)]
 pub struct Gradients {
-    /// f32 (`trainable_len`).
+    /// All gradients, f32 (`trainable_len`).
     pub flat: Tensor,
 }
 
-/// Hears during a backward pass that the gradients before a place of their buffer are complete: nothing adds to them any more in this
-/// pass, nor in those of parts that come later.
+/// Callback of a backward pass. The gradients before the given offset of the buffer are complete:
+/// neither the rest of this backward pass nor those of later parts add to them.
 pub type OnReady<'a> = dyn FnMut(&mut Gradients, usize) + 'a;
 
 impl Gradients {
-    /// Gradients that are all zero.
+    /// Allocates gradients that are all zero.
     ///
     /// # Errors
-    /// When the device has no more memory.
+    /// If the device runs out of memory.
     pub fn new(layout: &Layout, device: Device) -> Result<Self> {
         Ok(Self { flat: Tensor::zeros(device, DType::F32, &[layout.trainable_len])? })
     }
 
-    /// Sets all of them to zero, as every step begins.
+    /// Sets all gradients to zero. Every step starts with this.
     ///
     /// # Errors
-    /// When the device of `stream` is another one, or fails.
+    /// If `stream` belongs to another device, or the device fails.
     pub fn zero(&mut self, stream: &Stream) -> Result<()> {
         self.flat.view_mut().fill_zero(stream)
     }
 
-    /// The gradient of a trainable parameter, to be read.
+    /// Read access to the gradient of a trainable parameter.
     ///
     /// # Panics
-    /// When the parameter is frozen: it has none.
+    /// If the parameter is frozen, because it has no gradient.
     #[must_use]
     pub fn view(&self, layout: &Layout, id: ParameterId) -> View<'_> {
         let parameter = layout.get(id);
@@ -412,10 +427,10 @@ impl Gradients {
         self.flat.view().part(parameter.range.start, &parameter.shape)
     }
 
-    /// The gradient of a trainable parameter, to be written.
+    /// Write access to the gradient of a trainable parameter.
     ///
     /// # Panics
-    /// When the parameter is frozen: it has none.
+    /// If the parameter is frozen, because it has no gradient.
     #[must_use]
     pub fn view_mut(&mut self, layout: &Layout, id: ParameterId) -> ViewMut<'_> {
         let parameter = layout.get(id);
@@ -423,20 +438,20 @@ impl Gradients {
         self.flat.view_mut().part(parameter.range.start, &parameter.shape)
     }
 
-    /// The gradient of a layer's parameter, to be added to.
+    /// Gradient of a layer's parameter, for backward passes to add to.
     ///
     /// # Panics
-    /// When the parameter is frozen: it has none.
+    /// If the parameter is frozen, because it has no gradient.
     #[must_use]
     pub fn of(&mut self, weight: &Weight) -> ViewMut<'_> {
         assert!(weight.trainable, "a frozen parameter has no gradient");
         self.flat.view_mut().part(weight.start, weight.shape())
     }
 
-    /// The gradients of two parameters at once, the first of which lies before the second.
+    /// Gradients of two parameters at once. `first` must lie before `second` in the buffer.
     ///
     /// # Panics
-    /// When one is frozen, or they lie in the other order.
+    /// If a parameter is frozen, or `first` lies after `second`.
     #[must_use]
     pub fn pair(&mut self, first: &Weight, second: &Weight) -> (ViewMut<'_>, ViewMut<'_>) {
         assert!(first.trainable && second.trainable, "a frozen parameter has no gradient");

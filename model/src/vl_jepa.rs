@@ -1,4 +1,4 @@
-//! The composition of the three encoders and the loss.
+//! The whole model: X-encoder, predictor, Y-encoder and loss.
 
 use vljepa_kernels::Device;
 use vljepa_recipes::schema;
@@ -9,16 +9,17 @@ use crate::{
     XEncoder, YEncoder,
 };
 
-/// VL-JEPA: D(predictor(X-encoder(frames), query), Y-encoder(target)) (paper §3).
+/// VL-JEPA. Training minimises D(predictor(X-encoder(frames), query), Y-encoder(target)) (paper §1
+/// and §2).
 #[derive(Debug)]
 pub struct VlJepa {
-    /// Frames to visual tokens.
+    /// Maps frames to visual tokens.
     pub x_encoder: XEncoder,
-    /// Visual tokens and query to the predicted embedding.
+    /// Maps visual tokens and a query to the predicted embedding.
     pub predictor: Predictor,
-    /// Target text to its embedding.
+    /// Maps the target text to its embedding.
     pub y_encoder: YEncoder,
-    /// What training lowers.
+    /// Loss D that training minimises.
     pub objective: Objective,
     layout: Layout,
     logit_scale: Weight,
@@ -27,10 +28,10 @@ pub struct VlJepa {
 }
 
 impl VlJepa {
-    /// The model of a recipe. It holds no weights: [`Parameters`] does.
+    /// Builds the model of a recipe. The model holds no weights; they are in [`Parameters`].
     ///
     /// # Errors
-    /// When sizes of the recipe do not fit together.
+    /// If a size in the recipe is out of range or does not fit the other sizes.
     pub fn new(
         model: &schema::Model,
         loss: &schema::Loss,
@@ -40,7 +41,8 @@ impl VlJepa {
         let mut layout = LayoutBuilder::new(model.initialisation);
         let learned = loss.temperature.learnable && loss.kind == schema::LossKind::InfoNce;
         let initial = Initial::Constant(loss.temperature.initial_logit_scale);
-        // The order in which a step completes gradients: loss, Y-encoder, predictor, X-encoder.
+        // Register in the order in which a step completes gradients: loss, Y-encoder, predictor,
+        // X-encoder.
         let logit_scale =
             layout.scope(Group::LogitScale, learned).add("logit_scale".to_owned(), &[1], initial);
         let y_encoder = YEncoder::new(&mut layout, "y_encoder", model, loss.kind, device);
@@ -59,29 +61,29 @@ impl VlJepa {
         })
     }
 
-    /// All parameters.
+    /// Names, shapes and offsets of all parameters.
     #[must_use]
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
 
-    /// The recipe this model was made from.
+    /// Recipe from which this model was built.
     #[must_use]
     pub fn recipe(&self) -> &schema::Model {
         &self.recipe
     }
 
-    /// The parameter whose exponential scales `InfoNCE`'s similarities.
+    /// Parameter whose exponential is the factor α of `InfoNCE`'s similarities.
     #[must_use]
     pub fn logit_scale(&self) -> ParameterId {
         self.logit_scale.id()
     }
 
-    /// α = exp(logit_scale), at most the recipe's `max_scale`. On a GPU this waits for everything
-    /// issued before: a step reads it once, at its beginning.
+    /// α = exp(logit_scale), clamped to the recipe's `max_scale`. On a GPU, this call waits for all
+    /// work issued before it, so a step calls it only once, at its start.
     ///
     /// # Errors
-    /// When the parameter cannot be read back from the device.
+    /// If the parameter cannot be read back from the device.
     pub fn alpha(&self, parameters: &Parameters) -> Result<Alpha, ModelError> {
         let unclamped = parameters.scalar(&self.logit_scale)?.exp();
         let clamped = unclamped > self.max_scale;
@@ -89,7 +91,8 @@ impl VlJepa {
     }
 }
 
-/// Refuses sizes that no tensor could have; what a recipe's own check lets through must not panic later.
+/// Rejects sizes that no tensor can have, so that a recipe that passed its own check cannot cause a
+/// panic later.
 fn check(model: &schema::Model, loss: &schema::Loss) -> Result<(), ModelError> {
     let (x, p, y) = (&model.x_encoder, &model.predictor, &model.y_encoder);
     let positive = [
@@ -117,11 +120,16 @@ fn check(model: &schema::Model, loss: &schema::Loss) -> Result<(), ModelError> {
         ("model.y_encoder.dense_hidden_size", y.dense_hidden_size),
     ];
     for (key, value) in positive {
-        require(value > 0, key, value, "a positive number is needed")?;
+        require(value > 0, key, value, "a positive number")?;
     }
     let multiples = [
         ("model.image_size", model.image_size, x.patch_size, "a multiple of patch_size"),
-        ("model.x_encoder.hidden_size", x.hidden_size, 2 * x.num_heads, "an even width per head"),
+        (
+            "model.x_encoder.hidden_size",
+            x.hidden_size,
+            2 * x.num_heads,
+            "a multiple of 2·num_heads",
+        ),
         ("model.predictor.head_dim", p.head_dim, 2, "an even number"),
         ("model.y_encoder.head_dim", y.head_dim, 2, "an even number"),
         ("model.predictor.num_heads", p.num_heads, p.num_kv_heads, "a multiple of num_kv_heads"),
@@ -131,7 +139,8 @@ fn check(model: &schema::Model, loss: &schema::Loss) -> Result<(), ModelError> {
         require(value.is_multiple_of(divisor), key, value, needed)?;
     }
     let width = x.hidden_size / x.num_heads;
-    // Three axes of at least one rotated pair each; a narrower head would see no positions at all.
+    // The rotary embedding has three axes, and each needs a pair of channels. A narrower head would
+    // not see positions at all.
     require(width >= 6, "model.x_encoder.num_heads", x.num_heads, "at least 6 channels per head")?;
     let above_zero = [
         ("model.x_encoder.rope_theta", x.rope_theta),
@@ -142,13 +151,13 @@ fn check(model: &schema::Model, loss: &schema::Loss) -> Result<(), ModelError> {
         ("loss.temperature.max_scale", f64::from(loss.temperature.max_scale)),
     ];
     for (key, value) in above_zero {
-        require(value.is_finite() && value > 0.0, key, value, "a positive number is needed")?;
+        require(value.is_finite() && value > 0.0, key, value, "a positive number")?;
     }
     if let Some(scaling) = &p.rope_scaling {
         let positions = scaling.original_max_position_embeddings;
         let key = "model.predictor.rope_scaling.original_max_position_embeddings";
         let fits = (1.0..=f64::from(u32::MAX)).contains(&positions);
-        require(fits, key, positions, "a number of positions is needed")?;
+        require(fits, key, positions, "a number from 1 to 2^32 - 1")?;
     }
     Ok(())
 }

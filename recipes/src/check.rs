@@ -1,5 +1,7 @@
-//! Rules across keys: what each key allows by its type may still contradict another. Nothing here touches the disk except
-//! [`check_files`], because a recipe for a cluster is also checked and planned on machines that have none of its files.
+//! Rules that the types of the keys cannot express: ranges, and contradictions between keys.
+//!
+//! Only [`check_files`] reads the disk, because a recipe for a cluster is also checked and planned
+//! on machines that have none of its files.
 
 mod cluster;
 mod data;
@@ -13,22 +15,23 @@ pub use files::check_files;
 
 use crate::schema::Recipe;
 
-/// A contradiction, and what to do about it.
+/// A value that a recipe must not have, and the remedy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// Dotted key, list items by index: `stages.0.batch`.
+    /// Dotted key; list items are named by their index, as in `stages.0.batch`.
     pub key: String,
-    /// What is wrong, with the values.
+    /// Description of the mistake with the values. It follows the key: `key: what`.
     pub what: String,
-    /// What to do.
+    /// Advice to the user.
     pub help: String,
 }
 
-/// All contradictions of a recipe, in the order of its keys; none for a recipe that can run.
+/// Returns all problems of a recipe, in the order of its keys. The list is empty if the recipe can
+/// run.
 #[must_use]
 pub fn check(recipe: &Recipe) -> Vec<Problem> {
     let mut found = Problems::default();
-    name(&mut found, "name", &recipe.name);
+    check_name(&mut found, "name", &recipe.name);
     if recipe.runs.as_os_str().is_empty() {
         found.add("runs", "is empty", "name a folder; the default is `runs`");
     }
@@ -40,32 +43,33 @@ pub fn check(recipe: &Recipe) -> Vec<Problem> {
     found.list
 }
 
-/// What is allowed but rarely meant.
+/// Returns one warning for each setting that is allowed but probably not intended.
 #[must_use]
 pub fn warnings(recipe: &Recipe) -> Vec<String> {
     let mut warnings = Vec::new();
     for name in recipe.data.sources.keys() {
         let used = |stage: &crate::schema::Stage| stage.mixture.get(name).is_some_and(|&w| w > 0);
         if !recipe.stages.iter().any(used) {
-            warnings.push(format!("data.sources.{name} is in no stage's mixture"));
+            warnings.push(format!("data.sources.{name} is not in the mixture of any stage"));
         }
     }
     let world_size = recipe.cluster.world_size();
     for (index, stage) in recipe.stages.iter().enumerate() {
         if stage.batch % world_size != 0 {
             warnings.push(format!(
-                "stages.{index}.batch: {} samples do not divide evenly among {world_size} ranks, so some wait for others",
+                "stages.{index}.batch: {} samples do not divide evenly among {world_size} ranks, so some ranks wait for others",
                 stage.batch
             ));
         }
     }
     if recipe.optimizer.multipliers.contains_key("x_encoder") && !recipe.model.x_encoder.trainable {
-        warnings.push("optimizer.multipliers.x_encoder: the X-encoder is frozen".to_owned());
+        warnings.push(
+            "optimizer.multipliers.x_encoder has no effect: the X-encoder is frozen".to_owned(),
+        );
     }
     warnings
 }
 
-/// Collects problems.
 #[derive(Default)]
 struct Problems {
     list: Vec<Problem>,
@@ -76,7 +80,7 @@ impl Problems {
         self.list.push(Problem { key: key.into(), what: what.into(), help: help.into() });
     }
 
-    /// Sizes and counts that nothing works without.
+    /// Reports each size or count that is 0.
     fn positive(&mut self, prefix: &str, values: &[(&str, usize)]) {
         for (key, value) in values {
             if *value == 0 {
@@ -85,7 +89,7 @@ impl Problems {
         }
     }
 
-    /// Numbers that must be finite and above 0.
+    /// Reports each number that is not finite and above 0.
     fn above_zero(&mut self, prefix: &str, values: &[(&str, f64)]) {
         for (key, value) in values {
             if !(value.is_finite() && *value > 0.0) {
@@ -99,11 +103,11 @@ impl Problems {
     }
 }
 
-/// Names become parts of paths and metrics.
-fn name(found: &mut Problems, key: &str, name: &str) {
-    let fine = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    if name.is_empty() || name.len() > 100 || !name.chars().all(fine) {
-        let what = format!("`{name}` is not a name");
+/// Reports a name that cannot become part of a path or of a metric's name.
+fn check_name(found: &mut Problems, key: &str, name: &str) {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if name.is_empty() || name.len() > 100 || !name.chars().all(allowed) {
+        let what = format!("`{name}` is not a valid name");
         found.add(key, what, "use up to 100 letters, digits, `-` and `_`");
     }
 }

@@ -1,7 +1,10 @@
-//! Parameters, operations and bytes of a recipe, from the schema alone, so that planning needs neither model nor device.
+//! Estimates of the parameters, operations and bytes of a recipe. They use only the schema, so
+//! planning needs neither the model nor a device.
 //!
-//! Operations are 2 per multiply-add of matrix products; attention counts 4·N²·width per layer, without what causal or sliding masks
-//! save. Backward is twice forward. Norms, activations and the loss are left out: below one percent.
+//! A multiply-add of a matrix product counts as 2 operations. Attention counts 4·N²·width per
+//! layer; the savings of causal and sliding masks are ignored. The backward pass counts twice the
+//! forward pass. Norms, activations and the loss are left out, because they are less than one
+//! percent.
 
 mod memory;
 mod operations;
@@ -15,44 +18,45 @@ pub use rates::{peak_tflops, useful_operations};
 
 use crate::schema::{Recipe, Source, Stage, TextSource};
 
-/// Tokens that planning assumes for a query and for a target (facts of the paper's captions: 32 to 64).
+/// Length in tokens that planning assumes for a query. Our estimate: the paper states only the
+/// limit, 512 tokens (§3.1).
 pub const ASSUMED_QUERY_TOKENS: usize = 32;
-/// See [`ASSUMED_QUERY_TOKENS`].
+/// Length in tokens that planning assumes for a target. Our estimate, like
+/// [`ASSUMED_QUERY_TOKENS`].
 pub const ASSUMED_TARGET_TOKENS: usize = 64;
 
-/// What a whole recipe costs.
+/// Parameters and costs of a whole recipe.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Cost {
-    /// Parameters by part.
+    /// Number of parameters of each part of the model.
     pub parameters: Parameters,
-    /// In the order of the recipe.
+    /// Costs of the stages, in the order of the recipe.
     pub stages: Vec<StageCost>,
 }
 
-/// What a stage costs.
+/// Operations, memory and traffic of one stage.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StageCost {
-    /// The stage's name.
+    /// Name of the stage.
     pub name: String,
-    /// Optimizer steps.
+    /// Number of optimizer steps.
     pub steps: u64,
-    /// Samples of the whole stage.
+    /// Number of samples in all steps.
     pub samples: u64,
-    /// Operations of an average sample of its mixture.
+    /// Operations of an average sample of the stage's mixture.
     pub sample: Operations,
-    /// Operations of the whole stage, all ranks.
+    /// Operations of all samples of the stage on all ranks.
     pub operations: f64,
-    /// Bytes of the fullest rank, with the assumed lengths of texts.
+    /// Memory of the fullest rank if texts have the assumed lengths.
     pub memory: Memory,
-    /// The same where every text is as long as the recipe allows: no batch needs more.
+    /// Memory of the fullest rank if every text is as long as the recipe allows. No batch needs
+    /// more.
     pub most_memory: Memory,
-    /// Bytes that a step moves between ranks.
+    /// Bytes that a rank sends in one step.
     pub traffic: Traffic,
 }
 
-/// Computes all of it.
-///
-/// The recipe must have passed [`crate::check::check`].
+/// Estimates the costs of a recipe, which must have passed [`crate::check::check`].
 #[must_use]
 pub fn cost(recipe: &Recipe) -> Cost {
     let stages = recipe.stages.iter().map(|stage| stage_cost(recipe, stage)).collect();
@@ -96,7 +100,8 @@ fn stage_cost(recipe: &Recipe, stage: &Stage) -> StageCost {
     }
 }
 
-/// Tokens of the longest sample that a stage draws, with the assumed lengths of texts.
+/// Returns the token counts of the longest sample that a stage draws, with the assumed text
+/// lengths.
 #[must_use]
 pub fn longest_sample(recipe: &Recipe, stage: &Stage) -> Tokens {
     let used = stage.mixture.iter().filter(|(_, weight)| **weight > 0);
@@ -105,7 +110,7 @@ pub fn longest_sample(recipe: &Recipe, stage: &Stage) -> Tokens {
     samples.max_by_key(|tokens| tokens.visual + tokens.query).unwrap_or_default()
 }
 
-/// Tokens of a sample of a source, with the assumed lengths of texts.
+/// Returns the token counts of a sample of a source, with the assumed text lengths.
 fn tokens(recipe: &Recipe, stage: &Stage, source: &Source) -> Tokens {
     let asks = source.targets.iter().any(|rule| match rule.from {
         TextSource::Caption => !rule.query.is_empty(),

@@ -1,4 +1,5 @@
-//! What a run is: YAML, typed schema, run directory. Never touches a GPU, a network or Slurm.
+//! Recipes, their typed schema, run directories, and the protocol between workers and supervisor.
+//! This crate never touches a GPU, a network or Slurm.
 
 pub mod check;
 pub mod clock;

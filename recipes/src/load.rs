@@ -1,8 +1,11 @@
-//! YAML files and `--set` flags to a checked [`Recipe`], with every mistake shown where it was written.
+//! Loads a [`Recipe`] from YAML files and `--set` flags and shows each mistake where it was
+//! written.
 //!
-//! Each file and flag becomes a tree that knows its places ([`crate::tree`]); `extends` and the flags are merged there; the recipe
-//! is read from the merged tree ([`crate::read`]) and checked across keys ([`crate::check`]).
+//! Each file and flag becomes a tree that stores positions ([`crate::tree`]). `extends` and the
+//! flags are merged as trees. The recipe is deserialized from the merged tree ([`crate::read`]) and
+//! then checked across keys ([`crate::check`]).
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use miette::{Diagnostic, NamedSource, SourceSpan};
@@ -13,90 +16,94 @@ use crate::schema::Recipe;
 use crate::suggest::suggestion;
 use crate::tree::{self, Node, Place, SyntaxFault, Text, Value};
 
-/// Largest recipe file that is read. Anything larger is no recipe but a shard or weights named by mistake.
+/// Largest recipe file that is read, in bytes. A larger file is probably a shard or a weights file
+/// that was named by mistake.
 const MAX_FILE_BYTES: u64 = 4 << 20;
 
 /// A recipe that passed every check.
 #[derive(Debug, Clone)]
 pub struct Loaded {
-    /// What it says.
+    /// All keys, with their defaults filled in.
     pub recipe: Recipe,
-    /// The same as YAML: one file, all defaults shown.
+    /// The recipe as one YAML file that shows all defaults.
     pub yaml: String,
-    /// BLAKE3 of [`Recipe::computed`] as YAML, hexadecimal: two recipes of one hash train the same model.
+    /// Hexadecimal BLAKE3 hash of [`Recipe::computed`] without the keys that have their default.
+    /// Two recipes with the same hash train the same model. A key that a later build adds to the
+    /// schema does not change the hash of existing recipes.
     pub hash: String,
-    /// What a person should know before starting; none of it is an error.
+    /// Settings that are allowed but probably not intended, one message each.
     pub warnings: Vec<String>,
 }
 
-/// Why a recipe was refused. Print it through `miette::Report`: that shows the lines.
+/// Reason why a recipe was refused. Print it with `miette::Report`, which shows the lines at fault.
 #[derive(Debug, thiserror::Error, Diagnostic)]
 pub enum LoadError {
-    /// The file cannot be read.
+    /// The recipe file cannot be read.
     #[error("cannot read the recipe {}: {reason}", path.display())]
     Unreadable {
-        /// Which.
+        /// Path as the user gave it.
         path: PathBuf,
-        /// Why.
+        /// Reason for the message.
         reason: String,
-        /// What to do.
+        /// Advice to the user.
         #[help]
         help: Option<String>,
     },
-    /// One mistake, with its place.
+    /// A single mistake and its position.
     #[error(transparent)]
     #[diagnostic(transparent)]
     Mistake(Box<Mistake>),
-    /// Several contradictions between keys, each with its place.
+    /// Several problems that [`crate::check`] found, each with its position.
     #[error("{} mistakes in this recipe", mistakes.len())]
     Mistakes {
-        /// In the order of the recipe's keys.
+        /// Mistakes in the order of the recipe's keys.
         #[related]
         mistakes: Vec<Mistake>,
     },
     /// The resolved recipe could not be written as YAML.
     #[error("cannot write the resolved recipe as YAML: {reason}")]
     Resolve {
-        /// Why.
+        /// Message of the YAML serializer.
         reason: String,
     },
 }
 
-/// A mistake and where it was written.
+/// A mistake in a recipe and the position where it was written.
 #[derive(Debug, thiserror::Error, Diagnostic)]
 #[error("{what}")]
 pub struct Mistake {
-    /// What is wrong, with the dotted key.
+    /// Description of the mistake, with the dotted key.
     pub what: String,
-    /// Text, line and column for the graphical report.
+    /// Text that the graphical report quotes.
     #[source_code]
     text: NamedSource<String>,
-    /// Its first line, counted from 1.
+    /// Line where the mistake starts, counted from 1.
     pub line: usize,
-    /// Its first column, counted from 1.
+    /// Column where the mistake starts, counted from 1.
     pub column: usize,
-    /// A few words at the caret.
+    /// Short text that the graphical report puts at the caret.
     label: String,
     #[label("{label}")]
     span: SourceSpan,
-    /// What to do.
+    /// Advice to the user.
     #[help]
     pub help: Option<String>,
 }
 
 impl Mistake {
-    /// The file's path or the flag.
+    /// Path of the recipe file, or the `--set` flag, that holds the mistake.
     #[must_use]
     pub fn file(&self) -> &str {
         self.text.name()
     }
 }
 
-/// Loads and checks a recipe. `sets` are `--set` values, `a.b.0.c=value` each, applied in order after `extends`.
+/// Loads and checks a recipe. `sets` are values of `--set`, each `a.b.0.c=value`; they are applied
+/// in order after `extends`.
 ///
 /// # Errors
 ///
-/// The first mistake of syntax, key or type, or all contradictions between keys.
+/// Returns the first mistake of syntax, key or type, or all problems that [`crate::check`] finds.
 pub fn load(path: &Path, sets: &[String]) -> Result<Loaded, LoadError> {
     let mut loader = Loader::default();
     let mut root = loader.file_with_bases(path, &mut Vec::new())?;
@@ -111,20 +118,79 @@ pub fn load(path: &Path, sets: &[String]) -> Result<Loaded, LoadError> {
     resolved(recipe)
 }
 
-/// Loads a recipe as a run directory holds it: one file, nothing to extend.
+/// Loads the resolved recipe of a run directory, which is one file without `extends`.
 ///
 /// # Errors
 ///
-/// As [`load`].
+/// Returns the same errors as [`load`].
 pub fn load_resolved(path: &Path) -> Result<Loaded, LoadError> {
     load(path, &[])
 }
 
 fn resolved(recipe: Recipe) -> Result<Loaded, LoadError> {
     let yaml = to_yaml(&recipe)?;
-    let hash = blake3::hash(to_yaml(&recipe.computed())?.as_bytes()).to_hex().to_string();
+    let hash = hash(&recipe.computed())
+        .map_err(|error| LoadError::Resolve { reason: error.to_string() })?;
     let warnings = check::warnings(&recipe);
     Ok(Loaded { recipe, yaml, hash, warnings })
+}
+
+fn hash(recipe: &Recipe) -> serde_json::Result<String> {
+    let mut tree = serde_json::to_value(recipe)?;
+    let mut keys = Vec::new();
+    list_keys(&tree, String::new(), &mut keys);
+    for (parent, key) in keys {
+        let Some(value) = object(&mut tree, &parent).and_then(|object| object.remove(&key)) else {
+            continue;
+        };
+        let same = serde_json::from_value::<Recipe>(tree.clone()).is_ok_and(|less| less == *recipe);
+        if let (false, Some(object)) = (same, object(&mut tree, &parent)) {
+            object.insert(key, value);
+        }
+    }
+    Ok(blake3::hash(sorted(&tree).as_bytes()).to_hex().to_string())
+}
+
+/// JSON with sorted keys, whatever order the features of serde_json give to a map.
+fn sorted(tree: &serde_json::Value) -> String {
+    match tree {
+        serde_json::Value::Object(object) => {
+            let entries: BTreeMap<_, _> = object.iter().collect();
+            let entry = |(key, value): (&String, _)| format!("{key:?}:{}", sorted(value));
+            format!("{{{}}}", entries.into_iter().map(entry).collect::<Vec<_>>().join(","))
+        }
+        serde_json::Value::Array(items) => {
+            format!("[{}]", items.iter().map(sorted).collect::<Vec<_>>().join(","))
+        }
+        other => other.to_string(),
+    }
+}
+
+fn object<'a>(
+    tree: &'a mut serde_json::Value,
+    pointer: &str,
+) -> Option<&'a mut serde_json::Map<String, serde_json::Value>> {
+    tree.pointer_mut(pointer)?.as_object_mut()
+}
+
+/// Appends each key below `at`, a JSON pointer, as the pointer of its parent and its name. Inner
+/// keys come before outer ones.
+fn list_keys(tree: &serde_json::Value, at: String, keys: &mut Vec<(String, String)>) {
+    match tree {
+        serde_json::Value::Object(object) => {
+            for (key, value) in object {
+                let escaped = key.replace('~', "~0").replace('/', "~1");
+                list_keys(value, format!("{at}/{escaped}"), keys);
+                keys.push((at.clone(), key.clone()));
+            }
+        }
+        serde_json::Value::Array(items) => {
+            for (index, item) in items.iter().enumerate() {
+                list_keys(item, format!("{at}/{index}"), keys);
+            }
+        }
+        _ => {}
+    }
 }
 
 fn to_yaml(recipe: &Recipe) -> Result<String, LoadError> {
@@ -132,14 +198,15 @@ fn to_yaml(recipe: &Recipe) -> Result<String, LoadError> {
         .map_err(|error| LoadError::Resolve { reason: error.to_string() })
 }
 
-/// The texts read so far; places refer to them.
+/// Holds the files and flags read so far. A [`Place`] refers to one of them by its index.
 #[derive(Default)]
 struct Loader {
     texts: Vec<Text>,
 }
 
 impl Loader {
-    /// A file on top of what it extends. `above` are the files that led here, to refuse a circle.
+    /// Loads a file and merges it over the file that it extends. `above` holds the files that
+    /// extend this one, to detect a cycle.
     fn file_with_bases(
         &mut self,
         path: &Path,
@@ -151,15 +218,16 @@ impl Loader {
         let Some(entry) = root.take("extends") else { return Ok(root) };
         let Value::Text(base) = &entry.node.value else {
             let what =
-                format!("extends: expected a text, found {}", tree::describe(&entry.node.value));
+                format!("extends: expected a string, found {}", tree::describe(&entry.node.value));
             let help = "name one recipe, relative to this file: `extends: other.yaml`";
             return Err(self.mistake(entry.node.place, what, "this value", Some(help.to_owned())));
         };
         above.push(canonical(path));
         let base = path.parent().unwrap_or_else(|| Path::new("")).join(base);
         if above.contains(&canonical(&base)) {
-            let what = format!("extends: {} leads back to itself", base.display());
-            return Err(self.mistake(entry.node.place, what, "closes the circle", None));
+            let what =
+                format!("extends: {} extends itself, directly or through others", base.display());
+            return Err(self.mistake(entry.node.place, what, "closes the cycle", None));
         }
         if !base.is_file() {
             let what = format!("extends: there is no recipe {}", base.display());
@@ -182,18 +250,18 @@ impl Loader {
         let root = tree::parse(text, index, 0).map_err(|fault| self.syntax(index, 0, fault))?;
         if !matches!(root.value, Value::Map(_)) {
             let what =
-                format!("a recipe is keys and values, found {}", tree::describe(&root.value));
+                format!("a recipe must be keys and values, found {}", tree::describe(&root.value));
             return Err(self.mistake(root.place, what, "here", None));
         }
         Ok(Node { place: start, ..root })
     }
 
-    /// One `--set` flag.
+    /// Applies one `--set` flag.
     fn apply(&mut self, root: &mut Node, set: &str) -> Result<(), LoadError> {
         let index = self.add(format!("--set {set}"), set.to_owned());
         let place = |offset, length| Place { text: index, offset, length };
         let Some((path, value)) = set.split_once('=') else {
-            let what = format!("--set {set}: there is no `=`");
+            let what = format!("--set {set}: the `=` is missing");
             let help = "write `--set key.of.the.recipe=value`".to_owned();
             return Err(self.mistake(place(0, set.len()), what, "this flag", Some(help)));
         };
@@ -290,12 +358,13 @@ impl Loader {
     }
 }
 
-/// The last character boundary at or before `offset`, inside the text.
+/// Returns the last character boundary in the text that is at or before `offset`.
 fn floor_boundary(text: &str, offset: usize) -> usize {
     text.floor_char_boundary(offset.min(text.len()))
 }
 
-/// The tab that indents the line of `offset` or a neighbour: parsers notice tabs late, or on the way to the next line.
+/// Returns the offset of a tab that indents the line of `offset` or a neighbouring line. The parser
+/// may report a tab only on the next line.
 fn tab_in_indentation(text: &str, offset: usize) -> Option<usize> {
     let offset = floor_boundary(text, offset);
     let line = text[..offset].rfind('\n').map_or(0, |newline| newline + 1);
@@ -331,7 +400,8 @@ fn read_text(path: &Path) -> Result<String, LoadError> {
         return refuse("it is not a file", None);
     }
     if metadata.len() > MAX_FILE_BYTES {
-        let reason = format!("it has {} bytes, more than any recipe", metadata.len());
+        let reason =
+            format!("it has {} bytes; a recipe has at most {MAX_FILE_BYTES}", metadata.len());
         return refuse(&reason, Some("a recipe is a YAML file of a few kilobytes".to_owned()));
     }
     match std::fs::read(path).map(String::from_utf8) {
@@ -344,7 +414,7 @@ fn read_text(path: &Path) -> Result<String, LoadError> {
     }
 }
 
-/// Recipes of a folder, by name.
+/// Returns the names of a folder's recipes in alphabetical order.
 fn recipe_names(folder: &Path) -> Vec<String> {
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
@@ -361,7 +431,7 @@ fn recipes_in(folder: &Path) -> Option<String> {
     (!names.is_empty()).then(|| format!("recipes in it: {}", names.join(", ")))
 }
 
-/// Help for a recipe that is not there.
+/// Suggests another recipe of the folder for a path that does not exist.
 fn neighbours(path: &Path) -> Option<String> {
     let folder = path.parent()?;
     let names = recipe_names(folder);

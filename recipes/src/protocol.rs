@@ -1,7 +1,8 @@
-//! What workers and the supervisor say to each other: one JSON object per line over TCP.
+//! Messages between workers and the supervisor: one JSON object per line over TCP.
 //!
-//! A worker connects, says [`FromWorker::Hello`] and waits for [`FromSupervisor::Welcome`]. From then on it reports; the orders it
-//! takes are [`FromSupervisor::Stop`], which all ranks agree on at a step boundary, and those about a [`CheckpointOrder`].
+//! A worker connects, sends [`FromWorker::Hello`] and waits for [`FromSupervisor::Welcome`]. Then
+//! it sends reports. It obeys two orders: [`FromSupervisor::Stop`], which all ranks apply at the
+//! same step boundary, and [`CheckpointOrder`].
 
 mod checkpoint;
 mod drill;
@@ -15,93 +16,100 @@ pub use checkpoint::{CheckpointOrder, FileEntry, Part};
 pub use drill::{Act, Blow, Drill, DrillPlace};
 pub use health::{Check, CheckName, Checked};
 
-/// Environment variable that holds the run's token; a connection without it is refused.
+/// Environment variable that holds the run's token. The supervisor refuses connections without it.
 pub const TOKEN_VARIABLE: &str = "VLJEPA_TOKEN";
 
-/// Seconds between two signs of life of the supervisor.
+/// Seconds between two [`FromSupervisor::Alive`] messages: half of the smallest
+/// `cluster.control.silence_s`.
 pub const SIGN_OF_LIFE_S: u64 = 15;
-/// Environment variables by which the launcher tells a process it starts itself which rank it is.
+/// Environment variable with the rank of a process that the launcher starts without MPI or Slurm.
 pub const RANK_VARIABLE: &str = "VLJEPA_RANK";
-/// Ranks of the run.
+/// Environment variable with the number of ranks of the run, set like [`RANK_VARIABLE`].
 pub const WORLD_SIZE_VARIABLE: &str = "VLJEPA_WORLD_SIZE";
-/// The process's number among those of the run on its machine.
+/// Environment variable with the rank among the run's processes on one machine, counted from 0 and
+/// set like [`RANK_VARIABLE`].
 pub const LOCAL_RANK_VARIABLE: &str = "VLJEPA_LOCAL_RANK";
-/// Processes of the run on its machine.
+/// Environment variable with the number of the run's processes on one machine, set like
+/// [`RANK_VARIABLE`].
 pub const LOCAL_WORLD_SIZE_VARIABLE: &str = "VLJEPA_LOCAL_WORLD_SIZE";
-/// NCCL's own: 0 keeps it from reducing inside of NVLink switches, whose order of additions is their own.
+/// Environment variable of NCCL. 0 disables reductions inside NVLink switches, whose order of
+/// additions is not fixed.
 pub const NVLS_VARIABLE: &str = "NCCL_NVLS_ENABLE";
 
-/// What a worker process is asked to do; written as JSON beside the run and named on the worker's command line.
+/// Job of a worker process. The launcher writes it as a JSON file and names the file on the
+/// worker's command line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "job", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Job {
-    /// Train to the end of the last stage, evaluating as the recipe says, from the newest checkpoint that verifies.
+    /// Train from the newest checkpoint that verifies to the end of the last stage, with the
+    /// recipe's evaluations.
     Train {
-        /// 1 for the first start of this run directory, 2 for the second …
+        /// Number of this start of the run directory, counted from 1.
         attempt: u32,
-        /// Ranks of this attempt: those of the recipe, or fewer where it goes on without lost nodes.
+        /// Number of ranks of this attempt: that of the recipe, or a smaller one if the run
+        /// continues without lost nodes.
         world_size: usize,
-        /// Faults to be made on purpose.
+        /// Faults to inject; each names its attempt.
         drills: Vec<Drill>,
     },
-    /// Look whether ranks could run on this node; prints a [`Checked`] per line.
+    /// Check whether ranks can run on this node, and print one [`Checked`] per line.
     Check(Check),
-    /// Measure the recipe's tasks with the newest checkpoint.
+    /// Score the recipe's tasks with the newest checkpoint.
     Evaluate,
-    /// Rank answers to a question about one picture or clip.
+    /// Rank answers to a question about one image or clip.
     Ask {
-        /// A jpg, png, mp4 …
+        /// An image or video file, such as jpg, png or mp4.
         file: PathBuf,
-        /// The query.
+        /// Query for the predictor.
         question: String,
-        /// Candidates.
+        /// Candidate answers to rank.
         answers: Vec<String>,
     },
-    /// Rank the samples of shards by a text.
+    /// Rank the samples of shards by their similarity to a text.
     Search {
-        /// Shards, as a source's `shards`.
+        /// Shards, written as a source's `shards`.
         shards: String,
-        /// The text.
+        /// Text to search for.
         text: String,
-        /// Results wanted.
+        /// Maximum number of results.
         limit: usize,
     },
-    /// Write the newest checkpoint's weights under published names.
+    /// Write the newest checkpoint's weights under their published names.
     Export {
-        /// A folder that is made.
+        /// Folder that is created for the weights.
         folder: PathBuf,
     },
-    /// Make a checkpoint of step 0 from published weights.
+    /// Write a checkpoint of step 0 from published weights.
     Import {
-        /// A folder as `export` writes it.
+        /// Folder as [`Job::Export`] writes it.
         folder: PathBuf,
     },
 }
 
-/// Where in a step a rank is.
+/// Phase of a step in which a rank is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
-    /// Model, data and collectives are being set up.
+    /// Setting up model, data and collectives.
     Start,
     /// Waiting for a batch.
     Data,
-    /// Forward through the encoders.
+    /// Forward pass through the encoders and the predictor.
     Forward,
     /// Gathering embeddings or reducing gradients.
     Collective,
-    /// Backward through the encoders.
+    /// Backward pass through the encoders and the predictor.
     Backward,
-    /// Updating parameters.
+    /// Updating the parameters with AdamW.
     Optimizer,
-    /// Writing a checkpoint.
+    /// Writing a checkpoint of the step.
     Checkpoint,
-    /// Measuring scores.
+    /// Measuring the recipe's evaluation tasks.
     Evaluation,
 }
 
 impl Phase {
-    /// The word that messages use.
+    /// Returns the phase's name in messages and drills.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -117,231 +125,238 @@ impl Phase {
     }
 }
 
-/// From a worker to the supervisor.
+/// Message from a worker to the supervisor.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "message", rename_all = "snake_case", deny_unknown_fields)]
 pub enum FromWorker {
-    /// First message of a connection.
+    /// First message of a worker's connection.
     Hello(Hello),
-    /// Alive, and where: sent when the phase changes and every second, at most ten times a second.
+    /// Sign of life with the rank's position. It is sent each second and when the phase changes,
+    /// but at most ten times per second.
     Heartbeat {
-        /// Step of the run that is being computed.
+        /// Step that is being computed, counted from 0 over all stages.
         step: u64,
-        /// Where in it.
+        /// Phase of that step.
         phase: Phase,
-        /// Number of the last collective that this rank has entered, counted from 1 in each attempt; 0 before the first.
+        /// Number of the last collective that this rank has entered, counted from 1 in each
+        /// attempt; 0 before the first.
         #[serde(default)]
         collective: u64,
     },
-    /// First and only message of a connection that tries whether the supervisor can be reached.
+    /// Only message of a connection that tests whether the supervisor can be reached.
     Knock {
-        /// The run's token.
+        /// Token of the run.
         token: String,
     },
-    /// The id by which ranks on GPUs find each other (rank 0 only).
+    /// NCCL id with which the ranks form a communicator (rank 0 only).
     NcclId {
-        /// `ncclUniqueId`, base64.
+        /// `ncclUniqueId`, encoded in base64.
         id: String,
     },
-    /// A line of metrics (rank 0 only), as in `metrics.jsonl`.
+    /// One line of `metrics.jsonl` (rank 0 only).
     Metrics(Metrics),
-    /// What a rank did since its last report of this kind (every rank, once per logging interval).
+    /// Summary of a logging interval (every rank).
     Interval(Interval),
     /// A checkpoint is complete and durable (rank 0 only).
     Saved {
-        /// Its step.
+        /// Step of the checkpoint.
         step: u64,
-        /// Its folder's name.
+        /// Name of the checkpoint's folder.
         name: String,
-        /// Seconds the step waited for it.
+        /// Seconds that training waited for the checkpoint.
         stall_s: f64,
-        /// Seconds from the step's end until it was durable.
+        /// Seconds from the end of the step until the checkpoint was durable.
         durable_s: f64,
     },
-    /// This rank's part of a checkpoint is durable, or failed.
+    /// This rank has written its part of a checkpoint, or failed to.
     Part {
-        /// The checkpoint's step.
+        /// Step of the checkpoint.
         step: u64,
-        /// Which.
+        /// File of the part, or the error.
         part: Part,
     },
-    /// A checkpoint was given up, and nothing is left of it (rank 0 only).
+    /// A checkpoint was given up, and all its files were removed (rank 0 only).
     NotSaved {
-        /// Its step.
+        /// Step of the checkpoint.
         step: u64,
-        /// Why.
+        /// Reason why it was given up.
         error: String,
     },
-    /// Scores were measured (rank 0 only).
+    /// Scores of an evaluation (rank 0 only).
     Scores {
-        /// At which step.
+        /// Number of steps done when the scores were measured.
         step: u64,
-        /// Metric to value, fractions.
+        /// Score of each metric as a fraction.
         values: std::collections::BTreeMap<String, f64>,
     },
-    /// Something a person should know, which does not end the run.
+    /// A message for the user that does not end the run.
     Warning {
-        /// One line.
+        /// Text of one line.
         text: String,
     },
-    /// This process got a signal that asks the run to save itself, as Slurm sends them to every process of a step.
+    /// This process received a signal that asks the run to save. Slurm sends such signals to every
+    /// process of a job step.
     Signalled {
-        /// Its number.
+        /// Number of the signal, such as 10 for SIGUSR1.
         number: i32,
     },
-    /// The job is over for this rank.
+    /// This rank has finished its job.
     Finished {
-        /// How.
+        /// Whether the job is complete.
         outcome: Outcome,
-        /// At which step.
+        /// Number of steps done.
         step: u64,
     },
-    /// This rank cannot go on; the process ends after this message.
+    /// This rank cannot continue; its process exits after this message.
     Failed {
-        /// At which step.
+        /// Step of the failure, counted like that of a heartbeat.
         step: u64,
-        /// Where in it.
+        /// Phase of that step.
         phase: Phase,
-        /// What was wrong, with its causes, one line.
+        /// Error with its causes, on one line.
         error: String,
     },
 }
 
-/// Who a worker is.
+/// Identity of a worker, by which the supervisor accepts or refuses it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Hello {
-    /// The run's token.
+    /// Token of the run, from [`TOKEN_VARIABLE`].
     pub token: String,
-    /// Rank.
+    /// Rank of the worker, counted from 0.
     pub rank: usize,
-    /// Ranks of the run.
+    /// Number of ranks of the attempt.
     pub world_size: usize,
-    /// Host name.
+    /// Host name of the worker's machine.
     pub host: String,
-    /// Process id.
+    /// Process id on that machine.
     pub pid: u32,
-    /// What computes.
+    /// Description of the device, such as the GPU's name or the number of host threads.
     pub device: String,
-    /// The build: version and hash of the binary.
+    /// Version of the worker and the first digits of its binary's hash.
     pub build: String,
-    /// Hash of the resolved recipe.
+    /// Hash of the resolved recipe ([`crate::Loaded::hash`]).
     pub recipe_hash: String,
 }
 
-/// One line of metrics.
+/// One line of `metrics.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Metrics {
-    /// Steps done in the run, over all stages.
+    /// Number of steps done in the run, over all stages.
     pub step: u64,
-    /// Steps of the run.
+    /// Number of steps of the whole run.
     pub total_steps: u64,
-    /// Name of the stage.
+    /// Name of the current stage.
     pub stage: String,
-    /// Samples seen in the run.
+    /// Number of samples trained on in the run.
     pub samples: u64,
-    /// Loss of this step.
+    /// Loss of the last step.
     #[serde(deserialize_with = "or_nan")]
     pub loss: f64,
-    /// Global norm of the gradient before clipping.
+    /// Global norm of the last step's gradient, before clipping.
     #[serde(deserialize_with = "or_nan")]
     pub gradient_norm: f64,
-    /// Learning rate (of groups with multiplier 1).
+    /// Learning rate of parameter groups with multiplier 1.
     pub learning_rate: f64,
-    /// InfoNCE's α.
+    /// Scale α of InfoNCE.
     #[serde(deserialize_with = "or_nan")]
     pub scale: f64,
-    /// Samples of all ranks per second since the last line.
+    /// Samples per second of all ranks since the last line.
     pub samples_per_s: f64,
-    /// Share of the time since the last line that the step waited for data.
+    /// Fraction of the time since the last line that steps waited for data.
     pub data_wait_fraction: f64,
-    /// Samples left out as bad so far.
+    /// Number of bad samples replaced so far in the run.
     pub bad_samples: u64,
-    /// Seconds spent per phase since the last line.
+    /// Seconds spent in each phase since the last line.
     pub phase_s: std::collections::BTreeMap<Phase, f64>,
-    /// Operations of the model on rank 0 per second since the last line, 10¹²; what is computed twice counts once.
+    /// Operations of the model per second on rank 0 since the last line, in units of 10¹².
+    /// Recomputed operations count once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tflops: Option<f64>,
-    /// The same as a share of what the device can do at most; none where that is not known.
+    /// `tflops` as a fraction of the device's peak; `None` if the peak is unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mfu: Option<f64>,
-    /// Memory that rank 0's process holds, MiB.
+    /// Memory of rank 0's process in MiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_mib: Option<u64>,
-    /// Memory in use on rank 0's GPU, MiB.
+    /// Memory in use on rank 0's GPU in MiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device_memory_mib: Option<u64>,
-    /// When, RFC 3339.
+    /// Time of the line, in RFC 3339.
     pub time: String,
 }
 
-/// What one rank did since it last said so. Bounded: eight phases and five numbers; its host is known from its hello.
+/// Summary of one rank's logging interval. It is small, eight phases and six numbers at most,
+/// because every rank sends it; the rank's host is known from its [`Hello`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Interval {
-    /// Steps done in the run when it ends.
+    /// Number of steps done in the run at the end of the interval.
     pub step: u64,
-    /// Steps in it.
+    /// Number of steps in the interval.
     pub steps: u64,
-    /// Its length.
+    /// Duration of the interval in seconds.
     pub seconds: f64,
-    /// Seconds per phase. On a GPU the phases that compute are those of the interval's last step, waited for at the end of each
-    /// phase, times the steps: otherwise the GPU's work would show in whatever phase waits for it.
+    /// Seconds spent in each phase. On a GPU, the phases that compute are measured in the
+    /// interval's last step only, with a wait at the end of each phase, and multiplied by the
+    /// number of steps. Without the wait, the GPU's work would count for the phase that happens to
+    /// wait for it.
     pub phase_s: std::collections::BTreeMap<Phase, f64>,
-    /// As [`Metrics::tflops`], of this rank.
+    /// Rate of this rank, as [`Metrics::tflops`].
     pub tflops: f64,
-    /// Memory that the process holds, MiB.
+    /// Memory of the process in MiB.
     pub memory_mib: u64,
-    /// Memory in use on its GPU, MiB.
+    /// Memory in use on the rank's GPU in MiB; `None` on the host.
     #[serde(default)]
     pub device_memory_mib: Option<u64>,
 }
 
-/// JSON has neither NaN nor infinity: they are written as null, and null is read as NaN, so that a step whose loss was not finite
-/// is a line like any other.
+/// Reads a number that may be null. JSON has neither NaN nor infinity, so both are written as null
+/// and read as NaN.
 fn or_nan<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     Ok(Option::<f64>::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
-/// How a job ended.
+/// Result of a job that ended without an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// All that was asked is done.
+    /// The whole job is done.
     Completed,
-    /// Stopped on request after saving.
+    /// The job stopped on request after it saved a checkpoint.
     Stopped,
 }
 
-/// From the supervisor to a worker.
+/// Message from the supervisor to a worker.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "message", rename_all = "snake_case", deny_unknown_fields)]
 pub enum FromSupervisor {
-    /// The worker belongs to this run.
+    /// The worker is accepted.
     Welcome,
-    /// It does not; it ends with this reason.
+    /// The worker does not belong to this run and must exit.
     Refused {
-        /// Why, and what to do.
+        /// Reason, and advice to the user.
         reason: String,
     },
-    /// The supervisor is there; said every [`SIGN_OF_LIFE_S`] seconds.
+    /// Sign of life, sent every [`SIGN_OF_LIFE_S`] seconds.
     Alive,
-    /// All ranks have connected, and this is the id that rank 0 made for them.
+    /// All ranks have connected and must form a communicator with rank 0's NCCL id.
     NcclId {
-        /// `ncclUniqueId`, base64.
+        /// `ncclUniqueId`, encoded in base64.
         id: String,
     },
-    /// Ranks that have not connected yet, said now and then while there are some.
+    /// Some ranks have not connected yet. It is repeated while ranks are missing.
     Absent {
-        /// The first of them, at most sixteen.
+        /// The first missing ranks, at most sixteen.
         ranks: Vec<usize>,
     },
-    /// Save at the next step boundary that all ranks agree on, then end.
+    /// Save at the next step boundary that all ranks agree on, then exit.
     Stop,
-    /// About a checkpoint whose parts are reported.
+    /// Order about a checkpoint whose parts were reported.
     Checkpoint {
-        /// What to do or to know.
+        /// Order for this rank.
         order: CheckpointOrder,
     },
 }

@@ -1,5 +1,5 @@
-//! Reads a typed value from a [`Node`] tree: serde's other half, kept here because it can then say of every fault which key it
-//! was, where it stands, what was expected, and what the writer may have meant.
+//! A serde deserializer over [`Node`] trees. Its errors name the key, its position, the expected
+//! value and, where possible, the value that the user probably meant.
 
 use std::fmt::{self, Display};
 
@@ -11,15 +11,14 @@ use serde::de::{
 use crate::suggest::suggestion;
 use crate::tree::{Node, Place, Value, describe};
 
-/// Reads `T` from the tree.
 pub(crate) fn read<T: de::DeserializeOwned>(root: &Node) -> Result<T, Fault> {
     T::deserialize(Reader(root)).map_err(|fault| fault.at(root.place))
 }
 
-/// What is wrong with one value.
+/// An error in one value of a recipe.
 #[derive(Debug)]
 pub(crate) struct Fault {
-    /// Keys from the innermost outwards.
+    /// Keys that lead to the value, innermost first.
     path: Vec<String>,
     what: String,
     pub(crate) label: &'static str,
@@ -32,12 +31,13 @@ impl Fault {
         Self { path: Vec::new(), what, label, help, place: None }
     }
 
-    /// The first place named is the innermost: it stays.
+    /// Sets the position unless an inner value has set it already.
     fn at(mut self, place: Place) -> Self {
         self.place.get_or_insert(place);
         self
     }
 
+    /// Adds the key or list index that holds the value so far.
     fn under(mut self, key: impl Into<String>) -> Self {
         self.path.push(key.into());
         self
@@ -63,7 +63,8 @@ impl de::Error for Fault {
 
     fn invalid_type(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
         let expected = expected.to_string();
-        let what = format!("expected {}, found {}", in_words(&expected), found_in_words(&found));
+        let what =
+            format!("expected {}, found {}", describe_type(&expected), describe_found(&found));
         let boolean = expected == "a boolean";
         let help = match found {
             Unexpected::Str(text) if boolean => as_boolean(text),
@@ -76,7 +77,7 @@ impl de::Error for Fault {
             | Unexpected::Float(_)
                 if expected.contains("string") =>
             {
-                Some("put it in quotes to make it a text".to_owned())
+                Some("put it in quotes to make it a string".to_owned())
             }
             Unexpected::Unit => Some("give the key a value, or leave the key out".to_owned()),
             _ => None,
@@ -86,12 +87,13 @@ impl de::Error for Fault {
 
     fn invalid_value(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
         let expected = expected.to_string();
-        let what = format!("expected {}, found {}", in_words(&expected), found_in_words(&found));
+        let what =
+            format!("expected {}, found {}", describe_type(&expected), describe_found(&found));
         Self::new(what, "this value", None)
     }
 
     fn invalid_length(length: usize, expected: &dyn Expected) -> Self {
-        let what = format!("expected {}, found {length}", in_words(&expected.to_string()));
+        let what = format!("expected {}, found {length}", describe_type(&expected.to_string()));
         Self::new(what, "this list", None)
     }
 
@@ -102,7 +104,7 @@ impl de::Error for Fault {
 
     fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
         let help = suggestion(field, expected.iter().copied())
-            .unwrap_or_else(|| format!("the keys here are {}", quoted(expected)));
+            .unwrap_or_else(|| format!("valid keys here are {}", quoted(expected)));
         Self::new(format!("unknown key `{field}`"), "unknown key", Some(help))
     }
 
@@ -112,18 +114,18 @@ impl de::Error for Fault {
     }
 
     fn duplicate_field(field: &'static str) -> Self {
-        Self::new(format!("`{field}` is there twice"), "second time", None)
+        Self::new(format!("`{field}` appears twice"), "second time", None)
     }
 }
 
-/// Serde's names of types, in the words of a person who writes recipes.
-fn in_words(expected: &str) -> String {
+/// Translates serde's name of an expected type for people who write recipes.
+fn describe_type(expected: &str) -> String {
     match expected {
         "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number, 0 or more".to_owned(),
         "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number".to_owned(),
         "f32" | "f64" => "a number".to_owned(),
         "a boolean" => "`true` or `false`".to_owned(),
-        "a string" | "path string" => "a text".to_owned(),
+        "a string" | "path string" => "a string".to_owned(),
         "a sequence" => "a list".to_owned(),
         "a map" => "keys and values".to_owned(),
         other if other.starts_with("struct ") => "keys and values".to_owned(),
@@ -135,7 +137,7 @@ fn is_number(expected: &str) -> bool {
     matches!(expected, "u8" | "u16" | "u32" | "u64" | "usize" | "f32" | "f64")
 }
 
-fn found_in_words(found: &Unexpected<'_>) -> String {
+fn describe_found(found: &Unexpected<'_>) -> String {
     match found {
         Unexpected::Bool(value) => describe(&Value::Bool(*value)),
         Unexpected::Unsigned(value) => describe(&Value::Unsigned(*value)),
@@ -149,6 +151,7 @@ fn found_in_words(found: &Unexpected<'_>) -> String {
     }
 }
 
+/// Suggests `true` or `false` for a word such as `yes` or `off`.
 fn as_boolean(text: &str) -> Option<String> {
     match text.to_lowercase().as_str() {
         "yes" | "on" | "y" | "true" => Some("write `true`".to_owned()),
@@ -161,7 +164,7 @@ fn quoted(names: &[&str]) -> String {
     names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
 
-/// A node as serde reads it.
+/// Deserializer of one node.
 #[derive(Clone, Copy)]
 struct Reader<'a>(&'a Node);
 
@@ -290,7 +293,7 @@ impl<'de> MapAccess<'de> for Entries<'de> {
     }
 }
 
-/// `name`, or `name: {…}`.
+/// An enum variant, written as `name` (then `node` is `None`) or as `name: {…}`.
 struct Variant<'a> {
     name: &'a str,
     place: Place,

@@ -1,8 +1,10 @@
-//! The folder that holds everything of one run, and the only code that knows its names.
+//! The run directory, which holds all files of one run. No other code knows the names of these
+//! files.
 //!
 //! ```text
-//! recipe.yaml  run.json  events.jsonl  metrics.jsonl  scores.json  report.html  completed.json  job.json  check.json  lock
-//! ranks.json  source.diff  reproduction.json  logs/rank-0003-attempt-2.log  checkpoints/step-00000500/  evaluations/  tensorboard/
+//! recipe.yaml  run.json  events.jsonl  metrics.jsonl  scores.json  report.html  completed.json
+//! job.json  check.json  lock  ranks.json  source.diff  reproduction.json
+//! logs/rank-0003-attempt-2.log  checkpoints/step-00000500/  evaluations/  tensorboard/
 //! traces/rank-0000-step-100.json
 //! ```
 
@@ -21,113 +23,113 @@ pub use write::{append_line, atomic_write};
 use crate::clock;
 use crate::load::{LoadError, Loaded, load_resolved};
 use crate::schema::Recipe;
-use write::refused;
+use write::io_error;
 
-/// Why a run directory cannot be used.
+/// Reason why a run directory cannot be used.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
 pub enum RunDirectoryError {
-    /// A file or folder refused.
+    /// An operation on a file or folder failed.
     #[error("cannot {action} {}: {source}", path.display())]
     #[diagnostic(help("{help}"))]
     Io {
-        /// What was tried.
+        /// Verb for the message, such as `write` or `make`.
         action: &'static str,
-        /// With which path.
+        /// File or folder of the operation.
         path: PathBuf,
-        /// Why it failed.
+        /// Error of the operating system.
         source: std::io::Error,
-        /// What to do.
+        /// Advice to the user.
         help: String,
     },
-    /// There is no run.
+    /// The folder holds no run.
     #[error("{} is not a run directory: it has no recipe.yaml", path.display())]
     #[diagnostic(help("a run directory is made by `vljepa-launch RECIPE`"))]
     NoRun {
-        /// Which folder.
+        /// Path of the folder.
         path: PathBuf,
     },
-    /// The folder has files, and none of them is a run's.
-    #[error("{} holds other files and no run", path.display())]
+    /// The folder holds files that do not belong to a run.
+    #[error("{} contains other files but no run", path.display())]
     #[diagnostic(help("name an empty or new folder"))]
     Foreign {
-        /// Which folder.
+        /// Path of the folder.
         path: PathBuf,
     },
-    /// The run was started with a recipe that computes something else.
+    /// The folder holds a run of a recipe that trains another model.
     #[error("{} holds a run of another recipe; these keys differ:\n{}", path.display(), differences.join("\n"))]
     #[diagnostic(help(
         "start this recipe in a directory of its own (another `name`), or undo the changes"
     ))]
     OtherRecipe {
-        /// Which folder.
+        /// Path of the run directory.
         path: PathBuf,
-        /// `key: there → here`, one per key.
+        /// Differing keys, each as `key: value in the directory → value in the recipe`.
         differences: Vec<String>,
     },
-    /// Its recipe cannot be read any more.
+    /// The recipe in the run directory is damaged.
     #[error("the recipe of the run in {} cannot be read", path.display())]
     Recipe {
-        /// Which folder.
+        /// Path of the run directory.
         path: PathBuf,
-        /// Why.
+        /// Error of loading the recipe.
         #[source]
         #[diagnostic_source]
         source: LoadError,
     },
-    /// Another process uses it.
+    /// Another process holds the lock of the run directory.
     #[error("the run in {} is in use{}", path.display(), holder.as_ref().map(|h| format!(" by {h}")).unwrap_or_default())]
-    #[diagnostic(help(
-        "wait until it ends, or stop it; the lock goes with the process that holds it"
-    ))]
+    #[diagnostic(help("wait until that process ends, or stop it; its end releases the lock"))]
     InUse {
-        /// Which folder.
+        /// Path of the run directory.
         path: PathBuf,
-        /// What the holder wrote about itself.
+        /// Process id and start time that the holder wrote into the lock file.
         holder: Option<String>,
     },
-    /// A value could not be written as JSON.
+    /// A value could not be serialized as JSON.
     #[error("cannot write {} as JSON: {source}", path.display())]
     Json {
-        /// For which file.
+        /// File that the value was meant for.
         path: PathBuf,
-        /// Why.
+        /// Error of the serializer.
         source: serde_json::Error,
     },
 }
 
-/// A run directory.
+/// Path of a run directory, with methods for its files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunDirectory {
     root: PathBuf,
 }
 
-/// The exclusive right to write to a run directory; the kernel takes it back however the process ends.
+/// Exclusive right to write to a run directory. Dropping the lock releases it, and so does the
+/// kernel when the process ends in any way.
 #[derive(Debug)]
 pub struct RunLock {
     _file: Flock<File>,
 }
 
-/// How [`RunDirectory::create`] found the directory.
+/// State in which [`RunDirectory::create`] found the directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Found {
-    /// It was made.
+    /// The directory held no run before.
     New,
-    /// It holds this run already; keys that changed and may change, as `key: before → now`.
+    /// The directory already held a run of this recipe.
     Existing {
-        /// One per key.
+        /// Keys whose values changed since the last start, each as `key: old → new`.
         changes: Vec<String>,
     },
 }
 
 impl RunDirectory {
-    /// Makes the directory of a run, or takes up one that holds a run of the same recipe.
+    /// Creates the directory of a run, or opens one that holds a run of the same recipe.
     ///
-    /// Keys that do not change what a step computes (cluster, checkpoints, logging, evaluation …) may differ: the directory then takes
-    /// the new recipe.
+    /// Keys that do not change the result of a step may differ (see [`Recipe::computed`]). The new
+    /// recipe then replaces the stored one.
     ///
     /// # Errors
     ///
-    /// When the directory cannot be written or holds something else.
+    /// Returns an error if the directory cannot be written, holds other files, or holds a run of
+    /// another recipe.
     pub fn create(root: &Path, loaded: &Loaded) -> Result<(Self, Found), RunDirectoryError> {
         let run = Self { root: root.to_owned() };
         if run.recipe().is_file() {
@@ -158,11 +160,11 @@ impl RunDirectory {
         Ok((run, Found::New))
     }
 
-    /// A directory that holds a run.
+    /// Opens the directory of an existing run.
     ///
     /// # Errors
     ///
-    /// When it has no recipe.
+    /// Returns [`RunDirectoryError::NoRun`] if the directory has no `recipe.yaml`.
     pub fn open(root: &Path) -> Result<Self, RunDirectoryError> {
         let run = Self { root: root.to_owned() };
         if run.recipe().is_file() {
@@ -171,33 +173,34 @@ impl RunDirectory {
         Err(RunDirectoryError::NoRun { path: root.to_owned() })
     }
 
-    /// The run's recipe, as it was resolved when it started.
+    /// Loads the run's resolved recipe.
     ///
     /// # Errors
     ///
-    /// When the file was damaged.
+    /// Returns [`RunDirectoryError::Recipe`] if the file cannot be read or is damaged.
     pub fn load_recipe(&self) -> Result<Loaded, RunDirectoryError> {
         load_resolved(&self.recipe())
             .map_err(|source| RunDirectoryError::Recipe { path: self.root.clone(), source })
     }
 
-    /// Takes the directory for this process.
+    /// Locks the directory for this process.
     ///
     /// # Errors
     ///
-    /// When another process has it, or the lock file cannot be written.
+    /// Returns [`RunDirectoryError::InUse`] if another process holds the lock, and an I/O error if
+    /// the lock file cannot be written.
     pub fn lock(&self) -> Result<RunLock, RunDirectoryError> {
         let path = self.root.join("lock");
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(false).open(&path);
-        let file = file.map_err(|source| refused("write", &path, source))?;
+        let file = file.map_err(|source| io_error("write", &path, source))?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(mut file) => {
                 let holder =
                     format!("process {} since {}\n", std::process::id(), clock::now_text());
                 file.set_len(0)
                     .and_then(|()| file.write_all(holder.as_bytes()))
-                    .map_err(|source| refused("write", &path, source))?;
+                    .map_err(|source| io_error("write", &path, source))?;
                 Ok(RunLock { _file: file })
             }
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
@@ -205,15 +208,16 @@ impl RunDirectory {
                 let holder = holder.map(|h| h.trim().to_owned()).filter(|h| !h.is_empty());
                 Err(RunDirectoryError::InUse { path: self.root.clone(), holder })
             }
-            Err((_, errno)) => Err(refused("lock", &path, errno.into())),
+            Err((_, errno)) => Err(io_error("lock", &path, errno.into())),
         }
     }
 
-    /// Adds a line to `events.jsonl`: the time, the event's name and its details (an object; anything else goes under `value`).
+    /// Appends a line to `events.jsonl` with the time, the event's name and its details. An
+    /// object's keys become keys of the line; any other value is stored under `value`.
     ///
     /// # Errors
     ///
-    /// When it cannot be written.
+    /// Returns an error if the line cannot be written.
     pub fn append_event(&self, event: &str, details: Value) -> Result<(), RunDirectoryError> {
         let mut line = Map::new();
         line.insert("time".to_owned(), clock::now_text().into());
@@ -231,12 +235,13 @@ impl RunDirectory {
     fn make_folders(&self) -> Result<(), RunDirectoryError> {
         let folders = [self.logs(), self.checkpoints(), self.evaluations(), self.tensorboard()];
         for folder in folders {
-            fs::create_dir_all(&folder).map_err(|source| refused("make", &folder, source))?;
+            fs::create_dir_all(&folder).map_err(|source| io_error("make", &folder, source))?;
         }
         Ok(())
     }
 
-    /// Free keys that differ; an error when others do.
+    /// Returns the differing keys that may change between starts, or an error if another key
+    /// differs.
     fn compare(&self, loaded: &Loaded) -> Result<Vec<String>, RunDirectoryError> {
         let (there, here) = (&self.load_recipe()?.recipe, &loaded.recipe);
         let fixed = self.differences(&there.computed(), &here.computed())?;
@@ -247,7 +252,7 @@ impl RunDirectory {
         Err(RunDirectoryError::OtherRecipe { path, differences: fixed })
     }
 
-    /// Keys whose values differ, a line each.
+    /// Returns one line for each key whose values differ.
     fn differences(&self, there: &Recipe, here: &Recipe) -> Result<Vec<String>, RunDirectoryError> {
         let value = |recipe: &Recipe| {
             serde_json::to_value(recipe)
@@ -259,7 +264,7 @@ impl RunDirectory {
     }
 }
 
-/// Dotted keys whose values differ, with `there → here`.
+/// Collects the dotted keys whose values differ, each with `there → here`.
 fn differences(key: &str, there: &Value, here: &Value, found: &mut Vec<(String, String)>) {
     let below = |name: &str| if key.is_empty() { name.to_owned() } else { format!("{key}.{name}") };
     match (there, here) {
@@ -279,7 +284,7 @@ fn differences(key: &str, there: &Value, here: &Value, found: &mut Vec<(String, 
     }
 }
 
-/// A value in at most some sixty characters.
+/// Returns a value as JSON, cut to 60 characters.
 fn short(value: &Value) -> String {
     let text = value.to_string();
     match text.char_indices().nth(60) {

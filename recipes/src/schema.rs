@@ -1,7 +1,11 @@
-//! Every key of a recipe, its default, and where the default comes from.
+//! Every key of a recipe: its meaning, its unit, its default and the source of the default.
 //!
-//! "paper §n" is arXiv 2512.10942; what the paper leaves unstated names another source. A key without a default must be given.
-//! [`Recipe`] is what a YAML file says after `extends` and `--set`; [`crate::check`] refuses what contradicts itself.
+//! "Paper §n" is a section of the VL-JEPA paper, arXiv 2512.10942. "Unstated" means that the paper
+//! does not give the value; the text then names the source of our default. A key without a default
+//! must be in the recipe.
+//!
+//! [`Recipe`] holds the values of a YAML file after `extends` and `--set` were applied.
+//! [`crate::check`] refuses keys that contradict each other.
 
 mod cluster;
 mod data;
@@ -25,58 +29,69 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// A whole run.
+/// All settings of one run: the top-level keys of a recipe.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
-    /// Name of the run: letters, digits, `-` and `_`. Names the run directory when none is given.
+    /// Name of the run: up to 100 letters, digits, `-` and `_`. It is also the name of the run
+    /// directory unless `--run` gives another one. No default.
     pub name: String,
-    /// Seed of every random draw: initial weights, data order, choice of texts, crops.
+    /// Seed of all random numbers: initial weights, data order, choice of texts, crops. Default: 0.
     #[serde(default = "defaults::seed")]
     pub seed: u64,
-    /// Where runs are written: `<runs>/<name>`. Relative to the working directory.
+    /// Folder that holds the run directories: a run is written to `<runs>/<name>`. A relative path
+    /// starts at the working directory. Default: `runs`.
     #[serde(default = "defaults::runs")]
     pub runs: PathBuf,
-    /// What computes.
+    /// Device that computes the run. Default: `host`.
     #[serde(default)]
     pub device: Device,
-    /// Element type of activations and matrix products; sums, statistics, losses and optimizer state are always f32.
+    /// Element type of activations and matrix products. Sums, statistics, losses and optimizer
+    /// state are always f32. Default: `f32`, the only type on the host; `device: cuda` needs `bf16`
+    /// (unstated by the paper).
     #[serde(default)]
     pub precision: Precision,
-    /// Whether GPUs add up in a fixed order, so that a run repeats bit for bit; attention's backward pass then takes longer. The host
-    /// always does.
+    /// Whether GPUs sum in a fixed order, so that a run repeats bit for bit. The backward pass of
+    /// attention then takes longer. The host always sums in a fixed order. Our default: false.
     #[serde(default)]
     pub deterministic: bool,
-    /// The three encoders; the paper's sizes by default.
+    /// X-encoder, predictor and Y-encoder. Default: the paper's sizes.
     #[serde(default)]
     pub model: Model,
-    /// The training objective.
+    /// Training objective. Default: bidirectional InfoNCE.
     #[serde(default)]
     pub loss: Loss,
-    /// Shard sets and how their samples become (visual, query, target).
+    /// Shard sets, and how their samples become (visual, query, target). No default.
     pub data: Data,
-    /// Stages of the curriculum, in order.
+    /// Training stages, in the order in which they run. No default.
     pub stages: Vec<Stage>,
-    /// AdamW and its policies.
+    /// AdamW, gradient clipping, learning-rate multipliers and the policy for non-finite gradients.
     #[serde(default)]
     pub optimizer: Optimizer,
-    /// Scores measured during and after the run.
+    /// Scores measured during and after the run. Default: none.
     #[serde(default)]
     pub evaluation: Evaluation,
-    /// Machines and processes.
+    /// Nodes, ranks, scheduler and restarts. Default: one rank on this machine.
     #[serde(default)]
     pub cluster: Cluster,
-    /// When the run is saved and what is kept.
+    /// When checkpoints are written and how many are kept.
     #[serde(default)]
     pub checkpoints: Checkpoints,
-    /// What is written down while training.
+    /// Metrics, TensorBoard files, Prometheus endpoint and traces.
     #[serde(default)]
     pub logging: Logging,
 }
 
 impl Recipe {
-    /// The recipe without what may change between two starts of one run: nothing that is left out changes what a step computes,
-    /// beyond the rounding of sums that are split otherwise.
+    /// Number of optimizer steps in all stages.
+    #[must_use]
+    pub fn total_steps(&self) -> u64 {
+        self.stages.iter().fold(0, |sum, stage| sum.saturating_add(stage.steps))
+    }
+
+    /// Returns a copy in which the keys that may change between two starts of one run are reset.
+    /// None of these keys changes the result of a step, except for rounding where sums are split
+    /// differently.
     #[must_use]
     pub fn computed(&self) -> Self {
         let mut recipe = self.clone();
@@ -96,14 +111,14 @@ impl Recipe {
     }
 }
 
-/// What computes. A run never falls back to another device.
+/// Device that computes a run. A run never falls back to another device.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Device {
-    /// The CPU, in f32.
+    /// CPU cores, in f32. For tests, laptops and the quickstart.
     #[default]
     Host,
-    /// NVIDIA GPUs, one per rank.
+    /// NVIDIA GPUs, one per rank, in bf16.
     Cuda,
 }
 
@@ -111,10 +126,10 @@ pub enum Device {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Precision {
-    /// 32-bit floating point: the only one on the host.
+    /// 32-bit floating point. `device: host` needs it.
     #[default]
     F32,
-    /// bfloat16 with f32 accumulation.
+    /// bfloat16 with f32 accumulation. `device: cuda` needs it.
     Bf16,
 }
 

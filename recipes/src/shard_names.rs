@@ -1,12 +1,13 @@
-//! Names of shards: a folder, one tar, or a name with brace ranges such as `clips-{000000..000127}.tar` or `{a,b}.tar`.
+//! Shard names: a folder, one tar file, or a name with braces such as `clips-{000000..000127}.tar`
+//! or `{a,b}.tar`.
 
 use std::path::PathBuf;
 
-/// The first and the last path that a name stands for; the same one twice where it has no braces.
+/// Returns the first and the last path of a shard name, which are equal if the name has no braces.
 ///
 /// # Errors
 ///
-/// What is wrong with a brace, in words.
+/// Returns a description of the faulty brace for the user.
 pub(crate) fn first_and_last(shards: &str) -> Result<[PathBuf; 2], String> {
     let mut ends = [String::new(), String::new()];
     let mut rest = shards;
@@ -27,7 +28,7 @@ pub(crate) fn first_and_last(shards: &str) -> Result<[PathBuf; 2], String> {
     Ok(ends.map(|end| PathBuf::from(end + rest)))
 }
 
-/// The ends of `000..127`, padded as the first is, or of `a,b,c`.
+/// Returns both ends of a range (`000..127`, the last padded as the first) or of a list (`a,b,c`).
 fn first_and_last_choice(inside: &str) -> Result<[String; 2], String> {
     let Some((first, last)) = inside.split_once("..") else {
         let first = inside.split(',').next().unwrap_or_default();

@@ -1,6 +1,7 @@
-//! "did you mean": the nearest of the names that would have been right.
+//! Suggestions for misspelt names: the valid name that is most similar.
 
-/// Help text naming the nearest candidate, when one is near enough to be meant.
+/// Returns a help text with the most similar candidate, or `None` if no candidate is similar
+/// enough.
 pub(crate) fn suggestion<'a>(
     typed: &str,
     candidates: impl IntoIterator<Item = &'a str>,
@@ -8,8 +9,9 @@ pub(crate) fn suggestion<'a>(
     nearest(typed, candidates).map(|name| format!("did you mean `{name}`?"))
 }
 
-/// The nearest candidate by Jaro-Winkler similarity, or one that contains, or is contained in, what was typed. 0.8 keeps swapped,
-/// missing and doubled letters and drops words that merely share some.
+/// Returns the candidate with the highest Jaro-Winkler similarity above 0.8. A candidate that
+/// contains the typed name, or is contained in it, counts as 0.81. The limit of 0.8 accepts
+/// swapped, missing and doubled letters and rejects names that only share some letters.
 fn nearest<'a>(typed: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let typed = typed.to_lowercase();
     let score = |name: &str| {

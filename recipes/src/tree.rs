@@ -1,39 +1,40 @@
-//! YAML as a tree in which every value knows where it was written: which file or `--set` flag, and where in it. Merging keeps the
-//! places, so an error in a recipe made of several files points at the line that set the value.
+//! A YAML tree in which each value stores the position where it was written: the file or `--set`
+//! flag, and the byte range in it. Merging keeps the positions, so an error in a recipe that
+//! extends others points at the line that set the value.
 
 use std::fmt;
 
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::{Location, MessageFormatter, Spanned};
 
-/// A text that values come from.
+/// A recipe file or a `--set` flag.
 #[derive(Debug, Clone)]
 pub(crate) struct Text {
-    /// A file's path or the flag.
+    /// Path of the file, or the whole flag.
     pub(crate) name: String,
-    /// All of it.
+    /// Content of the file, or `key=value` of the flag.
     pub(crate) text: String,
 }
 
-/// Where something is written.
+/// Byte range of a value or key in one of the loader's texts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Place {
     /// Index into the loader's list of texts.
     pub(crate) text: usize,
-    /// First byte.
+    /// Offset of the first byte.
     pub(crate) offset: usize,
-    /// Bytes; 0 marks a point.
+    /// Number of bytes; 0 marks a point.
     pub(crate) length: usize,
 }
 
-/// A value and its place. A map or list takes the place of the key that holds it: its own first line is a child's.
+/// A value and its position. A map or list has the position of the key that holds it, because its
+/// own first line belongs to its first child.
 #[derive(Debug, Clone)]
 pub(crate) struct Node {
     pub(crate) place: Place,
     pub(crate) value: Value,
 }
 
-/// What a node is.
 #[derive(Debug, Clone)]
 pub(crate) enum Value {
     Null,
@@ -46,7 +47,7 @@ pub(crate) enum Value {
     Map(Vec<Entry>),
 }
 
-/// A key and its value.
+/// A key of a map and its value.
 #[derive(Debug, Clone)]
 pub(crate) struct Entry {
     pub(crate) key: String,
@@ -54,17 +55,17 @@ pub(crate) struct Entry {
     pub(crate) node: Node,
 }
 
-/// YAML that is none: what, and where.
+/// A YAML syntax error and its position in bytes.
 #[derive(Debug)]
 pub(crate) struct SyntaxFault {
     pub(crate) message: String,
     pub(crate) offset: usize,
     pub(crate) length: usize,
-    /// The key that is there twice.
+    /// Key that appears twice in one map, if that is the error.
     pub(crate) duplicate: Option<String>,
 }
 
-/// Parses `text`, whose index among the loader's texts is `index` and which starts at byte `shift` of it.
+/// Parses `text`, which starts at byte `shift` of the loader's text number `index`.
 pub(crate) fn parse(text: &str, index: usize, shift: usize) -> Result<Node, SyntaxFault> {
     let options = serde_saphyr::options! {
         strict_booleans: true,
@@ -85,7 +86,7 @@ fn syntax_fault(error: &serde_saphyr::Error, text: &str) -> SyntaxFault {
     let length = byte_length(location).min(text.len() - offset);
     if let serde_saphyr::Error::DuplicateMappingKey { key, .. } = error {
         let key = key.clone().unwrap_or_default();
-        let message = format!("`{key}` is there twice");
+        let message = format!("`{key}` appears twice");
         return SyntaxFault { message, offset, length, duplicate: Some(key) };
     }
     let message = serde_saphyr::UserMessageFormatter.format_message(error).into_owned();
@@ -102,14 +103,14 @@ fn byte_length(location: Location) -> usize {
     usize::try_from(span.byte_len().unwrap_or_else(|| span.len())).unwrap_or(0)
 }
 
-/// A value as serde-saphyr hands it over.
+/// A value as serde-saphyr parses it, before its location becomes a [`Place`].
 enum Raw {
     Scalar(Value),
     List(Vec<Spanned<Raw>>),
     Map(Vec<(Spanned<String>, Spanned<Raw>)>),
 }
 
-/// Turns what was parsed into places of one text.
+/// Converts parsed values and their locations to nodes of one of the loader's texts.
 #[derive(Clone, Copy)]
 struct Origin {
     index: usize,
@@ -206,7 +207,7 @@ impl<'de> Visitor<'de> for RawVisitor {
 }
 
 impl Node {
-    /// Lays `over` on top: maps are merged key by key, everything else is replaced.
+    /// Merges `over` into this node: maps are merged key by key; any other value is replaced.
     pub(crate) fn merge(&mut self, over: Node) {
         match (&mut self.value, over.value) {
             (Value::Map(base), Value::Map(entries)) => {
@@ -228,11 +229,12 @@ impl Node {
         }
     }
 
-    /// Sets the value at a dotted path, making maps on the way. `places` has the place of each segment.
+    /// Sets the value at a path and creates missing maps on the way. `path` holds the segments of
+    /// the dotted key with their positions in the flag.
     ///
     /// # Errors
     ///
-    /// The segment at fault and why it leads nowhere.
+    /// Returns the position of the segment that cannot be followed, and the reason.
     pub(crate) fn set(
         &mut self,
         path: &[(&str, Place)],
@@ -247,7 +249,10 @@ impl Node {
             let item = segment.parse::<usize>().ok().and_then(|index| items.get_mut(index));
             return match item {
                 Some(item) => item.set(rest, value),
-                None => Err((*place, format!("`{segment}` is no item of a list of {count}"))),
+                None => Err((
+                    *place,
+                    format!("`{segment}` is not an index into a list of length {count}"),
+                )),
             };
         }
         if matches!(self.value, Value::Null) {
@@ -256,7 +261,7 @@ impl Node {
         let Value::Map(entries) = &mut self.value else {
             return Err((
                 *place,
-                format!("`{segment}` would be a key of {}", describe(&self.value)),
+                format!("`{segment}` cannot be a key of {}", describe(&self.value)),
             ));
         };
         if let Some(entry) = entries.iter_mut().find(|entry| entry.key == *segment) {
@@ -268,7 +273,8 @@ impl Node {
         Ok(())
     }
 
-    /// The place that set the value at a dotted path, or the nearest value above it that is written down.
+    /// Returns the position that set the value at a dotted path, or that of its nearest ancestor in
+    /// the tree if the value is a default.
     pub(crate) fn place_of(&self, path: &str) -> Place {
         let mut node = self;
         let mut place = self.place;
@@ -294,7 +300,7 @@ impl Node {
         place
     }
 
-    /// Takes a key out of a map.
+    /// Removes a key from a map and returns its entry.
     pub(crate) fn take(&mut self, key: &str) -> Option<Entry> {
         let Value::Map(entries) = &mut self.value else { return None };
         let index = entries.iter().position(|entry| entry.key == key)?;
@@ -302,7 +308,7 @@ impl Node {
     }
 }
 
-/// A value in words.
+/// Describes a value for an error message.
 pub(crate) fn describe(value: &Value) -> String {
     match value {
         Value::Null => "nothing".to_owned(),
@@ -310,7 +316,7 @@ pub(crate) fn describe(value: &Value) -> String {
         Value::Unsigned(value) => format!("the number {value}"),
         Value::Signed(value) => format!("the number {value}"),
         Value::Float(value) => format!("the number {value}"),
-        Value::Text(value) => format!("the text `{value}`"),
+        Value::Text(value) => format!("the string `{value}`"),
         Value::List(_) => "a list".to_owned(),
         Value::Map(_) => "keys and values".to_owned(),
     }

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Ends the cluster in FOLDER and removes it: tests/slurm/down.sh FOLDER
+# Stops the cluster in FOLDER and removes its files: tests/slurm/down.sh FOLDER
 set -uo pipefail
 folder=$1
 [ -f "$folder/env" ] || exit 0

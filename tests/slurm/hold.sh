@@ -1,3 +1,3 @@
 #!/bin/bash
-# A job that holds its nodes for as many seconds as it is told, 60 when it is not.
+# Batch job that occupies its nodes for a number of seconds: hold.sh [SECONDS], by default 60.
 sleep "${1:-60}"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Starts one virtual node of the cluster in FOLDER (again): tests/slurm/node.sh FOLDER NAME
+# Starts or restarts one virtual node of the cluster in FOLDER: tests/slurm/node.sh FOLDER NAME
 set -euo pipefail
 folder=$1 name=$2
 mkdir -p "$folder/spool/$name" "$folder/tmp/$name"

@@ -1,16 +1,20 @@
 #!/usr/bin/env bash
-# A real Slurm cluster of virtual nodes on this machine: one slurmctld, one slurmd per node, each with its own host name.
+# Starts a real Slurm cluster of virtual nodes on this machine: one slurmctld, and one slurmd per
+# node with its own host name.
 #   tests/slurm/up.sh FOLDER [NODES] [GPUS per node] [seconds until a silent node is down]
-# Every cluster has job ids of its own: late messages of the one before it, at the same ports, are about other jobs.
-# FOLDER takes configuration, state and logs; `. FOLDER/env` tells Slurm's commands and Open MPI about the cluster. Needs root, slurm-wlm and
-# munge. Partition `low` can be preempted by `high` (requeue after GraceTime); a node counts as down after SlurmdTimeout.
+# Configuration, state and logs are written to FOLDER. `. FOLDER/env` points Slurm's commands and
+# Open MPI to the cluster. Partition `high` preempts `low`, whose jobs are requeued after GraceTime.
+# A node counts as down after SlurmdTimeout. Needs root, slurm-wlm and munge.
+#
+# Each cluster numbers its jobs from another id. Late messages of an earlier cluster, which had the
+# same ports, then refer to unknown jobs.
 set -euo pipefail
 folder=$1 nodes=${2:-4} gpus=${3:-0} silence=${4:-10}
 port=${SLURM_TEST_PORT:-16817}
 mkdir -p "$folder"/{state,log,spool,tmp,dev}
 folder=$(cd "$folder" && pwd)
 
-# munge signs what the daemons say to each other; one daemon serves all clusters of a machine.
+# munge signs the messages between the daemons. One munge daemon serves all clusters of a machine.
 mkdir -p /run/munge /var/lib/munge /var/log/munge
 chown munge:munge /run/munge /var/lib/munge /var/log/munge
 chmod 755 /run/munge
@@ -76,9 +80,10 @@ fi
 echo CgroupPlugin=cgroup/v1 >"$folder/cgroup.conf"
 cat >"$folder/env" <<ENV
 export SLURM_CONF=$folder/slurm.conf
-# Nodes share this machine's interfaces, among which Open MPI finds no two that lead from one node to the other.
+# All nodes share the network interfaces of this machine, and Open MPI finds no pair that connects
+# two nodes. They use the loopback interface instead.
 export OMPI_MCA_btl_tcp_if_include=lo
-# Several ranks share a core of this machine: a rank that waits lets the others work.
+# Several ranks share a core of this machine, so a waiting rank must yield it.
 export OMPI_MCA_mpi_yield_when_idle=1
 ENV
 . "$folder/env"
@@ -89,7 +94,7 @@ for _ in $(seq 200); do
   if [ "$(sinfo -h -N -p low -t idle -o %N 2>/dev/null | sort -u | wc -l)" = "$nodes" ]; then exit 0; fi
   sleep 0.1
 done
-echo "the cluster did not come up:" >&2
+echo "the cluster did not start:" >&2
 sinfo -N -l >&2 || true
 tail -n 20 "$folder"/log/*.log >&2
 exit 1

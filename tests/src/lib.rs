@@ -1,1 +1,1 @@
-//! Tests that cross crates live in `tests/tests`; this library is empty.
+//! This library is empty. The tests that cross crates are in `tests/tests`.

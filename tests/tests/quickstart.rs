@@ -1,12 +1,16 @@
-//! The README's first command, run as it stands there: it trains, survives the kill of a rank, and passes its gates.
+//! Runs the README's commands unchanged. The first one trains the quickstart's model, survives the
+//! kill of a rank, and must reach the scores of `GATES`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// Metric, least and greatest value, as fractions: below the minimum over three seeds of the committed record
-/// (`worker/benches/runs/2026-11-22-xeon4-2core/quickstart.json`) by twice what 200 to 480 samples leave to chance, and some room
-/// for another machine's rounding. Controls of six classes stand at chance, 1/6, within four standard deviations of 480 samples.
+/// Each metric with its smallest and largest allowed value, as fractions.
+///
+/// The smallest values lie below the minimum over three seeds of the committed record
+/// (`worker/benches/runs/2026-11-22-xeon4-2core/quickstart.json`). The margin is two standard
+/// deviations of 200 to 480 samples and some room for the rounding of other machines. Controls with
+/// six classes must be within four standard deviations (480 samples) of chance, 1/6.
 const GATES: [(&str, f64, f64); 14] = [
     ("motion_heldout_top1", 0.90, 1.0),
     ("motion_single_frame_top1", 0.09, 0.24),
@@ -50,14 +54,14 @@ fn scores_of_chance_would_fail_every_gate_but_the_controls() {
     assert_eq!(failures(&BTreeMap::from(scores)).len(), GATES.len() - controls);
 }
 
-/// The README's commands that begin with a program of the workspace.
+/// Returns the README's commands that start a program of the workspace.
 fn readme_commands() -> Vec<String> {
     let readme = std::fs::read_to_string(repository().join("README.md")).expect("README.md");
     let lines = readme.lines().filter(|line| line.starts_with("target/release/"));
     lines.map(str::to_owned).collect()
 }
 
-/// Runs the README's commands as they stand there, on `run` instead of `runs/quickstart`.
+/// Runs the README's commands unchanged except that `run` replaces `runs/quickstart`.
 #[expect(clippy::disallowed_methods, reason = "runs the README's commands")]
 fn run_readme_commands(run: &Path) {
     let tests = std::env::current_exe().expect("the test binary's path");
@@ -99,7 +103,7 @@ fn the_first_command_trains_survives_a_kill_and_passes_its_gates() {
     println!("{said}");
 
     assert!(run.join("completed.json").exists(), "{said}");
-    assert!(said.contains("kill -9"), "one rank was killed on the way: {said}");
+    assert!(said.contains("kill -9"), "one rank was killed: {said}");
     let second = vljepa_recipes::RunDirectory::open(&run).unwrap().log(1, 2);
     assert!(second.exists(), "both ranks started a second time: {said}");
 
@@ -110,7 +114,10 @@ fn the_first_command_trains_survives_a_kill_and_passes_its_gates() {
     let report = std::fs::read_to_string(run.join("report.html")).unwrap();
     assert!(report.contains("data:image/png;base64,"), "the report shows real samples");
     for outside in ["src=\"http", "href=\"http", "url(http", "@import"] {
-        assert!(!report.contains(outside), "the report is self-contained, but has `{outside}`");
+        assert!(
+            !report.contains(outside),
+            "the report must be self-contained, but has `{outside}`"
+        );
     }
     run_readme_commands(&run);
 }

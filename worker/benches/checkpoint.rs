@@ -1,10 +1,12 @@
-//! Saving and loading a checkpoint of the paper's size: one line of JSON.
+//! Times saving and loading a checkpoint of the paper's size, and prints one line of JSON.
 //!
-//! `cargo bench -p vljepa-worker --bench checkpoint -- --folder FOLDER` writes 0.8 B parameters with both moments (9.6 GB) into FOLDER as
-//! the parts of `--ranks` ranks, one after another on this one disk, and deletes them again. It needs the memory of two parts and
-//! of the weights. For each rank it takes the time of the snapshot, which is the step's stall, and of what the writing thread does
-//! (hash, write, fsync); then it loads the checkpoint from a cold cache as one of those ranks, which verifies every file. Beside
-//! them stand the disk's own rate for as many bytes in the same run, and a whole save of one rank's part of `--of`.
+//! `cargo bench -p vljepa-worker --bench checkpoint -- --folder FOLDER` writes 0.8 B parameters
+//! with both moments (9.6 GB) into FOLDER as the parts of `--ranks` ranks, one after another on
+//! this one disk, and deletes them again. It needs the memory of two parts and of the weights. For
+//! each rank it times the snapshot, which is the step's stall, and the work of the writing thread
+//! (hash, write, fsync). Then it loads the checkpoint from a cold cache as one of these ranks,
+//! which verifies every file. The result also has the disk's own rate for as many bytes in the same
+//! run, and a complete save of one rank's part of `--of` ranks.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "the benchmark's result")]
 
 use std::fs::{self, File};
@@ -25,24 +27,24 @@ use vljepa_worker::checkpoint::{
     write_part,
 };
 use vljepa_worker::collectives::{Collectives, Solo};
-use vljepa_worker::control::Control;
-use vljepa_worker::optimize::shard;
+use vljepa_worker::rank::control::Control;
+use vljepa_worker::sharding::shard;
 
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// An empty or new folder on the disk that is measured.
+    /// Empty or new folder on the disk that is measured.
     #[arg(long)]
     folder: PathBuf,
-    /// Trained parameters.
+    /// Number of trained parameters.
     #[arg(long, default_value_t = 795_864_833)]
     parameters: usize,
-    /// Ranks whose parts are written one after another.
+    /// Number of ranks whose parts are written one after another.
     #[arg(long, default_value_t = 8)]
     ranks: usize,
-    /// Ranks of the world one of whose parts is saved as a whole.
+    /// World size for the complete save of one rank's part.
     #[arg(long, default_value_t = 192)]
     of: usize,
-    /// Handed over by `cargo bench`.
+    /// Passed by `cargo bench`; ignored.
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -118,16 +120,17 @@ fn layout(len: usize) -> Layout {
     Layout { parameters: vec![parameter], trainable_len: len, frozen_len: 0 }
 }
 
-/// Numbers that no disk can make smaller, the same for the same elements.
+/// Fills `values` with numbers that no disk can compress. Equal elements of equal tensors get equal
+/// numbers.
 fn fill(values: &mut [f32], first: usize, tensor: u64) {
     for (value, i) in values.iter_mut().zip(first as u64..) {
         let mixed = (i ^ tensor << 40).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        // The exponent's first bit stays clear: every number is finite.
+        // The exponent's first bit stays clear, so every number is finite.
         *value = f32::from_bits(u32::try_from(mixed >> 32).unwrap_or(0) & 0xBFFF_FFFF);
     }
 }
 
-/// Seconds for a sequential write of so many bytes with fsync.
+/// Returns the seconds of a sequential write of `bytes` bytes with fsync.
 fn raw(path: &Path, bytes: usize) -> anyhow::Result<f64> {
     let mut block = vec![0.0f32; 1 << 20];
     fill(&mut block, 0, 7);
@@ -146,7 +149,8 @@ fn raw(path: &Path, bytes: usize) -> anyhow::Result<f64> {
     Ok(seconds)
 }
 
-/// Writes all ranks' parts; seconds of each snapshot, of each part, and of the publication.
+/// Writes the parts of all ranks and publishes the checkpoint. Returns the seconds of each
+/// snapshot, of each part, and of the publication.
 fn save(folder: &Path, layout: &Layout, ranks: usize) -> anyhow::Result<(Vec<f64>, Vec<f64>, f64)> {
     let len = layout.trainable_len;
     let writing = folder.join(".step-00000001.writing");
@@ -198,12 +202,12 @@ fn place(folder: &Path) -> Place {
         folder: folder.to_owned(),
         recipe_hash: String::new(),
         order_version: 1,
-        drills: vljepa_worker::drill::Drills::default(),
-        generation: vljepa_worker::generation::Generation::default(),
+        drills: vljepa_worker::rank::drill::Drills::default(),
+        generation: vljepa_worker::rank::generation::Generation::default(),
     }
 }
 
-/// Seconds to verify and load the checkpoint as rank 0 with its shard of the moments.
+/// Returns the seconds to verify and load the checkpoint as rank 0, with its shard of the moments.
 fn load(folder: &Path, layout: &Layout, ranks: usize) -> anyhow::Result<f64> {
     for entry in fs::read_dir(folder.join("step-00000001"))? {
         let file = File::open(entry?.path())?;
@@ -223,7 +227,8 @@ fn load(folder: &Path, layout: &Layout, ranks: usize) -> anyhow::Result<f64> {
     Ok(seconds)
 }
 
-/// Whether elements behind `start` of a tensor came back as they were.
+/// Checks that a tensor's elements were loaded as they were saved. Its first element has index
+/// `start` in the flat buffer.
 fn check(tensor: &Tensor, start: usize, number: u64) -> anyhow::Result<()> {
     let values = tensor.view().host_f32("check", "values")?;
     let mut wanted = vec![0.0; 1 << 16];
@@ -236,14 +241,14 @@ fn check(tensor: &Tensor, start: usize, number: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What saving one rank's part takes.
+/// Size of one rank's part and seconds to save it.
 struct Share {
     bytes: usize,
     stall_s: f64,
     durable_s: f64,
 }
 
-/// A whole save, through the snapshot, the writing thread and the publication; the second one counts.
+/// Times a complete save: snapshot, writing thread and publication. The second of two saves counts.
 fn save_share(folder: &Path, layout: &Layout, ranks: usize) -> anyhow::Result<Share> {
     let Range { start, end } = shard(layout.trainable_len, 0, ranks);
     let len = end - start;

@@ -1,12 +1,13 @@
 #!/bin/bash
-# The host's training step beside PyTorch's at the quickstart's dimensions: runs both by turns on this machine and prints the ratio
-# of their samples per second (above 1: ours is faster).
+# Compares the training step on the host with PyTorch's at the quickstart's dimensions: runs both in
+# turns on this machine and prints the ratio of their samples per second (above 1: ours is faster).
 #
 #   PYTHON=/path/to/python worker/benches/compare_host.sh [RECORD.jsonl]
 #
-# PYTHON is any python with PyTorch (python3 when unset). Every line of both programs is appended to RECORD.jsonl, with the number of
-# threads, the round and the machine's load when it began. ROUNDS, STEPS, THREADS, FRAMES and MODES can be set: MODES are eager and
-# the modes of torch.compile ("default"); HOST_STEP is a built benchmark, to measure without cargo.
+# PYTHON is a python with PyTorch (default: python3). All output lines of both programs are appended
+# to RECORD.jsonl, with the number of threads, the round, and the machine's load when the program
+# began. ROUNDS, STEPS, THREADS, FRAMES and MODES can be set. MODES are "eager" and the modes of
+# torch.compile ("default"). HOST_STEP is the path of a built benchmark, to measure without cargo.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 python=${PYTHON:-python3}
@@ -14,7 +15,7 @@ rounds=${ROUNDS:-5} steps=${STEPS:-40} threads=${THREADS:-"1 2"} frames=${FRAMES
 record=${1:-$(mktemp --suffix=.jsonl)}
 
 if ! "$python" -c 'import torch' 2>/dev/null; then
-    echo "compare_host.sh: '$python' has no PyTorch; name one that has it: PYTHON=/path/to/python $0" >&2
+    echo "compare_host.sh: '$python' has no PyTorch; set PYTHON to a python with PyTorch: PYTHON=/path/to/python $0" >&2
     exit 1
 fi
 ours() {
@@ -27,7 +28,7 @@ theirs() {
         --dims '{"vd":64,"vh":4,"vf":256,"vl":2,"qv":128,"pd":64,"ph":4,"pkv":2,"phd":16,"pf":128,"pl":2,"yd":64,"yh":4,"ykv":1,"yhd":16,"yf":128,"yl":1,"yv":128,"e":64}' \
         "$@" 2>/dev/null
 }
-measure() { # threads round command…
+measure() { # THREADS ROUND COMMAND…: appends one record
     local load line
     load=$(cut -d' ' -f1 /proc/loadavg)
     line=$("${@:3}")
@@ -35,7 +36,7 @@ measure() { # threads round command…
     echo "{\"round\": $2, \"load\": $load, ${line#\{}" | tee -a "$record"
 }
 
-ours --steps 1 >/dev/null # builds it
+ours --steps 1 >/dev/null # build the benchmark
 first=$(($(wc -l 2>/dev/null <"$record" || echo 0) + 1))
 for f in $frames; do
     for t in $threads; do

@@ -1,5 +1,6 @@
-//! Every collective against what it must give, and how fast it is at a step's sizes. Started once per rank by `multi_gpu.sh`; rank 0
-//! prints lines of JSON. Without GPUs, `mpirun -np 2` runs the same checks over MPI.
+//! Checks the result of every collective and times collectives at a step's sizes. `multi_gpu.sh`
+//! starts this program once per rank; rank 0 prints lines of JSON. Without GPUs, `mpirun -np 2`
+//! runs the same checks over MPI.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "the benchmark's result")]
 #![expect(clippy::float_cmp, reason = "sums of whole numbers have no rounding")]
 
@@ -14,12 +15,13 @@ use serde_json::json;
 use vljepa_kernels::{DType, Device, Stream, Tensor, copy};
 use vljepa_recipes::schema;
 use vljepa_worker::collectives::{Collectives, GradientSum, Shares};
-use vljepa_worker::device;
-use vljepa_worker::environment::Environment;
+use vljepa_worker::rank::device;
+use vljepa_worker::rank::environment::Environment;
 
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// A file through which GPU ranks find each other; it must not exist. Without it, MPI or nobody else.
+    /// File through which GPU ranks find each other; it must not exist yet. Without it, the ranks
+    /// are those of MPI, or this process alone.
     #[arg(long)]
     meet: Option<PathBuf>,
     /// Rows of the global batch whose embeddings are gathered.
@@ -28,16 +30,16 @@ struct Arguments {
     /// Width of the shared embedding.
     #[arg(long, default_value_t = 1536)]
     width: usize,
-    /// Millions of gradients that are summed in a step.
+    /// Gradients that are summed in a step, in millions.
     #[arg(long, default_value_t = 800)]
     million_gradients: usize,
-    /// MiB of a bucket of them.
+    /// Size of a gradient bucket in MiB.
     #[arg(long, default_value_t = 64)]
     bucket_mib: usize,
-    /// Timed repetitions; the median counts.
+    /// Timed repetitions, of which the median counts.
     #[arg(long, default_value_t = 20)]
     repeat: usize,
-    /// Handed over by `cargo bench`.
+    /// Passed by `cargo bench`; ignored.
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -102,7 +104,8 @@ impl World {
         Ok(there)
     }
 
-    /// Rows of both element types, in equal and in uneven shares, with fewer rows than ranks as well.
+    /// Checks gathers of rows of both dtypes, in equal and uneven shares, also with fewer rows than
+    /// ranks.
     fn check_gathers(&self) -> anyhow::Result<()> {
         let width = 12;
         let value = |row: usize, column: usize| (row * 7 + column) as f32;
@@ -122,7 +125,7 @@ impl World {
                 let (l, o) = (local.view(), out.view_mut());
                 self.collectives.all_gather_rows(&self.stream, l, shares, o)?;
                 let got = out.to_f32()?;
-                // Integers below 256 have no rounding in bf16.
+                // Integers below 256 are exact in bf16.
                 let right = got.iter().zip(&whole).all(|(g, w)| g == w || *w >= 256.0);
                 anyhow::ensure!(right, "all_gather_rows of {global} rows of {}", dtype.name());
             }
@@ -134,7 +137,8 @@ impl World {
         Ok(())
     }
 
-    /// Sums of whole numbers, which have no rounding, and of others, whose buckets must not change a bit of what they are twice.
+    /// Checks sums of integers, which are exact, and of other numbers, whose sums in buckets must
+    /// have the same bits when they are repeated.
     fn check_sums(&self) -> anyhow::Result<()> {
         let (rank, ranks) = (self.collectives.rank(), self.ranks());
         for len in [1, 1000, 3_000_001] {
@@ -216,7 +220,8 @@ impl World {
         Ok(())
     }
 
-    /// Bytes per second of the result, and of each link of a ring (nccl-tests' algorithm and bus bandwidth).
+    /// Prints the bytes per second of the result (algorithm bandwidth of nccl-tests) and of each
+    /// link of a ring (bus bandwidth).
     fn say_speed(&self, what: &str, bytes: usize, ms: f64, factor: f64) {
         let gb_s = bytes as f64 / ms / 1e6;
         let (ms, rounded) = ((ms * 1e3).round() / 1e3, |x: f64| (x * 100.0).round() / 100.0);
@@ -233,8 +238,8 @@ impl World {
     ) -> anyhow::Result<f64> {
         let mut times = Vec::new();
         for _ in 0..repeat.max(1) + 2 {
-            // All begin together.
-            let [_everybody] = self.collectives.sum([1.0]);
+            // All ranks begin at the same time.
+            self.collectives.barrier();
             let since = Instant::now();
             work()?;
             self.stream.synchronize()?;

@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
-# Several GPUs of one machine: every collective against what it must give, its speed at a step's sizes, the communication that a step
-# does not hide, and one training step on one GPU against the same step on all of them.
+# Benchmark of several GPUs in one machine. It checks the results of all collectives, times them at
+# a step's sizes, measures the communication that a step does not hide, and compares one training
+# step on one GPU with the same step on all GPUs.
 #   worker/benches/multi_gpu.sh [RANKS]            all GPUs by default, at least two
-#   worker/benches/multi_gpu.sh --dry-run [RANKS]  the same on CPUs over MPI at small sizes: shows that it runs, measures nothing
-# One line of JSON per result on standard output; ends with an error at the first wrong one.
+#   worker/benches/multi_gpu.sh --dry-run [RANKS]  the same on CPUs over MPI at small sizes; this
+#                                                  shows that the script works, and measures nothing
+# Prints one line of JSON per result to standard output. Exits with an error at the first wrong
+# result.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 dry_run=
@@ -14,7 +17,7 @@ else
   gpus=$(nvidia-smi --list-gpus 2>/dev/null | wc -l) || gpus=0
   ranks=${1:-$gpus}
   if [ "$ranks" -lt 2 ] || [ "$gpus" -lt "$ranks" ]; then
-    echo "$gpus GPUs are here, at least two and one per rank are needed (--dry-run needs none)" >&2
+    echo "found $gpus GPUs, but at least two GPUs and one per rank are needed; --dry-run needs none" >&2
     exit 1
   fi
   export VLJEPA_FEATURES=${VLJEPA_FEATURES:-vljepa-worker/cuda}
@@ -32,7 +35,7 @@ echo "building" >&2
 cargo build --release --workspace --features "$features" >&2
 cargo bench --no-run --workspace --features "$features" --bench multi_gpu --bench step \
   --message-format=json-render-diagnostics >"$work/built.json"
-bench() { # the program of a benchmark
+bench() { # NAME: prints the path of a benchmark program
   python3 - "$work/built.json" "$1" <<'PY'
 import json, sys
 for line in open(sys.argv[1]):
@@ -44,7 +47,7 @@ PY
 checks=$(bench multi_gpu)
 step=$(bench step)
 
-# Starts a program once per rank; all must succeed.
+# Starts a program once per rank. Every process must succeed.
 on_all_ranks() {
   if [ -n "$dry_run" ]; then
     mpirun --allow-run-as-root --oversubscribe --bind-to none --mca btl_vader_single_copy_mechanism none -np "$ranks" "$@"
@@ -62,12 +65,13 @@ on_all_ranks() {
   pids=()
 }
 
-# 1. Collectives: right, and how fast at 24,576 embeddings of 1,536 and 800 M gradients.
+# 1. Collectives: correctness, and speed for 24,576 embeddings of 1,536 and for 800 M gradients.
 sizes=()
 if [ -n "$dry_run" ]; then sizes=(--rows 256 --width 64 --million-gradients 1 --bucket-mib 1 --repeat 3); fi
 on_all_ranks "$checks" "${sizes[@]}"
 
-# 2. What a step waits for communication: the step of a rank with the others against the same step without them.
+# 2. Time that a step waits for communication: the step of a rank with the other ranks, compared
+# with the same step alone.
 if [ -n "$dry_run" ]; then
   shape=(--batch 4 --frames 2 --steps 3 --warm-up 1)
 else
@@ -83,7 +87,7 @@ exposed = joined["ms"] - without["ms"]
 print(json.dumps({"what": "exposed communication", "ms": round(exposed, 3), "share": round(exposed / joined["ms"], 4)}))
 PY
 
-# 3. The same training step on one rank and on all: 8 clips of the quickstart.
+# 3. The same training step on one rank and on all ranks, with 8 clips of the quickstart.
 programs=${CARGO_TARGET_DIR:-target}/release
 "$programs/vljepa-shards" synth --scale 0.02 "$work/set" >&2
 device=(--set device=cuda --set precision=bf16 --set deterministic=true)
@@ -108,7 +112,8 @@ YAML
 for n in 1 "$ranks"; do
   "$programs/vljepa-launch" "$work/one-step.yaml" --run "$work/run-$n" "${device[@]}" --set "cluster.ranks_per_node=$n" >&2
 done
-# Rounding in another order: f32 as tests/tests/all/world_size.rs derives it; bf16 activations carry 2^-9 each.
+# Sums are rounded in another order. tests/tests/all/world_size.rs derives the tolerance for f32;
+# bf16 activations have a relative error of 2^-9 each.
 python3 - "$work" "$ranks" "${dry_run:-0}" <<'PY'
 import json, sys
 work, ranks, host = sys.argv[1], sys.argv[2], sys.argv[3] == "1"

@@ -1,10 +1,14 @@
-//! One training step of a recipe's model, the opponent of `torch_step.py`: one line of JSON.
+//! Times one training step of a recipe's model and prints one line of JSON. `torch_step.py` is the
+//! PyTorch program that it is compared with.
 //!
-//! `cargo bench -p vljepa-worker --bench step -- --threads 2 --frames 4` times the quickstart's on the host; with feature `cuda`,
-//! `… -- --recipe recipes/pretrain.yaml --ranks 192 --frames 8 --recompute mlp` one rank's share of a step of 24,576 rows on a GPU.
-//! The model, its loss, its optimizer and its device are the recipe's, weights and batch are random, and everything a step of
-//! that rank does is timed but the network: upload of the next batch, forward, loss, backward, clipping, AdamW. `--phases` adds the milliseconds of
-//! each as the host sees them, `--trace FILE` what the GPU did in one more step: a Chrome trace in FILE, and its budget as a line.
+//! `cargo bench -p vljepa-worker --bench step -- --threads 2 --frames 4` times the quickstart's
+//! step on the host. With feature `cuda`, `… -- --recipe recipes/pretrain.yaml --ranks 192 --frames
+//! 8 --recompute mlp` times one rank's share of a step of 24,576 rows on a GPU. Model, loss,
+//! optimizer and device are the recipe's; weights and batch are random. All work of that rank's
+//! step is timed, except for the network: upload of the next batch, forward, loss, backward,
+//! clipping, AdamW. `--phases` adds the milliseconds of each phase on the host clock. `--trace
+//! FILE` writes a Chrome trace of the GPU during one more step to FILE, and prints its time budget
+//! as another line.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "the benchmark's result")]
 
 mod join;
@@ -25,37 +29,37 @@ use vljepa_model::Recompute;
 use vljepa_recipes::Recipe;
 use vljepa_recipes::protocol::Phase;
 use vljepa_worker::collectives::{Collectives, Solo, StandIn};
-use vljepa_worker::device;
 use vljepa_worker::engine::{Engine, Training};
-use vljepa_worker::environment::Environment;
-use vljepa_worker::step::{self, Input, StepReport};
 #[cfg(feature = "cuda")]
-use vljepa_worker::trace::ChromeTrace;
+use vljepa_worker::observe::trace::ChromeTrace;
+use vljepa_worker::rank::device;
+use vljepa_worker::rank::environment::Environment;
+use vljepa_worker::training::step::{self, Input, StepReport};
 
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// The recipe whose model, loss and optimizer are timed.
+    /// Recipe whose model, loss and optimizer are timed.
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../recipes/quickstart.yaml"))]
     recipe: PathBuf,
-    /// Changes of the recipe, KEY=VALUE.
+    /// Override a key of the recipe: KEY=VALUE.
     #[arg(long = "set")]
     sets: Vec<String>,
-    /// Ranks of the world whose rank 0 is timed; the others' rows are copies.
+    /// World size; rank 0 is timed, and the other ranks' rows are copies of its rows.
     #[arg(long, default_value_t = 1)]
     ranks: usize,
-    /// The ranks are there: GPUs that find each other through this file (`multi_gpu.sh`).
+    /// Run all ranks for real: GPUs that find each other through this file (`multi_gpu.sh`).
     #[arg(long)]
     meet: Option<PathBuf>,
-    /// Rows embedded at once; none for all of them.
+    /// Rows embedded at once [default: all rows].
     #[arg(long)]
     micro_batch: Option<usize>,
-    /// What the backward pass computes again: none, mlp or block.
+    /// Activations that the backward pass computes again: none, mlp or block.
     #[arg(long, default_value = "none", value_parser = recompute)]
     recompute: Recompute,
-    /// Where a Chrome trace of one more step goes; GPUs only.
+    /// File for a Chrome trace of one more step; GPUs only.
     #[arg(long)]
     trace: Option<PathBuf>,
-    /// Threads of the step.
+    /// Number of compute threads.
     #[arg(long, default_value_t = 1)]
     threads: usize,
     /// Rows of this rank.
@@ -70,22 +74,23 @@ struct Arguments {
     /// Tokens of a target.
     #[arg(long, default_value_t = 8)]
     text: usize,
-    /// Timed steps; the median counts.
+    /// Timed steps, of which the median counts.
     #[arg(long, default_value_t = 100)]
     steps: usize,
-    /// Seconds after which no further step is timed; the first one always is.
+    /// Seconds after which no further step is timed; the first step is always timed.
     #[arg(long, default_value_t = f64::INFINITY)]
     seconds: f64,
-    /// Steps before the clock starts: the arena fills, the processor finds its speed.
+    /// Steps before the timed ones: the arena fills, and the processor reaches its final clock
+    /// rate.
     #[arg(long, default_value_t = 6)]
     warm_up: usize,
-    /// Runs on an emulated GPU, which only shows that it runs (feature `emulator`).
+    /// Run on an emulated GPU, which only shows that the program works (feature `emulator`).
     #[arg(long)]
     emulated: bool,
-    /// Prints the median milliseconds of each phase as well.
+    /// Also print the median milliseconds of each phase.
     #[arg(long)]
     phases: bool,
-    /// Handed over by `cargo bench`.
+    /// Passed by `cargo bench`; ignored.
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -183,7 +188,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The same batch for every step, uploaded during the step before as a worker's feed does it.
+/// Yields the same batch for every step. Its frames are uploaded during the previous step, as a
+/// worker's feed does it.
 struct Batches {
     batch: Batch<()>,
     ahead: Option<Upload>,
@@ -205,7 +211,7 @@ impl Batches {
     }
 }
 
-/// The ranks that are there, or this process in the place of one.
+/// Joins the real ranks, or lets this process stand in for one of them.
 fn world(arguments: &Arguments, device: Device) -> anyhow::Result<Collectives> {
     let world_size = arguments.ranks;
     if arguments.meet.is_none() && !Environment::read().started_by_mpi {
@@ -216,7 +222,10 @@ fn world(arguments: &Arguments, device: Device) -> anyhow::Result<Collectives> {
     }
     let joined = join::join(arguments.meet.as_deref(), device)?;
     let found = joined.world_size();
-    anyhow::ensure!(found == world_size, "{found} ranks are there, --ranks says {world_size}");
+    anyhow::ensure!(
+        found == world_size,
+        "{found} ranks have joined, but --ranks says {world_size}"
+    );
     Ok(joined)
 }
 
@@ -229,7 +238,7 @@ fn recompute(name: &str) -> Result<Recompute, String> {
     }
 }
 
-/// The recipe's device, or an emulated GPU, which only shows that a benchmark runs.
+/// Opens the recipe's device, or an emulated GPU, which only shows that the benchmark works.
 fn open(recipe: &Recipe, arguments: &Arguments) -> anyhow::Result<(Device, String)> {
     if arguments.emulated {
         #[cfg(feature = "emulator")]
@@ -244,7 +253,7 @@ fn open(recipe: &Recipe, arguments: &Arguments) -> anyhow::Result<(Device, Strin
     device::open(recipe, &Environment::read(), arguments.threads)
 }
 
-/// GiB in use on a GPU, which only grow; none on the host.
+/// Returns the memory in use on a GPU in GiB, which only grows, or `None` on the host.
 fn peak_gib(device: Device) -> anyhow::Result<Option<f64>> {
     match device {
         Device::Host => Ok(None),
@@ -256,7 +265,8 @@ fn peak_gib(device: Device) -> anyhow::Result<Option<f64>> {
     }
 }
 
-/// Writes the trace of `step`, and prints where its time went: milliseconds and launches by kind, the longest first.
+/// Writes the trace of `step` and prints its time budget: milliseconds and launches by kind, the
+/// longest first.
 #[cfg(feature = "cuda")]
 fn traced(
     device: Device,
@@ -298,7 +308,8 @@ fn traced(_: Device, _: &Path, _: impl FnOnce() -> anyhow::Result<()>) -> anyhow
     anyhow::bail!("only GPUs are traced")
 }
 
-/// One step with its milliseconds, and those of each phase (a phase that comes back is added up).
+/// Runs one step and returns its milliseconds, and those of each phase. If a phase is entered
+/// several times, its times are added.
 fn one_step(
     engine: &mut Engine,
     training: &mut Training,
@@ -354,7 +365,7 @@ fn median(values: &mut [f64]) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// Rounded to 1 / `unit`.
+/// Rounds `x` to a multiple of 1 / `unit`.
 fn rounded(x: f64, unit: f64) -> f64 {
     (x * unit).round() / unit
 }

@@ -1,19 +1,22 @@
 #!/usr/bin/env python3
-"""The PyTorch peer: one VL-JEPA training step at the paper's shapes, written as a good PyTorch engineer would.
+"""PyTorch program for comparison: one VL-JEPA training step at the paper's shapes.
 
-Plain modules with F.scaled_dot_product_attention (flash), bf16 autocast over f32 parameters, torch.compile, fused AdamW, global
-norm clipping. Random weights and inputs; the arithmetic and the shapes are the paper's (V-JEPA 2 ViT-L frozen, eight Llama-3.2-1B
-layers bidirectional, EmbeddingGemma-300M, 1,536-d InfoNCE with --negatives rows gathered from elsewhere).
+It is written as a good PyTorch engineer would write it: plain modules with
+F.scaled_dot_product_attention (flash), bf16 autocast over f32 parameters, torch.compile, fused
+AdamW, global norm clipping. Weights and inputs are random; the arithmetic and the shapes are the
+paper's (V-JEPA 2 ViT-L frozen, eight bidirectional Llama-3.2-1B layers, EmbeddingGemma-300M, 1,536-d
+InfoNCE with --negatives rows in place of other ranks' rows).
 
   python torch_step.py --frames 2 --batch 128          images (one frame, duplicated)
   python torch_step.py --frames 8 --batch 48           video
   python torch_step.py --frames 32 --batch 12          long video
-  python torch_step.py --device cpu --tiny --mode eager   checks that it runs, anywhere
-  python torch_step.py --device cpu --threads 2 --mode eager --dims '{"vd":64,…}' --patch 8 --crop 32 --frames 4 --query 7 --train-vision
-                                                       the host backend's opponent: give it the quickstart's dimensions
-Dimensions: v* the X-encoder (d width, h heads, f MLP, l layers), p* the predictor (kv key-value heads, hd head width; qv the
-vocabulary of its own token embeddings, 0 for none), y* the Y-encoder, e the shared embedding.
-Prints one JSON line: samples/s (median), ms per step, peak memory, TFLOP/s by the counts of `flops`.
+  python torch_step.py --device cpu --tiny --mode eager   shows that it works, on any machine
+  python torch_step.py --device cpu --threads 2 --mode eager --dims '{"vd":64,…}' --patch 8
+    --crop 32 --frames 4 --query 7 --train-vision         for comparison with the host backend, with
+                                                          the quickstart's dimensions in --dims
+Dimensions: v* X-encoder (d width, h heads, f MLP, l layers), p* predictor (kv key-value heads, hd
+head width; qv vocabulary of its own token embeddings, 0 for none), y* Y-encoder, e shared embedding.
+Prints one JSON line: samples/s (median), ms per step, peak memory, TFLOP/s as counted by `flops`.
 """
 import argparse, json, math, statistics, time
 import torch, torch.nn as nn, torch.nn.functional as F
@@ -139,7 +142,8 @@ TINY = dict(patch=16, train_vision=False, vd=64, vh=2, vf=256, vl=2, qv=0, pd=12
 
 
 def flops(c, frames, crop, ylen, qlen=0):
-    """TFLOP per sample: vision forward (and backward if trained), predictor and text forward and backward; 2 per multiply-add."""
+    """TFLOP per sample: forward of the X-encoder (and backward if it is trained), forward and backward
+    of predictor and Y-encoder. A multiply-add counts as 2 operations."""
     n = frames // 2 * (crop // c["patch"]) ** 2
     vit = c["vl"] * (2 * (4 * c["vd"] + 2 * c["vf"]) * c["vd"] * n + 4 * n * n * c["vd"]) + 2 * n * c["vd"] * 3 * 2 * c["patch"] ** 2
     vit *= 3 if c["train_vision"] else 1
@@ -156,11 +160,11 @@ def main():
     ap.add_argument("--crop", type=int, default=256); ap.add_argument("--text", type=int, default=32)
     ap.add_argument("--negatives", type=int, default=24576); ap.add_argument("--steps", type=int, default=20)
     ap.add_argument("--device", default="cuda"); ap.add_argument("--tiny", action="store_true")
-    ap.add_argument("--dims", default="{}", help="JSON that overrides dimensions, e.g. of the quickstart's tiny model")
+    ap.add_argument("--dims", default="{}", help="JSON that overrides dimensions, such as those of the quickstart's model")
     ap.add_argument("--patch", type=int, default=16)
-    ap.add_argument("--query", type=int, default=0, help="query tokens after the visual ones; needs qv, their vocabulary, in --dims")
+    ap.add_argument("--query", type=int, default=0, help="query tokens after the visual tokens; needs their vocabulary qv in --dims")
     ap.add_argument("--threads", type=int, default=0)
-    ap.add_argument("--train-vision", action="store_true", help="the X-encoder is trained too (quickstart)")
+    ap.add_argument("--train-vision", action="store_true", help="also train the X-encoder, as the quickstart does")
     ap.add_argument("--mode", default="default", help="torch.compile mode, or 'eager'")
     a = ap.parse_args()
     if a.tiny:

@@ -1,4 +1,5 @@
-//! Compiling the GPU kernels of recipes ahead: what each needs of the machine, as a table.
+//! Compiles the GPU kernels of recipes before their runs, and tabulates the resources that each
+//! kernel needs.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -8,13 +9,14 @@ use anyhow::Context;
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use vljepa_kernels::compile::{Cache, CompileError, Compiler, Cubin, Kernel, Nvrtc};
 
-use crate::environment::GpuEnvironment;
+use crate::rank::environment::GpuEnvironment;
 use crate::rehearsal::rehearse;
 
-/// Compiles the kernels of `recipes` into the cache and says what they need.
+/// Compiles the kernels of `recipes` into the cache and returns a table of their resources.
 ///
 /// # Errors
-/// When a recipe does not load, NVRTC is missing or refuses a kernel, or the cache cannot be written.
+/// Fails if a recipe does not load, NVRTC is missing or rejects a kernel, or the cache cannot be
+/// written.
 pub fn run(
     recipes: &[PathBuf],
     architecture: &str,
@@ -39,11 +41,11 @@ pub fn run(
     Ok(text)
 }
 
-/// The kernels that training and evaluating `recipes` in bf16 launch, in the fast mode and in the
-/// deterministic one, each once, in the order of their names.
+/// Returns the kernels that training and evaluating `recipes` in bf16 launch, in fast and in
+/// deterministic mode. Each kernel is listed once, sorted by name.
 ///
 /// # Errors
-/// When a recipe does not load, or a size of it is refused.
+/// Fails if a recipe does not load, or if an operation rejects one of its sizes.
 pub fn keys(recipes: &[impl AsRef<Path>]) -> anyhow::Result<Vec<Kernel>> {
     let mut keys = BTreeSet::new();
     for recipe in recipes {
@@ -60,16 +62,17 @@ pub fn keys(recipes: &[impl AsRef<Path>]) -> anyhow::Result<Vec<Kernel>> {
     Ok(keys)
 }
 
-/// The cubin of each kernel, and whether it came out of the cache.
+/// Returns the cubin of each kernel, and whether it came from the cache.
 ///
 /// # Errors
-/// When one cannot be compiled, or the cache cannot be read or written.
+/// Fails if a kernel cannot be compiled, or the cache cannot be read or written.
 pub fn compile(compiler: &Compiler, keys: &[Kernel]) -> Result<Vec<(Cubin, bool)>, CompileError> {
     keys.to_vec().into_par_iter().map(|kernel| compiler.compile(kernel)).collect()
 }
 
-/// One line per kernel: units of a cube, registers and spilled bytes of a unit, shared bytes of a cube, and static counts of the
-/// instructions that tell what it is made of.
+/// Formats one table row per kernel: threads of a block (CubeCL's units of a cube), registers,
+/// stack bytes and spilled bytes of a thread, shared-memory bytes of a block, and static counts of
+/// instructions.
 #[must_use]
 pub fn table(cubins: &[Cubin]) -> String {
     let mut text = String::from(

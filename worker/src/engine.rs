@@ -1,4 +1,5 @@
-//! A model on this rank's device: its parameters, its arena, and (for training) gradients and optimizer state.
+//! A model on this rank's device: parameters, arena and, for training, gradients and optimizer
+//! state.
 
 use std::ops::Range;
 
@@ -12,34 +13,34 @@ use vljepa_recipes::Recipe;
 use crate::checkpoint::{self, Buffers, Loaded, Place};
 use crate::collectives::Collectives;
 use crate::error::WorkerError;
-use crate::optimize::shard;
+use crate::sharding::shard;
 
-/// The model, ready to embed.
+/// A model that can embed, with its stream and its arena.
 #[derive(Debug)]
 pub struct Engine {
-    /// The composition.
+    /// X-encoder, predictor, Y-encoder and loss.
     pub model: VlJepa,
-    /// Weights.
+    /// Trained and frozen parameters of the model.
     pub parameters: Parameters,
     stream: Stream,
     arena: Arena,
 }
 
-/// What training holds beside the weights.
+/// State that only training needs.
 #[derive(Debug)]
 pub struct Training {
-    /// Gradients of this step.
+    /// Gradients of the current step.
     pub gradients: Gradients,
-    /// Moments and hyper-parameters.
+    /// Moments of the parameters, and hyper-parameters.
     pub optimizer: AdamW,
-    /// Largest gradient norm; 0 for no clipping.
+    /// Gradient norm above which gradients are scaled down; 0 disables clipping.
     pub clip_norm: f32,
     /// Bytes of gradients that are summed over ranks at once.
     pub bucket_bytes: usize,
 }
 
 impl Training {
-    /// Gradients and optimizer state of one rank, all zero.
+    /// Creates gradients and optimizer state of one rank, all zero.
     fn new(
         recipe: &Recipe,
         engine: &Engine,
@@ -56,7 +57,8 @@ impl Training {
         })
     }
 
-    /// The elements of the flat buffers that this rank's optimizer owns; none where it owns all of them.
+    /// Returns the elements of the flat buffers that this rank's optimizer owns, or `None` if it
+    /// owns all of them.
     #[must_use]
     pub fn shard(&self) -> Option<Range<usize>> {
         let own = self.optimizer.range();
@@ -65,37 +67,40 @@ impl Training {
 }
 
 impl Engine {
-    /// The recipe's model with freshly drawn weights on `device`, to embed with.
+    /// Creates the recipe's model on `device` with random weights, for embedding.
     ///
     /// # Errors
-    /// When the recipe's sizes do not make a model, or the device has too little memory.
+    /// Fails if the recipe's sizes do not make a model, or the device has too little memory.
     pub fn for_inference(recipe: &Recipe, device: Device) -> anyhow::Result<Self> {
         let mut engine = Self::without_weights(recipe, device)?;
         engine.parameters.initialise(engine.model.layout(), recipe.seed)?;
         Ok(engine)
     }
 
-    /// The recipe's model with all weights zero: for devices that compute nothing.
+    /// Creates the recipe's model with all weights zero, for devices that compute nothing.
     fn without_weights(recipe: &Recipe, device: Device) -> anyhow::Result<Self> {
         let model = VlJepa::new(&recipe.model, &recipe.loss, device)?;
         let parameters = Parameters::new(model.layout(), device)?;
-        // The arena grows in the first step as it needs: the device knows its own memory better than a plan does.
+        // The arena grows during the first step: the device knows its own memory better than a plan
+        // does.
         let arena = Arena::new(device, usize::MAX);
         Ok(Self { model, parameters, stream: device.compute_stream(), arena })
     }
 
-    /// The same with gradients and optimizer state.
+    /// Creates the recipe's model with random weights, gradients and optimizer state, for a single
+    /// rank.
     ///
     /// # Errors
-    /// As [`Self::for_inference`].
+    /// Fails in the same cases as [`Self::for_inference`].
     pub fn for_training(recipe: &Recipe, device: Device) -> anyhow::Result<(Self, Training)> {
         Self::for_rank(recipe, device, [0, 1])
     }
 
-    /// The same for one of several ranks, which holds a shard of the optimizer's state where the recipe says so.
+    /// Creates the recipe's model with random weights, gradients and optimizer state, for one of
+    /// several ranks. The rank holds a shard of the optimizer state if the recipe says so.
     ///
     /// # Errors
-    /// As [`Self::for_inference`].
+    /// Fails in the same cases as [`Self::for_inference`].
     pub fn for_rank(
         recipe: &Recipe,
         device: Device,
@@ -106,11 +111,11 @@ impl Engine {
         Ok((engine, training))
     }
 
-    /// As [`Self::for_rank`], but all weights are zero: for rehearsals on a device that computes
-    /// nothing.
+    /// Works like [`Self::for_rank`], but leaves all weights zero, for rehearsals on a device that
+    /// computes nothing.
     ///
     /// # Errors
-    /// As [`Self::for_inference`].
+    /// Fails in the same cases as [`Self::for_inference`].
     #[cfg(feature = "cuda")]
     pub fn for_rehearsal(
         recipe: &Recipe,
@@ -122,46 +127,48 @@ impl Engine {
         Ok((engine, training))
     }
 
-    /// Replaces drawn weights by the published ones that the recipe names; returns the tensors in those files that the model has
-    /// no place for.
+    /// Replaces random weights by the published ones that the recipe names. Returns the names of
+    /// tensors in these files that the model does not use.
     ///
     /// # Errors
-    /// A file that is missing, or lacks a tensor of the right shape.
+    /// Fails if a file is missing, or lacks a tensor of the right shape.
     pub fn load_published_weights(&mut self) -> Result<Vec<String>, ModelError> {
         weights::load_published(&self.model, &mut self.parameters)
     }
 
-    /// Where the tensors live.
+    /// Returns the device that holds the tensors.
     #[must_use]
     pub fn device(&self) -> Device {
         self.arena.device()
     }
 
-    /// Gives memory that no tensor uses back to the device: a stage and an evaluation need other
-    /// sizes than what came before.
+    /// Returns unused memory to the device. Call it before a stage or an evaluation, which need
+    /// other tensor sizes than before.
     ///
     /// # Errors
-    /// When the device fails.
+    /// Fails if the device fails.
     pub fn trim(&self) -> vljepa_kernels::Result<()> {
         self.arena.trim()
     }
 
-    /// The stream and the arena that operations of this engine use.
+    /// Returns the stream and the arena that operations of this engine use.
     #[must_use]
     pub fn context(&self) -> Context<'_> {
         Context { stream: &self.stream, arena: &self.arena }
     }
 
-    /// The same as handles of their own, for work that also changes the engine's parameters.
+    /// Returns clones of the stream and the arena, for work that also changes the engine's
+    /// parameters.
     #[must_use]
     pub fn stream_and_arena(&self) -> (Stream, Arena) {
         (self.stream.clone(), self.arena.clone())
     }
 
-    /// Predicted embeddings of frames u8 `(b, t, h, w, 3)` in host memory with their queries.
+    /// Predicts the embeddings of clips with their queries. `frames` is u8 `(b, t, h, w, 3)` in
+    /// host memory; the result is `(b, e)`.
     ///
     /// # Errors
-    /// When the model refuses the shapes, or the device fails.
+    /// Fails if the model rejects the shapes or the device fails.
     pub fn predict(&self, frames: Tensor, queries: &Packed) -> Result<Vec<Vec<f32>>, ModelError> {
         let (cx, parameters) = (self.context(), &self.parameters);
         let frames = frames.on(self.device())?;
@@ -172,10 +179,10 @@ impl Engine {
         Ok(self.rows_of(&predicted.embedding.to_f32()?, queries.lengths.rows()))
     }
 
-    /// Embeddings of target texts.
+    /// Embeds target texts; the result is `(b, e)`.
     ///
     /// # Errors
-    /// When the model refuses the shapes.
+    /// Fails if the model rejects the shapes.
     pub fn target(&self, texts: &Packed) -> Result<Vec<Vec<f32>>, ModelError> {
         let target =
             self.model.y_encoder.forward(self.context(), &self.parameters, texts, Keep::Nothing)?;
@@ -186,7 +193,8 @@ impl Engine {
         flat.chunks_exact(flat.len() / rows.max(1)).map(<[f32]>::to_vec).collect()
     }
 
-    /// The buffers a checkpoint holds, with the layout that names what is in them.
+    /// Returns the buffers that a checkpoint holds, and the layout that names the parameters in
+    /// them.
     pub fn checkpoint_buffers<'a>(
         &'a mut self,
         training: &'a mut Training,
@@ -197,11 +205,13 @@ impl Engine {
         (layout, Buffers { weights: &mut self.parameters.trainable, moments: [m, v], range })
     }
 
-    /// Takes up the newest checkpoint that verifies, on every rank the same; without any, everything stays as it is. Parameters that
-    /// are never trained come from their file, or, if that was damaged, again from the recipe's weights and seed.
+    /// Loads the newest checkpoint that verifies, the same on every rank. Without a checkpoint
+    /// nothing changes. Parameters that are never trained are read from their file; if that file is
+    /// damaged, they are made again from the recipe's weights and seed.
     ///
     /// # Errors
-    /// When no checkpoint verifies, the newest good one belongs to another run, or frozen parameters are lost for good.
+    /// Fails if no checkpoint verifies, the newest valid one belongs to another run, or the frozen
+    /// parameters cannot be made again.
     pub fn restore(
         &mut self,
         training: &mut Training,
@@ -222,12 +232,13 @@ impl Engine {
             let made = checkpoint::save_frozen(&place.folder, &self.parameters.frozen)?;
             anyhow::ensure!(
                 made == hash,
-                "{} in {} is damaged, and the recipe's weights and seed give other numbers; restore the file",
+                "{} in {} is damaged, and the recipe's weights and seed give other values; restore \
+                 the file",
                 checkpoint::FROZEN,
                 place.folder.display()
             );
         }
-        let text = "was damaged and is made again from the recipe's weights and seed";
+        let text = "was damaged and was made again from the recipe's weights and seed";
         loaded.passed_over.push(format!("{} {text}", checkpoint::FROZEN));
         Ok(loaded)
     }
@@ -242,11 +253,12 @@ impl Engine {
         checkpoint::load_newest(place, collectives, &layout, &mut buffers)
     }
 
-    /// Makes sure that all ranks hold the same parameters, bit for bit: a rank whose memory or library is at fault is named
-    /// before its parameters are saved. A large model is looked at in parts, another one each `round`, so that the step hardly waits.
+    /// Checks that all ranks hold the same parameters, bit for bit, so that a rank with faulty
+    /// memory or a faulty library is named before its parameters are saved. Of a large model only
+    /// one part is compared per call, chosen by `round`, so that the step hardly waits.
     ///
     /// # Errors
-    /// [`WorkerError::Diverged`] on every rank.
+    /// Returns [`WorkerError::Diverged`] on every rank.
     pub fn check_agreement(
         &self,
         collectives: &Collectives,
@@ -262,8 +274,8 @@ impl Engine {
         let values = part.to_f32()?;
         let blocks = values.par_chunks(CHECKED_BLOCK).enumerate();
         let sum = blocks.map(|(block, values)| {
-            let sum = values.iter().zip(1u64..).fold(0u64, |sum, (value, place)| {
-                sum.wrapping_add(u64::from(value.to_bits()).wrapping_mul(place | 1))
+            let sum = values.iter().zip(1u64..).fold(0u64, |sum, (value, position)| {
+                sum.wrapping_add(u64::from(value.to_bits()).wrapping_mul(position | 1))
             });
             sum.wrapping_mul(2 * block as u64 + 1)
         });
@@ -276,7 +288,7 @@ impl Engine {
     }
 }
 
-/// Parameters that ranks compare at a save: 256 MB, some 50 ms.
+/// Parameters that ranks compare per save: 256 MB, which takes about 50 ms.
 const CHECKED: usize = 1 << 26;
 /// Parameters that a thread adds up at once.
 const CHECKED_BLOCK: usize = 1 << 16;

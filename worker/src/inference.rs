@@ -1,4 +1,5 @@
-//! Jobs on a trained model: `evaluate`, `ask`, `search`, `export`, `import`. Each returns what it prints, a JSON object.
+//! Jobs on a trained model: `evaluate`, `ask`, `search`, `export` and `import`. Each returns the
+//! JSON object that it prints.
 
 use std::path::Path;
 
@@ -10,19 +11,19 @@ use vljepa_model::weights;
 use vljepa_recipes::schema::{TaskKind, Visual};
 
 use crate::checkpoint::{self, Place, State};
-use crate::embed::Embedder;
 use crate::engine::Engine;
 use crate::error::WorkerError;
+use crate::evaluation::embed::Embedder;
 use crate::evaluation::{self, metrics::dot};
-use crate::session::Session;
+use crate::rank::session::Session;
 
-/// Samples read before they are embedded.
+/// Samples read before they are embedded, which bounds the pixels in memory.
 const READ_ROWS: usize = 256;
 
 /// Measures the recipe's tasks with the newest checkpoint and writes `scores.json`.
 ///
 /// # Errors
-/// When there is no checkpoint, or a task cannot be measured.
+/// Fails if there is no checkpoint, or a task cannot be measured.
 pub fn evaluate(session: &Session) -> anyhow::Result<String> {
     let (engine, state) = trained(session)?;
     let (scores, failures) = evaluation::evaluate(&session.recipe, &engine, &session.collectives)?;
@@ -35,14 +36,14 @@ pub fn evaluate(session: &Session) -> anyhow::Result<String> {
 /// Ranks candidate answers to a question about one picture or clip.
 ///
 /// # Errors
-/// When there is no checkpoint or the file cannot be decoded.
+/// Fails if there is no checkpoint, or the file cannot be decoded.
 pub fn ask(
     session: &Session,
     file: &Path,
     question: &str,
     answers: &[String],
 ) -> anyhow::Result<String> {
-    anyhow::ensure!(!answers.is_empty(), "no answers to choose from");
+    anyhow::ensure!(!answers.is_empty(), "the question has no candidate answers");
     let (engine, state) = trained(session)?;
     let embedder = Embedder::new(&session.recipe, &engine)?;
     let options = embedder.load_options(trained_frames(session, file));
@@ -54,10 +55,10 @@ pub fn ask(
     Ok(json!({"answers": answers, "step": state.step}).to_string())
 }
 
-/// Ranks the samples of shards by a text.
+/// Ranks the samples of shards by their similarity to a text, and returns the best `limit`.
 ///
 /// # Errors
-/// When there is no checkpoint or no shard.
+/// Fails if there is no checkpoint, or the pattern `shards` matches no shard.
 pub fn search(session: &Session, shards: &str, text: &str, limit: usize) -> anyhow::Result<String> {
     let (engine, state) = trained(session)?;
     let embedder = Embedder::new(&session.recipe, &engine)?;
@@ -96,10 +97,10 @@ pub fn search(session: &Session, shards: &str, text: &str, limit: usize) -> anyh
     Ok(json!({"results": results, "unreadable": unreadable, "step": state.step}).to_string())
 }
 
-/// Writes the newest checkpoint's weights under published names.
+/// Writes the newest checkpoint's weights to `folder` under their published names.
 ///
 /// # Errors
-/// When there is no checkpoint or the folder cannot be written.
+/// Fails if there is no checkpoint, or the folder cannot be written.
 pub fn export(session: &Session, folder: &Path) -> anyhow::Result<String> {
     let (engine, state) = trained(session)?;
     weights::export(&engine.model, &engine.parameters, folder)?;
@@ -111,10 +112,10 @@ pub fn export(session: &Session, folder: &Path) -> anyhow::Result<String> {
     Ok(json!({"files": files, "step": state.step}).to_string())
 }
 
-/// Makes a checkpoint of step 0 from published weights.
+/// Writes a checkpoint of step 0 with the published weights in `folder`.
 ///
 /// # Errors
-/// When the run already has checkpoints, or a tensor is missing or of another shape.
+/// Fails if the run already has checkpoints, or a tensor is missing or has another shape.
 pub fn import(session: &Session, folder: &Path) -> anyhow::Result<String> {
     let place = place(session);
     let (mut engine, mut training) = Engine::for_training(&session.recipe, session.device)?;
@@ -138,7 +139,8 @@ pub fn import(session: &Session, folder: &Path) -> anyhow::Result<String> {
     Ok(json!({"checkpoint": saved.name, "step": 0}).to_string())
 }
 
-/// Frames that a file of this kind was trained with, where its sources have a number of their own (pictures among clips).
+/// Returns the number of frames that the recipe sets for sources of this kind of file, such as
+/// pictures among clips. Returns `None` if they use the stage's number.
 fn trained_frames(session: &Session, file: &Path) -> Option<usize> {
     let extension = file.extension().unwrap_or_default().to_ascii_lowercase();
     let picture = ["jpg", "jpeg", "png"].iter().any(|known| extension == *known);
@@ -156,14 +158,14 @@ fn place(session: &Session) -> Place {
     }
 }
 
-/// The newest checkpoint's model.
+/// Loads the model from the newest checkpoint.
 fn trained(session: &Session) -> anyhow::Result<(Engine, State)> {
     let (mut engine, mut training) = Engine::for_training(&session.recipe, session.device)?;
     let loaded = engine
         .restore(&mut training, &place(session), &session.collectives)
         .context("no checkpoint could be loaded")?;
     for passed in &loaded.passed_over {
-        tracing::warn!("checkpoint passed over: {passed}");
+        tracing::warn!("a checkpoint does not verify: {passed}");
     }
     if loaded.name.is_none() {
         let run = session.run.root().display().to_string();
@@ -172,7 +174,8 @@ fn trained(session: &Session) -> anyhow::Result<(Engine, State)> {
     Ok((engine, loaded.state))
 }
 
-/// The query that goes with a visual that is searched by text: the recipe's retrieval task's, or none.
+/// Returns the query that samples are embedded with for a search by text: the query of the recipe's
+/// retrieval task, or an empty text if there is no such task.
 fn retrieval_query(session: &Session) -> String {
     let mut tasks = session.recipe.evaluation.tasks.iter();
     tasks

@@ -1,16 +1,17 @@
-//! `vljepa-worker`: one process per device, started by `vljepa-launch` (through `mpirun` or `srun` where there are several).
+//! `vljepa-worker`: one process per device. `vljepa-launch` starts it, through `mpirun` or `srun`
+//! for several ranks on CPUs.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use vljepa_worker::session;
+use vljepa_worker::job;
 
-/// One rank of a VL-JEPA run. Started by vljepa-launch; rarely by hand.
+/// Runs one rank of a VL-JEPA run. `vljepa-launch` starts it; it is rarely started by hand.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
-    /// Print the features of this build as JSON and end.
+    /// Print the features of this build as JSON and exit.
     #[arg(long)]
     features: bool,
     #[command(subcommand)]
@@ -19,48 +20,49 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run a job of a run directory.
+    /// Run one job in a run directory.
     Run {
-        /// The run directory.
+        /// Run directory that holds the resolved recipe.
         #[arg(long)]
         run: PathBuf,
-        /// The job, a JSON file.
+        /// JSON file that describes the job.
         #[arg(long)]
         job: PathBuf,
-        /// Where the supervisor listens; none for a job that runs alone.
+        /// Address of the supervisor, HOST:PORT. Without it the job runs unsupervised.
         #[arg(long)]
         control: Option<String>,
     },
-    /// Compile the GPU kernels of recipes ahead of their runs, and print what they need. Needs NVRTC, no GPU.
+    /// Compile the GPU kernels of recipes before their runs, and print the resources they need.
+    /// Needs NVRTC, but no GPU.
     #[cfg(feature = "cuda")]
     Compile {
-        /// Recipes; kernels that several of them use are compiled once.
+        /// Recipes whose kernels are compiled. A kernel that several recipes use is compiled once.
         #[arg(required = true)]
         recipes: Vec<PathBuf>,
-        /// What to compile for: H100 and H200 are sm_90a.
+        /// GPU architecture to compile for. H100 and H200 are sm_90a.
         #[arg(long, default_value = "sm_90a")]
         architecture: String,
-        /// Where compiled kernels are kept [default: ~/.cache/vljepa/kernels].
+        /// Folder for the compiled kernels [default: ~/.cache/vljepa/kernels].
         #[arg(long)]
         cache: Option<PathBuf>,
     },
-    /// Run steps of every stage and one evaluation batch of recipes on a device that computes
-    /// nothing, and print the memory, launches, copies and synchronisations that they ask for.
-    /// Needs no GPU.
+    /// Run steps of every stage and one evaluation batch on a recording device that computes
+    /// nothing. Print the memory, launches, copies and synchronisations that they request. Needs no
+    /// GPU.
     #[cfg(feature = "cuda")]
     Rehearse {
-        /// Recipes, which are rehearsed at their full size.
+        /// Recipes to rehearse, at their full size.
         #[arg(required = true)]
         recipes: Vec<PathBuf>,
-        /// Change a key of the recipes: KEY=VALUE.
+        /// Override a key of the recipes: KEY=VALUE.
         #[arg(long = "set")]
         changes: Vec<String>,
-        /// Memory of the GPU in GiB: a stage that needs more is an error. Without it memory is
+        /// Memory of the GPU in GiB. A stage that needs more is an error. Without it the memory is
         /// unlimited.
         #[arg(long)]
         memory_gib: Option<usize>,
-        /// Tokens of the target texts of each step, such as 64,17,512 [default: two steps of the
-        /// longest that the recipe allows].
+        /// Tokens per target text of each step, such as 64,17,512 [default: two steps of the
+        /// longest text that the recipe allows].
         #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
         target_tokens: Vec<u16>,
     },
@@ -70,7 +72,7 @@ enum Command {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if arguments.features {
-        println!("{}", session::features());
+        println!("{}", job::features());
         return ExitCode::SUCCESS;
     }
     let result = match arguments.command {
@@ -78,7 +80,7 @@ fn main() -> ExitCode {
             eprintln!("vljepa-worker is started by vljepa-launch; see `vljepa-launch --help`");
             return ExitCode::from(2);
         }
-        Some(Command::Run { run, job, control }) => session::run(&run, &job, control.as_deref()),
+        Some(Command::Run { run, job, control }) => job::run(&run, &job, control.as_deref()),
         #[cfg(feature = "cuda")]
         Some(Command::Compile { recipes, architecture, cache }) => {
             vljepa_worker::compile::run(&recipes, &architecture, cache).map(Some)

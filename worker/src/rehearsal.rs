@@ -1,9 +1,9 @@
-//! A rehearsal of a recipe on a recording GPU: steps of every stage and one evaluation batch at
-//! full size, without a GPU.
+//! Rehearses a recipe at full size without a GPU: runs steps of every stage and one evaluation
+//! batch on a recording GPU, which computes nothing.
 //!
-//! It shows what a run will ask of its device before one is booked: the kernels to compile ahead,
-//! the most memory a rank holds, and the launches, copies and synchronisations of a step. Sizes
-//! that an operation refuses are refused here.
+//! A rehearsal shows the demands of a run before a GPU is booked: the kernels to compile ahead, the
+//! peak memory of a rank, and the launches, copies and synchronisations of a step. It fails on
+//! sizes that an operation rejects.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -21,54 +21,54 @@ use vljepa_recipes::cost::{Tokens, longest_sample};
 use vljepa_recipes::schema::Stage;
 
 use crate::collectives::{Collectives, StandIn};
-use crate::embed;
 use crate::engine::{Engine, Training};
-use crate::step::{self, Input};
+use crate::evaluation::embed;
+use crate::training::step::{self, Input};
 
-/// Memory of the recording GPU where nothing else is asked for: more than any recipe needs.
+/// Memory of the recording GPU if no limit is given: more than any recipe needs.
 const UNLIMITED_BYTES: usize = 1 << 50;
 
-/// A stage of a recipe as rank 0 ran it.
+/// Record of one stage, as rank 0 ran it.
 #[derive(Debug)]
 pub struct StageRecord {
-    /// Name of the stage.
+    /// Name of the stage in the recipe.
     pub name: String,
-    /// Rows of the rank in a step.
+    /// Rows of this rank in a step.
     pub rows: usize,
-    /// What each step asked for. The first one fills the heap.
+    /// Requests to the device in each step. The first step also fills the heap.
     pub steps: Vec<Record>,
 }
 
 impl StageRecord {
-    /// Most bytes that the heap held in the stage.
+    /// Returns the peak size of the heap in the stage, in bytes.
     #[must_use]
     pub fn peak_bytes(&self) -> usize {
         self.steps.iter().map(|step| step.peak_bytes).max().unwrap_or(0)
     }
 
-    /// The last step, which stands for all that would follow.
+    /// Returns the last step, which represents all later steps.
     ///
     /// # Panics
-    /// Never: a rehearsal takes at least one step.
+    /// Never panics: a rehearsal runs at least one step.
     #[must_use]
     pub fn steady(&self) -> &Record {
         self.steps.last().expect("a stage is rehearsed in at least one step")
     }
 }
 
-/// What a rehearsal found.
+/// Result of a rehearsal.
 #[derive(Debug)]
 pub struct Rehearsal {
-    /// Bytes of weights, optimizer state and gradients: allocated before the first step.
+    /// Bytes of weights, gradients and optimizer state, which are allocated before the first step.
     pub state_bytes: usize,
-    /// Stages in the recipe's order.
+    /// Records of the stages, in the recipe's order.
     pub stages: Vec<StageRecord>,
-    /// One batch of an evaluation.
+    /// Record of one evaluation batch.
     pub evaluation: Record,
 }
 
 impl Rehearsal {
-    /// All kernels that were launched.
+    /// Returns all kernels that were launched.
     #[must_use]
     pub fn kernels(&self) -> BTreeSet<Kernel> {
         let steps = self.stages.iter().flat_map(|stage| &stage.steps);
@@ -76,13 +76,14 @@ impl Rehearsal {
     }
 }
 
-/// Rehearses `recipe` as its rank with the most rows, on a GPU of `memory_bytes` (`None` for no
-/// limit). Every stage takes one step for each of `target_tokens`, the length of its target texts;
-/// without any, two steps with the longest texts that the recipe allows.
+/// Rehearses `recipe` as the rank with the most rows, on a GPU with `memory_bytes` (`None` for no
+/// limit). Every stage runs one step for each entry of `target_tokens`, which is the length of the
+/// target texts. If `target_tokens` is empty, every stage runs two steps with the longest texts
+/// that the recipe allows.
 ///
 /// # Errors
-/// A size that an operation refuses, or a stage that needs more than the memory, with the stage's
-/// name.
+/// Fails if an operation rejects a size, or a stage needs more memory than there is. The error
+/// names the stage.
 pub fn rehearse(
     recipe: &Recipe,
     memory_bytes: Option<usize>,
@@ -144,7 +145,7 @@ fn one_step(
     step::step(engine, training, &collectives, input, &mut |_| Ok(())).map(|_| ())
 }
 
-/// Texts of token 0, of the lengths that a step of the stage has.
+/// Makes a batch whose texts consist of token 0 and have the given lengths.
 fn blank_batch(
     stage: &Stage,
     frames: Tensor,
@@ -183,7 +184,7 @@ fn blank_texts(rows: usize, tokens: usize) -> anyhow::Result<Ragged> {
     Ok(Ragged { ids: vec![0; rows * tokens], cu_seqlens: ends })
 }
 
-/// One batch of clips with their queries and one of texts, as [`embed`] makes them.
+/// Embeds one batch of clips with queries and one batch of texts, of the sizes that [`embed`] uses.
 fn evaluate(recipe: &Recipe, engine: &Engine) -> anyhow::Result<()> {
     let (rows, size) = (embed::ROWS, recipe.model.image_size);
     let frames = recipe.stages.iter().map(|stage| stage.frames).max().unwrap_or(0);
@@ -199,10 +200,10 @@ fn evaluate(recipe: &Recipe, engine: &Engine) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Rehearses `recipes` on a GPU of `memory_gib` and prints a line for each stage.
+/// Rehearses `recipes` on a GPU with `memory_gib` and returns a table with a line for each stage.
 ///
 /// # Errors
-/// As [`rehearse`], and when a recipe does not load.
+/// Fails in the same cases as [`rehearse`], or if a recipe does not load.
 pub fn run(
     recipes: &[PathBuf],
     changes: &[String],
@@ -260,7 +261,7 @@ fn line(
     )
 }
 
-/// A number of bytes in units of 2^`shift`, with one decimal.
+/// Formats `bytes` in units of 2^`shift`, with one decimal.
 #[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]
 fn in_unit(bytes: usize, shift: u32) -> String {
     format!("{:.1}", bytes as f64 / (1u64 << shift) as f64)

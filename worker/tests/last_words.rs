@@ -1,8 +1,8 @@
-//! A thousand ranks end while the supervisor still sends them messages, and none of their last
-//! messages is lost.
+//! Tests that no last message is lost when a thousand ranks exit while the supervisor still sends
+//! messages to them.
 //!
-//! This program is the supervisor and, started again, the workers. Only the end of a real process
-//! closes its connections as a worker's end does.
+//! This program is the supervisor and, started again, the worker processes. Only the exit of a real
+//! process closes connections in the way that a worker's exit does.
 
 #![expect(clippy::disallowed_methods, reason = "the test starts worker processes")]
 #![expect(clippy::unwrap_used, reason = "a test fails with a panic")]
@@ -15,19 +15,19 @@ use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use vljepa_recipes::protocol::{FromSupervisor, FromWorker, Hello, Outcome};
-use vljepa_worker::control::Control;
+use vljepa_worker::rank::control::Control;
 
-/// Worker processes, one after the other.
+/// Worker processes that are started one after the other.
 const PROCESSES: usize = 20;
-/// Ranks of a process.
+/// Ranks in each process.
 const RANKS: usize = 50;
 /// Messages of a rank before its last one.
 const MESSAGES: usize = 64;
-/// Bytes of text of such a message. Together the messages are more than a connection's receive
-/// buffer holds at first, so the last one still waits in the sender's kernel when the supervisor
+/// Bytes of text in each of these messages. Together the messages exceed the initial size of a
+/// connection's receive buffer, so the last one is still in the sender's kernel when the supervisor
 /// begins to read.
 const TEXT_BYTES: usize = 2 << 10;
-/// Between two looks at a receive buffer that fills.
+/// Pause between two looks at a receive buffer that is filling.
 const LOOK: Duration = Duration::from_millis(1);
 
 fn main() {
@@ -48,11 +48,11 @@ fn main() {
     let ranks = PROCESSES * RANKS;
     println!("{ranks} ranks, {lost} lost last messages, {:.1} s", start.elapsed().as_secs_f64());
     assert_eq!(lost, 0, "last messages of {ranks} ranks were lost");
-    // As the test harness ends, for what counts tests.
+    // The closing line of Rust's test harness, so that scripts count this test.
     println!("\ntest result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out");
 }
 
-/// Supervises one worker process and returns how many of its ranks were not heard to the end.
+/// Supervises one worker process and returns how many of its ranks lost their last message.
 fn lost_last_words() -> usize {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -74,8 +74,8 @@ fn lost_last_words() -> usize {
     lost
 }
 
-/// Answers every message of a rank with a sign of life until the connection ends, as orders cross
-/// the messages of a rank in a run. Returns whether the last message was heard.
+/// Answers every message of a rank until the connection ends, as orders cross the rank's messages
+/// in a run. Returns whether the last message arrived.
 fn hears_the_end(mut stream: TcpStream, all_are_full: &Barrier) -> bool {
     let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
     let hello = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
@@ -92,7 +92,7 @@ fn hears_the_end(mut stream: TcpStream, all_are_full: &Barrier) -> bool {
     last == Some(last_message(rank))
 }
 
-/// A supervisor that is too busy to read: waits until nothing more arrives.
+/// Waits until no more data arrive, like a supervisor that is too busy to read.
 fn wait_until_full(stream: &TcpStream) {
     let mut buffer = vec![0; MESSAGES * TEXT_BYTES];
     let mut arrived = 0;
@@ -105,7 +105,7 @@ fn wait_until_full(stream: &TcpStream) {
     }
 }
 
-/// Says something to a rank that may have ended.
+/// Sends a message to a rank that may have exited.
 fn say(stream: &mut TcpStream, message: &FromSupervisor) {
     let line = serde_json::to_string(message).unwrap() + "\n";
     stream.write_all(line.as_bytes()).ok();
@@ -115,7 +115,7 @@ fn last_message(rank: usize) -> FromWorker {
     FromWorker::Finished { outcome: Outcome::Completed, step: rank as u64 }
 }
 
-/// All ranks of a process, which ends as soon as they have said their last messages.
+/// Runs all ranks of one process, which exits as soon as they have sent their last messages.
 fn workers(address: &str) {
     let ranks = (0..RANKS).map(|rank| {
         let address = address.to_owned();

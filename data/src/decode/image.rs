@@ -1,4 +1,4 @@
-//! JPEG and PNG.
+//! Decodes JPEG and PNG pictures.
 
 use std::io::Cursor;
 
@@ -6,27 +6,28 @@ use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 
 use super::{LARGEST_SIDE, Picture};
 
-/// Most bytes of pixels that a picture may unfold to: a hundred million of 8 bits and three colours.
+/// Largest size of a decoded picture in bytes: a hundred million pixels of three 8-bit colours.
 const LARGEST_PICTURE_BYTES: u64 = 300_000_000;
 
-/// Whether a JPEG's end marker stands behind the start of its last scan: decoders fill what is missing with grey and say nothing.
-fn ends(jpeg: &[u8]) -> bool {
+/// Whether a JPEG has an end marker after the start of its last scan. Decoders silently fill a
+/// truncated picture with grey.
+fn has_end_marker(jpeg: &[u8]) -> bool {
     let last = |marker: [u8; 2]| jpeg.windows(2).rposition(|pair| pair == marker);
     last([0xff, 0xd9]).is_some_and(|end| last([0xff, 0xda]).is_some_and(|scan| scan < end))
 }
 
-/// Decodes a JPEG or a PNG, whichever the bytes are, as 8-bit red, green, blue; alpha is dropped, and a camera's orientation (EXIF) is
-/// carried out.
+/// Decodes a JPEG or PNG into 8-bit red, green and blue. The format is detected from the bytes.
+/// Alpha is dropped, and the EXIF orientation is applied.
 pub(super) fn decode(bytes: &[u8]) -> Result<Picture, String> {
-    let wrong = |error: image::ImageError| format!("its picture cannot be decoded: {error}");
+    let wrong = |error: image::ImageError| format!("the picture cannot be decoded: {error}");
     let mut reader = ImageReader::new(Cursor::new(bytes))
         .with_guessed_format()
-        .map_err(|error| format!("its picture cannot be decoded: {error}"))?;
+        .map_err(|error| format!("the picture cannot be decoded: {error}"))?;
     if reader.format().is_none() {
-        return Err("its picture is neither a JPEG nor a PNG".to_owned());
+        return Err("the picture is neither a JPEG nor a PNG".to_owned());
     }
-    if reader.format() == Some(ImageFormat::Jpeg) && !ends(bytes) {
-        return Err("its JPEG is cut short: no end marker behind its pixels".to_owned());
+    if reader.format() == Some(ImageFormat::Jpeg) && !has_end_marker(bytes) {
+        return Err("the JPEG is cut short: it has no end marker after its last scan".to_owned());
     }
     let mut limits = Limits::default();
     limits.max_image_width = Some(LARGEST_SIDE);
@@ -36,7 +37,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Picture, String> {
     if decoder.total_bytes() > LARGEST_PICTURE_BYTES {
         let bytes = decoder.total_bytes();
         return Err(format!(
-            "its picture unfolds to {bytes} bytes, more than {LARGEST_PICTURE_BYTES}"
+            "the decoded picture has {bytes} bytes, more than {LARGEST_PICTURE_BYTES}"
         ));
     }
     let orientation = decoder.orientation().map_err(wrong)?;
@@ -64,7 +65,7 @@ mod tests {
             let cut = &jpeg[..jpeg.len() * part / 10];
             assert!(decode(cut).is_err(), "{part} tenths were accepted");
         }
-        // Bytes behind the end marker are customary (padding, another picture's thumbnail).
+        // Bytes after the end marker are common (padding, a second picture) and allowed.
         jpeg.extend([0; 16]);
         assert!(decode(&jpeg).is_ok());
     }

@@ -1,4 +1,4 @@
-//! Compressed pictures and clips to pixels.
+//! Decodes compressed pictures and clips into pixels.
 
 mod image;
 #[cfg(feature = "video")]
@@ -11,20 +11,22 @@ mod yuv;
 
 use vljepa_recipes::schema::Visual;
 
-/// Largest side of a picture or a frame, pixels: beyond it a few bytes could ask for gigabytes.
+/// Largest side of a picture or frame, in pixels. Without a limit, a small file could demand
+/// gigabytes of memory.
 const LARGEST_SIDE: u32 = 16_384;
 
-/// What the bytes of a member are.
+/// Type of a visual member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Media {
-    /// A picture.
+    /// A picture (JPEG or PNG).
     Image,
-    /// A clip.
+    /// A clip (video file).
     Video,
 }
 
 impl Media {
-    /// By the extension, in lower case: `jpg`, `jpeg`, `png`; `mp4`, `mkv`, `webm`, `avi`, `mov`.
+    /// Type that a lower-case file extension means (`jpg`, `jpeg`, `png`; `mp4`, `mkv`, `webm`,
+    /// `avi`, `mov`), or `None` for other extensions.
     #[must_use]
     pub fn of_extension(extension: &str) -> Option<Self> {
         match extension {
@@ -34,7 +36,7 @@ impl Media {
         }
     }
 
-    /// What a source of the recipe holds.
+    /// Type of the visual members of a source in the recipe.
     #[must_use]
     pub fn of_source(visual: Visual) -> Self {
         match visual {
@@ -44,31 +46,32 @@ impl Media {
     }
 }
 
-/// Pixels, (height, width, 3), red, green, blue.
+/// Decoded picture: 8-bit pixels, (height, width, 3), in the order red, green, blue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Picture {
-    /// Columns.
+    /// Width in pixels, the number of columns.
     pub width: u32,
-    /// Rows.
+    /// Height in pixels, the number of rows.
     pub height: u32,
-    /// The bytes.
+    /// Pixels row by row, three bytes each.
     pub pixels: Vec<u8>,
 }
 
-/// The frames of a sample. Frame `i` is `pictures[order[i]]`: a picture that is repeated is held once.
+/// Frames of a sample. Frame `i` is `pictures[order[i]]`, so a repeated picture is stored once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Clip {
-    /// The different frames.
+    /// Distinct frames, in any order.
     pub pictures: Vec<Picture>,
-    /// Which of them stands at each time.
+    /// Index into `pictures` for each frame, in the order of time.
     pub order: Vec<usize>,
 }
 
-/// Decodes `bytes` to `frames` frames; each one goes through `shape` as soon as it is there, so that a long clip is never in memory at
-/// its full size. A picture is repeated; of a clip the frames of [`uniform_frames`] are taken.
+/// Decodes `bytes` into `frames` frames. Each frame is passed to `shape` as soon as it is decoded,
+/// so that a long clip is never in memory at its full size. A picture is repeated. From a clip, the
+/// frames chosen by [`uniform_frames`] are taken.
 ///
 /// # Errors
-/// In words, what is wrong with the bytes.
+/// A message that describes why the bytes cannot be decoded.
 pub fn decode(
     media: Media,
     bytes: &[u8],
@@ -76,7 +79,7 @@ pub fn decode(
     shape: &mut dyn FnMut(Picture) -> Result<Picture, String>,
 ) -> Result<Clip, String> {
     if bytes.is_empty() {
-        return Err("it has no bytes".to_owned());
+        return Err("the picture or clip is empty".to_owned());
     }
     match media {
         Media::Image => {
@@ -87,11 +90,11 @@ pub fn decode(
     }
 }
 
-/// Which `n` of `count` frames stand for a clip: ⌊i·(count−1)/(n−1)⌋, the middle one for n = 1 (data_and_evaluation.md §1). Short clips
-/// repeat frames.
+/// Indices of the `n` frames that are taken from a clip of `count` frames: ⌊i·(count−1)/(n−1)⌋, or
+/// the middle frame if n = 1. If the clip has fewer than `n` frames, indices repeat.
 ///
 /// # Panics
-/// When `count` is 0.
+/// If `count` is 0.
 #[must_use]
 pub fn uniform_frames(count: usize, n: usize) -> Vec<usize> {
     assert!(count > 0, "a clip has frames");
@@ -102,12 +105,12 @@ pub fn uniform_frames(count: usize, n: usize) -> Vec<usize> {
 }
 
 impl Clip {
-    /// The pixels of each frame, (H, W, 3), in the order of time.
+    /// Pixels of each frame, (H, W, 3), in the order of time.
     pub fn frames(&self) -> impl Iterator<Item = &[u8]> {
         self.order.iter().map(|&picture| &self.pictures[picture].pixels[..])
     }
 
-    /// Bytes it takes in memory, about.
+    /// Approximate size in memory, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
         let pixels: usize = self.pictures.iter().map(|picture| picture.pixels.len()).sum();

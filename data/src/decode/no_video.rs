@@ -1,11 +1,12 @@
-//! Clips, in a build without FFmpeg: refused with what to do.
+//! Replacement for `video.rs` in a build without FFmpeg. Every call fails with a message that names
+//! the missing feature.
 
 use super::{Clip, Picture};
 
 const REFUSED: &str =
-    "clips need the feature `video` (FFmpeg), and this program was built without it";
+    "clips need FFmpeg, but this program was built without it; build it with `--features video`";
 
-/// Refuses.
+/// Fails, because this build cannot decode clips.
 ///
 /// # Errors
 /// Always.
@@ -17,7 +18,7 @@ pub fn decode(
     Err(REFUSED.to_owned())
 }
 
-/// Refuses.
+/// Fails, because this build cannot read clips.
 ///
 /// # Errors
 /// Always.

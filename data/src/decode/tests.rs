@@ -1,4 +1,5 @@
-//! Pictures of every sort decode, and what is no picture is refused in words.
+//! Tests that pictures of all supported kinds decode, and that other bytes are rejected with a
+//! message.
 
 use image::{DynamicImage, GrayImage, ImageFormat, RgbaImage};
 
@@ -48,8 +49,9 @@ fn a_jpeg_keeps_a_flat_colour() {
     let jpeg = encoded(&DynamicImage::ImageRgb8(flat), ImageFormat::Jpeg);
     let clip = plain(Media::Image, &jpeg, 1).unwrap();
     let pixel: [u8; 3] = clip.pictures[0].pixels[..3].try_into().unwrap();
-    // Quality 75 rounds the three constant terms to steps of 16, 17, 17 (each an eighth of that in pixels), and colour conversion
-    // multiplies chroma's by at most 1.8: below 1 + 2 + 1.
+    // Quality 75 rounds the three constant terms to steps of 16, 17 and 17, which are an eighth of
+    // that in pixel values. Colour conversion multiplies the errors of chroma by at most 1.8. The
+    // total is below 1 + 2 + 1.
     let off = pixel.iter().zip([200, 40, 90]).map(|(a, b)| a.abs_diff(b)).max().unwrap();
     assert!(off <= 4, "{pixel:?}");
 }
@@ -60,7 +62,7 @@ fn what_is_no_picture_is_refused_in_words() {
     let flat = image::RgbImage::from_fn(64, 64, |x, y| image::Rgb([(x * y % 251) as u8, 0, 0]));
     let jpeg = encoded(&DynamicImage::ImageRgb8(flat), ImageFormat::Jpeg);
     let refused = |bytes: &[u8]| plain(Media::Image, bytes, 1).unwrap_err();
-    assert_eq!(refused(b""), "it has no bytes");
+    assert_eq!(refused(b""), "the picture or clip is empty");
     assert!(refused(b"not a picture").contains("neither a JPEG nor a PNG"));
     assert!(refused(&whole[..whole.len() / 2]).contains("cannot be decoded"));
     assert!(refused(&jpeg[..40]).contains("cut short"));
@@ -77,7 +79,7 @@ fn a_build_without_video_says_so() {
 #[test]
 fn what_is_no_clip_is_refused_in_words() {
     assert!(plain(Media::Video, b"not a clip at all", 4).unwrap_err().contains("cannot be opened"));
-    // A playlist would name other files.
+    // FFmpeg must not open playlists, because they name other files.
     let playlist = b"#EXTM3U\n#EXTINF:1,\n/etc/passwd\n";
     assert!(plain(Media::Video, playlist, 4).unwrap_err().contains("cannot be opened"));
     let picture = png(16, 16, 1);

@@ -1,8 +1,10 @@
-//! Clips, by FFmpeg's libraries, from memory.
+//! Decodes clips from memory with FFmpeg's libraries.
 //!
-//! All packets of the best video stream are read first: their time stamps say which frames to take, and each is then decoded from the
-//! key frame before it, so that sixteen frames of a long clip do not cost the whole clip. Where time stamps are missing or do not come
-//! out of the decoder as they went in, the clip is decoded from its start, twice: to count the frames and to take some.
+//! All packets of the best video stream are read first, and their time stamps decide which frames
+//! to take. Each chosen frame is then decoded from the key frame before it, so that taking sixteen
+//! frames of a long clip does not require decoding the whole clip. If time stamps are missing, or
+//! the decoder returns other time stamps than the packets have, the clip is decoded from its start
+//! twice: once to count the frames and once to take the chosen ones.
 
 use std::io::Cursor;
 use std::sync::Once;
@@ -18,20 +20,22 @@ use ffmpeg_next::{Dictionary, Packet, Rational, media};
 use super::yuv::{Matrix, Planes, to_rgb};
 use super::{Clip, LARGEST_SIDE, Picture, uniform_frames};
 
-/// Containers that are opened. FFmpeg would otherwise open playlists too, which name other files and servers.
+/// Container formats that FFmpeg may open. Without this list it would also open playlists, which
+/// name other files and servers.
 const CONTAINERS: &str = "mov,matroska,avi";
 
-/// Decodes `frames` uniformly chosen frames of the best video stream; each goes through `shape`.
+/// Decodes `frames` uniformly chosen frames of the best video stream, and passes each of them to
+/// `shape`.
 ///
 /// # Errors
-/// In words, what is wrong with the clip.
+/// A message that describes why the clip cannot be decoded.
 pub fn decode(
     bytes: &[u8],
     frames: usize,
     shape: &mut dyn FnMut(Picture) -> Result<Picture, String>,
 ) -> Result<Clip, String> {
     let mut stream = Stream::open(bytes)?;
-    let mut converter = Converter { scaler: None, turns: stream.turns };
+    let mut converter = Converter { scaler: None, quarter_turns: stream.quarter_turns };
     let mut shaped = |frame: &Frame| shape(converter.picture(frame)?);
     if let Some(clip) = stream.decode_from_key_frames(frames, &mut shaped)? {
         return Ok(clip);
@@ -42,29 +46,29 @@ pub fn decode(
         Ok(())
     })?;
     if count == 0 {
-        return Err("its clip has no frames".to_owned());
+        return Err("the clip has no frames".to_owned());
     }
     let wanted = uniform_frames(count, frames);
-    let mut taken = Taken::new(wanted);
+    let mut chosen = ChosenFrames::new(wanted);
     let mut number = 0;
     stream.decode_all(&mut |frame| {
-        taken.offer(number, || shaped(frame))?;
+        chosen.offer(number, || shaped(frame))?;
         number += 1;
         Ok(())
     })?;
-    taken.into_clip()
+    chosen.into_clip()
 }
 
-/// The time of every frame of the best video stream, seconds, in the order of showing.
+/// Time of every frame of the best video stream, in seconds, in display order.
 ///
 /// # Errors
-/// In words, what is wrong with the clip.
+/// A message that describes why the clip cannot be decoded.
 pub fn frame_times(bytes: &[u8]) -> Result<Vec<f64>, String> {
     let mut stream = Stream::open(bytes)?;
     let unit = f64::from(stream.time_base);
     let mut times = Vec::new();
     stream.decode_all(&mut |frame| {
-        let time = frame.timestamp().ok_or("a frame has no time")?;
+        let time = frame.timestamp().ok_or("a frame of the clip has no time stamp")?;
         #[expect(clippy::cast_precision_loss, reason = "ticks of a clip stay far below 2⁵³")]
         times.push(time as f64 * unit);
         Ok(())
@@ -72,34 +76,35 @@ pub fn frame_times(bytes: &[u8]) -> Result<Vec<f64>, String> {
     Ok(times)
 }
 
-/// The packets of one video stream and its decoder.
+/// Packets of one video stream, and its decoder.
 struct Stream {
     packets: Vec<Packet>,
     decoder: ffmpeg::decoder::Video,
     time_base: Rational,
     start: Option<i64>,
-    /// Quarter turns, clockwise, that show the frames upright.
-    turns: u8,
+    /// Clockwise quarter turns that make the frames upright.
+    quarter_turns: u8,
 }
 
 impl Stream {
     fn open(bytes: &[u8]) -> Result<Self, String> {
         static QUIET: Once = Once::new();
-        // What FFmpeg says about a broken clip is in the error; its own lines would not name the sample.
+        // FFmpeg's errors are returned. Its own log lines would not name the sample.
         QUIET.call_once(|| ffmpeg::log::set_level(ffmpeg::log::Level::Quiet));
-        let wrong = |error: ffmpeg::Error| format!("its clip cannot be opened: {error}");
+        let wrong = |error: ffmpeg::Error| format!("the clip cannot be opened: {error}");
         let mut options = Dictionary::new();
         options.set("format_whitelist", CONTAINERS);
         options.set("protocol_whitelist", "");
         let io = StreamIo::from_read_seek(Cursor::new(bytes.to_vec())).map_err(wrong)?;
         let mut input = input_from_stream(io, None, Some(options)).map_err(wrong)?;
-        let stream = input.streams().best(media::Type::Video).ok_or("its clip has no video")?;
+        let stream =
+            input.streams().best(media::Type::Video).ok_or("the clip has no video stream")?;
         let (index, time_base) = (stream.index(), stream.time_base());
         let start = Some(stream.start_time()).filter(|&start| start != ffmpeg::ffi::AV_NOPTS_VALUE);
-        let turns = quarter_turns(&stream);
+        let quarter_turns = quarter_turns(&stream);
         let mut context =
             ffmpeg::codec::Context::from_parameters(stream.parameters()).map_err(wrong)?;
-        // The threads are around this function: one sample each.
+        // One thread is enough: the callers decode one sample per thread.
         context.set_threading(threading::Config::count(1));
         let mut decoder = context.decoder();
         decoder.set_packet_time_base(time_base);
@@ -111,28 +116,30 @@ impl Stream {
                 Ok(()) if packet.stream() == index => packets.push(packet),
                 Ok(()) => {}
                 Err(ffmpeg::Error::Eof) => break,
-                Err(error) => return Err(format!("its clip cannot be read: {error}")),
+                Err(error) => return Err(format!("the clip cannot be read: {error}")),
             }
         }
         if packets.is_empty() {
-            return Err("its clip has no frames".to_owned());
+            return Err("the clip has no frames".to_owned());
         }
-        Ok(Self { packets, decoder, time_base, start, turns })
+        Ok(Self { packets, decoder, time_base, start, quarter_turns })
     }
 
-    /// The chosen frames, each decoded from the key frame before it. None when that way does not give them all.
+    /// Decodes each chosen frame from the key frame before it. Returns `None` if this does not give
+    /// all chosen frames.
     fn decode_from_key_frames(
         &mut self,
         frames: usize,
         shaped: &mut dyn FnMut(&Frame) -> Result<Picture, String>,
     ) -> Result<Option<Clip>, String> {
-        // (time, place in decoding order), in the order of showing. Packets before the start belong to an edit list: the decoder
-        // needs them and shows none of them.
+        // (time, packet number) of the frames, in display order. Packets are numbered in decoding
+        // order. The decoder needs packets before the start of an edit list, but their frames are
+        // not shown.
         let mut shown = Vec::with_capacity(self.packets.len());
-        for (place, packet) in self.packets.iter().enumerate() {
+        for (number, packet) in self.packets.iter().enumerate() {
             let Some(time) = packet.pts() else { return Ok(None) };
             if self.start.is_none_or(|start| time >= start) {
-                shown.push((time, place));
+                shown.push((time, number));
             }
         }
         shown.sort_unstable();
@@ -144,20 +151,20 @@ impl Stream {
         let mut distinct = wanted.clone();
         distinct.sort_unstable();
         distinct.dedup();
-        let mut taken = Taken::new(wanted);
+        let mut chosen = ChosenFrames::new(wanted);
         let mut next = 0;
         while next < distinct.len() {
-            let Some(start) = self.start_of(shown[distinct[next]]) else { return Ok(None) };
+            let Some(start) = self.decoding_start(shown[distinct[next]]) else { return Ok(None) };
             let mut end = next + 1;
-            while end < distinct.len() && self.start_of(shown[distinct[end]]) == Some(start) {
+            while end < distinct.len() && self.decoding_start(shown[distinct[end]]) == Some(start) {
                 end += 1;
             }
             let mut missing = distinct[next..end].to_vec();
-            let found = self.decode_some(start, &mut |frame| {
+            let found = self.decode_from(start, &mut |frame| {
                 let time = frame.pts();
-                let place = missing.iter().position(|&number| time == Some(shown[number].0));
-                if let Some(place) = place {
-                    taken.offer(missing.remove(place), || shaped(frame))?;
+                let nth = missing.iter().position(|&number| time == Some(shown[number].0));
+                if let Some(nth) = nth {
+                    chosen.offer(missing.remove(nth), || shaped(frame))?;
                 }
                 Ok(!missing.is_empty())
             });
@@ -167,13 +174,14 @@ impl Stream {
                 Err(Fault::Frame(reason)) => return Err(reason),
             }
         }
-        taken.into_clip().map(Some)
+        chosen.into_clip().map(Some)
     }
 
-    /// Where decoding must start for the frame shown at `time` whose packet is at `place`: the key frame at or before it, or the one
-    /// before that for a frame that is shown before its key frame and may need the earlier one.
-    fn start_of(&self, (time, place): (i64, usize)) -> Option<usize> {
-        let keys = || (0..=place).rev().filter(|&place| self.packets[place].is_key());
+    /// Number of the packet where decoding must start to get the frame of packet `number`, which is
+    /// shown at `time`. This is the key frame at or before the packet. A frame that is shown before
+    /// that key frame may need the previous key frame too, so decoding starts there.
+    fn decoding_start(&self, (time, number): (i64, usize)) -> Option<usize> {
+        let keys = || (0..=number).rev().filter(|&number| self.packets[number].is_key());
         let nearest = keys().next()?;
         let is_leading = self.packets[nearest].pts().is_some_and(|key_time| time < key_time);
         if is_leading { keys().nth(1) } else { Some(nearest) }
@@ -183,35 +191,36 @@ impl Stream {
         &mut self,
         take: &mut dyn FnMut(&Frame) -> Result<(), String>,
     ) -> Result<(), String> {
-        let all = self.decode_some(0, &mut |frame| take(frame).map(|()| true));
+        let all = self.decode_from(0, &mut |frame| take(frame).map(|()| true));
         all.map_err(|fault| match fault {
             Fault::Stream(reason) | Fault::Frame(reason) => reason,
         })
     }
 
-    /// Decodes from the packet at `first` on, until `take` says false or there are no more. Every packet is sent once, so this ends.
-    fn decode_some(
+    /// Decodes from packet number `first` until `take` returns false or the packets end. Every
+    /// packet is sent once, so the loop terminates.
+    fn decode_from(
         &mut self,
         first: usize,
         take: &mut dyn FnMut(&Frame) -> Result<bool, String>,
     ) -> Result<(), Fault> {
         self.decoder.flush();
         let mut frame = Frame::empty();
-        for place in first..=self.packets.len() {
-            let sent = match self.packets.get(place) {
+        for number in first..=self.packets.len() {
+            let sent = match self.packets.get(number) {
                 Some(packet) => self.decoder.send_packet(packet),
                 None => self.decoder.send_eof(),
             };
             let broken = |error| {
                 let count = self.packets.len();
-                Fault::Stream(format!("packet {place} of {count} cannot be decoded: {error}"))
+                Fault::Stream(format!("packet {number} of {count} cannot be decoded: {error}"))
             };
             sent.map_err(broken)?;
             loop {
                 match self.decoder.receive_frame(&mut frame) {
                     Ok(()) if frame.is_corrupt() || frame.has_decode_errors() => {
                         return Err(Fault::Stream(format!(
-                            "a frame near packet {place} is corrupt"
+                            "a frame near packet {number} is corrupt"
                         )));
                     }
                     Ok(()) if take(&frame).map_err(Fault::Frame)? => {}
@@ -219,7 +228,9 @@ impl Stream {
                     Err(ffmpeg::Error::Other { errno: ffmpeg::error::EAGAIN })
                     | Err(ffmpeg::Error::Eof) => break,
                     Err(error) => {
-                        return Err(Fault::Stream(format!("packet {place}: {error}")));
+                        return Err(Fault::Stream(format!(
+                            "a frame near packet {number} cannot be decoded: {error}"
+                        )));
                     }
                 }
             }
@@ -228,22 +239,22 @@ impl Stream {
     }
 }
 
-/// Why decoding stopped.
+/// Cause of a failed decoding pass.
 enum Fault {
-    /// The packets cannot be decoded this way.
+    /// The packets cannot be decoded from this start.
     Stream(String),
     /// A decoded frame cannot be used.
     Frame(String),
 }
 
-/// The frames of a clip as they come, in any order.
-struct Taken {
+/// Collects the chosen frames of a clip, which arrive in any order.
+struct ChosenFrames {
     wanted: Vec<usize>,
     numbers: Vec<usize>,
     pictures: Vec<Picture>,
 }
 
-impl Taken {
+impl ChosenFrames {
     fn new(wanted: Vec<usize>) -> Self {
         Self { wanted, numbers: Vec::new(), pictures: Vec::new() }
     }
@@ -261,26 +272,27 @@ impl Taken {
     }
 
     fn into_clip(self) -> Result<Clip, String> {
-        let place = |number| self.numbers.iter().position(|&taken| taken == number);
-        let order: Option<Vec<usize>> = self.wanted.iter().map(|&number| place(number)).collect();
-        let order = order.ok_or("its clip gives fewer frames the second time")?;
+        let index = |number| self.numbers.iter().position(|&taken| taken == number);
+        let order: Option<Vec<usize>> = self.wanted.iter().map(|&number| index(number)).collect();
+        let order = order.ok_or("decoding the clip again gave fewer frames")?;
         Ok(Clip { pictures: self.pictures, order })
     }
 }
 
-/// Decoded frames to upright pictures.
+/// Converts decoded frames to upright RGB pictures.
 struct Converter {
     scaler: Option<Scaler>,
-    turns: u8,
+    quarter_turns: u8,
 }
 
 impl Converter {
-    /// Eight-bit YUV is converted here, by the frame's own matrix and range, of which FFmpeg's scaler (as wrapped) knows nothing; other
-    /// YUV becomes that first, and the rest goes through the scaler alone.
+    /// Converts a frame. Eight-bit YUV is converted by [`to_rgb`] with the matrix and range of the
+    /// frame, which FFmpeg's scaler ignores as `ffmpeg-next` wraps it. Other YUV formats are first
+    /// scaled to eight-bit YUV, and the remaining formats are converted by the scaler alone.
     fn picture(&mut self, frame: &Frame) -> Result<Picture, String> {
         let (width, height) = (frame.width(), frame.height());
         if width == 0 || height == 0 || width.max(height) > LARGEST_SIDE {
-            return Err(format!("its frames are {width}×{height} pixels"));
+            return Err(format!("frames of {width}×{height} pixels are not supported"));
         }
         let matrix = Matrix::of(frame.color_space(), is_full_range(frame));
         let pixels = if let Some(shift) = chroma_shift(frame.format()) {
@@ -294,11 +306,11 @@ impl Converter {
             let lines = rgb.data(0).chunks(rgb.stride(0)).take(to_usize(height));
             lines.flat_map(|line| &line[..row]).copied().collect()
         };
-        Ok(turned(Picture { width, height, pixels }, self.turns))
+        Ok(rotated(Picture { width, height, pixels }, self.quarter_turns))
     }
 
     fn converted(&mut self, frame: &Frame, to: Pixel) -> Result<Frame, String> {
-        let wrong = |error: ffmpeg::Error| format!("its frames cannot be converted: {error}");
+        let wrong = |error: ffmpeg::Error| format!("the frames cannot be converted: {error}");
         let (format, width, height) = (frame.format(), frame.width(), frame.height());
         let fits = |scaler: &Scaler| {
             let (input, output) = (scaler.input(), scaler.output());
@@ -325,7 +337,7 @@ fn planes(frame: &Frame, shift: (u32, u32)) -> Planes<'_> {
     }
 }
 
-/// How often chroma is halved across and down, for eight-bit planes of Y, U and V.
+/// [`Planes::shift`] of a format with eight-bit Y, U and V planes, or `None` for other formats.
 fn chroma_shift(format: Pixel) -> Option<(u32, u32)> {
     match format {
         Pixel::YUV420P | Pixel::YUVJ420P => Some((1, 1)),
@@ -335,7 +347,7 @@ fn chroma_shift(format: Pixel) -> Option<(u32, u32)> {
     }
 }
 
-/// YUV of more bits or in other planes, as decoders give it out.
+/// Whether a format is YUV with more than eight bits or with another arrangement of planes.
 fn is_other_yuv(format: Pixel) -> bool {
     matches!(
         format,
@@ -359,18 +371,18 @@ fn is_full_range(frame: &Frame) -> bool {
         || frame.color_range() == ffmpeg::color::Range::JPEG
 }
 
-/// A picture after clockwise quarter turns.
-fn turned(picture: Picture, turns: u8) -> Picture {
+/// Rotates a picture clockwise by quarter turns.
+fn rotated(picture: Picture, quarter_turns: u8) -> Picture {
     let Picture { width, height, .. } = picture;
     let (w, h) = (to_usize(width), to_usize(height));
-    // The place in the original of the pixel at (row, column) of the result.
-    let source: fn(usize, usize, usize, usize) -> usize = match turns % 4 {
+    // Index in the original of the pixel at (row, column) of the result.
+    let source: fn(usize, usize, usize, usize) -> usize = match quarter_turns % 4 {
         1 => |row, column, w, h| (h - 1 - column) * w + row,
         2 => |row, column, w, h| (h - 1 - row) * w + (w - 1 - column),
         3 => |row, column, w, _| column * w + (w - 1 - row),
         _ => return picture,
     };
-    let (width, height) = if turns % 2 == 1 { (height, width) } else { (width, height) };
+    let (width, height) = if quarter_turns % 2 == 1 { (height, width) } else { (width, height) };
     let mut pixels = Vec::with_capacity(picture.pixels.len());
     for row in 0..to_usize(height) {
         for column in 0..to_usize(width) {
@@ -381,8 +393,9 @@ fn turned(picture: Picture, turns: u8) -> Picture {
     Picture { width, height, pixels }
 }
 
-/// Clockwise quarter turns that the stream's display matrix asks for. The matrix is nine 32-bit numbers, of which the first four, with
-/// 16 bits behind the point, are the rotation (libavutil/display.h); other angles than quarter turns are left alone.
+/// Clockwise quarter turns that the stream's display matrix asks for. The matrix has 3×3 numbers of
+/// 32 bits. The upper left 2×2 numbers, in 16.16 fixed point, are the rotation
+/// (libavutil/display.h). Angles that are not multiples of a quarter turn are ignored.
 fn quarter_turns(stream: &ffmpeg::Stream<'_>) -> u8 {
     let matrix = stream.side_data().find(|data| data.kind() == SideData::DisplayMatrix);
     let Some(matrix) = matrix else { return 0 };
@@ -398,7 +411,7 @@ fn quarter_turns(stream: &ffmpeg::Stream<'_>) -> u8 {
     }
 }
 
-/// Lossless: at least 32 bits.
+/// Lossless: `usize` has at least 32 bits on the supported machines.
 fn to_usize(value: u32) -> usize {
     usize::try_from(value).unwrap_or(usize::MAX)
 }

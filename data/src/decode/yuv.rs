@@ -1,20 +1,21 @@
-//! Eight-bit YUV planes to red, green, blue.
+//! Converts eight-bit YUV planes to red, green and blue.
 
 use ffmpeg_next::color::Space;
 
-/// The planes of a frame.
+/// Y, U and V planes of a frame.
 pub(super) struct Planes<'a> {
-    /// Y, U, V.
+    /// Bytes of the Y, U and V planes.
     pub(super) data: [&'a [u8]; 3],
-    /// Bytes from one line to the next.
+    /// Distance from one line to the next in each plane, in bytes.
     pub(super) strides: [usize; 3],
     pub(super) width: usize,
     pub(super) height: usize,
-    /// How often chroma is halved across and down.
+    /// Base-2 logarithms of the horizontal and the vertical chroma subsampling factors.
     pub(super) shift: (u32, u32),
 }
 
-/// The conversion, in 16.16 fixed point: R = y·(Y − black) + rv·(V − 128) and so on.
+/// YUV to RGB conversion in 16.16 fixed point: R = y·(Y − black) + rv·(V − 128), and likewise for G
+/// and B.
 pub(super) struct Matrix {
     black: i32,
     y: i32,
@@ -27,8 +28,9 @@ pub(super) struct Matrix {
 const ONE: f64 = 65_536.0;
 
 impl Matrix {
-    /// The matrix that belongs to luma weights of red and blue (ITU-R BT.709, BT.2020, SMPTE 240M; BT.601 for what is older or
-    /// not said, as players take it). Video range puts luma on 16–235 and chroma on 16–240.
+    /// Conversion for a colour space, from the luma weights of red and blue (ITU-R BT.709, BT.2020,
+    /// SMPTE 240M). Every other or unspecified space is treated as BT.601, as players do. In video
+    /// range (`full_range` is false), luma is 16–235 and chroma 16–240.
     #[expect(clippy::cast_possible_truncation, reason = "below 3 · 2¹⁶")]
     pub(super) fn of(space: Space, full_range: bool) -> Self {
         let (red, blue) = match space {
@@ -51,7 +53,7 @@ impl Matrix {
     }
 
     fn pixel(&self, y: u8, u: u8, v: u8) -> [u8; 3] {
-        // Half of 2¹⁶ rounds to the nearest.
+        // Adding half of 2¹⁶ makes the shift round to the nearest integer.
         let luma = (i32::from(y) - self.black) * self.y + (1 << 15);
         let (u, v) = (i32::from(u) - 128, i32::from(v) - 128);
         let byte = |fixed: i32| {
@@ -63,7 +65,8 @@ impl Matrix {
     }
 }
 
-/// The pixels, (height, width, 3). Chroma of a block of pixels is that of all of them.
+/// Converts a frame to pixels, (height, width, 3). With subsampled chroma, a block of pixels shares
+/// one chroma value.
 pub(super) fn to_rgb(planes: &Planes<'_>, matrix: &Matrix) -> Vec<u8> {
     let (across, down) = planes.shift;
     let mut pixels = vec![0; 3 * planes.width * planes.height];
@@ -73,8 +76,8 @@ pub(super) fn to_rgb(planes: &Planes<'_>, matrix: &Matrix) -> Vec<u8> {
         let chroma_width = planes.width.div_ceil(1 << across);
         let u = &start(1, row >> down)[..chroma_width];
         let v = &start(2, row >> down)[..chroma_width];
-        let places = luma.chunks(1 << across).zip(u.iter().zip(v));
-        for (out, (luma, (&u, &v))) in line.chunks_mut(3 << across).zip(places) {
+        let blocks = luma.chunks(1 << across).zip(u.iter().zip(v));
+        for (out, (luma, (&u, &v))) in line.chunks_mut(3 << across).zip(blocks) {
             for (out, &y) in out.chunks_exact_mut(3).zip(luma) {
                 out.copy_from_slice(&matrix.pixel(y, u, v));
             }
@@ -87,13 +90,14 @@ pub(super) fn to_rgb(planes: &Planes<'_>, matrix: &Matrix) -> Vec<u8> {
 mod tests {
     use super::{Matrix, Planes, Space, to_rgb};
 
-    /// The primaries' codes as the standards give them, eight bits, video range.
+    /// YUV codes of the primaries as the standards give them, for eight bits and video range.
     #[test]
     fn standard_codes_give_the_primaries() {
         let near = |space, yuv: [u8; 3], rgb: [u8; 3]| {
             let [y, u, v] = yuv;
             let ours = Matrix::of(space, false).pixel(y, u, v);
-            // Codes are rounded to whole numbers: half a code is up to 0.5 · 255/219 + 0.5 · 1.86 · 255/224 levels.
+            // The codes are rounded to integers. An error of half a code changes a level by up to
+            // 0.5 · 255/219 + 0.5 · 1.86 · 255/224.
             ours.iter().zip(rgb).all(|(a, b)| a.abs_diff(b) <= 2)
         };
         assert!(near(Space::BT709, [63, 102, 240], [255, 0, 0]));
@@ -116,7 +120,7 @@ mod tests {
         };
         let pixels = to_rgb(&planes, &Matrix::of(Space::BT709, true));
         let blue: Vec<u8> = pixels.chunks(3).map(|pixel| pixel[2]).collect();
-        // 100 + 1.8556 · 72 = 233.6
+        // Blue of the last row: 100 + 1.8556 · (200 − 128) = 233.6.
         assert_eq!(blue, [100, 100, 100, 100, 100, 100, 234, 234, 234]);
     }
 }

@@ -1,4 +1,5 @@
-//! The order is exact: each sample once per epoch, each weight per cycle, the same whatever the world size.
+//! Tests that the order has each sample once per epoch and each weight once per cycle, and that
+//! ranks split it completely.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -55,7 +56,7 @@ fn every_sample_comes_once_per_epoch() {
                 assert_eq!(distinct.len(), length, "{mixing}, window {window}, epoch {epoch}");
                 orders.insert(places);
             }
-            // With a window of 1, two shards have two orders.
+            // With a window of 1, two shards have only two orders.
             assert!(orders.len() > 1, "epochs repeat each other");
             let lengths = &sources()[source].shard_lengths;
             assert!(draws.iter().all(|f| u64::try_from(f.sample).unwrap() < lengths[f.shard]));
@@ -65,7 +66,7 @@ fn every_sample_comes_once_per_epoch() {
 
 #[test]
 fn every_cycle_has_exactly_the_weights() {
-    // Weights 6 and 2 make cycles of 3 and 1.
+    // The weights 6 and 2 give cycles with 3 clips and 1 image.
     let by_sample = order("sample", 8);
     for cycle in 0..500 {
         let images = (4 * cycle..4 * cycle + 4).filter(|&i| by_sample.locate(i).source == 1);
@@ -89,8 +90,8 @@ fn every_cycle_has_exactly_the_weights() {
 
 #[test]
 fn the_order_is_the_pinned_one() {
-    // Computed at order version 1 by a second implementation, in Python. When they change, so does every run that resumes: raise
-    // ORDER_VERSION with them.
+    // The pinned values were computed at order version 1 by a second implementation, in Python. If
+    // they change, resumed runs get other samples, so ORDER_VERSION must be raised.
     let pinned = |mixing, window| -> Vec<(usize, usize, usize)> {
         let order = order(mixing, window);
         let places = (0..12).chain([1_000_000_007]).map(|i| order.locate(i));
@@ -146,7 +147,11 @@ fn another_seed_stage_or_source_list_gives_the_order_it_should() {
     };
     let base = places(1, 0, &sources());
     assert_eq!(base, places(1, 0, &sources()));
-    assert_eq!(base, places(1, 0, &sources()[..2]), "a source that is not drawn changes nothing");
+    assert_eq!(
+        base,
+        places(1, 0, &sources()[..2]),
+        "a source that is not drawn does not change the order"
+    );
     assert_ne!(base, places(2, 0, &sources()));
     assert_ne!(base, places(1, 1, &sources()));
 }
@@ -203,7 +208,8 @@ fn permutations_are_bijections_and_fair() {
             assert_eq!(image, (0..size).collect(), "size {size}");
         }
     }
-    // Where place 3 of 10 goes under 10,000 keys: each place 1,000 times, σ = 30; five σ either way.
+    // Under 10,000 keys, the image of 3 in 0..10 should be each index 1,000 times, with σ = 30. The
+    // limits are five σ.
     let mut counts = [0; 10];
     for key in 0..10_000 {
         counts[usize::try_from(permute(key, 10, 3)).unwrap()] += 1;

@@ -1,4 +1,5 @@
-//! Members become samples by WebDataset's rules, and an index is never out of date.
+//! Tests that members are grouped by WebDataset's rules, and that an index is made again when the
+//! tar changes.
 
 use std::fs;
 use std::path::Path;
@@ -24,7 +25,8 @@ fn indexed(files: &[(&str, &str)]) -> ShardIndex {
     load_or_make(&path).unwrap().index
 }
 
-/// Each line is checked against webdataset 1.0.2's `base_plus_ext` and `tar_file_iterator` (data_and_evaluation.md §1).
+/// Each expected value was checked against `base_plus_ext` and `tar_file_iterator` of webdataset
+/// 1.0.2.
 #[test]
 fn names_split_as_webdataset_splits_them() {
     let split = |name| key_and_field(name).map(|(key, field)| (key.to_owned(), field));
@@ -58,7 +60,7 @@ fn interleaved_keys_give_whole_samples() {
 fn a_field_that_comes_twice_drops_the_sample() {
     let index = indexed(&[("a.jpg", "1"), ("a.txt", "2"), ("b.jpg", "3"), ("a.jpg", "4")]);
     assert_eq!(samples(&index), [("b".to_owned(), vec!["jpg".to_owned()])]);
-    let reason = "the shard holds its `jpg` twice".to_owned();
+    let reason = "the shard holds two `jpg` members of this sample".to_owned();
     assert_eq!(index.dropped, [Dropped { key: "a".to_owned(), reason }]);
 }
 
@@ -81,7 +83,8 @@ fn offsets_are_those_of_the_bytes() {
     assert!(index.samples[1].key.ends_with("folder/deep"));
 }
 
-/// The same grouping by another reader: crate `tar`'s entries, webdataset's regular expression by hand.
+/// Compares the index with a second implementation, which uses the entries of the crate `tar` and
+/// splits names at the first dot.
 #[test]
 fn grouping_agrees_with_the_tar_crate() {
     let folder = tempfile::tempdir().unwrap();
@@ -132,14 +135,14 @@ fn a_truncated_tar_drops_its_last_sample_wherever_it_is_cut() {
     for length in (ends[0]..ends[2]).step_by(256) {
         fs::write(&cut, &bytes[..length]).unwrap();
         let index = load_or_make(&cut).unwrap().index;
-        // The sample at the cut is never kept, and the one before it always is.
+        // The sample at the cut is dropped, and the samples before it are kept.
         let complete = ends.iter().filter(|&&end| end < length).count();
         let kept = index.samples.len();
         assert!(kept == complete || kept + 1 == complete, "cut at {length}: {kept} of {complete}");
         assert!(index.samples.iter().all(|sample| sample.members.len() == 3), "cut at {length}");
         assert!(index.dropped.len() <= 1);
         assert!(index.dropped.iter().all(|d| d.reason.contains("is cut short at byte")));
-        assert_eq!(kept + index.dropped.len(), index_of_headers(&bytes, length));
+        assert_eq!(kept + index.dropped.len(), keys_with_header(&bytes, length));
     }
     let mut damaged = bytes.clone();
     damaged[ends[1] + 20] ^= 1;
@@ -149,8 +152,8 @@ fn a_truncated_tar_drops_its_last_sample_wherever_it_is_cut() {
     assert!(index.dropped[0].reason.contains("is damaged at byte"), "{:?}", index.dropped);
 }
 
-/// How many keys have a whole header before the cut.
-fn index_of_headers(bytes: &[u8], length: usize) -> usize {
+/// Number of keys that have a complete header before the cut.
+fn keys_with_header(bytes: &[u8], length: usize) -> usize {
     let mut archive = tar::Archive::new(bytes);
     let mut keys = std::collections::BTreeSet::new();
     for entry in archive.entries().unwrap() {
@@ -177,7 +180,7 @@ fn an_index_is_read_again_and_made_anew_when_the_tar_changes() {
     write_tar(&path, &numbered(7, 4));
     assert_eq!(known_length(&path), None);
     assert_eq!(load_or_make(&path).unwrap().index.samples.len(), 4);
-    // A damaged index is not believed.
+    // A damaged index is made again.
     let mut bytes = fs::read(index_path(&path)).unwrap();
     let last = bytes.len() - 1;
     bytes[last] ^= 1;
@@ -201,7 +204,7 @@ fn what_is_no_tar_is_refused_with_what_to_do() {
         error.to_string()
     };
     assert!(refused("a.tar", &[0x1f, 0x8b, 8, 0, 0]).contains("gunzip"));
-    assert!(refused("b.tar", &[b'x'; 2000]).contains("no header"));
+    assert!(refused("b.tar", &[b'x'; 2000]).contains("not a tar header"));
     let empty = folder.path().join("empty.tar");
     fs::write(&empty, b"").unwrap();
     assert_eq!(load_or_make(&empty).unwrap().index, ShardIndex::default());

@@ -1,4 +1,4 @@
-//! Which files an entry names.
+//! Tests of the expansion of a `shards` entry into files.
 
 use super::{expand, expand_braces};
 

@@ -1,4 +1,4 @@
-//! What is kept in memory between epochs: decoded samples, and the tokens of texts.
+//! Caches that live across epochs: decoded samples, and the tokens of texts.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,10 +9,11 @@ use crate::error::DataError;
 use crate::sample::Texts;
 use crate::tokenize::Tokenizer;
 
-/// Texts whose tokens are kept; a training set of millions of captions must not fill the memory.
+/// Number of texts whose tokens are kept, so that a training set of millions of captions does not
+/// fill the memory.
 const TEXTS_KEPT: usize = 1 << 16;
 
-/// A sample after decoding.
+/// Decoded sample with its texts.
 #[derive(Debug)]
 pub(super) struct Decoded {
     pub(super) shard: Arc<str>,
@@ -21,11 +22,12 @@ pub(super) struct Decoded {
     pub(super) texts: Texts,
 }
 
-/// Source, shard, sample.
+/// Indices of the source, the shard in the source, and the sample in the shard.
 pub(super) type Place = (usize, usize, usize);
 
-/// Decoded samples up to a number of bytes. What came first stays: under a shuffled order any choice is as good, and nothing is decoded
-/// only to be thrown out before it is used again.
+/// Cache of decoded samples with a limit in bytes. Nothing is evicted: when the cache is full, new
+/// samples are not added. In a shuffled order every choice of samples is equally good, and this one
+/// never throws a decoded sample away before it is used again.
 #[derive(Debug, Default)]
 pub(super) struct Cache {
     limit_bytes: u64,
@@ -70,7 +72,7 @@ impl Cache {
         }
     }
 
-    /// Samples kept, their bytes, and how often one was found.
+    /// Number of cached samples, their size in bytes, and number of cache hits.
     pub(super) fn statistics(&self) -> (u64, u64, u64) {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let samples = u64::try_from(kept.samples.len()).unwrap_or(u64::MAX);
@@ -79,7 +81,7 @@ impl Cache {
 }
 
 impl Decoded {
-    /// Bytes it takes, about; of the json's other fields nothing is kept.
+    /// Approximate size in memory, in bytes.
     fn bytes(&self) -> usize {
         let question = |question: &crate::Question| {
             size_of_val(question)
@@ -89,18 +91,20 @@ impl Decoded {
         };
         let questions: usize = self.texts.questions.iter().map(question).sum();
         let caption = self.texts.caption.as_ref().map_or(0, String::len);
-        self.clip.bytes() + questions + caption + self.key.len() + size_of::<Self>()
+        let field = |value: &serde_json::Value| value.as_str().map_or(0, str::len);
+        let fields: usize = self.texts.fields.values().map(field).sum();
+        self.clip.bytes() + questions + caption + fields + self.key.len() + size_of::<Self>()
     }
 }
 
-/// A tokenizer that remembers.
+/// Tokenizer with a cache of encoded texts.
 #[derive(Debug)]
-pub(super) struct KnownTexts {
+pub(super) struct CachedTokenizer {
     tokenizer: Tokenizer,
     tokens: Mutex<HashMap<String, Arc<[i32]>>>,
 }
 
-impl KnownTexts {
+impl CachedTokenizer {
     pub(super) fn new(tokenizer: Tokenizer) -> Self {
         Self { tokenizer, tokens: Mutex::default() }
     }

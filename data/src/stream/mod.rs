@@ -1,7 +1,8 @@
-//! Batches of one stage, read and decoded on threads ahead of the step.
+//! Stream of the batches of one stage, read and decoded on threads ahead of the training step.
 //!
-//! Threads claim rows in the order in which they are needed, at most `prefetch_batches` batches ahead; whoever finishes the last row of
-//! a batch puts it together. What a batch holds depends on the recipe, the step and the rank alone, never on the threads.
+//! Threads claim rows in the order in which they are needed, at most `prefetch_batches` batches
+//! ahead. The thread that finishes the last row of a batch assembles the batch. The contents of a
+//! batch depend only on the recipe, the step and the rank, never on the threads.
 
 mod cache;
 mod row;
@@ -14,6 +15,7 @@ use std::thread::{Builder, JoinHandle, available_parallelism};
 use std::time::Duration;
 
 use vljepa_recipes::Recipe;
+use vljepa_recipes::schema::{Cluster, Scheduler};
 
 use self::row::{Row, RowMaker};
 use crate::batch::{Batch, FrameMemory, Ragged, Vectors};
@@ -22,26 +24,27 @@ use crate::error::DataError;
 use crate::order;
 use crate::tokenize::target_hash;
 
-/// What a stream has done so far.
+/// Counters of a stream.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct StreamStats {
-    /// Samples read for the batches that [`BatchStream::next`] returned, the bad ones included.
+    /// Number of samples read for the batches that [`BatchStream::next`] returned, including bad
+    /// samples.
     pub samples_read: u64,
-    /// Those of them that could not be used.
+    /// Number of these samples that could not be used.
     pub bad_samples: u64,
-    /// Decoded samples kept in memory.
+    /// Number of decoded samples in the cache.
     pub cached_samples: u64,
-    /// Bytes they take, about.
+    /// Approximate size of the cached samples, in bytes.
     pub cached_bytes: u64,
-    /// Samples that came from memory.
+    /// Number of samples that were found in the cache.
     pub cache_hits: u64,
-    /// Batches that are ready: 0 means that the step waits for data.
+    /// Number of batches that are ready. 0 means that the training step waits for data.
     pub ready_batches: usize,
-    /// Batches prepared ahead at most.
+    /// Largest number of batches that are prepared ahead.
     pub prefetch_batches: usize,
 }
 
-/// The batches of one rank in one stage, in order.
+/// Batches of one rank in one stage, in order.
 pub struct BatchStream<M: FrameMemory = Vectors> {
     shared: Arc<Shared<M>>,
     threads: Vec<JoinHandle<()>>,
@@ -50,7 +53,7 @@ pub struct BatchStream<M: FrameMemory = Vectors> {
     failed: bool,
 }
 
-/// What the threads share.
+/// State shared by the reader threads and the stream.
 struct Shared<M: FrameMemory> {
     maker: RowMaker,
     memory: M,
@@ -65,14 +68,14 @@ struct Shared<M: FrameMemory> {
 
 struct State<F> {
     stop: bool,
-    /// Step of `slots[0]`, the one that is returned next.
+    /// Step of `slots[0]`, the batch that is returned next.
     first_step: u64,
-    /// The next row to be claimed: step, and row on this rank.
+    /// Next row to be claimed: (step, row on this rank).
     claim: (u64, usize),
     slots: VecDeque<Slot<F>>,
 }
 
-/// A batch in the making.
+/// Progress of one batch.
 enum Slot<F> {
     Rows { rows: Vec<Option<Result<Row, DataError>>>, missing: usize },
     Assembling,
@@ -80,10 +83,10 @@ enum Slot<F> {
 }
 
 impl BatchStream {
-    /// As [`Self::open_in`], with frames in vectors.
+    /// Like [`Self::open_in`], with frames in vectors.
     ///
     /// # Errors
-    /// As [`Self::open_in`].
+    /// Same as [`Self::open_in`].
     pub fn open(
         recipe: &Recipe,
         stage: usize,
@@ -96,11 +99,12 @@ impl BatchStream {
 }
 
 impl<M: FrameMemory> BatchStream<M> {
-    /// Opens the shards of stage number `stage` and starts to read for a rank of a number of ranks,
-    /// from step `first_step` of the stage. Frames lie in `memory`.
+    /// Opens the shards of stage number `stage` and starts threads that read the rows of rank
+    /// `rank` of `world_size` ranks, from step `first_step` of the stage. Frames are allocated from
+    /// `memory`.
     ///
     /// # Errors
-    /// When shards or tokenizers cannot be read, or the recipe asks for what they cannot give.
+    /// If shards or tokenizers cannot be read, or the recipe does not fit them.
     pub fn open_in(
         memory: M,
         recipe: &Recipe,
@@ -118,7 +122,7 @@ impl<M: FrameMemory> BatchStream<M> {
             return wrong(format!("stages.{stage}.batch"), reason);
         }
         if first_step > settings.steps {
-            let reason = format!("is {}, and step {first_step} is asked for", settings.steps);
+            let reason = format!("is {}, but step {first_step} was requested", settings.steps);
             return wrong(format!("stages.{stage}.steps"), reason);
         }
         let shared = Arc::new(Shared {
@@ -139,7 +143,8 @@ impl<M: FrameMemory> BatchStream<M> {
         });
         let mut stream =
             Self { shared, threads: Vec::new(), samples_read: 0, bad_samples: 0, failed: false };
-        for number in 0..thread_count(recipe.data.threads, world_size) {
+        let cores = available_parallelism().map_or(1, std::num::NonZero::get);
+        for number in 0..thread_count(recipe, world_size, cores) {
             let shared = Arc::clone(&stream.shared);
             let thread = Builder::new()
                 .name(format!("data-{number}"))
@@ -150,23 +155,27 @@ impl<M: FrameMemory> BatchStream<M> {
         Ok(stream)
     }
 
-    /// The next batch; waits until it is ready.
+    /// Returns the next batch; waits until it is ready.
     ///
     /// # Errors
-    /// The reason why reading stopped, at the batch in which it did: more bad samples than the recipe allows, a shard that can no
-    /// longer be read, a panic in a decoder. [`DataError::Ended`] after the stage's last batch and after an error.
-    #[expect(clippy::should_implement_trait, reason = "the end of a stage is the caller's to know")]
+    /// If the batch could not be made: too many consecutive bad samples, a shard that can no longer
+    /// be read, or no memory for the frames. [`DataError::Ended`] after the last batch of the stage
+    /// and after an error.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "the end of a stage is an error, because the caller knows the number of steps"
+    )]
     pub fn next(&mut self) -> Result<Batch<M::Frames>, DataError> {
         if self.failed {
-            return Err(DataError::Ended("it has failed before".to_owned()));
+            return Err(DataError::Ended("an earlier batch has failed".to_owned()));
         }
         let batch = self.shared.take(&self.threads);
         self.account(&batch);
         batch
     }
 
-    /// What [`Self::next`] would return, where it would not wait for it; `None` otherwise, and after
-    /// the last batch.
+    /// Returns the next batch if it is ready. Returns `None` if [`Self::next`] would wait, after
+    /// the last batch of the stage, and after an error.
     pub fn next_if_ready(&mut self) -> Option<Result<Batch<M::Frames>, DataError>> {
         let batch = if self.failed { None } else { self.shared.lock().pop() }?;
         self.shared.work.notify_all();
@@ -174,7 +183,7 @@ impl<M: FrameMemory> BatchStream<M> {
         Some(batch)
     }
 
-    /// What the stream has done so far.
+    /// Current counters of the stream.
     #[must_use]
     pub fn stats(&self) -> StreamStats {
         let (cached_samples, cached_bytes, cache_hits) = self.shared.maker.cache.statistics();
@@ -191,7 +200,8 @@ impl<M: FrameMemory> BatchStream<M> {
         }
     }
 
-    /// Counts the bad samples of a batch. How large their share may be is judged over all ranks, by whoever adds them up.
+    /// Adds a batch to the counters. The allowed fraction of bad samples is checked by the caller,
+    /// over all ranks.
     fn account(&mut self, batch: &Result<Batch<M::Frames>, DataError>) {
         let Ok(batch) = batch else {
             self.failed = true;
@@ -204,20 +214,20 @@ impl<M: FrameMemory> BatchStream<M> {
 }
 
 impl<M: FrameMemory> Drop for BatchStream<M> {
-    /// Ends the threads: each finishes the sample it is at.
+    /// Stops the threads and waits for them. Each thread finishes its current row.
     fn drop(&mut self) {
         self.shared.lock().stop = true;
         self.shared.work.notify_all();
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
-                tracing::error!("a reading thread panicked outside of a sample");
+                tracing::error!("a reader thread panicked while it was not reading a sample");
             }
         }
     }
 }
 
 impl<F> State<F> {
-    /// The next batch, if it is done.
+    /// Removes and returns the next batch if it is done.
     fn pop(&mut self) -> Option<Result<Batch<F>, DataError>> {
         let slot = self.slots.pop_front_if(|slot| matches!(slot, Slot::Done(_)));
         let Some(Slot::Done(batch)) = slot else { return None };
@@ -231,7 +241,7 @@ impl<M: FrameMemory> Shared<M> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A thread's life.
+    /// Main loop of a reader thread: claims rows and makes them, until there are no more.
     fn read_rows(&self) {
         let mut scratch = self.maker.scratch();
         while let Some((step, row)) = self.claim() {
@@ -241,7 +251,8 @@ impl<M: FrameMemory> Shared<M> {
         }
     }
 
-    /// The next row to make; waits while enough batches are ready. None when there is no more to do.
+    /// Claims the next row; waits while enough batches are prepared ahead. Returns `None` if all
+    /// rows are claimed or the stream is dropped.
     fn claim(&self) -> Option<(u64, usize)> {
         let mut state = self.lock();
         loop {
@@ -263,12 +274,12 @@ impl<M: FrameMemory> Shared<M> {
         }
     }
 
-    /// Puts a row in its place, and the batch together if it was the last one.
+    /// Stores a finished row. If it was the last row of its batch, assembles the batch.
     fn finish(&self, step: u64, row: usize, made: Result<Row, DataError>) {
         let mut state = self.lock();
-        // A batch is taken only when it is done, so its slot is still there.
-        let place = usize::try_from(step - state.first_step).unwrap_or(usize::MAX);
-        let Some(slot) = state.slots.get_mut(place) else { return };
+        // A batch is taken only when it is done, so the slot of this batch still exists.
+        let index = usize::try_from(step - state.first_step).unwrap_or(usize::MAX);
+        let Some(slot) = state.slots.get_mut(index) else { return };
         let Slot::Rows { rows, missing } = slot else { return };
         rows[row] = Some(made);
         *missing -= 1;
@@ -280,12 +291,12 @@ impl<M: FrameMemory> Shared<M> {
         drop(state);
         let batch = catch_unwind(AssertUnwindSafe(|| self.assemble(step, rows)));
         let batch = batch.unwrap_or_else(|_| {
-            Err(DataError::Ended(format!("batch {step} could not be put together")))
+            Err(DataError::Ended(format!("assembling the batch of step {step} panicked")))
         });
         let mut state = self.lock();
-        // Batches before this one may have been taken meanwhile.
-        let place = usize::try_from(step - state.first_step).unwrap_or(usize::MAX);
-        if let Some(slot) = state.slots.get_mut(place) {
+        // Earlier batches may have been taken meanwhile, so the index is computed again.
+        let index = usize::try_from(step - state.first_step).unwrap_or(usize::MAX);
+        if let Some(slot) = state.slots.get_mut(index) {
             *slot = Slot::Done(Box::new(batch));
         }
         self.ready.notify_all();
@@ -303,9 +314,11 @@ impl<M: FrameMemory> Shared<M> {
         let clips = rows.iter().map(|row| row.cropped.as_ref().unwrap_or(&row.decoded.clip));
         let fill = |mut room: &mut [u8]| {
             for frame in clips.flat_map(Clip::frames) {
-                room.split_off_mut(..frame.len()).expect("room").copy_from_slice(frame);
+                room.split_off_mut(..frame.len())
+                    .expect("the frames of all rows fit")
+                    .copy_from_slice(frame);
             }
-            assert!(room.is_empty(), "pixels of batch {step}");
+            assert!(room.is_empty(), "the frames of step {step} do not fill the batch");
         };
         let frames = self.memory.filled(shape.iter().product(), fill).map_err(DataError::Memory)?;
         let mut batch = Batch {
@@ -334,21 +347,22 @@ impl<M: FrameMemory> Shared<M> {
         Ok(batch)
     }
 
-    /// The next batch, when it is done.
+    /// Waits for the next batch and returns it.
     fn take(&self, threads: &[JoinHandle<()>]) -> Result<Batch<M::Frames>, DataError> {
         let mut state = self.lock();
         loop {
             if state.first_step >= self.steps {
-                let last = format!("the stage has {} steps, all of them taken", self.steps);
+                let last = format!("all {} steps of the stage were taken", self.steps);
                 return Err(DataError::Ended(last));
             }
             if let Some(batch) = state.pop() {
                 self.work.notify_all();
                 return batch;
             }
-            // Threads end only when all rows are made; anything else is a bug, and must not become a wait without end.
+            // Threads exit only when all rows are made. If all have exited earlier, that is a bug,
+            // and waiting would never end.
             if threads.iter().all(JoinHandle::is_finished) {
-                return Err(DataError::Ended("its threads are gone".to_owned()));
+                return Err(DataError::Ended("all reader threads have exited".to_owned()));
             }
             let waited = self.ready.wait_timeout(state, Duration::from_secs(1));
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
@@ -356,10 +370,16 @@ impl<M: FrameMemory> Shared<M> {
     }
 }
 
-/// Threads of one rank: the recipe's number, or this rank's share of the cores.
-fn thread_count(wanted: usize, world_size: usize) -> usize {
-    let cores = || available_parallelism().map_or(1, std::num::NonZero::get);
-    if wanted == 0 { (cores() / world_size).max(1) } else { wanted }
+/// Number of reader threads of one rank: the recipe's `data.threads` or, if that is 0, the cores
+/// that Slurm gives each rank. Without that number, the ranks of a machine share the `cores` that
+/// this process may use.
+fn thread_count(recipe: &Recipe, world_size: usize, cores: usize) -> usize {
+    let Cluster { scheduler, ranks_per_node, slurm, .. } = &recipe.cluster;
+    match (recipe.data.threads, scheduler, slurm.cpus_per_rank) {
+        (0, Scheduler::Slurm, own) if own > 0 => own.min(cores),
+        (0, _, _) => (cores / world_size.min(*ranks_per_node).max(1)).max(1),
+        (threads, _, _) => threads,
+    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! One row of a batch: from its index in the stage to pixels and tokens.
+//! Makes one row of a batch: from the row's index in the stage to pixels and tokens.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use vljepa_recipes::Recipe;
 use vljepa_recipes::schema::{Mixing, Source, TargetRule, TextSource, Transform};
 
-use super::cache::{Cache, Decoded, KnownTexts};
+use super::cache::{Cache, CachedTokenizer, Decoded};
 use crate::batch::{SampleRef, Skipped};
 use crate::decode::{Media, Picture, decode};
 use crate::error::DataError;
@@ -17,25 +17,25 @@ use crate::shards::ShardSet;
 use crate::tokenize::Tokenizer;
 use crate::transform::Shaper;
 
-/// What the draws of a row are for.
+// Last word of the key of a random draw. It names the choice that the draw makes.
 const CROP: u64 = 1;
 const RULE: u64 = 2;
 const QUESTION: u64 = 3;
 
-/// Makes rows; all threads share it.
+/// Makes the rows of a stage. All threads share one maker.
 #[derive(Debug)]
 pub(super) struct RowMaker {
     pub(super) cache: Cache,
     order: Order,
     sources: Vec<StageSource>,
     image_size: u32,
-    queries: KnownTexts,
-    targets: KnownTexts,
+    queries: CachedTokenizer,
+    targets: CachedTokenizer,
     key: u64,
     max_consecutive: u32,
 }
 
-/// A source of the stage.
+/// Source of the stage, with its shards open.
 #[derive(Debug)]
 struct StageSource {
     name: String,
@@ -46,12 +46,12 @@ struct StageSource {
     frames: usize,
 }
 
-/// One finished row.
+/// Finished row of a batch.
 #[derive(Debug)]
 pub(super) struct Row {
     pub(super) sample: SampleRef,
     pub(super) decoded: Arc<Decoded>,
-    /// The shape of the pixels where they are not those of `decoded`: a random crop.
+    /// Randomly cropped frames, or `None` if the frames of `decoded` are used.
     pub(super) cropped: Option<crate::decode::Clip>,
     pub(super) query_text: String,
     pub(super) target_text: String,
@@ -60,26 +60,26 @@ pub(super) struct Row {
     pub(super) skipped: Vec<Skipped>,
 }
 
-/// What a panic said.
+/// Message of a panic.
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "without a text".to_owned())
+        .unwrap_or_else(|| "no message".to_owned())
 }
 
-/// What a thread keeps for itself.
+/// State of one reader thread.
 pub(super) struct Scratch {
     shapers: Vec<Shaper>,
-    /// The sample at hand, for the error of a panic.
+    /// Shard and key of the current sample, for errors and panics.
     pub(super) shard: Arc<str>,
     pub(super) key: String,
 }
 
-/// Why a sample gives no row.
+/// Why a row could not be made from a sample.
 enum Fault {
-    /// It is bad: another one takes its place.
+    /// The sample is bad, and a replacement is used.
     Bad(String),
-    /// Reading is at an end.
+    /// The stream fails with this error.
     Fatal(DataError),
 }
 
@@ -95,7 +95,7 @@ impl From<DataError> for Fault {
 impl RowMaker {
     pub(super) fn new(recipe: &Recipe, stage_index: usize) -> Result<Self, DataError> {
         let Some(stage) = recipe.stages.get(stage_index) else {
-            return Err(wrong("stages", format!("there is no stage number {stage_index}")));
+            return Err(recipe_error("stages", format!("there is no stage number {stage_index}")));
         };
         let mut sources = Vec::new();
         let mut lengths = Vec::new();
@@ -105,13 +105,14 @@ impl RowMaker {
             }
             let Some(source) = recipe.data.sources.get(name) else {
                 let key = format!("stages.{stage_index}.mixture.{name}");
-                return Err(wrong(key, "is not among data.sources".to_owned()));
+                return Err(recipe_error(key, "is not among data.sources".to_owned()));
             };
             let frames = source.frames.unwrap_or(stage.frames);
             if frames == 0 || (frames != stage.frames && stage.mixing == Mixing::Sample) {
                 let key = format!("data.sources.{name}.frames");
-                let reason = "must be the stage's unless its mixing is `batch`".to_owned();
-                return Err(wrong(key, reason));
+                let reason =
+                    "must equal the stage's frames unless the stage's mixing is `batch`".to_owned();
+                return Err(recipe_error(key, reason));
             }
             let opened = StageSource::open(name, source, frames)?;
             lengths
@@ -131,7 +132,7 @@ impl RowMaker {
             )?,
             sources,
             image_size: u32::try_from(model.image_size)
-                .map_err(|_| wrong("model.image_size", "is too large".to_owned()))?,
+                .map_err(|_| recipe_error("model.image_size", "is too large".to_owned()))?,
             queries: tokenizer(
                 "model.predictor",
                 predictor.tokenizer.as_ref(),
@@ -159,12 +160,13 @@ impl RowMaker {
         Scratch { shapers, shard: Arc::from(""), key: String::new() }
     }
 
-    /// Side of the frames.
+    /// Side of the square frames, in pixels.
     pub(super) fn image_size(&self) -> usize {
         usize::try_from(self.image_size).unwrap_or(usize::MAX)
     }
 
-    /// The row at `global_index` of the stage; of bad samples the replacements are tried in turn, as many as the recipe allows.
+    /// Makes the row at `global_index` of the stage. If the sample is bad, its replacements are
+    /// tried in turn, as many as the recipe allows.
     pub(super) fn make(&self, global_index: u64, scratch: &mut Scratch) -> Result<Row, DataError> {
         let mut skipped: Vec<Skipped> = Vec::new();
         let mut location = self.order.locate(global_index);
@@ -172,9 +174,10 @@ impl RowMaker {
             let key = mix(&[self.key, global_index, attempt]);
             let made = catch_unwind(AssertUnwindSafe(|| self.make_from(location, key, scratch)));
             let made = made.unwrap_or_else(|panic| {
-                // A decoder that panics has met a bad sample too; what it left half done is not used again.
+                // A sample that makes a decoder panic is bad too. The shapers may be in an
+                // inconsistent state, so they are replaced.
                 scratch.shapers = self.scratch().shapers;
-                Err(Fault::Bad(format!("reading it panicked: {}", panic_text(&*panic))))
+                Err(Fault::Bad(format!("reading the sample panicked: {}", panic_text(&*panic))))
             });
             match made {
                 Ok(row) => return Ok(Row { skipped, ..row }),
@@ -207,13 +210,13 @@ impl RowMaker {
         let source = &self.sources[location.source];
         let decoded = self.decoded(location, scratch)?;
         let (query, target) = choose_texts(&source.rules, &decoded.texts, key)?;
-        let encode = |texts: &KnownTexts, text| {
+        let encode = |texts: &CachedTokenizer, text| {
             texts.encode(text).map_err(|error| Fault::Bad(error.to_string()))
         };
         let (query_tokens, target_tokens) =
             (encode(&self.queries, query)?, encode(&self.targets, target)?);
         if target_tokens.is_empty() {
-            return Err(Fault::Bad(format!("its target {target:?} has no tokens")));
+            return Err(Fault::Bad(format!("the target text {target:?} has no tokens")));
         }
         let cropped = match source.transform {
             Transform::RandomResizedCrop => {
@@ -242,7 +245,8 @@ impl RowMaker {
         })
     }
 
-    /// The sample's pixels and texts, from memory or from its shard. Pixels are at the model's size unless each row crops anew.
+    /// Pixels and texts of a sample, from the cache or from its shard. Pixels have the model's
+    /// size, unless the source uses random crops, which are made for each row.
     fn decoded(&self, location: Location, scratch: &mut Scratch) -> Result<Arc<Decoded>, Fault> {
         let place = (location.source, location.shard, location.sample);
         if let Some(known) = self.cache.get(place) {
@@ -256,14 +260,17 @@ impl RowMaker {
         scratch.key = shard.sample(location.sample).key.to_string();
         let raw = RawSample::read(&shard, location.sample, Some(source.media))?;
         let mut texts = raw.texts().map_err(Fault::Bad)?;
-        texts.fields.clear();
-        if !source.rules.iter().any(|rule| serves(rule, &texts)) {
-            return Err(Fault::Bad(nothing_to_say(&raw)));
+        // Only the captions that the rules use stay in memory.
+        let used =
+            |name: &String| source.rules.iter().any(|rule| rule.field.as_ref() == Some(name));
+        texts.fields.retain(|name, _| used(name));
+        if !source.rules.iter().any(|rule| is_usable(rule, &texts)) {
+            return Err(Fault::Bad(no_text_reason(&raw, &source.rules)));
         }
         let Some((media, bytes)) = &raw.visual else {
             return Err(Fault::Bad(match source.media {
-                Media::Image => "it has no picture (jpg, jpeg, png)".to_owned(),
-                Media::Video => "it has no clip (mp4, mkv, webm, avi, mov)".to_owned(),
+                Media::Image => "the sample has no picture (jpg, jpeg, png)".to_owned(),
+                Media::Video => "the sample has no clip (mp4, mkv, webm, avi, mov)".to_owned(),
             }));
         };
         let shaper = &mut scratch.shapers[location.source];
@@ -286,7 +293,7 @@ impl StageSource {
     fn open(name: &str, source: &Source, frames: usize) -> Result<Self, DataError> {
         if source.targets.iter().all(|rule| rule.weight == 0) {
             let key = format!("data.sources.{name}.targets");
-            return Err(wrong(key, "gives no rule any weight".to_owned()));
+            return Err(recipe_error(key, "gives every rule the weight 0".to_owned()));
         }
         Ok(Self {
             name: name.to_owned(),
@@ -299,7 +306,7 @@ impl StageSource {
     }
 }
 
-/// The stage without the sources of weight 0, which are not opened.
+/// Copy of the stage without the sources of weight 0, which are not opened.
 fn mixture_of(stage: &vljepa_recipes::schema::Stage) -> vljepa_recipes::schema::Stage {
     let mut stage = stage.clone();
     stage.mixture.retain(|_, weight| *weight > 0);
@@ -311,9 +318,12 @@ fn tokenizer(
     path: Option<&PathBuf>,
     max_tokens: usize,
     vocab_size: usize,
-) -> Result<KnownTexts, DataError> {
+) -> Result<CachedTokenizer, DataError> {
     let Some(path) = path else {
-        return Err(wrong(format!("{key}.tokenizer"), "must name a tokenizer.json".to_owned()));
+        return Err(recipe_error(
+            format!("{key}.tokenizer"),
+            "must name a tokenizer.json".to_owned(),
+        ));
     };
     let tokenizer = Tokenizer::load(path, max_tokens)?;
     if tokenizer.vocab_size() > vocab_size {
@@ -322,30 +332,34 @@ fn tokenizer(
             path.display(),
             tokenizer.vocab_size()
         );
-        return Err(wrong(format!("{key}.vocab_size"), reason));
+        return Err(recipe_error(format!("{key}.vocab_size"), reason));
     }
-    Ok(KnownTexts::new(tokenizer))
+    Ok(CachedTokenizer::new(tokenizer))
 }
 
-/// The query and the target: a rule is drawn by weight among those that the sample can serve, then one of its questions.
+/// Chooses the query and the target. A rule is drawn by weight among the rules that the sample has
+/// texts for, and then, if the rule uses questions, one of the matching questions is drawn.
 fn choose_texts<'a>(
     rules: &'a [TargetRule],
     texts: &'a Texts,
     key: u64,
 ) -> Result<(&'a str, &'a str), Fault> {
-    let served = || rules.iter().filter(|rule| serves(rule, texts));
-    let weights: u64 = served().map(|rule| u64::from(rule.weight)).sum();
+    let usable = || rules.iter().filter(|rule| is_usable(rule, texts));
+    let weights: u64 = usable().map(|rule| u64::from(rule.weight)).sum();
     let mut draw = mix(&[key, RULE]) % weights.max(1);
-    for rule in served() {
+    for rule in usable() {
         let weight = u64::from(rule.weight);
         if draw >= weight {
             draw -= weight;
             continue;
         }
-        match (rule.from, &texts.caption) {
-            (TextSource::Caption, Some(caption)) => return Ok((&rule.query, caption)),
-            (TextSource::Caption, None) => {}
-            (TextSource::Questions, _) => {
+        match rule.from {
+            TextSource::Caption => {
+                if let Some(caption) = texts.caption(rule.field.as_deref()) {
+                    return Ok((&rule.query, caption));
+                }
+            }
+            TextSource::Questions => {
                 let matching: Vec<_> =
                     texts.questions.iter().filter(|question| matches(rule, question)).collect();
                 let count = u64::try_from(matching.len()).unwrap_or(u64::MAX);
@@ -356,13 +370,14 @@ fn choose_texts<'a>(
             }
         }
     }
-    Err(Fault::Bad("none of its texts fits a rule of `targets`".to_owned()))
+    Err(Fault::Bad("no text of the sample matches a rule of `targets`".to_owned()))
 }
 
-fn serves(rule: &TargetRule, texts: &Texts) -> bool {
+/// Whether a rule with a positive weight has a text in this sample.
+fn is_usable(rule: &TargetRule, texts: &Texts) -> bool {
     rule.weight > 0
         && match rule.from {
-            TextSource::Caption => texts.caption.is_some(),
+            TextSource::Caption => texts.caption(rule.field.as_deref()).is_some(),
             TextSource::Questions => texts.questions.iter().any(|question| matches(rule, question)),
         }
 }
@@ -372,15 +387,21 @@ fn matches(rule: &TargetRule, question: &crate::Question) -> bool {
         && rule.kind.as_ref().is_none_or(|kind| *kind == question.kind)
 }
 
-fn nothing_to_say(raw: &RawSample) -> String {
+/// Why no rule has a text in this sample.
+fn no_text_reason(raw: &RawSample, rules: &[TargetRule]) -> String {
+    let fields: String = rules
+        .iter()
+        .filter_map(|rule| rule.field.as_ref())
+        .map(|field| format!("the json member has no text in `{field}`, "))
+        .collect();
     let texts = match (&raw.txt, &raw.json) {
-        (None, None) => "it has neither a txt nor a json member",
-        (Some(_), _) => "its caption is empty",
-        (None, Some(_)) => "its json has no caption",
+        (None, None) => "the sample has neither a txt nor a json member",
+        (Some(_), _) => "the caption is empty",
+        (None, Some(_)) => "the json member has no caption",
     };
-    format!("{texts}, and no question that a rule of `targets` takes")
+    format!("{fields}{texts}, and no question matches a rule of `targets`")
 }
 
-fn wrong(key: impl Into<String>, reason: String) -> DataError {
+fn recipe_error(key: impl Into<String>, reason: String) -> DataError {
     DataError::Recipe { key: key.into(), reason }
 }

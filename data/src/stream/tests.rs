@@ -1,4 +1,5 @@
-//! Batches are a function of the recipe and the step: whatever the ranks, threads, memory or bad samples.
+//! Tests that batches depend only on the recipe and the step, not on the number of ranks or threads
+//! or on the cache, and that bad samples are replaced.
 
 use std::fs;
 use std::path::Path;
@@ -12,7 +13,7 @@ use crate::batch::Batch;
 use crate::error::DataError;
 use crate::fixtures::{numbered, png, recipe, write_tar};
 
-/// Two shards of 7 and 5 samples.
+/// Folder with two shards, of 7 and 5 samples.
 fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     write_tar(&folder.path().join("a-0.tar"), &numbered(0, 7));
@@ -27,7 +28,7 @@ fn batches(recipe: &Recipe, rank: usize, world_size: usize, first_step: u64) -> 
     batches
 }
 
-/// The rows of several ranks' batches, one after the other.
+/// Joins the batches of several ranks into one batch.
 fn joined(parts: &[Batch]) -> Batch {
     let mut whole = parts[0].clone();
     for part in &parts[1..] {
@@ -64,7 +65,7 @@ fn a_batch_is_the_same_on_any_number_of_ranks_and_threads() {
         }
     }
     recipe.seed += 1;
-    assert_ne!(batches(&recipe, 0, 1, 0), whole, "another seed draws others");
+    assert_ne!(batches(&recipe, 0, 1, 0), whole, "another seed gives other batches");
 }
 
 #[test]
@@ -101,7 +102,7 @@ fn a_row_is_its_sample() {
             }
         }
     }
-    // Weights 2 and 1: 32 captions of 48 expected, σ = 3.3.
+    // With weights 2 and 1, 32 captions among 48 rows are expected, with σ = 3.3.
     assert!((18..46).contains(&by_kind[0]) && by_kind[1] > 2, "{by_kind:?}");
 }
 
@@ -134,15 +135,15 @@ fn memory_changes_neither_order_nor_pixels() {
         }
         let stats = stream.stats();
         assert_eq!((stats.samples_read, stats.bad_samples, stats.cached_samples), (48, 0, 12));
-        // Three threads may decode the same sample at the same time.
+        // Three threads may decode the same sample at the same time, so some hits are lost.
         assert!(stats.cache_hits >= 20 && stats.cached_bytes > 12 * 6 * 6 * 3, "{stats:?}");
     }
 }
 
-/// Names and bytes.
+/// (name, bytes) of the members of a tar.
 type Files = Vec<(String, Vec<u8>)>;
 
-/// A shard of 6 good samples and these files.
+/// Folder with one shard of 6 good samples and the given files.
 fn with_bad(files: Files) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let mut all = numbered(0, 6);
@@ -157,23 +158,24 @@ fn every_kind_of_bad_sample_is_skipped_counted_and_named_or_stops_the_run() {
     let kinds: [(Files, &str); 9] = [
         (vec![text("bad.png", &png(8, 8, 1)[..60]), text("bad.txt", b"a")], "cannot be decoded"),
         (vec![text("bad.jpg", b"junk"), text("bad.txt", b"a")], "neither a JPEG nor a PNG"),
-        (vec![text("bad.png", b""), text("bad.txt", b"a")], "it has no bytes"),
+        (vec![text("bad.png", b""), text("bad.txt", b"a")], "the picture or clip is empty"),
         (vec![text("bad.png", &png(8, 8, 1))], "neither a txt nor a json"),
-        (vec![text("bad.png", &png(8, 8, 1)), text("bad.txt", b" \n")], "its caption is empty"),
+        (vec![text("bad.png", &png(8, 8, 1)), text("bad.txt", b" \n")], "the caption is empty"),
         (vec![text("bad.png", &png(8, 8, 1)), text("bad.txt", b"a \xff")], "is not UTF-8"),
         (
             vec![text("bad.png", &png(8, 8, 1)), text("bad.json", b"{\"caption\"")],
-            "json cannot be read",
+            "json member cannot be parsed",
         ),
-        (vec![text("bad.txt", b"a")], "it has no picture"),
-        (vec![text("bad.mp4", b"a"), text("bad.txt", b"a")], "it has no picture"),
+        (vec![text("bad.txt", b"a")], "the sample has no picture"),
+        (vec![text("bad.mp4", b"a"), text("bad.txt", b"a")], "the sample has no picture"),
     ];
     for (files, reason) in kinds {
         let folder = with_bad(files);
         let mut recipe = recipe(folder.path(), folder.path(), 7, 4);
         let all = batches(&recipe, 0, 1, 0);
         let skipped: Vec<_> = all.iter().flat_map(|batch| &batch.skipped).collect();
-        // Four epochs of seven samples meet it four times; its replacements may meet it again.
+        // Four epochs of seven samples reach the bad sample four times. Replacements may draw it
+        // again.
         assert!((4..20).contains(&skipped.len()), "{reason}: {}", skipped.len());
         for one in &skipped {
             assert_eq!((one.source.as_str(), one.key.as_str()), ("pictures", "bad"));
@@ -183,7 +185,7 @@ fn every_kind_of_bad_sample_is_skipped_counted_and_named_or_stops_the_run() {
         assert!(all.iter().all(|b| b.rows() == 7 && b.samples.iter().all(|s| s.key != "bad")));
         let halves: Vec<_> = (0..2).map(|rank| batches(&recipe, rank, 2, 0)).collect();
         let parts = [halves[0][3].clone(), halves[1][3].clone()];
-        assert_eq!(joined(&parts), all[3], "ranks replace differently");
+        assert_eq!(joined(&parts), all[3], "replacements depend on the number of ranks");
         recipe.data.bad_samples.max_consecutive = 0;
         let error = first_error(&recipe);
         let DataError::TooManyInARow { count: 1, allowed: 0, key, reason: said, .. } = &error
@@ -216,7 +218,8 @@ fn a_half_sample_is_never_completed_from_the_next_shard() {
     let folder = tempfile::tempdir().unwrap();
     let (first, second) = (folder.path().join("a-0.tar"), folder.path().join("a-1.tar"));
     write_tar(&first, &numbered(0, 4));
-    // The next shard starts with a caption of the same key as the sample that is cut.
+    // The second shard starts with a caption whose key is that of the sample that is cut in the
+    // first shard.
     let mut files = vec![("003.txt".to_owned(), b"a picture of another".to_vec())];
     files.extend(numbered(4, 4));
     write_tar(&second, &files);
@@ -302,4 +305,48 @@ fn what_the_data_cannot_give_is_refused_at_the_start() {
     assert!(error.contains("too few for 9 ranks"), "{error}");
     assert!(BatchStream::open(&base, 1, 0, 1, 0).is_err());
     assert!(BatchStream::open(&base, 0, 0, 1, 6).is_err());
+}
+
+#[test]
+fn a_rank_reads_with_its_own_share_of_the_cores_on_any_number_of_machines() {
+    let folder = folder();
+    let mut recipe = recipe(folder.path(), folder.path(), 8, 1);
+    recipe.data.threads = 0;
+    recipe.cluster.ranks_per_node = 8;
+    for (world_size, threads) in [(1, 96), (8, 12), (192, 12), (200, 12)] {
+        assert_eq!(super::thread_count(&recipe, world_size, 96), threads, "{world_size} ranks");
+    }
+    assert_eq!(super::thread_count(&recipe, 192, 4), 1);
+    // A rank under Slurm may use its own cores only.
+    recipe.cluster.scheduler = vljepa_recipes::schema::Scheduler::Slurm;
+    recipe.cluster.slurm.cpus_per_rank = 12;
+    assert_eq!(super::thread_count(&recipe, 192, 12), 12);
+    recipe.data.threads = 5;
+    assert_eq!(super::thread_count(&recipe, 192, 12), 5);
+}
+
+#[test]
+fn a_caption_rule_reads_the_field_of_the_json_that_it_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut files = Vec::new();
+    for number in 0..8_u8 {
+        files.push((format!("{number}.png"), png(8, 8, number)));
+        files.push((format!("{number}.txt"), b"a picture".to_vec()));
+        let json = if number == 5 { json!({}) } else { json!({"action": " one number "}) };
+        files.push((format!("{number}.json"), json.to_string().into_bytes()));
+    }
+    write_tar(&folder.path().join("a.tar"), &files);
+    let mut recipe = recipe(folder.path(), folder.path(), 8, 2);
+    let source = recipe.data.sources.get_mut("pictures").unwrap();
+    source.targets =
+        serde_json::from_value(json!([{"from": "caption", "field": "action"}])).unwrap();
+    let mut skipped = Vec::new();
+    for batch in batches(&recipe, 0, 1, 0) {
+        assert!(batch.target_texts.iter().all(|text| text == "one number"));
+        skipped.extend(batch.skipped.into_iter().map(|skipped| (skipped.key, skipped.reason)));
+    }
+    assert!(!skipped.is_empty(), "a sample lacks the field");
+    for (key, reason) in skipped {
+        assert!(key == "5" && reason.contains("no text in `action`"), "{key}: {reason}");
+    }
 }

@@ -1,4 +1,4 @@
-//! What each split shows and asks: scenes at random, with their captions and questions.
+//! Composes the samples of each split: random scenes with their captions and questions.
 
 use super::design::{DESIGN, KINDS, PIXEL};
 use super::draws::Draws;
@@ -9,15 +9,15 @@ use super::scene::{CELLS, Clip, Picture, grey};
 use super::texts;
 use crate::sample::Question;
 
-/// A clip of training: shape, colour and motion; or a figure that has no colour or no shape.
+/// Training clip of a trained pair, or of a grey shape or a diamond in the shares of the design.
 pub(super) fn train_clip(draws: &mut Draws) -> (Scene, Description) {
     let (pair, motion, template) =
         (trained(draws), Motion::ALL[draws.below(KINDS)], draws.below(texts::CLIP_TEMPLATES));
-    let place = draws.below(1000);
-    if place >= DESIGN.grey_clips_permille + DESIGN.diamond_clips_permille {
+    let permille = draws.below(1000);
+    if permille >= DESIGN.grey_clips_permille + DESIGN.diamond_clips_permille {
         return named_clip(draws, pair, motion, template);
     }
-    let figure = if place < DESIGN.grey_clips_permille {
+    let figure = if permille < DESIGN.grey_clips_permille {
         Figure { shape: Some(Shape::ALL[draws.below(KINDS)]), paint: grey(draws) }
     } else {
         Figure { shape: None, paint: Paint::Palette(Colour::ALL[draws.below(KINDS)]) }
@@ -33,12 +33,13 @@ pub(super) fn train_clip(draws: &mut Draws) -> (Scene, Description) {
     (scene, description)
 }
 
-/// All held-out pairs and motions equally often.
+/// Clip of a held-out pair. Over the indices, all held-out pairs and motions are equally frequent.
 pub(super) fn held_out_clip(draws: &mut Draws, index: usize) -> (Scene, Description) {
     named_clip(draws, Pair::unseen()[index % KINDS], Motion::ALL[index / KINDS % KINDS], 0)
 }
 
-/// Pairs and motions in an order of all 216, so that captions are distinct.
+/// Clip of the pair and motion at position `index` in a random order of all 216, so that captions
+/// are distinct.
 pub(super) fn retrieval_clip(draws: &mut Draws, seed: u64, index: usize) -> (Scene, Description) {
     let mut all: Vec<(Pair, Motion)> =
         Pair::all().flat_map(|pair| Motion::ALL.map(|motion| (pair, motion))).collect();
@@ -47,14 +48,15 @@ pub(super) fn retrieval_clip(draws: &mut Draws, seed: u64, index: usize) -> (Sce
     named_clip(draws, pair, motion, 0)
 }
 
-/// A picture of one or two figures with a caption.
+/// Training picture of one or two figures, with a caption.
 pub(super) fn train_image(draws: &mut Draws) -> (Scene, Description) {
     let pairs: Vec<Pair> = (0..=draws.below(2)).map(|_| trained(draws)).collect();
     let scene = drawn(draws, &pairs);
     picture(draws, scene, |_, _| Vec::new())
 }
 
-/// A picture drawn for one kind of question by the design's shares, and its questions of that kind.
+/// Training picture for one kind of question, chosen by the shares of the design, with its
+/// questions of that kind.
 pub(super) fn train_question(draws: &mut Draws) -> (Scene, Description) {
     let shares = &DESIGN.question_shares;
     let total = shares.count
@@ -63,10 +65,10 @@ pub(super) fn train_question(draws: &mut Draws) -> (Scene, Description) {
         + shares.shape
         + shares.grey
         + shares.attribute;
-    let mut place = draws.below(total);
+    let mut rest = draws.below(total);
     let mut falls_in = |share: usize| {
-        let inside = place < share;
-        place = place.wrapping_sub(share);
+        let inside = rest < share;
+        rest = rest.wrapping_sub(share);
         inside
     };
     if falls_in(shares.count) {
@@ -93,20 +95,23 @@ pub(super) fn train_question(draws: &mut Draws) -> (Scene, Description) {
     }
 }
 
-/// A question for a number; zero to three equally often, of each shape.
+/// Picture with a question about the number of a shape. Over the indices, the shapes and the
+/// answers zero to three are equally frequent.
 pub(super) fn count(draws: &mut Draws, index: usize) -> (Scene, Description) {
     let (shape, number) = (Shape::ALL[index / CELLS % KINDS], index % CELLS);
     let scene = count_scene(draws, shape, number);
     picture(draws, scene, |_, scene| vec![texts::count(scene, shape)])
 }
 
-/// A question for the colour of a shape that is there once; all colours equally often.
+/// Picture with a question about the colour of a shape that is shown once. Over the indices, the
+/// colours are equally frequent.
 pub(super) fn colour(draws: &mut Draws, index: usize) -> (Scene, Description) {
     let (scene, pair) = colour_scene(draws, Some(Colour::ALL[index % KINDS]));
     picture(draws, scene, |_, _| vec![texts::colour(pair)])
 }
 
-/// A question for a pair that is there, or one of which only shape or colour is; both equally often.
+/// Picture with a question about the existence of a pair. Either the pair is shown, or only its
+/// shape or its colour is. Over the indices, both cases are equally frequent.
 pub(super) fn exists(draws: &mut Draws, index: usize) -> (Scene, Description) {
     let scene = any_scene(draws);
     picture(draws, scene, |draws, scene| {
@@ -119,7 +124,7 @@ pub(super) fn exists(draws: &mut Draws, index: usize) -> (Scene, Description) {
     })
 }
 
-/// A clip with caption and all questions.
+/// Clip of a pair, with a caption and all questions.
 fn named_clip(
     draws: &mut Draws,
     pair: Pair,
@@ -137,7 +142,7 @@ fn named_clip(
     (scene, description)
 }
 
-/// A clip with its labels, as far as they have names.
+/// Clip of a figure, labelled with its motion and with its shape and colour if they have names.
 fn clip(draws: &mut Draws, figure: Figure, motion: Motion) -> (Scene, Description) {
     let description = Description {
         motion: Some(motion.name().to_owned()),
@@ -149,7 +154,8 @@ fn clip(draws: &mut Draws, figure: Figure, motion: Motion) -> (Scene, Descriptio
     (Scene::Clip(Clip::draw(draws, figure, motion)), description)
 }
 
-/// A picture with a caption, if its figures have names, and the questions that are made of it.
+/// Adds to a picture the caption, if figures in it have names, and the questions that `questions`
+/// returns for it.
 fn picture(
     draws: &mut Draws,
     picture: Picture,
@@ -173,12 +179,13 @@ fn picture(
     (Scene::Picture(picture), description)
 }
 
-/// A pair that training may show.
+/// Random pair that training may show.
 fn trained(draws: &mut Draws) -> Pair {
     trained_where(draws, |_| true)
 }
 
-/// One of the trained pairs for which `allowed` holds: there is always one, as each shape and each colour has five.
+/// Random trained pair for which `allowed` holds. The callers restrict the shape or the colour, and
+/// each shape and each colour has five trained pairs.
 fn trained_where(draws: &mut Draws, allowed: impl Fn(&Pair) -> bool) -> Pair {
     let pairs: Vec<Pair> = Pair::trained().into_iter().filter(allowed).collect();
     pairs[draws.below(pairs.len())]
@@ -189,7 +196,7 @@ fn drawn(draws: &mut Draws, pairs: &[Pair]) -> Picture {
     Picture::draw(draws, &figures)
 }
 
-/// `number` figures of the shape among others, one to four in all.
+/// Picture of one to four figures, of which exactly `number` have the shape.
 fn count_scene(draws: &mut Draws, shape: Shape, number: usize) -> Picture {
     let mut pairs: Vec<Pair> =
         (0..number).map(|_| trained_where(draws, |pair| pair.shape == shape)).collect();
@@ -199,7 +206,8 @@ fn count_scene(draws: &mut Draws, shape: Shape, number: usize) -> Picture {
     drawn(draws, &pairs)
 }
 
-/// One to four figures, of which the returned one is the only one of its shape.
+/// Picture of one to four figures, and a pair in it that is the only one of its shape and has the
+/// given colour, if any.
 fn colour_scene(draws: &mut Draws, colour: Option<Colour>) -> (Picture, Pair) {
     let asked = trained_where(draws, |pair| colour.is_none_or(|colour| pair.colour == colour));
     let others = draws.below(CELLS);
@@ -208,7 +216,7 @@ fn colour_scene(draws: &mut Draws, colour: Option<Colour>) -> (Picture, Pair) {
     (drawn(draws, &pairs), asked)
 }
 
-/// One to four figures, of which one is the only one of its colour.
+/// Picture of one to four figures, of which at least one is the only one of its colour.
 fn shape_scene(draws: &mut Draws) -> Picture {
     let asked = trained(draws);
     let others = draws.below(CELLS);
@@ -217,12 +225,12 @@ fn shape_scene(draws: &mut Draws) -> Picture {
     drawn(draws, &pairs)
 }
 
-/// One to four figures.
+/// Picture of one to four random figures.
 fn any_scene(draws: &mut Draws) -> Picture {
     let pairs: Vec<Pair> = (0..=draws.below(CELLS)).map(|_| trained(draws)).collect();
     drawn(draws, &pairs)
 }
 
-// Neighbouring figures overlap by a pixel at most.
+// Neighbouring figures overlap by at most one pixel.
 const _: () = assert!(DESIGN.picture_radius[1] + DESIGN.picture_jitter <= SIDE / 4 + PIXEL / 2);
 const _: () = assert!(DESIGN.retrieval_clips <= KINDS * KINDS * KINDS);

@@ -1,83 +1,91 @@
-//! The set's design in one place: sizes, counts and shares. A change here makes another set (the manifest holds the whole design).
+//! Design of the set: sizes, counts and shares. Changing the design gives another set, and the
+//! manifest contains the whole design.
 
 use serde::{Deserialize, Serialize};
 
-/// Raised when a set of the same design would have other pixels, texts or encoding.
+/// Version of the code that draws and encodes the set. Raise it if the same design gives other
+/// pixels, texts or encoding.
 pub(super) const VERSION: u32 = 1;
 /// Side of a frame in pixels.
 pub(super) const SIZE: usize = 32;
-/// Frames of a clip.
+/// Number of frames per clip.
 pub(super) const FRAMES: usize = 4;
-/// One pixel in the rasteriser's units: 8 fractional bits.
+/// Length of one pixel in the rasteriser's units, which have 8 fractional bits.
 pub(super) const PIXEL: i32 = 256;
-/// Numbers of the shapes and of the colours; a pair with (shape + colour) divisible by this is never trained on.
+/// Number of shapes, of colours and of motions. A pair whose (shape + colour) is divisible by this
+/// number is held out of training.
 pub(super) const KINDS: usize = 6;
 
-/// Everything that decides what is drawn; lengths are in 1/256 pixel, ranges include both ends.
+/// All values that decide what is drawn. Lengths are in 1/256 pixel, and ranges include both ends.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Design {
-    /// [`VERSION`].
+    /// Value of [`VERSION`] with which the set was written.
     pub version: u32,
-    /// Samples of training at scale 1.
+    /// Number of training samples at scale 1, by kind.
     pub train_clips: usize,
     pub train_images: usize,
     pub train_questions: usize,
-    /// Samples of evaluation, whatever the scale.
+    /// Number of evaluation samples at every scale, by kind.
     pub held_out_clips: usize,
     pub retrieval_clips: usize,
     pub question_images: usize,
     pub triplets: usize,
     pub samples_per_shard: usize,
-    /// Clips start at multiples of this, …
+    /// Step between possible start positions of clips.
     pub start_step: i32,
-    /// … and radii and jitters are multiples of this above the range's low end.
+    /// Step between possible radii and jitters, counted from the low end of their range.
     pub step: i32,
-    /// Radius of a shape that moves.
+    /// Range of the radius of a moving shape.
     pub moving_radius: [i32; 2],
-    /// Way per frame: one of these.
+    /// Possible distances that a shape moves per frame.
     pub speeds: [i32; 2],
-    /// Smallest radius of a shape that grows or shrinks, and what each frame adds.
+    /// Smallest radius of a growing or shrinking shape, and the change of the radius per frame.
     pub growing_radius: i32,
     pub growth: i32,
-    /// Radius of a shape in a picture, and how far it stands from its cell's centre at most.
+    /// Range of the radius of a shape in a picture, and the largest distance of the shape from the
+    /// centre of its cell, along each axis.
     pub picture_radius: [i32; 2],
     pub picture_jitter: i32,
-    /// Brightness of the background.
+    /// Range of the brightness of the background.
     pub background: [i32; 2],
-    /// Brightness of a grey shape.
+    /// Range of the brightness of a grey shape.
     pub grey: [i32; 2],
-    /// Of a thousand clips of training, so many show a shape in grey, whose text tells the shape and no colour, …
+    /// Training clips per thousand that show a grey shape. Their texts name the shape and no
+    /// colour.
     pub grey_clips_permille: usize,
-    /// … and so many a diamond, whose text tells the colour and no shape. Both keep colour and shape apart: without them a model
-    /// learns which pairs never occur.
+    /// Training clips per thousand that show a diamond. Their texts name the colour and no shape.
+    /// Grey and diamond clips teach shape and colour separately. Without them, a model learns which
+    /// pairs never occur.
     pub diamond_clips_permille: usize,
-    /// Of a thousand grey or diamond clips, so many have a caption; the others have a question.
+    /// Grey and diamond clips per thousand that have a caption. The others have a question.
     pub captioned_permille: usize,
-    /// What the pictures with questions are drawn for.
+    /// Relative frequencies of the kinds of pictures with questions.
     pub question_shares: QuestionShares,
 }
 
-/// Shares of the kinds of pictures with questions.
+/// Relative frequency of each kind of picture with questions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct QuestionShares {
-    /// "how many circle shapes are there?", zero to three equally often.
+    /// "how many circle shapes are there?" The answers zero to three are equally frequent.
     pub count: usize,
     /// "what colour is the circle?"
     pub colour: usize,
-    /// "is there a red circle?", yes and no equally often, no when shape or colour alone is there.
+    /// "is there a red circle?" The answers yes and no are equally frequent. If the answer is no,
+    /// the shape or the colour alone is shown.
     pub exists: usize,
     /// "what shape is the red thing?"
     pub shape: usize,
-    /// "what shape is it?" of one grey shape.
+    /// "what shape is it?" for a picture with one grey shape.
     pub grey: usize,
-    /// "is there a circle?", "is there a red thing?"
+    /// "is there a circle?" and "is there a red thing?"
     pub attribute: usize,
 }
 
-/// The quickstart's set. Large shapes on whole pixels, and clips and questions that tell of the shape alone or of the colour alone,
-/// are what lets a small model learn six shapes in a few minutes and name pairs it never saw.
+/// Design of the quickstart's set. Two properties let a small model learn six shapes in a few
+/// minutes and name pairs that it never saw: shapes are large and start on whole pixels, and some
+/// clips and questions are about the shape alone or the colour alone.
 pub(super) const DESIGN: Design = Design {
     version: VERSION,
     train_clips: 16_000,

@@ -1,10 +1,11 @@
-//! Random integers of one sample: a stream of its own, so that samples do not depend on order, threads or each other.
+//! Random integers of one sample. Each sample has its own random stream, so it depends neither on
+//! other samples nor on the order or the threads.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
 
-/// ChaCha8 keyed by (seed, split, index). Numbers are made from its words here, because a sampling library may change how it
-/// makes them and the pixels must stay.
+/// ChaCha8 stream keyed by (seed, split, index). The integers are made from its words here instead
+/// of by a sampling library, whose method may change, because the pixels must not change.
 pub(super) struct Draws(ChaCha8Rng);
 
 impl Draws {
@@ -17,7 +18,7 @@ impl Draws {
         Self(ChaCha8Rng::from_seed(*key.finalize().as_bytes()))
     }
 
-    /// Uniform in 0..n (n ≥ 1), up to a bias below n / 2⁶⁴.
+    /// Uniform integer in 0..n (n ≥ 1), up to a bias below n / 2⁶⁴.
     #[expect(
         clippy::cast_possible_truncation,
         reason = "the high word of a product with n is below n"
@@ -26,7 +27,7 @@ impl Draws {
         ((u128::from(self.0.next_u64()) * n as u128) >> 64) as usize
     }
 
-    /// Uniform in low..=high.
+    /// Uniform integer in low..=high.
     #[expect(
         clippy::cast_possible_truncation,
         reason = "the high word of a product with the width is below the width"
@@ -38,19 +39,20 @@ impl Draws {
         )
     }
 
-    /// One of the items; the first when there is no choice. `None` of nothing.
+    /// Random item, or `None` if there are no items.
     pub(super) fn pick<T: Copy>(&mut self, items: &[T]) -> Option<T> {
         items.get(self.below(items.len().max(1))).copied()
     }
 
-    /// Fisher–Yates.
+    /// Puts the items into random order (Fisher–Yates).
     pub(super) fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
             items.swap(last, self.below(last + 1));
         }
     }
 
-    /// Adds noise of standard deviation 2 to each value: 16 coin flips less their mean.
+    /// Adds noise with mean 0 and standard deviation 2 to each value: the number of heads in 16
+    /// coin flips, minus 8.
     pub(super) fn add_noise(&mut self, pixels: &mut [u8]) {
         for pair in pixels.chunks_mut(2) {
             let word = self.0.next_u32();

@@ -1,14 +1,15 @@
-//! Drawn pixels to files: JPEG, and H.264 in mp4, both without subsampled chroma, which would wash out colours at 32 pixels.
+//! Encodes drawn pixels as JPEG, or as H.264 in mp4. Neither subsamples chroma, which would blur
+//! the colours of 32-pixel frames.
 
 use image::codecs::jpeg::JpegEncoder;
 
 use super::design::SIZE;
 use crate::error::DataError;
 
-/// Keeps a 32-pixel picture within its own noise.
+/// JPEG quality at which the coding error of a 32-pixel picture is below the picture's own noise.
 const JPEG_QUALITY: u8 = 98;
 
-/// One RGB frame as JPEG (crate `image` writes 4:4:4).
+/// Encodes one RGB frame as JPEG. The crate `image` writes 4:4:4.
 pub(super) fn jpeg(frame: &[u8]) -> Result<Vec<u8>, DataError> {
     let side = u32::try_from(SIZE).map_err(|error| DataError::Synthetic(error.to_string()))?;
     let mut bytes = Vec::new();
@@ -36,7 +37,8 @@ mod video {
 
     const FRAMES_PER_SECOND: i32 = 8;
 
-    /// Ready before the first clip: the codec must be there.
+    /// Initialises FFmpeg and checks that it has the H.264 encoder. Call this before the first
+    /// clip.
     pub(in crate::synthetic) fn prepare() -> Result<(), DataError> {
         ffmpeg::init().map_err(encode_error)?;
         ffmpeg::log::set_level(ffmpeg::log::Level::Error);
@@ -48,7 +50,7 @@ mod video {
         })
     }
 
-    /// A file in memory that is still ours when the muxer is done with it.
+    /// File in memory whose contents can be taken after the muxer has dropped its clone.
     #[derive(Clone, Default)]
     struct Memory(Arc<Mutex<Cursor<Vec<u8>>>>);
 
@@ -74,8 +76,9 @@ mod video {
         }
     }
 
-    /// RGB frames as H.264 in mp4: 4:4:4, at a fixed quantiser (no rate control, so each clip's bytes depend on it alone), without
-    /// B-frames, so that each frame is one packet in display order.
+    /// Encodes RGB frames as 4:4:4 H.264 in mp4. The quantiser is fixed: without rate control, the
+    /// bytes of a clip depend only on its frames. There are no B-frames, so each frame is one
+    /// packet, in display order.
     pub(in crate::synthetic) fn mp4(frames: &[u8]) -> Result<Vec<u8>, DataError> {
         let memory = Memory::default();
         write(frames, memory.clone()).map_err(encode_error)?;
@@ -142,8 +145,10 @@ mod video {
         video.set_colorspace(ffmpeg::color::Space::SMPTE170M);
         video.set_color_range(ffmpeg::color::Range::MPEG);
         video.set_flags(codec::Flags::GLOBAL_HEADER);
-        // Opening the encoder is most of the time of so small a clip: it fills tables of costs per quantiser and vector length, and
-        // those of CAVLC, ultrafast's choice, which take three times as long as all the rest.
+        // For such small clips, opening the encoder takes most of the time: it fills cost tables
+        // per quantiser and motion vector length. The CAVLC tables, which the preset ultrafast
+        // would use, take three times as long as all the rest, so CABAC is selected and the vectors
+        // are short.
         let x264 = "qp=6:ipratio=1:mvrange=32:cabac=1";
         let mut options = Dictionary::new();
         for (key, value) in [
@@ -162,7 +167,7 @@ mod video {
     }
 }
 
-/// Without FFmpeg no clip can be written.
+/// Always fails: clips cannot be written without FFmpeg.
 #[cfg(not(feature = "video"))]
 pub(super) fn prepare() -> Result<(), DataError> {
     Err(built_without_video())
@@ -175,5 +180,7 @@ pub(super) fn mp4(_frames: &[u8]) -> Result<Vec<u8>, DataError> {
 
 #[cfg(not(feature = "video"))]
 fn built_without_video() -> DataError {
-    DataError::Synthetic("its clips are mp4, and this binary was built without video; build it with `--features video`".to_owned())
+    let reason = "the clips are mp4 files, but this program was built without FFmpeg; \
+                  build it with `--features video`";
+    DataError::Synthetic(reason.to_owned())
 }

@@ -1,4 +1,4 @@
-//! Label texts for classification, and text triplets.
+//! Label texts for classification, and text triplets for evaluating the text encoder.
 
 use std::collections::BTreeMap;
 
@@ -9,10 +9,12 @@ use super::draws::Draws;
 use super::names::{Colour, Motion, Pair, Shape};
 use super::texts::{clip_caption, picture_caption};
 
-/// Label → the texts whose mean embedding stands for it: the plain caption over all other attributes.
+/// Maps a label to the texts whose mean embedding represents the label: the plain captions with
+/// that label and all values of the other attributes.
 pub(super) type Labels = BTreeMap<String, Vec<String>>;
 
-/// One file's labels: each (pair, motion) files its caption under the label `name` gives it.
+/// Labels of one file. The caption of each (pair, motion) is added to the label that `name`
+/// returns.
 fn labels(name: impl Fn(Pair, Motion) -> String) -> Labels {
     let mut labels = Labels::new();
     for pair in Pair::all() {
@@ -23,7 +25,7 @@ fn labels(name: impl Fn(Pair, Motion) -> String) -> Labels {
     labels
 }
 
-/// The files of the folder `labels`, by name.
+/// Name and labels of each file in the folder `labels`.
 pub(super) fn label_files() -> [(&'static str, Labels); 4] {
     [
         ("motions", labels(|_, motion| motion.name().to_owned())),
@@ -33,22 +35,23 @@ pub(super) fn label_files() -> [(&'static str, Labels); 4] {
     ]
 }
 
-/// Motion → the motion of the clip played backwards.
+/// Maps each motion to the motion of the clip played backwards.
 pub(super) fn flipped_motions() -> BTreeMap<&'static str, &'static str> {
     Motion::ALL.into_iter().map(|motion| (motion.name(), motion.reversed().name())).collect()
 }
 
-/// Two texts of one meaning and a third that differs in one respect.
+/// Two texts p1 and p2 with the same meaning, and a text n that differs from them in one respect.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Triplet {
     pub(super) p1: String,
     pub(super) p2: String,
     pub(super) n: String,
-    /// What `n` changes: shape, colour, motion or swap.
+    /// Difference between `n` and `p1`: shape, colour, motion or swap.
     pub(super) kind: String,
 }
 
-/// Clips of held-out pairs: p1 and p2 from two templates, n in p1's with the shape or the colour changed, or the motion reversed.
+/// Triplets about clips of held-out pairs. p1 and p2 use two templates. n uses the template of p1,
+/// with another shape, another colour or the reverse motion.
 pub(super) fn triplets(seed: u64) -> Vec<Triplet> {
     let make = |index: usize| {
         let mut draws = Draws::new(seed, "triplets", index as u64);
@@ -77,7 +80,7 @@ pub(super) fn triplets(seed: u64) -> Vec<Triplet> {
     (0..DESIGN.triplets).map(make).collect()
 }
 
-/// The harder tier: two shapes of two colours, and n swaps the colours.
+/// Harder triplets about two shapes of two colours, where n swaps the colours.
 pub(super) fn swap_triplets(seed: u64) -> Vec<Triplet> {
     let make = |index: usize| {
         let mut draws = Draws::new(seed, "swap triplets", index as u64);
@@ -99,7 +102,7 @@ pub(super) fn swap_triplets(seed: u64) -> Vec<Triplet> {
     (0..DESIGN.triplets).map(make).collect()
 }
 
-/// Any of the items but this one.
+/// Random item other than `not`.
 fn other<T: Copy + PartialEq>(draws: &mut Draws, items: &[T; KINDS], not: T) -> T {
     let others: Vec<T> = items.iter().copied().filter(|item| *item != not).collect();
     others[draws.below(others.len())]

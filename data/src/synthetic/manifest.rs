@@ -1,4 +1,5 @@
-//! The manifest: what the set is, and every file with its hash. Written last, so that a set with a manifest is complete.
+//! Manifest of a set: its seed, scale and design, and the hash of every file. It is written last,
+//! so a set with a manifest is complete.
 
 use std::fs;
 use std::path::Path;
@@ -7,35 +8,35 @@ use serde::{Deserialize, Serialize};
 
 use super::design::Design;
 
-/// The manifest's name in the set's folder.
+/// File name of the manifest in the set's folder.
 pub(super) const FILE_NAME: &str = "manifest.json";
 
-/// manifest.json.
+/// Contents of `manifest.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Manifest {
     pub(super) seed: u64,
-    /// Samples of training per thousand of the design's.
+    /// Number of training samples per thousand of the design's number.
     pub(super) scale_permille: u32,
     pub(super) design: Design,
     pub(super) shards: Vec<ShardEntry>,
     pub(super) files: Vec<FileEntry>,
 }
 
-/// A tar of the set.
+/// Tar of the set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ShardEntry {
     pub(super) samples: usize,
-    /// BLAKE3 of the drawn pixels of all samples in order: the same on every machine. The file's own hash may differ between
-    /// versions of the encoders.
+    /// BLAKE3 hash of the drawn pixels of all samples in order, the same on every machine. The hash
+    /// of the file may differ between versions of the encoders.
     pub(super) pixels: String,
     #[serde(flatten)]
     pub(super) file: FileEntry,
 }
 
-/// A file of the set.
+/// File of the set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct FileEntry {
-    /// Relative to the manifest's folder.
+    /// Path relative to the manifest's folder.
     pub(super) path: String,
     pub(super) bytes: u64,
     pub(super) blake3: String,
@@ -50,14 +51,15 @@ impl FileEntry {
         }
     }
 
-    fn is_there(&self, folder: &Path) -> bool {
+    fn is_unchanged(&self, folder: &Path) -> bool {
         fs::read(folder.join(&self.path))
             .is_ok_and(|content| Self::new(&self.path, &content) == *self)
     }
 }
 
 impl Manifest {
-    /// The folder's manifest, when it is that of this very set and every file is as it says.
+    /// Reads the folder's manifest. Returns `None` unless its seed, scale and design are the given
+    /// ones and every file has the recorded hash.
     pub(super) fn up_to_date(
         folder: &Path,
         seed: u64,
@@ -70,6 +72,6 @@ impl Manifest {
             && manifest.scale_permille == scale_permille
             && manifest.design == *design;
         let files = || manifest.shards.iter().map(|shard| &shard.file).chain(&manifest.files);
-        (same && files().all(|file| file.is_there(folder))).then_some(manifest)
+        (same && files().all(|file| file.is_unchanged(folder))).then_some(manifest)
     }
 }

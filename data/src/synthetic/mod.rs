@@ -1,16 +1,20 @@
-//! The learnable synthetic set of the quickstart, as real WebDataset shards.
+//! Synthetic data set of the quickstart, written as WebDataset shards. A small model can learn it
+//! in minutes.
 //!
-//! Coloured shapes that move, grow and shrink on a torus (`scene`), drawn in integers (`raster`) from a random stream per
-//! sample (`draws`), so that the pixels are the same on every machine, in any order and on any number of threads. Six of the 36
-//! pairs of shape and colour are held out of training (`names`). Texts stand in `texts`, sizes and counts in `design`.
+//! The set shows coloured shapes that move, grow and shrink on a torus (`scene`). Shapes are drawn
+//! in integer arithmetic (`raster`), and each sample has its own random stream (`draws`). So the
+//! pixels are the same on every machine, in any order and on any number of threads. Six of the 36
+//! pairs of shape and colour are held out of training (`names`). Texts are in `texts`, sizes and
+//! counts in `design`.
 //!
 //! ```text
-//! DIR/train/{clips,images,questions}-%06d.tar   mp4 or jpg, txt, json per sample
-//! DIR/eval/heldout.tar       clips of the pairs held out, every motion equally often
-//! DIR/eval/retrieval.tar     clips with distinct captions of one template
-//! DIR/eval/{count,colour,exists}.tar            pictures with one question each
-//! DIR/labels/{motions,colours,shapes,objects,flipped_motions}.json   label → texts; motion → reverse motion
-//! DIR/triplets.json, DIR/triplets_swap.json     [{p1, p2, n, kind}]
+//! DIR/train/{clips,images,questions}-%06d.tar        mp4 or jpg, txt, json per sample
+//! DIR/eval/heldout.tar                               clips of held-out pairs, all motions
+//! DIR/eval/retrieval.tar                             clips with distinct captions
+//! DIR/eval/{count,colour,exists}.tar                 pictures with one question each
+//! DIR/labels/{motions,colours,shapes,objects}.json   label → texts
+//! DIR/labels/flipped_motions.json                    motion → reverse motion
+//! DIR/triplets.json, DIR/triplets_swap.json          [{p1, p2, n, kind}]
 //! DIR/tokenizer.json, DIR/manifest.json
 //! ```
 
@@ -42,47 +46,48 @@ use self::manifest::{FileEntry, Manifest, ShardEntry};
 use self::sample::Split;
 use crate::error::DataError;
 
-/// What to write and where.
+/// Arguments of the command `synth`.
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 pub struct SynthArgs {
-    /// Folder of the set; made if need be.
+    /// Folder of the set. It is created if it does not exist.
     pub dir: PathBuf,
-    /// Another seed draws other samples of the same kinds.
+    /// Seed of the random samples. Another seed gives other samples of the same kinds.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
-    /// Samples of training, relative to the full set (0.001 to 100); evaluation keeps its size.
+    /// Number of training samples relative to the full set (0.001 to 100). Evaluation splits keep
+    /// their size.
     #[arg(long = "scale", value_name = "SCALE", default_value = "1", value_parser = permille)]
     pub scale_permille: u32,
 }
 
-/// What was written, or found.
+/// Contents of a set that was written or found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Summary {
-    /// The set's folder.
+    /// Folder of the set.
     pub dir: PathBuf,
-    /// The set was there already and nothing was written.
+    /// True if the folder already held this set, so that nothing was written.
     pub up_to_date: bool,
-    /// One row per split: its tars, samples and bytes.
+    /// Sizes of the splits, one entry per split.
     pub splits: Vec<SplitSummary>,
 }
 
-/// One row of [`Summary`].
+/// Sizes of one split.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SplitSummary {
-    /// "train/clips".
+    /// Folder and name of the split, such as `train/clips`.
     pub name: String,
-    /// Number of tars.
+    /// Number of tars of the split.
     pub shards: usize,
-    /// Samples in them.
+    /// Number of samples in all its tars.
     pub samples: usize,
-    /// Their size on disk.
+    /// Total size of its tars, in bytes.
     pub bytes: u64,
 }
 
-/// Writes the set, unless the folder holds this very set already.
+/// Writes the set, unless the folder already holds a set with the same seed, scale and design.
 ///
 /// # Errors
-/// When the folder cannot be written, or FFmpeg or its H.264 encoder is missing.
+/// If the folder cannot be written, or FFmpeg or its H.264 encoder is missing.
 pub fn run(args: &SynthArgs) -> Result<Summary, DataError> {
     if let Some(manifest) = Manifest::up_to_date(&args.dir, args.seed, args.scale_permille, &DESIGN)
     {
@@ -156,16 +161,17 @@ fn json(value: &impl Serialize) -> Result<Vec<u8>, DataError> {
     serde_json::to_vec_pretty(value).map_err(|error| DataError::Synthetic(error.to_string()))
 }
 
-/// Samples at a scale: at least one.
+/// Number of samples at a scale, at least one.
 fn scaled(samples: usize, permille: u32) -> usize {
     (samples * permille as usize / 1000).max(1)
 }
 
-/// Reads a scale such as `0.25`.
+/// Parses a scale such as `0.25` into thousandths.
 fn permille(text: &str) -> Result<u32, String> {
-    let scale: f64 = text.parse().map_err(|_| "a number such as 0.25 is needed".to_owned())?;
+    let scale: f64 =
+        text.parse().map_err(|_| "not a number; give a scale such as 0.25".to_owned())?;
     if !(0.001..=100.0).contains(&scale) {
-        return Err("the scale goes from 0.001 to 100".to_owned());
+        return Err("the scale must be between 0.001 and 100".to_owned());
     }
     #[expect(
         clippy::cast_possible_truncation,
@@ -180,7 +186,7 @@ fn summary(args: &SynthArgs, manifest: &Manifest, up_to_date: bool) -> Summary {
     let row = |split: &Split| {
         let (folder, name) = split.place();
         let prefix = format!("{folder}/{name}");
-        // No split's name begins another's.
+        // No split's name is a prefix of another split's name.
         let shards: Vec<&ShardEntry> =
             manifest.shards.iter().filter(|shard| shard.file.path.starts_with(&prefix)).collect();
         SplitSummary {

@@ -1,8 +1,9 @@
-//! What can be seen: shapes, colours, motions, and the pairs that are held out of training.
+//! Shapes, colours and motions of the set, and the pairs of shape and colour that are held out of
+//! training.
 
 use super::design::KINDS;
 
-/// An upright shape.
+/// Upright shape that texts can name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Shape {
     Circle,
@@ -13,7 +14,7 @@ pub(super) enum Shape {
     Bar,
 }
 
-/// A colour of the palette.
+/// Colour of the palette that texts can name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Colour {
     Red,
@@ -24,7 +25,8 @@ pub(super) enum Colour {
     Cyan,
 }
 
-/// What a clip's shape does. Motions come in pairs of which one is the other played backwards.
+/// Motion of the shape in a clip. Every motion has a reverse motion, which is the same clip played
+/// backwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Motion {
     Left,
@@ -93,7 +95,7 @@ impl Motion {
         }
     }
 
-    /// The motion of the same clip played backwards.
+    /// Motion of the same clip played backwards.
     pub(super) fn reversed(self) -> Self {
         match self {
             Self::Left => Self::Right,
@@ -106,24 +108,24 @@ impl Motion {
     }
 }
 
-/// What is drawn: an outline, filled.
+/// Filled outline, as drawn in a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Figure {
-    /// `None` is a diamond, which no text names.
+    /// Outline. `None` is a diamond, which no text names.
     pub(super) shape: Option<Shape>,
     pub(super) paint: Paint,
 }
 
-/// What a figure is filled with.
+/// Colour that fills a figure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Paint {
     Palette(Colour),
-    /// Of this brightness; no text names it.
+    /// Grey of the given brightness, which no text names.
     Grey(u8),
 }
 
 impl Figure {
-    /// The colour's name, if it has one.
+    /// Colour of the palette, or `None` if the figure is grey.
     pub(super) fn colour(self) -> Option<Colour> {
         match self.paint {
             Paint::Palette(colour) => Some(colour),
@@ -131,7 +133,7 @@ impl Figure {
         }
     }
 
-    /// Shape and colour, if both have names.
+    /// Shape and colour, or `None` if the figure is grey or a diamond.
     pub(super) fn pair(self) -> Option<Pair> {
         Some(Pair { shape: self.shape?, colour: self.colour()? })
     }
@@ -150,7 +152,7 @@ impl From<Pair> for Figure {
     }
 }
 
-/// A named shape of a named colour.
+/// Shape and colour that texts can name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Pair {
     pub(super) shape: Shape,
@@ -158,29 +160,29 @@ pub(super) struct Pair {
 }
 
 impl Pair {
-    /// All 36, in the order of the shapes.
+    /// All 36 pairs, in the order of the shapes.
     pub(super) fn all() -> impl Iterator<Item = Self> {
         Shape::ALL
             .into_iter()
             .flat_map(|shape| Colour::ALL.into_iter().map(move |colour| Self { shape, colour }))
     }
 
-    /// The 30 that training may show.
+    /// The 30 pairs that training may show.
     pub(super) fn trained() -> Vec<Self> {
         Self::all().filter(|pair| !pair.held_out()).collect()
     }
 
-    /// The 6 that training never shows: each shape once and each colour once.
+    /// The 6 pairs that training never shows. They contain each shape once and each colour once.
     pub(super) fn unseen() -> Vec<Self> {
         Self::all().filter(|pair| pair.held_out()).collect()
     }
 
-    /// Whether the pair is kept out of training: (shape + colour) mod 6 = 0.
+    /// Whether the pair is held out of training: (shape + colour) mod 6 = 0.
     pub(super) fn held_out(self) -> bool {
         (self.shape as usize + self.colour as usize).is_multiple_of(KINDS)
     }
 
-    /// "red circle".
+    /// Name of the pair, such as "red circle".
     pub(super) fn name(self) -> String {
         format!("{} {}", self.colour.name(), self.shape.name())
     }

@@ -1,4 +1,4 @@
-//! Shapes to pixels in integers alone, so that a set's pixels are the same on every machine.
+//! Draws shapes in integer arithmetic, so that the pixels are the same on every machine.
 
 use super::design::{PIXEL, SIZE};
 use super::names::{Figure, Shape};
@@ -17,7 +17,8 @@ pub(super) const SIDE: i32 = {
     side * PIXEL
 };
 
-/// Whether the shape (`None`: the diamond) of radius `r` covers the point (dx, dy) from its centre; y grows downwards.
+/// Whether a shape of radius `r` (`None` is the diamond) covers the point at offset (dx, dy) from
+/// its centre. The y axis points down.
 fn covers(shape: Option<Shape>, dx: i32, dy: i32, r: i32) -> bool {
     let (u, v, square) = (dx.abs(), dy.abs(), dx * dx + dy * dy);
     match shape {
@@ -31,7 +32,8 @@ fn covers(shape: Option<Shape>, dx: i32, dy: i32, r: i32) -> bool {
     }
 }
 
-/// Fills the pixels whose centres the figure covers; what leaves the frame on one side comes in on the other.
+/// Fills the pixels whose centres the figure covers. Parts that leave the frame on one side appear
+/// on the other side.
 pub(super) fn paint(frame: &mut [u8], figure: Figure, centre: (i32, i32), radius: i32) {
     let rgb = figure.rgb();
     let offset = |pixel: i32, centre: i32| {

@@ -1,4 +1,4 @@
-//! The samples of each split, each a pure function of (seed, index).
+//! Samples of each split. A sample is a pure function of (seed, split, index).
 
 use serde::{Deserialize, Serialize};
 
@@ -10,7 +10,7 @@ use super::scene::{Clip, Picture};
 use crate::error::DataError;
 use crate::sample::Question;
 
-/// What a tar of the set holds.
+/// Split of the set, which decides what its tars contain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Split {
     TrainClips,
@@ -28,7 +28,7 @@ impl Split {
     pub(super) const EVALUATION: [Self; 5] =
         [Self::HeldOut, Self::Retrieval, Self::Count, Self::Colour, Self::Exists];
 
-    /// The folder, and the name of a file without number and ending.
+    /// Folder of the split, and the file name without number and extension.
     pub(super) fn place(self) -> (&'static str, &'static str) {
         match self {
             Self::TrainClips => ("train", "clips"),
@@ -42,7 +42,7 @@ impl Split {
         }
     }
 
-    /// Samples at scale 1.
+    /// Number of samples at scale 1.
     pub(super) fn len(self) -> usize {
         match self {
             Self::TrainClips => DESIGN.train_clips,
@@ -55,29 +55,30 @@ impl Split {
     }
 }
 
-/// The json member of a sample.
+/// Contents of a sample's json member.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Description {
-    /// What the txt member says too.
+    /// Caption, the same text as in the txt member.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(super) caption: Option<String>,
-    /// Of a clip only.
+    /// Name of the motion. Only clips have one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(super) motion: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(super) shape: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(super) colour: Option<String>,
-    /// "red circle": shape and colour in one label.
+    /// Colour and shape in one label, such as "red circle".
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(super) object: Option<String>,
-    /// Of a picture only.
+    /// Figures of a picture. Empty for a clip.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub(super) objects: Vec<Placed>,
     pub(super) questions: Vec<Question>,
 }
 
-/// A figure of a picture, "grey" where it has no colour, with its centre and radius in 1/256 pixel.
+/// Figure of a picture, with its centre and radius in 1/256 pixel. The colour is "grey" if it is
+/// not in the palette, and the shape is "diamond" if it has no name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Placed {
     pub(super) shape: String,
@@ -86,14 +87,14 @@ pub(super) struct Placed {
     pub(super) radius: i32,
 }
 
-/// What was drawn.
+/// Contents of the visual member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Scene {
     Clip(Clip),
     Picture(Picture),
 }
 
-/// A sample before it is encoded.
+/// Sample before it is encoded.
 #[derive(Debug, Clone)]
 pub(super) struct Sample {
     pub(super) key: String,
@@ -103,7 +104,7 @@ pub(super) struct Sample {
 }
 
 impl Sample {
-    /// The visual member's extension and bytes.
+    /// Extension and bytes of the visual member.
     pub(super) fn encode(&self) -> Result<(&'static str, Vec<u8>), DataError> {
         match &self.scene {
             Scene::Clip(_) => Ok(("mp4", encode::mp4(&self.pixels)?)),
@@ -112,7 +113,7 @@ impl Sample {
     }
 }
 
-/// Sample `index` of a split.
+/// Draws sample number `index` of a split.
 pub(super) fn sample(seed: u64, split: Split, index: usize) -> Sample {
     let (folder, name) = split.place();
     let mut draws = Draws::new(seed, &format!("{folder}/{name}"), index as u64);

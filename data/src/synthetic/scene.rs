@@ -1,12 +1,12 @@
-//! Scenes: what a clip or a picture shows, drawn at random, and its pixels.
+//! Random contents of a clip or a picture, and their pixels.
 
 use super::design::{DESIGN, FRAMES, SIZE};
 use super::draws::Draws;
 use super::names::{Figure, Motion, Paint, Pair};
 use super::raster::{FRAME_BYTES, SIDE, paint};
 
-/// One shape that moves, grows or shrinks on a torus. Start and phase are uniform, so that a single frame tells nothing of the
-/// motion, and a clip played backwards is a clip of the reverse motion.
+/// One shape that moves, grows or shrinks on a torus. Start and phase are uniform, so a single
+/// frame does not reveal the motion, and a clip played backwards is a clip of the reverse motion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Clip {
     pub(super) figure: Figure,
@@ -18,6 +18,7 @@ pub(super) struct Clip {
     pub(super) background: u8,
 }
 
+/// Number of the last frame of a clip.
 const LAST: i32 = {
     #[expect(
         clippy::cast_possible_truncation,
@@ -29,7 +30,7 @@ const LAST: i32 = {
 };
 
 impl Clip {
-    /// A clip of this figure and motion, places and sizes at random.
+    /// Draws a clip of a figure and motion with random position, size, speed and background.
     pub(super) fn draw(draws: &mut Draws, figure: Figure, motion: Motion) -> Self {
         Self {
             figure,
@@ -42,21 +43,21 @@ impl Clip {
         }
     }
 
-    /// Centre and radius at frame `t`.
+    /// Centre and radius of the figure in frame `t`.
     pub(super) fn at(&self, t: i32) -> ((i32, i32), i32) {
-        let ((x, y), way) = (self.start, self.speed * t);
+        let ((x, y), distance) = (self.start, self.speed * t);
         let step = (t + self.phase).rem_euclid(LAST + 1);
         match self.motion {
-            Motion::Left => ((x - way, y), self.radius),
-            Motion::Right => ((x + way, y), self.radius),
-            Motion::Up => ((x, y - way), self.radius),
-            Motion::Down => ((x, y + way), self.radius),
+            Motion::Left => ((x - distance, y), self.radius),
+            Motion::Right => ((x + distance, y), self.radius),
+            Motion::Up => ((x, y - distance), self.radius),
+            Motion::Down => ((x, y + distance), self.radius),
             Motion::Growing => ((x, y), DESIGN.growing_radius + DESIGN.growth * step),
             Motion::Shrinking => ((x, y), DESIGN.growing_radius + DESIGN.growth * (LAST - step)),
         }
     }
 
-    /// The frames without noise, (T, H, W, 3).
+    /// Frames without noise, (T, H, W, 3).
     pub(super) fn frames(&self) -> Vec<u8> {
         let mut frames = vec![self.background; FRAMES * FRAME_BYTES];
         for (t, frame) in (0..).zip(frames.chunks_exact_mut(FRAME_BYTES)) {
@@ -66,7 +67,7 @@ impl Clip {
         frames
     }
 
-    /// The frames as they are stored.
+    /// Frames with noise, as they are stored, (T, H, W, 3).
     pub(super) fn pixels(&self, draws: &mut Draws) -> Vec<u8> {
         let mut frames = self.frames();
         draws.add_noise(&mut frames);
@@ -74,7 +75,7 @@ impl Clip {
     }
 }
 
-/// A shape in a picture.
+/// Figure in a picture, with its centre and radius in 1/256 pixel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Object {
     pub(super) figure: Figure,
@@ -82,18 +83,20 @@ pub(super) struct Object {
     pub(super) radius: i32,
 }
 
-/// Up to four shapes, each in a cell of its own of a 2×2 grid, so that none hides more than another's edge.
+/// Up to four figures, each in its own cell of a 2×2 grid, so that no figure hides more than the
+/// edge of another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Picture {
     pub(super) objects: Vec<Object>,
     pub(super) background: u8,
 }
 
-/// Most shapes of a picture.
+/// Largest number of figures in a picture.
 pub(super) const CELLS: usize = 4;
 
 impl Picture {
-    /// A picture of these figures ([`CELLS`] at most), places and sizes at random.
+    /// Draws a picture of the given figures (at most [`CELLS`]) with random positions, sizes and
+    /// background.
     pub(super) fn draw(draws: &mut Draws, figures: &[Figure]) -> Self {
         let mut cells = [(1, 1), (3, 1), (1, 3), (3, 3)];
         draws.shuffle(&mut cells);
@@ -107,12 +110,12 @@ impl Picture {
         Self { objects, background: background(draws) }
     }
 
-    /// The figures whose shape and colour have names.
+    /// Pairs of the figures whose shape and colour have names.
     pub(super) fn pairs(&self) -> impl Iterator<Item = Pair> {
         self.objects.iter().filter_map(|object| object.figure.pair())
     }
 
-    /// The picture as it is stored, (H, W, 3).
+    /// Picture with noise, as it is stored, (H, W, 3).
     pub(super) fn pixels(&self, draws: &mut Draws) -> Vec<u8> {
         let mut frame = vec![self.background; FRAME_BYTES];
         for object in &self.objects {
@@ -127,17 +130,17 @@ fn background(draws: &mut Draws) -> u8 {
     brightness(draws, DESIGN.background)
 }
 
-/// Uniform in a range, in the design's steps.
+/// Uniform length in a range, in steps of the design.
 fn stepped(draws: &mut Draws, [low, high]: [i32; 2]) -> i32 {
     low + DESIGN.step * draws.within([0, (high - low) / DESIGN.step])
 }
 
-/// Uniform on the torus, in the design's steps.
+/// Uniform coordinate on the torus, in steps of the design.
 fn start(draws: &mut Draws) -> i32 {
     DESIGN.start_step * draws.within([0, SIDE / DESIGN.start_step - 1])
 }
 
-/// A grey of the design's range.
+/// Random grey in the range of the design.
 pub(super) fn grey(draws: &mut Draws) -> Paint {
     Paint::Grey(brightness(draws, DESIGN.grey))
 }
@@ -146,5 +149,5 @@ fn brightness(draws: &mut Draws, range: [i32; 2]) -> u8 {
     u8::try_from(draws.within(range)).unwrap_or(u8::MAX)
 }
 
-// Four cells of half the side each.
+// The centres of the cells are at 1/4 and 3/4 of the side.
 const _: () = assert!(SIZE.is_multiple_of(4));

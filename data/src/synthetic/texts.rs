@@ -1,17 +1,18 @@
-//! Every text of the set: captions, questions, answers.
+//! All texts of the set: captions, questions and answers.
 
 use super::draws::Draws;
 use super::names::{Colour, Motion, Pair, Shape};
 use super::scene::{CELLS, Picture};
 use crate::sample::Question;
 
-/// Ways to say what a clip shows.
+/// Number of caption templates for clips.
 pub(super) const CLIP_TEMPLATES: usize = 4;
 
-/// Ways to say what a picture shows.
+/// Number of caption templates for pictures.
 pub(super) const PICTURE_TEMPLATES: usize = 4;
 
-/// Queries that recipes give with captions, and words a user may add: they must be in the vocabulary too.
+/// Queries that recipes use with captions, and phrases that users may type. Their words must be in
+/// the vocabulary too.
 pub(super) const QUERIES: [&str; 6] = [
     "describe the video",
     "describe the image",
@@ -21,7 +22,8 @@ pub(super) const QUERIES: [&str; 6] = [
     "what is happening in this video?",
 ];
 
-/// What a clip shows, said in one of [`CLIP_TEMPLATES`] ways; a shape or a colour without a name is left out.
+/// Caption of a clip in one of [`CLIP_TEMPLATES`] templates. A shape or colour that is `None` is
+/// not named.
 pub(super) fn clip_caption(
     template: usize,
     shape: Option<Shape>,
@@ -43,7 +45,7 @@ pub(super) fn clip_caption(
     }
 }
 
-/// What a picture shows, said in one of [`PICTURE_TEMPLATES`] ways.
+/// Caption of a picture in one of [`PICTURE_TEMPLATES`] templates.
 pub(super) fn picture_caption(template: usize, pairs: &[Pair]) -> String {
     let list: Vec<String> = pairs.iter().map(|pair| format!("a {}", pair.name())).collect();
     let list = list.join(" and ");
@@ -59,42 +61,42 @@ fn question(kind: &str, question: String, answer: &str) -> Question {
     Question { question, answer: answer.to_owned(), kind: kind.to_owned() }
 }
 
-/// The motion of a clip's shape.
+/// Question about the motion of a clip's shape.
 pub(super) fn motion_of_it(motion: Motion) -> Question {
     question("motion", "how is it moving?".to_owned(), motion.name())
 }
 
-/// The shape of the only thing there.
+/// Question about the shape of the only figure.
 pub(super) fn shape_of_it(shape: Shape) -> Question {
     question("shape", "what shape is it?".to_owned(), shape.name())
 }
 
-/// The colour of the only thing there.
+/// Question about the colour of the only figure.
 pub(super) fn colour_of_it(colour: Colour) -> Question {
     question("colour", "what colour is it?".to_owned(), colour.name())
 }
 
-/// The number of shapes of one kind.
+/// Question about the number of figures of a shape.
 pub(super) fn count(picture: &Picture, shape: Shape) -> Question {
     let number = picture.pairs().filter(|pair| pair.shape == shape).count();
     question("count", format!("how many {} shapes are there?", shape.name()), number_name(number))
 }
 
-/// The colour of each shape that is there once.
+/// Questions about the colour of each shape that occurs once.
 pub(super) fn colours(picture: &Picture) -> Vec<Question> {
-    let alone =
+    let unique =
         |pair: &Pair| picture.pairs().filter(|other| other.shape == pair.shape).count() == 1;
-    picture.pairs().filter(alone).map(colour).collect()
+    picture.pairs().filter(unique).map(colour).collect()
 }
 
-/// The shape of each colour that is there once.
+/// Questions about the shape of each colour that occurs once.
 pub(super) fn shapes(picture: &Picture) -> Vec<Question> {
-    let alone =
+    let unique =
         |pair: &Pair| picture.pairs().filter(|other| other.colour == pair.colour).count() == 1;
-    picture.pairs().filter(alone).map(shape).collect()
+    picture.pairs().filter(unique).map(shape).collect()
 }
 
-/// The colour of a shape that is there once.
+/// Question about the colour of a shape that occurs once.
 pub(super) fn colour(pair: Pair) -> Question {
     question("colour", format!("what colour is the {}?", pair.shape.name()), pair.colour.name())
 }
@@ -103,14 +105,16 @@ fn shape(pair: Pair) -> Question {
     question("shape", format!("what shape is the {} thing?", pair.colour.name()), pair.shape.name())
 }
 
-/// Whether a pair is there: one pair that is and one that only shares its shape or its colour with what is.
+/// Two questions about the existence of a pair: one about a pair that the picture shows, and one
+/// about a near miss ([`near_misses`]).
 pub(super) fn existence(draws: &mut Draws, picture: &Picture) -> Vec<Question> {
     let shown: Vec<Pair> = picture.pairs().collect();
     let asked = [draws.pick(&shown), draws.pick(&near_misses(picture))];
     asked.into_iter().flatten().map(|pair| exists(picture, pair)).collect()
 }
 
-/// Whether a shape, and whether a colour, is there: one yes and one no of each, as far as there are any.
+/// Questions about the existence of a shape and of a colour, for each one with the answer yes and
+/// one with the answer no, if possible.
 pub(super) fn attributes(draws: &mut Draws, picture: &Picture) -> Vec<Question> {
     let mut questions = Vec::new();
     for yes in [true, false] {
@@ -135,14 +139,15 @@ pub(super) fn attributes(draws: &mut Draws, picture: &Picture) -> Vec<Question> 
     questions
 }
 
-/// Whether the picture shows the pair.
+/// Question whether the picture shows the pair.
 pub(super) fn exists(picture: &Picture, pair: Pair) -> Question {
     let answer = if picture.pairs().any(|shown| shown == pair) { "yes" } else { "no" };
     question("exists", format!("is there a {}?", pair.name()), answer)
 }
 
-/// Pairs that training may show, that the picture does not show, and that share the shape or the colour with one it shows.
-/// Held-out pairs are not asked for: their answer would always be no.
+/// Trained pairs that the picture does not show, but that share the shape or the colour with a pair
+/// that it shows. Held-out pairs are excluded, because in training the answer for them would always
+/// be no.
 pub(super) fn near_misses(picture: &Picture) -> Vec<Pair> {
     let near = |pair: &Pair| {
         picture.pairs().any(|shown| shown.shape == pair.shape || shown.colour == pair.colour)
@@ -153,12 +158,12 @@ pub(super) fn near_misses(picture: &Picture) -> Vec<Pair> {
         .collect()
 }
 
-/// "zero" to "four".
+/// Number as a word, "zero" to "four".
 pub(super) fn number_name(number: usize) -> &'static str {
     ["zero", "one", "two", "three", "four"].get(number).copied().unwrap_or("many")
 }
 
-/// Every text that the set can hold, in a fixed order: what the tokenizer is trained on.
+/// Texts that contain every word of the set, in a fixed order. The tokenizer is trained on them.
 pub(super) fn all() -> Vec<String> {
     let mut texts: Vec<String> = QUERIES.iter().map(|&query| query.to_owned()).collect();
     for pair in Pair::all() {

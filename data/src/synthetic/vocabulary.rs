@@ -1,4 +1,4 @@
-//! The set's tokenizer: one token per word and punctuation mark, trained on every text the set can hold.
+//! Tokenizer of the set, with one token per word and punctuation mark, trained on [`texts::all`].
 
 use tokenizers::models::wordlevel::{WordLevel, WordLevelTrainer};
 use tokenizers::normalizers::Lowercase;
@@ -14,11 +14,14 @@ use crate::error::DataError;
 
 const UNKNOWN: &str = "[UNK]";
 const BEGIN: &str = "[BOS]";
+/// Largest number of tokens that training may create.
 const LARGEST_VOCABULARY: usize = 512;
 
-/// tokenizer.json. Each text is preceded by one token, so that an empty query has one too (Llama's and Gemma's files do the same).
+/// Contents of `tokenizer.json`. Each text starts with the token `[BOS]`, as with Llama's and
+/// Gemma's tokenizers.
 pub(super) fn tokenizer_json() -> Result<String, DataError> {
-    train().map_err(|error| DataError::Synthetic(format!("training the tokenizer: {error}")))
+    train()
+        .map_err(|error| DataError::Synthetic(format!("the tokenizer cannot be trained: {error}")))
 }
 
 fn train() -> tokenizers::Result<String> {

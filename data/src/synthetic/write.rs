@@ -1,4 +1,4 @@
-//! Samples to tar shards, and files to disk.
+//! Writes samples to tar shards, and files to disk.
 
 use std::fs;
 use std::path::Path;
@@ -10,19 +10,20 @@ use super::sample::{Sample, Split, sample};
 use crate::error::DataError;
 use crate::shard_index;
 
-/// Writes a file whole or not at all: beside its place first, then renamed.
+/// Writes a file atomically: first to a temporary file in the same folder, which is then renamed.
 pub(super) fn file(folder: &Path, path: &str, content: &[u8]) -> Result<FileEntry, DataError> {
     let target = folder.join(path);
     let parent = target.parent().unwrap_or(folder);
     fs::create_dir_all(parent).map_err(DataError::io("create folder", parent))?;
     let name = target.file_name().unwrap_or_default().to_string_lossy();
-    let beside = parent.join(format!(".{name}.{}", std::process::id()));
-    fs::write(&beside, content).map_err(DataError::io("write", &beside))?;
-    fs::rename(&beside, &target).map_err(DataError::io("write", &target))?;
+    let temporary = parent.join(format!(".{name}.{}", std::process::id()));
+    fs::write(&temporary, content).map_err(DataError::io("write", &temporary))?;
+    fs::rename(&temporary, &target).map_err(DataError::io("write", &target))?;
     Ok(FileEntry::new(path, content))
 }
 
-/// Writes samples `range` of a split as the tar `path`, and its index. Samples are drawn and encoded on all threads and stand in order.
+/// Writes the samples `range` of a split to the tar `path`, and the index of the tar. Samples are
+/// drawn and encoded on all threads, and written in order.
 pub(super) fn shard(
     folder: &Path,
     path: &str,
@@ -61,7 +62,7 @@ pub(super) fn shard(
     Ok(ShardEntry { samples: samples.len(), pixels: pixels.finalize().to_hex().to_string(), file })
 }
 
-/// One member, with nothing in its header that depends on the machine or the hour.
+/// Appends a member whose header does not depend on the machine or the time.
 fn append(archive: &mut tar::Builder<Vec<u8>>, name: &str, content: &[u8]) -> std::io::Result<()> {
     let mut header = tar::Header::new_ustar();
     header.set_size(content.len() as u64);
@@ -72,7 +73,8 @@ fn append(archive: &mut tar::Builder<Vec<u8>>, name: &str, content: &[u8]) -> st
     archive.append_data(&mut header, name, content)
 }
 
-/// Removes shards of an earlier, larger set, which a range or a folder would otherwise take in.
+/// Removes shards of an earlier, larger set, from number `count`. A `shards` entry that names the
+/// folder would otherwise include them.
 pub(super) fn remove_stale(
     folder: &Path,
     path: impl Fn(usize) -> String,

@@ -1,11 +1,12 @@
-//! Resizing is Pillow's, crops are torchvision's, and what has the right size is left alone.
+//! Tests that resizing agrees with Pillow and crops with torchvision, and that pictures of the
+//! right size are unchanged.
 
 use vljepa_recipes::schema::Transform;
 
 use super::{Crop, Shaper, center_crop, random_crop, short_side, short_side_to};
 use crate::decode::Picture;
 
-/// The picture the golden numbers were made of.
+/// Picture from which the golden numbers were computed.
 fn picture(width: u32, height: u32) -> Picture {
     let byte = |n: u32| u8::try_from(n % 256).unwrap();
     let mut pixels = Vec::new();
@@ -17,15 +18,17 @@ fn picture(width: u32, height: u32) -> Picture {
     Picture { width, height, pixels }
 }
 
-/// Both resize in fixed point; one may round a half the other way.
+/// Asserts that values differ by at most 1: both implementations use fixed point, and may round a
+/// half differently.
 fn assert_close(ours: &[u8], golden: &[u8]) {
     assert_eq!(ours.len(), golden.len());
     let worst = ours.iter().zip(golden).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
     assert!(worst <= 1, "differs by {worst}:\n{ours:?}\n{golden:?}");
 }
 
-/// Pillow 13.0.0: `Image.fromarray(picture).resize((ow, oh), Image.BILINEAR)`, short side `int(8 * 256 / 224)`, then the 8×8 crop at
-/// `int(round((o - 8) / 2))`; first and last row.
+/// Golden numbers from Pillow 13.0.0: `Image.fromarray(picture).resize((ow, oh), Image.BILINEAR)`
+/// with the short side `int(8 * 256 / 224)`, then the 8×8 crop at `int(round((o - 8) / 2))`. First
+/// and last row.
 #[test]
 fn resize_and_center_crop_are_pillows() {
     type Golden = (u32, u32, [u8; 24], [u8; 24]);
@@ -76,7 +79,8 @@ fn resize_and_center_crop_are_pillows() {
     }
 }
 
-/// Pillow 13.0.0: `resize((4, 4), Image.BILINEAR)` of the 23×17 picture. Without antialiasing the first value would be 39.
+/// Golden numbers from Pillow 13.0.0: `resize((4, 4), Image.BILINEAR)` of the 23×17 picture.
+/// Without antialiasing, the first value would be 39.
 #[test]
 fn squash_is_pillows_resize() {
     let golden = [
@@ -94,7 +98,7 @@ fn a_picture_of_the_right_size_is_taken_as_it_is() {
         let original = picture(8, 8);
         assert_eq!(Shaper::new(transform, 8).shape(original.clone(), 9).unwrap(), original);
         let other = Shaper::new(transform, 8).shape(picture(9, 8), 9).unwrap();
-        assert_ne!(other, original, "one of another size is not");
+        assert_ne!(other, original, "a picture of another size is resized");
     }
 }
 
@@ -103,7 +107,7 @@ fn sides_and_corners_are_those_of_the_reference() {
     assert_eq!((short_side(256), short_side(224), short_side(32)), (292, 256, 36));
     assert_eq!(short_side_to(500, 375, 292), (389, 292));
     assert_eq!(short_side_to(375, 500, 292), (292, 389));
-    // Python: [int(round(over / 2)) for over in range(9)]
+    // Computed in Python: [int(round(over / 2)) for over in range(9)]
     let corners: Vec<u32> = (0..9).map(|over| center_crop(8 + over, 8, 8).left).collect();
     assert_eq!(corners, [0, 0, 1, 2, 2, 2, 3, 4, 4]);
 }
@@ -117,11 +121,13 @@ fn random_crops_keep_nine_tenths_and_repeat() {
         let Crop { left, top, width, height } = crop;
         assert!(left + width <= 400 && top + height <= 300);
         let share = f64::from(width * height) / 120_000.0;
-        // Each side is rounded by at most half a pixel: 0.5/300 + 0.5/300 of the area.
+        // Rounding changes each side by at most half a pixel, which is at most 0.5/300 + 0.5/300 of
+        // the area.
         assert!((0.896..=1.0).contains(&share), "{share}");
         different.insert((left, top, width, height));
     }
-    // A picture of 4:3 leaves few aspects that fit; after ten misses the whole of it is taken, about two times in five.
+    // Few aspect ratios fit in a 4:3 picture. After ten misses the whole picture is used, about two
+    // times in five.
     assert!((200..400).contains(&different.len()), "{}", different.len());
     let narrow = random_crop(10, 1000, 3);
     assert_eq!((narrow.width, narrow.height), (10, 13));

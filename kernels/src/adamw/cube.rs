@@ -1,11 +1,11 @@
-//! AdamW as one pass over the flat buffers.
-//!
-//! Floor, tiling and what was considered: `launch.rs`.
+//! AdamW as one pass over the flat buffers. See `launch.rs` for the memory floor, the tiling and
+//! the alternatives considered.
 
 use cubecl::prelude::*;
 use half::bf16;
 
-/// One update of `count` parameters; `control` holds clip factor and finite flag. With `copied`, `copy` gets the weights in bf16.
+/// Updates `count` vectors of parameters. `control` holds the clip factor and the finite flag. If
+/// `copied`, `copy` receives the weights in bf16.
 #[cube(launch)]
 #[expect(clippy::too_many_arguments, reason = "buffers and scalars of one formula")]
 pub(super) fn adamw_step<N: Size>(

@@ -1,4 +1,4 @@
-//! AdamW on the host: one pass over the four arrays, as vector code.
+//! AdamW on the host: one vectorised pass over the four arrays.
 
 use super::{Hyper, State};
 use crate::parallel::{BLOCK, blocks3, round};

@@ -1,30 +1,34 @@
-//! AdamW's kernel and how it is launched.
+//! The kernel of AdamW and its launch.
 //!
-//! Floor: memory; 30 bytes per parameter: weights, both moments and the gradient are read, weights and moments written, and two bytes for the
-//! copy that forward passes read. Twenty operations per parameter are nothing beside them.
+//! Floor: memory, 30 bytes per parameter. The kernel reads weights, both moments and the gradient,
+//! and writes weights, moments and the 2-byte copy that forward passes read. Twenty operations per
+//! parameter are negligible beside that.
 //!
-//! Tiling: each unit updates two vectors of four, eight loads of 16 bytes in flight before the first result is needed. A range is one launch however
-//! many tensors lie in it, as parameters, moments and gradients are flat buffers and a range shares its hyperparameters. Clip factor and
-//! the flag that says whether all gradients are finite are read on the device: with the flag down nothing is written, and no step waits for the host.
+//! Tiling: each thread updates two vectors of four elements, so that eight 16-byte loads are in
+//! flight before the first result is needed. A range is one launch, no matter how many tensors it
+//! contains, because parameters, moments and gradients are flat buffers and the range shares its
+//! hyperparameters. The kernel reads the clip factor and the finite flag on the device: if the flag
+//! is 0 it writes nothing, and no step waits for the host.
 //!
-//! Considered: pointers of many tensors in one launch (what flat buffers make unnecessary); moments in bf16 (8 bytes less, another optimizer).
+//! Alternatives considered: pointers to many tensors in one launch (flat buffers make them
+//! unnecessary); moments in bf16 (8 bytes less, but another optimizer).
 
 use super::Hyper;
 use super::cube::adamw_step::AdamwStep;
 use crate::compile::{self, CompileError, Emit, Launch, Scalar, Source, cubes, emit, offset};
 use crate::parallel::round;
 
-/// Units of a cube.
+/// Threads per block. CubeCL calls a thread a unit and a block a cube.
 const UNITS: u32 = 256;
-/// Vectors of four that a unit updates.
+/// Vectors that one thread updates.
 const VECTORS: usize = 2;
 
-/// What decides the kernel's code.
+/// Key of the kernel: everything that determines its code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Kernel {
-    /// Elements of a vector: 4, or 1 where the range is no multiple of it.
+    /// Elements per vector: 4, or 1 if 4 does not divide the length of the range.
     pub width: usize,
-    /// Whether the weights' bf16 copy is written.
+    /// Whether the kernel also writes a bf16 copy of the weights.
     pub copied: bool,
 }
 
@@ -47,24 +51,24 @@ impl Kernel {
     }
 }
 
-/// Buffers of one update, each of `count` elements; `copy` is what forward passes read.
+/// Buffers of one update, each of `count` elements except `control`.
 #[derive(Debug, Clone, Copy)]
 pub struct Buffers<B> {
-    /// Parameters, f32.
+    /// Parameters in f32, read and written.
     pub weights: B,
-    /// First moment, f32.
+    /// First moment in f32, read and written.
     pub m: B,
-    /// Second moment, f32.
+    /// Second moment in f32, read and written.
     pub v: B,
-    /// Gradient, f32.
+    /// Gradient in f32, only read.
     pub gradient: B,
     /// Clip factor and finite flag, f32 (2).
     pub control: B,
-    /// Where the updated weights go in bf16.
+    /// Destination of the updated weights in bf16, which forward passes read.
     pub copy: Option<B>,
 }
 
-/// One update of `count` parameters.
+/// Launch of one update of `count` parameters; empty if `count` is 0.
 #[must_use]
 pub fn step<B: Copy>(buffers: Buffers<B>, count: usize, hyper: Hyper) -> Vec<Launch<B>> {
     if count == 0 {

@@ -17,42 +17,44 @@ mod tests_cube;
 use crate::DType;
 use crate::{Result, Stream, View, ViewMut, check};
 
-/// The numbers of one update. In f64, because 1 − β and β^step would lose digits in f32.
+/// Hyperparameters of one update. They are f64 because 1 − β and β^step would lose digits in f32.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Hyper {
-    /// Learning rate.
+    /// Learning rate of this update.
     pub lr: f64,
-    /// Decay of the first moment.
+    /// β₁, the decay of the first moment.
     pub beta1: f64,
-    /// Decay of the second moment.
+    /// β₂, the decay of the second moment.
     pub beta2: f64,
-    /// Added to the root of the second moment.
+    /// Added to the square root of the second moment in the divisor.
     pub eps: f64,
-    /// Decoupled weight decay, times the learning rate.
+    /// Decoupled weight decay, multiplied by the learning rate.
     pub weight_decay: f64,
-    /// The number of this update, from 1.
+    /// Number of this update, counted from 1.
     pub step: u64,
 }
 
 impl Hyper {
-    /// 1 − β^step of both moments.
+    /// 1 − β^step for both moments.
     fn bias_corrections(&self) -> (f64, f64) {
         let step = i32::try_from(self.step).unwrap_or(i32::MAX);
         (1.0 - self.beta1.powi(step), 1.0 - self.beta2.powi(step))
     }
 }
 
-/// Updates `weights` and both moments from `gradient`, in place.
+/// Updates `weights` and both moments in place from `gradient`.
 ///
 /// With g = `control[0]` · gradient:
 /// w ← w·(1 − lr·weight_decay); m ← m + (1 − β₁)(g − m); v ← β₂·v + (1 − β₂)·g²;
-/// w ← w − lr/(1 − β₁^step) · m / (√v/√(1 − β₂^step) + eps). Where `control[1]` is 0 nothing changes.
+/// w ← w − lr/(1 − β₁^step) · m / (√v/√(1 − β₂^step) + eps). If `control[1]` is 0, nothing changes.
 ///
-/// Source: Loshchilov and Hutter 2019 (arXiv 1711.05101), in the form of `torch.optim.AdamW`. All tensors f32 of one length, but
-/// `control` (2): clip factor and finite flag of [`global_norm::control`](crate::global_norm::control).
+/// Source: Loshchilov and Hutter 2019 (arXiv 1711.05101), in the form of `torch.optim.AdamW`. All
+/// tensors are f32 and have one shape, except `control` (2), which holds the clip factor and the
+/// finite flag of [`global_norm::control`](crate::global_norm::control), and `copy`, which receives
+/// the new weights in bf16 and exists only on a GPU.
 ///
 /// # Errors
-/// When shapes or element types disagree, or `hyper.step` is 0.
+/// If shapes or element types disagree, if `hyper.step` is 0, or if `copy` is `Some` on the host.
 ///
 /// ```
 /// use vljepa_kernels::adamw::{self, Hyper};
@@ -70,7 +72,8 @@ impl Hyper {
 ///     View::from_f32(&[1.0, 1.0], &[2]),
 ///     None,
 /// )?;
-/// assert!((weights[0] - 1.1).abs() < 1e-6); // the first step is the learning rate, whatever the gradient
+/// // The first step is the learning rate, whatever the gradient.
+/// assert!((weights[0] - 1.1).abs() < 1e-6);
 /// # Ok::<(), vljepa_kernels::KernelError>(())
 /// ```
 #[expect(clippy::too_many_arguments, reason = "the tensors and parameters of one formula")]
@@ -103,7 +106,8 @@ pub fn step(
                 v: v.host_f32_mut(NAME, "v")?,
             };
             if copy.is_some() {
-                return Err(check::value(NAME, "copy", "one", "the host computes in f32 alone"));
+                let needed = "must be `None`, because the host computes in f32 only";
+                return Err(check::value(NAME, "copy", "`Some`", needed));
             }
             let control = control.host_f32(NAME, "control")?;
             let gradient = gradient.host_f32(NAME, "gradient")?;
@@ -128,7 +132,7 @@ pub fn step(
     Ok(())
 }
 
-/// What an update changes, all of one length.
+/// The arrays that an update changes, all of one length.
 struct State<'a> {
     weights: &'a mut [f32],
     m: &'a mut [f32],

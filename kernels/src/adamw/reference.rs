@@ -1,4 +1,4 @@
-//! AdamW as `torch.optim.AdamW` documents it, in f64 between reading and writing.
+//! AdamW as `torch.optim.AdamW` documents it; all arithmetic between reading and writing is in f64.
 
 use super::{Hyper, State};
 use crate::parallel::round;

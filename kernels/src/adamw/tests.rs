@@ -1,4 +1,4 @@
-//! AdamW against the reference over several updates, and its control flags.
+//! Tests of AdamW against the reference over several updates, and of its control flags.
 
 use super::{Hyper, State, reference, step};
 use crate::testing::{assert_close, assert_differs, normal};

@@ -1,4 +1,4 @@
-//! AdamW's kernel against the reference, without a GPU.
+//! Tests of the AdamW kernel against the reference, without a GPU.
 
 use super::launch::{Buffers, step};
 use super::{Hyper, State, reference};

@@ -1,9 +1,8 @@
-//! Shapes of the tests and benches of attention.
+//! Shapes for the tests and benches of attention.
 
 use super::{Dims, Mask};
 use crate::{Device, Lengths};
 
-/// One case.
 #[derive(Debug, Clone)]
 pub(crate) struct Case {
     pub(super) dims: Dims,
@@ -31,7 +30,8 @@ fn case(
     Case { dims: Dims { query_heads, kv_heads, head_dim }, lengths: lengths.to_vec(), mask }
 }
 
-/// No token at all, empty sequences, one token, sizes around tiles and vectors; grouped heads; every mask.
+/// No token at all, empty sequences, one token, sizes around tiles and vectors, grouped heads, and
+/// every mask.
 pub(crate) fn cases() -> Vec<Case> {
     vec![
         case(1, 1, 4, Mask::Full, &[]),

@@ -1,13 +1,15 @@
-//! Attention on tensor cores: the forward pass, what the backward passes begin and end with, and
-//! what all of them share.
+//! Attention on tensor cores: the forward pass, the kernels before and after the backward passes,
+//! and the helpers that all of them share.
 //!
-//! Floor, tiling and what was considered: `launch.rs`.
+//! CubeCL calls a block a cube, a warp a plane and a thread a unit. The floor, the tiling and the
+//! alternatives are in `launch.rs`.
 
 #![expect(
     clippy::cast_possible_truncation,
     clippy::manual_is_multiple_of,
     clippy::too_many_lines,
-    reason = "compile-time counts of a tile, what CubeCL knows of integers, kernels in the order they run"
+    reason = "compile-time tile counts fit `u32`, CubeCL integers have no `is_multiple_of`, and a \
+              kernel is one function"
 )]
 
 pub(super) mod backward_keys;
@@ -20,33 +22,35 @@ use crate::cube::{
     pack_pair, right, right_transposed, shared_address, store_pair, swizzled,
 };
 
-/// Which keys a query sees, as far as it decides code.
+/// The kind of mask, which selects a kernel's code; the width of a window is a run-time argument.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Sight {
-    /// All of its sequence.
+    /// Every token of the sequence.
     Full,
-    /// Itself and those before.
+    /// The token itself and every token before it.
     Causal,
-    /// Those nearer than a window.
+    /// Tokens at a distance below the window.
     Window,
 }
 
-/// One cube's place: first token of the sequence, its length, the tile's first token in it.
+/// Entry of the tile table: first token of the sequence, length of the sequence, the tile's first
+/// token within the sequence, and zero.
 type Place = Vector<u32, Const<4>>;
 
-/// A score nobody sees: its exponential is zero.
+/// Score of a key that the query does not see; its exponential is zero.
 const UNSEEN: f64 = -3.0e38;
-/// Below every score: what running maxima start from.
+/// Initial value of a running maximum, below every score.
 const FLOOR: f64 = -1.0e30;
 
-/// Chunks from one row of a tile to the next: at least the eight that swizzling permutes.
+/// Chunks between the starts of two rows of a tile, at least the eight that swizzling permutes.
 fn pitch(chunks: u32) -> u32 {
     chunks.max(8)
 }
 
-/// Starts to copy `rows` tokens from `first` on into a swizzled tile; tokens behind the sequence become zeros.
+/// Starts to copy `rows` tokens of one head, beginning at `first`, into a swizzled tile. Tokens
+/// past the end of the sequence become zeros.
 #[cube]
-#[expect(clippy::too_many_arguments, reason = "where from, where to, and the tile's shape")]
+#[expect(clippy::too_many_arguments, reason = "source, destination and shape of a tile")]
 fn load_tile(
     from: &[Chunk],
     to: u32,
@@ -73,7 +77,7 @@ fn load_tile(
     }
 }
 
-/// Whether `query` sees `key`, both places in a sequence of `len`.
+/// Whether `query` sees `key`, both given as positions in a sequence of `len` tokens.
 #[cube]
 fn sees(query: u32, key: u32, len: u32, window: u32, #[comptime] sight: Sight) -> bool {
     let inside = key < len;
@@ -84,7 +88,7 @@ fn sees(query: u32, key: u32, len: u32, window: u32, #[comptime] sight: Sight) -
     }
 }
 
-/// The score, or a number whose exponential is zero.
+/// `score` if the query sees the key, otherwise a number whose exponential is zero.
 #[cube]
 fn seen(score: f32, sees: bool) -> f32 {
     select(sees, score, f32::new(UNSEEN))
@@ -104,7 +108,7 @@ fn row_max(value: f32) -> f32 {
     max(pair, plane_shuffle_xor(pair, 2u32))
 }
 
-/// The first key that any of the queries `first`… sees.
+/// First key that at least one query from `first` sees.
 #[cube]
 fn first_seen(first: u32, window: u32, #[comptime] sight: Sight) -> u32 {
     let out = RuntimeCell::<u32>::new(0u32);
@@ -114,7 +118,8 @@ fn first_seen(first: u32, window: u32, #[comptime] sight: Sight) -> u32 {
     out.read()
 }
 
-/// The end of the keys that any of the `rows` queries from `first` on sees, which is also where the queries end that see any of `rows` keys.
+/// End (exclusive) of the keys that at least one of `rows` queries from `first` sees. A window is
+/// symmetric, so with a window this is also the end of the queries that see any of `rows` keys.
 #[cube]
 fn end_seen(
     first: u32,
@@ -130,9 +135,10 @@ fn end_seen(
     }
 }
 
-/// Writes the rows of one plane's tile in `tile`, whose address is `address`, from sums to `out`, 16 bytes per unit at a time.
+/// Writes 16 rows of one warp from `sums` to `out` in bf16. The rows pass through the warp's part
+/// of `tile` (shared address `address`), so that each thread stores 16 bytes at a time.
 #[cube]
-#[expect(clippy::too_many_arguments, reason = "where from, where to, and the tile's shape")]
+#[expect(clippy::too_many_arguments, reason = "source, destination and shape of a tile")]
 fn store_rows(
     sums: &Array<Sums>,
     offset: usize,
@@ -150,6 +156,7 @@ fn store_rows(
     #[comptime] chunks: u32,
 ) {
     let lane = UNIT_POS_X % 32;
+    // Pack the sums into the shared tile.
     #[unroll]
     for n in 0..width {
         let sum = sums[offset + n as usize];
@@ -161,6 +168,7 @@ fn store_rows(
         store_pair(to + swizzled(upper + 8, n, comptime!(pitch(chunks))), bottom);
     }
     sync_plane();
+    // Store whole chunks of the rows inside the sequence.
     #[unroll]
     for i in 0..comptime!(16 * width / 32) {
         let at = lane + i * 32;
@@ -176,7 +184,8 @@ fn store_rows(
     sync_plane();
 }
 
-/// out and log-sum-exp of one tile of queries of one head.
+/// out and log-sum-exp of one tile of queries of one head. A warp owns `blocks` fragments of 16
+/// queries.
 #[cube(launch)]
 #[expect(clippy::too_many_arguments, reason = "buffers and scalars of one formula")]
 pub(super) fn attention_forward(
@@ -214,6 +223,7 @@ pub(super) fn attention_forward(
     let key_at = shared_address(&key_tile);
     let value_at = shared_address(&value_tile);
 
+    // Tile of this block
     let place = places[CUBE_POS_X as usize];
     let start = place.extract(0usize);
     let len = place.extract(1usize);
@@ -223,6 +233,8 @@ pub(super) fn attention_forward(
     let lane = UNIT_POS_X % 32;
     let row = (UNIT_POS_X / 32) * plane_rows;
 
+    // O = 0, running maximum = `FLOOR`, sum of exponentials = 0; maxima are of scores before
+    // scaling.
     let mut sums = Array::<Sums>::new(comptime!(blocks * widths));
     #[unroll]
     for i in 0..comptime!(blocks * widths) {
@@ -236,6 +248,7 @@ pub(super) fn attention_forward(
         totals[i] = f32::new(0.0);
     }
 
+    // Load Q and the first tile of K.
     let begin = first_seen(first, window, sight) / keys * keys;
     let end = end_seen(first, len, window, rows, sight);
     load_tile(q, query_at, start, len, first, query_heads, head, rows, chunks, units);
@@ -243,11 +256,15 @@ pub(super) fn attention_forward(
     copies_commit();
     let mut key = begin;
     while key < end {
+        // Wait for K, and before the first tile for Q. The tile of V is free: every warp has passed
+        // the previous P·V.
         copies_wait(0usize);
         sync_cube();
+        // Load V, in flight while the scores are computed.
         load_tile(v, value_at, start, len, key, kv_heads, kv_head, keys, chunks, units);
         copies_commit();
 
+        // scores = Q·Kᵀ
         let mut scores = Array::<Sums>::new(comptime!(blocks * steps));
         #[unroll]
         for i in 0..comptime!(blocks * steps) {
@@ -269,6 +286,7 @@ pub(super) fn attention_forward(
             }
         }
 
+        // Mask the scores, only in tiles at an edge of the mask or the sequence.
         let whole = key + keys <= len
             && match comptime!(sight) {
                 Sight::Full => true.runtime(),
@@ -305,9 +323,11 @@ pub(super) fn attention_forward(
             }
         }
 
+        // online softmax: P = exp(scale · (scores − max)), packed as bf16 operands
         let mut weights = Array::<u32>::new(comptime!(blocks * steps * 2));
         #[unroll]
         for block in 0..blocks {
+            // New maximum of the upper and lower row, over this tile and the tiles before.
             let mut upper = maxima[block * 2];
             let mut lower = maxima[block * 2 + 1];
             #[unroll]
@@ -318,11 +338,13 @@ pub(super) fn attention_forward(
             }
             upper = row_max(upper);
             lower = row_max(lower);
+            // Factors exp(scale · (old max − new max)) that bring O and the sums to the new
+            // maximum.
             let keep_upper = exp2((maxima[block * 2] - upper) * scale_log2);
             let keep_lower = exp2((maxima[block * 2 + 1] - lower) * scale_log2);
             if comptime!(head_dim == 256) {
-                // Sums take nearly all registers: without this the compiler moves work across, and
-                // spills.
+                // The sums take nearly all registers. Without this barrier the compiler moves work
+                // across and spills.
                 sync_plane();
             }
             maxima[block * 2] = upper;
@@ -345,6 +367,7 @@ pub(super) fn attention_forward(
             }
             totals[block * 2] = total_upper;
             totals[block * 2 + 1] = total_lower;
+            // O *= exp(scale · (old max − new max))
             let keep = by_row(keep_upper, keep_lower);
             #[unroll]
             for n in 0..widths {
@@ -352,12 +375,15 @@ pub(super) fn attention_forward(
             }
         }
 
+        // Wait for V. The tile of K is free: every warp has computed its scores.
         copies_wait(0usize);
         sync_cube();
+        // Load the next K, in flight during P·V.
         if key + keys < end {
             load_tile(k, key_at, start, len, key + keys, kv_heads, kv_head, keys, chunks, units);
         }
         copies_commit();
+        // O += P·V
         #[unroll]
         for step in 0..comptime!(keys / 16) {
             #[unroll]
@@ -381,6 +407,7 @@ pub(super) fn attention_forward(
         key += keys;
     }
 
+    // O /= sum of exponentials
     copies_wait(0usize);
     #[unroll]
     for block in 0..blocks {
@@ -391,6 +418,7 @@ pub(super) fn attention_forward(
         for n in 0..widths {
             sums[block * widths + n] *= inverse;
         }
+        // Store lse = scale · max + ln(sum of exponentials).
         let block_row = row + comptime!(16 * block as u32);
         let token = first + block_row + lane / 4;
         if lane % 4 == 0 {
@@ -403,6 +431,7 @@ pub(super) fn attention_forward(
                     maxima[block * 2 + 1] * scale + lower.ln();
             }
         }
+        // Store O through the warp's own rows of the Q tile.
         store_rows(
             &sums,
             comptime!(block * widths),
@@ -422,7 +451,8 @@ pub(super) fn attention_forward(
     }
 }
 
-/// δ = Σ out·d_out per token and head, and zeros where the fast mode adds up d_q.
+/// δ = Σ out·d_out per token and head. `clear` also zeroes the f32 sums in which the fast mode adds
+/// up d_q.
 #[cube(launch)]
 pub(super) fn attention_prepare(
     out: &[Chunk],
@@ -437,6 +467,7 @@ pub(super) fn attention_prepare(
     let row = at / chunks;
     let inside = row < rows;
     let index = select(inside, at, 0u32) as usize;
+    // Products of one chunk of eight elements per thread
     let products = Vector::<f32, Const<8>>::cast_from(out[index])
         * Vector::<f32, Const<8>>::cast_from(d_out[index]);
     let mut sum = f32::new(0.0);
@@ -444,6 +475,7 @@ pub(super) fn attention_prepare(
     for i in 0..8usize {
         sum += products.extract(i);
     }
+    // Sum over the threads of one head.
     #[unroll]
     for step in 0..comptime!(chunks.ilog2()) {
         sum += plane_shuffle_xor(sum, comptime!(1u32 << step));
@@ -473,9 +505,10 @@ pub(super) fn attention_finish(
     }
 }
 
-/// Copies log-sum-exp (in base 2) and δ of `rows` tokens of one head into shared memory; tokens behind the sequence get no weight.
+/// Copies log-sum-exp (in base 2) and δ of `rows` tokens of one head into shared memory. Tokens
+/// past the end of the sequence get a log-sum-exp that makes their probabilities zero.
 #[cube]
-#[expect(clippy::too_many_arguments, reason = "where from, where to, and the tile's shape")]
+#[expect(clippy::too_many_arguments, reason = "source, destination and shape of a tile")]
 fn load_statistics(
     lse: &[f32],
     delta: &[f32],

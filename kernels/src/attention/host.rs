@@ -1,7 +1,9 @@
-//! Attention on the host: tiles of queries × keys with the online softmax, in buffers that stay in the second-level cache.
+//! Attention on the host: tiles of queries × keys with the online softmax, in buffers that fit the
+//! second-level cache.
 //!
-//! A sequence of up to 128 tokens is one tile of keys, so that its softmax is the plain one. Keys are transposed once per tile:
-//! scores, probabilities and their gradients then are rows over the keys, which vectorise at every head width.
+//! A sequence of up to 128 tokens is one tile of keys, so its softmax is the plain one. Keys are
+//! transposed once per tile, which makes scores, probabilities and their gradients rows over the
+//! keys; loops over such rows vectorise at every head width.
 
 use std::ops::Range;
 
@@ -12,13 +14,13 @@ use super::rows::{Rows, copy_rows, dot, online_softmax, scale_all, softmax_backw
 use super::{Dims, Mask};
 use crate::{Lengths, Write};
 
-/// Queries of one tile.
+/// Queries per tile. One tile of scores, 64 × 128 in f32, takes 32 KiB.
 const QUERIES: usize = 64;
 
-/// Keys of one tile.
+/// Keys per tile. A sequence that fits one tile needs no online softmax.
 const KEYS: usize = 128;
 
-/// What forward and backward both read.
+/// Inputs of both passes: `q` (n, h, hd), `k` and `v` (n, g, hd).
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Inputs<'a> {
     pub(super) q: &'a [f32],
@@ -29,7 +31,7 @@ pub(super) struct Inputs<'a> {
     pub(super) scale: f32,
 }
 
-/// What backward reads besides.
+/// Further inputs of the backward pass: `out` and `d_out` (n, h, hd), `lse` (n, h).
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Saved<'a> {
     pub(super) out: &'a [f32],
@@ -37,15 +39,15 @@ pub(super) struct Saved<'a> {
     pub(super) d_out: &'a [f32],
 }
 
-/// Buffers of one task.
+/// Buffers of one rayon task, reused for every tile.
 struct Scratch {
     scores: Vec<f32>,
     d_scores: Vec<f32>,
     keys_transposed: Vec<f32>,
     values_transposed: Vec<f32>,
-    /// Keys, or in forward values, row by row.
+    /// Rows of keys; in the forward pass, rows of values.
     key_rows: Vec<f32>,
-    /// Queries, or gradients of outputs, row by row.
+    /// Rows of queries or of output gradients.
     query_rows: Vec<f32>,
     max: Vec<f32>,
     sum: Vec<f32>,
@@ -67,7 +69,7 @@ impl Scratch {
     }
 }
 
-/// Some queries of one sequence.
+/// A range of queries of one sequence.
 struct Block {
     sequence: Range<usize>,
     queries: Range<usize>,
@@ -80,13 +82,13 @@ fn take<'a>(rest: &mut &'a mut [f32], len: usize) -> &'a mut [f32] {
     front
 }
 
-/// Ranges of at most `most` that cover `range`, all of nearly one size.
+/// Splits `range` into ranges of at most `most` and of nearly equal size.
 fn pieces(range: Range<usize>, most: usize) -> impl Iterator<Item = Range<usize>> {
     let size = range.len().div_ceil(range.len().div_ceil(most).max(1)).max(1);
     range.clone().step_by(size).map(move |start| start..range.end.min(start + size))
 }
 
-/// Writes `out` and `lse`: one task for each block of queries.
+/// Writes `out` and `lse`, with one task per block of queries.
 pub(super) fn forward(
     inputs: &Inputs<'_>,
     lengths: &Lengths,
@@ -113,9 +115,10 @@ pub(super) fn forward(
     );
 }
 
-/// Writes the gradients: one task for each sequence, or for each of its key/value heads where sequences are few.
+/// Writes the gradients, with one task per sequence, or one per key/value head if there are few
+/// sequences.
 ///
-/// The numbers are the same either way, but the results of heads apart have to be copied together.
+/// Both ways give the same numbers, but the results of separate heads have to be copied together.
 pub(super) fn backward(
     inputs: &Inputs<'_>,
     saved: &Saved<'_>,
@@ -157,7 +160,7 @@ pub(super) fn backward(
     }
 }
 
-/// The gradients of one sequence, its key/value heads in parallel.
+/// Gradients of one sequence, with its key/value heads in parallel.
 fn backward_by_heads(
     inputs: &Inputs<'_>,
     saved: &Saved<'_>,
@@ -183,12 +186,12 @@ fn backward_by_heads(
 }
 
 impl Inputs<'_> {
-    /// The keys of a sequence of `len` that any of these queries sees.
+    /// Keys of a sequence of `len` tokens that at least one of `queries` sees.
     fn seen(&self, queries: &Range<usize>, len: usize) -> Range<usize> {
         self.mask.keys(queries.start, len).start..self.mask.keys(queries.end - 1, len).end
     }
 
-    /// The columns of a tile of keys that query `i` sees.
+    /// Columns of a tile of keys that query `i` sees.
     fn columns(&self, i: usize, len: usize, tile: &Range<usize>) -> Range<usize> {
         let seen = self.mask.keys(i, len);
         let start = seen.start.clamp(tile.start, tile.end) - tile.start;
@@ -196,19 +199,20 @@ impl Inputs<'_> {
         start.min(end)..end
     }
 
-    /// Rows of k or v from a token on, at one head.
+    /// Rows of k or v at one head, starting at `token`.
     fn at_kv_head<'a>(&self, of: &'a [f32], token: usize, head: usize) -> Rows<'a> {
         let width = self.dims.kv_width();
         (&of[token * width + head * self.dims.head_dim..], width)
     }
 
-    /// Rows of q, out or `d_out` from a token on, at one head.
+    /// Rows of q, out or `d_out` at one head, starting at `token`.
     fn at_head<'a>(&self, of: &'a [f32], token: usize, head: usize) -> Rows<'a> {
         let width = self.dims.q_width();
         (&of[token * width + head * self.dims.head_dim..], width)
     }
 
-    /// The query heads of one key/value head, for one block of queries. `out` and `lse` begin at the block's first query.
+    /// Forward pass of one key/value head and its query heads, for one block of queries. `out` and
+    /// `lse` begin at the block's first query.
     fn forward_head(
         &self,
         scratch: &mut Scratch,
@@ -229,6 +233,7 @@ impl Inputs<'_> {
             let write = if tile.start == seen.start { Write::Set } else { Write::Add };
             let (keys, stride, first) =
                 (tile.len(), padded(tile.len()), sequence.start + tile.start);
+            // Load K and V.
             transpose(
                 self.at_kv_head(self.k, first, kv_head),
                 keys,
@@ -237,6 +242,7 @@ impl Inputs<'_> {
                 keys_transposed,
             );
             copy_rows(self.at_kv_head(self.v, first, kv_head), keys, dim, key_rows);
+            // scores = Q·Kᵀ, online softmax, O += P·V
             for member in 0..group {
                 let head = kv_head * group + member;
                 let q = self.at_head(self.q, sequence.start + queries.start, head);
@@ -257,6 +263,7 @@ impl Inputs<'_> {
                 multiply(write, (&mut out[head * dim..], width), [rows, dim, keys], left, right);
             }
         }
+        // O /= Σ exp, log-sum-exp
         for member in 0..group {
             let head = kv_head * group + member;
             for r in 0..rows {
@@ -267,9 +274,10 @@ impl Inputs<'_> {
         }
     }
 
-    /// The gradients of one key/value head and its query heads, over one sequence.
+    /// Gradients of one key/value head and its query heads, over one sequence.
     ///
-    /// `parts` are d_q, d_k and d_v from the sequence's first token and these heads on, their rows `strides` apart.
+    /// `parts` are d_q, d_k and d_v, beginning at the sequence's first token and these heads; their
+    /// rows are `strides` apart.
     fn backward_head(
         &self,
         scratch: &mut Scratch,
@@ -299,11 +307,11 @@ impl Inputs<'_> {
                     }
                     let block = Block { sequence: sequence.clone(), queries };
                     self.scores_backward(scratch, saved, &block, &tile, head);
-                    let place = block.queries.start * strides[0] + member * dim;
+                    let q_at = block.queries.start * strides[0] + member * dim;
                     let (k_at, v_at) = (tile.start * strides[1], tile.start * strides[2]);
                     let first = if seen.start >= tile.start { Write::Set } else { Write::Add };
                     let outputs = [
-                        (first, (&mut d_q[place..], strides[0])),
+                        (first, (&mut d_q[q_at..], strides[0])),
                         (write, (&mut d_k[k_at..], strides[1])),
                         (write, (&mut d_v[v_at..], strides[2])),
                     ];
@@ -314,7 +322,8 @@ impl Inputs<'_> {
         }
     }
 
-    /// Probabilities and the gradients of the scores, for one block of queries and one tile of keys, into the scratch.
+    /// Writes P and dS of one block of queries and one tile of keys to `scratch.scores` and
+    /// `scratch.d_scores`.
     fn scores_backward(
         &self,
         scratch: &mut Scratch,
@@ -350,7 +359,8 @@ impl Inputs<'_> {
         }
     }
 
-    /// d_q = dS·K, d_k = dSᵀ·Q and d_v = Pᵀ·d_out of one block and tile, from the scratch.
+    /// Computes d_q = dS·K, d_k = dSᵀ·Q and d_v = Pᵀ·d_out of one block and tile from P and dS in
+    /// `scratch`.
     fn products_backward(
         &self,
         scratch: &mut Scratch,

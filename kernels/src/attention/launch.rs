@@ -1,34 +1,47 @@
-//! Attention's kernels and how they are launched.
+//! Attention's kernels and their launches.
 //!
-//! Floor: operations. With s the pairs of query and key that the mask lets see each other, forward is 2 products of them, 4·h·hd·s operations;
-//! backward is 5 products, 10·h·hd·s, or 7 in the deterministic mode. A sequence of 2,048 tokens does 1,000 operations per byte, so memory
-//! is no limit. Exponentials are: a multiprocessor makes 16 per clock and 2,048 multiply-adds, so that at a width of 64 the forward pass
-//! has as many clocks of exponentials as of products, and one of the two must run under the other.
+//! CubeCL calls a block a cube, a warp a plane and a thread a unit.
 //!
-//! Tiling, forward: a cube owns 128 queries of one head, and keys pass by in tiles of 64 (32 at a width of 256, or 16 with a window). Up to a width of 64
-//! each of four planes owns 32 queries, so that a fragment of keys or values serves two products; wider heads take eight planes of
-//! 16, which is what 255 registers hold of sums. Keys and values take turns in the air: V of a tile is copied (`cp.async`)
-//! while its scores are multiplied, K of the next while the values are. Shared rows are swizzled by 16 bytes, so that neither copies nor
-//! `ldmatrix` meet a bank twice. Probabilities go from the sums of one product to the operand of the next without leaving registers. Only
-//! tiles at an edge of mask or sequence compute the mask; tiles outside are skipped.
+//! Floor: operations. With s the number of pairs of a query and a key that it sees, the forward
+//! pass computes 2 products per pair, 4·h·hd·s operations. The backward pass computes 5 products,
+//! 10·h·hd·s operations, or 7 products in the deterministic mode. A sequence of 2,048 tokens does
+//! 1,000 operations per byte, so memory is not the limit. Exponentials are: per clock, a
+//! multiprocessor computes 16 exponentials or 2,048 multiply-adds, so at a width of 64 the forward
+//! pass needs as many clocks for exponentials as for products, and one must overlap the other.
 //!
-//! Tiling, backward: a cube owns keys of one key/value head (128, or 64 below a width of 64 and at 256) and walks over the queries of all heads that share
-//! it, one tile ahead by `cp.async`; d_k and d_v stay in registers, so that grouped heads need
-//! neither atomics nor a copy per query head. At a width of 256 two cubes own 128 columns each and
-//! both compute scores and d_scores: 7 products instead of 5, as no register file holds the sums.
-//! The fast mode adds d_score·K to d_q by f32 atomics, two numbers at a time; the deterministic one
-//! walks over keys once more with a cube per 128 queries. Softmax is computed from the saved
-//! log-sum-exp, and δ = Σ out·d_out by a small kernel before. Versions of the pass over keys that
-//! were compared: `cube/backward_keys.rs`.
+//! Tiling, forward: a block owns 128 queries of one head and walks over K and V in tiles of 64 keys
+//! (32 at a width of 256, or 16 with a window). Up to a width of 64, each of four warps owns 32
+//! queries, so a fragment of K or V is used in two products. Wider heads take eight warps of 16
+//! queries, because 255 registers hold no more sums. K and V loads alternate: V of a tile is in
+//! flight (`cp.async`) while its scores are computed, and K of the next tile is in flight during
+//! P·V. Shared rows are swizzled in chunks of 16 bytes, so neither copies nor `ldmatrix` have bank
+//! conflicts. Probabilities go from the sums of one product to the operand of the next without
+//! leaving registers. Only tiles at an edge of the mask or the sequence evaluate the mask; tiles
+//! outside are skipped.
 //!
-//! Packed sequences: a list of places (sequence, tile) of the batch's lengths, the longest first, is cut on the host; there is no padding to compute and no
-//! kernel asks for a sequence that a row is in.
+//! Tiling, backward: a block owns keys of one key/value head (64 at widths below 64 and at 256,
+//! otherwise 128) and walks over the queries of all heads that share it; `cp.async` loads one tile
+//! ahead. d_k and d_v stay in registers, so grouped heads need neither atomics nor a copy per query
+//! head. At a width of 256 two blocks own 128 columns each and both compute scores and dP: 7
+//! products instead of 5, because no register file holds the sums of all columns. The fast mode
+//! adds dS·K to d_q by f32 atomics, two numbers at a time; the deterministic mode walks over the
+//! keys again with a block per 128 queries. The softmax is recomputed from the saved log-sum-exp; a
+//! small kernel computes δ = Σ out·d_out first. `cube/backward_keys.rs` compares versions of the
+//! pass over keys.
 //!
-//! Why `mma.sync`: `wgmma` reads operands from shared memory and doubles the rate, but its fragments and barriers are Hopper's alone and CubeCL has no
-//! words for them. Products go through one function (`cube::multiply`) with operands made by five others, which is where a second tier goes.
-//! Considered: keeping queries in registers (at 64, 32 more registers for 8 `ldmatrix` of 40: the sums then spill); a tile of
-//! 64 queries at a width of 256 (half the reuse of keys, one cube per multiprocessor either way); a plane per query head for grouped heads in forward
-//! (keys are read from L2 by each head instead, which the floor allows).
+//! Packed sequences: the host cuts the sequences of a batch into a table of tiles ([`places`]), the
+//! longest sequences first. No padding is computed, and no kernel searches for the sequence that
+//! contains a row.
+//!
+//! Why `mma.sync`: `wgmma` reads operands from shared memory and doubles the rate, but its
+//! fragments and barriers exist on Hopper only and CubeCL does not expose them. All products go
+//! through one function (`cube::multiply`), whose operands come from five others; a `wgmma` version
+//! would replace these six.
+//!
+//! Considered: keeping queries in registers (at a width of 64 this takes 32 more registers and
+//! saves 8 of 40 `ldmatrix`, but the sums spill); a tile of 64 queries at a width of 256 (half the
+//! reuse of keys, with one block per multiprocessor either way); a warp per query head for grouped
+//! heads in the forward pass (instead, each head reads the keys from L2, which the floor allows).
 
 use super::Mask;
 use super::cube::attention_finish::AttentionFinish;
@@ -42,12 +55,12 @@ use crate::{Lengths, Result, check};
 
 pub use super::cube::Sight;
 
-/// What decides a kernel's code.
+/// Parameters that select one compiled kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Kernel {
-    /// Which kernel.
+    /// The kernel of this operation.
     pub pass: Pass,
-    /// Width of a head, of [`HEAD_DIMS`].
+    /// Width of a head, one of [`HEAD_DIMS`].
     pub head_dim: usize,
     /// Which keys a query sees.
     pub sight: Sight,
@@ -56,22 +69,22 @@ pub struct Kernel {
 /// The kernels of this operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Pass {
-    /// Output and log-sum-exp.
+    /// The forward pass: out and the log-sum-exps.
     Forward,
     /// δ = Σ out·d_out, and the zeros that [`Self::KeysFast`] adds to.
     Prepare,
-    /// d_k and d_v.
+    /// The backward pass over keys in the deterministic mode: d_k and d_v.
     Keys,
-    /// d_k and d_v, and d_q by f32 atomics.
+    /// The backward pass over keys in the fast mode: d_k and d_v, and d_q by f32 atomics.
     KeysFast,
-    /// d_q.
+    /// The backward pass over queries in the deterministic mode: d_q.
     Queries,
-    /// d_q in bf16 from the sums of [`Self::KeysFast`].
+    /// Scales the f32 sums of [`Self::KeysFast`] to d_q in bf16.
     Finish,
 }
 
 impl Pass {
-    /// All of them.
+    /// All kernels of this operation.
     pub const ALL: [Self; 6] =
         [Self::Forward, Self::Prepare, Self::Keys, Self::KeysFast, Self::Queries, Self::Finish];
 }
@@ -85,7 +98,8 @@ impl Mask {
         }
     }
 
-    /// The window, which only [`Sight::Window`] reads. Wider than any sequence is as good as infinite.
+    /// The window, read only by kernels of [`Sight::Window`]. It is capped at [`MAX_LEN`], because
+    /// a window wider than any sequence hides nothing.
     fn window(self) -> u32 {
         match self {
             Self::Full | Self::Causal => 0,
@@ -94,27 +108,26 @@ impl Mask {
     }
 }
 
-/// Widths of heads that kernels are made for.
+/// Head widths for which kernels are compiled.
 pub const HEAD_DIMS: [usize; 5] = [16, 32, 64, 128, 256];
 
-/// Tokens of the longest sequence that kernels count in 32 bits with a window added.
+/// Bound on the tokens of a call, so that a token's position plus a window fits into 32 bits.
 const MAX_LEN: u32 = 1 << 30;
 
-/// How a kernel cuts its work.
+/// Sizes by which a kernel divides its work.
 #[derive(Debug, Clone, Copy)]
 struct Tiling {
-    /// Planes of a cube.
-    planes: u32,
-    /// Blocks of 16 rows that a plane owns.
-    blocks: usize,
-    /// Rows of the tiles that pass by.
-    others: u32,
+    warps: u32,
+    /// Fragments of 16 rows per warp. Rows that two warps share count once.
+    fragments: usize,
+    /// Rows of the tiles that a block walks over.
+    tile_rows: u32,
 }
 
 impl Tiling {
-    /// Rows that a cube owns.
+    /// Rows that a block owns.
     fn rows(self) -> usize {
-        self.planes as usize * 16 * self.blocks
+        self.warps as usize * 16 * self.fragments
     }
 }
 
@@ -140,7 +153,7 @@ impl Kernel {
         self.pass == Pass::KeysFast
     }
 
-    /// Columns of the outputs that one cube owns: what its registers hold.
+    /// Columns of the outputs that one block owns, limited by its registers.
     fn slice(self) -> usize {
         match self.pass {
             Pass::Keys | Pass::KeysFast => self.head_dim.min(128),
@@ -148,7 +161,7 @@ impl Kernel {
         }
     }
 
-    /// How the pass over keys cuts its work.
+    /// Sizes of the pass over keys.
     fn key_shape(self) -> Shape {
         let (warps, groups, fragments, queries, strip) = match self.head_dim {
             ..=32 => (4, 1, 1, 64, 64),
@@ -165,7 +178,7 @@ impl Kernel {
             fragments,
             queries,
             strip,
-            // As many as leave no register to be spilled: `cube/backward_keys.rs`.
+            // The most steps that can be held without spilling registers: `cube/backward_keys.rs`.
             held: match (self.head_dim, self.sight) {
                 (64, Sight::Full | Sight::Causal) => [4, 3],
                 (64, Sight::Window) => [4, 2],
@@ -176,29 +189,29 @@ impl Kernel {
     }
 
     fn tiling(self) -> Tiling {
-        let (planes, blocks, others) = match (self.pass, self.head_dim) {
+        let (warps, fragments, tile_rows) = match (self.pass, self.head_dim) {
             (Pass::Forward, 256) if self.sight == Sight::Window => (8, 1, 16),
             (Pass::Forward, ..=64) => (4, 2, 64),
             (Pass::Forward, 128) | (Pass::Queries, ..=64) => (8, 1, 64),
             (Pass::Forward | Pass::Queries, _) => (8, 1, 32),
             (Pass::Keys | Pass::KeysFast, _) => {
                 let shape = self.key_shape();
-                let blocks = shape.fragments as usize / shape.groups as usize;
-                (shape.warps, blocks, shape.queries)
+                let fragments = shape.fragments as usize / shape.groups as usize;
+                (shape.warps, fragments, shape.queries)
             }
             (Pass::Prepare | Pass::Finish, _) => (8, 1, 0),
         };
-        Tiling { planes, blocks, others }
+        Tiling { warps, fragments, tile_rows }
     }
 
     pub(crate) fn emit(self, name: &str) -> Result<Source, CompileError> {
-        let Tiling { planes, blocks, others } = self.tiling();
-        let e = Emit::new(planes * 32);
+        let Tiling { warps, fragments, tile_rows } = self.tiling();
+        let e = Emit::new(warps * 32);
         let (d, sight) = (offset(self.head_dim), self.sight);
         match self.pass {
             Pass::Forward => emit!(
                 e, name, AttentionForward: [q k v places out lse] [scale scale_log2 window query_heads kv_heads],
-                d, sight, planes, blocks, others,
+                d, sight, warps, fragments, tile_rows,
             ),
             Pass::Prepare => {
                 emit!(e, name, AttentionPrepare: [out d_out delta d_q] [rows], d / 8, true)
@@ -211,26 +224,28 @@ impl Kernel {
             Pass::Queries => emit!(
                 e, name, AttentionBackwardQueries: [q k v d_out lse delta places d_q]
                 [scale scale_log2 window query_heads kv_heads],
-                d, sight, planes, others,
+                d, sight, warps, tile_rows,
             ),
             Pass::Finish => emit!(e, name, AttentionFinish: [sums d_q] [scale chunks]),
         }
     }
 }
 
-/// Heads of one call, as its tensors have them.
+/// Numbers of heads in the tensors of one call, and their width.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Heads {
-    /// Heads of q.
+    /// Heads of q, called h.
     pub query: usize,
-    /// Heads of k and v, a divisor of `query`.
+    /// Heads of k and v, called g: a divisor of `query`.
     pub key_value: usize,
-    /// Width of each, of [`HEAD_DIMS`].
+    /// Width of a head, called hd: one of [`HEAD_DIMS`].
     pub dim: usize,
 }
 
-/// The places of the cubes that own `rows` rows each, four numbers per cube: first token of the sequence, its length, the first row's
-/// place in it, and zero. Long sequences first, so that the last cubes to run are short ones.
+/// Tile table for blocks that own `rows` rows each. Four numbers per tile: first token of the
+/// sequence, length of the sequence, the tile's first row within the sequence, and zero.
+///
+/// Tiles of long sequences come first, so that the last blocks to run are short.
 #[must_use]
 pub fn places(lengths: &Lengths, rows: usize) -> Vec<u32> {
     let mut tiles: Vec<[u32; 4]> = (0..lengths.rows())
@@ -244,33 +259,34 @@ pub fn places(lengths: &Lengths, rows: usize) -> Vec<u32> {
     tiles.concat()
 }
 
-/// The rows that a cube of `pass` owns: what [`places`] are cut by.
+/// Rows that a block of `pass` owns: the `rows` argument of [`places`].
 #[must_use]
 pub fn rows(pass: Pass, head_dim: usize) -> usize {
     Kernel { pass, head_dim, sight: Sight::Full }.tiling().rows()
 }
 
-/// Buffers of [`forward`].
+/// Buffers of one call of [`forward`].
 #[derive(Debug, Clone, Copy)]
 pub struct Forward<B> {
-    /// bf16 (n, h, hd).
+    /// Queries, bf16 (n, h, hd).
     pub q: B,
-    /// bf16 (n, g, hd).
+    /// Keys, bf16 (n, g, hd).
     pub k: B,
-    /// bf16 (n, g, hd).
+    /// Values, bf16 (n, g, hd).
     pub v: B,
-    /// u32 (tiles, 4): [`places`] of [`rows`] of [`Pass::Forward`].
+    /// Tile table, u32 (tiles, 4): [`places`] for the [`rows`] of [`Pass::Forward`].
     pub places: B,
-    /// Written: bf16 (n, h, hd).
+    /// Written: outputs, bf16 (n, h, hd).
     pub out: B,
-    /// Written: f32 (n, h).
+    /// Written: log-sum-exps, f32 (n, h).
     pub lse: B,
 }
 
-/// Attention of `n` packed tokens in `tiles` places.
+/// Launches of the forward pass over `n` packed tokens in `tiles` tiles.
 ///
 /// # Errors
-/// When the width of heads is none that kernels are made for, heads do not divide, or a tensor is too large for 32-bit offsets.
+/// When no kernel exists for the head width, the head counts do not divide, a window is empty, or a
+/// tensor is too large for 32-bit offsets.
 pub fn forward<B: Copy>(
     buffers: Forward<B>,
     n: usize,
@@ -291,50 +307,54 @@ pub fn forward<B: Copy>(
     ))
 }
 
-/// Buffers of [`backward`].
+/// Buffers of one call of [`backward`].
 #[derive(Debug, Clone, Copy)]
 pub struct Backward<B> {
-    /// bf16 (n, h, hd).
+    /// Queries, bf16 (n, h, hd).
     pub q: B,
-    /// bf16 (n, g, hd).
+    /// Keys, bf16 (n, g, hd).
     pub k: B,
-    /// bf16 (n, g, hd).
+    /// Values, bf16 (n, g, hd).
     pub v: B,
-    /// bf16 (n, h, hd), of [`forward`].
+    /// Outputs of [`forward`], bf16 (n, h, hd).
     pub out: B,
-    /// f32 (n, h), of [`forward`].
+    /// Log-sum-exps of [`forward`], f32 (n, h).
     pub lse: B,
-    /// bf16 (n, h, hd).
+    /// Gradient of the outputs, bf16 (n, h, hd).
     pub d_out: B,
-    /// u32 (key tiles, 4): [`places`] of [`rows`] of [`Pass::Keys`].
+    /// Tile table, u32 (key tiles, 4): [`places`] for the [`rows`] of [`Pass::Keys`].
     pub key_places: B,
-    /// u32 (query tiles, 4): [`places`] of [`rows`] of [`Pass::Queries`]. Not read in the fast mode.
+    /// Tile table, u32 (query tiles, 4): [`places`] for the [`rows`] of [`Pass::Queries`]. Not read
+    /// in the fast mode.
     pub query_places: B,
-    /// Workspace: f32 (n, h).
+    /// Workspace for δ, f32 (n, h).
     pub delta: B,
-    /// Workspace: f32 (n, h, hd), where the fast mode adds up d_q.
+    /// Workspace in which the fast mode sums d_q, f32 (n, h, hd).
     pub sums: B,
-    /// Written: bf16 (n, h, hd).
+    /// Written: gradient of q, bf16 (n, h, hd).
     pub d_q: B,
-    /// Written: bf16 (n, g, hd).
+    /// Written: gradient of k, bf16 (n, g, hd).
     pub d_k: B,
-    /// Written: bf16 (n, g, hd).
+    /// Written: gradient of v, bf16 (n, g, hd).
     pub d_v: B,
 }
 
-/// How d_q is added up.
+/// How the backward pass sums d_q.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// By f32 atomics on the way through the keys: five products per tile, sums in an order that changes from run to run.
+    /// Sums by f32 atomics during the pass over keys: five products per tile. The order of the
+    /// sums, and so their last bits, change from run to run.
     Fast,
-    /// In a pass of its own: seven products per tile, the same bits in every run.
+    /// Sums in a separate pass over queries: seven products per tile, and the same bits in every
+    /// run.
     Deterministic,
 }
 
-/// Gradients of [`forward`] for `n` packed tokens in `[key tiles, query tiles]` places.
+/// Launches for the gradients of [`forward`] over `n` packed tokens in `[key_tiles, query_tiles]`
+/// tiles.
 ///
 /// # Errors
-/// As [`forward`].
+/// Same as [`forward`].
 pub fn backward<B: Copy>(
     buffers: Backward<B>,
     n: usize,
@@ -388,7 +408,7 @@ pub fn backward<B: Copy>(
     Ok(launches)
 }
 
-/// One launch of `pass` unless there is no tile.
+/// The launch of `pass` over `tiles` tiles and `in_y` heads; empty if there are no tiles.
 fn launch<B>(
     pass: Pass,
     buffers: Vec<B>,
@@ -418,7 +438,7 @@ fn launch<B>(
 fn check_heads(operation: &'static str, n: usize, heads: Heads, mask: Mask) -> Result<()> {
     let Heads { query, key_value, dim } = heads;
     if !HEAD_DIMS.contains(&dim) {
-        let needed = "kernels are made for heads of 16, 32, 64, 128 and 256";
+        let needed = "kernels exist for head widths 16, 32, 64, 128 and 256";
         return Err(check::value(operation, "head width", dim.to_string(), needed));
     }
     if key_value == 0
@@ -427,15 +447,17 @@ fn check_heads(operation: &'static str, n: usize, heads: Heads, mask: Mask) -> R
         || query > usize::from(u16::MAX)
     {
         let found = format!("{query} query and {key_value} key/value heads");
-        let needed = "query heads are a positive multiple of key/value heads, at most 65535";
+        let needed = "the number of query heads must be a positive multiple of the number of \
+                      key/value heads, and at most 65535";
         return Err(check::value(operation, "heads", found, needed));
     }
     if mask == Mask::Window(0) {
-        return Err(check::value(operation, "window", "0", "a token sees at least itself"));
+        let needed = "a window must be at least 1, so that a token sees itself";
+        return Err(check::value(operation, "window", "0", needed));
     }
     if n >= MAX_LEN as usize || n.saturating_mul(query * dim) >= 1 << 35 {
-        let needed =
-            "tokens stay below 2^30, elements of q below 2^35 (32-bit offsets of 16 bytes)";
+        let needed = "tokens must stay below 2^30 and elements of q below 2^35 (32-bit offsets \
+                      of 16 bytes)";
         return Err(check::value(operation, "tokens", n.to_string(), needed));
     }
     Ok(())

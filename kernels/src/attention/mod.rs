@@ -1,12 +1,13 @@
 //! Scaled dot-product attention over packed sequences, with grouped key/value heads.
 //!
-//! out_i = Σ_j softmax_j(scale · q_i·k_j) v_j, where j runs over the tokens of i's own sequence that the mask lets i see.
-//! Nothing of size tokens × tokens is ever stored: forward keeps one log-sum-exp per token and head, from which backward
-//! computes the probabilities again. With P the probabilities and D_i = d_out_i·out_i,
-//! dS = P ∘ (d_out·Vᵀ − D), d_q = scale · dS·K, d_k = scale · dSᵀ·Q, d_v = Pᵀ·d_out.
+//! out_i = Σ_j softmax_j(scale · q_i·k_j) v_j, where j runs over the tokens of i's own sequence
+//! that the mask lets i see. No matrix of size tokens × tokens is ever stored: the forward pass
+//! keeps one log-sum-exp per token and head, from which the backward pass recomputes the
+//! probabilities. With P the probabilities and D_i = d_out_i·out_i, dS = P ∘ (d_out·Vᵀ − D),
+//! d_q = scale · dS·K, d_k = scale · dSᵀ·Q, d_v = Pᵀ·d_out.
 //!
-//! Shapes: n packed tokens, h query heads, g key/value heads (a divisor of h), hd width of a head; key/value head j serves
-//! query heads j·h/g .. (j + 1)·h/g.
+//! Shapes: n packed tokens, h query heads, g key/value heads (a divisor of h), and heads of width
+//! hd. Query heads j·h/g .. (j + 1)·h/g share key/value head j.
 //!
 //! Source: `FlashAttention-2` (arXiv 2307.08691), algorithms 1 and 2.
 
@@ -33,19 +34,19 @@ use std::ops::Range;
 use crate::DType;
 use crate::{Lengths, Result, Stream, View, ViewMut, check};
 
-/// Which tokens of its sequence a token sees.
+/// Which tokens of its own sequence a token sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mask {
-    /// All.
+    /// Every token of the sequence.
     Full,
-    /// Itself and those before it.
+    /// The token itself and every token before it.
     Causal,
-    /// Those with |i − j| below the window.
+    /// Tokens j with |i − j| below the window, for token i.
     Window(usize),
 }
 
 impl Mask {
-    /// The keys that token `i` of a sequence of `len` sees. Both ends never fall as `i` grows.
+    /// Keys that token `i` of a sequence of `len` tokens sees. Neither end decreases as `i` grows.
     fn keys(self, i: usize, len: usize) -> Range<usize> {
         match self {
             Self::Full => 0..len,
@@ -55,7 +56,7 @@ impl Mask {
     }
 }
 
-/// Heads and their width.
+/// Numbers of heads and their width.
 #[derive(Debug, Clone, Copy)]
 struct Dims {
     query_heads: usize,
@@ -64,13 +65,13 @@ struct Dims {
 }
 
 impl Dims {
-    /// As the kernels have them.
+    /// Converts to the type that the GPU kernels take.
     #[cfg(feature = "cuda")]
     fn heads(self) -> launch::Heads {
         launch::Heads { query: self.query_heads, key_value: self.kv_heads, dim: self.head_dim }
     }
 
-    /// Query heads that share a key/value head.
+    /// Query heads that share one key/value head.
     fn group(self) -> usize {
         self.query_heads / self.kv_heads
     }
@@ -91,14 +92,16 @@ impl Dims {
     }
 }
 
-/// Attention of packed tokens; `lse` is what [`backward`] needs besides the inputs and `out`.
+/// Computes attention over packed tokens and writes the log-sum-exps that [`backward`] needs
+/// besides the inputs and `out`.
 ///
 /// # Shapes
-/// `q` (n, h, hd), `k` and `v` (n, g, hd), `lengths` over n tokens; writes `out` (n, h, hd) and `lse` (n, h), the logarithm
-/// of each token's sum of exponentials.
+/// `q` (n, h, hd), `k` and `v` (n, g, hd), `lengths` over n tokens; writes `out` (n, h, hd) and
+/// `lse` (n, h), the logarithm of each token's sum of exponentials per query head. Tensors are f32
+/// on the host; on a GPU they are bf16 and `lse` is f32.
 ///
 /// # Errors
-/// When shapes or element types disagree, h is no multiple of g, or a window is empty.
+/// When shapes or element types disagree, h is not a multiple of g, or a window is empty.
 #[expect(clippy::too_many_arguments, reason = "the tensors and parameters of one formula")]
 pub fn forward(
     stream: &Stream,
@@ -152,10 +155,10 @@ pub fn forward(
 /// Gradients of [`forward`], written to `d_q` (n, h, hd), `d_k` and `d_v` (n, g, hd).
 ///
 /// # Shapes
-/// `d_out` (n, h, hd); the others as [`forward`] got and wrote them.
+/// `d_out` (n, h, hd); the other inputs as [`forward`] read and wrote them.
 ///
 /// # Errors
-/// When shapes or element types disagree, h is no multiple of g, or a window is empty.
+/// When shapes or element types disagree, h is not a multiple of g, or a window is empty.
 #[expect(clippy::too_many_arguments, reason = "the tensors and parameters of one formula")]
 pub fn backward(
     stream: &Stream,
@@ -244,11 +247,13 @@ fn check_inputs(
     check::shape(operation, "tokens of lengths", &[lengths.tokens()], &[n])?;
     if query_heads == 0 || head_dim == 0 || !query_heads.is_multiple_of(kv_heads) {
         let found = format!("{query_heads} query and {kv_heads} key/value heads of {head_dim}");
-        let needed = "query heads are a positive multiple of key/value heads, their width positive";
+        let needed = "the number of query heads must be a positive multiple of the number of \
+                      key/value heads, and the head width must be positive";
         return Err(check::value(operation, "heads", found, needed));
     }
     if mask == Mask::Window(0) {
-        return Err(check::value(operation, "window", "0", "a token sees at least itself"));
+        let needed = "a window must be at least 1, so that a token sees itself";
+        return Err(check::value(operation, "window", "0", needed));
     }
     Ok(Dims { query_heads, kv_heads, head_dim })
 }

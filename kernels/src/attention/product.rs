@@ -1,15 +1,16 @@
-//! Products of matrices of a few dozen rows, as one head of one short sequence has them.
+//! Products of matrices of a few dozen rows, the sizes of one head of a short sequence.
 //!
-//! The `gemm` crate spends about a microsecond on a call before it multiplies; a product of 32 × 16 by 16 × 32 takes a quarter
-//! of that. Here a tile of 6 × 16 results stays in registers, and its operands are read where they stand: the left one row by
-//! row or column by column, the right one in rows that are padded to whole vectors.
+//! The `gemm` crate spends about a microsecond on a call before it multiplies; a product of 32 × 16
+//! by 16 × 32 takes a quarter of that. Here a tile of 6 × 16 results stays in registers, and
+//! operands are read in place: the left one row by row or column by column, the right one in rows
+//! that are padded to whole vectors.
 
 use crate::Write;
 
-/// Columns of a full tile: two 256-bit registers.
+/// Columns of a full tile: two 256-bit registers of f32.
 const WIDE: usize = 16;
 
-/// Rows and columns are padded to whole vectors of this many elements.
+/// Elements per vector; rows and columns are padded to whole vectors.
 pub(super) const VECTOR: usize = 8;
 
 /// `len` rounded up to whole vectors.
@@ -17,18 +18,19 @@ pub(super) fn padded(len: usize) -> usize {
     len.next_multiple_of(VECTOR)
 }
 
-/// The left operand of a product, (m, k).
+/// Left operand of a product, (m, k).
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Left<'a> {
     /// Row i begins at `i * stride`.
     Rows(&'a [f32], usize),
-    /// Column i begins at `i * stride`: the transpose of a matrix in rows.
+    /// Column i begins at `i * stride`: the transpose of a row-major matrix.
     Columns(&'a [f32], usize),
 }
 
 /// C (m, n) [+]= A (m, k) · B (k, n).
 ///
-/// All three sizes are positive. Row i of B begins at `i * b_stride` and is readable up to n padded to whole vectors; row i of C at `i * c_stride`.
+/// All three sizes are positive. Row i of B begins at `i * b_stride` and is readable up to n padded
+/// to whole vectors. Row i of C begins at `i * c_stride`.
 pub(super) fn multiply(
     write: Write,
     (c, c_stride): (&mut [f32], usize),
@@ -49,7 +51,7 @@ pub(super) fn multiply(
     }
 }
 
-/// Up to `NR` columns of the result.
+/// Computes up to `NR` columns of the result.
 fn panel<const NR: usize>(
     write: Write,
     (c, c_stride): (&mut [f32], usize),
@@ -73,7 +75,7 @@ fn panel<const NR: usize>(
     }
 }
 
-/// One tile: `MR` rows by up to `NR` columns. A narrower one is computed aside and copied.
+/// Computes `MR` rows by up to `NR` columns. A narrower tile is computed in a buffer and copied.
 fn strip<const MR: usize, const NR: usize>(
     write: Write,
     (c, c_stride, n): (&mut [f32], usize, usize),
@@ -119,10 +121,11 @@ fn tile<const MR: usize, const NR: usize>(
     }
 }
 
-/// Σ over i of (column i of A) ⊗ (row i of B): both sizes are constants, every loop over them is unrolled, and the sums stay in
-/// registers.
+/// Σ over i of (column i of A) ⊗ (row i of B). Both sizes are constants, so every loop over them is
+/// unrolled and the sums stay in registers.
 ///
-/// That takes sums that nothing but constants index, and a loop without panics, so that operands too short end it instead.
+/// The compiler keeps the sums in registers only if constants index them and the loop cannot panic;
+/// operands that are too short therefore end the loop.
 #[inline(always)]
 fn accumulate<const MR: usize, const NR: usize>(
     write: Write,

@@ -1,10 +1,9 @@
-//! Attention by its definition: one query at a time, all of its probabilities at once, in f64.
+//! Attention by its definition in f64: one query at a time, all of its probabilities at once.
 
 use super::{Dims, Mask};
 use crate::Lengths;
 use crate::parallel::round;
 
-/// The inputs of one call.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Inputs<'a> {
     pub(super) q: &'a [f32],
@@ -21,7 +20,8 @@ fn dot(a: &[f32], b: &[f32]) -> f64 {
 }
 
 impl Inputs<'_> {
-    /// Calls `f(query, key rows, probabilities, log-sum-exp)` for each row of (token, query head).
+    /// Calls `f(query, key rows, probabilities, log-sum-exp)` for each pair of token and query
+    /// head, where `query` is the pair's row in q.
     fn each(&self, mut f: impl FnMut(usize, &[usize], &[f64], f64)) {
         let Dims { query_heads, kv_heads, head_dim } = self.dims;
         for row in 0..self.lengths.rows() {

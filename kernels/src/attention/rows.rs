@@ -1,14 +1,14 @@
-//! What attention does to single rows and to the operands of its products, in loops over whole vectors.
+//! Loops over whole vectors for single rows of scores and for the operands of the products.
 
 use std::ops::Range;
 
 use super::product::{VECTOR, padded};
 use crate::math::exp;
 
-/// Rows of a matrix that stands in a slice, `stride` apart.
+/// Rows of a matrix: the slice that holds them and the distance between their starts.
 pub(super) type Rows<'a> = (&'a [f32], usize);
 
-/// out (width, count padded) = scale · rowsᵀ, for the first `count` rows; the padding is zero.
+/// out (width, count padded) = scale · rowsᵀ for the first `count` rows; the padding is zero.
 pub(super) fn transpose(
     (rows, stride): Rows<'_>,
     count: usize,
@@ -37,12 +37,13 @@ pub(super) fn transpose(
     }
 }
 
-/// out (count, width padded) = the first `count` rows; the padding is zero.
+/// Copies the first `count` rows to `out` (count, width padded); the padding is zero.
 pub(super) fn copy_rows((rows, stride): Rows<'_>, count: usize, width: usize, out: &mut [f32]) {
     let whole = width / VECTOR * VECTOR;
     for (i, out) in out.chunks_exact_mut(padded(width)).take(count).enumerate() {
         let row = &rows[i * stride..][..width];
-        // Whole vectors one by one: a copy of unknown length is a call, longer than the copy itself.
+        // Vector by vector: a copy of unknown length is a call that takes longer than the copy
+        // itself.
         let (to, from) = (out.as_chunks_mut::<VECTOR>().0, row.as_chunks::<VECTOR>().0);
         to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
         if whole < width {
@@ -53,9 +54,11 @@ pub(super) fn copy_rows((rows, stride): Rows<'_>, count: usize, width: usize, ou
     }
 }
 
-/// One step of the online softmax: turns the visible scores of a row into e^(score − max), all others into zero.
+/// One step of the online softmax: replaces the visible scores of a row by e^(score − max) and all
+/// other scores by zero.
 ///
-/// Brings `max` and `sum` up to date and returns what earlier terms of this row have to be multiplied with.
+/// Updates `max` and `sum` and returns the factor by which earlier terms of this row must be
+/// multiplied.
 pub(super) fn online_softmax(
     row: &mut [f32],
     visible: Range<usize>,
@@ -74,7 +77,7 @@ pub(super) fn online_softmax(
         }
     }
     let new_max = pairwise(lanes, larger);
-    // A loop of its own over single elements: this is the form the compiler vectorises in every context.
+    // A separate loop over single elements: the compiler vectorises this form in every context.
     for x in row.iter_mut() {
         *x = exp(*x - new_max);
     }
@@ -90,8 +93,9 @@ pub(super) fn online_softmax(
     shrink
 }
 
-/// Turns scores of a row into probabilities e^(score − lse), and `d_row`, the gradient of the probabilities, into that of the
-/// scores before scaling: scale · p · (d_p − delta).
+/// Replaces the scores of a row by probabilities e^(score − lse), and the gradient of the
+/// probabilities in `d_row` by the gradient of the scores before scaling,
+/// scale · p · (d_p − delta).
 pub(super) fn softmax_backward(
     row: &mut [f32],
     d_row: &mut [f32],
@@ -107,7 +111,7 @@ pub(super) fn softmax_backward(
     }
 }
 
-/// Fills what is not visible.
+/// Fills the elements of `row` outside `visible` with the value `with`.
 fn hide(row: &mut [f32], visible: Range<usize>, with: f32) {
     if visible.start > 0 {
         row[..visible.start].fill(with);
@@ -117,12 +121,12 @@ fn hide(row: &mut [f32], visible: Range<usize>, with: f32) {
     }
 }
 
-/// Multiplies each element.
+/// Multiplies each element of `row` by `factor`.
 pub(super) fn scale_all(row: &mut [f32], factor: f32) {
     row.iter_mut().for_each(|x| *x *= factor);
 }
 
-/// Σ aᵢ·bᵢ by eight partial sums.
+/// Σ aᵢ·bᵢ, summed in eight partial sums.
 pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let (a_whole, a_rest) = a.as_chunks::<VECTOR>();
     let (b_whole, b_rest) = b.as_chunks::<VECTOR>();
@@ -135,7 +139,7 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
     pairwise(lanes, |a, b| a + b) + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
 }
 
-/// The larger one, the second if one is not a number.
+/// The larger of `a` and `b`; `b` if either is NaN.
 fn larger(a: f32, b: f32) -> f32 {
     if a > b { a } else { b }
 }

@@ -1,12 +1,14 @@
-//! Tests of attention: host against reference, the reference against finite differences.
+//! Tests of attention: the host against the reference, and the reference against finite
+//! differences.
 
 use super::cases::{Case, cases};
 use super::{Dims, Mask, backward, forward, reference};
 use crate::testing::{assert_close, assert_differs, dot, finite_difference, normal, poison};
 use crate::{Device, KernelError, Lengths, Result, Stream, View, ViewMut};
 
-/// Scores of magnitude up to 6 have f32 errors of some 16 · 2⁻²⁴, which is the relative error of a probability; outputs and
-/// gradients are sums of such terms of magnitude up to 4, over one to hundreds of keys.
+/// Scores of magnitude up to 6 have f32 errors of about 16 · 2⁻²⁴, which is the relative error of a
+/// probability; outputs and gradients are sums of such terms of magnitude up to 4, over one to
+/// hundreds of keys.
 const TOLERANCE: f32 = 2e-5;
 
 struct Data {
@@ -122,7 +124,8 @@ fn gradients_match_finite_differences() {
         let mut data = Data::new(Case { dims, lengths: vec![5, 0, 1], mask }, seed);
         let got = data.backward();
         let d_out = data.d_out.clone();
-        // The reference computes in f64 and rounds outputs near 1 to f32: 2⁻²⁵ · √6 / 0.03, with the truncation below it.
+        // The reference computes in f64 and rounds outputs near 1 to f32: an error of
+        // 2⁻²⁵ · √6 / 0.03, with the truncation error below it.
         let (tolerance, step) = (2e-5, 0.03);
         for (i, got) in got.iter().enumerate() {
             let at = [&data.q, &data.k, &data.v][i].clone();
@@ -158,7 +161,8 @@ fn large_scores_neither_overflow_nor_vanish() {
     data.q.iter_mut().for_each(|q| *q *= 100.0);
     let (out, lse) = data.forward().unwrap();
     let (want_out, want_lse) = data.reference().forward();
-    // Scores reach 1,000: 2⁻²⁴ · 1,000 is the relative error of a probability, two of which may compete for the softmax.
+    // Scores reach 1,000: a probability has a relative error of 2⁻²⁴ · 1,000, and two probabilities
+    // may compete for the softmax.
     assert_close("out", &out, &want_out, 1e-3);
     assert_close("lse", &lse, &want_lse, 1e-6);
     assert!(data.backward().iter().flatten().all(|d| d.is_finite()));
@@ -170,7 +174,7 @@ fn large_scores_neither_overflow_nor_vanish() {
 fn four_thousand_tokens_attend_in_bounded_memory() {
     let dims = Dims { query_heads: 1, kv_heads: 1, head_dim: 64 };
     let mut data = Data::new(Case { dims, lengths: vec![4096], mask: Mask::Full }, 61);
-    // With equal keys every probability is 1/4096 and the output is the mean of the values.
+    // With equal keys every probability is 1/4096, and the output is the mean of the values.
     let first = data.k[..64].to_vec();
     data.k.chunks_exact_mut(64).for_each(|k| k.copy_from_slice(&first));
     let (out, _) = data.forward().unwrap();

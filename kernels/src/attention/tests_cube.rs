@@ -1,4 +1,4 @@
-//! Attention's kernels against the reference, without a GPU.
+//! Attention's kernels against the reference, run by the emulator instead of a GPU.
 
 use half::bf16;
 
@@ -9,10 +9,11 @@ use crate::compile::emulator::Emulator;
 use crate::testing::{assert_close, assert_differs, normal};
 use crate::{Device, Lengths};
 
-/// One case: query heads, key/value heads, width, lengths, mask.
+/// Query heads, key/value heads, head width, lengths and mask of one case.
 type Case = (usize, usize, usize, &'static [usize], Mask);
 
-/// Every width with every mask; tiles that are full, partly full and left out; one token; empty sequences; grouped heads.
+/// Every width with every mask; full, partly full and skipped tiles; one token; empty sequences;
+/// grouped heads.
 const CASES: [Case; 12] = [
     (3, 3, 16, &[1, 0, 70], Mask::Full),
     (2, 1, 16, &[65, 130], Mask::Causal),
@@ -40,7 +41,7 @@ fn lengths(of: &[usize]) -> Lengths {
     Lengths::new(Device::Host, ends).unwrap()
 }
 
-/// Places as bytes of a buffer.
+/// Uploads a tile table as the bytes of a buffer.
 fn upload(e: &mut Emulator, numbers: &[u32]) -> crate::compile::emulator::Buffer {
     e.bytes(numbers.iter().flat_map(|x| x.to_le_bytes()).collect())
 }
@@ -69,11 +70,13 @@ fn forward_matches_the_reference() {
         };
         let heads = Heads { query: query_heads, key_value: kv_heads, dim: head_dim };
         e.run(&forward(buffers, n, tiles.len() / 4, heads, mask, scale).unwrap());
-        // Probabilities are rounded to bf16 before they meet v (2⁻⁹ each, v below 5, their sum 1), the output once more.
+        // Probabilities are rounded to bf16 (2⁻⁹ each) before the product with v; v is below 5 and
+        // the probabilities sum to 1. The output is rounded once more.
         let tolerance = 1.2e-2;
         let (out, lse) = (e.read_bf16(buffers.out), e.read_f32(buffers.lse));
         assert_close(&format!("out of case {number}"), &out, &want, tolerance);
-        // Products are exact in f32, their sums and the exponentials' are not: a few units in the last place of numbers below 16.
+        // Products are exact in f32; their sums and the sums of exponentials are off by a few units
+        // in the last place of numbers below 16.
         assert_close(&format!("lse of case {number}"), &lse, &want_lse, 1e-5);
         if n > 1 {
             let wrong = Inputs { scale: scale * 1.1, ..inputs }.forward();
@@ -133,8 +136,8 @@ fn backward_matches_the_reference_in_both_modes() {
     }
 }
 
-/// Probabilities, their gradients and the result are each rounded to bf16 (2⁻⁹), errors of a sum's terms are independent, so the sum is
-/// off by a few 2⁻⁹ of the largest element.
+/// Probabilities, their gradients and the result are each rounded to bf16 (2⁻⁹). Errors of a sum's
+/// terms are independent, so the sum is off by a few 2⁻⁹ of the largest element.
 fn tolerance(want: &[f32]) -> f32 {
     let largest = want.iter().fold(0.0_f32, |m, x| m.max(x.abs()));
     largest.max(1.0) * 6.0 / 512.0

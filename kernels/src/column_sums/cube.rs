@@ -1,11 +1,11 @@
-//! Sums over rows in a fixed order.
-//!
-//! Floor, tiling and what was considered: `launch.rs`.
+//! Column sums in a fixed order. See `launch.rs` for the memory floor, the tiling and the
+//! alternatives considered. CubeCL calls a block a cube, a warp a plane and a thread a unit.
 
 use cubecl::prelude::*;
 
-/// Sums over every `step`-th row, from row `CUBE_POS_Y · planes` + plane on, of 32 vectors of
-/// columns per cube. They are written to row `CUBE_POS_Y` of `sums`, or added to it.
+/// Sums 32 vectors of columns per block over every `step`-th row. The first row of a warp is
+/// `CUBE_POS_Y · planes` plus the number of the warp. The sums overwrite row `CUBE_POS_Y` of `sums`
+/// or are added to it.
 #[cube(launch)]
 pub(super) fn column_sums<F: Float, N: Size>(
     x: &[Vector<F, N>],
@@ -19,7 +19,7 @@ pub(super) fn column_sums<F: Float, N: Size>(
     let lane = UNIT_POS_X % 32;
     let plane = UNIT_POS_X / 32;
     let column = CUBE_POS_X * 32 + lane;
-    // sums of this plane's rows
+    // sums of this warp's rows
     let mut sum = Vector::<f32, N>::new(0.0f32);
     if column < vectors {
         let mut row = CUBE_POS_Y * planes + plane;
@@ -31,7 +31,7 @@ pub(super) fn column_sums<F: Float, N: Size>(
     let mut shared = Shared::<[Vector<f32, N>]>::new_slice(comptime!(planes as usize * 32));
     shared[UNIT_POS_X as usize] = sum;
     sync_cube();
-    // the first plane adds those of all planes
+    // the first warp adds the sums of all warps
     if plane == 0 && column < vectors {
         let at = (CUBE_POS_Y * vectors + column) as usize;
         let mut total = shared[lane as usize];

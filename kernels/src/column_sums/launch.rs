@@ -1,16 +1,16 @@
-//! The kernel of column sums and how it is launched.
+//! The kernel of column sums and its launches.
 //!
-//! Floor: memory; every element of the matrix is read once.
+//! Floor: memory. Every element of the matrix is read once.
 //!
-//! Tiling: a cube takes 32 vectors of columns, so that a plane reads 512 bytes of one row at a
-//! time, and its planes take different rows. Where there are many rows, up to 64 cubes share the
-//! rows of a column and leave partial sums, which a second launch adds up. Each thread adds its
-//! rows in their order, and the first plane adds the planes in theirs. No atomics: the same bits in
-//! every run.
+//! Tiling: a block takes 32 vectors of columns, so that a warp reads 512 bytes of one row at a
+//! time, and its warps take different rows. If there are many rows, up to 64 blocks share the rows
+//! of a column and write partial sums, which a second launch adds. Each thread adds its rows in
+//! order, and the first warp adds the sums of the warps in order. Without atomics, every run gives
+//! the same bits.
 //!
-//! Considered: a product with a vector of ones (another upload, and cuBLASLt has few algorithms for
-//! one column); one thread per column in the second launch (264 dependent loads in at most eight
-//! cubes).
+//! Alternatives considered: a product with a vector of ones (needs another upload, and cuBLASLt has
+//! few algorithms for one column); one thread per column in the second launch (264 dependent loads
+//! in at most eight blocks).
 
 use super::cube::column_sums::ColumnSums;
 use crate::compile::{
@@ -18,19 +18,20 @@ use crate::compile::{
 };
 use crate::{Result, check};
 
-/// Planes of a cube, and so rows that it reads at a time.
+/// Warps per block, which is also the number of rows that a block reads at a time. CubeCL calls a
+/// warp a plane and a block a cube.
 const PLANES: usize = 16;
-/// Cubes that share the rows of one column.
+/// Largest number of blocks that share the rows of one column.
 const PARTS: usize = 64;
 
-/// What decides the kernel's code.
+/// Key of the kernel: everything that determines its code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Kernel {
     /// Element type of the matrix.
     pub element: Element,
-    /// Elements of a vector.
+    /// Elements per vector, from [`Element::lanes`].
     pub lanes: usize,
-    /// Whether sums are added to the output or written to it.
+    /// Whether the kernel adds the sums to the output or overwrites it.
     pub add: bool,
 }
 
@@ -67,7 +68,7 @@ impl Kernel {
         emit!(e, name, ColumnSums::<F>: [x sums] [rows vectors step], lanes, offset(PLANES), add)
     }
 
-    /// Sums of `rows` rows in `parts` shares.
+    /// Launch that sums `rows` rows in `parts` shares.
     fn launch<B>(self, [x, sums]: [B; 2], rows: usize, width: usize, parts: usize) -> Launch<B> {
         let vectors = width / self.lanes;
         Launch {
@@ -79,22 +80,22 @@ impl Kernel {
     }
 }
 
-/// Cubes that share the rows of one column of `n` rows.
+/// Number of blocks that share the `n` rows of one column.
 fn parts(n: usize) -> usize {
     n.div_ceil(PLANES).min(PARTS)
 }
 
-/// Numbers in the workspace of [`add`].
+/// Number of f32 elements in the workspace of [`add`] for `n` rows of `width` elements.
 #[must_use]
 pub fn workspace(n: usize, width: usize) -> usize {
     parts(n) * width
 }
 
-/// Adds the sums over the `n` rows of `width` elements of `x` to `out`, f32 (width). `partial` is
-/// f32, as long as [`workspace`] says.
+/// Launches that add the sums over the `n` rows of `x` (n, width) to `out`, f32 (width). `partial`
+/// is f32 with as many elements as [`workspace`] says.
 ///
 /// # Errors
-/// When there are too many elements for 32-bit offsets.
+/// If there are too many elements for 32-bit offsets.
 pub fn add<B: Copy>(
     [x, partial, out]: [B; 3],
     element: Element,
@@ -102,9 +103,9 @@ pub fn add<B: Copy>(
     width: usize,
 ) -> Result<Vec<Launch<B>>> {
     let vectors = width / element.lanes(width);
-    // Threads step over the last row by at most one round of all cubes.
+    // The loop of a thread exceeds the last row by at most one round of all blocks.
     if (n + PARTS * PLANES).saturating_mul(vectors.max(1)) >= 1 << 32 {
-        let needed = "rows times 16-byte vectors of a row stay below 2^32 (32-bit offsets)";
+        let needed = "rows times 16-byte vectors per row must stay below 2^32 (32-bit offsets)";
         return Err(check::value("column_sums::add", "rows", n.to_string(), needed));
     }
     if n == 0 || width == 0 {
@@ -115,7 +116,7 @@ pub fn add<B: Copy>(
     Ok(vec![sums.launch([x, partial], n, width, parts), total(partial, out, parts, width)])
 }
 
-/// Adds `parts` rows of partial sums, f32 (parts, width), to `out`, f32 (width).
+/// Launch that adds `parts` rows of partial sums, f32 (parts, width), to `out`, f32 (width).
 pub(crate) fn total<B>(partial: B, out: B, parts: usize, width: usize) -> Launch<B> {
     Kernel::new(Element::F32, width, true).launch([partial, out], parts, width, 1)
 }

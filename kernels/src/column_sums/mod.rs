@@ -1,9 +1,9 @@
-//! Sums over the rows of a matrix: the gradient of a bias.
+//! Sums over the rows of a matrix, such as the gradient of a bias.
 //!
 //! # On a GPU
 //!
-//! The matrix is read once. Every cube leaves sums of its share of the rows; a second launch adds
-//! those in their order, so that every run gives the same bits.
+//! The matrix is read once. Every block writes the sums of its share of the rows. A second launch
+//! adds these partial sums in a fixed order, so that every run gives the same bits.
 
 #[cfg(feature = "cuda")]
 mod cube;
@@ -19,11 +19,11 @@ mod tests_cube;
 use crate::DType;
 use crate::{Result, Stream, View, ViewMut, check, parallel};
 
-/// `out` (d) += Σ over the rows of `x` (n, d). `out` is f32; `x` is f32, or bf16 on a GPU; sums in
-/// f32.
+/// `out` (d) += Σ over the rows of `x` (n, d). `out` is f32; `x` is f32, or on a GPU also bf16;
+/// sums are in f32.
 ///
 /// # Errors
-/// When shapes or element types disagree.
+/// If shapes or element types disagree.
 ///
 /// ```
 /// use vljepa_kernels::{Stream, View, ViewMut, column_sums};

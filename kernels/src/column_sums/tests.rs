@@ -1,20 +1,21 @@
-//! Column sums on the host against sums in f64.
+//! Tests of column sums on the host against sums in f64.
 
 use super::add;
 use crate::testing::{assert_close, assert_differs, normal};
 use crate::{KernelError, Stream, View, ViewMut, parallel::round};
 
-/// (rows, width): one of each, widths that no vector divides, several cubes and rounds, nothing.
+/// (rows, width): single elements, widths that no vector divides, several blocks and rounds, no
+/// elements.
 pub(super) const SIZES: [(usize, usize); 8] =
     [(1, 1), (17, 33), (16, 8), (257, 264), (2500, 24), (5, 2048), (0, 8), (3, 0)];
 
-/// `out` plus the sums over the rows of `x`, in f64.
+/// `out` plus the sums over the rows of `x`, computed in f64.
 pub(super) fn reference(x: &[f32], out: &[f32]) -> Vec<f32> {
     let column = |j| x.iter().skip(j).step_by(out.len()).map(|&x| f64::from(x)).sum::<f64>();
     (0..out.len()).map(|j| round(f64::from(out[j]) + column(j))).collect()
 }
 
-/// Sums of up to 2,500 numbers near 1, as sums of at most 200: √2500 · √200 · ε.
+/// Sums of up to 2,500 numbers near 1, in partial sums of at most 200: √2500 · √200 · ε.
 pub(super) const TOLERANCE: f32 = 5e-5;
 
 #[test]

@@ -1,4 +1,4 @@
-//! The kernels of column sums against sums in f64, without a GPU.
+//! Tests of the column-sum kernels against sums in f64, without a GPU.
 
 use super::launch::{add, workspace};
 use super::tests::{SIZES, TOLERANCE, reference};

@@ -1,4 +1,5 @@
-//! Compiling kernels once: cubins on disk under the hash of what they were made from.
+//! The compiler with its cache: cubins on disk, each under the hash of the inputs that determine
+//! it.
 
 use std::fs;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -7,13 +8,13 @@ use std::path::{Path, PathBuf};
 use super::nvrtc::Compiled;
 use super::{CompileError, Cubin, Instructions, Kernel, Nvrtc, Resources, Source};
 
-/// A folder of cubins. Several processes may share it: files appear whole or not at all.
+/// A folder of cubins that several processes may share. A file appears only when it is complete.
 #[derive(Debug, Clone)]
 pub struct Cache {
     folder: PathBuf,
 }
 
-/// Makes cubins of kernels for one architecture, out of the cache where it has them.
+/// Makes cubins of kernels for one architecture, from the cache if it has them.
 #[derive(Debug)]
 pub struct Compiler {
     nvrtc: Nvrtc,
@@ -22,7 +23,7 @@ pub struct Compiler {
 }
 
 impl Cache {
-    /// A cache in `folder`, which is made when the first cubin is stored.
+    /// A cache in `folder`, which is created when the first cubin is stored.
     #[must_use]
     pub fn new(folder: &Path) -> Self {
         Self { folder: folder.to_owned() }
@@ -32,7 +33,8 @@ impl Cache {
         result.map_err(|source| CompileError::Io { path: path.to_owned(), source })
     }
 
-    /// The file of one compilation: image, then log, each behind its hash, so that a damaged file is compiled again.
+    /// Reads one compilation, or returns `None` if the file is missing or damaged: a hash guards
+    /// cubin, PTX and log, and a damaged kernel is compiled again.
     fn load(&self, key: &str) -> Result<Option<Compiled>, CompileError> {
         let path = self.folder.join(key);
         let bytes = match fs::read(&path) {
@@ -48,14 +50,14 @@ impl Cache {
         let stored = Self::io(&part, fs::write(&part, encode(compiled)))
             .and_then(|()| Self::io(&path, fs::rename(&part, &path)));
         if stored.is_err() {
-            // The error of storing says more than one of removing what was left of it.
+            // Report the error of storing, not that of removing the partial file.
             fs::remove_file(&part).ok();
         }
         stored
     }
 }
 
-/// A file name that no other thread, process or node that shares the folder takes: 64 random bits.
+/// A file name that no other thread, process or node sharing the folder uses: 64 random bits.
 fn temporary(key: &str) -> String {
     format!("{key}.{:016x}", RandomState::new().build_hasher().finish())
 }
@@ -88,29 +90,30 @@ fn decode(bytes: &[u8]) -> Option<Compiled> {
 }
 
 impl Compiler {
-    /// A compiler for `architecture` (`sm_90a`); without a cache everything is compiled every time.
+    /// A compiler for `architecture` (`sm_90a`). Without a cache it compiles every kernel every
+    /// time.
     #[must_use]
     pub fn new(nvrtc: Nvrtc, architecture: &str, cache: Option<Cache>) -> Self {
         Self { nvrtc, cache, architecture: architecture.to_owned() }
     }
 
-    /// The NVRTC in use.
+    /// The NVRTC library that compiles the kernels.
     #[must_use]
     pub fn nvrtc(&self) -> &Nvrtc {
         &self.nvrtc
     }
 
-    /// What kernels are compiled for: `sm_90a`.
+    /// Target architecture of the kernels, `sm_90a`.
     #[must_use]
     pub fn architecture(&self) -> &str {
         &self.architecture
     }
 
-    /// The cubin of `kernel`, and whether it came out of the cache.
+    /// The cubin of `kernel`, and whether it came from the cache.
     ///
     /// # Errors
-    /// When the kernel cannot be emitted or compiled, or the cache cannot be read or written. A damaged file in the cache is
-    /// not an error: it is compiled again.
+    /// If the kernel cannot be emitted or compiled, or the cache cannot be read or written. A
+    /// damaged file in the cache is not an error: the kernel is compiled again.
     pub fn compile(&self, kernel: Kernel) -> Result<(Cubin, bool), CompileError> {
         let source = kernel.source()?;
         let key = self.key(&source);
@@ -139,7 +142,7 @@ impl Compiler {
 fn cubin(source: &Source, compiled: Compiled) -> Result<Cubin, CompileError> {
     let resources = Resources::read(&compiled.log).ok_or_else(|| CompileError::Cubin {
         kernel: source.name.clone(),
-        message: format!("no resources in the compiler's log:\n{}", compiled.log),
+        message: format!("the compiler's log does not list resources:\n{}", compiled.log),
     })?;
     Ok(Cubin {
         name: source.name.clone(),
@@ -192,7 +195,7 @@ mod tests {
     #[test]
     fn what_cannot_be_stored_leaves_no_part_behind() {
         let folder = tempfile::tempdir().unwrap();
-        // A folder in the place of the file: the part is written, and cannot be renamed.
+        // A folder at the path of the file: the partial file is written but cannot be renamed.
         fs::create_dir(folder.path().join("kernel")).unwrap();
         let error = Cache::new(folder.path()).store("kernel", &compiled("")).unwrap_err();
         assert!(error.to_string().contains("kernel cache"), "{error}");

@@ -1,4 +1,4 @@
-//! What a cubin says of itself: registers, memory, spills, and which instructions it is made of.
+//! A cubin and its statistics: registers, memory, spills and counts of instructions.
 
 use super::CompileError;
 
@@ -7,37 +7,37 @@ use super::CompileError;
 pub struct Cubin {
     /// The ELF file that the driver loads.
     pub image: Vec<u8>,
-    /// The function's name in it.
+    /// Name of the function in the image.
     pub name: String,
-    /// Units of a cube.
+    /// Number of threads per block.
     pub units: u32,
-    /// Dynamic shared memory of a cube, bytes.
+    /// Dynamic shared memory of a block in bytes.
     pub shared_bytes: usize,
-    /// What one unit needs.
+    /// Resources that one thread needs.
     pub resources: Resources,
-    /// How many of the instructions that decide its speed it has.
+    /// Counts of the instructions that determine its speed.
     pub instructions: Instructions,
 }
 
-/// Per unit, as ptxas reports it.
+/// Resources of one thread, as ptxas reports them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Resources {
-    /// 32-bit registers.
+    /// Number of 32-bit registers.
     pub registers: u32,
-    /// Bytes of local memory (arrays that are not in registers).
+    /// Bytes of local memory for arrays that are not in registers.
     pub stack: u32,
-    /// Bytes written to local memory for want of registers.
+    /// Bytes of spill stores and spill loads, which registers had no room for.
     pub spills: u32,
 }
 
-/// Static counts in the machine code.
+/// Static counts of instructions in the machine code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Instructions {
     /// Tensor-core multiplications (`HMMA`: m16n8k16, bf16 operands, f32 sums).
     pub hmma: u32,
-    /// `ldmatrix` (`LDSM`).
+    /// Loads of matrix fragments from shared memory: `ldmatrix` (`LDSM`).
     pub ldsm: u32,
-    /// `cp.async` (`LDGSTS`).
+    /// Asynchronous copies to shared memory: `cp.async` (`LDGSTS`).
     pub ldgsts: u32,
     /// 16-byte loads from global memory (`LDG.128`).
     pub ldg128: u32,
@@ -45,12 +45,12 @@ pub struct Instructions {
     pub atomics: u32,
     /// Loads and stores of local memory (`LDL`, `STL`).
     pub local: u32,
-    /// All.
+    /// All instructions of the kernel.
     pub all: u32,
 }
 
 impl Resources {
-    /// Reads what `--ptxas-options=-v` printed.
+    /// Parses the output of `--ptxas-options=-v`.
     pub(super) fn read(log: &str) -> Option<Self> {
         let before = |text: &str, word: &str| -> Option<u32> {
             let end = text.find(word)?;
@@ -66,13 +66,14 @@ impl Resources {
 }
 
 impl Instructions {
-    /// Counts the 16-byte instructions of section `.text.<name>`; the low 12 bits are the operation.
+    /// Counts the 16-byte instructions of section `.text.<name>`. The low 12 bits are the opcode.
     pub(super) fn read(image: &[u8], name: &str) -> Result<Self, CompileError> {
         let refuse = |message: &str| CompileError::Cubin {
             kernel: name.to_owned(),
             message: message.to_owned(),
         };
-        let text = section(image, &format!(".text.{name}")).ok_or_else(|| refuse("no code"))?;
+        let text = section(image, &format!(".text.{name}"))
+            .ok_or_else(|| refuse("it contains no code of the kernel"))?;
         let mut counts = Self::default();
         for instruction in text.chunks_exact(16) {
             let low = u64::from_le_bytes(instruction[..8].try_into().unwrap_or_default());
@@ -82,7 +83,7 @@ impl Instructions {
                 0x23C => counts.hmma += 1,
                 0x83B => counts.ldsm += 1,
                 0xFAE => counts.ldgsts += 1,
-                // Bits 73 to 75: the width; 6 is 128 bits.
+                // Bits 73 to 75 are the width; 6 means 128 bits.
                 0x981 if (high >> 9) & 7 == 6 => counts.ldg128 += 1,
                 0x9A6 | 0x98E | 0x9A8 | 0x3A9 => counts.atomics += 1,
                 0x983 | 0x387 => counts.local += 1,
@@ -93,7 +94,7 @@ impl Instructions {
     }
 }
 
-/// One section of a 64-bit little-endian ELF file.
+/// Contents of section `name` of a 64-bit little-endian ELF file.
 fn section<'a>(image: &'a [u8], name: &str) -> Option<&'a [u8]> {
     let number = |at: usize, bytes: usize| -> Option<usize> {
         let mut value = [0; 8];

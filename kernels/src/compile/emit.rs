@@ -1,4 +1,4 @@
-//! CubeCL to CUDA C++, with no client, runtime or GPU.
+//! Emits CubeCL kernels as CUDA C++, without a client, a runtime or a GPU.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
@@ -19,45 +19,48 @@ use cubecl_runtime::kernel::CubeKernel;
 
 use super::CompileError;
 
-/// Shared memory of one cube on sm_90, in bytes.
+/// Largest shared memory of one block on sm_90, in bytes.
 const SHARED_BYTES: usize = 232_448;
 
-/// One kernel as CUDA C++, and what a launch has to know of it.
+/// A kernel as CUDA C++, with the facts that a launch needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
-    /// The function's name.
+    /// Name of the function.
     pub name: String,
-    /// CUDA C++.
+    /// The CUDA C++ source.
     pub text: String,
-    /// Units of a cube (threads of a block).
+    /// Number of threads per block.
     pub units: u32,
-    /// Dynamic shared memory of a cube, bytes.
+    /// Dynamic shared memory of a block in bytes.
     pub shared_bytes: usize,
-    /// The function's parameters.
+    /// Parameters of the function.
     pub parameters: Parameters,
 }
 
-/// A kernel's parameters, as the emitted source declares them: pointers, then one structure by value.
+/// Parameters of a kernel, as the emitted source declares them: pointers, then one structure by
+/// value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parameters {
-    /// Element type of each buffer in the order of the arguments, as C++ spells it.
+    /// Element type of each buffer as C++ spells it, in the order of the arguments.
     pub buffers: Vec<String>,
-    /// Groups of the structure in its order.
+    /// Groups of the structure, in order.
     pub groups: Vec<Group>,
 }
 
-/// Scalars of one type within the structure, or the buffers' lengths behind them.
+/// A group of the structure: the scalars of one type, or the lengths of the buffers, which come
+/// last.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Group {
     /// C++ type of the elements.
     pub element: String,
-    /// `scalars_f32`, `scalars_u32`, …, `static_meta`.
+    /// Name of the group: `scalars_f32`, `scalars_u32`, … or `static_meta`.
     pub name: String,
-    /// Elements, filled up to a multiple of 8 bytes.
+    /// Number of elements, padded to a multiple of 8 bytes.
     pub count: usize,
 }
 
-/// The device kernels are emitted for: planes of 32, sm_90's shared memory, 16-byte loads.
+/// Properties of the device that kernels are emitted for: warps of 32 threads, the shared memory of
+/// sm_90, 16-byte loads.
 static PROPERTIES: LazyLock<Arc<DeviceProperties>> = LazyLock::new(|| {
     let hardware = HardwareProperties {
         load_width: 128,
@@ -94,40 +97,41 @@ static PROPERTIES: LazyLock<Arc<DeviceProperties>> = LazyLock::new(|| {
     Arc::new(properties)
 });
 
-/// What a kernel's constructor takes besides its compile-time values, and the way from there to a [`Source`].
+/// Emits kernels with a given block size. Its methods return the arguments that every CubeCL kernel
+/// constructor takes before the compile-time values.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Emit {
     units: u32,
 }
 
 impl Emit {
-    /// For cubes of `units` units in one dimension.
+    /// Emits kernels with one-dimensional blocks of `units` threads.
     pub(crate) fn new(units: u32) -> Self {
         Self { units }
     }
 
-    /// The constructor's first argument.
+    /// The first argument of the constructor.
     pub(crate) fn settings(self) -> KernelSettings {
         let dim = CubeDim::new_1d(self.units);
         KernelSettings::new(*dim, ExecutionMode::Unchecked, AddressType::U32)
     }
 
-    /// The constructor's second argument.
+    /// The second argument of the constructor.
     pub(crate) fn properties(self) -> Arc<DeviceProperties> {
         Arc::clone(&PROPERTIES)
     }
 
-    /// The constructor's third argument.
+    /// The third argument of the constructor.
     pub(crate) fn target(self) -> Arc<TargetProperties> {
         Arc::new(TargetProperties::default())
     }
 
-    /// The argument for a buffer; the one for a scalar is `()`.
+    /// The argument for a buffer. The argument for a scalar is `()`.
     pub(crate) fn buffer(self) -> BufferCompilationArg {
         BufferCompilationArg { inplace: None }
     }
 
-    /// The source of `kernel` under `name`.
+    /// Emits `kernel` under `name`.
     pub(crate) fn emit(self, name: &str, kernel: &impl CubeKernel) -> Result<Source, CompileError> {
         let options = CompilationOptions {
             supports_features: CppSupportedFeatures {
@@ -140,30 +144,30 @@ impl Emit {
         let compiled = CppCompiler::<Cuda>::default()
             .compile(kernel.define(), &options)
             .map_err(|e| refuse(e.to_string()))?;
-        let (text, arguments) =
-            rename(&compiled.source, name).ok_or_else(|| refuse("no entry point".to_owned()))?;
+        let (text, arguments) = rename(&compiled.source, name)
+            .ok_or_else(|| refuse("the source has no entry point".to_owned()))?;
         let text = with_all_lanes(&text);
-        let parameters =
-            Parameters::read(&text, &arguments).ok_or_else(|| refuse(arguments.clone()))?;
+        let parameters = Parameters::read(&text, &arguments)
+            .ok_or_else(|| refuse(format!("unknown form of parameters: {arguments}")))?;
         let shared_bytes = compiled.shared_memory_size;
         if shared_bytes > SHARED_BYTES {
             return Err(refuse(format!(
-                "{shared_bytes} bytes of shared memory, of {SHARED_BYTES}"
+                "it needs {shared_bytes} bytes of shared memory, more than {SHARED_BYTES}"
             )));
         }
         Ok(Source { name: name.to_owned(), text, units: self.units, shared_bytes, parameters })
     }
 }
 
-/// The source with shuffles of all 32 lanes. CubeCL passes `__activemask()`: the lanes that execute
-/// the shuffle at the same time, which may be fewer than those that will reach it, since the lanes
-/// of a warp may run apart. In every kernel here all lanes of a plane reach every shuffle; the
-/// emulator of the tests fails where one does not.
+/// Makes every shuffle name all 32 lanes. CubeCL passes `__activemask()`, the lanes that execute
+/// the shuffle at the same moment. These may be fewer than the lanes that reach it, since the lanes
+/// of a warp may diverge. In every kernel of this crate all lanes of a warp reach every shuffle;
+/// the emulator of the tests fails if one does not.
 fn with_all_lanes(text: &str) -> String {
     text.replace("__activemask()", "0xffffffffu")
 }
 
-/// The source with its entry point called `name`, and the entry point's parameter list.
+/// Renames the entry point to `name`. Returns the source and the parameter list of the entry point.
 fn rename(source: &str, name: &str) -> Option<(String, String)> {
     let entry = source.find("__global__ void")?;
     let open = entry + source[entry..].find(") ")? + 2;
@@ -171,13 +175,14 @@ fn rename(source: &str, name: &str) -> Option<(String, String)> {
     let end = parenthesis + source[parenthesis..].find(") {")?;
     let arguments = source[parenthesis + 1..end].to_owned();
     let text = format!("{}{name}{}", &source[..open], &source[parenthesis..]);
-    // Line marks name paths of the machine that built this program: they would be part of the cache's keys.
+    // Remove line markers: they contain paths of the build machine and would change the cache keys.
     let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with("#line")).collect();
     Some((renumber(&lines.join("\n")), arguments))
 }
 
-/// The text with its values (`v17`, `row_v17`, `v17_store`) numbered as they come: CubeCL's own numbers differ from run to run. What
-/// follows a point is a member or, in inline PTX, a vector's width (`red.global.add.v2.f32`).
+/// Renumbers the values of the text (`v17`, `row_v17`, `v17_store`) in order of appearance, because
+/// CubeCL's own numbers differ from run to run. A word after a point is not a value but a member
+/// or, in inline PTX, the width of a vector (`red.global.add.v2.f32`).
 fn renumber(text: &str) -> String {
     let mut numbers = BTreeMap::new();
     let mut out = String::with_capacity(text.len());
@@ -206,7 +211,7 @@ fn renumber(text: &str) -> String {
 }
 
 impl Parameters {
-    /// Reads the declarations of the entry point and of `info_st`.
+    /// Parses the parameter list of the entry point and the declaration of `info_st`.
     fn read(text: &str, arguments: &str) -> Option<Self> {
         let pointers = arguments.split(", ").filter(|a| !a.contains("info_st"));
         let buffers: Option<Vec<_>> =
@@ -225,7 +230,7 @@ impl Parameters {
         Some(Self { buffers: buffers?, groups })
     }
 
-    /// Bytes of the structure.
+    /// Size of the structure in bytes.
     #[must_use]
     pub fn info_bytes(&self) -> usize {
         let size = |element: &str| if element.starts_with("uint64") { 8 } else { 4 };
@@ -233,7 +238,8 @@ impl Parameters {
     }
 }
 
-/// Emits a kernel: `emit!(e, name, Kernel: [its buffers] [its scalars], its compile-time values…)`; names only say what is what.
+/// Emits a kernel: `emit!(e, name, Kernel: [buffers] [scalars], compile-time values…)`. The names
+/// of buffers and scalars only document their order.
 macro_rules! emit {
     ($e:ident, $name:expr, $kernel:ty: [$($buffer:ident)*] [$($scalar:ident)*] $(, $value:expr)* $(,)?) => {
         $e.emit(

@@ -1,5 +1,6 @@
-// CUDA C++ as host C++: one block at a time, its threads as fibers that take turns at barriers, shared memory as an array, bf16 as a
-// type, and the few PTX instructions of the kernels as functions. A warp's collective instructions wait for all of its threads.
+// Emulates CUDA C++ in host C++. Blocks run one at a time. The threads of a block are fibers that
+// switch at barriers, shared memory is an array, bf16 is a type, and the few PTX instructions of
+// the kernels are functions. A collective instruction of a warp waits for all of its threads.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -38,7 +39,7 @@ inline void (*body)();
     _exit(3);
 }
 
-// Saves the callee-saved registers on one stack and takes those of another.
+// Saves the callee-saved registers on the current stack and restores those of another stack.
 extern "C" void emu_switch(void** from, void* to);
 asm(R"(
 .text
@@ -69,19 +70,19 @@ inline void start() {
     fail("a finished thread ran on");
 }
 
-// A meeting of `total` threads; each exchange of a warp and the block's barrier is one.
-struct Meeting { uint32_t arrived = 0; uint64_t round = 0; };
-inline Meeting block_meeting;
-inline std::vector<Meeting> warp_meetings;
+// A barrier of `total` threads: the barrier of a block, or an exchange within a warp.
+struct Barrier { uint32_t arrived = 0; uint64_t round = 0; };
+inline Barrier block_barrier;
+inline std::vector<Barrier> warp_barriers;
 inline bool progress;
-inline void meet(Meeting& meeting, uint32_t total) {
+inline void arrive_and_wait(Barrier& barrier, uint32_t total) {
     progress = true;
-    uint64_t round = meeting.round;
-    if (++meeting.arrived == total) { meeting.arrived = 0; meeting.round++; return; }
-    while (meeting.round == round) yield();
+    uint64_t round = barrier.round;
+    if (++barrier.arrived == total) { barrier.arrived = 0; barrier.round++; return; }
+    while (barrier.round == round) yield();
     progress = true;
 }
-inline void meet_warp() { meet(warp_meetings[warp()], 32); }
+inline void sync_warp() { arrive_and_wait(warp_barriers[warp()], 32); }
 struct Slot { uint32_t words[16]; };
 inline std::vector<Slot> slots;  // one per thread
 inline Slot& slot(uint32_t lane) { return slots[warp() * 32 + lane]; }
@@ -108,7 +109,7 @@ inline void mma(float& d0, float& d1, float& d2, float& d3, uint32_t a0, uint32_
     Slot& own = slots[current->number];
     uint32_t words[6] = {a0, a1, a2, a3, b0, b1};
     memcpy(own.words, words, sizeof words);
-    meet_warp();
+    sync_warp();
     uint32_t group = lane() / 4, column = lane() % 4 * 2;
     float d[4] = {c0, c1, c2, c3};
     for (uint32_t e = 0; e < 4; e++) {
@@ -121,14 +122,14 @@ inline void mma(float& d0, float& d1, float& d2, float& d3, uint32_t a0, uint32_
         }
         d[e] += sum;
     }
-    meet_warp();
+    sync_warp();
     d0 = d[0]; d1 = d[1]; d2 = d[2]; d3 = d[3];
 }
 
-// ldmatrix .x4: matrix i's eight rows of 16 bytes are at the addresses of lanes 8i to 8i + 7.
+// ldmatrix .x4: lanes 8i to 8i + 7 hold the addresses of the eight 16-byte rows of matrix i.
 inline void ldmatrix(bool transposed, uint32_t* out[4], uint32_t address) {
     slots[current->number].words[0] = address;
-    meet_warp();
+    sync_warp();
     for (uint32_t i = 0; i < 4; i++) {
         uint16_t pair[2];
         for (uint32_t e = 0; e < 2; e++) {
@@ -138,7 +139,7 @@ inline void ldmatrix(bool transposed, uint32_t* out[4], uint32_t address) {
         }
         *out[i] = pair[0] | (uint32_t)pair[1] << 16;
     }
-    meet_warp();
+    sync_warp();
 }
 inline void ldmatrix_x4(uint32_t& a, uint32_t& b, uint32_t& c, uint32_t& d, uint32_t address) {
     uint32_t* out[4] = {&a, &b, &c, &d};
@@ -149,7 +150,8 @@ inline void ldmatrix_x4_trans(uint32_t& a, uint32_t& b, uint32_t& c, uint32_t& d
     ldmatrix(true, out, address);
 }
 
-// cp.async: the copy happens at the latest moment it may, when its group is waited for, so that a missing wait shows.
+// cp.async: the copy happens at the last moment it may, when its group is waited for, so that a
+// missing wait has an effect.
 struct Copy { uint32_t to; const void* from; uint32_t bytes; };
 struct Copies { std::vector<Copy> open; std::vector<std::vector<Copy>> groups; };
 inline std::vector<Copies> copies;  // one per thread
@@ -195,7 +197,7 @@ inline void red_add_v2(float* to, float x, float y) {
     to[0] += x; to[1] += y;
 }
 
-// A buffer that ends at a page nobody may touch.
+// A buffer that ends at an inaccessible page.
 inline char* guarded(size_t bytes) {
     size_t page = 4096, room = (bytes + page - 1) / page * page + page;
     char* memory = (char*)mmap(nullptr, room + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -204,7 +206,7 @@ inline char* guarded(size_t bytes) {
     return memory + room - (bytes + 15) / 16 * 16;
 }
 
-// Runs every block; `reversed` lets the threads of a block take turns from the last to the first.
+// Runs every block. With `reversed`, the threads of a block take turns from the last to the first.
 inline void launch(Dim3 grid, uint32_t units, bool reversed);
 }  // namespace emu
 
@@ -212,17 +214,17 @@ inline Dim3 blockIdx, gridDim, blockDim;
 #define threadIdx (emu::current->index)
 #define warpSize 32
 
-inline void __syncthreads() { emu::meet(emu::block_meeting, blockDim.x); }
-inline void __syncwarp(uint32_t = ~0u) { emu::meet_warp(); }
+inline void __syncthreads() { emu::arrive_and_wait(emu::block_barrier, blockDim.x); }
+inline void __syncwarp(uint32_t = ~0u) { emu::sync_warp(); }
 inline uint32_t __cvta_generic_to_shared(const void* p) { return (uint32_t)((const char*)p - emu::shared); }
 template <typename T> inline T emu_read_lane(uint32_t mask, T value, uint32_t from) {
     static_assert(sizeof(T) == 4, "shuffles move 32 bits");
     if (mask != ~0u) emu::fail("a shuffle leaves lanes out");
     memcpy(emu::slots[emu::current->number].words, &value, 4);
-    emu::meet_warp();
+    emu::sync_warp();
     T result;
     memcpy(&result, emu::slot(from % 32).words, 4);
-    emu::meet_warp();
+    emu::sync_warp();
     return result;
 }
 template <typename T> inline T __shfl_sync(uint32_t mask, T value, uint32_t from) { return emu_read_lane(mask, value, from); }
@@ -236,13 +238,13 @@ inline float __logf(float x) { return logf(x); }
 
 namespace emu {
 inline void launch(Dim3 grid, uint32_t units, bool reversed) {
-    if (units % 32) { fprintf(stderr, "a block of %u threads is no whole number of warps\n", units); _exit(3); }
+    if (units % 32) { fprintf(stderr, "a block of %u threads is not a whole number of warps\n", units); _exit(3); }
     gridDim = grid;
     blockDim = {units, 1, 1};
     fibers.resize(units);
     slots.resize(units);
     copies.resize(units);
-    warp_meetings.resize(units / 32);
+    warp_barriers.resize(units / 32);
     for (Fiber& fiber : fibers) fiber.stack = aligned_alloc(64, STACK_BYTES);
     for (blockIdx.z = 0; blockIdx.z < grid.z; blockIdx.z++)
     for (blockIdx.y = 0; blockIdx.y < grid.y; blockIdx.y++)
@@ -253,7 +255,8 @@ inline void launch(Dim3 grid, uint32_t units, bool reversed) {
             fiber.index = {i, 0, 0};
             fiber.number = i;
             fiber.done = false;
-            void** top = (void**)((char*)fiber.stack + STACK_BYTES) - 3;  // a function starts 8 bytes below a multiple of 16
+            // A function starts with a stack pointer 8 bytes below a multiple of 16.
+            void** top = (void**)((char*)fiber.stack + STACK_BYTES) - 3;
             *--top = (void*)start;
             for (int r = 0; r < 6; r++) *--top = nullptr;
             fiber.stack_pointer = top;
@@ -273,7 +276,7 @@ inline void launch(Dim3 grid, uint32_t units, bool reversed) {
             if (!running) break;
             if (!progress) fail("threads wait at a barrier that others never reach");
         }
-        if (block_meeting.arrived) fail("a thread ended before a barrier of its block");
+        if (block_barrier.arrived) fail("a thread ended before a barrier of its block");
     }
     current = nullptr;
 }

@@ -1,8 +1,10 @@
-//! Runs launches without a GPU: the emitted CUDA C++ as a host program over `emulator.h`.
+//! Runs launches without a GPU: compiles the emitted CUDA C++ as a host program over `emulator.h`.
 //!
-//! What a wrong kernel does shows: buffers end at a page that nobody may touch, outputs start as NaN, shared memory is poisoned per
-//! cube, asynchronous copies land at the last moment they may, barriers that not every unit reaches end the program, and every
-//! launch runs twice, with the units of a cube taking turns in both directions; unless sums are atomic, both must agree bit for bit.
+//! The emulator detects faulty kernels. Buffers end at an inaccessible page, outputs start as NaN,
+//! and shared memory is poisoned for each block. Asynchronous copies complete at the last moment
+//! they may. A barrier that not every thread reaches ends the program. Every launch runs twice,
+//! with the threads of a block taking turns in both directions; unless the kernel sums atomically,
+//! the results must agree bit for bit.
 
 #![expect(clippy::disallowed_methods, reason = "a test tool that starts the host's compiler")]
 #![allow(
@@ -26,7 +28,7 @@ use crate::{
     testing::normal,
 };
 
-/// A buffer of an [`Emulator`].
+/// A buffer of an [`Emulator`], identified by its number.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Buffer(usize);
 
@@ -36,7 +38,8 @@ pub(crate) struct Emulator {
     buffers: Vec<Vec<u8>>,
 }
 
-/// The one form in which each instruction of inline PTX may appear, and the function of `emulator.h` that plays it.
+/// The inline PTX instructions that kernels may use, in the only accepted spelling, and the
+/// function of `emulator.h` that emulates each.
 const INSTRUCTIONS: [(&str, &str); 13] = [
     (
         "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %11, %12, %13};",
@@ -59,7 +62,7 @@ const INSTRUCTIONS: [(&str, &str); 13] = [
     ("red.global.add.v2.f32 [%0], {%1, %2};", "emu::red_add_v2"),
 ];
 
-/// What tests put in.
+/// Buffers from the values of a test.
 #[cfg(test)]
 impl Emulator {
     pub(crate) fn f32(&mut self, values: &[f32]) -> Buffer {
@@ -74,7 +77,7 @@ impl Emulator {
         self.bytes(values.iter().flat_map(|x| x.to_le_bytes()).collect())
     }
 
-    /// The values rounded to bf16.
+    /// A buffer of the values rounded to bf16.
     pub(crate) fn bf16(&mut self, values: &[f32]) -> Buffer {
         self.bytes(values.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect())
     }
@@ -89,7 +92,7 @@ impl Emulator {
         self.bytes(vec![0xFF; 2 * len])
     }
 
-    /// Values of an element type; those of bf16 are rounded.
+    /// A buffer of `values` with the element type `element`; values of bf16 are rounded.
     pub(crate) fn upload(&mut self, element: Element, values: &[f32]) -> Buffer {
         match element {
             Element::F32 => self.f32(values),
@@ -112,7 +115,7 @@ impl Emulator {
         Buffer(self.buffers.len() - 1)
     }
 
-    /// A buffer's bytes.
+    /// The bytes of a buffer.
     pub(crate) fn raw(&self, buffer: Buffer) -> &[u8] {
         &self.buffers[buffer.0]
     }
@@ -138,16 +141,16 @@ impl Emulator {
         for launch in launches {
             #[cfg(test)]
             if let Some(cuda) = crate::device::cuda::emulated::test_gpu(Mode::Fast) {
-                self.run_on(cuda, launch);
+                self.run_on_gpu(cuda, launch);
                 continue;
             }
-            self.run_one(launch);
+            self.run_emulated(launch);
         }
     }
 
-    /// As [`Self::run_one`] on a GPU, twice as well.
+    /// Runs a launch twice on a real GPU and compares the results, as [`Self::run_emulated`] does.
     #[cfg(test)]
-    fn run_on(&mut self, cuda: &'static Cuda, launch: &Launch<Buffer>) {
+    fn run_on_gpu(&mut self, cuda: &'static Cuda, launch: &Launch<Buffer>) {
         let stream = CudaStream::new(cuda, Lane::Compute);
         let once = || -> crate::Result<Vec<Vec<u8>>> {
             let held: Vec<CudaBuffer> = launch
@@ -161,7 +164,7 @@ impl Emulator {
                 .zip(&held)
                 .map(|(b, held)| held.slice(0, self.buffers[b.0].len()).region())
                 .collect();
-            // A buffer that is passed twice is one.
+            // Arguments that name the same buffer share one region.
             let first = |i: usize| launch.buffers.iter().position(|b| *b == launch.buffers[i]);
             let regions: Vec<Region> =
                 (0..regions.len()).map(|i| regions[first(i).unwrap()]).collect();
@@ -189,7 +192,7 @@ impl Emulator {
         }
     }
 
-    fn run_one(&mut self, launch: &Launch<Buffer>) {
+    fn run_emulated(&mut self, launch: &Launch<Buffer>) {
         crate::device::cuda::emulated::compile_ahead(launch.kernel);
         let source = launch.kernel.source().unwrap();
         let program = build(&source);
@@ -197,7 +200,7 @@ impl Emulator {
         let backward = self.execute(&program, launch, &source, true);
         if !launch.kernel.sums_atomically() {
             for (i, (a, b)) in forward.iter().zip(&backward).enumerate() {
-                assert_eq!(a, b, "{}: buffer {i} depends on the order of units", source.name);
+                assert_eq!(a, b, "{}: buffer {i} depends on the order of threads", source.name);
             }
         }
         for (buffer, bytes) in launch.buffers.iter().zip(forward) {
@@ -241,8 +244,8 @@ impl Emulator {
     }
 }
 
+/// `len` normal numbers that are exact in the element type.
 #[cfg(test)]
-/// `len` normal numbers that an element type holds exactly.
 pub(crate) fn inputs(seed: u64, element: Element, len: usize) -> Vec<f32> {
     let mut values = normal(seed, len);
     if element == Element::Bf16 {
@@ -251,8 +254,9 @@ pub(crate) fn inputs(seed: u64, element: Element, len: usize) -> Vec<f32> {
     values
 }
 
+/// Adds to `tolerance`, an error in f32, the error of rounding a result to the element type: half a
+/// unit in the last of bf16's 8 bits.
 #[cfg(test)]
-/// What rounding a result to an element type adds to an error of `tolerance` in f32: half a unit in bf16's last of 8 bits.
 pub(crate) fn rounding(element: Element, tolerance: f32) -> f32 {
     match element {
         Element::F32 => tolerance,
@@ -260,7 +264,7 @@ pub(crate) fn rounding(element: Element, tolerance: f32) -> f32 {
     }
 }
 
-/// The host program of a kernel, built once per source.
+/// Builds the host program of a kernel, once per source, and returns its path.
 fn build(source: &Source) -> PathBuf {
     let text = program(source);
     let folder =
@@ -293,7 +297,8 @@ fn build(source: &Source) -> PathBuf {
     path
 }
 
-/// The emitted source over the shim, with a `main` that reads buffers from files, launches, and writes them back.
+/// The emitted source over `emulator.h`, with a `main` that reads buffers from files, launches the
+/// kernel and writes the buffers back.
 fn program(source: &Source) -> String {
     let text = host_text(source);
     let name = &source.name;
@@ -354,7 +359,7 @@ int main(int, char** argv) {{
     )
 }
 
-/// The emitted source with CUDA's spellings turned into the shim's.
+/// The emitted source with the constructs of CUDA replaced by those of `emulator.h`.
 fn host_text(source: &Source) -> String {
     let mut text = String::new();
     for line in source.text.lines() {
@@ -377,7 +382,7 @@ fn is_integer_typedef(line: &str) -> bool {
     line.starts_with("typedef") && line.trim_end().ends_with("_t;")
 }
 
-/// Every `asm` statement as a call of the function that plays its instruction.
+/// Replaces every `asm` statement by a call of the function that emulates its instruction.
 fn replace_asm(text: &str, kernel: &str) -> String {
     let mut out = String::new();
     let mut rest = text;

@@ -1,64 +1,65 @@
-//! What can go wrong between a kernel and its cubin.
+//! Errors on the way from a kernel to its cubin.
 
 use std::path::PathBuf;
 
-/// What emitting, compiling or caching a kernel can fail with.
+/// The reason why a kernel could not be emitted, compiled or cached.
 #[derive(Debug, thiserror::Error)]
 pub enum CompileError {
     /// CubeCL did not accept a kernel.
-    #[error("kernel {kernel}: CubeCL refuses it: {message}")]
+    #[error("kernel {kernel}: CubeCL cannot emit it: {message}")]
     Emit {
-        /// Its name.
+        /// Name of the kernel.
         kernel: String,
-        /// What CubeCL said.
+        /// Error message of CubeCL.
         message: String,
     },
-    /// NVRTC is missing, or a file is not NVRTC.
+    /// NVRTC is missing, or a file is not a usable NVRTC.
     #[error(transparent)]
     Library(#[from] crate::library::LibraryError),
     /// The CUDA headers were not found.
     #[error(
         "the CUDA headers were not found (looked for cuda_bf16.h in {tried}); install them with \
-         `pip install nvidia-cuda-runtime-cu12` (CUDA 13: `nvidia-cuda-runtime`) and set VLJEPA_CUDA_INCLUDE to the folder that holds cuda_bf16.h"
+         `pip install nvidia-cuda-runtime-cu12` (CUDA 13: `nvidia-cuda-runtime`) and set \
+         VLJEPA_CUDA_INCLUDE to the folder that holds cuda_bf16.h"
     )]
     NoHeaders {
-        /// Folders that were tried.
+        /// Folders that were tried, separated by commas.
         tried: String,
     },
-    /// NVRTC does not know the architecture.
+    /// NVRTC does not support the architecture.
     #[error("NVRTC {version} cannot compile for {architecture}; it supports {supported}")]
     Architecture {
-        /// What was asked for.
+        /// Architecture that was requested, such as `sm_90a`.
         architecture: String,
-        /// NVRTC's version.
+        /// Version of NVRTC, such as `12.9`.
         version: String,
-        /// What it can do.
+        /// Architectures that NVRTC supports, separated by commas.
         supported: String,
     },
-    /// NVRTC refused the source.
+    /// NVRTC refused the source of a kernel.
     #[error("kernel {kernel}: NVRTC error {code}:\n{log}")]
     Nvrtc {
-        /// Its name.
+        /// Name of the kernel; empty if the call concerns no kernel.
         kernel: String,
-        /// NVRTC's error.
+        /// Name of NVRTC's error code.
         code: String,
-        /// NVRTC's log.
+        /// Compilation log of NVRTC; may be empty.
         log: String,
     },
-    /// A cubin is not one.
+    /// The compiled code or its log could not be read.
     #[error("kernel {kernel}: the cubin cannot be read: {message}")]
     Cubin {
-        /// Its name.
+        /// Name of the kernel.
         kernel: String,
-        /// What is wrong.
+        /// Description of the defect.
         message: String,
     },
     /// A file of the cache cannot be read or written.
     #[error("kernel cache: {}: {source}", path.display())]
     Io {
-        /// The file.
+        /// Path of the file or folder.
         path: PathBuf,
-        /// Why.
+        /// Error of the operating system.
         source: std::io::Error,
     },
 }

@@ -1,13 +1,14 @@
-//! One call of one kernel.
+//! The launch of a kernel: one call with its arguments.
 
 use super::Kernel;
 
-/// A kernel with what one call gives it. `B` is how a buffer is named: a device address on a GPU, a number in tests.
+/// A kernel and the arguments of one call. `B` identifies a buffer: a device address on a GPU, a
+/// number in tests.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Launch<B> {
-    /// What runs.
+    /// The kernel to run.
     pub kernel: Kernel,
-    /// How many cubes (blocks) in x, y and z.
+    /// Number of blocks of the grid in x, y and z (CubeCL calls a block a cube).
     pub cubes: [u32; 3],
     /// Buffers in the order of the kernel's arguments.
     pub buffers: Vec<B>,
@@ -15,17 +16,18 @@ pub struct Launch<B> {
     pub scalars: Vec<Scalar>,
 }
 
-/// A scalar argument.
+/// A scalar argument of a kernel.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Scalar {
-    /// `f32`.
+    /// An argument of type `f32`.
     F32(f32),
-    /// `u32`.
+    /// An argument of type `u32`.
     U32(u32),
 }
 
-/// The structure behind the buffers as bytes: f32 scalars, u32 scalars, then one length per buffer, each group filled up to
-/// 8 bytes. Kernels never read the lengths: they are zero here.
+/// Bytes of the structure that follows the buffers: f32 scalars, u32 scalars, then one length per
+/// buffer, each group padded to a multiple of 8 bytes. Kernels never read the lengths, so they are
+/// zero here.
 #[must_use]
 pub fn pack(buffers: usize, scalars: &[Scalar]) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -47,15 +49,15 @@ pub fn pack(buffers: usize, scalars: &[Scalar]) -> Vec<u8> {
     bytes
 }
 
-/// A number of elements, rows or vectors as kernels count them.
+/// Converts a number of elements, rows or vectors to the type in which kernels count.
 ///
 /// # Panics
-/// At 2³² and above; operations refuse such sizes before they make launches.
+/// If `count` is 2³² or more. Operations refuse such sizes before they make launches.
 pub(crate) fn offset(count: usize) -> u32 {
     u32::try_from(count).expect("sizes are checked against 32-bit offsets")
 }
 
-/// Cubes that cover `count` things, `each` per cube.
+/// Number of blocks that cover `count` items with `each` items per block.
 pub(crate) fn cubes(count: usize, each: usize) -> u32 {
     offset(count.div_ceil(each))
 }

@@ -1,12 +1,18 @@
-//! From a kernel in CubeCL to a cubin: CUDA C++ without a GPU, NVRTC to machine code, a cache on disk.
+//! Compiles kernels from CubeCL to cubins: CubeCL emits CUDA C++ without a GPU, NVRTC compiles it
+//! to machine code, and a cache on disk keeps the result.
 //!
-//! A [`Kernel`] is everything that decides a kernel's code: which operation, element type, tile sizes, masks. [`Kernel::source`]
-//! emits it as CUDA C++ ([`Source`]), [`Compiler::compile`] makes it a [`Cubin`]. A [`Launch`] is one kernel with the buffers, the
-//! scalars and the number of cubes of one call; operations make launches from shapes alone (`launch.rs` of each), so that what a
-//! GPU runs and what the tests execute without one are the same launches.
+//! A [`Kernel`] is the key of a kernel: everything that determines its code, such as operation,
+//! element type, tile sizes and masks. [`Kernel::source`] emits CUDA C++ ([`Source`]), and
+//! [`Compiler::compile`] makes a [`Cubin`] from it. A [`Launch`] is one call of a kernel: its
+//! buffers, its scalars and the number of blocks. The operations make launches from shapes alone
+//! (in the `launch.rs` of each), so a GPU and the tests without a GPU execute the same launches.
 //!
-//! Sources are compiled for one architecture (`sm_90a`: H100, H200) and stored under the hash of source, architecture, options
-//! and NVRTC version, so a cache folder can be shared by all ranks and by all versions of the program.
+//! Sources are compiled for one architecture (`sm_90a`: H100, H200) and stored under the hash of
+//! source, architecture and NVRTC version, so that all ranks and all versions of the program can
+//! share a cache folder.
+//!
+//! CubeCL calls a thread a unit, a warp a plane and a block a cube. Names of fields and kernel
+//! parameters follow CubeCL; the documentation uses the words of CUDA.
 
 mod cache;
 mod cubin;
@@ -30,17 +36,20 @@ pub use nvrtc::Nvrtc;
 
 macro_rules! kernels {
     ($($(#[$doc:meta])* $variant:ident($operation:ident)),+ $(,)?) => {
-        /// Everything that decides one kernel's code. Two equal keys emit the same source.
+        /// Key of a kernel: everything that determines its code. Equal keys emit equal sources.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Kernel {
             $(
-                #[doc = concat!("Of [`", stringify!($operation), "`](crate::", stringify!($operation), ").")]
+                #[doc = concat!(
+                    "A kernel of [`", stringify!($operation), "`](crate::", stringify!($operation), ").",
+                )]
                 $variant(crate::$operation::launch::Kernel),
             )+
         }
 
         impl Kernel {
-            /// The kernel's name, from operation and key: the symbol in the cubin, and what profilers show.
+            /// Name of the kernel, made from operation and key. It is the symbol in the cubin, and
+            /// profilers show it.
             #[must_use]
             pub fn name(self) -> String {
                 match self {
@@ -48,7 +57,7 @@ macro_rules! kernels {
                 }
             }
 
-            /// Whether it adds to memory in an order that differs from run to run.
+            /// Whether the kernel adds to memory in an order that differs from run to run.
             #[must_use]
             pub fn sums_atomically(self) -> bool {
                 match self {
@@ -56,10 +65,10 @@ macro_rules! kernels {
                 }
             }
 
-            /// The kernel as CUDA C++.
+            /// Emits the kernel as CUDA C++.
             ///
             /// # Errors
-            /// When CubeCL refuses it, which is a defect of this crate.
+            /// If CubeCL refuses the kernel, which is a bug of this crate.
             pub fn source(self) -> Result<Source, CompileError> {
                 let name = self.name();
                 match self {
@@ -70,7 +79,7 @@ macro_rules! kernels {
     };
 }
 
-// One line per operation, in the order of their names.
+// One line per operation, sorted by name.
 kernels! {
     Adamw(adamw),
     Attention(attention),
@@ -90,17 +99,18 @@ kernels! {
     Rows(rows),
 }
 
-/// Element type of activations and weights in a kernel; sums, statistics and optimizer state are f32 in both.
+/// Element type of activations and weights in a kernel. Sums, statistics and optimizer state are
+/// always f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Element {
-    /// 32-bit IEEE.
+    /// 32-bit IEEE floating point.
     F32,
-    /// bfloat16: what GPUs train in.
+    /// bfloat16, the type in which GPUs train.
     Bf16,
 }
 
 impl Element {
-    /// As kernel names have it.
+    /// Name of the type in kernel names, such as `bf16`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -109,7 +119,7 @@ impl Element {
         }
     }
 
-    /// Elements in 16 bytes, the widest load of one unit.
+    /// Number of elements in 16 bytes, the widest load of one thread.
     #[must_use]
     pub fn vector(self) -> usize {
         match self {
@@ -118,7 +128,8 @@ impl Element {
         }
     }
 
-    /// Elements of a vector in rows of `width`: as many as 16 bytes hold where that divides the width, else 1.
+    /// Elements per vector for rows of `width` elements: [`Self::vector`] if that divides `width`,
+    /// otherwise 1.
     #[must_use]
     pub fn lanes(self, width: usize) -> usize {
         if width.is_multiple_of(self.vector()) { self.vector() } else { 1 }

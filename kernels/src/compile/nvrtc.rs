@@ -1,4 +1,5 @@
-//! NVRTC, loaded at run time: CUDA C++ to PTX and cubin without a CUDA toolkit and without a GPU.
+//! NVRTC, loaded at run time: compiles CUDA C++ to PTX and cubin without a CUDA toolkit and without
+//! a GPU.
 
 #![expect(unsafe_code, reason = "calls into a C library that is loaded at run time")]
 
@@ -12,18 +13,19 @@ use crate::library::{Libraries, LibraryError, Wanted};
 
 type Program = *mut c_void;
 
-/// NVRTC and the CUDA headers it compiles with.
+/// The NVRTC library and the folders of the CUDA headers that it compiles with.
 #[derive(Debug)]
 pub struct Nvrtc {
     library: Library,
-    /// Loaded because NVRTC opens it by its bare name, which the loader does not find beside NVRTC.
+    /// Kept loaded because NVRTC opens this library by its bare name, which the loader does not
+    /// find in the folder of NVRTC.
     _builtins: Vec<Library>,
     path: PathBuf,
     include: Vec<PathBuf>,
     version: (c_int, c_int),
 }
 
-/// What one compilation gives.
+/// The output of one compilation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Compiled {
     pub(super) cubin: Vec<u8>,
@@ -31,16 +33,18 @@ pub(super) struct Compiled {
     pub(super) log: String,
 }
 
-/// CUDA 12 comes first: an older driver loads its cubins too.
+/// CUDA 12 is preferred: older drivers load its cubins too.
 const NVRTC: Wanted = Wanted {
     name: "NVRTC",
     files: &["libnvrtc.so.12", "libnvrtc.so.13", "libnvrtc.so"],
     wheels: &["nvidia/cuda_nvrtc/lib", "nvidia/cu13/lib"],
-    install: "install it with `pip install nvidia-cuda-nvrtc-cu12` (CUDA 13: `nvidia-cuda-nvrtc`) or a CUDA toolkit from 12.3 on, \
-              or name the file in VLJEPA_NVRTC",
+    install: "install it with `pip install nvidia-cuda-nvrtc-cu12` (CUDA 13: \
+              `nvidia-cuda-nvrtc`) or with a CUDA toolkit of version 12.3 or newer, or name its \
+              file in VLJEPA_NVRTC",
 };
 
-/// Headers beside a library of NVIDIA's wheels (`nvidia/cuda_nvrtc/lib`) or of a toolkit (`lib64`).
+/// Folders of headers relative to the folder of NVRTC, for NVIDIA's wheels
+/// (`nvidia/cuda_nvrtc/lib`) and for a toolkit (`lib64`).
 const HEADERS: [&str; 8] = [
     "../../cuda_runtime/include",
     "../../cuda_cccl/include",
@@ -53,11 +57,12 @@ const HEADERS: [&str; 8] = [
 ];
 
 impl Nvrtc {
-    /// Loads NVRTC and finds `cuda_bf16.h`, in the folder that `libraries` names or near the
+    /// Loads NVRTC, and finds `cuda_bf16.h` in the folder that `libraries` names or near the
     /// library.
     ///
     /// # Errors
-    /// When either is missing, or the library is not NVRTC; the message says what was tried and what to install.
+    /// If NVRTC or the header is missing, or the library is not NVRTC. The message lists the files
+    /// that were tried and says what to install.
     pub fn open(libraries: &Libraries) -> Result<Self, CompileError> {
         let (library, path) = NVRTC.load(libraries.nvrtc.as_deref(), &libraries.packages)?;
         let builtins = open_builtins(&path)?;
@@ -83,22 +88,22 @@ impl Nvrtc {
         Ok(nvrtc)
     }
 
-    /// The file that was loaded.
+    /// Path of the library that was loaded.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// `12.9`.
+    /// Version of the library, such as `12.9`.
     #[must_use]
     pub fn version(&self) -> String {
         format!("{}.{}", self.version.0, self.version.1)
     }
 
-    /// The architectures this NVRTC compiles for, such as 90.
+    /// Compute capabilities that this NVRTC supports, such as 90.
     ///
     /// # Errors
-    /// When the library does not say.
+    /// If the library does not report them.
     pub fn architectures(&self) -> Result<Vec<i32>, CompileError> {
         type Count = unsafe extern "C" fn(*mut c_int) -> c_int;
         let (count, list) = (
@@ -114,7 +119,7 @@ impl Nvrtc {
         Ok(found)
     }
 
-    /// Compiles `text` for `architecture` (`sm_90a`).
+    /// Compiles `text`, the source of `kernel`, for `architecture` (`sm_90a`).
     pub(super) fn compile(
         &self,
         kernel: &str,
@@ -194,7 +199,7 @@ impl Nvrtc {
         })
     }
 
-    /// What one pair of nvrtcGet…Size and nvrtcGet… gives.
+    /// The output of a pair of functions nvrtcGet…Size and nvrtcGet….
     fn output(
         &self,
         kernel: &str,
@@ -205,7 +210,8 @@ impl Nvrtc {
         let size = self.symbol::<unsafe extern "C" fn(Program, *mut usize) -> c_int>(size)?;
         let get = self.symbol::<unsafe extern "C" fn(Program, *mut u8) -> c_int>(get)?;
         let mut bytes = 0;
-        // SAFETY: the program lives until the caller destroys it; the pointer is valid for the call.
+        // SAFETY: the program lives until the caller destroys it; the pointer is valid for the
+        // call.
         self.check(kernel, unsafe { size(program, &raw mut bytes) }, String::new())?;
         let mut output = vec![0; bytes];
         // SAFETY: the buffer has the size that the library asked for.

@@ -1,8 +1,8 @@
-//! The compile path: parameter layouts, the cache, and what goes wrong without NVRTC.
+//! Tests of the compilation: parameter layouts, the cache, and errors without a usable NVRTC.
 
 #![expect(
     clippy::disallowed_methods,
-    reason = "tests are told by the environment where NVRTC is, and compile a library"
+    reason = "the environment tells tests where NVRTC is, and tests compile a library"
 )]
 
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ const SMALL: Kernel = Kernel::Adamw(adamw::Kernel { width: 4, copied: true });
 const LARGE: Kernel =
     Kernel::Attention(attention::Kernel { pass: Pass::Keys, head_dim: 64, sight: Sight::Causal });
 
-/// The library that `. kernels/nvrtc.sh` fetches.
+/// Path of the library that `. kernels/nvrtc.sh` downloads.
 fn library() -> PathBuf {
     let path = std::env::var("VLJEPA_NVRTC").expect("VLJEPA_NVRTC is set: `. kernels/nvrtc.sh`");
     PathBuf::from(path)
@@ -77,7 +77,7 @@ fn equal_keys_emit_equal_sources_under_their_own_name() {
     for _ in 0..4 {
         assert!(one == LARGE.source().unwrap(), "two sources of one key differ");
     }
-    assert!(!one.text.contains("#line"), "no path of this machine stands in a source");
+    assert!(!one.text.contains("#line"), "a source contains no path of this machine");
     assert!(one.text.contains(" attention_backward_keys_d64_causal("));
 }
 
@@ -141,8 +141,8 @@ fn a_library_that_is_no_nvrtc_and_missing_headers_are_refused() {
     assert!(error.to_string().contains("cuda_bf16.h"), "{error}");
 }
 
-/// A library that, as NVRTC 13, opens another one by its bare name: here as soon as it is asked for
-/// its version.
+/// A library that opens another one by its bare name, as NVRTC 13 does; this one does so when it is
+/// asked for its version.
 const NVRTC_WITH_BUILTINS: &str = r#"
 #include <dlfcn.h>
 int nvrtcVersion(int* major, int* minor) {

@@ -1,5 +1,5 @@
-//! Copies of tensors, also between host and GPU or into another precision, and sums onto them: what the residual stream needs where
-//! no product can write it.
+//! Copies of tensors within and between devices, casts to bf16, and sums. The residual stream needs
+//! them wherever no product can write it.
 
 #[cfg(test)]
 mod tests;
@@ -10,11 +10,12 @@ use crate::device::{StorageMut, StorageRef};
 use crate::{KernelError, Result, Stream, View, ViewMut, check, parallel};
 use half::slice::HalfFloatSliceExt;
 
-/// to = from, for any element type; the shapes must have as many elements. With a GPU's stream either may be in host memory: the call
-/// returns when host memory has been read or written.
+/// Copies `from` to `to`, for any element type. The shapes may differ if they have the same number
+/// of elements. With a GPU's stream, either tensor may be in host memory: the call returns when
+/// host memory has been read or written.
 ///
 /// # Errors
-/// When lengths or element types disagree, or the device fails.
+/// If lengths or element types disagree, or the device fails.
 pub fn copy(stream: &Stream, from: View<'_>, to: ViewMut<'_>) -> Result<()> {
     const NAME: &str = "copy::copy";
     check::shape(NAME, "to", &[to.len()], &[from.len()])?;
@@ -45,11 +46,12 @@ pub fn copy(stream: &Stream, from: View<'_>, to: ViewMut<'_>) -> Result<()> {
     Ok(())
 }
 
-/// to = from, rounded to the nearest even where f32 becomes bf16; the shapes must have as many elements. As in [`copy`], either may be
-/// in host memory.
+/// Copies `from` to `to` and rounds to the nearest even if f32 becomes bf16. The shapes may differ
+/// if they have the same number of elements. As with [`copy`], either tensor may be in host memory.
 ///
 /// # Errors
-/// When lengths disagree, `from` is not f32 or `to` neither f32 nor bf16, or the device fails.
+/// If lengths disagree, if the types differ and the cast is not from f32 to bf16, or if the device
+/// fails.
 pub fn cast(stream: &Stream, from: View<'_>, to: ViewMut<'_>) -> Result<()> {
     const NAME: &str = "copy::cast";
     check::shape(NAME, "to", &[to.len()], &[from.len()])?;
@@ -71,10 +73,11 @@ pub fn cast(stream: &Stream, from: View<'_>, to: ViewMut<'_>) -> Result<()> {
     copy(stream, View::from_bf16(&rounded, &shape), to)
 }
 
-/// to += from, both f32 or both bf16 on a GPU; the shapes must have as many elements.
+/// Adds `from` to `to`: to += from. Both are f32, or on a GPU both may be bf16. The shapes may
+/// differ if they have the same number of elements.
 ///
 /// # Errors
-/// When lengths or element types disagree.
+/// If lengths or element types disagree.
 pub fn add(stream: &Stream, from: View<'_>, to: ViewMut<'_>) -> Result<()> {
     const NAME: &str = "copy::add";
     check::shape(NAME, "to", &[to.len()], &[from.len()])?;

@@ -1,4 +1,4 @@
-//! Copies and sums against what they say.
+//! Tests of copies and sums on the host.
 
 use super::{add, copy};
 use crate::testing::{assert_close, assert_differs, normal, poison};

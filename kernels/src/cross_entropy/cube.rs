@@ -1,26 +1,26 @@
-//! Cross-entropy: one cube per token, forward in one pass over its logits, backward in place in another.
-//!
-//! Floor, tiling and what was considered: `launch.rs`.
+//! Cross-entropy with one block per token: forward in one pass over its logits, backward in another
+//! pass in place. See `launch.rs` for the memory floor and the alternatives considered. CubeCL
+//! calls a block a cube, a warp a plane and a thread a unit.
 
 #![expect(
     clippy::cast_possible_truncation,
     clippy::manual_is_multiple_of,
-    reason = "lanes of a vector, and what CubeCL knows of integers"
+    reason = "small lane numbers, and CubeCL has no `is_multiple_of`"
 )]
 
 use cubecl::prelude::*;
 
-/// Below every logit: what running maxima start from.
+/// Start value of running maxima, below every logit.
 const FLOOR: f64 = -3.0e38;
 
-/// Sum of exponentials under one maximum, from two such sums.
+/// Sum of exponentials relative to the larger of two maxima, from two such sums.
 #[cube]
 fn merged(max_a: f32, sum_a: f32, max_b: f32, sum_b: f32) -> f32 {
     let top = max(max_a, max_b);
     sum_a * (max_a - top).exp() + sum_b * (max_b - top).exp()
 }
 
-/// Loss and log-sum-exp of each token.
+/// Writes the loss and the log-sum-exp of each token.
 #[cube(launch)]
 pub(super) fn cross_entropy_forward<F: Float, N: Size>(
     logits: &[Vector<F, N>],
@@ -31,6 +31,7 @@ pub(super) fn cross_entropy_forward<F: Float, N: Size>(
     #[comptime] lanes: usize,
     #[comptime] planes: usize,
 ) {
+    // one pass over the logits: running maximum and sum of each thread
     let first = CUBE_POS_X * vectors;
     let mut maximum = f32::new(FLOOR);
     let mut sum = f32::new(0.0);
@@ -50,6 +51,7 @@ pub(super) fn cross_entropy_forward<F: Float, N: Size>(
         maximum = top;
         at += CUBE_DIM_X;
     }
+    // merge the threads of each warp
     #[unroll]
     for step in 0..5u32 {
         let other_max = plane_shuffle_xor(maximum, comptime!(16u32 >> step));
@@ -57,6 +59,7 @@ pub(super) fn cross_entropy_forward<F: Float, N: Size>(
         sum = merged(maximum, sum, other_max, other_sum);
         maximum = max(maximum, other_max);
     }
+    // merge the warps, and write log-sum-exp and loss
     let mut maxima = Shared::<[f32]>::new_slice(planes);
     let mut sums = Shared::<[f32]>::new_slice(planes);
     if UNIT_POS_X % 32 == 0 {
@@ -92,7 +95,7 @@ pub(super) fn cross_entropy_forward<F: Float, N: Size>(
     }
 }
 
-/// Logits into their gradient, in place.
+/// Replaces the logits by their gradient, in place.
 #[cube(launch)]
 pub(super) fn cross_entropy_backward<F: Float, N: Size>(
     logits: &mut [Vector<F, N>],

@@ -1,38 +1,41 @@
-//! The kernels of cross-entropy and how they are launched.
+//! The kernels of cross-entropy and their launches.
 //!
-//! Floor: memory; 2·v bytes of bf16 per token forward, 4·v backward. Considered: both in one launch, which reads logits twice from L2 instead
-//! of memory when a row stays there; forward alone is what an evaluation needs, and a chunk of 1,024 tokens (263 MB) does not stay.
+//! Floor: memory, 2·v bytes of bf16 per token forward and 4·v backward.
+//!
+//! Alternative considered: both passes in one launch, which reads the logits the second time from
+//! L2 instead of memory if a row stays there. But an evaluation needs forward alone, and a chunk of
+//! 1,024 tokens (263 MB) does not stay in L2.
 
 use super::cube::cross_entropy_backward::CrossEntropyBackward;
 use super::cube::cross_entropy_forward::CrossEntropyForward;
 use crate::compile::{self, CompileError, Element, Emit, Launch, Scalar, Source, emit, offset};
 use crate::{Result, check};
 
-/// Units of a cube.
+/// Threads per block. CubeCL calls a thread a unit and a block a cube.
 const UNITS: usize = 256;
 
-/// What decides a kernel's code.
+/// Key of a kernel: everything that determines its code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Kernel {
-    /// Which pass.
+    /// Pass that the kernel computes.
     pub pass: Pass,
     /// Element type of the logits.
     pub element: Element,
-    /// Elements of a vector.
+    /// Elements per vector, from [`Element::lanes`].
     pub lanes: usize,
 }
 
 /// The kernels of this operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Pass {
-    /// Losses and log-sum-exps.
+    /// Computes losses and log-sum-exps.
     Forward,
-    /// Logits into their gradient.
+    /// Replaces the logits by their gradient.
     Backward,
 }
 
 impl Kernel {
-    /// The kernel of a vocabulary of `v` words.
+    /// The kernel of `pass` for a vocabulary of `v` tokens.
     #[must_use]
     pub fn of(pass: Pass, element: Element, v: usize) -> Self {
         Self { pass, element, lanes: element.lanes(v) }
@@ -72,36 +75,36 @@ impl Kernel {
     }
 }
 
-/// A chunk of tokens.
+/// Buffers and sizes of a chunk of tokens.
 #[derive(Debug, Clone, Copy)]
 pub struct Chunk<B> {
-    /// (n, v): read, or turned into their gradient.
+    /// Logits (n, v), which backward replaces by their gradient.
     pub logits: B,
-    /// i32 (n), below v, negative for none.
+    /// Targets, i32 (n), below v; negative if a token has no target.
     pub targets: B,
-    /// f32 (n).
+    /// Log-sum-exps of the tokens, f32 (n).
     pub lse: B,
     /// Element type of the logits.
     pub element: Element,
-    /// n.
+    /// Number of tokens in the chunk (n).
     pub tokens: usize,
-    /// v.
+    /// Size of the vocabulary (v).
     pub vocabulary: usize,
 }
 
-/// Losses, f32 (n), and log-sum-exps of a chunk.
+/// Launches that write the losses, f32 (n), and the log-sum-exps of a chunk.
 ///
 /// # Errors
-/// When there are more logits than 32-bit offsets count: take a smaller chunk.
+/// If there are too many logits for 32-bit offsets; the caller must take a smaller chunk.
 pub fn forward<B: Copy>(chunk: Chunk<B>, losses: B) -> Result<Vec<Launch<B>>> {
     let buffers = vec![chunk.logits, chunk.targets, losses, chunk.lse];
     launch("cross_entropy::forward", chunk, Pass::Forward, buffers, vec![])
 }
 
-/// A chunk's logits into their gradient of `factor` · Σ losses.
+/// Launches that replace the logits of a chunk by their gradient of `factor` · Σ losses.
 ///
 /// # Errors
-/// As [`forward`].
+/// If there are too many logits for 32-bit offsets.
 pub fn backward<B: Copy>(chunk: Chunk<B>, factor: f32) -> Result<Vec<Launch<B>>> {
     let buffers = vec![chunk.logits, chunk.targets, chunk.lse];
     let scalars = vec![Scalar::F32(factor)];
@@ -118,7 +121,8 @@ fn launch<B: Copy>(
     let Chunk { element, tokens, vocabulary, .. } = chunk;
     if tokens.saturating_mul(vocabulary) >= 1 << 32 {
         let needed = format!(
-            "tokens times a vocabulary of {vocabulary} stay below 2^32 (32-bit offsets): take a smaller chunk"
+            "tokens times a vocabulary of {vocabulary} must stay below 2^32 (32-bit offsets): \
+             take a smaller chunk"
         );
         return Err(check::value(operation, "tokens", tokens.to_string(), needed));
     }

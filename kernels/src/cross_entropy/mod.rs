@@ -1,17 +1,21 @@
-//! Cross-entropy over a vocabulary, in chunks of tokens: what trains a decoder or a baseline that generates text.
+//! Cross-entropy over a vocabulary, in chunks of tokens. It trains a decoder or a baseline that
+//! generates text.
 //!
-//! With z the logits of a token, t its target and r = log Σ_j exp(z_j): loss = r − z_t and d_z_j = factor · (exp(z_j − r) − δ_jt). A
-//! chunk's logits are computed, turned into their gradient in place, multiplied, and overwritten by the next chunk's: logits of all tokens (at a
-//! vocabulary of 128,256, 256 kB of bf16 per token) never stand in memory.
+//! With z the logits of a token, t its target and r = log Σ_j exp(z_j): loss = r − z_t and d_z_j =
+//! factor · (exp(z_j − r) − δ_jt). The logits of a chunk are computed, turned into their gradient
+//! in place, multiplied, and overwritten by those of the next chunk. The logits of all tokens (256
+//! kB of bf16 per token for a vocabulary of 128,256) are therefore never in memory at once.
 //!
-//! A negative target marks a token that is not trained, a prompt's or padding: loss and gradient are 0.
+//! A negative target marks a token that is not trained, such as a prompt's or padding: its loss and
+//! gradient are 0.
 //!
 //! # On a GPU
 //!
-//! Memory bounds it: forward reads the logits once, backward reads and writes them once. One cube per token walks over the
-//! vocabulary, 16 bytes per unit, with a maximum and a sum of its own in each unit that are merged at the end.
+//! Memory-bound: forward reads the logits once, backward reads and writes them once. One block per
+//! token walks over the vocabulary with 16 bytes per thread. Each thread keeps a maximum and a sum
+//! of its own, and they are merged at the end.
 //!
-//! Source: VL-JEPA (arXiv 2512.10942) §4.3 compares with a model trained by it.
+//! Source: VL-JEPA (arXiv 2512.10942) §4.3 compares with a model trained with this loss.
 
 #[cfg(test)]
 mod cases;
@@ -30,10 +34,11 @@ use crate::{Result, Stream, View, ViewMut, check};
 
 /// Losses and log-sum-exps of a chunk of tokens.
 ///
-/// `logits` (n, v) f32, `targets` (n) i32; writes `losses` (n), 0 where the target is negative, and `lse` (n).
+/// `logits` (n, v) are f32, or on a GPU also bf16; `targets` (n) are i32. Writes `losses` (n), 0
+/// for a negative target, and `lse` (n), both f32.
 ///
 /// # Errors
-/// When shapes or element types disagree, or a target is not below v.
+/// If shapes or element types disagree, or on the host if a target is not below v.
 ///
 /// ```
 /// use vljepa_kernels::{Stream, View, ViewMut, cross_entropy};
@@ -87,10 +92,10 @@ pub fn forward(
     Ok(())
 }
 
-/// Turns a chunk's `logits` (n, v) into their gradient of `factor` · Σ losses.
+/// Replaces the `logits` (n, v) of a chunk by their gradient of `factor` · Σ losses.
 ///
 /// # Errors
-/// As [`forward`].
+/// If shapes or element types disagree, or on the host if a target is not below v.
 pub fn backward(
     stream: &Stream,
     logits: ViewMut<'_>,
@@ -127,14 +132,14 @@ pub fn backward(
     Ok(())
 }
 
-/// Negative targets stand for none.
+/// Checks that every target is below `v`. A negative target means that the token has none.
 fn check_targets(operation: &'static str, targets: &[i32], v: usize) -> Result<()> {
     let outside = |&t: &i32| usize::try_from(t).is_ok_and(|t| t >= v);
     match targets.iter().position(outside) {
         None => Ok(()),
         Some(at) => {
             let found = format!("{} at {at}", targets[at]);
-            Err(check::value(operation, "targets", found, format!("targets are below {v}")))
+            Err(check::value(operation, "targets", found, format!("targets must be below {v}")))
         }
     }
 }

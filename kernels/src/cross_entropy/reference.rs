@@ -1,9 +1,10 @@
-//! Cross-entropy by its definition, sums in f64. On the host only small models use it, so that no faster version exists.
+//! Cross-entropy by its definition, with sums in f64. The host also runs this code: only small
+//! models use it there.
 
 use crate::parallel::round;
 
-/// The place of a target in its row, if it counts.
-fn place(target: i32) -> Option<usize> {
+/// Index of a target in its row, or `None` if the token has no target.
+fn target_index(target: i32) -> Option<usize> {
     usize::try_from(target).ok()
 }
 
@@ -20,14 +21,14 @@ pub(super) fn forward(
         let sum: f64 = row.iter().map(|&z| (f64::from(z) - max).exp()).sum();
         let r = max + sum.ln();
         *lse = round(r);
-        *loss = place(target).map_or(0.0, |t| round(r - f64::from(row[t])));
+        *loss = target_index(target).map_or(0.0, |t| round(r - f64::from(row[t])));
     }
 }
 
 pub(super) fn backward(logits: &mut [f32], targets: &[i32], lse: &[f32], v: usize, factor: f32) {
     let rows = logits.chunks_exact_mut(v.max(1));
     for ((row, &target), &lse) in rows.zip(targets).zip(lse) {
-        let Some(target) = place(target) else {
+        let Some(target) = target_index(target) else {
             row.fill(0.0);
             continue;
         };

@@ -1,4 +1,4 @@
-//! Tests of cross-entropy.
+//! Tests of cross-entropy on the host against finite differences and known values.
 
 use super::cases::CASES;
 use super::{backward, forward};
@@ -36,7 +36,8 @@ fn gradients_match_finite_differences() {
             let [losses, _] = losses(x, &targets, v);
             1.5 * losses.iter().map(|&loss| f64::from(loss)).sum::<f64>()
         };
-        // Losses are rounded to f32: 5 of them below 8, 2⁻²² over twice a step of 0.01, and h² of truncation.
+        // Losses are rounded to f32: 5 of them below 8, 2⁻²² over twice a step of 0.01, and a
+        // truncation error of h².
         let want = finite_difference(&logits, 0.01, total);
         assert_close("d_logits", &d, &want, 2e-4);
         if n > 1 {
@@ -53,7 +54,7 @@ fn gradients_match_finite_differences() {
 
 #[test]
 fn losses_of_known_logits() {
-    // A vocabulary of equal logits: log v, however large they are.
+    // A vocabulary of equal logits gives log v, however large the logits are.
     let [loss, lse] = losses(&[1000.0; 8], &[3, -100], 4);
     assert_close("loss", &loss, &[4.0_f32.ln(), 0.0], 1e-6);
     assert_close("lse", &lse, &[1000.0 + 4.0_f32.ln(); 2], 1e-6);

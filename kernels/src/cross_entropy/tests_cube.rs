@@ -1,4 +1,4 @@
-//! The kernels of cross-entropy against the reference, without a GPU.
+//! Tests of the cross-entropy kernels against the reference, without a GPU.
 
 use half::bf16;
 
@@ -37,7 +37,7 @@ fn losses_and_gradients_match_the_reference() {
             let (mut want, mut want_lse) = (vec![0.0; n], vec![0.0; n]);
             reference::forward(&logits, &targets, v, &mut want, &mut want_lse);
             let name = format!("{element:?} {n}x{v}");
-            // 17 exponentials per unit and their sums in f32.
+            // 17 exponentials per thread and their sums in f32.
             assert_close(&format!("{name}: loss"), &e.read_f32(losses), &want, 5e-6);
             assert_close(&format!("{name}: lse"), &e.read_f32(chunk.lse), &want_lse, 5e-6);
             e.run(&backward(chunk, 1.5).unwrap());

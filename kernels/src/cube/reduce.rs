@@ -1,10 +1,12 @@
-//! Sums and maxima over the 32 units of a plane and over a cube, in a fixed order.
+//! Sums over the 32 lanes of a warp (CubeCL's plane) and over a block (CubeCL's cube), in a fixed
+//! order.
 
-#![expect(clippy::manual_is_multiple_of, reason = "what CubeCL knows of integers")]
+#![expect(clippy::manual_is_multiple_of, reason = "CubeCL integers have no `is_multiple_of`")]
 
 use cubecl::prelude::*;
 
-/// Sum over the plane; every unit gets it. Butterfly: the same bits in every unit and every run.
+/// Sum of `value` over the warp, returned to every lane. A butterfly reduction: every lane and
+/// every run get the same bits.
 #[cube]
 pub(crate) fn plane_total(value: f32) -> f32 {
     let mut sum = value;
@@ -15,7 +17,8 @@ pub(crate) fn plane_total(value: f32) -> f32 {
     sum
 }
 
-/// Sum over a cube of `planes` planes; every unit gets it. `scratch` holds `planes` numbers and may be used again after.
+/// Sum of `value` over a block of `planes` warps, returned to every thread. `scratch` holds
+/// `planes` numbers and is free for reuse when the function returns.
 #[cube]
 pub(crate) fn cube_total(
     value: f32,
@@ -36,7 +39,7 @@ pub(crate) fn cube_total(
     total
 }
 
-/// Sum of a vector's elements.
+/// Sum of the `lanes` elements of a vector.
 #[cube]
 pub(crate) fn vector_total<N: Size>(value: Vector<f32, N>, #[comptime] lanes: usize) -> f32 {
     let mut sum = f32::new(0.0);

@@ -1,20 +1,26 @@
-//! The tensor-core tile in inline PTX: `ldmatrix`, `mma.sync` m16n8k16 on bf16 with f32 sums, `cp.async` into shared memory.
+//! The tensor-core tile in inline PTX: `ldmatrix`, `mma.sync` m16n8k16 on bf16 with f32 sums, and
+//! `cp.async` into shared memory.
 //!
-//! Every instruction stands in one function here, so that another tile multiply (wgmma) replaces these and not the kernels. Shared
-//! tiles are rows of 16-byte chunks, eight bf16 each; [`swizzled`] spreads a column of chunks over all banks.
+//! Each instruction has one function here, so another tile multiplication (wgmma) replaces these
+//! functions and leaves the kernels alone. A tile in shared memory consists of rows of 16-byte
+//! chunks of eight bf16 each; [`swizzled`] spreads a column of chunks over all banks. "16 rows from
+//! `row`" means rows `row` to `row + 15`.
 
 use cubecl::prelude::*;
 use cubecl_cpp::cuda::ptx::generic_to_shared;
 use half::bf16;
 
-/// 16 bytes of bf16.
+/// 16 bytes: eight bf16 elements.
 pub(crate) type Chunk = Vector<bf16, Const<8>>;
-/// Four registers of packed pairs: the left operand of one multiplication, or two right operands.
+/// Four registers of packed bf16 pairs: the left operand of one multiplication, or two right
+/// operands.
 pub(crate) type Packed4 = Vector<u32, Const<4>>;
-/// Four sums: rows lane/4 and lane/4 + 8, columns 2·(lane mod 4) and the next.
+/// A lane's four f32 sums of one `mma.sync`. Elements 0 and 1 belong to the upper row, lane / 4,
+/// and elements 2 and 3 to the lower row, lane / 4 + 8; each pair covers column 2·(lane mod 4) and
+/// the next.
 pub(crate) type Sums = Vector<f32, Const<4>>;
 
-/// a·b + c with the right operand in `b0` (rows 0 to 7 of k) and `b1` (8 to 15).
+/// a·b + c. The right operand is `b0` (rows 0 to 7 of its 16) and `b1` (rows 8 to 15).
 #[cube]
 pub(crate) fn multiply(a: Packed4, b0: u32, b1: u32, c: Sums) -> Sums {
     let d: Sums;
@@ -28,7 +34,7 @@ pub(crate) fn multiply(a: Packed4, b0: u32, b1: u32, c: Sums) -> Sums {
     d
 }
 
-/// Four 8×8 matrices of bf16; lane i holds the shared address of row i mod 8 of matrix i / 8.
+/// Loads four 8×8 matrices of bf16. Lane i holds the shared address of row i mod 8 of matrix i / 8.
 #[cube]
 pub(crate) fn load_matrices(address: u32) -> Packed4 {
     let d: Packed4;
@@ -39,7 +45,7 @@ pub(crate) fn load_matrices(address: u32) -> Packed4 {
     d
 }
 
-/// As [`load_matrices`], each matrix transposed.
+/// Loads four 8×8 matrices like [`load_matrices`] and transposes each of them.
 #[cube]
 pub(crate) fn load_matrices_transposed(address: u32) -> Packed4 {
     let d: Packed4;
@@ -50,7 +56,7 @@ pub(crate) fn load_matrices_transposed(address: u32) -> Packed4 {
     d
 }
 
-/// Two numbers rounded to bf16 in one register.
+/// Rounds two numbers to bf16 and packs them into one register, `low` in the lower half.
 #[cube]
 pub(crate) fn pack_pair(low: f32, high: f32) -> u32 {
     let d: u32;
@@ -73,13 +79,14 @@ pub(crate) fn exp2(x: f32) -> f32 {
     d
 }
 
-/// The shared address of a tile's first chunk.
+/// Shared address of the first chunk of `tile`.
 #[cube]
 pub(crate) fn shared_address(tile: &Shared<[Chunk]>) -> u32 {
     generic_to_shared::<Chunk>(tile.as_ptr())
 }
 
-/// Starts to copy chunk `index` of `from` to shared address `to`; `bytes` is 16, or 0 to write zeros.
+/// Starts an asynchronous copy of chunk `index` of `from` to shared address `to`. `bytes` is 16, or
+/// 0 to write zeros.
 #[cube]
 pub(crate) fn copy_chunk(from: &[Chunk], index: u32, to: u32, bytes: u32) {
     let from = from[index as usize..].as_ptr();
@@ -90,25 +97,27 @@ pub(crate) fn copy_chunk(from: &[Chunk], index: u32, to: u32, bytes: u32) {
     );
 }
 
-/// Ends a group of copies.
+/// Closes the group of copies that this thread has started since the last call.
 #[cube]
 pub(crate) fn copies_commit() {
     gpu_asm!("cp.async.commit_group;");
 }
 
-/// Waits until at most `pending` groups of this unit's copies are under way; `sync_cube` must follow before others read.
+/// Waits until at most `pending` groups of this thread's copies are in flight. `sync_cube` must
+/// follow before other threads read the data.
 #[cube]
 pub(crate) fn copies_wait(#[comptime] pending: usize) {
     gpu_asm!("cp.async.wait_group {pending};", pending = const pending);
 }
 
-/// Byte offset of a chunk in a tile of `chunks` chunks per row (a power of two from 8 on): chunk c of row r stands at c ⊕ (r mod 8).
+/// Byte offset of a chunk in a tile of `chunks` chunks per row (a power of two, at least 8): chunk
+/// c of row r is stored at position c ⊕ (r mod 8) of its row.
 #[cube]
 pub(crate) fn swizzled(row: u32, chunk: u32, #[comptime] chunks: u32) -> u32 {
     (row * chunks + (chunk ^ (row % 8))) * 16
 }
 
-/// Two packed bf16 to shared address `to`.
+/// Stores a packed pair of bf16 to shared address `to`.
 #[cube]
 pub(crate) fn store_pair(to: u32, pair: u32) {
     gpu_asm!(
@@ -117,7 +126,7 @@ pub(crate) fn store_pair(to: u32, pair: u32) {
     );
 }
 
-/// Four sums to shared address `to`.
+/// Stores four sums to shared address `to`.
 #[cube]
 pub(crate) fn store_sums(to: u32, sums: Sums) {
     gpu_asm!(
@@ -128,7 +137,7 @@ pub(crate) fn store_sums(to: u32, sums: Sums) {
     );
 }
 
-/// Four sums from shared address `from`.
+/// Loads four sums from shared address `from`.
 #[cube]
 pub(crate) fn load_sums(from: u32) -> Sums {
     let d: Sums;
@@ -136,13 +145,13 @@ pub(crate) fn load_sums(from: u32) -> Sums {
     d
 }
 
-/// The address of this lane's row of a matrix of an `ldmatrix`: row `lane_row` and chunk
-/// `lane_chunk` (0 or 1), counted from row `row` (a multiple of 8) and the even chunk `chunk` of a
-/// swizzled tile.
+/// Address of the row that this lane passes to an `ldmatrix`: row `lane_row` and chunk `lane_chunk`
+/// (0 or 1), counted from row `row` (a multiple of 8) and the even chunk `chunk` of a swizzled
+/// tile.
 ///
-/// A tile begins at a multiple of 128 bytes, so that the exclusive or of [`swizzled`] may come
-/// last: one number for all rows and chunks of a tile depends on the lane, and the row is a
-/// constant of the instruction.
+/// A tile begins at a multiple of 128 bytes, so the exclusive or of [`swizzled`] may come last: one
+/// number per lane serves all rows and chunks of a tile, and the row is a constant of the
+/// instruction.
 #[cube]
 fn matrix_address(
     tile: u32,
@@ -156,14 +165,15 @@ fn matrix_address(
     (lane ^ (chunk % 8 * 16)) + (row * chunks + chunk / 8 * 8) * 16
 }
 
-/// The left operand of rows `row`… (16 of them) and columns 16·`step`… of a swizzled tile.
+/// Left operand from a swizzled tile: 16 rows from `row`, 16 columns from 16·`step`.
 #[cube]
 pub(crate) fn left(tile: u32, row: u32, step: u32, #[comptime] chunks: u32) -> Packed4 {
     let lane = UNIT_POS_X % 32;
     load_matrices(matrix_address(tile, row, step * 2, lane % 16, lane / 16, chunks))
 }
 
-/// The left operand whose rows are the tile's columns 8·`chunk`… (16 of them) and whose columns its rows `row`… (16).
+/// Left operand from the transpose of a tile: its 16 rows are the tile's columns from 8·`chunk`,
+/// its 16 columns are the tile's rows from `row`.
 #[cube]
 pub(crate) fn left_transposed(tile: u32, row: u32, chunk: u32, #[comptime] chunks: u32) -> Packed4 {
     let lane = UNIT_POS_X % 32;
@@ -171,7 +181,8 @@ pub(crate) fn left_transposed(tile: u32, row: u32, chunk: u32, #[comptime] chunk
     load_matrices_transposed(matrix_address(tile, row, chunk, lane_row, (lane / 8) % 2, chunks))
 }
 
-/// Two right operands of a product with a tile's transpose: its rows `row`… (16: 8 each) are columns, its columns 16·`step`… are summed.
+/// Two right operands from the transpose of a tile. The tile's 16 rows from `row` are their columns
+/// (8 each); the product sums over the tile's 16 columns from 16·`step`.
 #[cube]
 pub(crate) fn right_transposed(tile: u32, row: u32, step: u32, #[comptime] chunks: u32) -> Packed4 {
     let lane = UNIT_POS_X % 32;
@@ -179,14 +190,15 @@ pub(crate) fn right_transposed(tile: u32, row: u32, step: u32, #[comptime] chunk
     load_matrices(matrix_address(tile, row, step * 2, lane_row, (lane / 8) % 2, chunks))
 }
 
-/// Two right operands of a product with a tile: its columns 8·`chunk`… (16: 8 each), its rows `row`… (16) are summed.
+/// Two right operands from a tile. The tile's 16 columns from 8·`chunk` are their columns (8 each);
+/// the product sums over the tile's 16 rows from `row`.
 #[cube]
 pub(crate) fn right(tile: u32, row: u32, chunk: u32, #[comptime] chunks: u32) -> Packed4 {
     let lane = UNIT_POS_X % 32;
     load_matrices_transposed(matrix_address(tile, row, chunk, lane % 16, lane / 16, chunks))
 }
 
-/// Sums with `top` in the upper row and `bottom` in the lower one.
+/// Sums that hold `top` in both elements of the upper row and `bottom` in both of the lower row.
 #[cube]
 pub(crate) fn by_row(top: f32, bottom: f32) -> Sums {
     let mut sums = Sums::empty();
@@ -197,7 +209,8 @@ pub(crate) fn by_row(top: f32, bottom: f32) -> Sums {
     sums
 }
 
-/// A left operand from packed pairs of sums: of columns 0 to 7 in the upper and lower row, then of columns 8 to 15.
+/// Left operand from packed pairs of sums: upper and lower row of columns 0 to 7 (`a0`, `a1`), then
+/// of columns 8 to 15 (`a2`, `a3`).
 #[cube]
 pub(crate) fn operand(a0: u32, a1: u32, a2: u32, a3: u32) -> Packed4 {
     let mut a = Packed4::empty();
@@ -208,7 +221,8 @@ pub(crate) fn operand(a0: u32, a1: u32, a2: u32, a3: u32) -> Packed4 {
     a
 }
 
-/// Adds `x` and `y` to elements `index` and the next of `to`, in whatever order cubes come.
+/// Adds `x` and `y` atomically to elements `index` and `index + 1` of `to`. The order among blocks
+/// is not fixed.
 #[cube]
 pub(crate) fn add_pair(to: &mut [f32], index: u32, x: f32, y: f32) {
     let to = to[index as usize..].as_ptr();

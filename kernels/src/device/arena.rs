@@ -1,9 +1,9 @@
-//! The arena: a budget of device memory that a step's tensors come from and go back to.
+//! The arena: a memory budget on one device that provides the tensors of a step.
 //!
-//! A tensor taken from the arena returns its memory when it is dropped, so that after the first
-//! steps nothing is asked of the system. On the host the next tensor of that type and size class
-//! takes it; on a GPU the device's heap serves all tensors. Reuse is safe because operations of one
-//! stream are ordered.
+//! A tensor from the arena returns its memory when it is dropped, so after the first steps no
+//! memory is requested from the system. On the host, the next tensor of the same type and size
+//! class takes the memory; on a GPU, the heap of the device serves all tensors. Reuse is safe
+//! because the operations of one stream are ordered.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::{Device, Storage};
 use crate::{DType, KernelError, Result, Tensor};
 
-/// A budget of memory on one device. Cloning shares it.
+/// A memory budget on one device. Clones share the budget.
 #[derive(Debug, Clone)]
 pub struct Arena {
     device: Device,
@@ -26,22 +26,22 @@ struct Pool {
 }
 
 impl Arena {
-    /// An empty arena on `device` that will hold at most `budget_bytes` of host memory; a GPU's
-    /// memory is its own limit.
+    /// An empty arena on `device` with a budget of `budget_bytes` of host memory. On a GPU the
+    /// limit is the memory of the device instead.
     #[must_use]
     pub fn new(device: Device, budget_bytes: usize) -> Self {
         let pool = Pool { free: BTreeMap::new(), held_bytes: 0, budget_bytes };
         Self { device, shared: Arc::new(Mutex::new(pool)) }
     }
 
-    /// The device this arena's tensors live on.
+    /// The device that holds the tensors of this arena.
     #[must_use]
     pub fn device(&self) -> Device {
         self.device
     }
 
-    /// Bytes taken from the system and not given back, in use or free for reuse; on a GPU all that
-    /// the process holds there.
+    /// Bytes that the arena has taken from the system, in use or free for reuse. On a GPU: all
+    /// bytes that the process holds there.
     #[must_use]
     pub fn held_bytes(&self) -> usize {
         #[cfg(feature = "cuda")]
@@ -51,10 +51,11 @@ impl Arena {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner).held_bytes
     }
 
-    /// A tensor whose elements are undefined: whoever takes it writes all of them before reading any.
+    /// A tensor with undefined elements. The caller must write every element before reading any.
     ///
     /// # Errors
-    /// [`KernelError::OutOfMemory`] when the budget is spent.
+    /// [`KernelError::OutOfMemory`] if the budget is spent, or [`KernelError::Cuda`] if the GPU is
+    /// out of memory.
     pub fn take(&self, dtype: DType, shape: &[usize]) -> Result<Tensor> {
         if self.device != Device::Host {
             return Tensor::new(self.device, dtype, shape);
@@ -82,21 +83,21 @@ impl Arena {
         Ok(Tensor::from_arena(storage, shape, self.clone()))
     }
 
-    /// A tensor of zeros.
+    /// A tensor whose elements are zero.
     ///
     /// # Errors
-    /// [`KernelError::OutOfMemory`] when the budget is spent.
+    /// [`KernelError::OutOfMemory`] if the budget is spent, or [`KernelError::Cuda`] if the GPU is
+    /// out of memory or fails.
     pub fn zeros(&self, dtype: DType, shape: &[usize]) -> Result<Tensor> {
         let mut tensor = self.take(dtype, shape)?;
         tensor.view_mut().fill_zero(&self.device.compute_stream())?;
         Ok(tensor)
     }
 
-    /// Gives memory that no tensor uses back to the system; on a GPU after everything issued so
-    /// far.
+    /// Returns unused memory to the system. On a GPU this waits for everything issued so far.
     ///
     /// # Errors
-    /// When the device failed in any of it.
+    /// If the device failed in something issued before.
     pub fn trim(&self) -> Result<()> {
         #[cfg(feature = "cuda")]
         if let Device::Cuda(cuda) = self.device {
@@ -117,7 +118,8 @@ impl Arena {
     }
 }
 
-/// Lengths are rounded up to 8 steps per power of two, so that batches of slightly different token counts share memory.
+/// Rounds a length up to one of 8 sizes per power of two, so that batches with slightly different
+/// token counts share memory.
 pub(crate) fn size_class(len: usize) -> usize {
     let step = (len.next_power_of_two() / 16).max(64);
     len.div_ceil(step).max(1) * step

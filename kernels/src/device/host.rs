@@ -1,18 +1,18 @@
-//! Host memory: typed vectors, and slices of them.
+//! Host memory: vectors of one element type, and slices of them.
 
 use crate::DType;
 
 macro_rules! host_types {
     ($($variant:ident, $ty:ty, $doc:literal);+) => {
-        /// Host memory of one element type.
+        /// Owned host memory with one element type.
         #[derive(Debug, Clone, PartialEq)]
         pub enum HostBuffer { $(#[doc = $doc] $variant(Vec<$ty>)),+ }
 
-        /// A range of host memory.
+        /// A borrowed range of host memory, for reading.
         #[derive(Debug, Clone, Copy, PartialEq)]
         pub enum HostSlice<'a> { $(#[doc = $doc] $variant(&'a [$ty])),+ }
 
-        /// A mutable range of host memory.
+        /// A borrowed range of host memory, for writing.
         #[derive(Debug, PartialEq)]
         pub enum HostSliceMut<'a> { $(#[doc = $doc] $variant(&'a mut [$ty])),+ }
 
@@ -23,19 +23,19 @@ macro_rules! host_types {
                 match dtype { $(DType::$variant => Self::$variant(vec![<$ty>::default(); len])),+ }
             }
 
-            /// Element type.
+            /// Element type of the memory.
             #[must_use]
             pub fn dtype(&self) -> DType {
                 match self { $(Self::$variant(_) => DType::$variant),+ }
             }
 
-            /// Elements from `start` to `end`.
+            /// Borrows the elements `start..end` for reading.
             #[must_use]
             pub fn slice(&self, start: usize, end: usize) -> HostSlice<'_> {
                 match self { $(Self::$variant(v) => HostSlice::$variant(&v[start..end])),+ }
             }
 
-            /// Elements from `start` to `end`, to be written.
+            /// Borrows the elements `start..end` for writing.
             #[must_use]
             pub fn slice_mut(&mut self, start: usize, end: usize) -> HostSliceMut<'_> {
                 match self { $(Self::$variant(v) => HostSliceMut::$variant(&mut v[start..end])),+ }
@@ -43,19 +43,19 @@ macro_rules! host_types {
         }
 
         impl<'a> HostSlice<'a> {
-            /// Element type.
+            /// Element type of the slice.
             #[must_use]
             pub fn dtype(&self) -> DType {
                 match self { $(Self::$variant(_) => DType::$variant),+ }
             }
 
-            /// The elements as bytes.
+            /// The elements as bytes, in native byte order.
             #[must_use]
             pub fn bytes(self) -> &'a [u8] {
                 match self { $(Self::$variant(v) => bytemuck::cast_slice(v)),+ }
             }
 
-            /// Elements from `start` to `end` of this slice.
+            /// Elements `start..end` of this slice.
             #[must_use]
             pub fn range(self, start: usize, end: usize) -> HostSlice<'a> {
                 match self { $(Self::$variant(v) => Self::$variant(&v[start..end])),+ }
@@ -63,28 +63,28 @@ macro_rules! host_types {
         }
 
         impl<'a> HostSliceMut<'a> {
-            /// Element type.
+            /// Element type of the slice.
             #[must_use]
             pub fn dtype(&self) -> DType {
                 match self { $(Self::$variant(_) => DType::$variant),+ }
             }
 
-            /// Elements from `start` to `end` of this slice.
+            /// Elements `start..end` of this slice.
             #[must_use]
             pub fn range(self, start: usize, end: usize) -> HostSliceMut<'a> {
                 match self { $(Self::$variant(v) => Self::$variant(&mut v[start..end])),+ }
             }
 
-            /// The elements as bytes.
+            /// The elements as mutable bytes, in native byte order.
             #[must_use]
             pub fn bytes(self) -> &'a mut [u8] {
                 match self { $(Self::$variant(v) => bytemuck::cast_slice_mut(v)),+ }
             }
 
-            /// Sets the elements to those of `from`, which is of the same type and length.
+            /// Copies the elements of `from`, which must have the same type and length.
             ///
             /// # Panics
-            /// When it is not.
+            /// If the type or the length differs.
             pub fn copy_from(self, from: HostSlice<'_>) {
                 match (self, from) {
                     $((Self::$variant(to), HostSlice::$variant(from)) => to.copy_from_slice(from),)+
@@ -92,7 +92,7 @@ macro_rules! host_types {
                 }
             }
 
-            /// Elements before `middle`, and those from there on.
+            /// Splits the slice into the elements before `middle` and the rest.
             #[must_use]
             pub fn split_at(self, middle: usize) -> (HostSliceMut<'a>, HostSliceMut<'a>) {
                 match self {
@@ -103,19 +103,19 @@ macro_rules! host_types {
                 }
             }
 
-            /// The same memory, borrowed for a shorter time.
+            /// Borrows the same memory for writing, with a shorter lifetime.
             #[must_use]
             pub fn reborrow(&mut self) -> HostSliceMut<'_> {
                 match self { $(Self::$variant(v) => HostSliceMut::$variant(v)),+ }
             }
 
-            /// The same memory, to be read from now on.
+            /// Converts the borrow into one for reading, with the same lifetime.
             #[must_use]
             pub fn into_ref(self) -> HostSlice<'a> {
                 match self { $(Self::$variant(v) => HostSlice::$variant(v)),+ }
             }
 
-            /// The same memory, to be read.
+            /// Borrows the same memory for reading.
             #[must_use]
             pub fn as_ref(&self) -> HostSlice<'_> {
                 match self { $(Self::$variant(v) => HostSlice::$variant(v)),+ }
@@ -125,8 +125,8 @@ macro_rules! host_types {
 }
 
 host_types! {
-    F32, f32, "32-bit floating point.";
-    Bf16, half::bf16, "bfloat16.";
+    F32, f32, "32-bit IEEE floating point.";
+    Bf16, half::bf16, "bfloat16, a 16-bit float.";
     I32, i32, "32-bit signed integers.";
     U8, u8, "Bytes, such as pixels.";
     U64, u64, "64-bit unsigned integers, such as hashes of texts."

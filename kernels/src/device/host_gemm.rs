@@ -1,26 +1,26 @@
-//! The host's matrix product, a safe face on the `gemm` crate.
+//! The matrix product of the host: a safe interface to the `gemm` crate.
 
-/// A matrix in a slice: element (i, j) stands at `i * row_stride + j * col_stride`.
+/// Layout of a matrix in a slice: element (i, j) is at index `i * row_stride + j * col_stride`.
 #[derive(Debug, Clone, Copy)]
 pub struct Layout {
-    /// Rows.
+    /// Number of rows of the matrix.
     pub rows: usize,
-    /// Columns.
+    /// Number of columns of the matrix.
     pub cols: usize,
-    /// Distance between rows.
+    /// Elements between the starts of two adjacent rows.
     pub row_stride: usize,
-    /// Distance between columns.
+    /// Elements between the starts of two adjacent columns.
     pub col_stride: usize,
 }
 
 impl Layout {
-    /// Row-major and contiguous.
+    /// A contiguous row-major matrix.
     #[must_use]
     pub fn row_major(rows: usize, cols: usize) -> Self {
         Self { rows, cols, row_stride: cols, col_stride: 1 }
     }
 
-    /// The transpose of the same memory.
+    /// The transpose of the matrix in the same memory.
     #[must_use]
     pub fn transposed(self) -> Self {
         Self {
@@ -42,11 +42,13 @@ impl Layout {
     }
 }
 
-/// C = beta·C + alpha·A·B in f32. `threads` above one lets `gemm` use rayon; its result does not depend on their number.
+/// C = beta·C + alpha·A·B in f32. If `threads` is above one, `gemm` uses rayon; the result does not
+/// depend on the number of threads.
 ///
 /// # Panics
-/// When shapes disagree or a layout reaches outside its slice: a bug of the caller, which has checked its arguments.
-#[expect(clippy::too_many_arguments, reason = "the BLAS signature, with layouts beside slices")]
+/// If shapes disagree or a layout reaches beyond its slice. That is a bug of the caller, which has
+/// checked its arguments.
+#[expect(clippy::too_many_arguments, reason = "the BLAS signature, with a layout for each slice")]
 pub fn matmul(
     beta: f32,
     c: &mut [f32],
@@ -68,8 +70,9 @@ pub fn matmul(
         if threads > 1 { gemm::Parallelism::Rayon(threads) } else { gemm::Parallelism::None };
     let read = beta != 0.0;
     #[expect(unsafe_code, reason = "gemm takes raw pointers")]
-    // SAFETY: the three `fits` assertions above bound every (row, column) that gemm addresses to its slice; `c` is borrowed
-    // mutably, so it overlaps neither `a` nor `b`; all strides are positive.
+    // SAFETY: the three `fits` assertions above keep every (row, column) that gemm addresses inside
+    // its slice; `c` is borrowed mutably, so it overlaps neither `a` nor `b`; all strides are
+    // positive.
     unsafe {
         gemm::gemm(
             m,

@@ -1,6 +1,8 @@
-//! Devices: where tensors live, the streams operations run on, and the arena that a step's tensors come from.
+//! Devices hold tensors and compute on them. A device has streams, which run operations, and an
+//! arena, which provides the tensors of a step.
 //!
-//! The host is the only device of a build without feature `cuda`. Operations never see more of a device than a [`Stream`].
+//! Without the feature `cuda`, the host is the only device. Operations see no more of a device than
+//! a [`Stream`].
 
 mod arena;
 #[cfg(feature = "cuda")]
@@ -20,12 +22,12 @@ use cuda::{Cuda, CudaBuffer, CudaSlice, CudaSliceMut, CudaStream, Lane};
 
 use crate::{DType, Result};
 
-/// A machine that holds tensors and computes on them.
+/// Hardware that holds tensors and computes on them.
 #[derive(Debug, Clone, Copy)]
 pub enum Device {
-    /// This process's memory and its rayon threads.
+    /// The memory of this process and its rayon threads.
     Host,
-    /// A GPU.
+    /// A GPU, which stays open until the process ends.
     #[cfg(feature = "cuda")]
     Cuda(&'static Cuda),
 }
@@ -45,7 +47,7 @@ impl PartialEq for Device {
 impl Eq for Device {}
 
 impl Device {
-    /// The device's name as messages print it.
+    /// Name of the device in messages: `host` or `GPU`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -55,7 +57,8 @@ impl Device {
         }
     }
 
-    /// The element type of activations, and of the weights that products read: f32 on the host, bf16 on a GPU.
+    /// Element type of activations and of the weights that products read: f32 on the host, bf16 on
+    /// a GPU.
     #[must_use]
     pub fn activations(self) -> DType {
         match self {
@@ -65,7 +68,7 @@ impl Device {
         }
     }
 
-    /// The stream that a step computes on.
+    /// The stream that runs the operations of a step.
     #[must_use]
     pub fn compute_stream(self) -> Stream {
         match self {
@@ -76,18 +79,19 @@ impl Device {
     }
 }
 
-/// An ordered queue of operations on one device. Operations on one stream happen in the order they were issued.
+/// An ordered queue of operations on one device. A stream executes operations in the order in which
+/// they were issued.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Stream {
-    /// The host computes at once: an operation has happened when its call returns.
+    /// The host computes at once: an operation is complete when its call returns.
     Host,
-    /// A stream of a GPU.
+    /// A stream of a GPU, which executes operations after their calls have returned.
     #[cfg(feature = "cuda")]
     Cuda(CudaStream),
 }
 
 impl Stream {
-    /// The device this stream belongs to.
+    /// The device that executes the operations.
     #[must_use]
     pub fn device(&self) -> Device {
         match self {
@@ -97,10 +101,10 @@ impl Stream {
         }
     }
 
-    /// Waits until every operation issued so far has happened.
+    /// Waits until every operation issued so far is complete.
     ///
     /// # Errors
-    /// A device that failed in one of them (the host never does).
+    /// If the device failed in one of them. The host never fails.
     pub fn synchronize(&self) -> Result<()> {
         match self {
             Self::Host => Ok(()),
@@ -110,12 +114,12 @@ impl Stream {
     }
 }
 
-/// The memory behind a tensor.
+/// Owned memory of a tensor.
 #[derive(Debug)]
 pub enum Storage {
-    /// Host memory.
+    /// A vector in host memory.
     Host(HostBuffer),
-    /// A GPU's memory.
+    /// A range of the memory of a GPU.
     #[cfg(feature = "cuda")]
     Cuda(CudaBuffer),
 }
@@ -124,7 +128,7 @@ impl Storage {
     /// Memory for `len` elements: zeros on the host, undefined on a GPU.
     ///
     /// # Errors
-    /// When the device has no more.
+    /// If the device is out of memory.
     pub fn new(device: Device, dtype: DType, len: usize) -> Result<Self> {
         Ok(match device {
             Device::Host => Self::Host(HostBuffer::zeros(dtype, len)),
@@ -133,7 +137,7 @@ impl Storage {
         })
     }
 
-    /// Element type.
+    /// Element type of the memory.
     #[must_use]
     pub fn dtype(&self) -> DType {
         match self {
@@ -143,7 +147,7 @@ impl Storage {
         }
     }
 
-    /// Elements from `start` to `end`.
+    /// Borrows the elements `start..end` for reading.
     #[must_use]
     pub fn slice(&self, start: usize, end: usize) -> StorageRef<'_> {
         match self {
@@ -153,7 +157,7 @@ impl Storage {
         }
     }
 
-    /// Elements from `start` to `end`, to be written.
+    /// Borrows the elements `start..end` for writing.
     #[must_use]
     pub fn slice_mut(&mut self, start: usize, end: usize) -> StorageMut<'_> {
         match self {
@@ -164,18 +168,18 @@ impl Storage {
     }
 }
 
-/// A borrowed range of a tensor's memory.
+/// A range of a tensor's memory, borrowed for reading.
 #[derive(Debug, Clone, Copy)]
 pub enum StorageRef<'a> {
-    /// Host memory.
+    /// A slice of host memory.
     Host(HostSlice<'a>),
-    /// A GPU's memory.
+    /// A range of the memory of a GPU.
     #[cfg(feature = "cuda")]
     Cuda(CudaSlice<'a>),
 }
 
 impl<'a> StorageRef<'a> {
-    /// Element type.
+    /// Element type of the range.
     #[must_use]
     pub fn dtype(&self) -> DType {
         match self {
@@ -185,7 +189,7 @@ impl<'a> StorageRef<'a> {
         }
     }
 
-    /// Elements from `start` to `end` of this range.
+    /// Elements `start..end` of this range.
     #[must_use]
     pub fn range(self, start: usize, end: usize) -> Self {
         match self {
@@ -196,18 +200,18 @@ impl<'a> StorageRef<'a> {
     }
 }
 
-/// A mutably borrowed range of a tensor's memory.
+/// A range of a tensor's memory, borrowed for writing.
 #[derive(Debug)]
 pub enum StorageMut<'a> {
-    /// Host memory.
+    /// A mutable slice of host memory.
     Host(HostSliceMut<'a>),
-    /// A GPU's memory.
+    /// A range of the memory of a GPU.
     #[cfg(feature = "cuda")]
     Cuda(CudaSliceMut<'a>),
 }
 
 impl<'a> StorageMut<'a> {
-    /// The same memory, to be read from now on.
+    /// Converts the borrow into one for reading, with the same lifetime.
     #[must_use]
     pub fn into_ref(self) -> StorageRef<'a> {
         match self {
@@ -217,7 +221,7 @@ impl<'a> StorageMut<'a> {
         }
     }
 
-    /// The same memory, to be read.
+    /// Borrows the same memory for reading.
     #[must_use]
     pub fn as_ref(&self) -> StorageRef<'_> {
         match self {
@@ -227,7 +231,7 @@ impl<'a> StorageMut<'a> {
         }
     }
 
-    /// The same memory, borrowed for a shorter time.
+    /// Borrows the same memory for writing, with a shorter lifetime.
     #[must_use]
     pub fn reborrow(&mut self) -> StorageMut<'_> {
         match self {
@@ -237,7 +241,7 @@ impl<'a> StorageMut<'a> {
         }
     }
 
-    /// Elements from `start` to `end` of this range.
+    /// Elements `start..end` of this range.
     #[must_use]
     pub fn range(self, start: usize, end: usize) -> Self {
         match self {
@@ -247,7 +251,7 @@ impl<'a> StorageMut<'a> {
         }
     }
 
-    /// Elements before `middle`, and those from there on.
+    /// Splits the range into the elements before `middle` and the rest.
     #[must_use]
     pub fn split_at(self, middle: usize) -> (StorageMut<'a>, StorageMut<'a>) {
         match self {

@@ -1,11 +1,11 @@
-//! Copies of tensors in host memory, taken while the device works on.
+//! Copies of tensors to host memory that overlap with the device's computation.
 
 #[cfg(feature = "cuda")]
 use super::cuda::{CudaStream, Lane, PageLocked};
 use super::{Device, Stream};
 use crate::{Result, View, check, parallel};
 
-/// Room for a copy of an f32 tensor, made once and used again.
+/// A reusable host buffer for a copy of an f32 tensor.
 #[derive(Debug)]
 pub struct Snapshot {
     len: usize,
@@ -20,14 +20,14 @@ enum Memory {
 }
 
 impl Snapshot {
-    /// Room for `len` elements of a tensor on `device`. All of it is in memory when this returns, so that the first copy takes no
-    /// longer than the others.
+    /// A buffer for `len` elements of a tensor on `device`. All pages are mapped when this function
+    /// returns, so that the first copy takes no longer than the others.
     ///
     /// # Errors
-    /// When the host has no more memory that can be locked.
+    /// If the host cannot lock more memory.
     pub fn new(device: Device, len: usize) -> Result<Self> {
         let memory = match device {
-            // Ones are written, where zeros would only be promised.
+            // Ones force the pages to be written; zeros would only be reserved.
             Device::Host => Memory::Host(vec![1.0; len]),
             #[cfg(feature = "cuda")]
             Device::Cuda(cuda) => Memory::Cuda(PageLocked::new(cuda, len * size_of::<f32>())?),
@@ -35,11 +35,12 @@ impl Snapshot {
         Ok(Self { len, memory })
     }
 
-    /// Copies `from` (len, f32). On a GPU this only issues the copy, behind everything issued to the compute stream so far:
-    /// [`Self::values`] waits for it, and whoever changes `from` on the compute stream calls [`Stream::after_snapshots`] before.
+    /// Copies `from` (len, f32). On a GPU this only issues the copy, after everything issued to the
+    /// compute stream so far. [`Self::values`] waits for the copy. Before the caller changes `from`
+    /// on the compute stream, it must call [`Stream::after_snapshots`].
     ///
     /// # Errors
-    /// When `from` is of another length, type or device, or the device fails.
+    /// If `from` has another length or type or is on another device, or if the device fails.
     pub fn take(&mut self, from: View<'_>) -> Result<()> {
         const NAME: &str = "Snapshot::take";
         check::shape(NAME, "from", &[from.len()], &[self.len])?;
@@ -63,10 +64,11 @@ impl Snapshot {
         }
     }
 
-    /// What was copied last; before the first copy, anything.
+    /// Elements of the last copy. Before the first copy the values are arbitrary. Waits until the
+    /// copy is complete.
     ///
     /// # Errors
-    /// When the device failed in the copy.
+    /// If the device failed in the copy.
     pub fn values(&self) -> Result<&[f32]> {
         match &self.memory {
             Memory::Host(values) => Ok(values),
@@ -76,15 +78,15 @@ impl Snapshot {
     }
 }
 
-/// Elements that a thread copies at once: 1 MiB.
+/// Elements that a thread copies at once: 1 MiB of f32.
 const COPY_BLOCK: usize = 1 << 18;
 
 impl Stream {
-    /// What is issued to this compute stream from now on happens after the copies that snapshots have begun, and may change what they
-    /// copy.
+    /// Makes this compute stream wait for the snapshot copies issued so far. Work issued after this
+    /// call may change their source.
     ///
     /// # Errors
-    /// When the device fails.
+    /// If the device fails.
     pub fn after_snapshots(&self) -> Result<()> {
         match self {
             Self::Host => Ok(()),

@@ -1,11 +1,11 @@
-//! Tensors on their way to a device while it works.
+//! Uploads of tensors to a device that overlap with its computation.
 
 use super::Device;
 #[cfg(feature = "cuda")]
 use super::cuda::{Lane, PageLocked};
 use crate::{DType, Result, Tensor, View, copy};
 
-/// Host memory that a device copies from by itself, made once and used again.
+/// A reusable buffer of host memory from which a device can copy asynchronously.
 #[derive(Debug)]
 pub struct UploadBuffer {
     device: Device,
@@ -21,10 +21,10 @@ enum Memory {
 }
 
 impl UploadBuffer {
-    /// So many bytes for uploads to `device`; page-locked where that is a GPU.
+    /// A buffer of `bytes` bytes for uploads to `device`. For a GPU the memory is page-locked.
     ///
     /// # Errors
-    /// When the host has no more memory that can be locked.
+    /// If the host cannot lock more memory.
     pub fn new(device: Device, bytes: usize) -> Result<Self> {
         let memory = match device {
             Device::Host => Memory::Host(vec![0; bytes]),
@@ -34,22 +34,23 @@ impl UploadBuffer {
         Ok(Self { device, bytes, memory })
     }
 
-    /// Bytes that it holds.
+    /// Size of the buffer in bytes.
     #[must_use]
     pub fn len(&self) -> usize {
         self.bytes
     }
 
-    /// Whether that is none.
+    /// Whether the size is zero.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.bytes == 0
     }
 
-    /// The memory, when the last upload from it has happened.
+    /// The memory, to be filled for the next upload. Waits until the last upload from it is
+    /// complete.
     ///
     /// # Errors
-    /// When the device failed in it.
+    /// If the device failed in that upload.
     pub fn bytes_mut(&mut self) -> Result<&mut [u8]> {
         match &mut self.memory {
             Memory::Host(bytes) => Ok(bytes),
@@ -59,20 +60,22 @@ impl UploadBuffer {
     }
 }
 
-/// A u8 tensor that is being copied to its device beside whatever that computes.
+/// A u8 tensor whose copy to the device overlaps with the device's computation.
 #[derive(Debug)]
 pub struct Upload {
-    // Dropped first: dropping it waits for the copy to the tensor.
+    // Fields drop in this order: dropping `from` waits for the copy to `tensor`.
     from: UploadBuffer,
     tensor: Tensor,
 }
 
 impl Upload {
-    /// Takes memory for a tensor of `shape` and issues its copy from `from`, behind everything issued to the compute stream so far:
-    /// until then that may use the memory. The host's copy has happened when this returns.
+    /// Allocates a tensor of `shape` and issues its copy from `from`. The copy starts after
+    /// everything issued to the compute stream so far, because that work may still use the tensor's
+    /// memory. On the host the copy is complete when this function returns.
     ///
     /// # Errors
-    /// When `from` holds another number of bytes, or the device has no more memory or fails.
+    /// If the size of `from` differs from that of the tensor, or if the device is out of memory or
+    /// fails.
     pub fn begin(mut from: UploadBuffer, shape: &[usize]) -> Result<Self> {
         let mut tensor = Tensor::new(from.device, DType::U8, shape)?;
         match &mut from.memory {
@@ -90,10 +93,11 @@ impl Upload {
         Ok(Self { from, tensor })
     }
 
-    /// The tensor, for whatever is issued to the compute stream from now on, and the memory that it came from.
+    /// Returns the tensor and the buffer. Work issued to the compute stream after this call waits
+    /// for the copy.
     ///
     /// # Errors
-    /// When the device fails.
+    /// If the device fails.
     pub fn arrive(self) -> Result<(Tensor, UploadBuffer)> {
         match &self.from.memory {
             Memory::Host(_) => {}

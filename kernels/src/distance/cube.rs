@@ -1,13 +1,12 @@
-//! Distances row by row, and the sum of what rows or cubes left.
-//!
-//! Floor, tiling and what was considered: `launch.rs`.
+//! Distances of rows, and their sum in a fixed order. See `launch.rs` for the memory floor and the
+//! tiling. CubeCL calls a block a cube, a warp a plane and a thread a unit.
 
 use cubecl::prelude::*;
 
 use super::Distance;
 use crate::cube::{cube_total, plane_total};
 
-/// The distance of each row.
+/// Computes the distance of each row, one row per warp.
 #[cube(launch)]
 pub(super) fn distance_rows<F: Float>(
     pred: &[F],
@@ -43,7 +42,7 @@ pub(super) fn distance_rows<F: Float>(
     }
 }
 
-/// Σ of `count` numbers, in one cube and a fixed order.
+/// Sums `count` numbers in one block, in a fixed order.
 #[cube(launch)]
 pub(super) fn distance_sum(values: &[f32], out: &mut [f32], count: u32, #[comptime] planes: usize) {
     let mut sum = f32::new(0.0);
@@ -59,7 +58,7 @@ pub(super) fn distance_sum(values: &[f32], out: &mut [f32], count: u32, #[compti
     }
 }
 
-/// Gradients of factor · Σ distances; |x| has gradient 0 at 0, and not-a-number stays visible.
+/// Gradients of factor · Σ distances. |x| has gradient 0 at 0, and NaN propagates.
 #[cube(launch)]
 #[expect(clippy::too_many_arguments, reason = "buffers and scalars of one formula")]
 pub(super) fn distance_backward<F: Float>(

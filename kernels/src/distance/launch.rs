@@ -1,7 +1,9 @@
-//! The kernels of distances and how they are launched.
+//! The kernels of distances and their launches.
 //!
-//! Floor: memory. Forward reads both embeddings, backward reads and writes both; a rank's 128 rows of 1,536 are 2 MB, so that
-//! launches cost more than bytes. One plane per row, its partial in registers; the rows' distances are added by one cube in a fixed order.
+//! Floor: memory. Forward reads both embeddings, backward reads both and writes both gradients. The
+//! 128 rows of 1,536 of a rank are 2 MB, so launches cost more than memory traffic. One warp
+//! computes a row with its partial sum in registers; one block adds the distances of the rows in a
+//! fixed order.
 
 use super::Distance;
 use super::cube::distance_backward::DistanceBackward;
@@ -13,24 +15,24 @@ use crate::compile::{
 use crate::parallel::round;
 use crate::{Result, check};
 
-/// Units of a cube.
+/// Threads per block. CubeCL calls a thread a unit and a block a cube.
 const UNITS: usize = 256;
 
-/// What decides a kernel's code.
+/// Key of a kernel: everything that determines its code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kernel {
-    /// The distance of each row.
+    /// Computes the distance of each row.
     Rows {
-        /// Which distance.
+        /// Kind of distance between rows.
         kind: Distance,
         /// Element type of the embeddings.
         element: Element,
     },
-    /// The sum over rows.
+    /// Adds the distances of the rows.
     Sum,
-    /// Gradients of both sides.
+    /// Computes the gradients of both sides.
     Backward {
-        /// Which distance.
+        /// Kind of distance between rows.
         kind: Distance,
         /// Element type of the embeddings.
         element: Element,
@@ -48,7 +50,7 @@ impl Distance {
 }
 
 impl Kernel {
-    /// All kernels of one distance.
+    /// All kernels for one kind of distance.
     #[must_use]
     pub fn all(kind: Distance, element: Element) -> [Self; 3] {
         [Self::Rows { kind, element }, Self::Sum, Self::Backward { kind, element }]
@@ -93,25 +95,25 @@ impl Kernel {
     }
 }
 
-/// Embeddings of one call.
+/// Embeddings and sizes of one call.
 #[derive(Debug, Clone, Copy)]
 pub struct Inputs<B> {
-    /// (b, e).
+    /// Predicted embeddings (b, e).
     pub pred: B,
-    /// (b, e).
+    /// Target embeddings (b, e).
     pub target: B,
-    /// Element type of both.
+    /// Element type of both embeddings.
     pub element: Element,
-    /// b.
+    /// Number of rows (b).
     pub rows: usize,
-    /// e.
+    /// Width of a row (e).
     pub width: usize,
 }
 
-/// Σ of distances into `out`, f32 (1), by way of `distances`, f32 (b).
+/// Launches that write Σ distances to `out`, f32 (1). `distances`, f32 (b), is a workspace.
 ///
 /// # Errors
-/// When there are too many elements for 32-bit offsets.
+/// If there are too many elements for 32-bit offsets.
 pub fn forward<B: Copy>(
     inputs: Inputs<B>,
     kind: Distance,
@@ -139,10 +141,10 @@ pub fn forward<B: Copy>(
     Ok(if rows == 0 { vec![sum] } else { vec![each, sum] })
 }
 
-/// Gradients of `factor` · Σ distances, f32 (b, e) each.
+/// Launches that write the gradients of `factor` · Σ distances, f32 (b, e) each.
 ///
 /// # Errors
-/// As [`forward`].
+/// If there are too many elements for 32-bit offsets.
 pub fn backward<B: Copy>(
     inputs: Inputs<B>,
     kind: Distance,
@@ -174,7 +176,7 @@ fn inverse(width: usize) -> f32 {
 
 fn check_size(operation: &'static str, rows: usize, width: usize) -> Result<()> {
     if rows.saturating_mul(width) >= 1 << 32 || width >= 1 << 32 {
-        let needed = format!("rows times width {width} stay below 2^32 (32-bit offsets)");
+        let needed = format!("rows times width {width} must stay below 2^32 (32-bit offsets)");
         return Err(check::value(operation, "rows", rows.to_string(), needed));
     }
     Ok(())

@@ -1,13 +1,15 @@
 //! Pairwise distances between predicted and target embeddings, for training without negatives.
 //!
-//! Cosine: 1 − p·t (both already normalised). L1: mean over e of |p − t|. L2: mean over e of (p − t)².
+//! Cosine: 1 − p·t (both already normalised). L1: mean over e of |p − t|. L2: mean over e of (p −
+//! t)².
 //!
 //! # On a GPU
 //!
-//! One plane per row, then one cube over the rows, both in a fixed order; gradients element by element in f32. A rank's share is 2 MB: launches
-//! cost more than bytes.
+//! One warp computes a row, then one block adds the rows, both in a fixed order. Gradients are
+//! computed element by element in f32. The share of a rank is 2 MB, so launches cost more than
+//! memory traffic.
 //!
-//! Source: VL-JEPA (arXiv 2512.10942) §4.4 compares these with `InfoNCE`.
+//! Source: VL-JEPA (arXiv 2512.10942) §4.4 compares these distances with `InfoNCE`.
 
 #[cfg(test)]
 mod cases;
@@ -26,21 +28,22 @@ mod tests_cube;
 use crate::{DType, Tensor};
 use crate::{Result, Stream, View, ViewMut, check};
 
-/// Which distance.
+/// Kind of distance between a prediction p and a target t.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Distance {
-    /// 1 − p·t.
+    /// Cosine distance of normalised rows: 1 − p·t.
     Cosine,
-    /// mean |p − t|.
+    /// Mean absolute difference: mean |p − t|.
     L1,
-    /// mean (p − t)².
+    /// Mean squared difference: mean (p − t)².
     L2,
 }
 
-/// The sum over rows of the distance between `pred` (b, e) and `target` (b, e), summed in f64.
+/// Sum over rows of the distance between `pred` (b, e) and `target` (b, e). The sum is in f64 on
+/// the host and in f32 on a GPU.
 ///
 /// # Errors
-/// When shapes or element types disagree.
+/// If shapes or element types disagree.
 pub fn forward(stream: &Stream, pred: View<'_>, target: View<'_>, kind: Distance) -> Result<f64> {
     const NAME: &str = "distance::forward";
     check_pair(NAME, pred, target)?;
@@ -70,10 +73,11 @@ pub fn forward(stream: &Stream, pred: View<'_>, target: View<'_>, kind: Distance
     }
 }
 
-/// Gradients of `factor` · [`forward`], written to `d_pred` (b, e) and `d_target` (b, e). |x| has gradient 0 at 0.
+/// Writes the gradients of `factor` · [`forward`] to `d_pred` (b, e) and `d_target` (b, e), both
+/// f32. |x| has gradient 0 at 0.
 ///
 /// # Errors
-/// When shapes or element types disagree.
+/// If shapes or element types disagree.
 pub fn backward(
     stream: &Stream,
     pred: View<'_>,

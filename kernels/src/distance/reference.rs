@@ -1,4 +1,5 @@
-//! Distances by their definition. They are a vanishing part of a step, so that no faster version exists.
+//! Distances by their definition. The host also runs this code, because distances are a negligible
+//! part of a step.
 
 use super::Distance;
 
@@ -21,7 +22,7 @@ pub(super) fn forward(pred: &[f32], target: &[f32], e: usize, kind: Distance) ->
     }
 }
 
-/// Gradients of `factor` times [`forward`].
+/// Gradients of `factor` · [`forward`].
 pub(super) fn backward(
     pred: &[f32],
     target: &[f32],
@@ -39,7 +40,7 @@ pub(super) fn backward(
             Distance::Cosine => (-factor * t, -factor * p),
             Distance::L1 if difference > 0.0 => (each, -each),
             Distance::L1 if difference < 0.0 => (-each, each),
-            // Zero, and not-a-number stays visible.
+            // The difference is 0, which is the gradient, or NaN, which propagates.
             Distance::L1 => (difference, -difference),
             Distance::L2 => (2.0 * each * difference, -2.0 * each * difference),
         };

@@ -1,4 +1,4 @@
-//! Tests of distances.
+//! Tests of distances on the host against known values and finite differences.
 
 use super::cases::CASES;
 use super::{Distance, backward, forward};
@@ -24,7 +24,7 @@ fn distances_of_known_rows() {
 fn gradients_match_finite_differences() {
     for (seed, (b, e)) in (0..).zip(CASES) {
         let (p, t) = (normal(seed, b * e), normal(seed + 50, b * e));
-        // The absolute value is not differentiable where the two meet: keep them apart.
+        // p − t| is not differentiable at 0, so keep p and t apart.
         let apart = |(p, t): (&f32, f32)| if (p - t).abs() < 0.01 { p + 0.5 } else { t };
         let t: Vec<f32> = p.iter().zip(t).map(apart).collect();
         for kind in KINDS {
@@ -43,7 +43,7 @@ fn gradients_match_finite_differences() {
                 let (p, t) = (View::from_f32(p, &[b, e]), View::from_f32(t, &[b, e]));
                 1.5 * forward(&Stream::Host, p, t, kind).unwrap()
             };
-            // Sums are f64, so that only moved points round: 2⁻²³ / step.
+            // Sums are in f64, so only the moved points round: 2⁻²³ / step.
             let want_p = finite_difference(&p, 1e-3, |p| f(p, &t));
             let want_t = finite_difference(&t, 1e-3, |t| f(&p, t));
             assert_close("d_pred", &d_p, &want_p, 5e-4);

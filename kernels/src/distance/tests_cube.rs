@@ -1,4 +1,4 @@
-//! The kernels of distances against the reference, without a GPU.
+//! Tests of the distance kernels against the reference, without a GPU.
 
 use half::bf16;
 
@@ -23,7 +23,7 @@ fn distances_and_gradients_match_the_reference() {
             };
             let (p, mut t) = (inputs(1), inputs(2));
             if let (Some(t), Some(p)) = (t.first_mut(), p.first()) {
-                // Where both meet, |x| has gradient zero.
+                // The gradient of |x| at 0 is 0.
                 *t = *p;
             }
             let mut e = Emulator::default();

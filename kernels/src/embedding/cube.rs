@@ -1,10 +1,9 @@
-//! Rows of a table by id, and the gradient of the table without contention.
-//!
-//! Floor, tiling and what was considered: `launch.rs`.
+//! Lookup of rows by id, and the gradient of the table without contention. See `launch.rs` for the
+//! memory floor, the tiling and the alternatives considered.
 
 use cubecl::prelude::*;
 
-/// out[i] = scale·table[ids[i]]
+/// One vector per thread: out[i] = scale·table[ids[i]].
 #[cube(launch)]
 pub(super) fn embedding_forward<F: Float, N: Size>(
     table: &[Vector<F, N>],
@@ -22,7 +21,7 @@ pub(super) fn embedding_forward<F: Float, N: Size>(
     }
 }
 
-/// d_table[id] += scale·Σ d_out of the positions of each id.
+/// One id per block in x: d_table[id] += scale·Σ d_out over the positions of the id.
 #[cube(launch)]
 pub(super) fn embedding_backward<F: Float, N: Size>(
     d_out: &[Vector<F, N>],

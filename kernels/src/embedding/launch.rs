@@ -1,10 +1,12 @@
-//! The kernels of the embedding table and how they are launched.
+//! The kernels of the embedding table and their launches.
 //!
-//! Floor: memory; forward reads and writes n·d elements, backward reads n·d and reads and writes the rows of the table that occur, once each
-//! however often they do. Positions are sorted by id on the host, where the batch is put together: a cube owns one id and 256
-//! vectors of its row, and adds up the id's positions in their order. No atomics, the same bits in every run.
+//! Floor: memory. Forward reads and writes n·d elements. Backward reads n·d elements, and reads and
+//! writes the rows of the table that occur, each row once regardless of its number of occurrences.
+//! The host sorts the positions by id. A block owns one id and 256 vectors of its row, and adds the
+//! positions of the id in order. Without atomics, every run gives the same bits.
 //!
-//! Considered: atomics per position, which serialise on the ids that every text has (its first and last token) and differ from run to run.
+//! Alternative considered: atomics for each position. They serialise on the ids that every text has
+//! (its first and last token), and their results differ from run to run.
 
 use super::cube::embedding_backward::EmbeddingBackward;
 use super::cube::embedding_forward::EmbeddingForward;
@@ -13,17 +15,17 @@ use crate::compile::{
 };
 use crate::{Result, check};
 
-/// Units of a cube.
+/// Threads per block. CubeCL calls a thread a unit and a block a cube.
 const UNITS: usize = 256;
 
-/// What decides a kernel's code.
+/// Key of a kernel: everything that determines its code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Kernel {
-    /// Whether it is the gradient's.
+    /// Whether the kernel computes the gradient.
     pub backward: bool,
-    /// Element type of rows; the table's gradient is f32.
+    /// Element type of activations and of the table; the gradient of the table is f32.
     pub element: Element,
-    /// Elements of a vector.
+    /// Elements per vector, from [`Element::lanes`].
     pub lanes: usize,
 }
 
@@ -57,14 +59,14 @@ impl Kernel {
     }
 }
 
-/// The positions of each id, for [`backward`].
+/// Positions of each id, in the form that [`backward`] needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Runs {
-    /// All positions, by id and then in their order.
+    /// All positions, sorted by id; the positions of one id are in ascending order.
     pub order: Vec<i32>,
-    /// Where each id's positions start in `order`, and the end.
+    /// Index in `order` of the first position of each id, followed by the number of positions.
     pub starts: Vec<i32>,
-    /// The ids that occur, ascending.
+    /// The distinct ids, ascending.
     pub ids: Vec<i32>,
 }
 
@@ -72,29 +74,30 @@ impl Runs {
     /// Sorts the positions of `ids`.
     ///
     /// # Panics
-    /// From 2³¹ ids on.
+    /// If there are 2³¹ ids or more.
     #[must_use]
     pub fn new(ids: &[i32]) -> Self {
-        let place = |i: usize| i32::try_from(i).expect("a batch has fewer than 2^31 tokens");
-        let mut order: Vec<i32> = (0..ids.len()).map(place).collect();
+        let to_i32 = |i: usize| i32::try_from(i).expect("a batch has fewer than 2^31 tokens");
+        let mut order: Vec<i32> = (0..ids.len()).map(to_i32).collect();
         let id = |position: i32| ids[position.unsigned_abs() as usize];
         order.sort_by_key(|&position| id(position));
         let mut runs = Self { order, starts: Vec::new(), ids: Vec::new() };
         for (at, &position) in runs.order.iter().enumerate() {
             if runs.ids.last() != Some(&id(position)) {
                 runs.ids.push(id(position));
-                runs.starts.push(place(at));
+                runs.starts.push(to_i32(at));
             }
         }
-        runs.starts.push(place(ids.len()));
+        runs.starts.push(to_i32(ids.len()));
         runs
     }
 }
 
-/// `out` (n, d) = scale · rows `ids`, i32 (n), of `table` (v, d). Ids are below v: whoever makes them checks that.
+/// Launches of `out` (n, d) = scale · rows `ids`, i32 (n), of `table` (v, d). The kernel does not
+/// check that ids are below v; the caller does.
 ///
 /// # Errors
-/// When 32 bits do not number the vectors.
+/// If the kernel cannot number the vectors in 32 bits.
 pub fn forward<B: Copy>(
     [table, ids, out]: [B; 3],
     scale: f32,
@@ -120,21 +123,21 @@ pub fn forward<B: Copy>(
     }])
 }
 
-/// Buffers of [`backward`].
+/// Buffers of one call of [`backward`].
 #[derive(Debug, Clone, Copy)]
 pub struct Backward<B> {
-    /// (n, d).
+    /// Gradient of the output (n, d).
     pub d_out: B,
-    /// i32: [`Runs`] of the ids: order, starts, ids.
+    /// Order, starts and ids of [`Runs`], i32 each.
     pub runs: [B; 3],
-    /// Added to: f32 (v, d).
+    /// Gradient of the table, f32 (v, d), to which the kernel adds.
     pub d_table: B,
 }
 
-/// Adds scale · d_out to the rows of d_table that `runs` names.
+/// Launches that add scale · `d_out` to the rows of `d_table` whose ids are in `runs`.
 ///
 /// # Errors
-/// As [`forward`].
+/// If the kernel cannot number the vectors in 32 bits.
 pub fn backward<B: Copy>(
     buffers: Backward<B>,
     runs: &Runs,

@@ -1,9 +1,9 @@
-//! The embedding table: one row per token id.
+//! The embedding table, which has one row per token id.
 //!
 //! # On a GPU
 //!
-//! Memory bounds both passes. The gradient has one owner per id that occurs (`launch::Runs`): it adds the id's positions in their order, without
-//! atomics.
+//! Both passes are memory-bound. In the gradient, one block owns each id that occurs
+//! (`launch::Runs`) and adds the positions of the id in order, without atomics.
 
 #[cfg(feature = "cuda")]
 mod cube;
@@ -20,12 +20,12 @@ mod tests_cube;
 use crate::device::HostSlice;
 use crate::{Result, Stream, View, ViewMut, check};
 
-/// Looks ids up: `out[i] = scale · table[ids[i]]`. Gemma scales by √d, others by 1.
+/// Looks up rows by id: `out[i] = scale · table[ids[i]]`. Gemma scales by √d, other models by 1.
 ///
-/// `table` (v, d) f32, `ids` (n) i32, `out` (n, d) f32.
+/// `table` (v, d) and `out` (n, d) are f32, or on a GPU both may be bf16; `ids` (n) are i32.
 ///
 /// # Errors
-/// When shapes or element types disagree, or an id is not below v.
+/// If shapes or element types disagree, or on the host if an id is not below v.
 ///
 /// ```
 /// use vljepa_kernels::{Stream, View, ViewMut, embedding};
@@ -65,11 +65,11 @@ pub fn forward(
     Ok(())
 }
 
-/// The gradient of the table, added: `d_table[ids[i]] += scale · d_out[i]`, in the order of i. The
-/// ids are in host memory, which sorts them.
+/// Adds the gradient of the table: `d_table[ids[i]] += scale · d_out[i]`, in the order of i. The
+/// ids are in host memory because the host sorts them.
 ///
 /// # Errors
-/// When shapes or element types disagree, or an id is not below v.
+/// If shapes or element types disagree, or if an id is not below v.
 pub fn backward(
     stream: &Stream,
     ids: &[i32],

@@ -1,7 +1,7 @@
-//! The embedding table as its definition, which is also what the host runs.
+//! The embedding table by its definition. The host also runs this code.
 //!
-//! The gradient stays on one thread: it adds rows in the order of the tokens, so that it repeats, and takes as long as reading
-//! `d_out` once.
+//! The gradient uses one thread: it adds rows in the order of the tokens, so that the result
+//! repeats, and takes as long as reading `d_out` once.
 
 pub(super) fn forward(table: &[f32], ids: &[i32], scale: f32, d: usize, out: &mut [f32]) {
     for (i, &id) in ids.iter().enumerate() {

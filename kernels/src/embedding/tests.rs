@@ -1,4 +1,5 @@
-//! The embedding table against numbers worked out by hand and against finite differences.
+//! Tests of the embedding table on the host against numbers computed by hand and against finite
+//! differences.
 
 use super::{backward, forward};
 use crate::testing::{
@@ -39,7 +40,8 @@ fn gradients_of_repeated_ids_add_up_as_finite_differences_say() {
         let numeric = finite_difference(&table, 0.25, |t| {
             2.0 * t.iter().map(|&x| f64::from(x)).sum::<f64>() + dot(&run(t, &ids, 1.5, d), &r)
         });
-        // A linear function: rounding of up to 257 outputs of size 4 over the step, √257 of them at a time.
+        // A linear function: up to 257 outputs of size 4 are rounded, √257 of them in effect, over
+        // the step.
         let tolerance = 1.5 * 4.0 * 16.0 * f32::EPSILON / 0.25;
         assert_close("d_table", &got, &numeric, tolerance);
         got[usize::try_from(ids[0]).unwrap() * d] -= 1.0;

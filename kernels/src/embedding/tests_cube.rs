@@ -1,4 +1,4 @@
-//! The kernels of the embedding table against the reference, without a GPU.
+//! Tests of the embedding kernels against the reference, without a GPU.
 
 use super::launch::{Backward, Runs, backward, forward};
 use super::reference;
@@ -12,7 +12,7 @@ fn rows_and_gradients_match_the_reference_and_repeated_ids_add_up() {
         for (n, v, d) in [(1, 1, 1), (300, 7, 33), (17, 1000, 2304), (0, 5, 8)] {
             let ids = indices(4, n, v);
             let (table, d_out) = (inputs(1, element, v * d), inputs(2, element, n * d));
-            let stands = normal(3, v * d);
+            let before = normal(3, v * d);
             let runs = Runs::new(&ids);
             let mut e = Emulator::default();
             let [table_buffer, d_out_buffer] = [&table, &d_out].map(|x| e.upload(element, x));
@@ -25,15 +25,15 @@ fn rows_and_gradients_match_the_reference_and_repeated_ids_add_up() {
             let buffers = Backward {
                 d_out: d_out_buffer,
                 runs: [&runs.order, &runs.starts, &runs.ids].map(|x| e.i32(x)),
-                d_table: e.f32(&stands),
+                d_table: e.f32(&before),
             };
             e.run(&backward(buffers, &runs, 3.0, element, [v, d]).unwrap());
-            let mut want = stands.clone();
+            let mut want = before.clone();
             reference::backward(&ids, &d_out, 3.0, d, &mut want);
-            // About 50 terms below 15 of each id in f32.
+            // About 50 terms below 15 for each id, in f32.
             assert_close(&format!("{name}: d"), &e.read_f32(buffers.d_table), &want, 5e-5);
             if n > 1 {
-                assert_differs(&name, &e.read_f32(buffers.d_table), &stands, 5e-5);
+                assert_differs(&name, &e.read_f32(buffers.d_table), &before, 5e-5);
             }
         }
     }

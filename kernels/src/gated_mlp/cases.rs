@@ -1,6 +1,6 @@
-//! Sizes on which the gated MLP's product is compared.
+//! Sizes in the tests of the gated MLP.
 
-/// (rows, f): one element, odd widths, no rows, and one large enough for threads.
+/// (rows, f): one element, odd widths, no rows, and a size large enough for threads.
 pub(super) const SIZES: &[(usize, usize)] =
     &[(1, 1), (17, 33), (257, 160), (0, 8), (5, 0), (3, 4099)];
 

@@ -1,6 +1,5 @@
-//! The gate of a gated MLP, element by element over rows of gate and up side by side.
-//!
-//! Floor, tiling and what was considered: `launch.rs`.
+//! The gate of a gated MLP, element by element over rows that hold gate and up side by side. See
+//! `launch.rs` for the memory floor and the tiling.
 
 use cubecl::prelude::*;
 
@@ -32,7 +31,7 @@ fn derivative<N: Size>(x: Vector<f32, N>, #[comptime] activation: Activation) ->
     }
 }
 
-/// out = activation(gate)·up
+/// One vector of the output per thread: out = activation(gate)·up.
 #[cube(launch)]
 pub(super) fn gated_mlp_forward<F: Float, N: Size>(
     gate_up: &[Vector<F, N>],
@@ -50,7 +49,7 @@ pub(super) fn gated_mlp_forward<F: Float, N: Size>(
     }
 }
 
-/// d_gate = d_out·up·activation′(gate), d_up = d_out·activation(gate)
+/// Writes d_gate = d_out·up·activation′(gate) and d_up = d_out·activation(gate).
 #[cube(launch)]
 pub(super) fn gated_mlp_backward<F: Float, N: Size>(
     gate_up: &[Vector<F, N>],

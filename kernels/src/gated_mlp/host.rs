@@ -1,4 +1,4 @@
-//! The gated MLP's product on the host: vector code over fixed blocks of rows.
+//! The gated MLP on the host: vectorised code over fixed blocks of rows.
 
 use super::Activation;
 use crate::gelu;
@@ -46,7 +46,7 @@ fn forward_with(gate_up: &[f32], width: usize, out: &mut [f32], value: impl Fn(f
     });
 }
 
-/// `f` returns the activation's value and derivative.
+/// Backward for the activation `f`, which returns value and derivative.
 fn backward_with(
     gate_up: &[f32],
     width: usize,

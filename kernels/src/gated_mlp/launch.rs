@@ -1,7 +1,8 @@
-//! The gated MLP's kernels and how they are launched.
+//! The kernels of the gated MLP and their launches.
 //!
-//! Floor: memory; forward reads 2f and writes f per token, backward reads 3f and writes 2f. One 16-byte vector of gate and one of up per unit.
-//! Backward computes activation and derivative from one exponential; nothing but gate and up is kept from the forward pass.
+//! Floor: memory. Forward reads 2f and writes f elements per token, backward reads 3f and writes
+//! 2f. Each thread takes one 16-byte vector of gate and one of up. Backward computes activation and
+//! derivative from one exponential; only gate and up are kept from the forward pass.
 
 use super::Activation;
 use super::cube::gated_mlp_backward::GatedMlpBackward;
@@ -11,19 +12,19 @@ use crate::compile::{
 };
 use crate::{Result, check};
 
-/// Units of a cube.
+/// Threads per block. CubeCL calls a thread a unit and a block a cube.
 const UNITS: usize = 256;
 
-/// What decides a kernel's code.
+/// Key of a kernel: everything that determines its code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Kernel {
-    /// Whether it is the gradient's.
+    /// Whether the kernel computes the gradient.
     pub backward: bool,
-    /// What the gate goes through.
+    /// Activation function of the gate.
     pub activation: Activation,
-    /// Element type.
+    /// Element type of all buffers.
     pub element: Element,
-    /// Elements of a vector.
+    /// Elements per vector, from [`Element::lanes`].
     pub lanes: usize,
 }
 
@@ -59,10 +60,10 @@ impl Kernel {
     }
 }
 
-/// `out` (n, f) = activation(gate)·up of `gate_up` (n, 2f).
+/// Launches of `out` (n, f) = activation(gate)·up, from `gate_up` (n, 2f).
 ///
 /// # Errors
-/// When 32 bits do not number the vectors.
+/// If the kernel cannot number the vectors in 32 bits.
 pub fn forward<B: Copy>(
     gate_up: B,
     out: B,
@@ -73,10 +74,10 @@ pub fn forward<B: Copy>(
     launch("gated_mlp::forward", vec![gate_up, out], false, activation, element, [n, f])
 }
 
-/// The gradient of [`forward`] into `d_gate_up` (n, 2f).
+/// Launches that write the gradient of [`forward`] to `d_gate_up` (n, 2f).
 ///
 /// # Errors
-/// As [`forward`].
+/// If the kernel cannot number the vectors in 32 bits.
 pub fn backward<B: Copy>(
     gate_up: B,
     d_out: B,
@@ -120,7 +121,7 @@ mod tests {
         let launch = |n| forward((), (), Activation::Silu, Element::Bf16, [n, 8192]);
         let [launched] = &launch(80 * 4096).unwrap()[..] else { panic!("one launch") };
         assert_eq!(launched.scalars[0], Scalar::U32(80 * 4096 * 1024));
-        // Two vectors of 8 for each of f/8 places: 2,048 in a row.
+        // A row of `gate_up` has 2·f/8 vectors of 8 elements: 2,048.
         let most = (u32::MAX as usize - 1024) / 2048;
         assert!(launch(most).is_ok());
         let refused = launch(most + 1).unwrap_err().to_string();

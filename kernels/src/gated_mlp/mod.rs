@@ -1,8 +1,10 @@
-//! The gate of a gated MLP: out = activation(gate) · up, with gate and up side by side as one linear layer computes them.
+//! The gate of a gated MLP: out = activation(gate) · up. One linear layer computes gate and up side
+//! by side.
 //!
 //! # On a GPU
 //!
-//! Memory bounds it: 3f elements per token forward, 5f backward, 16 bytes per unit, arithmetic in f32.
+//! Memory-bound: 3f elements per token forward, 5f backward, 16 bytes per thread, arithmetic in
+//! f32.
 
 #[cfg(test)]
 mod cases;
@@ -21,21 +23,22 @@ mod tests_cube;
 
 use crate::{Result, Stream, View, ViewMut, check};
 
-/// What the gate goes through.
+/// Activation function of the gate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Activation {
-    /// x · σ(x): Llama, Qwen.
+    /// x · σ(x), used by Llama and Qwen.
     Silu,
-    /// GELU by its tanh form: Gemma.
+    /// GELU in its tanh form, used by Gemma.
     GeluTanh,
 }
 
-/// `activation(gate) · up` from `gate_up` (n, 2f), whose rows hold gate and then up, into `out` (n, f), f32.
+/// Writes `activation(gate) · up` to `out` (n, f). Each row of `gate_up` (n, 2f) holds gate and
+/// then up. Both tensors are f32, or on a GPU both may be bf16.
 ///
 /// Source: Shazeer 2020 (arXiv 2002.05202), as `LlamaMLP` and `Gemma3MLP` of transformers.
 ///
 /// # Errors
-/// When shapes or element types disagree.
+/// If shapes or element types disagree.
 ///
 /// ```
 /// use vljepa_kernels::{Stream, View, ViewMut, gated_mlp};
@@ -72,11 +75,11 @@ pub fn forward(
     Ok(())
 }
 
-/// The gradient of [`forward`]: `d_gate` = `d_out`·up·activation′(gate) and `d_up` = `d_out`·activation(gate), side by side in
-/// `d_gate_up` (n, 2f).
+/// The gradient of [`forward`]: `d_gate` = `d_out`·up·activation′(gate) and `d_up` =
+/// `d_out`·activation(gate), side by side in `d_gate_up` (n, 2f).
 ///
 /// # Errors
-/// When shapes or element types disagree.
+/// If shapes or element types disagree.
 pub fn backward(
     stream: &Stream,
     gate_up: View<'_>,

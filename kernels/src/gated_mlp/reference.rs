@@ -1,4 +1,4 @@
-//! The gated MLP's product as its definition, in f64.
+//! The gated MLP by its definition, in f64.
 
 use super::Activation;
 use crate::gelu::{Gelu, reference};
@@ -27,7 +27,7 @@ pub(super) fn backward(
     }
 }
 
-/// Gate and up of output element `i`.
+/// Gate and up of the output element `i`.
 fn pair(gate_up: &[f32], width: usize, i: usize) -> (f64, f64) {
     let (row, column) = (i / width, i % width);
     let gate = gate_up[row * 2 * width + column];

@@ -1,4 +1,5 @@
-//! The host's gated product against the reference, the reference against finite differences.
+//! Tests of the gated MLP on the host against the reference, and of the reference against finite
+//! differences.
 
 use super::cases::{SIZES, TOLERANCE};
 use super::{Activation, backward, forward, reference};
@@ -70,7 +71,8 @@ fn reference_gradients_match_finite_differences() {
             reference::forward(x, f, kind, &mut out);
             dot(&out, &r)
         });
-        // Rounding of one output of size 5 times r of size 3 over the step; the fifth derivative is near 10.
+        // Rounding of an output of size 5 times r of size 3, over the step; the fifth derivative is
+        // near 10.
         let tolerance = 1.5 * 15.0 * f32::EPSILON / 0.03;
         assert_close(&format!("{kind:?}"), &d_x, &numeric, tolerance);
         reference::backward(&x, f, other, &r, &mut d_x);

@@ -1,4 +1,4 @@
-//! The gated MLP's kernels against the reference, without a GPU.
+//! Tests of the gated MLP kernels against the reference, without a GPU.
 
 use super::launch::{backward, forward};
 use super::{Activation, reference};

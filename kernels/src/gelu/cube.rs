@@ -1,18 +1,16 @@
-//! The Gaussian error linear unit, element by element.
-//!
-//! Floor, tiling and what was considered: `launch.rs`.
+//! GELU, element by element. See `launch.rs` for the memory floor and the alternatives considered.
 
 use cubecl::prelude::*;
 
 use super::Gelu;
 
-/// √(2/π)
-const ROOT: f32 = 0.797_884_6;
-/// 1/√(2π)
+const SQRT_2_OVER_PI: f32 = 0.797_884_6;
+/// 1/√(2π), the height of the normal density.
 const DENSITY: f32 = 0.398_942_3;
+/// Coefficient of x³ in the tanh form.
 const CUBIC: f32 = 0.044_715;
 
-/// Φ(x), or what stands in its place.
+/// Φ(x), or its approximation in the tanh form.
 #[cube]
 fn cumulative<N: Size>(x: Vector<f32, N>, #[comptime] kind: Gelu) -> Vector<f32, N> {
     match comptime!(kind) {
@@ -24,19 +22,19 @@ fn cumulative<N: Size>(x: Vector<f32, N>, #[comptime] kind: Gelu) -> Vector<f32,
     }
 }
 
-/// √(2/π)·(x + 0.044715·x³)
+/// The argument of the tanh: √(2/π)·(x + 0.044715·x³).
 #[cube]
 fn inner<N: Size>(x: Vector<f32, N>) -> Vector<f32, N> {
-    Vector::new(ROOT) * (x + Vector::new(CUBIC) * x * x * x)
+    Vector::new(SQRT_2_OVER_PI) * (x + Vector::new(CUBIC) * x * x * x)
 }
 
-/// x·Φ(x)
+/// GELU of each element: x·Φ(x).
 #[cube]
 pub(crate) fn gelu_value<N: Size>(x: Vector<f32, N>, #[comptime] kind: Gelu) -> Vector<f32, N> {
     x * cumulative::<N>(x, kind)
 }
 
-/// d(x·Φ(x))/dx
+/// The derivative of GELU: d(x·Φ(x))/dx.
 #[cube]
 pub(crate) fn gelu_derivative<N: Size>(
     x: Vector<f32, N>,
@@ -46,7 +44,7 @@ pub(crate) fn gelu_derivative<N: Size>(
         Gelu::Erf => Vector::new(DENSITY) * (Vector::new(-0.5f32) * x * x).exp(),
         Gelu::Tanh => {
             let t = inner::<N>(x).tanh();
-            let slope = Vector::new(ROOT)
+            let slope = Vector::new(SQRT_2_OVER_PI)
                 * (Vector::new(1.0f32) + Vector::new(comptime!(3.0 * CUBIC)) * x * x);
             Vector::new(0.5f32) * (Vector::new(1.0f32) - t * t) * slope
         }
@@ -54,7 +52,7 @@ pub(crate) fn gelu_derivative<N: Size>(
     cumulative::<N>(x, kind) + x * density
 }
 
-/// out = x·Φ(x)
+/// One vector per thread: out = x·Φ(x).
 #[cube(launch)]
 pub(super) fn gelu_forward<F: Float, N: Size>(
     x: &[Vector<F, N>],
@@ -69,7 +67,7 @@ pub(super) fn gelu_forward<F: Float, N: Size>(
     }
 }
 
-/// d_x = d_out·d(x·Φ(x))/dx
+/// One vector per thread: d_x = d_out·d(x·Φ(x))/dx.
 #[cube(launch)]
 pub(super) fn gelu_backward<F: Float, N: Size>(
     x: &[Vector<F, N>],

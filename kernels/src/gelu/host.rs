@@ -1,4 +1,4 @@
-//! GELU on the host: vector code over fixed blocks.
+//! GELU on the host: vectorised code over fixed blocks.
 
 use std::f32::consts::FRAC_1_SQRT_2;
 
@@ -6,10 +6,10 @@ use super::Gelu;
 use crate::math::{erf, exp, sigmoid};
 use crate::parallel::{BLOCK, blocks};
 
-/// 2·√(2/π): twice, because (1 + tanh u) / 2 is the logistic function of 2u.
+/// 2·√(2/π). The factor 2 is there because (1 + tanh u) / 2 is the logistic function of 2u.
 const TWICE_SQRT_2_OVER_PI: f32 = 1.595_769;
 
-/// The coefficient of x³.
+/// Coefficient of x³ in the tanh form.
 const CUBIC: f32 = 0.044_715;
 
 pub(super) fn forward(x: &[f32], kind: Gelu, out: &mut [f32]) {
@@ -31,7 +31,7 @@ fn erf_value(x: f32) -> f32 {
     (0.5 * x) * (1.0 + erf(x * FRAC_1_SQRT_2))
 }
 
-/// Φ(x) + x·φ(x).
+/// The derivative in the exact form: Φ(x) + x·φ(x).
 #[inline]
 fn erf_derivative(x: f32) -> f32 {
     // 1/√(2π), the height of the normal density.
@@ -40,18 +40,18 @@ fn erf_derivative(x: f32) -> f32 {
     (x * DENSITY).mul_add(exp(-0.5 * x * x), cumulative)
 }
 
-/// The tanh form, as x · σ(2u).
+/// GELU in the tanh form, as x · σ(2u).
 #[inline]
 pub(crate) fn tanh_value(x: f32) -> f32 {
     x * sigmoid(twice_u(x))
 }
 
-/// σ(2u) + x · σ(2u)·(1 − σ(2u)) · d(2u)/dx.
+/// The derivative in the tanh form: σ(2u) + x · σ(2u)·(1 − σ(2u)) · d(2u)/dx.
 #[inline]
 pub(crate) fn tanh_derivative(x: f32) -> f32 {
     let s = sigmoid(twice_u(x));
     let slope = TWICE_SQRT_2_OVER_PI * (3.0 * CUBIC * x).mul_add(x, 1.0);
-    // Far out the slope is finite and 1 − s is zero, so that their product is too.
+    // For large |x| the slope is finite and s·(1 − s) is zero, so their product is zero too.
     (x * slope).mul_add(s * (1.0 - s), s)
 }
 

@@ -1,8 +1,9 @@
-//! GELU's kernels and how they are launched.
+//! The kernels of GELU and their launches.
 //!
-//! Floor: memory; forward reads x and writes out, backward reads x and d_out and writes d_x: 2 and 3 passes. One 16-byte vector per unit: enough
-//! loads in flight from 2,048 units of a multiprocessor. In a product's epilogue it would cost no pass at all; cuBLASLt has such an epilogue
-//! for the tanh form only.
+//! Floor: memory. Forward reads x and writes out, backward reads x and d_out and writes d_x: 2 and
+//! 3 passes over memory. Each thread takes one 16-byte vector; the 2,048 threads of a
+//! multiprocessor keep enough loads in flight. In the epilogue of a product GELU would cost no pass
+//! at all, but cuBLASLt has such an epilogue for the tanh form only.
 
 use super::Gelu;
 use super::cube::gelu_backward::GeluBackward;
@@ -12,19 +13,19 @@ use crate::compile::{
 };
 use crate::{Result, check};
 
-/// Units of a cube.
+/// Threads per block. CubeCL calls a thread a unit and a block a cube.
 const UNITS: usize = 256;
 
-/// What decides a kernel's code.
+/// Key of a kernel: everything that determines its code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Kernel {
-    /// Whether it is the gradient's.
+    /// Whether the kernel computes the gradient.
     pub backward: bool,
-    /// Which form.
+    /// Form of GELU, exact or approximate.
     pub kind: Gelu,
-    /// Element type.
+    /// Element type of all buffers.
     pub element: Element,
-    /// Elements of a vector.
+    /// Elements per vector, from [`Element::lanes`].
     pub lanes: usize,
 }
 
@@ -59,10 +60,10 @@ impl Kernel {
     }
 }
 
-/// `out` = x·Φ(x) of `count` elements.
+/// Launches of `out` = x·Φ(x) for `count` elements.
 ///
 /// # Errors
-/// When 32 bits do not number their vectors.
+/// If the kernel cannot number the vectors in 32 bits.
 pub fn forward<B: Copy>(
     x: B,
     out: B,
@@ -73,10 +74,10 @@ pub fn forward<B: Copy>(
     launch("gelu::forward", vec![x, out], false, kind, element, count)
 }
 
-/// `d_x` = `d_out` · d(x·Φ(x))/dx of `count` elements.
+/// Launches of `d_x` = `d_out` · d(x·Φ(x))/dx for `count` elements.
 ///
 /// # Errors
-/// As [`forward`].
+/// If the kernel cannot number the vectors in 32 bits.
 pub fn backward<B: Copy>(
     x: B,
     d_out: B,

@@ -2,7 +2,7 @@
 //!
 //! # On a GPU
 //!
-//! Memory bounds it: 2 passes forward, 3 backward, 16 bytes per unit, arithmetic in f32.
+//! Memory-bound: 2 passes over memory forward, 3 backward, 16 bytes per thread, arithmetic in f32.
 
 #[cfg(test)]
 mod cases;
@@ -21,7 +21,7 @@ mod tests_cube;
 
 use crate::{Result, Stream, View, ViewMut, check};
 
-/// Which form.
+/// Form of GELU, exact or approximate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Gelu {
     /// x/2 · (1 + erf(x/√2)): V-JEPA 2 and CLIP-like models.
@@ -30,12 +30,13 @@ pub enum Gelu {
     Tanh,
 }
 
-/// Applies the unit to every element of `x`; `out` has the same shape, f32.
+/// Applies GELU to every element of `x`; `out` has the same shape. Both are f32, or on a GPU both
+/// may be bf16.
 ///
 /// Source: Hendrycks and Gimpel 2016 (arXiv 1606.08415), as `torch.nn.functional.gelu`.
 ///
 /// # Errors
-/// When shapes or element types disagree.
+/// If shapes or element types disagree.
 ///
 /// ```
 /// use vljepa_kernels::{Stream, View, ViewMut, gelu};
@@ -73,7 +74,7 @@ pub fn forward(stream: &Stream, x: View<'_>, kind: Gelu, out: ViewMut<'_>) -> Re
 /// The gradient of [`forward`]: `d_x` = `d_out` · d(x·Φ(x))/dx, all of the same shape.
 ///
 /// # Errors
-/// When shapes or element types disagree.
+/// If shapes or element types disagree.
 pub fn backward(
     stream: &Stream,
     x: View<'_>,

@@ -1,4 +1,4 @@
-//! GELU as its definition, in f64.
+//! GELU by its definition, in f64.
 
 use std::f64::consts::{FRAC_1_SQRT_2, PI};
 
@@ -17,7 +17,7 @@ pub(super) fn backward(x: &[f32], kind: Gelu, d_out: &[f32], d_x: &mut [f32]) {
     }
 }
 
-/// Φ, or what stands in its place.
+/// Φ(x), or its approximation in the tanh form.
 fn cumulative(x: f64, kind: Gelu) -> f64 {
     match kind {
         Gelu::Erf => 0.5 * (1.0 + erf(x * FRAC_1_SQRT_2)),
@@ -25,7 +25,7 @@ fn cumulative(x: f64, kind: Gelu) -> f64 {
     }
 }
 
-/// The derivative of x · [`cumulative`].
+/// The derivative of x·Φ(x) in f64.
 pub(crate) fn derivative(x: f64, kind: Gelu) -> f64 {
     let density = match kind {
         Gelu::Erf => (-0.5 * x * x).exp() / (2.0 * PI).sqrt(),
@@ -37,7 +37,7 @@ pub(crate) fn derivative(x: f64, kind: Gelu) -> f64 {
     cumulative(x, kind) + x * density
 }
 
-/// The value in f64.
+/// GELU in f64: x·Φ(x).
 pub(crate) fn value(x: f64, kind: Gelu) -> f64 {
     x * cumulative(x, kind)
 }
@@ -46,7 +46,8 @@ fn u(x: f64) -> f64 {
     (2.0 / PI).sqrt() * (x + 0.044_715 * x.powi(3))
 }
 
-/// The error function by the series 2/√π · e^(−x²) · Σ 2ᵏ·x²ᵏ⁺¹ / (2k+1)!!, whose terms all have one sign.
+/// The error function by the series 2/√π · e^(−x²) · Σ 2ᵏ·x²ᵏ⁺¹ / (2k+1)!!, whose terms all have
+/// the same sign.
 pub(crate) fn erf(x: f64) -> f64 {
     if x.abs() > 6.0 {
         return x.signum();

@@ -1,4 +1,5 @@
-//! The host's GELU against the reference, the reference against finite differences.
+//! Tests of GELU on the host against the reference, and of the reference against finite
+//! differences.
 
 use super::cases::{LENGTHS, TOLERANCE};
 use super::{Gelu, backward, forward, reference};
@@ -7,7 +8,7 @@ use crate::{Stream, View, ViewMut};
 
 const KINDS: [(Gelu, Gelu); 2] = [(Gelu::Erf, Gelu::Tanh), (Gelu::Tanh, Gelu::Erf)];
 
-/// Normal numbers, and what lies far outside.
+/// Normal numbers, with zeros and large numbers at the start.
 fn inputs(len: usize) -> Vec<f32> {
     let mut x = normal(1, len);
     for (x, far) in x.iter_mut().skip(1).zip([0.0, -0.0, 6.0, -6.0, 50.0, -50.0, 1e6, -1e6]) {
@@ -63,7 +64,8 @@ fn reference_gradients_match_finite_differences() {
             reference::forward(x, kind, &mut out);
             dot(&out, &r)
         });
-        // Rounding of one output of size 3 times r of size 3 over the step; the fifth derivative is near 10.
+        // Rounding of an output of size 3 times r of size 3, over the step; the fifth derivative is
+        // near 10.
         assert_close(&format!("{kind:?}"), &d_x, &numeric, 1.5 * 9.0 * f32::EPSILON / 0.03);
         reference::backward(&x, other, &r, &mut d_x);
         assert_differs("the other form", &d_x, &numeric, 1.5 * 9.0 * f32::EPSILON / 0.03);

@@ -1,4 +1,4 @@
-//! GELU's kernels against the reference, without a GPU.
+//! Tests of the GELU kernels against the reference, without a GPU.
 
 use super::launch::{backward, forward};
 use super::{Gelu, reference};
@@ -11,7 +11,7 @@ fn both_forms_and_their_gradients_match_the_reference() {
     for (kind, other) in [(Gelu::Erf, Gelu::Tanh), (Gelu::Tanh, Gelu::Erf)] {
         for element in [Element::F32, Element::Bf16] {
             for len in [1, 17, 4096, 0] {
-                // Saturated on both sides as well.
+                // Large enough to saturate on both sides.
                 let x: Vec<f32> = inputs(1, element, len).iter().map(|x| 4.0 * x).collect();
                 let d_out = inputs(2, element, len);
                 let mut e = Emulator::default();
@@ -27,7 +27,8 @@ fn both_forms_and_their_gradients_match_the_reference() {
                 };
                 let name = format!("{kind:?} {element:?} {len}");
                 let [want, want_d] = reference(kind);
-                // 1 + erf cancels for x far below 0: 2⁻²⁴ of x up to 16; slopes multiply it by d_out below 5.
+                // 1 + erf cancels for x far below 0: 2⁻²⁴ of x up to 16; slopes multiply the error
+                // by d_out below 5.
                 let (tolerance, of_d) = (rounding(element, 2e-6), rounding(element, 1e-5));
                 assert_close(&name, &e.read(element, out), &want, tolerance);
                 assert_close(&format!("{name}: d_x"), &e.read(element, d_x), &want_d, of_d);

@@ -1,17 +1,16 @@
-//! The sum of squares of all gradients in one pass over memory, and what it tells the optimizer.
-//!
-//! Floor, tiling and what was considered: `launch.rs`.
+//! The sum of squares of all gradients in one pass over memory, and the clip factor and finite flag
+//! derived from it. See `launch.rs` for the memory floor and the tiling.
 
 use cubecl::prelude::*;
 
 use crate::cube::{cube_total, vector_total};
 
-/// Added to the norm before it divides, as PyTorch does.
+/// Added to the norm before the division, as PyTorch does.
 const NORM_EPS: f32 = 1e-6;
-/// The largest finite number.
+/// The largest finite f32 number.
 const LARGEST: f32 = f32::MAX;
 
-/// Each cube's share of Σ x².
+/// Writes the share of each block in Σ x².
 #[cube(launch)]
 pub(super) fn norm_squares<N: Size>(
     x: &[Vector<f32, N>],
@@ -35,7 +34,7 @@ pub(super) fn norm_squares<N: Size>(
     }
 }
 
-/// Σ of the partial sums, and from it the clip factor and whether all is finite.
+/// Adds the partial sums, and computes the clip factor and the finite flag.
 #[cube(launch)]
 pub(super) fn norm_control(
     partials: &[f32],
@@ -55,7 +54,7 @@ pub(super) fn norm_control(
     let total = cube_total(sum, &mut scratch, planes);
     if UNIT_POS_X == 0 {
         squared_sum[0] = total;
-        // False for not-a-number as well.
+        // The comparison is false for NaN as well.
         if total <= LARGEST {
             control[0] = min(max_norm / (total.sqrt() + NORM_EPS), 1.0f32);
             control[1] = 1.0f32;

@@ -1,9 +1,9 @@
-//! The global norm on the host: f64 partial sums of fixed chunks, added in their order.
+//! The global norm on the host: f64 partial sums of fixed chunks, added in order.
 
 use super::NORM_EPS;
 use crate::parallel::{BLOCK, blocks, round};
 
-/// Independent partial sums within a chunk: four 256-bit registers.
+/// Independent partial sums within a chunk: four 256-bit registers of f64.
 const LANES: usize = 16;
 
 pub(super) fn squared_sum(x: &[f32]) -> f32 {

@@ -1,28 +1,30 @@
-//! The kernels of the global norm and how they are launched.
+//! The kernels of the global norm and their launches.
 //!
-//! Floor: memory; 4 bytes per parameter, once (AdamW reads the gradient again: 1.4 of its 30 GB). Two cubes per multiprocessor walk over the
-//! range, four numbers per load; every cube leaves one partial sum, and one cube adds those of all ranges in their order. Nothing goes through the
-//! host: AdamW reads factor and flag on the device. No atomics: the same bits in every run.
+//! Floor: memory, 4 bytes per parameter once (AdamW then reads the gradient again, 4 of its 30
+//! bytes per parameter). Two blocks per multiprocessor walk over the range with four numbers per
+//! load. Every block writes one partial sum, and one block adds the partial sums of all ranges in
+//! order. Factor and flag stay on the device, where AdamW reads them. Without atomics, every run
+//! gives the same bits.
 
 use super::cube::norm_control::NormControl;
 use super::cube::norm_squares::NormSquares;
 use crate::compile::{self, CompileError, Element, Emit, Launch, Scalar, Source, emit, offset};
 use crate::{Result, check};
 
-/// Units of a cube.
+/// Threads per block. CubeCL calls a thread a unit and a block a cube.
 const UNITS: usize = 256;
-/// Cubes that share a range: two for each of 132 multiprocessors.
+/// Largest number of blocks that share a range: two for each of 132 multiprocessors.
 const CUBES: usize = 264;
 
-/// What decides a kernel's code.
+/// Key of a kernel: everything that determines its code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kernel {
-    /// Partial sums of squares.
+    /// Computes partial sums of squares.
     Squares {
-        /// Elements of a vector.
+        /// Elements per vector, from [`Element::lanes`].
         lanes: usize,
     },
-    /// Their sum, the clip factor and the finite flag.
+    /// Adds the partial sums, and computes the clip factor and the finite flag.
     Control,
 }
 
@@ -52,23 +54,24 @@ impl Kernel {
     }
 }
 
-/// Partial sums that [`squares`] leaves for a range of `count` numbers.
+/// Number of partial sums that [`squares`] writes for a range of `count` numbers.
 #[must_use]
 pub fn parts(count: usize) -> usize {
     let lanes = Element::F32.lanes(count);
     (count / lanes).div_ceil(UNITS).min(CUBES)
 }
 
-/// Partial sums of squares of a range of `count` f32 into `partials`, [`parts`] of them from `first` on.
+/// Launches that write the partial sums of squares of `count` f32 numbers to `partials`: [`parts`]
+/// of them, starting at index `first`.
 ///
 /// # Errors
-/// When 32-bit offsets do not count the range.
+/// If the range is too long for 32-bit offsets.
 pub fn squares<B: Copy>(x: B, partials: B, count: usize, first: usize) -> Result<Vec<Launch<B>>> {
     let lanes = Element::F32.lanes(count);
-    // Units step over the end by at most one round of all cubes.
+    // The loop of a thread exceeds the end by at most one round of all blocks.
     if count / lanes >= (1 << 32) - CUBES * UNITS {
-        let needed =
-            "numbers stay below 2^34, or 2^32 where 4 does not divide them (32-bit offsets)";
+        let needed = "must have fewer than 2^34 numbers, or fewer than 2^32 if 4 does not divide \
+                      their count (32-bit offsets)";
         return Err(check::value("global_norm::squares", "x", count.to_string(), needed));
     }
     if count == 0 {
@@ -82,10 +85,11 @@ pub fn squares<B: Copy>(x: B, partials: B, count: usize, first: usize) -> Result
     }])
 }
 
-/// From `count` partial sums of all ranges: Σ x² into `squared_sum`, f32 (1), clip factor and finite flag into `control`, f32 (2).
+/// Launch that adds `count` partial sums of all ranges. It writes Σ x² to `squared_sum`, f32 (1),
+/// and clip factor and finite flag to `control`, f32 (2).
 ///
 /// # Errors
-/// When `max_norm` is not positive.
+/// If `max_norm` is not positive.
 pub fn control<B: Copy>(
     partials: B,
     squared_sum: B,

@@ -1,9 +1,11 @@
-//! The global norm of all gradients, and what it tells the optimizer: a clip factor and whether all is finite.
+//! The global norm of all gradients. From it the optimizer gets a clip factor and a flag that is 1
+//! if every gradient is finite.
 //!
 //! # On a GPU
 //!
-//! 4 bytes per parameter, once. Every cube leaves a partial sum; one cube adds them in their order and writes factor and flag where AdamW reads
-//! them, so that a step never waits for the host.
+//! The gradient is read once, 4 bytes per parameter. Every block writes a partial sum. One block
+//! adds the partial sums in order and writes factor and flag where AdamW reads them, so that a step
+//! never waits for the host.
 
 #[cfg(feature = "cuda")]
 mod cube;
@@ -20,15 +22,17 @@ mod tests_cube;
 use crate::DType;
 use crate::{Result, Stream, View, ViewMut, check};
 
-/// Added to the norm before dividing, as `torch.nn.utils.clip_grad_norm_` does.
+/// Added to the norm before the division, as `torch.nn.utils.clip_grad_norm_` does.
 const NORM_EPS: f64 = 1e-6;
 
-/// The sum of squares of all elements of `x` (any shape, f32) into `out` (1), f32; summed in f64 over fixed chunks, rounded once.
+/// Writes the sum of squares of all elements of `x` (any shape, f32) to `out` (1), f32. On the host
+/// the sum is in f64 over fixed chunks and is rounded once; on a GPU it is in f32.
 ///
-/// Sums of several ranges or ranks may be added before [`control`]. Anything not finite in `x` leaves the sum not finite.
+/// Sums of several ranges or ranks may be added before [`control`]. If an element of `x` is not
+/// finite, the sum is not finite either.
 ///
 /// # Errors
-/// When shapes or element types disagree.
+/// If shapes or element types disagree.
 ///
 /// ```
 /// use vljepa_kernels::{Stream, View, ViewMut, global_norm};
@@ -61,12 +65,13 @@ pub fn squared_sum(stream: &Stream, x: View<'_>, out: ViewMut<'_>) -> Result<()>
     Ok(())
 }
 
-/// From a `squared_sum` (1) to `out` (2): the factor `min(1, max_norm / (norm + 1e-6))` and 1; or 0 and 0 where the sum is not finite.
+/// Computes `out` (2) from a `squared_sum` (1): the clip factor `min(1, max_norm / (norm + 1e-6))`
+/// and the flag 1, or 0 and 0 if the sum is not finite.
 ///
 /// Source: `torch.nn.utils.clip_grad_norm_`. An infinite `max_norm` never clips.
 ///
 /// # Errors
-/// When shapes or element types disagree, or `max_norm` is not positive.
+/// If shapes or element types disagree, or `max_norm` is not positive.
 pub fn control(
     stream: &Stream,
     squared_sum: View<'_>,

@@ -1,4 +1,4 @@
-//! The global norm against a plain f64 sum, and its verdicts.
+//! Tests of the global norm on the host against a plain f64 sum, and of clip factor and flag.
 
 use super::{control, squared_sum};
 use crate::testing::{assert_close, assert_differs, dot, normal};

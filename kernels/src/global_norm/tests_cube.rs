@@ -1,12 +1,12 @@
-//! The kernels of the global norm against the host, without a GPU.
+//! Tests of the global-norm kernels against the host, without a GPU.
 
 use super::host;
 use super::launch::{control, parts, squares};
 use crate::compile::emulator::Emulator;
 use crate::testing::{assert_close, assert_differs, normal};
 
-/// Σ x² and control of ranges of numbers.
-fn play(ranges: &[Vec<f32>], max_norm: f32) -> (f32, Vec<f32>) {
+/// Σ x² of all ranges, with clip factor and flag.
+fn norm_and_control(ranges: &[Vec<f32>], max_norm: f32) -> (f32, Vec<f32>) {
     let mut e = Emulator::default();
     let count = ranges.iter().map(|x| parts(x.len())).sum();
     let partials = e.poison_f32(count);
@@ -27,8 +27,8 @@ fn ranges_together_give_the_norm_and_the_clip_factor() {
     let all: Vec<f32> = ranges.concat();
     let want = host::squared_sum(&all);
     for max_norm in [1.0, f32::INFINITY] {
-        let (sum, out) = play(&ranges, max_norm);
-        // Each lane adds five squares, a plane and a cube a few hundred sums, in f32.
+        let (sum, out) = norm_and_control(&ranges, max_norm);
+        // Each lane adds five squares, a warp and a block a few hundred sums, in f32.
         assert_close("sum", &[sum], &[want], 2e-6);
         assert_close("control", &out, &host::control(want, max_norm), 2e-6);
         assert_differs("a range less", &[sum], &[host::squared_sum(&ranges[0])], 2e-6);
@@ -38,10 +38,10 @@ fn ranges_together_give_the_norm_and_the_clip_factor() {
 #[test]
 fn what_is_not_finite_is_flagged_on_the_device() {
     for bad in [f32::NAN, f32::INFINITY, 1e30] {
-        let (_, out) = play(&[vec![1.0, bad, 2.0]], 1.0);
+        let (_, out) = norm_and_control(&[vec![1.0, bad, 2.0]], 1.0);
         assert_eq!(out, [0.0, 0.0], "{bad}");
     }
-    assert_eq!(play(&[vec![0.0; 4]], 1.0).1, [1.0, 1.0]);
+    assert_eq!(norm_and_control(&[vec![0.0; 4]], 1.0).1, [1.0, 1.0]);
     assert!(control(0, 1, 2, 1, 0.0).is_err() && control(0, 1, 2, 1, f32::NAN).is_err());
     assert!(squares(0, 1, (1 << 32) + 1, 0).is_err() && squares(0, 1, 1 << 32, 0).is_ok());
 }

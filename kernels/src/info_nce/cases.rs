@@ -1,6 +1,7 @@
 //! Shapes of the tests of `InfoNCE`.
 
-/// One case: rows of each rank, width of the embedding, α, how many different targets there are (none: no masking).
+/// Rows of each rank, width of the embedding, α, and the number of different targets (`None`: no
+/// masking).
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Case {
     pub(crate) ranks: &'static [usize],
@@ -13,7 +14,8 @@ const fn case(ranks: &'static [usize], width: usize, alpha: f32, targets: Option
     Case { ranks, width, alpha, targets }
 }
 
-/// One row, even and uneven ranks, a rank without rows, batches no tile divides, more than one tile of columns; few targets.
+/// One row, even and uneven ranks, a rank without rows, batches that no tile divides, more than one
+/// tile of columns, and few different targets.
 pub(crate) const CASES: [Case; 10] = [
     case(&[1], 4, 14.3, None),
     case(&[12], 16, 14.3, None),

@@ -1,13 +1,15 @@
-//! `InfoNCE` on tensor cores: scores are multiplied tile by tile, used, and never stored.
+//! `InfoNCE` on tensor cores: scores are computed tile by tile, used, and never stored.
 //!
-//! Floor, tiling and what was considered: `launch.rs`.
+//! CubeCL calls a block a cube, a warp a plane and a thread a unit. The floor, the tiling and the
+//! alternatives are in `launch.rs`.
 
 #![expect(
     clippy::cast_possible_truncation,
     clippy::collapsible_if,
     clippy::manual_is_multiple_of,
     clippy::too_many_lines,
-    reason = "compile-time counts of a tile, what CubeCL knows of integers, kernels in the order they run"
+    reason = "compile-time tile counts fit `u32`, CubeCL integers have no `is_multiple_of`, and a \
+              kernel is one function"
 )]
 
 pub(super) mod strips;
@@ -19,33 +21,34 @@ use crate::cube::{
     pack_pair, right, right_transposed, shared_address,
 };
 
-/// Rows and columns of a cube's tile.
+/// Rows and columns of a block's tile.
 pub(super) const TILE: u32 = 128;
-/// Planes of a cube: four of 32 rows by two of 64 columns.
+/// Warps of a block: four along the rows (32 each) by two along the columns (64 each).
 pub(super) const PLANES: u32 = 8;
-/// Column halves of a tile, each with statistics of its own.
+/// Column halves of a tile; each half has its own statistics.
 pub(super) const HALVES: u32 = 2;
-/// Elements of a slice, and chunks of 8 in it.
+/// Elements of the embedding in one slice: eight chunks of eight.
 const SLICE: u32 = 64;
-/// Slices in shared memory at a time.
+/// Slices that shared memory holds at a time.
 const STAGES: u32 = 3;
-/// Bytes of one side's slice.
+/// Bytes of a slice of one operand.
 const STAGE_BYTES: u32 = TILE * SLICE * 2;
-/// 16×8 products of a plane: two of rows by eight of columns.
+/// Products of 16×8 scores that a warp computes: two along the rows by eight along the columns.
 const BLOCKS: usize = 2;
 const STEPS: usize = 8;
-/// A score that does not count: its exponential is zero.
+/// Score that does not count; its exponential is zero.
 const UNSEEN: f64 = -3.0e38;
-/// Below every score: what running maxima start from.
+/// Initial value of a running maximum, below every score.
 const FLOOR: f64 = -1.0e30;
 const LOG2_E: f32 = std::f32::consts::LOG2_E;
 
-/// The hash of a target text, in halves.
+/// Hash of a target text, in two halves of 32 bits.
 type Hash = Vector<u32, Const<2>>;
 
-/// Starts to copy `rows` rows from `first` on and `width` chunks of them from `chunk` on; what lies outside becomes zeros.
+/// Starts to copy `rows` rows from `first`, and `width` chunks of each from `chunk`, into a
+/// swizzled tile. Elements outside the matrix become zeros.
 #[cube]
-#[expect(clippy::too_many_arguments, reason = "a matrix, a place in it and one in shared memory")]
+#[expect(clippy::too_many_arguments, reason = "a matrix, a position in it, and shared memory")]
 fn load_block(
     from: &[Chunk],
     to: u32,
@@ -69,9 +72,10 @@ fn load_block(
     }
 }
 
-/// Scores over α of one tile: rows from `first_row` on by columns of `all` from `first_column` on, this plane's 32×64 of them.
+/// Scores over α of one tile: 128 rows from `first_row` by 128 columns of `all` from
+/// `first_column`. Each warp computes 32×64 of them.
 #[cube]
-#[expect(clippy::too_many_arguments, reason = "two matrices, places in them, and shared memory")]
+#[expect(clippy::too_many_arguments, reason = "two matrices, positions in them, shared memory")]
 fn tile_scores(
     rows: &[Chunk],
     all: &[Chunk],
@@ -87,13 +91,15 @@ fn tile_scores(
     let plane = UNIT_POS_X / 32;
     let row = plane / HALVES * 32;
     let column = plane % HALVES * 64;
+    // scores = 0
     #[unroll]
     for i in 0..comptime!(BLOCKS * STEPS) {
         sums[i] = Vector::new(0.0f32);
     }
     let slices = chunks.div_ceil(comptime!(SLICE / 8));
-    // Everybody has left the stages that the tile before used.
+    // Wait until every warp has left the stages of the previous tile.
     sync_cube();
+    // Load the first slices of both operands.
     #[unroll]
     for stage in 0..comptime!(STAGES - 1) {
         let chunk = comptime!(stage * (SLICE / 8)).runtime();
@@ -104,8 +110,10 @@ fn tile_scores(
     }
     let mut slice = 0u32.runtime();
     while slice < slices {
+        // Wait for this slice.
         copies_wait(1usize);
         sync_cube();
+        // Load the slice two ahead into the stage that the previous slice has left.
         let ahead = slice + comptime!(STAGES - 1);
         if ahead < slices {
             let chunk = ahead * comptime!(SLICE / 8);
@@ -124,6 +132,7 @@ fn tile_scores(
             );
         }
         copies_commit();
+        // scores += rows·allᵀ over this slice
         let from = slice % STAGES * STAGE_BYTES;
         #[unroll]
         for step in 0..comptime!(SLICE / 16) {
@@ -143,7 +152,8 @@ fn tile_scores(
     }
 }
 
-/// Whether the score of row `row` of this rank and column `column` counts.
+/// Whether the score of a row with hash `row_hash` and of column `column` counts: the column
+/// exists, and it is the row's own (`own`) or has another target.
 #[cube]
 fn counts(
     row_hash: Hash,
@@ -164,7 +174,7 @@ fn counts(
     counts
 }
 
-/// The hash of a row, where equal targets are masked.
+/// Hash of a row if equal targets are masked, otherwise zero.
 #[cube]
 fn hash_of(hashes: &[Hash], row: u32, rows: u32, #[comptime] masked: bool) -> Hash {
     let mut hash = Hash::new(0u32);
@@ -174,7 +184,8 @@ fn hash_of(hashes: &[Hash], row: u32, rows: u32, #[comptime] masked: bool) -> Ha
     hash
 }
 
-/// Maximum and sum of exponentials of each row over one split of the columns; s_ii where the split holds it.
+/// Maximum and sum of exponentials of each row over one split of the columns, and s_ii if the split
+/// contains it.
 #[cube(launch)]
 #[expect(clippy::too_many_arguments, reason = "buffers and scalars of one formula")]
 pub(super) fn nce_statistics(
@@ -210,6 +221,7 @@ pub(super) fn nce_statistics(
     let alpha = alpha[0];
     let alpha_log2 = alpha * LOG2_E;
 
+    // Running maximum and sum of each of this thread's four rows
     let mut maximum = Array::<f32>::new(comptime!(BLOCKS * 2));
     let mut total = Array::<f32>::new(comptime!(BLOCKS * 2));
     #[unroll]
@@ -220,7 +232,9 @@ pub(super) fn nce_statistics(
     let mut sums = Array::<Sums>::new(comptime!(BLOCKS * STEPS));
     let mut tile = CUBE_POS_Y * tiles;
     let end = min(tile + tiles, column_count.div_ceil(TILE));
+    // Walk over the column tiles of the split.
     while tile < end {
+        // scores / α of the tile
         tile_scores(
             rows,
             all,
@@ -233,13 +247,15 @@ pub(super) fn nce_statistics(
             chunks,
             &mut sums,
         );
+        // Mask, store the diagonal, online softmax.
         let column = tile * TILE + plane % HALVES * 64 + lane % 4 * 2;
-        // Row i of a plane's four: block i / 2, upper or lower half.
+        // Row i of the four: fragment i / 2, upper or lower row.
         #[unroll]
         for i in 0..comptime!(BLOCKS * 2) {
             let at_row = row + comptime!(8 * i as u32);
             let own = first_row + at_row;
             let hash = hash_of(row_hashes, at_row, row_count, masked);
+            // Scores of the row that count, and the new maximum
             let mut scores = Array::<f32>::new(comptime!(STEPS * 2));
             let mut new = maximum[i];
             #[unroll]
@@ -257,6 +273,7 @@ pub(super) fn nce_statistics(
                     new = max(new, score);
                 }
             }
+            // sum = sum · exp(α · (old max − new max)) + Σ exp(α · (score − new max))
             let mut sum = total[i] * exp2((maximum[i] - new) * alpha_log2);
             #[unroll]
             for n in 0..comptime!(STEPS * 2) {
@@ -269,7 +286,7 @@ pub(super) fn nce_statistics(
     }
     copies_wait(0usize);
 
-    // The four lanes of a row.
+    // Merge the four lanes that share a row.
     #[unroll]
     for i in 0..comptime!(BLOCKS * 2) {
         let at_row = row + comptime!(8 * i as u32);
@@ -278,6 +295,7 @@ pub(super) fn nce_statistics(
         let mut sum = total[i] * exp2((maximum[i] - all_max) * alpha_log2);
         sum += plane_shuffle_xor(sum, 1u32);
         sum += plane_shuffle_xor(sum, 2u32);
+        // Store the partial maximum and sum of this split and column half.
         if lane % 4 == 0 && at_row < row_count {
             let part = CUBE_POS_Y * HALVES + plane % HALVES;
             maxima[(part * row_count + at_row) as usize] = all_max;
@@ -286,7 +304,7 @@ pub(super) fn nce_statistics(
     }
 }
 
-/// The log-sum-exp of each row from those of its splits.
+/// Log-sum-exp of each row, merged from the maxima and sums of its splits.
 #[cube(launch)]
 pub(super) fn nce_merge(
     maxima: &[f32],
@@ -299,10 +317,12 @@ pub(super) fn nce_merge(
     let row = CUBE_POS_X * CUBE_DIM_X + UNIT_POS_X;
     if row < row_count {
         let alpha = alpha[0];
+        // Maximum over the splits
         let mut maximum = f32::new(FLOOR);
         for part in 0..parts {
             maximum = max(maximum, maxima[(part * row_count + row) as usize]);
         }
+        // Sum of exponentials, brought to this maximum
         let mut sum = f32::new(0.0);
         for part in 0..parts {
             let at = (part * row_count + row) as usize;
@@ -312,7 +332,8 @@ pub(super) fn nce_merge(
     }
 }
 
-/// w = B·dS of a strip of rows in bf16, zeros up to the end of its last tile of columns, and each cube's Σ w·s/α.
+/// w = B·dS of a strip of rows in bf16, zero up to the end of the strip's last tile of columns, and
+/// Σ w·s/α of each block.
 #[cube(launch)]
 #[expect(clippy::too_many_arguments, reason = "buffers and scalars of one formula")]
 pub(super) fn nce_weights(
@@ -349,6 +370,7 @@ pub(super) fn nce_weights(
     let alpha_log2 = alpha[0] * LOG2_E;
     let pitch = column_count.div_ceil(TILE) * comptime!(TILE / 2);
 
+    // scores / α of the tile
     let mut sums = Array::<Sums>::new(comptime!(BLOCKS * STEPS));
     tile_scores(
         rows,
@@ -363,6 +385,7 @@ pub(super) fn nce_weights(
         &mut sums,
     );
     copies_wait(0usize);
+    // w = (exp(s − r) + exp(s − c)) / 2 − δ, zero for scores that do not count
     let column = CUBE_POS_Y * TILE + plane % HALVES * 64 + lane % 4 * 2;
     let mut product = f32::new(0.0);
     #[unroll]
@@ -393,11 +416,13 @@ pub(super) fn nce_weights(
                     product += w * score;
                     pair[e] = w;
                 }
+                // Store w.
                 let at = in_strip * pitch + (column + comptime!(8 * n as u32)) / 2;
                 strip[at as usize] = pack_pair(pair[0], pair[1]);
             }
         }
     }
+    // Σ w·s/α over the block
     let mut scratch = Shared::<[f32]>::new_slice(comptime!(PLANES as usize));
     let sum = cube_total(product, &mut scratch, comptime!(PLANES as usize));
     if UNIT_POS_X == 0 {
@@ -405,7 +430,8 @@ pub(super) fn nce_weights(
     }
 }
 
-/// One split's share of strip·all: 128 rows of the strip by 128 columns of the embedding over a range of the strip's columns.
+/// One split's share of strip·all: 128 rows of the strip by 128 columns of the embedding, summed
+/// over a range of the strip's columns.
 #[cube(launch)]
 pub(super) fn nce_product(
     strip: &[Chunk],
@@ -434,11 +460,13 @@ pub(super) fn nce_product(
     let first_chunk = CUBE_POS_Y * comptime!(TILE / 8);
     let pitch = column_count.div_ceil(TILE) * comptime!(TILE / 8);
 
+    // sums = 0
     let mut sums = Array::<Sums>::new(comptime!(BLOCKS * STEPS));
     #[unroll]
     for i in 0..comptime!(BLOCKS * STEPS) {
         sums[i] = Vector::new(0.0f32);
     }
+    // Load the first slices of the strip and of the embeddings.
     let begin = CUBE_POS_Z * slices;
     let end = min(begin + slices, column_count.div_ceil(SLICE));
     #[unroll]
@@ -464,8 +492,10 @@ pub(super) fn nce_product(
     }
     let mut slice = begin;
     while slice < end {
+        // Wait for this slice.
         copies_wait(1usize);
         sync_cube();
+        // Load the slice two ahead into the stage that the previous slice has left.
         let ahead = slice + comptime!(STAGES - 1);
         if ahead < end {
             let chunk = ahead * comptime!(SLICE / 8);
@@ -484,6 +514,7 @@ pub(super) fn nce_product(
             );
         }
         copies_commit();
+        // sums += w·all over this slice
         let from = (slice - begin) % STAGES * STAGE_BYTES;
         #[unroll]
         for step in 0..comptime!(SLICE / 16) {
@@ -502,6 +533,7 @@ pub(super) fn nce_product(
         slice += 1;
     }
     copies_wait(0usize);
+    // Store the split's share of d_rows.
     #[unroll]
     for i in 0..comptime!(BLOCKS * 2) {
         let at_row = first + row + lane / 4 + comptime!(8 * i as u32);
@@ -519,7 +551,7 @@ pub(super) fn nce_product(
     }
 }
 
-/// d_rows of a strip: the sum of its splits in their order, times α/B.
+/// d_rows of a strip: α/B times the sum of its splits, added in their order.
 #[cube(launch)]
 pub(super) fn nce_finish(
     partial: &[Vector<f32, Const<4>>],
@@ -540,7 +572,7 @@ pub(super) fn nce_finish(
     }
 }
 
-/// Σ products · α/B, in one cube and a fixed order: the gradient of `logit_scale`.
+/// Gradient of `logit_scale`: α/B · Σ products, in one block and a fixed order.
 #[cube(launch)]
 pub(super) fn nce_scale_gradient(
     products: &[f32],
@@ -563,7 +595,7 @@ pub(super) fn nce_scale_gradient(
     }
 }
 
-/// Σ (r + c − 2·s_ii) / 2B over this rank's rows, in one cube and a fixed order.
+/// Σ (r + c − 2·s_ii) / 2B over this rank's rows, in one block and a fixed order.
 #[cube(launch)]
 pub(super) fn nce_loss(
     rows_lse: &[f32],

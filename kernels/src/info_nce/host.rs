@@ -1,4 +1,5 @@
-//! `InfoNCE` on the host: blocks of rows in parallel, each over tiles of the batch, so that memory is a tile per thread.
+//! `InfoNCE` on the host: blocks of rows run in parallel, each over tiles of the batch, so that
+//! each thread needs the memory of one tile.
 
 use std::ops::Range;
 
@@ -8,13 +9,13 @@ use crate::device::host_gemm::{Layout, matmul};
 use crate::math::exp;
 use crate::parallel::{round, sum1, sum2};
 
-/// Rows of one task.
+/// Rows of one rayon task.
 const ROWS: usize = 64;
 
-/// Columns of one tile.
+/// Columns of one tile. Its 64 × 512 scores in f32 take 128 KiB.
 const COLUMNS: usize = 512;
 
-/// What both passes read.
+/// Inputs of both passes: `rows` (b, width) and `all` (batch, width).
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Inputs<'a> {
     pub(super) rows: &'a [f32],
@@ -23,24 +24,24 @@ pub(super) struct Inputs<'a> {
     pub(super) batch: usize,
     pub(super) alpha: f32,
     pub(super) first_row: usize,
-    /// Hashes of the rows' and of all targets.
+    /// Hashes of the targets of `rows`, and of all targets.
     pub(super) equal: Option<(&'a [u64], &'a [u64])>,
 }
 
-/// A batch size as a number to divide by.
+/// A batch size as a divisor in f64.
 #[expect(clippy::cast_precision_loss, reason = "batches are below 2^52")]
 pub(super) fn count(batch: usize) -> f64 {
     batch as f64
 }
 
 impl Inputs<'_> {
-    /// The tiles of columns that cover the batch.
+    /// Tiles of columns that cover the batch.
     fn tiles(&self) -> impl Iterator<Item = Range<usize>> + use<> {
         let batch = self.batch;
         (0..batch).step_by(COLUMNS).map(move |start| start..batch.min(start + COLUMNS))
     }
 
-    /// s of some rows and columns into `tile` (rows, columns), equal targets at −∞.
+    /// Writes s of some rows and columns to `tile` (rows, columns), with equal targets at −∞.
     fn scores(&self, rows: &Range<usize>, columns: &Range<usize>, tile: &mut [f32]) {
         let (height, width) = (rows.len(), columns.len());
         matmul(
@@ -64,14 +65,14 @@ impl Inputs<'_> {
         }
     }
 
-    /// Where the diagonal of row `i` stands within a tile's row, if it does.
+    /// Position of row `i`'s diagonal element within a tile's row, if the tile contains it.
     fn own_column(&self, i: usize, columns: &Range<usize>) -> Option<usize> {
         let own = self.first_row + i;
         columns.contains(&own).then(|| own - columns.start)
     }
 }
 
-/// Log-sum-exp and diagonal of every row.
+/// Writes log-sum-exp and diagonal element of every row.
 pub(super) fn statistics(inputs: &Inputs<'_>, lse: &mut [f32], diagonal: &mut [f32]) {
     let blocks = lse.par_chunks_mut(ROWS).zip(diagonal.par_chunks_mut(ROWS)).enumerate();
     let buffer = || vec![0.0; ROWS * COLUMNS];
@@ -95,16 +96,18 @@ pub(super) fn statistics(inputs: &Inputs<'_>, lse: &mut [f32], diagonal: &mut [f
     });
 }
 
-/// One step of the running maximum and the sum of exponentials under it.
+/// Adds a row of a tile to the row's running maximum and to its sum of exponentials below the
+/// maximum.
 fn add_tile(scores: &[f32], max: &mut f32, sum: &mut f32) {
     let new_max = largest(scores, *max);
-    // A tile may hold nothing but masked scores.
+    // A tile may consist of masked scores only.
     let shift = if new_max == f32::NEG_INFINITY { 0.0 } else { new_max };
     *sum = sum.mul_add(exp(*max - shift), sum1(scores, |x| exp(x - shift)));
     *max = new_max;
 }
 
-/// The largest of `scores` and `least`, by sixteen running maxima. Not-a-number is passed over: the sum will show it.
+/// Largest of `scores` and `least`, found in sixteen running maxima. NaN is skipped; it reappears
+/// in the sum of exponentials.
 fn largest(scores: &[f32], least: f32) -> f32 {
     let (whole, rest) = scores.as_chunks::<16>();
     let larger = |m: f32, x: f32| if x > m { x } else { m };
@@ -117,7 +120,7 @@ fn largest(scores: &[f32], least: f32) -> f32 {
     lanes.into_iter().chain(rest.iter().copied()).fold(least, larger)
 }
 
-/// Writes `d_rows` and returns Σ dS ∘ S, whose parts are added in the order of the blocks.
+/// Writes `d_rows` and returns Σ dS ∘ S, summed in the order of the blocks.
 pub(super) fn backward(
     inputs: &Inputs<'_>,
     rows_lse: &[f32],
@@ -136,7 +139,7 @@ pub(super) fn backward(
     sums.into_iter().sum::<f64>() / count(inputs.batch)
 }
 
-/// The gradient of one block of rows; returns B · Σ dS ∘ S.
+/// Writes the gradient of one block of rows and returns B · Σ dS ∘ S.
 fn backward_block(
     inputs: &Inputs<'_>,
     rows_lse: &[f32],
@@ -151,6 +154,7 @@ fn backward_block(
     for columns in inputs.tiles() {
         let area = height * columns.len();
         let (scores, d_scores) = (&mut scores[..area], &mut d_scores[..area]);
+        // s, then w = B·dS
         inputs.scores(rows, &columns, scores);
         let lines =
             scores.chunks_exact(columns.len()).zip(d_scores.chunks_exact_mut(columns.len()));
@@ -162,10 +166,11 @@ fn backward_block(
             if let Some(own) = inputs.own_column(i, &columns) {
                 d[own] -= 1.0;
             }
-            // A masked score is −∞ and its gradient zero.
+            // A masked score is −∞ and its gradient is zero.
             let product = |s: f32, d: f32| if s == f32::NEG_INFINITY { 0.0 } else { s * d };
             sum += f64::from(sum2(s, d, product));
         }
+        // d_rows += α/B · w·all
         matmul(
             if columns.start == 0 { 0.0 } else { 1.0 },
             d_rows,

@@ -1,20 +1,29 @@
-//! `InfoNCE`'s kernels and how they are launched: those of one side and some rows. A batch that one
-//! GPU holds takes `strips.rs`.
+//! The kernels of `InfoNCE` for one side and some rows, and their launches. A batch that one GPU
+//! holds as a whole goes through `strips.rs`.
 //!
-//! Floor: operations. With b rows of this rank, g of all and width e, one pass over scores is 2·b·g·e; statistics take one, the
-//! gradient two (scores again, then d_rows), each for both sides: 4 products of the sizes of S where one rank holds all, plus two more
-//! because each direction recomputes its scores. Bytes are the gathered embeddings, read once from memory and then from L2.
+//! CubeCL calls a block a cube, a warp a plane and a thread a unit.
 //!
-//! Tiling: a cube multiplies 128 rows by 128 columns, eight planes of 32×64 each, over slices of 64 elements of the embedding that
-//! three stages of `cp.async` bring: 6 `ldmatrix` for 16 products, 96 kB of shared memory, which two cubes of a multiprocessor have room for. Statistics keep a running
-//! maximum and sum per row in registers over the column tiles of a cube's split; planes side by side count as splits of their own,
-//! so nothing is exchanged before the last kernel, which merges a row's splits. The gradient turns a tile of scores into
-//! w = (exp(s − r) + exp(s − c)) / 2 − δ in bf16, a strip of rows at a time (bounded: memory stays O(B·e)), and a product of strip and
-//! embeddings, split over columns where rows are few, makes d_rows. Splits are added in their order: no atomics, the same bits in every run.
+//! Floor: operations. With b rows of this rank, g rows of all ranks and width e, one pass over the
+//! scores takes 2·b·g·e operations. Per side, the statistics take one pass and the gradient two
+//! (scores again, then d_rows). If one rank holds all rows, both sides together take 6 products of
+//! the size of S: 4 are necessary, and 2 are due to each direction computing its own scores. Bytes
+//! are the gathered embeddings, read once from memory and then from L2.
 //!
-//! Considered: one kernel that keeps d_rows in registers beside recomputed scores, as attention does. A row of 1,536 sums leaves room for
-//! 32 rows per cube, which reads the embeddings four times as often as 128 rows do, and L2 becomes the limit at a quarter of
-//! the tensor cores' rate. The strip costs 4 bytes of traffic per score where the products cost 6,144 operations.
+//! Tiling: a block multiplies 128 rows by 128 columns, in eight warps of 32×64 each, over slices of
+//! 64 elements of the embedding that `cp.async` loads in three stages. A warp needs 6 `ldmatrix`
+//! for 16 products, and the stages take 96 kB of shared memory, so two blocks fit on a
+//! multiprocessor. Statistics keep a running maximum and sum per row in registers over the column
+//! tiles of a block's split. The two column halves of a tile count as separate splits, so warps
+//! exchange nothing before the last kernel, which merges a row's splits. The gradient turns a tile
+//! of scores into w = (exp(s − r) + exp(s − c)) / 2 − δ in bf16, one strip of rows at a time (a
+//! bounded strip keeps memory at O(B·e)). A product of strip and embeddings, split over columns if
+//! rows are few, makes d_rows. Splits are added in their order: no atomics, and the same bits in
+//! every run.
+//!
+//! Considered: one kernel that keeps d_rows in registers beside recomputed scores, as attention
+//! does. A row of 1,536 sums leaves room for 32 rows per block, which reads the embeddings four
+//! times as often as 128 rows do, so L2 becomes the limit at a quarter of the tensor cores' rate.
+//! The strip costs 4 bytes of traffic per score, and the products 6,144 operations per score.
 
 use super::cube::nce_finish::NceFinish;
 use super::cube::nce_loss::NceLoss;
@@ -33,44 +42,44 @@ use crate::{Result, check};
 
 /// Rows and columns of a tile.
 const ROWS: usize = TILE as usize;
-/// Columns of a strip that a slice of a product takes.
+/// Columns of a strip in one slice of a product.
 const SLICE: usize = 64;
-/// Units of the kernels that do not multiply.
-const UNITS: usize = 256;
-/// Cubes that fill the machine: two on each of 132 multiprocessors.
-const CUBES: usize = 264;
-/// Weights of the gradient that are kept at a time: 128 MiB of bf16.
+/// Threads per block of the kernels without products.
+const THREADS: usize = 256;
+/// Blocks that fill the GPU: two on each of 132 multiprocessors.
+const BLOCKS: usize = 264;
+/// Weights of the gradient in memory at a time: 128 MiB of bf16.
 const STRIP: usize = 1 << 26;
 
-/// What decides a kernel's code.
+/// Parameters that select one compiled kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kernel {
-    /// Statistics of each row over a split of the columns.
+    /// Maximum and sum of exponentials of each row over a split of the columns.
     Statistics {
         /// Whether equal targets are left out.
         masked: bool,
     },
-    /// Splits into log-sum-exps.
+    /// Merges the splits of [`Self::Statistics`] into log-sum-exps.
     Merge,
-    /// A strip of dS.
+    /// w = B·dS of a strip of rows.
     Weights {
         /// Whether equal targets are left out.
         masked: bool,
     },
-    /// The strip times embeddings, by splits.
+    /// The product of a strip of w with the embeddings, in splits.
     Product,
-    /// Splits into d_rows.
+    /// Adds up the splits of [`Self::Product`] to d_rows.
     Finish,
-    /// The gradient of `logit_scale`.
+    /// The gradient of `logit_scale`, from sums of w·s/α.
     ScaleGradient,
     /// This rank's share of the loss.
     Loss,
-    /// Partial statistics of a strip of scores, where one GPU holds the whole batch.
+    /// Partial statistics of a strip of scores, if one GPU holds the whole batch.
     StripStatistics {
         /// Whether equal targets are left out.
         masked: bool,
     },
-    /// α·dS of a strip of scores, where one GPU holds the whole batch.
+    /// α·dS of a strip of scores, if one GPU holds the whole batch.
     StripWeights {
         /// Whether equal targets are left out.
         masked: bool,
@@ -78,7 +87,7 @@ pub enum Kernel {
 }
 
 impl Kernel {
-    /// All of them, for a loss with or without masking.
+    /// All kernels of a loss with or without masking.
     #[must_use]
     pub fn all(masked: bool) -> [Self; 9] {
         [
@@ -114,12 +123,12 @@ impl Kernel {
     }
 
     pub(crate) fn emit(self, name: &str) -> Result<Source, CompileError> {
-        let units = match self {
+        let threads = match self {
             Self::Statistics { .. } | Self::Weights { .. } | Self::Product => PLANES * 32,
-            Self::Merge | Self::Finish | Self::ScaleGradient | Self::Loss => offset(UNITS),
-            Self::StripStatistics { .. } | Self::StripWeights { .. } => strips::UNITS,
+            Self::Merge | Self::Finish | Self::ScaleGradient | Self::Loss => offset(THREADS),
+            Self::StripStatistics { .. } | Self::StripWeights { .. } => strips::THREADS,
         };
-        let e = Emit::new(units);
+        let e = Emit::new(threads);
         match self {
             Self::Statistics { masked } => emit!(
                 e, name, NceStatistics: [rows all alpha row_hashes all_hashes maxima totals diagonal]
@@ -142,11 +151,11 @@ impl Kernel {
             }
             Self::ScaleGradient => emit!(
                 e, name, NceScaleGradient: [products alpha d_logit_scale] [inverse_batch count],
-                UNITS / 32,
+                THREADS / 32,
             ),
             Self::Loss => emit!(
                 e, name, NceLoss: [rows_lse other_lse diagonal loss] [half_inverse_batch count],
-                UNITS / 32,
+                THREADS / 32,
             ),
             Self::StripStatistics { masked } => emit!(
                 e, name, NceStripStatistics:
@@ -163,7 +172,7 @@ impl Kernel {
     }
 }
 
-/// Rows of one call.
+/// Numbers of rows and their width in one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sizes {
     /// b: rows of this rank.
@@ -172,27 +181,27 @@ pub struct Sizes {
     pub batch: usize,
     /// e: elements of an embedding, a multiple of 8.
     pub width: usize,
-    /// The place of this rank's first row in the batch.
+    /// Index of this rank's first row in the batch.
     pub first_row: usize,
 }
 
-/// What both passes read.
+/// Inputs of both passes.
 #[derive(Debug, Clone, Copy)]
 pub struct Inputs<B> {
-    /// bf16 (b, e): this rank's rows of one side.
+    /// This rank's rows of one side, bf16 (b, e).
     pub rows: B,
-    /// bf16 (g, e): all rows of the other side.
+    /// All rows of the other side, bf16 (g, e).
     pub all: B,
-    /// f32 (1): α = exp(logit_scale).
+    /// α = exp(logit_scale), f32 (1).
     pub alpha: B,
-    /// u64 (b) and (g): hashes of targets, where equal ones are left out of the negatives.
+    /// Hashes of targets, u64 (b) and (g), if equal targets are left out of the negatives.
     pub hashes: Option<[B; 2]>,
 }
 
-/// How many splits of how many tiles share the columns.
+/// Number of splits of the columns, and column tiles per split.
 fn column_splits(sizes: Sizes) -> (usize, usize) {
     let tiles = sizes.batch.div_ceil(ROWS);
-    let splits = (CUBES / sizes.rows.div_ceil(ROWS).max(1)).clamp(1, tiles.max(1));
+    let splits = (BLOCKS / sizes.rows.div_ceil(ROWS).max(1)).clamp(1, tiles.max(1));
     let each = tiles.div_ceil(splits).max(1);
     (tiles.div_ceil(each), each)
 }
@@ -203,10 +212,11 @@ pub fn statistics_workspace(sizes: Sizes) -> usize {
     column_splits(sizes).0 * HALVES as usize * sizes.rows
 }
 
-/// Writes log-sum-exp and diagonal, f32 (b) each, of s = α·rows·allᵀ.
+/// Launches that write log-sum-exp and diagonal, f32 (b) each, of s = α·rows·allᵀ.
 ///
 /// # Errors
-/// When the width is no multiple of 8, rows lie outside of the batch, or offsets do not fit into 32 bits.
+/// When the width is not a positive multiple of 8, rows lie outside the batch, or offsets do not
+/// fit into 32 bits.
 pub fn statistics<B: Copy>(
     inputs: Inputs<B>,
     sizes: Sizes,
@@ -245,20 +255,20 @@ pub(super) fn merge<B>(
 ) -> Launch<B> {
     Launch {
         kernel: compile::Kernel::InfoNce(Kernel::Merge),
-        cubes: [cubes(rows, UNITS), 1, 1],
+        cubes: [cubes(rows, THREADS), 1, 1],
         buffers: vec![maxima, totals, alpha, lse],
         scalars: vec![Scalar::U32(offset(rows)), Scalar::U32(offset(parts))],
     }
 }
 
-/// What [`backward`] needs besides its inputs and outputs, in elements.
+/// Sizes of the workspaces of [`backward`], in elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Workspace {
-    /// bf16: dS of some rows.
+    /// Elements in bf16 for w of a strip of rows.
     pub strip: usize,
-    /// f32: sums of products, one per tile.
+    /// Elements in f32 for sums of w·s/α, one per tile.
     pub products: usize,
-    /// f32: d_rows of some rows by splits.
+    /// Elements in f32 for d_rows of a strip, by splits.
     pub partial: usize,
 }
 
@@ -268,17 +278,17 @@ fn strip_rows(sizes: Sizes) -> usize {
     (STRIP / line / ROWS).max(1) * ROWS
 }
 
-/// How many splits of how many slices share a product's columns.
+/// Number of splits of a product's columns, and slices per split.
 fn product_splits(sizes: Sizes, strip: usize) -> (usize, usize) {
     let slices = sizes.batch.div_ceil(SLICE).max(1);
     let tiles = strip.min(sizes.rows).div_ceil(ROWS) * sizes.width.div_ceil(ROWS);
-    // At least eight slices, or the reading of the first two would show.
-    let splits = (CUBES / tiles.max(1)).clamp(1, slices.div_ceil(8));
+    // At least eight slices per split: with fewer, the loads of the first two are not hidden.
+    let splits = (BLOCKS / tiles.max(1)).clamp(1, slices.div_ceil(8));
     let each = slices.div_ceil(splits);
     (slices.div_ceil(each), each)
 }
 
-/// The sizes of [`backward`]'s workspaces.
+/// Sizes of the workspaces that [`backward`] needs for `sizes`.
 #[must_use]
 pub fn workspace(sizes: Sizes) -> Workspace {
     workspace_in(sizes, strip_rows(sizes))
@@ -293,25 +303,26 @@ pub(super) fn workspace_in(sizes: Sizes, strip: usize) -> Workspace {
     }
 }
 
-/// Buffers of [`backward`].
+/// Buffers of one call of [`backward`].
 #[derive(Debug, Clone, Copy)]
 pub struct Backward<B> {
-    /// f32 (b).
+    /// Log-sum-exps of these rows, f32 (b).
     pub rows_lse: B,
-    /// f32 (g): log-sum-exps of the rows of `all`.
+    /// Log-sum-exps of the rows of `all`, f32 (g).
     pub all_lse: B,
-    /// As [`workspace`] says: strip, products, partial.
+    /// Workspaces of the sizes that [`workspace`] returns: strip, products, partial.
     pub workspace: [B; 3],
-    /// Written: f32 (b, e).
+    /// Written: gradient of the rows, f32 (b, e).
     pub d_rows: B,
-    /// Written: f32 (1), Σ dS ∘ S over these rows.
+    /// Written: Σ dS ∘ S over these rows, f32 (1).
     pub d_logit_scale: B,
 }
 
-/// The gradient of the loss with respect to `rows`, and this rank's share of that of `logit_scale`.
+/// Launches for the gradient of the loss with respect to `rows`, and for this rank's share of the
+/// gradient of `logit_scale`.
 ///
 /// # Errors
-/// As [`statistics`].
+/// Same as [`statistics`].
 pub fn backward<B: Copy>(
     inputs: Inputs<B>,
     sizes: Sizes,
@@ -320,7 +331,7 @@ pub fn backward<B: Copy>(
     backward_in(inputs, sizes, buffers, strip_rows(sizes))
 }
 
-/// As [`backward`], in strips of `strip` rows, a multiple of a tile's.
+/// [`backward`] in strips of `strip` rows, a multiple of a tile's rows.
 pub(super) fn backward_in<B: Copy>(
     inputs: Inputs<B>,
     sizes: Sizes,
@@ -341,7 +352,7 @@ pub(super) fn backward_in<B: Copy>(
     Ok(launches)
 }
 
-/// The gradient of `logit_scale` from `count` sums of products.
+/// Gradient of `logit_scale` from `count` sums of w·s/α.
 pub(super) fn scale_gradient<B>(
     [products, alpha, d_logit_scale]: [B; 3],
     batch: usize,
@@ -401,7 +412,7 @@ fn strip_launches<B: Copy>(
         },
         Launch {
             kernel: compile::Kernel::InfoNce(Kernel::Finish),
-            cubes: [cubes(vectors, UNITS), 1, 1],
+            cubes: [cubes(vectors, THREADS), 1, 1],
             buffers: vec![partial, alpha, d_rows],
             scalars: vec![
                 Scalar::F32(round(1.0 / host::count(sizes.batch))),
@@ -413,7 +424,8 @@ fn strip_launches<B: Copy>(
     ]
 }
 
-/// This rank's share of the loss into `loss`, f32 (1), from what [`statistics`] wrote for its `rows` rows of P and of T.
+/// Launch that writes this rank's share of the loss to `loss`, f32 (1), from the outputs of
+/// [`statistics`] for its `rows` rows of P and of T.
 #[must_use]
 pub fn loss<B: Copy>(
     rows_lse: B,
@@ -437,16 +449,17 @@ pub fn loss<B: Copy>(
 fn check_sizes(operation: &'static str, sizes: Sizes) -> Result<()> {
     let Sizes { rows, batch, width, first_row } = sizes;
     if !width.is_multiple_of(8) || width == 0 {
-        let needed =
-            "embeddings have a multiple of 8 elements: 16 bytes of bf16 are loaded at a time";
+        let needed = "the width of an embedding must be a positive multiple of 8, because kernels \
+                      load 16 bytes of bf16 at a time";
         return Err(check::value(operation, "width", width.to_string(), needed));
     }
     if first_row.checked_add(rows).is_none_or(|end| end > batch) {
-        let needed = format!("{rows} rows must lie within the batch of {batch}");
+        let needed =
+            format!("the {rows} rows from there must lie within the batch of {batch} rows");
         return Err(check::value(operation, "first_row", first_row.to_string(), needed));
     }
     if batch.next_multiple_of(ROWS).saturating_mul(width.max(ROWS)) >= 1 << 32 {
-        let needed = format!("batch times width {width} stay below 2^32 (32-bit offsets)");
+        let needed = format!("batch times width {width} must stay below 2^32 (32-bit offsets)");
         return Err(check::value(operation, "batch", batch.to_string(), needed));
     }
     Ok(())

@@ -1,27 +1,33 @@
-//! `InfoNCE` over a global batch that is spread over ranks, exact and without a (batch, batch) matrix.
+//! `InfoNCE` over a global batch that is spread over ranks: exact, and without a (batch, batch)
+//! matrix.
 //!
-//! s = α·P·Tᵀ with α = exp(logit_scale), P the predicted and T the target embeddings, both normalised. With r the log-sum-exps of
-//! the rows of s and c those of its columns, loss = Σ_i (r_i + c_i − 2·s_ii) / 2B and
-//! dS_ij = (exp(s_ij − r_i) + exp(s_ij − c_j)) / 2B − δ_ij / B.
+//! s = α·P·Tᵀ with α = exp(logit_scale), where P holds the predicted and T the target embeddings,
+//! both normalised. With r the log-sum-exps of the rows of s and c the log-sum-exps of its columns,
+//! loss = Σ_i (r_i + c_i − 2·s_ii) / 2B and dS_ij = (exp(s_ij − r_i) + exp(s_ij − c_j)) / 2B −
+//! δ_ij / B.
 //!
-//! Every rank holds some rows of P and of T and all gathered ones. Both directions are the same computation with the roles of
-//! P and T exchanged: `rows` are this rank's rows of one side, `all` the other side of every rank. Log-sum-exps are gathered
-//! between [`statistics`] and [`backward`], so the gradient is exact without a reduction.
+//! Every rank holds its own rows of P and T and the gathered rows of all ranks. Both directions are
+//! the same computation with the roles of P and T exchanged: `rows` are this rank's rows of one
+//! side, `all` the other side of every rank. Log-sum-exps are gathered between [`statistics`] and
+//! [`backward`], so the gradient is exact without a reduction.
 //!
-//! Shapes: b rows of this rank, of them `first_row` is the first one's place in the batch; g = B rows of all ranks; e width.
+//! Shapes: b rows of this rank, which begin at row `first_row` of the batch; g = B rows of all
+//! ranks; e elements per embedding.
 //!
 //! # On a GPU
 //!
-//! Embeddings are bf16 and products are summed in f32. `cube.rs` has the tiling: 128×128 tiles of scores on tensor cores that become running maxima
-//! and sums in the one pass and a bounded strip of dS in the other, which a product with the embeddings turns into gradients.
-//! Operations: 2·b·g·e for statistics and 4·b·g·e for the gradient, per side. Memory: the embeddings, at most 128 MiB of dS, and
-//! partial sums; never (b, g) in full once b·g is larger.
+//! Embeddings are bf16 and products are summed in f32. `cube.rs` computes 128×128 tiles of scores
+//! on tensor cores. One pass turns them into running maxima and sums; the other turns them into a
+//! bounded strip of dS, whose product with the embeddings is the gradient. Operations: 2·b·g·e for
+//! statistics and 4·b·g·e for the gradient, per side. Memory: the embeddings, at most 128 MiB of
+//! dS, and partial sums. A (b, g) matrix is never stored in full once it exceeds this bound.
 //!
-//! Where one GPU holds the whole batch (b = g, a multiple of 8), [`both_statistics`] and
-//! [`both_gradients`] compute both sides from strips of S that cuBLASLt writes: 2·g·g·e operations
-//! for statistics and 6·g·g·e for gradients in all, instead of 4·g·g·e and 8·g·g·e (`strips.rs`).
-//! Any other share of the batch takes the one-sided kernels twice: at 128 of 24,576 rows,
-//! statistics of columns are another rank's, so that one pass over S has nothing to share.
+//! If one GPU holds the whole batch (b = g, a multiple of 8), [`both_statistics`] and
+//! [`both_gradients`] compute both sides from strips of S that cuBLASLt writes: in all, 2·g·g·e
+//! operations for statistics and 6·g·g·e for gradients, instead of 4·g·g·e and 8·g·g·e
+//! (`strips.rs`). Any other share of the batch runs the one-sided kernels twice: at 128 of 24,576
+//! rows the statistics of columns belong to other ranks, so the two sides have no pass over S to
+//! share.
 //!
 //! Sources: CLIP (arXiv 2103.00020) figure 3; VL-JEPA (arXiv 2512.10942) §2.
 
@@ -51,21 +57,22 @@ use std::ops::Range;
 use crate::{DType, Tensor, copy, device::HostSlice, device::cuda::Call, device::cuda::Region};
 use crate::{Result, Stream, View, ViewMut, check};
 
-/// Hashes of the target texts, to leave equal targets out of the negatives.
+/// Hashes of the target texts, by which equal targets are left out of the negatives.
 ///
-/// Where j is not i but has i's target, s_ij counts as −∞: in the log-sum-exps and in the gradient.
+/// If j is not i but has i's target, s_ij counts as −∞ in the log-sum-exps and in the gradient.
 #[derive(Debug, Clone, Copy)]
 pub struct EqualTargets<'a> {
-    /// u64 (b): of this rank's rows.
+    /// Hashes of this rank's rows, u64 (b).
     pub rows: View<'a>,
-    /// u64 (g): of all rows.
+    /// Hashes of the rows of all ranks, u64 (g).
     pub all: View<'a>,
 }
 
-/// The log-sum-exp of each row of s = α·rows·allᵀ, and its diagonal element.
+/// Log-sum-exp of each row of s = α·rows·allᵀ, and the row's diagonal element.
 ///
 /// # Shapes
-/// `rows` (b, e), `all` (g, e); writes `lse` (b) and `diagonal` (b), s_ii. Tiles are summed in f32 with a running maximum.
+/// `rows` (b, e), `all` (g, e); writes `lse` (b) and `diagonal` (b), s_ii. Tiles are summed in f32
+/// with a running maximum.
 ///
 /// # Errors
 /// When shapes or element types disagree, or the rows do not lie within the batch.
@@ -107,14 +114,16 @@ pub fn statistics(
     Ok(())
 }
 
-/// The gradient of the loss with respect to these rows: `d_rows`_i = α Σ_j dS_ij all_j.
+/// Gradient of the loss with respect to this rank's rows: `d_rows`_i = α Σ_j dS_ij all_j.
 ///
-/// Adds Σ dS ∘ S over these rows to `d_logit_scale` f32 (1), if there. Over the rows of P of all ranks that is the gradient of
-/// `logit_scale`; over the rows of T it is the same number once more, which the caller leaves out.
+/// If `d_logit_scale`, f32 (1), is given, adds Σ dS ∘ S over these rows to it. Summed over the rows
+/// of P of all ranks, this is the gradient of `logit_scale`. The rows of T give the same number
+/// again, so the caller leaves it out there.
 ///
 /// # Shapes
-/// `rows` (b, e), `all` (g, e), `rows_lse` (b) of these rows, `all_lse` (g) of the rows of `all`; writes `d_rows` (b, e). For
-/// the rows of T, the former are c and the latter r.
+/// `rows` (b, e), `all` (g, e), `rows_lse` (b) of these rows, `all_lse` (g) of the rows of `all`;
+/// writes `d_rows` (b, e). For the rows of P, `rows_lse` is r and `all_lse` is c; for the rows of T
+/// the two are exchanged.
 ///
 /// # Errors
 /// When shapes or element types disagree, or the rows do not lie within the batch.
@@ -185,13 +194,13 @@ pub fn backward(
 /// Embeddings of all ranks and this rank's share of them.
 #[derive(Debug, Clone)]
 pub struct Batch<'a> {
-    /// (g, e): P.
+    /// Predicted embeddings P of all ranks, (g, e).
     pub predicted: View<'a>,
-    /// (g, e): T.
+    /// Target embeddings T of all ranks, (g, e).
     pub target: View<'a>,
-    /// u64 (g): hashes of the target texts, where equal targets are left out.
+    /// Hashes of the target texts, u64 (g), if equal targets are left out of the negatives.
     pub hashes: Option<View<'a>>,
-    /// This rank's rows, b of them.
+    /// This rank's b rows of the batch.
     pub rows: Range<usize>,
 }
 
@@ -204,7 +213,7 @@ impl<'a> Batch<'a> {
         self.hashes.map(|all| EqualTargets { rows: self.own(all), all })
     }
 
-    /// The strips of a batch that is all this rank's.
+    /// Strips of the batch, if this rank holds all of its rows.
     #[cfg(feature = "cuda")]
     fn strips(&self) -> Option<strips::Strips> {
         let [g, e] = check::rank("info_nce", "predicted", self.predicted.shape()).ok()?;
@@ -218,13 +227,13 @@ impl<'a> Batch<'a> {
             check::shape(operation, "hashes", hashes.shape(), &[g])?;
         }
         if self.rows.start > self.rows.end || self.rows.end > g {
-            let needed = format!("they must lie within the batch of {g}");
+            let needed = format!("they must lie within the batch of {g} rows");
             return Err(check::value(operation, "rows", format!("{:?}", self.rows), needed));
         }
         Ok(())
     }
 
-    /// What the passes over strips read, with α on the device.
+    /// Inputs of the passes over strips, with α on the device.
     #[cfg(feature = "cuda")]
     fn strip_inputs(&self, call: Call, alpha: &Tensor) -> Result<strips::Inputs<'a>> {
         let hashes = self.hashes.map(|h| call.at(h, "hashes", DType::U64)).transpose()?;
@@ -277,7 +286,8 @@ pub fn both_statistics(
 /// `d_logit_scale`, f32 (1), if it is given.
 ///
 /// # Shapes
-/// `predicted_lse` and `target_lse`, f32 (g), of all rows; writes `d_predicted` and `d_target` (b, e).
+/// `predicted_lse` and `target_lse`, f32 (g), of the rows of all ranks; writes `d_predicted` and
+/// `d_target` (b, e).
 ///
 /// # Errors
 /// When shapes or element types disagree, or the rows do not lie within the batch.
@@ -325,8 +335,9 @@ pub fn both_gradients(
     backward(stream, own_t, p, c, lse, alpha, start, equal, d, None)
 }
 
-/// The share of these rows in the loss, Σ_i (r_i + c_i − 2·s_ii) / 2B in f64, from what [`statistics`] wrote for the same rows of
-/// P and of T. Shares of all ranks add up to the loss.
+/// Share of this rank's rows in the loss, Σ_i (r_i + c_i − 2·s_ii) / 2B in f64. The arguments are
+/// the outputs of [`statistics`] for the same rows of P and of T. The shares of all ranks add up to
+/// the loss.
 ///
 /// # Panics
 /// When the three slices differ in length.
@@ -340,7 +351,7 @@ pub fn loss(rows_lse: &[f32], other_lse: &[f32], diagonal: &[f32], global_batch:
     sum / (2.0 * host::count(global_batch))
 }
 
-/// What both passes read on a GPU, with α there.
+/// Inputs of both passes on a GPU, with α in device memory.
 #[cfg(feature = "cuda")]
 fn gpu_inputs(
     call: Call,
@@ -375,7 +386,7 @@ fn check_inputs(
     let [g, _] = check::rank(operation, "all", all.shape())?;
     check::shape(operation, "all", all.shape(), &[g, e])?;
     if first_row.checked_add(b).is_none_or(|end| end > g) {
-        let needed = format!("{b} rows must lie within the batch of {g}");
+        let needed = format!("the {b} rows from there must lie within the batch of {g} rows");
         return Err(check::value(operation, "first_row", first_row.to_string(), needed));
     }
     if let Some(equal) = equal {

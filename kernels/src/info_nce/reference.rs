@@ -1,6 +1,6 @@
 //! `InfoNCE` by its dense formula in f64, all rows of both sides at once.
 
-/// The loss and its gradients.
+/// Log-sum-exps, diagonal, loss and gradients of a whole batch.
 #[derive(Debug)]
 pub(super) struct Dense {
     pub(super) row_lse: Vec<f64>,
@@ -17,7 +17,8 @@ fn log_sum_exp(terms: impl Iterator<Item = f64> + Clone) -> f64 {
     max + terms.map(|s| (s - max).exp()).sum::<f64>().ln()
 }
 
-/// Cross-entropy of rows and of columns of s = α·P·Tᵀ with the diagonal as labels, averaged; `hashes` mask equal targets.
+/// Mean cross-entropy over the rows and the columns of s = α·P·Tᵀ, with the diagonal as labels;
+/// `hashes` mask equal targets.
 pub(super) fn dense(p: &[f32], t: &[f32], e: usize, alpha: f64, hashes: Option<&[u64]>) -> Dense {
     let b = p.len() / e;
     let masked = |i: usize, j: usize| i != j && hashes.is_some_and(|h| h[i] == h[j]);

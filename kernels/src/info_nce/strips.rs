@@ -1,22 +1,22 @@
-//! The loss of a whole batch on one GPU: four products of cuBLASLt instead of the six that two
+//! The loss of a whole batch on one GPU, with four products of cuBLASLt instead of the six that two
 //! directions take.
 //!
 //! A product writes a strip of S/α in f32: some rows of P by all of T. The pass for the statistics
-//! reads each strip once and gets both log-sum-exps from it: partial maxima and sums per row and
-//! block of 256 columns, and per column and block of 256 rows, which are merged in the order of the
-//! blocks. The pass for the gradients computes the strip again, turns it into α·dS in bf16, and
-//! multiplies that with T (rows of d_p) and, transposed, with the strip's rows of P (added to d_t).
-//! No sum is atomic: every run gives the same bits where the products do.
+//! reads each strip once and derives both log-sum-exps from it: partial maxima and sums per row and
+//! block of 256 columns, and per column and block of 256 rows. A further kernel merges the partial
+//! results in the order of the blocks. The pass for the gradients computes the strip again, turns
+//! it into α·dS in bf16, and multiplies α·dS with T (rows of d_p) and, transposed, with the strip's
+//! rows of P (added to d_t). No sum is atomic: every run gives the same bits if the products do.
 //!
-//! Predicted for a batch of 24,576 and a width of 1,536, with products at 700 TFLOP/s and memory at
-//! 3.5 TB/s: products 4 × 2.65 ms, statistics from 2.4 GB of strips 0.7 ms, weights from as many
-//! 1.0 ms, d_t read and written for each of nine strips 0.7 ms; 13 ms in all. The kernels of
-//! `launch.rs` on the same shape: each tile of 128×128 reads 32 kB from L2 for 2.1 MFLOP, so that
-//! 5.5 TB/s of L2 allow 350 TFLOP/s; six products take 32 ms.
+//! Prediction for a batch of 24,576 and a width of 1,536, with products at 700 TFLOP/s and memory
+//! at 3.5 TB/s: products 4 × 2.65 ms; statistics from 2.4 GB of strips 0.7 ms; weights from as many
+//! bytes 1.0 ms; d_t read and written for each of nine strips 0.7 ms; 13 ms in all. The kernels of
+//! `launch.rs` on the same shape: each tile of 128×128 reads 32 kB from L2 for 2.1 MFLOP, so 5.5
+//! TB/s of L2 allow 350 TFLOP/s; six products take 32 ms.
 //!
-//! Considered: the statistics and the weights in the tensor-core kernels of `cube.rs`, with scores
-//! that never leave registers. That saves the 1.7 ms of the two passes, but S at 350 TFLOP/s (450
-//! in tiles of 256×128) costs 3 to 5 ms more.
+//! Considered: statistics and weights in the tensor-core kernels of `cube.rs`, with scores that
+//! never leave registers. This saves the 1.7 ms of the two passes, but S at 350 TFLOP/s
+//! (450 in tiles of 256×128) costs 3 to 5 ms more.
 
 use super::cube::strips::{BLOCK, WARPS};
 use super::launch::{self, Kernel};
@@ -25,21 +25,22 @@ use crate::device::cuda::{Call, Product, Region};
 use crate::parallel::round;
 use crate::{DType, Result, Tensor, View, ViewMut};
 
-/// Rows and columns of a tile of cuBLASLt's products, and multiprocessors that compute one each at
-/// a time.
+/// Rows and columns of a tile of cuBLASLt's products. A multiprocessor computes one tile at a time.
 const PRODUCT_TILE: [usize; 2] = [128, 256];
+/// Multiprocessors of the GPU.
 const MULTIPROCESSORS: usize = 132;
-/// Scores of the largest strip: 288 MiB in f32, and half of that for its weights in bf16.
+/// Scores of the largest strip: 288 MiB in f32, plus half of that for its weights in bf16.
 const STRIP: usize = 72 << 20;
-/// Rows of a batch below which partial statistics, batch²/256 numbers, have 32-bit offsets.
-const LARGEST_BATCH: usize = 1 << 20;
-/// Rows and columns of a block of the kernels here.
+/// A batch must have fewer rows than this, so that its partial statistics, batch² / 256 numbers,
+/// have 32-bit offsets.
+const BATCH_LIMIT: usize = 1 << 20;
+/// Rows and columns of a block of the kernels in `cube/strips.rs`.
 const SIDE: usize = BLOCK as usize;
 
-/// Threads of a block of the kernels here.
-pub(super) const UNITS: u32 = WARPS * 32;
+/// Threads of a block of the kernels in `cube/strips.rs`.
+pub(super) const THREADS: u32 = WARPS * 32;
 
-/// How a batch is cut into strips of rows.
+/// Division of a batch into strips of rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Strips {
     /// g: rows of the batch, a multiple of 8.
@@ -51,13 +52,15 @@ pub(super) struct Strips {
 }
 
 impl Strips {
-    /// Strips whose product with the embeddings fills the machine once and whose scores stay below
-    /// [`STRIP`], all of about the same height. `None` where the batch or the width is not a
-    /// multiple of 8 (rows are read in vectors of 16 bytes), and from [`LARGEST_BATCH`] on.
+    /// Cuts a batch into strips of about the same height. The product of a strip with the
+    /// embeddings fills the GPU once, and a strip's scores stay below [`STRIP`].
+    ///
+    /// `None` if the batch or the width is not a multiple of 8 (rows are read in vectors of 16
+    /// bytes), or if the batch is too large for 32-bit offsets.
     pub(super) fn new(batch: usize, width: usize) -> Option<Self> {
         let [tall, wide] = PRODUCT_TILE;
         let vectors = batch.is_multiple_of(8) && width.is_multiple_of(8);
-        if batch == 0 || width == 0 || !vectors || batch >= LARGEST_BATCH {
+        if batch == 0 || width == 0 || !vectors || batch >= BATCH_LIMIT {
             return None;
         }
         let tiles = (MULTIPROCESSORS / width.div_ceil(wide)).min(STRIP / batch / tall).max(1);
@@ -71,7 +74,7 @@ impl Strips {
         self.rows
     }
 
-    /// The same in strips of `rows` rows.
+    /// This batch in strips of `rows` rows.
     #[cfg(test)]
     pub(super) fn of_rows(self, rows: usize) -> Self {
         Self { rows, ..self }
@@ -83,12 +86,12 @@ impl Strips {
         (0..batch).step_by(rows).map(move |start| (start, rows.min(batch - start)))
     }
 
-    /// Blocks of rows before row `start`, the first of a strip.
+    /// Blocks of rows in the strips before row `start`, the first row of a strip.
     fn row_blocks_before(self, start: usize) -> usize {
         start / self.rows * self.rows.div_ceil(SIDE)
     }
 
-    /// Blocks of rows of all strips.
+    /// Blocks of rows in all strips.
     fn row_blocks(self) -> usize {
         let blocks =
             |(start, rows): (usize, usize)| self.row_blocks_before(start) + rows.div_ceil(SIDE);
@@ -104,16 +107,16 @@ impl Strips {
         self.rows.min(self.batch) * self.batch
     }
 
-    /// The launch of `kernel` for the strip of `rows` rows from `start` on; `place` is the strip's
-    /// place in partial results.
+    /// Launch of `kernel` for the strip of `rows` rows from row `start`. `partial_at` is the index
+    /// of the strip's first partial result.
     fn launch<B>(
         self,
         kernel: Kernel,
         (start, rows): (usize, usize),
-        place: usize,
+        partial_at: usize,
         buffers: Vec<B>,
     ) -> Launch<B> {
-        let integers = [self.batch, start, rows, place].map(|x| Scalar::U32(offset(x)));
+        let integers = [self.batch, start, rows, partial_at].map(|x| Scalar::U32(offset(x)));
         let inverse_batch = Scalar::F32(round(1.0 / super::host::count(self.batch)));
         let has_inverse = matches!(kernel, Kernel::StripWeights { .. });
         Launch {
@@ -125,8 +128,8 @@ impl Strips {
     }
 }
 
-/// What both passes read: P and T, bf16 (g, e), α, f32 (1), and hashes of the targets, u64 (g),
-/// where equal ones are left out.
+/// Inputs of both passes: P and T, bf16 (g, e); α, f32 (1); and hashes of the targets, u64 (g), if
+/// equal targets are left out.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Inputs<'a> {
     pub(super) predicted: View<'a>,
@@ -136,7 +139,7 @@ pub(super) struct Inputs<'a> {
 }
 
 impl Inputs<'_> {
-    /// Issues the product for S/α of one strip.
+    /// Issues the product that writes S/α of one strip to `scores`.
     fn multiply(
         &self,
         call: Call,
@@ -160,7 +163,7 @@ impl Inputs<'_> {
     }
 }
 
-/// Writes the log-sum-exps of rows and of columns and the diagonal, f32 (g) each, of S.
+/// Writes the log-sum-exps of the rows and the columns of S, and its diagonal, f32 (g) each.
 pub(super) fn statistics(
     call: Call,
     strips: Strips,
@@ -203,7 +206,7 @@ pub(super) fn statistics(
     ])
 }
 
-/// Writes d_p and d_t, f32 (g, e) each, and Σ dS ∘ S into `d_logit_scale`, f32 (1).
+/// Writes d_p and d_t, f32 (g, e) each, and Σ dS ∘ S to `d_logit_scale`, f32 (1).
 pub(super) fn backward(
     call: Call,
     strips: Strips,
@@ -222,6 +225,7 @@ pub(super) fn backward(
     let target = call.at(inputs.target, "target", DType::Bf16)?;
     let d_target = call.f32(d_target, "d_target")?;
     let d_predicted = d_predicted.as_view();
+    // Each strip: S/α, then α·dS, then rows of d_p = α·dS·T and d_t += (α·dS)ᵀ·P.
     for strip @ (start, rows) in strips.each() {
         let scores = call.f32(scores.view().rows(0, rows * batch), "scores")?;
         let weights = call.at(weights.view().rows(0, rows * batch), "weights", DType::Bf16)?;
@@ -236,8 +240,8 @@ pub(super) fn backward(
             products,
         ];
         let kernel = Kernel::StripWeights { masked: inputs.hashes.is_some() };
-        let place = strips.row_blocks_before(start) * strips.column_blocks();
-        call.run([strips.launch(kernel, strip, place, buffers)])?;
+        let partial_at = strips.row_blocks_before(start) * strips.column_blocks();
+        call.run([strips.launch(kernel, strip, partial_at, buffers)])?;
         let d_rows = Product {
             rows,
             columns: width,

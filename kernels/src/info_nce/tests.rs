@@ -1,4 +1,5 @@
-//! Tests of `InfoNCE`: ranks together against the dense formula, the dense formula against finite differences.
+//! Tests of `InfoNCE`: all ranks together against the dense formula, and the dense formula against
+//! finite differences.
 
 use super::cases::{CASES, Case};
 use super::{EqualTargets, backward, loss, reference, statistics};
@@ -6,10 +7,11 @@ use crate::parallel::round;
 use crate::testing::{Random, assert_close, assert_differs, finite_difference, normal, poison};
 use crate::{KernelError, Stream, View, ViewMut};
 
-/// α·P·T of unit vectors with α ≤ 100 has errors of a few 100 · 2⁻²⁴, which are the relative errors of probabilities.
+/// α·P·Tᵀ of unit vectors with α ≤ 100 has errors of a few 100 · 2⁻²⁴, which are the relative
+/// errors of probabilities.
 const TOLERANCE: f32 = 2e-5;
 
-/// Both sides and the hashes of the targets.
+/// Embeddings of both sides and the hashes of the targets.
 struct Batch {
     p: Vec<f32>,
     t: Vec<f32>,
@@ -33,7 +35,7 @@ impl Batch {
     }
 }
 
-/// What all ranks compute together, side P first.
+/// Results of all ranks together, side P first.
 struct Outcome {
     lse: [Vec<f32>; 2],
     diagonal: Vec<f32>,
@@ -42,8 +44,8 @@ struct Outcome {
     d_logit_scale: [f64; 2],
 }
 
-/// Plays every rank in turn, with the gathers between.
-fn play(case: Case, batch: &Batch) -> Outcome {
+/// Runs every rank in turn, with the gathers in between.
+fn simulate(case: Case, batch: &Batch) -> Outcome {
     let (g, e, stream) = (case.ranks.iter().sum::<usize>(), case.width, Stream::Host);
     let sides = [(&batch.p, &batch.t), (&batch.t, &batch.p)];
     let starts = case.ranks.iter().scan(0, |next, &b| {
@@ -100,7 +102,7 @@ fn rounded(x: &[f64]) -> Vec<f32> {
 fn ranks_together_compute_the_dense_loss_and_gradients() {
     for (seed, case) in (0..).map(|i| 10 * i).zip(CASES) {
         let batch = Batch::new(case, seed);
-        let got = play(case, &batch);
+        let got = simulate(case, &batch);
         let want = reference::dense(
             &batch.p,
             &batch.t,
@@ -112,7 +114,7 @@ fn ranks_together_compute_the_dense_loss_and_gradients() {
         assert_close(&name("rows"), &got.lse[0], &rounded(&want.row_lse), TOLERANCE);
         assert_close(&name("columns"), &got.lse[1], &rounded(&want.column_lse), TOLERANCE);
         assert_close(&name("diagonal"), &got.diagonal, &rounded(&want.diagonal), TOLERANCE);
-        // Gradients are α/B times sums of probabilities, so that they are compared in those units.
+        // Gradients are α/B times sums of probabilities, and are compared in that unit.
         let b = f32::from(u16::try_from(got.diagonal.len()).unwrap());
         let scaled = |d: &[f32]| d.iter().map(|d| d * b / case.alpha).collect::<Vec<_>>();
         for (side, d) in [&want.d_p, &want.d_t].into_iter().enumerate() {
@@ -122,7 +124,7 @@ fn ranks_together_compute_the_dense_loss_and_gradients() {
         let want_scalars = [want.loss, want.d_logit_scale, want.d_logit_scale].map(round);
         assert_close(&name("loss"), &scalars, &want_scalars, 2.0 * TOLERANCE);
         if b > 1.0 {
-            let wrong = play(Case { alpha: case.alpha * 1.001, ..case }, &batch);
+            let wrong = simulate(Case { alpha: case.alpha * 1.001, ..case }, &batch);
             assert_differs("another temperature", &wrong.lse[0], &got.lse[0], TOLERANCE);
         }
     }
@@ -132,11 +134,12 @@ fn ranks_together_compute_the_dense_loss_and_gradients() {
 fn a_split_over_ranks_changes_nothing() {
     let whole = Case { ranks: &[12], width: 16, alpha: 14.3, targets: Some(6) };
     let batch = Batch::new(whole, 5);
-    let one = play(whole, &batch);
+    let one = simulate(whole, &batch);
     let splits: [&[usize]; 4] = [&[5, 4, 3], &[3, 3, 3, 3], &[1, 11], &[0, 12]];
     for ranks in splits {
-        let many = play(Case { ranks, ..whole }, &batch);
-        // Products of other heights may be summed in another order: a few roundings of scores up to 14.3.
+        let many = simulate(Case { ranks, ..whole }, &batch);
+        // Products of other heights may be summed in another order: a few roundings of scores up to
+        // 14.3.
         assert_close("rows", &many.lse[0], &one.lse[0], 2e-6);
         assert_close("d_p", &many.d[0], &one.d[0], 2e-6);
         assert_close("d_t", &many.d[1], &one.d[1], 2e-6);
@@ -149,23 +152,23 @@ fn a_split_over_ranks_changes_nothing() {
         t: batch.t[..6 * 16].to_vec(),
         hashes: batch.hashes.as_ref().map(|h| h[..6].to_vec()),
     };
-    // Negatives of one rank alone are another loss.
-    assert!((play(local, &half).loss - one.loss).abs() > 1e-2);
+    // Negatives of a single rank give another loss.
+    assert!((simulate(local, &half).loss - one.loss).abs() > 1e-2);
 }
 
 #[test]
 fn equal_targets_are_left_out_of_the_negatives() {
     let case = Case { ranks: &[8], width: 8, alpha: 10.0, targets: Some(1) };
     let mut batch = Batch::new(case, 7);
-    // All targets are one: every negative is masked, nothing is left to learn.
-    let got = play(case, &batch);
+    // All targets are equal: every negative is masked, and nothing is left to learn.
+    let got = simulate(case, &batch);
     assert!(got.loss.abs() < 1e-6 && got.d_logit_scale[0].abs() < 1e-6);
     assert!(got.d.iter().flatten().all(|d| d.abs() < 1e-6));
     // Unequal hashes mask nothing.
     batch.hashes = Some((0..8).collect());
-    let distinct = play(case, &batch);
+    let distinct = simulate(case, &batch);
     batch.hashes = None;
-    let plain = play(case, &batch);
+    let plain = simulate(case, &batch);
     assert_eq!(distinct.lse, plain.lse);
     assert_eq!(distinct.d, plain.d);
     assert!(plain.loss > 0.1);
@@ -191,7 +194,7 @@ fn dense_gradients_match_finite_differences() {
     let slope = (loss(log_alpha + h) - loss(log_alpha - h)) / (2.0 * h);
     // Truncation h²/6 and rounding 2⁻⁵³ / h.
     assert!((want.d_logit_scale - slope).abs() < 1e-8, "{} {slope}", want.d_logit_scale);
-    // With respect to α instead of its logarithm the gradient would be a quarter.
+    // The gradient with respect to α instead of its logarithm would be a quarter of this.
     assert!((want.d_logit_scale / 4.0 - slope).abs() > 1e-3);
 }
 
@@ -201,7 +204,7 @@ fn results_do_not_depend_on_the_number_of_threads() {
         let batch = Batch::new(case, 3);
         let run = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            let Outcome { lse, d, d_logit_scale, .. } = pool.install(|| play(case, &batch));
+            let Outcome { lse, d, d_logit_scale, .. } = pool.install(|| simulate(case, &batch));
             format!("{lse:?} {d:?} {d_logit_scale:?}")
         };
         assert!(run(1) == run(3), "{case:?}");

@@ -1,4 +1,5 @@
-//! `InfoNCE`'s kernels against the dense formula, without a GPU: every rank of a batch, both sides.
+//! `InfoNCE`'s kernels against the dense formula, run by the emulator instead of a GPU: every rank
+//! of a batch, both sides.
 
 use super::cases::Case;
 use super::launch::{
@@ -11,7 +12,8 @@ use crate::compile::emulator::{Buffer, Emulator};
 use crate::testing::{Random, assert_close, assert_differs, normal};
 use half::bf16;
 
-/// One row, ranks of uneven sizes and none, batches and widths that no tile divides, several tiles, slices and strips.
+/// One row; ranks of uneven sizes and without rows; batches and widths that no tile divides;
+/// several tiles, slices and strips.
 const CASES: [Case; 6] = [
     Case { ranks: &[1], width: 8, alpha: 14.3, targets: None },
     Case { ranks: &[5, 0, 4], width: 16, alpha: 14.3, targets: Some(5) },
@@ -21,7 +23,7 @@ const CASES: [Case; 6] = [
     Case { ranks: &[17, 1100], width: 136, alpha: 14.3, targets: None },
 ];
 
-/// Unit rows rounded to bf16, which is what both the kernels and the reference read.
+/// Unit rows rounded to bf16, the input of both the kernels and the reference.
 fn embeddings(seed: u64, rows: usize, width: usize) -> Vec<f32> {
     let mut x = normal(seed, rows * width);
     for row in x.chunks_exact_mut(width) {
@@ -41,7 +43,7 @@ impl Embeddings {
     pub(super) fn new(case: Case, seed: u64) -> Self {
         let rows = case.ranks.iter().sum();
         let mut random = Random::new(seed + 2);
-        // Both halves of a hash decide: some differ in one of them only.
+        // Both halves of a hash matter: some hashes differ in one half only.
         let mut hash = |kinds: u64| {
             let kind = random.bits() % kinds;
             if kind.is_multiple_of(2) { kind } else { kind << 32 }
@@ -63,9 +65,10 @@ struct Outcome {
     d_logit_scale: [f64; 2],
 }
 
-/// Every rank's launches, one after the other, gradients in strips of `strip` rows (none: as the sizes say).
+/// Runs every rank's launches one after the other, with gradients in strips of `strip` rows
+/// (`None`: strips of the default height).
 #[expect(clippy::too_many_lines, reason = "a batch's launches in the order they run")]
-fn play(case: Case, batch: &Embeddings, strip: Option<usize>) -> Outcome {
+fn simulate(case: Case, batch: &Embeddings, strip: Option<usize>) -> Outcome {
     let (g, e) = (case.ranks.iter().sum::<usize>(), case.width);
     let mut outcome = Outcome::default();
     let sides = [(&batch.p, &batch.t), (&batch.t, &batch.p)];
@@ -145,7 +148,8 @@ pub(super) fn rounded(x: &[f64]) -> Vec<f32> {
     x.iter().map(|&x| crate::parallel::round(x)).collect()
 }
 
-/// The largest Σ_j |w_ij| of a row of P or T: how much of w's rounding a row of the gradient can collect.
+/// Largest Σ_j |w_ij| of a row of P or T, which bounds how much of w's rounding error a row of the
+/// gradient collects.
 pub(super) fn weight(case: Case, batch: &Embeddings, want: &Dense) -> f64 {
     let (g, e) = (case.ranks.iter().sum::<usize>(), case.width);
     let row = |rows: &[f32], all: &[f32], own: &[f64], other: &[f64], i: usize| -> f64 {
@@ -166,17 +170,19 @@ pub(super) fn weight(case: Case, batch: &Embeddings, want: &Dense) -> f64 {
 
 fn check(case: Case, strip: Option<usize>) {
     let batch = Embeddings::new(case, 3);
-    let got = play(case, &batch, strip);
+    let got = simulate(case, &batch, strip);
     let (e, alpha) = (case.width, f64::from(case.alpha));
     let want = dense(&batch.p, &batch.t, e, alpha, batch.hashes.as_deref());
     let name = |what: &str| format!("{what} of {case:?} in strips of {strip:?}");
-    // Products are summed in f32: `e` roundings of sums below 1, times α; exponents and their logarithm add a few of the result's size.
+    // Products are summed in f32: `e` roundings of sums below 1, times α. Exponents and their
+    // logarithm add a few roundings of the result's size.
     let tolerance = crate::parallel::round(alpha * 2.0_f64.powi(-21) + 2e-6);
     for (side, lse) in [&want.row_lse, &want.column_lse].into_iter().enumerate() {
         assert_close(&name("lse"), &got.lse[side], &rounded(lse), tolerance);
         assert_close(&name("diagonal"), &got.diagonal[side], &rounded(&want.diagonal), tolerance);
     }
-    // w is rounded to bf16, 2⁻⁹ of each, and exponentials carry the tolerance of s; elements of a unit row are at most 1.
+    // w is rounded to bf16, 2⁻⁹ of each, and exponentials carry the tolerance of s; elements of a
+    // unit row are at most 1.
     let b = f64::from(u32::try_from(batch.p.len() / e).unwrap());
     let largest = batch.p.iter().chain(&batch.t).fold(0.0_f32, |m, x| m.max(x.abs()));
     let weight = weight(case, &batch, &want);
@@ -199,7 +205,7 @@ fn check(case: Case, strip: Option<usize>) {
         assert!(error < 2.0 * alpha * f64::from(tolerance), "{} {error}", name("d_logit_scale"));
     }
     if b > 1.0 && b < 200.0 {
-        let wrong = play(Case { alpha: case.alpha * 1.01, ..case }, &batch, strip);
+        let wrong = simulate(Case { alpha: case.alpha * 1.01, ..case }, &batch, strip);
         assert_differs("another temperature", &wrong.lse[0], &got.lse[0], tolerance);
     }
 }
@@ -215,7 +221,7 @@ fn every_rank_computes_the_dense_formula() {
 fn strips_do_not_change_the_gradient() {
     check(CASES[3], Some(128));
     let batch = Embeddings::new(CASES[3], 3);
-    let [whole, strips] = [None, Some(128)].map(|strip| play(CASES[3], &batch, strip).d);
+    let [whole, strips] = [None, Some(128)].map(|strip| simulate(CASES[3], &batch, strip).d);
     assert_close("d_p", &whole[0], &strips[0], 1e-6);
     assert_close("d_t", &whole[1], &strips[1], 1e-6);
 }
@@ -224,13 +230,14 @@ fn strips_do_not_change_the_gradient() {
 fn masking_counts_in_both_halves_of_a_hash() {
     let case = Case { ranks: &[9], width: 16, alpha: 14.3, targets: Some(5) };
     let mut batch = Embeddings::new(case, 3);
-    let masked = play(case, &batch, None);
+    let masked = simulate(case, &batch, None);
     batch.hashes = Some((0..9).map(|i| if i < 4 { i } else { i << 32 }).collect());
-    let distinct = play(case, &batch, None);
+    let distinct = simulate(case, &batch, None);
     batch.hashes = None;
-    let plain = play(case, &batch, None);
-    // Two kernels: the compiler may round a similarity once more in one of them (2⁻²⁴ of it, and no
-    // large term of the sum exceeds the result), and so the sum and its logarithm.
+    let plain = simulate(case, &batch, None);
+    // The compiler may round a similarity once more in one of the two kernels (by 2⁻²⁴ of the
+    // similarity, and no large term of the sum exceeds the result), and likewise the sum and its
+    // logarithm.
     let tolerance = 2.0 * f32::EPSILON;
     assert_close("unequal hashes", &distinct.lse[0], &plain.lse[0], tolerance);
     assert_differs("equal hashes", &masked.lse[0], &plain.lse[0], 1e-3);

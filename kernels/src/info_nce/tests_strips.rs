@@ -1,4 +1,4 @@
-//! The passes over strips against the dense formula, on the GPU of tests.
+//! The passes over strips against the dense formula, on the device of `Cuda::for_tests`.
 
 use half::bf16;
 
@@ -13,8 +13,8 @@ use crate::device::cuda::Cuda;
 use crate::testing::{assert_close, assert_differs};
 use crate::{DType, Device, Stream, Tensor, View};
 
-/// Less than a block of rows and columns, ragged second blocks, three of them; with and without
-/// masking.
+/// Less than one block of rows and columns, ragged second blocks, and three blocks; with and
+/// without masking.
 const CASES: [Case; 4] = [
     Case { ranks: &[8], width: 16, alpha: 14.3, targets: Some(3) },
     Case { ranks: &[264], width: 72, alpha: 30.0, targets: None },
@@ -22,21 +22,21 @@ const CASES: [Case; 4] = [
     Case { ranks: &[520], width: 8, alpha: 100.0, targets: Some(300) },
 ];
 
-/// r, c and s_ii; d_p and d_t; Σ dS ∘ S.
+/// Statistics r, c and s_ii; gradients d_p and d_t; Σ dS ∘ S.
 struct Outcome {
     statistics: [Vec<f32>; 3],
     d: [Vec<f32>; 2],
     d_logit_scale: f32,
 }
 
-/// A batch on the GPU of tests.
-struct Held {
+/// A batch in the memory of the device of `Cuda::for_tests`.
+struct DeviceBatch {
     predicted: Tensor,
     target: Tensor,
     hashes: Option<Tensor>,
 }
 
-impl Held {
+impl DeviceBatch {
     fn new(device: Device, case: Case, x: &Embeddings) -> Self {
         let (g, e) = (case.ranks.iter().sum(), case.width);
         let side = |x: &[f32]| {
@@ -54,12 +54,12 @@ impl Held {
     }
 }
 
-/// One step of the whole batch in strips of `rows` rows, or as the sizes say.
-fn play(case: Case, x: &Embeddings, rows: Option<usize>) -> Outcome {
+/// One step of the whole batch in strips of `rows` rows, or through the public functions.
+fn simulate(case: Case, x: &Embeddings, rows: Option<usize>) -> Outcome {
     let device = Device::Cuda(Cuda::for_tests(Mode::Fast));
     let stream = device.compute_stream();
-    let held = Held::new(device, case, x);
-    let (batch, g, e) = (held.batch(), case.ranks.iter().sum::<usize>(), case.width);
+    let on_device = DeviceBatch::new(device, case, x);
+    let (batch, g, e) = (on_device.batch(), case.ranks.iter().sum::<usize>(), case.width);
     let zeros = |shape: &[usize]| Tensor::zeros(device, DType::F32, shape).unwrap();
     let [mut r, mut c, mut s] = [(); 3].map(|()| zeros(&[g]));
     let [mut d_p, mut d_t] = [(); 2].map(|()| zeros(&[g, e]));
@@ -92,12 +92,12 @@ fn play(case: Case, x: &Embeddings, rows: Option<usize>) -> Outcome {
 
 fn check(case: Case, rows: Option<usize>) {
     let x = Embeddings::new(case, 3);
-    let got = play(case, &x, rows);
+    let got = simulate(case, &x, rows);
     let (e, alpha) = (case.width, f64::from(case.alpha));
     let want = dense(&x.p, &x.t, e, alpha, x.hashes.as_deref());
     let name = |what: &str| format!("{what} of {case:?} in strips of {rows:?}");
-    // Products are summed in f32: `e` roundings of sums below 1, times α; exponents and their
-    // logarithm add a few of the result's size.
+    // Products are summed in f32: `e` roundings of sums below 1, times α. Exponents and their
+    // logarithm add a few roundings of the result's size.
     let tolerance = crate::parallel::round(alpha * 2.0_f64.powi(-21) + 2e-6);
     let statistics = [&want.row_lse, &want.column_lse, &want.diagonal];
     for (got, want) in got.statistics.iter().zip(statistics) {
@@ -136,7 +136,7 @@ fn strips_of_a_whole_batch_change_nothing() {
     check(CASES[2], Some(128));
     check(CASES[3], Some(256));
     let x = Embeddings::new(CASES[2], 3);
-    let [whole, strips] = [None, Some(128)].map(|rows| play(CASES[2], &x, rows));
+    let [whole, strips] = [None, Some(128)].map(|rows| simulate(CASES[2], &x, rows));
     // Sums of a column over other blocks of rows: roundings of numbers below α.
     assert_close("c", &whole.statistics[1], &strips.statistics[1], 4e-6);
     assert_close("d_t", &whole.d[1], &strips.d[1], 1e-6);
@@ -145,10 +145,10 @@ fn strips_of_a_whole_batch_change_nothing() {
 #[test]
 fn whole_batches_of_multiples_of_eight_are_cut_into_strips_of_one_wave() {
     let strips = |batch, width| Strips::new(batch, width);
-    // 22 × 6 tiles of 128 × 256 for 132 multiprocessors, nine strips of about the same height.
+    // 22 × 6 tiles of 128 × 256 for 132 multiprocessors, in nine strips of about the same height.
     assert_eq!(strips(24_576, 1536).map(Strips::rows), Some(2816));
     assert_eq!(strips(3072, 1536).map(Strips::rows), Some(1536));
-    // Wide batches are bounded by the memory of their scores.
+    // The memory of their scores bounds the strips of large batches.
     assert!(strips(1 << 19, 1536).unwrap().rows() * (1 << 19) <= 72 << 20);
     for (batch, width) in [(0, 8), (12, 16), (16, 12), (1 << 20, 8)] {
         assert!(strips(batch, width).is_none(), "{batch} × {width}");

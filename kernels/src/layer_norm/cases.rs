@@ -1,14 +1,15 @@
-//! Sizes on which layer normalisation is compared.
+//! Sizes at which layer normalisation is compared.
 
-/// (rows, width): one row, one column, odd widths, no rows, and one large enough for threads.
+/// (rows, width): one row, one column, odd widths, no rows, and one case large enough for threads.
 pub(super) const SIZES: &[(usize, usize)] =
     &[(1, 1), (1, 64), (17, 33), (257, 64), (3, 2048), (0, 8), (1201, 67)];
 
-/// As V-JEPA 2 has it.
+/// Epsilon of V-JEPA 2's layer norms.
 pub(super) const EPS: f32 = 1e-6;
 
-/// Outputs: statistics are off by ε · √(width / 32 + 5) relative, a handful of roundings follow, values stay below 10.
+/// Tolerance of outputs: statistics are off by ε · √(width / 32 + 5) relative, a handful of
+/// roundings follow, and values stay below 10.
 pub(super) const TOLERANCE: f32 = 2e-5;
 
-/// Sums over up to 1201 rows of terms near 1, in f32: ε · √1201 · √1201 at most.
+/// Tolerance of sums over up to 1201 rows of terms near 1, in f32: at most ε · √1201 · √1201.
 pub(super) const SUM_TOLERANCE: f32 = 1.5e-4;

@@ -1,25 +1,26 @@
 //! Layer and root-mean-square normalisation: the same kernels, with and without a mean.
 //!
-//! Floor, tiling and what was considered: `launch.rs`.
+//! CubeCL calls a block a cube, a warp a plane and a thread a unit. The floor, the tiling and the
+//! alternatives are in `launch.rs`.
 
-#![expect(clippy::too_many_lines, reason = "kernels in the order they run")]
+#![expect(clippy::too_many_lines, reason = "a kernel is one function")]
 
 use cubecl::prelude::*;
 
 use crate::cube::{plane_total, vector_total};
 
-/// Which normalisation.
+/// Kind of a normalisation, with or without a mean and with one of two factors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Form {
-    /// Minus the mean, over the deviation, times weight, plus bias.
+    /// Layer norm: (x − mean) / √(variance + eps) · weight + bias.
     Layer,
-    /// Over the root of the mean square, times weight.
+    /// Root-mean-square norm: x / √(mean(x²) + eps) · weight.
     Rms,
-    /// As [`Self::Rms`], times 1 + weight.
+    /// Root-mean-square norm with the factor 1 + weight.
     RmsOnePlus,
 }
 
-/// The factor of a row's normalised elements.
+/// Factor of a row's normalised elements.
 #[cube]
 fn factor<F: Float, N: Size>(weight: Vector<F, N>, #[comptime] form: Form) -> Vector<f32, N> {
     let weight = Vector::<f32, N>::cast_from(weight);
@@ -29,7 +30,7 @@ fn factor<F: Float, N: Size>(weight: Vector<F, N>, #[comptime] form: Form) -> Ve
     }
 }
 
-/// out = normalised x.
+/// out, rstd and, for a layer norm, mean of each row. A warp computes one row.
 #[cube(launch)]
 #[expect(clippy::too_many_arguments, reason = "buffers and scalars of one formula")]
 pub(super) fn norm_forward<F: Float, N: Size>(
@@ -52,6 +53,7 @@ pub(super) fn norm_forward<F: Float, N: Size>(
     let row = (CUBE_POS_X * (CUBE_DIM_X / 32) + UNIT_POS_X / 32) as usize;
     let inside = row < rows as usize;
     let first = select(inside, row, 0usize) * vectors;
+    // Load the row into registers.
     let mut values = Array::<Vector<f32, N>>::new(turns);
     let mut total = f32::new(0.0);
     #[unroll]
@@ -64,10 +66,12 @@ pub(super) fn norm_forward<F: Float, N: Size>(
         total += vector_total::<N>(value, lanes);
         values[turn] = value;
     }
+    // mean
     let mut average = f32::new(0.0);
     if comptime!(matches!(form, Form::Layer)) {
         average = plane_total(total) * inverse_width;
     }
+    // rstd = 1 / √(mean((x − mean)²) + eps)
     let mut squares = f32::new(0.0);
     #[unroll]
     for turn in 0..turns {
@@ -77,6 +81,7 @@ pub(super) fn norm_forward<F: Float, N: Size>(
         }
     }
     let scale = 1.0f32 / (plane_total(squares) * inverse_width + eps).sqrt();
+    // Store out and the statistics.
     if inside {
         #[unroll]
         for turn in 0..turns {
@@ -100,7 +105,7 @@ pub(super) fn norm_forward<F: Float, N: Size>(
     }
 }
 
-/// d_x of every row, and each cube's share of d_weight and d_bias.
+/// d_x of every row, and each block's share of d_weight and d_bias.
 #[cube(launch)]
 #[expect(clippy::too_many_arguments, reason = "buffers and scalars of one formula")]
 pub(super) fn norm_backward<F: Float, N: Size>(
@@ -126,6 +131,7 @@ pub(super) fn norm_backward<F: Float, N: Size>(
     let centred = comptime!(matches!(form, Form::Layer));
     let lane = (UNIT_POS_X % 32) as usize;
     let plane = UNIT_POS_X / 32;
+    // This warp's shares: d_weight = 0, d_bias = 0
     let mut d_weight = Array::<Vector<f32, N>>::new(turns);
     let mut d_bias = Array::<Vector<f32, N>>::new(turns);
     #[unroll]
@@ -135,6 +141,7 @@ pub(super) fn norm_backward<F: Float, N: Size>(
     }
     let mut row = CUBE_POS_X * planes_of_cube + plane;
     while row < rows {
+        // x̂ = (x − mean)·rstd, g = d_out·factor; d_weight += d_out·x̂, d_bias += d_out
         let first = row as usize * vectors;
         let scale = rstd[row as usize];
         let mut average = f32::new(0.0);
@@ -165,6 +172,7 @@ pub(super) fn norm_backward<F: Float, N: Size>(
                 weighted[turn] = g;
             }
         }
+        // d_x = rstd · (g − mean(g) − x̂·mean(g·x̂))
         let mut sum_mean = f32::new(0.0);
         if comptime!(centred) {
             sum_mean = plane_total(sum) * inverse_width;
@@ -187,6 +195,7 @@ pub(super) fn norm_backward<F: Float, N: Size>(
         row += planes;
     }
 
+    // Add up the shares of the block's warps, one warp after the other.
     let mut shared_weight = Shared::<[Vector<f32, N>]>::new_slice(vectors);
     let mut shared_bias =
         Shared::<[Vector<f32, N>]>::new_slice(comptime!(if centred { vectors } else { 1 }));
@@ -212,6 +221,7 @@ pub(super) fn norm_backward<F: Float, N: Size>(
         }
         sync_cube();
     }
+    // Store the block's shares.
     let mut at = UNIT_POS_X as usize;
     while at < vectors {
         partial_weight[CUBE_POS_X as usize * vectors + at] = shared_weight[at];

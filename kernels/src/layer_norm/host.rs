@@ -1,4 +1,4 @@
-//! Layer normalisation on the host: one pass over memory, each row staying in cache for its sums.
+//! Layer normalisation on the host: one pass over memory, with each row in cache for its sums.
 
 use super::{Input, Saved};
 use crate::Write;
@@ -48,7 +48,7 @@ pub(super) fn backward(
     }
     let rows = rows_per_block(saved.mean.len(), width);
     let count = saved.mean.len().div_ceil(rows);
-    // Each block's sums of the weight's gradient, then of the bias's.
+    // Sums of each block: for the weight's gradient, then for the bias's gradient.
     let mut partials = vec![0.0; count * 2 * width];
     blocks2(x.len(), (d_x, rows * width), (&mut partials, 2 * width), |block, d_x, partial| {
         let start = block * rows;

@@ -1,15 +1,20 @@
-//! The kernels of both normalisations and how they are launched.
+//! The kernels of layer and root-mean-square normalisation, and their launches.
 //!
-//! Floor: memory. Forward reads x and writes out; backward reads x and d_out and writes d_x: 2 and 3
-//! passes over n·d elements; weights, statistics and the partial sums of d_weight are small beside them.
+//! CubeCL calls a block a cube, a warp a plane and a thread a unit.
 //!
-//! Tiling: one plane per row, eight rows per cube at a time; a row stays in registers between its statistics and its output, so each
-//! byte moves once and the variance is the exact two-pass one. Planes walk over rows `planes` apart and add up their share of
-//! d_weight and d_bias in registers; the planes of a cube then add theirs in shared memory, one after the other, and a second launch adds the
-//! cubes' sums to the gradient. No atomics: the same bits in every run.
+//! Floor: memory. Forward reads x and writes out; backward reads x and d_out and writes d_x: 2 and
+//! 3 passes over n·d elements. Weights, statistics and the partial sums of d_weight are small in
+//! comparison.
 //!
-//! Considered: one cube per row (more barriers than a row of 1,024 or 2,048 pays for), Welford's update (one pass less over
-//! registers, which are free, for divisions, which are not).
+//! Tiling: a warp per row, eight rows per block at a time. A row stays in registers between its
+//! statistics and its output, so each byte moves once and the variance is the exact two-pass one.
+//! In the backward pass the rows are dealt to all warps in turn, and each warp adds up its share of
+//! d_weight and d_bias in registers. The warps of a block then add their shares in shared memory,
+//! one after the other, and a second launch adds the blocks' sums to the gradient. No atomics:
+//! every run gives the same bits.
+//!
+//! Considered: one block per row (more barriers than a row of 1,024 or 2,048 pays for); Welford's
+//! update (saves a pass over registers, which is free, and adds divisions, which are not).
 
 use super::cube::norm_backward::NormBackward;
 use super::cube::norm_forward::NormForward;
@@ -21,17 +26,17 @@ use crate::{Result, Write, check};
 
 pub use super::cube::Form;
 
-/// Planes of a cube, and so rows that it normalises at a time.
-const PLANES: usize = 8;
-/// Cubes that share the rows of a backward pass: two for each of 132 multiprocessors.
-const CUBES: usize = 264;
-/// The widest row that registers hold.
+/// Warps of a block, which is also the number of rows that it normalises at a time.
+const WARPS: usize = 8;
+/// Blocks that share the rows of a backward pass: two for each of 132 multiprocessors.
+const BLOCKS: usize = 264;
+/// Elements of the widest row that a warp's registers hold.
 const MAX_WIDTH: usize = 4096;
 
-/// What decides a kernel's code.
+/// Parameters that select one compiled kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Kernel {
-    /// Which kernel.
+    /// The kernel of this operation.
     pub pass: Pass,
     /// Element type of activations and weights.
     pub element: Element,
@@ -42,16 +47,16 @@ pub struct Kernel {
 /// The kernels of this operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Pass {
-    /// out of x.
+    /// The forward pass: out from x.
     Forward {
-        /// Which normalisation.
+        /// Kind of the normalisation.
         form: Form,
     },
-    /// d_x and partial sums of the weights' gradients.
+    /// The backward pass: d_x, and partial sums of the parameters' gradients.
     Backward {
-        /// Which normalisation.
+        /// Kind of the normalisation.
         form: Form,
-        /// Whether d_x is added to.
+        /// Whether the kernel adds to d_x instead of overwriting it.
         add: bool,
     },
 }
@@ -91,7 +96,7 @@ impl Kernel {
     }
 
     pub(crate) fn emit(self, name: &str) -> Result<Source, CompileError> {
-        let e = Emit::new(offset(PLANES * 32));
+        let e = Emit::new(offset(WARPS * 32));
         match self.element {
             Element::F32 => self.emit_as::<f32>(e, name),
             Element::Bf16 => self.emit_as::<half::bf16>(e, name),
@@ -112,33 +117,33 @@ impl Kernel {
             Pass::Backward { form, add } => emit!(
                 e, name, NormBackward::<F>: [x weight mean rstd d_out d_x partial_weight partial_bias]
                 [inverse_width rows planes],
-                lanes, form, width, lanes, add, offset(PLANES),
+                lanes, form, width, lanes, add, offset(WARPS),
             ),
         }
     }
 }
 
-/// Buffers of [`forward`].
+/// Buffers of one call of [`forward`].
 #[derive(Debug, Clone, Copy)]
 pub struct Forward<B> {
-    /// (n, d).
+    /// Input rows, (n, d).
     pub x: B,
-    /// (d).
+    /// Weight of each column, (d).
     pub weight: B,
-    /// (d), of a layer norm.
+    /// Bias of each column, (d); `None` for root-mean-square normalisation.
     pub bias: Option<B>,
-    /// Written: (n, d).
+    /// Written: normalised rows, (n, d).
     pub out: B,
-    /// Written: f32 (n), of a layer norm.
+    /// Written: mean of each row, f32 (n); `None` for root-mean-square normalisation.
     pub mean: Option<B>,
-    /// Written: f32 (n).
+    /// Written: 1 / √(…) of each row, f32 (n).
     pub rstd: B,
 }
 
-/// Normalises `n` rows of `width` elements.
+/// Launches that normalise `n` rows of `width` elements.
 ///
 /// # Errors
-/// When rows are wider than registers hold, or there are too many for 32-bit offsets.
+/// When a row is too wide for a warp's registers, or there are too many rows for 32-bit offsets.
 pub fn forward<B: Copy>(
     buffers: Forward<B>,
     form: Form,
@@ -155,45 +160,46 @@ pub fn forward<B: Copy>(
     let pass = Pass::Forward { form };
     Ok(vec![Launch {
         kernel: compile::Kernel::LayerNorm(Kernel { pass, element, width }),
-        cubes: [cubes(n, PLANES), 1, 1],
+        cubes: [cubes(n, WARPS), 1, 1],
         buffers: vec![x, weight, bias.unwrap_or(weight), out, mean.unwrap_or(rstd), rstd],
         scalars: vec![Scalar::F32(eps), Scalar::F32(1.0 / width as f32), Scalar::U32(offset(n))],
     }])
 }
 
-/// Buffers of [`backward`].
+/// Buffers of one call of [`backward`].
 #[derive(Debug, Clone, Copy)]
 pub struct Backward<B> {
-    /// (n, d): what was normalised.
+    /// Input rows of the forward pass, (n, d).
     pub x: B,
-    /// (d).
+    /// Weight of each column, (d).
     pub weight: B,
-    /// f32 (n), of a layer norm.
+    /// Mean of each row, f32 (n); `None` for root-mean-square normalisation.
     pub mean: Option<B>,
-    /// f32 (n).
+    /// 1 / √(…) of each row, f32 (n).
     pub rstd: B,
-    /// (n, d).
+    /// Gradient of the normalised rows, (n, d).
     pub d_out: B,
-    /// Written or added to: (n, d).
+    /// Written or added to: gradient of the input rows, (n, d).
     pub d_x: B,
-    /// Workspaces, each f32 ([`workspace`]): the second one of a layer norm.
+    /// Workspaces of [`workspace`] f32 numbers each, for d_weight and d_bias. Root-mean-square
+    /// normalisation does not use the second.
     pub partials: [B; 2],
-    /// Added to: f32 (d).
+    /// Added to: gradient of the weight, f32 (d).
     pub d_weight: B,
-    /// Added to: f32 (d), of a layer norm.
+    /// Added to: gradient of the bias, f32 (d); `None` for root-mean-square normalisation.
     pub d_bias: Option<B>,
 }
 
-/// Numbers in each workspace of [`backward`].
+/// f32 numbers in each workspace of [`backward`].
 #[must_use]
 pub fn workspace(n: usize, width: usize) -> usize {
-    n.div_ceil(PLANES).min(CUBES) * width
+    n.div_ceil(WARPS).min(BLOCKS) * width
 }
 
-/// Gradients of [`forward`].
+/// Launches for the gradients of [`forward`].
 ///
 /// # Errors
-/// As [`forward`].
+/// Same as [`forward`].
 pub fn backward<B: Copy>(
     buffers: Backward<B>,
     form: Form,
@@ -208,7 +214,7 @@ pub fn backward<B: Copy>(
     }
     let Backward { x, weight, mean, rstd, d_out, d_x, partials: [first, second], d_weight, d_bias } =
         buffers;
-    let parts = n.div_ceil(PLANES).min(CUBES);
+    let parts = n.div_ceil(WARPS).min(BLOCKS);
     let kernel = |pass| compile::Kernel::LayerNorm(Kernel { pass, element, width });
     let add = |partial, gradient| column_sums::total(partial, gradient, parts, width);
     let mut launches = vec![Launch {
@@ -218,7 +224,7 @@ pub fn backward<B: Copy>(
         scalars: vec![
             Scalar::F32(1.0 / width as f32),
             Scalar::U32(offset(n)),
-            Scalar::U32(offset(parts * PLANES)),
+            Scalar::U32(offset(parts * WARPS)),
         ],
     }];
     launches.push(add(first, d_weight));
@@ -228,11 +234,11 @@ pub fn backward<B: Copy>(
 
 fn check_size(operation: &'static str, n: usize, width: usize) -> Result<()> {
     if width > MAX_WIDTH {
-        let needed = "rows are at most 4096 wide: one stays in a plane's registers";
+        let needed = "rows may be at most 4096 elements wide: a warp keeps a row in its registers";
         return Err(check::value(operation, "width", width.to_string(), needed));
     }
     if n.saturating_mul(width) >= 1 << 32 {
-        let needed = "rows times width stay below 2^32 (32-bit offsets)";
+        let needed = "rows times width must stay below 2^32 (32-bit offsets)";
         return Err(check::value(operation, "rows", n.to_string(), needed));
     }
     Ok(())

@@ -1,4 +1,5 @@
-//! Layer normalisation: out = (x − mean) · rstd · weight + bias, with mean and variance over each row.
+//! Layer normalisation: out = (x − mean) · rstd · weight + bias, with mean and variance of each
+//! row.
 
 #[cfg(test)]
 mod cases;
@@ -19,10 +20,13 @@ mod tests_cube;
 use crate::DType;
 use crate::{Result, Stream, View, ViewMut, Write, check};
 
-/// Normalises each row: `(x − mean) / √(variance + eps) · weight + bias`; keeps mean and 1/√(…) for [`backward`].
+/// Normalises each row, `(x − mean) / √(variance + eps) · weight + bias`, and keeps mean and
+/// rstd = 1 / √(variance + eps) for [`backward`].
 ///
-/// Source: Ba et al. 2016 (arXiv 1607.06450), as `torch.nn.LayerNorm` (biased variance). `x`, `out` (n, d); `weight`, `bias` (d);
-/// `mean`, `rstd` (n); all f32, statistics in f32 by pairwise partial sums of deviations from the mean.
+/// Source: Ba et al. 2016 (arXiv 1607.06450), in the form of `torch.nn.LayerNorm`
+/// (biased variance). `x`, `out` (n, d); `weight`, `bias` (d); `mean`, `rstd` (n). On the host all
+/// tensors are f32. On a GPU `x`, `weight`, `bias` and `out` may also be bf16. Statistics are f32,
+/// by partial sums; the variance sums squared deviations from the mean.
 ///
 /// # Errors
 /// When shapes or element types disagree.
@@ -92,10 +96,11 @@ pub fn forward(
     Ok(())
 }
 
-/// Gradients of [`forward`]: `d_x` (n, d) written or added, `d_weight` and `d_bias` (d) added.
+/// Gradients of [`forward`]: `d_x` (n, d) is written or added to, `d_weight` and `d_bias` (d) are
+/// added to.
 ///
-/// With x̂ = (x − mean)·rstd and g = `d_out`·weight: d_x = rstd · (g − mean(g) − x̂·mean(g·x̂)), d_weight += Σ `d_out`·x̂,
-/// d_bias += Σ `d_out` over rows.
+/// With x̂ = (x − mean)·rstd and g = `d_out`·weight: d_x = rstd · (g − mean(g) − x̂·mean(g·x̂)),
+/// d_weight += Σ `d_out`·x̂ and d_bias += Σ `d_out`, summed over rows.
 ///
 /// # Errors
 /// When shapes or element types disagree.
@@ -162,7 +167,7 @@ pub fn backward(
     Ok(())
 }
 
-/// What both directions read: `x` (n, width) and `weight` (width).
+/// Inputs of both passes: `x` (n, width) and `weight` (width).
 #[derive(Clone, Copy)]
 struct Input<'a> {
     x: &'a [f32],
@@ -170,7 +175,7 @@ struct Input<'a> {
     width: usize,
 }
 
-/// What the forward direction keeps per row.
+/// Statistics per row that the forward pass saves.
 #[derive(Clone, Copy)]
 struct Saved<'a> {
     mean: &'a [f32],

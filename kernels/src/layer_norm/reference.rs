@@ -1,4 +1,4 @@
-//! Layer normalisation as its definition, one row at a time, in f64 between reading and writing.
+//! Layer normalisation by its definition, one row at a time, in f64 between reading and writing.
 
 use super::{Input, Saved};
 use crate::{Write, parallel::round};

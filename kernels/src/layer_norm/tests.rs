@@ -1,4 +1,5 @@
-//! The host's layer normalisation against the reference, the reference against finite differences.
+//! The host's layer normalisation against the reference, and the reference against finite
+//! differences.
 
 use super::cases::{EPS, SIZES, SUM_TOLERANCE, TOLERANCE};
 use super::{Input, Saved, backward, forward, reference};
@@ -7,7 +8,7 @@ use crate::testing::{
 };
 use crate::{Stream, View, ViewMut, Write};
 
-/// Rows with a mean far from zero, where a variance by E[x²] − E[x]² would lose digits.
+/// Rows with a mean far from zero, for which a variance by E[x²] − E[x]² would lose digits.
 fn shifted(seed: u64, len: usize) -> Vec<f32> {
     normal(seed, len).iter().map(|v| v * 2.0 + 10.0).collect()
 }
@@ -33,7 +34,7 @@ fn forward_matches_reference() {
         reference::forward(input, &b, EPS, &mut want, &mut want_mean, &mut want_rstd);
         assert_close("mean", &mean, &want_mean, TOLERANCE);
         if d > 1 {
-            // One column has variance 0 exactly; its rstd of 1000 magnifies nothing else.
+            // A single column has variance 0 exactly; its rstd of 1000 magnifies nothing else.
             assert_close("rstd", &rstd, &want_rstd, TOLERANCE);
         }
         assert_close(&format!("out {n}x{d}"), &out, &want, TOLERANCE);
@@ -110,7 +111,8 @@ fn reference_gradients_match_finite_differences() {
     let input = Input { x: &x, weight: &w, width: d };
     let saved = Saved { mean: &mean, rstd: &rstd };
     reference::backward(input, saved, &r, Write::Set, &mut d_x, &mut d_w, &mut d_b);
-    // Rounding of some 5 outputs of size 2 over the step, plus h⁴/30 of a fifth derivative near 100.
+    // Rounding of about 5 outputs of size 2 over the step, plus h⁴/30 of a fifth derivative near
+    // 100.
     let tolerance = 1.5 * 5.0 * 2.0 * f32::EPSILON / 0.03 + 1e-5;
     let numeric = finite_difference(&x, 0.03, |x| run(x, &w, &b).0);
     assert_close("d_x", &d_x, &numeric, tolerance);

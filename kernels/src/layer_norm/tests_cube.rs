@@ -1,4 +1,4 @@
-//! The kernels of both normalisations against the references, without a GPU.
+//! The kernels of both normalisations against the references, run by the emulator instead of a GPU.
 
 use super::cases::EPS;
 use super::launch::{Backward, Form, Forward, backward, forward, workspace};
@@ -8,11 +8,12 @@ use crate::compile::emulator::{Emulator, inputs, rounding};
 use crate::testing::{assert_close, assert_differs};
 use crate::{Write, rms_norm};
 
-/// (rows, width): one of each, widths that no vector divides, widths of the model, no rows.
+/// (rows, width): one row of one element, widths that no vector divides, widths of the model, no
+/// rows.
 const SIZES: [(usize, usize); 7] =
     [(1, 1), (17, 33), (257, 64), (3, 2048), (0, 8), (9, 1024), (5, 768)];
 
-/// A few roundings in f32 of sums of up to 2,048 terms.
+/// Tolerance for a few f32 roundings of sums of up to 2,048 terms.
 fn tolerance(element: Element) -> f32 {
     rounding(element, 2e-5)
 }
@@ -34,7 +35,7 @@ fn cases() -> Vec<Case> {
     cases
 }
 
-/// out, mean and rstd of the reference.
+/// out, mean and rstd as the reference computes them.
 fn reference_forward(case: &Case, x: &[f32], weight: &[f32], bias: &[f32]) -> [Vec<f32>; 3] {
     let (mut out, mut mean, mut rstd) = (vec![0.0; x.len()], vec![0.0; case.n], vec![0.0; case.n]);
     let width = case.width;
@@ -100,13 +101,13 @@ fn forward_matches_the_references() {
 fn backward_matches_the_references_and_adds_to_the_weights_gradients() {
     for case in cases() {
         let Case { form, element, n, width } = case;
-        let [x, d_out, stands] = [1, 2, 5].map(|seed| inputs(seed, element, n * width));
+        let [x, d_out, before] = [1, 2, 5].map(|seed| inputs(seed, element, n * width));
         let [weight, bias] = [3, 4].map(|seed| inputs(seed, element, width));
         let [_, mean, rstd] = reference_forward(&case, &x, &weight, &bias);
         for write in [Write::Set, Write::Add] {
             let name = format!("{form:?} {element:?} {n}x{width} {write:?}");
             let (mut d_x, mut d_weight, mut d_bias) =
-                (stands.clone(), weight.clone(), bias.clone());
+                (before.clone(), weight.clone(), bias.clone());
             match form {
                 Form::Layer => {
                     let input = Input { x: &x, weight: &weight, width };
@@ -137,7 +138,7 @@ fn backward_matches_the_references_and_adds_to_the_weights_gradients() {
                 mean: layer.then_some(e.f32(&mean)),
                 rstd: e.f32(&rstd),
                 d_out: e.upload(element, &d_out),
-                d_x: e.upload(element, &stands),
+                d_x: e.upload(element, &before),
                 partials: [0, 1].map(|_| e.poison_f32(workspace(n, width))),
                 d_weight: e.f32(&weight),
                 d_bias: layer.then_some(e.f32(&bias)),
@@ -145,7 +146,7 @@ fn backward_matches_the_references_and_adds_to_the_weights_gradients() {
             e.run(&backward(buffers, form, element, n, width, write).unwrap());
             let got = e.read(element, buffers.d_x);
             assert_close(&format!("{name}: d_x"), &got, &d_x, tolerance(element) + 3e-5);
-            // Sums over up to 257 rows of terms below 10 in f32.
+            // Sums over up to 257 rows of terms below 10, in f32.
             assert_close(
                 &format!("{name}: d_weight"),
                 &e.read_f32(buffers.d_weight),
@@ -156,7 +157,7 @@ fn backward_matches_the_references_and_adds_to_the_weights_gradients() {
                 assert_close(&format!("{name}: d_bias"), &e.read_f32(buffer), &d_bias, 1e-4);
             }
             if n > 0 && width > 1 {
-                assert_differs(&name, &got, &stands, tolerance(element));
+                assert_differs(&name, &got, &before, tolerance(element));
                 assert_differs(&name, &e.read_f32(buffers.d_weight), &weight, 1e-4);
             }
         }

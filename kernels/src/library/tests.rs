@@ -1,4 +1,4 @@
-//! The search for NVIDIA's libraries, with libraries that only have their names.
+//! Tests of the search for NVIDIA's libraries, with empty libraries under their own names.
 
 #![expect(clippy::disallowed_methods, reason = "tests compile libraries")]
 
@@ -8,7 +8,7 @@ use std::process::Command;
 
 use super::{Libraries, LibraryError, Wanted};
 
-/// A name that no machine has.
+/// A library whose name exists on no machine.
 const STUB: Wanted = Wanted {
     name: "stub",
     files: &["libvljepastub.so.12", "libvljepastub.so.13", "libvljepastub.so"],
@@ -16,7 +16,7 @@ const STUB: Wanted = Wanted {
     install: "install it, or name the file in VLJEPA_STUB",
 };
 
-/// Compiles an empty library of the soname `<file name>.<number>`, which needs the libraries
+/// Compiles an empty library with the soname `<file name>.<number>` that depends on the libraries
 /// `needed`.
 fn compile(file: &Path, number: i32, needed: &[&Path]) {
     fs::create_dir_all(file.parent().unwrap()).unwrap();
@@ -28,7 +28,7 @@ fn compile(file: &Path, number: i32, needed: &[&Path]) {
     assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
 }
 
-/// The file that is found and loads.
+/// Path of the file that the search finds and loads.
 fn find(path: Option<&Path>, packages: &[PathBuf]) -> Result<PathBuf, LibraryError> {
     STUB.load(path, packages).map(|(_, file)| file)
 }
@@ -94,7 +94,7 @@ fn a_file_that_does_not_load_is_an_error_and_not_passed_over() {
     let LibraryError::Unusable { path, message, .. } = &error else { panic!("{error}") };
     assert_eq!(*path, broken);
     assert!(message.contains("file too short") || message.contains("ELF"), "{message}");
-    // A library that needs another one, which is not there.
+    // A library that depends on a missing library.
     let needed = folder.path().join("libvljepaneeded.so");
     compile(&needed, 3, &[]);
     compile(&broken, 2, &[&needed]);

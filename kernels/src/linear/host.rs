@@ -4,7 +4,7 @@ use super::Size;
 use crate::device::host_gemm::{Layout, matmul};
 use crate::{Write, parallel};
 
-/// Products of fewer multiply-adds than this (about 20 µs of work) stay on one thread.
+/// Multiply-adds below which a product stays on one thread: about 20 µs of work.
 const PARALLEL_FROM: usize = 1 << 21;
 
 pub(super) fn forward(
@@ -16,7 +16,8 @@ pub(super) fn forward(
     out: &mut [f32],
 ) {
     let Size { rows, inputs, outputs } = size;
-    // The bias is laid down first and the product added to it: one streaming pass instead of a read and a write after.
+    // The bias is written first and the product added to it: one streaming pass instead of a read
+    // and a write afterwards.
     let beta = match bias {
         Some(bias) => {
             spread_bias(bias, write, out);

@@ -1,4 +1,5 @@
-//! The linear layer: out = x·Wᵀ + b, with W stored (outputs, inputs) as PyTorch's `nn.Linear` stores it.
+//! The linear layer: out = x·Wᵀ + b, with W stored (outputs, inputs) like the weight of PyTorch's
+//! `nn.Linear`.
 
 #[cfg(test)]
 mod cases;
@@ -16,9 +17,10 @@ use crate::{
 };
 use crate::{Result, Stream, View, ViewMut, Write, check, copy};
 
-/// The layer's output, written or added to `out` (adding is the residual connection): `x·Wᵀ + b`.
+/// Computes `x·Wᵀ + b` and writes it to `out`, or adds it to `out` (a residual connection).
 ///
-/// `x` (n, i), `weight` (o, i), `bias` (o), `out` (n, o), all f32, sums in f32.
+/// `x` (n, i), `weight` (o, i), `bias` (o), `out` (n, o). On the host all tensors are f32, on a GPU
+/// bf16; sums are f32.
 ///
 /// # Errors
 /// When shapes or element types disagree.
@@ -28,7 +30,8 @@ use crate::{Result, Stream, View, ViewMut, Write, check, copy};
 ///
 /// let (x, weight, mut out) = ([1.0, 2.0], [3.0, 4.0, 5.0, 6.0], [0.0; 2]);
 /// let (x, weight) = (View::from_f32(&x, &[1, 2]), View::from_f32(&weight, &[2, 2]));
-/// linear::forward(&Stream::Host, x, weight, None, Write::Set, ViewMut::from_f32(&mut out, &[1, 2]))?;
+/// let out_view = ViewMut::from_f32(&mut out, &[1, 2]);
+/// linear::forward(&Stream::Host, x, weight, None, Write::Set, out_view)?;
 /// assert_eq!(out, [11.0, 17.0]);
 /// # Ok::<(), vljepa_kernels::KernelError>(())
 /// ```
@@ -62,13 +65,13 @@ pub fn forward(
     Ok(())
 }
 
-/// The layer's output behind a residual connection, with the stream before it kept: `residual +
-/// x·Wᵀ + b`.
+/// Adds the layer's output to a residual stream without overwriting the stream:
+/// `out = residual + x·Wᵀ + b`.
 ///
-/// `residual` and `out` (n, o) are different tensors; otherwise as [`forward`].
+/// `residual` and `out` (n, o) are different tensors; the other arguments are as in [`forward`].
 ///
 /// # Errors
-/// As [`forward`].
+/// Same as [`forward`].
 pub fn forward_onto(
     stream: &Stream,
     x: View<'_>,
@@ -122,7 +125,8 @@ fn multiply(
     })
 }
 
-/// The gradient of the input, written or added to `d_x` (n, i): `d_out·W`, with `d_out` (n, o) and `weight` (o, i).
+/// Gradient of the input: `d_out·W` is written or added to `d_x` (n, i), with `d_out` (n, o) and
+/// `weight` (o, i).
 ///
 /// # Errors
 /// When shapes or element types disagree.
@@ -163,7 +167,8 @@ pub fn backward_input(
     Ok(())
 }
 
-/// The gradients of the parameters, added: `d_weight` (o, i) += `d_outᵀ·x`, `d_bias` (o) += column sums of `d_out` (n, o).
+/// Gradients of the parameters, added: `d_weight` (o, i) += `d_outᵀ·x`, `d_bias` (o) += column sums
+/// of `d_out` (n, o). Both are f32.
 ///
 /// # Errors
 /// When shapes or element types disagree.

@@ -1,4 +1,4 @@
-//! The linear layer as its definition: every output element is one sum, taken in f64.
+//! The linear layer by its definition: every output element is one sum in f64.
 
 use super::Size;
 use crate::{Write, parallel::round};

@@ -1,4 +1,4 @@
-//! The host's linear layer against the reference, the reference against finite differences.
+//! The host's linear layer against the reference, and the reference against finite differences.
 
 use super::cases::{SIZES, tolerance};
 use super::{Size, backward_input, backward_weight, forward, forward_onto, reference};
@@ -105,7 +105,8 @@ fn reference_gradients_match_finite_differences() {
     let (mut d_x, mut d_w, mut d_b) = (poison(12), vec![0.0; 20], vec![0.0; 5]);
     reference::backward_input(size, &r, &w, Write::Set, &mut d_x);
     reference::backward_weight(size, &x, &r, &mut d_w, &mut d_b);
-    // Linear functions have no truncation error: rounding of some 5 outputs of size 4, divided by the step.
+    // Linear functions have no truncation error: only the rounding of about 5 outputs of size 4,
+    // divided by the step.
     let tolerance = 1.5 * 5.0 * 4.0 * f32::EPSILON / 0.25;
     assert_close("d_x", &d_x, &finite_difference(&x, 0.25, |x| loss(x, &w, &b)), tolerance);
     assert_close("d_w", &d_w, &finite_difference(&w, 0.25, |w| loss(&x, w, &b)), tolerance);

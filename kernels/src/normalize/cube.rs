@@ -1,12 +1,12 @@
-//! L2 normalisation, one plane per row.
+//! L2 normalisation, with one warp per row.
 //!
-//! Floor, tiling and what was considered: `launch.rs`.
+//! CubeCL calls a block a cube, a warp a plane and a thread a unit. The floor is in `launch.rs`.
 
 use cubecl::prelude::*;
 
 use crate::cube::plane_total;
 
-/// out = x / max(‖x‖, eps); norm is negative where eps stands in.
+/// out = x / max(‖x‖, eps). `norm` is the divisor, negated if it is eps.
 #[cube(launch)]
 pub(super) fn normalize_forward<F: Float>(
     x: &[F],
@@ -20,6 +20,7 @@ pub(super) fn normalize_forward<F: Float>(
     let lane = UNIT_POS_X % 32;
     let inside = row < rows;
     let first = select(inside, row, 0u32) * width;
+    // ‖x‖
     let mut squares = f32::new(0.0);
     let mut at = lane;
     while at < width {
@@ -29,6 +30,7 @@ pub(super) fn normalize_forward<F: Float>(
     }
     let length = plane_total(squares).sqrt();
     let short = length < eps;
+    // out = x / max(‖x‖, eps)
     if inside {
         let divisor = select(short, eps, length);
         let mut at = lane;
@@ -43,7 +45,7 @@ pub(super) fn normalize_forward<F: Float>(
     }
 }
 
-/// d_x = (d_out − out·(out·d_out)) / ‖x‖, without the projection where eps stood in.
+/// d_x = (d_out − out·(out·d_out)) / |norm|, without the projection if the divisor was eps.
 #[cube(launch)]
 pub(super) fn normalize_backward<F: Float>(
     out: &[F],
@@ -59,6 +61,7 @@ pub(super) fn normalize_backward<F: Float>(
     let row = select(inside, row, 0u32);
     let first = row * width;
     let length = norm[row as usize];
+    // out·d_out, or zero if the divisor was eps
     let mut product = f32::new(0.0);
     let mut at = lane;
     while at < width {
@@ -70,6 +73,7 @@ pub(super) fn normalize_backward<F: Float>(
     if length < 0.0f32 {
         projection = f32::new(0.0);
     }
+    // d_x = (d_out − out·projection) / |norm|
     if inside {
         let mut at = lane;
         while at < width {

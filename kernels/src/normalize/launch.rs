@@ -1,6 +1,7 @@
-//! The kernels of L2 normalisation and how they are launched.
+//! The kernels of L2 normalisation and their launches.
 //!
-//! Floor: memory, and launches: a rank's 128 rows of 1,536 are 0.4 MB. A row is read twice, the second time from L1.
+//! Floor: memory, and the launches themselves: a rank's 128 rows of 1,536 elements are 0.4 MB. A
+//! row is read twice, the second time from L1.
 
 use super::cube::normalize_backward::NormalizeBackward;
 use super::cube::normalize_forward::NormalizeForward;
@@ -9,13 +10,13 @@ use crate::compile::{
 };
 use crate::{Result, check};
 
-/// Planes of a cube, and so rows.
-const PLANES: usize = 8;
+/// Warps of a block, each of which takes one row.
+const WARPS: usize = 8;
 
-/// What decides a kernel's code.
+/// Parameters that select one compiled kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Kernel {
-    /// Whether it is the gradient's.
+    /// Whether the kernel computes the gradient.
     pub backward: bool,
     /// Element type of x, out and d_x.
     pub element: Element,
@@ -39,7 +40,7 @@ impl Kernel {
     }
 
     fn emit_as<F: cubecl::prelude::Float>(self, name: &str) -> Result<Source, CompileError> {
-        let e = Emit::new(offset(PLANES * 32));
+        let e = Emit::new(offset(WARPS * 32));
         if self.backward {
             emit!(e, name, NormalizeBackward::<F>: [out norm d_out d_x] [rows width])
         } else {
@@ -48,10 +49,10 @@ impl Kernel {
     }
 }
 
-/// `out` (b, e) = x / max(‖x‖, eps), and `norm`, f32 (b), for [`backward`].
+/// Launch for `out` (b, e) = x / max(‖x‖, eps), and `norm`, f32 (b), for [`backward`].
 ///
 /// # Errors
-/// When 32-bit offsets do not count the elements.
+/// When the elements are too many for 32-bit offsets.
 pub fn forward<B: Copy>(
     [x, out, norm]: [B; 3],
     eps: f32,
@@ -68,10 +69,10 @@ pub fn forward<B: Copy>(
     )
 }
 
-/// `d_x` (b, e) from `out` and `norm` of [`forward`] and `d_out`, f32 (b, e).
+/// Launch for `d_x` (b, e), from `out` and `norm` of [`forward`] and `d_out`, f32 (b, e).
 ///
 /// # Errors
-/// As [`forward`].
+/// Same as [`forward`].
 pub fn backward<B: Copy>(
     [out, norm, d_out, d_x]: [B; 4],
     element: Element,
@@ -89,7 +90,7 @@ fn launch<B: Copy>(
     [b, e]: [usize; 2],
 ) -> Result<Vec<Launch<B>>> {
     if b.saturating_mul(e) >= 1 << 32 {
-        let needed = format!("rows times a width of {e} stay below 2^32 (32-bit offsets)");
+        let needed = format!("rows times a width of {e} must stay below 2^32 (32-bit offsets)");
         return Err(check::value(operation, "rows", b.to_string(), needed));
     }
     if b * e == 0 {
@@ -98,7 +99,7 @@ fn launch<B: Copy>(
     scalars.extend([Scalar::U32(offset(b)), Scalar::U32(offset(e))]);
     Ok(vec![Launch {
         kernel: compile::Kernel::Normalize(kernel),
-        cubes: [cubes(b, PLANES), 1, 1],
+        cubes: [cubes(b, WARPS), 1, 1],
         buffers,
         scalars,
     }])

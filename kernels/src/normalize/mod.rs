@@ -2,7 +2,8 @@
 //!
 //! # On a GPU
 //!
-//! One plane per row, sums in f32. A rank's embeddings are 0.4 MB: the launch costs more than the bytes.
+//! A warp computes one row, with sums in f32. A rank's embeddings are 0.4 MB, so the launch costs
+//! more than the memory traffic.
 
 #[cfg(feature = "cuda")]
 mod cube;
@@ -17,10 +18,11 @@ mod tests_cube;
 
 use crate::{Result, Stream, View, ViewMut, check};
 
-/// Scales each row to length 1: `x / max(‖x‖₂, eps)`; keeps the divisor for [`backward`].
+/// Scales each row to length 1, `x / max(‖x‖₂, eps)`, and keeps the divisor for [`backward`].
 ///
-/// `x`, `out` (b, e) and `norm` (b), f32, sums in f64. `norm` is the divisor, with a minus sign where `eps` took the place of a
-/// smaller length: there the divisor does not depend on x. As `torch.nn.functional.normalize`.
+/// `x`, `out` (b, e) and `norm` (b), f32 with sums in f64 on the host; on a GPU `x` and `out` may
+/// also be bf16, with sums in f32. `norm` is the divisor, with a minus sign if `eps` replaced a
+/// smaller length; the divisor then does not depend on x. Same as `torch.nn.functional.normalize`.
 ///
 /// # Errors
 /// When shapes or element types disagree.
@@ -63,8 +65,8 @@ pub fn forward(
     Ok(())
 }
 
-/// The gradient of [`forward`]: `d_x = (d_out − out·⟨out, d_out⟩) / norm`, all (b, e); without the projection where `norm` is
-/// negative.
+/// Gradient of [`forward`]: `d_x = (d_out − out·⟨out, d_out⟩) / |norm|`, all (b, e). Rows with a
+/// negative `norm` have no projection `out·⟨out, d_out⟩`.
 ///
 /// # Errors
 /// When shapes or element types disagree.

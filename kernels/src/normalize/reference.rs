@@ -1,4 +1,5 @@
-//! L2 normalisation as its definition, which is also what the host runs: embeddings are few beside tokens.
+//! L2 normalisation by its definition. The host runs this version too, because there are few
+//! embeddings compared to tokens.
 
 use crate::parallel::round;
 
@@ -10,7 +11,7 @@ pub(super) fn forward(x: &[f32], e: usize, eps: f32, out: &mut [f32], norm: &mut
         for (out, &value) in out[row * e..(row + 1) * e].iter_mut().zip(x) {
             *out = value / divisor;
         }
-        // NaN lengths stay NaN, as their outputs do.
+        // NaN lengths stay NaN, like their outputs.
         *norm = if length < eps { -eps } else { length };
     }
 }

@@ -50,7 +50,8 @@ fn rows_get_length_one_and_zero_stays_zero() {
 #[test]
 fn gradients_match_finite_differences_above_and_below_eps() {
     let (x, r, e) = (normal(1, 15), normal(2, 15), 5);
-    // Rounding of 5 outputs of size 1 times r of size 3 over the step; fifth derivatives near 50 at lengths near 2.
+    // Rounding of 5 outputs of size 1 times r of size 3, over the step; fifth derivatives near 50
+    // at lengths near 2.
     let tolerance = 1.5 * 8.0 * f32::EPSILON / 0.03 + 5e-6;
     for eps in [1e-12, 100.0] {
         let (out, norm) = run(&x, e, eps);
@@ -58,7 +59,7 @@ fn gradients_match_finite_differences_above_and_below_eps() {
         assert_close(&format!("d_x at eps {eps}"), &gradient(&out, &norm, &r), &numeric, tolerance);
         let other: Vec<f32> = norm.iter().map(|n| -n).collect();
         let wrong = gradient(&out, &other, &r);
-        // Below eps = 100 the projection is of size (2/100)², divided by 100 again.
+        // Below eps = 100 the projection is of size (2/100)², divided by 100 once more.
         assert_differs(
             "the other side of eps",
             &wrong,

@@ -1,4 +1,4 @@
-//! The kernels of L2 normalisation against the reference, without a GPU.
+//! The kernels of L2 normalisation against the reference, run by the emulator instead of a GPU.
 
 use super::launch::{backward, forward};
 use super::reference;
@@ -35,7 +35,7 @@ fn rows_and_their_gradients_match_the_reference_and_short_rows_are_divided_by_ep
             let d_out_buffer = e.f32(&d_out);
             e.run(&backward([out, norm, d_out_buffer, d_x], element, [b, width]).unwrap());
             let mut want_d = vec![0.0; b * width];
-            // Both read what forward stored.
+            // Kernel and reference both read the `out` that the forward kernel stored.
             reference::backward(&got, &want_norm, &d_out, width, &mut want_d);
             assert_close(&format!("{name}: d_x"), &e.read(element, d_x), &want_d, tolerance);
             if b > 1 {

@@ -1,8 +1,9 @@
-//! Sizes on which unfolding is compared.
+//! Sizes at which unfolding is compared.
 
 use super::Grid;
 
-/// (clips, grid): single pixels, patches of 3, a still picture, and the quickstart's clips, large enough for threads.
+/// (clips, grid): single pixels, patches of 3, a still picture, no clip, and the quickstart's
+/// clips, which are large enough for threads.
 pub(super) const CASES: [(usize, Grid); 5] = [
     (1, Grid { time: 1, height: 1, width: 1, colours: 3, tubelet: 1, patch: 1 }),
     (2, Grid { time: 4, height: 3, width: 5, colours: 3, tubelet: 2, patch: 3 }),

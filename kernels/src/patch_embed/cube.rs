@@ -1,15 +1,17 @@
-//! Patches from bytes: normalised, cast, and laid out as the rows that one linear layer embeds.
+//! Patches from bytes: normalised, converted, and laid out as the rows that one linear layer
+//! embeds.
 //!
-//! Floor, tiling and what was considered: `launch.rs`.
+//! CubeCL calls a block a cube and a thread a unit. The floor and the tiling are in `launch.rs`.
 
-#![expect(clippy::cast_possible_truncation, reason = "lanes of a vector and colours")]
+#![expect(clippy::cast_possible_truncation, reason = "lanes and colours fit `u32`")]
 
 use cubecl::prelude::*;
 
 /// Colours of a pixel.
 const COLOURS: usize = 3;
 
-/// out = byte·scale + shift, from frames (b·T, H·patch, W·patch, 3) to rows of (3, tubelet, patch, patch).
+/// out = byte·scale + shift, from frames (b·T, H·patch, W·patch, 3) to rows of
+/// (3, tubelet, patch, patch). A thread takes `lanes` neighbouring pixels of one patch row.
 #[cube(launch)]
 #[expect(clippy::too_many_arguments, reason = "buffers and scalars of one formula")]
 pub(super) fn patch_unfold<F: Float, N: Size>(
@@ -30,7 +32,7 @@ pub(super) fn patch_unfold<F: Float, N: Size>(
 ) {
     let at = CUBE_POS_X * CUBE_DIM_X + UNIT_POS_X;
     if at < count {
-        // Vectors of pixels in their order in the frames: column, row, frame.
+        // The thread's position in the order of the frames: column, row, frame.
         let across = comptime!(patch / lanes as u32);
         let column = at % (width * across);
         let line = at / (width * across);
@@ -39,9 +41,11 @@ pub(super) fn patch_unfold<F: Float, N: Size>(
         let (dx, px) = (column % across, column / across);
         let (dy, py) = (y % patch, y / patch);
         let (dt, t) = (frame % tubelet, frame / tubelet);
+        // Position of the vector in the output: token, then frame and row within the tubelet.
         let token = (t * height + py) * width + px;
         let place = (token * comptime!(COLOURS as u32 * tubelet) + dt) * patch + dy;
         let first = at * comptime!((COLOURS * lanes) as u32);
+        // Normalise and store one colour at a time.
         #[unroll]
         for c in 0..COLOURS {
             let mut value = Vector::<f32, N>::new(0.0f32);

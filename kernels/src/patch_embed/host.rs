@@ -1,4 +1,5 @@
-//! Unfolding on the host: each token gathers runs of one patch row from each of its frames.
+//! Unfolding on the host: each token gathers the pixel runs of its patch rows from each of its
+//! frames.
 
 use super::Grid;
 use crate::parallel::{blocks, rows_per_block};
@@ -30,7 +31,8 @@ fn unfold_token<T: Copy>(
 ) {
     let Grid { height, width, colours, tubelet, patch, .. } = grid;
     let (column, row) = (index % width, index / width % height);
-    // Clips lie behind one another with whole numbers of tubelets: counting tubelets through all of them finds the frame.
+    // Every clip has a whole number of tubelets, so the number of tubelets before the token, over
+    // all clips, gives its first frame.
     let first_frame = index / (width * height) * tubelet;
     let line = width * patch * colours;
     for t in 0..tubelet {

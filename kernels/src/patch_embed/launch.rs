@@ -1,8 +1,10 @@
-//! The kernel that unfolds patches and how it is launched.
+//! The kernel that unfolds patches, and its launch.
 //!
-//! Floor: memory; 1 byte is read and 2 are written per value, 4.7 MB and 9.4 MB for a clip of 8 frames of 256×256 and two duplicates. A unit reads
-//! the three colours of eight neighbouring pixels, 24 bytes in six words, and writes 16 bytes for each colour; frames never exist as floating-point
-//! numbers in memory. Patches whose width no vector divides take one pixel per unit.
+//! Floor: memory. Per value 1 byte is read and 2 are written: 4.7 MB and 9.4 MB for a clip of 8
+//! frames of 256×256 and two duplicates. A thread reads the three colours of eight neighbouring
+//! pixels, 24 bytes in six words, and writes 16 bytes for each colour. Frames never exist as
+//! floating-point numbers in memory. Patches whose width no vector divides take one pixel per
+//! thread.
 
 use super::cube::patch_unfold::PatchUnfold;
 use super::{Grid, Normalisation};
@@ -11,15 +13,15 @@ use crate::compile::{
 };
 use crate::{Result, check};
 
-/// Units of a cube.
-const UNITS: usize = 256;
+/// Threads per block of every kernel here.
+const THREADS: usize = 256;
 
-/// What decides the kernel's code.
+/// Parameters that select one compiled kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Kernel {
     /// Frames of a token.
     pub tubelet: usize,
-    /// Pixels of a patch's side.
+    /// Side of a patch in pixels.
     pub patch: usize,
     /// Element type of the rows.
     pub element: Element,
@@ -47,7 +49,7 @@ impl Kernel {
     }
 
     fn emit_as<F: cubecl::prelude::Float>(self, name: &str) -> Result<Source, CompileError> {
-        let e = Emit::new(offset(UNITS));
+        let e = Emit::new(offset(THREADS));
         emit!(
             e, name, PatchUnfold::<F>: [frames out]
             [scale0 scale1 scale2 shift0 shift1 shift2 count height width],
@@ -56,10 +58,11 @@ impl Kernel {
     }
 }
 
-/// Rows `out` of `frames`, u8 (b, T, H, W, 3) in a buffer that ends at a multiple of 4 bytes; see [`unfold`](super::unfold).
+/// Launch that writes the rows `out` of `frames`, u8 (b, T, H, W, 3); see
+/// [`unfold`](super::unfold). The buffer of `frames` must end at a multiple of 4 bytes.
 ///
 /// # Errors
-/// When frames do not divide into whole tubelets, or 32-bit offsets do not count the elements.
+/// When frames do not divide into whole tubelets, or the values are too many for 32-bit offsets.
 pub fn unfold<B: Copy>(
     [frames, out]: [B; 2],
     [clips, time, height, width]: [usize; 4],
@@ -72,7 +75,7 @@ pub fn unfold<B: Copy>(
     let Grid { height, width, .. } = Grid::new(NAME, [time, height, width, 3], tubelet, patch)?;
     let pixels = (clips * time).saturating_mul(height * patch * width * patch);
     if pixels.saturating_mul(3) >= 1 << 32 {
-        let needed = "values of all frames stay below 2^32 (32-bit offsets)";
+        let needed = "the values of all frames must stay below 2^32 (32-bit offsets)";
         return Err(check::value(NAME, "clips", clips.to_string(), needed));
     }
     if pixels == 0 {
@@ -86,7 +89,7 @@ pub fn unfold<B: Copy>(
     scalars.extend([count, height, width].map(|x| Scalar::U32(offset(x))));
     Ok(vec![Launch {
         kernel: compile::Kernel::PatchEmbed(kernel),
-        cubes: [cubes(count, UNITS), 1, 1],
+        cubes: [cubes(count, THREADS), 1, 1],
         buffers: vec![frames, out],
         scalars,
     }])

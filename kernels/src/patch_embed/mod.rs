@@ -1,8 +1,9 @@
-//! Frames cut into tubelets of patches, normalised, as rows that one linear layer embeds.
+//! Frames cut into tubelets of patches and normalised, as rows that one linear layer embeds.
 //!
 //! # On a GPU
 //!
-//! Bytes in, bf16 out: a unit takes the three colours of eight pixels, 24 bytes, and writes 16 bytes of each colour's row.
+//! Bytes in, bf16 out: a thread reads the three colours of eight pixels, 24 bytes, and writes 16
+//! bytes to each colour's part of the row.
 
 #[cfg(test)]
 mod cases;
@@ -21,20 +22,20 @@ mod tests_cube;
 
 use crate::{DType, Result, Stream, View, ViewMut, check};
 
-/// Mean and standard deviation of each colour, of pixels scaled to 0..1.
+/// Mean and standard deviation of each colour, for pixels scaled to 0..1.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Normalisation {
-    /// Subtracted first.
+    /// Mean of each colour, which is subtracted first.
     pub mean: [f32; 3],
-    /// Divided by then.
+    /// Standard deviation of each colour, by which the difference is divided.
     pub std: [f32; 3],
 }
 
 impl Normalisation {
-    /// `ImageNet`'s, as V-JEPA 2 has it.
+    /// `ImageNet`'s mean and standard deviation, as used by V-JEPA 2.
     pub const IMAGENET: Self = Self { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] };
 
-    /// The normalised value of a byte, (byte/255 − mean)/std, per colour and byte.
+    /// Normalised value of every byte, (byte/255 − mean)/std, for each colour.
     fn table(&self) -> Vec<[f32; 256]> {
         let value = |byte: u8, c: usize| (f32::from(byte) / 255.0 - self.mean[c]) / self.std[c];
         let row = |c| std::array::from_fn(|i| value(u8::try_from(i).unwrap_or(u8::MAX), c));
@@ -42,11 +43,15 @@ impl Normalisation {
     }
 }
 
-/// Cuts `frames` (b, T, H, W, C) into rows of `out` (b·T/tubelet·H/patch·W/patch, C·tubelet·patch·patch), f32.
+/// Cuts `frames` (b, T, H, W, C) into rows of `out` (b·T/tubelet·H/patch·W/patch,
+/// C·tubelet·patch·patch).
 ///
-/// Tokens run over time, then rows, then columns of patches; the elements of one over colour, frame, row, column, as the weight of
-/// V-JEPA 2's `Conv3d` (kernel = stride) flattens, so that a linear layer with that weight is the convolution. Frames of bytes
-/// have three colours and become `(byte/255 − mean)/std`; f32 frames are taken as normalised and may have any number.
+/// Tokens are ordered by time, then by row, then by column of patches. The elements of a token are
+/// ordered by colour, frame, row and column, like the flattened weight of V-JEPA 2's `Conv3d`
+/// (kernel = stride), so a linear layer with that weight is the convolution. Frames of bytes have
+/// three colours and become `(byte/255 − mean)/std`. f32 frames count as normalised and may have
+/// any number of colours. `out` is f32 on the host; a GPU takes frames of bytes only, and `out` may
+/// also be bf16.
 ///
 /// Source: V-JEPA 2 (arXiv 2506.09985) §2.1, `VJEPA2PatchEmbeddings3D` of transformers.
 ///
@@ -57,7 +62,8 @@ impl Normalisation {
 /// use vljepa_kernels::{Stream, View, ViewMut, patch_embed};
 ///
 /// let normalisation = patch_embed::Normalisation { mean: [0.0; 3], std: [1.0; 3] };
-/// let (frames, mut out) = ([0, 51, 255, 255, 0, 51], [f32::NAN; 6]); // two pixels, one above the other
+/// // Two pixels, one above the other.
+/// let (frames, mut out) = ([0, 51, 255, 255, 0, 51], [f32::NAN; 6]);
 /// let frames = View::from_u8(&frames, &[1, 1, 2, 1, 3]);
 /// let out_view = ViewMut::from_f32(&mut out, &[2, 3]);
 /// patch_embed::unfold(&Stream::Host, frames, normalisation, 1, 1, out_view)?;
@@ -102,7 +108,7 @@ pub fn unfold(
     Ok(())
 }
 
-/// How one clip is cut.
+/// Division of one clip into tokens.
 #[derive(Debug, Clone, Copy)]
 struct Grid {
     /// Frames of a clip.
@@ -117,7 +123,7 @@ struct Grid {
 }
 
 impl Grid {
-    /// The grid of frames (T, H, W, C) that must divide into whole tubelets.
+    /// Grid of frames (T, H, W, C). Fails unless they divide into whole tubelets.
     fn new(
         operation: &'static str,
         [time, height, width, colours]: [usize; 4],
@@ -127,7 +133,7 @@ impl Grid {
         let fits = |n: usize, part: usize| part > 0 && n.is_multiple_of(part);
         if !(fits(time, tubelet) && fits(height, patch) && fits(width, patch)) {
             let found = format!("{time} frames of {height}×{width}");
-            let needed = format!("must divide into tubelets of {tubelet}×{patch}×{patch}");
+            let needed = format!("frames must divide into tubelets of {tubelet}×{patch}×{patch}");
             return Err(check::value(operation, "frames", found, needed));
         }
         Ok(Self { time, height: height / patch, width: width / patch, colours, tubelet, patch })

@@ -1,4 +1,4 @@
-//! Unfolding as its definition: where each output element comes from.
+//! Unfolding by its definition: the source of each output element.
 
 use super::Grid;
 

@@ -20,7 +20,7 @@ fn bytes_are_normalised_and_put_in_the_order_of_a_conv3d_weight() {
         let (view, out) = (View::from_u8(&frames, &shape), ViewMut::from_f32(&mut got, &out_shape));
         unfold(&Stream::Host, view, n, grid.tubelet, grid.patch, out).unwrap();
         let value = |i: usize, c: usize| (f32::from(frames[i]) / 255.0 - n.mean[c]) / n.std[c];
-        // The same operations in the same order: equal to the bit.
+        // Both compute the same operations in the same order, so they are equal to the bit.
         assert_close(&format!("{grid:?}"), &got, &reference::unfold(grid, clips, value), 0.0);
         if clips > 0 {
             let swapped = reference::unfold(grid, clips, |i, c| value(i, 2 - c));
@@ -53,7 +53,8 @@ fn a_row_times_a_flattened_kernel_is_the_convolution() {
     let out = ViewMut::from_f32(&mut rows, &[grid.tokens(), grid.elements()]);
     let view = View::from_f32(&frames, &frames_shape(1, grid));
     unfold(&Stream::Host, view, Normalisation::IMAGENET, 2, 2, out).unwrap();
-    // Output (t, y, x) = (1, 0, 2), with the kernel indexed (colour, time, row, column) as torch stores it.
+    // Output (t, y, x) = (1, 0, 2), with the kernel indexed (colour, time, row, column) as torch
+    // stores it.
     let mut want = 0.0;
     for (c, t, y, x) in (0..24).map(|i| (i / 8, i / 4 % 2, i / 2 % 2, i % 2)) {
         let pixel = frames[(((2 + t) * 4 + y) * 6 + 4 + x) * 3 + c];

@@ -1,4 +1,4 @@
-//! The kernel that unfolds patches against the reference, without a GPU.
+//! The kernel that unfolds patches against the reference, run by the emulator instead of a GPU.
 
 use super::cases::CASES;
 use super::launch::unfold;
@@ -26,7 +26,7 @@ fn rows_of_bytes_match_the_reference() {
                 reference::unfold(grid, clips, |at, c| table[order[c]][usize::from(frames[at])])
             };
             let name = format!("{element:?} {clips} of {grid:?}");
-            // A product and a sum in f32 of numbers below 5.
+            // A product and a sum in f32, of numbers below 5.
             let tolerance = rounding(element, 1e-6);
             assert_close(&name, &e.read(element, out), &want([0, 1, 2]), tolerance);
             if clips > 0 {

@@ -1,10 +1,11 @@
 //! Mean pooling of packed sequences, and its gradient.
 //!
-//! Floor, tiling and what was considered: `launch.rs`.
+//! CubeCL calls a block a cube, a warp a plane and a thread a unit. The floor and the tiling are in
+//! `launch.rs`.
 
 use cubecl::prelude::*;
 
-/// The mean of each sequence's rows.
+/// Mean of each sequence's rows. A thread sums one vector of columns over the tokens of a sequence.
 #[cube(launch)]
 pub(super) fn pooling_forward<F: Float, N: Size>(
     x: &[Vector<F, N>],
@@ -26,7 +27,8 @@ pub(super) fn pooling_forward<F: Float, N: Size>(
     }
 }
 
-/// Each sequence's gradient over its length to each of its rows; zeros behind the last one, which one more cube writes.
+/// Gradient of each sequence divided by its length, for each of its rows. One more block per column
+/// range writes zeros to the rows after the last sequence.
 #[cube(launch)]
 pub(super) fn pooling_backward<F: Float, N: Size>(
     d_out: &[Vector<F, N>],

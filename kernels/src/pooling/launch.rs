@@ -1,7 +1,11 @@
-//! The kernels of mean pooling and how they are launched.
+//! The kernels of mean pooling and their launches.
 //!
-//! Floor: memory; forward reads n·d elements, backward writes them. One cube per sequence and 256 vectors of its width; each unit owns 16
-//! bytes of a token and walks over the tokens, so that neighbours read neighbouring bytes and sums need no exchange. Offsets are read on the device.
+//! CubeCL calls a block a cube, a warp a plane and a thread a unit.
+//!
+//! Floor: memory. Forward reads n·d elements, backward writes them. A block takes one sequence and
+//! 256 vectors of its width; each thread owns 16 bytes of a token and walks over the tokens, so
+//! that neighbouring threads read neighbouring bytes and sums need no exchange. Offsets are read on
+//! the device.
 
 use super::cube::pooling_backward::PoolingBackward;
 use super::cube::pooling_forward::PoolingForward;
@@ -10,15 +14,15 @@ use crate::compile::{
 };
 use crate::{Result, check};
 
-/// Units of a cube.
-const UNITS: usize = 256;
+/// Threads per block of every kernel here.
+const THREADS: usize = 256;
 
-/// What decides a kernel's code.
+/// Parameters that select one compiled kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Kernel {
-    /// Whether it is the gradient's.
+    /// Whether the kernel computes the gradient.
     pub backward: bool,
-    /// Element type.
+    /// Element type of activations and gradients.
     pub element: Element,
     /// Elements of a vector.
     pub lanes: usize,
@@ -42,7 +46,7 @@ impl Kernel {
     }
 
     fn emit_as<F: cubecl::prelude::Float>(self, name: &str) -> Result<Source, CompileError> {
-        let e = Emit::new(offset(UNITS));
+        let e = Emit::new(offset(THREADS));
         if self.backward {
             emit!(e, name, PoolingBackward::<F>: [d_out offsets d_x] [sequences tokens vectors], self.lanes)
         } else {
@@ -51,21 +55,22 @@ impl Kernel {
     }
 }
 
-/// Packed sequences of one call. No sequence is empty: whoever makes the offsets checks that.
+/// Packed sequences of one call. The caller guarantees that no sequence is empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sizes {
-    /// b.
+    /// b: number of sequences.
     pub sequences: usize,
-    /// n, with the rows behind the last sequence.
+    /// n: number of rows, including rows after the last sequence.
     pub tokens: usize,
-    /// d.
+    /// d: elements of a row.
     pub width: usize,
 }
 
-/// `out` (b, d): means of the rows of `x` (n, d) that `offsets`, i32 (b + 1), bound.
+/// Launch for `out` (b, d): means of the rows of `x` (n, d) between consecutive `offsets`, i32
+/// (b + 1).
 ///
 /// # Errors
-/// When 32 bits do not number the vectors.
+/// When the vectors are too many for 32-bit numbers.
 pub fn forward<B: Copy>(
     x: B,
     offsets: B,
@@ -80,16 +85,16 @@ pub fn forward<B: Copy>(
     let lanes = element.lanes(sizes.width);
     Ok(vec![Launch {
         kernel: compile::Kernel::Pooling(Kernel { backward: false, element, lanes }),
-        cubes: [offset(sizes.sequences), cubes(vectors, UNITS), 1],
+        cubes: [offset(sizes.sequences), cubes(vectors, THREADS), 1],
         buffers: vec![x, offsets, out],
         scalars: vec![Scalar::U32(offset(vectors))],
     }])
 }
 
-/// `d_x` (n, d) from `d_out` (b, d); zeros behind the last sequence.
+/// Launch for `d_x` (n, d) from `d_out` (b, d); rows after the last sequence become zero.
 ///
 /// # Errors
-/// As [`forward`].
+/// Same as [`forward`].
 pub fn backward<B: Copy>(
     d_out: B,
     offsets: B,
@@ -104,7 +109,7 @@ pub fn backward<B: Copy>(
     let lanes = element.lanes(sizes.width);
     Ok(vec![Launch {
         kernel: compile::Kernel::Pooling(Kernel { backward: true, element, lanes }),
-        cubes: [offset(sizes.sequences + 1), cubes(vectors, UNITS), 1],
+        cubes: [offset(sizes.sequences + 1), cubes(vectors, THREADS), 1],
         buffers: vec![d_out, offsets, d_x],
         scalars: vec![
             Scalar::U32(offset(sizes.sequences)),
@@ -114,7 +119,7 @@ pub fn backward<B: Copy>(
     }])
 }
 
-/// Vectors of a row.
+/// Checks that 32 bits can number all vectors, and returns the vectors of a row.
 fn check_sizes(operation: &'static str, element: Element, sizes: Sizes) -> Result<usize> {
     let Sizes { sequences, tokens, width } = sizes;
     let vectors = width / element.lanes(width);

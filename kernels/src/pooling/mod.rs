@@ -2,7 +2,8 @@
 //!
 //! # On a GPU
 //!
-//! Memory bounds it: forward reads the tokens once, backward writes them once. A unit owns 16 bytes of the width and walks over a sequence.
+//! Memory bounds the operation: forward reads the tokens once, backward writes them once. A thread
+//! owns 16 bytes of the width and walks over a sequence.
 
 #[cfg(feature = "cuda")]
 mod cube;
@@ -17,10 +18,11 @@ mod tests_cube;
 
 use crate::{Lengths, Result, Stream, View, ViewMut, check};
 
-/// The mean of each sequence's rows: `x` (n, d) with `lengths` of b sequences, `out` (b, d), f32, sums in f32.
+/// Mean of each sequence's rows: `x` (n, d) with `lengths` of b sequences, `out` (b, d). Both are
+/// f32 on the host; on a GPU they may also be bf16. Sums are f32.
 ///
-/// Source: `VL-JEPA` (arXiv 2512.10942) §3.1, average pooling over the tokens that are not padding. Rows of `x` behind the last
-/// sequence contribute nothing.
+/// Source: `VL-JEPA` (arXiv 2512.10942) §3.1, average pooling over the tokens that are not padding.
+/// Rows of `x` after the last sequence contribute nothing.
 ///
 /// # Errors
 /// When shapes or element types disagree, or a sequence is empty (it has no mean).
@@ -57,8 +59,8 @@ pub fn forward(stream: &Stream, x: View<'_>, lengths: &Lengths, out: ViewMut<'_>
     Ok(())
 }
 
-/// The gradient of [`forward`]: each row of `d_x` (n, d) is its sequence's `d_out` (b, d) over the sequence's length; rows behind
-/// the last sequence are zero.
+/// Gradient of [`forward`]: each row of `d_x` (n, d) is the `d_out` (b, d) of its sequence divided
+/// by the sequence's length. Rows after the last sequence are zero.
 ///
 /// # Errors
 /// When shapes or element types disagree, or a sequence is empty.

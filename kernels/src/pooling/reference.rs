@@ -1,4 +1,4 @@
-//! Mean pooling as its definition, which is also what the host runs: one pass over memory.
+//! Mean pooling by its definition. The host runs this version too: it is one pass over memory.
 
 use crate::Lengths;
 use crate::parallel::add_into;

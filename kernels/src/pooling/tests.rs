@@ -25,7 +25,8 @@ fn every_sequence_becomes_its_mean_and_the_tail_counts_nothing() {
             .map(|(a, b, j)| mean(a, b, j))
             .collect()
     };
-    // ε times the largest partial sum, about √257 · 3, over 257 terms' additions of random sign: ε · √257.
+    // ε times the largest partial sum, about √257 · 3, over 257 additions with errors of random
+    // sign: ε · √257.
     let tolerance = 16.0 * f32::EPSILON;
     let got = run(&x, &lengths, d);
     assert_close("means", &got, &means([(0, 1), (1, 18), (18, 275)]), tolerance);
@@ -40,7 +41,7 @@ fn gradients_match_finite_differences_and_the_tail_has_none() {
     let d_x = ViewMut::from_f32(&mut got, &[6, d]);
     backward(&Stream::Host, View::from_f32(&r, &[2, d]), &lengths, d_x).unwrap();
     let numeric = finite_difference(&x, 0.25, |x| dot(&run(x, &lengths, d), &r));
-    // A linear function: rounding of one output of size 3 times r of size 3 over the step.
+    // A linear function: rounding of one output of size 3 times r of size 3, over the step.
     let tolerance = 1.5 * 9.0 * f32::EPSILON / 0.25;
     assert_close("d_x", &got, &numeric, tolerance);
     assert_close("tail", &got[4 * d..], &[0.0; 6], 0.0);

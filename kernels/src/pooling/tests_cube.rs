@@ -1,4 +1,4 @@
-//! The kernels of mean pooling against the reference, without a GPU.
+//! The kernels of mean pooling against the reference, run by the emulator instead of a GPU.
 
 use super::launch::{Sizes, backward, forward};
 use super::reference;
@@ -32,7 +32,7 @@ fn means_and_gradients_of_packed_sequences_match_the_reference() {
             reference::forward(&x, &lengths, width, &mut want);
             reference::backward(&d_out, &lengths, width, &mut want_d);
             let name = format!("{element:?} {ends:?} x {width}");
-            // The same sums in the same order, but for the division.
+            // Kernel and reference sum in the same order; only the division may differ.
             let tolerance = rounding(element, 1e-6);
             assert_close(&name, &e.read(element, out), &want, tolerance);
             assert_close(&format!("{name}: d_x"), &e.read(element, d_x), &want_d, tolerance);

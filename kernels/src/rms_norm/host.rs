@@ -1,4 +1,5 @@
-//! Root-mean-square normalisation on the host: one pass over memory, each row staying in cache for its sum.
+//! Root-mean-square normalisation on the host: one pass over memory, with each row in cache for its
+//! sum.
 
 use super::Input;
 use crate::Write;

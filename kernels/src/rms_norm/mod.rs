@@ -1,4 +1,5 @@
-//! Root-mean-square normalisation: out = x · rstd · scale, with rstd over each row.
+//! Root-mean-square normalisation: out = x · rstd · factor, with rstd = 1 / √(mean(x²) + eps) of
+//! each row.
 
 #[cfg(test)]
 mod cases;
@@ -12,17 +13,17 @@ mod tests;
 use crate::{DType, layer_norm};
 use crate::{Result, Stream, View, ViewMut, Write, check};
 
-/// What the stored weight stands for.
+/// How the stored weight gives the factor of a normalised element.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scale {
-    /// The factor itself (Llama, Qwen).
+    /// The factor is the weight itself (Llama, Qwen).
     Plain,
-    /// The factor less one (Gemma).
+    /// The factor is 1 + weight (Gemma).
     OnePlus,
 }
 
 impl Scale {
-    /// What the stored weight is increased by.
+    /// Number that is added to the stored weight.
     fn offset(self) -> f32 {
         match self {
             Self::Plain => 0.0,
@@ -30,7 +31,7 @@ impl Scale {
         }
     }
 
-    /// The kernels' name for it.
+    /// The form of the GPU kernels that has this factor.
     #[cfg(feature = "cuda")]
     fn form(self) -> layer_norm::launch::Form {
         match self {
@@ -40,10 +41,12 @@ impl Scale {
     }
 }
 
-/// Normalises each row: `x / √(mean(x²) + eps) · factor`; keeps 1/√(…) for [`backward`]. The factor is `weight` or `1 + weight`.
+/// Normalises each row, `x / √(mean(x²) + eps) · factor`, and keeps rstd = 1 / √(mean(x²) + eps)
+/// for [`backward`]. The factor is `weight` or `1 + weight`.
 ///
-/// Source: Zhang and Sennrich 2019 (arXiv 1910.07467), as `LlamaRMSNorm` and `Gemma3RMSNorm` of transformers. `x`, `out` (n, d);
-/// `weight` (d); `rstd` (n); all f32, sums in f32 by pairwise partial sums.
+/// Source: Zhang and Sennrich 2019 (arXiv 1910.07467), in the form of `LlamaRMSNorm` and
+/// `Gemma3RMSNorm` of transformers. `x`, `out` (n, d); `weight` (d); `rstd` (n). On the host all
+/// tensors are f32. On a GPU `x`, `weight` and `out` may also be bf16. Sums are f32.
 ///
 /// # Errors
 /// When shapes or element types disagree.
@@ -107,9 +110,10 @@ pub fn forward(
     Ok(())
 }
 
-/// Gradients of [`forward`]: `d_x` (n, d) written or added, `d_weight` (d) added.
+/// Gradients of [`forward`]: `d_x` (n, d) is written or added to, `d_weight` (d) is added to.
 ///
-/// With x̂ = x·rstd and g = `d_out`·factor: d_x = rstd · (g − x̂·mean(g·x̂)), d_weight += Σ `d_out`·x̂ over rows.
+/// With x̂ = x·rstd and g = `d_out`·factor: d_x = rstd · (g − x̂·mean(g·x̂)) and d_weight += Σ
+/// `d_out`·x̂ over rows.
 ///
 /// # Errors
 /// When shapes or element types disagree.
@@ -171,7 +175,7 @@ pub fn backward(
     Ok(())
 }
 
-/// The reference's forward direction, for the tests of the kernels that both normalisations share.
+/// The reference's forward pass, for the tests of the kernels that both normalisations share.
 #[cfg(test)]
 #[cfg(feature = "cuda")]
 pub(crate) fn reference_forward(
@@ -187,7 +191,7 @@ pub(crate) fn reference_forward(
     reference::forward(Input { x, weight, offset, width }, eps, out, rstd);
 }
 
-/// The reference's backward direction, to d_x and d_weight.
+/// The reference's backward pass, for the same tests.
 #[cfg(test)]
 #[cfg(feature = "cuda")]
 #[expect(clippy::too_many_arguments, reason = "the tensors of one formula")]
@@ -205,7 +209,7 @@ pub(crate) fn reference_backward(
     reference::backward(Input { x, weight, offset, width }, rstd, d_out, write, d_x, d_weight);
 }
 
-/// What both directions read: `x` (n, width) and the factor `offset + weight` (width).
+/// Inputs of both passes: `x` (n, width) and the factor `offset + weight` (width).
 #[derive(Clone, Copy)]
 struct Input<'a> {
     x: &'a [f32],

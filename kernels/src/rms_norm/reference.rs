@@ -1,4 +1,5 @@
-//! Root-mean-square normalisation as its definition, one row at a time, in f64 between reading and writing.
+//! Root-mean-square normalisation by its definition, one row at a time, in f64 between reading and
+//! writing.
 
 use super::Input;
 use crate::{Write, parallel::round};

@@ -1,4 +1,5 @@
-//! The host's root-mean-square normalisation against the reference, the reference against finite differences.
+//! The host's root-mean-square normalisation against the reference, and the reference against
+//! finite differences.
 
 use super::cases::{EPS, SIZES, SUM_TOLERANCE, TOLERANCE};
 use super::{Input, Scale, backward, forward, reference};
@@ -60,7 +61,7 @@ fn backward_matches_reference() {
             )
             .unwrap();
             reference::backward(input, &rstd, &d_out, write, &mut want_x, &mut want_w);
-            // Gradients reach 30: rstd up to 3 times products of two normal numbers.
+            // Gradients reach 30: rstd of up to 3 times products of two normal numbers.
             assert_close(&format!("d_x {n}x{d} {write:?}"), &d_x, &want_x, 10.0 * TOLERANCE);
             assert_close("d_weight", &d_w, &want_w, SUM_TOLERANCE);
             if n > 0 {
@@ -87,7 +88,8 @@ fn reference_gradients_match_finite_differences() {
         let input = Input { x: &x, weight: &w, offset, width: d };
         let rstd = run(&x, &w).1;
         reference::backward(input, &rstd, &r, Write::Set, &mut d_x, &mut d_w);
-        // Rounding of some 5 outputs of size 2 over the step, plus h⁴/30 of a fifth derivative near 100.
+        // Rounding of about 5 outputs of size 2 over the step, plus h⁴/30 of a fifth derivative
+        // near 100.
         let tolerance = 1.5 * 5.0 * 2.0 * f32::EPSILON / 0.03 + 1e-5;
         let numeric = finite_difference(&x, 0.03, |x| run(x, &w).0);
         assert_close("d_x", &d_x, &numeric, tolerance);

@@ -1,18 +1,17 @@
-//! Shapes and seeds of the tests of rope.
+//! Shapes of the tests of rope.
 
 use super::{Heads, Table, inv_freq};
 use crate::Device;
 
-/// Which table a case turns with.
+/// Form of a case's table.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Form {
-    /// V-JEPA 2 on a grid of 3 × 4 × 5.
+    /// The form of V-JEPA 2 on a grid of 3 × 4 × 5.
     Axial,
-    /// Llama.
+    /// The form of Llama.
     Half,
 }
 
-/// One case.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Case {
     pub(crate) tokens: usize,
@@ -20,7 +19,7 @@ pub(crate) struct Case {
     pub(crate) form: Form,
 }
 
-/// Positions of every case's table.
+/// Positions in the table of every case.
 pub(crate) const POSITIONS: usize = 60;
 
 impl Case {
@@ -41,7 +40,7 @@ const fn case(tokens: usize, query: usize, key_value: usize, dim: usize, form: F
     Case { tokens, heads: Heads { query, key_value, dim }, form }
 }
 
-/// No token, one, more than a block; grouped heads; widths that vectors do not divide.
+/// No token, one token, more than a block; grouped heads; widths that vectors do not divide.
 pub(crate) const CASES: [Case; 7] = [
     case(0, 2, 1, 16, Form::Half),
     case(1, 3, 3, 10, Form::Axial),

@@ -1,14 +1,16 @@
-//! Rotary embedding fused into the splitting of q, k and v, and into putting their gradients side by side.
+//! Rotary embedding, fused with the split of q, k and v and with the merge of their gradients.
 //!
-//! Floor, tiling and what was considered: `launch.rs`.
+//! CubeCL calls a block a cube, a warp a plane and a thread a unit. The floor and the tiling are in
+//! `launch.rs`.
 
-#![expect(clippy::cast_sign_loss, reason = "positions are checked against their table")]
+#![expect(clippy::cast_sign_loss, reason = "the caller guarantees positions inside the table")]
 
 use cubecl::prelude::*;
 
 use super::{Heads, Pairing};
 
-/// cos·z − sin·partner of a first element; of the transpose, cos·d + (the partner's sine)·partner.
+/// First element of a pair: cos·z − sin·partner, or for the transpose cos·z +
+/// (the partner's sine)·partner.
 #[cube]
 fn first<N: Size>(
     z: Vector<f32, N>,
@@ -21,7 +23,8 @@ fn first<N: Size>(
     if comptime!(transposed) { z * cos + partner * partner_sin } else { z * cos - partner * sin }
 }
 
-/// cos·z + sin·partner of a second element; of the transpose, cos·d − (the partner's sine)·partner.
+/// Second element of a pair: cos·z + sin·partner, or for the transpose cos·z −
+/// (the partner's sine)·partner.
 #[cube]
 fn second<N: Size>(
     z: Vector<f32, N>,
@@ -34,7 +37,7 @@ fn second<N: Size>(
     if comptime!(transposed) { z * cos - partner * partner_sin } else { z * cos + partner * sin }
 }
 
-/// A vector with the elements of each pair in each other's places.
+/// Exchanges the two elements of each neighbouring pair of a vector.
 #[cube]
 fn swapped<N: Size>(z: Vector<f32, N>, #[comptime] lanes: usize) -> Vector<f32, N> {
     let mut out = z;
@@ -45,7 +48,7 @@ fn swapped<N: Size>(z: Vector<f32, N>, #[comptime] lanes: usize) -> Vector<f32, 
     out
 }
 
-/// Turns neighbouring pairs of one vector.
+/// Rotates the neighbouring pairs of one vector.
 #[cube]
 fn adjacent<N: Size>(
     z: Vector<f32, N>,
@@ -68,9 +71,10 @@ fn adjacent<N: Size>(
     out
 }
 
-/// Moves one unit's share of a head from vector `from_at` of `from` to `to_at` of `to`, turned by the row of the tables from `row` on.
+/// Copies one thread's share of a head from vector `from_at` of `from` to vector `to_at` of `to`,
+/// and rotates it by the vectors of `cos` and `sin` at `row`.
 #[cube]
-#[expect(clippy::too_many_arguments, reason = "a head, where it goes, and its rotation")]
+#[expect(clippy::too_many_arguments, reason = "a head, its destination, and its rotation")]
 fn turn<F: Float, N: Size>(
     from: &[Vector<F, N>],
     from_at: usize,
@@ -114,7 +118,7 @@ fn turn<F: Float, N: Size>(
     }
 }
 
-/// Units that share a head of `vectors` vectors.
+/// Threads that share a head of `vectors` vectors.
 fn shares(pairing: Pairing, vectors: usize) -> usize {
     match pairing {
         Pairing::Adjacent => vectors,
@@ -122,7 +126,7 @@ fn shares(pairing: Pairing, vectors: usize) -> usize {
     }
 }
 
-/// q, k and v out of qkv, q and k turned.
+/// Splits qkv into q, k and v and rotates q and k.
 #[cube(launch)]
 #[expect(clippy::too_many_arguments, reason = "buffers and scalars of one formula")]
 pub(super) fn rope_split<F: Float, N: Size>(
@@ -168,7 +172,7 @@ pub(super) fn rope_split<F: Float, N: Size>(
     }
 }
 
-/// d_qkv out of the gradients of q, k and v, those of q and k turned back.
+/// Merges the gradients of q, k and v into d_qkv (`qkv`) and rotates the gradients of q and k back.
 #[cube(launch)]
 #[expect(clippy::too_many_arguments, reason = "buffers and scalars of one formula")]
 pub(super) fn rope_merge<F: Float, N: Size>(
@@ -214,7 +218,7 @@ pub(super) fn rope_merge<F: Float, N: Size>(
     }
 }
 
-/// x turned, or turned back, in place.
+/// Rotates x in place, or applies the transpose.
 #[cube(launch)]
 #[expect(clippy::too_many_arguments, reason = "buffers and scalars of one formula")]
 pub(super) fn rope_rotate<F: Float, N: Size>(

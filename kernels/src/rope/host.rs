@@ -1,23 +1,26 @@
-//! Rotary position embedding on the host: blocks of tokens in parallel, a token's heads copied and turned while in cache.
+//! Rotary position embedding on the host: blocks of tokens run in parallel, and a token's heads are
+//! copied and rotated while they are in cache.
 
 use rayon::prelude::*;
 
 use super::{Heads, HostRotation, Pairing};
 
-/// Tokens of one task: enough work (tens of microseconds) to pay for handing it to a thread.
+/// Tokens of one rayon task: enough work (tens of microseconds) to pay for the hand-over to a
+/// thread.
 const TOKENS: usize = 64;
 
-/// Turns all heads of one token in place; the transpose reads the partner's sine instead of its own.
-fn turn(heads: &mut [f32], cos: &[f32], sin: &[f32], pairing: Pairing, transpose: bool) {
+/// Rotates all heads of one token in place. The transpose reads the partner's sine instead of the
+/// element's own.
+fn rotate_heads(heads: &mut [f32], cos: &[f32], sin: &[f32], pairing: Pairing, transpose: bool) {
     for z in heads.chunks_exact_mut(cos.len()) {
         match pairing {
-            Pairing::Adjacent => turn_adjacent(z, cos, sin, transpose),
-            Pairing::Half => turn_half(z, cos, sin, transpose),
+            Pairing::Adjacent => rotate_adjacent(z, cos, sin, transpose),
+            Pairing::Half => rotate_half(z, cos, sin, transpose),
         }
     }
 }
 
-fn turn_adjacent(z: &mut [f32], cos: &[f32], sin: &[f32], transpose: bool) {
+fn rotate_adjacent(z: &mut [f32], cos: &[f32], sin: &[f32], transpose: bool) {
     let z = z.as_chunks_mut::<2>().0;
     let (cos, sin) = (cos.as_chunks::<2>().0, sin.as_chunks::<2>().0);
     for ((z, c), s) in z.iter_mut().zip(cos).zip(sin) {
@@ -26,7 +29,7 @@ fn turn_adjacent(z: &mut [f32], cos: &[f32], sin: &[f32], transpose: bool) {
     }
 }
 
-fn turn_half(z: &mut [f32], cos: &[f32], sin: &[f32], transpose: bool) {
+fn rotate_half(z: &mut [f32], cos: &[f32], sin: &[f32], transpose: bool) {
     let half = z.len() / 2;
     let (z0, z1) = z.split_at_mut(half);
     let ((c0, c1), (s0, s1)) = (cos.split_at(half), sin.split_at(half));
@@ -46,12 +49,12 @@ pub(super) fn rotate(x: &mut [f32], heads: usize, rotation: HostRotation<'_>, tr
     x.par_chunks_mut(TOKENS * width).enumerate().for_each(|(block, x)| {
         for (i, token) in x.chunks_exact_mut(width).enumerate() {
             let (cos, sin) = rotation.row(block * TOKENS + i);
-            turn(token, cos, sin, rotation.pairing, transpose);
+            rotate_heads(token, cos, sin, rotation.pairing, transpose);
         }
     });
 }
 
-/// Takes q, k and v out of `qkv` (n, (h + 2g)·hd) and rotates q and k.
+/// Copies q, k and v out of `qkv` (n, (h + 2g)·hd) and rotates q and k.
 pub(super) fn split(
     qkv: &[f32],
     heads: Heads,
@@ -75,8 +78,8 @@ pub(super) fn split(
                 v.copy_from_slice(row_v);
                 if let Some(rotation) = rotation {
                     let (cos, sin) = rotation.row(block * TOKENS + i);
-                    turn(q, cos, sin, rotation.pairing, false);
-                    turn(k, cos, sin, rotation.pairing, false);
+                    rotate_heads(q, cos, sin, rotation.pairing, false);
+                    rotate_heads(k, cos, sin, rotation.pairing, false);
                 }
             }
         });
@@ -99,7 +102,7 @@ pub(super) fn split_backward(
             v.copy_from_slice(&d_v[token * kv_width..][..kv_width]);
             if let Some(rotation) = rotation {
                 let (cos, sin) = rotation.row(token);
-                turn(qk, cos, sin, rotation.pairing, true);
+                rotate_heads(qk, cos, sin, rotation.pairing, true);
             }
         }
     });

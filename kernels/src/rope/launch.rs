@@ -1,10 +1,12 @@
-//! The kernels of rotary embedding and how they are launched.
+//! The kernels of rotary embedding and their launches.
 //!
-//! Floor: memory; every element of qkv is read once and written once, 2 passes in each direction; tables of cosines and sines (f32, one
-//! row per position, 0.5 MB for a clip of V-JEPA 2) stay in L2. Without the fusion there would be a pass more for q and k.
+//! Floor: memory. Every element of qkv is read once and written once, 2 passes in each direction.
+//! Tables of cosines and sines (f32, one row per position, 0.5 MB for a clip of V-JEPA 2) stay in
+//! L2. Without the fusion, q and k would take one more pass.
 //!
-//! Tiling: a unit turns whole pairs: 16 bytes of neighbouring elements, or 16 bytes of a head's lower half with the same of its upper half. Heads and
-//! their width are known when the kernel is compiled, so that indices are multiplications.
+//! Tiling: a thread rotates whole pairs: 16 bytes of neighbouring elements, or 16 bytes of a head's
+//! lower half with the same 16 bytes of its upper half. Numbers of heads and their width are known
+//! when a kernel is compiled, so that indices need only multiplications.
 
 use super::cube::rope_merge::RopeMerge;
 use super::cube::rope_rotate::RopeRotate;
@@ -15,15 +17,15 @@ use crate::compile::{
 };
 use crate::{Result, check};
 
-/// Units of a cube.
-const UNITS: usize = 256;
+/// Threads per block of every kernel here.
+const THREADS: usize = 256;
 
-/// What decides a kernel's code.
+/// Parameters that select one compiled kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Kernel {
-    /// Which pass.
+    /// The kernel of this operation.
     pub pass: Pass,
-    /// Which elements are turned together.
+    /// Pairs of elements that are rotated together.
     pub pairing: Pairing,
     /// Element type of projections, queries, keys and values.
     pub element: Element,
@@ -32,25 +34,25 @@ pub struct Kernel {
 /// The kernels of this operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Pass {
-    /// q, k and v out of a fused projection.
+    /// Splits a fused projection into q, k and v.
     Split {
         /// Heads of the projection.
         heads: Heads,
-        /// Whether q and k are turned.
+        /// Whether q and k are rotated.
         rotated: bool,
     },
     /// The gradient of a split.
     Merge {
         /// Heads of the projection.
         heads: Heads,
-        /// Whether q and k were turned.
+        /// Whether q and k were rotated by the split.
         rotated: bool,
     },
-    /// Heads turned in place.
+    /// Rotates heads in place.
     Rotate {
         /// Width of a head.
         dim: usize,
-        /// Whether by the transpose.
+        /// Whether the kernel applies the transpose.
         transposed: bool,
     },
 }
@@ -71,7 +73,7 @@ impl Kernel {
         }
     }
 
-    /// Units that share one head.
+    /// Threads that share one head.
     fn shares(self) -> usize {
         match self.pairing {
             Pairing::Half => self.dim() / 2 / self.lanes(),
@@ -112,7 +114,7 @@ impl Kernel {
     }
 
     fn emit_as<F: cubecl::prelude::Float>(self, name: &str) -> Result<Source, CompileError> {
-        let e = Emit::new(offset(UNITS));
+        let e = Emit::new(offset(THREADS));
         let (lanes, pairing) = (self.lanes(), self.pairing);
         match self.pass {
             Pass::Split { heads, rotated } => emit!(
@@ -131,32 +133,33 @@ impl Kernel {
     }
 }
 
-/// A table and the tokens' positions in it, which whoever makes them checks against the table.
+/// A table and the tokens' positions in it. The caller guarantees that positions are inside the
+/// table.
 #[derive(Debug, Clone, Copy)]
 pub struct Rotation<B> {
-    /// f32 (positions, hd).
+    /// Cosines, f32 (positions, hd).
     pub cos: B,
-    /// f32 (positions, hd).
+    /// Sines, f32 (positions, hd).
     pub sin: B,
-    /// i32 (n).
+    /// Row of the table for each token, i32 (n).
     pub positions: B,
-    /// Which elements are turned together.
+    /// Pairs of elements that are rotated together.
     pub pairing: Pairing,
 }
 
-/// A fused projection and its parts.
+/// A fused projection and its three parts.
 #[derive(Debug, Clone, Copy)]
 pub struct Parts<B> {
-    /// (n, (h + 2g)·hd).
+    /// The fused projection, (n, (h + 2g)·hd).
     pub qkv: B,
-    /// (n, h, hd), (n, g, hd), (n, g, hd).
+    /// Queries (n, h, hd), keys (n, g, hd) and values (n, g, hd).
     pub parts: [B; 3],
 }
 
-/// Writes q, k and v from qkv, q and k turned.
+/// Launch that writes q, k and v from qkv and, with a `rotation`, rotates q and k.
 ///
 /// # Errors
-/// When 32-bit offsets do not count the elements, or the width of a head is odd.
+/// When the elements are too many for 32-bit offsets, or the width of a head is odd.
 pub fn split<B: Copy>(
     buffers: Parts<B>,
     heads: Heads,
@@ -168,10 +171,10 @@ pub fn split<B: Copy>(
     launch_parts("rope::split", buffers, pass, heads, rotation, element, n)
 }
 
-/// Writes d_qkv from the gradients of q, k and v: the gradient of [`split`].
+/// Launch that writes d_qkv from the gradients of q, k and v: the gradient of [`split`].
 ///
 /// # Errors
-/// As [`split`].
+/// Same as [`split`].
 pub fn merge<B: Copy>(
     buffers: Parts<B>,
     heads: Heads,
@@ -198,23 +201,24 @@ fn launch_parts<B: Copy>(
     }
     let Parts { qkv, parts: [q, k, v] } = buffers;
     let pairing = rotation.map_or(Pairing::Half, |r| r.pairing);
-    // Without a rotation nothing reads these; a buffer that the kernel writes must not stand in.
+    // Without a rotation the kernel reads none of these three, so any buffer that it does not write
+    // will do.
     let unread = if matches!(pass, Pass::Merge { .. }) { q } else { qkv };
     let [cos, sin, positions] = rotation.map_or([unread; 3], |r| [r.cos, r.sin, r.positions]);
     let kernel = Kernel { pass, pairing, element };
     let count = n * (heads.query + 2 * heads.key_value) * kernel.shares();
     Ok(vec![Launch {
         kernel: compile::Kernel::Rope(kernel),
-        cubes: [cubes(count, UNITS), 1, 1],
+        cubes: [cubes(count, THREADS), 1, 1],
         buffers: vec![qkv, q, k, v, cos, sin, positions],
         scalars: vec![Scalar::U32(offset(count))],
     }])
 }
 
-/// Turns `x` (n, heads, dim) in place, or by the transpose.
+/// Launch that rotates `x` (n, heads, dim) in place, or applies the transpose if `transposed`.
 ///
 /// # Errors
-/// As [`split`].
+/// Same as [`split`].
 pub fn rotate<B: Copy>(
     x: B,
     rotation: Rotation<B>,
@@ -231,7 +235,7 @@ pub fn rotate<B: Copy>(
     let count = n * heads * kernel.shares();
     Ok(vec![Launch {
         kernel: compile::Kernel::Rope(kernel),
-        cubes: [cubes(count, UNITS), 1, 1],
+        cubes: [cubes(count, THREADS), 1, 1],
         buffers: vec![x, cos, sin, positions],
         scalars: vec![Scalar::U32(offset(count)), Scalar::U32(offset(heads))],
     }])
@@ -239,11 +243,12 @@ pub fn rotate<B: Copy>(
 
 fn check_size(operation: &'static str, n: usize, width: usize, dim: usize) -> Result<()> {
     if dim == 0 || !dim.is_multiple_of(2) {
-        let needed = "pairs of elements need an even width";
+        let needed = "the head width must be even, because elements are rotated in pairs";
         return Err(check::value(operation, "head_dim", dim.to_string(), needed));
     }
     if n.saturating_mul(width) >= 1 << 32 {
-        let needed = format!("tokens times a width of {width} stay below 2^32 (32-bit offsets)");
+        let needed =
+            format!("tokens times a width of {width} must stay below 2^32 (32-bit offsets)");
         return Err(check::value(operation, "tokens", n.to_string(), needed));
     }
     Ok(())

@@ -1,15 +1,18 @@
-//! Rotary position embedding, and the splitting of fused projections into queries, keys and values that goes with it.
+//! Rotary position embedding, fused with the split of a projection into queries, keys and values.
 //!
-//! out = z ⊙ cos + rot(z) ⊙ sin with full-width tables, where rot swaps the two elements of each pair and negates the first.
-//! The backward pass applies the transpose. It differs from turning by −angle as soon as the two elements of a pair have
-//! different angles, which V-JEPA 2's tables do.
+//! out = z ⊙ cos + rot(z) ⊙ sin with full-width tables, where rot swaps the two elements of each
+//! pair and negates the first. The backward pass applies the transpose. The transpose differs from
+//! the rotation by −angle if the two elements of a pair have different angles, as in V-JEPA 2's
+//! tables.
 //!
-//! Sources: `RoFormer` (arXiv 2104.09864) §3.4; the tables' forms at their constructors.
+//! Sources: `RoFormer` (arXiv 2104.09864) §3.4; the constructors of [`Table`] name the sources of
+//! their forms.
 //!
 //! # On a GPU
 //!
-//! Memory bounds it: one pass over qkv reads it, turns q and k, and writes the three parts; the gradient is the same pass backwards. A unit turns whole
-//! pairs, 16 bytes at a time; tables stay in L2.
+//! Memory bounds the operation: one pass over qkv reads it, rotates q and k, and writes the three
+//! parts; the gradient is the same pass in reverse. A thread rotates whole pairs, 16 bytes at a
+//! time; tables stay in L2.
 
 #[cfg(test)]
 mod cases;
@@ -33,14 +36,14 @@ pub use table::{Llama3Scaling, Pairing, Table, inv_freq, llama3_inv_freq};
 use crate::device::cuda::{Call, Region};
 use crate::{Result, Stream, View, ViewMut, check};
 
-/// How many heads a fused projection holds, and how wide they are.
+/// Numbers of heads of a fused projection, and their width.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Heads {
-    /// Query heads, h.
+    /// Query heads, called h in shapes.
     pub query: usize,
-    /// Key/value heads, g.
+    /// Key/value heads, called g in shapes.
     pub key_value: usize,
-    /// Width of a head, hd.
+    /// Width of a head, called hd in shapes.
     pub dim: usize,
 }
 
@@ -52,22 +55,24 @@ impl Heads {
     }
 }
 
-/// Which positions the tokens are turned to.
+/// A table of angles and the position of each token.
 #[derive(Debug, Clone, Copy)]
 pub struct Rotation<'a> {
     /// Cosines and sines of all positions.
     pub table: &'a Table,
-    /// i32 (n): each token's row of the table.
+    /// Row of the table for each token, i32 (n).
     pub positions: View<'a>,
 }
 
-/// Splits `qkv` = [q | k | v] of each token and rotates q and k.
+/// Splits `qkv` = [q | k | v] of each token, and rotates q and k if there is a `rotation`.
 ///
 /// # Shapes
-/// `qkv` (n, (h + 2g)·hd), `positions` i32 (n); writes `q` (n, h, hd), `k` (n, g, hd), `v` (n, g, hd).
+/// `qkv` (n, (h + 2g)·hd), positions i32 (n); writes `q` (n, h, hd), `k` (n, g, hd) and `v`
+/// (n, g, hd).
 ///
 /// # Errors
-/// When shapes or element types disagree, or a position is outside the table.
+/// When shapes or element types disagree, or a position is outside the table. On a GPU positions
+/// are not read back, so the caller checks them.
 pub fn split(
     stream: &Stream,
     qkv: View<'_>,
@@ -105,13 +110,13 @@ pub fn split(
     Ok(())
 }
 
-/// Gradient of [`split`]: `d_q` and `d_k` turned back by the transpose, beside `d_v`.
+/// Gradient of [`split`]: `d_q` and `d_k`, rotated back by the transpose, and `d_v` side by side.
 ///
 /// # Shapes
 /// `d_q` (n, h, hd), `d_k` (n, g, hd), `d_v` (n, g, hd); writes `d_qkv` (n, (h + 2g)·hd).
 ///
 /// # Errors
-/// When shapes or element types disagree, or a position is outside the table.
+/// Same as [`split`].
 pub fn split_backward(
     stream: &Stream,
     d_q: View<'_>,
@@ -149,18 +154,19 @@ pub fn split_backward(
     Ok(())
 }
 
-/// Rotates `x` (n, heads, hd) in place, for models that normalise queries and keys between the split and the rotation.
+/// Rotates `x` (n, heads, hd) in place. Used by models that normalise queries and keys between the
+/// split and the rotation.
 ///
 /// # Errors
-/// When shapes or element types disagree, or a position is outside the table.
+/// Same as [`split`].
 pub fn rotate(stream: &Stream, x: ViewMut<'_>, rotation: Rotation<'_>) -> Result<()> {
     apply(stream, "rope::rotate", x, rotation, false)
 }
 
-/// Gradient of [`rotate`]: the transpose, in place on `d_x` (n, heads, hd).
+/// Gradient of [`rotate`]: applies the transpose to `d_x` (n, heads, hd) in place.
 ///
 /// # Errors
-/// When shapes or element types disagree, or a position is outside the table.
+/// Same as [`split`].
 pub fn rotate_backward(stream: &Stream, d_x: ViewMut<'_>, rotation: Rotation<'_>) -> Result<()> {
     apply(stream, "rope::rotate_backward", d_x, rotation, true)
 }
@@ -198,7 +204,7 @@ fn apply(
     Ok(())
 }
 
-/// A table and the positions to look up in it, in host memory.
+/// A table and the positions of the tokens, in host memory.
 #[derive(Debug, Clone, Copy)]
 struct HostRotation<'a> {
     cos: &'a [f32],
@@ -209,14 +215,14 @@ struct HostRotation<'a> {
 }
 
 impl HostRotation<'_> {
-    /// Cosines and sines of the token's position; positions were checked against the table.
+    /// Cosines and sines of the token's position. Positions have been checked against the table.
     fn row(&self, token: usize) -> (&[f32], &[f32]) {
         let start = self.positions[token].unsigned_abs() as usize * self.head_dim;
         (&self.cos[start..][..self.head_dim], &self.sin[start..][..self.head_dim])
     }
 }
 
-/// The number of tokens of a fused projection.
+/// Checks a fused projection and returns its number of tokens.
 fn check_heads(
     operation: &'static str,
     found: &[usize],
@@ -226,14 +232,13 @@ fn check_heads(
     let n = found.first().copied().unwrap_or(0);
     check::shape(operation, what, found, &[n, heads.width()])?;
     if heads.query == 0 || heads.key_value == 0 || heads.dim == 0 {
-        let needed = "heads and their width are positive";
+        let needed = "the numbers of heads and the head width must be positive";
         return Err(check::value(operation, "heads", format!("{heads:?}"), needed));
     }
     Ok(n)
 }
 
-/// The rotation's slices, with every position inside the table.
-/// What a rotation needs to fit `n` tokens of heads of `head_dim`.
+/// Checks that a rotation fits `n` tokens with heads of `head_dim` elements.
 fn check_rotation(
     operation: &'static str,
     rotation: Rotation<'_>,
@@ -246,7 +251,7 @@ fn check_rotation(
     check::shape(operation, "sin", table.sin.shape(), &[rows, head_dim])?;
     check::shape(operation, "positions", positions.shape(), &[n])?;
     if !head_dim.is_multiple_of(2) {
-        let needed = "pairs of elements need an even width";
+        let needed = "the head width must be even, because elements are rotated in pairs";
         return Err(check::value(operation, "head_dim", head_dim.to_string(), needed));
     }
     Ok(())

@@ -1,8 +1,8 @@
-//! Rotary position embedding by its definition: one element at a time.
+//! Rotary position embedding by its definition, one element at a time.
 
 use super::{Heads, HostRotation, Pairing};
 
-/// The partner of element `i`, and the sign it enters the rotation of `i` with.
+/// Partner of element `i`, and the sign with which the partner enters the rotation of `i`.
 fn partner(pairing: Pairing, head_dim: usize, i: usize) -> (usize, f32) {
     let half = head_dim / 2;
     match pairing {
@@ -19,7 +19,8 @@ fn rotated(z: &[f32], cos: &[f32], sin: &[f32], pairing: Pairing, i: usize) -> f
     z[i] * cos[i] + sign * z[other] * sin[i]
 }
 
-/// The transpose: z[i] enters out[i] with cos[i], and out[partner(i)] with the sign and the sine of *that* element.
+/// The transpose: z[i] enters out[i] with cos[i], and enters out[partner(i)] with the sign and the
+/// sine of *partner(i)*.
 fn rotated_back(d: &[f32], cos: &[f32], sin: &[f32], pairing: Pairing, i: usize) -> f32 {
     let (other, sign) = partner(pairing, d.len(), i);
     d[i] * cos[i] - sign * d[other] * sin[other]
@@ -38,13 +39,13 @@ pub(super) fn rotate(x: &mut [f32], heads: usize, rotation: HostRotation<'_>, tr
     }
 }
 
-/// Columns of one of the three parts within a row of `qkv`, and its heads.
+/// First column and width of one of the three parts within a row of `qkv`.
 fn columns(heads: Heads, part: usize) -> (usize, usize) {
     let (q, kv) = (heads.query * heads.dim, heads.key_value * heads.dim);
     [(0, q), (q, kv), (q + kv, kv)][part]
 }
 
-/// Takes q, k and v (`parts`) out of `qkv` (n, (h + 2g)·hd) and rotates q and k.
+/// Copies q, k and v (`parts`) out of `qkv` (n, (h + 2g)·hd) and rotates q and k.
 pub(super) fn split(
     qkv: &[f32],
     heads: Heads,
@@ -62,7 +63,8 @@ pub(super) fn split(
     }
 }
 
-/// The transpose of [`split`]: gradients of q, k and v (`parts`) rotated back and put side by side.
+/// The transpose of [`split`]: rotates the gradients of q and k back and puts all three `parts`
+/// side by side.
 pub(super) fn split_backward(
     parts: [&[f32]; 3],
     heads: Heads,

@@ -1,10 +1,10 @@
-//! Tables of cosines and sines, and the inverse frequencies they are made of.
+//! Tables of cosines and sines, and the inverse frequencies from which they are computed.
 
 use std::f64::consts::TAU;
 
 use crate::{Device, Result, Tensor};
 
-/// Which elements of a head turn together.
+/// Pairs of elements of a head that are rotated together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Pairing {
     /// Elements 2i and 2i + 1 (V-JEPA 2).
@@ -13,27 +13,29 @@ pub enum Pairing {
     Half,
 }
 
-/// Cosines and sines of every position, for every element of a head: 1 and 0 where an element is not rotated.
+/// Cosines and sines of every position for every element of a head. Elements that are not rotated
+/// have cosine 1 and sine 0.
 #[derive(Debug)]
 pub struct Table {
-    /// f32 (positions, head_dim).
+    /// Cosines, f32 (positions, head_dim).
     pub cos: Tensor,
-    /// f32 (positions, head_dim).
+    /// Sines, f32 (positions, head_dim).
     pub sin: Tensor,
-    /// Which elements turn together.
+    /// Pairs of elements that are rotated together.
     pub pairing: Pairing,
 }
 
-/// Llama 3's stretching of long wavelengths.
+/// Llama 3's scaling of low frequencies (long wavelengths).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Llama3Scaling {
-    /// By how much frequencies of long wavelengths are divided.
+    /// Divisor of the frequencies of long wavelengths.
     pub factor: f64,
-    /// Wavelengths above `original_max_positions / low_freq_factor` are divided in full.
+    /// Frequencies whose wavelength is above `original_max_positions / low_freq_factor` are divided
+    /// in full.
     pub low_freq_factor: f64,
-    /// Wavelengths below `original_max_positions / high_freq_factor` are kept.
+    /// Frequencies whose wavelength is below `original_max_positions / high_freq_factor` are kept.
     pub high_freq_factor: f64,
-    /// Positions the model was first trained with.
+    /// Positions with which the model was first trained.
     pub original_max_positions: usize,
 }
 
@@ -45,8 +47,10 @@ pub fn inv_freq(theta: f64, head_dim: usize) -> Vec<f32> {
     frequencies(theta, head_dim).into_iter().map(to_f32).collect()
 }
 
-/// [`inv_freq`] with Llama 3's scaling by wavelength w = 2π/f: kept below original/high, divided by `factor` above
-/// original/low, between them the blend (1 − s)·f/factor + s·f with s = (original/w − low) / (high − low).
+/// [`inv_freq`] with Llama 3's scaling of each frequency f by its wavelength w = 2π/f. With
+/// o = `original_max_positions`, frequencies are kept for w below o / `high_freq_factor` and
+/// divided by `factor` for w above o / `low_freq_factor`. In between they become (1 − s)·f/factor +
+/// s·f with s = (o/w − low_freq_factor) / (high_freq_factor − low_freq_factor).
 ///
 /// Source: `_compute_llama3_parameters` of transformers.
 #[must_use]
@@ -70,16 +74,19 @@ pub fn llama3_inv_freq(theta: f64, head_dim: usize, scaling: Llama3Scaling) -> V
 }
 
 impl Table {
-    /// The three-axis form of V-JEPA 2 over a grid of `[time, height, width]` tokens, numbered in that order.
+    /// The three-axis form of V-JEPA 2 over a grid of `[time, height, width]` tokens, numbered in
+    /// that order.
     ///
-    /// Each axis rotates a = 2·⌊⌊head_dim/3⌋/2⌋ elements with the frequencies theta^(−2j/a); what is left of a head stays.
-    /// The cosines of one axis are *tiled*, [c₀ … c_(a/2−1), c₀ … c_(a/2−1)], while the rotation pairs adjacent elements, so
-    /// that the two elements of a pair turn by different angles. This is not a rotation; the published weights depend on it.
+    /// Each axis rotates a = 2·⌊⌊head_dim/3⌋/2⌋ elements with the frequencies theta^(−2j/a); the
+    /// remaining elements of a head are not rotated. The cosines of one axis are *tiled*, [c₀ …
+    /// c_(a/2−1), c₀ … c_(a/2−1)], while the rotation pairs adjacent elements, so the two elements
+    /// of a pair have different angles. The result is not a rotation, but the published weights
+    /// depend on it.
     ///
     /// Source: `rotate_queries_or_keys` of facebookresearch/vjepa2.
     ///
     /// # Errors
-    /// When the device has no more memory.
+    /// When the device has no memory left.
     pub fn axial_tiled(
         device: Device,
         head_dim: usize,
@@ -91,19 +98,20 @@ impl Table {
         let [time, height, width] = grid;
         let angles = |token: usize, element: usize| {
             let at = [token / (height * width), token / width % height, token % width];
-            let place = at.get(element.checked_div(axis)?)?;
-            Some(angle(*place, inv_freq[element % axis % (axis / 2)]))
+            let coordinate = at.get(element.checked_div(axis)?)?;
+            Some(angle(*coordinate, inv_freq[element % axis % (axis / 2)]))
         };
         Self::fill(device, [time * height * width, head_dim], Pairing::Adjacent, angles)
     }
 
-    /// The form of Llama and Gemma for positions 0..`positions`: elements i and i + head_dim/2 turn by p·`inv_freq[i]`.
+    /// The form of Llama and Gemma for positions 0..`positions`: elements i and i + head_dim/2 are
+    /// rotated by p·`inv_freq[i]` at position p.
     ///
     /// # Panics
-    /// When there are not head_dim/2 frequencies.
+    /// When `inv_freq` does not hold head_dim/2 frequencies.
     ///
     /// # Errors
-    /// When the device has no more memory.
+    /// When the device has no memory left.
     pub fn rotate_half(
         device: Device,
         head_dim: usize,
@@ -115,7 +123,7 @@ impl Table {
         Self::fill(device, [positions, head_dim], Pairing::Half, angles)
     }
 
-    /// Positions in the table.
+    /// Number of positions in the table.
     #[must_use]
     pub fn positions(&self) -> usize {
         self.cos.shape()[0]
@@ -146,7 +154,8 @@ fn frequencies(theta: f64, head_dim: usize) -> Vec<f64> {
     (0..head_dim / 2).map(|i| theta.powf(-to_f64(2 * i) / to_f64(head_dim))).collect()
 }
 
-/// The product is rounded to f32, as the published models were trained with: at position 4,000 that moves the angle by up to 10⁻⁴.
+/// Angle of a position. The product is rounded to f32, as in the training of the published models;
+/// at position 4,000 this moves the angle by up to 10⁻⁴.
 #[expect(clippy::cast_precision_loss, reason = "positions are below 2^24")]
 fn angle(position: usize, inv_freq: f32) -> f64 {
     f64::from(position as f32 * inv_freq)
@@ -214,8 +223,9 @@ mod tests {
 
     #[test]
     fn llama_3_2_1b_has_its_published_frequencies() {
-        // Ratios instead of differences: the last ones are 10⁻⁷. The published numbers come from f32 arithmetic on f32
-        // powers: a few units in the last place (6e-8), and the blend subtracts near numbers, so ten of them.
+        // Ratios instead of differences, because the last frequencies are near 10⁻⁷. The published
+        // numbers come from f32 arithmetic on f32 powers: a few units in the last place (6e-8). The
+        // blend subtracts near numbers, so ten of them.
         let ratios = |scaling| {
             let got = llama3_inv_freq(500_000.0, 64, scaling);
             got.iter().zip(LLAMA_3_2_1B).map(|(g, w)| g / w).collect::<Vec<_>>()
@@ -235,9 +245,9 @@ mod tests {
         let sin = table.sin.view().host_f32("test", "sin").unwrap();
         let token = &sin[(12 + 2 * 4 + 3) * 64..][..64];
         let freq = inv_freq(10_000.0, 20);
-        for (axis, place) in [1.0_f32, 2.0, 3.0].into_iter().enumerate() {
+        for (axis, coordinate) in [1.0_f32, 2.0, 3.0].into_iter().enumerate() {
             for j in 0..10 {
-                let want = (place * freq[j]).sin();
+                let want = (coordinate * freq[j]).sin();
                 assert!((token[axis * 20 + j] - want).abs() < 1e-6);
                 assert!((token[axis * 20 + 10 + j] - want).abs() < 1e-6, "tiled, not interleaved");
             }

@@ -1,4 +1,5 @@
-//! Tests of rope: host against reference, the transpose against finite differences, and V-JEPA 2's tiled tables.
+//! Tests of rope: the host against the reference, the transpose against finite differences, and
+//! V-JEPA 2's tiled tables.
 
 use super::cases::{CASES, Case, Form, POSITIONS};
 use super::{Heads, Pairing, Rotation, Table, on_host, reference};
@@ -8,7 +9,8 @@ use crate::testing::{
 };
 use crate::{Device, KernelError, Stream, Tensor, View, ViewMut};
 
-/// Two products and a sum of numbers of magnitude up to 4, rounded once or three times: 3 · 4 · 2⁻²⁴.
+/// Two products and a sum of numbers of magnitude up to 4, rounded once or three times:
+/// 3 · 4 · 2⁻²⁴.
 const TOLERANCE: f32 = 1e-6;
 
 struct Parts {
@@ -109,9 +111,11 @@ fn gradients_match_finite_differences_where_the_two_angles_of_a_pair_differ() {
             .unwrap();
             got.clone()
         };
-        // The function is linear, so differences are exact but for f32 roundings of its outputs: 4 · 2⁻²⁴ / 0.25 · a few.
+        // The function is linear, so differences are exact except for f32 roundings of its outputs:
+        // a few times 4 · 2⁻²⁴ / 0.25.
         assert_close("d_qkv", &back(&table), &want, 1e-5);
-        // Turning back by the negated angle is the transpose only where both elements of a pair have one angle.
+        // Rotation by the negated angle is the transpose only if both elements of a pair have the
+        // same angle.
         let flip =
             |t: &Tensor| t.view().host_f32("test", "sin").unwrap().iter().map(|s| -s).collect();
         let forward_again = {
@@ -150,7 +154,7 @@ fn rotating_in_place_equals_rotating_while_splitting() {
     assert_differs("only there", &parts.q, &original, 2.0 * TOLERANCE);
 }
 
-/// A rotary embedding without V-JEPA 2's flaw: angles repeated for adjacent elements.
+/// A table without V-JEPA 2's flaw: the two elements of each adjacent pair have the same angle.
 fn interleaved(head_dim: usize, grid: [usize; 3]) -> Table {
     let tiled = Table::axial_tiled(Device::Host, head_dim, grid, 10_000.0).unwrap();
     let axis = 2 * (head_dim / 3 / 2);

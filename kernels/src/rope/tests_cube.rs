@@ -1,4 +1,4 @@
-//! The kernels of rotary embedding against the reference, without a GPU.
+//! The kernels of rotary embedding against the reference, run by the emulator instead of a GPU.
 
 use super::cases::{CASES, Form, POSITIONS};
 use super::launch::{Parts, Rotation, merge, rotate, split};
@@ -9,7 +9,7 @@ use crate::testing::{assert_close, assert_differs, indices};
 
 #[test]
 fn splits_merges_and_rotations_match_the_reference() {
-    // Wide vectors, vectors of one pair, and vectors of one element; f32 once of each pairing.
+    // Wide vectors, vectors of one pair, and vectors of one element; each pairing once in f32.
     let cases = CASES.into_iter().flat_map(|case| {
         let f32_too = case.tokens == 17 || case.tokens == 1;
         [Some(Element::Bf16), f32_too.then_some(Element::F32)].map(|e| e.map(|e| (case, e)))
@@ -34,7 +34,7 @@ fn splits_merges_and_rotations_match_the_reference() {
                 pairing,
             });
             let name = format!("{case:?} {element:?} turned {turned}");
-            // One product and one sum in f32.
+            // Two products and a sum, in f32.
             let tolerance = rounding(element, 1e-6);
             let buffers = Parts {
                 qkv: e.upload(element, &qkv),

@@ -1,11 +1,10 @@
-//! Rows moved between two packings, and sums onto a tensor.
-//!
-//! Floor, tiling and what was considered: `launch.rs`.
+//! Kernels that move rows between two packings, add tensors and round them. See `launch.rs` for the
+//! memory floor.
 
 use cubecl::prelude::*;
 use half::bf16;
 
-/// out[index[i]] = src[i]
+/// One vector per thread: out[index[i]] = src[i].
 #[cube(launch)]
 pub(super) fn rows_scatter<F: Float, N: Size>(
     src: &[Vector<F, N>],
@@ -21,7 +20,7 @@ pub(super) fn rows_scatter<F: Float, N: Size>(
     }
 }
 
-/// out[i] = src[index[i]], or added.
+/// One vector per thread: out[i] = src[index[i]], overwritten or added.
 #[cube(launch)]
 pub(super) fn rows_gather<F: Float, N: Size>(
     src: &[Vector<F, N>],
@@ -36,14 +35,14 @@ pub(super) fn rows_gather<F: Float, N: Size>(
         let row = u32::cast_from(index[(at / vectors) as usize]);
         let mut value = src[(row * vectors + at % vectors) as usize];
         if comptime!(add) {
-            let stands = Vector::<f32, N>::cast_from(out[at as usize]);
-            value = Vector::cast_from(stands + Vector::cast_from(value));
+            let old = Vector::<f32, N>::cast_from(out[at as usize]);
+            value = Vector::cast_from(old + Vector::cast_from(value));
         }
         out[at as usize] = value;
     }
 }
 
-/// to += from
+/// One vector per thread: to += from.
 #[cube(launch)]
 pub(super) fn rows_add<F: Float, N: Size>(
     from: &[Vector<F, N>],
@@ -58,7 +57,7 @@ pub(super) fn rows_add<F: Float, N: Size>(
     }
 }
 
-/// to = from, rounded to bf16.
+/// One vector per thread: to = from, rounded to bf16.
 #[cube(launch)]
 pub(super) fn rows_cast<N: Size>(from: &[Vector<f32, N>], to: &mut [Vector<bf16, N>], count: u32) {
     let at = CUBE_POS_X * CUBE_DIM_X + UNIT_POS_X;

@@ -1,6 +1,8 @@
-//! The kernels that move, add and round rows, and how they are launched. A plain copy is the driver's, without a kernel.
+//! The kernels that move, add and round rows, and their launches. The driver copies tensors without
+//! a kernel.
 //!
-//! Floor: memory; each element is read once and written once (added: read twice). One 16-byte vector per unit.
+//! Floor: memory. Each element is read once and written once (for sums, read twice). Each thread
+//! takes one 16-byte vector.
 
 use super::cube::rows_add::RowsAdd;
 use super::cube::rows_cast::RowsCast;
@@ -11,33 +13,33 @@ use crate::compile::{
 };
 use crate::{Result, Write, check};
 
-/// Units of a cube.
+/// Threads per block. CubeCL calls a thread a unit and a block a cube.
 const UNITS: usize = 256;
 
-/// What decides a kernel's code.
+/// Key of a kernel: everything that determines its code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Kernel {
-    /// Which one.
+    /// Operation of the kernel.
     pub pass: Pass,
-    /// Element type.
+    /// Element type of the rows.
     pub element: Element,
-    /// Elements of a vector.
+    /// Elements per vector, from [`Element::lanes`].
     pub lanes: usize,
 }
 
 /// The kernels of this operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Pass {
-    /// Rows to where an index says.
+    /// Moves rows to the positions of an index.
     Scatter,
-    /// Rows from where an index says.
+    /// Reads rows from the positions of an index.
     Gather {
-        /// Whether they are added.
+        /// Whether the rows are added to the output.
         add: bool,
     },
-    /// A tensor onto another, for [`copy::add`](crate::copy::add).
+    /// Adds a tensor to another, for [`copy::add`](crate::copy::add).
     Add,
-    /// f32 rounded to bf16, for [`copy::cast`](crate::copy::cast).
+    /// Rounds f32 to bf16, for [`copy::cast`](crate::copy::cast).
     Cast,
 }
 
@@ -80,10 +82,11 @@ impl Kernel {
     }
 }
 
-/// `out[index[i]] = src[i]`: `src` (n, d), `index` i32 (n), distinct and within `out`, which whoever makes it checks.
+/// Launches of `out[index[i]] = src[i]`: `src` (n, d), `index` i32 (n). The caller ensures that
+/// indices are distinct and within `out`.
 ///
 /// # Errors
-/// When 32-bit offsets do not count the elements.
+/// If the kernel cannot number the vectors in 32 bits.
 pub fn scatter<B: Copy>(
     buffers: [B; 3],
     element: Element,
@@ -92,10 +95,11 @@ pub fn scatter<B: Copy>(
     launch("rows::scatter", Pass::Scatter, buffers.to_vec(), element, shape)
 }
 
-/// `out[i] = src[index[i]]`, written or added: `src`, `index` i32 (n), `out` (n, d).
+/// Launches of `out[i] = src[index[i]]`, overwritten or added: `src`, `index` i32 (n), `out` (n,
+/// d).
 ///
 /// # Errors
-/// As [`scatter`].
+/// If the kernel cannot number the vectors in 32 bits.
 pub fn gather<B: Copy>(
     buffers: [B; 3],
     write: Write,
@@ -106,18 +110,18 @@ pub fn gather<B: Copy>(
     launch("rows::gather", pass, buffers.to_vec(), element, shape)
 }
 
-/// to += from, `count` elements.
+/// Launches of to += from for `count` elements.
 ///
 /// # Errors
-/// As [`scatter`].
+/// If the kernel cannot number the vectors in 32 bits.
 pub fn add<B: Copy>(from: B, to: B, element: Element, count: usize) -> Result<Vec<Launch<B>>> {
     launch("copy::add", Pass::Add, vec![from, to], element, [1, count])
 }
 
-/// to = from rounded from f32 to bf16, `count` elements.
+/// Launches of to = from for `count` elements, rounded from f32 to bf16.
 ///
 /// # Errors
-/// As [`scatter`].
+/// If the kernel cannot number the vectors in 32 bits.
 pub fn cast<B: Copy>(from: B, to: B, count: usize) -> Result<Vec<Launch<B>>> {
     launch("copy::cast", Pass::Cast, vec![from, to], Element::F32, [1, count])
 }

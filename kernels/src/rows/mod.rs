@@ -1,8 +1,10 @@
-//! Rows moved between two packings: scattered to where an index says, or gathered from there.
+//! Moves rows between two packings: scatters them to the positions of an index, or gathers them
+//! from there.
 //!
 //! # On a GPU
 //!
-//! Memory bounds it: 16 bytes per unit. The same folder has the kernel of [`copy::add`](crate::copy::add).
+//! Memory-bound, 16 bytes per thread. This folder also has the kernels of
+//! [`copy::add`](crate::copy::add) and [`copy::cast`](crate::copy::cast).
 
 #[cfg(feature = "cuda")]
 mod cube;
@@ -17,12 +19,14 @@ mod tests_cube;
 
 use crate::{Result, Stream, View, ViewMut, Write, check};
 
-/// `out[index[i]] = src[i]`; rows that no index names keep their values, and of several i with one index the last wins.
+/// Scatters rows: `out[index[i]] = src[i]`. Rows that no index names keep their values. If several
+/// i have the same index, the last one wins on the host; on a GPU the indices must be distinct.
 ///
-/// `src` (n, d) f32, `index` (n) i32, `out` (m, d) f32. With distinct indices [`gather`] of the gradient is its backward.
+/// `src` (n, d) and `out` (m, d) are f32, or on a GPU both may be bf16; `index` (n) is i32. With
+/// distinct indices, [`gather`] of the gradient is the backward pass.
 ///
 /// # Errors
-/// When shapes or element types disagree, or an index is not below m.
+/// If shapes or element types disagree, or on the host if an index is not below m.
 ///
 /// ```
 /// use vljepa_kernels::{Stream, View, ViewMut, rows};
@@ -57,12 +61,13 @@ pub fn scatter(stream: &Stream, src: View<'_>, index: View<'_>, out: ViewMut<'_>
     Ok(())
 }
 
-/// `out[i] = src[index[i]]`, written or added.
+/// Gathers rows: `out[i] = src[index[i]]`, overwritten or added.
 ///
-/// `src` (m, d) f32, `index` (n) i32, `out` (n, d) f32. With distinct indices [`scatter`] of the gradient into zeros is its backward.
+/// `src` (m, d) and `out` (n, d) are f32, or on a GPU both may be bf16; `index` (n) is i32. With
+/// distinct indices, [`scatter`] of the gradient into zeros is the backward pass.
 ///
 /// # Errors
-/// When shapes or element types disagree, or an index is not below m.
+/// If shapes or element types disagree, or on the host if an index is not below m.
 pub fn gather(
     stream: &Stream,
     src: View<'_>,

@@ -1,4 +1,5 @@
-//! Moving rows as its definition, which is also what the host runs: one copy per row, as fast as memory.
+//! Scatter and gather by their definition. The host also runs this code: one copy per row, as fast
+//! as memory allows.
 
 use crate::{Write, parallel};
 

@@ -1,4 +1,4 @@
-//! Moving rows against numbers worked out by hand; each direction is the other's adjoint.
+//! Tests of scatter and gather against numbers computed by hand, and as adjoints of each other.
 
 use super::{gather, scatter};
 use crate::testing::{assert_close, assert_differs, dot, normal};
@@ -29,7 +29,7 @@ fn gather_writes_or_adds_named_rows() {
 #[test]
 fn gather_is_the_adjoint_of_scatter() {
     for (n, m, d) in [(0, 3, 4), (1, 1, 3), (17, 40, 5), (257, 300, 7)] {
-        // Distinct indices: every row but the first m − n, in reverse.
+        // Distinct indices: the last n of m rows, in reverse order.
         let index: Vec<i32> = (0..n).map(|i| i32::try_from(m - 1 - i).unwrap()).collect();
         let (x, y) = (normal(1, n * d), normal(2, m * d));
         let (mut scattered, mut gathered) = (vec![0.0; m * d], vec![f32::NAN; n * d]);
@@ -38,7 +38,7 @@ fn gather_is_the_adjoint_of_scatter() {
         scatter(&Stream::Host, View::from_f32(&x, &[n, d]), index, out).unwrap();
         let out = ViewMut::from_f32(&mut gathered, &[n, d]);
         gather(&Stream::Host, View::from_f32(&y, &[m, d]), index, Write::Set, out).unwrap();
-        // The same products summed in another order, in f64.
+        // Both sides sum the same products in different orders, in f64.
         assert!((dot(&scattered, &y) - dot(&x, &gathered)).abs() < 1e-10);
     }
 }

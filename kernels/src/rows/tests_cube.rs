@@ -1,4 +1,4 @@
-//! The kernels that move and add rows against the reference, without a GPU.
+//! Tests of the kernels that move, add and round rows, against the reference, without a GPU.
 
 use super::launch::{add, cast, gather, scatter};
 use super::reference;
@@ -11,35 +11,35 @@ use crate::testing::{assert_close, assert_differs};
 fn rows_go_where_the_index_says_and_sums_are_rounded_once() {
     for element in [Element::F32, Element::Bf16] {
         for (n, m, d) in [(1, 1, 1), (17, 300, 24), (5, 7, 33), (0, 3, 8)] {
-            // Distinct: 7 has no divisor in common with the sizes above but itself.
+            // The indices are distinct: 11 has no common divisor with any m above.
             let index: Vec<i32> = (0..n).map(|i| i32::try_from(i * 11 % m).unwrap()).collect();
-            let (src, stands) = (inputs(1, element, n * d), inputs(2, element, m * d));
+            let (src, before) = (inputs(1, element, n * d), inputs(2, element, m * d));
             let mut e = Emulator::default();
             let (src_buffer, index_buffer) = (e.upload(element, &src), e.i32(&index));
-            let out = e.upload(element, &stands);
+            let out = e.upload(element, &before);
             e.run(&scatter([src_buffer, index_buffer, out], element, [n, d]).unwrap());
-            let mut want = stands.clone();
+            let mut want = before.clone();
             reference::scatter(&src, &index, d, &mut want);
             let name = format!("{element:?} {n} of {m}x{d}");
             assert_close(&name, &e.read(element, out), &want, 0.0);
             if n > 1 {
-                assert_differs(&name, &e.read(element, out), &stands, 0.0);
+                assert_differs(&name, &e.read(element, out), &before, 0.0);
             }
-            let from = e.upload(element, &stands);
+            let from = e.upload(element, &before);
             for write in [Write::Set, Write::Add] {
                 let to = e.upload(element, &src);
                 e.run(&gather([from, index_buffer, to], write, element, [n, d]).unwrap());
                 let mut want = src.clone();
-                reference::gather(&stands, &index, d, write, &mut want);
+                reference::gather(&before, &index, d, write, &mut want);
                 let got = e.read(element, to);
                 assert_close(&format!("{name} {write:?}"), &got, &want, rounding(element, 0.0));
                 if n > 1 {
                     assert_differs(&name, &got, &src, 1e-2);
                 }
             }
-            let (a, b) = (e.upload(element, &stands), e.upload(element, &stands));
+            let (a, b) = (e.upload(element, &before), e.upload(element, &before));
             e.run(&add(a, b, element, m * d).unwrap());
-            let doubled: Vec<f32> = stands.iter().map(|x| 2.0 * x).collect();
+            let doubled: Vec<f32> = before.iter().map(|x| 2.0 * x).collect();
             assert_close(&format!("{name}: sum"), &e.read(element, b), &doubled, 0.0);
         }
     }
@@ -50,7 +50,8 @@ fn rows_go_where_the_index_says_and_sums_are_rounded_once() {
 fn numbers_become_the_nearest_bf16() {
     for count in [0, 1, 7, 24, 4096, 4097] {
         let mut from = inputs(3, Element::F32, count);
-        // Halfway between 1 and the next bf16, and between that and the one behind it: both go to the even one.
+        // Numbers halfway between 1 and the next bf16, and between that one and the one after it:
+        // both round to the even one.
         for (x, halfway) in from.iter_mut().zip([1.0 + 0.003_906_25, 1.0 + 3.0 * 0.003_906_25]) {
             *x = halfway;
         }

@@ -1,4 +1,5 @@
-//! The server against ranks, strangers and noise, over real connections on loopback.
+//! Tests of the control plane's server with ranks, strangers and noise, over real connections on
+//! the loopback interface.
 
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use tokio::net::TcpStream;
 use vljepa_recipes::protocol::{CheckpointOrder, FromSupervisor, FromWorker, Hello, Phase};
 
 use super::{Expected, Heard, Server};
-use crate::listen::Listen;
+use crate::control::listen::Listen;
 
 fn hello(rank: usize) -> Hello {
     Hello {
@@ -80,7 +81,7 @@ async fn a_rank_is_welcomed_heard_told_to_stop_and_noticed_when_it_is_gone() {
 }
 
 #[test]
-#[expect(clippy::disallowed_methods, reason = "a busy machine is played")]
+#[expect(clippy::disallowed_methods, reason = "simulates a busy machine")]
 fn ranks_that_are_lost_at_once_are_heard_in_the_order_in_which_they_were_lost() {
     let busy = |ms| std::thread::sleep(Duration::from_millis(ms));
     let runtime = crate::event_loop().unwrap();
@@ -92,7 +93,7 @@ fn ranks_that_are_lost_at_once_are_heard_in_the_order_in_which_they_were_lost() 
             for _ in 0..2 {
                 assert!(matches!(server.next().await, Some(Heard::Joined(_))));
             }
-            // Threads that run tasks are busy while both ranks are lost.
+            // Keep threads that run tasks busy while both ranks are lost.
             for _ in 0..2 {
                 tokio::spawn(async move { busy(20) });
             }
@@ -162,11 +163,11 @@ async fn strangers_and_workers_of_another_run_are_refused_with_the_reason() {
     assert!(matches!(server.next().await, Some(Heard::Joined(_))));
     let wrong = [
         (Hello { token: "guess!".into(), ..hello(1) }, "token"),
-        (Hello { world_size: 1, ..hello(0) }, "believes in 1 ranks, the run has 2"),
+        (Hello { world_size: 1, ..hello(0) }, "expects 1 ranks, the run has 2"),
         (Hello { rank: 2, ..hello(1) }, "outside the run's 2 ranks"),
         (Hello { recipe_hash: "beef".into(), ..hello(1) }, "another recipe (hash beef"),
         (Hello { build: "0.1.0 xyz".into(), ..hello(1) }, "another build (0.1.0 xyz)"),
-        (hello(0), "connected already"),
+        (hello(0), "already connected"),
     ];
     for (hello, expected) in wrong {
         let stranger = hello.token != "secret";
@@ -178,7 +179,7 @@ async fn strangers_and_workers_of_another_run_are_refused_with_the_reason() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whatever_connects_is_refused_bounded_and_disturbs_no_rank() {
+async fn strangers_are_refused_with_bounded_memory_and_disturb_no_rank() {
     let mut server = server().await;
     let (mut worker, _) = say_hello(&server, hello(0)).await;
     assert!(matches!(server.next().await, Some(Heard::Joined(_))));
@@ -195,16 +196,16 @@ async fn whatever_connects_is_refused_bounded_and_disturbs_no_rank() {
     let beat = [heartbeat, b"\n".to_vec()].concat();
     let http = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec();
     for (what, bytes, why) in [
-        ("http", http, "did not say hello"),
-        ("tls", tls, "did not say hello"),
-        ("noise", noise, "did not say hello"),
-        ("huge", huge, "did not say hello"),
-        ("no hello", beat, "did not say hello"),
-        ("half", half, "said nothing within 10 s"),
-        ("silence", Vec::new(), "said nothing within 10 s"),
+        ("http", http, "is not a hello"),
+        ("tls", tls, "is not a hello"),
+        ("noise", noise, "is not a hello"),
+        ("huge", huge, "is not a hello"),
+        ("no hello", beat, "is not a hello"),
+        ("half", half, "no complete message within 10 s"),
+        ("silence", Vec::new(), "no complete message within 10 s"),
     ] {
         let mut stranger = TcpStream::connect(server.address()).await.unwrap();
-        // The server may have closed the connection before it took everything.
+        // The server may close the connection before it has read everything.
         stranger.write_all(&bytes).await.ok();
         match server.next().await {
             Some(Heard::Refused { rank: None, reason, .. }) => {
@@ -233,7 +234,7 @@ async fn a_rank_hears_that_the_supervisor_is_there() {
 }
 
 #[tokio::test]
-async fn who_knocks_with_the_token_hears_welcome_and_nobody_else_does() {
+async fn a_knock_with_the_token_is_welcomed_and_any_other_is_refused() {
     let server = server().await;
     let knock = |token: &str| FromWorker::Knock { token: token.to_owned() };
     let right = serde_json::to_string(&knock("secret")).unwrap();
@@ -243,14 +244,14 @@ async fn who_knocks_with_the_token_hears_welcome_and_nobody_else_does() {
 }
 
 #[tokio::test]
-async fn whoever_sends_more_than_a_hello_reads_to_the_end_why_it_is_refused() {
+async fn a_stranger_that_sends_more_than_a_hello_still_reads_the_whole_reason() {
     let server = server().await;
     let mut stranger = TcpStream::connect(server.address()).await.unwrap();
     stranger.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
     stranger.write_all(&[b'x'; 1 << 16]).await.unwrap();
     let mut reader = BufReader::new(stranger);
     assert!(reason(answer(&mut reader).await).contains("hello"));
-    // A connection that was closed with unread bytes would end with an error.
+    // If the server had closed the connection with unread bytes, reading would fail.
     let mut rest = Vec::new();
     assert_eq!(reader.read_to_end(&mut rest).await.unwrap(), 0);
 }

@@ -1,10 +1,11 @@
-//! `report.html`: one self-contained file that shows what a run learned, how well, and what happened to it.
+//! `report.html`: one self-contained file with the curves, scores, samples, timings and faults of a
+//! run.
 
-pub(crate) mod history;
 mod page;
 mod plot;
 mod reliability;
 mod sections;
+mod time;
 
 use std::path::PathBuf;
 
@@ -13,10 +14,13 @@ use vljepa_recipes::run_directory::{RunDirectory, atomic_write};
 use vljepa_recipes::schema::{Control, Recipe};
 
 use crate::error::LaunchError;
-use crate::provenance::RunRecord;
-use crate::{reproduce, supervise, terminal};
+use crate::record::comparison::Comparison;
+use crate::record::provenance::RunRecord;
+use crate::record::stragglers::RankTable;
+use crate::record::{completion, history};
+use crate::terminal;
 
-/// Everything a report shows.
+/// Data of a report.
 pub(crate) struct Contents {
     pub(crate) recipe: Recipe,
     pub(crate) yaml: String,
@@ -24,15 +28,15 @@ pub(crate) struct Contents {
     pub(crate) complete: bool,
     pub(crate) record: Option<RunRecord>,
     pub(crate) metrics: Vec<vljepa_recipes::protocol::Metrics>,
-    pub(crate) events: Vec<crate::events::Line>,
+    pub(crate) events: Vec<crate::record::events::Line>,
     pub(crate) scores: Vec<NamedScore>,
     pub(crate) samples: Vec<history::Sample>,
-    pub(crate) ranks: Option<supervise::RankTable>,
-    pub(crate) reproduction: Option<reproduce::Comparison>,
+    pub(crate) ranks: Option<RankTable>,
+    pub(crate) reproduction: Option<Comparison>,
 }
 
 impl Contents {
-    /// A run that has not started.
+    /// Contents of a run that has not started.
     pub(crate) fn empty(loaded: Loaded) -> Self {
         Self {
             recipe: loaded.recipe,
@@ -50,7 +54,7 @@ impl Contents {
     }
 }
 
-/// A score, and whether it is a control.
+/// A score with its name, and its kind of control if it is one.
 pub(crate) struct NamedScore {
     pub(crate) name: String,
     pub(crate) score: history::Score,
@@ -61,7 +65,7 @@ pub(crate) struct NamedScore {
 pub(crate) fn write(directory: &RunDirectory) -> Result<PathBuf, LaunchError> {
     let loaded = directory.load_recipe()?;
     let contents = Contents {
-        complete: supervise::completion_fault(directory, &loaded.recipe).is_ok(),
+        complete: completion::check(directory, &loaded.recipe).is_ok(),
         scores: scores(directory, &loaded.recipe),
         record: RunRecord::read(directory),
         metrics: history::metrics(directory),
@@ -76,7 +80,7 @@ pub(crate) fn write(directory: &RunDirectory) -> Result<PathBuf, LaunchError> {
     Ok(path)
 }
 
-/// The scores as a table for the terminal; none before the first evaluation.
+/// The scores as a table for the terminal, or `None` before the first evaluation.
 pub(crate) fn scores_table(directory: &RunDirectory) -> Option<String> {
     let recipe = directory.load_recipe().ok()?.recipe;
     let scores = scores(directory, &recipe);
@@ -99,7 +103,8 @@ pub(crate) fn scores_table(directory: &RunDirectory) -> Option<String> {
     Some(terminal::table(&rows))
 }
 
-/// Scores in the recipe's order, controls last, unknown ones between.
+/// All scores: first those of the recipe's tasks in the recipe's order, then scores of no task,
+/// then controls.
 fn scores(directory: &RunDirectory, recipe: &Recipe) -> Vec<NamedScore> {
     let mut all = history::scores(directory);
     let mut found = Vec::new();
@@ -113,7 +118,7 @@ fn scores(directory: &RunDirectory, recipe: &Recipe) -> Vec<NamedScore> {
             })
         };
         let mut names: Vec<String> = all.keys().filter(|name| belongs(name)).cloned().collect();
-        // r1, r5, r10 in the order of their numbers.
+        // Shorter names first, so that r1, r5, r10 are in the order of their numbers.
         names.sort_by_key(|name| (name.len(), name.clone()));
         let control = Some(task.control).filter(|control| *control != Control::None);
         for name in names {

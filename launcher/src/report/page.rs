@@ -1,16 +1,17 @@
-//! The page: header, figures, and the sections in reading order.
+//! The page of the report: header, key figures and sections.
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
-use vljepa_recipes::protocol::Metrics;
 
-use super::plot::{compact, to_f64};
+use super::plot::compact;
+use super::time::{busy_seconds, moment};
 use super::{Contents, percent, reliability, sections};
-use crate::events::AttemptOutcome;
+use crate::record::provenance::AttemptOutcome;
+use crate::statistics::{mean, median};
 use crate::terminal;
 
 const STYLE: &str = include_str!("style.css");
 
-/// The whole document.
+/// The whole HTML document.
 pub(super) fn page(contents: &Contents) -> Markup {
     let name = &contents.recipe.name;
     html! {
@@ -20,7 +21,8 @@ pub(super) fn page(contents: &Contents) -> Markup {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
-                // Whatever a caption or a path holds, the page loads and runs nothing.
+                // Captions and paths may contain anything, so the policy forbids loading and
+                // running.
                 meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:";
                 title { (name) " · VL-JEPA" }
                 style { (PreEscaped(STYLE)) }
@@ -65,7 +67,7 @@ fn header(contents: &Contents) -> Markup {
     }
 }
 
-/// Class and word of the run's state.
+/// CSS class and name of the run's state.
 fn state(contents: &Contents) -> (&'static str, &'static str) {
     if contents.complete {
         return ("good", "completed");
@@ -81,11 +83,11 @@ fn state(contents: &Contents) -> (&'static str, &'static str) {
     }
 }
 
-/// The numbers one looks for first.
+/// The key figures of the run.
 fn figures(contents: &Contents) -> Markup {
     let metrics = &contents.metrics;
     let Some(last) = metrics.last() else { return html! {} };
-    let total: u64 = contents.recipe.stages.iter().map(|stage| stage.steps).sum();
+    let total = contents.recipe.total_steps();
     let mut all = vec![
         (
             "steps",
@@ -105,7 +107,7 @@ fn figures(contents: &Contents) -> Markup {
         ("loss", format!("{:.3}", last.loss), format!("from {:.3}", metrics[0].loss)),
         (
             "samples/s",
-            compact(median(metrics.iter().map(|m| m.samples_per_s))),
+            compact(median(metrics.iter().map(|m| m.samples_per_s)).unwrap_or_default()),
             "median".to_owned(),
         ),
         (
@@ -115,10 +117,10 @@ fn figures(contents: &Contents) -> Markup {
         ),
     ];
     if let Some(mfu) = last.mfu {
-        let typical = median(metrics.iter().filter_map(|line| line.mfu));
+        let typical = median(metrics.iter().filter_map(|line| line.mfu)).unwrap_or_default();
         all.push(("MFU", percent(typical), format!("median; {} at the end", percent(mfu))));
     } else if last.tflops.is_some() {
-        let typical = median(metrics.iter().filter_map(|line| line.tflops));
+        let typical = median(metrics.iter().filter_map(|line| line.tflops)).unwrap_or_default();
         all.push(("TFLOP/s per rank", compact(typical), "median".to_owned()));
     }
     all.push((
@@ -141,48 +143,4 @@ fn figures(contents: &Contents) -> Markup {
 
 fn plural(count: usize) -> &'static str {
     if count == 1 { "" } else { "s" }
-}
-
-/// Seconds that ranks spent in phases: the time of training, without the time between attempts.
-pub(super) fn busy_seconds(metrics: &[Metrics]) -> f64 {
-    metrics.iter().flat_map(|line| line.phase_s.values()).sum()
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.filter(|value| value.is_finite()).collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(0.0)
-}
-
-fn mean(values: impl Iterator<Item = f64>) -> f64 {
-    let values: Vec<f64> = values.filter(|value| value.is_finite()).collect();
-    values.iter().sum::<f64>() / to_f64(values.len() as u64).max(1.0)
-}
-
-/// `2026-11-22T12:00:00.123Z` as `2026-11-22 12:00:00 UTC`.
-pub(super) fn moment(time: &str) -> String {
-    match time.parse::<jiff::Timestamp>() {
-        Ok(moment) => moment.strftime("%Y-%m-%d %H:%M:%S UTC").to_string(),
-        Err(_) => time.to_owned(),
-    }
-}
-
-/// Seconds between two moments.
-pub(super) fn between(from: &str, to: &str) -> Option<f64> {
-    let (from, to) = (from.parse::<jiff::Timestamp>().ok()?, to.parse::<jiff::Timestamp>().ok()?);
-    Some(to.duration_since(from).as_secs_f64())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{between, moment};
-
-    #[test]
-    fn moments_are_shown_in_utc_and_broken_ones_as_they_are() {
-        assert_eq!(moment("2026-11-22T12:00:00.123Z"), "2026-11-22 12:00:00 UTC");
-        assert_eq!(moment("yesterday"), "yesterday");
-        let seconds = between("2026-11-22T12:00:00Z", "2026-11-22T12:01:30.5Z").unwrap();
-        assert!((seconds - 90.5).abs() < 1e-9);
-        assert!(between("x", "y").is_none());
-    }
 }

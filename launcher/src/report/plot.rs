@@ -1,46 +1,48 @@
-//! Curves as inline SVG that stretches with the page. Text stands beside it as HTML, so that it keeps its size at any width.
+//! Curves as inline SVG that stretches with the page. Labels are HTML outside the SVG, so their
+//! size is the same at any width.
 
 use maud::{Markup, html};
 
-/// Points drawn at most; more are merged into their mean, lowest and highest.
+/// Largest number of groups of points that are drawn. If there are more points, each group is drawn
+/// as its lowest and highest point.
 const MAX_POINTS: usize = 400;
-/// Side of the drawing's own coordinates.
+/// Width and height of the SVG's coordinate system.
 const SIDE: f64 = 1000.0;
 
-/// What the value axis covers.
+/// Range and scale of the value axis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Axis {
-    /// From the lowest to the highest value.
+    /// Linear, from the lowest to the highest value.
     Fitted,
-    /// From zero.
+    /// Linear, from zero to the highest value.
     FromZero,
-    /// Logarithmic.
+    /// Logarithmic, from the lowest to the highest value.
     Logarithmic,
 }
 
-/// A curve.
+/// A curve with its title and axes.
 #[derive(Debug)]
 pub(super) struct Plot<'a> {
     pub(super) title: &'a str,
-    /// The newest value, beside the title.
+    /// The newest value as text; it is shown beside the title.
     pub(super) newest: String,
-    /// (step, value) by rising step.
+    /// Pairs of step and value, in the order of steps.
     pub(super) points: &'a [(u64, f64)],
-    /// Steps of the run.
+    /// Number of steps of the run.
     pub(super) total: u64,
     pub(super) axis: Axis,
-    /// Draw the smoothed line over the faint raw one.
+    /// Whether to draw a smoothed line over the faint raw line.
     pub(super) smooth: bool,
     /// First step and name of each stage.
     pub(super) stages: &'a [(u64, String)],
     /// Steps at which an attempt after the first began.
     pub(super) restarts: &'a [u64],
-    /// Takes the whole width.
+    /// Whether the plot takes the whole width of the page.
     pub(super) wide: bool,
 }
 
 impl Plot<'_> {
-    /// Draws it; a sentence where there is nothing to draw.
+    /// Draws the curve, or a note if there is nothing to draw.
     pub(super) fn draw(&self) -> Markup {
         let usable =
             |value: f64| value.is_finite() && (self.axis != Axis::Logarithmic || value > 0.0);
@@ -59,12 +61,13 @@ impl Plot<'_> {
                     None => p.nothing { "nothing recorded" },
                     Some(range) => (self.area(&points, range)),
                 }
-                @if left_out > 0 { p.nothing { (left_out) " values are not finite and not drawn" } }
+                @if left_out > 0 { p.nothing { (left_out) " values cannot be drawn" } }
             }
         }
     }
 
-    /// Lowest and highest value of the axis, in its own scale.
+    /// Lowest and highest value of the axis, as logarithms for a logarithmic axis; `None` without
+    /// points.
     fn range(&self, points: &[(f64, f64)]) -> Option<(f64, f64)> {
         let values = points.iter().map(|(_, value)| self.scaled(*value));
         let (low, high) = values.fold(None, |range: Option<(f64, f64)>, value| {
@@ -116,7 +119,7 @@ impl Plot<'_> {
                     i.stage.first[index == 0] style=(format!("left:{:.2}%", left(to_f64(*step)))) { @if self.wide { (name) } }
                 }
                 @for step in self.restarts {
-                    i.restart title={ "started again at step " (step) } style=(format!("left:{:.2}%", left(to_f64(*step)))) {}
+                    i.restart title={ "restarted at step " (step) } style=(format!("left:{:.2}%", left(to_f64(*step)))) {}
                 }
             }
         }
@@ -127,7 +130,7 @@ impl Plot<'_> {
     }
 }
 
-/// Multiples of 1, 2 or 5 times a power of ten: about `count` of them between `low` and `high`.
+/// About `count` ticks between `low` and `high`: multiples of 1, 2 or 5 times a power of ten.
 fn ticks(low: f64, high: f64, count: u32) -> Vec<f64> {
     let rough = (high - low) / f64::from(count);
     let decade = 10_f64.powf(rough.log10().floor());
@@ -137,7 +140,8 @@ fn ticks(low: f64, high: f64, count: u32) -> Vec<f64> {
     (0..20).map(|i| (first + f64::from(i)) * step).take_while(|tick| *tick <= high).collect()
 }
 
-/// Logarithms of 1, 2 and 5 times powers of ten in a range of logarithms; the powers alone where those are many.
+/// Ticks of a logarithmic axis, as logarithms: 1, 2 and 5 times the powers of ten between `low` and
+/// `high`, or the powers alone if there are more than three.
 fn decades(low: f64, high: f64) -> Vec<f64> {
     let powers: Vec<f64> =
         (0..40).map(|i| low.floor() + f64::from(i)).take_while(|x| *x <= high).collect();
@@ -146,7 +150,8 @@ fn decades(low: f64, high: f64) -> Vec<f64> {
     all.filter(|x| *x >= low && *x <= high).collect()
 }
 
-/// Means of groups of points, with the lowest and highest of each group kept where they stand out.
+/// Thins out the points: each group is replaced by its lowest and its highest point, in the order
+/// of steps. Up to two points per group are kept unchanged.
 fn merge(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let size = points.len().div_ceil(MAX_POINTS).max(1);
     if size < 3 {
@@ -164,7 +169,8 @@ fn merge(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
         .collect()
 }
 
-/// Mean over the neighbours of each point of the same stage, about a fortieth of all points.
+/// Replaces each value by the mean over neighbouring points of the same stage. The window holds
+/// about a fortieth of all points.
 fn smoothed(points: &[(f64, f64)], stages: &[(u64, String)]) -> Vec<(f64, f64)> {
     let reach = (points.len() / 80).max(2);
     let stage = |step: f64| stages.partition_point(|(first, _)| to_f64(*first) < step);
@@ -189,7 +195,7 @@ fn across(top: f64) -> String {
     format!("M0 {0:.1}H1000", top * SIDE / 100.0)
 }
 
-/// A number in few characters: `1.2k`, `350`, `0.25`, `5e-4`.
+/// A number in few characters: `12k`, `350`, `0.25`, `5e-4`.
 pub(super) fn compact(value: f64) -> String {
     let trim = |text: String| {
         if text.contains('.') {

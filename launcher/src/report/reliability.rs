@@ -1,30 +1,31 @@
-//! The report's section on what went wrong, what it cost, and what the checkpoints cost: restarts, slow ranks, stalls.
+//! The report's section on reliability: faults and the time they cost, slow ranks, and waits for
+//! checkpoints.
 
 use maud::{Markup, html};
 
 use super::Contents;
-use super::page::{between, moment};
 use super::plot::to_f64;
-use crate::events::{Event, Fault};
-use crate::supervise::Straggler;
-use crate::terminal;
+use super::time::{between, moment};
+use crate::record::events::{Event, Fault};
+use crate::record::stragglers::Straggler;
+use crate::{statistics, terminal};
 
-/// Slow ranks shown; the others are in `events.jsonl`.
-const SLOW_RANKS: usize = 20;
+/// Largest number of stragglers that are shown; the oldest ones are only in `events.jsonl`.
+const MAX_SLOW_RANKS: usize = 20;
 
-/// One attempt's end by a fault, and what followed.
+/// A fault that ended an attempt, and its cost.
 #[derive(Debug, PartialEq)]
 struct Restart<'a> {
     time: &'a str,
     attempt: u32,
     fault: &'a Fault,
-    /// Seconds until the first line of metrics of a later attempt; none when there is none.
+    /// Seconds from the fault to the first metrics of a later attempt, or `None` if there are none.
     lost_s: Option<f64>,
-    /// Steps that were computed again.
+    /// Number of steps that were computed again.
     steps_again: Option<u64>,
 }
 
-/// The section; nothing for a run that has not started.
+/// The section on reliability; empty for a run that has not started.
 pub(super) fn section(contents: &Contents) -> Markup {
     if contents.events.is_empty() {
         return html! {};
@@ -40,14 +41,14 @@ pub(super) fn section(contents: &Contents) -> Markup {
                 } @else {
                     (restarts.len()) " fault" @if restarts.len() != 1 { "s" }
                     "; " (terminal::duration(restarts.iter().filter_map(|r| r.lost_s).sum()))
-                    " from a fault to the next logged step, in all; "
+                    " in total between a fault and the next logged step; "
                     (terminal::thousands(restarts.iter().filter_map(|r| r.steps_again).sum()))
                     " steps computed again."
                 }
                 @if let Some((count, median, longest, total)) = stalls {
-                    " " (terminal::thousands(count)) " checkpoints; steps waited for one "
+                    " " (terminal::thousands(count)) " checkpoints; steps waited for each "
                     (format!("{median:.2} s")) " (median), " (format!("{longest:.2} s")) " at most, "
-                    (terminal::duration(total)) " in all."
+                    (terminal::duration(total)) " in total."
                 }
             }
             @if !restarts.is_empty() { (restart_table(&restarts)) }
@@ -59,7 +60,7 @@ pub(super) fn section(contents: &Contents) -> Markup {
 fn restart_table(restarts: &[Restart<'_>]) -> Markup {
     html! {
         div.scroll { table {
-            thead { tr { th { "fault" } th { "attempt" } th { "what" } th.short { "lost" } th.short { "steps again" } } }
+            thead { tr { th { "time" } th { "attempt" } th { "fault" } th.short { "time lost" } th.short { "steps computed again" } } }
             tbody {
                 @for restart in restarts {
                     tr {
@@ -84,17 +85,17 @@ fn slow_ranks(contents: &Contents) -> Markup {
             _ => None,
         })
         .collect();
-    let left_out = found.len().saturating_sub(SLOW_RANKS);
+    let left_out = found.len().saturating_sub(MAX_SLOW_RANKS);
     html! {
         @if let Some(table) = &contents.ranks {
-            @if let Some(words) = table.slowest_in_words() {
+            @if let Some(words) = table.slowest_text() {
                 p.note.after {
                     "At step " (terminal::thousands(table.step)) " the median rank worked "
-                    (format!("{:.1} ms", 1e3 * table.median_work_s)) " per step without waiting for others; " (words) "."
+                    (format!("{:.1} ms", 1e3 * table.median_work_s)) " per step, not counting waits for other ranks; " (words) "."
                 }
             }
         }
-        @if left_out > 0 { p.note { "The first " (left_out) " slow ranks are only in events.jsonl." } }
+        @if left_out > 0 { p.note { "The oldest " (left_out) " slow ranks are only in events.jsonl." } }
         @if !found.is_empty() {
             ul.incidents {
                 @for (time, straggler) in found.iter().skip(left_out) {
@@ -105,10 +106,10 @@ fn slow_ranks(contents: &Contents) -> Markup {
     }
 }
 
-/// Faults in their order, with the time until a later attempt logged a step.
+/// All faults, oldest first, with the time until a later attempt logged a step.
 fn restarts(contents: &Contents) -> Vec<Restart<'_>> {
     let attempts = contents.record.as_ref().map_or(&[][..], |record| &record.attempts);
-    let fault = |line: &'_ crate::events::Line| matches!(line.event, Event::Fault(_));
+    let fault = |line: &'_ crate::record::events::Line| matches!(line.event, Event::Fault(_));
     contents
         .events
         .iter()
@@ -131,7 +132,8 @@ fn restarts(contents: &Contents) -> Vec<Restart<'_>> {
         .collect()
 }
 
-/// Number, median, longest and sum of the waits for checkpoints.
+/// Number, median, longest and sum of the waits for checkpoints, in seconds; `None` without
+/// checkpoints.
 fn stalls(contents: &Contents) -> Option<(u64, f64, f64, f64)> {
     let mut stalls: Vec<f64> = contents
         .events
@@ -146,13 +148,11 @@ fn stalls(contents: &Contents) -> Option<(u64, f64, f64, f64)> {
     Some((stalls.len() as u64, stalls[stalls.len() / 2], longest, stalls.iter().sum()))
 }
 
-/// Rates of each stage: medians of its lines of metrics.
+/// Table with the rates of each stage: medians over the stage's metrics.
 pub(super) fn stages(contents: &Contents) -> Markup {
     let median = |stage: &str, value: fn(&vljepa_recipes::protocol::Metrics) -> Option<f64>| {
         let lines = contents.metrics.iter().filter(|line| line.stage == stage);
-        let mut values: Vec<f64> = lines.filter_map(value).filter(|v| v.is_finite()).collect();
-        values.sort_by(f64::total_cmp);
-        values.get(values.len() / 2).copied()
+        statistics::median(lines.filter_map(value))
     };
     let shown =
         |value: Option<f64>, text: fn(f64) -> String| value.map_or_else(|| "–".to_owned(), text);
@@ -179,7 +179,7 @@ pub(super) fn stages(contents: &Contents) -> Markup {
                     }
                 }
             } }
-            p.note.after { "Medians of the logged lines. Rates are those of the model's operations on rank 0, each counted once; MFU is their share of the device's dense bf16 peak." }
+            p.note.after { "Medians over the logged steps. Rates count each operation of the model on rank 0 once; MFU is their share of the device's dense bf16 peak." }
         }
     }
 }
@@ -189,10 +189,10 @@ mod tests {
     use vljepa_recipes::protocol::Phase;
 
     use super::{restarts, section, stages};
-    use crate::events::{Event, Fault, FaultKind, Line};
+    use crate::record::events::{Event, Fault, FaultKind, Line};
+    use crate::record::history::tests::line;
+    use crate::record::stragglers::Straggler;
     use crate::report::Contents;
-    use crate::report::history::tests::line;
-    use crate::supervise::Straggler;
 
     fn at(seconds: u32, attempt: u32, event: Event) -> Line {
         Line { time: format!("2026-01-01T00:00:{seconds:02}Z"), attempt, event }
@@ -245,13 +245,13 @@ mod tests {
     fn a_restart_costs_the_time_to_the_next_logged_step() {
         let contents = contents();
         let found = restarts(&contents);
-        // Lines at 3, 10, 17 s: the one at the moment of the fault was written before it.
+        // Metrics at 3, 10, 17 s: those at the moment of the fault were written before it.
         assert_eq!((found.len(), found[0].lost_s, found[0].steps_again), (1, Some(7.0), None));
         let page = section(&contents).into_string();
         for text in [
-            "1 fault; 7.0 s from a fault",
+            "1 fault; 7.0 s in total between a fault and the next logged step",
             "rank 1 died in phase backward of step 30",
-            "2 checkpoints; steps waited for one 0.75 s (median), 0.75 s at most, 1.0 s in all",
+            "2 checkpoints; steps waited for each 0.75 s (median), 0.75 s at most, 1.0 s in total",
             "rank 1 on node3 is slow: 50% over",
         ] {
             assert!(page.contains(text), "`{text}` is missing in {page}");

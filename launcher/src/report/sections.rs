@@ -1,21 +1,22 @@
-//! The report's sections. Each is left out, or says so, when its part of the run has not happened.
+//! Sections of the report. A section without data is left out or says that there is none.
 
 use std::collections::BTreeMap;
 
 use maud::{Markup, html};
 use vljepa_recipes::protocol::{Metrics, Phase};
 
-use super::history::{Prediction, Sample};
-use super::page::{between, busy_seconds, moment};
 use super::plot::{Axis, Plot, compact, to_f64};
+use super::time::{between, busy_seconds, moment};
 use super::{Contents, NamedScore, control_name, percent};
-use crate::events::{AttemptOutcome, Event};
+use crate::record::events::Event;
+use crate::record::history::{Prediction, Sample};
+use crate::record::provenance::AttemptOutcome;
 use crate::terminal;
 
-/// Warnings shown; the others are in `events.jsonl`.
-const WARNINGS: usize = 40;
+/// Largest number of incidents that are shown; the oldest ones are only in `events.jsonl`.
+const MAX_INCIDENTS: usize = 40;
 
-/// Curves over steps.
+/// Section with curves over steps: loss, learning rate, throughput and others.
 pub(super) fn learning(contents: &Contents) -> Markup {
     let metrics = &contents.metrics;
     let mut stages: Vec<(u64, String)> = Vec::new();
@@ -54,12 +55,12 @@ pub(super) fn learning(contents: &Contents) -> Markup {
                 }
                 (draw("waiting for data, share", Axis::FromZero, true, false, |m| Some(m.data_wait_fraction)))
             }
-            @if !restarts.is_empty() { p.note { b { "▲" } " the run was started again here" } }
+            @if !restarts.is_empty() { p.note { b { "▲" } " the run was restarted here" } }
         }
     }
 }
 
-/// Scores beside what guessing reaches.
+/// Section with the scores, compared with chance and with the most frequent answer.
 pub(super) fn scores(contents: &Contents) -> Markup {
     let (controls, plain): (Vec<_>, Vec<_>) =
         contents.scores.iter().partition(|score| score.control.is_some());
@@ -67,20 +68,20 @@ pub(super) fn scores(contents: &Contents) -> Markup {
         section {
             h2 { "Scores" }
             @if contents.scores.is_empty() {
-                p.note { "Nothing was measured yet." }
+                p.note { "No scores have been measured yet." }
             } @else {
                 div.scores {
                     @for score in plain { (score_row(score)) }
                     @if !controls.is_empty() {
                         p.divider {
-                            "Controls: the samples are changed so that the score must fall to chance, or follow the change"
+                            "Controls: the samples are changed so that the score must fall to chance or follow the change"
                         }
                         @for score in controls { (score_row(score)) }
                     }
                 }
                 p.note {
-                    i.mark.chance {} " chance: what guessing scores"
-                    i.mark.majority {} " majority: what always giving the most frequent answer scores"
+                    i.mark.chance {} " chance: score of guessing"
+                    i.mark.majority {} " majority: score of always giving the most frequent answer"
                 }
             }
         }
@@ -115,7 +116,7 @@ fn score_row(named: &NamedScore) -> Markup {
     }
 }
 
-/// Real samples and what the model makes of them.
+/// Section with real samples and the model's predictions.
 pub(super) fn samples(contents: &Contents) -> Markup {
     if contents.samples.is_empty() {
         return html! {};
@@ -126,9 +127,8 @@ pub(super) fn samples(contents: &Contents) -> Markup {
         section {
             h2 { "What the model sees" }
             p.note {
-                "Evaluation samples, the true text, and the texts whose embeddings are nearest to the predicted one"
-                @if known > 0 { ": the nearest is the true one for " (right) " of these " (known) }
-                "."
+                "Evaluation samples with the true text and the texts whose embeddings are nearest to the predicted embedding."
+                @if known > 0 { " The nearest text is the true one for " (right) " of " (known) " samples." }
             }
             div.samples { @for sample in &contents.samples { (card(sample)) } }
         }
@@ -148,7 +148,7 @@ fn card(sample: &Sample) -> Markup {
             p.truth {
                 @match sample.correct {
                     Some(true) => span.tick title="the nearest text is the true one" { "✓" },
-                    Some(false) => span.cross title="the nearest text is another one" { "✗" },
+                    Some(false) => span.cross title="the nearest text is not the true one" { "✗" },
                     None => {},
                 }
                 (sample.caption)
@@ -166,7 +166,7 @@ fn card(sample: &Sample) -> Markup {
     }
 }
 
-/// Where the time of a step goes.
+/// Section with the share of time in each phase, and the rates of each stage.
 pub(super) fn time(contents: &Contents) -> Markup {
     let mut phases: BTreeMap<Phase, f64> = BTreeMap::new();
     for line in &contents.metrics {
@@ -192,13 +192,13 @@ pub(super) fn time(contents: &Contents) -> Markup {
                     li { i class=(phase.name()) {} (phase.name()) " " b { (percent(share(*seconds))) } " " (terminal::duration(*seconds)) }
                 }
             }
-            p.note { "Wall-clock time of rank 0, " (terminal::duration(total)) " in all." }
+            p.note { "Wall-clock time of rank 0, " (terminal::duration(total)) " in total." }
             (super::reliability::stages(contents))
         }
     }
 }
 
-/// Every start of the run.
+/// Section with a table of all attempts.
 pub(super) fn attempts(contents: &Contents) -> Markup {
     let attempts = contents.record.as_ref().map_or(&[][..], |record| &record.attempts);
     if attempts.is_empty() {
@@ -238,7 +238,7 @@ pub(super) fn attempts(contents: &Contents) -> Markup {
     }
 }
 
-/// The machines by name, or their number where they are many.
+/// The names of up to four machines, or the number of machines.
 fn machines(hosts: &[String]) -> String {
     if hosts.len() > 4 { format!("{} machines", hosts.len()) } else { hosts.join(", ") }
 }
@@ -257,15 +257,13 @@ fn class(outcome: AttemptOutcome) -> &'static str {
     }
 }
 
-/// Faults, restarts, warnings and bad samples.
+/// Section with faults, restarts, warnings and the number of bad samples.
 pub(super) fn incidents(contents: &Contents) -> Markup {
     let mut shown: Vec<(String, &'static str, String)> = Vec::new();
     for line in &contents.events {
         let (kind, text) = match &line.event {
             Event::Fault(fault) => ("fault", format!("{fault} (log: {})", fault.log)),
-            Event::Restart { delay_s } => {
-                ("restart", format!("started again after {delay_s:.0} s"))
-            }
+            Event::Restart { delay_s } => ("restart", format!("restarted after {delay_s:.0} s")),
             Event::Refused { peer, reason } => {
                 ("refused", format!("a connection from {peer}: {reason}"))
             }
@@ -275,7 +273,7 @@ pub(super) fn incidents(contents: &Contents) -> Markup {
             Event::SupervisorLost { job, silent_s } => {
                 ("fault", format!("the supervisor of job {job} was silent for {silent_s} s"))
             }
-            Event::StopRequested { signal } => ("stop", format!("asked for by {signal}")),
+            Event::StopRequested { signal } => ("stop", format!("requested by {signal}")),
             Event::Saved { .. }
             | Event::Straggler(_)
             | Event::AttemptStarted { .. }
@@ -285,7 +283,7 @@ pub(super) fn incidents(contents: &Contents) -> Markup {
         };
         shown.push((line.time.clone(), kind, text));
     }
-    let left_out = shown.len().saturating_sub(WARNINGS);
+    let left_out = shown.len().saturating_sub(MAX_INCIDENTS);
     let bad = contents.metrics.last().map_or(0, |line| line.bad_samples);
     html! {
         section {
@@ -294,7 +292,7 @@ pub(super) fn incidents(contents: &Contents) -> Markup {
                 @if shown.is_empty() { "None. " }
                 (terminal::thousands(bad)) " bad samples were left out."
             }
-            @if left_out > 0 { p.note { "The first " (left_out) " are only in events.jsonl." } }
+            @if left_out > 0 { p.note { "The oldest " (left_out) " are only in events.jsonl." } }
             @if !shown.is_empty() {
                 ul.incidents {
                     @for (time, kind, text) in shown.iter().skip(left_out) {
@@ -314,7 +312,7 @@ fn incident_class(kind: &str) -> &'static str {
     }
 }
 
-/// The recipe, versions, sources and data that made the run.
+/// Section with the recipe, versions, sources and data of the run.
 pub(super) fn origin(contents: &Contents) -> Markup {
     html! {
         section {

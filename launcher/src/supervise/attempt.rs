@@ -1,4 +1,5 @@
-//! One attempt: workers are started, listened to and judged until they have finished, were stopped, or one of them failed.
+//! One attempt: receives the messages of the workers and judges their state until they have
+//! finished, were stopped, or one of them failed.
 
 mod hear;
 
@@ -16,36 +17,37 @@ use super::progress::Progress;
 use super::signals::{Signals, StopSignal};
 use super::stall::{self, Limits, Position, StepTimes};
 use crate::control::Server;
-use crate::events::{Event, EventLog, Fault, FaultKind};
-use crate::local::{self, Group};
+use crate::platform::workers::Group;
+use crate::process;
+use crate::record::events::{Event, EventLog, Fault, FaultKind};
 
-/// After a first sign of a fault, time for the other signs: the process's end, the error a rank reports.
+/// How long to wait after the first sign of a fault for other signs: the end of the process, the
+/// error that the rank reports.
 const SETTLE: Duration = Duration::from_millis(2500);
-/// Ranks that have finished may take so long to end.
-const LAST_BREATH: Duration = Duration::from_secs(20);
-/// Between a signal to a worker and the stop it asks for.
-const HEED: Duration = Duration::from_secs(1);
-/// Longer than this between two looks at the clock, and this process itself did not run.
-const PAUSE: Duration = Duration::from_secs(3);
-/// Ranks that an error names beside the first.
-const NAMED: usize = 16;
-/// Between looks at the clock.
+/// How long finished ranks may take to exit before they are killed.
+const FINISHED_EXIT_TIMEOUT: Duration = Duration::from_secs(20);
+/// Time between a signal that a worker received and the stop that it requests.
+const SIGNAL_DELAY: Duration = Duration::from_secs(1);
+/// Shortest gap between two looks at the clock that means that this process itself did not run.
+const SUPERVISOR_PAUSE: Duration = Duration::from_secs(3);
+/// Largest number of ranks that an error names in addition to the first.
+const MAX_NAMED_RANKS: usize = 16;
+/// Time between two judgements of the ranks.
 const TICK: Duration = Duration::from_millis(100);
 
 /// How an attempt ended.
 #[derive(Debug)]
 pub(super) enum End {
-    /// All ranks say that all is done.
+    /// All ranks reported that the run is complete.
     Completed,
     /// All ranks saved and ended on request.
     Stopped,
-    /// A second signal ended it at once.
+    /// A second Ctrl-C ended the attempt at once.
     Killed,
-    /// Something went wrong.
     Fault(Fault),
 }
 
-/// An attempt at work.
+/// A running attempt.
 pub(super) struct Attempt<'a> {
     pub(super) server: Server,
     pub(super) group: Group,
@@ -53,12 +55,12 @@ pub(super) struct Attempt<'a> {
     pub(super) limits: &'a Limits,
     pub(super) progress: &'a mut Progress,
     pub(super) observer: &'a mut Observer,
-    /// Log of a rank.
+    /// Path of a rank's log.
     pub(super) log: Box<dyn Fn(usize) -> PathBuf + 'a>,
-    /// What the started process and its children print.
+    /// File with the output of the started process and its children.
     pub(super) output: PathBuf,
     pub(super) facts: Facts,
-    /// A drill: this process kills itself when it hears of the step.
+    /// For a drill: this process kills itself when a rank reports this step.
     pub(super) kill_supervisor_at: Option<u64>,
     members: Vec<Member>,
     times: StepTimes,
@@ -66,32 +68,32 @@ pub(super) struct Attempt<'a> {
     exited: Option<(Instant, ExitStatus)>,
     finished_at: Option<Instant>,
     suspicion: Option<(Instant, Fault)>,
-    /// A worker got a signal that asks for a stop.
+    /// A signal that a worker received and that requests a stop, with its time.
     signalled: Option<(Instant, StopSignal)>,
     strangers: usize,
-    /// Rank and step of a wait for data that was named.
+    /// Rank and step of the last wait for data that was reported.
     named_wait: Option<(usize, u64)>,
     checkpoints: Checkpoints,
 }
 
-/// What an attempt got done.
+/// Progress of an attempt, and facts that are carried from one attempt to the next.
 #[derive(Debug, Default)]
 pub(super) struct Facts {
-    /// First step seen.
+    /// First step that was reported.
     pub first_step: Option<u64>,
-    /// Last step seen.
+    /// Last step that was reported.
     pub last_step: u64,
     /// Step of the newest checkpoint of all attempts.
     pub newest_saved: Option<u64>,
-    /// This attempt has saved one that is newer than those before it.
+    /// Whether this attempt has saved a newer checkpoint than all earlier attempts.
     pub saved: bool,
-    /// At least one step was finished.
+    /// Whether at least one step was finished.
     pub trained: bool,
-    /// The newest step whose metrics are known, as heartbeats count.
+    /// Newest step with known metrics, counted from 0 as in heartbeats.
     pub trained_step: Option<u64>,
-    /// This launcher has started workers before.
+    /// Whether this launcher has started workers before.
     pub again: bool,
-    /// Who asked for a stop.
+    /// The request to stop, if there was one.
     pub stop: Option<StopSignal>,
 }
 
@@ -106,7 +108,7 @@ struct Joined {
     host: String,
     pid: u32,
     position: Position,
-    /// When its step began, less the time spent aside of steps.
+    /// Start of the current step, moved forward by the time spent in checkpoints and evaluations.
     step_since: Instant,
 }
 
@@ -147,7 +149,7 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Works until the end; no process of the attempt is left behind.
+    /// Supervises the attempt until it ends, and ends all of its processes.
     pub(super) async fn run(&mut self, signals: &mut Signals) -> End {
         if self.facts.stop.is_some() {
             self.server.stop_all();
@@ -157,7 +159,8 @@ impl<'a> Attempt<'a> {
         let mut looked = Instant::now();
         let end = loop {
             let exited = self.exited.is_some();
-            // Judging looks at every rank, so it happens by the clock and not with every message, which would be quadratic.
+            // Judging looks at every rank. It happens once per tick and not once per message, which
+            // would be quadratic in the number of ranks.
             tokio::select! {
                 Some(heard) = self.server.next() => {
                     self.hear(heard);
@@ -176,9 +179,9 @@ impl<'a> Attempt<'a> {
                 _ = tick.tick() => {}
             }
             let now = Instant::now();
-            self.credit(now.saturating_duration_since(looked));
+            self.excuse_pause(now.saturating_duration_since(looked));
             looked = now;
-            self.heed_signal(now);
+            self.stop_on_signal(now);
             if let Some(end) = self.judge(now) {
                 break end;
             }
@@ -197,15 +200,16 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Time in which this process did not run, because its machine froze or it was stopped, is no rank's fault: what was said in it is
-    /// heard only now.
-    fn credit(&mut self, gap: Duration) {
-        if gap < PAUSE {
+    /// Extends the times of all ranks by `gap` if this process itself did not run for that long,
+    /// because it was stopped or its machine froze. Messages sent during the gap arrive only
+    /// afterwards, so no rank is to blame.
+    fn excuse_pause(&mut self, gap: Duration) {
+        if gap < SUPERVISOR_PAUSE {
             return;
         }
         let seconds = gap.as_secs_f64();
         self.progress.note(&format!(
-            "warning: this launcher did not run for {seconds:.0} s; its ranks are given that time"
+            "warning: this launcher did not run for {seconds:.0} s; the limits of its ranks are extended by that time"
         ));
         self.started += gap;
         for joined in self.members.iter_mut().filter_map(|member| member.joined.as_mut()) {
@@ -215,11 +219,13 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Asks for a stop; true when a person repeats it.
+    /// Asks all ranks to save and stop. Returns `true` if the request repeats an earlier one and
+    /// must end the attempt at once.
     fn stop(&mut self, signal: StopSignal) -> bool {
         if let Some(first) = self.facts.stop {
             if first.comes_back() && signal == StopSignal::Terminate {
-                // A job that is cancelled while it saves for its requeueing is not to come back.
+                // A job that is cancelled while it saves before being requeued must not be
+                // requeued.
                 self.facts.stop = Some(signal);
                 self.events.write(Event::StopRequested { signal: signal.name().to_owned() });
             }
@@ -228,7 +234,7 @@ impl<'a> Attempt<'a> {
         self.facts.stop = Some(signal);
         self.events.write(Event::StopRequested { signal: signal.name().to_owned() });
         self.progress.note(&format!(
-            "{}: saving at the next step boundary, then ending. Ctrl-C again ends at once.",
+            "{}: saving at the next step boundary, then ending; the next Ctrl-C ends at once",
             signal.name()
         ));
         self.progress.stopping();
@@ -242,8 +248,8 @@ impl<'a> Attempt<'a> {
         let told = joined.map_or((self.facts.last_step, Phase::Start), |joined| {
             (joined.position.step, joined.position.phase)
         });
-        // Heartbeats lag by a tenth of a second, in which small models take many steps. Metrics of a step mean that every rank was in
-        // its last collective.
+        // Heartbeats lag by up to a tenth of a second, in which small models take many steps.
+        // Metrics of a step prove that every rank has reached the last collective of that step.
         let (step, phase) = match self.facts.trained_step {
             Some(step) => told.max((step, Phase::Optimizer)),
             None => told,
@@ -251,28 +257,31 @@ impl<'a> Attempt<'a> {
         Fault { kind, rank, step, phase, error, log: log.display().to_string() }
     }
 
-    /// A signal that workers got asks for a stop, unless a rank has just failed: `srun` then ends the others with the same signal.
-    fn heed_signal(&mut self, now: Instant) {
+    /// Stops the attempt if a worker received a signal, unless a rank has failed: `srun` ends the
+    /// other ranks with the same signal.
+    fn stop_on_signal(&mut self, now: Instant) {
         if self.suspicion.is_some() || self.exited.is_some() || self.facts.stop.is_some() {
             self.signalled = None;
         } else if let Some((at, signal)) = self.signalled
-            && now.saturating_duration_since(at) > HEED
+            && now.saturating_duration_since(at) > SIGNAL_DELAY
         {
             self.stop(signal);
         }
     }
 
-    /// Whether the attempt is over.
+    /// Returns how the attempt ended, or `None` while it goes on.
     fn judge(&mut self, now: Instant) -> Option<End> {
         let exited_for = self.exited.map(|(at, _)| now.saturating_duration_since(at));
         if self.members.iter().all(|member| member.outcome.is_some()) {
             let since = *self.finished_at.get_or_insert(now);
-            let over = exited_for.is_some() || now.saturating_duration_since(since) > LAST_BREATH;
+            let over = exited_for.is_some()
+                || now.saturating_duration_since(since) > FINISHED_EXIT_TIMEOUT;
             let stopped = self.members.iter().any(|m| m.outcome == Some(Outcome::Stopped));
             return over.then_some(if stopped { End::Stopped } else { End::Completed });
         }
         if let Some((since, fault)) = &self.suspicion {
-            // Connections end a moment before the process does; a little longer until messages on the way have arrived.
+            // A connection ends a moment before its process; wait one tick longer for messages on
+            // the way.
             let settled = exited_for.is_some_and(|time| time > TICK)
                 || now.saturating_duration_since(*since) > SETTLE;
             return settled.then(|| End::Fault(fault.clone()));
@@ -292,24 +301,24 @@ impl<'a> Attempt<'a> {
         self.hang(now).map(End::Fault)
     }
 
-    /// Ranks that still work.
+    /// Connected ranks that have not finished.
     fn running(&self) -> impl Iterator<Item = (usize, &Position)> + Clone {
         let running = self.members.iter().enumerate().filter(|(_, m)| m.outcome.is_none());
         running.filter_map(|(rank, m)| Some((rank, &m.joined.as_ref()?.position)))
     }
 
-    /// Names a rank that all others wait for because its data do not come, once a step.
+    /// Warns about a rank that waits too long for data and holds up all others; at most once per
+    /// step.
     fn name_wait(&mut self, now: Instant) {
         let wait = stall::find_wait(self.running(), &self.times, self.limits, now);
         let Some((rank, step, [waited, limit])) = wait else { return };
         if self.named_wait.replace((rank, step)) == Some((rank, step)) {
             return;
         }
-        let host = self.members[rank].joined.as_ref().map(|joined| joined.host.as_str());
+        let host = self.members[rank].joined.as_ref().map_or("", |joined| joined.host.as_str());
         let text = format!(
-            "{:.0} s of waiting for the data of step {step} on {}; at {:.0} s it counts as hung",
+            "waiting for the data of step {step} on {host} for {:.0} s; after {:.0} s the rank counts as hung",
             waited.as_secs_f64(),
-            host.unwrap_or_default(),
             limit.as_secs_f64()
         );
         self.progress.note(&format!("warning of rank {rank}: {text}"));
@@ -326,7 +335,7 @@ impl<'a> Attempt<'a> {
                 let mut error = format!("it did not connect within {:.0} s", waited.as_secs_f64());
                 let others: Vec<String> = missing.map(|rank| rank.to_string()).collect();
                 if !others.is_empty() {
-                    let shown = &others[..others.len().min(NAMED)];
+                    let shown = &others[..others.len().min(MAX_NAMED_RANKS)];
                     error += &format!(", nor did {} others: {}", others.len(), shown.join(", "));
                 }
                 self.fault(Some(rank), FaultKind::NotStarted, error)
@@ -336,10 +345,11 @@ impl<'a> Attempt<'a> {
         Some(self.fault(Some(hang.rank), FaultKind::Hung, hang.to_string()))
     }
 
-    /// Adds what can be known only after the end: how the process ended, what it printed.
+    /// Adds to a fault what is known only after the end of the processes: how a process ended and
+    /// what it printed.
     fn explain(&mut self, mut fault: Fault) -> Fault {
         let status = self.exited.map(|(_, status)| status);
-        let said = post_mortem::last_lines(&self.output, post_mortem::LINES);
+        let said = post_mortem::last_lines(&self.output, post_mortem::MAX_LINES);
         match fault.kind {
             FaultKind::Died => {
                 let joined = fault.rank.and_then(|rank| self.members[rank].joined.as_ref());
@@ -348,8 +358,8 @@ impl<'a> Attempt<'a> {
                     .unwrap_or_else(|| "its process".to_owned());
                 let own = fault.rank.and_then(|rank| self.group.ending_of(rank));
                 let how = match own.or(status) {
-                    Some(status) if own.is_some() => Some(local::ending(status)),
-                    Some(status) if self.members.len() == 1 => Some(local::ending(status)),
+                    Some(status) if own.is_some() => Some(process::ending(status)),
+                    Some(status) if self.members.len() == 1 => Some(process::ending(status)),
                     Some(_) | None => fault.rank.and_then(|rank| {
                         post_mortem::mpirun_ending(&said, rank)
                             .or_else(|| post_mortem::srun_ending(&said, rank))
@@ -362,10 +372,11 @@ impl<'a> Attempt<'a> {
             }
             FaultKind::NotStarted if fault.error.is_empty() => {
                 let own = fault.rank.and_then(|rank| self.group.ending_of(rank));
-                let how = own.or(status).map_or_else(|| "an unknown end".to_owned(), local::ending);
+                let how =
+                    own.or(status).map_or_else(|| "an unknown status".to_owned(), process::ending);
                 fault.error = format!("{how} before it connected");
                 if let Some(last) = said.iter().rev().find(|line| !line.trim().is_empty()) {
-                    fault.error += &format!("; it said: {}", last.trim());
+                    fault.error += &format!("; its last output: {}", last.trim());
                 }
             }
             FaultKind::NotStarted

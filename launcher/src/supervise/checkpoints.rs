@@ -1,16 +1,17 @@
-//! Who is told what while a checkpoint is written. Pure: reports of ranks come in, orders to ranks go out.
+//! Coordination of a checkpoint: ranks report their parts, and orders to ranks follow. Pure.
 
 use vljepa_recipes::protocol::{CheckpointOrder, Part};
 
-/// The checkpoint that is being written.
+/// State of the checkpoint that is being written.
 #[derive(Debug)]
 pub(super) struct Checkpoints {
     world_size: usize,
-    /// Its step and its parts, by rank. There is one at a time: no rank begins the next before this one is settled.
+    /// Step of the checkpoint and the reported parts by rank. There is at most one: no rank begins
+    /// the next checkpoint before this one is settled.
     current: Option<(u64, Vec<Option<Part>>)>,
 }
 
-/// An order and the rank it is for.
+/// Rank and the order for it.
 pub(super) type Addressed = (usize, CheckpointOrder);
 
 impl Checkpoints {
@@ -18,7 +19,8 @@ impl Checkpoints {
         Self { world_size, current: None }
     }
 
-    /// A rank reports its part. With the last one rank 0 is told to publish or to drop them.
+    /// Records a rank's part. The last part returns an order for rank 0: publish the checkpoint, or
+    /// drop it if a part failed.
     pub(super) fn part(&mut self, rank: usize, step: u64, part: Part) -> Option<Addressed> {
         let known = self.current.take().filter(|(of, _)| *of == step);
         let (_, mut parts) = known.unwrap_or_else(|| (step, vec![None; self.world_size]));
@@ -41,7 +43,8 @@ impl Checkpoints {
         Some((0, order))
     }
 
-    /// Rank 0 is done with a step's checkpoint; the others are told.
+    /// Orders that tell the other ranks that rank 0 has published a step's checkpoint, or dropped
+    /// it because of `error`.
     pub(super) fn settled(
         &self,
         step: u64,
@@ -95,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn one_rank_alone_has_nobody_to_tell() {
+    fn a_single_rank_has_no_other_ranks_to_tell() {
         let mut checkpoints = Checkpoints::new(1);
         let order = checkpoints.part(0, 4, written(0));
         assert!(matches!(order, Some((0, CheckpointOrder::Publish { .. }))));

@@ -1,14 +1,16 @@
-//! The supervisor: starts attempts, watches them, and starts again what can go on. It never leaves a process behind.
+//! The supervisor: starts attempts, watches them and restarts a run that can continue. It never
+//! leaves a process behind.
 
 mod attempt;
 mod checkpoints;
+mod health;
 mod observer;
 mod post_mortem;
 mod progress;
+mod prometheus;
 mod restart;
 mod signals;
 mod stall;
-mod stragglers;
 #[cfg(test)]
 mod tests;
 
@@ -16,7 +18,6 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde_json::Value;
 use vljepa_recipes::protocol::{Act, Drill, Job, Phase};
 use vljepa_recipes::run_directory::{RunDirectory, atomic_write};
 use vljepa_recipes::schema::{Cluster, Device, Recipe};
@@ -24,66 +25,62 @@ use vljepa_recipes::schema::{Cluster, Device, Recipe};
 pub(crate) use observer::Observed;
 pub(crate) use signals::{Signals, StopSignal};
 pub(crate) use stall::Limits;
-pub(crate) use stragglers::{RankTable, Straggler};
 
+use crate::control::listen::Listen;
 use crate::control::{Expected, Server};
 use crate::error::LaunchError;
-use crate::events::{AttemptOutcome, Event, EventLog, Fault, FaultKind};
-use crate::health;
-use crate::listen::Listen;
-use crate::local::{Group, Programs, WorkerArguments};
 use crate::platform::Platform;
-use crate::provenance::RunRecord;
-use crate::slurm::allocation::{self, Placement};
+use crate::platform::health::judge;
+use crate::platform::slurm::allocation::{self, Placement};
+use crate::platform::workers::Group;
+use crate::programs::{Programs, WorkerArguments};
+use crate::record::completion;
+use crate::record::events::{Event, EventLog, Fault, FaultKind};
+use crate::record::provenance::{AttemptOutcome, RunRecord};
 use crate::terminal;
 use attempt::{Attempt, End, Facts};
 use observer::Observer;
 use progress::Progress;
 use restart::{Decision, Failure, Restarts};
 
-/// How often too few nodes are asked again.
-const LOOKS: u32 = 2;
-/// … after this time.
-const SECOND_LOOK: Duration = Duration::from_secs(5);
+/// How often the nodes are probed if too few of them are healthy.
+const MAX_PROBES: u32 = 2;
+/// Time between two probes.
+const PROBE_RETRY_DELAY: Duration = Duration::from_secs(5);
 
-/// A run to be worked on.
+/// A run to supervise.
 #[derive(Debug)]
 pub(crate) struct Run {
-    /// Where everything is.
     pub directory: RunDirectory,
-    /// What is trained.
     pub recipe: Recipe,
-    /// Its hash.
     pub recipe_hash: String,
-    /// What is started.
     pub programs: Programs,
-    /// Where.
     pub platform: Platform,
-    /// When a rank counts as hung.
+    /// Limits beyond which a rank counts as hung.
     pub limits: Limits,
-    /// `run.json`.
+    /// Content of `run.json`.
     pub record: RunRecord,
-    /// Faults to be made on purpose.
+    /// Faults to inject.
     pub drills: Vec<Drill>,
 }
 
-/// How the supervision ended.
+/// How the supervision of a run ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Ending {
-    /// There is a valid completion record.
+    /// The run has a valid completion record.
     Completed,
-    /// Saved and stopped on request.
+    /// A request stopped the run after a checkpoint was saved.
     Stopped(StopSignal),
-    /// Stopped at once by a second request.
+    /// A second request ended the run at once.
     Killed(StopSignal),
-    /// Too few nodes of the job can take part: Slurm has to give others.
+    /// Too few nodes of the job are healthy, for the given reason: Slurm has to allocate others.
     Unplaced(String),
 }
 
-/// Works on the run until it is complete, was stopped, or cannot go on.
+/// Supervises the run until it is complete, was stopped or cannot continue.
 ///
 /// # Errors
-/// When it cannot go on: the fault and why it was not tried again.
+/// If the run cannot continue: the fault, and why no restart follows.
 pub(crate) async fn supervise(run: &mut Run, signals: &mut Signals) -> Result<Ending, LaunchError> {
     let mut observer = Observer::start(run).await?;
     let mut progress = Progress::new(&run.recipe);
@@ -93,7 +90,7 @@ pub(crate) async fn supervise(run: &mut Run, signals: &mut Signals) -> Result<En
         let placement = tokio::select! {
             placed = place(run, &progress) => match placed? {
                 Ok(placement) => placement,
-                // Where nothing ever ran, other nodes would lack the same.
+                // If no attempt ever ran, other nodes would most likely fail the same checks.
                 Err(fault) if run.record.attempts.is_empty() => return Err(never_placed(run, fault)),
                 Err(reason) => return Ok(progress.end(Ending::Unplaced(reason))),
             },
@@ -136,7 +133,8 @@ pub(crate) async fn supervise(run: &mut Run, signals: &mut Signals) -> Result<En
         show(&progress, &fault);
         let delay = match decide(&mut restarts, &reached, &fault) {
             Decision::Restart(delay) => delay,
-            // Slurm was about to take the nodes: the run goes on from the newest checkpoint when it has them again.
+            // Slurm was about to take the nodes: the run continues from the newest checkpoint when
+            // the job has nodes again.
             Decision::GiveUp(_) if stop.is_some() && run.platform.job().is_some() => {
                 return Ok(progress.end(Ending::Stopped(asked)));
             }
@@ -155,10 +153,10 @@ pub(crate) async fn supervise(run: &mut Run, signals: &mut Signals) -> Result<En
     }
 }
 
-/// Whether a fault is followed by another attempt.
+/// Decides whether another attempt follows a fault.
 fn decide(restarts: &mut Restarts, reached: &Facts, fault: &Fault) -> Decision {
     if reached.stop.is_some() {
-        return Decision::GiveUp("a stop was asked for".to_owned());
+        return Decision::GiveUp("a stop was requested".to_owned());
     }
     restarts.decide(&Failure {
         saved: reached.saved,
@@ -168,10 +166,11 @@ fn decide(restarts: &mut Restarts, reached: &Facts, fault: &Fault) -> Decision {
     })
 }
 
-/// Chooses the nodes of the next attempt and names those that cannot take part.
+/// Probes the nodes of the Slurm job, prints those that are left out, and chooses the nodes of the
+/// next attempt. The inner error says why there are too few healthy nodes.
 ///
 /// # Errors
-/// When there are too few.
+/// If the control plane or the check job cannot be set up.
 async fn place(run: &Run, progress: &Progress) -> Result<Result<Placement, String>, LaunchError> {
     let cluster = &run.recipe.cluster;
     let Platform::Slurm(allocation) = &run.platform else {
@@ -182,16 +181,16 @@ async fn place(run: &Run, progress: &Progress) -> Result<Result<Placement, Strin
         (run.recipe_hash.clone(), Listen::of(cluster, &run.record.host.name));
     let expected =
         Expected { token: token.clone(), world_size: allocation.nodes.len(), recipe_hash };
-    // Only to be reached: whether workers can is one of the checks.
+    // One of the checks is whether a node can reach the control plane, so a server must listen.
     let server = Server::start(expected, &listen).await?;
     health::write_job(run, cluster.ranks_per_node, server.address())?;
-    let mut looks = 0;
+    let mut probes = 0;
     loop {
         let said = allocation.probe(&health::command(run), &token, cluster.nodes).await;
-        let verdict = health::judge(&said);
+        let verdict = judge(&said);
         let chosen = allocation::choose(cluster, &verdict);
-        looks += 1;
-        if chosen.is_ok() || looks == LOOKS {
+        probes += 1;
+        if chosen.is_ok() || probes == MAX_PROBES {
             let events = EventLog::new(&run.directory, run.record.next_attempt());
             for (node, reasons) in &verdict.failed {
                 let reason = allocation::reasons(reasons);
@@ -200,8 +199,8 @@ async fn place(run: &Run, progress: &Progress) -> Result<Result<Placement, Strin
             }
             return Ok(chosen.inspect(|placement| say_fewer(progress, placement, cluster)));
         }
-        // A node may just have been busy.
-        tokio::time::sleep(SECOND_LOOK).await;
+        // A node may have failed only because it was busy.
+        tokio::time::sleep(PROBE_RETRY_DELAY).await;
     }
 }
 
@@ -218,7 +217,7 @@ fn say_fewer(progress: &Progress, placement: &Placement, cluster: &Cluster) {
     let (Placement { world_size, nodes }, wanted) = (placement, cluster.world_size());
     if *world_size < wanted {
         progress.note(&format!(
-            "going on with {} nodes, {world_size} ranks instead of {wanted}: the same batches in the same order",
+            "continuing on {} nodes with {world_size} ranks instead of {wanted}; batches and their order stay the same",
             nodes.len()
         ));
     }
@@ -228,7 +227,8 @@ fn failed(what: &str, error: &dyn std::fmt::Display) -> LaunchError {
     LaunchError::Start { what: what.to_owned(), why: error.to_string() }
 }
 
-/// Writes an attempt's beginning, and says when the data are no longer those of the attempt before.
+/// Records the start of an attempt and returns its number. Warns if the shards of a source changed
+/// since the previous attempt.
 fn begin(run: &mut Run, placement: &Placement, progress: &Progress) -> Result<u32, LaunchError> {
     run.record.refresh_shards(&run.recipe);
     let number = run.record.begin_attempt(placement.world_size);
@@ -241,13 +241,13 @@ fn begin(run: &mut Run, placement: &Placement, progress: &Progress) -> Result<u3
     Ok(number)
 }
 
-/// Those who show what happens.
+/// The parts that show a run to the user.
 pub(in crate::supervise) struct Watch<'a> {
     pub(in crate::supervise) progress: &'a mut Progress,
     pub(in crate::supervise) observer: &'a mut Observer,
 }
 
-/// Starts the workers and stays with them to the attempt's end.
+/// Starts the workers of an attempt and supervises them until the attempt ends.
 async fn one_attempt(
     run: &Run,
     number: u32,
@@ -280,13 +280,15 @@ async fn one_attempt(
     let events = EventLog::new(&run.directory, number);
     events.write(Event::AttemptStarted { world_size, command: command.clone() });
     let output = output_log(run, number);
-    let one_by_one = run.platform == Platform::Local && run.recipe.device == Device::Cuda;
-    let group = if one_by_one && world_size > 1 {
-        Group::start_ranks(&command, world_size, run.recipe.deterministic, &token, &output)
-    } else {
-        Group::start(&command, &token, &output)
+    let one_by_one = run.recipe.device == Device::Cuda && world_size > 1;
+    let group = match step {
+        Some(step) => Group::step(&command, step, &token, &output),
+        None if one_by_one => {
+            Group::ranks(&command, world_size, run.recipe.deterministic, &token, &output)
+        }
+        None => Group::program(&command, &token, &output),
     };
-    let group = group.map_err(|error| failed(&command[0], &error))?.of_step(step);
+    let group = group.map_err(|error| failed(&command[0], &error))?;
     let log = Box::new(move |rank| run.directory.log(rank, number));
     let mut attempt =
         Attempt::new(world_size, server, group, events, &run.limits, watch, log, output, facts);
@@ -310,15 +312,16 @@ fn close(run: &mut Run, events: &EventLog, end: &End, facts: &Facts) {
     events.write(Event::AttemptEnded { outcome, step: facts.last_step });
     let text = fault.map(ToString::to_string);
     run.record.end_attempt(outcome, facts.first_step, facts.last_step, text);
-    // A full disk must not end a run that could go on; the next start writes all attempts again.
+    // A full disk must not end a run that could continue. The next start writes all attempts again.
     if let Err(error) = run.record.write(&run.directory) {
         terminal::note(&format!("warning: run.json: {error}"));
     }
 }
 
-/// Exit codes say little; a run is complete when rank 0's worker wrote so.
+/// Checks the completion record after all workers succeeded. Exit codes are not enough: a run is
+/// complete only if the worker of rank 0 wrote the record.
 fn check_record(run: &Run, number: u32, facts: &Facts) -> Option<Fault> {
-    let error = completion_fault(&run.directory, &run.recipe).err()?;
+    let error = completion::check(&run.directory, &run.recipe).err()?;
     Some(Fault {
         kind: FaultKind::NoRecord,
         rank: None,
@@ -329,21 +332,7 @@ fn check_record(run: &Run, number: u32, facts: &Facts) -> Option<Fault> {
     })
 }
 
-/// Whether the run's completion record is there and says that the recipe's last step is done.
-pub(crate) fn completion_fault(directory: &RunDirectory, recipe: &Recipe) -> Result<(), String> {
-    let path = directory.completed();
-    let wrong = |what: &dyn std::fmt::Display| format!("{}: {what}", path.display());
-    let text = std::fs::read(&path).map_err(|error| wrong(&error))?;
-    let record: Value = serde_json::from_slice(&text).map_err(|error| wrong(&error))?;
-    let total: u64 = recipe.stages.iter().map(|stage| stage.steps).sum();
-    match record.get("step").and_then(Value::as_u64) {
-        Some(step) if step == total => Ok(()),
-        Some(step) => Err(wrong(&format!("it is of step {step}, the recipe has {total}"))),
-        None => Err(wrong(&"it names no step")),
-    }
-}
-
-/// One clear message: who, where, why, and the end of its log.
+/// Prints a fault, the path of its log, and the last lines of the log.
 fn show(progress: &Progress, fault: &Fault) {
     progress.note(&format!("error: {fault}\n  log: {}", fault.log));
     let lines = post_mortem::last_lines(fault.log.as_ref(), 5);
@@ -362,13 +351,13 @@ fn announce(
     let delay_s = delay.as_secs_f64();
     events.write(Event::Restart { delay_s });
     progress.note(&format!(
-        "starting again from the newest checkpoint in {delay_s:.0} s (restart {} of {} without a new checkpoint)",
+        "restarting from the newest checkpoint in {delay_s:.0} s (restart {} of {} without a new checkpoint)",
         restarts.without_progress(),
         run.recipe.cluster.restart.max_without_progress
     ));
 }
 
-/// Waits, or returns the signal that ended the wait.
+/// Waits for `delay`. Returns the signal if one arrives during the wait.
 async fn wait(delay: Duration, signals: &mut Signals) -> Option<StopSignal> {
     tokio::select! {
         () = tokio::time::sleep(delay) => None,
@@ -376,12 +365,12 @@ async fn wait(delay: Duration, signals: &mut Signals) -> Option<StopSignal> {
     }
 }
 
-/// What `mpirun` and the workers print beside their own logs.
+/// File for the output of `mpirun` or `srun` and for output of the workers outside their own logs.
 fn output_log(run: &Run, number: u32) -> PathBuf {
     run.directory.logs().join(format!("output-attempt-{number}.log"))
 }
 
-/// 128 random bits.
+/// Makes a token: 128 random bits as 32 hexadecimal digits.
 fn new_token() -> std::io::Result<String> {
     let mut bytes = [0_u8; 16];
     std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;

@@ -1,5 +1,5 @@
-//! What the supervisor knows of a run for those who watch: the straggler table in `ranks.json`, and the numbers of the Prometheus
-//! endpoint. Lives through all attempts.
+//! Keeps the numbers of a run for observers: the straggler table in `ranks.json` and the metrics of
+//! the Prometheus endpoint. The observer lives through all attempts.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,16 +11,16 @@ use vljepa_recipes::clock;
 use vljepa_recipes::protocol::{FromWorker, Metrics};
 
 use super::Run;
-use super::stragglers::{RankTable, Straggler, Stragglers};
+use super::prometheus::Endpoint;
 use crate::error::LaunchError;
-use crate::events::{Event, EventLog, FaultKind};
-use crate::prometheus::Endpoint;
+use crate::record::events::{Event, EventLog, FaultKind};
+use crate::record::stragglers::{RankTable, Straggler, Stragglers};
 use crate::terminal;
 
-/// Between two writings of `ranks.json`.
-const WRITE_EVERY: Duration = Duration::from_secs(2);
+/// Shortest time between two writes of `ranks.json`.
+const WRITE_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Notes what happens and shows it.
+/// Collects the numbers and publishes them.
 #[derive(Debug)]
 pub(crate) struct Observer {
     shared: Arc<Mutex<Observed>>,
@@ -30,50 +30,49 @@ pub(crate) struct Observer {
     _endpoint: Option<Endpoint>,
 }
 
-/// The newest of everything.
+/// Newest numbers of a run.
 #[derive(Debug, Default)]
 pub(crate) struct Observed {
     /// Name of the run.
     pub name: String,
-    /// Steps of the run.
+    /// Steps of the whole run.
     pub total_steps: u64,
-    /// The attempt at work.
+    /// Number of the current attempt.
     pub attempt: u32,
-    /// Starts after the first, by this supervisor.
+    /// Restarts by this supervisor.
     pub restarts: u64,
-    /// Faults by their kind.
+    /// Number of faults of each kind.
     pub faults: BTreeMap<String, u64>,
-    /// Rank 0's newest line.
+    /// Newest metrics of rank 0.
     pub metrics: Option<Metrics>,
-    /// Step of the newest checkpoint, and the seconds the step waited for it.
+    /// Step of the newest checkpoint, and the seconds that the step waited for it.
     pub checkpoint: Option<(u64, f64)>,
-    /// Seconds that steps waited for checkpoints in all.
+    /// Seconds that steps have waited for checkpoints, in total.
     pub checkpoint_stall_s: f64,
-    /// Rank by rank, when it last said anything.
+    /// Time of each rank's last message, or `None` if the rank is not connected.
     pub heard: Vec<Option<Instant>>,
-    /// Who is slow.
     pub stragglers: Stragglers,
 }
 
 impl Observed {
-    /// How long the most silent of the connected ranks has said nothing.
+    /// Longest time since the last message of a connected rank.
     pub(crate) fn longest_silence(&self, now: Instant) -> Option<Duration> {
         self.heard.iter().flatten().min().map(|heard| now.saturating_duration_since(*heard))
     }
 
-    /// The ranks as they are now.
+    /// Table of the ranks at this moment, or `None` before the first interval.
     pub(crate) fn table(&self) -> Option<RankTable> {
         self.stragglers.table(self.attempt, clock::now_text())
     }
 }
 
 impl Observer {
-    /// Begins to watch a run, and to answer Prometheus where the recipe says so.
+    /// Starts observing a run, with the Prometheus endpoint if the recipe sets its address.
     ///
     /// # Errors
-    /// When the address of `logging.prometheus` cannot be listened to.
+    /// If the endpoint cannot listen at the address of `logging.prometheus`.
     pub(super) async fn start(run: &Run) -> Result<Self, LaunchError> {
-        let total_steps = run.recipe.stages.iter().map(|stage| stage.steps).sum();
+        let total_steps = run.recipe.total_steps();
         let name = run.recipe.name.clone();
         let shared = Arc::new(Mutex::new(Observed { name, total_steps, ..Observed::default() }));
         let address = &run.recipe.logging.prometheus;
@@ -95,7 +94,7 @@ impl Observer {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An attempt begins.
+    /// Resets the numbers of the ranks for a new attempt.
     pub(super) fn attempt(&self, number: u32, world_size: usize) {
         let mut observed = self.lock();
         observed.attempt = number;
@@ -103,7 +102,7 @@ impl Observer {
         observed.stragglers.restart(world_size);
     }
 
-    /// A rank was welcomed.
+    /// Records the host of a rank that has connected.
     pub(super) fn joined(&self, rank: usize, host: &str) {
         let mut observed = self.lock();
         observed.stragglers.joined(rank, host);
@@ -112,19 +111,20 @@ impl Observer {
         }
     }
 
-    /// Machines of the attempt's ranks, each once.
+    /// Hosts of the attempt's ranks, without duplicates.
     pub(super) fn hosts(&self) -> Vec<String> {
         self.lock().stragglers.hosts()
     }
 
-    /// A rank's connection is gone.
+    /// Records that the connection of a rank has ended.
     pub(super) fn lost(&self, rank: usize) {
         if let Some(heard) = self.lock().heard.get_mut(rank) {
             *heard = None;
         }
     }
 
-    /// A rank said something; writes the event of a rank that has become slow and returns the line to show.
+    /// Records a message of a rank. If a rank has become a straggler, writes the event and returns
+    /// the warning to show.
     pub(super) fn hear(
         &mut self,
         rank: usize,
@@ -146,7 +146,7 @@ impl Observer {
         let slow = observed.stragglers.hear(rank, interval);
         let complete = observed.stragglers.is_round_complete();
         drop(observed);
-        if complete && self.written.is_none_or(|at| at.elapsed() >= WRITE_EVERY) {
+        if complete && self.written.is_none_or(|at| at.elapsed() >= WRITE_INTERVAL) {
             self.write();
         }
         slow.map(|straggler: Straggler| {
@@ -156,19 +156,20 @@ impl Observer {
         })
     }
 
-    /// An attempt ended by a fault.
+    /// Counts a fault that ended an attempt.
     pub(super) fn fault(&self, kind: FaultKind) {
         let name = serde_json::to_value(kind).ok();
         let name = name.as_ref().and_then(|name| name.as_str()).unwrap_or("other").to_owned();
         *self.lock().faults.entry(name).or_default() += 1;
     }
 
-    /// The run starts again.
+    /// Counts a restart.
     pub(super) fn restarted(&self) {
         self.lock().restarts += 1;
     }
 
-    /// The attempt is over: the table is as new as what was heard.
+    /// Writes `ranks.json` with all intervals of the attempt that has ended, and forgets its
+    /// connections.
     pub(super) async fn end_attempt(&mut self) {
         if let Some(writing) = self.writing.take() {
             writing.await.ok();
@@ -180,8 +181,9 @@ impl Observer {
         self.lock().heard.fill(None);
     }
 
-    /// Replaces `ranks.json` beside the supervisor's own work, so that a slow disk holds up nothing; a disk that is still busy with
-    /// the last one misses one. It only informs: nothing is said of a failure, and nothing is synced.
+    /// Replaces `ranks.json` on a blocking thread, so that a slow disk does not delay the
+    /// supervisor. If the previous write is still running, this one is skipped. The file is
+    /// informative only: it is not synced and errors are ignored.
     fn write(&mut self) {
         if self.writing.as_ref().is_some_and(|writing| !writing.is_finished()) {
             return;

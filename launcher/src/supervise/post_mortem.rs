@@ -1,14 +1,14 @@
-//! What logs say about an end.
+//! Reads from logs and launcher output how a rank ended.
 
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
-/// Lines of a log that are shown.
-pub(super) const LINES: usize = 30;
-/// Bytes at a log's end that are looked at.
+/// Number of last lines of the launcher output that are searched.
+pub(super) const MAX_LINES: usize = 30;
+/// Number of bytes at the end of a log that are read.
 const TAIL_BYTES: u64 = 16 << 10;
 
-/// The last lines of a file; none when it cannot be read.
+/// The last `count` lines of a file; empty if the file cannot be read.
 pub(super) fn last_lines(file: &Path, count: usize) -> Vec<String> {
     let read = || -> std::io::Result<Vec<u8>> {
         let mut file = std::fs::File::open(file)?;
@@ -24,19 +24,20 @@ pub(super) fn last_lines(file: &Path, count: usize) -> Vec<String> {
     lines[lines.len().saturating_sub(count)..].to_vec()
 }
 
-/// How `mpirun` says that a rank's process ended.
+/// How a rank's process ended according to the output of `mpirun`.
 pub(super) fn mpirun_ending(lines: &[String], rank: usize) -> Option<String> {
-    // OpenMPI breaks this sentence at the terminal's width.
+    // OpenMPI wraps this sentence at the width of the terminal.
     let text = lines.join(" ");
     let after = text.split(&format!("process rank {rank} with PID ")).nth(1)?;
     if after.contains("exiting improperly") {
-        return Some("an exit in the middle of its work, without an error".to_owned());
+        return Some("an exit in the middle of the run, without an error".to_owned());
     }
     let ending = after.split("exited on ").nth(1)?;
     Some(ending.split('.').next()?.trim().to_owned())
 }
 
-/// How `srun` says that a rank's process ended: `srun: error: node1: tasks 2-3: Killed`.
+/// How a rank's process ended according to the output of `srun`, such as
+/// `srun: error: node1: tasks 2-3: Killed`.
 pub(super) fn srun_ending(lines: &[String], rank: usize) -> Option<String> {
     lines.iter().find_map(|line| {
         let (_, rest) = line.strip_prefix("srun: error: ")?.split_once(": task")?;
@@ -56,7 +57,7 @@ mod tests {
     use super::{last_lines, mpirun_ending, srun_ending};
 
     #[test]
-    fn sruns_words_about_a_rank_are_found() {
+    fn the_output_of_srun_says_how_a_rank_ended() {
         let said = [
             "srun: error: node1: tasks 2-3,5: Killed",
             "srun: error: node0: task 0: Exited with exit code 7",
@@ -74,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn mpiruns_sentence_about_a_rank_is_found_across_lines() {
+    fn the_output_of_mpirun_says_how_a_rank_ended_across_lines() {
         let said = "----\nmpirun noticed that process rank 1 with PID 0 on node box\nexited on signal 9 (Killed).\n----";
         let lines: Vec<String> = said.lines().map(str::to_owned).collect();
         assert_eq!(mpirun_ending(&lines, 1).as_deref(), Some("signal 9 (Killed)"));

@@ -1,4 +1,5 @@
-//! The live line: stage, step, loss, samples/s, time left. Without a terminal, a plain line every few seconds.
+//! The progress line: stage, step, loss, samples/s, time left. Without a terminal, a plain line
+//! every few seconds.
 
 use std::time::{Duration, Instant};
 
@@ -8,13 +9,13 @@ use vljepa_recipes::schema::Recipe;
 
 use crate::terminal;
 
-/// Between plain lines.
-const PLAIN_EVERY: Duration = Duration::from_secs(5);
+/// Shortest time between two plain lines.
+const PLAIN_INTERVAL: Duration = Duration::from_secs(5);
 
-/// A wait for data is shown from this share of the time on.
-const SHOWN_WAIT: f64 = 0.05;
+/// Smallest share of time waiting for data that is shown.
+const MIN_SHOWN_WAIT: f64 = 0.05;
 
-/// What is shown while a run works.
+/// The progress line of a run.
 #[derive(Debug)]
 pub(super) struct Progress {
     bar: Option<ProgressBar>,
@@ -29,7 +30,7 @@ pub(super) struct Progress {
 
 impl Progress {
     pub(super) fn new(recipe: &Recipe) -> Self {
-        let total_steps = recipe.stages.iter().map(|stage| stage.steps).sum();
+        let total_steps = recipe.total_steps();
         let total_samples =
             recipe.stages.iter().map(|stage| stage.steps * stage.batch as u64).sum();
         let bar =
@@ -54,7 +55,7 @@ impl Progress {
         }
     }
 
-    /// A line above the live one.
+    /// Prints a message above the progress line.
     pub(super) fn note(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.suspend(|| terminal::note(text)),
@@ -62,7 +63,7 @@ impl Progress {
         }
     }
 
-    /// Rank 0 is here.
+    /// Updates the position of rank 0.
     pub(super) fn at(&mut self, step: u64, phase: Phase) {
         let quiet = !is_step(phase) && self.phase != phase;
         self.phase = phase;
@@ -74,7 +75,7 @@ impl Progress {
         }
     }
 
-    /// A line of metrics.
+    /// Updates the metrics; the rate is a moving average.
     pub(super) fn metrics(&mut self, metrics: Metrics) {
         let rate = metrics.samples_per_s;
         if rate.is_finite() && rate > 0.0 {
@@ -92,19 +93,19 @@ impl Progress {
                 bar.set_position(step);
                 bar.set_message(self.message());
             }
-            None if last || self.last_plain.is_none_or(|at| at.elapsed() >= PLAIN_EVERY) => {
+            None if last || self.last_plain.is_none_or(|at| at.elapsed() >= PLAIN_INTERVAL) => {
                 self.plain()
             }
             None => {}
         }
     }
 
-    /// A stop was asked for.
+    /// Shows that a stop was requested.
     pub(super) fn stopping(&mut self) {
         self.stopping = true;
     }
 
-    /// An attempt begins: nothing is known of its speed.
+    /// Resets rate and phase for a new attempt.
     pub(super) fn restart(&mut self) {
         self.samples_per_s = 0.0;
         self.phase = Phase::Start;
@@ -113,14 +114,14 @@ impl Progress {
         }
     }
 
-    /// Takes the live line away.
+    /// Removes the progress line.
     pub(super) fn finish(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
     }
 
-    /// Takes the live line away; hands back how the run ended.
+    /// Removes the progress line and returns `ending`.
     pub(super) fn end<T>(&self, ending: T) -> T {
         self.finish();
         ending
@@ -148,7 +149,7 @@ impl Progress {
                 ));
             }
             parts.extend(speed(metrics));
-            if metrics.data_wait_fraction > SHOWN_WAIT {
+            if metrics.data_wait_fraction > MIN_SHOWN_WAIT {
                 parts.push(format!("waiting for data {:.0}%", 100.0 * metrics.data_wait_fraction));
             }
             if metrics.bad_samples > 0 {
@@ -166,13 +167,13 @@ impl Progress {
             | Phase::Optimizer => {}
         }
         if self.stopping {
-            parts.push("stopping at a step boundary (Ctrl-C again: at once)".to_owned());
+            parts.push("stopping at the next step boundary (Ctrl-C: at once)".to_owned());
         }
         parts.join(" · ")
     }
 }
 
-/// The rate of a rank, and its share of what the device can do at most where that is known.
+/// Model operations per second of a rank, and the MFU if the device's peak is known.
 fn speed(metrics: &Metrics) -> Option<String> {
     let tflops = metrics.tflops?;
     let rate = if tflops < 1.0 {

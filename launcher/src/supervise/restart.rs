@@ -1,37 +1,35 @@
-//! Whether a run that failed starts again: pure, from what happened so far.
+//! Decides whether a failed run is restarted, from its failures so far. Pure.
 
 use std::time::Duration;
 
 use vljepa_recipes::schema::RestartPolicy;
 
-use crate::events::FaultKind;
+use crate::record::events::FaultKind;
 
-/// Longest wait before a restart.
+/// Longest delay before a restart; delays double up to it.
 const LONGEST_DELAY: Duration = Duration::from_secs(60);
 
-/// What an attempt got done before its fault.
+/// Fault of an attempt, and the progress before it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Failure {
-    /// A checkpoint was saved.
+    /// Whether the attempt saved a new checkpoint.
     pub saved: bool,
-    /// At least one step was finished.
+    /// Whether at least one step was finished.
     pub trained: bool,
-    /// What kind of fault it was.
     pub kind: FaultKind,
-    /// Text of the error.
     pub error: String,
 }
 
-/// What follows a fault.
+/// Reaction to a fault.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Decision {
-    /// Start again after this wait.
+    /// Restart after this delay.
     Restart(Duration),
-    /// End, for this reason.
+    /// End the run, for this reason.
     GiveUp(String),
 }
 
-/// Failures of this launcher so far.
+/// Restart policy and the failures under this launcher.
 #[derive(Debug)]
 pub(super) struct Restarts {
     policy: RestartPolicy,
@@ -45,27 +43,27 @@ impl Restarts {
         Self { policy, without_progress: 0, has_trained: false, last_start_error: None }
     }
 
-    /// Restarts in a row without a new checkpoint.
+    /// Number of restarts in a row without a new checkpoint.
     pub(super) fn without_progress(&self) -> u32 {
         self.without_progress
     }
 
-    /// Decide after a failure. A new checkpoint sets the count back. What a worker itself reports before its first step is a
-    /// wrong set-up, which comes again however often one tries, unless an earlier attempt has trained; then the same error
-    /// twice is one too.
+    /// Decides after a failure. A new checkpoint resets the count of restarts. An error that a
+    /// worker reports before its first step is a wrong set-up, which a restart would not change; if
+    /// an earlier attempt has trained, only the same error twice in a row counts as one.
     pub(super) fn decide(&mut self, failure: &Failure) -> Decision {
         let set_up = match failure.kind {
             FaultKind::Reported | FaultKind::NotStarted | FaultKind::Refused => !failure.trained,
             FaultKind::Died | FaultKind::Hung => false,
             FaultKind::NoRecord => {
-                return Decision::GiveUp("another start would end the same way".to_owned());
+                return Decision::GiveUp("another attempt would end the same way".to_owned());
             }
         };
         let same = self.last_start_error.as_deref() == Some(failure.error.as_str());
         self.last_start_error = set_up.then(|| failure.error.clone());
         if set_up && (!self.has_trained || same) {
             return Decision::GiveUp(
-                "no step was finished, so another start would fail too".to_owned(),
+                "no step was finished, so another attempt would fail too".to_owned(),
             );
         }
         self.has_trained |= failure.trained;
@@ -78,7 +76,7 @@ impl Restarts {
         }
         if self.without_progress >= limit {
             return Decision::GiveUp(format!(
-                "{limit} restarts in a row brought no new checkpoint (cluster.restart.max_without_progress)"
+                "{limit} restarts in a row saved no new checkpoint (cluster.restart.max_without_progress)"
             ));
         }
         self.without_progress += 1;
@@ -94,7 +92,7 @@ mod tests {
     use vljepa_recipes::schema::RestartPolicy;
 
     use super::{Decision, Failure, Restarts};
-    use crate::events::FaultKind;
+    use crate::record::events::FaultKind;
 
     fn failure(saved: bool, trained: bool, error: &str) -> Failure {
         let kind = if error == "no tokenizer" { FaultKind::Reported } else { FaultKind::Died };

@@ -1,39 +1,42 @@
-//! What asks a run to stop: signals, a file in the run directory, the end of the time that Slurm gave.
+//! Requests to stop a run: signals, the stop file in the run directory, and the end of the Slurm
+//! job's time.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::slurm::render::{REQUEUE, TERMINATED};
+use crate::platform::slurm::render::{REQUEUE, TERMINATED};
 
-/// Between looks at the clock and for the stop file.
-const LOOK: Duration = Duration::from_millis(500);
-/// TERM so shortly before the end of the job's time comes of it.
-const LAST: Duration = Duration::from_secs(10);
+/// Time between two looks at the clock and at the stop file.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
+/// A TERM that arrives this shortly before the end of the job's time is attributed to the time
+/// limit.
+const END_TIME_WINDOW: Duration = Duration::from_secs(10);
 
-/// Who asked.
+/// A request to stop a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StopSignal {
-    /// Ctrl-C.
+    /// INT, which Ctrl-C sends.
     Interrupt,
-    /// `kill`, a shutdown, a scheduler.
+    /// TERM: from `kill`, a shutdown or a scheduler.
     Terminate,
-    /// The terminal is gone.
+    /// HUP: the terminal was closed.
     Hangup,
-    /// USR1, which Slurm is told to send ahead of the time limit.
+    /// USR1, which Slurm sends ahead of the time limit because the batch script asks for it.
     User1,
-    /// USR2, which some sites send instead.
+    /// USR2, which some sites send instead of USR1.
     User2,
-    /// The time that Slurm gave is nearly over.
+    /// The job's time is nearly over.
     EndTime,
-    /// `vljepa-launch stop`.
+    /// The stop file, which `vljepa-launch stop` writes.
     Asked,
 }
 
 impl StopSignal {
-    /// 128 + the signal's number, as shells have it: the run is not complete, so what follows it in a script should not start. Where
-    /// time is over, a job of Slurm's ends with the code that puts it into the queue again.
+    /// Exit code of the launcher: 128 + number of the signal, as in shells, so that a script does
+    /// not go on as if the run were complete. If the run continues by itself in a Slurm job, the
+    /// code that requeues the job.
     pub(crate) fn exit_code(self, in_job: bool) -> u8 {
         match self {
             _ if in_job && self.comes_back() => REQUEUE,
@@ -45,12 +48,12 @@ impl StopSignal {
         }
     }
 
-    /// Whether the run goes on by itself after this request, in a job of Slurm's.
+    /// Whether the run continues by itself after this request if it runs in a Slurm job.
     pub(crate) fn comes_back(self) -> bool {
         matches!(self, Self::User1 | Self::User2 | Self::EndTime)
     }
 
-    /// Its name.
+    /// Name of the request in messages and events.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Interrupt => "Ctrl-C",
@@ -63,7 +66,7 @@ impl StopSignal {
         }
     }
 
-    /// The signal of that number, as a worker got it.
+    /// The request for a signal number that a worker reports.
     pub(crate) fn of_number(number: i32) -> Self {
         match number {
             2 => Self::Interrupt,
@@ -73,14 +76,15 @@ impl StopSignal {
         }
     }
 
-    /// Whether a second request ends the run at once: a person's alone. Slurm sends TERM to a batch script and to its children, and the script
-    /// passes it on, so a job that is cancelled hears it twice within a millisecond.
+    /// Whether a second request of this kind ends the run at once. Only Ctrl-C does: Slurm sends
+    /// TERM to a batch script and to its children and the script passes it on, so a cancelled job
+    /// receives TERM twice within a millisecond.
     pub(crate) fn is_impatient(self) -> bool {
         self == Self::Interrupt
     }
 }
 
-/// Listens to them.
+/// Listens for requests to stop.
 #[derive(Debug)]
 pub(crate) struct Signals {
     interrupt: Signal,
@@ -89,21 +93,21 @@ pub(crate) struct Signals {
     user2: Signal,
     hangup: Option<Signal>,
     stop_file: Option<PathBuf>,
-    /// When the run should save itself because its time is nearly over; none after that.
+    /// When the run has to save because the job's time is nearly over; `None` afterwards.
     nearly: Option<Instant>,
     /// When Slurm ends the job because its time is over.
     over: Option<Instant>,
 }
 
 impl Signals {
-    /// From here on they no longer end this process.
+    /// Installs the handlers; the signals then no longer end this process.
     pub(crate) fn listen() -> std::io::Result<Self> {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
             user1: signal(SignalKind::user_defined1())?,
             user2: signal(SignalKind::user_defined2())?,
-            // `nohup` ignores HUP so that the run outlives its terminal; it stays ignored.
+            // `nohup` ignores HUP so that the run survives its terminal; HUP then stays ignored.
             hangup: if hangup_is_ignored() { None } else { Some(signal(SignalKind::hangup())?) },
             stop_file: None,
             nearly: None,
@@ -111,7 +115,8 @@ impl Signals {
         })
     }
 
-    /// Also hears a file that appears, which it deletes, and the clock, `ahead` of the time when all is `over`.
+    /// Also watches for the stop file, which is deleted when found, and requests a stop `ahead` of
+    /// the time limit `over`.
     #[must_use]
     pub(crate) fn watching(
         self,
@@ -123,7 +128,7 @@ impl Signals {
         Self { stop_file: Some(stop_file), nearly, over, ..self }
     }
 
-    /// Waits for the next one.
+    /// Waits for the next request.
     pub(crate) async fn next(&mut self) -> StopSignal {
         let hangup = async {
             match &mut self.hangup {
@@ -133,9 +138,9 @@ impl Signals {
         };
         tokio::select! {
             _ = self.interrupt.recv() => StopSignal::Interrupt,
-            // At the end of the time, Slurm says so with TERM as well.
+            // Slurm also sends TERM at the end of the job's time.
             _ = self.terminate.recv() => match self.over {
-                Some(over) if Instant::now() + LAST >= over => StopSignal::EndTime,
+                Some(over) if Instant::now() + END_TIME_WINDOW >= over => StopSignal::EndTime,
                 _ => StopSignal::Terminate,
             },
             _ = self.user1.recv() => StopSignal::User1,
@@ -146,22 +151,22 @@ impl Signals {
     }
 }
 
-/// Waits for the file or the time.
+/// Waits for the stop file or for the time `end`.
 async fn look(file: Option<&std::path::Path>, end: &mut Option<Instant>) -> StopSignal {
     loop {
         if file.is_some_and(|file| std::fs::remove_file(file).is_ok()) {
             return StopSignal::Asked;
         }
         if end.is_some_and(|end| Instant::now() >= end) {
-            // Once: the run is asked to save, and then has until KILL.
+            // The request is made only once; the run has until KILL to save.
             *end = None;
             return StopSignal::EndTime;
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
-/// Bit 0 of the kernel's mask of ignored signals is HUP.
+/// Whether this process ignores HUP, which is bit 0 of the kernel's mask `SigIgn`.
 fn hangup_is_ignored() -> bool {
     std::fs::read_to_string("/proc/self/status")
         .ok()

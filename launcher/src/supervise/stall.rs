@@ -1,20 +1,27 @@
-//! When a rank counts as hung: limits learned from the run's own steps. Pure; the caller brings the time.
+//! Decides when a rank counts as hung, with limits learned from the run's own steps. Pure: the
+//! caller passes the time.
 //!
-//! Two signs, with limits of their own:
+//! A hung rank shows one of two signs, each with its own limit:
 //!
-//! - **Silence.** Heartbeats come every second from a thread that touches neither files nor the device, so it runs while a step computes,
-//!   waits for storage or saves. Ten of them missing while other ranks' arrive means a stopped process, a dead machine or a cut
-//!   network. A machine under load cannot delay it so long: the kernel gives each runnable thread its turn of a few milliseconds, so
-//!   even a thousand of them are served within some three seconds. A process that starts may hold its memory map while it locks pages
-//!   for transfers, which stops all its threads, so starting has a limit of its own. When no rank is heard at all, this machine's
-//!   own network is the likelier cause, and twice the time is given. Time in which the supervisor itself did not run is not counted.
-//! - **Standing still.** A rank that reports stays in one phase of one step. The limit is learned: 1.5 of the slowest of the stage's last
-//!   50 steps, plus a floor (`cluster.restart.hang_floor_s`) for pauses of the machine; a phase is only part of a step, so the first term
-//!   alone is generous. Data waits on storage, whose failovers last tens of seconds: after that limit the rank is named, and only
-//!   after three floors is it hung. The first step of a
-//!   stage compiles, fills caches and has new shapes: it has the limit of a start, as have saving and evaluating (or ten of the longest
-//!   seen), whose duration says nothing about a step's. Ranks wait for each other, so all have the time of the one that may take
-//!   longest: a rank in a collective is not blamed while another evaluates.
+//! - **Silence.** Heartbeats come every second from a thread that touches neither files nor the
+//!   device, so they also come while a step computes, waits for storage or saves. If ten heartbeats
+//!   of a rank are missing while those of other ranks arrive, its process is stopped, its machine
+//!   is dead or its network is cut. A loaded machine does not delay the thread that long: the
+//!   kernel gives each runnable thread its turn of a few milliseconds, so even a thousand threads
+//!   are served within about three seconds. A starting process may hold the lock of its memory map
+//!   while it locks pages for transfers, which stops all its threads, so starting has a longer
+//!   limit. If no rank is heard at all, this machine's own network is the likelier cause, and the
+//!   limit is doubled. Time in which the supervisor itself did not run is not counted.
+//! - **No progress.** A rank sends heartbeats but stays in one phase of one step. The limit is 1.5
+//!   times the slowest of the stage's last 50 steps, plus a floor (`cluster.restart.hang_floor_s`)
+//!   for pauses of the machine. A phase is only part of a step, so the first term alone is
+//!   generous. In the data phase a rank may wait for storage, whose failovers last tens of seconds:
+//!   after this limit the rank is named, and it counts as hung only after two more floors. The
+//!   first step of a stage compiles kernels, fills caches and has new shapes, so it has the limit
+//!   of a start. Checkpoints and evaluations have that limit too, or ten times the longest one so
+//!   far, because step times say nothing about them. Ranks wait for each other, so the largest
+//!   limit of any rank applies to all: a rank in a collective is not blamed while another one
+//!   evaluates.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -22,24 +29,24 @@ use std::time::{Duration, Instant};
 use vljepa_recipes::protocol::Phase;
 use vljepa_recipes::schema::Recipe;
 
-/// Steps that are remembered.
-const RECENT: usize = 50;
-/// A rank that was heard so recently reports: three heartbeats.
-const REPORTS: Duration = Duration::from_secs(3);
+/// Number of recent steps from which the limit is learned.
+const RECENT_STEPS: usize = 50;
+/// A rank whose last message is at most this old counts as reporting: three heartbeats.
+const REPORTING_WINDOW: Duration = Duration::from_secs(3);
 
 /// Bounds of the learned limits.
 #[derive(Debug, Clone)]
 pub(crate) struct Limits {
-    /// Beyond 1.5 of the slowest recent step: `cluster.restart.hang_floor_s`.
+    /// Time added to 1.5 times the slowest recent step: `cluster.restart.hang_floor_s`.
     pub floor: Duration,
-    /// Until the first step of a stage is done, and for phases whose duration says nothing about a step's:
+    /// Limit for starting, for the first step of a stage, for checkpoints and for evaluations:
     /// `cluster.start_timeout_s`.
     pub start: Duration,
-    /// How long a rank may say nothing while others report.
+    /// How long a rank may be silent while others report.
     pub silence: Duration,
-    /// The same while it starts.
+    /// How long a starting rank may be silent while others report.
     pub start_silence: Duration,
-    /// Steps of the run at which its stages end.
+    /// Step at which each stage ends, counted over the whole run.
     pub stage_ends: Vec<u64>,
 }
 
@@ -68,26 +75,26 @@ impl Limits {
 pub(super) struct StepTimes {
     stage: usize,
     recent: VecDeque<Duration>,
-    longest_aside: Duration,
+    longest_outside_step: Duration,
 }
 
 impl StepTimes {
-    /// A step took so long.
+    /// Records the duration of a step. The first step of a new stage clears the durations.
     pub(super) fn step(&mut self, limits: &Limits, step: u64, duration: Duration) {
         let stage = limits.stage(step);
         if self.stage != stage {
             self.recent.clear();
             self.stage = stage;
         }
-        if self.recent.len() == RECENT {
+        if self.recent.len() == RECENT_STEPS {
             self.recent.pop_front();
         }
         self.recent.push_back(duration);
     }
 
-    /// A checkpoint or an evaluation took so long.
-    pub(super) fn aside(&mut self, duration: Duration) {
-        self.longest_aside = self.longest_aside.max(duration);
+    /// Records the duration of a checkpoint or an evaluation.
+    pub(super) fn outside_step(&mut self, duration: Duration) {
+        self.longest_outside_step = self.longest_outside_step.max(duration);
     }
 
     /// How long a rank may stay in one phase of one step.
@@ -95,76 +102,79 @@ impl StepTimes {
         let start = limits.start.max(limits.floor);
         match (phase, self.slowest(limits, step)) {
             (Phase::Start, _) | (_, None) => start,
-            (Phase::Checkpoint | Phase::Evaluation, Some(_)) => start.max(self.longest_aside * 10),
-            (Phase::Data, Some(slowest)) => pause(slowest, limits) + limits.floor * 2,
+            (Phase::Checkpoint | Phase::Evaluation, Some(_)) => {
+                start.max(self.longest_outside_step * 10)
+            }
+            (Phase::Data, Some(slowest)) => step_limit(slowest, limits) + limits.floor * 2,
             (
                 Phase::Forward | Phase::Collective | Phase::Backward | Phase::Optimizer,
                 Some(slowest),
-            ) => pause(slowest, limits),
+            ) => step_limit(slowest, limits),
         }
     }
 
-    /// The slowest of the stage's recent steps, when `step` is of that stage and not its first.
+    /// Duration of the stage's slowest recent step, or `None` if no step of the stage of `step` is
+    /// recorded.
     fn slowest(&self, limits: &Limits, step: u64) -> Option<Duration> {
         self.recent.iter().max().copied().filter(|_| self.stage == limits.stage(step))
     }
 }
 
-/// What neither a slow step nor a pause of the machine explains.
-fn pause(slowest: Duration, limits: &Limits) -> Duration {
+/// Longest time in one phase that a slow step and a pause of the machine explain.
+fn step_limit(slowest: Duration, limits: &Limits) -> Duration {
     slowest * 3 / 2 + limits.floor
 }
 
-/// Where a rank is, since when, and when it was last heard.
+/// Position of a rank in the run.
 #[derive(Debug, Clone)]
 pub(super) struct Position {
     pub(super) step: u64,
     pub(super) phase: Phase,
-    /// Since when it is in this phase of this step.
+    /// When the rank entered this phase of this step.
     pub(super) since: Instant,
-    /// When it last said anything.
+    /// When the last message arrived.
     pub(super) heard: Instant,
-    /// Number of the last collective it has entered; 0 before the first.
+    /// Number of the last collective that the rank has entered, from 1; 0 before the first.
     pub(super) collective: u64,
 }
 
-/// A rank that stands still.
+/// A hung rank.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Hang {
     pub(super) rank: usize,
     pub(super) step: u64,
     pub(super) phase: Phase,
     pub(super) still_for: Duration,
-    /// It does not even report.
+    /// Whether the rank sends no heartbeats either.
     pub(super) silent: bool,
-    /// Number of the last collective it has entered.
+    /// Number of the last collective that the rank has entered.
     pub(super) collective: u64,
-    /// The highest such number of any rank.
+    /// Highest number of a collective that any rank has entered.
     pub(super) ahead: u64,
 }
 
 impl std::fmt::Display for Hang {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { still_for, silent, collective, ahead, phase, .. } = self;
-        let how =
-            if *silent { "it does not report any more" } else { "it reports, but stands still" };
+        let how = if *silent { "it sends no heartbeats" } else { "it still sends heartbeats" };
         write!(f, "no progress for {:.0} s; {how}", still_for.as_secs_f64())?;
         match (*collective, *ahead) {
             (_, 0) => Ok(()),
             (own, others) if own < others => {
-                write!(f, "; it has come to collective {own}, others wait in collective {others}")
+                write!(f, "; it has reached collective {own}, others wait in collective {others}")
             }
             (own, _) if *phase == Phase::Collective && !silent => {
                 write!(f, "; all ranks are in collective {own}: the network between them hangs")
             }
-            (own, _) => write!(f, "; all ranks have come to collective {own}"),
+            (own, _) => write!(f, "; all ranks have reached collective {own}"),
         }
     }
 }
 
-/// The rank to blame when one stands still too long: a silent one before one that reports, then the one that has entered fewest
-/// collectives, then the one that is furthest behind, and one that computes before one that waits in a collective, because the
-/// others wait for it there.
+/// Finds the rank to blame if any rank exceeds its limit. Candidates are compared in this order: a
+/// silent rank before a reporting one; the rank that has entered the fewest collectives; the rank
+/// with the lowest step; a rank that computes before one that waits in a collective, because the
+/// waiting ranks wait for it; the rank that has been in its phase longest.
 pub(super) fn find_hang<'a>(
     ranks: impl Iterator<Item = (usize, &'a Position)> + Clone,
     times: &StepTimes,
@@ -173,18 +183,19 @@ pub(super) fn find_hang<'a>(
 ) -> Option<Hang> {
     let silence = |p: &Position| now.saturating_duration_since(p.heard);
     let still = |p: &Position| now.saturating_duration_since(p.since);
-    let somebody_reports = ranks.clone().any(|(_, p)| silence(p) <= REPORTS);
+    let somebody_reports = ranks.clone().any(|(_, p)| silence(p) <= REPORTING_WINDOW);
     let is_silent = |p: &Position| {
         let limit = if p.phase == Phase::Start { limits.start_silence } else { limits.silence };
         silence(p) > if somebody_reports { limit } else { limit * 2 }
     };
-    // Ranks wait for each other, so all have the time of the one that may take longest.
+    // Ranks wait for each other, so the largest limit applies to all of them.
     let limit = ranks.clone().map(|(_, p)| times.limit(limits, p.step, p.phase)).max()?;
     let stuck = ranks.clone().any(|(_, p)| is_silent(p) || still(p) > limit);
     if !stuck {
         return None;
     }
-    // A rank that missed several heartbeats while others send theirs is the cause even before its own limit.
+    // A rank that has missed several heartbeats counts as silent here even before its own limit: it
+    // is the likelier cause.
     let quiet = |p: &Position| silence(p) > limits.silence / 2;
     let ahead = ranks.clone().map(|(_, p)| p.collective).max()?;
     let behind = |p: &Position| (p.collective, p.step, p.phase == Phase::Collective, p.since);
@@ -200,8 +211,9 @@ pub(super) fn find_hang<'a>(
     })
 }
 
-/// The rank that has waited longest for its data, for longer than a step and a pause of the machine explain: it is named before it counts
-/// as hung. Its step, how long it has waited, and how long it may.
+/// Finds the rank that has waited longest for data, if a slow step and a pause of the machine do
+/// not explain the wait, so that it can be named before it counts as hung. Returns its rank, its
+/// step, and two durations: how long it has waited and how long it may wait.
 pub(super) fn find_wait<'a>(
     ranks: impl Iterator<Item = (usize, &'a Position)>,
     times: &StepTimes,
@@ -211,7 +223,7 @@ pub(super) fn find_wait<'a>(
     let waiting = ranks.filter(|(_, p)| p.phase == Phase::Data);
     let (rank, position) = waiting.min_by_key(|(_, p)| p.since)?;
     let still = now.saturating_duration_since(position.since);
-    let usual = pause(times.slowest(limits, position.step)?, limits);
+    let usual = step_limit(times.slowest(limits, position.step)?, limits);
     let limit = times.limit(limits, position.step, Phase::Data);
     (still > usual).then_some((rank, position.step, [still, limit]))
 }

@@ -1,4 +1,4 @@
-//! Limits and blame with simulated time.
+//! Tests of the limits and of the choice of the hung rank, with simulated time.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use super::{Hang, Limits, Position, StepTimes, find_hang, find_wait};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// The defaults, for a run of two stages of 100 steps.
+/// The default limits for a run of two stages with 100 steps each.
 fn limits() -> Limits {
     Limits {
         floor: SECOND * 20,
@@ -25,7 +25,8 @@ fn times(steps: &[u32]) -> StepTimes {
     times
 }
 
-/// A rank that has been in a phase for `still` seconds and was heard `heard` seconds ago.
+/// Position of a rank that has been in a phase for `still` seconds and sent its last message
+/// `heard` seconds ago.
 fn position(step: u64, phase: Phase, still: u32, heard: u32, now: Instant) -> Position {
     let collective = 0;
     Position { step, phase, since: now - SECOND * still, heard: now - SECOND * heard, collective }
@@ -58,7 +59,7 @@ fn the_limit_is_learned_and_within_half_a_minute_of_the_step_time() {
     let mut forgets = times(&[20]);
     (0..50).for_each(|_| forgets.step(&limits(), 6, SECOND));
     assert_eq!(forgets.limit(&limits(), 7, Phase::Forward), SECOND * 20 + SECOND * 3 / 2);
-    forgets.aside(SECOND * 100);
+    forgets.outside_step(SECOND * 100);
     assert_eq!(forgets.limit(&limits(), 7, Phase::Checkpoint), SECOND * 1000);
 }
 
@@ -102,7 +103,7 @@ fn a_stopped_rank_is_named_after_ten_seconds_although_the_others_wait_in_a_colle
     assert_eq!(hung(&ranks(10), &times(&[1]), now), None);
     assert_eq!(hung(&ranks(11), &times(&[1]), now), Some((1, Phase::Backward)));
     let text = hang(&ranks(11), &times(&[1]), now).unwrap().to_string();
-    assert_eq!(text, "no progress for 11 s; it does not report any more");
+    assert_eq!(text, "no progress for 11 s; it sends no heartbeats");
 }
 
 #[test]
@@ -129,7 +130,7 @@ fn the_rank_that_is_behind_in_collectives_is_named_with_both_numbers() {
     let found = hang(&[at(31, 40), at(31, 41), at(30, 30)], &times(&[1]), now).unwrap();
     assert_eq!(found.rank, 2);
     let text = found.to_string();
-    assert!(text.ends_with("it has come to collective 30, others wait in collective 31"), "{text}");
+    assert!(text.ends_with("it has reached collective 30, others wait in collective 31"), "{text}");
     let all = hang(&[at(31, 40), at(31, 41)], &times(&[1]), now).unwrap().to_string();
     assert!(
         all.ends_with("all ranks are in collective 31: the network between them hangs"),
@@ -168,7 +169,7 @@ fn heartbeats_that_a_loaded_machine_delays_are_no_hang() {
     let now = later();
     let late = |heard: [u32; 3]| heard.map(|heard| position(3, Phase::Forward, 9, heard, now));
     assert_eq!(hung(&late([0, 4, 9]), &times(&[1]), now), None);
-    // Nobody is heard: this machine's own network, which gets twice the time.
+    // No rank is heard: this machine's own network may be the cause, so the limit is doubled.
     assert_eq!(hung(&late([11, 12, 19]), &times(&[1]), now), None);
     assert_eq!(hung(&late([21, 21, 21]), &times(&[1]), now), Some((0, Phase::Forward)));
 }

@@ -1,5 +1,5 @@
-//! The supervisor with short limits, against workers that stand still. What needs no short limits is tested through the program
-//! (`tests/local_runs.rs`).
+//! Tests of the supervisor with short limits, against workers that hang. Tests that need no short
+//! limits start the program (`tests/local_runs.rs`).
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -10,9 +10,10 @@ use vljepa_recipes::run_directory::RunDirectory;
 
 use super::{Ending, Limits, Run, Signals, supervise};
 use crate::error::LaunchError;
-use crate::local::{self, Programs};
 use crate::platform::Platform;
-use crate::provenance::RunRecord;
+use crate::platform::workers;
+use crate::programs::Programs;
+use crate::record::provenance::RunRecord;
 
 fn limits() -> Limits {
     let seconds = Duration::from_secs;
@@ -20,14 +21,15 @@ fn limits() -> Limits {
     Limits { floor: seconds(3), start: seconds(3), silence, start_silence, stage_ends: vec![10] }
 }
 
-/// Works on a run of fake workers and returns how it ended, with its `events.jsonl`.
+/// Supervises a run of fake workers and returns how it ended and its `events.jsonl`.
 async fn run(folder: &Path, ranks: usize, scenario: &str) -> (Result<Ending, LaunchError>, String) {
     let write = |name: &str, text: &str| {
         let path = folder.join(name);
         std::fs::write(&path, text).unwrap();
         path
     };
-    // Linked, not written: a program that was just written cannot be started while a fork of another test holds it open.
+    // The programs are linked, not written: a program that was just written cannot be started while
+    // a fork of another test holds it open.
     let link = |name: &str| {
         let fake = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fake").join(name);
         std::os::unix::fs::symlink(fake, folder.join(name)).unwrap();
@@ -60,7 +62,7 @@ fn failure(ended: Result<Ending, LaunchError>) -> String {
     ended.unwrap_err().to_string()
 }
 
-/// Every worker that was started has ended.
+/// Asserts that every started worker has ended.
 fn assert_nothing_left(folder: &Path) {
     let pids = std::fs::read_to_string(folder.join("run/pids")).unwrap();
     for pid in pids.lines() {
@@ -78,7 +80,7 @@ async fn a_stopped_rank_is_named_as_hung_and_everything_is_ended() {
     let (ended, events) = run(folder.path(), 2, scenario).await;
     let text = failure(ended);
     assert!(text.contains("rank 1 hangs in phase backward of step 3"), "{text}");
-    assert!(text.contains("does not report any more"), "{text}");
+    assert!(text.contains("it sends no heartbeats"), "{text}");
     assert!(events.contains(r#""event":"fault","kind":"hung","rank":1"#), "{events}");
     assert_nothing_left(folder.path());
 }
@@ -90,10 +92,10 @@ async fn a_rank_that_reports_but_stands_still_is_named_with_its_phase() {
     let started = Instant::now();
     let (ended, events) = run(folder.path(), 1, scenario).await;
     let text = failure(ended);
-    let named = events.matches(" s of waiting for the data of step 3 on ").count();
+    let named = events.matches("waiting for the data of step 3 on ").count();
     assert_eq!(named, 1, "it is named once, before it counts as hung: {events}");
     assert!(text.contains("rank 0 hangs in phase data of step 3"), "{text}");
-    assert!(text.contains("it reports, but stands still"), "{text}");
+    assert!(text.contains("it still sends heartbeats"), "{text}");
     assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
     assert_nothing_left(folder.path());
 }
@@ -112,18 +114,18 @@ async fn processes_are_found_by_their_token_alone() {
     let folder = tempfile::tempdir().unwrap();
     let token = super::new_token().unwrap();
     assert_eq!(token.len(), 32);
-    // A process that left the group, as OpenMPI's ranks do.
+    // A process that leaves the group, as OpenMPI's ranks do.
     let line = ["setsid", "sleep", "61"].map(str::to_owned);
-    let mut group = local::Group::start(&line, &token, &folder.path().join("out")).unwrap();
+    let mut group = workers::Group::program(&line, &token, &folder.path().join("out")).unwrap();
     let own_group = |pid: &Pid| getpgid(Some(*pid)).is_ok_and(|group| group == *pid);
     let left =
-        || local::with_token(&token).iter().any(|pid| *pid != group.leader() && own_group(pid));
+        || workers::with_token(&token).iter().any(|pid| *pid != group.leader() && own_group(pid));
     let deadline = Instant::now() + Duration::from_secs(5);
     while !left() && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert!(left());
-    assert!(local::with_token("another token").is_empty());
+    assert!(workers::with_token("another token").is_empty());
     group.end().await;
-    assert!(local::with_token(&token).is_empty());
+    assert!(workers::with_token(&token).is_empty());
 }

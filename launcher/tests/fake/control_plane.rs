@@ -1,4 +1,5 @@
-//! The control plane as a user meets it: a port that is taken, strangers, the token, and health before start.
+//! Tests of the control plane through the program: a port in use, strangers, the token, and health
+//! checks before the start.
 
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
@@ -85,10 +86,10 @@ fn strangers_do_not_disturb_a_run_and_do_not_fill_its_files() {
             if number % 2 == 0 { b"GET / HTTP/1.1\r\n\r\n" } else { b"\x16\x03\x01\n\xff" };
         stranger.write_all(noise).unwrap();
     }
-    place.wait_for("runs/fake/events.jsonl", "did not say hello");
+    place.wait_for("runs/fake/events.jsonl", "is not a hello");
     super::signal(&launcher, nix::sys::signal::Signal::SIGTERM);
     let ended = Ended::from(launcher.wait_with_output().unwrap());
-    ended.said(143, &["saved and stopped", "further strangers are refused without a word"]);
-    let refused = place.read("runs/fake/events.jsonl").matches("did not say hello").count();
+    ended.said(143, &["saved and stopped", "further strangers are refused without a message"]);
+    let refused = place.read("runs/fake/events.jsonl").matches("is not a hello").count();
     assert_eq!(refused, 20);
 }

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Starts N workers and, as OpenMPI does, ends all when one fails or when it is told to end.
+# A fake mpirun: starts N workers and, like OpenMPI, kills all of them if one fails or on TERM.
 [ "$1" = --version ] && echo "fake 1.0" && exit
 while [ "$1" != -np ]; do shift; done
 size=$2

@@ -1,12 +1,12 @@
 #!/bin/bash
-# A worker that speaks the protocol and behaves as `scenario.sh` beside it says.
+# A fake worker that speaks the protocol and runs the bash code in `scenario.sh` beside it.
 here=$(dirname "$0")
 if [ "$1" = --features ]; then cat "$here/features.json"; exit; fi
 while [ $# -gt 0 ]; do
   case $1 in --run) run=$2; shift ;; --job) job=$2; shift ;; --control) control=$2; shift ;; esac
   shift
 done
-# Every check passes, but those named in `unhealthy` beside this file.
+# Every check passes, except those named in the file `unhealthy` beside this one.
 if grep -q '"job": *"check"' "$job"; then
   for check in binary recipe clock device run_directory room shared_memory shards control; do
     grep -qs "$check" "$here/unhealthy" && passed=false || passed=true
@@ -35,7 +35,7 @@ metrics() {
   echo "$line" >> "$run/metrics.jsonl"
   say "{\"message\":\"metrics\",${line#\{}"
 }
-# interval STEP DATA_S FORWARD_S: ten steps that took so long in each phase.
+# interval STEP DATA_S FORWARD_S: reports ten steps with the given seconds in each phase.
 interval() {
   say "{\"message\":\"interval\",\"step\":$1,\"steps\":10,\"seconds\":$3,\"phase_s\":{\"data\":$2,\"forward\":$3,\"collective\":0.5},\"tflops\":0.5,\"memory_mib\":$((100 + rank)),\"device_memory_mib\":null}"
 }
@@ -47,9 +47,9 @@ step() {
   for phase in data forward collective backward optimizer; do beat "$1" $phase; done
   [ "$rank" = 0 ] && metrics $(($1 + 1))
 }
-# Sends no more and reads to the end, as the real worker does. A line of bash waits in the kernel
-# until the supervisor has acknowledged the line before it. A process that ends with unread
-# messages, or gets some afterwards, resets the connection and loses the lines that wait.
+# Shuts down sending and reads to the end, like the real worker. The kernel holds a line back until
+# the supervisor has acknowledged the line before it. A process that ends with unread messages, or
+# receives some after its end, resets the connection and loses the lines that are held back.
 close_connection() {
   perl -e '
     open(my $socket, "+<&=", 3);

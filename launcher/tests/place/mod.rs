@@ -1,4 +1,5 @@
-//! A place to start `vljepa-launch` in as a user does: a folder with the programs, a worker that does as it is told, a recipe.
+//! A folder in which tests start `vljepa-launch` as a user does: it holds the programs, a fake
+//! worker that follows a scenario, and a recipe.
 
 #![allow(dead_code, reason = "each test program uses its part")]
 
@@ -8,21 +9,22 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A program that was just written cannot be started while a fork of another test holds it open for writing, so nothing is written
-/// while something is started.
+/// Serializes writing programs and starting processes: a program that was just written cannot be
+/// started while a fork of another test holds it open for writing.
 static STARTING: Mutex<()> = Mutex::new(());
 
 fn nothing_starts() -> MutexGuard<'static, ()> {
     STARTING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A folder with the launcher, a worker of its own, and a recipe.
+/// A temporary folder with the launcher, a fake worker and a recipe.
 pub(crate) struct Place {
     folder: tempfile::TempDir,
 }
 
 impl Place {
-    /// `scenario` is what a worker does after its start; bash, with the functions of `fake/worker.sh`.
+    /// Makes a folder for a run of `ranks` ranks. `scenario` is the bash code that each worker
+    /// runs, with the functions of `fake/worker.sh`.
     pub(crate) fn new(ranks: usize, scenario: &str) -> Self {
         let place = Self { folder: tempfile::tempdir().unwrap() };
         std::fs::create_dir(place.path("bin")).unwrap();
@@ -77,7 +79,7 @@ impl Place {
         start(&mut self.command(arguments))
     }
 
-    /// Waits until a file of the run holds a text.
+    /// Waits until a file in the folder contains a text.
     pub(crate) fn wait_for(&self, file: &str, text: &str) {
         let deadline = Instant::now() + Duration::from_secs(20);
         while !self.read(file).contains(text) {
@@ -86,7 +88,7 @@ impl Place {
         }
     }
 
-    /// The run's token, as the workers have it.
+    /// Token of the attempt, from the environment of its first worker.
     pub(crate) fn token(&self) -> String {
         let pid = self.read("runs/fake/pids").lines().next().unwrap().to_owned();
         let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap();
@@ -95,7 +97,7 @@ impl Place {
         token.unwrap().to_owned()
     }
 
-    /// Processes of workers that are still there.
+    /// Ids of worker processes that are still running.
     pub(crate) fn left_behind(&self) -> Vec<String> {
         let pids = self.read("runs/fake/pids");
         let alive = |pid: &&str| {
@@ -106,7 +108,7 @@ impl Place {
     }
 }
 
-/// How the launcher ended.
+/// Exit code, standard error (`text`) and standard output (`out`) of the launcher.
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) code: i32,
@@ -123,7 +125,7 @@ impl Ended {
         }
     }
 
-    /// Asserts the exit code and what was said.
+    /// Asserts the exit code, and that standard error contains all `texts`.
     pub(crate) fn said(&self, code: i32, texts: &[&str]) {
         assert_eq!(self.code, code, "{}", self.text);
         for text in texts {
@@ -132,7 +134,7 @@ impl Ended {
     }
 }
 
-/// Starts a command while no program is being written.
+/// Starts a process; waits until no program is being written.
 pub(crate) fn start(command: &mut Command) -> Child {
     let _guard = nothing_starts();
     command.spawn().unwrap()

@@ -1,4 +1,8 @@
-//! Self-attention over packed sequences: fused projection, rotation, optional norms of queries and keys, attention.
+//! Self-attention over packed sequences: fused q/k/v projection, optional norms of queries and
+//! keys, rotary embedding, attention.
+//!
+//! Letters in shapes: n packed tokens, d model width, h query heads, kv key/value heads, hd head
+//! width.
 
 use vljepa_kernels::attention::{self, Mask};
 use vljepa_kernels::rope::{self, Heads, Rotation};
@@ -7,35 +11,35 @@ use vljepa_kernels::{Result, Tensor, View, Write};
 use super::{Linear, Norm, NormSaved, Sequence};
 use crate::{Context, Gradients, Parameters};
 
-/// Norms of each head's query and key, between projection and rotation (Gemma).
+/// Norms of each query head and key head, applied between projection and rotation (Gemma).
 #[derive(Debug, Clone, Copy)]
 pub struct HeadNorms {
-    /// Over a query head, (hd).
+    /// Norm over the elements of a query head, (hd).
     pub query: Norm,
-    /// Over a key head, (hd).
+    /// Norm over the elements of a key head, (hd).
     pub key: Norm,
 }
 
-/// Self-attention.
+/// Self-attention layer with a fused q/k/v projection.
 #[derive(Debug, Clone, Copy)]
 pub struct Attention {
-    /// [q | k | v] fused: ((h + 2g)·hd, d).
+    /// Fused projection [q | k | v], ((h + 2·kv)·hd, d).
     pub qkv: Linear,
-    /// (d, h·hd).
+    /// Map of the attended values to the model width, (d, h·hd).
     pub output: Linear,
-    /// Numbers and width of heads.
+    /// Number of query heads, number of key/value heads, and head width.
     pub heads: Heads,
-    /// Norms of queries and keys.
+    /// Norms of queries and keys, or `None` if the model has none.
     pub norms: Option<HeadNorms>,
-    /// Which keys a query sees.
+    /// Keys that each query attends to.
     pub mask: Mask,
-    /// Factor of the scores.
+    /// Factor of the scores q·k.
     pub scale: f32,
-    /// Which of the sequence's tables turns queries and keys.
+    /// Index into [`Sequence::tables`] of the rotary table for queries and keys.
     pub table: usize,
 }
 
-/// What [`Attention::backward`] needs.
+/// State that [`Attention::backward`] consumes.
 #[derive(Debug)]
 pub struct AttentionSaved {
     q: Tensor,
@@ -43,21 +47,21 @@ pub struct AttentionSaved {
     v: Tensor,
     /// Queries and keys before their norms, with the norms' statistics.
     before_norms: Option<[(Tensor, NormSaved); 2]>,
-    /// (n, h·hd).
+    /// Attended values, (n, h·hd).
     out: Tensor,
     lse: Tensor,
 }
 
 impl AttentionSaved {
-    /// The attended values (n, h·hd): the `output` map's input.
+    /// Attended values (n, h·hd), the input of the `output` map.
     #[must_use]
     pub fn out(&self) -> View<'_> {
         self.out.view()
     }
 }
 
-/// (n, h, hd) as rows of heads (n·h, hd).
-fn by_head(shape: &[usize]) -> [usize; 2] {
+/// Shape (n, h, hd) seen as one row per head, (n·h, hd).
+fn head_rows(shape: &[usize]) -> [usize; 2] {
     [shape[0] * shape[1], shape[2]]
 }
 
@@ -66,11 +70,10 @@ impl Attention {
         Rotation { table: &sequence.tables[self.table], positions: sequence.positions.view() }
     }
 
-    /// Everything before the `output` map, for the normalised x (n, d), which is dropped as soon as it is projected when the
-    /// caller gives it away.
+    /// Attended values for the normalised x (n, d). The caller applies the `output` map.
     ///
     /// # Errors
-    /// When shapes disagree or memory is short.
+    /// If shapes disagree or memory runs out.
     pub fn forward(
         &self,
         cx: Context<'_>,
@@ -85,14 +88,15 @@ impl Attention {
         let mut q = cx.take(&[n, query, dim])?;
         let (mut k, mut v) = (cx.take(&[n, key_value, dim])?, cx.take(&[n, key_value, dim])?);
         let rotation = self.rotation(sequence);
-        let at_once = self.norms.is_none().then_some(rotation);
+        // Without norms of queries and keys, the split rotates them too.
+        let fused_rotation = self.norms.is_none().then_some(rotation);
         let parts = (q.view_mut(), k.view_mut(), v.view_mut());
-        rope::split(cx.stream, qkv.view(), self.heads, at_once, parts.0, parts.1, parts.2)?;
+        rope::split(cx.stream, qkv.view(), self.heads, fused_rotation, parts.0, parts.1, parts.2)?;
         drop(qkv);
         let mut before_norms = None;
         if let Some(norms) = &self.norms {
-            let (mut normed_q, q_saved) = norms.query.by_head(cx, parameters, &q)?;
-            let (mut normed_k, k_saved) = norms.key.by_head(cx, parameters, &k)?;
+            let (mut normed_q, q_saved) = norms.query.forward_by_head(cx, parameters, &q)?;
+            let (mut normed_k, k_saved) = norms.key.forward_by_head(cx, parameters, &k)?;
             rope::rotate(cx.stream, normed_q.view_mut(), rotation)?;
             rope::rotate(cx.stream, normed_k.view_mut(), rotation)?;
             std::mem::swap(&mut q, &mut normed_q);
@@ -115,11 +119,12 @@ impl Attention {
         Ok(AttentionSaved { q, k, v, before_norms, out, lse })
     }
 
-    /// `d_x` (n, d) for `d_out` (n, d) behind the `output` map; adds to the gradients of all weights.
+    /// Gradient of x (n, d), given `d_out` (n, d), the gradient of the `output` map's result. Adds
+    /// to the gradients of all weights.
     ///
     /// # Errors
-    /// When shapes disagree or memory is short.
-    #[expect(clippy::too_many_arguments, reason = "what the formula reads and writes")]
+    /// If shapes disagree or memory runs out.
+    #[expect(clippy::too_many_arguments, reason = "one argument per operand of the formula")]
     pub fn backward(
         &self,
         cx: Context<'_>,
@@ -142,7 +147,8 @@ impl Attention {
         Ok(d_x)
     }
 
-    /// From the gradient of the attended values to that of the fused projection.
+    /// Gradient of the fused projection's result, given `d_heads` (n, h·hd), the gradient of the
+    /// attended values.
     fn backward_heads(
         &self,
         cx: Context<'_>,
@@ -173,34 +179,43 @@ impl Attention {
         let n = q.shape()[0];
         drop((q, k, v, out, lse));
         let rotation = self.rotation(sequence);
-        let mut at_once = Some(rotation);
+        let mut fused_rotation = Some(rotation);
         if let (Some(norms), Some([q, k])) = (&self.norms, before_norms) {
             rope::rotate_backward(cx.stream, d_q.view_mut(), rotation)?;
             rope::rotate_backward(cx.stream, d_k.view_mut(), rotation)?;
             d_q = norms.query.backward_by_head(cx, parameters, q, &d_q, gradients)?;
             d_k = norms.key.backward_by_head(cx, parameters, k, &d_k, gradients)?;
-            at_once = None;
+            fused_rotation = None;
         }
         let mut d_qkv = cx.take(&[n, self.heads.width()])?;
         let (d_q, d_k, d_v) = (d_q.view(), d_k.view(), d_v.view());
-        rope::split_backward(cx.stream, d_q, d_k, d_v, self.heads, at_once, d_qkv.view_mut())?;
+        rope::split_backward(
+            cx.stream,
+            d_q,
+            d_k,
+            d_v,
+            self.heads,
+            fused_rotation,
+            d_qkv.view_mut(),
+        )?;
         Ok(d_qkv)
     }
 }
 
 impl Norm {
-    /// Normalises each head of x (n, h, hd).
-    fn by_head(
+    /// Normalises each head of x (n, h, hd) by itself.
+    fn forward_by_head(
         &self,
         cx: Context<'_>,
         parameters: &Parameters,
         x: &Tensor,
     ) -> Result<(Tensor, NormSaved)> {
-        let (out, saved) = self.forward(cx, parameters, x.view().reshaped(&by_head(x.shape())))?;
+        let (out, saved) =
+            self.forward(cx, parameters, x.view().reshaped(&head_rows(x.shape())))?;
         Ok((out.reshaped(x.shape()), saved))
     }
 
-    /// Gradient of [`Self::by_head`].
+    /// Gradient of x (n, h, hd), given `d_out`, the gradient of [`Self::forward_by_head`]'s result.
     fn backward_by_head(
         &self,
         cx: Context<'_>,
@@ -209,7 +224,7 @@ impl Norm {
         d_out: &Tensor,
         gradients: &mut Gradients,
     ) -> Result<Tensor> {
-        let rows = by_head(x.shape());
+        let rows = head_rows(x.shape());
         let mut d_x = cx.take(x.shape())?;
         self.backward(
             cx,

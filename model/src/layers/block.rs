@@ -1,36 +1,38 @@
-//! A pre-norm transformer block: x += attention(norm x); x += mlp(norm x). Gemma normalises the branches' results as well.
+//! Pre-norm transformer block: x += attention(norm(x)); x += mlp(norm(x)). Gemma also normalises
+//! the result of each branch.
 
 use vljepa_kernels::{Result, Tensor, View, Write, copy};
 
 use super::{Attention, AttentionSaved, Linear, Mlp, MlpSaved, Norm, NormSaved, Sequence};
 use crate::{Context, Gradients, Keep, Parameters, Recompute};
 
-/// A block of V-JEPA 2, Llama or Gemma, as its parts say.
+/// Transformer block of V-JEPA 2, Llama or Gemma, depending on its parts.
 #[derive(Debug, Clone, Copy)]
 pub struct Block {
-    /// Before attention.
+    /// Norm of the attention branch's input.
     pub attention_norm: Norm,
-    /// Attention over the sequence.
+    /// Self-attention over the packed sequences.
     pub attention: Attention,
-    /// Of attention's result (Gemma).
+    /// Norm of the attention branch's result (Gemma).
     pub post_attention_norm: Option<Norm>,
-    /// Before the MLP.
+    /// Norm of the MLP branch's input.
     pub mlp_norm: Norm,
-    /// The MLP of each token.
+    /// MLP, applied to each token.
     pub mlp: Mlp,
-    /// Of the MLP's result (Gemma).
+    /// Norm of the MLP branch's result (Gemma).
     pub post_mlp_norm: Option<Norm>,
-    /// Gradients before this place of their buffer are complete when this block's backward pass is done.
+    /// Offset in the gradient buffer: the gradients before it are complete when this block's
+    /// backward pass is done.
     pub gradients_end: usize,
 }
 
-/// What [`Block::backward`] needs.
+/// State that [`Block::backward`] consumes.
 #[derive(Debug)]
 pub struct BlockSaved(Saved);
 
 #[derive(Debug)]
 enum Saved {
-    /// The stream before the block, (n, d): the rest is computed again.
+    /// Residual stream before the block, (n, d). Everything else is recomputed.
     Input(Tensor),
     Branches(Box<Branches>),
 }
@@ -38,35 +40,36 @@ enum Saved {
 #[derive(Debug)]
 struct Branches {
     attention: Branch<AttentionSaved>,
-    /// Where nothing of the MLP's inside is kept, it is computed again from the normalised stream.
+    /// If `inner` is `None`, the MLP's activations are recomputed from the normalised stream.
     mlp: Branch<Option<MlpSaved>>,
 }
 
-/// One branch off the residual stream: x += post(output(inner(norm x))).
+/// State of one branch of the residual stream: x += post_norm(output(inner(norm(x)))).
 #[derive(Debug)]
 struct Branch<Inner> {
-    /// The stream before the branch, (n, d).
+    /// Residual stream before the branch, (n, d).
     x: Tensor,
-    /// The normalised stream, (n, d), and the norm's statistics.
+    /// Normalised stream, (n, d), and the norm's statistics.
     normed: (Tensor, NormSaved),
-    /// What the branch itself saved.
+    /// State saved by attention or the MLP.
     inner: Inner,
-    /// The branch's result before its own norm.
+    /// Result of the branch before `post_norm`, and the statistics of `post_norm`.
     result: Option<(Tensor, NormSaved)>,
 }
 
-/// The stream behind a branch, and what stood in it before where that is kept.
-struct Joined {
+/// Residual stream after a branch, and the state kept for backward.
+struct BranchOutput {
     out: Tensor,
     before: Option<Tensor>,
     result: Option<(Tensor, NormSaved)>,
 }
 
 impl Block {
-    /// The stream behind this block; x (n, d) is used up (updated in place unless kept).
+    /// Residual stream after this block. Consumes x (n, d), the stream before it, and updates it in
+    /// place where possible.
     ///
     /// # Errors
-    /// When shapes disagree or memory is short.
+    /// If shapes disagree or memory runs out.
     pub fn forward(
         &self,
         cx: Context<'_>,
@@ -97,16 +100,16 @@ impl Block {
         let inner = self.attention.forward(cx, parameters, y.view(), sequence, keep.any())?;
         let normed = keep.any().then_some((y, statistics));
         let (output, norm) = (&self.attention.output, self.post_attention_norm.as_ref());
-        let Joined { out: x, before, result } =
-            join(cx, parameters, output, norm, inner.out(), x, keep.any())?;
+        let BranchOutput { out: x, before, result } =
+            add_branch(cx, parameters, output, norm, inner.out(), x, keep.any())?;
         let attention = before.zip(normed).map(|(x, normed)| Branch { x, normed, inner, result });
 
         let (y, statistics) = self.mlp_norm.forward(cx, parameters, x.view())?;
         let inner = self.mlp.forward(cx, parameters, y.view())?;
         let normed = keep.any().then_some((y, statistics));
         let (output, norm) = (&self.mlp.down, self.post_mlp_norm.as_ref());
-        let Joined { out, before, result } =
-            join(cx, parameters, output, norm, Mlp::activated(&inner), x, keep.any())?;
+        let BranchOutput { out, before, result } =
+            add_branch(cx, parameters, output, norm, Mlp::activated(&inner), x, keep.any())?;
         let inner = (keep == Keep::EVERYTHING).then_some(inner);
         let mlp = before.zip(normed).map(|(x, normed)| Branch { x, normed, inner, result });
 
@@ -114,11 +117,11 @@ impl Block {
         Ok((out, saved))
     }
 
-    /// The gradient of the stream before this block, in the memory of `d` (n, d), the gradient behind it; adds to the gradients
-    /// of all weights.
+    /// Gradient of the residual stream before this block, given `d` (n, d), the gradient after it.
+    /// The result reuses the memory of `d`. Adds to the gradients of all weights.
     ///
     /// # Errors
-    /// When shapes disagree or memory is short.
+    /// If shapes disagree or memory runs out.
     pub fn backward(
         &self,
         cx: Context<'_>,
@@ -133,12 +136,13 @@ impl Block {
             Saved::Input(x) => {
                 let keep = Keep::EVERYTHING;
                 let (_, saved) = self.branches(cx, parameters, x, sequence, keep)?;
-                let Some(saved) = saved else { unreachable!("a block keeps what it is told to") };
+                let Some(saved) = saved else { unreachable!("branches saves its state") };
                 saved
             }
         };
         let Branch { x, normed: (y, statistics), inner, result } = mlp;
-        let d_result = through(cx, parameters, &self.post_mlp_norm, result, &d, gradients)?;
+        let d_result =
+            backward_post_norm(cx, parameters, &self.post_mlp_norm, result, &d, gradients)?;
         let d_out = d_result.as_ref().unwrap_or(&d).view();
         let inner = match inner {
             Some(inner) => inner,
@@ -151,7 +155,8 @@ impl Block {
         norm.backward(cx, parameters, x, &statistics, d_y, Write::Add, d.view_mut(), gradients)?;
 
         let Branch { x, normed: (y, statistics), inner, result } = attention;
-        let d_result = through(cx, parameters, &self.post_attention_norm, result, &d, gradients)?;
+        let d_result =
+            backward_post_norm(cx, parameters, &self.post_attention_norm, result, &d, gradients)?;
         let d_out = d_result.as_ref().unwrap_or(&d).view();
         let attention = &self.attention;
         let d_y =
@@ -164,8 +169,8 @@ impl Block {
     }
 }
 
-/// x + norm(output(inner)), in x's own memory unless it is kept.
-fn join(
+/// x + norm(output(inner)). Updates x in place if there is no norm and `keep` is false.
+fn add_branch(
     cx: Context<'_>,
     parameters: &Parameters,
     output: &Linear,
@@ -173,26 +178,27 @@ fn join(
     inner: View<'_>,
     mut x: Tensor,
     keep: bool,
-) -> Result<Joined> {
+) -> Result<BranchOutput> {
     let Some(norm) = norm else {
         if keep {
             let mut out = cx.take(x.shape())?;
             output.forward_onto(cx, parameters, inner, x.view(), out.view_mut())?;
-            return Ok(Joined { out, before: Some(x), result: None });
+            return Ok(BranchOutput { out, before: Some(x), result: None });
         }
         output.forward(cx, parameters, inner, Write::Add, x.view_mut())?;
-        return Ok(Joined { out: x, before: None, result: None });
+        return Ok(BranchOutput { out: x, before: None, result: None });
     };
     let mut result = cx.take(x.shape())?;
     output.forward(cx, parameters, inner, Write::Set, result.view_mut())?;
     let (mut out, statistics) = norm.forward(cx, parameters, result.view())?;
     copy::add(cx.stream, x.view(), out.view_mut())?;
     let result = keep.then_some((result, statistics));
-    Ok(Joined { out, before: keep.then_some(x), result })
+    Ok(BranchOutput { out, before: keep.then_some(x), result })
 }
 
-/// The gradient before a branch's own norm, where it has one.
-fn through(
+/// Gradient of a branch's result before the branch's `norm`, or `None` if the branch has no such
+/// norm.
+fn backward_post_norm(
     cx: Context<'_>,
     parameters: &Parameters,
     norm: &Option<Norm>,

@@ -1,45 +1,46 @@
-//! From hidden states to an embedding: mean over each sequence, linear maps, L2 normalisation.
+//! Head that maps hidden states to an embedding: mean over each sequence, linear maps, L2
+//! normalisation.
 
 use vljepa_kernels::{Lengths, Result, Tensor, View, Write, copy, normalize, pooling};
 
 use super::Linear;
 use crate::{Context, Gradients, Parameters};
 
-/// torch's `F.normalize`: x / max(‖x‖, eps).
+/// Lower bound of the length in x / max(‖x‖, eps), the default of torch's `F.normalize`.
 const NORMALIZE_EPS: f32 = 1e-12;
 
-/// Mean pooling, linear maps, normalisation.
+/// Mean pooling, linear maps and optional L2 normalisation.
 #[derive(Debug, Clone)]
 pub struct Head {
-    /// First to last; the last one leads into the shared embedding.
+    /// Linear maps in the order of application. The last one maps to the shared embedding.
     pub maps: Vec<Linear>,
-    /// Whether embeddings have length one: for losses of cosine similarities.
+    /// Whether embeddings are scaled to length one, as losses of cosine similarities need.
     pub normalise: bool,
 }
 
-/// An embedding of each row, and what its backward pass needs.
+/// Embedding of each row, and the state for the backward pass.
 #[derive(Debug)]
 pub struct Embedded<Saved> {
-    /// (b, e).
+    /// One embedding per row, (b, e).
     pub embedding: Tensor,
-    /// None when the forward pass was told to keep nothing.
+    /// `None` if the forward pass was told to keep nothing.
     pub saved: Option<Saved>,
 }
 
-/// What [`Head::backward`] needs.
+/// State that [`Head::backward`] consumes.
 #[derive(Debug)]
 pub struct HeadSaved {
-    /// The input of each map, (b, its inputs).
+    /// Input of each map, (b, inputs of the map).
     inputs: Vec<Tensor>,
-    /// The normalised embedding (b, e) and the length before (b).
+    /// Normalised embedding (b, e), and its length before normalisation (b).
     normalised: Option<(Tensor, Tensor)>,
 }
 
 impl Head {
-    /// The embedding (b, e) of hidden states (n, d).
+    /// Embedding (b, e) of each sequence of the hidden states (n, d).
     ///
     /// # Errors
-    /// When shapes disagree, a sequence is empty, or memory is short.
+    /// If shapes disagree, a sequence is empty, or memory runs out.
     pub fn forward(
         &self,
         cx: Context<'_>,
@@ -71,12 +72,15 @@ impl Head {
         Ok((embedding, Some(HeadSaved { inputs, normalised: Some((x, length)) })))
     }
 
-    /// The gradient of the hidden states (n, d) for that of the embedding (b, e); adds to the gradients of the trainable maps.
-    /// None without `below`: nothing under the head is trained, and maps before the last frozen one need no gradient.
+    /// Gradient of the hidden states (n, d), given `d_embedding` (b, e), the gradient of the
+    /// embedding. Adds to the gradients of the trainable maps.
+    ///
+    /// `below` says whether anything below the head is trained. If it is false, the pass stops at
+    /// the first trainable map and returns `None`.
     ///
     /// # Errors
-    /// When shapes disagree or memory is short.
-    #[expect(clippy::too_many_arguments, reason = "what the formula reads and writes")]
+    /// If shapes disagree or memory runs out.
+    #[expect(clippy::too_many_arguments, reason = "one argument per operand of the formula")]
     pub fn backward(
         &self,
         cx: Context<'_>,
@@ -104,7 +108,7 @@ impl Head {
             if !needed {
                 return Ok(None);
             }
-            // The input's own memory takes its gradient.
+            // The gradient of the input overwrites the input, whose value has been used.
             let mut d_input = input;
             map.backward_input(cx, parameters, d.view(), Write::Set, d_input.view_mut())?;
             d = d_input;

@@ -1,20 +1,21 @@
-//! A linear map with an optional bias.
+//! Linear map with an optional bias.
 
 use vljepa_kernels::{Result, View, ViewMut, Write, linear};
 
 use crate::{Context, Gradients, Initial, LayoutBuilder, Parameters, Weight};
 
-/// out = x·Wᵀ + b.
+/// Linear map: out = x·Wᵀ + b.
 #[derive(Debug, Clone, Copy)]
 pub struct Linear {
-    /// (outputs, inputs).
+    /// Matrix W, (outputs, inputs).
     pub weight: Weight,
-    /// (outputs).
+    /// Vector b, (outputs), or `None` if the map has no bias.
     pub bias: Option<Weight>,
 }
 
 impl Linear {
-    /// Registers `<name>.weight` (outputs, inputs), drawn as the recipe's initialisation says, and `<name>.bias` of zeros.
+    /// Registers `<name>.weight` (outputs, inputs), initialised as the recipe asks, and, if `bias`
+    /// is true, `<name>.bias` (outputs), initialised to zero.
     pub fn new(
         layout: &mut LayoutBuilder,
         name: &str,
@@ -27,22 +28,23 @@ impl Linear {
         Self { weight, bias }
     }
 
-    /// Width of the output.
+    /// Number of output features.
     #[must_use]
     pub fn outputs(&self) -> usize {
         self.weight.shape()[0]
     }
 
-    /// Width of the input.
+    /// Number of input features.
     #[must_use]
     pub fn inputs(&self) -> usize {
         self.weight.shape()[1]
     }
 
-    /// out (n, outputs) [+]= x (n, inputs)·Wᵀ + b.
+    /// Computes x·Wᵀ + b and writes it to `out` or adds it to `out`, as `write` says. Shapes: x
+    /// (n, inputs), `out` (n, outputs).
     ///
     /// # Errors
-    /// When shapes disagree.
+    /// If shapes disagree.
     pub fn forward(
         &self,
         cx: Context<'_>,
@@ -55,11 +57,11 @@ impl Linear {
         linear::forward(cx.stream, x, parameters.of(&self.weight), bias, write, out)
     }
 
-    /// out (n, outputs) = residual (n, outputs) + x (n, inputs)·Wᵀ + b, in another tensor than the
-    /// residual.
+    /// Computes out = residual + x·Wᵀ + b, where `out` is a different tensor than `residual`.
+    /// Shapes: x (n, inputs), `residual` and `out` (n, outputs).
     ///
     /// # Errors
-    /// When shapes disagree.
+    /// If shapes disagree.
     pub fn forward_onto(
         &self,
         cx: Context<'_>,
@@ -75,7 +77,7 @@ impl Linear {
     /// Adds to the gradients of weight and bias: dW += d_outᵀ·x, db += Σ d_out.
     ///
     /// # Errors
-    /// When shapes disagree.
+    /// If shapes disagree.
     pub fn backward_weight(
         &self,
         cx: Context<'_>,
@@ -93,10 +95,11 @@ impl Linear {
         linear::backward_weight(cx.stream, x, d_out, d_weight, d_bias)
     }
 
-    /// `d_x` (n, inputs) [+]= `d_out` (n, outputs)·W.
+    /// Computes `d_out`·W and writes it to `d_x` or adds it to `d_x`, as `write` says. Shapes:
+    /// `d_out` (n, outputs), `d_x` (n, inputs).
     ///
     /// # Errors
-    /// When shapes disagree.
+    /// If shapes disagree.
     pub fn backward_input(
         &self,
         cx: Context<'_>,

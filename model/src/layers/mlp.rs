@@ -1,44 +1,44 @@
-//! The MLP of a block: plain with GELU, or gated.
+//! MLP of a transformer block: plain with GELU, or gated.
 
 use vljepa_kernels::{Result, Tensor, View, Write, gated_mlp, gelu};
 
 use super::Linear;
 use crate::{Context, Gradients, Parameters};
 
-/// What stands between the two maps.
+/// Activation between the two linear maps of an MLP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
-    /// gelu(up x) (V-JEPA 2).
+    /// gelu(up(x)) (V-JEPA 2).
     Plain(gelu::Gelu),
-    /// act(gate x) · (up x), gate and up fused in one map of twice the width (Llama, Gemma).
+    /// act(gate(x)) · up(x), with gate and up fused into one map of twice the width (Llama, Gemma).
     Gated(gated_mlp::Activation),
 }
 
-/// down(activation(up x)).
+/// MLP: down(activation(up(x))).
 #[derive(Debug, Clone, Copy)]
 pub struct Mlp {
-    /// (f, d), or [gate | up] (2f, d).
+    /// Map to the hidden width, (f, d), or the fused map [gate | up], (2f, d).
     pub up: Linear,
-    /// (d, f).
+    /// Map back to the model width, (d, f).
     pub down: Linear,
-    /// What stands between them.
+    /// Activation between `up` and `down`.
     pub activation: Activation,
 }
 
-/// What [`Mlp::backward`] needs.
+/// State that [`Mlp::backward`] consumes.
 #[derive(Debug)]
 pub struct MlpSaved {
-    /// Before the activation: (n, f), or (n, 2f).
+    /// Input of the activation, (n, f) or (n, 2f).
     hidden: Tensor,
-    /// Behind it, (n, f).
+    /// Result of the activation, (n, f).
     activated: Tensor,
 }
 
 impl Mlp {
-    /// Everything before the `down` map, for x (n, d).
+    /// Activation of `up(x)` for x (n, d). The caller applies the `down` map.
     ///
     /// # Errors
-    /// When shapes disagree or memory is short.
+    /// If shapes disagree or memory runs out.
     pub fn forward(
         &self,
         cx: Context<'_>,
@@ -57,10 +57,11 @@ impl Mlp {
         Ok(MlpSaved { hidden, activated })
     }
 
-    /// `d_x` (n, d) for `d_out` (n, d) behind the `down` map; adds to the gradients of both maps.
+    /// Gradient of x (n, d), given `d_out` (n, d), the gradient of the `down` map's result. Adds to
+    /// the gradients of both maps.
     ///
     /// # Errors
-    /// When shapes disagree or memory is short.
+    /// If shapes disagree or memory runs out.
     pub fn backward(
         &self,
         cx: Context<'_>,
@@ -72,7 +73,7 @@ impl Mlp {
     ) -> Result<Tensor> {
         let MlpSaved { hidden, activated } = saved;
         self.down.backward_weight(cx, activated.view(), d_out, gradients)?;
-        // The activation's own memory takes its gradient: its value is not needed any more.
+        // The gradient of the activation overwrites the activation, whose value has been used.
         let mut d_activated = activated;
         self.down.backward_input(cx, parameters, d_out, Write::Set, d_activated.view_mut())?;
         let mut d_hidden = cx.take(hidden.shape())?;
@@ -92,7 +93,7 @@ impl Mlp {
         Ok(d_x)
     }
 
-    /// The activation of a forward pass, the `down` map's input (n, f).
+    /// Result of the activation (n, f), the input of the `down` map.
     #[must_use]
     pub fn activated(saved: &MlpSaved) -> View<'_> {
         saved.activated.view()

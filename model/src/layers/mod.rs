@@ -1,6 +1,8 @@
-//! What the three encoders are built of. Each layer says what its forward pass saves and uses that up in its backward pass.
+//! Layers of the X-encoder, the predictor and the Y-encoder. The forward pass of a layer returns
+//! the state that its backward pass consumes.
 //!
-//! Gradients of activations flow through one tensor (n, d) per stack: the residual stream's, to which every branch adds its own.
+//! A stack keeps one gradient tensor (n, d) for its residual stream, and every branch adds its
+//! gradient to that tensor.
 
 mod attention;
 mod block;

@@ -1,34 +1,34 @@
-//! The normalisations of the three encoders behind one face.
+//! Layer norm (V-JEPA 2) and RMS norm (Llama, Gemma) behind one interface.
 
 use vljepa_kernels::rms_norm::{self, Scale};
 use vljepa_kernels::{Result, Tensor, View, ViewMut, Write, layer_norm};
 
 use crate::{Context, Gradients, Initial, LayoutBuilder, Parameters, Weight};
 
-/// A normalisation over the last dimension.
+/// Normalisation over the last dimension.
 #[derive(Debug, Clone, Copy)]
 pub enum Norm {
-    /// (x − mean)/√(var + eps)·w + b (V-JEPA 2).
+    /// Layer norm: (x − mean)/√(var + eps)·w + b (V-JEPA 2).
     Layer {
-        /// (d).
+        /// Factor w of each element, (d).
         weight: Weight,
-        /// (d).
+        /// Summand b of each element, (d).
         bias: Weight,
-        /// Added to the variance.
+        /// Constant added to the variance.
         eps: f32,
     },
-    /// x/√(mean x² + eps), times w (Llama) or 1 + w (Gemma).
+    /// RMS norm: x/√(mean(x²) + eps), times w (Llama) or times 1 + w (Gemma).
     Rms {
-        /// (d).
+        /// Weight w of each element, (d).
         weight: Weight,
-        /// w or 1 + w.
+        /// Whether the factor is w or 1 + w.
         scale: Scale,
-        /// Added to the mean square.
+        /// Constant added to the mean square.
         eps: f32,
     },
 }
 
-/// Statistics of each row that a backward pass needs.
+/// Statistics of each row that [`Norm::backward`] reads.
 #[derive(Debug)]
 pub struct NormSaved {
     mean: Option<Tensor>,
@@ -36,14 +36,14 @@ pub struct NormSaved {
 }
 
 impl Norm {
-    /// Registers a layer norm of width `d` that starts as the plain normalisation.
+    /// Registers a layer norm of width `d`, initialised to w = 1 and b = 0.
     pub fn layer(layout: &mut LayoutBuilder, name: &str, d: usize, eps: f32) -> Self {
         let weight = layout.add(format!("{name}.weight"), &[d], Initial::Constant(1.0));
         let bias = layout.add(format!("{name}.bias"), &[d], Initial::Constant(0.0));
         Self::Layer { weight, bias, eps }
     }
 
-    /// Registers an RMS norm of width `d` that starts as the plain normalisation.
+    /// Registers an RMS norm of width `d`, initialised so that the factor is 1.
     pub fn rms(layout: &mut LayoutBuilder, name: &str, d: usize, scale: Scale, eps: f32) -> Self {
         let neutral = match scale {
             Scale::Plain => 1.0,
@@ -53,10 +53,10 @@ impl Norm {
         Self::Rms { weight, scale, eps }
     }
 
-    /// The normalised x (n, d), as a new tensor.
+    /// Normalises x (n, d) into a new tensor.
     ///
     /// # Errors
-    /// When shapes disagree or memory is short.
+    /// If shapes disagree or memory runs out.
     pub fn forward(
         &self,
         cx: Context<'_>,
@@ -98,11 +98,12 @@ impl Norm {
         Ok((out, saved))
     }
 
-    /// `d_x` (n, d) [+]= the gradient through this norm of `d_out` (n, d); adds to the gradients of its weights.
+    /// Computes the gradient of x, given `d_out` (n, d), and writes it to `d_x` (n, d) or adds it
+    /// to `d_x`, as `write` says. Adds to the gradients of the norm's weights.
     ///
     /// # Errors
-    /// When shapes disagree.
-    #[expect(clippy::too_many_arguments, reason = "what the formula reads and writes")]
+    /// If shapes disagree.
+    #[expect(clippy::too_many_arguments, reason = "one argument per operand of the formula")]
     pub fn backward(
         &self,
         cx: Context<'_>,

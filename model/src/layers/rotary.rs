@@ -1,14 +1,14 @@
-//! Tables of rotary cosines and sines that grow with the longest sequence seen.
+//! Tables of rotary cosines and sines that grow with the longest sequence.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use vljepa_kernels::rope::Table;
 use vljepa_kernels::{Device, Result};
 
-/// Positions of the first table: the sequences of short texts.
+/// Fewest positions of a table, so that short texts never make it grow.
 const FIRST_POSITIONS: usize = 512;
 
-/// One kind of rotation, pairing elements i and i + head_dim/2 (Llama, Gemma).
+/// Rotary embedding that pairs elements i and i + head_dim/2 (Llama, Gemma).
 #[derive(Debug)]
 pub struct Rotary {
     device: Device,
@@ -18,22 +18,24 @@ pub struct Rotary {
 }
 
 impl Rotary {
-    /// Rotations by p·`inv_freq[i]` at position p.
+    /// Creates a rotary embedding that turns pair i by the angle p·`inv_freq[i]` at position p.
     #[must_use]
     pub fn new(device: Device, head_dim: usize, inv_freq: Vec<f32>) -> Self {
         Self { device, head_dim, inv_freq, table: Mutex::new(None) }
     }
 
-    /// The inverse frequencies, (head_dim/2).
+    /// Inverse frequencies, (head_dim/2).
     #[must_use]
     pub fn inv_freq(&self) -> &[f32] {
         &self.inv_freq
     }
 
-    /// A table of at least `positions` positions. Doubled when outgrown; its values do not depend on its length.
+    /// Returns a table of at least `positions` positions. If the current table is too short, a
+    /// longer one replaces it, with the number of positions rounded up to a power of two. The
+    /// values do not depend on the length of the table.
     ///
     /// # Errors
-    /// When the device has no more memory.
+    /// If the device runs out of memory.
     pub fn table(&self, positions: usize) -> Result<Arc<Table>> {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         match &*table {

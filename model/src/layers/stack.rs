@@ -1,4 +1,4 @@
-//! Blocks one behind the other with a final norm, over packed sequences.
+//! Stack of transformer blocks with a final norm, over packed sequences.
 
 use std::sync::Arc;
 
@@ -8,25 +8,25 @@ use vljepa_kernels::{Device, Lengths, Result, Tensor, Write};
 use super::{Block, BlockSaved, Norm, NormSaved};
 use crate::{Context, Gradients, Keep, OnReady, Parameters};
 
-/// Where the tokens of a batch stand: which sequence, which position, which rotation.
+/// Layout of the packed tokens of a batch: sequence lengths, positions and rotary tables.
 #[derive(Debug)]
 pub struct Sequence {
-    /// The packed sequences.
+    /// Lengths of the packed sequences.
     pub lengths: Lengths,
-    /// i32 (n): each token's row of the tables.
+    /// Row of the rotary tables for each token, i32 (n).
     pub positions: Tensor,
-    /// Rotations; attention layers name theirs by index.
+    /// Rotary tables. Attention layers refer to them by index.
     pub tables: Vec<Arc<Table>>,
 }
 
 impl Sequence {
-    /// Sequences whose tokens stand at positions 0, 1, … each.
+    /// Creates a layout in which the tokens of each sequence have positions 0, 1, …
     ///
     /// # Panics
-    /// When a sequence is longer than 2³¹ − 1: [`Lengths`] cannot hold it either.
+    /// If a sequence is longer than 2³¹ − 1 tokens, which [`Lengths`] cannot hold either.
     ///
     /// # Errors
-    /// When the device has no more memory.
+    /// If the device runs out of memory.
     pub fn new(device: Device, lengths: Lengths, tables: Vec<Arc<Table>>) -> Result<Self> {
         let n = lengths.tokens();
         let len = |w: &[i32]| w[1] - w[0];
@@ -35,29 +35,29 @@ impl Sequence {
     }
 }
 
-/// Blocks and the norm behind them.
+/// Transformer blocks and the final norm.
 #[derive(Debug, Clone)]
 pub struct Stack {
-    /// First to last.
+    /// Blocks in the order of application.
     pub blocks: Vec<Block>,
-    /// Behind the last.
+    /// Norm after the last block.
     pub norm: Norm,
 }
 
-/// What [`Stack::backward`] needs.
+/// State that [`Stack::backward`] consumes.
 #[derive(Debug)]
 pub struct StackSaved {
     blocks: Vec<BlockSaved>,
-    /// The stream before the final norm.
+    /// Residual stream before the final norm, (n, d).
     last: Tensor,
     norm: NormSaved,
 }
 
 impl Stack {
-    /// Hidden states (n, d) behind the final norm; x (n, d) is used up.
+    /// Hidden states (n, d) after the final norm. Consumes the input x (n, d).
     ///
     /// # Errors
-    /// When shapes disagree or memory is short.
+    /// If shapes disagree or memory runs out.
     pub fn forward(
         &self,
         cx: Context<'_>,
@@ -68,20 +68,21 @@ impl Stack {
     ) -> Result<(Tensor, Option<StackSaved>)> {
         let mut blocks = Vec::with_capacity(self.blocks.len());
         for block in &self.blocks {
-            let (behind, saved) = block.forward(cx, parameters, x, sequence, keep)?;
-            x = behind;
+            let (after, saved) = block.forward(cx, parameters, x, sequence, keep)?;
+            x = after;
             blocks.extend(saved);
         }
         let (out, norm) = self.norm.forward(cx, parameters, x.view())?;
         Ok((out, keep.any().then_some(StackSaved { blocks, last: x, norm })))
     }
 
-    /// The gradient of the input (n, d) for that of the hidden states, `d_out` (n, d), which is
-    /// dropped before the blocks; adds to the gradients of all weights, and says so block by block.
+    /// Gradient of the input (n, d), given `d_out` (n, d), the gradient of the hidden states, which
+    /// is dropped before the blocks run backward. Adds to the gradients of all weights, and calls
+    /// `on_ready` after each block.
     ///
     /// # Errors
-    /// When shapes disagree or memory is short.
-    #[expect(clippy::too_many_arguments, reason = "what the formula reads and writes")]
+    /// If shapes disagree or memory runs out.
+    #[expect(clippy::too_many_arguments, reason = "one argument per operand of the formula")]
     pub fn backward(
         &self,
         cx: Context<'_>,
@@ -94,14 +95,13 @@ impl Stack {
     ) -> Result<Tensor> {
         let StackSaved { blocks, last, norm } = saved;
         let mut d = cx.take(d_out.shape())?;
-        let x = last.view();
-        let behind = d_out.view();
+        let (x, d_hidden) = (last.view(), d_out.view());
         self.norm.backward(
             cx,
             parameters,
             x,
             &norm,
-            behind,
+            d_hidden,
             Write::Set,
             d.view_mut(),
             gradients,

@@ -1,4 +1,4 @@
-//! Token embeddings and a stack of Llama or Gemma blocks.
+//! Text transformer: token embeddings and a stack of Llama or Gemma blocks.
 
 use vljepa_kernels::attention::Mask;
 use vljepa_kernels::rms_norm::Scale;
@@ -10,22 +10,22 @@ use super::{Activation, Attention, Block, HeadNorms, Linear, Mlp, Norm, Rotary, 
 use crate::parameters::root;
 use crate::{Context, Gradients, Group, LayoutBuilder, Parameters, Weight};
 
-/// 1/√x.
-#[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is meant")]
+/// 1/√x, rounded to f32.
+#[expect(clippy::cast_possible_truncation, reason = "the result is rounded to f32")]
 fn inverse_root(x: f64) -> f32 {
     x.sqrt().recip() as f32
 }
 
-/// A text transformer.
+/// Text transformer: token embeddings, blocks and a final norm.
 #[derive(Debug)]
 pub struct TextModel {
-    /// (v, d).
+    /// Token embedding table, (v, d) for a vocabulary of v tokens.
     pub embedding: Weight,
     /// Factor of the embeddings: √d in Gemma, 1 in Llama.
     pub embedding_scale: f32,
-    /// Blocks and final norm.
+    /// Blocks and the final norm.
     pub stack: Stack,
-    /// Rotations that the blocks name by index.
+    /// Rotary embeddings. Blocks refer to them by index.
     pub rotaries: Vec<Rotary>,
     device: Device,
 }
@@ -39,7 +39,8 @@ struct Sizes {
 }
 
 impl TextModel {
-    /// Llama-3.2 layers (facts of `meta-llama/Llama-3.2-1B`): grouped heads, plain RMS norm, SiLU, stretched rotary frequencies.
+    /// Registers Llama-3.2 layers (as in `meta-llama/Llama-3.2-1B`): grouped-query attention, RMS
+    /// norms with factor w, SiLU, scaled rotary frequencies.
     #[must_use]
     pub fn llama(
         layout: &mut LayoutBuilder,
@@ -80,8 +81,10 @@ impl TextModel {
         }
     }
 
-    /// `EmbeddingGemma`'s layers (facts of `google/embeddinggemma-300m`): 1 + w RMS norms around both branches and on queries and
-    /// keys, tanh GELU, windows of neighbours in all but every n-th layer, two rotary bases, embeddings times √d.
+    /// Registers `EmbeddingGemma` layers (as in `google/embeddinggemma-300m`): RMS norms with
+    /// factor 1 + w before and after both branches and on queries and keys, tanh GELU,
+    /// sliding-window attention in all layers but every n-th, two rotary bases, embeddings times
+    /// √d.
     #[must_use]
     pub fn gemma(
         layout: &mut LayoutBuilder,
@@ -127,10 +130,10 @@ impl TextModel {
         }
     }
 
-    /// Embeddings (n, d) of token ids, i32 (n).
+    /// Embeddings (n, d) of the token ids, i32 (n).
     ///
     /// # Errors
-    /// When an id is not in the table, or memory is short.
+    /// If an id is not in the vocabulary, or memory runs out.
     pub fn embed(&self, cx: Context<'_>, parameters: &Parameters, ids: View<'_>) -> Result<Tensor> {
         let mut out = cx.take(&[ids.len(), self.embedding.shape()[1]])?;
         let table = parameters.of(&self.embedding);
@@ -138,11 +141,11 @@ impl TextModel {
         Ok(out)
     }
 
-    /// Adds to the gradient of the table that of its rows, `d` (n, d), for the token ids (n) that
-    /// were embedded.
+    /// Adds `d` (n, d), the gradient of the embeddings of the token ids (n), to the gradient of the
+    /// table.
     ///
     /// # Errors
-    /// When shapes disagree.
+    /// If shapes disagree.
     pub fn embed_backward(
         &self,
         cx: Context<'_>,
@@ -154,10 +157,11 @@ impl TextModel {
         embedding::backward(cx.stream, ids, d, self.embedding_scale, d_table)
     }
 
-    /// Where tokens of sequences of these lengths stand for this model's blocks: at 0, 1, … each.
+    /// Layout of packed sequences for this model's blocks. The tokens of each sequence have
+    /// positions 0, 1, …
     ///
     /// # Errors
-    /// When the device has no more memory.
+    /// If the device runs out of memory.
     pub fn sequence(&self, lengths: Lengths) -> Result<Sequence> {
         let tables =
             self.rotaries.iter().map(|r| r.table(lengths.max_len())).collect::<Result<_>>()?;
@@ -165,11 +169,11 @@ impl TextModel {
     }
 }
 
-/// The inverse frequencies of a recipe's Llama.
+/// Inverse rotary frequencies of the recipe's Llama layers.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    reason = "`VlJepa::new` checks that it is a number of positions"
+    reason = "`VlJepa::new` checks that the number of positions fits u32"
 )]
 fn llama_frequencies(recipe: &schema::Predictor) -> Vec<f32> {
     match &recipe.rope_scaling {
@@ -186,8 +190,8 @@ fn llama_frequencies(recipe: &schema::Predictor) -> Vec<f32> {
     }
 }
 
-/// The maps of a gated MLP, last first.
-fn gated(
+/// Registers the maps of a gated MLP, last map first.
+fn gated_maps(
     layout: &mut LayoutBuilder,
     name: &str,
     s: &Sizes,
@@ -199,8 +203,8 @@ fn gated(
     Mlp { up, down, activation: Activation::Gated(activation) }
 }
 
-/// The maps of attention, last first.
-fn maps(layout: &mut LayoutBuilder, name: &str, s: &Sizes) -> (Linear, Linear) {
+/// Registers the maps of attention, last map first. Returns (qkv, output).
+fn attention_maps(layout: &mut LayoutBuilder, name: &str, s: &Sizes) -> (Linear, Linear) {
     let shape = [s.hidden, s.heads.query * s.heads.dim];
     let output = Linear::new(layout, &format!("{name}.attention.output"), shape, false);
     let shape = [s.heads.width(), s.hidden];
@@ -209,8 +213,8 @@ fn maps(layout: &mut LayoutBuilder, name: &str, s: &Sizes) -> (Linear, Linear) {
 }
 
 fn llama_block(layout: &mut LayoutBuilder, name: &str, s: &Sizes, mask: Mask) -> Block {
-    let mlp = gated(layout, name, s, gated_mlp::Activation::Silu);
-    let (qkv, output) = maps(layout, name, s);
+    let mlp = gated_maps(layout, name, s, gated_mlp::Activation::Silu);
+    let (qkv, output) = attention_maps(layout, name, s);
     let mut norm =
         |which| Norm::rms(layout, &format!("{name}.{which}"), s.hidden, Scale::Plain, s.eps);
     let (mlp_norm, attention_norm) = (norm("mlp_norm"), norm("attention_norm"));
@@ -233,8 +237,8 @@ fn gemma_block(
     s: &Sizes,
     (mask, table, scale): (Mask, usize, f32),
 ) -> Block {
-    let mlp = gated(layout, name, s, gated_mlp::Activation::GeluTanh);
-    let (qkv, output) = maps(layout, name, s);
+    let mlp = gated_maps(layout, name, s, gated_mlp::Activation::GeluTanh);
+    let (qkv, output) = attention_maps(layout, name, s);
     let mut norm =
         |which, width| Norm::rms(layout, &format!("{name}.{which}"), width, Scale::OnePlus, s.eps);
     let (post_mlp_norm, mlp_norm) = (norm("post_mlp_norm", s.hidden), norm("mlp_norm", s.hidden));

@@ -1,4 +1,5 @@
-//! `InfoNCE` over the rows of all ranks: s = α·P·Tᵀ, cross-entropy of the diagonal in both directions, averaged.
+//! `InfoNCE` over the rows of all ranks (VL-JEPA §2): with the similarities s = α·P·Tᵀ, the loss is
+//! the cross-entropy of the diagonal, averaged over both directions.
 
 use std::ops::Range;
 
@@ -8,54 +9,56 @@ use vljepa_kernels::{Result, Tensor, View, copy};
 use super::EmbeddingGradients;
 use crate::{Context, Gradients, Weight};
 
-/// Bidirectional `InfoNCE`.
+/// Bidirectional `InfoNCE` (VL-JEPA §2).
 #[derive(Debug, Clone, Copy)]
 pub struct InfoNce {
-    /// α is its exponential.
+    /// Logarithm of α, the factor of the similarities.
     pub logit_scale: Weight,
-    /// Whether rows of an equal target text are left out of each other's negatives.
+    /// Whether rows with equal target texts are excluded from each other's negatives.
     pub mask_equal_targets: bool,
 }
 
-/// The factor of the similarities in one step.
+/// Factor α of the similarities in one step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Alpha {
-    /// exp(logit_scale), at most the recipe's `max_scale`.
+    /// exp(logit_scale), clamped to the recipe's `max_scale`.
     pub value: f32,
-    /// Whether exp(logit_scale) lies beyond `max_scale`.
+    /// Whether exp(logit_scale) exceeds `max_scale`.
     pub clamped: bool,
 }
 
-/// Embeddings of all ranks, and which of them are this rank's.
+/// Embeddings of all ranks, and the range of rows that belongs to this rank.
 #[derive(Debug, Clone)]
 pub struct Gathered<'a> {
-    /// (g, e): predicted embeddings, P.
+    /// Predicted embeddings P, (g, e).
     pub predicted: View<'a>,
-    /// (g, e): target embeddings, T.
+    /// Target embeddings T, (g, e).
     pub target: View<'a>,
-    /// u64 (g): hashes of the target texts; only read where equal targets are masked.
+    /// Hashes of the target texts, u64 (g). Read only if equal targets are masked.
     pub hashes: Option<View<'a>>,
-    /// This rank's rows.
+    /// Rows that belong to this rank.
     pub rows: Range<usize>,
 }
 
-/// Log-sum-exps of this rank's rows, to be gathered before the backward pass.
+/// Log-sum-exps of this rank's rows. The backward pass needs those of all ranks, so the caller
+/// gathers them first.
 #[derive(Debug)]
 pub struct Statistics {
-    /// f32 (b): r, of the rows of P over all of T.
+    /// Log-sum-exp r of each row of P over all rows of T, f32 (b).
     pub predicted_lse: Tensor,
-    /// f32 (b): c, of the rows of T over all of P.
+    /// Log-sum-exp c of each row of T over all rows of P, f32 (b).
     pub target_lse: Tensor,
-    /// f32 (b): s_ii.
+    /// Similarity s_ii of each pair, f32 (b).
     pub diagonal: Tensor,
 }
 
 impl InfoNce {
-    /// Where α is clamped, only a gradient that lowers it is kept, so that the temperature cannot wander off beyond the clamp but can
-    /// come back. Takes the gradient summed over all ranks: shares of single ranks differ in sign.
+    /// Keeps `logit_scale` from drifting past the clamp. While α is clamped, a gradient that would
+    /// raise `logit_scale` is set to zero, and a gradient that lowers it is kept. The gradient must
+    /// already be summed over all ranks, because the shares of single ranks can differ in sign.
     ///
     /// # Errors
-    /// When the gradient cannot be read back from the device.
+    /// If the gradient cannot be read back from the device.
     pub fn hold_at_clamp(
         &self,
         cx: Context<'_>,
@@ -79,10 +82,10 @@ impl InfoNce {
         }
     }
 
-    /// Log-sum-exps of this rank's rows in both directions.
+    /// Computes the log-sum-exps of this rank's rows in both directions.
     ///
     /// # Errors
-    /// When shapes disagree or memory is short.
+    /// If shapes disagree or memory runs out.
     pub fn statistics(
         &self,
         cx: Context<'_>,
@@ -101,18 +104,19 @@ impl InfoNce {
     /// This rank's share of the loss: Σ (r_i + c_i − 2·s_ii) / 2g over its rows.
     ///
     /// # Errors
-    /// When the statistics cannot be read back from the device.
+    /// If the statistics cannot be read back from the device.
     pub fn loss(&self, statistics: &Statistics, global: usize) -> Result<f64> {
         let r = statistics.predicted_lse.to_f32()?;
         let c = statistics.target_lse.to_f32()?;
         Ok(info_nce::loss(&r, &c, &statistics.diagonal.to_f32()?, global))
     }
 
-    /// Gradients of this rank's embeddings, from the log-sum-exps of all ranks' rows: `predicted_lse` (g) and `target_lse` (g).
-    /// Adds this rank's share to the gradient of `logit_scale`; [`InfoNce::hold_at_clamp`] judges the sum.
+    /// Gradients of this rank's embeddings, given the log-sum-exps of all ranks' rows,
+    /// `predicted_lse` (g) and `target_lse` (g). Adds this rank's share to the gradient of
+    /// `logit_scale`. When that gradient is summed over all ranks, call [`InfoNce::hold_at_clamp`].
     ///
     /// # Errors
-    /// When shapes disagree or memory is short.
+    /// If shapes disagree or memory runs out.
     pub fn backward(
         &self,
         cx: Context<'_>,

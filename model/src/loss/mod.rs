@@ -1,6 +1,8 @@
-//! What training lowers: bidirectional `InfoNCE` over the gathered batch, or distances of pairs (VL-JEPA §3.2, Table 5c).
+//! Training objectives: bidirectional `InfoNCE` over the gathered batch (VL-JEPA §2), or the
+//! distance of each pair (VL-JEPA §4.7, Table 5c).
 //!
-//! Each rank computes the share and the gradients of its own rows; shares and gradients of all ranks add up.
+//! Each rank computes the share of the loss and the gradients of its own rows. The sum of the
+//! shares of all ranks is the loss of the global batch.
 
 mod info_nce;
 mod pair_distance;
@@ -14,21 +16,21 @@ use vljepa_recipes::schema::{Loss, LossKind};
 
 use crate::Weight;
 
-/// The loss of a recipe.
+/// Loss function that the recipe chooses.
 #[derive(Debug, Clone, Copy)]
 pub enum Objective {
-    /// Bidirectional `InfoNCE`: needs the embeddings of all ranks.
+    /// Bidirectional `InfoNCE`, which needs the embeddings of all ranks.
     InfoNce(InfoNce),
-    /// A distance of each pair: needs this rank's rows only.
+    /// Distance of each pair, which needs only this rank's rows.
     Distance(PairDistance),
 }
 
 /// Gradients of this rank's embeddings.
 #[derive(Debug)]
 pub struct EmbeddingGradients {
-    /// f32 (b, e).
+    /// Gradient of the predicted embeddings, f32 (b, e).
     pub predicted: Tensor,
-    /// f32 (b, e).
+    /// Gradient of the target embeddings, f32 (b, e).
     pub target: Tensor,
 }
 
@@ -46,7 +48,7 @@ impl Objective {
     }
 }
 
-/// Whether embeddings have length one under this loss.
+/// Whether this loss needs embeddings of length one.
 pub(crate) fn normalises(kind: LossKind) -> bool {
     match kind {
         LossKind::InfoNce | LossKind::Cosine => true,
@@ -54,7 +56,7 @@ pub(crate) fn normalises(kind: LossKind) -> bool {
     }
 }
 
-/// The reciprocal of a number of rows.
+/// 1 / `rows`, or 1 if there are no rows.
 #[expect(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,

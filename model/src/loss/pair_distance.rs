@@ -1,4 +1,4 @@
-//! Distances of (predicted, target) pairs, averaged over the batch of all ranks.
+//! Distance of (predicted, target) pairs, averaged over the global batch.
 
 use vljepa_kernels::distance::{self, Distance};
 use vljepa_kernels::{Result, View};
@@ -6,18 +6,19 @@ use vljepa_kernels::{Result, View};
 use super::{EmbeddingGradients, reciprocal};
 use crate::Context;
 
-/// A distance without negatives.
+/// Distance loss, which has no negatives (VL-JEPA Table 5c).
 #[derive(Debug, Clone, Copy)]
 pub struct PairDistance {
-    /// Which distance.
+    /// Cosine, L1 or L2 distance.
     pub kind: Distance,
 }
 
 impl PairDistance {
-    /// This rank's share of the mean distance over the `global` rows of all ranks, for its own rows (b, e).
+    /// This rank's share of the mean distance over the `global` rows of all ranks. `predicted` and
+    /// `target` hold this rank's rows, (b, e).
     ///
     /// # Errors
-    /// When shapes disagree.
+    /// If shapes disagree.
     pub fn loss(
         &self,
         cx: Context<'_>,
@@ -29,10 +30,10 @@ impl PairDistance {
         Ok(sum * f64::from(reciprocal(global)))
     }
 
-    /// Gradients of this rank's embeddings.
+    /// Gradients of this rank's embeddings (b, e), with the same arguments as [`Self::loss`].
     ///
     /// # Errors
-    /// When shapes disagree or memory is short.
+    /// If shapes disagree or memory runs out.
     pub fn backward(
         &self,
         cx: Context<'_>,

@@ -1,4 +1,4 @@
-//! AdamW over the flat buffers.
+//! AdamW over the flat parameter buffers.
 
 use std::ops::Range;
 
@@ -8,14 +8,15 @@ use vljepa_recipes::schema;
 
 use crate::{Context, Gradients, Group, Layout, ModelError, Parameter, Parameters};
 
-/// AdamW with its moments, for a range of the trainable parameters: all of them, or one rank's shard.
+/// AdamW and its moments for a range of the trainable buffer: the whole buffer, or one rank's
+/// shard.
 #[derive(Debug)]
 pub struct AdamW {
-    /// First moments, f32 (range).
+    /// First moments, f32 (length of the range).
     pub m: Tensor,
-    /// Second moments, f32 (range).
+    /// Second moments, f32 (length of the range).
     pub v: Tensor,
-    /// Updates made so far, those included that a gradient which was not finite left without effect.
+    /// Number of updates, including updates that were skipped because a gradient was not finite.
     pub step: u64,
     range: Range<usize>,
     runs: Vec<Run>,
@@ -23,7 +24,7 @@ pub struct AdamW {
     eps: f64,
 }
 
-/// Neighbouring parameters with the same multiplier and decay.
+/// Neighbouring parameters with the same multiplier and weight decay.
 #[derive(Debug, Clone, PartialEq)]
 struct Run {
     range: Range<usize>,
@@ -32,10 +33,10 @@ struct Run {
 }
 
 impl AdamW {
-    /// An optimizer of all trainable parameters.
+    /// Creates an optimizer for all trainable parameters.
     ///
     /// # Errors
-    /// When the recipe gives a multiplier to a group that does not exist.
+    /// If the recipe sets a multiplier for a group that does not exist, or memory runs out.
     pub fn new(
         layout: &Layout,
         device: Device,
@@ -44,10 +45,11 @@ impl AdamW {
         Self::of_range(layout, device, recipe, 0..layout.trainable_len)
     }
 
-    /// An optimizer of the trainable parameters in `range` of the flat buffers; it leaves the others alone.
+    /// Creates an optimizer for the trainable parameters in `range` of the flat buffers. It does
+    /// not touch the others.
     ///
     /// # Errors
-    /// When the recipe gives a multiplier to a group that does not exist.
+    /// If the recipe sets a multiplier for a group that does not exist, or memory runs out.
     pub fn of_range(
         layout: &Layout,
         device: Device,
@@ -59,7 +61,7 @@ impl AdamW {
             return Err(ModelError::Config {
                 key: "optimizer.multipliers",
                 found: name.clone(),
-                needed: format!("the groups are {}", Group::ALL.map(Group::name).join(", ")),
+                needed: format!("one of {}", Group::ALL.map(Group::name).join(", ")),
             });
         }
         Ok(Self {
@@ -73,17 +75,19 @@ impl AdamW {
         })
     }
 
-    /// The part of the flat buffers this optimizer updates.
+    /// Range of the flat buffers that this optimizer updates.
     #[must_use]
     pub fn range(&self) -> Range<usize> {
         self.range.clone()
     }
 
-    /// One update: each group at `learning_rate` times its multiplier, decay on matrices only. `control` (2) holds the clip factor
-    /// and the finite flag, see [`vljepa_kernels::global_norm`]; without the flag nothing changes but the count of steps.
+    /// Performs one update. Each group uses `learning_rate` times its multiplier, and only matrices
+    /// decay. `control` (2) holds the clip factor and the finite flag of
+    /// [`vljepa_kernels::global_norm`]. If the flag says that a gradient is not finite, only the
+    /// step count changes.
     ///
     /// # Errors
-    /// When the buffers are not this layout's.
+    /// If the buffers do not match the layout of this optimizer.
     pub fn step(
         &mut self,
         cx: Context<'_>,
@@ -120,8 +124,8 @@ impl AdamW {
     }
 }
 
-/// Maximal runs of equal hyper-parameters within `range`. The padding behind a parameter belongs to its run: it is zero, has no
-/// gradient, and stays zero.
+/// Splits `range` into maximal runs of equal hyper-parameters. The padding after a parameter
+/// belongs to its run: the padding is zero, its gradient is zero, and it stays zero.
 fn runs(layout: &Layout, recipe: &schema::Optimizer, range: &Range<usize>) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
     let trainable: Vec<&Parameter> = layout.parameters.iter().filter(|p| p.trainable).collect();
@@ -146,7 +150,7 @@ fn runs(layout: &Layout, recipe: &schema::Optimizer, range: &Range<usize>) -> Ve
     runs
 }
 
-/// The number a recipe's author wrote: 0.95 is not the nearest f32's 0.949999988.
+/// Converts an f32 to the f64 that its decimal form in the recipe means: 0.95, not 0.949999988.
 fn decimal(written: f32) -> f64 {
     written.to_string().parse().unwrap_or_else(|_| f64::from(written))
 }

@@ -1,13 +1,14 @@
-//! The learning rate over the steps of a stage.
+//! Learning rate over the steps of a stage.
 
 use std::f64::consts::PI;
 
 use vljepa_recipes::schema::{LearningRate, Schedule};
 
-/// The learning rate of step `stage_step` (from 0) of a stage of `stage_steps`.
+/// Learning rate of step `stage_step` (from 0) in a stage of `stage_steps` steps.
 ///
-/// Warm-up: peak·(step + 1)/warmup_steps. Then the peak, or half a cosine from the peak at the first step behind the warm-up down
-/// to `final_fraction`·peak at the stage's last step.
+/// During warm-up the rate is peak·(step + 1)/warmup_steps. After warm-up it is the peak, or half a
+/// cosine that falls from the peak at the first step after warm-up to `final_fraction`·peak at the
+/// last step of the stage.
 #[must_use]
 pub fn learning_rate_at(rate: &LearningRate, stage_step: u64, stage_steps: u64) -> f64 {
     let LearningRate { peak, warmup_steps, schedule, final_fraction } = *rate;
@@ -36,7 +37,7 @@ mod tests {
     use vljepa_recipes::schema::{LearningRate, Schedule};
 
     fn near(got: f64, want: f64) -> bool {
-        // Sums and products of a few f64 numbers of one size.
+        // A few sums and products of f64 numbers near 1 round by much less than 1e-12.
         (got - want).abs() < 1e-12
     }
 

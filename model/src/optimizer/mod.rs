@@ -1,4 +1,4 @@
-//! The optimizer and its learning rate.
+//! AdamW optimizer and learning-rate schedule.
 
 mod adamw;
 mod learning_rate;

@@ -1,7 +1,9 @@
-//! The predictor: visual tokens and a query to the embedding of the answer.
+//! Predictor: maps visual tokens and a query to the embedding of the answer.
 //!
-//! [visual tokens projected ; query tokens embedded] of each row run through Llama layers that all see each other, at positions 0, 1, …;
-//! their mean behind the final norm is mapped to the shared embedding (VL-JEPA §3.1; open-vljepa where the paper is silent).
+//! Each row's sequence [projected visual tokens ; query embeddings] has positions 0, 1, … and runs
+//! through Llama layers, by default with bidirectional attention. The mean of the hidden states
+//! after the final norm is mapped to the shared embedding (VL-JEPA §3.1; details that the paper
+//! leaves out follow open-vljepa).
 
 use std::sync::Arc;
 
@@ -13,28 +15,29 @@ use crate::{
     Context, Gradients, Group, Keep, LayoutBuilder, ModelError, OnReady, Parameters, Visual,
 };
 
-/// The predictor.
+/// Predictor of the target embedding.
 #[derive(Debug)]
 pub struct Predictor {
     /// Token embeddings and Llama layers.
     pub text: TextModel,
-    /// Visual tokens into the layers' width.
+    /// Map of the visual tokens to the width of the layers.
     pub vision_projection: Linear,
-    /// Query embeddings into the layers, where the recipe wants a map.
+    /// Map of the query embeddings, or `None` if the recipe has no text projection.
     pub text_projection: Option<Linear>,
-    /// Mean and map to the shared embedding.
+    /// Mean over each sequence, and map to the shared embedding.
     pub head: Head,
-    /// Whether gradients of the visual tokens are wanted.
+    /// Whether [`Predictor::backward`] returns the gradient of the visual tokens.
     pub visual_gradient: bool,
     gradients_end: usize,
     device: Device,
 }
 
-/// What [`Predictor::backward`] needs.
+/// State that [`Predictor::backward`] consumes.
 #[derive(Debug)]
 pub struct PredictorSaved {
     visual: Arc<Tensor>,
-    /// i32 (b·N): where visual tokens stand; none where they are the whole sequences.
+    /// Row of each visual token in the packed sequences, i32 (b·N). `None` if all queries are
+    /// empty.
     visual_rows: Option<Tensor>,
     query: Option<QuerySaved>,
     sequence: Sequence,
@@ -44,15 +47,15 @@ pub struct PredictorSaved {
 
 #[derive(Debug)]
 struct QuerySaved {
-    /// i32 (tokens): where query tokens stand.
+    /// Row of each query token in the packed sequences, i32 (query tokens).
     rows: Tensor,
-    /// Token ids, to train the token embeddings.
+    /// Token ids, if the token embeddings are trained.
     ids: Option<Arc<[i32]>>,
-    /// (tokens, d), to train the text projection.
+    /// Input of the text projection, (query tokens, d), if there is one.
     embedded: Option<Tensor>,
 }
 
-/// Where the tokens of both kinds stand in the packed sequences.
+/// Lengths of the packed sequences, and the rows of the visual and the query tokens in them.
 struct Placement {
     lengths: Lengths,
     visual: Tensor,
@@ -60,7 +63,7 @@ struct Placement {
 }
 
 impl Predictor {
-    /// Registers the predictor's parameters under `name`, and its projections.
+    /// Registers the predictor's parameters under `name`, and its projections under `projections`.
     #[must_use]
     pub fn new(
         layout: &mut LayoutBuilder,
@@ -90,10 +93,11 @@ impl Predictor {
         }
     }
 
-    /// The predicted embedding (b, e) of each row; queries may be empty.
+    /// Predicted embedding (b, e) of each row. Queries may be empty.
     ///
     /// # Errors
-    /// When `visual` and `query` differ in rows, an id is not in the vocabulary, or memory is short.
+    /// If `visual` and `query` have different numbers of rows, an id is not in the vocabulary, or
+    /// memory runs out.
     pub fn forward(
         &self,
         cx: Context<'_>,
@@ -107,8 +111,8 @@ impl Predictor {
         let mut x = cx.take(&[lengths.tokens(), self.vision_projection.outputs()])?;
         let tokens = visual.tokens.view();
         let mut saved_query = None;
-        let alone = query.lengths.tokens() == 0;
-        if alone {
+        let no_query = query.lengths.tokens() == 0;
+        if no_query {
             self.vision_projection.forward(cx, parameters, tokens, Write::Set, x.view_mut())?;
         } else {
             let mut projected = cx.take(&[tokens.shape()[0], x.shape()[1]])?;
@@ -124,7 +128,7 @@ impl Predictor {
             self.head.forward(cx, parameters, hidden.view(), &sequence.lengths, keep.any())?;
         let saved = stack.zip(head).map(|(stack, head)| PredictorSaved {
             visual: Arc::clone(&visual.tokens),
-            visual_rows: (!alone).then_some(visual_rows),
+            visual_rows: (!no_query).then_some(visual_rows),
             query: saved_query,
             sequence,
             stack,
@@ -133,11 +137,12 @@ impl Predictor {
         Ok(Embedded { embedding, saved })
     }
 
-    /// Adds to the gradients of all weights, for the gradient of the embedding (b, e). Returns that of the visual tokens (b·N, d)
-    /// when the X-encoder is trained. `on_ready` hears which gradients are complete.
+    /// Adds to the gradients of all weights, given `d_embedding` (b, e), the gradient of the
+    /// embedding. Returns the gradient of the visual tokens (b·N, width of the X-encoder), or
+    /// `None` if the X-encoder is frozen. Calls `on_ready` whenever more gradients are complete.
     ///
     /// # Errors
-    /// When the forward pass kept nothing, shapes disagree, or memory is short.
+    /// If the forward pass kept nothing, shapes disagree, or memory runs out.
     pub fn backward(
         &self,
         cx: Context<'_>,
@@ -178,7 +183,7 @@ impl Predictor {
         Ok(Some(d_visual))
     }
 
-    /// Embeds the query tokens and puts them into their rows of x (n, d).
+    /// Embeds the query tokens and writes them to their rows of x (n, d).
     fn add_query(
         &self,
         cx: Context<'_>,
@@ -204,7 +209,8 @@ impl Predictor {
         Ok(Some(QuerySaved { rows, ids, embedded: before }))
     }
 
-    /// Adds to the gradients of text projection and token embeddings, from that of all tokens, `d` (n, d).
+    /// Adds to the gradients of the text projection and the token embeddings, given `d` (n, d), the
+    /// gradient of all tokens.
     fn query_backward(
         &self,
         cx: Context<'_>,
@@ -250,10 +256,10 @@ impl Predictor {
         let (mut ends, mut end) = (vec![0], 0);
         let (mut visual_rows, mut query_rows) = (Vec::new(), Vec::new());
         for ends_of_row in query.host().windows(2) {
-            let behind = end + per_clip;
-            visual_rows.extend(end..behind);
-            end = behind + ends_of_row[1] - ends_of_row[0];
-            query_rows.extend(behind..end);
+            let query_start = end + per_clip;
+            visual_rows.extend(end..query_start);
+            end = query_start + ends_of_row[1] - ends_of_row[0];
+            query_rows.extend(query_start..end);
             ends.push(end);
         }
         let index = |values: Vec<i32>| {

@@ -1,11 +1,12 @@
-//! Names of `EmbeddingGemma` as it is published (`google/embeddinggemma-300m`), without the `model.` that some files put first.
+//! Tensor names of `EmbeddingGemma` as published (`google/embeddinggemma-300m`), without the prefix
+//! `model.`, which only some files have.
 
 use super::Piece;
 use super::llama::matrices;
 use super::vjepa2::{linear, norm};
 use crate::{Head, TextModel};
 
-/// Embeddings, layers and final norm.
+/// Pieces of the embeddings, the layers and the final norm.
 pub(super) fn pieces(text: &TextModel) -> Vec<Piece> {
     let mut pieces = vec![Piece::whole("embed_tokens.weight", &text.embedding)];
     for (i, block) in text.stack.blocks.iter().enumerate() {
@@ -30,7 +31,8 @@ pub(super) fn pieces(text: &TextModel) -> Vec<Piece> {
     pieces
 }
 
-/// The Dense layer before (0) or behind (1) the wide space; none where the model has no Dense layers.
+/// Pieces of the first (`which` = 0) or the second (`which` = 1) Dense layer. Empty if the model
+/// has no Dense layers.
 pub(super) fn dense(head: &Head, which: usize) -> Vec<Piece> {
     let mut pieces = Vec::new();
     if head.maps.len() == 3 {

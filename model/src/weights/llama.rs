@@ -1,11 +1,13 @@
-//! Names of Llama as transformers publishes it (`meta-llama/Llama-3.2-1B`), without the `model.` that some files put first.
+//! Tensor names of Llama in the format of Hugging Face transformers (`meta-llama/Llama-3.2-1B`),
+//! without the prefix `model.`, which only some files have.
 
 use super::Piece;
 use super::vjepa2::{linear, norm};
 use crate::TextModel;
 use crate::layers::Block;
 
-/// Embeddings, the layers from `first_layer` on, and the final norm.
+/// Pieces of the embeddings, the layers and the final norm. The model's first layer is number
+/// `first_layer` in the file.
 pub(super) fn pieces(text: &TextModel, first_layer: usize) -> Vec<Piece> {
     let mut pieces = vec![Piece::whole("embed_tokens.weight", &text.embedding)];
     for (i, block) in text.stack.blocks.iter().enumerate() {
@@ -18,7 +20,7 @@ pub(super) fn pieces(text: &TextModel, first_layer: usize) -> Vec<Piece> {
     pieces
 }
 
-/// The seven matrices that Llama and Gemma layers name alike.
+/// Adds the seven matrices of a layer whose names are the same in Llama and Gemma.
 pub(super) fn matrices(pieces: &mut Vec<Piece>, name: &str, block: &Block) {
     let heads = block.attention.heads;
     let (query, key_value) = (heads.query * heads.dim, heads.key_value * heads.dim);

@@ -1,7 +1,8 @@
-//! Published weights: reading and writing them under their published tensor names.
+//! Reads and writes weights under their published tensor names.
 //!
-//! The model stores queries, keys and values as one matrix, and gate and up as one; files hold them apart. A [`Piece`] says which
-//! published tensor is which part of which parameter; there is one list per source, in a file of its own.
+//! The model stores queries, keys and values as one matrix, and gate and up as another. Published
+//! files store them as separate tensors. A [`Piece`] maps a published tensor to a part of a
+//! parameter. Each [`Source`] has a list of pieces in its own module.
 
 mod gemma;
 mod llama;
@@ -14,27 +15,28 @@ use std::path::Path;
 
 use crate::{ModelError, ParameterId, Parameters, VlJepa, Weight};
 
-/// A published tensor and the contiguous part of a parameter that holds it.
+/// Published tensor, and the contiguous part of a parameter that holds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Piece {
-    /// The published name.
+    /// Name of the published tensor.
     pub name: String,
-    /// The published shape.
+    /// Shape of the published tensor.
     pub shape: Vec<usize>,
-    /// The parameter that holds it.
+    /// Parameter that holds the tensor.
     pub parameter: ParameterId,
-    /// First of its elements in the parameter; the others follow.
+    /// Index of the tensor's first element in the parameter. The others follow it.
     pub start: usize,
 }
 
 impl Piece {
-    /// A whole parameter under its own shape.
+    /// A piece that covers a whole parameter, with the parameter's shape.
     fn whole(name: impl Into<String>, weight: &Weight) -> Self {
         let shape = weight.shape().to_vec();
         Self { name: name.into(), shape, parameter: weight.id(), start: 0 }
     }
 
-    /// Consecutive row ranges of a fused matrix, or elements of a fused bias.
+    /// Pieces for consecutive row ranges of a fused matrix, or element ranges of a fused bias.
+    /// `parts` holds (name, rows).
     fn fused(parts: &[(String, usize)], weight: &Weight) -> Vec<Self> {
         let width: usize = weight.shape()[1..].iter().product();
         let mut row = 0;
@@ -49,14 +51,14 @@ impl Piece {
         pieces
     }
 
-    /// Number of elements.
+    /// Number of elements of the tensor.
     #[must_use]
     pub fn elements(&self) -> usize {
         self.shape.iter().product()
     }
 }
 
-/// Where weights are published, or were trained.
+/// Published model, or part of one, that weights come from. Each source is a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Source {
     /// V-JEPA 2's encoder (`facebook/vjepa2-vitl-fpc64-256`, `model.safetensors`).
@@ -65,16 +67,16 @@ pub enum Source {
     Llama,
     /// `EmbeddingGemma`'s transformer (`google/embeddinggemma-300m`, `model.safetensors`).
     Gemma,
-    /// Its first Dense layer (`2_Dense/model.safetensors`).
+    /// First Dense layer of `EmbeddingGemma` (`2_Dense/model.safetensors`).
     GemmaDense2,
-    /// Its second Dense layer (`3_Dense/model.safetensors`).
+    /// Second Dense layer of `EmbeddingGemma` (`3_Dense/model.safetensors`).
     GemmaDense3,
-    /// What no published model has: projections and temperature, under our own names.
+    /// Projections and temperature, which no published model has. Their names are this crate's own.
     Projections,
 }
 
 impl Source {
-    /// All sources.
+    /// All sources, in the order of export.
     pub const ALL: [Self; 6] = [
         Self::VJepa2,
         Self::Llama,
@@ -84,7 +86,7 @@ impl Source {
         Self::Projections,
     ];
 
-    /// The file of an export folder.
+    /// Path of the source's file in an export folder.
     #[must_use]
     pub fn file(self) -> &'static str {
         match self {
@@ -97,7 +99,7 @@ impl Source {
         }
     }
 
-    /// The published tensors of this source that `model` holds.
+    /// Published tensors of this source that `model` holds.
     #[must_use]
     pub fn pieces(self, model: &VlJepa) -> Vec<Piece> {
         match self {
@@ -112,7 +114,7 @@ impl Source {
         }
     }
 
-    /// A prefix that some files put before every name of this source and others do not.
+    /// Prefix that all tensor names have in some files of this source, but not in others.
     fn optional_prefix(self) -> &'static str {
         match self {
             Self::Llama | Self::Gemma => "model.",
@@ -121,12 +123,13 @@ impl Source {
     }
 }
 
-/// Reads the tensors of one source from a safetensors file into `parameters`: f32, bf16 or f16. Returns the names in the file that the
-/// model has no place for (layers it does not use, other heads), for the log.
+/// Reads the tensors of one source from a safetensors file (f32, bf16 or f16) into `parameters`.
+/// Returns the names of tensors in the file that the model does not use (other layers, other
+/// heads), for the log.
 ///
 /// # Errors
-/// When the file cannot be read, is not safetensors, or a tensor of the model is missing or has another shape. Nothing is read
-/// into the parameters unless all tensors are there.
+/// If the file cannot be read or is not a safetensors file, or if a tensor of the model is missing
+/// or has another shape. The parameters change only after all tensors were found.
 pub fn load(
     model: &VlJepa,
     parameters: &mut Parameters,
@@ -136,11 +139,12 @@ pub fn load(
     read::load(model, parameters, source, path)
 }
 
-/// Reads every published file that the recipe names (`weights` of the three encoders; Dense layers from the folders beside
-/// `EmbeddingGemma`'s file). Returns file and name of every tensor the model has no place for.
+/// Reads every published file that the recipe names (`weights` of the X-encoder, the predictor and
+/// the Y-encoder; Dense layers from the folders next to `EmbeddingGemma`'s file). Returns the file
+/// and name of each tensor that the model does not use.
 ///
 /// # Errors
-/// As [`load`].
+/// Same as [`load`].
 pub fn load_published(
     model: &VlJepa,
     parameters: &mut Parameters,
@@ -165,10 +169,11 @@ pub fn load_published(
     Ok(extra)
 }
 
-/// Writes all weights into `folder`, one safetensors file per source, under the published names and shapes.
+/// Writes all weights into `folder`, one safetensors file per source, under the published names and
+/// shapes.
 ///
 /// # Errors
-/// When a file cannot be written.
+/// If a file cannot be written.
 pub fn export(model: &VlJepa, parameters: &Parameters, folder: &Path) -> Result<(), ModelError> {
     for source in Source::ALL {
         let pieces = source.pieces(model);
@@ -179,10 +184,10 @@ pub fn export(model: &VlJepa, parameters: &Parameters, folder: &Path) -> Result<
     Ok(())
 }
 
-/// Reads a folder that [`export`] wrote.
+/// Reads all weights from a folder written by [`export`].
 ///
 /// # Errors
-/// As [`load`].
+/// Same as [`load`].
 pub fn import(
     model: &VlJepa,
     parameters: &mut Parameters,

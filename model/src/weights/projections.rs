@@ -1,4 +1,5 @@
-//! Our own names of what no published model has: the projections and the temperature.
+//! Tensor names of the projections and the temperature, which no published model has. They are the
+//! parameters' own names.
 
 use super::Piece;
 use crate::{Group, ParameterId, VlJepa};

@@ -1,4 +1,4 @@
-//! Reading safetensors tensor by tensor: a file is never in memory as a whole.
+//! Reads safetensors files tensor by tensor, so that a file is never in memory as a whole.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -12,13 +12,14 @@ use safetensors::tensor::{Metadata, TensorInfo};
 use super::{Piece, Source};
 use crate::{ModelError, Parameters, VlJepa};
 
-/// Larger headers are refused: the published ones are some 100 kB.
+/// Largest header that is read, in bytes. Headers of the published files have about 100 kB.
 const MAX_HEADER_BYTES: u64 = 100 << 20;
 
-/// Elements read and converted at once.
+/// Elements of a bf16 or f16 tensor that are read and converted at once. Bounds the buffer to 2
+/// MiB.
 const CHUNK: usize = 1 << 20;
 
-/// An open safetensors file.
+/// Open safetensors file, with its parsed header.
 struct Weights<'a> {
     path: &'a Path,
     file: File,
@@ -50,7 +51,8 @@ impl<'a> Weights<'a> {
         let io = |source| ModelError::File { path: path.to_owned(), source };
         let bad = |reason: String| ModelError::Format { path: path.to_owned(), reason };
         if path.extension().is_some_and(|e| e == "pt" || e == "pth" || e == "bin") {
-            let advice = "torch pickles run code when read; use the model's safetensors file";
+            let advice =
+                "PyTorch pickle files can run code when loaded; use the model's safetensors file";
             return Err(bad(advice.to_owned()));
         }
         let mut file = File::open(path).map_err(io)?;
@@ -59,7 +61,8 @@ impl<'a> Weights<'a> {
         file.read_exact(&mut length).map_err(io)?;
         let header_bytes = u64::from_le_bytes(length);
         if header_bytes > MAX_HEADER_BYTES || header_bytes + 8 > bytes {
-            return Err(bad("not a safetensors file: its header is longer than the file".into()));
+            let reason = "not a safetensors file: its header is longer than the file or 100 MiB";
+            return Err(bad(reason.to_owned()));
         }
         let mut header = Vec::new();
         file.by_ref().take(header_bytes).read_to_end(&mut header).map_err(io)?;
@@ -71,12 +74,12 @@ impl<'a> Weights<'a> {
         let end = tensors.values().map(|info| to_u64(info.data_offsets.1)).max().unwrap_or(0);
         if data_start + end > bytes {
             let needed = data_start + end;
-            return Err(bad(format!("cut short: {bytes} bytes of the {needed} it should have")));
+            return Err(bad(format!("the file is cut short: it has {bytes} of {needed} bytes")));
         }
         Ok(Self { path, file, data_start, tensors })
     }
 
-    /// The name in the file of each piece, and the names that belong to none.
+    /// Name of each piece in the file, and the names in the file that belong to no piece.
     fn find(
         &self,
         pieces: &[Piece],
@@ -101,7 +104,8 @@ impl<'a> Weights<'a> {
                 });
             }
             if !matches!(info.dtype, Dtype::F32 | Dtype::BF16 | Dtype::F16) {
-                let reason = format!("{name} holds {:?}; f32, bf16 or f16 is needed", info.dtype);
+                let reason =
+                    format!("{name} holds {:?}, but f32, bf16 or f16 is needed", info.dtype);
                 return Err(ModelError::Format { path: path(), reason });
             }
             found.push(name.clone());
@@ -114,7 +118,7 @@ impl<'a> Weights<'a> {
         Ok((found, extra))
     }
 
-    /// Reads a tensor into `values`, converting from its element type.
+    /// Reads a tensor into `values` and converts it to f32.
     fn read(&mut self, name: &str, values: &mut [f32]) -> Result<(), ModelError> {
         let io = |source| ModelError::File { path: self.path.to_owned(), source };
         let info = &self.tensors[name];

@@ -1,4 +1,5 @@
-//! Names of V-JEPA 2's encoder as transformers publishes it (`facebook/vjepa2-vitl-fpc64-256`).
+//! Tensor names of V-JEPA 2's encoder in the format of Hugging Face transformers
+//! (`facebook/vjepa2-vitl-fpc64-256`).
 
 use vljepa_recipes::schema;
 
@@ -6,12 +7,14 @@ use super::Piece;
 use crate::XEncoder;
 use crate::layers::{Linear, Norm};
 
-/// The encoder's tensors; the file's `predictor.*` is not VL-JEPA's predictor and has no place here.
+/// Pieces of the encoder. The file's `predictor.*` tensors belong to V-JEPA 2's own predictor,
+/// which VL-JEPA does not use.
 pub(super) fn pieces(encoder: &XEncoder, recipe: &schema::Model) -> Vec<Piece> {
     let x = &recipe.x_encoder;
     let mut pieces = Vec::new();
     linear(&mut pieces, "encoder.embeddings.patch_embeddings.proj", &encoder.patch);
-    // A convolution's weight, (d, 3, tubelet, patch, patch): the same elements in the same order.
+    // The file stores the weight of a convolution, (d, 3, tubelet, patch, patch), whose elements
+    // have the same order.
     pieces[0].shape = vec![x.hidden_size, 3, x.tubelet_size, x.patch_size, x.patch_size];
     for (i, block) in encoder.stack.blocks.iter().enumerate() {
         let name = format!("encoder.layer.{i}");
@@ -32,13 +35,13 @@ pub(super) fn pieces(encoder: &XEncoder, recipe: &schema::Model) -> Vec<Piece> {
     pieces
 }
 
-/// `<name>.weight` and, where there is one, `<name>.bias`.
+/// Adds `<name>.weight` and, if the map has a bias, `<name>.bias`.
 pub(super) fn linear(pieces: &mut Vec<Piece>, name: &str, linear: &Linear) {
     pieces.push(Piece::whole(format!("{name}.weight"), &linear.weight));
     pieces.extend(linear.bias.as_ref().map(|bias| Piece::whole(format!("{name}.bias"), bias)));
 }
 
-/// `<name>.weight` and, of a layer norm, `<name>.bias`.
+/// Adds `<name>.weight` and, for a layer norm, `<name>.bias`.
 pub(super) fn norm(pieces: &mut Vec<Piece>, name: &str, norm: &Norm) {
     match norm {
         Norm::Rms { weight, .. } => pieces.push(Piece::whole(format!("{name}.weight"), weight)),

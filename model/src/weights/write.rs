@@ -1,4 +1,5 @@
-//! Writing safetensors straight from the flat buffers, on the host without a copy.
+//! Writes safetensors files straight from the flat buffers, without a copy if they are in host
+//! memory.
 
 use std::borrow::Cow;
 use std::os::unix::fs::PermissionsExt;
@@ -10,7 +11,7 @@ use safetensors::tensor::View;
 use super::Piece;
 use crate::{ModelError, Parameters, VlJepa};
 
-/// A piece as `safetensors` wants to see it.
+/// Shape and values of a piece, as `safetensors` serialises them.
 struct Borrowed<'a> {
     shape: &'a [usize],
     values: Cow<'a, [f32]>,
@@ -34,7 +35,7 @@ impl View for Borrowed<'_> {
     }
 }
 
-/// Writes `pieces` to `path`.
+/// Writes `pieces` to the safetensors file `path`.
 pub(super) fn write(
     model: &VlJepa,
     parameters: &Parameters,
@@ -56,6 +57,7 @@ pub(super) fn write(
         safetensors::SafeTensorError::IoError(source) => file(source),
         other => ModelError::Format { path: path.to_owned(), reason: other.to_string() },
     })?;
-    // The crate writes through a private temporary file; weights are for others to read.
+    // `safetensors` writes through a temporary file that only its owner may read. Other users may
+    // read exported weights.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644)).map_err(file)
 }

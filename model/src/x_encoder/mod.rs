@@ -1,6 +1,7 @@
-//! The X-encoder: V-JEPA 2's vision transformer, from frames to visual tokens.
+//! X-encoder: V-JEPA 2's vision transformer, which maps frames to visual tokens.
 //!
-//! Source: facebookresearch/vjepa2 `src/models/vision_transformer.py`; `facebook/vjepa2-vitl-fpc64-256` for the sizes.
+//! Source: `src/models/vision_transformer.py` in facebookresearch/vjepa2; sizes from
+//! `facebook/vjepa2-vitl-fpc64-256`.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,21 +17,21 @@ use crate::layers::{Activation, Attention, Block, Linear, Mlp, Norm, Sequence, S
 use crate::parameters::root;
 use crate::{Context, Gradients, Group, Keep, LayoutBuilder, ModelError, OnReady, Parameters};
 
-/// Colours of a pixel.
+/// Colour channels of a pixel: red, green, blue.
 const CHANNELS: usize = 3;
 
-/// Mean and deviation of `ImageNet`'s pixels, which V-JEPA 2 was trained with.
+/// Mean and standard deviation of `ImageNet`'s pixels, with which V-JEPA 2 was trained.
 const NORMALISATION: Normalisation =
     Normalisation { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] };
 
-/// The vision transformer.
+/// Vision transformer of V-JEPA 2.
 #[derive(Debug)]
 pub struct XEncoder {
-    /// Pixels of a tubelet's patch, (d, 3·tubelet·patch·patch).
+    /// Map of the pixels of one patch in one tubelet, (d, 3·tubelet·patch·patch).
     pub patch: Linear,
-    /// Blocks and final norm.
+    /// Blocks and the final norm.
     pub stack: Stack,
-    /// Whether it is trained.
+    /// Whether the encoder's weights are trained.
     pub trainable: bool,
     patch_size: usize,
     tubelet_size: usize,
@@ -44,17 +45,18 @@ pub struct XEncoder {
 /// Visual tokens of a batch of clips.
 #[derive(Debug)]
 pub struct Visual {
-    /// (b·N, d). Shared, because the predictor's backward pass reads it as well.
+    /// Visual tokens, (b·N, d). Shared because the predictor's backward pass reads them too.
     pub tokens: Arc<Tensor>,
-    /// Clips, b.
+    /// Number of clips, b.
     pub rows: usize,
-    /// Tokens of a clip, N.
+    /// Number of tokens per clip, N.
     pub tokens_per_row: usize,
-    /// What [`XEncoder::backward`] needs; none when frozen or told to keep nothing.
+    /// State for [`XEncoder::backward`]. `None` if the encoder is frozen or was told to keep
+    /// nothing.
     pub saved: Option<XEncoderSaved>,
 }
 
-/// What [`XEncoder::backward`] needs.
+/// State that [`XEncoder::backward`] consumes.
 #[derive(Debug)]
 pub struct XEncoderSaved {
     patches: Tensor,
@@ -93,12 +95,15 @@ impl XEncoder {
         }
     }
 
-    /// Visual tokens of `frames` (b, T, H, W, 3): u8 pixels, or f32 already normalised.
+    /// Visual tokens of `frames` (b, T, H, W, 3), which are u8 pixels, or f32 pixels that are
+    /// already normalised.
     ///
-    /// Clips shorter than a tubelet are repeated to one (as V-JEPA 2 does with single images). A frozen encoder keeps nothing.
+    /// A clip shorter than a tubelet is padded to one by repeating its last frame (as V-JEPA 2 does
+    /// with single images). A frozen encoder keeps no state.
     ///
     /// # Errors
-    /// When T is no multiple of the tubelet or H, W none of the patch, or memory is short.
+    /// If T is not a multiple of the tubelet size, H or W is not a multiple of the patch size, or
+    /// memory runs out.
     pub fn forward(
         &self,
         cx: Context<'_>,
@@ -118,10 +123,11 @@ impl XEncoder {
         Ok(Visual { tokens: Arc::new(tokens), rows, tokens_per_row, saved })
     }
 
-    /// Adds to the gradients of all weights, for the gradient of the tokens, `d_tokens` (b·N, d); `on_ready` hears which are complete.
+    /// Adds to the gradients of all weights, given `d_tokens` (b·N, d), the gradient of the tokens.
+    /// Calls `on_ready` whenever more gradients are complete.
     ///
     /// # Errors
-    /// When the forward pass kept nothing, shapes disagree, or memory is short.
+    /// If the forward pass kept nothing, shapes disagree, or memory runs out.
     pub fn backward(
         &self,
         cx: Context<'_>,
@@ -140,10 +146,11 @@ impl XEncoder {
         Ok(())
     }
 
-    /// Embedded patches (b·N, d) of `frames`, before the first block, and where they stand.
+    /// Embedded patches (b·N, d) of `frames`, before the first block, and the layout of their
+    /// sequences.
     ///
     /// # Errors
-    /// As [`Self::forward`].
+    /// Same as [`Self::forward`].
     pub fn embed(
         &self,
         cx: Context<'_>,
@@ -163,10 +170,10 @@ impl XEncoder {
         Ok((x, Sequence::new(self.device, lengths, vec![self.table(grid)?])?))
     }
 
-    /// The pixels of each patch, normalised: (b·N, 3·tubelet·patch·patch).
+    /// Normalised pixels of each patch, (b·N, 3·tubelet·patch·patch).
     ///
     /// # Errors
-    /// As [`Self::forward`].
+    /// Same as [`Self::forward`].
     pub fn patches(&self, cx: Context<'_>, frames: View<'_>) -> Result<Tensor> {
         let &[b, t, h, w, channels] = frames.shape() else {
             return Err(bad_frames(frames.shape()));
@@ -174,10 +181,10 @@ impl XEncoder {
         if t == 0 || channels != CHANNELS {
             return Err(bad_frames(frames.shape()));
         }
-        let repeated;
+        let padded;
         let frames = if t < self.tubelet_size {
-            repeated = self.repeated(cx, frames)?;
-            repeated.view()
+            padded = self.padded(cx, frames)?;
+            padded.view()
         } else {
             frames
         };
@@ -195,8 +202,8 @@ impl XEncoder {
         Ok(patches)
     }
 
-    /// Clips filled up to a tubelet with their last frame.
-    fn repeated(&self, cx: Context<'_>, frames: View<'_>) -> Result<Tensor> {
+    /// Clips padded to one tubelet by repeating their last frame.
+    fn padded(&self, cx: Context<'_>, frames: View<'_>) -> Result<Tensor> {
         let &[b, t, h, w, channels] = frames.shape() else {
             return Err(bad_frames(frames.shape()));
         };
@@ -231,7 +238,7 @@ fn bad_frames(found: &[usize]) -> KernelError {
     }
 }
 
-/// A block of the vision transformer.
+/// Registers a block of the vision transformer.
 fn vit_block(layout: &mut LayoutBuilder, name: &str, recipe: &schema::XEncoder) -> Block {
     let (d, f) = (recipe.hidden_size, recipe.intermediate_size);
     let heads =

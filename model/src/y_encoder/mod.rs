@@ -1,8 +1,10 @@
-//! The Y-encoder: a target text to its embedding.
+//! Y-encoder: maps a target text to its embedding.
 //!
-//! `EmbeddingGemma`'s transformer, mean over the tokens, the published Dense layers where the recipe wants them, and a linear map to
-//! the shared embedding (VL-JEPA §3.1). Frozen, only the map is trained; and with a loss that has no negatives not even the map:
-//! a trained map alone would reach loss zero by mapping every text to one point, while a fixed random one keeps distances.
+//! The encoder consists of `EmbeddingGemma`'s transformer, the mean over the tokens, the published
+//! Dense layers if the recipe asks for them, and a linear map to the shared embedding (VL-JEPA
+//! §3.1). If the text model is frozen, only the map is trained. If, in addition, the loss has no
+//! negatives, the map is not trained either: a trained map could reach loss zero by mapping every
+//! text to one point, while a fixed random map preserves distances.
 
 use std::sync::Arc;
 
@@ -12,29 +14,30 @@ use vljepa_recipes::schema;
 use crate::layers::{Embedded, Head, HeadSaved, Linear, Sequence, StackSaved, TextModel};
 use crate::{Context, Gradients, Group, Keep, LayoutBuilder, ModelError, OnReady, Parameters};
 
-/// The Y-encoder.
+/// Encoder of the target texts.
 #[derive(Debug)]
 pub struct YEncoder {
     /// Token embeddings and Gemma layers.
     pub text: TextModel,
-    /// Mean, Dense layers, map to the shared embedding.
+    /// Mean over each text, Dense layers, and map to the shared embedding.
     pub head: Head,
     /// Whether the text model is trained.
     pub trainable: bool,
     gradients_end: usize,
 }
 
-/// What [`YEncoder::backward`] needs.
+/// State that [`YEncoder::backward`] consumes.
 #[derive(Debug)]
 pub struct YEncoderSaved {
-    /// Token ids and the stack's state; `None` if the text model is frozen.
+    /// Token ids and the state of the stack, or `None` if the text model is frozen.
     text: Option<(Arc<[i32]>, StackSaved)>,
     sequence: Sequence,
     head: HeadSaved,
 }
 
 impl YEncoder {
-    /// Registers the encoder's parameters under `name`, and its projection, which is trained unless `project` is false.
+    /// Registers the encoder's parameters under `name`, and its projection. The projection is
+    /// trained if the text model is trainable or the loss `kind` has negatives (`InfoNCE`).
     #[must_use]
     pub fn new(
         layout: &mut LayoutBuilder,
@@ -66,10 +69,10 @@ impl YEncoder {
         Self { text, head, trainable: recipe.trainable, gradients_end }
     }
 
-    /// The embedding (b, e) of each target text.
+    /// Embedding (b, e) of each target text.
     ///
     /// # Errors
-    /// When a text is empty, an id is not in the vocabulary, or memory is short.
+    /// If a text is empty, an id is not in the vocabulary, or memory runs out.
     pub fn forward(
         &self,
         cx: Context<'_>,
@@ -90,10 +93,11 @@ impl YEncoder {
         Ok(Embedded { embedding, saved })
     }
 
-    /// Adds to the gradients of all trained weights, for the gradient of the embedding (b, e); `on_ready` hears which are complete.
+    /// Adds to the gradients of all trained weights, given `d_embedding` (b, e), the gradient of
+    /// the embedding. Calls `on_ready` whenever more gradients are complete.
     ///
     /// # Errors
-    /// When the forward pass kept nothing, shapes disagree, or memory is short.
+    /// If the forward pass kept nothing, shapes disagree, or memory runs out.
     pub fn backward(
         &self,
         cx: Context<'_>,

@@ -9,15 +9,16 @@ use vljepa_recipes::schema::LossKind;
 
 use crate::step::Step;
 
-/// Step of the five-point formula. The loss, near 1, carries f32 rounding of some 2e-6: 1.5 · 2e-6 / 0.02 = 1.5e-4 in a
-/// derivative; truncation, 0.02⁴·f⁽⁵⁾/30, is below that while the fifth derivative stays under 3e4.
+/// Step of the five-point formula. The loss is near 1 and has an f32 rounding error of about 2e-6,
+/// which gives an error of 1.5 · 2e-6 / 0.02 = 1.5e-4 in a derivative. The truncation error,
+/// 0.02⁴·f⁽⁵⁾/30, is smaller than that if the fifth derivative is below 3e4.
 const STEP: f32 = 0.02;
 
-/// The larger of the two errors, twice.
+/// About twice the larger of the two errors of [`STEP`], plus a margin.
 const TOLERANCE: f64 = 4e-4;
 
-/// The derivative of the loss along `direction` in one parameter.
-fn along(step: &mut Step, id: ParameterId, direction: &[f32]) -> f64 {
+/// Derivative of the loss along `direction` in one parameter.
+fn derivative_along(step: &mut Step, id: ParameterId, direction: &[f32]) -> f64 {
     let layout = step.model.layout().clone();
     let at = step.parameters.view(&layout, id).host_f32("test", "weights").unwrap().to_vec();
     let mut sum = 0.0;
@@ -33,7 +34,7 @@ fn along(step: &mut Step, id: ParameterId, direction: &[f32]) -> f64 {
     sum / (12.0 * f64::from(STEP))
 }
 
-/// A random direction of length one, and three single elements.
+/// A random direction of length one, and three directions of one random element each.
 fn directions(len: usize, seed: u64) -> Vec<Vec<f32>> {
     let noise = normal(seed, len);
     #[expect(clippy::cast_possible_truncation, reason = "a length near √n")]
@@ -58,14 +59,15 @@ fn check(kind: LossKind, mask_equal_targets: bool) {
         let gradient = gradients.view(&layout, id).host_f32("test", "gradient").unwrap();
         let mut any = false;
         for direction in directions(gradient.len(), 100 + i as u64) {
-            let (got, want) = (dot(gradient, &direction), along(&mut step, id, &direction));
+            let (got, want) =
+                (dot(gradient, &direction), derivative_along(&mut step, id, &direction));
             let tolerance = TOLERANCE + 3e-3 * want.abs();
             assert!(
                 (got - want).abs() < tolerance,
                 "{}: {got}, differences {want}",
                 parameter.name
             );
-            // The wrong input: half the gradient.
+            // A wrong gradient must fail: half the gradient.
             any |= (0.5 * got - want).abs() > tolerance;
         }
         tensors += 1;
@@ -98,7 +100,8 @@ fn the_temperature_is_clamped_and_can_come_back() {
     let (inside, d_inside) = gradient_at(1.9 * LN_10);
     let (outside, d_outside) = gradient_at(2.1 * LN_10);
     assert!(inside < 100.0 && (outside - 100.0).abs() < 1e-5);
-    // Random embeddings: the loss rises with α, so that the gradient lowers it, on either side of the clamp.
+    // With random embeddings the loss rises with α, so the gradient is positive on both sides of
+    // the clamp.
     assert!(d_inside > 0.0 && d_outside > 0.0);
 }
 
@@ -107,7 +110,7 @@ fn beyond_its_clamp_the_temperature_may_only_come_back() {
     let mut step = Step::tiny(LossKind::InfoNce, false);
     let (layout, id) = (step.model.layout().clone(), step.model.logit_scale());
     let Objective::InfoNce(info_nce) = step.model.objective else { panic!("InfoNCE") };
-    // What is judged is the sum over ranks: shares of single ranks differ in sign.
+    // `sum` stands for the gradient summed over ranks.
     let mut held = |value: f32, sum: f32| {
         let into = step.parameters.view_mut(&layout, id);
         into.host_f32_mut("test", "scale").unwrap()[0] = value;
@@ -118,7 +121,19 @@ fn beyond_its_clamp_the_temperature_may_only_come_back() {
         gradients.view(&layout, id).host_f32("test", "gradient").unwrap()[0].to_bits()
     };
     let (below, above) = (1.9 * LN_10, 2.1 * LN_10);
-    assert_eq!(held(below, -0.5), (-0.5f32).to_bits(), "below the clamp it goes where it likes");
-    assert_eq!(held(above, -0.5), 0.0f32.to_bits(), "beyond it, it goes no further");
-    assert_eq!(held(above, 0.5), 0.5f32.to_bits(), "and comes back");
+    assert_eq!(
+        held(below, -0.5),
+        (-0.5f32).to_bits(),
+        "below the clamp, the gradient is unchanged"
+    );
+    assert_eq!(
+        held(above, -0.5),
+        0.0f32.to_bits(),
+        "beyond the clamp, a gradient that raises α is zero"
+    );
+    assert_eq!(
+        held(above, 0.5),
+        0.5f32.to_bits(),
+        "beyond the clamp, a gradient that lowers α is kept"
+    );
 }

@@ -1,4 +1,4 @@
-//! Counts, order and alignment of the parameters.
+//! Counts, order, alignment and initial values of the parameters; sizes that are refused.
 
 use std::collections::BTreeSet;
 
@@ -17,15 +17,16 @@ fn the_paper_s_model_has_the_published_numbers_of_parameters() {
     let model = published();
     let layout = model.layout();
     let under = |prefix: &str| layout.count(|p| p.name.starts_with(prefix));
-    // facebook/vjepa2-vitl-fpc64-256, encoder.
+    // The encoder of facebook/vjepa2-vitl-fpc64-256.
     assert_eq!(under("x_encoder."), 303_885_312);
-    // Eight of meta-llama/Llama-3.2-1B's layers, and its token embeddings.
+    // Eight layers of meta-llama/Llama-3.2-1B, and its token embeddings.
     assert_eq!(under("predictor.layers."), 486_572_032);
     assert_eq!(under("predictor.embedding."), 262_668_288);
     // google/embeddinggemma-300m, without its Dense layers.
     assert_eq!(under("y_encoder."), 302_863_104);
     assert_eq!(under("projections.y_head."), 1_181_184);
-    // "490M" trainable parameters of the predictor (paper §3.1): layers, norm, vision projection, head.
+    // The predictor's "490M trainable parameters" (paper §3.1): layers, norm, vision projection,
+    // head.
     let trained = |name: &str| {
         let projections = ["projections.vision.", "projections.predictor_head."];
         name.starts_with("predictor.") || projections.iter().any(|p| name.starts_with(p))

@@ -1,6 +1,7 @@
-//! The whole model on small sizes: gradients by finite differences, recompute, layout, files of weights.
+//! Tests of the whole model at small sizes: gradients against finite differences, recompute,
+//! layout, weights files.
 #![expect(unreachable_pub, reason = "modules of one test binary share their helpers")]
-#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+#![expect(clippy::unwrap_used, reason = "a helper that panics fails its test")]
 
 mod finite_differences;
 mod layout;

@@ -1,4 +1,5 @@
-//! One forward and backward pass of a small model over a ragged batch.
+//! Forward and backward pass of a small model over a ragged batch: recompute, memory, completed
+//! gradients.
 
 use vljepa_kernels::testing::{bytes, indices, normal};
 use vljepa_kernels::{Arena, Device, Packed, Stream, Tensor, View};
@@ -21,13 +22,14 @@ pub struct Step {
 }
 
 impl Step {
-    /// Three clips of two frames; a query of three tokens, none, and one; targets of two, five and two tokens.
+    /// Three rows: clips of two frames, queries of three, zero and one tokens, targets of two, five
+    /// and two tokens.
     pub fn new(recipe: &Model, loss: &Loss) -> Self {
         let recipe = Model { initialisation: Initialisation::FanIn, ..recipe.clone() };
         let model = VlJepa::new(&recipe, loss, Device::Host).unwrap();
         let mut parameters = Parameters::new(model.layout(), Device::Host).unwrap();
         parameters.initialise(model.layout(), 3).unwrap();
-        // Norms and biases away from one and zero, which hide mistakes.
+        // Move norms and biases away from one and zero, which would hide mistakes.
         for (seed, buffer) in [(5, &mut parameters.trainable), (6, &mut parameters.frozen)] {
             let values = buffer.view_mut().host_f32_mut("test", "weights").unwrap();
             let noise = normal(seed, values.len());
@@ -59,7 +61,7 @@ impl Step {
         &self.arena
     }
 
-    /// Predicted and target embeddings, keeping nothing.
+    /// Predicted and target embeddings of a forward pass that keeps nothing.
     pub fn embeddings(&self) -> (Tensor, Tensor) {
         let (model, parameters, cx) = (&self.model, &self.parameters, self.cx());
         let visual =
@@ -91,12 +93,13 @@ impl Step {
         }
     }
 
-    /// Embeddings of the pass, whose gradients are added to `gradients`.
+    /// Forward and backward pass. Returns the predicted and target embeddings, and adds to
+    /// `gradients`.
     pub fn backward(&self, gradients: &mut Gradients, keep: Keep) -> (Vec<f32>, Vec<f32>) {
-        self.backward_heard(gradients, keep, &mut |_, _| {})
+        self.backward_with(gradients, keep, &mut |_, _| {})
     }
 
-    fn backward_heard(
+    fn backward_with(
         &self,
         gradients: &mut Gradients,
         keep: Keep,
@@ -151,7 +154,8 @@ fn forward_again_gives_the_same_bits_whether_it_keeps_or_not() {
     let step = Step::tiny(LossKind::InfoNce, false);
     let mut gradients = Gradients::new(step.model.layout(), Device::Host).unwrap();
     let (predicted, target) = step.backward(&mut gradients, Keep::EVERYTHING);
-    // GradCache: embed without keeping, then run again and backward; both passes must agree to the bit.
+    // GradCache embeds without keeping state, then runs forward again for backward. Both passes
+    // must agree bit for bit.
     for _ in 0..2 {
         let (p, t) = step.embeddings();
         assert_eq!(*p.to_f32().unwrap(), predicted);
@@ -171,10 +175,10 @@ fn gradients_do_not_change_after_they_were_announced_and_all_are_announced() {
         let step = Step::tiny(kind, frozen);
         let mut gradients = Gradients::new(step.model.layout(), Device::Host).unwrap();
         let mut announced: Vec<(usize, Vec<f32>)> = Vec::new();
-        let mut hear = |gradients: &mut Gradients, end: usize| {
+        let mut on_ready = |gradients: &mut Gradients, end: usize| {
             announced.push((end, gradients.flat.view().part(0, &[end]).to_f32().unwrap().to_vec()));
         };
-        step.backward_heard(&mut gradients, Keep::EVERYTHING, &mut hear);
+        step.backward_with(&mut gradients, Keep::EVERYTHING, &mut on_ready);
         let last = gradients.flat.to_f32().unwrap();
         for (end, then) in &announced {
             assert_eq!(then[..], last[..*end], "announced up to {end} of {}", last.len());
@@ -182,7 +186,8 @@ fn gradients_do_not_change_after_they_were_announced_and_all_are_announced() {
         let ends: Vec<usize> = announced.iter().map(|(end, _)| *end).collect();
         assert!(ends.is_sorted(), "{ends:?}");
         assert_eq!(ends.last(), Some(&last.len()), "{ends:?}");
-        // Two predictor blocks and the parts' ends at least; what is announced late cannot travel early.
+        // At least the two predictor blocks and the end of each part are announced. Gradients that
+        // are announced late could not be reduced early.
         assert!(ends[0] * 2 < last.len() && ends.len() >= 4, "{ends:?} of {}", last.len());
     }
 }

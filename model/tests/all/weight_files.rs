@@ -1,4 +1,4 @@
-//! Files of weights: round trips, and what is wrong with a file is said.
+//! Weights files: round trips, and errors that name the problem of a damaged file.
 
 use std::collections::BTreeMap;
 use std::path::Path;

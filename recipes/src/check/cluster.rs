@@ -1,4 +1,4 @@
-//! Rules of `cluster`.
+//! Rules for the keys under `cluster`.
 
 use super::Problems;
 use crate::schema::{ControlPlane, Recipe, Scheduler, Slurm};
@@ -9,7 +9,7 @@ pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
     found.positive("cluster", &counts);
     if cluster.nodes.checked_mul(cluster.ranks_per_node).is_none_or(|ranks| ranks > 1 << 20) {
         let what = format!("{} nodes × {} ranks", cluster.nodes, cluster.ranks_per_node);
-        found.add("cluster.nodes", what, "take at most a million ranks");
+        found.add("cluster.nodes", what, "use at most 1,048,576 ranks in total");
     }
     if cluster.start_timeout_s == 0 {
         found.add("cluster.start_timeout_s", "is 0", "give it at least 1; the default is 600");
@@ -17,7 +17,8 @@ pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
     check_control(&cluster.control, found);
     if !(5..=3600).contains(&cluster.restart.hang_floor_s) {
         let what = format!("is {}", cluster.restart.hang_floor_s);
-        let help = "take 5 to 3600; a machine under load pauses for seconds; the default is 20";
+        let help =
+            "use 5 to 3600, since a machine under load pauses for seconds; the default is 20";
         found.add("cluster.restart.hang_floor_s", what, help);
     }
     if cluster.collective_timeout_s == 0 {
@@ -35,7 +36,7 @@ pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
                 found.add("cluster.nodes", what, help);
             }
             if cluster.restart.spare_nodes > 0 {
-                let help = "write `scheduler: slurm`, or remove it";
+                let help = "write `scheduler: slurm`, or remove this key";
                 found.add("cluster.restart.spare_nodes", "this machine has no other nodes", help);
             }
         }
@@ -45,16 +46,16 @@ pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
 
 fn check_control(control: &ControlPlane, found: &mut Problems) {
     let host = &control.host;
-    let strange = |c: char| c.is_whitespace() || "/[]@".contains(c);
+    let forbidden = |c: char| c.is_whitespace() || "/[]@".contains(c);
     let with_port = host.rsplit_once(':').is_some_and(|(name, _)| !name.contains(':'));
-    if host.contains(strange) || with_port {
-        let what = format!("`{host}` is neither a name nor an address");
-        let help = "write a host name or an IP address; the port is cluster.control.port";
+    if host.contains(forbidden) || with_port {
+        let what = format!("`{host}` is not a host name or IP address");
+        let help = "write the host alone; the port is a key of its own, cluster.control.port";
         found.add("cluster.control.host", what, help);
     }
     if !(30..=3600).contains(&control.silence_s) {
         let what = format!("is {}", control.silence_s);
-        let help = "take 30 to 3600; the supervisor gives a sign every 15 s; the default is 120";
+        let help = "use 30 to 3600, since the supervisor sends a sign of life every 15 s; the default is 120";
         found.add("cluster.control.silence_s", what, help);
     }
 }
@@ -74,27 +75,27 @@ fn check_slurm(slurm: &Slurm, found: &mut Problems) {
     match time_limit_s(&slurm.time_limit) {
         None if slurm.time_limit.is_empty() => {}
         None => {
-            let what = format!("`{}` is not a time of Slurm's", slurm.time_limit);
+            let what = format!("`{}` is not a Slurm time limit", slurm.time_limit);
             let help = "write days-hours:minutes:seconds (`2-00:00:00`) or hours:minutes:seconds (`48:00:00`)";
             found.add("cluster.slurm.time_limit", what, help);
         }
         Some(limit_s) if limit_s <= slurm.signal_ahead_s => {
-            let what = format!("{} s ahead of a limit of {limit_s} s", slurm.signal_ahead_s);
-            let help =
-                "the run would save itself at once: lengthen time_limit or shorten signal_ahead_s";
+            let what = format!("is {} s, but the time limit is {limit_s} s", slurm.signal_ahead_s);
+            let help = "the run would save and stop at once: increase time_limit or decrease signal_ahead_s";
             found.add("cluster.slurm.signal_ahead_s", what, help);
         }
         Some(_) => {}
     }
     for (index, line) in slurm.extra.iter().enumerate() {
         if !line.starts_with('-') || line.contains('\n') {
-            let what = format!("`{line}` is not an option of sbatch");
+            let what = format!("`{line}` is not an sbatch option");
             found.add(format!("cluster.slurm.extra.{index}"), what, "write `--option=value`");
         }
     }
 }
 
-/// Seconds of Slurm's `--time`: `M`, `M:S`, `H:M:S`, `D-H`, `D-H:M` or `D-H:M:S` (sbatch's manual); none for anything else.
+/// Parses the argument of sbatch's `--time` to seconds: `M`, `M:S`, `H:M:S`, `D-H`, `D-H:M` or
+/// `D-H:M:S`. Returns `None` for any other text.
 fn time_limit_s(text: &str) -> Option<u64> {
     let number = |digits: &str| {
         let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());

@@ -1,4 +1,4 @@
-//! Rules of `data`.
+//! Rules for the keys under `data`, and for the tokenizers.
 
 use super::Problems;
 use crate::schema::{Recipe, Source, TextSource};
@@ -7,17 +7,17 @@ pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
     let data = &recipe.data;
     if data.sources.is_empty() {
         let help = "add one: `name: {shards: …, visual: video, targets: [{from: caption}]}`";
-        found.add("data.sources", "there is none", help);
+        found.add("data.sources", "is empty", help);
     }
     for (name, source) in &data.sources {
-        super::name(found, &format!("data.sources.{name}"), name);
+        super::check_name(found, &format!("data.sources.{name}"), name);
         check_source(recipe, name, source, found);
     }
     let window =
         [("prefetch_batches", data.prefetch_batches), ("shuffle_window", data.shuffle_window)];
     found.positive("data", &window);
     if !(0.0..=1.0).contains(&data.bad_samples.max_fraction) {
-        let what = format!("{} is no share", data.bad_samples.max_fraction);
+        let what = format!("{} is not a fraction", data.bad_samples.max_fraction);
         found.add("data.bad_samples.max_fraction", what, "give it a number from 0 to 1");
     }
     tokenizers(recipe, found);
@@ -31,7 +31,7 @@ fn check_source(recipe: &Recipe, name: &str, source: &Source, found: &mut Proble
     }
     if source.targets.is_empty() {
         let help = "add one: `- {from: caption}`";
-        found.add(format!("{key}.targets"), "no rule says which text is the target", help);
+        found.add(format!("{key}.targets"), "is empty, so no text can be the target", help);
     } else if source.targets.iter().all(|rule| rule.weight == 0) {
         let help = "give one of them a weight above 0";
         found.add(format!("{key}.targets"), "all weights are 0", help);
@@ -41,18 +41,22 @@ fn check_source(recipe: &Recipe, name: &str, source: &Source, found: &mut Proble
         match rule.from {
             TextSource::Caption if rule.kind.is_some() => {
                 let help = "remove `kind`, or write `from: questions`";
-                found.add(format!("{key}.kind"), "captions have no kind", help);
+                found.add(format!("{key}.kind"), "captions have no `kind`", help);
             }
             TextSource::Questions if !rule.query.is_empty() => {
                 let help = "remove `query`, or write `from: caption`";
-                found.add(format!("{key}.query"), "questions bring their own query", help);
+                found.add(format!("{key}.query"), "each question is its own query", help);
+            }
+            TextSource::Questions if rule.field.is_some() => {
+                let help = "remove `field`, or write `from: caption`";
+                found.add(format!("{key}.field"), "questions are read from `questions`", help);
             }
             TextSource::Caption | TextSource::Questions => {}
         }
     }
 }
 
-/// Clips are cut into tubelets.
+/// Reports a number of frames that cannot be divided into tubelets.
 pub(super) fn check_frames(recipe: &Recipe, key: &str, frames: usize, found: &mut Problems) {
     let tubelet = recipe.model.x_encoder.tubelet_size;
     if frames == 0 {
@@ -60,12 +64,12 @@ pub(super) fn check_frames(recipe: &Recipe, key: &str, frames: usize, found: &mu
     } else if tubelet > 0 && !frames.is_multiple_of(tubelet) {
         let what = format!("{frames} frames do not divide into tubelets of {tubelet}");
         let more = frames.next_multiple_of(tubelet);
-        let help = format!("take a multiple of model.x_encoder.tubelet_size, such as {more}");
+        let help = format!("use a multiple of model.x_encoder.tubelet_size, such as {more}");
         found.add(key, what, help);
     }
 }
 
-/// A path to shards that can be meant.
+/// Reports a shard name that is empty, a URL or has a faulty brace.
 pub(super) fn shards(found: &mut Problems, key: &str, shards: &str) {
     let shards = shards.trim();
     if shards.is_empty() {
@@ -75,8 +79,8 @@ pub(super) fn shards(found: &mut Problems, key: &str, shards: &str) {
             "name a folder, a tar, or a range such as `clips-{000000..000127}.tar`",
         );
     } else if let Some((scheme, _)) = shards.split_once("://") {
-        let what = format!("`{scheme}://` cannot be read");
-        found.add(key, what, "shards are files: name a folder, a tar or a range of tars");
+        let what = format!("`{scheme}://` is not supported");
+        found.add(key, what, "shards must be files: name a folder, a tar or a range of tars");
     } else if let Err(why) = crate::shard_names::first_and_last(shards) {
         found.add(key, why, "a range is `clips-{000000..000127}.tar`");
     }
@@ -88,13 +92,13 @@ fn tokenizers(recipe: &Recipe, found: &mut Problems) {
         let help = "name the `tokenizer.json` of the targets";
         found.add(
             "model.y_encoder.tokenizer",
-            "is not set, and every sample has a target text",
+            "is not set, but target texts are tokenized with it",
             help,
         );
     }
     if model.predictor.tokenizer.is_some() {
         return;
     }
-    let what = "is not set, and the predictor is asked in words";
+    let what = "is not set, but queries are tokenized with it";
     found.add("model.predictor.tokenizer", what, "name the `tokenizer.json` of the queries");
 }

@@ -1,4 +1,4 @@
-//! Rules of `evaluation`.
+//! Rules for the keys under `evaluation`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,10 +10,10 @@ pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
     let mut metrics: BTreeMap<String, usize> = BTreeMap::new();
     for (index, task) in recipe.evaluation.tasks.iter().enumerate() {
         let key = format!("evaluation.tasks.{index}");
-        super::name(found, &format!("{key}.name"), &task.name);
+        super::check_name(found, &format!("{key}.name"), &task.name);
         for metric in task.metrics() {
             if let Some(earlier) = metrics.insert(metric.clone(), index) {
-                let what = format!("writes {metric}, which task {earlier} writes too");
+                let what = format!("gives the metric {metric}, which task {earlier} gives too");
                 found.add(format!("{key}.name"), what, "give each task a name of its own");
                 break;
             }
@@ -28,7 +28,11 @@ fn check_task(recipe: &Recipe, task: &Task, key: &str, found: &mut Problems) {
         super::data::check_frames(recipe, &format!("{key}.frames"), frames, found);
     }
     if task.limit == Some(0) {
-        found.add(format!("{key}.limit"), "is 0", "give it at least 1, or remove it to take all");
+        found.add(
+            format!("{key}.limit"),
+            "is 0",
+            "give it at least 1, or remove it to take all samples",
+        );
     }
     if task.kind != TaskKind::Triplets {
         super::data::shards(found, &format!("{key}.shards"), &task.shards);
@@ -36,12 +40,12 @@ fn check_task(recipe: &Recipe, task: &Task, key: &str, found: &mut Problems) {
     }
     json(found, &format!("{key}.shards"), Path::new(&task.shards));
     if task.frames.is_some() {
-        found.add(format!("{key}.frames"), "triplets have no visuals", "remove it");
+        found.add(format!("{key}.frames"), "triplets have no visual input", "remove it");
     }
     match task.control {
         Control::None | Control::Collapsed => {}
         Control::SingleFrame | Control::Reversed => {
-            found.add(format!("{key}.control"), "triplets have no visuals", "remove it");
+            found.add(format!("{key}.control"), "triplets have no visual input", "remove it");
         }
     }
 }
@@ -66,11 +70,11 @@ fn check_kind(task: &Task, key: &str, found: &mut Problems) {
         }
         TaskKind::Retrieval => {}
         TaskKind::QuestionAnswering { candidates, .. } => {
-            no_query(found, "the samples bring their questions");
+            no_query(found, "the query is each sample's question");
             let key = format!("{key}.kind.question_answering.candidates");
             check_candidates(candidates, &key, found);
         }
-        TaskKind::Triplets => no_query(found, "triplets have no visuals to ask about"),
+        TaskKind::Triplets => no_query(found, "triplets have no visual input to ask about"),
     }
 }
 
@@ -79,13 +83,13 @@ fn check_candidates(candidates: &Candidates, key: &str, found: &mut Problems) {
         Candidates::File(path) => json(found, key, path),
         Candidates::Labels(labels) => {
             if labels.len() < 2 {
-                let what = format!("{} to choose from", labels.len());
-                found.add(key, what, "a choice needs at least 2");
+                let what = format!("has too few candidates: {}", labels.len());
+                found.add(key, what, "name at least 2 candidates to choose from");
             }
             for (index, label) in labels.iter().enumerate() {
                 if label.trim().is_empty() || labels[..index].contains(label) {
-                    let what = format!("`{label}` is empty or there twice");
-                    found.add(format!("{key}.{index}"), what, "list each once");
+                    let what = format!("`{label}` is empty or appears twice");
+                    found.add(format!("{key}.{index}"), what, "list each label once");
                 }
             }
         }
@@ -94,7 +98,7 @@ fn check_candidates(candidates: &Candidates, key: &str, found: &mut Problems) {
 
 fn json(found: &mut Problems, key: &str, path: &Path) {
     if path.extension().is_none_or(|extension| extension != "json") {
-        let what = format!("`{}` is not named as a JSON file", path.display());
-        found.add(key, what, "name a `.json` file; labels can also be a list: `[red, green]`");
+        let what = format!("`{}` does not end in `.json`", path.display());
+        found.add(key, what, "name a `.json` file; labels may also be a list: `[red, green]`");
     }
 }

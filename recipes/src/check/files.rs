@@ -1,4 +1,4 @@
-//! Files that a recipe names and a real start needs.
+//! Checks that the files that a recipe names exist.
 
 use std::path::Path;
 
@@ -6,8 +6,10 @@ use super::{Problem, Problems};
 use crate::schema::{Candidates, Recipe, TaskKind};
 use crate::shard_names::first_and_last;
 
-/// Files that are named and not there. A real start calls this on the machine that will run; checking and planning do not, because
-/// they also happen elsewhere.
+/// Returns a problem for each file of the recipe that does not exist.
+///
+/// It is called where the run starts. Checking and planning a recipe do not call it, because they
+/// also happen on machines without the files.
 #[must_use]
 pub fn check_files(recipe: &Recipe) -> Vec<Problem> {
     let mut found = Problems::default();
@@ -77,11 +79,16 @@ fn shards(found: &mut Problems, key: &str, shards: &str) {
         let any =
             std::fs::read_dir(path).is_ok_and(|mut entries| entries.any(|e| e.is_ok_and(is_tar)));
         if !any {
-            found.add(key, format!("the folder {} has no tar", path.display()), advice(path));
+            found.add(
+                key,
+                format!("the folder {} has no `.tar` file", path.display()),
+                advice(path),
+            );
         }
         return;
     }
-    // The ends of a range: a gap inside is found when the shards are indexed, without a look at a million files here.
+    // Only the ends of a range are checked, because it may hold a million files. A gap inside is
+    // found when the shards are indexed.
     let Ok(ends) = first_and_last(shards) else { return };
     if let Some(path) = ends.iter().find(|path| !path.is_file()) {
         found.add(key, format!("there is no shard {}", path.display()), advice(path));
@@ -90,8 +97,8 @@ fn shards(found: &mut Problems, key: &str, shards: &str) {
 
 fn advice(path: &Path) -> String {
     if path.starts_with("datasets/quickstart") {
-        return "make the quickstart's set first: `vljepa-shards synth datasets/quickstart`"
+        return "make the quickstart's data set first: `vljepa-shards synth datasets/quickstart`"
             .to_owned();
     }
-    "paths are relative to the folder the command is started in".to_owned()
+    "paths are relative to the folder in which the command is started".to_owned()
 }

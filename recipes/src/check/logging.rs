@@ -1,11 +1,11 @@
-//! Rules of `logging`.
+//! Rules for the keys under `logging`.
 
 use std::net::SocketAddr;
 
 use super::Problems;
 use crate::schema::Recipe;
 
-/// Steps that may be traced: a step of the paper's model notes some thousands of kernels.
+/// Largest number of traced steps. A step of the paper's model records some thousands of kernels.
 const MAX_TRACED_STEPS: u64 = 100;
 
 pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
@@ -16,26 +16,27 @@ pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
     let address = &logging.prometheus;
     if !address.is_empty() && address.parse::<SocketAddr>().is_err() {
         let what = format!("`{address}` is not an address and a port");
-        let help = "write `0.0.0.0:9401` for every network of the machine, `127.0.0.1:9401` for itself, or leave it empty";
+        let help = "write `0.0.0.0:9401` for every network of the machine, `127.0.0.1:9401` for this machine only, or leave it empty";
         found.add("logging.prometheus", what, help);
     }
     let Some(trace) = &logging.trace else { return };
     if trace.steps == 0 || trace.steps > MAX_TRACED_STEPS {
         let what = format!("is {}", trace.steps);
-        found.add("logging.trace.steps", what, format!("take 1 to {MAX_TRACED_STEPS}"));
+        found.add("logging.trace.steps", what, format!("use 1 to {MAX_TRACED_STEPS}"));
     }
-    let total = recipe.stages.iter().fold(0_u64, |sum, stage| sum.saturating_add(stage.steps));
+    let total = recipe.total_steps();
     if trace.first_step >= total && total > 0 {
-        let what = format!("{} is behind the run's last step, {}", trace.first_step, total - 1);
-        found.add("logging.trace.first_step", what, "take an earlier one, or remove `trace`");
+        let what = format!("{} is after the run's last step, {}", trace.first_step, total - 1);
+        found.add("logging.trace.first_step", what, "name an earlier step, or remove `trace`");
     }
     if trace.ranks.is_empty() {
-        found.add("logging.trace.ranks", "names no rank", "name one, such as `[0]`");
+        found.add("logging.trace.ranks", "is empty", "name at least one rank, such as `[0]`");
     }
     let world_size = recipe.cluster.world_size();
     for (index, rank) in trace.ranks.iter().enumerate().filter(|(_, rank)| **rank >= world_size) {
-        let what = format!("there is no rank {rank}: the run has {world_size}, counted from 0");
-        found.add(format!("logging.trace.ranks.{index}"), what, "name another");
+        let what =
+            format!("there is no rank {rank}: the run has {world_size} ranks, counted from 0");
+        found.add(format!("logging.trace.ranks.{index}"), what, "name another rank");
     }
 }
 
@@ -58,9 +59,9 @@ mod tests {
         for (set, text) in [
             ("logging.prometheus=:9401", "is not an address and a port"),
             ("logging.prometheus=localhost", "is not an address and a port"),
-            ("logging.trace={first_step: 0, steps: 0}", "take 1 to 100"),
-            ("logging.trace={first_step: 99999999}", "behind the run's last step"),
-            ("logging.trace={first_step: 0, ranks: []}", "names no rank"),
+            ("logging.trace={first_step: 0, steps: 0}", "use 1 to 100"),
+            ("logging.trace={first_step: 99999999}", "after the run's last step"),
+            ("logging.trace={first_step: 0, ranks: []}", "is empty"),
             ("logging.trace={first_step: 0, ranks: [0, 2]}", "there is no rank 2"),
             ("logging.trace={steps: 3}", "first_step"),
         ] {

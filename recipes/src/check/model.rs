@@ -1,4 +1,4 @@
-//! Rules of `model`, `loss`, `device` and `precision`.
+//! Rules for `device`, `precision` and the keys under `model` and `loss`.
 
 use super::Problems;
 use crate::schema::{Device, LossKind, Model, Precision, Recipe};
@@ -86,8 +86,8 @@ fn visual(model: &Model, found: &mut Problems) {
     if patch > 0 && !image.is_multiple_of(patch) {
         let what = format!("{image} pixels do not divide into patches of {patch}");
         let help = format!(
-            "take a multiple of model.x_encoder.patch_size, such as {}",
-            near(image, patch)
+            "use a multiple of model.x_encoder.patch_size, such as {}",
+            nearest_multiple(image, patch)
         );
         found.add("model.image_size", what, help);
     }
@@ -96,18 +96,19 @@ fn visual(model: &Model, found: &mut Problems) {
         return;
     }
     if !hidden.is_multiple_of(heads) {
-        let what = format!("{hidden} does not divide among {heads} heads");
-        let help = format!("take a multiple of num_heads, such as {}", near(hidden, heads));
+        let what = format!("{hidden} is not divisible by {heads} heads");
+        let help =
+            format!("use a multiple of num_heads, such as {}", nearest_multiple(hidden, heads));
         found.add("model.x_encoder.hidden_size", what, help);
     } else if hidden / heads < 6 || !(hidden / heads).is_multiple_of(2) {
-        let what = format!("heads of width {} cannot hold three rotary axes", hidden / heads);
+        let what = format!("heads of {} elements cannot hold three rotary axes", hidden / heads);
         let help = "hidden_size / num_heads must be even and at least 6";
         found.add("model.x_encoder.num_heads", what, help);
     }
 }
 
-/// The multiple of `step` nearest to `value`, at least one step.
-fn near(value: usize, step: usize) -> usize {
+/// Returns the multiple of `step` that is nearest to `value`, at least `step`.
+fn nearest_multiple(value: usize, step: usize) -> usize {
     ((value + step / 2) / step).max(1) * step
 }
 
@@ -119,13 +120,13 @@ fn attention(model: &Model, found: &mut Problems) {
     ] {
         if kv_heads > 0 && !heads.is_multiple_of(kv_heads) {
             let what =
-                format!("{heads} query heads do not divide among {kv_heads} key/value heads");
+                format!("{heads} query heads are not divisible by {kv_heads} key/value heads");
             let help = "num_heads must be a multiple of num_kv_heads";
             found.add(format!("{part}.num_kv_heads"), what, help);
         }
         if !head_dim.is_multiple_of(2) {
-            let what = format!("{head_dim} is odd, and rotary embeddings turn pairs");
-            found.add(format!("{part}.head_dim"), what, "take an even width");
+            let what = format!("{head_dim} is odd, but rotary embeddings rotate pairs of elements");
+            found.add(format!("{part}.head_dim"), what, "use an even number");
         }
     }
     let Some(scaling) = &p.rope_scaling else { return };
@@ -155,7 +156,7 @@ fn loss(recipe: &Recipe, found: &mut Problems) {
             "exp({}) = {start:.1} is above max_scale {}",
             temperature.initial_logit_scale, temperature.max_scale
         );
-        let help = "it is a logarithm: CLIP starts from ln(1/0.07) = 2.65926";
+        let help = "the key is a natural logarithm: CLIP starts from ln(1/0.07) = 2.65926";
         found.add("loss.temperature.initial_logit_scale", what, help);
     }
     match loss.kind {
@@ -169,7 +170,7 @@ fn loss(recipe: &Recipe, found: &mut Problems) {
             if recipe.model.y_encoder.trainable {
                 let what = "without negatives, a trained Y-encoder collapses to one point";
                 let help =
-                    "write `model.y_encoder.trainable: false` (paper §4.7c), or `kind: info_nce`";
+                    "write `model.y_encoder.trainable: false` (paper §4.7), or `kind: info_nce`";
                 found.add("loss.kind", what, help);
             }
         }

@@ -1,25 +1,26 @@
-//! Rules of `stages`, `optimizer` and `checkpoints`.
+//! Rules for the keys under `stages`, `optimizer` and `checkpoints`.
 
 use super::Problems;
 use crate::schema::{LossKind, Mixing, Optimizer, Recipe, Stage};
 use crate::suggest::suggestion;
 
-/// Parameter groups that a multiplier can name.
+/// Parameter groups that `optimizer.multipliers` may name.
 pub(crate) const GROUPS: [&str; 5] =
     ["x_encoder", "predictor", "y_encoder", "projections", "logit_scale"];
 
-/// Largest sum of a mixture's weights: the order of the draws is laid out once per that many samples.
+/// Largest sum of a mixture's weights. The sum is the length of a cycle of draws in which each
+/// source occurs exactly as often as its weight says.
 const MAX_WEIGHT_SUM: u64 = 1_000_000;
 
 pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
     if recipe.stages.is_empty() {
-        found.add("stages", "there is none", "add one with its steps, batch and frames");
+        found.add("stages", "is empty", "add a stage with its steps, batch and frames");
     }
     for (index, stage) in recipe.stages.iter().enumerate() {
         let key = format!("stages.{index}");
-        super::name(found, &format!("{key}.name"), &stage.name);
+        super::check_name(found, &format!("{key}.name"), &stage.name);
         if recipe.stages[..index].iter().any(|earlier| earlier.name == stage.name) {
-            let what = format!("`{}` is another stage's name", stage.name);
+            let what = format!("`{}` is the name of an earlier stage", stage.name);
             found.add(format!("{key}.name"), what, "give each stage a name of its own");
         }
         check_sizes(recipe, stage, &key, found);
@@ -28,7 +29,7 @@ pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
     }
     let total = recipe.stages.iter().try_fold(0_u64, |sum, stage| sum.checked_add(stage.steps));
     if total.is_none() {
-        found.add("stages", "the steps of all stages overflow", "take fewer steps");
+        found.add("stages", "the sum of all steps overflows 64 bits", "use fewer steps");
     }
     check_optimizer(&recipe.optimizer, found);
     if recipe.checkpoints.every_steps == 0 {
@@ -53,8 +54,8 @@ fn check_sizes(recipe: &Recipe, stage: &Stage, key: &str, found: &mut Problems) 
             "every rank needs a sample: raise `batch`, or lower cluster.nodes × ranks_per_node";
         found.add(format!("{key}.batch"), what, help);
     } else if stage.batch == 1 && recipe.loss.kind == LossKind::InfoNce {
-        let what = "InfoNCE compares the samples of a batch, and one has no negatives";
-        found.add(format!("{key}.batch"), what, "take at least 2");
+        let what = "InfoNCE compares the samples of a batch, and a single sample has no negatives";
+        found.add(format!("{key}.batch"), what, "use at least 2");
     }
     super::data::check_frames(recipe, &format!("{key}.frames"), stage.frames, found);
     if stage.micro_batch == Some(0) {
@@ -70,15 +71,15 @@ fn check_mixture(recipe: &Recipe, stage: &Stage, key: &str, found: &mut Problems
         let help = suggestion(name, names()).unwrap_or_else(|| {
             format!("data.sources has {}", names().collect::<Vec<_>>().join(", "))
         });
-        found.add(format!("{key}.mixture.{name}"), "is no source of `data.sources`", help);
+        found.add(format!("{key}.mixture.{name}"), "is not in `data.sources`", help);
     }
     let sum: u64 = stage.mixture.values().map(|&weight| u64::from(weight)).sum();
     if sum == 0 {
-        let what = if stage.mixture.is_empty() { "names no source" } else { "all weights are 0" };
+        let what = if stage.mixture.is_empty() { "is empty" } else { "all weights are 0" };
         found.add(format!("{key}.mixture"), what, "give a source a weight above 0");
     } else if sum > MAX_WEIGHT_SUM {
         let what = format!("the weights add up to {sum}");
-        let help = format!("shares need only small numbers: at most {MAX_WEIGHT_SUM} in all");
+        let help = format!("use smaller weights, which add up to at most {MAX_WEIGHT_SUM}");
         found.add(format!("{key}.mixture"), what, help);
     }
     if stage.mixing == Mixing::Batch {
@@ -90,7 +91,7 @@ fn check_mixture(recipe: &Recipe, stage: &Stage, key: &str, found: &mut Problems
         .find_map(|(name, source)| Some((name, source.frames.filter(|&f| f != stage.frames)?)));
     if let Some((name, frames)) = other {
         let what = format!(
-            "source `{name}` has {frames} frames and the stage {}, but samples of one batch are of one size",
+            "source `{name}` has {frames} frames and the stage has {}, but all samples of a batch need the same size",
             stage.frames
         );
         let help = "write `mixing: batch`, or remove the source's `frames`";
@@ -103,12 +104,13 @@ fn check_learning_rate(stage: &Stage, key: &str, found: &mut Problems) {
     let key = format!("{key}.learning_rate");
     found.above_zero(&key, &[("peak", rate.peak)]);
     if rate.warmup_steps > stage.steps {
-        let what = format!("{} steps of warm-up in a stage of {}", rate.warmup_steps, stage.steps);
-        let help = "the peak would never be reached: shorten the warm-up or lengthen the stage";
+        let what =
+            format!("{} warm-up steps in a stage of {} steps", rate.warmup_steps, stage.steps);
+        let help = "the rate would never reach its peak: shorten the warm-up or lengthen the stage";
         found.add(format!("{key}.warmup_steps"), what, help);
     }
     if !(0.0..=1.0).contains(&rate.final_fraction) {
-        let what = format!("{} is no share of the peak", rate.final_fraction);
+        let what = format!("{} is not a fraction of the peak", rate.final_fraction);
         found.add(format!("{key}.final_fraction"), what, "give it a number from 0 to 1");
     }
 }
@@ -116,8 +118,8 @@ fn check_learning_rate(stage: &Stage, key: &str, found: &mut Problems) {
 fn check_optimizer(optimizer: &Optimizer, found: &mut Problems) {
     for (index, beta) in optimizer.betas.iter().enumerate() {
         if !(0.0..1.0).contains(beta) {
-            let what = format!("{beta} is no decay rate");
-            let help = "give it a number from 0 up to, but not, 1";
+            let what = format!("{beta} is not a decay rate");
+            let help = "give it a number of at least 0 and below 1";
             found.add(format!("optimizer.betas.{index}"), what, help);
         }
     }
@@ -134,7 +136,7 @@ fn check_optimizer(optimizer: &Optimizer, found: &mut Problems) {
         if !GROUPS.contains(&group.as_str()) {
             let help = suggestion(group, GROUPS)
                 .unwrap_or_else(|| format!("the groups are {}", GROUPS.join(", ")));
-            found.add(&key, "is no parameter group", help);
+            found.add(&key, "is not a parameter group", help);
         }
         if !(value.is_finite() && *value >= 0.0) {
             found.add(&key, format!("is {value}"), "give it 0 or more");

@@ -1,36 +1,38 @@
-//! Bytes on a rank and between ranks.
+//! Memory of a rank and traffic between ranks, in bytes.
 
 use super::operations::Tokens;
 use super::parameters::parameters;
 use crate::schema::{Precision, Recipe, Recompute};
 
-/// A heap's share for blocks that are free but too short for what is needed: rehearsals of the
+/// Factor for heap fragmentation: free blocks that are too short for any request. Rehearsals of the
 /// recipes find 0 to 7 %.
-const HOLES: f64 = 1.04;
+const FRAGMENTATION: f64 = 1.04;
 
-/// Bytes of the fullest rank at the fullest moment of a step. A GPU's context, cuBLASLt and NCCL
+/// Memory of a rank in bytes when a step needs the most. The context of a GPU, cuBLASLt and NCCL
 /// need about 2 GB more.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Memory {
-    /// Weights in the precision that computes, trained and frozen.
+    /// Trained and frozen weights in the recipe's precision.
     pub weights: f64,
-    /// f32 master (with bf16) and both moments of what is trained; where the optimizer is sharded, a rank's share of the moments.
+    /// f32 master weights (with bf16) and both moments of the trained parameters. A sharded
+    /// optimizer counts a rank's share of the moments.
     pub optimizer: f64,
-    /// f32 gradients of what is trained.
+    /// f32 gradients of the trained parameters.
     pub gradients: f64,
-    /// Pixels of the rank's rows, and of those of the next step on their way.
+    /// Pixels of the rank's samples of this step and of the next one, which is uploaded meanwhile.
     pub frames: f64,
-    /// Tensors kept from forward to backward for one micro-batch, and the workspace of the layer
-    /// that is computed backward.
+    /// Tensors kept from the forward to the backward pass of one micro-batch, and the workspace of
+    /// the layer in the backward pass.
     pub activations: f64,
-    /// Visual features kept for the whole share of the rank, where micro-batches are embedded first.
+    /// Visual features of all of the rank's samples, which are kept if micro-batches are embedded
+    /// first and differentiated later.
     pub features: f64,
-    /// Embeddings of all ranks.
+    /// Predicted and target embeddings of all ranks.
     pub embeddings: f64,
 }
 
 impl Memory {
-    /// All of it.
+    /// Sum of all fields, in bytes.
     #[must_use]
     pub fn total(&self) -> f64 {
         self.weights
@@ -43,26 +45,28 @@ impl Memory {
     }
 }
 
-/// Bytes that a rank sends in one step. 0 for one rank.
+/// Bytes that a rank sends in one step; 0 if the run has one rank.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Traffic {
-    /// Gathering predictions, targets and, where equal targets are masked, their hashes.
+    /// All-gather of predicted and target embeddings and, with `loss.mask_equal_targets`, of the
+    /// targets' hashes.
     pub gathered_embeddings: f64,
-    /// Gathering the two vectors of log-sum-exps.
+    /// All-gather of the two vectors of log-sum-exps.
     pub gathered_statistics: f64,
-    /// Summing f32 gradients: 2·(R − 1)/R of them, as a ring does.
+    /// Ring all-reduce of the f32 gradients: 2·(R − 1)/R times their size for R ranks.
     pub reduced_gradients: f64,
 }
 
 impl Traffic {
-    /// All of it.
+    /// Sum of all fields, in bytes.
     #[must_use]
     pub fn total(&self) -> f64 {
         self.gathered_embeddings + self.gathered_statistics + self.reduced_gradients
     }
 }
 
-/// Bytes of a rank that owns `rows` samples and embeds `micro_batch` of them at once.
+/// Estimates the memory of a rank that owns `rows` samples of the given token counts and embeds
+/// `micro_batch` of them at once.
 #[must_use]
 pub fn memory(
     recipe: &Recipe,
@@ -88,7 +92,7 @@ pub fn memory(
         optimizer: trained * (8.0 / owners + master),
         gradients: trained * 4.0,
         frames: 2.0 * real(rows) * real(pixels(recipe, tokens)),
-        activations: HOLES
+        activations: FRAGMENTATION
             * real(micro_batch)
             * (activation_values(recipe, tokens, recompute) * element + feature),
         features: if keeps_features { real(rows) * feature } else { 0.0 },
@@ -96,67 +100,68 @@ pub fn memory(
     }
 }
 
-/// Bytes of a sample's frames: 3 for each pixel of its tubelets.
+/// Returns the bytes of a sample's frames: 3 for each pixel of its tubelets.
 fn pixels(recipe: &Recipe, tokens: Tokens) -> usize {
     let x = &recipe.model.x_encoder;
     tokens.visual * x.tubelet_size * x.patch_size * x.patch_size * 3
 }
 
-/// The layers of an encoder or of the predictor, in values of one token.
+/// Sizes of the layers of an encoder or of the predictor, in values per token.
 struct Stack {
     layers: usize,
     hidden: usize,
-    /// Queries, keys, values, the attended values, and queries and keys before norms of their own.
+    /// Queries, keys, values and attention output, and queries and keys before their norms if they
+    /// have norms.
     attention: usize,
-    /// Norms of the branches' results.
+    /// Number of norms on the outputs of the attention and the MLP branch.
     result_norms: usize,
-    /// Inside of the MLP before the activation: twice its width where it is gated.
+    /// Hidden values of the MLP before the activation: twice its width if the MLP is gated.
     before_activation: usize,
     after_activation: usize,
 }
 
 impl Stack {
-    /// What backward reads of a layer outside of its MLP: the stream and its norm before both
-    /// branches, attention, results.
-    fn outside(&self) -> usize {
+    /// Values outside the MLP that the backward pass of a layer reads: the residual stream and its
+    /// norm before both branches, attention, and the outputs of the branches.
+    fn outside_mlp(&self) -> usize {
         (4 + self.result_norms) * self.hidden + self.attention
     }
 
-    fn inside(&self) -> usize {
+    fn inside_mlp(&self) -> usize {
         self.before_activation + self.after_activation
     }
 
-    /// Values kept from forward to backward.
+    /// Values kept from the forward to the backward pass of all layers.
     fn kept(&self, recompute: Recompute) -> usize {
         self.layers
             * match recompute {
-                Recompute::None => self.outside() + self.inside(),
-                Recompute::Mlp => self.outside(),
+                Recompute::None => self.outside_mlp() + self.inside_mlp(),
+                Recompute::Mlp => self.outside_mlp(),
                 Recompute::Block => self.hidden,
             }
     }
 
-    /// Values of the backward pass of one layer beside what is kept, at its fullest, in the MLP:
-    /// what is computed again, the gradients of the stream, of the branch's result where that has a
-    /// norm, and of what stands before the activation.
+    /// Largest workspace of one layer's backward pass, which it needs in the MLP in addition to the
+    /// kept values: the recomputed values and the gradients of the residual stream, of the branch's
+    /// output if that has a norm, and of the values before the activation.
     fn workspace(&self, recompute: Recompute) -> usize {
-        let again = match recompute {
+        let recomputed = match recompute {
             Recompute::None => 0,
-            Recompute::Mlp => self.inside(),
-            Recompute::Block => self.outside() - self.hidden + self.inside(),
+            Recompute::Mlp => self.inside_mlp(),
+            Recompute::Block => self.outside_mlp() - self.hidden + self.inside_mlp(),
         };
-        again + self.hidden + self.result_norms.min(1) * self.hidden + self.before_activation
+        recomputed + self.hidden + self.result_norms.min(1) * self.hidden + self.before_activation
     }
 
-    /// Input and result of the norm behind the last layer.
+    /// Input and output of the norm after the last layer.
     fn last_norm(&self) -> usize {
         2 * self.hidden
     }
 }
 
-/// Values of a sample at the fullest of a step's moments: behind the forward pass, and in the last
-/// layer of each backward pass. They come in the order Y-encoder, predictor, X-encoder, and each
-/// frees what it has read.
+/// Returns the number of values that a sample needs when the step needs the most. The candidates
+/// are the end of the forward pass and the last layer of each backward pass. Backward passes run in
+/// the order Y-encoder, predictor, X-encoder, and each frees the values that it has read.
 fn activation_values(recipe: &Recipe, tokens: Tokens, recompute: Recompute) -> f64 {
     let model = &recipe.model;
     let (x, p, y) = (&model.x_encoder, &model.predictor, &model.y_encoder);
@@ -189,27 +194,27 @@ fn activation_values(recipe: &Recipe, tokens: Tokens, recompute: Recompute) -> f
     let in_predictor = tokens.visual + tokens.query;
     let kept_by_x = if x.trainable { tokens.visual * x_encoder.kept(recompute) } else { 0 };
     let kept_by_p = kept_by_x + in_predictor * predictor.kept(recompute);
-    let behind_p = kept_by_p + in_predictor * predictor.last_norm();
-    let mut fullest = behind_p.max(kept_by_p + in_predictor * predictor.workspace(recompute));
+    let after_p = kept_by_p + in_predictor * predictor.last_norm();
+    let mut most = after_p.max(kept_by_p + in_predictor * predictor.workspace(recompute));
     if y.trainable {
-        let kept = behind_p + tokens.target * y_encoder.kept(recompute);
-        let beside = y_encoder.last_norm().max(y_encoder.workspace(recompute));
-        fullest = fullest.max(kept + tokens.target * beside);
+        let kept = after_p + tokens.target * y_encoder.kept(recompute);
+        let workspace = y_encoder.last_norm().max(y_encoder.workspace(recompute));
+        most = most.max(kept + tokens.target * workspace);
     }
     if x.trainable {
-        fullest = fullest.max(kept_by_x + tokens.visual * x_encoder.workspace(recompute));
+        most = most.max(kept_by_x + tokens.visual * x_encoder.workspace(recompute));
     }
-    real(fullest)
+    real(most)
 }
 
-/// Bytes that each of `world_size` ranks sends in a step of `batch` samples.
+/// Estimates the bytes that each of `world_size` ranks sends in a step of `batch` samples.
 #[must_use]
 pub fn traffic(recipe: &Recipe, batch: usize, world_size: usize) -> Traffic {
     if world_size < 2 {
         return Traffic::default();
     }
     let ranks = real(world_size);
-    // In a ring every rank passes on what the others own.
+    // In a ring each rank forwards the parts of all ranks but one.
     let gathered = |bytes: f64| bytes * (ranks - 1.0) / ranks;
     let hash = if recipe.loss.mask_equal_targets { 8.0 } else { 0.0 };
     let row = 2.0 * real(recipe.model.embed_dim) * element_bytes(recipe.precision) + hash;
@@ -228,7 +233,7 @@ fn element_bytes(precision: Precision) -> f64 {
     }
 }
 
-/// A count as a real number. Counts stay far below 2⁵³.
+/// Converts a count to a floating-point number. Counts stay far below 2⁵³, so the result is exact.
 pub(super) fn real(count: impl TryInto<u64>) -> f64 {
     let count = count.try_into().unwrap_or(u64::MAX);
     #[expect(clippy::cast_precision_loss, reason = "an estimate: 53 bits are plenty")]
@@ -238,7 +243,7 @@ pub(super) fn real(count: impl TryInto<u64>) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{HOLES, memory, real, traffic};
+    use super::{FRAGMENTATION, memory, real, traffic};
     use crate::cost::Tokens;
     use crate::load;
     use crate::schema::Recompute;
@@ -252,7 +257,8 @@ mod tests {
     fn the_paper_s_batch_gathers_75_megabytes_a_side() {
         let recipe = pretrain();
         let sent = traffic(&recipe, 24_576, 192);
-        // 24,576 × 1,536 × 2 bytes = 75.5 MB, for predictions and for targets; 191/192 of it travels.
+        // 24,576 × 1,536 × 2 bytes = 75.5 MB, for predictions and for targets; a rank sends 191/192
+        // of it.
         let side = 24_576.0 * 1_536.0 * 2.0;
         assert!((sent.gathered_embeddings / (2.0 * side) - 191.0 / 192.0).abs() < 1e-9);
         assert!((sent.gathered_statistics - 24_576.0 * 8.0 * 191.0 / 192.0).abs() < 1e-6);
@@ -285,10 +291,10 @@ mod tests {
             .map(|recompute| memory(&recipe, tokens, 1, 1, recompute).activations);
         let outside = 4.0 * 2048.0 + 2.0 * 40.0 * 64.0;
         let inside = 3.0 * 8192.0;
-        // Seven of eight layers' insides, in bf16.
-        assert!((everything - mlp - HOLES * 256.0 * 2.0 * 7.0 * inside).abs() < 1.0);
-        // Of seven layers all but the input of 2,048.
-        assert!((mlp - block - HOLES * 256.0 * 2.0 * 7.0 * (outside - 2048.0)).abs() < 1.0);
+        // Seven of eight layers keep no hidden values of their MLP, in bf16.
+        assert!((everything - mlp - FRAGMENTATION * 256.0 * 2.0 * 7.0 * inside).abs() < 1.0);
+        // Seven layers keep only their input of 2,048 values.
+        assert!((mlp - block - FRAGMENTATION * 256.0 * 2.0 * 7.0 * (outside - 2048.0)).abs() < 1.0);
     }
 
     #[test]

@@ -1,37 +1,38 @@
-//! Operations of a sample.
+//! Operations of a training sample.
 
 use super::memory::real;
 use super::parameters::patch_values;
 use crate::schema::{Model, Recompute};
 
-/// Tokens of a sample.
+/// Numbers of tokens of a sample.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tokens {
-    /// Of the X-encoder.
+    /// Visual tokens that the X-encoder makes from the frames.
     pub visual: usize,
-    /// Of the query.
+    /// Tokens of the query; 0 without a query.
     pub query: usize,
-    /// Of the target text.
+    /// Tokens of the target text.
     pub target: usize,
 }
 
-/// Operations of one sample, by part.
+/// Operations of one training sample. A multiply-add counts as 2.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Operations {
-    /// X-encoder, forward.
+    /// Forward pass of the X-encoder.
     pub x_forward: f64,
-    /// Predictor with its projections, forward.
+    /// Forward pass of the predictor with its projections.
     pub predictor_forward: f64,
-    /// Y-encoder with its head, forward.
+    /// Forward pass of the Y-encoder with its head.
     pub y_forward: f64,
-    /// Backward through all that is trained.
+    /// Backward pass of all trained parts.
     pub backward: f64,
-    /// Forward a second time, where micro-batches are embedded first and differentiated later (GradCache).
+    /// Repeated forward operations: the second forward pass of GradCache, and the activations that
+    /// the backward pass computes again.
     pub recompute: f64,
 }
 
 impl Operations {
-    /// All of a training step.
+    /// Sum of all fields.
     #[must_use]
     pub fn total(&self) -> f64 {
         self.x_forward + self.predictor_forward + self.y_forward + self.backward + self.recompute
@@ -58,7 +59,7 @@ impl Operations {
     }
 }
 
-/// Visual tokens of a clip; an image counts the frames it is repeated to.
+/// Returns the number of visual tokens of a clip, or of an image that is repeated to `frames`.
 #[must_use]
 pub(super) fn visual_tokens(model: &Model, frames: usize) -> usize {
     let x = &model.x_encoder;
@@ -66,8 +67,11 @@ pub(super) fn visual_tokens(model: &Model, frames: usize) -> usize {
     frames.div_ceil(x.tubelet_size.max(1)).max(1) * side * side
 }
 
-/// Operations of one training sample. `embeds_twice` says that forward runs again before backward; a frozen X-encoder's features are
-/// kept, and its forward then runs once. `recompute` is what backward itself computes again.
+/// Estimates the operations of one training sample.
+///
+/// `embeds_twice` means that the forward pass runs a second time before the backward pass
+/// (GradCache). The forward pass of a frozen X-encoder still runs once, because its features are
+/// kept. `recompute` names the activations that the backward pass computes again.
 #[must_use]
 pub fn sample(
     model: &Model,
@@ -108,7 +112,7 @@ pub fn sample(
         predictor_forward + trained(x.trainable, x_forward) + trained(y.trainable, y_forward);
     let again = match recompute {
         Recompute::None => 0.0,
-        // A gated MLP's two maps into its inside, a plain one's one.
+        // A gated MLP computes two maps into its hidden layer again, a plain MLP one.
         Recompute::Mlp => {
             product(rows, p.num_layers * 2 * p.hidden_size * p.intermediate_size)
                 + trained(
@@ -141,9 +145,11 @@ mod tests {
     use super::{Tokens, sample, visual_tokens};
     use crate::schema::{Model, Recompute};
 
-    /// frames, query, target, then TFLOP of: X forward, predictor forward, predictor forward and backward, Y forward and backward,
-    /// total; then samples/s at 790 TFLOP/s plain and with everything trained computed twice. Worked out by hand from the published
-    /// widths, three decimals; `0.0006` allows for their rounding and for the 6 MFLOP of the head that the table leaves out.
+    /// Columns: frames; query and target tokens; TFLOP of X forward, predictor forward, predictor
+    /// forward and backward, Y forward and backward, total; samples/s at 790 TFLOP/s; the same if
+    /// all trained parts run forward twice. The values are computed by hand from the published
+    /// widths, to three decimals. The tolerance of `0.0006` covers their rounding and the 6 MFLOP
+    /// of the head, which the table leaves out.
     const TABLE: [(usize, usize, usize, [f64; 5], f64, f64); 7] = [
         (2, 0, 32, [0.162, 0.254, 0.763, 0.020, 0.945], 836.0, 655.0),
         (2, 0, 64, [0.162, 0.254, 0.763, 0.040, 0.965], 819.0, 641.0),
@@ -182,7 +188,8 @@ mod tests {
             );
             let twice = sample(&model, tokens, true, Recompute::None).total();
             assert!((rate(twice) - recomputed).abs() < 0.6, "{frames}: {}", rate(twice));
-            // Layers again are nearly all of the second forward pass; their MLPs' insides about half of it.
+            // Recomputed layers are nearly all of the forward pass; the hidden layers of their MLPs
+            // are about half of it.
             let [mlp, block] = [Recompute::Mlp, Recompute::Block]
                 .map(|recompute| sample(&model, tokens, false, recompute).recompute);
             let forward = found.predictor_forward + found.y_forward;

@@ -1,40 +1,46 @@
-//! Parameter counts by part.
+//! Parameter counts of the model.
 
 use crate::schema::Model;
 
-/// Parameter counts by part. Whether a part is trained follows the recipe.
+/// Number of parameters of each part of the model.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Parameters {
-    /// The whole X-encoder.
+    /// X-encoder with its patch embedding and final norm.
     pub x_encoder: usize,
-    /// The predictor's layers.
+    /// Transformer layers of the predictor.
     pub predictor_layers: usize,
-    /// Its final norm.
+    /// Final norm of the predictor.
     pub predictor_norm: usize,
-    /// Its token embedding table.
+    /// Token embedding table of the predictor.
     pub predictor_embedding: usize,
-    /// Visual tokens to the predictor's width.
+    /// Linear map from visual tokens to the predictor's width.
     pub vision_projection: usize,
-    /// Query embeddings to the predictor's width, where the recipe has one.
+    /// Linear map of the query embeddings; 0 unless `model.predictor.text_projection` is set.
     pub text_projection: usize,
-    /// The predictor's width to the shared embedding.
+    /// Linear map from the predictor's width to the shared embedding.
     pub predictor_head: usize,
-    /// The Y-encoder's layers and final norm.
+    /// Transformer layers and final norm of the Y-encoder.
     pub y_layers: usize,
-    /// Its token embedding table.
+    /// Token embedding table of the Y-encoder.
     pub y_embedding: usize,
-    /// Its two Dense layers, where the recipe has them.
+    /// The two Dense layers of the Y-encoder; 0 unless `model.y_encoder.dense_heads` is set.
     pub y_dense: usize,
-    /// The Y-encoder's width to the shared embedding.
+    /// Linear map from the Y-encoder's width to the shared embedding.
     pub y_head: usize,
-    /// InfoNCE's scale.
+    /// Scale of InfoNCE, a single parameter.
     pub logit_scale: usize,
-    /// Of all these, the trained ones.
+    /// Number of trained parameters among all of the above.
     pub trainable: usize,
 }
 
 impl Parameters {
-    /// All of them.
+    /// Bytes of a checkpoint: trained weights and both moments in f32.
+    #[must_use]
+    pub fn checkpoint_bytes(&self) -> u64 {
+        self.trainable as u64 * 12
+    }
+
+    /// Number of all parameters, trained or not.
     #[must_use]
     pub fn total(&self) -> usize {
         self.x_encoder
@@ -45,7 +51,8 @@ impl Parameters {
             + 1
     }
 
-    /// What the paper counts as the predictor: layers, norm, projections and head, without token embeddings.
+    /// Number of parameters that the paper counts as the predictor (§3.1: 490M): layers, norm,
+    /// projections and head, without token embeddings.
     #[must_use]
     pub fn predictor(&self) -> usize {
         self.predictor_layers
@@ -55,20 +62,20 @@ impl Parameters {
             + self.predictor_head
     }
 
-    /// The Y-encoder without its head.
+    /// Number of parameters of the Y-encoder without its head.
     #[must_use]
     pub fn y_encoder(&self) -> usize {
         self.y_layers + self.y_embedding + self.y_dense
     }
 
-    /// Parameters that are not trained.
+    /// Number of parameters that are not trained.
     #[must_use]
     pub fn frozen(&self) -> usize {
         self.total() - self.trainable
     }
 }
 
-/// Counts the parameters of a model.
+/// Counts the parameters of a model. The recipe decides which of them are trained.
 #[must_use]
 pub fn parameters(model: &Model) -> Parameters {
     let Model { x_encoder: x, predictor: p, y_encoder: y, .. } = model;
@@ -97,22 +104,22 @@ pub fn parameters(model: &Model) -> Parameters {
         logit_scale: 1,
         trainable: 0,
     };
-    let when = |trained: bool, count: usize| if trained { count } else { 0 };
+    let if_trained = |trained: bool, count: usize| if trained { count } else { 0 };
     counts.trainable = counts.predictor()
         + counts.y_head
         + counts.logit_scale
-        + when(x.trainable, counts.x_encoder)
-        + when(p.train_embeddings, counts.predictor_embedding)
-        + when(y.trainable, counts.y_encoder());
+        + if_trained(x.trainable, counts.x_encoder)
+        + if_trained(p.train_embeddings, counts.predictor_embedding)
+        + if_trained(y.trainable, counts.y_encoder());
     counts
 }
 
-/// Query, key, value and output matrices, none with a bias.
+/// Counts the query, key, value and output matrices of a layer, which have no biases.
 fn attention(hidden: usize, heads: usize, kv_heads: usize, head_dim: usize) -> usize {
     2 * hidden * heads * head_dim + 2 * hidden * kv_heads * head_dim
 }
 
-/// Everything has a bias here; norms have two vectors.
+/// Counts the X-encoder. All its matrices have biases, and its norms have a weight and a bias.
 fn x_encoder(model: &Model) -> usize {
     let x = &model.x_encoder;
     let (d, f) = (x.hidden_size, x.intermediate_size);
@@ -121,7 +128,7 @@ fn x_encoder(model: &Model) -> usize {
     x.num_layers * block + patch_embed + 2 * d
 }
 
-/// Values of one tubelet, three colours.
+/// Returns the number of values of one tubelet with three colours.
 pub(super) fn patch_values(model: &Model) -> usize {
     3 * model.x_encoder.tubelet_size * model.x_encoder.patch_size * model.x_encoder.patch_size
 }

@@ -1,20 +1,24 @@
-//! Achieved rates: the operations that a batch of real lengths needs, and what a device can do at most.
+//! Quantities for achieved rates: the operations that a sample of given lengths needs, and the peak
+//! rate of a device.
 
 use super::operations::{Tokens, sample, visual_tokens};
 use crate::schema::{Model, Recompute};
 
-/// Operations of the model for one row of `frames` frames, a query and a target of so many tokens: forward once and backward. What
-/// a rank computes twice to save memory is not counted, as in PaLM's model FLOPs utilization (arXiv 2204.02311, appendix B).
+/// Estimates the operations of one forward and backward pass of the model for a sample of `frames`
+/// frames with a query and a target of the given numbers of tokens. Operations that are repeated to
+/// save memory are not counted, as in PaLM's model FLOPs utilization (arXiv 2204.02311, appendix
+/// B).
 #[must_use]
 pub fn useful_operations(model: &Model, frames: usize, query: usize, target: usize) -> f64 {
     let tokens = Tokens { visual: visual_tokens(model, frames), query, target };
     sample(model, tokens, false, Recompute::None).total()
 }
 
-/// Highest rate of dense bf16 matrix products of a device by its name, 10¹² operations per second; none for what is not listed.
+/// Returns the peak rate of dense bf16 matrix products of a device, in 10¹² operations per second,
+/// or `None` if the device's name is not known.
 ///
-/// From NVIDIA's data sheets, which give the rate with sparsity, twice as much: H100 (SXM 1,979, PCIe 1,513, NVL 1,671) and H200 (SXM
-/// 1,979, NVL 1,671).
+/// The rates are half of those in NVIDIA's data sheets, which hold with sparsity: H100 (SXM 1,979,
+/// PCIe 1,513, NVL 1,671) and H200 (SXM 1,979, NVL 1,671).
 #[must_use]
 pub fn peak_tflops(device: &str) -> Option<f64> {
     if !["H100", "H200"].iter().any(|name| device.contains(name)) {

@@ -1,6 +1,6 @@
-//! A recipe that is right, and edits that make it wrong.
+//! A valid recipe, and edits that make it invalid.
 
-/// Loads as it is.
+/// A recipe that loads without problems.
 pub(super) const GOOD: &str = "\
 name: base
 model:
@@ -50,25 +50,26 @@ cluster:
   ranks_per_node: 2
 ";
 
-/// What is replaced, by what, the line and column shown, a part of what is said and of the help.
+/// The replaced text, its replacement, the reported line and column, and a part of the message and
+/// of the help.
 pub(super) type Row = (&'static str, &'static str, usize, usize, &'static str, &'static str);
 
-/// Keys and types.
+/// Mistakes of keys and types.
 #[rustfmt::skip]
 pub(super) const KEYS_AND_TYPES: &[Row] = &[
     ("num_kv_heads: 2", "num_kv_head: 2", 7, 5, "unknown key `num_kv_head`", "did you mean `num_kv_heads`?"),
     ("    learning_rate:", "    learning_rat:", 30, 5, "unknown key `learning_rat`", "`learning_rate`"),
     ("optimizer:", "optimiser:", 33, 1, "unknown key `optimiser`", "did you mean `optimizer`?"),
-    ("name: base", "colour: base\nname: base", 1, 1, "unknown key `colour`", "the keys here are `name`"),
-    ("batch: 8", "batch: eight", 27, 12, "stages.0.batch: expected a whole number, 0 or more, found the text `eight`", ""),
-    ("batch: 8", "batch: '8'", 27, 12, "found the text `8`", "has no quotes: `8`"),
+    ("name: base", "colour: base\nname: base", 1, 1, "unknown key `colour`", "valid keys here are `name`"),
+    ("batch: 8", "batch: eight", 27, 12, "stages.0.batch: expected a whole number, 0 or more, found the string `eight`", ""),
+    ("batch: 8", "batch: '8'", 27, 12, "found the string `8`", "has no quotes: `8`"),
     ("batch: 8", "batch: 8.5", 27, 12, "found the number 8.5", ""),
     ("batch: 8", "batch: -8", 27, 12, "found the number -8", ""),
     ("batch: 8", "batch: [8]", 27, 5, "found a list", ""),
     ("batch: 8", "batch:", 27, 5, "found nothing", "give the key a value"),
-    ("name: base", "name: 7", 1, 7, "name: expected a text, found the number 7", "quotes"),
-    ("mask_equal_targets: true", "mask_equal_targets: yes", 36, 23, "found the text `yes`", "write `true`"),
-    ("mask_equal_targets: true", "mask_equal_targets: off", 36, 23, "found the text `off`", "write `false`"),
+    ("name: base", "name: 7", 1, 7, "name: expected a string, found the number 7", "quotes"),
+    ("mask_equal_targets: true", "mask_equal_targets: yes", 36, 23, "found the string `yes`", "write `true`"),
+    ("mask_equal_targets: true", "mask_equal_targets: off", 36, 23, "found the string `off`", "write `false`"),
     ("mask_equal_targets: true", "mask_equal_targets: 1", 36, 23, "expected `true` or `false`", ""),
     ("    steps: 100\n", "", 25, 5, "stages.0: the key `steps` is missing", "add `steps: …`"),
     ("visual: video", "visual: vide", 16, 15, "`vide` is not one of `image`, `video`", "did you mean `video`?"),
@@ -76,70 +77,70 @@ pub(super) const KEYS_AND_TYPES: &[Row] = &[
     ("        classification:\n", "        clasification:\n", 42, 9, "`clasification` is not", "`classification`"),
     ("          field: motion\n", "", 42, 9, "the key `field` is missing", ""),
     ("candidates: [left, right]", "candidates: 5", 44, 23, "a list of labels or the path of a JSON file", ""),
-    ("candidates: [left, right]", "candidates: [left, 5]", 44, 30, "candidates.1: expected a text", "quotes"),
+    ("candidates: [left, right]", "candidates: [left, 5]", 44, 30, "candidates.1: expected a string", "quotes"),
     ("clip_norm: 1.0", "betas: [0.9]", 34, 3, "expected a list of length 2", ""),
     ("clip_norm: 1.0", "betas: [0.9, 0.95, 0.99]", 34, 3, "expected 2 values, found 3", ""),
     ("mixture: {clips: 2, images: 1}", "mixture: [clips]", 29, 5, "expected keys and values, found a list", ""),
 ];
 
-/// What is not YAML.
+/// Mistakes of YAML syntax.
 #[rustfmt::skip]
 pub(super) const SYNTAX: &[Row] = &[
-    ("    steps: 100\n", "    steps: 100\n    steps: 200\n", 27, 5, "`steps` is there twice", "keep one"),
+    ("    steps: 100\n", "    steps: 100\n    steps: 200\n", 27, 5, "`steps` appears twice", "keep one"),
     ("    batch: 8\n", "\tbatch: 8\n", 27, 1, "not YAML", "this is a tab"),
     ("name: base", "name: 'base", 2, 1, "not YAML", ""),
 ];
 
-/// Contradictions across keys.
+/// Problems that `crate::check` finds.
 #[rustfmt::skip]
 pub(super) const CONTRADICTIONS: &[Row] = &[
-    ("name: base", "name: a/b", 1, 7, "`a/b` is not a name", "letters, digits"),
+    ("name: base", "name: a/b", 1, 7, "`a/b` is not a valid name", "letters, digits"),
     ("batch: 8", "batch: 1", 27, 12, "a batch of 1 is smaller than the 2 ranks", "raise `batch`"),
     ("batch: 8", "batch: 0", 27, 12, "is 0", ""),
     ("frames: 4", "frames: 5", 28, 13, "5 frames do not divide into tubelets of 2", "such as 6"),
     ("image_size: 32", "image_size: 33", 3, 15, "33 pixels do not divide into patches of 8", "such as 32"),
-    ("hidden_size: 64", "hidden_size: 66", 4, 43, "66 does not divide among 4 heads", "such as 68"),
+    ("hidden_size: 64", "hidden_size: 66", 4, 43, "66 is not divisible by 4 heads", "such as 68"),
     ("hidden_size: 64", "hidden_size: 16", 4, 73, "three rotary axes", "at least 6"),
     ("head_dim: 16", "head_dim: 15", 8, 15, "15 is odd", "even"),
-    ("num_kv_heads: 2", "num_kv_heads: 3", 7, 19, "4 query heads do not divide among 3", ""),
+    ("num_kv_heads: 2", "num_kv_heads: 3", 7, 19, "4 query heads are not divisible by 3", ""),
     ("num_heads: 4\n", "num_heads: 0\n", 6, 16, "is 0", "at least 1"),
     ("    tokenizer: tokenizer.json\n  y_enc", "    max_query_tokens: 0\n    tokenizer: tokenizer.json\n  y_enc", 9, 23, "is 0", ""),
-    ("    tokenizer: tokenizer.json\n  y_enc", "  y_enc", 5, 3, "model.predictor.tokenizer: is not set, and the predictor is asked in words", "tokenizer.json"),
+    ("    tokenizer: tokenizer.json\n  y_enc", "  y_enc", 5, 3, "model.predictor.tokenizer: is not set, but queries are tokenized with it", "tokenizer.json"),
     ("  y_encoder:\n    tokenizer: tokenizer.json\n", "", 2, 1, "model.y_encoder.tokenizer: is not set", ""),
-    ("{clips: 2, images: 1}", "{clip: 2, images: 1}", 29, 21, "stages.0.mixture.clip: is no source", "did you mean `clips`?"),
+    ("{clips: 2, images: 1}", "{clip: 2, images: 1}", 29, 21, "stages.0.mixture.clip: is not in `data.sources`", "did you mean `clips`?"),
     ("{clips: 2, images: 1}", "{clips: 0, images: 0}", 29, 5, "all weights are 0", ""),
-    ("{clips: 2, images: 1}", "{}", 29, 5, "names no source", ""),
-    ("{clips: 2, images: 1}", "{clips: 4000000000, images: 1}", 29, 5, "add up to 4000000001", "small numbers"),
-    ("visual: image\n", "visual: image\n      frames: 2\n", 26, 5, "source `images` has 2 frames and the stage 4", "mixing: batch"),
+    ("{clips: 2, images: 1}", "{}", 29, 5, "is empty", ""),
+    ("{clips: 2, images: 1}", "{clips: 4000000000, images: 1}", 29, 5, "add up to 4000000001", "smaller weights"),
+    ("visual: image\n", "visual: image\n      frames: 2\n", 26, 5, "source `images` has 2 frames and the stage has 4", "mixing: batch"),
     ("    frames: 4\n", "    frames: 4\n    micro_batch: 0\n", 29, 18, "is 0", "whole share"),
-    ("warmup_steps: 10", "warmup_steps: 101", 32, 21, "101 steps of warm-up in a stage of 100", ""),
-    ("warmup_steps: 10", "final_fraction: 1.5", 32, 23, "1.5 is no share of the peak", ""),
+    ("warmup_steps: 10", "warmup_steps: 101", 32, 21, "101 warm-up steps in a stage of 100 steps", ""),
+    ("warmup_steps: 10", "final_fraction: 1.5", 32, 23, "1.5 is not a fraction of the peak", ""),
     ("peak: 1e-3", "peak: 0", 31, 13, "is 0", "above 0"),
     ("name: base", "name: base\nprecision: bf16", 2, 12, "computes in f32 only", "device: cuda"),
-    ("clip_norm: 1.0", "multipliers: {y_encodr: 0.1}", 34, 27, "is no parameter group", "`y_encoder`"),
+    ("clip_norm: 1.0", "multipliers: {y_encodr: 0.1}", 34, 27, "is not a parameter group", "`y_encoder`"),
     ("clip_norm: 1.0", "multipliers: {predictor: -1}", 34, 28, "is -1", "0 or more"),
-    ("clip_norm: 1.0", "betas: [0.9, 1.0]", 34, 16, "1 is no decay rate", ""),
+    ("clip_norm: 1.0", "betas: [0.9, 1.0]", 34, 16, "1 is not a decay rate", ""),
     ("clip_norm: 1.0", "weight_decay: -0.1", 34, 17, "is -0.1", ""),
     ("  mask_equal_targets: true", "  kind: l2", 36, 9, "collapses to one point", "trainable: false"),
     ("  mask_equal_targets: true", "  temperature: {initial_logit_scale: 100}", 36, 38, "is above max_scale 100", "ln(1/0.07)"),
-    ("from: questions", "from: questions\n          query: what?", 24, 18, "bring their own query", "remove"),
-    ("{from: caption, query: describe}", "{from: caption, kind: x}", 18, 33, "captions have no kind", ""),
+    ("from: questions", "from: questions\n          query: what?", 24, 18, "each question is its own query", "remove"),
+    ("{from: caption, query: describe}", "{from: caption, kind: x}", 18, 33, "captions have no `kind`", ""),
     ("{from: caption, query: describe}", "{from: caption, weight: 0}", 17, 7, "all weights are 0", ""),
-    ("shards: clips.tar", "shards: s3://bucket/clips.tar", 15, 15, "`s3://` cannot be read", ""),
+    ("shards: clips.tar", "shards: s3://bucket/clips.tar", 15, 15, "`s3://` is not supported", ""),
     ("images-{000000..000003}.tar", "images-{3..0}.tar", 20, 15, "counts backwards", "a range is"),
     ("    - name: motion\n", "    - name: motion\n      limit: 0\n", 40, 14, "is 0", "take all"),
     ("    - name: motion\n", "    - name: motion\n      frames: 3\n", 40, 15, "3 frames do not divide", ""),
-    ("candidates: [left, right]", "candidates: red", 44, 23, "`red` is not named as a JSON file", "a list"),
-    ("candidates: [left, right]", "candidates: [left]", 44, 11, "1 to choose from", "at least 2"),
-    ("candidates: [left, right]", "candidates: [left, left]", 44, 30, "there twice", ""),
+    ("candidates: [left, right]", "candidates: red", 44, 23, "`red` does not end in `.json`", "a list"),
+    ("candidates: [left, right]", "candidates: [left]", 44, 11, "too few candidates: 1", "at least 2"),
+    ("candidates: [left, right]", "candidates: [left, left]", 44, 30, "appears twice", ""),
     ("  ranks_per_node: 2", "  nodes: 2", 46, 10, "this machine is one node, not 2", "slurm"),
-    ("  ranks_per_node: 2", "  scheduler: slurm\n  slurm: {time_limit: 2 days}", 47, 23, "`2 days` is not a time of Slurm's", "2-00:00:00"),
-    ("  ranks_per_node: 2", "  scheduler: slurm\n  slurm: {time_limit: '5'}", 47, 3, "300 s ahead of a limit of 300 s", ""),
-    ("  ranks_per_node: 2", "  scheduler: slurm\n  slurm: {extra: [exclusive]}", 47, 19, "`exclusive` is not an option", "--option"),
-    ("  ranks_per_node: 2", "  control: {host: 'node 7'}", 46, 19, "`node 7` is neither a name nor an address", "cluster.control.port"),
-    ("  ranks_per_node: 2", "  control: {host: 'node7:99'}", 46, 19, "`node7:99` is neither a name nor an address", ""),
+    ("  ranks_per_node: 2", "  scheduler: slurm\n  slurm: {time_limit: 2 days}", 47, 23, "`2 days` is not a Slurm time limit", "2-00:00:00"),
+    ("  ranks_per_node: 2", "  scheduler: slurm\n  slurm: {time_limit: '5'}", 47, 3, "is 300 s, but the time limit is 300 s", ""),
+    ("  ranks_per_node: 2", "  scheduler: slurm\n  slurm: {extra: [exclusive]}", 47, 19, "`exclusive` is not an sbatch option", "--option"),
+    ("  ranks_per_node: 2", "  control: {host: 'node 7'}", 46, 19, "`node 7` is not a host name or IP address", "cluster.control.port"),
+    ("  ranks_per_node: 2", "  control: {host: 'node7:99'}", 46, 19, "`node7:99` is not a host name or IP address", ""),
     ("  ranks_per_node: 2", "  control: {silence_s: 5}", 46, 24, "is 5", "every 15 s"),
-    ("  ranks_per_node: 2", "  restart: {hang_floor_s: 1}", 46, 27, "is 1", "take 5 to 3600"),
+    ("  ranks_per_node: 2", "  restart: {hang_floor_s: 1}", 46, 27, "is 1", "use 5 to 3600"),
     ("cluster:\n", "checkpoints: {every_steps: 0}\ncluster:\n", 45, 28, "is 0", "500"),
     ("evaluation:\n", "evaluation:\n  every_steps: -1\n", 38, 16, "found the number -1", ""),
 ];

@@ -1,4 +1,5 @@
-//! Mistakes as data: a recipe that is right, one edit, and what the report must say and where.
+//! Mistakes as data: each row makes one edit to a valid recipe and states what the report must say,
+//! and where.
 
 use std::fs;
 use std::path::Path;
@@ -24,11 +25,11 @@ fn mistakes(error: LoadError) -> Vec<Mistake> {
 fn check(rows: &[Row]) {
     let mut failures = String::new();
     for &(from, to, line, column, what, help) in rows {
-        assert_eq!(GOOD.matches(from).count(), 1, "`{from}` must be there once");
+        assert_eq!(GOOD.matches(from).count(), 1, "`{from}` must appear once");
         let wanted = format!("{line}:{column} {what} | {help}");
         let error = match load_text(&GOOD.replace(from, to), &[]) {
             Ok(_) => {
-                failures += &format!("`{to}` was taken; wanted {wanted}\n");
+                failures += &format!("`{to}` was accepted; wanted {wanted}\n");
                 continue;
             }
             Err(error) => error,
@@ -104,14 +105,14 @@ fn flags_change_the_recipe_and_their_mistakes_name_the_flag() {
     assert_eq!((recipe.stages[0].steps, recipe.name.as_str()), (7, "other"));
     assert!((recipe.loss.temperature.max_scale - 50.0).abs() < f32::EPSILON);
     for (set, column, what, help) in [
-        ("stages.0.steps=abc", 16, "found the text `abc`", ""),
-        ("stages.3.steps=5", 8, "`3` is no item of a list of 1", ""),
-        ("stages.first.steps=5", 8, "`first` is no item of a list of 1", ""),
+        ("stages.0.steps=abc", 16, "found the string `abc`", ""),
+        ("stages.3.steps=5", 8, "`3` is not an index into a list of length 1", ""),
+        ("stages.first.steps=5", 8, "`first` is not an index into a list of length 1", ""),
         ("stages.0.stepz=5", 10, "unknown key `stepz`", "`steps`"),
         ("stages.0.batch=1", 16, "smaller than the 2 ranks", "raise `batch`"),
-        ("name.x=1", 6, "would be a key of the text `base`", ""),
-        ("loss.mask_equal_targets=yes", 25, "found the text `yes`", "write `true`"),
-        ("seed", 1, "there is no `=`", "key.of.the.recipe=value"),
+        ("name.x=1", 6, "cannot be a key of the string `base`", ""),
+        ("loss.mask_equal_targets=yes", 25, "found the string `yes`", "write `true`"),
+        ("seed", 1, "the `=` is missing", "key.of.the.recipe=value"),
         ("a..b=1", 3, "a key is empty", ""),
         ("extends=x.yaml", 1, "cannot change `extends`", ""),
         ("seed=[1", 6, "not YAML", ""),
@@ -144,7 +145,8 @@ fn extending_merges_maps_replaces_lists_and_points_into_the_right_file() {
     assert_eq!((recipe.name.as_str(), recipe.model.predictor.num_layers), ("child", 3));
     assert_eq!(recipe.model.predictor.head_dim, 16);
 
-    // The base's line is shown where the base's value is at fault, the child's where the child's is.
+    // The report shows a line of the base if the base's value is wrong, and one of the child
+    // otherwise.
     let child = write("below/child.yaml", "extends: ../base.yaml\ncluster: {ranks_per_node: 9}\n");
     let found = mistakes(load(&child, &[]).unwrap_err());
     assert!(found[0].file().ends_with("base.yaml"));
@@ -155,10 +157,10 @@ fn extending_merges_maps_replaces_lists_and_points_into_the_right_file() {
     assert_eq!((found[0].line, found[0].column), (3, 3));
 
     for (text, what) in [
-        ("extends: self.yaml\n", "leads back to itself"),
+        ("extends: self.yaml\n", "extends itself"),
         ("extends: nothing.yaml\n", "there is no recipe"),
-        ("extends: [base.yaml]\n", "expected a text, found a list"),
-        ("extends: ring.yaml\n", "leads back to itself"),
+        ("extends: [base.yaml]\n", "expected a string, found a list"),
+        ("extends: ring.yaml\n", "extends itself"),
     ] {
         write("ring.yaml", "extends: self.yaml\n");
         let found = mistakes(load(&write("self.yaml", text), &[]).unwrap_err());
@@ -188,14 +190,28 @@ fn what_is_no_recipe_is_refused_with_its_reason() {
     for (text, what) in [
         ("", "the recipe is empty"),
         ("# only a comment\n\n", "the recipe is empty"),
-        ("- a\n- b\n", "a recipe is keys and values, found a list"),
-        ("a text", "a recipe is keys and values, found the text `a text`"),
+        ("- a\n- b\n", "a recipe must be keys and values, found a list"),
+        ("a text", "a recipe must be keys and values, found the string `a text`"),
         ("name: a\n---\nname: b\n", "not YAML"),
     ] {
         let found = mistakes(load_text(text, &[]).unwrap_err());
         assert!(found[0].what.contains(what), "{text}: {}", found[0].what);
     }
     assert!(load(Path::new("/dev/zero"), &[]).unwrap_err().to_string().contains("not a file"));
+}
+
+#[test]
+fn a_key_that_has_its_default_does_not_enter_the_hash() {
+    let loaded = load_text(GOOD, &[]).unwrap();
+    let text = |yaml: &str| load_text(yaml, &[]).unwrap().hash;
+    let without: Vec<&str> =
+        loaded.yaml.lines().filter(|line| !line.trim().starts_with("field: null")).collect();
+    assert!(without.len() < loaded.yaml.lines().count(), "{}", loaded.yaml);
+    assert_eq!(text(&without.join("\n")), loaded.hash, "as recorded before the key was added");
+    let action = load_text(GOOD, &["data.sources.clips.targets.0.field=action"]).unwrap();
+    assert_ne!(action.hash, loaded.hash);
+    // Runs outlive changes of the schema and of the libraries.
+    assert_eq!(&loaded.hash[..16], "3c6e2733e19d9ea6");
 }
 
 #[test]
@@ -239,7 +255,7 @@ fn every_recipe_of_the_folder_loads_costs_and_resolves_to_itself() {
     }
 }
 
-/// The report as a terminal without colours shows it.
+/// Renders the report for a terminal without colours.
 fn report(error: LoadError) -> String {
     let handler =
         miette::GraphicalReportHandler::new_themed(miette::GraphicalTheme::unicode_nocolor());

@@ -1,7 +1,9 @@
-//! What ranks and the supervisor say about a checkpoint while it is written.
+//! Messages about a checkpoint while it is written.
 //!
-//! Every rank writes its part beside the steps and reports [`Part`]. When the supervisor has all parts of a step, it tells rank 0 to
-//! publish them or, when one failed, to drop them; rank 0 answers with `Saved` or `NotSaved`, and the other ranks hear how it went.
+//! Every rank writes its part while training continues and reports it as a [`Part`]. When the
+//! supervisor has the parts of all ranks, it orders rank 0 to publish the checkpoint or, if a part
+//! failed, to drop it. Rank 0 answers with `Saved` or `NotSaved`, and the supervisor passes the
+//! result on to the other ranks.
 
 use std::ops::Range;
 
@@ -11,61 +13,61 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileEntry {
-    /// Name in the folder.
+    /// Name of the file in the checkpoint's folder.
     pub name: String,
-    /// Size.
+    /// Size of the file in bytes.
     pub bytes: u64,
-    /// BLAKE3 of the content, hex.
+    /// Hexadecimal BLAKE3 hash of the content.
     pub blake3: String,
-    /// Elements of the flat buffers it holds.
+    /// Range of elements of the flat buffers (weights and both moments) that the file holds.
     pub range: Range<usize>,
 }
 
-/// A rank's part of a checkpoint.
+/// Result of writing a rank's part of a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "part", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Part {
-    /// It is durable.
+    /// The part is durable on disk.
     Written {
-        /// Its file.
+        /// File that holds the part.
         file: FileEntry,
     },
-    /// It is not.
+    /// The part could not be written.
     Failed {
-        /// Which rank, and why.
+        /// Number of the rank and the reason.
         error: String,
     },
 }
 
-/// What the supervisor tells a rank about a checkpoint.
+/// Order or news about a checkpoint from the supervisor to a rank.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "order", rename_all = "snake_case", deny_unknown_fields)]
 pub enum CheckpointOrder {
-    /// To rank 0: all parts are durable.
+    /// Orders rank 0 to publish the checkpoint, because all parts are durable.
     Publish {
-        /// The checkpoint's step.
+        /// Step of the checkpoint.
         step: u64,
-        /// The parts, in rank order.
+        /// Files of all parts, in the order of the ranks.
         files: Vec<FileEntry>,
     },
-    /// To rank 0: a part failed.
+    /// Orders rank 0 to drop the checkpoint, because a part failed.
     Drop {
-        /// The checkpoint's step.
+        /// Step of the checkpoint.
         step: u64,
-        /// The first failure.
+        /// Error of the first part that failed.
         error: String,
     },
-    /// To the other ranks: rank 0 is done with it.
+    /// Tells the other ranks that rank 0 has published or dropped the checkpoint.
     Settled {
-        /// The checkpoint's step.
+        /// Step of the checkpoint.
         step: u64,
-        /// Why there is none.
+        /// Reason why the checkpoint was dropped; `None` if it was published.
         error: Option<String>,
     },
 }
 
 impl CheckpointOrder {
-    /// The checkpoint's step.
+    /// Returns the step of the checkpoint.
     #[must_use]
     pub fn step(&self) -> u64 {
         match self {

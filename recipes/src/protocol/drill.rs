@@ -1,6 +1,8 @@
-//! Fault drills: faults that a user asks for, to see a run survive them (`vljepa-launch RECIPE --drill kill:rank=1,step=5`).
+//! Fault drills: faults that a user injects to see a run survive them, for example with
+//! `vljepa-launch RECIPE --drill kill:rank=1,step=5`.
 //!
-//! A drill is one text, on the command line as in the job file: `KIND:rank=R,step=S[,phase=P][,attempt=A][,seconds=T]`.
+//! On the command line and in the job file a drill is one string:
+//! `KIND:rank=R,step=S[,phase=P][,attempt=A][,seconds=T]`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,77 +13,77 @@ use serde::{Deserialize, Serialize};
 use super::Phase;
 use crate::suggest::suggestion;
 
-/// A fault that is made on purpose, once, in one attempt, so that the attempt after it goes on undisturbed.
+/// A fault that is injected in one attempt only, so that the next attempt runs undisturbed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Drill {
-    /// What happens, and to whom.
+    /// Kind of the fault and its target.
     pub act: Act,
-    /// In which step: the one that is being computed, counted from 0 as heartbeats count; for places `checkpoint` and `write` the
-    /// step in the checkpoint's name.
+    /// Step in which the fault happens: the step being computed, counted from 0 as in heartbeats.
+    /// For the places `checkpoint` and `write` it is the step in the checkpoint's name.
     pub step: u64,
-    /// In which attempt; 1 when not given.
+    /// Attempt in which the fault happens, counted from 1. Default: 1.
     pub attempt: u32,
 }
 
-/// What a drill does, and to whom.
+/// Kind of a fault and its target.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Act {
-    /// To a rank, once, when it comes to a place in the step.
+    /// A rank fails once, when it reaches a point of the step.
     Strike {
-        /// Which rank.
+        /// Number of the rank that fails.
         rank: usize,
-        /// How.
+        /// Way in which it fails.
         blow: Blow,
-        /// Where in the step.
+        /// Point of the step at which it fails.
         place: DrillPlace,
     },
-    /// A rank's gradients get a NaN before they are summed over ranks.
+    /// One gradient of a rank becomes NaN before gradients are summed over the ranks.
     Nan {
-        /// Which rank.
+        /// Rank whose gradient becomes NaN.
         rank: usize,
     },
-    /// A rank sleeps in this step and every later one, when it comes to a place in it.
+    /// A rank sleeps when it reaches a point of the step, in this step and in every later one.
     Slow {
-        /// Which rank.
+        /// Number of the rank that sleeps.
         rank: usize,
-        /// For how long.
+        /// Duration of the sleep in seconds, 0 to 86,400.
         seconds: f64,
-        /// Where in the step.
+        /// Point of the step at which it sleeps.
         place: DrillPlace,
     },
-    /// The launcher kills itself when it hears of the step.
+    /// The launcher kills itself when a rank reports the step.
     KillSupervisor,
 }
 
-/// How a rank is struck.
+/// Way in which a rank fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Blow {
-    /// SIGKILL.
+    /// SIGKILL ends the process.
     Kill,
-    /// SIGSTOP: the process stays and does nothing.
+    /// SIGSTOP stops the process without ending it.
     Stop,
-    /// A panic.
+    /// The rank ends with a panic.
     Panic,
-    /// An ordinary error.
+    /// The rank returns an error.
     Error,
-    /// The process ends with code 0 and without a word.
+    /// The process exits with code 0 and without a message.
     Exit,
 }
 
-/// Where in a step a drill happens.
+/// Point of a step at which a fault happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DrillPlace {
-    /// When the phase is entered for the first time in the step.
+    /// The first entry into the phase in the step.
     Phase(Phase),
-    /// When this rank's part of the step's checkpoint is written and not yet reported.
+    /// The moment when the rank has written its part of the step's checkpoint but not reported it.
     Write,
 }
 
 impl Blow {
     const ALL: [Self; 5] = [Self::Kill, Self::Stop, Self::Panic, Self::Error, Self::Exit];
 
-    /// The word for it.
+    /// Returns the name that drills use on the command line.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -105,7 +107,7 @@ impl DrillPlace {
         Self::Write,
     ];
 
-    /// The word for it.
+    /// Returns the name that drills use on the command line.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -119,13 +121,12 @@ const NAN: &str = "nan";
 const SLOW: &str = "slow";
 const KILL_SUPERVISOR: &str = "kill-supervisor";
 
-/// Every kind of drill.
 fn kinds() -> impl Iterator<Item = &'static str> {
     Blow::ALL.map(Blow::name).into_iter().chain([NAN, SLOW, KILL_SUPERVISOR])
 }
 
 impl Drill {
-    /// The rank it happens to; none for the launcher.
+    /// Returns the rank that fails, or `None` if the launcher does.
     #[must_use]
     pub fn rank(&self) -> Option<usize> {
         match self.act {
@@ -183,9 +184,9 @@ impl FromStr for Drill {
                 None => {
                     let seconds: f64 =
                         values.number("seconds")?.ok_or_else(|| missing(kind, "seconds", keys))?;
-                    // A day is longer than any straggler, and within what a duration can hold.
+                    // A day is longer than any straggler and fits into a `Duration`.
                     if !(0.0..=86_400.0).contains(&seconds) {
-                        return Err(format!("seconds={seconds}: take 0 to 86400"));
+                        return Err(format!("seconds={seconds}: use 0 to 86400"));
                     }
                     Act::Slow { rank, seconds, place }
                 }
@@ -209,7 +210,7 @@ impl From<Drill> for String {
     }
 }
 
-/// `key=value` pairs of a drill.
+/// The `key=value` pairs of a drill.
 struct Values<'a>(BTreeMap<&'a str, &'a str>);
 
 impl<'a> Values<'a> {
@@ -231,7 +232,7 @@ impl<'a> Values<'a> {
 
     fn number<T: FromStr>(&mut self, key: &str) -> Result<Option<T>, String> {
         let Some(text) = self.0.get(key) else { return Ok(None) };
-        text.parse().map(Some).map_err(|_| format!("{key}={text}: `{text}` is no such number"))
+        text.parse().map(Some).map_err(|_| format!("{key}={text}: `{text}` is not a valid number"))
     }
 
     fn place(&self) -> Result<DrillPlace, String> {
@@ -253,7 +254,7 @@ fn missing(kind: &str, key: &str, keys: &[&str]) -> String {
 fn no_such<'a>(what: &str, typed: &str, names: impl IntoIterator<Item = &'a str>) -> String {
     let names: Vec<&str> = names.into_iter().collect();
     let near = suggestion(typed, names.iter().copied()).map(|text| format!("; {text}"));
-    format!("`{typed}` is no {what}{}; there are {}", near.unwrap_or_default(), names.join(", "))
+    format!("`{typed}` is not a {what}; valid are {}{}", names.join(", "), near.unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -301,29 +302,29 @@ mod tests {
         for (text, wrong) in [
             (
                 "kil:rank=1,step=5",
-                "`kil` is no kind of drill; did you mean `kill`?; there are kill, stop, panic, error, exit, nan, slow, kill-supervisor",
+                "`kil` is not a kind of drill; valid are kill, stop, panic, error, exit, nan, slow, kill-supervisor; did you mean `kill`?",
             ),
-            ("", "`` is no kind of drill"),
+            ("", "`` is not a kind of drill"),
             ("kill", "a drill `kill` needs step; write kill:rank=…,step=…,phase=…,attempt=…"),
             ("kill:step=5", "needs rank"),
             (
                 "kill:rank=1,step=5,phase=foward",
-                "`foward` is no phase; did you mean `forward`?; there are data, forward, collective, backward, optimizer, checkpoint, write",
+                "`foward` is not a phase; valid are data, forward, collective, backward, optimizer, checkpoint, write; did you mean `forward`?",
             ),
             (
                 "kill:rank=1,step=5,when=now",
-                "`when` is no key of `kill`; there are rank, step, phase, attempt",
+                "`when` is not a key of `kill`; valid are rank, step, phase, attempt",
             ),
-            ("nan:rank=1,step=5,phase=data", "`phase` is no key of `nan`"),
+            ("nan:rank=1,step=5,phase=data", "`phase` is not a key of `nan`"),
             ("kill:rank=1,step=-5", "step=-5"),
             ("kill:rank=one,step=5", "rank=one"),
             ("kill:rank=1,rank=2,step=5", "`rank` is given twice"),
             ("kill:rank", "`rank` has no `=`"),
             ("kill:rank=1,step=5,attempt=0", "counted from 1"),
             ("slow:rank=1,step=5", "needs seconds"),
-            ("slow:rank=1,step=5,seconds=inf", "take 0 to 86400"),
-            ("slow:rank=1,step=5,seconds=-1", "take 0 to 86400"),
-            ("kill-supervisor:rank=0,step=5", "`rank` is no key of `kill-supervisor`"),
+            ("slow:rank=1,step=5,seconds=inf", "use 0 to 86400"),
+            ("slow:rank=1,step=5,seconds=-1", "use 0 to 86400"),
+            ("kill-supervisor:rank=0,step=5", "`rank` is not a key of `kill-supervisor`"),
         ] {
             let said = text.parse::<Drill>().unwrap_err();
             assert!(said.contains(wrong), "{text}: {said}");

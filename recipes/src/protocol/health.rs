@@ -1,51 +1,52 @@
-//! Health of a node before workers start there: what is expected, and what a worker that only looks reports, one JSON line per check.
+//! Checks of a node before workers start on it: the expected state, and the results that a checking
+//! worker prints as one JSON line per check.
 
 use serde::{Deserialize, Serialize};
 
-/// What a node must be.
+/// Expected state of a node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Check {
-    /// BLAKE3 of the worker's binary, hexadecimal.
+    /// Hexadecimal BLAKE3 hash of the worker's binary.
     pub binary: String,
-    /// Hash of the resolved recipe.
+    /// Hash of the resolved recipe ([`crate::Loaded::hash`]).
     pub recipe_hash: String,
-    /// The supervisor's clock, seconds since 1970, when this was written.
+    /// Clock of the supervisor when it wrote the check, in seconds since 1970.
     pub time_s: i64,
-    /// Ranks that would run on the node.
+    /// Number of ranks that will run on the node.
     pub ranks: usize,
-    /// Bytes of one checkpoint of all ranks.
+    /// Size of one checkpoint of all ranks, in bytes.
     pub checkpoint_bytes: u64,
-    /// Where the supervisor listens.
+    /// Address of the supervisor, `host:port`.
     pub control: String,
 }
 
-/// The checks, in the order in which they are made.
+/// Name of a check. The variants are in the order in which the checks are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CheckName {
-    /// The same worker as the supervisor's.
+    /// The worker's binary is the supervisor's.
     Binary,
-    /// The same recipe.
+    /// The resolved recipe is the supervisor's.
     Recipe,
-    /// A clock that agrees with the supervisor's.
+    /// The clock agrees with the supervisor's.
     Clock,
-    /// The devices of the node's ranks are there and free.
+    /// The devices of the node's ranks exist and are free.
     Device,
-    /// The run directory can be written.
+    /// The run directory is writable.
     RunDirectory,
-    /// It has room for a checkpoint.
+    /// The run directory has room for a checkpoint.
     Room,
     /// `/dev/shm` has room for messages between the node's ranks.
     SharedMemory,
-    /// The first and last shard of every source can be read.
+    /// The first and last shard of every source are readable.
     Shards,
-    /// The supervisor can be reached.
+    /// The supervisor accepts connections from the node.
     Control,
 }
 
 impl CheckName {
-    /// All of them.
+    /// All checks, in the order in which they are made.
     pub const ALL: [Self; 9] = [
         Self::Binary,
         Self::Recipe,
@@ -58,7 +59,7 @@ impl CheckName {
         Self::Control,
     ];
 
-    /// The word for it.
+    /// Returns the check's name in messages.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -75,16 +76,16 @@ impl CheckName {
     }
 }
 
-/// The result of one check.
+/// Result of one check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Checked {
-    /// The node's name for itself.
+    /// Host name that the node reports.
     pub host: String,
-    /// Which check.
+    /// Check that was made.
     pub check: CheckName,
-    /// Whether it passed.
+    /// Whether the check passed.
     pub passed: bool,
-    /// What was found; for a failed check what is wrong.
+    /// Observed state; for a failed check, the reason.
     pub detail: String,
 }

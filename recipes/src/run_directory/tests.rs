@@ -1,4 +1,4 @@
-//! Run directories on a real disk.
+//! Tests of run directories on a real disk.
 
 use std::fs;
 use std::path::Path;
@@ -58,7 +58,7 @@ fn folders_that_cannot_hold_a_run_are_refused() {
     let below_a_file = folder.path().join("thesis.tex/run");
     let error = RunDirectory::create(&below_a_file, &loaded(&[])).unwrap_err();
     assert!(matches!(&error, RunDirectoryError::Io { help, .. } if help.contains("--set runs")));
-    // /proc takes no folders from anyone, root included.
+    // Not even root can create a folder in /proc.
     let error = RunDirectory::create("/proc/vljepa".as_ref(), &loaded(&[])).unwrap_err();
     assert!(error.to_string().contains("cannot make /proc/vljepa/logs"), "{error}");
 }
@@ -82,7 +82,7 @@ fn atomic_writes_replace_whole_files_and_leave_nothing_behind() {
     atomic_write(&path, b"old").unwrap();
     atomic_write(&path, b"new").unwrap();
     assert_eq!(fs::read(&path).unwrap(), b"new");
-    // A folder in the way: the error names the file, and no temporary file stays.
+    // A folder blocks the file: the write fails, and no temporary file remains.
     let blocked = folder.path().join("blocked");
     fs::create_dir_all(blocked.join("inner")).unwrap();
     atomic_write(&blocked, b"x").unwrap_err();

@@ -1,4 +1,5 @@
-//! Files that survive a kill and a full disk: appended lines, replaced wholes.
+//! Writing files so that a kill or a full disk cannot damage them: appending lines and replacing
+//! whole files.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -8,12 +9,14 @@ use serde::Serialize;
 
 use super::RunDirectoryError;
 
-/// Adds one JSON object as a line, in one write. Where a kill or a full disk has cut the last line short, the new one starts on a line
-/// of its own: the broken one costs nothing but itself, because readers pass over what does not parse.
+/// Appends one JSON value as a line, in a single write.
+///
+/// If a kill or a full disk has cut the last line short, the new value starts on a new line. Only
+/// the broken line is lost, because readers skip lines that do not parse.
 ///
 /// # Errors
 ///
-/// When it cannot be written.
+/// Returns an error if the value cannot be serialized or the line cannot be written.
 pub fn append_line(path: &Path, value: &impl Serialize) -> Result<(), RunDirectoryError> {
     let mut line = serde_json::to_vec(value)
         .map_err(|source| RunDirectoryError::Json { path: path.to_owned(), source })?;
@@ -25,10 +28,11 @@ pub fn append_line(path: &Path, value: &impl Serialize) -> Result<(), RunDirecto
         }
         file.write_all(&line)
     };
-    append().map_err(|source| refused("write", path, source))
+    append().map_err(|source| io_error("write", path, source))
 }
 
-/// Whether a file ends within a line. What has no end (a pipe, a device) does not.
+/// Returns whether the file's last line lacks its newline. A file of length 0, such as a pipe or a
+/// device, has no last line.
 fn is_cut_short(file: &mut File) -> std::io::Result<bool> {
     if file.metadata()?.len() == 0 {
         return Ok(false);
@@ -39,12 +43,13 @@ fn is_cut_short(file: &mut File) -> std::io::Result<bool> {
     Ok(last != *b"\n")
 }
 
-/// Replaces a file so that a reader, or a crash at any moment, sees the old bytes or the new: a temporary file beside it, synced, then
-/// renamed, then the folder synced.
+/// Replaces a file atomically: at any moment, and after a crash, it has either all old or all new
+/// bytes. The bytes go to a temporary file in the same folder, which is synced and renamed; then
+/// the folder is synced.
 ///
 /// # Errors
 ///
-/// When it cannot be written; the old file is then as it was.
+/// Returns an error if the file cannot be written; the old file is unchanged then.
 pub fn atomic_write(path: &Path, bytes: &[u8]) -> Result<(), RunDirectoryError> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -57,13 +62,14 @@ pub fn atomic_write(path: &Path, bytes: &[u8]) -> Result<(), RunDirectoryError> 
         File::open(folder)?.sync_all()
     };
     write().map_err(|source| {
-        // The temporary file may not exist; what matters is the first error.
+        // The temporary file may not exist. Only the first error is reported.
         drop(fs::remove_file(&temporary));
-        refused("write", path, source)
+        io_error("write", path, source)
     })
 }
 
-pub(super) fn refused(
+/// Wraps an I/O error with the advice that fits its kind.
+pub(super) fn io_error(
     action: &'static str,
     path: &Path,
     source: std::io::Error,
@@ -77,7 +83,7 @@ pub(super) fn refused(
             "the disk is full: free space, or choose another with `--set runs=FOLDER`"
         }
         ErrorKind::NotADirectory | ErrorKind::AlreadyExists => {
-            "a file stands where a folder belongs: choose another folder with `--set runs=FOLDER`"
+            "a file exists where a folder is needed: choose another folder with `--set runs=FOLDER`"
         }
         _ => "check the folder, or choose another with `--set runs=FOLDER`",
     };

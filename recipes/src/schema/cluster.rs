@@ -1,32 +1,39 @@
-//! Keys under `cluster`.
+//! Recipe keys under `cluster`.
 
 use serde::{Deserialize, Serialize};
 
-/// Machines and processes. One rank is one process and, with `device: cuda`, one GPU.
+/// Machines and processes. A rank is one process and, with `device: cuda`, one GPU.
+///
+/// All defaults are ours: except for its hardware, the paper does not describe how it ran.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Cluster {
-    /// Who starts the workers.
+    /// Program that starts the workers. Default: `local`.
     pub scheduler: Scheduler,
-    /// Machines.
+    /// Number of machines. `scheduler: local` needs 1. Default: 1 (paper §3.2: 24).
     pub nodes: usize,
-    /// Processes per machine.
+    /// Ranks on each machine. Default: 1 (paper §3.2: 8 GPUs per node).
     pub ranks_per_node: usize,
-    /// Compute threads per rank on the host device; 0 takes the rank's share of the machine's cores.
+    /// Compute threads of each rank while it trains on the host; 0 divides the machine's cores
+    /// evenly among its ranks. Default: 0.
     pub threads_per_rank: usize,
-    /// Seconds a worker may take from its start to its first report: 600.
+    /// Time limit in seconds for a worker to connect, for the first step of a stage, for a
+    /// checkpoint and for an evaluation. A checkpoint or an evaluation may take longer if an
+    /// earlier one did: up to ten times the longest. Default: 600.
     pub start_timeout_s: u64,
-    /// Seconds a rank on a GPU waits in a collective before it ends itself, where the supervisor has not done so: 600 (PyTorch's default
-    /// for NCCL).
+    /// Seconds that a rank on a GPU waits in a collective before it aborts and exits. The
+    /// supervisor normally detects the hang earlier. Default: 600 (PyTorch's default for NCCL).
     pub collective_timeout_s: u64,
-    /// MiB of gradients that are summed over ranks at once, as soon as a backward pass has completed them: 64, between DDP's 25 and
-    /// Megatron's 153 (40 million gradients), which it makes larger beyond 40 ranks so that rings stay bound by bandwidth.
+    /// Size in MiB of a gradient bucket. Each bucket is summed over all ranks as soon as the
+    /// backward pass has completed it. Default: 64, which lies between PyTorch DDP's 25 and
+    /// Megatron-LM's 153 (40 million f32 gradients; Megatron-LM enlarges them beyond 40 ranks so
+    /// that ring all-reduce stays bandwidth-bound).
     pub bucket_mib: usize,
-    /// How workers and supervisor find each other.
+    /// Address of the supervisor and the timeout of its workers.
     pub control: ControlPlane,
-    /// What happens when a rank, a node or a collective fails.
+    /// Reaction to the failure of a rank, a node or a collective.
     pub restart: RestartPolicy,
-    /// Keys of the batch job.
+    /// Options of the Slurm batch job; unused with `scheduler: local`.
     pub slurm: Slurm,
 }
 
@@ -48,38 +55,40 @@ impl Default for Cluster {
 }
 
 impl Cluster {
-    /// Processes of the whole run.
+    /// Number of ranks of the run: `nodes` × `ranks_per_node`.
     #[must_use]
     pub fn world_size(&self) -> usize {
         self.nodes * self.ranks_per_node
     }
 }
 
-/// Who starts the workers.
+/// Program that starts the workers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scheduler {
-    /// This machine; through `mpirun` where there is more than one rank on CPUs.
+    /// The launcher, on this machine. Several ranks on the host start through `mpirun`.
     #[default]
     Local,
-    /// Slurm.
+    /// Slurm: the launcher submits a batch job, or works inside an existing allocation.
     Slurm,
 }
 
-/// How workers and supervisor find each other.
+/// How workers reach the supervisor, and when they give it up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ControlPlane {
-    /// Name or address of the supervisor's machine as workers reach it. Empty: the loopback address for a run on one machine, which
-    /// nobody else can connect to; this machine's host name for one that spans hosts, which Slurm's nodes resolve. Name another where
-    /// compute nodes know the machine by another name, such as that of its faster network.
+    /// Host name or IP address under which workers reach the supervisor's machine. Default: empty,
+    /// which means the loopback address for `scheduler: local`, so that no other machine can
+    /// connect, and the machine's host name for `scheduler: slurm`. Set it if the compute nodes
+    /// know the machine by another name, for example that of a faster network.
     pub host: String,
-    /// TCP port that the supervisor listens on. 0 takes a free one, so that runs on one machine never meet; name one where a firewall
-    /// between nodes lets only some pass.
+    /// TCP port of the supervisor; 0 takes a free port, so that runs on one machine never collide.
+    /// Set it if a firewall between the nodes opens only certain ports. Default: 0.
     pub port: u16,
-    /// Seconds without a sign of the supervisor after which a worker ends itself: 120. The supervisor gives one every 15 s. Long enough
-    /// for a supervisor's machine that freezes for a minute, shorter than Slurm's 300 s before a lost node's job starts elsewhere, so that
-    /// its workers are gone by then.
+    /// Seconds without a message from the supervisor after which a worker exits. The supervisor
+    /// sends a sign of life every 15 s. Allowed: 30 to 3600. Default: 120, which survives a
+    /// supervisor machine that freezes for a minute, and is shorter than the 300 s after which
+    /// Slurm restarts the job of a lost node elsewhere, so that the old workers are gone by then.
     pub silence_s: u64,
 }
 
@@ -89,20 +98,26 @@ impl Default for ControlPlane {
     }
 }
 
-/// What happens when a rank, a node or a collective fails.
+/// Reaction to the failure of a rank, a node or a collective.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RestartPolicy {
-    /// Restarts in a row without a new checkpoint before the run gives up: 3. 0 never restarts.
+    /// Number of restarts in a row that may pass without a new checkpoint before the run gives up;
+    /// 0 never restarts. Default: 3.
     pub max_without_progress: u32,
-    /// Whether a run may go on with fewer nodes than it asked for. The global batch and the data order stay the same.
+    /// Whether a run may continue with fewer than `nodes` nodes. The global batch and the data
+    /// order stay the same. Default: false.
     pub allow_fewer_nodes: bool,
-    /// Nodes asked for beyond `nodes`, to take the place of lost ones.
+    /// Nodes requested in addition to `nodes`, to replace lost ones. Default: 0.
     pub spare_nodes: usize,
-    /// Seconds that a rank may stand still beyond 1.5 of the slowest of its stage's last 50 steps before the run counts as hung: 20.
-    /// A hang is then named within 30 s of the step's time for steps of up to 20 s; other trainers wait for a collective's time-out,
-    /// 10 minutes in PyTorch. Waiting for data may take three times as long, since storage has pauses of its own; starting, saving and
-    /// evaluating have `start_timeout_s`. A rank that says nothing while others report is named after 10 s already.
+    /// Seconds added to the limit for a hang, 5 to 3600. A rank is hung if it stays in one phase
+    /// longer than 1.5 × the slowest of the stage's last 50 steps plus this value. Default: 20.
+    ///
+    /// With the default, a hang in a step of up to 20 s is detected at most 30 s after the step's
+    /// usual duration; other trainers wait for the timeout of a collective, 10 minutes in PyTorch.
+    /// Waiting for data has three times this floor, because storage has pauses of its own.
+    /// Starting, saving and evaluating have `start_timeout_s`. A rank that sends nothing while
+    /// others report is detected after 10 s.
     pub hang_floor_s: u64,
 }
 
@@ -112,23 +127,26 @@ impl Default for RestartPolicy {
     }
 }
 
-/// Keys of the batch job; empty ones are left to the cluster's defaults.
+/// Options of the Slurm batch job. An empty option is not passed, so the cluster's default applies.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Slurm {
-    /// `--partition`.
+    /// Partition of the job (`--partition`). Default: empty.
     pub partition: String,
-    /// `--account`.
+    /// Account that the job is charged to (`--account`). Default: empty.
     pub account: String,
-    /// `--qos`.
+    /// Quality of service of the job (`--qos`). Default: empty.
     pub qos: String,
-    /// `--time`, such as `2-00:00:00`.
+    /// Time limit of the job (`--time`) in Slurm's notation, for example `2-00:00:00` for two days.
+    /// Default: empty.
     pub time_limit: String,
-    /// Seconds before the time limit at which the run saves and requeues itself: 300.
+    /// Seconds before the time limit at which the run saves a checkpoint and requeues its job. It
+    /// must be shorter than `time_limit`. Default: 300.
     pub signal_ahead_s: u64,
-    /// `--cpus-per-task`; 0 leaves it to the cluster.
+    /// CPU cores of each rank (`--cpus-per-task`); 0 leaves the number to the cluster. Default: 0.
     pub cpus_per_rank: usize,
-    /// Lines added to the job's header as they are, such as `--constraint=h200`.
+    /// More `sbatch` options, each copied unchanged into a `#SBATCH` line of the job script, for
+    /// example `--constraint=h200`. Default: none.
     pub extra: Vec<String>,
 }
 

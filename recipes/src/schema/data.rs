@@ -1,4 +1,4 @@
-//! Keys under `data`.
+//! Recipe keys under `data`.
 
 use std::collections::BTreeMap;
 
@@ -8,66 +8,76 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Data {
-    /// Shard sets by name; a stage's mixture refers to the names.
+    /// Shard sets by name. A stage's `mixture` refers to these names. No default; the paper trains
+    /// on DataComp, YFCC-100M and Action100M (§3.2).
     pub sources: BTreeMap<String, Source>,
-    /// What happens to samples that cannot be read.
+    /// Limits for samples that cannot be read.
     #[serde(default)]
     pub bad_samples: BadSamples,
-    /// Threads that read and decode, per rank; 0 takes the rank's share of the machine's cores.
+    /// Threads per rank that read and decode samples. 0 takes the cores of the rank: on Slurm
+    /// `cluster.slurm.cpus_per_rank`, elsewhere an even share of the machine's. Our default: 0.
     #[serde(default)]
     pub threads: usize,
-    /// Batches prepared ahead of the step, per rank: 4.
+    /// Number of batches that each rank prepares ahead of the step. Our default: 4.
     #[serde(default = "defaults::prefetch")]
     pub prefetch_batches: usize,
-    /// Decoded samples kept in memory, MiB per rank, so that a small set is decoded once: 0 keeps none. Order and pixels are the
-    /// same with and without.
+    /// Memory per rank, in MiB, for decoded samples, so that a small set is decoded only once; 0
+    /// keeps none. The cache changes neither the order nor the pixels. Our default: 0.
     #[serde(default)]
     pub cache_mib: usize,
-    /// Samples that are shuffled together behind the shuffle of shards: 4,096 (webdataset's customary buffer).
+    /// Number of consecutive samples that are shuffled together after the shards were shuffled.
+    /// Unstated; default: 4,096 (the usual buffer size with WebDataset).
     #[serde(default = "defaults::window")]
     pub shuffle_window: usize,
 }
 
-/// A set of WebDataset shards.
+/// A set of WebDataset shards, and how a training sample is made from each of their samples.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
-    /// A folder (all its `*.tar`), one tar, or a brace range such as `clips-{000000..000127}.tar`. Relative to the recipe's
-    /// working directory.
+    /// A folder (all its `*.tar` files), one tar file, or a brace range such as
+    /// `clips-{000000..000127}.tar`. A relative path starts at the working directory. No default.
     pub shards: String,
-    /// What the pixels are.
+    /// Whether the samples hold images or videos. No default.
     pub visual: Visual,
-    /// Which text becomes query and target: one rule is drawn per sample by weight, among those the sample can serve.
+    /// Rules that choose query and target from a sample's texts. For each sample, one of the rules
+    /// that it has the texts for is drawn by weight. No default.
     pub targets: Vec<TargetRule>,
-    /// Frames of this source when they differ from the stage's (images among clips); needs `mixing: batch`.
+    /// Frames per sample of this source, if they differ from the stage's `frames` (images in a
+    /// stage of clips). A multiple of the tubelet size. It needs `mixing: batch`. Default: the
+    /// stage's `frames`.
     #[serde(default)]
     pub frames: Option<usize>,
-    /// How pixels are brought to `image_size`.
+    /// How frames are brought to `model.image_size`. Unstated; default: `resize_center_crop`.
     #[serde(default)]
     pub transform: Transform,
 }
 
-/// What the pixels of a sample are.
+/// Kind of visual input of a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Visual {
-    /// One picture (`jpg`, `jpeg`, `png`), repeated to the number of frames (paper §3.3: "duplicated").
+    /// One image (`jpg`, `jpeg`, `png`), repeated for every frame (paper §3.1: "the same image is
+    /// duplicated to match the input shape").
     Image,
-    /// A clip (`mp4`, `mkv`, `webm`, `avi`, `mov`), sampled uniformly over its length.
+    /// One clip (`mp4`, `mkv`, `webm`, `avi`, `mov`). Its frames are sampled uniformly over its
+    /// length (paper §3.1).
     Video,
 }
 
-/// How pixels are brought to `image_size`.
+/// How a frame is brought to a square of `model.image_size` pixels. The paper states the size
+/// (§3.1) but not the method.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Transform {
-    /// Shortest side to 256/224 of the size, bilinear with antialiasing, then the centre (V-JEPA 2's preprocessing). Pictures that
-    /// already are of the size are taken as they are.
+    /// Resizes the shortest side to 256/224 of the size, bilinear with antialiasing, and takes the
+    /// centre (V-JEPA 2's preprocessing). Images that already have the size are used unchanged.
     #[default]
     ResizeCenterCrop,
-    /// A random crop of 90–100 % of the area (CLIP), drawn from the run's seed and the sample's index.
+    /// Takes a random crop of 90–100 % of the area and resizes it (CLIP). The crop depends only on
+    /// the run's seed, the stage and the index of the sample.
     RandomResizedCrop,
-    /// Both sides to the size, whatever the aspect.
+    /// Resizes both sides to the size and ignores the aspect ratio.
     Squash,
 }
 
@@ -75,37 +85,49 @@ pub enum Transform {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TargetRule {
-    /// Where the texts come from.
+    /// Texts of the sample that the rule uses. No default.
     pub from: TextSource,
-    /// The query of a caption; empty for query-free training. Questions bring their own.
+    /// Query of a caption. Empty means query-free training, as in the paper's pretraining (§3.2).
+    /// It must be empty with `from: questions`, because each question is its own query. Default:
+    /// empty.
     #[serde(default)]
     pub query: String,
-    /// Only questions of this kind (`kind` in the sample's json); none takes all.
+    /// Field of the sample's json that holds the caption, such as an action description beside a
+    /// longer caption. Default: `None`, the `txt` member, or else `caption` in the json.
+    #[serde(default)]
+    pub field: Option<String>,
+    /// Takes only questions of this kind (`kind` in the sample's json). Default: all questions.
     #[serde(default)]
     pub kind: Option<String>,
-    /// Share of the draws.
+    /// Relative probability with which the rule is drawn. Unstated; default: 1.
     #[serde(default = "defaults::weight")]
     pub weight: u32,
 }
 
-/// Where a target text stands.
+/// Member of a sample that holds the target text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TextSource {
-    /// The `txt` member, or `caption` in the json.
+    /// The `txt` file, or `caption` in the json.
     Caption,
-    /// `questions` in the json: a list of `{question, answer, kind}`, one drawn.
+    /// `questions` in the json, a list of `{question, answer, kind}`. One is drawn: the question is
+    /// the query, the answer is the target.
     Questions,
 }
 
-/// What happens to samples that cannot be read or decoded. Each is counted and named in the log; its place in the batch is taken by
-/// another sample of the same source, chosen by a pure function of (seed, stage, index, attempt), the same on every rank.
+/// Limits for samples that cannot be read or decoded.
+///
+/// Each bad sample is counted, named in the log and replaced by another sample of the same source.
+/// A pure function of (seed, stage, index, number of replacements) chooses the replacement, so
+/// every rank and every restart chooses the same one. The paper does not mention bad samples.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct BadSamples {
-    /// Bad samples are skipped up to this number in a row, then the run stops: 100 (Megatron-Energon). 0 stops at the first.
+    /// Number of bad samples that may follow each other when one row of a batch is filled; one more
+    /// stops the run, so 0 stops at the first bad sample. Default: 100 (Megatron-Energon).
     pub max_consecutive: u32,
-    /// … and up to this share of all samples read so far (after the first thousand): 0.01.
+    /// Largest fraction of bad samples among all samples read so far, 0 to 1. A larger fraction
+    /// stops the run. It is checked after the first 1,000 samples. Our default: 0.01.
     pub max_fraction: f64,
 }
 

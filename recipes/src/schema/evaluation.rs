@@ -1,4 +1,4 @@
-//! Keys under `evaluation`.
+//! Recipe keys under `evaluation`.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -6,43 +6,52 @@ use std::path::PathBuf;
 use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// Scores measured during and after the run.
+/// Scores measured during and after the run. Which sets are measured, and when, is up to the
+/// recipe.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Evaluation {
-    /// Steps between evaluations; 0 evaluates only after the last step.
+    /// Number of steps between evaluations; 0 evaluates only after the last step. Our default: 0.
     pub every_steps: u64,
-    /// What is measured.
+    /// Tasks measured at each evaluation. Default: none.
     pub tasks: Vec<Task>,
 }
 
-/// One score.
+/// One evaluation task: a set of samples and how they are scored.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Task {
-    /// What metrics in `scores.json` are named after: see [`Task::metrics`].
+    /// Name of the task: up to 100 letters, digits, `-` and `_`. [`Task::metrics`] derives the
+    /// names in `scores.json` from it. No default.
     pub name: String,
-    /// How it is measured.
+    /// Scoring method. No default.
     pub kind: TaskKind,
-    /// Shards of the samples (as a source's `shards`); a JSON file for triplets.
+    /// Shards of the samples, written as a source's `shards`; for triplets, a JSON file. No
+    /// default.
     pub shards: String,
-    /// Query given with each sample; unused where samples bring questions.
+    /// Query given with each sample. It must be empty for question answering, whose samples hold
+    /// their questions, and for triplets. Unstated by the paper; default: empty.
     #[serde(default)]
     pub query: String,
-    /// Frames of a clip; none takes the last stage's.
+    /// Number of frames per sample, a multiple of the tubelet size. Default: `frames` of the last
+    /// stage.
     #[serde(default)]
     pub frames: Option<usize>,
-    /// Most samples used, in the shards' order; none takes all.
+    /// Maximum number of samples, taken in the order of the shards. Default: all samples.
     #[serde(default)]
     pub limit: Option<usize>,
-    /// Change made to the samples so that the score must fall or flip.
+    /// Change to the samples that must lower or flip the score, to prove that the score measures
+    /// what it claims. Default: `none`.
     #[serde(default)]
     pub control: Control,
 }
 
 impl Task {
-    /// Names in `scores.json`. Retrieval appends `_r1`, `_r5` and `_r10`; classification appends `_top1` and, for more than five labels,
-    /// `_top5`; classification with `expect`, question answering and triplets are the name itself.
+    /// Names of the task's metrics in `scores.json`.
+    ///
+    /// Retrieval appends `_r1`, `_r5` and `_r10` to the name; classification appends `_top1` and,
+    /// for more than five labels, `_top5`. Classification with `expect`, question answering and
+    /// triplets use the name alone.
     #[must_use]
     pub fn metrics(&self) -> Vec<String> {
         let suffixes: &[&str] = match &self.kind {
@@ -55,7 +64,7 @@ impl Task {
         suffixes.iter().map(|suffix| format!("{}{suffix}", self.name)).collect()
     }
 
-    /// Whether its samples come with a text for the predictor.
+    /// Whether the predictor gets a query with each sample of the task.
     #[must_use]
     pub fn has_query(&self) -> bool {
         match self.kind {
@@ -66,46 +75,53 @@ impl Task {
     }
 }
 
-/// How a score is measured.
+/// Scoring method of a task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum TaskKind {
-    /// Nearest of the label texts' embeddings; the truth is a field of the sample's json.
+    /// Classification (paper §4.1): the label whose text embedding is nearest to the predicted
+    /// embedding must be the sample's label.
     Classification {
         /// Field of the sample's json that holds the label.
         field: String,
-        /// The labels and their texts.
+        /// Labels and their texts.
         candidates: Candidates,
-        /// Labels that count as right instead of the truth (`{"moving left": "moving right", …}`): the control of reversed clips.
+        /// JSON file that maps each label to the label that counts as right instead
+        /// (`{"moving left": "moving right", …}`), for clips played in reverse. Default: none, so
+        /// the sample's own label is right.
         #[serde(default)]
         expect: Option<PathBuf>,
     },
-    /// Text to visual: recall at 1, 5 and 10, ties ranked pessimistically; the text is the sample's caption.
+    /// Text-to-visual retrieval (paper §4.1): recall at 1, 5 and 10 of the sample whose caption is
+    /// the text. Ties count against the sample.
     Retrieval,
-    /// Best of the candidate answers to the sample's questions.
+    /// Discriminative question answering (paper §4.2): the answer whose embedding is nearest to the
+    /// predicted one must be the right answer.
     QuestionAnswering {
-        /// Only questions of this kind; none takes all.
+        /// Takes only questions of this kind. Default: all questions.
         #[serde(default)]
         question_kind: Option<String>,
-        /// The answers to choose from.
+        /// Answers to choose from.
         candidates: Candidates,
     },
-    /// Text hard negatives: p1 and p2 are nearer to each other than either is to n (paper Table 4). `shards` names a JSON file, a
-    /// list of `{p1, p2, n}` or `{caption, caption2, negative_caption}`.
+    /// Hard-negative triplets of texts (paper §4.6, Table 4): p1 and p2 must be nearer to each
+    /// other than either is to n. `shards` names a JSON file with a list of `{p1, p2, n}` or
+    /// `{caption, caption2, negative_caption}`.
     Triplets,
 }
 
-/// Labels and the texts that stand for them: a text embedding is the normalised mean of its texts' embeddings.
+/// Labels and their texts. The embedding of a label is the normalised mean of the embeddings of its
+/// texts.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Candidates {
-    /// Each label is its own text.
+    /// Labels of which each is its own text.
     Labels(Vec<String>),
-    /// A JSON file: a list of labels, or a map from label to its texts.
+    /// JSON file that holds a list of labels, or a map from each label to its texts.
     File(PathBuf),
 }
 
-/// By hand, because serde's untagged enums report neither place nor reason.
+/// Written by hand, because errors of serde's untagged enums give neither position nor reason.
 impl<'de> Deserialize<'de> for Candidates {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(CandidatesVisitor)
@@ -134,17 +150,18 @@ impl<'de> Visitor<'de> for CandidatesVisitor {
     }
 }
 
-/// Change made to the samples so that the score must fall or flip.
+/// Change to the samples that must lower or flip the score. All are ours, not the paper's.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Control {
-    /// None: the score itself.
+    /// Unchanged samples: measures the score itself.
     #[default]
     None,
-    /// The middle frame repeated: what a score owes to motion must vanish.
+    /// Repeats the middle frame: a score that depends on motion must fall to chance.
     SingleFrame,
-    /// Frames in reverse order.
+    /// Reverses the order of the frames: motions must be classified as their opposites.
     Reversed,
-    /// All predicted embeddings equal: must score chance, or the metric is wrong.
+    /// Gives all samples the same predicted embedding: the score must be chance, or the metric is
+    /// wrong.
     Collapsed,
 }

@@ -1,27 +1,31 @@
-//! Keys under `model` and `loss`.
+//! Recipe keys under `model` and `loss`.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// The three encoders and the space they meet in. The defaults are the paper's model (paper §3, facts of the published weights).
+/// The model: X-encoder, predictor, Y-encoder and the embedding space that predictor and Y-encoder
+/// share. The defaults are the paper's model (§3.1); sizes that the paper does not give are those
+/// of the published weights that it names.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Model {
-    /// Side of the square frames the X-encoder sees, pixels: 256 (V-JEPA 2 ViT-L/16 at 256²).
+    /// Height and width, in pixels, of the frames that the X-encoder reads. A multiple of
+    /// `x_encoder.patch_size`. Default: 256 (paper §3.1).
     pub image_size: usize,
-    /// Frames to visual tokens.
+    /// Encoder that maps frames to visual tokens.
     pub x_encoder: XEncoder,
-    /// Visual tokens and a query to a predicted embedding.
+    /// Transformer that maps visual tokens and a query to the predicted embedding.
     pub predictor: Predictor,
-    /// A target text to its embedding.
+    /// Encoder that maps a target text to its embedding.
     pub y_encoder: YEncoder,
-    /// Width of the shared embedding: 1,536 (paper §3.1).
+    /// Number of elements of the shared embedding. Default: 1,536 (paper §3.1).
     pub embed_dim: usize,
-    /// Whether the projections (vision, predictor head, Y head) have biases. Unstated: true, as `nn.Linear`'s default; the
-    /// parameter counts of the paper are met with it.
+    /// Whether the linear projections (vision, predictor head, Y-encoder head) have biases.
+    /// Unstated; default: true, as in PyTorch's `nn.Linear`. With biases the predictor has 491.8M
+    /// trainable parameters; the paper says 490M (§3.1).
     pub projection_bias: bool,
-    /// Weights that no file brings.
+    /// Distribution of the initial weights that are not loaded from a file. Default: `normal`.
     pub initialisation: Initialisation,
 }
 
@@ -39,41 +43,47 @@ impl Default for Model {
     }
 }
 
-/// How weights start that no file brings. Norms start as the identity and biases at zero in either.
+/// Distribution of initial weights that are not loaded from a file. Norms start as the identity and
+/// biases at zero with either. The paper does not state it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Initialisation {
-    /// Normal(0, 0.02) everywhere (`initializer_range` of Llama, Gemma and V-JEPA 2).
+    /// Normal(0, 0.02) for all matrices and embeddings (`initializer_range` of Llama, Gemma and
+    /// V-JEPA 2).
     #[default]
     Normal,
-    /// Normal(0, 1/√fan_in) for matrices; queries' token embeddings Normal(0, 1), targets' Normal(0, 1/√width) because the
-    /// Y-encoder multiplies them by √width. Small models trained from scratch learn far faster from it.
+    /// Normal(0, 1/√fan_in) for matrices. Token embeddings of queries are Normal(0, 1); those of
+    /// targets are Normal(0, 1/√width), because the Y-encoder multiplies them by √width. Small
+    /// models that are trained from scratch learn much faster with it.
     FanIn,
 }
 
-/// V-JEPA 2's encoder. The defaults are ViT-L/16 (`facebook/vjepa2-vitl-fpc64-256`).
+/// Encoder of V-JEPA 2. The defaults are ViT-L/16 (paper §3.1), with the sizes of
+/// `facebook/vjepa2-vitl-fpc64-256`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct XEncoder {
-    /// Side of a patch, pixels.
+    /// Height and width of a patch in pixels. Default: 16.
     pub patch_size: usize,
-    /// Frames of a tubelet.
+    /// Number of frames that a visual token covers. Default: 2.
     pub tubelet_size: usize,
-    /// Width.
+    /// Number of elements of a visual token. Default: 1,024.
     pub hidden_size: usize,
-    /// Transformer blocks.
+    /// Number of transformer layers. Default: 24.
     pub num_layers: usize,
-    /// Attention heads.
+    /// Number of attention heads. A head, `hidden_size` / `num_heads` wide, must be even and at
+    /// least 6 wide, to hold three rotary axes. Default: 16.
     pub num_heads: usize,
-    /// Hidden width of the MLP.
+    /// Number of elements of the MLP's hidden layer. Default: 4,096.
     pub intermediate_size: usize,
-    /// Layer norm's epsilon.
+    /// Value added to the variance in layer norms. Default: 1e-6.
     pub layer_norm_eps: f32,
-    /// Base of the rotary frequencies of each axis.
+    /// Base of the rotary frequencies of each axis (time, row, column). Default: 10,000.
     pub rope_theta: f64,
-    /// Whether it is trained. False in the paper (§3.1: frozen).
+    /// Whether the X-encoder is trained. Default: false (paper §3.1: frozen).
     pub trainable: bool,
-    /// A published `model.safetensors` to start from; none starts from random weights.
+    /// Published `model.safetensors` that holds the initial weights. Default: none, which starts
+    /// from random weights.
     pub weights: Option<PathBuf>,
 }
 
@@ -94,70 +104,80 @@ impl Default for XEncoder {
     }
 }
 
-/// Which keys a query may attend to.
+/// Tokens that a token of the predictor may attend to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Attention {
-    /// All of its sequence (paper §3.1).
+    /// All tokens of its sequence (paper §3.1).
     #[default]
     Bidirectional,
-    /// Its past only (ablation, paper Table 5).
+    /// Itself and the tokens before it (ablation of paper §4.7, Table 5d).
     Causal,
 }
 
-/// Rotary frequencies stretched as in Llama 3.1 and later.
+/// Scaling of the rotary frequencies as in Llama 3.1 and later. No key has a default: a recipe that
+/// sets `rope_scaling` must set all four.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Llama3Scaling {
-    /// Divisor of the low frequencies: 32 in Llama-3.2.
+    /// Divisor of the low frequencies. Llama-3.2: 32.
     pub factor: f64,
-    /// Wavelengths above `original_max_position_embeddings / low_freq_factor` are divided.
+    /// Frequencies whose wavelength, in tokens, exceeds
+    /// `original_max_position_embeddings / low_freq_factor` are divided by `factor`. Llama-3.2: 1.
     pub low_freq_factor: f64,
-    /// Wavelengths below `original_max_position_embeddings / high_freq_factor` are kept.
+    /// Frequencies whose wavelength, in tokens, is below
+    /// `original_max_position_embeddings / high_freq_factor` stay unchanged; those in between are
+    /// interpolated. It must exceed `low_freq_factor`. Llama-3.2: 4.
     pub high_freq_factor: f64,
-    /// Context the frequencies were made for.
+    /// Context length, in tokens, for which the unscaled frequencies were trained. Llama-3.2:
+    /// 8,192.
     pub original_max_position_embeddings: f64,
 }
 
-/// Llama-3.2 layers as predictor. The defaults are the last 8 of 16 layers of Llama-3.2-1B (paper §3.1).
+/// The predictor: layers of Llama-3.2. The defaults are the last 8 of the 16 layers of Llama-3.2-1B
+/// (paper §3.1).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Predictor {
-    /// Width.
+    /// Number of elements of a token. Default: 2,048 (Llama-3.2-1B).
     pub hidden_size: usize,
-    /// Layers: 8 (paper §3.1).
+    /// Number of transformer layers. Default: 8 (paper §3.1).
     pub num_layers: usize,
-    /// Index of the first layer in the published weights: 8, so layers 8 to 15 (paper §3.1: "last 8").
+    /// Index of the first layer in the published weights, counted from 0. Default: 8, which with
+    /// `num_layers: 8` takes layers 8 to 15 (paper §3.1: "the last 8 Transformer layers").
     pub first_layer: usize,
-    /// Query heads.
+    /// Number of query heads. A multiple of `num_kv_heads`. Default: 32 (Llama-3.2-1B).
     pub num_heads: usize,
-    /// Key/value heads.
+    /// Number of key/value heads. Default: 8 (Llama-3.2-1B).
     pub num_kv_heads: usize,
-    /// Width of a head.
+    /// Number of elements of a head; even. Default: 64 (Llama-3.2-1B).
     pub head_dim: usize,
-    /// Hidden width of the gated MLP.
+    /// Number of elements of the gated MLP's hidden layer. Default: 8,192 (Llama-3.2-1B).
     pub intermediate_size: usize,
-    /// RMS norm's epsilon.
+    /// Value added to the mean square in RMS norms. Default: 1e-5 (Llama-3.2-1B).
     pub rms_norm_eps: f32,
-    /// Base of the rotary frequencies.
+    /// Base of the rotary frequencies. Default: 500,000 (Llama-3.2-1B).
     pub rope_theta: f64,
-    /// Stretching of the rotary frequencies; none for plain ones.
+    /// Scaling of the rotary frequencies; `null` leaves them unscaled. Default: that of
+    /// Llama-3.2-1B.
     pub rope_scaling: Option<Llama3Scaling>,
-    /// Rows of the token embedding table.
+    /// Number of rows of the token embedding table. Default: 128,256 (Llama-3.2-1B).
     pub vocab_size: usize,
-    /// Which keys a token may attend to.
+    /// Tokens that a token may attend to. Default: `bidirectional` (paper §3.1).
     pub attention: Attention,
-    /// Whether the token embeddings are trained. Unstated: false, because the paper's 490M trainable parameters leave no room
-    /// for them (facts of the parameter count).
+    /// Whether the token embeddings are trained. Unstated; default: false, because the paper's 490M
+    /// trainable parameters (§3.1) leave no room for the table's 263M.
     pub train_embeddings: bool,
-    /// A linear projection of the query embeddings beside the one of the visual tokens. The paper's wording allows it; off, as in
-    /// open-vljepa.
+    /// Whether the query embeddings pass a linear projection of their own, as the visual tokens do.
+    /// The paper names projections of "the vision and text embeddings" (§3.1), which leaves it
+    /// open. Default: false, as in open-vljepa, a public re-implementation.
     pub text_projection: bool,
-    /// Longest query, tokens: 512 (paper §3.1). Longer ones are cut.
+    /// Maximum length of a query in tokens; longer queries are cut. Default: 512 (paper §3.1).
     pub max_query_tokens: usize,
-    /// `tokenizer.json` of the queries.
+    /// `tokenizer.json` of the queries. It must be set; the paper uses that of Llama-3.2-1B (§3.1).
     pub tokenizer: Option<PathBuf>,
-    /// A published `model.safetensors` to start from; none starts from Normal(0, 0.02) (the paper's ablation without Llama).
+    /// Published `model.safetensors` that holds the initial weights. Default: none, which starts
+    /// from random weights, as in the paper's ablation "w/o Llama-3 Initialization" (Table 5d).
     pub weights: Option<PathBuf>,
 }
 
@@ -190,47 +210,57 @@ impl Default for Predictor {
     }
 }
 
-/// EmbeddingGemma as Y-encoder. The defaults are EmbeddingGemma-300M (paper §3.1).
+/// The Y-encoder: EmbeddingGemma. The defaults are EmbeddingGemma-300M (paper §3.1).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct YEncoder {
-    /// Width.
+    /// Number of elements of a token. Default: 768 (EmbeddingGemma-300M).
     pub hidden_size: usize,
-    /// Layers.
+    /// Number of transformer layers. Default: 24 (EmbeddingGemma-300M).
     pub num_layers: usize,
-    /// Query heads.
+    /// Number of query heads. A multiple of `num_kv_heads`. Default: 3 (EmbeddingGemma-300M).
     pub num_heads: usize,
-    /// Key/value heads.
+    /// Number of key/value heads. Default: 1 (EmbeddingGemma-300M).
     pub num_kv_heads: usize,
-    /// Width of a head.
+    /// Number of elements of a head; even. Default: 256 (EmbeddingGemma-300M).
     pub head_dim: usize,
-    /// Hidden width of the gated MLP.
+    /// Number of elements of the gated MLP's hidden layer. Default: 1,152 (EmbeddingGemma-300M).
     pub intermediate_size: usize,
-    /// RMS norm's epsilon.
+    /// Value added to the mean square in RMS norms. Default: 1e-6 (EmbeddingGemma-300M).
     pub rms_norm_eps: f32,
-    /// Base of the rotary frequencies in full-attention layers.
+    /// Base of the rotary frequencies in full-attention layers. Default: 1,000,000
+    /// (EmbeddingGemma-300M).
     pub rope_theta: f64,
-    /// Base of the rotary frequencies in sliding-window layers.
+    /// Base of the rotary frequencies in sliding-window layers. Default: 10,000
+    /// (EmbeddingGemma-300M).
     pub rope_local_theta: f64,
-    /// Every n-th layer attends to everything, the others to a window: 6.
+    /// Every n-th layer attends to all tokens; the other layers attend to a sliding window.
+    /// Default: 6 (EmbeddingGemma-300M).
     pub full_attention_every: usize,
-    /// A token sees keys nearer than this (|i − j| < window): 257, the effective value of the published `sliding_window: 512`.
+    /// Window of the sliding-window layers in tokens: token i attends to token j if |i − j| <
+    /// window. Default: 257, the effective value of EmbeddingGemma-300M's published
+    /// `sliding_window: 512`.
     pub effective_window: usize,
-    /// Attention scores are scaled by its inverse square root.
+    /// Attention scores are divided by the square root of this value. Default: 256
+    /// (EmbeddingGemma-300M).
     pub query_pre_attn_scalar: f64,
-    /// Rows of the token embedding table.
+    /// Number of rows of the token embedding table. Default: 262,144 (EmbeddingGemma-300M).
     pub vocab_size: usize,
-    /// Longest target, tokens: 512 (paper §3.1: context length). Longer ones are cut.
+    /// Maximum length of a target in tokens; longer targets are cut. Default: 512 (paper §3.1:
+    /// "maximum context length of 512").
     pub max_target_tokens: usize,
-    /// The two Dense layers of the sentence-transformers model between pooling and projection. Unstated: off, as open-vljepa.
+    /// Whether the two Dense layers of the sentence-transformers model lie between pooling and
+    /// projection. Unstated; default: false, as in open-vljepa.
     pub dense_heads: bool,
-    /// Width between the two Dense layers.
+    /// Number of elements between the two Dense layers. Default: 3,072 (EmbeddingGemma-300M).
     pub dense_hidden_size: usize,
-    /// Whether it is trained. True in the paper (§3.1, at a twentieth of the learning rate).
+    /// Whether the Y-encoder is trained. Default: true (paper §2: "We train the Predictor and the
+    /// Y-Encoder jointly"; §3.1 multiplies its learning rate by 0.05, see `optimizer.multipliers`).
     pub trainable: bool,
-    /// `tokenizer.json` of the targets.
+    /// `tokenizer.json` of the targets. It must be set; the paper uses EmbeddingGemma-300M (§3.1).
     pub tokenizer: Option<PathBuf>,
-    /// A published `model.safetensors` to start from; none starts from random weights.
+    /// Published `model.safetensors` that holds the initial weights. Default: none, which starts
+    /// from random weights.
     pub weights: Option<PathBuf>,
 }
 
@@ -260,15 +290,16 @@ impl Default for YEncoder {
     }
 }
 
-/// The training objective (paper §3.2, Table 5c).
+/// Training objective, computed between predicted and target embeddings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Loss {
-    /// Which one: bidirectional InfoNCE (paper §3.2).
+    /// Loss function. Default: `info_nce` (paper §2: "bi-directional InfoNCE loss").
     pub kind: LossKind,
-    /// InfoNCE's temperature.
+    /// Temperature of InfoNCE; the other losses ignore it.
     pub temperature: Temperature,
-    /// Do not count a sample of the same target text as a negative. The paper is silent: off.
+    /// Whether samples with the same target text are left out as negatives of each other. Only
+    /// InfoNCE has negatives. Unstated; our default: false.
     pub mask_equal_targets: bool,
 }
 
@@ -282,30 +313,33 @@ impl Default for Loss {
     }
 }
 
-/// Objectives of paper Table 5c.
+/// Loss functions that the paper compares (§4.7, Table 5c). All except InfoNCE need
+/// `model.y_encoder.trainable: false`: without negatives a trained Y-encoder collapses.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LossKind {
-    /// Bidirectional InfoNCE over the global batch.
+    /// Bidirectional InfoNCE over the global batch: every other sample is a negative.
     #[default]
     InfoNce,
-    /// 1 − cosine similarity.
+    /// 1 − cosine similarity of prediction and target.
     Cosine,
-    /// Mean absolute difference.
+    /// Mean absolute difference of prediction and target.
     L1,
-    /// Mean squared difference.
+    /// Mean squared difference of prediction and target.
     L2,
 }
 
-/// InfoNCE's scale α = exp(logit_scale) on the similarities. Unstated in the paper: CLIP's.
+/// Scale α = exp(logit_scale) that multiplies the similarities in InfoNCE; 1/α is the temperature.
+/// Unstated; the defaults are those of CLIP.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Temperature {
-    /// logit_scale at the start: ln(1/0.07) (CLIP, open_clip).
+    /// Initial value of logit_scale. Default: ln(1/0.07) = 2.65926 (CLIP, open_clip).
     pub initial_logit_scale: f32,
-    /// Largest α: 100 (CLIP).
+    /// Upper limit of α; larger values are clamped. Default: 100 (CLIP).
     pub max_scale: f32,
-    /// Whether it is learned: true (CLIP), in a parameter group of its own without decay.
+    /// Whether logit_scale is learned. It is the parameter group `logit_scale` and has no weight
+    /// decay. Default: true (CLIP).
     pub learnable: bool,
 }
 

@@ -1,110 +1,134 @@
-//! Keys under `stages`, `optimizer`, `checkpoints` and `logging`.
+//! Recipe keys under `stages`, `optimizer`, `checkpoints` and `logging`.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// One stage of the curriculum.
+/// One stage of the training. Stages run one after the other; each has its own data, batch and
+/// learning rate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Stage {
-    /// Name in logs and reports.
+    /// Name of the stage in logs and reports: up to 100 letters, digits, `-` and `_`, different for
+    /// each stage. No default.
     pub name: String,
-    /// Optimizer steps.
+    /// Number of optimizer steps. No default (paper §3.2: 100k, 60k and 10k for images, 8 frames
+    /// and 32 frames; 83k for finetuning).
     pub steps: u64,
-    /// Samples of one step over all ranks: all of them are each other's negatives.
+    /// Global batch: number of samples of one step over all ranks. With InfoNCE each sample has all
+    /// others as negatives. No default (paper §3.2: 24k for images, 3,072 for finetuning; unstated
+    /// for video).
     pub batch: usize,
-    /// Frames of a clip (images are repeated to them).
+    /// Number of frames per sample, a multiple of the tubelet size; images are repeated to it. No
+    /// default (paper §3.2: 1 for images, which §3.1 duplicates to the input shape, then 8 and 32).
     pub frames: usize,
-    /// Integer weight of each source.
+    /// Relative weight of each source, by its name in `data.sources`: an integer of at least 0. No
+    /// default; unstated by the paper.
     pub mixture: BTreeMap<String, u32>,
-    /// What is drawn from the mixture.
+    /// Unit that is drawn from the mixture. Unstated; our default: `sample`.
     #[serde(default)]
     pub mixing: Mixing,
-    /// Rows a rank embeds at once; none embeds its whole share. Smaller values cost a second forward pass (GradCache) and save
-    /// memory; the step they compute is the same.
+    /// Number of samples that a rank embeds at once. A value below the rank's share of the batch
+    /// saves memory and costs a second forward pass (GradCache); the step computes the same result.
+    /// Default: the rank's whole share.
     #[serde(default)]
     pub micro_batch: Option<usize>,
-    /// What a backward pass computes again instead of keeping it, in every layer.
+    /// Activations of each layer that the backward pass computes again instead of keeping them. Our
+    /// default: `none`.
     #[serde(default)]
     pub recompute: Recompute,
-    /// Learning rate over this stage's steps.
+    /// Learning rate over the steps of the stage. No default.
     pub learning_rate: LearningRate,
 }
 
-/// What a backward pass computes again instead of keeping it: memory for time. The step it computes is the same, bit for bit.
+/// Activations of each layer that the backward pass computes again instead of keeping them. It
+/// saves memory, costs time, and changes no bit of the result.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Recompute {
-    /// Nothing.
+    /// Keeps all activations that the backward pass needs.
     #[default]
     None,
-    /// The inside of MLPs: two thirds of a layer's memory for a third of its forward pass.
+    /// Computes the hidden activations of MLPs again: saves two thirds of a layer's memory for a
+    /// third of its forward pass.
     Mlp,
-    /// Whole layers: only their inputs are kept.
+    /// Computes whole layers again and keeps only their inputs.
     Block,
 }
 
-/// What is drawn from the mixture.
+/// Unit that is drawn from a stage's mixture.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mixing {
-    /// Each sample.
+    /// Each sample has its own source, so a batch mixes the sources.
     #[default]
     Sample,
-    /// Each global batch: all of its samples come from one source, so negatives are of a kind and frames may differ by source.
+    /// All samples of a global batch come from one source. Its negatives are then of one kind, and
+    /// the number of frames may differ between sources.
     Batch,
 }
 
-/// Learning rate over the steps of a stage.
+/// Learning rate over the steps of a stage: a linear warm-up, then a schedule. A parameter group's
+/// rate is this rate times `optimizer.multipliers`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LearningRate {
-    /// Highest value.
+    /// Highest learning rate. No default (paper §3.2: 5e-5 in pretraining; unstated for
+    /// finetuning).
     pub peak: f64,
-    /// Steps of linear warm-up from zero.
+    /// Number of steps over which the rate grows linearly from 0 to `peak`. At most the stage's
+    /// `steps`. Unstated; our default: 0.
     #[serde(default)]
     pub warmup_steps: u64,
-    /// What follows the warm-up.
+    /// Course of the rate after the warm-up. Default: `constant` (paper §3.2: pretraining).
     #[serde(default)]
     pub schedule: Schedule,
-    /// A cosine's last value as a share of the peak: 0.01 (PLM).
+    /// Rate at the last step of a cosine schedule as a fraction of `peak`, 0 to 1. Unstated;
+    /// default: 0.01 (PLM).
     #[serde(default = "defaults::final_fraction")]
     pub final_fraction: f64,
 }
 
-/// What follows the warm-up.
+/// Course of the learning rate after the warm-up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Schedule {
-    /// The peak (paper §3.3: pretraining).
+    /// Stays at the peak (paper §3.2: pretraining).
     #[default]
     Constant,
-    /// Half a cosine down to `final_fraction` at the stage's last step (paper §3.3: finetuning).
+    /// Falls along half a cosine from the peak to `final_fraction` × peak at the stage's last step
+    /// (paper §3.2: finetuning).
     Cosine,
 }
 
-/// AdamW. The paper names no optimizer; the defaults are AdamW as PLM and lingua use it.
+/// AdamW, gradient clipping and learning-rate multipliers. The paper names no optimizer; the
+/// defaults are AdamW as PLM and lingua use it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Optimizer {
-    /// Decay rates of the moments: 0.9, 0.95 (PLM, lingua, DataComp-XL).
+    /// Decay rates of the first and second moment, each at least 0 and below 1. Unstated; default:
+    /// 0.9 and 0.95 (PLM, lingua, DataComp-XL).
     pub betas: [f32; 2],
-    /// Added to the root of the second moment: 1e-8 (PLM).
+    /// Value added to the square root of the second moment. Unstated; default: 1e-8 (PLM).
     pub eps: f32,
-    /// Decoupled decay of matrices; vectors, norms and the temperature have none (open_clip): 0.05 (between PLM and CLIP).
+    /// Decoupled weight decay of matrices, as a fraction per unit of learning rate. Vectors, norms
+    /// and the temperature have none (open_clip). Unstated; default: 0.05, between PLM's 0.01 and
+    /// CLIP's 0.2.
     pub weight_decay: f32,
-    /// Largest global norm of the gradient; larger ones are scaled down: 1.0 (PLM, lingua). 0 switches clipping off.
+    /// Largest global norm of the gradient; a larger gradient is scaled down to it. 0 disables
+    /// clipping. Unstated; default: 1.0 (PLM, lingua).
     pub clip_norm: f32,
-    /// Learning-rate multipliers of parameter groups (`x_encoder`, `predictor`, `y_encoder`, `projections`, `logit_scale`): 0.05 for
-    /// the Y-encoder (paper §3.3, ×0.05 for all text-encoder parameters), 1 for the others.
-    #[serde(deserialize_with = "over_the_papers_multipliers")]
+    /// Factor on the learning rate of each parameter group: `x_encoder`, `predictor`, `y_encoder`,
+    /// `projections` or `logit_scale`. Default: 0.05 for `y_encoder` (paper §3.1: "a learning rate
+    /// multiplier of ×0.05 to all text encoder parameters", and Table 5b), 1 for the others.
+    #[serde(deserialize_with = "over_default_multipliers")]
     pub multipliers: BTreeMap<String, f64>,
-    /// Whether each rank keeps the moments of its own shard of the parameters alone (ZeRO-1): off, because the paper's GPUs have room
-    /// for all 6.4 GB of them, and the gather of updated weights that sharding needs cannot hide behind a backward pass as the
-    /// second half of a sum of gradients does. A run may change it between two starts.
+    /// Whether each rank keeps the moments of only its own shard of the parameters (ZeRO-1). It may
+    /// change between two starts of a run. Our default: false, because the paper's GPUs have room
+    /// for all 6.4 GB of moments, and because sharding needs an all-gather of the updated weights
+    /// that cannot overlap with a backward pass, as the second half of a gradient all-reduce does.
     pub shard: bool,
-    /// What happens to a step whose gradient is not finite on any rank.
+    /// Policy for steps whose gradient is not finite on some rank.
     pub non_finite: NonFinite,
 }
 
@@ -115,31 +139,33 @@ impl Default for Optimizer {
             eps: 1e-8,
             weight_decay: 0.05,
             clip_norm: 1.0,
-            multipliers: papers_multipliers(),
+            multipliers: default_multipliers(),
             shard: false,
             non_finite: NonFinite::default(),
         }
     }
 }
 
-fn papers_multipliers() -> BTreeMap<String, f64> {
+fn default_multipliers() -> BTreeMap<String, f64> {
     BTreeMap::from([("y_encoder".to_owned(), 0.05)])
 }
 
-/// Naming one group leaves the others at their defaults.
-fn over_the_papers_multipliers<'de, D: serde::Deserializer<'de>>(
+/// Reads multipliers; groups that the recipe does not name keep their defaults.
+fn over_default_multipliers<'de, D: serde::Deserializer<'de>>(
     deserializer: D,
 ) -> Result<BTreeMap<String, f64>, D::Error> {
-    let mut multipliers = papers_multipliers();
+    let mut multipliers = default_multipliers();
     multipliers.extend(BTreeMap::<String, f64>::deserialize(deserializer)?);
     Ok(multipliers)
 }
 
-/// All ranks agree on it: the flag is part of the reduced gradient's norm.
+/// Policy for steps whose gradient holds a NaN or an infinity. All ranks decide alike, because the
+/// flag is part of the reduced gradient's norm. The paper does not mention it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NonFinite {
-    /// Such steps are skipped (no parameter changes) up to this number in a row, then the run stops: 10.
+    /// Number of such steps in a row that are skipped, without any change of a parameter, before
+    /// one more stops the run. Our default: 10.
     pub max_consecutive: u32,
 }
 
@@ -149,14 +175,17 @@ impl Default for NonFinite {
     }
 }
 
-/// When the run is saved and what is kept. Checkpoints are written beside the steps; training waits for one only when the next is due,
-/// and at the end of a stage.
+/// When checkpoints are written and how many are kept. Checkpoints are written while training
+/// continues; training waits for one only when the next is due and at the end of a stage. The paper
+/// does not mention checkpoints.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Checkpoints {
-    /// Steps between checkpoints: 500. One is always written at the end of a stage.
+    /// Number of steps between checkpoints. One is always written at the end of a stage. Our
+    /// default: 500.
     pub every_steps: u64,
-    /// Newest checkpoints kept: 3. The last one that verified is never deleted.
+    /// Number of checkpoints kept, newest first. The newest that verified is never deleted. Our
+    /// default: 3.
     pub keep: usize,
 }
 
@@ -166,17 +195,19 @@ impl Default for Checkpoints {
     }
 }
 
-/// What is written down while training.
+/// Records of a run while it trains. All defaults are ours.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Logging {
-    /// Steps between lines of metrics: 10.
+    /// Number of steps between two lines of `metrics.jsonl`. Default: 10.
     pub every_steps: u64,
-    /// TensorBoard event files beside `metrics.jsonl`.
+    /// Whether TensorBoard event files are written in addition to `metrics.jsonl`. Default: true.
     pub tensorboard: bool,
-    /// Where the supervisor answers Prometheus, such as `0.0.0.0:9401`: `http://…/metrics`. Nowhere when empty, the default.
+    /// IP address and port at which the supervisor serves Prometheus metrics under `/metrics`, for
+    /// example `0.0.0.0:9401`. Default: empty, which disables it.
     pub prometheus: String,
-    /// Steps whose every phase and kernel is written down. None by default: noting each kernel costs time.
+    /// Steps of which every phase and kernel is traced. Default: none, because recording each
+    /// kernel costs time.
     pub trace: Option<Trace>,
 }
 
@@ -186,16 +217,17 @@ impl Default for Logging {
     }
 }
 
-/// Steps of which Chrome traces are written, one file per step and rank in the run's `traces` folder.
+/// Steps and ranks for which Chrome traces are written, one file per step and rank in the run's
+/// `traces` folder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Trace {
-    /// The first one, counted from 0 as errors and logs count.
+    /// First traced step, counted from 0 over all stages. No default.
     pub first_step: u64,
-    /// How many: 1.
+    /// Number of traced steps, 1 to 100. Default: 1.
     #[serde(default = "defaults::one")]
     pub steps: u64,
-    /// Which ranks: rank 0.
+    /// Traced ranks. Default: rank 0.
     #[serde(default = "defaults::rank_0")]
     pub ranks: Vec<usize>,
 }

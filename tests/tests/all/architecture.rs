@@ -1,4 +1,5 @@
-//! The workspace is what DESIGN says: who may depend on whom, and where `unsafe` may stand.
+//! Rules of the workspace: the allowed dependencies between crates, the files that may contain
+//! `unsafe`, and a header in each file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -6,7 +7,7 @@ use std::process::Command;
 
 use crate::programs::repository;
 
-/// `a → b`: a may use b. Nothing else may.
+/// Each crate of the workspace and the crates that it may depend on.
 const DIRECTION: [(&str, &[&str]); 7] = [
     ("recipes", &[]),
     ("kernels", &[]),
@@ -17,7 +18,7 @@ const DIRECTION: [(&str, &[&str]); 7] = [
     ("tests", &["data", "kernels", "launcher", "model", "recipes", "worker"]),
 ];
 
-/// The files that may hold `unsafe`, with what they wrap.
+/// Files that contain `unsafe`. No other file may.
 const UNSAFE_FILES: [&str; 9] = [
     "kernels/src/compile/nvrtc.rs",
     "kernels/src/device/cuda/address_space.rs",
@@ -44,7 +45,7 @@ fn edges(metadata: &serde_json::Value) -> BTreeMap<String, BTreeSet<String>> {
 }
 
 #[test]
-#[expect(clippy::disallowed_methods, reason = "asks cargo for the graph")]
+#[expect(clippy::disallowed_methods, reason = "reads the dependency graph from cargo")]
 fn crates_depend_only_in_the_written_direction() {
     let output = Command::new("cargo")
         .args(["metadata", "--format-version", "1", "--no-deps", "--offline"])
@@ -89,13 +90,13 @@ fn crate_sources() -> Vec<PathBuf> {
     for (name, _) in DIRECTION {
         sources(&repository().join(name), &mut files);
     }
-    assert!(files.len() > 50, "the walk finds the workspace");
+    assert!(files.len() > 50, "the search finds the workspace");
     files
 }
 
 #[test]
 fn unsafe_stands_only_where_it_is_listed() {
-    // Spelled in two parts, so that this file does not find itself.
+    // Written in two parts, so that this file does not contain the word.
     let word = concat!("unsafe", " {");
     for path in crate_sources() {
         let text = std::fs::read_to_string(&path).unwrap();
@@ -125,4 +126,158 @@ fn every_recipe_loads_checks_and_costs() {
         }
     }
     assert!(seen >= 3, "{seen} recipes");
+}
+
+/// Phrases that hide who does what, or `None` behind "none".
+const BANNED: [&str; 11] = [
+    "is not to be had",
+    " in words",
+    " serves it",
+    "as far as",
+    "whoever",
+    "nobody knows",
+    "none when",
+    "none where",
+    "none if",
+    "none for",
+    "stands there",
+];
+
+/// Comment lines with their numbers.
+fn comments(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    text.lines().enumerate().map(|(i, line)| (i + 1, line)).filter(|(_, line)| {
+        let line = line.trim_start();
+        line.starts_with("//")
+    })
+}
+
+/// Headings of ARCHITECTURE.md that a comment cites: `(ARCHITECTURE.md, "One step")`.
+fn cited(comment: &str) -> Option<&str> {
+    comment.split_once("ARCHITECTURE.md, \"")?.1.split('"').next()
+}
+
+#[test]
+fn comments_fit_100_columns_avoid_riddles_and_cite_headings_that_exist() {
+    let architecture = std::fs::read_to_string(repository().join("ARCHITECTURE.md")).unwrap();
+    let mut wrong = String::new();
+    let mut citations = 0;
+    for path in crate_sources() {
+        let text = std::fs::read_to_string(&path).unwrap();
+        for (number, comment) in comments(&text) {
+            let mut say = |what: &str| wrong += &format!("{}:{number}: {what}\n", path.display());
+            if comment.chars().count() > 100 {
+                say("longer than 100 columns");
+            }
+            let lower = comment.to_lowercase();
+            BANNED.iter().filter(|phrase| lower.contains(**phrase)).for_each(|phrase| say(phrase));
+            if let Some(heading) = cited(comment) {
+                citations += 1;
+                if !architecture.lines().any(|line| line.trim_start_matches('#').trim() == heading)
+                {
+                    say("cites a heading that ARCHITECTURE.md does not have");
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+    assert!(citations >= 3, "comments cite the design");
+}
+
+/// Modules directly below `src` that `text` names after `crate::`.
+fn named(text: &str) -> BTreeSet<String> {
+    let word = |text: &str| -> String {
+        text.trim_start().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
+    };
+    let mut found = BTreeSet::new();
+    for part in text.split("crate::").skip(1) {
+        let Some(list) = part.strip_prefix('{') else {
+            found.insert(word(part));
+            continue;
+        };
+        // `crate::{a::{b, c}, d}` names `a` and `d`.
+        let mut depth = 0_usize;
+        let mut first = 0;
+        for (at, c) in list.char_indices() {
+            match c {
+                '{' => depth += 1,
+                '}' if depth > 0 => depth -= 1,
+                ',' if depth > 0 => {}
+                ',' | '}' => {
+                    found.insert(word(&list[first..at]));
+                    first = at + 1;
+                }
+                _ => {}
+            }
+            if c == '}' && depth == 0 && first == at + 1 {
+                break;
+            }
+        }
+    }
+    found.remove("");
+    found
+}
+
+/// Modules directly below the `src` of a crate, each with those that it names.
+fn layers(src: &Path) -> BTreeMap<String, BTreeSet<String>> {
+    let mut files = Vec::new();
+    sources(src, &mut files);
+    let mut layers: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for path in files {
+        let inside = path.strip_prefix(src).unwrap();
+        if inside.to_string_lossy().contains("tests") {
+            continue;
+        }
+        let first = Path::new(inside.components().next().unwrap().as_os_str()).file_stem().unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+        let code: Vec<&str> = code.lines().filter(|l| !l.trim_start().starts_with("//")).collect();
+        layers
+            .entry(first.to_string_lossy().into_owned())
+            .or_default()
+            .extend(named(&code.join("\n")));
+    }
+    layers.remove("lib");
+    layers.remove("main");
+    let modules: BTreeSet<String> = layers.keys().cloned().collect();
+    for (name, uses) in &mut layers {
+        uses.retain(|other| other != name && modules.contains(other));
+    }
+    layers
+}
+
+/// Modules that use each other, directly or through others.
+fn circle(mut layers: BTreeMap<String, BTreeSet<String>>) -> BTreeMap<String, BTreeSet<String>> {
+    loop {
+        let lowest: Vec<String> = layers
+            .iter()
+            .filter(|(_, uses)| uses.iter().all(|other| !layers.contains_key(other)))
+            .map(|(name, _)| name.clone())
+            .collect();
+        if lowest.is_empty() {
+            return layers;
+        }
+        lowest.iter().for_each(|name| drop(layers.remove(name)));
+    }
+}
+
+#[test]
+fn modules_of_a_crate_use_each_other_in_one_direction() {
+    for name in ["data", "launcher", "recipes", "worker"] {
+        let layers = layers(&repository().join(name).join("src"));
+        assert!(layers.values().any(|uses| !uses.is_empty()), "{name}: the search finds uses");
+        let circle = circle(layers);
+        assert!(circle.is_empty(), "{name}: modules use each other: {circle:?}");
+    }
+}
+
+#[test]
+fn a_circle_of_modules_would_be_seen() {
+    let uses = |text| named(text).into_iter().collect::<Vec<_>>();
+    assert_eq!(uses("use crate::a::{self, B};\ncrate::c::d();"), ["a", "c"]);
+    assert_eq!(uses("use crate::{\n    a::{B, C},\n    d,\n};\nfn e() {}"), ["a", "d"]);
+    let of = |pairs: [(&str, &str); 3]| {
+        circle(pairs.map(|(a, b)| (a.to_owned(), BTreeSet::from([b.to_owned()]))).into())
+    };
+    assert!(of([("a", "b"), ("b", "c"), ("d", "c")]).is_empty());
+    assert_eq!(of([("a", "b"), ("b", "c"), ("c", "b")]).len(), 3);
 }

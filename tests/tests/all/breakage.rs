@@ -1,13 +1,14 @@
-//! Things that break: shards that are not whole, disks without room, bits that flip.
+//! Damage that tests inject: spoiled shards, full disks and flipped bits.
 
 use std::io::Read;
 use std::path::Path;
 
 use crate::programs::small_set;
 
-/// Copies a shard, spoiling some of its samples: every fifth picture is cut in half, every seventh json is emptied, and the
-/// archive ends in the middle of its last sample.
-pub fn spoiled(target: &Path) {
+/// Copies a shard of the small set to `target` and spoils some of its samples: every fifth image is
+/// cut in half, every seventh json file is empty, and the archive ends in the middle of its last
+/// sample.
+pub fn write_spoiled_shard(target: &Path) {
     let source = small_set().join("train/questions-000000.tar");
     let mut archive = tar::Archive::new(std::fs::File::open(source).unwrap());
     let mut builder = tar::Builder::new(Vec::new());
@@ -43,7 +44,7 @@ pub fn spoiled(target: &Path) {
     std::fs::write(target, bytes).unwrap();
 }
 
-/// Flips a bit near the end of a file.
+/// Flips one bit near the end of a file.
 pub fn flip_a_bit(file: &Path) {
     let mut bytes = std::fs::read(file).unwrap();
     let place = bytes.len() - 5;
@@ -51,10 +52,10 @@ pub fn flip_a_bit(file: &Path) {
     std::fs::write(file, bytes).unwrap();
 }
 
-/// A file system of a few MiB, mounted for one test.
+/// A mounted tmpfs of a few MiB. Dropping it unmounts it.
 pub struct SmallDisk<'a>(&'a Path);
 
-/// The command itself, or behind `sudo` for anybody but root.
+/// Returns a command that runs `program` as root: directly for root, otherwise through `sudo`.
 #[expect(clippy::disallowed_methods, reason = "mounts and unmounts a tmpfs")]
 fn as_root(program: &str) -> std::process::Command {
     if nix::unistd::Uid::effective().is_root() {
@@ -66,7 +67,7 @@ fn as_root(program: &str) -> std::process::Command {
 }
 
 impl<'a> SmallDisk<'a> {
-    /// Mounts it on `folder`, which everybody may write.
+    /// Mounts a tmpfs of `mib` MiB on `folder` and makes it writable for everybody.
     pub fn mount(folder: &'a Path, mib: u32) -> Self {
         std::fs::create_dir_all(folder).unwrap();
         let options = format!("size={mib}m");

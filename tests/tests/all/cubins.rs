@@ -1,10 +1,11 @@
-//! The GPU kernels of every recipe in the folder compile, and need of the machine what the committed table says.
+//! The GPU kernels of all recipes in the folder compile, and use the resources that the committed
+//! table records.
 
 use std::path::PathBuf;
 
 use vljepa_kernels::compile::{Cache, Compiler, Cubin, Nvrtc};
 use vljepa_worker::compile::{compile, keys, table};
-use vljepa_worker::environment::GpuEnvironment;
+use vljepa_worker::rank::environment::GpuEnvironment;
 
 use crate::programs::{command, repository, text};
 
@@ -18,7 +19,7 @@ fn recipes() -> Vec<PathBuf> {
 
 fn cubins() -> Vec<Cubin> {
     let libraries = GpuEnvironment::read().libraries;
-    assert!(libraries.nvrtc.is_some(), "VLJEPA_NVRTC is set: `. kernels/nvrtc.sh`");
+    assert!(libraries.nvrtc.is_some(), "VLJEPA_NVRTC is not set; run `. kernels/nvrtc.sh`");
     let nvrtc = Nvrtc::open(&libraries).unwrap();
     let cache = std::env::temp_dir().join("vljepa-test-cubins");
     let compiler = Compiler::new(nvrtc, "sm_90a", Some(Cache::new(&cache)));
@@ -31,20 +32,21 @@ fn the_kernels_of_all_recipes_need_what_the_committed_table_says() {
     let table = table(&cubins());
     let path = repository().join("kernels/cubins.md");
     let committed = std::fs::read_to_string(&path).unwrap();
-    let start = committed.find("| kernel |").expect("the table stands in kernels/cubins.md");
+    let start = committed.find("| kernel |").expect("kernels/cubins.md has the table");
     let written = std::env::temp_dir().join("vljepa-cubins.md");
     std::fs::write(&written, format!("{}{table}", &committed[..start])).unwrap();
     let changed: Vec<_> = table.lines().filter(|line| !committed.contains(line)).collect();
     assert!(
         committed[start..] == table,
-        "kernels changed; look at these lines and copy {} over {}:\n{}",
+        "kernels changed; check these lines, then copy {} to {}:\n{}",
         written.display(),
         path.display(),
         changed.join("\n")
     );
 }
 
-fn multiplies(name: &str) -> bool {
+/// Returns whether a kernel computes matrix products.
+fn is_product(name: &str) -> bool {
     let products = ["nce_statistics", "nce_weights", "nce_product"];
     name.starts_with("attention_") || products.iter().any(|product| name.starts_with(product))
 }
@@ -53,7 +55,7 @@ fn multiplies(name: &str) -> bool {
 fn tensor_core_kernels_multiply_on_tensor_cores_and_nothing_spills() {
     let cubins = cubins();
     let products: Vec<_> =
-        cubins.iter().filter(|c| c.shared_bytes > 0 && multiplies(&c.name)).collect();
+        cubins.iter().filter(|c| c.shared_bytes > 0 && is_product(&c.name)).collect();
     assert!(products.len() >= 20, "{} kernels", products.len());
     for cubin in products {
         let counts = cubin.instructions;
@@ -66,7 +68,8 @@ fn tensor_core_kernels_multiply_on_tensor_cores_and_nothing_spills() {
     }
 }
 
-/// Runs `vljepa-worker compile recipes/quickstart.yaml` with `arguments` and the library `nvrtc`; whether it succeeded, and what it said.
+/// Runs `vljepa-worker compile recipes/quickstart.yaml` with `arguments` and the library `nvrtc`.
+/// Returns whether it succeeded, and its output.
 fn compile_quickstart(arguments: &[&str], nvrtc: Option<&str>) -> (bool, String) {
     let mut command = command("vljepa-worker");
     command.args(["compile", "recipes/quickstart.yaml"]).args(arguments);

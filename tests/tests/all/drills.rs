@@ -1,5 +1,5 @@
-//! Fault drills on real ranks: each fault is named, the run goes on by itself, and its parameters are those of a run that nothing
-//! disturbed, bit for bit.
+//! Fault drills on real ranks. After each fault the message names it, the run continues by itself,
+//! and its parameters equal those of an undisturbed run bit for bit.
 
 use std::path::Path;
 use std::process::{Child, Output};
@@ -23,7 +23,7 @@ cluster: {ranks_per_node: 2, restart: {max_without_progress: 2}}
 
 const LAST: u64 = 12;
 
-/// Bits of all that a checkpoint holds.
+/// Bits of the buffers of a checkpoint: weights, first moment, second moment.
 type Bits = [Vec<u32>; 3];
 
 fn bits(trial: &Trial, run: &str, step: u64) -> Bits {
@@ -31,7 +31,7 @@ fn bits(trial: &Trial, run: &str, step: u64) -> Bits {
         .map(|name| trial.buffer(run, step, name).iter().map(|x| x.to_bits()).collect())
 }
 
-/// What the run computes when nothing disturbs it.
+/// Returns the bits at the end of a run without any fault, which is made once.
 fn undisturbed() -> &'static Bits {
     static BITS: OnceLock<Bits> = OnceLock::new();
     BITS.get_or_init(|| {
@@ -53,7 +53,8 @@ fn events(trial: &Trial) -> String {
     std::fs::read_to_string(trial.path("run").join("events.jsonl")).unwrap()
 }
 
-/// The run survives `drill`, says `named` of it, and computes what it would have computed without it.
+/// Asserts that a run with the drill completes, prints every string of `named`, and ends with the
+/// bits of the undisturbed run.
 fn survives(drill_text: &str, named: &[&str]) {
     let trial = Trial::new(TWELVE_STEPS);
     let output = drill(&trial, &[drill_text]);
@@ -69,12 +70,12 @@ fn survives(drill_text: &str, named: &[&str]) {
         let run = vljepa_recipes::RunDirectory::open(&trial.path("run")).unwrap();
         std::fs::read_to_string(run.log(rank, 1)).unwrap_or_default()
     });
-    assert!(logs.any(|log| log.contains(&format!("drill {kind}:"))), "the rank says it first");
+    assert!(logs.any(|log| log.contains(&format!("drill {kind}:"))), "the rank logs the drill");
     assert_eq!(&bits(&trial, "run", LAST), undisturbed(), "{drill_text}");
     assert_eq!(half_written(&trial.path("run/checkpoints")), Vec::<String>::new());
 }
 
-/// Folders that a save left behind.
+/// Returns the folders of unfinished checkpoints.
 fn half_written(folder: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(folder).unwrap().flatten();
     let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
@@ -91,7 +92,8 @@ fn a_killed_rank_is_named_in_every_phase_and_the_run_goes_on() {
 
 #[test]
 fn a_rank_killed_while_it_saves_costs_the_steps_since_the_last_checkpoint() {
-    // Its last heartbeat may be a tenth of a second older than its death, so the step and phase before are named too.
+    // The last heartbeat may be a tenth of a second older than the rank's death, so the message may
+    // name the step and phase before.
     for (place, rank) in [("checkpoint", 1), ("write", 1), ("write", 0)] {
         let drill = format!("kill:rank={rank},step=8,phase={place}");
         survives(&drill, &[&format!("rank {rank} died in phase "), "signal 9"]);
@@ -104,13 +106,13 @@ fn a_panic_an_error_and_a_silent_exit_of_one_rank_end_the_others_and_are_named()
     survives("panic:rank=1,step=5,phase=collective", &[panic, "drill panic:rank=1,step=5"]);
     let error = "rank 0 failed in phase backward of step 5: rank 0, step 5: drill error:rank=0";
     survives("error:rank=0,step=5,phase=backward", &[error]);
-    let exit = "ended with an exit in the middle of its work, without an error";
+    let exit = "ended with an exit in the middle of the run, without an error";
     survives("exit:rank=1,step=5,phase=data", &["rank 1 died", exit]);
 }
 
 #[test]
 fn a_stopped_rank_is_named_within_half_a_minute_and_the_run_goes_on() {
-    survives("stop:rank=1,step=6,phase=backward", &["rank 1 hangs", "does not report any more"]);
+    survives("stop:rank=1,step=6,phase=backward", &["rank 1 hangs", "it sends no heartbeats"]);
 }
 
 #[test]
@@ -124,7 +126,7 @@ fn a_nan_of_one_rank_skips_the_step_on_all_and_nothing_else() {
         text(&output)
     );
     assert_eq!(events(&trial).matches(r#""event":"attempt_started""#).count(), 1);
-    // The other rank's NaN replaces the same step: both runs skip it, so both end with the same bits.
+    // A NaN of the other rank skips the same step, so both runs end with the same bits.
     let other = Trial::new(TWELVE_STEPS);
     assert!(drill(&other, &["nan:rank=0,step=5"]).status.success());
     assert_eq!(bits(&trial, "run", LAST), bits(&other, "run", LAST));
@@ -151,7 +153,7 @@ fn a_killed_launcher_takes_its_workers_along_and_the_same_command_goes_on() {
     assert_eq!(&bits(&trial, "run", LAST), undisturbed());
 }
 
-/// Starts a run whose steps take `seconds`, and waits until two of them are done.
+/// Starts a run whose steps take `seconds`, and waits until two steps are done.
 fn slow_run(trial: &Trial, seconds: &str, sets: &[&str]) -> Child {
     let mut command = trial.launch("run", sets);
     command.args(["--drill", &format!("slow:rank=0,step=1,seconds={seconds}")]);
@@ -160,7 +162,7 @@ fn slow_run(trial: &Trial, seconds: &str, sets: &[&str]) -> Child {
     launcher
 }
 
-/// Steps whose metrics are written.
+/// Returns the number of steps whose metrics are written.
 fn done(trial: &Trial) -> usize {
     let metrics = trial.path("run").join("metrics.jsonl");
     std::fs::read_to_string(&metrics).map_or(0, |text| text.lines().count())
@@ -173,9 +175,9 @@ fn a_launcher_that_freezes_for_a_while_loses_nothing() {
     let id = Pid::from_raw(launcher.id().try_into().unwrap());
     kill(id, Signal::SIGSTOP).unwrap();
     let before = done(&trial);
-    // Longer than the time after which a rank that says nothing while others report is hung.
+    // Longer than the 10 s after which a rank that sends nothing counts as hung.
     std::thread::park_timeout(Duration::from_secs(12));
-    assert!(done(&trial) > before, "the ranks work on");
+    assert!(done(&trial) > before, "the ranks continue");
     kill(id, Signal::SIGCONT).unwrap();
     let output = launcher.wait_with_output().unwrap();
     assert!(output.status.success(), "{}", text(&output));
@@ -193,7 +195,7 @@ fn workers_of_an_older_attempt_publish_nothing_and_end() {
     std::fs::write(file, serde_json::to_vec(&job).unwrap()).unwrap();
     let output = launcher.wait_with_output().unwrap();
     assert!(output.status.success(), "{}", text(&output));
-    let named = "attempt 9 works on this run now; this worker of attempt 1 writes nothing more";
+    let named = "attempt 9 of this run has started; this worker of attempt 1 writes nothing more";
     assert!(text(&output).contains(named), "{}", text(&output));
     assert_eq!(&bits(&trial, "run", LAST), undisturbed());
 }
@@ -216,10 +218,11 @@ fn workers_whose_supervisor_is_silent_for_too_long_end_themselves() {
     kill(id, Signal::SIGSTOP).unwrap();
     let frozen = Instant::now();
     while alive() > 0 {
-        assert!(frozen.elapsed() < Duration::from_secs(60), "the workers are still there");
+        assert!(frozen.elapsed() < Duration::from_secs(60), "the workers are still running");
         std::thread::park_timeout(Duration::from_millis(100));
     }
-    // The last sign of life may have come 15 s before the freeze.
+    // The supervisor sends a sign of life every 15 s, so the last one may be that much older than
+    // the freeze.
     assert!(frozen.elapsed() > Duration::from_secs(14), "{:?}", frozen.elapsed());
     kill(id, Signal::SIGCONT).unwrap();
     let output = launcher.wait_with_output().unwrap();
@@ -233,7 +236,7 @@ fn a_drill_that_cannot_happen_is_refused_before_anything_starts() {
     for (drill_text, why) in [
         ("kill:rank=2,step=5", "the run has 2 ranks"),
         ("kill:rank=1,step=13", "the run has 12 steps"),
-        ("kick:rank=1,step=5", "there are kill, stop, panic"),
+        ("kick:rank=1,step=5", "valid are kill, stop, panic"),
     ] {
         let output = drill(&trial, &[drill_text]);
         assert_eq!(output.status.code(), Some(2), "{}", text(&output));

@@ -1,6 +1,7 @@
-//! Bad samples and bad numbers in the middle of a run: counted, named, bounded; the same on any number of ranks.
+//! Bad samples and non-finite gradients during a run. They are counted, named and limited, in the
+//! same way for any number of ranks.
 
-use crate::breakage::spoiled;
+use crate::breakage::write_spoiled_shard;
 use crate::programs::{Trial, text};
 
 const EIGHT_STEPS: &str = "
@@ -20,7 +21,7 @@ fn log_of(trial: &Trial, run: &str) -> std::path::PathBuf {
 fn spoiled_samples_are_replaced_counted_and_the_same_on_any_number_of_ranks() {
     let trial = Trial::new(EIGHT_STEPS);
     let shard = trial.path("spoiled.tar");
-    spoiled(&shard);
+    write_spoiled_shard(&shard);
     let shards = format!("data.sources.questions.shards={}", shard.display());
     let patient = "data.bad_samples.max_fraction=1";
     trial.complete("two", &[&shards, patient]);
@@ -29,9 +30,10 @@ fn spoiled_samples_are_replaced_counted_and_the_same_on_any_number_of_ranks() {
     assert!(one > 0, "a third of the samples are spoiled and 64 were drawn");
     assert_eq!(one, two);
     let events = std::fs::read_to_string(log_of(&trial, "one")).unwrap();
-    assert!(events.contains("cut short"), "halved pictures are seen: {events}");
+    assert!(events.contains("cut short"), "images cut in half are reported: {events}");
     for (a, b) in trial.losses("one").iter().zip(trial.losses("two")) {
-        // The same samples; rounding of sums split between two ranks, through at most 8 updates.
+        // The samples are the same. Sums that are split between two ranks round differently, and
+        // the difference passes through at most 8 updates.
         assert!((a.1 - b.1).abs() < 1e-2, "step {}: {} and {}", a.0, a.1, b.1);
     }
     let log = std::fs::read_to_string(log_of(&trial, "one")).unwrap();
@@ -42,7 +44,7 @@ fn spoiled_samples_are_replaced_counted_and_the_same_on_any_number_of_ranks() {
 fn a_policy_of_zero_stops_at_the_first_bad_sample_and_names_it() {
     let trial = Trial::new(EIGHT_STEPS);
     let shard = trial.path("spoiled.tar");
-    spoiled(&shard);
+    write_spoiled_shard(&shard);
     let shards = format!("data.sources.questions.shards={}", shard.display());
     let output =
         trial.launch("strict", &[&shards, "data.bad_samples.max_consecutive=0"]).output().unwrap();

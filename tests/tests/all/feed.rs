@@ -1,4 +1,5 @@
-//! Batches reach a device as the stream made them, and an error reaches the step whose batch it is.
+//! A feed uploads the batches of its stream unchanged, and an error reaches the step of the failed
+//! batch.
 
 use vljepa_data::batch::Batch;
 use vljepa_data::shard_index::load_or_make;
@@ -9,13 +10,13 @@ use vljepa_kernels::attention::launch::Mode;
 use vljepa_kernels::device::cuda::Cuda;
 use vljepa_kernels::{DType, Device, Tensor, copy};
 use vljepa_recipes::Recipe;
-use vljepa_worker::feed::Feed;
+use vljepa_worker::training::feed::Feed;
 
 use crate::programs::{Trial, small_set};
 
 const STEPS: u64 = 7;
 
-/// One stage of seven steps.
+/// Returns a recipe with one stage of seven steps.
 fn recipe(sets: &[String]) -> Recipe {
     let trial = Trial::new("
 stages:
@@ -55,7 +56,7 @@ fn a_device_gets_the_batches_of_the_stream_from_any_step_on() {
                 assert!(got == want, "step {step} on {}", device.name());
                 frames.push(got.frames);
             }
-            assert!(frames.windows(2).all(|pair| pair[0] != pair[1]), "every batch is another one");
+            assert!(frames.windows(2).all(|pair| pair[0] != pair[1]), "consecutive batches differ");
             assert!(feed.next().is_err(), "the stage has {STEPS} steps");
         }
     }
@@ -83,7 +84,7 @@ fn an_error_reaches_the_step_whose_batch_it_is() {
     std::fs::copy(small_set().join("train/images-000000.tar"), &shard).unwrap();
     let set = |text: String| recipe(&[text, "data.bad_samples.max_consecutive=0".to_owned()]);
     let recipe = set(format!("data.sources.images.shards={}", shard.display()));
-    // A picture of the fifth batch is overwritten.
+    // Overwrites an image of the fifth batch.
     let batch = |step| BatchStream::open(&recipe, 0, 0, 1, step).unwrap().next();
     let key = batch(4).unwrap().samples[0].key.clone();
     let index = load_or_make(&shard).unwrap().index;

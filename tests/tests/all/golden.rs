@@ -1,4 +1,4 @@
-//! Golden references: reading them, and comparing by published tensor names.
+//! Reads golden files and compares results with them by their published tensor names.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,14 +10,15 @@ use vljepa_kernels::{Arena, Device, Packed, Stream, Tensor};
 use vljepa_model::weights::Source;
 use vljepa_model::{Context, Gradients, Parameters, VlJepa, weights};
 
-/// One golden folder.
+/// A golden folder: a config, tensors and, for most, weights. `tests/golden/README.md` states the
+/// origin.
 pub struct Golden {
     pub folder: PathBuf,
     pub config: Value,
     tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
 }
 
-/// A stream and an arena without limit.
+/// A stream and an arena without a size limit, on one device.
 pub struct Machine {
     stream: Stream,
     arena: Arena,
@@ -37,8 +38,8 @@ impl Machine {
     }
 }
 
-/// The folder of golden folders: this repository's, or `VLJEPA_GOLDEN`.
-#[expect(clippy::disallowed_methods, reason = "the variable that only tests know")]
+/// Returns the folder of all golden folders: `VLJEPA_GOLDEN`, or the one in this repository.
+#[expect(clippy::disallowed_methods, reason = "only tests read this variable")]
 pub fn root() -> PathBuf {
     let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden");
     std::env::var("VLJEPA_GOLDEN").map_or(own, PathBuf::from)
@@ -56,42 +57,42 @@ impl Golden {
         Self { config, tensors, folder }
     }
 
-    /// The file of weights.
+    /// Returns the path of the weights.
     pub fn weights(&self) -> PathBuf {
         self.folder.join("model.safetensors")
     }
 
-    /// A number of the config.
+    /// Returns an integer of the config.
     pub fn size(&self, key: &str) -> usize {
         usize::try_from(self.config[key].as_u64().unwrap_or_else(|| panic!("{key}"))).unwrap()
     }
 
-    /// A number of the config.
+    /// Returns a number of the config.
     pub fn number(&self, key: &str) -> f64 {
         self.config[key].as_f64().unwrap_or_else(|| panic!("{key}"))
     }
 
-    /// Values of a tensor.
+    /// Returns the values of a tensor.
     pub fn get(&self, name: &str) -> &[f32] {
         &self.tensors.get(name).unwrap_or_else(|| panic!("no {name} in the golden file")).1
     }
 
-    /// Shape of a tensor.
+    /// Returns the shape of a tensor.
     pub fn shape(&self, name: &str) -> &[usize] {
         &self.tensors[name].0
     }
 
-    /// A tensor of one element.
+    /// Returns the value of a tensor with one element.
     pub fn scalar(&self, name: &str) -> f64 {
         f64::from(self.get(name)[0])
     }
 
-    /// Names that begin with `prefix`, without it.
+    /// Returns the tensor names that begin with `prefix`, with the prefix removed.
     pub fn names(&self, prefix: &str) -> Vec<&str> {
         self.tensors.keys().filter_map(|name| name.strip_prefix(prefix)).collect()
     }
 
-    /// Frames (b, T, C, H, W) as (b, T, H, W, C).
+    /// Returns frames (b, T, C, H, W) in the layout (b, T, H, W, C).
     pub fn frames(&self, name: &str) -> Tensor {
         let &[b, t, c, h, w] = self.shape(name) else { panic!("five dimensions") };
         let from = self.get(name);
@@ -102,9 +103,10 @@ impl Golden {
         Tensor::from_f32(to, &[b, t, h, w, c])
     }
 
-    /// Padded ids and their mask (b, l) as packed sequences.
+    /// Returns padded ids (b, l) as packed sequences without the padding, which `mask` (b, l)
+    /// names.
     pub fn packed(&self, ids: &str, mask: &str) -> Packed {
-        let kept = self.kept(mask);
+        let kept = self.token_indices(mask);
         let ids = kept.iter().map(|&i| integer(self.get(ids)[i])).collect();
         let length = self.shape(mask)[1];
         let mut ends = vec![0];
@@ -116,17 +118,21 @@ impl Golden {
         Packed::new(Device::Host, ids, ends).unwrap()
     }
 
-    /// Which of the padded tokens (b·l) are no padding.
-    pub fn kept(&self, mask: &str) -> Vec<usize> {
+    /// Returns the indices of the tokens among b·l that are not padding.
+    pub fn token_indices(&self, mask: &str) -> Vec<usize> {
         let mask = self.get(mask);
         (0..mask.len()).filter(|&i| mask[i] > 0.5).collect()
     }
 
-    /// The rows of a padded tensor (b, l, d) that are no padding: (n·d).
+    /// Returns the values (n·d) of a padded tensor (b, l, d) without the rows that are padding.
     pub fn unpadded(&self, name: &str, mask: &str) -> Vec<f32> {
         let d = *self.shape(name).last().unwrap();
         let values = self.get(name);
-        self.kept(mask).iter().flat_map(|&i| &values[i * d..(i + 1) * d]).copied().collect()
+        self.token_indices(mask)
+            .iter()
+            .flat_map(|&i| &values[i * d..(i + 1) * d])
+            .copied()
+            .collect()
     }
 }
 
@@ -146,18 +152,19 @@ fn parse(bytes: &[u8]) -> BTreeMap<String, (Vec<usize>, Vec<f32>)> {
     tensors
 }
 
-/// Little-endian numbers of N bytes.
+/// Converts little-endian numbers of N bytes.
 fn chunks<const N: usize>(bytes: &[u8], number: impl Fn([u8; N]) -> f32) -> Vec<f32> {
     bytes.chunks_exact(N).map(|chunk| number(chunk.try_into().unwrap())).collect()
 }
 
-/// An id that was read as a float.
+/// Converts an id that was read as a float.
 #[expect(clippy::cast_possible_truncation, reason = "ids are small integers")]
 pub fn integer(value: f32) -> i32 {
     value as i32
 }
 
-/// Weights of `model` read from published files, all of whose tensors the model must have a place for.
+/// Reads the weights of `model` from published files. Every tensor of the files must belong to the
+/// model.
 pub fn load(model: &VlJepa, files: &[(Source, PathBuf)]) -> Parameters {
     load_on(Device::Host, model, files)
 }
@@ -172,7 +179,7 @@ pub fn load_on(device: Device, model: &VlJepa, files: &[(Source, PathBuf)]) -> P
     parameters
 }
 
-/// Gradients of one source by published name.
+/// Returns the gradients of one source by their published names.
 pub fn published(
     model: &VlJepa,
     gradients: &Gradients,
@@ -189,15 +196,16 @@ pub fn published(
     found
 }
 
-/// Compares in units of the tensor's largest element, so that small gradients count as much as large ones.
+/// Compares values in units of the largest expected element, so that tensors with small gradients
+/// are compared as strictly as others.
 pub fn relative(got: &[f32], want: &[f32], tolerance: f32) -> Comparison {
     let largest = want.iter().fold(f32::MIN_POSITIVE, |m, v| m.max(v.abs()));
     let scaled = |x: &[f32]| x.iter().map(|v| v / largest).collect::<Vec<_>>();
     Comparison::new(&scaled(got), &scaled(want), tolerance)
 }
 
-/// Compares gradients with `grad.*`-like tensors of a golden file, all of which must be there; returns the worst difference and the
-/// number of tensors that differ.
+/// Compares gradients with the golden tensors that have the same names after `prefix`. Returns the
+/// largest difference and a description of each tensor that differs.
 pub fn compare_gradients(
     got: &BTreeMap<String, Vec<f32>>,
     golden: &Golden,
@@ -216,7 +224,7 @@ pub fn compare_gradients(
     (worst, different)
 }
 
-/// f32 elements of a tensor.
+/// Returns the elements of a tensor as f32.
 pub fn values(tensor: &Tensor) -> Vec<f32> {
     tensor.to_f32().unwrap().into_owned()
 }

@@ -1,4 +1,4 @@
-//! Whole VL-JEPA steps against transformers and torch's AdamW.
+//! Compares whole VL-JEPA steps with Hugging Face transformers and torch's AdamW.
 
 use std::collections::BTreeMap;
 
@@ -14,13 +14,15 @@ use vljepa_recipes::schema;
 use crate::golden::{Golden, Machine, compare_gradients, load_on, relative, values};
 use crate::{golden_text, golden_x_encoder};
 
-/// Embeddings of length one, elements up to 0.5, behind two models whose outputs are off by 1e-5 of 4.
+/// Tolerance for embeddings. They have length 1 and elements up to 0.5, and come from models whose
+/// outputs, up to 4, have errors of 1e-5.
 const EMBEDDING: f32 = 5e-6;
 
-/// Logits are 14 times a sum of 48 products of such numbers.
+/// Tolerance for logits, which are 14 times a sum of 48 products of such elements.
 const LOGIT: f32 = 5e-5;
 
-/// Gradients in units of a tensor's largest. The softmax passes on the logits' 5e-5.
+/// Tolerance for gradients, in units of a tensor's largest element. The softmax passes on the
+/// logits' error of 5e-5.
 const GRADIENT: f32 = 1e-4;
 
 pub struct Step {
@@ -32,7 +34,7 @@ pub struct Step {
     pub target: Packed,
 }
 
-/// What one forward pass and, for `gradients`, its backward pass give.
+/// Results of one forward pass. Its backward pass writes the gradients.
 pub struct Result {
     pub visual: Vec<f32>,
     pub predicted: Vec<f32>,
@@ -137,7 +139,7 @@ impl Step {
         }
     }
 
-    /// Values of the trainable parts by the golden file's names, from a flat buffer of the layout.
+    /// Splits a flat buffer of the trainable parameters into tensors with the golden file's names.
     pub fn by_name(&self, flat: &[f32]) -> BTreeMap<String, Vec<f32>> {
         let mut found = BTreeMap::new();
         let layout = self.model.layout();
@@ -160,7 +162,7 @@ impl Step {
     }
 }
 
-/// Our projections under the golden file's names.
+/// Returns the ids of the projections and of the scale with their names in the golden file.
 fn names(model: &VlJepa) -> Vec<(ParameterId, String)> {
     let mut found = Vec::new();
     for (i, parameter) in model.layout().parameters.iter().enumerate() {
@@ -204,7 +206,7 @@ fn a_step_has_the_outputs_loss_and_gradients_of_torch() {
     let (_, different) = compare_gradients(&by_name, &step.golden, "grad.", GRADIENT);
     assert!(different.is_empty(), "{different:#?}");
 
-    // Wrong input: the queries of two rows exchanged.
+    // A wrong input must fail: the query ids in reverse order.
     let (ids, ends) = (step.query.ids(), step.query.lengths.host().to_vec());
     let mut ids = ids.host_i32("test", "ids").unwrap().to_vec();
     ids.reverse();
@@ -217,11 +219,13 @@ fn a_step_has_the_outputs_loss_and_gradients_of_torch() {
     assert!(different.len() * 10 > by_name.len() * 9, "{} of {}", different.len(), by_name.len());
 }
 
-/// (after − before) / learning rate of one parameter against torch's.
+/// Compares (after − before) / learning rate of one parameter with torch. Returns the comparison
+/// and the number of elements left out.
 ///
-/// Adam's first updates are g/(|g| + eps): where |g| is of the size of eps or of g's own error (1e-4 of a tensor's largest; after three
-/// steps twenty times that, the change of a gradient along the way), they are noise in torch as well. Such elements are left out, and
-/// counted.
+/// Adam's first updates are g/(|g| + eps). If |g| is as small as eps or as the error of g, the
+/// update is noise, in torch too, so such elements are left out. The error of g is 1e-4 of a
+/// tensor's largest element; after three steps it is twenty times as large, because the gradient
+/// changes with the parameters.
 fn compare_updates(
     step: &Step,
     [before, after]: [&[f32]; 2],
@@ -269,15 +273,16 @@ fn three_steps_of_adamw_are_torch_s() {
     for (k, want) in losses.iter().enumerate() {
         gradients.zero(&Device::Host.compute_stream()).unwrap();
         let loss = step.run(cx, &mut gradients).loss;
-        // The logits' error, grown by the differences that three noisy updates make.
+        // The error of the logits, increased by three noisy updates.
         assert!((loss - f64::from(*want)).abs() < 3e-4, "loss {k}: {loss}, torch has {want}");
         if k == 3 {
             break;
         }
         optimizer.step(cx, &mut step.parameters, &gradients, control, rate).unwrap();
         let after = step.by_name(&values(&step.parameters.trainable));
-        // After one: a weight near 1 is rounded to 6e-8, which the text encoder's rate of 5e-4 makes 1.2e-4, twice. After three:
-        // the second and third gradients are taken at points that differ by the noisy elements' updates.
+        // After one step: a weight near 1 is rounded to 6e-8, which is 1.2e-4 of the text encoder's
+        // rate of 5e-4, and there are two roundings. After three steps: the second and third
+        // gradients are computed from parameters that differ by the updates of the noisy elements.
         let (which, tolerance) = match k {
             0 => ("after1", 3e-4),
             2 => ("after3", 2e-2),

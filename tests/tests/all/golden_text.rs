@@ -1,4 +1,4 @@
-//! Llama and `EmbeddingGemma` against transformers.
+//! Compares Llama and `EmbeddingGemma` with Hugging Face transformers.
 
 use std::collections::BTreeMap;
 
@@ -14,10 +14,12 @@ use vljepa_recipes::schema;
 use crate::golden::{Golden, Machine, compare_gradients, load, published, values};
 use crate::tiny;
 
-/// Outputs of size up to 4: transformers and a numpy forward in f64 differ by 5e-6, and so may we from f64.
+/// Tolerance for outputs, whose size is up to 4. transformers differs by 5e-6 from a numpy forward
+/// pass in f64; our outputs may differ from f64 by as much again.
 const OUTPUT: f32 = 1e-5;
 
-/// Gradients in units of a tensor's largest: sums over some 40 tokens of products of such outputs, 2 · 5e-6 · √40.
+/// Tolerance for gradients, in units of a tensor's largest element. They are sums over some 40
+/// tokens of products of such outputs: 2 · 5e-6 · √40.
 const GRADIENT: f32 = 7e-5;
 
 pub fn llama_recipe(golden: &Golden) -> schema::Predictor {
@@ -91,7 +93,8 @@ fn hidden(cx: Context<'_>, model: &TextModel, parameters: &Parameters, text: &Pa
     values(&out)
 }
 
-/// Gradients for that of the hidden states, which `d` makes of their shape.
+/// Runs forward and backward and returns the gradients of the parameters. `d` computes the gradient
+/// of the hidden states from the hidden states.
 fn gradients(
     cx: Context<'_>,
     model: (&VlJepa, &TextModel),
@@ -128,7 +131,8 @@ fn scaled(values: &[f32], count: usize) -> Vec<f32> {
     values.iter().map(|v| v / count).collect()
 }
 
-fn all_compared(got: &BTreeMap<String, Vec<f32>>, golden: &Golden, prefix: &str) {
+/// Asserts that `got` has exactly the golden tensors with `prefix`, except for the Dense layers.
+fn assert_all_compared(got: &BTreeMap<String, Vec<f32>>, golden: &Golden, prefix: &str) {
     let names: Vec<&str> = got.keys().map(String::as_str).collect();
     let dense = |name: &&str| !name.contains("Dense");
     let wanted: Vec<&str> = golden.names(prefix).into_iter().filter(dense).collect();
@@ -170,7 +174,7 @@ fn llama_causal_gradients_match() {
         let (cx, text) = (machine.cx(), golden.packed("in.input_ids", "in.attention_mask"));
         let name = "in.causal.loss_weight";
         let count = golden.get(name).len();
-        // loss = mean(hidden · weight) over padded tokens as well, whose weights are zero
+        // loss = mean(hidden · weight). The mean includes padded tokens, whose weights are 0.
         let weight = golden.unpadded(name, "in.attention_mask");
         let d = |hidden: &Tensor| {
             let loss = dot(&values(hidden), &weight) / f64::from(u32::try_from(count).unwrap());
@@ -181,12 +185,12 @@ fn llama_causal_gradients_match() {
         let whole = (&model, &model.predictor.text);
         let gradients = gradients(cx, whole, &parameters, &text, d);
         let got = published(&model, &gradients, Source::Llama);
-        all_compared(&got, &golden, "grad_causal.");
+        assert_all_compared(&got, &golden, "grad_causal.");
         compare_gradients(&got, &golden, "grad_causal.", GRADIENT).1
     };
     let different = compare(schema::Attention::Causal);
     assert!(different.is_empty(), "{different:#?}");
-    // Without the mask every gradient is another.
+    // Without the causal mask every gradient must differ.
     let all = Golden::open("llama").names("grad_causal.").len();
     assert_eq!(compare(schema::Attention::Bidirectional).len(), all);
 }
@@ -213,7 +217,7 @@ fn llama_bidirectional_gradients_match() {
         let whole = (&model, &model.predictor.text);
         let gradients = gradients(cx, whole, &parameters, &text, d);
         let got = published(&model, &gradients, Source::Llama);
-        all_compared(&got, &golden, "grad.");
+        assert_all_compared(&got, &golden, "grad.");
         compare_gradients(&got, &golden, "grad.", GRADIENT).1
     };
     let different = compare(schema::Attention::Bidirectional);
@@ -236,7 +240,8 @@ fn rotary_frequencies_match() {
         let got = llama3_inv_freq(golden.number("rope_theta"), 2 * want.len(), scaling(factor));
         got.iter().zip(want).map(|(g, w)| g / w).collect::<Vec<_>>()
     };
-    // Ratios, because the last ones are 1e-7; transformers' are f32 arithmetic on f32 powers, ten units in the last place.
+    // The test compares ratios, because the last frequencies are near 1e-7. transformers computes
+    // them from f32 powers in f32, with an error of up to ten units in the last place.
     let ones = vec![1.0; want.len()];
     assert_close("Llama-3.2-1B", &ratios(golden.number("factor")), &ones, 6e-7);
     assert_differs("Llama-3.1's factor", &ratios(8.0), &ones, 6e-7);
@@ -248,7 +253,8 @@ fn rotary_frequencies_match() {
     assert_close("tiny Llama", &ratios, &vec![1.0; want.len()], 6e-7);
 }
 
-/// The golden Gemma with its Dense layers and an identity in place of the projection: its embedding is the sentence embedding.
+/// Opens the golden Gemma with its Dense layers and an identity as projection, so that its
+/// embedding is the sentence embedding.
 fn open_gemma(change: impl FnOnce(&mut schema::YEncoder)) -> (Golden, VlJepa, Parameters) {
     let golden = Golden::open("gemma3");
     let [wide, d] = golden.shape("in.2_Dense.linear.weight") else { panic!("two dimensions") };
@@ -313,7 +319,7 @@ fn gemma_gradients_match() {
         let embedded = model.y_encoder.forward(cx, &parameters, &text, Keep::EVERYTHING).unwrap();
         let weight = golden.get("in.loss_weight");
         let loss = dot(&values(&embedded.embedding), weight);
-        // 128 terms, each off by up to 1e-5 at random.
+        // The loss is a sum of 128 terms with random errors of up to 1e-5.
         let near = (loss - golden.scalar("out.loss")).abs() < 1e-4;
         assert_eq!(near, window.is_none(), "{loss}");
         let mut gradients = Gradients::new(model.layout(), Device::Host).unwrap();
@@ -324,7 +330,7 @@ fn gemma_gradients_match() {
             .backward(cx, &parameters, saved, d, &mut gradients, &mut |_, _| {})
             .unwrap();
         let got = published(&model, &gradients, Source::Gemma);
-        all_compared(&got, &golden, "grad.");
+        assert_all_compared(&got, &golden, "grad.");
         let mut different = compare_gradients(&got, &golden, "grad.", GRADIENT).1;
         let dense =
             [(Source::GemmaDense2, "grad.2_Dense."), (Source::GemmaDense3, "grad.3_Dense.")];
@@ -338,7 +344,7 @@ fn gemma_gradients_match() {
     assert!(different.is_empty(), "{different:#?}");
     let published = Golden::open("gemma3").size("sliding_window_published");
     let (different, all) = compare(Some(published));
-    assert_eq!(different.len(), all, "with another window every gradient is another");
+    assert_eq!(different.len(), all, "another window changes every gradient");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! V-JEPA 2's encoder against transformers.
+//! Compares V-JEPA 2's encoder with that of Hugging Face transformers.
 
 use std::sync::Arc;
 
@@ -12,10 +12,12 @@ use vljepa_recipes::schema;
 use crate::golden::{Golden, Machine, compare_gradients, load, published, values};
 use crate::tiny;
 
-/// Outputs of size up to 4: transformers and a numpy forward in f64 differ by 5e-6, and so may we from f64.
+/// Tolerance for outputs, whose size is up to 4. transformers differs by 5e-6 from a numpy forward
+/// pass in f64; our outputs may differ from f64 by as much again.
 const OUTPUT: f32 = 1e-5;
 
-/// Gradients in units of a tensor's largest: sums over 64 tokens of products of such outputs, 2 · 5e-6 · √64 at most.
+/// Tolerance for gradients, in units of a tensor's largest element. They are sums over 64 tokens of
+/// products of such outputs: 2 · 5e-6 · √64 at most.
 const GRADIENT: f32 = 1e-4;
 
 pub fn recipe(golden: &Golden) -> schema::XEncoder {
@@ -53,7 +55,8 @@ fn open(name: &str) -> (Golden, VlJepa, Parameters) {
     (golden, model, parameters)
 }
 
-/// cos and sin repeated within pairs: the rotation that the published weights were not trained with.
+/// Returns the textbook rotary table, which repeats cos and sin within pairs. The published weights
+/// were trained with another table, so it must give other results.
 fn textbook_table(golden: &Golden, frames: usize) -> Table {
     let dim = golden.size("hidden_size") / golden.size("num_attention_heads");
     let (axis, side) = (2 * (dim / 3 / 2), golden.size("crop_size") / golden.size("patch_size"));
@@ -88,7 +91,11 @@ fn outputs_match(name: &str) {
     let visual = encoder.forward(cx, &parameters, frames.view(), Keep::EVERYTHING).unwrap();
     assert_close("last hidden state", &values(&visual.tokens), last, OUTPUT);
     let again = encoder.forward(cx, &parameters, frames.view(), Keep::Nothing).unwrap();
-    assert_eq!(values(&visual.tokens), values(&again.tokens), "what is kept changes no value");
+    assert_eq!(
+        values(&visual.tokens),
+        values(&again.tokens),
+        "keeping activations changes no value"
+    );
 
     let (x, mut sequence) = encoder.embed(cx, &parameters, frames.view(), &patches).unwrap();
     sequence.tables = vec![Arc::new(textbook_table(&golden, frames.shape()[1]))];
@@ -127,7 +134,7 @@ fn gradients_match(name: &str) {
     let weight = golden.get("in.loss_weight");
     let count = f64::from(u32::try_from(weight.len()).unwrap());
     let loss = dot(&values(&visual.tokens), weight) / count;
-    // A mean over 4,096 terms near 1, each off by 1e-5 at random.
+    // The loss is a mean of 4,096 terms near 1 with random errors of 1e-5.
     assert!((loss - golden.scalar("out.loss")).abs() < 1e-6, "{loss}");
     #[expect(clippy::cast_possible_truncation, reason = "gradients are f32")]
     let d: Vec<f32> = weight.iter().map(|v| (f64::from(*v) / count) as f32).collect();
@@ -143,7 +150,7 @@ fn gradients_match(name: &str) {
     let (_, different) = compare_gradients(&got, &golden, "grad.", GRADIENT);
     assert!(different.is_empty(), "{different:#?}");
 
-    // Wrong input: a second backward pass adds to the first.
+    // A wrong result must fail: the second backward pass adds to the gradients of the first.
     let mut visual =
         model.x_encoder.forward(cx, &parameters, frames.view(), Keep::EVERYTHING).unwrap();
     let saved = visual.saved.take();

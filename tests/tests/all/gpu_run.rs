@@ -1,4 +1,5 @@
-//! Training on a GPU as a worker does it, here on the host's memory and kernels built for the host.
+//! Training as a worker does it, on an emulated GPU that uses host memory and kernels compiled for
+//! the host.
 
 use std::path::Path;
 
@@ -14,19 +15,19 @@ use vljepa_recipes::schema::Trace;
 use vljepa_recipes::{Recipe, RunDirectory};
 use vljepa_worker::checkpoint::{self, Place, State};
 use vljepa_worker::collectives::{Collectives, Solo};
-use vljepa_worker::drill::Drills;
 use vljepa_worker::engine::{Engine, Training};
-use vljepa_worker::generation::Generation;
-use vljepa_worker::meter::Meter;
-use vljepa_worker::step::{self, Input, StepReport};
-use vljepa_worker::trace::Tracer;
+use vljepa_worker::observe::meter::Meter;
+use vljepa_worker::observe::trace::Tracer;
+use vljepa_worker::rank::drill::Drills;
+use vljepa_worker::rank::generation::Generation;
+use vljepa_worker::training::step::{self, Input, StepReport};
 
 use crate::golden::values;
 use crate::programs::recipes;
 
 const ALONE: Collectives = Collectives::Solo(Solo);
 
-/// The quickstart's recipe on a GPU, in one layer each to be quick.
+/// Returns the quickstart's recipe for a GPU, with one layer per encoder to save time.
 fn recipe() -> Recipe {
     let changes = [
         "device=cuda",
@@ -39,7 +40,7 @@ fn recipe() -> Recipe {
     vljepa_recipes::load(&path, &changes.map(str::to_owned)).unwrap().recipe
 }
 
-/// Five rows, two of which have one target.
+/// Returns a batch of five rows, two of which have the same target.
 fn batch(seed: u64) -> Batch {
     let (rows, shape) = (5, [5, 2, 32, 32, 3]);
     let ragged = |seed, ends: [i32; 6]| Ragged {
@@ -62,7 +63,7 @@ fn batch(seed: u64) -> Batch {
     }
 }
 
-/// The same on a device, as a worker's feed brings it there.
+/// Uploads the batch to a device as a worker's feed does.
 fn uploaded(seed: u64, device: Device) -> Batch<Tensor> {
     let upload = |frames: Vec<u8>, shape: [usize; 5]| {
         let mut buffer = UploadBuffer::new(device, frames.len())?;
@@ -84,7 +85,7 @@ fn step(
     step::step(engine, training, &ALONE, input, &mut |_| Ok(())).unwrap()
 }
 
-/// All that a checkpoint holds, bit by bit.
+/// Returns the bits of the buffers of a checkpoint: weights, first moment, second moment.
 fn bits((engine, training): &(Engine, Training)) -> [Vec<u32>; 3] {
     [&engine.parameters.trainable, &training.optimizer.m, &training.optimizer.v]
         .map(|tensor| values(tensor).iter().map(|x| x.to_bits()).collect())
@@ -119,7 +120,7 @@ fn a_run_on_a_gpu_learns_and_resumes_bit_for_bit() {
     let second = step(&mut undisturbed, 1, None, Recompute::None);
     assert!(first.finite && second.finite && second.loss < first.loss, "{first:?} {second:?}");
 
-    // Another seed: whatever is not restored shows.
+    // Another seed makes every value that is not restored differ.
     recipe.seed += 1;
     let mut resumed = Engine::for_training(&recipe, gpu()).unwrap();
     assert_ne!(bits(&resumed), start);
@@ -143,7 +144,7 @@ fn the_host_and_a_gpu_take_the_same_step_in_one_piece_or_in_several() {
     let gpu = || Device::Cuda(Cuda::for_tests(Mode::Fast));
     for (micro_batch, recompute) in [(None, Recompute::Mlp), (Some(2), Recompute::Block)] {
         let report = on(gpu(), micro_batch, recompute);
-        // Roundings to bf16 along some forty operations, as in `gpu_step`.
+        // Some forty operations round to bf16, as in `gpu_step`.
         assert!((report.loss - host.loss).abs() < 0.05, "{report:?} {host:?}");
         let ratio = report.gradient_norm / host.gradient_norm;
         assert!((ratio - 1.0).abs() < 0.05, "{report:?} {host:?}");
@@ -166,7 +167,7 @@ fn an_evaluation_on_a_gpu_gives_the_host_s_embeddings() {
     };
     let host = embed(Device::Host, 5);
     let gpu = |seed| embed(Device::Cuda(Cuda::for_tests(Mode::Fast)), seed);
-    // Elements of unit vectors, with the roundings to bf16 of some forty operations.
+    // The elements belong to unit vectors, and some forty operations round to bf16.
     let far = |got: &[Vec<f32>; 2]| {
         let pairs = got.concat().into_iter().zip(host.concat());
         pairs.fold(0.0f32, |most, (a, b)| most.max((a - b).abs()))
@@ -205,14 +206,14 @@ fn a_trace_of_a_gpu_s_step_shows_its_kernels_within_the_step() {
         };
         step::step(&mut run.0, &mut run.1, &ALONE, input, &mut enter).unwrap();
     }
-    // The second step's phases are waited for and stand for both.
+    // The phases are measured in the second step only and count for both steps.
     let interval = meter.close(2).interval;
     assert_eq!(interval.steps, 2);
     assert!(interval.device_memory_mib.unwrap() > 0, "{interval:?}");
     for phase in [Phase::Forward, Phase::Backward, Phase::Optimizer] {
         assert!(interval.phase_s[&phase] > 0.0, "{interval:?}");
     }
-    assert!(!directory.trace(0, 1).exists(), "only the first step was asked for");
+    assert!(!directory.trace(0, 1).exists(), "only the first step is traced");
 
     let text = std::fs::read(directory.trace(0, 0)).unwrap();
     let trace: serde_json::Value = serde_json::from_slice(&text).unwrap();
@@ -231,7 +232,7 @@ fn a_trace_of_a_gpu_s_step_shows_its_kernels_within_the_step() {
     let kernels: Vec<_> = spans.iter().filter(|span| span.1 > 0).collect();
     assert!(kernels.len() > 50, "{} kernels", kernels.len());
     assert!(kernels.iter().any(|span| span.0.contains("adamw")), "{kernels:?}");
-    // The GPU's clock and the host's begin within a millisecond of each other.
+    // The clocks of the GPU and the host start within a millisecond of each other.
     let inside = |span: &&&(String, u64, f64, f64)| span.2 >= start - 1e3 && span.3 <= end + 1e3;
     assert_eq!(kernels.iter().filter(inside).count(), kernels.len());
 }

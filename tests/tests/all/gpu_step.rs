@@ -1,4 +1,5 @@
-//! A step on a GPU, which here is the host's memory and kernels built for the host: what it computes must be what the host computes.
+//! A step on an emulated GPU, which uses host memory and kernels compiled for the host, must give
+//! the results of the host device.
 
 use vljepa_kernels::attention::launch::Mode;
 use vljepa_kernels::device::cuda::Cuda;
@@ -10,18 +11,19 @@ use vljepa_recipes::schema;
 use crate::golden::{Machine, values};
 use crate::golden_step::Step;
 
-/// What a step gives, by name.
+/// Results of a step.
 struct Outcome {
     visual: Vec<f32>,
     predicted: Vec<f32>,
     target: Vec<f32>,
     loss: f64,
     gradients: Vec<(String, Vec<f32>)>,
-    /// The trainable parameters after an update.
+    /// Trainable parameters after one update.
     updated: Vec<f32>,
 }
 
-/// One step of the golden model on pixels, with the queries of the golden file or those reversed.
+/// Runs one step of the golden model on random pixels, with the query ids of the golden file or
+/// with the same ids in reverse order.
 fn step(device: Device, reversed: bool) -> Outcome {
     let mut step = Step::on(device);
     let shape = step.frames.shape().to_vec();
@@ -54,7 +56,7 @@ fn step(device: Device, reversed: bool) -> Outcome {
     }
 }
 
-/// ‖got − want‖ / ‖want‖
+/// Returns the relative distance ‖got − want‖ / ‖want‖.
 fn distance(got: &[f32], want: &[f32]) -> f64 {
     assert_eq!(got.len(), want.len());
     let square = |x: f32| f64::from(x) * f64::from(x);
@@ -62,11 +64,12 @@ fn distance(got: &[f32], want: &[f32]) -> f64 {
     (difference / want.iter().map(|&b| square(b)).sum::<f64>().max(1e-30)).sqrt()
 }
 
-/// Numbers of the forward pass carry the roundings of some forty operations, each 2⁻⁹ of a number at most and half of that on
-/// average: √40 · 2⁻¹⁰ = 0.6 %, and three times that for safety.
+/// Tolerance for the forward pass. Some forty operations round to bf16, each by at most 2⁻⁹ and on
+/// average by half of it: √40 · 2⁻¹⁰ = 0.6 %, times three for safety.
 const FORWARD: f64 = 0.02;
 
-/// Gradients carry those of the way back as well, and the softmax's logits are fourteen times as far apart.
+/// Tolerance for gradients. The backward pass adds its own roundings, and the scale of InfoNCE
+/// makes the differences of the logits 14 times as large as those of the similarities.
 const BACKWARD: f64 = 0.08;
 
 #[test]
@@ -88,7 +91,8 @@ fn a_step_on_a_gpu_is_the_host_s_but_for_bf16() {
             let far = distance(got, want);
             assert!(far < BACKWARD, "{name}: {far}");
         }
-        // Adam's first update is the learning rate in the gradient's direction: it differs where that is near zero.
+        // Adam's first update is ± the learning rate, with the sign of the gradient. It differs for
+        // gradients near zero.
         let far = distance(&got.updated, &want.updated);
         assert!(far < 1e-3, "updated: {far}");
     }

@@ -1,4 +1,5 @@
-//! What crosses crates: goldens, programs run as a user runs them, the workspace's rules.
+//! Tests that cross crates: comparisons with golden files, programs run as a user runs them, and
+//! rules of the workspace.
 #![expect(unreachable_pub, reason = "modules of one test binary share their helpers")]
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 

@@ -1,4 +1,5 @@
-//! What real workers let others see of a run: intervals of every rank, rates and memory, traces, and a run made once more.
+//! Observations of runs with real workers: intervals of every rank, rates, memory, traces, and the
+//! reproduction of a run.
 
 use serde_json::Value;
 
@@ -43,7 +44,7 @@ fn a_run_shows_its_ranks_rates_and_traces_and_is_reproduced_bit_for_bit() {
         let line: Value = serde_json::from_str(line).unwrap();
         assert!(line["tflops"].as_f64().unwrap() > 0.0, "{line}");
         assert!(line["memory_mib"].as_u64().unwrap() > 1, "{line}");
-        assert!(line.get("mfu").is_none(), "a host has no peak: {line}");
+        assert!(line.get("mfu").is_none(), "the host has no known peak: {line}");
     }
     let page = std::fs::read_to_string(run.join("report.html")).unwrap();
     for text in ["TFLOP/s per rank", "No fault ended an attempt", "2 checkpoints"] {
@@ -63,7 +64,7 @@ fn a_run_shows_its_ranks_rates_and_traces_and_is_reproduced_bit_for_bit() {
         .iter()
         .filter_map(|e| e["name"].as_str())
         .collect();
-    // The fourth step is followed by a checkpoint.
+    // A checkpoint follows the fourth step, which has number 3.
     for phase in ["step 3", "data", "forward", "collective", "backward", "optimizer", "checkpoint"]
     {
         assert!(names.contains(&phase), "{phase} is missing in {names:?}");

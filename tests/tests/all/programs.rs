@@ -1,4 +1,5 @@
-//! The programs under test, run as a user runs them, on a small synthetic set made once.
+//! Runs the programs under test as a user runs them, on a small synthetic data set that is made
+//! once.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -7,19 +8,19 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-/// The checkout.
+/// Returns the root folder of the repository.
 pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace holds this crate")
 }
 
-/// The folder of recipes: the checkout's, or `VLJEPA_RECIPES` where tests run without the checkout
-/// they were built in.
-#[expect(clippy::disallowed_methods, reason = "a variable that only tests know")]
+/// Returns the folder of recipes: `VLJEPA_RECIPES`, for tests that run without the repository in
+/// which they were built, or the repository's folder.
+#[expect(clippy::disallowed_methods, reason = "only tests read this variable")]
 pub fn recipes() -> PathBuf {
     std::env::var("VLJEPA_RECIPES").map_or_else(|_| repository().join("recipes"), PathBuf::from)
 }
 
-/// A program of the workspace, as `tests/run.sh` builds it beside the tests.
+/// Returns the path of a program of the workspace, which `tests/run.sh` builds next to the tests.
 pub fn program(name: &str) -> PathBuf {
     let tests = std::env::current_exe().expect("the test binary's path");
     let path = tests.parent().and_then(Path::parent).expect("target/release/deps").join(name);
@@ -27,7 +28,7 @@ pub fn program(name: &str) -> PathBuf {
     path
 }
 
-/// A command that runs a program of the workspace in the checkout.
+/// Returns a command that runs a program of the workspace in the repository's root folder.
 #[expect(clippy::disallowed_methods, reason = "tests run the programs")]
 pub fn command(name: &str) -> Command {
     let mut command = Command::new(program(name));
@@ -35,7 +36,7 @@ pub fn command(name: &str) -> Command {
     command
 }
 
-/// A synthetic set of a few hundred samples, made once per test process.
+/// Returns the folder of a synthetic data set of a few hundred samples, made once per test process.
 pub fn small_set() -> &'static Path {
     static SET: OnceLock<TempDir> = OnceLock::new();
     SET.get_or_init(|| {
@@ -51,19 +52,20 @@ pub fn small_set() -> &'static Path {
     .path()
 }
 
-/// Standard output and standard error.
+/// Returns standard output and standard error of a finished program.
 pub fn text(output: &Output) -> String {
     let both = [&output.stdout, &output.stderr].map(|b| String::from_utf8_lossy(b).into_owned());
     both.join("\n")
 }
 
-/// A recipe over the small set: the quickstart's model, few steps, small batches, no evaluation.
+/// A recipe for the small set in a temporary folder, which also holds the recipe's runs. It extends
+/// the quickstart's recipe; each test sets its own stages.
 pub struct Trial {
     folder: TempDir,
 }
 
 impl Trial {
-    /// `extra` is YAML appended to the recipe.
+    /// Creates the recipe. `extra` is YAML that is appended to it.
     pub fn new(extra: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let (set, base) = (small_set().display(), repository().join("recipes/quickstart.yaml"));
@@ -86,17 +88,17 @@ data:
         Self { folder }
     }
 
-    /// The recipe file.
+    /// Returns the path of the recipe file.
     pub fn recipe(&self) -> PathBuf {
         self.folder.path().join("trial.yaml")
     }
 
-    /// A place for run directories.
+    /// Returns the path of a file or run directory in the temporary folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    /// `vljepa-launch RECIPE --run RUN --set …`, ready to start.
+    /// Returns the command `vljepa-launch RECIPE --run RUN --set …`, not yet started.
     pub fn launch(&self, run: &str, sets: &[&str]) -> Command {
         let mut command = command("vljepa-launch");
         command.arg(self.recipe()).arg("--run").arg(self.path(run));
@@ -107,14 +109,14 @@ data:
         command
     }
 
-    /// Runs to the end and must succeed.
+    /// Runs the recipe to its end and asserts that it succeeds.
     pub fn complete(&self, run: &str, sets: &[&str]) {
         let output = self.launch(run, sets).output().expect("vljepa-launch runs");
         assert!(output.status.success(), "{}", text(&output));
         assert!(self.path(run).join("completed.json").exists(), "{}", text(&output));
     }
 
-    /// (step, loss, gradient norm) of every line of metrics.
+    /// Returns (step, loss, gradient norm) of every line of metrics.
     pub fn losses(&self, run: &str) -> Vec<(u64, f64, f64)> {
         let text = std::fs::read_to_string(self.path(run).join("metrics.jsonl")).expect("metrics");
         text.lines()
@@ -126,7 +128,7 @@ data:
             .collect()
     }
 
-    /// Names of the trained parameters and their places in the flat buffers.
+    /// Returns the names of the trained parameters and their ranges in the flat buffers.
     pub fn parameters(&self, run: &str, step: u64) -> Vec<(String, std::ops::Range<usize>)> {
         let path = self.path(run).join(format!("checkpoints/step-{step:08}/manifest.json"));
         let text = std::fs::read(path).expect("the manifest");
@@ -145,14 +147,14 @@ data:
             .collect()
     }
 
-    /// Bad samples that a completed run has counted.
+    /// Returns the number of bad samples that a completed run has counted.
     pub fn bad_samples(&self, run: &str) -> u64 {
         let text = std::fs::read(self.path(run).join("completed.json")).expect("the record");
         let record: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
         record["bad_samples"].as_u64().expect("a count")
     }
 
-    /// Both runs have the same weights and moments at a step, bit for bit.
+    /// Asserts that two runs have the same weights and moments at a step, bit for bit.
     pub fn assert_same_bits(&self, one: &str, other: &str, step: u64) {
         for buffer in ["weights", "first_moment", "second_moment"] {
             let (a, b) = (self.buffer(one, step, buffer), self.buffer(other, step, buffer));
@@ -161,7 +163,8 @@ data:
         }
     }
 
-    /// A flat buffer (`weights`, `first_moment`, `second_moment`) of a checkpoint, put together from the ranks' parts.
+    /// Returns a flat buffer (`weights`, `first_moment` or `second_moment`) of a checkpoint,
+    /// assembled from the parts of all ranks.
     pub fn buffer(&self, run: &str, step: u64, name: &str) -> Vec<f32> {
         let folder = self.path(run).join(format!("checkpoints/step-{step:08}"));
         let mut parts: Vec<PathBuf> = std::fs::read_dir(&folder)
@@ -181,18 +184,18 @@ data:
     }
 }
 
-/// Whether the checkpoint of a step is whole.
-pub fn has(run: &Path, step: u64) -> bool {
+/// Returns whether the checkpoint of a step is complete.
+pub fn has_checkpoint(run: &Path, step: u64) -> bool {
     run.join(format!("checkpoints/step-{step:08}/manifest.json")).exists()
 }
 
-/// Waits until `done` holds, at most `limit`; the child is killed and the test fails otherwise.
+/// Waits until `done` returns true. After `limit` it kills the child and fails the test.
 pub fn wait_until(child: &mut Child, limit: Duration, what: &str, done: impl Fn() -> bool) {
     let end = Instant::now() + limit;
     while !done() {
         if Instant::now() > end {
             child.kill().expect("the child is killed");
-            panic!("waited {limit:?} in vain until {what}");
+            panic!("waited {limit:?} without reaching: {what}");
         }
         if let Some(status) = child.try_wait().expect("the child is watched") {
             assert!(done(), "the launcher ended with {status} before {what}");

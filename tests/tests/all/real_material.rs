@@ -1,5 +1,6 @@
-//! Real shards, photos and clips of other people, which lie outside of the repository: in the folder that `VLJEPA_MATERIAL` names, or in
-//! `../shared/material` beside it. Where they are not, each test says that it did not run.
+//! Tests with real shards, photos and clips of other people. They are not part of the repository:
+//! the tests read them from the folder `VLJEPA_MATERIAL`, by default `../shared/material` next to
+//! the repository. Without the folder, each test prints that it did not run.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,15 +13,16 @@ use vljepa_data::shard_index::load_or_make;
 use vljepa_data::{DataError, LoadOptions, SampleReader, reader};
 use vljepa_recipes::schema::Transform;
 
-/// Far above what any of these small files takes, far below a wait that a user would call a hang.
+/// Time limit for decoding one file. It is far longer than any of these small files needs, and
+/// shorter than a user would wait.
 #[cfg(feature = "video")]
 const BOUND: Duration = Duration::from_secs(60);
 
 const OPTIONS: LoadOptions =
     LoadOptions { frames: 4, image_size: 64, transform: Transform::ResizeCenterCrop };
 
-/// A folder of the material, or nothing and a line that says so.
-#[expect(clippy::print_stderr, reason = "a test that has nothing to read says so")]
+/// Returns a folder of the material, or prints that it does not exist and returns `None`.
+#[expect(clippy::print_stderr, reason = "a test without material says that it did not run")]
 fn material(folder: &str) -> Option<PathBuf> {
     let named = std::env::var_os("VLJEPA_MATERIAL").map(PathBuf::from);
     let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/material");
@@ -28,11 +30,11 @@ fn material(folder: &str) -> Option<PathBuf> {
     if path.is_dir() {
         return Some(path);
     }
-    eprintln!("not run: {} does not exist (VLJEPA_MATERIAL names another place)", path.display());
+    eprintln!("not run: {} does not exist (set VLJEPA_MATERIAL to another folder)", path.display());
     None
 }
 
-/// The files of a folder with one of these extensions, by name.
+/// Returns the files of a folder with one of the extensions, sorted by name.
 fn files(folder: &Path, extensions: &[&str]) -> Vec<PathBuf> {
     let wanted = |path: &PathBuf| {
         path.extension().is_some_and(|extension| extensions.iter().any(|&e| extension == e))
@@ -50,7 +52,7 @@ fn name(path: &Path) -> String {
 #[test]
 fn shards_of_webdatasets_authors_are_grouped_as_they_are_written() {
     let Some(folder) = material("shards/webdataset") else { return };
-    // Copied, because an index is written beside a shard.
+    // The test reads copies, because an index is written next to a shard.
     let copies = tempfile::tempdir().unwrap();
     let mut samples = BTreeMap::new();
     for path in files(&folder, &["tar"]) {
@@ -68,7 +70,7 @@ fn shards_of_webdatasets_authors_are_grouped_as_they_are_written() {
     fs::copy(folder.join("sample.tgz"), &compressed).unwrap();
     let error = load_or_make(&compressed).unwrap_err().to_string();
     assert!(error.contains("gzip-compressed") && error.contains("gunzip"), "{error}");
-    // Texts alone are no visual sample: a clear error for each, and no panic.
+    // Samples with texts alone have no visual input: each gives a clear error and no panic.
     let reader = SampleReader::open(copies.path().join("testgz.tar").to_str().unwrap()).unwrap();
     for index in 0..10 {
         let error = reader.load(index, &OPTIONS).unwrap_err().to_string();
@@ -92,7 +94,7 @@ fn photos_decode_at_their_size_and_a_broken_one_is_named() {
             assert_eq!(loaded.frames.len(), 4 * 64 * 64 * 3);
             let values: std::collections::BTreeSet<_> = loaded.frames.iter().collect();
             assert!(values.len() > 1, "{} is flat", name(&path));
-            // img2dataset's names are WIDTH_HEIGHT.
+            // The files of img2dataset are named WIDTH_HEIGHT.
             let stem = path.file_stem().unwrap().to_string_lossy().into_owned();
             if let Some((width, height)) = stem.split_once('_')
                 && let (Ok(width), Ok(height)) = (width.parse::<u32>(), height.parse::<u32>())
@@ -113,7 +115,8 @@ fn clips_without_ffmpeg_are_refused_in_words() {
     assert!(error.contains("built without"), "{error}");
 }
 
-/// The frame times of the best video stream, stream 3, are those that torchcodec's authors recorded.
+/// The best video stream is stream 3. Its frame times must be those that torchcodec's authors
+/// recorded.
 #[cfg(feature = "video")]
 #[test]
 fn frame_times_are_those_recorded() {
@@ -154,7 +157,7 @@ fn clips_decode_or_are_refused_in_bounded_time() {
     }
 }
 
-/// Frames reached by key frames are the frames that decoding all of the clip gives.
+/// Seeking to key frames must give the same frames as decoding the whole clip.
 #[cfg(feature = "video")]
 #[test]
 fn frames_taken_by_seeking_are_the_same_as_frames_decoded_in_order() {
@@ -165,8 +168,9 @@ fn frames_taken_by_seeking_are_the_same_as_frames_decoded_in_order() {
             let bytes = fs::read(&path).unwrap();
             let Ok(times) = frame_times(&bytes) else { continue };
             let frames = |n: usize| {
-                // Small, so that a clip fits in memory.
-                let shaped = |picture: Picture| Ok(Picture { pixels: sums(&picture), ..picture });
+                // Hashes instead of pixels, so that a whole clip fits in memory.
+                let shaped =
+                    |picture: Picture| Ok(Picture { pixels: pixel_hash(&picture), ..picture });
                 decode(Media::Video, &bytes, n, &mut { shaped }).unwrap()
             };
             let all = frames(times.len());
@@ -182,18 +186,19 @@ fn frames_taken_by_seeking_are_the_same_as_frames_decoded_in_order() {
     }
 }
 
-/// A hash of the pixels, as bytes.
+/// Returns a hash of the pixels as bytes.
 #[cfg(feature = "video")]
-fn sums(picture: &Picture) -> Vec<u8> {
+fn pixel_hash(picture: &Picture) -> Vec<u8> {
     let hash = picture.pixels.iter().fold(0_u64, |hash, &byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3).rotate_left(5)
     });
     hash.to_le_bytes().to_vec()
 }
 
-/// Mean red of the four quarters of the first frame as FFmpeg 5.1.8 turns and converts it: `ffmpeg -i video_90.mov -frames:v 1 -vf
-/// scale=in_color_matrix=bt709:flags=accurate_rnd+full_chroma_int+neighbor -f rawvideo -pix_fmt rgb24 out.rgb`. By BT.601 instead, the
-/// means are 0.6 to 1.9 lower.
+/// The expected values are the mean red of the four quarters of the first frame, as FFmpeg 5.1.8
+/// rotates and converts it: `ffmpeg -i video_90.mov -frames:v 1 -vf
+/// scale=in_color_matrix=bt709:flags=accurate_rnd+full_chroma_int+neighbor -f rawvideo -pix_fmt
+/// rgb24 out.rgb`. With BT.601 instead of BT.709 the means are 0.6 to 1.9 lower.
 #[cfg(feature = "video")]
 #[test]
 fn rotated_clips_are_turned_upright() {
@@ -206,20 +211,20 @@ fn rotated_clips_are_turned_upright() {
     ];
     for (name, size, golden) in goldens {
         let bytes = fs::read(folder.join(name)).unwrap();
-        // Of many frames the first is the clip's first.
+        // With more than one frame, the first one is the clip's first frame.
         let clip = decode(Media::Video, &bytes, 2, &mut Ok::<Picture, String>).unwrap();
         let first = &clip.pictures[clip.order[0]];
         assert_eq!((first.width, first.height), size, "{name}");
-        let ours = quarters(first);
-        // A record of two decimals, and a few pixels that the two round differently.
+        let ours = quarter_means(first);
+        // The record has two decimals, and FFmpeg rounds a few pixels differently.
         let worst = ours.iter().zip(golden).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
         assert!(worst <= 0.05, "{name}: {ours:?}, recorded {golden:?}");
     }
 }
 
-/// Mean red of the upper left, upper right, lower left and lower right quarter.
+/// Returns the mean red of the upper left, upper right, lower left and lower right quarter.
 #[cfg(feature = "video")]
-fn quarters(picture: &Picture) -> [f64; 4] {
+fn quarter_means(picture: &Picture) -> [f64; 4] {
     let (mut sums, mut counts) = ([0.0; 4], [0.0; 4]);
     let (width, height) = (picture.width, picture.height);
     let places = (0..height).flat_map(|y| (0..width).map(move |x| (x, y)));

@@ -1,4 +1,5 @@
-//! A run that was killed continues where it stopped, bit for bit; a damaged checkpoint is passed over; a full disk loses nothing.
+//! Interrupted runs: a killed run continues bit for bit, a damaged checkpoint is skipped, and a
+//! full disk does not lose a run.
 
 use std::path::Path;
 use std::process::Child;
@@ -8,9 +9,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::breakage::{SmallDisk, flip_a_bit};
-use crate::programs::{Trial, command, has, text, wait_until};
+use crate::programs::{Trial, command, has_checkpoint, text, wait_until};
 
-/// 24 steps over two stages on two ranks, saved every 4.
+/// 24 steps in two stages on two ranks, with a checkpoint every 4 steps.
 const TWO_STAGES: &str = "
 stages:
   - {name: pictures, steps: 10, batch: 8, frames: 4, mixture: {images: 1, questions: 2}, mixing: batch, learning_rate: {peak: 1e-3, warmup_steps: 3}}
@@ -28,7 +29,7 @@ fn signal(child: &Child, signal: Signal) {
     kill(pid, signal).unwrap();
 }
 
-/// Process ids of the workers of a run, from /proc.
+/// Returns the process ids of a run's workers, from /proc.
 fn workers(run: &Path) -> Vec<Pid> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").unwrap() {
@@ -53,13 +54,14 @@ fn assert_same_end(trial: &Trial, undisturbed: &str, run: &str) {
 fn kill_of_everything_loses_at_most_the_steps_since_the_last_checkpoint() {
     let trial = Trial::new(TWO_STAGES);
     trial.complete("undisturbed", &[]);
-    // Slower steps would be fairer to time than to wait for: the kill comes right after the second checkpoint appears.
+    // The kill follows as soon as the second checkpoint appears, so the moment does not depend on
+    // the speed of the steps.
     let run = trial.path("killed");
     let mut child = trial.launch("killed", &[]).spawn().unwrap();
-    wait_until(&mut child, LIMIT, "the second checkpoint", || has(&run, 8));
+    wait_until(&mut child, LIMIT, "the second checkpoint", || has_checkpoint(&run, 8));
     signal(&child, Signal::SIGKILL);
     child.wait().unwrap();
-    // The workers notice that nobody watches them and end by themselves.
+    // The workers notice that their supervisor is gone and exit by themselves.
     let end = std::time::Instant::now() + Duration::from_secs(20);
     while !workers(&run).is_empty() {
         assert!(std::time::Instant::now() < end, "workers outlive their supervisor");
@@ -69,7 +71,41 @@ fn kill_of_everything_loses_at_most_the_steps_since_the_last_checkpoint() {
     assert_same_end(&trial, "undisturbed", "killed");
 }
 
-/// Whether some rank is writing a checkpoint of at least `step` right now.
+#[test]
+fn a_run_of_a_build_that_lacked_a_recipe_key_continues() {
+    let trial = Trial::new(TWO_STAGES);
+    trial.complete("undisturbed", &[]);
+    let run = trial.path("older");
+    let mut child = trial.launch("older", &[]).spawn().unwrap();
+    wait_until(&mut child, LIMIT, "the second checkpoint", || has_checkpoint(&run, 8));
+    signal(&child, Signal::SIGTERM);
+    child.wait().unwrap();
+    let edit = |path: &Path, edit: &dyn Fn(&str) -> String| {
+        let old = std::fs::read_to_string(path).unwrap();
+        let new = edit(&old);
+        assert_ne!(old, new, "{}", path.display());
+        std::fs::write(path, new).unwrap();
+    };
+    // The recipe without the key `field`, and checkpoints of format 1, which recorded another hash.
+    edit(&run.join("recipe.yaml"), &|text| {
+        text.lines().filter(|line| line.trim() != "field: null").collect::<Vec<_>>().join("\n")
+    });
+    for entry in std::fs::read_dir(run.join("checkpoints")).unwrap() {
+        let manifest = entry.unwrap().path().join("manifest.json");
+        if manifest.exists() {
+            edit(&manifest, &|text| {
+                let mut value: serde_json::Value = serde_json::from_str(text).unwrap();
+                value["version"] = 1.into();
+                value["recipe_hash"] = "of all keys".into();
+                value.to_string()
+            });
+        }
+    }
+    trial.complete("older", &[]);
+    assert_same_end(&trial, "undisturbed", "older");
+}
+
+/// Returns whether some rank is writing a checkpoint of step `step` or later.
 fn is_writing(run: &Path, step: u64) -> bool {
     let Ok(entries) = std::fs::read_dir(run.join("checkpoints")) else { return false };
     entries.flatten().any(|entry| {
@@ -86,7 +122,7 @@ fn a_kill_while_a_checkpoint_is_written_costs_that_checkpoint_alone() {
     let run = trial.path("killed");
     let mut child = trial.launch("killed", &[]).spawn().unwrap();
     let end = std::time::Instant::now() + LIMIT;
-    // A checkpoint of this size is written within milliseconds: looked for with hardly a pause.
+    // A checkpoint of this size is written within milliseconds, so the pauses are short.
     while !is_writing(&run, 8) && child.try_wait().unwrap().is_none() {
         assert!(std::time::Instant::now() < end, "no checkpoint is written");
         std::thread::park_timeout(Duration::from_micros(200));
@@ -98,7 +134,7 @@ fn a_kill_while_a_checkpoint_is_written_costs_that_checkpoint_alone() {
     child.wait().unwrap();
     trial.complete("killed", &[]);
     assert_same_end(&trial, "undisturbed", "killed");
-    assert!(!is_writing(&run, 0), "nothing half-written is left");
+    assert!(!is_writing(&run, 0), "no unfinished checkpoint is left");
 }
 
 #[test]
@@ -107,7 +143,7 @@ fn a_killed_rank_is_named_and_the_run_goes_on_by_itself() {
     trial.complete("undisturbed", &[]);
     let run = trial.path("bereft");
     let mut child = trial.launch("bereft", &[]).spawn().unwrap();
-    wait_until(&mut child, LIMIT, "the first checkpoint", || has(&run, 4));
+    wait_until(&mut child, LIMIT, "the first checkpoint", || has_checkpoint(&run, 4));
     if let Some(&victim) = workers(&run).last() {
         kill(victim, Signal::SIGKILL).ok();
     }
@@ -115,7 +151,7 @@ fn a_killed_rank_is_named_and_the_run_goes_on_by_itself() {
     assert!(output.status.success(), "{}", text(&output));
     assert_same_end(&trial, "undisturbed", "bereft");
     let events = std::fs::read_to_string(run.join("events.jsonl")).unwrap();
-    // On a fast machine the run may have ended before the kill; then there was nothing to restart.
+    // On a fast machine the run may end before the kill. Then nothing is restarted.
     let restarted = vljepa_recipes::RunDirectory::open(&run).unwrap().log(0, 2).exists();
     assert!(!restarted || text(&output).contains("rank"), "{}\n{events}", text(&output));
 }
@@ -126,7 +162,7 @@ fn interrupting_once_saves_and_the_same_command_continues() {
     trial.complete("undisturbed", &[]);
     let run = trial.path("interrupted");
     let mut child = trial.launch("interrupted", &[]).spawn().unwrap();
-    wait_until(&mut child, LIMIT, "the first checkpoint", || has(&run, 4));
+    wait_until(&mut child, LIMIT, "the first checkpoint", || has_checkpoint(&run, 4));
     signal(&child, Signal::SIGINT);
     let output = child.wait_with_output().unwrap();
     assert!(workers(&run).is_empty(), "{}", text(&output));
@@ -142,7 +178,7 @@ fn signals_at_any_moment_also_during_a_save_lose_nothing() {
     let trial = Trial::new(TWO_STAGES);
     trial.complete("undisturbed", &[]);
     let run = trial.path("signalled");
-    let done = |step: u64| move |run: &Path| has(run, step);
+    let done = |step: u64| move |run: &Path| has_checkpoint(run, step);
     type Moment = (Signal, &'static str, Box<dyn Fn(&Path) -> bool>);
     let moments: [Moment; 5] = [
         (
@@ -151,17 +187,22 @@ fn signals_at_any_moment_also_during_a_save_lose_nothing() {
             Box::new(|run| run.join("logs/rank-0001-attempt-1.log").exists()),
         ),
         (Signal::SIGUSR1, "the first checkpoint", Box::new(done(4))),
-        (Signal::SIGTERM, "a save", Box::new(|run| is_writing(run, 8) || has(run, 8))),
-        (Signal::SIGUSR2, "a later save", Box::new(|run| is_writing(run, 12) || has(run, 12))),
+        (Signal::SIGTERM, "a save", Box::new(|run| is_writing(run, 8) || has_checkpoint(run, 8))),
+        (
+            Signal::SIGUSR2,
+            "a later save",
+            Box::new(|run| is_writing(run, 12) || has_checkpoint(run, 12)),
+        ),
         (Signal::SIGTERM, "a later checkpoint", Box::new(done(16))),
     ];
     for (attempt, (asked, what, moment)) in (1..).zip(moments) {
         let mut command = trial.launch("signalled", &[]);
-        // Slow enough that the run is not over before the signal.
+        // The steps are slow, so that the run does not end before the signal.
         command.args(["--drill", &format!("slow:rank=0,step=0,seconds=0.1,attempt={attempt}")]);
         let mut child = command.spawn().unwrap();
         wait_until(&mut child, LIMIT, what, || moment(&run));
-        // Twice, as batch scripts pass on what Slurm has sent to their children as well.
+        // Each signal comes twice, as on Slurm: Slurm sends it to the launcher, and the batch
+        // script passes on its own copy.
         signal(&child, asked);
         signal(&child, asked);
         let output = child.wait_with_output().unwrap();
@@ -182,7 +223,8 @@ fn a_damaged_newest_checkpoint_is_passed_over_and_named() {
     trial.complete("undisturbed", &[]);
     trial.complete("damaged", &[]);
     let run = trial.path("damaged");
-    // As if the run had died before its completion record, and a bit of the newest part had flipped since.
+    // Simulates a run that died before it wrote its completion record, and a bit of the newest part
+    // that flipped afterwards.
     std::fs::remove_file(run.join("completed.json")).unwrap();
     let part = run.join(format!("checkpoints/step-{LAST:08}/rank-0001.safetensors"));
     flip_a_bit(&part);
@@ -199,7 +241,7 @@ fn parameters_that_are_never_trained_survive_and_are_made_again_when_damaged() {
     trial.complete("undisturbed", &frozen);
     let run = trial.path("damaged");
     let mut child = trial.launch("damaged", &frozen).spawn().unwrap();
-    wait_until(&mut child, LIMIT, "the first checkpoint", || has(&run, 4));
+    wait_until(&mut child, LIMIT, "the first checkpoint", || has_checkpoint(&run, 4));
     signal(&child, Signal::SIGINT);
     child.wait_with_output().unwrap();
     let file = run.join("checkpoints/frozen.safetensors");
@@ -208,11 +250,12 @@ fn parameters_that_are_never_trained_survive_and_are_made_again_when_damaged() {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 4;
     std::fs::write(&file, bytes).unwrap();
-    // If the run was faster than the interruption, it has to look at its checkpoint again all the same.
+    // The run may have completed before the interruption. It must read its checkpoint again in any
+    // case.
     std::fs::remove_file(run.join("completed.json")).ok();
     trial.complete("damaged", &frozen);
     assert_same_end(&trial, "undisturbed", "damaged");
-    assert!(std::fs::read(&file).unwrap() == whole, "made again, bit for bit");
+    assert!(std::fs::read(&file).unwrap() == whole, "the file is written again, bit for bit");
     let events = std::fs::read_to_string(run.join("events.jsonl")).unwrap();
     assert!(events.contains("made again"), "{events}");
 }
@@ -223,14 +266,15 @@ fn a_run_continues_on_another_number_of_ranks_with_the_same_samples() {
     trial.complete("two", &[]);
     let run = trial.path("two-then-one");
     let mut child = trial.launch("two-then-one", &[]).spawn().unwrap();
-    wait_until(&mut child, LIMIT, "the second checkpoint", || has(&run, 8));
+    wait_until(&mut child, LIMIT, "the second checkpoint", || has_checkpoint(&run, 8));
     signal(&child, Signal::SIGINT);
     child.wait_with_output().unwrap();
     trial.complete("two-then-one", &["cluster.ranks_per_node=1"]);
     let (two, mixed) = (trial.losses("two"), trial.losses("two-then-one"));
     assert_eq!(two.len(), mixed.len());
     for (a, b) in two.iter().zip(&mixed) {
-        // Rounding of a step's sums, carried through at most 24 updates of AdamW, whose first steps divide by tiny moments.
+        // The sums of a step round differently. The difference passes through at most 24 updates of
+        // AdamW, whose first updates divide by tiny moments.
         assert!((a.1 - b.1).abs() < 2e-2 * a.1.abs().max(1.0), "step {}: {} and {}", a.0, a.1, b.1);
     }
 }
@@ -241,7 +285,7 @@ fn a_full_disk_costs_a_checkpoint_but_not_the_run() {
     trial.complete("undisturbed", &[]);
     let (place, run) = (trial.path("disk"), trial.path("disk/full"));
     let _disk = SmallDisk::mount(&place, 64);
-    // Leaves room for logs and the first checkpoints, not for all of them.
+    // Leaves room for logs and the first checkpoints, but not for all checkpoints.
     let size = {
         let folder = trial.path("undisturbed").join(format!("checkpoints/step-{LAST:08}"));
         let files = std::fs::read_dir(folder).unwrap();
@@ -251,7 +295,7 @@ fn a_full_disk_costs_a_checkpoint_but_not_the_run() {
     let room = 64 * 1024 * 1024 - 2 * size - size / 2;
     std::fs::write(&ballast, vec![1u8; usize::try_from(room).unwrap()]).unwrap();
     let output = trial.launch("disk/full", &[]).output().unwrap();
-    assert!(!output.status.success(), "the last checkpoint cannot have been written");
+    assert!(!output.status.success(), "the last checkpoint cannot be written");
     assert!(text(&output).contains("No space left"), "{}", text(&output));
     let left: Vec<_> = std::fs::read_dir(run.join("checkpoints")).unwrap().collect();
     assert!(!left.is_empty(), "earlier checkpoints are untouched");

@@ -1,5 +1,5 @@
-//! Optimizer state sharded over ranks computes the same step, resumes bit for bit, and changes hands with a whole one: real MPI
-//! ranks.
+//! Optimizer state that is sharded over real MPI ranks: it computes the same steps as unsharded
+//! state, resumes bit for bit, and may be exchanged with unsharded state between two starts.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use nix::unistd::Pid;
 
 use crate::programs::{Trial, wait_until};
 
-/// Steps that are clipped, so that the norm matters.
+/// Eight steps whose gradients are clipped, so that the gradient's norm affects the result.
 const EIGHT_STEPS: &str = "
 stages:
   - {name: one, steps: 8, batch: 9, frames: 2, mixture: {questions: 1}, learning_rate: {peak: 1e-3}}
@@ -23,8 +23,8 @@ fn ranks(n: usize) -> String {
     format!("cluster.ranks_per_node={n}")
 }
 
-/// The largest difference of two buffers, relative to the largest element.
-fn apart(a: &[f32], b: &[f32]) -> f32 {
+/// Returns the largest difference of two buffers, relative to the largest element of `a`.
+fn relative_difference(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     let largest = a.iter().fold(0.0f32, |m, x| m.max(x.abs()));
     a.iter().zip(b).fold(0.0f32, |m, (x, y)| m.max((x - y).abs())) / largest
@@ -37,29 +37,38 @@ fn sharded_steps_are_the_whole_ones_on_any_number_of_ranks() {
         let (whole, sharded) = (format!("whole-{n}"), format!("sharded-{n}"));
         trial.complete(&whole, &[&ranks(n)]);
         trial.complete(&sharded, &[&ranks(n), SHARD]);
-        // The clip factor: shares of the squared norm are rounded to f32 once each and when they are added, and the root halves
-        // that. A sum of three gradients may be taken in another order: two roundings, of terms at most three times its size.
+        // The clip factor differs by rounding: the ranks' shares of the squared norm are rounded to
+        // f32 once each and again when they are added, and the square root halves the error. A sum
+        // of three gradients may have another order: two roundings of terms that are at most three
+        // times as large as the sum.
         let tolerance = f32::EPSILON * if n == 1 { 0.0 } else { 8.0 };
         let first = |run| trial.buffer(run, 2, "first_moment");
-        let far = apart(&first(&whole), &first(&sharded));
-        assert!(far <= 2.0 * tolerance, "{n} ranks: moments differ by {far:e} after two steps");
+        let difference = relative_difference(&first(&whole), &first(&sharded));
+        assert!(
+            difference <= 2.0 * tolerance,
+            "{n} ranks: moments differ by {difference:e} after two steps"
+        );
         for (a, b) in trial.losses(&whole).iter().zip(trial.losses(&sharded)) {
-            // Carried through at most eight updates of AdamW, whose first ones divide by tiny moments.
+            // The difference passes through at most eight updates of AdamW, whose first updates
+            // divide by tiny moments.
             let loss = if n == 1 { 0.0 } else { 1e-3 };
             assert!((a.1 - b.1).abs() <= loss, "{n} ranks, step {}: {} and {}", a.0, a.1, b.1);
         }
     }
     let moments = |run| trial.buffer(run, 2, "first_moment");
-    assert!(apart(&moments("whole-1"), &trial.buffer("whole-1", 4, "first_moment")) > 1e-3);
+    assert!(
+        relative_difference(&moments("whole-1"), &trial.buffer("whole-1", 4, "first_moment"))
+            > 1e-3
+    );
 }
 
-/// Runs until the second checkpoint and interrupts.
-fn interrupted(trial: &Trial, run: &str, sets: &[&str]) {
+/// Runs until the second checkpoint and interrupts the run.
+fn interrupt_after_second_checkpoint(trial: &Trial, run: &str, sets: &[&str]) {
     let mut child = trial.launch(run, sets).spawn().unwrap();
     let second = trial.path(run).join("checkpoints/step-00000004/manifest.json");
     wait_until(&mut child, Duration::from_secs(120), "the second checkpoint", || second.exists());
     let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
-    // The run may have ended by itself.
+    // The run may have completed already.
     kill(pid, Signal::SIGINT).ok();
     child.wait().unwrap();
 }
@@ -69,7 +78,7 @@ fn a_sharded_run_resumes_bit_for_bit() {
     let trial = Trial::new(EIGHT_STEPS);
     let sets = [&*ranks(2), SHARD];
     trial.complete("undisturbed", &sets);
-    interrupted(&trial, "cut", &sets);
+    interrupt_after_second_checkpoint(&trial, "cut", &sets);
     trial.complete("cut", &sets);
     assert_eq!(trial.losses("undisturbed"), trial.losses("cut"));
     for buffer in ["weights", "first_moment", "second_moment"] {
@@ -85,8 +94,9 @@ fn a_sharded_run_resumes_bit_for_bit() {
 fn shards_of_three_ranks_go_on_whole_on_two_and_as_shards_again() {
     let trial = Trial::new(EIGHT_STEPS);
     trial.complete("whole", &[&ranks(2)]);
-    interrupted(&trial, "mixed", &[&ranks(3), SHARD]);
-    // Steps 5 and 6 whole on two ranks, then shards on two.
+    interrupt_after_second_checkpoint(&trial, "mixed", &[&ranks(3), SHARD]);
+    // Steps from 5 on run unsharded on two ranks; then steps 7 and 8 run again, sharded on two
+    // ranks.
     let run = trial.path("mixed");
     std::fs::remove_file(run.join("completed.json")).ok();
     for step in [6, 8] {
@@ -99,7 +109,7 @@ fn shards_of_three_ranks_go_on_whole_on_two_and_as_shards_again() {
     let (whole, mixed) = (trial.losses("whole"), trial.losses("mixed"));
     assert_eq!(whole.len(), mixed.len());
     for (a, b) in whole.iter().zip(&mixed) {
-        // As between numbers of ranks in `resume`.
+        // The tolerance of `resume` for another number of ranks.
         assert!((a.1 - b.1).abs() < 2e-2 * a.1.abs().max(1.0), "step {}: {} and {}", a.0, a.1, b.1);
     }
 }

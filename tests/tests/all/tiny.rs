@@ -1,8 +1,8 @@
-//! A VL-JEPA small enough for finite differences.
+//! A tiny VL-JEPA, which the tests of single parts use for the other parts.
 
 use vljepa_recipes::schema::{Model, Predictor, XEncoder, YEncoder};
 
-/// Two layers of width 16 in each part, all of it trained.
+/// Returns a model with two layers of width 16 in each part. All parts are trained.
 pub fn model() -> Model {
     Model {
         image_size: 32,

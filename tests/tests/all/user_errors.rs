@@ -1,4 +1,5 @@
-//! What a user does wrong at the command line is refused with what was wrong and what to do; nothing panics.
+//! Mistakes of users at the command line. Each is refused with a message that names it and says
+//! what to do, and without a panic.
 
 use crate::programs::{Trial, command, small_set, text};
 
@@ -9,13 +10,13 @@ evaluation: {tasks: []}
 cluster: {ranks_per_node: 1}
 ";
 
-/// Runs `vljepa-launch` with `arguments`; it must fail and say all of `expected`.
+/// Asserts that `vljepa-launch` with `arguments` fails and prints all strings of `expected`.
 fn refused(arguments: &[&str], expected: &[&str]) {
     let output = command("vljepa-launch").args(arguments).output().unwrap();
     let said = text(&output);
     assert!(!output.status.success(), "{arguments:?} was accepted: {said}");
     assert!(!said.contains("panicked"), "{arguments:?}: {said}");
-    // Reports wrap and frame their lines: compare words.
+    // Reports wrap and frame their lines, so only the words are compared.
     let words = |s: &str| {
         s.replace(['│', '×', '╰', '─', '▶', '╭', '├'], " ")
             .split_whitespace()
@@ -96,7 +97,7 @@ fn a_run_directory_of_another_recipe_is_refused_with_the_keys_that_differ() {
 fn an_unwritable_run_directory_is_named() {
     let trial = Trial::new(QUICK);
     let recipe = trial.recipe();
-    // Root may write anywhere but not into a file, nor into /proc.
+    // Not even root can create a folder in /proc.
     refused(&[recipe.to_str().unwrap(), "--run", "/proc/run"], &["/proc/run"]);
 }
 
@@ -149,7 +150,7 @@ fn a_gpu_that_is_not_there_is_named_and_nothing_else_computes() {
     let trial = Trial::new(QUICK);
     let recipe = trial.recipe();
     let changes = ["--set", "device=cuda", "--set", "precision=bf16"];
-    // A driver that is there is told that it has no GPU.
+    // The empty variable hides all GPUs from an installed driver.
     let output = command("vljepa-launch")
         .arg(&recipe)
         .arg("--run")

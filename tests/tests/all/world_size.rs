@@ -1,10 +1,12 @@
-//! The loss and the gradient do not depend on how many ranks share a batch, nor on micro-batching: real MPI ranks.
+//! The loss and the gradient of a batch depend neither on the number of ranks nor on micro-batches.
+//! The ranks are real MPI ranks.
 
 use std::ops::Range;
 
 use crate::programs::Trial;
 
-/// One optimizer step of 8 clips, unclipped. The first moment after it is (1 − β₁) times the gradient of the global batch.
+/// One optimizer step of 8 clips without gradient clipping. The first moment after the step is (1 −
+/// β₁) times the gradient of the global batch.
 const ONE_STEP: &str = "
 stages:
   - {name: one, steps: 1, batch: 8, frames: 4, mixture: {clips: 1}, mixing: batch, learning_rate: {peak: 1e-3}}
@@ -30,10 +32,13 @@ fn one_step(trial: &Trial, run: &str, sets: &[&str]) -> Step {
     Step { loss: lines[0].1, norm: lines[0].2, moment, parameters }
 }
 
-/// Per parameter, the largest difference relative to the parameter's largest element: what rounding does to a sum of n terms in
-/// another order is bounded by n·ε times the sum of magnitudes, and grows like √n·ε in practice. Elements below a thousandth of
-/// the whole gradient's largest are held against that thousandth: a key's bias, whose gradient is zero but for rounding, has no
-/// size of its own.
+/// Returns the largest difference of a parameter, relative to the parameter's largest element, and
+/// the parameter's name.
+///
+/// If a sum of n terms is computed in another order, its rounding error is at most n·ε times the
+/// sum of magnitudes, and in practice about √n·ε. A parameter whose largest element is below a
+/// thousandth of the whole gradient's largest is compared with that thousandth instead: the
+/// gradient of a key's bias is zero except for rounding.
 fn difference(a: &Step, b: &Step) -> (f64, String) {
     let largest = |values: &[f32]| values.iter().fold(0.0f32, |m, x| m.max(x.abs()));
     let floor = largest(&a.moment) * 1e-3;
@@ -49,10 +54,11 @@ fn difference(a: &Step, b: &Step) -> (f64, String) {
     worst
 }
 
-/// 8 rows of about 45 tokens each make up a parameter's gradient, through about 40 operations whose own rounding also moves with
-/// the order of sums and adds up like a random walk: ε·√(8·45)·√40 = 1.4e-5.
+/// Tolerance for gradients. A parameter's gradient is a sum over 8 rows of about 45 tokens. It
+/// passes through about 40 operations, whose roundings also depend on the order of sums and add up
+/// like a random walk: ε·√(8·45)·√40 = 1.4e-5.
 const GRADIENT_TOLERANCE: f64 = 1.4e-5;
-/// The loss is a mean of 16 logarithms of order 1 from logits of size ≤ 15: 15·ε·√40.
+/// Tolerance for the loss, a mean of 16 logarithms of order 1 from logits of at most 15: 15·ε·√40.
 const LOSS_TOLERANCE: f64 = 1.2e-5;
 
 #[test]
@@ -102,7 +108,7 @@ fn how_gradients_are_cut_into_buckets_changes_no_bit() {
         let world = format!("cluster.ranks_per_node={ranks}");
         let step = |mib: &str| {
             let bucket = format!("cluster.bucket_mib={mib}");
-            // Wide enough for several buckets.
+            // The MLP is wide enough to fill several buckets.
             let sets = [world.as_str(), &bucket, "model.predictor.intermediate_size=4096"];
             one_step(&trial, &format!("{ranks}_ranks_{mib}_mib"), &sets)
         };

@@ -1,4 +1,4 @@
-//! A cluster of virtual nodes, and runs on it.
+//! A Slurm cluster of virtual nodes, runs on it, and their events.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -11,13 +11,13 @@ use tempfile::TempDir;
 
 use crate::programs::{Trial, program, repository, text};
 
-/// Clusters share ports, so one is up at a time.
-static ONE: Mutex<()> = Mutex::new(());
+/// Held while a cluster is up: clusters use the same ports, so only one can be up at a time.
+static CLUSTER_LOCK: Mutex<()> = Mutex::new(());
 
-/// No wait in these tests is longer.
+/// Time limit of every wait in these tests.
 pub const LIMIT: Duration = Duration::from_secs(150);
 
-/// 24 steps over two stages on two nodes of two ranks, saved every 4.
+/// 24 steps in two stages on two nodes of two ranks, with a checkpoint every 4 steps.
 pub const TWO_STAGES: &str = "
 stages:
   - {name: pictures, steps: 10, batch: 8, frames: 4, mixture: {images: 1, questions: 2}, mixing: batch, learning_rate: {peak: 1e-3, warmup_steps: 3}}
@@ -32,32 +32,33 @@ cluster:
   control: {host: 127.0.0.1, silence_s: 30}
   restart: {max_without_progress: 5, hang_floor_s: 5}
 ";
-/// The recipe's last step.
+/// Number of the recipe's last checkpoint: all its steps.
 pub const LAST: u64 = 24;
 
-/// Slurm's daemons; they end with this value.
+/// A running Slurm cluster. Dropping it stops its daemons.
 pub struct Cluster {
     folder: TempDir,
-    /// Where commands find programs, if not where everybody does.
+    /// Folder in which commands find programs, instead of those in `PATH`.
     path: Option<PathBuf>,
-    _one: MutexGuard<'static, ()>,
+    _lock: MutexGuard<'static, ()>,
 }
 
 impl Cluster {
-    /// Brings up so many nodes, each with two devices that pass for GPUs. They are to live: a busy test machine may delay their daemons.
+    /// Starts a cluster whose nodes have two fake GPUs each. Slurm declares a node down only after
+    /// 60 s, because a busy test machine may delay the daemons.
     pub fn up(nodes: usize) -> Self {
-        Self::of(nodes, 60)
+        Self::start(nodes, 60)
     }
 
-    /// The same for nodes that will be lost: Slurm notices it after ten seconds.
-    pub fn of_mortals(nodes: usize) -> Self {
-        Self::of(nodes, 10)
+    /// Starts a cluster for tests that kill nodes: Slurm declares a node down after 10 s.
+    pub fn up_to_lose_nodes(nodes: usize) -> Self {
+        Self::start(nodes, 10)
     }
 
-    fn of(nodes: usize, silence_s: u64) -> Self {
-        let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    fn start(nodes: usize, silence_s: u64) -> Self {
+        let lock = CLUSTER_LOCK.lock().unwrap_or_else(PoisonError::into_inner);
         let folder = tempfile::tempdir().unwrap();
-        let cluster = Self { folder, path: None, _one: one };
+        let cluster = Self { folder, path: None, _lock: lock };
         cluster.script("up.sh", &[&nodes.to_string(), "2", &silence_s.to_string()]);
         cluster
     }
@@ -71,26 +72,26 @@ impl Cluster {
         assert!(output.status.success(), "{name}: {}", text(&output));
     }
 
-    /// From here on neither commands nor the jobs they submit find one of Slurm's programs.
+    /// Hides a program of Slurm from all later commands and from the jobs that they submit.
     pub fn without(mut self, program: &str) -> Self {
         let folder = self.folder.path().join("bin");
         std::fs::create_dir(&folder).unwrap();
         let all = std::env::var_os("PATH").unwrap();
         let files = std::env::split_paths(&all).filter_map(|path| std::fs::read_dir(path).ok());
         for file in files.flatten().flatten().filter(|file| file.file_name() != program) {
-            // The first of a name is the one that is found.
+            // If several folders have a file of this name, the link to the first one stays.
             std::os::unix::fs::symlink(file.path(), folder.join(file.file_name())).ok();
         }
         self.path = Some(folder);
         self
     }
 
-    /// A node's power fails.
+    /// Simulates a power cut of a node.
     pub fn kill_node(&self, name: &str) {
         self.script("kill-node.sh", &[name]);
     }
 
-    /// A program that talks to this cluster.
+    /// Returns a command whose environment points to this cluster.
     #[expect(clippy::disallowed_methods, reason = "tests run the programs")]
     pub fn command(&self, program: impl AsRef<Path>) -> Command {
         let mut command = Command::new(program.as_ref());
@@ -108,14 +109,14 @@ impl Cluster {
         command
     }
 
-    /// What one of Slurm's commands prints.
+    /// Runs one of Slurm's commands and returns its output.
     pub fn ask(&self, line: &str) -> String {
         let mut words = line.split(' ');
         let output = self.command(words.next().unwrap()).args(words).output().unwrap();
         text(&output)
     }
 
-    /// Slurm's view, for a message.
+    /// Returns Slurm's queue, steps, nodes and the end of its log, for failure messages.
     pub fn state(&self) -> String {
         let questions = ["squeue --all", "squeue --steps", "sinfo --Node"];
         let answers = questions.map(|question| self.ask(question)).join("");
@@ -125,7 +126,7 @@ impl Cluster {
         answers + &lines[lines.len().saturating_sub(40)..].join("\n")
     }
 
-    /// `vljepa-launch RECIPE --follow`, started.
+    /// Starts `vljepa-launch RECIPE --follow`.
     pub fn launch(&self, trial: &Trial, run: &str, sets: &[&str], drills: &[&str]) -> Running<'_> {
         let mut command = self.command(program("vljepa-launch"));
         command.arg(trial.recipe()).arg("--run").arg(trial.path(run)).arg("--follow");
@@ -135,10 +136,10 @@ impl Cluster {
             });
         }
         let child = Some(command.spawn().unwrap());
-        Running { cluster: self, run: trial.path(run), child, struck: Vec::new() }
+        Running { cluster: self, run: trial.path(run), child, fault_times: Vec::new() }
     }
 
-    /// Processes of a run that are still there, on whatever node.
+    /// Returns the processes of a run that still exist on any node.
     pub fn processes(run: &Path) -> Vec<String> {
         let of_run = |entry: std::fs::DirEntry| {
             let line = std::fs::read(entry.path().join("cmdline")).ok()?;
@@ -169,57 +170,62 @@ fn as_root(script: &Path) -> Command {
     command
 }
 
-/// A run that somebody follows.
+/// A launcher that follows a run on the cluster.
 pub struct Running<'a> {
     cluster: &'a Cluster,
     run: PathBuf,
     child: Option<Child>,
-    struck: Vec<Timestamp>,
+    fault_times: Vec<Timestamp>,
 }
 
 impl Running<'_> {
-    /// Waits until something holds.
+    /// Waits until `done` returns true for the run directory. Fails if the launcher exits first.
     pub fn wait_until(&mut self, what: &str, done: impl Fn(&Path) -> bool) {
         let end = Instant::now() + LIMIT;
         while !done(&self.run) {
             if self.child.as_mut().unwrap().try_wait().unwrap().is_some() && !done(&self.run) {
                 let said = text(&self.end());
-                panic!("ended before {what}: {said}{}", self.story());
+                panic!("ended before {what}: {said}{}", self.diagnostics());
             }
-            assert!(Instant::now() < end, "waited in vain until {what}: {}", self.story());
+            assert!(
+                Instant::now() < end,
+                "waited {LIMIT:?} without reaching: {what}: {}",
+                self.diagnostics()
+            );
             std::thread::park_timeout(Duration::from_millis(20));
         }
     }
 
-    /// Something that a test does to the run.
-    pub fn strikes(&mut self, strike: impl FnOnce()) {
-        self.struck.push(Timestamp::now());
-        strike();
+    /// Injects a fault and records its time.
+    pub fn inject(&mut self, fault: impl FnOnce()) {
+        self.fault_times.push(Timestamp::now());
+        fault();
     }
 
-    /// Waits until nothing of the job is left in Slurm's queue or on its nodes, without waiting for whoever follows it.
+    /// Waits until the job has left Slurm's queue and its processes have ended. Does not wait for
+    /// the launcher.
     pub fn wait_until_gone(&mut self) {
         let end = Instant::now() + LIMIT;
         while !(self.cluster.ask("squeue -h").trim().is_empty()
             && Cluster::processes(&self.run).is_empty())
         {
-            assert!(Instant::now() < end, "the job is still there: {}", self.story());
+            assert!(Instant::now() < end, "the job is still running: {}", self.diagnostics());
             std::thread::park_timeout(Duration::from_millis(50));
         }
     }
 
-    /// The job's id.
+    /// Returns the id of the run's Slurm job.
     pub fn job(&self) -> String {
         let text = std::fs::read(self.run.join("slurm.json")).unwrap();
         let value: Value = serde_json::from_slice(&text).unwrap();
         value["job"].as_str().unwrap().to_owned()
     }
 
-    /// Waits for the end, which must be completion with nothing left behind.
+    /// Waits until the run is complete, and asserts that no process, file or job of it is left.
     pub fn complete(mut self) -> Events {
         self.wait_until("completion", |run| run.join("completed.json").exists());
         let output = self.end();
-        assert!(output.status.success(), "{}\n{}", text(&output), self.story());
+        assert!(output.status.success(), "{}\n{}", text(&output), self.diagnostics());
         let end = Instant::now() + Duration::from_secs(20);
         loop {
             let left = Cluster::processes(&self.run);
@@ -231,30 +237,31 @@ impl Running<'_> {
                 break;
             }
             let late = Instant::now() >= end;
-            assert!(!late, "left behind: {left:?} {remains:?} {}", self.story());
+            assert!(!late, "left behind: {left:?} {remains:?} {}", self.diagnostics());
             std::thread::park_timeout(Duration::from_millis(50));
         }
-        Events::read(&self.run, std::mem::take(&mut self.struck))
+        Events::read(&self.run, std::mem::take(&mut self.fault_times))
     }
 
-    /// Waits for the end, whatever it is.
+    /// Waits until the launcher exits, with success or not.
     pub fn end(&mut self) -> Output {
         let child = self.child.take().unwrap();
         child.wait_with_output().unwrap()
     }
 
-    /// What the run and Slurm wrote, for a message.
-    pub fn story(&self) -> String {
-        let mut story = std::fs::read_to_string(self.run.join("events.jsonl")).unwrap_or_default();
+    /// Returns the run's events, the job's logs and Slurm's state, for failure messages.
+    pub fn diagnostics(&self) -> String {
+        let mut all = std::fs::read_to_string(self.run.join("events.jsonl")).unwrap_or_default();
         let logs = std::fs::read_dir(self.run.join("logs")).into_iter().flatten().flatten();
         for log in logs.filter(|log| log.file_name().to_string_lossy().starts_with("slurm")) {
-            story += &std::fs::read_to_string(log.path()).unwrap_or_default();
+            all += &std::fs::read_to_string(log.path()).unwrap_or_default();
         }
-        story + &self.cluster.state()
+        all + &self.cluster.state()
     }
 }
 
-/// Shared memory and temporary folders of MPI ranks on virtual nodes, and half-written files of the run, that nobody removed.
+/// Returns leftovers: shared memory and temporary folders of MPI ranks on virtual nodes, and hidden
+/// or unfinished files of the run.
 fn remains(run: &Path) -> Vec<String> {
     let names = |place: &Path| {
         let entries = std::fs::read_dir(place).unwrap().flatten();
@@ -276,11 +283,11 @@ impl Drop for Running<'_> {
     }
 }
 
-/// `events.jsonl`, when steps were done, and when something was done to the run.
+/// Events of a run, the times of its steps, and the times of its injected faults.
 pub struct Events {
     events: Vec<Value>,
     steps: Vec<(Timestamp, u64)>,
-    strikes: Vec<Timestamp>,
+    fault_times: Vec<Timestamp>,
 }
 
 fn lines(path: &Path) -> Vec<Value> {
@@ -293,25 +300,26 @@ fn time(line: &Value) -> Timestamp {
 }
 
 impl Events {
-    fn read(run: &Path, mut strikes: Vec<Timestamp>) -> Self {
+    fn read(run: &Path, mut fault_times: Vec<Timestamp>) -> Self {
         let steps = lines(&run.join("metrics.jsonl"));
         let steps = steps.iter().map(|line| (time(line), line["step"].as_u64().unwrap())).collect();
         let logs = std::fs::read_dir(run.join("logs")).unwrap().flatten();
         for log in logs {
-            // A rank says each drill before it happens.
+            // A rank logs each drill before it happens.
             let text = std::fs::read_to_string(log.path()).unwrap();
             let drills =
                 text.lines().filter(|line| line.contains("WARN") && line.contains(": drill "));
-            strikes.extend(
+            fault_times.extend(
                 drills.filter_map(|line| line.split(' ').next()?.parse::<Timestamp>().ok()),
             );
         }
-        strikes.sort();
-        Self { events: lines(&run.join("events.jsonl")), steps, strikes }
+        fault_times.sort();
+        Self { events: lines(&run.join("events.jsonl")), steps, fault_times }
     }
 
-    /// For every attempt after the first: how long after the last strike the fault was known and steps went on, and how many were
-    /// computed again.
+    /// Describes the recovery of every attempt after the first: the seconds from the last injected
+    /// fault until it was detected and until a step was done again, and the number of steps that
+    /// were repeated.
     pub fn recoveries(&self) -> Vec<String> {
         let mut starts: Vec<Timestamp> = self.named("attempt_started").map(time).collect();
         starts.push(Timestamp::MAX);
@@ -322,16 +330,16 @@ impl Events {
             let sign = self.events.iter().find(|event| {
                 signs.iter().any(|sign| event["event"] == **sign) && within(time(event))
             });
-            let strike = self.strikes.iter().rfind(|at| within(**at)).copied();
-            let struck = strike.or_else(|| sign.map(time))?;
-            // Steps that a later attempt has computed again are no longer in the metrics.
+            let injected = self.fault_times.iter().rfind(|at| within(**at)).copied();
+            let start = injected.or_else(|| sign.map(time))?;
+            // The metrics do not hold steps that a later attempt has repeated.
             let after = |at: Timestamp| pair[1] < at && at < pair[2];
             let (again, first) = *self.steps.iter().find(|(at, _)| after(*at))?;
             let seen =
-                sign.map_or("–".to_owned(), |s| format!("{:.1} s", seconds(struck, time(s))));
+                sign.map_or("–".to_owned(), |s| format!("{:.1} s", seconds(start, time(s))));
             let lost = sign.and_then(|s| Some((s["step"].as_u64()? + 1).saturating_sub(first)));
             let lost = lost.map_or("–".to_owned(), |lost| lost.to_string());
-            let after = seconds(struck, again);
+            let after = seconds(start, again);
             Some(format!(
                 "known after {seen} | training again after {after:.1} s | {lost} steps again"
             ))
@@ -339,17 +347,17 @@ impl Events {
         starts.windows(3).filter_map(recovery).collect()
     }
 
-    /// Those of a name.
+    /// Returns the events with a name.
     pub fn named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Value> {
         self.events.iter().filter(move |event| event["event"] == name)
     }
 
-    /// How the attempts ended.
+    /// Returns the outcomes of the attempts in their order.
     pub fn ends(&self) -> Vec<&str> {
         self.named("attempt_ended").map(|event| event["outcome"].as_str().unwrap()).collect()
     }
 
-    /// Faults in words.
+    /// Returns each fault as `KIND rank RANK PHASE: ERROR`.
     pub fn faults(&self) -> Vec<String> {
         let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let rank = |value: &Value| value.as_u64().map_or("-".to_owned(), |r| r.to_string());
@@ -366,7 +374,8 @@ impl Events {
     }
 }
 
-/// A trial and its run without any fault, made once; all others must end as it did.
+/// Returns a trial with the run `undisturbed`, which had no fault and is made once. Runs with
+/// faults are compared with it.
 pub fn undisturbed() -> &'static Trial {
     static TRIAL: OnceLock<Trial> = OnceLock::new();
     TRIAL.get_or_init(|| {
@@ -377,14 +386,14 @@ pub fn undisturbed() -> &'static Trial {
     })
 }
 
-/// The run ended with the bits of the undisturbed one, and had the same losses on its way.
+/// Asserts that a run had the losses of the undisturbed run and ended with the same bits.
 pub fn assert_same_end(trial: &Trial, run: &str) {
     assert_eq!(trial.losses("undisturbed"), trial.losses(run), "losses differ");
     trial.assert_same_bits("undisturbed", run, LAST);
 }
 
-/// One line a fault, as the README's table has them.
-#[expect(clippy::print_stdout, reason = "what a reader of the tests' output looks for")]
+/// Prints one line per recovery. The table in tests/slurm/README.md has these numbers.
+#[expect(clippy::print_stdout, reason = "readers of the tests' output look for these lines")]
 pub fn report(fault: &str, events: &Events) {
     for line in events.recoveries() {
         println!("recovery | {fault} | {line}");

@@ -1,4 +1,5 @@
-//! One test per fault. Each prints what was seen: when the fault was detected, when training went on, what was computed again.
+//! One test for each kind of fault. Each prints when the fault was detected, when training
+//! continued, and how many steps were repeated.
 
 use std::path::Path;
 use std::time::Duration;
@@ -7,17 +8,17 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::cluster::{Cluster, Events, assert_same_end, report, undisturbed};
-use crate::programs::{Trial, has};
+use crate::programs::{Trial, has_checkpoint};
 
-/// Ranks that are slower at every step, so that a test can act while the run works.
+/// Drill that makes every step 0.1 s longer, so that a test can act while the run trains.
 const SLOWER: &str = "slow:rank=0,step=0,seconds=0.1";
 
-/// Steps of the undisturbed run and its bits are reached although something happened.
+/// Asserts that a run ended like the undisturbed one, and that its faults are exactly `faults`.
 fn survives(trial: &Trial, run: &str, events: &Events, faults: &[&str]) {
     assert_same_end(trial, run);
     let found = events.faults();
-    let story = || std::fs::read_to_string(trial.path(run).join("events.jsonl")).unwrap();
-    assert_eq!(found.len(), faults.len(), "{found:?}\n{}", story());
+    let event_log = || std::fs::read_to_string(trial.path(run).join("events.jsonl")).unwrap();
+    assert_eq!(found.len(), faults.len(), "{found:?}\n{}", event_log());
     for (found, expected) in found.iter().zip(faults) {
         assert!(found.contains(expected), "{found:?} does not say {expected}");
     }
@@ -32,7 +33,8 @@ fn a_rank_killed_in_any_phase_costs_the_steps_since_the_last_checkpoint() {
         .iter()
         .zip(1..)
         .map(|(place, attempt)| {
-            // Every fault two steps later than the one before; saves are at multiples of four.
+            // Attempts 1 to 5 fail at steps 3 to 15, attempts 6 and 7 in the saves of steps 16 and
+            // 20.
             let step = if attempt > 5 { 12 + 4 * (attempt - 5) } else { 3 * attempt };
             format!("kill:rank={},step={step},phase={place},attempt={attempt}", attempt % 4)
         })
@@ -77,11 +79,11 @@ fn a_stopped_rank_is_named_as_hung_and_the_run_goes_on() {
 #[test]
 fn a_spare_takes_the_place_of_a_lost_node() {
     let trial = undisturbed();
-    let cluster = Cluster::of_mortals(3);
+    let cluster = Cluster::up_to_lose_nodes(3);
     let spare = ["cluster.restart.spare_nodes=1"];
     let mut running = cluster.launch(trial, "spare", &spare, &[SLOWER]);
-    running.wait_until("the second checkpoint", |run| has(run, 8));
-    running.strikes(|| cluster.kill_node("node1"));
+    running.wait_until("the second checkpoint", |run| has_checkpoint(run, 8));
+    running.inject(|| cluster.kill_node("node1"));
     let events = running.complete();
     survives(trial, "spare", &events, &["rank"]);
     assert!(events.named("rank_joined").any(|event| event["host"] == "node2"));
@@ -91,11 +93,11 @@ fn a_spare_takes_the_place_of_a_lost_node() {
 #[test]
 fn fewer_nodes_go_on_where_the_recipe_allows_it() {
     let trial = undisturbed();
-    let cluster = Cluster::of_mortals(2);
+    let cluster = Cluster::up_to_lose_nodes(2);
     let fewer = ["cluster.restart.allow_fewer_nodes=true"];
     let mut running = cluster.launch(trial, "fewer", &fewer, &[SLOWER]);
-    running.wait_until("the second checkpoint", |run| has(run, 8));
-    running.strikes(|| cluster.kill_node("node1"));
+    running.wait_until("the second checkpoint", |run| has_checkpoint(run, 8));
+    running.inject(|| cluster.kill_node("node1"));
     let events = running.complete();
     let worlds: Vec<u64> = events
         .named("attempt_started")
@@ -105,7 +107,8 @@ fn fewer_nodes_go_on_where_the_recipe_allows_it() {
     let (all, fewer) = (trial.losses("undisturbed"), trial.losses("fewer"));
     assert_eq!(all.len(), fewer.len());
     for (a, b) in all.iter().zip(&fewer) {
-        // The same samples; sums round otherwise, carried through at most 24 updates of AdamW, whose first steps divide by tiny moments.
+        // The samples are the same, but sums round differently. The difference passes through at
+        // most 24 updates of AdamW, whose first updates divide by tiny moments.
         assert!((a.1 - b.1).abs() < 2e-2 * a.1.abs().max(1.0), "step {}: {} and {}", a.0, a.1, b.1);
     }
     report("power cut of a node, fewer go on", &events);
@@ -114,25 +117,25 @@ fn fewer_nodes_go_on_where_the_recipe_allows_it() {
 #[test]
 fn a_job_that_loses_first_the_guard_s_node_and_then_its_own_is_requeued_and_goes_on_elsewhere() {
     let trial = undisturbed();
-    let cluster = Cluster::of_mortals(5);
+    let cluster = Cluster::up_to_lose_nodes(5);
     let spare = ["cluster.restart.spare_nodes=1"];
     let slower = "slow:rank=0,step=0,seconds=2";
     let mut running = cluster.launch(trial, "beheaded", &spare, &[slower]);
     running.wait_until("submission", |run| run.join("slurm.json").exists());
     let log = trial.path("beheaded").join(format!("logs/slurm-{}.log", running.job()));
-    running.wait_until("the guard on the last node", |_| guards(&log, "node2") == 1);
-    running.strikes(|| cluster.kill_node("node2"));
-    running.wait_until("another guard", |_| guards(&log, "node1") == 1);
-    running.wait_until("the first checkpoint", |run| has(run, 4));
-    running.strikes(|| cluster.kill_node("node0"));
+    running.wait_until("the guard on the last node", |_| count_guards(&log, "node2") == 1);
+    running.inject(|| cluster.kill_node("node2"));
+    running.wait_until("another guard", |_| count_guards(&log, "node1") == 1);
+    running.wait_until("the first checkpoint", |run| has_checkpoint(run, 4));
+    running.inject(|| cluster.kill_node("node0"));
     let events = running.complete();
     survives(trial, "beheaded", &events, &[]);
     assert_eq!(events.named("supervisor_lost").count(), 1);
     report("power cut of the node with the supervisor", &events);
 }
 
-/// How many guards on a node have said that they watch.
-fn guards(log: &Path, node: &str) -> usize {
+/// Returns how many guards on a node have logged that they watch.
+fn count_guards(log: &Path, node: &str) -> usize {
     let log = std::fs::read_to_string(log).unwrap_or_default();
     log.matches(&format!("a guard on {node} watches")).count()
 }
@@ -145,17 +148,17 @@ fn a_guard_that_ends_with_its_srun_is_replaced() {
     let mut running = cluster.launch(trial, "unguarded", &[], &[slower]);
     running.wait_until("submission", |run| run.join("slurm.json").exists());
     let log = trial.path("unguarded").join(format!("logs/slurm-{}.log", running.job()));
-    running.wait_until("the guard", |_| guards(&log, "node1") == 1);
+    running.wait_until("the guard", |_| count_guards(&log, "node1") == 1);
     kill_guards_srun(&trial.path("unguarded"));
-    running.wait_until("another guard", |_| guards(&log, "node1") == 2);
+    running.wait_until("another guard", |_| count_guards(&log, "node1") == 2);
     let events = running.complete();
     survives(trial, "unguarded", &events, &[]);
     let log = std::fs::read_to_string(log).unwrap();
     assert!(log.contains("the guard on node 1 of this job has ended"), "{log}");
 }
 
-/// Kills the `srun` of a run's guard. Its child, which has the same command line, lives on and ends
-/// the guard.
+/// Kills the `srun` of a run's guard. The child of `srun`, which has the same command line,
+/// survives and ends the guard.
 fn kill_guards_srun(run: &Path) {
     let read = |process: &str, file: &str| {
         std::fs::read_to_string(format!("/proc/{process}/{file}")).unwrap_or_default()
@@ -183,11 +186,11 @@ fn kill_guards_srun(run: &Path) {
 fn where_nodes_have_no_scontrol_the_guard_has_another_job_go_on_for_the_one_that_lost_its_first_node()
  {
     let trial = undisturbed();
-    let cluster = Cluster::of_mortals(4).without("scontrol");
+    let cluster = Cluster::up_to_lose_nodes(4).without("scontrol");
     let mut running = cluster.launch(trial, "inherited", &[], &[SLOWER]);
-    running.wait_until("the second checkpoint", |run| has(run, 8));
+    running.wait_until("the second checkpoint", |run| has_checkpoint(run, 8));
     let first = running.job();
-    running.strikes(|| cluster.kill_node("node0"));
+    running.inject(|| cluster.kill_node("node0"));
     let events = running.complete();
     survives(trial, "inherited", &events, &[]);
     let lost: Vec<&str> =
@@ -204,17 +207,18 @@ fn usr1_saves_and_requeues_and_so_does_a_preemption() {
     let cluster = Cluster::up(2);
     let slower = [SLOWER, "slow:rank=0,step=0,seconds=0.3,attempt=2"];
     let mut running = cluster.launch(trial, "signalled", &[], &slower);
-    running.wait_until("the first checkpoint", |run| has(run, 4));
+    running.wait_until("the first checkpoint", |run| has_checkpoint(run, 4));
     cluster.ask(&format!("scancel --batch --signal=USR1 {}", running.job()));
     running
         .wait_until("the second attempt", |run| run.join("logs/rank-0000-attempt-2.log").exists());
-    running.wait_until("a later checkpoint", |run| has(run, 12));
-    // A job of a higher partition takes the nodes.
+    running.wait_until("a later checkpoint", |run| has_checkpoint(run, 12));
+    // A job of the higher partition preempts this one.
     cluster.ask(
         "sbatch --partition=high --nodes=2 --exclusive --output=/dev/null tests/slurm/hold.sh 2",
     );
     let job = running.job();
-    // Waits until the job is gone: Slurm 24.05 and newer would begin it once more.
+    // `complete` waits until the job has left the queue, because Slurm 24.05 and newer would start
+    // it once more.
     let events = running.complete();
     survives(trial, "signalled", &events, &[]);
     let job = cluster.ask(&format!("scontrol show job {job}"));
@@ -229,7 +233,7 @@ fn usr1_saves_and_requeues_and_so_does_a_preemption() {
 fn the_end_of_the_job_s_time_is_known_and_the_run_is_saved_before_it() {
     let trial = undisturbed();
     let cluster = Cluster::up(2);
-    // A minute's limit of which fifty seconds are kept: the save comes after ten.
+    // The limit is 60 s and the signal comes 50 s before it, so the save starts after 10 s.
     let limit = ["cluster.slurm.time_limit=0:01:00", "cluster.slurm.signal_ahead_s=50"];
     let slow: Vec<String> =
         (1..4).map(|attempt| format!("slow:rank=0,step=0,seconds=0.7,attempt={attempt}")).collect();
@@ -245,7 +249,7 @@ fn a_stop_that_comes_at_any_moment_loses_nothing() {
     let trial = undisturbed();
     let cluster = Cluster::up(2);
     let mut running = cluster.launch(trial, "often", &[], &[]);
-    // Moments are spread over start, steps and saves; each comes soon after the attempt before has begun.
+    // The delays after the start of each attempt spread the signals over start, steps and saves.
     for (attempt, delay_ms) in (1..=4).zip([0, 400, 900, 150]) {
         let log = format!("logs/rank-0000-attempt-{attempt}.log");
         let done = |run: &Path| run.join(&log).exists() || run.join("completed.json").exists();
@@ -263,14 +267,16 @@ fn a_stop_that_comes_at_any_moment_loses_nothing() {
 fn a_job_that_is_cancelled_at_any_moment_has_saved_and_the_same_command_continues() {
     let trial = undisturbed();
     let cluster = Cluster::up(2);
-    // While it starts, between saves, and around one. Slurm sends TERM, and KILL five seconds later.
+    // Cancels during the start, between saves, and during a save. Slurm sends TERM, and KILL 5 s
+    // later.
     type Moment = (&'static str, fn(&Path) -> bool);
     let moments: [Moment; 3] = [
         ("the first attempt", |run| run.join("events.jsonl").exists()),
-        ("the first checkpoint", |run| has(run, 4)),
-        ("a checkpoint in the making", |run| is_writing(run, 12) || has(run, 12)),
+        ("the first checkpoint", |run| has_checkpoint(run, 4)),
+        ("an unfinished checkpoint", |run| is_writing(run, 12) || has_checkpoint(run, 12)),
     ];
-    // A worker that is told to end before it listens dies of it, and the supervisor may begin another attempt until it is ended too.
+    // A worker that gets TERM before it handles signals dies, and the supervisor may start another
+    // attempt before it ends too.
     let slower: Vec<String> = (1..10)
         .map(|attempt| format!("slow:rank=0,step=0,seconds=0.2,attempt={attempt}"))
         .collect();
@@ -305,7 +311,7 @@ fn a_job_that_is_cancelled_while_it_saves_for_its_requeueing_does_not_come_back(
     assert_eq!(asked, ["USR1", "TERM"]);
 }
 
-/// Whether some rank is writing the checkpoint of a step.
+/// Returns whether some rank is writing the checkpoint of a step.
 fn is_writing(run: &Path, step: u64) -> bool {
     run.join(format!("checkpoints/.step-{step:08}.writing")).exists()
 }
@@ -315,7 +321,7 @@ fn where_nodes_have_no_scontrol_a_job_of_its_own_continues_the_run() {
     let trial = undisturbed();
     let cluster = Cluster::up(2).without("scontrol");
     let mut running = cluster.launch(trial, "continued", &[], &[SLOWER]);
-    running.wait_until("the first checkpoint", |run| has(run, 4));
+    running.wait_until("the first checkpoint", |run| has_checkpoint(run, 4));
     let first = running.job();
     cluster.ask(&format!("scancel --batch --signal=USR1 {first}"));
     running.wait_until("another job", |run| {

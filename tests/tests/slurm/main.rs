@@ -1,5 +1,6 @@
-//! Runs on a real Slurm cluster of virtual nodes (`tests/slurm/up.sh`): real daemons, real MPI ranks, real kills. After every fault
-//! the run completes by itself and ends with the bits of an undisturbed one.
+//! Runs on a real Slurm cluster of virtual nodes (`tests/slurm/up.sh`), with real daemons, MPI
+//! ranks and kills. After every fault the run must complete by itself and end with the bits of an
+//! undisturbed run.
 #![expect(unreachable_pub, reason = "modules of one test binary share their helpers")]
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 

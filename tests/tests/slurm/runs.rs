@@ -1,7 +1,7 @@
-//! Submitting, watching, stopping.
+//! Tests of submitting, watching and stopping runs on Slurm.
 
 use crate::cluster::{Cluster, Running, assert_same_end, undisturbed};
-use crate::programs::{has, program, text};
+use crate::programs::{has_checkpoint, program, text};
 
 #[test]
 fn a_submitted_run_keeps_the_programs_and_the_recipe_it_was_submitted_with() {
@@ -30,7 +30,7 @@ fn stop_saves_and_ends_the_job_and_the_same_command_continues() {
     let trial = undisturbed();
     let cluster = Cluster::up(2);
     let mut running = cluster.launch(trial, "stopped", &[], &["slow:rank=0,step=0,seconds=0.1"]);
-    running.wait_until("the first checkpoint", |run| has(run, 4));
+    running.wait_until("the first checkpoint", |run| has_checkpoint(run, 4));
     let launch = |arguments: &[&str]| {
         let mut command = cluster.command(program("vljepa-launch"));
         command.args(arguments).arg(trial.path("stopped")).output().unwrap()
@@ -52,9 +52,13 @@ fn stop_saves_and_ends_the_job_and_the_same_command_continues() {
     assert!(text(&stopped).contains("saves at its next step boundary"), "{}", text(&stopped));
     let output = running.end();
     assert_eq!(output.status.code(), Some(1), "{}", text(&output));
-    assert!(running.story().contains("saved and stopped at step"), "{}", running.story());
+    assert!(
+        running.diagnostics().contains("saved and stopped at step"),
+        "{}",
+        running.diagnostics()
+    );
     let nothing = launch(&["stop"]);
-    assert!(text(&nothing).contains("nothing works on the run"), "{}", text(&nothing));
+    assert!(text(&nothing).contains("there is nothing to stop"), "{}", text(&nothing));
     cluster.launch(trial, "stopped", &[], &[]).complete();
     assert_same_end(trial, "stopped");
 }
@@ -94,7 +98,7 @@ fn a_job_that_waits_in_the_queue_is_cancelled_by_stop() {
         .arg(trial.path("waiting"))
         .output()
         .unwrap();
-    assert!(text(&output).contains("had not begun; it is cancelled"), "{}", text(&output));
+    assert!(text(&output).contains("had not started; it was cancelled"), "{}", text(&output));
     assert!(!running.end().status.success());
     cluster.ask(&format!("scancel {}", blocker.trim()));
 }
@@ -124,16 +128,16 @@ fn what_slurm_refuses_and_a_missing_slurm_are_said_with_what_to_do() {
 fn nodes_that_cannot_reach_the_supervisor_say_so_before_any_worker_starts() {
     let trial = undisturbed();
     let cluster = Cluster::up(2);
-    // An address of RFC 5737 that no machine has.
+    // RFC 5737 reserves this address for documentation, so no machine has it.
     let elsewhere = ["cluster.control.host=192.0.2.1", "cluster.control.port=16999"];
     let running = cluster.launch(trial, "firewalled", &elsewhere, &[]);
     never_begins(running, &["node1: control: ", "192.0.2.1 port 16999"]);
 }
 
-/// The run ends before any attempt, and says why.
+/// Asserts that the run ends before its first attempt and prints every string of `why`.
 fn never_begins(mut running: Running<'_>, why: &[&str]) {
     assert_eq!(running.end().status.code(), Some(1));
-    let story = running.story();
+    let story = running.diagnostics();
     for said in why.iter().chain(&["no attempt of this run has started yet"]) {
         assert!(story.contains(said), "{said}: {story}");
     }

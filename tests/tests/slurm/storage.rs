@@ -1,11 +1,11 @@
-//! Faults of disks, files and numbers: checkpoints that are not what they were, no room for the next one, samples that cannot be read,
-//! gradients that are no numbers.
+//! Faults of disks, files and numbers: damaged checkpoints, full disks, unreadable samples and NaN
+//! gradients.
 
 use std::path::{Path, PathBuf};
 
-use crate::breakage::{SmallDisk, flip_a_bit, spoiled};
+use crate::breakage::{SmallDisk, flip_a_bit, write_spoiled_shard};
 use crate::cluster::{Cluster, LAST, TWO_STAGES, assert_same_end, report, undisturbed};
-use crate::programs::{Trial, has};
+use crate::programs::{Trial, has_checkpoint};
 
 fn checkpoint(run: &Path, step: u64) -> PathBuf {
     run.join(format!("checkpoints/step-{step:08}"))
@@ -15,7 +15,7 @@ fn checkpoint(run: &Path, step: u64) -> PathBuf {
 fn damaged_and_incomplete_checkpoints_are_passed_over_and_named() {
     let trial = undisturbed();
     let cluster = Cluster::up(2);
-    // Between a save and the kill there is time for the damage, and no other save.
+    // The steps are slow, so that the test can damage a checkpoint between its save and the kill.
     let drills = [
         "slow:rank=0,step=0,seconds=0.4",
         "kill:rank=1,step=9,phase=data",
@@ -23,12 +23,12 @@ fn damaged_and_incomplete_checkpoints_are_passed_over_and_named() {
         "kill:rank=2,step=15,phase=forward,attempt=2",
     ];
     let mut running = cluster.launch(trial, "damaged", &[], &drills);
-    running.wait_until("the second checkpoint", |run| has(run, 8));
-    running.strikes(|| {
+    running.wait_until("the second checkpoint", |run| has_checkpoint(run, 8));
+    running.inject(|| {
         flip_a_bit(&checkpoint(&trial.path("damaged"), 8).join("rank-0003.safetensors"));
     });
-    running.wait_until("the third checkpoint", |run| has(run, 12));
-    running.strikes(|| {
+    running.wait_until("the third checkpoint", |run| has_checkpoint(run, 12));
+    running.inject(|| {
         let part = checkpoint(&trial.path("damaged"), 12).join("rank-0002.safetensors");
         std::fs::remove_file(part).unwrap();
     });
@@ -54,26 +54,27 @@ fn a_disk_that_is_full_for_a_while_costs_checkpoints_and_no_step() {
     let _disk = SmallDisk::mount(&place, 512);
     let cluster = Cluster::up(2);
     let mut running = cluster.launch(trial, "disk/full", &[], &["slow:rank=0,step=0,seconds=0.2"]);
-    running.wait_until("the first checkpoint", |run| has(run, 4));
+    running.wait_until("the first checkpoint", |run| has_checkpoint(run, 4));
     let ballast = place.join("ballast");
-    running.strikes(|| fill(&ballast));
+    running.inject(|| fill(&ballast));
     running.wait_until("a save without room", |run| said(run, "No space left"));
     std::fs::remove_file(&ballast).unwrap();
     let events = running.complete();
-    // Lines of metrics may have found no room.
+    // Lines of metrics may be missing, because the disk was full, so only the bits are compared.
     trial.assert_same_bits("undisturbed", "disk/full", LAST);
     assert_eq!(events.named("attempt_started").count(), 1);
-    let gone = (1..=LAST).filter(|step| has(&trial.path("undisturbed"), *step));
-    let gone: Vec<u64> = gone.filter(|step| !has(&trial.path("disk/full"), *step)).collect();
+    let gone = (1..=LAST).filter(|step| has_checkpoint(&trial.path("undisturbed"), *step));
+    let gone: Vec<u64> =
+        gone.filter(|step| !has_checkpoint(&trial.path("disk/full"), *step)).collect();
     assert!(!gone.is_empty(), "no save has failed");
 }
 
-/// Whether the run's events say so.
+/// Returns whether the run's events contain `words`.
 fn said(run: &Path, words: &str) -> bool {
     std::fs::read_to_string(run.join("events.jsonl")).is_ok_and(|text| text.contains(words))
 }
 
-/// Takes all room but what logs and events need.
+/// Fills the disk except for 256 KiB, which logs and events need.
 fn fill(ballast: &Path) {
     use std::io::Write;
     let mut file = std::fs::File::create(ballast).unwrap();
@@ -89,7 +90,8 @@ fn fill(ballast: &Path) {
 fn a_nan_of_one_rank_skips_its_step_on_all_ranks() {
     let trial = undisturbed();
     let cluster = Cluster::up(2);
-    // Whichever rank it comes from, and whether the run is killed later: the same step is left out, and nothing else.
+    // Both runs skip the same step and nothing else, although the NaN comes from another rank and
+    // one run is killed later.
     let first = cluster.launch(trial, "nan", &[], &["nan:rank=3,step=5"]).complete();
     let drills = ["nan:rank=1,step=5", "kill:rank=2,step=11,phase=backward"];
     let other = cluster.launch(trial, "nan-other", &[], &drills).complete();
@@ -112,7 +114,7 @@ fn a_nan_of_one_rank_skips_its_step_on_all_ranks() {
 fn a_truncated_shard_costs_the_same_samples_whatever_happens() {
     let trial = Trial::new(TWO_STAGES);
     let shard = trial.path("spoiled.tar");
-    spoiled(&shard);
+    write_spoiled_shard(&shard);
     let shards = format!("data.sources.questions.shards={}", shard.display());
     let sets = [shards.as_str(), "data.bad_samples.max_fraction=1"];
     let cluster = Cluster::up(2);

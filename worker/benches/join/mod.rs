@@ -1,12 +1,14 @@
-//! Ranks of a benchmark: as many processes as `multi_gpu.sh` starts, which find each other through a file.
+//! Connects the ranks of a benchmark. `multi_gpu.sh` starts one process per rank; the processes
+//! find each other through a file.
 
 use std::path::Path;
 
 use vljepa_kernels::Device;
 use vljepa_worker::collectives::Collectives;
-use vljepa_worker::environment::Environment;
+use vljepa_worker::rank::environment::Environment;
 
-/// The world of this process: NCCL with the ranks that were told the same file, MPI where `mpirun` started it, or nobody else.
+/// Joins the collectives of this process: NCCL with all ranks that were given the same file `meet`,
+/// MPI if `mpirun` started the process, otherwise this process alone.
 pub(crate) fn join(meet: Option<&Path>, device: Device) -> anyhow::Result<Collectives> {
     let environment = Environment::read();
     match (meet, environment.place, device) {
@@ -30,7 +32,7 @@ fn nccl(
     use std::time::{Duration, Instant};
 
     use vljepa_worker::collectives::nccl::{Id, Library, Nccl, TimeOuts};
-    use vljepa_worker::environment::GpuEnvironment;
+    use vljepa_worker::rank::environment::GpuEnvironment;
 
     const LONG: Duration = Duration::from_secs(120);
     let library = Library::open(&GpuEnvironment::read().libraries)?;

@@ -1,4 +1,4 @@
-//! Reading a checkpoint: the newest one that verifies, the same on every rank.
+//! Loading a checkpoint: all ranks choose the same one, the newest that verifies.
 
 use std::fs::{self, File};
 use std::ops::Range;
@@ -16,29 +16,30 @@ use vljepa_recipes::protocol::FileEntry;
 
 use super::{Buffers, FORMAT_VERSION, FROZEN, MANIFEST, Manifest, Place, State, TENSORS};
 use crate::collectives::Collectives;
-use crate::environment::hash_file;
 use crate::error::WorkerError;
+use crate::rank::environment::hash_file;
 
-/// A checkpoint that was loaded, and what was passed over on the way to it.
+/// Result of loading: the chosen checkpoint and the newer ones that did not verify.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Loaded {
-    /// Folder name; none when there was no checkpoint at all.
+    /// Folder name of the loaded checkpoint, or `None` if the run has no checkpoint.
     pub name: Option<String>,
-    /// Newer checkpoints that did not verify, each with the reason.
+    /// Name and reason of each newer checkpoint that did not verify.
     pub passed_over: Vec<String>,
-    /// Where training stands.
+    /// Position of the run in the loaded checkpoint; the default if there is none.
     pub state: State,
-    /// BLAKE3 of the frozen parameters' file.
+    /// BLAKE3 hash of the frozen parameters' file, or `None` if the model has none.
     pub frozen: Option<String>,
 }
 
-/// Fills `buffers` from the newest checkpoint that verifies: rank 0 lists them, each rank hashes some of the files, and all come to
-/// the same choice. Every rank then reads the weights, and of the moments what its optimizer owns. Without any checkpoint the
-/// buffers stay as they are.
+/// Fills `buffers` from the newest checkpoint that verifies. Rank 0 lists the checkpoints, each
+/// rank hashes some of the files, and all ranks make the same choice. Then every rank reads all
+/// weights, and the moments that its optimizer owns. If there is no checkpoint, the buffers stay as
+/// they are.
 ///
 /// # Errors
-/// When every checkpoint there is fails to verify (the run would silently start again otherwise), or the newest good one belongs
-/// to another recipe, model or data order.
+/// Fails if there are checkpoints but none verifies (the run would otherwise silently start again),
+/// or if the newest valid checkpoint belongs to another recipe, model or data order.
 pub fn load_newest(
     place: &Place,
     collectives: &Collectives,
@@ -67,14 +68,14 @@ pub fn load_newest(
     }
     anyhow::ensure!(
         passed_over.is_empty(),
-        "no checkpoint verifies ({}); restore one, or delete {} to start again",
+        "no checkpoint verifies ({}); restore one of them, or delete {} to start again",
         passed_over.join("; "),
         place.folder.display()
     );
     Ok(Loaded { name: None, passed_over, state: State::default(), frozen: None })
 }
 
-/// What rank 0 finds, or why it does not, on every rank.
+/// Runs `find` on rank 0 and returns its result on every rank; errors travel as text.
 fn from_rank_0<T: Serialize + DeserializeOwned>(
     collectives: &Collectives,
     find: impl FnOnce() -> anyhow::Result<T>,
@@ -87,7 +88,7 @@ fn from_rank_0<T: Serialize + DeserializeOwned>(
     Ok(serde_json::from_slice(&collectives.broadcast(found))?)
 }
 
-/// Checkpoint folders, newest first.
+/// Returns steps and paths of all checkpoint folders, newest first.
 pub(super) fn folders(folder: &Path) -> anyhow::Result<Vec<(u64, PathBuf)>> {
     if !folder.exists() {
         return Ok(Vec::new());
@@ -105,8 +106,8 @@ pub(super) fn folders(folder: &Path) -> anyhow::Result<Vec<(u64, PathBuf)>> {
     Ok(found)
 }
 
-/// The manifest of a checkpoint all of whose files have the size and hash that it says, or what is wrong; the same on every rank,
-/// each of which has looked at its share of the files.
+/// Returns the manifest of a checkpoint if all its files have the listed size and hash, otherwise
+/// the reason. Each rank checks some of the files; the result is the same on every rank.
 fn verify(folder: &Path, collectives: &Collectives) -> anyhow::Result<Result<Manifest, String>> {
     let manifest = match from_rank_0(collectives, || read_manifest(folder))? {
         Ok(manifest) => manifest,
@@ -119,20 +120,22 @@ fn verify(folder: &Path, collectives: &Collectives) -> anyhow::Result<Result<Man
     let verdicts = collectives.all_gather_bytes(&serde_json::to_vec(&wrong)?);
     for (rank, verdict) in verdicts.iter().enumerate() {
         if let Some(text) = serde_json::from_slice::<Option<String>>(verdict)? {
-            let seen = format!("{text} (as rank {rank} sees it)");
+            let seen = format!("{text} (found by rank {rank})");
             return Ok(Err(if world_size > 1 { seen } else { text }));
         }
     }
     Ok(Ok(manifest))
 }
 
-/// A manifest of this build's form whose files cover the buffers.
+/// Reads a manifest, and checks its format version and that its files cover the buffers without
+/// gaps.
 fn read_manifest(folder: &Path) -> anyhow::Result<Manifest> {
-    let text = fs::read(folder.join(MANIFEST)).context("no manifest.json")?;
-    let manifest: Manifest = serde_json::from_slice(&text).context("manifest.json")?;
+    let text = fs::read(folder.join(MANIFEST)).context("no manifest.json can be read")?;
+    let manifest: Manifest =
+        serde_json::from_slice(&text).context("manifest.json does not parse")?;
     anyhow::ensure!(
-        manifest.version == FORMAT_VERSION,
-        "is of format {}, this build reads {FORMAT_VERSION}",
+        (1..=FORMAT_VERSION).contains(&manifest.version),
+        "has format {}, but this build reads formats 1 to {FORMAT_VERSION}",
         manifest.version
     );
     let mut end = 0;
@@ -159,7 +162,8 @@ fn verify_file(folder: &Path, file: &FileEntry) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A checkpoint that is whole but belongs to another run is not passed over: something was mixed up.
+/// Checks that a valid checkpoint belongs to this run. A mismatch is an error and not a reason to
+/// try an older checkpoint: the run directory holds a checkpoint of another run.
 fn fits(
     name: &str,
     manifest: &Manifest,
@@ -167,15 +171,17 @@ fn fits(
     layout: &Layout,
 ) -> Result<(), WorkerError> {
     let refuse = |what: String| Err(WorkerError::Checkpoint { name: name.to_owned(), what });
-    if manifest.recipe_hash != place.recipe_hash {
+    // The hash of format 1 covers all keys of the schema, so it depends on the build that wrote it.
+    if manifest.version > 1 && manifest.recipe_hash != place.recipe_hash {
         return refuse(format!(
-            "was written by recipe {}, this run's is {}",
+            "was written with recipe {}, but this run has recipe {}",
             manifest.recipe_hash, place.recipe_hash
         ));
     }
     if manifest.order_version != place.order_version {
         return refuse(format!(
-            "was trained in data order {}, this build has order {}; resume with the build that wrote it",
+            "was trained in data order {}, but this build has data order {}; resume with the build \
+             that wrote it",
             manifest.order_version, place.order_version
         ));
     }
@@ -184,14 +190,14 @@ fn fits(
         manifest.parameters.iter().zip(&expected).find(|(found, wanted)| found != wanted)
     {
         return refuse(format!(
-            "holds {} {:?} where this model has {} {:?}",
+            "holds parameter {} {:?} where this model has {} {:?}",
             found.name, found.shape, wanted.name, wanted.shape
         ));
     }
     let end = manifest.files.last().map_or(0, |file| file.range.end);
     if manifest.parameters.len() != expected.len() || end != layout.trainable_len {
         return refuse(format!(
-            "holds {} parameters in {end} elements, this model has {} in {}",
+            "holds {} parameters in {end} elements, but this model has {} in {}",
             manifest.parameters.len(),
             expected.len(),
             layout.trainable_len
@@ -200,7 +206,7 @@ fn fits(
     Ok(())
 }
 
-/// Weights from every file; of the moments, what lies in the optimizer's range.
+/// Reads the weights from every file, and the moments that lie in the optimizer's range.
 fn fill(folder: &Path, files: &[FileEntry], buffers: &mut Buffers<'_>) -> anyhow::Result<()> {
     let Buffers { weights, moments: [first, second], range: own } = buffers;
     for FileEntry { name, range, .. } in files {
@@ -220,18 +226,18 @@ fn fill(folder: &Path, files: &[FileEntry], buffers: &mut Buffers<'_>) -> anyhow
     Ok(())
 }
 
-/// A safetensors file of f32 vectors, read piece by piece.
+/// A safetensors file of f32 vectors that is read in pieces.
 struct PartFile {
     file: File,
     name: String,
     metadata: Metadata,
-    /// Where the data begin.
+    /// Byte offset of the data in the file.
     data: u64,
 }
 
-/// Elements that are read at once.
+/// Elements that are read at once: 16 MiB.
 const PIECE: usize = 1 << 22;
-/// Longest description of a part that is read.
+/// Largest JSON description of a part that is accepted, in bytes.
 const DESCRIPTION_BYTES: u64 = 1 << 20;
 
 impl PartFile {
@@ -242,7 +248,7 @@ impl PartFile {
             let mut len = [0; 8];
             file.read_exact_at(&mut len, 0)?;
             let len = u64::from_le_bytes(len);
-            anyhow::ensure!(len <= DESCRIPTION_BYTES, "a description of {len} bytes");
+            anyhow::ensure!(len <= DESCRIPTION_BYTES, "its description of {len} bytes is too long");
             let mut text = vec![0; usize::try_from(len)?];
             file.read_exact_at(&mut text, 8)?;
             Ok((file, serde_json::from_slice(&text)?, 8 + len))
@@ -251,13 +257,18 @@ impl PartFile {
         Ok(Self { file, name, metadata, data })
     }
 
-    /// Fills `target` from the elements of a tensor behind `start`.
+    /// Fills `target` from a tensor, beginning at its element `start`.
     fn read(&self, tensor: &str, start: usize, mut target: ViewMut<'_>) -> anyhow::Result<()> {
         let info = self.metadata.info(tensor);
         let info = info.with_context(|| format!("{} holds no {tensor}", self.name))?;
         let elements: usize = info.shape.iter().product();
         let fits = info.dtype == Dtype::F32 && start + target.len() <= elements;
-        anyhow::ensure!(fits, "{} holds {elements} {:?} of {tensor}", self.name, info.dtype);
+        anyhow::ensure!(
+            fits,
+            "{} holds {elements} elements {:?} of {tensor}, not the expected F32 elements",
+            self.name,
+            info.dtype
+        );
         let first = self.data + (info.data_offsets.0 + start * size_of::<f32>()) as u64;
         for done in (0..target.len()).step_by(PIECE) {
             let len = PIECE.min(target.len() - done);
@@ -273,11 +284,11 @@ impl PartFile {
     }
 }
 
-/// Fills `frozen` from its file beside the checkpoints, if the file has the hash that the manifest names; otherwise leaves it as it
-/// is. Returns which, the same on every rank.
+/// Fills `frozen` from the file beside the checkpoints if the file has the hash in the manifest.
+/// Otherwise leaves `frozen` unchanged. Returns whether it was filled, the same on every rank.
 ///
 /// # Errors
-/// When the file changes while it is read.
+/// Fails if the file changes while it is read.
 pub fn load_frozen(
     place: &Place,
     collectives: &Collectives,

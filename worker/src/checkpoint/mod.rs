@@ -1,9 +1,12 @@
-//! Checkpoints: what is saved, how it is published, what is trusted on load (DESIGN §7).
+//! Checkpoints: their content, how they are published, and how they are verified on load (DESIGN
+//! §7).
 //!
-//! A checkpoint is a folder `step-00000500` of one safetensors file per rank, each a slice of the flat buffers (weights, first
-//! and second moment), and `manifest.json`, written last, which holds the training state and a BLAKE3 of every file. The folder
-//! is written under a temporary name, synced, and renamed: a reader sees all of it or nothing. Any world size can load it,
-//! with its optimizer sharded or whole, because slices of flat buffers are put together by their offsets.
+//! A checkpoint is a folder `step-00000500` with one safetensors file per rank and `manifest.json`.
+//! A rank's file holds a slice of the flat buffers (weights, first and second moment). The manifest
+//! is written last; it holds the training state and the BLAKE3 hash of every file. The folder is
+//! written under a temporary name, synced and renamed, so a reader sees either the whole checkpoint
+//! or none. Any world size can load a checkpoint, with a sharded optimizer or a whole one, because
+//! the slices are assembled by their offsets.
 
 mod load;
 mod part;
@@ -21,92 +24,93 @@ use vljepa_kernels::{Device, Tensor, View};
 use vljepa_model::Layout;
 use vljepa_recipes::protocol::FileEntry;
 
-use crate::drill::Drills;
-use crate::generation::Generation;
+use crate::rank::drill::Drills;
+use crate::rank::generation::Generation;
 
 pub use self::load::{Loaded, load_frozen, load_newest};
 pub use self::part::write_part;
 pub use self::publish::clean;
 pub use self::save::{Saved, save, save_frozen};
 pub use self::saver::{Save, Saver, Settled};
-use crate::optimize::shard;
+use crate::sharding::shard;
 
-/// Version of the folder's form; another one is refused.
-pub const FORMAT_VERSION: u32 = 1;
-/// The file that makes a folder a checkpoint.
+/// Version of the checkpoint format. Loading a checkpoint of a later version fails.
+pub const FORMAT_VERSION: u32 = 2;
+/// Name of the manifest file. A folder without it is not a checkpoint.
 pub const MANIFEST: &str = "manifest.json";
-/// Parameters that are never trained, written once per run beside the checkpoints.
+/// Name of the file with the parameters that are never trained. It is written once per run, beside
+/// the checkpoints.
 pub const FROZEN: &str = "frozen.safetensors";
 /// Names of the tensors in a rank's file.
 const TENSORS: [&str; 3] = ["weights", "first_moment", "second_moment"];
 
-/// Where training stands: all that a resumed run needs beside the buffers.
+/// Position of a training run: everything that a resumed run needs besides the buffers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct State {
-    /// Steps done over all stages.
+    /// Completed steps over all stages.
     pub step: u64,
-    /// Stage of the next step.
+    /// Index of the stage that the next step belongs to.
     pub stage: usize,
-    /// Steps done in that stage.
+    /// Completed steps of that stage.
     pub stage_step: u64,
-    /// Samples seen by all ranks.
+    /// Samples that all ranks have trained on.
     pub samples: u64,
-    /// Updates the optimizer made (steps that were not skipped).
+    /// Optimizer updates so far. Skipped steps do not count.
     pub optimizer_steps: u64,
-    /// Steps in a row whose gradient was not finite.
+    /// Consecutive steps, up to the last one, whose gradient was not finite.
     pub non_finite_in_a_row: u32,
-    /// Samples left out as bad.
+    /// Samples of all ranks that were left out because they were bad.
     pub bad_samples: u64,
 }
 
-/// `manifest.json`.
+/// Content of `manifest.json`: the training state and a list of all files and parameters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// [`FORMAT_VERSION`].
+    /// Format version of the checkpoint, see [`FORMAT_VERSION`].
     pub version: u32,
-    /// Where training stands.
+    /// Position of the run when the checkpoint was taken.
     pub state: State,
-    /// Ranks that wrote it.
+    /// Number of ranks that wrote the checkpoint.
     pub world_size: usize,
-    /// Hash of the resolved recipe.
+    /// Hash of the resolved recipe that the run was started with.
     pub recipe_hash: String,
-    /// Version of the data order: another one would train on other samples.
+    /// Version of the data order. A build with another version would resume on other samples.
     pub order_version: u32,
-    /// Every trained parameter: name, shape, first element in the flat buffers.
+    /// Name, shape and first element of every trained parameter, in the order of the flat buffers.
     pub parameters: Vec<Entry>,
-    /// The ranks' files.
+    /// One entry per rank: file name, size, hash and range of elements.
     pub files: Vec<FileEntry>,
-    /// BLAKE3 of `frozen.safetensors`, when the model has parameters that are never trained.
+    /// BLAKE3 hash of `frozen.safetensors`, or `None` if all parameters are trained.
     pub frozen: Option<String>,
 }
 
-/// One parameter in the flat buffers.
+/// Name, shape and offset of one parameter in the flat buffers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Entry {
-    /// Name.
+    /// Name of the parameter in the model.
     pub name: String,
-    /// Shape.
+    /// Shape of the parameter; its elements are contiguous.
     pub shape: Vec<usize>,
-    /// First element.
+    /// Index of the first element in the flat buffers.
     pub start: usize,
 }
 
-/// The buffers a checkpoint saves and restores.
+/// Flat buffers that a checkpoint saves and restores.
 #[derive(Debug)]
 pub struct Buffers<'a> {
-    /// The f32 masters of all trained parameters, the same on every rank.
+    /// f32 master weights of all trained parameters, identical on every rank.
     pub weights: &'a mut Tensor,
-    /// First and second moment of the parameters in `range`.
+    /// First and second moment of the parameters in `range`, f32.
     pub moments: [&'a mut Tensor; 2],
-    /// What this rank's optimizer owns: everything, or its shard.
+    /// Elements that this rank's optimizer owns: all of them, or one shard.
     pub range: Range<usize>,
 }
 
 impl Buffers<'_> {
-    /// The elements that `rank` writes: its shard, whether or not its optimizer owns more.
+    /// Elements that `rank` writes to a checkpoint: its shard, even if its optimizer owns more.
     fn part_of(&self, rank: usize, world_size: usize) -> Range<usize> {
         let part = shard(self.weights.shape()[0], rank, world_size);
         let (Range { start, end }, own) = (part.clone(), &self.range);
@@ -114,7 +118,7 @@ impl Buffers<'_> {
         part
     }
 
-    /// Elements `range` of the three buffers.
+    /// Views of the elements `range` of weights, first and second moment.
     fn slices(&self, Range { start, end }: Range<usize>) -> [View<'_>; 3] {
         let [first, second] = &self.moments;
         let (own, len) = (start - self.range.start, [end - start]);
@@ -127,18 +131,18 @@ impl Buffers<'_> {
     }
 }
 
-/// Where checkpoints of a run stand, and what they must agree with.
+/// Checkpoint folder of a run, and the properties that a checkpoint in it must match.
 #[derive(Debug, Clone)]
 pub struct Place {
-    /// `RUN/checkpoints`.
+    /// Folder `checkpoints` in the run directory.
     pub folder: PathBuf,
-    /// Hash of the resolved recipe.
+    /// Hash of the resolved recipe of this run.
     pub recipe_hash: String,
-    /// Version of the data order.
+    /// Version of the data order of this build.
     pub order_version: u32,
-    /// Faults to be made while a checkpoint is written.
+    /// Faults to inject while a checkpoint is written.
     pub drills: Drills,
-    /// Who may publish here.
+    /// Attempt that may publish checkpoints in this folder.
     pub generation: Generation,
 }
 

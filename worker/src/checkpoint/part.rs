@@ -1,4 +1,4 @@
-//! A rank's part of a checkpoint: a safetensors file, hashed while it is written.
+//! One rank's part of a checkpoint: a safetensors file that is hashed while it is written.
 
 use std::fs::File;
 use std::io::Write;
@@ -11,13 +11,15 @@ use vljepa_recipes::protocol::FileEntry;
 
 use super::TENSORS;
 
-/// Bytes hashed and written at once: they are still in the cache when they are written.
+/// Bytes that are hashed and then written at once: 1 MiB, so that they are still in the cache for
+/// the write.
 const BLOCK: usize = 1 << 20;
 
-/// Writes elements `range` of the flat buffers, whose values are `values`, as `rank`'s file in `folder`, and makes it durable.
+/// Writes elements `range` of the flat buffers, given as `values` (weights, first and second
+/// moment), to the file of `rank` in `folder`, and syncs the file.
 ///
 /// # Errors
-/// When it cannot be written; what was written of it stays.
+/// Fails if the file cannot be written. A partly written file stays.
 pub fn write_part(
     folder: &Path,
     rank: usize,
@@ -31,7 +33,7 @@ pub fn write_part(
     Ok(FileEntry { name, bytes, blake3: hash.to_hex().to_string(), range })
 }
 
-/// Writes f32 vectors as a safetensors file and makes it durable; returns its size and the hash of what was written.
+/// Writes f32 vectors as a safetensors file and syncs it. Returns its size in bytes and its hash.
 pub(super) fn write_tensors(
     path: &Path,
     tensors: &[(&str, &[f32])],
@@ -49,7 +51,8 @@ fn write_all(path: &Path, tensors: &[(&str, &[f32])]) -> anyhow::Result<(u64, bl
     Ok((output.bytes, output.hasher.finalize()))
 }
 
-/// The length of the description, and the description, padded so that the data begin at a multiple of eight bytes.
+/// Header of a safetensors file: the length of the JSON description and the description, padded so
+/// that the data begin at a multiple of eight bytes.
 fn header(tensors: &[(&str, &[f32])]) -> anyhow::Result<Vec<u8>> {
     let mut described = serde_json::Map::new();
     let mut start = 0;
@@ -64,7 +67,7 @@ fn header(tensors: &[(&str, &[f32])]) -> anyhow::Result<Vec<u8>> {
     Ok([&(text.len() as u64).to_le_bytes()[..], &text].concat())
 }
 
-/// A file, and the hash of what went into it.
+/// A file that is being written, with the hash and size of its content so far.
 struct Hashed {
     file: File,
     hasher: blake3::Hasher,
@@ -87,12 +90,12 @@ mod tests {
     use safetensors::SafeTensors;
 
     use super::*;
-    use crate::environment::hash_file;
+    use crate::rank::environment::hash_file;
 
     #[test]
     fn a_part_is_a_safetensors_file_whose_hash_is_that_of_the_file() {
         let folder = tempfile::tempdir().unwrap();
-        // More than a block, and not a multiple of one.
+        // More than one block, and not a multiple of a block.
         let values: Vec<f32> = (0u16..300).cycle().take(300_001).map(f32::from).collect();
         let parts = [&values[..], &values[1..], &values[2..]];
         let file = write_part(folder.path(), 3, 64..300_065, parts).unwrap();

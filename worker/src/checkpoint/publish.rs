@@ -1,4 +1,5 @@
-//! From durable parts to a checkpoint: manifest, rename, retention. All of it is rank 0's.
+//! Publishing a checkpoint from its durable parts: manifest, rename, deletion of old checkpoints.
+//! Only rank 0 publishes.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -9,14 +10,14 @@ use vljepa_recipes::protocol::FileEntry;
 use vljepa_recipes::run_directory::atomic_write;
 
 use super::{FORMAT_VERSION, MANIFEST, Manifest, Place, State};
-use crate::generation::Generation;
+use crate::rank::generation::Generation;
 
 /// A checkpoint whose parts are being written.
 #[derive(Debug, Clone)]
 pub(super) struct Draft {
-    /// The folder's name once it is published.
+    /// Name of the folder after publication.
     pub(super) name: String,
-    /// Where it is written until then.
+    /// Path of the folder until publication.
     pub(super) temporary: PathBuf,
     folder: PathBuf,
     manifest: Manifest,
@@ -52,7 +53,7 @@ impl Draft {
         self.manifest.state.step
     }
 
-    /// The folder for the parts; any rank may be first.
+    /// Creates the temporary folder. Any rank may be the first to do so.
     pub(super) fn make_folder(&self) -> anyhow::Result<()> {
         self.generation.check()?;
         let temporary = &self.temporary;
@@ -60,7 +61,8 @@ impl Draft {
             .with_context(|| format!("cannot create {}", temporary.display()))
     }
 
-    /// Turns durable parts into a checkpoint, then deletes old ones; nothing is left when it fails.
+    /// Publishes the checkpoint from durable parts, then deletes old checkpoints. If publishing
+    /// fails, all files of this checkpoint are deleted.
     pub(super) fn publish(&self, files: Vec<FileEntry>) -> anyhow::Result<()> {
         let manifest = Manifest { files, ..self.manifest.clone() };
         let publish = || -> anyhow::Result<()> {
@@ -70,7 +72,8 @@ impl Draft {
             self.generation.check()?;
             let target = self.folder.join(&self.name);
             if target.exists() {
-                // A checkpoint of this very step that did not verify on load, or that this run has computed again.
+                // A checkpoint of the same step exists: it did not verify on load, or this run has
+                // computed the step again.
                 fs::remove_dir_all(&target)?;
             }
             fs::rename(&self.temporary, &target)?;
@@ -86,19 +89,20 @@ impl Draft {
         Ok(())
     }
 
-    /// Leaves nothing of it, as far as the disk lets.
+    /// Deletes the temporary folder, and ignores errors.
     pub(super) fn discard(&self) {
         fs::remove_dir_all(&self.temporary).unwrap_or_default();
     }
 }
 
-/// End of the names of folders that are being written.
+/// Suffix of the names of temporary folders.
 const WRITING: &str = ".writing";
 
-/// Deletes what a kill left half written. For the beginning of a run, before anything is written.
+/// Deletes the temporary folders that a killed run left behind. Call it at the start of a run,
+/// before anything is written.
 ///
 /// # Errors
-/// When it cannot be deleted.
+/// Fails if a folder cannot be deleted.
 pub fn clean(folder: &Path) -> anyhow::Result<()> {
     if !folder.exists() {
         return Ok(());
@@ -123,9 +127,10 @@ pub(super) fn sync_folder(folder: &Path) -> anyhow::Result<()> {
     Ok(File::open(folder)?.sync_all()?)
 }
 
-/// Deletes all but the newest `keep` checkpoints up to `step`, the one just written and synced, which always stays. One of a later
-/// step did not verify when this run was resumed from an earlier one, and its step will be computed again: it goes too, and so
-/// does what a kill left half written.
+/// Deletes all but the newest `keep` checkpoints up to `step`. The checkpoint of `step`, which was
+/// just published, always stays. Checkpoints of later steps are deleted as well: they did not
+/// verify when this run resumed from an earlier one, and their steps will be computed again.
+/// Temporary folders that a killed run left behind are deleted too.
 fn retain(folder: &Path, step: u64, keep: usize) -> anyhow::Result<()> {
     let (later, kept): (Vec<_>, Vec<_>) =
         super::load::folders(folder)?.into_iter().partition(|(of, _)| *of > step);

@@ -1,5 +1,5 @@
-//! Writing a checkpoint while everything waits, agreed on by collectives: for one-shot jobs, and where no supervisor is there to
-//! collect the parts.
+//! Saving a checkpoint while training waits. All ranks agree on the result through collectives.
+//! Used by one-shot jobs, and by several ranks without a supervisor that could collect the parts.
 
 use std::fs;
 use std::path::Path;
@@ -17,20 +17,22 @@ use crate::collectives::Collectives;
 /// A checkpoint that is complete and durable.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Saved {
-    /// Folder name.
+    /// Folder name of the checkpoint.
     pub name: String,
-    /// Seconds the step waited for it.
+    /// Seconds for which training waited for this save.
     pub stall_s: f64,
-    /// Seconds from the step's end until it was durable.
+    /// Seconds from the end of the step until the checkpoint was durable.
     pub durable_s: f64,
 }
 
-/// Saves `buffers` and `state`, every rank its slice, and publishes the checkpoint when all parts are durable; then deletes all
-/// but the newest `keep`. Every rank calls it at the same step.
+/// Saves `buffers` and `state`: every rank writes its slice, and rank 0 publishes the checkpoint
+/// when all parts are durable. Then deletes all but the newest `keep` checkpoints. Every rank must
+/// call this function at the same step.
 ///
 /// # Errors
-/// The same on every rank: which rank could not write its part, or that publishing failed (a full disk, say). Nothing is left
-/// behind and older checkpoints are untouched, so the caller may go on and try again later.
+/// Fails on every rank, with the same text, if a rank could not write its part or publishing failed
+/// (for example on a full disk). All files of this checkpoint are deleted and older checkpoints
+/// stay untouched, so the caller may continue and try again later.
 pub fn save(
     place: &Place,
     collectives: &Collectives,
@@ -59,7 +61,7 @@ pub fn save(
     };
     let parts = collectives.all_gather_bytes(&serde_json::to_vec(&part)?);
     let published = if rank == 0 { publish(&draft, &parts) } else { Ok(()) };
-    agree(collectives, published).map_err(|error| error.context(could_not(&draft.name)))?;
+    agree(collectives, published).map_err(|error| error.context(write_failed(&draft.name)))?;
     let stall_s = started.elapsed().as_secs_f64();
     Ok(Saved { name: draft.name, stall_s, durable_s: stall_s })
 }
@@ -78,21 +80,22 @@ fn publish(draft: &Draft, parts: &[Vec<u8>]) -> anyhow::Result<()> {
     draft.publish(files)
 }
 
-/// Rank 0's result, on every rank.
+/// Returns rank 0's result on every rank.
 fn agree(collectives: &Collectives, result: anyhow::Result<()>) -> anyhow::Result<()> {
     let text = result.err().map(|error| format!("{error:#}")).unwrap_or_default();
     let text = String::from_utf8(collectives.broadcast(text.into_bytes()))?;
     if text.is_empty() { Ok(()) } else { Err(anyhow::anyhow!(text)) }
 }
 
-pub(super) fn could_not(name: &str) -> String {
+pub(super) fn write_failed(name: &str) -> String {
     format!("checkpoint {name} could not be written")
 }
 
-/// Writes the parameters that are never trained once for all checkpoints of a run, and returns the file's hash.
+/// Writes the parameters that are never trained, once for all checkpoints of a run, and returns the
+/// BLAKE3 hash of the file.
 ///
 /// # Errors
-/// When the file cannot be written.
+/// Fails if the file cannot be written.
 pub fn save_frozen(folder: &Path, frozen: &Tensor) -> anyhow::Result<String> {
     let path = folder.join(FROZEN);
     let temporary = folder.join(format!(".{FROZEN}.writing"));

@@ -1,7 +1,9 @@
-//! Saving while training goes on: a snapshot at the step's end, written by a thread of its own.
+//! Saving while training goes on: a snapshot is taken at the end of the step, and a thread writes
+//! it.
 //!
-//! Under a supervisor the parts' completion goes over the control plane, so that no thread ever joins a collective. One rank alone
-//! publishes by itself. Several ranks that nobody supervises have no such way and save while everything waits.
+//! Under a supervisor, ranks report their parts over the control connection, so the writing thread
+//! never joins a collective. A single rank publishes by itself. Several ranks without a supervisor
+//! save while training waits.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -16,13 +18,13 @@ use vljepa_recipes::protocol::{CheckpointOrder, FileEntry, FromWorker, Part};
 
 use super::part::write_part;
 use super::publish::Draft;
-use super::save::could_not;
+use super::save::write_failed;
 use super::{Buffers, Place, Saved, State};
 use crate::collectives::Collectives;
-use crate::control::Control;
-use crate::drill::Drills;
+use crate::rank::control::Control;
+use crate::rank::drill::Drills;
 
-/// One rank's saves. There is one at a time: a next one waits for the last.
+/// Saves the checkpoints of one rank, one at a time: the next save waits for the previous one.
 #[derive(Debug)]
 pub struct Saver {
     place: Place,
@@ -30,51 +32,55 @@ pub struct Saver {
     rank: usize,
     world_size: usize,
     keep: usize,
-    /// Elements that this rank writes, and room for them; none where ranks save together, or while a writer has it.
+    /// Elements that this rank writes.
     range: Range<usize>,
-    room: Option<Room>,
+    /// Memory for a snapshot of these elements. `None` if ranks save together, or while a writing
+    /// thread uses it.
+    snapshots: Option<Snapshots>,
+    /// Whether the ranks save together while training waits.
     together: bool,
     pending: Option<Pending>,
 }
 
-/// Room for the slices of weights, first and second moment.
-type Room = [Snapshot; 3];
+/// Memory for the slices of weights, first and second moment.
+type Snapshots = [Snapshot; 3];
 
 #[derive(Debug)]
 enum Pending {
-    Writing(u64, JoinHandle<(Room, Result<Saved, String>)>),
+    Writing(u64, JoinHandle<(Snapshots, Result<Saved, String>)>),
     Ended(Settled),
 }
 
-/// How a save ended.
+/// Result of a save that has ended.
 #[derive(Debug)]
 pub struct Settled {
-    /// Its step.
+    /// Step that was saved.
     pub step: u64,
-    /// What was saved, or why nothing was; then nothing is left of it, and older checkpoints are untouched.
+    /// The published checkpoint, or the reason why saving failed. After a failure all files of this
+    /// checkpoint are deleted and older checkpoints are untouched.
     pub result: anyhow::Result<Saved>,
 }
 
-/// What is saved, beside the buffers.
+/// Content of a checkpoint besides the buffers.
 #[derive(Debug, Clone, Copy)]
 pub struct Save<'a> {
-    /// Names and places of the parameters.
+    /// Names, shapes and offsets of the parameters.
     pub layout: &'a Layout,
-    /// BLAKE3 of the frozen parameters' file.
+    /// BLAKE3 hash of `frozen.safetensors`, or `None` if all parameters are trained.
     pub frozen_hash: Option<&'a str>,
-    /// Where training stands.
+    /// Position of the run after the step that is saved.
     pub state: State,
-    /// When the step that it follows was over.
+    /// End of the step that is saved.
     pub since: Instant,
-    /// Whether the caller waits until it is durable.
+    /// Whether the caller waits until the checkpoint is durable.
     pub awaited: bool,
 }
 
 impl Saver {
-    /// A saver of buffers like these.
+    /// Creates a saver for buffers of the size and device of `buffers`.
     ///
     /// # Errors
-    /// When there is no memory for the snapshot.
+    /// Fails if there is not enough memory for the snapshot.
     pub fn new(
         place: Place,
         collectives: &Collectives,
@@ -85,45 +91,58 @@ impl Saver {
         let (rank, world_size) = (collectives.rank(), collectives.world_size());
         let together = world_size > 1 && !control.is_supervised();
         let range = buffers.part_of(rank, world_size);
-        let room = if together { None } else { Some(room(buffers.device(), range.len())?) };
+        let snapshots =
+            if together { None } else { Some(snapshots(buffers.device(), range.len())?) };
         let control = control.clone();
-        Ok(Self { place, control, rank, world_size, keep, range, room, together, pending: None })
+        Ok(Self {
+            place,
+            control,
+            rank,
+            world_size,
+            keep,
+            range,
+            snapshots,
+            together,
+            pending: None,
+        })
     }
 
-    /// Whether a save is still being written.
+    /// Returns whether a save is still being written.
     #[must_use]
     pub fn is_writing(&self) -> bool {
         matches!(&self.pending, Some(Pending::Writing(_, thread)) if !thread.is_finished())
     }
 
-    /// The save that has ended since the last call, if one has.
+    /// Returns the result of a save that has ended since the last call, or `None`.
     pub fn poll(&mut self) -> Option<Settled> {
         if self.is_writing() { None } else { self.wait() }
     }
 
-    /// The same, after waiting for the save that is being written.
+    /// Waits for the save in progress, if any, and returns its result. Returns `None` if there is
+    /// no save or [`Self::poll`] has already returned its result.
     pub fn wait(&mut self) -> Option<Settled> {
         match self.pending.take()? {
             Pending::Ended(settled) => Some(settled),
             Pending::Writing(step, thread) => {
                 let result = match thread.join() {
-                    Ok((room, result)) => {
-                        self.room = Some(room);
+                    Ok((snapshots, result)) => {
+                        self.snapshots = Some(snapshots);
                         result.map_err(anyhow::Error::msg)
                     }
                     Err(_) => Err(anyhow::anyhow!("the thread that wrote it panicked")),
                 };
                 let name = Place::name(step);
-                Some(Settled { step, result: result.context(could_not(&name)) })
+                Some(Settled { step, result: result.context(write_failed(&name)) })
             }
         }
     }
 
-    /// Takes a snapshot of `buffers` and begins to write it. On a GPU the copy is only issued: the next update waits for it. Every rank
-    /// calls it at the same step, after the last save was waited for.
+    /// Takes a snapshot of `buffers` and starts writing it. On a GPU the copy is only enqueued, and
+    /// the next optimizer update waits for it. Every rank must call this at the same step, after it
+    /// has waited for the previous save.
     ///
     /// # Panics
-    /// When the last save was not waited for: a bug.
+    /// Panics if the previous save was not waited for: a bug.
     pub fn begin(&mut self, collectives: &Collectives, buffers: &Buffers<'_>, save: Save<'_>) {
         assert!(self.pending.is_none(), "one save at a time");
         let step = save.state.step;
@@ -136,13 +155,14 @@ impl Saver {
         }
         let sizes = [self.world_size, self.keep];
         let draft = Draft::new(&self.place, save.layout, save.frozen_hash, save.state, sizes);
-        // The room is lost only when a writer panicked; then it is made again.
-        let taken = self.room.take().map_or_else(|| room(buffers.device(), self.range.len()), Ok);
-        let taken = taken.and_then(|mut room| {
-            for (snapshot, view) in room.iter_mut().zip(buffers.slices(self.range.clone())) {
+        // The snapshots are missing only after a writing thread has panicked. Allocate them again.
+        let taken =
+            self.snapshots.take().map_or_else(|| snapshots(buffers.device(), self.range.len()), Ok);
+        let taken = taken.and_then(|mut snapshots| {
+            for (snapshot, view) in snapshots.iter_mut().zip(buffers.slices(self.range.clone())) {
                 snapshot.take(view)?;
             }
-            Ok(room)
+            Ok(snapshots)
         });
         let writer = Writer {
             draft,
@@ -155,18 +175,17 @@ impl Saver {
             stall_s: (!save.awaited).then(|| save.since.elapsed().as_secs_f64()),
         };
         self.pending = Some(match taken {
-            Ok(room) => writer.spawn(room),
+            Ok(snapshots) => writer.spawn(snapshots),
             Err(error) => writer.give_up(error.into()),
         });
     }
 }
 
-fn room(device: Device, len: usize) -> vljepa_kernels::Result<Room> {
+fn snapshots(device: Device, len: usize) -> vljepa_kernels::Result<Snapshots> {
     let one = || Snapshot::new(device, len);
     Ok([one()?, one()?, one()?])
 }
 
-/// One save of one rank.
 struct Writer {
     draft: Draft,
     control: Control,
@@ -176,18 +195,18 @@ struct Writer {
     alone: bool,
     range: Range<usize>,
     since: Instant,
-    /// Seconds the step waited; none where it waits until the end.
+    /// Seconds for which the step waited; `None` if it waits until the save is durable.
     stall_s: Option<f64>,
 }
 
 impl Writer {
-    fn spawn(self, room: Room) -> Pending {
+    fn spawn(self, snapshots: Snapshots) -> Pending {
         let writer = Arc::new(self);
         let working = Arc::clone(&writer);
         let work = move || {
-            let part = working.write(&room);
+            let part = working.write(&snapshots);
             let result = working.settle(part);
-            (room, result)
+            (snapshots, result)
         };
         let thread = std::thread::Builder::new().name("checkpoint-write".to_owned()).spawn(work);
         match thread {
@@ -196,23 +215,24 @@ impl Writer {
         }
     }
 
-    /// Ends a save that could not begin: the other ranks wait to hear of it.
+    /// Reports that a save could not begin, because the other ranks wait for this rank's part.
     fn give_up(&self, error: anyhow::Error) -> Pending {
         let result = self.settle(Err(error)).map_err(anyhow::Error::msg);
-        let result = result.context(could_not(&self.draft.name));
+        let result = result.context(write_failed(&self.draft.name));
         Pending::Ended(Settled { step: self.draft.step(), result })
     }
 
-    fn write(&self, room: &Room) -> anyhow::Result<FileEntry> {
+    fn write(&self, snapshots: &Snapshots) -> anyhow::Result<FileEntry> {
         self.draft.make_folder()?;
-        let [weights, first, second] = room;
+        let [weights, first, second] = snapshots;
         let values = [weights.values()?, first.values()?, second.values()?];
         let file = write_part(&self.draft.temporary, self.rank, self.range.clone(), values)?;
         self.drills.at_write(self.draft.step())?;
         Ok(file)
     }
 
-    /// Sees to it that the parts of all ranks become a checkpoint, or nothing stays of them. The same on every rank.
+    /// Turns the parts of all ranks into a checkpoint, or deletes them. Returns the same result on
+    /// every rank.
     fn settle(&self, part: anyhow::Result<FileEntry>) -> Result<Saved, String> {
         let step = self.draft.step();
         let part = match part {

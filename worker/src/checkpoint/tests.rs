@@ -1,4 +1,5 @@
-//! Saves beside the steps, parts that fail, checkpoints that are damaged, shards put together otherwise.
+//! Tests of saving beside the steps, of parts that fail, of damaged checkpoints, and of shards that
+//! are loaded by another number of ranks.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -13,7 +14,7 @@ use vljepa_recipes::protocol::{CheckpointOrder, FromSupervisor, FromWorker, Hell
 use super::publish::Draft;
 use super::*;
 use crate::collectives::{Collectives, Solo, StandIn};
-use crate::control::Control;
+use crate::rank::control::Control;
 
 const LEN: usize = 640;
 const ALONE: Collectives = Collectives::Solo(Solo);
@@ -104,7 +105,7 @@ fn a_save_beside_the_steps_holds_what_stood_there_and_equals_one_that_waits() {
     let control = Control::alone();
     let mut saver = Saver::new(place(&beside), &ALONE, &control, &model.buffers(), 2).unwrap();
     model.begin(&mut saver, &ALONE, 3);
-    // The steps after it change everything at once.
+    // The next step changes all values at once.
     model.tensors = Model::random(9).tensors;
     let saved = saver.wait().unwrap();
     assert_eq!(saved.step, 3);
@@ -142,8 +143,8 @@ fn a_save_that_fails_leaves_nothing_of_itself_and_the_others_alone() {
     assert_eq!(names(folder.path()), ["step-00000003"], "keep: 1");
 }
 
-/// A supervisor that answers each of rank 0's parts with the next of `orders` and returns the
-/// parts and results that rank 0 reported.
+/// Starts a supervisor that answers each of rank 0's parts with the next of `orders`. Its thread
+/// returns the parts and results that rank 0 reported.
 fn supervised(orders: Vec<CheckpointOrder>) -> (Control, std::thread::JoinHandle<Vec<FromWorker>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -160,7 +161,7 @@ fn supervised(orders: Vec<CheckpointOrder>) -> (Control, std::thread::JoinHandle
                 FromWorker::Part { step, part } => {
                     let order = orders.next().unwrap();
                     assert_eq!(order.step(), step);
-                    // One of another step is not for this save.
+                    // An order for another step must be ignored by this save.
                     let stale = CheckpointOrder::Settled { step: 0, error: None };
                     say(&mut stream, &FromSupervisor::Checkpoint { order: stale });
                     say(&mut stream, &FromSupervisor::Checkpoint { order });
@@ -193,10 +194,10 @@ fn a_part_that_fails_on_one_rank_drops_the_checkpoint_and_the_next_is_published(
     let two = Collectives::StandIn(StandIn { world_size: 2 });
     let mut model = Model::random(1);
     model.save(folder.path(), 1, 3);
-    // What both ranks will write at step 3.
+    // Files that both ranks will write at step 3.
     let elsewhere = tempfile::tempdir().unwrap();
     let part = |rank: usize| {
-        let range = crate::optimize::shard(LEN, rank, 2);
+        let range = crate::sharding::shard(LEN, rank, 2);
         let values = [0, 1, 2].map(|i| &model.values(i)[range.clone()]);
         write_part(elsewhere.path(), rank, range.clone(), values).unwrap()
     };
@@ -230,12 +231,12 @@ fn a_part_that_fails_on_one_rank_drops_the_checkpoint_and_the_next_is_published(
     assert!((0..3).all(|i| loaded.values(i) == model.values(i)));
 }
 
-/// A checkpoint of three ranks' parts.
+/// Publishes a checkpoint with the parts of three ranks.
 fn save_in_three(model: &Model, folder: &Path, step: u64) {
     let draft = Draft::new(&place(folder), &layout(), None, state(step), [3, 9]);
     draft.make_folder().unwrap();
     let part = |rank| {
-        let range = crate::optimize::shard(LEN, rank, 3);
+        let range = crate::sharding::shard(LEN, rank, 3);
         let values = [0, 1, 2].map(|i| &model.values(i)[range.clone()]);
         write_part(&draft.temporary, rank, range.clone(), values).unwrap()
     };
@@ -247,7 +248,7 @@ fn shards_of_three_ranks_load_whole_and_as_shards_of_two() {
     let folder = tempfile::tempdir().unwrap();
     let model = Model::random(1);
     save_in_three(&model, folder.path(), 5);
-    let halves = [0, 1].map(|rank| crate::optimize::shard(LEN, rank, 2));
+    let halves = [0, 1].map(|rank| crate::sharding::shard(LEN, rank, 2));
     for own in [0..LEN, halves[0].clone(), halves[1].clone()] {
         let mut loaded = Model::zeros(own.clone());
         assert_eq!(loaded.load(folder.path()).unwrap().state, state(5));
@@ -321,7 +322,8 @@ fn the_newest_are_kept_and_those_that_a_resumed_run_left_behind_go() {
         model.save(folder.path(), step, 2);
     }
     assert_eq!(names(folder.path()), ["step-00000002", "step-00000003"]);
-    // Resumed from step 1, which somebody put back: the later ones did not verify then.
+    // The run resumed from step 1, which somebody had restored, because the later checkpoints did
+    // not verify.
     model.save(folder.path(), 2, 2);
     assert_eq!(names(folder.path()), ["step-00000002"]);
 }

@@ -1,7 +1,9 @@
-//! Gradients summed over ranks in buckets, each as soon as a backward pass has completed it.
+//! Sums gradients over ranks in buckets; the sum of a bucket begins as soon as a backward pass has
+//! completed it.
 //!
-//! Buckets lie at fixed places of the flat buffer, which holds gradients in the order in which backward passes complete them. Every
-//! rank sums the same buckets in the same order, whenever its own backward pass comes to them.
+//! The buckets are fixed ranges of the flat gradient buffer, which holds gradients in the order in
+//! which backward passes complete them. Every rank sums the same buckets in the same order, at
+//! whatever time its own backward pass completes them.
 
 use std::ops::Range;
 
@@ -10,12 +12,12 @@ use vljepa_kernels::{Stream, ViewMut};
 use super::Collectives;
 use crate::error::WorkerError;
 
-/// Which buckets of a buffer are due.
+/// Divides a buffer into buckets and remembers which of them were taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Buckets {
-    /// Elements of a bucket; the last one may be shorter.
+    /// Elements per bucket; the last bucket may be shorter.
     size: usize,
-    /// Elements before this place are taken.
+    /// End of the last bucket that was taken.
     taken: usize,
 }
 
@@ -24,7 +26,7 @@ impl Buckets {
         Self { size: size.max(1), taken: 0 }
     }
 
-    /// The next bucket of a buffer of `len` elements that lies before `complete` with all of its own.
+    /// Returns the next bucket of a buffer of `len` elements if it ends at or before `complete`.
     fn next(&mut self, complete: usize, len: usize) -> Option<Range<usize>> {
         let end = (self.taken + self.size).min(len);
         if self.taken == len || end > complete {
@@ -36,7 +38,7 @@ impl Buckets {
     }
 }
 
-/// The sum of one step's gradients over all ranks, under way.
+/// Sum of one step's gradients over all ranks, in progress.
 #[derive(Debug)]
 pub struct GradientSum<'a> {
     collectives: &'a Collectives,
@@ -45,15 +47,15 @@ pub struct GradientSum<'a> {
 }
 
 impl<'a> GradientSum<'a> {
-    /// Nothing is summed yet; gradients, f32, will be summed `bucket_bytes` at a time.
+    /// Prepares to sum f32 gradients, `bucket_bytes` at a time. Nothing is summed yet.
     #[must_use]
     pub fn new(collectives: &'a Collectives, bucket_bytes: usize) -> Self {
         let buckets = Buckets::new(bucket_bytes / size_of::<f32>());
         Self { collectives, buckets, failed: None }
     }
 
-    /// Begins the sums of buckets that are complete: no backward pass adds to gradients before `complete` any more. An error
-    /// is kept for [`Self::finish`].
+    /// Begins the sums of all buckets before `complete`, to which no backward pass adds any more.
+    /// [`Self::finish`] returns the first error.
     pub fn ready(&mut self, stream: &Stream, mut flat: ViewMut<'_>, complete: usize) {
         let len = flat.len();
         while self.failed.is_none()
@@ -64,10 +66,10 @@ impl<'a> GradientSum<'a> {
         }
     }
 
-    /// Sums what is left; what is issued to `stream` from now on sees the sums of all ranks.
+    /// Sums the remaining buckets, and makes later work of `stream` wait for all sums.
     ///
     /// # Errors
-    /// The first one of any bucket.
+    /// Returns the first error of any bucket.
     pub fn finish(mut self, stream: &Stream, flat: ViewMut<'_>) -> Result<(), WorkerError> {
         let len = flat.len();
         self.ready(stream, flat, len);

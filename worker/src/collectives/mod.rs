@@ -1,8 +1,10 @@
-//! What ranks do together. The closed list of data planes: one process, one that stands in for a rank, MPI between processes on
-//! CPUs, or NCCL between GPUs.
+//! Communication between the ranks of a run. [`Collectives`] is the closed list of backends: a
+//! single process, a stand-in for one rank of many, MPI between processes on CPUs, and NCCL between
+//! GPUs.
 //!
-//! Every rank issues the same calls in the same order. Sums are the same bits on every rank, and the same bits again when the
-//! run is repeated with as many ranks. The last calls are kept in a [`record`].
+//! Every rank must issue the same calls in the same order. Sums have the same bits on every rank,
+//! and the same bits again if the run is repeated with the same number of ranks. A [`record`] keeps
+//! the last calls for the logs.
 
 mod buckets;
 #[cfg(feature = "mpi")]
@@ -28,18 +30,18 @@ pub use self::solo::Solo;
 pub use self::stand_in::StandIn;
 use crate::error::WorkerError;
 
-/// Which rows of a global batch each rank owns: rank r of R owns rows ⌊rB/R⌋ to ⌊(r+1)B/R⌋ of B, so that any number of ranks
-/// serves any batch (DESIGN §4).
+/// Division of a global batch among ranks: rank r of R owns rows ⌊rB/R⌋ to ⌊(r+1)B/R⌋ of B, so any
+/// number of ranks can share any batch (ARCHITECTURE.md, "InfoNCE over ranks").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shares {
-    /// Rows of the global batch.
+    /// Number of rows in the global batch.
     pub global: usize,
-    /// Ranks.
+    /// Number of ranks that share the batch.
     pub world_size: usize,
 }
 
 impl Shares {
-    /// Rows of one rank.
+    /// Returns the rows that `rank` owns.
     ///
     /// ```
     /// let shares = vljepa_worker::collectives::Shares { global: 8, world_size: 3 };
@@ -47,21 +49,21 @@ impl Shares {
     /// ```
     #[must_use]
     pub fn rows(self, rank: usize) -> Range<usize> {
-        rank * self.global / self.world_size..(rank + 1) * self.global / self.world_size
+        vljepa_data::order::rows(rank, self.world_size, self.global)
     }
 }
 
-/// The data plane of a run.
+/// Communication backend of a run.
 #[derive(Debug)]
 pub enum Collectives {
-    /// One process: nothing to exchange.
+    /// A single process: every collective is the identity.
     Solo(Solo),
-    /// One process in the place of a rank, for benchmarks.
+    /// A single process that stands in for one rank of many, for benchmarks.
     StandIn(StandIn),
-    /// Several processes on CPUs.
+    /// Several processes on CPUs, connected by MPI.
     #[cfg(feature = "mpi")]
     Mpi(Mpi),
-    /// Several processes, each with a GPU.
+    /// Several processes with one GPU each, connected by NCCL.
     #[cfg(feature = "cuda")]
     Nccl(Nccl),
 }
@@ -71,11 +73,12 @@ fn begin(kind: Kind, bytes: usize) -> Ticket<'static> {
 }
 
 impl Collectives {
-    /// Joins the data plane of CPUs that this process was started into: MPI when `mpirun` or `srun` started it, else a single
-    /// process.
+    /// Joins the collectives between CPU processes: MPI if `mpirun` or `srun` started this process,
+    /// otherwise a single process.
     ///
     /// # Errors
-    /// When it was started as one of several ranks but the build lacks feature `mpi`, or MPI cannot be initialised.
+    /// Fails if the process was started as one of several ranks but the build lacks feature `mpi`,
+    /// or if MPI cannot be initialised.
     pub fn join(started_by_mpi: bool) -> Result<Self, WorkerError> {
         #[cfg(feature = "mpi")]
         {
@@ -93,7 +96,7 @@ impl Collectives {
         }
     }
 
-    /// This process's rank.
+    /// Returns the rank of this process, from 0.
     #[must_use]
     pub fn rank(&self) -> usize {
         match self {
@@ -105,7 +108,7 @@ impl Collectives {
         }
     }
 
-    /// Number of ranks.
+    /// Returns the number of ranks in the run.
     #[must_use]
     pub fn world_size(&self) -> usize {
         match self {
@@ -118,32 +121,35 @@ impl Collectives {
         }
     }
 
-    /// The number of the last collective that this rank has come to: the same on every rank when all stand at the same place.
+    /// Returns the number of the last collective that this rank has begun, counted from 1. All
+    /// ranks have the same number when they are at the same point of the run.
     #[must_use]
     pub fn sequence(&self) -> u64 {
         self.sequence_handle().load(Ordering::Relaxed)
     }
 
-    /// Where that number stands, for other threads to read: heartbeats.
+    /// Returns the counter behind [`Self::sequence`], so that other threads can read it for
+    /// heartbeats.
     #[must_use]
     pub fn sequence_handle(&self) -> &'static AtomicU64 {
         record::of_process().sequence()
     }
 
-    /// The last collectives of this rank, oldest first, and how far each came.
+    /// Returns the last collectives of this rank, oldest first, with the progress of each.
     #[must_use]
     pub fn last(&self) -> Vec<Entry> {
         record::of_process().last()
     }
 
-    /// The rows of all ranks, in rank order: `local` is this rank's share `(rows, …)`, `out` is `(global, …)`, both f32 or
-    /// both bf16.
+    /// Gathers the rows of all ranks, in rank order. `local` holds this rank's share `(rows, …)`
+    /// and `out` becomes `(global, …)`; both are f32 or both bf16.
     ///
     /// # Errors
-    /// When the tensors are not of one of these types and this device.
+    /// Fails if a tensor has another dtype or lies on another device.
     ///
     /// # Panics
-    /// When `local` is not this rank's share or `out` not the whole: a bug, on every rank.
+    /// Panics if `local` is not this rank's share or `out` does not hold all rows: a bug that all
+    /// ranks have.
     pub fn all_gather_rows(
         &self,
         stream: &Stream,
@@ -172,10 +178,10 @@ impl Collectives {
         Ok(())
     }
 
-    /// The hashes of all ranks' rows, in rank order.
+    /// Gathers the hashes of all ranks' rows, in rank order.
     ///
     /// # Panics
-    /// When `local` is not this rank's share: a bug, on every rank.
+    /// Panics if `local` is not this rank's share: a bug that all ranks have.
     #[must_use]
     pub fn all_gather_hashes(&self, local: &[u64], shares: Shares) -> Vec<u64> {
         assert_eq!(local.len(), shares.rows(self.rank()).len(), "local share of a gather");
@@ -196,26 +202,28 @@ impl Collectives {
         all
     }
 
-    /// Sum over ranks, in place.
+    /// Sums a tensor over all ranks, in place.
     ///
     /// # Errors
-    /// When the tensor is not f32 of this device.
+    /// Fails if the tensor is not f32 or lies on another device.
     ///
     /// # Panics
-    /// When the tensor is of another device than `stream`: a bug.
+    /// Panics if the tensor lies on another device than `stream`: a bug.
     pub fn all_reduce_sum(&self, stream: &Stream, values: ViewMut<'_>) -> Result<(), WorkerError> {
         self.begin_all_reduce_sum(stream, values)?;
         self.end_all_reduce_sums(stream)
     }
 
-    /// Begins a sum over ranks, in place, of what `stream` has computed so far. On GPUs it goes on while `stream` does other things,
-    /// and [`Self::end_all_reduce_sums`] makes `stream` wait for it; on CPUs it has happened when this returns.
+    /// Begins to sum a tensor over all ranks, in place, after the work that `stream` has been given
+    /// so far. On GPUs the sum runs beside later work of `stream`, until
+    /// [`Self::end_all_reduce_sums`] makes `stream` wait for it. On CPUs the sum is complete when
+    /// this function returns.
     ///
     /// # Errors
-    /// When the tensor is not f32 of this device.
+    /// Fails if the tensor is not f32 or lies on another device.
     ///
     /// # Panics
-    /// When the tensor is of another device than `stream`: a bug.
+    /// Panics if the tensor lies on another device than `stream`: a bug.
     pub fn begin_all_reduce_sum(
         &self,
         stream: &Stream,
@@ -246,10 +254,10 @@ impl Collectives {
         Ok(())
     }
 
-    /// What is issued to `stream` from now on sees the sums that were begun.
+    /// Makes later work of `stream` wait for the sums that were begun.
     ///
     /// # Errors
-    /// When the device fails.
+    /// Fails if the device fails.
     pub fn end_all_reduce_sums(&self, stream: &Stream) -> Result<(), WorkerError> {
         match (self, stream) {
             #[cfg(feature = "cuda")]
@@ -258,13 +266,15 @@ impl Collectives {
         }
     }
 
-    /// This rank's rows of the sum of all ranks' `values` (global, …), into `out` (rows, …): f32.
+    /// Sums `values` (global, …) over all ranks and stores this rank's rows of the sum in `out`
+    /// (rows, …); both are f32.
     ///
     /// # Errors
-    /// When the tensors are not f32 of this device.
+    /// Fails if a tensor is not f32 or lies on another device.
     ///
     /// # Panics
-    /// When `values` is not the whole or `out` not this rank's share: a bug, on every rank.
+    /// Panics if `values` does not hold all rows or `out` is not this rank's share: a bug that all
+    /// ranks have.
     pub fn reduce_scatter_sum(
         &self,
         stream: &Stream,
@@ -295,7 +305,7 @@ impl Collectives {
         Ok(())
     }
 
-    /// Sum over ranks of a few numbers: loss shares, flags, counters.
+    /// Sums a few numbers over all ranks, each by itself: loss shares, flags, counters.
     #[must_use]
     pub fn sum<const N: usize>(&self, values: [f64; N]) -> [f64; N] {
         let ticket = begin(Kind::AllReduce, size_of_val(&values));
@@ -310,7 +320,12 @@ impl Collectives {
         sums
     }
 
-    /// What rank 0 says, on every rank.
+    /// Barrier: returns when every rank has called it.
+    pub fn barrier(&self) {
+        let [_ranks] = self.sum([1.0]);
+    }
+
+    /// Returns rank 0's `bytes` on every rank. The argument of other ranks is ignored.
     #[must_use]
     pub fn broadcast(&self, bytes: Vec<u8>) -> Vec<u8> {
         let ticket = begin(Kind::Broadcast, bytes.len());
@@ -325,7 +340,7 @@ impl Collectives {
         said
     }
 
-    /// What each rank says, in rank order, on every rank.
+    /// Returns the `bytes` of all ranks, in rank order, on every rank.
     #[must_use]
     pub fn all_gather_bytes(&self, bytes: &[u8]) -> Vec<Vec<u8>> {
         let ticket = begin(Kind::AllGather, bytes.len());
@@ -341,8 +356,9 @@ impl Collectives {
         said
     }
 
-    /// Ends this process and, through the data plane, every other rank; the log says which collectives were the last. Returning
-    /// from `main` would finalize MPI and leave the others waiting in their next collective.
+    /// Logs the last collectives, then ends this process and, through the backend, all other ranks.
+    /// Returning from `main` instead would finalize MPI and leave the others waiting in their next
+    /// collective.
     pub fn abort(&self) -> ! {
         tracing::error!("{}", record::of_process().describe());
         match self {

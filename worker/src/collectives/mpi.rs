@@ -1,4 +1,4 @@
-//! MPI between CPU processes.
+//! Collectives between CPU processes over MPI.
 
 use std::fmt;
 
@@ -12,12 +12,13 @@ use mpi::{Count, Threading};
 use super::Shares;
 use crate::error::WorkerError;
 
-/// Elements of one message: MPI counts in 32-bit integers, and the receive buffer of a sum is this large.
+/// Elements per message. MPI counts in 32-bit integers, and a sum needs a receive buffer of this
+/// size.
 const CHUNK: usize = 1 << 22;
-/// Where a message without content begins.
-static NOTHING: [u8; 1] = [0];
+/// Address for messages without content.
+static EMPTY: [u8; 1] = [0];
 
-/// The world of all ranks.
+/// MPI's world communicator, which holds all ranks.
 pub struct Mpi {
     world: SimpleCommunicator,
     _universe: Universe,
@@ -59,8 +60,9 @@ impl Mpi {
         self.world.all_gather_varcount_into(local, &mut parts);
     }
 
-    /// Every element is added up in the order of ranks, by the rank whose share of its piece it lies in: the sum has the same bits
-    /// however a buffer is cut into messages, which no MPI promises for its own reductions.
+    /// Sums `values` over ranks, in place. Each element is summed in rank order, by the rank that
+    /// owns it within its piece. The sum therefore has the same bits however a buffer is cut into
+    /// messages; MPI's own reductions do not guarantee that.
     pub(super) fn all_reduce_sum(&self, values: &mut [f32]) {
         let world_size = self.world_size();
         for piece in values.chunks_mut(CHUNK) {
@@ -71,7 +73,7 @@ impl Mpi {
         }
     }
 
-    /// Every element of a share is added up in the order of ranks.
+    /// Sums this rank's share of `values` over ranks. Each element is summed in rank order.
     pub(super) fn reduce_scatter_sum(
         &self,
         values: &[f32],
@@ -128,9 +130,9 @@ impl Mpi {
                 Some(start)
             })
             .collect();
-        // An empty vector's address is 1, which MPI_IN_PLACE is in Open MPI.
+        // The address of an empty vector is 1, which is Open MPI's value of MPI_IN_PLACE.
         let mut all = vec![0u8; lens.iter().sum::<usize>().max(1)];
-        let bytes = if bytes.is_empty() { &NOTHING[..0] } else { bytes };
+        let bytes = if bytes.is_empty() { &EMPTY[..0] } else { bytes };
         let counts: Vec<Count> = lens.iter().map(|&n| count(n)).collect();
         let offsets: Vec<Count> = starts.iter().map(|&n| count(n)).collect();
         let mut parts = PartitionMut::new(&mut all[..], counts, offsets);

@@ -1,4 +1,5 @@
-//! The last collectives of this rank, for the log of a run that failed in one: which, how large, how far.
+//! Record of this rank's last collectives. The log of a run that failed in a collective names their
+//! kind, size and progress.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -6,24 +7,25 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Collectives that are remembered: a few steps' without gradient buckets, the end of one with them.
+/// Number of collectives that are kept. 64 cover a few steps without gradient buckets, or the end
+/// of one step with buckets.
 const KEPT: usize = 64;
 
-/// What ranks do together.
+/// Kind of a collective operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Every rank gets the parts of all.
+    /// Every rank receives the parts of all ranks.
     AllGather,
-    /// Every rank gets the sum.
+    /// Every rank receives the sum over all ranks.
     AllReduce,
-    /// Every rank gets its part of the sum.
+    /// Every rank receives its part of the sum over all ranks.
     ReduceScatter,
-    /// Every rank gets rank 0's.
+    /// Every rank receives the data of rank 0.
     Broadcast,
 }
 
 impl Kind {
-    /// The name that messages print.
+    /// Returns the name for messages, such as `all-gather`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -35,29 +37,30 @@ impl Kind {
     }
 }
 
-/// How far a collective is on this rank.
+/// Progress of a collective on this rank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
-    /// This rank has come to it.
+    /// This rank has called the collective.
     Begun,
-    /// It stands in the device's queue.
+    /// The collective is in the device's queue.
     Issued,
-    /// It has happened after so long.
+    /// The collective has completed; holds the time since it was begun.
     Done(Duration),
 }
 
-/// One collective.
+/// Record of one collective.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry {
-    /// Its number: 1 for the first of this process. The same collective has the same number on every rank.
+    /// Number of the collective, counted from 1 in this process. The same collective has the same
+    /// number on every rank.
     pub sequence: u64,
-    /// What it is.
+    /// Kind of the collective.
     pub kind: Kind,
-    /// Bytes of its result on this rank.
+    /// Size of the result on this rank, in bytes.
     pub bytes: usize,
-    /// How far it is.
+    /// Progress of the collective on this rank.
     pub state: State,
-    /// When this rank came to it.
+    /// Time at which this rank called the collective.
     pub begun: Instant,
 }
 
@@ -77,22 +80,24 @@ impl fmt::Display for Entry {
     }
 }
 
-/// The last collectives.
+/// The last collectives of a process, and the number of all collectives so far.
 #[derive(Debug)]
 pub struct Record {
     sequence: AtomicU64,
     last: Mutex<VecDeque<Entry>>,
 }
 
-/// A process is one rank of one run and has one record, which its panic hook and its heartbeats read as well.
+/// A process is one rank of one run, so it has one record. Its panic hook and its heartbeats read
+/// the record too.
 static PROCESS: Record = Record::new();
 
-/// This process's record.
+/// Returns the record of this process.
 pub fn of_process() -> &'static Record {
     &PROCESS
 }
 
-/// A collective that was begun; dropped before it is done, it stays where it was.
+/// A collective that was begun. If the ticket is dropped before the collective is done, the record
+/// keeps the last known progress.
 #[derive(Debug)]
 #[must_use]
 pub struct Ticket<'a> {
@@ -109,7 +114,7 @@ impl Record {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that this rank has come to a collective.
+    /// Records that this rank has begun a collective.
     pub(super) fn begin(&self, kind: Kind, bytes: usize) -> Ticket<'_> {
         let mut last = self.lock();
         let sequence = self.sequence.fetch_add(1, Ordering::Relaxed) + 1;
@@ -126,24 +131,26 @@ impl Record {
         }
     }
 
-    /// Notes that a collective has happened.
+    /// Records that a collective has completed.
     pub(super) fn done(&self, sequence: u64) {
         self.set(sequence, |entry| State::Done(entry.begun.elapsed()));
     }
 
-    /// The number of the last collective that this rank has come to; heartbeats may read it at any time.
+    /// Returns the number of the last collective that this rank has begun. Heartbeats read it from
+    /// another thread.
     #[must_use]
     pub fn sequence(&self) -> &AtomicU64 {
         &self.sequence
     }
 
-    /// The last collectives, oldest first.
+    /// Returns the last collectives, oldest first.
     #[must_use]
     pub fn last(&self) -> Vec<Entry> {
         self.lock().iter().copied().collect()
     }
 
-    /// What a log should say when a rank fails: the newest collectives, and older ones that are not done.
+    /// Describes the collectives for the log of a failed rank: the newest ones, and older ones that
+    /// have not completed.
     #[must_use]
     pub fn describe(&self) -> String {
         const SHOWN: usize = 8;
@@ -163,19 +170,19 @@ impl Record {
 }
 
 impl Ticket<'_> {
-    /// Its number.
+    /// Returns the number of the collective.
     #[must_use]
     pub fn sequence(&self) -> u64 {
         self.sequence
     }
 
-    /// Notes that it stands in the device's queue.
+    /// Records that the collective is in the device's queue.
     #[cfg(feature = "cuda")]
     pub(super) fn issued(&self) {
         self.record.set(self.sequence, |_| State::Issued);
     }
 
-    /// Notes that it has happened.
+    /// Records that the collective has completed.
     pub(super) fn done(self) {
         self.record.done(self.sequence);
     }

@@ -1,5 +1,5 @@
 //! One process: every collective is the identity.
 
-/// The data plane of a single process.
+/// Backend of a single process, which exchanges nothing.
 #[derive(Debug, Clone, Copy)]
 pub struct Solo;

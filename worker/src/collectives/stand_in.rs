@@ -1,16 +1,17 @@
-//! One rank's share of a larger world's step, without the others: for benchmarks on one machine.
+//! Computes one rank's share of a step without the other ranks, for benchmarks on one machine.
 //!
-//! Its own rows stand in for theirs, and its own numbers for the sums: shapes, arithmetic and memory of a rank are those of the real
-//! world, what a step computes is not, and the network's time is left out.
+//! This rank's rows stand in for the rows of the others, and its numbers for the sums. Shapes,
+//! arithmetic and memory equal those of a rank in the full world. The values of the step differ,
+//! and network time is not included.
 
 use vljepa_kernels::{Result, Stream, View, ViewMut, copy};
 
 use super::Shares;
 
-/// Rank 0 of `world_size` ranks, the others of which are not there.
+/// Rank 0 of `world_size` ranks, of which only this one exists.
 #[derive(Debug, Clone, Copy)]
 pub struct StandIn {
-    /// Ranks of the world.
+    /// Number of ranks in the simulated world.
     pub world_size: usize,
 }
 
@@ -26,7 +27,7 @@ impl StandIn {
             return Ok(());
         }
         copy::copy(stream, local, out.reborrow().part(0, local.shape()))?;
-        // What is there is copied behind itself, so that a few copies fill the whole.
+        // Each copy appends everything written so far, so a few copies fill the whole tensor.
         let mut filled = own;
         while filled < all {
             let more = filled.min(all - filled);
@@ -38,7 +39,7 @@ impl StandIn {
     }
 
     pub(super) fn all_gather_hashes(self, local: &[u64], shares: Shares) -> Vec<u64> {
-        // Other ranks' texts are other texts.
+        // Other ranks have other texts, so their hashes must differ.
         let of = |rank: u64, i: usize| local[i % local.len().max(1)].wrapping_add(rank);
         (0u64..)
             .zip(0..self.world_size)

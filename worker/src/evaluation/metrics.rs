@@ -1,28 +1,28 @@
-//! Scores from embeddings: pure functions, no model and no files (protocols: paper §4, DESIGN §9).
+//! Computes scores from embeddings: pure functions, without a model or files. Protocols: paper §4.
 
 use serde::{Deserialize, Serialize};
 
-/// One entry of `scores.json`; shares are fractions.
+/// One entry of `scores.json`. Value, chance and baseline are fractions.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Score {
-    /// What was measured.
+    /// Score that the model reached.
     pub value: f64,
-    /// What guessing scores.
+    /// Expected score of random guessing.
     pub chance: f64,
-    /// What always giving the most frequent answer scores.
+    /// Score of always giving the most frequent answer.
     pub baseline: f64,
-    /// Samples (or questions, or triplets).
+    /// Number of samples, questions or triplets.
     pub n: usize,
 }
 
-/// Dot product in f64, so that equal embeddings give equal scores whatever their order.
+/// Returns the dot product, summed in f64, so that equal embeddings give equal scores.
 #[must_use]
 pub fn dot(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum()
 }
 
-/// Candidates by falling similarity to `query`; ties keep their order.
+/// Returns index and similarity of all candidates, most similar first. Ties keep their order.
 #[must_use]
 pub fn ranked(query: &[f32], candidates: &[Vec<f32>]) -> Vec<(usize, f64)> {
     let mut all: Vec<(usize, f64)> =
@@ -31,15 +31,15 @@ pub fn ranked(query: &[f32], candidates: &[Vec<f32>]) -> Vec<(usize, f64)> {
     all
 }
 
-/// Rank (1 is best) of the best right candidate, ties counted against it: a collapsed encoder ranks last, not first.
-/// None when no candidate is right.
+/// Returns the rank (1 is best) of the best right candidate. Ties count against it, so a collapsed
+/// encoder ranks last, not first. Returns `None` if no candidate is right.
 #[must_use]
 pub fn pessimistic_rank(scores: &[f64], right: impl Fn(usize) -> bool) -> Option<usize> {
     let best = (0..scores.len()).filter(|&i| right(i)).map(|i| scores[i]).reduce(f64::max)?;
     Some(1 + (0..scores.len()).filter(|&i| !right(i) && scores[i] >= best).count())
 }
 
-/// Share of `truths` that are the most frequent one.
+/// Returns the share of `truths` that equal the most frequent one.
 #[must_use]
 pub fn majority(truths: &[usize]) -> f64 {
     let mut counts = vec![0usize; truths.iter().max().map_or(0, |&max| max + 1)];
@@ -49,14 +49,14 @@ pub fn majority(truths: &[usize]) -> f64 {
     share(counts.into_iter().max().unwrap_or(0), truths.len())
 }
 
-/// `part` of `whole`, zero of nothing.
+/// Returns `part / whole`, or 0 if `whole` is 0.
 #[must_use]
 #[expect(clippy::cast_precision_loss, reason = "counts of samples are far below 2^52")]
 pub fn share(part: usize, whole: usize) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }
 
-/// Recall at `k` over ranks, and what guessing gives: k of `pool`.
+/// Returns recall at `k` over `ranks`, with guessing's k of `pool` as chance and baseline.
 #[must_use]
 pub fn recall(ranks: &[usize], k: usize, pool: usize) -> Score {
     let hits = ranks.iter().filter(|&&rank| rank <= k).count();
@@ -64,7 +64,8 @@ pub fn recall(ranks: &[usize], k: usize, pool: usize) -> Score {
     Score { value: share(hits, ranks.len()), chance, baseline: chance, n: ranks.len() }
 }
 
-/// Normalised mean of embeddings: what stands for a label with several texts.
+/// Returns the normalised mean of normalised embeddings, which represents a label with several
+/// texts.
 #[must_use]
 pub fn mean_direction(embeddings: &[Vec<f32>]) -> Vec<f32> {
     let width = embeddings.first().map_or(0, Vec::len);
@@ -93,7 +94,8 @@ mod tests {
 
     #[test]
     fn identical_captions_share_the_hit() {
-        // Candidates 0 and 2 are right; 2 is second best, and 0 does not count against it.
+        // Candidates 0 and 2 are right. Candidate 2 is second best, and 0 does not count against
+        // it.
         assert_eq!(pessimistic_rank(&[0.1, 0.9, 0.8, 0.2], |i| i == 0 || i == 2), Some(2));
         assert_eq!(pessimistic_rank(&[0.1], |_| false), None);
     }

@@ -1,5 +1,7 @@
-//! Measuring the recipe's tasks: every rank embeds its share of the samples, all ranks gather, rank 0 writes.
+//! Measures the recipe's evaluation tasks: every rank embeds its share of the samples, all ranks
+//! gather the embeddings, and rank 0 writes the scores.
 
+pub mod embed;
 pub mod metrics;
 mod showcase;
 mod tasks;
@@ -12,17 +14,18 @@ use vljepa_recipes::schema::Task;
 
 pub use self::metrics::Score;
 use crate::collectives::Collectives;
-use crate::embed::Embedder;
 use crate::engine::Engine;
+use crate::evaluation::embed::Embedder;
 
-/// Metric name to score, as `scores.json` holds them.
+/// Scores by metric name, in the form of `scores.json`.
 pub type Scores = BTreeMap<String, Score>;
 
-/// Measures every task of the recipe; the same on every rank. Beside the scores stand the tasks that could not be measured (files
-/// that cannot be read, samples that lack what is asked for), a line each: they never end a training run.
+/// Measures every task of the recipe, with the same result on every rank. The second value has one
+/// line for each task that could not be measured, because a file cannot be read or a sample lacks a
+/// field. Such a task never ends a training run.
 ///
 /// # Errors
-/// When a tokenizer cannot be read.
+/// Fails if a tokenizer cannot be read.
 pub fn evaluate(
     recipe: &Recipe,
     engine: &Engine,
@@ -43,10 +46,10 @@ pub fn evaluate(
     Ok((scores, failures))
 }
 
-/// Writes `scores.json`, `evaluations/step-N.json` and, at the end of the run, the samples that the report shows.
+/// Writes `scores.json` and `evaluations/step-N.json`.
 ///
 /// # Errors
-/// When a file cannot be written.
+/// Fails if a file cannot be written.
 pub fn write(run: &RunDirectory, step: u64, scores: &Scores) -> anyhow::Result<()> {
     let text = serde_json::to_vec_pretty(scores)?;
     vljepa_recipes::run_directory::atomic_write(&run.evaluation(step), &text)?;
@@ -54,10 +57,10 @@ pub fn write(run: &RunDirectory, step: u64, scores: &Scores) -> anyhow::Result<(
     Ok(())
 }
 
-/// Writes `samples.json`: real samples with the texts the model finds nearest, for the report.
+/// Writes `samples.json` for the report: samples with the texts that the model finds nearest.
 ///
 /// # Errors
-/// When samples cannot be read or the file not be written.
+/// Fails if samples cannot be read or the file cannot be written.
 pub fn write_showcase(recipe: &Recipe, engine: &Engine, run: &RunDirectory) -> anyhow::Result<()> {
     let Some(task) = recipe.evaluation.tasks.iter().find(|task| is_retrieval(task)) else {
         return Ok(());

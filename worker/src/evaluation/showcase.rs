@@ -1,4 +1,4 @@
-//! Real samples with the texts the model finds nearest: the pictures of the report.
+//! Selects the samples that the report shows, with the texts that the model finds nearest.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -8,12 +8,12 @@ use vljepa_recipes::schema::{Control, Task, TaskKind};
 
 use super::metrics::{mean_direction, ranked};
 use super::tasks::label_texts;
-use crate::embed::Embedder;
+use crate::evaluation::embed::Embedder;
 
-/// Samples shown per task, and texts shown per sample.
+/// Samples shown of the retrieval task, and texts shown per sample. Other tasks show half as many.
 const SHOWN: (usize, usize) = (8, 3);
 
-/// One sample of the report's grid.
+/// One sample in the report's grid.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Shown {
     task: String,
@@ -24,14 +24,15 @@ pub(super) struct Shown {
     correct: bool,
 }
 
-/// A text and its similarity.
+/// A text and its similarity to the sample.
 #[derive(Debug, Clone, Serialize)]
 struct Prediction {
     text: String,
     score: f64,
 }
 
-/// Samples of the retrieval task with their nearest captions, then some of every question task with their answers.
+/// Returns samples of the retrieval task with their nearest captions, then samples of every
+/// question-answering task with their nearest answers.
 pub(super) fn samples(
     retrieval: &Task,
     tasks: &[Task],
@@ -61,10 +62,10 @@ fn captions(task: &Task, embedder: &Embedder<'_>) -> anyhow::Result<Vec<Shown>> 
     let mut texts = Vec::new();
     let mut chosen = Vec::new();
     for index in 0..count {
-        // A sample that cannot be read was named when it was counted as wrong.
+        // A sample that cannot be read was logged when it was counted as wrong.
         let Ok(sample) = reader.load(index, &options) else { continue };
         texts.push(sample.caption.clone().unwrap_or_default());
-        // Spread over the set, so that the grid shows its variety.
+        // Choose samples spread over the set, so that the grid shows its variety.
         if index % count.div_ceil(SHOWN.0) == 0 {
             chosen.push(sample);
         }
@@ -126,7 +127,8 @@ fn entry(
     })
 }
 
-/// The frames as PNG data URLs; repeated frames (a picture) once.
+/// Encodes the frames as PNG data URLs. Equal consecutive frames, as of a picture, are encoded
+/// once.
 fn pictures(sample: &LoadedSample, frames: usize) -> anyhow::Result<Vec<String>> {
     let len = sample.frames.len() / frames.max(1);
     let side = u32::try_from((len / 3).isqrt())?;

@@ -1,4 +1,4 @@
-//! The four kinds of task.
+//! Measures the four kinds of evaluation task.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,13 +14,13 @@ use super::metrics::{
     Score, dot, majority, mean_direction, pessimistic_rank, ranked, recall, share,
 };
 use crate::collectives::{Collectives, Shares};
-use crate::embed::{Embedder, apply_control};
+use crate::evaluation::embed::{Embedder, apply_control};
 
-/// Rows decoded before they are embedded: bounds the pixels in memory.
+/// Rows that are decoded before they are embedded, which bounds the pixels in memory.
 const DECODE_ROWS: usize = 256;
 
-/// Measures one task on all ranks. Its one collective call comes first and carries errors with it, so that every rank comes to the
-/// same result or the same error and goes on to the next task.
+/// Measures one task on all ranks. The only collective call comes first and also carries errors, so
+/// every rank gets the same result or the same error and continues with the next task.
 pub(super) fn measure(
     task: &Task,
     embedder: &Embedder<'_>,
@@ -47,7 +47,8 @@ struct Scope<'a> {
     embed_dim: usize,
 }
 
-/// One row to score: its predicted embedding and what it is about. None of a sample that could not be read: it counts as wrong.
+/// Predicted embedding and true answer of one row. `None` for a sample that could not be read,
+/// which counts as wrong.
 type Row = Option<(Vec<f32>, String)>;
 
 impl Scope<'_> {
@@ -81,7 +82,11 @@ impl Scope<'_> {
             let asked = asked.filter(|q| kind.is_none_or(|kind| q.kind == kind));
             Ok(asked.map(|q| (q.question.clone(), q.answer.clone())).collect())
         })?;
-        anyhow::ensure!(!rows.is_empty(), "no sample of {} has such a question", self.task.shards);
+        anyhow::ensure!(
+            !rows.is_empty(),
+            "no sample of {} has a question of the task's kind",
+            self.task.shards
+        );
         let labels = Labels::load(candidates, self.embedder)?;
         labels.scores(&rows, self.task)
     }
@@ -103,7 +108,7 @@ impl Scope<'_> {
             let rank = pessimistic_rank(&scores, |j| captions[j] == captions[i]);
             ranks.push(rank.unwrap_or(usize::MAX));
         }
-        // A sample that could not be read is found by no text.
+        // A sample that could not be read counts as never found.
         ranks.resize(n, usize::MAX);
         let recalls = [1, 5, 10].map(|k| recall(&ranks, k, n));
         Ok(self.task.metrics().into_iter().zip(recalls).collect())
@@ -126,7 +131,8 @@ impl Scope<'_> {
         Ok(Scores::from([(self.task.name.clone(), score)]))
     }
 
-    /// Embeds this rank's share of the samples (each with the queries and truths that `ask` makes of it) and gathers all rows.
+    /// Embeds this rank's share of the samples and gathers the rows of all ranks. `ask` returns the
+    /// queries of a sample, each with its true answer.
     fn rows(
         &self,
         ask: impl Fn(&LoadedSample) -> anyhow::Result<Vec<(String, String)>>,
@@ -180,7 +186,7 @@ impl Scope<'_> {
         Ok(rows)
     }
 
-    /// The collapsed-encoder control: every sample has the same embedding.
+    /// Replaces the embedding by a constant if the task is a collapsed-encoder control.
     fn collapse(&self, embedding: Vec<f32>) -> Vec<f32> {
         if self.task.control == Control::Collapsed {
             let mut same = vec![0.0; self.embed_dim];
@@ -191,7 +197,7 @@ impl Scope<'_> {
     }
 }
 
-/// Labels with their embeddings.
+/// Labels, each with an embedding.
 struct Labels {
     names: Vec<String>,
     embeddings: Vec<Vec<f32>>,
@@ -200,7 +206,7 @@ struct Labels {
 impl Labels {
     fn load(candidates: &Candidates, embedder: &Embedder<'_>) -> anyhow::Result<Self> {
         let texts = label_texts(candidates)?;
-        anyhow::ensure!(texts.len() > 1, "needs at least two candidates");
+        anyhow::ensure!(texts.len() > 1, "the task needs at least two candidates");
         let mut embeddings = Vec::with_capacity(texts.len());
         for texts in texts.values() {
             embeddings.push(mean_direction(&embedder.texts(texts)?));
@@ -218,9 +224,9 @@ impl Labels {
             })?;
             truths.push(truth);
             let order = ranked(embedding, &self.embeddings);
-            let place = order.iter().position(|&(label, _)| label == truth).unwrap_or(n);
-            top1 += usize::from(place < 1);
-            top5 += usize::from(place < 5);
+            let position = order.iter().position(|&(label, _)| label == truth).unwrap_or(n);
+            top1 += usize::from(position < 1);
+            top5 += usize::from(position < 5);
         }
         let labels = self.names.len();
         let score = |right, k: usize| Score {
@@ -229,14 +235,14 @@ impl Labels {
             baseline: majority(&truths),
             n,
         };
-        // `Task::metrics` names one or two: top-1, and top-5 where there are enough labels to miss.
+        // `Task::metrics` names top-1, and top-5 if there are more than five labels.
         let values = [score(top1, 1), score(top5, 5)];
         let meaningful = if labels > 5 { 2 } else { 1 };
         Ok(task.metrics().into_iter().zip(values).take(meaningful).collect())
     }
 }
 
-/// Label to the texts that stand for it.
+/// Reads the labels, each with the texts that represent it.
 pub(super) fn label_texts(
     candidates: &Candidates,
 ) -> anyhow::Result<BTreeMap<String, Vec<String>>> {

@@ -1,8 +1,8 @@
-//! Claims about scenes and pixels.
+//! Tests of scenes and pixels.
 
 use rayon::prelude::*;
 
-use super::some;
+use super::first_samples;
 use crate::synthetic::design::{FRAMES, PIXEL, SIZE};
 use crate::synthetic::draws::Draws;
 use crate::synthetic::names::{Colour, Figure, Motion, Paint, Pair, Shape};
@@ -10,8 +10,9 @@ use crate::synthetic::raster::{FRAME_BYTES, SIDE, paint};
 use crate::synthetic::sample::{Scene, Split, sample};
 use crate::synthetic::scene::Clip;
 
-/// BLAKE3 over the pixels of the first 64 samples of each split at seed 0. It changes only with the design or the drawing: then
-/// the design's version must be raised, because sets on disk are no longer this one.
+/// BLAKE3 hash of the pixels of the first 64 samples of each split at seed 0. It changes only if
+/// the design or the drawing changes. Then the version of the design must be raised, because sets
+/// on disk differ from the new set.
 const PIXELS: &str = "4b9940a4c9c2bfd9e416c84efbf0ee1d9f4ba552412958bf7f4f1860838dcde0";
 
 fn pixels(seed: u64, threads: usize) -> String {
@@ -30,7 +31,7 @@ fn pixels(seed: u64, threads: usize) -> String {
 fn pixels_are_the_same_everywhere_and_on_any_number_of_threads() {
     assert_eq!(pixels(0, 1), PIXELS);
     assert_eq!(pixels(0, 3), PIXELS);
-    assert_ne!(pixels(1, 1), PIXELS, "another seed draws something else");
+    assert_ne!(pixels(1, 1), PIXELS, "another seed gives other pixels");
 }
 
 fn reversed(clip: &Clip) -> Clip {
@@ -53,16 +54,17 @@ fn a_clip_played_backwards_is_a_clip_of_the_reverse_motion() {
     }
 }
 
-/// Over all starts on the torus and all phases, every motion shows the same single frames: counted as sums over them per pixel.
+/// Compares, for each motion, the sums per pixel of a frame over all starts on the torus and all
+/// phases.
 #[test]
 fn a_single_frame_says_nothing_of_the_motion() {
     let frames_at = |motion: Motion, t: usize| {
         let mut all: Vec<Vec<u8>> = Vec::new();
-        for place in 0..SIDE / PIXEL {
+        for position in 0..SIDE / PIXEL {
             for phase in 0..i32::try_from(FRAMES).unwrap() {
                 let figure = Pair { shape: Shape::Triangle, colour: Colour::Red }.into();
-                // Along one axis is enough: the torus is the same along the other.
-                let start = (place * PIXEL, place * PIXEL);
+                // Starts on the diagonal of the torus are enough.
+                let start = (position * PIXEL, position * PIXEL);
                 let clip = Clip {
                     figure,
                     motion,
@@ -81,7 +83,8 @@ fn a_single_frame_says_nothing_of_the_motion() {
     for t in 0..FRAMES {
         assert_eq!(frames_at(Motion::Growing, t), frames_at(Motion::Shrinking, t), "frame {t}");
     }
-    // Moving along a line of starts is the same as starting elsewhere on it, so left and right show the same sums.
+    // Left and right, and up and down, show the same shapes at other positions, so the sums over
+    // all pixels are equal.
     let rows = |motion: Motion, t: usize| {
         let sums = frames_at(motion, t);
         sums.iter().sum::<u64>()
@@ -107,7 +110,7 @@ fn a_figure_that_leaves_on_one_side_comes_in_on_the_other() {
     };
     let middle = bright((SIDE / 2, SIDE / 2));
     let area = middle.iter().filter(|&&value| value == 200).count() / 3;
-    // π·8² = 201, to within the circumference's worth of half pixels.
+    // π·8² = 201, up to half a pixel along the circumference.
     assert!((176..=226).contains(&area), "{area}");
     let mut shifted = bright((0, SIDE / 2));
     assert_ne!(shifted, middle);
@@ -152,7 +155,7 @@ fn training_never_shows_nor_names_a_held_out_pair() {
         Scene::Picture(picture) => picture.pairs().any(Pair::held_out),
     };
     for split in Split::TRAIN {
-        for sample in some(split) {
+        for sample in first_samples(split) {
             assert!(!shows_one(&sample.scene), "{}", sample.key);
             let texts = sample
                 .description
@@ -163,15 +166,17 @@ fn training_never_shows_nor_names_a_held_out_pair() {
             assert!(!texts.into_iter().any(names_one), "{}", sample.key);
         }
     }
-    assert!(some(Split::HeldOut).all(|sample| shows_one(&sample.scene)));
-    assert!(some(Split::HeldOut).all(|sample| names_one(&sample.description.caption.unwrap())));
+    assert!(first_samples(Split::HeldOut).all(|sample| shows_one(&sample.scene)));
+    assert!(
+        first_samples(Split::HeldOut).all(|sample| names_one(&sample.description.caption.unwrap()))
+    );
 }
 
 #[test]
 fn evaluation_shows_no_picture_of_training() {
     let trained: std::collections::BTreeSet<Vec<u8>> =
-        some(Split::TrainQuestions).map(|sample| sample.pixels).collect();
-    assert!(some(Split::Count).all(|sample| !trained.contains(&sample.pixels)));
+        first_samples(Split::TrainQuestions).map(|sample| sample.pixels).collect();
+    assert!(first_samples(Split::Count).all(|sample| !trained.contains(&sample.pixels)));
 }
 
 #[test]
@@ -182,7 +187,8 @@ fn noise_has_mean_zero_and_standard_deviation_two() {
     let n = f64::from(60_000);
     let mean = values.iter().map(|&v| f64::from(v) - 100.0).sum::<f64>() / n;
     let variance = values.iter().map(|&v| (f64::from(v) - 100.0).powi(2)).sum::<f64>() / n;
-    // Standard errors: 2/√n = 0.008 of the mean, 4·√(2/n) = 0.023 of the variance; five of each.
+    // The standard error is 2/√n = 0.008 for the mean and 4·√(2/n) = 0.023 for the variance. The
+    // limits are five standard errors.
     assert!(mean.abs() < 0.04, "{mean}");
     assert!((variance - 4.0).abs() < 0.12, "{variance}");
 }

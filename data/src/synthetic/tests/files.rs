@@ -1,4 +1,4 @@
-//! Claims about encoded samples and the set on disk.
+//! Tests of encoded samples and of the set on disk.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,7 +6,7 @@ use std::path::Path;
 
 use vljepa_recipes::schema::Transform;
 
-use super::some;
+use super::first_samples;
 use crate::decode::{Media, decode};
 use crate::reader::{LoadOptions, SampleReader};
 use crate::synthetic::design::{FRAMES, PIXEL, SIZE};
@@ -37,10 +37,10 @@ fn nearest(pixel: &[u8]) -> Colour {
 
 #[test]
 fn clips_survive_mp4() {
-    let clips: Vec<Sample> = some(Split::HeldOut).take(72).collect();
+    let clips: Vec<Sample> = first_samples(Split::HeldOut).take(72).collect();
     for sample in &clips {
         let pixels = decoded(sample);
-        // Noise has a mean absolute value of 1.6: what is kept within it keeps the picture.
+        // The noise has a mean absolute value of 1.6. The coding error must be smaller.
         let error = mean_error(&pixels, &sample.pixels);
         assert!(error < 1.6, "{}: {error}", sample.key);
         let Scene::Clip(clip) = &sample.scene else { panic!("no clip") };
@@ -57,15 +57,18 @@ fn clips_survive_mp4() {
         }
     }
     let (a, b) = (decoded(&clips[0]), &clips[1].pixels);
-    assert!(mean_error(&a, b) > 5.0, "another clip is farther");
+    assert!(mean_error(&a, b) > 5.0, "the error against another clip is larger");
     let frame = |t: usize| &clips[0].pixels[t * FRAME_BYTES..(t + 1) * FRAME_BYTES];
-    assert!(mean_error(&a[..FRAME_BYTES], frame(FRAMES - 1)) > 5.0, "another frame is farther");
+    assert!(
+        mean_error(&a[..FRAME_BYTES], frame(FRAMES - 1)) > 5.0,
+        "the error against another frame is larger"
+    );
 }
 
 #[test]
 fn a_clip_has_one_packet_per_frame_at_even_times() {
     encode::prepare().unwrap();
-    let (_, bytes) = some(Split::TrainClips).next().unwrap().encode().unwrap();
+    let (_, bytes) = first_samples(Split::TrainClips).next().unwrap().encode().unwrap();
     let times = crate::decode::video::frame_times(&bytes).unwrap();
     assert_eq!(times.len(), FRAMES);
     for (index, time) in times.iter().enumerate() {
@@ -75,22 +78,23 @@ fn a_clip_has_one_packet_per_frame_at_even_times() {
 
 #[test]
 fn pictures_survive_jpeg_with_their_colours() {
-    for sample in some(Split::Colour).take(200) {
+    for sample in first_samples(Split::Colour).take(200) {
         let pixels = decoded(&sample);
-        // As for clips: within the noise's mean absolute value.
+        // As for clips, the coding error must be smaller than the noise.
         let error = mean_error(&pixels, &sample.pixels);
         assert!(error < 1.6, "{}: {error}", sample.key);
         let Scene::Picture(picture) = &sample.scene else { panic!("no picture") };
         for object in &picture.objects {
-            // Half way to the edge, to the right of the centre: inside of every shape, the ring's bar included.
+            // A point right of the centre, at 3/4 of the radius. It is inside every shape, even the
+            // ring, except for the triangle.
             let point = (object.centre.0 + 3 * object.radius / 4, object.centre.1);
             let at = |v: i32| usize::try_from(v / PIXEL).unwrap();
-            let place = (at(point.1) * SIZE + at(point.0)) * 3;
-            if sample.pixels[place..place + 3].iter().all(|&value| value < 60) {
-                continue; // A triangle is narrower there.
+            let start = (at(point.1) * SIZE + at(point.0)) * 3;
+            if sample.pixels[start..start + 3].iter().all(|&value| value < 60) {
+                continue; // The point is outside of the triangle.
             }
             assert_eq!(
-                Some(nearest(&pixels[place..place + 3])),
+                Some(nearest(&pixels[start..start + 3])),
                 object.figure.colour(),
                 "{}",
                 sample.key
@@ -103,7 +107,7 @@ fn pictures_survive_jpeg_with_their_colours() {
 fn encoding_is_repeatable() {
     encode::prepare().unwrap();
     for split in [Split::TrainClips, Split::TrainQuestions] {
-        let samples: Vec<Sample> = some(split).take(2).collect();
+        let samples: Vec<Sample> = first_samples(split).take(2).collect();
         assert_eq!(samples[0].encode().unwrap(), samples[0].encode().unwrap());
         assert_ne!(samples[0].encode().unwrap(), samples[1].encode().unwrap());
     }
@@ -118,7 +122,7 @@ fn content(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     for folder in ["", "train", "eval", "labels"] {
         for entry in fs::read_dir(dir.join(folder)).unwrap() {
             let path = entry.unwrap().path();
-            // An index holds the tar's time of change.
+            // An index contains the modification time of the tar, so it differs between runs.
             if path.is_file() && path.extension().is_none_or(|extension| extension != "index") {
                 files.insert(
                     path.strip_prefix(dir).unwrap().display().to_string(),
@@ -180,7 +184,7 @@ fn the_reader_reads_what_was_drawn() {
                 .unwrap();
         assert_eq!(reader.len(), split.len());
         let options = LoadOptions { frames, image_size: SIZE, transform: Transform::default() };
-        for (index, drawn) in some(split).take(20).enumerate() {
+        for (index, drawn) in first_samples(split).take(20).enumerate() {
             let read = reader.load(index, &options).unwrap();
             assert_eq!(read.key, drawn.key);
             assert_eq!(read.caption, drawn.description.caption);

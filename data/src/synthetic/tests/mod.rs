@@ -1,4 +1,4 @@
-//! Claims about the set: what is drawn, what is said of it, and what is on disk.
+//! Tests of the synthetic set: the drawn pixels, the texts, and the files on disk.
 
 mod drawing;
 #[cfg(feature = "video")]
@@ -7,8 +7,8 @@ mod texts;
 
 use super::sample::{Sample, Split, sample};
 
-/// Samples of a split that a test looks at.
-fn some(split: Split) -> impl Iterator<Item = Sample> {
+/// The first samples of a split, at most 1,500.
+fn first_samples(split: Split) -> impl Iterator<Item = Sample> {
     (0..split.len().min(1500)).map(move |index| sample(0, split, index))
 }
 

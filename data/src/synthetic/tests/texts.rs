@@ -1,14 +1,15 @@
-//! Claims about captions, questions, labels and the vocabulary.
+//! Tests of captions, questions, labels and the vocabulary.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::some;
+use super::first_samples;
 use crate::sample::Question;
 use crate::synthetic::names::{Colour, Pair, Shape};
 use crate::synthetic::sample::{Description, Sample, Scene, Split};
 use crate::synthetic::{labels, texts, vocabulary};
 
-/// The answer by the list of what was drawn, read from the question's words alone.
+/// Answers a question from its words and the list of drawn figures, independently of the code under
+/// test.
 fn answer(question: &str, shown: &Description) -> String {
     let words: Vec<&str> = question.trim_end_matches('?').split(' ').collect();
     let with_shape =
@@ -42,7 +43,7 @@ fn answer(question: &str, shown: &Description) -> String {
 }
 
 fn questions(split: Split) -> Vec<(Sample, Question)> {
-    some(split)
+    first_samples(split)
         .flat_map(|sample| {
             sample.description.questions.clone().into_iter().map(move |q| (sample.clone(), q))
         })
@@ -64,7 +65,7 @@ fn answers_about_pictures_are_true() {
         }
     }
     let blue = Description {
-        objects: some(Split::Count).next().unwrap().description.objects,
+        objects: first_samples(Split::Count).next().unwrap().description.objects,
         ..Description::default()
     };
     assert_ne!(
@@ -76,7 +77,7 @@ fn answers_about_pictures_are_true() {
 #[test]
 fn clips_are_asked_and_captioned_as_they_are() {
     let (mut captioned, mut asked) = (0, 0);
-    for sample in some(Split::TrainClips) {
+    for sample in first_samples(Split::TrainClips) {
         let shown = &sample.description;
         let Scene::Clip(clip) = &sample.scene else { panic!("{} is no clip", sample.key) };
         assert_eq!(shown.motion.as_deref(), Some(clip.motion.name()));
@@ -132,7 +133,8 @@ fn answers_are_balanced() {
     assert_eq!(answers(Split::Count, "count").into_values().collect::<Vec<_>>(), [100; 4]);
     assert_eq!(answers(Split::Exists, "exists").into_values().collect::<Vec<_>>(), [200; 2]);
     assert!(answers(Split::Colour, "colour").into_values().all(|count| count == 66 || count == 67));
-    // In training by chance (counts) or nearly by construction (existence): within five standard deviations √(n·p·(1−p)).
+    // In training, answers are balanced by chance (counts) or nearly by construction (existence).
+    // The limit is five standard deviations √(n·p·(1−p)).
     for (kind, kinds) in [("count", 4.0), ("exists", 2.0), ("shape", 6.0)] {
         let counts = answers(Split::TrainQuestions, kind);
         let n: f64 = counts.values().map(|&count| count as f64).sum();
@@ -158,7 +160,7 @@ fn a_no_shares_an_attribute_with_what_is_there() {
 #[test]
 fn evaluation_sets_are_as_promised() {
     let mut cells = BTreeMap::new();
-    for sample in some(Split::HeldOut) {
+    for sample in first_samples(Split::HeldOut) {
         *cells
             .entry((sample.description.object.unwrap(), sample.description.motion.unwrap()))
             .or_insert(0) += 1;
@@ -166,11 +168,11 @@ fn evaluation_sets_are_as_promised() {
     assert_eq!(cells.len(), 36);
     assert!(cells.values().all(|&count| (13..=14).contains(&count)), "{cells:?}");
     let captions: BTreeSet<String> =
-        some(Split::Retrieval).map(|sample| sample.description.caption.unwrap()).collect();
+        first_samples(Split::Retrieval).map(|sample| sample.description.caption.unwrap()).collect();
     assert_eq!(captions.len(), 200);
     assert!(captions.iter().all(|caption| caption.starts_with("a ")));
     for split in [Split::Count, Split::Colour, Split::Exists] {
-        assert!(some(split).all(|sample| sample.description.questions.len() == 1));
+        assert!(first_samples(split).all(|sample| sample.description.questions.len() == 1));
     }
 }
 
@@ -227,7 +229,7 @@ fn the_tokenizer_knows_every_word_and_is_the_same_each_time() {
     let ids = |text: &str| tokenizer.encode(text, true).unwrap().get_ids().to_vec();
     let mut seen = texts::all();
     for split in Split::TRAIN.into_iter().chain(Split::EVALUATION) {
-        for sample in some(split) {
+        for sample in first_samples(split) {
             seen.extend(sample.description.caption);
             seen.extend(
                 sample.description.questions.into_iter().flat_map(|q| [q.question, q.answer]),

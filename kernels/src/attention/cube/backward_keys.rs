@@ -1,35 +1,35 @@
-//! The backward pass by tiles of keys: d_k and d_v, and, where atomics are allowed, d_q.
+//! The backward pass by tiles of keys: d_k and d_v, and in the fast mode also d_q by atomics.
 //!
 //! A block owns a tile of keys and walks over the queries that see them. Each warp owns 16 or 32 of
 //! the keys; with [`Shape::groups`] = 2, two warps own the same keys, and each of them takes every
-//! second strip of queries. A fragment of Q or dO then serves the products of two fragments of
+//! second strip of queries. A fragment of Q or dO is then used in the products of two fragments of
 //! keys. [`Shape::held`] keeps fragments of K and V in registers, so that the walk over the queries
 //! does not load them again. The groups add up their d_k and d_v through shared memory at the end.
 //!
 //! At a width of 64 a block of 8 warps owns 128 keys, and a tile has 128 queries. Occupancy: one
-//! block on a multiprocessor, two warps on a scheduler (255 registers of each thread; 133,120 bytes
-//! of shared memory). Of the registers, d_k and d_v take 128 and the fragments of K and V 56; P and
-//! dS of 32 keys by 16 queries take 32 on the way.
+//! block per multiprocessor, two warps per scheduler (255 registers per thread; 133,120 bytes of
+//! shared memory). Of the registers, d_k and d_v take 128 and the fragments of K and V 56; P and dS
+//! of 32 keys by 16 queries take 32 temporarily.
 //!
-//! Versions at a width of 64 in the fast mode, `ldmatrix` per 160 `mma.sync` of a warp (NVRTC
-//! 12.9.86, none timed). An `ldmatrix` occupies shared memory for 4 clocks. At 8 `mma.sync` in 52
-//! clocks, which is 62 % of the tensor cores' rate, a tile of 128 queries takes 4,160 clocks of
-//! them. Its `ldmatrix` take 6,140 clocks in version 1 and 3,330 in version 5, and copies and dS
-//! about 500.
+//! The table lists versions at a width of 64 in the fast mode, with `ldmatrix` per 160 `mma.sync`
+//! of a warp (NVRTC 12.9.86, none timed). An `ldmatrix` occupies shared memory for 4 clocks. If 8
+//! `mma.sync` take 52 clocks, 62 % of the tensor cores' rate, the products of a tile of 128 queries
+//! take 4,160 clocks. The `ldmatrix` take 6,140 clocks in version 1 and 3,330 in version 5; copies
+//! and dS take about 500.
 //!
 //! | version | `ldmatrix` | registers | bytes spilled |
 //! |---|---|---|---|
-//! | 1. 16 keys a warp, K and V loaded for each tile of 64 queries | 96 | 220 | 0 |
-//! | 2. 32 keys a warp, two groups, all of K and V held | 48 | 255 | 48 |
-//! | 3. as 2, strips unrolled (3,150 instructions instead of 2,090) | 48 | 255 | 16 |
-//! | 4. as 2, Q and dO with one address | 48 | 255 | 32 |
-//! | 5. as 4, the last quarter of V loaded for each strip | 52 | 255 | 0 |
+//! | 1. 16 keys per warp, K and V loaded for each tile of 64 queries | 96 | 220 | 0 |
+//! | 2. 32 keys per warp, two groups, all of K and V held | 48 | 255 | 48 |
+//! | 3. like 2, strips unrolled (3,150 instructions instead of 2,090) | 48 | 255 | 16 |
+//! | 4. like 2, Q and dO with one address | 48 | 255 | 32 |
+//! | 5. like 4, the last quarter of V loaded for each strip | 52 | 255 | 0 |
 //!
-//! Version 5 is the one with the fewest `ldmatrix` that spills nothing; with a window it takes half
-//! of V (56). dS·K has 32 queries by 32 columns for each warp, from 32 `ldmatrix`: 16 queries by 64
-//! columns took 40.
+//! Version 5 has the fewest `ldmatrix` of the versions that spill nothing, and is the one below.
+//! With a window, half of V is loaded for each strip (56 `ldmatrix`). dS·K gives each warp 32
+//! queries by 32 columns, from 32 `ldmatrix`; 16 queries by 64 columns took 40.
 
-#![expect(clippy::cast_possible_truncation, reason = "compile-time counts of a tile")]
+#![expect(clippy::cast_possible_truncation, reason = "compile-time tile counts fit `u32`")]
 
 mod products;
 
@@ -39,28 +39,26 @@ use super::{Place, Sight, end_seen, first_seen, load_statistics, load_tile, pitc
 use crate::cube::{Chunk, Packed4, Sums, copies_commit, copies_wait, shared_address};
 use products::{add_d_queries, add_groups, add_product, hold, store_d_scores, strip_gradient};
 
-/// Sizes that decide the code of [`attention_backward_keys`].
+/// Sizes that select the code of [`attention_backward_keys`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Shape {
-    /// Width of a head.
     pub(crate) head_dim: u32,
     /// Columns of d_k and d_v that a block owns.
     pub(crate) slice: u32,
-    /// Which keys a query sees.
+    /// The kind of mask.
     pub(crate) sight: Sight,
-    /// Warps of a block.
     pub(crate) warps: u32,
-    /// Groups of warps that own the same keys and take turns at the queries: 1 or 2.
+    /// Groups of warps that own the same keys and alternate over the queries: 1 or 2.
     pub(crate) groups: u32,
     /// Fragments of 16 keys that a warp owns.
     pub(crate) fragments: u32,
-    /// Queries of a tile in shared memory.
+    /// Queries per tile in shared memory.
     pub(crate) queries: u32,
     /// Queries that a warp multiplies at a time.
     pub(crate) strip: u32,
     /// Steps of 16 columns of K and of V whose fragments stay in registers.
     pub(crate) held: [u32; 2],
-    /// Whether d_q is summed by atomics on the way.
+    /// Whether d_q is summed by atomics during this pass.
     pub(crate) fast: bool,
 }
 
@@ -75,12 +73,12 @@ impl Shape {
         self.warp_keys() * self.warps / self.groups
     }
 
-    /// Chunks from one row of a tile of Q, K, V or dO to the next.
+    /// Chunks between the starts of two rows of a tile of Q, K, V or dO.
     fn tile(self) -> u32 {
         pitch(self.head_dim / 8)
     }
 
-    /// Chunks from one key's row of dS to the next.
+    /// Chunks between the rows of two keys of dS.
     fn d_score_pitch(self) -> u32 {
         pitch(self.queries / 8)
     }
@@ -90,34 +88,34 @@ impl Shape {
         self.queries * self.tile() * 16
     }
 
-    /// Rows from those of Q to the same of dO in shared memory.
+    /// Distance in shared memory from a row of Q to the same row of dO, in rows.
     fn d_out_row(self) -> u32 {
         2 * self.queries
     }
 
-    /// `Sums` of 16 keys in a strip of scores.
+    /// Accumulators (`Sums`) of 16 keys by one strip of queries.
     fn steps(self) -> usize {
         self.strip as usize / 8
     }
 
-    /// `Sums` of 16 rows of d_k, d_v or a slice's width.
+    /// Accumulators (`Sums`) of 16 rows of d_k or d_v by the block's columns.
     fn widths(self) -> usize {
         self.slice as usize / 8
     }
 
-    /// Fragments of K (0) or V (1) that a warp keeps.
+    /// Fragments of K (`of` = 0) or V (`of` = 1) that a warp keeps in registers.
     fn held_fragments(self, of: usize) -> u32 {
         self.fragments * self.held[of]
     }
 
-    /// Columns of d_q that a warp adds to, of as many fragments of 16 queries as it owns of keys.
+    /// Columns of d_q that a warp computes, for as many fragments of 16 queries as it owns of keys.
     fn d_query_columns(self) -> u32 {
         self.slice * self.queries / (self.warp_keys() * self.warps)
     }
 }
 
-/// d_k and d_v of one tile of keys of one key/value head, summed over its query heads; with `fast`,
-/// also d_q.
+/// d_k and d_v of one tile of keys of one key/value head, summed over its query heads. With
+/// [`Shape::fast`], also d_q.
 #[cube(launch)]
 #[expect(clippy::too_many_arguments, reason = "buffers and scalars of one formula")]
 pub(crate) fn attention_backward_keys(
@@ -147,7 +145,7 @@ pub(crate) fn attention_backward_keys(
         Shared::<[Chunk]>::new_aligned_slice(comptime!((keys * shape.tile()) as usize), 128usize);
     let value_tile =
         Shared::<[Chunk]>::new_aligned_slice(comptime!((keys * shape.tile()) as usize), 128usize);
-    // Two stages of Q, then two of dO.
+    // Two stages of Q, followed by two stages of dO.
     let stages = Shared::<[Chunk]>::new_aligned_slice(
         comptime!((shape.stage_bytes() / 4) as usize),
         128usize,
@@ -164,6 +162,7 @@ pub(crate) fn attention_backward_keys(
     let d_outs_at = queries_at + comptime!(2 * shape.stage_bytes());
     let d_score_at = shared_address(&d_score_tile);
 
+    // Tile of this block, and the keys of this warp
     let place = places[CUBE_POS_X as usize];
     let start = place.extract(0usize);
     let len = place.extract(1usize);
@@ -178,6 +177,7 @@ pub(crate) fn attention_backward_keys(
     let row = warp % comptime!(warps / groups) * comptime!(shape.warp_keys());
     let group = warp / comptime!(warps / groups);
 
+    // d_k = 0, d_v = 0
     let mut d_keys = Array::<Sums>::new(comptime!(shape.fragments as usize * widths));
     let mut d_values = Array::<Sums>::new(comptime!(shape.fragments as usize * widths));
     #[unroll]
@@ -186,7 +186,7 @@ pub(crate) fn attention_backward_keys(
         d_values[i] = Vector::new(0.0f32);
     }
 
-    // Queries that see any of the keys.
+    // Queries that see any of the keys
     let begin = match comptime!(sight) {
         Sight::Full => 0u32.runtime(),
         Sight::Causal => first,
@@ -218,7 +218,7 @@ pub(crate) fn attention_backward_keys(
     );
     copies_commit();
 
-    // Keep fragments of K and V.
+    // Keep fragments of K and V in registers.
     let mut key_fragments = Array::<Packed4>::new(comptime!(shape.held_fragments(0) as usize));
     let mut value_fragments = Array::<Packed4>::new(comptime!(shape.held_fragments(1) as usize));
     if comptime!(shape.held != [0, 0]) {
@@ -228,14 +228,17 @@ pub(crate) fn attention_backward_keys(
         hold(value_at, row, &mut value_fragments, shape.held_fragments(1), shape);
     }
 
+    // Walk over the tiles of queries of each query head that shares the keys.
     let head_end = (kv_head + 1) * heads;
     let mut query = begin;
     let mut stage = 0u32;
     while head < head_end {
+        // Wait for this tile of Q and dO. The other stage and the tile of dS are free.
         copies_wait(0usize);
         sync_cube();
 
-        // Load the next tile of Q and dO: the head's next queries, or the next head's first.
+        // Load the next tile of Q and dO: the next queries of this head, or the first of the next
+        // head.
         let last = query + queries >= end;
         let next = select(last, begin, query + queries);
         let next_head = select(last, head + 1, head);
@@ -273,6 +276,7 @@ pub(crate) fn attention_backward_keys(
         }
         copies_commit();
 
+        // Strips of queries, of which each group of warps takes every `groups`-th
         let mut sub = group * strip;
         while sub < queries && query + sub < end {
             let row_bytes = comptime!(shape.tile() * 16);
@@ -281,6 +285,7 @@ pub(crate) fn attention_backward_keys(
                 Array::<u32>::new(comptime!(shape.fragments as usize * shape.steps() * 2));
             let mut d_scores =
                 Array::<u32>::new(comptime!(shape.fragments as usize * shape.steps() * 2));
+            // P and dS of the strip
             strip_gradient(
                 key_at,
                 value_at,
@@ -309,6 +314,7 @@ pub(crate) fn attention_backward_keys(
             sub += comptime!(strip * groups);
         }
 
+        // d_q += dS·K, once every warp has stored its dS
         if comptime!(fast) {
             sync_cube();
             add_d_queries(
@@ -329,11 +335,13 @@ pub(crate) fn attention_backward_keys(
         stage = 1 - stage;
     }
 
+    // Add up the groups, whose sums pass through the stages of Q and dO.
     copies_wait(0usize);
     sync_cube();
     if comptime!(groups == 2) {
         add_groups(queries_at, d_outs_at, group, &mut d_keys, &mut d_values, shape);
     }
+    // d_k *= scale
     #[unroll]
     for i in 0..comptime!(shape.fragments as usize * widths) {
         d_keys[i] *= Vector::new(scale);

@@ -3,7 +3,7 @@
 #![expect(
     clippy::cast_possible_truncation,
     clippy::too_many_lines,
-    reason = "compile-time counts of a tile, kernels in the order they run"
+    reason = "compile-time tile counts fit `u32`, and a kernel is one function"
 )]
 
 use cubecl::prelude::*;
@@ -14,7 +14,7 @@ use crate::cube::{
     right_transposed, shared_address,
 };
 
-/// d_q of one tile of queries of one head: the second pass of the deterministic mode.
+/// d_q of one tile of queries of one head. A warp owns 16 queries.
 #[cube(launch)]
 #[expect(clippy::too_many_arguments, reason = "buffers and scalars of one formula")]
 pub(crate) fn attention_backward_queries(
@@ -56,6 +56,7 @@ pub(crate) fn attention_backward_queries(
     let keys_at = shared_address(&key_tiles);
     let values_at = shared_address(&value_tiles);
 
+    // Tile of this block
     let place = places[CUBE_POS_X as usize];
     let start = place.extract(0usize);
     let len = place.extract(1usize);
@@ -65,6 +66,7 @@ pub(crate) fn attention_backward_queries(
     let lane = UNIT_POS_X % 32;
     let row = (UNIT_POS_X / 32) * 16;
 
+    // Load log-sum-exp (in base 2) and δ of the upper and lower row.
     let upper = first + row + lane / 4;
     let at_upper = ((start + select(upper < len, upper, 0u32)) * query_heads + head) as usize;
     let at_lower =
@@ -73,12 +75,14 @@ pub(crate) fn attention_backward_queries(
     let lse_lower = lse[at_lower] * f32::new(std::f64::consts::LOG2_E);
     let delta_upper = delta[at_upper];
     let delta_lower = delta[at_lower];
+    // d_q = 0
     let mut d_queries = Array::<Sums>::new(widths);
     #[unroll]
     for i in 0..widths {
         d_queries[i] = Vector::new(0.0f32);
     }
 
+    // Load Q, dO and the first tile of K and V.
     let begin = first_seen(first, window, sight) / keys * keys;
     let end = end_seen(first, len, window, rows, sight);
     load_tile(q, query_at, start, len, first, query_heads, head, rows, chunks, units);
@@ -89,11 +93,13 @@ pub(crate) fn attention_backward_queries(
     let mut key = begin;
     let mut stage = 0u32;
     while key < end {
+        // Wait for this tile of K and V. The other stage is free.
         copies_wait(0usize);
         sync_cube();
         let key_at = keys_at + stage * comptime!(stage_chunks * 16);
         let value_at = values_at + stage * comptime!(stage_chunks * 16);
         stage = 1 - stage;
+        // Load the next tile of K and V.
         if key + keys < end {
             let to = stage * comptime!(stage_chunks * 16);
             load_tile(
@@ -123,6 +129,7 @@ pub(crate) fn attention_backward_queries(
         }
         copies_commit();
 
+        // scores = Q·Kᵀ, dP = dO·Vᵀ
         let mut scores = Array::<Sums>::new(steps);
         let mut d_weights = Array::<Sums>::new(steps);
         #[unroll]
@@ -148,6 +155,7 @@ pub(crate) fn attention_backward_queries(
             }
         }
 
+        // P = exp(scale · scores − lse), dS / scale = P ∘ (dP − δ)
         let whole = key + keys <= len
             && match comptime!(sight) {
                 Sight::Full => true.runtime(),
@@ -180,6 +188,7 @@ pub(crate) fn attention_backward_queries(
                 p3 * (d.extract(3usize) - delta_lower),
             );
         }
+        // d_q += dS·K
         #[unroll]
         for step in 0..comptime!(keys / 16) {
             let from = comptime!(step as usize * 4);
@@ -198,6 +207,7 @@ pub(crate) fn attention_backward_queries(
         key += keys;
     }
 
+    // d_q *= scale, then store through the warp's own rows of the Q tile.
     copies_wait(0usize);
     #[unroll]
     for n in 0..widths {

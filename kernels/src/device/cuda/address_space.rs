@@ -1,20 +1,20 @@
-//! A range of a GPU's addresses whose beginning is backed by memory: it grows and shrinks at its
-//! end, and nothing in it moves.
+//! A range of GPU addresses whose beginning is backed by memory. The backed part grows and shrinks
+//! at its end, and nothing in it moves.
 //!
-//! Physical memory is created and mapped in chunks by CUDA's virtual memory calls.
+//! CUDA's virtual memory calls create and map the physical memory in chunks.
 
 #![expect(unsafe_code, reason = "calls of the driver, which is loaded at run time")]
 
 use cudarc::driver::result::DriverError;
 use cudarc::driver::sys as cu;
 
-/// The reserved addresses and the chunks that back them. It lives as long as the process.
+/// The reserved addresses and the chunks that back them. They live as long as the process.
 #[derive(Debug)]
 pub(super) struct AddressSpace {
     base: cu::CUdeviceptr,
     reserved: usize,
     device: cu::CUdevice,
-    /// Lengths and handles of the chunks, from the beginning.
+    /// Length and handle of each chunk, in address order.
     chunks: Vec<(usize, cu::CUmemGenericAllocationHandle)>,
 }
 
@@ -27,7 +27,6 @@ impl AddressSpace {
         Ok(Self { base, reserved: bytes, device, chunks: Vec::new() })
     }
 
-    /// The first address.
     pub(super) fn base(&self) -> u64 {
         self.base
     }
@@ -36,7 +35,7 @@ impl AddressSpace {
         self.chunks.iter().map(|(bytes, _)| bytes).sum()
     }
 
-    /// Backs `bytes` more, a multiple of the page size.
+    /// Backs `bytes` more bytes, a multiple of the page size.
     pub(super) fn grow(&mut self, bytes: usize) -> Result<(), DriverError> {
         let start = self.backed();
         if start + bytes > self.reserved {
@@ -66,8 +65,7 @@ impl AddressSpace {
             unsafe { cu::cuMemSetAccess(address, bytes, &raw const access, 1) }.result()
         });
         if let Err(error) = accessible {
-            // SAFETY: the handle was just created; a mapping of it, if there is one, is not used
-            // yet.
+            // SAFETY: the handle was just created; if it is mapped, the mapping is not in use yet.
             unsafe {
                 if mapped.is_ok() {
                     cu::cuMemUnmap(address, bytes).result()?;
@@ -80,15 +78,15 @@ impl AddressSpace {
         Ok(())
     }
 
-    /// Gives back the chunks that lie behind `end` bytes as a whole, and returns how many bytes
-    /// stay backed. The caller has waited for everything that used them.
+    /// Releases the chunks that lie entirely beyond the first `end` bytes, and returns how many
+    /// bytes remain backed. The caller has waited for all work that used them.
     pub(super) fn shrink(&mut self, end: usize) -> Result<usize, DriverError> {
         let mut backed = self.backed();
         while let Some((bytes, handle)) = self.chunks.last().copied()
             && backed - bytes >= end
         {
             backed -= bytes;
-            // SAFETY: the chunk is mapped there as a whole, and nothing uses it any more.
+            // SAFETY: the whole chunk is mapped at this address, and no work uses it.
             unsafe {
                 cu::cuMemUnmap(self.base + backed as u64, bytes).result()?;
                 cu::cuMemRelease(handle).result()?;

@@ -1,8 +1,9 @@
-//! Which algorithm cuBLASLt takes for a product of a shape: chosen once, kept in memory, and in a file where there is one, so that a run
-//! that goes on computes as it began and times nothing again.
+//! Choice of cuBLASLt's algorithm for each product shape. A choice is made once and kept in memory,
+//! and in a file if one is set, so that a resumed run computes as before and times nothing again.
 //!
-//! A line of the file is `machine|shape|algorithm`: the GPU's name and cuBLASLt's version, the numbers the choice depends on, and the
-//! library's own eight words. Lines of another machine or version, and lines that a kill has cut short, count for nothing.
+//! A line of the file is `machine|shape|algorithm`: the GPU's name and cuBLASLt's version, the
+//! numbers on which the choice depends, and the eight words of the algorithm. Lines for another
+//! machine or version are ignored, and so are lines that were cut short when a process was killed.
 
 use std::collections::HashMap;
 use std::fs::{self, OpenOptions};
@@ -13,7 +14,7 @@ use super::{Product, failed};
 use crate::Result;
 use crate::compile::Element;
 
-/// What decides whether an algorithm computes a product, and how fast.
+/// Properties of a product that decide which algorithm can compute it, and how fast.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Shape {
     /// Rows, columns and inner size.
@@ -22,30 +23,30 @@ pub(super) struct Shape {
     pub(super) bias: bool,
     pub(super) add: bool,
     pub(super) f32_out: bool,
-    /// Bytes by which the addresses of left and right operand, addend (without one, the output),
-    /// output and bias are divisible: powers of two up to [`LARGEST_ALIGNMENT`].
+    /// Alignments in bytes of the left operand, the right operand, the addend (the output if there
+    /// is none), the output and the bias: powers of two up to [`LARGEST_ALIGNMENT`].
     pub(super) alignments: [u32; 5],
 }
 
-/// The alignment of weights, in bytes: parameters start at multiples of 64 elements, which are bf16
-/// on a GPU. Tensors of their own have 256, parts of tensors what their rows give. No algorithm of
-/// cuBLASLt is known to want more than 16.
+/// Alignment of weights in bytes. Parameters start at multiples of 64 elements, which are bf16 on a
+/// GPU. Separate tensors have at least 256 bytes; the alignment of a part of a tensor depends on
+/// its rows. No algorithm of cuBLASLt is known to need more than 16.
 const LARGEST_ALIGNMENT: u32 = 128;
 
 /// The words of `cublasLtMatmulAlgo_t`.
 pub(super) type Words = [u64; 8];
 
-/// Choices so far.
+/// The choices made or loaded so far.
 #[derive(Debug, Default)]
 pub(super) struct Algorithms {
     known: HashMap<Shape, Words>,
-    /// Where further choices are written, and for which machine.
+    /// File to which new choices are appended, and the machine they are for.
     file: Option<(PathBuf, String)>,
 }
 
 impl Algorithms {
-    /// An algorithm for products of `shape`: the one known for this shape or for its class if
-    /// `supports` accepts it, otherwise that of `choose`, which is kept.
+    /// An algorithm for products of `shape`: the one known for this shape or its class if
+    /// `supports` accepts it, otherwise the result of `choose`, which is kept.
     pub(super) fn find(
         &mut self,
         shape: Shape,
@@ -58,8 +59,8 @@ impl Algorithms {
             return Ok(words);
         }
         let words = choose()?;
-        // Where the class has an algorithm that does not suit this shape, it stays the one of the
-        // others.
+        // If the class has an algorithm that does not support this shape, the other shapes of the
+        // class keep it.
         let key = if self.known.contains_key(&class) { shape } else { class };
         self.insert(key, words);
         Ok(words)
@@ -69,7 +70,7 @@ impl Algorithms {
         self.known.get(shape).copied()
     }
 
-    /// Keeps a choice. The next process makes a choice again that cannot be written.
+    /// Keeps a choice. If the file cannot be written, the next process chooses again.
     fn insert(&mut self, shape: Shape, words: Words) {
         self.known.insert(shape, words);
         if let Some((file, machine)) = &self.file {
@@ -79,11 +80,11 @@ impl Algorithms {
         }
     }
 
-    /// Takes up the choices that `file` holds for `machine`; the last of a shape counts. With
-    /// `write`, later ones are added to it.
+    /// Loads the choices that `file` holds for `machine`; the last line of a shape wins. If `write`
+    /// is true, later choices are appended to the file.
     ///
     /// # Errors
-    /// When the file is there and cannot be read.
+    /// If the file exists but cannot be read.
     pub(super) fn keep(&mut self, file: &Path, machine: &str, write: bool) -> Result<()> {
         let held = match fs::read(file) {
             Ok(held) => String::from_utf8_lossy(&held).into_owned(),
@@ -116,9 +117,10 @@ impl Shape {
         }
     }
 
-    /// The shapes that share an algorithm: token counts differ from batch to batch, so sizes that
-    /// are multiples of 8 (rows of 16 bytes, which vector loads and TMA need) and lie in the same
-    /// eighth of a power of two count as one size. Every other size stands for itself.
+    /// The class of shapes that share an algorithm. Token counts differ from batch to batch, so
+    /// sizes that are multiples of 8 (rows of 16 bytes, which vector loads and TMA need) count as
+    /// one size if they lie in the same eighth of a power of two. Any other size is a class of its
+    /// own.
     fn class(&self) -> Self {
         let class = |size: usize| {
             if !size.is_multiple_of(8) {
@@ -187,12 +189,12 @@ mod tests {
         }
     }
 
-    /// Keeps `words` for `shape` as the choice of a product.
+    /// Keeps `words` as the choice for `shape`.
     fn keep(algorithms: &mut Algorithms, shape: Shape, words: Words) {
         assert_eq!(algorithms.find(shape, |_| false, || Ok(words)).unwrap(), words);
     }
 
-    /// The algorithm that is known for `shape`.
+    /// The algorithm that is known for `shape`, if any.
     fn known(algorithms: &mut Algorithms, shape: Shape) -> Option<Words> {
         let chosen = Cell::new(false);
         let choose = || {
@@ -278,7 +280,7 @@ mod tests {
         assert_eq!(known(&mut again, shape(2, false)), Some([7; 8]));
         assert_eq!(known(&mut again, shape(3, true)), Some([u64::MAX; 8]));
         assert_eq!(known(&mut again, shape(3, false)), None, "another shape");
-        // A reader's own choices stay its own.
+        // Choices of a reader are not written to the file.
         keep(&mut again, shape(9, false), [1; 8]);
         let mut other = Algorithms::default();
         other.keep(&file, "NVIDIA H200, cuBLASLt 130000", false).unwrap();

@@ -1,4 +1,4 @@
-//! Matrix products of linear layers, as cuBLASLt computes them.
+//! Matrix products of linear layers, computed by cuBLASLt.
 
 use super::Region;
 use crate::compile::Element;
@@ -9,26 +9,27 @@ use crate::compile::Element;
 /// Operands and bias are bf16; the output is bf16 (activations) or f32 (gradients of weights).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Product {
-    /// Rows of the output.
+    /// Number of rows of the output.
     pub rows: usize,
-    /// Columns of the output.
+    /// Number of columns of the output.
     pub columns: usize,
-    /// What is summed over.
+    /// Length of the summed dimension.
     pub inner: usize,
-    /// Left operand.
+    /// Left operand, bf16 (rows × inner).
     pub left: Region,
-    /// Whether `left` is stored (inner × rows).
+    /// Whether `left` is stored as (inner × rows).
     pub left_transposed: bool,
-    /// Right operand.
+    /// Right operand, bf16 (inner × columns).
     pub right: Region,
-    /// Whether `right` is stored (columns × inner).
+    /// Whether `right` is stored as (columns × inner).
     pub right_transposed: bool,
-    /// Added to every row: (columns).
+    /// Vector added to every row, bf16 (columns).
     pub bias: Option<Region>,
-    /// Where the result goes.
+    /// Memory of the result (rows × columns).
     pub out: Region,
-    /// Its element type.
+    /// Element type of the output.
     pub out_element: Element,
-    /// Added to the result: of the output's shape and element type, and often the output itself.
+    /// Matrix added to the result, with the shape and element type of the output; often the output
+    /// itself.
     pub addend: Option<Region>,
 }

@@ -1,11 +1,11 @@
-//! What one call of an operation does on a GPU: its tensors' addresses, its workspaces, its launches.
+//! One call of an operation on a GPU: addresses of its tensors, workspaces and launches.
 
 use super::{CudaStream, Region};
 use crate::compile::{Element, Launch};
 use crate::device::{HostSlice, StorageRef};
 use crate::{DType, KernelError, Result, Tensor, View};
 
-/// One call of one operation.
+/// A stream, and the operation that errors name.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Call {
     pub(crate) stream: CudaStream,
@@ -13,7 +13,7 @@ pub(crate) struct Call {
 }
 
 impl CudaStream {
-    /// A call of `operation`, the name that its errors print.
+    /// Starts a call of `operation`, the name that its errors print.
     pub(crate) fn call(self, operation: &'static str) -> Call {
         Call { stream: self, operation }
     }
@@ -29,7 +29,7 @@ impl From<Element> for DType {
 }
 
 impl Call {
-    /// The element type of an activation: f32 or bf16.
+    /// Checks that the element type of an activation is f32 or bf16, and returns it.
     pub(crate) fn element(self, dtype: DType, what: &'static str) -> Result<Element> {
         match dtype {
             DType::F32 => Ok(Element::F32),
@@ -41,7 +41,7 @@ impl Call {
         }
     }
 
-    /// Where the elements of a tensor of this GPU are, which must be of type `dtype`.
+    /// Memory of a tensor, which must be on this GPU and of type `dtype`.
     pub(crate) fn at<'a>(
         self,
         tensor: impl Into<View<'a>>,
@@ -64,22 +64,22 @@ impl Call {
         }
     }
 
-    /// As [`Self::at`] for f32.
+    /// Memory of an f32 tensor; see [`Self::at`].
     pub(crate) fn f32<'a>(self, tensor: impl Into<View<'a>>, what: &'static str) -> Result<Region> {
         self.at(tensor, what, DType::F32)
     }
 
-    /// As [`Self::at`] for i32.
+    /// Memory of an i32 tensor; see [`Self::at`].
     pub(crate) fn i32<'a>(self, tensor: impl Into<View<'a>>, what: &'static str) -> Result<Region> {
         self.at(tensor, what, DType::I32)
     }
 
-    /// A workspace of `len` elements.
+    /// A workspace of `len` elements with undefined values.
     pub(crate) fn workspace(self, dtype: impl Into<DType>, len: usize) -> Result<Tensor> {
         self.stream.scratch(dtype.into(), len)
     }
 
-    /// A workspace with the values of host memory.
+    /// A workspace that holds a copy of `values`.
     pub(crate) fn uploaded(self, values: HostSlice<'_>) -> Result<Tensor> {
         let bytes = values.bytes();
         let workspace = self.workspace(values.dtype(), bytes.len() / values.dtype().bytes())?;
@@ -88,7 +88,6 @@ impl Call {
         Ok(workspace)
     }
 
-    /// Issues launches.
     pub(crate) fn run(self, launches: impl IntoIterator<Item = Launch<Region>>) -> Result<()> {
         self.stream.run(launches)
     }

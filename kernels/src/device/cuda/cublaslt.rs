@@ -1,7 +1,7 @@
-//! cuBLASLt: the calls that matrix products need, in a library that is loaded at run time.
+//! Bindings of cuBLASLt for matrix products. The library is loaded at run time.
 //!
-//! Bound by hand, because cudarc's loader knows no `libcublasLt.so.13`. Constants and structures
-//! are those of cublasLt.h, the same in CUDA 12 and CUDA 13.
+//! The bindings are written by hand because cudarc's loader does not know `libcublasLt.so.13`.
+//! Constants and structures are those of cublasLt.h, the same in CUDA 12 and CUDA 13.
 
 #![expect(unsafe_code, reason = "calls into a C library that is loaded at run time")]
 
@@ -15,20 +15,20 @@ use crate::compile::Element;
 use crate::library::{Libraries, LibraryError, Wanted};
 use crate::{KernelError, Result};
 
-/// Bytes of the workspace on each stream: NVIDIA's recommendation for Hopper.
+/// Size of the workspace of each stream in bytes: NVIDIA's recommendation for Hopper.
 pub(super) const WORKSPACE_BYTES: usize = 32 << 20;
 
-/// CUDA 12 comes first: it also works with drivers that know no CUDA 13.
+/// CUDA 12 is preferred: it also works with drivers that do not support CUDA 13.
 const CUBLASLT: Wanted = Wanted {
     name: "cuBLASLt",
     files: &["libcublasLt.so.12", "libcublasLt.so.13", "libcublasLt.so"],
     wheels: &["nvidia/cublas/lib", "nvidia/cu13/lib"],
-    install: "install it with `pip install nvidia-cublas-cu12` (CUDA 13: `nvidia-cublas`) or a CUDA toolkit from 12.4 on, \
-              or name the file in VLJEPA_CUBLASLT",
+    install: "install it with `pip install nvidia-cublas-cu12` (CUDA 13: `nvidia-cublas`) or with \
+              a CUDA toolkit of version 12.4 or newer, or name its file in VLJEPA_CUBLASLT",
 };
 
-/// 2⁻¹⁰⁰: what two dozen products times this add to a sum lies far below the rounding (2⁻²⁴) of the
-/// product itself.
+/// Scale of timed products that must not change their output: 2⁻¹⁰⁰. Two dozen products with this
+/// scale change a sum by far less than its rounding (2⁻²⁴).
 const NEGLIGIBLE: f32 = f32::from_bits((127 - 100) << 23);
 
 /// `CUBLAS_STATUS_SUCCESS`.
@@ -58,13 +58,13 @@ mod preference {
     pub(super) const ALIGNMENTS: [i32; 4] = [5, 6, 7, 8];
 }
 
-/// `cublasLtReductionScheme_t`: how the parts of a split-K product are added up.
+/// `cublasLtReductionScheme_t`: how the partial sums of a split-K product are added.
 mod reduction {
-    /// In the output's memory and element type.
+    /// Adds in the memory and element type of the output.
     pub(super) const IN_PLACE: u32 = 1;
-    /// In the workspace, in f32.
+    /// Adds in the workspace, in f32.
     pub(super) const COMPUTE_TYPE: u32 = 2;
-    /// In the workspace, in the output's element type.
+    /// Adds in the workspace, in the element type of the output.
     pub(super) const OUTPUT_TYPE: u32 = 4;
 }
 
@@ -85,7 +85,7 @@ type Opaque = *mut c_void;
 
 macro_rules! functions {
     ($($field:ident = $name:literal: ($($argument:ty),*) -> $result:ty;)+) => {
-        /// Pointers into the library.
+        /// Function pointers into the library.
         #[derive(Debug, Clone, Copy)]
         struct Functions {
             $($field: unsafe extern "C" fn($($argument),*) -> $result,)+
@@ -95,8 +95,8 @@ macro_rules! functions {
             fn load(library: &libloading::Library) -> Result<Self, String> {
                 Ok(Self {
                     $(
-                        // SAFETY: the type is the one that cublasLt.h declares for the name; `Blas`
-                        // holds the library for as long as the pointers.
+                        // SAFETY: the type is the one that cublasLt.h declares for the name. `Blas`
+                        // holds the library as long as the pointers.
                         $field: *unsafe {
                             library.get::<unsafe extern "C" fn($($argument),*) -> $result>($name)
                         }
@@ -129,24 +129,24 @@ functions! {
          *mut c_void, Opaque, *const Words, *mut c_void, usize, Opaque) -> c_int;
 }
 
-/// cuBLASLt and a handle of it for one GPU.
+/// The library cuBLASLt and a handle for one GPU.
 #[derive(Debug)]
 pub(super) struct Blas {
     functions: Functions,
     path: PathBuf,
     handle: Opaque,
-    /// Last, so that the functions never outlive it.
+    /// The last field, so that the function pointers never outlive the library.
     _library: libloading::Library,
 }
 
-// SAFETY: cuBLASLt's handle may be used by several threads at once (cuBLAS documentation, "Thread
+// SAFETY: several threads may use the cuBLASLt handle at once (cuBLAS documentation, "Thread
 // Safety").
 unsafe impl Send for Blas {}
 // SAFETY: as above.
 unsafe impl Sync for Blas {}
 
 impl Blas {
-    /// Loads cuBLASLt and makes a handle for the GPU that is current on this thread.
+    /// Loads cuBLASLt and creates a handle for the GPU that is current on this thread.
     ///
     /// # Errors
     /// [`KernelError::Library`] if the library is missing or unusable, or the error of
@@ -170,13 +170,13 @@ impl Blas {
         Ok(Self { functions, path, handle: null_mut(), _library: library })
     }
 
-    /// The library's number for its version, such as 120901.
+    /// Version number of the library, such as 120901.
     pub(super) fn version(&self) -> usize {
         // SAFETY: the function takes nothing and returns a number.
         unsafe { (self.functions.version)() }
     }
 
-    /// The version as NVIDIA writes it, such as `12.9.1`.
+    /// Version as NVIDIA writes it, such as `12.9.1`.
     fn version_text(&self) -> String {
         let version = self.version();
         format!("{}.{}.{}", version / 10_000, version / 100 % 100, version % 100)
@@ -198,22 +198,22 @@ impl Blas {
     }
 }
 
-/// cuBLASLt's description of one product. cuBLASLt counts in columns: its A is our right operand,
-/// its B our left one, its C and D our output, each transposed.
+/// cuBLASLt's description of one product. cuBLASLt is column-major: its A is our right operand, its
+/// B our left operand, its C and D our output, each transposed.
 #[derive(Debug)]
 pub(super) struct Matmul<'a> {
     blas: &'a Blas,
     product: Product,
     operation: Opaque,
-    /// Of A, B, and C which is D.
+    /// Layouts of A, of B, and of C and D, which share one.
     layouts: [Opaque; 3],
 }
 
 impl<'a> Matmul<'a> {
-    /// Describes `product`.
+    /// Describes `product` to cuBLASLt.
     ///
     /// # Errors
-    /// When cuBLASLt refuses a size.
+    /// If cuBLASLt refuses a size.
     pub(super) fn new(blas: &'a Blas, product: &Product) -> Result<Self> {
         let Product { rows, columns, inner, .. } = *product;
         let nothing = null_mut();
@@ -264,8 +264,8 @@ impl<'a> Matmul<'a> {
         self.blas.check(call, status, hint, || format!("{:?}", Shape::of(&self.product)))
     }
 
-    /// Whether `algorithm` can compute this product. Alignments are not checked: they are part of
-    /// [`Shape`].
+    /// Whether `algorithm` can compute this product. Alignments are not checked here because they
+    /// are part of [`Shape`].
     pub(super) fn supports(&self, algorithm: &Words) -> bool {
         let (mut result, [a, b, c]) = (Heuristic::default(), self.layouts);
         let (blas, check) = (self.blas.handle, self.blas.functions.check);
@@ -274,10 +274,10 @@ impl<'a> Matmul<'a> {
         status == SUCCESS && result.workspace_bytes <= WORKSPACE_BYTES
     }
 
-    /// At most `count` algorithms, at least one, the fastest by cuBLASLt's estimate first.
+    /// Between 1 and `count` algorithms, ordered by cuBLASLt's estimate of their time.
     ///
     /// # Errors
-    /// When cuBLASLt has none for this product.
+    /// If cuBLASLt has no algorithm for this product.
     pub(super) fn candidates(&self, count: usize) -> Result<Vec<Words>> {
         let functions = &self.blas.functions;
         let mut preference = null_mut();
@@ -309,7 +309,7 @@ impl<'a> Matmul<'a> {
         set(preference::WORKSPACE_BYTES, from_ref(&workspace).cast(), size_of::<u64>())?;
         let reductions = reductions(self.product.out_element);
         set(preference::REDUCTIONS, from_ref(&reductions).cast(), size_of::<u32>())?;
-        // The bias's alignment is seen in its pointer.
+        // cuBLASLt reads the alignment of the bias from its pointer.
         let [left, right, addend, out, _] = Shape::of(&self.product).alignments;
         let alignments = [right, left, addend, out];
         for (attribute, bytes) in preference::ALIGNMENTS.into_iter().zip(alignments) {
@@ -339,13 +339,13 @@ impl<'a> Matmul<'a> {
         Ok(found.into_iter().map(|result| result.algorithm).collect())
     }
 
-    /// The product as it is timed, with the scale of its sums. It computes into the product's own
-    /// output. Where the product overwrites its output, so does each timed one before it. Where its
-    /// output is also its addend, the output must stay as it is: sums are scaled by [`NEGLIGIBLE`],
-    /// and the bias, which is not scaled, is left out.
+    /// The product for timing, and the scale of its sums. Timing computes into the product's own
+    /// output. If the product overwrites its output, the timed runs may overwrite it first. If the
+    /// output is also the addend, it must keep its value: the sums are scaled by [`NEGLIGIBLE`],
+    /// and the bias, which is not scaled, is omitted.
     ///
     /// # Errors
-    /// When cuBLASLt refuses the product without its bias.
+    /// If cuBLASLt refuses the product without its bias.
     pub(super) fn timed(&self) -> Result<(Self, f32)> {
         let in_place = self.product.addend == Some(self.product.out);
         let bias = self.product.bias.filter(|_| !in_place);
@@ -353,11 +353,11 @@ impl<'a> Matmul<'a> {
         Ok((timed, if in_place { NEGLIGIBLE } else { 1.0 }))
     }
 
-    /// Issues the product times `scale` to `stream`, whose workspace of [`WORKSPACE_BYTES`] is at
-    /// `workspace`.
+    /// Issues the product times `scale` to `stream`. `workspace` is the address of the stream's
+    /// workspace of [`WORKSPACE_BYTES`].
     ///
     /// # Errors
-    /// When cuBLASLt refuses the product.
+    /// If cuBLASLt refuses the product.
     pub(super) fn run(
         &self,
         algorithm: &Words,
@@ -370,7 +370,7 @@ impl<'a> Matmul<'a> {
         let addend = addend.unwrap_or(out).address as *const c_void;
         let out = out.address as *mut c_void;
         // SAFETY: handle, descriptor and layouts are alive, regions are as large as the layouts say
-        // (checked by the operation), and the workspace is the stream's own.
+        // (checked by the operation), and the workspace belongs to the stream.
         let status = unsafe {
             (self.blas.functions.matmul)(
                 self.blas.handle,
@@ -398,8 +398,8 @@ impl<'a> Matmul<'a> {
 impl Drop for Matmul<'_> {
     fn drop(&mut self) {
         let functions = &self.blas.functions;
-        // SAFETY: what is not null was created by `new` and is destroyed once. Nothing can be done
-        // about an error here.
+        // SAFETY: handles that are not null were created by `new` and are destroyed once. An error
+        // here cannot be handled.
         unsafe {
             if !self.operation.is_null() {
                 (functions.operation_destroy)(self.operation);
@@ -411,7 +411,7 @@ impl Drop for Matmul<'_> {
     }
 }
 
-/// The ways in which the parts of a split-K product may be added up: in f32 only.
+/// Reduction schemes that a split-K product may use: those that sum in f32.
 fn reductions(out: Element) -> u32 {
     match out {
         Element::F32 => reduction::IN_PLACE | reduction::COMPUTE_TYPE | reduction::OUTPUT_TYPE,

@@ -1,4 +1,5 @@
-//! A device for tests: memory of the host, kernels as host programs, products by the host's.
+//! The emulated GPU of tests: its memory is host memory, its kernels are host programs, and its
+//! products are the host's.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -15,13 +16,13 @@ use crate::compile::{Cache, Compiler, Element, Kernel, Launch, Nvrtc};
 use crate::device::host_gemm::{Layout, matmul};
 use crate::library::Libraries;
 
-/// A variable of the environment that only tests and benchmarks know.
+/// Reads an environment variable that only tests and benchmarks use. `None` if it is empty.
 #[expect(clippy::disallowed_methods, reason = "variables that only tests know")]
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// Compiles with the libraries that the environment names; cubins are kept in `folder`.
+/// A compiler with the libraries that the environment names. It caches cubins in `folder`.
 fn compiler(libraries: &Libraries, folder: &Path) -> Compiler {
     let nvrtc = Nvrtc::open(libraries).expect("NVRTC");
     Compiler::new(nvrtc, "sm_90a", Some(Cache::new(folder)))
@@ -38,8 +39,8 @@ pub(crate) fn test_gpu(attention: Mode) -> Option<&'static Cuda> {
     *OPENED[usize::from(attention == Mode::Fast)].get_or_init(|| open_test_gpu(attention))
 }
 
-/// The same GPU, opened once more, with streams and a trace of its own. It reads cubins from the
-/// folder `VLJEPA_TEST_KERNELS`.
+/// The GPU of [`test_gpu_number`], opened again with its own streams and trace. It reads cubins
+/// from the folder `VLJEPA_TEST_KERNELS`.
 pub(super) fn open_test_gpu(attention: Mode) -> Option<&'static Cuda> {
     let (number, libraries) = (test_gpu_number()?, Libraries::of(variable));
     let folder = variable("VLJEPA_TEST_KERNELS")
@@ -48,9 +49,9 @@ pub(super) fn open_test_gpu(attention: Mode) -> Option<&'static Cuda> {
     Some(Cuda::open(number, compiler, &libraries, attention).expect("the GPU"))
 }
 
-/// Compiles `kernel` for real GPUs into the folder `VLJEPA_TEST_KERNELS`, and does nothing without
-/// that variable. The emulator calls it for every kernel that it runs: afterwards the folder holds
-/// what the same tests need on a real GPU.
+/// Compiles `kernel` for real GPUs into the folder `VLJEPA_TEST_KERNELS`; does nothing without that
+/// variable. The emulator calls this function for every kernel that it runs, so that the folder
+/// then holds the cubins that the same tests need on a real GPU.
 pub(crate) fn compile_ahead(kernel: Kernel) {
     static AHEAD: OnceLock<Option<(Compiler, Mutex<BTreeSet<Kernel>>)>> = OnceLock::new();
     let open = || {
@@ -63,16 +64,17 @@ pub(crate) fn compile_ahead(kernel: Kernel) {
     }
 }
 
-/// The heap, from address [`BASE`] on. Memory that a tensor has not written yet is all ones: NaN.
+/// The heap, which starts at address [`BASE`]. Memory that a tensor has not written yet has all
+/// bits set: NaN.
 #[derive(Debug, Default)]
 pub(crate) struct Emulated {
     memory: Mutex<Vec<u8>>,
     trace: Mutex<Option<(Instant, Vec<Span>)>>,
 }
 
-/// The first address of the heap.
+/// First address of the heap.
 const BASE: u64 = 1 << 32;
-/// What the device claims to have.
+/// Memory size that the device reports, in bytes.
 const MEMORY_BYTES: usize = 1 << 30;
 
 impl Emulated {
@@ -95,7 +97,7 @@ impl Emulated {
         emulator.read(element, buffer)
     }
 
-    #[expect(clippy::unnecessary_wraps, reason = "as the hardware's")]
+    #[expect(clippy::unnecessary_wraps, reason = "the hardware driver can fail here")]
     pub(super) fn description(&self) -> Result<String> {
         Ok("emulated GPU".to_owned())
     }
@@ -121,7 +123,7 @@ impl Emulated {
         Ok(trace.map_or_else(Vec::new, |(_, spans)| spans))
     }
 
-    /// Notes what began at `since`, where a trace is being taken.
+    /// Records work that began at `since`, if a trace is active.
     fn note(&self, name: String, lane: Lane, since: Instant) {
         let mut trace = self.trace.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((base, spans)) = trace.as_mut() {
@@ -135,12 +137,12 @@ impl Emulated {
         Ok([MEMORY_BYTES.saturating_sub(self.lock().len()), MEMORY_BYTES])
     }
 
-    #[expect(clippy::unused_self, reason = "a method of every driver")]
+    #[expect(clippy::unused_self, reason = "every driver has this method")]
     pub(super) fn base(&self) -> u64 {
         BASE
     }
 
-    #[expect(clippy::unnecessary_wraps, reason = "the hardware's may fail")]
+    #[expect(clippy::unnecessary_wraps, reason = "the hardware driver can fail here")]
     pub(super) fn grow(&self, bytes: usize) -> Result<()> {
         let mut memory = self.lock();
         let backed = memory.len() + bytes;
@@ -148,13 +150,13 @@ impl Emulated {
         Ok(())
     }
 
-    #[expect(clippy::unnecessary_wraps, reason = "the hardware's may fail")]
+    #[expect(clippy::unnecessary_wraps, reason = "the hardware driver can fail here")]
     pub(super) fn shrink(&self, end: usize) -> Result<usize> {
         self.lock().truncate(end);
         Ok(end)
     }
 
-    /// Makes a block that is given out hold nothing that anybody may rely on.
+    /// Fills a new block with NaN, so that a test that reads undefined memory fails.
     pub(super) fn spoil(&self, region: Region) {
         self.with(region, |bytes| bytes.fill(0xFF));
     }

@@ -1,7 +1,8 @@
-//! The driver of a real GPU, by cudarc's bindings of libcuda, loaded at run time; products by
-//! cuBLASLt.
+//! The driver for a real GPU. It uses cudarc's bindings of libcuda, which is loaded at run time,
+//! and cuBLASLt for products.
 //!
-//! Handles live as long as the process. Every call first makes the device's primary context current on its thread.
+//! Handles live as long as the process. Every call first makes the primary context of the device
+//! current on the calling thread.
 
 #![expect(unsafe_code, reason = "calls into C libraries that are loaded at run time")]
 
@@ -28,13 +29,14 @@ pub(super) use event::Event;
 pub(super) use page_locked::Locked;
 use page_locked::Staging;
 
-/// Shared memory of a cube that needs no permission.
-const SHARED_WITHOUT_ASKING: usize = 48 << 10;
-const INSTALL: &str = "install NVIDIA's driver, or run with `device: host`";
-const LATER: &str =
-    "a kernel or copy issued before may have failed: CUDA_LAUNCH_BLOCKING=1 shows which";
+/// Dynamic shared memory, in bytes, that a kernel may use without
+/// `CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES`.
+const DEFAULT_SHARED_BYTES: usize = 48 << 10;
+const INSTALL_HINT: &str = "install NVIDIA's driver, or run with `device: host`";
+/// Hint of calls that report the errors of asynchronous work.
+const ASYNC_HINT: &str =
+    "an earlier kernel or copy may have failed: CUDA_LAUNCH_BLOCKING=1 shows which";
 
-/// An open GPU.
 #[derive(Debug)]
 pub(super) struct Hardware {
     ordinal: usize,
@@ -48,19 +50,19 @@ pub(super) struct Hardware {
     compiler: Compiler,
     functions: Mutex<HashMap<Kernel, Function>>,
     algorithms: Mutex<Algorithms>,
-    /// Whether the fastest of several algorithms is found by timing them.
+    /// Whether several algorithms are timed to find the fastest one.
     timed: bool,
-    trace: Mutex<Option<Recording>>,
+    trace: Mutex<Option<Trace>>,
 }
 
-/// What was issued since a trace began.
+/// Work issued since a trace began.
 #[derive(Debug)]
-struct Recording {
+struct Trace {
     base: Event,
     spans: Vec<(String, Lane, [Event; 2])>,
 }
 
-/// A stream, the event that others wait for, and cuBLASLt's workspace on it.
+/// A stream, the event on which other streams wait for it, and its cuBLASLt workspace.
 #[derive(Debug)]
 struct Queue {
     stream: cu_sys::CUstream,
@@ -68,7 +70,7 @@ struct Queue {
     workspace: cu_sys::CUdeviceptr,
 }
 
-/// A loaded kernel.
+/// A loaded kernel: its handle, threads per block, and bytes of dynamic shared memory.
 #[derive(Debug, Clone, Copy)]
 struct Function {
     handle: cu_sys::CUfunction,
@@ -76,8 +78,8 @@ struct Function {
     shared_bytes: u32,
 }
 
-// SAFETY: contexts, streams, events, functions and cuBLASLt's handle may be used from any thread, one call at a time per stream being
-// the order that the caller wants; everything that changes lies in a mutex.
+// SAFETY: contexts, streams, events, functions and the cuBLASLt handle may be used from any thread.
+// The caller orders the calls on one stream, and all mutable state is in a mutex.
 unsafe impl Send for Hardware {}
 // SAFETY: as above.
 unsafe impl Sync for Hardware {}
@@ -98,10 +100,10 @@ impl Hardware {
     pub(super) fn count() -> Result<usize> {
         // SAFETY: the call only tries to load a library.
         if !unsafe { cu_sys::is_culib_present() } {
-            return Err(failed("opening the GPU", "no libcuda.so.1".to_owned(), INSTALL));
+            return Err(failed("opening the GPU", "no libcuda.so.1".to_owned(), INSTALL_HINT));
         }
-        cu::init().map_err(driver("cuInit", INSTALL))?;
-        let count = cu::device::get_count().map_err(driver("cuDeviceGetCount", INSTALL))?;
+        cu::init().map_err(driver("cuInit", INSTALL_HINT))?;
+        let count = cu::device::get_count().map_err(driver("cuDeviceGetCount", INSTALL_HINT))?;
         Ok(usize::try_from(count).unwrap_or(0))
     }
 
@@ -114,20 +116,21 @@ impl Hardware {
         let count = Self::count()?;
         let number = i32::try_from(ordinal).ok().filter(|_| ordinal < count);
         let Some(number) = number else {
-            let message = format!("GPU {ordinal} was asked for, {count} are visible");
-            let hint = "lower `cluster.ranks_per_node`, or look at CUDA_VISIBLE_DEVICES";
+            let message =
+                format!("GPU {ordinal} was requested, but the number of visible GPUs is {count}");
+            let hint = "lower `cluster.ranks_per_node`, or check CUDA_VISIBLE_DEVICES";
             return Err(failed("opening the GPU", message, hint));
         };
-        let device = cu::device::get(number).map_err(driver("cuDeviceGet", INSTALL))?;
+        let device = cu::device::get(number).map_err(driver("cuDeviceGet", INSTALL_HINT))?;
         check_architecture(device, compiler.architecture())?;
         // SAFETY: `device` is one of this machine's; the context is never released.
         let context = unsafe { cu::primary_ctx::retain(device) }
             .map_err(driver("cuDevicePrimaryCtxRetain", "another process may hold the GPU"))?;
         // SAFETY: the context was just retained.
-        unsafe { cu::ctx::set_current(context) }.map_err(driver("cuCtxSetCurrent", LATER))?;
-        let (_, bytes) = cu::mem_get_info().map_err(driver("cuMemGetInfo", LATER))?;
+        unsafe { cu::ctx::set_current(context) }.map_err(driver("cuCtxSetCurrent", ASYNC_HINT))?;
+        let (_, bytes) = cu::mem_get_info().map_err(driver("cuMemGetInfo", ASYNC_HINT))?;
         let memory = AddressSpace::reserve(device, bytes.next_multiple_of(PAGE_BYTES))
-            .map_err(driver("cuMemAddressReserve", LATER))?;
+            .map_err(driver("cuMemAddressReserve", ASYNC_HINT))?;
         let base = memory.base();
         let [compute, copy, communicate] = Lane::ALL.map(|_| Queue::new());
         let streams = [compute?, copy?, communicate?];
@@ -153,7 +156,7 @@ impl Hardware {
 
     fn bind(&self) -> Result<()> {
         // SAFETY: the context is never released.
-        unsafe { cu::ctx::set_current(self.context) }.map_err(driver("cuCtxSetCurrent", LATER))
+        unsafe { cu::ctx::set_current(self.context) }.map_err(driver("cuCtxSetCurrent", ASYNC_HINT))
     }
 
     fn queue(&self, lane: Lane) -> &Queue {
@@ -161,57 +164,60 @@ impl Hardware {
     }
 
     pub(super) fn description(&self) -> Result<String> {
-        let name = cu::device::get_name(self.device).map_err(driver("cuDeviceGetName", LATER))?;
+        let name =
+            cu::device::get_name(self.device).map_err(driver("cuDeviceGetName", ASYNC_HINT))?;
         Ok(format!("{name}, GPU {} at {}", self.ordinal, self.bus_address()?))
     }
 
     pub(super) fn bus_address(&self) -> Result<String> {
         let mut address = [0u8; 32];
         let len = i32::try_from(address.len()).unwrap_or(0);
-        // SAFETY: the buffer is as long as it is said to be, and the driver ends what it writes with a zero.
+        // SAFETY: the driver writes at most `len` bytes, including the terminating NUL.
         unsafe { cu_sys::cuDeviceGetPCIBusId(address.as_mut_ptr().cast(), len, self.device) }
             .result()
-            .map_err(driver("cuDeviceGetPCIBusId", LATER))?;
+            .map_err(driver("cuDeviceGetPCIBusId", ASYNC_HINT))?;
         let end = address.iter().position(|byte| *byte == 0).unwrap_or(address.len());
         Ok(String::from_utf8_lossy(&address[..end]).into_owned())
     }
 
     pub(super) fn memory(&self) -> Result<[usize; 2]> {
         self.bind()?;
-        let (free, all) = cu::mem_get_info().map_err(driver("cuMemGetInfo", LATER))?;
+        let (free, all) = cu::mem_get_info().map_err(driver("cuMemGetInfo", ASYNC_HINT))?;
         Ok([free, all])
     }
 
-    /// The first address of the device's heap.
     pub(super) fn base(&self) -> u64 {
         self.base
     }
 
-    /// Backs so many more bytes of the heap.
+    /// Backs the heap with `bytes` more bytes of memory.
     pub(super) fn grow(&self, bytes: usize) -> Result<()> {
         self.bind()?;
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         memory.grow(bytes).map_err(|error| {
             let free = cu::mem_get_info().map_or(0, |(free, _)| free);
-            let hint = "lower `micro_batch`, choose `recompute: block`, or see what else runs on the GPU with nvidia-smi";
+            let hint = "lower `micro_batch`, choose `recompute: block`, or check with nvidia-smi \
+                        what else runs on the GPU";
             let KernelError::Cuda { call, message, hint } = driver("cuMemCreate", hint)(error)
             else {
                 unreachable!("driver errors are CUDA errors")
             };
-            let message =
-                format!("{bytes} more bytes of GPU {}, where {free} are free: {message}", self.ordinal);
+            let message = format!(
+                "GPU {} cannot provide {bytes} more bytes ({free} bytes are free): {message}",
+                self.ordinal
+            );
             KernelError::Cuda { call, message, hint }
         })
     }
 
-    /// Gives memory behind the first `end` bytes of the heap back, after everything issued so far;
-    /// returns how many stay backed.
+    /// Returns memory beyond the first `end` bytes of the heap to the driver, after everything
+    /// issued so far. Returns how many bytes remain backed.
     pub(super) fn shrink(&self, end: usize) -> Result<usize> {
         for lane in Lane::ALL {
             self.synchronize(lane)?;
         }
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        memory.shrink(end).map_err(driver("cuMemUnmap", LATER))
+        memory.shrink(end).map_err(driver("cuMemUnmap", ASYNC_HINT))
     }
 
     pub(super) fn upload(&self, lane: Lane, to: Region, bytes: &[u8]) -> Result<()> {
@@ -224,41 +230,42 @@ impl Hardware {
 
     pub(super) fn download(&self, lane: Lane, from: Region, bytes: &mut [u8]) -> Result<()> {
         self.bind()?;
-        // SAFETY: the range is allocated, and the bytes are borrowed until the stream has been synchronised.
+        // SAFETY: the range is allocated, and the bytes are borrowed until the stream has been
+        // synchronised.
         unsafe { cu::memcpy_dtoh_async(bytes, from.address, self.queue(lane).stream) }
-            .map_err(driver("cuMemcpyDtoHAsync", LATER))?;
+            .map_err(driver("cuMemcpyDtoHAsync", ASYNC_HINT))?;
         self.synchronize(lane)
     }
 
-    /// Page-locked memory of the host, all zeros.
+    /// Page-locked memory of the host, filled with zeros.
     pub(super) fn lock(&self, bytes: usize) -> Result<Locked> {
         self.bind()?;
         Locked::new(self.context, bytes)
     }
 
-    /// Issues a copy of a range of as many bytes as `to` has.
+    /// Issues a copy of `from`, which has as many bytes as `to`.
     pub(super) fn download_later(&self, lane: Lane, from: Region, to: &mut Locked) -> Result<()> {
         self.issue(lane, || "snapshot".to_owned(), |stream| to.fill(from, stream))
     }
 
-    /// Issues a copy to a range of as many bytes as `from` has.
+    /// Issues a copy to `to`, which has as many bytes as `from`.
     pub(super) fn upload_later(&self, lane: Lane, to: Region, from: &mut Locked) -> Result<()> {
         self.issue(lane, || "upload".to_owned(), |stream| from.send(to, stream))
     }
 
-    /// What is issued to `lane` from now on happens after the last copy of `memory`.
+    /// Makes `lane` wait for the last copy of `memory`.
     pub(super) fn wait_for_copy(&self, lane: Lane, memory: &Locked) -> Result<()> {
         self.bind()?;
         memory.copied().holds_up(self.queue(lane).stream)
     }
 
-    /// What page-locked memory holds, when the last copy has happened.
+    /// Contents of page-locked memory, after its last copy is complete.
     pub(super) fn locked<'a>(&self, memory: &'a Locked) -> Result<&'a [u8]> {
         self.bind()?;
         memory.bytes()
     }
 
-    /// The same, to be changed.
+    /// Mutable contents of page-locked memory, after its last copy is complete.
     pub(super) fn locked_mut<'a>(&self, memory: &'a mut Locked) -> Result<&'a mut [u8]> {
         self.bind()?;
         memory.bytes_mut()
@@ -268,7 +275,7 @@ impl Hardware {
         // SAFETY: both ranges are allocated and of one size.
         let copy = |stream| unsafe {
             cu::memcpy_dtod_async(to.address, from.address, from.bytes, stream)
-                .map_err(driver("cuMemcpyDtoDAsync", LATER))
+                .map_err(driver("cuMemcpyDtoDAsync", ASYNC_HINT))
         };
         self.issue(lane, || "copy".to_owned(), copy)
     }
@@ -277,7 +284,7 @@ impl Hardware {
         // SAFETY: the range is allocated.
         let fill = |stream| unsafe {
             cu::memset_d8_async(region.address, 0, region.bytes, stream)
-                .map_err(driver("cuMemsetD8Async", LATER))
+                .map_err(driver("cuMemsetD8Async", ASYNC_HINT))
         };
         self.issue(lane, || "zeros".to_owned(), fill)
     }
@@ -289,13 +296,13 @@ impl Hardware {
         other.event.holds_up(self.queue(lane).stream)
     }
 
-    /// The stream's handle, with the context made current on this thread.
+    /// Handle of the stream. Makes the context current on this thread.
     pub(super) fn handle(&self, lane: Lane) -> Result<*mut c_void> {
         self.bind()?;
         Ok(self.queue(lane).stream.cast())
     }
 
-    /// An event behind what was issued to `lane` so far.
+    /// Records an event after everything issued to `lane` so far.
     pub(super) fn mark(&self, lane: Lane) -> Result<Event> {
         self.bind()?;
         let event = Event::plain()?;
@@ -303,13 +310,13 @@ impl Hardware {
         Ok(event)
     }
 
-    /// Whether an event has happened, without waiting for it.
+    /// Whether the work before an event is complete. Does not wait.
     pub(super) fn happened(&self, event: &Event) -> Result<bool> {
         self.bind()?;
         event.happened()
     }
 
-    /// Milliseconds that what `work` issues to `lane` takes.
+    /// Measures the time in milliseconds that the work issued by `work` takes on `lane`.
     pub(super) fn time(&self, lane: Lane, work: impl FnOnce() -> Result<()>) -> Result<f64> {
         self.bind()?;
         let (stream, [begin, end]) = (self.queue(lane).stream, [Event::timed()?, Event::timed()?]);
@@ -320,23 +327,23 @@ impl Hardware {
         end.since(&begin)
     }
 
-    /// From now on notes when each kernel, product and copy begins and ends.
+    /// Starts recording when each kernel, product and copy starts and ends.
     pub(super) fn trace(&self) -> Result<()> {
         self.bind()?;
         let base = Event::timed()?;
         base.record(self.queue(Lane::Compute).stream)?;
         let mut trace = self.trace.lock().unwrap_or_else(PoisonError::into_inner);
-        *trace = Some(Recording { base, spans: Vec::new() });
+        *trace = Some(Trace { base, spans: Vec::new() });
         Ok(())
     }
 
-    /// What was noted since [`Self::trace`], after all of it has happened; nothing is noted any more.
+    /// Ends the trace and returns its spans, after all recorded work is complete.
     pub(super) fn traced(&self) -> Result<Vec<Span>> {
         for lane in Lane::ALL {
             self.synchronize(lane)?;
         }
         let mut trace = self.trace.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(Recording { base, spans }) = trace.take() else { return Ok(Vec::new()) };
+        let Some(Trace { base, spans }) = trace.take() else { return Ok(Vec::new()) };
         let span = |(name, lane, [begin, end]): (String, Lane, [Event; 2])| {
             let (start_ms, duration_ms) = (begin.since(&base)?, end.since(&begin)?);
             Ok(Span { name, lane, start_ms, duration_ms })
@@ -344,7 +351,7 @@ impl Hardware {
         spans.into_iter().map(span).collect()
     }
 
-    /// Issues something to `lane`, and notes it where a trace is being taken.
+    /// Issues work to `lane`, and records it if a trace is active.
     fn issue(
         &self,
         lane: Lane,
@@ -367,13 +374,13 @@ impl Hardware {
         self.bind()?;
         // SAFETY: the stream is never destroyed.
         unsafe { cu::stream::synchronize(self.queue(lane).stream) }
-            .map_err(driver("cuStreamSynchronize", LATER))
+            .map_err(driver("cuStreamSynchronize", ASYNC_HINT))
     }
 
     pub(super) fn run(&self, lane: Lane, launch: &Launch<Region>) -> Result<()> {
         self.bind()?;
         let function = self.function(launch.kernel)?;
-        // Buffers go as pointers, scalars as one structure by value behind them.
+        // Buffers are passed as pointers, followed by one structure with the scalars, by value.
         let mut addresses: Vec<u64> = launch.buffers.iter().map(|b| b.address).collect();
         let mut info = pack(launch.buffers.len(), &launch.scalars);
         let mut arguments: Vec<*mut c_void> =
@@ -382,7 +389,8 @@ impl Hardware {
             arguments.push(info.as_mut_ptr().cast());
         }
         let [x, y, z] = launch.cubes;
-        // SAFETY: the arguments are those of the emitted source (a test compares the layouts) and are copied by the call.
+        // SAFETY: the arguments match the emitted source (a test compares the layouts), and the
+        // call copies them.
         let start = |stream| unsafe {
             cu::launch_kernel(
                 function.handle,
@@ -392,33 +400,35 @@ impl Hardware {
                 stream,
                 &mut arguments,
             )
-            .map_err(driver("cuLaunchKernel", LATER))
+            .map_err(driver("cuLaunchKernel", ASYNC_HINT))
         };
         self.issue(lane, || launch.kernel.name(), start)
     }
 
-    /// Loads a kernel the first time it is launched.
+    /// Returns a kernel, which is compiled and loaded on its first launch.
     fn function(&self, kernel: Kernel) -> Result<Function> {
-        const NEWER: &str = "update NVIDIA's driver (CUDA 12.4 or newer)";
+        const UPDATE_HINT: &str = "update NVIDIA's driver (CUDA 12.4 or newer)";
         let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(function) = functions.get(&kernel) {
             return Ok(*function);
         }
-        let hint = "`vljepa-worker compile RECIPE` compiles the kernels of a recipe ahead";
+        let hint = "`vljepa-worker compile RECIPE` compiles the kernels of a recipe ahead of a run";
         let (cubin, _) = self
             .compiler
             .compile(kernel)
             .map_err(|error| failed("compiling a kernel", error.to_string(), hint))?;
         let name = CString::new(cubin.name.clone())
             .map_err(|error| failed("loading a kernel", error.to_string(), hint))?;
-        // SAFETY: the image is a whole cubin, checked by its hash; module and function are never unloaded.
+        // SAFETY: the image is a complete cubin, checked by its hash; module and function are never
+        // unloaded.
         let handle = unsafe {
             let module = cu::module::load_data(cubin.image.as_ptr().cast())
-                .map_err(driver("cuModuleLoadData", NEWER))?;
-            cu::module::get_function(module, name).map_err(driver("cuModuleGetFunction", NEWER))?
+                .map_err(driver("cuModuleLoadData", UPDATE_HINT))?;
+            cu::module::get_function(module, name)
+                .map_err(driver("cuModuleGetFunction", UPDATE_HINT))?
         };
         let shared = |bytes: usize| i32::try_from(bytes).unwrap_or(i32::MAX);
-        if cubin.shared_bytes > SHARED_WITHOUT_ASKING {
+        if cubin.shared_bytes > DEFAULT_SHARED_BYTES {
             let attribute =
                 cu_sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             // SAFETY: the function was just loaded.
@@ -450,10 +460,10 @@ impl Hardware {
         self.issue(lane, name, |stream| matmul.run(&algorithm, 1.0, workspace, stream.cast()))
     }
 
-    /// The fastest of what cuBLASLt offers for a product; untimed its first answer, which is the
-    /// same in every run.
+    /// The fastest algorithm that cuBLASLt offers for a product. Without timing, this is cuBLASLt's
+    /// first answer, which is the same in every run.
     ///
-    /// Timing computes into the product's own output, so that it needs no memory: see
+    /// Timing computes into the product's own output and therefore needs no memory; see
     /// [`Matmul::timed`].
     fn fastest(&self, lane: Lane, matmul: &Matmul<'_>) -> Result<Words> {
         let candidates = matmul.candidates(if self.timed { CANDIDATES } else { 1 })?;
@@ -462,12 +472,12 @@ impl Hardware {
         }
         let (timed, scale) = matmul.timed()?;
         let Queue { stream, workspace, .. } = *self.queue(lane);
-        let mut best = (f64::INFINITY, Err(failed("timing products", String::new(), LATER)));
+        let mut best = (f64::INFINITY, Err(failed("timing products", String::new(), ASYNC_HINT)));
         for candidate in candidates {
             let run = || timed.run(&candidate, scale, workspace, stream.cast());
             match (0..4).map(|_| self.time(lane, run)).collect::<Result<Vec<f64>>>() {
                 Ok(ms) => {
-                    // The first repetition may load code.
+                    // The first repetition may load code, so its time is ignored.
                     let least = ms[1..].iter().copied().fold(f64::INFINITY, f64::min);
                     if least < best.0 {
                         best = (least, Ok(candidate));
@@ -480,22 +490,23 @@ impl Hardware {
         best.1
     }
 
-    /// Takes up stored choices, and adds to them where this process is the one that writes.
+    /// Loads stored choices, and appends later choices to the file if `write` is true.
     pub(super) fn keep_algorithms(&self, file: &Path, write: bool) -> Result<()> {
-        let name = cu::device::get_name(self.device).map_err(driver("cuDeviceGetName", LATER))?;
+        let name =
+            cu::device::get_name(self.device).map_err(driver("cuDeviceGetName", ASYNC_HINT))?;
         let machine = format!("{name}, cuBLASLt {}", self.blas.version());
         let mut algorithms = self.algorithms.lock().unwrap_or_else(PoisonError::into_inner);
         algorithms.keep(file, &machine, write)
     }
 }
 
-/// Algorithms that are timed for a shape.
+/// Number of algorithms that are timed for a shape.
 const CANDIDATES: usize = 6;
 
 impl Queue {
     fn new() -> Result<Self> {
         let stream = cu::stream::create(cu::stream::StreamKind::NonBlocking)
-            .map_err(driver("cuStreamCreate", LATER))?;
+            .map_err(driver("cuStreamCreate", ASYNC_HINT))?;
         let event = Event::plain()?;
         // SAFETY: cuBLASLt writes its workspace before it reads it.
         let workspace = unsafe { cu::malloc_sync(WORKSPACE_BYTES) }
@@ -509,7 +520,7 @@ fn check_architecture(device: cu_sys::CUdevice, architecture: &str) -> Result<()
     let get = |attribute| {
         // SAFETY: `device` is one of this machine's.
         unsafe { cu::device::get_attribute(device, attribute) }
-            .map_err(driver("cuDeviceGetAttribute", INSTALL))
+            .map_err(driver("cuDeviceGetAttribute", INSTALL_HINT))
     };
     let major = get(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
     let minor = get(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
@@ -518,5 +529,5 @@ fn check_architecture(device: cu_sys::CUdevice, architecture: &str) -> Result<()
     }
     let name = cu::device::get_name(device).unwrap_or_else(|_| "the GPU".to_owned());
     let message = format!("{name} is sm_{major}{minor}, kernels are compiled for {architecture}");
-    Err(failed("opening the GPU", message, "kernels are made for H100 and H200 (sm_90a)"))
+    Err(failed("opening the GPU", message, "the kernels need an H100 or H200 (sm_90a)"))
 }

@@ -1,28 +1,27 @@
 //! The heap of a device: which ranges of its memory are in use.
 //!
-//! A device reserves one range of addresses that never moves and backs its beginning with memory as
-//! the heap grows. Blocks that lie side by side become one when both are free, so that memory of
-//! one stage's sizes serves another's, and a tensor takes the first free block that is long enough.
-//! Operations of one stream are ordered, so a block may be given to the next operation before the
-//! last one that used it has run. Whoever writes a block on another stream makes that stream wait.
+//! A device reserves one range of addresses that never moves, and backs its beginning with memory
+//! as the heap grows. Adjacent free blocks are merged, so that memory freed by one stage can serve
+//! blocks of other sizes in the next. A tensor takes the first free block that is long enough. The
+//! operations of one stream are ordered, so a block may be given to the next operation before the
+//! last operation that used it has run. A caller that writes a block on another stream must make
+//! that stream wait.
 //!
-//! The shortest block that is long enough, blocks of size classes, and large blocks from the end
-//! were tried on the orders of the paper's three stages: they left larger holes in the longest one.
+//! Three alternatives were tried on the orders of the paper's three stages: best fit, blocks of
+//! size classes, and large blocks from the end. Each left larger holes in the longest stage.
 
 use std::collections::BTreeMap;
 
-/// Blocks start at multiples of this many bytes: what cuMemAlloc promises and vector loads need.
+/// Alignment of blocks in bytes: as cuMemAlloc guarantees, and more than vector loads need.
 pub(super) const ALIGNMENT: usize = 512;
-/// Memory is backed in multiples of this many bytes: the granularity of cuMemCreate on every GPU we
-/// know.
+/// Granularity of backed memory in bytes: that of cuMemCreate on every GPU we know.
 pub(super) const PAGE_BYTES: usize = 2 << 20;
 
-/// Used and free blocks of a range of addresses, as offsets from its beginning.
+/// Used and free blocks of a range of addresses, as offsets from its start.
 #[derive(Debug, Default)]
 pub(super) struct Heap {
-    /// Bytes that are backed by memory.
     backed: usize,
-    /// Lengths of free blocks by offset. No two touch.
+    /// Length of each free block by its offset. No two free blocks are adjacent.
     free: BTreeMap<usize, usize>,
     used_bytes: usize,
 }
@@ -38,12 +37,12 @@ impl Heap {
         self.used_bytes
     }
 
-    /// The length of the block that serves a request.
+    /// Length of the block for a request of `bytes`.
     pub(super) fn block(bytes: usize) -> usize {
         bytes.max(1).next_multiple_of(ALIGNMENT)
     }
 
-    /// The first free block of at least `bytes`, or `None` if the heap must grow first.
+    /// Offset of the first free block of at least `bytes`, or `None` if the heap must grow first.
     pub(super) fn take(&mut self, bytes: usize) -> Option<usize> {
         let bytes = Self::block(bytes);
         let mut free = self.free.iter().map(|(offset, length)| (*offset, *length));
@@ -56,31 +55,31 @@ impl Heap {
         Some(offset)
     }
 
-    /// How many bytes the heap must grow by before it has a block of `bytes`: whole pages.
+    /// Bytes by which the heap must grow to have a free block of `bytes`, in whole pages.
     pub(super) fn missing(&self, bytes: usize) -> usize {
         let tail = self.tail().map_or(0, |(_, length)| length);
         Self::block(bytes).saturating_sub(tail).next_multiple_of(PAGE_BYTES)
     }
 
-    /// Takes up `bytes` that were backed behind the end.
+    /// Adds `bytes` that have been backed beyond the end.
     pub(super) fn grow(&mut self, bytes: usize) {
         self.release(self.backed, bytes);
         self.backed += bytes;
     }
 
-    /// Takes back the block at `offset`, which was taken for `bytes`.
+    /// Frees the block at `offset` that was taken for `bytes`.
     pub(super) fn give_back(&mut self, offset: usize, bytes: usize) {
         let bytes = Self::block(bytes);
         self.used_bytes -= bytes;
         self.release(offset, bytes);
     }
 
-    /// Where the backed part could end, behind the last block in use: a whole number of pages.
+    /// Smallest end of the backed part that keeps every block in use, in whole pages.
     pub(super) fn needed(&self) -> usize {
         self.tail().map_or(self.backed, |(offset, _)| offset.next_multiple_of(PAGE_BYTES))
     }
 
-    /// Lets go of everything behind `end`, where no block is in use.
+    /// Removes everything beyond `end`, where no block is in use.
     pub(super) fn shrink(&mut self, end: usize) {
         if end < self.backed
             && let Some((offset, _)) = self.tail()
@@ -93,13 +92,13 @@ impl Heap {
         }
     }
 
-    /// The free block at the end of the backed part.
+    /// Offset and length of the free block at the end of the backed part, if there is one.
     fn tail(&self) -> Option<(usize, usize)> {
         let (offset, length) = self.free.last_key_value()?;
         (offset + length == self.backed).then_some((*offset, *length))
     }
 
-    /// Adds a free block, joined with its free neighbours.
+    /// Adds a free block and merges it with its free neighbours.
     fn release(&mut self, mut offset: usize, mut length: usize) {
         if let Some((&before, &bytes)) = self.free.range(..offset).next_back()
             && before + bytes == offset
@@ -120,7 +119,7 @@ mod tests {
 
     use super::{ALIGNMENT, Heap, PAGE_BYTES};
 
-    /// A block of `bytes`, for which the heap grows where it must.
+    /// Takes a block of `bytes`, and grows the heap if necessary.
     fn take(heap: &mut Heap, bytes: usize) -> usize {
         heap.take(bytes).unwrap_or_else(|| {
             heap.grow(heap.missing(bytes));
@@ -166,7 +165,7 @@ mod tests {
         assert_eq!((heap.backed(), heap.needed()), (10 * PAGE_BYTES, 2 * PAGE_BYTES));
         heap.shrink(heap.needed());
         assert_eq!(heap.backed(), 2 * PAGE_BYTES);
-        // What is left of the page behind the block is used before the heap grows.
+        // The rest of the last page is used before the heap grows.
         assert_eq!(heap.take(PAGE_BYTES / 2), Some(kept + 3 * PAGE_BYTES / 2));
         assert_eq!(heap.take(1), None);
     }

@@ -1,10 +1,10 @@
-//! The kernels that multiply on tensor cores, at thousands of tokens: many tiles, ragged ends,
-//! every head width and mask.
+//! Tests of the kernels that multiply on tensor cores, at thousands of tokens: many tiles, ragged
+//! ends, every head width and mask.
 //!
-//! The host's operations are the reference: they are parallel, and tests of their own compare them
+//! The host's operations are the reference: they are parallel, and their own tests compare them
 //! with the formulas. Results are compared in relative norm, sequence by sequence, because averages
-//! over a long sequence are small beside a short one's. An emulated GPU takes the same operations
-//! to a few hundred tokens, see [`size`].
+//! over a long sequence are small beside those of a short one. An emulated GPU runs the same
+//! operations on a few hundred tokens; see [`size`].
 
 use super::Cuda;
 use super::emulated::test_gpu_number;
@@ -13,13 +13,13 @@ use crate::attention::launch::{HEAD_DIMS, Mode};
 use crate::attention::{self, Mask};
 use crate::{DType, Device, Lengths, Tensor, info_nce};
 
-/// `real` on a real GPU, `emulated` on an emulated one, which would need hours for the first.
+/// `real` on a real GPU, `emulated` on an emulated one, which would need hours for `real`.
 fn size<T>(real: T, emulated: T) -> T {
     if test_gpu_number().is_some() { real } else { emulated }
 }
 
-/// ‖got − want‖ / ‖want‖. Norms below `floor` per element count as that: what is zero but for
-/// rounding has no relative error.
+/// ‖got − want‖ / ‖want‖. A norm below `floor` per element is replaced by `floor`, because values
+/// that are zero except for rounding have no relative error.
 fn distance(got: &[f32], want: &[f32], floor: f64) -> f64 {
     let square = |x: f32| f64::from(x) * f64::from(x);
     let difference: f64 = got.iter().zip(want).map(|(a, b)| square(a - b)).sum();
@@ -32,7 +32,7 @@ fn values(tensor: &Tensor) -> Vec<f32> {
     tensor.to_f32().unwrap().into_owned()
 }
 
-/// Query heads and key/value heads.
+/// Number of query heads and of key/value heads.
 const HEADS: [usize; 2] = [2, 1];
 
 /// Output, log-sum-exp and the gradients of queries, keys and values, each (tokens, heads, width).
@@ -69,7 +69,7 @@ fn attend(device: Device, ends: &[i32], head_dim: usize, mask: Mask, scale: f32)
     [out, lse, d_q, d_k, d_v].each_ref().map(values)
 }
 
-/// The largest distance of any sequence in any of the five results, and where it is.
+/// The largest distance of any sequence in any of the five results, with a text that names it.
 fn farthest(got: &[Vec<f32>; 5], want: &[Vec<f32>; 5], ends: &[i32]) -> (f64, String) {
     let at = |end: i32| usize::try_from(end).unwrap();
     let mut worst = (0.0, String::new());
@@ -79,7 +79,7 @@ fn farthest(got: &[Vec<f32>; 5], want: &[Vec<f32>; 5], ends: &[i32]) -> (f64, St
         for (row, pair) in ends.windows(2).enumerate() {
             let range = at(pair[0]) * width..at(pair[1]) * width;
             let far = distance(&got[range.clone()], &want[range], 1e-3);
-            // Not-a-number is farther than everything.
+            // NaN counts as farther than every number.
             if far.is_nan() || far > worst.0 {
                 worst = (far, format!("{name} of sequence {row}: {far:.2e}"));
             }
@@ -88,12 +88,12 @@ fn farthest(got: &[Vec<f32>; 5], want: &[Vec<f32>; 5], ends: &[i32]) -> (f64, St
     worst
 }
 
-/// Probabilities, score gradients and results are rounded to bf16: 2⁻⁹ of an element at most, a
-/// third of that on average, and δ comes from rounded outputs. Differences of nearly equal numbers
-/// in the score gradients make that some three times larger.
+/// Probabilities, score gradients and results are rounded to bf16: at most 2⁻⁹ of an element, a
+/// third of that on average, and δ is computed from rounded outputs. Differences of nearly equal
+/// numbers in the score gradients make the error some three times larger.
 const ROUNDING: f64 = 0.01;
 
-/// Attention of one head width under every mask, in both modes.
+/// Compares attention of one head width under every mask, in both modes.
 fn attention_of_width(head_dim: usize) {
     let ends = size(&[0, 1, 4097, 4097, 6144, 6273, 7773][..], &[0, 1, 1, 151, 216]);
     let scale = 1.0 / f64::from(u32::try_from(head_dim).unwrap()).sqrt();
@@ -150,8 +150,8 @@ fn every_head_width_has_its_large_case() {
     assert_eq!(HEAD_DIMS, [16, 32, 64, 128, 256]);
 }
 
-/// Unit rows that have a direction in common, so that the softmax's part of a gradient is as large
-/// as the diagonal's.
+/// Unit rows that share a direction, so that the softmax part of a gradient is as large as the
+/// diagonal part.
 fn embeddings(seed: u64, rows: usize, width: usize) -> Vec<f32> {
     let mut x = numbers(seed, rows * width);
     for row in x.chunks_exact_mut(width) {
@@ -162,8 +162,8 @@ fn embeddings(seed: u64, rows: usize, width: usize) -> Vec<f32> {
     x
 }
 
-/// Log-sum-exp, diagonal, gradient of `b` rows from `first` on, and of the scale, in a batch of `g`
-/// with equal targets.
+/// Log-sum-exp, diagonal and gradient of the `b` rows from `first`, and the gradient of the scale,
+/// in a batch of `g` rows with equal targets.
 fn contrast(device: Device, [first, b, g, e]: [usize; 4], alpha: f32) -> [Vec<f32>; 4] {
     let stream = device.compute_stream();
     let rows = &embeddings(1, g, e)[first * e..(first + b) * e];
@@ -177,7 +177,8 @@ fn contrast(device: Device, [first, b, g, e]: [usize; 4], alpha: f32) -> [Vec<f3
     let (rows, all) = (rows.view(), all.view());
     let (l, d) = (lse.view_mut(), diagonal.view_mut());
     info_nce::statistics(&stream, rows, all, alpha, first, equal, l, d).unwrap();
-    // Those of the columns: near the rows', whose scores are distributed alike.
+    // The columns' log-sum-exps: close to those of the rows, whose scores have the same
+    // distribution.
     let all_lse = Tensor::from_f32(vec![values(&lse)[0]; g], &[g]).on(device).unwrap();
     let mut d_rows = zeros(device, DType::F32, &[b, e]);
     let mut d_scale = zeros(device, DType::F32, &[1]);
@@ -186,9 +187,9 @@ fn contrast(device: Device, [first, b, g, e]: [usize; 4], alpha: f32) -> [Vec<f3
     [lse, diagonal, d_rows, d_scale].each_ref().map(values)
 }
 
-/// Weights are rounded to bf16, 2⁻⁹ of each at most. The diagonal's is as large as all others of
-/// its row together, so that its error does not average out. A tile of 128 columns left out would
-/// be 2 % of a gradient.
+/// Weights are rounded to bf16: at most 2⁻⁹ of each. The weight of the diagonal is as large as all
+/// others of its row together, so its error does not average out. A missing tile of 128 columns
+/// would change a gradient by 2 %.
 const WEIGHTS: f64 = 4e-3;
 
 /// Compares results of `rows` rows each (or one number), 64 rows at a time. The last results are
@@ -219,7 +220,8 @@ fn info_nce_of_some_rows_agrees_over_thousands_of_rows() {
     }
 }
 
-/// Both log-sum-exps, the diagonal, both gradients and Σ dS ∘ S of a batch that the device holds.
+/// Both log-sum-exps, the diagonal, both gradients and Σ dS ∘ S of a batch that is entirely on the
+/// device.
 fn contrast_all(device: Device, [g, e]: [usize; 2], alpha: f32) -> [Vec<f32>; 6] {
     let stream = device.compute_stream();
     let [predicted, target] =

@@ -1,4 +1,5 @@
-//! What other libraries need to work on our streams: a stream's handle, and a point in a stream to ask about later.
+//! Access to our streams for other libraries: the handle of a stream, and marks that tell whether
+//! earlier work is complete.
 
 use std::ffi::c_void;
 
@@ -6,19 +7,19 @@ use super::hardware::Event;
 use super::{Cuda, CudaStream, Driver};
 use crate::Result;
 
-/// A point in a stream, behind everything that had been issued there.
+/// A point in a stream, after everything issued to it so far.
 #[derive(Debug)]
 pub struct Mark {
     cuda: &'static Cuda,
-    /// `None` on an emulated or recording GPU, where everything has happened when its call returns.
+    /// `None` on an emulated or recording GPU, where work is complete when its call returns.
     event: Option<Event>,
 }
 
 impl Mark {
-    /// Whether everything before it has happened. Does not wait.
+    /// Whether everything before the mark is complete. Does not wait.
     ///
     /// # Errors
-    /// When the device failed in any of it.
+    /// If the device failed in that work.
     pub fn happened(&self) -> Result<bool> {
         match (&self.cuda.driver, &self.event) {
             (Driver::Hardware(hardware), Some(event)) => hardware.happened(event),
@@ -31,11 +32,12 @@ impl Mark {
 }
 
 impl CudaStream {
-    /// The driver's handle (`CUstream`) for libraries that issue work themselves; null without a
-    /// real GPU. The device is made current on the calling thread, which such libraries expect.
+    /// Handle of the stream (`CUstream`) for libraries that issue work themselves. Null on an
+    /// emulated or recording GPU. The call makes the device current on the calling thread, as such
+    /// libraries expect.
     ///
     /// # Errors
-    /// When the device fails.
+    /// If the device fails.
     pub fn handle(self) -> Result<*mut c_void> {
         match &self.cuda.driver {
             Driver::Hardware(hardware) => hardware.handle(self.lane),
@@ -45,10 +47,10 @@ impl CudaStream {
         }
     }
 
-    /// A point behind what was issued here so far.
+    /// Marks the point after everything issued to this stream so far.
     ///
     /// # Errors
-    /// When the device fails.
+    /// If the device fails.
     pub fn mark(self) -> Result<Mark> {
         let event = match &self.cuda.driver {
             Driver::Hardware(hardware) => Some(hardware.mark(self.lane)?),

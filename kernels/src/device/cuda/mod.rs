@@ -1,8 +1,9 @@
-//! One NVIDIA GPU: memory, three streams, kernels loaded once, products by cuBLASLt.
+//! One NVIDIA GPU: its memory, three streams, kernels that are loaded once, and matrix products by
+//! cuBLASLt.
 //!
-//! A [`Cuda`] lives as long as the process: it is opened once and referred to by `&'static`. What it does goes through a driver:
-//! the hardware's, one that only records what it is asked to do, or in tests one that runs the same
-//! launches on the host.
+//! A [`Cuda`] lives as long as the process: it is opened once and used as `&'static`. A driver
+//! carries out its orders. One driver uses the hardware, one only records the orders, and in tests
+//! one runs the same launches on the host.
 
 mod address_space;
 mod algorithms;
@@ -41,42 +42,43 @@ pub use recording::{Order, Record, Total};
 /// A range of device memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Region {
-    /// Its first byte.
+    /// Address of the first byte.
     pub address: u64,
-    /// How many.
+    /// Length of the range in bytes.
     pub bytes: usize,
 }
 
-/// The streams of a device. Operations of one happen in order; those of different ones only where [`CudaStream::wait_for`] says so.
+/// The streams of a device. Each executes its operations in order. Operations of different streams
+/// are ordered only by [`CudaStream::wait_for`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lane {
-    /// The step.
+    /// Kernels and products of the step.
     Compute,
-    /// Batches on their way to the device.
+    /// Batches on their way to the device, and snapshots on their way to the host.
     Copy,
-    /// Collectives.
+    /// Collectives between the ranks.
     Communicate,
 }
 
 impl Lane {
-    /// All of them.
+    /// All lanes, in the order of their discriminants.
     pub const ALL: [Self; 3] = [Self::Compute, Self::Copy, Self::Communicate];
 }
 
 /// One kernel, product or copy in a trace.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Span {
-    /// The kernel's name; for products their sizes, rows × columns × inner.
+    /// Name of the kernel. For a product, its sizes: rows × columns × inner.
     pub name: String,
-    /// Where it ran.
+    /// The stream that executed it.
     pub lane: Lane,
-    /// When it began, from the beginning of the trace.
+    /// Start, in milliseconds since the start of the trace.
     pub start_ms: f64,
-    /// How long it took.
+    /// Duration of the work in milliseconds.
     pub duration_ms: f64,
 }
 
-/// A GPU.
+/// A GPU that is open for the rest of the process.
 #[derive(Debug)]
 pub struct Cuda {
     driver: Driver,
@@ -84,7 +86,7 @@ pub struct Cuda {
     attention: Mode,
 }
 
-/// What carries out a device's orders.
+/// The backend that carries out the orders of a device.
 #[derive(Debug)]
 enum Driver {
     Hardware(Box<Hardware>),
@@ -93,7 +95,7 @@ enum Driver {
     Emulated(emulated::Emulated),
 }
 
-/// Calls a method of whichever driver there is.
+/// Calls a method of the driver, whichever variant it is.
 macro_rules! driver {
     ($self:expr, $driver:ident => $call:expr) => {
         match &$self.driver {
@@ -106,11 +108,14 @@ macro_rules! driver {
 }
 
 impl Cuda {
-    /// The GPU of that number, with `compiler` for the kernels it will run. It stays open until the process ends. `attention` decides
-    /// whether a step gives the same bits every time: then algorithms of products are cuBLASLt's first choice, otherwise the fastest.
+    /// Opens the GPU number `ordinal`; `compiler` compiles the kernels that it will run. The GPU
+    /// stays open until the process ends. `attention` decides whether a step gives the same bits
+    /// every time: the deterministic mode takes cuBLASLt's first algorithm for each product, the
+    /// fast mode the fastest one.
     ///
     /// # Errors
-    /// When there is no driver, no cuBLASLt or no such GPU, or the GPU is of another architecture than the compiler's.
+    /// If there is no driver, no cuBLASLt or no such GPU, or if the GPU has another architecture
+    /// than the compiler's.
     pub fn open(
         ordinal: usize,
         compiler: Compiler,
@@ -127,14 +132,15 @@ impl Cuda {
         Box::leak(Box::new(Self { driver, heap: Mutex::default(), attention }))
     }
 
-    /// A device of `memory_bytes` that computes nothing and notes every order it is given.
+    /// A device with `memory_bytes` of memory that computes nothing and records every order.
     #[must_use]
     pub fn recording(memory_bytes: usize, attention: Mode) -> &'static Self {
         let driver = Driver::Recording(Recording::new(memory_bytes));
         Self::leak(driver, attention)
     }
 
-    /// What a recording device was asked to do since the last call; `None` for any other device.
+    /// Takes the orders that a recording device has received since the last call. `None` for any
+    /// other device.
     #[must_use]
     pub fn take_record(&self) -> Option<Record> {
         match &self.driver {
@@ -145,19 +151,20 @@ impl Cuda {
         }
     }
 
-    /// GPUs that this process sees.
+    /// Number of GPUs that this process sees.
     ///
     /// # Errors
-    /// When there is no driver.
+    /// If there is no driver.
     pub fn count() -> Result<usize> {
         Hardware::count()
     }
 
-    /// The device of tests: the GPU whose number `VLJEPA_TEST_GPU` holds or, without that variable, a device whose memory and
-    /// kernels are the host's, at a snail's pace.
+    /// The device of tests. If `VLJEPA_TEST_GPU` is set, this is the GPU with that number.
+    /// Otherwise it is an emulated device, which uses the memory and the processors of the host and
+    /// is slow.
     ///
     /// # Panics
-    /// When the GPU cannot be opened.
+    /// If the GPU cannot be opened.
     #[cfg(any(test, feature = "emulator"))]
     #[must_use]
     pub fn for_tests(attention: Mode) -> &'static Self {
@@ -168,73 +175,75 @@ impl Cuda {
         Self::leak(driver, attention)
     }
 
-    /// As [`Self::for_tests`], a device that no other test uses: what is traced on it is this
-    /// test's alone.
+    /// A device like that of [`Self::for_tests`] that no other test uses, so that a trace contains
+    /// only the work of this test.
     ///
     /// # Panics
-    /// When the GPU cannot be opened.
+    /// If the GPU cannot be opened.
     #[cfg(any(test, feature = "emulator"))]
     #[must_use]
     pub fn for_one_test(attention: Mode) -> &'static Self {
         emulated::open_test_gpu(attention).unwrap_or_else(|| Self::for_tests(attention))
     }
 
-    /// How attention adds up the gradients of queries.
+    /// How attention sums the gradients of queries.
     pub(crate) fn attention_mode(&self) -> Mode {
         self.attention
     }
 
-    /// Its model and where it sits, for people.
+    /// Model, number and bus address of the GPU, for people.
     ///
     /// # Errors
-    /// When the device fails.
+    /// If the device fails.
     pub fn description(&self) -> Result<String> {
         driver!(self, driver => driver.description())
     }
 
-    /// Its address on the bus, which no other GPU of the machine has.
+    /// PCI bus address of the GPU, which is unique within the machine.
     ///
     /// # Errors
-    /// When the device fails.
+    /// If the device fails.
     pub fn bus_address(&self) -> Result<String> {
         driver!(self, driver => driver.bus_address())
     }
 
-    /// Takes up the algorithms of products that `file` holds for this kind of GPU and this cuBLASLt, so that they are neither timed again nor
-    /// chosen otherwise; with `write`, later choices are added to it.
+    /// Loads the product algorithms that `file` holds for this GPU model and this cuBLASLt version,
+    /// so that the run uses them and times nothing again. If `write` is true, later choices are
+    /// appended to the file.
     ///
     /// # Errors
-    /// When the file is there and cannot be read, or the device fails.
+    /// If the file exists but cannot be read, or if the device fails.
     pub fn keep_algorithms(&self, file: &std::path::Path, write: bool) -> Result<()> {
         match &self.driver {
             Driver::Hardware(driver) => driver.keep_algorithms(file, write),
-            // Neither a recording nor the host has a choice of algorithms.
+            // Recording and emulated devices have no choice of algorithms.
             Driver::Recording(_) => Ok(()),
             #[cfg(any(test, feature = "emulator"))]
             Driver::Emulated(_) => Ok(()),
         }
     }
 
-    /// From now on notes when each kernel, product and copy begins and ends.
+    /// Starts a trace: records when each kernel, product and copy starts and ends.
     ///
     /// # Errors
-    /// When the device fails.
+    /// If the device fails.
     pub fn trace(&self) -> Result<()> {
         driver!(self, driver => driver.trace())
     }
 
-    /// What was noted since [`Self::trace`], after all of it has happened. Nothing is noted any more.
+    /// Ends the trace and returns the work recorded since [`Self::trace`]. Waits until all of it is
+    /// complete.
     ///
     /// # Errors
-    /// When the device failed in any of it.
+    /// If the device failed in that work.
     pub fn traced(&self) -> Result<Vec<Span>> {
         driver!(self, driver => driver.traced())
     }
 
-    /// Bytes of memory that nobody uses, and of all.
+    /// Free bytes and total bytes of device memory.
     ///
     /// # Errors
-    /// When the device fails.
+    /// If the device fails.
     pub fn memory(&self) -> Result<[usize; 2]> {
         driver!(self, driver => driver.memory())
     }
@@ -245,16 +254,16 @@ impl Cuda {
         self.heap().backed()
     }
 
-    /// Bytes of device memory that tensors use.
+    /// Bytes of device memory in use by tensors.
     #[must_use]
     pub fn used_bytes(&self) -> usize {
         self.heap().used_bytes()
     }
 
-    /// Gives memory behind the last tensor back to the driver, after everything issued so far.
+    /// Returns memory beyond the last tensor to the driver. Waits for everything issued so far.
     ///
     /// # Errors
-    /// When the device failed in any of it.
+    /// If the device failed in something issued before.
     pub fn trim(&self) -> Result<()> {
         let mut heap = self.heap();
         let needed = heap.needed();
@@ -269,7 +278,7 @@ impl Cuda {
         self.heap.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The address of a block of `bytes`, whose contents are undefined.
+    /// Address of a block of `bytes` bytes whose contents are undefined.
     fn allocate(&self, bytes: usize) -> Result<u64> {
         let mut heap = self.heap();
         let mut taken = heap.take(bytes);
@@ -300,7 +309,7 @@ impl Cuda {
     }
 }
 
-/// One of a device's streams.
+/// One stream of a device.
 #[derive(Debug, Clone, Copy)]
 pub struct CudaStream {
     cuda: &'static Cuda,
@@ -322,16 +331,17 @@ impl CudaStream {
         Self { cuda, lane }
     }
 
-    /// The device.
+    /// The device that the stream belongs to.
     #[must_use]
     pub fn cuda(self) -> &'static Cuda {
         self.cuda
     }
 
-    /// Memory that kernels issued here use among themselves: it may be dropped, and so reused by what is issued later, at once.
+    /// Temporary memory for kernels issued to this stream. The tensor may be dropped at once: work
+    /// issued later to the same stream can safely reuse the memory.
     ///
     /// # Errors
-    /// When the device has no more.
+    /// If the device is out of memory.
     pub fn scratch(self, dtype: DType, len: usize) -> Result<Tensor> {
         Tensor::new(Device::Cuda(self.cuda), dtype, &[len])
     }
@@ -339,7 +349,7 @@ impl CudaStream {
     /// Issues kernels, which run one after the other.
     ///
     /// # Errors
-    /// When one cannot be compiled, loaded or launched.
+    /// If a kernel cannot be compiled, loaded or launched.
     pub fn run(self, launches: impl IntoIterator<Item = Launch<Region>>) -> Result<()> {
         for launch in launches {
             driver!(self.cuda, driver => driver.run(self.lane, &launch))?;
@@ -350,14 +360,14 @@ impl CudaStream {
     /// Issues a matrix product.
     ///
     /// # Errors
-    /// When cuBLASLt refuses it.
+    /// If cuBLASLt refuses the product.
     pub fn multiply(self, product: Product) -> Result<()> {
         let Product { rows, columns, inner, out, addend, bias, .. } = product;
         if rows == 0 || columns == 0 {
             return Ok(());
         }
         if inner == 0 && bias.is_none() {
-            // A sum over nothing, for which cuBLASLt has no layout.
+            // An empty sum, for which cuBLASLt has no layout.
             return match addend {
                 None => self.fill_zero(out),
                 Some(addend) if addend == out => Ok(()),
@@ -367,10 +377,11 @@ impl CudaStream {
         driver!(self.cuda, driver => driver.multiply(self.lane, product))
     }
 
-    /// Issues a copy from host memory, which may be changed when this returns.
+    /// Issues a copy from host memory. The caller may change `bytes` as soon as this function
+    /// returns.
     ///
     /// # Errors
-    /// When sizes differ or the device fails.
+    /// If the sizes differ or the device fails.
     pub fn upload(self, to: Region, bytes: &[u8]) -> Result<()> {
         check_sizes("upload", to.bytes, bytes.len())?;
         if bytes.is_empty() {
@@ -379,10 +390,10 @@ impl CudaStream {
         driver!(self.cuda, driver => driver.upload(self.lane, to, bytes))
     }
 
-    /// Copies to host memory, after everything issued before.
+    /// Copies to host memory, after everything issued to this stream before. Waits for the copy.
     ///
     /// # Errors
-    /// When sizes differ, or the device failed in anything issued before.
+    /// If the sizes differ, or if the device failed in something issued before.
     pub fn download(self, from: Region, bytes: &mut [u8]) -> Result<()> {
         check_sizes("download", from.bytes, bytes.len())?;
         if bytes.is_empty() {
@@ -394,7 +405,7 @@ impl CudaStream {
     /// Issues a copy within the device.
     ///
     /// # Errors
-    /// When sizes differ or the device fails.
+    /// If the sizes differ or the device fails.
     pub fn copy(self, from: Region, to: Region) -> Result<()> {
         check_sizes("copy", to.bytes, from.bytes)?;
         if from.bytes == 0 {
@@ -403,10 +414,10 @@ impl CudaStream {
         driver!(self.cuda, driver => driver.copy(self.lane, from, to))
     }
 
-    /// Issues zeros.
+    /// Issues a fill of `region` with zeros.
     ///
     /// # Errors
-    /// When the device fails.
+    /// If the device fails.
     pub fn fill_zero(self, region: Region) -> Result<()> {
         if region.bytes == 0 {
             return Ok(());
@@ -414,26 +425,28 @@ impl CudaStream {
         driver!(self.cuda, driver => driver.fill_zero(self.lane, region))
     }
 
-    /// What is issued here from now on happens after what has been issued on `other` so far.
+    /// Makes this stream wait for everything issued to `other` so far before it executes work
+    /// issued after this call.
     ///
     /// # Errors
-    /// When the device fails.
+    /// If the device fails.
     pub fn wait_for(self, other: Self) -> Result<()> {
         driver!(self.cuda, driver => driver.wait(self.lane, other.lane))
     }
 
-    /// Milliseconds that what `work` issues here takes, after everything issued before. Waits for it.
+    /// Measures the time in milliseconds that the work issued by `work` takes on this stream, and
+    /// waits for it.
     ///
     /// # Errors
-    /// Those of `work`, and when the device fails.
+    /// If `work` fails or the device fails.
     pub fn time(self, work: impl FnOnce() -> Result<()>) -> Result<f64> {
         driver!(self.cuda, driver => driver.time(self.lane, work))
     }
 
-    /// Waits on the host until everything issued here has happened.
+    /// Blocks the host until everything issued to this stream is complete.
     ///
     /// # Errors
-    /// When the device failed in any of it.
+    /// If the device failed in something issued before.
     pub fn synchronize(self) -> Result<()> {
         driver!(self.cuda, driver => driver.synchronize(self.lane))
     }
@@ -443,11 +456,11 @@ fn check_sizes(operation: &'static str, needed: usize, found: usize) -> Result<(
     if needed == found {
         return Ok(());
     }
-    let needed = format!("the device's range has {needed}");
+    let needed = format!("the range on the device has {needed}");
     Err(crate::check::value(operation, "bytes", found.to_string(), needed))
 }
 
-/// Memory of a device.
+/// Owned memory of a device. Dropping it returns the memory to the heap of the device.
 #[derive(Debug)]
 pub struct CudaBuffer {
     cuda: &'static Cuda,
@@ -456,16 +469,16 @@ pub struct CudaBuffer {
 }
 
 impl CudaBuffer {
-    /// Memory for `len` elements, whose values are undefined.
+    /// Memory for `len` elements with undefined values.
     ///
     /// # Errors
-    /// [`KernelError::OutOfMemory`] when the device has no more.
+    /// If the device is out of memory.
     pub fn new(cuda: &'static Cuda, dtype: DType, len: usize) -> Result<Self> {
         let bytes = len.max(1) * dtype.bytes();
         Ok(Self { cuda, dtype, region: Region { address: cuda.allocate(bytes)?, bytes } })
     }
 
-    /// Element type.
+    /// Element type of the memory.
     #[must_use]
     pub fn dtype(&self) -> DType {
         self.dtype
@@ -492,7 +505,7 @@ impl Drop for CudaBuffer {
     }
 }
 
-/// A range of device memory to read.
+/// A range of device memory, borrowed for reading.
 #[derive(Debug, Clone, Copy)]
 pub struct CudaSlice<'a> {
     cuda: &'static Cuda,
@@ -501,12 +514,12 @@ pub struct CudaSlice<'a> {
     memory: PhantomData<&'a CudaBuffer>,
 }
 
-/// A range of device memory to write.
+/// A range of device memory, borrowed for writing.
 #[derive(Debug)]
 pub struct CudaSliceMut<'a>(CudaSlice<'a>);
 
 impl CudaSlice<'_> {
-    /// Element type.
+    /// Element type of the range.
     #[must_use]
     pub fn dtype(&self) -> DType {
         self.dtype
@@ -520,10 +533,10 @@ impl CudaSlice<'_> {
         self.region
     }
 
-    /// Elements from `start` to `end` of this range.
+    /// Elements `start..end` of this range.
     ///
     /// # Panics
-    /// When that is outside.
+    /// If `end` exceeds the range or is before `start`.
     pub(crate) fn range(mut self, start: usize, end: usize) -> Self {
         let bytes = self.dtype.bytes();
         assert!(start <= end && end * bytes <= self.region.bytes, "a part lies inside");
@@ -556,7 +569,6 @@ impl<'a> CudaSliceMut<'a> {
     }
 }
 
-/// A failed call.
 fn failed(call: &'static str, message: String, hint: &'static str) -> KernelError {
     KernelError::Cuda { call, message, hint }
 }

@@ -1,10 +1,11 @@
-//! Page-locked host memory that a GPU copies to or from while the host and the other streams go on.
+//! Page-locked host memory: a GPU copies to or from it while the host and the other streams
+//! continue.
 
 use super::{Cuda, CudaStream, Driver, Lane, Region, check_sizes, hardware};
 use crate::device::StorageRef;
 use crate::{KernelError, Result, View, ViewMut};
 
-/// Host memory that a stream fills or reads by itself.
+/// Host memory that a stream fills or reads asynchronously.
 #[derive(Debug)]
 pub struct PageLocked {
     cuda: &'static Cuda,
@@ -15,15 +16,15 @@ pub struct PageLocked {
 #[derive(Debug)]
 enum Memory {
     Hardware(hardware::Locked),
-    /// Of an emulated or recording GPU, which leaves zeros in it.
+    /// Memory for an emulated or recording GPU. A recording GPU leaves it zero.
     Ordinary(Vec<u64>),
 }
 
 impl PageLocked {
-    /// So many bytes of zeros.
+    /// `bytes` bytes of zeros.
     ///
     /// # Errors
-    /// When the host has no more memory that can be locked.
+    /// If the host cannot lock more memory.
     pub fn new(cuda: &'static Cuda, bytes: usize) -> Result<Self> {
         let memory = match &cuda.driver {
             Driver::Hardware(hardware) => Memory::Hardware(hardware.lock(bytes)?),
@@ -34,16 +35,16 @@ impl PageLocked {
         Ok(Self { cuda, bytes, memory })
     }
 
-    /// A stream of its GPU.
+    /// A stream of the GPU that this memory belongs to.
     pub(crate) fn stream(&self, lane: Lane) -> CudaStream {
         CudaStream::new(self.cuda, lane)
     }
 
-    /// Issues a copy of `from` to `stream` and returns; [`Self::bytes`] waits for it. `from` must not be written before that, or by
-    /// what waits for `stream`.
+    /// Issues a copy of `from` to `stream` and returns; [`Self::bytes`] waits for it. Until the
+    /// copy is complete, `from` may be written only by work that waits for `stream`.
     ///
     /// # Errors
-    /// When `from` is not on this GPU or not as large as this memory, or the device fails.
+    /// If `from` is not on this GPU or differs in size from this memory, or if the device fails.
     pub fn fill(&mut self, stream: CudaStream, from: View<'_>) -> Result<()> {
         let region = self.counterpart("PageLocked::fill", "from", stream, from)?;
         match (&mut self.memory, &self.cuda.driver) {
@@ -62,11 +63,12 @@ impl PageLocked {
         }
     }
 
-    /// Issues a copy of this memory to `to` on `stream` and returns; [`Self::bytes_mut`] waits for it. `to` must not be used before
-    /// that, or by what does not wait ([`Self::hold_up`]).
+    /// Issues a copy of this memory to `to` on `stream` and returns; [`Self::bytes_mut`] waits for
+    /// it. Until the copy is complete, `to` may be used only by work that waits for it
+    /// ([`Self::hold_up`]).
     ///
     /// # Errors
-    /// When `to` is not on this GPU or not as large as this memory, or the device fails.
+    /// If `to` is not on this GPU or differs in size from this memory, or if the device fails.
     pub fn send(&mut self, stream: CudaStream, to: ViewMut<'_>) -> Result<()> {
         let region = self.counterpart("PageLocked::send", "to", stream, to.as_view())?;
         match (&mut self.memory, &self.cuda.driver) {
@@ -85,10 +87,10 @@ impl PageLocked {
         }
     }
 
-    /// What is issued to `stream` from now on happens after the last copy.
+    /// Makes `stream` wait for the last copy before it executes work issued after this call.
     ///
     /// # Errors
-    /// When the device fails.
+    /// If the device fails.
     pub fn hold_up(&self, stream: CudaStream) -> Result<()> {
         match (&self.memory, &self.cuda.driver) {
             (Memory::Hardware(memory), Driver::Hardware(hardware)) => {
@@ -103,7 +105,7 @@ impl PageLocked {
         }
     }
 
-    /// The range of this GPU that a copy of this memory has at its other end.
+    /// The device range at the other end of a copy of this memory, after checks of device and size.
     fn counterpart(
         &self,
         operation: &'static str,
@@ -121,10 +123,10 @@ impl PageLocked {
         Ok(slice.region())
     }
 
-    /// What this memory holds, to be changed, when the last copy has happened.
+    /// Mutable contents of the memory. Waits until the last copy is complete.
     ///
     /// # Errors
-    /// When the device failed in it.
+    /// If the device failed in that copy.
     pub fn bytes_mut(&mut self) -> Result<&mut [u8]> {
         match (&mut self.memory, &self.cuda.driver) {
             (Memory::Hardware(memory), Driver::Hardware(hardware)) => hardware.locked_mut(memory),
@@ -135,10 +137,10 @@ impl PageLocked {
         }
     }
 
-    /// What the last copy brought, when it has happened.
+    /// Contents of the memory. Waits until the last copy is complete.
     ///
     /// # Errors
-    /// When the device failed in it.
+    /// If the device failed in that copy.
     pub fn bytes(&self) -> Result<&[u8]> {
         match (&self.memory, &self.cuda.driver) {
             (Memory::Hardware(memory), Driver::Hardware(hardware)) => hardware.locked(memory),

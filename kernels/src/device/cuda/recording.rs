@@ -1,10 +1,10 @@
-//! A device without memory that notes what it is asked to do: a rehearsal of a run at its real size
-//! on a machine without a GPU.
+//! A device without memory that records its orders: a rehearsal of a run at its real size on a
+//! machine without a GPU.
 //!
 //! Addresses are numbers, reads return zeros, and nothing is computed, so a step of the paper's
-//! model takes a second. What is noted answers three questions before a GPU is booked: which
-//! kernels a recipe launches, how much memory it needs, and how often the host and the device wait
-//! for each other.
+//! model takes a second. The record answers three questions before a GPU is booked: which kernels a
+//! recipe launches, how much memory it needs, and how often the host and the device wait for each
+//! other.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,56 +13,56 @@ use super::{Lane, Product, Region, Span, failed};
 use crate::compile::{Kernel, Launch};
 use crate::{KernelError, Result};
 
-/// The first address of the heap.
+/// First address of the heap.
 const BASE: u64 = 1 << 40;
 
-/// One order given to a recording device.
+/// One order that a recording device received.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Order {
-    /// A kernel.
+    /// The launch of a kernel.
     Launch(Launch<Region>),
-    /// A matrix product.
+    /// A matrix product, which cuBLASLt would compute.
     Multiply(Product),
-    /// A copy from the host.
+    /// A copy from the host to this range.
     Upload(Region),
-    /// A copy to the host, which waits for everything issued before on its stream.
+    /// A copy of this range to the host, which waits for everything issued to the stream before.
     Download(Region),
-    /// A copy to the host that nobody waits for yet.
+    /// A copy of this range to the host that runs asynchronously.
     Snapshot(Region),
     /// A copy within the device.
     Copy {
-        /// Memory that is read.
+        /// Memory that the copy reads.
         from: Region,
-        /// Memory that is written.
+        /// Memory that the copy writes.
         to: Region,
     },
-    /// Zeros.
+    /// A fill of this range with zeros.
     FillZero(Region),
     /// The host waits for a stream.
     Synchronize,
-    /// The stream waits for what was issued to another one.
+    /// The stream waits for everything issued to another stream.
     Wait(Lane),
-    /// A tensor's memory is taken from the heap.
+    /// The heap provides the memory of a tensor.
     Allocate(Region),
-    /// A tensor's memory goes back to the heap.
+    /// The heap takes back the memory of a tensor.
     Free(Region),
-    /// Memory that the heap took from the driver, in bytes.
+    /// The heap takes memory from the driver, in bytes.
     Grow(usize),
-    /// Memory that the heap gave back to the driver, in bytes.
+    /// The heap returns memory to the driver, in bytes.
     Shrink(usize),
 }
 
-/// What a recording device was asked to do.
+/// The orders that a recording device received.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Record {
-    /// Everything, in order.
+    /// All orders with their streams, in order.
     pub orders: Vec<(Lane, Order)>,
-    /// Most bytes that the heap held at once.
+    /// Peak size of the heap in bytes.
     pub peak_bytes: usize,
 }
 
 impl Record {
-    /// The kernels that were launched.
+    /// The distinct kernels that were launched.
     #[must_use]
     pub fn kernels(&self) -> BTreeSet<Kernel> {
         self.launches().map(|launch| launch.kernel).collect()
@@ -76,7 +76,7 @@ impl Record {
         })
     }
 
-    /// How many orders `which` selects, and the bytes that it finds in them.
+    /// Counts the orders for which `which` returns `Some`, and sums the bytes it returns.
     pub fn total(&self, which: impl Fn(&Order) -> Option<usize>) -> Total {
         let found = self.orders.iter().filter_map(|(_, order)| which(order));
         found.fold(Total::default(), |sum, bytes| Total {
@@ -89,13 +89,12 @@ impl Record {
 /// Number of orders of a kind, and the bytes they move.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Total {
-    /// Orders.
+    /// Number of orders that were counted.
     pub count: usize,
-    /// Bytes.
+    /// Sum of the bytes of these orders.
     pub bytes: usize,
 }
 
-/// The device.
 #[derive(Debug)]
 pub(super) struct Recording {
     state: Mutex<State>,
@@ -105,9 +104,9 @@ pub(super) struct Recording {
 #[derive(Debug, Default)]
 struct State {
     record: Record,
-    /// Bytes of the heap.
+    /// Size of the heap in bytes.
     backed: usize,
-    /// Lengths of the tensors in it, by address.
+    /// Length of each tensor in the heap, by its address.
     tensors: BTreeMap<u64, usize>,
 }
 
@@ -116,7 +115,7 @@ impl State {
         self.record.orders.push((lane, order));
     }
 
-    /// Refuses memory that belongs to no tensor: one that was dropped, or one that is too short.
+    /// Refuses memory that belongs to no tensor, or that exceeds its tensor.
     fn check(&self, call: &'static str, region: Region) -> Result<()> {
         let owner = self.tensors.range(..=region.address).next_back();
         let inside = owner.is_some_and(|(base, bytes)| {
@@ -126,12 +125,12 @@ impl State {
             return Ok(());
         }
         let message = format!("{region:?} belongs to no tensor");
-        Err(failed(call, message, "this is a defect of the program"))
+        Err(failed(call, message, "this is a bug in the program"))
     }
 }
 
 impl Recording {
-    /// A device of so many bytes.
+    /// A device with `memory_bytes` of memory.
     pub(super) fn new(memory_bytes: usize) -> Self {
         Self { state: Mutex::default(), memory_bytes }
     }
@@ -140,14 +139,14 @@ impl Recording {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What was asked for since the last call.
+    /// Takes the record since the last call.
     pub(super) fn take(&self) -> Record {
         let mut state = self.state();
         let peak_bytes = state.backed;
         std::mem::replace(&mut state.record, Record { orders: Vec::new(), peak_bytes })
     }
 
-    #[expect(clippy::unnecessary_wraps, reason = "the hardware's may fail")]
+    #[expect(clippy::unnecessary_wraps, reason = "the hardware driver can fail here")]
     pub(super) fn description(&self) -> Result<String> {
         Ok(format!("recording GPU of {} GiB", self.memory_bytes >> 30))
     }
@@ -156,34 +155,34 @@ impl Recording {
         self.description()
     }
 
-    #[expect(clippy::unused_self, reason = "a method of every driver")]
+    #[expect(clippy::unused_self, reason = "every driver has this method")]
     pub(super) fn trace(&self) -> Result<()> {
         Ok(())
     }
 
-    #[expect(clippy::unused_self, reason = "a method of every driver")]
+    #[expect(clippy::unused_self, reason = "every driver has this method")]
     pub(super) fn traced(&self) -> Result<Vec<Span>> {
         Ok(Vec::new())
     }
 
-    #[expect(clippy::unnecessary_wraps, reason = "the hardware's may fail")]
+    #[expect(clippy::unnecessary_wraps, reason = "the hardware driver can fail here")]
     pub(super) fn memory(&self) -> Result<[usize; 2]> {
         Ok([self.memory_bytes - self.state().backed, self.memory_bytes])
     }
 
-    #[expect(clippy::unused_self, reason = "a method of every driver")]
+    #[expect(clippy::unused_self, reason = "every driver has this method")]
     pub(super) fn base(&self) -> u64 {
         BASE
     }
 
-    /// Notes a tensor's memory.
+    /// Records the memory of a new tensor.
     pub(super) fn allocated(&self, region: Region) {
         let mut state = self.state();
         state.tensors.insert(region.address, region.bytes);
         state.note(Lane::Compute, Order::Allocate(region));
     }
 
-    /// Notes that a tensor's memory is free.
+    /// Records that the memory of a tensor is free.
     pub(super) fn freed(&self, region: Region) {
         let mut state = self.state();
         state.tensors.remove(&region.address);
@@ -205,7 +204,7 @@ impl Recording {
         Ok(())
     }
 
-    #[expect(clippy::unnecessary_wraps, reason = "the hardware's may fail")]
+    #[expect(clippy::unnecessary_wraps, reason = "the hardware driver can fail here")]
     pub(super) fn shrink(&self, end: usize) -> Result<usize> {
         let mut state = self.state();
         let bytes = state.backed - end;
@@ -251,19 +250,19 @@ impl Recording {
         Ok(())
     }
 
-    #[expect(clippy::unnecessary_wraps, reason = "the hardware's may fail")]
+    #[expect(clippy::unnecessary_wraps, reason = "the hardware driver can fail here")]
     pub(super) fn wait(&self, lane: Lane, other: Lane) -> Result<()> {
         self.state().note(lane, Order::Wait(other));
         Ok(())
     }
 
-    #[expect(clippy::unnecessary_wraps, reason = "the hardware's may fail")]
+    #[expect(clippy::unnecessary_wraps, reason = "the hardware driver can fail here")]
     pub(super) fn synchronize(&self, lane: Lane) -> Result<()> {
         self.state().note(lane, Order::Synchronize);
         Ok(())
     }
 
-    #[expect(clippy::unused_self, reason = "a method of every driver")]
+    #[expect(clippy::unused_self, reason = "every driver has this method")]
     pub(super) fn time(&self, _: Lane, work: impl FnOnce() -> Result<()>) -> Result<f64> {
         work().map(|()| 0.0)
     }

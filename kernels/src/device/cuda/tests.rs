@@ -1,5 +1,6 @@
-//! Operations called on a GPU's stream give what they give on the host: dispatch, element types, workspaces, products. The GPU is emulated;
-//! the kernels themselves are compared with their references in each operation's tests.
+//! Tests that operations give the same results on a GPU's stream as on the host: dispatch, element
+//! types, workspaces, products. The GPU is emulated unless `VLJEPA_TEST_GPU` is set; the tests of
+//! each operation compare its kernels with the reference.
 
 use half::bf16;
 
@@ -15,15 +16,17 @@ use crate::{
 };
 use crate::{normalize, pooling, rms_norm, rows};
 
-/// One bf16 rounding of inputs and of the result, sums of a few dozen terms: relative to the largest element.
+/// Relative to the largest element: one bf16 rounding of inputs and of the result, and sums of a
+/// few dozen terms.
 const TOLERANCE: f32 = 3.0 / 256.0;
 
-/// The two devices, in the order in which results come.
+/// Host and GPU, in the order of the results.
 fn devices(mode: Mode) -> [Device; 2] {
     [Device::Host, Device::Cuda(Cuda::for_tests(mode))]
 }
 
-/// `values` on `device`: f32 on the host, bf16 on the GPU. Values are made such that both are the same numbers.
+/// `values` on `device`: f32 on the host, bf16 on the GPU. Callers pass values that are exact in
+/// both types.
 pub(super) fn activation(device: Device, values: &[f32], shape: &[usize]) -> Tensor {
     match device {
         Device::Host => Tensor::from_f32(values.to_vec(), shape),
@@ -34,7 +37,7 @@ pub(super) fn activation(device: Device, values: &[f32], shape: &[usize]) -> Ten
     }
 }
 
-/// The element type of activations.
+/// Element type of activations on `device`.
 pub(super) fn dtype(device: Device) -> DType {
     if device == Device::Host { DType::F32 } else { DType::Bf16 }
 }
@@ -47,7 +50,8 @@ pub(super) fn zeros(device: Device, dtype: DType, shape: &[usize]) -> Tensor {
     Tensor::zeros(device, dtype, shape).unwrap()
 }
 
-/// Runs `operation` on both devices; each of its results must agree, and none may be all zeros.
+/// Runs `operation` on both devices. Each pair of results must agree, and no result may be all
+/// zeros.
 fn agree(mode: Mode, operation: impl Fn(Device, &Stream) -> Vec<Tensor>) {
     let [host, gpu] = devices(mode).map(|device| {
         let stream = device.compute_stream();
@@ -212,7 +216,7 @@ fn info_nce_agrees_with_temperature_and_equal_targets() {
         info_nce::statistics(stream, rows, all, alpha, 3, Some(equal), l, d).unwrap();
         let (own_lse, d) = (lse.view(), d_rows.view_mut());
         let all_lse = all_lse.view();
-        // What stands there is added to.
+        // The gradient is added to this initial value.
         let mut d_scale = Tensor::from_f32(vec![0.5], &[1]).on(device).unwrap();
         let (equal, s) = (Some(equal), Some(d_scale.view_mut()));
         info_nce::backward(stream, rows, all, own_lse, all_lse, alpha, 3, equal, d, s).unwrap();
@@ -359,7 +363,8 @@ fn empty_tensors_are_copied_filled_and_multiplied_without_a_call_of_the_driver()
     copy::copy(&stream, empty.view(), other.view_mut()).unwrap();
     other.view_mut().fill_zero(&stream).unwrap();
     assert!(other.to_f32().unwrap().is_empty());
-    // No tokens: gradients of weights stay, and a product over nothing is zero.
+    // No tokens: gradients of weights keep their values, and a product over an empty dimension is
+    // zero.
     let nothing = activation(device, &[], &[0, 8]);
     let mut d_weight = Tensor::from_f32(vec![2.0; 64], &[8, 8]).on(device).unwrap();
     let mut d_bias = Tensor::from_f32(vec![3.0; 8], &[8]).on(device).unwrap();
@@ -389,5 +394,5 @@ fn a_trace_names_what_ran_and_for_how_long() {
     assert!(span.name.contains("gelu"), "{span:?}");
     assert!(span.start_ms >= 0.0 && span.duration_ms > 0.0, "{span:?}");
     gelu::forward(&stream, x.view(), gelu::Gelu::Erf, out.view_mut()).unwrap();
-    assert!(cuda.traced().unwrap().is_empty(), "nothing is noted any more");
+    assert!(cuda.traced().unwrap().is_empty(), "the trace has ended");
 }

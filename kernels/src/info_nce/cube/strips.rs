@@ -1,11 +1,11 @@
-//! What the loss of a whole batch computes from strips of S/α, f32 (strip rows, batch), that a
-//! product has written: statistics of rows and columns in one pass, and dS.
+//! The loss of a whole batch from strips of S/α, f32 (strip rows, batch), that a product has
+//! written: one kernel computes statistics of rows and columns in one pass, the other dS.
 //!
 //! Floor: memory. Both kernels read a strip once; the second writes half as many bytes of dS. A
-//! block reads 256 rows by 256 columns: each warp takes 32 rows, each lane two vectors of four
-//! columns, so that a warp's load is 512 bytes in a row.
+//! block reads 256 rows by 256 columns: each warp reads 32 rows, and each lane two vectors of four
+//! columns per row, so that a load of the warp covers 512 contiguous bytes.
 
-#![expect(clippy::cast_possible_truncation, reason = "compile-time counts of a tile")]
+#![expect(clippy::cast_possible_truncation, reason = "compile-time tile counts fit `u32`")]
 
 use cubecl::prelude::*;
 
@@ -16,23 +16,23 @@ use crate::cube::{Sums, cube_total, exp2, pack_pair, plane_total};
 pub(in crate::info_nce) const BLOCK: u32 = 256;
 /// Warps of a block.
 pub(in crate::info_nce) const WARPS: u32 = 8;
-/// Rows of a warp, and how many of them the statistics and the weights load at a time. Weights of
-/// four rows take 48 registers and spill two of them (NVRTC 12.9.86); two rows take 40, which six
-/// blocks of a multiprocessor have.
+/// Rows of a warp, and the rows that the statistics (`ROWS`) and the weights (`WEIGHT_ROWS`) load
+/// at a time. With four rows the weights take 48 registers and spill two of them (NVRTC 12.9.86).
+/// With two rows they take 40, and six blocks fit on a multiprocessor.
 const WARP_ROWS: u32 = BLOCK / WARPS;
 const ROWS: u32 = 4;
 const WEIGHT_ROWS: u32 = 2;
 /// Columns of a lane: two vectors of four.
 const COLUMNS: usize = 8;
 
-/// The place of column `i` of this lane's eight within the block's.
+/// Position within the block of column `i` of this lane's eight columns.
 #[cube]
 fn column_of(#[comptime] i: usize) -> u32 {
     UNIT_POS_X % 32 * 4 + comptime!((i / 4 * 128 + i % 4) as u32)
 }
 
-/// Loads this lane's two vectors of each of `rows` rows from `first_row` on; rows and columns
-/// outside read others' scores.
+/// Loads this lane's two vectors of each of `rows` rows from `first_row`. For rows and columns
+/// outside the strip it loads other scores, which the caller ignores.
 #[cube]
 fn load_rows(
     scores: &[Sums],
@@ -54,7 +54,7 @@ fn load_rows(
     tile
 }
 
-/// The hashes of this lane's columns from `first` on, where equal targets are masked.
+/// Hashes of this lane's columns from `first`, if equal targets are masked.
 #[cube]
 fn column_hashes(hashes: &[Hash], first: u32, batch: u32, #[comptime] masked: bool) -> Array<Hash> {
     let mut own = Array::<Hash>::new(COLUMNS);
@@ -68,8 +68,8 @@ fn column_hashes(hashes: &[Hash], first: u32, batch: u32, #[comptime] masked: bo
     own
 }
 
-/// Whether the score of `row` and `column` counts: the columns' targets differ, or the pair is the
-/// diagonal's.
+/// Whether the score of `row` and `column` counts: their targets differ, or the score is on the
+/// diagonal.
 #[cube]
 fn differs(
     hashes: &[Hash],
@@ -89,8 +89,8 @@ fn differs(
     }
 }
 
-/// Maximum and sum of exponentials, of each row over this block's columns and of each column over
-/// its rows; s_ii.
+/// Maximum and sum of exponentials of each row over this block's columns and of each column over
+/// this block's rows, and the diagonal s_ii.
 #[cube(launch)]
 #[expect(clippy::too_many_arguments, reason = "buffers and scalars of one formula")]
 pub(in crate::info_nce) fn nce_strip_statistics(
@@ -118,6 +118,7 @@ pub(in crate::info_nce) fn nce_strip_statistics(
     let alpha_log2 = alpha * LOG2_E;
     let column_hashes = column_hashes(hashes, first_column, batch, masked);
 
+    // Running maximum and sum of each of this lane's columns
     let mut maxima = Array::<f32>::new(COLUMNS);
     let mut totals = Array::<f32>::new(COLUMNS);
     #[unroll]
@@ -126,7 +127,7 @@ pub(in crate::info_nce) fn nce_strip_statistics(
         totals[i] = f32::new(0.0);
     }
     for group in 0..comptime!(WARP_ROWS / ROWS) {
-        // Load the scores of some rows; those that do not count get no weight.
+        // Load the scores of `ROWS` rows; scores that do not count become `UNSEEN`.
         let group_row = first_row + group * ROWS;
         let loaded = load_rows(scores, batch, strip_rows, group_row, first_column, ROWS);
         let mut tile = Array::<f32>::new(comptime!(ROWS as usize * COLUMNS));
@@ -148,7 +149,7 @@ pub(in crate::info_nce) fn nce_strip_statistics(
             }
         }
 
-        // Rows: maximum and sum over this block's columns.
+        // Rows: maximum and sum over this block's columns
         #[unroll]
         for r in 0..ROWS {
             let mut maximum = f32::new(FLOOR);
@@ -174,7 +175,7 @@ pub(in crate::info_nce) fn nce_strip_statistics(
             }
         }
 
-        // Columns: running maximum and sum over this warp's rows.
+        // Columns: running maximum and sum over this warp's rows
         #[unroll]
         for i in 0..COLUMNS {
             let mut maximum = maxima[i];
@@ -192,7 +193,7 @@ pub(in crate::info_nce) fn nce_strip_statistics(
         }
     }
 
-    // Columns: merge the warps, one thread per column.
+    // Columns: merge the warps, with one thread per column.
     #[unroll]
     for i in 0..COLUMNS {
         let at = (warp * BLOCK + column_of(i)) as usize;
@@ -219,7 +220,7 @@ pub(in crate::info_nce) fn nce_strip_statistics(
     }
 }
 
-/// α·dS of a strip in bf16, and each block's Σ B·dS·s/α.
+/// α·dS of a strip in bf16, and Σ B·dS·s/α of each block.
 #[cube(launch)]
 #[expect(clippy::too_many_arguments, reason = "buffers and scalars of one formula")]
 pub(in crate::info_nce) fn nce_strip_weights(
@@ -243,6 +244,7 @@ pub(in crate::info_nce) fn nce_strip_weights(
     let alpha_log2 = alpha[0] * LOG2_E;
     let scale = alpha[0] * inverse_batch;
     let column_hashes = column_hashes(hashes, first_column, batch, masked);
+    // Log-sum-exps (in base 2) of this lane's columns
     let mut columns_log2 = Array::<f32>::new(COLUMNS);
     #[unroll]
     for i in 0..COLUMNS {
@@ -252,7 +254,7 @@ pub(in crate::info_nce) fn nce_strip_weights(
 
     let mut product = f32::new(0.0);
     for group in 0..comptime!(WARP_ROWS / WEIGHT_ROWS) {
-        // Load the scores of some rows.
+        // Load the scores of `WEIGHT_ROWS` rows.
         let group_row = first_row + group * WEIGHT_ROWS;
         let tile = load_rows(scores, batch, strip_rows, group_row, first_column, WEIGHT_ROWS);
         #[unroll]
@@ -290,6 +292,7 @@ pub(in crate::info_nce) fn nce_strip_weights(
             }
         }
     }
+    // Σ w·s/α over the block
     let mut scratch = Shared::<[f32]>::new_slice(comptime!(WARPS as usize));
     let sum = cube_total(product, &mut scratch, comptime!(WARPS as usize));
     if UNIT_POS_X == 0 {

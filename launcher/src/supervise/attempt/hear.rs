@@ -1,4 +1,5 @@
-//! What an attempt hears from its ranks, and what it makes of it.
+//! Handling of the control plane's events in an attempt: joins, messages, lost and refused
+//! connections.
 
 use std::time::Instant;
 
@@ -9,13 +10,13 @@ use super::super::signals::StopSignal;
 use super::super::stall::Position;
 use super::{Attempt, Joined};
 use crate::control::Heard;
-use crate::events::{Event, FaultKind};
+use crate::record::events::{Event, FaultKind};
 
-/// Strangers that are named; a scanner of ports must not fill the disk.
-const NAMED_STRANGERS: usize = 20;
+/// Largest number of refused strangers that are reported: a port scanner must not fill the disk.
+const MAX_NAMED_STRANGERS: usize = 20;
 
 impl Attempt<'_> {
-    /// Takes up what the control plane heard.
+    /// Handles one event of the control plane.
     pub(super) fn hear(&mut self, heard: Heard) {
         match heard {
             Heard::Joined(hello) => self.join(hello),
@@ -37,12 +38,12 @@ impl Attempt<'_> {
             return self.suspect(rank, FaultKind::Refused, reason);
         }
         self.strangers += 1;
-        if self.strangers <= NAMED_STRANGERS {
+        if self.strangers <= MAX_NAMED_STRANGERS {
             self.events.write(event);
             self.progress.note(&format!("refused a connection from {peer}: {reason}"));
         }
-        if self.strangers == NAMED_STRANGERS {
-            self.progress.note("further strangers are refused without a word");
+        if self.strangers == MAX_NAMED_STRANGERS {
+            self.progress.note("further strangers are refused without a message");
         }
     }
 
@@ -66,7 +67,7 @@ impl Attempt<'_> {
             self.progress.note(&slow);
         }
         match message {
-            // Ids of NCCL are the server's own business.
+            // The server handles NCCL ids itself; the observer has handled the interval.
             FromWorker::Hello(_)
             | FromWorker::Knock { .. }
             | FromWorker::NcclId { .. }
@@ -121,7 +122,8 @@ impl Attempt<'_> {
         }
     }
 
-    /// Rank 0 is done with a checkpoint.
+    /// Tells the other ranks that rank 0 has published a checkpoint, or dropped it because of
+    /// `error`.
     fn settle(&self, step: u64, error: Option<&str>) {
         for (rank, order) in self.checkpoints.settled(step, error) {
             self.server.tell(rank, FromSupervisor::Checkpoint { order });
@@ -145,7 +147,7 @@ impl Attempt<'_> {
             let spent = now.saturating_duration_since(position.since);
             joined.step_since += spent;
             if position.phase != Phase::Start {
-                self.times.aside(spent);
+                self.times.outside_step(spent);
             }
         }
         let steps = step.saturating_sub(position.step);
@@ -164,7 +166,8 @@ impl Attempt<'_> {
         *position = Position { step, phase, since: now, heard: now, collective };
     }
 
-    /// Notes the first sign of a fault. What a rank itself reports says more than that its connection is gone.
+    /// Records the first sign of a fault. An error that a rank reports itself replaces the loss of
+    /// its connection.
     fn suspect(&mut self, rank: usize, kind: FaultKind, error: String) {
         let better = match &self.suspicion {
             None => true,

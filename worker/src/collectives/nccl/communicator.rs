@@ -1,32 +1,34 @@
-//! A communicator whose calls never block for longer than a time-out, and which is ended with whatever it does when they do.
+//! An NCCL communicator whose calls never block longer than a timeout. When a call exceeds it, the
+//! communicator is aborted together with the call.
 
 use std::ffi::c_void;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::error::NcclError;
 use super::library::{Buffers, Call, Handle, Id, Library, Progress};
+use crate::error::nccl::NcclError;
 
-/// Between looks at a call that is not done, after the first moments.
-const POLL: Duration = Duration::from_millis(1);
-/// Calls are mostly done within this time, in which the look-out does not sleep.
-const SOON: Duration = Duration::from_micros(200);
-/// How long leaving may take before the communicator is ended by force.
-const FAREWELL: Duration = Duration::from_secs(10);
-const UNREACHED: &str = "a rank did not come to it, or hosts cannot reach each other: compare the ranks' logs, check firewalls and \
-     NCCL_SOCKET_IFNAME; NCCL_DEBUG=INFO says more";
+/// Pause between two looks at a pending call, after [`SPIN`] has passed.
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
+/// Time in which most calls complete. Until then the waiting thread only yields.
+const SPIN: Duration = Duration::from_micros(200);
+/// How long finalizing may take before the communicator is aborted.
+const FINALIZE_TIMEOUT: Duration = Duration::from_secs(10);
+const UNREACHED_HINT: &str = "a rank did not make this call, or hosts cannot reach each other: \
+     compare the ranks' logs, check firewalls and NCCL_SOCKET_IFNAME; NCCL_DEBUG=INFO prints \
+     details";
 
-/// This rank's end of a communicator.
 #[derive(Debug)]
 pub(super) struct Communicator {
     library: &'static Library,
-    /// None after it was given up.
+    /// `None` after the communicator was destroyed or aborted.
     handle: Mutex<Option<Handle>>,
     time_out: Duration,
 }
 
 impl Communicator {
-    /// Meets the other ranks of `id`, at most for `time_out`, which is also how long later calls may take to be issued.
+    /// Connects to the other ranks that use `id`. `time_out` limits this, and later the issuing of
+    /// each call.
     pub(super) fn init(
         library: &'static Library,
         id: Id,
@@ -36,7 +38,7 @@ impl Communicator {
         let number = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
         let (handle, progress) = library.init(id, number(rank), number(world_size))?;
         let communicator = Self { library, handle: Mutex::new(Some(handle)), time_out };
-        match communicator.settle("ncclCommInitRankConfig", progress, time_out) {
+        match communicator.wait("ncclCommInitRankConfig", progress, time_out) {
             Ok(()) => Ok(communicator),
             Err(error) => {
                 communicator.abort();
@@ -45,7 +47,7 @@ impl Communicator {
         }
     }
 
-    /// Issues collectives together to a stream, in this order.
+    /// Enqueues collectives on a stream as one group, in this order.
     pub(super) fn issue(
         &self,
         calls: &[(Call, Buffers)],
@@ -55,7 +57,7 @@ impl Communicator {
         if let [(call, buffers)] = *calls {
             let progress =
                 self.with("a collective", |comm| library.issue(call, buffers, comm, stream))?;
-            return self.settle("a collective", progress, self.time_out);
+            return self.wait("a collective", progress, self.time_out);
         }
         let progress = self.with("a group of collectives", |comm| {
             library.group_start()?;
@@ -64,17 +66,18 @@ impl Communicator {
             }
             library.group_end(comm)
         })?;
-        self.settle("ncclGroupEnd", progress, self.time_out)
+        self.wait("ncclGroupEnd", progress, self.time_out)
     }
 
-    /// The error that this rank or a peer ran into since the last call, if any.
+    /// Returns the error that this rank or a peer had since the last call, if any.
     pub(super) fn check(&self) -> Result<(), NcclError> {
         self.with("watching the ranks", |comm| {
             self.library.state("watching the ranks", comm).map(|_| ())
         })
     }
 
-    /// Ends it with whatever it does; other ranks see that this one is gone.
+    /// Aborts the communicator and its pending calls. The other ranks then see that this rank is
+    /// gone.
     pub(super) fn abort(&self) {
         let Some(handle) = self.take() else { return };
         if let Err(error) = self.library.abort(handle) {
@@ -82,10 +85,10 @@ impl Communicator {
         }
     }
 
-    /// Leaves in peace: the other ranks do so as well.
-    fn leave(&self) -> Result<(), NcclError> {
+    /// Finalizes and destroys the communicator, after the other ranks have done the same.
+    fn finalize(&self) -> Result<(), NcclError> {
         let progress = self.with("ncclCommFinalize", |comm| self.library.finalize(comm))?;
-        self.settle("ncclCommFinalize", progress, FAREWELL)?;
+        self.wait("ncclCommFinalize", progress, FINALIZE_TIMEOUT)?;
         match self.take() {
             Some(handle) => self.library.destroy(handle),
             None => Ok(()),
@@ -105,8 +108,8 @@ impl Communicator {
         handle.ok_or(NcclError::GivenUp { call }).and_then(act)
     }
 
-    /// Waits until a call is done.
-    fn settle(
+    /// Waits until a pending call is done.
+    fn wait(
         &self,
         call: &'static str,
         mut progress: Progress,
@@ -117,10 +120,10 @@ impl Communicator {
             let waited = since.elapsed();
             if waited > time_out {
                 let (call, seconds) = (call.to_owned(), waited.as_secs_f64());
-                return Err(NcclError::TimeOut { call, seconds, hint: UNREACHED });
+                return Err(NcclError::TimeOut { call, seconds, hint: UNREACHED_HINT });
             }
-            if waited > SOON {
-                std::thread::park_timeout(POLL);
+            if waited > SPIN {
+                std::thread::park_timeout(POLL_INTERVAL);
             } else {
                 std::thread::yield_now();
             }
@@ -132,7 +135,7 @@ impl Communicator {
 
 impl Drop for Communicator {
     fn drop(&mut self) {
-        if let Err(error) = self.leave() {
+        if let Err(error) = self.finalize() {
             tracing::warn!("{error}");
             self.abort();
         }

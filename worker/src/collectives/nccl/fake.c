@@ -1,12 +1,13 @@
-// A library with NCCL's face for tests: it moves no data, writes down what was called, and goes wrong where it is told to.
+// A fake NCCL library for tests: it moves no data, logs the calls to the file LOG, and returns
+// errors as the macros PENDING and LATER say.
 #include <stdio.h>
 #include <string.h>
 
 #ifndef PENDING
-#define PENDING 0 // looks at a new communicator that find it unfinished; -1 for all
+#define PENDING 0 // first state queries that return ncclInProgress; -1: all of them
 #endif
 #ifndef LATER
-#define LATER 0 // what later looks find
+#define LATER 0 // result of state queries after the first one that succeeded
 #endif
 
 typedef struct { char bytes[128]; } id_t_;

@@ -1,6 +1,7 @@
-//! NCCL's library, loaded at run time, and the calls of it that are used.
+//! The NCCL library, loaded at run time, and bindings for the functions that are used.
 //!
-//! Bound by hand: cudarc's loader never tries `libnccl.so.2`, the only name in NVIDIA's wheel, and panics where the library is missing.
+//! The bindings are written by hand: cudarc's loader never tries `libnccl.so.2`, the only name in
+//! NVIDIA's wheel, and panics if the library is missing.
 
 #![expect(unsafe_code, reason = "calls into a C library that is loaded at run time")]
 
@@ -12,28 +13,29 @@ use base64::engine::general_purpose::STANDARD;
 
 use vljepa_kernels::library::{Libraries, Wanted};
 
-use super::error::{NcclError, hint};
+use crate::error::nccl::{NcclError, hint};
 
-/// `ncclSuccess`.
+/// Value of `ncclSuccess` in nccl.h.
 const SUCCESS: c_int = 0;
-/// `ncclInProgress`.
+/// Value of `ncclInProgress` in nccl.h: a non-blocking call is not done yet.
 const IN_PROGRESS: c_int = 7;
-/// `NCCL_CONFIG_UNDEF_INT`.
+/// Value of `NCCL_CONFIG_UNDEF_INT` in nccl.h: the library chooses the setting.
 const UNDEFINED: c_int = c_int::MIN;
-/// `NCCL_UNIQUE_ID_BYTES`.
+/// Value of `NCCL_UNIQUE_ID_BYTES` in nccl.h.
 const ID_BYTES: usize = 128;
-/// The version whose `ncclConfig_t` is passed; newer libraries fill in what came later.
+/// Version 2.18, whose `ncclConfig_t` is passed. Newer libraries use defaults for the fields that
+/// were added later.
 const CONFIG_VERSION: c_uint = 21_800;
 
 const NCCL: Wanted = Wanted {
     name: "NCCL",
     files: &["libnccl.so.2", "libnccl.so"],
     wheels: &["nvidia/nccl/lib"],
-    install: "several GPUs need NCCL 2.18 or newer: install it (`apt-get install libnccl2`, or `pip install nvidia-nccl-cu12`), \
-              or name the file in VLJEPA_NCCL",
+    install: "several GPUs need NCCL 2.18 or newer: install it (`apt-get install libnccl2`, or \
+              `pip install nvidia-nccl-cu12`), or name the file in VLJEPA_NCCL",
 };
 
-/// `ncclComm_t`.
+/// Handle of a communicator, `ncclComm_t`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(transparent)]
 pub(super) struct Handle(*mut c_void);
@@ -42,19 +44,20 @@ impl Handle {
     const NULL: Self = Self(std::ptr::null_mut());
 }
 
-// SAFETY: a communicator may be used from any thread, by one at a time: its owner keeps it in a mutex.
+// SAFETY: a communicator may be used from any thread, by one thread at a time; its owner keeps it
+// in a mutex.
 unsafe impl Send for Handle {}
 
-/// `ncclDataType_t`, those that are used.
+/// Element types of collectives that are used, from `ncclDataType_t`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Element {
-    /// `ncclUint8`.
+    /// One byte, `ncclUint8`; any data.
     Byte = 1,
-    /// `ncclFloat32`.
+    /// A 32-bit float, `ncclFloat32`.
     F32 = 7,
 }
 
-/// `ncclUniqueId`: what ranks find each other by.
+/// Id by which the ranks of a communicator find each other, `ncclUniqueId`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct Id([u8; ID_BYTES]);
@@ -66,23 +69,23 @@ impl std::fmt::Debug for Id {
 }
 
 impl Id {
-    /// As text, for the control plane.
+    /// Encodes the id as base64 for the control connection.
     #[must_use]
     pub fn text(&self) -> String {
         STANDARD.encode(self.0)
     }
 
-    /// From [`Self::text`].
+    /// Decodes an id from the text that [`Self::text`] returns.
     ///
     /// # Errors
-    /// When it is not such a text.
+    /// Fails if the text is not base64 of 128 bytes.
     pub fn parse(text: &str) -> Result<Self, NcclError> {
         let bytes = STANDARD.decode(text).ok().and_then(|bytes| bytes.try_into().ok());
         bytes.map(Self).ok_or_else(|| NcclError::Id { found: text.to_owned() })
     }
 }
 
-/// `ncclConfig_t` of NCCL 2.18.
+/// Configuration of a communicator, `ncclConfig_t` of NCCL 2.18.
 #[repr(C)]
 struct Config {
     size: usize,
@@ -98,7 +101,7 @@ struct Config {
 
 macro_rules! functions {
     ($($field:ident = $name:literal: ($($argument:ty),*) -> $result:ty;)+) => {
-        /// Pointers into the library.
+        /// Pointers to the functions of the library.
         #[derive(Debug, Clone, Copy)]
         struct Functions {
             $($field: unsafe extern "C" fn($($argument),*) -> $result,)+
@@ -108,7 +111,8 @@ macro_rules! functions {
             fn load(library: &libloading::Library) -> Result<Self, String> {
                 Ok(Self {
                     $(
-                        // SAFETY: the type is the one that nccl.h declares for the name, and the library is never unloaded.
+                        // SAFETY: the type is the one that nccl.h declares for the name, and the
+                        // library is never unloaded.
                         $field: *unsafe {
                             library.get::<unsafe extern "C" fn($($argument),*) -> $result>($name)
                         }
@@ -144,7 +148,7 @@ functions! {
         (*const c_void, *mut c_void, usize, c_int, c_int, Handle, *mut c_void) -> c_int;
 }
 
-/// NCCL.
+/// The loaded NCCL library.
 #[derive(Debug)]
 pub struct Library {
     functions: Functions,
@@ -152,24 +156,23 @@ pub struct Library {
     version: c_int,
 }
 
-/// What a call said that need not be done when it returns.
+/// Progress of a call that may return before it is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Progress {
     Done,
     Pending,
 }
 
-/// What a collective reads and writes: addresses on the GPU.
+/// Input and output of a collective, as addresses on the GPU.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Buffers {
     pub(super) from: u64,
     pub(super) to: u64,
-    /// Elements, as the collective counts them.
+    /// Number of elements, as the collective counts them.
     pub(super) count: usize,
     pub(super) element: Element,
 }
 
-/// A collective of NCCL.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Call {
     AllGather,
@@ -180,11 +183,12 @@ pub(super) enum Call {
 }
 
 impl Library {
-    /// Loads NCCL from the file that `libraries` names, otherwise from where it is found. It stays
-    /// loaded until the process ends.
+    /// Loads NCCL from the file that `libraries` names, otherwise from the usual places. The
+    /// library stays loaded until the process ends.
     ///
     /// # Errors
-    /// When it is missing, too old or another library; the message says what was tried and what to install.
+    /// Fails if the library is missing, too old or another library. The message lists the files
+    /// that were tried and the package to install.
     pub fn open(libraries: &Libraries) -> Result<&'static Self, NcclError> {
         let (library, path) = NCCL.load(libraries.nccl.as_deref(), &libraries.packages)?;
         let functions =
@@ -193,28 +197,28 @@ impl Library {
         // SAFETY: the pointer is valid for the call.
         let code = unsafe { (functions.version)(&raw mut found.version) };
         found.check("ncclGetVersion", code, Handle::NULL)?;
-        // Dropping it would unload what the functions point into.
+        // Dropping the library would unload the functions behind the pointers.
         Box::leak(Box::new(library));
         Ok(Box::leak(Box::new(found)))
     }
 
-    /// Such as `2.27.7`.
+    /// Returns the version, such as `2.27.7`.
     #[must_use]
     pub fn version(&self) -> String {
         let Self { version, .. } = self;
         format!("{}.{}.{}", version / 10_000, version / 100 % 100, version % 100)
     }
 
-    /// Where it was found.
+    /// Returns the file that was loaded.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// A new id. This process listens for the other ranks from now on.
+    /// Creates a new id. From then on this process listens for the other ranks.
     ///
     /// # Errors
-    /// When NCCL finds no network interface to listen on.
+    /// Fails if NCCL finds no network interface to listen on.
     pub fn unique_id(&self) -> Result<Id, NcclError> {
         let mut id = Id([0; ID_BYTES]);
         // SAFETY: the pointer is valid for the call, which writes 128 bytes.
@@ -223,7 +227,7 @@ impl Library {
         Ok(id)
     }
 
-    /// Begins a communicator whose calls return before they are done.
+    /// Begins to create a communicator whose calls return before they are done.
     pub(super) fn init(
         &self,
         id: Id,
@@ -248,13 +252,14 @@ impl Library {
         };
         let progress = self.progress("ncclCommInitRankConfig", code, handle);
         if progress.is_err() && handle != Handle::NULL {
-            // The first error says more than one of giving up.
+            // Report the first error rather than an error of the abort.
             self.abort(handle).unwrap_or_default();
         }
         Ok((handle, progress?))
     }
 
-    /// How far a communicator's last call is, or the error that it or a peer ran into.
+    /// Returns the progress of a communicator's last call, or the error that this rank or a peer
+    /// had.
     pub(super) fn state(&self, call: &'static str, comm: Handle) -> Result<Progress, NcclError> {
         let mut state = SUCCESS;
         // SAFETY: the communicator is alive, and the pointer valid for the call.
@@ -263,7 +268,7 @@ impl Library {
         self.progress(call, state, comm)
     }
 
-    /// Issues a collective to a stream.
+    /// Enqueues a collective on a stream.
     pub(super) fn issue(
         &self,
         call: Call,
@@ -276,8 +281,9 @@ impl Library {
         let (from, to, element) = (from as *const c_void, to as *mut c_void, element as c_int);
         let rank = |root: usize| c_int::try_from(root).unwrap_or(c_int::MAX);
         let f = &self.functions;
-        // SAFETY: the ranges are allocated, as large as the collective wants (the callers' contract, as with every kernel), and on the
-        // communicator's device; communicator and stream are alive.
+        // SAFETY: the ranges are allocated, as large as the collective needs (the callers'
+        // contract, as for every kernel), and on the communicator's device; communicator and stream
+        // are alive.
         let (name, code) = unsafe {
             match call {
                 Call::AllGather => {
@@ -303,31 +309,31 @@ impl Library {
         self.progress(name, code, comm)
     }
 
-    /// Calls that follow on this thread are issued together.
+    /// Begins a group: later calls of this thread are issued together.
     pub(super) fn group_start(&self) -> Result<(), NcclError> {
         // SAFETY: the call takes nothing.
         self.check("ncclGroupStart", unsafe { (self.functions.group_start)() }, Handle::NULL)
     }
 
-    /// Issues what was called since [`Self::group_start`].
+    /// Issues the calls since [`Self::group_start`].
     pub(super) fn group_end(&self, comm: Handle) -> Result<Progress, NcclError> {
         // SAFETY: the call takes nothing.
         self.progress("ncclGroupEnd", unsafe { (self.functions.group_end)() }, comm)
     }
 
-    /// Flushes what a communicator still has to do, before [`Self::destroy`].
+    /// Begins to flush the pending work of a communicator, before [`Self::destroy`].
     pub(super) fn finalize(&self, comm: Handle) -> Result<Progress, NcclError> {
         // SAFETY: the communicator is alive.
         self.progress("ncclCommFinalize", unsafe { (self.functions.finalize)(comm) }, comm)
     }
 
-    /// Frees a communicator that was finalized; it is not used again.
+    /// Frees a finalized communicator. The handle must not be used again.
     pub(super) fn destroy(&self, comm: Handle) -> Result<(), NcclError> {
         // SAFETY: the communicator is alive, and its owner forgets it.
         self.check("ncclCommDestroy", unsafe { (self.functions.destroy)(comm) }, Handle::NULL)
     }
 
-    /// Ends a communicator with whatever it does; it is not used again.
+    /// Aborts a communicator and its pending work. The handle must not be used again.
     pub(super) fn abort(&self, comm: Handle) -> Result<(), NcclError> {
         // SAFETY: the communicator is alive, and its owner forgets it.
         let code = unsafe { (self.functions.abort)(comm) };
@@ -341,7 +347,8 @@ impl Library {
         if code == SUCCESS {
             return Ok(());
         }
-        // SAFETY: both return NUL-terminated strings of the library for any code and for a null communicator, too.
+        // SAFETY: both functions return NUL-terminated strings of the library for any code, and for
+        // a null communicator.
         let (name, last) = unsafe {
             (text((self.functions.error_name)(code)), text((self.functions.last_error)(comm)))
         };
@@ -361,12 +368,12 @@ impl Library {
     }
 }
 
-/// A string of the library.
+/// Copies a string of the library.
 fn text(pointer: *const c_char) -> String {
     if pointer.is_null() {
         return "no details".to_owned();
     }
-    // SAFETY: it is NUL-terminated, and copied before the next call could change it.
+    // SAFETY: the string is NUL-terminated, and is copied before another call could change it.
     let text = unsafe { CStr::from_ptr(pointer) }.to_string_lossy().trim().to_owned();
     if text.is_empty() { "no details".to_owned() } else { text }
 }

@@ -1,7 +1,7 @@
-//! NCCL between GPUs: every collective on the device's communication stream, so that it may overlap what the compute stream does.
+//! NCCL collectives between GPUs. All of them run on the device's communication stream, so they can
+//! overlap with work on the compute stream.
 
 mod communicator;
-mod error;
 mod library;
 #[cfg(test)]
 mod tests;
@@ -15,9 +15,9 @@ use std::time::Duration;
 use vljepa_kernels::device::cuda::{Cuda, CudaStream, Lane, Region};
 use vljepa_kernels::{DType, Device, KernelError, Tensor, View};
 
-pub use self::error::NcclError;
 pub use self::library::{Id, Library};
 pub use self::watch::LastWords;
+pub use crate::error::nccl::NcclError;
 
 use self::communicator::Communicator;
 use self::library::{Buffers, Call, Element};
@@ -26,27 +26,28 @@ use super::Shares;
 use super::record::Ticket;
 use crate::error::WorkerError;
 
-/// Host values travel in pieces of at most this size.
+/// Largest piece, in bytes, in which host values are sent through the GPU.
 const CHUNK: usize = 16 << 20;
 
-/// How long a rank waits for the others.
+/// How long a rank waits for the other ranks.
 #[derive(Debug, Clone, Copy)]
 pub struct TimeOuts {
-    /// Until all have joined.
+    /// Until all ranks have joined the communicator.
     pub start: Duration,
-    /// In a collective.
+    /// Until a collective has completed on the device.
     pub collective: Duration,
 }
 
-/// The world of all ranks' GPUs.
+/// NCCL communicator of all ranks' GPUs.
 pub struct Nccl {
-    // Before the communicator, which it watches.
+    // Dropped before the communicator, which it watches.
     watch: Watch,
     communicator: Arc<Communicator>,
     place: [usize; 2],
     compute: CudaStream,
     communicate: CudaStream,
-    /// Bytes on the GPU that host values and padded shares pass through; used on the communication stream alone.
+    /// GPU memory, in bytes, for host values and padded shares. Only the communication stream uses
+    /// it.
     staging: Mutex<Option<Tensor>>,
 }
 
@@ -59,11 +60,13 @@ impl fmt::Debug for Nccl {
 type Result<T> = std::result::Result<T, WorkerError>;
 
 impl Nccl {
-    /// Meets the other ranks of `id`; `place` is this process's rank and the number of ranks. When a collective fails or takes too
-    /// long later on, `last_words` hears why, and the process ends: the thread that waits for the device could not say so.
+    /// Connects to the other ranks that use `id`; `place` holds this process's rank and the number
+    /// of ranks. If a collective later fails or exceeds its timeout, `last_words` is called with
+    /// the error and the process ends, because the thread that waits for the device could not
+    /// report it.
     ///
     /// # Errors
-    /// When a rank does not come in time, or NCCL fails.
+    /// Fails if a rank does not join before the timeout, or if NCCL fails.
     pub fn join(
         library: &'static Library,
         id: Id,
@@ -74,7 +77,7 @@ impl Nccl {
     ) -> anyhow::Result<Self> {
         let [compute, communicate] =
             [Lane::Compute, Lane::Communicate].map(|lane| CudaStream::new(cuda, lane));
-        // Makes the device current: the communicator is of this thread's.
+        // Makes the device current for this thread, as creating the communicator requires.
         communicate.handle()?;
         let communicator = Communicator::init(library, id, place, time_outs.start)?;
         let communicator = Arc::new(communicator);
@@ -91,7 +94,8 @@ impl Nccl {
         self.place[1]
     }
 
-    /// The rows of all ranks, behind what the compute stream does so far and before what it does next.
+    /// Gathers the rows of all ranks, after the compute stream's work so far and before its later
+    /// work.
     pub(super) fn all_gather_rows(
         &self,
         ticket: &Ticket<'_>,
@@ -112,24 +116,26 @@ impl Nccl {
         if global.is_multiple_of(world_size) {
             return self.issue(ticket, &[gathering(from, to.address)]);
         }
-        // NCCL gathers equal parts: each rank's rows come to the front of a slot that the largest share fills.
+        // NCCL gathers equal parts only. Each rank's rows are padded to a slot of the size of the
+        // largest share.
         let slot = row * global.div_ceil(world_size);
         let staging = self.staging(world_size * slot)?;
-        let place =
+        let slot_of =
             |rank: usize, bytes| Region { address: staging.address + (rank * slot) as u64, bytes };
-        let own = place(self.rank(), slot);
+        let own = slot_of(self.rank(), slot);
         self.communicate.copy(from, Region { bytes: from.bytes, ..own })?;
         self.issue(ticket, &[gathering(own, staging.address)])?;
         for rank in 0..world_size {
             let rows = shares.rows(rank);
             let bytes = rows.len() * row;
             let address = to.address + (rows.start * row) as u64;
-            self.communicate.copy(place(rank, bytes), Region { address, bytes })?;
+            self.communicate.copy(slot_of(rank, bytes), Region { address, bytes })?;
         }
         Ok(())
     }
 
-    /// Begins a sum in place, behind what the compute stream does so far; [`Self::end`] makes that stream wait for it.
+    /// Begins a sum in place, after the compute stream's work so far. [`Self::end`] makes that
+    /// stream wait for the sum.
     pub(super) fn begin_all_reduce_sum(&self, ticket: &Ticket<'_>, values: View<'_>) -> Result<()> {
         let at = f32_region("all_reduce_sum", "values", values)?;
         self.communicate.wait_for(self.compute)?;
@@ -142,12 +148,12 @@ impl Nccl {
         self.issue(ticket, &[(Call::AllReduceSum, buffers)])
     }
 
-    /// What the compute stream does from now on sees what the communication stream did so far.
+    /// Makes later work of the compute stream wait for the communication stream's work so far.
     pub(super) fn end(&self) -> Result<()> {
         Ok(self.compute.wait_for(self.communicate)?)
     }
 
-    /// The own rows of the sum of all ranks' `values`.
+    /// Sums `values` over all ranks and stores this rank's rows of the sum in `out`.
     pub(super) fn reduce_scatter_sum(
         &self,
         ticket: &Ticket<'_>,
@@ -165,7 +171,8 @@ impl Nccl {
             let calls = [(Call::ReduceScatterSum, buffers(from.address, out.len()))];
             self.issue(ticket, &calls)?;
         } else {
-            // NCCL scatters equal parts: uneven ones are as many sums, issued together.
+            // NCCL scatters equal parts only. For uneven parts, one sum per rank is issued in a
+            // group.
             let calls: Vec<_> = (0..world_size)
                 .map(|root| {
                     let rows = shares.rows(root);
@@ -178,21 +185,22 @@ impl Nccl {
         self.end()
     }
 
-    /// The hashes of all ranks' rows.
+    /// Gathers the hashes of all ranks' rows.
     pub(super) fn all_gather_hashes(
         &self,
         ticket: Ticket<'_>,
         local: &[u64],
         shares: Shares,
     ) -> Vec<u64> {
-        let bytes = self.certain(self.gather_host(&ticket, bytemuck::cast_slice(local), shares, 8));
+        let bytes = self.or_fail(self.gather_host(&ticket, bytemuck::cast_slice(local), shares, 8));
         bytes.chunks_exact(8).map(|b| u64::from_le_bytes(b.try_into().expect("8 bytes"))).collect()
     }
 
-    /// The sum of each number, added up in the order of ranks: the same bits everywhere.
+    /// Sums each number over all ranks, in rank order, so the sums have the same bits on every
+    /// rank.
     pub(super) fn sum<const N: usize>(&self, ticket: Ticket<'_>, values: [f64; N]) -> [f64; N] {
         let own: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
-        let all = self.certain(self.gather_host(&ticket, &own, self.one_each(), own.len()));
+        let all = self.or_fail(self.gather_host(&ticket, &own, self.one_each(), own.len()));
         let mut sums = [0.0; N];
         for of_rank in all.chunks_exact(own.len().max(1)) {
             for (sum, x) in sums.iter_mut().zip(of_rank.chunks_exact(8)) {
@@ -202,7 +210,7 @@ impl Nccl {
         sums
     }
 
-    /// What each rank says.
+    /// Returns the bytes of every rank, which may differ in length.
     pub(super) fn all_gather_bytes(&self, ticket: Ticket<'_>, bytes: &[u8]) -> Vec<Vec<u8>> {
         let gathered = || -> Result<Vec<Vec<u8>>> {
             let len = (bytes.len() as u64).to_le_bytes();
@@ -219,10 +227,10 @@ impl Nccl {
             all.iter_mut().zip(lens).for_each(|(of_rank, len)| of_rank.truncate(len));
             Ok(all)
         };
-        self.certain(gathered())
+        self.or_fail(gathered())
     }
 
-    /// What rank 0 says.
+    /// Returns rank 0's bytes on every rank.
     pub(super) fn broadcast(&self, ticket: Ticket<'_>, bytes: Vec<u8>) -> Vec<u8> {
         let told = || -> Result<Vec<u8>> {
             let mut len = (bytes.len() as u64).to_le_bytes();
@@ -234,15 +242,15 @@ impl Nccl {
             }
             Ok(all)
         };
-        self.certain(told())
+        self.or_fail(told())
     }
 
-    /// Ends this process; the other ranks see that it is gone.
+    /// Ends this process. The other ranks see that it is gone.
     pub(super) fn abort(&self) -> ! {
         self.watch.end()
     }
 
-    /// Bytes of the same length from every rank, or of their shares of rows, through the GPU and back.
+    /// Gathers host values through GPU memory: `row` bytes for each row of the ranks' shares.
     fn gather_host(
         &self,
         ticket: &Ticket<'_>,
@@ -253,10 +261,10 @@ impl Nccl {
         let Shares { global, world_size } = shares;
         let slot = row * global.div_ceil(world_size);
         let staging = self.staging(world_size * slot)?;
-        let place =
+        let slot_of =
             |rank: usize, bytes| Region { address: staging.address + (rank * slot) as u64, bytes };
-        self.communicate.upload(place(self.rank(), local.len()), local)?;
-        self.issue(ticket, &[gathering(place(self.rank(), slot), staging.address)])?;
+        self.communicate.upload(slot_of(self.rank(), local.len()), local)?;
+        self.issue(ticket, &[gathering(slot_of(self.rank(), slot), staging.address)])?;
         let mut all = vec![0; world_size * slot];
         self.communicate.download(staging, &mut all)?;
         Ok((0..world_size)
@@ -279,16 +287,16 @@ impl Nccl {
         Ok(self.communicate.download(at, bytes)?)
     }
 
-    /// Issues collectives to the communication stream, which are watched from now on.
+    /// Issues collectives to the communication stream and hands them to the watch thread.
     fn issue(&self, ticket: &Ticket<'_>, calls: &[(Call, Buffers)]) -> Result<()> {
         let stream: *mut c_void = self.communicate.handle()?;
         self.communicator.issue(calls, stream)?;
         ticket.issued();
-        self.watch.over(ticket.sequence(), self.communicate.mark()?);
+        self.watch.add(ticket.sequence(), self.communicate.mark()?);
         Ok(())
     }
 
-    /// The first bytes of the staging memory.
+    /// Returns the first `bytes` of the staging memory, which grows as needed.
     fn staging(&self, bytes: usize) -> Result<Region> {
         let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
         let held = staging.as_ref().map_or(0, |tensor| tensor.shape()[0]);
@@ -296,7 +304,7 @@ impl Nccl {
             *staging = None;
             let device = Device::Cuda(self.communicate.cuda());
             *staging = Some(Tensor::zeros(device, DType::U8, &[bytes.next_power_of_two()])?);
-            // Its zeros are written by the compute stream.
+            // The compute stream writes the zeros.
             self.communicate.wait_for(self.compute)?;
         }
         let all = staging.as_ref().and_then(|tensor| tensor.view().region());
@@ -304,13 +312,14 @@ impl Nccl {
         Ok(Region { bytes, ..all })
     }
 
-    /// One row of each rank.
+    /// Shares with one row per rank.
     fn one_each(&self) -> Shares {
         Shares { global: self.world_size(), world_size: self.world_size() }
     }
 
-    /// A result without which no rank can go on: its error ends this one, as MPI's errors do.
-    fn certain<T>(&self, result: Result<T>) -> T {
+    /// Unwraps a result that the run cannot continue without. On an error this process ends, as it
+    /// does for MPI errors.
+    fn or_fail<T>(&self, result: Result<T>) -> T {
         result.unwrap_or_else(|error| self.watch.fail(&error.to_string()))
     }
 }

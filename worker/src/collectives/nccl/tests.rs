@@ -1,4 +1,5 @@
-//! NCCL without a GPU: the real library as far as it goes, and one with its face that goes wrong as it is told to.
+//! Tests of NCCL without a GPU: with the real library where that is possible, and with a fake
+//! library that fails in a given way.
 
 #![expect(
     clippy::disallowed_methods,
@@ -14,11 +15,11 @@ use vljepa_kernels::device::cuda::Cuda;
 use vljepa_kernels::library::{Libraries, LibraryError};
 
 use super::communicator::Communicator;
-use super::error::NcclError;
 use super::library::{Buffers, Call, Element, Id, Library};
 use super::watch::Watch;
+use crate::error::nccl::NcclError;
 
-/// The library that `. worker/nccl.sh` fetches.
+/// Opens the library that `. worker/nccl.sh` fetches.
 fn real() -> &'static Library {
     let path = std::env::var("VLJEPA_NCCL").expect("VLJEPA_NCCL is set: `. worker/nccl.sh`");
     open(Path::new(&path)).unwrap()
@@ -28,7 +29,7 @@ fn open(path: &Path) -> Result<&'static Library, NcclError> {
     Library::open(&Libraries { nccl: Some(path.to_owned()), ..Libraries::default() })
 }
 
-/// A library that only looks like NCCL, and the file in which it notes what was called.
+/// A fake NCCL library, and the file in which it logs the calls.
 struct Fake {
     _folder: tempfile::TempDir,
     log: PathBuf,
@@ -174,7 +175,7 @@ fn an_error_of_a_peer_is_reported_with_its_text_and_nothing_is_called_after_givi
     assert_eq!(fake.calls(), ["init 1 of 2", "abort"]);
 }
 
-/// The variable by which the next test tells itself that it is the process which is to end.
+/// Environment variable that tells the next test that it runs in the process that must end.
 const TO_END: &str = "VLJEPA_TEST_TO_END";
 
 #[test]
@@ -199,7 +200,8 @@ fn a_rank_whose_peer_is_gone_says_its_last_words_and_ends() {
     assert!(!ended.status.success() && since.elapsed() < LONG / 2, "{ended:?}");
 }
 
-/// On an emulated GPU, with a library that moves no data: what other ranks would have sent is zeros.
+/// Tests on an emulated GPU with the fake library, which moves no data: the rows of other ranks are
+/// zeros.
 #[cfg(feature = "emulator")]
 mod on_an_emulated_gpu {
     use std::time::{Duration, Instant};
@@ -213,7 +215,7 @@ mod on_an_emulated_gpu {
     use crate::collectives::record::{Entry, Kind, State};
     use crate::collectives::{Collectives, GradientSum, Shares};
 
-    /// Rank 1 of 2.
+    /// Joins as rank 1 of 2.
     fn second(fake: &Fake) -> (Collectives, Device, Stream) {
         let cuda = Cuda::for_tests(Mode::Fast);
         let (id, time_outs) =

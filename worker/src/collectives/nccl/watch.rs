@@ -1,4 +1,5 @@
-//! Watches collectives that stand in the device's queue: the thread that issued them may be waiting for the device, and cannot.
+//! Watches the collectives in the device's queue from a thread of its own, because the thread that
+//! issued them may be blocked in a wait for the device.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,17 +10,17 @@ use std::time::{Duration, Instant};
 use vljepa_kernels::device::cuda::Mark;
 
 use super::communicator::Communicator;
-use super::error::NcclError;
 use crate::collectives::record;
+use crate::error::nccl::NcclError;
 
-/// Between looks.
-const TICK: Duration = Duration::from_millis(20);
-/// How long giving a communicator up may take: it waits for the network.
-const FAREWELL: Duration = Duration::from_secs(5);
-const BEHIND: &str = "a rank does not come to it: the ranks' logs name the last collectives of each; a longer limit is \
-     `cluster.collective_timeout_s`";
+/// Pause between two looks at the queue.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// How long aborting a communicator may take, because it waits for the network.
+const ABORT_TIMEOUT: Duration = Duration::from_secs(5);
+const TIMEOUT_HINT: &str = "a rank did not make this call: compare the last collectives in the \
+     ranks' logs; `cluster.collective_timeout_s` sets the limit";
 
-/// What a failing rank does before it ends: tells the supervisor.
+/// Callback of a failing rank before its process ends. It reports the error to the supervisor.
 pub type LastWords = Box<dyn Fn(&str) + Send + Sync>;
 
 /// A collective in the device's queue.
@@ -30,7 +31,7 @@ struct Pending {
     since: Instant,
 }
 
-/// The watch over one communicator.
+/// Thread that watches one communicator.
 #[derive(Debug)]
 pub(super) struct Watch {
     shared: Arc<Shared>,
@@ -40,7 +41,7 @@ pub(super) struct Watch {
 struct Shared {
     communicator: Arc<Communicator>,
     pending: Mutex<VecDeque<Pending>>,
-    over: AtomicBool,
+    stopped: AtomicBool,
     time_out: Duration,
     last_words: LastWords,
 }
@@ -52,14 +53,13 @@ impl std::fmt::Debug for Shared {
 }
 
 impl Watch {
-    /// Begins.
     pub(super) fn start(
         communicator: Arc<Communicator>,
         time_out: Duration,
         last_words: LastWords,
     ) -> std::io::Result<Self> {
-        let (pending, over) = (Mutex::default(), AtomicBool::new(false));
-        let shared = Arc::new(Shared { communicator, pending, over, time_out, last_words });
+        let (pending, stopped) = (Mutex::default(), AtomicBool::new(false));
+        let shared = Arc::new(Shared { communicator, pending, stopped, time_out, last_words });
         let watching = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("nccl-watch".to_owned())
@@ -67,17 +67,18 @@ impl Watch {
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// From now on watches the collective that was issued before `mark`.
-    pub(super) fn over(&self, sequence: u64, mark: Mark) {
+    /// Adds a collective that was issued before `mark`.
+    pub(super) fn add(&self, sequence: u64, mark: Mark) {
         self.shared.pending().push_back(Pending { sequence, mark, since: Instant::now() });
     }
 
-    /// Says why and ends this rank: nothing can be computed without the collective that failed.
+    /// Logs and reports the error, then ends this process: nothing can be computed without the
+    /// failed collective.
     pub(super) fn fail(&self, error: &str) -> ! {
         self.shared.fail(error)
     }
 
-    /// Ends this rank; the others see that it is gone.
+    /// Ends this process. The other ranks see that it is gone.
     pub(super) fn end(&self) -> ! {
         self.shared.end()
     }
@@ -89,15 +90,15 @@ impl Shared {
     }
 
     fn watch(&self) {
-        while !self.over.load(Ordering::Acquire) {
-            if let Err(error) = self.look() {
+        while !self.stopped.load(Ordering::Acquire) {
+            if let Err(error) = self.poll() {
                 self.fail(&format!("{error:#}"));
             }
-            std::thread::park_timeout(TICK);
+            std::thread::park_timeout(POLL_INTERVAL);
         }
     }
 
-    fn look(&self) -> anyhow::Result<()> {
+    fn poll(&self) -> anyhow::Result<()> {
         let mut pending = self.pending();
         while let Some(first) = pending.front() {
             if !first.mark.happened()? {
@@ -113,7 +114,7 @@ impl Shared {
             Some((sequence, waited)) if waited > self.time_out => Err(NcclError::TimeOut {
                 call: format!("collective {sequence}"),
                 seconds: waited.as_secs_f64(),
-                hint: BEHIND,
+                hint: TIMEOUT_HINT,
             }
             .into()),
             Some(_) | None => Ok(()),
@@ -134,8 +135,8 @@ impl Shared {
             drop(done);
         });
         if giving_up.is_ok() {
-            // Whether it succeeded or not, this process ends.
-            ended.recv_timeout(FAREWELL).unwrap_or_default();
+            // This process ends, whether the abort succeeded or not.
+            ended.recv_timeout(ABORT_TIMEOUT).unwrap_or_default();
         }
         std::process::abort()
     }
@@ -143,11 +144,11 @@ impl Shared {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.shared.over.store(true, Ordering::Release);
+        self.shared.stopped.store(true, Ordering::Release);
         if let Some(thread) = self.thread.take() {
             thread.thread().unpark();
             if thread.join().is_err() {
-                tracing::warn!("the watch over NCCL panicked");
+                tracing::warn!("the thread that watches NCCL panicked");
             }
         }
     }

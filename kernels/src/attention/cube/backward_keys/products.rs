@@ -1,6 +1,6 @@
-//! Products and exchanges of one block of the pass over keys.
+//! Products and exchanges within one block of the pass over keys.
 
-#![expect(clippy::cast_possible_truncation, reason = "compile-time counts of a tile")]
+#![expect(clippy::cast_possible_truncation, reason = "compile-time tile counts fit `u32`")]
 
 use cubecl::prelude::*;
 
@@ -11,8 +11,8 @@ use crate::cube::{
     right, right_transposed, store_pair, store_sums, swizzled,
 };
 
-/// Loads the first `count` fragments of this warp's rows of a tile, those of the same 16 columns
-/// side by side.
+/// Loads the first `count` fragments of this warp's rows of a tile. Fragments of the same 16
+/// columns are adjacent in `fragments`.
 #[cube]
 pub(super) fn hold(
     tile_at: u32,
@@ -29,10 +29,10 @@ pub(super) fn hold(
     }
 }
 
-/// P and dS over the scale of this warp's keys and one strip of queries, as packed pairs of
-/// neighbouring queries.
+/// P and dS / scale of this warp's keys by one strip of queries, as packed pairs of neighbouring
+/// queries.
 #[cube]
-#[expect(clippy::too_many_arguments, reason = "operands, statistics and the places of a tile")]
+#[expect(clippy::too_many_arguments, reason = "operands, statistics and positions of a tile")]
 pub(super) fn strip_gradient(
     key_at: u32,
     value_at: u32,
@@ -102,7 +102,7 @@ pub(super) fn strip_gradient(
         }
     }
 
-    // P = exp(scores − lse), dS = P ∘ (dP − δ)
+    // P = exp(scale · scores − lse), dS / scale = P ∘ (dP − δ)
     let from = first + row;
     let to = first + row + comptime!(shape.warp_keys());
     let whole = to <= len
@@ -146,8 +146,8 @@ pub(super) fn strip_gradient(
     }
 }
 
-/// Stores dS of this warp's keys and of the strip of queries from `sub` on, for the products of all
-/// warps.
+/// Stores dS of this warp's keys by the strip of queries from `sub` in shared memory, from where
+/// every warp reads it.
 #[cube]
 pub(super) fn store_d_scores(
     d_score_at: u32,
@@ -169,8 +169,8 @@ pub(super) fn store_d_scores(
     }
 }
 
-/// sums += a·b with packed pairs of this warp's keys by a strip of queries, and the strip's rows of
-/// a tile.
+/// sums += a·b, where a is packed pairs of this warp's keys by a strip of queries, and b the
+/// strip's rows of a tile.
 #[cube]
 pub(super) fn add_product(
     a: &Array<u32>,
@@ -200,10 +200,10 @@ pub(super) fn add_product(
     }
 }
 
-/// d_q += dS·K for one tile of queries, of which each warp owns some fragments of 16 and some
+/// d_q += dS·K for one tile of queries. Each warp computes some fragments of 16 queries and some
 /// columns.
 #[cube]
-#[expect(clippy::too_many_arguments, reason = "where from, where to, and the tile's shape")]
+#[expect(clippy::too_many_arguments, reason = "source, destination and shape of a tile")]
 pub(super) fn add_d_queries(
     d_score_at: u32,
     key_at: u32,
@@ -229,6 +229,7 @@ pub(super) fn add_d_queries(
         for i in 0..comptime!(fragments as usize * widths) {
             sums[i] = Vector::new(0.0f32);
         }
+        // sums = dS·K over the block's keys
         #[unroll]
         for step in 0..comptime!(shape.keys() / 16) {
             let mut a = Array::<Packed4>::new(comptime!(fragments as usize));
@@ -250,6 +251,7 @@ pub(super) fn add_d_queries(
                 }
             }
         }
+        // d_q += sums, by atomics
         #[unroll]
         for i in 0..comptime!(fragments as usize * widths) {
             let sum = sums[i];
@@ -267,8 +269,8 @@ pub(super) fn add_d_queries(
     }
 }
 
-/// Adds up the two groups' sums through shared memory: d_k in the first group of warps, d_v in the
-/// second.
+/// Adds up the sums of the two groups through shared memory: d_k in the first group of warps, d_v
+/// in the second.
 #[cube]
 pub(super) fn add_groups(
     queries_at: u32,
@@ -281,6 +283,7 @@ pub(super) fn add_groups(
     let count = comptime!(shape.fragments * shape.slice / 8);
     let bytes = comptime!(shape.warps / 2 * 32 * 16);
     let unit = UNIT_POS_X % comptime!(shape.warps / 2 * 32) * 16;
+    // Store the sums that the other group collects.
     #[unroll]
     for i in 0..count {
         let at = unit + comptime!(i * bytes);
@@ -291,6 +294,7 @@ pub(super) fn add_groups(
         }
     }
     sync_cube();
+    // Add the other group's sums.
     #[unroll]
     for i in 0..count {
         let at = unit + comptime!(i * bytes);

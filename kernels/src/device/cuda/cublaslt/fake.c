@@ -1,6 +1,6 @@
-// A library with cuBLASLt's functions that notes the calls of them in LOG. With -DCREATE=1 it finds
-// no driver, with -DCHECK=15 it supports no algorithm, with -DWORKSPACE=N every algorithm wants
-// that much, with -DFOUND=0 it knows none.
+// A fake cuBLASLt whose functions log their calls to LOG. With -DCREATE=1 it finds no driver, with
+// -DCHECK=15 it supports no algorithm, with -DWORKSPACE=N every algorithm needs N bytes, with
+// -DFOUND=0 it has no algorithm.
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>

@@ -1,4 +1,4 @@
-//! What cuBLASLt is asked for, with a library that only looks like it.
+//! Tests of the calls to cuBLASLt, with a fake library that logs them.
 
 #![expect(clippy::disallowed_methods, reason = "tests compile a library")]
 
@@ -11,7 +11,7 @@ use crate::compile::Element;
 use crate::device::cuda::{Product, Region};
 use crate::library::{Libraries, LibraryError};
 
-/// `fake.c` compiled, and the file in which it notes its calls.
+/// The compiled `fake.c`, and the file to which it logs its calls.
 struct Fake {
     _folder: tempfile::TempDir,
     log: PathBuf,
@@ -97,7 +97,7 @@ fn timing_a_product_that_adds_to_its_output_leaves_the_output_as_it_is() {
         assert_eq!((scale * 1e30 < 1.0, scale > 0.0), (add, true));
         timed.run(&[7; 8], scale, 0x5_0000, std::ptr::null_mut()).unwrap();
         let calls = fake.calls();
-        // The scale in thousandths, and β.
+        // Expected: the scale in thousandths, β, and the first word of the algorithm.
         let wanted = match (add, addend) {
             (true, _) => "matmul 0 1 7",
             (false, Some(_)) => "matmul 1000 1 7",
@@ -115,7 +115,7 @@ fn timing_a_product_that_adds_to_its_output_leaves_the_output_as_it_is() {
 fn algorithms_are_asked_for_with_the_alignment_of_each_operand_and_sums_in_f32() {
     let fake = Fake::new(&[]);
     let blas = Blas::open(&fake.libraries).unwrap();
-    // Reductions: in f32 in the workspace; with an f32 output also in the output.
+    // Allowed reductions: in f32 in the workspace; with an f32 output also in the output.
     for (element, reductions) in [(Element::Bf16, 2), (Element::F32, 7)] {
         let matmul = Matmul::new(&blas, &product(element)).unwrap();
         fake.calls();

@@ -1,0 +1,279 @@
+//! One-shot jobs on a run: `ask`, `search`, `evaluate`, `export`, `import`. Each starts one worker,
+//! waits for its JSON result and prints it; `report` needs no worker.
+
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use vljepa_recipes::load;
+use vljepa_recipes::protocol::Job;
+use vljepa_recipes::run_directory::RunDirectory;
+
+use super::train;
+use crate::cli;
+use crate::error::LaunchError;
+use crate::programs::{self, Programs, WorkerArguments};
+use crate::record::provenance::RunRecord;
+use crate::record::shards;
+use crate::supervise::Signals;
+use crate::{report, terminal};
+
+/// Result of the job `ask`.
+#[derive(Debug, Serialize, Deserialize)]
+struct Answers {
+    answers: Vec<Answer>,
+    step: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Answer {
+    text: String,
+    score: f64,
+}
+
+/// Result of the job `search`.
+#[derive(Debug, Serialize, Deserialize)]
+struct Found {
+    results: Vec<Sample>,
+    step: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Sample {
+    shard: String,
+    key: String,
+    caption: Option<String>,
+    score: f64,
+}
+
+/// Result of the job `export`.
+#[derive(Debug, Serialize, Deserialize)]
+struct Exported {
+    files: Vec<String>,
+    step: u64,
+}
+
+/// Result of the job `import`.
+#[derive(Debug, Serialize, Deserialize)]
+struct Imported {
+    checkpoint: String,
+}
+
+/// `vljepa-launch ask`: prints the candidate answers, best first.
+pub(crate) async fn ask(arguments: &cli::Ask) -> Result<u8, LaunchError> {
+    let directory = trained(&arguments.run)?;
+    if !arguments.file.is_file() {
+        return Err(path_error("the image or clip", &arguments.file, "is not a file"));
+    }
+    let answers = arguments.answers.iter().map(|answer| answer.trim().to_owned());
+    let job = Job::Ask {
+        file: absolute(&arguments.file),
+        question: arguments.question.clone(),
+        answers: answers.filter(|answer| !answer.is_empty()).collect(),
+    };
+    let found: Answers = run_worker(&directory, &job).await?;
+    if arguments.json {
+        return show_json(&found);
+    }
+    let mut rows = vec![row(["rank", "answer", "score"])];
+    rows.extend(found.answers.iter().enumerate().map(|(index, answer)| {
+        vec![(index + 1).to_string(), answer.text.clone(), format!("{:.4}", answer.score)]
+    }));
+    terminal::result(&terminal::table(&rows));
+    terminal::note(&format!("checkpoint of step {}", found.step));
+    Ok(0)
+}
+
+/// `vljepa-launch search`: prints the samples that match a text best.
+pub(crate) async fn search(arguments: &cli::Search) -> Result<u8, LaunchError> {
+    let directory = trained(&arguments.run)?;
+    let files = shards::files(&arguments.shards);
+    let missing = files.iter().find(|file| !file.is_file());
+    if files.is_empty() || missing.is_some() {
+        let path = missing.cloned().unwrap_or_else(|| PathBuf::from(&arguments.shards));
+        let why = "are neither a tar file nor a folder with tar files";
+        return Err(path_error("the shards", &path, why));
+    }
+    let job = Job::Search {
+        shards: absolute(Path::new(&arguments.shards)).display().to_string(),
+        text: arguments.text.clone(),
+        limit: usize::try_from(arguments.limit).unwrap_or(usize::MAX),
+    };
+    let found: Found = run_worker(&directory, &job).await?;
+    if arguments.json {
+        return show_json(&found);
+    }
+    let mut rows = vec![row(["rank", "score", "shard", "sample", "caption"])];
+    rows.extend(found.results.iter().enumerate().map(|(index, sample)| {
+        vec![
+            (index + 1).to_string(),
+            format!("{:.4}", sample.score),
+            short_shard(&sample.shard),
+            sample.key.clone(),
+            sample.caption.clone().unwrap_or_else(|| "–".to_owned()),
+        ]
+    }));
+    terminal::result(&terminal::table(&rows));
+    terminal::note(&format!("checkpoint of step {}", found.step));
+    Ok(0)
+}
+
+/// `vljepa-launch evaluate`: measures the scores, prints them and writes the report.
+pub(crate) async fn evaluate(arguments: &cli::RunJson) -> Result<u8, LaunchError> {
+    let directory = trained(&arguments.run)?;
+    let _lock = directory.lock()?;
+    let scores: serde_json::Value = run_worker(&directory, &Job::Evaluate).await?;
+    if arguments.json {
+        show_json(&scores)?;
+    } else if let Some(table) = report::scores_table(&directory) {
+        terminal::result(&table);
+    }
+    let path = report::write(&directory)?;
+    terminal::note(&format!("report: {}", path.display()));
+    Ok(0)
+}
+
+/// `vljepa-launch export`: writes the weights to a folder and prints the files.
+pub(crate) async fn export(arguments: &cli::Export) -> Result<u8, LaunchError> {
+    let directory = trained(&arguments.run)?;
+    let folder = &arguments.folder;
+    if folder.is_file()
+        || std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some())
+    {
+        return Err(path_error("the folder", folder, "already exists and is not empty"));
+    }
+    let files: Exported = run_worker(&directory, &Job::Export { folder: absolute(folder) }).await?;
+    if arguments.json {
+        return show_json(&files);
+    }
+    terminal::result(&files.files.join("\n"));
+    terminal::note(&format!("weights of step {} in {}", files.step, folder.display()));
+    Ok(0)
+}
+
+/// `vljepa-launch import`: makes a run whose first checkpoint holds published weights.
+pub(crate) async fn import(arguments: &cli::Import) -> Result<u8, LaunchError> {
+    let loaded = load(&arguments.recipe, &arguments.place.set)?;
+    train::warn(&loaded);
+    if !arguments.folder.is_dir() {
+        return Err(path_error("the path of the weights", &arguments.folder, "is not a folder"));
+    }
+    let root = train::root(&arguments.place, &loaded.recipe);
+    let (directory, _lock) = match train::open(&root, &loaded)? {
+        Some(opened) => opened,
+        None => train::create(&root, &loaded)?,
+    };
+    if newest_checkpoint(&directory).is_some() {
+        return Err(path_error(
+            "the run",
+            &root,
+            "already has checkpoints; import into a new run: --run DIR",
+        ));
+    }
+    let job = Job::Import { folder: absolute(&arguments.folder) };
+    let made: Imported = run_worker(&directory, &job).await?;
+    if arguments.json {
+        return show_json(&made);
+    }
+    terminal::result(&made.checkpoint);
+    terminal::note(&format!(
+        "imported; to train from these weights, run: vljepa-launch {} --run {}",
+        arguments.recipe.display(),
+        root.display()
+    ));
+    Ok(0)
+}
+
+/// `vljepa-launch report`: writes the report and prints its path.
+pub(crate) fn report(run: &Path) -> Result<u8, LaunchError> {
+    let directory = RunDirectory::open(run)?;
+    terminal::result(&report::write(&directory)?.display().to_string());
+    Ok(0)
+}
+
+/// Name of the newest checkpoint's folder, such as `step-00000100`, or `None` before the first
+/// save. Only the worker verifies the content.
+pub(crate) fn newest_checkpoint(directory: &RunDirectory) -> Option<String> {
+    let entries = std::fs::read_dir(directory.checkpoints()).ok()?;
+    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    names.filter(|name| name.starts_with("step-") && !name.contains('.')).max()
+}
+
+/// Opens the directory of a run that has a checkpoint.
+fn trained(run: &Path) -> Result<RunDirectory, LaunchError> {
+    let directory = RunDirectory::open(run)?;
+    match newest_checkpoint(&directory) {
+        Some(_) => Ok(directory),
+        None => Err(LaunchError::NoCheckpoint { run: run.to_owned() }),
+    }
+}
+
+/// Starts a worker for one job and parses its result. The worker starts in the folder where the run
+/// was started, because relative paths in the recipe refer to that folder.
+async fn run_worker<T: DeserializeOwned>(
+    directory: &RunDirectory,
+    job: &Job,
+) -> Result<T, LaunchError> {
+    let failed = |what: &str, why: &dyn std::fmt::Display| LaunchError::Start {
+        what: what.to_owned(),
+        why: why.to_string(),
+    };
+    let programs = Programs::find()?;
+    let place = tempfile::tempdir().map_err(|error| failed("making a temporary folder", &error))?;
+    let file = place.path().join("job.json");
+    let text = serde_json::to_vec(job).map_err(|error| failed("writing the job", &error))?;
+    std::fs::write(&file, text).map_err(|error| failed("writing the job", &error))?;
+    let folder = RunRecord::read(directory)
+        .map(|record| record.working_directory)
+        .filter(|folder| folder.is_dir())
+        .unwrap_or_else(|| PathBuf::from("."));
+    let worker = WorkerArguments { run: absolute(directory.root()), job: file, control: None };
+    let mut signals = Signals::listen().map_err(|error| failed("listening to signals", &error))?;
+    let spinner = spinner();
+    let output = tokio::select! {
+        output = programs::one_shot(&programs, &worker, &folder) => output,
+        signal = signals.next() => Err(LaunchError::Interrupted { exit_code: signal.exit_code(false) }),
+    };
+    spinner.finish_and_clear();
+    let output = output?;
+    serde_json::from_slice(&output).map_err(|error| LaunchError::JobFailed {
+        error: format!(
+            "its output is not a result ({error}): {}",
+            String::from_utf8_lossy(&output)
+        ),
+    })
+}
+
+fn spinner() -> indicatif::ProgressBar {
+    if !terminal::is_watched() {
+        return indicatif::ProgressBar::hidden();
+    }
+    let spinner = indicatif::ProgressBar::new_spinner().with_message("working");
+    spinner.enable_steady_tick(std::time::Duration::from_millis(120));
+    spinner
+}
+
+fn show_json(value: &impl Serialize) -> Result<u8, LaunchError> {
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|error| LaunchError::JobFailed { error: error.to_string() })?;
+    terminal::result(&text);
+    Ok(0)
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+fn path_error(what: &'static str, path: &Path, why: &str) -> LaunchError {
+    LaunchError::Path { what, path: path.to_owned(), why: why.to_owned() }
+}
+
+fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
+    cells.map(str::to_owned).to_vec()
+}
+
+fn short_shard(shard: &str) -> String {
+    Path::new(shard)
+        .file_name()
+        .map_or_else(|| shard.to_owned(), |n| n.to_string_lossy().into_owned())
+}

@@ -1,0 +1,8 @@
+//! The commands of `vljepa-launch`, one file each.
+
+pub(crate) mod jobs;
+pub(crate) mod plan;
+pub(crate) mod reproduce;
+pub(crate) mod status;
+pub(crate) mod stop;
+pub(crate) mod train;

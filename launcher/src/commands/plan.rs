@@ -1,0 +1,244 @@
+//! The plan of a recipe: ranks, samples, operations and memory, computed from its keys. The only
+//! access to the machine is counting the shards that exist on it.
+
+use std::fmt;
+
+use vljepa_recipes::cost::{ASSUMED_QUERY_TOKENS, ASSUMED_TARGET_TOKENS, Cost, StageCost, cost};
+use vljepa_recipes::schema::{Device, Precision, Recipe};
+
+use crate::record::shards;
+use crate::terminal::{table, thousands};
+
+/// Dense bf16 operations per second of one H200, a measured 790 TFLOP/s. Predicted durations assume
+/// this rate, so they are lower bounds.
+const CUDA_RATE: f64 = 790e12;
+
+/// Memory of one H200 as its driver reports it, MiB.
+const H200_MIB: f64 = 143_771.0;
+
+/// GPU memory of the context, cuBLASLt's workspaces and NCCL's buffers, MiB; an estimate.
+const RESERVED_MIB: f64 = 2048.0;
+
+/// Longest shard list whose files are looked up; longer lists take too long, and plans are also
+/// made on machines without the data.
+const MAX_COUNTED_SHARDS: usize = 10_000;
+
+/// Tables and notes of the plan, in the order in which `--dry-run` prints them.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    facts: Vec<Vec<String>>,
+    parameters: Vec<Vec<String>>,
+    stages: Vec<Vec<String>>,
+    memory: Vec<Vec<String>>,
+    sources: Vec<Vec<String>>,
+    notes: Vec<String>,
+}
+
+impl Plan {
+    /// Computes the plan of a recipe.
+    pub(crate) fn of(recipe: &Recipe) -> Self {
+        let cost = cost(recipe);
+        Self {
+            facts: facts(recipe, &cost),
+            parameters: parameters(&cost),
+            stages: stages(recipe, &cost),
+            memory: memory(&cost),
+            sources: sources(recipe),
+            notes: notes(recipe, &cost),
+        }
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { facts, parameters, stages, memory, sources, notes } = self;
+        for part in [facts, parameters, stages, memory] {
+            writeln!(f, "{}\n", table(part))?;
+        }
+        write!(f, "{}", table(sources))?;
+        notes.iter().try_for_each(|note| write!(f, "\n\n{note}"))
+    }
+}
+
+fn row(name: &str, value: String) -> Vec<String> {
+    vec![name.to_owned(), value]
+}
+
+fn facts(recipe: &Recipe, cost: &Cost) -> Vec<Vec<String>> {
+    let cluster = &recipe.cluster;
+    let device = match recipe.device {
+        Device::Host => "the CPU",
+        Device::Cuda => "CUDA",
+    };
+    let precision = match recipe.precision {
+        Precision::F32 => "f32",
+        Precision::Bf16 => "bf16",
+    };
+    let ranks = cluster.world_size();
+    let steps = recipe.total_steps();
+    let samples: u64 = cost.stages.iter().map(|stage| stage.samples).sum();
+    let operations: f64 = cost.stages.iter().map(|stage| stage.operations).sum();
+    let nodes = if cluster.nodes == 1 {
+        "one node".to_owned()
+    } else {
+        format!("each of {} nodes", cluster.nodes)
+    };
+    let mut facts = vec![
+        row("plan", recipe.name.clone()),
+        row("device", format!("{device}, {precision}")),
+        row("ranks", format!("{ranks} ({} on {nodes})", cluster.ranks_per_node)),
+        row("steps", thousands(steps)),
+        row("samples", thousands(samples)),
+        row(
+            "operations",
+            format!(
+                "{operations:.3e} FLOP, assuming {ASSUMED_QUERY_TOKENS} tokens per query and {ASSUMED_TARGET_TOKENS} per target"
+            ),
+        ),
+    ];
+    facts.push(row("checkpoint", checkpoint(recipe, cost)));
+    if recipe.device == Device::Cuda {
+        let hours = hours(operations, ranks);
+        let text = format!(
+            "{hours:.1} h ({:.2} days) at {:.0} TFLOP/s per GPU, counting only these operations",
+            hours / 24.0,
+            CUDA_RATE / 1e12
+        );
+        facts.push(row("at least", text));
+    }
+    facts
+}
+
+/// Size of a checkpoint: trainable weights and both moments in f32. Each rank keeps its part in
+/// host memory for the next save.
+#[expect(clippy::cast_precision_loss, reason = "parameters are far fewer than 2^53")]
+fn checkpoint(recipe: &Recipe, cost: &Cost) -> String {
+    let mib = in_mib(cost.parameters.checkpoint_bytes() as f64);
+    let part = mib / recipe.cluster.world_size().max(1) as f64;
+    let kept = recipe.checkpoints.keep;
+    format!("{mib:.1} MiB, {kept} kept; each rank holds {part:.1} MiB of host memory for saving")
+}
+
+fn parameters(cost: &Cost) -> Vec<Vec<String>> {
+    let count = &cost.parameters;
+    let part = |name: &str, value: usize| row(name, thousands(value as u64));
+    vec![
+        row("parameters", "count".to_owned()),
+        part("x_encoder", count.x_encoder),
+        part("predictor, projections, head", count.predictor()),
+        part("predictor's token embeddings", count.predictor_embedding),
+        part("y_encoder", count.y_encoder()),
+        part("y_encoder's head", count.y_head),
+        part("all", count.total()),
+        part("trained", count.trainable),
+    ]
+}
+
+fn stages(recipe: &Recipe, cost: &Cost) -> Vec<Vec<String>> {
+    let ranks = recipe.cluster.world_size();
+    let cuda = recipe.device == Device::Cuda;
+    let mut header = vec![
+        "stage",
+        "steps",
+        "batch",
+        "per rank",
+        "frames",
+        "samples",
+        "GFLOP/sample",
+        "total FLOP",
+    ];
+    header.extend(cuda.then_some("hours"));
+    let mut rows = vec![header.into_iter().map(str::to_owned).collect()];
+    rows.extend(recipe.stages.iter().zip(&cost.stages).map(|(stage, cost)| {
+        let (fewest, most) = (stage.batch / ranks, stage.batch.div_ceil(ranks));
+        let mut row = vec![
+            stage.name.clone(),
+            thousands(stage.steps),
+            thousands(stage.batch as u64),
+            if fewest == most { most.to_string() } else { format!("{fewest}–{most}") },
+            stage.frames.to_string(),
+            thousands(cost.samples),
+            format!("{:.3}", cost.sample.total() / 1e9),
+            format!("{:.3e}", cost.operations),
+        ];
+        row.extend(cuda.then(|| format!("{:.2}", hours(cost.operations, ranks))));
+        row
+    }));
+    rows
+}
+
+/// Memory of the rank that needs most, MiB, and the data that it sends per step, MiB.
+fn memory(cost: &Cost) -> Vec<Vec<String>> {
+    let mib = |bytes: f64| format!("{:.1}", in_mib(bytes));
+    let header = [
+        "MiB per rank",
+        "weights",
+        "optimizer",
+        "gradients",
+        "activations",
+        "embeddings",
+        "all",
+        "longest texts",
+        "sent per step",
+    ];
+    let mut rows = vec![header.map(str::to_owned).to_vec()];
+    rows.extend(cost.stages.iter().map(
+        |StageCost { name, memory, most_memory, traffic, .. }| {
+            vec![
+                name.clone(),
+                mib(memory.weights),
+                mib(memory.optimizer),
+                mib(memory.gradients),
+                mib(memory.frames + memory.activations + memory.features),
+                mib(memory.embeddings),
+                mib(memory.total()),
+                mib(most_memory.total()),
+                mib(traffic.total()),
+            ]
+        },
+    ));
+    rows
+}
+
+/// Notes about stages that need more memory than one H200 has.
+fn notes(recipe: &Recipe, cost: &Cost) -> Vec<String> {
+    let cuda = recipe.device == Device::Cuda;
+    let full =
+        cost.stages.iter().enumerate().filter(|(_, stage)| {
+            cuda && in_mib(stage.most_memory.total()) > H200_MIB - RESERVED_MIB
+        });
+    full.map(|(index, stage)| {
+        format!(
+            "stage {} needs up to {:.0} MiB per rank, more than the {:.0} MiB that one H200 has: set stages.{index}.recompute or stages.{index}.micro_batch",
+            stage.name,
+            in_mib(stage.most_memory.total()),
+            H200_MIB - RESERVED_MIB
+        )
+    })
+    .collect()
+}
+
+fn in_mib(bytes: f64) -> f64 {
+    bytes / f64::from(1 << 20)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "ranks are few")]
+fn hours(operations: f64, ranks: usize) -> f64 {
+    operations / (ranks.max(1) as f64 * CUDA_RATE) / 3600.0
+}
+
+fn sources(recipe: &Recipe) -> Vec<Vec<String>> {
+    let mut rows = vec![["source", "shards", "here"].map(str::to_owned).to_vec()];
+    rows.extend(recipe.data.sources.iter().map(|(name, source)| {
+        let files = shards::files(&source.shards);
+        let all = thousands(files.len() as u64);
+        let counted = if files.len() > MAX_COUNTED_SHARDS {
+            format!("{all} named, not counted")
+        } else {
+            let here = files.iter().filter(|file| file.is_file()).count();
+            format!("{} of {all}", thousands(here as u64))
+        };
+        vec![name.clone(), source.shards.clone(), counted]
+    }));
+    rows
+}

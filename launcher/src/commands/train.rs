@@ -1,0 +1,396 @@
+//! `vljepa-launch RECIPE`: starts or continues a run, on this machine or on Slurm, and reports how
+//! it ended.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use vljepa_recipes::protocol::Drill;
+use vljepa_recipes::run_directory::{Found, RunDirectory, RunDirectoryError, RunLock};
+use vljepa_recipes::schema::{Device, Recipe, Scheduler, Visual};
+use vljepa_recipes::{Loaded, check_files, load};
+
+use super::plan::Plan;
+use crate::cli::{Place, Train};
+use crate::error::{FileProblem, LaunchError};
+use crate::platform::Platform;
+use crate::platform::slurm::allocation::Allocation;
+use crate::platform::slurm::guard;
+use crate::platform::slurm::render::{BatchScript, REQUEUE};
+use crate::platform::slurm::requeue::requeue;
+use crate::platform::slurm::submit::{self, Submission};
+use crate::programs::Programs;
+use crate::record::completion;
+use crate::record::provenance::RunRecord;
+use crate::supervise::{self, Ending, Limits, Run, Signals};
+use crate::{report, terminal};
+
+/// How long a supervisor inside a Slurm job waits for the lock of the run directory.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Trains a recipe, or with `--dry-run` prints the resolved recipe, the plan and, for Slurm, the
+/// batch script.
+pub(crate) async fn train(arguments: &Train) -> Result<u8, LaunchError> {
+    // clap requires the recipe, so it is always given.
+    let Some(recipe) = &arguments.recipe else { return Ok(2) };
+    let loaded = load(recipe, &arguments.place.set)?;
+    warn(&loaded);
+    check_drills(&arguments.drill, &loaded.recipe)?;
+    if arguments.dry_run {
+        terminal::result(&format!("{}\n", loaded.yaml.trim_end()));
+        terminal::result(&Plan::of(&loaded.recipe).to_string());
+        if loaded.recipe.cluster.scheduler == Scheduler::Slurm {
+            terminal::result(&format!("\n{}", preview(&arguments.place, &loaded.recipe)));
+        }
+        return Ok(0);
+    }
+    let root = root(&arguments.place, &loaded.recipe);
+    let options = StartOptions {
+        drills: arguments.drill.clone(),
+        follow: arguments.follow,
+        reproduces: None,
+    };
+    start(loaded, &root, options).await
+}
+
+/// Options of a start that are not in the recipe.
+#[derive(Debug, Default)]
+pub(crate) struct StartOptions<'a> {
+    /// Faults to inject.
+    pub drills: Vec<Drill>,
+    /// On Slurm: show the progress until the run ends.
+    pub follow: bool,
+    /// Directory of the run that this run reproduces.
+    pub reproduces: Option<&'a Path>,
+}
+
+/// Starts the run in the directory `root` or continues it. With `cluster.scheduler: slurm` and
+/// outside a Slurm job, submits the run instead.
+pub(crate) async fn start(
+    loaded: Loaded,
+    root: &Path,
+    options: StartOptions<'_>,
+) -> Result<u8, LaunchError> {
+    if let (Scheduler::Slurm, None) = (loaded.recipe.cluster.scheduler, submit::current_job()) {
+        return submit_run(root, &loaded, options).await;
+    }
+    let opened = open(root, &loaded)?;
+    if let Some((directory, _lock)) = &opened
+        && is_complete(directory, &loaded.recipe)
+    {
+        return Ok(0);
+    }
+    let programs = preflight(&loaded.recipe).await?;
+    let (directory, _lock) = match opened {
+        Some(opened) => opened,
+        None => create(root, &loaded)?,
+    };
+    supervise_run(directory, loaded, programs, options).await
+}
+
+/// Batch script as it would be submitted, for `--dry-run`.
+fn preview(place: &Place, recipe: &Recipe) -> BatchScript {
+    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let run = absolute(&root(place, recipe));
+    let launcher = run.join("bin/…/vljepa-launch");
+    BatchScript::of(recipe, &run, &absolute(Path::new(".")), &launcher)
+}
+
+/// `vljepa-launch supervise RUN`, which the batch script calls: supervises a submitted run, and
+/// requeues its job if the run has to continue later.
+pub(crate) async fn supervise_job(run: &Path) -> Result<u8, LaunchError> {
+    let Some(variables) = submit::current_job() else { return Err(LaunchError::NotInJob) };
+    let directory = RunDirectory::open(run)?;
+    let code = {
+        // Another job of this run may start while this one is still leaving its nodes.
+        let _lock = lock(&directory).await?;
+        supervise_locked(&directory).await?
+    };
+    if code == REQUEUE { requeue(&directory, &variables.job).await } else { Ok(code) }
+}
+
+async fn supervise_locked(directory: &RunDirectory) -> Result<u8, LaunchError> {
+    let loaded = directory.load_recipe()?;
+    if is_complete(directory, &loaded.recipe) {
+        return Ok(0);
+    }
+    let programs = Programs::find()?;
+    check_features(&loaded.recipe, &programs).await?;
+    let drills = Submission::read(directory).map(|s| s.drills).unwrap_or_default();
+    let options = StartOptions { drills, ..StartOptions::default() };
+    supervise_run(directory.clone(), loaded, programs, options).await
+}
+
+/// Locks the run directory, and retries for [`LOCK_TIMEOUT`]: on a network file system a supervisor
+/// that was just killed may hold the lock a little longer.
+async fn lock(directory: &RunDirectory) -> Result<RunLock, LaunchError> {
+    let deadline = tokio::time::Instant::now() + LOCK_TIMEOUT;
+    loop {
+        match directory.lock() {
+            Err(RunDirectoryError::InUse { .. }) if tokio::time::Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            locked => return Ok(locked?),
+        }
+    }
+}
+
+/// Submits a run to Slurm and, with `--follow`, shows its progress until it ends.
+async fn submit_run(
+    root: &Path,
+    loaded: &Loaded,
+    options: StartOptions<'_>,
+) -> Result<u8, LaunchError> {
+    let known = RunDirectory::open(root).ok();
+    submit::check(known.as_ref()).await?;
+    let opened = open(root, loaded)?;
+    if let Some((directory, _lock)) = &opened
+        && is_complete(directory, &loaded.recipe)
+    {
+        return Ok(0);
+    }
+    let programs = preflight(&loaded.recipe).await?;
+    let (directory, lock) = match opened {
+        Some(opened) => opened,
+        None => create(root, loaded)?,
+    };
+    let mut record = RunRecord::collect(&directory, &loaded.recipe, &loaded.hash, &programs).await;
+    if let Some(of) = options.reproduces {
+        record.reproduces = Some(of.to_owned());
+    }
+    record.write(&directory)?;
+    submit::submit(&directory, &loaded.recipe, &programs, &options.drills).await?;
+    drop(lock);
+    if !options.follow {
+        return Ok(0);
+    }
+    let mut signals = listen()?;
+    tokio::select! {
+        complete = submit::follow(&directory, &loaded.recipe) => {
+            let complete = complete?;
+            if complete {
+                conclude(&directory);
+            }
+            Ok(u8::from(!complete))
+        }
+        _ = signals.next() => {
+            terminal::note("the display has ended, the job continues; `vljepa-launch status` shows its state");
+            Ok(0)
+        }
+    }
+}
+
+/// Whether the run is complete; if it is, prints so, its scores and the path of its report.
+fn is_complete(directory: &RunDirectory, recipe: &Recipe) -> bool {
+    let complete = completion::check(directory, recipe).is_ok();
+    if complete {
+        terminal::note(&format!("the run in {} is already complete", directory.root().display()));
+        conclude(directory);
+    }
+    complete
+}
+
+fn listen() -> Result<Signals, LaunchError> {
+    Signals::listen().map_err(|error| LaunchError::Start {
+        what: "listening to signals".to_owned(),
+        why: error.to_string(),
+    })
+}
+
+/// Supervises a run whose lock this process holds: on this machine, or on the nodes of the Slurm
+/// job that this process belongs to.
+async fn supervise_run(
+    directory: RunDirectory,
+    loaded: Loaded,
+    programs: Programs,
+    options: StartOptions<'_>,
+) -> Result<u8, LaunchError> {
+    let platform = match (loaded.recipe.cluster.scheduler, submit::current_job()) {
+        (Scheduler::Slurm, Some(variables)) => Platform::Slurm(Allocation::of(&variables)?),
+        (Scheduler::Slurm | Scheduler::Local, _) => Platform::Local,
+    };
+    if let Some(job) = platform.job() {
+        submit::take_over(&directory, job)?;
+        platform.clear().await;
+    }
+    drop(std::fs::remove_file(directory.stop()));
+    let ahead = Duration::from_secs(loaded.recipe.cluster.slurm.signal_ahead_s);
+    let mut signals = listen()?.watching(directory.stop(), platform.end().await, ahead);
+    let mut record = RunRecord::collect(&directory, &loaded.recipe, &loaded.hash, &programs).await;
+    if let Some(of) = options.reproduces {
+        record.reproduces = Some(of.to_owned());
+    }
+    record.write(&directory)?;
+    let limits = Limits::new(&loaded.recipe);
+    terminal::note(&format!("run directory: {}", directory.root().display()));
+    let mut run = Run {
+        directory,
+        recipe: loaded.recipe,
+        recipe_hash: loaded.hash,
+        programs,
+        platform,
+        limits,
+        record,
+        drills: options.drills,
+    };
+    let counting = run.platform.job().is_some().then(|| guard::count(&run.directory));
+    let ended = supervise::supervise(&mut run, &mut signals).await;
+    counting.inspect(tokio::task::JoinHandle::abort);
+    finish(&run, ended)
+}
+
+/// Prints how a started run ended, writes its report, and returns the exit code.
+fn finish(run: &Run, ended: Result<Ending, LaunchError>) -> Result<u8, LaunchError> {
+    let step = run.record.attempts.last().map_or(0, |attempt| attempt.last_step);
+    let command = run.record.command.join(" ");
+    match ended {
+        Ok(Ending::Completed) => {
+            terminal::note(&format!("complete: {} steps", terminal::thousands(step)));
+            conclude(&run.directory);
+            Ok(0)
+        }
+        Ok(Ending::Stopped(signal)) => {
+            terminal::note(&format!(
+                "saved and stopped at step {step}; to continue, run: {command}"
+            ));
+            make_report(&run.directory);
+            Ok(signal.exit_code(run.platform.job().is_some()))
+        }
+        Ok(Ending::Unplaced(reason)) => {
+            terminal::note(&format!("error: {reason}; to continue on other nodes, run: {command}"));
+            Ok(REQUEUE)
+        }
+        Ok(Ending::Killed(signal)) => {
+            terminal::note(&format!(
+                "ended at once at step {step}; to continue from the newest checkpoint, run: {command}"
+            ));
+            Ok(signal.exit_code(run.platform.job().is_some()))
+        }
+        Err(error) => {
+            make_report(&run.directory);
+            Err(error)
+        }
+    }
+}
+
+/// Prints the scores, writes the report and prints its path.
+fn conclude(directory: &RunDirectory) {
+    if let Some(table) = report::scores_table(directory) {
+        terminal::result(&table);
+    }
+    make_report(directory);
+}
+
+/// Writes the report and prints its path. A failure is only a warning: it does not change how the
+/// run ended.
+fn make_report(directory: &RunDirectory) {
+    match report::write(directory) {
+        Ok(path) => terminal::note(&format!("report: {}", path.display())),
+        Err(error) => terminal::note(&format!("warning: the report was not written: {error}")),
+    }
+}
+
+/// Refuses drills whose rank or step the run does not have.
+fn check_drills(drills: &[Drill], recipe: &Recipe) -> Result<(), LaunchError> {
+    let steps = recipe.total_steps();
+    let ranks = recipe.cluster.world_size();
+    for drill in drills {
+        let why = match drill.rank() {
+            Some(rank) if rank >= ranks => {
+                format!("the run has {ranks} ranks, numbered from 0")
+            }
+            // `step == steps` is allowed: the last checkpoint is numbered with the number of steps.
+            _ if drill.step > steps => format!("the run has {steps} steps"),
+            _ => continue,
+        };
+        return Err(LaunchError::Drill { drill: drill.to_string(), why });
+    }
+    Ok(())
+}
+
+/// Prints the warnings of the recipe check.
+pub(crate) fn warn(loaded: &Loaded) {
+    for warning in &loaded.warnings {
+        terminal::note(&format!("warning: {warning}"));
+    }
+}
+
+/// Run directory: `--run`, or `<runs>/<name>` of the recipe.
+pub(crate) fn root(place: &Place, recipe: &Recipe) -> PathBuf {
+    place.run.clone().unwrap_or_else(|| recipe.runs.join(&recipe.name))
+}
+
+/// Opens and locks the run directory `root`, or returns `None` if there is none. The lock is taken
+/// first, because a recipe that differs in permitted keys replaces the stored one.
+pub(crate) fn open(
+    root: &Path,
+    loaded: &Loaded,
+) -> Result<Option<(RunDirectory, RunLock)>, LaunchError> {
+    let Ok(directory) = RunDirectory::open(root) else { return Ok(None) };
+    let lock = directory.lock()?;
+    let (directory, found) = RunDirectory::create(root, loaded)?;
+    match found {
+        Found::Existing { changes } if !changes.is_empty() => terminal::note(&format!(
+            "continuing {} with these changed keys:\n{}",
+            root.display(),
+            changes.join("\n")
+        )),
+        Found::Existing { .. } | Found::New => {}
+    }
+    Ok(Some((directory, lock)))
+}
+
+/// Creates the run directory `root` and locks it.
+pub(crate) fn create(root: &Path, loaded: &Loaded) -> Result<(RunDirectory, RunLock), LaunchError> {
+    let (directory, _) = RunDirectory::create(root, loaded)?;
+    let lock = directory.lock()?;
+    Ok((directory, lock))
+}
+
+/// Checks before a start: the files that the recipe names, the programs, and the features of the
+/// worker.
+pub(crate) async fn preflight(recipe: &Recipe) -> Result<Programs, LaunchError> {
+    let problems: Vec<FileProblem> = check_files(recipe)
+        .into_iter()
+        .map(|problem| FileProblem { key: problem.key, what: problem.what, help: problem.help })
+        .collect();
+    if !problems.is_empty() {
+        return Err(LaunchError::Files { problems });
+    }
+    let programs = Programs::find()?;
+    let (cluster, ranks) = (&recipe.cluster, recipe.cluster.world_size());
+    let through_mpirun =
+        cluster.scheduler == Scheduler::Local && recipe.device == Device::Host && ranks > 1;
+    if through_mpirun && programs.mpirun.is_none() {
+        return Err(LaunchError::MpirunMissing { ranks });
+    }
+    check_features(recipe, &programs).await?;
+    Ok(programs)
+}
+
+/// Refuses a worker that was built without a feature that the recipe needs.
+async fn check_features(recipe: &Recipe, programs: &Programs) -> Result<(), LaunchError> {
+    let features = programs.features().await?;
+    if recipe.device == Device::Cuda && !features.cuda {
+        return Err(LaunchError::NoCuda { worker: programs.worker.clone() });
+    }
+    let ranks = recipe.cluster.world_size();
+    let through_mpi = ranks > 1 && recipe.device == Device::Host;
+    let clips = recipe.data.sources.iter().find(|(_, source)| source.visual == Visual::Video);
+    let needs = [
+        ("mpi", features.mpi, through_mpi.then(|| format!("the run has {ranks} ranks"))),
+        (
+            "video",
+            features.video,
+            clips.map(|(name, _)| format!("data.sources.{name} contains clips")),
+        ),
+    ];
+    let others: String =
+        needs.iter().filter(|need| need.1).map(|need| format!(",{}", need.0)).collect();
+    for (feature, there, need) in needs {
+        if let Some(what) = need.filter(|_| !there) {
+            let worker = programs.worker.clone();
+            return Err(LaunchError::WorkerLacks { worker, feature, what, others });
+        }
+    }
+    Ok(())
+}

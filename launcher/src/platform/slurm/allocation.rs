@@ -1,0 +1,257 @@
+//! The nodes of the Slurm job that this process belongs to, and the choice of nodes for an attempt.
+
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
+use vljepa_recipes::protocol::NVLS_VARIABLE;
+use vljepa_recipes::schema::{Cluster, Device, Recipe};
+
+use super::host_list;
+use crate::environment::SlurmVariables;
+use crate::error::LaunchError;
+use crate::platform::health::{self, NodeHealth, Reason, Verdict};
+use crate::process;
+
+/// How long a node may take to answer the health check before it counts as lost.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long the other nodes may take once enough nodes have answered.
+const LATE_ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The allocation of a Slurm job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Allocation {
+    /// Id of the job.
+    pub job: String,
+    /// Host names of the nodes, in Slurm's order.
+    pub nodes: Vec<String>,
+    /// How often the job was requeued.
+    pub restarts: u32,
+    /// End of the job's time limit, Unix seconds; `None` if `SLURM_JOB_END_TIME` is not set.
+    pub end_time: Option<i64>,
+}
+
+impl Allocation {
+    /// Reads the allocation from the variables of the job.
+    ///
+    /// # Errors
+    /// If `SLURM_JOB_NODELIST` is empty or cannot be parsed.
+    pub(crate) fn of(variables: &SlurmVariables) -> Result<Self, LaunchError> {
+        let nodes = host_list::expand(&variables.nodes)
+            .and_then(|nodes| {
+                if nodes.is_empty() {
+                    Err("SLURM_JOB_NODELIST is empty".to_owned())
+                } else {
+                    Ok(nodes)
+                }
+            })
+            .map_err(|why| LaunchError::Start {
+                what: "reading the node list of the job".to_owned(),
+                why,
+            })?;
+        Ok(Self {
+            job: variables.job.clone(),
+            nodes,
+            restarts: variables.restarts.unwrap_or(0),
+            end_time: variables.end_time,
+        })
+    }
+
+    /// Runs the command `check` on every node at the same time and collects the results. A lost
+    /// node never answers, so the wait ends [`LATE_ANSWER_TIMEOUT`] after `enough` nodes have
+    /// passed.
+    pub(crate) async fn probe(
+        &self,
+        check: &[String],
+        token: &str,
+        enough: usize,
+    ) -> Vec<NodeHealth> {
+        let mut asked = JoinSet::new();
+        for (index, node) in self.nodes.iter().enumerate() {
+            let (line, token) = (self.on_node(node, check), token.to_owned());
+            asked.spawn(async move {
+                let said = process::ask_with_token(&line, &token, ANSWER_TIMEOUT).await;
+                (index, said.and_then(|said| health::parse(&said)))
+            });
+        }
+        let silent = |node: &String| NodeHealth {
+            node: node.clone(),
+            said: Err(format!(
+                "no answer within {} s after enough other nodes had answered",
+                LATE_ANSWER_TIMEOUT.as_secs()
+            )),
+        };
+        let mut nodes: Vec<NodeHealth> = self.nodes.iter().map(silent).collect();
+        let mut deadline = None;
+        loop {
+            let answer = match deadline {
+                None => asked.join_next().await,
+                Some(deadline) => timeout_at(deadline, asked.join_next()).await.unwrap_or_default(),
+            };
+            match answer {
+                Some(Ok((index, said))) => nodes[index].said = said,
+                // The task panicked: the node keeps its default, no answer.
+                Some(Err(_)) => {}
+                None => return nodes,
+            }
+            if deadline.is_none() && health::judge(&nodes).healthy.len() >= enough {
+                deadline = Some(Instant::now() + LATE_ANSWER_TIMEOUT);
+            }
+        }
+    }
+
+    /// Command line of an `srun` that runs one process on one node, also if other steps use the
+    /// node.
+    fn on_node(&self, node: &str, command: &[String]) -> Vec<String> {
+        let options = [
+            "srun".to_owned(),
+            format!("--jobid={}", self.job),
+            "--job-name=vljepa-check".to_owned(),
+            "--nodes=1".to_owned(),
+            "--ntasks=1".to_owned(),
+            format!("--nodelist={node}"),
+            "--overlap".to_owned(),
+            "--input=none".to_owned(),
+            "--mpi=none".to_owned(),
+            "--export=ALL".to_owned(),
+        ];
+        options.into_iter().chain(command.iter().cloned()).collect()
+    }
+
+    /// `srun` and its options for the step of an attempt; the worker's command line follows.
+    pub(crate) fn srun(&self, recipe: &Recipe, name: &str, placement: &Placement) -> Vec<String> {
+        let nodes = placement.nodes.len();
+        let per_node = placement.world_size / nodes.max(1);
+        let mut line: Vec<String> = [
+            "srun".to_owned(),
+            format!("--jobid={}", self.job),
+            format!("--job-name={name}"),
+            format!("--nodes={nodes}"),
+            format!("--nodelist={}", placement.nodes.join(",")),
+            format!("--ntasks={}", placement.world_size),
+            format!("--ntasks-per-node={per_node}"),
+            "--distribution=block".to_owned(),
+            "--overlap".to_owned(),
+            // Slurm must not end the step: the supervisor ends it after it has received the errors
+            // of the other ranks.
+            "--kill-on-bad-exit=0".to_owned(),
+            "--input=none".to_owned(),
+        ]
+        .into();
+        let exact = recipe.deterministic && recipe.device == Device::Cuda;
+        line.push(format!(
+            "--export=ALL{}",
+            if exact { format!(",{NVLS_VARIABLE}=0") } else { String::new() }
+        ));
+        let cpus = recipe.cluster.slurm.cpus_per_rank;
+        line.extend((cpus > 0).then(|| format!("--cpus-per-task={cpus}")));
+        match recipe.device {
+            // NCCL can use memory access between the GPUs of a node only if each process sees all
+            // of them.
+            Device::Cuda => {
+                line.extend([format!("--gpus-per-node={per_node}"), "--mpi=none".to_owned()]);
+            }
+            Device::Host if placement.world_size > 1 => line.push("--mpi=pmix".to_owned()),
+            Device::Host => line.push("--mpi=none".to_owned()),
+        }
+        line
+    }
+}
+
+/// Number of ranks of an attempt and the nodes on which they run.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Placement {
+    pub world_size: usize,
+    /// Host names of the nodes, each with the same number of ranks; empty for a local run.
+    pub nodes: Vec<String>,
+}
+
+/// Chooses the nodes of an attempt from the healthy nodes: the first `cluster.nodes` of them, or
+/// all if there are fewer and the recipe allows fewer nodes. Pure.
+///
+/// # Errors
+/// If there are too few healthy nodes, with the reasons why nodes were left out.
+pub(crate) fn choose(cluster: &Cluster, verdict: &Verdict) -> Result<Placement, String> {
+    let Verdict { healthy, failed } = verdict;
+    let left_out = |(node, why): &(String, Vec<Reason>)| format!("{node}: {}", reasons(why));
+    let enough = healthy.len() >= cluster.nodes;
+    if healthy.is_empty() || !(enough || cluster.restart.allow_fewer_nodes) {
+        let fewer =
+            if cluster.restart.allow_fewer_nodes { "" } else { " and does not allow fewer" };
+        return Err(format!(
+            "only {} of {} nodes are healthy, the recipe wants {}{fewer}; left out: {}",
+            healthy.len(),
+            healthy.len() + failed.len(),
+            cluster.nodes,
+            failed.iter().map(left_out).collect::<Vec<_>>().join("; ")
+        ));
+    }
+    let nodes: Vec<String> = healthy.iter().take(cluster.nodes).cloned().collect();
+    Ok(Placement { world_size: nodes.len() * cluster.ranks_per_node, nodes })
+}
+
+/// The reasons as text, separated by commas.
+pub(crate) fn reasons(reasons: &[Reason]) -> String {
+    reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use vljepa_recipes::schema::{Cluster, RestartPolicy};
+
+    use super::{Allocation, Placement, choose};
+    use crate::environment::SlurmVariables;
+    use crate::platform::health::{Reason, Verdict};
+
+    fn reports(lost: &[usize]) -> Verdict {
+        let mut verdict = Verdict::default();
+        for i in 0..5 {
+            let node = format!("n{i}");
+            if lost.contains(&i) {
+                let reason = Reason { check: None, detail: "no answer".to_owned() };
+                verdict.failed.push((node, vec![reason]));
+            } else {
+                verdict.healthy.push(node);
+            }
+        }
+        verdict
+    }
+
+    fn cluster(nodes: usize, allow_fewer_nodes: bool) -> Cluster {
+        let restart =
+            RestartPolicy { allow_fewer_nodes, spare_nodes: 1, ..RestartPolicy::default() };
+        Cluster { nodes, ranks_per_node: 8, restart, ..Cluster::default() }
+    }
+
+    #[test]
+    fn a_spare_takes_the_place_of_a_lost_node() {
+        let names = |p: &Placement| p.nodes.join(" ");
+        let whole = choose(&cluster(4, false), &reports(&[])).unwrap();
+        assert_eq!((names(&whole).as_str(), whole.world_size), ("n0 n1 n2 n3", 32));
+        let one_lost = choose(&cluster(4, false), &reports(&[1])).unwrap();
+        assert_eq!((names(&one_lost).as_str(), one_lost.world_size), ("n0 n2 n3 n4", 32));
+    }
+
+    #[test]
+    fn fewer_nodes_take_part_only_where_the_recipe_allows_it() {
+        let said = choose(&cluster(4, false), &reports(&[1, 3])).unwrap_err();
+        assert!(said.contains("3 of 5 nodes") && said.contains("n3: no answer"), "{said}");
+        let fewer = choose(&cluster(4, true), &reports(&[1, 3])).unwrap();
+        assert_eq!((fewer.nodes.len(), fewer.world_size), (3, 24));
+        assert!(choose(&cluster(4, true), &reports(&[0, 1, 2, 3, 4])).is_err());
+    }
+
+    #[test]
+    fn an_allocation_is_what_the_environment_says() {
+        let variables = SlurmVariables {
+            job: "7".to_owned(),
+            nodes: "n[0-1]".to_owned(),
+            restarts: None,
+            end_time: Some(5),
+        };
+        let found = Allocation::of(&variables).unwrap();
+        assert_eq!((found.nodes.join(" ").as_str(), found.restarts), ("n0 n1", 0));
+        let broken = SlurmVariables { nodes: "n[0".to_owned(), ..variables };
+        assert!(Allocation::of(&broken).is_err());
+    }
+}

@@ -1,0 +1,129 @@
+//! Calls of Slurm's commands `squeue`, `scontrol` and `scancel`. A missing or failing command is a
+//! normal result, not an error.
+
+use std::time::Duration;
+
+use crate::process;
+
+/// How long [`end_steps`] waits for steps to end.
+const END_STEPS_TIMEOUT: Duration = Duration::from_secs(3);
+/// Time between two queries of the running steps.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
+/// Name of the step that guards the supervisor; the batch script starts it.
+const GUARD: &str = "vljepa-guard";
+
+/// State of a job in `squeue`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum JobState {
+    /// The job waits in the queue, for Slurm's reason.
+    Pending(String),
+    /// The job has its nodes.
+    Running,
+    /// The job is leaving its nodes.
+    Ending(String),
+    /// The job is not in the queue.
+    Gone,
+}
+
+/// State of a job, or `None` if `squeue` fails.
+pub(crate) async fn job_state(job: &str) -> Option<JobState> {
+    let arguments = ["--noheader", "--jobs", job, "--format=%T %r"];
+    match process::ask("squeue", &arguments).await {
+        Ok(text) => Some(parse_state(&text)),
+        // Slurm forgets a job some minutes after its end.
+        Err(error) if error.contains("Invalid job id") => Some(JobState::Gone),
+        Err(_) => None,
+    }
+}
+
+fn parse_state(text: &str) -> JobState {
+    let line = text.trim();
+    let (state, reason) = line.split_once(' ').unwrap_or((line, ""));
+    match state {
+        "" => JobState::Gone,
+        "PENDING" | "REQUEUED" | "REQUEUE_HOLD" | "SPECIAL_EXIT" | "REQUEUE_FED" => {
+            JobState::Pending(reason.to_owned())
+        }
+        "RUNNING" | "CONFIGURING" | "SUSPENDED" | "SIGNALING" | "STAGE_OUT" | "RESIZING" => {
+            JobState::Running
+        }
+        "COMPLETING" => JobState::Ending(state.to_owned()),
+        _ => JobState::Gone,
+    }
+}
+
+/// Lets a requeued job start at once. Otherwise Slurm holds it back for two minutes.
+pub(crate) async fn release(job: &str) {
+    let id = format!("JobId={job}");
+    // If Slurm refuses, the job just starts later.
+    drop(process::ask("scontrol", &["update", &id, "StartTime=now"]).await);
+}
+
+/// End of the job's time limit according to `squeue`, or `None` without a limit.
+pub(crate) async fn end_time(job: &str) -> Option<jiff::Timestamp> {
+    let text = process::ask("squeue", &["--noheader", "--jobs", job, "--format=%e"]).await.ok()?;
+    let local: jiff::civil::DateTime = text.trim().parse().ok()?;
+    local.to_zoned(jiff::tz::TimeZone::system()).ok().map(|zoned| zoned.timestamp())
+}
+
+/// Ends the job's steps with the given name, or all steps except the batch script and the guard,
+/// and waits up to [`END_STEPS_TIMEOUT`] until they are gone. Returns whether none is left. A step
+/// on a lost node remains until Slurm notices the loss.
+pub(crate) async fn end_steps(job: &str, name: Option<&str>) -> bool {
+    tokio::time::timeout(END_STEPS_TIMEOUT, end_all_steps(job, name)).await.unwrap_or(false)
+}
+
+async fn end_all_steps(job: &str, name: Option<&str>) -> bool {
+    loop {
+        let arguments = ["--steps", "--noheader", "--jobs", job, "--format=%i %j"];
+        let Ok(text) = process::ask("squeue", &arguments).await else { return false };
+        let steps = steps(&text, name);
+        if steps.is_empty() {
+            return true;
+        }
+        // `--ctld` goes through the controller, which does not wait for the daemons of lost nodes.
+        // For a step that has just ended `scancel` fails; the next query no longer lists it.
+        let mut arguments = vec!["--ctld", "--signal=KILL"];
+        arguments.extend(steps.iter().map(String::as_str));
+        drop(process::ask("scancel", &arguments).await);
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
+}
+
+/// Ids of the steps to end, from `squeue`'s lines of id and name.
+fn steps(text: &str, name: Option<&str>) -> Vec<String> {
+    let pairs = text.lines().filter_map(|line| line.trim().split_once(' '));
+    let wanted = pairs.filter(|(id, step)| {
+        let own = id.split_once('.').is_some_and(|(_, number)| number.parse::<u32>().is_ok());
+        own && step.trim() != GUARD && name.is_none_or(|name| name == step.trim())
+    });
+    wanted.map(|(id, _)| id.to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{JobState, parse_state, steps};
+
+    #[test]
+    fn states_are_read_as_squeue_writes_them() {
+        let pending = |reason: &str| JobState::Pending(reason.to_owned());
+        for (text, state) in [
+            ("PENDING Resources\n", pending("Resources")),
+            ("PENDING BeginTime\n", pending("BeginTime")),
+            ("RUNNING None\n", JobState::Running),
+            ("COMPLETING None\n", JobState::Ending("COMPLETING".to_owned())),
+            ("CANCELLED None\n", JobState::Gone),
+            ("", JobState::Gone),
+        ] {
+            assert_eq!(parse_state(text), state, "{text}");
+        }
+    }
+
+    #[test]
+    fn numbered_steps_but_the_guard_are_ended() {
+        let text = "3.0 vljepa-1\n3.1 other\n3.2 vljepa-guard\n3.batch batch\n3.extern extern\n";
+        assert_eq!(steps(text, None), ["3.0", "3.1"]);
+        assert_eq!(steps(text, Some("vljepa-1")), ["3.0"]);
+        assert!(steps("", None).is_empty());
+    }
+}

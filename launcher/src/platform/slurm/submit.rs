@@ -1,0 +1,223 @@
+//! Submission from a login node: copies of the programs, the batch script and the job; and
+//! `--follow`, which shows the progress of a submitted run.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use vljepa_recipes::clock;
+use vljepa_recipes::protocol::{Drill, Metrics};
+use vljepa_recipes::run_directory::{RunDirectory, atomic_write};
+use vljepa_recipes::schema::Recipe;
+
+use super::client::{self, JobState};
+use super::render::BatchScript;
+use crate::environment;
+use crate::error::LaunchError;
+use crate::process;
+use crate::programs::Programs;
+use crate::record::{completion, history};
+use crate::terminal;
+
+/// Time between two looks at a followed run.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a job may be missing from the queue before it counts as ended: `squeue` does not list a
+/// job while it is being requeued.
+const GONE_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Content of `slurm.json`: the job that works on a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Submission {
+    /// Id of the job.
+    pub job: String,
+    /// Time of the submission, RFC 3339.
+    pub submitted: String,
+    /// Batch script of the job.
+    pub script: PathBuf,
+    /// Faults to inject.
+    #[serde(default)]
+    pub drills: Vec<Drill>,
+}
+
+impl Submission {
+    /// Reads `slurm.json`, or returns `None` if the run was never submitted or the file is damaged.
+    pub(crate) fn read(directory: &RunDirectory) -> Option<Self> {
+        serde_json::from_slice(&std::fs::read(directory.slurm_json()).ok()?).ok()
+    }
+
+    /// Replaces `slurm.json`.
+    pub(crate) fn write(&self, directory: &RunDirectory) -> Result<(), LaunchError> {
+        let text = serde_json::to_vec_pretty(self).map_err(|error| LaunchError::Start {
+            what: "writing slurm.json".to_owned(),
+            why: error.to_string(),
+        })?;
+        Ok(atomic_write(&directory.slurm_json(), &text)?)
+    }
+}
+
+/// Checks before a submission that this machine can submit and that no job of the run is waiting,
+/// running or ending.
+pub(crate) async fn check(directory: Option<&RunDirectory>) -> Result<(), LaunchError> {
+    let Some(submission) = directory.and_then(Submission::read) else {
+        return process::ask("sbatch", &["--version"])
+            .await
+            .map(drop)
+            .map_err(|why| LaunchError::NoSlurm { why });
+    };
+    let job = submission.job;
+    let state = match client::job_state(&job).await {
+        None => {
+            return Err(LaunchError::NoSlurm {
+                why: format!("squeue does not answer for job {job}"),
+            });
+        }
+        Some(JobState::Gone) => return Ok(()),
+        Some(JobState::Running) => "running".to_owned(),
+        Some(JobState::Ending(_)) => "ending".to_owned(),
+        Some(JobState::Pending(reason)) => format!("waiting in the queue ({reason})"),
+    };
+    Err(LaunchError::Submitted { job, state })
+}
+
+/// Submits the run and prints where to find its script, logs and state.
+pub(crate) async fn submit(
+    directory: &RunDirectory,
+    recipe: &Recipe,
+    programs: &Programs,
+    drills: &[Drill],
+) -> Result<Submission, LaunchError> {
+    let failed = |what: &str, why: &dyn std::fmt::Display| LaunchError::Start {
+        what: what.to_owned(),
+        why: why.to_string(),
+    };
+    let absolute =
+        |path: &Path| std::path::absolute(path).map_err(|error| failed("resolving a path", &error));
+    let root = absolute(directory.root())?;
+    let folder =
+        std::env::current_dir().map_err(|error| failed("finding the current folder", &error))?;
+    let launcher = copy_programs(directory, programs)
+        .map_err(|error| failed("copying the programs into the run directory", &error))?;
+    let script = BatchScript::of(recipe, &root, &folder, &absolute(&launcher)?);
+    let path = absolute(&directory.batch_script())?;
+    atomic_write(&path, script.to_string().as_bytes())?;
+    // A stop file of an earlier job must not stop this one.
+    drop(std::fs::remove_file(directory.stop()));
+    let said = process::ask("sbatch", &["--parsable", &path.display().to_string()])
+        .await
+        .map_err(|why| LaunchError::Sbatch { why, script: path.clone() })?;
+    let job = job_of(&said);
+    let drills = drills.to_vec();
+    let submission = Submission { job, submitted: clock::now_text(), script: path, drills };
+    submission.write(directory)?;
+    let Submission { job, script, .. } = &submission;
+    terminal::result(&format!("submitted job {job}"));
+    let logs = directory.logs();
+    terminal::note(&format!(
+        "script   {}\nlogs     {} (supervisor), rank-RRRR-attempt-A.log beside it\nstatus   vljepa-launch status {run}\nstop     vljepa-launch stop {run}",
+        script.display(),
+        logs.join(format!("slurm-{job}.log")).display(),
+        run = directory.root().display(),
+    ));
+    Ok(submission)
+}
+
+/// Id of the job in the output of `sbatch --parsable`, which is `id` or `id;cluster`.
+pub(crate) fn job_of(said: &str) -> String {
+    said.trim().split(';').next().unwrap_or_default().to_owned()
+}
+
+/// Copies both programs into a folder named after the hash of their content, removes the copies of
+/// earlier submissions, and returns the path of the copied launcher.
+fn copy_programs(directory: &RunDirectory, programs: &Programs) -> std::io::Result<PathBuf> {
+    let launcher = std::env::current_exe()?;
+    let sources = [("vljepa-launch", &launcher), ("vljepa-worker", &programs.worker)];
+    let mut hasher = blake3::Hasher::new();
+    for (_, source) in sources {
+        std::io::copy(&mut std::fs::File::open(source)?, &mut hasher)?;
+    }
+    let bin = directory.programs();
+    let folder = bin.join(&hasher.finalize().to_hex()[..16]);
+    if launcher.parent() == Some(folder.as_path()) {
+        return Ok(launcher);
+    }
+    if !folder.join("vljepa-worker").exists() {
+        if bin.exists() {
+            std::fs::remove_dir_all(&bin)?;
+        }
+        std::fs::create_dir_all(&folder)?;
+        for (name, source) in sources {
+            // The worker is copied last: if it exists, the folder is complete.
+            let temporary = folder.join(format!(".{name}"));
+            std::fs::copy(source, &temporary)?;
+            std::fs::File::open(&temporary)?.sync_all()?;
+            std::fs::rename(&temporary, folder.join(name))?;
+        }
+    }
+    Ok(folder.join("vljepa-launch"))
+}
+
+/// Shows the progress of a submitted run until it is complete or its job is gone, and lets a
+/// requeued job start at once. Returns whether the run is complete.
+pub(crate) async fn follow(directory: &RunDirectory, recipe: &Recipe) -> Result<bool, LaunchError> {
+    let (mut shown_step, mut shown_state, mut gone_since) = (0, String::new(), None);
+    loop {
+        if let Some(metrics) = history::metrics(directory).pop().filter(|m| m.step > shown_step) {
+            shown_step = metrics.step;
+            terminal::note(&line(&metrics));
+        }
+        if completion::check(directory, recipe).is_ok() {
+            return Ok(true);
+        }
+        let Some(Submission { job, .. }) = Submission::read(directory) else { return Ok(false) };
+        let state = client::job_state(&job).await;
+        let text = match &state {
+            Some(JobState::Pending(reason)) => format!("job {job} waits: {reason}"),
+            Some(JobState::Running) => format!("job {job} runs"),
+            Some(JobState::Ending(_)) => format!("job {job} is leaving its nodes"),
+            Some(JobState::Gone) => format!("job {job} is no longer in the queue"),
+            None => format!("the state of job {job} is unknown: squeue does not answer"),
+        };
+        if text != shown_state {
+            terminal::note(&text);
+            shown_state = text;
+        }
+        match state {
+            Some(JobState::Pending(reason)) if reason == "BeginTime" => client::release(&job).await,
+            Some(JobState::Gone) => {
+                let since = *gone_since.get_or_insert_with(tokio::time::Instant::now);
+                if since.elapsed() > GONE_TIMEOUT {
+                    return Ok(false);
+                }
+            }
+            Some(JobState::Pending(_) | JobState::Running | JobState::Ending(_)) | None => {
+                gone_since = None;
+            }
+        }
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
+}
+
+fn line(metrics: &Metrics) -> String {
+    format!(
+        "{} {}/{}  loss {:.4}  {:.1} samples/s",
+        metrics.stage, metrics.step, metrics.total_steps, metrics.loss, metrics.samples_per_s
+    )
+}
+
+/// Records in `slurm.json` that `job` works on the run, keeping the drills.
+pub(crate) fn take_over(directory: &RunDirectory, job: &str) -> Result<(), LaunchError> {
+    let known = Submission::read(directory);
+    if known.as_ref().is_some_and(|known| known.job == job) {
+        return Ok(());
+    }
+    let script = directory.batch_script();
+    let drills = known.map(|known| known.drills).unwrap_or_default();
+    Submission { job: job.to_owned(), submitted: clock::now_text(), script, drills }
+        .write(directory)
+}
+
+/// Variables of the Slurm job that this process belongs to, or `None` outside a job. Inside a job,
+/// runs are supervised and not submitted.
+pub(crate) fn current_job() -> Option<environment::SlurmVariables> {
+    environment::SlurmVariables::read()
+}

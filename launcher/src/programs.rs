@@ -1,0 +1,163 @@
+//! The programs of a run: where they are, what they can do, and how a worker is called.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde::Deserialize;
+use tokio::process::Command;
+
+use crate::error::LaunchError;
+use crate::process::ending;
+use crate::{environment, terminal};
+
+/// Paths of the programs that a run needs.
+#[derive(Debug, Clone)]
+pub(crate) struct Programs {
+    pub worker: PathBuf,
+    /// Path of `mpirun`, or `None` if it is not on `PATH`.
+    pub mpirun: Option<PathBuf>,
+}
+
+/// Build features of the worker, as `vljepa-worker --features` prints them.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Features {
+    /// MPI between processes on CPUs.
+    #[serde(default)]
+    pub mpi: bool,
+    /// Decoding of clips.
+    #[serde(default)]
+    pub video: bool,
+    /// Computing on GPUs.
+    #[serde(default)]
+    pub cuda: bool,
+}
+
+impl Programs {
+    /// Finds the worker beside this program or on `PATH`, and `mpirun` on `PATH`.
+    pub(crate) fn find() -> Result<Self, LaunchError> {
+        let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.to_owned()));
+        let path = environment::search_path();
+        let find = |name: &str, folders: &[PathBuf]| {
+            folders.iter().map(|folder| folder.join(name)).find(|file| is_executable(file))
+        };
+        let mut folders: Vec<PathBuf> = beside.into_iter().collect();
+        folders.extend(path.iter().cloned());
+        let worker = find("vljepa-worker", &folders).ok_or_else(|| LaunchError::WorkerMissing {
+            beside: folders.first().map(|folder| folder.display().to_string()).unwrap_or_default(),
+        })?;
+        Ok(Self { worker, mpirun: find("mpirun", &path) })
+    }
+
+    /// Asks the worker for its build features.
+    pub(crate) async fn features(&self) -> Result<Features, LaunchError> {
+        let broken = |why: String| LaunchError::WorkerBroken { worker: self.worker.clone(), why };
+        let output = Command::new(&self.worker)
+            .arg("--features")
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output();
+        let output = tokio::time::timeout(Duration::from_secs(30), output)
+            .await
+            .map_err(|_| broken("it did not answer `--features` within 30 s".to_owned()))?
+            .map_err(|error| broken(error.to_string()))?;
+        if !output.status.success() {
+            return Err(broken(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
+        }
+        serde_json::from_slice(&output.stdout)
+            .map_err(|error| broken(format!("`--features` printed no valid JSON: {error}")))
+    }
+
+    /// Command line of each rank when ranks are started one by one. Ranks on GPUs are, because they
+    /// need no MPI.
+    pub(crate) fn rank_command(&self, arguments: &WorkerArguments) -> Vec<String> {
+        let mut line = vec![self.worker.display().to_string()];
+        line.extend(arguments.list());
+        line
+    }
+
+    /// Command line of an attempt on CPUs: the worker, through `mpirun` if there are several ranks.
+    pub(crate) fn train_command(
+        &self,
+        world_size: usize,
+        arguments: &WorkerArguments,
+    ) -> Result<Vec<String>, LaunchError> {
+        let mut line = Vec::new();
+        if world_size > 1 {
+            let mpirun =
+                self.mpirun.as_ref().ok_or(LaunchError::MpirunMissing { ranks: world_size })?;
+            line.push(mpirun.display().to_string());
+            // OpenMPI's single-copy path (vader) needs process_vm_readv. Containers forbid that
+            // call, and the first large message would fail.
+            line.extend(
+                "--allow-run-as-root --oversubscribe --bind-to none --mca btl_vader_single_copy_mechanism none -np"
+                    .split(' ')
+                    .map(str::to_owned),
+            );
+            line.push(world_size.to_string());
+        }
+        line.push(self.worker.display().to_string());
+        line.extend(arguments.list());
+        Ok(line)
+    }
+}
+
+/// Arguments of `vljepa-worker run`.
+#[derive(Debug, Clone)]
+pub(crate) struct WorkerArguments {
+    pub run: PathBuf,
+    /// File with the job as JSON.
+    pub job: PathBuf,
+    /// Address of the control plane, or `None` for a job without a supervisor.
+    pub control: Option<String>,
+}
+
+impl WorkerArguments {
+    /// The arguments as words of a command line.
+    pub(crate) fn list(&self) -> Vec<String> {
+        let text = |path: &Path| path.display().to_string();
+        let mut list = vec!["run".to_owned(), "--run".to_owned(), text(&self.run)];
+        list.extend(["--job".to_owned(), text(&self.job)]);
+        if let Some(control) = &self.control {
+            list.extend(["--control".to_owned(), control.clone()]);
+        }
+        list
+    }
+}
+
+/// Runs a one-shot job and returns its standard output. `folder` is the working directory, to which
+/// relative paths in the recipe refer.
+pub(crate) async fn one_shot(
+    programs: &Programs,
+    arguments: &WorkerArguments,
+    folder: &Path,
+) -> Result<Vec<u8>, LaunchError> {
+    let failed = |error: String| LaunchError::JobFailed { error };
+    let child = Command::new(&programs.worker)
+        .args(arguments.list())
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| failed(format!("{}: {error}", programs.worker.display())))?;
+    let output = child.wait_with_output().await.map_err(|error| failed(error.to_string()))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    if output.status.success() {
+        // Warnings: samples that were left out, checkpoints that were skipped.
+        if !said.trim().is_empty() {
+            terminal::note(said.trim_end());
+        }
+        return Ok(output.stdout);
+    }
+    let lines: Vec<&str> = said.lines().collect();
+    let last = lines[lines.len().saturating_sub(12)..].join("\n");
+    Err(failed(if last.is_empty() { ending(output.status) } else { last }))
+}
+
+fn is_executable(file: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::metadata(file)
+        .is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
+}

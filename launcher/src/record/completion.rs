@@ -1,0 +1,20 @@
+//! The completion record, `completed.json`: the only sign of success of a run.
+
+use serde_json::Value;
+use vljepa_recipes::run_directory::RunDirectory;
+use vljepa_recipes::schema::Recipe;
+
+/// Checks that the run has a completion record and that the record is of the recipe's last step.
+/// The error says what is wrong with the record.
+pub(crate) fn check(directory: &RunDirectory, recipe: &Recipe) -> Result<(), String> {
+    let path = directory.completed();
+    let wrong = |what: &dyn std::fmt::Display| format!("{}: {what}", path.display());
+    let text = std::fs::read(&path).map_err(|error| wrong(&error))?;
+    let record: Value = serde_json::from_slice(&text).map_err(|error| wrong(&error))?;
+    let total = recipe.total_steps();
+    match record.get("step").and_then(Value::as_u64) {
+        Some(step) if step == total => Ok(()),
+        Some(step) => Err(wrong(&format!("the record is of step {step}, the recipe has {total}"))),
+        None => Err(wrong(&"the record has no step")),
+    }
+}

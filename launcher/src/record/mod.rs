@@ -1,0 +1,11 @@
+//! What a run directory records: events, provenance, metrics, the table of ranks, completion. The
+//! supervisor writes it; the report and the commands read it.
+
+pub(crate) mod comparison;
+pub(crate) mod completion;
+pub(crate) mod events;
+pub(crate) mod fingerprints;
+pub(crate) mod history;
+pub(crate) mod provenance;
+pub(crate) mod shards;
+pub(crate) mod stragglers;

@@ -1,0 +1,270 @@
+//! Runs a worker from start to end: joins the collectives and the control connection, opens the
+//! log, runs the job, and makes sure that an error or a panic of this rank also ends the other
+//! ranks.
+
+use std::fs::OpenOptions;
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use anyhow::Context;
+use tracing_subscriber::EnvFilter;
+use vljepa_kernels::Device;
+use vljepa_recipes::RunDirectory;
+use vljepa_recipes::protocol::{FromWorker, Hello, Job};
+
+use crate::collectives::{Collectives, record};
+use crate::error::WorkerError;
+use crate::inference;
+use crate::rank::control::Control;
+use crate::rank::drill::Drills;
+use crate::rank::environment::{Environment, compute_threads};
+use crate::rank::generation::Generation;
+use crate::rank::session::Session;
+use crate::rank::{device, health, rendezvous, signals};
+use crate::training::train;
+
+/// Returns the version and the cargo features of this build as JSON.
+#[must_use]
+pub fn features() -> String {
+    serde_json::json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "mpi": cfg!(feature = "mpi"),
+        "video": cfg!(feature = "video"),
+        "cuda": cfg!(feature = "cuda"),
+    })
+    .to_string()
+}
+
+/// Runs a job and returns the text that it prints, if any. If one of several ranks has an error,
+/// this function does not return: the supervisor receives the error and the collectives end the
+/// other ranks.
+///
+/// # Errors
+/// Fails if the job fails on the only rank, or before another rank depends on this one.
+pub fn run(run: &Path, job: &Path, control: Option<&str>) -> anyhow::Result<Option<String>> {
+    if let Ok(Job::Check(check)) = read_job(job) {
+        return health::check(run, &check).map(Some);
+    }
+    let environment = Environment::read();
+    let input = JobInput::read(run, job)?;
+    let wanted = input.world_size();
+    let (place, cpus) = rendezvous::place(&input.loaded.recipe, &environment, wanted)?;
+    let opened = open(&input, control, &environment, place)
+        .map_err(|error| give_up(error, place, cpus.as_ref(), &Control::alone()))?;
+    let Opened { device, device_name, control } = opened;
+    let recipe = &input.loaded.recipe;
+    let collectives = match cpus {
+        Some(cpus) => cpus,
+        None => rendezvous::join_gpus(recipe, &environment, device, place, &control)
+            .map_err(|error| give_up(error, place, None, &control))?,
+    };
+    if let Err(error) = device::check_distinct(&collectives, &environment, device) {
+        return Err(give_up(error, place, Some(&collectives), &control));
+    }
+    let JobInput { run, job, mut loaded } = input;
+    // 0 threads in the recipe mean this rank's share of its machine's cores.
+    let data_threads = &mut loaded.recipe.data.threads;
+    *data_threads = compute_threads(*data_threads, environment.local_world_size);
+    let (recipe, recipe_hash) = (loaded.recipe, loaded.hash);
+    let drills = Drills::of(&job, collectives.rank());
+    let generation = Generation::of(&job, run.job());
+    let session = Session {
+        run,
+        recipe,
+        recipe_hash,
+        collectives,
+        control,
+        device,
+        device_name,
+        drills,
+        generation,
+    };
+    finish(&session, work(&session, &job))
+}
+
+/// Job, resolved recipe and directory of a run, as read from disk.
+struct JobInput {
+    run: RunDirectory,
+    job: Job,
+    loaded: vljepa_recipes::Loaded,
+}
+
+impl JobInput {
+    fn read(run: &Path, job: &Path) -> anyhow::Result<Self> {
+        let job = read_job(job)?;
+        let run = RunDirectory::open(run)?;
+        let loaded = run.load_recipe()?;
+        Ok(Self { run, job, loaded })
+    }
+
+    /// Returns the number of ranks of the job.
+    fn world_size(&self) -> usize {
+        if let Job::Train { world_size, .. } = self.job { world_size } else { 1 }
+    }
+}
+
+/// Resources that a rank opens by itself.
+struct Opened {
+    device: Device,
+    device_name: String,
+    control: Control,
+}
+
+/// Opens this rank's log and device, and connects to the supervisor.
+fn open(
+    input: &JobInput,
+    control: Option<&str>,
+    environment: &Environment,
+    [rank, world_size]: [usize; 2],
+) -> anyhow::Result<Opened> {
+    let JobInput { run, job, loaded } = input;
+    open_log(run, rank, job)?;
+    let (started, wanted) = (world_size, input.world_size());
+    anyhow::ensure!(started == wanted, WorkerError::WorldSize { started, wanted });
+    let cluster = &loaded.recipe.cluster;
+    let threads = if matches!(job, Job::Train { .. }) { cluster.threads_per_rank } else { 0 };
+    let threads = compute_threads(threads, environment.local_world_size);
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
+    let (device, device_name) = device::open(&loaded.recipe, environment, threads)?;
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(cuda) = device {
+        // All GPUs of a run are of one kind, so the choices of rank 0 are enough.
+        let writes = rank == 0 && matches!(job, Job::Train { .. });
+        cuda.keep_algorithms(&run.algorithms(), writes)?;
+    }
+    let control = match control {
+        None => Control::alone(),
+        Some(address) => {
+            let hello = Hello {
+                token: environment.token.clone(),
+                rank,
+                world_size,
+                host: environment.host.clone(),
+                pid: std::process::id(),
+                device: device_name.clone(),
+                build: environment.build.clone(),
+                recipe_hash: loaded.hash.clone(),
+            };
+            let silence = Duration::from_secs(cluster.control.silence_s);
+            let control = Control::connect(address, hello, silence)?;
+            signals::forward(&control)?;
+            control
+        }
+    };
+    end_on_panic(&control);
+    tracing::info!(rank, world_size, device = &device_name, "started");
+    Ok(Opened { device, device_name, control })
+}
+
+/// Reports the error of a rank that could not start. Returns only if no other rank waits for this
+/// one in a collective.
+fn give_up(
+    error: anyhow::Error,
+    [rank, world_size]: [usize; 2],
+    collectives: Option<&Collectives>,
+    control: &Control,
+) -> anyhow::Error {
+    tracing::error!("rank {rank}: {error:#}");
+    let (step, phase) = control.position();
+    control.report_last(FromWorker::Failed { step, phase, error: format!("{error:#}") });
+    if let Some(collectives) = collectives.filter(|_| world_size > 1) {
+        print_error(rank, &error);
+        collectives.abort();
+    }
+    error
+}
+
+fn read_job(file: &Path) -> anyhow::Result<Job> {
+    let text = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    serde_json::from_slice(&text).context("the job file does not parse")
+}
+
+fn work(session: &Session, job: &Job) -> anyhow::Result<Option<String>> {
+    match job {
+        Job::Train { .. } => {
+            let (outcome, step) = train::train(session)?;
+            session.control.report_last(FromWorker::Finished { outcome, step });
+            Ok(None)
+        }
+        Job::Check(check) => health::check(session.run.root(), check).map(Some),
+        Job::Evaluate => inference::evaluate(session).map(Some),
+        Job::Ask { file, question, answers } => {
+            inference::ask(session, file, question, answers).map(Some)
+        }
+        Job::Search { shards, text, limit } => {
+            inference::search(session, shards, text, *limit).map(Some)
+        }
+        Job::Export { folder } => inference::export(session, folder).map(Some),
+        Job::Import { folder } => inference::import(session, folder).map(Some),
+    }
+}
+
+fn finish(
+    session: &Session,
+    result: anyhow::Result<Option<String>>,
+) -> anyhow::Result<Option<String>> {
+    let Err(error) = result else { return result };
+    let (step, phase) = session.control.position();
+    let rank = session.collectives.rank();
+    tracing::error!(rank, step, phase = phase.name(), "{error:#}");
+    let text = format!("{error:#}");
+    session.control.report_last(FromWorker::Failed { step, phase, error: text });
+    if session.collectives.world_size() > 1 {
+        print_error(rank, &error);
+        session.collectives.abort();
+    }
+    Err(error)
+}
+
+/// Prints the error to standard error, which `mpirun` forwards, in case there is no supervisor.
+#[expect(clippy::print_stderr, reason = "the process ends here")]
+fn print_error(rank: usize, error: &anyhow::Error) {
+    eprintln!("rank {rank}: error: {error:#}");
+}
+
+/// Installs a panic hook. A panic is a bug: the rank reports it and aborts at once, because
+/// unwinding would finalize MPI and leave the other ranks waiting.
+fn end_on_panic(control: &Control) {
+    let control = control.clone();
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        usual(panic);
+        // A data thread catches its own panic and names the sample that caused it.
+        if std::thread::current().name().is_some_and(|name| name.starts_with("data-")) {
+            return;
+        }
+        let (step, phase) = control.position();
+        tracing::error!(step, phase = phase.name(), "panic: {panic}");
+        tracing::error!("{}", record::of_process().describe());
+        let error = format!("panic: {panic}").replace('\n', " ");
+        control.report_last(FromWorker::Failed { step, phase, error });
+        std::process::abort();
+    }));
+}
+
+/// Opens the log: a file per rank and attempt for training jobs, and standard error, with warnings
+/// only, for other jobs.
+fn open_log(run: &RunDirectory, rank: usize, job: &Job) -> anyhow::Result<()> {
+    let Job::Train { attempt, .. } = job else {
+        tracing_subscriber::fmt()
+            .with_writer(std::io::stderr)
+            .with_env_filter(EnvFilter::new("warn"))
+            .try_init()
+            .ok();
+        return Ok(());
+    };
+    let path = run.log(rank, *attempt);
+    let file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&path)
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    tracing_subscriber::fmt()
+        .with_writer(Mutex::new(file))
+        .with_ansi(false)
+        .with_env_filter(EnvFilter::new("info"))
+        .try_init()
+        .ok();
+    Ok(())
+}

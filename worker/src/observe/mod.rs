@@ -1,0 +1,5 @@
+//! What a run shows of itself: rates and phases, metrics, traces.
+
+pub mod meter;
+pub mod metrics;
+pub mod trace;

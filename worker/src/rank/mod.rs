@@ -1,0 +1,12 @@
+//! One rank: its number among the others, its device, its connection to the supervisor, its state.
+
+pub(crate) mod connect;
+pub mod control;
+pub mod device;
+pub mod drill;
+pub mod environment;
+pub mod generation;
+pub mod health;
+pub mod rendezvous;
+pub mod session;
+pub(crate) mod signals;

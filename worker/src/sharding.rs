@@ -1,0 +1,32 @@
+//! Shards of flat buffers: which elements of weights and moments a rank owns (ZeRO-1, checkpoints).
+
+use std::ops::Range;
+
+use vljepa_model::Layout;
+
+use crate::collectives::Shares;
+
+/// Divides flat buffers of `len` elements among ranks, in rows of 64 elements, so that shards are
+/// aligned as parameters are.
+///
+/// # Panics
+/// Panics if `len` is not a multiple of 64: a bug.
+#[must_use]
+pub fn shards(len: usize, world_size: usize) -> Shares {
+    assert!(len.is_multiple_of(Layout::ALIGNMENT), "flat buffers are aligned");
+    Shares { global: len / Layout::ALIGNMENT, world_size }
+}
+
+/// Returns the elements of flat buffers that `rank` owns.
+///
+/// # Panics
+/// Panics if `len` is not a multiple of 64: a bug.
+///
+/// ```
+/// assert_eq!(vljepa_worker::sharding::shard(320, 1, 2), 128..320);
+/// ```
+#[must_use]
+pub fn shard(len: usize, rank: usize, world_size: usize) -> Range<usize> {
+    let Range { start, end } = shards(len, world_size).rows(rank);
+    start * Layout::ALIGNMENT..end * Layout::ALIGNMENT
+}

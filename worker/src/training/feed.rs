@@ -1,0 +1,93 @@
+//! Loads the batches of a stage onto the device. For a GPU, frames are assembled in page-locked
+//! memory and copied while the GPU computes the previous step.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use vljepa_data::batch::{Batch, FrameMemory};
+use vljepa_data::error::DataError;
+use vljepa_data::stream::BatchStream;
+use vljepa_kernels::device::{Upload, UploadBuffer};
+use vljepa_kernels::{Device, KernelError, Tensor};
+use vljepa_recipes::Recipe;
+
+/// The batches of one rank in one stage, in order, with their frames on the device.
+pub struct Feed {
+    batches: BatchStream<Buffers>,
+    buffers: Buffers,
+    /// Upload of the batch after the one that was returned last.
+    ahead: Option<anyhow::Result<Batch<Upload>>>,
+}
+
+impl Feed {
+    /// Opens the batches of a stage from `first_step` on, see [`BatchStream::open_in`].
+    ///
+    /// # Errors
+    /// Fails in the same cases as [`BatchStream::open_in`].
+    pub fn open(
+        device: Device,
+        recipe: &Recipe,
+        stage: usize,
+        rank_of: [usize; 2],
+        first_step: u64,
+    ) -> Result<Self, DataError> {
+        let buffers = Buffers { device, idle: Arc::default() };
+        let batches = BatchStream::open_in(buffers.clone(), recipe, stage, rank_of, first_step)?;
+        Ok(Self { batches, buffers, ahead: None })
+    }
+
+    /// Waits for the next batch and returns it. If the batch after it has already been read, begins
+    /// to upload that one, after all work that the compute stream has been given so far.
+    ///
+    /// # Errors
+    /// Fails in the same cases as [`BatchStream::next`], or if the device fails or is out of
+    /// memory.
+    #[expect(clippy::should_implement_trait, reason = "the end of a stage is the caller's to know")]
+    pub fn next(&mut self) -> anyhow::Result<Batch<Tensor>> {
+        let upload = match self.ahead.take() {
+            Some(upload) => upload?,
+            None => begin(self.batches.next())?,
+        };
+        let batch = upload.moved(|frames, _| {
+            let (tensor, buffer) = frames.arrive()?;
+            self.buffers.give_back(buffer);
+            Ok::<_, KernelError>(tensor)
+        })?;
+        self.ahead = self.batches.next_if_ready().map(begin);
+        Ok(batch)
+    }
+}
+
+fn begin(batch: Result<Batch<UploadBuffer>, DataError>) -> anyhow::Result<Batch<Upload>> {
+    Ok(batch?.moved(|frames, shape| Upload::begin(frames, &shape))?)
+}
+
+/// Memory for the frames of batches. A buffer is used again after the device has copied from it.
+#[derive(Debug, Clone)]
+struct Buffers {
+    device: Device,
+    idle: Arc<Mutex<Vec<UploadBuffer>>>,
+}
+
+impl Buffers {
+    fn give_back(&self, buffer: UploadBuffer) {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
+    }
+}
+
+impl FrameMemory for Buffers {
+    type Frames = UploadBuffer;
+
+    fn filled(
+        &self,
+        bytes: usize,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Result<UploadBuffer, Box<dyn std::error::Error + Send + Sync>> {
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut buffer = match idle.filter(|buffer| buffer.len() == bytes) {
+            Some(buffer) => buffer,
+            None => UploadBuffer::new(self.device, bytes)?,
+        };
+        fill(buffer.bytes_mut()?);
+        Ok(buffer)
+    }
+}

@@ -1,0 +1,336 @@
+//! One optimizer step (ARCHITECTURE.md, "One step"). Every rank issues the same collectives in the
+//! same order: gather of embeddings, gather of log-sum-exps, sums of gradients bucket by bucket,
+//! sum of the report's numbers.
+//!
+//! Shape suffixes: b = rows of this rank, g = rows of all ranks, e = width of the shared embedding.
+
+use std::ops::Range;
+
+use vljepa_data::batch::{Batch, Ragged};
+use vljepa_kernels::{Packed, Stream, Tensor, View, copy};
+use vljepa_model::loss::EmbeddingGradients;
+use vljepa_model::predictor::PredictorSaved;
+use vljepa_model::y_encoder::YEncoderSaved;
+use vljepa_model::{
+    Alpha, Embedded, Gathered, Gradients, InfoNce, Keep, ModelError, Objective, OnReady, Recompute,
+    Statistics, Visual,
+};
+use vljepa_recipes::protocol::Phase;
+
+use crate::collectives::{Collectives, Shares};
+use crate::engine::{Engine, Training};
+use crate::training::optimize;
+
+/// Input of one step on this rank.
+#[derive(Debug)]
+pub struct Input {
+    /// This rank's rows, with their frames on the device.
+    pub batch: Batch<Tensor>,
+    /// Rows embedded at once, or `None` for all rows of the batch.
+    pub micro_batch: Option<usize>,
+    /// Activations that the backward pass computes again.
+    pub recompute: Recompute,
+    /// Learning rate of parameter groups with multiplier 1.
+    pub learning_rate: f64,
+    /// Whether this rank was asked to stop.
+    pub stop: bool,
+    /// Whether a drill puts a NaN into this rank's gradient.
+    pub spoiled: bool,
+}
+
+/// Result of one step, the same on every rank.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepReport {
+    /// Loss of the global batch before the update.
+    pub loss: f64,
+    /// Global norm of the gradient before clipping.
+    pub gradient_norm: f64,
+    /// InfoNCE's scale α in this step.
+    pub scale: f64,
+    /// Whether every gradient was finite. Otherwise no parameter was updated.
+    pub finite: bool,
+    /// Samples of all ranks that were left out because they were bad.
+    pub bad_samples: u64,
+    /// Whether any rank was asked to stop. Then all ranks stop after this step.
+    pub stop: bool,
+}
+
+/// Computes the gradient of the global batch's loss and updates the parameters. Calls `enter` at
+/// the beginning of each phase.
+///
+/// # Errors
+/// Fails if the model rejects the batch's shapes or ids, the device fails, or `enter` returns an
+/// error.
+pub fn step(
+    engine: &mut Engine,
+    training: &mut Training,
+    collectives: &Collectives,
+    input: Input,
+    enter: &mut dyn FnMut(Phase) -> anyhow::Result<()>,
+) -> anyhow::Result<StepReport> {
+    let Input { batch, micro_batch, recompute, learning_rate, stop, spoiled } = input;
+    let shares = Shares { global: batch.global_batch, world_size: collectives.world_size() };
+    let rows = shares.rows(collectives.rank());
+    let bad_samples = batch.skipped.len();
+    let hashes = batch.target_hashes.clone();
+    let micros = micro_batches(engine, &batch, micro_batch)?;
+    let frames = batch.frames;
+    // Read α before the device has work: a later read would make the host wait for all work issued
+    // until then.
+    let alpha = engine.model.alpha(&engine.parameters)?;
+    begin_gradients(&mut training.gradients, &engine.device().compute_stream(), spoiled)?;
+
+    enter(Phase::Forward)?;
+    // A single micro-batch keeps its activations. Several micro-batches are embedded twice: once
+    // without keeping activations, for the loss over the whole batch, and once more for the
+    // backward pass. The output of a frozen X-encoder is kept in both cases.
+    let alone = micros.len() == 1;
+    let needed = Keep::Needed(recompute);
+    let cx = engine.context();
+    let shape_be = [rows.len(), engine.model.recipe().embed_dim];
+    let (mut predicted_be, mut target_be) = (cx.take(&shape_be)?, cx.take(&shape_be)?);
+    let mut kept = None;
+    let mut visuals = Vec::new();
+    for micro in &micros {
+        let keep = needed.only_if(alone);
+        let visual = encode_frames(engine, &frames, micro, keep)?;
+        let embedded = embed(engine, micro, &visual, keep)?;
+        let Range { start, end } = micro.rows;
+        let (p, t) = (&embedded.predicted.embedding, &embedded.target.embedding);
+        copy::copy(cx.stream, p.view(), predicted_be.view_mut().rows(start, end))?;
+        copy::copy(cx.stream, t.view(), target_be.view_mut().rows(start, end))?;
+        kept = alone.then_some(embedded);
+        visuals.push((alone || !engine.model.x_encoder.trainable).then_some(visual));
+    }
+
+    let (share, d) = match engine.model.objective {
+        Objective::InfoNce(loss) => {
+            let own =
+                OwnRows { predicted: &predicted_be, target: &target_be, hashes: &hashes, rows };
+            info_nce(engine, training, (loss, alpha), collectives, shares, &own, enter)?
+        }
+        Objective::Distance(distance) => {
+            let (p, t, g) = (predicted_be.view(), target_be.view(), shares.global);
+            (LossShare::Known(distance.loss(cx, p, t, g)?), distance.backward(cx, p, t, g)?)
+        }
+    };
+
+    // Sum and not mean: the loss is already divided by g. Full buckets are summed over ranks while
+    // the backward pass of the last micro-batch goes on.
+    let mut sums = optimize::travelling_sums(training, collectives);
+    for (i, (micro, visual)) in micros.iter().zip(visuals).enumerate() {
+        enter(if alone { Phase::Backward } else { Phase::Forward })?;
+        let (visual, embedded) =
+            saved_or_recomputed(engine, (&frames, micro), (visual, kept.take()), needed)?;
+        enter(Phase::Backward)?;
+        let Range { start, end } = micro.rows;
+        let d = [&d.predicted, &d.target].map(|d| d.view().rows(start, end));
+        let last = i + 1 == micros.len();
+        let mut on_ready = |gradients: &mut Gradients, complete| {
+            if let Some(sums) = sums.as_mut().filter(|_| last) {
+                sums.ready(cx.stream, gradients.flat.view_mut(), complete);
+            }
+        };
+        backward(engine, &mut training.gradients, visual, embedded, d, &mut on_ready)?;
+    }
+
+    enter(Phase::Collective)?;
+    optimize::sum_gradients(cx, training, collectives, sums)?;
+    if let Objective::InfoNce(loss) = engine.model.objective {
+        loss.hold_at_clamp(cx, alpha, &mut training.gradients)?;
+    }
+
+    enter(Phase::Optimizer)?;
+    let (gradient_norm, finite) = optimize::update(engine, training, collectives, learning_rate)?;
+    // Read the loss only here: the device has had the whole step to compute it.
+    let loss = share.read(shares.global)?;
+    #[expect(clippy::cast_precision_loss, reason = "a batch holds far fewer than 2^52 samples")]
+    let own = [loss, bad_samples as f64, f64::from(u8::from(stop))];
+    let [loss, bad_samples, stops] = collectives.sum(own);
+    let scale = f64::from(alpha.value);
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
+    let bad_samples = bad_samples as u64;
+    Ok(StepReport { loss, gradient_norm, scale, finite, bad_samples, stop: stops > 0.0 })
+}
+
+/// Sets the gradients to zero and, for a drill, one of them to NaN. The backward pass adds to the
+/// gradients, so the NaN stays until its bucket is summed.
+fn begin_gradients(
+    gradients: &mut Gradients,
+    stream: &Stream,
+    spoiled: bool,
+) -> vljepa_kernels::Result<()> {
+    gradients.zero(stream)?;
+    if spoiled {
+        let first = gradients.flat.view_mut().part(0, &[1]);
+        copy::copy(stream, View::from_f32(&[f32::NAN], &[1]), first)?;
+    }
+    Ok(())
+}
+
+/// A micro-batch: some of this rank's rows, with their texts on the device.
+struct Micro {
+    rows: Range<usize>,
+    query: Packed,
+    target: Packed,
+}
+
+struct EmbeddedMicro {
+    predicted: Embedded<PredictorSaved>,
+    target: Embedded<YEncoderSaved>,
+}
+
+fn micro_batches(
+    engine: &Engine,
+    batch: &Batch<Tensor>,
+    size: Option<usize>,
+) -> vljepa_kernels::Result<Vec<Micro>> {
+    let b = batch.rows();
+    let size = size.unwrap_or(b).clamp(1, b.max(1));
+    let device = engine.device();
+    let packed = |ragged: &Ragged, rows: &Range<usize>| {
+        let ends = &ragged.cu_seqlens[rows.start..=rows.end];
+        let (first, last) = (ends[0], ends[rows.len()]);
+        let ids = ragged.ids[index(first)..index(last)].to_vec();
+        Packed::new(device, ids, ends.iter().map(|end| end - first).collect())
+    };
+    let starts = (0..b.div_ceil(size)).map(|i| i * size);
+    let micro = |start: usize| {
+        let rows = start..(start + size).min(b);
+        let (query, target) = (packed(&batch.query, &rows)?, packed(&batch.target, &rows)?);
+        Ok(Micro { rows, query, target })
+    };
+    starts.map(micro).collect()
+}
+
+fn index(position: i32) -> usize {
+    usize::try_from(position).expect("cumulative lengths are not negative")
+}
+
+/// Encodes a micro-batch's rows of `frames`, u8 (b, t, h, w, 3), into visual tokens.
+fn encode_frames(
+    engine: &Engine,
+    frames: &Tensor,
+    micro: &Micro,
+    keep: Keep,
+) -> Result<Visual, ModelError> {
+    let Range { start, end } = micro.rows;
+    let frames = frames.view().rows(start, end);
+    engine.model.x_encoder.forward(engine.context(), &engine.parameters, frames, keep)
+}
+
+fn embed(
+    engine: &Engine,
+    micro: &Micro,
+    visual: &Visual,
+    keep: Keep,
+) -> Result<EmbeddedMicro, ModelError> {
+    let (cx, model, parameters) = (engine.context(), &engine.model, &engine.parameters);
+    let predicted = model.predictor.forward(cx, parameters, visual, &micro.query, keep)?;
+    let target = model.y_encoder.forward(cx, parameters, &micro.target, keep)?;
+    Ok(EmbeddedMicro { predicted, target })
+}
+
+/// Returns the activations of a micro-batch. Activations that were not saved are computed again.
+fn saved_or_recomputed(
+    engine: &Engine,
+    (frames, micro): (&Tensor, &Micro),
+    (visual, embedded): (Option<Visual>, Option<EmbeddedMicro>),
+    keep: Keep,
+) -> Result<(Visual, EmbeddedMicro), ModelError> {
+    let visual = match visual {
+        Some(visual) => visual,
+        None => encode_frames(engine, frames, micro, keep)?,
+    };
+    let embedded = match embedded {
+        Some(embedded) => embedded,
+        None => embed(engine, micro, &visual, keep)?,
+    };
+    Ok((visual, embedded))
+}
+
+/// This rank's share of the loss.
+enum LossShare {
+    Known(f64),
+    InfoNce(InfoNce, Box<Statistics>),
+}
+
+impl LossShare {
+    fn read(&self, global: usize) -> vljepa_kernels::Result<f64> {
+        match self {
+            Self::Known(loss) => Ok(*loss),
+            Self::InfoNce(loss, statistics) => loss.loss(statistics, global),
+        }
+    }
+}
+
+/// This rank's embeddings, with hashes that identify its target texts.
+struct OwnRows<'a> {
+    predicted: &'a Tensor,
+    target: &'a Tensor,
+    hashes: &'a [u64],
+    rows: Range<usize>,
+}
+
+/// Returns this rank's share of the loss over the global batch, and the gradients of its embeddings
+/// (ARCHITECTURE.md, "InfoNCE over ranks").
+fn info_nce(
+    engine: &Engine,
+    training: &mut Training,
+    (loss, alpha): (InfoNce, Alpha),
+    collectives: &Collectives,
+    shares: Shares,
+    own: &OwnRows<'_>,
+    enter: &mut dyn FnMut(Phase) -> anyhow::Result<()>,
+) -> anyhow::Result<(LossShare, EmbeddingGradients)> {
+    let cx = engine.context();
+    let all_rows = |own: &Tensor| -> anyhow::Result<Tensor> {
+        let mut shape = own.shape().to_vec();
+        shape[0] = shares.global;
+        let mut all = cx.arena.take(own.dtype(), &shape)?;
+        collectives.all_gather_rows(cx.stream, own.view(), shares, all.view_mut())?;
+        Ok(all)
+    };
+    enter(Phase::Collective)?;
+    let (predicted_ge, target_ge) = (all_rows(own.predicted)?, all_rows(own.target)?);
+    let on_device = |hashes| Tensor::from_u64(hashes, &[shares.global]).on(engine.device());
+    let hashes = loss.mask_equal_targets.then(|| collectives.all_gather_hashes(own.hashes, shares));
+    let hashes = hashes.map(on_device).transpose()?;
+    let gathered = Gathered {
+        predicted: predicted_ge.view(),
+        target: target_ge.view(),
+        hashes: hashes.as_ref().map(Tensor::view),
+        rows: own.rows.clone(),
+    };
+    enter(Phase::Forward)?;
+    let statistics = loss.statistics(cx, alpha, &gathered)?;
+    enter(Phase::Collective)?;
+    let (r, c) = (all_rows(&statistics.predicted_lse)?, all_rows(&statistics.target_lse)?);
+    enter(Phase::Backward)?;
+    let gradients = &mut training.gradients;
+    let d = loss.backward(cx, alpha, &gathered, r.view(), c.view(), gradients)?;
+    Ok((LossShare::InfoNce(loss, Box::new(statistics)), d))
+}
+
+/// Runs the backward passes of a micro-batch. The Y-encoder goes first, so its gradients are summed
+/// over ranks while the predictor works.
+fn backward(
+    engine: &Engine,
+    gradients: &mut Gradients,
+    visual: Visual,
+    embedded: EmbeddedMicro,
+    [d_predicted, d_target]: [View<'_>; 2],
+    on_ready: &mut OnReady<'_>,
+) -> anyhow::Result<()> {
+    let (cx, model, parameters) = (engine.context(), &engine.model, &engine.parameters);
+    let EmbeddedMicro { predicted, target } = embedded;
+    model.y_encoder.backward(cx, parameters, target.saved, d_target, gradients, on_ready)?;
+    let saved = predicted.saved;
+    if let Some(d_visual) =
+        model.predictor.backward(cx, parameters, saved, d_predicted, gradients, on_ready)?
+    {
+        let saved = visual.saved;
+        model.x_encoder.backward(cx, parameters, saved, d_visual, gradients, on_ready)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,430 @@
+//! The training job: runs stages, steps, checkpoints and evaluations until the recipe's last step
+//! is done and scored.
+
+use std::time::Instant;
+
+use anyhow::Context;
+use vljepa_data::batch::Batch;
+use vljepa_data::order::ORDER_VERSION;
+use vljepa_kernels::Tensor;
+use vljepa_model::learning_rate_at;
+use vljepa_recipes::clock;
+use vljepa_recipes::protocol::{FromWorker, Metrics, Outcome, Phase};
+use vljepa_recipes::run_directory::atomic_write;
+use vljepa_recipes::schema::Stage;
+
+use crate::checkpoint::{self, Place, Save, Saver, Settled, State};
+use crate::engine::{Engine, Training};
+use crate::error::WorkerError;
+use crate::evaluation;
+use crate::observe::meter::{Closed, Meter};
+use crate::observe::metrics::MetricsWriter;
+use crate::observe::trace::Tracer;
+use crate::rank::session::Session;
+use crate::training::feed::Feed;
+use crate::training::step::{self, StepReport};
+
+/// Samples that all ranks must have read before the share of bad ones is compared with the recipe's
+/// limit. With fewer samples the share means little.
+const SAMPLES_BEFORE_SHARE: u64 = 1000;
+
+/// Trains from the newest checkpoint that verifies, or from the start, until the recipe is complete
+/// or a stop was requested. Returns the outcome and the last step.
+///
+/// # Errors
+/// Fails if anything keeps this rank from computing the steps that the recipe asks for.
+pub fn train(session: &Session) -> anyhow::Result<(Outcome, u64)> {
+    let mut trainer = Trainer::start(session)?;
+    while trainer.state.stage < session.recipe.stages.len() {
+        let outcome = trainer.stage()?;
+        trainer.meter.finish();
+        if outcome == Outcome::Stopped {
+            return Ok((Outcome::Stopped, trainer.state.step));
+        }
+    }
+    trainer.complete()?;
+    Ok((Outcome::Completed, trainer.state.step))
+}
+
+struct Trainer<'a> {
+    session: &'a Session,
+    engine: Engine,
+    training: Training,
+    saver: Saver,
+    /// Number of saves that this process has begun.
+    saves: usize,
+    /// Whether the warning about too frequent saves was given.
+    warned_slow: bool,
+    frozen_hash: Option<String>,
+    state: State,
+    total_steps: u64,
+    meter: Meter,
+    writer: Option<MetricsWriter>,
+}
+
+impl<'a> Trainer<'a> {
+    fn start(session: &'a Session) -> anyhow::Result<Self> {
+        session.control.at(0, Phase::Start);
+        let recipe = &session.recipe;
+        let ranks = &session.collectives;
+        let place_of_rank = [ranks.rank(), ranks.world_size()];
+        let (mut engine, mut training) = Engine::for_rank(recipe, session.device, place_of_rank)?;
+        let place = Place {
+            folder: session.run.checkpoints(),
+            recipe_hash: session.recipe_hash.clone(),
+            order_version: ORDER_VERSION,
+            drills: session.drills.clone(),
+            generation: session.generation.clone(),
+        };
+        let leader = session.collectives.rank() == 0;
+        if leader {
+            checkpoint::clean(&place.folder)?;
+        }
+        let loaded = engine.restore(&mut training, &place, &session.collectives)?;
+        for passed in &loaded.passed_over {
+            warn(session, format!("a checkpoint does not verify: {passed}"));
+        }
+        let mut frozen_hash = loaded.frozen.clone();
+        if let Some(name) = &loaded.name {
+            tracing::info!("continuing from {name}");
+        } else {
+            for name in engine.load_published_weights()? {
+                tracing::info!("tensor {name} of the published weights is not used");
+            }
+            frozen_hash = save_frozen(session, &engine, &place)?;
+        }
+        training.optimizer.step = loaded.state.optimizer_steps;
+        let (_, buffers) = engine.checkpoint_buffers(&mut training);
+        let keep = recipe.checkpoints.keep;
+        let saver = Saver::new(place, ranks, &session.control, &buffers, keep)?;
+        let writer = leader.then(|| {
+            let events = recipe.logging.tensorboard.then(|| session.run.tensorboard());
+            let lines = session.run.metrics();
+            let (writer, trouble) = MetricsWriter::open(&lines, events, loaded.state.step);
+            trouble.into_iter().for_each(|text| warn(session, text));
+            writer
+        });
+        Ok(Self {
+            session,
+            engine,
+            training,
+            saver,
+            saves: 0,
+            warned_slow: false,
+            frozen_hash,
+            state: loaded.state,
+            total_steps: recipe.total_steps(),
+            meter: {
+                let (wanted, rank) = (recipe.logging.trace.as_ref(), session.collectives.rank());
+                let tracer = Tracer::new(wanted, &session.run, rank, session.device);
+                Meter::start(recipe, session.device, &session.device_name, tracer)
+            },
+            writer,
+        })
+    }
+
+    /// Runs one stage to its end, or until all ranks agree to stop.
+    fn stage(&mut self) -> anyhow::Result<Outcome> {
+        let session = self.session;
+        let stage = &session.recipe.stages[self.state.stage];
+        let (rank, world_size) = (session.collectives.rank(), session.collectives.world_size());
+        let (index, first) = (self.state.stage, self.state.stage_step);
+        self.engine.trim()?;
+        let (device, place_of_rank) = (session.device, [rank, world_size]);
+        let mut feed = Feed::open(device, &session.recipe, index, place_of_rank, first)?;
+        tracing::info!("stage {} from step {first} of {}", stage.name, stage.steps);
+        while self.state.stage_step < stage.steps {
+            session.control.at(self.state.step, Phase::Data);
+            self.meter.begin(self.state.step, self.is_logged(self.state.step + 1));
+            session.drills.at(self.state.step, Phase::Data)?;
+            let batch = feed.next().with_context(|| {
+                format!("rank {rank}, stage {}, step {}", stage.name, self.state.stage_step)
+            })?;
+            for bad in &batch.skipped {
+                tracing::warn!(
+                    "left out {} of {} ({}): {}",
+                    bad.key,
+                    bad.shard,
+                    bad.source,
+                    bad.reason
+                );
+            }
+            let learning_rate =
+                learning_rate_at(&stage.learning_rate, self.state.stage_step, stage.steps);
+            let report = self.step(stage, batch, learning_rate)?;
+            self.account(stage, &report, learning_rate)?;
+            self.poll_save();
+            let ended = self.state.stage_step == stage.steps;
+            if ended {
+                (self.state.stage, self.state.stage_step) = (self.state.stage + 1, 0);
+            }
+            let every = session.recipe.checkpoints.every_steps;
+            if ended || report.stop || (every > 0 && self.state.step.is_multiple_of(every)) {
+                self.save(ended || report.stop)?;
+            }
+            let every = session.recipe.evaluation.every_steps;
+            // The last step is scored when the run is complete.
+            let last = self.state.step == self.total_steps;
+            if every > 0 && self.state.step.is_multiple_of(every) && !report.stop && !last {
+                self.evaluate()?;
+            }
+            if report.stop {
+                return Ok(Outcome::Stopped);
+            }
+            if ended {
+                break;
+            }
+        }
+        Ok(Outcome::Completed)
+    }
+
+    fn step(
+        &mut self,
+        stage: &Stage,
+        batch: Batch<Tensor>,
+        learning_rate: f64,
+    ) -> anyhow::Result<StepReport> {
+        self.meter.count(&self.session.recipe.model, &batch);
+        let input = step::Input {
+            batch,
+            micro_batch: stage.micro_batch,
+            recompute: stage.recompute,
+            learning_rate,
+            stop: self.session.control.stop_requested(),
+            spoiled: self.session.drills.spoil(self.state.step),
+        };
+        let (session, number, meter) = (self.session, self.state.step, &mut self.meter);
+        let mut enter = |phase| {
+            session.control.at(number, phase);
+            meter.enter(phase);
+            session.drills.at(number, phase)
+        };
+        step::step(&mut self.engine, &mut self.training, &session.collectives, input, &mut enter)
+            .with_context(|| format!("rank {}, step {number}", session.collectives.rank()))
+    }
+
+    /// Advances the state by one step, and writes a line of metrics if one is due.
+    fn account(
+        &mut self,
+        stage: &Stage,
+        report: &StepReport,
+        learning_rate: f64,
+    ) -> anyhow::Result<()> {
+        self.state.step += 1;
+        self.state.stage_step += 1;
+        self.state.samples += stage.batch as u64;
+        self.state.bad_samples += report.bad_samples;
+        self.state.optimizer_steps = self.training.optimizer.step;
+        self.check_bad_samples()?;
+        if report.finite {
+            self.state.non_finite_in_a_row = 0;
+        } else {
+            self.state.non_finite_in_a_row += 1;
+            let count = self.state.non_finite_in_a_row;
+            self.warn(format!("step {}: gradient not finite, step skipped", self.state.step));
+            if count > self.session.recipe.optimizer.non_finite.max_consecutive {
+                return Err(WorkerError::NonFinite { count, step: self.state.step }.into());
+            }
+        }
+        if self.is_logged(self.state.step) {
+            self.log(stage, report, learning_rate)?;
+        }
+        Ok(())
+    }
+
+    /// Returns whether a logging interval ends after `step` completed steps.
+    fn is_logged(&self, step: u64) -> bool {
+        let every = self.session.recipe.logging.every_steps.max(1);
+        step.is_multiple_of(every) || step == self.total_steps
+    }
+
+    /// Checks the share of bad samples on all ranks against the recipe's limit. The result is the
+    /// same on every rank.
+    #[expect(clippy::cast_precision_loss, reason = "counts of samples stay far below 2^53")]
+    fn check_bad_samples(&self) -> Result<(), WorkerError> {
+        let (bad, read) = (self.state.bad_samples, self.state.samples + self.state.bad_samples);
+        let allowed = self.session.recipe.data.bad_samples.max_fraction;
+        if read > SAMPLES_BEFORE_SHARE && bad as f64 > allowed * read as f64 {
+            return Err(WorkerError::TooManyBad { bad, read, allowed });
+        }
+        Ok(())
+    }
+
+    /// Reports the interval to the supervisor, and on rank 0 writes a line of metrics.
+    fn log(
+        &mut self,
+        stage: &Stage,
+        report: &StepReport,
+        learning_rate: f64,
+    ) -> anyhow::Result<()> {
+        let closed = self.meter.close(self.state.step);
+        let Closed { interval, phase_s, samples_per_s, data_wait_fraction, mfu } = closed;
+        let metrics = Metrics {
+            step: self.state.step,
+            total_steps: self.total_steps,
+            stage: stage.name.clone(),
+            samples: self.state.samples,
+            loss: report.loss,
+            gradient_norm: report.gradient_norm,
+            learning_rate,
+            scale: report.scale,
+            samples_per_s,
+            data_wait_fraction,
+            bad_samples: self.state.bad_samples,
+            phase_s,
+            tflops: Some(interval.tflops),
+            mfu,
+            memory_mib: Some(interval.memory_mib),
+            device_memory_mib: interval.device_memory_mib,
+            time: clock::now_text(),
+        };
+        self.session.control.report(FromWorker::Interval(interval));
+        if let Some(writer) = &mut self.writer {
+            self.session.generation.check()?;
+            let trouble = writer.write(&metrics);
+            self.session.control.report(FromWorker::Metrics(metrics));
+            trouble.into_iter().for_each(|text| self.warn(text));
+        }
+        Ok(())
+    }
+
+    /// Begins a save. Training goes on while it is written, unless `awaited`: then the save is
+    /// waited for, and its failure ends the run. Saves at the end of a stage and before a stop are
+    /// awaited.
+    fn save(&mut self, awaited: bool) -> anyhow::Result<()> {
+        let since = Instant::now();
+        self.enter(Phase::Checkpoint)?;
+        if self.saver.is_writing() && !awaited && !self.warned_slow {
+            self.warned_slow = true;
+            self.warn(format!(
+                "training waits at step {} because the previous checkpoint is still being written; \
+                 save less often (checkpoints.every_steps) or to a faster disk; this warning is \
+                 not repeated",
+                self.state.step
+            ));
+        }
+        self.wait_for_save();
+        let session = self.session;
+        self.engine.check_agreement(&session.collectives, self.state.step, self.saves)?;
+        self.saves += 1;
+        let (layout, buffers) = self.engine.checkpoint_buffers(&mut self.training);
+        let frozen_hash = self.frozen_hash.as_deref();
+        let save = Save { layout: &layout, frozen_hash, state: self.state, since, awaited };
+        self.saver.begin(&session.collectives, &buffers, save);
+        if awaited && let Some(settled) = self.saver.wait() {
+            let saved = settled.result?;
+            tracing::info!("saved {} in {:.3} s", saved.name, saved.durable_s);
+        }
+        Ok(())
+    }
+
+    /// Logs the result of a save that has ended, if any.
+    fn poll_save(&mut self) {
+        if let Some(settled) = self.saver.poll() {
+            self.note_save(settled);
+        }
+    }
+
+    fn wait_for_save(&mut self) {
+        if let Some(settled) = self.saver.wait() {
+            self.note_save(settled);
+        }
+    }
+
+    /// Logs the result of a save. A failed save does not end the run.
+    fn note_save(&self, settled: Settled) {
+        match settled.result {
+            Ok(saved) => tracing::info!(
+                "saved {} during training: the step waited {:.3} s, the checkpoint was durable \
+                 after {:.3} s",
+                saved.name,
+                saved.stall_s,
+                saved.durable_s
+            ),
+            Err(error) => {
+                self.warn(format!("{error:#}; training goes on and saves again as planned"))
+            }
+        }
+    }
+
+    fn evaluate(&mut self) -> anyhow::Result<()> {
+        self.enter(Phase::Evaluation)?;
+        let session = self.session;
+        let (scores, failures) =
+            evaluation::evaluate(&session.recipe, &self.engine, &session.collectives)?;
+        self.engine.trim()?;
+        for text in failures {
+            self.warn(text);
+        }
+        if let Some(writer) = &mut self.writer {
+            session.generation.check()?;
+            evaluation::write(&session.run, self.state.step, &scores)?;
+            let values = scores.into_iter().map(|(name, score)| (name, score.value)).collect();
+            let trouble = writer.scores(self.state.step, &values);
+            session.control.report(FromWorker::Scores { step: self.state.step, values });
+            trouble.into_iter().for_each(|text| self.warn(text));
+        }
+        Ok(())
+    }
+
+    /// Scores the trained model and writes the completion record, which alone marks the run as
+    /// successful.
+    fn complete(&mut self) -> anyhow::Result<()> {
+        self.evaluate()?;
+        let session = self.session;
+        if session.collectives.rank() == 0 {
+            let shown = evaluation::write_showcase(&session.recipe, &self.engine, &session.run);
+            if let Err(error) = shown {
+                self.warn(format!("the report shows no samples: {error:#}"));
+            }
+            let record = serde_json::json!({
+                "step": self.state.step,
+                "samples": self.state.samples,
+                "bad_samples": self.state.bad_samples,
+                "recipe_hash": session.recipe_hash,
+                "time": clock::now_text(),
+            });
+            session.generation.check()?;
+            atomic_write(&session.run.completed(), &serde_json::to_vec_pretty(&record)?)?;
+        }
+        // No rank may exit before the record is written.
+        session.collectives.barrier();
+        Ok(())
+    }
+
+    /// Warns the user: in this rank's log, and through the supervisor if this is rank 0.
+    fn warn(&self, text: String) {
+        warn(self.session, text);
+    }
+
+    fn enter(&mut self, phase: Phase) -> anyhow::Result<()> {
+        self.session.control.at(self.state.step, phase);
+        self.meter.enter(phase);
+        self.session.drills.at(self.state.step, phase)
+    }
+}
+
+fn warn(session: &Session, text: String) {
+    tracing::warn!("{text}");
+    if session.collectives.rank() == 0 {
+        session.control.report(FromWorker::Warning { text });
+    }
+}
+
+/// Writes the parameters that are never trained, once per run, and returns the file's hash on every
+/// rank. Returns `None` if the model has none.
+fn save_frozen(
+    session: &Session,
+    engine: &Engine,
+    place: &Place,
+) -> anyhow::Result<Option<String>> {
+    if engine.parameters.frozen.shape()[0] == 0 {
+        return Ok(None);
+    }
+    let mut hash = String::new();
+    if session.collectives.rank() == 0 {
+        std::fs::create_dir_all(&place.folder)?;
+        hash = checkpoint::save_frozen(&place.folder, &engine.parameters.frozen)?;
+    }
+    Ok(Some(String::from_utf8(session.collectives.broadcast(hash.into_bytes()))?))
+}
