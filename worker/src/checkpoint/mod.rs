@@ -1,5 +1,5 @@
-//! Checkpoints: their content, how they are published, and how they are verified on load (DESIGN
-//! §7).
+//! Checkpoints: their content, how they are published, and how they are verified on load
+//! (ARCHITECTURE.md, "Checkpoints").
 //!
 //! A checkpoint is a folder `step-00000500` with one safetensors file per rank and `manifest.json`.
 //! A rank's file holds a slice of the flat buffers (weights, first and second moment). The manifest
