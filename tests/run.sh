@@ -10,8 +10,8 @@ cd "$(dirname "$0")/.."
 work=$(mktemp -d)
 trap 'kill $(jobs -p) 2>/dev/null || true; wait; rm -rf "$work"' EXIT
 
-# check NAME COMMAND...: runs COMMAND and notes its exit code and duration under NAME. A command that
-# cannot run on this machine prints the reason and exits with code 77.
+# check NAME COMMAND...: runs COMMAND and notes its exit code and duration under NAME. A command
+# that cannot run on this machine prints the reason and exits with code 77.
 check() {
   local name=$1 code=0 start=$SECONDS
   shift
@@ -25,8 +25,8 @@ export VLJEPA_MATERIAL=${VLJEPA_MATERIAL:-$(cd .. && pwd)/shared/material}
 [ -d "$VLJEPA_MATERIAL" ] ||
   echo "77 0 tests of real material (there is no folder $VLJEPA_MATERIAL; set VLJEPA_MATERIAL to another)" >>"$work/checks"
 
-# The dependencies are compiled once for these features, and once more for lints and docs, which need
-# no machine code. No feature is enabled by default, and the workspace must work without any.
+# The dependencies are compiled once for these features, and once more for lints and docs, which
+# need no machine code. No feature is enabled by default, and the workspace must work without any.
 plain=(--package vljepa-recipes --package vljepa-kernels --package vljepa-data --package vljepa-model --package vljepa-worker --lib)
 static_checks() {
   # `cargo test` holds cargo's lock until its first test runs.

@@ -5,7 +5,8 @@
 //! flags are merged as trees. The recipe is deserialized from the merged tree ([`crate::read`]) and
 //! then checked across keys ([`crate::check`]).
 
-use std::collections::BTreeMap;
+mod hash;
+
 use std::path::{Path, PathBuf};
 
 use miette::{Diagnostic, NamedSource, SourceSpan};
@@ -129,68 +130,10 @@ pub fn load_resolved(path: &Path) -> Result<Loaded, LoadError> {
 
 fn resolved(recipe: Recipe) -> Result<Loaded, LoadError> {
     let yaml = to_yaml(&recipe)?;
-    let hash = hash(&recipe.computed())
+    let hash = hash::hash(&recipe.computed())
         .map_err(|error| LoadError::Resolve { reason: error.to_string() })?;
     let warnings = check::warnings(&recipe);
     Ok(Loaded { recipe, yaml, hash, warnings })
-}
-
-fn hash(recipe: &Recipe) -> serde_json::Result<String> {
-    let mut tree = serde_json::to_value(recipe)?;
-    let mut keys = Vec::new();
-    list_keys(&tree, String::new(), &mut keys);
-    for (parent, key) in keys {
-        let Some(value) = object(&mut tree, &parent).and_then(|object| object.remove(&key)) else {
-            continue;
-        };
-        let same = serde_json::from_value::<Recipe>(tree.clone()).is_ok_and(|less| less == *recipe);
-        if let (false, Some(object)) = (same, object(&mut tree, &parent)) {
-            object.insert(key, value);
-        }
-    }
-    Ok(blake3::hash(sorted(&tree).as_bytes()).to_hex().to_string())
-}
-
-/// JSON with sorted keys, whatever order the features of serde_json give to a map.
-fn sorted(tree: &serde_json::Value) -> String {
-    match tree {
-        serde_json::Value::Object(object) => {
-            let entries: BTreeMap<_, _> = object.iter().collect();
-            let entry = |(key, value): (&String, _)| format!("{key:?}:{}", sorted(value));
-            format!("{{{}}}", entries.into_iter().map(entry).collect::<Vec<_>>().join(","))
-        }
-        serde_json::Value::Array(items) => {
-            format!("[{}]", items.iter().map(sorted).collect::<Vec<_>>().join(","))
-        }
-        other => other.to_string(),
-    }
-}
-
-fn object<'a>(
-    tree: &'a mut serde_json::Value,
-    pointer: &str,
-) -> Option<&'a mut serde_json::Map<String, serde_json::Value>> {
-    tree.pointer_mut(pointer)?.as_object_mut()
-}
-
-/// Appends each key below `at`, a JSON pointer, as the pointer of its parent and its name. Inner
-/// keys come before outer ones.
-fn list_keys(tree: &serde_json::Value, at: String, keys: &mut Vec<(String, String)>) {
-    match tree {
-        serde_json::Value::Object(object) => {
-            for (key, value) in object {
-                let escaped = key.replace('~', "~0").replace('/', "~1");
-                list_keys(value, format!("{at}/{escaped}"), keys);
-                keys.push((at.clone(), key.clone()));
-            }
-        }
-        serde_json::Value::Array(items) => {
-            for (index, item) in items.iter().enumerate() {
-                list_keys(item, format!("{at}/{index}"), keys);
-            }
-        }
-        _ => {}
-    }
 }
 
 fn to_yaml(recipe: &Recipe) -> Result<String, LoadError> {

@@ -76,10 +76,12 @@ fn a_run_of_a_build_that_lacked_a_recipe_key_continues() {
     let trial = Trial::new(TWO_STAGES);
     trial.complete("undisturbed", &[]);
     let run = trial.path("older");
-    let mut child = trial.launch("older", &[]).spawn().unwrap();
+    let slower = ["--drill", "slow:rank=0,step=0,seconds=0.2,attempt=1"];
+    let mut child = trial.launch("older", &[]).args(slower).spawn().unwrap();
     wait_until(&mut child, LIMIT, "the second checkpoint", || has_checkpoint(&run, 8));
     signal(&child, Signal::SIGTERM);
     child.wait().unwrap();
+    assert!(!run.join("completed.json").exists(), "the run was stopped on its way");
     let edit = |path: &Path, edit: &dyn Fn(&str) -> String| {
         let old = std::fs::read_to_string(path).unwrap();
         let new = edit(&old);

@@ -109,8 +109,8 @@ impl fmt::Display for BatchScript {
             f,
             r#"
 # Supervises one run on the nodes of this job. A lost node does not end the job (--no-kill): the
-# supervisor restarts the workers on the other nodes. This script restarts a supervisor that is killed.
-# A job that ends too early goes back into the queue (--requeue).
+# supervisor restarts the workers on the other nodes. This script restarts a supervisor that is
+# killed. A job that ends too early goes back into the queue (--requeue).
 run={run}
 launcher={launcher}
 
@@ -122,9 +122,9 @@ done
 # Waits until Slurm kills this script. TERM does not end it.
 hold() {{ while :; do sleep 60; done; }}
 
-# With --no-kill Slurm does not requeue a job that loses the node of this script, so a guard on the last
-# node does. If a guard ends, alone or with its node, the next one runs on the node before, and after the
-# first node on the last one again.
+# With --no-kill Slurm does not requeue a job that loses the node of this script, so a guard on the
+# last node does. If a guard ends, alone or with its node, the next one runs on the node before, and
+# after the second node on the last one again.
 guard() {{
   while [ "$SLURM_JOB_NUM_NODES" -gt 1 ]; do
     for ((node = SLURM_JOB_NUM_NODES - 1; node > 0; node--)); do
@@ -137,8 +137,8 @@ guard() {{
 guard &
 guard=$!
 
-# If this script exits, the job is over. Slurm 24.05 and newer would requeue a job that was preempted
-# before, even so.
+# If this script exits, the job is over. Slurm 24.05 and newer would requeue a job that was
+# preempted before, even so.
 finish() {{
   kill "$guard"
   scontrol update JobId="$SLURM_JOB_ID" Requeue=0
@@ -159,11 +159,12 @@ while :; do
     0|130) exit 0 ;;
     # The supervisor has requeued the job.
     {REQUEUE}) hold ;;
-    # Bash 5.2 loses the exit code of a process that exits just as a signal arrives. After TERM, Slurm ends
-    # this script. After other signals the supervisor is restarted; it does nothing if the run is complete.
+    # Bash 5.2 loses the exit code of a process that exits just as a signal arrives. After TERM,
+    # Slurm ends this script. After other signals the supervisor is restarted; it does nothing if
+    # the run is complete.
     -1|255) [ "$last_signal" != TERM ] || hold ;;
-    # Slurm requeues a preempted job and ends a cancelled one. If this script left first, that would end
-    # the job.
+    # Slurm requeues a preempted job and ends a cancelled one. If this script left first, that would
+    # end the job.
     {TERMINATED}) hold ;;
   esac
   [ $code = -1 ] || [ $code -gt 128 ] || exit $code
