@@ -237,12 +237,6 @@ impl Epoch {
     }
 }
 
-/// Rows of a global batch of B rows that belong to rank r of R: ⌊rB/R⌋..⌊(r+1)B/R⌋.
-#[must_use]
-pub fn rows(rank: usize, world_size: usize, batch: usize) -> Range<usize> {
-    rank * batch / world_size..(rank + 1) * batch / world_size
-}
-
 // Second word of a key. It names the choice that the key is for.
 const MIXTURE: u64 = 1;
 const SHARDS: u64 = 2;

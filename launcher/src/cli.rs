@@ -42,7 +42,7 @@ pub(crate) struct Train {
     #[arg(required = true)]
     pub recipe: Option<PathBuf>,
     #[command(flatten)]
-    pub place: Place,
+    pub options: RecipeOptions,
     /// Print the resolved recipe and the plan, and start nothing.
     #[arg(long)]
     pub dry_run: bool,
@@ -58,7 +58,7 @@ pub(crate) struct Train {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Place {
+pub(crate) struct RecipeOptions {
     /// Run directory; default: `<runs>/<name>` with both values from the recipe.
     #[arg(long, value_name = "DIR")]
     pub run: Option<PathBuf>,
@@ -165,7 +165,7 @@ pub(crate) struct Import {
     /// Folder with weights, as `export` writes it.
     pub folder: PathBuf,
     #[command(flatten)]
-    pub place: Place,
+    pub options: RecipeOptions,
     /// Print the result as JSON.
     #[arg(long)]
     pub json: bool,
@@ -201,7 +201,7 @@ mod tests {
     fn a_recipe_needs_no_subcommand_and_answers_are_split_at_commas() {
         let cli = Cli::parse_from(["l", "a.yaml", "--set", "a.b=c", "--set", "d=e", "--dry-run"]);
         assert!(cli.command.is_none() && cli.train.dry_run);
-        assert_eq!(cli.train.place.set, ["a.b=c", "d=e"]);
+        assert_eq!(cli.train.options.set, ["a.b=c", "d=e"]);
         let cli = Cli::parse_from(["l", "ask", "run", "x.jpg", "what?", "--answers", "a,b c,d"]);
         assert!(matches!(cli.command, Some(Command::Ask(ask)) if ask.answers == ["a", "b c", "d"]));
         let cli = Cli::parse_from(["l", "a.yaml", "--drill", "nan:rank=0,step=1"]);

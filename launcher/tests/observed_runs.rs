@@ -4,14 +4,14 @@
 #![expect(clippy::disallowed_methods, reason = "these tests start the program and wait for it")]
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
-mod place;
+mod fake_run;
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::net::TcpStream;
 use std::process::Child;
 
-use place::{Ended, Place};
+use fake_run::{Ended, FakeRun};
 
 /// Sends an HTTP request, such as `GET /metrics`, and returns the head (status line and headers)
 /// and the body.
@@ -74,12 +74,12 @@ fn value(samples: &[(String, f64)], series: &str) -> f64 {
 
 /// Starts a run with the endpoint on a free port, waits until the endpoint listens, and returns the
 /// process and the address.
-fn start(place: &Place) -> (Child, String) {
-    let output = std::fs::File::create(place.path("output")).unwrap();
-    let mut command = place.command(&["recipe.yaml", "--set", "logging.prometheus=127.0.0.1:0"]);
-    let child = place::start(command.stderr(output));
-    place.wait_for("output", "/metrics");
-    let said = place.read("output");
+fn start(fake: &FakeRun) -> (Child, String) {
+    let output = std::fs::File::create(fake.path("output")).unwrap();
+    let mut command = fake.command(&["recipe.yaml", "--set", "logging.prometheus=127.0.0.1:0"]);
+    let child = fake_run::start(command.stderr(output));
+    fake.wait_for("output", "/metrics");
+    let said = fake.read("output");
     let address = said.split("http://").nth(1).unwrap().split('/').next().unwrap().to_owned();
     (child, address)
 }
@@ -93,21 +93,21 @@ const SLOW: &str = "hello; step 0; for s in 10 20 30; do \
 
 #[test]
 fn a_persistent_straggler_is_named_in_events_progress_status_and_report() {
-    let place = Place::new(3, SLOW);
-    let child = place.start(&["recipe.yaml"]);
-    place.wait_for("runs/fake/ready", "ready\nready\nready");
-    place.wait_for("runs/fake/events.jsonl", "straggler");
-    place.write("runs/fake/go", "");
+    let fake = FakeRun::new(3, SLOW);
+    let child = fake.start(&["recipe.yaml"]);
+    fake.wait_for("runs/fake/ready", "ready\nready\nready");
+    fake.wait_for("runs/fake/events.jsonl", "straggler");
+    fake.write("runs/fake/go", "");
     let ended = Ended::from(child.wait_with_output().unwrap());
     let named = "rank 1 on here is slow: 73% over the median rank in 3 intervals in a row up to step 30, most of it in phase data";
     ended.said(0, &[named]);
     assert_eq!(ended.text.matches("is slow").count(), 1, "{}", ended.text);
-    let events = place.read("runs/fake/events.jsonl");
+    let events = fake.read("runs/fake/events.jsonl");
     assert!(
         events.contains(r#""event":"straggler","rank":1,"host":"here","step":30,"phase":"data""#),
         "{events}"
     );
-    let status = place.launch(&["status", "runs/fake"]).out;
+    let status = fake.launch(&["status", "runs/fake"]).out;
     for text in [
         "ranks at step 30 (",
         "3 of 3 reported",
@@ -116,7 +116,7 @@ fn a_persistent_straggler_is_named_in_events_progress_status_and_report() {
         assert!(status.contains(text), "`{text}` is missing in:\n{status}");
     }
     let status: serde_json::Value =
-        serde_json::from_str(&place.launch(&["status", "runs/fake", "--json"]).out).unwrap();
+        serde_json::from_str(&fake.launch(&["status", "runs/fake", "--json"]).out).unwrap();
     let row = &status["ranks"]["slowest"][0];
     assert_eq!(
         (row["rank"].as_u64(), row["slow_in_a_row"].as_u64()),
@@ -124,17 +124,17 @@ fn a_persistent_straggler_is_named_in_events_progress_status_and_report() {
         "{status}"
     );
     assert_eq!(status["ranks"]["phases"]["data"]["max_rank"], 1);
-    assert!(place.read("runs/fake/report.html").contains("rank 1 on here is slow"));
+    assert!(fake.read("runs/fake/report.html").contains("rank 1 on here is slow"));
 }
 
 #[test]
 fn a_scrape_answers_the_runs_numbers_in_openmetrics_and_never_its_token() {
-    let place = Place::new(3, SLOW);
-    let (mut child, address) = start(&place);
+    let fake = FakeRun::new(3, SLOW);
+    let (mut child, address) = start(&fake);
     // These events follow from the last messages: the third round of all ranks, and the checkpoint
     // of rank 0.
-    place.wait_for("runs/fake/events.jsonl", "straggler");
-    place.wait_for("runs/fake/events.jsonl", "saved");
+    fake.wait_for("runs/fake/events.jsonl", "straggler");
+    fake.wait_for("runs/fake/events.jsonl", "saved");
     let (head, body) = ask(&address, "GET /metrics");
     assert!(
         head.starts_with("HTTP/1.1 200")
@@ -162,51 +162,50 @@ fn a_scrape_answers_the_runs_numbers_in_openmetrics_and_never_its_token() {
         assert!((found - expected).abs() < 1e-9 * expected.max(1.0), "{series} is {found}");
     }
     assert!((0.0..10.0).contains(&value(&samples, "vljepa_heartbeat_age_seconds_max")));
-    let token = place.token();
+    let token = fake.token();
     assert!(token.len() == 32 && !body.contains(&token) && !head.contains(&token));
     assert!(ask(&address, "GET /").0.starts_with("HTTP/1.1 404"));
     assert!(ask(&address, "POST /metrics").0.starts_with("HTTP/1.1 405"));
-    place.write("runs/fake/go", "");
+    fake.write("runs/fake/go", "");
     assert!(child.wait().unwrap().success());
     assert!(TcpStream::connect(&address).is_err(), "the port is closed with the run");
 }
 
 #[test]
 fn faults_and_restarts_are_counted() {
-    let place = Place::new(
+    let fake = FakeRun::new(
         1,
         "hello; step 0; [ $attempt = 1 ] && kill -9 $$; echo ready >> $run/ready; \
          while [ ! -e $run/go ]; do beat 9 forward; sleep 0.05; done; complete",
     );
-    let (mut child, address) = start(&place);
-    place.wait_for("runs/fake/ready", "ready");
+    let (mut child, address) = start(&fake);
+    fake.wait_for("runs/fake/ready", "ready");
     let samples = parse(&ask(&address, "GET /metrics").1);
     assert_eq!(value(&samples, "vljepa_restarts_total").to_bits(), 1_f64.to_bits());
     assert_eq!(value(&samples, "vljepa_faults_total{kind=\"died\"}").to_bits(), 1_f64.to_bits());
     assert_eq!(value(&samples, "vljepa_attempt").to_bits(), 2_f64.to_bits());
-    place.write("runs/fake/go", "");
+    fake.write("runs/fake/go", "");
     assert!(child.wait().unwrap().success());
 }
 
 #[test]
 fn a_port_in_use_is_refused_with_its_key_before_a_worker_starts() {
-    let place = Place::new(1, "hello; complete");
+    let fake = FakeRun::new(1, "hello; complete");
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
     let set = format!("logging.prometheus={address}");
     let text = format!("logging.prometheus: cannot listen at {address}");
-    place
-        .launch(&["recipe.yaml", "--set", &set])
+    fake.launch(&["recipe.yaml", "--set", &set])
         .said(2, &[&text, "Address already in use", "choose a free port"]);
-    assert!(!place.path("runs/fake/pids").exists(), "no worker was started");
+    assert!(!fake.path("runs/fake/pids").exists(), "no worker was started");
 }
 
 #[test]
 fn a_run_goes_on_when_its_events_cannot_be_written() {
-    let place = Place::new(1, "hello; for s in 0 1 2; do step $s; done; complete");
+    let fake = FakeRun::new(1, "hello; for s in 0 1 2; do step $s; done; complete");
     // A folder with the name of the file makes every write fail, like a full disk.
-    std::fs::create_dir_all(place.path("runs/fake/events.jsonl")).unwrap();
-    std::fs::copy(place.path("recipe.yaml"), place.path("runs/fake/recipe.yaml")).unwrap();
-    let ended = place.launch(&["recipe.yaml"]);
+    std::fs::create_dir_all(fake.path("runs/fake/events.jsonl")).unwrap();
+    std::fs::copy(fake.path("recipe.yaml"), fake.path("runs/fake/recipe.yaml")).unwrap();
+    let ended = fake.launch(&["recipe.yaml"]);
     ended.said(0, &["warning: events.jsonl", "complete: 10 steps", "report.html"]);
 }

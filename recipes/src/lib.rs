@@ -6,6 +6,7 @@ pub mod clock;
 pub mod cost;
 mod load;
 pub mod protocol;
+mod rank;
 mod read;
 pub mod run_directory;
 pub mod schema;
@@ -15,5 +16,6 @@ mod tree;
 
 pub use check::{Problem, check_files};
 pub use load::{LoadError, Loaded, Mistake, load, load_resolved};
+pub use rank::RankId;
 pub use run_directory::{RunDirectory, RunDirectoryError};
 pub use schema::Recipe;

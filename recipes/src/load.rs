@@ -15,7 +15,7 @@ use crate::check::{self, Problem};
 use crate::read::{self, Fault};
 use crate::schema::Recipe;
 use crate::suggest::suggestion;
-use crate::tree::{self, Node, Place, SyntaxFault, Text, Value};
+use crate::tree::{self, Node, Span, SyntaxFault, Text, Value};
 
 /// Largest recipe file that is read, in bytes. A larger file is probably a shard or a weights file
 /// that was named by mistake.
@@ -141,7 +141,7 @@ fn to_yaml(recipe: &Recipe) -> Result<String, LoadError> {
         .map_err(|error| LoadError::Resolve { reason: error.to_string() })
 }
 
-/// Holds the files and flags read so far. A [`Place`] refers to one of them by its index.
+/// Holds the files and flags read so far. A [`Span`] refers to one of them by its index.
 #[derive(Default)]
 struct Loader {
     texts: Vec<Text>,
@@ -163,19 +163,19 @@ impl Loader {
             let what =
                 format!("extends: expected a string, found {}", tree::describe(&entry.node.value));
             let help = "name one recipe, relative to this file: `extends: other.yaml`";
-            return Err(self.mistake(entry.node.place, what, "this value", Some(help.to_owned())));
+            return Err(self.mistake(entry.node.span, what, "this value", Some(help.to_owned())));
         };
         above.push(canonical(path));
         let base = path.parent().unwrap_or_else(|| Path::new("")).join(base);
         if above.contains(&canonical(&base)) {
             let what =
                 format!("extends: {} extends itself, directly or through others", base.display());
-            return Err(self.mistake(entry.node.place, what, "closes the cycle", None));
+            return Err(self.mistake(entry.node.span, what, "closes the cycle", None));
         }
         if !base.is_file() {
             let what = format!("extends: there is no recipe {}", base.display());
             let help = neighbours(&base);
-            return Err(self.mistake(entry.node.place, what, "this file", help));
+            return Err(self.mistake(entry.node.span, what, "this file", help));
         }
         let mut merged = self.file_with_bases(&base, above)?;
         merged.merge(root);
@@ -184,7 +184,7 @@ impl Loader {
 
     fn parse(&self, index: usize) -> Result<Node, LoadError> {
         let text = &self.texts[index].text;
-        let start = Place { text: index, offset: 0, length: 0 };
+        let start = Span { text: index, offset: 0, length: 0 };
         if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
             let what = "the recipe is empty".to_owned();
             let help = "start from recipes/quickstart.yaml, or `extends` a recipe".to_owned();
@@ -194,24 +194,24 @@ impl Loader {
         if !matches!(root.value, Value::Map(_)) {
             let what =
                 format!("a recipe must be keys and values, found {}", tree::describe(&root.value));
-            return Err(self.mistake(root.place, what, "here", None));
+            return Err(self.mistake(root.span, what, "here", None));
         }
-        Ok(Node { place: start, ..root })
+        Ok(Node { span: start, ..root })
     }
 
     /// Applies one `--set` flag.
     fn apply(&mut self, root: &mut Node, set: &str) -> Result<(), LoadError> {
         let index = self.add(format!("--set {set}"), set.to_owned());
-        let place = |offset, length| Place { text: index, offset, length };
+        let span = |offset, length| Span { text: index, offset, length };
         let Some((path, value)) = set.split_once('=') else {
             let what = format!("--set {set}: the `=` is missing");
             let help = "write `--set key.of.the.recipe=value`".to_owned();
-            return Err(self.mistake(place(0, set.len()), what, "this flag", Some(help)));
+            return Err(self.mistake(span(0, set.len()), what, "this flag", Some(help)));
         };
         let mut segments = Vec::new();
         let mut offset = 0;
         for segment in path.split('.') {
-            segments.push((segment, place(offset, segment.len())));
+            segments.push((segment, span(offset, segment.len())));
             offset += segment.len() + 1;
         }
         if let Some((_, at)) =
@@ -223,16 +223,16 @@ impl Loader {
         if path == "extends" {
             let what = "--set cannot change `extends`".to_owned();
             let help = "name the other recipe on the command line".to_owned();
-            return Err(self.mistake(place(0, path.len()), what, "this key", Some(help)));
+            return Err(self.mistake(span(0, path.len()), what, "this key", Some(help)));
         }
         let start = path.len() + 1;
         let mut node = if value.trim().is_empty() {
-            Node { place: place(0, path.len()), value: Value::Null }
+            Node { span: span(0, path.len()), value: Value::Null }
         } else {
             tree::parse(value, index, start).map_err(|fault| self.syntax(index, start, fault))?
         };
         if matches!(node.value, Value::Null | Value::List(_) | Value::Map(_)) {
-            node.place = place(0, path.len());
+            node.span = span(0, path.len());
         }
         root.set(&segments, node)
             .map_err(|(at, why)| self.mistake(at, format!("--set {path}: {why}"), "here", None))
@@ -244,27 +244,27 @@ impl Loader {
     }
 
     fn syntax(&self, index: usize, shift: usize, fault: SyntaxFault) -> LoadError {
-        let place = Place { text: index, offset: shift + fault.offset, length: fault.length };
+        let span = Span { text: index, offset: shift + fault.offset, length: fault.length };
         if fault.duplicate.is_some() {
             let help = "keep one of the two".to_owned();
-            return self.mistake(place, fault.message, "second time", Some(help));
+            return self.mistake(span, fault.message, "second time", Some(help));
         }
         let text = &self.texts[index].text;
-        let tab = tab_in_indentation(text, place.offset);
-        let (place, help) = match tab {
+        let tab = tab_in_indentation(text, span.offset);
+        let (span, help) = match tab {
             Some(offset) => (
-                Place { text: index, offset, length: 1 },
+                Span { text: index, offset, length: 1 },
                 Some("YAML is indented with spaces; this is a tab".to_owned()),
             ),
-            None => (place, None),
+            None => (span, None),
         };
-        self.mistake(place, format!("this is not YAML: {}", fault.message), "here", help)
+        self.mistake(span, format!("this is not YAML: {}", fault.message), "here", help)
     }
 
     fn fault(&self, fault: Fault) -> LoadError {
         let what = fault.to_string();
-        let place = fault.place.unwrap_or(Place { text: 0, offset: 0, length: 0 });
-        self.mistake(place, what, fault.label, fault.help)
+        let span = fault.span.unwrap_or(Span { text: 0, offset: 0, length: 0 });
+        self.mistake(span, what, fault.label, fault.help)
     }
 
     fn problems(&self, root: &Node, problems: Vec<Problem>) -> LoadError {
@@ -272,7 +272,7 @@ impl Loader {
             .into_iter()
             .map(|problem| {
                 let what = format!("{}: {}", problem.key, problem.what);
-                self.spot(root.place_of(&problem.key), what, "here", Some(problem.help))
+                self.spot(root.span_of(&problem.key), what, "here", Some(problem.help))
             })
             .collect();
         if mistakes.len() == 1
@@ -283,14 +283,14 @@ impl Loader {
         LoadError::Mistakes { mistakes }
     }
 
-    fn mistake(&self, place: Place, what: String, label: &str, help: Option<String>) -> LoadError {
-        LoadError::Mistake(Box::new(self.spot(place, what, label, help)))
+    fn mistake(&self, span: Span, what: String, label: &str, help: Option<String>) -> LoadError {
+        LoadError::Mistake(Box::new(self.spot(span, what, label, help)))
     }
 
-    fn spot(&self, place: Place, what: String, label: &str, help: Option<String>) -> Mistake {
-        let Text { name, text } = &self.texts[place.text];
-        let offset = floor_boundary(text, place.offset);
-        let end = floor_boundary(text, place.offset + place.length).max(offset);
+    fn spot(&self, span: Span, what: String, label: &str, help: Option<String>) -> Mistake {
+        let Text { name, text } = &self.texts[span.text];
+        let offset = floor_boundary(text, span.offset);
+        let end = floor_boundary(text, span.offset + span.length).max(offset);
         let before = &text[..offset];
         let line = before.matches('\n').count() + 1;
         let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;

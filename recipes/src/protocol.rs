@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use checkpoint::{CheckpointOrder, FileEntry, Part};
-pub use drill::{Act, Blow, Drill, DrillPlace};
+pub use drill::{Act, Drill, DrillPoint, Failure};
 pub use health::{Check, CheckName, Checked};
 
 /// Environment variable that holds the run's token. The supervisor refuses connections without it.

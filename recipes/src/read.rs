@@ -9,10 +9,10 @@ use serde::de::{
 };
 
 use crate::suggest::suggestion;
-use crate::tree::{Node, Place, Value, describe};
+use crate::tree::{Node, Span, Value, describe};
 
 pub(crate) fn read<T: de::DeserializeOwned>(root: &Node) -> Result<T, Fault> {
-    T::deserialize(Reader(root)).map_err(|fault| fault.at(root.place))
+    T::deserialize(Reader(root)).map_err(|fault| fault.at(root.span))
 }
 
 /// An error in one value of a recipe.
@@ -23,17 +23,17 @@ pub(crate) struct Fault {
     what: String,
     pub(crate) label: &'static str,
     pub(crate) help: Option<String>,
-    pub(crate) place: Option<Place>,
+    pub(crate) span: Option<Span>,
 }
 
 impl Fault {
     fn new(what: String, label: &'static str, help: Option<String>) -> Self {
-        Self { path: Vec::new(), what, label, help, place: None }
+        Self { path: Vec::new(), what, label, help, span: None }
     }
 
     /// Sets the position unless an inner value has set it already.
-    fn at(mut self, place: Place) -> Self {
-        self.place.get_or_insert(place);
+    fn at(mut self, span: Span) -> Self {
+        self.span.get_or_insert(span);
         self
     }
 
@@ -195,7 +195,7 @@ impl<'de> Deserializer<'de> for Reader<'de> {
     type Error = Fault;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
-        self.any(visitor).map_err(|fault| fault.at(self.0.place))
+        self.any(visitor).map_err(|fault| fault.at(self.0.span))
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
@@ -226,19 +226,19 @@ impl<'de> Deserializer<'de> for Reader<'de> {
         visitor: V,
     ) -> Result<V::Value, Fault> {
         let variant = match &self.0.value {
-            Value::Text(name) => Variant { name, place: self.0.place, node: None },
+            Value::Text(name) => Variant { name, span: self.0.span, node: None },
             Value::Map(entries) if entries.len() == 1 => Variant {
                 name: &entries[0].key,
-                place: entries[0].key_place,
+                span: entries[0].key_span,
                 node: Some(&entries[0].node),
             },
             other => {
                 let what =
                     format!("expected one of {}, found {}", quoted(variants), describe(other));
-                return Err(Fault::new(what, "this value", None).at(self.0.place));
+                return Err(Fault::new(what, "this value", None).at(self.0.span));
             }
         };
-        visitor.visit_enum(variant).map_err(|fault| fault.at(self.0.place))
+        visitor.visit_enum(variant).map_err(|fault| fault.at(self.0.span))
     }
 
     serde::forward_to_deserialize_any! {
@@ -264,7 +264,7 @@ impl<'de> SeqAccess<'de> for &mut Items<'de> {
         self.next += 1;
         seed.deserialize(Reader(item))
             .map(Some)
-            .map_err(|fault| fault.at(item.place).under(index.to_string()))
+            .map_err(|fault| fault.at(item.span).under(index.to_string()))
     }
 }
 
@@ -282,21 +282,21 @@ impl<'de> MapAccess<'de> for Entries<'de> {
     ) -> Result<Option<K::Value>, Fault> {
         let Some(entry) = self.entries.get(self.next) else { return Ok(None) };
         let key: de::value::StrDeserializer<'_, Fault> = entry.key.as_str().into_deserializer();
-        seed.deserialize(key).map(Some).map_err(|fault| fault.at(entry.key_place))
+        seed.deserialize(key).map(Some).map_err(|fault| fault.at(entry.key_span))
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Fault> {
         let entry = &self.entries[self.next];
         self.next += 1;
         seed.deserialize(Reader(&entry.node))
-            .map_err(|fault| fault.at(entry.node.place).under(entry.key.as_str()))
+            .map_err(|fault| fault.at(entry.node.span).under(entry.key.as_str()))
     }
 }
 
 /// An enum variant, written as `name` (then `node` is `None`) or as `name: {…}`.
 struct Variant<'a> {
     name: &'a str,
-    place: Place,
+    span: Span,
     node: Option<&'a Node>,
 }
 
@@ -306,7 +306,7 @@ impl<'de> EnumAccess<'de> for Variant<'de> {
 
     fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, Self), Fault> {
         let name: de::value::StrDeserializer<'_, Fault> = self.name.into_deserializer();
-        let value = seed.deserialize(name).map_err(|fault| fault.at(self.place))?;
+        let value = seed.deserialize(name).map_err(|fault| fault.at(self.span))?;
         Ok((value, self))
     }
 }
@@ -314,7 +314,7 @@ impl<'de> EnumAccess<'de> for Variant<'de> {
 impl<'de> Variant<'de> {
     fn content(&self, needs: &str) -> Result<Reader<'de>, Fault> {
         let what = || format!("`{}` needs {needs}", self.name);
-        self.node.map(Reader).ok_or_else(|| Fault::new(what(), "here", None).at(self.place))
+        self.node.map(Reader).ok_or_else(|| Fault::new(what(), "here", None).at(self.span))
     }
 }
 
@@ -327,7 +327,7 @@ impl<'de> VariantAccess<'de> for Variant<'de> {
             Some(_) => {
                 let what = format!("`{}` takes no keys", self.name);
                 let help = format!("write `{}` alone", self.name);
-                Err(Fault::new(what, "here", Some(help)).at(self.place))
+                Err(Fault::new(what, "here", Some(help)).at(self.span))
             }
         }
     }

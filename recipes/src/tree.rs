@@ -18,7 +18,7 @@ pub(crate) struct Text {
 
 /// Byte range of a value or key in one of the loader's texts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct Span {
     /// Index into the loader's list of texts.
     pub(crate) text: usize,
     /// Offset of the first byte.
@@ -31,7 +31,7 @@ pub(crate) struct Place {
 /// own first line belongs to its first child.
 #[derive(Debug, Clone)]
 pub(crate) struct Node {
-    pub(crate) place: Place,
+    pub(crate) span: Span,
     pub(crate) value: Value,
 }
 
@@ -51,7 +51,7 @@ pub(crate) enum Value {
 #[derive(Debug, Clone)]
 pub(crate) struct Entry {
     pub(crate) key: String,
-    pub(crate) key_place: Place,
+    pub(crate) key_span: Span,
     pub(crate) node: Node,
 }
 
@@ -103,7 +103,7 @@ fn byte_length(location: Location) -> usize {
     usize::try_from(span.byte_len().unwrap_or_else(|| span.len())).unwrap_or(0)
 }
 
-/// A value as serde-saphyr parses it, before its location becomes a [`Place`].
+/// A value as serde-saphyr parses it, before its location becomes a [`Span`].
 enum Raw {
     Scalar(Value),
     List(Vec<Spanned<Raw>>),
@@ -118,29 +118,29 @@ struct Origin {
 }
 
 impl Origin {
-    fn place(self, location: Location) -> Place {
-        Place {
+    fn span(self, location: Location) -> Span {
+        Span {
             text: self.index,
             offset: self.shift + byte_offset(location),
             length: byte_length(location),
         }
     }
 
-    fn node(self, raw: Spanned<Raw>, key: Option<Place>) -> Node {
-        let own = self.place(raw.referenced);
+    fn node(self, raw: Spanned<Raw>, key: Option<Span>) -> Node {
+        let own = self.span(raw.referenced);
         match raw.value {
-            Raw::Scalar(Value::Null) => Node { place: key.unwrap_or(own), value: Value::Null },
-            Raw::Scalar(value) => Node { place: own, value },
+            Raw::Scalar(Value::Null) => Node { span: key.unwrap_or(own), value: Value::Null },
+            Raw::Scalar(value) => Node { span: own, value },
             Raw::List(items) => {
                 let items = items.into_iter().map(|item| self.node(item, None)).collect();
-                Node { place: key.unwrap_or(own), value: Value::List(items) }
+                Node { span: key.unwrap_or(own), value: Value::List(items) }
             }
             Raw::Map(entries) => {
                 let entries = entries.into_iter().map(|(key, node)| {
-                    let key_place = self.place(key.referenced);
-                    Entry { key: key.value, key_place, node: self.node(node, Some(key_place)) }
+                    let key_span = self.span(key.referenced);
+                    Entry { key: key.value, key_span, node: self.node(node, Some(key_span)) }
                 });
-                Node { place: key.unwrap_or(own), value: Value::Map(entries.collect()) }
+                Node { span: key.unwrap_or(own), value: Value::Map(entries.collect()) }
             }
         }
     }
@@ -211,11 +211,11 @@ impl Node {
     pub(crate) fn merge(&mut self, over: Node) {
         match (&mut self.value, over.value) {
             (Value::Map(base), Value::Map(entries)) => {
-                self.place = over.place;
+                self.span = over.span;
                 for entry in entries {
                     match base.iter_mut().find(|there| there.key == entry.key) {
                         Some(there) => {
-                            there.key_place = entry.key_place;
+                            there.key_span = entry.key_span;
                             there.node.merge(entry.node);
                         }
                         None => base.push(entry),
@@ -224,7 +224,7 @@ impl Node {
             }
             (value, replacement) => {
                 *value = replacement;
-                self.place = over.place;
+                self.span = over.span;
             }
         }
     }
@@ -235,12 +235,8 @@ impl Node {
     /// # Errors
     ///
     /// Returns the position of the segment that cannot be followed, and the reason.
-    pub(crate) fn set(
-        &mut self,
-        path: &[(&str, Place)],
-        value: Node,
-    ) -> Result<(), (Place, String)> {
-        let Some(((segment, place), rest)) = path.split_first() else {
+    pub(crate) fn set(&mut self, path: &[(&str, Span)], value: Node) -> Result<(), (Span, String)> {
+        let Some(((segment, span), rest)) = path.split_first() else {
             *self = value;
             return Ok(());
         };
@@ -250,7 +246,7 @@ impl Node {
             return match item {
                 Some(item) => item.set(rest, value),
                 None => Err((
-                    *place,
+                    *span,
                     format!("`{segment}` is not an index into a list of length {count}"),
                 )),
             };
@@ -260,24 +256,24 @@ impl Node {
         }
         let Value::Map(entries) = &mut self.value else {
             return Err((
-                *place,
+                *span,
                 format!("`{segment}` cannot be a key of {}", describe(&self.value)),
             ));
         };
         if let Some(entry) = entries.iter_mut().find(|entry| entry.key == *segment) {
             return entry.node.set(rest, value);
         }
-        let mut node = Node { place: *place, value: Value::Null };
+        let mut node = Node { span: *span, value: Value::Null };
         node.set(rest, value)?;
-        entries.push(Entry { key: (*segment).to_owned(), key_place: *place, node });
+        entries.push(Entry { key: (*segment).to_owned(), key_span: *span, node });
         Ok(())
     }
 
     /// Returns the position that set the value at a dotted path, or that of its nearest ancestor in
     /// the tree if the value is a default.
-    pub(crate) fn place_of(&self, path: &str) -> Place {
+    pub(crate) fn span_of(&self, path: &str) -> Span {
         let mut node = self;
-        let mut place = self.place;
+        let mut span = self.span;
         for segment in path.split('.').filter(|segment| !segment.is_empty()) {
             let next = match &node.value {
                 Value::Map(entries) => {
@@ -293,11 +289,11 @@ impl Node {
                 | Value::Float(_)
                 | Value::Text(_) => None,
             };
-            let Some(next) = next else { return place };
+            let Some(next) = next else { return span };
             node = next;
-            place = node.place;
+            span = node.span;
         }
-        place
+        span
     }
 
     /// Removes a key from a map and returns its entry.

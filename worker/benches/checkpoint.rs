@@ -22,9 +22,10 @@ use serde_json::json;
 use vljepa_kernels::device::Snapshot;
 use vljepa_kernels::{DType, Device, Tensor};
 use vljepa_model::{Group, Initial, Layout, Parameter};
+use vljepa_recipes::RankId;
 use vljepa_worker::checkpoint::{
-    Buffers, Entry, FORMAT_VERSION, MANIFEST, Manifest, Place, Save, Saver, State, load_newest,
-    write_part,
+    Buffers, CheckpointFolder, Entry, FORMAT_VERSION, MANIFEST, Manifest, Save, Saver, State,
+    load_newest, write_part,
 };
 use vljepa_worker::collectives::{Collectives, Solo};
 use vljepa_worker::rank::control::Control;
@@ -157,7 +158,7 @@ fn save(folder: &Path, layout: &Layout, ranks: usize) -> anyhow::Result<(Vec<f64
     fs::create_dir_all(&writing)?;
     let (mut stalls_s, mut parts_s, mut files) = (Vec::new(), Vec::new(), Vec::new());
     for rank in 0..ranks {
-        let range = shard(len, rank, ranks);
+        let range = shard(len, RankId { rank, world_size: ranks });
         let mut tensors = Vec::new();
         for tensor in 0..3 {
             let mut values = vec![0.0; range.len()];
@@ -197,8 +198,8 @@ fn save(folder: &Path, layout: &Layout, ranks: usize) -> anyhow::Result<(Vec<f64
     Ok((stalls_s, parts_s, started.elapsed().as_secs_f64()))
 }
 
-fn place(folder: &Path) -> Place {
-    Place {
+fn checkpoints(folder: &Path) -> CheckpointFolder {
+    CheckpointFolder {
         folder: folder.to_owned(),
         recipe_hash: String::new(),
         order_version: 1,
@@ -213,14 +214,14 @@ fn load(folder: &Path, layout: &Layout, ranks: usize) -> anyhow::Result<f64> {
         let file = File::open(entry?.path())?;
         posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
     }
-    let own = shard(layout.trainable_len, 0, ranks);
+    let own = shard(layout.trainable_len, RankId { rank: 0, world_size: ranks });
     let zeros = |len: usize| Tensor::zeros(Device::Host, DType::F32, &[len]);
     let mut weights = zeros(layout.trainable_len)?;
     let (mut first, mut second) = (zeros(own.len())?, zeros(own.len())?);
     let moments = [&mut first, &mut second];
     let mut buffers = Buffers { weights: &mut weights, moments, range: own.clone() };
     let started = Instant::now();
-    load_newest(&place(folder), &ALONE, layout, &mut buffers)?;
+    load_newest(&checkpoints(folder), &ALONE, layout, &mut buffers)?;
     let seconds = started.elapsed().as_secs_f64();
     check(&weights, 0, 0)?;
     check(&second, own.start, 2)?;
@@ -250,7 +251,7 @@ struct Share {
 
 /// Times a complete save: snapshot, writing thread and publication. The second of two saves counts.
 fn save_share(folder: &Path, layout: &Layout, ranks: usize) -> anyhow::Result<Share> {
-    let Range { start, end } = shard(layout.trainable_len, 0, ranks);
+    let Range { start, end } = shard(layout.trainable_len, RankId { rank: 0, world_size: ranks });
     let len = end - start;
     let layout = self::layout(len);
     let mut tensors = Vec::new();
@@ -262,7 +263,7 @@ fn save_share(folder: &Path, layout: &Layout, ranks: usize) -> anyhow::Result<Sh
     let [weights, first, second] = &mut tensors[..] else { unreachable!("three tensors") };
     let buffers = Buffers { weights, moments: [first, second], range: 0..len };
     let control = Control::alone();
-    let mut saver = Saver::new(place(folder), &ALONE, &control, &buffers, 1)?;
+    let mut saver = Saver::new(checkpoints(folder), &ALONE, &control, &buffers, 1)?;
     let mut share = Share { bytes: len * 12, stall_s: 0.0, durable_s: 0.0 };
     for step in [1, 2] {
         let (state, since) = (State { step, ..State::default() }, Instant::now());

@@ -8,9 +8,9 @@ use vljepa_kernels::{Arena, Device, Packed, Stream, Tensor};
 use vljepa_model::{
     AdamW, Context, Gradients, Keep, Layout, ModelError, Parameters, VlJepa, weights,
 };
-use vljepa_recipes::Recipe;
+use vljepa_recipes::{RankId, Recipe};
 
-use crate::checkpoint::{self, Buffers, Loaded, Place};
+use crate::checkpoint::{self, Buffers, CheckpointFolder, Loaded};
 use crate::collectives::Collectives;
 use crate::error::WorkerError;
 use crate::sharding::shard;
@@ -41,14 +41,10 @@ pub struct Training {
 
 impl Training {
     /// Creates gradients and optimizer state of one rank, all zero.
-    fn new(
-        recipe: &Recipe,
-        engine: &Engine,
-        [rank, world_size]: [usize; 2],
-    ) -> anyhow::Result<Self> {
+    fn new(recipe: &Recipe, engine: &Engine, rank: RankId) -> anyhow::Result<Self> {
         let (layout, device) = (engine.model.layout(), engine.device());
         let all = 0..layout.trainable_len;
-        let own = if recipe.optimizer.shard { shard(all.len(), rank, world_size) } else { all };
+        let own = if recipe.optimizer.shard { shard(all.len(), rank) } else { all };
         Ok(Self {
             gradients: Gradients::new(layout, device)?,
             optimizer: AdamW::of_range(layout, device, &recipe.optimizer, own)?,
@@ -93,7 +89,7 @@ impl Engine {
     /// # Errors
     /// Fails in the same cases as [`Self::for_inference`].
     pub fn for_training(recipe: &Recipe, device: Device) -> anyhow::Result<(Self, Training)> {
-        Self::for_rank(recipe, device, [0, 1])
+        Self::for_rank(recipe, device, RankId::SINGLE)
     }
 
     /// Creates the recipe's model with random weights, gradients and optimizer state, for one of
@@ -104,10 +100,10 @@ impl Engine {
     pub fn for_rank(
         recipe: &Recipe,
         device: Device,
-        [rank, world_size]: [usize; 2],
+        rank: RankId,
     ) -> anyhow::Result<(Self, Training)> {
         let engine = Self::for_inference(recipe, device)?;
-        let training = Training::new(recipe, &engine, [rank, world_size])?;
+        let training = Training::new(recipe, &engine, rank)?;
         Ok((engine, training))
     }
 
@@ -120,10 +116,10 @@ impl Engine {
     pub fn for_rehearsal(
         recipe: &Recipe,
         device: Device,
-        [rank, world_size]: [usize; 2],
+        rank: RankId,
     ) -> anyhow::Result<(Self, Training)> {
         let engine = Self::without_weights(recipe, device)?;
-        let training = Training::new(recipe, &engine, [rank, world_size])?;
+        let training = Training::new(recipe, &engine, rank)?;
         Ok((engine, training))
     }
 
@@ -215,27 +211,27 @@ impl Engine {
     pub fn restore(
         &mut self,
         training: &mut Training,
-        place: &Place,
+        checkpoints: &CheckpointFolder,
         collectives: &Collectives,
     ) -> anyhow::Result<Loaded> {
-        let mut loaded = self.load_trained(training, place, collectives)?;
+        let mut loaded = self.load_trained(training, checkpoints, collectives)?;
         self.parameters.refresh(&self.stream)?;
         let Some(hash) = loaded.frozen.clone() else { return Ok(loaded) };
-        if checkpoint::load_frozen(place, collectives, &hash, &mut self.parameters.frozen)? {
+        if checkpoint::load_frozen(checkpoints, collectives, &hash, &mut self.parameters.frozen)? {
             self.parameters.refresh(&self.stream)?;
             return Ok(loaded);
         }
         self.load_published_weights()?;
-        loaded = self.load_trained(training, place, collectives)?;
+        loaded = self.load_trained(training, checkpoints, collectives)?;
         self.parameters.refresh(&self.stream)?;
         if collectives.rank() == 0 {
-            let made = checkpoint::save_frozen(&place.folder, &self.parameters.frozen)?;
+            let made = checkpoint::save_frozen(&checkpoints.folder, &self.parameters.frozen)?;
             anyhow::ensure!(
                 made == hash,
                 "{} in {} is damaged, and the recipe's weights and seed give other values; restore \
                  the file",
                 checkpoint::FROZEN,
-                place.folder.display()
+                checkpoints.folder.display()
             );
         }
         let text = "was damaged and was made again from the recipe's weights and seed";
@@ -246,11 +242,11 @@ impl Engine {
     fn load_trained(
         &mut self,
         training: &mut Training,
-        place: &Place,
+        checkpoints: &CheckpointFolder,
         collectives: &Collectives,
     ) -> anyhow::Result<Loaded> {
         let (layout, mut buffers) = self.checkpoint_buffers(training);
-        checkpoint::load_newest(place, collectives, &layout, &mut buffers)
+        checkpoint::load_newest(checkpoints, collectives, &layout, &mut buffers)
     }
 
     /// Checks that all ranks hold the same parameters, bit for bit, so that a rank with faulty

@@ -10,7 +10,7 @@ use vljepa_data::reader::{SampleReader, load_file};
 use vljepa_model::weights;
 use vljepa_recipes::schema::{TaskKind, Visual};
 
-use crate::checkpoint::{self, Place, State};
+use crate::checkpoint::{self, CheckpointFolder, State};
 use crate::engine::Engine;
 use crate::error::WorkerError;
 use crate::evaluation::embed::Embedder;
@@ -117,25 +117,26 @@ pub fn export(session: &Session, folder: &Path) -> anyhow::Result<String> {
 /// # Errors
 /// Fails if the run already has checkpoints, or a tensor is missing or has another shape.
 pub fn import(session: &Session, folder: &Path) -> anyhow::Result<String> {
-    let place = place(session);
+    let checkpoints = checkpoints(session);
     let (mut engine, mut training) = Engine::for_training(&session.recipe, session.device)?;
-    let existing = engine.restore(&mut training, &place, &session.collectives)?;
+    let existing = engine.restore(&mut training, &checkpoints, &session.collectives)?;
     anyhow::ensure!(
         existing.name.is_none(),
         "{} already holds checkpoints; import into a fresh run directory",
-        place.folder.display()
+        checkpoints.folder.display()
     );
     weights::import(&engine.model, &mut engine.parameters, folder)?;
-    std::fs::create_dir_all(&place.folder)?;
+    std::fs::create_dir_all(&checkpoints.folder)?;
     let frozen = if engine.parameters.frozen.shape()[0] > 0 {
-        Some(checkpoint::save_frozen(&place.folder, &engine.parameters.frozen)?)
+        Some(checkpoint::save_frozen(&checkpoints.folder, &engine.parameters.frozen)?)
     } else {
         None
     };
     let (layout, buffers) = engine.checkpoint_buffers(&mut training);
     let state = State::default();
     let (ranks, keep) = (&session.collectives, session.recipe.checkpoints.keep);
-    let saved = checkpoint::save(&place, ranks, &layout, &buffers, frozen.as_deref(), state, keep)?;
+    let saved =
+        checkpoint::save(&checkpoints, ranks, &layout, &buffers, frozen.as_deref(), state, keep)?;
     Ok(json!({"checkpoint": saved.name, "step": 0}).to_string())
 }
 
@@ -148,8 +149,8 @@ fn trained_frames(session: &Session, file: &Path) -> Option<usize> {
     session.recipe.data.sources.values().find(|source| source.visual == visual)?.frames
 }
 
-fn place(session: &Session) -> Place {
-    Place {
+fn checkpoints(session: &Session) -> CheckpointFolder {
+    CheckpointFolder {
         folder: session.run.checkpoints(),
         recipe_hash: session.recipe_hash.clone(),
         order_version: ORDER_VERSION,
@@ -162,7 +163,7 @@ fn place(session: &Session) -> Place {
 fn trained(session: &Session) -> anyhow::Result<(Engine, State)> {
     let (mut engine, mut training) = Engine::for_training(&session.recipe, session.device)?;
     let loaded = engine
-        .restore(&mut training, &place(session), &session.collectives)
+        .restore(&mut training, &checkpoints(session), &session.collectives)
         .context("no checkpoint could be loaded")?;
     for passed in &loaded.passed_over {
         tracing::warn!("a checkpoint does not verify: {passed}");

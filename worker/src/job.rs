@@ -10,8 +10,8 @@ use std::time::Duration;
 use anyhow::Context;
 use tracing_subscriber::EnvFilter;
 use vljepa_kernels::Device;
-use vljepa_recipes::RunDirectory;
 use vljepa_recipes::protocol::{FromWorker, Hello, Job};
+use vljepa_recipes::{RankId, RunDirectory};
 
 use crate::collectives::{Collectives, record};
 use crate::error::WorkerError;
@@ -49,18 +49,18 @@ pub fn run(run: &Path, job: &Path, control: Option<&str>) -> anyhow::Result<Opti
     let environment = Environment::read();
     let input = JobInput::read(run, job)?;
     let wanted = input.world_size();
-    let (place, cpus) = rendezvous::place(&input.loaded.recipe, &environment, wanted)?;
-    let opened = open(&input, control, &environment, place)
-        .map_err(|error| give_up(error, place, cpus.as_ref(), &Control::alone()))?;
+    let (rank, cpus) = rendezvous::rank_id(&input.loaded.recipe, &environment, wanted)?;
+    let opened = open(&input, control, &environment, rank)
+        .map_err(|error| give_up(error, rank, cpus.as_ref(), &Control::alone()))?;
     let Opened { device, device_name, control } = opened;
     let recipe = &input.loaded.recipe;
     let collectives = match cpus {
         Some(cpus) => cpus,
-        None => rendezvous::join_gpus(recipe, &environment, device, place, &control)
-            .map_err(|error| give_up(error, place, None, &control))?,
+        None => rendezvous::join_gpus(recipe, &environment, device, rank, &control)
+            .map_err(|error| give_up(error, rank, None, &control))?,
     };
     if let Err(error) = device::check_distinct(&collectives, &environment, device) {
-        return Err(give_up(error, place, Some(&collectives), &control));
+        return Err(give_up(error, rank, Some(&collectives), &control));
     }
     let JobInput { run, job, mut loaded } = input;
     // 0 threads in the recipe mean this rank's share of its machine's cores.
@@ -116,7 +116,7 @@ fn open(
     input: &JobInput,
     control: Option<&str>,
     environment: &Environment,
-    [rank, world_size]: [usize; 2],
+    RankId { rank, world_size }: RankId,
 ) -> anyhow::Result<Opened> {
     let JobInput { run, job, loaded } = input;
     open_log(run, rank, job)?;
@@ -161,7 +161,7 @@ fn open(
 /// one in a collective.
 fn give_up(
     error: anyhow::Error,
-    [rank, world_size]: [usize; 2],
+    RankId { rank, world_size }: RankId,
     collectives: Option<&Collectives>,
     control: &Control,
 ) -> anyhow::Error {

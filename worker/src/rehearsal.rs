@@ -16,9 +16,9 @@ use vljepa_kernels::compile::Kernel;
 use vljepa_kernels::device::cuda::{Cuda, Order, Record, Total};
 use vljepa_kernels::device::{Upload, UploadBuffer};
 use vljepa_kernels::{Device, Packed, Tensor};
-use vljepa_recipes::Recipe;
 use vljepa_recipes::cost::{Tokens, longest_sample};
 use vljepa_recipes::schema::Stage;
+use vljepa_recipes::{RankId, Recipe};
 
 use crate::collectives::{Collectives, StandIn};
 use crate::engine::{Engine, Training};
@@ -94,7 +94,7 @@ pub fn rehearse(
     let record = || cuda.take_record().unwrap_or_default();
     let world_size = recipe.cluster.world_size().max(1);
     let (mut engine, mut training) =
-        Engine::for_rehearsal(recipe, Device::Cuda(cuda), [0, world_size])?;
+        Engine::for_rehearsal(recipe, Device::Cuda(cuda), RankId { rank: 0, world_size })?;
     let state_bytes = record().peak_bytes;
     let longest = [recipe.model.y_encoder.max_target_tokens; 2];
     let target_tokens = if target_tokens.is_empty() { &longest[..] } else { target_tokens };

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use vljepa_model::Layout;
+use vljepa_recipes::RankId;
 
 use crate::collectives::Shares;
 
@@ -23,10 +24,11 @@ pub fn shards(len: usize, world_size: usize) -> Shares {
 /// Panics if `len` is not a multiple of 64: a bug.
 ///
 /// ```
-/// assert_eq!(vljepa_worker::sharding::shard(320, 1, 2), 128..320);
+/// let second = vljepa_recipes::RankId { rank: 1, world_size: 2 };
+/// assert_eq!(vljepa_worker::sharding::shard(320, second), 128..320);
 /// ```
 #[must_use]
-pub fn shard(len: usize, rank: usize, world_size: usize) -> Range<usize> {
-    let Range { start, end } = shards(len, world_size).rows(rank);
+pub fn shard(len: usize, rank: RankId) -> Range<usize> {
+    let Range { start, end } = shards(len, rank.world_size).rows(rank.rank);
     start * Layout::ALIGNMENT..end * Layout::ALIGNMENT
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
 
-use super::{Location, Order, SourceLengths, permute, rows};
+use super::{Location, Order, SourceLengths, permute};
 use crate::error::DataError;
 use vljepa_recipes::schema::Stage;
 
@@ -184,19 +184,6 @@ fn replacements_are_of_the_same_source_and_repeat() {
             places.insert((other.shard, other.sample));
         }
         assert!(places.len() > 5, "replacements of {index} are always the same");
-    }
-}
-
-#[test]
-fn ranks_own_all_rows_once() {
-    for batch in [1, 7, 8, 128] {
-        for world_size in 1..=9 {
-            let all: Vec<_> =
-                (0..world_size).flat_map(|rank| rows(rank, world_size, batch)).collect();
-            assert_eq!(all, (0..batch).collect::<Vec<_>>());
-            let sizes = (0..world_size).map(|rank| rows(rank, world_size, batch).len());
-            assert!(sizes.clone().max().unwrap() - sizes.min().unwrap() <= 1);
-        }
     }
 }
 

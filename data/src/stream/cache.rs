@@ -23,7 +23,7 @@ pub(super) struct Decoded {
 }
 
 /// Indices of the source, the shard in the source, and the sample in the shard.
-pub(super) type Place = (usize, usize, usize);
+pub(super) type SampleLocation = (usize, usize, usize);
 
 /// Cache of decoded samples with a limit in bytes. Nothing is evicted: when the cache is full, new
 /// samples are not added. In a shuffled order every choice of samples is equally good, and this one
@@ -38,7 +38,7 @@ pub(super) struct Cache {
 #[derive(Debug, Default)]
 struct Kept {
     bytes: u64,
-    samples: HashMap<Place, Arc<Decoded>>,
+    samples: HashMap<SampleLocation, Arc<Decoded>>,
 }
 
 impl Cache {
@@ -47,26 +47,26 @@ impl Cache {
         Self { limit_bytes, ..Self::default() }
     }
 
-    pub(super) fn get(&self, place: Place) -> Option<Arc<Decoded>> {
+    pub(super) fn get(&self, location: SampleLocation) -> Option<Arc<Decoded>> {
         if self.limit_bytes == 0 {
             return None;
         }
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = kept.samples.get(&place).map(Arc::clone);
+        let found = kept.samples.get(&location).map(Arc::clone);
         if found.is_some() {
             self.hits.fetch_add(1, Ordering::Relaxed);
         }
         found
     }
 
-    pub(super) fn put(&self, place: Place, sample: &Arc<Decoded>) {
+    pub(super) fn put(&self, location: SampleLocation, sample: &Arc<Decoded>) {
         if self.limit_bytes == 0 {
             return;
         }
         let bytes = u64::try_from(sample.bytes()).unwrap_or(u64::MAX);
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if bytes <= self.limit_bytes.saturating_sub(kept.bytes)
-            && kept.samples.insert(place, Arc::clone(sample)).is_none()
+            && kept.samples.insert(location, Arc::clone(sample)).is_none()
         {
             kept.bytes += bytes;
         }

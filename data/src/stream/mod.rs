@@ -14,14 +14,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle, available_parallelism};
 use std::time::Duration;
 
-use vljepa_recipes::Recipe;
 use vljepa_recipes::schema::{Cluster, Scheduler};
+use vljepa_recipes::{RankId, Recipe};
 
 use self::row::{Row, RowMaker};
 use crate::batch::{Batch, FrameMemory, Ragged, Vectors};
 use crate::decode::Clip;
 use crate::error::DataError;
-use crate::order;
 use crate::tokenize::target_hash;
 
 /// Counters of a stream.
@@ -90,18 +89,16 @@ impl BatchStream {
     pub fn open(
         recipe: &Recipe,
         stage: usize,
-        rank: usize,
-        world_size: usize,
+        rank: RankId,
         first_step: u64,
     ) -> Result<Self, DataError> {
-        Self::open_in(Vectors, recipe, stage, [rank, world_size], first_step)
+        Self::open_in(Vectors, recipe, stage, rank, first_step)
     }
 }
 
 impl<M: FrameMemory> BatchStream<M> {
-    /// Opens the shards of stage number `stage` and starts threads that read the rows of rank
-    /// `rank` of `world_size` ranks, from step `first_step` of the stage. Frames are allocated from
-    /// `memory`.
+    /// Opens the shards of stage number `stage` and starts threads that read the rows of `rank`
+    /// from step `first_step` of the stage. Frames are allocated from `memory`.
     ///
     /// # Errors
     /// If shards or tokenizers cannot be read, or the recipe does not fit them.
@@ -109,7 +106,7 @@ impl<M: FrameMemory> BatchStream<M> {
         memory: M,
         recipe: &Recipe,
         stage: usize,
-        [rank, world_size]: [usize; 2],
+        rank: RankId,
         first_step: u64,
     ) -> Result<Self, DataError> {
         let maker = RowMaker::new(recipe, stage)?;
@@ -117,7 +114,8 @@ impl<M: FrameMemory> BatchStream<M> {
             return Err(DataError::Ended(format!("there is no stage number {stage}")));
         };
         let wrong = |key: String, reason: String| Err(DataError::Recipe { key, reason });
-        if rank >= world_size || settings.batch < world_size {
+        let world_size = rank.world_size;
+        if rank.rank >= world_size || settings.batch < world_size {
             let reason = format!("has {} rows, too few for {world_size} ranks", settings.batch);
             return wrong(format!("stages.{stage}.batch"), reason);
         }
@@ -131,7 +129,7 @@ impl<M: FrameMemory> BatchStream<M> {
             steps: settings.steps,
             prefetch: recipe.data.prefetch_batches.max(1),
             global_batch: settings.batch,
-            rows: order::rows(rank, world_size, settings.batch),
+            rows: rank.rows(settings.batch),
             state: Mutex::new(State {
                 stop: false,
                 first_step,

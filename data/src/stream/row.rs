@@ -248,8 +248,8 @@ impl RowMaker {
     /// Pixels and texts of a sample, from the cache or from its shard. Pixels have the model's
     /// size, unless the source uses random crops, which are made for each row.
     fn decoded(&self, location: Location, scratch: &mut Scratch) -> Result<Arc<Decoded>, Fault> {
-        let place = (location.source, location.shard, location.sample);
-        if let Some(known) = self.cache.get(place) {
+        let sample = (location.source, location.shard, location.sample);
+        if let Some(known) = self.cache.get(sample) {
             scratch.shard = Arc::clone(&known.shard);
             scratch.key.clone_from(&known.key);
             return Ok(known);
@@ -284,7 +284,7 @@ impl RowMaker {
             clip: clip.map_err(Fault::Bad)?,
             texts,
         });
-        self.cache.put(place, &decoded);
+        self.cache.put(sample, &decoded);
         Ok(decoded)
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use vljepa_recipes::Recipe;
+use vljepa_recipes::{RankId, Recipe};
 
 use super::BatchStream;
 use crate::batch::Batch;
@@ -22,7 +22,7 @@ fn folder() -> tempfile::TempDir {
 }
 
 fn batches(recipe: &Recipe, rank: usize, world_size: usize, first_step: u64) -> Vec<Batch> {
-    let mut stream = BatchStream::open(recipe, 0, rank, world_size, first_step).unwrap();
+    let mut stream = BatchStream::open(recipe, 0, RankId { rank, world_size }, first_step).unwrap();
     let batches = (first_step..recipe.stages[0].steps).map(|_| stream.next().unwrap()).collect();
     assert!(matches!(stream.next(), Err(DataError::Ended(_))), "more batches than steps");
     batches
@@ -129,7 +129,7 @@ fn memory_changes_neither_order_nor_pixels() {
         let decoded_anew = batches(&recipe, 0, 1, 0);
         recipe.data.cache_mib = 1;
         assert_eq!(batches(&recipe, 0, 1, 0), decoded_anew, "{transform}");
-        let mut stream = BatchStream::open(&recipe, 0, 0, 1, 0).unwrap();
+        let mut stream = BatchStream::open(&recipe, 0, RankId::SINGLE, 0).unwrap();
         for _ in 0..6 {
             stream.next().unwrap();
         }
@@ -197,7 +197,7 @@ fn every_kind_of_bad_sample_is_skipped_counted_and_named_or_stops_the_run() {
 }
 
 fn first_error(recipe: &Recipe) -> DataError {
-    let mut stream = BatchStream::open(recipe, 0, 0, 1, 0).unwrap();
+    let mut stream = BatchStream::open(recipe, 0, RankId::SINGLE, 0).unwrap();
     let error = (0..recipe.stages[0].steps).find_map(|_| stream.next().err()).unwrap();
     assert!(matches!(stream.next(), Err(DataError::Ended(_))));
     error
@@ -243,7 +243,7 @@ fn dropping_a_stream_in_the_middle_ends_its_threads() {
     recipe.data.threads = 4;
     for taken in [0, 1, 20] {
         let start = Instant::now();
-        let mut stream = BatchStream::open(&recipe, 0, 0, 1, 0).unwrap();
+        let mut stream = BatchStream::open(&recipe, 0, RankId::SINGLE, 0).unwrap();
         for _ in 0..taken {
             stream.next().unwrap();
         }
@@ -277,7 +277,7 @@ fn batches_of_one_source_may_have_their_own_frames() {
 }
 
 fn opened(recipe: &Recipe) -> Result<BatchStream, DataError> {
-    BatchStream::open(recipe, 0, 0, 1, 0)
+    BatchStream::open(recipe, 0, RankId::SINGLE, 0)
 }
 
 #[test]
@@ -301,10 +301,13 @@ fn what_the_data_cannot_give_is_refused_at_the_start() {
     assert!(refused(&|r| r.model.y_encoder.vocab_size = 3).contains("model.y_encoder.vocab_size"));
     let missing = refused(&|r| r.model.y_encoder.tokenizer = Some("none.json".into()));
     assert!(missing.contains("none.json"), "{missing}");
-    let error = BatchStream::open(&base, 0, 0, 9, 0).err().unwrap().to_string();
+    let error = BatchStream::open(&base, 0, RankId { rank: 0, world_size: 9 }, 0)
+        .err()
+        .unwrap()
+        .to_string();
     assert!(error.contains("too few for 9 ranks"), "{error}");
-    assert!(BatchStream::open(&base, 1, 0, 1, 0).is_err());
-    assert!(BatchStream::open(&base, 0, 0, 1, 6).is_err());
+    assert!(BatchStream::open(&base, 1, RankId::SINGLE, 0).is_err());
+    assert!(BatchStream::open(&base, 0, RankId::SINGLE, 6).is_err());
 }
 
 #[test]

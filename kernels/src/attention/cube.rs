@@ -18,8 +18,8 @@ pub(super) mod backward_queries;
 use cubecl::prelude::*;
 
 use crate::cube::{
-    Chunk, Sums, by_row, copies_commit, copies_wait, copy_chunk, exp2, left, multiply, operand,
-    pack_pair, right, right_transposed, shared_address, store_pair, swizzled,
+    Chunk, Sums, by_row, copies_commit, copies_wait, copy_chunk, exp2, left, multiply_pair,
+    operand, pack_pair, right, right_transposed, shared_address, store_pair, swizzled,
 };
 
 /// The kind of mask, which selects a kernel's code; the width of a window is a run-time argument.
@@ -35,7 +35,7 @@ pub enum Sight {
 
 /// Entry of the tile table: first token of the sequence, length of the sequence, the tile's first
 /// token within the sequence, and zero.
-type Place = Vector<u32, Const<4>>;
+type TileEntry = Vector<u32, Const<4>>;
 
 /// Score of a key that the query does not see; its exponential is zero.
 const UNSEEN: f64 = -3.0e38;
@@ -47,18 +47,35 @@ fn pitch(chunks: u32) -> u32 {
     chunks.max(8)
 }
 
+/// The rows of one head of one sequence in a packed buffer (tokens, heads, head width).
+#[derive(CubeType, Clone, Copy)]
+struct HeadRows {
+    /// First token of the sequence in the buffer.
+    start: u32,
+    /// Number of tokens of the sequence.
+    len: u32,
+    /// Number of heads in the buffer.
+    heads: u32,
+    /// The head.
+    head: u32,
+}
+
+#[cube]
+impl HeadRows {
+    /// Row of the buffer, viewed as (tokens · heads, head width), of a token of the sequence.
+    fn row(&self, token: u32) -> u32 {
+        (self.start + token) * self.heads + self.head
+    }
+}
+
 /// Starts to copy `rows` tokens of one head, beginning at `first`, into a swizzled tile. Tokens
 /// past the end of the sequence become zeros.
 #[cube]
-#[expect(clippy::too_many_arguments, reason = "source, destination and shape of a tile")]
 fn load_tile(
     from: &[Chunk],
     to: u32,
-    start: u32,
-    len: u32,
+    of: &HeadRows,
     first: u32,
-    heads: u32,
-    head: u32,
     #[comptime] rows: u32,
     #[comptime] chunks: u32,
     #[comptime] units: u32,
@@ -68,8 +85,8 @@ fn load_tile(
         let at = UNIT_POS_X + i * units;
         let row = at / chunks;
         let token = first + row;
-        let inside = token < len;
-        let index = ((start + select(inside, token, 0u32)) * heads + head) * chunks + at % chunks;
+        let inside = token < of.len;
+        let index = of.row(select(inside, token, 0u32)) * chunks + at % chunks;
         let to = to + swizzled(row, at % chunks, comptime!(pitch(chunks)));
         if comptime!((rows * chunks).is_multiple_of(units)) || at < rows * chunks {
             copy_chunk(from, index, to, select(inside, 16u32, 0u32));
@@ -146,11 +163,8 @@ fn store_rows(
     address: u32,
     row: u32,
     out: &mut [Chunk],
-    start: u32,
-    len: u32,
+    of: &HeadRows,
     first: u32,
-    heads: u32,
-    head: u32,
     column: u32,
     #[comptime] width: u32,
     #[comptime] chunks: u32,
@@ -175,8 +189,8 @@ fn store_rows(
         let tile_row = row + at / width;
         let chunk = at % width;
         let token = first + tile_row;
-        if token < len {
-            let index = ((start + token) * heads + head) * chunks + column + chunk;
+        if token < of.len {
+            let index = of.row(token) * chunks + column + chunk;
             out[index as usize] =
                 tile[(swizzled(tile_row, chunk, comptime!(pitch(chunks))) / 16) as usize];
         }
@@ -192,7 +206,7 @@ pub(super) fn attention_forward(
     q: &[Chunk],
     k: &[Chunk],
     v: &[Chunk],
-    places: &[Place],
+    tile_table: &[TileEntry],
     out: &mut [Chunk],
     lse: &mut [f32],
     scale: f32,
@@ -224,12 +238,14 @@ pub(super) fn attention_forward(
     let value_at = shared_address(&value_tile);
 
     // Tile of this block
-    let place = places[CUBE_POS_X as usize];
-    let start = place.extract(0usize);
-    let len = place.extract(1usize);
-    let first = place.extract(2usize);
+    let entry = tile_table[CUBE_POS_X as usize];
+    let start = entry.extract(0usize);
+    let len = entry.extract(1usize);
+    let first = entry.extract(2usize);
     let head = CUBE_POS_Y;
     let kv_head = head / (query_heads / kv_heads);
+    let queries_of_head = HeadRows { start, len, heads: query_heads, head };
+    let keys_of_head = HeadRows { start, len, heads: kv_heads, head: kv_head };
     let lane = UNIT_POS_X % 32;
     let row = (UNIT_POS_X / 32) * plane_rows;
 
@@ -251,8 +267,8 @@ pub(super) fn attention_forward(
     // Load Q and the first tile of K.
     let begin = first_seen(first, window, sight) / keys * keys;
     let end = end_seen(first, len, window, rows, sight);
-    load_tile(q, query_at, start, len, first, query_heads, head, rows, chunks, units);
-    load_tile(k, key_at, start, len, begin, kv_heads, kv_head, keys, chunks, units);
+    load_tile(q, query_at, &queries_of_head, first, rows, chunks, units);
+    load_tile(k, key_at, &keys_of_head, begin, keys, chunks, units);
     copies_commit();
     let mut key = begin;
     while key < end {
@@ -261,7 +277,7 @@ pub(super) fn attention_forward(
         copies_wait(0usize);
         sync_cube();
         // Load V, in flight while the scores are computed.
-        load_tile(v, value_at, start, len, key, kv_heads, kv_head, keys, chunks, units);
+        load_tile(v, value_at, &keys_of_head, key, keys, chunks, units);
         copies_commit();
 
         // scores = Q·Kᵀ
@@ -279,9 +295,7 @@ pub(super) fn attention_forward(
                 for block in 0..blocks {
                     let a = left(query_at, row + comptime!(16 * block as u32), step, tile);
                     let at = comptime!(block * steps + pair as usize * 2);
-                    scores[at] = multiply(a, b.extract(0usize), b.extract(1usize), scores[at]);
-                    scores[at + 1] =
-                        multiply(a, b.extract(2usize), b.extract(3usize), scores[at + 1]);
+                    multiply_pair(a, b, &mut scores, at);
                 }
             }
         }
@@ -380,7 +394,7 @@ pub(super) fn attention_forward(
         sync_cube();
         // Load the next K, in flight during P·V.
         if key + keys < end {
-            load_tile(k, key_at, start, len, key + keys, kv_heads, kv_head, keys, chunks, units);
+            load_tile(k, key_at, &keys_of_head, key + keys, keys, chunks, units);
         }
         copies_commit();
         // O += P·V
@@ -399,8 +413,7 @@ pub(super) fn attention_forward(
                         weights[from + 3],
                     );
                     let at = comptime!(block * widths + pair as usize * 2);
-                    sums[at] = multiply(a, b.extract(0usize), b.extract(1usize), sums[at]);
-                    sums[at + 1] = multiply(a, b.extract(2usize), b.extract(3usize), sums[at + 1]);
+                    multiply_pair(a, b, &mut sums, at);
                 }
             }
         }
@@ -423,11 +436,10 @@ pub(super) fn attention_forward(
         let token = first + block_row + lane / 4;
         if lane % 4 == 0 {
             if token < len {
-                lse[((start + token) * query_heads + head) as usize] =
-                    maxima[block * 2] * scale + upper.ln();
+                lse[queries_of_head.row(token) as usize] = maxima[block * 2] * scale + upper.ln();
             }
             if token + 8 < len {
-                lse[((start + token + 8) * query_heads + head) as usize] =
+                lse[queries_of_head.row(token + 8) as usize] =
                     maxima[block * 2 + 1] * scale + lower.ln();
             }
         }
@@ -439,11 +451,8 @@ pub(super) fn attention_forward(
             query_at,
             block_row,
             out,
-            start,
-            len,
+            &queries_of_head,
             first,
-            query_heads,
-            head,
             0u32,
             chunks,
             chunks,
@@ -515,17 +524,14 @@ fn load_statistics(
     tile_lse: &mut Shared<[f32]>,
     tile_delta: &mut Shared<[f32]>,
     to: u32,
-    start: u32,
-    len: u32,
+    of: &HeadRows,
     first: u32,
-    heads: u32,
-    head: u32,
     #[comptime] rows: u32,
 ) {
     if UNIT_POS_X < rows {
         let token = first + UNIT_POS_X;
-        let inside = token < len;
-        let at = ((start + select(inside, token, 0u32)) * heads + head) as usize;
+        let inside = token < of.len;
+        let at = of.row(select(inside, token, 0u32)) as usize;
         let to = (to + UNIT_POS_X) as usize;
         tile_lse[to] =
             select(inside, lse[at] * f32::new(std::f64::consts::LOG2_E), f32::new(-FLOOR));

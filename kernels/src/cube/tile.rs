@@ -20,9 +20,17 @@ pub(crate) type Packed4 = Vector<u32, Const<4>>;
 /// the next.
 pub(crate) type Sums = Vector<f32, Const<4>>;
 
+/// Adds the products of `a` with two right operands, elements 0 and 1 and elements 2 and 3 of `b`,
+/// to `sums[at]` and `sums[at + 1]`.
+#[cube]
+pub(crate) fn multiply_pair(a: Packed4, b: Packed4, sums: &mut Array<Sums>, #[comptime] at: usize) {
+    sums[at] = multiply(a, b.extract(0usize), b.extract(1usize), sums[at]);
+    sums[at + 1] = multiply(a, b.extract(2usize), b.extract(3usize), sums[at + 1]);
+}
+
 /// a·b + c. The right operand is `b0` (rows 0 to 7 of its 16) and `b1` (rows 8 to 15).
 #[cube]
-pub(crate) fn multiply(a: Packed4, b0: u32, b1: u32, c: Sums) -> Sums {
+fn multiply(a: Packed4, b0: u32, b1: u32, c: Sums) -> Sums {
     let d: Sums;
     gpu_asm!(
         "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {d}, {{{a0}, {a1}, {a2}, {a3}}}, {{{b0}, {b1}}}, {{{c0}, {c1}, {c2}, {c3}}};",

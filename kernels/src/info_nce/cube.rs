@@ -17,7 +17,7 @@ pub(super) mod strips;
 use cubecl::prelude::*;
 
 use crate::cube::{
-    Chunk, Sums, copies_commit, copies_wait, copy_chunk, cube_total, exp2, left, multiply,
+    Chunk, Sums, copies_commit, copies_wait, copy_chunk, cube_total, exp2, left, multiply_pair,
     pack_pair, right, right_transposed, shared_address,
 };
 
@@ -143,8 +143,7 @@ fn tile_scores(
                 for block in 0..BLOCKS {
                     let a = left(left_at + from, row + comptime!(16 * block as u32), step, 8u32);
                     let at = comptime!(block * STEPS + pair as usize * 2);
-                    sums[at] = multiply(a, b.extract(0usize), b.extract(1usize), sums[at]);
-                    sums[at + 1] = multiply(a, b.extract(2usize), b.extract(3usize), sums[at + 1]);
+                    multiply_pair(a, b, sums, at);
                 }
             }
         }
@@ -525,8 +524,7 @@ pub(super) fn nce_product(
                 for block in 0..BLOCKS {
                     let a = left(left_at + from, row + comptime!(16 * block as u32), step, 8u32);
                     let at = comptime!(block * STEPS + pair as usize * 2);
-                    sums[at] = multiply(a, b.extract(0usize), b.extract(1usize), sums[at]);
-                    sums[at + 1] = multiply(a, b.extract(2usize), b.extract(3usize), sums[at + 1]);
+                    multiply_pair(a, b, &mut sums, at);
                 }
             }
         }

@@ -153,12 +153,12 @@ pub(crate) async fn export(arguments: &cli::Export) -> Result<u8, LaunchError> {
 
 /// `vljepa-launch import`: makes a run whose first checkpoint holds published weights.
 pub(crate) async fn import(arguments: &cli::Import) -> Result<u8, LaunchError> {
-    let loaded = load(&arguments.recipe, &arguments.place.set)?;
+    let loaded = load(&arguments.recipe, &arguments.options.set)?;
     train::warn(&loaded);
     if !arguments.folder.is_dir() {
         return Err(path_error("the path of the weights", &arguments.folder, "is not a folder"));
     }
-    let root = train::root(&arguments.place, &loaded.recipe);
+    let root = train::root(&arguments.options, &loaded.recipe);
     let (directory, _lock) = match train::open(&root, &loaded)? {
         Some(opened) => opened,
         None => train::create(&root, &loaded)?,
@@ -219,8 +219,9 @@ async fn run_worker<T: DeserializeOwned>(
         why: why.to_string(),
     };
     let programs = Programs::find()?;
-    let place = tempfile::tempdir().map_err(|error| failed("making a temporary folder", &error))?;
-    let file = place.path().join("job.json");
+    let folder =
+        tempfile::tempdir().map_err(|error| failed("making a temporary folder", &error))?;
+    let file = folder.path().join("job.json");
     let text = serde_json::to_vec(job).map_err(|error| failed("writing the job", &error))?;
     std::fs::write(&file, text).map_err(|error| failed("writing the job", &error))?;
     let folder = RunRecord::read(directory)

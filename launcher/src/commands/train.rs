@@ -10,7 +10,7 @@ use vljepa_recipes::schema::{Device, Recipe, Scheduler, Visual};
 use vljepa_recipes::{Loaded, check_files, load};
 
 use super::plan::Plan;
-use crate::cli::{Place, Train};
+use crate::cli::{RecipeOptions, Train};
 use crate::error::{FileProblem, LaunchError};
 use crate::platform::Platform;
 use crate::platform::slurm::allocation::Allocation;
@@ -32,18 +32,18 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(20);
 pub(crate) async fn train(arguments: &Train) -> Result<u8, LaunchError> {
     // clap requires the recipe, so it is always given.
     let Some(recipe) = &arguments.recipe else { return Ok(2) };
-    let loaded = load(recipe, &arguments.place.set)?;
+    let loaded = load(recipe, &arguments.options.set)?;
     warn(&loaded);
     check_drills(&arguments.drill, &loaded.recipe)?;
     if arguments.dry_run {
         terminal::result(&format!("{}\n", loaded.yaml.trim_end()));
         terminal::result(&Plan::of(&loaded.recipe).to_string());
         if loaded.recipe.cluster.scheduler == Scheduler::Slurm {
-            terminal::result(&format!("\n{}", preview(&arguments.place, &loaded.recipe)));
+            terminal::result(&format!("\n{}", preview(&arguments.options, &loaded.recipe)));
         }
         return Ok(0);
     }
-    let root = root(&arguments.place, &loaded.recipe);
+    let root = root(&arguments.options, &loaded.recipe);
     let options = StartOptions {
         drills: arguments.drill.clone(),
         follow: arguments.follow,
@@ -88,9 +88,9 @@ pub(crate) async fn start(
 }
 
 /// Batch script as it would be submitted, for `--dry-run`.
-fn preview(place: &Place, recipe: &Recipe) -> BatchScript {
+fn preview(options: &RecipeOptions, recipe: &Recipe) -> BatchScript {
     let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let run = absolute(&root(place, recipe));
+    let run = absolute(&root(options, recipe));
     let launcher = run.join("bin/…/vljepa-launch");
     BatchScript::of(recipe, &run, &absolute(Path::new(".")), &launcher)
 }
@@ -255,7 +255,7 @@ fn finish(run: &Run, ended: Result<Ending, LaunchError>) -> Result<u8, LaunchErr
             make_report(&run.directory);
             Ok(signal.exit_code(run.platform.job().is_some()))
         }
-        Ok(Ending::Unplaced(reason)) => {
+        Ok(Ending::NoNodes(reason)) => {
             terminal::note(&format!("error: {reason}; to continue on other nodes, run: {command}"));
             Ok(REQUEUE)
         }
@@ -315,8 +315,8 @@ pub(crate) fn warn(loaded: &Loaded) {
 }
 
 /// Run directory: `--run`, or `<runs>/<name>` of the recipe.
-pub(crate) fn root(place: &Place, recipe: &Recipe) -> PathBuf {
-    place.run.clone().unwrap_or_else(|| recipe.runs.join(&recipe.name))
+pub(crate) fn root(options: &RecipeOptions, recipe: &Recipe) -> PathBuf {
+    options.run.clone().unwrap_or_else(|| recipe.runs.join(&recipe.name))
 }
 
 /// Opens and locks the run directory `root`, or returns `None` if there is none. The lock is taken

@@ -10,7 +10,7 @@ use vljepa_recipes::schema::{Device, Recipe};
 
 use crate::error::LaunchError;
 use crate::programs::{Programs, WorkerArguments};
-use slurm::allocation::{Allocation, Placement};
+use slurm::allocation::{Allocation, NodeChoice};
 use slurm::client;
 use workers::Step;
 
@@ -58,7 +58,7 @@ impl Platform {
         &self,
         programs: &Programs,
         recipe: &Recipe,
-        placement: &Placement,
+        choice: &NodeChoice,
         attempt: u32,
         arguments: &WorkerArguments,
     ) -> Result<(Vec<String>, Option<Step>), LaunchError> {
@@ -66,12 +66,12 @@ impl Platform {
             // Ranks on GPUs find each other through the supervisor and need no MPI.
             let line = match recipe.device {
                 Device::Cuda => programs.rank_command(arguments),
-                Device::Host => programs.train_command(placement.world_size, arguments)?,
+                Device::Host => programs.train_command(choice.world_size, arguments)?,
             };
             return Ok((line, None));
         };
         let name = format!("vljepa-{attempt}");
-        let mut line = allocation.srun(recipe, &name, placement);
+        let mut line = allocation.srun(recipe, &name, choice);
         line.push(programs.worker.display().to_string());
         line.extend(arguments.list());
         Ok((line, Some(Step { job: allocation.job.clone(), name })))

@@ -31,7 +31,7 @@ use crate::control::{Expected, Server};
 use crate::error::LaunchError;
 use crate::platform::Platform;
 use crate::platform::health::judge;
-use crate::platform::slurm::allocation::{self, Placement};
+use crate::platform::slurm::allocation::{self, NodeChoice};
 use crate::platform::workers::Group;
 use crate::programs::{Programs, WorkerArguments};
 use crate::record::completion;
@@ -74,7 +74,7 @@ pub(crate) enum Ending {
     /// A second request ended the run at once.
     Killed(StopSignal),
     /// Too few nodes of the job are healthy, for the given reason: Slurm has to allocate others.
-    Unplaced(String),
+    NoNodes(String),
 }
 
 /// Supervises the run until it is complete, was stopped or cannot continue.
@@ -87,21 +87,21 @@ pub(crate) async fn supervise(run: &mut Run, signals: &mut Signals) -> Result<En
     let mut restarts = Restarts::new(run.recipe.cluster.restart.clone());
     let mut facts = Facts::default();
     loop {
-        let placement = tokio::select! {
-            placed = place(run, &progress) => match placed? {
-                Ok(placement) => placement,
+        let choice = tokio::select! {
+            chosen = choose_nodes(run, &progress) => match chosen? {
+                Ok(choice) => choice,
                 // If no attempt ever ran, other nodes would most likely fail the same checks.
-                Err(fault) if run.record.attempts.is_empty() => return Err(never_placed(run, fault)),
-                Err(reason) => return Ok(progress.end(Ending::Unplaced(reason))),
+                Err(fault) if run.record.attempts.is_empty() => return Err(no_nodes(run, fault)),
+                Err(reason) => return Ok(progress.end(Ending::NoNodes(reason))),
             },
             signal = signals.next() => return Ok(progress.end(Ending::Stopped(signal))),
         };
-        let number = begin(run, &placement, &progress)?;
+        let number = begin(run, &choice, &progress)?;
         let events = EventLog::new(&run.directory, number);
         progress.restart();
-        observer.attempt(number, placement.world_size);
+        observer.attempt(number, choice.world_size);
         let watch = Watch { progress: &mut progress, observer: &mut observer };
-        let ended = one_attempt(run, number, &placement, facts, watch, signals).await;
+        let ended = one_attempt(run, number, &choice, facts, watch, signals).await;
         observer.end_attempt().await;
         run.record.note_hosts(observer.hosts());
         let (end, reached) = match ended {
@@ -171,10 +171,13 @@ fn decide(restarts: &mut Restarts, reached: &Facts, fault: &Fault) -> Decision {
 ///
 /// # Errors
 /// If the control plane or the check job cannot be set up.
-async fn place(run: &Run, progress: &Progress) -> Result<Result<Placement, String>, LaunchError> {
+async fn choose_nodes(
+    run: &Run,
+    progress: &Progress,
+) -> Result<Result<NodeChoice, String>, LaunchError> {
     let cluster = &run.recipe.cluster;
     let Platform::Slurm(allocation) = &run.platform else {
-        return Ok(Ok(Placement { world_size: cluster.world_size(), nodes: Vec::new() }));
+        return Ok(Ok(NodeChoice { world_size: cluster.world_size(), nodes: Vec::new() }));
     };
     let token = new_token().map_err(|error| failed("making a token", &error))?;
     let (recipe_hash, listen) =
@@ -197,14 +200,14 @@ async fn place(run: &Run, progress: &Progress) -> Result<Result<Placement, Strin
                 progress.note(&format!("node left out: {node}: {reason}"));
                 events.write(Event::NodeLeftOut { node: node.clone(), reason });
             }
-            return Ok(chosen.inspect(|placement| say_fewer(progress, placement, cluster)));
+            return Ok(chosen.inspect(|choice| say_fewer(progress, choice, cluster)));
         }
         // A node may have failed only because it was busy.
         tokio::time::sleep(PROBE_RETRY_DELAY).await;
     }
 }
 
-fn never_placed(run: &Run, fault: String) -> LaunchError {
+fn no_nodes(run: &Run, fault: String) -> LaunchError {
     let log = run.directory.logs().display().to_string();
     LaunchError::RunFailed {
         fault,
@@ -213,8 +216,8 @@ fn never_placed(run: &Run, fault: String) -> LaunchError {
     }
 }
 
-fn say_fewer(progress: &Progress, placement: &Placement, cluster: &Cluster) {
-    let (Placement { world_size, nodes }, wanted) = (placement, cluster.world_size());
+fn say_fewer(progress: &Progress, choice: &NodeChoice, cluster: &Cluster) {
+    let (NodeChoice { world_size, nodes }, wanted) = (choice, cluster.world_size());
     if *world_size < wanted {
         progress.note(&format!(
             "continuing on {} nodes with {world_size} ranks instead of {wanted}; batches and their order stay the same",
@@ -229,9 +232,9 @@ fn failed(what: &str, error: &dyn std::fmt::Display) -> LaunchError {
 
 /// Records the start of an attempt and returns its number. Warns if the shards of a source changed
 /// since the previous attempt.
-fn begin(run: &mut Run, placement: &Placement, progress: &Progress) -> Result<u32, LaunchError> {
+fn begin(run: &mut Run, choice: &NodeChoice, progress: &Progress) -> Result<u32, LaunchError> {
     run.record.refresh_shards(&run.recipe);
-    let number = run.record.begin_attempt(placement.world_size);
+    let number = run.record.begin_attempt(choice.world_size);
     run.record.note_job(run.platform.job());
     run.record.write(&run.directory)?;
     for changed in run.record.changed_shards() {
@@ -251,12 +254,12 @@ pub(in crate::supervise) struct Watch<'a> {
 async fn one_attempt(
     run: &Run,
     number: u32,
-    placement: &Placement,
+    choice: &NodeChoice,
     facts: Facts,
     watch: Watch<'_>,
     signals: &mut Signals,
 ) -> Result<(End, Facts), LaunchError> {
-    let world_size = placement.world_size;
+    let world_size = choice.world_size;
     let token = new_token().map_err(|error| failed("making a token", &error))?;
     let expected =
         Expected { token: token.clone(), world_size, recipe_hash: run.recipe_hash.clone() };
@@ -276,7 +279,7 @@ async fn one_attempt(
         control: Some(server.address().to_owned()),
     };
     let (command, step) =
-        run.platform.command(&run.programs, &run.recipe, placement, number, &arguments)?;
+        run.platform.command(&run.programs, &run.recipe, choice, number, &arguments)?;
     let events = EventLog::new(&run.directory, number);
     events.write(Event::AttemptStarted { world_size, command: command.clone() });
     let output = output_log(run, number);

@@ -56,7 +56,7 @@ struct QuerySaved {
 }
 
 /// Lengths of the packed sequences, and the rows of the visual and the query tokens in them.
-struct Placement {
+struct PackedRows {
     lengths: Lengths,
     visual: Tensor,
     query: Tensor,
@@ -106,8 +106,8 @@ impl Predictor {
         query: &Packed,
         keep: Keep,
     ) -> Result<Embedded<PredictorSaved>, ModelError> {
-        let Placement { lengths, visual: visual_rows, query: query_rows } =
-            self.place(visual, &query.lengths)?;
+        let PackedRows { lengths, visual: visual_rows, query: query_rows } =
+            self.packed_rows(visual, &query.lengths)?;
         let mut x = cx.take(&[lengths.tokens(), self.vision_projection.outputs()])?;
         let tokens = visual.tokens.view();
         let mut saved_query = None;
@@ -235,7 +235,7 @@ impl Predictor {
         }
     }
 
-    fn place(&self, visual: &Visual, query: &Lengths) -> Result<Placement> {
+    fn packed_rows(&self, visual: &Visual, query: &Lengths) -> Result<PackedRows> {
         if visual.rows != query.rows() {
             return Err(KernelError::Shape {
                 operation: "predictor::forward",
@@ -266,7 +266,7 @@ impl Predictor {
             let len = values.len();
             Tensor::from_i32(values, &[len]).on(self.device)
         };
-        Ok(Placement {
+        Ok(PackedRows {
             lengths: Lengths::new(self.device, ends)?,
             visual: index(visual_rows)?,
             query: index(query_rows)?,

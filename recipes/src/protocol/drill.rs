@@ -20,7 +20,7 @@ pub struct Drill {
     /// Kind of the fault and its target.
     pub act: Act,
     /// Step in which the fault happens: the step being computed, counted from 0 as in heartbeats.
-    /// For the places `checkpoint` and `write` it is the step in the checkpoint's name.
+    /// For the points `checkpoint` and `write` it is the step in the checkpoint's name.
     pub step: u64,
     /// Attempt in which the fault happens, counted from 1. Default: 1.
     pub attempt: u32,
@@ -30,13 +30,13 @@ pub struct Drill {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Act {
     /// A rank fails once, when it reaches a point of the step.
-    Strike {
+    Fail {
         /// Number of the rank that fails.
         rank: usize,
         /// Way in which it fails.
-        blow: Blow,
+        failure: Failure,
         /// Point of the step at which it fails.
-        place: DrillPlace,
+        point: DrillPoint,
     },
     /// One gradient of a rank becomes NaN before gradients are summed over the ranks.
     Nan {
@@ -50,7 +50,7 @@ pub enum Act {
         /// Duration of the sleep in seconds, 0 to 86,400.
         seconds: f64,
         /// Point of the step at which it sleeps.
-        place: DrillPlace,
+        point: DrillPoint,
     },
     /// The launcher kills itself when a rank reports the step.
     KillSupervisor,
@@ -58,7 +58,7 @@ pub enum Act {
 
 /// Way in which a rank fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Blow {
+pub enum Failure {
     /// SIGKILL ends the process.
     Kill,
     /// SIGSTOP stops the process without ending it.
@@ -73,14 +73,14 @@ pub enum Blow {
 
 /// Point of a step at which a fault happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DrillPlace {
+pub enum DrillPoint {
     /// The first entry into the phase in the step.
     Phase(Phase),
     /// The moment when the rank has written its part of the step's checkpoint but not reported it.
     Write,
 }
 
-impl Blow {
+impl Failure {
     const ALL: [Self; 5] = [Self::Kill, Self::Stop, Self::Panic, Self::Error, Self::Exit];
 
     /// Returns the name that drills use on the command line.
@@ -96,7 +96,7 @@ impl Blow {
     }
 }
 
-impl DrillPlace {
+impl DrillPoint {
     const ALL: [Self; 7] = [
         Self::Phase(Phase::Data),
         Self::Phase(Phase::Forward),
@@ -122,7 +122,7 @@ const SLOW: &str = "slow";
 const KILL_SUPERVISOR: &str = "kill-supervisor";
 
 fn kinds() -> impl Iterator<Item = &'static str> {
-    Blow::ALL.map(Blow::name).into_iter().chain([NAN, SLOW, KILL_SUPERVISOR])
+    Failure::ALL.map(Failure::name).into_iter().chain([NAN, SLOW, KILL_SUPERVISOR])
 }
 
 impl Drill {
@@ -130,7 +130,7 @@ impl Drill {
     #[must_use]
     pub fn rank(&self) -> Option<usize> {
         match self.act {
-            Act::Strike { rank, .. } | Act::Nan { rank } | Act::Slow { rank, .. } => Some(rank),
+            Act::Fail { rank, .. } | Act::Nan { rank } | Act::Slow { rank, .. } => Some(rank),
             Act::KillSupervisor => None,
         }
     }
@@ -140,13 +140,13 @@ impl fmt::Display for Drill {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { act, step, attempt } = self;
         match act {
-            Act::Strike { rank, blow, place } => {
-                write!(f, "{}:rank={rank},step={step},phase={}", blow.name(), place.name())?;
+            Act::Fail { rank, failure, point } => {
+                write!(f, "{}:rank={rank},step={step},phase={}", failure.name(), point.name())?;
             }
             Act::Nan { rank } => write!(f, "{NAN}:rank={rank},step={step}")?,
-            Act::Slow { rank, seconds, place } => {
-                let place = place.name();
-                write!(f, "{SLOW}:rank={rank},step={step},phase={place},seconds={seconds}")?;
+            Act::Slow { rank, seconds, point } => {
+                let point = point.name();
+                write!(f, "{SLOW}:rank={rank},step={step},phase={point},seconds={seconds}")?;
             }
             Act::KillSupervisor => write!(f, "{KILL_SUPERVISOR}:step={step}")?,
         }
@@ -159,8 +159,8 @@ impl FromStr for Drill {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (kind, rest) = text.split_once(':').unwrap_or((text, ""));
-        let blow = Blow::ALL.into_iter().find(|blow| blow.name() == kind);
-        let keys: &[&str] = match (blow, kind) {
+        let failure = Failure::ALL.into_iter().find(|failure| failure.name() == kind);
+        let keys: &[&str] = match (failure, kind) {
             (Some(_), _) => &["rank", "step", "phase", "attempt"],
             (None, NAN) => &["rank", "step", "attempt"],
             (None, SLOW) => &["rank", "step", "phase", "seconds", "attempt"],
@@ -173,13 +173,13 @@ impl FromStr for Drill {
         if attempt == 0 {
             return Err("attempts are counted from 1".to_owned());
         }
-        let place = values.place()?;
+        let point = values.point()?;
         let act = if kind == KILL_SUPERVISOR {
             Act::KillSupervisor
         } else {
             let rank = values.number("rank")?.ok_or_else(|| missing(kind, "rank", keys))?;
-            match blow {
-                Some(blow) => Act::Strike { rank, blow, place },
+            match failure {
+                Some(failure) => Act::Fail { rank, failure, point },
                 None if kind == NAN => Act::Nan { rank },
                 None => {
                     let seconds: f64 =
@@ -188,7 +188,7 @@ impl FromStr for Drill {
                     if !(0.0..=86_400.0).contains(&seconds) {
                         return Err(format!("seconds={seconds}: use 0 to 86400"));
                     }
-                    Act::Slow { rank, seconds, place }
+                    Act::Slow { rank, seconds, point }
                 }
             }
         };
@@ -235,10 +235,10 @@ impl<'a> Values<'a> {
         text.parse().map(Some).map_err(|_| format!("{key}={text}: `{text}` is not a valid number"))
     }
 
-    fn place(&self) -> Result<DrillPlace, String> {
-        let Some(text) = self.0.get("phase") else { return Ok(DrillPlace::Phase(Phase::Forward)) };
-        let place = DrillPlace::ALL.into_iter().find(|place| place.name() == *text);
-        place.ok_or_else(|| no_such("phase", text, DrillPlace::ALL.map(DrillPlace::name)))
+    fn point(&self) -> Result<DrillPoint, String> {
+        let Some(text) = self.0.get("phase") else { return Ok(DrillPoint::Phase(Phase::Forward)) };
+        let point = DrillPoint::ALL.into_iter().find(|point| point.name() == *text);
+        point.ok_or_else(|| no_such("phase", text, DrillPoint::ALL.map(DrillPoint::name)))
     }
 }
 
@@ -259,7 +259,7 @@ fn no_such<'a>(what: &str, typed: &str, names: impl IntoIterator<Item = &'a str>
 
 #[cfg(test)]
 mod tests {
-    use super::{Act, Blow, Drill, DrillPlace};
+    use super::{Act, Drill, DrillPoint, Failure};
     use crate::protocol::{Job, Phase};
 
     #[test]
@@ -283,10 +283,10 @@ mod tests {
             attempt: 1,
             world_size: 2,
             drills: vec![Drill {
-                act: Act::Strike {
+                act: Act::Fail {
                     rank: 1,
-                    blow: Blow::Panic,
-                    place: DrillPlace::Phase(Phase::Collective),
+                    failure: Failure::Panic,
+                    point: DrillPoint::Phase(Phase::Collective),
                 },
                 step: 7,
                 attempt: 1,

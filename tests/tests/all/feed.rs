@@ -9,7 +9,7 @@ use vljepa_kernels::attention::launch::Mode;
 #[cfg(feature = "cuda")]
 use vljepa_kernels::device::cuda::Cuda;
 use vljepa_kernels::{DType, Device, Tensor, copy};
-use vljepa_recipes::Recipe;
+use vljepa_recipes::{RankId, Recipe};
 use vljepa_worker::training::feed::Feed;
 
 use crate::programs::{Trial, small_set};
@@ -46,10 +46,11 @@ fn on_host(batch: Batch<Tensor>, device: Device) -> Batch {
 #[test]
 fn a_device_gets_the_batches_of_the_stream_from_any_step_on() {
     let recipe = recipe(&[]);
+    let second = RankId { rank: 1, world_size: 2 };
     for device in devices() {
         for first in [0, 3] {
-            let mut stream = BatchStream::open(&recipe, 0, 1, 2, first).unwrap();
-            let mut feed = Feed::open(device, &recipe, 0, [1, 2], first).unwrap();
+            let mut stream = BatchStream::open(&recipe, 0, second, first).unwrap();
+            let mut feed = Feed::open(device, &recipe, 0, second, first).unwrap();
             let mut frames = Vec::new();
             for step in first..STEPS {
                 let (want, got) = (stream.next().unwrap(), on_host(feed.next().unwrap(), device));
@@ -67,7 +68,7 @@ fn a_feed_that_is_dropped_early_leaves_the_device_usable() {
     let recipe = recipe(&[]);
     for device in devices() {
         for taken in [0, 1, 4] {
-            let mut feed = Feed::open(device, &recipe, 0, [0, 1], 0).unwrap();
+            let mut feed = Feed::open(device, &recipe, 0, RankId::SINGLE, 0).unwrap();
             for _ in 0..taken {
                 feed.next().unwrap();
             }
@@ -85,7 +86,7 @@ fn an_error_reaches_the_step_whose_batch_it_is() {
     let set = |text: String| recipe(&[text, "data.bad_samples.max_consecutive=0".to_owned()]);
     let recipe = set(format!("data.sources.images.shards={}", shard.display()));
     // Overwrites an image of the fifth batch.
-    let batch = |step| BatchStream::open(&recipe, 0, 0, 1, step).unwrap().next();
+    let batch = |step| BatchStream::open(&recipe, 0, RankId::SINGLE, step).unwrap().next();
     let key = batch(4).unwrap().samples[0].key.clone();
     let index = load_or_make(&shard).unwrap().index;
     let sample = index.samples.iter().find(|sample| *sample.key == *key).unwrap();
@@ -95,12 +96,12 @@ fn an_error_reaches_the_step_whose_batch_it_is() {
         bytes[start..][..usize::try_from(member.length).unwrap()].fill(0);
     }
     std::fs::write(&shard, bytes).unwrap();
-    let mut stream = BatchStream::open(&recipe, 0, 0, 1, 0).unwrap();
+    let mut stream = BatchStream::open(&recipe, 0, RankId::SINGLE, 0).unwrap();
     let want = (0..STEPS).find_map(|step| stream.next().err().map(|e| (step, e.to_string())));
     let want = want.expect("a sample is bad");
     assert!(want.0 <= 4 && want.1.contains(&key), "{want:?}");
     for device in devices() {
-        let mut feed = Feed::open(device, &recipe, 0, [0, 1], 0).unwrap();
+        let mut feed = Feed::open(device, &recipe, 0, RankId::SINGLE, 0).unwrap();
         let got = (0..STEPS).find_map(|step| feed.next().err().map(|e| (step, e.to_string())));
         assert_eq!(got.as_ref(), Some(&want));
     }

@@ -13,7 +13,7 @@ use vljepa_model::Recompute;
 use vljepa_recipes::protocol::Phase;
 use vljepa_recipes::schema::Trace;
 use vljepa_recipes::{Recipe, RunDirectory};
-use vljepa_worker::checkpoint::{self, Place, State};
+use vljepa_worker::checkpoint::{self, CheckpointFolder, State};
 use vljepa_worker::collectives::{Collectives, Solo};
 use vljepa_worker::engine::{Engine, Training};
 use vljepa_worker::observe::meter::Meter;
@@ -91,8 +91,8 @@ fn bits((engine, training): &(Engine, Training)) -> [Vec<u32>; 3] {
         .map(|tensor| values(tensor).iter().map(|x| x.to_bits()).collect())
 }
 
-fn place(folder: &Path) -> Place {
-    Place {
+fn checkpoints(folder: &Path) -> CheckpointFolder {
+    CheckpointFolder {
         folder: folder.to_owned(),
         recipe_hash: "recipe".to_owned(),
         order_version: 1,
@@ -115,7 +115,8 @@ fn a_run_on_a_gpu_learns_and_resumes_bit_for_bit() {
     {
         let (engine, training) = &mut undisturbed;
         let (layout, buffers) = engine.checkpoint_buffers(training);
-        checkpoint::save(&place(folder.path()), &ALONE, &layout, &buffers, None, state, 2).unwrap();
+        checkpoint::save(&checkpoints(folder.path()), &ALONE, &layout, &buffers, None, state, 2)
+            .unwrap();
     }
     let second = step(&mut undisturbed, 1, None, Recompute::None);
     assert!(first.finite && second.finite && second.loss < first.loss, "{first:?} {second:?}");
@@ -124,7 +125,7 @@ fn a_run_on_a_gpu_learns_and_resumes_bit_for_bit() {
     recipe.seed += 1;
     let mut resumed = Engine::for_training(&recipe, gpu()).unwrap();
     assert_ne!(bits(&resumed), start);
-    let loaded = resumed.0.restore(&mut resumed.1, &place(folder.path()), &ALONE).unwrap();
+    let loaded = resumed.0.restore(&mut resumed.1, &checkpoints(folder.path()), &ALONE).unwrap();
     resumed.1.optimizer.step = loaded.state.optimizer_steps;
     assert_eq!(loaded.state, state);
     let again = step(&mut resumed, 1, None, Recompute::None);

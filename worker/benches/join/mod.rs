@@ -11,9 +11,9 @@ use vljepa_worker::rank::environment::Environment;
 /// MPI if `mpirun` started the process, otherwise this process alone.
 pub(crate) fn join(meet: Option<&Path>, device: Device) -> anyhow::Result<Collectives> {
     let environment = Environment::read();
-    match (meet, environment.place, device) {
+    match (meet, environment.rank, device) {
         #[cfg(feature = "cuda")]
-        (Some(file), Some(place), Device::Cuda(cuda)) => nccl(file, place, cuda),
+        (Some(file), Some(rank), Device::Cuda(cuda)) => nccl(file, rank, cuda),
         (Some(_), _, _) => {
             anyhow::bail!("--meet needs GPUs, feature `cuda`, VLJEPA_RANK and VLJEPA_WORLD_SIZE")
         }
@@ -26,7 +26,7 @@ pub(crate) fn join(meet: Option<&Path>, device: Device) -> anyhow::Result<Collec
 #[cfg(feature = "cuda")]
 fn nccl(
     file: &Path,
-    place: [usize; 2],
+    rank: vljepa_recipes::RankId,
     cuda: &'static vljepa_kernels::device::cuda::Cuda,
 ) -> anyhow::Result<Collectives> {
     use std::time::{Duration, Instant};
@@ -36,7 +36,7 @@ fn nccl(
 
     const LONG: Duration = Duration::from_secs(120);
     let library = Library::open(&GpuEnvironment::read().libraries)?;
-    if place[0] == 0 {
+    if rank.rank == 0 {
         let id = library.unique_id()?.text();
         vljepa_recipes::run_directory::atomic_write(file, id.as_bytes())?;
     }
@@ -47,6 +47,6 @@ fn nccl(
     }
     let id = Id::parse(&std::fs::read_to_string(file)?)?;
     let time_outs = TimeOuts { start: LONG, collective: LONG };
-    let nccl = Nccl::join(library, id, place, cuda, time_outs, Box::new(|_| ()))?;
+    let nccl = Nccl::join(library, id, rank, cuda, time_outs, Box::new(|_| ()))?;
     Ok(Collectives::Nccl(nccl))
 }

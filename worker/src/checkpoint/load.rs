@@ -14,7 +14,9 @@ use vljepa_kernels::{Tensor, ViewMut};
 use vljepa_model::Layout;
 use vljepa_recipes::protocol::FileEntry;
 
-use super::{Buffers, FORMAT_VERSION, FROZEN, MANIFEST, Manifest, Place, State, TENSORS};
+use super::{
+    Buffers, CheckpointFolder, FORMAT_VERSION, FROZEN, MANIFEST, Manifest, State, TENSORS,
+};
 use crate::collectives::Collectives;
 use crate::error::WorkerError;
 use crate::rank::environment::hash_file;
@@ -41,23 +43,23 @@ pub struct Loaded {
 /// Fails if there are checkpoints but none verifies (the run would otherwise silently start again),
 /// or if the newest valid checkpoint belongs to another recipe, model or data order.
 pub fn load_newest(
-    place: &Place,
+    checkpoints: &CheckpointFolder,
     collectives: &Collectives,
     layout: &Layout,
     buffers: &mut Buffers<'_>,
 ) -> anyhow::Result<Loaded> {
     let names = from_rank_0(collectives, || {
-        let folders = folders(&place.folder)?.into_iter();
+        let folders = folders(&checkpoints.folder)?.into_iter();
         let name = |(_, path): (u64, PathBuf)| Some(path.file_name()?.to_str()?.to_owned());
         Ok(folders.filter_map(name).collect::<Vec<_>>())
     })?
     .map_err(anyhow::Error::msg)?;
     let mut passed_over = Vec::new();
     for name in names {
-        let folder = place.folder.join(&name);
+        let folder = checkpoints.folder.join(&name);
         match verify(&folder, collectives)? {
             Ok(manifest) => {
-                fits(&name, &manifest, place, layout)?;
+                fits(&name, &manifest, checkpoints, layout)?;
                 fill(&folder, &manifest.files, buffers)
                     .with_context(|| format!("checkpoint {name} changed while it was read"))?;
                 let Manifest { state, frozen, .. } = manifest;
@@ -70,7 +72,7 @@ pub fn load_newest(
         passed_over.is_empty(),
         "no checkpoint verifies ({}); restore one of them, or delete {} to start again",
         passed_over.join("; "),
-        place.folder.display()
+        checkpoints.folder.display()
     );
     Ok(Loaded { name: None, passed_over, state: State::default(), frozen: None })
 }
@@ -167,22 +169,22 @@ fn verify_file(folder: &Path, file: &FileEntry) -> anyhow::Result<()> {
 fn fits(
     name: &str,
     manifest: &Manifest,
-    place: &Place,
+    checkpoints: &CheckpointFolder,
     layout: &Layout,
 ) -> Result<(), WorkerError> {
     let refuse = |what: String| Err(WorkerError::Checkpoint { name: name.to_owned(), what });
     // The hash of format 1 covers all keys of the schema, so it depends on the build that wrote it.
-    if manifest.version > 1 && manifest.recipe_hash != place.recipe_hash {
+    if manifest.version > 1 && manifest.recipe_hash != checkpoints.recipe_hash {
         return refuse(format!(
             "was written with recipe {}, but this run has recipe {}",
-            manifest.recipe_hash, place.recipe_hash
+            manifest.recipe_hash, checkpoints.recipe_hash
         ));
     }
-    if manifest.order_version != place.order_version {
+    if manifest.order_version != checkpoints.order_version {
         return refuse(format!(
             "was trained in data order {}, but this build has data order {}; resume with the build \
              that wrote it",
-            manifest.order_version, place.order_version
+            manifest.order_version, checkpoints.order_version
         ));
     }
     let expected = super::entries(layout);
@@ -290,12 +292,12 @@ impl PartFile {
 /// # Errors
 /// Fails if the file changes while it is read.
 pub fn load_frozen(
-    place: &Place,
+    checkpoints: &CheckpointFolder,
     collectives: &Collectives,
     hash: &str,
     frozen: &mut Tensor,
 ) -> anyhow::Result<bool> {
-    let path = place.folder.join(FROZEN);
+    let path = checkpoints.folder.join(FROZEN);
     let good = || hash_file(&path).is_ok_and(|found| found.to_hex().as_str() == hash);
     let verdict = if collectives.rank() == 0 { vec![u8::from(good())] } else { vec![0] };
     if collectives.broadcast(verdict) != [1] {

@@ -22,6 +22,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use vljepa_kernels::{Device, Tensor, View};
 use vljepa_model::Layout;
+use vljepa_recipes::RankId;
 use vljepa_recipes::protocol::FileEntry;
 
 use crate::rank::drill::Drills;
@@ -111,8 +112,8 @@ pub struct Buffers<'a> {
 
 impl Buffers<'_> {
     /// Elements that `rank` writes to a checkpoint: its shard, even if its optimizer owns more.
-    fn part_of(&self, rank: usize, world_size: usize) -> Range<usize> {
-        let part = shard(self.weights.shape()[0], rank, world_size);
+    fn part_of(&self, rank: RankId) -> Range<usize> {
+        let part = shard(self.weights.shape()[0], rank);
         let (Range { start, end }, own) = (part.clone(), &self.range);
         assert!(own.start <= start && end <= own.end, "a rank writes what it owns");
         part
@@ -133,7 +134,7 @@ impl Buffers<'_> {
 
 /// Checkpoint folder of a run, and the properties that a checkpoint in it must match.
 #[derive(Debug, Clone)]
-pub struct Place {
+pub struct CheckpointFolder {
     /// Folder `checkpoints` in the run directory.
     pub folder: PathBuf,
     /// Hash of the resolved recipe of this run.
@@ -146,10 +147,9 @@ pub struct Place {
     pub generation: Generation,
 }
 
-impl Place {
-    fn name(step: u64) -> String {
-        format!("step-{step:08}")
-    }
+/// Name of the folder of the checkpoint after `step` steps.
+fn checkpoint_name(step: u64) -> String {
+    format!("step-{step:08}")
 }
 
 fn entries(layout: &Layout) -> Vec<Entry> {

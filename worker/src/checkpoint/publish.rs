@@ -9,7 +9,7 @@ use vljepa_model::Layout;
 use vljepa_recipes::protocol::FileEntry;
 use vljepa_recipes::run_directory::atomic_write;
 
-use super::{FORMAT_VERSION, MANIFEST, Manifest, Place, State};
+use super::{CheckpointFolder, FORMAT_VERSION, MANIFEST, Manifest, State, checkpoint_name};
 use crate::rank::generation::Generation;
 
 /// A checkpoint whose parts are being written.
@@ -27,25 +27,26 @@ pub(super) struct Draft {
 
 impl Draft {
     pub(super) fn new(
-        place: &Place,
+        checkpoints: &CheckpointFolder,
         layout: &Layout,
         frozen_hash: Option<&str>,
         state: State,
-        [world_size, keep]: [usize; 2],
+        world_size: usize,
+        keep: usize,
     ) -> Self {
-        let name = Place::name(state.step);
+        let name = checkpoint_name(state.step);
         let manifest = Manifest {
             version: FORMAT_VERSION,
             state,
             world_size,
-            recipe_hash: place.recipe_hash.clone(),
-            order_version: place.order_version,
+            recipe_hash: checkpoints.recipe_hash.clone(),
+            order_version: checkpoints.order_version,
             parameters: super::entries(layout),
             files: Vec::new(),
             frozen: frozen_hash.map(str::to_owned),
         };
-        let temporary = place.folder.join(format!(".{name}{WRITING}"));
-        let (folder, generation) = (place.folder.clone(), place.generation.clone());
+        let temporary = checkpoints.folder.join(format!(".{name}{WRITING}"));
+        let (folder, generation) = (checkpoints.folder.clone(), checkpoints.generation.clone());
         Self { name, temporary, folder, manifest, keep, generation }
     }
 

@@ -11,7 +11,7 @@ use vljepa_recipes::protocol::{FileEntry, Part};
 
 use super::part::{write_part, write_tensors};
 use super::publish::{Draft, sync_folder};
-use super::{Buffers, FROZEN, Place, State};
+use super::{Buffers, CheckpointFolder, FROZEN, State};
 use crate::collectives::Collectives;
 
 /// A checkpoint that is complete and durable.
@@ -34,7 +34,7 @@ pub struct Saved {
 /// (for example on a full disk). All files of this checkpoint are deleted and older checkpoints
 /// stay untouched, so the caller may continue and try again later.
 pub fn save(
-    place: &Place,
+    checkpoints: &CheckpointFolder,
     collectives: &Collectives,
     layout: &Layout,
     buffers: &Buffers<'_>,
@@ -44,15 +44,15 @@ pub fn save(
 ) -> anyhow::Result<Saved> {
     let started = Instant::now();
     let rank = collectives.rank();
-    let draft = Draft::new(place, layout, frozen_hash, state, [collectives.world_size(), keep]);
+    let draft = Draft::new(checkpoints, layout, frozen_hash, state, collectives.world_size(), keep);
     let written = || -> anyhow::Result<FileEntry> {
         draft.make_folder()?;
-        let range = buffers.part_of(rank, collectives.world_size());
+        let range = buffers.part_of(collectives.rank_id());
         let values = buffers.slices(range.clone()).map(|view| view.to_f32());
         let [weights, first, second] = values;
         let (weights, first, second) = (weights?, first?, second?);
         let file = write_part(&draft.temporary, rank, range, [&weights, &first, &second])?;
-        place.drills.at_write(state.step)?;
+        checkpoints.drills.at_write(state.step)?;
         Ok(file)
     };
     let part = match written() {

@@ -19,7 +19,7 @@ use vljepa_recipes::protocol::{CheckpointOrder, FileEntry, FromWorker, Part};
 use super::part::write_part;
 use super::publish::Draft;
 use super::save::write_failed;
-use super::{Buffers, Place, Saved, State};
+use super::{Buffers, CheckpointFolder, Saved, State, checkpoint_name};
 use crate::collectives::Collectives;
 use crate::rank::control::Control;
 use crate::rank::drill::Drills;
@@ -27,7 +27,7 @@ use crate::rank::drill::Drills;
 /// Saves the checkpoints of one rank, one at a time: the next save waits for the previous one.
 #[derive(Debug)]
 pub struct Saver {
-    place: Place,
+    checkpoints: CheckpointFolder,
     control: Control,
     rank: usize,
     world_size: usize,
@@ -82,7 +82,7 @@ impl Saver {
     /// # Errors
     /// Fails if there is not enough memory for the snapshot.
     pub fn new(
-        place: Place,
+        checkpoints: CheckpointFolder,
         collectives: &Collectives,
         control: &Control,
         buffers: &Buffers<'_>,
@@ -90,12 +90,12 @@ impl Saver {
     ) -> anyhow::Result<Self> {
         let (rank, world_size) = (collectives.rank(), collectives.world_size());
         let together = world_size > 1 && !control.is_supervised();
-        let range = buffers.part_of(rank, world_size);
+        let range = buffers.part_of(collectives.rank_id());
         let snapshots =
             if together { None } else { Some(snapshots(buffers.device(), range.len())?) };
         let control = control.clone();
         Ok(Self {
-            place,
+            checkpoints,
             control,
             rank,
             world_size,
@@ -131,7 +131,7 @@ impl Saver {
                     }
                     Err(_) => Err(anyhow::anyhow!("the thread that wrote it panicked")),
                 };
-                let name = Place::name(step);
+                let name = checkpoint_name(step);
                 Some(Settled { step, result: result.context(write_failed(&name)) })
             }
         }
@@ -148,13 +148,20 @@ impl Saver {
         let step = save.state.step;
         if self.together {
             let Save { layout, frozen_hash, state, .. } = save;
-            let (place, keep) = (&self.place, self.keep);
-            let result = super::save(place, collectives, layout, buffers, frozen_hash, state, keep);
+            let (checkpoints, keep) = (&self.checkpoints, self.keep);
+            let result =
+                super::save(checkpoints, collectives, layout, buffers, frozen_hash, state, keep);
             self.pending = Some(Pending::Ended(Settled { step, result }));
             return;
         }
-        let sizes = [self.world_size, self.keep];
-        let draft = Draft::new(&self.place, save.layout, save.frozen_hash, save.state, sizes);
+        let draft = Draft::new(
+            &self.checkpoints,
+            save.layout,
+            save.frozen_hash,
+            save.state,
+            self.world_size,
+            self.keep,
+        );
         // The snapshots are missing only after a writing thread has panicked. Allocate them again.
         let taken =
             self.snapshots.take().map_or_else(|| snapshots(buffers.device(), self.range.len()), Ok);
@@ -167,7 +174,7 @@ impl Saver {
         let writer = Writer {
             draft,
             control: self.control.clone(),
-            drills: self.place.drills.clone(),
+            drills: self.checkpoints.drills.clone(),
             rank: self.rank,
             alone: self.world_size == 1,
             range: self.range.clone(),

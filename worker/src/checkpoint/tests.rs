@@ -32,8 +32,8 @@ fn layout() -> Layout {
     Layout { parameters: vec![parameter], trainable_len: LEN, frozen_len: 0 }
 }
 
-fn place(folder: &Path) -> Place {
-    Place {
+fn checkpoints(folder: &Path) -> CheckpointFolder {
+    CheckpointFolder {
         folder: folder.to_owned(),
         recipe_hash: "recipe".to_owned(),
         order_version: 1,
@@ -74,7 +74,7 @@ impl Model {
 
     fn save(&mut self, folder: &Path, step: u64, keep: usize) {
         let (layout, state) = (layout(), state(step));
-        save(&place(folder), &ALONE, &layout, &self.buffers(), None, state, keep).unwrap();
+        save(&checkpoints(folder), &ALONE, &layout, &self.buffers(), None, state, keep).unwrap();
     }
 
     fn begin(&mut self, saver: &mut Saver, ranks: &Collectives, step: u64) {
@@ -84,7 +84,7 @@ impl Model {
     }
 
     fn load(&mut self, folder: &Path) -> anyhow::Result<Loaded> {
-        load_newest(&place(folder), &ALONE, &layout(), &mut self.buffers())
+        load_newest(&checkpoints(folder), &ALONE, &layout(), &mut self.buffers())
     }
 }
 
@@ -103,7 +103,8 @@ fn a_save_beside_the_steps_holds_what_stood_there_and_equals_one_that_waits() {
     let mut model = Model::random(1);
     model.save(&waiting, 3, 2);
     let control = Control::alone();
-    let mut saver = Saver::new(place(&beside), &ALONE, &control, &model.buffers(), 2).unwrap();
+    let mut saver =
+        Saver::new(checkpoints(&beside), &ALONE, &control, &model.buffers(), 2).unwrap();
     model.begin(&mut saver, &ALONE, 3);
     // The next step changes all values at once.
     model.tensors = Model::random(9).tensors;
@@ -131,7 +132,7 @@ fn a_save_that_fails_leaves_nothing_of_itself_and_the_others_alone() {
     model.save(folder.path(), 1, 1);
     let control = Control::alone();
     let mut saver =
-        Saver::new(place(folder.path()), &ALONE, &control, &model.buffers(), 1).unwrap();
+        Saver::new(checkpoints(folder.path()), &ALONE, &control, &model.buffers(), 1).unwrap();
     fs::create_dir_all(folder.path().join(".step-00000002.writing/rank-0000.safetensors")).unwrap();
     model.begin(&mut saver, &ALONE, 2);
     let error = format!("{:#}", saver.wait().unwrap().result.unwrap_err());
@@ -197,7 +198,7 @@ fn a_part_that_fails_on_one_rank_drops_the_checkpoint_and_the_next_is_published(
     // Files that both ranks will write at step 3.
     let elsewhere = tempfile::tempdir().unwrap();
     let part = |rank: usize| {
-        let range = crate::sharding::shard(LEN, rank, 2);
+        let range = crate::sharding::shard(LEN, RankId { rank, world_size: 2 });
         let values = [0, 1, 2].map(|i| &model.values(i)[range.clone()]);
         write_part(elsewhere.path(), rank, range.clone(), values).unwrap()
     };
@@ -206,7 +207,8 @@ fn a_part_that_fails_on_one_rank_drops_the_checkpoint_and_the_next_is_published(
         CheckpointOrder::Drop { step: 2, error: "rank 1: no space".to_owned() },
         CheckpointOrder::Publish { step: 3, files: files.clone() },
     ]);
-    let mut saver = Saver::new(place(folder.path()), &two, &control, &model.buffers(), 3).unwrap();
+    let mut saver =
+        Saver::new(checkpoints(folder.path()), &two, &control, &model.buffers(), 3).unwrap();
     model.begin(&mut saver, &two, 2);
     let error = format!("{:#}", saver.wait().unwrap().result.unwrap_err());
     assert!(error.contains("step-00000002") && error.contains("rank 1: no space"), "{error}");
@@ -233,10 +235,10 @@ fn a_part_that_fails_on_one_rank_drops_the_checkpoint_and_the_next_is_published(
 
 /// Publishes a checkpoint with the parts of three ranks.
 fn save_in_three(model: &Model, folder: &Path, step: u64) {
-    let draft = Draft::new(&place(folder), &layout(), None, state(step), [3, 9]);
+    let draft = Draft::new(&checkpoints(folder), &layout(), None, state(step), 3, 9);
     draft.make_folder().unwrap();
     let part = |rank| {
-        let range = crate::sharding::shard(LEN, rank, 3);
+        let range = crate::sharding::shard(LEN, RankId { rank, world_size: 3 });
         let values = [0, 1, 2].map(|i| &model.values(i)[range.clone()]);
         write_part(&draft.temporary, rank, range.clone(), values).unwrap()
     };
@@ -248,7 +250,7 @@ fn shards_of_three_ranks_load_whole_and_as_shards_of_two() {
     let folder = tempfile::tempdir().unwrap();
     let model = Model::random(1);
     save_in_three(&model, folder.path(), 5);
-    let halves = [0, 1].map(|rank| crate::sharding::shard(LEN, rank, 2));
+    let halves = [0, 1].map(|rank| crate::sharding::shard(LEN, RankId { rank, world_size: 2 }));
     for own in [0..LEN, halves[0].clone(), halves[1].clone()] {
         let mut loaded = Model::zeros(own.clone());
         assert_eq!(loaded.load(folder.path()).unwrap().state, state(5));

@@ -19,6 +19,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use vljepa_kernels::{Stream, View, ViewMut, copy};
+use vljepa_recipes::RankId;
 
 pub use self::buckets::GradientSum;
 #[cfg(feature = "mpi")]
@@ -49,7 +50,7 @@ impl Shares {
     /// ```
     #[must_use]
     pub fn rows(self, rank: usize) -> Range<usize> {
-        vljepa_data::order::rows(rank, self.world_size, self.global)
+        RankId { rank, world_size: self.world_size }.rows(self.global)
     }
 }
 
@@ -94,6 +95,12 @@ impl Collectives {
             }
             Ok(Self::Solo(Solo))
         }
+    }
+
+    /// Returns the rank of this process and the number of ranks.
+    #[must_use]
+    pub fn rank_id(&self) -> RankId {
+        RankId { rank: self.rank(), world_size: self.world_size() }
     }
 
     /// Returns the rank of this process, from 0.

@@ -185,7 +185,7 @@ pub enum WorkerError {
          `vljepa-launch`, which sets VLJEPA_RANK and VLJEPA_WORLD_SIZE, or start the workers with \
          `srun`"
     )]
-    NoPlace {
+    NoRank {
         /// Number of ranks in the recipe.
         wanted: usize,
     },

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, raise};
-use vljepa_recipes::protocol::{Act, Blow, Drill, DrillPlace, Job, Phase};
+use vljepa_recipes::protocol::{Act, Drill, DrillPoint, Failure, Job, Phase};
 
 /// The drills of one rank in one attempt. Clones share which drills have happened.
 #[derive(Debug, Clone, Default)]
@@ -36,7 +36,7 @@ impl Drills {
     /// # Errors
     /// Fails if an injected fault is an error.
     pub fn at(&self, step: u64, phase: Phase) -> anyhow::Result<()> {
-        self.run_due(step, DrillPlace::Phase(phase))
+        self.run_due(step, DrillPoint::Phase(phase))
     }
 
     /// Runs the drills that are due after this rank's part of the checkpoint of `step` was written
@@ -45,7 +45,7 @@ impl Drills {
     /// # Errors
     /// Fails if an injected fault is an error.
     pub fn at_write(&self, step: u64) -> anyhow::Result<()> {
-        self.run_due(step, DrillPlace::Write)
+        self.run_due(step, DrillPoint::Write)
     }
 
     /// Returns whether a NaN must be put into this rank's gradients in this step.
@@ -55,19 +55,19 @@ impl Drills {
         self.armed.iter().filter(nan).any(|armed| armed.first_time_in(step))
     }
 
-    fn run_due(&self, step: u64, here: DrillPlace) -> anyhow::Result<()> {
+    fn run_due(&self, step: u64, here: DrillPoint) -> anyhow::Result<()> {
         for armed in self.armed.iter() {
             match armed.drill.act {
-                Act::Strike { blow, place, .. } if place == here && armed.first_time_in(step) => {
-                    strike(blow, &armed.drill)?;
+                Act::Fail { failure, point, .. } if point == here && armed.first_time_in(step) => {
+                    strike(failure, &armed.drill)?;
                 }
-                Act::Slow { seconds, place, .. } if place == here && step >= armed.drill.step => {
+                Act::Slow { seconds, point, .. } if point == here && step >= armed.drill.step => {
                     if !armed.done.swap(true, Ordering::Relaxed) {
                         tracing::warn!("drill {} begins", armed.drill);
                     }
                     sleep(Duration::from_secs_f64(seconds));
                 }
-                Act::Strike { .. } | Act::Slow { .. } | Act::Nan { .. } | Act::KillSupervisor => {}
+                Act::Fail { .. } | Act::Slow { .. } | Act::Nan { .. } | Act::KillSupervisor => {}
             }
         }
         Ok(())
@@ -85,13 +85,13 @@ impl Armed {
     }
 }
 
-fn strike(blow: Blow, drill: &Drill) -> anyhow::Result<()> {
-    match blow {
-        Blow::Kill => Ok(raise(Signal::SIGKILL)?),
-        Blow::Stop => Ok(raise(Signal::SIGSTOP)?),
-        Blow::Panic => panic!("drill {drill}"),
-        Blow::Error => Err(anyhow::anyhow!("drill {drill}")),
-        Blow::Exit => exit(),
+fn strike(failure: Failure, drill: &Drill) -> anyhow::Result<()> {
+    match failure {
+        Failure::Kill => Ok(raise(Signal::SIGKILL)?),
+        Failure::Stop => Ok(raise(Signal::SIGSTOP)?),
+        Failure::Panic => panic!("drill {drill}"),
+        Failure::Error => Err(anyhow::anyhow!("drill {drill}")),
+        Failure::Exit => exit(),
     }
 }
 

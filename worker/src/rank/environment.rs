@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use vljepa_recipes::RankId;
 use vljepa_recipes::protocol::{
     LOCAL_RANK_VARIABLE, LOCAL_WORLD_SIZE_VARIABLE, NVLS_VARIABLE, RANK_VARIABLE, TOKEN_VARIABLE,
     WORLD_SIZE_VARIABLE,
@@ -15,7 +16,7 @@ pub struct Environment {
     pub started_by_mpi: bool,
     /// Rank of this process and number of ranks, as set by `vljepa-launch` or `srun`. `None` if
     /// neither set them; under MPI they come from MPI.
-    pub place: Option<[usize; 2]>,
+    pub rank: Option<RankId>,
     /// Whether NCCL is kept from reducing inside of NVLink switches (`NCCL_NVLS_ENABLE=0`).
     pub nvls_off: bool,
     /// Token of the run; empty without a supervisor.
@@ -52,10 +53,12 @@ impl Environment {
         // Slurm also sets its variables for a job's script, whose processes are not ranks. Only
         // `srun` sets a step.
         let by_srun = variable("SLURM_STEP_ID").is_some();
-        let place = |[rank, world_size]: [&str; 2]| Some([number(rank)?, number(world_size)?]);
+        let rank_id = |[rank, world_size]: [&str; 2]| {
+            Some(RankId { rank: number(rank)?, world_size: number(world_size)? })
+        };
         Self {
-            place: place([RANK_VARIABLE, WORLD_SIZE_VARIABLE])
-                .or_else(|| place(["SLURM_PROCID", "SLURM_NTASKS"]).filter(|_| by_srun)),
+            rank: rank_id([RANK_VARIABLE, WORLD_SIZE_VARIABLE])
+                .or_else(|| rank_id(["SLURM_PROCID", "SLURM_NTASKS"]).filter(|_| by_srun)),
             nvls_off: variable(NVLS_VARIABLE).as_deref() == Some("0"),
             started_by_mpi: ["OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK"]
                 .into_iter()
@@ -132,7 +135,7 @@ pub fn hash_file(path: &Path) -> std::io::Result<blake3::Hash> {
 
 #[cfg(test)]
 mod tests {
-    use super::Environment;
+    use super::{Environment, RankId};
 
     fn of(variables: &[(&str, &str)]) -> Environment {
         let find = |name: &str| variables.iter().find(|(known, _)| *known == name);
@@ -140,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn the_launcher_tells_a_rank_its_place_before_slurm_does() {
+    fn the_launcher_tells_a_rank_its_number_before_slurm_does() {
         let own = [
             ("VLJEPA_RANK", "5"),
             ("VLJEPA_WORLD_SIZE", "8"),
@@ -155,17 +158,23 @@ mod tests {
             ("SLURM_NTASKS_PER_NODE", "2"),
         ];
         let both = of(&[&own[..], &slurm[..]].concat());
-        assert_eq!((both.place, both.local_rank, both.local_world_size), (Some([5, 8]), 1, 4));
+        assert_eq!(
+            (both.rank, both.local_rank, both.local_world_size),
+            (Some(RankId { rank: 5, world_size: 8 }), 1, 4)
+        );
         let by_srun = of(&slurm);
-        assert_eq!((by_srun.place, by_srun.local_rank), (Some([2, 3]), 0));
+        assert_eq!(
+            (by_srun.rank, by_srun.local_rank),
+            (Some(RankId { rank: 2, world_size: 3 }), 0)
+        );
         assert_eq!(by_srun.local_world_size, 2);
     }
 
     #[test]
-    fn a_job_s_script_is_no_rank_and_half_a_place_is_none() {
-        assert_eq!(of(&[("SLURM_PROCID", "0"), ("SLURM_NTASKS", "192")]).place, None);
-        assert_eq!(of(&[("VLJEPA_RANK", "0")]).place, None);
-        assert_eq!(of(&[("VLJEPA_RANK", "x"), ("VLJEPA_WORLD_SIZE", "2")]).place, None);
+    fn a_job_s_script_is_no_rank_and_a_rank_needs_both_numbers() {
+        assert_eq!(of(&[("SLURM_PROCID", "0"), ("SLURM_NTASKS", "192")]).rank, None);
+        assert_eq!(of(&[("VLJEPA_RANK", "0")]).rank, None);
+        assert_eq!(of(&[("VLJEPA_RANK", "x"), ("VLJEPA_WORLD_SIZE", "2")]).rank, None);
         assert!(!of(&[("VLJEPA_RANK", "0"), ("VLJEPA_WORLD_SIZE", "2")]).started_by_mpi);
     }
 }

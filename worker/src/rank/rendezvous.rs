@@ -2,8 +2,8 @@
 //! distributes rank 0's NCCL id.
 
 use vljepa_kernels::Device;
-use vljepa_recipes::Recipe;
 use vljepa_recipes::schema;
+use vljepa_recipes::{RankId, Recipe};
 
 use crate::collectives::{Collectives, Solo};
 use crate::error::WorkerError;
@@ -12,25 +12,25 @@ use crate::rank::environment::Environment;
 #[cfg(feature = "cuda")]
 use crate::rank::environment::GpuEnvironment;
 
-/// Returns this process's rank and the number of ranks, and on CPUs also the collectives. `wanted`
+/// Returns this process's rank, and on CPUs also the collectives. `wanted`
 /// is the number of ranks in the job.
 ///
 /// # Errors
 /// Fails if MPI cannot be joined, or if a process of a run on several GPUs does not know its rank.
-pub fn place(
+pub fn rank_id(
     recipe: &Recipe,
     environment: &Environment,
     wanted: usize,
-) -> anyhow::Result<([usize; 2], Option<Collectives>)> {
+) -> anyhow::Result<(RankId, Option<Collectives>)> {
     match recipe.device {
         schema::Device::Host => {
             let cpus = Collectives::join(environment.started_by_mpi)?;
-            Ok(([cpus.rank(), cpus.world_size()], Some(cpus)))
+            Ok((cpus.rank_id(), Some(cpus)))
         }
-        schema::Device::Cuda if wanted == 1 => Ok(([0, 1], None)),
+        schema::Device::Cuda if wanted == 1 => Ok((RankId::SINGLE, None)),
         schema::Device::Cuda => {
-            let place = environment.place.ok_or(WorkerError::NoPlace { wanted })?;
-            Ok((place, None))
+            let rank = environment.rank.ok_or(WorkerError::NoRank { wanted })?;
+            Ok((rank, None))
         }
     }
 }
@@ -44,10 +44,10 @@ pub fn join_gpus(
     recipe: &Recipe,
     environment: &Environment,
     device: Device,
-    place: [usize; 2],
+    rank: RankId,
     control: &Control,
 ) -> anyhow::Result<Collectives> {
-    if place[1] == 1 {
+    if rank.world_size == 1 {
         return Ok(Collectives::Solo(Solo));
     }
     match device {
@@ -71,7 +71,7 @@ pub fn join_gpus(
                      set {NVLS_VARIABLE}=0 for every rank"
                 );
             }
-            if place[0] == 0 {
+            if rank.rank == 0 {
                 control.report(FromWorker::NcclId { id: library.unique_id()?.text() });
             }
             let seconds = Duration::from_secs;
@@ -86,7 +86,7 @@ pub fn join_gpus(
                 supervisor.report_last(FromWorker::Failed { step, phase, error });
             });
             let time_outs = TimeOuts { start, collective };
-            let nccl = Nccl::join(library, id, place, cuda, time_outs, last_words)?;
+            let nccl = Nccl::join(library, id, rank, cuda, time_outs, last_words)?;
             Ok(Collectives::Nccl(nccl))
         }
     }

@@ -8,7 +8,7 @@ use vljepa_data::error::DataError;
 use vljepa_data::stream::BatchStream;
 use vljepa_kernels::device::{Upload, UploadBuffer};
 use vljepa_kernels::{Device, KernelError, Tensor};
-use vljepa_recipes::Recipe;
+use vljepa_recipes::{RankId, Recipe};
 
 /// The batches of one rank in one stage, in order, with their frames on the device.
 pub struct Feed {
@@ -27,11 +27,11 @@ impl Feed {
         device: Device,
         recipe: &Recipe,
         stage: usize,
-        rank_of: [usize; 2],
+        rank: RankId,
         first_step: u64,
     ) -> Result<Self, DataError> {
         let buffers = Buffers { device, idle: Arc::default() };
-        let batches = BatchStream::open_in(buffers.clone(), recipe, stage, rank_of, first_step)?;
+        let batches = BatchStream::open_in(buffers.clone(), recipe, stage, rank, first_step)?;
         Ok(Self { batches, buffers, ahead: None })
     }
 

@@ -13,7 +13,7 @@ use vljepa_recipes::protocol::{FromWorker, Metrics, Outcome, Phase};
 use vljepa_recipes::run_directory::atomic_write;
 use vljepa_recipes::schema::Stage;
 
-use crate::checkpoint::{self, Place, Save, Saver, Settled, State};
+use crate::checkpoint::{self, CheckpointFolder, Save, Saver, Settled, State};
 use crate::engine::{Engine, Training};
 use crate::error::WorkerError;
 use crate::evaluation;
@@ -67,9 +67,8 @@ impl<'a> Trainer<'a> {
         session.control.at(0, Phase::Start);
         let recipe = &session.recipe;
         let ranks = &session.collectives;
-        let place_of_rank = [ranks.rank(), ranks.world_size()];
-        let (mut engine, mut training) = Engine::for_rank(recipe, session.device, place_of_rank)?;
-        let place = Place {
+        let (mut engine, mut training) = Engine::for_rank(recipe, session.device, ranks.rank_id())?;
+        let checkpoints = CheckpointFolder {
             folder: session.run.checkpoints(),
             recipe_hash: session.recipe_hash.clone(),
             order_version: ORDER_VERSION,
@@ -78,9 +77,9 @@ impl<'a> Trainer<'a> {
         };
         let leader = session.collectives.rank() == 0;
         if leader {
-            checkpoint::clean(&place.folder)?;
+            checkpoint::clean(&checkpoints.folder)?;
         }
-        let loaded = engine.restore(&mut training, &place, &session.collectives)?;
+        let loaded = engine.restore(&mut training, &checkpoints, &session.collectives)?;
         for passed in &loaded.passed_over {
             warn(session, format!("a checkpoint does not verify: {passed}"));
         }
@@ -91,12 +90,12 @@ impl<'a> Trainer<'a> {
             for name in engine.load_published_weights()? {
                 tracing::info!("tensor {name} of the published weights is not used");
             }
-            frozen_hash = save_frozen(session, &engine, &place)?;
+            frozen_hash = save_frozen(session, &engine, &checkpoints)?;
         }
         training.optimizer.step = loaded.state.optimizer_steps;
         let (_, buffers) = engine.checkpoint_buffers(&mut training);
         let keep = recipe.checkpoints.keep;
-        let saver = Saver::new(place, ranks, &session.control, &buffers, keep)?;
+        let saver = Saver::new(checkpoints, ranks, &session.control, &buffers, keep)?;
         let writer = leader.then(|| {
             let events = recipe.logging.tensorboard.then(|| session.run.tensorboard());
             let lines = session.run.metrics();
@@ -127,11 +126,11 @@ impl<'a> Trainer<'a> {
     fn stage(&mut self) -> anyhow::Result<Outcome> {
         let session = self.session;
         let stage = &session.recipe.stages[self.state.stage];
-        let (rank, world_size) = (session.collectives.rank(), session.collectives.world_size());
+        let rank = session.collectives.rank();
         let (index, first) = (self.state.stage, self.state.stage_step);
         self.engine.trim()?;
-        let (device, place_of_rank) = (session.device, [rank, world_size]);
-        let mut feed = Feed::open(device, &session.recipe, index, place_of_rank, first)?;
+        let id = session.collectives.rank_id();
+        let mut feed = Feed::open(session.device, &session.recipe, index, id, first)?;
         tracing::info!("stage {} from step {first} of {}", stage.name, stage.steps);
         while self.state.stage_step < stage.steps {
             session.control.at(self.state.step, Phase::Data);
@@ -416,15 +415,15 @@ fn warn(session: &Session, text: String) {
 fn save_frozen(
     session: &Session,
     engine: &Engine,
-    place: &Place,
+    checkpoints: &CheckpointFolder,
 ) -> anyhow::Result<Option<String>> {
     if engine.parameters.frozen.shape()[0] == 0 {
         return Ok(None);
     }
     let mut hash = String::new();
     if session.collectives.rank() == 0 {
-        std::fs::create_dir_all(&place.folder)?;
-        hash = checkpoint::save_frozen(&place.folder, &engine.parameters.frozen)?;
+        std::fs::create_dir_all(&checkpoints.folder)?;
+        hash = checkpoint::save_frozen(&checkpoints.folder, &engine.parameters.frozen)?;
     }
     Ok(Some(String::from_utf8(session.collectives.broadcast(hash.into_bytes()))?))
 }

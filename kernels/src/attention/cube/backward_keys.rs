@@ -35,7 +35,9 @@ mod products;
 
 use cubecl::prelude::*;
 
-use super::{Place, Sight, end_seen, first_seen, load_statistics, load_tile, pitch, store_rows};
+use super::{
+    HeadRows, Sight, TileEntry, end_seen, first_seen, load_statistics, load_tile, pitch, store_rows,
+};
 use crate::cube::{Chunk, Packed4, Sums, copies_commit, copies_wait, shared_address};
 use products::{add_d_queries, add_groups, add_product, hold, store_d_scores, strip_gradient};
 
@@ -125,7 +127,7 @@ pub(crate) fn attention_backward_keys(
     d_out: &[Chunk],
     lse: &[f32],
     delta: &[f32],
-    places: &[Place],
+    tile_table: &[TileEntry],
     d_k: &mut [Chunk],
     d_v: &mut [Chunk],
     d_q: &mut [f32],
@@ -163,10 +165,10 @@ pub(crate) fn attention_backward_keys(
     let d_score_at = shared_address(&d_score_tile);
 
     // Tile of this block, and the keys of this warp
-    let place = places[CUBE_POS_X as usize];
-    let start = place.extract(0usize);
-    let len = place.extract(1usize);
-    let first = place.extract(2usize);
+    let entry = tile_table[CUBE_POS_X as usize];
+    let start = entry.extract(0usize);
+    let len = entry.extract(1usize);
+    let first = entry.extract(2usize);
     let kv_head = CUBE_POS_Y;
     let heads = query_heads / kv_heads;
     let column = match comptime!(slice == shape.head_dim) {
@@ -197,23 +199,22 @@ pub(crate) fn attention_backward_keys(
         Sight::Window => end_seen(first, len, window, keys, sight),
     };
 
+    let keys_of_head = HeadRows { start, len, heads: kv_heads, head: kv_head };
     // Load K, V and the first tile of Q and dO.
-    load_tile(k, key_at, start, len, first, kv_heads, kv_head, keys, chunks, units);
-    load_tile(v, value_at, start, len, first, kv_heads, kv_head, keys, chunks, units);
+    load_tile(k, key_at, &keys_of_head, first, keys, chunks, units);
+    load_tile(v, value_at, &keys_of_head, first, keys, chunks, units);
     let mut head = kv_head * heads;
-    load_tile(q, queries_at, start, len, begin, query_heads, head, queries, chunks, units);
-    load_tile(d_out, d_outs_at, start, len, begin, query_heads, head, queries, chunks, units);
+    let queries_of_head = HeadRows { start, len, heads: query_heads, head };
+    load_tile(q, queries_at, &queries_of_head, begin, queries, chunks, units);
+    load_tile(d_out, d_outs_at, &queries_of_head, begin, queries, chunks, units);
     load_statistics(
         lse,
         delta,
         &mut tile_lse,
         &mut tile_delta,
         0u32,
-        start,
-        len,
+        &queries_of_head,
         begin,
-        query_heads,
-        head,
         queries,
     );
     copies_commit();
@@ -246,19 +247,9 @@ pub(crate) fn attention_backward_keys(
             let other = 1 - stage;
             let to = other * comptime!(shape.stage_bytes());
             let (q_at, d_out_at) = (queries_at + to, d_outs_at + to);
-            load_tile(q, q_at, start, len, next, query_heads, next_head, queries, chunks, units);
-            load_tile(
-                d_out,
-                d_out_at,
-                start,
-                len,
-                next,
-                query_heads,
-                next_head,
-                queries,
-                chunks,
-                units,
-            );
+            let next_of_head = HeadRows { start, len, heads: query_heads, head: next_head };
+            load_tile(q, q_at, &next_of_head, next, queries, chunks, units);
+            load_tile(d_out, d_out_at, &next_of_head, next, queries, chunks, units);
             let to = other * queries;
             load_statistics(
                 lse,
@@ -266,11 +257,8 @@ pub(crate) fn attention_backward_keys(
                 &mut tile_lse,
                 &mut tile_delta,
                 to,
-                start,
-                len,
+                &next_of_head,
                 next,
-                query_heads,
-                next_head,
                 queries,
             );
         }
@@ -355,8 +343,17 @@ pub(crate) fn attention_backward_keys(
         let row = row + comptime!(16 * fragment as u32);
         if comptime!(groups == 1) || group == 0 {
             store_rows(
-                &d_keys, offset, &key_tile, key_at, row, d_k, start, len, first, kv_heads, kv_head,
-                column, width, chunks,
+                &d_keys,
+                offset,
+                &key_tile,
+                key_at,
+                row,
+                d_k,
+                &keys_of_head,
+                first,
+                column,
+                width,
+                chunks,
             );
         }
         if comptime!(groups == 1) || group == 1 {
@@ -367,11 +364,8 @@ pub(crate) fn attention_backward_keys(
                 value_at,
                 row,
                 d_v,
-                start,
-                len,
+                &keys_of_head,
                 first,
-                kv_heads,
-                kv_head,
                 column,
                 width,
                 chunks,

@@ -8,9 +8,9 @@
 
 use cubecl::prelude::*;
 
-use super::{Place, Sight, end_seen, first_seen, load_tile, pitch, sees, store_rows};
+use super::{HeadRows, Sight, TileEntry, end_seen, first_seen, load_tile, pitch, sees, store_rows};
 use crate::cube::{
-    Chunk, Sums, copies_commit, copies_wait, exp2, left, multiply, operand, pack_pair, right,
+    Chunk, Sums, copies_commit, copies_wait, exp2, left, multiply_pair, operand, pack_pair, right,
     right_transposed, shared_address,
 };
 
@@ -24,7 +24,7 @@ pub(crate) fn attention_backward_queries(
     d_out: &[Chunk],
     lse: &[f32],
     delta: &[f32],
-    places: &[Place],
+    tile_table: &[TileEntry],
     d_q: &mut [Chunk],
     scale: f32,
     scale_log2: f32,
@@ -57,20 +57,21 @@ pub(crate) fn attention_backward_queries(
     let values_at = shared_address(&value_tiles);
 
     // Tile of this block
-    let place = places[CUBE_POS_X as usize];
-    let start = place.extract(0usize);
-    let len = place.extract(1usize);
-    let first = place.extract(2usize);
+    let entry = tile_table[CUBE_POS_X as usize];
+    let start = entry.extract(0usize);
+    let len = entry.extract(1usize);
+    let first = entry.extract(2usize);
     let head = CUBE_POS_Y;
     let kv_head = head / (query_heads / kv_heads);
+    let queries_of_head = HeadRows { start, len, heads: query_heads, head };
+    let keys_of_head = HeadRows { start, len, heads: kv_heads, head: kv_head };
     let lane = UNIT_POS_X % 32;
     let row = (UNIT_POS_X / 32) * 16;
 
     // Load log-sum-exp (in base 2) and δ of the upper and lower row.
     let upper = first + row + lane / 4;
-    let at_upper = ((start + select(upper < len, upper, 0u32)) * query_heads + head) as usize;
-    let at_lower =
-        ((start + select(upper + 8 < len, upper + 8, 0u32)) * query_heads + head) as usize;
+    let at_upper = queries_of_head.row(select(upper < len, upper, 0u32)) as usize;
+    let at_lower = queries_of_head.row(select(upper + 8 < len, upper + 8, 0u32)) as usize;
     let lse_upper = lse[at_upper] * f32::new(std::f64::consts::LOG2_E);
     let lse_lower = lse[at_lower] * f32::new(std::f64::consts::LOG2_E);
     let delta_upper = delta[at_upper];
@@ -85,10 +86,10 @@ pub(crate) fn attention_backward_queries(
     // Load Q, dO and the first tile of K and V.
     let begin = first_seen(first, window, sight) / keys * keys;
     let end = end_seen(first, len, window, rows, sight);
-    load_tile(q, query_at, start, len, first, query_heads, head, rows, chunks, units);
-    load_tile(d_out, d_out_at, start, len, first, query_heads, head, rows, chunks, units);
-    load_tile(k, keys_at, start, len, begin, kv_heads, kv_head, keys, chunks, units);
-    load_tile(v, values_at, start, len, begin, kv_heads, kv_head, keys, chunks, units);
+    load_tile(q, query_at, &queries_of_head, first, rows, chunks, units);
+    load_tile(d_out, d_out_at, &queries_of_head, first, rows, chunks, units);
+    load_tile(k, keys_at, &keys_of_head, begin, keys, chunks, units);
+    load_tile(v, values_at, &keys_of_head, begin, keys, chunks, units);
     copies_commit();
     let mut key = begin;
     let mut stage = 0u32;
@@ -102,30 +103,8 @@ pub(crate) fn attention_backward_queries(
         // Load the next tile of K and V.
         if key + keys < end {
             let to = stage * comptime!(stage_chunks * 16);
-            load_tile(
-                k,
-                keys_at + to,
-                start,
-                len,
-                key + keys,
-                kv_heads,
-                kv_head,
-                keys,
-                chunks,
-                units,
-            );
-            load_tile(
-                v,
-                values_at + to,
-                start,
-                len,
-                key + keys,
-                kv_heads,
-                kv_head,
-                keys,
-                chunks,
-                units,
-            );
+            load_tile(k, keys_at + to, &keys_of_head, key + keys, keys, chunks, units);
+            load_tile(v, values_at + to, &keys_of_head, key + keys, keys, chunks, units);
         }
         copies_commit();
 
@@ -145,13 +124,9 @@ pub(crate) fn attention_backward_queries(
             for pair in 0..comptime!(keys / 16) {
                 let at = comptime!(pair as usize * 2);
                 let b = right_transposed(key_at, pair * 16, step, tile);
-                scores[at] = multiply(query, b.extract(0usize), b.extract(1usize), scores[at]);
-                scores[at + 1] =
-                    multiply(query, b.extract(2usize), b.extract(3usize), scores[at + 1]);
+                multiply_pair(query, b, &mut scores, at);
                 let b = right_transposed(value_at, pair * 16, step, tile);
-                d_weights[at] = multiply(d, b.extract(0usize), b.extract(1usize), d_weights[at]);
-                d_weights[at + 1] =
-                    multiply(d, b.extract(2usize), b.extract(3usize), d_weights[at + 1]);
+                multiply_pair(d, b, &mut d_weights, at);
             }
         }
 
@@ -198,10 +173,7 @@ pub(crate) fn attention_backward_queries(
             for pair in 0..comptime!(chunks / 2) {
                 let at = comptime!(pair as usize * 2);
                 let b = right(key_at, step * 16, pair * 2, tile);
-                d_queries[at] =
-                    multiply(d_score, b.extract(0usize), b.extract(1usize), d_queries[at]);
-                d_queries[at + 1] =
-                    multiply(d_score, b.extract(2usize), b.extract(3usize), d_queries[at + 1]);
+                multiply_pair(d_score, b, &mut d_queries, at);
             }
         }
         key += keys;
@@ -220,11 +192,8 @@ pub(crate) fn attention_backward_queries(
         query_at,
         row,
         d_q,
-        start,
-        len,
+        &queries_of_head,
         first,
-        query_heads,
-        head,
         0u32,
         chunks,
         chunks,

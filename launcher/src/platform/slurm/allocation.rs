@@ -119,16 +119,16 @@ impl Allocation {
     }
 
     /// `srun` and its options for the step of an attempt; the worker's command line follows.
-    pub(crate) fn srun(&self, recipe: &Recipe, name: &str, placement: &Placement) -> Vec<String> {
-        let nodes = placement.nodes.len();
-        let per_node = placement.world_size / nodes.max(1);
+    pub(crate) fn srun(&self, recipe: &Recipe, name: &str, choice: &NodeChoice) -> Vec<String> {
+        let nodes = choice.nodes.len();
+        let per_node = choice.world_size / nodes.max(1);
         let mut line: Vec<String> = [
             "srun".to_owned(),
             format!("--jobid={}", self.job),
             format!("--job-name={name}"),
             format!("--nodes={nodes}"),
-            format!("--nodelist={}", placement.nodes.join(",")),
-            format!("--ntasks={}", placement.world_size),
+            format!("--nodelist={}", choice.nodes.join(",")),
+            format!("--ntasks={}", choice.world_size),
             format!("--ntasks-per-node={per_node}"),
             "--distribution=block".to_owned(),
             "--overlap".to_owned(),
@@ -151,7 +151,7 @@ impl Allocation {
             Device::Cuda => {
                 line.extend([format!("--gpus-per-node={per_node}"), "--mpi=none".to_owned()]);
             }
-            Device::Host if placement.world_size > 1 => line.push("--mpi=pmix".to_owned()),
+            Device::Host if choice.world_size > 1 => line.push("--mpi=pmix".to_owned()),
             Device::Host => line.push("--mpi=none".to_owned()),
         }
         line
@@ -160,7 +160,7 @@ impl Allocation {
 
 /// Number of ranks of an attempt and the nodes on which they run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Placement {
+pub(crate) struct NodeChoice {
     pub world_size: usize,
     /// Host names of the nodes, each with the same number of ranks; empty for a local run.
     pub nodes: Vec<String>,
@@ -171,7 +171,7 @@ pub(crate) struct Placement {
 ///
 /// # Errors
 /// If there are too few healthy nodes, with the reasons why nodes were left out.
-pub(crate) fn choose(cluster: &Cluster, verdict: &Verdict) -> Result<Placement, String> {
+pub(crate) fn choose(cluster: &Cluster, verdict: &Verdict) -> Result<NodeChoice, String> {
     let Verdict { healthy, failed } = verdict;
     let left_out = |(node, why): &(String, Vec<Reason>)| format!("{node}: {}", reasons(why));
     let enough = healthy.len() >= cluster.nodes;
@@ -187,7 +187,7 @@ pub(crate) fn choose(cluster: &Cluster, verdict: &Verdict) -> Result<Placement, 
         ));
     }
     let nodes: Vec<String> = healthy.iter().take(cluster.nodes).cloned().collect();
-    Ok(Placement { world_size: nodes.len() * cluster.ranks_per_node, nodes })
+    Ok(NodeChoice { world_size: nodes.len() * cluster.ranks_per_node, nodes })
 }
 
 /// The reasons as text, separated by commas.
@@ -199,7 +199,7 @@ pub(crate) fn reasons(reasons: &[Reason]) -> String {
 mod tests {
     use vljepa_recipes::schema::{Cluster, RestartPolicy};
 
-    use super::{Allocation, Placement, choose};
+    use super::{Allocation, NodeChoice, choose};
     use crate::environment::SlurmVariables;
     use crate::platform::health::{Reason, Verdict};
 
@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn a_spare_takes_the_place_of_a_lost_node() {
-        let names = |p: &Placement| p.nodes.join(" ");
+        let names = |p: &NodeChoice| p.nodes.join(" ");
         let whole = choose(&cluster(4, false), &reports(&[])).unwrap();
         assert_eq!((names(&whole).as_str(), whole.world_size), ("n0 n1 n2 n3", 32));
         let one_lost = choose(&cluster(4, false), &reports(&[1])).unwrap();

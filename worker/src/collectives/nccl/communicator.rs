@@ -5,6 +5,8 @@ use std::ffi::c_void;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use vljepa_recipes::RankId;
+
 use super::library::{Buffers, Call, Handle, Id, Library, Progress};
 use crate::error::nccl::NcclError;
 
@@ -32,7 +34,7 @@ impl Communicator {
     pub(super) fn init(
         library: &'static Library,
         id: Id,
-        [rank, world_size]: [usize; 2],
+        RankId { rank, world_size }: RankId,
         time_out: Duration,
     ) -> Result<Self, NcclError> {
         let number = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use vljepa_kernels::device::cuda::{Cuda, CudaStream, Lane, Region};
 use vljepa_kernels::{DType, Device, KernelError, Tensor, View};
+use vljepa_recipes::RankId;
 
 pub use self::library::{Id, Library};
 pub use self::watch::LastWords;
@@ -43,7 +44,7 @@ pub struct Nccl {
     // Dropped before the communicator, which it watches.
     watch: Watch,
     communicator: Arc<Communicator>,
-    place: [usize; 2],
+    rank: RankId,
     compute: CudaStream,
     communicate: CudaStream,
     /// GPU memory, in bytes, for host values and padded shares. Only the communication stream uses
@@ -60,8 +61,7 @@ impl fmt::Debug for Nccl {
 type Result<T> = std::result::Result<T, WorkerError>;
 
 impl Nccl {
-    /// Connects to the other ranks that use `id`; `place` holds this process's rank and the number
-    /// of ranks. If a collective later fails or exceeds its timeout, `last_words` is called with
+    /// Connects to the other ranks that use `id`; `rank` is this process's rank. If a collective later fails or exceeds its timeout, `last_words` is called with
     /// the error and the process ends, because the thread that waits for the device could not
     /// report it.
     ///
@@ -70,7 +70,7 @@ impl Nccl {
     pub fn join(
         library: &'static Library,
         id: Id,
-        place: [usize; 2],
+        rank: RankId,
         cuda: &'static Cuda,
         time_outs: TimeOuts,
         last_words: LastWords,
@@ -79,19 +79,19 @@ impl Nccl {
             [Lane::Compute, Lane::Communicate].map(|lane| CudaStream::new(cuda, lane));
         // Makes the device current for this thread, as creating the communicator requires.
         communicate.handle()?;
-        let communicator = Communicator::init(library, id, place, time_outs.start)?;
+        let communicator = Communicator::init(library, id, rank, time_outs.start)?;
         let communicator = Arc::new(communicator);
         let watch = Watch::start(Arc::clone(&communicator), time_outs.collective, last_words)?;
         let staging = Mutex::default();
-        Ok(Self { watch, communicator, place, compute, communicate, staging })
+        Ok(Self { watch, communicator, rank, compute, communicate, staging })
     }
 
     pub(super) fn rank(&self) -> usize {
-        self.place[0]
+        self.rank.rank
     }
 
     pub(super) fn world_size(&self) -> usize {
-        self.place[1]
+        self.rank.world_size
     }
 
     /// Gathers the rows of all ranks, after the compute stream's work so far and before its later

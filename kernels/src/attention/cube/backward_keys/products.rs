@@ -7,8 +7,8 @@ use cubecl::prelude::*;
 use super::super::{Sight, sees};
 use super::Shape;
 use crate::cube::{
-    Packed4, Sums, add_pair, exp2, left, left_transposed, load_sums, multiply, operand, pack_pair,
-    right, right_transposed, store_pair, store_sums, swizzled,
+    Packed4, Sums, add_pair, exp2, left, left_transposed, load_sums, multiply_pair, operand,
+    pack_pair, right, right_transposed, store_pair, store_sums, swizzled,
 };
 
 /// Loads the first `count` fragments of this warp's rows of a tile. Fragments of the same 16
@@ -91,13 +91,8 @@ pub(super) fn strip_gradient(
             for i in 0..comptime!(fragments as usize) {
                 let at = comptime!(i * steps + pair as usize * 2);
                 let (key, value) = (keys[i], values[i]);
-                scores[at] = multiply(key, b.extract(0usize), b.extract(1usize), scores[at]);
-                scores[at + 1] =
-                    multiply(key, b.extract(2usize), b.extract(3usize), scores[at + 1]);
-                d_weights[at] =
-                    multiply(value, d.extract(0usize), d.extract(1usize), d_weights[at]);
-                d_weights[at + 1] =
-                    multiply(value, d.extract(2usize), d.extract(3usize), d_weights[at + 1]);
+                multiply_pair(key, b, &mut scores, at);
+                multiply_pair(value, d, &mut d_weights, at);
             }
         }
     }
@@ -193,8 +188,7 @@ pub(super) fn add_product(
                 let from = comptime!((i * steps + step as usize * 2) * 2);
                 let left = operand(a[from], a[from + 1], a[from + 2], a[from + 3]);
                 let at = comptime!(i * widths + pair as usize * 2);
-                sums[at] = multiply(left, b.extract(0usize), b.extract(1usize), sums[at]);
-                sums[at + 1] = multiply(left, b.extract(2usize), b.extract(3usize), sums[at + 1]);
+                multiply_pair(left, b, sums, at);
             }
         }
     }
@@ -246,8 +240,7 @@ pub(super) fn add_d_queries(
                 for i in 0..comptime!(fragments as usize) {
                     let at = comptime!(i * widths + pair as usize * 2);
                     let d = a[i];
-                    sums[at] = multiply(d, b.extract(0usize), b.extract(1usize), sums[at]);
-                    sums[at + 1] = multiply(d, b.extract(2usize), b.extract(3usize), sums[at + 1]);
+                    multiply_pair(d, b, &mut sums, at);
                 }
             }
         }

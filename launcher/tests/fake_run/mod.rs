@@ -18,30 +18,29 @@ fn nothing_starts() -> MutexGuard<'static, ()> {
 }
 
 /// A temporary folder with the launcher, a fake worker and a recipe.
-pub(crate) struct Place {
+pub(crate) struct FakeRun {
     folder: tempfile::TempDir,
 }
 
-impl Place {
+impl FakeRun {
     /// Makes a folder for a run of `ranks` ranks. `scenario` is the bash code that each worker
     /// runs, with the functions of `fake/worker.sh`.
     pub(crate) fn new(ranks: usize, scenario: &str) -> Self {
-        let place = Self { folder: tempfile::tempdir().unwrap() };
-        std::fs::create_dir(place.path("bin")).unwrap();
-        std::fs::create_dir(place.path("shards")).unwrap();
-        std::fs::write(place.path("shards/a.tar"), "x").unwrap();
-        std::fs::write(place.path("tokenizer.json"), "{}").unwrap();
-        std::fs::copy(env!("CARGO_BIN_EXE_vljepa-launch"), place.path("bin/vljepa-launch"))
-            .unwrap();
-        place.program("bin/vljepa-worker", include_str!("../fake/worker.sh"));
-        place.program("bin/mpirun", include_str!("../fake/mpirun.sh"));
-        place.write("bin/features.json", r#"{"version":"1","mpi":true,"video":true,"cuda":false}"#);
-        place.write("bin/scenario.sh", scenario);
-        place.write(
+        let fake = Self { folder: tempfile::tempdir().unwrap() };
+        std::fs::create_dir(fake.path("bin")).unwrap();
+        std::fs::create_dir(fake.path("shards")).unwrap();
+        std::fs::write(fake.path("shards/a.tar"), "x").unwrap();
+        std::fs::write(fake.path("tokenizer.json"), "{}").unwrap();
+        std::fs::copy(env!("CARGO_BIN_EXE_vljepa-launch"), fake.path("bin/vljepa-launch")).unwrap();
+        fake.program("bin/vljepa-worker", include_str!("../fake/worker.sh"));
+        fake.program("bin/mpirun", include_str!("../fake/mpirun.sh"));
+        fake.write("bin/features.json", r#"{"version":"1","mpi":true,"video":true,"cuda":false}"#);
+        fake.write("bin/scenario.sh", scenario);
+        fake.write(
             "recipe.yaml",
             &include_str!("../fake/recipe.yaml").replace("RANKS", &ranks.to_string()),
         );
-        place
+        fake
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
