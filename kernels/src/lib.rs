@@ -12,6 +12,21 @@
 //! accumulate. Letters in shapes: `b` rows of the batch, `n` packed tokens, `d` model width, `h`
 //! query heads, `g` key/value heads, `f` hidden width of an MLP, `e` width of the shared embedding.
 
+/// The part of an operation that issues kernels to the GPU stream `$stream`. A build without the
+/// feature `cuda` has neither kernels nor such a stream, and does not compile `$body`.
+#[cfg(feature = "cuda")]
+macro_rules! on_gpu {
+    ($stream:ident, $body:block) => {
+        $body
+    };
+}
+#[cfg(not(feature = "cuda"))]
+macro_rules! on_gpu {
+    ($stream:ident, $body:block) => {
+        $stream.never()
+    };
+}
+
 pub mod adamw;
 pub mod attention;
 mod check;

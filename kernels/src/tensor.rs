@@ -4,7 +4,6 @@
 use std::borrow::Cow;
 use std::fmt;
 
-#[cfg(feature = "cuda")]
 use crate::device::cuda::{CudaStream, Lane};
 use crate::device::{Arena, Device, HostBuffer, HostSlice, HostSliceMut, Storage, StorageMut};
 use crate::device::{StorageRef, Stream};
@@ -149,7 +148,6 @@ macro_rules! host_access {
                         StorageRef::Host(other) => Err(KernelError::DType {
                             operation, what, found: other.dtype().name(), needed: stringify!($ty),
                         }),
-                        #[cfg(feature = "cuda")]
                         _ => Err(KernelError::Device { operation, what }),
                     }
                 }
@@ -168,7 +166,6 @@ macro_rules! host_access {
                         StorageMut::Host(other) => Err(KernelError::DType {
                             operation, what, found: other.dtype().name(), needed: stringify!($ty),
                         }),
-                        #[cfg(feature = "cuda")]
                         _ => Err(KernelError::Device { operation, what }),
                     }
                 }
@@ -251,7 +248,6 @@ impl Tensor {
     pub fn on(self, device: Device) -> Result<Self> {
         match device {
             Device::Host => Ok(self),
-            #[cfg(feature = "cuda")]
             Device::Cuda(cuda) => {
                 let stream = CudaStream::new(cuda, Lane::Compute);
                 let mut there = stream.scratch(self.dtype, self.shape.len())?;
@@ -345,7 +341,6 @@ impl<'a> View<'a> {
                 let (found, needed) = (self.dtype().name(), "f32 or bf16");
                 Err(KernelError::DType { operation, what, found, needed })
             }
-            #[cfg(feature = "cuda")]
             StorageRef::Cuda(slice) => {
                 let mut here = HostBuffer::zeros(self.dtype(), self.len());
                 let to = StorageMut::Host(here.slice_mut(0, self.len()));
@@ -362,14 +357,12 @@ impl<'a> View<'a> {
     pub fn device(self) -> Device {
         match self.storage {
             StorageRef::Host(_) => Device::Host,
-            #[cfg(feature = "cuda")]
             StorageRef::Cuda(slice) => Device::Cuda(slice.cuda()),
         }
     }
 
     /// The range of GPU memory that holds the elements, for libraries that read or write it
     /// themselves. `None` in host memory.
-    #[cfg(feature = "cuda")]
     #[must_use]
     pub fn region(self) -> Option<crate::device::cuda::Region> {
         match self.storage {
@@ -450,7 +443,6 @@ impl<'a> ViewMut<'a> {
         self,
         fill: impl FnOnce(&mut [f32]) -> Result<T, E>,
     ) -> Result<T, E> {
-        #[cfg(feature = "cuda")]
         if let StorageMut::Cuda(slice) = &self.storage {
             let stream = Device::Cuda(slice.as_ref().cuda()).compute_stream();
             let mut values = vec![0.0; self.len()];
@@ -553,7 +545,6 @@ impl<'a> ViewMut<'a> {
     /// # Errors
     /// If the elements are on another device than `stream`, or the device fails.
     pub fn fill_zero(self, stream: &Stream) -> Result<()> {
-        #[cfg(feature = "cuda")]
         let wrong = KernelError::Device { operation: "fill_zero", what: "tensor" };
         match (stream, self.storage) {
             (Stream::Host, StorageMut::Host(slice)) => match slice {
@@ -563,14 +554,12 @@ impl<'a> ViewMut<'a> {
                 HostSliceMut::U8(v) => v.fill(0),
                 HostSliceMut::U64(v) => v.fill(0),
             },
-            #[cfg(feature = "cuda")]
             (Stream::Cuda(stream), StorageMut::Cuda(slice)) => {
                 if !std::ptr::eq(slice.as_ref().cuda(), stream.cuda()) {
                     return Err(wrong);
                 }
                 stream.fill_zero(slice.as_ref().region())?;
             }
-            #[cfg(feature = "cuda")]
             _ => return Err(wrong),
         }
         Ok(())

@@ -143,15 +143,15 @@ pub(crate) async fn one_shot(
         .spawn()
         .map_err(|error| failed(format!("{}: {error}", programs.worker.display())))?;
     let output = child.wait_with_output().await.map_err(|error| failed(error.to_string()))?;
-    let said = String::from_utf8_lossy(&output.stderr);
+    let stderr = String::from_utf8_lossy(&output.stderr);
     if output.status.success() {
         // Warnings: samples that were left out, checkpoints that were skipped.
-        if !said.trim().is_empty() {
-            terminal::note(said.trim_end());
+        if !stderr.trim().is_empty() {
+            terminal::note(stderr.trim_end());
         }
         return Ok(output.stdout);
     }
-    let lines: Vec<&str> = said.lines().collect();
+    let lines: Vec<&str> = stderr.lines().collect();
     let last = lines[lines.len().saturating_sub(12)..].join("\n");
     Err(failed(if last.is_empty() { ending(output.status) } else { last }))
 }

@@ -11,14 +11,12 @@ pub enum ModelError {
     #[error(transparent)]
     Kernel(#[from] KernelError),
     /// A size in the recipe is out of range or does not fit the other sizes.
-    #[error("{key}: found {found}, needed {needed}")]
+    #[error("{key}: {what}")]
     Config {
         /// Recipe key, such as `model.image_size`.
-        key: &'static str,
-        /// Value of the key in the recipe.
-        found: String,
-        /// Condition that the value must meet.
-        needed: String,
+        key: String,
+        /// Description of the mistake with the values.
+        what: String,
     },
     /// A backward pass was called, but the forward pass had saved no state for it.
     #[error(

@@ -37,7 +37,10 @@ impl VlJepa {
         loss: &schema::Loss,
         device: Device,
     ) -> Result<Self, ModelError> {
-        check(model, loss)?;
+        // A recipe that was loaded passed this check. A caller may have changed it since.
+        if let Some(problem) = vljepa_recipes::check::sizes(model, loss).into_iter().next() {
+            return Err(ModelError::Config { key: problem.key, what: problem.what });
+        }
         let mut layout = LayoutBuilder::new(model.initialisation);
         let learned = loss.temperature.learnable && loss.kind == schema::LossKind::InfoNce;
         let initial = Initial::Constant(loss.temperature.initial_logit_scale);
@@ -89,87 +92,4 @@ impl VlJepa {
         let clamped = unclamped > self.max_scale;
         Ok(Alpha { value: unclamped.min(self.max_scale), clamped })
     }
-}
-
-/// Rejects sizes that no tensor can have, so that a recipe that passed its own check cannot cause a
-/// panic later.
-fn check(model: &schema::Model, loss: &schema::Loss) -> Result<(), ModelError> {
-    let (x, p, y) = (&model.x_encoder, &model.predictor, &model.y_encoder);
-    let positive = [
-        ("model.embed_dim", model.embed_dim),
-        ("model.image_size", model.image_size),
-        ("model.x_encoder.patch_size", x.patch_size),
-        ("model.x_encoder.tubelet_size", x.tubelet_size),
-        ("model.x_encoder.hidden_size", x.hidden_size),
-        ("model.x_encoder.num_heads", x.num_heads),
-        ("model.x_encoder.intermediate_size", x.intermediate_size),
-        ("model.predictor.hidden_size", p.hidden_size),
-        ("model.predictor.num_heads", p.num_heads),
-        ("model.predictor.num_kv_heads", p.num_kv_heads),
-        ("model.predictor.head_dim", p.head_dim),
-        ("model.predictor.intermediate_size", p.intermediate_size),
-        ("model.predictor.vocab_size", p.vocab_size),
-        ("model.y_encoder.hidden_size", y.hidden_size),
-        ("model.y_encoder.num_heads", y.num_heads),
-        ("model.y_encoder.num_kv_heads", y.num_kv_heads),
-        ("model.y_encoder.head_dim", y.head_dim),
-        ("model.y_encoder.intermediate_size", y.intermediate_size),
-        ("model.y_encoder.vocab_size", y.vocab_size),
-        ("model.y_encoder.full_attention_every", y.full_attention_every),
-        ("model.y_encoder.effective_window", y.effective_window),
-        ("model.y_encoder.dense_hidden_size", y.dense_hidden_size),
-    ];
-    for (key, value) in positive {
-        require(value > 0, key, value, "a positive number")?;
-    }
-    let multiples = [
-        ("model.image_size", model.image_size, x.patch_size, "a multiple of patch_size"),
-        (
-            "model.x_encoder.hidden_size",
-            x.hidden_size,
-            2 * x.num_heads,
-            "a multiple of 2·num_heads",
-        ),
-        ("model.predictor.head_dim", p.head_dim, 2, "an even number"),
-        ("model.y_encoder.head_dim", y.head_dim, 2, "an even number"),
-        ("model.predictor.num_heads", p.num_heads, p.num_kv_heads, "a multiple of num_kv_heads"),
-        ("model.y_encoder.num_heads", y.num_heads, y.num_kv_heads, "a multiple of num_kv_heads"),
-    ];
-    for (key, value, divisor, needed) in multiples {
-        require(value.is_multiple_of(divisor), key, value, needed)?;
-    }
-    let width = x.hidden_size / x.num_heads;
-    // The rotary embedding has three axes, and each needs a pair of channels. A narrower head would
-    // not see positions at all.
-    require(width >= 6, "model.x_encoder.num_heads", x.num_heads, "at least 6 channels per head")?;
-    let above_zero = [
-        ("model.x_encoder.rope_theta", x.rope_theta),
-        ("model.predictor.rope_theta", p.rope_theta),
-        ("model.y_encoder.rope_theta", y.rope_theta),
-        ("model.y_encoder.rope_local_theta", y.rope_local_theta),
-        ("model.y_encoder.query_pre_attn_scalar", y.query_pre_attn_scalar),
-        ("loss.temperature.max_scale", f64::from(loss.temperature.max_scale)),
-    ];
-    for (key, value) in above_zero {
-        require(value.is_finite() && value > 0.0, key, value, "a positive number")?;
-    }
-    if let Some(scaling) = &p.rope_scaling {
-        let positions = scaling.original_max_position_embeddings;
-        let key = "model.predictor.rope_scaling.original_max_position_embeddings";
-        let fits = (1.0..=f64::from(u32::MAX)).contains(&positions);
-        require(fits, key, positions, "a number from 1 to 2^32 - 1")?;
-    }
-    Ok(())
-}
-
-fn require(
-    holds: bool,
-    key: &'static str,
-    found: impl ToString,
-    needed: &str,
-) -> Result<(), ModelError> {
-    if holds {
-        return Ok(());
-    }
-    Err(ModelError::Config { key, found: found.to_string(), needed: needed.to_owned() })
 }

@@ -12,6 +12,7 @@ mod model;
 mod training;
 
 pub use files::check_files;
+pub use model::sizes;
 
 use crate::schema::Recipe;
 

@@ -109,6 +109,18 @@ pub enum Phase {
 }
 
 impl Phase {
+    /// All phases, in the order of their variants.
+    pub const ALL: [Self; 8] = [
+        Self::Start,
+        Self::Data,
+        Self::Forward,
+        Self::Collective,
+        Self::Backward,
+        Self::Optimizer,
+        Self::Checkpoint,
+        Self::Evaluation,
+    ];
+
     /// Returns the phase's name in messages and drills.
     #[must_use]
     pub fn name(self) -> &'static str {

@@ -98,7 +98,7 @@ pub enum RunDirectoryError {
 /// Path of a run directory, with methods for its files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunDirectory {
-    root: PathBuf,
+    path: PathBuf,
 }
 
 /// Exclusive right to write to a run directory. Dropping the lock releases it, and so does the
@@ -130,8 +130,8 @@ impl RunDirectory {
     ///
     /// Returns an error if the directory cannot be written, holds other files, or holds a run of
     /// another recipe.
-    pub fn create(root: &Path, loaded: &Loaded) -> Result<(Self, Found), RunDirectoryError> {
-        let run = Self { root: root.to_owned() };
+    pub fn create(path: &Path, loaded: &Loaded) -> Result<(Self, Found), RunDirectoryError> {
+        let run = Self { path: path.to_owned() };
         if run.recipe().is_file() {
             let changes = run.compare(loaded)?;
             run.make_folders()?;
@@ -150,10 +150,10 @@ impl RunDirectory {
                 || name == "evaluations"
                 || name == "tensorboard"
         };
-        if let Ok(entries) = fs::read_dir(root)
+        if let Ok(entries) = fs::read_dir(path)
             && entries.flatten().any(|entry| !known(&entry) && not_hidden(entry))
         {
-            return Err(RunDirectoryError::Foreign { path: root.to_owned() });
+            return Err(RunDirectoryError::Foreign { path: path.to_owned() });
         }
         run.make_folders()?;
         atomic_write(&run.recipe(), loaded.yaml.as_bytes())?;
@@ -165,12 +165,12 @@ impl RunDirectory {
     /// # Errors
     ///
     /// Returns [`RunDirectoryError::NoRun`] if the directory has no `recipe.yaml`.
-    pub fn open(root: &Path) -> Result<Self, RunDirectoryError> {
-        let run = Self { root: root.to_owned() };
+    pub fn open(path: &Path) -> Result<Self, RunDirectoryError> {
+        let run = Self { path: path.to_owned() };
         if run.recipe().is_file() {
             return Ok(run);
         }
-        Err(RunDirectoryError::NoRun { path: root.to_owned() })
+        Err(RunDirectoryError::NoRun { path: path.to_owned() })
     }
 
     /// Loads the run's resolved recipe.
@@ -180,7 +180,7 @@ impl RunDirectory {
     /// Returns [`RunDirectoryError::Recipe`] if the file cannot be read or is damaged.
     pub fn load_recipe(&self) -> Result<Loaded, RunDirectoryError> {
         load_resolved(&self.recipe())
-            .map_err(|source| RunDirectoryError::Recipe { path: self.root.clone(), source })
+            .map_err(|source| RunDirectoryError::Recipe { path: self.path.clone(), source })
     }
 
     /// Locks the directory for this process.
@@ -190,7 +190,7 @@ impl RunDirectory {
     /// Returns [`RunDirectoryError::InUse`] if another process holds the lock, and an I/O error if
     /// the lock file cannot be written.
     pub fn lock(&self) -> Result<RunLock, RunDirectoryError> {
-        let path = self.root.join("lock");
+        let path = self.path.join("lock");
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(false).open(&path);
         let file = file.map_err(|source| io_error("write", &path, source))?;
@@ -206,7 +206,7 @@ impl RunDirectory {
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
                 let holder = fs::read_to_string(&path).ok();
                 let holder = holder.map(|h| h.trim().to_owned()).filter(|h| !h.is_empty());
-                Err(RunDirectoryError::InUse { path: self.root.clone(), holder })
+                Err(RunDirectoryError::InUse { path: self.path.clone(), holder })
             }
             Err((_, errno)) => Err(io_error("lock", &path, errno.into())),
         }
@@ -248,7 +248,7 @@ impl RunDirectory {
         if fixed.is_empty() {
             return self.differences(there, here);
         }
-        let path = self.root.clone();
+        let path = self.path.clone();
         Err(RunDirectoryError::OtherRecipe { path, differences: fixed })
     }
 

@@ -30,7 +30,6 @@ use vljepa_recipes::Recipe;
 use vljepa_recipes::protocol::Phase;
 use vljepa_worker::collectives::{Collectives, Solo, StandIn};
 use vljepa_worker::engine::{Engine, Training};
-#[cfg(feature = "cuda")]
 use vljepa_worker::observe::trace::ChromeTrace;
 use vljepa_worker::rank::device;
 use vljepa_worker::rank::environment::Environment;
@@ -257,7 +256,6 @@ fn open(recipe: &Recipe, arguments: &Arguments) -> anyhow::Result<(Device, Strin
 fn peak_gib(device: Device) -> anyhow::Result<Option<f64>> {
     match device {
         Device::Host => Ok(None),
-        #[cfg(feature = "cuda")]
         Device::Cuda(cuda) => {
             let [free, all] = cuda.memory()?;
             Ok(Some(rounded((all - free) as f64 / f64::from(1 << 30), 1e2)))
@@ -267,7 +265,6 @@ fn peak_gib(device: Device) -> anyhow::Result<Option<f64>> {
 
 /// Writes the trace of `step` and prints its time budget: milliseconds and launches by kind, the
 /// longest first.
-#[cfg(feature = "cuda")]
 fn traced(
     device: Device,
     path: &Path,
@@ -301,11 +298,6 @@ fn traced(
         json!({"peer": "vljepa", "what": "budget", "ms": end, "busy_ms": busy, "rows": rows})
     );
     Ok(())
-}
-
-#[cfg(not(feature = "cuda"))]
-fn traced(_: Device, _: &Path, _: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
-    anyhow::bail!("only GPUs are traced")
 }
 
 /// Runs one step and returns its milliseconds, and those of each phase. If a phase is entered

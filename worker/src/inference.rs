@@ -169,7 +169,7 @@ fn trained(session: &Session) -> anyhow::Result<(Engine, State)> {
         tracing::warn!("a checkpoint does not verify: {passed}");
     }
     if loaded.name.is_none() {
-        let run = session.run.root().display().to_string();
+        let run = session.run.path().display().to_string();
         return Err(WorkerError::NoCheckpoint { run }.into());
     }
     Ok((engine, loaded.state))

@@ -127,7 +127,6 @@ fn open(
     let threads = compute_threads(threads, environment.local_world_size);
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     let (device, device_name) = device::open(&loaded.recipe, environment, threads)?;
-    #[cfg(feature = "cuda")]
     if let Device::Cuda(cuda) = device {
         // All GPUs of a run are of one kind, so the choices of rank 0 are enough.
         let writes = rank == 0 && matches!(job, Job::Train { .. });
@@ -187,7 +186,7 @@ fn work(session: &Session, job: &Job) -> anyhow::Result<Option<String>> {
             session.control.report_last(FromWorker::Finished { outcome, step });
             Ok(None)
         }
-        Job::Check(check) => health::check(session.run.root(), check).map(Some),
+        Job::Check(check) => health::check(session.run.path(), check).map(Some),
         Job::Evaluate => inference::evaluate(session).map(Some),
         Job::Ask { file, question, answers } => {
             inference::ask(session, file, question, answers).map(Some)

@@ -115,8 +115,7 @@ pub fn step(
                 host::step(state, gradient, hyper, control[0]);
             }
         }
-        #[cfg(feature = "cuda")]
-        Stream::Cuda(stream) => {
+        Stream::Cuda(stream) => on_gpu!(stream, {
             let call = stream.call(NAME);
             let buffers = launch::Buffers {
                 weights: call.f32(weights.as_view(), "weights")?,
@@ -127,7 +126,7 @@ pub fn step(
                 copy: copy.map(|copy| call.at(copy, "copy", DType::Bf16)).transpose()?,
             };
             call.run(launch::step(buffers, weights.len(), hyper))?;
-        }
+        }),
     }
     Ok(())
 }

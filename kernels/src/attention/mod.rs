@@ -131,8 +131,7 @@ pub fn forward(
             let (out, lse) = (out.host_f32_mut(NAME, "out")?, lse.host_f32_mut(NAME, "lse")?);
             host::forward(&inputs, lengths, out, lse);
         }
-        #[cfg(feature = "cuda")]
-        Stream::Cuda(stream) => {
+        Stream::Cuda(stream) => on_gpu!(stream, {
             let call = stream.call(NAME);
             let heads = dims.heads();
             let rows = launch::rows(launch::Pass::Forward, heads.dim);
@@ -147,7 +146,7 @@ pub fn forward(
             };
             let (n, tiles) = (q.shape()[0], places.shape()[0] / 4);
             call.run(launch::forward(buffers, n, tiles, heads, mask, scale)?)?;
-        }
+        }),
     }
     Ok(())
 }
@@ -201,8 +200,7 @@ pub fn backward(
             let (d_q, d_k) = (d_q.host_f32_mut(NAME, "d_q")?, d_k.host_f32_mut(NAME, "d_k")?);
             host::backward(&inputs, &saved, lengths, d_q, d_k, d_v.host_f32_mut(NAME, "d_v")?);
         }
-        #[cfg(feature = "cuda")]
-        Stream::Cuda(stream) => {
+        Stream::Cuda(stream) => on_gpu!(stream, {
             let call = stream.call(NAME);
             let heads = dims.heads();
             let n = q.shape()[0];
@@ -229,7 +227,7 @@ pub fn backward(
             };
             let tiles = [key_tiles.shape()[0] / 4, query_tiles.shape()[0] / 4];
             call.run(launch::backward(buffers, n, tiles, heads, mask, scale, mode)?)?;
-        }
+        }),
     }
     Ok(())
 }

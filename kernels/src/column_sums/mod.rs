@@ -42,8 +42,7 @@ pub fn add(stream: &Stream, x: View<'_>, out: ViewMut<'_>) -> Result<()> {
         Stream::Host => {
             parallel::add_column_sums(out.host_f32_mut(NAME, "out")?, x.host_f32(NAME, "x")?);
         }
-        #[cfg(feature = "cuda")]
-        Stream::Cuda(stream) => {
+        Stream::Cuda(stream) => on_gpu!(stream, {
             let (call, [n, d]) = (stream.call(NAME), shape);
             let element = call.element(x.dtype(), "x")?;
             let partial = call.workspace(DType::F32, launch::workspace(n, d))?;
@@ -53,7 +52,7 @@ pub fn add(stream: &Stream, x: View<'_>, out: ViewMut<'_>) -> Result<()> {
                 call.f32(out, "out")?,
             ];
             call.run(launch::add(buffers, element, n, d)?)?;
-        }
+        }),
     }
     Ok(())
 }

@@ -26,10 +26,8 @@ pub fn copy(stream: &Stream, from: View<'_>, to: ViewMut<'_>) -> Result<()> {
     match stream {
         Stream::Host => match (from.storage(), to.storage()) {
             (StorageRef::Host(from), StorageMut::Host(to)) => to.copy_from(from),
-            #[cfg(feature = "cuda")]
             _ => return Err(KernelError::Device { operation: NAME, what: "a tensor" }),
         },
-        #[cfg(feature = "cuda")]
         Stream::Cuda(stream) => match (from.storage(), to.storage()) {
             (StorageRef::Host(from), StorageMut::Host(to)) => to.copy_from(from),
             (StorageRef::Host(from), StorageMut::Cuda(to)) => {
@@ -88,14 +86,13 @@ pub fn add(stream: &Stream, from: View<'_>, to: ViewMut<'_>) -> Result<()> {
                 parallel::add_into(to, &from[i * parallel::BLOCK..][..to.len()]);
             });
         }
-        #[cfg(feature = "cuda")]
-        Stream::Cuda(stream) => {
+        Stream::Cuda(stream) => on_gpu!(stream, {
             let call = stream.call(NAME);
             let e = call.element(to.dtype(), "to")?;
             let count = to.len();
             let (from, to) = (call.at(from, "from", e)?, call.at(to, "to", e)?);
             call.run(crate::rows::launch::add(from, to, e, count)?)?;
-        }
+        }),
     }
     Ok(())
 }

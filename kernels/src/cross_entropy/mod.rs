@@ -74,8 +74,7 @@ pub fn forward(
             let lse = lse.host_f32_mut(NAME, "lse")?;
             reference::forward(logits, targets, v, losses.host_f32_mut(NAME, "losses")?, lse);
         }
-        #[cfg(feature = "cuda")]
-        Stream::Cuda(stream) => {
+        Stream::Cuda(stream) => on_gpu!(stream, {
             let call = stream.call(NAME);
             let element = call.element(logits.dtype(), "logits")?;
             let chunk = launch::Chunk {
@@ -87,7 +86,7 @@ pub fn forward(
                 vocabulary: v,
             };
             call.run(launch::forward(chunk, call.f32(losses, "losses")?)?)?;
-        }
+        }),
     }
     Ok(())
 }
@@ -114,8 +113,7 @@ pub fn backward(
             let lse = lse.host_f32(NAME, "lse")?;
             reference::backward(logits.host_f32_mut(NAME, "logits")?, targets, lse, v, factor);
         }
-        #[cfg(feature = "cuda")]
-        Stream::Cuda(stream) => {
+        Stream::Cuda(stream) => on_gpu!(stream, {
             let call = stream.call(NAME);
             let element = call.element(logits.dtype(), "logits")?;
             let chunk = launch::Chunk {
@@ -127,7 +125,7 @@ pub fn backward(
                 vocabulary: v,
             };
             call.run(launch::backward(chunk, factor)?)?;
-        }
+        }),
     }
     Ok(())
 }

@@ -44,7 +44,6 @@ impl Arena {
     /// bytes that the process holds there.
     #[must_use]
     pub fn held_bytes(&self) -> usize {
-        #[cfg(feature = "cuda")]
         if let Device::Cuda(cuda) = self.device {
             return cuda.held_bytes();
         }
@@ -99,7 +98,6 @@ impl Arena {
     /// # Errors
     /// If the device failed in something issued before.
     pub fn trim(&self) -> Result<()> {
-        #[cfg(feature = "cuda")]
         if let Device::Cuda(cuda) = self.device {
             return cuda.trim();
         }

@@ -5,8 +5,9 @@
 //! a [`Stream`].
 
 mod arena;
-#[cfg(feature = "cuda")]
+#[cfg_attr(not(feature = "cuda"), path = "no_cuda.rs")]
 pub mod cuda;
+mod gpu_types;
 mod host;
 pub mod host_gemm;
 mod snapshot;
@@ -17,7 +18,6 @@ pub use host::{HostBuffer, HostSlice, HostSliceMut};
 pub use snapshot::Snapshot;
 pub use upload::{Upload, UploadBuffer};
 
-#[cfg(feature = "cuda")]
 use cuda::{Cuda, CudaBuffer, CudaSlice, CudaSliceMut, CudaStream, Lane};
 
 use crate::{DType, Result};
@@ -28,7 +28,6 @@ pub enum Device {
     /// The memory of this process and its rayon threads.
     Host,
     /// A GPU, which stays open until the process ends.
-    #[cfg(feature = "cuda")]
     Cuda(&'static Cuda),
 }
 
@@ -36,9 +35,7 @@ impl PartialEq for Device {
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Host, Self::Host) => true,
-            #[cfg(feature = "cuda")]
             (Self::Cuda(a), Self::Cuda(b)) => std::ptr::eq(*a, *b),
-            #[cfg(feature = "cuda")]
             _ => false,
         }
     }
@@ -52,7 +49,6 @@ impl Device {
     pub fn name(self) -> &'static str {
         match self {
             Self::Host => "host",
-            #[cfg(feature = "cuda")]
             Self::Cuda(_) => "GPU",
         }
     }
@@ -63,7 +59,6 @@ impl Device {
     pub fn activations(self) -> DType {
         match self {
             Self::Host => DType::F32,
-            #[cfg(feature = "cuda")]
             Self::Cuda(_) => DType::Bf16,
         }
     }
@@ -73,7 +68,6 @@ impl Device {
     pub fn compute_stream(self) -> Stream {
         match self {
             Self::Host => Stream::Host,
-            #[cfg(feature = "cuda")]
             Self::Cuda(cuda) => Stream::Cuda(CudaStream::new(cuda, Lane::Compute)),
         }
     }
@@ -86,7 +80,6 @@ pub enum Stream {
     /// The host computes at once: an operation is complete when its call returns.
     Host,
     /// A stream of a GPU, which executes operations after their calls have returned.
-    #[cfg(feature = "cuda")]
     Cuda(CudaStream),
 }
 
@@ -96,7 +89,6 @@ impl Stream {
     pub fn device(&self) -> Device {
         match self {
             Self::Host => Device::Host,
-            #[cfg(feature = "cuda")]
             Self::Cuda(stream) => Device::Cuda(stream.cuda()),
         }
     }
@@ -108,7 +100,6 @@ impl Stream {
     pub fn synchronize(&self) -> Result<()> {
         match self {
             Self::Host => Ok(()),
-            #[cfg(feature = "cuda")]
             Self::Cuda(stream) => stream.synchronize(),
         }
     }
@@ -120,7 +111,6 @@ pub enum Storage {
     /// A vector in host memory.
     Host(HostBuffer),
     /// A range of the memory of a GPU.
-    #[cfg(feature = "cuda")]
     Cuda(CudaBuffer),
 }
 
@@ -132,7 +122,6 @@ impl Storage {
     pub fn new(device: Device, dtype: DType, len: usize) -> Result<Self> {
         Ok(match device {
             Device::Host => Self::Host(HostBuffer::zeros(dtype, len)),
-            #[cfg(feature = "cuda")]
             Device::Cuda(cuda) => Self::Cuda(CudaBuffer::new(cuda, dtype, len)?),
         })
     }
@@ -142,7 +131,6 @@ impl Storage {
     pub fn dtype(&self) -> DType {
         match self {
             Self::Host(buffer) => buffer.dtype(),
-            #[cfg(feature = "cuda")]
             Self::Cuda(buffer) => buffer.dtype(),
         }
     }
@@ -152,7 +140,6 @@ impl Storage {
     pub fn slice(&self, start: usize, end: usize) -> StorageRef<'_> {
         match self {
             Self::Host(buffer) => StorageRef::Host(buffer.slice(start, end)),
-            #[cfg(feature = "cuda")]
             Self::Cuda(buffer) => StorageRef::Cuda(buffer.slice(start, end)),
         }
     }
@@ -162,7 +149,6 @@ impl Storage {
     pub fn slice_mut(&mut self, start: usize, end: usize) -> StorageMut<'_> {
         match self {
             Self::Host(buffer) => StorageMut::Host(buffer.slice_mut(start, end)),
-            #[cfg(feature = "cuda")]
             Self::Cuda(buffer) => StorageMut::Cuda(buffer.slice_mut(start, end)),
         }
     }
@@ -174,7 +160,6 @@ pub enum StorageRef<'a> {
     /// A slice of host memory.
     Host(HostSlice<'a>),
     /// A range of the memory of a GPU.
-    #[cfg(feature = "cuda")]
     Cuda(CudaSlice<'a>),
 }
 
@@ -184,7 +169,6 @@ impl<'a> StorageRef<'a> {
     pub fn dtype(&self) -> DType {
         match self {
             Self::Host(slice) => slice.dtype(),
-            #[cfg(feature = "cuda")]
             Self::Cuda(slice) => slice.dtype(),
         }
     }
@@ -194,7 +178,6 @@ impl<'a> StorageRef<'a> {
     pub fn range(self, start: usize, end: usize) -> Self {
         match self {
             Self::Host(slice) => Self::Host(slice.range(start, end)),
-            #[cfg(feature = "cuda")]
             Self::Cuda(slice) => Self::Cuda(slice.range(start, end)),
         }
     }
@@ -206,7 +189,6 @@ pub enum StorageMut<'a> {
     /// A mutable slice of host memory.
     Host(HostSliceMut<'a>),
     /// A range of the memory of a GPU.
-    #[cfg(feature = "cuda")]
     Cuda(CudaSliceMut<'a>),
 }
 
@@ -216,7 +198,6 @@ impl<'a> StorageMut<'a> {
     pub fn into_ref(self) -> StorageRef<'a> {
         match self {
             Self::Host(slice) => StorageRef::Host(slice.into_ref()),
-            #[cfg(feature = "cuda")]
             Self::Cuda(slice) => StorageRef::Cuda(slice.into_ref()),
         }
     }
@@ -226,7 +207,6 @@ impl<'a> StorageMut<'a> {
     pub fn as_ref(&self) -> StorageRef<'_> {
         match self {
             Self::Host(slice) => StorageRef::Host(slice.as_ref()),
-            #[cfg(feature = "cuda")]
             Self::Cuda(slice) => StorageRef::Cuda(slice.as_ref()),
         }
     }
@@ -236,7 +216,6 @@ impl<'a> StorageMut<'a> {
     pub fn reborrow(&mut self) -> StorageMut<'_> {
         match self {
             Self::Host(slice) => StorageMut::Host(slice.reborrow()),
-            #[cfg(feature = "cuda")]
             Self::Cuda(slice) => StorageMut::Cuda(slice.reborrow()),
         }
     }
@@ -246,7 +225,6 @@ impl<'a> StorageMut<'a> {
     pub fn range(self, start: usize, end: usize) -> Self {
         match self {
             Self::Host(slice) => Self::Host(slice.range(start, end)),
-            #[cfg(feature = "cuda")]
             Self::Cuda(slice) => Self::Cuda(slice.range(start, end)),
         }
     }
@@ -259,7 +237,6 @@ impl<'a> StorageMut<'a> {
                 let (before, after) = slice.split_at(middle);
                 (StorageMut::Host(before), StorageMut::Host(after))
             }
-            #[cfg(feature = "cuda")]
             Self::Cuda(slice) => {
                 let (before, after) = slice.split_at(middle);
                 (StorageMut::Cuda(before), StorageMut::Cuda(after))

@@ -1,6 +1,5 @@
 //! Copies of tensors to host memory that overlap with the device's computation.
 
-#[cfg(feature = "cuda")]
 use super::cuda::{CudaStream, Lane, PageLocked};
 use super::{Device, Stream};
 use crate::{Result, View, check, parallel};
@@ -15,7 +14,6 @@ pub struct Snapshot {
 #[derive(Debug)]
 enum Memory {
     Host(Vec<f32>),
-    #[cfg(feature = "cuda")]
     Cuda(PageLocked),
 }
 
@@ -29,7 +27,6 @@ impl Snapshot {
         let memory = match device {
             // Ones force the pages to be written; zeros would only be reserved.
             Device::Host => Memory::Host(vec![1.0; len]),
-            #[cfg(feature = "cuda")]
             Device::Cuda(cuda) => Memory::Cuda(PageLocked::new(cuda, len * size_of::<f32>())?),
         };
         Ok(Self { len, memory })
@@ -52,7 +49,6 @@ impl Snapshot {
                 });
                 Ok(())
             }
-            #[cfg(feature = "cuda")]
             Memory::Cuda(memory) => {
                 let Device::Cuda(cuda) = from.device() else {
                     return Err(crate::KernelError::Device { operation: NAME, what: "from" });
@@ -72,7 +68,6 @@ impl Snapshot {
     pub fn values(&self) -> Result<&[f32]> {
         match &self.memory {
             Memory::Host(values) => Ok(values),
-            #[cfg(feature = "cuda")]
             Memory::Cuda(memory) => Ok(&bytemuck::cast_slice(memory.bytes()?)[..self.len]),
         }
     }
@@ -90,7 +85,6 @@ impl Stream {
     pub fn after_snapshots(&self) -> Result<()> {
         match self {
             Self::Host => Ok(()),
-            #[cfg(feature = "cuda")]
             Self::Cuda(stream) => stream.wait_for(CudaStream::new(stream.cuda(), Lane::Copy)),
         }
     }

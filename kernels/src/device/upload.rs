@@ -1,7 +1,6 @@
 //! Uploads of tensors to a device that overlap with its computation.
 
 use super::Device;
-#[cfg(feature = "cuda")]
 use super::cuda::{Lane, PageLocked};
 use crate::{DType, Result, Tensor, View, copy};
 
@@ -16,7 +15,6 @@ pub struct UploadBuffer {
 #[derive(Debug)]
 enum Memory {
     Host(Vec<u8>),
-    #[cfg(feature = "cuda")]
     Cuda(PageLocked),
 }
 
@@ -28,7 +26,6 @@ impl UploadBuffer {
     pub fn new(device: Device, bytes: usize) -> Result<Self> {
         let memory = match device {
             Device::Host => Memory::Host(vec![0; bytes]),
-            #[cfg(feature = "cuda")]
             Device::Cuda(cuda) => Memory::Cuda(PageLocked::new(cuda, bytes)?),
         };
         Ok(Self { device, bytes, memory })
@@ -54,7 +51,6 @@ impl UploadBuffer {
     pub fn bytes_mut(&mut self) -> Result<&mut [u8]> {
         match &mut self.memory {
             Memory::Host(bytes) => Ok(bytes),
-            #[cfg(feature = "cuda")]
             Memory::Cuda(memory) => memory.bytes_mut(),
         }
     }
@@ -83,7 +79,6 @@ impl Upload {
                 let stream = from.device.compute_stream();
                 copy::copy(&stream, View::from_u8(bytes, &[bytes.len()]), tensor.view_mut())?;
             }
-            #[cfg(feature = "cuda")]
             Memory::Cuda(memory) => {
                 let copies = memory.stream(Lane::Copy);
                 copies.wait_for(memory.stream(Lane::Compute))?;
@@ -101,7 +96,6 @@ impl Upload {
     pub fn arrive(self) -> Result<(Tensor, UploadBuffer)> {
         match &self.from.memory {
             Memory::Host(_) => {}
-            #[cfg(feature = "cuda")]
             Memory::Cuda(memory) => memory.hold_up(memory.stream(Lane::Compute))?,
         }
         Ok((self.tensor, self.from))
@@ -115,7 +109,7 @@ mod tests {
     use crate::attention::launch::Mode;
     #[cfg(feature = "cuda")]
     use crate::device::cuda::{Cuda, Lane, Order};
-    use crate::{DType, Device, Tensor, View, copy};
+    use crate::{DType, Device, Tensor, copy};
 
     fn devices() -> Vec<Device> {
         vec![
@@ -166,7 +160,7 @@ mod tests {
         let buffer = UploadBuffer::new(device, 1000).unwrap();
         let upload = Upload::begin(buffer, &[1000]).unwrap();
         let mut other = Tensor::zeros(device, DType::F32, &[10]).unwrap();
-        let values = View::from_f32(&[1.0; 10], &[10]);
+        let values = crate::View::from_f32(&[1.0; 10], &[10]);
         copy::copy(&device.compute_stream(), values, other.view_mut()).unwrap();
         let _arrived = upload.arrive().unwrap();
         let orders = cuda.take_record().unwrap().orders;

@@ -52,8 +52,7 @@ pub fn forward(stream: &Stream, pred: View<'_>, target: View<'_>, kind: Distance
             let (p, t) = (pred.host_f32(NAME, "pred")?, target.host_f32(NAME, "target")?);
             Ok(reference::forward(p, t, pred.shape()[1], kind))
         }
-        #[cfg(feature = "cuda")]
-        Stream::Cuda(stream) => {
+        Stream::Cuda(stream) => on_gpu!(stream, {
             let call = stream.call(NAME);
             let element = call.element(pred.dtype(), "pred")?;
             let [rows, width] = check::rank(NAME, "pred", pred.shape())?;
@@ -69,7 +68,7 @@ pub fn forward(stream: &Stream, pred: View<'_>, target: View<'_>, kind: Distance
             let at = |tensor: &Tensor| call.f32(tensor.view(), "workspace");
             call.run(launch::forward(inputs, kind, at(&distances)?, at(&sum)?)?)?;
             Ok(f64::from(sum.to_f32()?[0]))
-        }
+        }),
     }
 }
 
@@ -98,8 +97,7 @@ pub fn backward(
             let d_t = d_target.host_f32_mut(NAME, "d_target")?;
             reference::backward(p, t, pred.shape()[1], kind, factor, d_p, d_t);
         }
-        #[cfg(feature = "cuda")]
-        Stream::Cuda(stream) => {
+        Stream::Cuda(stream) => on_gpu!(stream, {
             let call = stream.call(NAME);
             let element = call.element(pred.dtype(), "pred")?;
             let [rows, width] = check::rank(NAME, "pred", pred.shape())?;
@@ -112,7 +110,7 @@ pub fn backward(
             };
             let (d_pred, d_target) = (call.f32(d_pred, "d_pred")?, call.f32(d_target, "d_target")?);
             call.run(launch::backward(inputs, kind, factor, d_pred, d_target)?)?;
-        }
+        }),
     }
     Ok(())
 }

@@ -53,14 +53,13 @@ pub fn forward(
             check::indices(NAME, "ids", ids, v)?;
             reference::forward(table, ids, scale, d, out.host_f32_mut(NAME, "out")?);
         }
-        #[cfg(feature = "cuda")]
-        Stream::Cuda(stream) => {
+        Stream::Cuda(stream) => on_gpu!(stream, {
             let call = stream.call(NAME);
             let e = call.element(table.dtype(), "table")?;
             let buffers =
                 [call.at(table, "table", e)?, call.i32(ids, "ids")?, call.at(out, "out", e)?];
             call.run(launch::forward(buffers, scale, e, n, [v, d])?)?;
-        }
+        }),
     }
     Ok(())
 }
@@ -86,8 +85,7 @@ pub fn backward(
             let d_out = d_out.host_f32(NAME, "d_out")?;
             reference::backward(ids, d_out, scale, d, d_table.host_f32_mut(NAME, "d_table")?);
         }
-        #[cfg(feature = "cuda")]
-        Stream::Cuda(stream) => {
+        Stream::Cuda(stream) => on_gpu!(stream, {
             let call = stream.call(NAME);
             let e = call.element(d_out.dtype(), "d_out")?;
             let runs = launch::Runs::new(ids);
@@ -105,7 +103,7 @@ pub fn backward(
                 d_table: call.f32(d_table, "d_table")?,
             };
             call.run(launch::backward(buffers, &runs, scale, e, [v, d])?)?;
-        }
+        }),
     }
     Ok(())
 }

@@ -64,13 +64,12 @@ pub fn forward(
             let gate_up = gate_up.host_f32(NAME, "gate_up")?;
             host::forward(gate_up, f, activation, out.host_f32_mut(NAME, "out")?);
         }
-        #[cfg(feature = "cuda")]
-        Stream::Cuda(stream) => {
+        Stream::Cuda(stream) => on_gpu!(stream, {
             let call = stream.call(NAME);
             let e = call.element(gate_up.dtype(), "gate_up")?;
             let (gate_up, out) = (call.at(gate_up, "gate_up", e)?, call.at(out, "out", e)?);
             call.run(launch::forward(gate_up, out, activation, e, [n, f])?)?;
-        }
+        }),
     }
     Ok(())
 }
@@ -98,14 +97,13 @@ pub fn backward(
             let d_gate_up = d_gate_up.host_f32_mut(NAME, "d_gate_up")?;
             host::backward(gate_up, f, activation, d_out, d_gate_up);
         }
-        #[cfg(feature = "cuda")]
-        Stream::Cuda(stream) => {
+        Stream::Cuda(stream) => on_gpu!(stream, {
             let call = stream.call(NAME);
             let e = call.element(gate_up.dtype(), "gate_up")?;
             let (gate_up, d_out) = (call.at(gate_up, "gate_up", e)?, call.at(d_out, "d_out", e)?);
             let d_gate_up = call.at(d_gate_up, "d_gate_up", e)?;
             call.run(launch::backward(gate_up, d_out, d_gate_up, activation, e, [n, f])?)?;
-        }
+        }),
     }
     Ok(())
 }

@@ -54,8 +54,7 @@ pub fn forward(stream: &Stream, x: View<'_>, kind: Gelu, out: ViewMut<'_>) -> Re
         Stream::Host => {
             host::forward(x.host_f32(NAME, "x")?, kind, out.host_f32_mut(NAME, "out")?);
         }
-        #[cfg(feature = "cuda")]
-        Stream::Cuda(stream) => {
+        Stream::Cuda(stream) => on_gpu!(stream, {
             let call = stream.call(NAME);
             let e = call.element(x.dtype(), "x")?;
             let count = x.len();
@@ -66,7 +65,7 @@ pub fn forward(stream: &Stream, x: View<'_>, kind: Gelu, out: ViewMut<'_>) -> Re
                 e,
                 count,
             )?)?;
-        }
+        }),
     }
     Ok(())
 }
@@ -90,14 +89,13 @@ pub fn backward(
             let (x, d_out) = (x.host_f32(NAME, "x")?, d_out.host_f32(NAME, "d_out")?);
             host::backward(x, kind, d_out, d_x.host_f32_mut(NAME, "d_x")?);
         }
-        #[cfg(feature = "cuda")]
-        Stream::Cuda(stream) => {
+        Stream::Cuda(stream) => on_gpu!(stream, {
             let call = stream.call(NAME);
             let e = call.element(x.dtype(), "x")?;
             let count = x.len();
             let (x, d_out) = (call.at(x, "x", e)?, call.at(d_out, "d_out", e)?);
             call.run(launch::backward(x, d_out, call.at(d_x, "d_x", e)?, kind, e, count)?)?;
-        }
+        }),
     }
     Ok(())
 }

@@ -50,8 +50,7 @@ pub fn squared_sum(stream: &Stream, x: View<'_>, out: ViewMut<'_>) -> Result<()>
         Stream::Host => {
             out.host_f32_mut(NAME, "out")?[0] = host::squared_sum(x.host_f32(NAME, "x")?);
         }
-        #[cfg(feature = "cuda")]
-        Stream::Cuda(stream) => {
+        Stream::Cuda(stream) => on_gpu!(stream, {
             let call = stream.call(NAME);
             let (count, parts) = (x.len(), launch::parts(x.len()));
             let partials = call.workspace(DType::F32, parts)?;
@@ -60,7 +59,7 @@ pub fn squared_sum(stream: &Stream, x: View<'_>, out: ViewMut<'_>) -> Result<()>
                 (call.f32(partials.view(), "partials")?, call.f32(unused.view(), "control")?);
             call.run(launch::squares(call.f32(x, "x")?, partials, count, 0)?)?;
             call.run([launch::control(partials, call.f32(out, "out")?, unused, parts, 1.0)?])?;
-        }
+        }),
     }
     Ok(())
 }
@@ -90,14 +89,13 @@ pub fn control(
             let sum = squared_sum.host_f32(NAME, "squared_sum")?[0];
             out.host_f32_mut(NAME, "out")?.copy_from_slice(&host::control(sum, max_norm));
         }
-        #[cfg(feature = "cuda")]
-        Stream::Cuda(stream) => {
+        Stream::Cuda(stream) => on_gpu!(stream, {
             let call = stream.call(NAME);
             let unused = call.workspace(DType::F32, 1)?;
             let (sum, unused) =
                 (call.f32(squared_sum, "squared_sum")?, call.f32(unused.view(), "workspace")?);
             call.run([launch::control(sum, unused, call.f32(out, "out")?, 1, max_norm)?])?;
-        }
+        }),
     }
     Ok(())
 }

@@ -97,8 +97,7 @@ pub fn statistics(
             let lse = lse.host_f32_mut(NAME, "lse")?;
             host::statistics(&inputs, lse, diagonal.host_f32_mut(NAME, "diagonal")?);
         }
-        #[cfg(feature = "cuda")]
-        Stream::Cuda(stream) => {
+        Stream::Cuda(stream) => on_gpu!(stream, {
             let call = stream.call(NAME);
             let alpha = call.uploaded(HostSlice::F32(&[alpha]))?;
             let (inputs, sizes) = gpu_inputs(call, rows, all, &alpha, first_row, equal)?;
@@ -109,7 +108,7 @@ pub fn statistics(
                 [call.f32(maxima.view(), "maxima")?, call.f32(totals.view(), "totals")?];
             let (lse, diagonal) = (call.f32(lse, "lse")?, call.f32(diagonal, "diagonal")?);
             call.run(launch::statistics(inputs, sizes, workspace, lse, diagonal)?)?;
-        }
+        }),
     }
     Ok(())
 }
@@ -161,8 +160,7 @@ pub fn backward(
                 d_logit_scale.host_f32_mut(NAME, "d_logit_scale")?[0] += sum;
             }
         }
-        #[cfg(feature = "cuda")]
-        Stream::Cuda(stream) => {
+        Stream::Cuda(stream) => on_gpu!(stream, {
             let call = stream.call(NAME);
             let alpha = call.uploaded(HostSlice::F32(&[alpha]))?;
             let (inputs, sizes) = gpu_inputs(call, rows, all, &alpha, first_row, equal)?;
@@ -186,7 +184,7 @@ pub fn backward(
             if let Some(d_logit_scale) = d_logit_scale {
                 copy::add(&Stream::Cuda(*stream), share.view(), d_logit_scale)?;
             }
-        }
+        }),
     }
     Ok(())
 }

@@ -78,8 +78,7 @@ pub fn forward(
             let rstd = rstd.host_f32_mut(NAME, "rstd")?;
             host::forward(input, bias.host_f32(NAME, "bias")?, eps, out, mean, rstd);
         }
-        #[cfg(feature = "cuda")]
-        Stream::Cuda(stream) => {
+        Stream::Cuda(stream) => on_gpu!(stream, {
             let call = stream.call(NAME);
             let e = call.element(x.dtype(), "x")?;
             let buffers = launch::Forward {
@@ -91,7 +90,7 @@ pub fn forward(
                 rstd: call.f32(rstd, "rstd")?,
             };
             call.run(launch::forward(buffers, launch::Form::Layer, e, n, d, eps)?)?;
-        }
+        }),
     }
     Ok(())
 }
@@ -141,8 +140,7 @@ pub fn backward(
             let d_bias = d_bias.host_f32_mut(NAME, "d_bias")?;
             host::backward(input, saved, d_out, write, d_x, d_weight, d_bias);
         }
-        #[cfg(feature = "cuda")]
-        Stream::Cuda(stream) => {
+        Stream::Cuda(stream) => on_gpu!(stream, {
             let call = stream.call(NAME);
             let e = call.element(x.dtype(), "x")?;
             let len = launch::workspace(n, d);
@@ -162,7 +160,7 @@ pub fn backward(
                 d_bias: Some(call.f32(d_bias, "d_bias")?),
             };
             call.run(launch::backward(buffers, launch::Form::Layer, e, n, d, write)?)?;
-        }
+        }),
     }
     Ok(())
 }

@@ -54,13 +54,12 @@ pub fn forward(
             let (x, weight) = (x.host_f32(NAME, "x")?, weight.host_f32(NAME, "weight")?);
             host::forward(size, x, weight, bias, write, out.host_f32_mut(NAME, "out")?);
         }
-        #[cfg(feature = "cuda")]
-        Stream::Cuda(stream) => {
+        Stream::Cuda(stream) => on_gpu!(stream, {
             let call = stream.call(NAME);
             let out = call.at(out, "out", DType::Bf16)?;
             let addend = (write == Write::Add).then_some(out);
             multiply(call, size, (x, weight, bias), addend, out)?;
-        }
+        }),
     }
     Ok(())
 }
@@ -91,13 +90,12 @@ pub fn forward_onto(
             copy::copy(stream, residual, out.reborrow())?;
             forward(stream, x, weight, bias, Write::Add, out)
         }
-        #[cfg(feature = "cuda")]
-        Stream::Cuda(stream) => {
+        Stream::Cuda(stream) => on_gpu!(stream, {
             let call = stream.call(NAME);
             let addend = Some(call.at(residual, "residual", DType::Bf16)?);
             let out = call.at(out, "out", DType::Bf16)?;
             multiply(call, size, (x, weight, bias), addend, out)
-        }
+        }),
     }
 }
 
@@ -145,8 +143,7 @@ pub fn backward_input(
                 (d_out.host_f32(NAME, "d_out")?, weight.host_f32(NAME, "weight")?);
             host::backward_input(size, d_out, weight, write, d_x.host_f32_mut(NAME, "d_x")?);
         }
-        #[cfg(feature = "cuda")]
-        Stream::Cuda(stream) => {
+        Stream::Cuda(stream) => on_gpu!(stream, {
             let call = stream.call(NAME);
             let d_x = call.at(d_x, "d_x", DType::Bf16)?;
             call.stream.multiply(Product {
@@ -162,7 +159,7 @@ pub fn backward_input(
                 out_element: Element::Bf16,
                 addend: (write == Write::Add).then_some(d_x),
             })?;
-        }
+        }),
     }
     Ok(())
 }
@@ -191,8 +188,7 @@ pub fn backward_weight(
             let d_weight = d_weight.host_f32_mut(NAME, "d_weight")?;
             host::backward_weight(size, x, d_out, d_weight, d_bias);
         }
-        #[cfg(feature = "cuda")]
-        Stream::Cuda(stream) => {
+        Stream::Cuda(stream) => on_gpu!(stream, {
             let call = stream.call(NAME);
             let d_weight = call.f32(d_weight, "d_weight")?;
             call.stream.multiply(Product {
@@ -211,7 +207,7 @@ pub fn backward_weight(
             if let Some(d_bias) = d_bias {
                 column_sums::add(&Stream::Cuda(*stream), d_out, d_bias)?;
             }
-        }
+        }),
     }
     Ok(())
 }

@@ -53,14 +53,13 @@ pub fn forward(
             let (x, out) = (x.host_f32(NAME, "x")?, out.host_f32_mut(NAME, "out")?);
             reference::forward(x, e, eps, out, norm.host_f32_mut(NAME, "norm")?);
         }
-        #[cfg(feature = "cuda")]
-        Stream::Cuda(stream) => {
+        Stream::Cuda(stream) => on_gpu!(stream, {
             let call = stream.call(NAME);
             let element = call.element(x.dtype(), "x")?;
             let buffers =
                 [call.at(x, "x", element)?, call.at(out, "out", element)?, call.f32(norm, "norm")?];
             call.run(launch::forward(buffers, eps, element, [b, e])?)?;
-        }
+        }),
     }
     Ok(())
 }
@@ -88,14 +87,13 @@ pub fn backward(
             let d_out = d_out.host_f32(NAME, "d_out")?;
             reference::backward(out, norm, d_out, e, d_x.host_f32_mut(NAME, "d_x")?);
         }
-        #[cfg(feature = "cuda")]
-        Stream::Cuda(stream) => {
+        Stream::Cuda(stream) => on_gpu!(stream, {
             let call = stream.call(NAME);
             let element = call.element(out.dtype(), "out")?;
             let (out, norm) = (call.at(out, "out", element)?, call.f32(norm, "norm")?);
             let buffers = [out, norm, call.f32(d_out, "d_out")?, call.at(d_x, "d_x", element)?];
             call.run(launch::backward(buffers, element, [b, e])?)?;
-        }
+        }),
     }
     Ok(())
 }

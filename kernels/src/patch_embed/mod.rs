@@ -96,14 +96,13 @@ pub fn unfold(
                 host::unfold(grid, frames.host_f32(NAME, "frames")?, out, |_, value| value);
             }
         }
-        #[cfg(feature = "cuda")]
-        Stream::Cuda(stream) => {
+        Stream::Cuda(stream) => on_gpu!(stream, {
             let call = stream.call(NAME);
             let e = call.element(out.dtype(), "out")?;
             let buffers = [call.at(frames, "frames", DType::U8)?, call.at(out, "out", e)?];
             let shape = [clips, time, height, width];
             call.run(launch::unfold(buffers, shape, normalisation, tubelet, patch, e)?)?;
-        }
+        }),
     }
     Ok(())
 }

@@ -46,15 +46,14 @@ pub fn forward(stream: &Stream, x: View<'_>, lengths: &Lengths, out: ViewMut<'_>
             let x = x.host_f32(NAME, "x")?;
             reference::forward(x, lengths, d, out.host_f32_mut(NAME, "out")?);
         }
-        #[cfg(feature = "cuda")]
-        Stream::Cuda(stream) => {
+        Stream::Cuda(stream) => on_gpu!(stream, {
             let call = stream.call(NAME);
             let e = call.element(x.dtype(), "x")?;
             let sizes = launch::Sizes { sequences: lengths.rows(), tokens: x.shape()[0], width: d };
             let offsets = call.i32(lengths.view(), "lengths")?;
             let (x, out) = (call.at(x, "x", e)?, call.at(out, "out", e)?);
             call.run(launch::forward(x, offsets, out, e, sizes)?)?;
-        }
+        }),
     }
     Ok(())
 }
@@ -78,8 +77,7 @@ pub fn backward(
             let d_out = d_out.host_f32(NAME, "d_out")?;
             reference::backward(d_out, lengths, d, d_x.host_f32_mut(NAME, "d_x")?);
         }
-        #[cfg(feature = "cuda")]
-        Stream::Cuda(stream) => {
+        Stream::Cuda(stream) => on_gpu!(stream, {
             let call = stream.call(NAME);
             let e = call.element(d_x.dtype(), "d_x")?;
             let sizes =
@@ -87,7 +85,7 @@ pub fn backward(
             let offsets = call.i32(lengths.view(), "lengths")?;
             let (d_out, d_x) = (call.at(d_out, "d_out", e)?, call.at(d_x, "d_x", e)?);
             call.run(launch::backward(d_out, offsets, d_x, e, sizes)?)?;
-        }
+        }),
     }
     Ok(())
 }

@@ -92,8 +92,7 @@ pub fn forward(
             let out = out.host_f32_mut(NAME, "out")?;
             host::forward(input, eps, out, rstd.host_f32_mut(NAME, "rstd")?);
         }
-        #[cfg(feature = "cuda")]
-        Stream::Cuda(stream) => {
+        Stream::Cuda(stream) => on_gpu!(stream, {
             let call = stream.call(NAME);
             let e = call.element(x.dtype(), "x")?;
             let buffers = layer_norm::launch::Forward {
@@ -105,7 +104,7 @@ pub fn forward(
                 rstd: call.f32(rstd, "rstd")?,
             };
             call.run(layer_norm::launch::forward(buffers, scale.form(), e, n, d, eps)?)?;
-        }
+        }),
     }
     Ok(())
 }
@@ -149,8 +148,7 @@ pub fn backward(
             let d_weight = d_weight.host_f32_mut(NAME, "d_weight")?;
             host::backward(input, rstd, d_out, write, d_x, d_weight);
         }
-        #[cfg(feature = "cuda")]
-        Stream::Cuda(stream) => {
+        Stream::Cuda(stream) => on_gpu!(stream, {
             let call = stream.call(NAME);
             let e = call.element(x.dtype(), "x")?;
             let len = layer_norm::launch::workspace(n, d);
@@ -170,7 +168,7 @@ pub fn backward(
                 d_bias: None,
             };
             call.run(layer_norm::launch::backward(buffers, scale.form(), e, n, d, write)?)?;
-        }
+        }),
     }
     Ok(())
 }

@@ -97,15 +97,14 @@ pub fn split(
             ];
             host::split(qkv.host_f32(NAME, "qkv")?, heads, rotation, parts);
         }
-        #[cfg(feature = "cuda")]
-        Stream::Cuda(stream) => {
+        Stream::Cuda(stream) => on_gpu!(stream, {
             let call = stream.call(NAME);
             let e = call.element(qkv.dtype(), "qkv")?;
             let parts = [call.at(q, "q", e)?, call.at(k, "k", e)?, call.at(v, "v", e)?];
             let parts = launch::Parts { qkv: call.at(qkv, "qkv", e)?, parts };
             let rotation = rotation.map(|r| on_gpu(call, r, n, heads.dim)).transpose()?;
             call.run(launch::split(parts, heads, rotation, e, n)?)?;
-        }
+        }),
     }
     Ok(())
 }
@@ -141,15 +140,14 @@ pub fn split_backward(
             ];
             host::split_backward(parts, heads, rotation, d_qkv.host_f32_mut(NAME, "d_qkv")?);
         }
-        #[cfg(feature = "cuda")]
-        Stream::Cuda(stream) => {
+        Stream::Cuda(stream) => on_gpu!(stream, {
             let call = stream.call(NAME);
             let e = call.element(d_qkv.dtype(), "d_qkv")?;
             let parts = [call.at(d_q, "d_q", e)?, call.at(d_k, "d_k", e)?, call.at(d_v, "d_v", e)?];
             let parts = launch::Parts { qkv: call.at(d_qkv, "d_qkv", e)?, parts };
             let rotation = rotation.map(|r| on_gpu(call, r, n, heads.dim)).transpose()?;
             call.run(launch::merge(parts, heads, rotation, e, n)?)?;
-        }
+        }),
     }
     Ok(())
 }
@@ -187,8 +185,7 @@ fn apply(
                 host::rotate(x, heads, rotation, transpose);
             }
         }
-        #[cfg(feature = "cuda")]
-        Stream::Cuda(stream) => {
+        Stream::Cuda(stream) => on_gpu!(stream, {
             let call = stream.call(name);
             let e = call.element(x.dtype(), "x")?;
             let rotation = on_gpu(call, rotation, n, dim)?;
@@ -199,7 +196,7 @@ fn apply(
                 e,
                 [n, heads, dim],
             )?)?;
-        }
+        }),
     }
     Ok(())
 }

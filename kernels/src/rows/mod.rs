@@ -49,14 +49,13 @@ pub fn scatter(stream: &Stream, src: View<'_>, index: View<'_>, out: ViewMut<'_>
             check::indices(NAME, "index", index, m)?;
             reference::scatter(src, index, d, out.host_f32_mut(NAME, "out")?);
         }
-        #[cfg(feature = "cuda")]
-        Stream::Cuda(stream) => {
+        Stream::Cuda(stream) => on_gpu!(stream, {
             let call = stream.call(NAME);
             let e = call.element(src.dtype(), "src")?;
             let buffers =
                 [call.at(src, "src", e)?, call.i32(index, "index")?, call.at(out, "out", e)?];
             call.run(launch::scatter(buffers, e, [n, d])?)?;
-        }
+        }),
     }
     Ok(())
 }
@@ -86,14 +85,13 @@ pub fn gather(
             check::indices(NAME, "index", index, m)?;
             reference::gather(src, index, d, write, out.host_f32_mut(NAME, "out")?);
         }
-        #[cfg(feature = "cuda")]
-        Stream::Cuda(stream) => {
+        Stream::Cuda(stream) => on_gpu!(stream, {
             let call = stream.call(NAME);
             let e = call.element(src.dtype(), "src")?;
             let buffers =
                 [call.at(src, "src", e)?, call.i32(index, "index")?, call.at(out, "out", e)?];
             call.run(launch::gather(buffers, write, e, [n, d])?)?;
-        }
+        }),
     }
     Ok(())
 }

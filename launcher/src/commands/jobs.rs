@@ -158,15 +158,15 @@ pub(crate) async fn import(arguments: &cli::Import) -> Result<u8, LaunchError> {
     if !arguments.folder.is_dir() {
         return Err(path_error("the path of the weights", &arguments.folder, "is not a folder"));
     }
-    let root = train::root(&arguments.options, &loaded.recipe);
-    let (directory, _lock) = match train::open(&root, &loaded)? {
+    let run_dir = train::run_dir(&arguments.options, &loaded.recipe);
+    let (directory, _lock) = match train::open(&run_dir, &loaded)? {
         Some(opened) => opened,
-        None => train::create(&root, &loaded)?,
+        None => train::create(&run_dir, &loaded)?,
     };
     if newest_checkpoint(&directory).is_some() {
         return Err(path_error(
             "the run",
-            &root,
+            &run_dir,
             "already has checkpoints; import into a new run: --run DIR",
         ));
     }
@@ -179,7 +179,7 @@ pub(crate) async fn import(arguments: &cli::Import) -> Result<u8, LaunchError> {
     terminal::note(&format!(
         "imported; to train from these weights, run: vljepa-launch {} --run {}",
         arguments.recipe.display(),
-        root.display()
+        run_dir.display()
     ));
     Ok(0)
 }
@@ -228,7 +228,7 @@ async fn run_worker<T: DeserializeOwned>(
         .map(|record| record.working_directory)
         .filter(|folder| folder.is_dir())
         .unwrap_or_else(|| PathBuf::from("."));
-    let worker = WorkerArguments { run: absolute(directory.root()), job: file, control: None };
+    let worker = WorkerArguments { run: absolute(directory.path()), job: file, control: None };
     let mut signals = Signals::listen().map_err(|error| failed("listening to signals", &error))?;
     let spinner = spinner();
     let output = tokio::select! {

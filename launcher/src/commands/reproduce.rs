@@ -60,8 +60,8 @@ pub(crate) async fn reproduce(arguments: &cli::Reproduce) -> Result<u8, LaunchEr
         path: directory.run_json(),
         why: "it is missing or damaged, so nothing is known about how the run was made".to_owned(),
     })?;
-    let root = arguments.run.as_deref().map_or_else(|| beside(&of), absolute);
-    check_place(&root, &of)?;
+    let run_dir = arguments.run.as_deref().map_or_else(|| beside(&of), absolute);
+    check_place(&run_dir, &of)?;
     // Relative paths in the recipe refer to the folder in which the run was started.
     if std::env::set_current_dir(&record.working_directory).is_err() {
         terminal::note(&format!(
@@ -84,25 +84,25 @@ pub(crate) async fn reproduce(arguments: &cli::Reproduce) -> Result<u8, LaunchEr
         return Ok(0);
     }
     let recipe = loaded.recipe.clone();
-    match start(loaded, &root, &of).await? {
-        0 => conclude(&directory, &root, &recipe),
+    match start(loaded, &run_dir, &of).await? {
+        0 => conclude(&directory, &run_dir, &recipe),
         code => Ok(code),
     }
 }
 
-async fn start(loaded: Loaded, root: &Path, of: &Path) -> Result<u8, LaunchError> {
+async fn start(loaded: Loaded, run_dir: &Path, of: &Path) -> Result<u8, LaunchError> {
     let options = train::StartOptions {
         follow: true,
         reproduces: Some(of),
         ..train::StartOptions::default()
     };
-    train::start(loaded, root, options).await
+    train::start(loaded, run_dir, options).await
 }
 
 /// Compares the metrics of both runs, writes `reproduction.json` and the report, and prints the
 /// result.
-fn conclude(of: &RunDirectory, root: &Path, recipe: &Recipe) -> Result<u8, LaunchError> {
-    let here = RunDirectory::open(root)?;
+fn conclude(of: &RunDirectory, run_dir: &Path, recipe: &Recipe) -> Result<u8, LaunchError> {
+    let here = RunDirectory::open(run_dir)?;
     if completion::check(&here, recipe).is_err() {
         terminal::note(
             "the new run is not complete yet; give the same command again to compare the runs",
@@ -117,7 +117,7 @@ fn conclude(of: &RunDirectory, root: &Path, recipe: &Recipe) -> Result<u8, Launc
         });
     };
     let mut comparison = compare(&history::metrics(of), &history::metrics(&here));
-    of.root().clone_into(&mut comparison.of);
+    of.path().clone_into(&mut comparison.of);
     comparison.not_expected = not_expected(then, now, recipe);
     let text = serde_json::to_vec_pretty(&comparison).map_err(|error| LaunchError::Start {
         what: "writing reproduction.json".to_owned(),
@@ -142,15 +142,15 @@ fn beside(of: &Path) -> PathBuf {
 }
 
 /// Checks that the directory of the new run holds no run, or an earlier part of this reproduction.
-fn check_place(root: &Path, of: &Path) -> Result<(), LaunchError> {
-    let Ok(directory) = RunDirectory::open(root) else { return Ok(()) };
+fn check_place(run_dir: &Path, of: &Path) -> Result<(), LaunchError> {
+    let Ok(directory) = RunDirectory::open(run_dir) else { return Ok(()) };
     let reproduces = RunRecord::read(&directory).and_then(|record| record.reproduces);
     if reproduces.as_deref() == Some(of) {
         return Ok(());
     }
     let why =
         format!("holds a run that does not reproduce {}; choose another with --run", of.display());
-    Err(LaunchError::Path { what: "the folder", path: root.to_owned(), why })
+    Err(LaunchError::Path { what: "the folder", path: run_dir.to_owned(), why })
 }
 
 /// All recorded facts with their values on this machine.

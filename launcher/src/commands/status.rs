@@ -172,6 +172,6 @@ async fn job(directory: &RunDirectory) -> Option<String> {
 /// it, on another one. The only exact test is to try the lock; the trial lock is shared, so two
 /// calls at the same time do not disturb each other, and is held for some microseconds.
 pub(crate) fn is_held(directory: &RunDirectory) -> bool {
-    let Ok(file) = File::open(directory.root().join("lock")) else { return false };
+    let Ok(file) = File::open(directory.path().join("lock")) else { return false };
     matches!(Flock::lock(file, FlockArg::LockSharedNonblock), Err((_, Errno::EWOULDBLOCK)))
 }

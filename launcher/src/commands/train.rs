@@ -43,13 +43,13 @@ pub(crate) async fn train(arguments: &Train) -> Result<u8, LaunchError> {
         }
         return Ok(0);
     }
-    let root = root(&arguments.options, &loaded.recipe);
+    let run_dir = run_dir(&arguments.options, &loaded.recipe);
     let options = StartOptions {
         drills: arguments.drill.clone(),
         follow: arguments.follow,
         reproduces: None,
     };
-    start(loaded, &root, options).await
+    start(loaded, &run_dir, options).await
 }
 
 /// Options of a start that are not in the recipe.
@@ -63,17 +63,17 @@ pub(crate) struct StartOptions<'a> {
     pub reproduces: Option<&'a Path>,
 }
 
-/// Starts the run in the directory `root` or continues it. With `cluster.scheduler: slurm` and
+/// Starts the run in the directory `run_dir` or continues it. With `cluster.scheduler: slurm` and
 /// outside a Slurm job, submits the run instead.
 pub(crate) async fn start(
     loaded: Loaded,
-    root: &Path,
+    run_dir: &Path,
     options: StartOptions<'_>,
 ) -> Result<u8, LaunchError> {
     if let (Scheduler::Slurm, None) = (loaded.recipe.cluster.scheduler, submit::current_job()) {
-        return submit_run(root, &loaded, options).await;
+        return submit_run(run_dir, &loaded, options).await;
     }
-    let opened = open(root, &loaded)?;
+    let opened = open(run_dir, &loaded)?;
     if let Some((directory, _lock)) = &opened
         && is_complete(directory, &loaded.recipe)
     {
@@ -82,7 +82,7 @@ pub(crate) async fn start(
     let programs = preflight(&loaded.recipe).await?;
     let (directory, _lock) = match opened {
         Some(opened) => opened,
-        None => create(root, &loaded)?,
+        None => create(run_dir, &loaded)?,
     };
     supervise_run(directory, loaded, programs, options).await
 }
@@ -90,7 +90,7 @@ pub(crate) async fn start(
 /// Batch script as it would be submitted, for `--dry-run`.
 fn preview(options: &RecipeOptions, recipe: &Recipe) -> BatchScript {
     let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let run = absolute(&root(options, recipe));
+    let run = absolute(&run_dir(options, recipe));
     let launcher = run.join("bin/…/vljepa-launch");
     BatchScript::of(recipe, &run, &absolute(Path::new(".")), &launcher)
 }
@@ -136,13 +136,13 @@ async fn lock(directory: &RunDirectory) -> Result<RunLock, LaunchError> {
 
 /// Submits a run to Slurm and, with `--follow`, shows its progress until it ends.
 async fn submit_run(
-    root: &Path,
+    run_dir: &Path,
     loaded: &Loaded,
     options: StartOptions<'_>,
 ) -> Result<u8, LaunchError> {
-    let known = RunDirectory::open(root).ok();
+    let known = RunDirectory::open(run_dir).ok();
     submit::check(known.as_ref()).await?;
-    let opened = open(root, loaded)?;
+    let opened = open(run_dir, loaded)?;
     if let Some((directory, _lock)) = &opened
         && is_complete(directory, &loaded.recipe)
     {
@@ -151,7 +151,7 @@ async fn submit_run(
     let programs = preflight(&loaded.recipe).await?;
     let (directory, lock) = match opened {
         Some(opened) => opened,
-        None => create(root, loaded)?,
+        None => create(run_dir, loaded)?,
     };
     let mut record = RunRecord::collect(&directory, &loaded.recipe, &loaded.hash, &programs).await;
     if let Some(of) = options.reproduces {
@@ -183,7 +183,7 @@ async fn submit_run(
 fn is_complete(directory: &RunDirectory, recipe: &Recipe) -> bool {
     let complete = completion::check(directory, recipe).is_ok();
     if complete {
-        terminal::note(&format!("the run in {} is already complete", directory.root().display()));
+        terminal::note(&format!("the run in {} is already complete", directory.path().display()));
         conclude(directory);
     }
     complete
@@ -221,7 +221,7 @@ async fn supervise_run(
     }
     record.write(&directory)?;
     let limits = Limits::new(&loaded.recipe);
-    terminal::note(&format!("run directory: {}", directory.root().display()));
+    terminal::note(&format!("run directory: {}", directory.path().display()));
     let mut run = Run {
         directory,
         recipe: loaded.recipe,
@@ -315,23 +315,23 @@ pub(crate) fn warn(loaded: &Loaded) {
 }
 
 /// Run directory: `--run`, or `<runs>/<name>` of the recipe.
-pub(crate) fn root(options: &RecipeOptions, recipe: &Recipe) -> PathBuf {
+pub(crate) fn run_dir(options: &RecipeOptions, recipe: &Recipe) -> PathBuf {
     options.run.clone().unwrap_or_else(|| recipe.runs.join(&recipe.name))
 }
 
-/// Opens and locks the run directory `root`, or returns `None` if there is none. The lock is taken
+/// Opens and locks the run directory `run_dir`, or returns `None` if there is none. The lock is taken
 /// first, because a recipe that differs in permitted keys replaces the stored one.
 pub(crate) fn open(
-    root: &Path,
+    run_dir: &Path,
     loaded: &Loaded,
 ) -> Result<Option<(RunDirectory, RunLock)>, LaunchError> {
-    let Ok(directory) = RunDirectory::open(root) else { return Ok(None) };
+    let Ok(directory) = RunDirectory::open(run_dir) else { return Ok(None) };
     let lock = directory.lock()?;
-    let (directory, found) = RunDirectory::create(root, loaded)?;
+    let (directory, found) = RunDirectory::create(run_dir, loaded)?;
     match found {
         Found::Existing { changes } if !changes.is_empty() => terminal::note(&format!(
             "continuing {} with these changed keys:\n{}",
-            root.display(),
+            run_dir.display(),
             changes.join("\n")
         )),
         Found::Existing { .. } | Found::New => {}
@@ -339,9 +339,12 @@ pub(crate) fn open(
     Ok(Some((directory, lock)))
 }
 
-/// Creates the run directory `root` and locks it.
-pub(crate) fn create(root: &Path, loaded: &Loaded) -> Result<(RunDirectory, RunLock), LaunchError> {
-    let (directory, _) = RunDirectory::create(root, loaded)?;
+/// Creates the run directory `run_dir` and locks it.
+pub(crate) fn create(
+    run_dir: &Path,
+    loaded: &Loaded,
+) -> Result<(RunDirectory, RunLock), LaunchError> {
+    let (directory, _) = RunDirectory::create(run_dir, loaded)?;
     let lock = directory.lock()?;
     Ok((directory, lock))
 }

@@ -65,11 +65,11 @@ enum Opening {
 
 /// An event that the server reports to the supervisor.
 #[derive(Debug)]
-pub(crate) enum Heard {
+pub(crate) enum ControlEvent {
     /// A worker was accepted.
     Joined(Hello),
     /// A rank sent a message.
-    Said(usize, FromWorker),
+    Message(usize, FromWorker),
     /// The connection of a rank has ended.
     Lost(usize),
     /// A connection was refused.
@@ -85,7 +85,7 @@ pub(crate) enum Heard {
 #[derive(Debug)]
 pub(crate) struct Server {
     address: String,
-    heard: mpsc::Receiver<Heard>,
+    events: mpsc::Receiver<ControlEvent>,
     stop: watch::Sender<bool>,
     shared: Arc<Shared>,
     accepting: JoinHandle<()>,
@@ -95,7 +95,7 @@ pub(crate) struct Server {
 struct Shared {
     expected: Expected,
     members: Mutex<Members>,
-    heard: mpsc::Sender<Heard>,
+    events: mpsc::Sender<ControlEvent>,
     /// The NCCL id of rank 0, set once all ranks have connected.
     nccl_id: watch::Sender<Option<String>>,
 }
@@ -118,14 +118,14 @@ impl Server {
             why: error.to_string(),
         })?;
         let address = listen.address(port.port());
-        let (sender, heard) = mpsc::channel(MESSAGE_QUEUE);
+        let (sender, events) = mpsc::channel(MESSAGE_QUEUE);
         let (stop, stopped) = watch::channel(false);
         let open = Arc::new(Semaphore::new(expected.world_size + MAX_STRANGERS));
         let nccl_id = watch::Sender::new(None);
         let shared =
-            Arc::new(Shared { expected, members: Mutex::default(), heard: sender, nccl_id });
+            Arc::new(Shared { expected, members: Mutex::default(), events: sender, nccl_id });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&shared), stopped, open));
-        Ok(Self { address, heard, stop, shared, accepting })
+        Ok(Self { address, events, stop, shared, accepting })
     }
 
     /// Address that workers connect to, `host:port`.
@@ -134,8 +134,8 @@ impl Server {
     }
 
     /// Waits for the next event.
-    pub(crate) async fn next(&mut self) -> Option<Heard> {
-        self.heard.recv().await
+    pub(crate) async fn next(&mut self) -> Option<ControlEvent> {
+        self.events.recv().await
     }
 
     /// Closes all connections. A worker that loses its supervisor ends itself.
@@ -216,17 +216,17 @@ async fn serve(
     }
     let welcomed = send(&mut write, &FromSupervisor::Welcome).await.is_ok();
     lines.limit = MAX_LINE_BYTES;
-    let mut listening = welcomed && shared.heard.send(Heard::Joined(hello)).await.is_ok();
+    let mut listening = welcomed && shared.events.send(ControlEvent::Joined(hello)).await.is_ok();
     let speaking = speak(&mut write, shared, stopped, ordered);
     tokio::pin!(speaking);
     while listening {
         tokio::select! {
-            message = lines.next() => listening = shared.hear(rank, message).await,
+            message = lines.next() => listening = shared.receive(rank, message).await,
             () = &mut speaking => {}
         }
     }
     shared.members().ranks.remove(&rank);
-    shared.heard.send(Heard::Lost(rank)).await.ok();
+    shared.events.send(ControlEvent::Lost(rank)).await.ok();
 }
 
 /// Sends a rank its messages: signs of life, the stop, the NCCL id, ranks that have not connected,
@@ -341,7 +341,7 @@ impl Shared {
 
     /// Passes a message of a rank to the supervisor. Returns `false` if the connection has ended or
     /// must end.
-    async fn hear(&self, rank: usize, message: std::io::Result<Option<FromWorker>>) -> bool {
+    async fn receive(&self, rank: usize, message: std::io::Result<Option<FromWorker>>) -> bool {
         match message {
             Ok(Some(FromWorker::NcclId { id })) if rank == 0 => {
                 let mut members = self.members();
@@ -349,14 +349,16 @@ impl Shared {
                 self.relay(&members);
                 true
             }
-            Ok(Some(message)) => self.heard.send(Heard::Said(rank, message)).await.is_ok(),
+            Ok(Some(message)) => {
+                self.events.send(ControlEvent::Message(rank, message)).await.is_ok()
+            }
             Ok(None) => false,
             // The worker ended without reading its last order.
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => false,
             Err(error) => {
                 let text = format!("rank {rank} sent an invalid message: {error}");
                 let warning = FromWorker::Warning { text };
-                self.heard.send(Heard::Said(rank, warning)).await.ok();
+                self.events.send(ControlEvent::Message(rank, warning)).await.ok();
                 false
             }
         }
@@ -371,7 +373,7 @@ async fn refuse(
     reason: String,
 ) {
     send(write, &FromSupervisor::Refused { reason: reason.clone() }).await.ok();
-    shared.heard.send(Heard::Refused { rank, peer, reason }).await.ok();
+    shared.events.send(ControlEvent::Refused { rank, peer, reason }).await.ok();
 }
 
 /// Closes a connection in order: shuts down the sending side and reads to the end. Closing the

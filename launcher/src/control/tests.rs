@@ -7,7 +7,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use vljepa_recipes::protocol::{CheckpointOrder, FromSupervisor, FromWorker, Hello, Phase};
 
-use super::{Expected, Heard, Server};
+use super::{ControlEvent, Expected, Server};
 use crate::control::listen::Listen;
 
 fn hello(rank: usize) -> Hello {
@@ -64,7 +64,7 @@ async fn a_rank_is_welcomed_heard_told_to_stop_and_noticed_when_it_is_gone() {
     let mut server = server().await;
     let (mut worker, welcome) = say_hello(&server, hello(1)).await;
     assert_eq!(welcome, FromSupervisor::Welcome);
-    assert!(matches!(server.next().await, Some(Heard::Joined(h)) if h.rank == 1));
+    assert!(matches!(server.next().await, Some(ControlEvent::Joined(h)) if h.rank == 1));
     let beat = FromWorker::Heartbeat { step: 3, phase: Phase::Backward, collective: 7 };
     let line = serde_json::to_string(&beat).unwrap() + "\n";
     let (a, b) = line.split_at(10);
@@ -72,12 +72,12 @@ async fn a_rank_is_welcomed_heard_told_to_stop_and_noticed_when_it_is_gone() {
     server.stop_all();
     assert_eq!(answer(&mut worker).await, FromSupervisor::Stop);
     worker.get_mut().write_all(b.as_bytes()).await.unwrap();
-    assert!(matches!(server.next().await, Some(Heard::Said(1, said)) if said == beat));
+    assert!(matches!(server.next().await, Some(ControlEvent::Message(1, said)) if said == beat));
     let (_late, welcome) = say_hello(&server, hello(0)).await;
     assert_eq!(welcome, FromSupervisor::Welcome);
-    assert!(matches!(server.next().await, Some(Heard::Joined(h)) if h.rank == 0));
+    assert!(matches!(server.next().await, Some(ControlEvent::Joined(h)) if h.rank == 0));
     drop(worker);
-    assert!(matches!(server.next().await, Some(Heard::Lost(1))));
+    assert!(matches!(server.next().await, Some(ControlEvent::Lost(1))));
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn ranks_that_are_lost_at_once_are_heard_in_the_order_in_which_they_were_lost() 
             let (one, _) = say_hello(&server, hello(first)).await;
             let (other, _) = say_hello(&server, hello(second)).await;
             for _ in 0..2 {
-                assert!(matches!(server.next().await, Some(Heard::Joined(_))));
+                assert!(matches!(server.next().await, Some(ControlEvent::Joined(_))));
             }
             // Keep threads that run tasks busy while both ranks are lost.
             for _ in 0..2 {
@@ -102,8 +102,11 @@ fn ranks_that_are_lost_at_once_are_heard_in_the_order_in_which_they_were_lost() 
             busy(1);
             drop(other);
             for rank in [first, second] {
-                let heard = server.next().await;
-                assert!(matches!(heard, Some(Heard::Lost(lost)) if lost == rank), "{heard:?}");
+                let event = server.next().await;
+                assert!(
+                    matches!(event, Some(ControlEvent::Lost(lost)) if lost == rank),
+                    "{event:?}"
+                );
             }
         });
     }
@@ -113,7 +116,7 @@ fn ranks_that_are_lost_at_once_are_heard_in_the_order_in_which_they_were_lost() 
 async fn an_nccl_id_reaches_all_ranks_when_all_are_there_and_also_those_that_come_again() {
     let mut server = server().await;
     let (mut first, _) = say_hello(&server, hello(0)).await;
-    assert!(matches!(server.next().await, Some(Heard::Joined(_))));
+    assert!(matches!(server.next().await, Some(ControlEvent::Joined(_))));
     let made = FromWorker::NcclId { id: "an id".to_owned() };
     let line = serde_json::to_string(&made).unwrap() + "\n";
     first.get_mut().write_all(line.as_bytes()).await.unwrap();
@@ -124,9 +127,9 @@ async fn an_nccl_id_reaches_all_ranks_when_all_are_there_and_also_those_that_com
     let id = FromSupervisor::NcclId { id: "an id".to_owned() };
     assert_eq!(answer(&mut first).await, id);
     assert_eq!(answer(&mut second).await, id);
-    assert!(matches!(server.next().await, Some(Heard::Joined(_))));
+    assert!(matches!(server.next().await, Some(ControlEvent::Joined(_))));
     drop(second);
-    assert!(matches!(server.next().await, Some(Heard::Lost(1))));
+    assert!(matches!(server.next().await, Some(ControlEvent::Lost(1))));
     let (mut again, _) = say_hello(&server, hello(1)).await;
     assert_eq!(answer(&mut again).await, id);
 }
@@ -144,7 +147,7 @@ async fn an_order_reaches_its_rank_alone_and_before_a_later_stop() {
     let (mut first, _) = say_hello(&server, hello(0)).await;
     let (mut second, _) = say_hello(&server, hello(1)).await;
     for _ in 0..2 {
-        assert!(matches!(server.next().await, Some(Heard::Joined(_))));
+        assert!(matches!(server.next().await, Some(ControlEvent::Joined(_))));
     }
     let order = CheckpointOrder::Settled { step: 4, error: None };
     let order = FromSupervisor::Checkpoint { order };
@@ -160,7 +163,7 @@ async fn strangers_and_workers_of_another_run_are_refused_with_the_reason() {
     let mut server = server().await;
     let (_first, welcome) = say_hello(&server, hello(0)).await;
     assert_eq!(welcome, FromSupervisor::Welcome);
-    assert!(matches!(server.next().await, Some(Heard::Joined(_))));
+    assert!(matches!(server.next().await, Some(ControlEvent::Joined(_))));
     let wrong = [
         (Hello { token: "guess!".into(), ..hello(1) }, "token"),
         (Hello { world_size: 1, ..hello(0) }, "expects 1 ranks, the run has 2"),
@@ -173,8 +176,10 @@ async fn strangers_and_workers_of_another_run_are_refused_with_the_reason() {
         let stranger = hello.token != "secret";
         let text = reason(say_hello(&server, hello).await.1);
         assert!(text.contains(expected), "`{text}` does not say `{expected}`");
-        let heard = server.next().await;
-        assert!(matches!(heard, Some(Heard::Refused { rank, .. }) if rank.is_none() == stranger));
+        let event = server.next().await;
+        assert!(
+            matches!(event, Some(ControlEvent::Refused { rank, .. }) if rank.is_none() == stranger)
+        );
     }
 }
 
@@ -182,7 +187,7 @@ async fn strangers_and_workers_of_another_run_are_refused_with_the_reason() {
 async fn strangers_are_refused_with_bounded_memory_and_disturb_no_rank() {
     let mut server = server().await;
     let (mut worker, _) = say_hello(&server, hello(0)).await;
-    assert!(matches!(server.next().await, Some(Heard::Joined(_))));
+    assert!(matches!(server.next().await, Some(ControlEvent::Joined(_))));
     let mut random = 1_u64;
     let noise = std::iter::repeat_with(|| {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -208,7 +213,7 @@ async fn strangers_are_refused_with_bounded_memory_and_disturb_no_rank() {
         // The server may close the connection before it has read everything.
         stranger.write_all(&bytes).await.ok();
         match server.next().await {
-            Some(Heard::Refused { rank: None, reason, .. }) => {
+            Some(ControlEvent::Refused { rank: None, reason, .. }) => {
                 assert!(reason.contains(why), "{what}: {reason}");
             }
             other => panic!("{what}: {other:?}"),
@@ -217,7 +222,10 @@ async fn strangers_are_refused_with_bounded_memory_and_disturb_no_rank() {
     let line = r#"{"message":"heartbeat","step":1,"phase":"data"}"#.to_owned() + "\n";
     worker.get_mut().write_all(line.as_bytes()).await.unwrap();
     let said = server.next().await;
-    assert!(matches!(said, Some(Heard::Said(0, FromWorker::Heartbeat { .. }))), "{said:?}");
+    assert!(
+        matches!(said, Some(ControlEvent::Message(0, FromWorker::Heartbeat { .. }))),
+        "{said:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -260,10 +268,13 @@ async fn a_stranger_that_sends_more_than_a_hello_still_reads_the_whole_reason() 
 async fn a_line_without_end_is_cut_off() {
     let mut server = server().await;
     let (mut worker, _) = say_hello(&server, hello(0)).await;
-    assert!(matches!(server.next().await, Some(Heard::Joined(_))));
+    assert!(matches!(server.next().await, Some(ControlEvent::Joined(_))));
     let endless = vec![b'x'; 1 << 20];
     worker.get_mut().write_all(&endless).await.unwrap();
     let warned = server.next().await;
-    assert!(matches!(warned, Some(Heard::Said(0, FromWorker::Warning { .. }))), "{warned:?}");
-    assert!(matches!(server.next().await, Some(Heard::Lost(0))));
+    assert!(
+        matches!(warned, Some(ControlEvent::Message(0, FromWorker::Warning { .. }))),
+        "{warned:?}"
+    );
+    assert!(matches!(server.next().await, Some(ControlEvent::Lost(0))));
 }

@@ -8,7 +8,7 @@ pub(crate) struct NodeHealth {
     /// Host name.
     pub node: String,
     /// Results that the worker printed, or why there are none.
-    pub said: Result<Vec<Checked>, String>,
+    pub answer: Result<Vec<Checked>, String>,
 }
 
 /// Nodes that can take part in an attempt, and nodes that cannot.
@@ -73,8 +73,8 @@ impl std::fmt::Display for Reason {
 /// Sorts nodes into healthy and failed ones. A check without a result counts as failed.
 pub(crate) fn judge(nodes: &[NodeHealth]) -> Verdict {
     let mut verdict = Verdict::default();
-    for NodeHealth { node, said } in nodes {
-        let reasons = match said {
+    for NodeHealth { node, answer } in nodes {
+        let reasons = match answer {
             Ok(lines) => {
                 CheckName::ALL.into_iter().filter_map(|check| reason(check, lines)).collect()
             }
@@ -127,8 +127,8 @@ mod tests {
         Checked { host: "n".to_owned(), check, passed, detail: detail.to_owned() }
     }
 
-    fn node(name: &str, said: Result<Vec<Checked>, String>) -> NodeHealth {
-        NodeHealth { node: name.to_owned(), said }
+    fn node(name: &str, answer: Result<Vec<Checked>, String>) -> NodeHealth {
+        NodeHealth { node: name.to_owned(), answer }
     }
 
     #[test]

@@ -92,7 +92,7 @@ pub(crate) fn scores(directory: &RunDirectory) -> BTreeMap<String, Score> {
 /// Samples of the last evaluation with the model's predictions; empty before the first one. Samples
 /// whose frames are not embedded images are left out.
 pub(crate) fn samples(directory: &RunDirectory) -> Vec<Sample> {
-    let samples: Vec<Sample> = std::fs::read(directory.root().join("samples.json"))
+    let samples: Vec<Sample> = std::fs::read(directory.path().join("samples.json"))
         .ok()
         .and_then(|text| serde_json::from_slice(&text).ok())
         .unwrap_or_default();

@@ -194,7 +194,7 @@ impl Stragglers {
 
     /// Records a rank's newest interval. If it completes a round in which ranks have become
     /// stragglers, returns the slowest of them.
-    pub(crate) fn hear(&mut self, rank: usize, interval: &Interval) -> Option<Straggler> {
+    pub(crate) fn add(&mut self, rank: usize, interval: &Interval) -> Option<Straggler> {
         let known = self.ranks.get_mut(rank)?;
         let again = known.interval.as_ref().is_some_and(|before| before.step == interval.step);
         known.interval = Some(interval.clone());
@@ -243,29 +243,32 @@ impl Stragglers {
         OWN_PHASES
             .into_iter()
             .map(|phase| {
-                (phase, median(self.heard().map(|(_, known)| known.of(phase))).unwrap_or_default())
+                (
+                    phase,
+                    median(self.reported().map(|(_, known)| known.of(phase))).unwrap_or_default(),
+                )
             })
             .collect()
     }
 
-    fn heard(&self) -> impl Iterator<Item = (usize, &Known)> {
+    fn reported(&self) -> impl Iterator<Item = (usize, &Known)> {
         self.ranks.iter().enumerate().filter(|(_, known)| known.interval.is_some())
     }
 
     /// Table of the ranks at this moment, or `None` before the first interval.
     pub(crate) fn table(&self, attempt: u32, time: String) -> Option<RankTable> {
-        let reported = self.heard().count();
+        let reported = self.reported().count();
         if reported == 0 {
             return None;
         }
-        let typical = median(self.heard().map(|(_, known)| known.work())).unwrap_or_default();
+        let typical = median(self.reported().map(|(_, known)| known.work())).unwrap_or_default();
         let medians = self.medians();
         let mut order: Vec<(usize, f64)> =
-            self.heard().map(|(rank, known)| (rank, known.work())).collect();
+            self.reported().map(|(rank, known)| (rank, known.work())).collect();
         order.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
         let slowest = order.into_iter().take(MAX_ROWS);
         let slowest = slowest.filter_map(|(rank, work)| self.row(rank, work / typical, &medians));
-        let intervals = || self.heard().filter_map(|(_, known)| known.interval.as_ref());
+        let intervals = || self.reported().filter_map(|(_, known)| known.interval.as_ref());
         Some(RankTable {
             time,
             attempt,
@@ -302,14 +305,14 @@ impl Stragglers {
 
     fn spreads(&self) -> BTreeMap<Phase, Spread> {
         let mut phases: Vec<Phase> = self
-            .heard()
+            .reported()
             .filter_map(|(_, known)| known.interval.as_ref())
             .flat_map(|interval| interval.phase_s.keys().copied())
             .collect();
         phases.sort_unstable();
         phases.dedup();
         let spread = |phase| {
-            let values = || self.heard().map(|(rank, known)| (rank, known.of(phase)));
+            let values = || self.reported().map(|(rank, known)| (rank, known.of(phase)));
             let max = values().max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)));
             let (max_rank, max_s) = max.unwrap_or_default();
             Spread {
@@ -372,7 +375,7 @@ mod tests {
         (0..ranks.ranks.len())
             .filter_map(|rank| {
                 let own = odd.iter().find(|(r, _)| *r == rank).map_or([1.0, 99.0, 50.0], |o| o.1);
-                ranks.hear(rank, &interval(step, own))
+                ranks.add(rank, &interval(step, own))
             })
             .collect()
     }
@@ -444,14 +447,14 @@ mod tests {
     #[test]
     fn an_incomplete_round_judges_nobody_and_strangers_are_ignored() {
         let mut ranks = world(2);
-        assert_eq!(ranks.hear(7, &interval(10, [1.0, 1.0, 1.0])), None);
+        assert_eq!(ranks.add(7, &interval(10, [1.0, 1.0, 1.0])), None);
         assert!(ranks.table(1, String::new()).is_none());
         for step in [10, 20, 30, 40] {
-            assert_eq!(ranks.hear(0, &interval(step, [1.0, 900.0, 1.0])), None);
-            assert_eq!(ranks.hear(0, &interval(step, [1.0, 900.0, 1.0])), None, "twice is once");
+            assert_eq!(ranks.add(0, &interval(step, [1.0, 900.0, 1.0])), None);
+            assert_eq!(ranks.add(0, &interval(step, [1.0, 900.0, 1.0])), None, "twice is once");
         }
         assert!(!ranks.is_round_complete());
-        assert_eq!(ranks.hear(1, &interval(40, [1.0, 9.0, 1.0])), None);
+        assert_eq!(ranks.add(1, &interval(40, [1.0, 9.0, 1.0])), None);
         assert!(ranks.is_round_complete());
         let table = ranks.table(3, "now".to_owned()).unwrap();
         assert_eq!((table.attempt, table.step, table.slowest[0].rank), (3, 40, 0));

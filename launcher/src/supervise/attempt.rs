@@ -1,7 +1,7 @@
 //! One attempt: receives the messages of the workers and judges their state until they have
 //! finished, were stopped, or one of them failed.
 
-mod hear;
+mod messages;
 
 use std::path::PathBuf;
 use std::process::ExitStatus;
@@ -162,8 +162,8 @@ impl<'a> Attempt<'a> {
             // Judging looks at every rank. It happens once per tick and not once per message, which
             // would be quadratic in the number of ranks.
             tokio::select! {
-                Some(heard) = self.server.next() => {
-                    self.hear(heard);
+                Some(event) = self.server.next() => {
+                    self.handle(event);
                     continue;
                 }
                 status = self.group.wait(), if !exited => {
@@ -214,7 +214,7 @@ impl<'a> Attempt<'a> {
         self.started += gap;
         for joined in self.members.iter_mut().filter_map(|member| member.joined.as_mut()) {
             joined.position.since += gap;
-            joined.position.heard += gap;
+            joined.position.last_heard += gap;
             joined.step_since += gap;
         }
     }
@@ -349,7 +349,7 @@ impl<'a> Attempt<'a> {
     /// what it printed.
     fn explain(&mut self, mut fault: Fault) -> Fault {
         let status = self.exited.map(|(_, status)| status);
-        let said = post_mortem::last_lines(&self.output, post_mortem::MAX_LINES);
+        let output = post_mortem::last_lines(&self.output, post_mortem::MAX_LINES);
         match fault.kind {
             FaultKind::Died => {
                 let joined = fault.rank.and_then(|rank| self.members[rank].joined.as_ref());
@@ -361,8 +361,8 @@ impl<'a> Attempt<'a> {
                     Some(status) if own.is_some() => Some(process::ending(status)),
                     Some(status) if self.members.len() == 1 => Some(process::ending(status)),
                     Some(_) | None => fault.rank.and_then(|rank| {
-                        post_mortem::mpirun_ending(&said, rank)
-                            .or_else(|| post_mortem::srun_ending(&said, rank))
+                        post_mortem::mpirun_ending(&output, rank)
+                            .or_else(|| post_mortem::srun_ending(&output, rank))
                     }),
                 };
                 fault.error = how.map_or_else(
@@ -375,7 +375,7 @@ impl<'a> Attempt<'a> {
                 let how =
                     own.or(status).map_or_else(|| "an unknown status".to_owned(), process::ending);
                 fault.error = format!("{how} before it connected");
-                if let Some(last) = said.iter().rev().find(|line| !line.trim().is_empty()) {
+                if let Some(last) = output.iter().rev().find(|line| !line.trim().is_empty()) {
                     fault.error += &format!("; its last output: {}", last.trim());
                 }
             }

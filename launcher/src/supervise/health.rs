@@ -38,7 +38,7 @@ pub(crate) fn write_job(run: &Run, ranks: usize, control: &str) -> Result<(), La
 
 /// Command line of the worker that runs `check.json`.
 pub(crate) fn command(run: &Run) -> Vec<String> {
-    let (root, job) = (run.directory.root().to_owned(), run.directory.check_job());
+    let (root, job) = (run.directory.path().to_owned(), run.directory.check_job());
     let arguments = WorkerArguments { run: root, job, control: None };
     let mut line = vec![run.programs.worker.display().to_string()];
     line.extend(arguments.list());
@@ -59,9 +59,10 @@ pub(crate) async fn check_here(
 ) -> Result<(), LaunchError> {
     write_job(run, run.recipe.cluster.ranks_per_node, control)?;
     let asked = command(run);
-    let said = ask_with_token(&asked, token, CHECK_TIMEOUT).await.and_then(|said| parse(&said));
-    let node = NodeHealth { node: run.record.host.name.clone(), said };
-    for checked in node.said.iter().flatten().filter(|checked| first || !checked.passed) {
+    let answer =
+        ask_with_token(&asked, token, CHECK_TIMEOUT).await.and_then(|answer| parse(&answer));
+    let node = NodeHealth { node: run.record.host.name.clone(), answer };
+    for checked in node.answer.iter().flatten().filter(|checked| first || !checked.passed) {
         show(&line(checked));
     }
     let Some((host, reasons)) = judge(&[node]).failed.pop() else { return Ok(()) };

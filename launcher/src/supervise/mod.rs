@@ -274,7 +274,7 @@ async fn one_attempt(
         .map_err(|error| failed("writing job.json", &error))?;
     atomic_write(&run.directory.job(), &job)?;
     let arguments = WorkerArguments {
-        run: run.directory.root().to_owned(),
+        run: run.directory.path().to_owned(),
         job: run.directory.job(),
         control: Some(server.address().to_owned()),
     };

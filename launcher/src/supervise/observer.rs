@@ -50,14 +50,14 @@ pub(crate) struct Observed {
     /// Seconds that steps have waited for checkpoints, in total.
     pub checkpoint_stall_s: f64,
     /// Time of each rank's last message, or `None` if the rank is not connected.
-    pub heard: Vec<Option<Instant>>,
+    pub last_heard: Vec<Option<Instant>>,
     pub stragglers: Stragglers,
 }
 
 impl Observed {
     /// Longest time since the last message of a connected rank.
     pub(crate) fn longest_silence(&self, now: Instant) -> Option<Duration> {
-        self.heard.iter().flatten().min().map(|heard| now.saturating_duration_since(*heard))
+        self.last_heard.iter().flatten().min().map(|last| now.saturating_duration_since(*last))
     }
 
     /// Table of the ranks at this moment, or `None` before the first interval.
@@ -98,7 +98,7 @@ impl Observer {
     pub(super) fn attempt(&self, number: u32, world_size: usize) {
         let mut observed = self.lock();
         observed.attempt = number;
-        observed.heard = vec![None; world_size];
+        observed.last_heard = vec![None; world_size];
         observed.stragglers.restart(world_size);
     }
 
@@ -106,8 +106,8 @@ impl Observer {
     pub(super) fn joined(&self, rank: usize, host: &str) {
         let mut observed = self.lock();
         observed.stragglers.joined(rank, host);
-        if let Some(heard) = observed.heard.get_mut(rank) {
-            *heard = Some(Instant::now());
+        if let Some(last) = observed.last_heard.get_mut(rank) {
+            *last = Some(Instant::now());
         }
     }
 
@@ -118,22 +118,22 @@ impl Observer {
 
     /// Records that the connection of a rank has ended.
     pub(super) fn lost(&self, rank: usize) {
-        if let Some(heard) = self.lock().heard.get_mut(rank) {
-            *heard = None;
+        if let Some(last) = self.lock().last_heard.get_mut(rank) {
+            *last = None;
         }
     }
 
     /// Records a message of a rank. If a rank has become a straggler, writes the event and returns
     /// the warning to show.
-    pub(super) fn hear(
+    pub(super) fn message(
         &mut self,
         rank: usize,
         said: &FromWorker,
         events: &EventLog,
     ) -> Option<String> {
         let mut observed = self.lock();
-        if let Some(heard) = observed.heard.get_mut(rank) {
-            *heard = Some(Instant::now());
+        if let Some(last) = observed.last_heard.get_mut(rank) {
+            *last = Some(Instant::now());
         }
         if let FromWorker::Metrics(metrics) = said {
             observed.metrics = Some(metrics.clone());
@@ -143,7 +143,7 @@ impl Observer {
             observed.checkpoint_stall_s += stall_s;
         }
         let FromWorker::Interval(interval) = said else { return None };
-        let slow = observed.stragglers.hear(rank, interval);
+        let slow = observed.stragglers.add(rank, interval);
         let complete = observed.stragglers.is_round_complete();
         drop(observed);
         if complete && self.written.is_none_or(|at| at.elapsed() >= WRITE_INTERVAL) {
@@ -178,7 +178,7 @@ impl Observer {
         if let Some(writing) = self.writing.take() {
             writing.await.ok();
         }
-        self.lock().heard.fill(None);
+        self.lock().last_heard.fill(None);
     }
 
     /// Replaces `ranks.json` on a blocking thread, so that a slow disk does not delay the

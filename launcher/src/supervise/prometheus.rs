@@ -171,8 +171,9 @@ fn training(out: &mut Exposition<'_>, observed: &Observed) -> fmt::Result {
 }
 
 fn ranks(out: &mut Exposition<'_>, observed: &Observed) -> fmt::Result {
-    let connected = observed.heard.iter().flatten().count();
-    let ranks = [("state", "expected", observed.heard.len()), ("state", "connected", connected)];
+    let connected = observed.last_heard.iter().flatten().count();
+    let ranks =
+        [("state", "expected", observed.last_heard.len()), ("state", "connected", connected)];
     let ranks = ranks.map(|(label, value, count)| ([(label, value)], real(count as u64)));
     out.gauges("ranks", "Expected and connected ranks of the attempt", &ranks)?;
     if let Some(silence) = observed.longest_silence(Instant::now()) {

@@ -133,7 +133,7 @@ pub(super) struct Position {
     /// When the rank entered this phase of this step.
     pub(super) since: Instant,
     /// When the last message arrived.
-    pub(super) heard: Instant,
+    pub(super) last_heard: Instant,
     /// Number of the last collective that the rank has entered, from 1; 0 before the first.
     pub(super) collective: u64,
 }
@@ -181,7 +181,7 @@ pub(super) fn find_hang<'a>(
     limits: &Limits,
     now: Instant,
 ) -> Option<Hang> {
-    let silence = |p: &Position| now.saturating_duration_since(p.heard);
+    let silence = |p: &Position| now.saturating_duration_since(p.last_heard);
     let still = |p: &Position| now.saturating_duration_since(p.since);
     let somebody_reports = ranks.clone().any(|(_, p)| silence(p) <= REPORTING_WINDOW);
     let is_silent = |p: &Position| {

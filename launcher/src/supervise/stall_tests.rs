@@ -29,7 +29,13 @@ fn times(steps: &[u32]) -> StepTimes {
 /// `heard` seconds ago.
 fn position(step: u64, phase: Phase, still: u32, heard: u32, now: Instant) -> Position {
     let collective = 0;
-    Position { step, phase, since: now - SECOND * still, heard: now - SECOND * heard, collective }
+    Position {
+        step,
+        phase,
+        since: now - SECOND * still,
+        last_heard: now - SECOND * heard,
+        collective,
+    }
 }
 
 fn hang(ranks: &[Position], times: &StepTimes, now: Instant) -> Option<Hang> {

@@ -59,9 +59,11 @@ impl AdamW {
         let known = |name: &str| Group::ALL.iter().any(|g| g.name() == name);
         if let Some(name) = recipe.multipliers.keys().find(|name| !known(name)) {
             return Err(ModelError::Config {
-                key: "optimizer.multipliers",
-                found: name.clone(),
-                needed: format!("one of {}", Group::ALL.map(Group::name).join(", ")),
+                key: "optimizer.multipliers".to_owned(),
+                what: format!(
+                    "there is no group `{name}`; the groups are {}",
+                    Group::ALL.map(Group::name).join(", ")
+                ),
             });
         }
         Ok(Self {

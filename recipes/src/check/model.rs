@@ -1,7 +1,7 @@
 //! Rules for `device`, `precision` and the keys under `model` and `loss`.
 
-use super::Problems;
-use crate::schema::{Device, LossKind, Model, Precision, Recipe};
+use super::{Problem, Problems};
+use crate::schema::{Device, Loss, LossKind, Model, Precision, Recipe};
 
 pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
     if recipe.device == Device::Host && recipe.precision == Precision::Bf16 {
@@ -12,13 +12,24 @@ pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
         let help = "write `precision: bf16`, or `device: host`";
         found.add("precision", "GPUs compute in bf16 only, not f32", help);
     }
-    sizes(&recipe.model, found);
-    visual(&recipe.model, found);
-    attention(&recipe.model, found);
+    found.list.extend(sizes(&recipe.model, &recipe.loss));
     loss(recipe, found);
 }
 
-fn sizes(model: &Model, found: &mut Problems) {
+/// Returns the sizes with which no model can be built: the rules that
+/// [`check`](super::check) and the model itself share.
+#[must_use]
+pub fn sizes(model: &Model, loss: &Loss) -> Vec<Problem> {
+    let mut found = Problems::default();
+    positive(model, &mut found);
+    visual(model, &mut found);
+    attention(model, &mut found);
+    let max_scale = loss.temperature.max_scale.into();
+    found.above_zero("loss.temperature", &[("max_scale", max_scale)]);
+    found.list
+}
+
+fn positive(model: &Model, found: &mut Problems) {
     let Model { x_encoder: x, predictor: p, y_encoder: y, .. } = model;
     found.positive("model", &[("image_size", model.image_size), ("embed_dim", model.embed_dim)]);
     found.positive(
@@ -139,6 +150,12 @@ fn attention(model: &Model, found: &mut Problems) {
             ("original_max_position_embeddings", scaling.original_max_position_embeddings),
         ],
     );
+    let positions = scaling.original_max_position_embeddings;
+    if positions > f64::from(u32::MAX) {
+        let what = format!("{positions} is more than 2^32 - 1");
+        let help = "Llama-3.2 was pretrained with 8192 positions";
+        found.add("model.predictor.rope_scaling.original_max_position_embeddings", what, help);
+    }
     if scaling.high_freq_factor <= scaling.low_freq_factor {
         let what = format!("{} is not above low_freq_factor", scaling.high_freq_factor);
         let help = "Llama-3.2 has low_freq_factor 1 and high_freq_factor 4";
@@ -150,7 +167,6 @@ fn loss(recipe: &Recipe, found: &mut Problems) {
     let loss = &recipe.loss;
     let temperature = &loss.temperature;
     let start = f64::from(temperature.initial_logit_scale).exp();
-    found.above_zero("loss.temperature", &[("max_scale", temperature.max_scale.into())]);
     if !(start.is_finite() && start <= f64::from(temperature.max_scale)) {
         let what = format!(
             "exp({}) = {start:.1} is above max_scale {}",

@@ -8,105 +8,105 @@ use super::RunDirectory;
 impl RunDirectory {
     /// Path of the run directory itself.
     #[must_use]
-    pub fn root(&self) -> &Path {
-        &self.root
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Resolved recipe with all defaults, in YAML.
     #[must_use]
     pub fn recipe(&self) -> PathBuf {
-        self.root.join("recipe.yaml")
+        self.path.join("recipe.yaml")
     }
 
     /// Record of the run: versions, hashes, hosts and attempts.
     #[must_use]
     pub fn run_json(&self) -> PathBuf {
-        self.root.join("run.json")
+        self.path.join("run.json")
     }
 
     /// Events of the run, such as starts, faults and warnings, one JSON object per line.
     #[must_use]
     pub fn events(&self) -> PathBuf {
-        self.root.join("events.jsonl")
+        self.path.join("events.jsonl")
     }
 
     /// Metrics ([`crate::protocol::Metrics`]), one JSON object per line.
     #[must_use]
     pub fn metrics(&self) -> PathBuf {
-        self.root.join("metrics.jsonl")
+        self.path.join("metrics.jsonl")
     }
 
     /// Newest scores: a map from each metric to `{value, chance, baseline, n}`.
     #[must_use]
     pub fn scores(&self) -> PathBuf {
-        self.root.join("scores.json")
+        self.path.join("scores.json")
     }
 
     /// Report of the run, one self-contained HTML file.
     #[must_use]
     pub fn report(&self) -> PathBuf {
-        self.root.join("report.html")
+        self.path.join("report.html")
     }
 
     /// Completion record. The run is complete if and only if this file exists.
     #[must_use]
     pub fn completed(&self) -> PathBuf {
-        self.root.join("completed.json")
+        self.path.join("completed.json")
     }
 
     /// File whose appearance asks the run to save a checkpoint and stop.
     #[must_use]
     pub fn stop(&self) -> PathBuf {
-        self.root.join("stop")
+        self.path.join("stop")
     }
 
     /// Fastest algorithms of matrix products, as timed on the run's GPUs.
     #[must_use]
     pub fn algorithms(&self) -> PathBuf {
-        self.root.join("algorithms")
+        self.path.join("algorithms")
     }
 
     /// Counter that the supervisor of a Slurm job keeps increasing to show that it is alive.
     #[must_use]
     pub fn alive(&self) -> PathBuf {
-        self.root.join("alive")
+        self.path.join("alive")
     }
 
     /// Batch script of a run on Slurm.
     #[must_use]
     pub fn batch_script(&self) -> PathBuf {
-        self.root.join("job.sbatch")
+        self.path.join("job.sbatch")
     }
 
     /// Record of the Slurm job that works on the run, written when the job was submitted.
     #[must_use]
     pub fn slurm_json(&self) -> PathBuf {
-        self.root.join("slurm.json")
+        self.path.join("slurm.json")
     }
 
     /// Folder with the run's copies of the programs, so that a new build does not change a job that
     /// waits in the queue.
     #[must_use]
     pub fn programs(&self) -> PathBuf {
-        self.root.join("bin")
+        self.path.join("bin")
     }
 
     /// Job of the workers ([`crate::protocol::Job`]).
     #[must_use]
     pub fn job(&self) -> PathBuf {
-        self.root.join("job.json")
+        self.path.join("job.json")
     }
 
     /// Job of the workers that check the nodes ([`crate::protocol::Job::Check`]).
     #[must_use]
     pub fn check_job(&self) -> PathBuf {
-        self.root.join("check.json")
+        self.path.join("check.json")
     }
 
     /// Folder with the logs of all ranks and attempts.
     #[must_use]
     pub fn logs(&self) -> PathBuf {
-        self.root.join("logs")
+        self.path.join("logs")
     }
 
     /// Log of one rank in one attempt.
@@ -118,7 +118,7 @@ impl RunDirectory {
     /// Folder with all checkpoints.
     #[must_use]
     pub fn checkpoints(&self) -> PathBuf {
-        self.root.join("checkpoints")
+        self.path.join("checkpoints")
     }
 
     /// Folder of the checkpoint of a step. Sorted by name, these folders are in the order of their
@@ -131,7 +131,7 @@ impl RunDirectory {
     /// Folder with the scores of all evaluations.
     #[must_use]
     pub fn evaluations(&self) -> PathBuf {
-        self.root.join("evaluations")
+        self.path.join("evaluations")
     }
 
     /// Scores measured at one step, in JSON.
@@ -143,19 +143,19 @@ impl RunDirectory {
     /// Samples with the model's answers, which the report shows.
     #[must_use]
     pub fn samples(&self) -> PathBuf {
-        self.root.join("samples.json")
+        self.path.join("samples.json")
     }
 
     /// Folder with the TensorBoard event files.
     #[must_use]
     pub fn tensorboard(&self) -> PathBuf {
-        self.root.join("tensorboard")
+        self.path.join("tensorboard")
     }
 
     /// Folder with the Chrome traces of the steps that `logging.trace` names.
     #[must_use]
     pub fn traces(&self) -> PathBuf {
-        self.root.join("traces")
+        self.path.join("traces")
     }
 
     /// Chrome trace of one step of one rank.
@@ -167,18 +167,18 @@ impl RunDirectory {
     /// Times of the ranks in the newest logging interval: the slowest ranks and their phases.
     #[must_use]
     pub fn ranks(&self) -> PathBuf {
-        self.root.join("ranks.json")
+        self.path.join("ranks.json")
     }
 
     /// Uncommitted changes of the source code with which the run was started, as a diff.
     #[must_use]
     pub fn source_diff(&self) -> PathBuf {
-        self.root.join("source.diff")
+        self.path.join("source.diff")
     }
 
     /// Comparison of this run with the run that it reproduces.
     #[must_use]
     pub fn reproduction(&self) -> PathBuf {
-        self.root.join("reproduction.json")
+        self.path.join("reproduction.json")
     }
 }

@@ -1,7 +1,7 @@
 //! Training as a worker does it, on an emulated GPU that uses host memory and kernels compiled for
 //! the host.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use vljepa_data::batch::{Batch, Ragged};
 use vljepa_kernels::attention::launch::Mode;
@@ -23,9 +23,16 @@ use vljepa_worker::rank::generation::Generation;
 use vljepa_worker::training::step::{self, Input, StepReport};
 
 use crate::golden::values;
-use crate::programs::recipes;
+use crate::programs::repository;
 
 const ALONE: Collectives = Collectives::Solo(Solo);
+
+/// Returns the folder of recipes: `VLJEPA_RECIPES`, for tests that run without the repository in
+/// which they were built, or the repository's folder.
+#[expect(clippy::disallowed_methods, reason = "only tests read this variable")]
+fn recipes() -> PathBuf {
+    std::env::var("VLJEPA_RECIPES").map_or_else(|_| repository().join("recipes"), PathBuf::from)
+}
 
 /// Returns the quickstart's recipe for a GPU, with one layer per encoder to save time.
 fn recipe() -> Recipe {

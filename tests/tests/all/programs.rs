@@ -13,13 +13,6 @@ pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace holds this crate")
 }
 
-/// Returns the folder of recipes: `VLJEPA_RECIPES`, for tests that run without the repository in
-/// which they were built, or the repository's folder.
-#[expect(clippy::disallowed_methods, reason = "only tests read this variable")]
-pub fn recipes() -> PathBuf {
-    std::env::var("VLJEPA_RECIPES").map_or_else(|_| repository().join("recipes"), PathBuf::from)
-}
-
 /// Returns the path of a program of the workspace, which `tests/run.sh` builds next to the tests.
 pub fn program(name: &str) -> PathBuf {
     let tests = std::env::current_exe().expect("the test binary's path");

@@ -18,7 +18,6 @@ pub(crate) fn join(meet: Option<&Path>, device: Device) -> anyhow::Result<Collec
             anyhow::bail!("--meet needs GPUs, feature `cuda`, VLJEPA_RANK and VLJEPA_WORLD_SIZE")
         }
         (None, _, Device::Host) => Ok(Collectives::join(environment.started_by_mpi)?),
-        #[cfg(feature = "cuda")]
         (None, _, Device::Cuda(_)) => Ok(Collectives::Solo(vljepa_worker::collectives::Solo)),
     }
 }

@@ -9,7 +9,7 @@
 mod buckets;
 #[cfg(feature = "mpi")]
 mod mpi;
-#[cfg(feature = "cuda")]
+#[cfg_attr(not(feature = "cuda"), path = "no_nccl.rs")]
 pub mod nccl;
 pub mod record;
 mod solo;
@@ -24,7 +24,6 @@ use vljepa_recipes::RankId;
 pub use self::buckets::GradientSum;
 #[cfg(feature = "mpi")]
 pub use self::mpi::Mpi;
-#[cfg(feature = "cuda")]
 pub use self::nccl::Nccl;
 use self::record::{Entry, Kind, Ticket};
 pub use self::solo::Solo;
@@ -65,7 +64,6 @@ pub enum Collectives {
     #[cfg(feature = "mpi")]
     Mpi(Mpi),
     /// Several processes with one GPU each, connected by NCCL.
-    #[cfg(feature = "cuda")]
     Nccl(Nccl),
 }
 
@@ -110,7 +108,6 @@ impl Collectives {
             Self::Solo(_) | Self::StandIn(_) => 0,
             #[cfg(feature = "mpi")]
             Self::Mpi(mpi) => mpi.rank(),
-            #[cfg(feature = "cuda")]
             Self::Nccl(nccl) => nccl.rank(),
         }
     }
@@ -123,7 +120,6 @@ impl Collectives {
             Self::StandIn(stand_in) => stand_in.world_size,
             #[cfg(feature = "mpi")]
             Self::Mpi(mpi) => mpi.world_size(),
-            #[cfg(feature = "cuda")]
             Self::Nccl(nccl) => nccl.world_size(),
         }
     }
@@ -176,7 +172,6 @@ impl Collectives {
                 mpi.all_gather(&local.to_f32()?, shares, width, &mut all);
                 copy::cast(stream, View::from_f32(&all, &[all.len()]), out)?;
             }
-            #[cfg(feature = "cuda")]
             Self::Nccl(nccl) => {
                 return nccl.all_gather_rows(&ticket, local, shares, out.as_view());
             }
@@ -202,7 +197,6 @@ impl Collectives {
                 mpi.all_gather(local, shares, 1, &mut out);
                 out
             }
-            #[cfg(feature = "cuda")]
             Self::Nccl(nccl) => return nccl.all_gather_hashes(ticket, local, shares),
         };
         ticket.done();
@@ -242,14 +236,12 @@ impl Collectives {
                 let devices = [stream.device(), values.as_view().device()];
                 assert_eq!(devices[0].name(), devices[1].name(), "a tensor of the stream's device");
             }
-            #[cfg(feature = "cuda")]
             Self::Nccl(nccl) => return nccl.begin_all_reduce_sum(&ticket, values.as_view()),
             #[cfg(feature = "mpi")]
             Self::Mpi(mpi) => match values.as_view().device() {
                 vljepa_kernels::Device::Host => {
                     mpi.all_reduce_sum(values.host_f32_mut("all_reduce_sum", "values")?);
                 }
-                #[cfg(feature = "cuda")]
                 vljepa_kernels::Device::Cuda(_) => {
                     let mut sums = values.as_view().to_f32()?.into_owned();
                     mpi.all_reduce_sum(&mut sums);
@@ -267,7 +259,6 @@ impl Collectives {
     /// Fails if the device fails.
     pub fn end_all_reduce_sums(&self, stream: &Stream) -> Result<(), WorkerError> {
         match (self, stream) {
-            #[cfg(feature = "cuda")]
             (Self::Nccl(nccl), _) => nccl.end(),
             _ => Ok(()),
         }
@@ -303,7 +294,6 @@ impl Collectives {
                 mpi.reduce_scatter_sum(&values.to_f32()?, shares, width, &mut own);
                 copy::copy(stream, View::from_f32(&own, &[own.len()]), out)?;
             }
-            #[cfg(feature = "cuda")]
             Self::Nccl(nccl) => {
                 return nccl.reduce_scatter_sum(&ticket, values, shares, out.as_view());
             }
@@ -320,7 +310,6 @@ impl Collectives {
             Self::Solo(_) | Self::StandIn(_) => values,
             #[cfg(feature = "mpi")]
             Self::Mpi(mpi) => mpi.sum(values),
-            #[cfg(feature = "cuda")]
             Self::Nccl(nccl) => return nccl.sum(ticket, values),
         };
         ticket.done();
@@ -340,7 +329,6 @@ impl Collectives {
             Self::Solo(_) | Self::StandIn(_) => bytes,
             #[cfg(feature = "mpi")]
             Self::Mpi(mpi) => mpi.broadcast(bytes),
-            #[cfg(feature = "cuda")]
             Self::Nccl(nccl) => return nccl.broadcast(ticket, bytes),
         };
         ticket.done();
@@ -356,7 +344,6 @@ impl Collectives {
             Self::StandIn(stand_in) => vec![bytes.to_vec(); stand_in.world_size],
             #[cfg(feature = "mpi")]
             Self::Mpi(mpi) => mpi.all_gather_bytes(bytes),
-            #[cfg(feature = "cuda")]
             Self::Nccl(nccl) => return nccl.all_gather_bytes(ticket, bytes),
         };
         ticket.done();
@@ -372,7 +359,6 @@ impl Collectives {
             Self::Solo(_) | Self::StandIn(_) => std::process::abort(),
             #[cfg(feature = "mpi")]
             Self::Mpi(mpi) => mpi.abort(),
-            #[cfg(feature = "cuda")]
             Self::Nccl(nccl) => nccl.abort(),
         }
     }

@@ -165,7 +165,6 @@ fn resident_mib() -> u64 {
 fn device_mib(device: Device) -> Option<u64> {
     match device {
         Device::Host => None,
-        #[cfg(feature = "cuda")]
         Device::Cuda(cuda) => {
             let [free, all] = cuda.memory().ok()?;
             Some((all.saturating_sub(free) >> 20) as u64)

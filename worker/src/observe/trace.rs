@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use serde_json::{Value, json};
 use vljepa_kernels::Device;
-#[cfg(feature = "cuda")]
 use vljepa_kernels::device::cuda::{Lane, Span};
 use vljepa_recipes::RunDirectory;
 use vljepa_recipes::protocol::Phase;
@@ -62,7 +61,6 @@ impl ChromeTrace {
     }
 
     /// Adds the spans that a GPU recorded, with one thread per stream.
-    #[cfg(feature = "cuda")]
     pub fn kernels(&mut self, spans: &[Span]) {
         for (thread, lane) in Lane::ALL.into_iter().enumerate() {
             let thread = PHASES + 1 + thread;
@@ -174,7 +172,6 @@ impl Chosen {
     fn listen(&self) -> anyhow::Result<()> {
         match self.device {
             Device::Host => Ok(()),
-            #[cfg(feature = "cuda")]
             Device::Cuda(cuda) => {
                 self.device.compute_stream().synchronize()?;
                 Ok(cuda.trace()?)
@@ -192,7 +189,6 @@ impl Chosen {
         trace.step(step, phases, length);
         match self.device {
             Device::Host => {}
-            #[cfg(feature = "cuda")]
             Device::Cuda(cuda) => trace.kernels(&cuda.traced()?),
         }
         let path = self.run.trace(self.rank, step);

@@ -185,8 +185,7 @@ impl Control {
     /// Sets the step and phase that the next heartbeat reports.
     pub fn at(&self, step: u64, phase: Phase) {
         self.shared.step.store(step, Ordering::Release);
-        let code = PHASES.iter().position(|&p| p == phase).unwrap_or_default();
-        self.shared.phase.store(u8::try_from(code).unwrap_or_default(), Ordering::Release);
+        self.shared.phase.store(phase as u8, Ordering::Release);
     }
 
     /// Returns the step and phase that were set last.
@@ -231,7 +230,7 @@ impl Control {
 
 impl Shared {
     fn position(&self) -> (u64, Phase) {
-        let phase = PHASES[usize::from(self.phase.load(Ordering::Acquire))];
+        let phase = Phase::ALL[usize::from(self.phase.load(Ordering::Acquire))];
         (self.step.load(Ordering::Acquire), phase)
     }
 
@@ -267,17 +266,6 @@ fn line(reader: &mut impl BufRead) -> std::io::Result<Option<Vec<u8>>> {
         Some(_) => Ok(None),
     }
 }
-
-const PHASES: [Phase; 8] = [
-    Phase::Start,
-    Phase::Data,
-    Phase::Forward,
-    Phase::Collective,
-    Phase::Backward,
-    Phase::Optimizer,
-    Phase::Checkpoint,
-    Phase::Evaluation,
-];
 
 fn send(writer: &mut impl Write, message: &FromWorker) -> anyhow::Result<()> {
     serde_json::to_writer(&mut *writer, message)?;

@@ -81,7 +81,7 @@ fn run_check(
         CheckName::Device => {
             device::examine(recipe, expected.ranks).map_err(|error| format!("{error:#}"))
         }
-        CheckName::RunDirectory => writable(directory.root(), &environment.host),
+        CheckName::RunDirectory => writable(directory.path(), &environment.host),
         CheckName::Room => disk_space(&directory.checkpoints(), expected.checkpoint_bytes),
         CheckName::SharedMemory => shared_memory(recipe, expected.ranks),
         CheckName::Shards => shards(recipe),

@@ -6,6 +6,8 @@ pub mod device;
 pub mod drill;
 pub mod environment;
 pub mod generation;
+#[cfg_attr(not(feature = "cuda"), path = "no_gpu.rs")]
+pub(crate) mod gpu;
 pub mod health;
 pub mod rendezvous;
 pub mod session;

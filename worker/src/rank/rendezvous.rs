@@ -9,8 +9,7 @@ use crate::collectives::{Collectives, Solo};
 use crate::error::WorkerError;
 use crate::rank::control::Control;
 use crate::rank::environment::Environment;
-#[cfg(feature = "cuda")]
-use crate::rank::environment::GpuEnvironment;
+use crate::rank::gpu;
 
 /// Returns this process's rank, and on CPUs also the collectives. `wanted`
 /// is the number of ranks in the job.
@@ -51,43 +50,9 @@ pub fn join_gpus(
         return Ok(Collectives::Solo(Solo));
     }
     match device {
-        Device::Host => {
-            let _ = (recipe, environment, control);
-            Err(WorkerError::NoCuda.into())
-        }
-        #[cfg(feature = "cuda")]
+        Device::Host => Err(WorkerError::NoCuda.into()),
         Device::Cuda(cuda) => {
-            use std::time::Duration;
-
-            use vljepa_recipes::protocol::{FromWorker, NVLS_VARIABLE};
-
-            use crate::collectives::nccl::{Id, Library, Nccl, TimeOuts};
-
-            let library = Library::open(&GpuEnvironment::read().libraries)?;
-            tracing::info!("NCCL {} from {}", library.version(), library.path().display());
-            if recipe.deterministic && !environment.nvls_off {
-                tracing::warn!(
-                    "the recipe is deterministic, but NCCL may reduce inside of NVLink switches; \
-                     set {NVLS_VARIABLE}=0 for every rank"
-                );
-            }
-            if rank.rank == 0 {
-                control.report(FromWorker::NcclId { id: library.unique_id()?.text() });
-            }
-            let seconds = Duration::from_secs;
-            let cluster = &recipe.cluster;
-            let (start, collective) =
-                (seconds(cluster.start_timeout_s), seconds(cluster.collective_timeout_s));
-            let id = Id::parse(&control.nccl_id(start)?)?;
-            let supervisor = control.clone();
-            let last_words = Box::new(move |error: &str| {
-                let (step, phase) = supervisor.position();
-                let error = error.to_owned();
-                supervisor.report_last(FromWorker::Failed { step, phase, error });
-            });
-            let time_outs = TimeOuts { start, collective };
-            let nccl = Nccl::join(library, id, rank, cuda, time_outs, last_words)?;
-            Ok(Collectives::Nccl(nccl))
+            Ok(Collectives::Nccl(gpu::join(recipe, environment.nvls_off, cuda, rank, control)?))
         }
     }
 }

@@ -70,13 +70,13 @@ impl Allocation {
         for (index, node) in self.nodes.iter().enumerate() {
             let (line, token) = (self.on_node(node, check), token.to_owned());
             asked.spawn(async move {
-                let said = process::ask_with_token(&line, &token, ANSWER_TIMEOUT).await;
-                (index, said.and_then(|said| health::parse(&said)))
+                let answer = process::ask_with_token(&line, &token, ANSWER_TIMEOUT).await;
+                (index, answer.and_then(|answer| health::parse(&answer)))
             });
         }
         let silent = |node: &String| NodeHealth {
             node: node.clone(),
-            said: Err(format!(
+            answer: Err(format!(
                 "no answer within {} s after enough other nodes had answered",
                 LATE_ANSWER_TIMEOUT.as_secs()
             )),
@@ -89,7 +89,7 @@ impl Allocation {
                 Some(deadline) => timeout_at(deadline, asked.join_next()).await.unwrap_or_default(),
             };
             match answer {
-                Some(Ok((index, said))) => nodes[index].said = said,
+                Some(Ok((index, answer))) => nodes[index].answer = answer,
                 // The task panicked: the node keeps its default, no answer.
                 Some(Err(_)) => {}
                 None => return nodes,
@@ -234,8 +234,8 @@ mod tests {
 
     #[test]
     fn fewer_nodes_take_part_only_where_the_recipe_allows_it() {
-        let said = choose(&cluster(4, false), &reports(&[1, 3])).unwrap_err();
-        assert!(said.contains("3 of 5 nodes") && said.contains("n3: no answer"), "{said}");
+        let answer = choose(&cluster(4, false), &reports(&[1, 3])).unwrap_err();
+        assert!(answer.contains("3 of 5 nodes") && answer.contains("n3: no answer"), "{answer}");
         let fewer = choose(&cluster(4, true), &reports(&[1, 3])).unwrap();
         assert_eq!((fewer.nodes.len(), fewer.world_size), (3, 24));
         assert!(choose(&cluster(4, true), &reports(&[0, 1, 2, 3, 4])).is_err());

@@ -27,8 +27,8 @@ pub(crate) async fn requeue(directory: &RunDirectory, job: &str) -> Result<u8, L
     let script = directory.batch_script();
     let after = format!("--dependency=afterany:{job}");
     match process::ask("sbatch", &["--parsable", &after, &script.display().to_string()]).await {
-        Ok(said) => {
-            let next = submit::job_of(&said);
+        Ok(answer) => {
+            let next = submit::job_of(&answer);
             submit::take_over(directory, &next)?;
             terminal::note(&format!("continued by job {next}"));
             Ok(0)

@@ -92,7 +92,7 @@ pub(crate) async fn submit(
     };
     let absolute =
         |path: &Path| std::path::absolute(path).map_err(|error| failed("resolving a path", &error));
-    let root = absolute(directory.root())?;
+    let root = absolute(directory.path())?;
     let folder =
         std::env::current_dir().map_err(|error| failed("finding the current folder", &error))?;
     let launcher = copy_programs(directory, programs)
@@ -102,10 +102,10 @@ pub(crate) async fn submit(
     atomic_write(&path, script.to_string().as_bytes())?;
     // A stop file of an earlier job must not stop this one.
     drop(std::fs::remove_file(directory.stop()));
-    let said = process::ask("sbatch", &["--parsable", &path.display().to_string()])
+    let answer = process::ask("sbatch", &["--parsable", &path.display().to_string()])
         .await
         .map_err(|why| LaunchError::Sbatch { why, script: path.clone() })?;
-    let job = job_of(&said);
+    let job = job_of(&answer);
     let drills = drills.to_vec();
     let submission = Submission { job, submitted: clock::now_text(), script: path, drills };
     submission.write(directory)?;
@@ -116,14 +116,14 @@ pub(crate) async fn submit(
         "script   {}\nlogs     {} (supervisor), rank-RRRR-attempt-A.log beside it\nstatus   vljepa-launch status {run}\nstop     vljepa-launch stop {run}",
         script.display(),
         logs.join(format!("slurm-{job}.log")).display(),
-        run = directory.root().display(),
+        run = directory.path().display(),
     ));
     Ok(submission)
 }
 
 /// Id of the job in the output of `sbatch --parsable`, which is `id` or `id;cluster`.
-pub(crate) fn job_of(said: &str) -> String {
-    said.trim().split(';').next().unwrap_or_default().to_owned()
+pub(crate) fn job_of(answer: &str) -> String {
+    answer.trim().split(';').next().unwrap_or_default().to_owned()
 }
 
 /// Copies both programs into a folder named after the hash of their content, removes the copies of

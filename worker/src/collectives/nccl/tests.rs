@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use vljepa_kernels::device::cuda::Cuda;
 use vljepa_kernels::library::{Libraries, LibraryError};
+use vljepa_recipes::RankId;
 
 use super::communicator::Communicator;
 use super::library::{Buffers, Call, Element, Id, Library};
@@ -60,11 +61,12 @@ impl Fake {
 
     fn join(&self, time_out: Duration) -> Result<Communicator, NcclError> {
         let id = self.library.unique_id().unwrap();
-        Communicator::init(self.library, id, [1, 2], time_out)
+        Communicator::init(self.library, id, SECOND, time_out)
     }
 }
 
 const LONG: Duration = Duration::from_secs(60);
+const SECOND: RankId = RankId { rank: 1, world_size: 2 };
 
 #[test]
 fn a_missing_library_is_named_with_what_to_install() {
@@ -109,7 +111,7 @@ fn the_real_library_makes_ids_that_differ_and_survive_as_text() {
 #[test]
 fn joining_works_with_a_gpu_and_without_a_driver_says_so() {
     let library = real();
-    let joined = Communicator::init(library, library.unique_id().unwrap(), [0, 1], LONG);
+    let joined = Communicator::init(library, library.unique_id().unwrap(), RankId::SINGLE, LONG);
     if Cuda::count().is_ok() {
         joined.unwrap();
         return;
@@ -221,7 +223,8 @@ mod on_an_emulated_gpu {
         let (id, time_outs) =
             (fake.library.unique_id().unwrap(), TimeOuts { start: LONG, collective: LONG });
         let last_words = Box::new(|error: &str| panic!("{error}"));
-        let nccl = Nccl::join(fake.library, id, [1, 2], cuda, time_outs, last_words).unwrap();
+        let nccl =
+            Nccl::join(fake.library, id, super::SECOND, cuda, time_outs, last_words).unwrap();
         let device = Device::Cuda(cuda);
         (Collectives::Nccl(nccl), device, device.compute_stream())
     }

@@ -9,7 +9,7 @@ use vljepa_recipes::protocol::{FromSupervisor, FromWorker, Hello, Phase};
 use super::super::signals::StopSignal;
 use super::super::stall::Position;
 use super::{Attempt, Joined};
-use crate::control::Heard;
+use crate::control::ControlEvent;
 use crate::record::events::{Event, FaultKind};
 
 /// Largest number of refused strangers that are reported: a port scanner must not fill the disk.
@@ -17,17 +17,19 @@ const MAX_NAMED_STRANGERS: usize = 20;
 
 impl Attempt<'_> {
     /// Handles one event of the control plane.
-    pub(super) fn hear(&mut self, heard: Heard) {
-        match heard {
-            Heard::Joined(hello) => self.join(hello),
-            Heard::Said(rank, message) => self.said(rank, message),
-            Heard::Lost(rank) => {
+    pub(super) fn handle(&mut self, event: ControlEvent) {
+        match event {
+            ControlEvent::Joined(hello) => self.join(hello),
+            ControlEvent::Message(rank, message) => self.message(rank, message),
+            ControlEvent::Lost(rank) => {
                 self.observer.lost(rank);
                 if self.members[rank].outcome.is_none() {
                     self.suspect(rank, FaultKind::Died, String::new());
                 }
             }
-            Heard::Refused { rank, peer, reason } => self.refused(rank, &peer.to_string(), reason),
+            ControlEvent::Refused { rank, peer, reason } => {
+                self.refused(rank, &peer.to_string(), reason)
+            }
         }
     }
 
@@ -52,18 +54,18 @@ impl Attempt<'_> {
         self.observer.joined(rank, &host);
         let now = Instant::now();
         let position =
-            Position { step: 0, phase: Phase::Start, since: now, heard: now, collective: 0 };
+            Position { step: 0, phase: Phase::Start, since: now, last_heard: now, collective: 0 };
         self.members[rank].joined =
             Some(Joined { host: host.clone(), pid, position, step_since: now });
         self.events.write(Event::RankJoined { rank, host, pid, device, build });
     }
 
-    fn said(&mut self, rank: usize, message: FromWorker) {
+    fn message(&mut self, rank: usize, message: FromWorker) {
         let now = Instant::now();
         if let Some(joined) = &mut self.members[rank].joined {
-            joined.position.heard = now;
+            joined.position.last_heard = now;
         }
-        if let Some(slow) = self.observer.hear(rank, &message, &self.events) {
+        if let Some(slow) = self.observer.message(rank, &message, &self.events) {
             self.progress.note(&slow);
         }
         match message {
@@ -163,7 +165,7 @@ impl Attempt<'_> {
             self.facts.last_step = self.facts.last_step.max(position.step);
         }
         let collective = position.collective;
-        *position = Position { step, phase, since: now, heard: now, collective };
+        *position = Position { step, phase, since: now, last_heard: now, collective };
     }
 
     /// Records the first sign of a fault. An error that a rank reports itself replaces the loss of

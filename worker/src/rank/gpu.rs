@@ -1,0 +1,107 @@
+//! Opens the GPUs of a machine, and connects the ranks that compute on GPUs.
+
+use std::time::Duration;
+
+use vljepa_kernels::attention::launch::Mode;
+use vljepa_kernels::compile::{Cache, Compiler, Nvrtc};
+use vljepa_kernels::device::cuda::Cuda;
+use vljepa_recipes::protocol::{FromWorker, NVLS_VARIABLE};
+use vljepa_recipes::{RankId, Recipe};
+
+use crate::collectives::nccl::{Id, Library, Nccl, TimeOuts};
+use crate::rank::control::Control;
+use crate::rank::environment::GpuEnvironment;
+
+/// Architecture that kernels are written for: H100 and H200.
+const ARCHITECTURE: &str = "sm_90a";
+
+/// Opens the GPU of the rank with number `local_rank` on this machine: the GPU with this number, or
+/// the only GPU that the cluster shows to the rank.
+///
+/// # Errors
+/// Fails if there is no such GPU, or if a library is missing.
+pub(crate) fn open(deterministic: bool, local_rank: usize) -> anyhow::Result<&'static Cuda> {
+    // Checked first, so that the error on a machine without GPUs is about GPUs and not about NVRTC.
+    let visible = Cuda::count()?;
+    let environment = GpuEnvironment::read();
+    let nvrtc = Nvrtc::open(&environment.libraries)?;
+    let compiler = Compiler::new(nvrtc, ARCHITECTURE, Some(Cache::new(&environment.cache)));
+    let mode = if deterministic { Mode::Deterministic } else { Mode::Fast };
+    let ordinal = if visible == 1 { 0 } else { local_rank };
+    Ok(Cuda::open(ordinal, compiler, &environment.libraries, mode)?)
+}
+
+/// Opens the GPUs of `ranks` ranks on this machine in parallel, since each takes a while, and
+/// returns their description.
+///
+/// # Errors
+/// Fails if a GPU is missing, cannot be opened, or is used by another process.
+pub(crate) fn examine(deterministic: bool, ranks: usize) -> anyhow::Result<String> {
+    let visible = Cuda::count()?;
+    anyhow::ensure!(
+        visible >= ranks,
+        "{visible} GPUs are visible, but {ranks} ranks need one each"
+    );
+    let examine = |number: usize| -> anyhow::Result<String> {
+        let cuda = open(deterministic, number)?;
+        let [free, total] = cuda.memory()?.map(|bytes| bytes >> 20);
+        // A context takes a few hundred MiB. If more than a tenth is missing, another process uses
+        // it.
+        anyhow::ensure!(
+            free >= total / 10 * 9,
+            "GPU {number}: only {free} of {total} MiB are free; another process uses the rest"
+        );
+        cuda.description().map_err(Into::into)
+    };
+    let found: Vec<anyhow::Result<String>> = std::thread::scope(|scope| {
+        let started: Vec<_> =
+            (0..ranks).map(|number| scope.spawn(move || examine(number))).collect();
+        let ended = started.into_iter().map(|thread| {
+            thread
+                .join()
+                .unwrap_or_else(|_| Err(anyhow::anyhow!("the thread that opens a GPU panicked")))
+        });
+        ended.collect()
+    });
+    let names = found.into_iter().collect::<anyhow::Result<Vec<String>>>()?;
+    Ok(format!("{} × {}", names.len(), names.first().map_or("", |name| name.as_str())))
+}
+
+/// Joins NCCL with the other ranks, through the id that rank 0 makes and the supervisor relays.
+/// Waits for them up to the recipe's start timeout. `nvls_off` says that NCCL is kept from reducing
+/// inside of NVLink switches.
+///
+/// # Errors
+/// Fails if a rank does not join, or if NCCL is missing or fails.
+pub(crate) fn join(
+    recipe: &Recipe,
+    nvls_off: bool,
+    cuda: &'static Cuda,
+    rank: RankId,
+    control: &Control,
+) -> anyhow::Result<Nccl> {
+    let library = Library::open(&GpuEnvironment::read().libraries)?;
+    tracing::info!("NCCL {} from {}", library.version(), library.path().display());
+    if recipe.deterministic && !nvls_off {
+        tracing::warn!(
+            "the recipe is deterministic, but NCCL may reduce inside of NVLink switches; \
+             set {NVLS_VARIABLE}=0 for every rank"
+        );
+    }
+    if rank.rank == 0 {
+        control.report(FromWorker::NcclId { id: library.unique_id()?.text() });
+    }
+    let seconds = Duration::from_secs;
+    let cluster = &recipe.cluster;
+    let (start, collective) =
+        (seconds(cluster.start_timeout_s), seconds(cluster.collective_timeout_s));
+    let id = Id::parse(&control.nccl_id(start)?)?;
+    let supervisor = control.clone();
+    let last_words = Box::new(move |error: &str| {
+        let (step, phase) = supervisor.position();
+        let error = error.to_owned();
+        supervisor.report_last(FromWorker::Failed { step, phase, error });
+    });
+    let time_outs = TimeOuts { start, collective };
+    Nccl::join(library, id, rank, cuda, time_outs, last_words)
+}

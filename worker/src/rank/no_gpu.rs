@@ -1,0 +1,32 @@
+//! GPUs in a build without the feature `cuda`: nothing can be opened.
+
+use vljepa_kernels::device::cuda::Cuda;
+use vljepa_recipes::{RankId, Recipe};
+
+use crate::collectives::nccl::Nccl;
+use crate::error::WorkerError;
+use crate::rank::control::Control;
+
+/// # Errors
+/// Always [`WorkerError::NoCuda`].
+pub(crate) fn open(_: bool, _: usize) -> anyhow::Result<&'static Cuda> {
+    Err(WorkerError::NoCuda.into())
+}
+
+/// # Errors
+/// Always [`WorkerError::NoCuda`].
+pub(crate) fn examine(_: bool, _: usize) -> anyhow::Result<String> {
+    Err(WorkerError::NoCuda.into())
+}
+
+/// # Errors
+/// Always [`WorkerError::NoCuda`].
+pub(crate) fn join(
+    _: &Recipe,
+    _: bool,
+    _: &'static Cuda,
+    _: RankId,
+    _: &Control,
+) -> anyhow::Result<Nccl> {
+    Err(WorkerError::NoCuda.into())
+}
