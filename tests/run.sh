@@ -26,8 +26,9 @@ export VLJEPA_MATERIAL=${VLJEPA_MATERIAL:-$(cd .. && pwd)/shared/material}
   echo "77 0 tests of real material (there is no folder $VLJEPA_MATERIAL; set VLJEPA_MATERIAL to another)" >>"$work/checks"
 
 # The dependencies are compiled once for these features, and once more for lints and docs, which
-# need no machine code. No feature is enabled by default, and the workspace must work without any.
-plain=(--package vljepa-recipes --package vljepa-kernels --package vljepa-data --package vljepa-model --package vljepa-worker --lib)
+# need no machine code. No feature is enabled by default, and the workspace must work without any:
+# these crates have features, or code that depends on those of others.
+plain=(--package vljepa-kernels --package vljepa-data --package vljepa-model --package vljepa-worker --lib)
 static_checks() {
   # `cargo test` holds cargo's lock until its first test runs.
   until grep -qs '^     Running' "$work/tests.with"; do sleep 1; done
@@ -40,15 +41,21 @@ run_tests() { cargo test --release --color never "${@:2}" 2>&1 | tee "$work/test
 
 check format cargo fmt --all --check
 check build cargo build --release --workspace --features "$features"
-check "build of tests" cargo test --release --workspace --features "$features" --no-run
+build_tests() {
+  cargo test --release --workspace --features "$features" --no-run
+  cargo test --release --workspace --features "$features" --no-run --test slurm
+}
+check "build of tests" build_tests
+# The Slurm tests mostly wait for time to pass, beside everything else.
+echo "in the background: Slurm tests, lints, docs, licences, bare Debian"
+check "Slurm tests" run_tests slurm --workspace --features "$features" --test slurm -- --test-threads 1 >"$work/slurm" &
 check "tests without features" run_tests without "${plain[@]}"
-# Many tests wait for time to pass: the processor is free for these checks then, and only then.
-echo "in the background: lints, docs, licences, bare Debian"
+# At idle priority, so that these checks take only time in which the tests wait.
 (exec chrt --idle 0 bash -c "$(declare -p features deny work); $(declare -f check static_checks); static_checks") >"$work/static" 2>&1 &
 check tests run_tests with --workspace --features "$features" --no-fail-fast
 check "rehearsal of the GPU calls" kernels/benches/gpu.py rehearse --features "$features"
 wait
-cat "$work/static"
+cat "$work/slurm" "$work/static"
 
 printf '\n'
 sort -k 2 -n "$work/checks" | while read -r code seconds name; do printf '%5d s  %s\n' "$seconds" "$name"; done

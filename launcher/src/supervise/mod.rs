@@ -1,5 +1,11 @@
 //! The supervisor: starts attempts, watches them and restarts a run that can continue. It never
 //! leaves a process behind.
+//!
+//! This file loops over attempts. `health` checks the nodes before one. `attempt` starts the
+//! workers and receives their events (`attempt/messages`: a lost connection is a dead rank) until
+//! all have ended; `stall` finds a hung rank, `checkpoints` coordinates a save, `signals` watches
+//! for requests to stop, and `post_mortem` reads from the logs how a rank ended. `restart` decides
+//! what follows. `observer`, `progress` and `prometheus` show the run's numbers.
 
 mod attempt;
 mod checkpoints;
