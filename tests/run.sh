@@ -33,6 +33,7 @@ static_checks() {
   # `cargo test` holds cargo's lock until its first test runs.
   until grep -qs '^     Running' "$work/tests.with"; do sleep 1; done
   check lints cargo clippy --release --workspace --all-targets --features "$features" -- -D warnings
+  check "lints of the Slurm tests" cargo clippy --release --workspace --test slurm --features "$features" -- -D warnings
   check docs env RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps --features "$features" --quiet
   check licences "$deny" check licenses bans sources
   check "bare Debian" tests/bare.sh trixie --quick

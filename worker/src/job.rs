@@ -18,7 +18,7 @@ use crate::error::WorkerError;
 use crate::inference;
 use crate::rank::control::Control;
 use crate::rank::drill::Drills;
-use crate::rank::environment::{Environment, compute_threads};
+use crate::rank::environment::Environment;
 use crate::rank::generation::Generation;
 use crate::rank::session::Session;
 use crate::rank::{device, health, rendezvous, signals};
@@ -63,9 +63,10 @@ pub fn run(run: &Path, job: &Path, control: Option<&str>) -> anyhow::Result<Opti
         return Err(give_up(error, rank, Some(&collectives), &control));
     }
     let JobInput { run, job, mut loaded } = input;
-    // 0 threads in the recipe mean this rank's share of its machine's cores.
     let data_threads = &mut loaded.recipe.data.threads;
-    *data_threads = compute_threads(*data_threads, environment.local_world_size);
+    if *data_threads == 0 {
+        *data_threads = environment.cpus(environment.local_world_size);
+    }
     let (recipe, recipe_hash) = (loaded.recipe, loaded.hash);
     let drills = Drills::of(&job, collectives.rank());
     let generation = Generation::of(&job, run.job());
@@ -124,7 +125,8 @@ fn open(
     anyhow::ensure!(started == wanted, WorkerError::WorldSize { started, wanted });
     let cluster = &loaded.recipe.cluster;
     let threads = if matches!(job, Job::Train { .. }) { cluster.threads_per_rank } else { 0 };
-    let threads = compute_threads(threads, environment.local_world_size);
+    let cpus = environment.cpus(environment.local_world_size);
+    let threads = if threads == 0 { cpus } else { threads };
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     let (device, device_name) = device::open(&loaded.recipe, environment, threads)?;
     if let Device::Cuda(cuda) = device {
@@ -152,7 +154,7 @@ fn open(
         }
     };
     end_on_panic(&control);
-    tracing::info!(rank, world_size, device = &device_name, "started");
+    tracing::info!(rank, world_size, cpus, device = &device_name, "started");
     Ok(Opened { device, device_name, control })
 }
 

@@ -14,7 +14,6 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle, available_parallelism};
 use std::time::Duration;
 
-use vljepa_recipes::schema::{Cluster, Scheduler};
 use vljepa_recipes::{RankId, Recipe};
 
 use self::row::{Row, RowMaker};
@@ -98,7 +97,8 @@ impl BatchStream {
 
 impl<M: FrameMemory> BatchStream<M> {
     /// Opens the shards of stage number `stage` and starts threads that read the rows of `rank`
-    /// from step `first_step` of the stage. Frames are allocated from `memory`.
+    /// from step `first_step` of the stage. If `data.threads` is 0, there is a thread for each CPU that
+    /// this process may use. Frames are allocated from `memory`.
     ///
     /// # Errors
     /// If shards or tokenizers cannot be read, or the recipe does not fit them.
@@ -141,8 +141,11 @@ impl<M: FrameMemory> BatchStream<M> {
         });
         let mut stream =
             Self { shared, threads: Vec::new(), samples_read: 0, bad_samples: 0, failed: false };
-        let cores = available_parallelism().map_or(1, std::num::NonZero::get);
-        for number in 0..thread_count(recipe, world_size, cores) {
+        let threads = match recipe.data.threads {
+            0 => available_parallelism().map_or(1, std::num::NonZero::get),
+            threads => threads,
+        };
+        for number in 0..threads {
             let shared = Arc::clone(&stream.shared);
             let thread = Builder::new()
                 .name(format!("data-{number}"))
@@ -365,18 +368,6 @@ impl<M: FrameMemory> Shared<M> {
             let waited = self.ready.wait_timeout(state, Duration::from_secs(1));
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-    }
-}
-
-/// Number of reader threads of one rank: the recipe's `data.threads` or, if that is 0, the cores
-/// that Slurm gives each rank. Without that number, the ranks of a machine share the `cores` that
-/// this process may use.
-fn thread_count(recipe: &Recipe, world_size: usize, cores: usize) -> usize {
-    let Cluster { scheduler, ranks_per_node, slurm, .. } = &recipe.cluster;
-    match (recipe.data.threads, scheduler, slurm.cpus_per_rank) {
-        (0, Scheduler::Slurm, own) if own > 0 => own.min(cores),
-        (0, _, _) => (cores / world_size.min(*ranks_per_node).max(1)).max(1),
-        (threads, _, _) => threads,
     }
 }
 

@@ -311,24 +311,6 @@ fn what_the_data_cannot_give_is_refused_at_the_start() {
 }
 
 #[test]
-fn a_rank_reads_with_its_own_share_of_the_cores_on_any_number_of_machines() {
-    let folder = folder();
-    let mut recipe = recipe(folder.path(), folder.path(), 8, 1);
-    recipe.data.threads = 0;
-    recipe.cluster.ranks_per_node = 8;
-    for (world_size, threads) in [(1, 96), (8, 12), (192, 12), (200, 12)] {
-        assert_eq!(super::thread_count(&recipe, world_size, 96), threads, "{world_size} ranks");
-    }
-    assert_eq!(super::thread_count(&recipe, 192, 4), 1);
-    // A rank under Slurm may use its own cores only.
-    recipe.cluster.scheduler = vljepa_recipes::schema::Scheduler::Slurm;
-    recipe.cluster.slurm.cpus_per_rank = 12;
-    assert_eq!(super::thread_count(&recipe, 192, 12), 12);
-    recipe.data.threads = 5;
-    assert_eq!(super::thread_count(&recipe, 192, 12), 5);
-}
-
-#[test]
 fn a_caption_rule_reads_the_field_of_the_json_that_it_names() {
     let folder = tempfile::tempdir().unwrap();
     let mut files = Vec::new();

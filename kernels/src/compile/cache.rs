@@ -5,7 +5,7 @@ use std::fs;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
 
-use super::nvrtc::Compiled;
+use super::nvrtc::{Compiled, OPTIONS};
 use super::{CompileError, Cubin, Instructions, Kernel, Nvrtc, Resources, Source};
 
 /// A folder of cubins that several processes may share. A file appears only when it is complete.
@@ -131,7 +131,8 @@ impl Compiler {
 
     fn key(&self, source: &Source) -> String {
         let mut hash = blake3::Hasher::new();
-        for part in [&source.text, &self.architecture, &self.nvrtc.version()] {
+        let options = OPTIONS.join(" ");
+        for part in [&source.text, &self.architecture, &self.nvrtc.version(), &options] {
             hash.update(part.as_bytes());
             hash.update(&[0]);
         }

@@ -13,6 +13,10 @@ use crate::library::{Libraries, LibraryError, Wanted};
 
 type Program = *mut c_void;
 
+/// Options of every compilation besides the architecture and the folders of headers. `-v` lists the
+/// resources of a kernel in the log.
+pub(super) const OPTIONS: [&str; 3] = ["--std=c++17", "--ptxas-options=-v", "--generate-line-info"];
+
 /// The NVRTC library and the folders of the CUDA headers that it compiles with.
 #[derive(Debug)]
 pub struct Nvrtc {
@@ -133,12 +137,8 @@ impl Nvrtc {
             log: String::new(),
         };
         let source = CString::new(text).map_err(nul)?;
-        let mut options = vec![
-            format!("--gpu-architecture={architecture}"),
-            "--std=c++17".to_owned(),
-            "--ptxas-options=-v".to_owned(),
-            "--generate-line-info".to_owned(),
-        ];
+        let mut options = vec![format!("--gpu-architecture={architecture}")];
+        options.extend(OPTIONS.map(str::to_owned));
         options.extend(self.include.iter().map(|f| format!("--include-path={}", f.display())));
         let options: Vec<CString> =
             options.into_iter().map(CString::new).collect::<Result<_, _>>().map_err(nul)?;

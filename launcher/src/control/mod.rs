@@ -295,7 +295,7 @@ impl Shared {
         let rank = hello.rank;
         if hello.world_size != expected.world_size {
             return Err(format!(
-                "rank {rank} expects {} ranks, the run has {}: was it started by another MPI than the one it was built with?",
+                "rank {rank} sees {} ranks, but the run has {}; start it with the MPI that it was built with",
                 hello.world_size, expected.world_size
             ));
         }

@@ -44,6 +44,9 @@ impl Reason {
             Some(CheckName::Device) => {
                 "run nvidia-smi on the node; end the process that uses the GPU, or leave the node out"
             }
+            Some(CheckName::Cpus) => {
+                "lower cluster.slurm.cpus_per_rank, or let Slurm bind tasks to the CPUs that they ask for"
+            }
             Some(CheckName::RunDirectory) => {
                 "choose a folder that every node can write to: --set runs=FOLDER"
             }
@@ -135,7 +138,7 @@ mod tests {
     fn a_node_takes_part_when_every_check_passed() {
         let all = || CheckName::ALL.map(|check| checked(check, true)).to_vec();
         let mut full = all();
-        full[5] = checked(CheckName::Room, false);
+        full[6] = checked(CheckName::Room, false);
         let mut short = all();
         short.pop();
         let nodes = [

@@ -195,8 +195,8 @@ async fn choose_nodes(
     health::write_job(run, cluster.ranks_per_node, server.address())?;
     let mut probes = 0;
     loop {
-        let said = allocation.probe(&health::command(run), &token, cluster.nodes).await;
-        let verdict = judge(&said);
+        let answers = allocation.probe(cluster, &health::command(run), &token).await;
+        let verdict = judge(&answers);
         let chosen = allocation::choose(cluster, &verdict);
         probes += 1;
         if chosen.is_ok() || probes == MAX_PROBES {

@@ -47,8 +47,6 @@ pub(crate) struct Observed {
     pub metrics: Option<Metrics>,
     /// Step of the newest checkpoint, and the seconds that the step waited for it.
     pub checkpoint: Option<(u64, f64)>,
-    /// Seconds that steps have waited for checkpoints, in total.
-    pub checkpoint_stall_s: f64,
     /// Time of each rank's last message, or `None` if the rank is not connected.
     pub last_heard: Vec<Option<Instant>>,
     pub stragglers: Stragglers,
@@ -140,7 +138,6 @@ impl Observer {
         }
         if let FromWorker::Saved { step, stall_s, .. } = said {
             observed.checkpoint = Some((*step, *stall_s));
-            observed.checkpoint_stall_s += stall_s;
         }
         let FromWorker::Interval(interval) = said else { return None };
         let slow = observed.stragglers.add(rank, interval);

@@ -65,7 +65,8 @@ fn check_kind(task: &Task, key: &str, found: &mut Problems) {
             }
             check_candidates(candidates, &format!("{key}.candidates"), found);
             if let Some(path) = expect {
-                json(found, &format!("{key}.expect"), path);
+                let help = "name a `.json` file";
+                json(found, &format!("{key}.expect"), path, help);
             }
         }
         TaskKind::Retrieval => {}
@@ -80,7 +81,9 @@ fn check_kind(task: &Task, key: &str, found: &mut Problems) {
 
 fn check_candidates(candidates: &Candidates, key: &str, found: &mut Problems) {
     match candidates {
-        Candidates::File(path) => json(found, key, path),
+        Candidates::File(path) => {
+            json(found, key, path, "name a `.json` file, or list the labels: `[red, green]`");
+        }
         Candidates::Labels(labels) => {
             if labels.len() < 2 {
                 let what = format!("has too few candidates: {}", labels.len());
@@ -96,9 +99,9 @@ fn check_candidates(candidates: &Candidates, key: &str, found: &mut Problems) {
     }
 }
 
-fn json(found: &mut Problems, key: &str, path: &Path) {
+fn json(found: &mut Problems, key: &str, path: &Path, help: &str) {
     if path.extension().is_none_or(|extension| extension != "json") {
         let what = format!("`{}` does not end in `.json`", path.display());
-        found.add(key, what, "name a `.json` file; labels may also be a list: `[red, green]`");
+        found.add(key, what, help);
     }
 }

@@ -33,6 +33,8 @@ pub enum CheckName {
     Clock,
     /// The devices of the node's ranks exist and are free.
     Device,
+    /// A rank may use the CPUs that the recipe asks for.
+    Cpus,
     /// The run directory is writable.
     RunDirectory,
     /// The run directory has room for a checkpoint.
@@ -47,11 +49,12 @@ pub enum CheckName {
 
 impl CheckName {
     /// All checks, in the order in which they are made.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Binary,
         Self::Recipe,
         Self::Clock,
         Self::Device,
+        Self::Cpus,
         Self::RunDirectory,
         Self::Room,
         Self::SharedMemory,
@@ -67,6 +70,7 @@ impl CheckName {
             Self::Recipe => "recipe",
             Self::Clock => "clock",
             Self::Device => "device",
+            Self::Cpus => "CPUs",
             Self::RunDirectory => "run directory",
             Self::Room => "room",
             Self::SharedMemory => "shared memory",

@@ -14,8 +14,8 @@ pub struct Cluster {
     pub nodes: usize,
     /// Ranks on each machine. Default: 1 (paper §3.2: 8 GPUs per node).
     pub ranks_per_node: usize,
-    /// Compute threads of each rank while it trains on the host; 0 divides the machine's cores
-    /// evenly among its ranks. Default: 0.
+    /// Compute threads of each rank while it trains on the host. 0 takes the CPUs of the rank, as
+    /// `data.threads` does. Default: 0.
     pub threads_per_rank: usize,
     /// Time limit in seconds for a worker to connect, for the first step of a stage, for a
     /// checkpoint and for an evaluation. A checkpoint or an evaluation may take longer if an

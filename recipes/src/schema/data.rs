@@ -14,7 +14,7 @@ pub struct Data {
     /// Limits for samples that cannot be read.
     #[serde(default)]
     pub bad_samples: BadSamples,
-    /// Threads per rank that read and decode samples. 0 takes the cores of the rank: on Slurm
+    /// Threads per rank that read and decode samples. 0 takes the CPUs of the rank: on Slurm
     /// `cluster.slurm.cpus_per_rank`, elsewhere an even share of the machine's. Our default: 0.
     #[serde(default)]
     pub threads: usize,

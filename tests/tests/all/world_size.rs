@@ -2,8 +2,9 @@
 //! The ranks are real MPI ranks.
 
 use std::ops::Range;
+use std::process::Command;
 
-use crate::programs::Trial;
+use crate::programs::{Trial, text};
 
 /// One optimizer step of 8 clips without gradient clipping. The first moment after the step is (1 −
 /// β₁) times the gradient of the global batch.
@@ -15,6 +16,26 @@ evaluation: {tasks: []}
 logging: {every_steps: 1}
 checkpoints: {every_steps: 1}
 ";
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "starts the program with fewer CPUs")]
+fn a_rank_has_the_cpus_that_its_affinity_allows_and_shares_them_with_the_others() {
+    let trial = Trial::new(ONE_STEP);
+    let cpus = |run: &str, sets: &[&str], allowed: &str| {
+        let launch = trial.launch(run, sets);
+        let mut command = Command::new("taskset");
+        command.args(["--cpu-list", allowed]).arg(launch.get_program()).args(launch.get_args());
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", text(&output));
+        let log = trial.path(run).join("logs/rank-0000-attempt-1.log");
+        let log = std::fs::read_to_string(log).unwrap();
+        let found = log.split_whitespace().find_map(|word| word.strip_prefix("cpus="));
+        found.unwrap_or_else(|| panic!("no number of CPUs: {log}")).to_owned()
+    };
+    assert_eq!(cpus("one", &[], "0"), "1");
+    assert_eq!(cpus("both", &[], "0,1"), "2");
+    assert_eq!(cpus("shared", &["cluster.ranks_per_node=2"], "0,1"), "1");
+}
 
 struct Step {
     loss: f64,

@@ -29,7 +29,9 @@ fn a_submitted_run_keeps_the_programs_and_the_recipe_it_was_submitted_with() {
 fn stop_saves_and_ends_the_job_and_the_same_command_continues() {
     let trial = undisturbed();
     let cluster = Cluster::up(2);
-    let mut running = cluster.launch(trial, "stopped", &[], &["slow:rank=0,step=0,seconds=0.1"]);
+    let two_cpus = ["cluster.slurm.cpus_per_rank=2"];
+    let slow = ["slow:rank=0,step=0,seconds=0.1"];
+    let mut running = cluster.launch(trial, "stopped", &two_cpus, &slow);
     running.wait_until("the first checkpoint", |run| has_checkpoint(run, 4));
     let launch = |arguments: &[&str]| {
         let mut command = cluster.command(program("vljepa-launch"));
@@ -61,6 +63,9 @@ fn stop_saves_and_ends_the_job_and_the_same_command_continues() {
     assert!(text(&nothing).contains("there is nothing to stop"), "{}", text(&nothing));
     cluster.launch(trial, "stopped", &[], &[]).complete();
     assert_same_end(trial, "stopped");
+    let log = trial.path("stopped/logs/rank-0003-attempt-1.log");
+    let log = std::fs::read_to_string(log).unwrap();
+    assert!(log.contains("cpus=2"), "a rank has the CPUs that Slurm gave it: {log}");
 }
 
 #[test]

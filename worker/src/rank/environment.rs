@@ -30,6 +30,8 @@ pub struct Environment {
     pub local_rank: usize,
     /// Number of the run's processes on this machine; 1 if the starter does not set it.
     pub local_world_size: usize,
+    /// Number of CPUs that `srun` was asked to give to this process (`--cpus-per-task`).
+    pub cpus_per_task: Option<usize>,
 }
 
 impl Environment {
@@ -69,7 +71,25 @@ impl Environment {
             build: build(),
             local_rank: local_rank.into_iter().find_map(number).unwrap_or(0),
             local_world_size: local.into_iter().find_map(number).unwrap_or(1),
+            cpus_per_task: number("SLURM_CPUS_PER_TASK").filter(|_| by_srun),
         }
+    }
+
+    /// Number of CPUs for the threads of one of `ranks` ranks on this machine.
+    #[must_use]
+    pub fn cpus(&self, ranks: usize) -> usize {
+        self.cpus_of(std::thread::available_parallelism().map_or(1, usize::from), ranks)
+    }
+
+    /// The same, if the affinity mask and the control group of this process allow it `allowed`
+    /// CPUs. Under Slurm these are the rank's own CPUs, if Slurm binds tasks, or all of the machine.
+    /// Elsewhere the ranks of a machine share them.
+    fn cpus_of(&self, allowed: usize, ranks: usize) -> usize {
+        let own = match self.cpus_per_task {
+            Some(asked) => asked.min(allowed),
+            None => allowed / ranks.max(1),
+        };
+        own.max(1)
     }
 }
 
@@ -101,17 +121,6 @@ impl GpuEnvironment {
             cache: cache.join("vljepa").join("kernels"),
         }
     }
-}
-
-/// Returns the number of compute threads of a rank: the recipe's number, or the rank's share of the
-/// machine's cores if the recipe says 0.
-#[must_use]
-pub fn compute_threads(recipe_threads: usize, local_world_size: usize) -> usize {
-    if recipe_threads > 0 {
-        return recipe_threads;
-    }
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    (cores / local_world_size.max(1)).max(1)
 }
 
 /// Returns the version and hash of this program's binary, by which ranks of different builds are
@@ -168,6 +177,19 @@ mod tests {
             (Some(RankId { rank: 2, world_size: 3 }), 0)
         );
         assert_eq!(by_srun.local_world_size, 2);
+    }
+
+    #[test]
+    fn a_rank_has_the_cpus_that_slurm_gave_it_or_its_share_of_the_machine() {
+        let step = ("SLURM_STEP_ID", "0");
+        let bound = of(&[step, ("SLURM_CPUS_PER_TASK", "12")]);
+        assert_eq!(bound.cpus_of(12, 8), 12, "Slurm binds the task to its CPUs");
+        assert_eq!(bound.cpus_of(96, 8), 12, "Slurm does not bind it");
+        assert_eq!(bound.cpus_of(4, 8), 4);
+        assert_eq!(of(&[step]).cpus_of(96, 8), 12);
+        let in_script = of(&[("SLURM_CPUS_PER_TASK", "12")]);
+        assert_eq!(in_script.cpus_of(96, 8), 12, "mpirun in a job's script shares the machine");
+        assert_eq!(in_script.cpus_of(4, 8), 1);
     }
 
     #[test]

@@ -81,6 +81,7 @@ fn run_check(
         CheckName::Device => {
             device::examine(recipe, expected.ranks).map_err(|error| format!("{error:#}"))
         }
+        CheckName::Cpus => cpus(recipe, environment.cpus(expected.ranks)),
         CheckName::RunDirectory => writable(directory.path(), &environment.host),
         CheckName::Room => disk_space(&directory.checkpoints(), expected.checkpoint_bytes),
         CheckName::SharedMemory => shared_memory(recipe, expected.ranks),
@@ -89,6 +90,19 @@ fn run_check(
             .map(|()| expected.control.clone())
             .map_err(|error| format!("{error:#}")),
     }
+}
+
+/// Compares the CPUs of one rank with those that the recipe asks Slurm for.
+fn cpus(recipe: &Recipe, found: usize) -> CheckResult {
+    let cluster = &recipe.cluster;
+    let asked = match cluster.scheduler {
+        schema::Scheduler::Slurm => cluster.slurm.cpus_per_rank,
+        schema::Scheduler::Local => 0,
+    };
+    if found >= asked {
+        return Ok(format!("{found} for each rank"));
+    }
+    Err(format!("a rank may use {found}, but cluster.slurm.cpus_per_rank asks for {asked}"))
 }
 
 /// Writes, syncs, reads back and deletes a small file.

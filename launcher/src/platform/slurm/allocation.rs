@@ -58,17 +58,18 @@ impl Allocation {
     }
 
     /// Runs the command `check` on every node at the same time and collects the results. A lost
-    /// node never answers, so the wait ends [`LATE_ANSWER_TIMEOUT`] after `enough` nodes have
-    /// passed.
+    /// node never answers, so the wait ends [`LATE_ANSWER_TIMEOUT`] after as many nodes as the run
+    /// needs have passed.
     pub(crate) async fn probe(
         &self,
+        cluster: &Cluster,
         check: &[String],
         token: &str,
-        enough: usize,
     ) -> Vec<NodeHealth> {
+        let enough = cluster.nodes;
         let mut asked = JoinSet::new();
         for (index, node) in self.nodes.iter().enumerate() {
-            let (line, token) = (self.on_node(node, check), token.to_owned());
+            let (line, token) = (self.on_node(cluster, node, check), token.to_owned());
             asked.spawn(async move {
                 let answer = process::ask_with_token(&line, &token, ANSWER_TIMEOUT).await;
                 (index, answer.and_then(|answer| health::parse(&answer)))
@@ -101,8 +102,9 @@ impl Allocation {
     }
 
     /// Command line of an `srun` that runs one process on one node, also if other steps use the
-    /// node.
-    fn on_node(&self, node: &str, command: &[String]) -> Vec<String> {
+    /// node. The process gets the CPUs of a rank.
+    fn on_node(&self, cluster: &Cluster, node: &str, command: &[String]) -> Vec<String> {
+        let cpus = cluster.slurm.cpus_per_rank;
         let options = [
             "srun".to_owned(),
             format!("--jobid={}", self.job),
@@ -115,7 +117,8 @@ impl Allocation {
             "--mpi=none".to_owned(),
             "--export=ALL".to_owned(),
         ];
-        options.into_iter().chain(command.iter().cloned()).collect()
+        let cpus = (cpus > 0).then(|| format!("--cpus-per-task={cpus}"));
+        options.into_iter().chain(cpus).chain(command.iter().cloned()).collect()
     }
 
     /// `srun` and its options for the step of an attempt; the worker's command line follows.
