@@ -25,7 +25,7 @@ mod fixtures;
 
 pub use batch::{Batch, FrameMemory, Ragged, SampleRef, Skipped};
 pub use error::DataError;
-pub use order::{Location, ORDER_VERSION, Order, SourceLengths};
+pub use order::{Location, ORDER_VERSION, Order, Shuffle, SourceLengths};
 pub use reader::{LoadOptions, LoadedSample, SampleReader};
 pub use sample::Question;
 pub use stream::{BatchStream, StreamStats};

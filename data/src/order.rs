@@ -2,16 +2,22 @@
 //! (source, shard, sample).
 //!
 //! The order does not depend on the number of ranks or threads, so a run that resumes at any step
-//! and at any world size gets the same samples as an uninterrupted run. The order is composed of
-//! three keyed permutations, so every position can be computed by itself, without stored state:
+//! and at any world size gets the same samples as an uninterrupted run. Every position can be
+//! computed by itself, without stored state:
 //!
-//! 1. *Mixture.* Weights are divided by their greatest common divisor. A cycle has Σ weights draws,
-//!    and each source gets exactly its weight of them. The draws within a cycle are permuted.
-//! 2. *Shards.* The n-th draw of a source has position n mod length in epoch ⌊n / length⌋. Each
-//!    epoch permutes the shards.
-//! 3. *Window.* The samples of the permuted shards are divided into windows of consecutive samples,
-//!    and the samples are permuted within each window. So reads stay close together in few files,
-//!    while neighbours in a shard usually do not share a batch.
+//! 1. *Lanes.* The rows of a batch are divided into L lanes of B/L consecutive rows. A rank owns
+//!    consecutive rows, so it reads few lanes.
+//! 2. *Mixture.* Weights are divided by their greatest common divisor. In each lane a cycle has
+//!    Σ weights draws, permuted, and each source gets exactly its weight of them. Lane l begins its
+//!    cycles B·l/L draws later than lane 0, so the batch as a whole has the weights too.
+//! 3. *Shards.* Each epoch of a source permutes its shards and cuts their samples into L stretches
+//!    of equal length. Lane l reads stretch l from its beginning to its end.
+//! 4. *Window.* A stretch is divided into windows of consecutive samples, and the samples are
+//!    permuted within each window.
+//!
+//! So a batch has samples of about L shards, and a rank reads few shards sequentially: with 24,576
+//! rows, 1,536 lanes and 192 ranks, 8 lanes of 16 rows. A source whose stretches would be shorter
+//! than a window has fewer stretches, and several lanes take turns in each; a small source has one.
 //!
 //! The permutations are Feistel networks with cycle walking (Black and Rogaway, "Ciphers with
 //! arbitrary finite domains", 2002).
@@ -26,7 +32,7 @@ use crate::error::DataError;
 
 /// Version of the order. It changes whenever the same recipe gives another order, and a checkpoint
 /// must have the same version.
-pub const ORDER_VERSION: u32 = 1;
+pub const ORDER_VERSION: u32 = 2;
 
 /// Number of shard permutations, one per source and epoch, that are kept in memory. At most two per
 /// source are in use at a time.
@@ -41,14 +47,24 @@ pub struct SourceLengths {
     pub shard_lengths: Vec<u64>,
 }
 
+/// Keys of the recipe that say how samples are shuffled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shuffle {
+    /// Largest number of lanes (`data.lanes`). Their number is the largest divisor of the batch
+    /// that is not above it.
+    pub lanes: usize,
+    /// Number of consecutive samples of a lane that are permuted (`data.shuffle_window`).
+    pub window: usize,
+}
+
 /// Source, shard and sample at one position of the order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Location {
     /// Index into the sources that were passed to [`Order::new`].
     pub source: usize,
-    /// Number of complete passes over the source before this draw.
+    /// Number of complete passes over the lane's stretch of the source before this draw.
     pub epoch: u64,
-    /// Number of draws of the source in the stage before this one.
+    /// Number of this draw, which no other draw of the source in the stage has.
     pub draw: u64,
     /// Index of the shard in the source.
     pub shard: usize,
@@ -61,6 +77,7 @@ pub struct Location {
 pub struct Order {
     key: u64,
     batch: u64,
+    lanes: u64,
     mixing: Mixing,
     window: u64,
     cycle: u64,
@@ -76,6 +93,8 @@ struct SourceOrder {
     slots: Range<u64>,
     shard_lengths: Vec<u64>,
     length: u64,
+    /// Number of stretches of an epoch. It divides the number of lanes.
+    stretches: u64,
 }
 
 /// Shards of one epoch in the order in which they are read, and the position of the first sample of
@@ -98,7 +117,7 @@ impl Order {
         stage_index: usize,
         stage: &Stage,
         sources: &[SourceLengths],
-        window: usize,
+        Shuffle { lanes, window }: Shuffle,
     ) -> Result<Self, DataError> {
         let recipe_error =
             |key: String, reason: &str| Err(DataError::Recipe { key, reason: reason.to_owned() });
@@ -108,6 +127,10 @@ impl Order {
         if window == 0 {
             return recipe_error("data.shuffle_window".to_owned(), "must be at least 1");
         }
+        if lanes == 0 {
+            return recipe_error("data.lanes".to_owned(), "must be at least 1");
+        }
+        let lanes = largest_divisor(to_u64(stage.batch), to_u64(lanes));
         for (name, &weight) in &stage.mixture {
             let key = format!("stages.{stage_index}.mixture.{name}");
             let source = sources.iter().find(|source| source.name == *name);
@@ -134,19 +157,22 @@ impl Order {
                 let weight = stage.mixture.get(&source.name).copied().unwrap_or(0);
                 let start = cycle;
                 cycle += u64::from(weight) / divisor;
+                let length: u64 = source.shard_lengths.iter().sum();
                 SourceOrder {
                     // Keyed by name, so that adding a source to the recipe does not change this
                     // source's order.
                     key: mix(&[key, crate::tokenize::target_hash(&source.name)]),
                     slots: start..cycle,
                     shard_lengths: source.shard_lengths.clone(),
-                    length: source.shard_lengths.iter().sum(),
+                    length,
+                    stretches: largest_divisor(lanes, length / to_u64(window)),
                 }
             })
             .collect();
         Ok(Self {
             key,
             batch: to_u64(stage.batch),
+            lanes,
             mixing: stage.mixing,
             window: to_u64(window),
             cycle,
@@ -159,21 +185,30 @@ impl Order {
     /// step `global_index / batch`.
     #[must_use]
     pub fn locate(&self, global_index: u64) -> Location {
-        let (source, draw) = match self.mixing {
-            Mixing::Sample => self.mixture(global_index),
+        let (step, row) = (global_index / self.batch, global_index % self.batch);
+        let rows = self.batch / self.lanes;
+        let (lane, row) = (row / rows, row % rows);
+        let (source, nth) = match self.mixing {
+            Mixing::Sample => self.mixture(step * rows + row, lane * rows),
             Mixing::Batch => {
-                let (source, nth_batch) = self.mixture(global_index / self.batch);
-                (source, nth_batch * self.batch + global_index % self.batch)
+                let (source, nth_batch) = self.mixture(step, 0);
+                (source, nth_batch * rows + row)
             }
         };
         let order = &self.sources[source];
-        let (epoch, position) = (draw / order.length, draw % order.length);
-        let first = position / self.window * self.window;
-        let size = self.window.min(order.length - first);
-        let key = mix(&[order.key, epoch, first]);
-        let position = first + permute(key, size, position - first);
+        // Lanes that take turns in a stretch.
+        let turns = self.lanes / order.stretches;
+        let (stretch, turn) = (lane / turns, lane % turns);
+        let start_of = |stretch: u64| stretch * order.length / order.stretches;
+        let (start, end) = (start_of(stretch), start_of(stretch + 1));
+        let read = nth * turns + turn;
+        let (epoch, position) = (read / (end - start), read % (end - start));
+        let first = start + position / self.window * self.window;
+        let size = self.window.min(end - first);
+        let key = mix(&[order.key, WINDOW, epoch, first]);
+        let position = first + permute(key, size, position % self.window);
         let (shard, sample) = self.epoch(source, epoch).find(position);
-        Location { source, epoch, draw, shard, sample }
+        Location { source, epoch, draw: nth * self.lanes + lane, shard, sample }
     }
 
     /// Location of replacement number `attempt` (from 1) for the sample at `global_index`, for when
@@ -188,9 +223,10 @@ impl Order {
         Location { shard, sample, ..instead_of }
     }
 
-    /// Source of draw number `draw` of the mixture, and the number of earlier draws of that source.
-    fn mixture(&self, draw: u64) -> (usize, u64) {
-        let (cycle, slot) = (draw / self.cycle, draw % self.cycle);
+    /// Source of draw number `draw` of a mixture whose cycles begin `offset` draws late, and the
+    /// number of this draw among those of the source.
+    fn mixture(&self, draw: u64, offset: u64) -> (usize, u64) {
+        let (cycle, slot) = (draw / self.cycle, (draw + offset) % self.cycle);
         let slot = permute(mix(&[self.key, MIXTURE, cycle]), self.cycle, slot);
         // `position` always finds a source, because the slots of the sources partition the cycle.
         let source = self.sources.iter().position(|source| source.slots.contains(&slot));
@@ -241,6 +277,7 @@ impl Epoch {
 const MIXTURE: u64 = 1;
 const SHARDS: u64 = 2;
 const REPLACEMENT: u64 = 3;
+const WINDOW: u64 = 4;
 
 /// Hash of a few numbers, with splitmix64's finaliser applied to each (Steele, Lea and Flood,
 /// 2014).
@@ -277,6 +314,11 @@ fn permute(key: u64, size: u64, index: u64) -> u64 {
             return value;
         }
     }
+}
+
+/// Largest divisor of `number` that is not above `limit`, or 1.
+fn largest_divisor(number: u64, limit: u64) -> u64 {
+    (1..=limit.min(number)).rev().find(|divisor| number.is_multiple_of(*divisor)).unwrap_or(1)
 }
 
 fn greatest_common_divisor(a: u64, b: u64) -> u64 {

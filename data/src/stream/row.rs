@@ -11,7 +11,7 @@ use super::cache::{Cache, CachedTokenizer, Decoded};
 use crate::batch::{SampleRef, Skipped};
 use crate::decode::{Media, Picture, decode};
 use crate::error::DataError;
-use crate::order::{Location, Order, SourceLengths, mix};
+use crate::order::{Location, Order, Shuffle, SourceLengths, mix};
 use crate::sample::{RawSample, Texts};
 use crate::shards::ShardSet;
 use crate::tokenize::Tokenizer;
@@ -128,7 +128,7 @@ impl RowMaker {
                 stage_index,
                 &mixture_of(stage),
                 &lengths,
-                recipe.data.shuffle_window,
+                Shuffle { lanes: recipe.data.lanes, window: recipe.data.shuffle_window },
             )?,
             sources,
             image_size: u32::try_from(model.image_size)

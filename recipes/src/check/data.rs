@@ -13,8 +13,11 @@ pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
         super::check_name(found, &format!("data.sources.{name}"), name);
         check_source(recipe, name, source, found);
     }
-    let window =
-        [("prefetch_batches", data.prefetch_batches), ("shuffle_window", data.shuffle_window)];
+    let window = [
+        ("prefetch_batches", data.prefetch_batches),
+        ("lanes", data.lanes),
+        ("shuffle_window", data.shuffle_window),
+    ];
     found.positive("data", &window);
     if !(0.0..=1.0).contains(&data.bad_samples.max_fraction) {
         let what = format!("{} is not a fraction", data.bad_samples.max_fraction);

@@ -38,7 +38,7 @@ fn check_task(recipe: &Recipe, task: &Task, key: &str, found: &mut Problems) {
         super::data::shards(found, &format!("{key}.shards"), &task.shards);
         return;
     }
-    json(found, &format!("{key}.shards"), Path::new(&task.shards));
+    json(found, &format!("{key}.shards"), Path::new(&task.shards), "name a `.json` file");
     if task.frames.is_some() {
         found.add(format!("{key}.frames"), "triplets have no visual input", "remove it");
     }

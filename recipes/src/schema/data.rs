@@ -25,8 +25,15 @@ pub struct Data {
     /// keeps none. The cache changes neither the order nor the pixels. Our default: 0.
     #[serde(default)]
     pub cache_mib: usize,
-    /// Number of consecutive samples that are shuffled together after the shards were shuffled.
-    /// Unstated; default: 4,096 (the usual buffer size with WebDataset).
+    /// Largest number of lanes: stretches of the shuffled shards that are read side by side, each
+    /// for the same rows of every batch. Their number is the largest divisor of the batch that is
+    /// not above it. More lanes mix more shards in a batch, fewer let a rank read fewer files.
+    /// Unstated; our default: 1,536, which is 8 for each of the paper's 192 GPUs.
+    #[serde(default = "defaults::lanes")]
+    pub lanes: usize,
+    /// Number of consecutive samples of a lane that are shuffled together after the shards were
+    /// shuffled. A source with fewer samples per lane is read in fewer lanes. Unstated; our default:
+    /// 1,024, so that all lanes together hold 1.6 million samples.
     #[serde(default = "defaults::window")]
     pub shuffle_window: usize,
 }
@@ -142,8 +149,12 @@ mod defaults {
         4
     }
 
+    pub(super) fn lanes() -> usize {
+        1536
+    }
+
     pub(super) fn window() -> usize {
-        4096
+        1024
     }
 
     pub(super) fn weight() -> u32 {
