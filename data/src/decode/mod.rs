@@ -6,8 +6,6 @@ pub mod video;
 #[cfg(not(feature = "video"))]
 #[path = "no_video.rs"]
 pub mod video;
-#[cfg(feature = "video")]
-mod yuv;
 
 use vljepa_recipes::schema::Visual;
 
