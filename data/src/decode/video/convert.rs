@@ -4,21 +4,22 @@ use ffmpeg_next as ffmpeg;
 use ffmpeg_next::format::Pixel;
 use ffmpeg_next::software::scaling::{Context as Scaler, Flags};
 use ffmpeg_next::util::frame::Video as Frame;
+use image::metadata::Orientation;
 
 use super::to_usize;
 use super::yuv::{Matrix, Planes, to_rgb};
-use crate::decode::{LARGEST_SIDE, Picture};
+use crate::decode::{Picture, check_size, oriented};
 
 /// Converts decoded frames to upright RGB pictures.
 pub(super) struct Converter {
     scaler: Option<Scaler>,
-    quarter_turns: u8,
+    orientation: Orientation,
 }
 
 impl Converter {
-    /// `quarter_turns` are the clockwise quarter turns that make the frames upright.
-    pub(super) fn new(quarter_turns: u8) -> Self {
-        Self { scaler: None, quarter_turns }
+    /// `orientation` is how frames must be turned and mirrored.
+    pub(super) fn new(orientation: Orientation) -> Self {
+        Self { scaler: None, orientation }
     }
 
     /// Converts a frame. Eight-bit YUV is converted by [`to_rgb`] with the matrix and range of the
@@ -26,9 +27,7 @@ impl Converter {
     /// scaled to eight-bit YUV, and the remaining formats are converted by the scaler alone.
     pub(super) fn picture(&mut self, frame: &Frame) -> Result<Picture, String> {
         let (width, height) = (frame.width(), frame.height());
-        if width == 0 || height == 0 || width.max(height) > LARGEST_SIDE {
-            return Err(format!("frames of {width}×{height} pixels are not supported"));
-        }
+        check_size(width, height, 3)?;
         let matrix = Matrix::of(frame.color_space(), is_full_range(frame));
         let pixels = if let Some(shift) = chroma_shift(frame.format()) {
             to_rgb(&planes(frame, shift), &matrix)
@@ -41,7 +40,7 @@ impl Converter {
             let lines = rgb.data(0).chunks(rgb.stride(0)).take(to_usize(height));
             lines.flat_map(|line| &line[..row]).copied().collect()
         };
-        Ok(rotated(Picture { width, height, pixels }, self.quarter_turns))
+        oriented(Picture { width, height, pixels }, self.orientation)
     }
 
     fn converted(&mut self, frame: &Frame, to: Pixel) -> Result<Frame, String> {
@@ -104,26 +103,4 @@ fn is_other_yuv(format: Pixel) -> bool {
 fn is_full_range(frame: &Frame) -> bool {
     matches!(frame.format(), Pixel::YUVJ420P | Pixel::YUVJ422P | Pixel::YUVJ444P)
         || frame.color_range() == ffmpeg::color::Range::JPEG
-}
-
-/// Rotates a picture clockwise by quarter turns.
-fn rotated(picture: Picture, quarter_turns: u8) -> Picture {
-    let Picture { width, height, .. } = picture;
-    let (w, h) = (to_usize(width), to_usize(height));
-    // Index in the original of the pixel at (row, column) of the result.
-    let source: fn(usize, usize, usize, usize) -> usize = match quarter_turns % 4 {
-        1 => |row, column, w, h| (h - 1 - column) * w + row,
-        2 => |row, column, w, h| (h - 1 - row) * w + (w - 1 - column),
-        3 => |row, column, w, _| column * w + (w - 1 - row),
-        _ => return picture,
-    };
-    let (width, height) = if quarter_turns % 2 == 1 { (height, width) } else { (width, height) };
-    let mut pixels = Vec::with_capacity(picture.pixels.len());
-    for row in 0..to_usize(height) {
-        for column in 0..to_usize(width) {
-            let start = 3 * source(row, column, w, h);
-            pixels.extend_from_slice(&picture.pixels[start..start + 3]);
-        }
-    }
-    Picture { width, height, pixels }
 }

@@ -8,6 +8,7 @@
 //! the same frames.
 
 mod bitstream;
+mod container;
 mod convert;
 mod entry;
 mod stream;
@@ -30,12 +31,36 @@ pub fn decode(
     shape: &mut dyn FnMut(Picture) -> Result<Picture, String>,
 ) -> Result<Clip, String> {
     let mut stream = Stream::open(bytes)?;
-    let mut converter = Converter::new(stream.quarter_turns);
+    let mut converter = Converter::new(stream.orientation);
     let mut shaped = |frame: &Frame| shape(converter.picture(frame)?);
     match decode_from_entries(&mut stream, frames, &mut shaped)? {
         Some(clip) => Ok(clip),
         None => decode_in_order(&mut stream, frames, &mut shaped),
     }
+}
+
+/// Properties of an AVIF that FFmpeg ignores in some versions: rotation, mirroring, cropping, and
+/// pictures that consist of tiles.
+const AVIF_PROPERTIES: [&[u8; 4]; 4] = [b"irot", b"imir", b"clap", b"grid"];
+
+/// Decodes the picture of an AVIF file.
+pub(super) fn decode_avif(bytes: &[u8]) -> Result<Picture, String> {
+    // The properties precede the coded picture.
+    let head = bytes.windows(4).take_while(|kind| kind != b"mdat");
+    for kind in head {
+        if AVIF_PROPERTIES.iter().any(|property| kind == *property) {
+            let kind = String::from_utf8_lossy(kind);
+            return Err(format!("AVIF with the property `{kind}` is not supported; convert it"));
+        }
+    }
+    let mut stream = Stream::open(bytes)?;
+    let mut converter = Converter::new(stream.orientation);
+    let mut picture = None;
+    stream.decode_all(&mut |frame| {
+        picture = Some(converter.picture(frame)?);
+        Ok(false)
+    })?;
+    picture.ok_or_else(|| "the AVIF has no picture".to_owned())
 }
 
 /// Time of every frame of the best video stream, in seconds, in display order.

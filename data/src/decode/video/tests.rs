@@ -31,7 +31,7 @@ const fn case(name: &'static str, frames: usize, checksum: u32, entries: &'stati
     Case { name, frames, checksum, entries }
 }
 
-const CASES: [Case; 24] = [
+const CASES: [Case; 25] = [
     case("av1.mp4", 36, 0x4cc6_d727, &[0, 12, 24]),
     case("flv1.flv", 36, 0x3b67_7a28, &[0]),
     case("h264.flv", 36, 0x8ca3_1c59, &[0, 12, 24]),
@@ -52,6 +52,7 @@ const CASES: [Case; 24] = [
     case("mpeg4.mkv", 36, 0x2546_a7e2, &[0, 12, 24]),
     case("mpeg4.mp4", 36, 0x4ecd_bf18, &[0, 10, 22, 34]),
     case("mpeg4_all_sync.mp4", 60, 0x9ae9_56a3, &[0, 30, 32]),
+    case("mpegts_named.mp4", 60, 0x1aa2_83a5, &[0, 32]),
     case("msmpeg4.avi", 36, 0x626f_a5a0, &[0]),
     case("theora.mkv", 18, 0x1b2d_2b1f, &[0]),
     case("vp8.webm", 36, 0x36c0_494a, &[0, 18]),
@@ -66,7 +67,7 @@ fn read(name: &str) -> Vec<u8> {
 /// All frames of a clip as pictures, and the checksum of their planes, decoded from the start.
 fn in_order(bytes: &[u8]) -> (Vec<Picture>, u32) {
     let mut stream = Stream::open(bytes).unwrap();
-    let mut converter = Converter::new(stream.quarter_turns);
+    let mut converter = Converter::new(stream.orientation);
     let mut pictures = Vec::new();
     let mut checksum = Adler { low: 1, high: 0 };
     stream
@@ -214,7 +215,7 @@ fn wrong_marks_of_key_frames_change_no_pixel() {
         let bytes = read(name);
         let expected = in_order(&bytes).0;
         let targets: &[(&str, &[(&str, &str)])] = match name.rsplit_once('.').unwrap().1 {
-            "mp4" => &[("mp4", &[]), ("mp4", &fragments)],
+            "mp4" if name != "mpegts_named.mp4" => &[("mp4", &[]), ("mp4", &fragments)],
             "mkv" => &[("matroska", &[])],
             "webm" => &[("webm", &[])],
             _ => continue,
@@ -229,4 +230,100 @@ fn wrong_marks_of_key_frames_change_no_pixel() {
         }
     }
     assert!(damaged > 60, "{damaged} damaged clips");
+}
+
+/// The display matrix of the clip is 0 1 1 0, which transposes. FFmpeg's command line shows it so.
+/// The matrix begins 48 bytes after the type of the box `tkhd`.
+#[test]
+fn every_display_matrix_is_applied() {
+    const ONE: [u8; 4] = [0, 1, 0, 0];
+    const MINUS_ONE: [u8; 4] = [0xff, 0xff, 0, 0];
+    let transposed = read("h264_mirrored_turned.mp4");
+    let track = transposed.windows(4).position(|kind| kind == b"tkhd").unwrap();
+    let with_matrix = |numbers: [i32; 4]| {
+        let mut clip = transposed.clone();
+        for (number, offset) in numbers.into_iter().zip([0, 4, 12, 16]) {
+            let bytes = [MINUS_ONE, [0; 4], ONE][usize::try_from(number + 1).unwrap()];
+            clip[track + 44 + offset..][..4].copy_from_slice(&bytes);
+        }
+        decode(&clip, 2, &mut Ok::<Picture, String>)
+    };
+    assert_eq!(with_matrix([0, 1, 1, 0]), decode(&transposed, 2, &mut Ok::<Picture, String>));
+    let first = |numbers| with_matrix(numbers).unwrap().pictures[0].clone();
+    let upright = first([1, 0, 0, 1]);
+    // The matrix maps the pixel at (x, y) to (a·x + c·y, b·x + d·y), up to a shift.
+    for [a, b, c, d] in [
+        [1, 0, 0, 1],
+        [0, 1, -1, 0],
+        [-1, 0, 0, -1],
+        [0, -1, 1, 0],
+        [-1, 0, 0, 1],
+        [1, 0, 0, -1],
+        [0, 1, 1, 0],
+        [0, -1, -1, 0],
+    ] {
+        let turned = first([a, b, c, d]);
+        let (width, height) = (upright.width.cast_signed(), upright.height.cast_signed());
+        let pixel = |picture: &Picture, x: i32, y: i32| {
+            let start = usize::try_from(3 * (y * picture.width.cast_signed() + x)).unwrap();
+            <[u8; 3]>::try_from(&picture.pixels[start..start + 3]).unwrap()
+        };
+        // A negative factor maps 0 to the last row or column.
+        let place = |p: i32, q: i32, x: i32, y: i32| {
+            let last = |factor: i32, side: i32| if factor < 0 { side - 1 } else { 0 };
+            p * x + q * y + last(p, width) + last(q, height)
+        };
+        for (x, y) in (0..width).flat_map(|x| (0..height).map(move |y| (x, y))) {
+            let moved = pixel(&turned, place(a, c, x, y), place(b, d, x, y));
+            assert_eq!(moved, pixel(&upright, x, y), "{a} {b} {c} {d}: ({x}, {y})");
+        }
+    }
+    assert!(with_matrix([1, 1, -1, 1]).unwrap_err().contains("no multiple of 90 degrees"));
+}
+
+#[test]
+fn a_clip_cut_short_is_refused() {
+    let mut cuts = 0;
+    for Case { name, .. } in CASES {
+        let whole = read(name);
+        // MPEG-TS consists of packets of 188 bytes and does not say how many.
+        let step = if whole[0] == 0x47 { 188 } else { whole.len() };
+        for length in (1..10).map(|tenth| whole.len() * tenth / 10) {
+            if length % step != 0 {
+                let error = decode(&whole[..length], 4, &mut Ok::<Picture, String>);
+                assert!(error.is_err(), "{name}: {length} of {} bytes", whole.len());
+                cuts += 1;
+            }
+        }
+    }
+    assert!(cuts > 200, "{cuts}");
+    let error = decode(&read("vp9_cut.webm"), 4, &mut Ok::<Picture, String>).unwrap_err();
+    assert!(error.contains("cut short"), "{error}");
+    let live = remuxed(&read("vp9.webm"), "webm", &[("live", "1")], |_, key| key);
+    assert!(decode(&live, 4, &mut Ok::<Picture, String>).is_ok(), "a whole live recording");
+    let half = &live[..live.len() / 2];
+    assert!(decode(half, 4, &mut Ok::<Picture, String>).is_err(), "half of a live recording");
+}
+
+#[test]
+fn a_clip_that_cannot_be_used_is_refused_with_the_reason() {
+    let refused = |bytes: &[u8]| decode(bytes, 4, &mut Ok::<Picture, String>).unwrap_err();
+    assert!(refused(&read("song_with_cover.mp4")).contains("it is a song"));
+    let no_index = refused(&read("h264_no_moov.mp4"));
+    assert!(no_index.contains("cut short"), "{no_index}");
+    let junk = refused(b"not a clip at all");
+    assert!(junk.contains("Invalid data found when processing input"), "{junk}");
+    // The size of MJPEG is in its frames and in the format of the stream.
+    let mut clip = read("mjpeg.avi");
+    let with = |clip: &[u8], pattern: &[u8]| -> Vec<usize> {
+        (0..clip.len() - 20).filter(|&i| clip[i..].starts_with(pattern)).collect()
+    };
+    for frame in with(&clip, &[0xff, 0xc0]) {
+        clip[frame + 5..frame + 9].copy_from_slice(&[0x2e, 0xe0, 0x2e, 0xe0]);
+    }
+    for format in with(&clip, b"strf") {
+        clip[format + 12..format + 20].copy_from_slice(&[0xe0, 0x2e, 0, 0, 0xe0, 0x2e, 0, 0]);
+    }
+    let large = refused(&clip);
+    assert!(large.contains("12000×12000 pixels are too many"), "{large}");
 }
