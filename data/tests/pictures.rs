@@ -130,7 +130,7 @@ fn avif_has_the_pixels_that_pillow_reads() {
     let difference = |other: &Picture| {
         golden.pixels.iter().zip(&other.pixels).map(|(a, b)| a.abs_diff(*b)).max().unwrap()
     };
-    // Decoding AV1 is exact. Both conversions to RGB are in fixed point, with roundings of their own.
+    // Decoding AV1 is exact. Both conversions to RGB round in fixed point, each in its own way.
     assert!(difference(&avif) <= 2, "{}", difference(&avif));
     assert!(difference(&picture(&read("progressive.jpg")).unwrap()) > 2, "another picture differs");
     let turned = picture(&read("turned.avif")).unwrap_err();

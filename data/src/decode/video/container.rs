@@ -120,8 +120,8 @@ fn matroska(mut rest: &[u8]) -> bool {
 }
 
 /// Number of one to eight bytes at the start. The zero bits before the first one say how many bytes
-/// follow. Returns the number with and without that mark, and the bytes after it. The number without
-/// mark is `None` if all its bits are 1, which means an unknown length.
+/// follow. Returns the number with and without that mark, and the bytes after it. The number
+/// without mark is `None` if all its bits are 1, which means an unknown length.
 fn ebml_number(bytes: &[u8]) -> Option<(u64, Option<u64>, &[u8])> {
     let extra = usize::try_from(bytes.first()?.leading_zeros()).ok()?;
     let (number, after) = bytes.split_at_checked(extra + 1)?;

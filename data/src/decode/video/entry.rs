@@ -6,7 +6,7 @@
 //!
 //! | codec | entry |
 //! |---|---|
-//! | H.264 | IDR picture. Recovery points are not used: encoders place them before pictures that still refer to earlier ones, and FFmpeg decodes these without an error |
+//! | H.264 | IDR picture |
 //! | HEVC | IDR or CRA picture |
 //! | MPEG-1, MPEG-2 | I-picture |
 //! | MPEG-4 part 2 | I-VOP |
@@ -14,6 +14,9 @@
 //! | AV1 | key frame that is shown |
 //! | MJPEG and codecs without prediction between frames | every packet |
 //! | all other codecs | only the first packet |
+//!
+//! A recovery point of H.264 is no entry. Some encoders place one before pictures that refer to
+//! pictures before it, and FFmpeg decodes these with other references and no error.
 //!
 //! Frames that follow an entry in the file but are shown before it (B-pictures of an open GOP) may
 //! depend on packets before it. The caller must not decode them from this entry.
