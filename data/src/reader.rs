@@ -122,7 +122,8 @@ pub fn load_file(path: &Path, options: &LoadOptions) -> Result<LoadedSample, Dat
     };
     let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
     let media = Media::of_extension(&extension).ok_or_else(|| {
-        bad("not a picture (jpg, jpeg, png) or clip (mp4, mkv, webm, avi, mov)".to_owned())
+        bad("not a picture (jpg, jpeg, png, webp, avif) or clip (mp4, mkv, webm, avi, mov)"
+            .to_owned())
     })?;
     let bytes = fs::read(path).map_err(DataError::io("read", path))?;
     let frames = pixels(media, &bytes, options).map_err(bad)?;

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use serde_json::json;
+use vljepa_data::decode::Media;
 use vljepa_data::order::ORDER_VERSION;
 use vljepa_data::reader::{SampleReader, load_file};
 use vljepa_model::weights;
@@ -143,9 +144,11 @@ pub fn import(session: &Session, folder: &Path) -> anyhow::Result<String> {
 /// Returns the number of frames that the recipe sets for sources of this kind of file, such as
 /// pictures among clips. Returns `None` if they use the stage's number.
 fn trained_frames(session: &Session, file: &Path) -> Option<usize> {
-    let extension = file.extension().unwrap_or_default().to_ascii_lowercase();
-    let picture = ["jpg", "jpeg", "png"].iter().any(|known| extension == *known);
-    let visual = if picture { Visual::Image } else { Visual::Video };
+    let extension = file.extension()?.to_ascii_lowercase();
+    let visual = match Media::of_extension(extension.to_str()?)? {
+        Media::Image => Visual::Image,
+        Media::Video => Visual::Video,
+    };
     session.recipe.data.sources.values().find(|source| source.visual == visual)?.frames
 }
 

@@ -1,36 +1,40 @@
 //! Decodes compressed pictures and clips into pixels.
 
 mod image;
+mod jpeg;
 #[cfg(feature = "video")]
 pub mod video;
 #[cfg(not(feature = "video"))]
 #[path = "no_video.rs"]
 pub mod video;
-#[cfg(feature = "video")]
-mod yuv;
 
+use ::image::metadata::Orientation;
+use ::image::{DynamicImage, RgbImage};
 use vljepa_recipes::schema::Visual;
 
-/// Largest side of a picture or frame, in pixels. Without a limit, a small file could demand
-/// gigabytes of memory.
+/// Largest side of a picture or frame, in pixels.
 const LARGEST_SIDE: u32 = 16_384;
+
+/// Largest size of a decoded picture or frame in bytes: a hundred million pixels of three 8-bit
+/// colours. Without a limit, a small file could demand gigabytes of memory.
+const LARGEST_BYTES: u64 = 300_000_000;
 
 /// Type of a visual member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Media {
-    /// A picture (JPEG or PNG).
+    /// A picture (JPEG, PNG, WebP or AVIF).
     Image,
     /// A clip (video file).
     Video,
 }
 
 impl Media {
-    /// Type that a lower-case file extension means (`jpg`, `jpeg`, `png`; `mp4`, `mkv`, `webm`,
-    /// `avi`, `mov`), or `None` for other extensions.
+    /// Type that a lower-case file extension means (`jpg`, `jpeg`, `png`, `webp`, `avif`; `mp4`,
+    /// `mkv`, `webm`, `avi`, `mov`), or `None` for other extensions.
     #[must_use]
     pub fn of_extension(extension: &str) -> Option<Self> {
         match extension {
-            "jpg" | "jpeg" | "png" => Some(Self::Image),
+            "jpg" | "jpeg" | "png" | "webp" | "avif" => Some(Self::Image),
             "mp4" | "mkv" | "webm" | "avi" | "mov" => Some(Self::Video),
             _ => None,
         }
@@ -102,6 +106,42 @@ pub fn uniform_frames(count: usize, n: usize) -> Vec<usize> {
         return vec![count / 2];
     }
     (0..n).map(|i| i * (count - 1) / (n - 1)).collect()
+}
+
+/// Refuses sizes that would take too much memory. A decoder needs at least `pixel_bytes` for each
+/// pixel, and the result three.
+fn check_size(
+    width: impl Into<u32>,
+    height: impl Into<u32>,
+    pixel_bytes: u8,
+) -> Result<(), String> {
+    let (width, height) = (width.into(), height.into());
+    if width == 0 || height == 0 {
+        return Err(format!("a size of {width}×{height} pixels is not possible"));
+    }
+    let bytes = u64::from(width) * u64::from(height) * u64::from(pixel_bytes.max(3));
+    if width.max(height) > LARGEST_SIDE || bytes > LARGEST_BYTES {
+        return Err(format!(
+            "{width}×{height} pixels are too many: at most {LARGEST_SIDE} on a side and \
+             {LARGEST_BYTES} bytes are decoded, and these need {bytes} bytes; make it smaller"
+        ));
+    }
+    Ok(())
+}
+
+/// Turns and mirrors a picture.
+fn oriented(picture: Picture, orientation: Orientation) -> Result<Picture, String> {
+    if orientation == Orientation::NoTransforms {
+        return Ok(picture);
+    }
+    let Picture { width, height, pixels } = picture;
+    let pixels = RgbImage::from_raw(width, height, pixels)
+        .ok_or("the picture has another number of bytes than pixels")?;
+    let mut picture = DynamicImage::ImageRgb8(pixels);
+    picture.apply_orientation(orientation);
+    let pixels = picture.into_rgb8();
+    let (width, height) = pixels.dimensions();
+    Ok(Picture { width, height, pixels: pixels.into_raw() })
 }
 
 impl Clip {

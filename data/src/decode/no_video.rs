@@ -18,6 +18,11 @@ pub fn decode(
     Err(REFUSED.to_owned())
 }
 
+/// Fails, because this build cannot decode AVIF.
+pub(super) fn decode_avif(_bytes: &[u8]) -> Result<Picture, String> {
+    Err(REFUSED.replacen("clips need", "AVIF pictures need", 1))
+}
+
 /// Fails, because this build cannot read clips.
 ///
 /// # Errors

@@ -269,7 +269,7 @@ impl RowMaker {
         }
         let Some((media, bytes)) = &raw.visual else {
             return Err(Fault::Bad(match source.media {
-                Media::Image => "the sample has no picture (jpg, jpeg, png)".to_owned(),
+                Media::Image => "the sample has no picture (jpg, jpeg, png, webp, avif)".to_owned(),
                 Media::Video => "the sample has no clip (mp4, mkv, webm, avi, mov)".to_owned(),
             }));
         };

@@ -64,8 +64,8 @@ pub struct Source {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Visual {
-    /// One image (`jpg`, `jpeg`, `png`), repeated for every frame (paper §3.1: "the same image is
-    /// duplicated to match the input shape").
+    /// One image (`jpg`, `jpeg`, `png`, `webp`, `avif`), repeated for every frame (paper §3.1: "the
+    /// same image is duplicated to match the input shape").
     Image,
     /// One clip (`mp4`, `mkv`, `webm`, `avi`, `mov`). Its frames are sampled uniformly over its
     /// length (paper §3.1).

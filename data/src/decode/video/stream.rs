@@ -1,0 +1,234 @@
+//! Packets of a clip's video stream, and their decoder.
+
+use std::io::Cursor;
+use std::sync::OnceLock;
+
+use ffmpeg_next as ffmpeg;
+use ffmpeg_next::codec::packet::side_data::Type as SideData;
+use ffmpeg_next::codec::{Context, Id, Parameters, threading};
+use ffmpeg_next::format::context::{Input, StreamIo};
+use ffmpeg_next::format::{self, input_from_stream};
+use ffmpeg_next::util::frame::Video as Frame;
+use ffmpeg_next::{Dictionary, Packet, Rational, decoder, media};
+use image::metadata::Orientation;
+
+use super::container::check_whole;
+use crate::decode::{LARGEST_BYTES, check_size};
+
+/// Container formats that FFmpeg may open. Without this list it would also open playlists, which
+/// name other files and servers.
+const CONTAINERS: &str = "mov,matroska,avi,mpegts,flv";
+
+/// The same formats as users know them.
+const CONTAINER_NAMES: &str = "MP4, MOV, Matroska, WebM, AVI, MPEG-TS and FLV";
+
+/// Packets of one video stream, and its decoder.
+pub(super) struct Stream {
+    /// All packets, in decoding order.
+    pub(super) packets: Vec<Packet>,
+    pub(super) codec: Id,
+    pub(super) time_base: Rational,
+    /// Time of the first frame that is shown, in units of `time_base`.
+    pub(super) start: Option<i64>,
+    /// How frames must be turned and mirrored.
+    pub(super) orientation: Orientation,
+    decoder: decoder::Video,
+}
+
+fn cannot_open(error: ffmpeg::Error) -> String {
+    format!("the clip cannot be opened: {error} ({CONTAINER_NAMES} are read)")
+}
+
+impl Stream {
+    pub(super) fn open(bytes: &[u8]) -> Result<Self, String> {
+        initialise()?;
+        check_whole(bytes)?;
+        let mut options = Dictionary::new();
+        options.set("format_whitelist", CONTAINERS);
+        options.set("protocol_whitelist", "");
+        let io = StreamIo::from_read_seek(Cursor::new(bytes.to_vec())).map_err(cannot_open)?;
+        let mut input = input_from_stream(io, None, Some(options)).map_err(cannot_open)?;
+        let stream = video_stream(&input)?;
+        let (index, time_base) = (stream.index(), stream.time_base());
+        let start = Some(stream.start_time()).filter(|&start| start != ffmpeg::ffi::AV_NOPTS_VALUE);
+        let orientation = orientation(&stream)?;
+        let parameters = stream.parameters();
+        let codec = parameters.id();
+        let decoder = decoder(&parameters, time_base)?;
+        let mut packets = Vec::new();
+        let mut end_s = 0.0_f64;
+        loop {
+            let mut packet = Packet::empty();
+            match packet.read(&mut input) {
+                Ok(()) => {}
+                Err(ffmpeg::Error::Eof) => break,
+                Err(error) => return Err(format!("the clip cannot be read: {error}")),
+            }
+            end_s = end_s.max(packet_end_s(&input, &packet));
+            if packet.stream() == index {
+                packets.push(packet);
+            }
+        }
+        check_duration(&input, end_s)?;
+        if packets.is_empty() {
+            return Err("the clip has no frames".to_owned());
+        }
+        Ok(Self { packets, codec, time_base, start, orientation, decoder })
+    }
+
+    /// Decodes from the start until `take` returns false or the clip ends.
+    pub(super) fn decode_all(
+        &mut self,
+        take: &mut dyn FnMut(&Frame) -> Result<bool, String>,
+    ) -> Result<(), String> {
+        self.decode_from(0, take).map_err(|fault| match fault {
+            Fault::Stream(reason) | Fault::Frame(reason) => reason,
+        })
+    }
+
+    /// Decodes from packet number `first` until `take` returns false or the packets end. Every
+    /// packet is sent once, so the loop terminates.
+    pub(super) fn decode_from(
+        &mut self,
+        first: usize,
+        take: &mut dyn FnMut(&Frame) -> Result<bool, String>,
+    ) -> Result<(), Fault> {
+        self.decoder.flush();
+        let mut frame = Frame::empty();
+        for number in first..=self.packets.len() {
+            let sent = match self.packets.get(number) {
+                Some(packet) => self.decoder.send_packet(packet),
+                None => self.decoder.send_eof(),
+            };
+            let broken = |error| {
+                let count = self.packets.len();
+                Fault::Stream(format!("packet {number} of {count} cannot be decoded: {error}"))
+            };
+            sent.map_err(broken)?;
+            loop {
+                match self.decoder.receive_frame(&mut frame) {
+                    Ok(()) if frame.is_corrupt() || frame.has_decode_errors() => {
+                        return Err(Fault::Stream(format!(
+                            "a frame near packet {number} is corrupt"
+                        )));
+                    }
+                    Ok(()) if take(&frame).map_err(Fault::Frame)? => {}
+                    Ok(()) => return Ok(()),
+                    Err(ffmpeg::Error::Other { errno: ffmpeg::error::EAGAIN })
+                    | Err(ffmpeg::Error::Eof) => break,
+                    Err(error) => {
+                        return Err(Fault::Stream(format!(
+                            "a frame near packet {number} cannot be decoded: {error}"
+                        )));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Cause of a failed decoding pass.
+pub(super) enum Fault {
+    /// The packets cannot be decoded from this start.
+    Stream(String),
+    /// A decoded frame cannot be used.
+    Frame(String),
+}
+
+/// Time at which a packet's frame or sound ends, in seconds, or 0 if it has no time stamp.
+#[expect(clippy::cast_precision_loss, reason = "ticks of a clip stay far below 2⁵³")]
+fn packet_end_s(input: &Input, packet: &Packet) -> f64 {
+    let ticks = packet.pts().or(packet.dts()).unwrap_or(0).saturating_add(packet.duration());
+    input.stream(packet.stream()).map_or(0.0, |it| ticks as f64 * f64::from(it.time_base()))
+}
+
+/// Fraction of the declared duration that may be missing at the end of an FLV.
+const MISSING_FRACTION: f64 = 0.1;
+
+/// Refuses an FLV that was cut between two of its parts: it is shorter than it declares. The parts
+/// of the other containers are nested, and [`check_whole`] finds such cuts.
+#[expect(clippy::cast_precision_loss, reason = "microseconds of a clip stay far below 2⁵³")]
+fn check_duration(input: &Input, end_s: f64) -> Result<(), String> {
+    let declared_s = input.duration() as f64 / f64::from(ffmpeg::ffi::AV_TIME_BASE);
+    if input.format().name() == "flv" && end_s < declared_s * (1.0 - MISSING_FRACTION) {
+        return Err(format!(
+            "the clip is cut short: it declares {declared_s:.2} s, but ends after {end_s:.2} s"
+        ));
+    }
+    Ok(())
+}
+
+/// Prepares FFmpeg once. Its errors get their texts. Its log lines are switched off, because they
+/// would not name the sample.
+fn initialise() -> Result<(), String> {
+    static INITIALISED: OnceLock<Result<(), ffmpeg::Error>> = OnceLock::new();
+    let initialised = INITIALISED.get_or_init(|| {
+        ffmpeg::init()?;
+        ffmpeg::log::set_level(ffmpeg::log::Level::Quiet);
+        Ok(())
+    });
+    initialised.map_err(|error| format!("FFmpeg cannot be initialised: {error}"))
+}
+
+/// Opens a decoder that refuses frames of too many pixels before it allocates memory for them.
+fn decoder(parameters: &Parameters, time_base: Rational) -> Result<decoder::Video, String> {
+    let codec = parameters.id();
+    let found = decoder::find(codec)
+        .ok_or_else(|| format!("this FFmpeg has no decoder for {}", codec.name()))?;
+    let open = |limits: Dictionary| {
+        let mut context = Context::from_parameters(parameters.clone())?;
+        // One thread is enough: the callers decode one sample per thread.
+        context.set_threading(threading::Config::count(1));
+        let mut decoder = context.decoder();
+        decoder.set_packet_time_base(time_base);
+        decoder.open_as_with(found, limits)?.video()
+    };
+    let mut limits = Dictionary::new();
+    limits.set("max_pixels", &(LARGEST_BYTES / 3).to_string());
+    open(limits).map_err(|error| {
+        // Without the limit, the decoder tells the size.
+        let size = open(Dictionary::new()).map(|decoder| (decoder.width(), decoder.height()));
+        let too_large = size.ok().and_then(|(width, height)| check_size(width, height, 3).err());
+        too_large.unwrap_or_else(|| cannot_open(error))
+    })
+}
+
+/// The best video stream that is not the cover picture of a song.
+fn video_stream(input: &Input) -> Result<ffmpeg::Stream<'_>, String> {
+    let is_cover = |stream: &ffmpeg::Stream<'_>| {
+        stream.disposition().contains(format::stream::Disposition::ATTACHED_PIC)
+    };
+    let is_video = |stream: &ffmpeg::Stream<'_>| stream.parameters().medium() == media::Type::Video;
+    let best = input.streams().best(media::Type::Video).ok_or("the clip has no video stream")?;
+    if !is_cover(&best) {
+        return Ok(best);
+    }
+    let other = input.streams().find(|stream| is_video(stream) && !is_cover(stream));
+    other.ok_or_else(|| "the file has a cover picture, but no clip: it is a song".to_owned())
+}
+
+/// How the stream's display matrix turns and mirrors the frames. The matrix has 3×3 numbers of 32
+/// bits. The upper left 2×2 numbers, in 16.16 fixed point, map (x, y) to (a·x + c·y, b·x + d·y)
+/// (libavutil/display.h).
+fn orientation(stream: &ffmpeg::Stream<'_>) -> Result<Orientation, String> {
+    let matrix = stream.side_data().find(|data| data.kind() == SideData::DisplayMatrix);
+    let Some(matrix) = matrix else { return Ok(Orientation::NoTransforms) };
+    let number = |i: usize| {
+        let bytes = matrix.data().get(4 * i..4 * i + 4);
+        let fixed = bytes.and_then(|bytes| bytes.try_into().ok()).map_or(0, i32::from_ne_bytes);
+        // Rounding errors of the program that wrote the matrix.
+        if fixed.abs_diff(0) < 1 << 8 { 0 } else { fixed.signum() }
+    };
+    match (number(0), number(1), number(3), number(4)) {
+        (1, 0, 0, 1) | (0, 0, 0, 0) => Ok(Orientation::NoTransforms),
+        (0, 1, -1, 0) => Ok(Orientation::Rotate90),
+        (-1, 0, 0, -1) => Ok(Orientation::Rotate180),
+        (0, -1, 1, 0) => Ok(Orientation::Rotate270),
+        (-1, 0, 0, 1) => Ok(Orientation::FlipHorizontal),
+        (1, 0, 0, -1) => Ok(Orientation::FlipVertical),
+        (0, 1, 1, 0) => Ok(Orientation::Rotate90FlipH),
+        (0, -1, -1, 0) => Ok(Orientation::Rotate270FlipH),
+        _ => Err("the clip is turned by an angle that is no multiple of 90 degrees".to_owned()),
+    }
+}
