@@ -97,8 +97,8 @@ impl BatchStream {
 
 impl<M: FrameMemory> BatchStream<M> {
     /// Opens the shards of stage number `stage` and starts threads that read the rows of `rank`
-    /// from step `first_step` of the stage. If `data.threads` is 0, there is a thread for each CPU that
-    /// this process may use. Frames are allocated from `memory`.
+    /// from step `first_step` of the stage. If `data.threads` is 0, there is a thread for each CPU
+    /// that this process may use. Frames are allocated from `memory`.
     ///
     /// # Errors
     /// If shards or tokenizers cannot be read, or the recipe does not fit them.

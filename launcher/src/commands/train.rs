@@ -319,8 +319,8 @@ pub(crate) fn run_dir(options: &RecipeOptions, recipe: &Recipe) -> PathBuf {
     options.run.clone().unwrap_or_else(|| recipe.runs.join(&recipe.name))
 }
 
-/// Opens and locks the run directory `run_dir`, or returns `None` if there is none. The lock is taken
-/// first, because a recipe that differs in permitted keys replaces the stored one.
+/// Opens and locks the run directory `run_dir`, or returns `None` if there is none. The lock is
+/// taken first, because a recipe that differs in permitted keys replaces the stored one.
 pub(crate) fn open(
     run_dir: &Path,
     loaded: &Loaded,

@@ -166,7 +166,7 @@ async fn strangers_and_workers_of_another_run_are_refused_with_the_reason() {
     assert!(matches!(server.next().await, Some(ControlEvent::Joined(_))));
     let wrong = [
         (Hello { token: "guess!".into(), ..hello(1) }, "token"),
-        (Hello { world_size: 1, ..hello(0) }, "expects 1 ranks, the run has 2"),
+        (Hello { world_size: 1, ..hello(0) }, "sees 1 ranks, but the run has 2"),
         (Hello { rank: 2, ..hello(1) }, "outside the run's 2 ranks"),
         (Hello { recipe_hash: "beef".into(), ..hello(1) }, "another recipe (hash beef"),
         (Hello { build: "0.1.0 xyz".into(), ..hello(1) }, "another build (0.1.0 xyz)"),

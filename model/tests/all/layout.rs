@@ -94,7 +94,7 @@ fn sizes_that_do_not_fit_are_refused_by_key() {
         (|m| m.x_encoder.num_heads = 0, "model.x_encoder.num_heads"),
         (|m| m.x_encoder.num_heads = 3, "model.x_encoder.hidden_size"),
         (|m| m.image_size = 33, "model.image_size"),
-        (|m| m.predictor.num_kv_heads = 3, "model.predictor.num_heads"),
+        (|m| m.predictor.num_kv_heads = 3, "model.predictor.num_kv_heads"),
         (|m| m.y_encoder.full_attention_every = 0, "model.y_encoder.full_attention_every"),
     ];
     for (change, key) in changes {

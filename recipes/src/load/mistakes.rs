@@ -130,7 +130,7 @@ pub(super) const CONTRADICTIONS: &[Row] = &[
     ("images-{000000..000003}.tar", "images-{3..0}.tar", 20, 15, "counts backwards", "a range is"),
     ("    - name: motion\n", "    - name: motion\n      limit: 0\n", 40, 14, "is 0", "take all"),
     ("    - name: motion\n", "    - name: motion\n      frames: 3\n", 40, 15, "3 frames do not divide", ""),
-    ("candidates: [left, right]", "candidates: red", 44, 23, "`red` does not end in `.json`", "a list"),
+    ("candidates: [left, right]", "candidates: red", 44, 23, "`red` does not end in `.json`", "list the labels"),
     ("candidates: [left, right]", "candidates: [left]", 44, 11, "too few candidates: 1", "at least 2"),
     ("candidates: [left, right]", "candidates: [left, left]", 44, 30, "appears twice", ""),
     ("  ranks_per_node: 2", "  nodes: 2", 46, 10, "this machine is one node, not 2", "slurm"),

@@ -32,8 +32,8 @@ pub struct Data {
     #[serde(default = "defaults::lanes")]
     pub lanes: usize,
     /// Number of consecutive samples of a lane that are shuffled together after the shards were
-    /// shuffled. A source with fewer samples per lane is read in fewer lanes. Unstated; our default:
-    /// 1,024, so that all lanes together hold 1.6 million samples.
+    /// shuffled. A source with fewer samples per lane is read in fewer lanes. Unstated; our
+    /// default: 1,024, so that the windows of all lanes together hold 1.6 million samples.
     #[serde(default = "defaults::window")]
     pub shuffle_window: usize,
 }

@@ -82,8 +82,8 @@ impl Environment {
     }
 
     /// The same, if the affinity mask and the control group of this process allow it `allowed`
-    /// CPUs. Under Slurm these are the rank's own CPUs, if Slurm binds tasks, or all of the machine.
-    /// Elsewhere the ranks of a machine share them.
+    /// CPUs. Under Slurm these are the rank's own CPUs, if Slurm binds tasks, or all of the
+    /// machine. Elsewhere the ranks of a machine share them.
     fn cpus_of(&self, allowed: usize, ranks: usize) -> usize {
         let own = match self.cpus_per_task {
             Some(asked) => asked.min(allowed),

@@ -61,9 +61,9 @@ impl fmt::Debug for Nccl {
 type Result<T> = std::result::Result<T, WorkerError>;
 
 impl Nccl {
-    /// Connects to the other ranks that use `id`; `rank` is this process's rank. If a collective later fails or exceeds its timeout, `last_words` is called with
-    /// the error and the process ends, because the thread that waits for the device could not
-    /// report it.
+    /// Connects to the other ranks that use `id`; `rank` is this process's rank. If a collective
+    /// later fails or exceeds its timeout, `last_words` is called with the error and the process
+    /// ends, because the thread that waits for the device could not report it.
     ///
     /// # Errors
     /// Fails if a rank does not join before the timeout, or if NCCL fails.
