@@ -5,14 +5,16 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::Result;
+use vljepa_data::DataError;
 use vljepa_data::shard_index::{Loaded, ShardIndex, index_path, load_or_make};
 use vljepa_data::shards::expand;
 
 /// Prints for each shard the number of samples, the size of each field, the first `shown` samples,
-/// the dropped samples with the reason, and warnings. Fails at the end if a shard cannot be used.
+/// the dropped samples with the reason, and warnings. Fails at the end with all shards that cannot
+/// be used.
 pub(crate) fn inspect(entries: &[String], shown: usize, output: &mut impl Write) -> Result<()> {
     let (mut samples, mut dropped) = (0, 0);
-    let errors = for_each_shard(entries, output, |path, loaded, output| {
+    let shards = for_each_shard(entries, output, |path, loaded, output| {
         let index = &loaded.index;
         samples += index.samples.len();
         dropped += index.dropped.len();
@@ -25,15 +27,14 @@ pub(crate) fn inspect(entries: &[String], shown: usize, output: &mut impl Write)
         )?;
         print_index(index, shown, output)
     })?;
-    let shards = errors.shards - errors.bad;
-    writeln!(output, "{samples} samples in {shards} shards, {dropped} dropped")?;
-    errors.into_result()
+    writeln!(output, "{samples} samples in {} shards, {dropped} dropped", shards.usable)?;
+    shards.into_result()
 }
 
-/// Makes the indexes that are missing or out of date, and prints their paths. Fails at the end if a
-/// shard cannot be used.
+/// Makes the indexes that are missing or out of date, and prints their paths. Fails at the end with
+/// all shards that cannot be used.
 pub(crate) fn index(entries: &[String], output: &mut impl Write) -> Result<()> {
-    let errors = for_each_shard(entries, output, |path, loaded, output| {
+    let shards = for_each_shard(entries, output, |path, loaded, output| {
         let state = match (loaded.on_disk, loaded.made) {
             (true, true) => "written",
             (true, false) => "up to date",
@@ -46,44 +47,47 @@ pub(crate) fn index(entries: &[String], output: &mut impl Write) -> Result<()> {
         }
         Ok(())
     })?;
-    errors.into_result()
+    shards.into_result()
 }
 
-/// Number of shards, and of those that cannot be used.
-struct Errors {
-    shards: usize,
-    bad: usize,
+/// Shards that a command has read.
+struct Shards {
+    usable: usize,
+    errors: Vec<DataError>,
 }
 
-impl Errors {
+impl Shards {
+    /// An error that lists every shard that cannot be used, if there is one.
     fn into_result(self) -> Result<()> {
-        let Self { shards, bad } = self;
-        anyhow::ensure!(bad == 0, "{bad} of {shards} shards cannot be used; each is named above");
-        Ok(())
+        let Self { usable, errors } = self;
+        if errors.is_empty() {
+            return Ok(());
+        }
+        let lines: String = errors.iter().map(|error| format!("\n- {error}")).collect();
+        let bad = errors.len();
+        anyhow::bail!("{bad} of {} shards cannot be used:{lines}", usable + bad)
     }
 }
 
-/// Calls `show` with each shard of `entries`. Prints the error of each shard that cannot be used.
+/// Calls `show` with each shard of `entries` that can be used.
 fn for_each_shard<W: Write>(
     entries: &[String],
     output: &mut W,
     mut show: impl FnMut(&Path, &Loaded, &mut W) -> Result<()>,
-) -> Result<Errors> {
-    let mut paths = Vec::new();
+) -> Result<Shards> {
+    let mut shards = Shards { usable: 0, errors: Vec::new() };
     for entry in entries {
-        paths.extend(expand(entry)?);
-    }
-    let mut errors = Errors { shards: paths.len(), bad: 0 };
-    for path in &paths {
-        match load_or_make(path) {
-            Ok(loaded) => show(path, &loaded, output)?,
-            Err(error) => {
-                errors.bad += 1;
-                writeln!(output, "error: {error}")?;
+        for path in expand(entry)? {
+            match load_or_make(&path) {
+                Ok(loaded) => {
+                    shards.usable += 1;
+                    show(&path, &loaded, output)?;
+                }
+                Err(error) => shards.errors.push(error),
             }
         }
     }
-    Ok(errors)
+    Ok(shards)
 }
 
 fn print_index(index: &ShardIndex, shown: usize, output: &mut impl Write) -> Result<()> {

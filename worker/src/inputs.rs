@@ -166,7 +166,11 @@ impl Inspection {
                 Err(error) => {
                     bad += 1;
                     if bad <= SHOWN_SHARDS {
-                        self.add(key, error.to_string(), "or remove the shard from the data");
+                        self.add(
+                            key,
+                            error.to_string(),
+                            "repair the shard, or remove it from the data",
+                        );
                     }
                 }
             }

@@ -207,13 +207,15 @@ fn json_reason(path: &Path) -> String {
     let files: BTreeSet<String> = weight_map.into_values().collect();
     let names = files.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
     let more = if files.len() > 3 { ", …" } else { "" };
-    match files.len() {
-        1 => format!("it is the index of the weights, not the weights; name {names} beside it"),
-        count => format!(
-            "it is the index of the weights, not the weights, which are in {count} files ({names}\
-             {more}); join them into one safetensors file and name that file"
-        ),
+    // A part of a model is named such as `model-00001-of-00002.safetensors`.
+    let is_part = |name: &String| name.contains("-of-") && !name.contains("-of-00001.");
+    if files.len() == 1 && !files.iter().any(is_part) {
+        return format!("it is the index of the weights, not the weights; name {names} beside it");
     }
+    format!(
+        "it is the index of the weights, not the weights, which are in several files ({names}\
+         {more}); join these into one safetensors file and name that file"
+    )
 }
 
 fn halves(from: &[u8], to: &mut [f32], convert: impl Fn(u16) -> f32) {

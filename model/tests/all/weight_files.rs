@@ -182,8 +182,9 @@ fn files_that_are_no_safetensors_are_refused() {
     );
     assert!(attempt("vitl.pt", &whole).contains("safetensors"));
     for (name, bytes, said) in [
-        ("model.safetensors.index.json", &INDEX.as_bytes()[..], "model-00002-of-00002.safetensors"),
+        ("model.safetensors.index.json", INDEX.as_bytes(), "model-00002-of-00002.safetensors"),
         ("index.json", br#"{"weight_map": {"a": "model.safetensors"}}"#, "name model.safetensors"),
+        ("part.json", br#"{"weight_map": {"a": "m-00001-of-00002.safetensors"}}"#, "join these"),
         ("config.json", b"{\"hidden_size\": 64}", "it is a JSON file"),
         ("zip.safetensors", b"PK\x03\x04\x00\x00\x08\x08", "it is a pickle of PyTorch"),
         ("gemma.gguf", b"GGUF\x03\x00\x00\x00\x00", "it is a GGUF file"),

@@ -143,49 +143,10 @@ impl<'de> Visitor<'de> for CandidatesVisitor {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Candidates, A::Error> {
         let mut labels = Vec::new();
-        while let Some(Label(label)) = list.next_element()? {
+        while let Some(label) = list.next_element()? {
             labels.push(label);
         }
         Ok(Candidates::Labels(labels))
-    }
-}
-
-/// Label in a recipe. A number or truth value is its text, as in the json of a sample.
-struct Label(String);
-
-impl<'de> Deserialize<'de> for Label {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(LabelVisitor)
-    }
-}
-
-struct LabelVisitor;
-
-impl Visitor<'_> for LabelVisitor {
-    type Value = Label;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a label")
-    }
-
-    fn visit_str<E: de::Error>(self, label: &str) -> Result<Label, E> {
-        Ok(Label(label.to_owned()))
-    }
-
-    fn visit_u64<E: de::Error>(self, label: u64) -> Result<Label, E> {
-        Ok(Label(label.to_string()))
-    }
-
-    fn visit_i64<E: de::Error>(self, label: i64) -> Result<Label, E> {
-        Ok(Label(label.to_string()))
-    }
-
-    fn visit_f64<E: de::Error>(self, label: f64) -> Result<Label, E> {
-        Ok(Label(label.to_string()))
-    }
-
-    fn visit_bool<E: de::Error>(self, label: bool) -> Result<Label, E> {
-        Ok(Label(label.to_string()))
     }
 }
 

@@ -151,10 +151,10 @@ fn an_evaluation_task_is_checked_against_the_texts_of_its_samples() {
         with_task(&good, json!({"classification": {"field": field, "candidates": candidates}}))
     };
     // The labels of the samples are the numbers 0 and 1.
-    assert_eq!(check(&class("label", json!([0, 1])), false), Inputs::default());
-    assert_eq!(check(&class("label", json!(["0", "1"])), false), Inputs::default());
-    refused(&class("label", json!([0, 2])), "evaluation.tasks.0", &["`2`", "`1` is not among"]);
-    let missing = check(&class("lable", json!([0, 1])), false).problems;
+    let labels = || json!(["0", "1"]);
+    assert_eq!(check(&class("label", labels()), false), Inputs::default());
+    refused(&class("label", json!(["0", "2"])), "evaluation.tasks.0", &["`2`", "`1` is not among"]);
+    let missing = check(&class("lable", labels()), false).problems;
     assert!(missing.len() == 2 && missing[0].what.contains("no field `lable`"), "{missing:?}");
     let file = folder.path().join("labels.json");
     std::fs::write(&file, r#"{"0": ["a <soft>"], "1": ["red"]}"#).unwrap();
