@@ -103,7 +103,8 @@ pub fn index_path(shard: &Path) -> PathBuf {
 }
 
 /// Number of samples in a shard according to the head of its index file. `None` if there is no
-/// index file that is up to date, or if the index has remarks, for which it must be read as a whole.
+/// index file that is up to date, or if the index has remarks, for which it must be read as a
+/// whole.
 #[must_use]
 pub fn known_length(shard: &Path) -> Option<u64> {
     file::known_length(&File::open(shard).ok()?, &index_path(shard))
@@ -113,8 +114,8 @@ pub fn known_length(shard: &Path) -> Option<u64> {
 /// possible, writes it.
 ///
 /// # Errors
-/// [`DataError::Io`] if the shard cannot be read, [`DataError::BadShard`] if it is not a tar archive
-/// or cannot be used as a shard.
+/// [`DataError::Io`] if the shard cannot be read, [`DataError::BadShard`] if it is not a tar
+/// archive or cannot be used as a shard.
 pub fn load_or_make(shard: &Path) -> Result<Loaded, DataError> {
     let tar = File::open(shard).map_err(DataError::io("open", shard))?;
     let identity = TarIdentity::of(&tar).map_err(DataError::io("read", shard))?;
@@ -273,8 +274,8 @@ fn unread(end: &End, length: u64) -> Option<(Option<&str>, String)> {
 /// picture and the caption of two samples, have the same key `clip_1`.
 ///
 /// Members without a prefix (`png`, `txt`) are a sample if they are a picture or clip and, if there
-/// is any text, a text. Members with a prefix beside them (`seg.png`) are then not used, unless they
-/// look like another sample. Without such members, all members must have the same prefix.
+/// is any text, a text. Members with a prefix beside them (`seg.png`) are then not used, unless
+/// they look like another sample. Without such members, all members must have the same prefix.
 fn several_samples(fields: &[&str]) -> Option<String> {
     let mut kinds: BTreeMap<&str, [bool; 2]> = BTreeMap::new();
     for field in fields {

@@ -127,8 +127,8 @@ impl Tokenizer {
     /// Size of the vocabulary without added tokens: one more than the largest id of a word.
     ///
     /// A published tokenizer may have added tokens that its model has no embeddings for. An
-    /// example is `<image_soft_token>`, id 262,144, of `EmbeddingGemma`, whose embedding has 262,144
-    /// rows.
+    /// example is `<image_soft_token>`, id 262,144, of `EmbeddingGemma`, whose embedding has
+    /// 262,144 rows.
     #[must_use]
     pub fn words(&self) -> usize {
         let added = self.inner.get_added_vocabulary().get_vocab();
@@ -191,8 +191,8 @@ mod tests {
         }
     }
 
-    /// Like `EmbeddingGemma`'s tokenizer: the added token `<image_soft_token>` has the first id that
-    /// the embedding has no row for.
+    /// Like `EmbeddingGemma`'s tokenizer: the added token `<image_soft_token>` has the first id
+    /// that the embedding has no row for.
     #[test]
     fn an_added_token_beyond_the_embedding_is_an_error_only_of_a_text_that_uses_it() {
         let folder = tempfile::tempdir().unwrap();

@@ -126,8 +126,8 @@ impl WorkerArguments {
     }
 }
 
-/// Lets the worker check the files that a resolved recipe names. Relative paths refer to the working
-/// directory. Without a time limit: the first check of a large data set indexes its shards.
+/// Lets the worker check the files that a resolved recipe names. Relative paths refer to the
+/// working directory. Without a time limit: the first check of a large data set indexes its shards.
 pub(crate) async fn inputs(
     programs: &Programs,
     recipe: &Path,

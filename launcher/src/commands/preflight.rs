@@ -1,5 +1,5 @@
-//! Checks before a start or dry run: the files that the recipe names, the programs, and the features
-//! of the worker.
+//! Checks before a start or dry run: the files that the recipe names, the programs, and the
+//! features of the worker.
 
 use std::io::Write;
 

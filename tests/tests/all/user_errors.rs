@@ -133,7 +133,11 @@ fn a_tokenizer_with_an_added_token_beyond_the_embedding_trains() {
     let tokenizer = std::fs::read_to_string(small_set().join("tokenizer.json")).unwrap();
     let mut json: serde_json::Value = serde_json::from_str(&tokenizer).unwrap();
     let mut added = json["added_tokens"][0].clone();
-    // The quickstart's embedding has 128 rows.
+    // The quickstart's embedding has 128 rows. An added token gets the id after the last word.
+    let vocabulary = json["model"]["vocab"].as_object_mut().unwrap();
+    for id in vocabulary.len()..128 {
+        vocabulary.insert(format!("word{id}"), id.into());
+    }
     (added["id"], added["content"]) = (128.into(), "<image_soft_token>".into());
     json["added_tokens"].as_array_mut().unwrap().push(added);
     let path = trial.path("one_more.json");

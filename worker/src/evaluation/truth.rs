@@ -1,5 +1,5 @@
-//! What an evaluation task asks about its samples, and the right answers. Needs no model, so a recipe
-//! is also checked with it before a run starts.
+//! What an evaluation task asks about its samples, and the right answers. Needs no model, so a
+//! recipe is also checked with it before a run starts.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -48,7 +48,8 @@ impl<'a> Truth<'a> {
     /// Queries that the task asks about a sample with these texts, each with the right answer.
     ///
     /// # Errors
-    /// Fails if the sample lacks the text that the task needs, or an answer is not among the labels.
+    /// Fails if the sample lacks the text that the task needs, or an answer is not among the
+    /// labels.
     pub(crate) fn of(&self, texts: &Texts) -> anyhow::Result<Vec<(String, String)>> {
         let query = &self.task.query;
         match &self.task.kind {

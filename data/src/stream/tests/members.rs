@@ -11,7 +11,8 @@ use crate::error::DataError;
 use crate::fixtures::{case, png, recipe, write_tar};
 
 /// All six samples have a good `txt`. Their json members, which no rule uses, hold what Python's
-/// `json` reads or writes: a byte order mark, `null`, a number as an answer, half of a surrogate pair.
+/// `json` reads or writes: a byte order mark, `null`, a number as an answer, half of a surrogate
+/// pair.
 #[test]
 fn a_json_that_no_rule_uses_costs_no_sample() {
     let folder = tempfile::tempdir().unwrap();
