@@ -45,13 +45,23 @@ pub enum DataError {
         /// Number of shards that were searched.
         shard_count: usize,
     },
-    /// A shard is not a tar archive.
-    #[error("{path} is not a tar archive: {reason}", path = path.display())]
-    NotATar {
+    /// A file cannot be used as a shard.
+    #[error("shard {path} cannot be used: {reason}", path = path.display())]
+    BadShard {
         /// Path of the shard.
         path: PathBuf,
-        /// Description of the file's format, and what to do.
+        /// Why the file cannot be used, and what to do.
         reason: String,
+    },
+    /// Several shards cannot be used.
+    #[error("{}", listed(shards, *shard_count, errors))]
+    BadShards {
+        /// The `shards` entry of the recipe or command line.
+        shards: String,
+        /// Number of shards that the entry names.
+        shard_count: usize,
+        /// Error of each shard that cannot be used.
+        errors: Vec<DataError>,
     },
     /// A sample cannot be used.
     #[error("sample `{key}` of {shard}: {reason}")]
@@ -121,4 +131,20 @@ impl DataError {
         let path = path.into();
         move |source| Self::Io { action, path, source }
     }
+}
+
+/// Number of errors that [`DataError::BadShards`] shows.
+const SHOWN_ERRORS: usize = 20;
+
+fn listed(shards: &str, shard_count: usize, errors: &[DataError]) -> String {
+    let count = errors.len();
+    let mut text = format!("{count} of the {shard_count} shards of `{shards}` cannot be used:");
+    for error in errors.iter().take(SHOWN_ERRORS) {
+        text.push_str("\n- ");
+        text.push_str(&error.to_string());
+    }
+    if count > SHOWN_ERRORS {
+        text.push_str("\n- …");
+    }
+    text
 }

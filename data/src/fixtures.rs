@@ -43,6 +43,14 @@ pub(crate) fn write_tokenizer(folder: &Path) -> PathBuf {
     path
 }
 
+/// Copies `data/tests/cases/<name>` into `folder`, in which an index may be written beside it.
+pub(crate) fn case(name: &str, folder: &Path) -> PathBuf {
+    let path = folder.join(name);
+    let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases");
+    std::fs::copy(cases.join(name), &path).unwrap();
+    path
+}
+
 /// Writes a tar with the given (name, bytes) files.
 pub(crate) fn write_tar<B: AsRef<[u8]>>(path: &Path, files: &[(String, B)]) {
     let mut builder = tar::Builder::new(std::fs::File::create(path).unwrap());

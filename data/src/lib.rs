@@ -9,6 +9,7 @@
 pub mod batch;
 pub mod decode;
 pub mod error;
+mod json;
 pub mod order;
 pub mod reader;
 pub mod sample;
@@ -17,6 +18,7 @@ pub mod shards;
 pub mod stream;
 pub mod synthetic;
 pub mod tar;
+pub mod texts;
 pub mod tokenize;
 pub mod transform;
 
@@ -27,6 +29,6 @@ pub use batch::{Batch, FrameMemory, Ragged, SampleRef, Skipped};
 pub use error::DataError;
 pub use order::{Location, ORDER_VERSION, Order, Shuffle, SourceLengths};
 pub use reader::{LoadOptions, LoadedSample, SampleReader};
-pub use sample::Question;
 pub use stream::{BatchStream, StreamStats};
+pub use texts::Question;
 pub use tokenize::{Tokenizer, target_hash};

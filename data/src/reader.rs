@@ -4,13 +4,13 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use serde_json::{Map, Value};
 use vljepa_recipes::schema::Transform;
 
 use crate::decode::{Media, decode};
 use crate::error::DataError;
-use crate::sample::{Question, RawSample, Texts};
-use crate::shards::ShardSet;
+use crate::sample::{self, RawSample};
+use crate::shards::{OpenShard, ShardSet};
+use crate::texts::Texts;
 use crate::transform::Shaper;
 
 /// Number of frames, size and transform that a sample is loaded with.
@@ -34,12 +34,17 @@ pub struct LoadedSample {
     pub shard: String,
     /// Pixels, (T, H, W, 3), in the order red, green, blue.
     pub frames: Vec<u8>,
-    /// Text of the `txt` member, or else `caption` in the json.
-    pub caption: Option<String>,
-    /// Questions in the json's `questions`.
-    pub questions: Vec<Question>,
-    /// All fields of the json, including `caption` and `questions`.
-    pub fields: Map<String, Value>,
+    /// Caption, questions and json fields. Empty for a single file.
+    pub texts: Texts,
+}
+
+/// Name of a sample in messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SampleName {
+    /// Path of the shard.
+    pub shard: Arc<str>,
+    /// Key of the sample in the shard.
+    pub key: String,
 }
 
 /// Reads the samples of a shard set by number. Threads may share a reader.
@@ -82,16 +87,14 @@ impl SampleReader {
     /// Reads and decodes sample number `index`.
     ///
     /// # Errors
-    /// [`DataError::BadSample`] if the sample cannot be decoded or its texts cannot be parsed,
-    /// [`DataError::Io`] if the shard cannot be read.
+    /// [`DataError::BadSample`] if the sample cannot be decoded, [`DataError::Io`] if the shard
+    /// cannot be read.
     ///
     /// # Panics
     /// If `index` is not below [`SampleReader::len`].
     pub fn load(&self, index: usize, options: &LoadOptions) -> Result<LoadedSample, DataError> {
-        assert!(index < self.len(), "sample {index} of {}", self.len());
-        let number = self.starts.partition_point(|&start| start <= index) - 1;
-        let shard = self.shards.shard(number)?;
-        let raw = RawSample::read(&shard, index - self.starts[number], None)?;
+        let (shard, number) = self.locate(index)?;
+        let raw = RawSample::read(&shard, number, None)?;
         let bad = |reason| DataError::BadSample {
             shard: raw.shard.to_string(),
             key: raw.key.clone(),
@@ -101,9 +104,28 @@ impl SampleReader {
             return Err(bad("the sample has neither a picture nor a clip".to_owned()));
         };
         let frames = pixels(*media, bytes, options).map_err(bad)?;
-        let Texts { caption, questions, fields } = raw.texts().map_err(bad)?;
-        let (key, shard) = (raw.key.clone(), raw.shard.to_string());
-        Ok(LoadedSample { key, shard, frames, caption, questions, fields })
+        let RawSample { key, shard, texts, .. } = raw;
+        Ok(LoadedSample { key, shard: shard.to_string(), frames, texts })
+    }
+
+    /// Reads the texts of sample number `index`, and names it: the path of its shard and its key.
+    ///
+    /// # Errors
+    /// [`DataError::Io`] if the shard cannot be read.
+    ///
+    /// # Panics
+    /// If `index` is not below [`SampleReader::len`].
+    pub fn texts(&self, index: usize) -> Result<(SampleName, Texts), DataError> {
+        let (shard, number) = self.locate(index)?;
+        let key = shard.sample(number).key.to_string();
+        Ok((SampleName { shard: Arc::clone(&shard.path), key }, sample::texts(&shard, number)?))
+    }
+
+    /// Shard of sample number `index`, and the number of the sample in the shard.
+    fn locate(&self, index: usize) -> Result<(Arc<OpenShard>, usize), DataError> {
+        assert!(index < self.len(), "sample {index} of {}", self.len());
+        let number = self.starts.partition_point(|&start| start <= index) - 1;
+        Ok((self.shards.shard(number)?, index - self.starts[number]))
     }
 }
 
@@ -127,14 +149,7 @@ pub fn load_file(path: &Path, options: &LoadOptions) -> Result<LoadedSample, Dat
     })?;
     let bytes = fs::read(path).map_err(DataError::io("read", path))?;
     let frames = pixels(media, &bytes, options).map_err(bad)?;
-    Ok(LoadedSample {
-        key,
-        shard: shard.to_string(),
-        frames,
-        caption: None,
-        questions: Vec::new(),
-        fields: Map::new(),
-    })
+    Ok(LoadedSample { key, shard: shard.to_string(), frames, texts: Texts::default() })
 }
 
 fn pixels(media: Media, bytes: &[u8], options: &LoadOptions) -> Result<Vec<u8>, String> {
@@ -172,10 +187,12 @@ mod tests {
             assert!(sample.shard.ends_with(if number < 3 { "a-0.tar" } else { "a-1.tar" }));
             assert_eq!(sample.frames.len(), 2 * 8 * 8 * 3);
             assert!(sample.frames.chunks(3).all(|pixel| pixel[2] == number));
-            assert_eq!(sample.caption, Some(format!("a picture number {number}")));
-            let kinds: Vec<_> = sample.questions.iter().map(|q| q.kind.as_str()).collect();
+            let caption = format!("a picture number {number}");
+            assert_eq!(sample.texts.caption(), Ok(Some(&*caption)));
+            let questions = sample.texts.questions().unwrap();
+            let kinds: Vec<_> = questions.iter().map(|q| q.kind.as_str()).collect();
             assert_eq!(kinds, ["number", "colour"]);
-            assert!(sample.fields.contains_key("questions"));
+            assert_eq!(reader.texts(usize::from(number)).unwrap().1, sample.texts);
         }
     }
 

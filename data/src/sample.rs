@@ -1,32 +1,20 @@
-//! Members of a sample as stored in a shard, and the texts in them.
+//! Members of a sample as stored in a shard.
 
 use std::io::Read;
 use std::sync::Arc;
 
 use flate2::read::MultiGzDecoder;
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
 use crate::decode::Media;
 use crate::error::DataError;
 use crate::shards::OpenShard;
+use crate::tar::prefix_and_extension;
+use crate::texts::Texts;
 
 /// Largest size of a member after decompression, in bytes.
 const LARGEST_UNPACKED: u64 = 1 << 30;
 
-/// Question in the json of a sample, with its answer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Question {
-    /// Question text, used as the query.
-    pub question: String,
-    /// Answer text, used as the target.
-    pub answer: String,
-    /// Kind of question (`count`, `colour`). Empty if the json does not say.
-    #[serde(default)]
-    pub kind: String,
-}
-
-/// Undecoded members of a sample: the picture or clip, and the texts.
+/// Sample with its undecoded picture or clip.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RawSample {
     /// Key of the sample in the shard.
@@ -35,127 +23,77 @@ pub struct RawSample {
     pub shard: Arc<str>,
     /// Type and bytes of the picture or clip, if there is one.
     pub visual: Option<(Media, Vec<u8>)>,
-    /// Bytes of the `txt` member, if there is one.
-    pub txt: Option<Vec<u8>>,
-    /// Bytes of the `json` member, if there is one.
-    pub json: Option<Vec<u8>>,
-}
-
-/// Caption, questions and json fields of a sample.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Texts {
-    /// Text of the `txt` member, or else `caption` in the json, without surrounding white space.
-    /// Never an empty string.
-    pub caption: Option<String>,
-    /// Questions in the json's `questions`.
-    pub questions: Vec<Question>,
-    /// All fields of the json, including `caption` and `questions`.
-    pub fields: Map<String, Value>,
-}
-
-impl Texts {
-    /// The text of a field of the json without surrounding white space, or with `None` the sample's
-    /// caption. `None` if there is no such text or it is empty.
-    #[must_use]
-    pub fn caption(&self, field: Option<&str>) -> Option<&str> {
-        match field {
-            None => self.caption.as_deref(),
-            Some(field) => {
-                let text = self.fields.get(field)?.as_str()?.trim();
-                (!text.is_empty()).then_some(text)
-            }
-        }
-    }
+    /// Texts of the `txt` and the `json` member.
+    pub texts: Texts,
 }
 
 impl RawSample {
-    /// Reads the members of sample `number`. If several members match, an exact field name (`jpg`)
-    /// takes precedence over one that only ends with it (`0.jpg`), and the first in the tar over
-    /// later ones. If `wanted` is given, only members of that type are read as the picture or clip.
-    /// Members may be compressed (`txt.gz`).
+    /// Reads the members of sample `number`. If `wanted` is given, only members of that type are
+    /// read as the picture or clip. Members may be compressed (`txt.gz`).
+    ///
+    /// Members with a prefix (`0.jpg`) are read only if no picture, clip or text lacks one; the
+    /// index ensures that all of them then have the same prefix. If several members match, the
+    /// first in the tar is read.
     ///
     /// # Errors
-    /// [`DataError::Io`] if the shard cannot be read, [`DataError::BadSample`] if a compressed
-    /// member cannot be decompressed.
+    /// [`DataError::Io`] if the shard cannot be read, [`DataError::BadSample`] if the picture or
+    /// clip cannot be decompressed.
     pub fn read(
         shard: &OpenShard,
         number: usize,
         wanted: Option<Media>,
     ) -> Result<Self, DataError> {
-        let sample = shard.sample(number);
-        let find = |wants: &dyn Fn(&str) -> bool| {
-            let name = |member| plain_name(shard.field(member));
-            let exact = sample.members.iter().find(|member| wants(name(member)));
-            exact.or_else(|| {
-                let last = |member| name(member).rsplit('.').next().unwrap_or_default();
-                sample.members.iter().find(|member| wants(last(member)))
-            })
-        };
-        let read = |wants: &dyn Fn(&str) -> bool| -> Result<Option<Vec<u8>>, DataError> {
-            let Some(member) = find(wants) else { return Ok(None) };
-            let bytes = shard.read(member)?;
-            if !shard.field(member).ends_with(".gz") {
-                return Ok(Some(bytes));
-            }
-            unpack(&bytes).map(Some).map_err(|reason| DataError::BadSample {
-                shard: shard.path.to_string(),
-                key: sample.key.to_string(),
-                reason: format!("member `{}`: {reason}", shard.field(member)),
-            })
-        };
+        let key = shard.sample(number).key.to_string();
         let mut visual = None;
         for media in [Media::Video, Media::Image] {
             if visual.is_none() && wanted.is_none_or(|wanted| wanted == media) {
-                let is_media = |field: &str| Media::of_extension(field) == Some(media);
-                visual = read(&is_media)?.map(|bytes| (media, bytes));
+                let is_media = |extension: &str| Media::of_extension(extension) == Some(media);
+                visual = read_member(shard, number, is_media)?.map(|bytes| (media, bytes));
             }
         }
-        Ok(Self {
-            key: sample.key.to_string(),
-            shard: Arc::clone(&shard.path),
-            visual,
-            txt: read(&|field| field == "txt")?,
-            json: read(&|field| field == "json")?,
-        })
-    }
-
-    /// Parses the texts of the sample.
-    ///
-    /// # Errors
-    /// A message if the caption is not UTF-8, or the json does not have the expected form.
-    pub fn texts(&self) -> Result<Texts, String> {
-        let mut texts = Texts::default();
-        if let Some(json) = &self.json {
-            let value: Value = serde_json::from_slice(json)
-                .map_err(|error| format!("the json member cannot be parsed: {error}"))?;
-            let Value::Object(fields) = value else {
-                return Err("the json member is not an object".to_owned());
-            };
-            if let Some(questions) = fields.get("questions") {
-                texts.questions = Vec::deserialize(questions).map_err(|error| {
-                    format!(
-                        "`questions` in the json member is not a list of {{question, answer}}: {error}"
-                    )
-                })?;
-            }
-            texts.fields = fields;
-        }
-        let caption = match &self.txt {
-            Some(txt) => Some(
-                std::str::from_utf8(txt)
-                    .map_err(|error| format!("the caption is not UTF-8: {error}"))?,
-            ),
-            None => texts.fields.get("caption").and_then(Value::as_str),
-        };
-        let caption = caption.map(str::trim).filter(|caption| !caption.is_empty());
-        texts.caption = caption.map(str::to_owned);
-        Ok(texts)
+        let visual = visual.map(|(media, bytes)| Ok((media, bytes?))).transpose();
+        let visual = visual.map_err(|reason| DataError::BadSample {
+            shard: shard.path.to_string(),
+            key: key.clone(),
+            reason,
+        })?;
+        Ok(Self { key, shard: Arc::clone(&shard.path), visual, texts: texts(shard, number)? })
     }
 }
 
-/// Field name without the suffix `.gz`.
-fn plain_name(field: &str) -> &str {
-    field.strip_suffix(".gz").unwrap_or(field)
+/// Reads the texts of sample `number` without its picture or clip.
+///
+/// # Errors
+/// [`DataError::Io`] if the shard cannot be read.
+pub fn texts(shard: &OpenShard, number: usize) -> Result<Texts, DataError> {
+    let txt = read_member(shard, number, |extension| extension == "txt")?;
+    Ok(Texts::parse(txt, read_member(shard, number, |extension| extension == "json")?))
+}
+
+/// Bytes of the first member whose extension `wants` accepts, or the reason why it cannot be
+/// decompressed. `None` if the sample has no such member.
+fn read_member(
+    shard: &OpenShard,
+    number: usize,
+    wants: impl Fn(&str) -> bool,
+) -> Result<Option<Result<Vec<u8>, String>>, DataError> {
+    let sample = shard.sample(number);
+    let is_read =
+        |extension| matches!(extension, "txt" | "json") || Media::of_extension(extension).is_some();
+    let fields = || sample.members.iter().map(|member| prefix_and_extension(shard.field(member)));
+    let plain = fields().any(|(prefix, extension)| prefix.is_empty() && is_read(extension));
+    let found = sample
+        .members
+        .iter()
+        .zip(fields())
+        .find(|(_, (prefix, extension))| wants(extension) && (prefix.is_empty() || !plain));
+    let Some((member, _)) = found else { return Ok(None) };
+    let bytes = shard.read(member)?;
+    let field = shard.field(member);
+    if !field.ends_with(".gz") {
+        return Ok(Some(Ok(bytes)));
+    }
+    Ok(Some(unpack(&bytes).map_err(|reason| format!("member `{field}`: {reason}"))))
 }
 
 fn unpack(bytes: &[u8]) -> Result<Vec<u8>, String> {

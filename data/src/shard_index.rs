@@ -1,28 +1,30 @@
 //! Index of a shard: the offset and length of every member of every sample. It is made once by
 //! reading the tar's headers, and stored next to the tar as `<shard>.index`.
 //!
-//! An index file is little-endian. It starts with a head of fixed size (`Head`: the identity of the
-//! tar, the number of samples, a hash of the rest). The field names, the samples with the offsets
-//! and lengths of their members, and the dropped samples follow. The index is made again if the
-//! size, the modification time, or the first or last bytes of the tar differ. If it cannot be
-//! written, it is kept in memory.
+//! The index is made again if the size, the modification time, or the first or last bytes of the
+//! tar differ. If it cannot be written, it is kept in memory. The private module `file` encodes it.
+
+mod file;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::fs::{self, File, Metadata};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
+use vljepa_recipes::file_kind::{FileKind, HEAD_BYTES};
+
+use self::file::TarIdentity;
+use crate::decode::Media;
 use crate::error::DataError;
-use crate::tar::{End, Member, key_and_field, read_members};
+use crate::tar::{BLOCK, Contents, End, key_and_field, prefix_and_extension, read_contents};
 
-const MAGIC: &[u8; 8] = b"VLJEPAI1";
-/// Size of the encoded [`Head`] in bytes.
-const HEAD_BYTES: usize = 8 + 8 + 8 + 8 + 32 + 8 + 8 + 32;
+/// Size in bytes up to which a file of zeros is a tar without members: GNU tar and Python write
+/// such a tar with 10,240 bytes. A larger file of zeros is a download that reserved its space.
+const LARGEST_EMPTY_TAR: u64 = 10_240;
 
-/// Number of bytes at each end of a tar that its fingerprint covers.
-const FINGERPRINT_BYTES: u64 = 4096;
+const PACK_LINKS: &str =
+    "pack the shard again with `tar --dereference --hard-dereference`, so that it holds the file";
 
 /// Location of the samples in one shard.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -33,6 +35,23 @@ pub struct ShardIndex {
     pub samples: Vec<IndexedSample>,
     /// Samples that were left out, with the reason.
     pub dropped: Vec<Dropped>,
+    /// Remarks about the whole shard, such as bytes that are not read. Each is a sentence without
+    /// the name of the shard.
+    pub warnings: Vec<String>,
+}
+
+impl ShardIndex {
+    /// Warnings about the shard, and one about its dropped samples if there are any. The list is
+    /// empty if everything in the shard is used.
+    #[must_use]
+    pub fn remarks(&self) -> Vec<String> {
+        let mut remarks = self.warnings.clone();
+        if let Some(Dropped { key, reason }) = self.dropped.first() {
+            let count = self.dropped.len();
+            remarks.push(format!("{count} samples are dropped; the first is `{key}`: {reason}"));
+        }
+        remarks
+    }
 }
 
 /// Sample of a shard, with the location of its members.
@@ -83,90 +102,84 @@ pub fn index_path(shard: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Number of samples in a shard according to its index file, or `None` if there is no index file
-/// that is up to date.
+/// Number of samples in a shard according to the head of its index file. `None` if there is no
+/// index file that is up to date, or if the index has remarks, for which it must be read as a
+/// whole.
 #[must_use]
 pub fn known_length(shard: &Path) -> Option<u64> {
-    let tar = File::open(shard).ok()?;
-    let wanted = TarIdentity::of(&tar).ok()?;
-    let file = File::open(index_path(shard)).ok()?;
-    let mut head = [0; HEAD_BYTES];
-    file.read_exact_at(&mut head, 0).ok()?;
-    let head = Head::parse(&head)?;
-    let whole = u64::try_from(HEAD_BYTES).ok()? + head.payload_bytes;
-    (head.tar == wanted && file.metadata().ok()?.len() == whole).then_some(head.samples)
+    file::known_length(&File::open(shard).ok()?, &index_path(shard))
 }
 
 /// Reads the index of a shard if the index file is up to date. Otherwise makes the index and, if
 /// possible, writes it.
 ///
 /// # Errors
-/// [`DataError::Io`] if the shard cannot be read, [`DataError::NotATar`] if it is not a tar
-/// archive.
+/// [`DataError::Io`] if the shard cannot be read, [`DataError::BadShard`] if it is not a tar
+/// archive or cannot be used as a shard.
 pub fn load_or_make(shard: &Path) -> Result<Loaded, DataError> {
     let tar = File::open(shard).map_err(DataError::io("open", shard))?;
     let identity = TarIdentity::of(&tar).map_err(DataError::io("read", shard))?;
-    if let Some(index) = read_index(&index_path(shard), &identity) {
+    if let Some(index) = file::read(&index_path(shard), &identity) {
         return Ok(Loaded { index, on_disk: true, made: false });
     }
-    let index = make(shard, tar, identity.bytes)?;
-    let on_disk = write_index(shard, &index, &identity).is_ok();
+    let index = make(shard, &tar, identity.bytes)?;
+    let on_disk = file::write(&index_path(shard), &index, &identity).is_ok();
     Ok(Loaded { index, on_disk, made: true })
 }
 
-fn read_index(path: &Path, wanted: &TarIdentity) -> Option<ShardIndex> {
-    let bytes = fs::read(path).ok()?;
-    let (head, payload) = bytes.split_at_checked(HEAD_BYTES)?;
-    let head = Head::parse(head)?;
-    let fits = head.tar == *wanted && *blake3::hash(payload).as_bytes() == head.payload_hash;
-    fits.then(|| ShardIndex::parse(payload))?
+fn make(shard: &Path, tar: &File, length: u64) -> Result<ShardIndex, DataError> {
+    let contents = read_contents(tar, length).map_err(DataError::io("read", shard))?;
+    match unusable(tar, length, &contents) {
+        Some(reason) => Err(DataError::BadShard { path: shard.to_owned(), reason }),
+        None => Ok(group(&contents, length)),
+    }
 }
 
-/// Writes the index to a temporary file and renames that file, so that no other process sees an
-/// incomplete index.
-fn write_index(shard: &Path, index: &ShardIndex, tar: &TarIdentity) -> std::io::Result<()> {
-    static WRITES: AtomicU64 = AtomicU64::new(0);
-    let payload = index.to_bytes();
-    let head = Head {
-        tar: tar.clone(),
-        samples: to_u64(index.samples.len()),
-        payload_bytes: to_u64(payload.len()),
-        payload_hash: *blake3::hash(&payload).as_bytes(),
-    };
-    let path = index_path(shard);
-    let mut temporary = path.clone().into_os_string();
-    let nth = WRITES.fetch_add(1, Ordering::Relaxed);
-    temporary.push(format!(".{}-{nth}", std::process::id()));
-    let mut bytes = head.to_bytes();
-    bytes.extend_from_slice(&payload);
-    let written = fs::write(&temporary, &bytes).and_then(|()| fs::rename(&temporary, &path));
-    if written.is_err() && fs::remove_file(&temporary).is_err() {
-        tracing::debug!(path = %path.display(), "no temporary index file to remove");
+/// Why the file cannot be used as a shard, or `None` if it can.
+fn unusable(tar: &File, length: u64, contents: &Contents) -> Option<String> {
+    if let End::Sparse { member } = &contents.end {
+        return Some(format!(
+            "its member `{member}` is stored sparse, without its zeros; pack the shard again \
+             without `--sparse` (`-S`)"
+        ));
     }
-    written
+    if !contents.members.is_empty() || !contents.links.is_empty() {
+        return None;
+    }
+    let not_a_tar = matches!(contents.end, End::Damaged { at: 0 }) || length < BLOCK;
+    match &contents.end {
+        _ if not_a_tar => Some(match file_kind(tar, length) {
+            Some(FileKind { what, advice }) => format!("the file {what}; {advice}"),
+            None => "it does not start with a tar header, so it is not a tar archive".to_owned(),
+        }),
+        End::Damaged { at } => Some(format!("it is damaged at byte {at}, before its first member")),
+        End::CutShort { at, .. } => {
+            Some(format!("it is cut short at byte {at}, before the end of its first member"))
+        }
+        End::Complete { at: 0, unread: 0 } if length > LARGEST_EMPTY_TAR => {
+            Some(format!("it holds {length} zero bytes; its download or copy is incomplete"))
+        }
+        End::Complete { at: 0, unread } if *unread > 0 => {
+            Some(format!("it starts with an end marker, but {unread} bytes follow"))
+        }
+        End::Complete { .. } | End::Sparse { .. } => None,
+    }
 }
 
-fn make(shard: &Path, tar: File, length: u64) -> Result<ShardIndex, DataError> {
-    let mut start = [0; 2];
-    if length >= 2 && tar.read_exact_at(&mut start, 0).is_ok() && start == [0x1f, 0x8b] {
-        let reason = "the file is gzip-compressed, so its members cannot be indexed; \
-                      decompress it first (gunzip)";
-        return Err(DataError::NotATar { path: shard.to_owned(), reason: reason.to_owned() });
-    }
-    let (members, end) = read_members(tar, length).map_err(DataError::io("read", shard))?;
-    if end == (End::Damaged { at: 0 }) {
-        let reason = "the first 512 bytes are not a tar header".to_owned();
-        return Err(DataError::NotATar { path: shard.to_owned(), reason });
-    }
-    Ok(group(&members, &end))
+fn file_kind(file: &File, length: u64) -> Option<FileKind> {
+    let mut head = vec![0; HEAD_BYTES.min(usize::try_from(length).unwrap_or(usize::MAX))];
+    file.read_exact_at(&mut head, 0).ok()?;
+    FileKind::of(&head)
 }
 
 /// Groups members into samples by key. All members with the same key belong to one sample, even if
 /// other keys lie between them; otherwise, interleaved keys would silently give incomplete samples.
-/// A sample with two members of the same field is ambiguous and is dropped. If the shard is cut
-/// short, its last sample may lack members and is dropped.
+/// A sample is dropped if it has two members of the same field, a member that is a link, or members
+/// that may belong to different samples. If the shard of `length` bytes is cut short, its last
+/// sample may lack members and is dropped.
 #[must_use]
-pub fn group(members: &[Member], end: &End) -> ShardIndex {
+pub fn group(contents: &Contents, length: u64) -> ShardIndex {
+    let Contents { members, links, end } = contents;
     let mut index = ShardIndex::default();
     let mut fields: BTreeMap<String, u16> = BTreeMap::new();
     let mut index_of_key: BTreeMap<&str, usize> = BTreeMap::new();
@@ -197,19 +210,25 @@ pub fn group(members: &[Member], end: &End) -> ShardIndex {
         }
         known.push(IndexedMember { field, offset: member.offset, length: member.length });
     }
-    let cut = match end {
-        End::Complete => None,
-        End::CutShort { at, member } => Some((member.as_deref(), "is cut short", at)),
-        End::Damaged { at } => Some((None, "is damaged", at)),
-    };
-    if let Some((member, state, at)) = cut {
-        let last = member.or(members.last().map(|member| member.name.as_str()));
-        if let Some((key, _)) = last.and_then(key_and_field) {
-            dropped.insert(
-                key,
-                format!("the shard {state} at byte {at}; this sample may lack members"),
-            );
+    for (key, members) in &samples {
+        let fields = members.iter().map(|member| &*index.fields[usize::from(member.field)]);
+        if let Some(reason) = several_samples(&fields.collect::<Vec<_>>()) {
+            dropped.entry(key).or_insert(reason);
         }
+    }
+    for link in links {
+        if let Some((key, field)) = key_and_field(link) {
+            dropped.insert(key, format!("its `{field}` is a link; {PACK_LINKS}"));
+        }
+    }
+    let last = members.last().map(|member| member.name.as_str());
+    if let Some((member, remark)) = unread(end, length) {
+        if !matches!(end, End::Complete { .. })
+            && let Some((key, _)) = member.or(last).and_then(key_and_field)
+        {
+            dropped.insert(key, format!("the shard {remark}; this sample may lack members"));
+        }
+        index.warnings.push(format!("the shard {remark}"));
     }
     index.samples = samples
         .into_iter()
@@ -218,158 +237,70 @@ pub fn group(members: &[Member], end: &End) -> ShardIndex {
         .collect();
     index.dropped =
         dropped.into_iter().map(|(key, reason)| Dropped { key: key.to_owned(), reason }).collect();
+    if index.samples.is_empty() && index.dropped.is_empty() {
+        index.warnings.push(match members.len() {
+            0 => "the shard is a tar without members".to_owned(),
+            count => format!("none of the shard's {count} members belongs to a sample"),
+        });
+    }
     index
 }
 
-/// Properties of a tar that differ if the tar was changed or replaced.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct TarIdentity {
-    bytes: u64,
-    modified_s: i64,
-    modified_ns: i64,
-    fingerprint: [u8; 32],
-}
-
-impl TarIdentity {
-    fn of(tar: &File) -> std::io::Result<Self> {
-        let metadata: Metadata = tar.metadata()?;
-        let bytes = metadata.len();
-        let ends = FINGERPRINT_BYTES.min(bytes);
-        let mut buffer = vec![0; usize::try_from(ends).unwrap_or(0)];
-        let mut hasher = blake3::Hasher::new();
-        for start in [0, bytes - ends] {
-            tar.read_exact_at(&mut buffer, start)?;
-            hasher.update(&buffer);
+/// Description of the bytes that are not read, and the member that they cut, if any. `None` if the
+/// whole shard was read.
+fn unread(end: &End, length: u64) -> Option<(Option<&str>, String)> {
+    match end {
+        End::CutShort { at, member } => {
+            Some((member.as_deref(), format!("is cut short at byte {at}")))
         }
-        Ok(Self {
-            bytes,
-            modified_s: metadata.mtime(),
-            modified_ns: metadata.mtime_nsec(),
-            fingerprint: *hasher.finalize().as_bytes(),
-        })
-    }
-}
-
-/// Fixed part of an index file.
-#[derive(Debug)]
-struct Head {
-    tar: TarIdentity,
-    samples: u64,
-    payload_bytes: u64,
-    payload_hash: [u8; 32],
-}
-
-impl Head {
-    fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = MAGIC.to_vec();
-        bytes.extend(self.tar.bytes.to_le_bytes());
-        bytes.extend(self.tar.modified_s.to_le_bytes());
-        bytes.extend(self.tar.modified_ns.to_le_bytes());
-        bytes.extend(self.tar.fingerprint);
-        bytes.extend(self.samples.to_le_bytes());
-        bytes.extend(self.payload_bytes.to_le_bytes());
-        bytes.extend(self.payload_hash);
-        bytes
-    }
-
-    fn parse(bytes: &[u8]) -> Option<Self> {
-        let mut bytes = Cursor(bytes);
-        if bytes.array::<8>()? != *MAGIC {
-            return None;
+        End::Damaged { at } => {
+            let lost = length - at;
+            let remark = format!("is damaged at byte {at}; the last {lost} bytes are not read");
+            Some((None, remark))
         }
-        Some(Self {
-            tar: TarIdentity {
-                bytes: bytes.u64()?,
-                modified_s: i64::from_le_bytes(bytes.array()?),
-                modified_ns: i64::from_le_bytes(bytes.array()?),
-                fingerprint: bytes.array()?,
-            },
-            samples: bytes.u64()?,
-            payload_bytes: bytes.u64()?,
-            payload_hash: bytes.array()?,
-        })
-    }
-}
-
-impl ShardIndex {
-    fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        let count = |bytes: &mut Vec<u8>, n: usize| bytes.extend(to_u64(n).to_le_bytes());
-        let text = |bytes: &mut Vec<u8>, text: &str| {
-            bytes.extend(to_u64(text.len()).to_le_bytes());
-            bytes.extend(text.as_bytes());
-        };
-        count(&mut bytes, self.fields.len());
-        self.fields.iter().for_each(|field| text(&mut bytes, field));
-        count(&mut bytes, self.samples.len());
-        for sample in &self.samples {
-            text(&mut bytes, &sample.key);
-            count(&mut bytes, sample.members.len());
-            for member in &sample.members {
-                bytes.extend(member.field.to_le_bytes());
-                bytes.extend(member.offset.to_le_bytes());
-                bytes.extend(member.length.to_le_bytes());
-            }
+        End::Complete { at, unread } if *unread > 0 => {
+            let remark = format!(
+                "has its end marker at byte {at}; its last {unread} bytes are not read (tars are \
+                 joined with `tar --concatenate`, not with `cat`)"
+            );
+            Some((None, remark))
         }
-        count(&mut bytes, self.dropped.len());
-        for dropped in &self.dropped {
-            text(&mut bytes, &dropped.key);
-            text(&mut bytes, &dropped.reason);
+        End::Complete { .. } | End::Sparse { .. } => None,
+    }
+}
+
+/// Why the members with these fields may belong to several samples, or `None` if they belong to
+/// one. The key of a sample ends at the first dot, so that `clip_1.0.png` and `clip_1.5.txt`, the
+/// picture and the caption of two samples, have the same key `clip_1`.
+///
+/// Members without a prefix (`png`, `txt`) are a sample if they are a picture or clip and, if there
+/// is any text, a text. Members with a prefix beside them (`seg.png`) are then not used, unless
+/// they look like another sample. Without such members, all members must have the same prefix.
+fn several_samples(fields: &[&str]) -> Option<String> {
+    let mut kinds: BTreeMap<&str, [bool; 2]> = BTreeMap::new();
+    for field in fields {
+        let (prefix, extension) = prefix_and_extension(field);
+        let is_text = matches!(extension, "txt" | "json");
+        if is_text || Media::of_extension(extension).is_some() {
+            kinds.entry(prefix).or_default()[usize::from(is_text)] = true;
         }
-        bytes
     }
-
-    /// Decodes an index, or returns `None` if the bytes have another form. Their hash matches, so
-    /// another program must have written such a file.
-    fn parse(payload: &[u8]) -> Option<Self> {
-        let mut bytes = Cursor(payload);
-        let fields = bytes.list(Cursor::text)?;
-        let samples = bytes.list(|bytes| {
-            let key = bytes.text()?.into();
-            let members = bytes.list(|bytes| {
-                let field = u16::from_le_bytes(bytes.array()?);
-                (usize::from(field) < fields.len()).then_some(())?;
-                Some(IndexedMember { field, offset: bytes.u64()?, length: bytes.u64()? })
-            })?;
-            Some(IndexedSample { key, members: members.into() })
-        })?;
-        let dropped =
-            bytes.list(|bytes| Some(Dropped { key: bytes.text()?, reason: bytes.text()? }))?;
-        bytes.0.is_empty().then_some(Self { fields, samples, dropped })
+    if kinds.len() < 2 {
+        return None;
     }
-}
-
-/// Reads numbers and texts from the front of a slice.
-struct Cursor<'a>(&'a [u8]);
-
-impl Cursor<'_> {
-    fn take(&mut self, count: usize) -> Option<&[u8]> {
-        let (taken, rest) = self.0.split_at_checked(count)?;
-        self.0 = rest;
-        Some(taken)
+    let [visual, text] = kinds.remove("").unwrap_or_default();
+    let other_text = kinds.values().any(|&[_, text]| text);
+    let other_sample = kinds.values().any(|&[visual, text]| visual && text);
+    if visual && !other_sample && (text || !other_text) {
+        return None;
     }
-
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        self.take(N)?.try_into().ok()
-    }
-
-    fn u64(&mut self) -> Option<u64> {
-        self.array().map(u64::from_le_bytes)
-    }
-
-    fn text(&mut self) -> Option<String> {
-        let length = usize::try_from(self.u64()?).ok()?;
-        String::from_utf8(self.take(length)?.to_vec()).ok()
-    }
-
-    fn list<T>(&mut self, mut item: impl FnMut(&mut Self) -> Option<T>) -> Option<Vec<T>> {
-        (0..self.u64()?).map(|_| item(self)).collect()
-    }
-}
-
-/// Lossless: `usize` has at most 64 bits on every machine Rust supports.
-fn to_u64(value: usize) -> u64 {
-    u64::try_from(value).unwrap_or(u64::MAX)
+    let names: Vec<String> = fields.iter().take(6).map(|field| format!("`{field}`")).collect();
+    let more = if fields.len() > names.len() { ", …" } else { "" };
+    Some(format!(
+        "its members {}{more} may belong to several samples, because a key ends at the first dot \
+         of a name; rename the files so that their keys have no dots",
+        names.join(", ")
+    ))
 }
 
 #[cfg(test)]

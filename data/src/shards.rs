@@ -121,27 +121,23 @@ impl ShardSet {
     pub fn open(shards: &str) -> Result<Self, DataError> {
         let paths = expand(shards)?;
         let shard_count = paths.len();
-        let opened: Result<Vec<Shard>, DataError> = paths
-            .into_par_iter()
-            .map(|path| {
-                if let Some(length) = known_length(&path) {
-                    return Ok(Shard { path, length, index: None });
-                }
-                let loaded = load_or_make(&path)?;
-                for dropped in &loaded.index.dropped {
-                    tracing::warn!(
-                        shard = %path.display(),
-                        sample = dropped.key,
-                        reason = dropped.reason,
-                        "sample dropped"
-                    );
-                }
-                let length = u64::try_from(loaded.index.samples.len()).unwrap_or(u64::MAX);
-                let index = (!loaded.on_disk).then(|| Arc::new(loaded.index));
-                Ok(Shard { path, length, index })
-            })
-            .collect();
-        let set = Self { shards: opened?, open: Mutex::default() };
+        let opened: Vec<_> = paths.into_par_iter().map(Shard::find).collect();
+        let (mut found, mut errors) = (Vec::new(), Vec::new());
+        for shard in opened {
+            match shard {
+                Ok(shard) => found.push(shard),
+                Err(error) => errors.push(error),
+            }
+        }
+        match errors.len() {
+            0 => {}
+            1 => return Err(errors.remove(0)),
+            _ => {
+                let shards = shards.to_owned();
+                return Err(DataError::BadShards { shards, shard_count, errors });
+            }
+        }
+        let set = Self { shards: found, open: Mutex::default() };
         if set.shards.iter().all(|shard| shard.length == 0) {
             return Err(DataError::NoSamples { shards: shards.to_owned(), shard_count });
         }
@@ -193,6 +189,28 @@ impl ShardSet {
 }
 
 impl Shard {
+    /// Finds out the number of samples in the shard `path`, and logs what is not used of it.
+    fn find(path: PathBuf) -> Result<Self, DataError> {
+        if let Some(length) = known_length(&path) {
+            return Ok(Self { path, length, index: None });
+        }
+        let loaded = load_or_make(&path)?;
+        for warning in &loaded.index.warnings {
+            tracing::warn!(shard = %path.display(), "{warning}");
+        }
+        for dropped in &loaded.index.dropped {
+            tracing::warn!(
+                shard = %path.display(),
+                sample = dropped.key,
+                reason = dropped.reason,
+                "sample dropped"
+            );
+        }
+        let length = u64::try_from(loaded.index.samples.len()).unwrap_or(u64::MAX);
+        let index = (!loaded.on_disk).then(|| Arc::new(loaded.index));
+        Ok(Self { path, length, index })
+    }
+
     fn open(&self) -> Result<OpenShard, DataError> {
         let file = File::open(&self.path).map_err(DataError::io("open", &self.path))?;
         let index = match &self.index {

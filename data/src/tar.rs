@@ -8,7 +8,7 @@ use std::io::{self, BufRead, BufReader, Read, Seek};
 use tar::{EntryType, Header};
 
 /// Size of a tar block in bytes. Headers and padded contents are multiples of it.
-const BLOCK: u64 = 512;
+pub const BLOCK: u64 = 512;
 
 /// Largest extension header (GNU long name or pax attributes) that is read, in bytes. Real ones
 /// have a few hundred bytes.
@@ -17,7 +17,7 @@ const LONGEST_EXTENSION: u64 = 1 << 20;
 /// Regular file in a tar archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
-    /// Path of the file in the archive.
+    /// Path of the file in the archive. Bytes that are not UTF-8 are written as `\xE9`.
     pub name: String,
     /// Offset of the file's first byte in the archive.
     pub offset: u64,
@@ -25,11 +25,27 @@ pub struct Member {
     pub length: u64,
 }
 
-/// How an archive ends: complete, cut short or damaged.
+/// Files of an archive, and how the archive ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Contents {
+    /// Regular files, in the order of the archive.
+    pub members: Vec<Member>,
+    /// Paths of hard and symbolic links, which have no bytes of their own.
+    pub links: Vec<String>,
+    /// How the archive ends.
+    pub end: End,
+}
+
+/// How an archive ends: complete, cut short, damaged, or at a file that is not supported.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum End {
     /// The archive ends with an end marker.
-    Complete,
+    Complete {
+        /// Offset of the end marker.
+        at: u64,
+        /// Number of bytes after the end marker, from the first byte on that is not zero.
+        unread: u64,
+    },
     /// The archive ends without an end marker.
     CutShort {
         /// Length of the archive in bytes.
@@ -42,66 +58,106 @@ pub enum End {
         /// Offset of the invalid header.
         at: u64,
     },
+    /// The archive contains a file that is stored without its zeros, so that its bytes do not
+    /// follow each other in the archive.
+    Sparse {
+        /// Path of the file.
+        member: String,
+    },
 }
 
-/// Regular files of an archive of `length` bytes, and how the archive ends. If the first block is
-/// not a header, the end is [`End::Damaged`] at 0.
+/// Reads the headers of an archive of `length` bytes. If the first block is not a header, the end
+/// is [`End::Damaged`] at 0.
 ///
 /// # Errors
 /// If reading fails.
-pub fn read_members<R: Read + Seek>(archive: R, length: u64) -> io::Result<(Vec<Member>, End)> {
+pub fn read_contents<R: Read + Seek>(archive: R, length: u64) -> io::Result<Contents> {
     let mut reader = BufReader::with_capacity(1 << 16, archive);
-    let mut members = Vec::new();
+    let mut contents = Contents {
+        members: Vec::new(),
+        links: Vec::new(),
+        end: End::CutShort { at: length, member: None },
+    };
     let mut position = 0;
     let mut extension = Extension::default();
-    loop {
-        if length - position < BLOCK {
-            return Ok((members, End::CutShort { at: length, member: None }));
-        }
+    while length - position >= BLOCK {
         let mut block = [0; 512];
         reader.read_exact(&mut block)?;
         if block == [0; 512] {
-            return Ok((members, End::Complete));
+            let unread = unread_bytes(&mut reader, length)?;
+            contents.end = End::Complete { at: position, unread };
+            break;
         }
         let header = Header::from_byte_slice(&block);
         let Some(size) = checked_size(header, &block, &extension) else {
-            return Ok((members, End::Damaged { at: position }));
+            contents.end = End::Damaged { at: position };
+            break;
         };
         let offset = position + BLOCK;
-        let name = extension.path.take().unwrap_or_else(|| text(&header.path_bytes()));
         let kind = header.entry_type();
         let is_file = matches!(kind, EntryType::Regular | EntryType::Continuous);
         // Hard links, folders and devices may declare a size, but no bytes follow their header.
         let stored = if is_file || has_bytes(kind) { size } else { 0 };
+        let name = extension.path.clone().unwrap_or_else(|| text(&header.path_bytes()));
+        if kind.is_gnu_sparse() || extension.sparse {
+            contents.end = End::Sparse { member: name };
+            break;
+        }
         if stored > length - offset {
-            let member = is_file.then_some(name);
-            return Ok((members, End::CutShort { at: length, member }));
+            contents.end = End::CutShort { at: length, member: is_file.then_some(name) };
+            break;
         }
         let padded = stored.next_multiple_of(BLOCK).min(length - offset);
+        position = offset + padded;
         if kind.is_gnu_longname() || kind.is_pax_local_extensions() {
             if stored > LONGEST_EXTENSION {
-                return Ok((members, End::Damaged { at: position }));
+                contents.end = End::Damaged { at: offset - BLOCK };
+                break;
             }
             let mut bytes = vec![0; usize::try_from(padded).unwrap_or(0)];
             reader.read_exact(&mut bytes)?;
             bytes.truncate(usize::try_from(stored).unwrap_or(0));
             extension.read(kind, &bytes);
-        } else {
-            extension = Extension::default();
-            skip(&mut reader, padded)?;
-            if is_file {
-                members.push(Member { name, offset, length: stored });
-            }
+            continue;
         }
-        position = offset + padded;
+        skip(&mut reader, padded)?;
+        if kind.is_gnu_longlink() || kind.is_pax_global_extensions() {
+            // The extensions that were read belong to the member after this header.
+            continue;
+        }
+        extension = Extension::default();
+        if is_file {
+            contents.members.push(Member { name, offset, length: stored });
+        } else if matches!(kind, EntryType::Link | EntryType::Symlink) {
+            contents.links.push(name);
+        }
+    }
+    Ok(contents)
+}
+
+/// Number of bytes from the first byte on that is not zero, in the rest of an archive of `length`
+/// bytes.
+fn unread_bytes<R: Read + Seek>(reader: &mut BufReader<R>, length: u64) -> io::Result<u64> {
+    loop {
+        let buffer = reader.fill_buf()?;
+        if buffer.is_empty() {
+            return Ok(0);
+        }
+        let zeros = buffer.iter().take_while(|&&byte| byte == 0).count();
+        let only_zeros = zeros == buffer.len();
+        reader.consume(zeros);
+        if !only_zeros {
+            return Ok(length.saturating_sub(reader.stream_position()?));
+        }
     }
 }
 
-/// Name and size that extension headers give to the next member.
+/// Name, size and storage that extension headers give to the next member.
 #[derive(Debug, Default)]
 struct Extension {
     path: Option<String>,
     size: Option<u64>,
+    sparse: bool,
 }
 
 impl Extension {
@@ -113,7 +169,12 @@ impl Extension {
         }
         for record in tar::PaxExtensions::new(bytes).flatten() {
             match record.key_bytes() {
-                b"path" => self.path = Some(text(record.value_bytes())),
+                b"path" if !self.sparse => self.path = Some(text(record.value_bytes())),
+                b"GNU.sparse.name" => {
+                    self.sparse = true;
+                    self.path = Some(text(record.value_bytes()));
+                }
+                key if key.starts_with(b"GNU.sparse.") => self.sparse = true,
                 b"size" => self.size = record.value().ok().and_then(|value| value.parse().ok()),
                 _ => {}
             }
@@ -157,8 +218,14 @@ fn skip<R: Read + Seek>(reader: &mut BufReader<R>, bytes: u64) -> io::Result<()>
     reader.seek_relative(i64::try_from(bytes).map_err(io::Error::other)?)
 }
 
+/// Text of a name. Bytes that are not UTF-8 become `\xE9`, so that different names stay different.
 fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        text.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02X}")));
+    }
+    text
 }
 
 /// Splits a member's name into the key of its sample and the field, as webdataset does: at the
@@ -174,4 +241,12 @@ pub fn key_and_field(name: &str) -> Option<(&str, String)> {
     let base_start = name.rfind('/').map_or(0, |slash| slash + 1);
     let dot = base_start + name[base_start..].find('.')?;
     (dot > base_start).then(|| (&name[..dot], name[dot + 1..].to_lowercase()))
+}
+
+/// Splits a field into its prefix and its extension, without the suffix `.gz`: `0.png` into `0` and
+/// `png`, `txt.gz` into an empty prefix and `txt`.
+#[must_use]
+pub fn prefix_and_extension(field: &str) -> (&str, &str) {
+    let plain = field.strip_suffix(".gz").unwrap_or(field);
+    plain.rsplit_once('.').unwrap_or(("", plain))
 }

@@ -1,42 +1,91 @@
 //! Converts texts to tokens with a `tokenizer.json`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tokenizers::TruncationParams;
+use vljepa_recipes::file_kind::FileKind;
+use vljepa_recipes::schema::{Model, Predictor, YEncoder};
 
 use crate::error::DataError;
+
+/// Longest part of a text that an error message shows, in characters.
+const SHOWN_CHARACTERS: usize = 80;
 
 /// Tokenizer read from a `tokenizer.json`, with a limit on the number of tokens per text.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    path: PathBuf,
+    /// Number of rows of the embedding, which must be larger than the ids of a text.
+    rows: usize,
 }
 
 impl Tokenizer {
-    /// Reads a `tokenizer.json`. The padding in the file is switched off, because rows are packed.
-    /// The truncation in the file is replaced by `max_tokens`, which includes the special tokens
-    /// that the post-processor adds.
+    /// Reads the tokenizer of the recipe's queries.
     ///
     /// # Errors
-    /// [`DataError::Tokenizer`] if the file is missing or not a tokenizer, or if `max_tokens`
-    /// leaves no room next to the special tokens.
-    pub fn load(path: &Path, max_tokens: usize) -> Result<Self, DataError> {
+    /// [`DataError::Recipe`] if the recipe names no tokenizer, or one with more words than
+    /// `vocab_size`; or as [`Self::load`].
+    pub fn of_queries(model: &Model) -> Result<Self, DataError> {
+        let Predictor { tokenizer, max_query_tokens, vocab_size, .. } = &model.predictor;
+        Self::of("model.predictor", tokenizer.as_deref(), *max_query_tokens, *vocab_size)
+    }
+
+    /// Reads the tokenizer of the recipe's targets.
+    ///
+    /// # Errors
+    /// Same as [`Self::of_queries`].
+    pub fn of_targets(model: &Model) -> Result<Self, DataError> {
+        let YEncoder { tokenizer, max_target_tokens, vocab_size, .. } = &model.y_encoder;
+        Self::of("model.y_encoder", tokenizer.as_deref(), *max_target_tokens, *vocab_size)
+    }
+
+    fn of(
+        part: &str,
+        path: Option<&Path>,
+        max_tokens: usize,
+        vocab_size: usize,
+    ) -> Result<Self, DataError> {
+        let wrong = |key: &str, reason| DataError::Recipe { key: format!("{part}.{key}"), reason };
+        let Some(path) = path else {
+            return Err(wrong("tokenizer", "must name a tokenizer.json".to_owned()));
+        };
+        let tokenizer = Self::load(path, max_tokens, vocab_size)?;
+        let words = tokenizer.words();
+        if words > vocab_size {
+            let reason = format!("is {vocab_size}, but {} has {words} tokens", path.display());
+            return Err(wrong("vocab_size", reason));
+        }
+        Ok(tokenizer)
+    }
+
+    /// Reads a `tokenizer.json` for an embedding with `rows` rows. The padding in the file is
+    /// switched off, because rows of a batch are packed. The truncation in the file is replaced by
+    /// `max_tokens`, which includes the special tokens that the post-processor adds.
+    ///
+    /// # Errors
+    /// [`DataError::Tokenizer`] if the file is missing or not a tokenizer, if `max_tokens` leaves
+    /// no room next to the special tokens, or if the embedding has no row for a special token.
+    pub fn load(path: &Path, max_tokens: usize, rows: usize) -> Result<Self, DataError> {
         let error = |reason: String| DataError::Tokenizer { path: path.to_owned(), reason };
-        let mut inner =
-            tokenizers::Tokenizer::from_file(path).map_err(|cause| error(cause.to_string()))?;
+        let bytes = std::fs::read(path).map_err(DataError::io("read", path))?;
+        if let Some(FileKind { what, advice }) = FileKind::of(&bytes) {
+            return Err(error(format!("the file {what}; {advice}")));
+        }
+        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes)
+            .map_err(|cause| error(format!("it is not a tokenizer.json: {cause}")))?;
         inner.with_padding(None);
-        let around = inner.encode_fast("", true).map_err(|cause| error(cause.to_string()))?.len();
-        if max_tokens <= around {
+        let around = inner.encode_fast("", true).map_err(|cause| error(cause.to_string()))?;
+        if max_tokens <= around.len() {
             return Err(error(format!(
-                "it adds {around} special tokens to every text, so max_tokens {max_tokens} leaves no room"
+                "it adds {} special tokens to every text, so max_tokens {max_tokens} leaves no room",
+                around.len()
             )));
         }
         let truncation = TruncationParams { max_length: max_tokens, ..TruncationParams::default() };
         inner.with_truncation(Some(truncation)).map_err(|cause| error(cause.to_string()))?;
-        let tokenizer = Self { inner };
-        if i32::try_from(tokenizer.vocab_size()).is_err() {
-            return Err(error(format!("its {} token ids do not fit i32", tokenizer.vocab_size())));
-        }
+        let tokenizer = Self { inner, path: path.to_owned(), rows };
+        tokenizer.in_rows(around.get_ids(), "every text").map_err(error)?;
         Ok(tokenizer)
     }
 
@@ -46,31 +95,55 @@ impl Tokenizer {
     ///
     /// # Errors
     /// [`DataError::Tokenizer`] if the file's model rejects the text, as a word-level model without
-    /// an unknown token may do.
+    /// an unknown token may do, or if the embedding has no row for a token of the text.
     pub fn encode(&self, text: &str) -> Result<Vec<i32>, DataError> {
         if text.is_empty() {
             return Ok(Vec::new());
         }
-        let refused =
-            |reason: String| DataError::Tokenizer { path: "tokenizer.json".into(), reason };
+        let refused = |reason: String| DataError::Tokenizer { path: self.path.clone(), reason };
         let encoding = self
             .inner
             .encode_fast(text, true)
-            .map_err(|cause| refused(format!("cannot encode {text:?}: {cause}")))?;
-        encoding
-            .get_ids()
-            .iter()
-            .map(|&id| {
-                i32::try_from(id).map_err(|_| refused(format!("token id {id} does not fit i32")))
-            })
-            .collect()
+            .map_err(|cause| refused(format!("it cannot encode {}: {cause}", shown(text))))?;
+        self.in_rows(encoding.get_ids(), &shown(text)).map_err(refused)
     }
 
-    /// Size of the vocabulary, including added tokens: one more than the largest token id.
+    /// Checks that the embedding has rows for the tokens `ids` of a text.
+    fn in_rows(&self, ids: &[u32], text: &str) -> Result<Vec<i32>, String> {
+        let in_rows = |&id: &u32| {
+            let row = usize::try_from(id).ok().filter(|row| *row < self.rows);
+            row.and_then(|row| i32::try_from(row).ok()).ok_or_else(|| {
+                let token = self.inner.id_to_token(id).unwrap_or_default();
+                format!(
+                    "{text} has the token `{token}` (id {id}), but the embedding has only {} rows \
+                     (vocab_size)",
+                    self.rows
+                )
+            })
+        };
+        ids.iter().map(in_rows).collect()
+    }
+
+    /// Size of the vocabulary without added tokens: one more than the largest id of a word.
+    ///
+    /// A published tokenizer may have added tokens that its model has no embeddings for. An
+    /// example is `<image_soft_token>`, id 262,144, of `EmbeddingGemma`, whose embedding has
+    /// 262,144 rows.
     #[must_use]
-    pub fn vocab_size(&self) -> usize {
-        let largest = self.inner.get_vocab(true).into_values().max();
+    pub fn words(&self) -> usize {
+        let added = self.inner.get_added_vocabulary().get_vocab();
+        let words = self.inner.get_vocab(true);
+        let words = words.iter().filter(|(word, _)| !added.contains_key(*word));
+        let largest = words.map(|(_, &id)| id).max();
         largest.map_or(0, |id| usize::try_from(id).map_or(usize::MAX, |id| id + 1))
+    }
+}
+
+/// Beginning of a text in quotes, for messages.
+fn shown(text: &str) -> String {
+    match text.char_indices().nth(SHOWN_CHARACTERS) {
+        Some((end, _)) => format!("{:?}…", &text[..end]),
+        None => format!("{text:?}"),
     }
 }
 
@@ -92,23 +165,57 @@ mod tests {
     fn the_files_post_processor_is_obeyed_and_its_tokens_count() {
         let folder = tempfile::tempdir().unwrap();
         let path = write_tokenizer(folder.path());
-        let encode =
-            |max_tokens, text| Tokenizer::load(&path, max_tokens).unwrap().encode(text).unwrap();
+        let encode = |max_tokens, text| {
+            Tokenizer::load(&path, max_tokens, 12).unwrap().encode(text).unwrap()
+        };
         // `[BOS] a picture number [UNK] [EOS]`, without the file's padding to 20 tokens.
         assert_eq!(encode(512, "a picture number zebra"), [1, 3, 4, 5, 0, 2]);
         assert_eq!(encode(4, "a picture number zebra"), [1, 3, 4, 2]);
         assert!(encode(512, "").is_empty(), "a query-free sample has no token, not even [BOS]");
-        assert_eq!(Tokenizer::load(&path, 8).unwrap().vocab_size(), 12);
+        assert_eq!(Tokenizer::load(&path, 8, 12).unwrap().words(), 12);
     }
 
     #[test]
     fn files_that_are_no_tokenizer_are_refused_by_name() {
         let folder = tempfile::tempdir().unwrap();
         let path = write_tokenizer(folder.path());
-        assert!(Tokenizer::load(&path, 0).unwrap_err().to_string().contains("max_tokens"));
-        std::fs::write(&path, b"{}").unwrap();
-        let error = Tokenizer::load(&path, 8).unwrap_err().to_string();
-        assert!(error.contains("tokenizer.json"), "{error}");
+        assert!(Tokenizer::load(&path, 0, 12).unwrap_err().to_string().contains("max_tokens"));
+        for (bytes, said) in [
+            (&b"{}"[..], "it is not a tokenizer.json"),
+            (b"", "is empty (0 bytes)"),
+            (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
+        ] {
+            std::fs::write(&path, bytes).unwrap();
+            let error = Tokenizer::load(&path, 8, 12).unwrap_err().to_string();
+            assert!(error.contains("tokenizer.json") && error.contains(said), "{error}");
+        }
+    }
+
+    /// Like `EmbeddingGemma`'s tokenizer: the added token `<image_soft_token>` has the first id
+    /// that the embedding has no row for.
+    #[test]
+    fn an_added_token_beyond_the_embedding_is_an_error_only_of_a_text_that_uses_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = write_tokenizer(folder.path());
+        let text = std::fs::read_to_string(&path).unwrap();
+        let mut json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let mut added = json["added_tokens"][0].clone();
+        added["id"] = 12.into();
+        added["content"] = "<image_soft_token>".into();
+        json["added_tokens"].as_array_mut().unwrap().push(added);
+        std::fs::write(&path, json.to_string()).unwrap();
+        let tokenizer = Tokenizer::load(&path, 8, 12).unwrap();
+        assert_eq!(tokenizer.words(), 12);
+        assert_eq!(tokenizer.encode("a picture").unwrap(), [1, 3, 4, 2]);
+        let error = tokenizer.encode("a <image_soft_token> picture").unwrap_err().to_string();
+        for said in ["tokenizer.json", "`<image_soft_token>` (id 12)", "only 12 rows"] {
+            assert!(error.contains(said), "{error}");
+        }
+        let larger = Tokenizer::load(&path, 8, 13).unwrap();
+        assert_eq!(larger.encode("a <image_soft_token>").unwrap(), [1, 3, 12, 2]);
+        // A special token of every text has no row.
+        let error = Tokenizer::load(&path, 8, 2).unwrap_err().to_string();
+        assert!(error.contains("every text has the token `[EOS]` (id 2)"), "{error}");
     }
 
     #[test]

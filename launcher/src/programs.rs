@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use tokio::process::Command;
+use vljepa_recipes::protocol::Inputs;
 
 use crate::error::LaunchError;
 use crate::process::ending;
@@ -123,6 +124,32 @@ impl WorkerArguments {
         }
         list
     }
+}
+
+/// Lets the worker check the files that a resolved recipe names. Relative paths refer to the
+/// working directory. Without a time limit: the first check of a large data set indexes its shards.
+pub(crate) async fn inputs(
+    programs: &Programs,
+    recipe: &Path,
+    skip_missing: bool,
+) -> Result<Inputs, LaunchError> {
+    let broken = |why: String| LaunchError::WorkerBroken { worker: programs.worker.clone(), why };
+    let output = Command::new(&programs.worker)
+        .arg("inputs")
+        .arg(recipe)
+        .args(skip_missing.then_some("--skip-missing"))
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .map_err(|error| broken(error.to_string()))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        let said = if said.trim().is_empty() { ending(output.status) } else { said.into_owned() };
+        return Err(broken(said.trim().to_owned()));
+    }
+    serde_json::from_slice(&output.stdout)
+        .map_err(|error| broken(format!("`inputs` printed no valid JSON: {error}")))
 }
 
 /// Runs a one-shot job and returns its standard output. `folder` is the working directory, to which

@@ -62,6 +62,21 @@ pub enum ModelError {
         /// Shape that the model needs.
         needed: Vec<usize>,
     },
+    /// A tensor in a weights file holds NaN or an infinite number.
+    #[error(
+        "{}: {name} holds {value} (element {index}); take the file from its source again",
+        path.display()
+    )]
+    NotFinite {
+        /// Path of the weights file.
+        path: PathBuf,
+        /// Published name of the tensor.
+        name: String,
+        /// Index of the first such element.
+        index: usize,
+        /// Value of this element.
+        value: f32,
+    },
 }
 
 /// Joins the first six names, so that a wrong file does not fill the screen.

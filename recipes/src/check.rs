@@ -14,10 +14,12 @@ mod training;
 pub use files::check_files;
 pub use model::sizes;
 
+use serde::{Deserialize, Serialize};
+
 use crate::schema::Recipe;
 
 /// A value that a recipe must not have, and the remedy.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
     /// Dotted key; list items are named by their index, as in `stages.0.batch`.
     pub key: String,

@@ -4,6 +4,7 @@
 pub mod check;
 pub mod clock;
 pub mod cost;
+pub mod file_kind;
 mod load;
 pub mod protocol;
 mod rank;

@@ -7,6 +7,7 @@
 mod checkpoint;
 mod drill;
 mod health;
+mod inputs;
 
 use std::path::PathBuf;
 
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 pub use checkpoint::{CheckpointOrder, FileEntry, Part};
 pub use drill::{Act, Drill, DrillPoint, Failure};
 pub use health::{Check, CheckName, Checked};
+pub use inputs::Inputs;
 
 /// Environment variable that holds the run's token. The supervisor refuses connections without it.
 pub const TOKEN_VARIABLE: &str = "VLJEPA_TOKEN";

@@ -84,7 +84,8 @@ pub fn search(session: &Session, shards: &str, text: &str, limit: usize) -> anyh
         let embeddings = embedder.samples(&inputs)?;
         for (sample, embedding) in samples.into_iter().zip(embeddings) {
             let score = dot(&embedding, &wanted[0]);
-            found.push((score, sample.shard, sample.key, sample.caption));
+            let caption = sample.texts.caption().ok().flatten().map(str::to_owned);
+            found.push((score, sample.shard, sample.key, caption));
         }
     }
     found.sort_by(|a, b| b.0.total_cmp(&a.0));

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use vljepa_worker::job;
+use vljepa_worker::{inputs, job};
 
 /// Runs one rank of a VL-JEPA run. `vljepa-launch` starts it; it is rarely started by hand.
 #[derive(Debug, Parser)]
@@ -31,6 +31,15 @@ enum Command {
         /// Address of the supervisor, HOST:PORT. Without it the job runs unsupervised.
         #[arg(long)]
         control: Option<String>,
+    },
+    /// Check the files that a recipe names (tokenizers, weights, shards, labels) and print what is
+    /// wrong with them as JSON. `vljepa-launch` does this before each start and dry run.
+    Inputs {
+        /// Recipe whose files are checked.
+        recipe: PathBuf,
+        /// Do not report files that do not exist.
+        #[arg(long)]
+        skip_missing: bool,
     },
     /// Compile the GPU kernels of recipes before their runs, and print the resources they need.
     /// Needs NVRTC, but no GPU.
@@ -81,6 +90,9 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
         Some(Command::Run { run, job, control }) => job::run(&run, &job, control.as_deref()),
+        Some(Command::Inputs { recipe, skip_missing }) => {
+            inputs::run(&recipe, skip_missing).map(Some)
+        }
         #[cfg(feature = "cuda")]
         Some(Command::Compile { recipes, architecture, cache }) => {
             vljepa_worker::compile::run(&recipes, &architecture, cache).map(Some)

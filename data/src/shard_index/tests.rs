@@ -2,11 +2,9 @@
 //! tar changes.
 
 use std::fs;
-use std::path::Path;
 
 use super::{Dropped, ShardIndex, index_path, known_length, load_or_make};
-use crate::error::DataError;
-use crate::fixtures::{numbered, write_tar};
+use crate::fixtures::{case, numbered, write_tar};
 use crate::tar::key_and_field;
 
 fn samples(index: &ShardIndex) -> Vec<(String, Vec<String>)> {
@@ -186,28 +184,90 @@ fn an_index_is_read_again_and_made_anew_when_the_tar_changes() {
     bytes[last] ^= 1;
     fs::write(index_path(&path), &bytes).unwrap();
     assert!(load_or_make(&path).unwrap().made);
-    fs::write(index_path(&path), b"VLJEPAI1").unwrap();
+    fs::write(index_path(&path), b"VLJEPAI2").unwrap();
     assert_eq!(known_length(&path), None);
     assert!(load_or_make(&path).unwrap().made);
     let left: Vec<_> = fs::read_dir(folder.path()).unwrap().collect();
     assert_eq!(left.len(), 2, "only the tar and its index");
 }
 
-#[test]
-fn what_is_no_tar_is_refused_with_what_to_do() {
+/// Index of `data/tests/cases/<name>`.
+fn indexed_case(name: &str) -> ShardIndex {
     let folder = tempfile::tempdir().unwrap();
-    let refused = |name: &str, bytes: &[u8]| {
-        let path = folder.path().join(name);
-        fs::write(&path, bytes).unwrap();
-        let error = load_or_make(&path).unwrap_err();
-        assert!(matches!(error, DataError::NotATar { .. }));
-        error.to_string()
-    };
-    assert!(refused("a.tar", &[0x1f, 0x8b, 8, 0, 0]).contains("gunzip"));
-    assert!(refused("b.tar", &[b'x'; 2000]).contains("not a tar header"));
-    let empty = folder.path().join("empty.tar");
-    fs::write(&empty, b"").unwrap();
-    assert_eq!(load_or_make(&empty).unwrap().index, ShardIndex::default());
-    let missing = load_or_make(Path::new("missing.tar")).unwrap_err().to_string();
-    assert!(missing.contains("missing.tar"), "{missing}");
+    load_or_make(&case(name, folder.path())).unwrap().index
 }
+
+/// webdataset 1.0.2 gives all members of each of these tars one key, `clip_1` or `video_000`.
+#[test]
+fn members_of_several_samples_with_one_key_are_dropped_by_name() {
+    let dots = indexed_case("dots.tar");
+    assert_eq!(
+        samples(&dots),
+        [("z".to_owned(), vec!["png".to_owned(), "txt".to_owned()])],
+        "clip_1.0.png and clip_1.5.txt are two samples"
+    );
+    let segments = indexed_case("segments.tar");
+    assert_eq!(samples(&segments), []);
+    for (index, key, member) in
+        [(&dots, "clip_1", "`5.txt`"), (&segments, "video_000", "`00-04.00.png`")]
+    {
+        let [Dropped { key: dropped, reason }] = &index.dropped[..] else { panic!("{index:?}") };
+        assert_eq!(dropped, key);
+        assert!(reason.contains(member) && reason.contains("rename"), "{reason}");
+    }
+}
+
+#[test]
+fn members_with_a_prefix_are_a_sample_if_all_share_it() {
+    let kept = |names: &[&str]| {
+        let files: Vec<_> = names.iter().map(|field| format!("x.{field}")).collect();
+        let files: Vec<_> = files.iter().map(|name| (name.as_str(), "1")).collect();
+        indexed(&files).dropped.is_empty()
+    };
+    for whole in [
+        &["0.png", "0.txt"][..],
+        &["0.png", "0.txt.gz", "0.json"],
+        &["1.0.png", "1.0.json", "npy"],
+        &["jpg", "txt", "seg.png"],
+        &["jpg", "seg.png"],
+        &["jpg", "0.jpg", "1.jpg", "json", "alt.txt"],
+    ] {
+        assert!(kept(whole), "{whole:?}");
+    }
+    for mixed in [
+        &["0.png", "5.txt"][..],
+        &["png", "5.txt"],
+        &["0.png", "txt"],
+        &["0.png", "1.png", "0.txt"],
+        &["png", "txt", "5.png", "5.txt"],
+        &["0.png", "0.txt", "1.0.json"],
+        &["0.png", "0.txt", "json"],
+    ] {
+        assert!(!kept(mixed), "{mixed:?}");
+    }
+}
+
+/// Two names that differ only in bytes that are not UTF-8, as in Latin-1.
+#[test]
+fn names_that_are_not_utf_8_stay_different() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.tar");
+    write_tar(&path, &[("?a.jpg".to_owned(), "1"), ("?b.txt".to_owned(), "2")]);
+    let mut bytes = fs::read(&path).unwrap();
+    for (header, letter) in [(0, 0xe9_u8), (1024, 0xe8)] {
+        // Both letters of the name become one byte, and the checksum follows.
+        let block = &mut bytes[header..header + 512];
+        block[..2].copy_from_slice(&[letter, b'.']);
+        block.copy_within(3..7, 2);
+        block[5] = 0;
+        block[148..156].copy_from_slice(b"        ");
+        let sum: u32 = block.iter().map(|&byte| u32::from(byte)).sum();
+        block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    }
+    fs::write(&path, bytes).unwrap();
+    let index = load_or_make(&path).unwrap().index;
+    let keys: Vec<_> = index.samples.iter().map(|sample| &*sample.key).collect();
+    assert_eq!(keys, ["\\xE9", "\\xE8"]);
+}
+
+mod damaged;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::decode::Clip;
 use crate::error::DataError;
-use crate::sample::Texts;
+use crate::texts::Texts;
 use crate::tokenize::Tokenizer;
 
 /// Number of texts whose tokens are kept, so that a training set of millions of captions does not
@@ -83,17 +83,7 @@ impl Cache {
 impl Decoded {
     /// Approximate size in memory, in bytes.
     fn bytes(&self) -> usize {
-        let question = |question: &crate::Question| {
-            size_of_val(question)
-                + question.question.len()
-                + question.answer.len()
-                + question.kind.len()
-        };
-        let questions: usize = self.texts.questions.iter().map(question).sum();
-        let caption = self.texts.caption.as_ref().map_or(0, String::len);
-        let field = |value: &serde_json::Value| value.as_str().map_or(0, str::len);
-        let fields: usize = self.texts.fields.values().map(field).sum();
-        self.clip.bytes() + questions + caption + fields + self.key.len() + size_of::<Self>()
+        self.clip.bytes() + self.texts.bytes() + self.key.len() + size_of::<Self>()
     }
 }
 

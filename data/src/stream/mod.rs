@@ -6,6 +6,7 @@
 
 mod cache;
 mod row;
+mod rules;
 
 use std::collections::VecDeque;
 use std::ops::Range;

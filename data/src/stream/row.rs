@@ -1,26 +1,24 @@
 //! Makes one row of a batch: from the row's index in the stage to pixels and tokens.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use vljepa_recipes::Recipe;
-use vljepa_recipes::schema::{Mixing, Source, TargetRule, TextSource, Transform};
+use vljepa_recipes::schema::{Mixing, Source, TargetRule, Transform};
 
 use super::cache::{Cache, CachedTokenizer, Decoded};
+use super::rules;
 use crate::batch::{SampleRef, Skipped};
 use crate::decode::{Media, Picture, decode};
 use crate::error::DataError;
 use crate::order::{Location, Order, Shuffle, SourceLengths, mix};
-use crate::sample::{RawSample, Texts};
+use crate::sample::RawSample;
 use crate::shards::ShardSet;
 use crate::tokenize::Tokenizer;
 use crate::transform::Shaper;
 
-// Last word of the key of a random draw. It names the choice that the draw makes.
+/// Last word of the key of the random draw of a crop. `rules` has the words of the other draws.
 const CROP: u64 = 1;
-const RULE: u64 = 2;
-const QUESTION: u64 = 3;
 
 /// Makes the rows of a stage. All threads share one maker.
 #[derive(Debug)]
@@ -120,7 +118,6 @@ impl RowMaker {
             sources.push(opened);
         }
         let model = &recipe.model;
-        let (predictor, y_encoder) = (&model.predictor, &model.y_encoder);
         Ok(Self {
             cache: Cache::new(recipe.data.cache_mib),
             order: Order::new(
@@ -133,18 +130,8 @@ impl RowMaker {
             sources,
             image_size: u32::try_from(model.image_size)
                 .map_err(|_| recipe_error("model.image_size", "is too large".to_owned()))?,
-            queries: tokenizer(
-                "model.predictor",
-                predictor.tokenizer.as_ref(),
-                predictor.max_query_tokens,
-                predictor.vocab_size,
-            )?,
-            targets: tokenizer(
-                "model.y_encoder",
-                y_encoder.tokenizer.as_ref(),
-                y_encoder.max_target_tokens,
-                y_encoder.vocab_size,
-            )?,
+            queries: CachedTokenizer::new(Tokenizer::of_queries(model)?),
+            targets: CachedTokenizer::new(Tokenizer::of_targets(model)?),
             key: mix(&[
                 recipe.seed,
                 u64::try_from(stage_index).unwrap_or(u64::MAX),
@@ -209,7 +196,8 @@ impl RowMaker {
     fn make_from(&self, location: Location, key: u64, scratch: &mut Scratch) -> Result<Row, Fault> {
         let source = &self.sources[location.source];
         let decoded = self.decoded(location, scratch)?;
-        let (query, target) = choose_texts(&source.rules, &decoded.texts, key)?;
+        let (query, target) =
+            rules::choose(&source.rules, &decoded.texts, key).map_err(Fault::Bad)?;
         let encode = |texts: &CachedTokenizer, text| {
             texts.encode(text).map_err(|error| Fault::Bad(error.to_string()))
         };
@@ -259,14 +247,12 @@ impl RowMaker {
         scratch.shard = Arc::clone(&shard.path);
         scratch.key = shard.sample(location.sample).key.to_string();
         let raw = RawSample::read(&shard, location.sample, Some(source.media))?;
-        let mut texts = raw.texts().map_err(Fault::Bad)?;
+        let mut texts = raw.texts;
         // Only the captions that the rules use stay in memory.
-        let used =
-            |name: &String| source.rules.iter().any(|rule| rule.field.as_ref() == Some(name));
-        texts.fields.retain(|name, _| used(name));
-        if !source.rules.iter().any(|rule| is_usable(rule, &texts)) {
-            return Err(Fault::Bad(no_text_reason(&raw, &source.rules)));
-        }
+        texts.retain_fields(|name| {
+            source.rules.iter().any(|rule| rule.field.as_deref() == Some(name))
+        });
+        rules::check(&source.rules, &texts).map_err(Fault::Bad)?;
         let Some((media, bytes)) = &raw.visual else {
             return Err(Fault::Bad(match source.media {
                 Media::Image => "the sample has no picture (jpg, jpeg, png, webp, avif)".to_owned(),
@@ -311,95 +297,6 @@ fn mixture_of(stage: &vljepa_recipes::schema::Stage) -> vljepa_recipes::schema::
     let mut stage = stage.clone();
     stage.mixture.retain(|_, weight| *weight > 0);
     stage
-}
-
-fn tokenizer(
-    key: &str,
-    path: Option<&PathBuf>,
-    max_tokens: usize,
-    vocab_size: usize,
-) -> Result<CachedTokenizer, DataError> {
-    let Some(path) = path else {
-        return Err(recipe_error(
-            format!("{key}.tokenizer"),
-            "must name a tokenizer.json".to_owned(),
-        ));
-    };
-    let tokenizer = Tokenizer::load(path, max_tokens)?;
-    if tokenizer.vocab_size() > vocab_size {
-        let reason = format!(
-            "is {vocab_size}, but {} has {} tokens",
-            path.display(),
-            tokenizer.vocab_size()
-        );
-        return Err(recipe_error(format!("{key}.vocab_size"), reason));
-    }
-    Ok(CachedTokenizer::new(tokenizer))
-}
-
-/// Chooses the query and the target. A rule is drawn by weight among the rules that the sample has
-/// texts for, and then, if the rule uses questions, one of the matching questions is drawn.
-fn choose_texts<'a>(
-    rules: &'a [TargetRule],
-    texts: &'a Texts,
-    key: u64,
-) -> Result<(&'a str, &'a str), Fault> {
-    let usable = || rules.iter().filter(|rule| is_usable(rule, texts));
-    let weights: u64 = usable().map(|rule| u64::from(rule.weight)).sum();
-    let mut draw = mix(&[key, RULE]) % weights.max(1);
-    for rule in usable() {
-        let weight = u64::from(rule.weight);
-        if draw >= weight {
-            draw -= weight;
-            continue;
-        }
-        match rule.from {
-            TextSource::Caption => {
-                if let Some(caption) = texts.caption(rule.field.as_deref()) {
-                    return Ok((&rule.query, caption));
-                }
-            }
-            TextSource::Questions => {
-                let matching: Vec<_> =
-                    texts.questions.iter().filter(|question| matches(rule, question)).collect();
-                let count = u64::try_from(matching.len()).unwrap_or(u64::MAX);
-                let nth = usize::try_from(mix(&[key, QUESTION]) % count.max(1)).unwrap_or(0);
-                if let Some(question) = matching.get(nth) {
-                    return Ok((&question.question, &question.answer));
-                }
-            }
-        }
-    }
-    Err(Fault::Bad("no text of the sample matches a rule of `targets`".to_owned()))
-}
-
-/// Whether a rule with a positive weight has a text in this sample.
-fn is_usable(rule: &TargetRule, texts: &Texts) -> bool {
-    rule.weight > 0
-        && match rule.from {
-            TextSource::Caption => texts.caption(rule.field.as_deref()).is_some(),
-            TextSource::Questions => texts.questions.iter().any(|question| matches(rule, question)),
-        }
-}
-
-fn matches(rule: &TargetRule, question: &crate::Question) -> bool {
-    !question.answer.trim().is_empty()
-        && rule.kind.as_ref().is_none_or(|kind| *kind == question.kind)
-}
-
-/// Why no rule has a text in this sample.
-fn no_text_reason(raw: &RawSample, rules: &[TargetRule]) -> String {
-    let fields: String = rules
-        .iter()
-        .filter_map(|rule| rule.field.as_ref())
-        .map(|field| format!("the json member has no text in `{field}`, "))
-        .collect();
-    let texts = match (&raw.txt, &raw.json) {
-        (None, None) => "the sample has neither a txt nor a json member",
-        (Some(_), _) => "the caption is empty",
-        (None, Some(_)) => "the json member has no caption",
-    };
-    format!("{fields}{texts}, and no question matches a rule of `targets`")
 }
 
 fn recipe_error(key: impl Into<String>, reason: String) -> DataError {

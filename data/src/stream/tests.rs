@@ -159,8 +159,11 @@ fn every_kind_of_bad_sample_is_skipped_counted_and_named_or_stops_the_run() {
         (vec![text("bad.png", &png(8, 8, 1)[..60]), text("bad.txt", b"a")], "cannot be decoded"),
         (vec![text("bad.jpg", b"junk"), text("bad.txt", b"a")], "neither a JPEG nor a PNG"),
         (vec![text("bad.png", b""), text("bad.txt", b"a")], "the picture or clip is empty"),
-        (vec![text("bad.png", &png(8, 8, 1))], "neither a txt nor a json"),
-        (vec![text("bad.png", &png(8, 8, 1)), text("bad.txt", b" \n")], "the caption is empty"),
+        (vec![text("bad.png", &png(8, 8, 1))], "the sample has no caption (neither a txt nor"),
+        (
+            vec![text("bad.png", &png(8, 8, 1)), text("bad.txt", b" \n")],
+            "the sample has no caption",
+        ),
         (vec![text("bad.png", &png(8, 8, 1)), text("bad.txt", b"a \xff")], "is not UTF-8"),
         (
             vec![text("bad.png", &png(8, 8, 1)), text("bad.json", b"{\"caption\"")],
@@ -335,3 +338,5 @@ fn a_caption_rule_reads_the_field_of_the_json_that_it_names() {
         assert!(key == "5" && reason.contains("no text in `action`"), "{key}: {reason}");
     }
 }
+
+mod members;

@@ -7,7 +7,7 @@ use super::raster::SIDE;
 use super::sample::{Description, Placed, Scene};
 use super::scene::{CELLS, Clip, Picture, grey};
 use super::texts;
-use crate::sample::Question;
+use crate::texts::Question;
 
 /// Training clip of a trained pair, or of a grey shape or a diamond in the shares of the design.
 pub(super) fn train_clip(draws: &mut Draws) -> (Scene, Description) {

@@ -8,7 +8,7 @@ use super::draws::Draws;
 use super::encode;
 use super::scene::{Clip, Picture};
 use crate::error::DataError;
-use crate::sample::Question;
+use crate::texts::Question;
 
 /// Split of the set, which decides what its tars contain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use super::draws::Draws;
 use super::names::{Colour, Motion, Pair, Shape};
 use super::scene::{CELLS, Picture};
-use crate::sample::Question;
+use crate::texts::Question;
 
 /// Number of caption templates for clips.
 pub(super) const CLIP_TEMPLATES: usize = 4;

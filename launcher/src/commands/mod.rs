@@ -2,6 +2,7 @@
 
 pub(crate) mod jobs;
 pub(crate) mod plan;
+pub(crate) mod preflight;
 pub(crate) mod reproduce;
 pub(crate) mod status;
 pub(crate) mod stop;

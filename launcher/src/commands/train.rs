@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use vljepa_recipes::protocol::Drill;
 use vljepa_recipes::run_directory::{Found, RunDirectory, RunDirectoryError, RunLock};
-use vljepa_recipes::schema::{Device, Recipe, Scheduler, Visual};
-use vljepa_recipes::{Loaded, check_files, load};
+use vljepa_recipes::schema::{Recipe, Scheduler};
+use vljepa_recipes::{Loaded, load};
 
 use super::plan::Plan;
+use super::preflight;
 use crate::cli::{RecipeOptions, Train};
-use crate::error::{FileProblem, LaunchError};
+use crate::error::LaunchError;
 use crate::platform::Platform;
 use crate::platform::slurm::allocation::Allocation;
 use crate::platform::slurm::guard;
@@ -41,6 +42,7 @@ pub(crate) async fn train(arguments: &Train) -> Result<u8, LaunchError> {
         if loaded.recipe.cluster.scheduler == Scheduler::Slurm {
             terminal::result(&format!("\n{}", preview(&arguments.options, &loaded.recipe)));
         }
+        preflight::check_present_files(&loaded).await?;
         return Ok(0);
     }
     let run_dir = run_dir(&arguments.options, &loaded.recipe);
@@ -79,7 +81,7 @@ pub(crate) async fn start(
     {
         return Ok(0);
     }
-    let programs = preflight(&loaded.recipe).await?;
+    let programs = preflight::preflight(&loaded).await?;
     let (directory, _lock) = match opened {
         Some(opened) => opened,
         None => create(run_dir, &loaded)?,
@@ -114,7 +116,7 @@ async fn supervise_locked(directory: &RunDirectory) -> Result<u8, LaunchError> {
         return Ok(0);
     }
     let programs = Programs::find()?;
-    check_features(&loaded.recipe, &programs).await?;
+    preflight::check_features(&loaded.recipe, &programs).await?;
     let drills = Submission::read(directory).map(|s| s.drills).unwrap_or_default();
     let options = StartOptions { drills, ..StartOptions::default() };
     supervise_run(directory.clone(), loaded, programs, options).await
@@ -148,7 +150,7 @@ async fn submit_run(
     {
         return Ok(0);
     }
-    let programs = preflight(&loaded.recipe).await?;
+    let programs = preflight::preflight(loaded).await?;
     let (directory, lock) = match opened {
         Some(opened) => opened,
         None => create(run_dir, loaded)?,
@@ -347,53 +349,4 @@ pub(crate) fn create(
     let (directory, _) = RunDirectory::create(run_dir, loaded)?;
     let lock = directory.lock()?;
     Ok((directory, lock))
-}
-
-/// Checks before a start: the files that the recipe names, the programs, and the features of the
-/// worker.
-pub(crate) async fn preflight(recipe: &Recipe) -> Result<Programs, LaunchError> {
-    let problems: Vec<FileProblem> = check_files(recipe)
-        .into_iter()
-        .map(|problem| FileProblem { key: problem.key, what: problem.what, help: problem.help })
-        .collect();
-    if !problems.is_empty() {
-        return Err(LaunchError::Files { problems });
-    }
-    let programs = Programs::find()?;
-    let (cluster, ranks) = (&recipe.cluster, recipe.cluster.world_size());
-    let through_mpirun =
-        cluster.scheduler == Scheduler::Local && recipe.device == Device::Host && ranks > 1;
-    if through_mpirun && programs.mpirun.is_none() {
-        return Err(LaunchError::MpirunMissing { ranks });
-    }
-    check_features(recipe, &programs).await?;
-    Ok(programs)
-}
-
-/// Refuses a worker that was built without a feature that the recipe needs.
-async fn check_features(recipe: &Recipe, programs: &Programs) -> Result<(), LaunchError> {
-    let features = programs.features().await?;
-    if recipe.device == Device::Cuda && !features.cuda {
-        return Err(LaunchError::NoCuda { worker: programs.worker.clone() });
-    }
-    let ranks = recipe.cluster.world_size();
-    let through_mpi = ranks > 1 && recipe.device == Device::Host;
-    let clips = recipe.data.sources.iter().find(|(_, source)| source.visual == Visual::Video);
-    let needs = [
-        ("mpi", features.mpi, through_mpi.then(|| format!("the run has {ranks} ranks"))),
-        (
-            "video",
-            features.video,
-            clips.map(|(name, _)| format!("data.sources.{name} contains clips")),
-        ),
-    ];
-    let others: String =
-        needs.iter().filter(|need| need.1).map(|need| format!(",{}", need.0)).collect();
-    for (feature, there, need) in needs {
-        if let Some(what) = need.filter(|_| !there) {
-            let worker = programs.worker.clone();
-            return Err(LaunchError::WorkerLacks { worker, feature, what, others });
-        }
-    }
-    Ok(())
 }

@@ -11,7 +11,9 @@ mod read;
 mod vjepa2;
 mod write;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use vljepa_recipes::schema;
 
 use crate::{ModelError, ParameterId, Parameters, VlJepa, Weight};
 
@@ -128,8 +130,9 @@ impl Source {
 /// heads), for the log.
 ///
 /// # Errors
-/// If the file cannot be read or is not a safetensors file, or if a tensor of the model is missing
-/// or has another shape. The parameters change only after all tensors were found.
+/// If the file cannot be read or is not a safetensors file, or if a tensor of the model is missing,
+/// has another shape or holds a number that is not finite. The parameters change only after all
+/// tensors were found.
 pub fn load(
     model: &VlJepa,
     parameters: &mut Parameters,
@@ -139,9 +142,53 @@ pub fn load(
     read::load(model, parameters, source, path)
 }
 
-/// Reads every published file that the recipe names (`weights` of the X-encoder, the predictor and
-/// the Y-encoder; Dense layers from the folders next to `EmbeddingGemma`'s file). Returns the file
-/// and name of each tensor that the model does not use.
+/// Checks that [`load`] would succeed, without parameters.
+///
+/// # Errors
+/// Same as [`load`].
+pub fn check(model: &VlJepa, source: Source, path: &Path) -> Result<(), ModelError> {
+    read::check(model, source, path)
+}
+
+/// Published file that the recipe names, or that lies beside one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Published {
+    /// Model that the file holds.
+    pub source: Source,
+    /// Path of the file.
+    pub path: PathBuf,
+    /// Recipe key that names the file.
+    pub key: &'static str,
+}
+
+/// Published files of a recipe: `weights` of the X-encoder, the predictor and the Y-encoder, and
+/// Dense layers from the folders next to `EmbeddingGemma`'s file.
+#[must_use]
+pub fn published(recipe: &schema::Model) -> Vec<Published> {
+    let mut files = Vec::new();
+    let mut add = |source, path: &Path, key| {
+        files.push(Published { source, path: path.to_owned(), key });
+    };
+    if let Some(path) = &recipe.x_encoder.weights {
+        add(Source::VJepa2, path, "model.x_encoder.weights");
+    }
+    if let Some(path) = &recipe.predictor.weights {
+        add(Source::Llama, path, "model.predictor.weights");
+    }
+    if let Some(path) = &recipe.y_encoder.weights {
+        let key = "model.y_encoder.weights";
+        add(Source::Gemma, path, key);
+        if recipe.y_encoder.dense_heads {
+            for source in [Source::GemmaDense2, Source::GemmaDense3] {
+                add(source, &path.with_file_name("").join(source.file()), key);
+            }
+        }
+    }
+    files
+}
+
+/// Reads every published file that the recipe names. Returns the file and name of each tensor that
+/// the model does not use.
 ///
 /// # Errors
 /// Same as [`load`].
@@ -149,20 +196,8 @@ pub fn load_published(
     model: &VlJepa,
     parameters: &mut Parameters,
 ) -> Result<Vec<String>, ModelError> {
-    let recipe = model.recipe();
-    let mut files = Vec::new();
-    files.extend(recipe.x_encoder.weights.as_ref().map(|p| (Source::VJepa2, p.clone())));
-    files.extend(recipe.predictor.weights.as_ref().map(|p| (Source::Llama, p.clone())));
-    if let Some(path) = &recipe.y_encoder.weights {
-        files.push((Source::Gemma, path.clone()));
-        if recipe.y_encoder.dense_heads {
-            let beside = |file: Source| path.with_file_name("").join(file.file());
-            files.push((Source::GemmaDense2, beside(Source::GemmaDense2)));
-            files.push((Source::GemmaDense3, beside(Source::GemmaDense3)));
-        }
-    }
     let mut extra = Vec::new();
-    for (source, path) in files {
+    for Published { source, path, .. } in published(model.recipe()) {
         let names = load(model, parameters, source, &path)?;
         extra.extend(names.into_iter().map(|name| format!("{}: {name}", path.display())));
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 use half::{bf16, f16};
 use safetensors::tensor::{Dtype, TensorView};
 use vljepa_kernels::Device;
-use vljepa_model::weights::{Source, export, import, load};
+use vljepa_model::weights::{Source, check, export, import, load};
 use vljepa_model::{ModelError, Parameters, VlJepa};
 use vljepa_recipes::schema::Loss;
 
@@ -134,6 +134,37 @@ fn missing_and_misshapen_tensors_are_named_and_nothing_is_read() {
     assert!(integers.to_string().contains("norm.weight holds I32"), "{integers}");
 }
 
+/// Index of a model in two files, as transformers writes it.
+const INDEX: &str = r#"{"metadata": {"total_size": 1}, "weight_map": {
+    "model.norm.weight": "model-00002-of-00002.safetensors",
+    "model.embed_tokens.weight": "model-00001-of-00002.safetensors"}}"#;
+
+#[test]
+fn a_number_that_is_not_finite_is_named_with_its_tensor() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, parameters) = model();
+    export(&model, &parameters, folder.path()).unwrap();
+    let path = folder.path().join(Source::Gemma.file());
+    check(&model, Source::Gemma, &path).unwrap();
+    let whole = read(&path);
+    for (dtype, bits, said) in [
+        (Dtype::F32, f32::NAN.to_le_bytes().to_vec(), "NaN"),
+        (Dtype::BF16, bf16::INFINITY.to_le_bytes().to_vec(), "inf"),
+        (Dtype::F16, f16::NEG_INFINITY.to_le_bytes().to_vec(), "-inf"),
+    ] {
+        let mut tensors = whole.clone();
+        let norm = tensors.get_mut("norm.weight").unwrap();
+        (norm.0, norm.2) = (dtype, vec![0; 16 * bits.len()]);
+        norm.2[3 * bits.len()..4 * bits.len()].copy_from_slice(&bits);
+        write(&path, &tensors);
+        let error = check(&model, Source::Gemma, &path).unwrap_err().to_string();
+        assert!(error.contains(&format!("norm.weight holds {said} (element 3)")), "{error}");
+        let mut other = Parameters::new(model.layout(), Device::Host).unwrap();
+        let loaded = load(&model, &mut other, Source::Gemma, &path).unwrap_err().to_string();
+        assert_eq!(loaded, error);
+    }
+}
+
 #[test]
 fn files_that_are_no_safetensors_are_refused() {
     let folder = tempfile::tempdir().unwrap();
@@ -149,8 +180,22 @@ fn files_that_are_no_safetensors_are_refused() {
     assert!(
         attempt("text.safetensors", b"a text that is long enough").contains("not a safetensors")
     );
-    assert!(attempt("empty.safetensors", b"").contains("empty.safetensors"));
     assert!(attempt("vitl.pt", &whole).contains("safetensors"));
+    for (name, bytes, said) in [
+        ("model.safetensors.index.json", INDEX.as_bytes(), "model-00002-of-00002.safetensors"),
+        ("index.json", br#"{"weight_map": {"a": "model.safetensors"}}"#, "name model.safetensors"),
+        ("part.json", br#"{"weight_map": {"a": "m-00001-of-00002.safetensors"}}"#, "join these"),
+        ("config.json", b"{\"hidden_size\": 64}", "it is a JSON file"),
+        ("zip.safetensors", b"PK\x03\x04\x00\x00\x08\x08", "it is a pickle of PyTorch"),
+        ("gemma.gguf", b"GGUF\x03\x00\x00\x00\x00", "it is a GGUF file"),
+        ("pointer", b"version https://git-lfs.github.com/spec/v1\noid", "is a Git LFS pointer"),
+        ("page.safetensors", b"<!DOCTYPE html>", "is an HTML or XML page"),
+        ("empty.safetensors", b"", "is empty (0 bytes)"),
+        ("short.safetensors", b"abc", "cut short"),
+    ] {
+        let error = attempt(name, bytes);
+        assert!(error.contains(name) && error.contains(said), "{name}: {error}");
+    }
     let path = folder.path().join("nowhere.safetensors");
     let error = load(&model, &mut parameters, Source::VJepa2, &path).unwrap_err().to_string();
     assert!(error.contains("nowhere.safetensors"), "{error}");

@@ -82,7 +82,7 @@ pub enum TaskKind {
     /// Classification (paper §4.1): the label whose text embedding is nearest to the predicted
     /// embedding must be the sample's label.
     Classification {
-        /// Field of the sample's json that holds the label.
+        /// Field of the sample's json that holds the label, a text or a number.
         field: String,
         /// Labels and their texts.
         candidates: Candidates,

@@ -1,7 +1,7 @@
 //! Mistakes of users at the command line. Each is refused with a message that names it and says
 //! what to do, and without a panic.
 
-use crate::programs::{Trial, command, small_set, text};
+use crate::programs::{Trial, command, repository, small_set, text};
 
 const QUICK: &str = "
 stages:
@@ -73,6 +73,86 @@ fn shards_that_are_not_there_are_named_before_anything_starts() {
             "data.sources.clips.shards=/nowhere/clips-{000..003}.tar",
         ],
         &["/nowhere/clips-"],
+    );
+}
+
+#[test]
+fn shards_that_never_arrived_stop_a_run_and_a_dry_run_before_anything_starts() {
+    let trial = Trial::new(QUICK);
+    let folder = trial.path("shards");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::copy(small_set().join("train/clips-000000.tar"), folder.join("a.tar")).unwrap();
+    let pointer = repository().join("data/tests/cases/lfs_pointer.tar");
+    std::fs::copy(pointer, folder.join("b.tar")).unwrap();
+    std::fs::write(folder.join("c.tar"), "").unwrap();
+    let (recipe, run) = (trial.recipe(), trial.path("run"));
+    let shards = format!("data.sources.clips.shards={}", folder.display());
+    let start = [recipe.to_str().unwrap(), "--run", run.to_str().unwrap(), "--set", &shards];
+    let said = ["data.sources.clips.shards", "b.tar", "Git LFS pointer", "c.tar", "0 bytes"];
+    refused(&start, &said);
+    refused(&[&start[..], &["--dry-run"]].concat(), &said);
+    assert!(!run.exists());
+    for task in ["inspect", "index"] {
+        let output = command("vljepa-shards").arg(task).arg(&folder).output().unwrap();
+        let said = text(&output);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        for part in ["a.tar", "b.tar", "Git LFS pointer", "c.tar", "2 of 3 shards"] {
+            assert!(said.contains(part), "{task} does not say `{part}`: {said}");
+        }
+    }
+}
+
+#[test]
+fn a_task_whose_labels_are_not_in_its_samples_stops_a_run_before_anything_starts() {
+    let trial = Trial::new(QUICK);
+    let (recipe, run) = (trial.recipe(), trial.path("run"));
+    let shards = small_set().join("eval/heldout.tar");
+    let task = |field: &str| {
+        format!(
+            "evaluation.tasks=[{{name: t, shards: {}, kind: {{classification: \
+             {{field: {field}, candidates: [moving left, moving right]}}}}}}]",
+            shards.display()
+        )
+    };
+    let start = |task: &str, extra: &[&str]| {
+        let start = [recipe.to_str().unwrap(), "--run", run.to_str().unwrap(), "--set", task];
+        let said = if task.contains("motions") { "no field `motions`" } else { "is not among" };
+        refused(&[&start[..], extra].concat(), &["evaluation.tasks.0", "heldout.tar", said]);
+    };
+    for field in ["motions", "motion"] {
+        start(&task(field), &[]);
+        start(&task(field), &["--dry-run"]);
+    }
+    assert!(!run.exists());
+}
+
+/// Like `EmbeddingGemma`, whose tokenizer has one added token more than its embedding has rows.
+#[test]
+fn a_tokenizer_with_an_added_token_beyond_the_embedding_trains() {
+    let trial = Trial::new(QUICK);
+    let tokenizer = std::fs::read_to_string(small_set().join("tokenizer.json")).unwrap();
+    let mut json: serde_json::Value = serde_json::from_str(&tokenizer).unwrap();
+    let mut added = json["added_tokens"][0].clone();
+    // The quickstart's embedding has 128 rows. An added token gets the id after the last word.
+    let vocabulary = json["model"]["vocab"].as_object_mut().unwrap();
+    for id in vocabulary.len()..128 {
+        vocabulary.insert(format!("word{id}"), id.into());
+    }
+    (added["id"], added["content"]) = (128.into(), "<image_soft_token>".into());
+    json["added_tokens"].as_array_mut().unwrap().push(added);
+    let path = trial.path("one_more.json");
+    std::fs::write(&path, json.to_string()).unwrap();
+    let set = format!("model.y_encoder.tokenizer={}", path.display());
+    trial.complete("run", &[&set]);
+    trial.complete("usual", &[]);
+    assert_eq!(trial.losses("run"), trial.losses("usual"));
+    // The query of a rule uses it.
+    let set = format!("model.predictor.tokenizer={}", path.display());
+    let query = "data.sources.clips.targets=[{from: caption, query: a <image_soft_token>}]";
+    let recipe = trial.recipe();
+    refused(
+        &[recipe.to_str().unwrap(), "--dry-run", "--set", &set, "--set", query],
+        &["data.sources.clips.targets.0.query", "`<image_soft_token>` (id 128)", "only 128 rows"],
     );
 }
 

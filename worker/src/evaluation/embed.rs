@@ -1,6 +1,5 @@
 //! Embeds samples and texts without gradients, for evaluation, `ask` and `search`.
 
-use anyhow::Context;
 use vljepa_data::reader::{LoadOptions, LoadedSample};
 use vljepa_data::tokenize::Tokenizer;
 use vljepa_kernels::{Packed, Tensor};
@@ -30,14 +29,10 @@ impl<'a> Embedder<'a> {
     /// Fails if the recipe does not name a tokenizer, or a tokenizer cannot be read.
     pub fn new(recipe: &Recipe, engine: &'a Engine) -> anyhow::Result<Self> {
         let model = &recipe.model;
-        let queries = model.predictor.tokenizer.as_deref();
-        let targets = model.y_encoder.tokenizer.as_deref();
-        let queries = queries.context("model.predictor.tokenizer is not set in the recipe")?;
-        let targets = targets.context("model.y_encoder.tokenizer is not set in the recipe")?;
         Ok(Self {
             engine,
-            queries: Tokenizer::load(queries, model.predictor.max_query_tokens)?,
-            targets: Tokenizer::load(targets, model.y_encoder.max_target_tokens)?,
+            queries: Tokenizer::of_queries(model)?,
+            targets: Tokenizer::of_targets(model)?,
             image_size: model.image_size,
             frames: recipe.stages.last().map_or(model.x_encoder.tubelet_size, |s| s.frames),
         })

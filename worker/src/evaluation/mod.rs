@@ -5,6 +5,7 @@ pub mod embed;
 pub mod metrics;
 mod showcase;
 mod tasks;
+pub(crate) mod truth;
 
 use std::collections::BTreeMap;
 

@@ -7,7 +7,7 @@ use vljepa_data::reader::{LoadedSample, SampleReader};
 use vljepa_recipes::schema::{Control, Task, TaskKind};
 
 use super::metrics::{mean_direction, ranked};
-use super::tasks::label_texts;
+use super::truth::label_texts;
 use crate::evaluation::embed::Embedder;
 
 /// Samples shown of the retrieval task, and texts shown per sample. Other tasks show half as many.
@@ -64,7 +64,8 @@ fn captions(task: &Task, embedder: &Embedder<'_>) -> anyhow::Result<Vec<Shown>> 
     for index in 0..count {
         // A sample that cannot be read was logged when it was counted as wrong.
         let Ok(sample) = reader.load(index, &options) else { continue };
-        texts.push(sample.caption.clone().unwrap_or_default());
+        let Ok(Some(caption)) = sample.texts.caption() else { continue };
+        texts.push(caption.to_owned());
         // Choose samples spread over the set, so that the grid shows its variety.
         if index % count.div_ceil(SHOWN.0) == 0 {
             chosen.push(sample);
@@ -74,7 +75,7 @@ fn captions(task: &Task, embedder: &Embedder<'_>) -> anyhow::Result<Vec<Shown>> 
     let mut shown = Vec::new();
     for sample in &chosen {
         let predicted = embedder.samples(&[(sample, &task.query)])?;
-        let truth = sample.caption.clone().unwrap_or_default();
+        let truth = sample.texts.caption().ok().flatten().unwrap_or_default().to_owned();
         let order = ranked(&predicted[0], &embeddings);
         let names: Vec<&str> = texts.iter().map(String::as_str).collect();
         shown.push(entry(task, sample, options.frames, (&task.query, truth), &order, &names)?);
@@ -94,7 +95,7 @@ fn answers(
     let mut shown = Vec::new();
     for index in 0..reader.len().min(SHOWN.0 / 2) {
         let Ok(sample) = reader.load(index, &options) else { continue };
-        let mut asked = sample.questions.iter();
+        let mut asked = sample.texts.questions().unwrap_or_default().iter();
         let Some(question) = asked.find(|q| kind.is_none_or(|kind| q.kind == kind)) else {
             continue;
         };

@@ -1,13 +1,10 @@
 //! Measures the four kinds of evaluation task.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::Path;
 
 use anyhow::Context;
-use serde::Deserialize;
 use vljepa_data::reader::{LoadedSample, SampleReader};
-use vljepa_recipes::schema::{Candidates, Control, Task, TaskKind};
+use vljepa_recipes::schema::{Control, Task, TaskKind};
 
 use super::Scores;
 use super::metrics::{
@@ -15,6 +12,7 @@ use super::metrics::{
 };
 use crate::collectives::{Collectives, Shares};
 use crate::evaluation::embed::{Embedder, apply_control};
+use crate::evaluation::truth::{self, Truth};
 
 /// Rows that are decoded before they are embedded, which bounds the pixels in memory.
 const DECODE_ROWS: usize = 256;
@@ -29,13 +27,8 @@ pub(super) fn measure(
 ) -> anyhow::Result<Scores> {
     let scope = Scope { task, embedder, collectives, embed_dim };
     match &task.kind {
-        TaskKind::Classification { field, candidates, expect } => {
-            scope.classification(field, candidates, expect.as_deref())
-        }
+        TaskKind::Classification { .. } | TaskKind::QuestionAnswering { .. } => scope.labels(),
         TaskKind::Retrieval => scope.retrieval(),
-        TaskKind::QuestionAnswering { question_kind, candidates } => {
-            scope.question_answering(question_kind.as_deref(), candidates)
-        }
         TaskKind::Triplets => scope.triplets(),
     }
 }
@@ -52,52 +45,14 @@ struct Scope<'a> {
 type Row = Option<(Vec<f32>, String)>;
 
 impl Scope<'_> {
-    fn classification(
-        &self,
-        field: &str,
-        candidates: &Candidates,
-        expect: Option<&Path>,
-    ) -> anyhow::Result<Scores> {
-        let labels = Labels::load(candidates, self.embedder)?;
-        let expect: BTreeMap<String, String> =
-            expect.map_or_else(|| Ok(BTreeMap::new()), read_json)?;
-        let rows = self.rows(|sample| {
-            let value = sample.fields.get(field).and_then(serde_json::Value::as_str);
-            let value = value.with_context(|| {
-                format!("sample {} of {} has no field `{field}`", sample.key, sample.shard)
-            })?;
-            let truth = expect.get(value).map_or(value, String::as_str);
-            Ok(vec![(self.task.query.clone(), truth.to_owned())])
-        })?;
-        labels.scores(&rows, self.task)
-    }
-
-    fn question_answering(
-        &self,
-        kind: Option<&str>,
-        candidates: &Candidates,
-    ) -> anyhow::Result<Scores> {
-        let rows = self.rows(|sample| {
-            let asked = sample.questions.iter();
-            let asked = asked.filter(|q| kind.is_none_or(|kind| q.kind == kind));
-            Ok(asked.map(|q| (q.question.clone(), q.answer.clone())).collect())
-        })?;
-        anyhow::ensure!(
-            !rows.is_empty(),
-            "no sample of {} has a question of the task's kind",
-            self.task.shards
-        );
-        let labels = Labels::load(candidates, self.embedder)?;
-        labels.scores(&rows, self.task)
+    fn labels(&self) -> anyhow::Result<Scores> {
+        let (truth, rows) = self.rows()?;
+        anyhow::ensure!(!rows.is_empty(), truth.no_question());
+        Labels::load(truth.labels, self.embedder)?.scores(&rows, self.task)
     }
 
     fn retrieval(&self) -> anyhow::Result<Scores> {
-        let rows = self.rows(|sample| {
-            let caption = sample.caption.clone().with_context(|| {
-                format!("sample {} of {} has no caption", sample.key, sample.shard)
-            })?;
-            Ok(vec![(self.task.query.clone(), caption)])
-        })?;
+        let (_, rows) = self.rows()?;
         let n = rows.len();
         let known: Vec<&(Vec<f32>, String)> = rows.iter().flatten().collect();
         let captions: Vec<&str> = known.iter().map(|(_, caption)| caption.as_str()).collect();
@@ -115,8 +70,7 @@ impl Scope<'_> {
     }
 
     fn triplets(&self) -> anyhow::Result<Scores> {
-        let mut triplets: Vec<Triplet> = read_json(Path::new(&self.task.shards))?;
-        triplets.truncate(self.task.limit.unwrap_or(usize::MAX));
+        let triplets = truth::triplets(self.task)?;
         let texts: Vec<&str> = triplets.iter().flat_map(|t| [&*t.p1, &*t.p2, &*t.n]).collect();
         let embeddings = self.embedder.texts(&texts)?;
         let right = embeddings
@@ -131,25 +85,22 @@ impl Scope<'_> {
         Ok(Scores::from([(self.task.name.clone(), score)]))
     }
 
-    /// Embeds this rank's share of the samples and gathers the rows of all ranks. `ask` returns the
-    /// queries of a sample, each with its true answer.
-    fn rows(
-        &self,
-        ask: impl Fn(&LoadedSample) -> anyhow::Result<Vec<(String, String)>>,
-    ) -> anyhow::Result<Vec<Row>> {
-        let mine = self.own_rows(ask).map_err(|error| format!("{error:#}"));
+    /// Embeds this rank's share of the samples and gathers the rows of all ranks.
+    fn rows(&self) -> anyhow::Result<(Truth<'_>, Vec<Row>)> {
+        let truth = Truth::load(self.task);
+        let mine = match &truth {
+            Ok(truth) => self.own_rows(truth).map_err(|error| format!("{error:#}")),
+            Err(error) => Err(format!("{error:#}")),
+        };
         let mut all = Vec::new();
         for part in self.collectives.all_gather_bytes(&serde_json::to_vec(&mine)?) {
             let part: Result<Vec<Row>, String> = serde_json::from_slice(&part)?;
             all.extend(part.map_err(|error| anyhow::anyhow!(error))?);
         }
-        Ok(all)
+        Ok((truth?, all))
     }
 
-    fn own_rows(
-        &self,
-        ask: impl Fn(&LoadedSample) -> anyhow::Result<Vec<(String, String)>>,
-    ) -> anyhow::Result<Vec<Row>> {
+    fn own_rows(&self, truth: &Truth<'_>) -> anyhow::Result<Vec<Row>> {
         let reader = SampleReader::open(&self.task.shards)?;
         let options = self.embedder.load_options(self.task.frames);
         let count = reader.len().min(self.task.limit.unwrap_or(usize::MAX));
@@ -173,9 +124,10 @@ impl Scope<'_> {
             }
             let mut asked = Vec::new();
             for sample in &samples {
-                for (query, truth) in ask(sample)? {
-                    asked.push((sample, query, truth));
-                }
+                let of_sample = truth
+                    .of(&sample.texts)
+                    .with_context(|| format!("sample `{}` of {}", sample.key, sample.shard))?;
+                asked.extend(of_sample.into_iter().map(|(query, truth)| (sample, query, truth)));
             }
             let inputs: Vec<(&LoadedSample, &str)> =
                 asked.iter().map(|(sample, query, _)| (*sample, query.as_str())).collect();
@@ -204,14 +156,15 @@ struct Labels {
 }
 
 impl Labels {
-    fn load(candidates: &Candidates, embedder: &Embedder<'_>) -> anyhow::Result<Self> {
-        let texts = label_texts(candidates)?;
-        anyhow::ensure!(texts.len() > 1, "the task needs at least two candidates");
-        let mut embeddings = Vec::with_capacity(texts.len());
-        for texts in texts.values() {
+    fn load(
+        labels: BTreeMap<String, Vec<String>>,
+        embedder: &Embedder<'_>,
+    ) -> anyhow::Result<Self> {
+        let mut embeddings = Vec::with_capacity(labels.len());
+        for texts in labels.values() {
             embeddings.push(mean_direction(&embedder.texts(texts)?));
         }
-        Ok(Self { names: texts.into_keys().collect(), embeddings })
+        Ok(Self { names: labels.into_keys().collect(), embeddings })
     }
 
     fn scores(&self, rows: &[Row], task: &Task) -> anyhow::Result<Scores> {
@@ -240,39 +193,4 @@ impl Labels {
         let meaningful = if labels > 5 { 2 } else { 1 };
         Ok(task.metrics().into_iter().zip(values).take(meaningful).collect())
     }
-}
-
-/// Reads the labels, each with the texts that represent it.
-pub(super) fn label_texts(
-    candidates: &Candidates,
-) -> anyhow::Result<BTreeMap<String, Vec<String>>> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Form {
-        List(Vec<String>),
-        Map(BTreeMap<String, Vec<String>>),
-    }
-    let own = |labels: Vec<String>| labels.into_iter().map(|l| (l.clone(), vec![l])).collect();
-    match candidates {
-        Candidates::Labels(labels) => Ok(own(labels.clone())),
-        Candidates::File(path) => match read_json(path)? {
-            Form::List(labels) => Ok(own(labels)),
-            Form::Map(map) => Ok(map),
-        },
-    }
-}
-
-#[derive(Debug, Deserialize)]
-struct Triplet {
-    #[serde(alias = "caption")]
-    p1: String,
-    #[serde(alias = "caption2")]
-    p2: String,
-    #[serde(alias = "negative_caption")]
-    n: String,
-}
-
-fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> anyhow::Result<T> {
-    let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    serde_json::from_slice(&text).with_context(|| format!("{} does not parse", path.display()))
 }

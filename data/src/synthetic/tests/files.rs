@@ -187,11 +187,12 @@ fn the_reader_reads_what_was_drawn() {
         for (index, drawn) in first_samples(split).take(20).enumerate() {
             let read = reader.load(index, &options).unwrap();
             assert_eq!(read.key, drawn.key);
-            assert_eq!(read.caption, drawn.description.caption);
-            assert_eq!(read.questions, drawn.description.questions);
+            assert_eq!(read.texts.caption().unwrap(), drawn.description.caption.as_deref());
+            assert_eq!(read.texts.questions().unwrap(), drawn.description.questions);
             assert!(mean_error(&read.frames, &drawn.pixels) < 1.6);
             if split == Split::HeldOut {
-                assert_eq!(read.fields["motion"], drawn.description.motion.unwrap());
+                let motion = drawn.description.motion.unwrap();
+                assert_eq!(read.texts.field("motion").unwrap(), Some(&*motion.to_string()));
             }
         }
     }

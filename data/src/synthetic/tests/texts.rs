@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::first_samples;
-use crate::sample::Question;
 use crate::synthetic::names::{Colour, Pair, Shape};
 use crate::synthetic::sample::{Description, Sample, Scene, Split};
 use crate::synthetic::{labels, texts, vocabulary};
+use crate::texts::Question;
 
 /// Answers a question from its words and the list of drawn figures, independently of the code under
 /// test.

@@ -1,0 +1,178 @@
+//! What an evaluation task asks about its samples, and the right answers. Needs no model, so a
+//! recipe is also checked with it before a run starts.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use anyhow::Context;
+use serde::{Deserialize, Deserializer};
+use vljepa_data::texts::Texts;
+use vljepa_recipes::file_kind::FileKind;
+use vljepa_recipes::schema::{Candidates, Task, TaskKind};
+
+/// A task with the files that it names.
+#[derive(Debug)]
+pub(crate) struct Truth<'a> {
+    task: &'a Task,
+    /// Labels, each with the texts that represent it. Empty for retrieval.
+    pub(crate) labels: BTreeMap<String, Vec<String>>,
+    /// The right label instead of the sample's label, for labels that have one.
+    expect: BTreeMap<String, String>,
+}
+
+impl<'a> Truth<'a> {
+    /// Reads the label files of `task`, which has samples.
+    ///
+    /// # Errors
+    /// Fails if a file cannot be read, there are fewer than two labels, or a label has no text.
+    pub(crate) fn load(task: &'a Task) -> anyhow::Result<Self> {
+        let mut truth = Self { task, labels: BTreeMap::new(), expect: BTreeMap::new() };
+        let (candidates, expect) = match &task.kind {
+            TaskKind::Classification { candidates, expect, .. } => (candidates, expect.as_deref()),
+            TaskKind::QuestionAnswering { candidates, .. } => (candidates, None),
+            TaskKind::Retrieval | TaskKind::Triplets => return Ok(truth),
+        };
+        truth.labels = label_texts(candidates)?;
+        anyhow::ensure!(truth.labels.len() > 1, "the task needs at least two candidates");
+        if let Some(path) = expect {
+            let map: BTreeMap<String, Label> = read_json(path)?;
+            truth.expect = map.into_iter().map(|(label, right)| (label, right.0)).collect();
+            for right in truth.expect.values() {
+                truth.check_label(right).with_context(|| path.display().to_string())?;
+            }
+        }
+        Ok(truth)
+    }
+
+    /// Queries that the task asks about a sample with these texts, each with the right answer.
+    ///
+    /// # Errors
+    /// Fails if the sample lacks the text that the task needs, or an answer is not among the
+    /// labels.
+    pub(crate) fn of(&self, texts: &Texts) -> anyhow::Result<Vec<(String, String)>> {
+        let query = &self.task.query;
+        match &self.task.kind {
+            TaskKind::Classification { field, .. } => {
+                let label = texts.field(field).map_err(anyhow::Error::msg)?;
+                let label = label.with_context(|| format!("its json has no field `{field}`"))?;
+                let right = self.expect.get(label).map_or(label, String::as_str);
+                self.check_label(right)?;
+                Ok(vec![(query.clone(), right.to_owned())])
+            }
+            TaskKind::Retrieval => {
+                let caption = texts.caption().map_err(anyhow::Error::msg)?;
+                let caption = caption.context("it has no caption")?;
+                Ok(vec![(query.clone(), caption.to_owned())])
+            }
+            TaskKind::QuestionAnswering { question_kind: kind, .. } => {
+                let asked = texts.questions().map_err(anyhow::Error::msg)?.iter();
+                let asked = asked.filter(|q| kind.as_ref().is_none_or(|kind| q.kind == *kind));
+                let pair = |q: &vljepa_data::Question| {
+                    self.check_label(&q.answer)?;
+                    Ok((q.question.clone(), q.answer.clone()))
+                };
+                asked.map(pair).collect()
+            }
+            TaskKind::Triplets => Ok(Vec::new()),
+        }
+    }
+
+    /// Message for a set in which no sample has a question for the task.
+    pub(crate) fn no_question(&self) -> String {
+        let kind = match &self.task.kind {
+            TaskKind::QuestionAnswering { question_kind: Some(kind), .. } => {
+                format!(" of kind `{kind}`")
+            }
+            _ => String::new(),
+        };
+        format!("no sample of {} has a question{kind}", self.task.shards)
+    }
+
+    fn check_label(&self, label: &str) -> anyhow::Result<()> {
+        let count = self.labels.len();
+        anyhow::ensure!(
+            self.labels.contains_key(label),
+            "`{label}` is not among the {count} candidates"
+        );
+        Ok(())
+    }
+}
+
+/// Reads the labels, each with the texts that represent it.
+///
+/// # Errors
+/// Fails if the file cannot be read, or a label has no text.
+pub(crate) fn label_texts(
+    candidates: &Candidates,
+) -> anyhow::Result<BTreeMap<String, Vec<String>>> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Form {
+        List(Vec<Label>),
+        Map(BTreeMap<String, Vec<Label>>),
+    }
+    let own = |label: String| (label.clone(), vec![label]);
+    let (labels, place): (BTreeMap<String, Vec<String>>, _) = match candidates {
+        Candidates::Labels(labels) => (labels.iter().cloned().map(own).collect(), String::new()),
+        Candidates::File(path) => {
+            let labels = match read_json(path)? {
+                Form::List(labels) => labels.into_iter().map(|label| own(label.0)).collect(),
+                Form::Map(map) => {
+                    let texts = |texts: Vec<Label>| texts.into_iter().map(|text| text.0).collect();
+                    map.into_iter().map(|(label, of_label)| (label, texts(of_label))).collect()
+                }
+            };
+            (labels, format!("{}: ", path.display()))
+        }
+    };
+    for (label, texts) in &labels {
+        let blank = texts.is_empty() || texts.iter().any(|text| text.trim().is_empty());
+        anyhow::ensure!(!blank, "{place}the candidate `{label}` has no text, or an empty one");
+    }
+    Ok(labels)
+}
+
+/// Text of a label in a JSON file. A number is its text, as in the samples.
+struct Label(String);
+
+impl<'de> Deserialize<'de> for Label {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match serde_json::Value::deserialize(deserializer)? {
+            serde_json::Value::String(text) => Ok(Self(text)),
+            serde_json::Value::Number(number) => Ok(Self(number.to_string())),
+            serde_json::Value::Bool(truth) => Ok(Self(truth.to_string())),
+            _ => Err(serde::de::Error::custom("a label must be a text or a number")),
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Triplet {
+    #[serde(alias = "caption")]
+    pub(crate) p1: String,
+    #[serde(alias = "caption2")]
+    pub(crate) p2: String,
+    #[serde(alias = "negative_caption")]
+    pub(crate) n: String,
+}
+
+/// Reads the triplets of a task, at most as many as its limit.
+///
+/// # Errors
+/// Fails if the file cannot be read or holds no triplet.
+pub(crate) fn triplets(task: &Task) -> anyhow::Result<Vec<Triplet>> {
+    let mut triplets: Vec<Triplet> = read_json(Path::new(&task.shards))?;
+    triplets.truncate(task.limit.unwrap_or(usize::MAX));
+    anyhow::ensure!(!triplets.is_empty(), "{} holds no triplets", task.shards);
+    Ok(triplets)
+}
+
+fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> anyhow::Result<T> {
+    let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    if let Some(FileKind { what, advice }) = FileKind::of(&text) {
+        anyhow::bail!("{} {what}; {advice}", path.display());
+    }
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
+    serde_json::from_slice(text).with_context(|| format!("{} does not parse", path.display()))
+}

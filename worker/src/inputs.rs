@@ -1,0 +1,196 @@
+//! Checks the files that a recipe names, before a run starts: tokenizers, weights, shards and what
+//! the evaluation tasks need of their samples.
+//!
+//! The launcher asks for this check once, so that a file that cannot be used stops the run before a
+//! rank starts, and not hours later when the file is read.
+
+mod tasks;
+
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+use vljepa_data::shard_index::load_or_make;
+use vljepa_data::{DataError, Tokenizer, shards};
+use vljepa_kernels::Device;
+use vljepa_model::{ModelError, VlJepa, weights};
+use vljepa_recipes::Recipe;
+use vljepa_recipes::check::Problem;
+use vljepa_recipes::protocol::Inputs;
+
+/// Largest number of shards of one source or task that are reported one by one.
+const SHOWN_SHARDS: usize = 20;
+
+/// Checks the files of the recipe in the file `recipe` and returns [`Inputs`] as JSON. With
+/// `skip_missing`, files that do not exist are not reported: a recipe for a cluster is also planned
+/// on machines that have none of its files.
+///
+/// # Errors
+/// Fails if the recipe does not load.
+pub fn run(recipe: &Path, skip_missing: bool) -> anyhow::Result<String> {
+    let recipe = vljepa_recipes::load(recipe, &[])?.recipe;
+    Ok(serde_json::to_string(&check(&recipe, skip_missing))?)
+}
+
+/// Checks the files of a recipe. See [`run`].
+#[must_use]
+pub fn check(recipe: &Recipe, skip_missing: bool) -> Inputs {
+    let mut inspection = Inspection { found: Inputs::default(), skip_missing };
+    let tokenizers = inspection.tokenizers(recipe);
+    inspection.weights(recipe);
+    let used = |name: &String| {
+        recipe.stages.iter().any(|stage| stage.mixture.get(name).is_some_and(|weight| *weight > 0))
+    };
+    for (name, source) in recipe.data.sources.iter().filter(|(name, _)| used(name)) {
+        let key = format!("data.sources.{name}");
+        inspection.shards(&format!("{key}.shards"), &source.shards);
+        for (index, rule) in source.targets.iter().enumerate() {
+            inspection.text(tokenizers.queries.as_ref(), &rule.query, || {
+                format!("{key}.targets.{index}.query")
+            });
+        }
+    }
+    for (index, task) in recipe.evaluation.tasks.iter().enumerate() {
+        inspection.task(&format!("evaluation.tasks.{index}"), task, &tokenizers);
+    }
+    inspection.found
+}
+
+/// Tokenizers of a recipe, each `None` if it cannot be used.
+struct Tokenizers {
+    queries: Option<Tokenizer>,
+    targets: Option<Tokenizer>,
+}
+
+/// Check of one recipe, with the problems that were found so far.
+struct Inspection {
+    found: Inputs,
+    skip_missing: bool,
+}
+
+impl Inspection {
+    fn add(&mut self, key: impl Into<String>, what: impl Into<String>, help: impl Into<String>) {
+        let problem = Problem { key: key.into(), what: what.into(), help: help.into() };
+        self.found.problems.push(problem);
+    }
+
+    /// Whether a missing file is not to be reported.
+    fn is_skipped(&self, path: &Path) -> bool {
+        self.skip_missing && !path.exists()
+    }
+
+    fn tokenizers(&mut self, recipe: &Recipe) -> Tokenizers {
+        let model = &recipe.model;
+        let mut load = |part: &str, path: &Option<PathBuf>, loaded: fn(&_) -> _| {
+            if path.as_ref().is_none_or(|path| self.is_skipped(path)) {
+                return None;
+            }
+            let error = match loaded(model) {
+                Ok(tokenizer) => return Some(tokenizer),
+                Err(error) => error,
+            };
+            let (key, what) = match error {
+                DataError::Recipe { key, reason } => (key, reason),
+                other => (format!("model.{part}.tokenizer"), other.to_string()),
+            };
+            self.add(key, what, "name the `tokenizer.json` that was published with the weights");
+            None
+        };
+        Tokenizers {
+            queries: load("predictor", &model.predictor.tokenizer, Tokenizer::of_queries),
+            targets: load("y_encoder", &model.y_encoder.tokenizer, Tokenizer::of_targets),
+        }
+    }
+
+    /// Checks that a text of the recipe has tokens that the embedding has rows for.
+    fn text(&mut self, tokenizer: Option<&Tokenizer>, text: &str, key: impl Fn() -> String) {
+        if let Some(Err(error)) = tokenizer.map(|tokenizer| tokenizer.encode(text)) {
+            self.add(key(), error.to_string(), "use another text");
+        }
+    }
+
+    /// Checks headers, shapes and numbers of the weights.
+    fn weights(&mut self, recipe: &Recipe) {
+        let files = weights::published(&recipe.model);
+        if files.is_empty() {
+            return;
+        }
+        let model = match VlJepa::new(&recipe.model, &recipe.loss, Device::Host) {
+            Ok(model) => model,
+            Err(error) => return self.add("model", error.to_string(), "correct this size"),
+        };
+        let errors: Vec<_> = files
+            .par_iter()
+            .filter(|file| !self.is_skipped(&file.path))
+            .filter_map(|file| {
+                let error = weights::check(&model, file.source, &file.path).err()?;
+                Some((file.key, error))
+            })
+            .collect();
+        for (key, error) in errors {
+            let help = match error {
+                ModelError::MisshapenTensor { .. } => {
+                    "the sizes of this part of the model must be those of the published model"
+                }
+                ModelError::MissingTensors { .. } => "name the weights of the model of this part",
+                _ => "name a whole safetensors file with the weights of this part of the model",
+            };
+            self.add(key, error.to_string(), help);
+        }
+    }
+
+    /// Checks the shards of an entry, and makes the indexes that are missing or out of date.
+    /// Returns whether all of them can be used.
+    fn shards(&mut self, key: &str, entry: &str) -> bool {
+        let mut paths = match shards::expand(entry) {
+            Ok(paths) => paths,
+            // The launcher itself reports an entry that matches no file.
+            Err(DataError::NoShards { .. }) => return false,
+            Err(error) => {
+                self.add(key, error.to_string(), "name a folder, a tar or a range of tars");
+                return false;
+            }
+        };
+        let named = paths.len();
+        paths.retain(|path| !self.is_skipped(path));
+        let loaded: Vec<_> = paths.par_iter().map(|path| load_or_make(path)).collect();
+        let (mut samples, mut bad, mut remarks) = (0, 0, Vec::new());
+        for (path, loaded) in paths.iter().zip(loaded) {
+            match loaded {
+                Ok(loaded) => {
+                    samples += loaded.index.samples.len();
+                    let of_shard = loaded.index.remarks().into_iter();
+                    remarks.extend(
+                        of_shard.map(|remark| format!("{key}: {}: {remark}", path.display())),
+                    );
+                }
+                Err(error) => {
+                    bad += 1;
+                    if bad <= SHOWN_SHARDS {
+                        self.add(
+                            key,
+                            error.to_string(),
+                            "repair the shard, or remove it from the data",
+                        );
+                    }
+                }
+            }
+        }
+        let more = remarks.len().saturating_sub(SHOWN_SHARDS);
+        self.found.warnings.extend(remarks.into_iter().take(SHOWN_SHARDS));
+        if more > 0 {
+            let text = format!("{key}: {more} more warnings; `vljepa-shards inspect` shows them");
+            self.found.warnings.push(text);
+        }
+        if bad > SHOWN_SHARDS {
+            let what = format!("{bad} of the {named} shards cannot be used");
+            self.add(key, what, "`vljepa-shards index` names all of them");
+        } else if samples == 0 && bad == 0 && !paths.is_empty() {
+            let what = format!("the {named} shards of `{entry}` hold no complete sample");
+            self.add(key, what, "`vljepa-shards inspect` shows why");
+        }
+        bad == 0 && samples > 0 && paths.len() == named
+    }
+}
+
+#[cfg(test)]
+mod tests;

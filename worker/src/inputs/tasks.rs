@@ -1,0 +1,125 @@
+//! Checks that the samples of an evaluation task have the texts that the task needs.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rayon::prelude::*;
+use vljepa_data::{DataError, SampleReader, Tokenizer};
+use vljepa_recipes::schema::{Task, TaskKind};
+
+use super::{Inspection, Tokenizers};
+use crate::evaluation::truth::{Truth, triplets};
+
+/// Number of samples without the needed text that are reported one by one.
+const SHOWN_SAMPLES: usize = 3;
+
+impl Inspection {
+    /// Checks the label files, the shards and the texts of a task.
+    pub(super) fn task(&mut self, key: &str, task: &Task, tokenizers: &Tokenizers) {
+        let shards = format!("{key}.shards");
+        if task.kind == TaskKind::Triplets {
+            return self.triplets(&shards, task, tokenizers);
+        }
+        self.text(tokenizers.queries.as_ref(), &task.query, || format!("{key}.query"));
+        let truth = match Truth::load(task) {
+            Ok(truth) => Some(truth),
+            Err(_) if self.skip_missing && names_missing_file(task) => None,
+            Err(error) => {
+                let help = "write a list of labels, or a map from each label to its texts";
+                self.add(format!("{key}.kind"), format!("{error:#}"), help);
+                None
+            }
+        };
+        if let Some(truth) = &truth {
+            for text in truth.labels.values().flatten() {
+                self.text(tokenizers.targets.as_ref(), text, || format!("{key}.kind"));
+            }
+        }
+        if self.shards(&shards, &task.shards)
+            && let Some(truth) = &truth
+            && let Err(error) = self.samples(key, task, truth, tokenizers)
+        {
+            self.add(shards, error.to_string(), "repair the shard");
+        }
+    }
+
+    fn triplets(&mut self, key: &str, task: &Task, tokenizers: &Tokenizers) {
+        if self.is_skipped(Path::new(&task.shards)) {
+            return;
+        }
+        let checked = triplets(task).and_then(|triplets| {
+            let texts = triplets.iter().flat_map(|triplet| [&triplet.p1, &triplet.p2, &triplet.n]);
+            for text in texts {
+                encode(tokenizers.targets.as_ref(), text)?;
+            }
+            Ok(())
+        });
+        if let Err(error) = checked {
+            self.add(key, format!("{error:#}"), "write a list of `{p1, p2, n}`");
+        }
+    }
+
+    /// Checks the texts of the task's samples.
+    fn samples(
+        &mut self,
+        key: &str,
+        task: &Task,
+        truth: &Truth<'_>,
+        tokenizers: &Tokenizers,
+    ) -> Result<(), DataError> {
+        let reader = SampleReader::open(&task.shards)?;
+        let count = reader.len().min(task.limit.unwrap_or(usize::MAX));
+        let any = AtomicBool::new(false);
+        let check = |index| {
+            let (name, texts) = reader.texts(index)?;
+            let asked = truth.of(&texts).and_then(|asked| {
+                for (query, right) in &asked {
+                    any.store(true, Ordering::Relaxed);
+                    encode(tokenizers.queries.as_ref(), query)?;
+                    if task.kind == TaskKind::Retrieval {
+                        encode(tokenizers.targets.as_ref(), right)?;
+                    }
+                }
+                Ok(())
+            });
+            Ok(asked
+                .err()
+                .map(|error| format!("sample `{}` of {}: {error:#}", name.key, name.shard)))
+        };
+        let bad: Result<Vec<Option<String>>, _> = (0..count).into_par_iter().map(check).collect();
+        let bad: Vec<String> = bad?.into_iter().flatten().collect();
+        let help = "correct the task, or the samples";
+        for what in bad.iter().take(SHOWN_SAMPLES) {
+            self.add(key, what, help);
+        }
+        if bad.len() > SHOWN_SAMPLES {
+            let what = format!("{} of {count} samples lack what the task needs", bad.len());
+            self.add(key, what, help);
+        }
+        if bad.is_empty() && !any.into_inner() {
+            self.add(key, truth.no_question(), help);
+        }
+        Ok(())
+    }
+}
+
+/// Checks that a text has tokens that the embedding has rows for.
+fn encode(tokenizer: Option<&Tokenizer>, text: &str) -> Result<(), DataError> {
+    tokenizer.map_or(Ok(()), |tokenizer| tokenizer.encode(text).map(|_| ()))
+}
+
+/// Whether a label file of the task does not exist.
+fn names_missing_file(task: &Task) -> bool {
+    use vljepa_recipes::schema::Candidates;
+    let is_missing = |candidates: &Candidates| match candidates {
+        Candidates::File(path) => !path.exists(),
+        Candidates::Labels(_) => false,
+    };
+    match &task.kind {
+        TaskKind::Classification { candidates, expect, .. } => {
+            is_missing(candidates) || expect.as_ref().is_some_and(|path| !path.exists())
+        }
+        TaskKind::QuestionAnswering { candidates, .. } => is_missing(candidates),
+        TaskKind::Retrieval | TaskKind::Triplets => false,
+    }
+}
