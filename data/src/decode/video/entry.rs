@@ -32,6 +32,12 @@ pub(super) struct Coded {
     pub(super) entry: bool,
     /// Whether the packet shows no frame, as the alternate reference frames of VP8 do.
     pub(super) hidden: bool,
+    /// Whether no other frame can refer to the frame of this packet. Without the packet, the
+    /// decoder gives the same other frames.
+    pub(super) droppable: bool,
+    /// Temporal sub-layer. In HEVC, frames of higher sub-layers may refer to frames that are marked
+    /// as no references.
+    sublayer: u8,
     /// One bit for each kind of header (parameter set, table) in the packet. Later packets need
     /// these headers.
     headers: u8,
@@ -59,7 +65,9 @@ pub(super) fn read<'a>(codec: Id, packets: impl Iterator<Item = &'a [u8]>) -> Op
     // repeat all of them, and no other packet may bring headers.
     let all_headers = coded.iter().fold(0, |all, packet| all | packet.headers);
     let between = coded.iter().skip(1).any(|packet| !packet.entry && packet.headers != 0);
+    let top = coded.iter().map(|packet| packet.sublayer).max().unwrap_or(0);
     for packet in &mut coded {
+        packet.droppable &= packet.sublayer == top && packet.headers == 0;
         packet.entry &= packet.headers == all_headers && !between;
     }
     coded[0].entry = true;
@@ -97,6 +105,8 @@ fn h264(data: &[u8]) -> Coded {
             kind @ 1..=5 => {
                 // The second field of an IDR picture is a P field: the first slice decides.
                 coded.entry |= coded.hidden && kind == 5;
+                // Bits: forbidden_zero_bit, nal_ref_idc (2), nal_unit_type (5).
+                coded.droppable = (coded.hidden || coded.droppable) && nal[0] & 0x60 == 0;
                 coded.hidden = false;
             }
             7 => coded.headers |= 1,
@@ -115,6 +125,10 @@ fn hevc(data: &[u8]) -> Coded {
         match (first >> 1) & 0x3f {
             _ if layer != 0 => {}
             kind @ 0..=31 => {
+                // Below 16, even types are no references within their sub-layer.
+                let unreferenced = kind < 16 && kind % 2 == 0;
+                coded.droppable = (coded.hidden || coded.droppable) && unreferenced;
+                coded.sublayer = second & 7;
                 coded.hidden = false;
                 coded.entry |= (19..=21).contains(&kind);
                 // The decoder drops leading pictures of a BLA picture.
@@ -128,13 +142,19 @@ fn hevc(data: &[u8]) -> Coded {
     coded
 }
 
+/// Values of `picture_coding_type` in MPEG-1 and MPEG-2.
+const I_PICTURE: u8 = 1;
+const B_PICTURE: u8 = 3;
+
 fn mpeg2(data: &[u8]) -> Coded {
     let mut coded = Coded::default();
     let (mut pictures, mut is_field) = (0, false);
     for (code, after) in start_codes(data) {
         match (code, after) {
             (0x00, &[_, kind, ..]) => {
-                coded.entry |= pictures == 0 && (kind >> 3) & 7 == 1;
+                let kind = (kind >> 3) & 7;
+                coded.entry |= pictures == 0 && kind == I_PICTURE;
+                coded.droppable = (pictures == 0 || coded.droppable) && kind == B_PICTURE;
                 pictures += 1;
             }
             (0xb3, _) => coded.headers |= 1,
@@ -160,7 +180,9 @@ fn mpeg4(data: &[u8]) -> Coded {
         match (code, after) {
             (0xb6, &[first, ..]) => {
                 pictures += 1;
+                // `vop_coding_type`: I is 0, P is 1, B is 2.
                 coded.entry = first >> 6 == 0;
+                coded.droppable = first >> 6 == 2;
                 coded.unclear |= after.len() < SMALL_VOP;
             }
             (0x20..=0x2f, _) => coded.headers |= 1,

@@ -1,8 +1,9 @@
 //! Decodes clips from memory with FFmpeg's libraries.
 //!
 //! All packets of the best video stream are read first, and their time stamps decide which frames
-//! to take. Each chosen frame is then decoded from the last entry before it ([`entry`]), so that
-//! taking sixteen frames of a long clip does not require decoding the whole clip. If time stamps
+//! to take. Each chosen frame is then decoded from the last entry before it ([`entry`]), without
+//! the frames in between that no other frame refers to, so that taking sixteen frames of a long
+//! clip does not require decoding the whole clip. If time stamps
 //! are missing, or the packets do not tell which frames the decoder will show, the clip is decoded
 //! from its start twice: once to count the frames and once to take the chosen ones. Both ways give
 //! the same frames.
@@ -117,7 +118,12 @@ fn decode_from_entries(
     let mut chosen = ChosenFrames::new(plan.wanted);
     for run in plan.frames.chunk_by(|a, b| a.start == b.start) {
         let mut missing = run.to_vec();
-        let found = stream.decode_from(run[0].start, &mut |frame| {
+        // A packet after a wanted one may hold the second field of its frame.
+        let needed = |packet: usize| {
+            !plan.droppable[packet]
+                || run.iter().any(|it| it.packet == packet || it.packet + 1 == packet)
+        };
+        let found = stream.decode_from(run[0].start, &needed, &mut |frame| {
             let time = frame.pts();
             if let Some(nth) = missing.iter().position(|wanted| time == Some(wanted.time)) {
                 chosen.offer(missing.remove(nth).number, || shaped(frame))?;
@@ -139,6 +145,8 @@ struct Plan {
     wanted: Vec<usize>,
     /// The distinct chosen frames, in display order.
     frames: Vec<PlannedFrame>,
+    /// Whether a packet can be left out unless its own frame is chosen.
+    droppable: Vec<bool>,
 }
 
 #[derive(Clone, Copy)]
@@ -146,6 +154,8 @@ struct PlannedFrame {
     /// Number of the frame in display order.
     number: usize,
     time: i64,
+    /// Number of the packet that holds the frame.
+    packet: usize,
     /// Number of the packet at which decoding starts.
     start: usize,
 }
@@ -183,9 +193,14 @@ impl Plan {
         let planned = |number: usize| PlannedFrame {
             number,
             time: shown[number].0,
+            packet: shown[number].1,
             start: start(shown[number]),
         };
-        Some(Self { wanted, frames: distinct.into_iter().map(planned).collect() })
+        Some(Self {
+            wanted,
+            frames: distinct.into_iter().map(planned).collect(),
+            droppable: coded.iter().map(|packet| packet.droppable).collect(),
+        })
     }
 }
 

@@ -81,21 +81,23 @@ impl Stream {
         &mut self,
         take: &mut dyn FnMut(&Frame) -> Result<bool, String>,
     ) -> Result<(), String> {
-        self.decode_from(0, take).map_err(|fault| match fault {
+        self.decode_from(0, &|_| true, take).map_err(|fault| match fault {
             Fault::Stream(reason) | Fault::Frame(reason) => reason,
         })
     }
 
-    /// Decodes from packet number `first` until `take` returns false or the packets end. Every
-    /// packet is sent once, so the loop terminates.
+    /// Decodes the `needed` packets from number `first` on, until `take` returns false or the packets
+    /// end.
     pub(super) fn decode_from(
         &mut self,
         first: usize,
+        needed: &dyn Fn(usize) -> bool,
         take: &mut dyn FnMut(&Frame) -> Result<bool, String>,
     ) -> Result<(), Fault> {
         self.decoder.flush();
         let mut frame = Frame::empty();
-        for number in first..=self.packets.len() {
+        let end = self.packets.len();
+        for number in (first..=end).filter(|&number| number == end || needed(number)) {
             let sent = match self.packets.get(number) {
                 Some(packet) => self.decoder.send_packet(packet),
                 None => self.decoder.send_eof(),

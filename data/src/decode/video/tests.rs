@@ -141,6 +141,39 @@ fn decoding_starts_only_where_the_bitstream_allows_it() {
     }
 }
 
+/// The frames before a chosen one that no other frame refers to are not decoded. The clips of the
+/// codecs with B-frames have such frames; without them the other frames are the same.
+#[test]
+fn frames_that_nothing_refers_to_can_be_left_out() {
+    let clips = ["h264_closed.mp4", "hevc_closed.mp4", "mpeg2.ts", "mpeg4.mp4"];
+    for name in clips {
+        let bytes = read(name);
+        let mut stream = Stream::open(&bytes).unwrap();
+        let data = stream.packets.iter().map(|packet| packet.data().unwrap());
+        let coded = entry::read(stream.codec, data).unwrap();
+        let left_out = coded.iter().filter(|packet| packet.droppable).count();
+        assert!((6..30).contains(&left_out), "{name}: {left_out} of {} packets", coded.len());
+        let mut shown = |needed: &dyn Fn(usize) -> bool| {
+            let mut frames = Vec::new();
+            let mut converter = Converter::new(stream.orientation);
+            let mut take = |frame: &Frame| {
+                frames.push((frame.pts(), converter.picture(frame)?));
+                Ok(true)
+            };
+            assert!(stream.decode_from(0, needed, &mut take).is_ok(), "{name}");
+            frames
+        };
+        let all = shown(&|_| true);
+        let some = shown(&|number| !coded[number].droppable);
+        assert_eq!((all.len(), some.len()), (coded.len(), coded.len() - left_out), "{name}");
+        assert!(some.iter().all(|frame| all.contains(frame)), "{name}: another frame changed");
+        // Without a frame that others refer to, they change or are missing.
+        let reference = (1..coded.len()).find(|&n| !coded[n].droppable && !coded[n].entry).unwrap();
+        let wrong = shown(&|number| number != reference);
+        assert!(!wrong.iter().all(|frame| all.contains(frame)), "{name}: packet {reference}");
+    }
+}
+
 /// File in memory whose contents can be taken after the muxer has dropped its clone.
 #[derive(Clone, Default)]
 struct Memory(Arc<Mutex<Cursor<Vec<u8>>>>);
