@@ -32,9 +32,10 @@ fn a_rank_has_the_cpus_that_its_affinity_allows_and_shares_them_with_the_others(
         let found = log.split_whitespace().find_map(|word| word.strip_prefix("cpus="));
         found.unwrap_or_else(|| panic!("no number of CPUs: {log}")).to_owned()
     };
-    assert_eq!(cpus("one", &[], "0"), "1");
-    assert_eq!(cpus("both", &[], "0,1"), "2");
-    assert_eq!(cpus("shared", &["cluster.ranks_per_node=2"], "0,1"), "1");
+    let (alone, two) = (["cluster.ranks_per_node=1"], ["cluster.ranks_per_node=2"]);
+    assert_eq!(cpus("one", &alone, "0"), "1");
+    assert_eq!(cpus("both", &alone, "0,1"), "2");
+    assert_eq!(cpus("shared", &two, "0,1"), "1");
 }
 
 struct Step {
