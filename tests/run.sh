@@ -43,8 +43,8 @@ run_tests() { cargo test --release --color never "${@:2}" 2>&1 | tee "$work/test
 check format cargo fmt --all --check
 check build cargo build --release --workspace --features "$features"
 build_tests() {
-  cargo test --release --workspace --features "$features" --no-run
-  cargo test --release --workspace --features "$features" --no-run --test slurm
+  cargo test --release --workspace --features "$features" --no-run &&
+    cargo test --release --workspace --features "$features" --no-run --test slurm
 }
 check "build of tests" build_tests
 # The Slurm tests mostly wait for time to pass, beside everything else.

@@ -271,23 +271,23 @@ fn a_dry_run_prints_recipe_and_plan_and_starts_nothing() {
 
 #[test]
 fn a_file_that_the_worker_refuses_stops_a_start_and_a_dry_run_in_the_same_words() {
-    let place = Place::new(1, TRAINS);
-    place.write(
+    let fake = FakeRun::new(1, TRAINS);
+    fake.write(
         "bin/inputs.json",
         r#"{"problems":[{"key":"data.sources.a.shards","what":"no tar","help":"fetch it"}],
             "warnings":["shards/a.tar: 3 bytes are not read"]}"#,
     );
     for arguments in [&["recipe.yaml"][..], &["recipe.yaml", "--dry-run"]] {
-        let ended = place.launch(arguments);
+        let ended = fake.launch(arguments);
         ended.said(2, &["data.sources.a.shards: no tar", "fetch it", "3 bytes are not read"]);
     }
-    assert!(!place.path("runs").exists());
+    assert!(!fake.path("runs").exists());
     // Only a dry run accepts missing files.
-    let asked = place.read("bin/inputs.log");
+    let asked = fake.read("bin/inputs.log");
     let skips: Vec<bool> = asked.lines().map(|line| line.contains("--skip-missing")).collect();
     assert_eq!(skips, [false, true]);
-    place.write("bin/inputs.json", r#"{"problems":[],"warnings":["only a remark"]}"#);
-    place.launch(&["recipe.yaml"]).said(0, &["warning: only a remark", "complete: 10 steps"]);
+    fake.write("bin/inputs.json", r#"{"problems":[],"warnings":["only a remark"]}"#);
+    fake.launch(&["recipe.yaml"]).said(0, &["warning: only a remark", "complete: 10 steps"]);
 }
 
 /// A folder whose workers have the feature `cuda` but no MPI, so that ranks are started one by one.
