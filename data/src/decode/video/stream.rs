@@ -86,8 +86,8 @@ impl Stream {
         })
     }
 
-    /// Decodes the `needed` packets from number `first` on, until `take` returns false or the packets
-    /// end.
+    /// Decodes the `needed` packets from number `first` on, until `take` returns false or the
+    /// packets end.
     pub(super) fn decode_from(
         &mut self,
         first: usize,
