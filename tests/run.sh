@@ -33,7 +33,6 @@ static_checks() {
   # `cargo test` holds cargo's lock until its first test runs.
   until grep -qs '^     Running' "$work/tests.with"; do sleep 1; done
   check lints cargo clippy --release --workspace --all-targets --features "$features" -- -D warnings
-  check "lints of the Slurm tests" cargo clippy --release --workspace --test slurm --features "$features" -- -D warnings
   check docs env RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps --features "$features" --quiet
   check licences "$deny" check licenses bans sources
   check "bare Debian" tests/bare.sh trixie --quick
@@ -42,21 +41,15 @@ run_tests() { cargo test --release --color never "${@:2}" 2>&1 | tee "$work/test
 
 check format cargo fmt --all --check
 check build cargo build --release --workspace --features "$features"
-build_tests() {
-  cargo test --release --workspace --features "$features" --no-run &&
-    cargo test --release --workspace --features "$features" --no-run --test slurm
-}
-check "build of tests" build_tests
-# The Slurm tests mostly wait for time to pass, beside everything else.
-echo "in the background: Slurm tests, lints, docs, licences, bare Debian"
-check "Slurm tests" run_tests slurm --workspace --features "$features" --test slurm -- --test-threads 1 >"$work/slurm" &
+check "build of tests" cargo test --release --workspace --features "$features" --no-run
 check "tests without features" run_tests without "${plain[@]}"
-# At idle priority, so that these checks take only time in which the tests wait.
+# Many tests wait for time to pass: the processor is free for these checks then, and only then.
+echo "in the background: lints, docs, licences, bare Debian"
 (exec chrt --idle 0 bash -c "$(declare -p features deny work); $(declare -f check static_checks); static_checks") >"$work/static" 2>&1 &
 check tests run_tests with --workspace --features "$features" --no-fail-fast
 check "rehearsal of the GPU calls" kernels/benches/gpu.py rehearse --features "$features"
 wait
-cat "$work/slurm" "$work/static"
+cat "$work/static"
 
 printf '\n'
 sort -k 2 -n "$work/checks" | while read -r code seconds name; do printf '%5d s  %s\n' "$seconds" "$name"; done

@@ -7,8 +7,8 @@ use std::process::{Command, Stdio};
 
 /// Each metric with its smallest and largest allowed value, as fractions.
 ///
-/// The smallest values lie below the minimum over three seeds of the committed record
-/// (`worker/benches/runs/2026-11-22-xeon4-2core/quickstart.json`). The margin is two standard
+/// The smallest values lie below the minimum over five seeds of the committed record
+/// (`worker/benches/runs/2026-11-27-xeon-2core/quickstart.json`). The margin is two standard
 /// deviations of 200 to 480 samples and some room for the rounding of other machines. Controls with
 /// six classes must be within four standard deviations (480 samples) of chance, 1/6.
 const GATES: [(&str, f64, f64); 14] = [
@@ -17,14 +17,14 @@ const GATES: [(&str, f64, f64); 14] = [
     ("motion_reversed_flipped", 0.90, 1.0),
     ("motion_collapsed_top1", 0.09, 0.24),
     ("colour_heldout_top1", 0.97, 1.0),
-    ("shape_heldout_top1", 0.65, 1.0),
+    ("shape_heldout_top1", 0.60, 1.0),
     ("text_to_video_r1", 0.90, 1.0),
     ("text_to_video_r5", 0.97, 1.0),
     ("text_to_video_collapsed_r1", 0.0, 0.02),
     ("text_to_video_collapsed_r5", 0.0, 0.05),
     ("vqa_exists", 0.85, 1.0),
     ("vqa_count", 0.85, 1.0),
-    ("vqa_colour", 0.82, 1.0),
+    ("vqa_colour", 0.70, 1.0),
     ("triplets", 0.97, 1.0),
 ];
 

@@ -1,7 +1,7 @@
 //! Decodes clips from memory with FFmpeg's libraries.
 //!
 //! All packets of the best video stream are read first, and their time stamps decide which frames
-//! to take. Each chosen frame is then decoded from the last entry before it ([`entry`]), without
+//! to take. Each chosen frame is then decoded from the last entry before it (`entry.rs`), without
 //! the frames in between that no other frame refers to, so that taking sixteen frames of a long
 //! clip does not require decoding the whole clip. If time stamps
 //! are missing, or the packets do not tell which frames the decoder will show, the clip is decoded
