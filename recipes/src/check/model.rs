@@ -16,8 +16,8 @@ pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
     loss(recipe, found);
 }
 
-/// Returns the sizes with which no model can be built: the rules that
-/// [`check`](super::check) and the model itself share.
+/// Returns the problems that keep a model of these sizes from being built. A recipe's
+/// [`check`](super::check) and the model itself apply the same rules.
 #[must_use]
 pub fn sizes(model: &Model, loss: &Loss) -> Vec<Problem> {
     let mut found = Problems::default();

@@ -7,20 +7,26 @@ use crate::collectives::nccl::Nccl;
 use crate::error::WorkerError;
 use crate::rank::control::Control;
 
+/// Opens the GPU of a rank, which this build cannot do.
+///
 /// # Errors
-/// Always [`WorkerError::NoCuda`].
+/// Fails always, with [`WorkerError::NoCuda`].
 pub(crate) fn open(_: bool, _: usize) -> anyhow::Result<&'static Cuda> {
     Err(WorkerError::NoCuda.into())
 }
 
+/// Describes the GPUs of this machine, which this build cannot do.
+///
 /// # Errors
-/// Always [`WorkerError::NoCuda`].
+/// Fails always, with [`WorkerError::NoCuda`].
 pub(crate) fn examine(_: bool, _: usize) -> anyhow::Result<String> {
     Err(WorkerError::NoCuda.into())
 }
 
+/// Joins NCCL, which this build cannot do.
+///
 /// # Errors
-/// Always [`WorkerError::NoCuda`].
+/// Fails always, with [`WorkerError::NoCuda`].
 pub(crate) fn join(
     _: &Recipe,
     _: bool,
