@@ -6,88 +6,90 @@ use std::path::Path;
 
 use anyhow::Result;
 use vljepa_data::DataError;
-use vljepa_data::shard_index::{Loaded, ShardIndex, index_path, load_or_make};
+use vljepa_data::catalogue::{Location, Updated, update};
+use vljepa_data::shard_index::ShardIndex;
 use vljepa_data::shards::expand;
 
 /// Prints for each shard the number of samples, the size of each field, the first `shown` samples,
 /// the dropped samples with the reason, and warnings. Fails at the end with all shards that cannot
 /// be used.
 pub(crate) fn inspect(entries: &[String], shown: usize, output: &mut impl Write) -> Result<()> {
-    let (mut samples, mut dropped) = (0, 0);
-    let shards = for_each_shard(entries, output, |path, loaded, output| {
-        let index = &loaded.index;
-        samples += index.samples.len();
-        dropped += index.dropped.len();
-        writeln!(
-            output,
-            "{}: {} samples, {} dropped",
-            path.display(),
-            index.samples.len(),
-            index.dropped.len()
-        )?;
-        print_index(index, shown, output)
-    })?;
-    writeln!(output, "{samples} samples in {} shards, {dropped} dropped", shards.usable)?;
-    shards.into_result()
-}
-
-/// Makes the indexes that are missing or out of date, and prints their paths. Fails at the end with
-/// all shards that cannot be used.
-pub(crate) fn index(entries: &[String], output: &mut impl Write) -> Result<()> {
-    let shards = for_each_shard(entries, output, |path, loaded, output| {
-        let state = match (loaded.on_disk, loaded.made) {
-            (true, true) => "written",
-            (true, false) => "up to date",
-            (false, _) => "cannot be written; every run makes it again",
-        };
-        let samples = loaded.index.samples.len();
-        writeln!(output, "{}: {samples} samples, {state}", index_path(path).display())?;
-        for remark in loaded.index.remarks() {
-            writeln!(output, "  warning: {remark}")?;
-        }
-        Ok(())
-    })?;
-    shards.into_result()
-}
-
-/// Shards that a command has read.
-struct Shards {
-    usable: usize,
-    errors: Vec<DataError>,
-}
-
-impl Shards {
-    /// An error that lists every shard that cannot be used, if there is one.
-    fn into_result(self) -> Result<()> {
-        let Self { usable, errors } = self;
-        if errors.is_empty() {
-            return Ok(());
-        }
-        let lines: String = errors.iter().map(|error| format!("\n- {error}")).collect();
-        let bad = errors.len();
-        anyhow::bail!("{bad} of {} shards cannot be used:{lines}", usable + bad)
-    }
-}
-
-/// Calls `show` with each shard of `entries` that can be used.
-fn for_each_shard<W: Write>(
-    entries: &[String],
-    output: &mut W,
-    mut show: impl FnMut(&Path, &Loaded, &mut W) -> Result<()>,
-) -> Result<Shards> {
-    let mut shards = Shards { usable: 0, errors: Vec::new() };
+    let (mut samples, mut dropped, mut usable) = (0, 0, 0);
+    let mut errors = Vec::new();
     for entry in entries {
-        for path in expand(entry)? {
-            match load_or_make(&path) {
-                Ok(loaded) => {
-                    shards.usable += 1;
-                    show(&path, &loaded, output)?;
+        for path in expand(entry)?.shards {
+            let index = match ShardIndex::read(Path::new(&*path)) {
+                Ok(index) => index,
+                Err(error) => {
+                    errors.push(error);
+                    continue;
                 }
-                Err(error) => shards.errors.push(error),
+            };
+            usable += 1;
+            samples += index.samples.len();
+            dropped += index.dropped.len();
+            let (samples, dropped) = (index.samples.len(), index.dropped.len());
+            writeln!(output, "{path}: {samples} samples, {dropped} dropped")?;
+            print_index(&index, shown, output)?;
+        }
+    }
+    writeln!(output, "{samples} samples in {usable} shards, {dropped} dropped")?;
+    refuse(&errors, usable)
+}
+
+/// Updates the catalogue of each entry in the folder `chosen`, or beside its shards. Prints the
+/// warnings about each shard, and how far the update is. Fails at the end with all shards that
+/// cannot be used.
+pub(crate) fn index(
+    entries: &[String],
+    chosen: Option<&Path>,
+    output: &mut impl Write,
+) -> Result<()> {
+    let (mut errors, mut usable) = (Vec::new(), 0);
+    for entry in entries {
+        let set = expand(entry)?;
+        let location = Location::of(&set, chosen);
+        let count = set.shards.len();
+        let updated = update(&set.shards, &location, &|done| {
+            // A terminal that is gone does not stop the update.
+            drop(writeln!(
+                std::io::stderr(),
+                "{entry}: {done} of at most {count} shards were read"
+            ));
+        });
+        let Updated { shards, made, unwritten, .. } = updated;
+        for (path, record) in shards.iter().filter(|(_, record)| record.remarks > 0) {
+            for remark in location.index(path, record)?.1.remarks() {
+                writeln!(output, "{path}: warning: {remark}")?;
             }
         }
+        let folder = location.folder.display();
+        if let Some(error) = unwritten {
+            anyhow::bail!(
+                "the catalogue {folder} cannot be written: {error}; name another folder with \
+                 --catalogue, and in the recipe with data.sources.<name>.catalogue"
+            );
+        }
+        let samples: u64 = shards.iter().map(|(_, record)| record.samples).sum();
+        writeln!(
+            output,
+            "{folder}: {samples} samples in {} shards, of which {made} were read now",
+            shards.len()
+        )?;
+        usable += shards.len();
+        errors.extend(updated.errors);
     }
-    Ok(shards)
+    refuse(&errors, usable)
+}
+
+/// An error that lists every shard that cannot be used, if there is one.
+fn refuse(errors: &[DataError], usable: usize) -> Result<()> {
+    if errors.is_empty() {
+        return Ok(());
+    }
+    let lines: String = errors.iter().map(|error| format!("\n- {error}")).collect();
+    let bad = errors.len();
+    anyhow::bail!("{bad} of {} shards cannot be used:{lines}", usable + bad)
 }
 
 fn print_index(index: &ShardIndex, shown: usize, output: &mut impl Write) -> Result<()> {

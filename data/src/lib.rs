@@ -1,12 +1,13 @@
 //! Turns WebDataset shards into batches in host memory: sample order, decoding, tokenising. Also
 //! writes the synthetic set.
 //!
-//! [`order`] decides which sample comes at which position of a stage, and [`shard_index`] knows
-//! where its bytes are. [`decode`] and [`transform`] turn the bytes into pixels, and [`tokenize`]
+//! [`order`] decides which sample comes at which position of a stage, and [`catalogue`] knows where
+//! its bytes are. [`decode`] and [`transform`] turn the bytes into pixels, and [`tokenize`]
 //! turns the texts into tokens. [`stream`] runs all of this on threads, ahead of the training step.
 //! [`reader`] reads samples one by one, for evaluation and questions. This crate never uses a GPU.
 
 pub mod batch;
+pub mod catalogue;
 pub mod decode;
 pub mod error;
 mod json;
@@ -26,6 +27,7 @@ pub mod transform;
 mod fixtures;
 
 pub use batch::{Batch, FrameMemory, Ragged, SampleRef, Skipped};
+pub use catalogue::{Catalogue, Catalogues};
 pub use error::DataError;
 pub use order::{Location, ORDER_VERSION, Order, Shuffle, SourceLengths};
 pub use reader::{LoadOptions, LoadedSample, SampleReader};

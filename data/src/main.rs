@@ -1,7 +1,8 @@
 //! `vljepa-shards`: writes the synthetic set, shows the contents of shards, and writes their
-//! indexes.
+//! catalogue.
 
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -31,11 +32,16 @@ enum Command {
         #[arg(long, default_value_t = 3)]
         samples: usize,
     },
-    /// Writes the index of each shard next to it, so that the first run does not have to.
+    /// Reads the headers of all shards and writes their catalogue, so that the first run does not
+    /// have to. An update that was interrupted goes on where it was.
     Index {
         /// Folders of tars, single tars, or ranges such as clips-{000000..000127}.tar.
         #[arg(required = true)]
         shards: Vec<String>,
+        /// Folder for the catalogue, as in data.sources.<name>.catalogue of a recipe. Default: the
+        /// folder vljepa-catalogue beside the shards.
+        #[arg(long)]
+        catalogue: Option<PathBuf>,
     },
 }
 
@@ -55,6 +61,8 @@ fn run() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Command::Synth(args) => Ok(write!(output, "{}", vljepa_data::synthetic::run(&args)?)?),
         Command::Inspect { shards, samples } => commands::inspect(&shards, samples, output),
-        Command::Index { shards } => commands::index(&shards, output),
+        Command::Index { shards, catalogue } => {
+            commands::index(&shards, catalogue.as_deref(), output)
+        }
     }
 }

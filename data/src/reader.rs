@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use vljepa_recipes::schema::Transform;
 
+use crate::catalogue::Catalogue;
 use crate::decode::{Media, decode};
 use crate::error::DataError;
 use crate::sample::{self, RawSample};
@@ -61,14 +62,14 @@ impl SampleReader {
     /// # Errors
     /// If no shard is found, a shard cannot be read, or there is no complete sample.
     pub fn open(shards: &str) -> Result<Self, DataError> {
-        let shards = ShardSet::open(shards)?;
+        let catalogue = Catalogue::open(shards, None)?;
         let mut starts = vec![0];
         let mut next = 0;
-        for length in shards.lengths() {
+        for length in catalogue.lengths() {
             next += usize::try_from(length).unwrap_or(usize::MAX);
             starts.push(next);
         }
-        Ok(Self { shards, starts })
+        Ok(Self { shards: ShardSet::new(Arc::new(catalogue)), starts })
     }
 
     /// Number of samples in all shards.

@@ -1,20 +1,15 @@
-//! Index of a shard: the offset and length of every member of every sample. It is made once by
-//! reading the tar's headers, and stored next to the tar as `<shard>.index`.
-//!
-//! The index is made again if the size, the modification time, or the first or last bytes of the
-//! tar differ. If it cannot be written, it is kept in memory. The private module `file` encodes it.
-
-mod file;
+//! Index of a shard: the offset and length of every member of every sample, from the headers of the
+//! tar. The catalogue keeps it ([`crate::catalogue`]).
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use serde::{Deserialize, Serialize};
 use vljepa_recipes::file_kind::{FileKind, HEAD_BYTES};
 
-use self::file::TarIdentity;
 use crate::decode::Media;
 use crate::error::DataError;
 use crate::tar::{BLOCK, Contents, End, key_and_field, prefix_and_extension, read_contents};
@@ -27,7 +22,7 @@ const PACK_LINKS: &str =
     "pack the shard again with `tar --dereference --hard-dereference`, so that it holds the file";
 
 /// Location of the samples in one shard.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShardIndex {
     /// Names of the fields that occur in the shard (`jpg`, `txt`, `0.png`).
     pub fields: Vec<String>,
@@ -41,6 +36,34 @@ pub struct ShardIndex {
 }
 
 impl ShardIndex {
+    /// Reads the headers of the shard at `path`.
+    ///
+    /// # Errors
+    /// [`DataError::Io`] if the shard cannot be read, [`DataError::BadShard`] if it is not a tar
+    /// archive or cannot be used as a shard.
+    pub fn read(path: &Path) -> Result<Self, DataError> {
+        Self::read_tar(path, &File::open(path).map_err(DataError::io("open", path))?)
+    }
+
+    /// Like [`Self::read`], with the file open as `tar`.
+    pub(crate) fn read_tar(path: &Path, tar: &File) -> Result<Self, DataError> {
+        let read = || -> std::io::Result<_> {
+            let length = tar.metadata()?.len();
+            Ok((length, read_contents(tar, length)?))
+        };
+        let (length, contents) = read().map_err(DataError::io("read", path))?;
+        match unusable(tar, length, &contents) {
+            Some(reason) => Err(DataError::BadShard { path: path.to_owned(), reason }),
+            None => Ok(group(&contents, length)),
+        }
+    }
+
+    /// Whether each member has a field name. Not so if another program has written the table.
+    pub(crate) fn is_consistent(&self) -> bool {
+        let mut members = self.samples.iter().flat_map(|sample| &sample.members);
+        members.all(|member| usize::from(member.field) < self.fields.len())
+    }
+
     /// Warnings about the shard, and one about its dropped samples if there are any. The list is
     /// empty if everything in the shard is used.
     #[must_use]
@@ -55,7 +78,7 @@ impl ShardIndex {
 }
 
 /// Sample of a shard, with the location of its members.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IndexedSample {
     /// Key of the sample, unique in the shard.
     pub key: Box<str>,
@@ -64,7 +87,7 @@ pub struct IndexedSample {
 }
 
 /// Location of one file of a sample.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IndexedMember {
     /// Index of the field name in [`ShardIndex::fields`].
     pub field: u16,
@@ -75,64 +98,12 @@ pub struct IndexedMember {
 }
 
 /// Sample that the index leaves out.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dropped {
     /// Key of the dropped sample.
     pub key: String,
     /// Why the sample was dropped.
     pub reason: String,
-}
-
-/// Index of a shard, and how it was obtained.
-#[derive(Debug)]
-pub struct Loaded {
-    /// Samples of the shard.
-    pub index: ShardIndex,
-    /// Whether an index file exists. False if the file cannot be written.
-    pub on_disk: bool,
-    /// Whether the index was made by this call, rather than read from a file.
-    pub made: bool,
-}
-
-/// Path of the file that holds the index of `shard`.
-#[must_use]
-pub fn index_path(shard: &Path) -> PathBuf {
-    let mut name = shard.as_os_str().to_owned();
-    name.push(".index");
-    PathBuf::from(name)
-}
-
-/// Number of samples in a shard according to the head of its index file. `None` if there is no
-/// index file that is up to date, or if the index has remarks, for which it must be read as a
-/// whole.
-#[must_use]
-pub fn known_length(shard: &Path) -> Option<u64> {
-    file::known_length(&File::open(shard).ok()?, &index_path(shard))
-}
-
-/// Reads the index of a shard if the index file is up to date. Otherwise makes the index and, if
-/// possible, writes it.
-///
-/// # Errors
-/// [`DataError::Io`] if the shard cannot be read, [`DataError::BadShard`] if it is not a tar
-/// archive or cannot be used as a shard.
-pub fn load_or_make(shard: &Path) -> Result<Loaded, DataError> {
-    let tar = File::open(shard).map_err(DataError::io("open", shard))?;
-    let identity = TarIdentity::of(&tar).map_err(DataError::io("read", shard))?;
-    if let Some(index) = file::read(&index_path(shard), &identity) {
-        return Ok(Loaded { index, on_disk: true, made: false });
-    }
-    let index = make(shard, &tar, identity.bytes)?;
-    let on_disk = file::write(&index_path(shard), &index, &identity).is_ok();
-    Ok(Loaded { index, on_disk, made: true })
-}
-
-fn make(shard: &Path, tar: &File, length: u64) -> Result<ShardIndex, DataError> {
-    let contents = read_contents(tar, length).map_err(DataError::io("read", shard))?;
-    match unusable(tar, length, &contents) {
-        Some(reason) => Err(DataError::BadShard { path: shard.to_owned(), reason }),
-        None => Ok(group(&contents, length)),
-    }
 }
 
 /// Why the file cannot be used as a shard, or `None` if it can.

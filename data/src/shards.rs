@@ -1,4 +1,4 @@
-//! Set of shards: its files, the number of samples in each, and the bytes of any sample.
+//! Set of shards: the files that an entry names, and the bytes of any sample.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -6,10 +6,9 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rayon::prelude::*;
-
+use crate::catalogue::Catalogue;
 use crate::error::DataError;
-use crate::shard_index::{IndexedMember, IndexedSample, ShardIndex, known_length, load_or_make};
+use crate::shard_index::{IndexedMember, IndexedSample, ShardIndex};
 
 /// Number of shards that a set keeps open at a time. Well below the usual limit of 1,024 open files
 /// per process.
@@ -18,39 +17,62 @@ const OPEN_SHARDS: usize = 128;
 /// Largest number of paths that the brace ranges of an entry may expand to.
 const LONGEST_RANGE: u64 = 10_000_000;
 
-/// Files named by a `shards` entry: a folder (all its `*.tar`, sorted by name), one tar, or a path
+/// Files that a `shards` entry names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expanded {
+    /// Paths of the shards in their order.
+    pub shards: Vec<Box<str>>,
+    /// Folder of the set: the folder that the entry names, or the folder of the shards. With braces
+    /// in names of folders, it is the last folder before the first brace.
+    pub base: PathBuf,
+}
+
+/// Finds the shards of an entry: a folder (all its `*.tar`, sorted by name), one tar, or a path
 /// with brace ranges (`clips-{000000..000127}.tar`, `{a,b}.tar`).
 ///
 /// # Errors
 /// [`DataError::NoShards`] if the entry matches no file, [`DataError::BadRange`] if a brace range
-/// cannot be parsed or is too long.
-pub fn expand(shards: &str) -> Result<Vec<PathBuf>, DataError> {
-    let path = Path::new(shards);
+/// cannot be parsed or is too long, [`DataError::BadShard`] if the name of a tar is not UTF-8.
+pub fn expand(entry: &str) -> Result<Expanded, DataError> {
+    let path = Path::new(entry);
     if path.is_dir() {
-        let mut paths = Vec::new();
-        for entry in fs::read_dir(path).map_err(DataError::io("list", path))? {
-            let path = entry.map_err(DataError::io("list", path))?.path();
+        let mut shards: Vec<Box<str>> = Vec::new();
+        for file in fs::read_dir(path).map_err(DataError::io("list", path))? {
+            let path = file.map_err(DataError::io("list", path))?.path();
             if path.extension().is_some_and(|extension| extension == "tar") && path.is_file() {
-                paths.push(path);
+                shards.push(path.to_str().map(Box::from).ok_or_else(|| DataError::BadShard {
+                    path: path.clone(),
+                    reason: "its name is not UTF-8; rename it".to_owned(),
+                })?);
             }
         }
-        paths.sort();
-        if paths.is_empty() {
-            return Err(DataError::NoShards { shards: shards.to_owned() });
+        shards.sort();
+        if shards.is_empty() {
+            return Err(DataError::NoShards { shards: entry.to_owned() });
         }
-        return Ok(paths);
+        return Ok(Expanded { shards, base: path.to_owned() });
     }
     // If a file with braces in its name exists, the entry means that file.
-    if path.exists() || !shards.contains('{') {
+    if path.exists() || !entry.contains('{') {
         return if path.is_file() {
-            Ok(vec![path.to_owned()])
+            Ok(Expanded { shards: vec![entry.into()], base: folder_of(entry) })
         } else {
-            Err(DataError::NoShards { shards: shards.to_owned() })
+            Err(DataError::NoShards { shards: entry.to_owned() })
         };
     }
-    let names = expand_braces(shards)
-        .map_err(|reason| DataError::BadRange { shards: shards.to_owned(), reason })?;
-    Ok(names.into_iter().map(PathBuf::from).collect())
+    let names = expand_braces(entry)
+        .map_err(|reason| DataError::BadRange { shards: entry.to_owned(), reason })?;
+    let base = folder_of(entry.split('{').next().unwrap_or(entry));
+    Ok(Expanded { shards: names.into_iter().map(String::into_boxed_str).collect(), base })
+}
+
+/// The folder in a path: all before the last slash, or the working directory.
+fn folder_of(path: &str) -> PathBuf {
+    match path.rsplit_once('/') {
+        Some(("", _)) => PathBuf::from("/"),
+        Some((folder, _)) => PathBuf::from(folder),
+        None => PathBuf::from("."),
+    }
 }
 
 fn expand_braces(text: &str) -> Result<Vec<String>, String> {
@@ -84,16 +106,8 @@ fn expand_braces(text: &str) -> Result<Vec<String>, String> {
 /// Set of shards that are read by sample. Threads may share a set.
 #[derive(Debug)]
 pub struct ShardSet {
-    shards: Vec<Shard>,
+    catalogue: Arc<Catalogue>,
     open: Mutex<OpenShards>,
-}
-
-#[derive(Debug)]
-struct Shard {
-    path: PathBuf,
-    length: u64,
-    /// Index in memory, if it cannot be written next to the shard.
-    index: Option<Arc<ShardIndex>>,
 }
 
 #[derive(Debug, Default)]
@@ -108,60 +122,28 @@ pub struct OpenShard {
     /// Path of the shard, as shown in errors and reports.
     pub path: Arc<str>,
     /// Location of the samples in the shard.
-    pub index: Arc<ShardIndex>,
+    pub index: ShardIndex,
     file: File,
 }
 
 impl ShardSet {
-    /// Finds the shards and their lengths. Makes the indexes that are missing or out of date.
-    ///
-    /// # Errors
-    /// The errors of [`expand`] and [`load_or_make`], and [`DataError::NoSamples`] if the shards
-    /// hold no complete sample.
-    pub fn open(shards: &str) -> Result<Self, DataError> {
-        let paths = expand(shards)?;
-        let shard_count = paths.len();
-        let opened: Vec<_> = paths.into_par_iter().map(Shard::find).collect();
-        let (mut found, mut errors) = (Vec::new(), Vec::new());
-        for shard in opened {
-            match shard {
-                Ok(shard) => found.push(shard),
-                Err(error) => errors.push(error),
-            }
-        }
-        match errors.len() {
-            0 => {}
-            1 => return Err(errors.remove(0)),
-            _ => {
-                let shards = shards.to_owned();
-                return Err(DataError::BadShards { shards, shard_count, errors });
-            }
-        }
-        let set = Self { shards: found, open: Mutex::default() };
-        if set.shards.iter().all(|shard| shard.length == 0) {
-            return Err(DataError::NoSamples { shards: shards.to_owned(), shard_count });
-        }
-        Ok(set)
+    /// Set of the shards of a catalogue.
+    #[must_use]
+    pub fn new(catalogue: Arc<Catalogue>) -> Self {
+        Self { catalogue, open: Mutex::default() }
     }
 
-    /// Number of samples in each shard.
+    /// Shards with their numbers of samples.
     #[must_use]
-    pub fn lengths(&self) -> Vec<u64> {
-        self.shards.iter().map(|shard| shard.length).collect()
-    }
-
-    /// Path of shard number `shard`.
-    #[must_use]
-    pub fn path(&self, shard: usize) -> &Path {
-        &self.shards[shard].path
+    pub fn catalogue(&self) -> &Catalogue {
+        &self.catalogue
     }
 
     /// Shard number `number` with its index and an open file. If too many shards are open, the
     /// least recently used one is closed.
     ///
     /// # Errors
-    /// [`DataError::Io`] if the shard cannot be opened, or if it has changed since the set was
-    /// opened.
+    /// The errors of [`Catalogue::open_shard`].
     pub fn shard(&self, number: usize) -> Result<Arc<OpenShard>, DataError> {
         {
             let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
@@ -174,7 +156,8 @@ impl ShardSet {
         }
         // The lock is not held while the shard is opened. If two threads open the same shard, the
         // second one replaces the first.
-        let shard = Arc::new(self.shards[number].open()?);
+        let (file, index) = self.catalogue.open_shard(number)?;
+        let shard = Arc::new(OpenShard { path: self.catalogue.path(number).into(), index, file });
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if open.by_number.len() >= OPEN_SHARDS {
             let oldest = open.by_number.iter().min_by_key(|(_, (used, _))| *used);
@@ -185,43 +168,6 @@ impl ShardSet {
         let clock = open.clock;
         open.by_number.insert(number, (clock, Arc::clone(&shard)));
         Ok(shard)
-    }
-}
-
-impl Shard {
-    /// Finds out the number of samples in the shard `path`, and logs what is not used of it.
-    fn find(path: PathBuf) -> Result<Self, DataError> {
-        if let Some(length) = known_length(&path) {
-            return Ok(Self { path, length, index: None });
-        }
-        let loaded = load_or_make(&path)?;
-        for warning in &loaded.index.warnings {
-            tracing::warn!(shard = %path.display(), "{warning}");
-        }
-        for dropped in &loaded.index.dropped {
-            tracing::warn!(
-                shard = %path.display(),
-                sample = dropped.key,
-                reason = dropped.reason,
-                "sample dropped"
-            );
-        }
-        let length = u64::try_from(loaded.index.samples.len()).unwrap_or(u64::MAX);
-        let index = (!loaded.on_disk).then(|| Arc::new(loaded.index));
-        Ok(Self { path, length, index })
-    }
-
-    fn open(&self) -> Result<OpenShard, DataError> {
-        let file = File::open(&self.path).map_err(DataError::io("open", &self.path))?;
-        let index = match &self.index {
-            Some(kept) => Arc::clone(kept),
-            None => Arc::new(load_or_make(&self.path)?.index),
-        };
-        if u64::try_from(index.samples.len()) != Ok(self.length) {
-            let changed = std::io::Error::other("the shard changed while it was in use");
-            return Err(DataError::io("read", &self.path)(changed));
-        }
-        Ok(OpenShard { path: self.path.to_string_lossy().into(), index, file })
     }
 }
 

@@ -9,6 +9,7 @@
 //! run, and a complete save of one rank's part of `--of` ranks.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "the benchmark's result")]
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
 use std::ops::Range;
@@ -24,8 +25,8 @@ use vljepa_kernels::{DType, Device, Tensor};
 use vljepa_model::{Group, Initial, Layout, Parameter};
 use vljepa_recipes::RankId;
 use vljepa_worker::checkpoint::{
-    Buffers, CheckpointFolder, Entry, FORMAT_VERSION, MANIFEST, Manifest, Save, Saver, State,
-    load_newest, write_part,
+    Buffers, CheckpointFolder, Contents, Entry, FORMAT_VERSION, MANIFEST, Manifest, Save, Saver,
+    State, load_newest, write_part,
 };
 use vljepa_worker::collectives::{Collectives, Solo};
 use vljepa_worker::rank::control::Control;
@@ -188,6 +189,7 @@ fn save(folder: &Path, layout: &Layout, ranks: usize) -> anyhow::Result<(Vec<f64
         world_size: ranks,
         recipe_hash: String::new(),
         order_version: 1,
+        shard_lengths: BTreeMap::new(),
         parameters: vec![entry],
         files,
         frozen: None,
@@ -267,7 +269,8 @@ fn save_share(folder: &Path, layout: &Layout, ranks: usize) -> anyhow::Result<Sh
     let mut share = Share { bytes: len * 12, stall_s: 0.0, durable_s: 0.0 };
     for step in [1, 2] {
         let (state, since) = (State { step, ..State::default() }, Instant::now());
-        let save = Save { layout: &layout, frozen_hash: None, state, since, awaited: false };
+        let contents = Contents { layout: &layout, frozen_hash: None, state, shard_lengths: None };
+        let save = Save { contents, since, awaited: false };
         saver.begin(&ALONE, &buffers, save);
         share.stall_s = since.elapsed().as_secs_f64();
         let Some(settled) = saver.wait() else { unreachable!("a save was begun") };

@@ -11,7 +11,7 @@ use vljepa_data::reader::{SampleReader, load_file};
 use vljepa_model::weights;
 use vljepa_recipes::schema::{TaskKind, Visual};
 
-use crate::checkpoint::{self, CheckpointFolder, State};
+use crate::checkpoint::{self, CheckpointFolder, Contents, State};
 use crate::engine::Engine;
 use crate::error::WorkerError;
 use crate::evaluation::embed::Embedder;
@@ -137,8 +137,9 @@ pub fn import(session: &Session, folder: &Path) -> anyhow::Result<String> {
     let (layout, buffers) = engine.checkpoint_buffers(&mut training);
     let state = State::default();
     let (ranks, keep) = (&session.collectives, session.recipe.checkpoints.keep);
-    let saved =
-        checkpoint::save(&checkpoints, ranks, &layout, &buffers, frozen.as_deref(), state, keep)?;
+    let frozen_hash = frozen.as_deref();
+    let contents = Contents { layout: &layout, frozen_hash, state, shard_lengths: None };
+    let saved = checkpoint::save(&checkpoints, ranks, contents, &buffers, keep)?;
     Ok(json!({"checkpoint": saved.name, "step": 0}).to_string())
 }
 

@@ -9,7 +9,7 @@ mod tasks;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
-use vljepa_data::shard_index::load_or_make;
+use vljepa_data::catalogue::{Location, update};
 use vljepa_data::{DataError, Tokenizer, shards};
 use vljepa_kernels::Device;
 use vljepa_model::{ModelError, VlJepa, weights};
@@ -42,7 +42,8 @@ pub fn check(recipe: &Recipe, skip_missing: bool) -> Inputs {
     };
     for (name, source) in recipe.data.sources.iter().filter(|(name, _)| used(name)) {
         let key = format!("data.sources.{name}");
-        inspection.shards(&format!("{key}.shards"), &source.shards);
+        let catalogue = source.catalogue.as_deref();
+        inspection.shards(&format!("{key}.shards"), &source.shards, catalogue);
         for (index, rule) in source.targets.iter().enumerate() {
             inspection.text(tokenizers.queries.as_ref(), &rule.query, || {
                 format!("{key}.targets.{index}.query")
@@ -138,11 +139,11 @@ impl Inspection {
         }
     }
 
-    /// Checks the shards of an entry, and makes the indexes that are missing or out of date.
-    /// Returns whether all of them can be used.
-    fn shards(&mut self, key: &str, entry: &str) -> bool {
-        let mut paths = match shards::expand(entry) {
-            Ok(paths) => paths,
+    /// Checks the shards of an entry, and updates their catalogue in the folder `chosen`. Returns
+    /// whether all of them can be used.
+    fn shards(&mut self, key: &str, entry: &str, chosen: Option<&Path>) -> bool {
+        let mut set = match shards::expand(entry) {
+            Ok(set) => set,
             // The launcher itself reports an entry that matches no file.
             Err(DataError::NoShards { .. }) => return false,
             Err(error) => {
@@ -150,30 +151,30 @@ impl Inspection {
                 return false;
             }
         };
-        let named = paths.len();
-        paths.retain(|path| !self.is_skipped(path));
-        let loaded: Vec<_> = paths.par_iter().map(|path| load_or_make(path)).collect();
-        let (mut samples, mut bad, mut remarks) = (0, 0, Vec::new());
-        for (path, loaded) in paths.iter().zip(loaded) {
-            match loaded {
-                Ok(loaded) => {
-                    samples += loaded.index.samples.len();
-                    let of_shard = loaded.index.remarks().into_iter();
-                    remarks.extend(
-                        of_shard.map(|remark| format!("{key}: {}: {remark}", path.display())),
-                    );
-                }
-                Err(error) => {
-                    bad += 1;
-                    if bad <= SHOWN_SHARDS {
-                        self.add(
-                            key,
-                            error.to_string(),
-                            "repair the shard, or remove it from the data",
-                        );
-                    }
-                }
+        let named = set.shards.len();
+        set.shards.retain(|path| !self.is_skipped(Path::new(&**path)));
+        let location = Location::of(&set, chosen);
+        let updated = update(&set.shards, &location, &|_| {});
+        if let Some(error) = updated.unwritten {
+            self.found.warnings.push(format!(
+                "{key}: the catalogue {} cannot be written, so that every start reads all shards: \
+                 {error}",
+                location.folder.display()
+            ));
+        }
+        let samples: u64 = updated.shards.iter().map(|(_, record)| record.samples).sum();
+        let (mut errors, mut remarks) = (updated.errors, Vec::new());
+        for (path, record) in updated.shards.iter().filter(|(_, record)| record.remarks > 0) {
+            match location.index(path, record) {
+                Ok((_, index)) => remarks.extend(
+                    index.remarks().iter().map(|remark| format!("{key}: {path}: {remark}")),
+                ),
+                Err(error) => errors.push(error),
             }
+        }
+        let bad = errors.len();
+        for error in errors.iter().take(SHOWN_SHARDS) {
+            self.add(key, error.to_string(), "repair the shard, or remove it from the data");
         }
         let more = remarks.len().saturating_sub(SHOWN_SHARDS);
         self.found.warnings.extend(remarks.into_iter().take(SHOWN_SHARDS));
@@ -184,11 +185,11 @@ impl Inspection {
         if bad > SHOWN_SHARDS {
             let what = format!("{bad} of the {named} shards cannot be used");
             self.add(key, what, "`vljepa-shards index` names all of them");
-        } else if samples == 0 && bad == 0 && !paths.is_empty() {
+        } else if samples == 0 && bad == 0 && !set.shards.is_empty() {
             let what = format!("the {named} shards of `{entry}` hold no complete sample");
             self.add(key, what, "`vljepa-shards inspect` shows why");
         }
-        bad == 0 && samples > 0 && paths.len() == named
+        bad == 0 && samples > 0 && set.shards.len() == named
     }
 }
 

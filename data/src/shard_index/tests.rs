@@ -1,9 +1,8 @@
-//! Tests that members are grouped by WebDataset's rules, and that an index is made again when the
-//! tar changes.
+//! Tests that members are grouped by WebDataset's rules.
 
 use std::fs;
 
-use super::{Dropped, ShardIndex, index_path, known_length, load_or_make};
+use super::{Dropped, ShardIndex};
 use crate::fixtures::{case, numbered, write_tar};
 use crate::tar::key_and_field;
 
@@ -20,7 +19,7 @@ fn indexed(files: &[(&str, &str)]) -> ShardIndex {
     let path = folder.path().join("a.tar");
     let files: Vec<_> = files.iter().map(|(name, text)| ((*name).to_owned(), *text)).collect();
     write_tar(&path, &files);
-    load_or_make(&path).unwrap().index
+    ShardIndex::read(&path).unwrap()
 }
 
 /// Each expected value was checked against `base_plus_ext` and `tar_file_iterator` of webdataset
@@ -71,7 +70,7 @@ fn offsets_are_those_of_the_bytes() {
         [("a.txt".to_owned(), "first"), (long, "named by an extension"), ("b.txt".to_owned(), "")];
     write_tar(&path, &files);
     let bytes = fs::read(&path).unwrap();
-    let index = load_or_make(&path).unwrap().index;
+    let index = ShardIndex::read(&path).unwrap();
     let member = |n: usize| index.samples[n].members[0];
     let text = |n: usize| {
         let start = usize::try_from(member(n).offset).unwrap();
@@ -101,7 +100,7 @@ fn grouping_agrees_with_the_tar_crate() {
             _ => expected.push((key.to_owned(), vec![member])),
         }
     }
-    let index = load_or_make(&path).unwrap().index;
+    let index = ShardIndex::read(&path).unwrap();
     let members = |sample: &super::IndexedSample| {
         let one = |member: &super::IndexedMember| {
             (index.fields[usize::from(member.field)].clone(), member.offset, member.length)
@@ -119,9 +118,8 @@ fn a_truncated_tar_drops_its_last_sample_wherever_it_is_cut() {
     let whole = folder.path().join("whole.tar");
     write_tar(&whole, &numbered(0, 3));
     let bytes = fs::read(&whole).unwrap();
-    let ends: Vec<usize> = load_or_make(&whole)
+    let ends: Vec<usize> = ShardIndex::read(&whole)
         .unwrap()
-        .index
         .samples
         .iter()
         .map(|sample| {
@@ -132,7 +130,7 @@ fn a_truncated_tar_drops_its_last_sample_wherever_it_is_cut() {
     let cut = folder.path().join("cut.tar");
     for length in (ends[0]..ends[2]).step_by(256) {
         fs::write(&cut, &bytes[..length]).unwrap();
-        let index = load_or_make(&cut).unwrap().index;
+        let index = ShardIndex::read(&cut).unwrap();
         // The sample at the cut is dropped, and the samples before it are kept.
         let complete = ends.iter().filter(|&&end| end < length).count();
         let kept = index.samples.len();
@@ -145,7 +143,7 @@ fn a_truncated_tar_drops_its_last_sample_wherever_it_is_cut() {
     let mut damaged = bytes.clone();
     damaged[ends[1] + 20] ^= 1;
     fs::write(&cut, &damaged).unwrap();
-    let index = load_or_make(&cut).unwrap().index;
+    let index = ShardIndex::read(&cut).unwrap();
     assert_eq!(index.samples.len(), 1);
     assert!(index.dropped[0].reason.contains("is damaged at byte"), "{:?}", index.dropped);
 }
@@ -163,38 +161,10 @@ fn keys_with_header(bytes: &[u8], length: usize) -> usize {
     keys.len()
 }
 
-#[test]
-fn an_index_is_read_again_and_made_anew_when_the_tar_changes() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("a.tar");
-    write_tar(&path, &numbered(0, 3));
-    assert_eq!(known_length(&path), None);
-    let first = load_or_make(&path).unwrap();
-    assert!(first.made && first.on_disk);
-    assert_eq!(known_length(&path), Some(3));
-    let second = load_or_make(&path).unwrap();
-    assert!(!second.made);
-    assert_eq!(first.index, second.index);
-    write_tar(&path, &numbered(7, 4));
-    assert_eq!(known_length(&path), None);
-    assert_eq!(load_or_make(&path).unwrap().index.samples.len(), 4);
-    // A damaged index is made again.
-    let mut bytes = fs::read(index_path(&path)).unwrap();
-    let last = bytes.len() - 1;
-    bytes[last] ^= 1;
-    fs::write(index_path(&path), &bytes).unwrap();
-    assert!(load_or_make(&path).unwrap().made);
-    fs::write(index_path(&path), b"VLJEPAI2").unwrap();
-    assert_eq!(known_length(&path), None);
-    assert!(load_or_make(&path).unwrap().made);
-    let left: Vec<_> = fs::read_dir(folder.path()).unwrap().collect();
-    assert_eq!(left.len(), 2, "only the tar and its index");
-}
-
 /// Index of `data/tests/cases/<name>`.
 fn indexed_case(name: &str) -> ShardIndex {
     let folder = tempfile::tempdir().unwrap();
-    load_or_make(&case(name, folder.path())).unwrap().index
+    ShardIndex::read(&case(name, folder.path())).unwrap()
 }
 
 /// webdataset 1.0.2 gives all members of each of these tars one key, `clip_1` or `video_000`.
@@ -265,7 +235,7 @@ fn names_that_are_not_utf_8_stay_different() {
         block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
     }
     fs::write(&path, bytes).unwrap();
-    let index = load_or_make(&path).unwrap().index;
+    let index = ShardIndex::read(&path).unwrap();
     let keys: Vec<_> = index.samples.iter().map(|sample| &*sample.key).collect();
     assert_eq!(keys, ["\\xE9", "\\xE8"]);
 }

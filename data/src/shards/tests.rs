@@ -30,8 +30,22 @@ fn a_folder_names_its_tars_in_order_and_nothing_else() {
     for name in ["b.tar", "a.tar", "a.tar.index", "notes.txt"] {
         std::fs::write(folder.path().join(name), b"x").unwrap();
     }
-    let paths = expand(folder.path().to_str().unwrap()).unwrap();
-    assert_eq!(paths, [folder.path().join("a.tar"), folder.path().join("b.tar")]);
+    let set = expand(folder.path().to_str().unwrap()).unwrap();
+    let expected = ["a.tar", "b.tar"].map(|name| folder.path().join(name).display().to_string());
+    assert_eq!(set.shards, expected.map(String::into_boxed_str));
+    assert_eq!(set.base, folder.path());
     let error = expand("no/such/folder").unwrap_err().to_string();
     assert!(error.contains("no/such/folder") && error.contains("working directory"), "{error}");
+}
+
+#[test]
+fn the_folder_of_a_range_is_the_last_one_before_its_braces() {
+    for (entry, base) in [
+        ("x/y/a-{0..1}.tar", "x/y"),
+        ("/{0..1}.tar", "/"),
+        ("{0..1}.tar", "."),
+        ("x/{a,b}/{0..1}.tar", "x"),
+    ] {
+        assert_eq!(expand(entry).unwrap().base, std::path::Path::new(base), "{entry}");
+    }
 }

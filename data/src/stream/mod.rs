@@ -19,6 +19,7 @@ use vljepa_recipes::{RankId, Recipe};
 
 use self::row::{Row, RowMaker};
 use crate::batch::{Batch, FrameMemory, Ragged, Vectors};
+use crate::catalogue::Catalogues;
 use crate::decode::Clip;
 use crate::error::DataError;
 use crate::tokenize::target_hash;
@@ -82,35 +83,37 @@ enum Slot<F> {
 }
 
 impl BatchStream {
-    /// Like [`Self::open_in`], with frames in vectors.
+    /// Like [`Self::open_in`], with frames in vectors and the catalogues opened by this process.
     ///
     /// # Errors
-    /// Same as [`Self::open_in`].
+    /// Same as [`Catalogues::of_stage`] and [`Self::open_in`].
     pub fn open(
         recipe: &Recipe,
         stage: usize,
         rank: RankId,
         first_step: u64,
     ) -> Result<Self, DataError> {
-        Self::open_in(Vectors, recipe, stage, rank, first_step)
+        let catalogues = Catalogues::of_stage(recipe, stage)?;
+        Self::open_in(Vectors, recipe, &catalogues, stage, rank, first_step)
     }
 }
 
 impl<M: FrameMemory> BatchStream<M> {
-    /// Opens the shards of stage number `stage` and starts threads that read the rows of `rank`
-    /// from step `first_step` of the stage. If `data.threads` is 0, there is a thread for each CPU
+    /// Starts threads that read the rows of `rank` in stage number `stage`, from step `first_step`
+    /// of the stage. The shards of the stage's sources are those of `catalogues`. If `data.threads` is 0, there is a thread for each CPU
     /// that this process may use. Frames are allocated from `memory`.
     ///
     /// # Errors
-    /// If shards or tokenizers cannot be read, or the recipe does not fit them.
+    /// If tokenizers cannot be read, or the recipe does not fit them or the shards.
     pub fn open_in(
         memory: M,
         recipe: &Recipe,
+        catalogues: &Catalogues,
         stage: usize,
         rank: RankId,
         first_step: u64,
     ) -> Result<Self, DataError> {
-        let maker = RowMaker::new(recipe, stage)?;
+        let maker = RowMaker::new(recipe, stage, catalogues)?;
         let Some(settings) = recipe.stages.get(stage) else {
             return Err(DataError::Ended(format!("there is no stage number {stage}")));
         };

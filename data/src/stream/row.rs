@@ -9,6 +9,7 @@ use vljepa_recipes::schema::{Mixing, Source, TargetRule, Transform};
 use super::cache::{Cache, CachedTokenizer, Decoded};
 use super::rules;
 use crate::batch::{SampleRef, Skipped};
+use crate::catalogue::{Catalogue, Catalogues};
 use crate::decode::{Media, Picture, decode};
 use crate::error::DataError;
 use crate::order::{Location, Order, Shuffle, SourceLengths, mix};
@@ -91,7 +92,11 @@ impl From<DataError> for Fault {
 }
 
 impl RowMaker {
-    pub(super) fn new(recipe: &Recipe, stage_index: usize) -> Result<Self, DataError> {
+    pub(super) fn new(
+        recipe: &Recipe,
+        stage_index: usize,
+        catalogues: &Catalogues,
+    ) -> Result<Self, DataError> {
         let Some(stage) = recipe.stages.get(stage_index) else {
             return Err(recipe_error("stages", format!("there is no stage number {stage_index}")));
         };
@@ -112,9 +117,12 @@ impl RowMaker {
                     "must equal the stage's frames unless the stage's mixing is `batch`".to_owned();
                 return Err(recipe_error(key, reason));
             }
-            let opened = StageSource::open(name, source, frames)?;
-            lengths
-                .push(SourceLengths { name: name.clone(), shard_lengths: opened.shards.lengths() });
+            let Some(catalogue) = catalogues.get(name) else {
+                return Err(DataError::Ended(format!("source {name} has no catalogue")));
+            };
+            let opened = StageSource::new(name, source, frames, Arc::clone(catalogue))?;
+            let shard_lengths = catalogue.lengths().collect();
+            lengths.push(SourceLengths { name: name.clone(), shard_lengths });
             sources.push(opened);
         }
         let model = &recipe.model;
@@ -276,14 +284,19 @@ impl RowMaker {
 }
 
 impl StageSource {
-    fn open(name: &str, source: &Source, frames: usize) -> Result<Self, DataError> {
+    fn new(
+        name: &str,
+        source: &Source,
+        frames: usize,
+        catalogue: Arc<Catalogue>,
+    ) -> Result<Self, DataError> {
         if source.targets.iter().all(|rule| rule.weight == 0) {
             let key = format!("data.sources.{name}.targets");
             return Err(recipe_error(key, "gives every rule the weight 0".to_owned()));
         }
         Ok(Self {
             name: name.to_owned(),
-            shards: ShardSet::open(&source.shards)?,
+            shards: ShardSet::new(catalogue),
             media: Media::of_source(source.visual),
             rules: source.targets.clone(),
             transform: source.transform,

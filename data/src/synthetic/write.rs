@@ -8,7 +8,6 @@ use rayon::prelude::*;
 use super::manifest::{FileEntry, ShardEntry};
 use super::sample::{Sample, Split, sample};
 use crate::error::DataError;
-use crate::shard_index;
 
 /// Writes a file atomically: first to a temporary file in the same folder, which is then renamed.
 pub(super) fn file(folder: &Path, path: &str, content: &[u8]) -> Result<FileEntry, DataError> {
@@ -22,8 +21,8 @@ pub(super) fn file(folder: &Path, path: &str, content: &[u8]) -> Result<FileEntr
     Ok(FileEntry::new(path, content))
 }
 
-/// Writes the samples `range` of a split to the tar `path`, and the index of the tar. Samples are
-/// drawn and encoded on all threads, and written in order.
+/// Writes the samples `range` of a split to the tar `path`. Samples are drawn and encoded on all
+/// threads, and written in order.
 pub(super) fn shard(
     folder: &Path,
     path: &str,
@@ -58,7 +57,6 @@ pub(super) fn shard(
     }
     let content = archive.into_inner().map_err(DataError::io("write", folder.join(path)))?;
     let file = file(folder, path, &content)?;
-    shard_index::load_or_make(&folder.join(path))?;
     Ok(ShardEntry { samples: samples.len(), pixels: pixels.finalize().to_hex().to_string(), file })
 }
 
@@ -86,10 +84,6 @@ pub(super) fn remove_stale(
             break;
         }
         fs::remove_file(&shard).map_err(DataError::io("remove", &shard))?;
-        let index_file = folder.join(format!("{}.index", path(index)));
-        if index_file.exists() {
-            fs::remove_file(&index_file).map_err(DataError::io("remove", &index_file))?;
-        }
     }
     Ok(())
 }

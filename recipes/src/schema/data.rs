@@ -1,6 +1,7 @@
 //! Recipe keys under `data`.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +46,10 @@ pub struct Source {
     /// A folder (all its `*.tar` files), one tar file, or a brace range such as
     /// `clips-{000000..000127}.tar`. A relative path starts at the working directory. No default.
     pub shards: String,
+    /// Folder of the catalogue of the shards, which `vljepa-shards index` writes and a run updates.
+    /// Default: `null`, the folder `vljepa-catalogue` beside the shards.
+    #[serde(default)]
+    pub catalogue: Option<PathBuf>,
     /// Whether the samples hold images or videos. No default.
     pub visual: Visual,
     /// Rules that choose query and target from a sample's texts. For each sample, one of the rules

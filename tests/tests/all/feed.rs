@@ -2,7 +2,8 @@
 //! batch.
 
 use vljepa_data::batch::Batch;
-use vljepa_data::shard_index::load_or_make;
+use vljepa_data::catalogue::Catalogues;
+use vljepa_data::shard_index::ShardIndex;
 use vljepa_data::stream::BatchStream;
 #[cfg(feature = "cuda")]
 use vljepa_kernels::attention::launch::Mode;
@@ -24,6 +25,11 @@ stages:
 evaluation: {tasks: []}
 ");
     vljepa_recipes::load(&trial.recipe(), sets).unwrap().recipe
+}
+
+fn feed(device: Device, recipe: &Recipe, rank: RankId, first_step: u64) -> Feed {
+    let catalogues = Catalogues::of_stage(recipe, 0).unwrap();
+    Feed::open(device, recipe, &catalogues, 0, rank, first_step).unwrap()
 }
 
 fn devices() -> Vec<Device> {
@@ -50,15 +56,16 @@ fn a_device_gets_the_batches_of_the_stream_from_any_step_on() {
     for device in devices() {
         for first in [0, 3] {
             let mut stream = BatchStream::open(&recipe, 0, second, first).unwrap();
-            let mut feed = Feed::open(device, &recipe, 0, second, first).unwrap();
+            let mut batches = feed(device, &recipe, second, first);
             let mut frames = Vec::new();
             for step in first..STEPS {
-                let (want, got) = (stream.next().unwrap(), on_host(feed.next().unwrap(), device));
+                let (want, got) =
+                    (stream.next().unwrap(), on_host(batches.next().unwrap(), device));
                 assert!(got == want, "step {step} on {}", device.name());
                 frames.push(got.frames);
             }
             assert!(frames.windows(2).all(|pair| pair[0] != pair[1]), "consecutive batches differ");
-            assert!(feed.next().is_err(), "the stage has {STEPS} steps");
+            assert!(batches.next().is_err(), "the stage has {STEPS} steps");
         }
     }
 }
@@ -68,9 +75,9 @@ fn a_feed_that_is_dropped_early_leaves_the_device_usable() {
     let recipe = recipe(&[]);
     for device in devices() {
         for taken in [0, 1, 4] {
-            let mut feed = Feed::open(device, &recipe, 0, RankId::SINGLE, 0).unwrap();
+            let mut batches = feed(device, &recipe, RankId::SINGLE, 0);
             for _ in 0..taken {
-                feed.next().unwrap();
+                batches.next().unwrap();
             }
         }
         let tensor = Tensor::zeros(device, DType::F32, &[100]).unwrap();
@@ -88,7 +95,7 @@ fn an_error_reaches_the_step_whose_batch_it_is() {
     // Overwrites an image of the fifth batch.
     let batch = |step| BatchStream::open(&recipe, 0, RankId::SINGLE, step).unwrap().next();
     let key = batch(4).unwrap().samples[0].key.clone();
-    let index = load_or_make(&shard).unwrap().index;
+    let index = ShardIndex::read(&shard).unwrap();
     let sample = index.samples.iter().find(|sample| *sample.key == *key).unwrap();
     let mut bytes = std::fs::read(&shard).unwrap();
     for member in &sample.members {
@@ -101,8 +108,8 @@ fn an_error_reaches_the_step_whose_batch_it_is() {
     let want = want.expect("a sample is bad");
     assert!(want.0 <= 4 && want.1.contains(&key), "{want:?}");
     for device in devices() {
-        let mut feed = Feed::open(device, &recipe, 0, RankId::SINGLE, 0).unwrap();
-        let got = (0..STEPS).find_map(|step| feed.next().err().map(|e| (step, e.to_string())));
+        let mut batches = feed(device, &recipe, RankId::SINGLE, 0);
+        let got = (0..STEPS).find_map(|step| batches.next().err().map(|e| (step, e.to_string())));
         assert_eq!(got.as_ref(), Some(&want));
     }
 }

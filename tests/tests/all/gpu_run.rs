@@ -13,7 +13,7 @@ use vljepa_model::Recompute;
 use vljepa_recipes::protocol::Phase;
 use vljepa_recipes::schema::Trace;
 use vljepa_recipes::{Recipe, RunDirectory};
-use vljepa_worker::checkpoint::{self, CheckpointFolder, State};
+use vljepa_worker::checkpoint::{self, CheckpointFolder, Contents, State};
 use vljepa_worker::collectives::{Collectives, Solo};
 use vljepa_worker::engine::{Engine, Training};
 use vljepa_worker::observe::meter::Meter;
@@ -122,8 +122,8 @@ fn a_run_on_a_gpu_learns_and_resumes_bit_for_bit() {
     {
         let (engine, training) = &mut undisturbed;
         let (layout, buffers) = engine.checkpoint_buffers(training);
-        checkpoint::save(&checkpoints(folder.path()), &ALONE, &layout, &buffers, None, state, 2)
-            .unwrap();
+        let contents = Contents { layout: &layout, frozen_hash: None, state, shard_lengths: None };
+        checkpoint::save(&checkpoints(folder.path()), &ALONE, contents, &buffers, 2).unwrap();
     }
     let second = step(&mut undisturbed, 1, None, Recompute::None);
     assert!(first.finite && second.finite && second.loss < first.loss, "{first:?} {second:?}");

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use vljepa_data::decode::{Media, Picture, decode};
-use vljepa_data::shard_index::load_or_make;
+use vljepa_data::shard_index::ShardIndex;
 use vljepa_data::{DataError, LoadOptions, SampleReader, reader};
 use vljepa_recipes::schema::Transform;
 
@@ -52,13 +52,13 @@ fn name(path: &Path) -> String {
 #[test]
 fn shards_of_webdatasets_authors_are_grouped_as_they_are_written() {
     let Some(folder) = material("shards/webdataset") else { return };
-    // The test reads copies, because an index is written next to a shard.
+    // The test reads copies, because a catalogue is written beside the shards.
     let copies = tempfile::tempdir().unwrap();
     let mut samples = BTreeMap::new();
     for path in files(&folder, &["tar"]) {
         let copy = copies.path().join(name(&path));
         fs::copy(&path, &copy).unwrap();
-        let index = load_or_make(&copy).unwrap().index;
+        let index = ShardIndex::read(&copy).unwrap();
         assert!(index.dropped.is_empty(), "{}: {:?}", name(&path), index.dropped);
         samples.insert(name(&path), (index.samples.len(), index.fields));
     }
@@ -68,7 +68,7 @@ fn shards_of_webdatasets_authors_are_grouped_as_they_are_written() {
     assert_eq!(samples["mpdata.tar"], (100, field("mp")));
     let compressed = copies.path().join("sample.tgz");
     fs::copy(folder.join("sample.tgz"), &compressed).unwrap();
-    let error = load_or_make(&compressed).unwrap_err().to_string();
+    let error = ShardIndex::read(&compressed).unwrap_err().to_string();
     assert!(error.contains("gzip-compressed") && error.contains("gunzip"), "{error}");
     // Samples with texts alone have no visual input: each gives a clear error and no panic.
     let reader = SampleReader::open(copies.path().join("testgz.tar").to_str().unwrap()).unwrap();

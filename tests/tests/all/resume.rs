@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::breakage::{SmallDisk, flip_a_bit};
-use crate::programs::{Trial, command, has_checkpoint, text, wait_until};
+use crate::programs::{Trial, command, has_checkpoint, small_set, text, wait_until};
 
 /// 24 steps in two stages on two ranks, with a checkpoint every 4 steps.
 const TWO_STAGES: &str = "
@@ -99,12 +99,39 @@ fn a_run_of_a_build_that_lacked_a_recipe_key_continues() {
                 let mut value: serde_json::Value = serde_json::from_str(text).unwrap();
                 value["version"] = 1.into();
                 value["recipe_hash"] = "of all keys".into();
+                value.as_object_mut().unwrap().remove("shard_lengths");
                 value.to_string()
             });
         }
     }
     trial.complete("older", &[]);
     assert_same_end(&trial, "undisturbed", "older");
+}
+
+#[test]
+fn a_stage_does_not_continue_on_shards_with_other_numbers_of_samples() {
+    let trial = Trial::new(TWO_STAGES);
+    let (run, folder) = (trial.path("run"), trial.path("clips"));
+    std::fs::create_dir(&folder).unwrap();
+    let clips = small_set().join("train/clips-000000.tar");
+    std::fs::copy(&clips, folder.join("a.tar")).unwrap();
+    let sets = [&*format!("data.sources.clips.shards={}", folder.display())];
+    let slower = ["--drill", "slow:rank=0,step=0,seconds=0.2,attempt=1"];
+    let mut child = trial.launch("run", &sets).args(slower).spawn().unwrap();
+    wait_until(&mut child, LIMIT, "a checkpoint of the second stage", || has_checkpoint(&run, 12));
+    signal(&child, Signal::SIGTERM);
+    child.wait().unwrap();
+    assert!(!run.join("completed.json").exists(), "the run was stopped on its way");
+    std::fs::copy(&clips, folder.join("b.tar")).unwrap();
+    let refused = trial.launch("run", &sets).output().unwrap();
+    let said = text(&refused);
+    assert!(!refused.status.success(), "{said}");
+    for part in ["checkpoint step-000000", "source `clips`", "other numbers of samples"] {
+        assert!(said.contains(part), "{said}");
+    }
+    // With the shards of before, the run continues.
+    std::fs::remove_file(folder.join("b.tar")).unwrap();
+    trial.complete("run", &sets);
 }
 
 /// Returns whether some rank is writing a checkpoint of step `step` or later.

@@ -1,5 +1,6 @@
 //! Loading a checkpoint: all ranks choose the same one, the newest that verifies.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -22,7 +23,7 @@ use crate::error::WorkerError;
 use crate::rank::environment::hash_file;
 
 /// Result of loading: the chosen checkpoint and the newer ones that did not verify.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Loaded {
     /// Folder name of the loaded checkpoint, or `None` if the run has no checkpoint.
     pub name: Option<String>,
@@ -32,6 +33,8 @@ pub struct Loaded {
     pub state: State,
     /// BLAKE3 hash of the frozen parameters' file, or `None` if the model has none.
     pub frozen: Option<String>,
+    /// [`Manifest::shard_lengths`] of the loaded checkpoint.
+    pub shard_lengths: BTreeMap<String, String>,
 }
 
 /// Fills `buffers` from the newest checkpoint that verifies. Rank 0 lists the checkpoints, each
@@ -62,8 +65,9 @@ pub fn load_newest(
                 fits(&name, &manifest, checkpoints, layout)?;
                 fill(&folder, &manifest.files, buffers)
                     .with_context(|| format!("checkpoint {name} changed while it was read"))?;
-                let Manifest { state, frozen, .. } = manifest;
-                return Ok(Loaded { name: Some(name), passed_over, state, frozen });
+                let Manifest { state, frozen, shard_lengths, .. } = manifest;
+                let name = Some(name);
+                return Ok(Loaded { name, passed_over, state, frozen, shard_lengths });
             }
             Err(error) => passed_over.push(format!("{name}: {error}")),
         }
@@ -74,7 +78,7 @@ pub fn load_newest(
         passed_over.join("; "),
         checkpoints.folder.display()
     );
-    Ok(Loaded { name: None, passed_over, state: State::default(), frozen: None })
+    Ok(Loaded { passed_over, ..Loaded::default() })
 }
 
 /// Runs `find` on rank 0 and returns its result on every rank; errors travel as text.

@@ -16,6 +16,7 @@ mod saver;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -36,7 +37,7 @@ pub use self::saver::{Save, Saver, Settled};
 use crate::sharding::shard;
 
 /// Version of the checkpoint format. Loading a checkpoint of a later version fails.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 /// Name of the manifest file. A folder without it is not a checkpoint.
 pub const MANIFEST: &str = "manifest.json";
 /// Name of the file with the parameters that are never trained. It is written once per run, beside
@@ -79,6 +80,10 @@ pub struct Manifest {
     pub recipe_hash: String,
     /// Version of the data order. A build with another version would resume on other samples.
     pub order_version: u32,
+    /// Hash of the shards' numbers of samples, by the source's name, for the sources of the stage.
+    /// With other numbers, the order of the samples would be another. Empty before format 3.
+    #[serde(default)]
+    pub shard_lengths: BTreeMap<String, String>,
     /// Name, shape and first element of every trained parameter, in the order of the flat buffers.
     pub parameters: Vec<Entry>,
     /// One entry per rank: file name, size, hash and range of elements.
@@ -97,6 +102,19 @@ pub struct Entry {
     pub shape: Vec<usize>,
     /// Index of the first element in the flat buffers.
     pub start: usize,
+}
+
+/// What a checkpoint holds besides its buffers.
+#[derive(Debug, Clone, Copy)]
+pub struct Contents<'a> {
+    /// Names, shapes and offsets of the parameters.
+    pub layout: &'a Layout,
+    /// BLAKE3 hash of `frozen.safetensors`, or `None` if all parameters are trained.
+    pub frozen_hash: Option<&'a str>,
+    /// Position of the run after the step that is saved.
+    pub state: State,
+    /// [`Manifest::shard_lengths`], or `None` if no data was read.
+    pub shard_lengths: Option<&'a BTreeMap<String, String>>,
 }
 
 /// Flat buffers that a checkpoint saves and restores.
@@ -148,7 +166,7 @@ pub struct CheckpointFolder {
 }
 
 /// Name of the folder of the checkpoint after `step` steps.
-fn checkpoint_name(step: u64) -> String {
+pub(crate) fn checkpoint_name(step: u64) -> String {
     format!("step-{step:08}")
 }
 

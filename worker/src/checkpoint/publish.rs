@@ -5,11 +5,10 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use vljepa_model::Layout;
 use vljepa_recipes::protocol::FileEntry;
 use vljepa_recipes::run_directory::atomic_write;
 
-use super::{CheckpointFolder, FORMAT_VERSION, MANIFEST, Manifest, State, checkpoint_name};
+use super::{CheckpointFolder, Contents, FORMAT_VERSION, MANIFEST, Manifest, checkpoint_name};
 use crate::rank::generation::Generation;
 
 /// A checkpoint whose parts are being written.
@@ -28,12 +27,11 @@ pub(super) struct Draft {
 impl Draft {
     pub(super) fn new(
         checkpoints: &CheckpointFolder,
-        layout: &Layout,
-        frozen_hash: Option<&str>,
-        state: State,
+        contents: Contents<'_>,
         world_size: usize,
         keep: usize,
     ) -> Self {
+        let Contents { layout, frozen_hash, state, shard_lengths } = contents;
         let name = checkpoint_name(state.step);
         let manifest = Manifest {
             version: FORMAT_VERSION,
@@ -41,6 +39,7 @@ impl Draft {
             world_size,
             recipe_hash: checkpoints.recipe_hash.clone(),
             order_version: checkpoints.order_version,
+            shard_lengths: shard_lengths.cloned().unwrap_or_default(),
             parameters: super::entries(layout),
             files: Vec::new(),
             frozen: frozen_hash.map(str::to_owned),

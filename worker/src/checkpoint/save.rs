@@ -6,12 +6,11 @@ use std::path::Path;
 use std::time::Instant;
 
 use vljepa_kernels::Tensor;
-use vljepa_model::Layout;
 use vljepa_recipes::protocol::{FileEntry, Part};
 
 use super::part::{write_part, write_tensors};
 use super::publish::{Draft, sync_folder};
-use super::{Buffers, CheckpointFolder, FROZEN, State};
+use super::{Buffers, CheckpointFolder, Contents, FROZEN};
 use crate::collectives::Collectives;
 
 /// A checkpoint that is complete and durable.
@@ -25,7 +24,7 @@ pub struct Saved {
     pub durable_s: f64,
 }
 
-/// Saves `buffers` and `state`: every rank writes its slice, and rank 0 publishes the checkpoint
+/// Saves `buffers` and `contents`: every rank writes its slice, and rank 0 publishes the checkpoint
 /// when all parts are durable. Then deletes all but the newest `keep` checkpoints. Every rank must
 /// call this function at the same step.
 ///
@@ -36,15 +35,13 @@ pub struct Saved {
 pub fn save(
     checkpoints: &CheckpointFolder,
     collectives: &Collectives,
-    layout: &Layout,
+    contents: Contents<'_>,
     buffers: &Buffers<'_>,
-    frozen_hash: Option<&str>,
-    state: State,
     keep: usize,
 ) -> anyhow::Result<Saved> {
     let started = Instant::now();
     let rank = collectives.rank();
-    let draft = Draft::new(checkpoints, layout, frozen_hash, state, collectives.world_size(), keep);
+    let draft = Draft::new(checkpoints, contents, collectives.world_size(), keep);
     let written = || -> anyhow::Result<FileEntry> {
         draft.make_folder()?;
         let range = buffers.part_of(collectives.rank_id());
@@ -52,7 +49,7 @@ pub fn save(
         let [weights, first, second] = values;
         let (weights, first, second) = (weights?, first?, second?);
         let file = write_part(&draft.temporary, rank, range, [&weights, &first, &second])?;
-        checkpoints.drills.at_write(state.step)?;
+        checkpoints.drills.at_write(contents.state.step)?;
         Ok(file)
     };
     let part = match written() {

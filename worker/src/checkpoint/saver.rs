@@ -13,13 +13,12 @@ use std::time::Instant;
 use anyhow::Context;
 use vljepa_kernels::Device;
 use vljepa_kernels::device::Snapshot;
-use vljepa_model::Layout;
 use vljepa_recipes::protocol::{CheckpointOrder, FileEntry, FromWorker, Part};
 
 use super::part::write_part;
 use super::publish::Draft;
 use super::save::write_failed;
-use super::{Buffers, CheckpointFolder, Saved, State, checkpoint_name};
+use super::{Buffers, CheckpointFolder, Contents, Saved, checkpoint_name};
 use crate::collectives::Collectives;
 use crate::rank::control::Control;
 use crate::rank::drill::Drills;
@@ -64,12 +63,8 @@ pub struct Settled {
 /// Content of a checkpoint besides the buffers.
 #[derive(Debug, Clone, Copy)]
 pub struct Save<'a> {
-    /// Names, shapes and offsets of the parameters.
-    pub layout: &'a Layout,
-    /// BLAKE3 hash of `frozen.safetensors`, or `None` if all parameters are trained.
-    pub frozen_hash: Option<&'a str>,
-    /// Position of the run after the step that is saved.
-    pub state: State,
+    /// What is saved besides the buffers.
+    pub contents: Contents<'a>,
     /// End of the step that is saved.
     pub since: Instant,
     /// Whether the caller waits until the checkpoint is durable.
@@ -145,23 +140,14 @@ impl Saver {
     /// Panics if the previous save was not waited for: a bug.
     pub fn begin(&mut self, collectives: &Collectives, buffers: &Buffers<'_>, save: Save<'_>) {
         assert!(self.pending.is_none(), "one save at a time");
-        let step = save.state.step;
+        let step = save.contents.state.step;
         if self.together {
-            let Save { layout, frozen_hash, state, .. } = save;
             let (checkpoints, keep) = (&self.checkpoints, self.keep);
-            let result =
-                super::save(checkpoints, collectives, layout, buffers, frozen_hash, state, keep);
+            let result = super::save(checkpoints, collectives, save.contents, buffers, keep);
             self.pending = Some(Pending::Ended(Settled { step, result }));
             return;
         }
-        let draft = Draft::new(
-            &self.checkpoints,
-            save.layout,
-            save.frozen_hash,
-            save.state,
-            self.world_size,
-            self.keep,
-        );
+        let draft = Draft::new(&self.checkpoints, save.contents, self.world_size, self.keep);
         // The snapshots are missing only after a writing thread has panicked. Allocate them again.
         let taken =
             self.snapshots.take().map_or_else(|| snapshots(buffers.device(), self.range.len()), Ok);

@@ -46,6 +46,10 @@ fn state(step: u64) -> State {
     State { step, samples: 8 * step, ..State::default() }
 }
 
+fn contents(layout: &Layout, step: u64) -> Contents<'_> {
+    Contents { layout, frozen_hash: None, state: state(step), shard_lengths: None }
+}
+
 /// Weights and moments of one rank.
 struct Model {
     tensors: [Tensor; 3],
@@ -73,13 +77,14 @@ impl Model {
     }
 
     fn save(&mut self, folder: &Path, step: u64, keep: usize) {
-        let (layout, state) = (layout(), state(step));
-        save(&checkpoints(folder), &ALONE, &layout, &self.buffers(), None, state, keep).unwrap();
+        let layout = layout();
+        let contents = contents(&layout, step);
+        save(&checkpoints(folder), &ALONE, contents, &self.buffers(), keep).unwrap();
     }
 
     fn begin(&mut self, saver: &mut Saver, ranks: &Collectives, step: u64) {
-        let (layout, state, since) = (layout(), state(step), Instant::now());
-        let save = Save { layout: &layout, frozen_hash: None, state, since, awaited: false };
+        let (layout, since) = (layout(), Instant::now());
+        let save = Save { contents: contents(&layout, step), since, awaited: false };
         saver.begin(ranks, &self.buffers(), save);
     }
 
@@ -235,7 +240,7 @@ fn a_part_that_fails_on_one_rank_drops_the_checkpoint_and_the_next_is_published(
 
 /// Publishes a checkpoint with the parts of three ranks.
 fn save_in_three(model: &Model, folder: &Path, step: u64) {
-    let draft = Draft::new(&checkpoints(folder), &layout(), None, state(step), 3, 9);
+    let draft = Draft::new(&checkpoints(folder), contents(&layout(), step), 3, 9);
     draft.make_folder().unwrap();
     let part = |rank| {
         let range = crate::sharding::shard(LEN, RankId { rank, world_size: 3 });

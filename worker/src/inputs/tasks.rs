@@ -35,7 +35,7 @@ impl Inspection {
                 self.text(tokenizers.targets.as_ref(), text, || format!("{key}.kind"));
             }
         }
-        if self.shards(&shards, &task.shards)
+        if self.shards(&shards, &task.shards, None)
             && let Some(truth) = &truth
             && let Err(error) = self.samples(key, task, truth, tokenizers)
         {

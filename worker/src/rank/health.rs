@@ -161,12 +161,13 @@ fn shards(recipe: &Recipe) -> CheckResult {
     let mut count = 0;
     for (name, source) in recipe.data.sources.iter().filter(|(name, _)| used(name)) {
         let files = vljepa_data::shards::expand(&source.shards)
-            .map_err(|error| format!("data.sources.{name}: {error}"))?;
+            .map_err(|error| format!("data.sources.{name}: {error}"))?
+            .shards;
         for file in files.first().into_iter().chain(files.last()) {
             let mut header = [0; 512];
-            File::open(file)
+            File::open(&**file)
                 .and_then(|mut file| file.read_exact(&mut header))
-                .map_err(|error| format!("data.sources.{name}: {}: {error}", file.display()))?;
+                .map_err(|error| format!("data.sources.{name}: {file}: {error}"))?;
         }
         count += files.len();
     }

@@ -4,6 +4,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use vljepa_data::batch::{Batch, FrameMemory};
+use vljepa_data::catalogue::Catalogues;
 use vljepa_data::error::DataError;
 use vljepa_data::stream::BatchStream;
 use vljepa_kernels::device::{Upload, UploadBuffer};
@@ -26,12 +27,14 @@ impl Feed {
     pub fn open(
         device: Device,
         recipe: &Recipe,
+        catalogues: &Catalogues,
         stage: usize,
         rank: RankId,
         first_step: u64,
     ) -> Result<Self, DataError> {
         let buffers = Buffers { device, idle: Arc::default() };
-        let batches = BatchStream::open_in(buffers.clone(), recipe, stage, rank, first_step)?;
+        let memory = buffers.clone();
+        let batches = BatchStream::open_in(memory, recipe, catalogues, stage, rank, first_step)?;
         Ok(Self { batches, buffers, ahead: None })
     }
 

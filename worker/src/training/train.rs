@@ -1,10 +1,12 @@
 //! The training job: runs stages, steps, checkpoints and evaluations until the recipe's last step
 //! is done and scored.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use anyhow::Context;
 use vljepa_data::batch::Batch;
+use vljepa_data::catalogue::Catalogues;
 use vljepa_data::order::ORDER_VERSION;
 use vljepa_kernels::Tensor;
 use vljepa_model::learning_rate_at;
@@ -13,7 +15,9 @@ use vljepa_recipes::protocol::{FromWorker, Metrics, Outcome, Phase};
 use vljepa_recipes::run_directory::atomic_write;
 use vljepa_recipes::schema::Stage;
 
-use crate::checkpoint::{self, CheckpointFolder, Save, Saver, Settled, State};
+use crate::checkpoint::{
+    self, CheckpointFolder, Contents, Save, Saver, Settled, State, checkpoint_name,
+};
 use crate::engine::{Engine, Training};
 use crate::error::WorkerError;
 use crate::evaluation;
@@ -56,6 +60,9 @@ struct Trainer<'a> {
     /// Whether the warning about too frequent saves was given.
     warned_slow: bool,
     frozen_hash: Option<String>,
+    /// Hash of the shards' numbers of samples for each source of the current stage. Before the
+    /// first stage, those of the checkpoint.
+    shard_lengths: BTreeMap<String, String>,
     state: State,
     total_steps: u64,
     meter: Meter,
@@ -111,6 +118,7 @@ impl<'a> Trainer<'a> {
             saves: 0,
             warned_slow: false,
             frozen_hash,
+            shard_lengths: loaded.shard_lengths,
             state: loaded.state,
             total_steps: recipe.total_steps(),
             meter: {
@@ -130,7 +138,8 @@ impl<'a> Trainer<'a> {
         let (index, first) = (self.state.stage, self.state.stage_step);
         self.engine.trim()?;
         let id = session.collectives.rank_id();
-        let mut feed = Feed::open(session.device, &session.recipe, index, id, first)?;
+        let catalogues = self.catalogues()?;
+        let mut feed = Feed::open(session.device, &session.recipe, &catalogues, index, id, first)?;
         tracing::info!("stage {} from step {first} of {}", stage.name, stage.steps);
         while self.state.stage_step < stage.steps {
             session.control.at(self.state.step, Phase::Data);
@@ -175,6 +184,33 @@ impl<'a> Trainer<'a> {
             }
         }
         Ok(Outcome::Completed)
+    }
+
+    /// Catalogues of the stage's sources. Only rank 0 looks at the shards: if every rank did, a
+    /// shared file system would answer millions of requests at once.
+    fn catalogues(&mut self) -> anyhow::Result<Catalogues> {
+        let (session, State { stage, stage_step, step, .. }) = (self.session, self.state);
+        let ranks = &session.collectives;
+        let bytes = match ranks.rank() {
+            0 => Catalogues::of_stage(&session.recipe, stage)?.to_bytes(),
+            _ => Vec::new(),
+        };
+        let catalogues = Catalogues::from_bytes(&ranks.broadcast(bytes))?;
+        let found = catalogues.lengths_hashes();
+        let saved = std::mem::replace(&mut self.shard_lengths, found.clone());
+        if stage_step > 0
+            && let Some(name) = found
+                .keys()
+                .find(|&name| saved.get(name).is_some_and(|lengths| *lengths != found[name]))
+        {
+            let what = format!(
+                "was trained on shards of the source `{name}` with other numbers of samples, so \
+                 that the order of the samples would change; restore these shards, or start a new \
+                 run"
+            );
+            return Err(WorkerError::Checkpoint { name: checkpoint_name(step), what }.into());
+        }
+        Ok(catalogues)
     }
 
     fn step(
@@ -307,8 +343,13 @@ impl<'a> Trainer<'a> {
         self.engine.check_agreement(&session.collectives, self.state.step, self.saves)?;
         self.saves += 1;
         let (layout, buffers) = self.engine.checkpoint_buffers(&mut self.training);
-        let frozen_hash = self.frozen_hash.as_deref();
-        let save = Save { layout: &layout, frozen_hash, state: self.state, since, awaited };
+        let contents = Contents {
+            layout: &layout,
+            frozen_hash: self.frozen_hash.as_deref(),
+            state: self.state,
+            shard_lengths: Some(&self.shard_lengths),
+        };
+        let save = Save { contents, since, awaited };
         self.saver.begin(&session.collectives, &buffers, save);
         if awaited && let Some(settled) = self.saver.wait() {
             let saved = settled.result?;

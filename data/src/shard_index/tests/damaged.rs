@@ -6,7 +6,7 @@ use std::path::Path;
 use super::{indexed_case, samples};
 use crate::error::DataError;
 use crate::fixtures::{case, numbered, write_tar};
-use crate::shard_index::{index_path, known_length, load_or_make};
+use crate::shard_index::ShardIndex;
 
 /// GNU tar 1.34 lists six members. `c.jpg` is a hard link and `d.jpg` a symbolic link.
 #[test]
@@ -33,14 +33,11 @@ fn bytes_after_the_end_marker_are_a_warning_with_their_number() {
     let mut bytes = fs::read(&path).unwrap();
     bytes.resize(bytes.len() + 100_000, 0);
     fs::write(&path, &bytes).unwrap();
-    assert_eq!(load_or_make(&path).unwrap().index.warnings, <[String; 0]>::default());
-    assert_eq!(known_length(&path), Some(2));
+    assert_eq!(ShardIndex::read(&path).unwrap().warnings, <[String; 0]>::default());
     *bytes.last_mut().unwrap() = 1;
     fs::write(&path, &bytes).unwrap();
-    let index = load_or_make(&path).unwrap().index;
+    let index = ShardIndex::read(&path).unwrap();
     assert!(index.warnings[0].contains("its last 1 bytes are not read"), "{:?}", index.warnings);
-    assert_eq!(known_length(&path), None, "a set reads the index again, and warns again");
-    assert_eq!(load_or_make(&path).unwrap().index, index);
 }
 
 #[test]
@@ -50,13 +47,13 @@ fn a_shard_that_is_cut_or_damaged_warns_even_if_no_sample_is_at_the_cut() {
     write_tar(&path, &[("README".to_owned(), "1"), ("a.jpg".to_owned(), "2")]);
     let mut bytes = fs::read(&path).unwrap();
     fs::write(&path, &bytes[..1024]).unwrap();
-    let index = load_or_make(&path).unwrap().index;
+    let index = ShardIndex::read(&path).unwrap();
     assert!(index.dropped.is_empty());
     assert!(index.warnings[0].contains("is cut short at byte 1024"), "{:?}", index.warnings);
     bytes[1030] ^= 1;
     let length = bytes.len();
     fs::write(&path, &bytes).unwrap();
-    let index = load_or_make(&path).unwrap().index;
+    let index = ShardIndex::read(&path).unwrap();
     let lost = format!("is damaged at byte 1024; the last {} bytes are not read", length - 1024);
     assert!(index.warnings[0].contains(&lost), "{:?}", index.warnings);
 }
@@ -69,9 +66,8 @@ fn a_file_that_is_no_shard_is_refused_with_its_name_the_cause_and_what_to_do() {
     let refused = |name: &str, bytes: &[u8]| {
         let path = folder.path().join(name);
         fs::write(&path, bytes).unwrap();
-        let error = load_or_make(&path).unwrap_err();
+        let error = ShardIndex::read(&path).unwrap_err();
         assert!(matches!(error, DataError::BadShard { .. }), "{error}");
-        assert!(!index_path(&path).exists());
         let said = error.to_string();
         assert!(said.contains(name), "{said}");
         said
@@ -95,10 +91,10 @@ fn a_file_that_is_no_shard_is_refused_with_its_name_the_cause_and_what_to_do() {
         assert!(refused(name, bytes).contains(said), "{name}: {}", refused(name, bytes));
     }
     for name in ["sparse_gnu.tar", "sparse_pax.tar"] {
-        let error = load_or_make(&case(name, folder.path())).unwrap_err().to_string();
+        let error = ShardIndex::read(&case(name, folder.path())).unwrap_err().to_string();
         assert!(error.contains(name) && error.contains("`a.png` is stored sparse"), "{error}");
     }
-    let missing = load_or_make(Path::new("missing.tar")).unwrap_err().to_string();
+    let missing = ShardIndex::read(Path::new("missing.tar")).unwrap_err().to_string();
     assert!(missing.contains("missing.tar"), "{missing}");
 }
 
@@ -108,7 +104,7 @@ fn a_tar_without_members_is_an_empty_shard_with_a_warning() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("empty.tar");
     fs::write(&path, [0; 10_240]).unwrap();
-    let index = load_or_make(&path).unwrap().index;
+    let index = ShardIndex::read(&path).unwrap();
     assert_eq!(index.samples.len(), 0);
     assert_eq!(index.remarks(), ["the shard is a tar without members"]);
 }

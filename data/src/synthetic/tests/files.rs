@@ -122,8 +122,7 @@ fn content(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     for folder in ["", "train", "eval", "labels"] {
         for entry in fs::read_dir(dir.join(folder)).unwrap() {
             let path = entry.unwrap().path();
-            // An index contains the modification time of the tar, so it differs between runs.
-            if path.is_file() && path.extension().is_none_or(|extension| extension != "index") {
+            if path.is_file() {
                 files.insert(
                     path.strip_prefix(dir).unwrap().display().to_string(),
                     fs::read(&path).unwrap(),

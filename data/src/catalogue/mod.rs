@@ -1,0 +1,191 @@
+//! Catalogue of a set of shards: for each shard the number of samples, the identity of the tar, and
+//! the location of its table, which lists the samples with the offsets of their files.
+//!
+//! A run reads the catalogue once, on rank 0, and sends it to all ranks ([`Catalogues`]); a table
+//! is read when its shard is opened. So no rank opens a tar before it reads samples from it.
+//! [`update`] makes the entries that are missing, or whose tar has another size or modification
+//! time, from the headers of the tar.
+
+mod file;
+mod stage;
+mod update;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+pub use self::file::{Record, TarVersion};
+pub use self::stage::Catalogues;
+pub use self::update::{Updated, update};
+use crate::error::DataError;
+use crate::shard_index::ShardIndex;
+use crate::shards::{Expanded, expand};
+
+/// Name of the folder beside the shards that holds their catalogue, unless the recipe names another
+/// (`data.sources.<name>.catalogue`).
+pub const FOLDER: &str = "vljepa-catalogue";
+
+/// Folder of a catalogue, and how shards are named in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Location {
+    /// Folder with the catalogue's files.
+    pub folder: PathBuf,
+    /// Folder that the names of the shards are relative to, so that a set can be moved with its
+    /// catalogue. `None` if shards are named by their whole path.
+    base: Option<PathBuf>,
+}
+
+impl Location {
+    /// Location of the catalogue of `set`: the folder `chosen`, or [`FOLDER`] beside the shards.
+    #[must_use]
+    pub fn of(set: &Expanded, chosen: Option<&Path>) -> Self {
+        match chosen {
+            Some(folder) => Self { folder: folder.to_owned(), base: None },
+            None => Self { folder: set.base.join(FOLDER), base: Some(set.base.clone()) },
+        }
+    }
+
+    /// Opens the shard at `path` and reads its table. If the table cannot be read, it is made again
+    /// from the tar.
+    ///
+    /// # Errors
+    /// [`DataError::Io`] if the shard cannot be read, or if it has changed since `record` was made.
+    pub fn index(&self, path: &str, record: &Record) -> Result<(File, ShardIndex), DataError> {
+        let path = Path::new(path);
+        let tar = File::open(path).map_err(DataError::io("open", path))?;
+        let changed = || {
+            let reason = "the shard has changed since its catalogue was read; start again, and the \
+                          catalogue follows";
+            DataError::io("read", path)(std::io::Error::other(reason))
+        };
+        if !record.is_of(&tar).map_err(DataError::io("read", path))? {
+            return Err(changed());
+        }
+        let index = match record.read_table(&self.folder) {
+            Some(index) => index,
+            None => ShardIndex::read_tar(path, &tar)?,
+        };
+        if u64::try_from(index.samples.len()) != Ok(record.samples) {
+            return Err(changed());
+        }
+        Ok((tar, index))
+    }
+
+    /// Name of a shard in the catalogue.
+    fn name<'a>(&self, shard: &'a str) -> &'a str {
+        let path = Path::new(shard);
+        let relative = self.base.as_ref().and_then(|base| path.strip_prefix(base).ok());
+        relative.and_then(Path::to_str).unwrap_or(shard)
+    }
+}
+
+/// Shards of one `shards` entry in their order, with what the catalogue says about each.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Catalogue {
+    location: Location,
+    shards: Vec<(Box<str>, Record)>,
+}
+
+impl Catalogue {
+    /// Finds the shards of an entry, and updates their catalogue. Logs what is not used of them.
+    ///
+    /// # Errors
+    /// The errors of [`expand`], [`DataError::BadShard`] or [`DataError::BadShards`] if shards
+    /// cannot be used, and [`DataError::NoSamples`] if they hold no complete sample.
+    pub fn open(entry: &str, chosen: Option<&Path>) -> Result<Self, DataError> {
+        let set = expand(entry)?;
+        let shard_count = set.shards.len();
+        let location = Location::of(&set, chosen);
+        let updated = update(&set.shards, &location, &|done| {
+            tracing::info!("read {done} of the {shard_count} shards of {entry} for the catalogue");
+        });
+        if let Some(error) = &updated.unwritten {
+            tracing::warn!(
+                "the catalogue of {entry} cannot be written, so that every start reads all shards; \
+                 name a folder for it with data.sources.<name>.catalogue: {error}"
+            );
+        }
+        let mut errors = updated.errors;
+        match errors.len() {
+            0 => {}
+            1 => return Err(errors.remove(0)),
+            _ => {
+                let shards = entry.to_owned();
+                return Err(DataError::BadShards { shards, shard_count, errors });
+            }
+        }
+        let catalogue = Self { location, shards: updated.shards };
+        if catalogue.lengths().all(|length| length == 0) {
+            return Err(DataError::NoSamples { shards: entry.to_owned(), shard_count });
+        }
+        for number in (0..catalogue.len()).filter(|&number| catalogue.record(number).remarks > 0) {
+            catalogue.log_remarks(number)?;
+        }
+        Ok(catalogue)
+    }
+
+    /// Number of shards.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// Whether there are no shards. Always false, because [`Self::open`] rejects such a set.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.shards.is_empty()
+    }
+
+    /// Number of samples in each shard.
+    pub fn lengths(&self) -> impl Iterator<Item = u64> {
+        self.shards.iter().map(|(_, record)| record.samples)
+    }
+
+    /// Hash of the numbers of samples. The order of the samples of a stage depends on them, and on
+    /// nothing else of the shards.
+    #[must_use]
+    pub fn lengths_hash(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        for length in self.lengths() {
+            hasher.update(&length.to_le_bytes());
+        }
+        hasher.finalize().to_hex()[..32].to_owned()
+    }
+
+    /// Path of shard number `shard`.
+    #[must_use]
+    pub fn path(&self, shard: usize) -> &str {
+        &self.shards[shard].0
+    }
+
+    /// What the catalogue says about shard number `shard`.
+    #[must_use]
+    pub fn record(&self, shard: usize) -> &Record {
+        &self.shards[shard].1
+    }
+
+    /// Opens shard number `shard` and reads its table, see [`Location::index`].
+    ///
+    /// # Errors
+    /// The errors of [`Location::index`].
+    pub fn open_shard(&self, shard: usize) -> Result<(File, ShardIndex), DataError> {
+        self.location.index(self.path(shard), self.record(shard))
+    }
+
+    fn log_remarks(&self, shard: usize) -> Result<(), DataError> {
+        let (_, index) = self.open_shard(shard)?;
+        let path = self.path(shard);
+        for warning in &index.warnings {
+            tracing::warn!(shard = path, "{warning}");
+        }
+        for dropped in &index.dropped {
+            let (sample, reason) = (&dropped.key, &dropped.reason);
+            tracing::warn!(shard = path, sample, reason, "sample dropped");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;
