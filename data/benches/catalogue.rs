@@ -20,6 +20,7 @@ use serde_json::json;
 use vljepa_data::catalogue::{Catalogues, FOLDER, Location, update};
 use vljepa_data::shards::expand;
 use vljepa_data::stream::BatchStream;
+use vljepa_data::synthetic::SynthArgs;
 use vljepa_recipes::RankId;
 
 /// Rows of the first batch: those of one of the paper's ranks.
@@ -55,6 +56,10 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let Arguments { folder, shards, samples, .. } = arguments;
     fs::create_dir_all(folder)?;
     (0..*shards).into_par_iter().try_for_each(|number| write(folder, number, *samples))?;
+    // The synthetic set has a tokenizer.
+    let synthetic = folder.join("synthetic");
+    let args = SynthArgs { dir: synthetic.clone(), seed: 0, scale_permille: 10 };
+    vljepa_data::synthetic::run(&args)?;
     let catalogue = folder.join(FOLDER);
     if catalogue.exists() {
         fs::remove_dir_all(&catalogue)?;
@@ -67,7 +72,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     anyhow::ensure!(made == *shards, "{made} of {shards} records were made");
     let mut starts = Vec::new();
     for _ in 0..2 {
-        starts.push(start(entry)?);
+        starts.push(start(entry, &synthetic.join("tokenizer.json"))?);
     }
     let bytes = |name: &str| -> anyhow::Result<u64> {
         let mut bytes = 0;
@@ -95,13 +100,19 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
 }
 
 /// Times one start of a stage on the shards of `entry`.
-fn start(entry: &str) -> anyhow::Result<serde_json::Value> {
+fn start(entry: &str, tokenizer: &Path) -> anyhow::Result<serde_json::Value> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes/quickstart.yaml");
     let stage = format!(
         "stages=[{{name: start, steps: 10, batch: {BATCH}, frames: 2, mixture: {{images: 1}}, \
          learning_rate: {{peak: 0.001}}}}]"
     );
-    let sets = [stage, format!("data.sources.images.shards={entry}")];
+    let tokenizer = tokenizer.display();
+    let sets = [
+        stage,
+        format!("data.sources.images.shards={entry}"),
+        format!("model.predictor.tokenizer={tokenizer}"),
+        format!("model.y_encoder.tokenizer={tokenizer}"),
+    ];
     let recipe = vljepa_recipes::load(&path, &sets)?.recipe;
     let since = Instant::now();
     let catalogues = Catalogues::of_stage(&recipe, 0)?;
