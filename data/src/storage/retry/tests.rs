@@ -70,6 +70,21 @@ fn a_machine_without_credentials_is_told_soon() {
 }
 
 #[test]
+fn a_server_that_never_answered_is_given_up_after_half_a_minute() {
+    let after_31_s = |is_first_contact| -> io::Result<()> {
+        wait_for(async move {
+            let url = url("s3://bucket/a.tar");
+            let mut retry = Retry::new(&url, Duration::from_secs(300));
+            retry.started = retry.started.checked_sub(Duration::from_secs(31)).unwrap();
+            let failure = Failure::passing("connection refused".to_owned());
+            retry.after(Failure { is_first_contact, ..failure }, false).await
+        })
+    };
+    assert!(after_31_s(true).unwrap_err().to_string().contains("connection refused"));
+    assert!(after_31_s(false).is_ok());
+}
+
+#[test]
 fn failures_say_what_to_do() {
     let xml = "Server returned non-2xx status code: 403 Forbidden: <?xml?><Error><Code>AccessDenied\
                </Code><Message>Access Denied.</Message><Resource>/b/k</Resource></Error>";

@@ -218,28 +218,32 @@ fn the_bound_holds_with_several_processes() {
 fn killed_processes_leave_nothing_wrong() {
     let bytes = content(20, LENGTH);
     put_s3("cache/killed.tar", &bytes);
-    let folder = tempfile::tempdir().unwrap();
     let (proxy, _, start) = http();
     let url = format!("{start}/cache/killed.tar");
-    for round in 1..=6_u64 {
+    let mut unfinished = 0;
+    for round in 1..=6 {
+        let folder = tempfile::tempdir().unwrap();
+        // A block takes 640 ms, so the kills are spread over the first one and a half blocks.
+        proxy.disturb_all(Fault::Slow(1 << 18));
+        proxy.requests();
         let mut child = reader(&url, folder.path(), 1 << 30, 1000);
-        // Kills each process a little later after its first answer than the one before.
-        let begun = Instant::now();
-        while proxy.requests().len() < 2 && begun.elapsed() < Duration::from_secs(60) {
+        let (mut requests, begun) = (0, Instant::now());
+        while requests < 2 && begun.elapsed() < Duration::from_secs(60) {
             std::thread::park_timeout(Duration::from_millis(1));
-            if files(folder.path(), ".vljepa-block").len() == BLOCKS {
-                break;
-            }
+            requests += proxy.requests().len();
         }
-        std::thread::park_timeout(Duration::from_millis(round * 7));
+        std::thread::park_timeout(Duration::from_millis(150 * round));
         child.kill().unwrap();
         child.wait().unwrap();
+        proxy.disturb_all(Fault::Pass);
+        unfinished += usize::from(files(folder.path(), ".vljepa-block").len() < BLOCKS);
+        // What a process leaves that is killed between two writes to a block.
+        std::fs::write(folder.path().join("01234567-1-0.vljepa-part"), &bytes[..99]).unwrap();
+        let storage = cached(&options(&[]), folder.path());
+        assert!(files(folder.path(), ".vljepa-part").is_empty());
+        let file = storage.open(&at(&url)).unwrap();
+        assert!(whole(&file) == bytes && part(&file, 3, LENGTH - 3) == bytes[3..]);
+        assert_eq!(files(folder.path(), "").len(), BLOCKS);
     }
-    // A killed process may have left a part of a block.
-    std::fs::write(folder.path().join("0123456789abcdef-1-0.vljepa-part"), &bytes[..99]).unwrap();
-    let storage = cached(&options(&[]), folder.path());
-    assert!(files(folder.path(), ".vljepa-part").is_empty());
-    let file = storage.open(&at(&url)).unwrap();
-    assert!(whole(&file) == bytes && part(&file, 3, LENGTH - 3) == bytes[3..]);
-    assert_eq!(files(folder.path(), "").len(), BLOCKS);
+    assert!(unfinished > 0, "no process was killed while it filled the cache");
 }
