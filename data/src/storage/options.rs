@@ -1,0 +1,52 @@
+//! Options of a storage: time limits, retries and the cache folder.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Options of a [`super::Storage`]. The defaults suit object stores in the same region.
+#[derive(Debug, Clone)]
+pub struct StorageOptions {
+    /// Longest time to connect to a server. Default: 5 s, because a connection within a region
+    /// takes milliseconds, and a lost packet is sent again after 1 s and 3 s.
+    pub connect_timeout: Duration,
+    /// Longest time without a byte from the server, before or in a response. Default: 30 s, far
+    /// above the slowest first byte that object stores document (a few seconds under load).
+    pub read_timeout: Duration,
+    /// Time after which a read, listing or write is no longer retried. Default: 300 s. Object
+    /// stores recover from `503 Slow Down` and from a failed zone within minutes.
+    pub retry_timeout: Duration,
+    /// Folder for blocks of remote files. Default: `None`, so remote files are read again in each
+    /// epoch.
+    pub cache: Option<CacheOptions>,
+    /// Settings by the names of environment variables (`AWS_…`, `GOOGLE_…`). They replace the
+    /// process's environment variables of the same names. Default: none.
+    pub variables: Vec<(String, String)>,
+}
+
+impl Default for StorageOptions {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(5),
+            read_timeout: Duration::from_secs(30),
+            retry_timeout: Duration::from_secs(300),
+            cache: None,
+            variables: Vec::new(),
+        }
+    }
+}
+
+/// Cache of blocks of remote files in a folder, which all processes of a node share.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheOptions {
+    /// Folder of the cache. It is created if it does not exist. Other files in it are left alone.
+    pub folder: PathBuf,
+    /// Largest number of bytes that the cache's files hold together, at least
+    /// [`CacheOptions::LEAST_BYTES`].
+    pub bytes: u64,
+}
+
+impl CacheOptions {
+    /// Smallest size of a cache in bytes: 16 blocks of 8 MiB. With fewer, the processes of a node
+    /// would remove each other's blocks before they are read.
+    pub const LEAST_BYTES: u64 = 128 << 20;
+}
