@@ -17,8 +17,9 @@ use anyhow::Context;
 use clap::Parser;
 use rayon::prelude::*;
 use serde_json::json;
-use vljepa_data::catalogue::{Catalogues, FOLDER, Location, update};
-use vljepa_data::shards::expand;
+use vljepa_data::catalogue::{CatalogueFolder, Catalogues, FOLDER, update};
+use vljepa_data::shards::Expanded;
+use vljepa_data::storage::Storage;
 use vljepa_data::stream::BatchStream;
 use vljepa_data::synthetic::SynthArgs;
 use vljepa_recipes::RankId;
@@ -65,9 +66,10 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         fs::remove_dir_all(&catalogue)?;
     }
     let entry = folder.to_str().context("the folder's name is not UTF-8")?;
-    let set = expand(entry)?;
+    let storage = Storage::default();
+    let set = Expanded::of(&storage, entry)?;
     let since = Instant::now();
-    let made = update(&set.shards, &Location::of(&set, None), &|_| {}).made;
+    let made = update(&storage, &set.shards, &CatalogueFolder::of(&set, None)?, &|_| {}).made;
     let update_s = since.elapsed().as_secs_f64();
     anyhow::ensure!(made == *shards, "{made} of {shards} records were made");
     let mut starts = Vec::new();
@@ -114,11 +116,12 @@ fn start(entry: &str, tokenizer: &Path) -> anyhow::Result<serde_json::Value> {
         format!("model.y_encoder.tokenizer={tokenizer}"),
     ];
     let recipe = vljepa_recipes::load(&path, &sets)?.recipe;
+    let storage = Storage::default();
     let since = Instant::now();
-    let catalogues = Catalogues::of_stage(&recipe, 0)?;
+    let catalogues = Catalogues::of_stage(&storage, &recipe, 0)?;
     let catalogue_s = since.elapsed().as_secs_f64();
     let sent = catalogues.to_bytes();
-    let received = Catalogues::from_bytes(&sent)?;
+    let received = Catalogues::from_bytes(&storage, &sent)?;
     let encoded_s = since.elapsed().as_secs_f64();
     let memory = vljepa_data::batch::Vectors;
     let mut stream = BatchStream::open_in(memory, &recipe, &received, 0, RankId::SINGLE, 0)?;

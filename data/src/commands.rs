@@ -6,19 +6,22 @@ use std::path::Path;
 
 use anyhow::Result;
 use vljepa_data::DataError;
-use vljepa_data::catalogue::{Location, Updated, update};
+use vljepa_data::catalogue::{CatalogueFolder, Updated, update};
 use vljepa_data::shard_index::ShardIndex;
-use vljepa_data::shards::expand;
+use vljepa_data::shards::Expanded;
+use vljepa_data::storage::Storage;
 
 /// Prints for each shard the number of samples, the size of each field, the first `shown` samples,
 /// the dropped samples with the reason, and warnings. Fails at the end with all shards that cannot
 /// be used.
 pub(crate) fn inspect(entries: &[String], shown: usize, output: &mut impl Write) -> Result<()> {
     let (mut samples, mut dropped, mut usable) = (0, 0, 0);
-    let mut errors = Vec::new();
+    let (storage, mut errors) = (Storage::default(), Vec::new());
     for entry in entries {
-        for path in expand(entry)?.shards {
-            let index = match ShardIndex::read(Path::new(&*path)) {
+        for shard in storage.expand(entry)? {
+            let path = shard.location.to_string();
+            let read = storage.open(&shard.location).and_then(|tar| ShardIndex::of(&tar));
+            let index = match read {
                 Ok(index) => index,
                 Err(error) => {
                     errors.push(error);
@@ -45,12 +48,13 @@ pub(crate) fn index(
     chosen: Option<&Path>,
     output: &mut impl Write,
 ) -> Result<()> {
+    let storage = Storage::default();
     let (mut errors, mut usable) = (Vec::new(), 0);
     for entry in entries {
-        let set = expand(entry)?;
-        let location = Location::of(&set, chosen);
+        let set = Expanded::of(&storage, entry)?;
+        let folder = CatalogueFolder::of(&set, chosen)?;
         let count = set.shards.len();
-        let updated = update(&set.shards, &location, &|done| {
+        let updated = update(&storage, &set.shards, &folder, &|done| {
             // A terminal that is gone does not stop the update.
             drop(writeln!(
                 std::io::stderr(),
@@ -59,15 +63,15 @@ pub(crate) fn index(
         });
         let Updated { shards, made, unwritten, .. } = updated;
         for (path, record) in shards.iter().filter(|(_, record)| record.remarks > 0) {
-            for remark in location.index(path, record)?.1.remarks() {
+            for remark in folder.open_shard(&storage, path, record)?.1.remarks() {
                 writeln!(output, "{path}: warning: {remark}")?;
             }
         }
-        let folder = location.folder.display();
+        let folder = folder.path.display();
         if let Some(error) = unwritten {
             anyhow::bail!(
                 "the catalogue {folder} cannot be written: {error}; name another folder with \
-                 --catalogue, and in the recipe with data.sources.<name>.catalogue"
+                 --catalogue, and in the recipe with the key `catalogue` beside `shards`"
             );
         }
         let samples: u64 = shards.iter().map(|(_, record)| record.samples).sum();

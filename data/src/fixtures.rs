@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 use vljepa_recipes::Recipe;
 
+use crate::storage::Storage;
+
 /// Vocabulary of the tests' tokenizer. Every other word is `[UNK]`, which has id 0.
 const WORDS: [&str; 12] = [
     "[UNK]", "[BOS]", "[EOS]", "a", "picture", "number", "what", "colour", "red", "one", "two", "q",
@@ -41,6 +43,11 @@ pub(crate) fn write_tokenizer(folder: &Path) -> PathBuf {
     let path = folder.join("tokenizer.json");
     std::fs::write(&path, tokenizer.to_string()).unwrap();
     path
+}
+
+/// Storage with default options.
+pub(crate) fn storage() -> Storage {
+    Storage::default()
 }
 
 /// Copies `data/tests/cases/<name>` into `folder`, in which an index may be written beside it.

@@ -25,7 +25,8 @@ enum Command {
     Synth(SynthArgs),
     /// Shows the contents of shards: samples, fields, sizes, dropped samples.
     Inspect {
-        /// Folders of tars, single tars, or ranges such as clips-{000000..000127}.tar.
+        /// Folders of tars, single tars, ranges such as clips-{000000..000127}.tar, or .txt files
+        /// that list shards; local or with a URL (s3://, gs://, http://, https://).
         #[arg(required = true)]
         shards: Vec<String>,
         /// Number of samples to show from each shard.
@@ -35,11 +36,12 @@ enum Command {
     /// Reads the headers of all shards and writes their catalogue, so that the first run does not
     /// have to. An update that was interrupted goes on where it was.
     Index {
-        /// Folders of tars, single tars, or ranges such as clips-{000000..000127}.tar.
+        /// Folders of tars, single tars, ranges such as clips-{000000..000127}.tar, or .txt files
+        /// that list shards; local or with a URL (s3://, gs://, http://, https://).
         #[arg(required = true)]
         shards: Vec<String>,
-        /// Folder for the catalogue, as in data.sources.<name>.catalogue of a recipe. Default: the
-        /// folder vljepa-catalogue beside the shards.
+        /// Folder for the catalogue, as the key `catalogue` beside `shards` in a recipe. Remote
+        /// shards need one. Default: the folder vljepa-catalogue beside the shards.
         #[arg(long)]
         catalogue: Option<PathBuf>,
     },

@@ -11,6 +11,7 @@ use crate::decode::{Media, decode};
 use crate::error::DataError;
 use crate::sample::{self, RawSample};
 use crate::shards::{OpenShard, ShardSet};
+use crate::storage::Storage;
 use crate::texts::Texts;
 use crate::transform::Shaper;
 
@@ -57,19 +58,23 @@ pub struct SampleReader {
 }
 
 impl SampleReader {
-    /// Opens a folder of tars, one tar, or a range such as `clips-{000000..000127}.tar`.
+    /// Opens the shards of an entry, whose catalogue is in the folder `catalogue` or beside them.
     ///
     /// # Errors
-    /// If no shard is found, a shard cannot be read, or there is no complete sample.
-    pub fn open(shards: &str) -> Result<Self, DataError> {
-        let catalogue = Catalogue::open(shards, None)?;
+    /// The errors of [`Catalogue::open`].
+    pub fn open(
+        storage: &Storage,
+        shards: &str,
+        catalogue: Option<&Path>,
+    ) -> Result<Self, DataError> {
+        let catalogue = Catalogue::open(storage, shards, catalogue)?;
         let mut starts = vec![0];
         let mut next = 0;
         for length in catalogue.lengths() {
             next += usize::try_from(length).unwrap_or(usize::MAX);
             starts.push(next);
         }
-        Ok(Self { shards: ShardSet::new(Arc::new(catalogue)), starts })
+        Ok(Self { shards: ShardSet::new(storage.clone(), Arc::new(catalogue)), starts })
     }
 
     /// Number of samples in all shards.
@@ -170,7 +175,7 @@ mod tests {
 
     use super::{LoadOptions, SampleReader, load_file};
     use crate::error::DataError;
-    use crate::fixtures::{numbered, png, write_tar};
+    use crate::fixtures::{numbered, png, storage, write_tar};
 
     const OPTIONS: LoadOptions =
         LoadOptions { frames: 2, image_size: 8, transform: Transform::ResizeCenterCrop };
@@ -180,7 +185,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         write_tar(&folder.path().join("a-0.tar"), &numbered(0, 3));
         write_tar(&folder.path().join("a-1.tar"), &numbered(3, 2));
-        let reader = SampleReader::open(folder.path().to_str().unwrap()).unwrap();
+        let reader = SampleReader::open(&storage(), folder.path().to_str().unwrap(), None).unwrap();
         assert_eq!((reader.len(), reader.is_empty()), (5, false));
         for number in 0..5_u8 {
             let sample = reader.load(usize::from(number), &OPTIONS).unwrap();
@@ -202,7 +207,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.tar");
         write_tar(&path, &[("x.png".to_owned(), b"junk".to_vec()), ("x.txt".to_owned(), vec![])]);
-        let reader = SampleReader::open(path.to_str().unwrap()).unwrap();
+        let reader = SampleReader::open(&storage(), path.to_str().unwrap(), None).unwrap();
         let error = reader.load(0, &OPTIONS).unwrap_err();
         assert!(matches!(&error, DataError::BadSample { key, .. } if key == "x"), "{error}");
         assert!(error.to_string().contains("a.tar"));

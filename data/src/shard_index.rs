@@ -3,8 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -12,6 +10,7 @@ use vljepa_recipes::file_kind::{FileKind, HEAD_BYTES};
 
 use crate::decode::Media;
 use crate::error::DataError;
+use crate::storage::StoredFile;
 use crate::tar::{BLOCK, Contents, End, key_and_field, prefix_and_extension, read_contents};
 
 /// Size in bytes up to which a file of zeros is a tar without members: GNU tar and Python write
@@ -36,25 +35,25 @@ pub struct ShardIndex {
 }
 
 impl ShardIndex {
-    /// Reads the headers of the shard at `path`.
+    /// Reads the headers of the local shard at `path`, see [`Self::of`].
+    ///
+    /// # Errors
+    /// The errors of [`Self::of`].
+    pub fn read(path: &Path) -> Result<Self, DataError> {
+        Self::of(&StoredFile::open_local(path)?)
+    }
+
+    /// Reads the headers of the shard `tar`.
     ///
     /// # Errors
     /// [`DataError::Io`] if the shard cannot be read, [`DataError::BadShard`] if it is not a tar
     /// archive or cannot be used as a shard.
-    pub fn read(path: &Path) -> Result<Self, DataError> {
-        Self::read_tar(path, &File::open(path).map_err(DataError::io("open", path))?)
-    }
-
-    /// Like [`Self::read`], with the file open as `tar`.
-    pub(crate) fn read_tar(path: &Path, tar: &File) -> Result<Self, DataError> {
-        let read = || -> std::io::Result<_> {
-            let length = tar.metadata()?.len();
-            Ok((length, read_contents(tar, length)?))
-        };
-        let (length, contents) = read().map_err(DataError::io("read", path))?;
-        match unusable(tar, length, &contents) {
-            Some(reason) => Err(DataError::BadShard { path: path.to_owned(), reason }),
-            None => Ok(group(&contents, length)),
+    pub fn of(tar: &StoredFile) -> Result<Self, DataError> {
+        let contents = read_contents(tar.reader(), tar.length())
+            .map_err(DataError::io("read", &**tar.path()))?;
+        match unusable(tar, &contents) {
+            Some(reason) => Err(DataError::BadShard { path: (&**tar.path()).into(), reason }),
+            None => Ok(group(&contents, tar.length())),
         }
     }
 
@@ -107,7 +106,8 @@ pub struct Dropped {
 }
 
 /// Why the file cannot be used as a shard, or `None` if it can.
-fn unusable(tar: &File, length: u64, contents: &Contents) -> Option<String> {
+fn unusable(tar: &StoredFile, contents: &Contents) -> Option<String> {
+    let length = tar.length();
     if let End::Sparse { member } = &contents.end {
         return Some(format!(
             "its member `{member}` is stored sparse, without its zeros; pack the shard again \
@@ -119,7 +119,7 @@ fn unusable(tar: &File, length: u64, contents: &Contents) -> Option<String> {
     }
     let not_a_tar = matches!(contents.end, End::Damaged { at: 0 }) || length < BLOCK;
     match &contents.end {
-        _ if not_a_tar => Some(match file_kind(tar, length) {
+        _ if not_a_tar => Some(match file_kind(tar) {
             Some(FileKind { what, advice }) => format!("the file {what}; {advice}"),
             None => "it does not start with a tar header, so it is not a tar archive".to_owned(),
         }),
@@ -137,8 +137,8 @@ fn unusable(tar: &File, length: u64, contents: &Contents) -> Option<String> {
     }
 }
 
-fn file_kind(file: &File, length: u64) -> Option<FileKind> {
-    let mut head = vec![0; HEAD_BYTES.min(usize::try_from(length).unwrap_or(usize::MAX))];
+fn file_kind(file: &StoredFile) -> Option<FileKind> {
+    let mut head = vec![0; HEAD_BYTES.min(usize::try_from(file.length()).unwrap_or(usize::MAX))];
     file.read_exact_at(&mut head, 0).ok()?;
     FileKind::of(&head)
 }

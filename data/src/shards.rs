@@ -1,69 +1,46 @@
 //! Set of shards: the files that an entry names, and the bytes of any sample.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::catalogue::Catalogue;
 use crate::error::DataError;
 use crate::shard_index::{IndexedMember, IndexedSample, ShardIndex};
+use crate::storage::{Found, Location, Storage, StoredFile};
 
 /// Number of shards that a set keeps open at a time. Well below the usual limit of 1,024 open files
 /// per process.
 const OPEN_SHARDS: usize = 128;
 
-/// Largest number of paths that the brace ranges of an entry may expand to.
-const LONGEST_RANGE: u64 = 10_000_000;
-
 /// Files that a `shards` entry names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expanded {
-    /// Paths of the shards in their order.
-    pub shards: Vec<Box<str>>,
-    /// Folder of the set: the folder that the entry names, or the folder of the shards. With braces
-    /// in names of folders, it is the last folder before the first brace.
-    pub base: PathBuf,
+    /// The entry.
+    pub entry: String,
+    /// The shards in their order.
+    pub shards: Vec<Found>,
+    /// Folder of local shards: the folder that the entry names, or that of the shards. With braces
+    /// in names of folders, it is the last folder before the first brace. `None` if the entry is a
+    /// URL.
+    pub base: Option<PathBuf>,
 }
 
-/// Finds the shards of an entry: a folder (all its `*.tar`, sorted by name), one tar, or a path
-/// with brace ranges (`clips-{000000..000127}.tar`, `{a,b}.tar`).
-///
-/// # Errors
-/// [`DataError::NoShards`] if the entry matches no file, [`DataError::BadRange`] if a brace range
-/// cannot be parsed or is too long, [`DataError::BadShard`] if the name of a tar is not UTF-8.
-pub fn expand(entry: &str) -> Result<Expanded, DataError> {
-    let path = Path::new(entry);
-    if path.is_dir() {
-        let mut shards: Vec<Box<str>> = Vec::new();
-        for file in fs::read_dir(path).map_err(DataError::io("list", path))? {
-            let path = file.map_err(DataError::io("list", path))?.path();
-            if path.extension().is_some_and(|extension| extension == "tar") && path.is_file() {
-                shards.push(path.to_str().map(Box::from).ok_or_else(|| DataError::BadShard {
-                    path: path.clone(),
-                    reason: "its name is not UTF-8; rename it".to_owned(),
-                })?);
-            }
-        }
-        shards.sort();
-        if shards.is_empty() {
-            return Err(DataError::NoShards { shards: entry.to_owned() });
-        }
-        return Ok(Expanded { shards, base: path.to_owned() });
-    }
-    // If a file with braces in its name exists, the entry means that file.
-    if path.exists() || !entry.contains('{') {
-        return if path.is_file() {
-            Ok(Expanded { shards: vec![entry.into()], base: folder_of(entry) })
-        } else {
-            Err(DataError::NoShards { shards: entry.to_owned() })
+impl Expanded {
+    /// Finds the shards of an entry, see [`Storage::expand`].
+    ///
+    /// # Errors
+    /// The errors of [`Storage::expand`].
+    pub fn of(storage: &Storage, entry: &str) -> Result<Self, DataError> {
+        let shards = storage.expand(entry)?;
+        let base = match Location::parse(entry) {
+            Ok(Location::Local(path)) if path.is_dir() => Some(path),
+            Ok(Location::Local(path)) if path.exists() => Some(folder_of(entry)),
+            Ok(Location::Local(_)) => Some(folder_of(entry.split('{').next().unwrap_or(entry))),
+            Ok(Location::Remote(_)) | Err(_) => None,
         };
+        Ok(Self { entry: entry.to_owned(), shards, base })
     }
-    let names = expand_braces(entry)
-        .map_err(|reason| DataError::BadRange { shards: entry.to_owned(), reason })?;
-    let base = folder_of(entry.split('{').next().unwrap_or(entry));
-    Ok(Expanded { shards: names.into_iter().map(String::into_boxed_str).collect(), base })
 }
 
 /// The folder in a path: all before the last slash, or the working directory.
@@ -75,37 +52,10 @@ fn folder_of(path: &str) -> PathBuf {
     }
 }
 
-fn expand_braces(text: &str) -> Result<Vec<String>, String> {
-    let Some((before, rest)) = text.split_once('{') else { return Ok(vec![text.to_owned()]) };
-    let (inside, after) = rest.split_once('}').ok_or("a `{` has no `}`")?;
-    let choices: Vec<String> = match inside.split_once("..") {
-        Some((first, last)) => {
-            let number = |text: &str| -> Result<u64, String> {
-                text.parse().map_err(|_| format!("`{text}` in `{{{inside}}}` is not a number"))
-            };
-            let (from, to) = (number(first)?, number(last)?);
-            if to < from || to - from >= LONGEST_RANGE {
-                return Err(format!("`{{{inside}}}` is empty or too long"));
-            }
-            let width = first.len();
-            (from..=to).map(|n| format!("{n:0width$}")).collect()
-        }
-        None => inside.split(',').map(str::to_owned).collect(),
-    };
-    let endings = expand_braces(after)?;
-    let count = u64::try_from(choices.len().saturating_mul(endings.len())).unwrap_or(u64::MAX);
-    if count > LONGEST_RANGE {
-        return Err("its ranges expand to too many files".to_owned());
-    }
-    let joined = |choice: &String| {
-        endings.iter().map(|ending| format!("{before}{choice}{ending}")).collect::<Vec<_>>()
-    };
-    Ok(choices.iter().flat_map(joined).collect())
-}
-
 /// Set of shards that are read by sample. Threads may share a set.
 #[derive(Debug)]
 pub struct ShardSet {
+    storage: Storage,
     catalogue: Arc<Catalogue>,
     open: Mutex<OpenShards>,
 }
@@ -123,14 +73,14 @@ pub struct OpenShard {
     pub path: Arc<str>,
     /// Location of the samples in the shard.
     pub index: ShardIndex,
-    file: File,
+    file: StoredFile,
 }
 
 impl ShardSet {
     /// Set of the shards of a catalogue.
     #[must_use]
-    pub fn new(catalogue: Arc<Catalogue>) -> Self {
-        Self { catalogue, open: Mutex::default() }
+    pub fn new(storage: Storage, catalogue: Arc<Catalogue>) -> Self {
+        Self { storage, catalogue, open: Mutex::default() }
     }
 
     /// Shards with their numbers of samples.
@@ -156,7 +106,7 @@ impl ShardSet {
         }
         // The lock is not held while the shard is opened. If two threads open the same shard, the
         // second one replaces the first.
-        let (file, index) = self.catalogue.open_shard(number)?;
+        let (file, index) = self.catalogue.open_shard(&self.storage, number)?;
         let shard = Arc::new(OpenShard { path: self.catalogue.path(number).into(), index, file });
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if open.by_number.len() >= OPEN_SHARDS {

@@ -20,3 +20,4 @@ pub use load::{LoadError, Loaded, Mistake, load, load_resolved};
 pub use rank::RankId;
 pub use run_directory::{RunDirectory, RunDirectoryError};
 pub use schema::Recipe;
+pub use shard_names::is_remote;

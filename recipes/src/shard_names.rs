@@ -1,7 +1,13 @@
-//! Shard names: a folder, one tar file, or a name with braces such as `clips-{000000..000127}.tar`
-//! or `{a,b}.tar`.
+//! Shard names: a folder, one tar file, a list, a name with braces such as
+//! `clips-{000000..000127}.tar` or `{a,b}.tar`, or a URL.
 
 use std::path::PathBuf;
+
+/// Whether a `shards` entry is a URL.
+#[must_use]
+pub fn is_remote(shards: &str) -> bool {
+    shards.contains("://")
+}
 
 /// Returns the first and the last path of a shard name, which are equal if the name has no braces.
 ///

@@ -7,7 +7,7 @@ use anyhow::Context;
 use serde_json::json;
 use vljepa_data::decode::Media;
 use vljepa_data::order::ORDER_VERSION;
-use vljepa_data::reader::{SampleReader, load_file};
+use vljepa_data::reader::load_file;
 use vljepa_model::weights;
 use vljepa_recipes::schema::{TaskKind, Visual};
 
@@ -66,7 +66,7 @@ pub fn search(session: &Session, shards: &str, text: &str, limit: usize) -> anyh
     let options = embedder.load_options(None);
     let query = retrieval_query(session);
     let wanted = embedder.texts(&[text])?;
-    let reader = SampleReader::open(shards)?;
+    let reader = embedder.reader(shards, None)?;
     let (mut found, mut unreadable) = (Vec::new(), 0u64);
     let indices: Vec<usize> = (0..reader.len()).collect();
     for chunk in indices.chunks(READ_ROWS) {

@@ -9,8 +9,10 @@ mod tasks;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
-use vljepa_data::catalogue::{Location, update};
-use vljepa_data::{DataError, Tokenizer, shards};
+use vljepa_data::catalogue::{CatalogueFolder, update};
+use vljepa_data::shards::Expanded;
+use vljepa_data::storage::{Location, Storage, StorageOptions};
+use vljepa_data::{DataError, Tokenizer};
 use vljepa_kernels::Device;
 use vljepa_model::{ModelError, VlJepa, weights};
 use vljepa_recipes::Recipe;
@@ -34,7 +36,19 @@ pub fn run(recipe: &Path, skip_missing: bool) -> anyhow::Result<String> {
 /// Checks the files of a recipe. See [`run`].
 #[must_use]
 pub fn check(recipe: &Recipe, skip_missing: bool) -> Inputs {
-    let mut inspection = Inspection { found: Inputs::default(), skip_missing };
+    let mut found = Inputs::default();
+    let storage = match Storage::new(StorageOptions::of(&recipe.data)) {
+        Ok(storage) => storage,
+        // The folder of the cache is on the nodes.
+        Err(_) if skip_missing => Storage::default(),
+        Err(error) => {
+            let (key, what) = ("data.shard_cache".to_owned(), error.to_string());
+            let help = "name a folder that can be written, on every node".to_owned();
+            found.problems.push(Problem { key, what, help });
+            Storage::default()
+        }
+    };
+    let mut inspection = Inspection { found, skip_missing, storage };
     let tokenizers = inspection.tokenizers(recipe);
     inspection.weights(recipe);
     let used = |name: &String| {
@@ -66,6 +80,7 @@ struct Tokenizers {
 struct Inspection {
     found: Inputs,
     skip_missing: bool,
+    storage: Storage,
 }
 
 impl Inspection {
@@ -142,30 +157,43 @@ impl Inspection {
     /// Checks the shards of an entry, and updates their catalogue in the folder `chosen`. Returns
     /// whether all of them can be used.
     fn shards(&mut self, key: &str, entry: &str, chosen: Option<&Path>) -> bool {
-        let mut set = match shards::expand(entry) {
+        // A plan is made on machines that reach neither the shards nor their servers.
+        if self.skip_missing && vljepa_recipes::is_remote(entry) {
+            return false;
+        }
+        let mut set = match Expanded::of(&self.storage, entry) {
             Ok(set) => set,
             // The launcher itself reports an entry that matches no file.
             Err(DataError::NoShards { .. }) => return false,
             Err(error) => {
-                self.add(key, error.to_string(), "name a folder, a tar or a range of tars");
+                self.add(key, error.to_string(), "name a folder, a tar, a range or a list of tars");
                 return false;
             }
         };
         let named = set.shards.len();
-        set.shards.retain(|path| !self.is_skipped(Path::new(&**path)));
-        let location = Location::of(&set, chosen);
-        let updated = update(&set.shards, &location, &|_| {});
+        set.shards.retain(|shard| match &shard.location {
+            Location::Local(path) => !self.is_skipped(path),
+            Location::Remote(_) => !self.skip_missing,
+        });
+        let folder = match CatalogueFolder::of(&set, chosen) {
+            Ok(folder) => folder,
+            Err(error) => {
+                self.add(key, error.to_string(), "set the key `catalogue` beside `shards`");
+                return false;
+            }
+        };
+        let updated = update(&self.storage, &set.shards, &folder, &|_| {});
         if let Some(error) = updated.unwritten {
             self.found.warnings.push(format!(
                 "{key}: the catalogue {} cannot be written, so that every start reads all shards: \
                  {error}",
-                location.folder.display()
+                folder.path.display()
             ));
         }
         let samples: u64 = updated.shards.iter().map(|(_, record)| record.samples).sum();
         let (mut errors, mut remarks) = (updated.errors, Vec::new());
         for (path, record) in updated.shards.iter().filter(|(_, record)| record.remarks > 0) {
-            match location.index(path, record) {
+            match folder.open_shard(&self.storage, path, record) {
                 Ok((_, index)) => remarks.extend(
                     index.remarks().iter().map(|remark| format!("{key}: {path}: {remark}")),
                 ),

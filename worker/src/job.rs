@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tracing_subscriber::EnvFilter;
+use vljepa_data::storage::{Storage, StorageOptions};
 use vljepa_kernels::Device;
 use vljepa_recipes::protocol::{FromWorker, Hello, Job};
 use vljepa_recipes::{RankId, RunDirectory};
@@ -52,7 +53,7 @@ pub fn run(run: &Path, job: &Path, control: Option<&str>) -> anyhow::Result<Opti
     let (rank, cpus) = rendezvous::rank_id(&input.loaded.recipe, &environment, wanted)?;
     let opened = open(&input, control, &environment, rank)
         .map_err(|error| give_up(error, rank, cpus.as_ref(), &Control::alone()))?;
-    let Opened { device, device_name, control } = opened;
+    let Opened { storage, device, device_name, control } = opened;
     let recipe = &input.loaded.recipe;
     let collectives = match cpus {
         Some(cpus) => cpus,
@@ -74,6 +75,7 @@ pub fn run(run: &Path, job: &Path, control: Option<&str>) -> anyhow::Result<Opti
         run,
         recipe,
         recipe_hash,
+        storage,
         collectives,
         control,
         device,
@@ -107,6 +109,7 @@ impl JobInput {
 
 /// Resources that a rank opens by itself.
 struct Opened {
+    storage: Storage,
     device: Device,
     device_name: String,
     control: Control,
@@ -155,7 +158,8 @@ fn open(
     };
     end_on_panic(&control);
     tracing::info!(rank, world_size, cpus, device = &device_name, "started");
-    Ok(Opened { device, device_name, control })
+    let storage = Storage::new(StorageOptions::of(&loaded.recipe.data))?;
+    Ok(Opened { storage, device, device_name, control })
 }
 
 /// Reports the error of a rank that could not start. Returns only if no other rank waits for this

@@ -6,13 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
 use crate::shard_index::ShardIndex;
+use crate::storage::{StoredFile, Version};
 
 /// First bytes of `head`. The last one is the version of the format, and of the rules by which
 /// members become samples. Catalogues of another version are made again.
@@ -39,45 +40,14 @@ fn shortened(hash: blake3::Hash) -> Hash {
     std::array::from_fn(|index| hash.as_bytes()[index])
 }
 
-/// Size and modification time of a tar.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TarVersion {
-    /// Size in bytes.
-    pub bytes: u64,
-    modified_s: i64,
-    modified_ns: i64,
-}
-
-impl TarVersion {
-    /// Version of the tar at `path`.
-    ///
-    /// # Errors
-    /// If there is no such file.
-    pub fn of(path: &Path) -> io::Result<Self> {
-        Ok(Self::new(&fs::metadata(path)?))
-    }
-
-    /// Version of the open file `tar`.
-    pub(super) fn of_open(tar: &File) -> io::Result<Self> {
-        Ok(Self::new(&tar.metadata()?))
-    }
-
-    fn new(metadata: &fs::Metadata) -> Self {
-        Self {
-            bytes: metadata.len(),
-            modified_s: metadata.mtime(),
-            modified_ns: metadata.mtime_nsec(),
-        }
-    }
-}
-
 /// What the catalogue says about one shard.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// Version of the tar that the record was made from.
-    pub version: TarVersion,
-    /// Hash of the first and the last bytes of the tar.
-    fingerprint: Hash,
+    pub version: Version,
+    /// Hash of the first and the last bytes of a local tar. `None` for a remote one, whose version
+    /// the server ensures.
+    fingerprint: Option<Hash>,
     /// Number of samples.
     pub samples: u64,
     /// Number of dropped samples and warnings.
@@ -97,22 +67,20 @@ struct Table {
 }
 
 impl Record {
-    /// Record of the open file `tar` of this version, whose index is `index`. Its table has not been
-    /// written.
-    pub(super) fn new(tar: &File, version: TarVersion, index: &ShardIndex) -> io::Result<Self> {
+    /// Record of the open file `tar`, whose index is `index`. Its table has not been written.
+    pub(super) fn new(tar: &StoredFile, index: &ShardIndex) -> io::Result<Self> {
         Ok(Self {
-            version,
-            fingerprint: fingerprint(tar, version.bytes)?,
+            version: tar.version().clone(),
+            fingerprint: fingerprint(tar)?,
             samples: to_u64(index.samples.len()),
             remarks: to_u64(index.dropped.len() + index.warnings.len()),
             table: None,
         })
     }
 
-    /// Whether the record was made from the open file `tar`.
-    pub(super) fn is_of(&self, tar: &File) -> io::Result<bool> {
-        let version = TarVersion::of_open(tar)?;
-        Ok(version == self.version && fingerprint(tar, version.bytes)? == self.fingerprint)
+    /// Whether the record was made from the open file `tar`, whose version is that of the record.
+    pub(super) fn is_of(&self, tar: &StoredFile) -> io::Result<bool> {
+        Ok(fingerprint(tar)? == self.fingerprint)
     }
 
     /// Reads the table from the catalogue in `folder`. `None` if it was not written, or cannot be
@@ -124,20 +92,24 @@ impl Record {
         (end <= file.metadata().ok()?.len()).then_some(())?;
         let mut bytes = vec![0; usize::try_from(table.bytes).ok()?];
         file.read_exact_at(&mut bytes, table.offset).ok()?;
-        let index = (hash(&bytes) == table.hash).then(|| postcard::from_bytes(&bytes).ok())??;
-        ShardIndex::is_consistent(&index).then_some(index)
+        (hash(&bytes) == table.hash).then_some(())?;
+        let index: ShardIndex = postcard::from_bytes(&bytes).ok()?;
+        index.is_consistent().then_some(index)
     }
 }
 
-fn fingerprint(tar: &File, bytes: u64) -> io::Result<Hash> {
-    let ends = FINGERPRINT_BYTES.min(bytes);
+fn fingerprint(tar: &StoredFile) -> io::Result<Option<Hash>> {
+    if let Version::Remote { .. } = tar.version() {
+        return Ok(None);
+    }
+    let ends = FINGERPRINT_BYTES.min(tar.length());
     let mut buffer = vec![0; usize::try_from(ends).unwrap_or(0)];
     let mut hasher = blake3::Hasher::new();
-    for start in [0, bytes - ends] {
+    for start in [0, tar.length() - ends] {
         tar.read_exact_at(&mut buffer, start)?;
         hasher.update(&buffer);
     }
-    Ok(shortened(hasher.finalize()))
+    Ok(Some(shortened(hasher.finalize())))
 }
 
 /// Records by the name of the shard.

@@ -3,24 +3,24 @@
 //!
 //! A run reads the catalogue once, on rank 0, and sends it to all ranks ([`Catalogues`]); a table
 //! is read when its shard is opened. So no rank opens a tar before it reads samples from it.
-//! [`update`] makes the entries that are missing, or whose tar has another size or modification
-//! time, from the headers of the tar.
+//! [`update`] makes the entries that are missing, or whose tar has changed, from the headers of the
+//! tar.
 
 mod file;
 mod stage;
 mod update;
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub use self::file::{Record, TarVersion};
+pub use self::file::Record;
 pub use self::stage::Catalogues;
 pub use self::update::{Updated, update};
 use crate::error::DataError;
 use crate::shard_index::ShardIndex;
-use crate::shards::{Expanded, expand};
+use crate::shards::Expanded;
+use crate::storage::{Location, Storage, StoredFile};
 
 /// Name of the folder beside the shards that holds their catalogue, unless the recipe names another
 /// (`data.sources.<name>.catalogue`).
@@ -28,21 +28,30 @@ pub const FOLDER: &str = "vljepa-catalogue";
 
 /// Folder of a catalogue, and how shards are named in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Location {
-    /// Folder with the catalogue's files.
-    pub folder: PathBuf,
+pub struct CatalogueFolder {
+    /// Path of the folder.
+    pub path: PathBuf,
     /// Folder that the names of the shards are relative to, so that a set can be moved with its
     /// catalogue. `None` if shards are named by their whole path.
     base: Option<PathBuf>,
 }
 
-impl Location {
-    /// Location of the catalogue of `set`: the folder `chosen`, or [`FOLDER`] beside the shards.
-    #[must_use]
-    pub fn of(set: &Expanded, chosen: Option<&Path>) -> Self {
-        match chosen {
-            Some(folder) => Self { folder: folder.to_owned(), base: None },
-            None => Self { folder: set.base.join(FOLDER), base: Some(set.base.clone()) },
+impl CatalogueFolder {
+    /// Folder of the catalogue of `set`: `chosen`, or [`FOLDER`] beside the shards.
+    ///
+    /// # Errors
+    /// [`DataError::BadLocation`] if the shards are remote and no folder is chosen.
+    pub fn of(set: &Expanded, chosen: Option<&Path>) -> Result<Self, DataError> {
+        match (chosen, &set.base) {
+            (Some(path), _) => Ok(Self { path: path.to_owned(), base: None }),
+            (None, Some(base)) => Ok(Self { path: base.join(FOLDER), base: Some(base.clone()) }),
+            (None, None) => Err(DataError::BadLocation {
+                location: set.entry.clone(),
+                reason: "the catalogue of remote shards needs a folder on a disk that all nodes \
+                         share; name it with the key `catalogue` beside `shards` (for \
+                         `vljepa-shards`: --catalogue FOLDER)"
+                    .to_owned(),
+            }),
         }
     }
 
@@ -51,9 +60,13 @@ impl Location {
     ///
     /// # Errors
     /// [`DataError::Io`] if the shard cannot be read, or if it has changed since `record` was made.
-    pub fn index(&self, path: &str, record: &Record) -> Result<(File, ShardIndex), DataError> {
-        let path = Path::new(path);
-        let tar = File::open(path).map_err(DataError::io("open", path))?;
+    pub fn open_shard(
+        &self,
+        storage: &Storage,
+        path: &str,
+        record: &Record,
+    ) -> Result<(StoredFile, ShardIndex), DataError> {
+        let tar = storage.open_known(&parse(path)?, &record.version)?;
         let changed = || {
             let reason = "the shard has changed since its catalogue was read; start again, and the \
                           catalogue follows";
@@ -62,9 +75,9 @@ impl Location {
         if !record.is_of(&tar).map_err(DataError::io("read", path))? {
             return Err(changed());
         }
-        let index = match record.read_table(&self.folder) {
+        let index = match record.read_table(&self.path) {
             Some(index) => index,
-            None => ShardIndex::read_tar(path, &tar)?,
+            None => ShardIndex::of(&tar)?,
         };
         if u64::try_from(index.samples.len()) != Ok(record.samples) {
             return Err(changed());
@@ -83,7 +96,7 @@ impl Location {
 /// Shards of one `shards` entry in their order, with what the catalogue says about each.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Catalogue {
-    location: Location,
+    folder: CatalogueFolder,
     shards: Vec<(Box<str>, Record)>,
 }
 
@@ -91,19 +104,20 @@ impl Catalogue {
     /// Finds the shards of an entry, and updates their catalogue. Logs what is not used of them.
     ///
     /// # Errors
-    /// The errors of [`expand`], [`DataError::BadShard`] or [`DataError::BadShards`] if shards
-    /// cannot be used, and [`DataError::NoSamples`] if they hold no complete sample.
-    pub fn open(entry: &str, chosen: Option<&Path>) -> Result<Self, DataError> {
-        let set = expand(entry)?;
+    /// The errors of [`Expanded::of`] and [`CatalogueFolder::of`], [`DataError::BadShard`] or
+    /// [`DataError::BadShards`] if shards cannot be used, and [`DataError::NoSamples`] if they hold
+    /// no complete sample.
+    pub fn open(storage: &Storage, entry: &str, chosen: Option<&Path>) -> Result<Self, DataError> {
+        let set = Expanded::of(storage, entry)?;
         let shard_count = set.shards.len();
-        let location = Location::of(&set, chosen);
-        let updated = update(&set.shards, &location, &|done| {
+        let folder = CatalogueFolder::of(&set, chosen)?;
+        let updated = update(storage, &set.shards, &folder, &|done| {
             tracing::info!("read {done} of the {shard_count} shards of {entry} for the catalogue");
         });
         if let Some(error) = &updated.unwritten {
             tracing::warn!(
                 "the catalogue of {entry} cannot be written, so that every start reads all shards; \
-                 name a folder for it with data.sources.<name>.catalogue: {error}"
+                 name another folder for it with the key `catalogue` beside `shards`: {error}"
             );
         }
         let mut errors = updated.errors;
@@ -115,12 +129,12 @@ impl Catalogue {
                 return Err(DataError::BadShards { shards, shard_count, errors });
             }
         }
-        let catalogue = Self { location, shards: updated.shards };
+        let catalogue = Self { folder, shards: updated.shards };
         if catalogue.lengths().all(|length| length == 0) {
             return Err(DataError::NoSamples { shards: entry.to_owned(), shard_count });
         }
         for number in (0..catalogue.len()).filter(|&number| catalogue.record(number).remarks > 0) {
-            catalogue.log_remarks(number)?;
+            catalogue.log_remarks(storage, number)?;
         }
         Ok(catalogue)
     }
@@ -165,16 +179,20 @@ impl Catalogue {
         &self.shards[shard].1
     }
 
-    /// Opens shard number `shard` and reads its table, see [`Location::index`].
+    /// Opens shard number `shard` and reads its table, see [`CatalogueFolder::open_shard`].
     ///
     /// # Errors
-    /// The errors of [`Location::index`].
-    pub fn open_shard(&self, shard: usize) -> Result<(File, ShardIndex), DataError> {
-        self.location.index(self.path(shard), self.record(shard))
+    /// The errors of [`CatalogueFolder::open_shard`].
+    pub fn open_shard(
+        &self,
+        storage: &Storage,
+        shard: usize,
+    ) -> Result<(StoredFile, ShardIndex), DataError> {
+        self.folder.open_shard(storage, self.path(shard), self.record(shard))
     }
 
-    fn log_remarks(&self, shard: usize) -> Result<(), DataError> {
-        let (_, index) = self.open_shard(shard)?;
+    fn log_remarks(&self, storage: &Storage, shard: usize) -> Result<(), DataError> {
+        let (_, index) = self.open_shard(storage, shard)?;
         let path = self.path(shard);
         for warning in &index.warnings {
             tracing::warn!(shard = path, "{warning}");
@@ -185,6 +203,12 @@ impl Catalogue {
         }
         Ok(())
     }
+}
+
+/// Location of a shard in a catalogue.
+fn parse(path: &str) -> Result<Location, DataError> {
+    Location::parse(path)
+        .map_err(|reason| DataError::BadLocation { location: path.to_owned(), reason })
 }
 
 #[cfg(test)]

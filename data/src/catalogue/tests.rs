@@ -5,11 +5,11 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Catalogue, Catalogues, FOLDER, Location, Updated, update};
+use super::{Catalogue, CatalogueFolder, Catalogues, FOLDER, Updated, update};
 use crate::error::DataError;
-use crate::fixtures::{numbered, write_tar};
+use crate::fixtures::{numbered, storage, write_tar};
 use crate::shard_index::ShardIndex;
-use crate::shards::{ShardSet, expand};
+use crate::shards::{Expanded, ShardSet};
 
 /// Folder with the shards `a-0.tar` to `a-<n-1>.tar` of 1, 2, … samples.
 fn set(shards: usize) -> tempfile::TempDir {
@@ -21,13 +21,13 @@ fn set(shards: usize) -> tempfile::TempDir {
     folder
 }
 
-fn updated(folder: &Path, chosen: Option<&Path>) -> Updated {
-    let set = expand(folder.to_str().unwrap()).unwrap();
-    update(&set.shards, &Location::of(&set, chosen), &|_| {})
+fn updated(entry: &Path, chosen: Option<&Path>) -> Updated {
+    let set = Expanded::of(&storage(), entry.to_str().unwrap()).unwrap();
+    update(&storage(), &set.shards, &CatalogueFolder::of(&set, chosen).unwrap(), &|_| {})
 }
 
 fn open(folder: &Path) -> Result<Catalogue, DataError> {
-    Catalogue::open(folder.to_str().unwrap(), None)
+    Catalogue::open(&storage(), folder.to_str().unwrap(), None)
 }
 
 fn names(folder: &Path) -> Vec<String> {
@@ -44,7 +44,7 @@ fn it_holds_the_lengths_and_the_tables_of_the_tars() {
         let path = folder.path().join(format!("a-{shard}.tar"));
         let table = catalogue.record(shard).read_table(&folder.path().join(FOLDER)).unwrap();
         assert_eq!(table, ShardIndex::read(&path).unwrap());
-        assert_eq!(catalogue.open_shard(shard).unwrap().1, table);
+        assert_eq!(catalogue.open_shard(&storage(), shard).unwrap().1, table);
     }
     // The second process reads no tar.
     let again = updated(folder.path(), None);
@@ -70,7 +70,7 @@ fn only_shards_that_changed_are_read_again() {
 #[test]
 fn a_shard_that_changes_after_the_catalogue_was_read_is_an_error_that_names_it() {
     let folder = set(2);
-    let shards = ShardSet::new(Arc::new(open(folder.path()).unwrap()));
+    let shards = ShardSet::new(storage(), Arc::new(open(folder.path()).unwrap()));
     assert_eq!(shards.shard(0).unwrap().index.samples.len(), 1);
     let changed = folder.path().join("a-1.tar");
     let old = fs::metadata(&changed).unwrap().modified().unwrap();
@@ -92,10 +92,8 @@ fn a_set_can_be_moved_with_its_catalogue() {
     fs::rename(folder.path(), &moved).unwrap();
     assert_eq!(updated(&moved, None).made, 0);
     // A range of the same folder uses the same catalogue.
-    let range = expand(&format!("{}/a-{{0..1}}.tar", moved.display())).unwrap();
-    assert_eq!(update(&range.shards, &Location::of(&range, None), &|_| {}).made, 0);
-    let one = expand(moved.join("a-2.tar").to_str().unwrap()).unwrap();
-    assert_eq!(update(&one.shards, &Location::of(&one, None), &|_| {}).made, 0);
+    assert_eq!(updated(&moved.join("a-{0..1}.tar"), None).made, 0);
+    assert_eq!(updated(&moved.join("a-2.tar"), None).made, 0);
     // A chosen folder is another catalogue.
     let chosen = elsewhere.path().join("chosen");
     assert_eq!(updated(&moved, Some(&chosen)).made, 3);
@@ -124,9 +122,9 @@ fn damaged_files_are_made_again_and_tables_are_never_believed_blindly() {
         fs::write(files.join(name), bytes).unwrap();
     }
     assert!(first.record(1).read_table(&files).is_none());
-    assert_eq!(first.open_shard(1).unwrap().1.samples.len(), 2);
+    assert_eq!(first.open_shard(&storage(), 1).unwrap().1.samples.len(), 2);
     fs::remove_dir_all(&files).unwrap();
-    assert_eq!(first.open_shard(2).unwrap().1.samples.len(), 3);
+    assert_eq!(first.open_shard(&storage(), 2).unwrap().1.samples.len(), 3);
 }
 
 #[test]
@@ -140,7 +138,7 @@ fn a_set_whose_catalogue_cannot_be_written_is_read_at_every_start() {
         assert!(updated.unwritten.is_some());
     }
     let catalogue = open(folder.path()).unwrap();
-    assert_eq!(catalogue.open_shard(1).unwrap().1.samples.len(), 2);
+    assert_eq!(catalogue.open_shard(&storage(), 1).unwrap().1.samples.len(), 2);
 }
 
 #[test]
@@ -190,15 +188,22 @@ fn every_shard_that_cannot_be_used_is_named_and_tried_again_when_repaired() {
 fn other_ranks_get_the_same_catalogues_and_their_hash_follows_the_lengths() {
     let (folder, tokenizers) = (set(3), tempfile::tempdir().unwrap());
     let recipe = crate::fixtures::recipe(tokenizers.path(), folder.path(), 8, 10);
-    let catalogues = Catalogues::of_stage(&recipe, 0).unwrap();
-    let received = Catalogues::from_bytes(&catalogues.to_bytes()).unwrap();
-    assert_eq!(received, catalogues);
-    assert!(Catalogues::from_bytes(b"other").is_err());
+    let catalogues = Catalogues::of_stage(&storage(), &recipe, 0).unwrap();
+    let received = Catalogues::from_bytes(&storage(), &catalogues.to_bytes()).unwrap();
+    assert_eq!(received.to_bytes(), catalogues.to_bytes());
+    assert!(Catalogues::from_bytes(&storage(), b"other").is_err());
     let before = catalogues.lengths_hashes();
-    assert_eq!(before, Catalogues::of_stage(&recipe, 0).unwrap().lengths_hashes());
+    assert_eq!(before, Catalogues::of_stage(&storage(), &recipe, 0).unwrap().lengths_hashes());
     // Other samples of the same number keep the order.
     write_tar(&folder.path().join("a-0.tar"), &numbered(100, 1));
-    assert_eq!(before, Catalogues::of_stage(&recipe, 0).unwrap().lengths_hashes());
+    assert_eq!(before, Catalogues::of_stage(&storage(), &recipe, 0).unwrap().lengths_hashes());
     write_tar(&folder.path().join("a-0.tar"), &numbered(100, 2));
-    assert_ne!(before, Catalogues::of_stage(&recipe, 0).unwrap().lengths_hashes());
+    assert_ne!(before, Catalogues::of_stage(&storage(), &recipe, 0).unwrap().lengths_hashes());
+}
+
+#[test]
+fn remote_shards_need_a_folder_for_their_catalogue() {
+    let error = Catalogue::open(&storage(), "s3://bucket/{0..1}.tar", None).unwrap_err();
+    let said = error.to_string();
+    assert!(said.contains("s3://bucket") && said.contains("`catalogue`"), "{said}");
 }

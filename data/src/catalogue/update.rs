@@ -1,17 +1,16 @@
 //! Makes the records that a catalogue lacks, in parallel.
 
-use std::fs::File;
 use std::io;
-use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 
-use super::Location;
-use super::file::{Record, TarVersion, Writer, read_head};
+use super::CatalogueFolder;
+use super::file::{Record, Writer, read_head};
 use crate::error::DataError;
 use crate::shard_index::ShardIndex;
+use crate::storage::{Found, Location, Storage, Version};
 
 /// Time between two writes of the head. A process that is killed loses the records of at most this
 /// time.
@@ -30,37 +29,53 @@ pub struct Updated {
     pub unwritten: Option<io::Error>,
 }
 
-/// Makes the records of shards that are missing in the catalogue, or whose tar has another size or
-/// modification time. Records are written while the update goes on, so that an update that is
+/// Makes the records of shards that are missing in the catalogue, or whose tar has changed. A remote
+/// shard that was not listed is not asked for its version here, but when it is read. Records are written while the update goes on, so that an update that is
 /// killed and started again does not begin anew. `progress` is called now and then with the number
 /// of shards that were read so far.
 pub fn update(
-    shards: &[Box<str>],
-    location: &Location,
+    storage: &Storage,
+    shards: &[Found],
+    folder: &CatalogueFolder,
     progress: &(dyn Fn(usize) + Sync),
 ) -> Updated {
-    let known = read_head(&location.folder);
+    let known = read_head(&folder.path);
     let fresh = Mutex::new(Fresh {
-        writer: Writer::new(&location.folder),
-        location,
+        writer: Writer::new(&folder.path),
+        folder,
         made: Vec::new(),
         published: 0,
         last: Instant::now(),
         failed: None,
     });
-    let record_of = |path: &str| -> Result<Record, DataError> {
-        let version = TarVersion::of(Path::new(path)).map_err(DataError::io("open", path))?;
-        if let Some(record) = known.get(location.name(path))
-            && record.version == version
-        {
+    let record_of = |shard: &Found, path: &str| -> Result<Record, DataError> {
+        let version = match (&shard.version, &shard.location) {
+            (None, Location::Local(local)) => {
+                Some(Version::of_local(local).map_err(DataError::io("open", path))?)
+            }
+            (listed, _) => listed.clone(),
+        };
+        let record = known.get(folder.name(path)).filter(|record| {
+            version.as_ref().is_none_or(|version| record.version.change(version).is_none())
+        });
+        if let Some(record) = record {
             return Ok(record.clone());
         }
-        let (index, record) = read(path)?;
+        // The tar is open while its headers are read: its version is that of the beginning.
+        let tar = storage.open(&shard.location)?;
+        let index = ShardIndex::of(&tar)?;
+        let record = Record::new(&tar, &index).map_err(DataError::io("read", path))?;
         let mut fresh = fresh.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(fresh.add(path, &index, record, progress))
     };
-    let found: Vec<Result<(Box<str>, Record), DataError>> =
-        shards.par_iter().map(|path| Ok((path.clone(), record_of(path)?))).collect();
+    let found: Vec<Result<(Box<str>, Record), DataError>> = shards
+        .par_iter()
+        .map(|shard| {
+            let path = shard.location.to_string().into_boxed_str();
+            let record = record_of(shard, &path)?;
+            Ok((path, record))
+        })
+        .collect();
     let mut fresh = fresh.into_inner().unwrap_or_else(PoisonError::into_inner);
     fresh.publish();
     if !fresh.made.is_empty() && fresh.failed.is_none() {
@@ -76,21 +91,10 @@ pub fn update(
     Updated { shards: usable, errors, made: fresh.made.len(), unwritten: fresh.failed }
 }
 
-/// Index and record of the shard at `path`.
-fn read(path: &str) -> Result<(ShardIndex, Record), DataError> {
-    let tar = File::open(path).map_err(DataError::io("open", path))?;
-    // The version is taken before the headers are read: if the tar changes meanwhile, the record
-    // does not fit and is made again.
-    let version = TarVersion::of_open(&tar).map_err(DataError::io("read", path))?;
-    let index = ShardIndex::read_tar(Path::new(path), &tar)?;
-    let record = Record::new(&tar, version, &index).map_err(DataError::io("read", path))?;
-    Ok((index, record))
-}
-
 /// Records that were made by this update.
 struct Fresh<'a> {
     writer: Writer,
-    location: &'a Location,
+    folder: &'a CatalogueFolder,
     made: Vec<(Box<str>, Record)>,
     /// Number of these records that are in the head.
     published: usize,
@@ -125,7 +129,7 @@ impl Fresh<'_> {
             return;
         }
         let new = self.made[self.published..].iter();
-        let named = new.map(|(path, record)| (self.location.name(path), record));
+        let named = new.map(|(path, record)| (self.folder.name(path), record));
         match self.writer.publish(named) {
             Ok(()) => self.published = self.made.len(),
             Err(error) => self.failed = Some(error),

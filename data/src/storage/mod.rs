@@ -53,6 +53,15 @@ struct Shared {
     blocks: Blocks,
 }
 
+impl Default for Storage {
+    /// Storage with the default options, which have no cache folder.
+    fn default() -> Self {
+        let options = Arc::default();
+        let shared = Shared { options, clients: Clients::default(), blocks: Blocks::new(None) };
+        Self { shared: Arc::new(shared) }
+    }
+}
+
 impl std::fmt::Debug for Storage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // The options may contain a key.
@@ -204,7 +213,8 @@ impl std::fmt::Debug for StoredFile {
 }
 
 impl StoredFile {
-    fn open_local(path: &Path) -> Result<Self, DataError> {
+    /// Opens the local file at `path`.
+    pub(crate) fn open_local(path: &Path) -> Result<Self, DataError> {
         let file = File::open(path).map_err(DataError::io("open", path))?;
         let metadata = file.metadata().map_err(DataError::io("open", path))?;
         let version = Version::local(&metadata);

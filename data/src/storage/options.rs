@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use vljepa_recipes::schema::Data;
+
 /// Options of a [`super::Storage`]. The defaults suit object stores in the same region.
 #[derive(Debug, Clone)]
 pub struct StorageOptions {
@@ -21,6 +23,18 @@ pub struct StorageOptions {
     /// Settings by the names of environment variables (`AWS_…`, `GOOGLE_…`). They replace the
     /// process's environment variables of the same names. Default: none.
     pub variables: Vec<(String, String)>,
+}
+
+impl StorageOptions {
+    /// Options that a recipe sets. The others have their defaults.
+    #[must_use]
+    pub fn of(data: &Data) -> Self {
+        let cache = data
+            .shard_cache
+            .as_ref()
+            .map(|cache| CacheOptions { folder: cache.folder.clone(), bytes: cache.gib << 30 });
+        Self { cache, ..Self::default() }
+    }
 }
 
 impl Default for StorageOptions {

@@ -1,7 +1,9 @@
 //! Versions of files, by which a file that changed is recognised.
 
-use std::fs::Metadata;
+use std::fs::{self, Metadata};
+use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use object_store::ObjectMeta;
 use serde::{Deserialize, Serialize};
@@ -37,6 +39,14 @@ impl Version {
         }
     }
 
+    /// Version of the local file at `path`.
+    ///
+    /// # Errors
+    /// If there is no such file.
+    pub(crate) fn of_local(path: &Path) -> io::Result<Self> {
+        Ok(Self::local(&fs::metadata(path)?))
+    }
+
     pub(super) fn local(metadata: &Metadata) -> Self {
         let modified_ns = metadata.mtime().saturating_mul(1_000_000_000) + metadata.mtime_nsec();
         Self::Local { length: metadata.len(), modified_ns }
@@ -58,7 +68,7 @@ impl Version {
 
     /// How `now` differs from this version, or `None` if it is the same. ETags decide if both
     /// have one, otherwise times do.
-    pub(super) fn change(&self, now: &Self) -> Option<String> {
+    pub(crate) fn change(&self, now: &Self) -> Option<String> {
         if self.length() != now.length() {
             return Some(format!("{} bytes before, {} now", self.length(), now.length()));
         }

@@ -22,6 +22,7 @@ use crate::batch::{Batch, FrameMemory, Ragged, Vectors};
 use crate::catalogue::Catalogues;
 use crate::decode::Clip;
 use crate::error::DataError;
+use crate::storage::{Storage, StorageOptions};
 use crate::tokenize::target_hash;
 
 /// Counters of a stream.
@@ -93,7 +94,8 @@ impl BatchStream {
         rank: RankId,
         first_step: u64,
     ) -> Result<Self, DataError> {
-        let catalogues = Catalogues::of_stage(recipe, stage)?;
+        let storage = Storage::new(StorageOptions::of(&recipe.data))?;
+        let catalogues = Catalogues::of_stage(&storage, recipe, stage)?;
         Self::open_in(Vectors, recipe, &catalogues, stage, rank, first_step)
     }
 }

@@ -9,7 +9,7 @@ use vljepa_recipes::schema::{Mixing, Source, TargetRule, Transform};
 use super::cache::{Cache, CachedTokenizer, Decoded};
 use super::rules;
 use crate::batch::{SampleRef, Skipped};
-use crate::catalogue::{Catalogue, Catalogues};
+use crate::catalogue::Catalogues;
 use crate::decode::{Media, Picture, decode};
 use crate::error::DataError;
 use crate::order::{Location, Order, Shuffle, SourceLengths, mix};
@@ -117,11 +117,11 @@ impl RowMaker {
                     "must equal the stage's frames unless the stage's mixing is `batch`".to_owned();
                 return Err(recipe_error(key, reason));
             }
-            let Some(catalogue) = catalogues.get(name) else {
+            let Some(shards) = catalogues.shards(name) else {
                 return Err(DataError::Ended(format!("source {name} has no catalogue")));
             };
-            let opened = StageSource::new(name, source, frames, Arc::clone(catalogue))?;
-            let shard_lengths = catalogue.lengths().collect();
+            let shard_lengths = shards.catalogue().lengths().collect();
+            let opened = StageSource::new(name, source, frames, shards)?;
             lengths.push(SourceLengths { name: name.clone(), shard_lengths });
             sources.push(opened);
         }
@@ -288,7 +288,7 @@ impl StageSource {
         name: &str,
         source: &Source,
         frames: usize,
-        catalogue: Arc<Catalogue>,
+        shards: ShardSet,
     ) -> Result<Self, DataError> {
         if source.targets.iter().all(|rule| rule.weight == 0) {
             let key = format!("data.sources.{name}.targets");
@@ -296,7 +296,7 @@ impl StageSource {
         }
         Ok(Self {
             name: name.to_owned(),
-            shards: ShardSet::new(catalogue),
+            shards,
             media: Media::of_source(source.visual),
             rules: source.targets.clone(),
             transform: source.transform,

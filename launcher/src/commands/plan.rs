@@ -4,6 +4,7 @@
 use std::fmt;
 
 use vljepa_recipes::cost::{ASSUMED_QUERY_TOKENS, ASSUMED_TARGET_TOKENS, Cost, StageCost, cost};
+use vljepa_recipes::is_remote;
 use vljepa_recipes::schema::{Device, Precision, Recipe};
 
 use crate::record::shards;
@@ -232,7 +233,9 @@ fn sources(recipe: &Recipe) -> Vec<Vec<String>> {
     rows.extend(recipe.data.sources.iter().map(|(name, source)| {
         let files = shards::files(&source.shards);
         let all = thousands(files.len() as u64);
-        let counted = if files.len() > MAX_COUNTED_SHARDS {
+        let counted = if is_remote(&source.shards) {
+            "remote".to_owned()
+        } else if files.len() > MAX_COUNTED_SHARDS {
             format!("{all} named, not counted")
         } else {
             let here = files.iter().filter(|file| file.is_file()).count();

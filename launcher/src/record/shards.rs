@@ -3,12 +3,15 @@
 
 use std::path::{Path, PathBuf};
 
+use vljepa_recipes::is_remote;
+
 /// Largest number of files that a brace pattern may expand to.
 const MAX_SHARDS: usize = 4_000_000;
 
-/// Files that `shards` names, in order: all `*.tar` files of a folder, one tar file, or the
-/// expansion of braces (`{000..127}`, `{a,b}`). Empty if the folder cannot be read or a pattern is
-/// wrong; the checks of the recipe report that.
+/// Files that `shards` names, in order: all `*.tar` files of a folder, the lines of a `.txt` file,
+/// one tar file, or the expansion of braces (`{000..127}`, `{a,b}`). URLs stay as they are; a
+/// folder's URL is one name. Empty if a folder cannot be read or a pattern is wrong; the checks of
+/// the recipe report that.
 pub(crate) fn files(shards: &str) -> Vec<PathBuf> {
     let path = Path::new(shards);
     if path.is_dir() {
@@ -19,9 +22,21 @@ pub(crate) fn files(shards: &str) -> Vec<PathBuf> {
         return files;
     }
     if path.is_file() {
-        return vec![path.to_owned()];
+        let is_list = path.extension().is_some_and(|extension| extension == "txt");
+        return if is_list { listed(path) } else { vec![path.to_owned()] };
     }
     expand(shards).unwrap_or_default().into_iter().map(PathBuf::from).collect()
+}
+
+/// Shards in the file `list`, one per line. Relative paths start at its folder.
+fn listed(list: &Path) -> Vec<PathBuf> {
+    let text = std::fs::read_to_string(list).unwrap_or_default();
+    let lines = text.lines().map(|line| line.trim_start_matches('\u{feff}').trim());
+    let folder = list.parent().unwrap_or(Path::new(""));
+    let named = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
+    named
+        .map(|line| if is_remote(line) { PathBuf::from(line) } else { folder.join(line) })
+        .collect()
 }
 
 fn expand(text: &str) -> Option<Vec<String>> {
@@ -64,6 +79,15 @@ mod tests {
         let names: Vec<_> =
             found.iter().map(|f| f.file_name().unwrap().to_str().unwrap()).collect();
         assert_eq!(names, ["a.tar", "b.tar"]);
+    }
+
+    #[test]
+    fn a_list_names_its_lines() {
+        let folder = tempfile::tempdir().unwrap();
+        let list = folder.path().join("train.txt");
+        std::fs::write(&list, "# shards\n\na.tar\n/b.tar\ns3://bucket/c.tar\n").unwrap();
+        let named = [folder.path().join("a.tar"), "/b.tar".into(), "s3://bucket/c.tar".into()];
+        assert_eq!(files(list.to_str().unwrap()), named);
     }
 
     #[test]

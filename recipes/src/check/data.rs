@@ -1,7 +1,10 @@
 //! Rules for the keys under `data`, and for the tokenizers.
 
+use std::path::Path;
+
 use super::Problems;
 use crate::schema::{Recipe, Source, TextSource};
+use crate::shard_names::is_remote;
 
 pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
     let data = &recipe.data;
@@ -19,6 +22,9 @@ pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
         ("shuffle_window", data.shuffle_window),
     ];
     found.positive("data", &window);
+    if data.shard_cache.as_ref().is_some_and(|cache| cache.gib == 0) {
+        found.add("data.shard_cache.gib", "is 0", "give it at least 1, or remove `shard_cache`");
+    }
     if !(0.0..=1.0).contains(&data.bad_samples.max_fraction) {
         let what = format!("{} is not a fraction", data.bad_samples.max_fraction);
         found.add("data.bad_samples.max_fraction", what, "give it a number from 0 to 1");
@@ -28,7 +34,7 @@ pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
 
 fn check_source(recipe: &Recipe, name: &str, source: &Source, found: &mut Problems) {
     let key = format!("data.sources.{name}");
-    shards(found, &format!("{key}.shards"), &source.shards);
+    shards(found, &key, &source.shards, source.catalogue.as_deref());
     if let Some(frames) = source.frames {
         check_frames(recipe, &format!("{key}.frames"), frames, found);
     }
@@ -72,22 +78,31 @@ pub(super) fn check_frames(recipe: &Recipe, key: &str, frames: usize, found: &mu
     }
 }
 
-/// Reports a shard name that is empty, a URL or has a faulty brace.
-pub(super) fn shards(found: &mut Problems, key: &str, shards: &str) {
-    let shards = shards.trim();
+/// Reports a shard name that is empty, has a faulty brace or an unknown scheme, and remote shards
+/// without a folder for their catalogue. `of` is the key of the source or task.
+pub(super) fn shards(found: &mut Problems, of: &str, shards: &str, catalogue: Option<&Path>) {
+    let (key, shards) = (format!("{of}.shards"), shards.trim());
     if shards.is_empty() {
         found.add(
             key,
             "is empty",
             "name a folder, a tar, or a range such as `clips-{000000..000127}.tar`",
         );
-    } else if let Some((scheme, _)) = shards.split_once("://") {
+    } else if let Some((scheme, _)) = shards.split_once("://")
+        && !SCHEMES.contains(&scheme)
+    {
         let what = format!("`{scheme}://` is not supported");
-        found.add(key, what, "shards must be files: name a folder, a tar or a range of tars");
+        found.add(key, what, "give a local path, or a URL with s3, gs, http or https");
+    } else if is_remote(shards) && catalogue.is_none() {
+        let help = "add `catalogue: FOLDER`, a folder on a disk that all nodes share";
+        found.add(key, "has remote shards, whose catalogue needs a folder", help);
     } else if let Err(why) = crate::shard_names::first_and_last(shards) {
         found.add(key, why, "a range is `clips-{000000..000127}.tar`");
     }
 }
+
+/// Schemes of URLs from which shards can be read.
+const SCHEMES: [&str; 4] = ["s3", "gs", "http", "https"];
 
 fn tokenizers(recipe: &Recipe, found: &mut Problems) {
     let model = &recipe.model;

@@ -35,7 +35,7 @@ fn check_task(recipe: &Recipe, task: &Task, key: &str, found: &mut Problems) {
         );
     }
     if task.kind != TaskKind::Triplets {
-        super::data::shards(found, &format!("{key}.shards"), &task.shards);
+        super::data::shards(found, key, &task.shards, task.catalogue.as_deref());
         return;
     }
     json(found, &format!("{key}.shards"), Path::new(&task.shards), "name a `.json` file");

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{Problem, Problems};
 use crate::schema::{Candidates, Recipe, TaskKind};
-use crate::shard_names::first_and_last;
+use crate::shard_names::{first_and_last, is_remote};
 
 /// Returns a problem for each file of the recipe that does not exist.
 ///
@@ -72,6 +72,9 @@ fn file(found: &mut Problems, key: &str, path: &Path) {
 }
 
 fn shards(found: &mut Problems, key: &str, shards: &str) {
+    if is_remote(shards) {
+        return;
+    }
     let path = Path::new(shards);
     if path.is_dir() {
         let is_tar =

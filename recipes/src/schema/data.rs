@@ -26,6 +26,10 @@ pub struct Data {
     /// keeps none. The cache changes neither the order nor the pixels. Our default: 0.
     #[serde(default)]
     pub cache_mib: usize,
+    /// Folder of each node for blocks of remote shards, so that they are fetched only once. Default:
+    /// `null`, no cache.
+    #[serde(default)]
+    pub shard_cache: Option<ShardCache>,
     /// Largest number of lanes: stretches of the shuffled shards that are read side by side, each
     /// for the same rows of every batch. Their number is the largest divisor of the batch that is
     /// not above it. More lanes mix more shards in a batch, fewer let a rank read fewer files.
@@ -39,15 +43,31 @@ pub struct Data {
     pub shuffle_window: usize,
 }
 
+/// Cache of remote shards on a disk of each node. All ranks of a node share it, and it stays for
+/// the next run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShardCache {
+    /// Folder on a local disk of the nodes. It is created if it does not exist. No default.
+    pub folder: PathBuf,
+    /// Largest size of the cache in GiB; the blocks that were used least recently are deleted. No
+    /// default.
+    pub gib: u64,
+}
+
 /// A set of WebDataset shards, and how a training sample is made from each of their samples.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
-    /// A folder (all its `*.tar` files), one tar file, or a brace range such as
-    /// `clips-{000000..000127}.tar`. A relative path starts at the working directory. No default.
+    /// A folder (all its `*.tar` files), one tar file, a brace range such as
+    /// `clips-{000000..000127}.tar`, or a `.txt` file that lists one shard per line. Shards may be
+    /// on this machine or have a URL with `s3://`, `gs://`, `http://` or `https://`; a folder's URL
+    /// ends in `/`, and web servers list no folders. A relative path starts at the working
+    /// directory. No default.
     pub shards: String,
     /// Folder of the catalogue of the shards, which `vljepa-shards index` writes and a run updates.
-    /// Default: `null`, the folder `vljepa-catalogue` beside the shards.
+    /// Remote shards need one, on a disk that all nodes share. Default: `null`, the folder
+    /// `vljepa-catalogue` beside the shards.
     #[serde(default)]
     pub catalogue: Option<PathBuf>,
     /// Whether the samples hold images or videos. No default.

@@ -29,6 +29,9 @@ pub struct Task {
     /// Shards of the samples, written as a source's `shards`; for triplets, a JSON file. No
     /// default.
     pub shards: String,
+    /// Folder of the catalogue of the shards, as a source's `catalogue`. Default: `null`.
+    #[serde(default)]
+    pub catalogue: Option<PathBuf>,
     /// Query given with each sample. It must be empty for question answering, whose samples hold
     /// their questions, and for triplets. Unstated by the paper; default: empty.
     #[serde(default)]

@@ -4,6 +4,7 @@
 use vljepa_data::batch::Batch;
 use vljepa_data::catalogue::Catalogues;
 use vljepa_data::shard_index::ShardIndex;
+use vljepa_data::storage::Storage;
 use vljepa_data::stream::BatchStream;
 #[cfg(feature = "cuda")]
 use vljepa_kernels::attention::launch::Mode;
@@ -28,7 +29,7 @@ evaluation: {tasks: []}
 }
 
 fn feed(device: Device, recipe: &Recipe, rank: RankId, first_step: u64) -> Feed {
-    let catalogues = Catalogues::of_stage(recipe, 0).unwrap();
+    let catalogues = Catalogues::of_stage(&Storage::default(), recipe, 0).unwrap();
     Feed::open(device, recipe, &catalogues, 0, rank, first_step).unwrap()
 }
 

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use vljepa_data::decode::{Media, Picture, decode};
 use vljepa_data::shard_index::ShardIndex;
+use vljepa_data::storage::Storage;
 use vljepa_data::{DataError, LoadOptions, SampleReader, reader};
 use vljepa_recipes::schema::Transform;
 
@@ -71,7 +72,12 @@ fn shards_of_webdatasets_authors_are_grouped_as_they_are_written() {
     let error = ShardIndex::read(&compressed).unwrap_err().to_string();
     assert!(error.contains("gzip-compressed") && error.contains("gunzip"), "{error}");
     // Samples with texts alone have no visual input: each gives a clear error and no panic.
-    let reader = SampleReader::open(copies.path().join("testgz.tar").to_str().unwrap()).unwrap();
+    let reader = SampleReader::open(
+        &Storage::default(),
+        copies.path().join("testgz.tar").to_str().unwrap(),
+        None,
+    )
+    .unwrap();
     for index in 0..10 {
         let error = reader.load(index, &OPTIONS).unwrap_err().to_string();
         assert!(error.contains("neither a picture nor a clip"), "{error}");

@@ -1,6 +1,10 @@
 //! Embeds samples and texts without gradients, for evaluation, `ask` and `search`.
 
-use vljepa_data::reader::{LoadOptions, LoadedSample};
+use std::path::Path;
+
+use vljepa_data::DataError;
+use vljepa_data::reader::{LoadOptions, LoadedSample, SampleReader};
+use vljepa_data::storage::{Storage, StorageOptions};
 use vljepa_data::tokenize::Tokenizer;
 use vljepa_kernels::{Packed, Tensor};
 use vljepa_recipes::Recipe;
@@ -15,6 +19,7 @@ pub(crate) const ROWS: usize = 64;
 #[derive(Debug)]
 pub struct Embedder<'a> {
     engine: &'a Engine,
+    storage: Storage,
     queries: Tokenizer,
     targets: Tokenizer,
     image_size: usize,
@@ -26,16 +31,30 @@ impl<'a> Embedder<'a> {
     /// last stage, unless a task asks for another number.
     ///
     /// # Errors
-    /// Fails if the recipe does not name a tokenizer, or a tokenizer cannot be read.
+    /// Fails if the recipe does not name a tokenizer, a tokenizer cannot be read, or the folder of
+    /// the shard cache cannot be used.
     pub fn new(recipe: &Recipe, engine: &'a Engine) -> anyhow::Result<Self> {
         let model = &recipe.model;
         Ok(Self {
             engine,
+            storage: Storage::new(StorageOptions::of(&recipe.data))?,
             queries: Tokenizer::of_queries(model)?,
             targets: Tokenizer::of_targets(model)?,
             image_size: model.image_size,
             frames: recipe.stages.last().map_or(model.x_encoder.tubelet_size, |s| s.frames),
         })
+    }
+
+    /// Opens shards whose samples are to be embedded.
+    ///
+    /// # Errors
+    /// Fails in the same cases as [`SampleReader::open`].
+    pub fn reader(
+        &self,
+        shards: &str,
+        catalogue: Option<&Path>,
+    ) -> Result<SampleReader, DataError> {
+        SampleReader::open(&self.storage, shards, catalogue)
     }
 
     /// Returns the options for reading a sample for this model; `frames` overrides the number of

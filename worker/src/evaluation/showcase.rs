@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
-use vljepa_data::reader::{LoadedSample, SampleReader};
+use vljepa_data::reader::LoadedSample;
 use vljepa_recipes::schema::{Control, Task, TaskKind};
 
 use super::metrics::{mean_direction, ranked};
@@ -56,7 +56,7 @@ pub(super) fn samples(
 }
 
 fn captions(task: &Task, embedder: &Embedder<'_>) -> anyhow::Result<Vec<Shown>> {
-    let reader = SampleReader::open(&task.shards)?;
+    let reader = embedder.reader(&task.shards, task.catalogue.as_deref())?;
     let options = embedder.load_options(task.frames);
     let count = reader.len().min(task.limit.unwrap_or(usize::MAX));
     let mut texts = Vec::new();
@@ -90,7 +90,7 @@ fn answers(
     embeddings: &[Vec<f32>],
     embedder: &Embedder<'_>,
 ) -> anyhow::Result<Vec<Shown>> {
-    let reader = SampleReader::open(&task.shards)?;
+    let reader = embedder.reader(&task.shards, task.catalogue.as_deref())?;
     let options = embedder.load_options(task.frames);
     let mut shown = Vec::new();
     for index in 0..reader.len().min(SHOWN.0 / 2) {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context;
-use vljepa_data::reader::{LoadedSample, SampleReader};
+use vljepa_data::reader::LoadedSample;
 use vljepa_recipes::schema::{Control, Task, TaskKind};
 
 use super::Scores;
@@ -101,7 +101,7 @@ impl Scope<'_> {
     }
 
     fn own_rows(&self, truth: &Truth<'_>) -> anyhow::Result<Vec<Row>> {
-        let reader = SampleReader::open(&self.task.shards)?;
+        let reader = self.embedder.reader(&self.task.shards, self.task.catalogue.as_deref())?;
         let options = self.embedder.load_options(self.task.frames);
         let count = reader.len().min(self.task.limit.unwrap_or(usize::MAX));
         anyhow::ensure!(count > 0, "{} holds no samples", self.task.shards);

@@ -35,7 +35,7 @@ impl Inspection {
                 self.text(tokenizers.targets.as_ref(), text, || format!("{key}.kind"));
             }
         }
-        if self.shards(&shards, &task.shards, None)
+        if self.shards(&shards, &task.shards, task.catalogue.as_deref())
             && let Some(truth) = &truth
             && let Err(error) = self.samples(key, task, truth, tokenizers)
         {
@@ -67,7 +67,7 @@ impl Inspection {
         truth: &Truth<'_>,
         tokenizers: &Tokenizers,
     ) -> Result<(), DataError> {
-        let reader = SampleReader::open(&task.shards)?;
+        let reader = SampleReader::open(&self.storage, &task.shards, task.catalogue.as_deref())?;
         let count = reader.len().min(task.limit.unwrap_or(usize::MAX));
         let any = AtomicBool::new(false);
         let check = |index| {

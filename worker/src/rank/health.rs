@@ -2,10 +2,12 @@
 //! communication between ranks.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::Path;
 
 use nix::sys::statvfs::statvfs;
+use vljepa_data::DataError;
+use vljepa_data::storage::{Storage, StorageOptions};
 use vljepa_recipes::protocol::{Check, CheckName, Checked};
 use vljepa_recipes::{Loaded, Recipe, RunDirectory, clock, schema};
 
@@ -158,16 +160,17 @@ fn shards(recipe: &Recipe) -> CheckResult {
     let used = |name: &String| {
         recipe.stages.iter().any(|stage| stage.mixture.get(name).is_some_and(|weight| *weight > 0))
     };
+    let storage = Storage::new(StorageOptions::of(&recipe.data))
+        .map_err(|error| format!("data.shard_cache: {error}"))?;
     let mut count = 0;
     for (name, source) in recipe.data.sources.iter().filter(|(name, _)| used(name)) {
-        let files = vljepa_data::shards::expand(&source.shards)
-            .map_err(|error| format!("data.sources.{name}: {error}"))?
-            .shards;
+        let wrong = |error: DataError| format!("data.sources.{name}: {error}");
+        let files = storage.expand(&source.shards).map_err(wrong)?;
         for file in files.first().into_iter().chain(files.last()) {
             let mut header = [0; 512];
-            File::open(&**file)
-                .and_then(|mut file| file.read_exact(&mut header))
-                .map_err(|error| format!("data.sources.{name}: {file}: {error}"))?;
+            let file = storage.open(&file.location).map_err(wrong)?;
+            file.read_exact_at(&mut header, 0)
+                .map_err(|error| format!("data.sources.{name}: {}: {error}", file.path()))?;
         }
         count += files.len();
     }

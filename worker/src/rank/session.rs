@@ -1,5 +1,6 @@
 //! The state that every part of a job needs.
 
+use vljepa_data::storage::Storage;
 use vljepa_kernels::Device;
 use vljepa_recipes::{Recipe, RunDirectory};
 
@@ -17,6 +18,8 @@ pub struct Session {
     pub recipe: Recipe,
     /// Hash of the resolved recipe.
     pub recipe_hash: String,
+    /// Access to the shards, local and remote.
+    pub storage: Storage,
     /// Communication with the other ranks.
     pub collectives: Collectives,
     /// Connection to the supervisor.

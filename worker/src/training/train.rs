@@ -192,10 +192,10 @@ impl<'a> Trainer<'a> {
         let (session, State { stage, stage_step, step, .. }) = (self.session, self.state);
         let ranks = &session.collectives;
         let bytes = match ranks.rank() {
-            0 => Catalogues::of_stage(&session.recipe, stage)?.to_bytes(),
+            0 => Catalogues::of_stage(&session.storage, &session.recipe, stage)?.to_bytes(),
             _ => Vec::new(),
         };
-        let catalogues = Catalogues::from_bytes(&ranks.broadcast(bytes))?;
+        let catalogues = Catalogues::from_bytes(&session.storage, &ranks.broadcast(bytes))?;
         let found = catalogues.lengths_hashes();
         let saved = std::mem::replace(&mut self.shard_lengths, found.clone());
         if stage_step > 0

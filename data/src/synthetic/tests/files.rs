@@ -8,6 +8,7 @@ use vljepa_recipes::schema::Transform;
 
 use super::first_samples;
 use crate::decode::{Media, decode};
+use crate::fixtures::storage;
 use crate::reader::{LoadOptions, SampleReader};
 use crate::synthetic::design::{FRAMES, PIXEL, SIZE};
 use crate::synthetic::names::Colour;
@@ -178,9 +179,12 @@ fn the_reader_reads_what_was_drawn() {
     run(&args(dir.path(), 0, 1)).unwrap();
     for (file, split, frames) in [("heldout", Split::HeldOut, FRAMES), ("exists", Split::Exists, 1)]
     {
-        let reader =
-            SampleReader::open(&dir.path().join(format!("eval/{file}.tar")).display().to_string())
-                .unwrap();
+        let reader = SampleReader::open(
+            &storage(),
+            &dir.path().join(format!("eval/{file}.tar")).display().to_string(),
+            None,
+        )
+        .unwrap();
         assert_eq!(reader.len(), split.len());
         let options = LoadOptions { frames, image_size: SIZE, transform: Transform::default() };
         for (index, drawn) in first_samples(split).take(20).enumerate() {
