@@ -64,8 +64,7 @@ impl Default for Storage {
 
 impl std::fmt::Debug for Storage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // The options may contain a key.
-        f.debug_struct("Storage").field("cache", &self.shared.options.cache).finish()
+        f.debug_struct("Storage").field("options", &self.shared.options).finish_non_exhaustive()
     }
 }
 

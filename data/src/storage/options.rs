@@ -1,12 +1,13 @@
 //! Options of a storage: time limits, retries and the cache folder.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use vljepa_recipes::schema::Data;
 
 /// Options of a [`super::Storage`]. The defaults suit object stores in the same region.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct StorageOptions {
     /// Longest time to connect to a server. Default: 5 s, because a connection within a region
     /// takes milliseconds, and a lost packet is sent again after 1 s and 3 s.
@@ -46,6 +47,21 @@ impl Default for StorageOptions {
             cache: None,
             variables: Vec::new(),
         }
+    }
+}
+
+impl fmt::Debug for StorageOptions {
+    /// Shows the names of the variables without their values, which may be secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { connect_timeout, read_timeout, retry_timeout, cache, variables } = self;
+        let names: Vec<&String> = variables.iter().map(|(name, _)| name).collect();
+        f.debug_struct("StorageOptions")
+            .field("connect_timeout", connect_timeout)
+            .field("read_timeout", read_timeout)
+            .field("retry_timeout", retry_timeout)
+            .field("cache", cache)
+            .field("variables", &names)
+            .finish()
     }
 }
 

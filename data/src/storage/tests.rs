@@ -42,6 +42,14 @@ fn local_files_are_read_at_any_offset_and_their_change_is_noticed() {
 }
 
 #[test]
+fn secrets_are_not_shown() {
+    let variables = vec![("AWS_SECRET_ACCESS_KEY".to_owned(), "hunter2".to_owned())];
+    let storage = Storage::new(StorageOptions { variables, ..StorageOptions::default() }).unwrap();
+    let text = format!("{storage:?}");
+    assert!(text.contains("AWS_SECRET_ACCESS_KEY") && !text.contains("hunter2"), "{text}");
+}
+
+#[test]
 fn all_threads_receive_the_error_of_a_shared_request() {
     let (flights, count, barrier) = (Flights::default(), AtomicU32::new(0), Barrier::new(4));
     let name = (Arc::from("file"), 0);
