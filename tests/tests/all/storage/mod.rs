@@ -5,6 +5,7 @@ mod cache;
 mod faults;
 mod proxy;
 mod servers;
+mod training;
 
 use std::io::{Read, Seek, SeekFrom};
 

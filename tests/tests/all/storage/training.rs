@@ -1,0 +1,62 @@
+//! Training on remote shards.
+
+use super::proxy::Fault;
+use super::servers::{put_s3, s3, servers};
+use crate::programs::{Trial, small_set, text};
+
+const STAGE: &str = "
+stages:
+  - {name: both, steps: 6, batch: 8, frames: 4, mixture: {images: 1, clips: 1}, mixing: batch, learning_rate: {peak: 1e-3}}
+evaluation: {tasks: []}
+logging: {every_steps: 1}
+cluster: {ranks_per_node: 2}
+";
+const LAST: u64 = 6;
+
+#[test]
+fn a_run_on_remote_shards_has_the_bits_of_one_on_local_shards() {
+    let trial = Trial::new(STAGE);
+    trial.complete("local", &[]);
+    for name in ["clips-000000.tar", "images-000000.tar"] {
+        put_s3(
+            &format!("train/{name}"),
+            &std::fs::read(small_set().join("train").join(name)).unwrap(),
+        );
+    }
+    let (proxy, options) = s3();
+    let sets = [
+        "data.sources.clips.shards=s3://bucket/train/clips-{000000..000000}.tar".to_owned(),
+        format!("data.sources.clips.catalogue={}", trial.path("clips").display()),
+        format!(
+            "data.sources.images.shards=http://{}/buckets/bucket/train/images-000000.tar",
+            servers().http
+        ),
+        format!("data.sources.images.catalogue={}", trial.path("images").display()),
+        format!("data.shard_cache={{folder: {}, gib: 1}}", trial.path("blocks").display()),
+    ];
+    let sets = sets.each_ref().map(String::as_str);
+    let run = |name: &str| {
+        let mut command = trial.launch(name, &sets);
+        command.envs(options.variables.iter().cloned());
+        command.output().unwrap()
+    };
+    proxy.disturb(&[Fault::Status(503), Fault::Cut(1000), Fault::Status(500)]);
+    let output = run("remote");
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(trial.losses("local"), trial.losses("remote"));
+    trial.assert_same_bits("local", "remote", LAST);
+    // The second run finds the catalogue and all blocks.
+    let requests = proxy.requests().iter().filter(|request| request.method == "GET").count();
+    let output = run("again");
+    assert!(output.status.success(), "{}", text(&output));
+    trial.assert_same_bits("local", "again", LAST);
+    let more = proxy.requests().iter().filter(|request| request.method == "GET").count() - requests;
+    // The check of each node reads the first bytes of the first and the last shard.
+    assert!(more <= 2, "{more} requests for bytes of the clips");
+    // Without credentials the run stops before it starts, and says what to do.
+    let refused = trial.launch("refused", &sets[..2]).output().unwrap();
+    let said = text(&refused);
+    assert!(!refused.status.success(), "{said}");
+    assert!(said.contains("s3://bucket") && said.contains("AWS_"), "{said}");
+    assert!(!trial.path("refused").exists());
+}
