@@ -1,9 +1,9 @@
 //! Times the decoding of pictures or clips to square frames, and prints one line of JSON.
 //! `compare.py` runs it by turns with other libraries, for which `peers.py` does the same.
 //!
-//! `cargo bench -p vljepa-data --features video --bench decode -- --frames 8 clip.mp4` decodes eight
-//! frames of a clip again and again, as the reader threads of a run do: from bytes in memory to
-//! frames of the model's size. A file counts as one sample.
+//! `cargo bench -p vljepa-data --features video --bench decode -- --frames 8 clip.mp4` decodes
+//! eight frames of a clip again and again, as the reader threads of a run do: from bytes in memory
+//! to frames of the model's size. A file counts as one sample.
 #![expect(clippy::print_stdout, reason = "the benchmark's result")]
 
 use std::path::{Path, PathBuf};

@@ -85,8 +85,8 @@ impl Stream {
         })
     }
 
-    /// Decodes the `needed` ones among the packets with the `numbers`, as if the clip consisted only
-    /// of them, until `take` returns false.
+    /// Decodes the `needed` packets among those with the `numbers`, as if the clip had no others,
+    /// until `take` returns false.
     pub(super) fn decode_from(
         &mut self,
         numbers: Range<usize>,
