@@ -128,6 +128,12 @@ def table(records):
     return "\n".join(ratios + ["", *lines])
 
 
+def options(arguments):
+    threads = " ".join(map(str, arguments.threads))
+    photos = " --photos FOLDER" if arguments.photos else ""
+    return f"--rounds {arguments.rounds} --seconds {arguments.seconds:g} --threads {threads}{photos}"
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=pathlib.Path)
@@ -163,7 +169,7 @@ def main():
     sizes = ", ".join(f"{task}: {len(values)} files of {sum(values) // len(values) // 1000} kB" for task, values in sizes.items())
     (arguments.out / "README.md").write_text(
         f"# Decoding to 256² frames\n\n{machine()}.\n{versions(python, environment)}.\n"
-        f"Command: `{' '.join(['data/benches/compare.py', *sys.argv[1:]])}`. Inputs: {sizes}.\n\n{table(records)}\n")
+        f"Command: `data/benches/compare.py OUT {options(arguments)}`. Inputs: {sizes}.\n\n{table(records)}\n")
 
 
 main()

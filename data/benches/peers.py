@@ -4,7 +4,7 @@
     peers.py PEER [--frames N] [--threads N] [--seconds S] FILE...
 
 The task is that of `decode.rs`: from bytes in memory to 256² RGB pixels. The short side becomes 292
-pixels, bilinear and antialiased where the library can (see each function), and the middle is cut.
+pixels, and the middle is cut. The filter is the one that the docstring of each function names.
 """
 
 import argparse
@@ -85,7 +85,7 @@ def torchcodec_approximate(data, frames):
 
 
 def torchcodec_transforms(data, frames):
-    """FFmpeg's scaler inside of torchcodec. It is bilinear without antialiasing."""
+    """FFmpeg's scaler inside of torchcodec."""
     from torchcodec.decoders import VideoDecoder
     from torchcodec.transforms import CenterCrop, Resize
 
@@ -96,7 +96,7 @@ def torchcodec_transforms(data, frames):
 
 
 def pyav(data, frames):
-    """FFmpeg's scaler, from YUV to the target size at once."""
+    """FFmpeg's bilinear scaler, from YUV to the target size at once."""
     import av
     import numpy
 
