@@ -24,7 +24,7 @@ need libclang-dev bash -c 'ls {/usr/lib/llvm-*/lib,/usr/lib/*,/usr/lib64,"${LIBC
 for library in avcodec avformat avutil swscale; do
   need "lib$library-dev" pkg-config --exists "lib$library"
 done
-# The crate turbojpeg builds libjpeg-turbo from its source.
+# The crate turbojpeg-sys builds libjpeg-turbo from its source.
 need cmake command -v cmake
 need make command -v make
 need nasm command -v nasm

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 use vljepa_recipes::Recipe;
 
+use crate::decode::{Picture, Region};
 use crate::storage::Storage;
 
 /// Vocabulary of the tests' tokenizer. Every other word is `[UNK]`, which has id 0.
@@ -129,4 +130,14 @@ pub(crate) fn recipe(folder: &Path, shards: &Path, batch: usize, steps: u64) -> 
         }],
     }))
     .unwrap()
+}
+
+/// Pixels of a region of a picture.
+pub(crate) fn cut_out(picture: &Picture, region: Region) -> Picture {
+    let Region { left, top, width, height } = region;
+    let bytes = |pixels: u32| 3 * usize::try_from(pixels).unwrap();
+    let rows = picture.pixels.chunks(bytes(picture.width));
+    let rows = rows.skip(top as usize).take(height as usize);
+    let pixels = rows.flat_map(|row| &row[bytes(left)..][..bytes(width)]).copied().collect();
+    Picture { width, height, pixels }
 }

@@ -165,7 +165,7 @@ fn pixels(media: Media, bytes: &[u8], options: &LoadOptions) -> Result<Vec<u8>, 
     };
     let size = u32::try_from(options.image_size).map_err(|_| "image_size is too large")?;
     let mut shaper = Shaper::new(transform, size);
-    let clip = decode(media, bytes, options.frames, &mut |picture| shaper.shape(picture, 0))?;
+    let clip = decode(media, bytes, options.frames, &mut shaper)?;
     Ok(clip.frames().collect::<Vec<_>>().concat())
 }
 

@@ -3,11 +3,11 @@
 //! Resizing is bilinear with antialiasing, as in Pillow (the kernel widens with the scale). The
 //! preprocessing of V-JEPA 2 and CLIP does the same.
 
-use fast_image_resize::images::{Image, ImageRef};
+use fast_image_resize::images::{CroppedImage, Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use vljepa_recipes::schema::Transform;
 
-use crate::decode::Picture;
+use crate::decode::{Part, Picture, Region, Shape};
 use crate::order::mix;
 
 /// Smallest fraction of the area that a random crop keeps (CLIP: 0.9 to 1).
@@ -35,62 +35,129 @@ impl Shaper {
         Self { transform, size, resizer: Resizer::new() }
     }
 
-    /// Converts a picture to the model's size. `draw` selects the random crop, and only
-    /// [`Transform::RandomResizedCrop`] uses it. All frames of a clip must get the same `draw`.
+    /// Crops a picture at random and resizes it to the model's size. `draw` selects the crop. All
+    /// frames of a clip must get the same `draw`.
     ///
     /// # Errors
     /// A message if the picture cannot be resized.
-    pub fn shape(&mut self, picture: Picture, draw: u64) -> Result<Picture, String> {
-        let size = self.size;
-        let (width, height) = (picture.width, picture.height);
-        let whole = Crop { left: 0, top: 0, width, height };
+    pub fn random_crop(&mut self, picture: &Picture, draw: u64) -> Result<Picture, String> {
+        self.resize_crop(picture, random_crop(picture.width, picture.height, draw))
+    }
+
+    fn resize_crop(&mut self, picture: &Picture, crop: Region) -> Result<Picture, String> {
+        let window = Window::of(Region { left: 0, top: 0, ..crop });
+        self.resize(picture, crop, window)
+    }
+
+    /// Rectangle of a picture that becomes the frame. `None` if the frame is the picture itself.
+    fn window(&self, width: u32, height: u32) -> Option<Window> {
         match self.transform {
-            Transform::ResizeCenterCrop | Transform::Squash if (width, height) == (size, size) => {
-                Ok(picture)
+            _ if (width, height) == (self.size, self.size) => None,
+            Transform::ResizeCenterCrop | Transform::RandomResizedCrop => {
+                let resized = short_side_to(width, height, short_side(self.size));
+                let crop = center_crop(resized.0, resized.1, self.size);
+                // The window gives the pixels that resizing the whole picture and cropping would
+                // give, because a resized pixel depends only on its place.
+                let (across, down) = (ratio(width, resized.0), ratio(height, resized.1));
+                Some(Window {
+                    left: f64::from(crop.left) * across,
+                    top: f64::from(crop.top) * down,
+                    width: f64::from(crop.width) * across,
+                    height: f64::from(crop.height) * down,
+                })
             }
-            Transform::ResizeCenterCrop => {
-                let (width, height) = short_side_to(width, height, short_side(size));
-                let resized = self.resize(&picture, whole, width, height)?;
-                Ok(cropped(&resized, center_crop(width, height, size)))
-            }
-            Transform::Squash => self.resize(&picture, whole, size, size),
-            Transform::RandomResizedCrop => {
-                self.resize(&picture, random_crop(width, height, draw), size, size)
-            }
+            Transform::Squash => Some(Window::of(Region::whole(width, height))),
         }
     }
 
+    /// Resizes the `window` of the `crop` of a picture. Pixels outside of the crop do not
+    /// contribute.
     fn resize(
         &mut self,
         picture: &Picture,
-        crop: Crop,
-        width: u32,
-        height: u32,
+        crop: Region,
+        window: Window,
     ) -> Result<Picture, String> {
         let wrong =
             |error: &dyn std::fmt::Display| format!("the frames cannot be resized: {error}");
         let source = ImageRef::new(picture.width, picture.height, &picture.pixels, PixelType::U8x3)
             .map_err(|error| wrong(&error))?;
+        let source = CroppedImage::new(&source, crop.left, crop.top, crop.width, crop.height)
+            .map_err(|error| wrong(&error))?;
+        let (width, height) = (self.size, self.size);
         let mut resized = Image::new(width, height, PixelType::U8x3);
-        let options =
-            ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear)).crop(
-                f64::from(crop.left),
-                f64::from(crop.top),
-                f64::from(crop.width),
-                f64::from(crop.height),
-            );
+        let options = ResizeOptions::new()
+            .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
+            .crop(window.left, window.top, window.width, window.height);
         self.resizer.resize(&source, &mut resized, &options).map_err(|error| wrong(&error))?;
         Ok(Picture { width, height, pixels: resized.into_vec() })
     }
 }
 
-/// Rectangle in a picture, in pixels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Crop {
-    left: u32,
-    top: u32,
-    width: u32,
-    height: u32,
+/// The transforms without a random draw. A random crop is made later, of the whole picture
+/// ([`Shaper::random_crop`]).
+impl Shape for Shaper {
+    fn region(&self, width: u32, height: u32) -> Region {
+        self.window(width, height)
+            .map_or(Region::whole(width, height), |window| window.region(self.size, width, height))
+    }
+
+    fn shape(&mut self, part: Part) -> Result<Picture, String> {
+        let Some(window) = self.window(part.full_width, part.full_height) else {
+            return Ok(part.pixels);
+        };
+        let window = Window {
+            left: window.left - f64::from(part.left),
+            top: window.top - f64::from(part.top),
+            ..window
+        };
+        let whole = Region::whole(part.pixels.width, part.pixels.height);
+        self.resize(&part.pixels, whole, window)
+    }
+}
+
+/// Rectangle in a picture, in pixels. Its sides may lie within pixels.
+#[derive(Debug, Clone, Copy)]
+struct Window {
+    left: f64,
+    top: f64,
+    width: f64,
+    height: f64,
+}
+
+impl Window {
+    fn of(region: Region) -> Self {
+        let [left, top, width, height] =
+            [region.left, region.top, region.width, region.height].map(f64::from);
+        Self { left, top, width, height }
+    }
+
+    /// Pixels of a picture on which the window depends after it is resized to `size`×`size`.
+    fn region(&self, size: u32, width: u32, height: u32) -> Region {
+        let (left, across) = reach(self.left, self.width, size, width);
+        let (top, down) = reach(self.top, self.height, size, height);
+        Region { left, top, width: across, height: down }
+    }
+}
+
+/// First pixel and number of pixels of a side of `side` pixels on which the stretch at `start` of
+/// `length` pixels depends after it is resized to `size` pixels.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the numbers are not negative and limited to the side"
+)]
+fn reach(start: f64, length: f64, size: u32, side: u32) -> (u32, u32) {
+    // The triangle of a resized pixel reaches one source pixel, or one resized pixel, beyond the
+    // middle of that pixel. One more absorbs the rounding of these numbers.
+    let beyond = (length / f64::from(size.max(1))).max(1.0) + 1.0;
+    let first = ((start - beyond).floor().max(0.0) as u32).min(side - 1);
+    let end = ((start + length + beyond).ceil() as u32).min(side);
+    (first, end - first)
+}
+
+fn ratio(of: u32, to: u32) -> f64 {
+    f64::from(of) / f64::from(to.max(1))
 }
 
 /// Length of the short side before a centre crop of `size`: ⌊size·256/224⌋ (V-JEPA 2's
@@ -111,13 +178,13 @@ fn short_side_to(width: u32, height: u32, short: u32) -> (u32, u32) {
 
 /// Square in the middle of the picture. Its corner is at half of the excess, rounded with ties to
 /// even, as Python's `round` does.
-fn center_crop(width: u32, height: u32, size: u32) -> Crop {
+fn center_crop(width: u32, height: u32, size: u32) -> Region {
     let corner = |side: u32| {
         let over = side.saturating_sub(size);
         // ⌊over/2⌋, plus one if the half rounds up to an even number.
         over / 2 + u32::from(over % 4 == 3)
     };
-    Crop { left: corner(width), top: corner(height), width: size, height: size }
+    Region { left: corner(width), top: corner(height), width: size, height: size }
 }
 
 /// torchvision's `RandomResizedCrop.get_params` with CLIP's range of areas. The area, the logarithm
@@ -127,7 +194,7 @@ fn center_crop(width: u32, height: u32, size: u32) -> Crop {
     clippy::cast_sign_loss,
     reason = "sides are between 0 and 2³², and checked against the picture's"
 )]
-fn random_crop(width: u32, height: u32, draw: u64) -> Crop {
+fn random_crop(width: u32, height: u32, draw: u64) -> Region {
     let area = f64::from(width) * f64::from(height);
     for attempt in 0..CROP_TRIES {
         let uniform = |axis: u64| unit(mix(&[draw, attempt, axis]));
@@ -142,7 +209,7 @@ fn random_crop(width: u32, height: u32, draw: u64) -> Crop {
             };
             let left = corner(width - crop_width, 2);
             let top = corner(height - crop_height, 3);
-            return Crop { left, top, width: crop_width, height: crop_height };
+            return Region { left, top, width: crop_width, height: crop_height };
         }
     }
     // No crop fits, as in very wide or narrow pictures: use the centre, with the nearest allowed
@@ -150,25 +217,13 @@ fn random_crop(width: u32, height: u32, draw: u64) -> Crop {
     let widest = ((f64::from(height) * WIDEST_ASPECT).round() as u32).clamp(1, width);
     let tallest = ((f64::from(width) * WIDEST_ASPECT).round() as u32).clamp(1, height);
     let (left, top) = ((width - widest) / 2, (height - tallest) / 2);
-    Crop { left, top, width: widest, height: tallest }
+    Region { left, top, width: widest, height: tallest }
 }
 
 /// Number in [0, 1) made from the upper 53 bits.
 #[expect(clippy::cast_precision_loss, reason = "53 bits are exact in f64")]
 fn unit(bits: u64) -> f64 {
     (bits >> 11) as f64 / (1_u64 << 53) as f64
-}
-
-fn cropped(picture: &Picture, crop: Crop) -> Picture {
-    let bytes = |pixels: u32| 3 * usize::try_from(pixels).unwrap_or(usize::MAX);
-    let (stride, left, row) = (bytes(picture.width), bytes(crop.left), bytes(crop.width));
-    let skip = usize::try_from(crop.top).unwrap_or(usize::MAX);
-    let lines = usize::try_from(crop.height).unwrap_or(usize::MAX);
-    let mut pixels = Vec::with_capacity(row * lines);
-    for line in picture.pixels.chunks_exact(stride).skip(skip).take(lines) {
-        pixels.extend_from_slice(&line[left..left + row]);
-    }
-    Picture { width: crop.width, height: crop.height, pixels }
 }
 
 #[cfg(test)]

@@ -7,7 +7,8 @@ fn read(name: &str) -> Vec<u8> {
 }
 
 fn picture(bytes: &[u8]) -> Result<Picture, String> {
-    decode(Media::Image, bytes, 1, &mut Ok).map(|mut clip| clip.pictures.remove(0))
+    decode(Media::Image, bytes, 1, &mut Ok::<Picture, String>)
+        .map(|mut clip| clip.pictures.remove(0))
 }
 
 const JPEGS: [&str; 16] = [

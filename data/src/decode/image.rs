@@ -4,13 +4,14 @@ use std::io::Cursor;
 
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
 
-use super::{Picture, check_size, jpeg, oriented, video};
+use super::{Part, Picture, Region, check_size, jpeg, oriented, video};
 
 /// Decodes a JPEG, PNG, WebP or AVIF into 8-bit red, green and blue. Alpha is dropped, and the
-/// orientation in the EXIF data is applied.
-pub(super) fn decode(bytes: &[u8]) -> Result<Picture, String> {
-    match image::guess_format(bytes) {
-        Ok(ImageFormat::Jpeg) => jpeg::decode(bytes),
+/// orientation in the EXIF data is applied. `region` tells which pixels are needed of an upright
+/// picture of a width and height.
+pub(super) fn decode(bytes: &[u8], region: &dyn Fn(u32, u32) -> Region) -> Result<Part, String> {
+    let whole = match image::guess_format(bytes) {
+        Ok(ImageFormat::Jpeg) => return jpeg::decode(bytes, region),
         Ok(ImageFormat::Png) => decode_with_crate(bytes, ImageFormat::Png),
         Ok(ImageFormat::WebP) => {
             check_webp_length(bytes)?;
@@ -22,7 +23,8 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Picture, String> {
             Err(format!("a picture of type {name} cannot be read; use JPEG, PNG, WebP or AVIF"))
         }
         Err(_) => Err("the picture is neither a JPEG nor a PNG, WebP or AVIF".to_owned()),
-    }
+    };
+    whole.map(Part::whole)
 }
 
 fn decode_with_crate(bytes: &[u8], format: ImageFormat) -> Result<Picture, String> {

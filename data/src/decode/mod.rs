@@ -2,6 +2,7 @@
 
 mod image;
 mod jpeg;
+mod shape;
 #[cfg(feature = "video")]
 pub mod video;
 #[cfg(not(feature = "video"))]
@@ -11,6 +12,8 @@ pub mod video;
 use ::image::metadata::Orientation;
 use ::image::{DynamicImage, RgbImage};
 use vljepa_recipes::schema::Visual;
+
+pub use shape::{Part, Region, Shape};
 
 /// Largest side of a picture or frame, in pixels.
 const LARGEST_SIDE: u32 = 16_384;
@@ -71,8 +74,9 @@ pub struct Clip {
 }
 
 /// Decodes `bytes` into `frames` frames. Each frame is passed to `shape` as soon as it is decoded,
-/// so that a long clip is never in memory at its full size. A picture is repeated. From a clip, the
-/// frames chosen by [`uniform_frames`] are taken.
+/// so that a long clip is never in memory at its full size. Only the pixels that `shape` needs are
+/// computed where that saves time; they are the pixels of the whole picture. A picture is repeated.
+/// From a clip, the frames chosen by [`uniform_frames`] are taken.
 ///
 /// # Errors
 /// A message that describes why the bytes cannot be decoded.
@@ -80,14 +84,15 @@ pub fn decode(
     media: Media,
     bytes: &[u8],
     frames: usize,
-    shape: &mut dyn FnMut(Picture) -> Result<Picture, String>,
+    shape: &mut dyn Shape,
 ) -> Result<Clip, String> {
     if bytes.is_empty() {
         return Err("the picture or clip is empty".to_owned());
     }
     match media {
         Media::Image => {
-            let picture = shape(image::decode(bytes)?)?;
+            let part = image::decode(bytes, &|width, height| shape.region(width, height))?;
+            let picture = shape.shape(part)?;
             Ok(Clip { pictures: vec![picture], order: vec![0; frames] })
         }
         Media::Video => video::decode(bytes, frames, shape),

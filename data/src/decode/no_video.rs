@@ -1,7 +1,7 @@
 //! Replacement for `video.rs` in a build without FFmpeg. Every call fails with a message that names
 //! the missing feature.
 
-use super::{Clip, Picture};
+use super::{Clip, Picture, Shape};
 
 const REFUSED: &str =
     "clips need FFmpeg, but this program was built without it; build it with `--features video`";
@@ -10,11 +10,7 @@ const REFUSED: &str =
 ///
 /// # Errors
 /// Always.
-pub fn decode(
-    _bytes: &[u8],
-    _frames: usize,
-    _shape: &mut dyn FnMut(Picture) -> Result<Picture, String>,
-) -> Result<Clip, String> {
+pub fn decode(_bytes: &[u8], _frames: usize, _shape: &mut dyn Shape) -> Result<Clip, String> {
     Err(REFUSED.to_owned())
 }
 

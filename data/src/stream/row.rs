@@ -10,7 +10,7 @@ use super::cache::{Cache, CachedTokenizer, Decoded};
 use super::rules;
 use crate::batch::{SampleRef, Skipped};
 use crate::catalogue::Catalogues;
-use crate::decode::{Media, Picture, decode};
+use crate::decode::{Media, Picture, Shape, decode};
 use crate::error::DataError;
 use crate::order::{Location, Order, Shuffle, SourceLengths, mix};
 use crate::sample::RawSample;
@@ -218,8 +218,8 @@ impl RowMaker {
             Transform::RandomResizedCrop => {
                 let shaper = &mut scratch.shapers[location.source];
                 let draw = mix(&[key, CROP]);
-                let shape = |picture: &Picture| shaper.shape(picture.clone(), draw);
-                let pictures: Result<Vec<_>, _> = decoded.clip.pictures.iter().map(shape).collect();
+                let crop = |picture: &Picture| shaper.random_crop(picture, draw);
+                let pictures: Result<Vec<_>, _> = decoded.clip.pictures.iter().map(crop).collect();
                 let pictures = pictures.map_err(Fault::Bad)?;
                 Some(crate::decode::Clip { pictures, order: decoded.clip.order.clone() })
             }
@@ -268,10 +268,11 @@ impl RowMaker {
             }));
         };
         let shaper = &mut scratch.shapers[location.source];
-        let clip = decode(*media, bytes, source.frames, &mut |picture| match source.transform {
-            Transform::RandomResizedCrop => Ok(picture),
-            Transform::ResizeCenterCrop | Transform::Squash => shaper.shape(picture, 0),
-        });
+        let shape: &mut dyn Shape = match source.transform {
+            Transform::RandomResizedCrop => &mut Ok::<Picture, String>,
+            Transform::ResizeCenterCrop | Transform::Squash => shaper,
+        };
+        let clip = decode(*media, bytes, source.frames, shape);
         let decoded = Arc::new(Decoded {
             shard: raw.shard,
             key: raw.key,

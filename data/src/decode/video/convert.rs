@@ -8,7 +8,7 @@ use image::metadata::Orientation;
 
 use super::to_usize;
 use super::yuv::{Matrix, Planes, to_rgb};
-use crate::decode::{Picture, check_size, oriented};
+use crate::decode::{Part, Picture, Region, check_size, oriented};
 
 /// Converts decoded frames to upright RGB pictures.
 pub(super) struct Converter {
@@ -22,25 +22,40 @@ impl Converter {
         Self { scaler: None, orientation }
     }
 
-    /// Converts a frame. Eight-bit YUV is converted by [`to_rgb`] with the matrix and range of the
-    /// frame, which FFmpeg's scaler ignores as `ffmpeg-next` wraps it. Other YUV formats are first
-    /// scaled to eight-bit YUV, and the remaining formats are converted by the scaler alone.
-    pub(super) fn picture(&mut self, frame: &Frame) -> Result<Picture, String> {
+    /// Converts a frame, or the region that is needed of an upright picture of a width and height.
+    /// Eight-bit YUV is converted by [`to_rgb`] with the matrix and range of the frame, which
+    /// FFmpeg's scaler ignores as `ffmpeg-next` wraps it. Other YUV formats are first scaled to
+    /// eight-bit YUV, and the remaining formats are converted by the scaler alone.
+    pub(super) fn part(
+        &mut self,
+        frame: &Frame,
+        region: &dyn Fn(u32, u32) -> Region,
+    ) -> Result<Part, String> {
         let (width, height) = (frame.width(), frame.height());
         check_size(width, height, 3)?;
         let matrix = Matrix::of(frame.color_space(), is_full_range(frame));
+        let mut part = Region::whole(width, height);
         let pixels = if let Some(shift) = chroma_shift(frame.format()) {
-            to_rgb(&planes(frame, shift), &matrix)
+            if self.orientation == Orientation::NoTransforms {
+                let block = (1 << shift.0, 1 << shift.1);
+                part = region(width, height).widened(0, block, width, height);
+            }
+            to_rgb(&planes(frame, shift), part, &matrix)
         } else if is_other_yuv(frame.format()) {
             let eight_bit = self.converted(frame, Pixel::YUV444P)?;
-            to_rgb(&planes(&eight_bit, (0, 0)), &matrix)
+            to_rgb(&planes(&eight_bit, (0, 0)), part, &matrix)
         } else {
             let rgb = self.converted(frame, Pixel::RGB24)?;
             let row = 3 * to_usize(width);
             let lines = rgb.data(0).chunks(rgb.stride(0)).take(to_usize(height));
             lines.flat_map(|line| &line[..row]).copied().collect()
         };
-        oriented(Picture { width, height, pixels }, self.orientation)
+        let pixels = Picture { width: part.width, height: part.height, pixels };
+        if self.orientation != Orientation::NoTransforms {
+            return oriented(pixels, self.orientation).map(Part::whole);
+        }
+        let Region { left, top, .. } = part;
+        Ok(Part { pixels, left, top, full_width: width, full_height: height })
     }
 
     fn converted(&mut self, frame: &Frame, to: Pixel) -> Result<Frame, String> {
@@ -65,8 +80,6 @@ fn planes(frame: &Frame, shift: (u32, u32)) -> Planes<'_> {
     Planes {
         data: [frame.data(0), frame.data(1), frame.data(2)],
         strides: [frame.stride(0), frame.stride(1), frame.stride(2)],
-        width: to_usize(frame.width()),
-        height: to_usize(frame.height()),
         shift,
     }
 }
@@ -103,4 +116,42 @@ fn is_other_yuv(format: Pixel) -> bool {
 fn is_full_range(frame: &Frame) -> bool {
     matches!(frame.format(), Pixel::YUVJ420P | Pixel::YUVJ422P | Pixel::YUVJ444P)
         || frame.color_range() == ffmpeg::color::Range::JPEG
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::decode::video::decode;
+    use crate::decode::{Part, Picture, Region, Shape};
+    use crate::fixtures::cut_out;
+
+    /// Needs one region of each frame.
+    struct Regional(Region);
+
+    impl Shape for Regional {
+        fn region(&self, _: u32, _: u32) -> Region {
+            self.0
+        }
+
+        fn shape(&mut self, part: Part) -> Result<Picture, String> {
+            let (left, top) = (self.0.left - part.left, self.0.top - part.top);
+            Ok(cut_out(&part.pixels, Region { left, top, ..self.0 }))
+        }
+    }
+
+    /// Clips of 4:2:0 are converted in part, and a clip that is turned is converted whole.
+    #[test]
+    fn a_region_of_a_frame_has_the_pixels_of_the_whole_frame() {
+        for name in ["h264_closed.mp4", "h264_mirrored_turned.mp4", "mjpeg.avi"] {
+            let path = format!("{}/tests/cases/{name}", env!("CARGO_MANIFEST_DIR"));
+            let bytes = std::fs::read(path).unwrap();
+            let whole = decode(&bytes, 3, &mut Ok::<Picture, String>).unwrap();
+            for n in 0..20 {
+                let region = Region { left: n, top: 21 - n, width: 27 - n, height: 1 + n };
+                let parts = decode(&bytes, 3, &mut Regional(region)).unwrap();
+                for (part, whole) in parts.pictures.iter().zip(&whole.pictures) {
+                    assert!(*part == cut_out(whole, region), "{name}: {region:?}");
+                }
+            }
+        }
+    }
 }

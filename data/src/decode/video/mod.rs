@@ -12,6 +12,7 @@ mod bitstream;
 mod container;
 mod convert;
 mod entry;
+mod open;
 mod stream;
 mod yuv;
 
@@ -19,21 +20,20 @@ use ffmpeg_next::util::frame::Video as Frame;
 
 use self::convert::Converter;
 use self::stream::{Fault, Stream};
-use super::{Clip, Picture, uniform_frames};
+use super::{Clip, Picture, Region, Shape, uniform_frames};
 
 /// Decodes `frames` uniformly chosen frames of the best video stream, and passes each of them to
 /// `shape`.
 ///
 /// # Errors
 /// A message that describes why the clip cannot be decoded.
-pub fn decode(
-    bytes: &[u8],
-    frames: usize,
-    shape: &mut dyn FnMut(Picture) -> Result<Picture, String>,
-) -> Result<Clip, String> {
+pub fn decode(bytes: &[u8], frames: usize, shape: &mut dyn Shape) -> Result<Clip, String> {
     let mut stream = Stream::open(bytes)?;
     let mut converter = Converter::new(stream.orientation);
-    let mut shaped = |frame: &Frame| shape(converter.picture(frame)?);
+    let mut shaped = |frame: &Frame| {
+        let part = converter.part(frame, &|width, height| shape.region(width, height))?;
+        shape.shape(part)
+    };
     match decode_from_entries(&mut stream, frames, &mut shaped)? {
         Some(clip) => Ok(clip),
         None => decode_in_order(&mut stream, frames, &mut shaped),
@@ -58,7 +58,7 @@ pub(super) fn decode_avif(bytes: &[u8]) -> Result<Picture, String> {
     let mut converter = Converter::new(stream.orientation);
     let mut picture = None;
     stream.decode_all(&mut |frame| {
-        picture = Some(converter.picture(frame)?);
+        picture = Some(converter.part(frame, &Region::whole)?.pixels);
         Ok(false)
     })?;
     picture.ok_or_else(|| "the AVIF has no picture".to_owned())
@@ -119,11 +119,13 @@ fn decode_from_entries(
     for run in plan.frames.chunk_by(|a, b| a.start == b.start) {
         let mut missing = run.to_vec();
         // A packet after a wanted one may hold the second field of its frame.
+        let last = run.iter().map(|it| it.packet + 1).max().unwrap_or(0);
+        let packets = run[0].start..stream.packets.len().min(last + 1);
         let needed = |packet: usize| {
             !plan.droppable[packet]
                 || run.iter().any(|it| it.packet == packet || it.packet + 1 == packet)
         };
-        let found = stream.decode_from(run[0].start, &needed, &mut |frame| {
+        let found = stream.decode_from(packets, &needed, &mut |frame| {
             let time = frame.pts();
             if let Some(nth) = missing.iter().position(|wanted| time == Some(wanted.time)) {
                 chosen.offer(missing.remove(nth).number, || shaped(frame))?;

@@ -1,18 +1,18 @@
 //! Packets of a clip's video stream, and their decoder.
 
-use std::io::Cursor;
+use std::ops::Range;
 use std::sync::OnceLock;
 
 use ffmpeg_next as ffmpeg;
 use ffmpeg_next::codec::packet::side_data::Type as SideData;
 use ffmpeg_next::codec::{Context, Id, Parameters, threading};
-use ffmpeg_next::format::context::{Input, StreamIo};
-use ffmpeg_next::format::{self, input_from_stream};
+use ffmpeg_next::format::{self, context::Input};
 use ffmpeg_next::util::frame::Video as Frame;
 use ffmpeg_next::{Dictionary, Packet, Rational, decoder, media};
 use image::metadata::Orientation;
 
 use super::container::check_whole;
+use super::open::{has_codec_headers, open};
 use crate::decode::{LARGEST_BYTES, check_size};
 
 /// Container formats that FFmpeg may open. Without this list it would also open playlists, which
@@ -46,8 +46,7 @@ impl Stream {
         let mut options = Dictionary::new();
         options.set("format_whitelist", CONTAINERS);
         options.set("protocol_whitelist", "");
-        let io = StreamIo::from_read_seek(Cursor::new(bytes.to_vec())).map_err(cannot_open)?;
-        let mut input = input_from_stream(io, None, Some(options)).map_err(cannot_open)?;
+        let mut input = open(bytes.to_vec(), options, &is_described).map_err(cannot_open)?;
         let stream = video_stream(&input)?;
         let (index, time_base) = (stream.index(), stream.time_base());
         let start = Some(stream.start_time()).filter(|&start| start != ffmpeg::ffi::AV_NOPTS_VALUE);
@@ -81,26 +80,27 @@ impl Stream {
         &mut self,
         take: &mut dyn FnMut(&Frame) -> Result<bool, String>,
     ) -> Result<(), String> {
-        self.decode_from(0, &|_| true, take).map_err(|fault| match fault {
+        self.decode_from(0..self.packets.len(), &|_| true, take).map_err(|fault| match fault {
             Fault::Stream(reason) | Fault::Frame(reason) => reason,
         })
     }
 
-    /// Decodes the `needed` packets from number `first` on, until `take` returns false or the
-    /// packets end.
+    /// Decodes the `needed` packets among those with the `numbers`, as if the clip had no others,
+    /// until `take` returns false.
     pub(super) fn decode_from(
         &mut self,
-        first: usize,
+        numbers: Range<usize>,
         needed: &dyn Fn(usize) -> bool,
         take: &mut dyn FnMut(&Frame) -> Result<bool, String>,
     ) -> Result<(), Fault> {
         self.decoder.flush();
         let mut frame = Frame::empty();
-        let end = self.packets.len();
-        for number in (first..=end).filter(|&number| number == end || needed(number)) {
-            let sent = match self.packets.get(number) {
-                Some(packet) => self.decoder.send_packet(packet),
-                None => self.decoder.send_eof(),
+        let end = numbers.end;
+        for number in numbers.filter(|&number| needed(number)).chain([end]) {
+            let sent = if number == end {
+                self.decoder.send_eof()
+            } else {
+                self.decoder.send_packet(&self.packets[number])
             };
             let broken = |error| {
                 let count = self.packets.len();
@@ -163,7 +163,7 @@ fn check_duration(input: &Input, end_s: f64) -> Result<(), String> {
 
 /// Prepares FFmpeg once. Its errors get their texts. Its log lines are switched off, because they
 /// would not name the sample.
-fn initialise() -> Result<(), String> {
+pub(super) fn initialise() -> Result<(), String> {
     static INITIALISED: OnceLock<Result<(), ffmpeg::Error>> = OnceLock::new();
     let initialised = INITIALISED.get_or_init(|| {
         ffmpeg::init()?;
@@ -194,6 +194,22 @@ fn decoder(parameters: &Parameters, time_base: Rational) -> Result<decoder::Vide
         let too_large = size.ok().and_then(|(width, height)| check_size(width, height, 3).err());
         too_large.unwrap_or_else(|| cannot_open(error))
     })
+}
+
+/// Whether the header of a file tells everything about its video that reading and decoding need.
+/// That is so for H.264 in MP4 and MOV. Their index tells the start and by how many frames decoding
+/// runs ahead of display, and the codec's headers are stored apart from the frames. Of several
+/// video streams, only the frames tell which is the best.
+pub(super) fn is_described(input: &Input) -> bool {
+    let is_video = |stream: &ffmpeg::Stream<'_>| stream.parameters().medium() == media::Type::Video;
+    let mut videos = input.streams().filter(is_video);
+    let (Some(video), None) = (videos.next(), videos.next()) else { return false };
+    let is_mp4 = input.format().name().split(',').any(|name| name == "mp4");
+    let parameters = video.parameters();
+    is_mp4
+        && parameters.id() == Id::H264
+        && has_codec_headers(&parameters)
+        && video.start_time() != ffmpeg::ffi::AV_NOPTS_VALUE
 }
 
 /// The best video stream that is not the cover picture of a song.

@@ -2,14 +2,15 @@
 
 use ffmpeg_next::color::Space;
 
+use super::to_usize;
+use crate::decode::Region;
+
 /// Y, U and V planes of a frame.
 pub(super) struct Planes<'a> {
     /// Bytes of the Y, U and V planes.
     pub(super) data: [&'a [u8]; 3],
     /// Distance from one line to the next in each plane, in bytes.
     pub(super) strides: [usize; 3],
-    pub(super) width: usize,
-    pub(super) height: usize,
     /// Base-2 logarithms of the horizontal and the vertical chroma subsampling factors.
     pub(super) shift: (u32, u32),
 }
@@ -52,35 +53,64 @@ impl Matrix {
         }
     }
 
-    fn pixel(&self, y: u8, u: u8, v: u8) -> [u8; 3] {
-        // Adding half of 2¹⁶ makes the shift round to the nearest integer.
-        let luma = (i32::from(y) - self.black) * self.y + (1 << 15);
+    /// What chroma adds to red, green and blue, in 16.16 fixed point.
+    fn chroma(&self, u: u8, v: u8) -> [i32; 3] {
         let (u, v) = (i32::from(u) - 128, i32::from(v) - 128);
-        let byte = |fixed: i32| {
+        [self.rv * v, self.gu * u + self.gv * v, self.bu * u]
+    }
+
+    /// Red, green and blue.
+    fn pixel(&self, luma: u8, chroma: [i32; 3]) -> [u8; 3] {
+        // Adding half of 2¹⁶ makes the shift round to the nearest integer.
+        let luma = (i32::from(luma) - self.black) * self.y + (1 << 15);
+        chroma.map(|chroma| {
             #[expect(clippy::cast_sign_loss, reason = "clamped")]
-            let byte = (fixed >> 16).clamp(0, 255) as u8;
+            let byte = ((luma + chroma) >> 16).clamp(0, 255) as u8;
             byte
+        })
+    }
+
+    /// Converts a line, in which `BLOCK` pixels share one chroma value. The constant lets the
+    /// compiler unroll the inner loop.
+    fn line<const BLOCK: usize>(&self, luma: &[u8], u: &[u8], v: &[u8], out: &mut [[u8; 3]]) {
+        let convert = |luma: &[u8], chroma: [i32; 3], out: &mut [[u8; 3]]| {
+            for (out, &luma) in out.iter_mut().zip(luma) {
+                *out = self.pixel(luma, chroma);
+            }
         };
-        [byte(luma + self.rv * v), byte(luma + self.gu * u + self.gv * v), byte(luma + self.bu * u)]
+        let (blocks, last) = luma.as_chunks::<BLOCK>();
+        let (out_blocks, out_last) = out.as_chunks_mut::<BLOCK>();
+        for ((out, luma), (&u, &v)) in out_blocks.iter_mut().zip(blocks).zip(u.iter().zip(v)) {
+            convert(luma, self.chroma(u, v), out);
+        }
+        // An incomplete block at the end of a line.
+        if let (Some(&u), Some(&v)) = (u.get(blocks.len()), v.get(blocks.len())) {
+            convert(last, self.chroma(u, v), out_last);
+        }
     }
 }
 
-/// Converts a frame to pixels, (height, width, 3). With subsampled chroma, a block of pixels shares
-/// one chroma value.
-pub(super) fn to_rgb(planes: &Planes<'_>, matrix: &Matrix) -> Vec<u8> {
+/// Converts a region of a frame to pixels, (height, width, 3). With subsampled chroma, a block of
+/// pixels shares one chroma value. The region must begin at a block.
+pub(super) fn to_rgb(planes: &Planes<'_>, region: Region, matrix: &Matrix) -> Vec<u8> {
     let (across, down) = planes.shift;
-    let mut pixels = vec![0; 3 * planes.width * planes.height];
-    for (row, line) in pixels.chunks_exact_mut(3 * planes.width).enumerate() {
-        let start = |plane: usize, row: usize| &planes.data[plane][row * planes.strides[plane]..];
-        let luma = &start(0, row)[..planes.width];
-        let chroma_width = planes.width.div_ceil(1 << across);
-        let u = &start(1, row >> down)[..chroma_width];
-        let v = &start(2, row >> down)[..chroma_width];
-        let blocks = luma.chunks(1 << across).zip(u.iter().zip(v));
-        for (out, (luma, (&u, &v))) in line.chunks_mut(3 << across).zip(blocks) {
-            for (out, &y) in out.chunks_exact_mut(3).zip(luma) {
-                out.copy_from_slice(&matrix.pixel(y, u, v));
-            }
+    let [left, top, width, height] =
+        [region.left, region.top, region.width, region.height].map(to_usize);
+    let chroma_width = width.div_ceil(1 << across);
+    let line = |plane: usize, row: usize, first: usize, length: usize| {
+        &planes.data[plane][row * planes.strides[plane] + first..][..length]
+    };
+    let mut pixels = vec![0; 3 * width * height];
+    for (row, out) in pixels.chunks_exact_mut(3 * width).enumerate().map(|(i, out)| (top + i, out))
+    {
+        let luma = line(0, row, left, width);
+        let u = line(1, row >> down, left >> across, chroma_width);
+        let v = line(2, row >> down, left >> across, chroma_width);
+        let out = out.as_chunks_mut().0;
+        match across {
+            0 => matrix.line::<1>(luma, u, v, out),
+            1 => matrix.line::<2>(luma, u, v, out),
+            _ => matrix.line::<4>(luma, u, v, out),
         }
     }
     pixels
@@ -88,14 +118,15 @@ pub(super) fn to_rgb(planes: &Planes<'_>, matrix: &Matrix) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Matrix, Planes, Space, to_rgb};
+    use super::{Matrix, Planes, Region, Space, to_rgb};
 
     /// YUV codes of the primaries as the standards give them, for eight bits and video range.
     #[test]
     fn standard_codes_give_the_primaries() {
         let near = |space, yuv: [u8; 3], rgb: [u8; 3]| {
             let [y, u, v] = yuv;
-            let ours = Matrix::of(space, false).pixel(y, u, v);
+            let matrix = Matrix::of(space, false);
+            let ours = matrix.pixel(y, matrix.chroma(u, v));
             // The codes are rounded to integers. An error of half a code changes a level by up to
             // 0.5 · 255/219 + 0.5 · 1.86 · 255/224.
             ours.iter().zip(rgb).all(|(a, b)| a.abs_diff(b) <= 2)
@@ -106,7 +137,8 @@ mod tests {
         assert!(near(Space::Unspecified, [81, 90, 240], [255, 0, 0]));
         assert!(near(Space::Unspecified, [235, 128, 128], [255, 255, 255]));
         assert!(!near(Space::Unspecified, [63, 102, 240], [255, 0, 0]), "the wrong matrix shows");
-        assert_eq!(Matrix::of(Space::BT709, true).pixel(200, 128, 128), [200; 3]);
+        let full = Matrix::of(Space::BT709, true);
+        assert_eq!(full.pixel(200, full.chroma(128, 128)), [200; 3]);
     }
 
     #[test]
@@ -114,11 +146,9 @@ mod tests {
         let planes = Planes {
             data: [&[100, 100, 100, 0, 100, 100, 100, 0, 100, 100, 100], &[128, 200], &[128, 128]],
             strides: [4, 1, 1],
-            width: 3,
-            height: 3,
             shift: (2, 1),
         };
-        let pixels = to_rgb(&planes, &Matrix::of(Space::BT709, true));
+        let pixels = to_rgb(&planes, Region::whole(3, 3), &Matrix::of(Space::BT709, true));
         let blue: Vec<u8> = pixels.chunks(3).map(|pixel| pixel[2]).collect();
         // Blue of the last row: 100 + 1.8556 · (200 − 128) = 233.6.
         assert_eq!(blue, [100, 100, 100, 100, 100, 100, 234, 234, 234]);

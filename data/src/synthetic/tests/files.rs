@@ -7,7 +7,7 @@ use std::path::Path;
 use vljepa_recipes::schema::Transform;
 
 use super::first_samples;
-use crate::decode::{Media, decode};
+use crate::decode::{Media, Picture, decode};
 use crate::fixtures::storage;
 use crate::reader::{LoadOptions, SampleReader};
 use crate::synthetic::design::{FRAMES, PIXEL, SIZE};
@@ -20,7 +20,9 @@ fn decoded(sample: &Sample) -> Vec<u8> {
     encode::prepare().unwrap();
     let (extension, bytes) = sample.encode().unwrap();
     let frames = sample.pixels.len() / FRAME_BYTES;
-    let clip = decode(Media::of_extension(extension).unwrap(), &bytes, frames, &mut Ok).unwrap();
+    let clip =
+        decode(Media::of_extension(extension).unwrap(), &bytes, frames, &mut Ok::<Picture, String>)
+            .unwrap();
     clip.frames().collect::<Vec<_>>().concat()
 }
 
