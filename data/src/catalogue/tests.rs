@@ -2,9 +2,12 @@
 //! kills, damage and folders that cannot be written.
 
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::update::update_and_publish;
 use super::{Catalogue, CatalogueFolder, Catalogues, FOLDER, Updated, update};
 use crate::error::DataError;
 use crate::fixtures::{numbered, storage, write_tar};
@@ -139,6 +142,33 @@ fn a_set_whose_catalogue_cannot_be_written_is_read_at_every_start() {
     }
     let catalogue = open(folder.path()).unwrap();
     assert_eq!(catalogue.open_shard(&storage(), 1).unwrap().1.samples.len(), 2);
+}
+
+/// Name of the environment variable that lets the next test die in the middle of an update.
+const DIES_IN: &str = "VLJEPA_TEST_UPDATE_DIES_IN";
+
+#[test]
+fn an_update_that_is_killed_goes_on_where_it_was() {
+    if let Ok(folder) = std::env::var(DIES_IN) {
+        let set = Expanded::of(&storage(), &folder).unwrap();
+        let folder = CatalogueFolder::of(&set, None).unwrap();
+        let die = |done| {
+            if done >= 8 {
+                std::process::abort();
+            }
+        };
+        update_and_publish(&storage(), &set.shards, &folder, Duration::ZERO, &die);
+        panic!("the update was not ended");
+    }
+    let folder = set(20);
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "catalogue::tests::an_update_that_is_killed_goes_on_where_it_was"])
+        .env(DIES_IN, folder.path())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.signal(), Some(6), "{}", String::from_utf8_lossy(&output.stdout));
+    let after = updated(folder.path(), None);
+    assert_eq!((after.made, after.shards.len()), (12, 20));
 }
 
 #[test]

@@ -39,12 +39,24 @@ pub fn update(
     folder: &CatalogueFolder,
     progress: &(dyn Fn(usize) + Sync),
 ) -> Updated {
+    update_and_publish(storage, shards, folder, PUBLISHED_EVERY, progress)
+}
+
+/// Like [`update`], with another time between two writes of the head.
+pub(super) fn update_and_publish(
+    storage: &Storage,
+    shards: &[Found],
+    folder: &CatalogueFolder,
+    every: Duration,
+    progress: &(dyn Fn(usize) + Sync),
+) -> Updated {
     let known = read_head(&folder.path);
     let fresh = Mutex::new(Fresh {
         writer: Writer::new(&folder.path),
         folder,
         made: Vec::new(),
         published: 0,
+        every,
         last: Instant::now(),
         failed: None,
     });
@@ -98,6 +110,7 @@ struct Fresh<'a> {
     made: Vec<(Box<str>, Record)>,
     /// Number of these records that are in the head.
     published: usize,
+    every: Duration,
     last: Instant,
     /// First error of writing. Nothing is written after it.
     failed: Option<io::Error>,
@@ -115,7 +128,7 @@ impl Fresh<'_> {
             self.failed = self.writer.append(index, &mut record).err();
         }
         self.made.push((path.into(), record.clone()));
-        if self.last.elapsed() > PUBLISHED_EVERY {
+        if self.last.elapsed() > self.every {
             self.publish();
             self.last = Instant::now();
             progress(self.made.len());

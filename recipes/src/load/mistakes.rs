@@ -128,7 +128,7 @@ pub(super) const CONTRADICTIONS: &[Row] = &[
     ("{from: caption, query: describe}", "{from: caption, weight: 0}", 17, 7, "all weights are 0", ""),
     ("shards: clips.tar", "shards: ftp://host/clips.tar", 15, 15, "`ftp://` is not supported", "s3, gs"),
     ("shards: clips.tar", "shards: s3://bucket/clips.tar", 15, 15, "remote shards", "`catalogue: FOLDER`"),
-    ("data:\n", "data:\n  shard_cache: {folder: /scratch, gib: 0}\n", 14, 38, "is 0", "at least 1"),
+    ("data:\n", "data:\n  shard_cache: {folder: /scratch, gib: 0}\n", 13, 40, "is 0", "at least 1"),
     ("images-{000000..000003}.tar", "images-{3..0}.tar", 20, 15, "counts backwards", "a range is"),
     ("    - name: motion\n", "    - name: motion\n      limit: 0\n", 40, 14, "is 0", "take all"),
     ("    - name: motion\n", "    - name: motion\n      frames: 3\n", 40, 15, "3 frames do not divide", ""),

@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 #[path = "../all/breakage.rs"]
+#[expect(dead_code, reason = "the other test binary uses the rest")]
 mod breakage;
 mod cluster;
 mod faults;
