@@ -208,7 +208,8 @@ impl Writer {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
             let is_ours = name.starts_with(TABLES) || name.starts_with(&format!("{HEAD}-"));
-            let age = SystemTime::now().duration_since(entry.metadata()?.modified()?);
+            let now = SystemTime::from(vljepa_recipes::clock::now());
+            let age = now.duration_since(entry.metadata()?.modified()?);
             if is_ours && !used.contains(&name) && age.is_ok_and(|age| age > UNUSED_AFTER) {
                 fs::remove_file(entry.path())?;
             }

@@ -148,6 +148,7 @@ fn a_set_whose_catalogue_cannot_be_written_is_read_at_every_start() {
 const DIES_IN: &str = "VLJEPA_TEST_UPDATE_DIES_IN";
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "the test starts itself as the process that dies")]
 fn an_update_that_is_killed_goes_on_where_it_was() {
     if let Ok(folder) = std::env::var(DIES_IN) {
         let set = Expanded::of(&storage(), &folder).unwrap();
