@@ -6,9 +6,8 @@ use std::path::Path;
 
 use anyhow::Result;
 use vljepa_data::DataError;
-use vljepa_data::catalogue::{CatalogueFolder, Updated, update};
+use vljepa_data::catalogue::{CatalogueFolder, Expanded, Updated, update};
 use vljepa_data::shard_index::ShardIndex;
-use vljepa_data::shards::Expanded;
 use vljepa_data::storage::Storage;
 
 /// Prints for each shard the number of samples, the size of each field, the first `shown` samples,

@@ -1,56 +1,16 @@
-//! Set of shards: the files that an entry names, and the bytes of any sample.
+//! Set of shards: the bytes of any of its samples.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::catalogue::Catalogue;
 use crate::error::DataError;
 use crate::shard_index::{IndexedMember, IndexedSample, ShardIndex};
-use crate::storage::{Found, Location, Storage, StoredFile};
+use crate::storage::{Storage, StoredFile};
 
 /// Number of shards that a set keeps open at a time. Well below the usual limit of 1,024 open files
 /// per process.
 const OPEN_SHARDS: usize = 128;
-
-/// Files that a `shards` entry names.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Expanded {
-    /// The entry.
-    pub entry: String,
-    /// The shards in their order.
-    pub shards: Vec<Found>,
-    /// Folder of local shards: the folder that the entry names, or that of the shards. With braces
-    /// in names of folders, it is the last folder before the first brace. `None` if the entry is a
-    /// URL.
-    pub base: Option<PathBuf>,
-}
-
-impl Expanded {
-    /// Finds the shards of an entry, see [`Storage::expand`].
-    ///
-    /// # Errors
-    /// The errors of [`Storage::expand`].
-    pub fn of(storage: &Storage, entry: &str) -> Result<Self, DataError> {
-        let shards = storage.expand(entry)?;
-        let base = match Location::parse(entry) {
-            Ok(Location::Local(path)) if path.is_dir() => Some(path),
-            Ok(Location::Local(path)) if path.exists() => Some(folder_of(entry)),
-            Ok(Location::Local(_)) => Some(folder_of(entry.split('{').next().unwrap_or(entry))),
-            Ok(Location::Remote(_)) | Err(_) => None,
-        };
-        Ok(Self { entry: entry.to_owned(), shards, base })
-    }
-}
-
-/// The folder in a path: all before the last slash, or the working directory.
-fn folder_of(path: &str) -> PathBuf {
-    match path.rsplit_once('/') {
-        Some(("", _)) => PathBuf::from("/"),
-        Some((folder, _)) => PathBuf::from(folder),
-        None => PathBuf::from("."),
-    }
-}
 
 /// Set of shards that are read by sample. Threads may share a set.
 #[derive(Debug)]
@@ -81,12 +41,6 @@ impl ShardSet {
     #[must_use]
     pub fn new(storage: Storage, catalogue: Arc<Catalogue>) -> Self {
         Self { storage, catalogue, open: Mutex::default() }
-    }
-
-    /// Shards with their numbers of samples.
-    #[must_use]
-    pub fn catalogue(&self) -> &Catalogue {
-        &self.catalogue
     }
 
     /// Shard number `number` with its index and an open file. If too many shards are open, the
@@ -147,6 +101,3 @@ impl OpenShard {
         Ok(bytes)
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -9,8 +9,7 @@ mod tasks;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
-use vljepa_data::catalogue::{CatalogueFolder, update};
-use vljepa_data::shards::Expanded;
+use vljepa_data::catalogue::{CatalogueFolder, Expanded, update};
 use vljepa_data::storage::{Location, Storage, StorageOptions};
 use vljepa_data::{DataError, Tokenizer};
 use vljepa_kernels::Device;

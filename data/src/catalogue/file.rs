@@ -115,7 +115,7 @@ fn fingerprint(tar: &StoredFile) -> io::Result<Option<Hash>> {
 /// Records by the name of the shard.
 pub(super) type Records = BTreeMap<Box<str>, Record>;
 
-/// Reads the records of the catalogue in `folder`. There are none if it was not written, or if
+/// Reads the records of the catalogue in `folder`. Empty if it was not written, or if
 /// `head` is damaged.
 pub(super) fn read_head(folder: &Path) -> Records {
     let path = folder.join(HEAD);

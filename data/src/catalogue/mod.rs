@@ -6,6 +6,7 @@
 //! [`update`] makes the entries that are missing, or whose tar has changed, from the headers of the
 //! tar.
 
+mod expanded;
 mod file;
 mod stage;
 mod update;
@@ -14,12 +15,12 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::expanded::Expanded;
 pub use self::file::Record;
 pub use self::stage::Catalogues;
 pub use self::update::{Updated, update};
 use crate::error::DataError;
 use crate::shard_index::ShardIndex;
-use crate::shards::Expanded;
 use crate::storage::{Location, Storage, StoredFile};
 
 /// Name of the folder beside the shards that holds their catalogue, unless the recipe names another

@@ -7,7 +7,6 @@ use vljepa_recipes::Recipe;
 
 use super::Catalogue;
 use crate::error::DataError;
-use crate::shards::ShardSet;
 use crate::storage::Storage;
 
 /// Catalogues of the sources that a stage uses, by the name of the source, and the storage that
@@ -39,11 +38,16 @@ impl Catalogues {
         Ok(Self { storage: storage.clone(), by_source })
     }
 
-    /// Shards of the source `name`.
+    /// Catalogue of the source `name`.
     #[must_use]
-    pub fn shards(&self, name: &str) -> Option<ShardSet> {
-        let catalogue = self.by_source.get(name)?;
-        Some(ShardSet::new(self.storage.clone(), Arc::clone(catalogue)))
+    pub fn get(&self, name: &str) -> Option<&Arc<Catalogue>> {
+        self.by_source.get(name)
+    }
+
+    /// Storage that the shards are read from.
+    #[must_use]
+    pub fn storage(&self) -> &Storage {
+        &self.storage
     }
 
     /// [`Catalogue::lengths_hash`] of each source.

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::update::update_and_publish;
-use super::{Catalogue, CatalogueFolder, Catalogues, FOLDER, Updated, update};
+use super::{Catalogue, CatalogueFolder, Catalogues, Expanded, FOLDER, Updated, update};
 use crate::error::DataError;
 use crate::fixtures::{numbered, storage, write_tar};
 use crate::shard_index::ShardIndex;
-use crate::shards::{Expanded, ShardSet};
+use crate::shards::ShardSet;
 
 /// Folder with the shards `a-0.tar` to `a-<n-1>.tar` of 1, 2, … samples.
 fn set(shards: usize) -> tempfile::TempDir {

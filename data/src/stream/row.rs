@@ -117,10 +117,11 @@ impl RowMaker {
                     "must equal the stage's frames unless the stage's mixing is `batch`".to_owned();
                 return Err(recipe_error(key, reason));
             }
-            let Some(shards) = catalogues.shards(name) else {
+            let Some(catalogue) = catalogues.get(name) else {
                 return Err(DataError::Ended(format!("source {name} has no catalogue")));
             };
-            let shard_lengths = shards.catalogue().lengths().collect();
+            let shard_lengths = catalogue.lengths().collect();
+            let shards = ShardSet::new(catalogues.storage().clone(), Arc::clone(catalogue));
             let opened = StageSource::new(name, source, frames, shards)?;
             lengths.push(SourceLengths { name: name.clone(), shard_lengths });
             sources.push(opened);

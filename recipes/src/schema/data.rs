@@ -26,8 +26,8 @@ pub struct Data {
     /// keeps none. The cache changes neither the order nor the pixels. Our default: 0.
     #[serde(default)]
     pub cache_mib: usize,
-    /// Folder of each node for blocks of remote shards, so that they are fetched only once. Default:
-    /// `null`, no cache.
+    /// Folder of each node for blocks of remote shards, so that they are fetched only once.
+    /// Default: `null`, no cache.
     #[serde(default)]
     pub shard_cache: Option<ShardCache>,
     /// Largest number of lanes: stretches of the shuffled shards that are read side by side, each
