@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use vljepa_data::DataError;
-use vljepa_data::catalogue::{CatalogueFolder, Expanded, Updated, update};
+use vljepa_data::catalogue::{CatalogueFolder, Expanded, Unlisted, Updated, update};
 use vljepa_data::shard_index::ShardIndex;
 use vljepa_data::storage::Storage;
 
@@ -53,7 +53,7 @@ pub(crate) fn index(
         let set = Expanded::of(&storage, entry)?;
         let folder = CatalogueFolder::of(&set, chosen)?;
         let count = set.shards.len();
-        let updated = update(&storage, &set.shards, &folder, &|done| {
+        let updated = update(&storage, &set.shards, &folder, Unlisted::Ask, &|done| {
             // A terminal that is gone does not stop the update.
             drop(writeln!(
                 std::io::stderr(),

@@ -34,7 +34,8 @@ enum Command {
         samples: usize,
     },
     /// Reads the headers of all shards and writes their catalogue, so that the first run does not
-    /// have to. An update that was interrupted goes on where it was.
+    /// have to. It asks servers for the version of each remote shard, which a run does only for
+    /// those that it lists. An update that was interrupted goes on where it was.
     Index {
         /// Folders of tars, single tars, ranges such as clips-{000000..000127}.tar, or .txt files
         /// that list shards; local or with a URL (s3://, gs://, http://, https://).

@@ -1,6 +1,7 @@
 //! Set of shards: the bytes of any of its samples.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::catalogue::Catalogue;
@@ -97,6 +98,14 @@ impl OpenShard {
         let mut bytes = vec![0; length];
         self.file
             .read_exact_at(&mut bytes, member.offset)
+            .map_err(|error| match error.kind() {
+                // A remote shard has another version than its record.
+                ErrorKind::InvalidData => {
+                    let advice = "`vljepa-shards index` compares all shards with the catalogue";
+                    std::io::Error::new(ErrorKind::InvalidData, format!("{error}; {advice}"))
+                }
+                _ => error,
+            })
             .map_err(DataError::io("read", &*self.path))?;
         Ok(bytes)
     }

@@ -9,7 +9,7 @@ mod tasks;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
-use vljepa_data::catalogue::{CatalogueFolder, Expanded, update};
+use vljepa_data::catalogue::{CatalogueFolder, Expanded, Unlisted, update};
 use vljepa_data::storage::{Location, Storage, StorageOptions};
 use vljepa_data::{DataError, Tokenizer};
 use vljepa_kernels::Device;
@@ -162,8 +162,8 @@ impl Inspection {
         }
         let mut set = match Expanded::of(&self.storage, entry) {
             Ok(set) => set,
-            // The launcher itself reports an entry that matches no file.
-            Err(DataError::NoShards { .. }) => return false,
+            // The launcher itself reports a local entry that matches no file.
+            Err(DataError::NoShards { .. }) if !vljepa_recipes::is_remote(entry) => return false,
             Err(error) => {
                 self.add(key, error.to_string(), "name a folder, a tar, a range or a list of tars");
                 return false;
@@ -181,7 +181,7 @@ impl Inspection {
                 return false;
             }
         };
-        let updated = update(&self.storage, &set.shards, &folder, &|_| {});
+        let updated = update(&self.storage, &set.shards, &folder, Unlisted::Believe, &|_| {});
         if let Some(error) = updated.unwritten {
             self.found.warnings.push(format!(
                 "{key}: the catalogue {} cannot be written, so that every start reads all shards: \

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 pub use self::expanded::Expanded;
 pub use self::file::Record;
 pub use self::stage::Catalogues;
-pub use self::update::{Updated, update};
+pub use self::update::{Unlisted, Updated, update};
 use crate::error::DataError;
 use crate::shard_index::ShardIndex;
 use crate::storage::{Location, Storage, StoredFile};
@@ -112,7 +112,7 @@ impl Catalogue {
         let set = Expanded::of(storage, entry)?;
         let shard_count = set.shards.len();
         let folder = CatalogueFolder::of(&set, chosen)?;
-        let updated = update(storage, &set.shards, &folder, &|done| {
+        let updated = update(storage, &set.shards, &folder, Unlisted::Believe, &|done| {
             tracing::info!("read {done} of the {shard_count} shards of {entry} for the catalogue");
         });
         if let Some(error) = &updated.unwritten {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::update::update_and_publish;
-use super::{Catalogue, CatalogueFolder, Catalogues, Expanded, FOLDER, Updated, update};
+use super::{Catalogue, CatalogueFolder, Catalogues, Expanded, FOLDER, Unlisted, Updated, update};
 use crate::error::DataError;
 use crate::fixtures::{numbered, storage, write_tar};
 use crate::shard_index::ShardIndex;
@@ -26,7 +26,8 @@ fn set(shards: usize) -> tempfile::TempDir {
 
 fn updated(entry: &Path, chosen: Option<&Path>) -> Updated {
     let set = Expanded::of(&storage(), entry.to_str().unwrap()).unwrap();
-    update(&storage(), &set.shards, &CatalogueFolder::of(&set, chosen).unwrap(), &|_| {})
+    let folder = CatalogueFolder::of(&set, chosen).unwrap();
+    update(&storage(), &set.shards, &folder, Unlisted::Believe, &|_| {})
 }
 
 fn open(folder: &Path) -> Result<Catalogue, DataError> {
@@ -158,7 +159,14 @@ fn an_update_that_is_killed_goes_on_where_it_was() {
                 std::process::abort();
             }
         };
-        update_and_publish(&storage(), &set.shards, &folder, Duration::ZERO, &die);
+        update_and_publish(
+            &storage(),
+            &set.shards,
+            &folder,
+            Unlisted::Believe,
+            Duration::ZERO,
+            &die,
+        );
         panic!("the update was not ended");
     }
     let folder = set(20);

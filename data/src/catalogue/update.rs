@@ -29,17 +29,29 @@ pub struct Updated {
     pub unwritten: Option<io::Error>,
 }
 
-/// Makes the records of shards that are missing in the catalogue, or whose tar has changed. A remote
-/// shard that was not listed is not asked for its version here, but when it is read. Records are written while the update goes on, so that an update that is
-/// killed and started again does not begin anew. `progress` is called now and then with the number
-/// of shards that were read so far.
+/// How an update finds out whether a remote shard that no listing named has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unlisted {
+    /// It asks the server for the first and the last of them, so that a start takes no request per
+    /// shard. A change of the others is an error when they are read.
+    Believe,
+    /// It asks the server for each of them.
+    Ask,
+}
+
+/// Makes the records of shards that are missing in the catalogue, or whose tar has changed.
+///
+/// Records are written while the update goes on, so that an update that is killed and started again
+/// does not begin anew. `progress` is called now and then with the number of shards that were read
+/// so far.
 pub fn update(
     storage: &Storage,
     shards: &[Found],
     folder: &CatalogueFolder,
+    unlisted: Unlisted,
     progress: &(dyn Fn(usize) + Sync),
 ) -> Updated {
-    update_and_publish(storage, shards, folder, PUBLISHED_EVERY, progress)
+    update_and_publish(storage, shards, folder, unlisted, PUBLISHED_EVERY, progress)
 }
 
 /// Like [`update`], with another time between two writes of the head.
@@ -47,6 +59,7 @@ pub(super) fn update_and_publish(
     storage: &Storage,
     shards: &[Found],
     folder: &CatalogueFolder,
+    unlisted: Unlisted,
     every: Duration,
     progress: &(dyn Fn(usize) + Sync),
 ) -> Updated {
@@ -60,10 +73,15 @@ pub(super) fn update_and_publish(
         last: Instant::now(),
         failed: None,
     });
-    let record_of = |shard: &Found, path: &str| -> Result<Record, DataError> {
+    let record_of = |number: usize, path: &str| -> Result<Record, DataError> {
+        let shard = &shards[number];
+        let is_asked = unlisted == Unlisted::Ask || number == 0 || number + 1 == shards.len();
         let version = match (&shard.version, &shard.location) {
             (None, Location::Local(local)) => {
                 Some(Version::of_local(local).map_err(DataError::io("open", path))?)
+            }
+            (None, Location::Remote(_)) if is_asked => {
+                Some(storage.open(&shard.location)?.version().clone())
             }
             (listed, _) => listed.clone(),
         };
@@ -82,9 +100,10 @@ pub(super) fn update_and_publish(
     };
     let found: Vec<Result<(Box<str>, Record), DataError>> = shards
         .par_iter()
-        .map(|shard| {
+        .enumerate()
+        .map(|(number, shard)| {
             let path = shard.location.to_string().into_boxed_str();
-            let record = record_of(shard, &path)?;
+            let record = record_of(number, &path)?;
             Ok((path, record))
         })
         .collect();

@@ -102,8 +102,9 @@ impl BatchStream {
 
 impl<M: FrameMemory> BatchStream<M> {
     /// Starts threads that read the rows of `rank` in stage number `stage`, from step `first_step`
-    /// of the stage. The shards of the stage's sources are those of `catalogues`. If `data.threads` is 0, there is a thread for each CPU
-    /// that this process may use. Frames are allocated from `memory`.
+    /// of the stage. The shards of the stage's sources are those of `catalogues`. If `data.threads`
+    /// is 0, there is a thread for each CPU that this process may use. Frames are allocated from
+    /// `memory`.
     ///
     /// # Errors
     /// If tokenizers cannot be read, or the recipe does not fit them or the shards.

@@ -2,6 +2,7 @@
 //! disturbs them.
 
 mod cache;
+mod catalogue;
 mod faults;
 mod proxy;
 mod servers;
