@@ -140,7 +140,7 @@ impl Catalogue {
         Ok(catalogue)
     }
 
-    /// Number of shards.
+    /// Number of shards that the entry names.
     #[must_use]
     pub fn len(&self) -> usize {
         self.shards.len()

@@ -227,7 +227,7 @@ impl StoredFile {
         &self.path
     }
 
-    /// Length in bytes.
+    /// Length of the file in bytes when it was opened.
     #[must_use]
     pub fn length(&self) -> u64 {
         self.version.length()

@@ -14,14 +14,14 @@ use serde::{Deserialize, Serialize};
 pub enum Version {
     /// Version of a local file.
     Local {
-        /// Length in bytes.
+        /// Length of the file in bytes.
         length: u64,
         /// Time of the last change, in nanoseconds since 1970.
         modified_ns: i64,
     },
     /// Version of a remote file. The server gives an ETag, a time or both.
     Remote {
-        /// Length in bytes.
+        /// Length of the file in bytes.
         length: u64,
         /// ETag of the server, without quotes.
         etag: Option<String>,
