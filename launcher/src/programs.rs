@@ -127,7 +127,7 @@ impl WorkerArguments {
 }
 
 /// Lets the worker check the files that a resolved recipe names. Relative paths refer to the
-/// working directory. Without a time limit: the first check of a large data set reads all its headers.
+/// working directory. Without a time limit: the first check of a large data set reads all headers.
 pub(crate) async fn inputs(
     programs: &Programs,
     recipe: &Path,
