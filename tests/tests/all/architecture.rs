@@ -46,16 +46,20 @@ fn edges(metadata: &serde_json::Value) -> BTreeMap<String, BTreeSet<String>> {
         .collect()
 }
 
-#[test]
 #[expect(clippy::disallowed_methods, reason = "reads the dependency graph from cargo")]
-fn crates_depend_only_in_the_written_direction() {
+fn metadata() -> serde_json::Value {
     let output = Command::new("cargo")
         .args(["metadata", "--format-version", "1", "--no-deps", "--offline"])
         .current_dir(repository())
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let found = edges(&serde_json::from_slice(&output.stdout).unwrap());
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn crates_depend_only_in_the_written_direction() {
+    let found = edges(&metadata());
     let written: BTreeMap<String, BTreeSet<String>> = DIRECTION
         .iter()
         .map(|(name, uses)| ((*name).to_owned(), uses.iter().map(|u| (*u).to_owned()).collect()))
@@ -74,6 +78,32 @@ fn a_forbidden_edge_would_be_seen() {
     ]});
     assert!(edges(&metadata)["recipes"].contains("kernels"));
     assert_eq!(edges(&metadata)["recipes"].len(), 1);
+}
+
+/// Features of the dependencies that only tests have (`dev`), or of all others, by name.
+fn features(metadata: &serde_json::Value, dev: bool) -> BTreeMap<String, BTreeSet<String>> {
+    let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let packages = metadata["packages"].as_array().expect("packages").iter();
+    let dependencies = packages.filter_map(|package| package["dependencies"].as_array()).flatten();
+    for dependency in dependencies.filter(|d| (d["kind"] == "dev") == dev) {
+        let name = dependency["name"].as_str().expect("a name").to_owned();
+        let features = dependency["features"].as_array().expect("features").iter();
+        found.entry(name).or_default().extend(features.map(|f| f.as_str().unwrap().to_owned()));
+    }
+    found
+}
+
+#[test]
+fn tests_use_dependencies_with_the_features_of_the_programs() {
+    let metadata = metadata();
+    let of_programs = features(&metadata, false);
+    // With other features, the dependency and all that depends on it would be compiled twice.
+    for (name, of_tests) in features(&metadata, true) {
+        if let Some(of_programs) = of_programs.get(&name) {
+            let more: Vec<_> = of_tests.difference(of_programs).collect();
+            assert!(more.is_empty(), "tests use {name} with {more:?}, which programs do not");
+        }
+    }
 }
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
