@@ -193,8 +193,9 @@ fn save(folder: &Path, layout: &Layout, ranks: usize) -> anyhow::Result<(Vec<f64
         parameters: vec![entry],
         files,
         frozen: None,
+        hash: String::new(),
     };
-    fs::write(writing.join(MANIFEST), serde_json::to_vec(&manifest)?)?;
+    fs::write(writing.join(MANIFEST), manifest.to_json()?)?;
     fs::rename(&writing, folder.join("step-00000001"))?;
     File::open(folder)?.sync_all()?;
     Ok((stalls_s, parts_s, started.elapsed().as_secs_f64()))

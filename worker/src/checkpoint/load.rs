@@ -15,9 +15,7 @@ use vljepa_kernels::{Tensor, ViewMut};
 use vljepa_model::Layout;
 use vljepa_recipes::protocol::FileEntry;
 
-use super::{
-    Buffers, CheckpointFolder, FORMAT_VERSION, FROZEN, MANIFEST, Manifest, State, TENSORS,
-};
+use super::{Buffers, CheckpointFolder, FROZEN, MANIFEST, Manifest, State, TENSORS};
 use crate::collectives::Collectives;
 use crate::error::WorkerError;
 use crate::rank::environment::hash_file;
@@ -133,17 +131,10 @@ fn verify(folder: &Path, collectives: &Collectives) -> anyhow::Result<Result<Man
     Ok(Ok(manifest))
 }
 
-/// Reads a manifest, and checks its format version and that its files cover the buffers without
-/// gaps.
+/// Reads a manifest, and checks that its files cover the buffers without gaps.
 fn read_manifest(folder: &Path) -> anyhow::Result<Manifest> {
     let text = fs::read(folder.join(MANIFEST)).context("no manifest.json can be read")?;
-    let manifest: Manifest =
-        serde_json::from_slice(&text).context("manifest.json does not parse")?;
-    anyhow::ensure!(
-        (1..=FORMAT_VERSION).contains(&manifest.version),
-        "has format {}, but this build reads formats 1 to {FORMAT_VERSION}",
-        manifest.version
-    );
+    let manifest = Manifest::of_json(&text)?;
     let mut end = 0;
     for file in &manifest.files {
         anyhow::ensure!(file.range.start == end, "{} leaves a gap", file.name);

@@ -3,10 +3,10 @@
 //!
 //! A checkpoint is a folder `step-00000500` with one safetensors file per rank and `manifest.json`.
 //! A rank's file holds a slice of the flat buffers (weights, first and second moment). The manifest
-//! is written last; it holds the training state and the BLAKE3 hash of every file. The folder is
-//! written under a temporary name, synced and renamed, so a reader sees either the whole checkpoint
-//! or none. Any world size can load a checkpoint, with a sharded optimizer or a whole one, because
-//! the slices are assembled by their offsets.
+//! is written last; it holds the training state and the BLAKE3 hashes of every file and of itself.
+//! The folder is written under a temporary name, synced and renamed, so a reader sees either the
+//! whole checkpoint or none. Any world size can load a checkpoint, with a sharded optimizer or a
+//! whole one, because the slices are assembled by their offsets.
 
 mod load;
 mod part;
@@ -20,6 +20,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
 
+use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use vljepa_kernels::{Device, Tensor, View};
 use vljepa_model::Layout;
@@ -37,7 +38,7 @@ pub use self::saver::{Save, Saver, Settled};
 use crate::sharding::shard;
 
 /// Version of the checkpoint format. Loading a checkpoint of a later version fails.
-pub const FORMAT_VERSION: u32 = 3;
+pub const FORMAT_VERSION: u32 = 4;
 /// Name of the manifest file. A folder without it is not a checkpoint.
 pub const MANIFEST: &str = "manifest.json";
 /// Name of the file with the parameters that are never trained. It is written once per run, beside
@@ -90,6 +91,43 @@ pub struct Manifest {
     pub files: Vec<FileEntry>,
     /// BLAKE3 hash of `frozen.safetensors`, or `None` if all parameters are trained.
     pub frozen: Option<String>,
+    /// Hexadecimal BLAKE3 hash of this manifest with an empty hash. Empty before format 4.
+    #[serde(default)]
+    pub hash: String,
+}
+
+impl Manifest {
+    /// Content of the file, with the hash filled in.
+    ///
+    /// # Errors
+    /// Fails if the manifest cannot be written as JSON.
+    pub fn to_json(&self) -> serde_json::Result<Vec<u8>> {
+        let hash = self.hash()?;
+        serde_json::to_vec_pretty(&Self { hash, ..self.clone() })
+    }
+
+    /// Reads the content of the file.
+    ///
+    /// # Errors
+    /// Fails if it is no manifest, has another format than this build reads, or is damaged.
+    pub fn of_json(text: &[u8]) -> anyhow::Result<Self> {
+        let manifest: Self =
+            serde_json::from_slice(text).context("manifest.json does not parse")?;
+        anyhow::ensure!(
+            (1..=FORMAT_VERSION).contains(&manifest.version),
+            "has format {}, but this build reads formats 1 to {FORMAT_VERSION}",
+            manifest.version
+        );
+        let has_hash = manifest.version >= 4 || !manifest.hash.is_empty();
+        let is_whole = !has_hash || manifest.hash == manifest.hash()?;
+        anyhow::ensure!(is_whole, "manifest.json is damaged: its hash differs");
+        Ok(manifest)
+    }
+
+    fn hash(&self) -> serde_json::Result<String> {
+        let text = serde_json::to_vec(&Self { hash: String::new(), ..self.clone() })?;
+        Ok(blake3::hash(&text).to_hex().to_string())
+    }
 }
 
 /// Name, shape and offset of one parameter in the flat buffers.

@@ -43,6 +43,7 @@ impl Draft {
             parameters: super::entries(layout),
             files: Vec::new(),
             frozen: frozen_hash.map(str::to_owned),
+            hash: String::new(),
         };
         let temporary = checkpoints.folder.join(format!(".{name}{WRITING}"));
         let (folder, generation) = (checkpoints.folder.clone(), checkpoints.generation.clone());
@@ -66,8 +67,7 @@ impl Draft {
     pub(super) fn publish(&self, files: Vec<FileEntry>) -> anyhow::Result<()> {
         let manifest = Manifest { files, ..self.manifest.clone() };
         let publish = || -> anyhow::Result<()> {
-            let text = serde_json::to_vec_pretty(&manifest)?;
-            atomic_write(&self.temporary.join(MANIFEST), &text)?;
+            atomic_write(&self.temporary.join(MANIFEST), &manifest.to_json()?)?;
             sync_folder(&self.temporary)?;
             self.generation.check()?;
             let target = self.folder.join(&self.name);

@@ -277,12 +277,18 @@ fn a_damaged_checkpoint_is_passed_over_with_the_reason_and_never_the_only_hope()
         fs::write(path, bytes).unwrap();
     };
     type Damage<'a> = &'a dyn Fn(&Path);
-    let cases: [(Damage<'_>, &str); 5] = [
+    let manifest = "step-00000008/manifest.json";
+    let step = |b: &mut Vec<u8>| {
+        let text = String::from_utf8(std::mem::take(b)).unwrap();
+        *b = text.replace("\"step\": 8", "\"step\": 9").into_bytes();
+    };
+    let cases: [(Damage<'_>, &str); 6] = [
         (&|run| change(&run.join(part), &|b| b[700] ^= 8), "damaged: its hash differs"),
         (&|run| change(&run.join(part), &|b| b.truncate(b.len() - 9)), "bytes instead of"),
         (&|run| fs::remove_file(run.join(part)).unwrap(), "rank-0001.safetensors is missing"),
-        (&|run| change(&run.join("step-00000008/manifest.json"), &|b| b.truncate(40)), "manifest"),
-        (&|run| fs::remove_file(run.join("step-00000008/manifest.json")).unwrap(), "no manifest"),
+        (&|run| change(&run.join(manifest), &|b| b.truncate(40)), "manifest"),
+        (&|run| change(&run.join(manifest), &step), "manifest.json is damaged: its hash differs"),
+        (&|run| fs::remove_file(run.join(manifest)).unwrap(), "no manifest"),
     ];
     for (damage, reason) in cases {
         let run = tempfile::tempdir().unwrap();
