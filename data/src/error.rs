@@ -157,3 +157,10 @@ fn listed(shards: &str, shard_count: usize, errors: &[DataError]) -> String {
     }
     text
 }
+
+/// Message of a panic.
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no message".to_owned())
+}

@@ -1,12 +1,13 @@
 //! Converts texts to tokens with a `tokenizer.json`.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use tokenizers::TruncationParams;
 use vljepa_recipes::file_kind::FileKind;
 use vljepa_recipes::schema::{Model, Predictor, YEncoder};
 
-use crate::error::DataError;
+use crate::error::{DataError, panic_text};
 
 /// Longest part of a text that an error message shows, in characters.
 const SHOWN_CHARACTERS: usize = 80;
@@ -72,10 +73,11 @@ impl Tokenizer {
         if let Some(FileKind { what, advice }) = FileKind::of(&bytes) {
             return Err(error(format!("the file {what}; {advice}")));
         }
-        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes)
+        let mut inner = caught(|| tokenizers::Tokenizer::from_bytes(&bytes))
             .map_err(|cause| error(format!("it is not a tokenizer.json: {cause}")))?;
         inner.with_padding(None);
-        let around = inner.encode_fast("", true).map_err(|cause| error(cause.to_string()))?;
+        let around = caught(|| inner.encode_fast("", true))
+            .map_err(|cause| error(format!("it cannot encode any text: {cause}")))?;
         if max_tokens <= around.len() {
             return Err(error(format!(
                 "it adds {} special tokens to every text, so max_tokens {max_tokens} leaves no room",
@@ -101,9 +103,7 @@ impl Tokenizer {
             return Ok(Vec::new());
         }
         let refused = |reason: String| DataError::Tokenizer { path: self.path.clone(), reason };
-        let encoding = self
-            .inner
-            .encode_fast(text, true)
+        let encoding = caught(|| self.inner.encode_fast(text, true))
             .map_err(|cause| refused(format!("it cannot encode {}: {cause}", shown(text))))?;
         self.in_rows(encoding.get_ids(), &shown(text)).map_err(refused)
     }
@@ -136,6 +136,15 @@ impl Tokenizer {
         let words = words.iter().filter(|(word, _)| !added.contains_key(*word));
         let largest = words.map(|(_, &id)| id).max();
         largest.map_or(0, |id| usize::try_from(id).map_or(usize::MAX, |id| id + 1))
+    }
+}
+
+/// Result of a call of the library, which panics on some files, for example if the post-processor
+/// uses a special token that it does not define.
+fn caught<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(result) => result.map_err(|error| error.to_string()),
+        Err(panic) => Err(format!("the file is inconsistent: {}", panic_text(&*panic))),
     }
 }
 
@@ -216,6 +225,16 @@ mod tests {
         // A special token of every text has no row.
         let error = Tokenizer::load(&path, 8, 2).unwrap_err().to_string();
         assert!(error.contains("every text has the token `[EOS]` (id 2)"), "{error}");
+    }
+
+    #[test]
+    fn a_post_processor_with_a_token_that_is_not_defined_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = write_tokenizer(folder.path());
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, text.replacen("\"[BOS]\":{", "\"[BOX]\":{", 1)).unwrap();
+        let error = Tokenizer::load(&path, 8, 12).unwrap_err().to_string();
+        assert!(error.contains("tokenizer.json") && error.contains("inconsistent"), "{error}");
     }
 
     #[test]

@@ -14,7 +14,7 @@ pub(super) fn decode(bytes: &[u8], region: &dyn Fn(u32, u32) -> Region) -> Resul
         Ok(ImageFormat::Jpeg) => return jpeg::decode(bytes, region),
         Ok(ImageFormat::Png) => decode_with_crate(bytes, ImageFormat::Png),
         Ok(ImageFormat::WebP) => {
-            check_webp_length(bytes)?;
+            check_webp(bytes)?;
             decode_with_crate(bytes, ImageFormat::WebP)
         }
         Ok(ImageFormat::Avif) => video::decode_avif(bytes),
@@ -38,10 +38,41 @@ fn decode_with_crate(bytes: &[u8], format: ImageFormat) -> Result<Picture, Strin
     oriented(Picture { width, height, pixels: picture.into_rgb8().into_raw() }, orientation)
 }
 
-/// A RIFF file says its length in its header: the bytes after the first eight.
-fn check_webp_length(bytes: &[u8]) -> Result<(), String> {
-    let length = bytes.get(4..8).and_then(|length| length.try_into().ok());
-    let length = length.map_or(u64::MAX, |length| u64::from(u32::from_le_bytes(length)));
-    let whole = length.saturating_add(8) <= u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-    whole.then_some(()).ok_or_else(|| "the WebP is cut short".to_owned())
+/// Checks the lengths in a WebP before they are believed. A WebP is a RIFF file: after `RIFF`, a
+/// length and `WEBP`, it is a sequence of chunks, each with a name, a length and padding to an even
+/// length. The decoder would allocate as many bytes as a damaged length says.
+fn check_webp(bytes: &[u8]) -> Result<(), String> {
+    let length_at = |at: usize| {
+        let length = bytes.get(at..)?.first_chunk()?;
+        usize::try_from(u32::from_le_bytes(*length)).ok()
+    };
+    let end = length_at(4).and_then(|length| length.checked_add(8));
+    let end = end.filter(|end| *end <= bytes.len()).ok_or("the WebP is cut short")?;
+    let mut at = 12;
+    while at + 8 <= end {
+        let length = length_at(at + 4).unwrap_or(usize::MAX);
+        if length > end - at - 8 {
+            let name = String::from_utf8_lossy(&bytes[at..at + 4]).into_owned();
+            return Err(format!("the WebP is damaged: its chunk `{name}` is longer than the file"));
+        }
+        at += 8 + length.next_multiple_of(2);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::decode;
+    use crate::decode::Region;
+
+    #[test]
+    fn a_webp_whose_chunk_is_longer_than_the_file_is_refused_before_memory_is_allocated() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cases/exif_6.webp");
+        let mut bytes = std::fs::read(file).unwrap();
+        assert!(decode(&bytes, &Region::whole).is_ok());
+        let exif = bytes.windows(4).position(|name| name == b"EXIF").unwrap();
+        bytes[exif + 4..exif + 8].copy_from_slice(&0xf349_f15a_u32.to_le_bytes());
+        let error = decode(&bytes, &Region::whole).unwrap_err();
+        assert!(error.contains("chunk `EXIF` is longer than the file"), "{error}");
+    }
 }

@@ -10,6 +10,7 @@ mod cubins;
 mod drills;
 mod faults;
 mod feed;
+mod fuzzing;
 mod golden;
 mod golden_step;
 mod golden_text;
