@@ -1,4 +1,6 @@
-//! The commands `inspect` and `index` of `vljepa-shards`.
+//! The commands `inspect`, `index` and `bench` of `vljepa-shards`.
+
+mod bench;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -9,6 +11,8 @@ use vljepa_data::DataError;
 use vljepa_data::catalogue::{CatalogueFolder, Expanded, Unlisted, Updated, update};
 use vljepa_data::shard_index::ShardIndex;
 use vljepa_data::storage::Storage;
+
+pub(crate) use self::bench::{BenchArgs, bench};
 
 /// Prints for each shard the number of samples, the size of each field, the first `shown` samples,
 /// the dropped samples with the reason, and warnings. Fails at the end with all shards that cannot

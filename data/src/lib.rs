@@ -4,12 +4,14 @@
 //! [`order`] decides which sample comes at which position of a stage, and [`catalogue`] knows where
 //! its bytes are. [`decode`] and [`transform`] turn the bytes into pixels, and [`tokenize`]
 //! turns the texts into tokens. [`stream`] runs all of this on threads, ahead of the training step.
-//! [`reader`] reads samples one by one, for evaluation and questions. This crate never uses a GPU.
+//! [`reader`] reads samples one by one, for evaluation and questions; [`feed_rate`] measures how
+//! many GPUs a machine feeds. This crate never uses a GPU.
 
 pub mod batch;
 pub mod catalogue;
 pub mod decode;
 pub mod error;
+pub mod feed_rate;
 mod json;
 pub mod order;
 pub mod reader;

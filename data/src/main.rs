@@ -1,5 +1,5 @@
-//! `vljepa-shards`: writes the synthetic set, shows the contents of shards, and writes their
-//! catalogue.
+//! `vljepa-shards`: writes the synthetic set, shows the contents of shards, writes their catalogue,
+//! and measures how fast they are read.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use vljepa_data::synthetic::SynthArgs;
 
 mod commands;
 
-/// Writes, inspects and indexes WebDataset shards.
+/// Writes, inspects, indexes and measures WebDataset shards.
 #[derive(Debug, Parser)]
 #[command(name = "vljepa-shards", version, about)]
 struct Arguments {
@@ -46,6 +46,9 @@ enum Command {
         #[arg(long)]
         catalogue: Option<PathBuf>,
     },
+    /// Measures how fast this machine reads and decodes shards, how many GPUs that feeds, and what
+    /// limits it.
+    Bench(commands::BenchArgs),
 }
 
 #[expect(clippy::print_stderr, reason = "prints the error that ends the program")]
@@ -67,5 +70,6 @@ fn run() -> anyhow::Result<()> {
         Command::Index { shards, catalogue } => {
             commands::index(&shards, catalogue.as_deref(), output)
         }
+        Command::Bench(arguments) => commands::bench(&arguments, output),
     }
 }

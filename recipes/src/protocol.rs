@@ -5,6 +5,7 @@
 //! same step boundary, and [`CheckpointOrder`].
 
 mod checkpoint;
+mod data;
 mod drill;
 mod health;
 mod inputs;
@@ -14,6 +15,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use checkpoint::{CheckpointOrder, FileEntry, Part};
+pub use data::{DataPart, DataWork, KindWork};
 pub use drill::{Act, Drill, DrillPoint, Failure};
 pub use health::{Check, CheckName, Checked};
 pub use inputs::Inputs;
@@ -298,6 +300,9 @@ pub struct Metrics {
     /// Memory in use on rank 0's GPU in MiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device_memory_mib: Option<u64>,
+    /// Work of rank 0's reader threads since the last line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<DataWork>,
     /// Time of the line, in RFC 3339.
     pub time: String,
 }
@@ -398,6 +403,7 @@ mod tests {
             mfu: None,
             memory_mib: None,
             device_memory_mib: None,
+            data: None,
             time: String::new(),
         };
         let line = serde_json::to_string(&FromWorker::Metrics(metrics)).unwrap();

@@ -7,14 +7,16 @@
 mod cache;
 mod row;
 mod rules;
+pub mod work;
 
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle, available_parallelism};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use vljepa_recipes::protocol::DataWork;
 use vljepa_recipes::{RankId, Recipe};
 
 use self::row::{Row, RowMaker};
@@ -52,6 +54,8 @@ pub struct BatchStream<M: FrameMemory = Vectors> {
     samples_read: u64,
     bad_samples: u64,
     failed: bool,
+    /// Time of the last call of [`Self::take_work`].
+    work_since: Instant,
 }
 
 /// State shared by the reader threads and the stream.
@@ -146,8 +150,14 @@ impl<M: FrameMemory> BatchStream<M> {
             work: Condvar::new(),
             ready: Condvar::new(),
         });
-        let mut stream =
-            Self { shared, threads: Vec::new(), samples_read: 0, bad_samples: 0, failed: false };
+        let mut stream = Self {
+            shared,
+            threads: Vec::new(),
+            samples_read: 0,
+            bad_samples: 0,
+            failed: false,
+            work_since: Instant::now(),
+        };
         let threads = match recipe.data.threads {
             0 => available_parallelism().map_or(1, std::num::NonZero::get),
             threads => threads,
@@ -205,6 +215,19 @@ impl<M: FrameMemory> BatchStream<M> {
             cache_hits,
             ready_batches: state.slots.iter().take_while(done).count(),
             prefetch_batches: self.shared.prefetch,
+        }
+    }
+
+    /// State of the reader threads, and their work since the last call.
+    pub fn take_work(&mut self) -> DataWork {
+        let StreamStats { ready_batches, prefetch_batches, .. } = self.stats();
+        let since = std::mem::replace(&mut self.work_since, Instant::now());
+        DataWork {
+            seconds: since.elapsed().as_secs_f64(),
+            ready_batches,
+            prefetch_batches,
+            threads: self.threads.len(),
+            kinds: self.shared.maker.work.take(),
         }
     }
 

@@ -4,16 +4,17 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use vljepa_recipes::Recipe;
+use vljepa_recipes::protocol::DataPart;
 use vljepa_recipes::schema::{Mixing, Source, TargetRule, Transform};
 
 use super::cache::{Cache, CachedTokenizer, Decoded};
 use super::rules;
+use super::work::WorkMeter;
 use crate::batch::{SampleRef, Skipped};
 use crate::catalogue::Catalogues;
-use crate::decode::{Media, Picture, Shape, decode};
-use crate::error::DataError;
+use crate::decode::{Media, Picture, Shape};
+use crate::error::{DataError, panic_text};
 use crate::order::{Location, Order, Shuffle, SourceLengths, mix};
-use crate::sample::RawSample;
 use crate::shards::ShardSet;
 use crate::tokenize::Tokenizer;
 use crate::transform::Shaper;
@@ -25,6 +26,7 @@ const CROP: u64 = 1;
 #[derive(Debug)]
 pub(super) struct RowMaker {
     pub(super) cache: Cache,
+    pub(super) work: WorkMeter,
     order: Order,
     sources: Vec<StageSource>,
     image_size: u32,
@@ -57,13 +59,6 @@ pub(super) struct Row {
     pub(super) query: Arc<[i32]>,
     pub(super) target: Arc<[i32]>,
     pub(super) skipped: Vec<Skipped>,
-}
-
-/// Message of a panic.
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "no message".to_owned())
 }
 
 /// State of one reader thread.
@@ -129,6 +124,7 @@ impl RowMaker {
         let model = &recipe.model;
         Ok(Self {
             cache: Cache::new(recipe.data.cache_mib),
+            work: WorkMeter::default(),
             order: Order::new(
                 recipe.seed,
                 stage_index,
@@ -208,7 +204,8 @@ impl RowMaker {
         let (query, target) =
             rules::choose(&source.rules, &decoded.texts, key).map_err(Fault::Bad)?;
         let encode = |texts: &CachedTokenizer, text| {
-            texts.encode(text).map_err(|error| Fault::Bad(error.to_string()))
+            let encoded = self.work.time(source.media, DataPart::Tokenise, || texts.encode(text));
+            encoded.map_err(|error| Fault::Bad(error.to_string()))
         };
         let (query_tokens, target_tokens) =
             (encode(&self.queries, query)?, encode(&self.targets, target)?);
@@ -220,7 +217,10 @@ impl RowMaker {
                 let shaper = &mut scratch.shapers[location.source];
                 let draw = mix(&[key, CROP]);
                 let crop = |picture: &Picture| shaper.random_crop(picture, draw);
-                let pictures: Result<Vec<_>, _> = decoded.clip.pictures.iter().map(crop).collect();
+                let pictures = decoded.clip.pictures.iter().map(crop);
+                let pictures = self.work.time(source.media, DataPart::Resize, || {
+                    pictures.collect::<Result<Vec<_>, _>>()
+                });
                 let pictures = pictures.map_err(Fault::Bad)?;
                 Some(crate::decode::Clip { pictures, order: decoded.clip.order.clone() })
             }
@@ -255,7 +255,7 @@ impl RowMaker {
         let shard = source.shards.shard(location.shard)?;
         scratch.shard = Arc::clone(&shard.path);
         scratch.key = shard.sample(location.sample).key.to_string();
-        let raw = RawSample::read(&shard, location.sample, Some(source.media))?;
+        let raw = self.work.read(&shard, location.sample, Some(source.media))?;
         let mut texts = raw.texts;
         // Only the captions that the rules use stay in memory.
         texts.retain_fields(|name| {
@@ -273,7 +273,7 @@ impl RowMaker {
             Transform::RandomResizedCrop => &mut Ok::<Picture, String>,
             Transform::ResizeCenterCrop | Transform::Squash => shaper,
         };
-        let clip = decode(*media, bytes, source.frames, shape);
+        let clip = self.work.decode(*media, bytes, source.frames, shape);
         let decoded = Arc::new(Decoded {
             shard: raw.shard,
             key: raw.key,

@@ -133,6 +133,7 @@ pub(crate) mod tests {
             mfu: Some(0.4),
             memory_mib: Some(700),
             device_memory_mib: None,
+            data: None,
             time: "2026-01-01T00:00:00Z".to_owned(),
         }
     }

@@ -1,6 +1,7 @@
 //! `report.html`: one self-contained file with the curves, scores, samples, timings and faults of a
 //! run.
 
+mod data;
 mod page;
 mod plot;
 mod reliability;

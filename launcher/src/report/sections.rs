@@ -54,6 +54,10 @@ pub(super) fn learning(contents: &Contents) -> Markup {
                     (draw("TFLOP/s per rank", Axis::FromZero, true, false, |m| m.tflops))
                 }
                 (draw("waiting for data, share", Axis::FromZero, true, false, |m| Some(m.data_wait_fraction)))
+                @if metrics.iter().any(|m| m.data.is_some()) {
+                    (draw("batches ready", Axis::FromZero, false, false, |m| Some(to_f64(m.data.as_ref()?.ready_batches as u64))))
+                    (draw("data read, MB/s per rank", Axis::FromZero, true, false, |m| Some(m.data.as_ref()?.bytes_per_s() / 1e6)))
+                }
             }
             @if !restarts.is_empty() { p.note { b { "▲" } " the run was restarted here" } }
         }
@@ -194,6 +198,7 @@ pub(super) fn time(contents: &Contents) -> Markup {
             }
             p.note { "Wall-clock time of rank 0, " (terminal::duration(total)) " in total." }
             (super::reliability::stages(contents))
+            (super::data::section(contents))
         }
     }
 }

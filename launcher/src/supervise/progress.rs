@@ -150,7 +150,7 @@ impl Progress {
             }
             parts.extend(speed(metrics));
             if metrics.data_wait_fraction > MIN_SHOWN_WAIT {
-                parts.push(format!("waiting for data {:.0}%", 100.0 * metrics.data_wait_fraction));
+                parts.push(waiting_for_data(metrics));
             }
             if metrics.bad_samples > 0 {
                 parts.push(format!("{} bad samples", metrics.bad_samples));
@@ -171,6 +171,22 @@ impl Progress {
         }
         parts.join(" · ")
     }
+}
+
+/// Share of the time in which steps waited for data, with what the reader threads did meanwhile.
+fn waiting_for_data(metrics: &Metrics) -> String {
+    let share = format!("waiting for data {:.0}%", 100.0 * metrics.data_wait_fraction);
+    let Some(data) = &metrics.data else { return share };
+    let Some((kind, part, of_work)) = data.limit() else { return share };
+    format!(
+        "{share} ({} of {} batches ready, {:.1} MB/s; {} {}: {:.0}% of the work)",
+        data.ready_batches,
+        data.prefetch_batches,
+        data.bytes_per_s() / 1e6,
+        kind.name(),
+        part.name(),
+        100.0 * of_work
+    )
 }
 
 /// Model operations per second of a rank, and the MFU if the device's peak is known.

@@ -21,6 +21,7 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
+use vljepa_recipes::protocol::DataWork;
 
 use crate::error::LaunchError;
 use crate::supervise::Observed;
@@ -163,11 +164,28 @@ fn training(out: &mut Exposition<'_>, observed: &Observed) -> fmt::Result {
     out.gauge("samples_per_second", "Samples of all ranks per second", metrics.samples_per_s)?;
     let help = "Share of time that rank 0 waits for data";
     out.gauge("data_wait_ratio", help, metrics.data_wait_fraction)?;
+    metrics.data.as_ref().map_or(Ok(()), |work| data(out, work))?;
     out.counter("bad_samples", "Samples left out as bad", &[("", "", metrics.bad_samples)])?;
     let help = "Model operations per second on rank 0, in 10^12";
     metrics.tflops.map_or(Ok(()), |value| out.gauge("tflops", help, value))?;
     let help = "Model FLOPs utilization of rank 0";
     metrics.mfu.map_or(Ok(()), |value| out.gauge("mfu_ratio", help, value))
+}
+
+fn data(out: &mut Exposition<'_>, work: &DataWork) -> fmt::Result {
+    let help = "Batches of rank 0 that are ready; at 0 the next step waits";
+    out.gauge("data_ready_batches", help, real(work.ready_batches as u64))?;
+    let help = "Bytes that rank 0 reads per second from shards";
+    out.gauge("data_bytes_per_second", help, work.bytes_per_s())?;
+    let mut seconds = Vec::new();
+    for (kind, work) in &work.kinds {
+        for (part, part_s) in &work.seconds {
+            let labels = [("kind", kind.name()), ("part", part.name())];
+            seconds.push((labels, part_s / real(work.samples.max(1))));
+        }
+    }
+    let help = "Seconds of a reader thread of rank 0 per sample, by kind and part of the work";
+    out.gauges("data_sample_seconds", help, &seconds)
 }
 
 fn ranks(out: &mut Exposition<'_>, observed: &Observed) -> fmt::Result {

@@ -86,7 +86,7 @@ pub struct Source {
 }
 
 /// Kind of visual input of a source.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Visual {
     /// One image (`jpg`, `jpeg`, `png`, `webp`, `avif`), repeated for every frame (paper §3.1: "the
@@ -95,6 +95,17 @@ pub enum Visual {
     /// One clip (`mp4`, `mkv`, `webm`, `avi`, `mov`). Its frames are sampled uniformly over its
     /// length (paper §3.1).
     Video,
+}
+
+impl Visual {
+    /// Name of the kind in recipes, messages and metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Image => "image",
+            Self::Video => "video",
+        }
+    }
 }
 
 /// How a frame is brought to a square of `model.image_size` pixels. The paper states the size

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use vljepa_recipes::clock;
-use vljepa_recipes::protocol::{Metrics, Phase};
+use vljepa_recipes::protocol::{DataWork, Metrics, Phase};
 use vljepa_recipes::run_directory::{append_line, atomic_write};
 
 /// Appends lines of metrics. When a run resumes, lines of steps that it will compute again are
@@ -119,8 +119,25 @@ fn scalars_of(metrics: &Metrics) -> Vec<(String, f64)> {
         ("memory/device_mib", mib(metrics.device_memory_mib)),
     ];
     values.extend(known.into_iter().filter_map(|(tag, value)| Some((tag.to_owned(), value?))));
+    values.extend(metrics.data.iter().flat_map(scalars_of_data));
     let phases = metrics.phase_s.iter();
     values.extend(phases.map(|(phase, seconds)| (format!("phase_s/{}", phase.name()), *seconds)));
+    values
+}
+
+/// Returns TensorBoard tags and values of the reader threads' work.
+#[expect(clippy::cast_precision_loss, reason = "counts of an interval are small")]
+fn scalars_of_data(data: &DataWork) -> Vec<(String, f64)> {
+    let mut values = vec![
+        ("data/ready_batches".to_owned(), data.ready_batches as f64),
+        ("data/bytes_per_s".to_owned(), data.bytes_per_s()),
+    ];
+    for (kind, work) in &data.kinds {
+        for (part, seconds) in &work.seconds {
+            let tag = format!("data/{}_{}_s", kind.name(), part.name());
+            values.push((tag, seconds / work.samples.max(1) as f64));
+        }
+    }
     values
 }
 
@@ -281,6 +298,7 @@ mod tests {
             mfu: None,
             memory_mib: Some(100),
             device_memory_mib: None,
+            data: None,
             time: clock::now_text(),
         }
     }

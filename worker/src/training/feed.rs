@@ -9,6 +9,7 @@ use vljepa_data::error::DataError;
 use vljepa_data::stream::BatchStream;
 use vljepa_kernels::device::{Upload, UploadBuffer};
 use vljepa_kernels::{Device, KernelError, Tensor};
+use vljepa_recipes::protocol::DataWork;
 use vljepa_recipes::{RankId, Recipe};
 
 /// The batches of one rank in one stage, in order, with their frames on the device.
@@ -57,6 +58,14 @@ impl Feed {
         })?;
         self.ahead = self.batches.next_if_ready().map(begin);
         Ok(batch)
+    }
+
+    /// State of the reader threads, and their work since the last call. A batch that is being
+    /// uploaded counts as ready.
+    pub fn take_work(&mut self) -> DataWork {
+        let work = self.batches.take_work();
+        let ready_batches = work.ready_batches + usize::from(self.ahead.is_some());
+        DataWork { ready_batches, ..work }
     }
 }
 

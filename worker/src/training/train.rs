@@ -11,7 +11,7 @@ use vljepa_data::order::ORDER_VERSION;
 use vljepa_kernels::Tensor;
 use vljepa_model::learning_rate_at;
 use vljepa_recipes::clock;
-use vljepa_recipes::protocol::{FromWorker, Metrics, Outcome, Phase};
+use vljepa_recipes::protocol::{DataWork, FromWorker, Metrics, Outcome, Phase};
 use vljepa_recipes::run_directory::atomic_write;
 use vljepa_recipes::schema::Stage;
 
@@ -160,7 +160,7 @@ impl<'a> Trainer<'a> {
             let learning_rate =
                 learning_rate_at(&stage.learning_rate, self.state.stage_step, stage.steps);
             let report = self.step(stage, batch, learning_rate)?;
-            self.account(stage, &report, learning_rate)?;
+            self.account(stage, &report, learning_rate, &mut feed)?;
             self.poll_save();
             let ended = self.state.stage_step == stage.steps;
             if ended {
@@ -244,6 +244,7 @@ impl<'a> Trainer<'a> {
         stage: &Stage,
         report: &StepReport,
         learning_rate: f64,
+        feed: &mut Feed,
     ) -> anyhow::Result<()> {
         self.state.step += 1;
         self.state.stage_step += 1;
@@ -262,7 +263,7 @@ impl<'a> Trainer<'a> {
             }
         }
         if self.is_logged(self.state.step) {
-            self.log(stage, report, learning_rate)?;
+            self.log(stage, report, learning_rate, feed.take_work())?;
         }
         Ok(())
     }
@@ -291,6 +292,7 @@ impl<'a> Trainer<'a> {
         stage: &Stage,
         report: &StepReport,
         learning_rate: f64,
+        data: DataWork,
     ) -> anyhow::Result<()> {
         let closed = self.meter.close(self.state.step);
         let Closed { interval, phase_s, samples_per_s, data_wait_fraction, mfu } = closed;
@@ -311,6 +313,7 @@ impl<'a> Trainer<'a> {
             mfu,
             memory_mib: Some(interval.memory_mib),
             device_memory_mib: interval.device_memory_mib,
+            data: Some(data),
             time: clock::now_text(),
         };
         self.session.control.report(FromWorker::Interval(interval));
