@@ -32,7 +32,7 @@ plain=(--package vljepa-kernels --package vljepa-data --package vljepa-model --p
 static_checks() {
   # `cargo test` holds cargo's lock until its first test runs.
   until grep -qs '^     Running' "$work/tests.with"; do sleep 1; done
-  check lints cargo clippy --release --workspace --all-targets --features "$features" -- -D warnings
+  check lints cargo clippy --release --workspace --all-targets --test slurm --features "$features" -- -D warnings
   check docs env RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps --features "$features" --quiet
   check licences "$deny" check licenses bans sources
   check "bare Debian" tests/bare.sh trixie --quick
@@ -41,15 +41,20 @@ run_tests() { cargo test --release --color never "${@:2}" 2>&1 | tee "$work/test
 
 check format cargo fmt --all --check
 check build cargo build --release --workspace --features "$features"
-check "build of tests" cargo test --release --workspace --features "$features" --no-run
+build_tests() {
+  cargo test --release --workspace --features "$features" --no-run &&
+    cargo test --release --workspace --features "$features" --no-run --test slurm
+}
+check "build of tests" build_tests
 check "tests without features" run_tests without "${plain[@]}"
-# Many tests wait for time to pass: the processor is free for these checks then, and only then.
-echo "in the background: lints, docs, licences, bare Debian"
+# Many tests wait for time to pass: the processor is free for other tests and for checks then.
+echo "in the background: tests on Slurm, lints, docs, licences, bare Debian"
+check "tests on Slurm" run_tests slurm --workspace --features "$features" --test slurm >"$work/slurm" 2>&1 &
 (exec chrt --idle 0 bash -c "$(declare -p features deny work); $(declare -f check static_checks); static_checks") >"$work/static" 2>&1 &
 check tests run_tests with --workspace --features "$features" --no-fail-fast
 check "rehearsal of the GPU calls" kernels/benches/gpu.py rehearse --features "$features"
 wait
-cat "$work/static"
+cat "$work/slurm" "$work/static"
 
 printf '\n'
 sort -k 2 -n "$work/checks" | while read -r code seconds name; do printf '%5d s  %s\n' "$seconds" "$name"; done
