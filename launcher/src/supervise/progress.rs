@@ -210,3 +210,35 @@ fn is_step(phase: Phase) -> bool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use vljepa_recipes::protocol::{DataPart, DataWork, KindWork, Metrics};
+    use vljepa_recipes::schema::Visual;
+
+    use super::waiting_for_data;
+    use crate::record::history::tests::line;
+
+    #[test]
+    fn a_wait_for_data_is_shown_with_what_takes_longest() {
+        let metrics = Metrics { data_wait_fraction: 0.3, ..line(1, 2.0) };
+        assert_eq!(waiting_for_data(&metrics), "waiting for data 30%");
+        let clips = KindWork {
+            samples: 10,
+            bytes: 24_000_000,
+            seconds: [(DataPart::Read, 1.0), (DataPart::Decode, 4.0)].into(),
+        };
+        let data = DataWork {
+            seconds: 2.0,
+            ready_batches: 0,
+            prefetch_batches: 4,
+            threads: 3,
+            kinds: [(Visual::Video, clips)].into(),
+        };
+        let metrics = Metrics { data: Some(data), ..metrics };
+        assert_eq!(
+            waiting_for_data(&metrics),
+            "waiting for data 30% (0 of 4 batches ready, 12.0 MB/s; video decode: 80% of the work)"
+        );
+    }
+}

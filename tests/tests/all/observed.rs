@@ -45,9 +45,29 @@ fn a_run_shows_its_ranks_rates_and_traces_and_is_reproduced_bit_for_bit() {
         assert!(line["tflops"].as_f64().unwrap() > 0.0, "{line}");
         assert!(line["memory_mib"].as_u64().unwrap() > 1, "{line}");
         assert!(line.get("mfu").is_none(), "the host has no known peak: {line}");
+        let data = &line["data"];
+        assert!(
+            data["prefetch_batches"].as_u64().unwrap() >= data["ready_batches"].as_u64().unwrap()
+        );
+    }
+    let first: Value = serde_json::from_str(metrics.lines().next().unwrap()).unwrap();
+    let images = &first["data"]["kinds"]["image"];
+    assert!(first["data"]["kinds"].get("video").is_none(), "no clip is read: {first}");
+    // Two steps were made of rank 0's four rows each, and later rows may have been read ahead.
+    assert!((8..=32).contains(&images["samples"].as_u64().unwrap()), "{images}");
+    assert!(images["bytes"].as_u64().unwrap() > 8 * 200, "{images}");
+    for part in ["read", "decode", "resize", "tokenise"] {
+        assert!(images["seconds"][part].as_f64().unwrap() > 0.0, "{part}: {images}");
     }
     let page = std::fs::read_to_string(run.join("report.html")).unwrap();
-    for text in ["TFLOP/s per rank", "No fault ended an attempt", "2 checkpoints"] {
+    for text in [
+        "TFLOP/s per rank",
+        "batches ready",
+        "data read, MB/s per rank",
+        "decode, ms",
+        "No fault ended an attempt",
+        "2 checkpoints",
+    ] {
         assert!(page.contains(text), "`{text}` is missing");
     }
 
