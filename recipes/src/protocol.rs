@@ -414,6 +414,22 @@ mod tests {
     }
 
     #[test]
+    fn numbers_are_read_to_the_last_bit() {
+        // serde_json's faster reader is wrong in the last bit of this number.
+        let saved = |durable_s| FromWorker::Saved {
+            step: 5,
+            name: "step-5".to_owned(),
+            stall_s: 0.1 + 0.2,
+            durable_s,
+        };
+        let number = 1.844_674_407_375_516_2e21_f64;
+        let line = serde_json::to_string(&saved(number)).unwrap();
+        assert_eq!(serde_json::from_str::<FromWorker>(&line).unwrap(), saved(number));
+        let neighbour = f64::from_bits(number.to_bits() - 1);
+        assert_ne!(serde_json::from_str::<FromWorker>(&line).unwrap(), saved(neighbour));
+    }
+
+    #[test]
     fn lines_of_metrics_written_before_rates_and_memory_were_recorded_are_read() {
         let old = r#"{"step":1,"total_steps":9,"stage":"one","samples":8,"loss":1.0,"gradient_norm":1.0,"learning_rate":0.1,
             "scale":14.0,"samples_per_s":10.0,"data_wait_fraction":0.0,"bad_samples":0,"phase_s":{"forward":0.1},"time":"t"}"#;
