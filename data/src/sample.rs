@@ -11,8 +11,12 @@ use crate::shards::OpenShard;
 use crate::tar::prefix_and_extension;
 use crate::texts::Texts;
 
-/// Largest size of a member after decompression, in bytes.
-const LARGEST_UNPACKED: u64 = 1 << 30;
+/// Largest picture or clip that is read, in bytes before and after decompression: members are read
+/// as a whole.
+const LARGEST_MEDIA: u64 = 4 << 30;
+
+/// Largest text that is read, in bytes.
+const LARGEST_TEXT: u64 = 64 << 20;
 
 /// Sample with its undecoded picture or clip.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,8 +74,8 @@ pub fn texts(shard: &OpenShard, number: usize) -> Result<Texts, DataError> {
     Ok(Texts::parse(txt, read_member(shard, number, |extension| extension == "json")?))
 }
 
-/// Bytes of the first member whose extension `wants` accepts, or the reason why it cannot be
-/// decompressed. `None` if the sample has no such member.
+/// Bytes of the first member whose extension `wants` accepts, or the reason why it cannot be read
+/// or decompressed. `None` if the sample has no such member.
 fn read_member(
     shard: &OpenShard,
     number: usize,
@@ -88,20 +92,28 @@ fn read_member(
         .zip(fields())
         .find(|(_, (prefix, extension))| wants(extension) && (prefix.is_empty() || !plain));
     let Some((member, _)) = found else { return Ok(None) };
-    let bytes = shard.read(member)?;
     let field = shard.field(member);
+    let is_text = ["txt", "json"].contains(&prefix_and_extension(field).1);
+    let largest = if is_text { LARGEST_TEXT } else { LARGEST_MEDIA };
+    if member.length > largest {
+        let length = member.length;
+        return Ok(Some(Err(format!(
+            "member `{field}` has {length} bytes, and at most {largest} are read"
+        ))));
+    }
+    let bytes = shard.read(member)?;
     if !field.ends_with(".gz") {
         return Ok(Some(Ok(bytes)));
     }
-    Ok(Some(unpack(&bytes).map_err(|reason| format!("member `{field}`: {reason}"))))
+    Ok(Some(unpack(&bytes, largest).map_err(|reason| format!("member `{field}`: {reason}"))))
 }
 
-fn unpack(bytes: &[u8]) -> Result<Vec<u8>, String> {
+fn unpack(bytes: &[u8], largest: u64) -> Result<Vec<u8>, String> {
     let mut unpacked = Vec::new();
-    let read = MultiGzDecoder::new(bytes).take(LARGEST_UNPACKED).read_to_end(&mut unpacked);
+    let read = MultiGzDecoder::new(bytes).take(largest).read_to_end(&mut unpacked);
     match read {
-        Ok(length) if u64::try_from(length) == Ok(LARGEST_UNPACKED) => {
-            Err(format!("decompressed, it has {LARGEST_UNPACKED} bytes or more"))
+        Ok(length) if u64::try_from(length) == Ok(largest) => {
+            Err(format!("decompressed, it has {largest} bytes or more"))
         }
         Ok(_) => Ok(unpacked),
         Err(error) => Err(format!("it cannot be decompressed: {error}")),

@@ -25,9 +25,12 @@ fn a_json_that_no_rule_uses_costs_no_sample() {
     files.push(("4.png".to_owned(), png(8, 8, 1)));
     files.push(("4.txt".to_owned(), b"a picture".to_vec()));
     files.push(("4.json.gz".to_owned(), b"no gzip".to_vec()));
+    files.push(("5.png".to_owned(), png(8, 8, 1)));
+    files.push(("5.txt".to_owned(), b"a picture".to_vec()));
+    files.push(("5.json".to_owned(), vec![b' '; (64 << 20) + 1]));
     let broken = folder.path().join("broken.tar");
     write_tar(&broken, &files);
-    for (shard, count) in [(case("unused_fields.tar", folder.path()), 6), (broken, 5)] {
+    for (shard, count) in [(case("unused_fields.tar", folder.path()), 6), (broken, 6)] {
         let mut recipe = recipe(folder.path(), &shard, count, 3);
         let rules = |recipe: &mut Recipe, rules| {
             let source = recipe.data.sources.get_mut("pictures").unwrap();
