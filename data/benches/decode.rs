@@ -4,6 +4,9 @@
 //! `cargo bench -p vljepa-data --features video --bench decode -- --frames 8 clip.mp4` decodes
 //! eight frames of a clip again and again, as the reader threads of a run do: from bytes in memory
 //! to frames of the model's size. A file counts as one sample.
+//!
+//! With `--reference original.mp4`, it also compares these frames with those of another clip of the
+//! same frames: `clip_formats.py` uses it to compare ways to store clips.
 #![expect(clippy::print_stdout, reason = "the benchmark's result")]
 
 use std::path::{Path, PathBuf};
@@ -33,6 +36,9 @@ struct Arguments {
     /// Seconds after which no thread begins another pass over the files.
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
+    /// Clip whose frames are compared with those of the first file, instead of timing.
+    #[arg(long)]
+    reference: Option<PathBuf>,
     /// Set by `cargo bench`.
     #[arg(long, hide = true)]
     bench: bool,
@@ -42,6 +48,10 @@ fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let samples: Vec<_> =
         arguments.files.iter().map(|path| read(path)).collect::<Result<_, _>>()?;
+    if let Some(reference) = &arguments.reference {
+        println!("{}", json!({ "psnr": psnr(&samples[0], &read(reference)?, &arguments)? }));
+        return Ok(());
+    }
     // The first pass fills caches and opens libraries.
     decode_all(&samples, &arguments, &mut shaper(&arguments))?;
     let (begun, cpu_begun) = (Instant::now(), cpu_s()?);
@@ -92,6 +102,23 @@ fn decode_all(
         decode(*media, bytes, arguments.frames, shaper).map_err(anyhow::Error::msg)?;
     }
     Ok(samples.len())
+}
+
+/// Peak signal-to-noise ratio of the frames of two clips, in dB.
+#[expect(clippy::cast_precision_loss, reason = "counts stay far below 2⁵³")]
+fn psnr(
+    sample: &(Media, Vec<u8>),
+    reference: &(Media, Vec<u8>),
+    arguments: &Arguments,
+) -> anyhow::Result<f64> {
+    let frames = |(media, bytes): &(Media, Vec<u8>)| {
+        let clip = decode(*media, bytes, arguments.frames, &mut shaper(arguments));
+        clip.map(|clip| clip.frames().collect::<Vec<_>>().concat()).map_err(anyhow::Error::msg)
+    };
+    let (ours, theirs) = (frames(sample)?, frames(reference)?);
+    let squares = ours.iter().zip(&theirs).map(|(&a, &b)| u64::from(a.abs_diff(b)).pow(2));
+    let mean = squares.sum::<u64>() as f64 / ours.len() as f64;
+    Ok(10.0 * (255.0 * 255.0 / mean).log10())
 }
 
 fn read(path: &Path) -> anyhow::Result<(Media, Vec<u8>)> {

@@ -126,6 +126,14 @@ pub enum DataError {
     /// The stream has no more batches: all steps of the stage were taken, or the stream has failed.
     #[error("the stream has ended: {0}")]
     Ended(String),
+    /// A set cannot be prepared.
+    #[error("cannot prepare into {folder}: {reason}", folder = folder.display())]
+    Prepare {
+        /// Folder of the prepared set.
+        folder: PathBuf,
+        /// What is wrong and what to do.
+        reason: String,
+    },
     /// The synthetic set cannot be written.
     #[error("cannot write the synthetic set: {0}")]
     Synthetic(String),

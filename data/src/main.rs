@@ -1,5 +1,5 @@
-//! `vljepa-shards`: writes the synthetic set, shows the contents of shards, writes their catalogue,
-//! and measures how fast they are read.
+//! `vljepa-shards`: prepares raw sets, writes the synthetic set, shows the contents of shards, writes
+//! their catalogue, and measures how fast they are read.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use vljepa_data::synthetic::SynthArgs;
 
 mod commands;
 
-/// Writes, inspects, indexes and measures WebDataset shards.
+/// Prepares, writes, inspects, indexes and measures WebDataset shards.
 #[derive(Debug, Parser)]
 #[command(name = "vljepa-shards", version, about)]
 struct Arguments {
@@ -23,6 +23,14 @@ enum Command {
     /// Writes the synthetic set of the quickstart: moving shapes, captions, questions. The pixels
     /// are the same on every machine.
     Synth(SynthArgs),
+    /// Makes training-ready shards of a raw set: pictures and clips are scaled down and stored so
+    /// that frames are read quickly; captions, questions, licences and URLs are kept. A run that was
+    /// interrupted goes on where it was when the same command is given again.
+    Prepare {
+        /// The raw set.
+        #[command(subcommand)]
+        set: vljepa_data::prepare::SetCommand,
+    },
     /// Shows the contents of shards: samples, fields, sizes, dropped samples.
     Inspect {
         /// Folders of tars, single tars, ranges such as clips-{000000..000127}.tar, or .txt files
@@ -66,6 +74,7 @@ fn run() -> anyhow::Result<()> {
     let output = &mut std::io::stdout().lock();
     match Arguments::parse().command {
         Command::Synth(args) => Ok(write!(output, "{}", vljepa_data::synthetic::run(&args)?)?),
+        Command::Prepare { set } => commands::prepare(&set, output),
         Command::Inspect { shards, samples } => commands::inspect(&shards, samples, output),
         Command::Index { shards, catalogue } => {
             commands::index(&shards, catalogue.as_deref(), output)

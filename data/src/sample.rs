@@ -76,7 +76,7 @@ pub fn texts(shard: &OpenShard, number: usize) -> Result<Texts, DataError> {
 
 /// Bytes of the first member whose extension `wants` accepts, or the reason why it cannot be read
 /// or decompressed. `None` if the sample has no such member.
-fn read_member(
+pub(crate) fn read_member(
     shard: &OpenShard,
     number: usize,
     wants: impl Fn(&str) -> bool,

@@ -1,4 +1,4 @@
-//! Crops and resizes pictures to squares of the model's size.
+//! Crops and resizes pictures to squares of the model's size, and scales them down to be stored.
 //!
 //! Resizing is bilinear with antialiasing, as in Pillow (the kernel widens with the scale). The
 //! preprocessing of V-JEPA 2 and CLIP does the same.
@@ -56,41 +56,84 @@ impl Shaper {
             Transform::ResizeCenterCrop | Transform::RandomResizedCrop => {
                 let resized = short_side_to(width, height, short_side(self.size));
                 let crop = center_crop(resized.0, resized.1, self.size);
-                // The window gives the pixels that resizing the whole picture and cropping would
-                // give, because a resized pixel depends only on its place.
-                let (across, down) = (ratio(width, resized.0), ratio(height, resized.1));
-                Some(Window {
-                    left: f64::from(crop.left) * across,
-                    top: f64::from(crop.top) * down,
-                    width: f64::from(crop.width) * across,
-                    height: f64::from(crop.height) * down,
-                })
+                Some(Window::scaled(crop, (width, height), resized))
             }
             Transform::Squash => Some(Window::of(Region::whole(width, height))),
         }
     }
 
-    /// Resizes the `window` of the `crop` of a picture. Pixels outside of the crop do not
-    /// contribute.
+    /// Resizes the `window` of the `crop` of a picture to the model's size.
     fn resize(
         &mut self,
         picture: &Picture,
         crop: Region,
         window: Window,
     ) -> Result<Picture, String> {
-        let wrong =
-            |error: &dyn std::fmt::Display| format!("the frames cannot be resized: {error}");
-        let source = ImageRef::new(picture.width, picture.height, &picture.pixels, PixelType::U8x3)
-            .map_err(|error| wrong(&error))?;
-        let source = CroppedImage::new(&source, crop.left, crop.top, crop.width, crop.height)
-            .map_err(|error| wrong(&error))?;
-        let (width, height) = (self.size, self.size);
-        let mut resized = Image::new(width, height, PixelType::U8x3);
-        let options = ResizeOptions::new()
-            .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
-            .crop(window.left, window.top, window.width, window.height);
-        self.resizer.resize(&source, &mut resized, &options).map_err(|error| wrong(&error))?;
-        Ok(Picture { width, height, pixels: resized.into_vec() })
+        resize(&mut self.resizer, picture, crop, window, (self.size, self.size))
+    }
+}
+
+/// Resizes the `window` of the `crop` of a picture. Pixels outside of the crop do not contribute.
+fn resize(
+    resizer: &mut Resizer,
+    picture: &Picture,
+    crop: Region,
+    window: Window,
+    (width, height): (u32, u32),
+) -> Result<Picture, String> {
+    let wrong = |error: &dyn std::fmt::Display| format!("the frames cannot be resized: {error}");
+    let source = ImageRef::new(picture.width, picture.height, &picture.pixels, PixelType::U8x3)
+        .map_err(|error| wrong(&error))?;
+    let source = CroppedImage::new(&source, crop.left, crop.top, crop.width, crop.height)
+        .map_err(|error| wrong(&error))?;
+    let mut resized = Image::new(width, height, PixelType::U8x3);
+    let options = ResizeOptions::new()
+        .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
+        .crop(window.left, window.top, window.width, window.height);
+    resizer.resize(&source, &mut resized, &options).map_err(|error| wrong(&error))?;
+    Ok(Picture { width, height, pixels: resized.into_vec() })
+}
+
+/// Scales pictures down, as the transforms do before they crop.
+#[derive(Debug)]
+pub struct Shrinker {
+    short_side: u32,
+    resizer: Resizer,
+}
+
+impl Shrinker {
+    /// Creates a shrinker to a length of the short side in pixels.
+    #[must_use]
+    pub fn new(short_side: u32) -> Self {
+        Self { short_side: short_side.max(1), resizer: Resizer::new() }
+    }
+
+    /// Scales a picture so that its short side has the shrinker's length. A picture whose short
+    /// side is not longer stays as it is.
+    ///
+    /// # Errors
+    /// A message if the picture cannot be resized.
+    pub fn shrink(&mut self, picture: Picture) -> Result<Picture, String> {
+        let (width, height) = (picture.width, picture.height);
+        if width.min(height) <= self.short_side {
+            return Ok(picture);
+        }
+        let whole = Region::whole(width, height);
+        let size = short_side_to(width, height, self.short_side);
+        resize(&mut self.resizer, &picture, whole, Window::of(whole), size)
+    }
+
+    /// Scales a picture so that its short side has `side` pixels, and cuts out the square in its
+    /// middle.
+    ///
+    /// # Errors
+    /// A message if the picture cannot be resized.
+    pub fn square(&mut self, picture: &Picture, side: u32) -> Result<Picture, String> {
+        let (width, height) = (picture.width, picture.height);
+        let resized = short_side_to(width, height, side);
+        let window =
+            Window::scaled(center_crop(resized.0, resized.1, side), (width, height), resized);
+        resize(&mut self.resizer, picture, Region::whole(width, height), window, (side, side))
     }
 }
 
@@ -130,6 +173,19 @@ impl Window {
         let [left, top, width, height] =
             [region.left, region.top, region.width, region.height].map(f64::from);
         Self { left, top, width, height }
+    }
+
+    /// Window of a picture of a size that becomes the `crop` of the picture after it is resized. It
+    /// gives the pixels that resizing the whole picture and cropping would give, because a resized
+    /// pixel depends only on its place.
+    fn scaled(crop: Region, size: (u32, u32), resized: (u32, u32)) -> Self {
+        let (across, down) = (ratio(size.0, resized.0), ratio(size.1, resized.1));
+        Self {
+            left: f64::from(crop.left) * across,
+            top: f64::from(crop.top) * down,
+            width: f64::from(crop.width) * across,
+            height: f64::from(crop.height) * down,
+        }
     }
 
     /// Pixels of a picture on which the window depends after it is resized to `size`×`size`.

@@ -2,6 +2,7 @@
 
 mod image;
 mod jpeg;
+mod jpeg_clip;
 mod shape;
 #[cfg(feature = "video")]
 pub mod video;
@@ -9,10 +10,14 @@ pub mod video;
 #[path = "no_video.rs"]
 pub mod video;
 
+use std::path::PathBuf;
+use std::sync::Arc;
+
 use ::image::metadata::Orientation;
 use ::image::{DynamicImage, RgbImage};
 use vljepa_recipes::schema::Visual;
 
+pub use jpeg_clip::{JpegClip, JpegClipWriter};
 pub use shape::{Part, Region, Shape};
 
 /// Largest side of a picture or frame, in pixels.
@@ -51,6 +56,15 @@ impl Media {
             Visual::Video => Self::Video,
         }
     }
+}
+
+/// Bytes of a picture or video, or where they are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MediaSource {
+    /// Encoded bytes, from a shard.
+    Bytes(Arc<[u8]>),
+    /// A local file.
+    File(PathBuf),
 }
 
 /// Decoded picture: 8-bit pixels, (height, width, 3), in the order red, green, blue.
@@ -97,6 +111,36 @@ pub fn decode(
         }
         Media::Video => video::decode(bytes, frames, shape),
     }
+}
+
+/// Decodes a whole picture.
+///
+/// # Errors
+/// A message that describes why the bytes cannot be decoded.
+pub fn picture(bytes: &[u8]) -> Result<Picture, String> {
+    if bytes.is_empty() {
+        return Err("the picture is empty".to_owned());
+    }
+    Ok(image::decode(bytes, &Region::whole)?.pixels)
+}
+
+/// Name of the format of a picture: `jpeg`, `png`, `webp` or `avif`. `None` for other bytes.
+#[must_use]
+pub fn picture_format(bytes: &[u8]) -> Option<&'static str> {
+    match ::image::guess_format(bytes).ok()? {
+        ::image::ImageFormat::Jpeg => Some("jpeg"),
+        ::image::ImageFormat::Png => Some("png"),
+        ::image::ImageFormat::WebP => Some("webp"),
+        ::image::ImageFormat::Avif => Some("avif"),
+        _ => None,
+    }
+}
+
+/// Whether the bytes are a JPEG that is shown as it is stored, without an EXIF orientation that
+/// turns or mirrors it.
+#[must_use]
+pub fn is_upright_jpeg(bytes: &[u8]) -> bool {
+    picture_format(bytes) == Some("jpeg") && jpeg::is_upright(bytes) == Ok(true)
 }
 
 /// Indices of the `n` frames that are taken from a clip of `count` frames: ⌊i·(count−1)/(n−1)⌋, or

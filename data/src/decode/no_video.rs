@@ -1,17 +1,17 @@
-//! Replacement for `video.rs` in a build without FFmpeg. Every call fails with a message that names
-//! the missing feature.
+//! Replacement for `video` in a build without FFmpeg. It decodes clips of JPEG frames. For every
+//! other clip, it fails with a message that names the missing feature.
 
-use super::{Clip, Picture, Shape};
+use super::{Clip, JpegClip, Picture, Shape};
 
 const REFUSED: &str =
     "clips need FFmpeg, but this program was built without it; build it with `--features video`";
 
-/// Fails, because this build cannot decode clips.
+/// Decodes `frames` uniformly chosen frames of a clip of JPEG frames.
 ///
 /// # Errors
-/// Always.
-pub fn decode(_bytes: &[u8], _frames: usize, _shape: &mut dyn Shape) -> Result<Clip, String> {
-    Err(REFUSED.to_owned())
+/// A message that describes why the clip cannot be decoded. Clips of other kinds cannot.
+pub fn decode(bytes: &[u8], frames: usize, shape: &mut dyn Shape) -> Result<Clip, String> {
+    JpegClip::find(bytes)?.ok_or(REFUSED)?.decode(frames, shape)
 }
 
 /// Fails, because this build cannot decode AVIF.
@@ -19,10 +19,10 @@ pub(super) fn decode_avif(_bytes: &[u8]) -> Result<Picture, String> {
     Err(REFUSED.replacen("clips need", "AVIF pictures need", 1))
 }
 
-/// Fails, because this build cannot read clips.
+/// Time of every frame of a clip of JPEG frames, in seconds.
 ///
 /// # Errors
-/// Always.
-pub fn frame_times(_bytes: &[u8]) -> Result<Vec<f64>, String> {
-    Err(REFUSED.to_owned())
+/// For clips of other kinds.
+pub fn frame_times(bytes: &[u8]) -> Result<Vec<f64>, String> {
+    Ok(JpegClip::find(bytes)?.ok_or(REFUSED)?.times())
 }

@@ -82,6 +82,13 @@ impl<'a> SmallDisk<'a> {
         Self(folder)
     }
 
+    /// Changes the size of the disk to `mib` MiB.
+    pub fn resize(&self, mib: u32) {
+        let options = format!("remount,size={mib}m");
+        let status = as_root("mount").args(["-o", &options]).arg(self.0).status().unwrap();
+        assert!(status.success());
+    }
+
     /// Makes the disk read-only, also for root.
     pub fn make_read_only(&self) {
         let status = as_root("mount").args(["-o", "remount,ro"]).arg(self.0).status().unwrap();

@@ -20,6 +20,8 @@ mod gpu_run;
 #[cfg(feature = "cuda")]
 mod gpu_step;
 mod observed;
+#[cfg(feature = "video")]
+mod prepare;
 mod programs;
 mod real_material;
 #[cfg(feature = "cuda")]

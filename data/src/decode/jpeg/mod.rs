@@ -32,7 +32,29 @@ const WIDEST_MCU: u32 = 32;
 /// the region, so all rows down to the last one are decoded. The pixels of the region are those of
 /// the whole picture.
 pub(super) fn decode(bytes: &[u8], region: &dyn Fn(u32, u32) -> Region) -> Result<Part, String> {
-    let header = Header::read(bytes)?;
+    decode_with(&Header::read(bytes)?, bytes, region)
+}
+
+/// Decodes a frame of a clip, in which an EXIF orientation has no meaning: the clip says how its
+/// frames are turned.
+pub(super) fn decode_upright(
+    bytes: &[u8],
+    region: &dyn Fn(u32, u32) -> Region,
+) -> Result<Part, String> {
+    let header = Header { orientation: Orientation::NoTransforms, ..Header::read(bytes)? };
+    decode_with(&header, bytes, region)
+}
+
+/// Whether the JPEG is shown as it is stored. An EXIF orientation turns or mirrors it.
+pub(super) fn is_upright(bytes: &[u8]) -> Result<bool, String> {
+    Ok(Header::read(bytes)?.orientation == Orientation::NoTransforms)
+}
+
+fn decode_with(
+    header: &Header,
+    bytes: &[u8],
+    region: &dyn Fn(u32, u32) -> Region,
+) -> Result<Part, String> {
     check_size(header.width, header.height, 3)?;
     if header.bits != 8 {
         return Err(format!(

@@ -50,15 +50,22 @@ pub(super) struct Coded {
 /// Reads all packets of a clip, in decoding order. Returns `None` if the packets do not tell which
 /// frames the decoder will show. The clip must then be decoded from its start.
 pub(super) fn read<'a>(codec: Id, packets: impl Iterator<Item = &'a [u8]>) -> Option<Vec<Coded>> {
-    let reader = reader(codec);
-    let mut coded: Vec<Coded> =
-        packets.map(|data| reader.map_or_else(Coded::default, |read| read(data))).collect();
+    joined(codec, packets.map(|data| one(codec, data)).collect())
+}
+
+/// Reads one packet. [`joined`] corrects the result after all packets are known.
+pub(super) fn one(codec: Id, data: &[u8]) -> Coded {
+    reader(codec).map_or_else(Coded::default, |read| read(data))
+}
+
+/// Corrects what the packets of a clip say by themselves. Returns `None` as [`read`] does.
+pub(super) fn joined(codec: Id, mut coded: Vec<Coded>) -> Option<Vec<Coded>> {
     let (last, others) = coded.split_last()?;
     if coded.iter().any(|packet| packet.unclear) || others.iter().any(|packet| packet.ends) {
         return None;
     }
     // The decoder may drop frames before the first entry.
-    if reader.is_some() && !others.first().unwrap_or(last).entry {
+    if reader(codec).is_some() && !others.first().unwrap_or(last).entry {
         return None;
     }
     // A decoder that starts at an entry has not seen the headers before it. So the entry must

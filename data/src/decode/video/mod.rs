@@ -7,6 +7,9 @@
 //! are missing, or the packets do not tell which frames the decoder will show, the clip is decoded
 //! from its start twice: once to count the frames and once to take the chosen ones. Both ways give
 //! the same frames.
+//!
+//! Clips of JPEG frames, as prepared shards hold them, are decoded without FFmpeg
+//! ([`JpegClip`]).
 
 mod bitstream;
 mod container;
@@ -14,13 +17,16 @@ mod convert;
 mod entry;
 mod open;
 mod stream;
+mod whole;
 mod yuv;
 
 use ffmpeg_next::util::frame::Video as Frame;
 
 use self::convert::Converter;
+use self::entry::Coded;
 use self::stream::{Fault, Stream};
-use super::{Clip, Picture, Region, Shape, uniform_frames};
+pub use self::whole::{Span, Video};
+use super::{Clip, JpegClip, Picture, Region, Shape, uniform_frames};
 
 /// Decodes `frames` uniformly chosen frames of the best video stream, and passes each of them to
 /// `shape`.
@@ -28,6 +34,9 @@ use super::{Clip, Picture, Region, Shape, uniform_frames};
 /// # Errors
 /// A message that describes why the clip cannot be decoded.
 pub fn decode(bytes: &[u8], frames: usize, shape: &mut dyn Shape) -> Result<Clip, String> {
+    if let Some(clip) = JpegClip::find(bytes)? {
+        return clip.decode(frames, shape);
+    }
     let mut stream = Stream::open(bytes)?;
     let mut converter = Converter::new(stream.orientation);
     let mut shaped = |frame: &Frame| {
@@ -69,6 +78,9 @@ pub(super) fn decode_avif(bytes: &[u8]) -> Result<Picture, String> {
 /// # Errors
 /// A message that describes why the clip cannot be decoded.
 pub fn frame_times(bytes: &[u8]) -> Result<Vec<f64>, String> {
+    if let Some(clip) = JpegClip::find(bytes)? {
+        return Ok(clip.times());
+    }
     let mut stream = Stream::open(bytes)?;
     let unit = f64::from(stream.time_base);
     let mut times = Vec::new();
@@ -115,16 +127,10 @@ fn decode_from_entries(
     shaped: &mut dyn FnMut(&Frame) -> Result<Picture, String>,
 ) -> Result<Option<Clip>, String> {
     let Some(plan) = Plan::new(stream, frames) else { return Ok(None) };
-    let mut chosen = ChosenFrames::new(plan.wanted);
+    let mut chosen = ChosenFrames::new(plan.wanted.clone());
     for run in plan.frames.chunk_by(|a, b| a.start == b.start) {
         let mut missing = run.to_vec();
-        // A packet after a wanted one may hold the second field of its frame.
-        let last = run.iter().map(|it| it.packet + 1).max().unwrap_or(0);
-        let packets = run[0].start..stream.packets.len().min(last + 1);
-        let needed = |packet: usize| {
-            !plan.droppable[packet]
-                || run.iter().any(|it| it.packet == packet || it.packet + 1 == packet)
-        };
+        let (packets, needed) = plan.packets(run, stream.packets.len());
         let found = stream.decode_from(packets, &needed, &mut |frame| {
             let time = frame.pts();
             if let Some(nth) = missing.iter().position(|wanted| time == Some(wanted.time)) {
@@ -169,26 +175,19 @@ impl Plan {
         let coded = entry::read(stream.codec, data)?;
         let times: Vec<i64> =
             packets.iter().map(ffmpeg_next::Packet::pts).collect::<Option<_>>()?;
-        // (time, packet number) of the frames, in display order. Packets are numbered in decoding
-        // order. The decoder needs packets before the start of an edit list, but their frames are
-        // not shown.
-        let is_shown = |&(time, number): &(i64, usize)| {
-            !coded[number].hidden && stream.start.is_none_or(|start| time >= start)
-        };
-        let mut shown: Vec<_> = times.iter().copied().zip(0..).filter(is_shown).collect();
-        shown.sort_unstable();
-        let repeated = shown.windows(2).any(|pair| pair[0].0 == pair[1].0);
-        // The decoder may drop frames that are shown before the first one in the file.
-        if repeated || shown.first()?.0 < times[0] {
-            return None;
-        }
+        let shown = shown(&coded, &times, stream.start)?;
+        let wanted = uniform_frames(shown.len(), frames);
+        Some(Self::of(wanted, &coded, &times, &shown))
+    }
+
+    /// `wanted` are numbers of frames of `shown`.
+    fn of(wanted: Vec<usize>, coded: &[Coded], times: &[i64], shown: &[(i64, usize)]) -> Self {
         // The last entry at or before a packet. A frame that is shown before this entry may need
         // packets before it, so decoding starts at an earlier entry.
         let start = |(time, number): (i64, usize)| {
             let entry = |&n: &usize| coded[n].entry && times[n] <= time;
             (0..=number).rev().find(entry).unwrap_or(0)
         };
-        let wanted = uniform_frames(shown.len(), frames);
         let mut distinct = wanted.clone();
         distinct.sort_unstable();
         distinct.dedup();
@@ -198,12 +197,41 @@ impl Plan {
             packet: shown[number].1,
             start: start(shown[number]),
         };
-        Some(Self {
+        Self {
             wanted,
             frames: distinct.into_iter().map(planned).collect(),
             droppable: coded.iter().map(|packet| packet.droppable).collect(),
-        })
+        }
     }
+
+    /// Packets of `run`, which are frames with the same start, and which of them are needed.
+    fn packets<'a>(
+        &'a self,
+        run: &'a [PlannedFrame],
+        count: usize,
+    ) -> (std::ops::Range<usize>, impl Fn(usize) -> bool + 'a) {
+        // A packet after a wanted one may hold the second field of its frame.
+        let last = run.iter().map(|it| it.packet + 1).max().unwrap_or(0);
+        let needed = |packet: usize| {
+            !self.droppable[packet]
+                || run.iter().any(|it| it.packet == packet || it.packet + 1 == packet)
+        };
+        (run[0].start..count.min(last + 1), needed)
+    }
+}
+
+/// (Time, packet number) of the frames that are shown, in display order. Packets are numbered in
+/// decoding order. The decoder needs packets before the start of an edit list, but their frames are
+/// not shown. `None` if the packets do not tell which frames the decoder will show.
+fn shown(coded: &[Coded], times: &[i64], start: Option<i64>) -> Option<Vec<(i64, usize)>> {
+    let is_shown = |&(time, number): &(i64, usize)| {
+        !coded[number].hidden && start.is_none_or(|start| time >= start)
+    };
+    let mut shown: Vec<_> = times.iter().copied().zip(0..).filter(is_shown).collect();
+    shown.sort_unstable();
+    let repeated = shown.windows(2).any(|pair| pair[0].0 == pair[1].0);
+    // The decoder may drop frames that are shown before the first one in the file.
+    (!repeated && shown.first()?.0 >= times[0]).then_some(shown)
 }
 
 /// Collects the chosen frames of a clip, which arrive in any order.

@@ -1,10 +1,10 @@
-//! Opens a container in memory, without decoding frames if its header tells enough.
+//! Opens a container, without decoding frames if its header tells enough.
 //!
 //! `ffmpeg-next` always lets FFmpeg read and decode the first frames (`avformat_find_stream_info`),
 //! which takes longer than decoding a frame of a short clip.
 #![expect(unsafe_code, reason = "ffmpeg-next cannot open a container without decoding frames")]
 
-use std::io::Cursor;
+use std::io::{Read, Seek};
 use std::ptr;
 
 use ffmpeg_next::codec::Parameters;
@@ -14,14 +14,14 @@ use ffmpeg_next::ffi::{
 use ffmpeg_next::format::context::{Input, StreamIo};
 use ffmpeg_next::{Dictionary, Error};
 
-/// Opens the container in `bytes`. If its header does not describe the streams enough for
+/// Opens the container that `file` holds. If its header does not describe the streams enough for
 /// `is_described`, FFmpeg reads and decodes the first frames.
 pub(super) fn open(
-    bytes: Vec<u8>,
+    file: impl Read + Seek + Send + 'static,
     options: Dictionary<'_>,
     is_described: &dyn Fn(&Input) -> bool,
 ) -> Result<Input, Error> {
-    let mut io = StreamIo::from_read_seek(Cursor::new(bytes))?;
+    let mut io = StreamIo::from_read_seek(file)?;
     // SAFETY: The function has no preconditions. The result is null if memory is short.
     let mut context = unsafe { avformat_alloc_context() };
     if context.is_null() {
@@ -68,6 +68,8 @@ pub(super) fn has_codec_headers(parameters: &Parameters) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Cursor;
+
     use ffmpeg_next::format::context::Input;
     use ffmpeg_next::{Dictionary, Packet};
 
@@ -77,7 +79,7 @@ mod tests {
     /// Whether a file is opened without decoding, and what a reader of its packets sees: their data
     /// and times, and the start of the stream.
     fn seen(bytes: &[u8], is_described: &dyn Fn(&Input) -> bool) -> (bool, Vec<Packet>, Vec<i64>) {
-        let mut input = open(bytes.to_vec(), Dictionary::new(), is_described).unwrap();
+        let mut input = open(Cursor::new(bytes.to_vec()), Dictionary::new(), is_described).unwrap();
         // Only decoding tells the format of the pixels.
         let probed = input.streams().any(|stream| {
             let context =

@@ -1,5 +1,6 @@
 //! Packets of a clip's video stream, and their decoder.
 
+use std::io::{Cursor, Read, Seek};
 use std::ops::Range;
 use std::sync::OnceLock;
 
@@ -41,37 +42,11 @@ fn cannot_open(error: ffmpeg::Error) -> String {
 
 impl Stream {
     pub(super) fn open(bytes: &[u8]) -> Result<Self, String> {
-        initialise()?;
-        check_whole(bytes)?;
-        let mut options = Dictionary::new();
-        options.set("format_whitelist", CONTAINERS);
-        options.set("protocol_whitelist", "");
-        let mut input = open(bytes.to_vec(), options, &is_described).map_err(cannot_open)?;
-        let stream = video_stream(&input)?;
-        let (index, time_base) = (stream.index(), stream.time_base());
-        let start = Some(stream.start_time()).filter(|&start| start != ffmpeg::ffi::AV_NOPTS_VALUE);
-        let orientation = orientation(&stream)?;
-        let parameters = stream.parameters();
-        let codec = parameters.id();
-        let decoder = decoder(&parameters, time_base)?;
+        check_whole(&bytes)?;
+        let opened = Opened::new(Cursor::new(bytes.to_vec()))?;
         let mut packets = Vec::new();
-        let mut end_s = 0.0_f64;
-        loop {
-            let mut packet = Packet::empty();
-            match packet.read(&mut input) {
-                Ok(()) => {}
-                Err(ffmpeg::Error::Eof) => break,
-                Err(error) => return Err(format!("the clip cannot be read: {error}")),
-            }
-            end_s = end_s.max(packet_end_s(&input, &packet));
-            if packet.stream() == index {
-                packets.push(packet);
-            }
-        }
-        check_duration(&input, end_s)?;
-        if packets.is_empty() {
-            return Err("the clip has no frames".to_owned());
-        }
+        let Opened { codec, time_base, start, orientation, decoder, .. } =
+            opened.read_packets(&mut |packet| packets.push(packet))?;
         Ok(Self { packets, codec, time_base, start, orientation, decoder })
     }
 
@@ -80,9 +55,7 @@ impl Stream {
         &mut self,
         take: &mut dyn FnMut(&Frame) -> Result<bool, String>,
     ) -> Result<(), String> {
-        self.decode_from(0..self.packets.len(), &|_| true, take).map_err(|fault| match fault {
-            Fault::Stream(reason) | Fault::Frame(reason) => reason,
-        })
+        self.decode_from(0..self.packets.len(), &|_| true, take).map_err(Fault::reason)
     }
 
     /// Decodes the `needed` packets among those with the `numbers`, as if the clip had no others,
@@ -93,40 +66,125 @@ impl Stream {
         needed: &dyn Fn(usize) -> bool,
         take: &mut dyn FnMut(&Frame) -> Result<bool, String>,
     ) -> Result<(), Fault> {
-        self.decoder.flush();
-        let mut frame = Frame::empty();
-        let end = numbers.end;
-        for number in numbers.filter(|&number| needed(number)).chain([end]) {
-            let sent = if number == end {
-                self.decoder.send_eof()
-            } else {
-                self.decoder.send_packet(&self.packets[number])
-            };
-            let broken = |error| {
-                let count = self.packets.len();
-                Fault::Stream(format!("packet {number} of {count} cannot be decoded: {error}"))
-            };
-            sent.map_err(broken)?;
-            loop {
-                match self.decoder.receive_frame(&mut frame) {
-                    Ok(()) if frame.is_corrupt() || frame.has_decode_errors() => {
-                        return Err(Fault::Stream(format!(
-                            "a frame near packet {number} is corrupt"
-                        )));
-                    }
-                    Ok(()) if take(&frame).map_err(Fault::Frame)? => {}
-                    Ok(()) => return Ok(()),
-                    Err(ffmpeg::Error::Other { errno: ffmpeg::error::EAGAIN })
-                    | Err(ffmpeg::Error::Eof) => break,
-                    Err(error) => {
-                        return Err(Fault::Stream(format!(
-                            "a frame near packet {number} cannot be decoded: {error}"
-                        )));
-                    }
+        let packets = &self.packets;
+        let send = &mut |decoder: &mut decoder::Video, number: usize| {
+            decoder.send_packet(&packets[number]).map_err(|error| cannot_decode(number, error))
+        };
+        decode_packets(&mut self.decoder, numbers, needed, send, take)
+    }
+}
+
+/// Decodes the `needed` packets among those with the `numbers`, as if the clip had no others, until
+/// `take` returns false. `send` sends the packet with a number to the decoder.
+pub(super) fn decode_packets(
+    decoder: &mut decoder::Video,
+    numbers: Range<usize>,
+    needed: &dyn Fn(usize) -> bool,
+    send: &mut dyn FnMut(&mut decoder::Video, usize) -> Result<(), String>,
+    take: &mut dyn FnMut(&Frame) -> Result<bool, String>,
+) -> Result<(), Fault> {
+    decoder.flush();
+    let mut frame = Frame::empty();
+    let end = numbers.end;
+    for number in numbers.filter(|&number| needed(number)).chain([end]) {
+        let sent = if number == end {
+            decoder.send_eof().map_err(|error| cannot_decode(number, error))
+        } else {
+            send(decoder, number)
+        };
+        sent.map_err(Fault::Stream)?;
+        loop {
+            match decoder.receive_frame(&mut frame) {
+                Ok(()) if frame.is_corrupt() || frame.has_decode_errors() => {
+                    return Err(Fault::Stream(format!("a frame near packet {number} is corrupt")));
+                }
+                Ok(()) if take(&frame).map_err(Fault::Frame)? => {}
+                Ok(()) => return Ok(()),
+                Err(ffmpeg::Error::Other { errno: ffmpeg::error::EAGAIN })
+                | Err(ffmpeg::Error::Eof) => break,
+                Err(error) => {
+                    return Err(Fault::Stream(format!(
+                        "a frame near packet {number} cannot be decoded: {error}"
+                    )));
                 }
             }
         }
-        Ok(())
+    }
+    Ok(())
+}
+
+fn cannot_decode(number: usize, error: ffmpeg::Error) -> String {
+    format!("packet {number} cannot be decoded: {error}")
+}
+
+/// Open container, its best video stream, and the decoder of this stream.
+pub(super) struct Opened {
+    pub(super) input: Input,
+    /// Number of the stream in the container.
+    pub(super) index: usize,
+    pub(super) codec: Id,
+    pub(super) time_base: Rational,
+    /// Time of the first frame that is shown, in units of `time_base`.
+    pub(super) start: Option<i64>,
+    /// Duration of a frame at the stream's frame rate, in units of `time_base`.
+    pub(super) frame_ticks: Option<i64>,
+    /// How frames must be turned and mirrored.
+    pub(super) orientation: Orientation,
+    pub(super) decoder: decoder::Video,
+}
+
+impl Opened {
+    pub(super) fn new(file: impl Read + Seek + Send + 'static) -> Result<Self, String> {
+        initialise()?;
+        let mut options = Dictionary::new();
+        options.set("format_whitelist", CONTAINERS);
+        options.set("protocol_whitelist", "");
+        let input = open(file, options, &is_described).map_err(cannot_open)?;
+        let stream = video_stream(&input)?;
+        let (index, time_base) = (stream.index(), stream.time_base());
+        let start = Some(stream.start_time()).filter(|&start| start != ffmpeg::ffi::AV_NOPTS_VALUE);
+        let frame_ticks = frame_ticks(stream.avg_frame_rate(), time_base);
+        let orientation = orientation(&stream)?;
+        let parameters = stream.parameters();
+        let (codec, decoder) = (parameters.id(), decoder(&parameters, time_base)?);
+        Ok(Self { input, index, codec, time_base, start, frame_ticks, orientation, decoder })
+    }
+
+    /// Gives all packets of the stream to `take`, in decoding order.
+    pub(super) fn read_packets(mut self, take: &mut dyn FnMut(Packet)) -> Result<Self, String> {
+        let mut end_s = 0.0_f64;
+        let mut is_empty = true;
+        while let Some(packet) = next_packet(&mut self.input)? {
+            end_s = end_s.max(packet_end_s(&self.input, &packet));
+            if packet.stream() == self.index {
+                is_empty = false;
+                take(packet);
+            }
+        }
+        check_duration(&self.input, end_s)?;
+        if is_empty {
+            return Err("the clip has no frames".to_owned());
+        }
+        Ok(self)
+    }
+}
+
+/// Duration of a frame at a frame rate in units of `time_base`. `None` if the rate is unknown.
+fn frame_ticks(rate: Rational, time_base: Rational) -> Option<i64> {
+    let per_frame = [rate.denominator(), time_base.denominator()].map(i64::from);
+    let per_tick = [rate.numerator(), time_base.numerator()].map(i64::from);
+    let ticks = per_frame[0] * per_frame[1];
+    let unit = per_tick[0] * per_tick[1];
+    (unit > 0 && ticks > 0).then(|| ((ticks + unit / 2) / unit).max(1))
+}
+
+/// Next packet of any stream, or `None` at the end.
+pub(super) fn next_packet(input: &mut Input) -> Result<Option<Packet>, String> {
+    let mut packet = Packet::empty();
+    match packet.read(input) {
+        Ok(()) => Ok(Some(packet)),
+        Err(ffmpeg::Error::Eof) => Ok(None),
+        Err(error) => Err(format!("the clip cannot be read: {error}")),
     }
 }
 
@@ -136,6 +194,14 @@ pub(super) enum Fault {
     Stream(String),
     /// A decoded frame cannot be used.
     Frame(String),
+}
+
+impl Fault {
+    pub(super) fn reason(self) -> String {
+        match self {
+            Self::Stream(reason) | Self::Frame(reason) => reason,
+        }
+    }
 }
 
 /// Time at which a packet's frame or sound ends, in seconds, or 0 if it has no time stamp.

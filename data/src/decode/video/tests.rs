@@ -14,11 +14,11 @@ use super::convert::Converter;
 use super::entry;
 use super::stream::Stream;
 use super::{Picture, Region, decode};
-use crate::decode::uniform_frames;
+use crate::decode::{JpegClipWriter, uniform_frames};
 
 /// A clip of `data/tests/cases`.
-struct Case {
-    name: &'static str,
+pub(super) struct Case {
+    pub(super) name: &'static str,
     /// Number of frames and checksum of all decoded planes, from FFmpeg's command line
     /// (`make_clips.py`).
     frames: usize,
@@ -31,7 +31,7 @@ const fn case(name: &'static str, frames: usize, checksum: u32, entries: &'stati
     Case { name, frames, checksum, entries }
 }
 
-const CASES: [Case; 25] = [
+pub(super) const CASES: [Case; 25] = [
     case("av1.mp4", 36, 0x4cc6_d727, &[0, 12, 24]),
     case("flv1.flv", 36, 0x3b67_7a28, &[0]),
     case("h264.flv", 36, 0x8ca3_1c59, &[0, 12, 24]),
@@ -60,12 +60,12 @@ const CASES: [Case; 25] = [
     case("xvid_packed.avi", 34, 0x4e60_3a2e, &[]),
 ];
 
-fn read(name: &str) -> Vec<u8> {
+pub(super) fn read(name: &str) -> Vec<u8> {
     std::fs::read(format!("{}/tests/cases/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
 }
 
 /// All frames of a clip as pictures, and the checksum of their planes, decoded from the start.
-fn in_order(bytes: &[u8]) -> (Vec<Picture>, u32) {
+pub(super) fn in_order(bytes: &[u8]) -> (Vec<Picture>, u32) {
     let mut stream = Stream::open(bytes).unwrap();
     let mut converter = Converter::new(stream.orientation);
     let mut pictures = Vec::new();
@@ -359,4 +359,40 @@ fn a_clip_that_cannot_be_used_is_refused_with_the_reason() {
     }
     let large = refused(&clip);
     assert!(large.contains("12000×12000 pixels are too many"), "{large}");
+}
+
+/// FFmpeg reads a clip of JPEG frames as motion JPEG: the same packets, the same times, and the same
+/// pixels but for rounding. The frames do not subsample chroma, which FFmpeg's frames leave so and
+/// [`JpegClip`] makes smooth.
+#[test]
+fn ffmpeg_reads_a_clip_of_jpegs_too() {
+    let frame = |number: u32| {
+        let picture = image::RgbImage::from_fn(48, 32, |x, y| {
+            let byte = |n: u32| u8::try_from(n % 256).unwrap();
+            image::Rgb([byte(4 * x + 10 * number), byte(6 * y), byte(2 * x + y)])
+        });
+        crate::fixtures::encoded(&image::DynamicImage::ImageRgb8(picture), image::ImageFormat::Jpeg)
+    };
+    let mut writer = JpegClipWriter::new(30_000, 48, 32).unwrap();
+    for number in 0..9 {
+        writer.push(1001 * u64::from(number), &frame(number)).unwrap();
+    }
+    let file = writer.finish(9009).unwrap();
+    let stream = Stream::open(&file).unwrap();
+    assert_eq!((stream.codec, stream.time_base), (codec::Id::MJPEG, Rational(1, 30_000)));
+    let packets: Vec<_> = stream.packets.iter().map(|it| (it.pts(), it.duration())).collect();
+    assert_eq!(packets, (0..9).map(|n| (Some(1001 * n), 1001)).collect::<Vec<_>>());
+    for (number, packet) in (0..).zip(&stream.packets) {
+        assert_eq!(packet.data().unwrap(), frame(number));
+    }
+    let (theirs, ours) = (in_order(&file).0, decode(&file, 9, &mut Ok::<Picture, String>).unwrap());
+    let off = |a: &Picture, b: &Picture| {
+        a.pixels.iter().zip(&b.pixels).map(|(a, b)| a.abs_diff(*b)).max().unwrap()
+    };
+    for (ours, theirs) in ours.pictures.iter().zip(&theirs) {
+        // Both inverse transforms round each of Y, Cb and Cr, off by at most 1. Blue has the largest
+        // weight of chroma, 1.77: 1 + 1.77 and a rounding.
+        assert!(off(ours, theirs) <= 3, "off by {}", off(ours, theirs));
+    }
+    assert!(off(&ours.pictures[0], &theirs[1]) > 3, "another frame is seen");
 }

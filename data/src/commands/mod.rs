@@ -1,6 +1,7 @@
-//! The commands `inspect`, `index` and `bench` of `vljepa-shards`.
+//! The commands `prepare`, `inspect`, `index` and `bench` of `vljepa-shards`.
 
 mod bench;
+mod prepare;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -13,6 +14,7 @@ use vljepa_data::shard_index::ShardIndex;
 use vljepa_data::storage::Storage;
 
 pub(crate) use self::bench::{BenchArgs, bench};
+pub(crate) use self::prepare::prepare;
 
 /// Prints for each shard the number of samples, the size of each field, the first `shown` samples,
 /// the dropped samples with the reason, and warnings. Fails at the end with all shards that cannot
