@@ -73,7 +73,7 @@ def originals(work, program, named):
 def h264(work, program, original, number, arguments):
     path = work / f"h264-{number}-{original.stem}.mp4"
     scale = "scale='if(lt(iw,ih),min(iw,288),-2)':'if(lt(iw,ih),-2,min(ih,288))':flags=bilinear,format=yuv420p"
-    run(*program, "-i", original, "-an", "-vf", scale, "-fps_mode", "passthrough", "-enc_time_base", "-1",
+    run(*program, "-i", original, "-an", "-vf", scale, "-fps_mode", "passthrough",
         "-c:v", "libx264", "-threads", "1", *arguments, path)
     return path
 

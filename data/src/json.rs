@@ -3,16 +3,22 @@
 
 use serde_json::{Map, Value};
 
-/// Parses the JSON object in `bytes`. `null` counts as an empty object. A number that is not finite
-/// becomes `null`, and half of a surrogate pair becomes U+FFFD.
+/// Parses the JSON value in `bytes`. A number that is not finite becomes `null`, and half of a
+/// surrogate pair becomes U+FFFD.
+///
+/// # Errors
+/// If the bytes are not JSON.
+pub(crate) fn parse(bytes: &[u8]) -> Result<Value, serde_json::Error> {
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    serde_json::from_slice(bytes).or_else(|_| serde_json::from_slice(&standard(bytes)))
+}
+
+/// Parses the JSON object in `bytes`, as [`parse`] does. `null` counts as an empty object.
 ///
 /// # Errors
 /// A message if the bytes are not JSON, or hold another type of value.
 pub(crate) fn object(bytes: &[u8]) -> Result<Map<String, Value>, String> {
-    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-    let parsed =
-        serde_json::from_slice(bytes).or_else(|_| serde_json::from_slice(&standard(bytes)));
-    match parsed.map_err(|error| format!("the json member cannot be parsed: {error}"))? {
+    match parse(bytes).map_err(|error| format!("the json member cannot be parsed: {error}"))? {
         Value::Object(fields) => Ok(fields),
         Value::Null => Ok(Map::new()),
         Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {

@@ -1,5 +1,5 @@
-//! `vljepa-shards`: prepares raw sets, writes the synthetic set, shows the contents of shards, writes
-//! their catalogue, and measures how fast they are read.
+//! `vljepa-shards`: prepares raw sets, writes the synthetic set, shows the contents of shards,
+//! writes their catalogue, and measures how fast they are read.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -24,8 +24,8 @@ enum Command {
     /// are the same on every machine.
     Synth(SynthArgs),
     /// Makes training-ready shards of a raw set: pictures and clips are scaled down and stored so
-    /// that frames are read quickly; captions, questions, licences and URLs are kept. A run that was
-    /// interrupted goes on where it was when the same command is given again.
+    /// that frames are read quickly; captions, questions, licences and URLs are kept. After an
+    /// interruption, the same command goes on where it was.
     Prepare {
         /// The raw set.
         #[command(subcommand)]

@@ -3,8 +3,6 @@
 //! A text that cannot be read is an error only for a caller that asks for this text, so that a
 //! damaged field that no rule uses costs no sample.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -27,12 +25,13 @@ pub struct Question {
 pub struct Texts {
     caption: Result<Option<String>, String>,
     questions: Result<Vec<Question>, String>,
-    fields: Result<BTreeMap<String, String>, String>,
+    /// Fields of the json that are texts, as strings, and objects of such fields.
+    fields: Result<Map<String, Value>, String>,
 }
 
 impl Default for Texts {
     fn default() -> Self {
-        Self { caption: Ok(None), questions: Ok(Vec::new()), fields: Ok(BTreeMap::new()) }
+        Self { caption: Ok(None), questions: Ok(Vec::new()), fields: Ok(Map::new()) }
     }
 }
 
@@ -45,13 +44,17 @@ impl Texts {
         json: Option<Result<Vec<u8>, String>>,
     ) -> Self {
         let json = json.map_or_else(|| Ok(Map::new()), |bytes| json::object(&bytes?));
-        let fields = json.as_ref().map(texts_of).map_err(Clone::clone);
+        let questions = json.as_ref().map_err(Clone::clone).and_then(questions_of);
+        let fields = json.map(texts_of);
         let caption = match txt.map(|bytes| caption_of(&bytes?)).transpose() {
             Ok(Some(caption)) if !caption.is_empty() => Ok(Some(caption)),
-            Ok(_) => fields.clone().map(|mut fields| fields.remove("caption")),
+            Ok(_) => match &fields {
+                Ok(fields) => Ok(fields.get("caption").and_then(Value::as_str).map(str::to_owned)),
+                Err(reason) => Err(reason.clone()),
+            },
             Err(reason) => Err(reason),
         };
-        Self { caption, questions: json.and_then(|fields| questions_of(&fields)), fields }
+        Self { caption, questions, fields }
     }
 
     /// Text of the `txt` member, or else `caption` in the json. `None` if there is no such text or
@@ -66,11 +69,14 @@ impl Texts {
     /// Text of a field of the json. A number or truth value counts as its text, so that `3` is the
     /// same label as `"3"`. `None` if there is no such text or it is empty.
     ///
+    /// A name with dots reads nested objects: `gpt.action.brief` is `brief` in `action` in `gpt`. A
+    /// key that holds the dots itself comes first, at each level of nesting.
+    ///
     /// # Errors
     /// A message if the json cannot be parsed.
     pub fn field(&self, name: &str) -> Result<Option<&str>, String> {
         let fields = self.fields.as_ref().map_err(Clone::clone)?;
-        Ok(fields.get(name).map(String::as_str))
+        Ok(nested_text(fields, name))
     }
 
     /// Questions in the json's `questions`, without those whose question or answer is `null`.
@@ -82,10 +88,12 @@ impl Texts {
         self.questions.as_deref().map_err(Clone::clone)
     }
 
-    /// Removes the fields whose names `keep` rejects, to save memory. The caption stays.
-    pub fn retain_fields(&mut self, keep: impl Fn(&str) -> bool) {
+    /// Removes all fields but those with these names, to save memory. The caption stays.
+    pub fn keep_fields<'a>(&mut self, names: impl IntoIterator<Item = &'a str>) {
         if let Ok(fields) = &mut self.fields {
-            fields.retain(|name, _| keep(name));
+            let text =
+                |name: &str| Some((name.to_owned(), Value::from(nested_text(fields, name)?)));
+            *fields = names.into_iter().filter_map(text).collect();
         }
     }
 
@@ -99,9 +107,9 @@ impl Texts {
                 + question.kind.len()
         };
         let questions = self.questions.iter().flatten().map(question).sum::<usize>();
-        let fields = self.fields.iter().flatten().map(|(name, text)| name.len() + text.len());
+        let fields = self.fields.as_ref().map_or(0, bytes_of);
         let caption = self.caption().ok().flatten().map_or(0, str::len);
-        questions + fields.sum::<usize>() + caption
+        questions + fields + caption
     }
 }
 
@@ -127,8 +135,37 @@ fn text_of(value: &Value) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
-fn texts_of(fields: &Map<String, Value>) -> BTreeMap<String, String> {
-    fields.iter().filter_map(|(name, value)| Some((name.clone(), text_of(value)?))).collect()
+/// The fields that are texts, numbers or truth values, as strings, and the objects of such fields.
+/// The parser has limited their depth to 128.
+fn texts_of(fields: Map<String, Value>) -> Map<String, Value> {
+    let text = |(name, value)| match value {
+        Value::Object(inner) => Some((name, Value::Object(texts_of(inner)))),
+        other => Some((name, Value::String(text_of(&other)?))),
+    };
+    fields.into_iter().filter_map(text).collect()
+}
+
+/// Text of a field, whose name may lead through nested objects. Of several ways to read a name, the
+/// one with the longest first key is taken.
+pub(crate) fn nested_text<'a>(fields: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
+    if let Some(Value::String(text)) = fields.get(name) {
+        return Some(text);
+    }
+    let dots = name.match_indices('.').rev();
+    dots.map(|(dot, _)| name.split_at(dot)).find_map(|(first, rest)| match fields.get(first) {
+        Some(Value::Object(inner)) => nested_text(inner, &rest[1..]),
+        _ => None,
+    })
+}
+
+/// Length of all names and texts, in bytes.
+fn bytes_of(fields: &Map<String, Value>) -> usize {
+    let length = |(name, value): (&String, &Value)| match value {
+        Value::String(text) => name.len() + text.len(),
+        Value::Object(inner) => name.len() + bytes_of(inner),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) => name.len(),
+    };
+    fields.iter().map(length).sum()
 }
 
 fn questions_of(fields: &Map<String, Value>) -> Result<Vec<Question>, String> {
@@ -208,6 +245,53 @@ mod tests {
             texts.questions().unwrap(),
             [question("how many", "3", "7"), question("any", "false", "")]
         );
+    }
+
+    #[test]
+    fn a_name_with_dots_reads_nested_objects_and_a_key_with_dots_comes_first() {
+        let json = br#"{
+            "gpt": {"action": {"brief": " Stir coffee ", "count": 2, "none": null, "list": ["x"]},
+                "summary": {"brief": ""}, "summary.brief": "A hand stirs."},
+            "a.b": "flat", "a": {"b": "nested", "b.c": "half flat", "b.d": {"e": "deep"}},
+            "x.y": {"z": "long first key"}, "x": {"y.z": "short first key"}}"#;
+        let mut texts = texts(None, Some(json));
+        let expected = [
+            ("gpt.action.brief", Some("Stir coffee")),
+            ("gpt.action.count", Some("2")),
+            ("gpt.summary.brief", Some("A hand stirs.")),
+            ("a.b", Some("flat")),
+            ("a.b.c", Some("half flat")),
+            ("a.b.d.e", Some("deep")),
+            ("x.y.z", Some("long first key")),
+            ("gpt", None),
+            ("gpt.action", None),
+            ("gpt.action.none", None),
+            ("gpt.action.list", None),
+            ("gpt.action.list.0", None),
+            ("gpt.action.brief.x", None),
+            ("gpt..brief", None),
+            (".", None),
+            ("", None),
+        ];
+        for (name, text) in expected {
+            assert_eq!(texts.field(name), Ok(text), "{name}");
+        }
+        texts.keep_fields(["a.b.d.e", "gpt.action.brief", "gpt.missing"]);
+        assert_eq!(texts.field("gpt.action.brief"), Ok(Some("Stir coffee")));
+        assert_eq!(texts.field("a.b.d.e"), Ok(Some("deep")));
+        assert_eq!(texts.field("gpt.action.count"), Ok(None));
+        assert_eq!(texts.bytes(), "a.b.d.edeep".len() + "gpt.action.briefStir coffee".len());
+    }
+
+    #[test]
+    fn deep_objects_are_read_to_the_depth_of_the_parser() {
+        let nested = |depth: usize| {
+            format!("{}\"x\"{}", "{\"a\": ".repeat(depth), "}".repeat(depth)).into_bytes()
+        };
+        let name = vec!["a"; 100].join(".");
+        assert_eq!(texts(None, Some(&nested(100))).field(&name), Ok(Some("x")));
+        let error = texts(None, Some(&nested(100_000))).field("a").unwrap_err().to_owned();
+        assert!(error.contains("recursion limit"), "{error}");
     }
 
     #[test]

@@ -57,7 +57,7 @@ fn show(progress: &Progress, wait: impl Fn(Duration) -> Result<(), RecvTimeoutEr
         let message = message(progress, begun.elapsed());
         match &bar {
             Some(bar) => {
-                bar.set_length(parts);
+                bar.set_length(parts.max(1));
                 bar.set_position(finished);
                 bar.set_message(message);
             }
@@ -84,6 +84,9 @@ fn bar() -> ProgressBar {
 #[expect(clippy::cast_precision_loss, reason = "a rate is shown with few digits")]
 fn message(progress: &Progress, elapsed: Duration) -> String {
     let number = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    if number(&progress.parts) == 0 {
+        return "looking at the set".to_owned();
+    }
     let (samples, left_out) = (number(&progress.samples), number(&progress.left_out));
     let rate = samples as f64 / elapsed.as_secs_f64().max(0.001);
     let mib = number(&progress.bytes) >> 20;

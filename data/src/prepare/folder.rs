@@ -40,6 +40,8 @@ impl Folder {
         if path.join(PLAN).exists() {
             read::<Plan>(&path.join(PLAN))?;
         } else if !parts.join(LOCK).exists() {
+            // A process may have been killed before it made the lock. Other contents stay.
+            drop(fs::remove_dir(&parts));
             check_empty(path)?;
         }
         let lock = lock(path)?;
@@ -118,7 +120,11 @@ impl Folder {
     /// can be in it, and the folder itself if the preparation has not begun.
     pub(super) fn abandon(&self) {
         let begun = self.path.join(PLAN).exists();
-        if (!begun || self.path.join(MANIFEST).exists()) && self.remove_parts().is_ok() && !begun {
+        let finished = self.path.join(MANIFEST).exists();
+        if begun && !finished {
+            return;
+        }
+        if self.remove_parts().is_ok() && !begun {
             // A folder with other files stays.
             drop(fs::remove_dir(&self.path));
         }
@@ -150,20 +156,18 @@ impl Folder {
 
 /// Refuses a folder that holds something else than a preparation.
 fn check_empty(path: &Path) -> Result<(), DataError> {
-    let entries = match fs::read_dir(path) {
+    let mut entries = match fs::read_dir(path) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(DataError::io("list", path)(error)),
     };
-    for entry in entries {
-        let name = entry.map_err(DataError::io("list", path))?.file_name();
-        let reason = format!(
-            "it holds `{}`, which is not part of a preparation; give a new or empty folder",
-            name.to_string_lossy()
-        );
-        return Err(DataError::Prepare { folder: path.to_owned(), reason });
-    }
-    Ok(())
+    let Some(entry) = entries.next() else { return Ok(()) };
+    let name = entry.map_err(DataError::io("list", path))?.file_name();
+    let reason = format!(
+        "it holds `{}`, which is not part of a preparation; give a new or empty folder",
+        name.to_string_lossy()
+    );
+    Err(DataError::Prepare { folder: path.to_owned(), reason })
 }
 
 /// Locks the folder for this process. The lock is a file among the parts.

@@ -19,6 +19,20 @@ pub struct Item {
     pub json: serde_json::Map<String, serde_json::Value>,
 }
 
+impl Item {
+    /// Bytes of its pictures or clip in memory.
+    pub(super) fn held_bytes(&self) -> usize {
+        let bytes = |source: &MediaSource| match source {
+            MediaSource::Bytes(bytes) => bytes.len(),
+            MediaSource::File(_) => 0,
+        };
+        match &self.visual {
+            Visual::Picture(source) | Visual::Clip { video: source, .. } => bytes(source),
+            Visual::Pictures(sources) => sources.iter().map(bytes).sum(),
+        }
+    }
+}
+
 /// Pictures or clip of an item.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Visual {

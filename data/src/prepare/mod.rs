@@ -1,8 +1,9 @@
 //! Makes training-ready shards of a raw set: pictures and clips are decoded once, scaled down, and
 //! stored so that a few frames are read quickly; texts and all other fields are kept.
 //!
-//! A set is divided into parts ([`RawSet::parts`]). Each part becomes one shard, or several of equal
-//! size. The result depends only on the set and the options, never on threads or interruptions.
+//! A set is divided into parts ([`RawSet::parts`]). Each part becomes one shard, or several of
+//! equal size. The result depends only on the set and the options, never on threads or
+//! interruptions.
 //!
 //! ```text
 //! INTO/plan.json            options, and what the set was when it was begun

@@ -24,6 +24,10 @@ use crate::tar::key_and_field;
 /// Bytes of items at hand above which they are encoded before more are read.
 const BATCH_BYTES: usize = 32 << 20;
 
+/// Number of clips of one video file that are encoded at a time. They are in memory together, a MiB
+/// or two each.
+const CLIPS_OF_A_VIDEO: usize = 32;
+
 /// Field of the json for what the preparation knows about a sample.
 const OWN_FIELD: &str = "vljepa";
 
@@ -130,18 +134,6 @@ fn is_same_video(one: &Result<Item, LeftOut>, other: &Result<Item, LeftOut>) -> 
     file(one).is_some_and(|path| file(other) == Some(path))
 }
 
-/// Bytes that an item holds in memory.
-fn held_bytes(item: &Item) -> usize {
-    let bytes = |source: &MediaSource| match source {
-        MediaSource::Bytes(bytes) => bytes.len(),
-        MediaSource::File(_) => 0,
-    };
-    match &item.visual {
-        Visual::Picture(source) | Visual::Clip { video: source, .. } => bytes(source),
-        Visual::Pictures(sources) => sources.iter().map(bytes).sum(),
-    }
-}
-
 /// Part that is being made.
 struct Making<'a> {
     maker: &'a PartMaker<'a>,
@@ -155,12 +147,16 @@ impl Making<'_> {
     fn read(&mut self, part: &Part, stop: &AtomicBool) -> Result<(), DataError> {
         let (mut batch, mut bytes) = (Vec::new(), 0);
         self.maker.set.read(part, &mut |item| {
-            bytes += item.as_ref().map_or(0, held_bytes);
-            batch.push(item);
-            if batch.len() >= self.maker.batch || bytes >= BATCH_BYTES {
+            // A video is opened once for many of its clips.
+            let goes_on = batch.last().is_some_and(|last| is_same_video(last, &item));
+            let most =
+                if goes_on { self.maker.batch.max(CLIPS_OF_A_VIDEO) } else { self.maker.batch };
+            if batch.len() >= most || bytes >= BATCH_BYTES {
                 self.write(&std::mem::take(&mut batch), stop)?;
                 bytes = 0;
             }
+            bytes += item.as_ref().map_or(0, Item::held_bytes);
+            batch.push(item);
             Ok(())
         })?;
         self.write(&batch, stop)

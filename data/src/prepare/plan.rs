@@ -1,4 +1,5 @@
-//! Plan of a preparation: how the set is divided, and with which options and which set it was begun.
+//! Plan of a preparation: how the set is divided, and with which options and which set it was
+//! begun.
 
 use std::collections::BTreeMap;
 
@@ -21,6 +22,9 @@ const TRIED_PARTS: usize = 8;
 
 /// Number of items that are tried of each of these parts.
 const TRIED_ITEMS: usize = 8;
+
+/// Bytes of tried items in memory above which no more are read.
+const TRIED_BYTES: usize = 256 << 20;
 
 /// Number of items of the parts from which the tried items come.
 const TRIED_PART_ITEMS: usize = 1000;
@@ -123,15 +127,24 @@ fn tried_items(set: &RawSet) -> Result<Vec<Item>, DataError> {
     let parts = set.parts(TRIED_PART_ITEMS)?;
     let mut items = Vec::new();
     let step = parts.len().div_ceil(TRIED_PARTS).max(1);
+    let mut bytes = 0;
     for part in parts.iter().step_by(step) {
         let mut count = 0;
         let read = set.read(part, &mut |item| {
+            bytes += item.as_ref().map_or(0, Item::held_bytes);
             items.extend(item.ok());
             count += 1;
-            if count < TRIED_ITEMS { Ok(()) } else { Err(DataError::Ended("enough".to_owned())) }
+            if count < TRIED_ITEMS && bytes < TRIED_BYTES {
+                Ok(())
+            } else {
+                Err(DataError::Ended("enough".to_owned()))
+            }
         });
-        if count < TRIED_ITEMS {
+        if count < TRIED_ITEMS && bytes < TRIED_BYTES {
             read?;
+        }
+        if bytes >= TRIED_BYTES {
+            break;
         }
     }
     Ok(items)

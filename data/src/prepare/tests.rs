@@ -28,7 +28,7 @@ fn command(from: &Path, into: &Path) -> SetCommand {
 }
 
 fn changed(command: &SetCommand, change: impl Fn(&mut OutputArgs)) -> SetCommand {
-    let SetCommand::WebDataset { set, mut output } = command.clone();
+    let SetCommand::WebDataset { set, mut output } = command.clone() else { panic!("{command:?}") };
     change(&mut output);
     SetCommand::WebDataset { set, output }
 }
@@ -250,6 +250,21 @@ fn a_folder_with_other_files_is_refused_and_untouched() {
     assert_eq!(fs::read_dir(from.path()).unwrap().count(), 1);
     let error = prepare(&command(from.path(), &from.path().join("a.tar"))).unwrap_err();
     assert!(error.contains("a.tar"), "{error}");
+    // A plan or a folder of the same name that another program has written.
+    for (name, said) in [("plan.json", "plan.json"), ("vljepa-parts/mine.txt", "`vljepa-parts`")] {
+        let into = tempfile::tempdir().unwrap();
+        let mine = into.path().join(name);
+        fs::create_dir_all(mine.parent().unwrap()).unwrap();
+        fs::write(&mine, b"{}").unwrap();
+        let error = prepare(&command(from.path(), into.path())).unwrap_err();
+        assert!(error.contains(said), "{error}");
+        assert_eq!(fs::read(&mine).unwrap(), b"{}");
+        assert_eq!(fs::read_dir(into.path()).unwrap().count(), 1);
+    }
+    // A process that was killed at once leaves an empty folder.
+    let into = tempfile::tempdir().unwrap();
+    fs::create_dir(into.path().join("vljepa-parts")).unwrap();
+    prepare(&command(from.path(), into.path())).unwrap();
 }
 
 #[test]

@@ -20,6 +20,7 @@ use crate::transform::Shrinker;
 const LEAST_FRAMES: usize = 64;
 
 /// Largest size of a stored clip in bytes. Threads hold clips in memory.
+#[cfg(feature = "video")]
 const LARGEST_CLIP: usize = 256 << 20;
 
 /// Picture or clip as it is stored.
@@ -81,8 +82,8 @@ impl Failure {
     }
 }
 
-/// Encodes items one after the other. The last video file stays open, because the next item is often
-/// a part of the same video.
+/// Encodes items one after the other. The last video file stays open, because the next item is
+/// often a part of the same video.
 pub(super) struct Encoder<'a> {
     options: &'a Options,
     shrinker: Shrinker,
@@ -250,7 +251,10 @@ impl Encoder<'_> {
         facts.insert("height".to_owned(), size[1].into());
         facts.insert("codec".to_owned(), video.codec().into());
         if let Some(seconds) = seconds {
-            facts.insert("seconds".to_owned(), json!([seconds.start, seconds.end]));
+            // A clip that goes to the end of its video has no end.
+            let open = !seconds.end.is_finite();
+            let end = if open { seconds.start + duration_s } else { seconds.end };
+            facts.insert("seconds".to_owned(), json!([seconds.start, end]));
         }
         facts.insert("frames".to_owned(), frames.into());
         facts.insert("source_frames".to_owned(), span.frames.into());

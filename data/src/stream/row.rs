@@ -258,9 +258,7 @@ impl RowMaker {
         let raw = self.work.read(&shard, location.sample, Some(source.media))?;
         let mut texts = raw.texts;
         // Only the captions that the rules use stay in memory.
-        texts.retain_fields(|name| {
-            source.rules.iter().any(|rule| rule.field.as_deref() == Some(name))
-        });
+        texts.keep_fields(source.rules.iter().filter_map(|rule| rule.field.as_deref()));
         rules::check(&source.rules, &texts).map_err(Fault::Bad)?;
         let Some((media, bytes)) = &raw.visual else {
             return Err(Fault::Bad(match source.media {

@@ -320,22 +320,27 @@ fn a_caption_rule_reads_the_field_of_the_json_that_it_names() {
     for number in 0..8_u8 {
         files.push((format!("{number}.png"), png(8, 8, number)));
         files.push((format!("{number}.txt"), b"a picture".to_vec()));
-        let json = if number == 5 { json!({}) } else { json!({"action": " one number "}) };
+        let text = " one number ";
+        let nested = json!({"action": text, "gpt": {"action": {"brief": text}}});
+        let json = if number == 5 { json!({"gpt": {}}) } else { nested };
         files.push((format!("{number}.json"), json.to_string().into_bytes()));
     }
     write_tar(&folder.path().join("a.tar"), &files);
     let mut recipe = recipe(folder.path(), folder.path(), 8, 2);
-    let source = recipe.data.sources.get_mut("pictures").unwrap();
-    source.targets =
-        serde_json::from_value(json!([{"from": "caption", "field": "action"}])).unwrap();
-    let mut skipped = Vec::new();
-    for batch in batches(&recipe, 0, 1, 0) {
-        assert!(batch.target_texts.iter().all(|text| text == "one number"));
-        skipped.extend(batch.skipped.into_iter().map(|skipped| (skipped.key, skipped.reason)));
-    }
-    assert!(!skipped.is_empty(), "a sample lacks the field");
-    for (key, reason) in skipped {
-        assert!(key == "5" && reason.contains("no text in `action`"), "{key}: {reason}");
+    for field in ["action", "gpt.action.brief"] {
+        let source = recipe.data.sources.get_mut("pictures").unwrap();
+        source.targets =
+            serde_json::from_value(json!([{"from": "caption", "field": field}])).unwrap();
+        let mut skipped = Vec::new();
+        for batch in batches(&recipe, 0, 1, 0) {
+            assert!(batch.target_texts.iter().all(|text| text == "one number"));
+            skipped.extend(batch.skipped.into_iter().map(|skipped| (skipped.key, skipped.reason)));
+        }
+        assert!(!skipped.is_empty(), "a sample lacks the field");
+        for (key, reason) in skipped {
+            let said = format!("no text in `{field}`");
+            assert!(key == "5" && reason.contains(&said), "{key}: {reason}");
+        }
     }
 }
 

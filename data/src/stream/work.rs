@@ -177,7 +177,7 @@ mod tests {
         assert!(images.seconds[&DataPart::Resize] > 0.02, "{images:?}");
         assert!(images.seconds[&DataPart::Decode] > 0.0, "{images:?}");
         assert_eq!(images.longest().unwrap().0, DataPart::Resize);
-        assert_eq!(images.seconds[&DataPart::Read], 0.0);
+        assert!(images.seconds[&DataPart::Read] < 1e-9, "nothing was read: {images:?}");
         assert!(meter.take().is_empty(), "the work was taken");
     }
 }

@@ -60,8 +60,28 @@ fn check_source(recipe: &Recipe, name: &str, source: &Source, found: &mut Proble
                 let help = "remove `field`, or write `from: caption`";
                 found.add(format!("{key}.field"), "questions are read from `questions`", help);
             }
-            TextSource::Caption | TextSource::Questions => {}
+            TextSource::Caption => {
+                if let Some(name) = &rule.field {
+                    field(found, format!("{key}.field"), name);
+                }
+            }
+            TextSource::Questions => {}
         }
+    }
+}
+
+/// Largest number of nested objects that the name of a field leads through. Action100M has 3. A
+/// name with n dots can be read in 2ⁿ ways, because keys may hold dots.
+const FIELD_LEVELS: usize = 8;
+
+/// Reports the name of a json field that is empty or leads through too many objects.
+pub(super) fn field(found: &mut Problems, key: String, name: &str) {
+    let levels = name.split('.').count();
+    if name.is_empty() {
+        found.add(key, "is empty", "name a field of the samples' json, such as `gpt.action.brief`");
+    } else if levels > FIELD_LEVELS {
+        let what = format!("`{name}` has {levels} levels");
+        found.add(key, what, format!("name a field at most {FIELD_LEVELS} levels deep"));
     }
 }
 

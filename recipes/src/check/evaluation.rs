@@ -59,10 +59,7 @@ fn check_kind(task: &Task, key: &str, found: &mut Problems) {
     match &task.kind {
         TaskKind::Classification { field, candidates, expect } => {
             let key = format!("{key}.kind.classification");
-            if field.is_empty() {
-                let help = "name the field of the samples' json that holds the label";
-                found.add(format!("{key}.field"), "is empty", help);
-            }
+            super::data::field(found, format!("{key}.field"), field);
             check_candidates(candidates, &format!("{key}.candidates"), found);
             if let Some(path) = expect {
                 let help = "name a `.json` file";

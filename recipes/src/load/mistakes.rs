@@ -125,6 +125,8 @@ pub(super) const CONTRADICTIONS: &[Row] = &[
     ("  mask_equal_targets: true", "  temperature: {initial_logit_scale: 100}", 36, 38, "is above max_scale 100", "ln(1/0.07)"),
     ("from: questions", "from: questions\n          query: what?", 24, 18, "each question is its own query", "remove"),
     ("{from: caption, query: describe}", "{from: caption, kind: x}", 18, 33, "captions have no `kind`", ""),
+    ("{from: caption, query: describe}", "{from: caption, field: ''}", 18, 34, "is empty", "gpt.action"),
+    ("{from: caption, query: describe}", "{from: caption, field: a.b.c.d.e.f.g.h.i}", 18, 34, "has 9 levels", "at most 8"),
     ("{from: caption, query: describe}", "{from: caption, weight: 0}", 17, 7, "all weights are 0", ""),
     ("shards: clips.tar", "shards: ftp://host/clips.tar", 15, 15, "`ftp://` is not supported", "s3, gs"),
     ("shards: clips.tar", "shards: s3://bucket/clips.tar", 15, 15, "remote shards", "`catalogue: FOLDER`"),

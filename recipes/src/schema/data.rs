@@ -136,7 +136,9 @@ pub struct TargetRule {
     #[serde(default)]
     pub query: String,
     /// Field of the sample's json that holds the caption, such as an action description beside a
-    /// longer caption. Default: `None`, the `txt` member, or else `caption` in the json.
+    /// longer caption. Dots lead through nested objects, at most 8 levels deep:
+    /// `gpt.action.brief` is `brief` in `action` in `gpt`. A key that holds the dots itself comes
+    /// first. Default: `None`, the `txt` member, or else `caption` in the json.
     #[serde(default)]
     pub field: Option<String>,
     /// Takes only questions of this kind (`kind` in the sample's json). Default: all questions.

@@ -85,7 +85,8 @@ pub enum TaskKind {
     /// Classification (paper §4.1): the label whose text embedding is nearest to the predicted
     /// embedding must be the sample's label.
     Classification {
-        /// Field of the sample's json that holds the label, a text or a number.
+        /// Field of the sample's json that holds the label, a text or a number. Dots lead through
+        /// nested objects, as in a rule's `field`.
         field: String,
         /// Labels and their texts.
         candidates: Candidates,

@@ -6,8 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use vljepa_data::storage::Storage;
+use vljepa_data::{LoadOptions, LoadedSample, SampleReader};
+use vljepa_recipes::schema::Transform;
+
 use crate::breakage::SmallDisk;
-use crate::programs::{Trial, command, small_set, text, wait_until};
+use crate::programs::{Trial, command, repository, small_set, text, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -187,4 +191,77 @@ fn what_a_user_can_mistype_is_refused_with_what_to_do() {
     }
     let again = prepare("images", &into);
     complete(again);
+}
+
+/// Prepares a set of one item, and returns the item's sample.
+fn only_sample(arguments: &[&str], into: &Path) -> LoadedSample {
+    let mut prepare = command("vljepa-shards");
+    prepare.arg("prepare").args(arguments).arg("--into").arg(into);
+    complete(prepare);
+    let reader = SampleReader::open(&Storage::default(), into.to_str().unwrap(), None).unwrap();
+    assert_eq!(reader.len(), 1, "{arguments:?}");
+    let transform = Transform::ResizeCenterCrop;
+    reader.load(0, &LoadOptions { frames: 2, image_size: 32, transform }).unwrap()
+}
+
+#[test]
+fn published_annotations_and_their_media_become_samples_with_their_texts() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let cases = repository().join("data/tests/cases");
+    std::fs::copy(cases.join("h264_closed.mp4"), path("v1.mp4")).unwrap();
+    std::fs::copy(cases.join("progressive.jpg"), path("p.jpg")).unwrap();
+    let root = path("");
+    let write = |name: &str, text: &str| std::fs::write(path(name), text).unwrap();
+
+    write(
+        "action.jsonl",
+        r#"{"video_uid": ["v1"], "metadata": [{"title": "a title"}], "nodes": [[
+            {"node_id": "n1", "parent_id": null, "level": 0, "start": 0.0, "end": 0.5,
+             "plm_caption": "a bar", "gpt": {"action": {"brief": "move the bar", "detailed": "N/A"}}},
+            {"node_id": "n2", "parent_id": "n1", "level": 1, "start": 0.0, "end": 0.4,
+             "gpt": {"action": {"brief": "N/A"}}}]]}"#
+            .replace('\n', " ")
+            .as_str(),
+    );
+    let action = ["action100m", "--annotations", &path("action.jsonl"), "--videos", &root];
+    let sample = only_sample(&action, &folder.path().join("action"));
+    assert_eq!(sample.texts.field("gpt.action.brief").unwrap(), Some("move the bar"));
+    assert_eq!(sample.texts.field("gpt.action.detailed").unwrap(), None);
+    assert_eq!(sample.texts.field("plm_caption").unwrap(), Some("a bar"));
+
+    write(
+        "narration.json",
+        r##"{"v1": {"narration_pass_1": {"narrations": [
+            {"timestamp_sec": 0.5, "timestamp_frame": 15, "narration_text": "#C C moves a bar"}]}}}"##,
+    );
+    let ego = ["ego4d", "--narrations", &path("narration.json"), "--videos", &root];
+    let sample = only_sample(&ego, &folder.path().join("ego"));
+    assert_eq!(sample.texts.caption().unwrap(), Some("C moves a bar"));
+
+    write(
+        "plm.jsonl",
+        r#"{"image": "p.jpg", "conversations": [{"from": "human", "value": "<image>\nwhat is it?"}, {"from": "assistant", "value": "a gradient"}]}"#,
+    );
+    let registry = format!("one: {{annotation: {}, root_dir: {root}}}\n", path("plm.jsonl"));
+    write("registry.yaml", &registry);
+    let plm = ["plm", "--registry", &path("registry.yaml")];
+    let sample = only_sample(&plm, &folder.path().join("plm"));
+    let [question] = sample.texts.questions().unwrap() else { panic!("{:?}", sample.texts) };
+    assert_eq!((&*question.question, &*question.answer), ("what is it?", "a gradient"));
+
+    write(
+        "plm.jsonl",
+        r#"{"video": "v1.mp4", "start_time": 0.25, "conversations": [{"from": "human", "value": "<video>\nwhat moves?"}, {"from": "assistant", "value": "a bar"}]}"#,
+    );
+    only_sample(&plm, &folder.path().join("to-the-end"));
+    let record = std::fs::read_to_string(folder.path().join("to-the-end/stats.json")).unwrap();
+    assert!(record.contains("\"clips\": 1"), "{record}");
+
+    // Other options are refused with what has changed.
+    let mut other = command("vljepa-shards");
+    other.arg("prepare").args(ego).args(["--alpha", "2"]).arg("--into");
+    let refused = other.arg(folder.path().join("ego")).output().unwrap();
+    assert!(!refused.status.success());
+    assert!(text(&refused).contains("--alpha: 4.9 then, 2 now"), "{}", text(&refused));
 }

@@ -192,6 +192,102 @@ fn frames_taken_by_seeking_are_the_same_as_frames_decoded_in_order() {
     }
 }
 
+/// Prepares all clips with all their frames. Each has the frames and times of the original, and
+/// only the one that is damaged is left out.
+#[cfg(feature = "video")]
+#[test]
+fn prepared_clips_have_the_frames_and_times_of_the_real_ones() {
+    use vljepa_data::decode::video::frame_times;
+    use vljepa_data::prepare::sets::WebDatasetArgs;
+    use vljepa_data::prepare::{FrameRate, OutputArgs, Progress, SetCommand, run};
+    use vljepa_data::transform::Shrinker;
+    let temporary = tempfile::tempdir().unwrap();
+    let mut originals = BTreeMap::new();
+    let mut builder = tar::Builder::new(fs::File::create(temporary.path().join("a.tar")).unwrap());
+    for folder in ["video/torchcodec", "video/decord", "video/mmaction2"] {
+        let Some(folder) = material(folder) else { return };
+        for path in files(&folder, &["mp4", "mkv", "mov", "avi"]) {
+            builder.append_path_with_name(&path, name(&path)).unwrap();
+            originals.insert(path.file_stem().unwrap().to_string_lossy().into_owned(), path);
+        }
+    }
+    builder.finish().unwrap();
+    let into = temporary.path().join("into");
+    let shards = vec![temporary.path().join("a.tar").display().to_string()];
+    let output = OutputArgs {
+        into: into.clone(),
+        name: "shard".to_owned(),
+        short_side: 128,
+        quality: 90,
+        frames_per_second: FrameRate::All,
+        shard_mib: 256,
+        threads: 0,
+    };
+    let command = SetCommand::WebDataset { set: WebDatasetArgs { shards }, output };
+    let prepared = run(&command, &Progress::default()).unwrap();
+    assert_eq!(prepared.stats.left_out, [("clip".to_owned(), 1)].into());
+    let left_out = fs::read_to_string(into.join("left-out.jsonl")).unwrap();
+    assert!(left_out.contains("corrupted"), "{left_out}");
+    let mut archive = tar::Archive::new(fs::File::open(into.join("shard-000000.tar")).unwrap());
+    let mut compared = 0;
+    for entry in archive.entries().unwrap() {
+        let mut entry = entry.unwrap();
+        let path = entry.path().unwrap().into_owned();
+        if path.extension().is_none_or(|extension| extension != "mp4") {
+            continue;
+        }
+        let mut stored = Vec::new();
+        std::io::Read::read_to_end(&mut entry, &mut stored).unwrap();
+        let original = fs::read(&originals[&*path.file_stem().unwrap().to_string_lossy()]).unwrap();
+        // FFmpeg knows no times of the AVI.
+        if let Ok(times) = frame_times(&original) {
+            let ours = frame_times(&stored).unwrap();
+            assert_eq!(ours.len(), times.len(), "{}", path.display());
+            let off = ours.iter().zip(&times).map(|(ours, it)| (ours - (it - times[0])).abs());
+            assert!(off.fold(0.0, f64::max) < 1e-6, "{}", path.display());
+        }
+        let frames = |clip: &[u8]| decode(Media::Video, clip, 5, &mut Ok::<Picture, String>);
+        let (ours, theirs) = (frames(&stored).unwrap(), frames(&original).unwrap());
+        let mut shrinker = Shrinker::new(128);
+        for (ours, theirs) in ours.frames().zip(theirs.order.iter().map(|&n| &theirs.pictures[n])) {
+            let theirs = shrinker.shrink(theirs.clone()).unwrap();
+            let squares =
+                ours.iter().zip(&theirs.pixels).map(|(&a, &b)| f64::from(a.abs_diff(b)).powi(2));
+            let mean = squares.sum::<f64>() / ours.len() as f64;
+            // 25 dB, which test pictures with saturated colours reach. Real ones have 33 and more.
+            assert!(mean < 206.0, "{}: mean square error {mean}", path.display());
+        }
+        compared += 1;
+    }
+    assert_eq!(compared, originals.len() - 1);
+}
+
+/// A video with sound and several video streams, of which a second is read by seeking.
+#[cfg(feature = "video")]
+#[test]
+fn a_second_of_a_long_video_has_the_frames_of_the_whole_one() {
+    use vljepa_data::decode::{MediaSource, video::Video};
+    let Some(folder) = material("video/torchcodec") else { return };
+    let open = || Video::open(&MediaSource::File(folder.join("nasa_13013.mp4"))).unwrap();
+    let frames = |video: &mut Video, seconds: Option<std::ops::Range<f64>>, in_order: bool| {
+        let mut frames = Vec::new();
+        let choose = |count: usize, _: f64| (0..count).collect();
+        let span = video.read(seconds.as_ref(), in_order, &choose, &mut |picture, time| {
+            frames.push((pixel_hash(&picture), time));
+            Ok(())
+        });
+        assert!(span.unwrap().is_some(), "the packets of H.264 tell the frames");
+        frames
+    };
+    let whole = frames(&mut open(), None, true);
+    assert_eq!(whole.len(), 390);
+    // 30000/1001 frames a second.
+    let mut video = open();
+    for (seconds, numbers) in [(9.0..10.0, 270..300), (2.0..3.0, 60..90), (0.0..0.5, 0..15)] {
+        assert_eq!(frames(&mut video, Some(seconds), false), whole[numbers]);
+    }
+}
+
 /// Returns a hash of the pixels as bytes.
 #[cfg(feature = "video")]
 fn pixel_hash(picture: &Picture) -> Vec<u8> {

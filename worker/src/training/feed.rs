@@ -61,11 +61,9 @@ impl Feed {
     }
 
     /// State of the reader threads, and their work since the last call. A batch that is being
-    /// uploaded counts as ready.
+    /// uploaded is not among the ready ones.
     pub fn take_work(&mut self) -> DataWork {
-        let work = self.batches.take_work();
-        let ready_batches = work.ready_batches + usize::from(self.ahead.is_some());
-        DataWork { ready_batches, ..work }
+        self.batches.take_work()
     }
 }
 

@@ -1,12 +1,13 @@
 //! Tars of samples: the layouts of webdataset, img2dataset (DataComp, YFCC-100M) and video2dataset.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::Map;
 
-use super::Part;
+use super::Give;
 use crate::catalogue::Catalogue;
 use crate::decode::Media;
 use crate::error::DataError;
@@ -18,7 +19,7 @@ use crate::storage::Storage;
 use crate::tar::prefix_and_extension;
 
 /// Largest picture or clip that is read, in bytes. Threads hold some of them in memory.
-const LARGEST_MEMBER: u64 = 2 << 30;
+const LARGEST_MEMBER: u64 = 512 << 20;
 
 /// Tars on the command line.
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
@@ -48,6 +49,28 @@ struct Shard {
     number: usize,
     /// What makes the keys of its samples unique.
     prefix: Prefix,
+}
+
+/// Stretch of the tars of a set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnitRange {
+    /// Numbers of the stretch's first unit and of the one after its last, see
+    /// [`WebDataset::starts`].
+    units: Range<u64>,
+}
+
+impl UnitRange {
+    /// Divides `units` units into stretches of equal length, of about `length` units each.
+    fn equal(units: u64, length: usize) -> Vec<Self> {
+        let length = u64::try_from(length).unwrap_or(u64::MAX).max(1);
+        let count = units.div_ceil(length);
+        // The multiplication cannot overflow.
+        let start = |nth: u64| {
+            let start = u128::from(units) * u128::from(nth) / u128::from(count.max(1));
+            u64::try_from(start).unwrap_or(u64::MAX)
+        };
+        (0..count).map(|nth| Self { units: start(nth)..start(nth + 1) }).collect()
+    }
 }
 
 /// How the keys of a shard become unique in the whole set.
@@ -105,15 +128,11 @@ impl WebDataset {
         self.identity.clone()
     }
 
-    pub(super) fn parts(&self, items: usize) -> Vec<Part> {
-        Part::equal(self.starts.last().copied().unwrap_or(0), items)
+    pub(super) fn parts(&self, items: usize) -> Vec<UnitRange> {
+        UnitRange::equal(self.starts.last().copied().unwrap_or(0), items)
     }
 
-    pub(super) fn read(
-        &self,
-        part: &Part,
-        give: &mut dyn FnMut(Result<Item, LeftOut>) -> Result<(), DataError>,
-    ) -> Result<(), DataError> {
+    pub(super) fn read(&self, part: &UnitRange, give: &mut Give<'_>) -> Result<(), DataError> {
         let first = self.starts.partition_point(|&start| start <= part.units.start) - 1;
         for (nth, shard) in self.shards.iter().enumerate().skip(first) {
             let (start, end) = (self.starts[nth], self.starts[nth + 1]);
@@ -135,10 +154,7 @@ impl WebDataset {
 }
 
 /// Says what is not read of a shard: dropped samples, bytes behind its end, members of other kinds.
-fn remarks(
-    shard: &OpenShard,
-    give: &mut dyn FnMut(Result<Item, LeftOut>) -> Result<(), DataError>,
-) -> Result<(), DataError> {
+fn remarks(shard: &OpenShard, give: &mut Give<'_>) -> Result<(), DataError> {
     let path = &shard.path;
     for dropped in &shard.index.dropped {
         let (item, reason) = (format!("{path}: {}", dropped.key), dropped.reason.clone());

@@ -167,6 +167,14 @@ fn a_limited_rate_keeps_the_first_and_the_last_frame_and_enough_of_a_short_clip(
     assert_eq!(chosen(70, f64::NAN, limited).len(), 64);
 }
 
+#[cfg(not(feature = "video"))]
+#[test]
+fn a_build_without_ffmpeg_ends_at_the_first_clip() {
+    let clip = Visual::Clip { video: bytes(b"clip"), seconds: None };
+    let Err(Failure::Fatal(reason)) = encode(&clip) else { panic!("clips need FFmpeg") };
+    assert!(reason.contains("--features video"), "{reason}");
+}
+
 #[cfg(feature = "video")]
 mod clips {
     use super::{Encoder, FrameRate, MediaSource, Options, Visual, case, options, psnr};
@@ -268,6 +276,26 @@ mod clips {
             let failure = Encoder::new(&options()).unwrap().encode(&visual).unwrap_err();
             let Failure::Item { class: "clip", reason } = failure else { panic!("{failure:?}") };
             assert!(reason.contains(said) || said == "cannot be", "{reason}");
+        }
+    }
+
+    /// A video file stays open for the next clip of it.
+    #[test]
+    fn an_encoder_that_goes_back_in_a_video_gives_the_same_clips() {
+        let options = options();
+        let mut encoder = Encoder::new(&options).unwrap();
+        for (name, seconds) in [
+            ("h264_closed.mp4", Some(0.8..1.2)),
+            ("h264_closed.mp4", Some(0.0..0.4)),
+            ("h264_closed.mp4", None),
+            ("xvid_packed.avi", Some(0.5..1.0)),
+            ("xvid_packed.avi", Some(0.1..0.6)),
+            ("h264_closed.mp4", Some(0.8..1.2)),
+        ] {
+            let video = MediaSource::File(case(name));
+            let visual = Visual::Clip { video, seconds: seconds.clone() };
+            let again = encoder.encode(&visual).unwrap().bytes;
+            assert!(again == stored(name, seconds.clone(), &options), "{name}, {seconds:?}");
         }
     }
 

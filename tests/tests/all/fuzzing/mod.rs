@@ -63,6 +63,7 @@ fn fuzz(test: &str, count: u64, check: impl Fn(&Path, &mut Draw) -> bool) {
     assert!(output.status.success(), "{}: {}", output.status, &printed[end..]);
 }
 
+#[expect(clippy::print_stdout, reason = "the number of inputs, for a person")]
 fn check_all(folder: &Path, seed: u64, count: u64, check: impl Fn(&Path, &mut Draw) -> bool) {
     setrlimit(Resource::RLIMIT_AS, MEMORY, MEMORY).unwrap();
     let current = &AtomicU64::new(0);
@@ -86,6 +87,7 @@ fn check_all(folder: &Path, seed: u64, count: u64, check: impl Fn(&Path, &mut Dr
 }
 
 /// Ends the process if the same input is current for [`LIMIT`].
+#[expect(clippy::print_stdout, reason = "the reason for the end of the process")]
 fn watch(current: &AtomicU64, watched: &std::sync::mpsc::Receiver<()>) {
     use std::sync::mpsc::RecvTimeoutError::Timeout;
     let (mut last, mut since) = (0, Instant::now());

@@ -4,6 +4,8 @@
 mod cache;
 mod catalogue;
 mod faults;
+#[cfg(feature = "video")]
+mod preparing;
 mod proxy;
 mod servers;
 mod training;

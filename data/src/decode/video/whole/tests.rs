@@ -34,8 +34,8 @@ fn frames(
     Err("decoding in order says nothing".to_owned())
 }
 
-/// Times of all frames in ticks, as FFmpeg's decoder gives them from the start. It gives none for
-/// some AVI files; all cases have 25 frames a second.
+/// Times of all frames in ticks, as FFmpeg's decoder gives them from the start. For some AVI files
+/// it knows no times; all cases have 25 frames a second.
 fn times(bytes: &[u8]) -> Vec<i64> {
     let mut times = Vec::new();
     let mut stream = Stream::open(bytes).unwrap();

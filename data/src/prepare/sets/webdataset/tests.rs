@@ -9,7 +9,6 @@ use super::{Prefix, WebDataset, WebDatasetArgs, prefixes};
 use crate::error::DataError;
 use crate::fixtures::{case, numbered, png, write_tar};
 use crate::prepare::item::{Item, LeftOut, MediaSource, Visual};
-use crate::prepare::sets::Part;
 
 fn layout(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases/published_tars").join(name)
@@ -169,11 +168,14 @@ fn the_identity_changes_with_the_set_and_a_file_that_is_no_tar_stops() {
 #[test]
 fn parts_of_equal_length_cover_the_set() {
     let ranges = |units, length| {
-        Part::equal(units, length).into_iter().map(|part| part.units).collect::<Vec<_>>()
+        super::UnitRange::equal(units, length)
+            .into_iter()
+            .map(|part| part.units)
+            .collect::<Vec<_>>()
     };
     assert_eq!(ranges(10, 4), [0..3, 3..6, 6..10]);
     assert_eq!(ranges(8, 4), [0..4, 4..8]);
-    assert_eq!(ranges(3, 100), [0..3]);
+    assert_eq!(ranges(3, 100), vec![0..3; 1]);
     assert!(ranges(0, 4).is_empty());
-    assert_eq!(ranges(u64::MAX, usize::MAX), [0..u64::MAX]);
+    assert_eq!(ranges(u64::MAX, usize::MAX), vec![0..u64::MAX; 1]);
 }
