@@ -27,7 +27,8 @@ export VLJEPA_MATERIAL=${VLJEPA_MATERIAL:-$(cd .. && pwd)/shared/material}
 
 # The dependencies are compiled once for these features, and once more for lints and docs, which
 # need no machine code. No feature is enabled by default, and the workspace must work without any:
-# these crates have features, or code that depends on those of others.
+# these crates have features, or code that depends on those of others. Other features are other
+# dependencies. They are compiled without optimisation, because these tests take seconds.
 plain=(--package vljepa-kernels --package vljepa-data --package vljepa-model --package vljepa-worker --lib)
 static_checks() {
   # `cargo test` holds cargo's lock until its first test runs.
@@ -37,7 +38,7 @@ static_checks() {
   check licences "$deny" check licenses bans sources
   check "bare Debian" tests/bare.sh trixie --quick
 }
-run_tests() { cargo test --release --color never "${@:2}" 2>&1 | tee "$work/tests.$1"; }
+run_tests() { cargo test --color never "${@:2}" 2>&1 | tee "$work/tests.$1"; }
 
 check format cargo fmt --all --check
 check build cargo build --release --workspace --features "$features"
@@ -46,12 +47,12 @@ build_tests() {
     cargo test --release --workspace --features "$features" --no-run --test slurm
 }
 check "build of tests" build_tests
-check "tests without features" run_tests without "${plain[@]}"
+check "tests without features" run_tests without --profile dev --config profile.dev.debug=false --config 'profile.dev.package."*".opt-level=0' "${plain[@]}"
 # Many tests wait for time to pass: the processor is free for other tests and for checks then.
 echo "in the background: tests on Slurm, lints, docs, licences, bare Debian"
-check "tests on Slurm" run_tests slurm --workspace --features "$features" --test slurm >"$work/slurm" 2>&1 &
+check "tests on Slurm" run_tests slurm --release --workspace --features "$features" --test slurm >"$work/slurm" 2>&1 &
 (exec chrt --idle 0 bash -c "$(declare -p features deny work); $(declare -f check static_checks); static_checks") >"$work/static" 2>&1 &
-check tests run_tests with --workspace --features "$features" --no-fail-fast
+check tests run_tests with --release --workspace --features "$features" --no-fail-fast
 check "rehearsal of the GPU calls" kernels/benches/gpu.py rehearse --features "$features"
 wait
 cat "$work/slurm" "$work/static"
