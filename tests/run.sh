@@ -27,8 +27,7 @@ export VLJEPA_MATERIAL=${VLJEPA_MATERIAL:-$(cd .. && pwd)/shared/material}
 
 # The dependencies are compiled once for these features, and once more for lints and docs, which
 # need no machine code. No feature is enabled by default, and the workspace must work without any:
-# these crates have features, or code that depends on those of others. Other features are other
-# dependencies. They are compiled without optimisation, because these tests take seconds.
+# these crates have features, or code that depends on those of others.
 plain=(--package vljepa-kernels --package vljepa-data --package vljepa-model --package vljepa-worker --lib)
 static_checks() {
   # `cargo test` holds cargo's lock until its first test runs.
@@ -47,7 +46,7 @@ build_tests() {
     cargo test --release --workspace --features "$features" --no-run --test slurm
 }
 check "build of tests" build_tests
-check "tests without features" run_tests without --profile dev --config profile.dev.debug=false --config 'profile.dev.package."*".opt-level=0' "${plain[@]}"
+check "tests without features" run_tests without --release "${plain[@]}"
 # Many tests wait for time to pass: the processor is free for other tests and for checks then.
 echo "in the background: tests on Slurm, lints, docs, licences, bare Debian"
 check "tests on Slurm" run_tests slurm --release --workspace --features "$features" --test slurm >"$work/slurm" 2>&1 &
