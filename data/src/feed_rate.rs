@@ -23,7 +23,7 @@ use crate::transform::Shaper;
 /// training.
 const STRETCH: usize = 32;
 
-/// What is measured.
+/// How many frames of which size are measured, on how many threads and for how long.
 #[derive(Debug, Clone)]
 pub struct FeedOptions {
     /// Frames of each clip.

@@ -109,13 +109,13 @@ impl SetCommand {
 /// Set that is open for reading. Threads may share it.
 #[derive(Debug)]
 pub enum RawSet {
-    /// Tars of samples.
+    /// Tars as img2dataset, video2dataset and webdataset write them.
     WebDataset(WebDataset),
-    /// Action100M.
+    /// Segments of Action100M's videos.
     Action100m(Action100m),
-    /// Ego4D's narrations.
+    /// Narrations of Ego4D, with the clips around them.
     Ego4d(Ego4d),
-    /// PLM's finetuning data.
+    /// Answers of PLM's finetuning data, with their questions.
     Plm(Plm),
 }
 

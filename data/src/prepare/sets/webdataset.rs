@@ -30,7 +30,7 @@ pub struct WebDatasetArgs {
     pub shards: Vec<String>,
 }
 
-/// Tars of samples.
+/// The tars that the command line names, with their headers read.
 #[derive(Debug)]
 pub struct WebDataset {
     shards: Vec<Shard>,
