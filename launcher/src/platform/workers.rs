@@ -5,12 +5,14 @@
 //! that survive the end of the attempt's group are found by the attempt's token in their
 //! environment.
 
+use std::ffi::OsString;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
+use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use vljepa_recipes::protocol::{
     LOCAL_RANK_VARIABLE, LOCAL_WORLD_SIZE_VARIABLE, NVLS_VARIABLE, RANK_VARIABLE, TOKEN_VARIABLE,
@@ -27,6 +29,8 @@ const MPIRUN_GRACE: Duration = Duration::from_secs(5);
 /// How long `srun` may take to end after its step has ended, before it is killed: it waits for lost
 /// nodes.
 const STEP_GRACE: Duration = Duration::from_secs(1);
+/// Where OpenMPI 4 makes its session folder.
+const SESSION_VARIABLE: &str = "OMPI_MCA_orte_tmpdir_base";
 /// Time between two checks whether ranks that were started one by one have ended.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
@@ -38,6 +42,8 @@ pub(crate) struct Group {
     id: Pid,
     token: String,
     ended: bool,
+    /// Folder that `mpirun` keeps its session in, removed when the group is dropped.
+    _session: Option<TempDir>,
 }
 
 #[derive(Debug)]
@@ -62,10 +68,15 @@ pub(crate) struct Step {
 impl Group {
     /// Starts a worker or `mpirun` by the command line `line`. Its output is appended to the file
     /// `output`.
+    ///
+    /// `mpirun` gets a session folder of its own. By default OpenMPI 4 shares one among all
+    /// `mpirun` of a user, and one that ends removes it while another is starting in it.
     pub(crate) fn program(line: &[String], token: &str, output: &Path) -> std::io::Result<Self> {
-        let child = spawn(line, token, output, 0, &[])?;
+        let session = tempfile::Builder::new().prefix("vljepa-mpi-").tempdir()?;
+        let variables = [(SESSION_VARIABLE, session.path().as_os_str().to_owned())];
+        let child = spawn(line, token, output, 0, &variables)?;
         let id = process_of(&child)?;
-        Ok(Self::of(Started::Program(child), id, token))
+        Ok(Self::of(Started::Program(child), id, token, Some(session)))
     }
 
     /// Starts a Slurm step by the command line `line`, which runs `srun`.
@@ -77,7 +88,7 @@ impl Group {
     ) -> std::io::Result<Self> {
         let srun = spawn(line, token, output, 0, &[])?;
         let id = process_of(&srun)?;
-        Ok(Self::of(Started::Step { srun, step }, id, token))
+        Ok(Self::of(Started::Step { srun, step }, id, token, None))
     }
 
     /// Starts `line` once for each of `world_size` ranks on this machine, with the rank in its
@@ -98,12 +109,13 @@ impl Group {
                 (LOCAL_WORLD_SIZE_VARIABLE, world_size),
             ];
             variables.extend(deterministic.then_some((NVLS_VARIABLE, 0)));
-            variables
+            let texts = variables.into_iter().map(|(name, value)| (name, value.to_string().into()));
+            texts.collect::<Vec<_>>()
         };
         let first = spawn(line, token, output, 0, &variables(0))?;
         let id = process_of(&first)?;
         // If a later rank cannot be started, dropping `group` kills the ranks that were.
-        let mut group = Self::of(Started::Ranks(vec![first]), id, token);
+        let mut group = Self::of(Started::Ranks(vec![first]), id, token, None);
         for rank in 1..world_size {
             let child = spawn(line, token, output, id.as_raw(), &variables(rank))?;
             if let Started::Ranks(ranks) = &mut group.started {
@@ -113,8 +125,8 @@ impl Group {
         Ok(group)
     }
 
-    fn of(started: Started, id: Pid, token: &str) -> Self {
-        Self { started, id, token: token.to_owned(), ended: false }
+    fn of(started: Started, id: Pid, token: &str, session: Option<TempDir>) -> Self {
+        Self { started, id, token: token.to_owned(), ended: false, _session: session }
     }
 
     fn children(&self) -> &[Child] {
@@ -268,14 +280,14 @@ fn spawn(
     token: &str,
     output: &Path,
     group: i32,
-    variables: &[(&str, usize)],
+    variables: &[(&str, OsString)],
 ) -> std::io::Result<Child> {
     let file = std::fs::OpenOptions::new().create(true).append(true).open(output)?;
     let program = line.first().ok_or_else(|| std::io::Error::other("the command is empty"))?;
     Command::new(program)
         .args(&line[1..])
         .env(TOKEN_VARIABLE, token)
-        .envs(variables.iter().map(|(name, value)| (name, value.to_string())))
+        .envs(variables.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(file.try_clone()?)
         .stderr(file)

@@ -2,7 +2,8 @@
 //! The ranks are real MPI ranks.
 
 use std::ops::Range;
-use std::process::Command;
+use std::os::unix::fs::MetadataExt;
+use std::process::{Command, Stdio};
 
 use crate::programs::{Trial, text};
 
@@ -36,6 +37,39 @@ fn a_rank_has_the_cpus_that_its_affinity_allows_and_shares_them_with_the_others(
     assert_eq!(cpus("one", &alone, "0"), "1");
     assert_eq!(cpus("both", &alone, "0,1"), "2");
     assert_eq!(cpus("shared", &two, "0,1"), "1");
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "starts mpirun without a run")]
+fn a_run_starts_while_another_mpirun_of_the_user_ends() {
+    let trial = Trial::new(ONE_STEP);
+    let temporary = trial.path("tmp");
+    std::fs::create_dir(&temporary).unwrap();
+    // The folder that OpenMPI 4 shares among all `mpirun` of a user. One that ends removes it if it
+    // is empty, and another may be about to make its own folder in it.
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    let user = std::fs::metadata(&temporary).unwrap().uid();
+    let name = format!("ompi.{}.{user}", host.trim().split('.').next().unwrap());
+    let shared = temporary.join(name);
+    let ends = |command: &mut Command| {
+        command.env("TMPDIR", &temporary).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        while child.try_wait().unwrap().is_none() {
+            for _ in 0..1000 {
+                std::fs::remove_dir(&shared).ok();
+            }
+        }
+        child.wait_with_output().unwrap()
+    };
+    let alone = ["--allow-run-as-root", "--oversubscribe", "-np", "2", "true"];
+    let fails = || !ends(Command::new("mpirun").args(alone)).status.success();
+    assert!((0..100).any(|_| fails()), "the folder has another name");
+    for run in ["one", "two", "three"] {
+        let output = ends(&mut trial.launch(run, &["cluster.ranks_per_node=2"]));
+        assert!(output.status.success(), "{}", text(&output));
+    }
+    let left = std::fs::read_dir(&temporary).unwrap().flatten().map(|entry| entry.file_name());
+    assert!(left.filter(|name| name.to_string_lossy().starts_with("vljepa")).count() == 0);
 }
 
 struct Step {
