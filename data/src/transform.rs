@@ -3,7 +3,8 @@
 //! Resizing is bilinear with antialiasing, as in Pillow (the kernel widens with the scale). The
 //! preprocessing of V-JEPA 2 and CLIP does the same.
 
-use fast_image_resize::images::{CroppedImage, Image, ImageRef};
+use fast_image_resize::images::{Image, TypedCroppedImage, TypedImageRef};
+use fast_image_resize::pixels::U8x3;
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use vljepa_recipes::schema::Transform;
 
@@ -82,15 +83,17 @@ fn resize(
     (width, height): (u32, u32),
 ) -> Result<Picture, String> {
     let wrong = |error: &dyn std::fmt::Display| format!("the frames cannot be resized: {error}");
-    let source = ImageRef::new(picture.width, picture.height, &picture.pixels, PixelType::U8x3)
+    // The functions for one type of pixels: those for every type take a minute to compile.
+    let source = TypedImageRef::<U8x3>::from_buffer(picture.width, picture.height, &picture.pixels)
         .map_err(|error| wrong(&error))?;
-    let source = CroppedImage::new(&source, crop.left, crop.top, crop.width, crop.height)
+    let source = TypedCroppedImage::new(source, crop.left, crop.top, crop.width, crop.height)
         .map_err(|error| wrong(&error))?;
     let mut resized = Image::new(width, height, PixelType::U8x3);
     let options = ResizeOptions::new()
         .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
         .crop(window.left, window.top, window.width, window.height);
-    resizer.resize(&source, &mut resized, &options).map_err(|error| wrong(&error))?;
+    let mut target = resized.typed_image_mut().ok_or_else(|| wrong(&"no such pixels"))?;
+    resizer.resize_typed(&source, &mut target, &options).map_err(|error| wrong(&error))?;
     Ok(Picture { width, height, pixels: resized.into_vec() })
 }
 

@@ -14,7 +14,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use half::bf16;
@@ -266,42 +266,62 @@ pub(crate) fn rounding(element: Element, tolerance: f32) -> f32 {
 
 /// Builds the host program of a kernel, once per source, and returns its path.
 fn build(source: &Source) -> PathBuf {
+    let folder = emulator();
     let text = program(source);
-    let folder =
-        std::env::temp_dir().join(format!("vljepa-emulator-{}", env!("CARGO_PKG_VERSION")));
-    fs::create_dir_all(&folder).unwrap();
     let hash = blake3::hash(text.as_bytes()).to_hex();
     let path = folder.join(format!("{}-{}", source.name, &hash[..24]));
     if path.is_file() {
         return path;
     }
     let work = tempfile::tempdir_in(&folder).unwrap();
-    let (cpp, built) = (work.path().join("kernel.cpp"), work.path().join("kernel"));
-    fs::write(&cpp, text).unwrap();
-    let output = Command::new("g++")
-        .args([
-            "-std=c++17",
-            "-O1",
-            "-w",
-            "-fno-strict-aliasing",
-            "-ffp-contract=off",
-            "-mno-red-zone",
-            "-o",
-        ])
-        .args([&built, &cpp])
-        .output()
-        .expect("g++ is installed");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{}: g++ refuses the emitted source:\n{said}", source.name);
+    let (kernel, built) = (work.path().join("kernel.cpp"), work.path().join("kernel"));
+    fs::write(&kernel, text).unwrap();
+    let (header, object) = (folder.join("emulator.h"), folder.join("emulator.o"));
+    compile(&source.name, &[Path::new("-include"), &header, &kernel, &object], &built);
     fs::rename(&built, &path).unwrap();
     path
 }
 
-/// The emitted source over `emulator.h`, with a `main` that reads buffers from files, launches the
-/// kernel and writes the buffers back.
+/// Folder of the programs, with what all of them have in common in compiled form: it would take
+/// longer to compile than most kernels.
+fn emulator() -> PathBuf {
+    const HEADER: &str = include_str!("emulator.h");
+    const COMMON: &str = include_str!("emulator.cpp");
+    let hash = blake3::hash([HEADER, COMMON].concat().as_bytes()).to_hex();
+    let folder = std::env::temp_dir().join(format!("vljepa-emulator-{}", &hash[..16]));
+    if folder.join("emulator.h").is_file() {
+        return folder;
+    }
+    fs::create_dir_all(&folder).unwrap();
+    let work = tempfile::tempdir_in(&folder).unwrap();
+    let file = |name: &str| work.path().join(name);
+    fs::write(file("emulator.h"), HEADER).unwrap();
+    fs::write(file("emulator.cpp"), COMMON).unwrap();
+    let header = file("emulator.h");
+    compile("the emulator", &["-x".as_ref(), "c++-header".as_ref(), &header], &file("header"));
+    compile("the emulator", &["-c".as_ref(), &file("emulator.cpp")], &file("emulator.o"));
+    fs::rename(file("header"), folder.join("emulator.h.gch")).unwrap();
+    fs::rename(file("emulator.o"), folder.join("emulator.o")).unwrap();
+    // The header comes last: where it is, the rest is complete.
+    fs::rename(header, folder.join("emulator.h")).unwrap();
+    folder
+}
+
+fn compile(name: &str, arguments: &[&Path], built: &Path) {
+    let output = Command::new("g++")
+        .args(["-std=c++17", "-O1", "-w", "-fno-strict-aliasing", "-ffp-contract=off"])
+        .args([Path::new("-mno-red-zone"), Path::new("-o"), built])
+        .args(arguments)
+        .output()
+        .expect("g++ is installed");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{name}: g++ refuses the source:\n{said}");
+}
+
+/// The emitted source and what `emulator.h` asks of a kernel.
 fn program(source: &Source) -> String {
     let text = host_text(source);
-    let name = &source.name;
+    let (name, units) = (&source.name, source.units);
     let count = source.parameters.buffers.len();
     let mut arguments = String::new();
     for (i, element) in source.parameters.buffers.iter().enumerate() {
@@ -310,52 +330,13 @@ fn program(source: &Source) -> String {
     if source.parameters.groups.is_empty() {
         arguments.truncate(arguments.len() - 2);
     } else {
-        arguments.push_str("*(const info_st*)info.data()");
+        arguments.push_str("*(const info_st*)scalars");
     }
     format!(
-        r#"{shim}
-{text}
-static std::vector<char*> buffers;
-static std::vector<char> info;
-static std::vector<char> file(const char* folder, const char* name) {{
-    char path[4096];
-    snprintf(path, sizeof path, "%s/%s", folder, name);
-    FILE* f = fopen(path, "rb");
-    if (!f) {{ perror(path); _exit(2); }}
-    fseek(f, 0, SEEK_END);
-    std::vector<char> bytes(ftell(f));
-    rewind(f);
-    if (fread(bytes.data(), 1, bytes.size(), f) != bytes.size()) _exit(2);
-    fclose(f);
-    return bytes;
-}}
-int main(int, char** argv) {{
-    std::vector<size_t> sizes;
-    for (int i = 0; i < {count}; i++) {{
-        std::vector<char> bytes = file(argv[1], std::to_string(i).c_str());
-        char* memory = emu::guarded(bytes.size());
-        memcpy(memory, bytes.data(), bytes.size());
-        memset(memory + bytes.size(), 0xA5, (16 - bytes.size() % 16) % 16);
-        buffers.push_back(memory);
-        sizes.push_back(bytes.size());
-    }}
-    info = file(argv[1], "info");
-    emu::shared_bytes = atoi(argv[5]);
-    emu::body = [] {{ {name}({arguments}); }};
-    emu::launch({{(uint32_t)atoi(argv[2]), (uint32_t)atoi(argv[3]), (uint32_t)atoi(argv[4])}}, {units}, atoi(argv[6]));
-    for (int i = 0; i < {count}; i++) {{
-        for (size_t at = sizes[i]; at % 16; at++)
-            if (buffers[i][at] != (char)0xA5) {{ fprintf(stderr, "buffer %d is written beyond its end\n", i); return 4; }}
-        char path[4096];
-        snprintf(path, sizeof path, "%s/%d", argv[1], i);
-        FILE* f = fopen(path, "wb");
-        fwrite(buffers[i], 1, sizes[i], f);
-        if (fclose(f)) return 2;
-    }}
-}}
-"#,
-        shim = include_str!("emulator.h").replace("#pragma once", "#include <string>"),
-        units = source.units,
+        "{text}
+const uint32_t emu::BUFFERS = {count}, emu::UNITS = {units};
+void emu::call(char* const* buffers, const char* scalars) {{ {name}({arguments}); }}
+"
     )
 }
 
