@@ -26,9 +26,7 @@ export VLJEPA_MATERIAL=${VLJEPA_MATERIAL:-$(cd .. && pwd)/shared/material}
   echo "77 0 tests of real material (there is no folder $VLJEPA_MATERIAL; set VLJEPA_MATERIAL to another)" >>"$work/checks"
 
 # The dependencies are compiled once for these features, and once more for lints and docs, which
-# need no machine code. No feature is enabled by default, and the workspace must work without any:
-# these crates have features, or code that depends on those of others.
-plain=(--package vljepa-kernels --package vljepa-data --package vljepa-model --package vljepa-worker --lib)
+# need no machine code.
 static_checks() {
   # `cargo test` holds cargo's lock until its first test runs.
   until grep -qs '^     Running' "$work/tests.with"; do sleep 1; done
@@ -38,23 +36,38 @@ static_checks() {
   check "bare Debian" tests/bare.sh trixie --quick
 }
 run_tests() { cargo test --color never "${@:2}" 2>&1 | tee "$work/tests.$1"; }
+# No feature is enabled by default, and the workspace must work without any: these crates have
+# features, or code that depends on those of others. Without optimisation, since their tests are
+# short.
+without_features() {
+  check "tests without features" run_tests without --config profile.dev.debug=false --config 'profile.dev.package."*".opt-level=0' --lib \
+    --package vljepa-kernels --package vljepa-data --package vljepa-model --package vljepa-worker
+}
+# idle OUTPUT FUNCTION...: runs functions of this script in the background, when no other process
+# needs the processor, and writes what they print to the file OUTPUT.
+idle() {
+  export features deny work
+  export -f "${@:2}" check run_tests
+  chrt --idle 0 bash -o pipefail -c "$(printf '%s;' "${@:2}")" >"$work/$1" 2>&1 &
+}
 
 check format cargo fmt --all --check
+echo "in the background: tests without features"
+idle without without_features
 check build cargo build --release --workspace --features "$features"
 build_tests() {
   cargo test --release --workspace --features "$features" --no-run &&
     cargo test --release --workspace --features "$features" --no-run --test slurm
 }
 check "build of tests" build_tests
-check "tests without features" run_tests without --release "${plain[@]}"
 # Many tests wait for time to pass: the processor is free for other tests and for checks then.
 echo "in the background: tests on Slurm, lints, docs, licences, bare Debian"
 check "tests on Slurm" run_tests slurm --release --workspace --features "$features" --test slurm >"$work/slurm" 2>&1 &
-(exec chrt --idle 0 bash -c "$(declare -p features deny work); $(declare -f check static_checks); static_checks") >"$work/static" 2>&1 &
+idle static static_checks
 check tests run_tests with --release --workspace --features "$features" --no-fail-fast
 check "rehearsal of the GPU calls" kernels/benches/gpu.py rehearse --features "$features"
 wait
-cat "$work/slurm" "$work/static"
+cat "$work/without" "$work/slurm" "$work/static"
 
 printf '\n'
 sort -k 2 -n "$work/checks" | while read -r code seconds name; do printf '%5d s  %s\n' "$seconds" "$name"; done
