@@ -50,6 +50,20 @@ pub enum ModelError {
         /// Published names of the missing tensors.
         names: Vec<String>,
     },
+    /// A weights file holds tensors that the model does not use and that its published files do not
+    /// have beside those of the model: the model has other sizes than the file.
+    #[error(
+        "{}: the recipe's model does not use {} of its tensors: {}",
+        path.display(),
+        names.len(),
+        first_names(names)
+    )]
+    UnusedTensors {
+        /// Path of the weights file.
+        path: PathBuf,
+        /// Names of the tensors in the file.
+        names: Vec<String>,
+    },
     /// A tensor in a weights file has a different shape than in the recipe's model.
     #[error("{}: {name} has shape {found:?}, the recipe's model needs {needed:?}", path.display())]
     MisshapenTensor {
@@ -80,7 +94,7 @@ pub enum ModelError {
 }
 
 /// Joins the first six names, so that a wrong file does not fill the screen.
-fn first_names(names: &[String]) -> String {
+pub(crate) fn first_names(names: &[String]) -> String {
     let shown = names.iter().take(6).cloned().collect::<Vec<_>>().join(", ");
     if names.len() > 6 { format!("{shown}, …") } else { shown }
 }

@@ -14,6 +14,7 @@ pub mod schema;
 mod shard_names;
 mod suggest;
 mod tree;
+pub mod weight_index;
 
 pub use check::{Problem, check_files};
 pub use load::{LoadError, Loaded, Mistake, load, load_resolved};

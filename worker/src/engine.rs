@@ -2,6 +2,7 @@
 //! state.
 
 use std::ops::Range;
+use std::path::PathBuf;
 
 use rayon::prelude::*;
 use vljepa_kernels::{Arena, Device, Packed, Stream, Tensor};
@@ -123,12 +124,14 @@ impl Engine {
         Ok((engine, training))
     }
 
-    /// Replaces random weights by the published ones that the recipe names. Returns the names of
-    /// tensors in these files that the model does not use.
+    /// Replaces random weights by the published ones that the recipe names. Returns each file with
+    /// what was read.
     ///
     /// # Errors
-    /// Fails if a file is missing, or lacks a tensor of the right shape.
-    pub fn load_published_weights(&mut self) -> Result<Vec<String>, ModelError> {
+    /// Fails if a file is missing, or does not hold the tensors of the model.
+    pub fn load_published_weights(
+        &mut self,
+    ) -> Result<Vec<(PathBuf, weights::Imported)>, ModelError> {
         weights::load_published(&self.model, &mut self.parameters)
     }
 

@@ -147,7 +147,10 @@ impl Inspection {
                     "the sizes of this part of the model must be those of the published model"
                 }
                 ModelError::MissingTensors { .. } => "name the weights of the model of this part",
-                _ => "name a whole safetensors file with the weights of this part of the model",
+                ModelError::UnusedTensors { .. } => {
+                    "the number of layers must be that of the published model"
+                }
+                _ => "name a whole file with the weights of this part of the model",
             };
             self.add(key, error.to_string(), help);
         }

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use vljepa_recipes::schema::Recipe;
+use vljepa_recipes::schema::{Model, Recipe};
+use vljepa_recipes::weight_index;
 
 use super::shards;
 use crate::process;
@@ -79,10 +80,9 @@ fn list(files: &[PathBuf]) -> ShardList {
 /// Fingerprints of weights and tokenizers, by recipe key. Hashes of unmodified files are taken from
 /// `known`.
 pub(crate) fn files(
-    recipe: &Recipe,
+    model: &Model,
     known: &BTreeMap<String, FileRecord>,
 ) -> BTreeMap<String, FileRecord> {
-    let model = &recipe.model;
     let named = [
         ("model.x_encoder.weights", &model.x_encoder.weights),
         ("model.predictor.weights", &model.predictor.weights),
@@ -90,8 +90,25 @@ pub(crate) fn files(
         ("model.y_encoder.weights", &model.y_encoder.weights),
         ("model.y_encoder.tokenizer", &model.y_encoder.tokenizer),
     ];
-    let named = named.into_iter().filter_map(|(key, path)| Some((key, path.as_ref()?)));
-    named.filter_map(|(key, path)| Some((key.to_owned(), file(path, known.get(key))?))).collect()
+    let named = named.into_iter().filter_map(|(key, path)| Some((key.to_owned(), path.clone()?)));
+    let with_parts = named.flat_map(|(key, path)| {
+        let parts = parts(&path).map(|part| (format!("{key}/{part}"), path.with_file_name(&part)));
+        parts.chain([(key.clone(), path.clone())]).collect::<Vec<_>>()
+    });
+    with_parts
+        .filter_map(|(key, path)| {
+            let record = file(&path, known.get(&key))?;
+            Some((key, record))
+        })
+        .collect()
+}
+
+/// Names of the files of weights that `path` lists. Empty if it is no index.
+fn parts(path: &Path) -> impl Iterator<Item = String> + use<> {
+    let is_index = path.to_string_lossy().ends_with(".index.json");
+    let index = is_index.then(|| std::fs::File::open(path).ok()).flatten();
+    let files = index.and_then(|index| weight_index::read(index).ok()).unwrap_or_default();
+    files.into_keys()
 }
 
 /// Fingerprint of `path`, or `None` if the file does not exist.
@@ -195,7 +212,11 @@ fn first_line(bytes: &[u8]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{file, of_gpus, of_worker};
+    use std::collections::BTreeMap;
+
+    use vljepa_recipes::schema::Model;
+
+    use super::{file, files, of_gpus, of_worker};
 
     #[test]
     fn a_file_is_read_again_only_when_it_was_touched() {
@@ -210,6 +231,22 @@ mod tests {
         assert_eq!(file(&path, Some(&known)).unwrap().hash, "as recorded");
         known.bytes += 1;
         assert_eq!(file(&path, Some(&known)).unwrap(), first);
+    }
+
+    #[test]
+    fn each_file_of_an_index_has_a_fingerprint() {
+        let folder = tempfile::tempdir().unwrap();
+        let index = folder.path().join("model.safetensors.index.json");
+        std::fs::write(&index, r#"{"weight_map": {"a": "one", "b": "two", "c": "two"}}"#).unwrap();
+        std::fs::write(folder.path().join("one"), "1").unwrap();
+        std::fs::write(folder.path().join("two"), "2").unwrap();
+        let mut model = Model::default();
+        model.predictor.weights = Some(index);
+        let found = files(&model, &BTreeMap::new());
+        let key = "model.predictor.weights";
+        let keys = [key, &format!("{key}/one"), &format!("{key}/two")];
+        assert_eq!(found.keys().map(String::as_str).collect::<Vec<_>>(), keys);
+        assert_eq!(found[keys[2]].hash, blake3::hash(b"2").to_hex().to_string());
     }
 
     #[test]

@@ -171,7 +171,7 @@ impl RunRecord {
             let binaries = binaries.into_iter().filter_map(|(name, path)| Some((name, path?)));
             let hashes: BTreeMap<String, String> =
                 binaries.map(|(name, path)| (name.to_owned(), fingerprints::hash(&path))).collect();
-            (hashes, fingerprints::shard_lists(&named), fingerprints::files(&named, &known))
+            (hashes, fingerprints::shard_lists(&named), fingerprints::files(&named.model, &known))
         });
         let (binaries, shards, files) = read.await.unwrap_or_default();
         let record = Self {

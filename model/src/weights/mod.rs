@@ -4,10 +4,12 @@
 //! files store them as separate tensors. A [`Piece`] maps a published tensor to a part of a
 //! parameter. Each [`Source`] has a list of pieces in its own module.
 
+mod files;
 mod gemma;
 mod llama;
+mod load;
+mod naming;
 mod projections;
-mod read;
 mod vjepa2;
 mod write;
 
@@ -15,6 +17,8 @@ use std::path::{Path, PathBuf};
 
 use vljepa_recipes::schema;
 
+use self::naming::{Extra, Naming};
+use crate::error::first_names;
 use crate::{ModelError, ParameterId, Parameters, VlJepa, Weight};
 
 /// Published tensor, and the contiguous part of a parameter that holds it.
@@ -101,7 +105,7 @@ impl Source {
         }
     }
 
-    /// Published tensors of this source that `model` holds.
+    /// Published tensors of this source that `model` holds, under the names of export.
     #[must_use]
     pub fn pieces(self, model: &VlJepa) -> Vec<Piece> {
         match self {
@@ -116,30 +120,65 @@ impl Source {
         }
     }
 
-    /// Prefix that all tensor names have in some files of this source, but not in others.
-    fn optional_prefix(self) -> &'static str {
+    /// The ways in which files name these tensors. The first is that of export.
+    fn namings(self, model: &VlJepa) -> Vec<Naming> {
+        let pieces = self.pieces(model);
+        let naming = |roots, extra| Naming { pieces: pieces.clone(), roots, cut: &[], extra };
         match self {
-            Self::Llama | Self::Gemma => "model.",
-            Self::VJepa2 | Self::GemmaDense2 | Self::GemmaDense3 | Self::Projections => "",
+            Self::VJepa2 => vec![
+                naming(&[""], Extra::Prefixes(&["predictor."])),
+                vjepa2::original(&model.x_encoder, model.recipe()),
+            ],
+            Self::Llama => {
+                let predictor = &model.recipe().predictor;
+                let first = predictor.first_layer;
+                let layers = first..first + predictor.num_layers;
+                vec![naming(&["model.", ""], Extra::Llama { layers })]
+            }
+            Self::Gemma => vec![naming(&["model.", ""], Extra::Prefixes(&[]))],
+            Self::GemmaDense2 | Self::GemmaDense3 | Self::Projections => {
+                vec![naming(&[""], Extra::Prefixes(&[]))]
+            }
         }
     }
 }
 
-/// Reads the tensors of one source from a safetensors file (f32, bf16 or f16) into `parameters`.
-/// Returns the names of tensors in the file that the model does not use (other layers, other
-/// heads), for the log.
+/// What [`load`] did. Displayed, it is a sentence for the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Imported {
+    /// Number of tensors that were read.
+    pub read: usize,
+    /// Names of the tensors in the file that the model does not use.
+    pub unused: Vec<String>,
+}
+
+impl std::fmt::Display for Imported {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} tensors were read", self.read)?;
+        if self.unused.is_empty() {
+            return Ok(());
+        }
+        let names = first_names(&self.unused);
+        write!(f, ", and {} are not used: {names}", self.unused.len())
+    }
+}
+
+/// Reads the tensors of one source (f32, bf16 or f16) into `parameters`. The file is safetensors,
+/// the index of several such files (`model.safetensors.index.json`), or a file of PyTorch (`.pt`,
+/// `.pth`), which is read as data and never executed.
 ///
 /// # Errors
-/// If the file cannot be read or is not a safetensors file, or if a tensor of the model is missing,
-/// has another shape or holds a number that is not finite. The parameters change only after all
-/// tensors were found.
+/// If the file cannot be read or has another format, if a tensor of the model is missing, has
+/// another shape or holds a number that is not finite, or if the file holds a tensor that the model
+/// does not use and published files of this source do not have beside it: then the model has other
+/// sizes than the file. The parameters change only after all tensors were found.
 pub fn load(
     model: &VlJepa,
     parameters: &mut Parameters,
     source: Source,
     path: &Path,
-) -> Result<Vec<String>, ModelError> {
-    read::load(model, parameters, source, path)
+) -> Result<Imported, ModelError> {
+    load::load(model, parameters, source, path)
 }
 
 /// Checks that [`load`] would succeed, without parameters.
@@ -147,7 +186,7 @@ pub fn load(
 /// # Errors
 /// Same as [`load`].
 pub fn check(model: &VlJepa, source: Source, path: &Path) -> Result<(), ModelError> {
-    read::check(model, source, path)
+    load::check(model, source, path)
 }
 
 /// Published file that the recipe names, or that lies beside one.
@@ -187,21 +226,21 @@ pub fn published(recipe: &schema::Model) -> Vec<Published> {
     files
 }
 
-/// Reads every published file that the recipe names. Returns the file and name of each tensor that
-/// the model does not use.
+/// Reads every published file that the recipe names. Returns each file with what was read.
 ///
 /// # Errors
 /// Same as [`load`].
 pub fn load_published(
     model: &VlJepa,
     parameters: &mut Parameters,
-) -> Result<Vec<String>, ModelError> {
-    let mut extra = Vec::new();
-    for Published { source, path, .. } in published(model.recipe()) {
-        let names = load(model, parameters, source, &path)?;
-        extra.extend(names.into_iter().map(|name| format!("{}: {name}", path.display())));
-    }
-    Ok(extra)
+) -> Result<Vec<(PathBuf, Imported)>, ModelError> {
+    published(model.recipe())
+        .into_iter()
+        .map(|Published { source, path, .. }| {
+            let imported = load(model, parameters, source, &path)?;
+            Ok((path, imported))
+        })
+        .collect()
 }
 
 /// Writes all weights into `folder`, one safetensors file per source, under the published names and

@@ -1,9 +1,10 @@
-//! Tensor names of V-JEPA 2's encoder in the format of Hugging Face transformers
-//! (`facebook/vjepa2-vitl-fpc64-256`).
+//! Tensor names of V-JEPA 2's encoder: in the format of Hugging Face transformers
+//! (`facebook/vjepa2-vitl-fpc64-256`), and in Meta's own (`dl.fbaipublicfiles.com/vjepa2/vitl.pt`).
 
 use vljepa_recipes::schema;
 
 use super::Piece;
+use super::naming::{Extra, Naming};
 use crate::XEncoder;
 use crate::layers::{Linear, Norm};
 
@@ -33,6 +34,32 @@ pub(super) fn pieces(encoder: &XEncoder, recipe: &schema::Model) -> Vec<Piece> {
     }
     norm(&mut pieces, "encoder.layernorm", &encoder.stack.norm);
     pieces
+}
+
+/// Meta's own names. The file holds the trained encoder and its moving average, `target_encoder`,
+/// which `torch.hub` loads (`src/hub/backbones.py` in facebookresearch/vjepa2). Its positions,
+/// `pos_embed`, are not used: the model rotates queries and keys instead.
+pub(super) fn original(encoder: &XEncoder, recipe: &schema::Model) -> Naming {
+    let x = &recipe.x_encoder;
+    let mut pieces = Vec::new();
+    linear(&mut pieces, "patch_embed.proj", &encoder.patch);
+    pieces[0].shape = vec![x.hidden_size, 3, x.tubelet_size, x.patch_size, x.patch_size];
+    for (i, block) in encoder.stack.blocks.iter().enumerate() {
+        let name = format!("blocks.{i}");
+        norm(&mut pieces, &format!("{name}.norm1"), &block.attention_norm);
+        linear(&mut pieces, &format!("{name}.attn.qkv"), &block.attention.qkv);
+        linear(&mut pieces, &format!("{name}.attn.proj"), &block.attention.output);
+        norm(&mut pieces, &format!("{name}.norm2"), &block.mlp_norm);
+        linear(&mut pieces, &format!("{name}.mlp.fc1"), &block.mlp.up);
+        linear(&mut pieces, &format!("{name}.mlp.fc2"), &block.mlp.down);
+    }
+    norm(&mut pieces, "norm", &encoder.stack.norm);
+    Naming {
+        pieces,
+        roots: &["target_encoder.", "ema_encoder.", "encoder.", ""],
+        cut: &["module.", "backbone."],
+        extra: Extra::Prefixes(&["pos_embed", "predictor.", "opt."]),
+    }
 }
 
 /// Adds `<name>.weight` and, if the map has a bias, `<name>.bias`.

@@ -6,7 +6,7 @@ use std::path::Path;
 use half::{bf16, f16};
 use safetensors::tensor::{Dtype, TensorView};
 use vljepa_kernels::Device;
-use vljepa_model::weights::{Source, check, export, import, load};
+use vljepa_model::weights::{Imported, Source, check, export, import, load};
 use vljepa_model::{ModelError, Parameters, VlJepa};
 use vljepa_recipes::schema::Loss;
 
@@ -89,8 +89,10 @@ fn prefixed_names_and_half_precision_are_read_and_extra_tensors_listed() {
         tensors.insert("model.layers.9.input_layernorm.weight".to_owned(), extra);
         write(&path, &tensors);
         let mut other = Parameters::new(model.layout(), Device::Host).unwrap();
-        let names = load(&model, &mut other, Source::Llama, &path).unwrap();
-        assert_eq!(names, ["model.layers.9.input_layernorm.weight"]);
+        let Imported { read: count, unused } =
+            load(&model, &mut other, Source::Llama, &path).unwrap();
+        assert_eq!(unused, ["model.layers.9.input_layernorm.weight"]);
+        assert_eq!(count, plain.len());
         let id = model.predictor.text.stack.blocks[0].mlp.up.weight.id();
         let read = |p: &Parameters| {
             p.view(model.layout(), id).host_f32("test", "weights").unwrap().to_vec()
@@ -134,11 +136,6 @@ fn missing_and_misshapen_tensors_are_named_and_nothing_is_read() {
     assert!(integers.to_string().contains("norm.weight holds I32"), "{integers}");
 }
 
-/// Index of a model in two files, as transformers writes it.
-const INDEX: &str = r#"{"metadata": {"total_size": 1}, "weight_map": {
-    "model.norm.weight": "model-00002-of-00002.safetensors",
-    "model.embed_tokens.weight": "model-00001-of-00002.safetensors"}}"#;
-
 #[test]
 fn a_number_that_is_not_finite_is_named_with_its_tensor() {
     let folder = tempfile::tempdir().unwrap();
@@ -180,13 +177,9 @@ fn files_that_are_no_safetensors_are_refused() {
     assert!(
         attempt("text.safetensors", b"a text that is long enough").contains("not a safetensors")
     );
-    assert!(attempt("vitl.pt", &whole).contains("safetensors"));
     for (name, bytes, said) in [
-        ("model.safetensors.index.json", INDEX.as_bytes(), "model-00002-of-00002.safetensors"),
-        ("index.json", br#"{"weight_map": {"a": "model.safetensors"}}"#, "name model.safetensors"),
-        ("part.json", br#"{"weight_map": {"a": "m-00001-of-00002.safetensors"}}"#, "join these"),
-        ("config.json", b"{\"hidden_size\": 64}", "it is a JSON file"),
-        ("zip.safetensors", b"PK\x03\x04\x00\x00\x08\x08", "it is a pickle of PyTorch"),
+        ("config.json", &b"{\"hidden_size\": 64}"[..], "it is a JSON file"),
+        ("zip.safetensors", b"PK\x03\x04\x00\x00\x08\x08", "damaged or cut short"),
         ("gemma.gguf", b"GGUF\x03\x00\x00\x00\x00", "it is a GGUF file"),
         ("pointer", b"version https://git-lfs.github.com/spec/v1\noid", "is a Git LFS pointer"),
         ("page.safetensors", b"<!DOCTYPE html>", "is an HTML or XML page"),
@@ -199,4 +192,126 @@ fn files_that_are_no_safetensors_are_refused() {
     let path = folder.path().join("nowhere.safetensors");
     let error = load(&model, &mut parameters, Source::VJepa2, &path).unwrap_err().to_string();
     assert!(error.contains("nowhere.safetensors"), "{error}");
+}
+
+#[test]
+fn a_header_whose_length_looks_like_another_format_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, parameters) = model();
+    export(&model, &parameters, folder.path()).unwrap();
+    let path = folder.path().join(Source::Projections.file());
+    let bytes = std::fs::read(&path).unwrap();
+    let length = usize::try_from(u64::from_le_bytes(bytes[..8].try_into().unwrap())).unwrap();
+    // The first bytes of a pickle, of gzip, and of JSON.
+    for start in [0x0280u64, 0x8b1f, 0x7b] {
+        let padded = (0..).map(|i| start + 0x1_0000 * i).find(|n| *n > length as u64).unwrap();
+        let mut changed = padded.to_le_bytes().to_vec();
+        changed.extend(&bytes[8..8 + length]);
+        changed.resize(8 + usize::try_from(padded).unwrap(), b' ');
+        changed.extend(&bytes[8 + length..]);
+        std::fs::write(&path, changed).unwrap();
+        check(&model, Source::Projections, &path).unwrap();
+    }
+}
+
+/// A model whose X-encoder has the sizes of `tests/weights/vjepa2.pt`.
+fn model_of_published() -> VlJepa {
+    let mut recipe = tiny::model();
+    recipe.x_encoder.patch_size = 8;
+    VlJepa::new(&recipe, &Loss::default(), Device::Host).unwrap()
+}
+
+#[test]
+fn the_published_file_of_pytorch_gives_the_weights_of_the_one_of_transformers() {
+    let weights = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/weights");
+    let model = model_of_published();
+    let read = |name: &str| {
+        let mut parameters = Parameters::new(model.layout(), Device::Host).unwrap();
+        let path = weights.join(name);
+        let imported = load(&model, &mut parameters, Source::VJepa2, &path).unwrap();
+        (all(&parameters), imported)
+    };
+    let (ours, imported) = read("vjepa2.pt");
+    let (transformers, split) = read("vjepa2.safetensors");
+    assert!(ours == transformers && ours.iter().any(|v| *v != 0.0));
+    // Queries, keys and values are one tensor in the first file. Its other encoder, positions,
+    // predictor and optimizer are not used.
+    assert_eq!((imported.read, split.read), (28, 36));
+    assert_eq!(imported.unused.len(), 28 + 2 + 1 + 2);
+    assert!(imported.unused.contains(&"target_encoder.module.backbone.pos_embed".to_owned()));
+    assert!(split.unused.is_empty());
+}
+
+#[test]
+fn a_file_of_a_larger_model_is_refused_and_nothing_is_read() {
+    let weights = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/weights");
+    let mut recipe = tiny::model();
+    recipe.x_encoder.patch_size = 8;
+    recipe.x_encoder.num_layers = 1;
+    let model = VlJepa::new(&recipe, &Loss::default(), Device::Host).unwrap();
+    let mut parameters = Parameters::new(model.layout(), Device::Host).unwrap();
+    for (name, layer, count) in [
+        ("vjepa2.pt", "target_encoder.module.backbone.blocks.1.attn.proj.bias", 12),
+        ("vjepa2.safetensors", "encoder.layer.1.attention.key.bias", 16),
+    ] {
+        let path = weights.join(name);
+        let error = load(&model, &mut parameters, Source::VJepa2, &path).unwrap_err();
+        let ModelError::UnusedTensors { names, .. } = &error else { panic!("{error}") };
+        assert_eq!(names.len(), count, "{names:?}");
+        assert!(names.contains(&layer.to_owned()), "{names:?}");
+        assert!(check(&model, Source::VJepa2, &path).is_err());
+    }
+    assert!(all(&parameters).iter().all(|v| *v == 0.0));
+}
+
+#[test]
+fn several_files_with_an_index_are_one_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, parameters) = model();
+    export(&model, &parameters, folder.path()).unwrap();
+    let whole = read(&folder.path().join(Source::Llama.file()));
+    let name_of = |part: usize| format!("model-{part:05}-of-00002.safetensors");
+    let part = |name: &str| if name.starts_with("layers.1") { 2 } else { 1 };
+    for number in [1, 2] {
+        let tensors: Tensors =
+            whole.clone().into_iter().filter(|(name, _)| part(name) == number).collect();
+        write(&folder.path().join(name_of(number)), &tensors);
+    }
+    let index = folder.path().join("model.safetensors.index.json");
+    let map: BTreeMap<&String, String> =
+        whole.keys().map(|name| (name, name_of(part(name)))).collect();
+    let write_index = |map: &BTreeMap<&String, String>| {
+        let text = serde_json::json!({"metadata": {"total_size": 1}, "weight_map": map});
+        std::fs::write(&index, text.to_string()).unwrap();
+    };
+    let attempt = || {
+        let mut other = Parameters::new(model.layout(), Device::Host).unwrap();
+        let loaded = load(&model, &mut other, Source::Llama, &index);
+        loaded.map(|imported| {
+            let id = model.predictor.text.stack.blocks[1].mlp.up.weight.id();
+            let weights = |p: &Parameters| {
+                p.view(model.layout(), id).host_f32("test", "weights").unwrap().to_vec()
+            };
+            assert_eq!(weights(&other), weights(&parameters));
+            imported.read
+        })
+    };
+    write_index(&map);
+    assert_eq!(attempt().unwrap(), whole.len());
+    // A tensor that is in the other file.
+    let norm = "norm.weight".to_owned();
+    let mut wrong = map.clone();
+    wrong.insert(&norm, name_of(2));
+    write_index(&wrong);
+    let error = attempt().unwrap_err().to_string();
+    assert!(error.contains("00002-of-00002") && error.contains("norm.weight"), "{error}");
+    // A file of another folder, and one that is not there.
+    wrong.insert(&norm, "../model.safetensors".to_owned());
+    write_index(&wrong);
+    let error = attempt().unwrap_err().to_string();
+    assert!(error.contains("../model.safetensors, which does not lie beside it"), "{error}");
+    write_index(&map);
+    std::fs::remove_file(folder.path().join(name_of(2))).unwrap();
+    let error = attempt().unwrap_err().to_string();
+    assert!(error.contains("00002-of-00002.safetensors"), "{error}");
 }

@@ -82,8 +82,9 @@ pub struct XEncoder {
     pub rope_theta: f64,
     /// Whether the X-encoder is trained. Default: false (paper §3.1: frozen).
     pub trainable: bool,
-    /// Published `model.safetensors` that holds the initial weights. Default: none, which starts
-    /// from random weights.
+    /// Published file with the initial weights: `model.safetensors` of transformers, the index of
+    /// several such files (`model.safetensors.index.json`), or Meta's own `vitl.pt`. Default: none,
+    /// which starts from random weights.
     pub weights: Option<PathBuf>,
 }
 
@@ -176,8 +177,9 @@ pub struct Predictor {
     pub max_query_tokens: usize,
     /// `tokenizer.json` of the queries. It must be set; the paper uses that of Llama-3.2-1B (§3.1).
     pub tokenizer: Option<PathBuf>,
-    /// Published `model.safetensors` that holds the initial weights. Default: none, which starts
-    /// from random weights, as in the paper's ablation "w/o Llama-3 Initialization" (Table 5d).
+    /// Published `model.safetensors`, or the index of several such files, with the initial weights.
+    /// Default: none, which starts from random weights, as in the paper's ablation "w/o Llama-3
+    /// Initialization" (Table 5d).
     pub weights: Option<PathBuf>,
 }
 
@@ -259,8 +261,8 @@ pub struct YEncoder {
     pub trainable: bool,
     /// `tokenizer.json` of the targets. It must be set; the paper uses EmbeddingGemma-300M (§3.1).
     pub tokenizer: Option<PathBuf>,
-    /// Published `model.safetensors` that holds the initial weights. Default: none, which starts
-    /// from random weights.
+    /// Published `model.safetensors`, or the index of several such files, with the initial weights.
+    /// Default: none, which starts from random weights.
     pub weights: Option<PathBuf>,
 }
 

@@ -173,8 +173,8 @@ pub fn load_on(device: Device, model: &VlJepa, files: &[(Source, PathBuf)]) -> P
     let mut parameters = Parameters::new(model.layout(), device).unwrap();
     parameters.initialise(model.layout(), 1).unwrap();
     for (source, path) in files {
-        let extra = weights::load(model, &mut parameters, *source, path).unwrap();
-        assert!(extra.is_empty(), "{extra:?}");
+        let imported = weights::load(model, &mut parameters, *source, path).unwrap();
+        assert!(imported.unused.is_empty(), "{imported}");
     }
     parameters
 }

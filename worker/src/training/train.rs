@@ -94,8 +94,8 @@ impl<'a> Trainer<'a> {
         if let Some(name) = &loaded.name {
             tracing::info!("continuing from {name}");
         } else {
-            for name in engine.load_published_weights()? {
-                tracing::info!("tensor {name} of the published weights is not used");
+            for (path, imported) in engine.load_published_weights()? {
+                tracing::info!("{}: {imported}", path.display());
             }
             frozen_hash = save_frozen(session, &engine, &checkpoints)?;
         }

@@ -10,6 +10,7 @@ mod media;
 mod records;
 mod shards;
 mod texts;
+mod weights;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;

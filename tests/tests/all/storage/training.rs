@@ -1,5 +1,7 @@
 //! Training on remote shards.
 
+use vljepa_recipes::protocol::{Metrics, Phase};
+
 use super::proxy::{Fault, Request};
 use super::servers::{put_s3, s3, servers};
 use crate::programs::{Trial, small_set, text};
@@ -75,4 +77,45 @@ fn a_run_on_remote_shards_has_the_bits_of_one_on_local_shards() {
     assert!(!refused.status.success(), "{said}");
     assert!(said.contains("s3://bucket") && said.contains("AWS_"), "{said}");
     assert!(!trial.path("refused").exists());
+}
+
+/// Seconds that rank 0 waited for data, and whether it ever had no batch ready.
+fn waits(trial: &Trial, run: &str) -> (f64, bool) {
+    let metrics = std::fs::read_to_string(trial.path(run).join("metrics.jsonl")).unwrap();
+    let lines: Vec<Metrics> =
+        metrics.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let waited = lines.iter().map(|line| line.phase_s.get(&Phase::Data).unwrap_or(&0.0)).sum();
+    let empty = |line: &Metrics| line.data.as_ref().unwrap().ready_batches == 0;
+    (waited, lines.iter().any(empty))
+}
+
+#[test]
+fn two_ranks_on_a_slow_source_wait_for_it_and_stay_in_step() {
+    let trial = Trial::new(STAGE);
+    trial.complete("local", &[]);
+    let name = "clips-000000.tar";
+    put_s3(&format!("slow/{name}"), &std::fs::read(small_set().join("train").join(name)).unwrap());
+    let (proxy, options) = s3();
+    let sets = [
+        format!("data.sources.clips.shards=s3://bucket/slow/{name}"),
+        format!("data.sources.clips.catalogue={}", trial.path("clips").display()),
+    ];
+    let sets = sets.each_ref().map(String::as_str);
+    let complete = |run: &str| {
+        let mut command = trial.launch(run, &sets);
+        let output = command.envs(options.variables.iter().cloned()).output().unwrap();
+        assert!(output.status.success(), "{}", text(&output));
+        trial.assert_same_bits("local", run, LAST);
+        assert_eq!(trial.losses("local"), trial.losses(run));
+        proxy.requests().into_iter().filter(is_for_bytes).count()
+    };
+    complete("fast");
+    proxy.disturb_all(Fault::Slow(4096));
+    let requests = complete("slow");
+    // Each of these answers takes a pause of 20 ms at least, and each of the two ranks has one
+    // thread. The first two batches are read before the first step.
+    let pauses_s = f64::from(u32::try_from(requests).unwrap()) * 0.02 / 2.0;
+    let ((fast_s, _), (slow_s, empty)) = (waits(&trial, "fast"), waits(&trial, "slow"));
+    assert!(slow_s > pauses_s / 2.0, "{slow_s} s of waiting, {pauses_s} s of pauses");
+    assert!(slow_s > fast_s && empty, "{slow_s} s and {fast_s} s of waiting");
 }

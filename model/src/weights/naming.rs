@@ -1,0 +1,66 @@
+//! How files name the tensors of a source, and which other tensors they are known to hold.
+
+use std::ops::Range;
+
+use super::Piece;
+
+/// A way in which files name the tensors of a source.
+#[derive(Debug)]
+pub(super) struct Naming {
+    /// Tensors of the model, under these names.
+    pub pieces: Vec<Piece>,
+    /// Prefixes that the names may have. The first that a file uses is taken.
+    pub roots: &'static [&'static str],
+    /// Parts that are cut out of a file's names. Wrappers of the model put them there.
+    pub cut: &'static [&'static str],
+    /// Tensors that published files hold beside those of the model.
+    pub extra: Extra,
+}
+
+/// Tensors that published files hold beside those of the model.
+#[derive(Debug)]
+pub(super) enum Extra {
+    /// Those whose names, with or without the root, start with one of these.
+    Prefixes(&'static [&'static str]),
+    /// The output layer, and the layers of Llama before and after those of the predictor.
+    Llama {
+        /// Layers of the predictor.
+        layers: Range<usize>,
+    },
+}
+
+impl Naming {
+    /// Name of a tensor without the parts that wrappers put there.
+    pub(super) fn plain(&self, name: &str) -> String {
+        self.cut.iter().fold(name.to_owned(), |name, part| name.replace(part, ""))
+    }
+
+    /// Names of all pieces, with the first root.
+    pub(super) fn names(&self) -> Vec<String> {
+        let root = self.roots.first().unwrap_or(&"");
+        self.pieces.iter().map(|piece| format!("{root}{}", piece.name)).collect()
+    }
+
+    /// Whether published files that use `root` hold a tensor of this plain name that the model does
+    /// not use.
+    pub(super) fn is_known_extra(&self, root: &str, name: &str) -> bool {
+        let own = name.strip_prefix(root);
+        match &self.extra {
+            Extra::Prefixes(prefixes) => {
+                // Under another root lies another copy of the model, such as its average.
+                let mut other = self.roots.iter().filter(|other| **other != root);
+                let mut known = prefixes.iter();
+                known.any(|prefix| {
+                    name.starts_with(prefix) || own.is_some_and(|own| own.starts_with(prefix))
+                }) || other.any(|other| !other.is_empty() && name.starts_with(other))
+            }
+            Extra::Llama { layers } => {
+                let number = own.and_then(|own| own.strip_prefix("layers.")?.split('.').next());
+                let layer = number.and_then(|number| number.parse::<usize>().ok());
+                name == "lm_head.weight"
+                    || name.ends_with(".rotary_emb.inv_freq")
+                    || layer.is_some_and(|layer| !layers.contains(&layer))
+            }
+        }
+    }
+}

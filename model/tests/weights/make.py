@@ -1,0 +1,109 @@
+"""Writes the files of this folder with PyTorch (2.15 wrote those that are committed):
+
+    python make.py
+
+vjepa2.pt            V-JEPA 2 as Meta publishes it, in small: the trained encoder, its average,
+                     the predictor, the optimizer's state
+vjepa2.safetensors   the average, under the names of transformers
+tensors.pt           tensors of several kinds, among them a pickled module as in SONAR's file
+tensors4.pt          the same with protocol 4 of pickle
+tensors.json         what a reader must find in them
+harmful.pt           a pickle that calls os.system where it is executed
+legacy.pt            a file of the format before PyTorch 1.6
+"""
+import collections, json, os, pathlib, torch
+from safetensors.torch import save_file
+
+HERE = pathlib.Path(__file__).parent
+WIDTH, LAYERS, MLP, PATCH = 16, 2, 32, 8
+
+
+def vjepa2(generator):
+    """Names and tensors of an encoder as Meta's code names them."""
+    def normal(*shape):
+        return (torch.randn(*shape, generator=generator) * 0.1).half()
+
+    sizes = {"patch_embed.proj": (WIDTH, 3, 2, PATCH, PATCH), "norm": (WIDTH,)}
+    for i in range(LAYERS):
+        sizes |= {
+            f"blocks.{i}.norm1": (WIDTH,), f"blocks.{i}.attn.qkv": (3 * WIDTH, WIDTH),
+            f"blocks.{i}.attn.proj": (WIDTH, WIDTH), f"blocks.{i}.norm2": (WIDTH,),
+            f"blocks.{i}.mlp.fc1": (MLP, WIDTH), f"blocks.{i}.mlp.fc2": (WIDTH, MLP),
+        }
+    tensors = {}
+    for name, shape in sizes.items():
+        tensors |= {f"{name}.weight": normal(*shape), f"{name}.bias": normal(shape[0])}
+    return tensors
+
+
+def transformers(tensors):
+    """The same under the names of transformers, which splits queries, keys and values."""
+    found = {}
+    for name, tensor in tensors.items():
+        kind = name.rsplit(".", 1)[1]
+        if name.startswith("patch_embed"):
+            found[f"encoder.embeddings.patch_embeddings.proj.{kind}"] = tensor
+        elif name.startswith("norm"):
+            found[f"encoder.layernorm.{kind}"] = tensor
+        elif ".attn.qkv." in name:
+            layer = name.split(".")[1]
+            for part, rows in zip(["query", "key", "value"], tensor.chunk(3)):
+                found[f"encoder.layer.{layer}.attention.{part}.{kind}"] = rows.clone()
+        else:
+            found[name.replace("blocks.", "encoder.layer.").replace(".attn.", ".attention.")] = tensor
+    return found
+
+
+def wrapped(tensors):
+    return collections.OrderedDict((f"module.backbone.{name}", t) for name, t in tensors.items())
+
+
+generator = torch.Generator().manual_seed(0)
+average, trained = vjepa2(generator), {n: torch.zeros_like(t) for n, t in vjepa2(generator).items()}
+position = torch.ones(1, 4, WIDTH)
+torch.save(
+    {
+        "encoder": wrapped(trained | {"pos_embed": position}),
+        "predictor": wrapped({"norm.weight": torch.ones(4)}),
+        "target_encoder": wrapped(average | {"pos_embed": position}),
+        "opt": {"state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 1e-3, "params": [0]}]},
+        "scaler": None, "epoch": 40, "loss": 0.5, "lr": 2.5e-4, "batch_size": 24, "world_size": 128,
+    },
+    HERE / "vjepa2.pt",
+)
+save_file(transformers(average), HERE / "vjepa2.safetensors")
+
+numbers = torch.arange(24, dtype=torch.float32).reshape(4, 6) / 8
+embedding = torch.nn.Embedding(5, 4, padding_idx=1)
+tensors = {
+    "state_dict": collections.OrderedDict(weight=numbers, alone=torch.tensor(-1.5)),
+    "embed_tokens": embedding,
+    "part": numbers[1:3],
+    "parameter": torch.nn.Parameter(torch.tensor([0.1, 0.2]).bfloat16()),
+    "list": [torch.tensor([2.0]).half(), {"empty": torch.zeros(0, 3)}],
+    "transposed": numbers.t(),
+    "double": torch.ones(2, dtype=torch.float64),
+    "count": 2**40, "negative": -5, "name": "tensors",
+}
+torch.save(tensors, HERE / "tensors.pt")
+torch.save(tensors, HERE / "tensors4.pt", pickle_protocol=4)
+found = {
+    "state_dict.weight": numbers, "state_dict.alone": tensors["state_dict"]["alone"],
+    "embed_tokens.weight": embedding.weight, "part": tensors["part"],
+    "parameter": tensors["parameter"], "list.0": tensors["list"][0],
+    "list.1.empty": tensors["list"][1]["empty"],
+}
+lines = [
+    json.dumps({"name": n, "shape": list(t.shape), "values": t.detach().float().flatten().tolist()})
+    for n, t in found.items()
+]
+(HERE / "tensors.json").write_text("[\n  " + ",\n  ".join(lines) + "\n]\n")
+
+
+class Harmful:
+    def __reduce__(self):
+        return os.system, ("touch executed-by-a-pickle",)
+
+
+torch.save({"weight": numbers, "harm": Harmful()}, HERE / "harmful.pt")
+torch.save({"weight": numbers}, HERE / "legacy.pt", _use_new_zipfile_serialization=False)

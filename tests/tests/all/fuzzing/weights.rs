@@ -1,0 +1,33 @@
+//! Damaged weights, in safetensors and in files of PyTorch.
+
+use vljepa_kernels::Device;
+use vljepa_model::VlJepa;
+use vljepa_model::weights::{Source, check};
+use vljepa_recipes::schema::Loss;
+
+use super::fuzz;
+use crate::programs::repository;
+use crate::tiny;
+
+#[test]
+fn damaged_weights_are_refused_or_whole() {
+    let folder = repository().join("model/tests/weights");
+    let names = ["vjepa2.pt", "vjepa2.safetensors", "tensors.pt", "tensors4.pt"];
+    let files = names.map(|name| std::fs::read(folder.join(name)).unwrap());
+    // The sizes of `vjepa2.pt`.
+    let mut recipe = tiny::model();
+    recipe.x_encoder.patch_size = 8;
+    let model = VlJepa::new(&recipe, &Loss::default(), Device::Host).unwrap();
+    fuzz("fuzzing::weights::damaged_weights_are_refused_or_whole", 6000, |folder, draw| {
+        let path = folder.join("weights");
+        let file = draw.pick(&files);
+        std::fs::write(&path, draw.damaged(file)).unwrap();
+        match check(&model, Source::VJepa2, &path) {
+            Ok(()) => true,
+            Err(error) => {
+                assert!(error.to_string().len() < 10_000, "{error}");
+                false
+            }
+        }
+    });
+}
