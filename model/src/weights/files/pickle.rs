@@ -169,20 +169,8 @@ impl Machine<'_> {
                 b'.' => return self.pop(),
                 b'(' => self.marks.push(self.stack.len()),
                 b'0' => _ = self.pop()?,
-                b'N' => self.push(Node::Other)?,
-                0x88 => self.push(Node::Bool(true))?,
-                0x89 => self.push(Node::Bool(false))?,
-                b'K' | b'M' | b'J' | 0x8a => self.integer(opcode)?,
-                b'G' => {
-                    self.take::<8>()?;
-                    self.push(Node::Other)?;
-                }
-                b'X' | 0x8c | 0x8d | b'T' | b'U' => self.text(opcode)?,
-                b'C' | b'B' | 0x8e => {
-                    let length = self.length(opcode)?;
-                    self.slice(length)?;
-                    self.push(Node::Other)?;
-                }
+                b'N' | 0x88 | 0x89 | b'K' | b'M' | b'J' | 0x8a | b'G' | b'X' | 0x8c | 0x8d
+                | b'T' | b'U' | b'C' | b'B' | 0x8e => self.constant(opcode)?,
                 b')' | b']' => self.push(Node::Sequence(Vec::new()))?,
                 b'}' | 0x8f => self.push(Node::Map(Vec::new()))?,
                 b't' | b'l' => {
@@ -237,6 +225,27 @@ impl Machine<'_> {
                     ));
                 }
             }
+        }
+    }
+
+    /// Pushes a value that stands in the pickle itself.
+    fn constant(&mut self, opcode: u8) -> Result<(), String> {
+        match opcode {
+            0x88 => self.push(Node::Bool(true)),
+            0x89 => self.push(Node::Bool(false)),
+            b'K' | b'M' | b'J' | 0x8a => self.integer(opcode),
+            b'X' | 0x8c | 0x8d | b'T' | b'U' => self.text(opcode),
+            b'G' => {
+                self.take::<8>()?;
+                self.push(Node::Other)
+            }
+            b'C' | b'B' | 0x8e => {
+                let length = self.length(opcode)?;
+                self.slice(length)?;
+                self.push(Node::Other)
+            }
+            // NONE
+            _ => self.push(Node::Other),
         }
     }
 

@@ -36,7 +36,8 @@ pub(super) fn tensors(file: &mut File, index: usize) -> Result<BTreeMap<String, 
     let data_start = length + 8;
     let mut found = BTreeMap::new();
     let mut needed = data_start;
-    for (name, info) in metadata.tensors() {
+    let infos: BTreeMap<_, _> = metadata.tensors().into_iter().collect();
+    for (name, info) in infos {
         let [start, end] = [info.data_offsets.0, info.data_offsets.1]
             .map(|offset| data_start.saturating_add(u64::try_from(offset).unwrap_or(u64::MAX)));
         needed = needed.max(end);
