@@ -34,7 +34,7 @@ pub(super) fn tensors(file: &File) -> Result<BTreeMap<String, Stored>, String> {
         |error: zip::result::ZipError| format!("the archive is damaged or cut short: {error}");
     let bytes = file.metadata().map_err(|error| error.to_string())?.len();
     let mut archive = ZipArchive::new(BufReader::new(file)).map_err(damaged)?;
-    let (mut storages, mut pickles, mut order) = (Storages::new(), Vec::new(), String::new());
+    let (mut storages, mut pickle, mut order) = (Storages::new(), None, String::new());
     for index in 0..archive.len() {
         let mut member = archive.by_index_raw(index).map_err(damaged)?;
         let name = member.name().map_err(damaged)?.into_owned();
@@ -44,13 +44,19 @@ pub(super) fn tensors(file: &File) -> Result<BTreeMap<String, Stored>, String> {
             return Err(format!("its member {name} is compressed, which `torch.save` never does"));
         }
         let size = member.size();
+        if size != member.compressed_size() {
+            return Err(format!("the archive is damaged: {name} has two sizes"));
+        }
         if inner == "data.pkl" {
             if size > MAX_PICKLE_BYTES {
                 return Err(format!("its pickle has {size} bytes, more than {MAX_PICKLE_BYTES}"));
             }
-            let mut pickle = Vec::new();
-            member.read_to_end(&mut pickle).map_err(|error| error.to_string())?;
-            pickles.push(pickle);
+            if pickle.is_some() {
+                return Err("the archive is damaged: it has two pickles".to_owned());
+            }
+            let mut content = Vec::new();
+            member.read_to_end(&mut content).map_err(|error| error.to_string())?;
+            pickle = Some(content);
         } else if inner == "byteorder" {
             member
                 .by_ref()
@@ -65,17 +71,13 @@ pub(super) fn tensors(file: &File) -> Result<BTreeMap<String, Stored>, String> {
             storages.insert(key.to_owned(), (start, size));
         }
     }
-    let [pickle] = &pickles[..] else {
-        return Err(
-            "it is a ZIP archive that `torch.save` has not written: it has no data.pkl".to_owned()
-        );
-    };
+    let pickle = pickle.ok_or("it is a ZIP archive without data.pkl, which `torch.save` writes")?;
     if order.trim() == "big" {
         return Err(
             "its numbers have their highest byte first; save it on another machine".to_owned()
         );
     }
-    let pickle = Pickle::read(pickle)?;
+    let pickle = Pickle::read(&pickle)?;
     let mut search =
         Search { pickle: &pickle, storages: &storages, found: BTreeMap::new(), visits: 0 };
     search.visit(pickle.root(), String::new(), 0)?;

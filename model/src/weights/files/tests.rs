@@ -59,6 +59,11 @@ fn pickles_from_before_zip_archives_and_archives_without_pickle_are_explained() 
     empty.resize(22, 0);
     let error = opened("a.pt", &empty).err().unwrap();
     assert!(error.contains("is a ZIP archive"), "{error}");
+    let error = opened("a.pt", &archive(&[("a/version", b"3")])).err().unwrap();
+    assert!(error.contains("without data.pkl"), "{error}");
+    let pickles = [("a/data.pkl", &b"\x80\x02}."[..]), ("b/data.pkl", b"\x80\x02}.")];
+    let error = opened("a.pt", &archive(&pickles)).err().unwrap();
+    assert!(error.contains("two pickles"), "{error}");
 }
 
 #[test]
@@ -101,10 +106,10 @@ fn values_that_contain_themselves_or_each_other_many_times_end_with_an_error() {
     }
     doubled.extend([b'h', 40, b'.']);
     for pickle in [&itself[..], &doubled] {
-        let error = opened("a.pt", &archive(pickle)).err().unwrap();
+        let error = opened("a.pt", &archive(&[("a/data.pkl", pickle)])).err().unwrap();
         assert!(error.contains("contain each other too many times"), "{error}");
     }
-    assert!(opened("a.pt", &archive(b"\x80\x02}.")).unwrap().all().is_empty());
+    assert!(opened("a.pt", &archive(&[("a/data.pkl", b"\x80\x02}.")])).unwrap().all().is_empty());
 }
 
 #[test]
@@ -120,20 +125,22 @@ fn opcodes_and_values_that_weights_do_not_need_are_refused() {
         (b"\x80\x02K\x01K\x02a.", "something that is no list"),
         (b"\x80\x02X\xff\xff\xff\xffa.", "cut short"),
     ] {
-        let error = opened("a.pt", &archive(pickle)).err().unwrap();
+        let error = opened("a.pt", &archive(&[("a/data.pkl", pickle)])).err().unwrap();
         assert!(error.contains(said), "{said}: {error}");
     }
 }
 
-/// A ZIP archive with one member, `a/data.pkl`, as `torch.save` writes it.
-fn archive(pickle: &[u8]) -> Vec<u8> {
+/// A ZIP archive of these members, uncompressed, as `torch.save` writes it.
+fn archive(members: &[(&str, &[u8])]) -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.pt");
     let mut writer = zip::ZipWriter::new(std::fs::File::create(&path).unwrap());
     let options =
         zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
-    writer.start_file("a/data.pkl", options).unwrap();
-    std::io::Write::write_all(&mut writer, pickle).unwrap();
+    for (name, bytes) in members {
+        writer.start_file(*name, options).unwrap();
+        std::io::Write::write_all(&mut writer, bytes).unwrap();
+    }
     writer.finish().unwrap();
     std::fs::read(&path).unwrap()
 }
