@@ -76,6 +76,7 @@ void ldmatrix(bool transposed, uint32_t* out[4], uint32_t address) {
     }
     sync_warp();
 }
+
 struct Copy { uint32_t to; const void* from; uint32_t bytes; };
 struct Copies { std::vector<Copy> open; std::vector<std::vector<Copy>> groups; };
 static std::vector<Copies> copies;  // one per thread

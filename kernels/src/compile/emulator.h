@@ -43,6 +43,7 @@ void call(char* const* buffers, const char* scalars);
 // Saves the callee-saved registers on the current stack and restores those of another stack.
 extern "C" void emu_switch(void** from, void* to);
 inline void yield() { emu_switch(&current->stack_pointer, scheduler); }
+
 // A barrier of `total` threads: the barrier of a block, or an exchange within a warp.
 struct Barrier { uint32_t arrived = 0; uint64_t round = 0; };
 inline Barrier block_barrier;

@@ -12,11 +12,7 @@ use crate::layers::{Linear, Norm};
 /// which VL-JEPA does not use.
 pub(super) fn pieces(encoder: &XEncoder, recipe: &schema::Model) -> Vec<Piece> {
     let x = &recipe.x_encoder;
-    let mut pieces = Vec::new();
-    linear(&mut pieces, "encoder.embeddings.patch_embeddings.proj", &encoder.patch);
-    // The file stores the weight of a convolution, (d, 3, tubelet, patch, patch), whose elements
-    // have the same order.
-    pieces[0].shape = vec![x.hidden_size, 3, x.tubelet_size, x.patch_size, x.patch_size];
+    let mut pieces = patch("encoder.embeddings.patch_embeddings.proj", encoder, x);
     for (i, block) in encoder.stack.blocks.iter().enumerate() {
         let name = format!("encoder.layer.{i}");
         norm(&mut pieces, &format!("{name}.norm1"), &block.attention_norm);
@@ -40,10 +36,7 @@ pub(super) fn pieces(encoder: &XEncoder, recipe: &schema::Model) -> Vec<Piece> {
 /// which `torch.hub` loads (`src/hub/backbones.py` in facebookresearch/vjepa2). Its positions,
 /// `pos_embed`, are not used: the model rotates queries and keys instead.
 pub(super) fn original(encoder: &XEncoder, recipe: &schema::Model) -> Naming {
-    let x = &recipe.x_encoder;
-    let mut pieces = Vec::new();
-    linear(&mut pieces, "patch_embed.proj", &encoder.patch);
-    pieces[0].shape = vec![x.hidden_size, 3, x.tubelet_size, x.patch_size, x.patch_size];
+    let mut pieces = patch("patch_embed.proj", encoder, &recipe.x_encoder);
     for (i, block) in encoder.stack.blocks.iter().enumerate() {
         let name = format!("blocks.{i}");
         norm(&mut pieces, &format!("{name}.norm1"), &block.attention_norm);
@@ -60,6 +53,15 @@ pub(super) fn original(encoder: &XEncoder, recipe: &schema::Model) -> Naming {
         cut: &["module.", "backbone."],
         extra: Extra::Prefixes(&["pos_embed", "predictor.", "opt."]),
     }
+}
+
+/// Pieces of the map of patches. Files store its weight as that of a convolution, (d, 3, tubelet,
+/// patch, patch), whose elements have the same order.
+fn patch(name: &str, encoder: &XEncoder, x: &schema::XEncoder) -> Vec<Piece> {
+    let mut pieces = Vec::new();
+    linear(&mut pieces, name, &encoder.patch);
+    pieces[0].shape = vec![x.hidden_size, 3, x.tubelet_size, x.patch_size, x.patch_size];
+    pieces
 }
 
 /// Adds `<name>.weight` and, if the map has a bias, `<name>.bias`.

@@ -26,6 +26,12 @@ fn all(parameters: &Parameters) -> Vec<f32> {
     [read(&parameters.trainable), read(&parameters.frozen)].concat()
 }
 
+/// The matrix into the MLP of one of the predictor's layers.
+fn matrix_of_predictor(model: &VlJepa, parameters: &Parameters, layer: usize) -> Vec<f32> {
+    let id = model.predictor.text.stack.blocks[layer].mlp.up.weight.id();
+    parameters.view(model.layout(), id).host_f32("test", "weights").unwrap().to_vec()
+}
+
 fn read(path: &Path) -> Tensors {
     let bytes = std::fs::read(path).unwrap();
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
@@ -93,10 +99,7 @@ fn prefixed_names_and_half_precision_are_read_and_extra_tensors_listed() {
             load(&model, &mut other, Source::Llama, &path).unwrap();
         assert_eq!(unused, ["model.layers.9.input_layernorm.weight"]);
         assert_eq!(count, plain.len());
-        let id = model.predictor.text.stack.blocks[0].mlp.up.weight.id();
-        let read = |p: &Parameters| {
-            p.view(model.layout(), id).host_f32("test", "weights").unwrap().to_vec()
-        };
+        let read = |p: &Parameters| matrix_of_predictor(&model, p, 0);
         let rounded = |v: &f32| match dtype {
             Dtype::BF16 => bf16::from_f32(*v).to_f32(),
             _ => f16::from_f32(*v).to_f32(),
@@ -214,17 +217,19 @@ fn a_header_whose_length_looks_like_another_format_is_read() {
     }
 }
 
-/// A model whose X-encoder has the sizes of `tests/weights/vjepa2.pt`.
-fn model_of_published() -> VlJepa {
+/// A model whose X-encoder has the sizes of `tests/weights/vjepa2.pt`, but so many layers. The file
+/// has two.
+fn model_of_published(layers: usize) -> VlJepa {
     let mut recipe = tiny::model();
     recipe.x_encoder.patch_size = 8;
+    recipe.x_encoder.num_layers = layers;
     VlJepa::new(&recipe, &Loss::default(), Device::Host).unwrap()
 }
 
 #[test]
 fn the_published_file_of_pytorch_gives_the_weights_of_the_one_of_transformers() {
     let weights = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/weights");
-    let model = model_of_published();
+    let model = model_of_published(2);
     let read = |name: &str| {
         let mut parameters = Parameters::new(model.layout(), Device::Host).unwrap();
         let path = weights.join(name);
@@ -245,10 +250,7 @@ fn the_published_file_of_pytorch_gives_the_weights_of_the_one_of_transformers() 
 #[test]
 fn a_file_of_a_larger_model_is_refused_and_nothing_is_read() {
     let weights = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/weights");
-    let mut recipe = tiny::model();
-    recipe.x_encoder.patch_size = 8;
-    recipe.x_encoder.num_layers = 1;
-    let model = VlJepa::new(&recipe, &Loss::default(), Device::Host).unwrap();
+    let model = model_of_published(1);
     let mut parameters = Parameters::new(model.layout(), Device::Host).unwrap();
     for (name, layer, count) in [
         ("vjepa2.pt", "target_encoder.module.backbone.blocks.1.attn.proj.bias", 12),
@@ -288,10 +290,7 @@ fn several_files_with_an_index_are_one_model() {
         let mut other = Parameters::new(model.layout(), Device::Host).unwrap();
         let loaded = load(&model, &mut other, Source::Llama, &index);
         loaded.map(|imported| {
-            let id = model.predictor.text.stack.blocks[1].mlp.up.weight.id();
-            let weights = |p: &Parameters| {
-                p.view(model.layout(), id).host_f32("test", "weights").unwrap().to_vec()
-            };
+            let weights = |p: &Parameters| matrix_of_predictor(&model, p, 1);
             assert_eq!(weights(&other), weights(&parameters));
             imported.read
         })
