@@ -297,11 +297,17 @@ fn a_job_that_is_cancelled_at_any_moment_has_saved_and_the_same_command_continue
 fn a_job_that_is_cancelled_while_it_saves_for_its_requeueing_does_not_come_back() {
     let trial = undisturbed();
     let cluster = Cluster::up(2);
-    // The two steps until all ranks know of the stop must be shorter than the cluster's KillWait.
-    let slower = "slow:rank=0,step=0,seconds=0.4";
+    // The two steps until all ranks know of the stop must be shorter than the cluster's KillWait,
+    // and long enough that the job is cancelled before it ends.
+    let slower = "slow:rank=0,step=0,seconds=0.6";
     let mut running = cluster.launch(trial, "renounced", &[], &[slower]);
     running.wait_until("the first step", |run| run.join("metrics.jsonl").exists());
     cluster.ask(&format!("scancel --batch --signal=USR1 {}", running.job()));
+    // Slurm does not promise to deliver two signals in their order.
+    running.wait_until("the request to stop", |run| {
+        std::fs::read_to_string(run.join("events.jsonl"))
+            .is_ok_and(|events| events.contains("\"stop_requested\""))
+    });
     cluster.ask(&format!("scancel {}", running.job()));
     running.wait_until_gone();
     let events = cluster.launch(trial, "renounced", &[], &[]).complete();
