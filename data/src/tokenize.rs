@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use tokenizers::TruncationParams;
 use vljepa_recipes::file_kind::FileKind;
-use vljepa_recipes::schema::{Model, Predictor, YEncoder};
+use vljepa_recipes::schema::{Model, Predictor};
 
 use crate::error::{DataError, panic_text};
 
@@ -37,8 +37,10 @@ impl Tokenizer {
     /// # Errors
     /// Same as [`Self::of_queries`].
     pub fn of_targets(model: &Model) -> Result<Self, DataError> {
-        let YEncoder { tokenizer, max_target_tokens, vocab_size, .. } = &model.y_encoder;
-        Self::of("model.y_encoder", tokenizer.as_deref(), *max_target_tokens, *vocab_size)
+        let y_encoder = &model.y_encoder;
+        let (max_tokens, vocab_size) =
+            (y_encoder.max_target_tokens(), y_encoder.sizes().vocab_size);
+        Self::of("model.y_encoder", y_encoder.tokenizer(), max_tokens, vocab_size)
     }
 
     fn of(

@@ -50,6 +50,9 @@ pub fn check(recipe: &Recipe) -> Vec<Problem> {
 #[must_use]
 pub fn warnings(recipe: &Recipe) -> Vec<String> {
     let mut warnings = Vec::new();
+    for key in missing_tokenizers(recipe) {
+        warnings.push(format!("{key} is not set, and the run will need it"));
+    }
     for name in recipe.data.sources.keys() {
         let used = |stage: &crate::schema::Stage| stage.mixture.get(name).is_some_and(|&w| w > 0);
         if !recipe.stages.iter().any(used) {
@@ -65,12 +68,23 @@ pub fn warnings(recipe: &Recipe) -> Vec<String> {
             ));
         }
     }
-    if recipe.optimizer.multipliers.contains_key("x_encoder") && !recipe.model.x_encoder.trainable {
+    if recipe.optimizer.multipliers.contains_key("x_encoder") && !recipe.model.x_encoder.trainable()
+    {
         warnings.push(
             "optimizer.multipliers.x_encoder has no effect: the X-encoder is frozen".to_owned(),
         );
     }
     warnings
+}
+
+/// Keys of the tokenizers that a recipe does not name yet.
+fn missing_tokenizers(recipe: &Recipe) -> impl Iterator<Item = &'static str> {
+    let model = &recipe.model;
+    let tokenizers = [
+        ("model.predictor.tokenizer", model.predictor.tokenizer.as_deref()),
+        ("model.y_encoder.tokenizer", model.y_encoder.tokenizer()),
+    ];
+    tokenizers.into_iter().filter(|(_, path)| path.is_none()).map(|(key, _)| key)
 }
 
 #[derive(Default)]

@@ -83,7 +83,7 @@ fn stage_cost(recipe: &Recipe, stage: &Stage) -> StageCost {
     let tokens = longest_sample(recipe, stage);
     let longest = Tokens {
         query: if tokens.query > 0 { recipe.model.predictor.max_query_tokens } else { 0 },
-        target: recipe.model.y_encoder.max_target_tokens,
+        target: recipe.model.y_encoder.max_target_tokens(),
         ..tokens
     };
     let memory = |tokens| memory(recipe, tokens, micro_batch, rows, stage.recompute);
@@ -121,6 +121,6 @@ fn tokens(recipe: &Recipe, stage: &Stage, source: &Source) -> Tokens {
     Tokens {
         visual: operations::visual_tokens(&recipe.model, source.frames.unwrap_or(stage.frames)),
         query,
-        target: ASSUMED_TARGET_TOKENS.min(recipe.model.y_encoder.max_target_tokens),
+        target: ASSUMED_TARGET_TOKENS.min(recipe.model.y_encoder.max_target_tokens()),
     }
 }

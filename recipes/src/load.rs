@@ -5,12 +5,14 @@
 //! flags are merged as trees. The recipe is deserialized from the merged tree ([`crate::read`]) and
 //! then checked across keys ([`crate::check`]).
 
+mod families;
 mod hash;
 
 use std::path::{Path, PathBuf};
 
 use miette::{Diagnostic, NamedSource, SourceSpan};
 
+use self::families::Role;
 use crate::check::{self, Problem};
 use crate::read::{self, Fault};
 use crate::schema::Recipe;
@@ -108,15 +110,21 @@ impl Mistake {
 pub fn load(path: &Path, sets: &[String]) -> Result<Loaded, LoadError> {
     let mut loader = Loader::default();
     let mut root = loader.file_with_bases(path, &mut Vec::new())?;
-    for set in sets {
-        loader.apply(&mut root, set)?;
+    let flags: Vec<Flag<'_>> = sets.iter().map(|set| loader.flag(set)).collect::<Result<_, _>>()?;
+    for role in Role::ALL {
+        let chosen = chosen_by_flags(&flags, role, root.span);
+        loader.warnings.extend(families::leave_published(&mut root, role, &chosen));
     }
+    for flag in flags {
+        loader.apply(&mut root, flag)?;
+    }
+    families::expand(&mut root).map_err(|fault| loader.fault(fault))?;
     let recipe: Recipe = read::read(&root).map_err(|fault| loader.fault(fault))?;
     let problems = check::check(&recipe);
     if !problems.is_empty() {
         return Err(loader.problems(&root, problems));
     }
-    resolved(recipe)
+    resolved(recipe, loader.warnings)
 }
 
 /// Loads the resolved recipe of a run directory, which is one file without `extends`.
@@ -128,11 +136,11 @@ pub fn load_resolved(path: &Path) -> Result<Loaded, LoadError> {
     load(path, &[])
 }
 
-fn resolved(recipe: Recipe) -> Result<Loaded, LoadError> {
+fn resolved(recipe: Recipe, mut warnings: Vec<String>) -> Result<Loaded, LoadError> {
     let yaml = to_yaml(&recipe)?;
     let hash = hash::hash(&recipe.computed())
         .map_err(|error| LoadError::Resolve { reason: error.to_string() })?;
-    let warnings = check::warnings(&recipe);
+    warnings.extend(check::warnings(&recipe));
     Ok(Loaded { recipe, yaml, hash, warnings })
 }
 
@@ -145,6 +153,28 @@ fn to_yaml(recipe: &Recipe) -> Result<String, LoadError> {
 #[derive(Default)]
 struct Loader {
     texts: Vec<Text>,
+    /// Warnings about the merging of files and flags.
+    warnings: Vec<String>,
+}
+
+/// A `--set` flag: the segments of its key with their positions, and its value.
+struct Flag<'a> {
+    path: Vec<(&'a str, Span)>,
+    value: Node,
+}
+
+/// Keys `family` and `size` of a role that flags set.
+fn chosen_by_flags(flags: &[Flag<'_>], role: Role, span: Span) -> Node {
+    let mut chosen = Node { span, value: Value::Map(Vec::new()) };
+    for Flag { path, value } in flags {
+        if let [("model", _), (name, _), (key @ ("family" | "size"), at)] = path[..]
+            && name == role.key()
+        {
+            let set = chosen.set(&[(key, at)], value.clone());
+            debug_assert!(set.is_ok(), "a key of a map can be set");
+        }
+    }
+    chosen
 }
 
 impl Loader {
@@ -178,6 +208,11 @@ impl Loader {
             return Err(self.mistake(entry.node.span, what, "this file", help));
         }
         let mut merged = self.file_with_bases(&base, above)?;
+        for role in Role::ALL {
+            if let Some(over) = root.get("model").and_then(|model| model.get(role.key())) {
+                self.warnings.extend(families::leave_published(&mut merged, role, over));
+            }
+        }
         merged.merge(root);
         Ok(merged)
     }
@@ -199,8 +234,8 @@ impl Loader {
         Ok(Node { span: start, ..root })
     }
 
-    /// Applies one `--set` flag.
-    fn apply(&mut self, root: &mut Node, set: &str) -> Result<(), LoadError> {
+    /// Parses a `--set` flag.
+    fn flag<'a>(&mut self, set: &'a str) -> Result<Flag<'a>, LoadError> {
         let index = self.add(format!("--set {set}"), set.to_owned());
         let span = |offset, length| Span { text: index, offset, length };
         let Some((path, value)) = set.split_once('=') else {
@@ -234,8 +269,14 @@ impl Loader {
         if matches!(node.value, Value::Null | Value::List(_) | Value::Map(_)) {
             node.span = span(0, path.len());
         }
-        root.set(&segments, node)
-            .map_err(|(at, why)| self.mistake(at, format!("--set {path}: {why}"), "here", None))
+        Ok(Flag { path: segments, value: node })
+    }
+
+    fn apply(&self, root: &mut Node, flag: Flag<'_>) -> Result<(), LoadError> {
+        root.set(&flag.path, flag.value).map_err(|(at, why)| {
+            let path: Vec<&str> = flag.path.iter().map(|(segment, _)| *segment).collect();
+            self.mistake(at, format!("--set {}: {why}", path.join(".")), "here", None)
+        })
     }
 
     fn add(&mut self, name: String, text: String) -> usize {

@@ -31,6 +31,11 @@ impl Fault {
         Self { path: Vec::new(), what, label, help, span: None }
     }
 
+    /// A mistake in the value at `span`.
+    pub(crate) fn in_value(span: Span, what: &str, help: &str) -> Self {
+        Self::new(what.to_owned(), "this value", Some(help.to_owned())).at(span)
+    }
+
     /// Sets the position unless an inner value has set it already.
     fn at(mut self, span: Span) -> Self {
         self.span.get_or_insert(span);
@@ -38,7 +43,7 @@ impl Fault {
     }
 
     /// Adds the key or list index that holds the value so far.
-    fn under(mut self, key: impl Into<String>) -> Self {
+    pub(crate) fn under(mut self, key: impl Into<String>) -> Self {
         self.path.push(key.into());
         self
     }

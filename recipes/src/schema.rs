@@ -10,19 +10,26 @@
 mod cluster;
 mod data;
 mod evaluation;
+mod families;
 mod model;
+mod predictor;
 mod training;
+mod x_encoder;
+mod y_encoder;
 
 pub use cluster::{Cluster, ControlPlane, RestartPolicy, Scheduler, Slurm};
 pub use data::{BadSamples, Data, Source, TargetRule, TextSource, Transform, Visual};
 pub use evaluation::{Candidates, Control, Evaluation, Task, TaskKind};
-pub use model::{
-    Attention, Initialisation, Llama3Scaling, Loss, LossKind, Model, Predictor, Temperature,
-    XEncoder, YEncoder,
-};
+pub use model::{Initialisation, Loss, LossKind, Model, Temperature};
+pub use predictor::{Attention, Llama3Scaling, LlamaSize, Predictor, PredictorFamily};
 pub use training::{
     Checkpoints, LearningRate, Logging, Mixing, NonFinite, Optimizer, Recompute, Schedule, Stage,
     Trace,
+};
+pub use x_encoder::{VJepa2, VJepa2Size, VisionSizes, XEncoder, XFamily};
+pub use y_encoder::{
+    EmbeddingGemma, EmbeddingGemmaSize, Qwen3Embedding, Qwen3EmbeddingSize, TextSizes, YEncoder,
+    YFamily,
 };
 
 use std::path::PathBuf;

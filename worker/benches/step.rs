@@ -338,7 +338,7 @@ fn random_batch(arguments: &Arguments, recipe: &Recipe) -> anyhow::Result<Batch>
         frames: bytes(1, frames_shape.iter().product()),
         frames_shape,
         query: random_tokens(2, rows, query, recipe.model.predictor.vocab_size)?,
-        target: random_tokens(3, rows, text, recipe.model.y_encoder.vocab_size)?,
+        target: random_tokens(3, rows, text, recipe.model.y_encoder.sizes().vocab_size)?,
         target_hashes: (0..rows).map(|_| random.bits()).collect(),
         query_texts: vec![String::new(); rows],
         target_texts: vec![String::new(); rows],

@@ -6,7 +6,7 @@
 
 mod tasks;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rayon::prelude::*;
 use vljepa_data::catalogue::{CatalogueFolder, Expanded, Unlisted, update};
@@ -95,8 +95,8 @@ impl Inspection {
 
     fn tokenizers(&mut self, recipe: &Recipe) -> Tokenizers {
         let model = &recipe.model;
-        let mut load = |part: &str, path: &Option<PathBuf>, loaded: fn(&_) -> _| {
-            if path.as_ref().is_none_or(|path| self.is_skipped(path)) {
+        let mut load = |part: &str, path: Option<&Path>, loaded: fn(&_) -> _| {
+            if path.is_none_or(|path| self.is_skipped(path)) {
                 return None;
             }
             let error = match loaded(model) {
@@ -111,8 +111,8 @@ impl Inspection {
             None
         };
         Tokenizers {
-            queries: load("predictor", &model.predictor.tokenizer, Tokenizer::of_queries),
-            targets: load("y_encoder", &model.y_encoder.tokenizer, Tokenizer::of_targets),
+            queries: load("predictor", model.predictor.tokenizer.as_deref(), Tokenizer::of_queries),
+            targets: load("y_encoder", model.y_encoder.tokenizer(), Tokenizer::of_targets),
         }
     }
 

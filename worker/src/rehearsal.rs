@@ -96,7 +96,7 @@ pub fn rehearse(
     let (mut engine, mut training) =
         Engine::for_rehearsal(recipe, Device::Cuda(cuda), RankId { rank: 0, world_size })?;
     let state_bytes = record().peak_bytes;
-    let longest = [recipe.model.y_encoder.max_target_tokens; 2];
+    let longest = [recipe.model.y_encoder.max_target_tokens(); 2];
     let target_tokens = if target_tokens.is_empty() { &longest[..] } else { target_tokens };
     let mut stages = Vec::new();
     for stage in &recipe.stages {
@@ -196,7 +196,7 @@ fn evaluate(recipe: &Recipe, engine: &Engine) -> anyhow::Result<()> {
     let frames = Tensor::from_u8(vec![0; shape.iter().product()], &shape);
     let queries = packed(recipe.model.predictor.max_query_tokens)?;
     engine.predict(frames, &queries)?;
-    engine.target(&packed(recipe.model.y_encoder.max_target_tokens)?)?;
+    engine.target(&packed(recipe.model.y_encoder.max_target_tokens())?)?;
     Ok(())
 }
 

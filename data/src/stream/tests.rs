@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use vljepa_recipes::schema::{EmbeddingGemma, YEncoder};
 use vljepa_recipes::{RankId, Recipe};
 
 use super::BatchStream;
@@ -292,6 +293,12 @@ fn what_the_data_cannot_give_is_refused_at_the_start() {
         change(&mut recipe);
         opened(&recipe).err().unwrap().to_string()
     };
+    let gemma = |recipe: &mut Recipe, change: &dyn Fn(&mut EmbeddingGemma)| {
+        let YEncoder::EmbeddingGemma(keys) = &mut recipe.model.y_encoder else {
+            panic!("the default family")
+        };
+        change(keys);
+    };
     let shards = |recipe: &mut Recipe, path: &Path| {
         let source = recipe.data.sources.get_mut("pictures").unwrap();
         source.shards = path.to_string_lossy().into_owned();
@@ -301,8 +308,10 @@ fn what_the_data_cannot_give_is_refused_at_the_start() {
     write_tar(&empty.path().join("a.tar"), &[("README".to_owned(), "nothing")]);
     assert!(refused(&|r| shards(r, empty.path())).contains("no complete sample"));
     assert!(refused(&|r| r.model.predictor.tokenizer = None).contains("model.predictor.tokenizer"));
-    assert!(refused(&|r| r.model.y_encoder.vocab_size = 3).contains("model.y_encoder.vocab_size"));
-    let missing = refused(&|r| r.model.y_encoder.tokenizer = Some("none.json".into()));
+    assert!(
+        refused(&|r| gemma(r, &|keys| keys.vocab_size = 3)).contains("model.y_encoder.vocab_size")
+    );
+    let missing = refused(&|r| gemma(r, &|keys| keys.tokenizer = Some("none.json".into())));
     assert!(missing.contains("none.json"), "{missing}");
     let error = BatchStream::open(&base, 0, RankId { rank: 0, world_size: 9 }, 0)
         .err()

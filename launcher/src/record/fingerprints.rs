@@ -83,14 +83,7 @@ pub(crate) fn files(
     model: &Model,
     known: &BTreeMap<String, FileRecord>,
 ) -> BTreeMap<String, FileRecord> {
-    let named = [
-        ("model.x_encoder.weights", &model.x_encoder.weights),
-        ("model.predictor.weights", &model.predictor.weights),
-        ("model.predictor.tokenizer", &model.predictor.tokenizer),
-        ("model.y_encoder.weights", &model.y_encoder.weights),
-        ("model.y_encoder.tokenizer", &model.y_encoder.tokenizer),
-    ];
-    let named = named.into_iter().filter_map(|(key, path)| Some((key.to_owned(), path.clone()?)));
+    let named = model.files().map(|(key, path)| (key.to_owned(), path.to_owned()));
     let with_parts = named.flat_map(|(key, path)| {
         let parts = parts(&path).map(|part| (format!("{key}/{part}"), path.with_file_name(&part)));
         parts.chain([(key.clone(), path.clone())]).collect::<Vec<_>>()

@@ -11,7 +11,8 @@ use vljepa_kernels::{Result, Tensor, View, Write};
 use super::{Linear, Norm, NormSaved, Sequence};
 use crate::{Context, Gradients, Parameters};
 
-/// Norms of each query head and key head, applied between projection and rotation (Gemma).
+/// Norms of each query head and key head, applied between projection and rotation
+/// (Gemma, Qwen3).
 #[derive(Debug, Clone, Copy)]
 pub struct HeadNorms {
     /// Norm over the elements of a query head, (hd).

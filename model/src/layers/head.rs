@@ -1,7 +1,9 @@
-//! Head that maps hidden states to an embedding: mean over each sequence, linear maps, L2
+//! Head that maps hidden states to an embedding: pooling of each sequence, linear maps, L2
 //! normalisation.
 
-use vljepa_kernels::{Lengths, Result, Tensor, View, Write, copy, normalize, pooling};
+use vljepa_kernels::{
+    KernelError, Lengths, Result, Tensor, View, Write, copy, normalize, pooling, rows,
+};
 
 use super::Linear;
 use crate::{Context, Gradients, Parameters};
@@ -9,9 +11,20 @@ use crate::{Context, Gradients, Parameters};
 /// Lower bound of the length in x / max(‖x‖, eps), the default of torch's `F.normalize`.
 const NORMALIZE_EPS: f32 = 1e-12;
 
-/// Mean pooling, linear maps and optional L2 normalisation.
+/// Reduction of the hidden states of a sequence to one vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pooling {
+    /// Mean over all tokens.
+    Mean,
+    /// Hidden state of the last token.
+    Last,
+}
+
+/// Pooling, linear maps and optional L2 normalisation.
 #[derive(Debug, Clone)]
 pub struct Head {
+    /// Reduction of each sequence to one vector.
+    pub pooling: Pooling,
     /// Linear maps in the order of application. The last one maps to the shared embedding.
     pub maps: Vec<Linear>,
     /// Whether embeddings are scaled to length one, as losses of cosine similarities need.
@@ -51,7 +64,13 @@ impl Head {
     ) -> Result<(Tensor, Option<HeadSaved>)> {
         let b = lengths.rows();
         let mut x = cx.take(&[b, hidden.shape()[1]])?;
-        pooling::forward(cx.stream, hidden, lengths, x.view_mut())?;
+        match self.pooling {
+            Pooling::Mean => pooling::forward(cx.stream, hidden, lengths, x.view_mut())?,
+            Pooling::Last => {
+                let last = last_rows(cx, lengths)?;
+                rows::gather(cx.stream, hidden, last.view(), Write::Set, x.view_mut())?;
+            }
+        }
         let mut inputs = Vec::new();
         for map in &self.maps {
             let mut out = cx.take(&[b, map.outputs()])?;
@@ -117,7 +136,32 @@ impl Head {
             return Ok(None);
         }
         let mut d_hidden = cx.take(&[lengths.tokens(), d.shape()[1]])?;
-        pooling::backward(cx.stream, d.view(), lengths, d_hidden.view_mut())?;
+        match self.pooling {
+            Pooling::Mean => {
+                pooling::backward(cx.stream, d.view(), lengths, d_hidden.view_mut())?;
+            }
+            Pooling::Last => {
+                let last = last_rows(cx, lengths)?;
+                d_hidden.view_mut().fill_zero(cx.stream)?;
+                rows::scatter(cx.stream, d.view(), last.view(), d_hidden.view_mut())?;
+            }
+        }
         Ok(Some(d_hidden))
     }
+}
+
+/// Row of each sequence's last token in the packed sequences, i32 (b).
+fn last_rows(cx: Context<'_>, lengths: &Lengths) -> Result<Tensor> {
+    let ends = lengths.host();
+    if let Some(row) = ends.windows(2).position(|ends| ends[0] == ends[1]) {
+        return Err(KernelError::Value {
+            operation: "head::forward",
+            what: "sequence",
+            found: format!("sequence {row} without tokens"),
+            needed: "at least one token".to_owned(),
+        });
+    }
+    let last: Vec<i32> = ends.iter().skip(1).map(|end| end - 1).collect();
+    let count = last.len();
+    Tensor::from_i32(last, &[count]).on(cx.arena.device())
 }

@@ -16,7 +16,7 @@ mod text_model;
 
 pub use attention::{Attention, AttentionSaved, HeadNorms};
 pub use block::{Block, BlockSaved};
-pub use head::{Embedded, Head, HeadSaved};
+pub use head::{Embedded, Head, HeadSaved, Pooling};
 pub use linear::Linear;
 pub use mlp::{Activation, Mlp, MlpSaved};
 pub use norm::{Norm, NormSaved};

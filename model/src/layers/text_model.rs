@@ -1,27 +1,24 @@
-//! Text transformer: token embeddings and a stack of Llama or Gemma blocks.
+//! Text transformer: token embeddings and a stack of blocks. Each family registers its own.
+
+mod gemma;
+mod llama;
+mod qwen3;
 
 use vljepa_kernels::attention::Mask;
 use vljepa_kernels::rms_norm::Scale;
-use vljepa_kernels::rope::{self, Heads};
+use vljepa_kernels::rope::Heads;
 use vljepa_kernels::{Device, Lengths, Result, Tensor, View, embedding, gated_mlp};
-use vljepa_recipes::schema;
 
 use super::{Activation, Attention, Block, HeadNorms, Linear, Mlp, Norm, Rotary, Sequence, Stack};
 use crate::parameters::root;
-use crate::{Context, Gradients, Group, LayoutBuilder, Parameters, Weight};
-
-/// 1/√x, rounded to f32.
-#[expect(clippy::cast_possible_truncation, reason = "the result is rounded to f32")]
-fn inverse_root(x: f64) -> f32 {
-    x.sqrt().recip() as f32
-}
+use crate::{Context, Gradients, LayoutBuilder, Parameters, Weight};
 
 /// Text transformer: token embeddings, blocks and a final norm.
 #[derive(Debug)]
 pub struct TextModel {
     /// Token embedding table, (v, d) for a vocabulary of v tokens.
     pub embedding: Weight,
-    /// Factor of the embeddings: √d in Gemma, 1 in Llama.
+    /// Factor of the embeddings: √d in Gemma, 1 in Llama and Qwen3.
     pub embedding_scale: f32,
     /// Blocks and the final norm.
     pub stack: Stack,
@@ -30,7 +27,7 @@ pub struct TextModel {
     device: Device,
 }
 
-/// Sizes that Llama and Gemma blocks share.
+/// Sizes that the blocks of all families have.
 struct Sizes {
     hidden: usize,
     intermediate: usize,
@@ -39,97 +36,6 @@ struct Sizes {
 }
 
 impl TextModel {
-    /// Registers Llama-3.2 layers (as in `meta-llama/Llama-3.2-1B`): grouped-query attention, RMS
-    /// norms with factor w, SiLU, scaled rotary frequencies.
-    #[must_use]
-    pub fn llama(
-        layout: &mut LayoutBuilder,
-        name: &str,
-        group: Group,
-        recipe: &schema::Predictor,
-        device: Device,
-    ) -> Self {
-        let sizes = Sizes {
-            hidden: recipe.hidden_size,
-            intermediate: recipe.intermediate_size,
-            heads: Heads {
-                query: recipe.num_heads,
-                key_value: recipe.num_kv_heads,
-                dim: recipe.head_dim,
-            },
-            eps: recipe.rms_norm_eps,
-        };
-        let mask = match recipe.attention {
-            schema::Attention::Bidirectional => Mask::Full,
-            schema::Attention::Causal => Mask::Causal,
-        };
-        layout.scope(group, true);
-        let norm =
-            Norm::rms(layout, &format!("{name}.norm"), sizes.hidden, Scale::Plain, sizes.eps);
-        let block = |i| llama_block(layout, &format!("{name}.layers.{i}"), &sizes, mask);
-        let mut blocks: Vec<_> = (0..recipe.num_layers).rev().map(block).collect();
-        blocks.reverse();
-        layout.scope(group, recipe.train_embeddings);
-        let shape = [recipe.vocab_size, recipe.hidden_size];
-        let embedding = layout.add_table(format!("{name}.embedding.weight"), shape, 1.0);
-        Self {
-            embedding,
-            embedding_scale: 1.0,
-            stack: Stack { blocks, norm },
-            rotaries: vec![Rotary::new(device, recipe.head_dim, llama_frequencies(recipe))],
-            device,
-        }
-    }
-
-    /// Registers `EmbeddingGemma` layers (as in `google/embeddinggemma-300m`): RMS norms with
-    /// factor 1 + w before and after both branches and on queries and keys, tanh GELU,
-    /// sliding-window attention in all layers but every n-th, two rotary bases, embeddings times
-    /// √d.
-    #[must_use]
-    pub fn gemma(
-        layout: &mut LayoutBuilder,
-        name: &str,
-        group: Group,
-        recipe: &schema::YEncoder,
-        device: Device,
-    ) -> Self {
-        let sizes = Sizes {
-            hidden: recipe.hidden_size,
-            intermediate: recipe.intermediate_size,
-            heads: Heads {
-                query: recipe.num_heads,
-                key_value: recipe.num_kv_heads,
-                dim: recipe.head_dim,
-            },
-            eps: recipe.rms_norm_eps,
-        };
-        layout.scope(group, recipe.trainable);
-        let norm =
-            Norm::rms(layout, &format!("{name}.norm"), sizes.hidden, Scale::OnePlus, sizes.eps);
-        let block = |i: usize| {
-            let full = (i + 1).is_multiple_of(recipe.full_attention_every);
-            let (mask, table) =
-                if full { (Mask::Full, 0) } else { (Mask::Window(recipe.effective_window), 1) };
-            let scale = inverse_root(recipe.query_pre_attn_scalar);
-            gemma_block(layout, &format!("{name}.layers.{i}"), &sizes, (mask, table, scale))
-        };
-        let mut blocks: Vec<_> = (0..recipe.num_layers).rev().map(block).collect();
-        blocks.reverse();
-        let shape = [recipe.vocab_size, recipe.hidden_size];
-        let embedding_scale = root(recipe.hidden_size);
-        let embedding =
-            layout.add_table(format!("{name}.embedding.weight"), shape, embedding_scale);
-        let rotary =
-            |theta| Rotary::new(device, recipe.head_dim, rope::inv_freq(theta, recipe.head_dim));
-        Self {
-            embedding,
-            embedding_scale,
-            stack: Stack { blocks, norm },
-            rotaries: vec![rotary(recipe.rope_theta), rotary(recipe.rope_local_theta)],
-            device,
-        }
-    }
-
     /// Embeddings (n, d) of the token ids, i32 (n).
     ///
     /// # Errors
@@ -169,27 +75,6 @@ impl TextModel {
     }
 }
 
-/// Inverse rotary frequencies of the recipe's Llama layers.
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "`VlJepa::new` checks that the number of positions fits u32"
-)]
-fn llama_frequencies(recipe: &schema::Predictor) -> Vec<f32> {
-    match &recipe.rope_scaling {
-        None => rope::inv_freq(recipe.rope_theta, recipe.head_dim),
-        Some(s) => {
-            let scaling = rope::Llama3Scaling {
-                factor: s.factor,
-                low_freq_factor: s.low_freq_factor,
-                high_freq_factor: s.high_freq_factor,
-                original_max_positions: s.original_max_position_embeddings as usize,
-            };
-            rope::llama3_inv_freq(recipe.rope_theta, recipe.head_dim, scaling)
-        }
-    }
-}
-
 /// Registers the maps of a gated MLP, last map first.
 fn gated_maps(
     layout: &mut LayoutBuilder,
@@ -212,14 +97,27 @@ fn attention_maps(layout: &mut LayoutBuilder, name: &str, s: &Sizes) -> (Linear,
     (qkv, output)
 }
 
-fn llama_block(layout: &mut LayoutBuilder, name: &str, s: &Sizes, mask: Mask) -> Block {
+/// Registers a block with RMS norms of factor w before both branches and SiLU. With `head_norms`,
+/// queries and keys of each head are normalised too (Qwen3).
+fn silu_block(
+    layout: &mut LayoutBuilder,
+    name: &str,
+    s: &Sizes,
+    mask: Mask,
+    head_norms: bool,
+) -> Block {
     let mlp = gated_maps(layout, name, s, gated_mlp::Activation::Silu);
     let (qkv, output) = attention_maps(layout, name, s);
     let mut norm =
-        |which| Norm::rms(layout, &format!("{name}.{which}"), s.hidden, Scale::Plain, s.eps);
-    let (mlp_norm, attention_norm) = (norm("mlp_norm"), norm("attention_norm"));
+        |which, width| Norm::rms(layout, &format!("{name}.{which}"), width, Scale::Plain, s.eps);
+    let mlp_norm = norm("mlp_norm", s.hidden);
+    let norms = head_norms.then(|| HeadNorms {
+        query: norm("attention.query_norm", s.heads.dim),
+        key: norm("attention.key_norm", s.heads.dim),
+    });
+    let attention_norm = norm("attention_norm", s.hidden);
     let scale = root(s.heads.dim).recip();
-    let attention = Attention { qkv, output, heads: s.heads, norms: None, mask, scale, table: 0 };
+    let attention = Attention { qkv, output, heads: s.heads, norms, mask, scale, table: 0 };
     Block {
         attention_norm,
         attention,
@@ -227,36 +125,6 @@ fn llama_block(layout: &mut LayoutBuilder, name: &str, s: &Sizes, mask: Mask) ->
         mlp_norm,
         mlp,
         post_mlp_norm: None,
-        gradients_end: layout.trainable_end(),
-    }
-}
-
-fn gemma_block(
-    layout: &mut LayoutBuilder,
-    name: &str,
-    s: &Sizes,
-    (mask, table, scale): (Mask, usize, f32),
-) -> Block {
-    let mlp = gated_maps(layout, name, s, gated_mlp::Activation::GeluTanh);
-    let (qkv, output) = attention_maps(layout, name, s);
-    let mut norm =
-        |which, width| Norm::rms(layout, &format!("{name}.{which}"), width, Scale::OnePlus, s.eps);
-    let (post_mlp_norm, mlp_norm) = (norm("post_mlp_norm", s.hidden), norm("mlp_norm", s.hidden));
-    let post_attention_norm = norm("post_attention_norm", s.hidden);
-    let norms = HeadNorms {
-        query: norm("attention.query_norm", s.heads.dim),
-        key: norm("attention.key_norm", s.heads.dim),
-    };
-    let attention_norm = norm("attention_norm", s.hidden);
-    let attention =
-        Attention { qkv, output, heads: s.heads, norms: Some(norms), mask, scale, table };
-    Block {
-        attention_norm,
-        attention,
-        post_attention_norm: Some(post_attention_norm),
-        mlp_norm,
-        mlp,
-        post_mlp_norm: Some(post_mlp_norm),
         gradients_end: layout.trainable_end(),
     }
 }

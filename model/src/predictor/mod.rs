@@ -10,7 +10,7 @@ use std::sync::Arc;
 use vljepa_kernels::{Device, KernelError, Lengths, Packed, Result, Tensor, View, Write, rows};
 use vljepa_recipes::schema;
 
-use crate::layers::{Embedded, Head, HeadSaved, Linear, Sequence, StackSaved, TextModel};
+use crate::layers::{Embedded, Head, HeadSaved, Linear, Pooling, Sequence, StackSaved, TextModel};
 use crate::{
     Context, Gradients, Group, Keep, LayoutBuilder, ModelError, OnReady, Parameters, Visual,
 };
@@ -81,13 +81,14 @@ impl Predictor {
         let head = projection(layout, "predictor_head", [model.embed_dim, d]);
         let text = TextModel::llama(layout, name, Group::Predictor, recipe, device);
         let text_projection = recipe.text_projection.then(|| projection(layout, "text", [d, d]));
-        let vision_projection = projection(layout, "vision", [d, model.x_encoder.hidden_size]);
+        let vision_projection =
+            projection(layout, "vision", [d, model.x_encoder.sizes().hidden_size]);
         Self {
             text,
             vision_projection,
             text_projection,
-            head: Head { maps: vec![head], normalise },
-            visual_gradient: model.x_encoder.trainable,
+            head: Head { pooling: Pooling::Mean, maps: vec![head], normalise },
+            visual_gradient: model.x_encoder.trainable(),
             gradients_end: layout.trainable_end(),
             device,
         }

@@ -2,7 +2,7 @@
 //! `model.`, which only some files have.
 
 use super::Piece;
-use super::llama::matrices;
+use super::llama::{head_norms, matrices};
 use super::vjepa2::{linear, norm};
 use crate::{Head, TextModel};
 
@@ -21,10 +21,7 @@ pub(super) fn pieces(text: &TextModel) -> Vec<Piece> {
         for (which, of) in after {
             of.iter().for_each(|of| add(which, of));
         }
-        if let Some(norms) = &block.attention.norms {
-            add("self_attn.q_norm", &norms.query);
-            add("self_attn.k_norm", &norms.key);
-        }
+        head_norms(&mut pieces, &name, block);
         matrices(&mut pieces, &name, block);
     }
     norm(&mut pieces, "norm", &text.stack.norm);

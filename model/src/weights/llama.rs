@@ -1,5 +1,6 @@
-//! Tensor names of Llama in the format of Hugging Face transformers (`meta-llama/Llama-3.2-1B`),
-//! without the prefix `model.`, which only some files have.
+//! Tensor names of Llama and Qwen3 in the format of Hugging Face transformers
+//! (`meta-llama/Llama-3.2-1B`, `Qwen/Qwen3-Embedding-0.6B`), without the prefix `model.`, which
+//! only some files have.
 
 use super::Piece;
 use super::vjepa2::{linear, norm};
@@ -13,6 +14,7 @@ pub(super) fn pieces(text: &TextModel, first_layer: usize) -> Vec<Piece> {
     for (i, block) in text.stack.blocks.iter().enumerate() {
         let name = format!("layers.{}", first_layer + i);
         norm(&mut pieces, &format!("{name}.input_layernorm"), &block.attention_norm);
+        head_norms(&mut pieces, &name, block);
         matrices(&mut pieces, &name, block);
         norm(&mut pieces, &format!("{name}.post_attention_layernorm"), &block.mlp_norm);
     }
@@ -20,7 +22,15 @@ pub(super) fn pieces(text: &TextModel, first_layer: usize) -> Vec<Piece> {
     pieces
 }
 
-/// Adds the seven matrices of a layer whose names are the same in Llama and Gemma.
+/// Adds the norms of queries and keys, which Llama does not have.
+pub(super) fn head_norms(pieces: &mut Vec<Piece>, name: &str, block: &Block) {
+    if let Some(norms) = &block.attention.norms {
+        norm(pieces, &format!("{name}.self_attn.q_norm"), &norms.query);
+        norm(pieces, &format!("{name}.self_attn.k_norm"), &norms.key);
+    }
+}
+
+/// Adds the seven matrices of a layer whose names are the same in Llama, Qwen3 and Gemma.
 pub(super) fn matrices(pieces: &mut Vec<Piece>, name: &str, block: &Block) {
     let heads = block.attention.heads;
     let (query, key_value) = (heads.query * heads.dim, heads.key_value * heads.dim);

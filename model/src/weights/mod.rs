@@ -73,6 +73,8 @@ pub enum Source {
     Llama,
     /// `EmbeddingGemma`'s transformer (`google/embeddinggemma-300m`, `model.safetensors`).
     Gemma,
+    /// Qwen3-Embedding (`Qwen/Qwen3-Embedding-0.6B`, `model.safetensors`).
+    Qwen3,
     /// First Dense layer of `EmbeddingGemma` (`2_Dense/model.safetensors`).
     GemmaDense2,
     /// Second Dense layer of `EmbeddingGemma` (`3_Dense/model.safetensors`).
@@ -83,10 +85,11 @@ pub enum Source {
 
 impl Source {
     /// All sources, in the order of export.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::VJepa2,
         Self::Llama,
         Self::Gemma,
+        Self::Qwen3,
         Self::GemmaDense2,
         Self::GemmaDense3,
         Self::Projections,
@@ -99,24 +102,29 @@ impl Source {
             Self::VJepa2 => "vjepa2.safetensors",
             Self::Llama => "llama.safetensors",
             Self::Gemma => "gemma.safetensors",
+            Self::Qwen3 => "qwen3.safetensors",
             Self::GemmaDense2 => "2_Dense/model.safetensors",
             Self::GemmaDense3 => "3_Dense/model.safetensors",
             Self::Projections => "projections.safetensors",
         }
     }
 
-    /// Published tensors of this source that `model` holds, under the names of export.
+    /// Published tensors of this source that `model` holds, under the names of export. Empty if
+    /// the recipe's encoder is of another family.
     #[must_use]
     pub fn pieces(self, model: &VlJepa) -> Vec<Piece> {
-        match self {
-            Self::VJepa2 => vjepa2::pieces(&model.x_encoder, model.recipe()),
-            Self::Llama => {
-                llama::pieces(&model.predictor.text, model.recipe().predictor.first_layer)
-            }
-            Self::Gemma => gemma::pieces(&model.y_encoder.text),
-            Self::GemmaDense2 => gemma::dense(&model.y_encoder.head, 0),
-            Self::GemmaDense3 => gemma::dense(&model.y_encoder.head, 1),
-            Self::Projections => projections::pieces(model),
+        let recipe = model.recipe();
+        let text = &model.y_encoder.text;
+        match (self, &recipe.y_encoder) {
+            (Self::VJepa2, _) => vjepa2::pieces(&model.x_encoder, recipe),
+            (Self::Llama, _) => llama::pieces(&model.predictor.text, recipe.predictor.layers[0]),
+            (Self::Gemma, schema::YEncoder::EmbeddingGemma(_)) => gemma::pieces(text),
+            (Self::Qwen3, schema::YEncoder::Qwen3Embedding(_)) => llama::pieces(text, 0),
+            (Self::Gemma, schema::YEncoder::Qwen3Embedding(_))
+            | (Self::Qwen3, schema::YEncoder::EmbeddingGemma(_)) => Vec::new(),
+            (Self::GemmaDense2, _) => gemma::dense(&model.y_encoder.head, 0),
+            (Self::GemmaDense3, _) => gemma::dense(&model.y_encoder.head, 1),
+            (Self::Projections, _) => projections::pieces(model),
         }
     }
 
@@ -130,12 +138,12 @@ impl Source {
                 vjepa2::original(&model.x_encoder, model.recipe()),
             ],
             Self::Llama => {
-                let predictor = &model.recipe().predictor;
-                let first = predictor.first_layer;
-                let layers = first..first + predictor.num_layers;
+                let [first, end] = model.recipe().predictor.layers;
+                let layers = first..end;
                 vec![naming(&["model.", ""], Extra::Llama { layers })]
             }
             Self::Gemma => vec![naming(&["model.", ""], Extra::Prefixes(&[]))],
+            Self::Qwen3 => vec![naming(&["model.", ""], Extra::Prefixes(&["lm_head."]))],
             Self::GemmaDense2 | Self::GemmaDense3 | Self::Projections => {
                 vec![naming(&[""], Extra::Prefixes(&[]))]
             }
@@ -208,18 +216,29 @@ pub fn published(recipe: &schema::Model) -> Vec<Published> {
     let mut add = |source, path: &Path, key| {
         files.push(Published { source, path: path.to_owned(), key });
     };
-    if let Some(path) = &recipe.x_encoder.weights {
-        add(Source::VJepa2, path, "model.x_encoder.weights");
+    if let Some(path) = recipe.x_encoder.weights() {
+        let source = match &recipe.x_encoder {
+            schema::XEncoder::Vjepa2(_) => Source::VJepa2,
+        };
+        add(source, path, "model.x_encoder.weights");
     }
     if let Some(path) = &recipe.predictor.weights {
-        add(Source::Llama, path, "model.predictor.weights");
+        let source = match recipe.predictor.family {
+            schema::PredictorFamily::Llama => Source::Llama,
+        };
+        add(source, path, "model.predictor.weights");
     }
-    if let Some(path) = &recipe.y_encoder.weights {
+    if let Some(path) = recipe.y_encoder.weights() {
         let key = "model.y_encoder.weights";
-        add(Source::Gemma, path, key);
-        if recipe.y_encoder.dense_heads {
-            for source in [Source::GemmaDense2, Source::GemmaDense3] {
-                add(source, &path.with_file_name("").join(source.file()), key);
+        match &recipe.y_encoder {
+            schema::YEncoder::Qwen3Embedding(_) => add(Source::Qwen3, path, key),
+            schema::YEncoder::EmbeddingGemma(gemma) => {
+                add(Source::Gemma, path, key);
+                if gemma.dense_heads {
+                    for source in [Source::GemmaDense2, Source::GemmaDense3] {
+                        add(source, &path.with_file_name("").join(source.file()), key);
+                    }
+                }
             }
         }
     }

@@ -11,8 +11,8 @@ use crate::layers::{Linear, Norm};
 /// Pieces of the encoder. The file's `predictor.*` tensors belong to V-JEPA 2's own predictor,
 /// which VL-JEPA does not use.
 pub(super) fn pieces(encoder: &XEncoder, recipe: &schema::Model) -> Vec<Piece> {
-    let x = &recipe.x_encoder;
-    let mut pieces = patch("encoder.embeddings.patch_embeddings.proj", encoder, x);
+    let x = recipe.x_encoder.sizes();
+    let mut pieces = patch("encoder.embeddings.patch_embeddings.proj", encoder, &x);
     for (i, block) in encoder.stack.blocks.iter().enumerate() {
         let name = format!("encoder.layer.{i}");
         norm(&mut pieces, &format!("{name}.norm1"), &block.attention_norm);
@@ -36,7 +36,7 @@ pub(super) fn pieces(encoder: &XEncoder, recipe: &schema::Model) -> Vec<Piece> {
 /// which `torch.hub` loads (`src/hub/backbones.py` in facebookresearch/vjepa2). Its positions,
 /// `pos_embed`, are not used: the model rotates queries and keys instead.
 pub(super) fn original(encoder: &XEncoder, recipe: &schema::Model) -> Naming {
-    let mut pieces = patch("patch_embed.proj", encoder, &recipe.x_encoder);
+    let mut pieces = patch("patch_embed.proj", encoder, &recipe.x_encoder.sizes());
     for (i, block) in encoder.stack.blocks.iter().enumerate() {
         let name = format!("blocks.{i}");
         norm(&mut pieces, &format!("{name}.norm1"), &block.attention_norm);
@@ -57,7 +57,7 @@ pub(super) fn original(encoder: &XEncoder, recipe: &schema::Model) -> Naming {
 
 /// Pieces of the map of patches. Files store its weight as that of a convolution, (d, 3, tubelet,
 /// patch, patch), whose elements have the same order.
-fn patch(name: &str, encoder: &XEncoder, x: &schema::XEncoder) -> Vec<Piece> {
+fn patch(name: &str, encoder: &XEncoder, x: &schema::VisionSizes) -> Vec<Piece> {
     let mut pieces = Vec::new();
     linear(&mut pieces, name, &encoder.patch);
     pieces[0].shape = vec![x.hidden_size, 3, x.tubelet_size, x.patch_size, x.patch_size];

@@ -73,6 +73,7 @@ impl XEncoder {
         recipe: &schema::XEncoder,
         device: Device,
     ) -> Self {
+        let schema::XEncoder::Vjepa2(recipe) = recipe;
         layout.scope(Group::XEncoder, recipe.trainable);
         let d = recipe.hidden_size;
         let norm = Norm::layer(layout, &format!("{name}.norm"), d, recipe.layer_norm_eps);
@@ -239,7 +240,7 @@ fn bad_frames(found: &[usize]) -> KernelError {
 }
 
 /// Registers a block of the vision transformer.
-fn vit_block(layout: &mut LayoutBuilder, name: &str, recipe: &schema::XEncoder) -> Block {
+fn vit_block(layout: &mut LayoutBuilder, name: &str, recipe: &schema::VJepa2) -> Block {
     let (d, f) = (recipe.hidden_size, recipe.intermediate_size);
     let heads =
         Heads { query: recipe.num_heads, key_value: recipe.num_heads, dim: d / recipe.num_heads };

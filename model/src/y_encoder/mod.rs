@@ -1,25 +1,25 @@
 //! Y-encoder: maps a target text to its embedding.
 //!
-//! The encoder consists of `EmbeddingGemma`'s transformer, the mean over the tokens, the published
-//! Dense layers if the recipe asks for them, and a linear map to the shared embedding (VL-JEPA
-//! §3.1). If the text model is frozen, only the map is trained. If, in addition, the loss has no
-//! negatives, the map is not trained either: a trained map could reach loss zero by mapping every
-//! text to one point, while a fixed random map preserves distances.
+//! The encoder consists of a text transformer, pooling over the tokens, the published Dense layers
+//! of `EmbeddingGemma` if the recipe asks for them, and a linear map to the shared embedding
+//! (VL-JEPA §3.1). If the text model is frozen, only the map is trained. If, in addition, the loss
+//! has no negatives, the map is not trained either: a trained map could reach loss zero by mapping
+//! every text to one point, while a fixed random map preserves distances.
 
 use std::sync::Arc;
 
 use vljepa_kernels::{Device, Lengths, Packed, Result, View};
 use vljepa_recipes::schema;
 
-use crate::layers::{Embedded, Head, HeadSaved, Linear, Sequence, StackSaved, TextModel};
+use crate::layers::{Embedded, Head, HeadSaved, Linear, Pooling, Sequence, StackSaved, TextModel};
 use crate::{Context, Gradients, Group, Keep, LayoutBuilder, ModelError, OnReady, Parameters};
 
 /// Encoder of the target texts.
 #[derive(Debug)]
 pub struct YEncoder {
-    /// Token embeddings and Gemma layers.
+    /// Token embeddings and layers of the recipe's family.
     pub text: TextModel,
-    /// Mean over each text, Dense layers, and map to the shared embedding.
+    /// Pooling of each text, Dense layers, and map to the shared embedding.
     pub head: Head,
     /// Whether the text model is trained.
     pub trainable: bool,
@@ -46,16 +46,17 @@ impl YEncoder {
         kind: schema::LossKind,
         device: Device,
     ) -> Self {
-        let recipe = &model.y_encoder;
-        let d = recipe.hidden_size;
+        let (recipe, sizes) = (&model.y_encoder, model.y_encoder.sizes());
+        let trainable = recipe.trainable();
+        let d = sizes.hidden_size;
         let negatives = kind == schema::LossKind::InfoNce;
-        layout.scope(Group::Projections, recipe.trainable || negatives);
+        layout.scope(Group::Projections, trainable || negatives);
         let shape = [model.embed_dim, d];
         let projection = Linear::new(layout, "projections.y_head", shape, model.projection_bias);
         let mut maps = Vec::new();
-        if recipe.dense_heads {
-            layout.scope(Group::YEncoder, recipe.trainable);
-            let wide = recipe.dense_hidden_size;
+        if sizes.dense_hidden_size > 0 {
+            layout.scope(Group::YEncoder, trainable);
+            let wide = sizes.dense_hidden_size;
             let mut dense = |which: &str, shape: [usize; 2]| {
                 Linear::new(layout, &format!("{name}.{which}"), shape, false)
             };
@@ -63,10 +64,18 @@ impl YEncoder {
             maps.extend([dense("dense_2", [wide, d]), last]);
         }
         maps.push(projection);
-        let text = TextModel::gemma(layout, name, Group::YEncoder, recipe, device);
+        let group = Group::YEncoder;
+        let (text, pooling) = match recipe {
+            schema::YEncoder::EmbeddingGemma(keys) => {
+                (TextModel::gemma(layout, name, group, keys, device), Pooling::Mean)
+            }
+            schema::YEncoder::Qwen3Embedding(keys) => {
+                (TextModel::qwen3(layout, name, group, keys, device), Pooling::Last)
+            }
+        };
         let normalise = crate::loss::normalises(kind);
-        let (head, gradients_end) = (Head { maps, normalise }, layout.trainable_end());
-        Self { text, head, trainable: recipe.trainable, gradients_end }
+        let (head, gradients_end) = (Head { pooling, maps, normalise }, layout.trainable_end());
+        Self { text, head, trainable, gradients_end }
     }
 
     /// Embedding (b, e) of each target text.

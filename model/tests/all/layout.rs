@@ -72,8 +72,8 @@ fn first_weights_depend_on_seed_and_name_only() {
         parameters.view(model.layout(), id).host_f32("test", "weights").unwrap().to_vec()
     };
     let first = draw(|_| (), 1);
-    assert_eq!(first, draw(|m| m.x_encoder.num_layers = 1, 1));
-    assert_eq!(first, draw(|m| m.y_encoder.trainable = false, 1));
+    assert_eq!(first, draw(|m| tiny::vjepa2(m).num_layers = 1, 1));
+    assert_eq!(first, draw(|m| crate::gemma(m).trainable = false, 1));
     assert_ne!(first, draw(|_| (), 2));
 }
 
@@ -91,11 +91,11 @@ fn a_multiplier_of_an_unknown_group_is_refused() {
 fn sizes_that_do_not_fit_are_refused_by_key() {
     type Change = (fn(&mut Model), &'static str);
     let changes: [Change; 5] = [
-        (|m| m.x_encoder.num_heads = 0, "model.x_encoder.num_heads"),
-        (|m| m.x_encoder.num_heads = 3, "model.x_encoder.hidden_size"),
+        (|m| tiny::vjepa2(m).num_heads = 0, "model.x_encoder.num_heads"),
+        (|m| tiny::vjepa2(m).num_heads = 3, "model.x_encoder.hidden_size"),
         (|m| m.image_size = 33, "model.image_size"),
         (|m| m.predictor.num_kv_heads = 3, "model.predictor.num_kv_heads"),
-        (|m| m.y_encoder.full_attention_every = 0, "model.y_encoder.full_attention_every"),
+        (|m| crate::gemma(m).full_attention_every = 0, "model.y_encoder.full_attention_every"),
     ];
     for (change, key) in changes {
         let mut recipe = tiny::model();

@@ -9,3 +9,13 @@ mod step;
 #[path = "../../../tests/tests/all/tiny.rs"]
 mod tiny;
 mod weight_files;
+
+use vljepa_recipes::schema::{EmbeddingGemma, Model, YEncoder};
+
+/// Returns the keys of an `EmbeddingGemma` encoder.
+fn gemma(model: &mut Model) -> &mut EmbeddingGemma {
+    let YEncoder::EmbeddingGemma(keys) = &mut model.y_encoder else {
+        panic!("a family other than embedding_gemma")
+    };
+    keys
+}

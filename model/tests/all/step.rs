@@ -241,7 +241,7 @@ fn backward_without_kept_state_is_an_error() {
 fn a_frozen_text_encoder_trains_its_projection_only_against_negatives() {
     for (kind, trained) in [(LossKind::InfoNce, true), (LossKind::L2, false)] {
         let mut recipe = tiny::model();
-        recipe.y_encoder.trainable = false;
+        crate::gemma(&mut recipe).trainable = false;
         let step = Step::new(&recipe, &Loss { kind, ..Loss::default() });
         let layout = step.model.layout();
         assert!(

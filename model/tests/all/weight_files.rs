@@ -221,8 +221,9 @@ fn a_header_whose_length_looks_like_another_format_is_read() {
 /// has two.
 fn model_of_published(layers: usize) -> VlJepa {
     let mut recipe = tiny::model();
-    recipe.x_encoder.patch_size = 8;
-    recipe.x_encoder.num_layers = layers;
+    let keys = tiny::vjepa2(&mut recipe);
+    keys.patch_size = 8;
+    keys.num_layers = layers;
     VlJepa::new(&recipe, &Loss::default(), Device::Host).unwrap()
 }
 

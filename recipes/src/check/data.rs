@@ -29,7 +29,6 @@ pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
         let what = format!("{} is not a fraction", data.bad_samples.max_fraction);
         found.add("data.bad_samples.max_fraction", what, "give it a number from 0 to 1");
     }
-    tokenizers(recipe, found);
 }
 
 fn check_source(recipe: &Recipe, name: &str, source: &Source, found: &mut Problems) {
@@ -87,7 +86,7 @@ pub(super) fn field(found: &mut Problems, key: String, name: &str) {
 
 /// Reports a number of frames that cannot be divided into tubelets.
 pub(super) fn check_frames(recipe: &Recipe, key: &str, frames: usize, found: &mut Problems) {
-    let tubelet = recipe.model.x_encoder.tubelet_size;
+    let tubelet = recipe.model.x_encoder.sizes().tubelet_size;
     if frames == 0 {
         found.add(key, "is 0", "give it at least one tubelet's frames");
     } else if tubelet > 0 && !frames.is_multiple_of(tubelet) {
@@ -123,20 +122,3 @@ pub(super) fn shards(found: &mut Problems, of: &str, shards: &str, catalogue: Op
 
 /// Schemes of URLs from which shards can be read.
 const SCHEMES: [&str; 4] = ["s3", "gs", "http", "https"];
-
-fn tokenizers(recipe: &Recipe, found: &mut Problems) {
-    let model = &recipe.model;
-    if model.y_encoder.tokenizer.is_none() {
-        let help = "name the `tokenizer.json` of the targets";
-        found.add(
-            "model.y_encoder.tokenizer",
-            "is not set, but target texts are tokenized with it",
-            help,
-        );
-    }
-    if model.predictor.tokenizer.is_some() {
-        return;
-    }
-    let what = "is not set, but queries are tokenized with it";
-    found.add("model.predictor.tokenizer", what, "name the `tokenizer.json` of the queries");
-}

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Problem, Problems};
+use super::{Problem, Problems, missing_tokenizers};
 use crate::schema::{Candidates, Recipe, TaskKind};
 use crate::shard_names::{first_and_last, is_remote};
 
@@ -14,16 +14,11 @@ use crate::shard_names::{first_and_last, is_remote};
 pub fn check_files(recipe: &Recipe) -> Vec<Problem> {
     let mut found = Problems::default();
     let model = &recipe.model;
-    for (key, path) in [
-        ("model.predictor.tokenizer", &model.predictor.tokenizer),
-        ("model.y_encoder.tokenizer", &model.y_encoder.tokenizer),
-        ("model.x_encoder.weights", &model.x_encoder.weights),
-        ("model.predictor.weights", &model.predictor.weights),
-        ("model.y_encoder.weights", &model.y_encoder.weights),
-    ] {
-        if let Some(path) = path {
-            file(&mut found, key, path);
-        }
+    for (key, path) in model.files() {
+        file(&mut found, key, path);
+    }
+    for key in missing_tokenizers(recipe) {
+        found.add(key, "is not set, but texts are tokenized with it", "name its `tokenizer.json`");
     }
     for (name, source) in &recipe.data.sources {
         shards(&mut found, &format!("data.sources.{name}.shards"), &source.shards);

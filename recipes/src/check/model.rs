@@ -1,7 +1,7 @@
 //! Rules for `device`, `precision` and the keys under `model` and `loss`.
 
 use super::{Problem, Problems};
-use crate::schema::{Device, Loss, LossKind, Model, Precision, Recipe};
+use crate::schema::{Device, Loss, LossKind, Model, Precision, Recipe, XEncoder, YEncoder};
 
 pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
     if recipe.device == Device::Host && recipe.precision == Precision::Bf16 {
@@ -30,8 +30,9 @@ pub fn sizes(model: &Model, loss: &Loss) -> Vec<Problem> {
 }
 
 fn positive(model: &Model, found: &mut Problems) {
-    let Model { x_encoder: x, predictor: p, y_encoder: y, .. } = model;
+    let p = &model.predictor;
     found.positive("model", &[("image_size", model.image_size), ("embed_dim", model.embed_dim)]);
+    let x = model.x_encoder.sizes();
     found.positive(
         "model.x_encoder",
         &[
@@ -47,7 +48,6 @@ fn positive(model: &Model, found: &mut Problems) {
         "model.predictor",
         &[
             ("hidden_size", p.hidden_size),
-            ("num_layers", p.num_layers),
             ("num_heads", p.num_heads),
             ("num_kv_heads", p.num_kv_heads),
             ("head_dim", p.head_dim),
@@ -56,6 +56,12 @@ fn positive(model: &Model, found: &mut Problems) {
             ("max_query_tokens", p.max_query_tokens),
         ],
     );
+    if p.num_layers() == 0 {
+        let what = format!("[{}, {}] has no layers", p.layers[0], p.layers[1]);
+        let help = "give the first layer and the one after the last, such as [8, 16]";
+        found.add("model.predictor.layers", what, help);
+    }
+    let y = model.y_encoder.sizes();
     found.positive(
         "model.y_encoder",
         &[
@@ -66,33 +72,58 @@ fn positive(model: &Model, found: &mut Problems) {
             ("head_dim", y.head_dim),
             ("intermediate_size", y.intermediate_size),
             ("vocab_size", y.vocab_size),
-            ("max_target_tokens", y.max_target_tokens),
-            ("full_attention_every", y.full_attention_every),
-            ("effective_window", y.effective_window),
-            ("dense_hidden_size", y.dense_hidden_size),
+            ("max_target_tokens", model.y_encoder.max_target_tokens()),
         ],
-    );
-    found.above_zero(
-        "model.x_encoder",
-        &[("layer_norm_eps", x.layer_norm_eps.into()), ("rope_theta", x.rope_theta)],
     );
     found.above_zero(
         "model.predictor",
         &[("rms_norm_eps", p.rms_norm_eps.into()), ("rope_theta", p.rope_theta)],
     );
-    found.above_zero(
-        "model.y_encoder",
-        &[
-            ("rms_norm_eps", y.rms_norm_eps.into()),
-            ("rope_theta", y.rope_theta),
-            ("rope_local_theta", y.rope_local_theta),
-            ("query_pre_attn_scalar", y.query_pre_attn_scalar),
-        ],
-    );
+    of_x_family(&model.x_encoder, found);
+    of_y_family(&model.y_encoder, found);
+}
+
+/// Numbers that only some families have.
+fn of_x_family(x_encoder: &XEncoder, found: &mut Problems) {
+    match x_encoder {
+        XEncoder::Vjepa2(x) => found.above_zero(
+            "model.x_encoder",
+            &[("layer_norm_eps", x.layer_norm_eps.into()), ("rope_theta", x.rope_theta)],
+        ),
+    }
+}
+
+/// Same as [`of_x_family`].
+fn of_y_family(y_encoder: &YEncoder, found: &mut Problems) {
+    match y_encoder {
+        YEncoder::EmbeddingGemma(y) => {
+            found.positive(
+                "model.y_encoder",
+                &[
+                    ("full_attention_every", y.full_attention_every),
+                    ("effective_window", y.effective_window),
+                    ("dense_hidden_size", y.dense_hidden_size),
+                ],
+            );
+            found.above_zero(
+                "model.y_encoder",
+                &[
+                    ("rms_norm_eps", y.rms_norm_eps.into()),
+                    ("rope_theta", y.rope_theta),
+                    ("rope_local_theta", y.rope_local_theta),
+                    ("query_pre_attn_scalar", y.query_pre_attn_scalar),
+                ],
+            );
+        }
+        YEncoder::Qwen3Embedding(y) => found.above_zero(
+            "model.y_encoder",
+            &[("rms_norm_eps", y.rms_norm_eps.into()), ("rope_theta", y.rope_theta)],
+        ),
+    }
 }
 
 fn visual(model: &Model, found: &mut Problems) {
-    let x = &model.x_encoder;
+    let x = model.x_encoder.sizes();
     let (image, patch) = (model.image_size, x.patch_size);
     if patch > 0 && !image.is_multiple_of(patch) {
         let what = format!("{image} pixels do not divide into patches of {patch}");
@@ -124,7 +155,7 @@ fn nearest_multiple(value: usize, step: usize) -> usize {
 }
 
 fn attention(model: &Model, found: &mut Problems) {
-    let Model { predictor: p, y_encoder: y, .. } = model;
+    let (p, y) = (&model.predictor, model.y_encoder.sizes());
     for (part, heads, kv_heads, head_dim) in [
         ("model.predictor", p.num_heads, p.num_kv_heads, p.head_dim),
         ("model.y_encoder", y.num_heads, y.num_kv_heads, y.head_dim),
@@ -183,7 +214,7 @@ fn loss(recipe: &Recipe, found: &mut Problems) {
                 let help = "remove it, or write `kind: info_nce`";
                 found.add("loss.mask_equal_targets", what, help);
             }
-            if recipe.model.y_encoder.trainable {
+            if recipe.model.y_encoder.trainable() {
                 let what = "without negatives, a trained Y-encoder collapses to one point";
                 let help =
                     "write `model.y_encoder.trainable: false` (paper §4.7), or `kind: info_nce`";

@@ -84,8 +84,8 @@ pub fn memory(
     };
     let owners =
         if recipe.optimizer.shard { real(recipe.cluster.world_size().max(1)) } else { 1.0 };
-    let feature = real(tokens.visual) * real(recipe.model.x_encoder.hidden_size) * element;
-    let keeps_features = micro_batch < rows && !recipe.model.x_encoder.trainable;
+    let feature = real(tokens.visual) * real(recipe.model.x_encoder.sizes().hidden_size) * element;
+    let keeps_features = micro_batch < rows && !recipe.model.x_encoder.trainable();
     let batch = recipe.stages.iter().map(|stage| stage.batch).max().unwrap_or(0);
     Memory {
         weights: (trained + frozen) * element,
@@ -102,7 +102,7 @@ pub fn memory(
 
 /// Returns the bytes of a sample's frames: 3 for each pixel of its tubelets.
 fn pixels(recipe: &Recipe, tokens: Tokens) -> usize {
-    let x = &recipe.model.x_encoder;
+    let x = recipe.model.x_encoder.sizes();
     tokens.visual * x.tubelet_size * x.patch_size * x.patch_size * 3
 }
 
@@ -164,10 +164,11 @@ impl Stack {
 /// the order Y-encoder, predictor, X-encoder, and each frees the values that it has read.
 fn activation_values(recipe: &Recipe, tokens: Tokens, recompute: Recompute) -> f64 {
     let model = &recipe.model;
-    let (x, p, y) = (&model.x_encoder, &model.predictor, &model.y_encoder);
+    let (p, x, y) = (&model.predictor, model.x_encoder.sizes(), model.y_encoder.sizes());
+    let (x_trained, y_trained) = (model.x_encoder.trainable(), model.y_encoder.trainable());
     let heads = |query: usize, key_value: usize, dim: usize| 2 * (query + key_value) * dim;
     let predictor = Stack {
-        layers: p.num_layers,
+        layers: p.num_layers(),
         hidden: p.hidden_size,
         attention: heads(p.num_heads, p.num_kv_heads, p.head_dim),
         result_norms: 0,
@@ -179,7 +180,7 @@ fn activation_values(recipe: &Recipe, tokens: Tokens, recompute: Recompute) -> f
         hidden: y.hidden_size,
         attention: heads(y.num_heads, y.num_kv_heads, y.head_dim)
             + (y.num_heads + y.num_kv_heads) * y.head_dim,
-        result_norms: 2,
+        result_norms: y.result_norms,
         before_activation: 2 * y.intermediate_size,
         after_activation: y.intermediate_size,
     };
@@ -192,16 +193,16 @@ fn activation_values(recipe: &Recipe, tokens: Tokens, recompute: Recompute) -> f
         after_activation: x.intermediate_size,
     };
     let in_predictor = tokens.visual + tokens.query;
-    let kept_by_x = if x.trainable { tokens.visual * x_encoder.kept(recompute) } else { 0 };
+    let kept_by_x = if x_trained { tokens.visual * x_encoder.kept(recompute) } else { 0 };
     let kept_by_p = kept_by_x + in_predictor * predictor.kept(recompute);
     let after_p = kept_by_p + in_predictor * predictor.last_norm();
     let mut most = after_p.max(kept_by_p + in_predictor * predictor.workspace(recompute));
-    if y.trainable {
+    if y_trained {
         let kept = after_p + tokens.target * y_encoder.kept(recompute);
         let workspace = y_encoder.last_norm().max(y_encoder.workspace(recompute));
         most = most.max(kept + tokens.target * workspace);
     }
-    if x.trainable {
+    if x_trained {
         most = most.max(kept_by_x + tokens.visual * x_encoder.workspace(recompute));
     }
     real(most)

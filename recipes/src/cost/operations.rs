@@ -62,7 +62,7 @@ impl Operations {
 /// Returns the number of visual tokens of a clip, or of an image that is repeated to `frames`.
 #[must_use]
 pub(super) fn visual_tokens(model: &Model, frames: usize) -> usize {
-    let x = &model.x_encoder;
+    let x = model.x_encoder.sizes();
     let side = model.image_size / x.patch_size.max(1);
     frames.div_ceil(x.tubelet_size.max(1)).max(1) * side * side
 }
@@ -79,7 +79,8 @@ pub fn sample(
     embeds_twice: bool,
     recompute: Recompute,
 ) -> Operations {
-    let Model { x_encoder: x, predictor: p, y_encoder: y, .. } = model;
+    let (p, x, y) = (&model.predictor, model.x_encoder.sizes(), model.y_encoder.sizes());
+    let (x_trained, y_trained) = (model.x_encoder.trainable(), model.y_encoder.trainable());
     let product = |rows: usize, values: usize| 2.0 * real(rows) * real(values);
     let attention = |rows: usize, width: usize| 4.0 * real(rows) * real(rows) * real(width);
 
@@ -93,8 +94,8 @@ pub fn sample(
     let p_layer = 2 * p.hidden_size * (p_width + p.num_kv_heads * p.head_dim)
         + 3 * p.hidden_size * p.intermediate_size;
     let text_projection = if p.text_projection { p.hidden_size * p.hidden_size } else { 0 };
-    let predictor_forward = product(rows, p.num_layers * p_layer)
-        + real(p.num_layers) * attention(rows, p_width)
+    let predictor_forward = product(rows, p.num_layers() * p_layer)
+        + real(p.num_layers()) * attention(rows, p_width)
         + product(tokens.visual, x.hidden_size * p.hidden_size)
         + product(tokens.query, text_projection)
         + product(1, p.hidden_size * model.embed_dim);
@@ -102,33 +103,33 @@ pub fn sample(
     let y_width = y.num_heads * y.head_dim;
     let y_layer = 2 * y.hidden_size * (y_width + y.num_kv_heads * y.head_dim)
         + 3 * y.hidden_size * y.intermediate_size;
-    let dense = if y.dense_heads { 2 * y.hidden_size * y.dense_hidden_size } else { 0 };
+    let dense = 2 * y.hidden_size * y.dense_hidden_size;
     let y_forward = product(tokens.target, y.num_layers * y_layer)
         + real(y.num_layers) * attention(tokens.target, y_width)
         + product(1, y.hidden_size * model.embed_dim + dense);
 
     let trained = |trained: bool, forward: f64| if trained { forward } else { 0.0 };
     let differentiated =
-        predictor_forward + trained(x.trainable, x_forward) + trained(y.trainable, y_forward);
+        predictor_forward + trained(x_trained, x_forward) + trained(y_trained, y_forward);
     let again = match recompute {
         Recompute::None => 0.0,
         // A gated MLP computes two maps into its hidden layer again, a plain MLP one.
         Recompute::Mlp => {
-            product(rows, p.num_layers * 2 * p.hidden_size * p.intermediate_size)
+            product(rows, p.num_layers() * 2 * p.hidden_size * p.intermediate_size)
                 + trained(
-                    y.trainable,
+                    y_trained,
                     product(tokens.target, y.num_layers * 2 * y.hidden_size * y.intermediate_size),
                 )
                 + trained(
-                    x.trainable,
+                    x_trained,
                     product(tokens.visual, x.num_layers * x.hidden_size * x.intermediate_size),
                 )
         }
         Recompute::Block => {
-            product(rows, p.num_layers * p_layer)
-                + real(p.num_layers) * attention(rows, p_width)
-                + trained(y.trainable, y_forward)
-                + trained(x.trainable, x_forward)
+            product(rows, p.num_layers() * p_layer)
+                + real(p.num_layers()) * attention(rows, p_width)
+                + trained(y_trained, y_forward)
+                + trained(x_trained, x_forward)
         }
     };
     Operations {

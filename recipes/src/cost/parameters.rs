@@ -78,12 +78,12 @@ impl Parameters {
 /// Counts the parameters of a model. The recipe decides which of them are trained.
 #[must_use]
 pub fn parameters(model: &Model) -> Parameters {
-    let Model { x_encoder: x, predictor: p, y_encoder: y, .. } = model;
+    let (p, x, y) = (&model.predictor, model.x_encoder.sizes(), model.y_encoder.sizes());
     let bias = |width: usize| if model.projection_bias { width } else { 0 };
     let linear = |input: usize, output: usize| input * output + bias(output);
     let mut counts = Parameters {
         x_encoder: x_encoder(model),
-        predictor_layers: p.num_layers
+        predictor_layers: p.num_layers()
             * (attention(p.hidden_size, p.num_heads, p.num_kv_heads, p.head_dim)
                 + 3 * p.hidden_size * p.intermediate_size
                 + 2 * p.hidden_size),
@@ -95,11 +95,11 @@ pub fn parameters(model: &Model) -> Parameters {
         y_layers: y.num_layers
             * (attention(y.hidden_size, y.num_heads, y.num_kv_heads, y.head_dim)
                 + 3 * y.hidden_size * y.intermediate_size
-                + 4 * y.hidden_size
+                + (2 + y.result_norms) * y.hidden_size
                 + 2 * y.head_dim)
             + y.hidden_size,
         y_embedding: y.vocab_size * y.hidden_size,
-        y_dense: if y.dense_heads { 2 * y.hidden_size * y.dense_hidden_size } else { 0 },
+        y_dense: 2 * y.hidden_size * y.dense_hidden_size,
         y_head: linear(y.hidden_size, model.embed_dim),
         logit_scale: 1,
         trainable: 0,
@@ -108,9 +108,9 @@ pub fn parameters(model: &Model) -> Parameters {
     counts.trainable = counts.predictor()
         + counts.y_head
         + counts.logit_scale
-        + if_trained(x.trainable, counts.x_encoder)
+        + if_trained(model.x_encoder.trainable(), counts.x_encoder)
         + if_trained(p.train_embeddings, counts.predictor_embedding)
-        + if_trained(y.trainable, counts.y_encoder());
+        + if_trained(model.y_encoder.trainable(), counts.y_encoder());
     counts
 }
 
@@ -121,7 +121,7 @@ fn attention(hidden: usize, heads: usize, kv_heads: usize, head_dim: usize) -> u
 
 /// Counts the X-encoder. All its matrices have biases, and its norms have a weight and a bias.
 fn x_encoder(model: &Model) -> usize {
-    let x = &model.x_encoder;
+    let x = model.x_encoder.sizes();
     let (d, f) = (x.hidden_size, x.intermediate_size);
     let block = 4 * (d * d + d) + (d * f + f) + (f * d + d) + 2 * 2 * d;
     let patch_embed = patch_values(model) * d + d;
@@ -130,13 +130,17 @@ fn x_encoder(model: &Model) -> usize {
 
 /// Returns the number of values of one tubelet with three colours.
 pub(super) fn patch_values(model: &Model) -> usize {
-    3 * model.x_encoder.tubelet_size * model.x_encoder.patch_size * model.x_encoder.patch_size
+    let x = model.x_encoder.sizes();
+    3 * x.tubelet_size * x.patch_size * x.patch_size
 }
 
 #[cfg(test)]
 mod tests {
     use super::parameters;
-    use crate::schema::Model;
+    use crate::schema::{
+        EmbeddingGemma, Model, Qwen3Embedding, Qwen3EmbeddingSize, VJepa2, VJepa2Size, XEncoder,
+        YEncoder,
+    };
 
     #[test]
     fn the_default_model_has_the_published_counts() {
@@ -159,13 +163,39 @@ mod tests {
     }
 
     #[test]
+    fn published_sizes_have_the_published_counts() {
+        for (size, count) in [
+            (VJepa2Size::VitL, 303_885_312),
+            (VJepa2Size::VitH, 631_648_000),
+            (VJepa2Size::VitG, 1_012_173_952),
+            (VJepa2Size::VitG384, 1_012_173_952),
+        ] {
+            let x_encoder = XEncoder::Vjepa2(VJepa2::of_size(size));
+            assert_eq!(parameters(&Model { x_encoder, ..Model::default() }).x_encoder, count);
+        }
+        for (size, count) in [
+            (Qwen3EmbeddingSize::B0_6, 595_776_512),
+            (Qwen3EmbeddingSize::B4, 4_021_774_336),
+            (Qwen3EmbeddingSize::B8, 7_567_295_488),
+        ] {
+            let y_encoder = YEncoder::Qwen3Embedding(Qwen3Embedding::of_size(size));
+            assert_eq!(parameters(&Model { y_encoder, ..Model::default() }).y_encoder(), count);
+        }
+    }
+
+    #[test]
     fn switches_change_what_they_name() {
         let base = parameters(&Model::default());
-        let mut model = Model::default();
-        model.y_encoder.dense_heads = true;
+        let mut model = Model {
+            x_encoder: XEncoder::Vjepa2(VJepa2 { trainable: true, ..VJepa2::default() }),
+            y_encoder: YEncoder::EmbeddingGemma(EmbeddingGemma {
+                dense_heads: true,
+                ..EmbeddingGemma::default()
+            }),
+            projection_bias: false,
+            ..Model::default()
+        };
         model.predictor.text_projection = true;
-        model.x_encoder.trainable = true;
-        model.projection_bias = false;
         let counts = parameters(&model);
         assert_eq!(counts.y_dense, 4_718_592);
         assert_eq!(counts.text_projection, 2048 * 2048);

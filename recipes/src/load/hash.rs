@@ -20,7 +20,22 @@ pub(super) fn hash(recipe: &Recipe) -> serde_json::Result<String> {
             object.insert(key, value);
         }
     }
+    if let Some(predictor) = object(&mut tree, "/model/predictor") {
+        earlier_layers(predictor);
+    }
     Ok(blake3::hash(sorted(&tree).as_bytes()).to_hex().to_string())
+}
+
+/// Writes `layers` as `first_layer` and `num_layers`, as recipes had them first, so that their runs
+/// keep their hash.
+fn earlier_layers(predictor: &mut Map<String, Value>) {
+    let Some(layers) = predictor.remove("layers") else { return };
+    let [first, end] = [0, 1].map(|index| layers[index].as_u64().unwrap_or(0));
+    for (key, value) in [("first_layer", first), ("num_layers", end.saturating_sub(first))] {
+        if value != 8 {
+            predictor.insert(key.to_owned(), value.into());
+        }
+    }
 }
 
 /// JSON with sorted keys, whatever order the features of serde_json give to a map.

@@ -57,6 +57,11 @@ pub(super) type Row = (&'static str, &'static str, usize, usize, &'static str, &
 /// Mistakes of keys and types.
 #[rustfmt::skip]
 pub(super) const KEYS_AND_TYPES: &[Row] = &[
+    ("  y_encoder:\n", "  y_encoder:\n    family: qwen_embedding\n", 11, 13, "model.y_encoder.family: `qwen_embedding` is not one of", "did you mean `qwen3_embedding`?"),
+    ("  y_encoder:\n", "  y_encoder:\n    size: 8b\n", 11, 11, "model.y_encoder.size: `8b` is not one of `300m`", ""),
+    ("  y_encoder:\n", "  y_encoder:\n    family: qwen3_embedding\n    dense_heads: true\n", 12, 5, "model.y_encoder: unknown key `dense_heads`", "valid keys here"),
+    ("    num_heads: 4\n", "    num_heads: 4\n    layers: [0, 2]\n    num_layers: 2\n", 7, 5, "model.predictor.layers: `layers` and `first_layer` or `num_layers` are both given", "write only `layers`"),
+    ("    num_heads: 4\n", "    num_heads: 4\n    num_layers: two\n", 7, 17, "model.predictor.num_layers: expected a whole number", ""),
     ("num_kv_heads: 2", "num_kv_head: 2", 7, 5, "unknown key `num_kv_head`", "did you mean `num_kv_heads`?"),
     ("    learning_rate:", "    learning_rat:", 30, 5, "unknown key `learning_rat`", "`learning_rate`"),
     ("optimizer:", "optimiser:", 33, 1, "unknown key `optimiser`", "did you mean `optimizer`?"),
@@ -102,11 +107,11 @@ pub(super) const CONTRADICTIONS: &[Row] = &[
     ("hidden_size: 64", "hidden_size: 66", 4, 43, "66 is not divisible by 4 heads", "such as 68"),
     ("hidden_size: 64", "hidden_size: 16", 4, 73, "three rotary axes", "at least 6"),
     ("head_dim: 16", "head_dim: 15", 8, 15, "15 is odd", "even"),
+    ("    num_heads: 4\n", "    num_heads: 4\n    layers: [8, 8]\n", 7, 5, "[8, 8] has no layers", "such as [8, 16]"),
+    ("    num_heads: 4\n", "    num_heads: 4\n    num_layers: 0\n", 7, 17, "[8, 8] has no layers", ""),
     ("num_kv_heads: 2", "num_kv_heads: 3", 7, 19, "4 query heads are not divisible by 3", ""),
     ("num_heads: 4\n", "num_heads: 0\n", 6, 16, "is 0", "at least 1"),
     ("    tokenizer: tokenizer.json\n  y_enc", "    max_query_tokens: 0\n    tokenizer: tokenizer.json\n  y_enc", 9, 23, "is 0", ""),
-    ("    tokenizer: tokenizer.json\n  y_enc", "  y_enc", 5, 3, "model.predictor.tokenizer: is not set, but queries are tokenized with it", "tokenizer.json"),
-    ("  y_encoder:\n    tokenizer: tokenizer.json\n", "", 2, 1, "model.y_encoder.tokenizer: is not set", ""),
     ("{clips: 2, images: 1}", "{clip: 2, images: 1}", 29, 21, "stages.0.mixture.clip: is not in `data.sources`", "did you mean `clips`?"),
     ("{clips: 2, images: 1}", "{clips: 0, images: 0}", 29, 5, "all weights are 0", ""),
     ("{clips: 2, images: 1}", "{}", 29, 5, "is empty", ""),

@@ -142,7 +142,7 @@ fn extending_merges_maps_replaces_lists_and_points_into_the_right_file() {
         "extends: ../base.yaml\nname: child\nmodel: {predictor: {num_layers: 3}}\n",
     );
     let recipe = load(&child, &[]).unwrap().recipe;
-    assert_eq!((recipe.name.as_str(), recipe.model.predictor.num_layers), ("child", 3));
+    assert_eq!((recipe.name.as_str(), recipe.model.predictor.num_layers()), ("child", 3));
     assert_eq!(recipe.model.predictor.head_dim, 16);
 
     // The report shows a line of the base if the base's value is wrong, and one of the child

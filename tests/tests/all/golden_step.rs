@@ -54,13 +54,16 @@ impl Step {
         let [vision, predictor, y_encoder] = &parts;
         let recipe = schema::Model {
             image_size: vision.size("crop_size"),
-            x_encoder: schema::XEncoder { trainable: false, ..golden_x_encoder::recipe(vision) },
+            x_encoder: schema::XEncoder::Vjepa2(schema::VJepa2 {
+                trainable: false,
+                ..golden_x_encoder::recipe(vision)
+            }),
             predictor: schema::Predictor {
                 text_projection: golden.config["text_projection"] == true,
                 train_embeddings: false,
                 ..golden_text::llama_recipe(predictor)
             },
-            y_encoder: golden_text::gemma_recipe(y_encoder),
+            y_encoder: schema::YEncoder::EmbeddingGemma(golden_text::gemma_recipe(y_encoder)),
             embed_dim: golden.shape("out.pred")[1],
             projection_bias: golden.config["bias"] == true,
             ..schema::Model::default()

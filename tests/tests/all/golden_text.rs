@@ -16,11 +16,11 @@ use crate::tiny;
 
 /// Tolerance for outputs, whose size is up to 4. transformers differs by 5e-6 from a numpy forward
 /// pass in f64; our outputs may differ from f64 by as much again.
-const OUTPUT: f32 = 1e-5;
+pub const OUTPUT: f32 = 1e-5;
 
 /// Tolerance for gradients, in units of a tensor's largest element. They are sums over some 40
 /// tokens of products of such outputs: 2 · 5e-6 · √40.
-const GRADIENT: f32 = 7e-5;
+pub const GRADIENT: f32 = 7e-5;
 
 pub fn llama_recipe(golden: &Golden) -> schema::Predictor {
     let scaling = &golden.config["rope_scaling"];
@@ -29,8 +29,7 @@ pub fn llama_recipe(golden: &Golden) -> schema::Predictor {
     let rms_norm_eps = golden.number("rms_norm_eps") as f32;
     schema::Predictor {
         hidden_size: golden.size("hidden_size"),
-        num_layers: golden.size("num_hidden_layers"),
-        first_layer: 0,
+        layers: [0, golden.size("num_hidden_layers")],
         num_heads: golden.size("num_attention_heads"),
         num_kv_heads: golden.size("num_key_value_heads"),
         head_dim: golden.size("head_dim"),
@@ -48,14 +47,14 @@ pub fn llama_recipe(golden: &Golden) -> schema::Predictor {
     }
 }
 
-pub fn gemma_recipe(golden: &Golden) -> schema::YEncoder {
+pub fn gemma_recipe(golden: &Golden) -> schema::EmbeddingGemma {
     let types = golden.config["layer_types"].as_array().unwrap();
     let full = |i: usize| types[i] == "full_attention";
     let full_attention_every = (0..types.len()).position(full).unwrap() + 1;
     assert!((0..types.len()).all(|i| full(i) == (i + 1).is_multiple_of(full_attention_every)));
     #[expect(clippy::cast_possible_truncation, reason = "an epsilon is f32")]
     let rms_norm_eps = golden.number("rms_norm_eps") as f32;
-    schema::YEncoder {
+    schema::EmbeddingGemma {
         hidden_size: golden.size("hidden_size"),
         num_layers: golden.size("num_hidden_layers"),
         num_heads: golden.size("num_attention_heads"),
@@ -69,7 +68,7 @@ pub fn gemma_recipe(golden: &Golden) -> schema::YEncoder {
         effective_window: golden.size("sliding_window_effective_exclusive"),
         query_pre_attn_scalar: golden.number("query_pre_attn_scalar"),
         vocab_size: golden.size("vocab_size"),
-        ..schema::YEncoder::default()
+        ..schema::EmbeddingGemma::default()
     }
 }
 
@@ -86,7 +85,12 @@ fn ends(text: &Packed) -> Lengths {
     Lengths::new(Device::Host, text.lengths.host().to_vec()).unwrap()
 }
 
-fn hidden(cx: Context<'_>, model: &TextModel, parameters: &Parameters, text: &Packed) -> Vec<f32> {
+pub fn hidden(
+    cx: Context<'_>,
+    model: &TextModel,
+    parameters: &Parameters,
+    text: &Packed,
+) -> Vec<f32> {
     let x = model.embed(cx, parameters, text.ids()).unwrap();
     let sequence = model.sequence(ends(text)).unwrap();
     let (out, _) = model.stack.forward(cx, parameters, x, &sequence, Keep::Nothing).unwrap();
@@ -255,13 +259,14 @@ fn rotary_frequencies_match() {
 
 /// Opens the golden Gemma with its Dense layers and an identity as projection, so that its
 /// embedding is the sentence embedding.
-fn open_gemma(change: impl FnOnce(&mut schema::YEncoder)) -> (Golden, VlJepa, Parameters) {
+fn open_gemma(change: impl FnOnce(&mut schema::EmbeddingGemma)) -> (Golden, VlJepa, Parameters) {
     let golden = Golden::open("gemma3");
     let [wide, d] = golden.shape("in.2_Dense.linear.weight") else { panic!("two dimensions") };
     let (embed_dim, dense_hidden_size) = (*d, *wide);
     let mut y_encoder =
-        schema::YEncoder { dense_heads: true, dense_hidden_size, ..gemma_recipe(&golden) };
+        schema::EmbeddingGemma { dense_heads: true, dense_hidden_size, ..gemma_recipe(&golden) };
     change(&mut y_encoder);
+    let y_encoder = schema::YEncoder::EmbeddingGemma(y_encoder);
     let recipe = schema::Model { y_encoder, embed_dim, projection_bias: false, ..tiny::model() };
     let model = VlJepa::new(&recipe, &schema::Loss::default(), Device::Host).unwrap();
     let mut parameters = load(&model, &[(Source::Gemma, golden.weights())]);

@@ -20,7 +20,7 @@ const OUTPUT: f32 = 1e-5;
 /// products of such outputs: 2 · 5e-6 · √64 at most.
 const GRADIENT: f32 = 1e-4;
 
-pub fn recipe(golden: &Golden) -> schema::XEncoder {
+pub fn recipe(golden: &Golden) -> schema::VJepa2 {
     let hidden_size = golden.size("hidden_size");
     #[expect(
         clippy::cast_possible_truncation,
@@ -32,7 +32,7 @@ pub fn recipe(golden: &Golden) -> schema::XEncoder {
         (hidden_size as f64 * golden.number("mlp_ratio")) as usize,
         golden.number("layer_norm_eps") as f32,
     );
-    schema::XEncoder {
+    schema::VJepa2 {
         patch_size: golden.size("patch_size"),
         tubelet_size: golden.size("tubelet_size"),
         hidden_size,
@@ -41,13 +41,13 @@ pub fn recipe(golden: &Golden) -> schema::XEncoder {
         intermediate_size,
         layer_norm_eps,
         trainable: true,
-        ..schema::XEncoder::default()
+        ..schema::VJepa2::default()
     }
 }
 
 fn open(name: &str) -> (Golden, VlJepa, Parameters) {
     let golden = Golden::open(name);
-    let x_encoder = recipe(&golden);
+    let x_encoder = schema::XEncoder::Vjepa2(recipe(&golden));
     let image_size = golden.size("crop_size");
     let recipe = schema::Model { image_size, x_encoder, ..tiny::model() };
     let model = VlJepa::new(&recipe, &schema::Loss::default(), Device::Host).unwrap();

@@ -41,7 +41,7 @@ fn recipe() -> Recipe {
         "precision=bf16",
         "deterministic=true",
         "model.x_encoder.num_layers=1",
-        "model.predictor.num_layers=1",
+        "model.predictor.layers=[0, 1]",
     ];
     let path = recipes().join("quickstart.yaml");
     vljepa_recipes::load(&path, &changes.map(str::to_owned)).unwrap().recipe

@@ -12,6 +12,7 @@ mod faults;
 mod feed;
 mod fuzzing;
 mod golden;
+mod golden_qwen3;
 mod golden_step;
 mod golden_text;
 mod golden_x_encoder;

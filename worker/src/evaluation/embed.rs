@@ -41,7 +41,7 @@ impl<'a> Embedder<'a> {
             queries: Tokenizer::of_queries(model)?,
             targets: Tokenizer::of_targets(model)?,
             image_size: model.image_size,
-            frames: recipe.stages.last().map_or(model.x_encoder.tubelet_size, |s| s.frames),
+            frames: recipe.stages.last().map_or(model.x_encoder.sizes().tubelet_size, |s| s.frames),
         })
     }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use vljepa_recipes::Recipe;
 use vljepa_recipes::protocol::Inputs;
-use vljepa_recipes::schema::Source;
+use vljepa_recipes::schema::{Source, YEncoder};
 
 use super::check;
 
@@ -96,7 +96,8 @@ fn a_tokenizer_may_have_added_tokens_beyond_the_embedding_but_no_text_of_the_rec
     let good = recipe(folder.path());
     assert_eq!(check(&good, false), Inputs::default());
     let mut bad = good.clone();
-    bad.model.y_encoder.vocab_size = 3;
+    let YEncoder::EmbeddingGemma(keys) = &mut bad.model.y_encoder else { panic!("a default") };
+    keys.vocab_size = 3;
     refused(&bad, "model.y_encoder.vocab_size", &["is 3", "tokenizer.json has 4 tokens"]);
     let mut bad = good.clone();
     source(&mut bad).targets[0].query = "a <soft>".to_owned();

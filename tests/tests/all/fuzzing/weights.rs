@@ -16,7 +16,7 @@ fn damaged_weights_are_refused_or_whole() {
     let files = names.map(|name| std::fs::read(folder.join(name)).unwrap());
     // The sizes of `vjepa2.pt`.
     let mut recipe = tiny::model();
-    recipe.x_encoder.patch_size = 8;
+    tiny::vjepa2(&mut recipe).patch_size = 8;
     let model = VlJepa::new(&recipe, &Loss::default(), Device::Host).unwrap();
     fuzz("fuzzing::weights::damaged_weights_are_refused_or_whole", 6000, |folder, draw| {
         let path = folder.join("weights");

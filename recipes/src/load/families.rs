@@ -1,0 +1,229 @@
+//! Published sizes of encoder families, and keys of earlier recipes.
+//!
+//! These functions change the tree of a recipe before it is read, so that an error in it keeps its
+//! position.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value as Json};
+
+use crate::read::{self, Fault};
+use crate::schema::{
+    EmbeddingGemma, Predictor, PredictorFamily, Qwen3Embedding, VJepa2, VJepa2Size, XEncoder,
+    XFamily, YEncoder, YFamily,
+};
+use crate::tree::{Entry, Node, Span, Value};
+
+/// Part of the model that a published model can fill.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    XEncoder,
+    Predictor,
+    YEncoder,
+}
+
+impl Role {
+    pub(super) const ALL: [Self; 3] = [Self::XEncoder, Self::Predictor, Self::YEncoder];
+
+    /// Key under `model`.
+    pub(super) fn key(self) -> &'static str {
+        match self {
+            Self::XEncoder => "x_encoder",
+            Self::Predictor => "predictor",
+            Self::YEncoder => "y_encoder",
+        }
+    }
+
+    /// Keys that do not describe a published model: an extending recipe that chooses another one
+    /// inherits them.
+    fn inherited(self) -> &'static [&'static str] {
+        match self {
+            Self::XEncoder => &["trainable"],
+            Self::Predictor => {
+                &["attention", "train_embeddings", "text_projection", "max_query_tokens"]
+            }
+            Self::YEncoder => &["trainable", "max_target_tokens"],
+        }
+    }
+
+    /// Keys of the published model that `family` and `size` name.
+    fn published(self, family: Option<&Node>, size: Option<&Node>) -> Result<Published, Fault> {
+        let under_role = |fault: Fault| fault.under(self.key()).under("model");
+        let published = match self {
+            Self::XEncoder => match choice(family, "family").map_err(under_role)? {
+                XFamily::Vjepa2 => choice(size, "size").map(|size: VJepa2Size| Published {
+                    keys: keys(&XEncoder::Vjepa2(VJepa2::of_size(size))),
+                    image_size: Some(size.image_size()),
+                }),
+            },
+            Self::Predictor => match choice(family, "family").map_err(under_role)? {
+                PredictorFamily::Llama => {
+                    choice(size, "size").map(|size| Published::text(&Predictor::of_size(size)))
+                }
+            },
+            Self::YEncoder => match choice(family, "family").map_err(under_role)? {
+                YFamily::EmbeddingGemma => choice(size, "size").map(|size| {
+                    Published::text(&YEncoder::EmbeddingGemma(EmbeddingGemma::of_size(size)))
+                }),
+                YFamily::Qwen3Embedding => choice(size, "size").map(|size| {
+                    Published::text(&YEncoder::Qwen3Embedding(Qwen3Embedding::of_size(size)))
+                }),
+            },
+        };
+        published.map_err(under_role)
+    }
+}
+
+/// Keys of a role as a published model has them, with its `family`.
+#[derive(PartialEq)]
+struct Published {
+    keys: Map<String, Json>,
+    /// Height and width of the frames that the model was trained with.
+    image_size: Option<usize>,
+}
+
+impl Published {
+    fn text(role: &impl Serialize) -> Self {
+        Self { keys: keys(role), image_size: None }
+    }
+}
+
+/// Reads a value of `family` or `size`; without one, the default.
+fn choice<T: DeserializeOwned + Default>(node: Option<&Node>, key: &str) -> Result<T, Fault> {
+    match node {
+        Some(node) => read::read(node).map_err(|fault| fault.under(key)),
+        None => Ok(T::default()),
+    }
+}
+
+fn keys(role: &impl Serialize) -> Map<String, Json> {
+    match serde_json::to_value(role) {
+        Ok(Json::Object(keys)) => keys,
+        Ok(_) | Err(_) => unreachable!("a role is a map of plain values"),
+    }
+}
+
+/// Removes the keys of a published model from a recipe if `over`, the keys of `role` that are about
+/// to be merged into it, choose another published model. Returns a warning that names them.
+pub(super) fn leave_published(root: &mut Node, role: Role, over: &Node) -> Option<String> {
+    let node = root.get_mut("model")?.get_mut(role.key())?;
+    let family = over.get("family").or(node.get("family"));
+    let is_other = |family| {
+        let (before, after) =
+            (role.published(node.get("family"), None), role.published(family, None));
+        matches!((before, after), (Ok(before), Ok(after)) if before != after)
+    };
+    let size =
+        if is_other(family) { over.get("size") } else { over.get("size").or(node.get("size")) };
+    let before = role.published(node.get("family"), node.get("size")).ok()?;
+    if role.published(family, size).ok()? == before {
+        return None;
+    }
+    let Value::Map(entries) = &mut node.value else { return None };
+    let mut removed = Vec::new();
+    entries.retain(|entry| {
+        let stays = role.inherited().contains(&entry.key.as_str());
+        if !stays && entry.key != "family" && entry.key != "size" {
+            removed.push(entry.key.clone());
+        }
+        stays
+    });
+    (!removed.is_empty()).then(|| {
+        format!(
+            "model.{}: `family` or `size` chooses another model than the recipe had before, so its \
+             keys do not apply: {}",
+            role.key(),
+            removed.join(", ")
+        )
+    })
+}
+
+/// Fills in the keys of published models, and translates keys of earlier recipes.
+pub(super) fn expand(root: &mut Node) -> Result<(), Fault> {
+    let Some(model) = root.get_mut("model") else { return Ok(()) };
+    let mut image_size = None;
+    for role in Role::ALL {
+        let Some(node) = model.get_mut(role.key()) else { continue };
+        let at = node.get("size").or(node.get("family")).unwrap_or(node).span;
+        let published = role.published(node.get("family"), node.get("size"))?;
+        if role == Role::Predictor {
+            layers(node, &published).map_err(|fault| fault.under(role.key()).under("model"))?;
+        }
+        node.take("size");
+        fill(node, published.keys, at);
+        image_size = image_size.or(published.image_size.map(|size| (size, at)));
+    }
+    if let (Value::Map(entries), Some((size, span))) = (&mut model.value, image_size)
+        && entries.iter().all(|entry| entry.key != "image_size")
+    {
+        let node = Node { span, value: Value::Unsigned(size as u64) };
+        entries.push(Entry { key: "image_size".to_owned(), key_span: span, node });
+    }
+    Ok(())
+}
+
+/// Adds the published keys that a recipe does not set. `family` becomes the first key.
+fn fill(node: &mut Node, mut published: Map<String, Json>, span: Span) {
+    let Value::Map(entries) = &mut node.value else { return };
+    let family = entries.iter().position(|entry| entry.key == "family");
+    let family = family.map(|index| entries.remove(index));
+    let entry = |key: String, value| Entry { key, key_span: span, node: plain(value, span) };
+    let named = published.remove("family").map(|name| entry("family".to_owned(), name));
+    for (key, value) in published {
+        if entries.iter().all(|entry| entry.key != key) {
+            entries.push(entry(key, value));
+        }
+    }
+    entries.splice(0..0, family.or(named));
+}
+
+/// Node of a plain value.
+fn plain(value: Json, span: Span) -> Node {
+    let value = match value {
+        Json::Null => Value::Null,
+        Json::Bool(value) => Value::Bool(value),
+        Json::Number(number) => match (number.as_u64(), number.as_i64()) {
+            (Some(value), _) => Value::Unsigned(value),
+            (None, Some(value)) => Value::Signed(value),
+            (None, None) => Value::Float(number.as_f64().unwrap_or(f64::NAN)),
+        },
+        Json::String(text) => Value::Text(text),
+        Json::Array(items) => {
+            Value::List(items.into_iter().map(|item| plain(item, span)).collect())
+        }
+        Json::Object(object) => {
+            let entry = |(key, value)| Entry { key, key_span: span, node: plain(value, span) };
+            Value::Map(object.into_iter().map(entry).collect())
+        }
+    };
+    Node { span, value }
+}
+
+/// Translates `first_layer` and `num_layers` of the predictor to `layers`.
+fn layers(node: &mut Node, published: &Published) -> Result<(), Fault> {
+    let [first, count] = ["first_layer", "num_layers"].map(|key| node.take(key));
+    let Some(span) = count.as_ref().or(first.as_ref()).map(|entry| entry.node.span) else {
+        return Ok(());
+    };
+    if let Some(layers) = node.get("layers") {
+        let what = "`layers` and `first_layer` or `num_layers` are both given";
+        return Err(Fault::in_value(layers.span, what, "write only `layers`").under("layers"));
+    }
+    let number = |entry: Option<Entry>, default: u64| match entry {
+        Some(entry) => read::read(&entry.node).map_err(|fault| fault.under(entry.key)),
+        None => Ok(default),
+    };
+    let default = |index: usize| published.keys["layers"][index].as_u64().unwrap_or(0);
+    let first = number(first, default(0))?;
+    let count = number(count, default(1) - default(0))?;
+    let ends = [first, first.saturating_add(count)];
+    let item = |value| Node { span, value: Value::Unsigned(value) };
+    let list = Node { span, value: Value::List(ends.map(item).into()) };
+    if let Value::Map(entries) = &mut node.value {
+        entries.push(Entry { key: "layers".to_owned(), key_span: span, node: list });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

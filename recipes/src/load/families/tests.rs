@@ -1,0 +1,108 @@
+//! Published sizes, the change of a family, and keys of earlier recipes.
+
+use std::fs;
+use std::path::Path;
+
+use crate::load::mistakes::GOOD;
+use crate::schema::{EmbeddingGemma, Qwen3Embedding, Qwen3EmbeddingSize, XEncoder, YEncoder};
+use crate::{Loaded, load};
+
+fn load_with(text: &str, sets: &[&str]) -> Loaded {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("recipe.yaml");
+    fs::write(&path, text).unwrap();
+    let sets: Vec<String> = sets.iter().map(|set| (*set).to_owned()).collect();
+    load(&path, &sets).map_err(miette::Report::new).unwrap()
+}
+
+fn pretrain(sets: &[&str]) -> Loaded {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("pretrain.yaml");
+    let sets: Vec<String> = sets.iter().map(|set| (*set).to_owned()).collect();
+    load(&path, &sets).map_err(miette::Report::new).unwrap()
+}
+
+#[test]
+fn a_size_gives_the_keys_that_a_recipe_leaves_out() {
+    let model = pretrain(&["model.x_encoder.size=vit_g_384"]).recipe.model;
+    let XEncoder::Vjepa2(x) = &model.x_encoder;
+    assert_eq!((x.hidden_size, x.num_layers, x.num_heads), (1408, 40, 22));
+    assert_eq!(model.image_size, 384);
+    let own = ["model.x_encoder={size: vit_g_384, num_layers: 3}", "model.image_size=128"];
+    let model = pretrain(&own).recipe.model;
+    let XEncoder::Vjepa2(x) = &model.x_encoder;
+    assert_eq!((x.hidden_size, x.num_layers, model.image_size), (1408, 3, 128));
+
+    let predictor = pretrain(&["model.predictor.size=3b"]).recipe.model.predictor;
+    assert_eq!((predictor.hidden_size, predictor.layers), (3072, [14, 28]));
+}
+
+#[test]
+fn another_family_leaves_the_files_and_sizes_of_the_one_before() {
+    let before = pretrain(&["model.y_encoder.trainable=false"]);
+    assert!(before.recipe.model.y_encoder.tokenizer().is_some());
+    assert_eq!(before.warnings, Vec::<String>::new());
+
+    let sets = ["model.y_encoder.trainable=false", "model.y_encoder.family=qwen3_embedding"];
+    let loaded = pretrain(&sets);
+    let expected = Qwen3Embedding { trainable: false, ..Qwen3Embedding::default() };
+    assert_eq!(loaded.recipe.model.y_encoder, YEncoder::Qwen3Embedding(expected));
+    let [removed, missing] = &loaded.warnings[..] else { panic!("{:?}", loaded.warnings) };
+    assert!(removed.starts_with("model.y_encoder:") && removed.ends_with("tokenizer, weights"));
+    assert!(missing.starts_with("model.y_encoder.tokenizer is not set"), "{missing}");
+
+    // The order of the flags does not matter.
+    let family = "model.y_encoder.family=qwen3_embedding";
+    let own = ["model.y_encoder.tokenizer=own.json", "model.y_encoder.size=4b"];
+    for sets in [[family, own[0], own[1]], [own[0], own[1], family]] {
+        let YEncoder::Qwen3Embedding(found) = pretrain(&sets).recipe.model.y_encoder else {
+            panic!("another family")
+        };
+        assert_eq!(found.tokenizer.as_deref(), Some(Path::new("own.json")));
+        let expected = Qwen3Embedding::of_size(Qwen3EmbeddingSize::B4);
+        assert_eq!(found, Qwen3Embedding { tokenizer: found.tokenizer.clone(), ..expected });
+    }
+
+    // The family or size that a recipe has already changes nothing.
+    let same = ["model.y_encoder.family=embedding_gemma", "model.x_encoder.size=vit_l"];
+    let loaded = pretrain(&same);
+    assert_eq!(loaded.recipe.model, pretrain(&[]).recipe.model);
+    assert_eq!(loaded.hash, pretrain(&[]).hash);
+    assert_eq!(loaded.warnings, Vec::<String>::new());
+}
+
+#[test]
+fn an_extending_recipe_may_choose_another_family() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        path
+    };
+    let sizes = "hidden_size: 64\n    num_layers: 2\n    weights: gemma.safetensors\n    tokenizer";
+    write(
+        "gemma.yaml",
+        &GOOD.replace("  y_encoder:\n    tokenizer", &format!("  y_encoder:\n    {sizes}")),
+    );
+    write("qwen.yaml", "extends: gemma.yaml\nmodel: {y_encoder: {family: qwen3_embedding}}\n");
+    let last =
+        "extends: qwen.yaml\nmodel: {y_encoder: {family: embedding_gemma, tokenizer: t.json}}\n";
+    let found = load(&write("last.yaml", last), &[]).unwrap();
+    let expected = EmbeddingGemma { tokenizer: Some("t.json".into()), ..Default::default() };
+    assert_eq!(found.recipe.model.y_encoder, YEncoder::EmbeddingGemma(expected));
+    assert!(found.warnings[0].ends_with("hidden_size, num_layers, weights, tokenizer"));
+}
+
+#[test]
+fn the_first_names_of_the_layers_load_and_keep_their_hash() {
+    let layers = |sets: &[&str]| load_with(GOOD, sets);
+    let (p, n, f) =
+        ("model.predictor.layers", "model.predictor.num_layers", "model.predictor.first_layer");
+    let old = layers(&[&format!("{n}=3")]);
+    assert_eq!(old.recipe.model.predictor.layers, [8, 11]);
+    let both = layers(&[&format!("{n}=3"), &format!("{f}=0")]);
+    let new = layers(&[&format!("{p}=[0, 3]")]);
+    assert_eq!(new.recipe.model.predictor.layers, [0, 3]);
+    assert_eq!(both.hash, new.hash);
+    assert_ne!(old.hash, new.hash);
+    assert_eq!(layers(&[&format!("{p}=[8, 16]")]).hash, layers(&[]).hash);
+}

@@ -1,0 +1,184 @@
+//! Recipe keys under `model.x_encoder`.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::families::{self, Role};
+
+/// Encoder that maps frames to visual tokens. The key `family` chooses one. Default: V-JEPA 2's
+/// ViT-L/16 (paper §3.1).
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "family", rename_all = "snake_case")]
+pub enum XEncoder {
+    /// V-JEPA 2 (arXiv 2506.09985), a video encoder.
+    Vjepa2(VJepa2),
+}
+
+/// Values of `model.x_encoder.family`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum XFamily {
+    /// V-JEPA 2.
+    #[default]
+    Vjepa2,
+}
+
+/// Sizes that vision transformers of all families have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VisionSizes {
+    /// Height and width of a patch in pixels.
+    pub patch_size: usize,
+    /// Number of frames that a visual token covers.
+    pub tubelet_size: usize,
+    /// Number of elements of a visual token.
+    pub hidden_size: usize,
+    /// Number of transformer layers.
+    pub num_layers: usize,
+    /// Number of attention heads.
+    pub num_heads: usize,
+    /// Number of elements of the MLP's hidden layer.
+    pub intermediate_size: usize,
+}
+
+impl XEncoder {
+    /// Sizes of the vision transformer.
+    #[must_use]
+    pub fn sizes(&self) -> VisionSizes {
+        match self {
+            Self::Vjepa2(keys) => VisionSizes {
+                patch_size: keys.patch_size,
+                tubelet_size: keys.tubelet_size,
+                hidden_size: keys.hidden_size,
+                num_layers: keys.num_layers,
+                num_heads: keys.num_heads,
+                intermediate_size: keys.intermediate_size,
+            },
+        }
+    }
+
+    /// Whether the encoder is trained.
+    #[must_use]
+    pub fn trainable(&self) -> bool {
+        match self {
+            Self::Vjepa2(keys) => keys.trainable,
+        }
+    }
+
+    /// Published file with the initial weights, or `None` if they are random.
+    #[must_use]
+    pub fn weights(&self) -> Option<&Path> {
+        match self {
+            Self::Vjepa2(keys) => keys.weights.as_deref(),
+        }
+    }
+}
+
+impl Default for XEncoder {
+    fn default() -> Self {
+        Self::Vjepa2(VJepa2::default())
+    }
+}
+
+impl Role for XEncoder {
+    type Family = XFamily;
+
+    fn keys<'de, D: Deserializer<'de>>(family: XFamily, keys: D) -> Result<Self, D::Error> {
+        match family {
+            XFamily::Vjepa2 => VJepa2::deserialize(keys).map(Self::Vjepa2),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for XEncoder {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        families::deserialize(deserializer)
+    }
+}
+
+/// Published sizes of V-JEPA 2: values of `model.x_encoder.size`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VJepa2Size {
+    /// `facebook/vjepa2-vitl-fpc64-256`, 303,885,312 parameters.
+    #[default]
+    VitL,
+    /// `facebook/vjepa2-vith-fpc64-256`, 631,648,000 parameters.
+    VitH,
+    /// `facebook/vjepa2-vitg-fpc64-256`, 1,012,173,952 parameters.
+    VitG,
+    /// `facebook/vjepa2-vitg-fpc64-384`, the sizes of `vit_g` for frames of 384².
+    #[serde(rename = "vit_g_384")]
+    VitG384,
+}
+
+impl VJepa2Size {
+    /// Height and width of the frames that the encoder was trained with, in pixels.
+    #[must_use]
+    pub fn image_size(self) -> usize {
+        match self {
+            Self::VitL | Self::VitH | Self::VitG => 256,
+            Self::VitG384 => 384,
+        }
+    }
+}
+
+/// Keys of `family: vjepa2`. The defaults are ViT-L/16 (paper §3.1), with the sizes of
+/// `facebook/vjepa2-vitl-fpc64-256`; `size` chooses those of another published model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct VJepa2 {
+    /// Height and width of a patch in pixels. Default: 16.
+    pub patch_size: usize,
+    /// Number of frames that a visual token covers. Default: 2.
+    pub tubelet_size: usize,
+    /// Number of elements of a visual token. Default: 1,024.
+    pub hidden_size: usize,
+    /// Number of transformer layers. Default: 24.
+    pub num_layers: usize,
+    /// Number of attention heads. A head, `hidden_size` / `num_heads` wide, must be even and at
+    /// least 6 wide, to hold three rotary axes. Default: 16.
+    pub num_heads: usize,
+    /// Number of elements of the MLP's hidden layer. Default: 4,096.
+    pub intermediate_size: usize,
+    /// Value added to the variance in layer norms. Default: 1e-6.
+    pub layer_norm_eps: f32,
+    /// Base of the rotary frequencies of each axis (time, row, column). Default: 10,000.
+    pub rope_theta: f64,
+    /// Whether the X-encoder is trained. Default: false (paper §3.1: frozen).
+    pub trainable: bool,
+    /// Published file with the initial weights: `model.safetensors` of transformers, the index of
+    /// several such files (`model.safetensors.index.json`), or Meta's own `vitl.pt`. Default: none,
+    /// which starts from random weights.
+    pub weights: Option<PathBuf>,
+}
+
+impl VJepa2 {
+    /// Keys of a published model, without its file.
+    #[must_use]
+    pub fn of_size(size: VJepa2Size) -> Self {
+        let (hidden_size, num_layers, num_heads, intermediate_size) = match size {
+            VJepa2Size::VitL => (1024, 24, 16, 4096),
+            VJepa2Size::VitH => (1280, 32, 16, 5120),
+            VJepa2Size::VitG | VJepa2Size::VitG384 => (1408, 40, 22, 6144),
+        };
+        Self {
+            patch_size: 16,
+            tubelet_size: 2,
+            hidden_size,
+            num_layers,
+            num_heads,
+            intermediate_size,
+            layer_norm_eps: 1e-6,
+            rope_theta: 10_000.0,
+            trainable: false,
+            weights: None,
+        }
+    }
+}
+
+impl Default for VJepa2 {
+    fn default() -> Self {
+        Self::of_size(VJepa2Size::default())
+    }
+}

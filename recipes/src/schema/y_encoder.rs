@@ -1,0 +1,327 @@
+//! Recipe keys under `model.y_encoder`.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::families::{self, Role};
+
+/// Encoder that maps a target text to its embedding. The key `family` chooses one. Default:
+/// EmbeddingGemma-300M (paper §3.1).
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "family", rename_all = "snake_case")]
+pub enum YEncoder {
+    /// EmbeddingGemma (arXiv 2509.20354): bidirectional, mean over the tokens.
+    EmbeddingGemma(EmbeddingGemma),
+    /// Qwen3-Embedding (arXiv 2506.05176): causal, last token (paper §4.7, Table 5e).
+    Qwen3Embedding(Qwen3Embedding),
+}
+
+/// Values of `model.y_encoder.family`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum YFamily {
+    /// EmbeddingGemma.
+    #[default]
+    EmbeddingGemma,
+    /// Qwen3-Embedding.
+    Qwen3Embedding,
+}
+
+/// Sizes that text transformers of all families have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TextSizes {
+    /// Number of elements of a token.
+    pub hidden_size: usize,
+    /// Number of transformer layers.
+    pub num_layers: usize,
+    /// Number of query heads.
+    pub num_heads: usize,
+    /// Number of key/value heads.
+    pub num_kv_heads: usize,
+    /// Number of elements of a head.
+    pub head_dim: usize,
+    /// Number of elements of the MLP's hidden layer.
+    pub intermediate_size: usize,
+    /// Number of rows of the token embedding table.
+    pub vocab_size: usize,
+    /// Number of norms per layer on the results of attention and MLP.
+    pub result_norms: usize,
+    /// Hidden elements between the two Dense layers after pooling; 0 without Dense layers.
+    pub dense_hidden_size: usize,
+}
+
+impl YEncoder {
+    /// Sizes of the text transformer.
+    #[must_use]
+    pub fn sizes(&self) -> TextSizes {
+        match self {
+            Self::EmbeddingGemma(keys) => TextSizes {
+                hidden_size: keys.hidden_size,
+                num_layers: keys.num_layers,
+                num_heads: keys.num_heads,
+                num_kv_heads: keys.num_kv_heads,
+                head_dim: keys.head_dim,
+                intermediate_size: keys.intermediate_size,
+                vocab_size: keys.vocab_size,
+                result_norms: 2,
+                dense_hidden_size: if keys.dense_heads { keys.dense_hidden_size } else { 0 },
+            },
+            Self::Qwen3Embedding(keys) => TextSizes {
+                hidden_size: keys.hidden_size,
+                num_layers: keys.num_layers,
+                num_heads: keys.num_heads,
+                num_kv_heads: keys.num_kv_heads,
+                head_dim: keys.head_dim,
+                intermediate_size: keys.intermediate_size,
+                vocab_size: keys.vocab_size,
+                result_norms: 0,
+                dense_hidden_size: 0,
+            },
+        }
+    }
+
+    /// Whether the encoder is trained.
+    #[must_use]
+    pub fn trainable(&self) -> bool {
+        match self {
+            Self::EmbeddingGemma(keys) => keys.trainable,
+            Self::Qwen3Embedding(keys) => keys.trainable,
+        }
+    }
+
+    /// Maximum length of a target in tokens.
+    #[must_use]
+    pub fn max_target_tokens(&self) -> usize {
+        match self {
+            Self::EmbeddingGemma(keys) => keys.max_target_tokens,
+            Self::Qwen3Embedding(keys) => keys.max_target_tokens,
+        }
+    }
+
+    /// Tokenizer of the targets, or `None` if the recipe does not name it yet.
+    #[must_use]
+    pub fn tokenizer(&self) -> Option<&Path> {
+        match self {
+            Self::EmbeddingGemma(keys) => keys.tokenizer.as_deref(),
+            Self::Qwen3Embedding(keys) => keys.tokenizer.as_deref(),
+        }
+    }
+
+    /// Published file with the initial weights, or `None` if they are random.
+    #[must_use]
+    pub fn weights(&self) -> Option<&Path> {
+        match self {
+            Self::EmbeddingGemma(keys) => keys.weights.as_deref(),
+            Self::Qwen3Embedding(keys) => keys.weights.as_deref(),
+        }
+    }
+}
+
+impl Default for YEncoder {
+    fn default() -> Self {
+        Self::EmbeddingGemma(EmbeddingGemma::default())
+    }
+}
+
+impl Role for YEncoder {
+    type Family = YFamily;
+
+    fn keys<'de, D: Deserializer<'de>>(family: YFamily, keys: D) -> Result<Self, D::Error> {
+        match family {
+            YFamily::EmbeddingGemma => EmbeddingGemma::deserialize(keys).map(Self::EmbeddingGemma),
+            YFamily::Qwen3Embedding => Qwen3Embedding::deserialize(keys).map(Self::Qwen3Embedding),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for YEncoder {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        families::deserialize(deserializer)
+    }
+}
+
+/// Published sizes of EmbeddingGemma: values of `model.y_encoder.size`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+pub enum EmbeddingGemmaSize {
+    /// `google/embeddinggemma-300m`, 302,863,104 parameters without its Dense layers.
+    #[default]
+    #[serde(rename = "300m")]
+    M300,
+}
+
+/// Keys of `family: embedding_gemma`. The defaults are EmbeddingGemma-300M (paper §3.1).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EmbeddingGemma {
+    /// Number of elements of a token. Default: 768 (EmbeddingGemma-300M).
+    pub hidden_size: usize,
+    /// Number of transformer layers. Default: 24 (EmbeddingGemma-300M).
+    pub num_layers: usize,
+    /// Number of query heads. A multiple of `num_kv_heads`. Default: 3 (EmbeddingGemma-300M).
+    pub num_heads: usize,
+    /// Number of key/value heads. Default: 1 (EmbeddingGemma-300M).
+    pub num_kv_heads: usize,
+    /// Number of elements of a head; even. Default: 256 (EmbeddingGemma-300M).
+    pub head_dim: usize,
+    /// Number of elements of the gated MLP's hidden layer. Default: 1,152 (EmbeddingGemma-300M).
+    pub intermediate_size: usize,
+    /// Value added to the mean square in RMS norms. Default: 1e-6 (EmbeddingGemma-300M).
+    pub rms_norm_eps: f32,
+    /// Base of the rotary frequencies in full-attention layers. Default: 1,000,000
+    /// (EmbeddingGemma-300M).
+    pub rope_theta: f64,
+    /// Base of the rotary frequencies in sliding-window layers. Default: 10,000
+    /// (EmbeddingGemma-300M).
+    pub rope_local_theta: f64,
+    /// Every n-th layer attends to all tokens; the other layers attend to a sliding window.
+    /// Default: 6 (EmbeddingGemma-300M).
+    pub full_attention_every: usize,
+    /// Window of the sliding-window layers in tokens: token i attends to token j if |i − j| <
+    /// window. Default: 257, the effective value of EmbeddingGemma-300M's published
+    /// `sliding_window: 512`.
+    pub effective_window: usize,
+    /// Attention scores are divided by the square root of this value. Default: 256
+    /// (EmbeddingGemma-300M).
+    pub query_pre_attn_scalar: f64,
+    /// Number of rows of the token embedding table. Default: 262,144 (EmbeddingGemma-300M).
+    pub vocab_size: usize,
+    /// Maximum length of a target in tokens; longer targets are cut. Default: 512 (paper §3.1:
+    /// "maximum context length of 512").
+    pub max_target_tokens: usize,
+    /// Whether the two Dense layers of the sentence-transformers model lie between pooling and
+    /// projection. Unstated; default: false, as in open-vljepa.
+    pub dense_heads: bool,
+    /// Number of elements between the two Dense layers. Default: 3,072 (EmbeddingGemma-300M).
+    pub dense_hidden_size: usize,
+    /// Whether the Y-encoder is trained. Default: true (paper §2: "We train the Predictor and the
+    /// Y-Encoder jointly"; §3.1 multiplies its learning rate by 0.05, see `optimizer.multipliers`).
+    pub trainable: bool,
+    /// `tokenizer.json` of the targets. A run needs it; the paper uses that of EmbeddingGemma-300M
+    /// (§3.1).
+    pub tokenizer: Option<PathBuf>,
+    /// Published `model.safetensors`, or the index of several such files, with the initial weights.
+    /// Default: none, which starts from random weights.
+    pub weights: Option<PathBuf>,
+}
+
+impl EmbeddingGemma {
+    /// Keys of a published model, without its files.
+    #[must_use]
+    pub fn of_size(size: EmbeddingGemmaSize) -> Self {
+        let EmbeddingGemmaSize::M300 = size;
+        Self {
+            hidden_size: 768,
+            num_layers: 24,
+            num_heads: 3,
+            num_kv_heads: 1,
+            head_dim: 256,
+            intermediate_size: 1152,
+            rms_norm_eps: 1e-6,
+            rope_theta: 1e6,
+            rope_local_theta: 1e4,
+            full_attention_every: 6,
+            effective_window: 257,
+            query_pre_attn_scalar: 256.0,
+            vocab_size: 262_144,
+            max_target_tokens: 512,
+            dense_heads: false,
+            dense_hidden_size: 3072,
+            trainable: true,
+            tokenizer: None,
+            weights: None,
+        }
+    }
+}
+
+impl Default for EmbeddingGemma {
+    fn default() -> Self {
+        Self::of_size(EmbeddingGemmaSize::default())
+    }
+}
+
+/// Published sizes of Qwen3-Embedding: values of `model.y_encoder.size`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+pub enum Qwen3EmbeddingSize {
+    /// `Qwen/Qwen3-Embedding-0.6B`, 595,776,512 parameters.
+    #[default]
+    #[serde(rename = "0.6b")]
+    B0_6,
+    /// `Qwen/Qwen3-Embedding-4B`, 4,021,774,336 parameters.
+    #[serde(rename = "4b")]
+    B4,
+    /// `Qwen/Qwen3-Embedding-8B`, 7,567,295,488 parameters.
+    #[serde(rename = "8b")]
+    B8,
+}
+
+/// Keys of `family: qwen3_embedding`: causal layers of Qwen3 with norms on queries and keys. The
+/// embedding of a text is the hidden state of its last token, which the published tokenizer makes
+/// `<|endoftext|>`. The defaults are Qwen3-Embedding-0.6B; `size` chooses the sizes of another
+/// published model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Qwen3Embedding {
+    /// Number of elements of a token. Default: 1,024.
+    pub hidden_size: usize,
+    /// Number of transformer layers. Default: 28.
+    pub num_layers: usize,
+    /// Number of query heads. A multiple of `num_kv_heads`. Default: 16.
+    pub num_heads: usize,
+    /// Number of key/value heads. Default: 8.
+    pub num_kv_heads: usize,
+    /// Number of elements of a head; even. Default: 128.
+    pub head_dim: usize,
+    /// Number of elements of the gated MLP's hidden layer. Default: 3,072.
+    pub intermediate_size: usize,
+    /// Value added to the mean square in RMS norms. Default: 1e-6.
+    pub rms_norm_eps: f32,
+    /// Base of the rotary frequencies. Default: 1,000,000.
+    pub rope_theta: f64,
+    /// Number of rows of the token embedding table. Default: 151,669.
+    pub vocab_size: usize,
+    /// Maximum length of a target in tokens; longer targets are cut. Default: 512 (paper §3.1:
+    /// "maximum context length of 512").
+    pub max_target_tokens: usize,
+    /// Whether the Y-encoder is trained. Default: true (paper §2: "We train the Predictor and the
+    /// Y-Encoder jointly").
+    pub trainable: bool,
+    /// `tokenizer.json` of the targets. A run needs it.
+    pub tokenizer: Option<PathBuf>,
+    /// Published `model.safetensors`, or the index of several such files, with the initial weights.
+    /// Default: none, which starts from random weights.
+    pub weights: Option<PathBuf>,
+}
+
+impl Qwen3Embedding {
+    /// Keys of a published model, without its files.
+    #[must_use]
+    pub fn of_size(size: Qwen3EmbeddingSize) -> Self {
+        let (hidden_size, num_layers, num_heads, intermediate_size, vocab_size) = match size {
+            Qwen3EmbeddingSize::B0_6 => (1024, 28, 16, 3072, 151_669),
+            Qwen3EmbeddingSize::B4 => (2560, 36, 32, 9728, 151_665),
+            Qwen3EmbeddingSize::B8 => (4096, 36, 32, 12_288, 151_665),
+        };
+        Self {
+            hidden_size,
+            num_layers,
+            num_heads,
+            num_kv_heads: 8,
+            head_dim: 128,
+            intermediate_size,
+            rms_norm_eps: 1e-6,
+            rope_theta: 1e6,
+            vocab_size,
+            max_target_tokens: 512,
+            trainable: true,
+            tokenizer: None,
+            weights: None,
+        }
+    }
+}
+
+impl Default for Qwen3Embedding {
+    fn default() -> Self {
+        Self::of_size(Qwen3EmbeddingSize::default())
+    }
+}
