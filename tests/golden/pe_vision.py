@@ -1,0 +1,74 @@
+#!/usr/bin/env python3
+"""Golden outputs of PE-core's vision tower.   usage: python pe_vision.py OUT
+A second implementation, written from core/vision_encoder/pe.py of facebookresearch/perception_models, because
+transformers has only variants of it."""
+import sys
+import torch
+from torch.nn import functional as F
+from vision import attention, gelu, layer_norm, linear, normal, random_weights, report, write
+
+def shapes(c):
+    d, f, p = c['width'], c['mlp_width'], c['patch_size']
+    tokens = (c['image_size'] // p) ** 2 + c['use_cls_token']
+    s = {'conv1.weight': (d, 3, p, p), 'positional_embedding': (tokens, d)}
+    if c['use_cls_token']:
+        s['class_embedding'] = (d,)
+    block = {'ln_1': (d,), 'attn.out_proj': (d, d), 'ln_2': (d,), 'mlp.c_fc': (f, d), 'mlp.c_proj': (d, f)}
+    linears = {f'transformer.resblocks.{i}.{n}': shape for i in range(c['layers']) for n, shape in block.items()}
+    for n, shape in (linears | {'ln_pre': (d,), 'ln_post': (d,)}).items():
+        s |= {f'{n}.weight': shape, f'{n}.bias': shape[:1]}
+    for i in range(c['layers']):
+        s |= {f'transformer.resblocks.{i}.attn.in_proj_weight': (3 * d, d), f'transformer.resblocks.{i}.attn.in_proj_bias': (3 * d,)}
+    return {f'visual.{n}': shape for n, shape in s.items()}
+
+def angles(c, rows, columns, dtype):
+    """Angles of the pairs of a head: columns (x) first, then rows (y), each over half of the head."""
+    axis = c['width'] // c['heads'] // 2
+    omega = 10000.0 ** (-torch.arange(0, axis, 2, dtype=dtype) / axis)
+    y, x = torch.meshgrid(torch.arange(rows, dtype=dtype), torch.arange(columns, dtype=dtype), indexing='ij')
+    first = 1 if c['use_cls_token'] else 0
+    angle = torch.cat([(at.flatten()[:, None] + first) * omega for at in (x, y)], -1)
+    return torch.cat([torch.zeros_like(angle[:1]), angle]) if c['use_cls_token'] else angle
+
+def positions(c, table, rows, columns):
+    """Learned positions, resized bilinearly to the grid."""
+    cls, table = table[:c['use_cls_token']], table[c['use_cls_token']:]
+    side = c['image_size'] // c['patch_size']
+    table = table.unflatten(0, (side, side)).permute(2, 0, 1)[None]
+    if (rows, columns) != (side, side):
+        table = F.interpolate(table, size=(rows, columns), mode='bilinear', align_corners=False)
+    return torch.cat([cls, table[0].permute(1, 2, 0).flatten(0, 1)])
+
+def forward(c, p, image):
+    """Image (B, C, H, W), normalised. Returns the patches' tokens of the last block, and those after ln_post."""
+    v, eps, cls = 'visual.', c['layer_norm_eps'], c['use_cls_token']
+    x = F.conv2d(image, p[v + 'conv1.weight'], stride=c['patch_size'])
+    rows, columns = x.shape[2:]
+    x = x.flatten(2).transpose(1, 2)
+    if cls:
+        x = torch.cat([p[v + 'class_embedding'].expand(len(x), 1, -1), x], 1)
+    x = x + positions(c, p[v + 'positional_embedding'], rows, columns)
+    x = layer_norm(x, p, v + 'ln_pre', eps)
+    out, angle = {'ln_pre': x}, angles(c, rows, columns, x.dtype)
+    for i in range(c['layers']):
+        b = f'visual.transformer.resblocks.{i}.'
+        qkv = layer_norm(x, p, b + 'ln_1', eps) @ p[b + 'attn.in_proj_weight'].T + p[b + 'attn.in_proj_bias']
+        x = x + linear(attention(qkv, c['heads'], angle), p, b + 'attn.out_proj')
+        x = x + linear(gelu(linear(layer_norm(x, p, b + 'ln_2', eps), p, b + 'mlp.c_fc')), p, b + 'mlp.c_proj')
+    return out | {'last_block': x[:, cls:], 'ln_post': layer_norm(x, p, v + 'ln_post', eps)[:, cls:]}
+
+def golden(name, seed, **config):
+    c = dict(model_type='pe_vision', layer_norm_eps=1e-5, **config)
+    weights, side = random_weights(seed, shapes(c)), c['patch_size']
+    size = c['image_size']
+    images = {'image': normal(seed + 1, 2, 3, size, size), 'resized': normal(seed + 2, 1, 3, 3 * side, 7 * side)}
+    io = {f'in.{kind}': x for kind, x in images.items()}
+    for kind, x in images.items():
+        out = forward(c, {n: w.double() for n, w in weights.items()}, x.double())
+        report(f'{name} {kind}', out, forward(c, weights, x))
+        io |= {f'out.{kind}.{stage}': v for stage, v in out.items()}
+    write(sys.argv[1], name, c, weights, io)
+
+golden('pe_vision_cls', 300, patch_size=4, width=32, layers=2, heads=2, mlp_width=64, image_size=20, use_cls_token=1)
+# Without a cls token, and a head of 96 elements, as in PE-Core-G14-448.
+golden('pe_vision_d96', 400, patch_size=4, width=96, layers=1, heads=1, mlp_width=64, image_size=12, use_cls_token=0)
