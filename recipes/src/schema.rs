@@ -26,7 +26,9 @@ pub use training::{
     Checkpoints, LearningRate, Logging, Mixing, NonFinite, Optimizer, Recompute, Schedule, Stage,
     Trace,
 };
-pub use x_encoder::{VJepa2, VJepa2Size, VisionSizes, XEncoder, XFamily};
+pub use x_encoder::{
+    VJepa2, VJepa2_1, VJepa2_1Size, VJepa2Size, VisionSizes, XEncoder, XFamily,
+};
 pub use y_encoder::{
     EmbeddingGemma, EmbeddingGemmaSize, Qwen3Embedding, Qwen3EmbeddingSize, TextSizes, YEncoder,
     YFamily,

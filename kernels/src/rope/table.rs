@@ -7,7 +7,7 @@ use crate::{Device, Result, Tensor};
 /// Pairs of elements of a head that are rotated together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Pairing {
-    /// Elements 2i and 2i + 1 (V-JEPA 2).
+    /// Elements 2i and 2i + 1 (V-JEPA 2 and 2.1, PE).
     Adjacent,
     /// Elements i and i + hd/2 (Llama, Gemma, Qwen in the layout of their published tensors).
     Half,
@@ -102,6 +102,30 @@ impl Table {
             Some(angle(*coordinate, inv_freq[element % axis % (axis / 2)]))
         };
         Self::fill(device, [time * height * width, head_dim], Pairing::Adjacent, angles)
+    }
+
+    /// Rotations of adjacent elements over several axes. Token i is at `coordinates[i]`. In the
+    /// order of the axes, each rotates `axis` elements of a head: the pair of elements 2j and
+    /// 2j + 1 by its coordinate times theta^(−2j/axis). The remaining elements are not rotated.
+    ///
+    /// Sources: `rotate_queries_or_keys` of V-JEPA 2.1 (`app/vjepa_2_1` in facebookresearch/vjepa2);
+    /// `Rope2D` of facebookresearch/perception_models.
+    ///
+    /// # Errors
+    /// When the device has no memory left.
+    pub fn axial<const AXES: usize>(
+        device: Device,
+        head_dim: usize,
+        axis: usize,
+        coordinates: &[[f32; AXES]],
+        theta: f64,
+    ) -> Result<Self> {
+        let inv_freq = inv_freq(theta, axis);
+        let angles = |token: usize, element: usize| {
+            let coordinate = coordinates[token].get(element.checked_div(axis)?)?;
+            Some(f64::from(coordinate * inv_freq[element % axis / 2]))
+        };
+        Self::fill(device, [coordinates.len(), head_dim], Pairing::Adjacent, angles)
     }
 
     /// The form of Llama and Gemma for positions 0..`positions`: elements i and i + head_dim/2 are
@@ -253,6 +277,23 @@ mod tests {
             }
         }
         assert!(token[60..].iter().all(|&s| s == 0.0), "the last four elements stay");
+    }
+
+    #[test]
+    fn axes_repeat_the_angle_within_a_pair_and_leave_the_rest_of_a_head() {
+        let table =
+            Table::axial(Device::Host, 10, 4, &[[0.0, 0.0], [2.5, 1.0]], 10_000.0).unwrap();
+        assert_eq!((table.positions(), table.pairing), (2, Pairing::Adjacent));
+        // 10000^(−2/4) = 0.01.
+        let angles: [f32; 8] = [2.5, 2.5, 0.025, 0.025, 1.0, 1.0, 0.01, 0.01];
+        let sin = table.sin.view().host_f32("test", "sin").unwrap();
+        let want: Vec<f32> = [0.0; 10].into_iter().chain(angles.map(f32::sin)).collect();
+        let right = Comparison::new(&sin[..18], &want, 1e-6);
+        assert!(right.is_close(), "{right}");
+        let tiled: Vec<f32> = [2.5, 0.025, 2.5, 0.025_f32].map(f32::sin).to_vec();
+        assert!(!Comparison::new(&sin[10..14], &tiled, 1e-6).is_close());
+        let cos = table.cos.view().host_f32("test", "cos").unwrap();
+        assert_eq!((&sin[18..], &cos[18..]), (&[0.0; 2][..], &[1.0; 2][..]));
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod load;
 mod naming;
 mod projections;
 mod vjepa2;
+mod vjepa2_1;
 mod write;
 
 use std::path::{Path, PathBuf};
@@ -69,6 +70,8 @@ impl Piece {
 pub enum Source {
     /// V-JEPA 2's encoder (`facebook/vjepa2-vitl-fpc64-256`, `model.safetensors`).
     VJepa2,
+    /// V-JEPA 2.1's encoder (`vjepa2_1_vitl_dist_vitG_384.pt`).
+    VJepa2_1,
     /// Llama-3.2 (`meta-llama/Llama-3.2-1B`, `model.safetensors`).
     Llama,
     /// `EmbeddingGemma`'s transformer (`google/embeddinggemma-300m`, `model.safetensors`).
@@ -85,8 +88,9 @@ pub enum Source {
 
 impl Source {
     /// All sources, in the order of export.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::VJepa2,
+        Self::VJepa2_1,
         Self::Llama,
         Self::Gemma,
         Self::Qwen3,
@@ -100,6 +104,7 @@ impl Source {
     pub fn file(self) -> &'static str {
         match self {
             Self::VJepa2 => "vjepa2.safetensors",
+            Self::VJepa2_1 => "vjepa2_1.safetensors",
             Self::Llama => "llama.safetensors",
             Self::Gemma => "gemma.safetensors",
             Self::Qwen3 => "qwen3.safetensors",
@@ -116,7 +121,8 @@ impl Source {
         let recipe = model.recipe();
         let text = &model.y_encoder.text;
         match (self, &recipe.y_encoder) {
-            (Self::VJepa2, _) => vjepa2::pieces(&model.x_encoder, recipe),
+            (Self::VJepa2, _) => vjepa2::pieces(&model.x_encoder),
+            (Self::VJepa2_1, _) => vjepa2_1::pieces(&model.x_encoder),
             (Self::Llama, _) => llama::pieces(&model.predictor.text, recipe.predictor.layers[0]),
             (Self::Gemma, schema::YEncoder::EmbeddingGemma(_)) => gemma::pieces(text),
             (Self::Qwen3, schema::YEncoder::Qwen3Embedding(_)) => llama::pieces(text, 0),
@@ -135,8 +141,9 @@ impl Source {
         match self {
             Self::VJepa2 => vec![
                 naming(&[""], Extra::Prefixes(&["predictor."])),
-                vjepa2::original(&model.x_encoder, model.recipe()),
+                vjepa2::original(&model.x_encoder),
             ],
+            Self::VJepa2_1 => vec![vjepa2_1::naming(pieces)],
             Self::Llama => {
                 let [first, end] = model.recipe().predictor.layers;
                 let layers = first..end;
@@ -219,6 +226,7 @@ pub fn published(recipe: &schema::Model) -> Vec<Published> {
     if let Some(path) = recipe.x_encoder.weights() {
         let source = match &recipe.x_encoder {
             schema::XEncoder::Vjepa2(_) => Source::VJepa2,
+            schema::XEncoder::Vjepa2_1(_) => Source::VJepa2_1,
         };
         add(source, path, "model.x_encoder.weights");
     }

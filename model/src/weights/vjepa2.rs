@@ -1,24 +1,31 @@
 //! Tensor names of V-JEPA 2's encoder: in the format of Hugging Face transformers
 //! (`facebook/vjepa2-vitl-fpc64-256`), and in Meta's own (`dl.fbaipublicfiles.com/vjepa2/vitl.pt`).
 
-use vljepa_recipes::schema;
-
 use super::Piece;
 use super::naming::{Extra, Naming};
 use crate::XEncoder;
 use crate::layers::{Linear, Norm};
+use crate::x_encoder::Family;
+
+/// Prefixes under which Meta's files hold an encoder. The average of the trained encoder comes
+/// first, because `torch.hub` loads it (`src/hub/backbones.py` in facebookresearch/vjepa2).
+pub(super) const META_ROOTS: &[&str] = &["target_encoder.", "ema_encoder.", "encoder.", ""];
+
+/// Parts that wrappers put into the names of Meta's files.
+pub(super) const META_CUT: &[&str] = &["module.", "backbone."];
 
 /// Pieces of the encoder. The file's `predictor.*` tensors belong to V-JEPA 2's own predictor,
-/// which VL-JEPA does not use.
-pub(super) fn pieces(encoder: &XEncoder, recipe: &schema::Model) -> Vec<Piece> {
-    let x = recipe.x_encoder.sizes();
-    let mut pieces = patch("encoder.embeddings.patch_embeddings.proj", encoder, &x);
+/// which VL-JEPA does not use. Empty if the encoder is of another family.
+pub(super) fn pieces(encoder: &XEncoder) -> Vec<Piece> {
+    let Family::Vjepa2(family) = &encoder.family else { return Vec::new() };
+    let name = "encoder.embeddings.patch_embeddings.proj";
+    let mut pieces = patch(name, &family.patch, family.patch_shape());
     for (i, block) in encoder.stack.blocks.iter().enumerate() {
         let name = format!("encoder.layer.{i}");
         norm(&mut pieces, &format!("{name}.norm1"), &block.attention_norm);
         let qkv = &block.attention.qkv;
         for (kind, fused) in [("weight", Some(&qkv.weight)), ("bias", qkv.bias.as_ref())] {
-            let part = |which| (format!("{name}.attention.{which}.{kind}"), x.hidden_size);
+            let part = |which| (format!("{name}.attention.{which}.{kind}"), qkv.outputs() / 3);
             if let Some(fused) = fused {
                 pieces.extend(Piece::fused(&["query", "key", "value"].map(part), fused));
             }
@@ -32,35 +39,38 @@ pub(super) fn pieces(encoder: &XEncoder, recipe: &schema::Model) -> Vec<Piece> {
     pieces
 }
 
-/// Meta's own names. The file holds the trained encoder and its moving average, `target_encoder`,
-/// which `torch.hub` loads (`src/hub/backbones.py` in facebookresearch/vjepa2). Its positions,
-/// `pos_embed`, are not used: the model rotates queries and keys instead.
-pub(super) fn original(encoder: &XEncoder, recipe: &schema::Model) -> Naming {
-    let mut pieces = patch("patch_embed.proj", encoder, &recipe.x_encoder.sizes());
+/// Meta's own names. The file holds the trained encoder and its moving average, `target_encoder`.
+/// Its positions, `pos_embed`, are not used: the model rotates queries and keys instead.
+pub(super) fn original(encoder: &XEncoder) -> Naming {
+    let mut pieces = Vec::new();
+    if let Family::Vjepa2(family) = &encoder.family {
+        pieces = patch("patch_embed.proj", &family.patch, family.patch_shape());
+        meta_blocks(&mut pieces, encoder);
+        norm(&mut pieces, "norm", &encoder.stack.norm);
+    }
+    let extra = Extra::Prefixes(&["pos_embed", "predictor.", "opt."]);
+    Naming { pieces, roots: META_ROOTS, cut: META_CUT, extra }
+}
+
+/// Adds the blocks under Meta's names.
+pub(super) fn meta_blocks(pieces: &mut Vec<Piece>, encoder: &XEncoder) {
     for (i, block) in encoder.stack.blocks.iter().enumerate() {
         let name = format!("blocks.{i}");
-        norm(&mut pieces, &format!("{name}.norm1"), &block.attention_norm);
-        linear(&mut pieces, &format!("{name}.attn.qkv"), &block.attention.qkv);
-        linear(&mut pieces, &format!("{name}.attn.proj"), &block.attention.output);
-        norm(&mut pieces, &format!("{name}.norm2"), &block.mlp_norm);
-        linear(&mut pieces, &format!("{name}.mlp.fc1"), &block.mlp.up);
-        linear(&mut pieces, &format!("{name}.mlp.fc2"), &block.mlp.down);
-    }
-    norm(&mut pieces, "norm", &encoder.stack.norm);
-    Naming {
-        pieces,
-        roots: &["target_encoder.", "ema_encoder.", "encoder.", ""],
-        cut: &["module.", "backbone."],
-        extra: Extra::Prefixes(&["pos_embed", "predictor.", "opt."]),
+        norm(pieces, &format!("{name}.norm1"), &block.attention_norm);
+        linear(pieces, &format!("{name}.attn.qkv"), &block.attention.qkv);
+        linear(pieces, &format!("{name}.attn.proj"), &block.attention.output);
+        norm(pieces, &format!("{name}.norm2"), &block.mlp_norm);
+        linear(pieces, &format!("{name}.mlp.fc1"), &block.mlp.up);
+        linear(pieces, &format!("{name}.mlp.fc2"), &block.mlp.down);
     }
 }
 
-/// Pieces of the map of patches. Files store its weight as that of a convolution, (d, 3, tubelet,
-/// patch, patch), whose elements have the same order.
-fn patch(name: &str, encoder: &XEncoder, x: &schema::VisionSizes) -> Vec<Piece> {
+/// Pieces of a map of patches. Files store its weight as that of a convolution, (d, 3, tubelet,
+/// patch, patch), whose elements have the same order. `kernel` holds the last three sizes.
+pub(super) fn patch(name: &str, map: &Linear, kernel: [usize; 3]) -> Vec<Piece> {
     let mut pieces = Vec::new();
-    linear(&mut pieces, name, &encoder.patch);
-    pieces[0].shape = vec![x.hidden_size, 3, x.tubelet_size, x.patch_size, x.patch_size];
+    linear(&mut pieces, name, map);
+    pieces[0].shape = [&[map.outputs(), 3][..], &kernel].concat();
     pieces
 }
 

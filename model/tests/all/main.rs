@@ -8,6 +8,7 @@ mod layout;
 mod step;
 #[path = "../../../tests/tests/all/tiny.rs"]
 mod tiny;
+mod vjepa2_1_files;
 mod weight_files;
 
 use vljepa_recipes::schema::{EmbeddingGemma, Model, YEncoder};

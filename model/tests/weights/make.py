@@ -5,6 +5,9 @@
 vjepa2.pt            V-JEPA 2 as Meta publishes it, in small: the trained encoder, its average,
                      the predictor, the optimizer's state
 vjepa2.safetensors   the average, under the names of transformers
+vjepa2_1.pt          V-JEPA 2.1 in the same form
+vjepa2_1_dist.pt     the same average as a distilled model, which is published as `ema_encoder`
+vjepa2_1.safetensors the average, under the names of the first file without prefixes
 tensors.pt           tensors of several kinds, among them a pickled module as in SONAR's file
 tensors4.pt          the same with protocol 4 of pickle
 tensors.json         what a reader must find in them
@@ -18,12 +21,13 @@ HERE = pathlib.Path(__file__).parent
 WIDTH, LAYERS, MLP, PATCH = 16, 2, 32, 8
 
 
-def vjepa2(generator):
-    """Names and tensors of an encoder as Meta's code names them."""
+def encoder(generator, sizes, alone=()):
+    """Names and tensors of an encoder as Meta's code names them: `sizes` of maps and norms outside the
+    blocks, and of tensors that stand `alone`."""
     def normal(*shape):
         return (torch.randn(*shape, generator=generator) * 0.1).half()
 
-    sizes = {"patch_embed.proj": (WIDTH, 3, 2, PATCH, PATCH), "norm": (WIDTH,)}
+    sizes = dict(sizes)
     for i in range(LAYERS):
         sizes |= {
             f"blocks.{i}.norm1": (WIDTH,), f"blocks.{i}.attn.qkv": (3 * WIDTH, WIDTH),
@@ -33,7 +37,18 @@ def vjepa2(generator):
     tensors = {}
     for name, shape in sizes.items():
         tensors |= {f"{name}.weight": normal(*shape), f"{name}.bias": normal(shape[0])}
-    return tensors
+    return tensors | {name: normal(*shape) for name, shape in dict(alone).items()}
+
+
+def vjepa2(generator):
+    return encoder(generator, {"patch_embed.proj": (WIDTH, 3, 2, PATCH, PATCH), "norm": (WIDTH,)})
+
+
+def vjepa2_1(generator):
+    maps = {"patch_embed.proj": (WIDTH, 3, 2, PATCH, PATCH), "patch_embed_img.proj": (WIDTH, 3, 1, PATCH, PATCH)}
+    norms = {f"norms_block.{i}": (WIDTH,) for i in range(4)}
+    alone = {name: (1, 1, WIDTH) for name in ["img_mod_embed", "video_mod_embed"]}
+    return encoder(generator, maps | norms, alone)
 
 
 def transformers(tensors):
@@ -72,6 +87,17 @@ torch.save(
     HERE / "vjepa2.pt",
 )
 save_file(transformers(average), HERE / "vjepa2.safetensors")
+
+average = vjepa2_1(generator)
+predictor = wrapped({"norm.weight": torch.ones(4)})
+optimizer = {"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": 1e-3, "params": [0]}]}
+trained = {name: torch.zeros_like(tensor) for name, tensor in average.items()}
+torch.save(
+    {"encoder": wrapped(trained), "predictor": predictor, "target_encoder": wrapped(average), "opt": optimizer, "epoch": 40},
+    HERE / "vjepa2_1.pt",
+)
+torch.save({"ema_encoder": wrapped(average), "predictor": predictor, "epoch": 40}, HERE / "vjepa2_1_dist.pt")
+save_file(average, HERE / "vjepa2_1.safetensors")
 
 numbers = torch.arange(24, dtype=torch.float32).reshape(4, 6) / 8
 embedding = torch.nn.Embedding(5, 4, padding_idx=1)

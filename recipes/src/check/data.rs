@@ -87,9 +87,10 @@ pub(super) fn field(found: &mut Problems, key: String, name: &str) {
 /// Reports a number of frames that cannot be divided into tubelets.
 pub(super) fn check_frames(recipe: &Recipe, key: &str, frames: usize, found: &mut Problems) {
     let tubelet = recipe.model.x_encoder.sizes().tubelet_size;
+    let is_image = frames == 1 && recipe.model.x_encoder.encodes_images();
     if frames == 0 {
         found.add(key, "is 0", "give it at least one tubelet's frames");
-    } else if tubelet > 0 && !frames.is_multiple_of(tubelet) {
+    } else if tubelet > 0 && !frames.is_multiple_of(tubelet) && !is_image {
         let what = format!("{frames} frames do not divide into tubelets of {tubelet}");
         let more = frames.next_multiple_of(tubelet);
         let help = format!("use a multiple of model.x_encoder.tubelet_size, such as {more}");

@@ -90,6 +90,13 @@ fn of_x_family(x_encoder: &XEncoder, found: &mut Problems) {
             "model.x_encoder",
             &[("layer_norm_eps", x.layer_norm_eps.into()), ("rope_theta", x.rope_theta)],
         ),
+        XEncoder::Vjepa2_1(x) => {
+            found.positive("model.x_encoder", &[("rope_grid", x.rope_grid)]);
+            found.above_zero(
+                "model.x_encoder",
+                &[("layer_norm_eps", x.layer_norm_eps.into()), ("rope_theta", x.rope_theta)],
+            );
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Parameter counts of the model.
 
-use crate::schema::Model;
+use crate::schema::{Model, XEncoder};
 
 /// Number of parameters of each part of the model.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -125,7 +125,12 @@ fn x_encoder(model: &Model) -> usize {
     let (d, f) = (x.hidden_size, x.intermediate_size);
     let block = 4 * (d * d + d) + (d * f + f) + (f * d + d) + 2 * 2 * d;
     let patch_embed = patch_values(model) * d + d;
-    x.num_layers * block + patch_embed + 2 * d
+    let of_family = match &model.x_encoder {
+        XEncoder::Vjepa2(_) => 0,
+        // A map of image patches, and the embeddings of both modalities.
+        XEncoder::Vjepa2_1(_) => 3 * x.patch_size * x.patch_size * d + d + 2 * d,
+    };
+    x.num_layers * block + patch_embed + of_family + 2 * d
 }
 
 /// Returns the number of values of one tubelet with three colours.
@@ -138,7 +143,8 @@ pub(super) fn patch_values(model: &Model) -> usize {
 mod tests {
     use super::parameters;
     use crate::schema::{
-        EmbeddingGemma, Model, Qwen3Embedding, Qwen3EmbeddingSize, VJepa2, VJepa2Size, XEncoder,
+        EmbeddingGemma, Model, Qwen3Embedding, Qwen3EmbeddingSize, VJepa2, VJepa2_1, VJepa2_1Size,
+        VJepa2Size, XEncoder,
         YEncoder,
     };
 
@@ -172,6 +178,19 @@ mod tests {
         ] {
             let x_encoder = XEncoder::Vjepa2(VJepa2::of_size(size));
             assert_eq!(parameters(&Model { x_encoder, ..Model::default() }).x_encoder, count);
+        }
+        for (size, count) in [
+            (VJepa2_1Size::VitB, 86_833_152),
+            (VJepa2_1Size::VitL, 304_680_960),
+            (VJepa2_1Size::VitG, 1_013_267_968),
+            (VJepa2_1Size::VitGigantic, 1_845_216_768),
+        ] {
+            let keys = VJepa2_1::of_size(size);
+            // The published encoder has four norms, of which the last one makes the tokens.
+            let unused_norms = 3 * 2 * keys.hidden_size;
+            let x_encoder = XEncoder::Vjepa2_1(keys);
+            let counts = parameters(&Model { x_encoder, ..Model::default() });
+            assert_eq!(counts.x_encoder + unused_norms, count);
         }
         for (size, count) in [
             (Qwen3EmbeddingSize::B0_6, 595_776_512),

@@ -76,8 +76,8 @@ pub struct Source {
     /// that it has the texts for is drawn by weight. No default.
     pub targets: Vec<TargetRule>,
     /// Frames per sample of this source, if they differ from the stage's `frames` (images in a
-    /// stage of clips). A multiple of the tubelet size. It needs `mixing: batch`. Default: the
-    /// stage's `frames`.
+    /// stage of clips). A multiple of the tubelet size, or 1 with V-JEPA 2.1. It needs
+    /// `mixing: batch`. Default: the stage's `frames`.
     #[serde(default)]
     pub frames: Option<usize>,
     /// How frames are brought to `model.image_size`. Unstated; default: `resize_center_crop`.

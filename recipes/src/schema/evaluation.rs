@@ -36,8 +36,8 @@ pub struct Task {
     /// their questions, and for triplets. Unstated by the paper; default: empty.
     #[serde(default)]
     pub query: String,
-    /// Number of frames per sample, a multiple of the tubelet size. Default: `frames` of the last
-    /// stage.
+    /// Number of frames per sample, a multiple of the tubelet size, or 1 with V-JEPA 2.1. Default:
+    /// `frames` of the last stage.
     #[serde(default)]
     pub frames: Option<usize>,
     /// Maximum number of samples, taken in the order of the shards. Default: all samples.

@@ -19,8 +19,9 @@ pub struct Stage {
     /// others as negatives. No default (paper §3.2: 24k for images, 3,072 for finetuning; unstated
     /// for video).
     pub batch: usize,
-    /// Number of frames per sample, a multiple of the tubelet size; images are repeated to it. No
-    /// default (paper §3.2: 1 for images, which §3.1 duplicates to the input shape, then 8 and 32).
+    /// Number of frames per sample, a multiple of the tubelet size, or 1 for images that V-JEPA 2.1
+    /// encodes as such; images are repeated to it. No default (paper §3.2: 1 for images, which §3.1
+    /// duplicates to the input shape, then 8 and 32).
     pub frames: usize,
     /// Relative weight of each source, by its name in `data.sources`: an integer of at least 0. No
     /// default; unstated by the paper.

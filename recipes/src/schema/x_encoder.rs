@@ -1,10 +1,13 @@
 //! Recipe keys under `model.x_encoder`.
 
+mod vjepa2_1;
+
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::families::{self, Role};
+pub use vjepa2_1::{VJepa2_1, VJepa2_1Size};
 
 /// Encoder that maps frames to visual tokens. The key `family` chooses one. Default: V-JEPA 2's
 /// ViT-L/16 (paper §3.1).
@@ -13,6 +16,8 @@ use super::families::{self, Role};
 pub enum XEncoder {
     /// V-JEPA 2 (arXiv 2506.09985), a video encoder.
     Vjepa2(VJepa2),
+    /// V-JEPA 2.1, a video encoder that also encodes images as such.
+    Vjepa2_1(VJepa2_1),
 }
 
 /// Values of `model.x_encoder.family`.
@@ -22,6 +27,8 @@ pub enum XFamily {
     /// V-JEPA 2.
     #[default]
     Vjepa2,
+    /// V-JEPA 2.1.
+    Vjepa2_1,
 }
 
 /// Sizes that vision transformers of all families have.
@@ -54,6 +61,14 @@ impl XEncoder {
                 num_heads: keys.num_heads,
                 intermediate_size: keys.intermediate_size,
             },
+            Self::Vjepa2_1(keys) => VisionSizes {
+                patch_size: keys.patch_size,
+                tubelet_size: keys.tubelet_size,
+                hidden_size: keys.hidden_size,
+                num_layers: keys.num_layers,
+                num_heads: keys.num_heads,
+                intermediate_size: keys.intermediate_size,
+            },
         }
     }
 
@@ -62,6 +77,7 @@ impl XEncoder {
     pub fn trainable(&self) -> bool {
         match self {
             Self::Vjepa2(keys) => keys.trainable,
+            Self::Vjepa2_1(keys) => keys.trainable,
         }
     }
 
@@ -70,6 +86,17 @@ impl XEncoder {
     pub fn weights(&self) -> Option<&Path> {
         match self {
             Self::Vjepa2(keys) => keys.weights.as_deref(),
+            Self::Vjepa2_1(keys) => keys.weights.as_deref(),
+        }
+    }
+
+    /// Whether the encoder has an encoding of its own for a clip of one frame. Otherwise the frames
+    /// of a clip are a multiple of the tubelet size.
+    #[must_use]
+    pub fn encodes_images(&self) -> bool {
+        match self {
+            Self::Vjepa2(_) => false,
+            Self::Vjepa2_1(_) => true,
         }
     }
 }
@@ -86,6 +113,7 @@ impl Role for XEncoder {
     fn keys<'de, D: Deserializer<'de>>(family: XFamily, keys: D) -> Result<Self, D::Error> {
         match family {
             XFamily::Vjepa2 => VJepa2::deserialize(keys).map(Self::Vjepa2),
+            XFamily::Vjepa2_1 => VJepa2_1::deserialize(keys).map(Self::Vjepa2_1),
         }
     }
 }

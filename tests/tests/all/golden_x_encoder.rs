@@ -81,7 +81,7 @@ fn outputs_match(name: &str) {
     let cx = machine.cx();
     let frames = golden.frames("in.pixel_values_videos");
     let patches = encoder.patches(cx, frames.view()).unwrap();
-    let (x, sequence) = encoder.embed(cx, &parameters, frames.view(), &patches).unwrap();
+    let (x, sequence) = encoder.embed(cx, &parameters, &patches).unwrap();
     assert_close("patch embedding", &values(&x), golden.get("out.patch_embed"), OUTPUT);
     let block = &encoder.stack.blocks[0];
     let (x, _) = block.forward(cx, &parameters, x, &sequence, Keep::Nothing).unwrap();
@@ -97,7 +97,7 @@ fn outputs_match(name: &str) {
         "keeping activations changes no value"
     );
 
-    let (x, mut sequence) = encoder.embed(cx, &parameters, frames.view(), &patches).unwrap();
+    let (x, mut sequence) = encoder.embed(cx, &parameters, &patches).unwrap();
     sequence.tables = vec![Arc::new(textbook_table(&golden, frames.shape()[1]))];
     let (wrong, _) = encoder.stack.forward(cx, &parameters, x, &sequence, Keep::Nothing).unwrap();
     assert_differs("textbook rotation", &values(&wrong), last, OUTPUT);

@@ -57,7 +57,7 @@ fn step(device: Device, reversed: bool) -> Outcome {
 }
 
 /// Returns the relative distance ‖got − want‖ / ‖want‖.
-fn distance(got: &[f32], want: &[f32]) -> f64 {
+pub fn distance(got: &[f32], want: &[f32]) -> f64 {
     assert_eq!(got.len(), want.len());
     let square = |x: f32| f64::from(x) * f64::from(x);
     let difference: f64 = got.iter().zip(want).map(|(a, b)| square(a - b)).sum();
@@ -66,11 +66,11 @@ fn distance(got: &[f32], want: &[f32]) -> f64 {
 
 /// Tolerance for the forward pass. Some forty operations round to bf16, each by at most 2⁻⁹ and on
 /// average by half of it: √40 · 2⁻¹⁰ = 0.6 %, times three for safety.
-const FORWARD: f64 = 0.02;
+pub const FORWARD: f64 = 0.02;
 
 /// Tolerance for gradients. The backward pass adds its own roundings, and the scale of InfoNCE
 /// makes the differences of the logits 14 times as large as those of the similarities.
-const BACKWARD: f64 = 0.08;
+pub const BACKWARD: f64 = 0.08;
 
 #[test]
 fn a_step_on_a_gpu_is_the_host_s_but_for_bf16() {

@@ -15,11 +15,14 @@ mod golden;
 mod golden_qwen3;
 mod golden_step;
 mod golden_text;
+mod golden_vjepa2_1;
 mod golden_x_encoder;
 #[cfg(feature = "cuda")]
 mod gpu_run;
 #[cfg(feature = "cuda")]
 mod gpu_step;
+#[cfg(feature = "cuda")]
+mod gpu_x_encoder;
 mod observed;
 #[cfg(feature = "video")]
 mod prepare;

@@ -4,7 +4,7 @@ use vljepa_recipes::schema::{EmbeddingGemma, Model, Predictor, VJepa2, XEncoder,
 
 /// Returns the keys of a V-JEPA 2 encoder.
 pub fn vjepa2(model: &mut Model) -> &mut VJepa2 {
-    let XEncoder::Vjepa2(keys) = &mut model.x_encoder;
+    let XEncoder::Vjepa2(keys) = &mut model.x_encoder else { panic!("not V-JEPA 2") };
     keys
 }
 

@@ -24,12 +24,12 @@ fn pretrain(sets: &[&str]) -> Loaded {
 #[test]
 fn a_size_gives_the_keys_that_a_recipe_leaves_out() {
     let model = pretrain(&["model.x_encoder.size=vit_g_384"]).recipe.model;
-    let XEncoder::Vjepa2(x) = &model.x_encoder;
+    let XEncoder::Vjepa2(x) = &model.x_encoder else { panic!("another family") };
     assert_eq!((x.hidden_size, x.num_layers, x.num_heads), (1408, 40, 22));
     assert_eq!(model.image_size, 384);
     let own = ["model.x_encoder={size: vit_g_384, num_layers: 3}", "model.image_size=128"];
     let model = pretrain(&own).recipe.model;
-    let XEncoder::Vjepa2(x) = &model.x_encoder;
+    let XEncoder::Vjepa2(x) = &model.x_encoder else { panic!("another family") };
     assert_eq!((x.hidden_size, x.num_layers, model.image_size), (1408, 3, 128));
 
     let predictor = pretrain(&["model.predictor.size=3b"]).recipe.model.predictor;

@@ -1,0 +1,46 @@
+//! V-JEPA 2.1's encoder on an emulated GPU, compared with the host.
+
+use vljepa_kernels::attention::launch::Mode;
+use vljepa_kernels::device::cuda::Cuda;
+use vljepa_kernels::testing::bytes;
+use vljepa_kernels::{Device, Tensor, copy};
+use vljepa_model::{Gradients, Keep};
+
+use crate::golden::{Machine, values};
+use crate::golden_vjepa2_1::{GOLDENS, open_on};
+use crate::gpu_step::{BACKWARD, FORWARD, distance};
+
+/// Tokens of clips of random pixels, and the gradients of all weights.
+fn tokens_and_gradients(device: Device, frames: usize) -> [Vec<f32>; 2] {
+    let (golden, model, parameters) = open_on(device, GOLDENS[0]);
+    let machine = Machine::on(device);
+    let (cx, encoder) = (machine.cx(), &model.x_encoder);
+    let &[b, _, h, w, c] = golden.frames("in.video").shape() else { panic!("five dimensions") };
+    let shape = [b, frames, h, w, c];
+    let pixels = Tensor::from_u8(bytes(5, shape.iter().product()), &shape).on(device).unwrap();
+    let mut visual = encoder.forward(cx, &parameters, pixels.view(), Keep::EVERYTHING).unwrap();
+    let shape = visual.tokens.shape();
+    let d = &golden.get("in.video.d_tokens")[..shape.iter().product()];
+    let d = Tensor::from_f32(d.to_vec(), shape).on(device).unwrap();
+    let mut d_tokens = cx.take(shape).unwrap();
+    copy::cast(cx.stream, d.view(), d_tokens.view_mut()).unwrap();
+    let mut gradients = Gradients::new(model.layout(), device).unwrap();
+    let saved = visual.saved.take();
+    encoder.backward(cx, &parameters, saved, d_tokens, &mut gradients, &mut |_, _| {}).unwrap();
+    [values(&visual.tokens), values(&gradients.flat)]
+}
+
+#[test]
+fn v_jepa_2_1_on_an_emulated_gpu_is_the_host_s_but_for_bf16() {
+    let gpu = Device::Cuda(Cuda::for_tests(Mode::Fast));
+    for frames in [4, 1] {
+        let [want, d_want] = tokens_and_gradients(Device::Host, frames);
+        let [got, d_got] = tokens_and_gradients(gpu, frames);
+        let (forward, backward) = (distance(&got, &want), distance(&d_got, &d_want));
+        assert!(forward > 0.0 && forward < FORWARD, "{frames} frames: {forward}");
+        assert!(backward > 0.0 && backward < BACKWARD, "{frames} frames: {backward}");
+    }
+    let [two, _] = tokens_and_gradients(gpu, 2);
+    let [image, _] = tokens_and_gradients(Device::Host, 1);
+    assert!(distance(&two, &image) > FORWARD);
+}
