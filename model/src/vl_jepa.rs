@@ -51,7 +51,7 @@ impl VlJepa {
         let y_encoder = YEncoder::new(&mut layout, "y_encoder", model, loss.kind, device);
         let normalise = normalises(loss.kind);
         let predictor = Predictor::new(&mut layout, "predictor", model, normalise, device);
-        let x_encoder = XEncoder::new(&mut layout, "x_encoder", &model.x_encoder, device);
+        let x_encoder = XEncoder::new(&mut layout, "x_encoder", model, device);
         Ok(Self {
             x_encoder,
             predictor,

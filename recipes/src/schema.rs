@@ -27,7 +27,7 @@ pub use training::{
     Trace,
 };
 pub use x_encoder::{
-    VJepa2, VJepa2_1, VJepa2_1Size, VJepa2Size, VisionSizes, XEncoder, XFamily,
+    Pe, PeSize, VJepa2, VJepa2_1, VJepa2_1Size, VJepa2Size, VisionSizes, XEncoder, XFamily,
 };
 pub use y_encoder::{
     EmbeddingGemma, EmbeddingGemmaSize, Qwen3Embedding, Qwen3EmbeddingSize, TextSizes, YEncoder,

@@ -30,15 +30,6 @@ def angles(c, rows, columns, dtype):
     angle = torch.cat([(at.flatten()[:, None] + first) * omega for at in (x, y)], -1)
     return torch.cat([torch.zeros_like(angle[:1]), angle]) if c['use_cls_token'] else angle
 
-def positions(c, table, rows, columns):
-    """Learned positions, resized bilinearly to the grid."""
-    cls, table = table[:c['use_cls_token']], table[c['use_cls_token']:]
-    side = c['image_size'] // c['patch_size']
-    table = table.unflatten(0, (side, side)).permute(2, 0, 1)[None]
-    if (rows, columns) != (side, side):
-        table = F.interpolate(table, size=(rows, columns), mode='bilinear', align_corners=False)
-    return torch.cat([cls, table[0].permute(1, 2, 0).flatten(0, 1)])
-
 def forward(c, p, image):
     """Image (B, C, H, W), normalised. Returns the patches' tokens of the last block, and those after ln_post."""
     v, eps, cls = 'visual.', c['layer_norm_eps'], c['use_cls_token']
@@ -47,7 +38,7 @@ def forward(c, p, image):
     x = x.flatten(2).transpose(1, 2)
     if cls:
         x = torch.cat([p[v + 'class_embedding'].expand(len(x), 1, -1), x], 1)
-    x = x + positions(c, p[v + 'positional_embedding'], rows, columns)
+    x = x + p[v + 'positional_embedding']
     x = layer_norm(x, p, v + 'ln_pre', eps)
     out, angle = {'ln_pre': x}, angles(c, rows, columns, x.dtype)
     for i in range(c['layers']):
@@ -59,16 +50,13 @@ def forward(c, p, image):
 
 def golden(name, seed, **config):
     c = dict(model_type='pe_vision', layer_norm_eps=1e-5, **config)
-    weights, side = random_weights(seed, shapes(c)), c['patch_size']
-    size = c['image_size']
-    images = {'image': normal(seed + 1, 2, 3, size, size), 'resized': normal(seed + 2, 1, 3, 3 * side, 7 * side)}
-    io = {f'in.{kind}': x for kind, x in images.items()}
-    for kind, x in images.items():
-        out = forward(c, {n: w.double() for n, w in weights.items()}, x.double())
-        report(f'{name} {kind}', out, forward(c, weights, x))
-        io |= {f'out.{kind}.{stage}': v for stage, v in out.items()}
-    write(sys.argv[1], name, c, weights, io)
+    weights, size = random_weights(seed, shapes(c)), c['image_size']
+    images = normal(seed + 1, 2, 3, size, size)
+    out = forward(c, {n: w.double() for n, w in weights.items()}, images.double())
+    report(name, out, forward(c, weights, images))
+    frames = images.unsqueeze(1)                # (B, T, C, H, W): two clips of one frame
+    write(sys.argv[1], name, c, weights, {'in.frames': frames, **{f'out.{stage}': v for stage, v in out.items()}})
 
-golden('pe_vision_cls', 300, patch_size=4, width=32, layers=2, heads=2, mlp_width=64, image_size=20, use_cls_token=1)
+golden('pe_vision_cls', 300, patch_size=4, width=32, layers=2, heads=2, mlp_width=64, image_size=16, use_cls_token=1)
 # Without a cls token, and a head of 96 elements, as in PE-Core-G14-448.
 golden('pe_vision_d96', 400, patch_size=4, width=96, layers=1, heads=1, mlp_width=64, image_size=12, use_cls_token=0)

@@ -76,6 +76,23 @@ impl Stack {
         Ok((out, keep.any().then_some(StackSaved { blocks, last: x, norm })))
     }
 
+    /// Hidden states (n, d) before the final norm. Keeps no state for a backward pass.
+    ///
+    /// # Errors
+    /// If shapes disagree or memory runs out.
+    pub fn forward_blocks(
+        &self,
+        cx: Context<'_>,
+        parameters: &Parameters,
+        mut x: Tensor,
+        sequence: &Sequence,
+    ) -> Result<Tensor> {
+        for block in &self.blocks {
+            x = block.forward(cx, parameters, x, sequence, Keep::Nothing)?.0;
+        }
+        Ok(x)
+    }
+
     /// Gradient of the input (n, d), given `d_out` (n, d), the gradient of the hidden states, which
     /// is dropped before the blocks run backward. Adds to the gradients of all weights, and calls
     /// `on_ready` after each block.

@@ -9,6 +9,7 @@ mod gemma;
 mod llama;
 mod load;
 mod naming;
+mod pe;
 mod projections;
 mod vjepa2;
 mod vjepa2_1;
@@ -72,6 +73,8 @@ pub enum Source {
     VJepa2,
     /// V-JEPA 2.1's encoder (`vjepa2_1_vitl_dist_vitG_384.pt`).
     VJepa2_1,
+    /// PE-core's vision tower (`facebook/PE-Core-L14-336`, `PE-Core-L14-336.pt`).
+    Pe,
     /// Llama-3.2 (`meta-llama/Llama-3.2-1B`, `model.safetensors`).
     Llama,
     /// `EmbeddingGemma`'s transformer (`google/embeddinggemma-300m`, `model.safetensors`).
@@ -88,9 +91,10 @@ pub enum Source {
 
 impl Source {
     /// All sources, in the order of export.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::VJepa2,
         Self::VJepa2_1,
+        Self::Pe,
         Self::Llama,
         Self::Gemma,
         Self::Qwen3,
@@ -105,6 +109,7 @@ impl Source {
         match self {
             Self::VJepa2 => "vjepa2.safetensors",
             Self::VJepa2_1 => "vjepa2_1.safetensors",
+            Self::Pe => "pe.safetensors",
             Self::Llama => "llama.safetensors",
             Self::Gemma => "gemma.safetensors",
             Self::Qwen3 => "qwen3.safetensors",
@@ -123,6 +128,7 @@ impl Source {
         match (self, &recipe.y_encoder) {
             (Self::VJepa2, _) => vjepa2::pieces(&model.x_encoder),
             (Self::VJepa2_1, _) => vjepa2_1::pieces(&model.x_encoder),
+            (Self::Pe, _) => pe::pieces(&model.x_encoder),
             (Self::Llama, _) => llama::pieces(&model.predictor.text, recipe.predictor.layers[0]),
             (Self::Gemma, schema::YEncoder::EmbeddingGemma(_)) => gemma::pieces(text),
             (Self::Qwen3, schema::YEncoder::Qwen3Embedding(_)) => llama::pieces(text, 0),
@@ -144,6 +150,7 @@ impl Source {
                 vjepa2::original(&model.x_encoder),
             ],
             Self::VJepa2_1 => vec![vjepa2_1::naming(pieces)],
+            Self::Pe => vec![pe::naming(pieces)],
             Self::Llama => {
                 let [first, end] = model.recipe().predictor.layers;
                 let layers = first..end;
@@ -227,6 +234,7 @@ pub fn published(recipe: &schema::Model) -> Vec<Published> {
         let source = match &recipe.x_encoder {
             schema::XEncoder::Vjepa2(_) => Source::VJepa2,
             schema::XEncoder::Vjepa2_1(_) => Source::VJepa2_1,
+            schema::XEncoder::Pe(_) => Source::Pe,
         };
         add(source, path, "model.x_encoder.weights");
     }

@@ -1,6 +1,7 @@
 //! X-encoder: a vision transformer that maps frames to visual tokens. Each family has a module for
 //! its first part, which makes the tokens of the first block.
 
+mod pe;
 mod vit;
 mod vjepa2;
 mod vjepa2_1;
@@ -12,6 +13,7 @@ use vljepa_kernels::rope::Table;
 use vljepa_kernels::{Device, Lengths, Result, Tensor, View};
 use vljepa_recipes::schema;
 
+pub use self::pe::Pe;
 pub use self::vit::Patches;
 pub use self::vjepa2::VJepa2;
 pub use self::vjepa2_1::{Modality, VJepa2_1};
@@ -39,6 +41,8 @@ pub enum Family {
     Vjepa2(VJepa2),
     /// V-JEPA 2.1.
     Vjepa2_1(VJepa2_1),
+    /// Perception Encoder's vision tower.
+    Pe(Pe),
 }
 
 /// Visual tokens of a batch of clips.
@@ -69,9 +73,10 @@ impl XEncoder {
     pub fn new(
         layout: &mut LayoutBuilder,
         name: &str,
-        recipe: &schema::XEncoder,
+        model: &schema::Model,
         device: Device,
     ) -> Self {
+        let recipe = &model.x_encoder;
         layout.scope(Group::XEncoder, recipe.trainable());
         let sizes = recipe.sizes();
         let (family, stack) = match recipe {
@@ -82,6 +87,10 @@ impl XEncoder {
             schema::XEncoder::Vjepa2_1(keys) => {
                 let (family, stack) = VJepa2_1::new(layout, name, keys, sizes);
                 (Family::Vjepa2_1(family), stack)
+            }
+            schema::XEncoder::Pe(keys) => {
+                let (family, stack) = Pe::new(layout, name, keys, sizes, model.image_size);
+                (Family::Pe(family), stack)
             }
         };
         Self {
@@ -111,9 +120,17 @@ impl XEncoder {
         let keep = keep.only_if(self.trainable);
         let patches = self.patches(cx, frames)?;
         let (x, sequence) = self.embed(cx, parameters, &patches)?;
-        let rows = patches.clips;
+        let (rows, grid) = (patches.clips, patches.grid);
         let patches = keep.any().then_some(patches);
-        let (tokens, stack) = self.stack.forward(cx, parameters, x, &sequence, keep)?;
+        let (tokens, stack) = match &self.family {
+            Family::Vjepa2(_) | Family::Vjepa2_1(_) => {
+                self.stack.forward(cx, parameters, x, &sequence, keep)?
+            }
+            Family::Pe(family) => {
+                let blocks = (&self.stack, grid);
+                (family.forward(cx, parameters, x, &sequence, blocks)?, None)
+            }
+        };
         let saved =
             patches.zip(stack).map(|(patches, stack)| XEncoderSaved { patches, sequence, stack });
         let tokens_per_row = tokens.shape()[0].checked_div(rows).unwrap_or(0);
@@ -134,13 +151,15 @@ impl XEncoder {
         gradients: &mut Gradients,
         on_ready: &mut OnReady<'_>,
     ) -> Result<(), ModelError> {
-        let saved = saved.ok_or(ModelError::NothingSaved { part: "x_encoder" })?;
+        const NOTHING: ModelError = ModelError::NothingSaved { part: "x_encoder" };
+        let saved = saved.ok_or(NOTHING)?;
         let XEncoderSaved { patches, sequence, stack: saved } = saved;
         let stack = &self.stack;
         let d = stack.backward(cx, parameters, saved, d_tokens, &sequence, gradients, on_ready)?;
         match &self.family {
             Family::Vjepa2(family) => family.backward(cx, &patches, &d, gradients)?,
             Family::Vjepa2_1(family) => family.backward(cx, &patches, &d, gradients)?,
+            Family::Pe(_) => return Err(NOTHING),
         }
         on_ready(gradients, self.gradients_end);
         Ok(())
@@ -154,10 +173,12 @@ impl XEncoder {
         match &self.family {
             Family::Vjepa2(family) => family.patches(cx, frames),
             Family::Vjepa2_1(family) => family.patches(cx, frames),
+            Family::Pe(family) => family.patches(cx, frames),
         }
     }
 
-    /// Tokens (b·N, d) of the first block, and the layout of their sequences.
+    /// Tokens (n, d) of the first block, and the layout of their sequences: clips, or single frames
+    /// in a family that encodes each frame by itself.
     ///
     /// # Errors
     /// If memory runs out.
@@ -167,13 +188,20 @@ impl XEncoder {
         parameters: &Parameters,
         patches: &Patches,
     ) -> Result<(Tensor, Sequence)> {
+        let [sequences, tokens] = match &self.family {
+            Family::Vjepa2(_) | Family::Vjepa2_1(_) => {
+                [patches.clips, patches.grid.iter().product()]
+            }
+            Family::Pe(family) => family.sequences(patches),
+        };
+        let lengths = Lengths::uniform(self.device, sequences, tokens)?;
+        let sequence = Sequence::new(self.device, lengths, vec![self.table(patches.grid)?])?;
         let x = match &self.family {
             Family::Vjepa2(family) => family.embed(cx, parameters, patches)?,
             Family::Vjepa2_1(family) => family.embed(cx, parameters, patches)?,
+            Family::Pe(family) => family.embed(cx, parameters, patches, &sequence)?,
         };
-        let grid = patches.grid;
-        let lengths = Lengths::uniform(self.device, patches.clips, grid.iter().product())?;
-        Ok((x, Sequence::new(self.device, lengths, vec![self.table(grid)?])?))
+        Ok((x, sequence))
     }
 
     fn table(&self, grid: [usize; 3]) -> Result<Arc<Table>> {
@@ -184,6 +212,7 @@ impl XEncoder {
         let table = match &self.family {
             Family::Vjepa2(family) => family.table(self.device, grid)?,
             Family::Vjepa2_1(family) => family.table(self.device, grid)?,
+            Family::Pe(family) => family.table(self.device, grid)?,
         };
         Ok(Arc::clone(tables.entry(grid).or_insert(Arc::new(table))))
     }

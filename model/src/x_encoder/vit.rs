@@ -65,6 +65,20 @@ pub(super) fn unfold(
     Ok(Patches { pixels: out, clips, grid, frames: t })
 }
 
+/// Indices of rows on the device.
+pub(super) fn indices(cx: Context<'_>, rows: impl Iterator<Item = usize>) -> Result<Tensor> {
+    let too_many = |row: usize| KernelError::Value {
+        operation: "x_encoder::forward",
+        what: "tokens",
+        found: row.to_string(),
+        needed: "fewer than 2^31".to_owned(),
+    };
+    let index = |row| i32::try_from(row).map_err(|_| too_many(row));
+    let rows = rows.map(index).collect::<Result<Vec<_>>>()?;
+    let n = rows.len();
+    Tensor::from_i32(rows, &[n]).on(cx.arena.device())
+}
+
 /// `n` indices that are all 0.
 pub(super) fn zeros(cx: Context<'_>, n: usize) -> Result<Tensor> {
     let mut zeros = cx.arena.take(DType::I32, &[n])?;

@@ -5,6 +5,7 @@
 
 mod finite_differences;
 mod layout;
+mod pe_files;
 mod step;
 #[path = "../../../tests/tests/all/tiny.rs"]
 mod tiny;

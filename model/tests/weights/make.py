@@ -8,6 +8,8 @@ vjepa2.safetensors   the average, under the names of transformers
 vjepa2_1.pt          V-JEPA 2.1 in the same form
 vjepa2_1_dist.pt     the same average as a distilled model, which is published as `ema_encoder`
 vjepa2_1.safetensors the average, under the names of the first file without prefixes
+pe.pt                PE-core: vision tower with its pooling and projection, text tower
+pe.safetensors       the part of the vision tower that makes tokens
 tensors.pt           tensors of several kinds, among them a pickled module as in SONAR's file
 tensors4.pt          the same with protocol 4 of pickle
 tensors.json         what a reader must find in them
@@ -98,6 +100,39 @@ torch.save(
 )
 torch.save({"ema_encoder": wrapped(average), "predictor": predictor, "epoch": 40}, HERE / "vjepa2_1_dist.pt")
 save_file(average, HERE / "vjepa2_1.safetensors")
+
+
+
+def pe(generator, grid=4):
+    """PE's vision tower up to its tokens, with a cls token."""
+    def normal(*shape):
+        return (torch.randn(*shape, generator=generator) * 0.1).half()
+
+    tensors = {
+        "conv1.weight": normal(WIDTH, 3, PATCH, PATCH), "class_embedding": normal(WIDTH),
+        "positional_embedding": normal(grid * grid + 1, WIDTH),
+    }
+    sizes = {"ln_pre": (WIDTH,), "ln_post": (WIDTH,)}
+    for i in range(LAYERS):
+        block = f"transformer.resblocks.{i}"
+        tensors |= {f"{block}.attn.in_proj_weight": normal(3 * WIDTH, WIDTH), f"{block}.attn.in_proj_bias": normal(3 * WIDTH)}
+        sizes |= {
+            f"{block}.ln_1": (WIDTH,), f"{block}.attn.out_proj": (WIDTH, WIDTH), f"{block}.ln_2": (WIDTH,),
+            f"{block}.mlp.c_fc": (MLP, WIDTH), f"{block}.mlp.c_proj": (WIDTH, MLP),
+        }
+    for name, shape in sizes.items():
+        tensors |= {f"{name}.weight": normal(*shape), f"{name}.bias": normal(shape[0])}
+    return {f"visual.{name}": tensor for name, tensor in tensors.items()}
+
+
+tower = pe(generator)
+others = {
+    "visual.attn_pool.probe": (1, 1, WIDTH), "visual.attn_pool.attn.in_proj_weight": (3 * WIDTH, WIDTH),
+    "visual.proj": (WIDTH, 8), "token_embedding.weight": (5, 8), "positional_embedding": (4, 8),
+    "transformer.resblocks.0.ln_1.weight": (8,), "ln_final.weight": (8,), "text_projection": (8, 8), "logit_scale": (),
+}
+torch.save(collections.OrderedDict(tower | {n: torch.ones(s) for n, s in others.items()}), HERE / "pe.pt")
+save_file(tower, HERE / "pe.safetensors")
 
 numbers = torch.arange(24, dtype=torch.float32).reshape(4, 6) / 8
 embedding = torch.nn.Embedding(5, 4, padding_idx=1)

@@ -1,7 +1,7 @@
 //! Rules for `device`, `precision` and the keys under `model` and `loss`.
 
 use super::{Problem, Problems};
-use crate::schema::{Device, Loss, LossKind, Model, Precision, Recipe, XEncoder, YEncoder};
+use crate::schema::{Device, Loss, LossKind, Model, Pe, Precision, Recipe, XEncoder, YEncoder};
 
 pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
     if recipe.device == Device::Host && recipe.precision == Precision::Bf16 {
@@ -79,13 +79,13 @@ fn positive(model: &Model, found: &mut Problems) {
         "model.predictor",
         &[("rms_norm_eps", p.rms_norm_eps.into()), ("rope_theta", p.rope_theta)],
     );
-    of_x_family(&model.x_encoder, found);
+    of_x_family(model, found);
     of_y_family(&model.y_encoder, found);
 }
 
 /// Numbers that only some families have.
-fn of_x_family(x_encoder: &XEncoder, found: &mut Problems) {
-    match x_encoder {
+fn of_x_family(model: &Model, found: &mut Problems) {
+    match &model.x_encoder {
         XEncoder::Vjepa2(x) => found.above_zero(
             "model.x_encoder",
             &[("layer_norm_eps", x.layer_norm_eps.into()), ("rope_theta", x.rope_theta)],
@@ -97,6 +97,25 @@ fn of_x_family(x_encoder: &XEncoder, found: &mut Problems) {
                 &[("layer_norm_eps", x.layer_norm_eps.into()), ("rope_theta", x.rope_theta)],
             );
         }
+        XEncoder::Pe(x) => pe(x, model.image_size, found),
+    }
+}
+
+fn pe(x: &Pe, image_size: usize, found: &mut Problems) {
+    found.positive("model.x_encoder", &[("pool", x.pool)]);
+    found.above_zero(
+        "model.x_encoder",
+        &[("layer_norm_eps", x.layer_norm_eps.into()), ("rope_theta", x.rope_theta)],
+    );
+    let side = image_size / x.patch_size.max(1);
+    if x.pool > 0 && !side.is_multiple_of(x.pool) {
+        let what = format!("{side}×{side} patches do not divide into squares of {0}×{0}", x.pool);
+        let help = "use a divisor of image_size / patch_size, such as 2, or 1 for all tokens";
+        found.add("model.x_encoder.pool", what, help);
+    }
+    if x.trainable {
+        let help = "write `trainable: false`, or choose `family: vjepa2_1`, which can be trained";
+        found.add("model.x_encoder.trainable", "PE's backward pass is not implemented", help);
     }
 }
 
@@ -149,9 +168,26 @@ fn visual(model: &Model, found: &mut Problems) {
         let help =
             format!("use a multiple of num_heads, such as {}", nearest_multiple(hidden, heads));
         found.add("model.x_encoder.hidden_size", what, help);
-    } else if hidden / heads < 6 || !(hidden / heads).is_multiple_of(2) {
-        let what = format!("heads of {} elements cannot hold three rotary axes", hidden / heads);
-        let help = "hidden_size / num_heads must be even and at least 6";
+    } else {
+        rotary_axes(&model.x_encoder, hidden / heads, found);
+    }
+}
+
+/// Reports heads of the X-encoder that cannot hold the rotary axes of its family.
+fn rotary_axes(x_encoder: &XEncoder, head_dim: usize, found: &mut Problems) {
+    let (fits, what, help) = match x_encoder {
+        XEncoder::Vjepa2(_) | XEncoder::Vjepa2_1(_) => (
+            head_dim >= 6 && head_dim.is_multiple_of(2),
+            format!("heads of {head_dim} elements cannot hold three rotary axes"),
+            "hidden_size / num_heads must be even and at least 6",
+        ),
+        XEncoder::Pe(_) => (
+            head_dim.is_multiple_of(4),
+            format!("heads of {head_dim} elements cannot hold two rotary axes"),
+            "hidden_size / num_heads must be a multiple of 4",
+        ),
+    };
+    if !fits {
         found.add("model.x_encoder.num_heads", what, help);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::operations::Tokens;
 use super::parameters::parameters;
-use crate::schema::{Precision, Recipe, Recompute};
+use crate::schema::{Model, Precision, Recipe, Recompute};
 
 /// Factor for heap fragmentation: free blocks that are too short for any request. Rehearsals of the
 /// recipes find 0 to 7 %.
@@ -102,8 +102,9 @@ pub fn memory(
 
 /// Returns the bytes of a sample's frames: 3 for each pixel of its tubelets.
 fn pixels(recipe: &Recipe, tokens: Tokens) -> usize {
-    let x = recipe.model.x_encoder.sizes();
-    tokens.visual * x.tubelet_size * x.patch_size * x.patch_size * 3
+    let Model { x_encoder, image_size, .. } = &recipe.model;
+    let tubelets = tokens.visual / x_encoder.tokens_of_tubelet(*image_size).max(1);
+    tubelets * x_encoder.sizes().tubelet_size * image_size * image_size * 3
 }
 
 /// Sizes of the layers of an encoder or of the predictor, in values per token.

@@ -2,7 +2,7 @@
 
 use super::memory::real;
 use super::parameters::patch_values;
-use crate::schema::{Model, Recompute};
+use crate::schema::{Model, Recompute, XEncoder};
 
 /// Numbers of tokens of a sample.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -62,9 +62,21 @@ impl Operations {
 /// Returns the number of visual tokens of a clip, or of an image that is repeated to `frames`.
 #[must_use]
 pub(super) fn visual_tokens(model: &Model, frames: usize) -> usize {
-    let x = model.x_encoder.sizes();
-    let side = model.image_size / x.patch_size.max(1);
-    frames.div_ceil(x.tubelet_size.max(1)).max(1) * side * side
+    let tubelets = frames.div_ceil(model.x_encoder.sizes().tubelet_size.max(1)).max(1);
+    tubelets * model.x_encoder.tokens_of_tubelet(model.image_size)
+}
+
+/// Returns the number of sequences that the X-encoder's attention sees, and their length, for a
+/// sample of so many visual tokens.
+fn sequences(model: &Model, visual: usize) -> [usize; 2] {
+    match &model.x_encoder {
+        XEncoder::Vjepa2(_) | XEncoder::Vjepa2_1(_) => [1, visual],
+        XEncoder::Pe(keys) => {
+            let patches = (model.image_size / keys.patch_size.max(1)).pow(2);
+            let frames = visual / model.x_encoder.tokens_of_tubelet(model.image_size).max(1);
+            [frames, patches + usize::from(keys.cls_token)]
+        }
+    }
 }
 
 /// Estimates the operations of one training sample.
@@ -85,9 +97,10 @@ pub fn sample(
     let attention = |rows: usize, width: usize| 4.0 * real(rows) * real(rows) * real(width);
 
     let x_layer = 4 * x.hidden_size * x.hidden_size + 2 * x.hidden_size * x.intermediate_size;
-    let x_forward =
-        product(tokens.visual, x.num_layers * x_layer + patch_values(model) * x.hidden_size)
-            + real(x.num_layers) * attention(tokens.visual, x.hidden_size);
+    let [sequences, length] = sequences(model, tokens.visual);
+    let encoded = sequences * length;
+    let x_forward = product(encoded, x.num_layers * x_layer + patch_values(model) * x.hidden_size)
+        + real(x.num_layers * sequences) * attention(length, x.hidden_size);
 
     let rows = tokens.visual + tokens.query;
     let p_width = p.num_heads * p.head_dim;

@@ -127,6 +127,11 @@ fn x_encoder(model: &Model) -> usize {
     let patch_embed = patch_values(model) * d + d;
     let of_family = match &model.x_encoder {
         XEncoder::Vjepa2(_) => 0,
+        // Positions, the cls token and the first norm, without the bias of patches.
+        XEncoder::Pe(keys) => {
+            let cls = usize::from(keys.cls_token);
+            ((model.image_size / x.patch_size.max(1)).pow(2) + cls + cls + 2) * d - d
+        }
         // A map of image patches, and the embeddings of both modalities.
         XEncoder::Vjepa2_1(_) => 3 * x.patch_size * x.patch_size * d + d + 2 * d,
     };
@@ -143,7 +148,7 @@ pub(super) fn patch_values(model: &Model) -> usize {
 mod tests {
     use super::parameters;
     use crate::schema::{
-        EmbeddingGemma, Model, Qwen3Embedding, Qwen3EmbeddingSize, VJepa2, VJepa2_1, VJepa2_1Size,
+        EmbeddingGemma, Model, Pe, PeSize, Qwen3Embedding, Qwen3EmbeddingSize, VJepa2, VJepa2_1, VJepa2_1Size,
         VJepa2Size, XEncoder,
         YEncoder,
     };
@@ -191,6 +196,13 @@ mod tests {
             let x_encoder = XEncoder::Vjepa2_1(keys);
             let counts = parameters(&Model { x_encoder, ..Model::default() });
             assert_eq!(counts.x_encoder + unused_norms, count);
+        }
+        for (size, count) in
+            [(PeSize::B16, 85_799_424), (PeSize::L14, 303_507_456), (PeSize::G14, 1_851_736_576)]
+        {
+            let (x_encoder, image_size) = (XEncoder::Pe(Pe::of_size(size)), size.image_size());
+            let model = Model { x_encoder, image_size, ..Model::default() };
+            assert_eq!(parameters(&model).x_encoder, count);
         }
         for (size, count) in [
             (Qwen3EmbeddingSize::B0_6, 595_776_512),

@@ -1,5 +1,6 @@
 //! Recipe keys under `model.x_encoder`.
 
+mod pe;
 mod vjepa2_1;
 
 use std::path::{Path, PathBuf};
@@ -7,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::families::{self, Role};
+pub use pe::{Pe, PeSize};
 pub use vjepa2_1::{VJepa2_1, VJepa2_1Size};
 
 /// Encoder that maps frames to visual tokens. The key `family` chooses one. Default: V-JEPA 2's
@@ -18,6 +20,8 @@ pub enum XEncoder {
     Vjepa2(VJepa2),
     /// V-JEPA 2.1, a video encoder that also encodes images as such.
     Vjepa2_1(VJepa2_1),
+    /// Perception Encoder's vision tower (PE-core), an image encoder.
+    Pe(Pe),
 }
 
 /// Values of `model.x_encoder.family`.
@@ -29,6 +33,8 @@ pub enum XFamily {
     Vjepa2,
     /// V-JEPA 2.1.
     Vjepa2_1,
+    /// Perception Encoder.
+    Pe,
 }
 
 /// Sizes that vision transformers of all families have.
@@ -69,6 +75,14 @@ impl XEncoder {
                 num_heads: keys.num_heads,
                 intermediate_size: keys.intermediate_size,
             },
+            Self::Pe(keys) => VisionSizes {
+                patch_size: keys.patch_size,
+                tubelet_size: 1,
+                hidden_size: keys.hidden_size,
+                num_layers: keys.num_layers,
+                num_heads: keys.num_heads,
+                intermediate_size: keys.intermediate_size,
+            },
         }
     }
 
@@ -78,6 +92,7 @@ impl XEncoder {
         match self {
             Self::Vjepa2(keys) => keys.trainable,
             Self::Vjepa2_1(keys) => keys.trainable,
+            Self::Pe(keys) => keys.trainable,
         }
     }
 
@@ -87,6 +102,17 @@ impl XEncoder {
         match self {
             Self::Vjepa2(keys) => keys.weights.as_deref(),
             Self::Vjepa2_1(keys) => keys.weights.as_deref(),
+            Self::Pe(keys) => keys.weights.as_deref(),
+        }
+    }
+
+    /// Number of visual tokens that one tubelet becomes, for frames of `image_size`² pixels.
+    #[must_use]
+    pub fn tokens_of_tubelet(&self, image_size: usize) -> usize {
+        let side = image_size / self.sizes().patch_size.max(1);
+        match self {
+            Self::Vjepa2(_) | Self::Vjepa2_1(_) => side * side,
+            Self::Pe(keys) => (side / keys.pool.max(1)).pow(2),
         }
     }
 
@@ -95,7 +121,7 @@ impl XEncoder {
     #[must_use]
     pub fn encodes_images(&self) -> bool {
         match self {
-            Self::Vjepa2(_) => false,
+            Self::Vjepa2(_) | Self::Pe(_) => false,
             Self::Vjepa2_1(_) => true,
         }
     }
@@ -114,6 +140,7 @@ impl Role for XEncoder {
         match family {
             XFamily::Vjepa2 => VJepa2::deserialize(keys).map(Self::Vjepa2),
             XFamily::Vjepa2_1 => VJepa2_1::deserialize(keys).map(Self::Vjepa2_1),
+            XFamily::Pe => Pe::deserialize(keys).map(Self::Pe),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! V-JEPA 2.1's encoder on an emulated GPU, compared with the host.
+//! X-encoders on an emulated GPU, compared with the host.
 
 use vljepa_kernels::attention::launch::Mode;
 use vljepa_kernels::device::cuda::Cuda;
@@ -7,17 +7,22 @@ use vljepa_kernels::{Device, Tensor, copy};
 use vljepa_model::{Gradients, Keep};
 
 use crate::golden::{Machine, values};
-use crate::golden_vjepa2_1::{GOLDENS, open_on};
 use crate::gpu_step::{BACKWARD, FORWARD, distance};
+use crate::{golden_pe, golden_vjepa2_1};
 
-/// Tokens of clips of random pixels, and the gradients of all weights.
+/// Random pixels of frames (b, T, H, W, 3).
+fn pixels(device: Device, shape: &[usize]) -> Tensor {
+    Tensor::from_u8(bytes(5, shape.iter().product()), shape).on(device).unwrap()
+}
+
+/// Tokens of V-JEPA 2.1 for clips of random pixels, and the gradients of all weights.
 fn tokens_and_gradients(device: Device, frames: usize) -> [Vec<f32>; 2] {
-    let (golden, model, parameters) = open_on(device, GOLDENS[0]);
+    let (golden, model, parameters) =
+        golden_vjepa2_1::open_on(device, golden_vjepa2_1::GOLDENS[0]);
     let machine = Machine::on(device);
     let (cx, encoder) = (machine.cx(), &model.x_encoder);
     let &[b, _, h, w, c] = golden.frames("in.video").shape() else { panic!("five dimensions") };
-    let shape = [b, frames, h, w, c];
-    let pixels = Tensor::from_u8(bytes(5, shape.iter().product()), &shape).on(device).unwrap();
+    let pixels = pixels(device, &[b, frames, h, w, c]);
     let mut visual = encoder.forward(cx, &parameters, pixels.view(), Keep::EVERYTHING).unwrap();
     let shape = visual.tokens.shape();
     let d = &golden.get("in.video.d_tokens")[..shape.iter().product()];
@@ -43,4 +48,26 @@ fn v_jepa_2_1_on_an_emulated_gpu_is_the_host_s_but_for_bf16() {
     let [two, _] = tokens_and_gradients(gpu, 2);
     let [image, _] = tokens_and_gradients(Device::Host, 1);
     assert!(distance(&two, &image) > FORWARD);
+}
+
+/// Tokens of PE with a cls token for two clips of two frames of random pixels.
+fn tokens_of_pe(device: Device, pool: usize) -> Vec<f32> {
+    let (golden, model, parameters) = golden_pe::open_on(device, "pe_vision_cls", true, pool);
+    let (machine, side) = (Machine::on(device), golden.size("image_size"));
+    let pixels = pixels(device, &[2, 2, side, side, 3]);
+    let visual =
+        model.x_encoder.forward(machine.cx(), &parameters, pixels.view(), Keep::Nothing).unwrap();
+    values(&visual.tokens)
+}
+
+#[test]
+fn pe_on_an_emulated_gpu_is_the_host_s_but_for_bf16() {
+    let gpu = Device::Cuda(Cuda::for_tests(Mode::Fast));
+    for pool in [1, 2] {
+        let (got, want) = (tokens_of_pe(gpu, pool), tokens_of_pe(Device::Host, pool));
+        let far = distance(&got, &want);
+        assert!(far > 0.0 && far < FORWARD, "pool {pool}: {far}");
+        let moved: Vec<f32> = want.iter().skip(1).chain(&want[..1]).copied().collect();
+        assert!(distance(&got, &moved) > FORWARD);
+    }
 }

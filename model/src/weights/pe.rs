@@ -1,0 +1,52 @@
+//! Tensor names of PE-core's vision tower in Meta's format (`facebook/PE-Core-L14-336`,
+//! `PE-Core-L14-336.pt`).
+
+use super::Piece;
+use super::naming::{Extra, Naming};
+use super::vjepa2::{linear, norm, patch};
+use crate::XEncoder;
+use crate::x_encoder::Family;
+
+/// Pieces of the encoder. Empty if it is of another family.
+pub(super) fn pieces(encoder: &XEncoder) -> Vec<Piece> {
+    let Family::Pe(family) = &encoder.family else { return Vec::new() };
+    let [_, height, width] = family.patch_shape();
+    let mut pieces = patch("visual.conv1", &family.patch, [1, height, width]);
+    pieces[0].shape = vec![family.patch.outputs(), 3, height, width];
+    if let Some(cls) = &family.cls {
+        let shape = vec![family.patch.outputs()];
+        pieces.push(Piece { shape, ..Piece::whole("visual.class_embedding", cls) });
+    }
+    pieces.push(Piece::whole("visual.positional_embedding", &family.positions));
+    norm(&mut pieces, "visual.ln_pre", &family.first_norm);
+    for (i, block) in encoder.stack.blocks.iter().enumerate() {
+        let name = format!("visual.transformer.resblocks.{i}");
+        norm(&mut pieces, &format!("{name}.ln_1"), &block.attention_norm);
+        let qkv = &block.attention.qkv;
+        pieces.push(Piece::whole(format!("{name}.attn.in_proj_weight"), &qkv.weight));
+        let bias = qkv.bias.as_ref();
+        pieces.extend(bias.map(|b| Piece::whole(format!("{name}.attn.in_proj_bias"), b)));
+        linear(&mut pieces, &format!("{name}.attn.out_proj"), &block.attention.output);
+        norm(&mut pieces, &format!("{name}.ln_2"), &block.mlp_norm);
+        linear(&mut pieces, &format!("{name}.mlp.c_fc"), &block.mlp.up);
+        linear(&mut pieces, &format!("{name}.mlp.c_proj"), &block.mlp.down);
+    }
+    norm(&mut pieces, "visual.ln_post", &encoder.stack.norm);
+    pieces
+}
+
+/// Names in the published files, which also hold the tower's pooling and projection, and the text
+/// tower.
+pub(super) fn naming(pieces: Vec<Piece>) -> Naming {
+    let extra = Extra::Prefixes(&[
+        "visual.attn_pool.",
+        "visual.proj",
+        "token_embedding.",
+        "positional_embedding",
+        "transformer.",
+        "ln_final.",
+        "text_projection",
+        "logit_scale",
+    ]);
+    Naming { pieces, roots: &["", "state_dict.", "weights."], cut: &["module."], extra }
+}
