@@ -21,7 +21,8 @@ def golden(name, seed, model):
     keys = ['model_type', 'hidden_size', 'intermediate_size', 'num_hidden_layers', 'num_attention_heads', 'image_size',
             'patch_size', 'hidden_act', 'layer_norm_eps']
     config = {key: getattr(c, key) for key in keys}
-    write(sys.argv[1], name, config, weights, {'in.pixel_values': image, **{f'out.{k}': v for k, v in out.items()}})
+    # Frames are (B, T, C, H, W): two clips of one frame.
+    write(sys.argv[1], name, config, weights, {'in.frames': image.unsqueeze(1), **{f'out.{k}': v for k, v in out.items()}})
 
 clip = CLIPVisionConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=20,
                         patch_size=4, attn_implementation='eager')

@@ -281,8 +281,7 @@ mod tests {
 
     #[test]
     fn axes_repeat_the_angle_within_a_pair_and_leave_the_rest_of_a_head() {
-        let table =
-            Table::axial(Device::Host, 10, 4, &[[0.0, 0.0], [2.5, 1.0]], 10_000.0).unwrap();
+        let table = Table::axial(Device::Host, 10, 4, &[[0.0, 0.0], [2.5, 1.0]], 10_000.0).unwrap();
         assert_eq!((table.positions(), table.pairing), (2, Pairing::Adjacent));
         // 10000^(−2/4) = 0.01.
         let angles: [f32; 8] = [2.5, 2.5, 0.025, 0.025, 1.0, 1.0, 0.01, 0.01];

@@ -36,8 +36,9 @@ pub struct Attention {
     pub mask: Mask,
     /// Factor of the scores q·k.
     pub scale: f32,
-    /// Index into [`Sequence::tables`] of the rotary table for queries and keys.
-    pub table: usize,
+    /// Index into [`Sequence::tables`] of the rotary table for queries and keys, or `None` if the
+    /// model does not rotate them.
+    pub table: Option<usize>,
 }
 
 /// State that [`Attention::backward`] consumes.
@@ -67,8 +68,9 @@ fn head_rows(shape: &[usize]) -> [usize; 2] {
 }
 
 impl Attention {
-    fn rotation<'a>(&self, sequence: &'a Sequence) -> Rotation<'a> {
-        Rotation { table: &sequence.tables[self.table], positions: sequence.positions.view() }
+    fn rotation<'a>(&self, sequence: &'a Sequence) -> Option<Rotation<'a>> {
+        let table = &sequence.tables[self.table?];
+        Some(Rotation { table, positions: sequence.positions.view() })
     }
 
     /// Attended values for the normalised x (n, d). The caller applies the `output` map.
@@ -90,7 +92,7 @@ impl Attention {
         let (mut k, mut v) = (cx.take(&[n, key_value, dim])?, cx.take(&[n, key_value, dim])?);
         let rotation = self.rotation(sequence);
         // Without norms of queries and keys, the split rotates them too.
-        let fused_rotation = self.norms.is_none().then_some(rotation);
+        let fused_rotation = rotation.filter(|_| self.norms.is_none());
         let parts = (q.view_mut(), k.view_mut(), v.view_mut());
         rope::split(cx.stream, qkv.view(), self.heads, fused_rotation, parts.0, parts.1, parts.2)?;
         drop(qkv);
@@ -98,8 +100,10 @@ impl Attention {
         if let Some(norms) = &self.norms {
             let (mut normed_q, q_saved) = norms.query.forward_by_head(cx, parameters, &q)?;
             let (mut normed_k, k_saved) = norms.key.forward_by_head(cx, parameters, &k)?;
-            rope::rotate(cx.stream, normed_q.view_mut(), rotation)?;
-            rope::rotate(cx.stream, normed_k.view_mut(), rotation)?;
+            if let Some(rotation) = rotation {
+                rope::rotate(cx.stream, normed_q.view_mut(), rotation)?;
+                rope::rotate(cx.stream, normed_k.view_mut(), rotation)?;
+            }
             std::mem::swap(&mut q, &mut normed_q);
             std::mem::swap(&mut k, &mut normed_k);
             before_norms = keep.then_some([(normed_q, q_saved), (normed_k, k_saved)]);
@@ -180,10 +184,12 @@ impl Attention {
         let n = q.shape()[0];
         drop((q, k, v, out, lse));
         let rotation = self.rotation(sequence);
-        let mut fused_rotation = Some(rotation);
+        let mut fused_rotation = rotation;
         if let (Some(norms), Some([q, k])) = (&self.norms, before_norms) {
-            rope::rotate_backward(cx.stream, d_q.view_mut(), rotation)?;
-            rope::rotate_backward(cx.stream, d_k.view_mut(), rotation)?;
+            if let Some(rotation) = rotation {
+                rope::rotate_backward(cx.stream, d_q.view_mut(), rotation)?;
+                rope::rotate_backward(cx.stream, d_k.view_mut(), rotation)?;
+            }
             d_q = norms.query.backward_by_head(cx, parameters, q, &d_q, gradients)?;
             d_k = norms.key.backward_by_head(cx, parameters, k, &d_k, gradients)?;
             fused_rotation = None;

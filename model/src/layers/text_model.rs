@@ -117,7 +117,7 @@ fn silu_block(
     });
     let attention_norm = norm("attention_norm", s.hidden);
     let scale = root(s.heads.dim).recip();
-    let attention = Attention { qkv, output, heads: s.heads, norms, mask, scale, table: 0 };
+    let attention = Attention { qkv, output, heads: s.heads, norms, mask, scale, table: Some(0) };
     Block {
         attention_norm,
         attention,

@@ -11,6 +11,7 @@ mod load;
 mod naming;
 mod pe;
 mod projections;
+mod siglip2;
 mod vjepa2;
 mod vjepa2_1;
 mod write;
@@ -75,6 +76,8 @@ pub enum Source {
     VJepa2_1,
     /// PE-core's vision tower (`facebook/PE-Core-L14-336`, `PE-Core-L14-336.pt`).
     Pe,
+    /// `SigLIP` 2's vision tower (`google/siglip2-so400m-patch16-256`, `model.safetensors`).
+    Siglip2,
     /// Llama-3.2 (`meta-llama/Llama-3.2-1B`, `model.safetensors`).
     Llama,
     /// `EmbeddingGemma`'s transformer (`google/embeddinggemma-300m`, `model.safetensors`).
@@ -91,10 +94,11 @@ pub enum Source {
 
 impl Source {
     /// All sources, in the order of export.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::VJepa2,
         Self::VJepa2_1,
         Self::Pe,
+        Self::Siglip2,
         Self::Llama,
         Self::Gemma,
         Self::Qwen3,
@@ -110,6 +114,7 @@ impl Source {
             Self::VJepa2 => "vjepa2.safetensors",
             Self::VJepa2_1 => "vjepa2_1.safetensors",
             Self::Pe => "pe.safetensors",
+            Self::Siglip2 => "siglip2.safetensors",
             Self::Llama => "llama.safetensors",
             Self::Gemma => "gemma.safetensors",
             Self::Qwen3 => "qwen3.safetensors",
@@ -129,6 +134,7 @@ impl Source {
             (Self::VJepa2, _) => vjepa2::pieces(&model.x_encoder),
             (Self::VJepa2_1, _) => vjepa2_1::pieces(&model.x_encoder),
             (Self::Pe, _) => pe::pieces(&model.x_encoder),
+            (Self::Siglip2, _) => siglip2::pieces(&model.x_encoder),
             (Self::Llama, _) => llama::pieces(&model.predictor.text, recipe.predictor.layers[0]),
             (Self::Gemma, schema::YEncoder::EmbeddingGemma(_)) => gemma::pieces(text),
             (Self::Qwen3, schema::YEncoder::Qwen3Embedding(_)) => llama::pieces(text, 0),
@@ -151,6 +157,7 @@ impl Source {
             ],
             Self::VJepa2_1 => vec![vjepa2_1::naming(pieces)],
             Self::Pe => vec![pe::naming(pieces)],
+            Self::Siglip2 => vec![siglip2::naming(pieces)],
             Self::Llama => {
                 let [first, end] = model.recipe().predictor.layers;
                 let layers = first..end;
@@ -235,6 +242,7 @@ pub fn published(recipe: &schema::Model) -> Vec<Published> {
             schema::XEncoder::Vjepa2(_) => Source::VJepa2,
             schema::XEncoder::Vjepa2_1(_) => Source::VJepa2_1,
             schema::XEncoder::Pe(_) => Source::Pe,
+            schema::XEncoder::Siglip2(_) => Source::Siglip2,
         };
         add(source, path, "model.x_encoder.weights");
     }

@@ -3,22 +3,22 @@
 
 use super::Piece;
 use super::naming::{Extra, Naming};
-use super::vjepa2::{linear, norm, patch};
+use super::vjepa2::{linear, norm};
 use crate::XEncoder;
-use crate::x_encoder::Family;
+use crate::x_encoder::{Family, ImageTower};
 
 /// Pieces of the encoder. Empty if it is of another family.
 pub(super) fn pieces(encoder: &XEncoder) -> Vec<Piece> {
     let Family::Pe(family) = &encoder.family else { return Vec::new() };
-    let [_, height, width] = family.patch_shape();
-    let mut pieces = patch("visual.conv1", &family.patch, [1, height, width]);
-    pieces[0].shape = vec![family.patch.outputs(), 3, height, width];
+    let mut pieces = image_patch("visual.conv1", family);
     if let Some(cls) = &family.cls {
         let shape = vec![family.patch.outputs()];
         pieces.push(Piece { shape, ..Piece::whole("visual.class_embedding", cls) });
     }
     pieces.push(Piece::whole("visual.positional_embedding", &family.positions));
-    norm(&mut pieces, "visual.ln_pre", &family.first_norm);
+    if let Some(first_norm) = &family.first_norm {
+        norm(&mut pieces, "visual.ln_pre", first_norm);
+    }
     for (i, block) in encoder.stack.blocks.iter().enumerate() {
         let name = format!("visual.transformer.resblocks.{i}");
         norm(&mut pieces, &format!("{name}.ln_1"), &block.attention_norm);
@@ -32,6 +32,15 @@ pub(super) fn pieces(encoder: &XEncoder) -> Vec<Piece> {
         linear(&mut pieces, &format!("{name}.mlp.c_proj"), &block.mlp.down);
     }
     norm(&mut pieces, "visual.ln_post", &encoder.stack.norm);
+    pieces
+}
+
+/// Pieces of the map of patches of an image encoder. Files store its weight as that of a
+/// convolution, (d, 3, patch, patch), whose elements have the same order.
+pub(super) fn image_patch(name: &str, tower: &ImageTower) -> Vec<Piece> {
+    let mut pieces = Vec::new();
+    linear(&mut pieces, name, &tower.patch);
+    pieces[0].shape = vec![tower.patch.outputs(), 3, tower.patch_size(), tower.patch_size()];
     pieces
 }
 

@@ -23,13 +23,8 @@ pub(super) fn pieces(encoder: &XEncoder) -> Vec<Piece> {
     for (i, block) in encoder.stack.blocks.iter().enumerate() {
         let name = format!("encoder.layer.{i}");
         norm(&mut pieces, &format!("{name}.norm1"), &block.attention_norm);
-        let qkv = &block.attention.qkv;
-        for (kind, fused) in [("weight", Some(&qkv.weight)), ("bias", qkv.bias.as_ref())] {
-            let part = |which| (format!("{name}.attention.{which}.{kind}"), qkv.outputs() / 3);
-            if let Some(fused) = fused {
-                pieces.extend(Piece::fused(&["query", "key", "value"].map(part), fused));
-            }
-        }
+        let parts = ["query", "key", "value"].map(|part| format!("{name}.attention.{part}"));
+        query_key_value(&mut pieces, &parts, &block.attention.qkv);
         linear(&mut pieces, &format!("{name}.attention.proj"), &block.attention.output);
         norm(&mut pieces, &format!("{name}.norm2"), &block.mlp_norm);
         linear(&mut pieces, &format!("{name}.mlp.fc1"), &block.mlp.up);
@@ -72,6 +67,15 @@ pub(super) fn patch(name: &str, map: &Linear, kernel: [usize; 3]) -> Vec<Piece> 
     linear(&mut pieces, name, map);
     pieces[0].shape = [&[map.outputs(), 3][..], &kernel].concat();
     pieces
+}
+
+/// Adds weights and biases of queries, keys and values, which files with these three names store
+/// apart.
+pub(super) fn query_key_value(pieces: &mut Vec<Piece>, names: &[String; 3], qkv: &Linear) {
+    for (kind, fused) in [("weight", Some(&qkv.weight)), ("bias", qkv.bias.as_ref())] {
+        let parts = names.each_ref().map(|name| (format!("{name}.{kind}"), qkv.outputs() / 3));
+        pieces.extend(fused.into_iter().flat_map(|fused| Piece::fused(&parts, fused)));
+    }
 }
 
 /// Adds `<name>.weight` and, if the map has a bias, `<name>.bias`.

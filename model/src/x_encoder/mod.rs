@@ -1,7 +1,9 @@
 //! X-encoder: a vision transformer that maps frames to visual tokens. Each family has a module for
 //! its first part, which makes the tokens of the first block.
 
+mod image;
 mod pe;
+mod siglip2;
 mod vit;
 mod vjepa2;
 mod vjepa2_1;
@@ -13,7 +15,7 @@ use vljepa_kernels::rope::Table;
 use vljepa_kernels::{Device, Lengths, Result, Tensor, View};
 use vljepa_recipes::schema;
 
-pub use self::pe::Pe;
+pub use self::image::ImageTower;
 pub use self::vit::Patches;
 pub use self::vjepa2::VJepa2;
 pub use self::vjepa2_1::{Modality, VJepa2_1};
@@ -42,7 +44,9 @@ pub enum Family {
     /// V-JEPA 2.1.
     Vjepa2_1(VJepa2_1),
     /// Perception Encoder's vision tower.
-    Pe(Pe),
+    Pe(ImageTower),
+    /// `SigLIP` 2's vision tower.
+    Siglip2(ImageTower),
 }
 
 /// Visual tokens of a batch of clips.
@@ -89,8 +93,14 @@ impl XEncoder {
                 (Family::Vjepa2_1(family), stack)
             }
             schema::XEncoder::Pe(keys) => {
-                let (family, stack) = Pe::new(layout, name, keys, sizes, model.image_size);
-                (Family::Pe(family), stack)
+                let form = pe::form(keys, sizes, model.image_size);
+                let (tower, stack) = ImageTower::new(layout, name, &form);
+                (Family::Pe(tower), stack)
+            }
+            schema::XEncoder::Siglip2(keys) => {
+                let form = siglip2::form(keys, sizes, model.image_size);
+                let (tower, stack) = ImageTower::new(layout, name, &form);
+                (Family::Siglip2(tower), stack)
             }
         };
         Self {
@@ -126,9 +136,9 @@ impl XEncoder {
             Family::Vjepa2(_) | Family::Vjepa2_1(_) => {
                 self.stack.forward(cx, parameters, x, &sequence, keep)?
             }
-            Family::Pe(family) => {
+            Family::Pe(tower) | Family::Siglip2(tower) => {
                 let blocks = (&self.stack, grid);
-                (family.forward(cx, parameters, x, &sequence, blocks)?, None)
+                (tower.forward(cx, parameters, x, &sequence, blocks)?, None)
             }
         };
         let saved =
@@ -159,7 +169,7 @@ impl XEncoder {
         match &self.family {
             Family::Vjepa2(family) => family.backward(cx, &patches, &d, gradients)?,
             Family::Vjepa2_1(family) => family.backward(cx, &patches, &d, gradients)?,
-            Family::Pe(_) => return Err(NOTHING),
+            Family::Pe(_) | Family::Siglip2(_) => return Err(NOTHING),
         }
         on_ready(gradients, self.gradients_end);
         Ok(())
@@ -173,7 +183,7 @@ impl XEncoder {
         match &self.family {
             Family::Vjepa2(family) => family.patches(cx, frames),
             Family::Vjepa2_1(family) => family.patches(cx, frames),
-            Family::Pe(family) => family.patches(cx, frames),
+            Family::Pe(tower) | Family::Siglip2(tower) => tower.patches(cx, frames),
         }
     }
 
@@ -192,28 +202,32 @@ impl XEncoder {
             Family::Vjepa2(_) | Family::Vjepa2_1(_) => {
                 [patches.clips, patches.grid.iter().product()]
             }
-            Family::Pe(family) => family.sequences(patches),
+            Family::Pe(tower) | Family::Siglip2(tower) => tower.sequences(patches),
         };
         let lengths = Lengths::uniform(self.device, sequences, tokens)?;
-        let sequence = Sequence::new(self.device, lengths, vec![self.table(patches.grid)?])?;
+        let tables = self.table(patches.grid)?.into_iter().collect();
+        let sequence = Sequence::new(self.device, lengths, tables)?;
         let x = match &self.family {
             Family::Vjepa2(family) => family.embed(cx, parameters, patches)?,
             Family::Vjepa2_1(family) => family.embed(cx, parameters, patches)?,
-            Family::Pe(family) => family.embed(cx, parameters, patches, &sequence)?,
+            Family::Pe(tower) | Family::Siglip2(tower) => {
+                tower.embed(cx, parameters, patches, &sequence)?
+            }
         };
         Ok((x, sequence))
     }
 
-    fn table(&self, grid: [usize; 3]) -> Result<Arc<Table>> {
+    /// Rotary table of a grid, or `None` if the family does not rotate.
+    fn table(&self, grid: [usize; 3]) -> Result<Option<Arc<Table>>> {
         let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(table) = tables.get(&grid) {
-            return Ok(Arc::clone(table));
+            return Ok(Some(Arc::clone(table)));
         }
         let table = match &self.family {
-            Family::Vjepa2(family) => family.table(self.device, grid)?,
-            Family::Vjepa2_1(family) => family.table(self.device, grid)?,
-            Family::Pe(family) => family.table(self.device, grid)?,
+            Family::Vjepa2(family) => Some(family.table(self.device, grid)?),
+            Family::Vjepa2_1(family) => Some(family.table(self.device, grid)?),
+            Family::Pe(tower) | Family::Siglip2(tower) => tower.table(self.device, grid)?,
         };
-        Ok(Arc::clone(tables.entry(grid).or_insert(Arc::new(table))))
+        Ok(table.map(|table| Arc::clone(tables.entry(grid).or_insert(Arc::new(table)))))
     }
 }

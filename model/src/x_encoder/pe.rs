@@ -1,189 +1,24 @@
-//! PE-core's vision tower: every frame is encoded by itself, with learned positions and rotations
-//! over columns and rows, and its tokens may be pooled.
+//! PE-core's vision tower.
 //!
-//! Source: `core/vision_encoder/pe.py` in facebookresearch/perception_models. It ends before the
-//! attention pooling, which would make one vector of a frame.
+//! Source: `core/vision_encoder/pe.py` in facebookresearch/perception_models. Learned positions,
+//! rotations over columns and rows, a norm before the first block, no bias in the map of patches.
 
-use vljepa_kernels::patch_embed::Normalisation;
-use vljepa_kernels::rope::Table;
-use vljepa_kernels::{
-    Device, KernelError, Lengths, Result, Tensor, View, Write, copy, embedding, pooling, rows,
-};
-use vljepa_recipes::schema;
+use vljepa_kernels::gelu::Gelu;
+use vljepa_recipes::schema::{Pe, VisionSizes};
 
-use super::vit::{self, Patches};
-use crate::layers::{Linear, Norm, Sequence, Stack};
-use crate::{Context, LayoutBuilder, Parameters, Weight};
+use super::image::Form;
 
-/// Mean and standard deviation of pixels with which PE was trained.
-const NORMALISATION: Normalisation = Normalisation { mean: [0.5; 3], std: [0.5; 3] };
-
-/// Parts of PE's encoder around the blocks.
-#[derive(Debug, Clone, Copy)]
-pub struct Pe {
-    /// Map of the pixels of one patch, (d, 3·patch·patch), without bias.
-    pub patch: Linear,
-    /// First token of every frame, (d), or `None` if the model has no cls token.
-    pub cls: Option<Weight>,
-    /// Learned position of each token of a frame, (tokens, d). The cls token is the first.
-    pub positions: Weight,
-    /// Norm before the first block.
-    pub first_norm: Norm,
-    patch_size: usize,
-    head_dim: usize,
-    theta: f64,
-    final_norm: bool,
-    pool: usize,
-}
-
-impl Pe {
-    /// Registers the encoder's parameters under `name`, last first.
-    pub(super) fn new(
-        layout: &mut LayoutBuilder,
-        name: &str,
-        keys: &schema::Pe,
-        sizes: schema::VisionSizes,
-        image_size: usize,
-    ) -> (Self, Stack) {
-        let (d, eps) = (keys.hidden_size, keys.layer_norm_eps);
-        let stack = vit::stack(layout, name, sizes, eps);
-        let first_norm = Norm::layer(layout, &format!("{name}.first_norm"), d, eps);
-        let tokens = (image_size / keys.patch_size).pow(2) + usize::from(keys.cls_token);
-        let table = |layout: &mut LayoutBuilder, which: &str, rows| {
-            layout.add_table(format!("{name}.{which}"), [rows, d], 1.0)
-        };
-        let positions = table(layout, "positions", tokens);
-        let cls = keys.cls_token.then(|| table(layout, "cls", 1));
-        let pixels = vit::pixels(keys.patch_size, 1);
-        let patch = Linear::new(layout, &format!("{name}.patch_embed"), [d, pixels], false);
-        let this = Self {
-            patch,
-            cls,
-            positions,
-            first_norm,
-            patch_size: keys.patch_size,
-            head_dim: d / keys.num_heads,
-            theta: keys.rope_theta,
-            final_norm: keys.final_norm,
-            pool: keys.pool,
-        };
-        (this, stack)
-    }
-
-    /// Tubelet, height and width of a patch.
-    pub(crate) fn patch_shape(&self) -> [usize; 3] {
-        [1, self.patch_size, self.patch_size]
-    }
-
-    pub(super) fn patches(&self, cx: Context<'_>, frames: View<'_>) -> Result<Patches> {
-        vit::unfold(cx, frames, NORMALISATION, 1, self.patch_size)
-    }
-
-    /// Number of sequences, one for each frame, and of the tokens of a sequence.
-    pub(super) fn sequences(&self, patches: &Patches) -> [usize; 2] {
-        let [time, height, width] = patches.grid;
-        [patches.clips * time, height * width + usize::from(self.cls.is_some())]
-    }
-
-    /// Tokens of the first block: (cls, patches) + positions, normalised.
-    pub(super) fn embed(
-        &self,
-        cx: Context<'_>,
-        parameters: &Parameters,
-        patches: &Patches,
-        sequence: &Sequence,
-    ) -> Result<Tensor> {
-        let ([frames, tokens], d) = (self.sequences(patches), self.patch.outputs());
-        if tokens != self.positions.shape()[0] {
-            return Err(KernelError::Shape {
-                operation: "x_encoder::forward",
-                what: "tokens of a frame",
-                found: tokens.to_string(),
-                needed: format!("{}, as many as learned positions", self.positions.shape()[0]),
-            });
-        }
-        let mut x = cx.take(&[frames * tokens, d])?;
-        let (table, at) = (parameters.of(&self.positions), sequence.positions.view());
-        embedding::forward(cx.stream, table, at, 1.0, x.view_mut())?;
-        let pixels = patches.pixels.view();
-        if let Some(cls) = &self.cls {
-            // The rows of all patches, then the row of cls.
-            let n = pixels.shape()[0];
-            let mut all = cx.take(&[n + 1, d])?;
-            let of_patches = all.view_mut().rows(0, n);
-            self.patch.forward(cx, parameters, pixels, Write::Set, of_patches)?;
-            copy::copy(cx.stream, parameters.of(cls), all.view_mut().rows(n, n + 1))?;
-            let row = |i: usize| match i % tokens {
-                0 => n,
-                patch => i / tokens * (tokens - 1) + patch - 1,
-            };
-            let index = vit::indices(cx, (0..frames * tokens).map(row))?;
-            rows::gather(cx.stream, all.view(), index.view(), Write::Add, x.view_mut())?;
-        } else {
-            self.patch.forward(cx, parameters, pixels, Write::Add, x.view_mut())?;
-        }
-        Ok(self.first_norm.forward(cx, parameters, x.view())?.0)
-    }
-
-    /// Rotations by column and row. With a cls token, positions start at 1, and cls is at 0.
-    pub(super) fn table(&self, device: Device, [_, height, width]: [usize; 3]) -> Result<Table> {
-        let first = usize::from(self.cls.is_some());
-        let patch = |i: usize| [i % width + first, i / width + first];
-        let cls = self.cls.map(|_| [0, 0]);
-        #[expect(clippy::cast_precision_loss, reason = "positions are below 2^24")]
-        let real = |at: [usize; 2]| at.map(|position| position as f32);
-        let all = cls.into_iter().chain((0..height * width).map(patch));
-        let coordinates: Vec<_> = all.map(real).collect();
-        Table::axial(device, self.head_dim, self.head_dim / 2, &coordinates, self.theta)
-    }
-
-    /// Visual tokens of the tokens of all frames. No state is kept, because the encoder is frozen.
-    pub(super) fn forward(
-        &self,
-        cx: Context<'_>,
-        parameters: &Parameters,
-        x: Tensor,
-        sequence: &Sequence,
-        (stack, grid): (&Stack, [usize; 3]),
-    ) -> Result<Tensor> {
-        let mut x = stack.forward_blocks(cx, parameters, x, sequence)?;
-        if self.final_norm {
-            x = stack.norm.forward(cx, parameters, x.view())?.0;
-        }
-        self.pooled(cx, x, sequence.lengths.rows(), grid)
-    }
-
-    /// Mean of the tokens of each square, without the cls token, of so many `frames`.
-    fn pooled(
-        &self,
-        cx: Context<'_>,
-        x: Tensor,
-        frames: usize,
-        [_, height, width]: [usize; 3],
-    ) -> Result<Tensor> {
-        let (pool, cls) = (self.pool, usize::from(self.cls.is_some()));
-        if pool == 1 && cls == 0 {
-            return Ok(x);
-        }
-        // Tokens in the order of squares, and of rows and columns in a square.
-        let (patches, squares) = (height * width, width / pool);
-        let row = |i: usize| {
-            let (frame, i) = (i / patches, i % patches);
-            let (square, i) = (i / (pool * pool), i % (pool * pool));
-            let row = square / squares * pool + i / pool;
-            let column = square % squares * pool + i % pool;
-            frame * (patches + cls) + cls + row * width + column
-        };
-        let index = vit::indices(cx, (0..frames * patches).map(row))?;
-        let mut ordered = cx.take(&[frames * patches, x.shape()[1]])?;
-        rows::gather(cx.stream, x.view(), index.view(), Write::Set, ordered.view_mut())?;
-        if pool == 1 {
-            return Ok(ordered);
-        }
-        let means = frames * patches / (pool * pool);
-        let lengths = Lengths::uniform(cx.arena.device(), means, pool * pool)?;
-        let mut out = cx.take(&[means, x.shape()[1]])?;
-        pooling::forward(cx.stream, ordered.view(), &lengths, out.view_mut())?;
-        Ok(out)
+pub(super) fn form(keys: &Pe, sizes: VisionSizes, image_size: usize) -> Form {
+    Form {
+        sizes,
+        image_size,
+        layer_norm_eps: keys.layer_norm_eps,
+        gelu: Gelu::Erf,
+        patch_bias: false,
+        cls_token: keys.cls_token,
+        first_norm: true,
+        rope_theta: Some(keys.rope_theta),
+        final_norm: keys.final_norm,
+        pool: keys.pool,
     }
 }

@@ -86,22 +86,29 @@ pub(super) fn zeros(cx: Context<'_>, n: usize) -> Result<Tensor> {
     Ok(zeros)
 }
 
+/// What distinguishes the blocks of the families.
+#[derive(Clone, Copy)]
+pub(super) struct Blocks {
+    pub sizes: VisionSizes,
+    /// Value added to the variance in layer norms.
+    pub eps: f32,
+    pub gelu: Gelu,
+    /// Whether queries and keys are rotated.
+    pub rotates: bool,
+}
+
 /// Registers blocks and the final norm under `name`, last first.
-pub(super) fn stack(
-    layout: &mut LayoutBuilder,
-    name: &str,
-    sizes: VisionSizes,
-    eps: f32,
-) -> Stack {
-    let norm = Norm::layer(layout, &format!("{name}.norm"), sizes.hidden_size, eps);
-    let block = |i| block(layout, &format!("{name}.layers.{i}"), sizes, eps);
-    let mut blocks: Vec<_> = (0..sizes.num_layers).rev().map(block).collect();
+pub(super) fn stack(layout: &mut LayoutBuilder, name: &str, of: Blocks) -> Stack {
+    let norm = Norm::layer(layout, &format!("{name}.norm"), of.sizes.hidden_size, of.eps);
+    let block = |i| block(layout, &format!("{name}.layers.{i}"), of);
+    let mut blocks: Vec<_> = (0..of.sizes.num_layers).rev().map(block).collect();
     blocks.reverse();
     Stack { blocks, norm }
 }
 
-/// Registers a block with biases, layer norms and exact GELU.
-fn block(layout: &mut LayoutBuilder, name: &str, sizes: VisionSizes, eps: f32) -> Block {
+/// Registers a block with biases and layer norms.
+fn block(layout: &mut LayoutBuilder, name: &str, of: Blocks) -> Block {
+    let Blocks { sizes, eps, gelu, rotates } = of;
     let (d, f) = (sizes.hidden_size, sizes.intermediate_size);
     let heads =
         Heads { query: sizes.num_heads, key_value: sizes.num_heads, dim: d / sizes.num_heads };
@@ -114,14 +121,14 @@ fn block(layout: &mut LayoutBuilder, name: &str, sizes: VisionSizes, eps: f32) -
     let mut norm = |which: &str| Norm::layer(layout, &format!("{name}.{which}"), d, eps);
     let (mlp_norm, attention_norm) = (norm("mlp_norm"), norm("attention_norm"));
     let scale = root(heads.dim).recip();
-    let attention =
-        Attention { qkv, output, heads, norms: None, mask: Mask::Full, scale, table: 0 };
+    let table = rotates.then_some(0);
+    let attention = Attention { qkv, output, heads, norms: None, mask: Mask::Full, scale, table };
     Block {
         attention_norm,
         attention,
         post_attention_norm: None,
         mlp_norm,
-        mlp: Mlp { up, down, activation: Activation::Plain(Gelu::Erf) },
+        mlp: Mlp { up, down, activation: Activation::Plain(gelu) },
         post_mlp_norm: None,
         gradients_end: layout.trainable_end(),
     }

@@ -4,8 +4,9 @@
 #![expect(clippy::unwrap_used, reason = "a helper that panics fails its test")]
 
 mod finite_differences;
+mod image_encoder_files;
 mod layout;
-mod pe_files;
+
 mod step;
 #[path = "../../../tests/tests/all/tiny.rs"]
 mod tiny;

@@ -10,6 +10,7 @@ vjepa2_1_dist.pt     the same average as a distilled model, which is published a
 vjepa2_1.safetensors the average, under the names of the first file without prefixes
 pe.pt                PE-core: vision tower with its pooling and projection, text tower
 pe.safetensors       the part of the vision tower that makes tokens
+siglip2.safetensors  SigLIP 2 as transformers names it: vision tower with its pooling, text tower
 tensors.pt           tensors of several kinds, among them a pickled module as in SONAR's file
 tensors4.pt          the same with protocol 4 of pickle
 tensors.json         what a reader must find in them
@@ -133,6 +134,29 @@ others = {
 }
 torch.save(collections.OrderedDict(tower | {n: torch.ones(s) for n, s in others.items()}), HERE / "pe.pt")
 save_file(tower, HERE / "pe.safetensors")
+
+
+def siglip2(generator, grid=4):
+    """SigLIP 2's vision tower, with one tensor of each other part of the model."""
+    def normal(*shape):
+        return (torch.randn(*shape, generator=generator) * 0.1).half()
+
+    sizes = {"embeddings.patch_embedding": (WIDTH, 3, PATCH, PATCH), "post_layernorm": (WIDTH,)}
+    for i in range(LAYERS):
+        layer = f"encoder.layers.{i}"
+        sizes |= {f"{layer}.self_attn.{part}_proj": (WIDTH, WIDTH) for part in ["q", "k", "v", "out"]}
+        sizes |= {
+            f"{layer}.layer_norm1": (WIDTH,), f"{layer}.layer_norm2": (WIDTH,),
+            f"{layer}.mlp.fc1": (MLP, WIDTH), f"{layer}.mlp.fc2": (WIDTH, MLP),
+        }
+    tensors = {"embeddings.position_embedding.weight": normal(grid * grid, WIDTH), "head.probe": normal(1, 1, WIDTH)}
+    for name, shape in sizes.items():
+        tensors |= {f"{name}.weight": normal(*shape), f"{name}.bias": normal(shape[0])}
+    others = {"text_model.head.weight": (8, 8), "logit_scale": (1,), "logit_bias": (1,)}
+    return {f"vision_model.{n}": t for n, t in tensors.items()} | {n: normal(*s) for n, s in others.items()}
+
+
+save_file(siglip2(generator), HERE / "siglip2.safetensors")
 
 numbers = torch.arange(24, dtype=torch.float32).reshape(4, 6) / 8
 embedding = torch.nn.Embedding(5, 4, padding_idx=1)

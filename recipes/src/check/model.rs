@@ -1,7 +1,7 @@
 //! Rules for `device`, `precision` and the keys under `model` and `loss`.
 
 use super::{Problem, Problems};
-use crate::schema::{Device, Loss, LossKind, Model, Pe, Precision, Recipe, XEncoder, YEncoder};
+use crate::schema::{Device, Loss, LossKind, Model, Precision, Recipe, XEncoder, YEncoder};
 
 pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
     if recipe.device == Device::Host && recipe.precision == Precision::Bf16 {
@@ -97,25 +97,34 @@ fn of_x_family(model: &Model, found: &mut Problems) {
                 &[("layer_norm_eps", x.layer_norm_eps.into()), ("rope_theta", x.rope_theta)],
             );
         }
-        XEncoder::Pe(x) => pe(x, model.image_size, found),
+        XEncoder::Pe(x) => {
+            found.above_zero(
+                "model.x_encoder",
+                &[("layer_norm_eps", x.layer_norm_eps.into()), ("rope_theta", x.rope_theta)],
+            );
+            image_encoder(model, x.pool, x.trainable, found);
+        }
+        XEncoder::Siglip2(x) => {
+            let eps = [("layer_norm_eps", x.layer_norm_eps.into())];
+            found.above_zero("model.x_encoder", &eps);
+            image_encoder(model, x.pool, x.trainable, found);
+        }
     }
 }
 
-fn pe(x: &Pe, image_size: usize, found: &mut Problems) {
-    found.positive("model.x_encoder", &[("pool", x.pool)]);
-    found.above_zero(
-        "model.x_encoder",
-        &[("layer_norm_eps", x.layer_norm_eps.into()), ("rope_theta", x.rope_theta)],
-    );
-    let side = image_size / x.patch_size.max(1);
-    if x.pool > 0 && !side.is_multiple_of(x.pool) {
-        let what = format!("{side}×{side} patches do not divide into squares of {0}×{0}", x.pool);
-        let help = "use a divisor of image_size / patch_size, such as 2, or 1 for all tokens";
+/// Reports keys that image encoders share.
+fn image_encoder(model: &Model, pool: usize, trainable: bool, found: &mut Problems) {
+    found.positive("model.x_encoder", &[("pool", pool)]);
+    let side = model.image_size / model.x_encoder.sizes().patch_size.max(1);
+    if pool > 0 && !side.is_multiple_of(pool) {
+        let what = format!("{side}×{side} patches do not divide into squares of {pool}×{pool}");
+        let help = "use a divisor of image_size / patch_size, such as 1, which keeps all tokens";
         found.add("model.x_encoder.pool", what, help);
     }
-    if x.trainable {
+    if trainable {
+        let what = "image encoders have no backward pass";
         let help = "write `trainable: false`, or choose `family: vjepa2_1`, which can be trained";
-        found.add("model.x_encoder.trainable", "PE's backward pass is not implemented", help);
+        found.add("model.x_encoder.trainable", what, help);
     }
 }
 
@@ -186,6 +195,7 @@ fn rotary_axes(x_encoder: &XEncoder, head_dim: usize, found: &mut Problems) {
             format!("heads of {head_dim} elements cannot hold two rotary axes"),
             "hidden_size / num_heads must be a multiple of 4",
         ),
+        XEncoder::Siglip2(_) => return,
     };
     if !fits {
         found.add("model.x_encoder.num_heads", what, help);

@@ -69,13 +69,12 @@ pub(super) fn visual_tokens(model: &Model, frames: usize) -> usize {
 /// Returns the number of sequences that the X-encoder's attention sees, and their length, for a
 /// sample of so many visual tokens.
 fn sequences(model: &Model, visual: usize) -> [usize; 2] {
+    let patches = (model.image_size / model.x_encoder.sizes().patch_size.max(1)).pow(2);
+    let frames = visual / model.x_encoder.tokens_of_tubelet(model.image_size).max(1);
     match &model.x_encoder {
         XEncoder::Vjepa2(_) | XEncoder::Vjepa2_1(_) => [1, visual],
-        XEncoder::Pe(keys) => {
-            let patches = (model.image_size / keys.patch_size.max(1)).pow(2);
-            let frames = visual / model.x_encoder.tokens_of_tubelet(model.image_size).max(1);
-            [frames, patches + usize::from(keys.cls_token)]
-        }
+        XEncoder::Pe(keys) => [frames, patches + usize::from(keys.cls_token)],
+        XEncoder::Siglip2(_) => [frames, patches],
     }
 }
 

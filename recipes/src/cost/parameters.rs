@@ -127,6 +127,8 @@ fn x_encoder(model: &Model) -> usize {
     let patch_embed = patch_values(model) * d + d;
     let of_family = match &model.x_encoder {
         XEncoder::Vjepa2(_) => 0,
+        // Positions.
+        XEncoder::Siglip2(_) => (model.image_size / x.patch_size.max(1)).pow(2) * d,
         // Positions, the cls token and the first norm, without the bias of patches.
         XEncoder::Pe(keys) => {
             let cls = usize::from(keys.cls_token);
@@ -148,9 +150,8 @@ pub(super) fn patch_values(model: &Model) -> usize {
 mod tests {
     use super::parameters;
     use crate::schema::{
-        EmbeddingGemma, Model, Pe, PeSize, Qwen3Embedding, Qwen3EmbeddingSize, VJepa2, VJepa2_1, VJepa2_1Size,
-        VJepa2Size, XEncoder,
-        YEncoder,
+        EmbeddingGemma, Model, Pe, PeSize, Qwen3Embedding, Qwen3EmbeddingSize, Siglip2,
+        Siglip2Size, VJepa2, VJepa2_1, VJepa2_1Size, VJepa2Size, XEncoder, YEncoder,
     };
 
     #[test]
@@ -203,6 +204,15 @@ mod tests {
             let (x_encoder, image_size) = (XEncoder::Pe(Pe::of_size(size)), size.image_size());
             let model = Model { x_encoder, image_size, ..Model::default() };
             assert_eq!(parameters(&model).x_encoder, count);
+        }
+        for (size, count) in [
+            (Siglip2Size::B16, 85_843_200),
+            (Siglip2Size::L16, 303_361_024),
+            (Siglip2Size::So400m16, 412_649_712),
+            (Siglip2Size::GOpt16, 1_134_838_272),
+        ] {
+            let x_encoder = XEncoder::Siglip2(Siglip2::of_size(size));
+            assert_eq!(parameters(&Model { x_encoder, ..Model::default() }).x_encoder, count);
         }
         for (size, count) in [
             (Qwen3EmbeddingSize::B0_6, 595_776_512),

@@ -9,8 +9,8 @@ use serde_json::{Map, Value as Json};
 
 use crate::read::{self, Fault};
 use crate::schema::{
-    EmbeddingGemma, Predictor, PredictorFamily, Pe, PeSize, Qwen3Embedding, VJepa2, VJepa2_1, VJepa2_1Size, VJepa2Size, XEncoder,
-    XFamily, YEncoder, YFamily,
+    EmbeddingGemma, Pe, PeSize, Predictor, PredictorFamily, Qwen3Embedding, Siglip2, Siglip2Size,
+    VJepa2, VJepa2_1, VJepa2_1Size, VJepa2Size, XEncoder, XFamily, YEncoder, YFamily,
 };
 use crate::tree::{Entry, Node, Span, Value};
 
@@ -53,6 +53,10 @@ impl Role {
             Self::XEncoder => match choice(family, "family").map_err(under_role)? {
                 XFamily::Vjepa2 => choice(size, "size").map(|size: VJepa2Size| Published {
                     keys: keys(&XEncoder::Vjepa2(VJepa2::of_size(size))),
+                    image_size: Some(size.image_size()),
+                }),
+                XFamily::Siglip2 => choice(size, "size").map(|size: Siglip2Size| Published {
+                    keys: keys(&XEncoder::Siglip2(Siglip2::of_size(size))),
                     image_size: Some(size.image_size()),
                 }),
                 XFamily::Pe => choice(size, "size").map(|size: PeSize| Published {

@@ -1,6 +1,7 @@
 //! Recipe keys under `model.x_encoder`.
 
 mod pe;
+mod siglip2;
 mod vjepa2_1;
 
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::families::{self, Role};
 pub use pe::{Pe, PeSize};
+pub use siglip2::{Siglip2, Siglip2Size};
 pub use vjepa2_1::{VJepa2_1, VJepa2_1Size};
 
 /// Encoder that maps frames to visual tokens. The key `family` chooses one. Default: V-JEPA 2's
@@ -22,6 +24,8 @@ pub enum XEncoder {
     Vjepa2_1(VJepa2_1),
     /// Perception Encoder's vision tower (PE-core), an image encoder.
     Pe(Pe),
+    /// SigLIP 2's vision tower at fixed resolution (arXiv 2502.14786), an image encoder.
+    Siglip2(Siglip2),
 }
 
 /// Values of `model.x_encoder.family`.
@@ -35,6 +39,8 @@ pub enum XFamily {
     Vjepa2_1,
     /// Perception Encoder.
     Pe,
+    /// SigLIP 2.
+    Siglip2,
 }
 
 /// Sizes that vision transformers of all families have.
@@ -75,6 +81,14 @@ impl XEncoder {
                 num_heads: keys.num_heads,
                 intermediate_size: keys.intermediate_size,
             },
+            Self::Siglip2(keys) => VisionSizes {
+                patch_size: keys.patch_size,
+                tubelet_size: 1,
+                hidden_size: keys.hidden_size,
+                num_layers: keys.num_layers,
+                num_heads: keys.num_heads,
+                intermediate_size: keys.intermediate_size,
+            },
             Self::Pe(keys) => VisionSizes {
                 patch_size: keys.patch_size,
                 tubelet_size: 1,
@@ -93,6 +107,7 @@ impl XEncoder {
             Self::Vjepa2(keys) => keys.trainable,
             Self::Vjepa2_1(keys) => keys.trainable,
             Self::Pe(keys) => keys.trainable,
+            Self::Siglip2(keys) => keys.trainable,
         }
     }
 
@@ -103,6 +118,7 @@ impl XEncoder {
             Self::Vjepa2(keys) => keys.weights.as_deref(),
             Self::Vjepa2_1(keys) => keys.weights.as_deref(),
             Self::Pe(keys) => keys.weights.as_deref(),
+            Self::Siglip2(keys) => keys.weights.as_deref(),
         }
     }
 
@@ -112,7 +128,9 @@ impl XEncoder {
         let side = image_size / self.sizes().patch_size.max(1);
         match self {
             Self::Vjepa2(_) | Self::Vjepa2_1(_) => side * side,
-            Self::Pe(keys) => (side / keys.pool.max(1)).pow(2),
+            Self::Pe(Pe { pool, .. }) | Self::Siglip2(Siglip2 { pool, .. }) => {
+                (side / pool.max(&1)).pow(2)
+            }
         }
     }
 
@@ -121,7 +139,7 @@ impl XEncoder {
     #[must_use]
     pub fn encodes_images(&self) -> bool {
         match self {
-            Self::Vjepa2(_) | Self::Pe(_) => false,
+            Self::Vjepa2(_) | Self::Pe(_) | Self::Siglip2(_) => false,
             Self::Vjepa2_1(_) => true,
         }
     }
@@ -141,6 +159,7 @@ impl Role for XEncoder {
             XFamily::Vjepa2 => VJepa2::deserialize(keys).map(Self::Vjepa2),
             XFamily::Vjepa2_1 => VJepa2_1::deserialize(keys).map(Self::Vjepa2_1),
             XFamily::Pe => Pe::deserialize(keys).map(Self::Pe),
+            XFamily::Siglip2 => Siglip2::deserialize(keys).map(Self::Siglip2),
         }
     }
 }

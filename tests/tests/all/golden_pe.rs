@@ -129,8 +129,11 @@ fn means(tokens: &[f32], width: usize, side: usize, pool: usize) -> Vec<f32> {
                     let token = (row + i / pool) * side + column + i % pool;
                     f64::from(frame[token * width + element])
                 });
-                #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation,
-                    reason = "a mean of at most nine f32")]
+                #[expect(
+                    clippy::cast_precision_loss,
+                    clippy::cast_possible_truncation,
+                    reason = "a mean of at most nine f32"
+                )]
                 out.push((inside.sum::<f64>() / (pool * pool) as f64) as f32);
             }
         }

@@ -47,7 +47,12 @@ pub fn open_on(device: Device, name: &str) -> (Golden, VlJepa, Parameters) {
 }
 
 /// Final tokens with another rotary table than the encoder's own.
-fn with_table(model: &VlJepa, parameters: &Parameters, patches: &Patches, table: Table) -> Vec<f32> {
+fn with_table(
+    model: &VlJepa,
+    parameters: &Parameters,
+    patches: &Patches,
+    table: Table,
+) -> Vec<f32> {
     let (machine, encoder) = (Machine::new(), &model.x_encoder);
     let (x, sequence) = encoder.embed(machine.cx(), parameters, patches).unwrap();
     let sequence = Sequence { tables: vec![Arc::new(table)], ..sequence };
@@ -139,7 +144,9 @@ fn v_jepa_2_1_gradients_match_for_videos_and_images() {
                     encoder.forward(cx, &parameters, frames.view(), Keep::EVERYTHING).unwrap();
                 let d = Tensor::from_f32(d.to_vec(), visual.tokens.shape());
                 let saved = visual.saved.take();
-                encoder.backward(cx, &parameters, saved, d, &mut gradients, &mut |_, _| {}).unwrap();
+                encoder
+                    .backward(cx, &parameters, saved, d, &mut gradients, &mut |_, _| {})
+                    .unwrap();
                 published(&model, &gradients, Source::VJepa2_1)
             };
             let (got, prefix) = (backward(), format!("grad_{kind}."));

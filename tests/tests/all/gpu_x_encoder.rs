@@ -17,8 +17,7 @@ fn pixels(device: Device, shape: &[usize]) -> Tensor {
 
 /// Tokens of V-JEPA 2.1 for clips of random pixels, and the gradients of all weights.
 fn tokens_and_gradients(device: Device, frames: usize) -> [Vec<f32>; 2] {
-    let (golden, model, parameters) =
-        golden_vjepa2_1::open_on(device, golden_vjepa2_1::GOLDENS[0]);
+    let (golden, model, parameters) = golden_vjepa2_1::open_on(device, golden_vjepa2_1::GOLDENS[0]);
     let machine = Machine::on(device);
     let (cx, encoder) = (machine.cx(), &model.x_encoder);
     let &[b, _, h, w, c] = golden.frames("in.video").shape() else { panic!("five dimensions") };

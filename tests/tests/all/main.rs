@@ -12,10 +12,11 @@ mod faults;
 mod feed;
 mod fuzzing;
 mod golden;
+mod golden_pe;
 mod golden_qwen3;
+mod golden_siglip2;
 mod golden_step;
 mod golden_text;
-mod golden_pe;
 mod golden_vjepa2_1;
 mod golden_x_encoder;
 #[cfg(feature = "cuda")]

@@ -86,8 +86,15 @@ fn gemma_block(
         key: norm("attention.key_norm", s.heads.dim),
     };
     let attention_norm = norm("attention_norm", s.hidden);
-    let attention =
-        Attention { qkv, output, heads: s.heads, norms: Some(norms), mask, scale, table };
+    let attention = Attention {
+        qkv,
+        output,
+        heads: s.heads,
+        norms: Some(norms),
+        mask,
+        scale,
+        table: Some(table),
+    };
     Block {
         attention_norm,
         attention,

@@ -1,0 +1,37 @@
+//! Tensor names of `SigLIP` 2's vision tower at fixed resolution, in the format of Hugging Face
+//! transformers (`google/siglip2-so400m-patch16-256`, `model.safetensors`).
+
+use super::Piece;
+use super::naming::{Extra, Naming};
+use super::pe::image_patch;
+use super::vjepa2::{linear, norm, query_key_value};
+use crate::XEncoder;
+use crate::x_encoder::Family;
+
+/// Pieces of the encoder. Empty if it is of another family.
+pub(super) fn pieces(encoder: &XEncoder) -> Vec<Piece> {
+    let Family::Siglip2(tower) = &encoder.family else { return Vec::new() };
+    let mut pieces = image_patch("vision_model.embeddings.patch_embedding", tower);
+    let positions = "vision_model.embeddings.position_embedding.weight";
+    pieces.push(Piece::whole(positions, &tower.positions));
+    for (i, block) in encoder.stack.blocks.iter().enumerate() {
+        let name = format!("vision_model.encoder.layers.{i}");
+        norm(&mut pieces, &format!("{name}.layer_norm1"), &block.attention_norm);
+        let parts = ["q_proj", "k_proj", "v_proj"].map(|part| format!("{name}.self_attn.{part}"));
+        query_key_value(&mut pieces, &parts, &block.attention.qkv);
+        linear(&mut pieces, &format!("{name}.self_attn.out_proj"), &block.attention.output);
+        norm(&mut pieces, &format!("{name}.layer_norm2"), &block.mlp_norm);
+        linear(&mut pieces, &format!("{name}.mlp.fc1"), &block.mlp.up);
+        linear(&mut pieces, &format!("{name}.mlp.fc2"), &block.mlp.down);
+    }
+    norm(&mut pieces, "vision_model.post_layernorm", &encoder.stack.norm);
+    pieces
+}
+
+/// Names in the published files, which also hold the tower's attention pooling, the text tower, and
+/// scale and bias of the similarities.
+pub(super) fn naming(pieces: Vec<Piece>) -> Naming {
+    let extra =
+        Extra::Prefixes(&["vision_model.head.", "text_model.", "logit_scale", "logit_bias"]);
+    Naming { pieces, roots: &[""], cut: &[], extra }
+}
