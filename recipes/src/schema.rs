@@ -27,8 +27,8 @@ pub use training::{
     Trace,
 };
 pub use x_encoder::{
-    Pe, PeSize, Siglip2, Siglip2Size, VJepa2, VJepa2_1, VJepa2_1Size, VJepa2Size, VisionSizes,
-    XEncoder, XFamily,
+    Clip, ClipSize, Pe, PeSize, Siglip2, Siglip2Size, VJepa2, VJepa2_1, VJepa2_1Size, VJepa2Size,
+    VisionSizes, XEncoder, XFamily,
 };
 pub use y_encoder::{
     EmbeddingGemma, EmbeddingGemmaSize, Qwen3Embedding, Qwen3EmbeddingSize, TextSizes, YEncoder,

@@ -9,8 +9,10 @@ const SQRT_2_OVER_PI: f32 = 0.797_884_6;
 const DENSITY: f32 = 0.398_942_3;
 /// Coefficient of x³ in the tanh form.
 const CUBIC: f32 = 0.044_715;
+/// Factor of x in the quick form.
+const QUICK: f32 = 1.702;
 
-/// Φ(x), or its approximation in the tanh form.
+/// Φ(x), or its approximation in another form.
 #[cube]
 fn cumulative<N: Size>(x: Vector<f32, N>, #[comptime] kind: Gelu) -> Vector<f32, N> {
     match comptime!(kind) {
@@ -19,6 +21,10 @@ fn cumulative<N: Size>(x: Vector<f32, N>, #[comptime] kind: Gelu) -> Vector<f32,
             Vector::new(0.5f32) * (Vector::new(1.0f32) + (x * root_half).erf())
         }
         Gelu::Tanh => Vector::new(0.5f32) * (Vector::new(1.0f32) + inner(x).tanh()),
+        Gelu::Quick => {
+            let one = Vector::new(1.0f32);
+            one / (one + (Vector::new(comptime!(-QUICK)) * x).exp())
+        }
     }
 }
 
@@ -47,6 +53,10 @@ pub(crate) fn gelu_derivative<N: Size>(
             let slope = Vector::new(SQRT_2_OVER_PI)
                 * (Vector::new(1.0f32) + Vector::new(comptime!(3.0 * CUBIC)) * x * x);
             Vector::new(0.5f32) * (Vector::new(1.0f32) - t * t) * slope
+        }
+        Gelu::Quick => {
+            let s = cumulative::<N>(x, kind);
+            Vector::new(QUICK) * s * (Vector::new(1.0f32) - s)
         }
     };
     cumulative::<N>(x, kind) + x * density

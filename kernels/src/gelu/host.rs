@@ -12,10 +12,14 @@ const TWICE_SQRT_2_OVER_PI: f32 = 1.595_769;
 /// Coefficient of x³ in the tanh form.
 const CUBIC: f32 = 0.044_715;
 
+/// Factor of x in the quick form.
+const QUICK: f32 = 1.702;
+
 pub(super) fn forward(x: &[f32], kind: Gelu, out: &mut [f32]) {
     match kind {
         Gelu::Erf => map(x, out, erf_value),
         Gelu::Tanh => map(x, out, tanh_value),
+        Gelu::Quick => map(x, out, |x| x * sigmoid(QUICK * x)),
     }
 }
 
@@ -23,6 +27,7 @@ pub(super) fn backward(x: &[f32], kind: Gelu, d_out: &[f32], d_x: &mut [f32]) {
     match kind {
         Gelu::Erf => map2(x, d_out, d_x, |x, d| d * erf_derivative(x)),
         Gelu::Tanh => map2(x, d_out, d_x, |x, d| d * tanh_derivative(x)),
+        Gelu::Quick => map2(x, d_out, d_x, |x, d| d * quick_derivative(x)),
     }
 }
 
@@ -53,6 +58,13 @@ pub(crate) fn tanh_derivative(x: f32) -> f32 {
     let slope = TWICE_SQRT_2_OVER_PI * (3.0 * CUBIC * x).mul_add(x, 1.0);
     // For large |x| the slope is finite and s·(1 − s) is zero, so their product is zero too.
     (x * slope).mul_add(s * (1.0 - s), s)
+}
+
+/// The derivative in the quick form: s + x · 1.702·s·(1 − s) with s = σ(1.702·x).
+#[inline]
+fn quick_derivative(x: f32) -> f32 {
+    let s = sigmoid(QUICK * x);
+    (QUICK * x).mul_add(s * (1.0 - s), s)
 }
 
 #[inline]

@@ -34,6 +34,7 @@ impl Kernel {
         let kind = match self.kind {
             Gelu::Erf => "erf",
             Gelu::Tanh => "tanh",
+            Gelu::Quick => "quick",
         };
         let pass = if self.backward { "backward" } else { "forward" };
         format!("gelu_{kind}_{pass}_w{}_{}", self.lanes, self.element.name())

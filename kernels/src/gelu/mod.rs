@@ -1,4 +1,4 @@
-//! The Gaussian error linear unit: out = x · Φ(x), exactly or by its tanh approximation.
+//! The Gaussian error linear unit: out = x · Φ(x), exactly or by one of two approximations.
 //!
 //! # On a GPU
 //!
@@ -28,6 +28,8 @@ pub enum Gelu {
     Erf,
     /// x/2 · (1 + tanh(√(2/π)·(x + 0.044715·x³))): Gemma and `SigLIP` 2.
     Tanh,
+    /// x · σ(1.702·x), called `quick_gelu`: CLIP as `OpenAI` trained it.
+    Quick,
 }
 
 /// Applies GELU to every element of `x`; `out` has the same shape. Both are f32, or on a GPU both

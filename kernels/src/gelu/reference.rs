@@ -17,11 +17,12 @@ pub(super) fn backward(x: &[f32], kind: Gelu, d_out: &[f32], d_x: &mut [f32]) {
     }
 }
 
-/// Φ(x), or its approximation in the tanh form.
+/// Φ(x), or its approximation in another form.
 fn cumulative(x: f64, kind: Gelu) -> f64 {
     match kind {
         Gelu::Erf => 0.5 * (1.0 + erf(x * FRAC_1_SQRT_2)),
         Gelu::Tanh => 0.5 * (1.0 + u(x).tanh()),
+        Gelu::Quick => 1.0 / (1.0 + (-1.702 * x).exp()),
     }
 }
 
@@ -32,6 +33,10 @@ pub(crate) fn derivative(x: f64, kind: Gelu) -> f64 {
         Gelu::Tanh => {
             let slope = (2.0 / PI).sqrt() * (1.0 + 3.0 * 0.044_715 * x * x);
             0.5 * (1.0 - u(x).tanh().powi(2)) * slope
+        }
+        Gelu::Quick => {
+            let s = cumulative(x, kind);
+            1.702 * s * (1.0 - s)
         }
     };
     cumulative(x, kind) + x * density

@@ -6,7 +6,9 @@ use super::{Gelu, backward, forward, reference};
 use crate::testing::{assert_close, assert_differs, dot, finite_difference, normal, poison};
 use crate::{Stream, View, ViewMut};
 
-const KINDS: [(Gelu, Gelu); 2] = [(Gelu::Erf, Gelu::Tanh), (Gelu::Tanh, Gelu::Erf)];
+/// Each form, and another one that must differ from it.
+const KINDS: [(Gelu, Gelu); 3] =
+    [(Gelu::Erf, Gelu::Tanh), (Gelu::Tanh, Gelu::Erf), (Gelu::Quick, Gelu::Erf)];
 
 /// Normal numbers, with zeros and large numbers at the start.
 fn inputs(len: usize) -> Vec<f32> {

@@ -7,8 +7,9 @@ use crate::compile::emulator::{Emulator, inputs, rounding};
 use crate::testing::{assert_close, assert_differs};
 
 #[test]
-fn both_forms_and_their_gradients_match_the_reference() {
-    for (kind, other) in [(Gelu::Erf, Gelu::Tanh), (Gelu::Tanh, Gelu::Erf)] {
+fn all_forms_and_their_gradients_match_the_reference() {
+    let kinds = [(Gelu::Erf, Gelu::Tanh), (Gelu::Tanh, Gelu::Erf), (Gelu::Quick, Gelu::Erf)];
+    for (kind, other) in kinds {
         for element in [Element::F32, Element::Bf16] {
             for len in [1, 17, 4096, 0] {
                 // Large enough to saturate on both sides.

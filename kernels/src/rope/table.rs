@@ -108,8 +108,8 @@ impl Table {
     /// order of the axes, each rotates `axis` elements of a head: the pair of elements 2j and
     /// 2j + 1 by its coordinate times theta^(−2j/axis). The remaining elements are not rotated.
     ///
-    /// Sources: `rotate_queries_or_keys` of V-JEPA 2.1 (`app/vjepa_2_1` in facebookresearch/vjepa2);
-    /// `Rope2D` of facebookresearch/perception_models.
+    /// Sources: `rotate_queries_or_keys` in `app/vjepa_2_1` of facebookresearch/vjepa2; `Rope2D` of
+    /// facebookresearch/perception_models.
     ///
     /// # Errors
     /// When the device has no memory left.

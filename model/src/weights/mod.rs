@@ -4,6 +4,7 @@
 //! files store them as separate tensors. A [`Piece`] maps a published tensor to a part of a
 //! parameter. Each [`Source`] has a list of pieces in its own module.
 
+mod clip;
 mod files;
 mod gemma;
 mod llama;
@@ -78,6 +79,8 @@ pub enum Source {
     Pe,
     /// `SigLIP` 2's vision tower (`google/siglip2-so400m-patch16-256`, `model.safetensors`).
     Siglip2,
+    /// CLIP's vision transformer (`openai/clip-vit-large-patch14`, `model.safetensors`).
+    Clip,
     /// Llama-3.2 (`meta-llama/Llama-3.2-1B`, `model.safetensors`).
     Llama,
     /// `EmbeddingGemma`'s transformer (`google/embeddinggemma-300m`, `model.safetensors`).
@@ -94,11 +97,12 @@ pub enum Source {
 
 impl Source {
     /// All sources, in the order of export.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::VJepa2,
         Self::VJepa2_1,
         Self::Pe,
         Self::Siglip2,
+        Self::Clip,
         Self::Llama,
         Self::Gemma,
         Self::Qwen3,
@@ -115,6 +119,7 @@ impl Source {
             Self::VJepa2_1 => "vjepa2_1.safetensors",
             Self::Pe => "pe.safetensors",
             Self::Siglip2 => "siglip2.safetensors",
+            Self::Clip => "clip.safetensors",
             Self::Llama => "llama.safetensors",
             Self::Gemma => "gemma.safetensors",
             Self::Qwen3 => "qwen3.safetensors",
@@ -135,6 +140,7 @@ impl Source {
             (Self::VJepa2_1, _) => vjepa2_1::pieces(&model.x_encoder),
             (Self::Pe, _) => pe::pieces(&model.x_encoder),
             (Self::Siglip2, _) => siglip2::pieces(&model.x_encoder),
+            (Self::Clip, _) => clip::pieces(&model.x_encoder),
             (Self::Llama, _) => llama::pieces(&model.predictor.text, recipe.predictor.layers[0]),
             (Self::Gemma, schema::YEncoder::EmbeddingGemma(_)) => gemma::pieces(text),
             (Self::Qwen3, schema::YEncoder::Qwen3Embedding(_)) => llama::pieces(text, 0),
@@ -158,6 +164,7 @@ impl Source {
             Self::VJepa2_1 => vec![vjepa2_1::naming(pieces)],
             Self::Pe => vec![pe::naming(pieces)],
             Self::Siglip2 => vec![siglip2::naming(pieces)],
+            Self::Clip => vec![clip::naming(pieces)],
             Self::Llama => {
                 let [first, end] = model.recipe().predictor.layers;
                 let layers = first..end;
@@ -243,6 +250,7 @@ pub fn published(recipe: &schema::Model) -> Vec<Published> {
             schema::XEncoder::Vjepa2_1(_) => Source::VJepa2_1,
             schema::XEncoder::Pe(_) => Source::Pe,
             schema::XEncoder::Siglip2(_) => Source::Siglip2,
+            schema::XEncoder::Clip(_) => Source::Clip,
         };
         add(source, path, "model.x_encoder.weights");
     }

@@ -14,24 +14,34 @@ pub(super) fn pieces(encoder: &XEncoder) -> Vec<Piece> {
     let mut pieces = image_patch("vision_model.embeddings.patch_embedding", tower);
     let positions = "vision_model.embeddings.position_embedding.weight";
     pieces.push(Piece::whole(positions, &tower.positions));
-    for (i, block) in encoder.stack.blocks.iter().enumerate() {
-        let name = format!("vision_model.encoder.layers.{i}");
-        norm(&mut pieces, &format!("{name}.layer_norm1"), &block.attention_norm);
-        let parts = ["q_proj", "k_proj", "v_proj"].map(|part| format!("{name}.self_attn.{part}"));
-        query_key_value(&mut pieces, &parts, &block.attention.qkv);
-        linear(&mut pieces, &format!("{name}.self_attn.out_proj"), &block.attention.output);
-        norm(&mut pieces, &format!("{name}.layer_norm2"), &block.mlp_norm);
-        linear(&mut pieces, &format!("{name}.mlp.fc1"), &block.mlp.up);
-        linear(&mut pieces, &format!("{name}.mlp.fc2"), &block.mlp.down);
-    }
+    layers(&mut pieces, encoder);
     norm(&mut pieces, "vision_model.post_layernorm", &encoder.stack.norm);
     pieces
 }
 
+/// Adds the layers, whose names are those of CLIP too.
+pub(super) fn layers(pieces: &mut Vec<Piece>, encoder: &XEncoder) {
+    for (i, block) in encoder.stack.blocks.iter().enumerate() {
+        let name = format!("vision_model.encoder.layers.{i}");
+        norm(pieces, &format!("{name}.layer_norm1"), &block.attention_norm);
+        let parts = ["q_proj", "k_proj", "v_proj"].map(|part| format!("{name}.self_attn.{part}"));
+        query_key_value(pieces, &parts, &block.attention.qkv);
+        linear(pieces, &format!("{name}.self_attn.out_proj"), &block.attention.output);
+        norm(pieces, &format!("{name}.layer_norm2"), &block.mlp_norm);
+        linear(pieces, &format!("{name}.mlp.fc1"), &block.mlp.up);
+        linear(pieces, &format!("{name}.mlp.fc2"), &block.mlp.down);
+    }
+}
+
 /// Names in the published files, which also hold the tower's attention pooling, the text tower, and
-/// scale and bias of the similarities.
+/// scale and bias of the similarities. `position_ids` are the numbers from 0.
 pub(super) fn naming(pieces: Vec<Piece>) -> Naming {
-    let extra =
-        Extra::Prefixes(&["vision_model.head.", "text_model.", "logit_scale", "logit_bias"]);
+    let extra = Extra::Prefixes(&[
+        "vision_model.head.",
+        "vision_model.embeddings.position_ids",
+        "text_model.",
+        "logit_scale",
+        "logit_bias",
+    ]);
     Naming { pieces, roots: &[""], cut: &[], extra }
 }

@@ -16,7 +16,7 @@ use crate::layers::{Linear, Norm, Sequence, Stack};
 use crate::{Context, LayoutBuilder, Parameters, Weight};
 
 /// Mean and standard deviation of pixels with which PE and `SigLIP` 2 were trained.
-const NORMALISATION: Normalisation = Normalisation { mean: [0.5; 3], std: [0.5; 3] };
+pub(super) const HALVES: Normalisation = Normalisation { mean: [0.5; 3], std: [0.5; 3] };
 
 /// Parts of an image encoder around its blocks.
 #[derive(Debug, Clone, Copy)]
@@ -29,6 +29,7 @@ pub struct ImageTower {
     pub positions: Weight,
     /// Norm before the first block, or `None` if the model has none.
     pub first_norm: Option<Norm>,
+    normalisation: Normalisation,
     patch_size: usize,
     head_dim: usize,
     rope_theta: Option<f64>,
@@ -40,6 +41,7 @@ pub struct ImageTower {
 pub(super) struct Form {
     pub sizes: VisionSizes,
     pub image_size: usize,
+    pub normalisation: Normalisation,
     pub layer_norm_eps: f32,
     pub gelu: Gelu,
     pub patch_bias: bool,
@@ -78,6 +80,7 @@ impl ImageTower {
             cls,
             positions,
             first_norm,
+            normalisation: form.normalisation,
             patch_size: sizes.patch_size,
             head_dim: d / sizes.num_heads,
             rope_theta: form.rope_theta,
@@ -93,7 +96,7 @@ impl ImageTower {
     }
 
     pub(super) fn patches(&self, cx: Context<'_>, frames: View<'_>) -> Result<Patches> {
-        vit::unfold(cx, frames, NORMALISATION, 1, self.patch_size)
+        vit::unfold(cx, frames, self.normalisation, 1, self.patch_size)
     }
 
     /// Number of sequences, one for each frame, and of the tokens of a sequence.

@@ -1,6 +1,7 @@
 //! X-encoder: a vision transformer that maps frames to visual tokens. Each family has a module for
 //! its first part, which makes the tokens of the first block.
 
+mod clip;
 mod image;
 mod pe;
 mod siglip2;
@@ -47,6 +48,8 @@ pub enum Family {
     Pe(ImageTower),
     /// `SigLIP` 2's vision tower.
     Siglip2(ImageTower),
+    /// CLIP's vision transformer.
+    Clip(ImageTower),
 }
 
 /// Visual tokens of a batch of clips.
@@ -102,6 +105,11 @@ impl XEncoder {
                 let (tower, stack) = ImageTower::new(layout, name, &form);
                 (Family::Siglip2(tower), stack)
             }
+            schema::XEncoder::Clip(keys) => {
+                let form = clip::form(keys, sizes, model.image_size);
+                let (tower, stack) = ImageTower::new(layout, name, &form);
+                (Family::Clip(tower), stack)
+            }
         };
         Self {
             family,
@@ -136,7 +144,7 @@ impl XEncoder {
             Family::Vjepa2(_) | Family::Vjepa2_1(_) => {
                 self.stack.forward(cx, parameters, x, &sequence, keep)?
             }
-            Family::Pe(tower) | Family::Siglip2(tower) => {
+            Family::Pe(tower) | Family::Siglip2(tower) | Family::Clip(tower) => {
                 let blocks = (&self.stack, grid);
                 (tower.forward(cx, parameters, x, &sequence, blocks)?, None)
             }
@@ -169,7 +177,7 @@ impl XEncoder {
         match &self.family {
             Family::Vjepa2(family) => family.backward(cx, &patches, &d, gradients)?,
             Family::Vjepa2_1(family) => family.backward(cx, &patches, &d, gradients)?,
-            Family::Pe(_) | Family::Siglip2(_) => return Err(NOTHING),
+            Family::Pe(_) | Family::Siglip2(_) | Family::Clip(_) => return Err(NOTHING),
         }
         on_ready(gradients, self.gradients_end);
         Ok(())
@@ -183,7 +191,9 @@ impl XEncoder {
         match &self.family {
             Family::Vjepa2(family) => family.patches(cx, frames),
             Family::Vjepa2_1(family) => family.patches(cx, frames),
-            Family::Pe(tower) | Family::Siglip2(tower) => tower.patches(cx, frames),
+            Family::Pe(tower) | Family::Siglip2(tower) | Family::Clip(tower) => {
+                tower.patches(cx, frames)
+            }
         }
     }
 
@@ -202,7 +212,9 @@ impl XEncoder {
             Family::Vjepa2(_) | Family::Vjepa2_1(_) => {
                 [patches.clips, patches.grid.iter().product()]
             }
-            Family::Pe(tower) | Family::Siglip2(tower) => tower.sequences(patches),
+            Family::Pe(tower) | Family::Siglip2(tower) | Family::Clip(tower) => {
+                tower.sequences(patches)
+            }
         };
         let lengths = Lengths::uniform(self.device, sequences, tokens)?;
         let tables = self.table(patches.grid)?.into_iter().collect();
@@ -210,7 +222,7 @@ impl XEncoder {
         let x = match &self.family {
             Family::Vjepa2(family) => family.embed(cx, parameters, patches)?,
             Family::Vjepa2_1(family) => family.embed(cx, parameters, patches)?,
-            Family::Pe(tower) | Family::Siglip2(tower) => {
+            Family::Pe(tower) | Family::Siglip2(tower) | Family::Clip(tower) => {
                 tower.embed(cx, parameters, patches, &sequence)?
             }
         };
@@ -226,7 +238,9 @@ impl XEncoder {
         let table = match &self.family {
             Family::Vjepa2(family) => Some(family.table(self.device, grid)?),
             Family::Vjepa2_1(family) => Some(family.table(self.device, grid)?),
-            Family::Pe(tower) | Family::Siglip2(tower) => tower.table(self.device, grid)?,
+            Family::Pe(tower) | Family::Siglip2(tower) | Family::Clip(tower) => {
+                tower.table(self.device, grid)?
+            }
         };
         Ok(table.map(|table| Arc::clone(tables.entry(grid).or_insert(Arc::new(table)))))
     }

@@ -6,12 +6,13 @@
 use vljepa_kernels::gelu::Gelu;
 use vljepa_recipes::schema::{Pe, VisionSizes};
 
-use super::image::Form;
+use super::image::{Form, HALVES};
 
 pub(super) fn form(keys: &Pe, sizes: VisionSizes, image_size: usize) -> Form {
     Form {
         sizes,
         image_size,
+        normalisation: HALVES,
         layer_norm_eps: keys.layer_norm_eps,
         gelu: Gelu::Erf,
         patch_bias: false,

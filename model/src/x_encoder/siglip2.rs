@@ -6,12 +6,13 @@
 use vljepa_kernels::gelu::Gelu;
 use vljepa_recipes::schema::{Siglip2, VisionSizes};
 
-use super::image::Form;
+use super::image::{Form, HALVES};
 
 pub(super) fn form(keys: &Siglip2, sizes: VisionSizes, image_size: usize) -> Form {
     Form {
         sizes,
         image_size,
+        normalisation: HALVES,
         layer_norm_eps: keys.layer_norm_eps,
         gelu: Gelu::Tanh,
         patch_bias: true,

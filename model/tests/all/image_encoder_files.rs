@@ -1,26 +1,32 @@
-//! Files of image encoders, PE-core's and `SigLIP` 2's, in the form in which they are published, and
-//! exported ones.
+//! Files of image encoders, those of PE-core, `SigLIP` 2 and CLIP, in the form in which they are
+//! published, and exported ones.
 
 use std::path::{Path, PathBuf};
 
 use vljepa_kernels::Device;
 use vljepa_model::weights::{Imported, Source, check, export, import, load};
 use vljepa_model::{ModelError, Parameters, VlJepa};
-use vljepa_recipes::schema::{Loss, Model, Pe, Siglip2, XEncoder};
+use vljepa_recipes::schema::{Clip, Loss, Model, Pe, Siglip2, XEncoder};
 
 use crate::tiny;
 
-/// A model whose X-encoder has the sizes of `pe.pt` or `siglip2.safetensors`, but so many layers and
-/// pixels. The files have two layers and positions for 32 pixels.
+/// A model whose X-encoder has the sizes of the file of `source`, but so many layers and pixels.
+/// The files have two layers and positions for 32 pixels.
 fn model(source: Source, num_layers: usize, image_size: usize) -> VlJepa {
     let (patch_size, hidden_size, num_heads, intermediate_size) = (8, 16, 2, 32);
-    let x_encoder = if source == Source::Pe {
-        let sizes = Pe { patch_size, hidden_size, num_layers, num_heads, ..Pe::default() };
-        XEncoder::Pe(Pe { intermediate_size, ..sizes })
-    } else {
-        let sizes =
-            Siglip2 { patch_size, hidden_size, num_layers, num_heads, ..Siglip2::default() };
-        XEncoder::Siglip2(Siglip2 { intermediate_size, ..sizes })
+    let x_encoder = match source {
+        Source::Pe => {
+            let sizes = Pe { patch_size, hidden_size, num_layers, num_heads, ..Pe::default() };
+            XEncoder::Pe(Pe { intermediate_size, ..sizes })
+        }
+        Source::Clip => {
+            let sizes = Clip { patch_size, hidden_size, num_layers, num_heads, ..Clip::default() };
+            XEncoder::Clip(Clip { intermediate_size, ..sizes })
+        }
+        _ => {
+            let sizes = Siglip2 { patch_size, hidden_size, num_layers, ..Siglip2::default() };
+            XEncoder::Siglip2(Siglip2 { num_heads, intermediate_size, ..sizes })
+        }
     };
     let recipe = Model { x_encoder, image_size, ..tiny::model() };
     VlJepa::new(&recipe, &Loss::default(), Device::Host).unwrap()
@@ -76,10 +82,18 @@ fn siglip_2_s_vision_tower_is_read_with_fused_queries_keys_and_values() {
 }
 
 #[test]
+fn clip_s_vision_tower_is_read_without_its_projection_and_text_tower() {
+    let (_, imported) = read(&model(Source::Clip, 2, 32), Source::Clip, &file("clip.safetensors"));
+    // Three tensors of tokens, two norms and 32 tensors of blocks.
+    assert_eq!((imported.read, imported.unused.len()), (39, 5), "{:?}", imported.unused);
+}
+
+#[test]
 fn a_file_of_other_sizes_is_refused_and_nothing_is_read() {
     for (source, name, layer, in_layer, positions) in [
         (Source::Pe, "pe.pt", "resblocks.", 12, "visual.positional_embedding"),
         (Source::Siglip2, "siglip2.safetensors", "layers.", 16, "position_embedding.weight"),
+        (Source::Clip, "clip.safetensors", "layers.", 16, "position_embedding.weight"),
     ] {
         for (layers, pixels) in [(1, 32), (3, 32), (2, 40)] {
             let model = model(source, layers, pixels);
@@ -101,7 +115,7 @@ fn a_file_of_other_sizes_is_refused_and_nothing_is_read() {
 #[test]
 fn exported_towers_have_published_names_and_are_read_again() {
     let folder = tempfile::tempdir().unwrap();
-    for source in [Source::Pe, Source::Siglip2] {
+    for source in [Source::Pe, Source::Siglip2, Source::Clip] {
         let model = model(source, 2, 32);
         let mut parameters = Parameters::new(model.layout(), Device::Host).unwrap();
         parameters.initialise(model.layout(), 1).unwrap();
@@ -121,6 +135,7 @@ fn exported_towers_have_published_names_and_are_read_again() {
     assert_eq!(shape(Source::Pe, "visual.transformer.resblocks.1.attn.in_proj_bias"), [48]);
     let patches = "vision_model.embeddings.patch_embedding.weight";
     assert_eq!(shape(Source::Siglip2, patches), [16, 3, 8, 8]);
+    assert_eq!(shape(Source::Clip, "vision_model.pre_layrnorm.weight"), [16]);
     let key = "vision_model.encoder.layers.1.self_attn.k_proj.weight";
     assert_eq!(shape(Source::Siglip2, key), [16, 16]);
 }

@@ -10,6 +10,7 @@ vjepa2_1_dist.pt     the same average as a distilled model, which is published a
 vjepa2_1.safetensors the average, under the names of the first file without prefixes
 pe.pt                PE-core: vision tower with its pooling and projection, text tower
 pe.safetensors       the part of the vision tower that makes tokens
+clip.safetensors     CLIP as transformers names it: both towers and projections
 siglip2.safetensors  SigLIP 2 as transformers names it: vision tower with its pooling, text tower
 tensors.pt           tensors of several kinds, among them a pickled module as in SONAR's file
 tensors4.pt          the same with protocol 4 of pickle
@@ -136,12 +137,16 @@ torch.save(collections.OrderedDict(tower | {n: torch.ones(s) for n, s in others.
 save_file(tower, HERE / "pe.safetensors")
 
 
-def siglip2(generator, grid=4):
-    """SigLIP 2's vision tower, with one tensor of each other part of the model."""
+def image_text(generator, positions, alone, others, norms, bias):
+    """Vision tower of SigLIP 2 or CLIP, with some tensors of each other part of the model."""
     def normal(*shape):
-        return (torch.randn(*shape, generator=generator) * 0.1).half()
+        return (torch.randn(shape, generator=generator) * 0.1).half()
 
-    sizes = {"embeddings.patch_embedding": (WIDTH, 3, PATCH, PATCH), "post_layernorm": (WIDTH,)}
+    sizes = {norm: (WIDTH,) for norm in norms}
+    if bias:
+        sizes["embeddings.patch_embedding"] = (WIDTH, 3, PATCH, PATCH)
+    else:
+        alone = alone | {"embeddings.patch_embedding.weight": (WIDTH, 3, PATCH, PATCH)}
     for i in range(LAYERS):
         layer = f"encoder.layers.{i}"
         sizes |= {f"{layer}.self_attn.{part}_proj": (WIDTH, WIDTH) for part in ["q", "k", "v", "out"]}
@@ -149,14 +154,26 @@ def siglip2(generator, grid=4):
             f"{layer}.layer_norm1": (WIDTH,), f"{layer}.layer_norm2": (WIDTH,),
             f"{layer}.mlp.fc1": (MLP, WIDTH), f"{layer}.mlp.fc2": (WIDTH, MLP),
         }
-    tensors = {"embeddings.position_embedding.weight": normal(grid * grid, WIDTH), "head.probe": normal(1, 1, WIDTH)}
+    alone = alone | {"embeddings.position_embedding.weight": (positions, WIDTH)}
+    tensors = {name: normal(*shape) for name, shape in alone.items()}
     for name, shape in sizes.items():
         tensors |= {f"{name}.weight": normal(*shape), f"{name}.bias": normal(shape[0])}
-    others = {"text_model.head.weight": (8, 8), "logit_scale": (1,), "logit_bias": (1,)}
     return {f"vision_model.{n}": t for n, t in tensors.items()} | {n: normal(*s) for n, s in others.items()}
 
 
-save_file(siglip2(generator), HERE / "siglip2.safetensors")
+save_file(
+    image_text(
+        generator, 16, {"head.probe": (1, 1, WIDTH)},
+        {"text_model.head.weight": (8, 8), "logit_scale": (1,), "logit_bias": (1,)}, ["post_layernorm"], bias=True,
+    ),
+    HERE / "siglip2.safetensors",
+)
+clip = image_text(
+    generator, 17, {"embeddings.class_embedding": (WIDTH,)},
+    {"visual_projection.weight": (8, WIDTH), "text_model.final_layer_norm.weight": (8,), "text_projection.weight": (8, 8), "logit_scale": ()},
+    ["pre_layrnorm", "post_layernorm"], bias=False,
+)
+save_file(clip | {"vision_model.embeddings.position_ids": torch.arange(17)[None]}, HERE / "clip.safetensors")
 
 numbers = torch.arange(24, dtype=torch.float32).reshape(4, 6) / 8
 embedding = torch.nn.Embedding(5, 4, padding_idx=1)

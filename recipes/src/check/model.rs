@@ -104,6 +104,11 @@ fn of_x_family(model: &Model, found: &mut Problems) {
             );
             image_encoder(model, x.pool, x.trainable, found);
         }
+        XEncoder::Clip(x) => {
+            let eps = [("layer_norm_eps", x.layer_norm_eps.into())];
+            found.above_zero("model.x_encoder", &eps);
+            image_encoder(model, x.pool, x.trainable, found);
+        }
         XEncoder::Siglip2(x) => {
             let eps = [("layer_norm_eps", x.layer_norm_eps.into())];
             found.above_zero("model.x_encoder", &eps);
@@ -195,7 +200,7 @@ fn rotary_axes(x_encoder: &XEncoder, head_dim: usize, found: &mut Problems) {
             format!("heads of {head_dim} elements cannot hold two rotary axes"),
             "hidden_size / num_heads must be a multiple of 4",
         ),
-        XEncoder::Siglip2(_) => return,
+        XEncoder::Siglip2(_) | XEncoder::Clip(_) => return,
     };
     if !fits {
         found.add("model.x_encoder.num_heads", what, help);

@@ -75,6 +75,7 @@ fn sequences(model: &Model, visual: usize) -> [usize; 2] {
         XEncoder::Vjepa2(_) | XEncoder::Vjepa2_1(_) => [1, visual],
         XEncoder::Pe(keys) => [frames, patches + usize::from(keys.cls_token)],
         XEncoder::Siglip2(_) => [frames, patches],
+        XEncoder::Clip(_) => [frames, patches + 1],
     }
 }
 

@@ -130,6 +130,8 @@ fn x_encoder(model: &Model) -> usize {
         // Positions.
         XEncoder::Siglip2(_) => (model.image_size / x.patch_size.max(1)).pow(2) * d,
         // Positions, the cls token and the first norm, without the bias of patches.
+        XEncoder::Clip(_) => ((model.image_size / x.patch_size.max(1)).pow(2) + 4) * d - d,
+        // Positions, the cls token and the first norm, without the bias of patches.
         XEncoder::Pe(keys) => {
             let cls = usize::from(keys.cls_token);
             ((model.image_size / x.patch_size.max(1)).pow(2) + cls + cls + 2) * d - d
@@ -150,8 +152,8 @@ pub(super) fn patch_values(model: &Model) -> usize {
 mod tests {
     use super::parameters;
     use crate::schema::{
-        EmbeddingGemma, Model, Pe, PeSize, Qwen3Embedding, Qwen3EmbeddingSize, Siglip2,
-        Siglip2Size, VJepa2, VJepa2_1, VJepa2_1Size, VJepa2Size, XEncoder, YEncoder,
+        Clip, ClipSize, EmbeddingGemma, Model, Pe, PeSize, Qwen3Embedding, Qwen3EmbeddingSize,
+        Siglip2, Siglip2Size, VJepa2, VJepa2_1, VJepa2_1Size, VJepa2Size, XEncoder, YEncoder,
     };
 
     #[test]
@@ -213,6 +215,16 @@ mod tests {
         ] {
             let x_encoder = XEncoder::Siglip2(Siglip2::of_size(size));
             assert_eq!(parameters(&Model { x_encoder, ..Model::default() }).x_encoder, count);
+        }
+        for (size, count) in [
+            (ClipSize::B32, 87_456_000),
+            (ClipSize::B16, 85_799_424),
+            (ClipSize::L14, 303_179_776),
+            (ClipSize::L14At336, 303_507_456),
+        ] {
+            let (x_encoder, image_size) = (XEncoder::Clip(Clip::of_size(size)), size.image_size());
+            let model = Model { x_encoder, image_size, ..Model::default() };
+            assert_eq!(parameters(&model).x_encoder, count);
         }
         for (size, count) in [
             (Qwen3EmbeddingSize::B0_6, 595_776_512),

@@ -9,8 +9,9 @@ use serde_json::{Map, Value as Json};
 
 use crate::read::{self, Fault};
 use crate::schema::{
-    EmbeddingGemma, Pe, PeSize, Predictor, PredictorFamily, Qwen3Embedding, Siglip2, Siglip2Size,
-    VJepa2, VJepa2_1, VJepa2_1Size, VJepa2Size, XEncoder, XFamily, YEncoder, YFamily,
+    Clip, ClipSize, EmbeddingGemma, Pe, PeSize, Predictor, PredictorFamily, Qwen3Embedding,
+    Siglip2, Siglip2Size, VJepa2, VJepa2_1, VJepa2_1Size, VJepa2Size, XEncoder, XFamily, YEncoder,
+    YFamily,
 };
 use crate::tree::{Entry, Node, Span, Value};
 
@@ -51,21 +52,21 @@ impl Role {
         let under_role = |fault: Fault| fault.under(self.key()).under("model");
         let published = match self {
             Self::XEncoder => match choice(family, "family").map_err(under_role)? {
-                XFamily::Vjepa2 => choice(size, "size").map(|size: VJepa2Size| Published {
-                    keys: keys(&XEncoder::Vjepa2(VJepa2::of_size(size))),
-                    image_size: Some(size.image_size()),
+                XFamily::Vjepa2 => choice(size, "size").map(|size: VJepa2Size| {
+                    Published::vision(XEncoder::Vjepa2(VJepa2::of_size(size)), size.image_size())
                 }),
-                XFamily::Siglip2 => choice(size, "size").map(|size: Siglip2Size| Published {
-                    keys: keys(&XEncoder::Siglip2(Siglip2::of_size(size))),
-                    image_size: Some(size.image_size()),
+                XFamily::Vjepa2_1 => choice(size, "size").map(|size: VJepa2_1Size| {
+                    let keys = VJepa2_1::of_size(size);
+                    Published::vision(XEncoder::Vjepa2_1(keys), size.image_size())
                 }),
-                XFamily::Pe => choice(size, "size").map(|size: PeSize| Published {
-                    keys: keys(&XEncoder::Pe(Pe::of_size(size))),
-                    image_size: Some(size.image_size()),
+                XFamily::Pe => choice(size, "size").map(|size: PeSize| {
+                    Published::vision(XEncoder::Pe(Pe::of_size(size)), size.image_size())
                 }),
-                XFamily::Vjepa2_1 => choice(size, "size").map(|size: VJepa2_1Size| Published {
-                    keys: keys(&XEncoder::Vjepa2_1(VJepa2_1::of_size(size))),
-                    image_size: Some(size.image_size()),
+                XFamily::Siglip2 => choice(size, "size").map(|size: Siglip2Size| {
+                    Published::vision(XEncoder::Siglip2(Siglip2::of_size(size)), size.image_size())
+                }),
+                XFamily::Clip => choice(size, "size").map(|size: ClipSize| {
+                    Published::vision(XEncoder::Clip(Clip::of_size(size)), size.image_size())
                 }),
             },
             Self::Predictor => match choice(family, "family").map_err(under_role)? {
@@ -95,6 +96,10 @@ struct Published {
 }
 
 impl Published {
+    fn vision(encoder: XEncoder, image_size: usize) -> Self {
+        Self { keys: keys(&encoder), image_size: Some(image_size) }
+    }
+
     fn text(role: &impl Serialize) -> Self {
         Self { keys: keys(role), image_size: None }
     }
@@ -239,3 +244,5 @@ fn layers(node: &mut Node, published: &Published) -> Result<(), Fault> {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_x_encoders;

@@ -1,5 +1,6 @@
 //! Recipe keys under `model.x_encoder`.
 
+mod clip;
 mod pe;
 mod siglip2;
 mod vjepa2_1;
@@ -9,6 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::families::{self, Role};
+pub use clip::{Clip, ClipSize};
 pub use pe::{Pe, PeSize};
 pub use siglip2::{Siglip2, Siglip2Size};
 pub use vjepa2_1::{VJepa2_1, VJepa2_1Size};
@@ -26,6 +28,8 @@ pub enum XEncoder {
     Pe(Pe),
     /// SigLIP 2's vision tower at fixed resolution (arXiv 2502.14786), an image encoder.
     Siglip2(Siglip2),
+    /// CLIP's vision transformer (arXiv 2103.00020), an image encoder.
+    Clip(Clip),
 }
 
 /// Values of `model.x_encoder.family`.
@@ -41,6 +45,8 @@ pub enum XFamily {
     Pe,
     /// SigLIP 2.
     Siglip2,
+    /// CLIP.
+    Clip,
 }
 
 /// Sizes that vision transformers of all families have.
@@ -81,6 +87,14 @@ impl XEncoder {
                 num_heads: keys.num_heads,
                 intermediate_size: keys.intermediate_size,
             },
+            Self::Clip(keys) => VisionSizes {
+                patch_size: keys.patch_size,
+                tubelet_size: 1,
+                hidden_size: keys.hidden_size,
+                num_layers: keys.num_layers,
+                num_heads: keys.num_heads,
+                intermediate_size: keys.intermediate_size,
+            },
             Self::Siglip2(keys) => VisionSizes {
                 patch_size: keys.patch_size,
                 tubelet_size: 1,
@@ -108,6 +122,7 @@ impl XEncoder {
             Self::Vjepa2_1(keys) => keys.trainable,
             Self::Pe(keys) => keys.trainable,
             Self::Siglip2(keys) => keys.trainable,
+            Self::Clip(keys) => keys.trainable,
         }
     }
 
@@ -119,6 +134,7 @@ impl XEncoder {
             Self::Vjepa2_1(keys) => keys.weights.as_deref(),
             Self::Pe(keys) => keys.weights.as_deref(),
             Self::Siglip2(keys) => keys.weights.as_deref(),
+            Self::Clip(keys) => keys.weights.as_deref(),
         }
     }
 
@@ -128,9 +144,9 @@ impl XEncoder {
         let side = image_size / self.sizes().patch_size.max(1);
         match self {
             Self::Vjepa2(_) | Self::Vjepa2_1(_) => side * side,
-            Self::Pe(Pe { pool, .. }) | Self::Siglip2(Siglip2 { pool, .. }) => {
-                (side / pool.max(&1)).pow(2)
-            }
+            Self::Pe(Pe { pool, .. })
+            | Self::Siglip2(Siglip2 { pool, .. })
+            | Self::Clip(Clip { pool, .. }) => (side / pool.max(&1)).pow(2),
         }
     }
 
@@ -139,7 +155,7 @@ impl XEncoder {
     #[must_use]
     pub fn encodes_images(&self) -> bool {
         match self {
-            Self::Vjepa2(_) | Self::Pe(_) | Self::Siglip2(_) => false,
+            Self::Vjepa2(_) | Self::Pe(_) | Self::Siglip2(_) | Self::Clip(_) => false,
             Self::Vjepa2_1(_) => true,
         }
     }
@@ -160,6 +176,7 @@ impl Role for XEncoder {
             XFamily::Vjepa2_1 => VJepa2_1::deserialize(keys).map(Self::Vjepa2_1),
             XFamily::Pe => Pe::deserialize(keys).map(Self::Pe),
             XFamily::Siglip2 => Siglip2::deserialize(keys).map(Self::Siglip2),
+            XFamily::Clip => Clip::deserialize(keys).map(Self::Clip),
         }
     }
 }

@@ -4,11 +4,12 @@ use vljepa_kernels::attention::launch::Mode;
 use vljepa_kernels::device::cuda::Cuda;
 use vljepa_kernels::testing::bytes;
 use vljepa_kernels::{Device, Tensor, copy};
+use vljepa_model::weights::Source;
 use vljepa_model::{Gradients, Keep};
 
 use crate::golden::{Machine, values};
 use crate::gpu_step::{BACKWARD, FORWARD, distance};
-use crate::{golden_pe, golden_vjepa2_1};
+use crate::{golden_clip_siglip2, golden_pe, golden_vjepa2_1};
 
 /// Random pixels of frames (b, T, H, W, 3).
 fn pixels(device: Device, shape: &[usize]) -> Tensor {
@@ -49,9 +50,12 @@ fn v_jepa_2_1_on_an_emulated_gpu_is_the_host_s_but_for_bf16() {
     assert!(distance(&two, &image) > FORWARD);
 }
 
-/// Tokens of PE with a cls token for two clips of two frames of random pixels.
-fn tokens_of_pe(device: Device, pool: usize) -> Vec<f32> {
-    let (golden, model, parameters) = golden_pe::open_on(device, "pe_vision_cls", true, pool);
+/// Tokens of an image encoder with a cls token for two clips of two frames of random pixels.
+fn tokens_of_frames(device: Device, source: Source, pool: usize) -> Vec<f32> {
+    let (golden, model, parameters) = match source {
+        Source::Clip => golden_clip_siglip2::open_on(device, source),
+        _ => golden_pe::open_on(device, "pe_vision_cls", true, pool),
+    };
     let (machine, side) = (Machine::on(device), golden.size("image_size"));
     let pixels = pixels(device, &[2, 2, side, side, 3]);
     let visual =
@@ -60,12 +64,13 @@ fn tokens_of_pe(device: Device, pool: usize) -> Vec<f32> {
 }
 
 #[test]
-fn pe_on_an_emulated_gpu_is_the_host_s_but_for_bf16() {
+fn image_encoders_on_an_emulated_gpu_are_the_host_s_but_for_bf16() {
     let gpu = Device::Cuda(Cuda::for_tests(Mode::Fast));
-    for pool in [1, 2] {
-        let (got, want) = (tokens_of_pe(gpu, pool), tokens_of_pe(Device::Host, pool));
+    for (source, pool) in [(Source::Pe, 1), (Source::Pe, 2), (Source::Clip, 1)] {
+        let tokens = |device| tokens_of_frames(device, source, pool);
+        let (got, want) = (tokens(gpu), tokens(Device::Host));
         let far = distance(&got, &want);
-        assert!(far > 0.0 && far < FORWARD, "pool {pool}: {far}");
+        assert!(far > 0.0 && far < FORWARD, "{source:?}, pool {pool}: {far}");
         let moved: Vec<f32> = want.iter().skip(1).chain(&want[..1]).copied().collect();
         assert!(distance(&got, &moved) > FORWARD);
     }

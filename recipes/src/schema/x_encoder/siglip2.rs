@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 /// Published sizes of SigLIP 2's vision tower at fixed resolution: values of
-/// `model.x_encoder.size`, each for frames of 256². A model for other frames has the same sizes; set
-/// `model.image_size` too. The counts leave out the attention pooling, which makes one vector of an
-/// image.
+/// `model.x_encoder.size`, each for frames of 256². A model for other frames has the same sizes;
+/// set `model.image_size` too. The counts leave out the attention pooling, which makes one vector of
+/// an image.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Siglip2Size {
@@ -32,8 +32,8 @@ impl Siglip2Size {
     }
 }
 
-/// Keys of `family: siglip2`, SigLIP 2's vision tower at fixed resolution, which encodes every frame
-/// by itself. The defaults are SO400M/16; `size` chooses another published model.
+/// Keys of `family: siglip2`, SigLIP 2's vision tower at fixed resolution, which encodes every
+/// frame by itself. The defaults are SO400M/16; `size` chooses another published model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Siglip2 {
