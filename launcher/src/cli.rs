@@ -78,8 +78,6 @@ pub(crate) enum Command {
     Evaluate(RunJson),
     /// Write the weights of the newest checkpoint under the published tensor names.
     Export(Export),
-    /// Create a run that starts from published weights.
-    Import(Import),
     /// Write the report.html of a run again.
     Report(RunOnly),
     /// Compare sources, data and programs with those of a run, repeat it as a new run, and compare
@@ -153,19 +151,6 @@ pub(crate) struct Export {
     pub run: PathBuf,
     /// Folder for the weights; it is created, or must be empty.
     pub folder: PathBuf,
-    /// Print the result as JSON.
-    #[arg(long)]
-    pub json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Import {
-    /// Recipe of the new run, a YAML file.
-    pub recipe: PathBuf,
-    /// Folder with weights, as `export` writes it.
-    pub folder: PathBuf,
-    #[command(flatten)]
-    pub options: RecipeOptions,
     /// Print the result as JSON.
     #[arg(long)]
     pub json: bool,

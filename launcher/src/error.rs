@@ -172,7 +172,7 @@ pub(crate) enum LaunchError {
         why: String,
         script: PathBuf,
     },
-    /// A one-shot job (`ask`, `search`, `evaluate`, `export`, `import`) failed.
+    /// A one-shot job (`ask`, `search`, `evaluate`, `export`) failed.
     #[error("the worker failed: {error}")]
     JobFailed {
         /// Last lines of the worker's standard error, or why there is no result.

@@ -76,7 +76,6 @@ async fn dispatch(cli: Cli) -> Result<u8, LaunchError> {
         Some(Command::Search(search)) => jobs::search(&search).await,
         Some(Command::Evaluate(run)) => jobs::evaluate(&run).await,
         Some(Command::Export(export)) => jobs::export(&export).await,
-        Some(Command::Import(import)) => jobs::import(&import).await,
         Some(Command::Report(run)) => jobs::report(&run.run),
         Some(Command::Reproduce(reproduce)) => reproduce::reproduce(&reproduce).await,
         Some(Command::Status(run)) => status::status(&run).await,

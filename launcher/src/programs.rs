@@ -132,12 +132,14 @@ pub(crate) async fn inputs(
     programs: &Programs,
     recipe: &Path,
     skip_missing: bool,
+    resumes: bool,
 ) -> Result<Inputs, LaunchError> {
     let broken = |why: String| LaunchError::WorkerBroken { worker: programs.worker.clone(), why };
     let output = Command::new(&programs.worker)
         .arg("inputs")
         .arg(recipe)
         .args(skip_missing.then_some("--skip-missing"))
+        .args(resumes.then_some("--resumes"))
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .output()

@@ -7,6 +7,7 @@ mod cluster;
 mod data;
 mod evaluation;
 mod files;
+mod init;
 mod logging;
 mod model;
 mod training;
@@ -39,6 +40,7 @@ pub fn check(recipe: &Recipe) -> Vec<Problem> {
         found.add("runs", "is empty", "name a folder; the default is `runs`");
     }
     model::check(recipe, &mut found);
+    init::check(recipe, &mut found);
     data::check(recipe, &mut found);
     training::check(recipe, &mut found);
     evaluation::check(recipe, &mut found);

@@ -83,11 +83,6 @@ pub enum Job {
         /// Folder that is created for the weights.
         folder: PathBuf,
     },
-    /// Write a checkpoint of step 0 from published weights.
-    Import {
-        /// Folder as [`Job::Export`] writes it.
-        folder: PathBuf,
-    },
 }
 
 /// Phase of a step in which a rank is.
@@ -173,6 +168,11 @@ pub enum FromWorker {
     Metrics(Metrics),
     /// Summary of a logging interval (every rank).
     Interval(Interval),
+    /// The run starts from the weights of another run (rank 0 only).
+    Initialised {
+        /// Folder of the other run's checkpoint.
+        checkpoint: PathBuf,
+    },
     /// A checkpoint is complete and durable (rank 0 only).
     Saved {
         /// Step of the checkpoint.

@@ -9,7 +9,7 @@ use serde::de::{
 };
 
 use crate::suggest::suggestion;
-use crate::tree::{Node, Span, Value, describe};
+use crate::tree::{Entry, Node, Span, Value, describe};
 
 pub(crate) fn read<T: de::DeserializeOwned>(root: &Node) -> Result<T, Fault> {
     T::deserialize(Reader(root)).map_err(|fault| fault.at(root.span))
@@ -232,11 +232,21 @@ impl<'de> Deserializer<'de> for Reader<'de> {
     ) -> Result<V::Value, Fault> {
         let variant = match &self.0.value {
             Value::Text(name) => Variant { name, span: self.0.span, node: None },
-            Value::Map(entries) if entries.len() == 1 => Variant {
-                name: &entries[0].key,
-                span: entries[0].key_span,
-                node: Some(&entries[0].node),
-            },
+            Value::Map(entries) => {
+                // A recipe that extends another one removes the other's choice with `null`.
+                let is_chosen =
+                    |entry: &&Entry| entries.len() == 1 || !matches!(entry.node.value, Value::Null);
+                let chosen: Vec<_> = entries.iter().filter(is_chosen).collect();
+                let [Entry { key: name, key_span, node }] = chosen[..] else {
+                    let found: Vec<&str> = chosen.iter().map(|entry| entry.key.as_str()).collect();
+                    let found = if found.is_empty() { "none".to_owned() } else { quoted(&found) };
+                    let what = format!("expected one of {}, found {found}", quoted(variants));
+                    let help = "give one of them a value, and write `null` for the others";
+                    let fault = Fault::new(what, "in here", Some(help.to_owned()));
+                    return Err(fault.at(self.0.span));
+                };
+                Variant { name, span: *key_span, node: Some(node) }
+            }
             other => {
                 let what =
                     format!("expected one of {}, found {}", quoted(variants), describe(other));
@@ -274,7 +284,7 @@ impl<'de> SeqAccess<'de> for &mut Items<'de> {
 }
 
 struct Entries<'a> {
-    entries: &'a [crate::tree::Entry],
+    entries: &'a [Entry],
     next: usize,
 }
 

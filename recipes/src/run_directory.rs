@@ -183,6 +183,15 @@ impl RunDirectory {
             .map_err(|source| RunDirectoryError::Recipe { path: self.path.clone(), source })
     }
 
+    /// Name of the newest checkpoint's folder, such as `step-00000100`, or `None` before the first
+    /// save. Only the worker verifies the content.
+    #[must_use]
+    pub fn newest_checkpoint(&self) -> Option<String> {
+        let entries = fs::read_dir(self.checkpoints()).ok()?;
+        let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        names.filter(|name| name.starts_with("step-") && !name.contains('.')).max()
+    }
+
     /// Locks the directory for this process.
     ///
     /// # Errors

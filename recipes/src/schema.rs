@@ -11,6 +11,7 @@ mod cluster;
 mod data;
 mod evaluation;
 mod families;
+mod init;
 mod model;
 mod predictor;
 mod training;
@@ -20,6 +21,7 @@ mod y_encoder;
 pub use cluster::{Cluster, ControlPlane, RestartPolicy, Scheduler, Slurm};
 pub use data::{BadSamples, Data, Source, TargetRule, TextSource, Transform, Visual};
 pub use evaluation::{Candidates, Control, Evaluation, Task, TaskKind};
+pub use init::Init;
 pub use model::{Initialisation, Loss, LossKind, Model, Temperature};
 pub use predictor::{Attention, Llama3Scaling, LlamaSize, Predictor, PredictorFamily};
 pub use training::{
@@ -68,6 +70,10 @@ pub struct Recipe {
     /// X-encoder, predictor and Y-encoder. Default: the paper's sizes.
     #[serde(default)]
     pub model: Model,
+    /// Trained weights that the run starts from: `{run: DIR}`, `{export: FOLDER}` or `{weights:
+    /// FILE}`. Default: `null`, so that all weights without a file of their own are random.
+    #[serde(default)]
+    pub init: Option<Init>,
     /// Training objective. Default: bidirectional InfoNCE.
     #[serde(default)]
     pub loss: Loss,

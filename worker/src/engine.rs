@@ -2,18 +2,18 @@
 //! state.
 
 use std::ops::Range;
-use std::path::PathBuf;
 
+use anyhow::Context as _;
 use rayon::prelude::*;
 use vljepa_kernels::{Arena, Device, Packed, Stream, Tensor};
-use vljepa_model::{
-    AdamW, Context, Gradients, Keep, Layout, ModelError, Parameters, VlJepa, weights,
-};
+use vljepa_model::{AdamW, Context, Gradients, Keep, Layout, ModelError, Parameters, VlJepa};
+use vljepa_recipes::schema::Init;
 use vljepa_recipes::{RankId, Recipe};
 
 use crate::checkpoint::{self, Buffers, CheckpointFolder, Loaded};
 use crate::collectives::Collectives;
 use crate::error::WorkerError;
+use crate::initial::{self, Initial};
 use crate::sharding::shard;
 
 /// A model that can embed, with its stream and its arena.
@@ -23,6 +23,8 @@ pub struct Engine {
     pub model: VlJepa,
     /// Trained and frozen parameters of the model.
     pub parameters: Parameters,
+    /// Key `init` of the recipe.
+    init: Option<Init>,
     stream: Stream,
     arena: Arena,
 }
@@ -81,7 +83,8 @@ impl Engine {
         // The arena grows during the first step: the device knows its own memory better than a plan
         // does.
         let arena = Arena::new(device, usize::MAX);
-        Ok(Self { model, parameters, stream: device.compute_stream(), arena })
+        let init = recipe.init.clone();
+        Ok(Self { model, parameters, init, stream: device.compute_stream(), arena })
     }
 
     /// Creates the recipe's model with random weights, gradients and optimizer state, for a single
@@ -124,15 +127,12 @@ impl Engine {
         Ok((engine, training))
     }
 
-    /// Replaces random weights by the published ones that the recipe names. Returns each file with
-    /// what was read.
+    /// Replaces random weights by the published ones and those of `init` that the recipe names.
     ///
     /// # Errors
-    /// Fails if a file is missing, or does not hold the tensors of the model.
-    pub fn load_published_weights(
-        &mut self,
-    ) -> Result<Vec<(PathBuf, weights::Imported)>, ModelError> {
-        weights::load_published(&self.model, &mut self.parameters)
+    /// Fails in the same cases as [`initial::load`].
+    pub fn load_initial_weights(&mut self, collectives: &Collectives) -> anyhow::Result<Initial> {
+        initial::load(self.init.as_ref(), &self.model, &mut self.parameters, collectives)
     }
 
     /// Returns the device that holds the tensors.
@@ -224,17 +224,18 @@ impl Engine {
             self.parameters.refresh(&self.stream)?;
             return Ok(loaded);
         }
-        self.load_published_weights()?;
+        let file = || checkpoints.folder.join(checkpoint::FROZEN).display().to_string();
+        self.load_initial_weights(collectives)
+            .with_context(|| format!("{} is damaged and cannot be made again", file()))?;
         loaded = self.load_trained(training, checkpoints, collectives)?;
         self.parameters.refresh(&self.stream)?;
         if collectives.rank() == 0 {
             let made = checkpoint::save_frozen(&checkpoints.folder, &self.parameters.frozen)?;
             anyhow::ensure!(
                 made == hash,
-                "{} in {} is damaged, and the recipe's weights and seed give other values; restore \
-                 the file",
-                checkpoint::FROZEN,
-                checkpoints.folder.display()
+                "{} is damaged, and the recipe's weights and seed give other values; restore the \
+                 file",
+                file()
             );
         }
         let text = "was damaged and was made again from the recipe's weights and seed";

@@ -1,5 +1,5 @@
-//! Jobs on a trained model: `evaluate`, `ask`, `search`, `export` and `import`. Each returns the
-//! JSON object that it prints.
+//! Jobs on a trained model: `evaluate`, `ask`, `search` and `export`. Each returns the JSON object
+//! that it prints.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use vljepa_data::reader::load_file;
 use vljepa_model::weights;
 use vljepa_recipes::schema::{TaskKind, Visual};
 
-use crate::checkpoint::{self, CheckpointFolder, Contents, State};
+use crate::checkpoint::{CheckpointFolder, State};
 use crate::engine::Engine;
 use crate::error::WorkerError;
 use crate::evaluation::embed::Embedder;
@@ -112,35 +112,6 @@ pub fn export(session: &Session, folder: &Path) -> anyhow::Result<String> {
         .map(weights::Source::file)
         .collect();
     Ok(json!({"files": files, "step": state.step}).to_string())
-}
-
-/// Writes a checkpoint of step 0 with the published weights in `folder`.
-///
-/// # Errors
-/// Fails if the run already has checkpoints, or a tensor is missing or has another shape.
-pub fn import(session: &Session, folder: &Path) -> anyhow::Result<String> {
-    let checkpoints = checkpoints(session);
-    let (mut engine, mut training) = Engine::for_training(&session.recipe, session.device)?;
-    let existing = engine.restore(&mut training, &checkpoints, &session.collectives)?;
-    anyhow::ensure!(
-        existing.name.is_none(),
-        "{} already holds checkpoints; import into a fresh run directory",
-        checkpoints.folder.display()
-    );
-    weights::import(&engine.model, &mut engine.parameters, folder)?;
-    std::fs::create_dir_all(&checkpoints.folder)?;
-    let frozen = if engine.parameters.frozen.shape()[0] > 0 {
-        Some(checkpoint::save_frozen(&checkpoints.folder, &engine.parameters.frozen)?)
-    } else {
-        None
-    };
-    let (layout, buffers) = engine.checkpoint_buffers(&mut training);
-    let state = State::default();
-    let (ranks, keep) = (&session.collectives, session.recipe.checkpoints.keep);
-    let frozen_hash = frozen.as_deref();
-    let contents = Contents { layout: &layout, frozen_hash, state, shard_lengths: None };
-    let saved = checkpoint::save(&checkpoints, ranks, contents, &buffers, keep)?;
-    Ok(json!({"checkpoint": saved.name, "step": 0}).to_string())
 }
 
 /// Returns the number of frames that the recipe sets for sources of this kind of file, such as

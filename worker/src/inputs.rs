@@ -17,18 +17,27 @@ use vljepa_model::{ModelError, VlJepa, weights};
 use vljepa_recipes::Recipe;
 use vljepa_recipes::check::Problem;
 use vljepa_recipes::protocol::Inputs;
+use vljepa_recipes::schema::Init;
+
+use crate::checkpoint::OtherRun;
+use crate::collectives::{Collectives, Solo};
+use crate::initial;
 
 /// Largest number of shards of one source or task that are reported one by one.
 const SHOWN_SHARDS: usize = 20;
 
 /// Checks the files of the recipe in the file `recipe` and returns [`Inputs`] as JSON. With
 /// `skip_missing`, files that do not exist are not reported: a recipe for a cluster is also planned
-/// on machines that have none of its files.
+/// on machines that have none of its files. A run that `resumes` from a checkpoint of its own does
+/// not read `init`, which is then not checked.
 ///
 /// # Errors
 /// Fails if the recipe does not load.
-pub fn run(recipe: &Path, skip_missing: bool) -> anyhow::Result<String> {
-    let recipe = vljepa_recipes::load(recipe, &[])?.recipe;
+pub fn run(recipe: &Path, skip_missing: bool, resumes: bool) -> anyhow::Result<String> {
+    let mut recipe = vljepa_recipes::load(recipe, &[])?.recipe;
+    if resumes {
+        recipe.init = None;
+    }
     Ok(serde_json::to_string(&check(&recipe, skip_missing))?)
 }
 
@@ -125,17 +134,18 @@ impl Inspection {
 
     /// Checks headers, shapes and numbers of the weights.
     fn weights(&mut self, recipe: &Recipe) {
-        let files = weights::published(&recipe.model);
-        if files.is_empty() {
+        let mut published = weights::published(&recipe.model);
+        published.retain(|file| !self.is_skipped(&file.path));
+        let init = recipe.init.as_ref().filter(|init| !self.is_awaited(init));
+        if published.is_empty() && init.is_none() {
             return;
         }
         let model = match VlJepa::new(&recipe.model, &recipe.loss, Device::Host) {
             Ok(model) => model,
             Err(error) => return self.add("model", error.to_string(), "correct this size"),
         };
-        let errors: Vec<_> = files
+        let errors: Vec<_> = published
             .par_iter()
-            .filter(|file| !self.is_skipped(&file.path))
             .filter_map(|file| {
                 let error = weights::check(&model, file.source, &file.path).err()?;
                 Some((file.key, error))
@@ -153,6 +163,54 @@ impl Inspection {
                 _ => "name a whole file with the weights of this part of the model",
             };
             self.add(key, error.to_string(), help);
+        }
+        if let Some(init) = init {
+            self.init(init, &model);
+        }
+    }
+
+    /// Whether `init` names what does not exist yet and need not exist now. Warns of it, because
+    /// unlike the other files it is made by this program.
+    fn is_awaited(&mut self, init: &Init) -> bool {
+        let awaited = self.skip_missing && !initial::is_there(init);
+        if awaited {
+            let (key, path) = (init.key(), init.path().display());
+            let what = match init {
+                Init::Run(_) => "holds no run with a checkpoint",
+                Init::Export(_) | Init::Weights(_) => "does not exist",
+            };
+            let text = format!("{key}: {path} {what}, so that this recipe cannot start yet");
+            self.found.warnings.push(text);
+        }
+        awaited
+    }
+
+    /// Checks the weights that `init` names.
+    fn init(&mut self, init: &Init, model: &VlJepa) {
+        let mut errors: Vec<anyhow::Error> = initial::files(init, model)
+            .into_par_iter()
+            .filter_map(|file| Some(initial::check(model, file).err()?.into()))
+            .collect();
+        if let Init::Run(run) = init {
+            match OtherRun::open(run, &Collectives::Solo(Solo)) {
+                Ok(run) => {
+                    errors.extend(run.check(model.layout()).err().map(anyhow::Error::from));
+                    let warning = |passed| format!("{}: does not verify: {passed}", init.key());
+                    self.found.warnings.extend(run.passed_over.into_iter().map(warning));
+                }
+                Err(error) => errors.push(error),
+            }
+        }
+        for error in errors {
+            let help = match error.downcast_ref() {
+                Some(
+                    ModelError::MisshapenTensor { .. }
+                    | ModelError::MissingTensors { .. }
+                    | ModelError::UnusedTensors { .. },
+                ) => "the model of the recipe must be the model that these weights were trained in",
+                _ => "name other weights, or restore these",
+            };
+            self.add(init.key(), format!("{error:#}"), help);
         }
     }
 

@@ -201,7 +201,6 @@ fn work(session: &Session, job: &Job) -> anyhow::Result<Option<String>> {
             inference::search(session, shards, text, *limit).map(Some)
         }
         Job::Export { folder } => inference::export(session, folder).map(Some),
-        Job::Import { folder } => inference::import(session, folder).map(Some),
     }
 }
 

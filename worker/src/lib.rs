@@ -11,6 +11,7 @@ pub mod engine;
 pub mod error;
 pub mod evaluation;
 pub mod inference;
+pub mod initial;
 pub mod inputs;
 pub mod job;
 pub mod observe;

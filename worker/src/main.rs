@@ -40,6 +40,9 @@ enum Command {
         /// Do not report files that do not exist.
         #[arg(long)]
         skip_missing: bool,
+        /// Do not check `init`: the run has a checkpoint of its own.
+        #[arg(long)]
+        resumes: bool,
     },
     /// Compile the GPU kernels of recipes before their runs, and print the resources they need.
     /// Needs NVRTC, but no GPU.
@@ -90,8 +93,8 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
         Some(Command::Run { run, job, control }) => job::run(&run, &job, control.as_deref()),
-        Some(Command::Inputs { recipe, skip_missing }) => {
-            inputs::run(&recipe, skip_missing).map(Some)
+        Some(Command::Inputs { recipe, skip_missing, resumes }) => {
+            inputs::run(&recipe, skip_missing, resumes).map(Some)
         }
         #[cfg(feature = "cuda")]
         Some(Command::Compile { recipes, architecture, cache }) => {

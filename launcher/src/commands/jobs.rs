@@ -1,15 +1,13 @@
-//! One-shot jobs on a run: `ask`, `search`, `evaluate`, `export`, `import`. Each starts one worker,
-//! waits for its JSON result and prints it; `report` needs no worker.
+//! One-shot jobs on a run: `ask`, `search`, `evaluate`, `export`. Each starts one worker, waits for
+//! its JSON result and prints it; `report` needs no worker.
 
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use vljepa_recipes::load;
 use vljepa_recipes::protocol::Job;
 use vljepa_recipes::run_directory::RunDirectory;
 
-use super::train;
 use crate::cli;
 use crate::error::LaunchError;
 use crate::programs::{self, Programs, WorkerArguments};
@@ -51,12 +49,6 @@ struct Sample {
 struct Exported {
     files: Vec<String>,
     step: u64,
-}
-
-/// Result of the job `import`.
-#[derive(Debug, Serialize, Deserialize)]
-struct Imported {
-    checkpoint: String,
 }
 
 /// `vljepa-launch ask`: prints the candidate answers, best first.
@@ -151,39 +143,6 @@ pub(crate) async fn export(arguments: &cli::Export) -> Result<u8, LaunchError> {
     Ok(0)
 }
 
-/// `vljepa-launch import`: makes a run whose first checkpoint holds published weights.
-pub(crate) async fn import(arguments: &cli::Import) -> Result<u8, LaunchError> {
-    let loaded = load(&arguments.recipe, &arguments.options.set)?;
-    train::warn(&loaded);
-    if !arguments.folder.is_dir() {
-        return Err(path_error("the path of the weights", &arguments.folder, "is not a folder"));
-    }
-    let run_dir = train::run_dir(&arguments.options, &loaded.recipe);
-    let (directory, _lock) = match train::open(&run_dir, &loaded)? {
-        Some(opened) => opened,
-        None => train::create(&run_dir, &loaded)?,
-    };
-    if newest_checkpoint(&directory).is_some() {
-        return Err(path_error(
-            "the run",
-            &run_dir,
-            "already has checkpoints; import into a new run: --run DIR",
-        ));
-    }
-    let job = Job::Import { folder: absolute(&arguments.folder) };
-    let made: Imported = run_worker(&directory, &job).await?;
-    if arguments.json {
-        return show_json(&made);
-    }
-    terminal::result(&made.checkpoint);
-    terminal::note(&format!(
-        "imported; to train from these weights, run: vljepa-launch {} --run {}",
-        arguments.recipe.display(),
-        run_dir.display()
-    ));
-    Ok(0)
-}
-
 /// `vljepa-launch report`: writes the report and prints its path.
 pub(crate) fn report(run: &Path) -> Result<u8, LaunchError> {
     let directory = RunDirectory::open(run)?;
@@ -191,18 +150,10 @@ pub(crate) fn report(run: &Path) -> Result<u8, LaunchError> {
     Ok(0)
 }
 
-/// Name of the newest checkpoint's folder, such as `step-00000100`, or `None` before the first
-/// save. Only the worker verifies the content.
-pub(crate) fn newest_checkpoint(directory: &RunDirectory) -> Option<String> {
-    let entries = std::fs::read_dir(directory.checkpoints()).ok()?;
-    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-    names.filter(|name| name.starts_with("step-") && !name.contains('.')).max()
-}
-
 /// Opens the directory of a run that has a checkpoint.
 fn trained(run: &Path) -> Result<RunDirectory, LaunchError> {
     let directory = RunDirectory::open(run)?;
-    match newest_checkpoint(&directory) {
+    match directory.newest_checkpoint() {
         Some(_) => Ok(directory),
         None => Err(LaunchError::NoCheckpoint { run: run.to_owned() }),
     }

@@ -12,10 +12,12 @@ use crate::error::{FileProblem, LaunchError};
 use crate::programs::{Programs, inputs};
 use crate::terminal;
 
-/// Checks everything that a start needs, and returns the programs.
-pub(crate) async fn preflight(loaded: &Loaded) -> Result<Programs, LaunchError> {
+/// Checks everything that a start needs, and returns the programs. `resumes` says that the run has
+/// a checkpoint, so that it does not read `init`.
+pub(crate) async fn preflight(loaded: &Loaded, resumes: bool) -> Result<Programs, LaunchError> {
     let recipe = &loaded.recipe;
-    refuse(check_files(recipe))?;
+    let init = recipe.init.clone().filter(|_| !resumes);
+    refuse(check_files(&Recipe { init, ..recipe.clone() }))?;
     let programs = Programs::find()?;
     let (cluster, ranks) = (&recipe.cluster, recipe.cluster.world_size());
     let through_mpirun =
@@ -24,14 +26,14 @@ pub(crate) async fn preflight(loaded: &Loaded) -> Result<Programs, LaunchError> 
         return Err(LaunchError::MpirunMissing { ranks });
     }
     check_features(recipe, &programs).await?;
-    check_inputs(loaded, &programs, false).await?;
+    check_inputs(loaded, &programs, false, resumes).await?;
     Ok(programs)
 }
 
 /// Checks the files of the recipe that exist on this machine, as a start does.
-pub(crate) async fn check_present_files(loaded: &Loaded) -> Result<(), LaunchError> {
+pub(crate) async fn check_present_files(loaded: &Loaded, resumes: bool) -> Result<(), LaunchError> {
     match Programs::find() {
-        Ok(programs) => check_inputs(loaded, &programs, true).await,
+        Ok(programs) => check_inputs(loaded, &programs, true, resumes).await,
         Err(error) => {
             terminal::note(&format!("warning: the recipe's files were not checked: {error}"));
             Ok(())
@@ -44,6 +46,7 @@ async fn check_inputs(
     loaded: &Loaded,
     programs: &Programs,
     skip_missing: bool,
+    resumes: bool,
 ) -> Result<(), LaunchError> {
     let failed = |error: std::io::Error| LaunchError::Start {
         what: "writing the recipe for the worker".to_owned(),
@@ -51,7 +54,8 @@ async fn check_inputs(
     };
     let mut file = tempfile::NamedTempFile::with_suffix(".yaml").map_err(failed)?;
     file.write_all(loaded.yaml.as_bytes()).map_err(failed)?;
-    let Inputs { problems, warnings } = inputs(programs, file.path(), skip_missing).await?;
+    let checked = inputs(programs, file.path(), skip_missing, resumes);
+    let Inputs { problems, warnings } = checked.await?;
     for warning in warnings {
         terminal::note(&format!("warning: {warning}"));
     }

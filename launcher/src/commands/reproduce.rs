@@ -180,7 +180,10 @@ fn compare_facts(
         let [recorded, here] = [then, now].map(|record| record.files.get(&key));
         let path =
             recorded.or(here).map(|file| file.path.display().to_string()).unwrap_or_default();
-        let advice = format!("restore {path}");
+        let advice = match &*key {
+            "init.run" => format!("make the checkpoint of {path} the newest of its run again"),
+            _ => format!("restore {path}"),
+        };
         add(About::Run, &key, recorded.map(|f| &f.hash), here.map(|f| &f.hash), advice);
     }
     let commit = |record: &RunRecord| record.git.as_ref().map(|git| git.commit.clone());

@@ -7,7 +7,6 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::Serialize;
 use vljepa_recipes::run_directory::RunDirectory;
 
-use super::jobs;
 use crate::cli::RunJson;
 use crate::error::LaunchError;
 use crate::platform::slurm::client::{self, JobState};
@@ -147,7 +146,7 @@ fn of(directory: &RunDirectory) -> Result<Status, LaunchError> {
         total_steps: recipe.total_steps(),
         loss: newest.as_ref().map(|metrics| metrics.loss),
         samples_per_s: newest.as_ref().map(|metrics| metrics.samples_per_s),
-        checkpoint: jobs::newest_checkpoint(directory),
+        checkpoint: directory.newest_checkpoint(),
         attempts: record.as_ref().map_or(0, |record| record.attempts.len()),
         fault: last.and_then(|attempt| attempt.fault.clone()),
         job: None,

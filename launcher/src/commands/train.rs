@@ -42,7 +42,9 @@ pub(crate) async fn train(arguments: &Train) -> Result<u8, LaunchError> {
         if loaded.recipe.cluster.scheduler == Scheduler::Slurm {
             terminal::result(&format!("\n{}", preview(&arguments.options, &loaded.recipe)));
         }
-        preflight::check_present_files(&loaded).await?;
+        let run = RunDirectory::open(&run_dir(&arguments.options, &loaded.recipe));
+        let resumes = run.is_ok_and(|run| run.newest_checkpoint().is_some());
+        preflight::check_present_files(&loaded, resumes).await?;
         return Ok(0);
     }
     let run_dir = run_dir(&arguments.options, &loaded.recipe);
@@ -81,7 +83,7 @@ pub(crate) async fn start(
     {
         return Ok(0);
     }
-    let programs = preflight::preflight(&loaded).await?;
+    let programs = preflight::preflight(&loaded, resumes(opened.as_ref())).await?;
     let (directory, _lock) = match opened {
         Some(opened) => opened,
         None => create(run_dir, &loaded)?,
@@ -150,7 +152,7 @@ async fn submit_run(
     {
         return Ok(0);
     }
-    let programs = preflight::preflight(loaded).await?;
+    let programs = preflight::preflight(loaded, resumes(opened.as_ref())).await?;
     let (directory, lock) = match opened {
         Some(opened) => opened,
         None => create(run_dir, loaded)?,
@@ -179,6 +181,11 @@ async fn submit_run(
             Ok(0)
         }
     }
+}
+
+/// Whether a run that was opened has a checkpoint to continue from.
+fn resumes(opened: Option<&(RunDirectory, RunLock)>) -> bool {
+    opened.is_some_and(|(directory, _)| directory.newest_checkpoint().is_some())
 }
 
 /// Whether the run is complete; if it is, prints so, its scores and the path of its report.
@@ -310,23 +317,20 @@ fn check_drills(drills: &[Drill], recipe: &Recipe) -> Result<(), LaunchError> {
 }
 
 /// Prints the warnings of the recipe check.
-pub(crate) fn warn(loaded: &Loaded) {
+fn warn(loaded: &Loaded) {
     for warning in &loaded.warnings {
         terminal::note(&format!("warning: {warning}"));
     }
 }
 
 /// Run directory: `--run`, or `<runs>/<name>` of the recipe.
-pub(crate) fn run_dir(options: &RecipeOptions, recipe: &Recipe) -> PathBuf {
+fn run_dir(options: &RecipeOptions, recipe: &Recipe) -> PathBuf {
     options.run.clone().unwrap_or_else(|| recipe.runs.join(&recipe.name))
 }
 
 /// Opens and locks the run directory `run_dir`, or returns `None` if there is none. The lock is
 /// taken first, because a recipe that differs in permitted keys replaces the stored one.
-pub(crate) fn open(
-    run_dir: &Path,
-    loaded: &Loaded,
-) -> Result<Option<(RunDirectory, RunLock)>, LaunchError> {
+fn open(run_dir: &Path, loaded: &Loaded) -> Result<Option<(RunDirectory, RunLock)>, LaunchError> {
     let Ok(directory) = RunDirectory::open(run_dir) else { return Ok(None) };
     let lock = directory.lock()?;
     let (directory, found) = RunDirectory::create(run_dir, loaded)?;
@@ -342,10 +346,7 @@ pub(crate) fn open(
 }
 
 /// Creates the run directory `run_dir` and locks it.
-pub(crate) fn create(
-    run_dir: &Path,
-    loaded: &Loaded,
-) -> Result<(RunDirectory, RunLock), LaunchError> {
+fn create(run_dir: &Path, loaded: &Loaded) -> Result<(RunDirectory, RunLock), LaunchError> {
     let (directory, _) = RunDirectory::create(run_dir, loaded)?;
     let lock = directory.lock()?;
     Ok((directory, lock))

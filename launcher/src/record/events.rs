@@ -1,6 +1,7 @@
 //! Events of a run, one JSON object per line of `events.jsonl`. The report reads them back.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use vljepa_recipes::clock;
@@ -39,6 +40,11 @@ pub(crate) enum Event {
         /// Address and port of the connection.
         peer: String,
         reason: String,
+    },
+    /// The run starts from the weights of another run.
+    Initialised {
+        /// Folder of the other run's checkpoint.
+        checkpoint: PathBuf,
     },
     /// A checkpoint is durable.
     Saved {

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use vljepa_recipes::schema::{Model, Recipe};
-use vljepa_recipes::weight_index;
+use vljepa_recipes::schema::{Init, Recipe};
+use vljepa_recipes::{RunDirectory, weight_index};
 
 use super::shards;
 use crate::process;
@@ -80,10 +80,11 @@ fn list(files: &[PathBuf]) -> ShardList {
 /// Fingerprints of weights and tokenizers, by recipe key. Hashes of unmodified files are taken from
 /// `known`.
 pub(crate) fn files(
-    model: &Model,
+    recipe: &Recipe,
     known: &BTreeMap<String, FileRecord>,
 ) -> BTreeMap<String, FileRecord> {
-    let named = model.files().map(|(key, path)| (key.to_owned(), path.to_owned()));
+    let named = recipe.model.files().map(|(key, path)| (key.to_owned(), path.to_owned()));
+    let named = named.chain(recipe.init.iter().flat_map(of_init));
     let with_parts = named.flat_map(|(key, path)| {
         let parts = parts(&path).map(|part| (format!("{key}/{part}"), path.with_file_name(&part)));
         parts.chain([(key.clone(), path.clone())]).collect::<Vec<_>>()
@@ -96,6 +97,35 @@ pub(crate) fn files(
         .collect()
 }
 
+/// Keys and paths of the files that `init` names. The description of a checkpoint holds the hashes
+/// of its files, so it stands for all of them.
+fn of_init(init: &Init) -> Vec<(String, PathBuf)> {
+    match init {
+        Init::Run(run) => {
+            let run = RunDirectory::open(run).ok();
+            let newest = run.and_then(|run| Some(run.manifest(&run.newest_checkpoint()?)));
+            newest.into_iter().map(|path| (init.key().to_owned(), path)).collect()
+        }
+        Init::Export(folder) => {
+            let mut folders = vec![folder.clone()];
+            let mut files = Vec::new();
+            while let Some(at) = folders.pop() {
+                let entries = std::fs::read_dir(at).into_iter().flatten().flatten();
+                for path in entries.map(|entry| entry.path()) {
+                    if path.is_dir() {
+                        folders.push(path);
+                    } else if path.extension().is_some_and(|e| e == "safetensors") {
+                        let name = path.strip_prefix(folder).unwrap_or(&path).display();
+                        files.push((format!("{}/{name}", init.key()), path.clone()));
+                    }
+                }
+            }
+            files
+        }
+        Init::Weights(path) => vec![(init.key().to_owned(), path.clone())],
+    }
+}
+
 /// Names of the files of weights that `path` lists. Empty if it is no index.
 fn parts(path: &Path) -> impl Iterator<Item = String> + use<> {
     let is_index = path.to_string_lossy().ends_with(".index.json");
@@ -105,7 +135,7 @@ fn parts(path: &Path) -> impl Iterator<Item = String> + use<> {
 }
 
 /// Fingerprint of `path`, or `None` if the file does not exist.
-fn file(path: &Path, known: Option<&FileRecord>) -> Option<FileRecord> {
+pub(crate) fn file(path: &Path, known: Option<&FileRecord>) -> Option<FileRecord> {
     let data = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file)?;
     let modified =
         data.modified().ok().and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
@@ -207,9 +237,15 @@ fn first_line(bytes: &[u8]) -> Option<String> {
 mod tests {
     use std::collections::BTreeMap;
 
-    use vljepa_recipes::schema::Model;
+    use vljepa_recipes::Recipe;
+    use vljepa_recipes::schema::Init;
 
     use super::{file, files, of_gpus, of_worker};
+
+    fn recipe() -> Recipe {
+        let text = serde_json::json!({"name": "x", "data": {"sources": {}}, "stages": []});
+        serde_json::from_value(text).unwrap()
+    }
 
     #[test]
     fn a_file_is_read_again_only_when_it_was_touched() {
@@ -233,13 +269,42 @@ mod tests {
         std::fs::write(&index, r#"{"weight_map": {"a": "one", "b": "two", "c": "two"}}"#).unwrap();
         std::fs::write(folder.path().join("one"), "1").unwrap();
         std::fs::write(folder.path().join("two"), "2").unwrap();
-        let mut model = Model::default();
-        model.predictor.weights = Some(index);
-        let found = files(&model, &BTreeMap::new());
+        let mut recipe = recipe();
+        recipe.model.predictor.weights = Some(index);
+        let found = files(&recipe, &BTreeMap::new());
         let key = "model.predictor.weights";
         let keys = [key, &format!("{key}/one"), &format!("{key}/two")];
         assert_eq!(found.keys().map(String::as_str).collect::<Vec<_>>(), keys);
         assert_eq!(found[keys[2]].hash, blake3::hash(b"2").to_hex().to_string());
+    }
+
+    #[test]
+    fn weights_that_a_run_starts_from_have_fingerprints() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        let found = |init| {
+            let recipe = Recipe { init: Some(init), ..recipe() };
+            let found = files(&recipe, &BTreeMap::new()).into_iter();
+            found.map(|(key, file)| (key, file.hash)).collect::<Vec<_>>()
+        };
+        let hash = |text: &str| blake3::hash(text.as_bytes()).to_hex().to_string();
+        let run = || Init::Run(folder.path().to_owned());
+        assert_eq!(found(run()), [], "the run has no checkpoint yet");
+        write("recipe.yaml", "");
+        write("checkpoints/step-00000002/manifest.json", "two");
+        write("checkpoints/step-00000010/manifest.json", "ten");
+        assert_eq!(found(run()), [("init.run".to_owned(), hash("ten"))]);
+        write("export/gemma.safetensors", "g");
+        write("export/2_Dense/model.safetensors", "d");
+        write("export/notes.txt", "n");
+        let export = found(Init::Export(folder.path().join("export")));
+        let wanted = [("2_Dense/model", "d"), ("gemma", "g")]
+            .map(|(name, text)| (format!("init.export/{name}.safetensors"), hash(text)));
+        assert_eq!(export, wanted);
     }
 
     #[test]

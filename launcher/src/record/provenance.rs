@@ -1,7 +1,7 @@
 //! `run.json`: recipe, programs, sources, data and machine of a run, and its attempts.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use vljepa_recipes::clock;
@@ -33,7 +33,8 @@ pub(crate) struct RunRecord {
     pub host: Host,
     /// Shard list of each source.
     pub shards: BTreeMap<String, ShardList>,
-    /// Weights and tokenizers, by recipe key.
+    /// Weights and tokenizers, by recipe key. For `init.run`, the manifest of the checkpoint, which
+    /// holds the hashes of its files.
     #[serde(default)]
     pub files: BTreeMap<String, FileRecord>,
     /// Directory of the run that this run reproduces.
@@ -139,9 +140,15 @@ impl RunRecord {
     ) -> Self {
         let before = Self::read(directory);
         let known = before.as_ref().map(|before| before.files.clone()).unwrap_or_default();
-        let (mut record, diff) = Self::facts(recipe, recipe_hash, programs, known).await;
+        // A run that has a checkpoint does not read `init`: what its first start has read counts.
+        let resumes = directory.newest_checkpoint().is_some();
+        let init = recipe.init.clone().filter(|_| !resumes);
+        let recipe = Recipe { init, ..recipe.clone() };
+        let (mut record, diff) = Self::facts(&recipe, recipe_hash, programs, known).await;
         if let Some(before) = before {
             (record.attempts, record.reproduces) = (before.attempts, before.reproduces);
+            let of_init = before.files.into_iter().filter(|(key, _)| key.starts_with("init."));
+            record.files.extend(of_init.filter(|_| resumes));
         }
         let path = directory.source_diff();
         if diff.is_empty() {
@@ -171,7 +178,7 @@ impl RunRecord {
             let binaries = binaries.into_iter().filter_map(|(name, path)| Some((name, path?)));
             let hashes: BTreeMap<String, String> =
                 binaries.map(|(name, path)| (name.to_owned(), fingerprints::hash(&path))).collect();
-            (hashes, fingerprints::shard_lists(&named), fingerprints::files(&named.model, &known))
+            (hashes, fingerprints::shard_lists(&named), fingerprints::files(&named, &known))
         });
         let (binaries, shards, files) = read.await.unwrap_or_default();
         let record = Self {
@@ -248,6 +255,13 @@ impl RunRecord {
             Some(ChangedShards { source: source.clone(), before: before.clone(), now: now.clone() })
         };
         now.shards.iter().filter_map(changed).collect()
+    }
+
+    /// Records the checkpoint of another run whose weights this run has started from.
+    pub(crate) fn note_init(&mut self, checkpoint: &Path) {
+        let manifest = checkpoint.join("manifest.json");
+        let record = fingerprints::file(&manifest, None);
+        self.files.extend(record.map(|record| ("init.run".to_owned(), record)));
     }
 
     /// Records the Slurm job of the newest attempt.

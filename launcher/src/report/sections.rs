@@ -280,6 +280,7 @@ pub(super) fn incidents(contents: &Contents) -> Markup {
             }
             Event::StopRequested { signal } => ("stop", format!("requested by {signal}")),
             Event::Saved { .. }
+            | Event::Initialised { .. }
             | Event::Straggler(_)
             | Event::AttemptStarted { .. }
             | Event::RankJoined { .. }

@@ -79,6 +79,8 @@ pub(super) struct Attempt<'a> {
 /// Progress of an attempt, and facts that are carried from one attempt to the next.
 #[derive(Debug, Default)]
 pub(super) struct Facts {
+    /// Checkpoint of another run whose weights this attempt has started from.
+    pub initialised: Option<PathBuf>,
     /// First step that was reported.
     pub first_step: Option<u64>,
     /// Last step that was reported.

@@ -319,6 +319,9 @@ fn close(run: &mut Run, events: &EventLog, end: &End, facts: &Facts) {
         events.write(Event::Fault(fault.clone()));
     }
     events.write(Event::AttemptEnded { outcome, step: facts.last_step });
+    if let Some(checkpoint) = &facts.initialised {
+        run.record.note_init(checkpoint);
+    }
     let text = fault.map(ToString::to_string);
     run.record.end_attempt(outcome, facts.first_step, facts.last_step, text);
     // A full disk must not end a run that could continue. The next start writes all attempts again.

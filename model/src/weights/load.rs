@@ -31,10 +31,11 @@ pub(super) fn load(
     Ok(Imported { read: names.len(), unused })
 }
 
-pub(super) fn check(model: &VlJepa, source: Source, path: &Path) -> Result<(), ModelError> {
+pub(super) fn check(model: &VlJepa, source: Source, path: &Path) -> Result<Imported, ModelError> {
     let mut tensors = Tensors::open(path)?;
-    let found = find(&tensors, source.namings(model))?;
-    found.names.iter().try_for_each(|name| tensors.read(name, |_, _| {}))
+    let Found { names, unused, .. } = find(&tensors, source.namings(model))?;
+    names.iter().try_for_each(|name| tensors.read(name, |_, _| {}))?;
+    Ok(Imported { read: names.len(), unused })
 }
 
 /// Naming of a file, and the tensors of the model in it.

@@ -179,7 +179,7 @@ impl Source {
     }
 }
 
-/// What [`load`] did. Displayed, it is a sentence for the log.
+/// What [`load`] or [`check`] read. Displayed, it is a sentence for the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Imported {
     /// Number of tensors that were read.
@@ -217,11 +217,11 @@ pub fn load(
     load::load(model, parameters, source, path)
 }
 
-/// Checks that [`load`] would succeed, without parameters.
+/// Checks that [`load`] would succeed, without parameters. Returns what it would return.
 ///
 /// # Errors
 /// Same as [`load`].
-pub fn check(model: &VlJepa, source: Source, path: &Path) -> Result<(), ModelError> {
+pub fn check(model: &VlJepa, source: Source, path: &Path) -> Result<Imported, ModelError> {
     load::check(model, source, path)
 }
 
@@ -304,23 +304,6 @@ pub fn export(model: &VlJepa, parameters: &Parameters, folder: &Path) -> Result<
         let pieces = source.pieces(model);
         if !pieces.is_empty() {
             write::write(model, parameters, &pieces, &folder.join(source.file()))?;
-        }
-    }
-    Ok(())
-}
-
-/// Reads all weights from a folder written by [`export`].
-///
-/// # Errors
-/// Same as [`load`].
-pub fn import(
-    model: &VlJepa,
-    parameters: &mut Parameters,
-    folder: &Path,
-) -> Result<(), ModelError> {
-    for source in Source::ALL {
-        if !source.pieces(model).is_empty() {
-            load(model, parameters, source, &folder.join(source.file()))?;
         }
     }
     Ok(())

@@ -3,10 +3,11 @@
 use std::path::Path;
 
 use super::{Problem, Problems, missing_tokenizers};
-use crate::schema::{Candidates, Recipe, TaskKind};
+use crate::schema::{Candidates, Init, Recipe, TaskKind};
 use crate::shard_names::{first_and_last, is_remote};
 
-/// Returns a problem for each file of the recipe that does not exist.
+/// Returns a problem for each file of the recipe that does not exist. A run that has a checkpoint
+/// does not read `init`, so its recipe is checked with `init: None`.
 ///
 /// It is called where the run starts. Checking and planning a recipe do not call it, because they
 /// also happen on machines without the files.
@@ -19,6 +20,9 @@ pub fn check_files(recipe: &Recipe) -> Vec<Problem> {
     }
     for key in missing_tokenizers(recipe) {
         found.add(key, "is not set, but texts are tokenized with it", "name its `tokenizer.json`");
+    }
+    if let Some(init) = &recipe.init {
+        start(&mut found, init);
     }
     for (name, source) in &recipe.data.sources {
         shards(&mut found, &format!("data.sources.{name}.shards"), &source.shards);
@@ -49,6 +53,19 @@ pub fn check_files(recipe: &Recipe) -> Vec<Problem> {
         }
     }
     found.list
+}
+
+fn start(found: &mut Problems, init: &Init) {
+    let (path, name) = (init.path(), init.path().display());
+    let help = match init {
+        Init::Weights(_) => return file(found, init.key(), path),
+        Init::Run(_) => "train that run first, or name the directory of another run".to_owned(),
+        Init::Export(_) => format!("write it first: `vljepa-launch export RUN {name}`"),
+    };
+    if !path.is_dir() {
+        let what = if path.exists() { "is not a folder" } else { "does not exist" };
+        found.add(init.key(), format!("{name} {what}"), help);
+    }
 }
 
 fn labels(found: &mut Problems, key: &str, candidates: &Candidates) {

@@ -85,6 +85,12 @@ pub(super) const KEYS_AND_TYPES: &[Row] = &[
     ("candidates: [left, right]", "candidates: [left, 5]", 44, 30, "candidates.1: expected a string", "quotes"),
     ("clip_norm: 1.0", "betas: [0.9]", 34, 3, "expected a list of length 2", ""),
     ("clip_norm: 1.0", "betas: [0.9, 0.95, 0.99]", 34, 3, "expected 2 values, found 3", ""),
+    ("name: base", "name: base\ninit: runs/a", 2, 7, "`runs/a` is not one of `run`, `export`, `weights`", ""),
+    ("name: base", "name: base\ninit: {rum: runs/a}", 2, 8, "`rum` is not one of `run`, `export`, `weights`", "did you mean `run`?"),
+    ("name: base", "name: base\ninit: {run: a, export: b}", 2, 1, "init: expected one of `run`, `export`, `weights`, found `run`, `export`", "`null` for the others"),
+    ("name: base", "name: base\ninit: {run: null, export: null}", 2, 1, "found none", "give one of them a value"),
+    ("name: base", "name: base\ninit: {run: }", 2, 8, "init.run: expected a string, found nothing", "give the key a value"),
+    ("name: base", "name: base\ninit: run", 2, 7, "`run` needs a value", ""),
     ("mixture: {clips: 2, images: 1}", "mixture: [clips]", 29, 5, "expected keys and values, found a list", ""),
 ];
 
@@ -121,6 +127,7 @@ pub(super) const CONTRADICTIONS: &[Row] = &[
     ("warmup_steps: 10", "warmup_steps: 101", 32, 21, "101 warm-up steps in a stage of 100 steps", ""),
     ("warmup_steps: 10", "final_fraction: 1.5", 32, 23, "1.5 is not a fraction of the peak", ""),
     ("peak: 1e-3", "peak: 0", 31, 13, "is 0", "above 0"),
+    ("name: base", "name: base\ninit: {run: ''}", 2, 13, "init.run: is empty", "`init: null`"),
     ("name: base", "name: base\nprecision: bf16", 2, 12, "computes in f32 only", "device: cuda"),
     ("clip_norm: 1.0", "multipliers: {y_encodr: 0.1}", 34, 27, "is not a parameter group", "`y_encoder`"),
     ("clip_norm: 1.0", "multipliers: {predictor: -1}", 34, 28, "is -1", "0 or more"),

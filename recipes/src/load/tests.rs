@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::mistakes::{CONTRADICTIONS, GOOD, KEYS_AND_TYPES, Row, SYNTAX};
 use super::{LoadError, Loaded, Mistake, load, load_resolved};
+use crate::schema::Init;
 
 fn load_text(text: &str, sets: &[&str]) -> Result<Loaded, LoadError> {
     let folder = tempfile::tempdir().unwrap();
@@ -166,6 +167,36 @@ fn extending_merges_maps_replaces_lists_and_points_into_the_right_file() {
         let found = mistakes(load(&write("self.yaml", text), &[]).unwrap_err());
         assert!(found[0].what.contains(what), "{}", found[0].what);
     }
+}
+
+#[test]
+fn init_names_one_source_of_weights_and_an_extending_recipe_can_name_another() {
+    let of = |sets: &[&str]| load_text(GOOD, sets).map(|loaded| loaded.recipe.init);
+    let run = || Some(Init::Run("runs/a".into()));
+    assert_eq!(of(&[]).unwrap(), None);
+    assert_eq!(of(&["init.run=runs/a"]).unwrap(), run());
+    assert_eq!(of(&["init={export: b}", "init.export=", "init.run=runs/a"]).unwrap(), run());
+    assert_eq!(of(&["init={weights: c}", "init="]).unwrap(), None);
+    assert!(of(&["init={export: b}", "init.run=runs/a"]).is_err());
+    // It changes what is trained, so it enters the hash.
+    let hash = |sets: &[&str]| load_text(GOOD, sets).unwrap().hash;
+    assert_eq!(hash(&["init="]), hash(&[]));
+    assert_ne!(hash(&["init.run=runs/a"]), hash(&[]));
+    assert_ne!(hash(&["init.run=runs/a"]), hash(&["init.export=runs/a"]));
+}
+
+#[test]
+fn init_that_brings_all_weights_excludes_those_of_the_encoders() {
+    let encoder = "model.y_encoder.weights=gemma.safetensors";
+    for init in ["init.run=runs/a", "init.export=b"] {
+        let found = mistakes(load_text(GOOD, &[encoder, init]).unwrap_err());
+        let [Mistake { what, help, .. }] = &found[..] else { panic!("{found:?}") };
+        let key = init.split('=').next().unwrap();
+        let wanted = format!("model.y_encoder.weights: would have no effect: `{key}` brings all");
+        assert!(what.starts_with(&wanted), "{what}");
+        assert!(help.as_ref().unwrap().contains("`weights: null`"), "{help:?}");
+    }
+    load_text(GOOD, &[encoder, "init.weights=projections.safetensors"]).unwrap();
 }
 
 #[test]

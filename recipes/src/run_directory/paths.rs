@@ -128,6 +128,12 @@ impl RunDirectory {
         self.checkpoints().join(format!("step-{step:08}"))
     }
 
+    /// Description of the checkpoint in the folder `checkpoint`, with the hashes of its files.
+    #[must_use]
+    pub fn manifest(&self, checkpoint: &str) -> PathBuf {
+        self.checkpoints().join(checkpoint).join("manifest.json")
+    }
+
     /// Folder with the scores of all evaluations.
     #[must_use]
     pub fn evaluations(&self) -> PathBuf {

@@ -25,6 +25,7 @@ mod gpu_run;
 mod gpu_step;
 #[cfg(feature = "cuda")]
 mod gpu_x_encoder;
+mod init;
 mod observed;
 #[cfg(feature = "video")]
 mod prepare;

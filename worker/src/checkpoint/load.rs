@@ -15,7 +15,7 @@ use vljepa_kernels::{Tensor, ViewMut};
 use vljepa_model::Layout;
 use vljepa_recipes::protocol::FileEntry;
 
-use super::{Buffers, CheckpointFolder, FROZEN, MANIFEST, Manifest, State, TENSORS};
+use super::{Buffers, CheckpointFolder, FROZEN, FROZEN_TENSOR, MANIFEST, Manifest, State, TENSORS};
 use crate::collectives::Collectives;
 use crate::error::WorkerError;
 use crate::rank::environment::hash_file;
@@ -49,34 +49,47 @@ pub fn load_newest(
     layout: &Layout,
     buffers: &mut Buffers<'_>,
 ) -> anyhow::Result<Loaded> {
+    let (newest, passed_over) = newest(&checkpoints.folder, collectives)?;
+    let Some((name, manifest)) = newest else {
+        anyhow::ensure!(
+            passed_over.is_empty(),
+            "no checkpoint verifies ({}); restore one of them, or delete {} to start again",
+            passed_over.join("; "),
+            checkpoints.folder.display()
+        );
+        return Ok(Loaded::default());
+    };
+    fits(&name, &manifest, &checkpoints.recipe_hash, layout)?;
+    has_order(&name, &manifest, checkpoints.order_version)?;
+    fill(&checkpoints.folder.join(&name), &manifest.files, buffers)
+        .with_context(|| format!("checkpoint {name} changed while it was read"))?;
+    let Manifest { state, frozen, shard_lengths, .. } = manifest;
+    Ok(Loaded { name: Some(name), passed_over, state, frozen, shard_lengths })
+}
+
+/// Name and manifest of a checkpoint.
+type Named = (String, Manifest);
+
+/// Returns the newest checkpoint in `folder` that verifies, the same on every rank, and the name
+/// and reason of each newer one that does not.
+pub(super) fn newest(
+    folder: &Path,
+    collectives: &Collectives,
+) -> anyhow::Result<(Option<Named>, Vec<String>)> {
     let names = from_rank_0(collectives, || {
-        let folders = folders(&checkpoints.folder)?.into_iter();
+        let folders = folders(folder)?.into_iter();
         let name = |(_, path): (u64, PathBuf)| Some(path.file_name()?.to_str()?.to_owned());
         Ok(folders.filter_map(name).collect::<Vec<_>>())
     })?
     .map_err(anyhow::Error::msg)?;
     let mut passed_over = Vec::new();
     for name in names {
-        let folder = checkpoints.folder.join(&name);
-        match verify(&folder, collectives)? {
-            Ok(manifest) => {
-                fits(&name, &manifest, checkpoints, layout)?;
-                fill(&folder, &manifest.files, buffers)
-                    .with_context(|| format!("checkpoint {name} changed while it was read"))?;
-                let Manifest { state, frozen, shard_lengths, .. } = manifest;
-                let name = Some(name);
-                return Ok(Loaded { name, passed_over, state, frozen, shard_lengths });
-            }
+        match verify(&folder.join(&name), collectives)? {
+            Ok(manifest) => return Ok((Some((name, manifest)), passed_over)),
             Err(error) => passed_over.push(format!("{name}: {error}")),
         }
     }
-    anyhow::ensure!(
-        passed_over.is_empty(),
-        "no checkpoint verifies ({}); restore one of them, or delete {} to start again",
-        passed_over.join("; "),
-        checkpoints.folder.display()
-    );
-    Ok(Loaded { passed_over, ..Loaded::default() })
+    Ok((None, passed_over))
 }
 
 /// Runs `find` on rank 0 and returns its result on every rank; errors travel as text.
@@ -159,27 +172,34 @@ fn verify_file(folder: &Path, file: &FileEntry) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Checks that a valid checkpoint belongs to this run. A mismatch is an error and not a reason to
-/// try an older checkpoint: the run directory holds a checkpoint of another run.
-fn fits(
+/// Checks that this build has the data order in which the checkpoint was trained.
+fn has_order(name: &str, manifest: &Manifest, order_version: u32) -> Result<(), WorkerError> {
+    if manifest.order_version == order_version {
+        return Ok(());
+    }
+    let what = format!(
+        "was trained in data order {}, but this build has data order {order_version}; resume with \
+         the build that wrote it",
+        manifest.order_version
+    );
+    Err(WorkerError::Checkpoint { name: name.to_owned(), what })
+}
+
+/// Checks that a valid checkpoint belongs to the run with this recipe and layout. A mismatch is an
+/// error and not a reason to try an older checkpoint: the run directory holds a checkpoint of
+/// another run.
+pub(super) fn fits(
     name: &str,
     manifest: &Manifest,
-    checkpoints: &CheckpointFolder,
+    recipe_hash: &str,
     layout: &Layout,
 ) -> Result<(), WorkerError> {
     let refuse = |what: String| Err(WorkerError::Checkpoint { name: name.to_owned(), what });
     // The hash of format 1 covers all keys of the schema, so it depends on the build that wrote it.
-    if manifest.version > 1 && manifest.recipe_hash != checkpoints.recipe_hash {
+    if manifest.version > 1 && manifest.recipe_hash != recipe_hash {
         return refuse(format!(
-            "was written with recipe {}, but this run has recipe {}",
-            manifest.recipe_hash, checkpoints.recipe_hash
-        ));
-    }
-    if manifest.order_version != checkpoints.order_version {
-        return refuse(format!(
-            "was trained in data order {}, but this build has data order {}; resume with the build \
-             that wrote it",
-            manifest.order_version, checkpoints.order_version
+            "was written with recipe {}, but this run has recipe {recipe_hash}",
+            manifest.recipe_hash
         ));
     }
     let expected = super::entries(layout);
@@ -224,7 +244,8 @@ fn fill(folder: &Path, files: &[FileEntry], buffers: &mut Buffers<'_>) -> anyhow
 }
 
 /// A safetensors file of f32 vectors that is read in pieces.
-struct PartFile {
+#[derive(Debug)]
+pub(super) struct PartFile {
     file: File,
     name: String,
     metadata: Metadata,
@@ -238,7 +259,7 @@ const PIECE: usize = 1 << 22;
 const DESCRIPTION_BYTES: u64 = 1 << 20;
 
 impl PartFile {
-    fn open(path: &Path) -> anyhow::Result<Self> {
+    pub(super) fn open(path: &Path) -> anyhow::Result<Self> {
         let name = path.display().to_string();
         let open = || {
             let file = File::open(path)?;
@@ -255,7 +276,12 @@ impl PartFile {
     }
 
     /// Fills `target` from a tensor, beginning at its element `start`.
-    fn read(&self, tensor: &str, start: usize, mut target: ViewMut<'_>) -> anyhow::Result<()> {
+    pub(super) fn read(
+        &self,
+        tensor: &str,
+        start: usize,
+        mut target: ViewMut<'_>,
+    ) -> anyhow::Result<()> {
         let info = self.metadata.info(tensor);
         let info = info.with_context(|| format!("{} holds no {tensor}", self.name))?;
         let elements: usize = info.shape.iter().product();
@@ -293,11 +319,16 @@ pub fn load_frozen(
     frozen: &mut Tensor,
 ) -> anyhow::Result<bool> {
     let path = checkpoints.folder.join(FROZEN);
-    let good = || hash_file(&path).is_ok_and(|found| found.to_hex().as_str() == hash);
-    let verdict = if collectives.rank() == 0 { vec![u8::from(good())] } else { vec![0] };
-    if collectives.broadcast(verdict) != [1] {
+    if !has_hash(&path, hash, collectives) {
         return Ok(false);
     }
-    PartFile::open(&path)?.read("frozen", 0, frozen.view_mut())?;
+    PartFile::open(&path)?.read(FROZEN_TENSOR, 0, frozen.view_mut())?;
     Ok(true)
+}
+
+/// Whether the file `path` has this hash. Rank 0 looks, and every rank returns what it found.
+pub(super) fn has_hash(path: &Path, hash: &str, collectives: &Collectives) -> bool {
+    let good = || hash_file(path).is_ok_and(|found| found.to_hex().as_str() == hash);
+    let verdict = if collectives.rank() == 0 { vec![u8::from(good())] } else { vec![0] };
+    collectives.broadcast(verdict) == [1]
 }

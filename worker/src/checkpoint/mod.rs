@@ -9,6 +9,7 @@
 //! whole one, because the slices are assembled by their offsets.
 
 mod load;
+mod other_run;
 mod part;
 mod publish;
 mod save;
@@ -31,6 +32,7 @@ use crate::rank::drill::Drills;
 use crate::rank::generation::Generation;
 
 pub use self::load::{Loaded, load_frozen, load_newest};
+pub use self::other_run::OtherRun;
 pub use self::part::write_part;
 pub use self::publish::clean;
 pub use self::save::{Saved, save, save_frozen};
@@ -44,6 +46,8 @@ pub const MANIFEST: &str = "manifest.json";
 /// Name of the file with the parameters that are never trained. It is written once per run, beside
 /// the checkpoints.
 pub const FROZEN: &str = "frozen.safetensors";
+/// Name of the tensor in that file.
+const FROZEN_TENSOR: &str = "frozen";
 /// Names of the tensors in a rank's file.
 const TENSORS: [&str; 3] = ["weights", "first_moment", "second_moment"];
 

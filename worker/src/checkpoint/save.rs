@@ -1,5 +1,5 @@
 //! Saving a checkpoint while training waits. All ranks agree on the result through collectives.
-//! Used by one-shot jobs, and by several ranks without a supervisor that could collect the parts.
+//! Used by ranks without a supervisor that could collect the parts.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,7 @@ use vljepa_recipes::protocol::{FileEntry, Part};
 
 use super::part::{write_part, write_tensors};
 use super::publish::{Draft, sync_folder};
-use super::{Buffers, CheckpointFolder, Contents, FROZEN};
+use super::{Buffers, CheckpointFolder, Contents, FROZEN, FROZEN_TENSOR};
 use crate::collectives::Collectives;
 
 /// A checkpoint that is complete and durable.
@@ -97,7 +97,7 @@ pub fn save_frozen(folder: &Path, frozen: &Tensor) -> anyhow::Result<String> {
     let path = folder.join(FROZEN);
     let temporary = folder.join(format!(".{FROZEN}.writing"));
     let values = frozen.view().host_f32("save_frozen", "frozen")?;
-    let (_, hash) = write_tensors(&temporary, &[("frozen", values)])?;
+    let (_, hash) = write_tensors(&temporary, &[(FROZEN_TENSOR, values)])?;
     fs::rename(&temporary, &path)?;
     sync_folder(folder)?;
     Ok(hash.to_hex().to_string())

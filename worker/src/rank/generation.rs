@@ -28,8 +28,7 @@ impl Generation {
             | Job::Evaluate
             | Job::Ask { .. }
             | Job::Search { .. }
-            | Job::Export { .. }
-            | Job::Import { .. } => Self(None),
+            | Job::Export { .. } => Self(None),
         }
     }
 

@@ -16,11 +16,12 @@ use vljepa_recipes::run_directory::atomic_write;
 use vljepa_recipes::schema::Stage;
 
 use crate::checkpoint::{
-    self, CheckpointFolder, Contents, Save, Saver, Settled, State, checkpoint_name,
+    self, CheckpointFolder, Contents, OtherRun, Save, Saver, Settled, State, checkpoint_name,
 };
 use crate::engine::{Engine, Training};
 use crate::error::WorkerError;
 use crate::evaluation;
+use crate::initial::Initial;
 use crate::observe::meter::{Closed, Meter};
 use crate::observe::metrics::MetricsWriter;
 use crate::observe::trace::Tracer;
@@ -94,9 +95,7 @@ impl<'a> Trainer<'a> {
         if let Some(name) = &loaded.name {
             tracing::info!("continuing from {name}");
         } else {
-            for (path, imported) in engine.load_published_weights()? {
-                tracing::info!("{}: {imported}", path.display());
-            }
+            load_initial_weights(session, &mut engine)?;
             frozen_hash = save_frozen(session, &engine, &checkpoints)?;
         }
         training.optimizer.step = loaded.state.optimizer_steps;
@@ -452,6 +451,23 @@ fn warn(session: &Session, text: String) {
     if session.collectives.rank() == 0 {
         session.control.report(FromWorker::Warning { text });
     }
+}
+
+/// Loads the weights that the recipe names, and reports which they are.
+fn load_initial_weights(session: &Session, engine: &mut Engine) -> anyhow::Result<()> {
+    let Initial { files, run } = engine.load_initial_weights(&session.collectives)?;
+    for (path, imported) in files {
+        tracing::info!("{}: {imported}", path.display());
+    }
+    let Some(OtherRun { checkpoint, passed_over, .. }) = run else { return Ok(()) };
+    for passed in passed_over {
+        warn(session, format!("a checkpoint of `init.run` does not verify: {passed}"));
+    }
+    tracing::info!("starting from the weights in {}", checkpoint.display());
+    if session.collectives.rank() == 0 {
+        session.control.report(FromWorker::Initialised { checkpoint });
+    }
+    Ok(())
 }
 
 /// Writes the parameters that are never trained, once per run, and returns the file's hash on every

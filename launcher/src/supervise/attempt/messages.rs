@@ -86,6 +86,11 @@ impl Attempt<'_> {
                 self.facts.trained_step = metrics.step.checked_sub(1);
                 self.progress.metrics(metrics);
             }
+            FromWorker::Initialised { checkpoint } => {
+                self.progress.note(&format!("starting from {}", checkpoint.display()));
+                self.facts.initialised = Some(checkpoint.clone());
+                self.events.write(Event::Initialised { checkpoint });
+            }
             FromWorker::Saved { step, name, stall_s, durable_s } => {
                 self.settle(step, None);
                 if self.facts.newest_saved.is_none_or(|newest| step > newest) {

@@ -1,0 +1,26 @@
+//! Rules for `init`.
+
+use super::Problems;
+use crate::schema::{Init, Recipe};
+
+pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
+    let Some(init) = &recipe.init else { return };
+    if init.path().as_os_str().is_empty() {
+        found.add(init.key(), "is empty", "name the path, or write `init: null`");
+    }
+    match init {
+        Init::Run(_) | Init::Export(_) => {}
+        Init::Weights(_) => return,
+    }
+    let model = &recipe.model;
+    for (key, weights) in [
+        ("model.x_encoder.weights", &model.x_encoder.weights),
+        ("model.predictor.weights", &model.predictor.weights),
+        ("model.y_encoder.weights", &model.y_encoder.weights),
+    ] {
+        if weights.is_some() {
+            let what = format!("would have no effect: `{}` brings all weights", init.key());
+            found.add(key, what, "write `weights: null`, or `init: null`");
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Weights of another run's newest checkpoint that verifies, for a run that starts from them.
+//!
+//! Parameters are matched by name, because a parameter that one run trains may be frozen in the
+//! other.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use vljepa_kernels::{Device, ViewMut};
+use vljepa_model::{Layout, ModelError, Parameter, ParameterId, Parameters, VlJepa};
+use vljepa_recipes::RunDirectory;
+use vljepa_recipes::protocol::FileEntry;
+
+use super::load::{self, PartFile};
+use super::{FROZEN, FROZEN_TENSOR, TENSORS};
+use crate::collectives::Collectives;
+use crate::error::WorkerError;
+
+/// Newest checkpoint of another run that verifies.
+#[derive(Debug)]
+pub struct OtherRun {
+    /// Folder of the checkpoint.
+    pub checkpoint: PathBuf,
+    /// Name and reason of each newer checkpoint that does not verify.
+    pub passed_over: Vec<String>,
+    /// Parameters of the other run's model.
+    layout: Layout,
+    /// Parts of the checkpoint.
+    parts: Vec<FileEntry>,
+    /// File with the parameters that the other run never trains.
+    frozen: PathBuf,
+}
+
+impl OtherRun {
+    /// Finds the newest checkpoint in the run directory `run` that verifies, the same on every
+    /// rank.
+    ///
+    /// # Errors
+    /// Fails if there is no run or no checkpoint that verifies, if the checkpoint does not belong
+    /// to the recipe of its run, or if the file of the frozen parameters is damaged.
+    pub fn open(run: &Path, collectives: &Collectives) -> anyhow::Result<Self> {
+        let directory = RunDirectory::open(run)?;
+        let loaded = directory.load_recipe()?;
+        let model = VlJepa::new(&loaded.recipe.model, &loaded.recipe.loss, Device::Host)?;
+        let layout = model.layout().clone();
+        let folder = directory.checkpoints();
+        let (newest, passed_over) = load::newest(&folder, collectives)?;
+        let Some((name, manifest)) = newest else {
+            anyhow::ensure!(
+                passed_over.is_empty(),
+                "no checkpoint of {} verifies: {}",
+                run.display(),
+                passed_over.join("; ")
+            );
+            return Err(WorkerError::NoCheckpoint { run: run.display().to_string() }.into());
+        };
+        load::fits(&name, &manifest, &loaded.hash, &layout)
+            .with_context(|| folder.display().to_string())?;
+        let frozen = folder.join(FROZEN);
+        let hash = manifest.frozen.unwrap_or_default();
+        anyhow::ensure!(
+            layout.frozen_len == 0 || load::has_hash(&frozen, &hash, collectives),
+            "{} is missing or damaged; restore it, or continue that run, which makes it again",
+            frozen.display()
+        );
+        let (checkpoint, parts) = (folder.join(name), manifest.files);
+        Ok(Self { checkpoint, passed_over, layout, parts, frozen })
+    }
+
+    /// Checks that the run has the parameters of `layout`, with their shapes, and no others.
+    ///
+    /// # Errors
+    /// Names the parameters that are missing, have another shape or would not be used.
+    pub fn check(&self, layout: &Layout) -> Result<(), ModelError> {
+        let path = || self.checkpoint.clone();
+        let (mut theirs, mut missing) = (self.parameters(), Vec::new());
+        for wanted in &layout.parameters {
+            match theirs.remove(&*wanted.name) {
+                None => missing.push(wanted.name.clone()),
+                Some(found) if found.shape != wanted.shape => {
+                    return Err(ModelError::MisshapenTensor {
+                        path: path(),
+                        name: wanted.name.clone(),
+                        found: found.shape.clone(),
+                        needed: wanted.shape.clone(),
+                    });
+                }
+                Some(_) => {}
+            }
+        }
+        if !missing.is_empty() {
+            return Err(ModelError::MissingTensors { path: path(), names: missing });
+        }
+        if !theirs.is_empty() {
+            let names = theirs.into_keys().map(str::to_owned).collect();
+            return Err(ModelError::UnusedTensors { path: path(), names });
+        }
+        Ok(())
+    }
+
+    /// Fills `parameters`, whose layout is `layout`, with the weights of the checkpoint.
+    ///
+    /// # Errors
+    /// Fails in the same cases as [`Self::check`], before a parameter is changed, and if a file
+    /// cannot be read.
+    pub fn load(&self, layout: &Layout, parameters: &mut Parameters) -> anyhow::Result<()> {
+        self.check(layout)?;
+        let theirs = self.parameters();
+        let parts = self.parts.iter().map(|part| {
+            let file = PartFile::open(&self.checkpoint.join(&part.name))?;
+            Ok((part, file))
+        });
+        let parts: Vec<_> = parts.collect::<anyhow::Result<_>>()?;
+        let frozen = (self.layout.frozen_len > 0).then(|| PartFile::open(&self.frozen));
+        let frozen = frozen.transpose()?;
+        for (index, wanted) in layout.parameters.iter().enumerate() {
+            let (from, len) = (theirs[&*wanted.name], [wanted.range.len()]);
+            let into = parameters.view_mut(layout, ParameterId(index)).part(0, &len);
+            match &frozen {
+                Some(frozen) if !from.trainable => {
+                    frozen.read(FROZEN_TENSOR, from.range.start, into)?;
+                }
+                _ => read_trained(&parts, from, into)?,
+            }
+        }
+        let device = parameters.trainable.view().device();
+        parameters.refresh(&device.compute_stream())?;
+        Ok(())
+    }
+
+    fn parameters(&self) -> BTreeMap<&str, &Parameter> {
+        self.layout.parameters.iter().map(|p| (p.name.as_str(), p)).collect()
+    }
+}
+
+/// Reads a trained parameter, which may lie in several parts.
+fn read_trained(
+    parts: &[(&FileEntry, PartFile)],
+    parameter: &Parameter,
+    mut into: ViewMut<'_>,
+) -> anyhow::Result<()> {
+    let [weights, ..] = TENSORS;
+    let wanted = &parameter.range;
+    for (part, file) in parts {
+        let (start, end) = (part.range.start.max(wanted.start), part.range.end.min(wanted.end));
+        if start < end {
+            let into = into.reborrow().part(start - wanted.start, &[end - start]);
+            file.read(weights, start - part.range.start, into)?;
+        }
+    }
+    Ok(())
+}
