@@ -270,7 +270,8 @@ fn save_share(folder: &Path, layout: &Layout, ranks: usize) -> anyhow::Result<Sh
     let mut share = Share { bytes: len * 12, stall_s: 0.0, durable_s: 0.0 };
     for step in [1, 2] {
         let (state, since) = (State { step, ..State::default() }, Instant::now());
-        let contents = Contents { layout: &layout, frozen_hash: None, state, shard_lengths: None };
+        let shard_lengths = &BTreeMap::new();
+        let contents = Contents { layout: &layout, frozen_hash: None, state, shard_lengths };
         let save = Save { contents, since, awaited: false };
         saver.begin(&ALONE, &buffers, save);
         share.stall_s = since.elapsed().as_secs_f64();

@@ -187,30 +187,34 @@ impl Inspection {
 
     /// Checks the weights that `init` names.
     fn init(&mut self, init: &Init, model: &VlJepa) {
-        let mut errors: Vec<anyhow::Error> = initial::files(init, model)
-            .into_par_iter()
-            .filter_map(|file| Some(initial::check(model, file).err()?.into()))
-            .collect();
+        let files = initial::files(init, model).into_par_iter();
+        let mut errors: Vec<ModelError> =
+            files.filter_map(|file| initial::check(model, file).err()).collect();
         if let Init::Run(run) = init {
             match OtherRun::open(run, &Collectives::Solo(Solo)) {
                 Ok(run) => {
-                    errors.extend(run.check(model.layout()).err().map(anyhow::Error::from));
+                    errors.extend(run.check(model.layout()).err());
                     let warning = |passed| format!("{}: does not verify: {passed}", init.key());
                     self.found.warnings.extend(run.passed_over.into_iter().map(warning));
                 }
-                Err(error) => errors.push(error),
+                Err(error) => {
+                    let help = "name the directory of another run, or restore its files";
+                    self.add(init.key(), format!("{error:#}"), help);
+                }
             }
         }
         for error in errors {
-            let help = match error.downcast_ref() {
-                Some(
+            let help = match (&error, init) {
+                (
                     ModelError::MisshapenTensor { .. }
                     | ModelError::MissingTensors { .. }
                     | ModelError::UnusedTensors { .. },
+                    _,
                 ) => "the model of the recipe must be the model that these weights were trained in",
-                _ => "name other weights, or restore these",
+                (_, Init::Export(_)) => "name a whole folder that `vljepa-launch export` wrote",
+                (_, Init::Run(_) | Init::Weights(_)) => "name a whole file with these weights",
             };
-            self.add(init.key(), format!("{error:#}"), help);
+            self.add(init.key(), error.to_string(), help);
         }
     }
 

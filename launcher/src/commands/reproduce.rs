@@ -178,11 +178,12 @@ fn compare_facts(
     }
     for key in keys(&then.files, &now.files) {
         let [recorded, here] = [then, now].map(|record| record.files.get(&key));
-        let path =
-            recorded.or(here).map(|file| file.path.display().to_string()).unwrap_or_default();
-        let advice = match &*key {
-            "init.run" => format!("make the checkpoint of {path} the newest of its run again"),
-            _ => format!("restore {path}"),
+        let path = recorded.or(here).map(|file| file.path.clone()).unwrap_or_default();
+        let advice = match path.parent() {
+            Some(folder) if key == "init.run" => {
+                format!("restore {}, and move newer checkpoints of that run away", folder.display())
+            }
+            _ => format!("restore {}", path.display()),
         };
         add(About::Run, &key, recorded.map(|f| &f.hash), here.map(|f| &f.hash), advice);
     }

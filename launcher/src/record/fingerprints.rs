@@ -107,20 +107,18 @@ fn of_init(init: &Init) -> Vec<(String, PathBuf)> {
             newest.into_iter().map(|path| (init.key().to_owned(), path)).collect()
         }
         Init::Export(folder) => {
-            let mut folders = vec![folder.clone()];
-            let mut files = Vec::new();
-            while let Some(at) = folders.pop() {
+            let entries = |at: &Path| {
                 let entries = std::fs::read_dir(at).into_iter().flatten().flatten();
-                for path in entries.map(|entry| entry.path()) {
-                    if path.is_dir() {
-                        folders.push(path);
-                    } else if path.extension().is_some_and(|e| e == "safetensors") {
-                        let name = path.strip_prefix(folder).unwrap_or(&path).display();
-                        files.push((format!("{}/{name}", init.key()), path.clone()));
-                    }
-                }
-            }
-            files
+                entries.map(|entry| entry.path()).collect::<Vec<_>>()
+            };
+            let mut files = entries(folder);
+            // An export has files in the folder and in folders below it, but not deeper.
+            files.extend(files.clone().iter().flat_map(|below| entries(below)));
+            files.retain(|path| path.extension().is_some_and(|e| e == "safetensors"));
+            let key = |path: &Path| {
+                format!("{}/{}", init.key(), path.strip_prefix(folder).unwrap_or(path).display())
+            };
+            files.into_iter().map(|path| (key(&path), path)).collect()
         }
         Init::Weights(path) => vec![(init.key().to_owned(), path.clone())],
     }

@@ -11,8 +11,8 @@ use vljepa_kernels::testing::{bytes, indices};
 use vljepa_kernels::{Device, KernelError, Packed, Tensor};
 use vljepa_model::Recompute;
 use vljepa_recipes::protocol::Phase;
-use vljepa_recipes::schema::Trace;
-use vljepa_recipes::{Recipe, RunDirectory};
+use vljepa_recipes::schema::{Init, Trace};
+use vljepa_recipes::{Loaded, Recipe, RunDirectory};
 use vljepa_worker::checkpoint::{self, CheckpointFolder, Contents, State};
 use vljepa_worker::collectives::{Collectives, Solo};
 use vljepa_worker::engine::{Engine, Training};
@@ -36,7 +36,14 @@ fn recipes() -> PathBuf {
 
 /// Returns the quickstart's recipe for a GPU, with one layer per encoder to save time.
 fn recipe() -> Recipe {
+    loaded("true").recipe
+}
+
+/// Like [`recipe`], with an X-encoder that is trained or not.
+fn loaded(trains_x_encoder: &str) -> Loaded {
+    let trains = format!("model.x_encoder.trainable={trains_x_encoder}");
     let changes = [
+        trains.as_str(),
         "device=cuda",
         "precision=bf16",
         "deterministic=true",
@@ -44,7 +51,7 @@ fn recipe() -> Recipe {
         "model.predictor.layers=[0, 1]",
     ];
     let path = recipes().join("quickstart.yaml");
-    vljepa_recipes::load(&path, &changes.map(str::to_owned)).unwrap().recipe
+    vljepa_recipes::load(&path, &changes.map(str::to_owned)).unwrap()
 }
 
 /// Returns a batch of five rows, two of which have the same target.
@@ -122,7 +129,8 @@ fn a_run_on_a_gpu_learns_and_resumes_bit_for_bit() {
     {
         let (engine, training) = &mut undisturbed;
         let (layout, buffers) = engine.checkpoint_buffers(training);
-        let contents = Contents { layout: &layout, frozen_hash: None, state, shard_lengths: None };
+        let shard_lengths = &std::collections::BTreeMap::new();
+        let contents = Contents { layout: &layout, frozen_hash: None, state, shard_lengths };
         checkpoint::save(&checkpoints(folder.path()), &ALONE, contents, &buffers, 2).unwrap();
     }
     let second = step(&mut undisturbed, 1, None, Recompute::None);
@@ -139,6 +147,40 @@ fn a_run_on_a_gpu_learns_and_resumes_bit_for_bit() {
     assert_eq!(again, second);
     assert_eq!(bits(&resumed), bits(&undisturbed));
     assert_ne!(bits(&resumed), start);
+}
+
+#[test]
+fn a_run_on_a_gpu_starts_from_the_weights_of_another_run() {
+    let gpu = || Device::Cuda(Cuda::for_tests(Mode::Deterministic));
+    let Loaded { mut recipe, yaml, hash, .. } = loaded("false");
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("recipe.yaml"), yaml).unwrap();
+    let place = RunDirectory::open(folder.path()).unwrap().checkpoints();
+    std::fs::create_dir(&place).unwrap();
+    let mut trained = Engine::for_training(&recipe, gpu()).unwrap();
+    step(&mut trained, 1, None, Recompute::None);
+    {
+        let (engine, training) = &mut trained;
+        let frozen = checkpoint::save_frozen(&place, &engine.parameters.frozen).unwrap();
+        let (layout, buffers) = engine.checkpoint_buffers(training);
+        let (frozen_hash, state) = (Some(frozen.as_str()), State::default());
+        let shard_lengths = &std::collections::BTreeMap::new();
+        let contents = Contents { layout: &layout, frozen_hash, state, shard_lengths };
+        let folder = CheckpointFolder { recipe_hash: hash, ..checkpoints(&place) };
+        checkpoint::save(&folder, &ALONE, contents, &buffers, 2).unwrap();
+    }
+    recipe.seed += 1;
+    recipe.init = Some(Init::Run(folder.path().to_owned()));
+    let mut new = Engine::for_training(&recipe, gpu()).unwrap();
+    assert_ne!(bits(&new)[0], bits(&trained)[0]);
+    assert_ne!(values(&new.0.parameters.frozen), values(&trained.0.parameters.frozen));
+    new.0.load_initial_weights(&ALONE).unwrap();
+    assert_eq!(bits(&new)[0], bits(&trained)[0]);
+    assert_eq!(values(&new.0.parameters.frozen), values(&trained.0.parameters.frozen));
+    assert!(bits(&new)[1..].concat().iter().all(|bits| *bits == 0), "moments start at zero");
+    // The layers read rounded copies of the weights.
+    let losses = [&mut new, &mut trained].map(|run| step(run, 2, None, Recompute::None).loss);
+    assert_eq!(losses[0].to_bits(), losses[1].to_bits());
 }
 
 #[test]

@@ -155,8 +155,8 @@ pub struct Contents<'a> {
     pub frozen_hash: Option<&'a str>,
     /// Position of the run after the step that is saved.
     pub state: State,
-    /// [`Manifest::shard_lengths`], or `None` if no data was read.
-    pub shard_lengths: Option<&'a BTreeMap<String, String>>,
+    /// [`Manifest::shard_lengths`].
+    pub shard_lengths: &'a BTreeMap<String, String>,
 }
 
 /// Flat buffers that a checkpoint saves and restores.

@@ -39,7 +39,7 @@ impl Draft {
             world_size,
             recipe_hash: checkpoints.recipe_hash.clone(),
             order_version: checkpoints.order_version,
-            shard_lengths: shard_lengths.cloned().unwrap_or_default(),
+            shard_lengths: shard_lengths.clone(),
             parameters: super::entries(layout),
             files: Vec::new(),
             frozen: frozen_hash.map(str::to_owned),

@@ -17,6 +17,7 @@ use crate::collectives::{Collectives, Solo, StandIn};
 use crate::rank::control::Control;
 
 const LEN: usize = 640;
+static NO_SHARDS: BTreeMap<String, String> = BTreeMap::new();
 const ALONE: Collectives = Collectives::Solo(Solo);
 
 fn layout() -> Layout {
@@ -47,7 +48,7 @@ fn state(step: u64) -> State {
 }
 
 fn contents(layout: &Layout, step: u64) -> Contents<'_> {
-    Contents { layout, frozen_hash: None, state: state(step), shard_lengths: None }
+    Contents { layout, frozen_hash: None, state: state(step), shard_lengths: &NO_SHARDS }
 }
 
 /// Weights and moments of one rank.

@@ -349,7 +349,7 @@ impl<'a> Trainer<'a> {
             layout: &layout,
             frozen_hash: self.frozen_hash.as_deref(),
             state: self.state,
-            shard_lengths: Some(&self.shard_lengths),
+            shard_lengths: &self.shard_lengths,
         };
         let save = Save { contents, since, awaited };
         self.saver.begin(&session.collectives, &buffers, save);

@@ -55,8 +55,7 @@ fn save_step(folder: &Path, step: u64) {
     let lengths = BTreeMap::from([("clips".to_owned(), "0123".to_owned())]);
     let state = State { step, samples: 8 * step, stage_step: step, ..State::default() };
     let layout = layout();
-    let contents =
-        Contents { layout: &layout, frozen_hash: None, state, shard_lengths: Some(&lengths) };
+    let contents = Contents { layout: &layout, frozen_hash: None, state, shard_lengths: &lengths };
     save(&checkpoints(folder), &ALONE, contents, &buffers(&mut tensors(step as f32)), 9).unwrap();
 }
 
