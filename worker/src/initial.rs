@@ -1,5 +1,5 @@
-//! Trained weights that a run starts from: the published files of the recipe's model, and what the
-//! key `init` names.
+//! Trained weights that a run starts from: the published files of the recipe's model, and those of
+//! the key `init`.
 
 use std::path::PathBuf;
 

@@ -169,8 +169,8 @@ impl Inspection {
         }
     }
 
-    /// Whether `init` names what does not exist yet and need not exist now. Warns of it, because
-    /// unlike the other files it is made by this program.
+    /// Whether the path in `init` does not exist yet and need not exist now. Adds a warning then,
+    /// because a run must write the weights before this recipe can start.
     fn is_awaited(&mut self, init: &Init) -> bool {
         let awaited = self.skip_missing && !initial::is_there(init);
         if awaited {
@@ -194,7 +194,8 @@ impl Inspection {
             match OtherRun::open(run, &Collectives::Solo(Solo)) {
                 Ok(run) => {
                     errors.extend(run.check(model.layout()).err());
-                    let warning = |passed| format!("{}: does not verify: {passed}", init.key());
+                    let warning =
+                        |passed| format!("{}: a checkpoint does not verify: {passed}", init.key());
                     self.found.warnings.extend(run.passed_over.into_iter().map(warning));
                 }
                 Err(error) => {

@@ -140,7 +140,8 @@ impl RunRecord {
     ) -> Self {
         let before = Self::read(directory);
         let known = before.as_ref().map(|before| before.files.clone()).unwrap_or_default();
-        // A run that has a checkpoint does not read `init`: what its first start has read counts.
+        // A run that has a checkpoint does not read `init`. The files of its first start stay
+        // recorded.
         let resumes = directory.newest_checkpoint().is_some();
         let init = recipe.init.clone().filter(|_| !resumes);
         let recipe = Recipe { init, ..recipe.clone() };

@@ -22,7 +22,7 @@ pub fn check_files(recipe: &Recipe) -> Vec<Problem> {
         found.add(key, "is not set, but texts are tokenized with it", "name its `tokenizer.json`");
     }
     if let Some(init) = &recipe.init {
-        start(&mut found, init);
+        initial(&mut found, init);
     }
     for (name, source) in &recipe.data.sources {
         shards(&mut found, &format!("data.sources.{name}.shards"), &source.shards);
@@ -55,7 +55,7 @@ pub fn check_files(recipe: &Recipe) -> Vec<Problem> {
     found.list
 }
 
-fn start(found: &mut Problems, init: &Init) {
+fn initial(found: &mut Problems, init: &Init) {
     let (path, name) = (init.path(), init.path().display());
     let help = match init {
         Init::Weights(_) => return file(found, init.key(), path),

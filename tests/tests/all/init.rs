@@ -1,5 +1,4 @@
-//! Runs that start from the weights of another run, through `init.run`, `init.export` and
-//! `init.weights`.
+//! Runs that start from the weights of another run, by `init.run`, `init.export` or `init.weights`.
 
 use std::path::Path;
 use std::process::Output;
@@ -16,7 +15,7 @@ fn trial() -> Trial {
     Trial::new(&format!(
         "
 stages:
-  - {{name: all, steps: 4, batch: 8, frames: 4, mixture: {{clips: 1}}, learning_rate: {{peak: 1e-2}}}}
+  - {{name: all, steps: 4, batch: 8, frames: 4, mixture: {{clips: 1}}, learning_rate: {{peak: 2e-3}}}}
 evaluation:
   tasks:
     - name: motion
@@ -238,6 +237,35 @@ fn a_run_with_a_checkpoint_continues_without_what_it_started_from() {
     std::fs::remove_file(run.join("completed.json")).unwrap();
     trial.complete("of-run", &["seed=7", FROZEN, &init(&trial, "run", "trained")]);
     assert!(std::fs::read(&frozen).unwrap() == whole);
+}
+
+#[test]
+fn a_restart_before_the_first_checkpoint_and_a_reproduction_start_from_the_same_checkpoint() {
+    let trial = trial();
+    trial.complete("trained", &[FROZEN]);
+    let init = init(&trial, "run", "trained");
+    let sets = ["seed=7", FROZEN, &init];
+    trial.complete("undisturbed", &sets);
+    let mut launch = trial.launch("killed", &sets);
+    let output = launch.args(["--drill", "kill:rank=0,step=1"]).output().unwrap();
+    assert!(output.status.success() && text(&output).contains("restart"), "{}", text(&output));
+    assert_eq!(trial.losses("killed"), trial.losses("undisturbed"));
+    trial.assert_same_bits("killed", "undisturbed", 4);
+
+    let reproduce = || {
+        let mut reproduce = command("vljepa-launch");
+        reproduce.arg("reproduce").arg(trial.path("undisturbed")).output().unwrap()
+    };
+    let output = reproduce();
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(text(&output).contains("reproduced: 4 of 4 logged steps"), "{}", text(&output));
+    // The other run goes on and saves.
+    let checkpoints = trial.path("trained/checkpoints");
+    std::fs::rename(checkpoints.join("step-00000002"), checkpoints.join("step-00000006")).unwrap();
+    refused(
+        &reproduce(),
+        &["init.run differs: restore", "step-00000004", "move newer checkpoints"],
+    );
 }
 
 #[test]

@@ -326,7 +326,8 @@ pub fn load_frozen(
     Ok(true)
 }
 
-/// Whether the file `path` has this hash. Rank 0 looks, and every rank returns what it found.
+/// Whether the file `path` has this hash. Rank 0 reads the file, and every rank returns the same
+/// answer.
 pub(super) fn has_hash(path: &Path, hash: &str, collectives: &Collectives) -> bool {
     let good = || hash_file(path).is_ok_and(|found| found.to_hex().as_str() == hash);
     let verdict = if collectives.rank() == 0 { vec![u8::from(good())] } else { vec![0] };
