@@ -106,11 +106,8 @@ pub fn search(session: &Session, shards: &str, text: &str, limit: usize) -> anyh
 pub fn export(session: &Session, folder: &Path) -> anyhow::Result<String> {
     let (engine, state) = trained(session)?;
     weights::export(&engine.model, &engine.parameters, folder)?;
-    let files: Vec<&str> = weights::Source::ALL
-        .into_iter()
-        .filter(|source| !source.pieces(&engine.model).is_empty())
-        .map(weights::Source::file)
-        .collect();
+    let files: Vec<&str> =
+        weights::exported(&engine.model, folder).map(|(source, _)| source.file()).collect();
     Ok(json!({"files": files, "step": state.step}).to_string())
 }
 

@@ -67,11 +67,9 @@ pub fn files(init: &Init, model: &VlJepa) -> Vec<Published> {
     let key = init.key();
     match init {
         Init::Run(_) => Vec::new(),
-        Init::Export(folder) => {
-            let sources = Source::ALL.into_iter();
-            let held = sources.filter(|source| !source.pieces(model).is_empty());
-            held.map(|source| Published { source, path: folder.join(source.file()), key }).collect()
-        }
+        Init::Export(folder) => weights::exported(model, folder)
+            .map(|(source, path)| Published { source, path, key })
+            .collect(),
         Init::Weights(path) => {
             vec![Published { source: Source::Projections, path: path.clone(), key }]
         }

@@ -294,17 +294,20 @@ pub fn load_published(
         .collect()
 }
 
+/// Files of a folder that [`export`] writes for this model.
+pub fn exported(model: &VlJepa, folder: &Path) -> impl Iterator<Item = (Source, PathBuf)> {
+    let held = Source::ALL.into_iter().filter(|source| !source.pieces(model).is_empty());
+    held.map(|source| (source, folder.join(source.file())))
+}
+
 /// Writes all weights into `folder`, one safetensors file per source, under the published names and
 /// shapes.
 ///
 /// # Errors
 /// If a file cannot be written.
 pub fn export(model: &VlJepa, parameters: &Parameters, folder: &Path) -> Result<(), ModelError> {
-    for source in Source::ALL {
-        let pieces = source.pieces(model);
-        if !pieces.is_empty() {
-            write::write(model, parameters, &pieces, &folder.join(source.file()))?;
-        }
+    for (source, path) in exported(model, folder) {
+        write::write(model, parameters, &source.pieces(model), &path)?;
     }
     Ok(())
 }

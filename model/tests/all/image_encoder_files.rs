@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use vljepa_kernels::Device;
-use vljepa_model::weights::{Imported, Source, check, export, import, load};
+use vljepa_model::weights::{Imported, Source, check, export, exported, load};
 use vljepa_model::{ModelError, Parameters, VlJepa};
 use vljepa_recipes::schema::{Clip, Loss, Model, Pe, Siglip2, XEncoder};
 
@@ -121,7 +121,9 @@ fn exported_towers_have_published_names_and_are_read_again() {
         parameters.initialise(model.layout(), 1).unwrap();
         export(&model, &parameters, folder.path()).unwrap();
         let mut other = Parameters::new(model.layout(), Device::Host).unwrap();
-        import(&model, &mut other, folder.path()).unwrap();
+        for (source, path) in exported(&model, folder.path()) {
+            load(&model, &mut other, source, &path).unwrap();
+        }
         assert_eq!(weights(&other), weights(&parameters));
     }
     let shape = |source: Source, name: &str| {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use vljepa_kernels::Device;
-use vljepa_model::weights::{Imported, Source, check, export, import, load};
+use vljepa_model::weights::{Imported, Source, check, export, exported, load};
 use vljepa_model::{ModelError, Parameters, VlJepa};
 use vljepa_recipes::schema::{Loss, Model, VJepa2_1, XEncoder};
 
@@ -103,6 +103,8 @@ fn an_exported_encoder_has_published_names_and_is_read_again() {
     assert_eq!(shape("norms_block.3.bias"), [16]);
     assert!(!folder.path().join(Source::VJepa2.file()).exists());
     let mut other = Parameters::new(model.layout(), Device::Host).unwrap();
-    import(&model, &mut other, folder.path()).unwrap();
+    for (source, path) in exported(&model, folder.path()) {
+        load(&model, &mut other, source, &path).unwrap();
+    }
     assert_eq!(weights(&other), weights(&parameters));
 }

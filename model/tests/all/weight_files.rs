@@ -6,7 +6,7 @@ use std::path::Path;
 use half::{bf16, f16};
 use safetensors::tensor::{Dtype, TensorView};
 use vljepa_kernels::Device;
-use vljepa_model::weights::{Imported, Source, check, export, load};
+use vljepa_model::weights::{Imported, Source, check, export, exported, load};
 use vljepa_model::{ModelError, Parameters, VlJepa};
 use vljepa_recipes::schema::Loss;
 
@@ -53,8 +53,7 @@ fn what_is_exported_is_read_bit_for_bit() {
     export(&model, &parameters, folder.path()).unwrap();
     let mut other = Parameters::new(model.layout(), Device::Host).unwrap();
     assert_ne!(all(&other), all(&parameters));
-    for source in Source::ALL {
-        let path = folder.path().join(source.file());
+    for (source, path) in exported(&model, folder.path()) {
         let read = load(&model, &mut other, source, &path).unwrap();
         assert_eq!(check(&model, source, &path).unwrap(), read);
         assert_eq!(read.unused, Vec::<String>::new());

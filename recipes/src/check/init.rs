@@ -12,13 +12,8 @@ pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
         Init::Run(_) | Init::Export(_) => {}
         Init::Weights(_) => return,
     }
-    let model = &recipe.model;
-    for (key, weights) in [
-        ("model.x_encoder.weights", &model.x_encoder.weights),
-        ("model.predictor.weights", &model.predictor.weights),
-        ("model.y_encoder.weights", &model.y_encoder.weights),
-    ] {
-        if weights.is_some() {
+    for (key, _) in recipe.model.files() {
+        if key.ends_with(".weights") {
             let what = format!("would have no effect: `{}` brings all weights", init.key());
             found.add(key, what, "write `weights: null`, or `init: null`");
         }
