@@ -4,7 +4,11 @@ use std::collections::BTreeSet;
 
 use vljepa_kernels::Device;
 use vljepa_model::{AdamW, Group, Parameters, VlJepa};
-use vljepa_recipes::schema::{Loss, Model, Optimizer};
+use vljepa_recipes::cost::parameters;
+use vljepa_recipes::schema::{
+    Clip, ClipSize, Loss, Model, Optimizer, Pe, PeSize, Siglip2, Siglip2Size, VJepa2, VJepa2_1,
+    VJepa2_1Size, VJepa2Size, XEncoder,
+};
 
 use crate::tiny;
 
@@ -102,5 +106,23 @@ fn sizes_that_do_not_fit_are_refused_by_key() {
         change(&mut recipe);
         let error = VlJepa::new(&recipe, &Loss::default(), Device::Host).unwrap_err().to_string();
         assert!(error.starts_with(key), "{key}: {error}");
+    }
+}
+
+#[test]
+fn x_encoders_of_all_families_have_as_many_parameters_as_are_planned() {
+    for (x_encoder, image_size) in [
+        (XEncoder::Vjepa2(VJepa2::of_size(VJepa2Size::VitG384)), 384),
+        (XEncoder::Vjepa2_1(VJepa2_1::of_size(VJepa2_1Size::VitB)), 384),
+        (XEncoder::Vjepa2_1(VJepa2_1::of_size(VJepa2_1Size::VitGigantic)), 384),
+        (XEncoder::Pe(Pe::of_size(PeSize::L14)), 336),
+        (XEncoder::Pe(Pe::of_size(PeSize::G14)), 448),
+        (XEncoder::Siglip2(Siglip2::of_size(Siglip2Size::So400m16)), 256),
+        (XEncoder::Clip(Clip::of_size(ClipSize::B32)), 224),
+    ] {
+        let recipe = Model { x_encoder, image_size, ..Model::default() };
+        let model = VlJepa::new(&recipe, &Loss::default(), Device::Host).unwrap();
+        let count = model.layout().count(|p| p.name.starts_with("x_encoder."));
+        assert_eq!(count, parameters(&recipe).x_encoder, "{:?}", recipe.x_encoder);
     }
 }

@@ -6,7 +6,6 @@
 mod finite_differences;
 mod image_encoder_files;
 mod layout;
-
 mod step;
 #[path = "../../../tests/tests/all/tiny.rs"]
 mod tiny;
