@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 /// Published sizes of SigLIP 2's vision tower at fixed resolution: values of
 /// `model.x_encoder.size`, each for frames of 256². A model for other frames has the same sizes;
-/// set `model.image_size` too. The counts leave out the attention pooling, which makes one vector of
-/// an image.
+/// set `model.image_size` too. The counts leave out the attention pooling, which makes one vector
+/// of an image.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Siglip2Size {
