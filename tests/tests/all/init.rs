@@ -156,10 +156,10 @@ fn weights_of_other_sizes_are_refused_by_name_before_anything_starts() {
     let cases: [(&str, &str, &[&str]); 6] = [
         ("run", "model.embed_dim=48", &["has shape [64, 64]", "needs [48, 64]"]),
         ("export", "model.embed_dim=48", &["has shape [64, 64]", "needs [48, 64]"]),
-        ("run", "model.predictor.num_layers=3", &["tensors are missing", "predictor.layers.2."]),
-        ("export", "model.predictor.num_layers=3", &["tensors are missing", "layers.2."]),
-        ("run", "model.predictor.num_layers=1", &["does not use", "predictor.layers.1."]),
-        ("export", "model.predictor.num_layers=1", &["does not use", "layers.1."]),
+        ("run", "model.predictor.layers=[0, 3]", &["tensors are missing", "predictor.layers.2."]),
+        ("export", "model.predictor.layers=[0, 3]", &["tensors are missing", "layers.2."]),
+        ("run", "model.predictor.layers=[0, 1]", &["does not use", "predictor.layers.1."]),
+        ("export", "model.predictor.layers=[0, 1]", &["does not use", "layers.1."]),
     ];
     for (kind, size, parts) in cases {
         let folder = if kind == "run" { "trained" } else { "exported" };

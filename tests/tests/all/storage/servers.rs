@@ -104,7 +104,7 @@ fn start(command: &str, folder: &std::path::Path) -> Child {
     let log = std::fs::File::create(folder.join(format!("{}.log", command.len()))).unwrap();
     Command::new("sh")
         .arg("-c")
-        .arg("folder=$1; shift; \"$@\" & read -r line; kill -9 $!; rm -rf \"$folder\"")
+        .arg("folder=$1; shift; \"$@\" & read -r line; kill -9 $!; wait; rm -rf \"$folder\"")
         .arg("sh")
         .arg(folder)
         .arg(servers.join(words.next().unwrap()))
