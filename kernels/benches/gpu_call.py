@@ -31,7 +31,7 @@ AT_ONCE = 6
 # A step of the quickstart's model with one layer per part, which an emulated GPU can run.
 SMALL_STEP = [
     *("--recipe", ROOT / "recipes/quickstart.yaml"),
-    *"--set model.x_encoder.num_layers=1 --set model.predictor.num_layers=1 --set device=cuda --set precision=bf16".split(),
+    *"--set model.x_encoder.num_layers=1 --set model.predictor.layers=[0,1] --set device=cuda --set precision=bf16".split(),
     *"--batch 4 --frames 2 --ranks 3 --text 4 --query 0 --steps 1 --warm-up 0".split(),
 ]
 
