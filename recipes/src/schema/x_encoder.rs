@@ -36,10 +36,10 @@ pub enum XEncoder {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum XFamily {
-    /// V-JEPA 2.
+    /// V-JEPA 2, with the keys of [`VJepa2`].
     #[default]
     Vjepa2,
-    /// V-JEPA 2.1.
+    /// V-JEPA 2.1, with the keys of [`VJepa2_1`].
     Vjepa2_1,
     /// Perception Encoder.
     Pe,

@@ -21,10 +21,10 @@ pub enum YEncoder {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum YFamily {
-    /// EmbeddingGemma.
+    /// EmbeddingGemma, with the keys of [`EmbeddingGemma`].
     #[default]
     EmbeddingGemma,
-    /// Qwen3-Embedding.
+    /// Qwen3-Embedding, with the keys of [`Qwen3Embedding`].
     Qwen3Embedding,
 }
 
