@@ -6,6 +6,7 @@
 //! a reduction can start at the front of the buffer while later gradients are still being computed,
 //! and an optimizer shard or a checkpoint part is a contiguous range.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use rand::SeedableRng;
@@ -25,8 +26,9 @@ pub enum Group {
     Predictor,
     /// The text encoder of the targets, without its projection.
     YEncoder,
-    /// The linear maps into and out of the predictor, and from the Y-encoder to the shared
-    /// embedding.
+    /// The linear map from the Y-encoder to the shared embedding.
+    YProjection,
+    /// The linear maps into and out of the predictor.
     Projections,
     /// The logarithm of the factor α of `InfoNCE`'s similarities (the temperature).
     LogitScale,
@@ -34,8 +36,14 @@ pub enum Group {
 
 impl Group {
     /// All groups, in the order of their declaration.
-    pub const ALL: [Self; 5] =
-        [Self::XEncoder, Self::Predictor, Self::YEncoder, Self::Projections, Self::LogitScale];
+    pub const ALL: [Self; 6] = [
+        Self::XEncoder,
+        Self::Predictor,
+        Self::YEncoder,
+        Self::YProjection,
+        Self::Projections,
+        Self::LogitScale,
+    ];
 
     /// Name of the group in the recipe's `optimizer.multipliers`.
     #[must_use]
@@ -44,9 +52,25 @@ impl Group {
             Self::XEncoder => "x_encoder",
             Self::Predictor => "predictor",
             Self::YEncoder => "y_encoder",
+            Self::YProjection => "y_projection",
             Self::Projections => "projections",
             Self::LogitScale => "logit_scale",
         }
+    }
+
+    /// Factor on the learning rate of the group, of the recipe's `optimizer.multipliers`.
+    #[must_use]
+    pub fn multiplier(self, multipliers: &BTreeMap<String, f64>) -> f64 {
+        let own = |group: Self| multipliers.get(group.name()).copied();
+        match self {
+            Self::YProjection => own(self).or(own(Self::Projections)),
+            Self::XEncoder
+            | Self::Predictor
+            | Self::YEncoder
+            | Self::Projections
+            | Self::LogitScale => own(self),
+        }
+        .unwrap_or(1.0)
     }
 }
 

@@ -33,8 +33,8 @@ pub use x_encoder::{
     VisionSizes, XEncoder, XFamily,
 };
 pub use y_encoder::{
-    EmbeddingGemma, EmbeddingGemmaSize, Qwen3Embedding, Qwen3EmbeddingSize, TextSizes, YEncoder,
-    YFamily,
+    EmbeddingGemma, EmbeddingGemmaSize, Projection, Qwen3Embedding, Qwen3EmbeddingSize, TextSizes,
+    Update, YEncoder, YFamily,
 };
 
 use std::path::PathBuf;

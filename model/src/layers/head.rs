@@ -25,7 +25,7 @@ pub enum Pooling {
 pub struct Head {
     /// Reduction of each sequence to one vector.
     pub pooling: Pooling,
-    /// Linear maps in the order of application. The last one maps to the shared embedding.
+    /// Linear maps in the order of application. The result of the last one is the shared embedding.
     pub maps: Vec<Linear>,
     /// Whether embeddings are scaled to length one, as losses of cosine similarities need.
     pub normalise: bool,

@@ -138,7 +138,7 @@ fn runs(layout: &Layout, recipe: &schema::Optimizer, range: &Range<usize>) -> Ve
         if start >= end {
             continue;
         }
-        let multiplier = recipe.multipliers.get(parameter.group.name()).copied().unwrap_or(1.0);
+        let multiplier = parameter.group.multiplier(&recipe.multipliers);
         let weight_decay = if parameter.decay { decimal(recipe.weight_decay) } else { 0.0 };
         let same = |run: &Run| {
             run.multiplier.to_bits() == multiplier.to_bits()

@@ -6,7 +6,7 @@ use crate::{Group, ParameterId, VlJepa};
 
 pub(super) fn pieces(model: &VlJepa) -> Vec<Piece> {
     let own = |group| match group {
-        Group::Projections | Group::LogitScale => true,
+        Group::YProjection | Group::Projections | Group::LogitScale => true,
         Group::XEncoder | Group::Predictor | Group::YEncoder => false,
     };
     let parameters = model.layout().parameters.iter().enumerate();

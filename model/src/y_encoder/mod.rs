@@ -2,9 +2,8 @@
 //!
 //! The encoder consists of a text transformer, pooling over the tokens, the published Dense layers
 //! of `EmbeddingGemma` if the recipe asks for them, and a linear map to the shared embedding
-//! (VL-JEPA §3.1). If the text model is frozen, only the map is trained. If, in addition, the loss
-//! has no negatives, the map is not trained either: a trained map could reach loss zero by mapping
-//! every text to one point, while a fixed random map preserves distances.
+//! (VL-JEPA §3.1), unless the recipe makes the encoder's own embedding the shared one (Table 5c).
+//! If the text model is frozen, only the map is trained (Table 5e).
 
 use std::sync::Arc;
 
@@ -23,6 +22,8 @@ pub struct YEncoder {
     pub head: Head,
     /// Whether the text model is trained.
     pub trainable: bool,
+    /// Whether the text model, its Dense layers or its projection are trained.
+    trains: bool,
     gradients_end: usize,
 }
 
@@ -36,8 +37,8 @@ pub struct YEncoderSaved {
 }
 
 impl YEncoder {
-    /// Registers the encoder's parameters under `name`, and its projection. The projection is
-    /// trained if the text model is trainable or the loss `kind` has negatives (`InfoNCE`).
+    /// Registers the encoder's parameters under `name`, and its projection. The loss `kind` decides
+    /// whether embeddings are normalised.
     #[must_use]
     pub fn new(
         layout: &mut LayoutBuilder,
@@ -49,10 +50,14 @@ impl YEncoder {
         let (recipe, sizes) = (&model.y_encoder, model.y_encoder.sizes());
         let trainable = recipe.trainable();
         let d = sizes.hidden_size;
-        let negatives = kind == schema::LossKind::InfoNce;
-        layout.scope(Group::Projections, trainable || negatives);
-        let shape = [model.embed_dim, d];
-        let projection = Linear::new(layout, "projections.y_head", shape, model.projection_bias);
+        layout.scope(Group::YProjection, true);
+        let projection = match recipe.projection() {
+            schema::Projection::Linear => {
+                let shape = [model.embed_dim, sizes.output_size];
+                Some(Linear::new(layout, "projections.y_head", shape, model.projection_bias))
+            }
+            schema::Projection::None => None,
+        };
         let mut maps = Vec::new();
         if sizes.dense_hidden_size > 0 {
             layout.scope(Group::YEncoder, trainable);
@@ -63,7 +68,7 @@ impl YEncoder {
             let last = dense("dense_3", [d, wide]);
             maps.extend([dense("dense_2", [wide, d]), last]);
         }
-        maps.push(projection);
+        maps.extend(projection);
         let group = Group::YEncoder;
         let (text, pooling) = match recipe {
             schema::YEncoder::EmbeddingGemma(keys) => {
@@ -74,8 +79,9 @@ impl YEncoder {
             }
         };
         let normalise = crate::loss::normalises(kind);
+        let trains = trainable || maps.iter().any(|map| map.weight.trainable());
         let (head, gradients_end) = (Head { pooling, maps, normalise }, layout.trainable_end());
-        Self { text, head, trainable, gradients_end }
+        Self { text, head, trainable, trains, gradients_end }
     }
 
     /// Embedding (b, e) of each target text.
@@ -89,7 +95,7 @@ impl YEncoder {
         target: &Packed,
         keep: Keep,
     ) -> Result<Embedded<YEncoderSaved>, ModelError> {
-        let deep = keep.only_if(self.trainable);
+        let (keep, deep) = (keep.only_if(self.trains), keep.only_if(self.trainable));
         let lengths = Lengths::new(cx.arena.device(), target.lengths.host().to_vec())?;
         let sequence = self.text.sequence(lengths)?;
         let x = self.text.embed(cx, parameters, target.ids())?;
@@ -116,6 +122,9 @@ impl YEncoder {
         gradients: &mut Gradients,
         on_ready: &mut OnReady<'_>,
     ) -> Result<(), ModelError> {
+        if !self.trains {
+            return Ok(());
+        }
         let YEncoderSaved { text, sequence, head } =
             saved.ok_or(ModelError::NothingSaved { part: "y_encoder" })?;
         let lengths = &sequence.lengths;

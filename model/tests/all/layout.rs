@@ -6,8 +6,8 @@ use vljepa_kernels::Device;
 use vljepa_model::{AdamW, Group, Parameters, VlJepa};
 use vljepa_recipes::cost::parameters;
 use vljepa_recipes::schema::{
-    Clip, ClipSize, Loss, Model, Optimizer, Pe, PeSize, Siglip2, Siglip2Size, VJepa2, VJepa2_1,
-    VJepa2_1Size, VJepa2Size, XEncoder,
+    Clip, ClipSize, Loss, Model, Optimizer, Pe, PeSize, Siglip2, Siglip2Size, Update, VJepa2,
+    VJepa2_1, VJepa2_1Size, VJepa2Size, XEncoder,
 };
 
 use crate::tiny;
@@ -77,7 +77,7 @@ fn first_weights_depend_on_seed_and_name_only() {
     };
     let first = draw(|_| (), 1);
     assert_eq!(first, draw(|m| tiny::vjepa2(m).num_layers = 1, 1));
-    assert_eq!(first, draw(|m| crate::gemma(m).trainable = false, 1));
+    assert_eq!(first, draw(|m| crate::gemma(m).update = Update::Frozen, 1));
     assert_ne!(first, draw(|_| (), 2));
 }
 
@@ -89,6 +89,18 @@ fn a_multiplier_of_an_unknown_group_is_refused() {
     recipe.multipliers.insert("y_encodr".to_owned(), 0.05);
     let error = AdamW::new(model.layout(), Device::Host, &recipe).unwrap_err().to_string();
     assert!(error.contains("y_encodr") && error.contains("y_encoder"), "{error}");
+}
+
+#[test]
+fn the_y_projection_learns_at_the_rate_of_the_projections_unless_it_has_its_own() {
+    let rate = |multipliers: &[(&str, f64)]| {
+        let multipliers = multipliers.iter().map(|(name, factor)| ((*name).to_owned(), *factor));
+        Group::YProjection.multiplier(&multipliers.collect())
+    };
+    assert_eq!(rate(&[("y_encoder", 0.05)]).to_bits(), 1f64.to_bits());
+    assert_eq!(rate(&[("projections", 0.5)]).to_bits(), 0.5f64.to_bits());
+    let both = [("projections", 0.5), ("y_projection", 0.05)];
+    assert_eq!(rate(&both).to_bits(), 0.05f64.to_bits());
 }
 
 #[test]

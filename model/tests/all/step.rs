@@ -4,9 +4,10 @@
 use vljepa_kernels::testing::{bytes, indices, normal};
 use vljepa_kernels::{Arena, Device, Packed, Stream, Tensor, View};
 use vljepa_model::{
-    Context, Gathered, Gradients, Keep, Objective, OnReady, Parameters, Recompute, VlJepa,
+    Context, Gathered, Gradients, Keep, Objective, OnReady, ParameterId, Parameters, Recompute,
+    VlJepa,
 };
-use vljepa_recipes::schema::{Initialisation, Loss, LossKind, Model};
+use vljepa_recipes::schema::{Initialisation, Loss, LossKind, Model, Projection, Update};
 
 use crate::tiny;
 
@@ -238,22 +239,49 @@ fn backward_without_kept_state_is_an_error() {
 }
 
 #[test]
-fn a_frozen_text_encoder_trains_its_projection_only_against_negatives() {
-    for (kind, trained) in [(LossKind::InfoNce, true), (LossKind::L2, false)] {
+fn the_recipe_decides_whether_the_y_side_trains_its_encoder_and_its_projection() {
+    for (update, projection, kind) in [
+        (Update::Train, Projection::Linear, LossKind::InfoNce),
+        (Update::Train, Projection::None, LossKind::InfoNce),
+        (Update::Frozen, Projection::Linear, LossKind::InfoNce),
+        (Update::Frozen, Projection::None, LossKind::L2),
+    ] {
         let mut recipe = tiny::model();
-        crate::gemma(&mut recipe).trainable = false;
+        let keys = crate::gemma(&mut recipe);
+        (keys.update, keys.projection) = (update, projection);
+        if projection == Projection::None {
+            recipe.embed_dim = 16;
+        }
         let step = Step::new(&recipe, &Loss { kind, ..Loss::default() });
         let layout = step.model.layout();
-        assert!(
-            layout.parameters.iter().all(|p| !p.name.starts_with("y_encoder.") || !p.trainable)
-        );
-        let head = layout.parameters.iter().position(|p| p.name == "projections.y_head.weight");
-        let id = vljepa_model::ParameterId(head.unwrap());
-        assert_eq!(layout.get(id).trainable, trained);
         let gradients = step.gradients();
-        if trained {
-            let d = gradients.view(layout, id).host_f32("test", "gradient").unwrap();
-            assert!(d.iter().any(|v| *v != 0.0));
+        let learns = |name: &str| {
+            let index = layout.parameters.iter().position(|p| p.name == name)?;
+            let parameter = &layout.parameters[index];
+            Some(
+                parameter.trainable && {
+                    let d = gradients.view(layout, ParameterId(index));
+                    d.host_f32("test", "gradient").unwrap().iter().any(|v| *v != 0.0)
+                },
+            )
+        };
+        let trained = update == Update::Train;
+        for name in ["layers.0.mlp.down.weight", "dense_2.weight", "norm.weight"] {
+            assert_eq!(learns(&format!("y_encoder.{name}")), Some(trained), "{name}");
         }
+        let head = (projection == Projection::Linear).then_some(true);
+        assert_eq!(learns("projections.y_head.weight"), head);
+        assert_eq!(learns("projections.predictor_head.weight"), Some(true));
     }
+}
+
+#[test]
+fn without_a_projection_the_shared_embedding_has_the_width_of_the_encoder() {
+    let mut recipe = tiny::model();
+    crate::gemma(&mut recipe).projection = Projection::None;
+    let build = |recipe: &Model| VlJepa::new(recipe, &Loss::default(), Device::Host);
+    let error = build(&recipe).unwrap_err().to_string();
+    assert!(error.contains("model.embed_dim") && error.contains("16 elements"), "{error}");
+    recipe.embed_dim = 16;
+    assert!(build(&recipe).is_ok());
 }

@@ -1,7 +1,9 @@
 //! Rules for `device`, `precision` and the keys under `model` and `loss`.
 
 use super::{Problem, Problems};
-use crate::schema::{Device, Loss, LossKind, Model, Precision, Recipe, XEncoder, YEncoder};
+use crate::schema::{
+    Device, Loss, LossKind, Model, Precision, Projection, Recipe, XEncoder, YEncoder,
+};
 
 pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
     if recipe.device == Device::Host && recipe.precision == Precision::Bf16 {
@@ -79,6 +81,14 @@ fn positive(model: &Model, found: &mut Problems) {
         "model.predictor",
         &[("rms_norm_eps", p.rms_norm_eps.into()), ("rope_theta", p.rope_theta)],
     );
+    if model.y_encoder.projection() == Projection::None && model.embed_dim != y.output_size {
+        let what = format!(
+            "is {}, but without a projection the shared embedding is the Y-encoder's own, of {} elements",
+            model.embed_dim, y.output_size
+        );
+        let help = format!("remove it, or write {}", y.output_size);
+        found.add("model.embed_dim", what, help);
+    }
     of_x_family(model, found);
     of_y_family(&model.y_encoder, found);
 }
@@ -272,10 +282,11 @@ fn loss(recipe: &Recipe, found: &mut Problems) {
                 let help = "remove it, or write `kind: info_nce`";
                 found.add("loss.mask_equal_targets", what, help);
             }
-            if recipe.model.y_encoder.trainable() {
-                let what = "without negatives, a trained Y-encoder collapses to one point";
-                let help =
-                    "write `model.y_encoder.trainable: false` (paper §4.7), or `kind: info_nce`";
+            let y = &recipe.model.y_encoder;
+            let trained = y.trainable() || y.projection() == Projection::Linear;
+            if trained {
+                let what = "without negatives, all that is trained of the Y-encoder collapses to one point";
+                let help = "write `model.y_encoder: {update: frozen, projection: none}` (paper §4.7, Table 5c), or `kind: info_nce`";
                 found.add("loss.kind", what, help);
             }
         }

@@ -5,8 +5,8 @@ use crate::schema::{LossKind, Mixing, Optimizer, Recipe, Stage};
 use crate::suggest::suggestion;
 
 /// Parameter groups that `optimizer.multipliers` may name.
-pub(crate) const GROUPS: [&str; 5] =
-    ["x_encoder", "predictor", "y_encoder", "projections", "logit_scale"];
+pub(crate) const GROUPS: [&str; 6] =
+    ["x_encoder", "predictor", "y_encoder", "y_projection", "projections", "logit_scale"];
 
 /// Largest sum of a mixture's weights. The sum is the length of a cycle of draws in which each
 /// source occurs exactly as often as its weight says.

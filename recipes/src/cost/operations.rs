@@ -2,7 +2,7 @@
 
 use super::memory::real;
 use super::parameters::patch_values;
-use crate::schema::{Model, Recompute, XEncoder};
+use crate::schema::{Model, Projection, Recompute, XEncoder};
 
 /// Numbers of tokens of a sample.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -117,9 +117,13 @@ pub fn sample(
     let y_layer = 2 * y.hidden_size * (y_width + y.num_kv_heads * y.head_dim)
         + 3 * y.hidden_size * y.intermediate_size;
     let dense = 2 * y.hidden_size * y.dense_hidden_size;
+    let head = match model.y_encoder.projection() {
+        Projection::Linear => y.output_size * model.embed_dim,
+        Projection::None => 0,
+    };
     let y_forward = product(tokens.target, y.num_layers * y_layer)
         + real(y.num_layers) * attention(tokens.target, y_width)
-        + product(1, y.hidden_size * model.embed_dim + dense);
+        + product(1, head + dense);
 
     let trained = |trained: bool, forward: f64| if trained { forward } else { 0.0 };
     let differentiated =

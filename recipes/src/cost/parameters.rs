@@ -1,6 +1,6 @@
 //! Parameter counts of the model.
 
-use crate::schema::{Model, XEncoder};
+use crate::schema::{Model, Projection, XEncoder};
 
 /// Number of parameters of each part of the model.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub struct Parameters {
     pub y_embedding: usize,
     /// The two Dense layers of the Y-encoder; 0 unless `model.y_encoder.dense_heads` is set.
     pub y_dense: usize,
-    /// Linear map from the Y-encoder's width to the shared embedding.
+    /// Linear map from the Y-encoder to the shared embedding; 0 with `y_encoder.projection: none`.
     pub y_head: usize,
     /// Scale of InfoNCE, a single parameter.
     pub logit_scale: usize,
@@ -100,7 +100,10 @@ pub fn parameters(model: &Model) -> Parameters {
             + y.hidden_size,
         y_embedding: y.vocab_size * y.hidden_size,
         y_dense: 2 * y.hidden_size * y.dense_hidden_size,
-        y_head: linear(y.hidden_size, model.embed_dim),
+        y_head: match model.y_encoder.projection() {
+            Projection::Linear => linear(y.output_size, model.embed_dim),
+            Projection::None => 0,
+        },
         logit_scale: 1,
         trainable: 0,
     };

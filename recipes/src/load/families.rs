@@ -9,9 +9,9 @@ use serde_json::{Map, Value as Json};
 
 use crate::read::{self, Fault};
 use crate::schema::{
-    Clip, ClipSize, EmbeddingGemma, Pe, PeSize, Predictor, PredictorFamily, Qwen3Embedding,
-    Siglip2, Siglip2Size, VJepa2, VJepa2_1, VJepa2_1Size, VJepa2Size, XEncoder, XFamily, YEncoder,
-    YFamily,
+    Clip, ClipSize, EmbeddingGemma, Pe, PeSize, Predictor, PredictorFamily, Projection,
+    Qwen3Embedding, Siglip2, Siglip2Size, Update, VJepa2, VJepa2_1, VJepa2_1Size, VJepa2Size,
+    XEncoder, XFamily, YEncoder, YFamily,
 };
 use crate::tree::{Entry, Node, Span, Value};
 
@@ -43,7 +43,7 @@ impl Role {
             Self::Predictor => {
                 &["attention", "train_embeddings", "text_projection", "max_query_tokens"]
             }
-            Self::YEncoder => &["trainable", "max_target_tokens"],
+            Self::YEncoder => &["update", "trainable", "projection", "max_target_tokens"],
         }
     }
 
@@ -114,10 +114,14 @@ fn choice<T: DeserializeOwned + Default>(node: Option<&Node>, key: &str) -> Resu
 }
 
 fn keys(role: &impl Serialize) -> Map<String, Json> {
-    match serde_json::to_value(role) {
-        Ok(Json::Object(keys)) => keys,
-        Ok(_) | Err(_) => unreachable!("a role is a map of plain values"),
+    match json(role) {
+        Json::Object(keys) => keys,
+        other => unreachable!("a role is a map of plain values, not {other}"),
     }
+}
+
+fn json(value: &impl Serialize) -> Json {
+    serde_json::to_value(value).expect("keys of recipes are plain values")
 }
 
 /// Removes the keys of a published model from a recipe if `over`, the keys of `role` that are about
@@ -163,20 +167,35 @@ pub(super) fn expand(root: &mut Node) -> Result<(), Fault> {
         let Some(node) = model.get_mut(role.key()) else { continue };
         let at = node.get("size").or(node.get("family")).unwrap_or(node).span;
         let published = role.published(node.get("family"), node.get("size"))?;
-        if role == Role::Predictor {
-            layers(node, &published).map_err(|fault| fault.under(role.key()).under("model"))?;
+        match role {
+            Role::XEncoder => Ok(()),
+            Role::Predictor => layers(node, &published),
+            Role::YEncoder => update(node),
         }
+        .map_err(|fault| fault.under(role.key()).under("model"))?;
         node.take("size");
         fill(node, published.keys, at);
         image_size = image_size.or(published.image_size.map(|size| (size, at)));
     }
-    if let (Value::Map(entries), Some((size, span))) = (&mut model.value, image_size)
-        && entries.iter().all(|entry| entry.key != "image_size")
-    {
-        let node = Node { span, value: Value::Unsigned(size as u64) };
-        entries.push(Entry { key: "image_size".to_owned(), key_span: span, node });
+    let sizes = [("image_size", image_size), ("embed_dim", own_width(model))];
+    let Value::Map(entries) = &mut model.value else { return Ok(()) };
+    for (key, size) in sizes {
+        if let Some((size, span)) = size
+            && entries.iter().all(|entry| entry.key != key)
+        {
+            let node = Node { span, value: Value::Unsigned(size as u64) };
+            entries.push(Entry { key: key.to_owned(), key_span: span, node });
+        }
     }
     Ok(())
+}
+
+/// Width of the Y-encoder's own embedding if the recipe makes it the shared embedding.
+fn own_width(model: &Node) -> Option<(usize, Span)> {
+    let node = model.get(Role::YEncoder.key())?;
+    let encoder: YEncoder = read::read(node).ok()?;
+    let own = encoder.projection() == Projection::None;
+    own.then(|| (encoder.sizes().output_size, node.span))
 }
 
 /// Adds the published keys that a recipe does not set. `family` becomes the first key.
@@ -214,6 +233,23 @@ fn plain(value: Json, span: Span) -> Node {
         }
     };
     Node { span, value }
+}
+
+/// Translates `trainable` of the Y-encoder to `update`.
+fn update(node: &mut Node) -> Result<(), Fault> {
+    let Some(mut entry) = node.take("trainable") else { return Ok(()) };
+    if let Some(update) = node.get("update") {
+        let what = "`update` and `trainable` are both given";
+        return Err(Fault::in_value(update.span, what, "write only `update`").under("update"));
+    }
+    let trained: bool = read::read(&entry.node).map_err(|fault| fault.under("trainable"))?;
+    let update = if trained { Update::Train } else { Update::Frozen };
+    entry.key = "update".to_owned();
+    entry.node.value = plain(json(&update), entry.node.span).value;
+    if let Value::Map(entries) = &mut node.value {
+        entries.push(entry);
+    }
+    Ok(())
 }
 
 /// Translates `first_layer` and `num_layers` of the predictor to `layers`.

@@ -23,6 +23,9 @@ pub(super) fn hash(recipe: &Recipe) -> serde_json::Result<String> {
     if let Some(predictor) = object(&mut tree, "/model/predictor") {
         earlier_layers(predictor);
     }
+    if let Some(encoder) = object(&mut tree, "/model/y_encoder") {
+        earlier_update(encoder);
+    }
     Ok(blake3::hash(sorted(&tree).as_bytes()).to_hex().to_string())
 }
 
@@ -35,6 +38,15 @@ fn earlier_layers(predictor: &mut Map<String, Value>) {
         if value != 8 {
             predictor.insert(key.to_owned(), value.into());
         }
+    }
+}
+
+/// Writes `update: frozen` as `trainable: false`, as recipes had it first, so that their runs keep
+/// their hash.
+fn earlier_update(encoder: &mut Map<String, Value>) {
+    if encoder.get("update").is_some_and(|update| update == "frozen") {
+        encoder.remove("update");
+        encoder.insert("trainable".to_owned(), false.into());
     }
 }
 

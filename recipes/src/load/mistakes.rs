@@ -57,6 +57,8 @@ pub(super) type Row = (&'static str, &'static str, usize, usize, &'static str, &
 /// Mistakes of keys and types.
 #[rustfmt::skip]
 pub(super) const KEYS_AND_TYPES: &[Row] = &[
+    ("  y_encoder:\n", "  y_encoder:\n    trainable: true\n    update: train\n", 12, 13, "`update` and `trainable` are both given", "only `update`"),
+    ("  y_encoder:\n", "  y_encoder:\n    update: frozn\n", 11, 13, "`frozn` is not one of", "`frozen`"),
     ("  y_encoder:\n", "  y_encoder:\n    family: qwen_embedding\n", 11, 13, "model.y_encoder.family: `qwen_embedding` is not one of", "did you mean `qwen3_embedding`?"),
     ("  y_encoder:\n", "  y_encoder:\n    size: 8b\n", 11, 11, "model.y_encoder.size: `8b` is not one of `300m`", ""),
     ("  y_encoder:\n", "  y_encoder:\n    family: qwen3_embedding\n    dense_heads: true\n", 12, 5, "model.y_encoder: unknown key `dense_heads`", "valid keys here"),
@@ -133,7 +135,8 @@ pub(super) const CONTRADICTIONS: &[Row] = &[
     ("clip_norm: 1.0", "multipliers: {predictor: -1}", 34, 28, "is -1", "0 or more"),
     ("clip_norm: 1.0", "betas: [0.9, 1.0]", 34, 16, "1 is not a decay rate", ""),
     ("clip_norm: 1.0", "weight_decay: -0.1", 34, 17, "is -0.1", ""),
-    ("  mask_equal_targets: true", "  kind: l2", 36, 9, "collapses to one point", "trainable: false"),
+    ("  mask_equal_targets: true", "  kind: l2", 36, 9, "collapses to one point", "update: frozen, projection: none"),
+    ("  y_encoder:\n", "  embed_dim: 64\n  y_encoder:\n    projection: none\n", 10, 14, "is 64, but without a projection the shared embedding is the Y-encoder's own, of 768", "write 768"),
     ("  mask_equal_targets: true", "  temperature: {initial_logit_scale: 100}", 36, 38, "is above max_scale 100", "ln(1/0.07)"),
     ("from: questions", "from: questions\n          query: what?", 24, 18, "each question is its own query", "remove"),
     ("{from: caption, query: describe}", "{from: caption, kind: x}", 18, 33, "captions have no `kind`", ""),

@@ -78,7 +78,7 @@ fn a_loss_without_negatives_has_none_to_mask() {
     let text = GOOD.replace("mask_equal_targets: true", "{kind: cosine, mask_equal_targets: true}");
     let text = text
         .replace("loss:\n  {", "loss: {")
-        .replace("  y_encoder:\n", "  y_encoder:\n    trainable: false\n");
+        .replace("  y_encoder:\n", "  y_encoder:\n    update: frozen\n    projection: none\n");
     let found = mistakes(load_text(&text, &[]).unwrap_err());
     assert_eq!(found.len(), 1);
     assert!(found[0].what.contains("only InfoNCE has negatives to mask"), "{}", found[0].what);

@@ -22,7 +22,8 @@ pub struct Model {
     pub predictor: Predictor,
     /// Encoder that maps a target text to its embedding.
     pub y_encoder: YEncoder,
-    /// Number of elements of the shared embedding. Default: 1,536 (paper §3.1).
+    /// Number of elements of the shared embedding. Default: 1,536 (paper §3.1), or, with
+    /// `y_encoder.projection: none`, the width of the Y-encoder's own embedding.
     pub embed_dim: usize,
     /// Whether the linear projections (vision, predictor head, Y-encoder head) have biases.
     /// Unstated; default: true, as in PyTorch's `nn.Linear`. With biases the predictor has 491.8M
@@ -101,7 +102,8 @@ impl Default for Loss {
 }
 
 /// Loss functions that the paper compares (§4.7, Table 5c). All except InfoNCE need
-/// `model.y_encoder.trainable: false`: without negatives a trained Y-encoder collapses.
+/// `model.y_encoder.update: frozen` and `model.y_encoder.projection: none`: without negatives, what
+/// is trained of the Y-encoder collapses.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LossKind {

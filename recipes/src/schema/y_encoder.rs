@@ -49,6 +49,32 @@ pub struct TextSizes {
     pub result_norms: usize,
     /// Hidden elements between the two Dense layers after pooling; 0 without Dense layers.
     pub dense_hidden_size: usize,
+    /// Number of elements of a text's embedding before the projection.
+    pub output_size: usize,
+}
+
+/// How training changes the encoder: values of `model.y_encoder.update`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Update {
+    /// The gradient of the loss trains it, jointly with the predictor (paper §2).
+    #[default]
+    Train,
+    /// It keeps its initial weights (paper §4.7, Tables 5c and 5e).
+    Frozen,
+}
+
+/// Last map of the encoder: values of `model.y_encoder.projection`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Projection {
+    /// A trained linear map to the shared embedding (paper §3.1; Table 5e trains it on top of a
+    /// frozen encoder). It is the parameter group `y_projection`.
+    #[default]
+    Linear,
+    /// No map: the shared embedding is that of the encoder, and `model.embed_dim` is its width
+    /// (paper §4.7, Table 5c: "no projection head on top frozen text encoder").
+    None,
 }
 
 impl YEncoder {
@@ -66,6 +92,7 @@ impl YEncoder {
                 vocab_size: keys.vocab_size,
                 result_norms: 2,
                 dense_hidden_size: if keys.dense_heads { keys.dense_hidden_size } else { 0 },
+                output_size: keys.hidden_size,
             },
             Self::Qwen3Embedding(keys) => TextSizes {
                 hidden_size: keys.hidden_size,
@@ -77,16 +104,35 @@ impl YEncoder {
                 vocab_size: keys.vocab_size,
                 result_norms: 0,
                 dense_hidden_size: 0,
+                output_size: keys.hidden_size,
             },
         }
     }
 
-    /// Whether the encoder is trained.
+    /// How training changes the encoder.
+    #[must_use]
+    pub fn update(&self) -> Update {
+        match self {
+            Self::EmbeddingGemma(keys) => keys.update,
+            Self::Qwen3Embedding(keys) => keys.update,
+        }
+    }
+
+    /// Whether the gradient of the loss trains the encoder.
     #[must_use]
     pub fn trainable(&self) -> bool {
+        match self.update() {
+            Update::Train => true,
+            Update::Frozen => false,
+        }
+    }
+
+    /// Last map of the encoder.
+    #[must_use]
+    pub fn projection(&self) -> Projection {
         match self {
-            Self::EmbeddingGemma(keys) => keys.trainable,
-            Self::Qwen3Embedding(keys) => keys.trainable,
+            Self::EmbeddingGemma(keys) => keys.projection,
+            Self::Qwen3Embedding(keys) => keys.projection,
         }
     }
 
@@ -194,9 +240,13 @@ pub struct EmbeddingGemma {
     pub dense_heads: bool,
     /// Number of elements between the two Dense layers. Default: 3,072 (EmbeddingGemma-300M).
     pub dense_hidden_size: usize,
-    /// Whether the Y-encoder is trained. Default: true (paper §2: "We train the Predictor and the
-    /// Y-Encoder jointly"; §3.1 multiplies its learning rate by 0.05, see `optimizer.multipliers`).
-    pub trainable: bool,
+    /// How training changes the encoder. Default: `train` (paper §2: "We train the Predictor and
+    /// the Y-Encoder jointly"; §3.1 multiplies its learning rate by 0.05, see
+    /// `optimizer.multipliers`).
+    pub update: Update,
+    /// Map from the pooled tokens, or from the Dense layers, to the shared embedding. Default:
+    /// `linear` (paper §3.1).
+    pub projection: Projection,
     /// `tokenizer.json` of the targets. A run needs it; the paper uses that of EmbeddingGemma-300M
     /// (§3.1).
     pub tokenizer: Option<PathBuf>,
@@ -227,7 +277,8 @@ impl EmbeddingGemma {
             max_target_tokens: 512,
             dense_heads: false,
             dense_hidden_size: 3072,
-            trainable: true,
+            update: Update::Train,
+            projection: Projection::Linear,
             tokenizer: None,
             weights: None,
         }
@@ -283,9 +334,11 @@ pub struct Qwen3Embedding {
     /// Maximum length of a target in tokens; longer targets are cut. Default: 512 (paper §3.1:
     /// "maximum context length of 512").
     pub max_target_tokens: usize,
-    /// Whether the Y-encoder is trained. Default: true (paper §2: "We train the Predictor and the
-    /// Y-Encoder jointly").
-    pub trainable: bool,
+    /// How training changes the encoder. Default: `train` (paper §2: "We train the Predictor and
+    /// the Y-Encoder jointly").
+    pub update: Update,
+    /// Map from the last token to the shared embedding. Default: `linear` (paper §3.1).
+    pub projection: Projection,
     /// `tokenizer.json` of the targets. A run needs it.
     pub tokenizer: Option<PathBuf>,
     /// Published `model.safetensors`, or the index of several such files, with the initial weights.
@@ -313,7 +366,8 @@ impl Qwen3Embedding {
             rope_theta: 1e6,
             vocab_size,
             max_target_tokens: 512,
-            trainable: true,
+            update: Update::Train,
+            projection: Projection::Linear,
             tokenizer: None,
             weights: None,
         }

@@ -169,7 +169,8 @@ impl Step {
 fn names(model: &VlJepa) -> Vec<(ParameterId, String)> {
     let mut found = Vec::new();
     for (i, parameter) in model.layout().parameters.iter().enumerate() {
-        if matches!(parameter.group, Group::Projections | Group::LogitScale) {
+        let own = [Group::YProjection, Group::Projections, Group::LogitScale];
+        if own.contains(&parameter.group) {
             let name = parameter
                 .name
                 .replace("projections.vision", "vis_proj")

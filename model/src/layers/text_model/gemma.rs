@@ -41,7 +41,7 @@ impl TextModel {
             },
             eps: recipe.rms_norm_eps,
         };
-        layout.scope(group, recipe.trainable);
+        layout.scope(group, recipe.update == schema::Update::Train);
         let norm =
             Norm::rms(layout, &format!("{name}.norm"), sizes.hidden, Scale::OnePlus, sizes.eps);
         let block = |i: usize| {

@@ -4,7 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use crate::load::mistakes::GOOD;
-use crate::schema::{EmbeddingGemma, Qwen3Embedding, Qwen3EmbeddingSize, XEncoder, YEncoder};
+use crate::schema::{
+    EmbeddingGemma, Qwen3Embedding, Qwen3EmbeddingSize, Update, XEncoder, YEncoder,
+};
 use crate::{Loaded, load};
 
 fn load_with(text: &str, sets: &[&str]) -> Loaded {
@@ -38,13 +40,13 @@ fn a_size_gives_the_keys_that_a_recipe_leaves_out() {
 
 #[test]
 fn another_family_leaves_the_files_and_sizes_of_the_one_before() {
-    let before = pretrain(&["model.y_encoder.trainable=false"]);
+    let before = pretrain(&["model.y_encoder.update=frozen"]);
     assert!(before.recipe.model.y_encoder.tokenizer().is_some());
     assert_eq!(before.warnings, Vec::<String>::new());
 
-    let sets = ["model.y_encoder.trainable=false", "model.y_encoder.family=qwen3_embedding"];
+    let sets = ["model.y_encoder.update=frozen", "model.y_encoder.family=qwen3_embedding"];
     let loaded = pretrain(&sets);
-    let expected = Qwen3Embedding { trainable: false, ..Qwen3Embedding::default() };
+    let expected = Qwen3Embedding { update: Update::Frozen, ..Qwen3Embedding::default() };
     assert_eq!(loaded.recipe.model.y_encoder, YEncoder::Qwen3Embedding(expected));
     let [removed, missing] = &loaded.warnings[..] else { panic!("{:?}", loaded.warnings) };
     assert!(removed.starts_with("model.y_encoder:") && removed.ends_with("tokenizer, weights"));
@@ -105,4 +107,22 @@ fn the_first_names_of_the_layers_load_and_keep_their_hash() {
     assert_eq!(both.hash, new.hash);
     assert_ne!(old.hash, new.hash);
     assert_eq!(layers(&[&format!("{p}=[8, 16]")]).hash, layers(&[]).hash);
+}
+
+#[test]
+fn the_first_name_of_the_update_loads_and_keeps_its_hash() {
+    let load = |set: &str| load_with(GOOD, &[&format!("model.y_encoder.{set}")]);
+    assert_eq!(load("trainable=false").recipe.model.y_encoder.update(), Update::Frozen);
+    assert_eq!(load("trainable=false").hash, load("update=frozen").hash);
+    assert_eq!(load("trainable=true").hash, load_with(GOOD, &[]).hash);
+    assert_ne!(load("update=frozen").hash, load_with(GOOD, &[]).hash);
+}
+
+#[test]
+fn without_a_projection_the_shared_embedding_is_as_wide_as_that_of_the_text_encoder() {
+    let width = |sets: &[&str]| load_with(GOOD, sets).recipe.model.embed_dim;
+    let none = "model.y_encoder.projection=none";
+    assert_eq!([width(&[]), width(&[none])], [1536, 768]);
+    assert_eq!(width(&[none, "model.y_encoder.family=qwen3_embedding"]), 1024);
+    assert_eq!(width(&[none, "model.embed_dim=768"]), 768);
 }
