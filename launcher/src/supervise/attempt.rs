@@ -354,6 +354,10 @@ impl<'a> Attempt<'a> {
         let output = post_mortem::last_lines(&self.output, post_mortem::MAX_LINES);
         match fault.kind {
             FaultKind::Died => {
+                let first = post_mortem::first_to_end(&output);
+                if let Some(first) = first.filter(|rank| *rank < self.members.len()) {
+                    fault = self.fault(Some(first), FaultKind::Died, String::new());
+                }
                 let joined = fault.rank.and_then(|rank| self.members[rank].joined.as_ref());
                 let process = joined
                     .map(|j| format!("process {} on {}", j.pid, j.host))

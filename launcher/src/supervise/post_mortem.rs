@@ -24,6 +24,20 @@ pub(super) fn last_lines(file: &Path, count: usize) -> Vec<String> {
     lines[lines.len().saturating_sub(count)..].to_vec()
 }
 
+/// Rank whose process ended first according to the output of Slurm's PMIx plugin or of `mpirun`.
+/// Both kill all other ranks after that, and the ends of their connections may arrive first.
+pub(super) fn first_to_end(lines: &[String]) -> Option<usize> {
+    let pmix = |line: &String| {
+        let (_, source) = line.split_once("Error handler invoked: ")?.1.split_once("source = [")?;
+        source.split_once(']')?.0.rsplit_once(':')?.1.parse().ok()
+    };
+    let mpirun = || {
+        let text = lines.join(" ");
+        text.split_once("process rank ")?.1.split_once(" with PID ")?.0.parse().ok()
+    };
+    lines.iter().find_map(pmix).or_else(mpirun)
+}
+
 /// How a rank's process ended according to the output of `mpirun`.
 pub(super) fn mpirun_ending(lines: &[String], rank: usize) -> Option<String> {
     // OpenMPI wraps this sentence at the width of the terminal.
@@ -54,7 +68,7 @@ pub(super) fn srun_ending(lines: &[String], rank: usize) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{last_lines, mpirun_ending, srun_ending};
+    use super::{first_to_end, last_lines, mpirun_ending, srun_ending};
 
     #[test]
     fn the_output_of_srun_says_how_a_rank_ended() {
@@ -84,6 +98,23 @@ mod tests {
             "mpirun has exited due to process rank 1 with PID 0 on\nnode vm exiting improperly.";
         let lines: Vec<String> = said.lines().map(str::to_owned).collect();
         assert!(mpirun_ending(&lines, 1).unwrap().starts_with("an exit in the middle"));
+    }
+
+    #[test]
+    fn the_output_names_the_rank_that_ended_first() {
+        let first = |said: &str| first_to_end(&said.lines().map(str::to_owned).collect::<Vec<_>>());
+        let slurm = "srun: error: node1: tasks 0-3: Killed\n\
+            slurmstepd-node1: error:  mpi/pmix_v4: _errhandler: node1 [1]: pmixp_client_v2.c:211: \
+            Error handler invoked: status = -61, source = [slurm.pmix.3604.6:2]";
+        assert_eq!(first(slurm), Some(2));
+        let mpirun =
+            "mpirun noticed that process rank 1 with PID 0 on node box\nexited on signal 9";
+        assert_eq!(first(mpirun), Some(1));
+        for other in
+            ["", "srun: error: node1: tasks 0-3: Killed", "source = [a:1]", "process rank 1"]
+        {
+            assert_eq!(first(other), None, "{other}");
+        }
     }
 
     #[test]

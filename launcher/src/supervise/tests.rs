@@ -110,6 +110,19 @@ async fn a_rank_that_does_not_come_up_is_named_after_the_start_limit() {
 }
 
 #[tokio::test]
+async fn the_rank_that_died_first_is_named_although_another_connection_ended_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let scenario = "hello; for s in 0 1 2; do step $s; sleep 0.15; done; \
+        if [ $rank = 0 ]; then exec 3>&-; sleep 60; fi; beat 3 backward; sleep 0.3; \
+        echo 'Error handler invoked: status = -61, source = [slurm.pmix.7.0:1]' >&2; kill -9 $$";
+    let (ended, events) = run(folder.path(), 2, scenario).await;
+    let text = failure(ended);
+    assert!(text.contains("rank 1 ") && text.contains("backward of step 3"), "{text}");
+    assert!(events.contains(r#""event":"fault","kind":"died","rank":1"#), "{events}");
+    assert_nothing_left(folder.path());
+}
+
+#[tokio::test]
 async fn processes_are_found_by_their_token_alone() {
     let folder = tempfile::tempdir().unwrap();
     let token = super::new_token().unwrap();
