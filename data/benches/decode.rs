@@ -17,7 +17,7 @@ use clap::Parser;
 use serde_json::json;
 use vljepa_data::decode::{Media, decode};
 use vljepa_data::transform::Shaper;
-use vljepa_recipes::schema::Transform;
+use vljepa_recipes::schema::Preprocessing;
 
 #[derive(Debug, Parser)]
 struct Arguments {
@@ -76,7 +76,7 @@ fn main() -> anyhow::Result<()> {
 }
 
 fn shaper(arguments: &Arguments) -> Shaper {
-    Shaper::new(Transform::ResizeCenterCrop, arguments.size)
+    Shaper::new(Preprocessing::default(), arguments.size)
 }
 
 /// Decodes all samples until the time is over. Returns how many were decoded.

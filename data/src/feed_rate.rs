@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use vljepa_recipes::cost::{ASSUMED_TARGET_TOKENS, useful_operations};
 use vljepa_recipes::protocol::{DataPart, KindWork};
-use vljepa_recipes::schema::{Model, Transform, Visual};
+use vljepa_recipes::schema::{Model, Preprocessing, Visual};
 
 use crate::catalogue::Catalogue;
 use crate::error::DataError;
@@ -113,7 +113,7 @@ impl Run {
         since: Instant,
     ) -> Result<(u64, Option<DataError>), DataError> {
         let size = u32::try_from(options.image_size).unwrap_or(u32::MAX);
-        let mut shaper = Shaper::new(Transform::ResizeCenterCrop, size);
+        let mut shaper = Shaper::new(Preprocessing::default(), size);
         let mut bad = (0, None);
         while let Some((shard, samples)) =
             self.stretches.get(self.next.fetch_add(1, Ordering::Relaxed))

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use vljepa_recipes::schema::Transform;
+use vljepa_recipes::schema::Preprocessing;
 
 use crate::catalogue::Catalogue;
 use crate::decode::{Media, decode};
@@ -22,9 +22,9 @@ pub struct LoadOptions {
     pub frames: usize,
     /// Side of the square frames, in pixels.
     pub image_size: usize,
-    /// How frames are resized to `image_size`. [`Transform::RandomResizedCrop`] is for training
-    /// only; here it is treated as [`Transform::ResizeCenterCrop`].
-    pub transform: Transform,
+    /// How frames are brought to `image_size`. A random crop is for training only; here it is
+    /// treated as `resize_center_crop`.
+    pub preprocessing: Preprocessing,
 }
 
 /// Decoded sample with its texts.
@@ -159,26 +159,28 @@ pub fn load_file(path: &Path, options: &LoadOptions) -> Result<LoadedSample, Dat
 }
 
 fn pixels(media: Media, bytes: &[u8], options: &LoadOptions) -> Result<Vec<u8>, String> {
-    let transform = match options.transform {
-        Transform::Squash => Transform::Squash,
-        Transform::ResizeCenterCrop | Transform::RandomResizedCrop => Transform::ResizeCenterCrop,
-    };
     let size = u32::try_from(options.image_size).map_err(|_| "image_size is too large")?;
-    let mut shaper = Shaper::new(transform, size);
+    let mut shaper = Shaper::new(options.preprocessing, size);
     let clip = decode(media, bytes, options.frames, &mut shaper)?;
     Ok(clip.frames().collect::<Vec<_>>().concat())
 }
 
 #[cfg(test)]
 mod tests {
-    use vljepa_recipes::schema::Transform;
+    use vljepa_recipes::schema::{Interpolation, Preprocessing, Transform};
 
     use super::{LoadOptions, SampleReader, load_file};
     use crate::error::DataError;
     use crate::fixtures::{numbered, png, storage, write_tar};
 
-    const OPTIONS: LoadOptions =
-        LoadOptions { frames: 2, image_size: 8, transform: Transform::ResizeCenterCrop };
+    const OPTIONS: LoadOptions = LoadOptions {
+        frames: 2,
+        image_size: 8,
+        preprocessing: Preprocessing {
+            transform: Transform::ResizeCenterCrop,
+            interpolation: Interpolation::Bilinear,
+        },
+    };
 
     #[test]
     fn samples_come_in_the_shards_order_with_their_texts() {

@@ -1,5 +1,6 @@
 //! Converts texts to tokens with a `tokenizer.json`.
 
+use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
@@ -19,6 +20,8 @@ pub struct Tokenizer {
     path: PathBuf,
     /// Number of rows of the embedding, which must be larger than the ids of a text.
     rows: usize,
+    /// Text before each text.
+    prompt: String,
 }
 
 impl Tokenizer {
@@ -40,7 +43,13 @@ impl Tokenizer {
         let y_encoder = &model.y_encoder;
         let (max_tokens, vocab_size) =
             (y_encoder.max_target_tokens(), y_encoder.sizes().vocab_size);
-        Self::of("model.y_encoder", y_encoder.tokenizer(), max_tokens, vocab_size)
+        let tokenizer = Self::of("model.y_encoder", y_encoder.tokenizer(), max_tokens, vocab_size)?;
+        let tokens = tokenizer.encode(y_encoder.prompt())?.len();
+        if tokens >= max_tokens {
+            let reason = format!("fills all {max_tokens} tokens of a target (max_target_tokens)");
+            return Err(DataError::Recipe { key: "model.y_encoder.prompt".to_owned(), reason });
+        }
+        Ok(Self { prompt: y_encoder.prompt().to_owned(), ..tokenizer })
     }
 
     fn of(
@@ -88,13 +97,13 @@ impl Tokenizer {
         }
         let truncation = TruncationParams { max_length: max_tokens, ..TruncationParams::default() };
         inner.with_truncation(Some(truncation)).map_err(|cause| error(cause.to_string()))?;
-        let tokenizer = Self { inner, path: path.to_owned(), rows };
+        let tokenizer = Self { inner, path: path.to_owned(), rows, prompt: String::new() };
         tokenizer.in_rows(around.get_ids(), "every text").map_err(error)?;
         Ok(tokenizer)
     }
 
-    /// Tokens of `text`, including the special tokens that the file's post-processor adds. An empty
-    /// text has no tokens at all, not even special ones: an empty query means query-free training
+    /// Tokens of `text` with the recipe's prompt before it, including the special tokens that the
+    /// file's post-processor adds. An empty text has no tokens at all, not even special ones: an empty query means query-free training
     /// (paper §3.2).
     ///
     /// # Errors
@@ -105,7 +114,11 @@ impl Tokenizer {
             return Ok(Vec::new());
         }
         let refused = |reason: String| DataError::Tokenizer { path: self.path.clone(), reason };
-        let encoding = caught(|| self.inner.encode_fast(text, true))
+        let prompted = match self.prompt.as_str() {
+            "" => Cow::Borrowed(text),
+            prompt => Cow::Owned(format!("{prompt}{text}")),
+        };
+        let encoding = caught(|| self.inner.encode_fast(prompted, true))
             .map_err(|cause| refused(format!("it cannot encode {}: {cause}", shown(text))))?;
         self.in_rows(encoding.get_ids(), &shown(text)).map_err(refused)
     }
@@ -169,6 +182,8 @@ pub fn target_hash(text: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use vljepa_recipes::schema::{EmbeddingGemma, Model, YEncoder};
+
     use super::{Tokenizer, target_hash};
     use crate::fixtures::write_tokenizer;
 
@@ -184,6 +199,29 @@ mod tests {
         assert_eq!(encode(4, "a picture number zebra"), [1, 3, 4, 2]);
         assert!(encode(512, "").is_empty(), "a query-free sample has no token, not even [BOS]");
         assert_eq!(Tokenizer::load(&path, 8, 12).unwrap().words(), 12);
+    }
+
+    #[test]
+    fn targets_begin_with_the_prompt_and_queries_do_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = write_tokenizer(folder.path());
+        let mut model = Model::default();
+        model.predictor.tokenizer = Some(path.clone());
+        let mut targets = |prompt: &str| {
+            let keys = EmbeddingGemma { prompt: prompt.to_owned(), ..EmbeddingGemma::default() };
+            let (tokenizer, max_target_tokens) = (Some(path.clone()), 6);
+            let keys = EmbeddingGemma { tokenizer, max_target_tokens, ..keys };
+            model.y_encoder = YEncoder::EmbeddingGemma(keys);
+            Tokenizer::of_targets(&model)
+        };
+        let encode = |tokenizer: Tokenizer| tokenizer.encode("number").unwrap();
+        assert_eq!(encode(targets("").unwrap()), [1, 5, 2]);
+        let prompted = targets("a picture ").unwrap();
+        assert_eq!(prompted.encode("number").unwrap(), [1, 3, 4, 5, 2]);
+        assert!(prompted.encode("").unwrap().is_empty());
+        let error = targets("a picture a picture a picture ").unwrap_err().to_string();
+        assert!(error.contains("model.y_encoder.prompt") && error.contains("all 6 tokens"));
+        assert_eq!(encode(Tokenizer::of_queries(&model).unwrap()), [1, 5, 2]);
     }
 
     #[test]

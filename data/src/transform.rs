@@ -1,12 +1,11 @@
 //! Crops and resizes pictures to squares of the model's size, and scales them down to be stored.
 //!
-//! Resizing is bilinear with antialiasing, as in Pillow (the kernel widens with the scale). The
-//! preprocessing of V-JEPA 2 and CLIP does the same.
+//! Resizing is bilinear or bicubic with antialiasing, as in Pillow: the kernel widens with the scale.
 
 use fast_image_resize::images::{Image, TypedCroppedImage, TypedImageRef};
 use fast_image_resize::pixels::U8x3;
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
-use vljepa_recipes::schema::Transform;
+use fast_image_resize::{FilterType, ImageView, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use vljepa_recipes::schema::{Interpolation, Preprocessing, Transform};
 
 use crate::decode::{Part, Picture, Region, Shape};
 use crate::order::mix;
@@ -24,16 +23,16 @@ const CROP_TRIES: u64 = 10;
 /// Converts pictures to `size`×`size` pixels with one transform.
 #[derive(Debug)]
 pub struct Shaper {
-    transform: Transform,
+    preprocessing: Preprocessing,
     size: u32,
     resizer: Resizer,
 }
 
 impl Shaper {
-    /// Creates a shaper for one transform and one size.
+    /// Creates a shaper to frames of one size.
     #[must_use]
-    pub fn new(transform: Transform, size: u32) -> Self {
-        Self { transform, size, resizer: Resizer::new() }
+    pub fn new(preprocessing: Preprocessing, size: u32) -> Self {
+        Self { preprocessing, size, resizer: Resizer::new() }
     }
 
     /// Crops a picture at random and resizes it to the model's size. `draw` selects the crop. All
@@ -52,13 +51,12 @@ impl Shaper {
 
     /// Rectangle of a picture that becomes the frame. `None` if the frame is the picture itself.
     fn window(&self, width: u32, height: u32) -> Option<Window> {
-        match self.transform {
+        match self.preprocessing.transform {
             _ if (width, height) == (self.size, self.size) => None,
             Transform::ResizeCenterCrop | Transform::RandomResizedCrop => {
-                let resized = short_side_to(width, height, short_side(self.size));
-                let crop = center_crop(resized.0, resized.1, self.size);
-                Some(Window::scaled(crop, (width, height), resized))
+                Some(center_window((width, height), short_side(self.size), self.size))
             }
+            Transform::CenterCrop => Some(center_window((width, height), self.size, self.size)),
             Transform::Squash => Some(Window::of(Region::whole(width, height))),
         }
     }
@@ -70,34 +68,85 @@ impl Shaper {
         crop: Region,
         window: Window,
     ) -> Result<Picture, String> {
-        resize(&mut self.resizer, picture, crop, window, (self.size, self.size))
+        let size = (self.size, self.size);
+        let interpolation = self.preprocessing.interpolation;
+        resize(&mut self.resizer, interpolation, picture, crop, window, size)
     }
+}
+
+/// Number of source pixels on each side of its middle that the filter uses to enlarge.
+fn support(interpolation: Interpolation) -> f64 {
+    match interpolation {
+        Interpolation::Bilinear => 1.0,
+        Interpolation::Bicubic => 2.0,
+    }
+}
+
+/// Window that becomes the square of `size` pixels in the middle of a picture whose shorter side is
+/// resized to `short` pixels.
+fn center_window((width, height): (u32, u32), short: u32, size: u32) -> Window {
+    let resized = short_side_to(width, height, short);
+    Window::scaled(center_crop(resized.0, resized.1, size), (width, height), resized)
 }
 
 /// Resizes the `window` of the `crop` of a picture. Pixels outside of the crop do not contribute.
 fn resize(
     resizer: &mut Resizer,
+    interpolation: Interpolation,
     picture: &Picture,
     crop: Region,
     window: Window,
     (width, height): (u32, u32),
 ) -> Result<Picture, String> {
-    let wrong = |error: &dyn std::fmt::Display| format!("the frames cannot be resized: {error}");
-    // The functions for one type of pixels: those for every type take a minute to compile.
-    let source = TypedImageRef::<U8x3>::from_buffer(picture.width, picture.height, &picture.pixels)
-        .map_err(|error| wrong(&error))?;
-    let source = TypedCroppedImage::new(source, crop.left, crop.top, crop.width, crop.height)
-        .map_err(|error| wrong(&error))?;
+    let Region { left, top, width: across, height: down } = crop;
+    let source = typed(picture.width, picture.height, &picture.pixels)?;
+    let source = TypedCroppedImage::new(source, left, top, across, down).map_err(wrong)?;
+    match interpolation {
+        Interpolation::Bilinear => {
+            pass(resizer, FilterType::Bilinear, &source, window, (width, height))
+        }
+        // Rows first and then columns, as Pillow does, because values beyond black and white are
+        // cut off after the first pass. The library alone begins with the columns.
+        Interpolation::Bicubic => {
+            let filter = FilterType::CatmullRom;
+            let rows = Window { top: 0.0, height: f64::from(down), ..window };
+            let between = pass(resizer, filter, &source, rows, (width, down))?;
+            let source = typed(width, down, &between.pixels)?;
+            let columns = Window { left: 0.0, width: f64::from(width), ..window };
+            pass(resizer, filter, &source, columns, (width, height))
+        }
+    }
+}
+
+fn wrong(error: impl std::fmt::Display) -> String {
+    format!("the frames cannot be resized: {error}")
+}
+
+// The types for one kind of pixels: those for every kind take a minute to compile.
+fn typed(width: u32, height: u32, pixels: &[u8]) -> Result<TypedImageRef<'_, U8x3>, String> {
+    TypedImageRef::from_buffer(width, height, pixels).map_err(wrong)
+}
+
+fn pass(
+    resizer: &mut Resizer,
+    filter: FilterType,
+    source: &impl ImageView<Pixel = U8x3>,
+    window: Window,
+    (width, height): (u32, u32),
+) -> Result<Picture, String> {
     let mut resized = Image::new(width, height, PixelType::U8x3);
-    let options = ResizeOptions::new()
-        .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
-        .crop(window.left, window.top, window.width, window.height);
-    let mut target = resized.typed_image_mut().ok_or_else(|| wrong(&"no such pixels"))?;
-    resizer.resize_typed(&source, &mut target, &options).map_err(|error| wrong(&error))?;
+    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter)).crop(
+        window.left,
+        window.top,
+        window.width,
+        window.height,
+    );
+    let mut target = resized.typed_image_mut().ok_or_else(|| wrong("no such pixels"))?;
+    resizer.resize_typed(source, &mut target, &options).map_err(wrong)?;
     Ok(Picture { width, height, pixels: resized.into_vec() })
 }
 
-/// Scales pictures down, as the transforms do before they crop.
+/// Scales pictures down, bilinearly, as the transforms of V-JEPA 2 do before they crop.
 #[derive(Debug)]
 pub struct Shrinker {
     short_side: u32,
@@ -123,7 +172,8 @@ impl Shrinker {
         }
         let whole = Region::whole(width, height);
         let size = short_side_to(width, height, self.short_side);
-        resize(&mut self.resizer, &picture, whole, Window::of(whole), size)
+        let window = Window::of(whole);
+        resize(&mut self.resizer, Interpolation::Bilinear, &picture, whole, window, size)
     }
 
     /// Scales a picture so that its short side has `side` pixels, and cuts out the square in its
@@ -133,10 +183,9 @@ impl Shrinker {
     /// A message if the picture cannot be resized.
     pub fn square(&mut self, picture: &Picture, side: u32) -> Result<Picture, String> {
         let (width, height) = (picture.width, picture.height);
-        let resized = short_side_to(width, height, side);
-        let window =
-            Window::scaled(center_crop(resized.0, resized.1, side), (width, height), resized);
-        resize(&mut self.resizer, picture, Region::whole(width, height), window, (side, side))
+        let window = center_window((width, height), side, side);
+        let whole = Region::whole(width, height);
+        resize(&mut self.resizer, Interpolation::Bilinear, picture, whole, window, (side, side))
     }
 }
 
@@ -144,8 +193,9 @@ impl Shrinker {
 /// ([`Shaper::random_crop`]).
 impl Shape for Shaper {
     fn region(&self, width: u32, height: u32) -> Region {
-        self.window(width, height)
-            .map_or(Region::whole(width, height), |window| window.region(self.size, width, height))
+        self.window(width, height).map_or(Region::whole(width, height), |window| {
+            window.region(self.size, support(self.preprocessing.interpolation), width, height)
+        })
     }
 
     fn shape(&mut self, part: Part) -> Result<Picture, String> {
@@ -191,25 +241,26 @@ impl Window {
         }
     }
 
-    /// Pixels of a picture on which the window depends after it is resized to `size`×`size`.
-    fn region(&self, size: u32, width: u32, height: u32) -> Region {
-        let (left, across) = reach(self.left, self.width, size, width);
-        let (top, down) = reach(self.top, self.height, size, height);
+    /// Pixels of a picture on which the window depends after it is resized to `size`×`size` by a
+    /// filter with this `support`.
+    fn region(&self, size: u32, support: f64, width: u32, height: u32) -> Region {
+        let (left, across) = reach(self.left, self.width, size, support, width);
+        let (top, down) = reach(self.top, self.height, size, support, height);
         Region { left, top, width: across, height: down }
     }
 }
 
 /// First pixel and number of pixels of a side of `side` pixels on which the stretch at `start` of
-/// `length` pixels depends after it is resized to `size` pixels.
+/// `length` pixels depends after it is resized to `size` pixels by a filter with this `support`.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
     reason = "the numbers are not negative and limited to the side"
 )]
-fn reach(start: f64, length: f64, size: u32, side: u32) -> (u32, u32) {
-    // The triangle of a resized pixel reaches one source pixel, or one resized pixel, beyond the
-    // middle of that pixel. One more absorbs the rounding of these numbers.
-    let beyond = (length / f64::from(size.max(1))).max(1.0) + 1.0;
+fn reach(start: f64, length: f64, size: u32, support: f64, side: u32) -> (u32, u32) {
+    // The filter of a resized pixel reaches `support` source pixels, or as many resized pixels,
+    // beyond the middle of that pixel. One more absorbs the rounding of these numbers.
+    let beyond = support * (length / f64::from(size.max(1))).max(1.0) + 1.0;
     let first = ((start - beyond).floor().max(0.0) as u32).min(side - 1);
     let end = ((start + length + beyond).ceil() as u32).min(side);
     (first, end - first)

@@ -19,8 +19,10 @@ mod x_encoder;
 mod y_encoder;
 
 pub use cluster::{Cluster, ControlPlane, RestartPolicy, Scheduler, Slurm};
-pub use data::{BadSamples, Data, Source, TargetRule, TextSource, Transform, Visual};
-pub use evaluation::{Candidates, Control, Evaluation, Task, TaskKind};
+pub use data::{
+    BadSamples, Data, Interpolation, Source, TargetRule, TextSource, Transform, Visual,
+};
+pub use evaluation::{Candidates, Control, Evaluation, LABEL, Task, TaskKind};
 pub use init::Init;
 pub use model::{Initialisation, Loss, LossKind, Model, Temperature};
 pub use predictor::{Attention, Llama3Scaling, LlamaSize, Predictor, PredictorFamily};
@@ -29,8 +31,8 @@ pub use training::{
     Trace,
 };
 pub use x_encoder::{
-    Clip, ClipSize, Pe, PeSize, Siglip2, Siglip2Size, VJepa2, VJepa2_1, VJepa2_1Size, VJepa2Size,
-    VisionSizes, XEncoder, XFamily,
+    Clip, ClipSize, Pe, PeSize, Preprocessing, Siglip2, Siglip2Size, VJepa2, VJepa2_1,
+    VJepa2_1Size, VJepa2Size, VisionSizes, XEncoder, XFamily,
 };
 pub use y_encoder::{
     EmbeddingGemma, EmbeddingGemmaSize, Projection, Qwen3Embedding, Qwen3EmbeddingSize, TextSizes,

@@ -87,7 +87,7 @@ fn captions_questions_and_all_fields_are_kept() {
     assert_eq!((prepared.up_to_date, prepared.shards, prepared.stats.samples), (false, 1, 4));
     assert_eq!((prepared.stats.captions, prepared.stats.pictures), (3, 4));
     let reader = SampleReader::open(&storage(), into.to_str().unwrap(), None).unwrap();
-    let options = LoadOptions { frames: 1, image_size: 8, transform: Default::default() };
+    let options = LoadOptions { frames: 1, image_size: 8, preprocessing: Default::default() };
     for number in 0..3_u8 {
         let sample = reader.load(usize::from(number), &options).unwrap();
         assert_eq!(sample.key, format!("a/{number:03}"));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use vljepa_recipes::Recipe;
 use vljepa_recipes::protocol::DataPart;
-use vljepa_recipes::schema::{Mixing, Source, TargetRule, Transform};
+use vljepa_recipes::schema::{Interpolation, Mixing, Preprocessing, Source, TargetRule, Transform};
 
 use super::cache::{Cache, CachedTokenizer, Decoded};
 use super::rules;
@@ -43,7 +43,7 @@ struct StageSource {
     shards: ShardSet,
     media: Media,
     rules: Vec<TargetRule>,
-    transform: Transform,
+    preprocessing: Preprocessing,
     frames: usize,
 }
 
@@ -117,7 +117,8 @@ impl RowMaker {
             };
             let shard_lengths = catalogue.lengths().collect();
             let shards = ShardSet::new(catalogues.storage().clone(), Arc::clone(catalogue));
-            let opened = StageSource::new(name, source, frames, shards)?;
+            let interpolation = recipe.model.x_encoder.preprocessing().interpolation;
+            let opened = StageSource::new(name, source, frames, interpolation, shards)?;
             lengths.push(SourceLengths { name: name.clone(), shard_lengths });
             sources.push(opened);
         }
@@ -147,7 +148,7 @@ impl RowMaker {
     }
 
     pub(super) fn scratch(&self) -> Scratch {
-        let shaper = |source: &StageSource| Shaper::new(source.transform, self.image_size);
+        let shaper = |source: &StageSource| Shaper::new(source.preprocessing, self.image_size);
         let shapers = self.sources.iter().map(shaper).collect();
         Scratch { shapers, shard: Arc::from(""), key: String::new() }
     }
@@ -212,7 +213,7 @@ impl RowMaker {
         if target_tokens.is_empty() {
             return Err(Fault::Bad(format!("the target text {target:?} has no tokens")));
         }
-        let cropped = match source.transform {
+        let cropped = match source.preprocessing.transform {
             Transform::RandomResizedCrop => {
                 let shaper = &mut scratch.shapers[location.source];
                 let draw = mix(&[key, CROP]);
@@ -224,7 +225,7 @@ impl RowMaker {
                 let pictures = pictures.map_err(Fault::Bad)?;
                 Some(crate::decode::Clip { pictures, order: decoded.clip.order.clone() })
             }
-            Transform::ResizeCenterCrop | Transform::Squash => None,
+            Transform::ResizeCenterCrop | Transform::CenterCrop | Transform::Squash => None,
         };
         Ok(Row {
             sample: SampleRef {
@@ -267,9 +268,9 @@ impl RowMaker {
             }));
         };
         let shaper = &mut scratch.shapers[location.source];
-        let shape: &mut dyn Shape = match source.transform {
+        let shape: &mut dyn Shape = match source.preprocessing.transform {
             Transform::RandomResizedCrop => &mut Ok::<Picture, String>,
-            Transform::ResizeCenterCrop | Transform::Squash => shaper,
+            Transform::ResizeCenterCrop | Transform::CenterCrop | Transform::Squash => shaper,
         };
         let clip = self.work.decode(*media, bytes, source.frames, shape);
         let decoded = Arc::new(Decoded {
@@ -288,6 +289,7 @@ impl StageSource {
         name: &str,
         source: &Source,
         frames: usize,
+        interpolation: Interpolation,
         shards: ShardSet,
     ) -> Result<Self, DataError> {
         if source.targets.iter().all(|rule| rule.weight == 0) {
@@ -299,7 +301,7 @@ impl StageSource {
             shards,
             media: Media::of_source(source.visual),
             rules: source.targets.clone(),
-            transform: source.transform,
+            preprocessing: Preprocessing { transform: source.transform, interpolation },
             frames,
         })
     }

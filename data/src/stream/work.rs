@@ -137,7 +137,7 @@ mod tests {
     use std::time::Duration;
 
     use vljepa_recipes::protocol::DataPart;
-    use vljepa_recipes::schema::{Transform, Visual};
+    use vljepa_recipes::schema::{Preprocessing, Visual};
 
     use super::WorkMeter;
     use crate::decode::{Media, Part, Picture, Region, Shape};
@@ -161,7 +161,7 @@ mod tests {
     #[test]
     fn resizing_is_no_part_of_decoding_and_work_is_counted_once() {
         let meter = WorkMeter::default();
-        let mut slow = Slow(Shaper::new(Transform::ResizeCenterCrop, 8));
+        let mut slow = Slow(Shaper::new(Preprocessing::default(), 8));
         let bytes = png(16, 16, 7);
         for _ in 0..3 {
             meter.decode(Media::Image, &bytes, 2, &mut slow).unwrap();

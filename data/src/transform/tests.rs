@@ -1,7 +1,7 @@
 //! Tests that resizing agrees with Pillow and crops with torchvision, and that pictures of the
 //! right size are unchanged.
 
-use vljepa_recipes::schema::Transform;
+use vljepa_recipes::schema::{Interpolation, Preprocessing, Transform};
 
 use super::{Shaper, center_crop, random_crop, short_side, short_side_to};
 use crate::decode::{Part, Picture, Region, Shape};
@@ -55,19 +55,7 @@ fn frames_are_those_of_torchvision_and_pillow() {
     for golden in goldens {
         let Golden { width, height, size, crop, .. } = golden;
         let picture = picture(width, height);
-        let transform = match crop {
-            None => Transform::ResizeCenterCrop,
-            Some(crop) if crop == [0, 0, width, height] => Transform::Squash,
-            Some(_) => Transform::RandomResizedCrop,
-        };
-        let mut shaper = Shaper::new(transform, size);
-        let shaped = match (transform, crop) {
-            (Transform::RandomResizedCrop, Some([left, top, width, height])) => {
-                shaper.resize_crop(&picture, Region { left, top, width, height }).unwrap()
-            }
-            _ => shaper.shape(Part::whole(picture)).unwrap(),
-        };
-        assert_eq!((shaped.width, shaped.height), (size, size));
+        let shaped = shape(picture, size, crop, Preprocessing::default());
         let name = format!("{width}×{height}, {crop:?}");
         for right in [&golden.torchvision, &golden.pillow] {
             let difference = difference(&shaped.pixels, right);
@@ -80,17 +68,80 @@ fn frames_are_those_of_torchvision_and_pillow() {
     assert!(cases == 16 && aliased >= 9, "{aliased} of {cases} differ without antialiasing");
 }
 
+/// Makes a frame of the centre of a picture, of the whole picture or of a crop.
+fn shape(picture: Picture, size: u32, crop: Option<[u32; 4]>, centre: Preprocessing) -> Picture {
+    let transform = match crop {
+        None => centre.transform,
+        Some(crop) if crop == [0, 0, picture.width, picture.height] => Transform::Squash,
+        Some(_) => Transform::RandomResizedCrop,
+    };
+    let mut shaper = Shaper::new(Preprocessing { transform, ..centre }, size);
+    let shaped = match (transform, crop) {
+        (Transform::RandomResizedCrop, Some([left, top, width, height])) => {
+            shaper.resize_crop(&picture, Region { left, top, width, height }).unwrap()
+        }
+        _ => shaper.shape(Part::whole(picture)).unwrap(),
+    };
+    assert_eq!((shaped.width, shaped.height), (size, size));
+    shaped
+}
+
+/// Case of `bicubic.json`.
+#[derive(serde::Deserialize)]
+struct BicubicGolden {
+    width: u32,
+    height: u32,
+    size: u32,
+    /// As in [`Golden`]. The centre crop is CLIP's.
+    crop: Option<[u32; 4]>,
+    bicubic: String,
+    bilinear: String,
+}
+
+/// `bicubic.json` is from Pillow 13.0.0 (`make_resizes.py`). The absolute weights of a pixel add up
+/// to less than 1.3, so the first rounding changes it by at most 0.65, and two right results differ
+/// by at most 2 as those of the bilinear filter do.
+#[test]
+fn bicubic_frames_and_clips_centre_crop_are_those_of_pillow() {
+    let path = format!("{}/tests/cases/bicubic.json", env!("CARGO_MANIFEST_DIR"));
+    let goldens: Vec<BicubicGolden> =
+        serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    assert_eq!(goldens.len(), 16);
+    let (mut other_filter, mut other_crop) = (0, 0);
+    for golden in goldens {
+        let BicubicGolden { width, height, size, crop, .. } = golden;
+        let frames = [Interpolation::Bicubic, Interpolation::Bilinear].map(|interpolation| {
+            let centre = Preprocessing { transform: Transform::CenterCrop, interpolation };
+            shape(picture(width, height), size, crop, centre).pixels
+        });
+        let name = format!("{width}×{height}, {crop:?}");
+        let near = |ours: &[u8], golden: &str| difference(ours, golden) <= TOLERANCE;
+        assert!(near(&frames[0], &golden.bicubic), "{name}");
+        assert!(near(&frames[1], &golden.bilinear), "{name}");
+        other_filter += u32::from(!near(&frames[0], &golden.bilinear));
+        if crop.is_none() {
+            let wrong =
+                Preprocessing { interpolation: Interpolation::Bicubic, ..Default::default() };
+            let wrong = shape(picture(width, height), size, crop, wrong).pixels;
+            other_crop += u32::from(!near(&wrong, &golden.bicubic));
+        }
+    }
+    // Smooth pictures of nearly the right size hardly depend on the filter.
+    assert!(other_filter >= 12 && other_crop == 7, "{other_filter} filters, {other_crop} crops");
+}
+
 /// A frame of the needed region alone is the frame of the whole picture.
 #[test]
 fn a_frame_depends_only_on_its_region() {
     let mut smaller = 0;
     for (width, height) in [(7, 9), (20, 27), (97, 60), (61, 120), (13, 300), (640, 360)] {
-        for (transform, size) in [
-            (Transform::ResizeCenterCrop, 12),
-            (Transform::ResizeCenterCrop, 37),
-            (Transform::Squash, 12),
+        for (transform, interpolation, size) in [
+            (Transform::ResizeCenterCrop, Interpolation::Bilinear, 12),
+            (Transform::ResizeCenterCrop, Interpolation::Bicubic, 37),
+            (Transform::CenterCrop, Interpolation::Bicubic, 12),
+            (Transform::Squash, Interpolation::Bilinear, 12),
         ] {
-            let mut shaper = Shaper::new(transform, size);
+            let mut shaper = Shaper::new(Preprocessing { transform, interpolation }, size);
             let picture = picture(width, height);
             let region = shaper.region(width, height);
             let part = Part {
@@ -113,11 +164,10 @@ fn a_frame_depends_only_on_its_region() {
 fn a_picture_of_the_right_size_is_taken_as_it_is() {
     for transform in [Transform::ResizeCenterCrop, Transform::Squash] {
         let original = picture(8, 8);
-        assert_eq!(
-            Shaper::new(transform, 8).shape(Part::whole(original.clone())).unwrap(),
-            original
-        );
-        let other = Shaper::new(transform, 8).shape(Part::whole(picture(9, 8))).unwrap();
+        let preprocessing = Preprocessing { transform, ..Preprocessing::default() };
+        let mut shaper = Shaper::new(preprocessing, 8);
+        assert_eq!(shaper.shape(Part::whole(original.clone())).unwrap(), original);
+        let other = shaper.shape(Part::whole(picture(9, 8))).unwrap();
         assert_ne!(other, original, "a picture of another size is resized");
     }
 }
@@ -151,7 +201,7 @@ fn random_crops_keep_nine_tenths_and_repeat() {
     assert!((200..400).contains(&different.len()), "{}", different.len());
     let narrow = random_crop(10, 1000, 3);
     assert_eq!((narrow.width, narrow.height), (10, 13));
-    let mut shaper = Shaper::new(Transform::RandomResizedCrop, 8);
+    let mut shaper = Shaper::new(Preprocessing::default(), 8);
     let shaped = shaper.random_crop(&picture(1, 1), 3).unwrap();
     assert_eq!(shaped.pixels, [0, 0, 40].repeat(64));
 }

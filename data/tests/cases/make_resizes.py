@@ -1,11 +1,13 @@
-"""Makes `resizes.json`, the golden numbers of `data/src/transform/tests`, with torchvision and Pillow.
+"""Makes `resizes.json` and `bicubic.json`, the golden numbers of `data/src/transform/tests`, with
+torchvision and Pillow.
 
     python3 -m venv venv; venv/bin/pip install torch==2.15.0 torchvision==0.29.2 pillow==13.0.0 numpy==2.4.6
     venv/bin/python make_resizes.py
 
 The pictures are computed by the same formula here and in the tests. Each case has the pixels of
 torchvision's tensor operations with antialiasing, of Pillow's bilinear filter, and of torchvision
-without antialiasing, as hexadecimal digits.
+without antialiasing, as hexadecimal digits. The cases of `bicubic.json` have the pixels of Pillow's
+bicubic filter, and of its bilinear filter.
 """
 
 import json
@@ -36,18 +38,18 @@ def torchvision(pixels, crop, antialias):
     return tensor.permute(1, 2, 0).numpy()
 
 
-def pillow(pixels, crop):
+def pillow(pixels, crop, short=SHORT, resample=Image.BILINEAR):
     image = Image.fromarray(pixels)
     width, height = image.size
     if crop != "center":
         left, top, width, height = crop
-        return numpy.asarray(image.crop((left, top, left + width, top + height)).resize((SIZE, SIZE), Image.BILINEAR))
+        return numpy.asarray(image.crop((left, top, left + width, top + height)).resize((SIZE, SIZE), resample))
     if width <= height:
-        size = SHORT, SHORT * height // width
+        size = short, short * height // width
     else:
-        size = SHORT * width // height, SHORT
+        size = short * width // height, short
     left, top = (round((side - SIZE) / 2) for side in size)
-    return numpy.asarray(image.resize(size, Image.BILINEAR).crop((left, top, left + SIZE, top + SIZE)))
+    return numpy.asarray(image.resize(size, resample).crop((left, top, left + SIZE, top + SIZE)))
 
 
 CASES = [
@@ -68,4 +70,16 @@ for (width, height), crop in CASES:
         "not_antialiased": torchvision(pixels, crop, False).tobytes().hex(),
     })
 with open("resizes.json", "w") as file:
+    file.write("[\n" + ",\n".join(map(json.dumps, goldens)) + "\n]\n")
+
+goldens = []
+for (width, height), crop in CASES:
+    # CLIP's preprocessing resizes the shorter side to the size of the crop.
+    pixels = picture(width, height)
+    filters = {"bicubic": Image.BICUBIC, "bilinear": Image.BILINEAR}
+    goldens.append({
+        "width": width, "height": height, "size": SIZE, "crop": None if crop == "center" else crop,
+        **{name: pillow(pixels, crop, SIZE, resample).tobytes().hex() for name, resample in filters.items()},
+    })
+with open("bicubic.json", "w") as file:
     file.write("[\n" + ",\n".join(map(json.dumps, goldens)) + "\n]\n")

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::Problems;
-use crate::schema::{Candidates, Control, Recipe, Task, TaskKind};
+use crate::schema::{Candidates, Control, LABEL, Recipe, Task, TaskKind};
 
 pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
     let mut metrics: BTreeMap<String, usize> = BTreeMap::new();
@@ -57,8 +57,9 @@ fn check_kind(task: &Task, key: &str, found: &mut Problems) {
         }
     };
     match &task.kind {
-        TaskKind::Classification { field, candidates, expect } => {
+        TaskKind::Classification { field, candidates, templates, expect } => {
             let key = format!("{key}.kind.classification");
+            check_templates(templates, &format!("{key}.templates"), found);
             super::data::field(found, format!("{key}.field"), field);
             check_candidates(candidates, &format!("{key}.candidates"), found);
             if let Some(path) = expect {
@@ -73,6 +74,19 @@ fn check_kind(task: &Task, key: &str, found: &mut Problems) {
             check_candidates(candidates, &key, found);
         }
         TaskKind::Triplets => no_query(found, "triplets have no visual input to ask about"),
+    }
+}
+
+fn check_templates(templates: &[String], key: &str, found: &mut Problems) {
+    if templates.is_empty() {
+        found.add(key, "is empty", "remove it to use the texts of the labels alone");
+    }
+    for (index, template) in templates.iter().enumerate() {
+        let labels = template.matches(LABEL).count();
+        if labels != 1 {
+            let what = format!("`{template}` has {labels} times `{LABEL}`, where the label goes");
+            found.add(format!("{key}.{index}"), what, "write it once: `a video of {}.`");
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{Problem, Problems};
 use crate::schema::{
-    Device, Loss, LossKind, Model, Precision, Projection, Recipe, XEncoder, YEncoder,
+    Device, Loss, LossKind, Model, Precision, Projection, Recipe, Transform, XEncoder, YEncoder,
 };
 
 pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
@@ -88,6 +88,12 @@ fn positive(model: &Model, found: &mut Problems) {
         );
         let help = format!("remove it, or write {}", y.output_size);
         found.add("model.embed_dim", what, help);
+    }
+    if model.x_encoder.preprocessing().transform == Transform::RandomResizedCrop {
+        let what = "evaluations cannot crop at random";
+        let help =
+            "write `transform: random_resized_crop` in a source of `data.sources`, for training";
+        found.add("model.x_encoder.transform", what, help);
     }
     of_x_family(model, found);
     of_y_family(&model.y_encoder, found);

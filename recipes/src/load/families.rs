@@ -11,7 +11,7 @@ use crate::read::{self, Fault};
 use crate::schema::{
     Clip, ClipSize, EmbeddingGemma, Pe, PeSize, Predictor, PredictorFamily, Projection,
     Qwen3Embedding, Siglip2, Siglip2Size, Update, VJepa2, VJepa2_1, VJepa2_1Size, VJepa2Size,
-    XEncoder, XFamily, YEncoder, YFamily,
+    Visual, XEncoder, XFamily, YEncoder, YFamily,
 };
 use crate::tree::{Entry, Node, Span, Value};
 
@@ -162,6 +162,47 @@ pub(super) fn leave_published(root: &mut Node, role: Role, over: &Node) -> Optio
 /// Fills in the keys of published models, and translates keys of earlier recipes.
 pub(super) fn expand(root: &mut Node) -> Result<(), Fault> {
     let Some(model) = root.get_mut("model") else { return Ok(()) };
+    expand_model(model)?;
+    let x_encoder = model.get(Role::XEncoder.key()).cloned();
+    let sources = root.get_mut("data").and_then(|data| data.get_mut("sources"));
+    let Some(Value::Map(sources)) = sources.map(|sources| &mut sources.value) else {
+        return Ok(());
+    };
+    if let Some(transform) = x_encoder.as_ref().and_then(|encoder| encoder.get("transform")) {
+        for source in &mut *sources {
+            fill_in(&mut source.node, "transform", || transform.clone());
+        }
+    }
+    let of_images = |source: &&Entry| {
+        let visual = source.node.get("visual").map(|visual| &visual.value);
+        matches!(visual, Some(Value::Text(visual)) if visual == Visual::Image.name())
+    };
+    let images: Vec<String> =
+        sources.iter().filter(of_images).map(|source| source.key.clone()).collect();
+    let encoder = match &x_encoder {
+        Some(node) => read::read(node).ok(),
+        None => Some(XEncoder::default()),
+    };
+    if let (Some(encoder), Some(stages)) = (encoder, root.get_mut("stages")) {
+        frames_of_image_stages(stages, &images, encoder.frames_of_picture());
+    }
+    Ok(())
+}
+
+/// Gives stages without `frames` those of a picture if all their sources hold `images`.
+fn frames_of_image_stages(stages: &mut Node, images: &[String], frames: usize) {
+    let Value::List(stages) = &mut stages.value else { return };
+    for stage in stages {
+        if let Some(Node { span, value: Value::Map(mixture) }) = stage.get("mixture")
+            && mixture.iter().all(|source| images.contains(&source.key))
+        {
+            let span = *span;
+            fill_in(stage, "frames", || Node { span, value: Value::Unsigned(frames as u64) });
+        }
+    }
+}
+
+fn expand_model(model: &mut Node) -> Result<(), Fault> {
     let mut image_size = None;
     for role in Role::ALL {
         let Some(node) = model.get_mut(role.key()) else { continue };
@@ -177,17 +218,22 @@ pub(super) fn expand(root: &mut Node) -> Result<(), Fault> {
         fill(node, published.keys, at);
         image_size = image_size.or(published.image_size.map(|size| (size, at)));
     }
-    let sizes = [("image_size", image_size), ("embed_dim", own_width(model))];
-    let Value::Map(entries) = &mut model.value else { return Ok(()) };
-    for (key, size) in sizes {
-        if let Some((size, span)) = size
-            && entries.iter().all(|entry| entry.key != key)
-        {
-            let node = Node { span, value: Value::Unsigned(size as u64) };
-            entries.push(Entry { key: key.to_owned(), key_span: span, node });
+    for (key, size) in [("image_size", image_size), ("embed_dim", own_width(model))] {
+        if let Some((size, span)) = size {
+            fill_in(model, key, || Node { span, value: Value::Unsigned(size as u64) });
         }
     }
     Ok(())
+}
+
+/// Adds a key to a map that does not have it.
+fn fill_in(map: &mut Node, key: &str, node: impl FnOnce() -> Node) {
+    if let Value::Map(entries) = &mut map.value
+        && entries.iter().all(|entry| entry.key != key)
+    {
+        let node = node();
+        entries.push(Entry { key: key.to_owned(), key_span: node.span, node });
+    }
 }
 
 /// Width of the Y-encoder's own embedding if the recipe makes it the shared embedding.

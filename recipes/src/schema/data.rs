@@ -80,7 +80,8 @@ pub struct Source {
     /// `mixing: batch`. Default: the stage's `frames`.
     #[serde(default)]
     pub frames: Option<usize>,
-    /// How frames are brought to `model.image_size`. Unstated; default: `resize_center_crop`.
+    /// How frames are brought to `model.image_size` in training. Unstated; default:
+    /// `model.x_encoder.transform`.
     #[serde(default)]
     pub transform: Transform,
 }
@@ -113,15 +114,30 @@ impl Visual {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Transform {
-    /// Resizes the shortest side to 256/224 of the size, bilinear with antialiasing, and takes the
-    /// centre (V-JEPA 2's preprocessing). Images that already have the size are used unchanged.
+    /// Resizes the shortest side to 256/224 of the size and takes the centre (V-JEPA 2's
+    /// preprocessing). Images that already have the size are used unchanged.
     #[default]
     ResizeCenterCrop,
-    /// Takes a random crop of 90–100 % of the area and resizes it (CLIP). The crop depends only on
-    /// the run's seed, the stage and the index of the sample.
+    /// Resizes the shortest side to the size and takes the centre (CLIP's preprocessing).
+    CenterCrop,
+    /// Takes a random crop of 90–100 % of the area and resizes it (CLIP's augmentation). The crop
+    /// depends only on the run's seed, the stage and the index of the sample. For sources only.
     RandomResizedCrop,
-    /// Resizes both sides to the size and ignores the aspect ratio.
+    /// Resizes both sides to the size and ignores the aspect ratio (PE's and SigLIP 2's
+    /// preprocessing).
     Squash,
+}
+
+/// Filter that resizes frames. Both widen with the scale when they make a frame smaller, as in
+/// Pillow and in torchvision with `antialias=True`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Interpolation {
+    /// Triangle of two pixels.
+    #[default]
+    Bilinear,
+    /// Cubic of four pixels with a = −0.5.
+    Bicubic,
 }
 
 /// One way to make (query, target) from a sample.

@@ -90,6 +90,11 @@ pub enum TaskKind {
         field: String,
         /// Labels and their texts.
         candidates: Candidates,
+        /// Sentences around the texts of the labels, such as `a video of {}.`, each with one `{}`.
+        /// Every text is put into every sentence. Unstated by the paper; default: `{}`, the text
+        /// alone.
+        #[serde(default = "bare_label")]
+        templates: Vec<String>,
         /// JSON file that maps each label to the label that counts as right instead
         /// (`{"moving left": "moving right", …}`), for clips played in reverse. Default: none, so
         /// the sample's own label is right.
@@ -113,6 +118,13 @@ pub enum TaskKind {
     /// `{caption, caption2, negative_caption}`.
     Triplets,
 }
+
+fn bare_label() -> Vec<String> {
+    vec![LABEL.to_owned()]
+}
+
+/// Part of a template that stands for the text of a label.
+pub const LABEL: &str = "{}";
 
 /// Labels and their texts. The embedding of a label is the normalised mean of the embeddings of its
 /// texts.

@@ -20,8 +20,10 @@ pub struct Stage {
     /// for video).
     pub batch: usize,
     /// Number of frames per sample, a multiple of the tubelet size, or 1 for images that V-JEPA 2.1
-    /// encodes as such; images are repeated to it. No default (paper §3.2: 1 for images, which §3.1
-    /// duplicates to the input shape, then 8 and 32).
+    /// encodes as such; images are repeated to it. Default of a stage that has images only: the
+    /// fewest that the X-encoder takes, 2 for V-JEPA 2 and 1 for the other families (paper §3.2: 1
+    /// for images, which §3.1 duplicates to the input shape). No default for clips (§3.2: 8 and
+    /// 32).
     pub frames: usize,
     /// Relative weight of each source, by its name in `data.sources`: an integer of at least 0. No
     /// default; unstated by the paper.

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::families::{self, Role};
+use super::{Interpolation, Transform};
 pub use clip::{Clip, ClipSize};
 pub use pe::{Pe, PeSize};
 pub use siglip2::{Siglip2, Siglip2Size};
@@ -66,6 +67,15 @@ pub struct VisionSizes {
     pub intermediate_size: usize,
 }
 
+/// How a frame is made from a picture of any size.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Preprocessing {
+    /// How the picture is brought to a square.
+    pub transform: Transform,
+    /// Filter that resizes it.
+    pub interpolation: Interpolation,
+}
+
 impl XEncoder {
     /// Sizes of the vision transformer.
     #[must_use]
@@ -114,6 +124,19 @@ impl XEncoder {
         }
     }
 
+    /// How frames are made from pictures in evaluations.
+    #[must_use]
+    pub fn preprocessing(&self) -> Preprocessing {
+        let (transform, interpolation) = match self {
+            Self::Vjepa2(keys) => (keys.transform, keys.interpolation),
+            Self::Vjepa2_1(keys) => (keys.transform, keys.interpolation),
+            Self::Pe(keys) => (keys.transform, keys.interpolation),
+            Self::Siglip2(keys) => (keys.transform, keys.interpolation),
+            Self::Clip(keys) => (keys.transform, keys.interpolation),
+        };
+        Preprocessing { transform, interpolation }
+    }
+
     /// Whether the encoder is trained.
     #[must_use]
     pub fn trainable(&self) -> bool {
@@ -148,6 +171,12 @@ impl XEncoder {
             | Self::Siglip2(Siglip2 { pool, .. })
             | Self::Clip(Clip { pool, .. }) => (side / pool.max(&1)).pow(2),
         }
+    }
+
+    /// Number of frames to which a picture is repeated at least.
+    #[must_use]
+    pub fn frames_of_picture(&self) -> usize {
+        if self.encodes_images() { 1 } else { self.sizes().tubelet_size }
     }
 
     /// Whether the encoder has an encoding of its own for a clip of one frame. Otherwise the frames
@@ -236,6 +265,11 @@ pub struct VJepa2 {
     pub layer_norm_eps: f32,
     /// Base of the rotary frequencies of each axis (time, row, column). Default: 10,000.
     pub rope_theta: f64,
+    /// How frames are brought to `model.image_size` in evaluations, and in training unless a source
+    /// has its own `transform`. Default: `resize_center_crop`.
+    pub transform: Transform,
+    /// Filter that resizes frames, in training too. Default: `bilinear`.
+    pub interpolation: Interpolation,
     /// Whether the X-encoder is trained. Default: false (paper §3.1: frozen).
     pub trainable: bool,
     /// Published file with the initial weights: `model.safetensors` of transformers, the index of
@@ -262,6 +296,8 @@ impl VJepa2 {
             intermediate_size,
             layer_norm_eps: 1e-6,
             rope_theta: 10_000.0,
+            transform: Transform::ResizeCenterCrop,
+            interpolation: Interpolation::Bilinear,
             trainable: false,
             weights: None,
         }

@@ -145,6 +145,15 @@ impl YEncoder {
         }
     }
 
+    /// Text before each target.
+    #[must_use]
+    pub fn prompt(&self) -> &str {
+        match self {
+            Self::EmbeddingGemma(keys) => &keys.prompt,
+            Self::Qwen3Embedding(keys) => &keys.prompt,
+        }
+    }
+
     /// Tokenizer of the targets, or `None` if the recipe does not name it yet.
     #[must_use]
     pub fn tokenizer(&self) -> Option<&Path> {
@@ -240,6 +249,10 @@ pub struct EmbeddingGemma {
     pub dense_heads: bool,
     /// Number of elements between the two Dense layers. Default: 3,072 (EmbeddingGemma-300M).
     pub dense_hidden_size: usize,
+    /// Text before each target, in training and evaluation. EmbeddingGemma's own prompts end in
+    /// `query: ` or `text: `, such as `task: sentence similarity | query: `. Unstated; default:
+    /// empty.
+    pub prompt: String,
     /// How training changes the encoder. Default: `train` (paper §2: "We train the Predictor and
     /// the Y-Encoder jointly"; §3.1 multiplies its learning rate by 0.05, see
     /// `optimizer.multipliers`).
@@ -277,6 +290,7 @@ impl EmbeddingGemma {
             max_target_tokens: 512,
             dense_heads: false,
             dense_hidden_size: 3072,
+            prompt: String::new(),
             update: Update::Train,
             projection: Projection::Linear,
             tokenizer: None,
@@ -334,6 +348,9 @@ pub struct Qwen3Embedding {
     /// Maximum length of a target in tokens; longer targets are cut. Default: 512 (paper §3.1:
     /// "maximum context length of 512").
     pub max_target_tokens: usize,
+    /// Text before each target, in training and evaluation. Qwen3-Embedding's own prompts are
+    /// `Instruct: …\nQuery:` for queries and none for documents. Unstated; default: empty.
+    pub prompt: String,
     /// How training changes the encoder. Default: `train` (paper §2: "We train the Predictor and
     /// the Y-Encoder jointly").
     pub update: Update,
@@ -366,6 +383,7 @@ impl Qwen3Embedding {
             rope_theta: 1e6,
             vocab_size,
             max_target_tokens: 512,
+            prompt: String::new(),
             update: Update::Train,
             projection: Projection::Linear,
             tokenizer: None,

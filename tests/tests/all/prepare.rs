@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use vljepa_data::storage::Storage;
 use vljepa_data::{LoadOptions, LoadedSample, SampleReader};
-use vljepa_recipes::schema::Transform;
+use vljepa_recipes::schema::Preprocessing;
 
 use crate::breakage::SmallDisk;
 use crate::programs::{Trial, command, repository, small_set, text, wait_until};
@@ -200,8 +200,8 @@ fn only_sample(arguments: &[&str], into: &Path) -> LoadedSample {
     complete(prepare);
     let reader = SampleReader::open(&Storage::default(), into.to_str().unwrap(), None).unwrap();
     assert_eq!(reader.len(), 1, "{arguments:?}");
-    let transform = Transform::ResizeCenterCrop;
-    reader.load(0, &LoadOptions { frames: 2, image_size: 32, transform }).unwrap()
+    let preprocessing = Preprocessing::default();
+    reader.load(0, &LoadOptions { frames: 2, image_size: 32, preprocessing }).unwrap()
 }
 
 #[test]

@@ -12,15 +12,21 @@ use vljepa_data::decode::{Media, Picture, decode};
 use vljepa_data::shard_index::ShardIndex;
 use vljepa_data::storage::Storage;
 use vljepa_data::{DataError, LoadOptions, SampleReader, reader};
-use vljepa_recipes::schema::Transform;
+use vljepa_recipes::schema::{Interpolation, Preprocessing, Transform};
 
 /// Time limit for decoding one file. It is far longer than any of these small files needs, and
 /// shorter than a user would wait.
 #[cfg(feature = "video")]
 const BOUND: Duration = Duration::from_secs(60);
 
-const OPTIONS: LoadOptions =
-    LoadOptions { frames: 4, image_size: 64, transform: Transform::ResizeCenterCrop };
+const OPTIONS: LoadOptions = LoadOptions {
+    frames: 4,
+    image_size: 64,
+    preprocessing: Preprocessing {
+        transform: Transform::ResizeCenterCrop,
+        interpolation: Interpolation::Bilinear,
+    },
+};
 
 /// Returns a folder of the material, or prints that it does not exist and returns `None`.
 #[expect(clippy::print_stderr, reason = "a test without material says that it did not run")]

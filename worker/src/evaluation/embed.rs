@@ -8,7 +8,7 @@ use vljepa_data::storage::{Storage, StorageOptions};
 use vljepa_data::tokenize::Tokenizer;
 use vljepa_kernels::{Packed, Tensor};
 use vljepa_recipes::Recipe;
-use vljepa_recipes::schema::{Control, Transform};
+use vljepa_recipes::schema::{Control, Preprocessing};
 
 use crate::engine::Engine;
 
@@ -23,6 +23,7 @@ pub struct Embedder<'a> {
     queries: Tokenizer,
     targets: Tokenizer,
     image_size: usize,
+    preprocessing: Preprocessing,
     frames: usize,
 }
 
@@ -41,6 +42,7 @@ impl<'a> Embedder<'a> {
             queries: Tokenizer::of_queries(model)?,
             targets: Tokenizer::of_targets(model)?,
             image_size: model.image_size,
+            preprocessing: model.x_encoder.preprocessing(),
             frames: recipe.stages.last().map_or(model.x_encoder.sizes().tubelet_size, |s| s.frames),
         })
     }
@@ -64,7 +66,7 @@ impl<'a> Embedder<'a> {
         LoadOptions {
             frames: frames.unwrap_or(self.frames),
             image_size: self.image_size,
-            transform: Transform::ResizeCenterCrop,
+            preprocessing: self.preprocessing,
         }
     }
 

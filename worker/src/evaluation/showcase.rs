@@ -43,7 +43,7 @@ pub(super) fn samples(
         if let TaskKind::QuestionAnswering { question_kind, candidates } = &task.kind
             && task.control == Control::None
         {
-            let texts = label_texts(candidates)?;
+            let texts = label_texts(&task.kind, candidates)?;
             let mut embeddings = Vec::new();
             for texts in texts.values() {
                 embeddings.push(mean_direction(&embedder.texts(texts)?));

@@ -9,7 +9,7 @@ use anyhow::Context;
 use serde::{Deserialize, Deserializer};
 use vljepa_data::texts::Texts;
 use vljepa_recipes::file_kind::FileKind;
-use vljepa_recipes::schema::{Candidates, Task, TaskKind};
+use vljepa_recipes::schema::{Candidates, LABEL, Task, TaskKind};
 
 /// A task with the files that it names.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ impl<'a> Truth<'a> {
             TaskKind::QuestionAnswering { candidates, .. } => (candidates, None),
             TaskKind::Retrieval | TaskKind::Triplets => return Ok(truth),
         };
-        truth.labels = label_texts(candidates)?;
+        truth.labels = label_texts(&task.kind, candidates)?;
         anyhow::ensure!(truth.labels.len() > 1, "the task needs at least two candidates");
         if let Some(path) = expect {
             let map: BTreeMap<String, Label> = read_json(path)?;
@@ -99,11 +99,12 @@ impl<'a> Truth<'a> {
     }
 }
 
-/// Reads the labels, each with the texts that represent it.
+/// Reads the labels of a task, each with the texts that represent it, in the task's templates.
 ///
 /// # Errors
 /// Fails if the file cannot be read, or a label has no text.
 pub(crate) fn label_texts(
+    kind: &TaskKind,
     candidates: &Candidates,
 ) -> anyhow::Result<BTreeMap<String, Vec<String>>> {
     #[derive(Deserialize)]
@@ -130,7 +131,12 @@ pub(crate) fn label_texts(
         let blank = texts.is_empty() || texts.iter().any(|text| text.trim().is_empty());
         anyhow::ensure!(!blank, "{place}the candidate `{label}` has no text, or an empty one");
     }
-    Ok(labels)
+    let TaskKind::Classification { templates, .. } = kind else { return Ok(labels) };
+    let in_templates = |text: String| templates.iter().map(move |t| t.replace(LABEL, &text));
+    Ok(labels
+        .into_iter()
+        .map(|(label, texts)| (label, texts.into_iter().flat_map(in_templates).collect()))
+        .collect())
 }
 
 /// Text of a label in a JSON file. A number is its text, as in the samples.
@@ -175,4 +181,25 @@ fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> anyhow::Result<T> {
     }
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
     serde_json::from_slice(text).with_context(|| format!("{} does not parse", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use vljepa_recipes::schema::{Candidates, TaskKind};
+
+    use super::label_texts;
+
+    #[test]
+    fn every_text_of_a_label_is_put_into_every_template() {
+        let candidates = Candidates::Labels(vec!["cat".to_owned(), "dog".to_owned()]);
+        let texts = |templates: &[&str]| {
+            let templates = templates.iter().map(|&t| t.to_owned()).collect();
+            let (field, candidates) = ("label".to_owned(), candidates.clone());
+            let of_kind = candidates.clone();
+            let kind = TaskKind::Classification { field, candidates, templates, expect: None };
+            label_texts(&kind, &of_kind).unwrap()
+        };
+        assert_eq!(texts(&["{}"])["cat"], ["cat"]);
+        assert_eq!(texts(&["a {}.", "the {}"])["dog"], ["a dog.", "the dog"]);
+    }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use vljepa_recipes::schema::Transform;
+use vljepa_recipes::schema::Preprocessing;
 
 use super::first_samples;
 use crate::decode::{Media, Picture, decode};
@@ -188,7 +188,8 @@ fn the_reader_reads_what_was_drawn() {
         )
         .unwrap();
         assert_eq!(reader.len(), split.len());
-        let options = LoadOptions { frames, image_size: SIZE, transform: Transform::default() };
+        let options =
+            LoadOptions { frames, image_size: SIZE, preprocessing: Preprocessing::default() };
         for (index, drawn) in first_samples(split).take(20).enumerate() {
             let read = reader.load(index, &options).unwrap();
             assert_eq!(read.key, drawn.key);

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use crate::load::mistakes::GOOD;
 use crate::schema::{
-    EmbeddingGemma, Qwen3Embedding, Qwen3EmbeddingSize, Update, XEncoder, YEncoder,
+    EmbeddingGemma, Interpolation, Preprocessing, Qwen3Embedding, Qwen3EmbeddingSize, Transform,
+    Update, XEncoder, YEncoder,
 };
 use crate::{Loaded, load};
 
@@ -125,4 +126,44 @@ fn without_a_projection_the_shared_embedding_is_as_wide_as_that_of_the_text_enco
     assert_eq!([width(&[]), width(&[none])], [1536, 768]);
     assert_eq!(width(&[none, "model.y_encoder.family=qwen3_embedding"]), 1024);
     assert_eq!(width(&[none, "model.embed_dim=768"]), 768);
+}
+
+#[test]
+fn a_stage_of_images_repeats_them_as_often_as_the_encoder_needs() {
+    let frames = |sets: &[&str]| pretrain(sets).recipe.stages[0].frames;
+    assert_eq!(frames(&[]), 2);
+    for family in ["vjepa2_1", "clip", "siglip2", "pe"] {
+        assert_eq!(frames(&[&format!("model.x_encoder.family={family}")]), 1, "{family}");
+    }
+    assert_eq!(frames(&["stages.0.frames=4"]), 4);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("pretrain.yaml");
+    let clips = ["stages.0.mixture={datacomp: 1, action100m: 1}".to_owned()];
+    let error = format!("{:?}", miette::Report::new(load(&path, &clips).unwrap_err()));
+    assert!(error.contains("frames"), "{error}");
+}
+
+#[test]
+fn sources_are_preprocessed_as_the_encoder_s_family_was_unless_they_say_otherwise() {
+    let transforms = |sets: &[&str]| {
+        let loaded = pretrain(sets);
+        let of = |name: &str| loaded.recipe.data.sources[name].transform;
+        (of("datacomp"), of("action100m"), loaded.recipe.model.x_encoder.preprocessing())
+    };
+    let vjepa = Preprocessing::default();
+    let own = Transform::RandomResizedCrop;
+    assert_eq!(transforms(&[]), (own, Transform::ResizeCenterCrop, vjepa));
+    let (transform, interpolation) = (Transform::CenterCrop, Interpolation::Bicubic);
+    let clip = Preprocessing { transform, interpolation };
+    assert_eq!(transforms(&["model.x_encoder.family=clip"]), (own, transform, clip));
+    let squashed = Preprocessing { transform: Transform::Squash, ..vjepa };
+    for set in ["family=siglip2", "family=pe", "transform=squash"] {
+        let found = transforms(&[&format!("model.x_encoder.{set}")]);
+        assert_eq!(found, (own, Transform::Squash, squashed), "{set}");
+    }
+    let whole = "data.sources.action100m.transform=squash";
+    assert_eq!(transforms(&[whole]), (own, Transform::Squash, vjepa));
+    // A default that is written changes no hash.
+    let written = "data.sources.action100m.transform=resize_center_crop";
+    assert_eq!(pretrain(&[written]).hash, pretrain(&[]).hash);
+    assert_ne!(pretrain(&[whole]).hash, pretrain(&[]).hash);
 }

@@ -19,24 +19,24 @@ fn refused(sets: &[&str]) -> String {
 
 #[test]
 fn every_published_size_sets_its_frames_and_its_tokens() {
-    // Family, size, side of the frames, visual tokens of the image stage's 2 frames and of the last
+    // Family, size, side of the frames, visual tokens of a picture in the image stage and of the last
     // stage's 32.
     for (family, size, side, image, clip) in [
         ("vjepa2_1", "vit_b", 384, 576, 16 * 576),
         ("vjepa2_1", "vit_l", 384, 576, 16 * 576),
         ("vjepa2_1", "vit_g", 384, 576, 16 * 576),
         ("vjepa2_1", "vit_gigantic", 384, 576, 16 * 576),
-        ("pe", "b16", 224, 2 * 196, 32 * 196),
-        ("pe", "l14", 336, 2 * 576, 32 * 576),
-        ("pe", "g14", 448, 2 * 1024, 32 * 1024),
-        ("siglip2", "b16", 256, 2 * 256, 32 * 256),
-        ("siglip2", "l16", 256, 2 * 256, 32 * 256),
-        ("siglip2", "so400m16", 256, 2 * 256, 32 * 256),
-        ("siglip2", "g_opt16", 256, 2 * 256, 32 * 256),
-        ("clip", "b32", 224, 2 * 49, 32 * 49),
-        ("clip", "b16", 224, 2 * 196, 32 * 196),
-        ("clip", "l14", 224, 2 * 256, 32 * 256),
-        ("clip", "l14_336", 336, 2 * 576, 32 * 576),
+        ("pe", "b16", 224, 196, 32 * 196),
+        ("pe", "l14", 336, 576, 32 * 576),
+        ("pe", "g14", 448, 1024, 32 * 1024),
+        ("siglip2", "b16", 256, 256, 32 * 256),
+        ("siglip2", "l16", 256, 256, 32 * 256),
+        ("siglip2", "so400m16", 256, 256, 32 * 256),
+        ("siglip2", "g_opt16", 256, 256, 32 * 256),
+        ("clip", "b32", 224, 49, 32 * 49),
+        ("clip", "b16", 224, 196, 32 * 196),
+        ("clip", "l14", 224, 256, 32 * 256),
+        ("clip", "l14_336", 336, 576, 32 * 576),
     ] {
         let recipe = pretrain(&[&format!("family={family}"), &format!("size={size}")]).unwrap();
         assert_eq!(recipe.model.image_size, side, "{family} {size}");

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::super::{Interpolation, Transform};
+
 /// Published sizes of CLIP's vision transformer: values of `model.x_encoder.size`. The counts leave
 /// out the projection, which makes one vector of an image.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -59,6 +61,11 @@ pub struct Clip {
     /// Height and width, in tokens, of the squares whose mean is a visual token. Default: 1, which
     /// keeps all tokens.
     pub pool: usize,
+    /// How frames are brought to `model.image_size` in evaluations, and in training unless a source
+    /// has its own `transform`. Default: `center_crop`.
+    pub transform: Transform,
+    /// Filter that resizes frames, in training too. Default: `bicubic`.
+    pub interpolation: Interpolation,
     /// Whether the X-encoder is trained. Only false is possible (paper §3.1: frozen).
     pub trainable: bool,
     /// Published file with the initial weights: `model.safetensors` of transformers, or the index
@@ -85,6 +92,8 @@ impl Clip {
             quick_gelu: true,
             final_norm: false,
             pool: 1,
+            transform: Transform::CenterCrop,
+            interpolation: Interpolation::Bicubic,
             trainable: false,
             weights: None,
         }

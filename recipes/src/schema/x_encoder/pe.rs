@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::super::{Interpolation, Transform};
+
 /// Published sizes of PE-core's vision tower: values of `model.x_encoder.size`. The counts leave
 /// out the attention pooling and the projection, which make one vector of an image.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -59,6 +61,11 @@ pub struct Pe {
     /// as many tokens, as in the models that PE's authors build on it. Default: 1, which keeps all
     /// tokens.
     pub pool: usize,
+    /// How frames are brought to `model.image_size` in evaluations, and in training unless a source
+    /// has its own `transform`. Default: `squash`.
+    pub transform: Transform,
+    /// Filter that resizes frames, in training too. Default: `bilinear`.
+    pub interpolation: Interpolation,
     /// Whether the X-encoder is trained. Only false is possible (paper §3.1: frozen).
     pub trainable: bool,
     /// Published file with the initial weights, such as `PE-Core-L14-336.pt`. Default: none, which
@@ -86,6 +93,8 @@ impl Pe {
             cls_token: size != PeSize::G14,
             final_norm: true,
             pool: 1,
+            transform: Transform::Squash,
+            interpolation: Interpolation::Bilinear,
             trainable: false,
             weights: None,
         }

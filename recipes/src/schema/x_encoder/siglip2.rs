@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::super::{Interpolation, Transform};
+
 /// Published sizes of SigLIP 2's vision tower at fixed resolution: values of
 /// `model.x_encoder.size`, each for frames of 256². A model for other frames has the same sizes;
 /// set `model.image_size` too. The counts leave out the attention pooling, which makes one vector
@@ -53,6 +55,13 @@ pub struct Siglip2 {
     /// Height and width, in tokens, of the squares whose mean is a visual token. Default: 1, which
     /// keeps all tokens.
     pub pool: usize,
+    /// How frames are brought to `model.image_size` in evaluations, and in training unless a source
+    /// has its own `transform`. Default: `squash`.
+    pub transform: Transform,
+    /// Filter that resizes frames, in training too. Default: `bilinear`, as the
+    /// `preprocessor_config.json` of the published models says; `resample: 3` of another one is
+    /// `bicubic`.
+    pub interpolation: Interpolation,
     /// Whether the X-encoder is trained. Only false is possible (paper §3.1: frozen).
     pub trainable: bool,
     /// Published file with the initial weights: `model.safetensors` of transformers, or the index
@@ -78,6 +87,8 @@ impl Siglip2 {
             intermediate_size,
             layer_norm_eps: 1e-6,
             pool: 1,
+            transform: Transform::Squash,
+            interpolation: Interpolation::Bilinear,
             trainable: false,
             weights: None,
         }

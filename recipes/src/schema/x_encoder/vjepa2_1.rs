@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::super::{Interpolation, Transform};
+
 /// Published sizes of V-JEPA 2.1: values of `model.x_encoder.size`. The counts include the norms of
 /// three earlier blocks, which only V-JEPA 2.1's own training reads.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -56,6 +58,11 @@ pub struct VJepa2_1 {
     /// Number of rows and of columns of patches to which row and column positions are scaled:
     /// those of pretraining, 256 / 16. Default: 16.
     pub rope_grid: usize,
+    /// How frames are brought to `model.image_size` in evaluations, and in training unless a source
+    /// has its own `transform`. Default: `resize_center_crop`.
+    pub transform: Transform,
+    /// Filter that resizes frames, in training too. Default: `bilinear`.
+    pub interpolation: Interpolation,
     /// Whether the X-encoder is trained. Default: false (paper §3.1: frozen).
     pub trainable: bool,
     /// Published file with the initial weights: a `.pt` of Meta, or a safetensors file with its
@@ -83,6 +90,8 @@ impl VJepa2_1 {
             layer_norm_eps: 1e-6,
             rope_theta: 10_000.0,
             rope_grid: 16,
+            transform: Transform::ResizeCenterCrop,
+            interpolation: Interpolation::Bilinear,
             trainable: false,
             weights: None,
         }

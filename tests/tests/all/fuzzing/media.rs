@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use vljepa_data::{LoadOptions, reader};
-use vljepa_recipes::schema::Transform;
+use vljepa_recipes::schema::{Interpolation, Preprocessing, Transform};
 
 use super::draw::Draw;
 use super::fuzz;
@@ -34,8 +34,15 @@ fn sample_name(path: &Path) -> String {
 /// be decoded.
 fn decode_damaged(cases: &[(PathBuf, Vec<u8>)], folder: &Path, draw: &mut Draw) -> bool {
     let (path, bytes) = draw.pick(cases);
-    let transforms = [Transform::ResizeCenterCrop, Transform::RandomResizedCrop];
-    let options = LoadOptions { frames: 4, image_size: 32, transform: *draw.pick(&transforms) };
+    let transforms = [Transform::ResizeCenterCrop, Transform::CenterCrop, Transform::Squash];
+    let options = LoadOptions {
+        frames: 4,
+        image_size: 32,
+        preprocessing: Preprocessing {
+            transform: *draw.pick(&transforms),
+            interpolation: *draw.pick(&[Interpolation::Bilinear, Interpolation::Bicubic]),
+        },
+    };
     let target = folder.join(path.file_name().unwrap());
     std::fs::write(&target, draw.damaged(bytes)).unwrap();
     let loaded = reader::load_file(&target, &options);
