@@ -28,6 +28,9 @@ pub enum Group {
     YEncoder,
     /// The linear map from the Y-encoder to the shared embedding.
     YProjection,
+    /// The moving average of the Y-encoder and its linear map. No gradient reaches it, and the
+    /// optimizer leaves it alone.
+    YAverage,
     /// The linear maps into and out of the predictor.
     Projections,
     /// The logarithm of the factor α of `InfoNCE`'s similarities (the temperature).
@@ -35,7 +38,7 @@ pub enum Group {
 }
 
 impl Group {
-    /// All groups, in the order of their declaration.
+    /// All groups that have a multiplier, in the order of their declaration.
     pub const ALL: [Self; 6] = [
         Self::XEncoder,
         Self::Predictor,
@@ -53,6 +56,7 @@ impl Group {
             Self::Predictor => "predictor",
             Self::YEncoder => "y_encoder",
             Self::YProjection => "y_projection",
+            Self::YAverage => "y_average",
             Self::Projections => "projections",
             Self::LogitScale => "logit_scale",
         }
@@ -67,6 +71,7 @@ impl Group {
             Self::XEncoder
             | Self::Predictor
             | Self::YEncoder
+            | Self::YAverage
             | Self::Projections
             | Self::LogitScale => own(self),
         }
@@ -230,7 +235,7 @@ impl LayoutBuilder {
             shape: shape.to_vec(),
             group,
             trainable,
-            decay: shape.len() > 1 && group != Group::LogitScale,
+            decay: shape.len() > 1 && ![Group::LogitScale, Group::YAverage].contains(&group),
             range: start..start + len,
             initial,
         });
@@ -320,6 +325,38 @@ impl Parameters {
     pub fn refresh_trainable(&mut self, stream: &Stream) -> Result<()> {
         let Some(copies) = &mut self.copies else { return Ok(()) };
         copy::cast(stream, self.trainable.view(), copies.trainable.view_mut())
+    }
+
+    /// Moves the average in the first half of `range`, elements of the trainable buffer, toward the
+    /// values in the second half: average = `decay`·average + (1 − `decay`)·values.
+    ///
+    /// # Errors
+    /// If `stream` belongs to another device, or the device fails.
+    pub fn move_average(
+        &mut self,
+        stream: &Stream,
+        range: &Range<usize>,
+        decay: f32,
+    ) -> Result<()> {
+        let half = range.len() / 2;
+        let both = self.trainable.view_mut().part(range.start, &[2, half]);
+        copy::moving_average(stream, both, decay)?;
+        let Some(copies) = &mut self.copies else { return Ok(()) };
+        let average = self.trainable.view().part(range.start, &[half]);
+        copy::cast(stream, average, copies.trainable.view_mut().part(range.start, &[half]))
+    }
+
+    /// Copies the first half of `range`, elements of the trainable buffer, to the second half, and
+    /// rounds the bf16 copies again.
+    ///
+    /// # Errors
+    /// If `stream` belongs to another device, or the device fails.
+    pub fn repeat_half(&mut self, stream: &Stream, range: &Range<usize>) -> Result<()> {
+        let half = range.len() / 2;
+        let first = self.trainable.view().part(range.start, &[half]).to_f32()?.into_owned();
+        let second = self.trainable.view_mut().part(range.start + half, &[half]);
+        copy::copy(stream, View::from_f32(&first, &[half]), second)?;
+        self.refresh_trainable(stream)
     }
 
     /// Views of the trainable parameters in `range` and of their copies, for an optimizer to write.

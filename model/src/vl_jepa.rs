@@ -1,9 +1,12 @@
 //! The whole model: X-encoder, predictor, Y-encoder and loss.
 
-use vljepa_kernels::Device;
+use std::ops::Range;
+
+use vljepa_kernels::{Device, Stream};
 use vljepa_recipes::schema;
 
 use crate::loss::{Alpha, Objective, normalises};
+use crate::y_encoder::Copy;
 use crate::{
     Group, Initial, Layout, LayoutBuilder, ModelError, ParameterId, Parameters, Predictor, Weight,
     XEncoder, YEncoder,
@@ -19,12 +22,22 @@ pub struct VlJepa {
     pub predictor: Predictor,
     /// Maps the target text to its embedding.
     pub y_encoder: YEncoder,
+    /// The encoder that is trained if `y_encoder` is its moving average.
+    y_trained: Option<(YEncoder, MovingAverage)>,
     /// Loss D that training minimises.
     pub objective: Objective,
     layout: Layout,
     logit_scale: Weight,
     max_scale: f32,
     recipe: schema::Model,
+}
+
+/// A moving average and its values in the trainable buffer.
+#[derive(Debug)]
+struct MovingAverage {
+    decay: f32,
+    /// Elements of the average, followed by as many of the encoder that it averages.
+    both: Range<usize>,
 }
 
 impl VlJepa {
@@ -48,7 +61,16 @@ impl VlJepa {
         // X-encoder.
         let logit_scale =
             layout.scope(Group::LogitScale, learned).add("logit_scale".to_owned(), &[1], initial);
-        let y_encoder = YEncoder::new(&mut layout, "y_encoder", model, loss.kind, device);
+        let start = layout.trainable_end();
+        let mut y = |copy| YEncoder::new(&mut layout, copy, model, loss.kind, device);
+        let (y_encoder, y_trained) = match model.y_encoder.update() {
+            schema::Update::Train | schema::Update::Frozen => (y(Copy::Only), None),
+            schema::Update::Ema { decay } => {
+                let (average, trained) = (y(Copy::Average), y(Copy::Trained));
+                let both = start..layout.trainable_end();
+                (average, Some((trained, MovingAverage { decay, both })))
+            }
+        };
         let normalise = normalises(loss.kind);
         let predictor = Predictor::new(&mut layout, "predictor", model, normalise, device);
         let x_encoder = XEncoder::new(&mut layout, "x_encoder", model, device);
@@ -56,12 +78,53 @@ impl VlJepa {
             x_encoder,
             predictor,
             y_encoder,
+            y_trained,
             objective: Objective::new(loss, logit_scale),
             layout: layout.finish(),
             logit_scale,
             max_scale: loss.temperature.max_scale,
             recipe: model.clone(),
         })
+    }
+
+    /// The Y-encoder that is trained: `y_encoder`, or the one that it averages.
+    #[must_use]
+    pub fn trained_y_encoder(&self) -> &YEncoder {
+        self.y_trained.as_ref().map_or(&self.y_encoder, |(trained, _)| trained)
+    }
+
+    /// Whether the targets come from a moving average of the Y-encoder.
+    #[must_use]
+    pub fn averages(&self) -> bool {
+        self.y_trained.is_some()
+    }
+
+    /// Starts the trained Y-encoder with the weights of its average. Without an average nothing
+    /// changes.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn start_from_average(
+        &self,
+        stream: &Stream,
+        parameters: &mut Parameters,
+    ) -> Result<(), ModelError> {
+        let Some((_, average)) = &self.y_trained else { return Ok(()) };
+        Ok(parameters.repeat_half(stream, &average.both)?)
+    }
+
+    /// Moves the average of the Y-encoder toward its weights, after an update of them. Without an
+    /// average nothing changes.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn move_average(
+        &self,
+        stream: &Stream,
+        parameters: &mut Parameters,
+    ) -> Result<(), ModelError> {
+        let Some((_, average)) = &self.y_trained else { return Ok(()) };
+        Ok(parameters.move_average(stream, &average.both, average.decay)?)
     }
 
     /// Names, shapes and offsets of all parameters.

@@ -73,6 +73,7 @@ impl Engine {
     pub fn for_inference(recipe: &Recipe, device: Device) -> anyhow::Result<Self> {
         let mut engine = Self::without_weights(recipe, device)?;
         engine.parameters.initialise(engine.model.layout(), recipe.seed)?;
+        engine.model.start_from_average(&engine.stream, &mut engine.parameters)?;
         Ok(engine)
     }
 
@@ -132,7 +133,13 @@ impl Engine {
     /// # Errors
     /// Fails in the same cases as [`initial::load`].
     pub fn load_initial_weights(&mut self, collectives: &Collectives) -> anyhow::Result<Initial> {
-        initial::load(self.init.as_ref(), &self.model, &mut self.parameters, collectives)
+        let Self { init, model, parameters, stream, .. } = self;
+        let initial = initial::load(init.as_ref(), model, parameters, collectives)?;
+        // Another run brings both encoders, files only the average.
+        if initial.run.is_none() {
+            model.start_from_average(stream, parameters)?;
+        }
+        Ok(initial)
     }
 
     /// Returns the device that holds the tensors.

@@ -1,4 +1,4 @@
-//! Copies of tensors within and between devices, casts to bf16, and sums. The residual stream needs
+//! Copies of tensors within and between devices, casts to bf16, sums and moving averages. The residual stream needs
 //! them wherever no product can write it.
 
 #[cfg(test)]
@@ -92,6 +92,36 @@ pub fn add(stream: &Stream, from: View<'_>, to: ViewMut<'_>) -> Result<()> {
             let count = to.len();
             let (from, to) = (call.at(from, "from", e)?, call.at(to, "to", e)?);
             call.run(crate::rows::launch::add(from, to, e, count)?)?;
+        }),
+    }
+    Ok(())
+}
+
+/// Moves an average toward new values: `both` (2, n), f32, holds the average and then the values,
+/// and average = `decay`·average + (1 − `decay`)·values.
+///
+/// # Errors
+/// If `both` does not hold two equal parts of f32, or the device fails.
+pub fn moving_average(stream: &Stream, mut both: ViewMut<'_>, decay: f32) -> Result<()> {
+    const NAME: &str = "copy::moving_average";
+    let [parts, count] = check::rank(NAME, "both", both.shape())?;
+    check::shape(NAME, "both", &[parts], &[2])?;
+    match stream {
+        Stream::Host => {
+            let (average, values) = both.host_f32_mut(NAME, "both")?.split_at_mut(count);
+            parallel::blocks(count, (average, parallel::BLOCK), |i, average| {
+                let values = &values[i * parallel::BLOCK..][..average.len()];
+                for (average, value) in average.iter_mut().zip(values) {
+                    *average = decay * *average + (1.0 - decay) * value;
+                }
+            });
+        }
+        Stream::Cuda(stream) => on_gpu!(stream, {
+            let call = stream.call(NAME);
+            let e = call.element(both.dtype(), "both")?;
+            let mut part = |row| call.at(both.reborrow().rows(row, row + 1), "both", e);
+            let (average, values) = (part(0)?, part(1)?);
+            call.run(crate::rows::launch::average(values, average, decay, count)?)?;
         }),
     }
     Ok(())

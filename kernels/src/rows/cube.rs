@@ -1,4 +1,4 @@
-//! Kernels that move rows between two packings, add tensors and round them. See `launch.rs` for the
+//! Kernels that move rows between two packings, add and average tensors and round them. See `launch.rs` for the
 //! memory floor.
 
 use cubecl::prelude::*;
@@ -54,6 +54,23 @@ pub(super) fn rows_add<F: Float, N: Size>(
         let i = at as usize;
         let sum = Vector::<f32, N>::cast_from(to[i]) + Vector::<f32, N>::cast_from(from[i]);
         to[i] = Vector::cast_from(sum);
+    }
+}
+
+/// One vector per thread: to = decay·to + (1 − decay)·from.
+#[cube(launch)]
+pub(super) fn rows_average<F: Float, N: Size>(
+    from: &[Vector<F, N>],
+    to: &mut [Vector<F, N>],
+    decay: f32,
+    count: u32,
+) {
+    let at = CUBE_POS_X * CUBE_DIM_X + UNIT_POS_X;
+    if at < count {
+        let i = at as usize;
+        let kept = Vector::<f32, N>::cast_from(to[i]) * Vector::new(decay);
+        let new = Vector::<f32, N>::cast_from(from[i]) * Vector::new(1.0 - decay);
+        to[i] = Vector::cast_from(kept + new);
     }
 }
 

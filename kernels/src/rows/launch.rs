@@ -1,10 +1,11 @@
-//! The kernels that move, add and round rows, and their launches. The driver copies tensors without
+//! The kernels that move, add, average and round rows, and their launches. The driver copies tensors without
 //! a kernel.
 //!
 //! Floor: memory. Each element is read once and written once (for sums, read twice). Each thread
 //! takes one 16-byte vector.
 
 use super::cube::rows_add::RowsAdd;
+use super::cube::rows_average::RowsAverage;
 use super::cube::rows_cast::RowsCast;
 use super::cube::rows_gather::RowsGather;
 use super::cube::rows_scatter::RowsScatter;
@@ -39,6 +40,9 @@ pub enum Pass {
     },
     /// Adds a tensor to another, for [`copy::add`](crate::copy::add).
     Add,
+    /// Moves an average toward new values, for
+    /// [`copy::moving_average`](crate::copy::moving_average).
+    Average,
     /// Rounds f32 to bf16, for [`copy::cast`](crate::copy::cast).
     Cast,
 }
@@ -50,6 +54,7 @@ impl Kernel {
             Pass::Gather { add: false } => "rows_gather",
             Pass::Gather { add: true } => "rows_gather_add",
             Pass::Add => "add",
+            Pass::Average => "average",
             Pass::Cast => "cast",
         };
         format!("{pass}_w{}_{}", self.lanes, self.element.name())
@@ -77,6 +82,7 @@ impl Kernel {
                 emit!(e, name, RowsGather::<F>: [src index out] [count vectors], lanes, add)
             }
             Pass::Add => emit!(e, name, RowsAdd::<F>: [from to] [count], lanes),
+            Pass::Average => emit!(e, name, RowsAverage::<F>: [from to] [decay count], lanes),
             Pass::Cast => emit!(e, name, RowsCast: [from to] [count], lanes),
         }
     }
@@ -118,6 +124,21 @@ pub fn add<B: Copy>(from: B, to: B, element: Element, count: usize) -> Result<Ve
     launch("copy::add", Pass::Add, vec![from, to], element, [1, count])
 }
 
+/// Launches of to = decay·to + (1 − decay)·from for `count` elements.
+///
+/// # Errors
+/// If the kernel cannot number the vectors in 32 bits.
+pub fn average<B: Copy>(from: B, to: B, decay: f32, count: usize) -> Result<Vec<Launch<B>>> {
+    let buffers = vec![from, to];
+    let launches =
+        launch("copy::moving_average", Pass::Average, buffers, Element::F32, [1, count])?;
+    let with_decay = |launch: Launch<B>| {
+        let scalars = [vec![Scalar::F32(decay)], launch.scalars].concat();
+        Launch { scalars, ..launch }
+    };
+    Ok(launches.into_iter().map(with_decay).collect())
+}
+
 /// Launches of to = from for `count` elements, rounded from f32 to bf16.
 ///
 /// # Errors
@@ -140,7 +161,7 @@ fn launch<B: Copy>(
     }
     let count = n * d / lanes;
     let mut scalars = vec![Scalar::U32(offset(count))];
-    if pass != Pass::Add {
+    if !matches!(pass, Pass::Add | Pass::Average) {
         scalars.push(Scalar::U32(offset(d / lanes)));
     }
     Ok(vec![Launch {

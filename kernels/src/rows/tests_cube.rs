@@ -1,6 +1,6 @@
 //! Tests of the kernels that move, add and round rows, against the reference, without a GPU.
 
-use super::launch::{add, cast, gather, scatter};
+use super::launch::{add, average, cast, gather, scatter};
 use super::reference;
 use crate::Write;
 use crate::compile::Element;
@@ -44,6 +44,25 @@ fn rows_go_where_the_index_says_and_sums_are_rounded_once() {
         }
     }
     assert!(add(0, 1, Element::Bf16, 1 << 35).is_err());
+}
+
+#[test]
+fn an_average_moves_toward_the_values_by_one_minus_decay() {
+    for count in [0, 1, 7, 24, 4097] {
+        let (old, new) = (inputs(1, Element::F32, count), inputs(2, Element::F32, count));
+        for decay in [0.0, 0.75, 1.0] {
+            let mut e = Emulator::default();
+            let (from, to) = (e.upload(Element::F32, &new), e.upload(Element::F32, &old));
+            e.run(&average(from, to, decay, count).unwrap());
+            let both = old.iter().zip(&new);
+            let want: Vec<f32> = both.map(|(a, b)| decay * a + (1.0 - decay) * b).collect();
+            // Two products and a sum, which a GPU may fuse: each rounds by at most 2⁻²⁴.
+            assert_close(&format!("{count}, {decay}"), &e.read(Element::F32, to), &want, 4e-7);
+            if count > 1 && decay < 1.0 {
+                assert_differs("not moved", &old, &want, 1e-2);
+            }
+        }
+    }
 }
 
 #[test]

@@ -130,6 +130,7 @@ fn parameters(cost: &Cost) -> Vec<Vec<String>> {
         part("predictor's token embeddings", count.predictor_embedding),
         part("y_encoder", count.y_encoder()),
         part("y_encoder's head", count.y_head),
+        part("y_encoder's average", count.y_average),
         part("all", count.total()),
         part("trained", count.trainable),
     ]

@@ -135,13 +135,14 @@ fn runs(layout: &Layout, recipe: &schema::Optimizer, range: &Range<usize>) -> Ve
         let padded_end = trainable.get(i + 1).map_or(layout.trainable_len, |p| p.range.start);
         let start = parameter.range.start.max(range.start);
         let end = padded_end.min(range.end);
-        if start >= end {
+        if start >= end || parameter.group == Group::YAverage {
             continue;
         }
         let multiplier = parameter.group.multiplier(&recipe.multipliers);
         let weight_decay = if parameter.decay { decimal(recipe.weight_decay) } else { 0.0 };
         let same = |run: &Run| {
-            run.multiplier.to_bits() == multiplier.to_bits()
+            run.range.end == start
+                && run.multiplier.to_bits() == multiplier.to_bits()
                 && run.weight_decay.to_bits() == weight_decay.to_bits()
         };
         match runs.last_mut() {

@@ -1,17 +1,14 @@
 //! Tensor names of the projections and the temperature, which no published model has. They are the
-//! parameters' own names.
+//! parameters' own names. Of a Y-encoder with a moving average, the projection is the average.
 
 use super::Piece;
-use crate::{Group, ParameterId, VlJepa};
+use crate::{ParameterId, VlJepa};
 
 pub(super) fn pieces(model: &VlJepa) -> Vec<Piece> {
-    let own = |group| match group {
-        Group::YProjection | Group::Projections | Group::LogitScale => true,
-        Group::XEncoder | Group::Predictor | Group::YEncoder => false,
-    };
+    let own = |name: &str| name.starts_with("projections.") || name == "logit_scale";
     let parameters = model.layout().parameters.iter().enumerate();
     parameters
-        .filter(|(_, parameter)| own(parameter.group))
+        .filter(|(_, parameter)| own(&parameter.name))
         .map(|(i, parameter)| Piece {
             name: parameter.name.clone(),
             shape: parameter.shape.clone(),

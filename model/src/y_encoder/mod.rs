@@ -3,7 +3,8 @@
 //! The encoder consists of a text transformer, pooling over the tokens, the published Dense layers
 //! of `EmbeddingGemma` if the recipe asks for them, and a linear map to the shared embedding
 //! (VL-JEPA §3.1), unless the recipe makes the encoder's own embedding the shared one (Table 5c).
-//! If the text model is frozen, only the map is trained (Table 5e).
+//! If the text model is frozen, only the map is trained (Table 5e). With a moving average there are
+//! two encoders: the average makes the targets, and the other one is trained.
 
 use std::sync::Arc;
 
@@ -12,6 +13,17 @@ use vljepa_recipes::schema;
 
 use crate::layers::{Embedded, Head, HeadSaved, Linear, Pooling, Sequence, StackSaved, TextModel};
 use crate::{Context, Gradients, Group, Keep, LayoutBuilder, ModelError, OnReady, Parameters};
+
+/// Copy of the Y-encoder in a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Copy {
+    /// The only one. It makes the targets, and it is trained unless the recipe freezes it.
+    Only,
+    /// Moving average, which makes the targets and gets no gradient.
+    Average,
+    /// The one that is trained, and whose average makes the targets.
+    Trained,
+}
 
 /// Encoder of the target texts.
 #[derive(Debug)]
@@ -37,30 +49,37 @@ pub struct YEncoderSaved {
 }
 
 impl YEncoder {
-    /// Registers the encoder's parameters under `name`, and its projection. The loss `kind` decides
-    /// whether embeddings are normalised.
-    #[must_use]
-    pub fn new(
+    /// Registers the parameters of a copy of the encoder and of its projection. The loss `kind`
+    /// decides whether embeddings are normalised.
+    pub(crate) fn new(
         layout: &mut LayoutBuilder,
-        name: &str,
+        copy: Copy,
         model: &schema::Model,
         kind: schema::LossKind,
         device: Device,
     ) -> Self {
         let (recipe, sizes) = (&model.y_encoder, model.y_encoder.sizes());
+        let (name, head) = match copy {
+            Copy::Only | Copy::Average => ("y_encoder", "projections.y_head"),
+            Copy::Trained => ("y_trained", "y_trained.head"),
+        };
+        let (group, projections) = match copy {
+            Copy::Only | Copy::Trained => (Group::YEncoder, Group::YProjection),
+            Copy::Average => (Group::YAverage, Group::YAverage),
+        };
         let trainable = recipe.trainable();
         let d = sizes.hidden_size;
-        layout.scope(Group::YProjection, true);
+        layout.scope(projections, true);
         let projection = match recipe.projection() {
             schema::Projection::Linear => {
                 let shape = [model.embed_dim, sizes.output_size];
-                Some(Linear::new(layout, "projections.y_head", shape, model.projection_bias))
+                Some(Linear::new(layout, head, shape, model.projection_bias))
             }
             schema::Projection::None => None,
         };
         let mut maps = Vec::new();
         if sizes.dense_hidden_size > 0 {
-            layout.scope(Group::YEncoder, trainable);
+            layout.scope(group, trainable);
             let wide = sizes.dense_hidden_size;
             let mut dense = |which: &str, shape: [usize; 2]| {
                 Linear::new(layout, &format!("{name}.{which}"), shape, false)
@@ -69,7 +88,6 @@ impl YEncoder {
             maps.extend([dense("dense_2", [wide, d]), last]);
         }
         maps.extend(projection);
-        let group = Group::YEncoder;
         let (text, pooling) = match recipe {
             schema::YEncoder::EmbeddingGemma(keys) => {
                 (TextModel::gemma(layout, name, group, keys, device), Pooling::Mean)
@@ -79,7 +97,9 @@ impl YEncoder {
             }
         };
         let normalise = crate::loss::normalises(kind);
-        let trains = trainable || maps.iter().any(|map| map.weight.trainable());
+        let trainable = trainable && copy != Copy::Average;
+        let trains =
+            copy != Copy::Average && (trainable || maps.iter().any(|m| m.weight.trainable()));
         let (head, gradients_end) = (Head { pooling, maps, normalise }, layout.trainable_end());
         Self { text, head, trainable, trains, gradients_end }
     }

@@ -110,7 +110,8 @@ impl Step {
         let mut visual = model.x_encoder.forward(cx, parameters, self.frames.view(), keep).unwrap();
         let predicted =
             model.predictor.forward(cx, parameters, &visual, &self.query, keep).unwrap();
-        let target = model.y_encoder.forward(cx, parameters, &self.target, keep).unwrap();
+        let trained = model.trained_y_encoder();
+        let target = trained.forward(cx, parameters, &self.target, keep).unwrap();
         let d = match model.objective {
             Objective::InfoNce(info_nce) => {
                 let gathered = self.gathered(&predicted.embedding, &target.embedding);
@@ -126,7 +127,7 @@ impl Step {
         };
         let (d_target, d_predicted) = (d.target.view(), d.predicted.view());
         model
-            .y_encoder
+            .trained_y_encoder()
             .backward(cx, parameters, target.saved, d_target, gradients, on_ready)
             .unwrap();
         let saved = predicted.saved;
@@ -245,6 +246,7 @@ fn the_recipe_decides_whether_the_y_side_trains_its_encoder_and_its_projection()
         (Update::Train, Projection::None, LossKind::InfoNce),
         (Update::Frozen, Projection::Linear, LossKind::InfoNce),
         (Update::Frozen, Projection::None, LossKind::L2),
+        (Update::Ema { decay: 0.9 }, Projection::Linear, LossKind::L2),
     ] {
         let mut recipe = tiny::model();
         let keys = crate::gemma(&mut recipe);
@@ -267,9 +269,12 @@ fn the_recipe_decides_whether_the_y_side_trains_its_encoder_and_its_projection()
         };
         let trained = update == Update::Train;
         for name in ["layers.0.mlp.down.weight", "dense_2.weight", "norm.weight"] {
-            assert_eq!(learns(&format!("y_encoder.{name}")), Some(trained), "{name}");
+            let under = |copy: &str| learns(&format!("{copy}.{name}"));
+            // The average lies in the buffer of the trained parameters, and gets no gradient.
+            assert_eq!(under("y_encoder"), Some(trained), "{name}");
+            assert_eq!(under("y_trained"), update.averages().then_some(true), "{name}");
         }
-        let head = (projection == Projection::Linear).then_some(true);
+        let head = (projection == Projection::Linear).then_some(!update.averages());
         assert_eq!(learns("projections.y_head.weight"), head);
         assert_eq!(learns("projections.predictor_head.weight"), Some(true));
     }

@@ -2,7 +2,8 @@
 
 use super::{Problem, Problems};
 use crate::schema::{
-    Device, Loss, LossKind, Model, Precision, Projection, Recipe, Transform, XEncoder, YEncoder,
+    Device, Loss, LossKind, Model, Precision, Projection, Recipe, Transform, Update, XEncoder,
+    YEncoder,
 };
 
 pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
@@ -24,6 +25,7 @@ pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
 pub fn sizes(model: &Model, loss: &Loss) -> Vec<Problem> {
     let mut found = Problems::default();
     positive(model, &mut found);
+    encoders(model, &mut found);
     visual(model, &mut found);
     attention(model, &mut found);
     let max_scale = loss.temperature.max_scale.into();
@@ -81,12 +83,19 @@ fn positive(model: &Model, found: &mut Problems) {
         "model.predictor",
         &[("rms_norm_eps", p.rms_norm_eps.into()), ("rope_theta", p.rope_theta)],
     );
-    if model.y_encoder.projection() == Projection::None && model.embed_dim != y.output_size {
+    of_x_family(model, found);
+    of_y_family(&model.y_encoder, found);
+}
+
+/// Keys of the encoders that do not fit each other, or that allow only some values.
+fn encoders(model: &Model, found: &mut Problems) {
+    let width = model.y_encoder.sizes().output_size;
+    if model.y_encoder.projection() == Projection::None && model.embed_dim != width {
         let what = format!(
             "is {}, but without a projection the shared embedding is the Y-encoder's own, of {} elements",
-            model.embed_dim, y.output_size
+            model.embed_dim, width
         );
-        let help = format!("remove it, or write {}", y.output_size);
+        let help = format!("remove it, or write {}", width);
         found.add("model.embed_dim", what, help);
     }
     if model.x_encoder.preprocessing().transform == Transform::RandomResizedCrop {
@@ -95,8 +104,12 @@ fn positive(model: &Model, found: &mut Problems) {
             "write `transform: random_resized_crop` in a source of `data.sources`, for training";
         found.add("model.x_encoder.transform", what, help);
     }
-    of_x_family(model, found);
-    of_y_family(&model.y_encoder, found);
+    if let Update::Ema { decay } = model.y_encoder.update()
+        && !(0.0..=1.0).contains(&decay)
+    {
+        let what = format!("{decay} is not between 0 and 1");
+        found.add("model.y_encoder.update.ema.decay", what, "write a number such as 0.999");
+    }
 }
 
 /// Numbers that only some families have.
@@ -289,8 +302,12 @@ fn loss(recipe: &Recipe, found: &mut Problems) {
                 found.add("loss.mask_equal_targets", what, help);
             }
             let y = &recipe.model.y_encoder;
-            let trained = y.trainable() || y.projection() == Projection::Linear;
-            if trained {
+            let collapses = match y.update() {
+                Update::Train => true,
+                Update::Frozen => y.projection() == Projection::Linear,
+                Update::Ema { .. } => false,
+            };
+            if collapses {
                 let what = "without negatives, all that is trained of the Y-encoder collapses to one point";
                 let help = "write `model.y_encoder: {update: frozen, projection: none}` (paper §4.7, Table 5c), or `kind: info_nce`";
                 found.add("loss.kind", what, help);

@@ -93,6 +93,7 @@ pub fn sample(
 ) -> Operations {
     let (p, x, y) = (&model.predictor, model.x_encoder.sizes(), model.y_encoder.sizes());
     let (x_trained, y_trained) = (model.x_encoder.trainable(), model.y_encoder.trainable());
+    let y_update = model.y_encoder.update();
     let product = |rows: usize, values: usize| 2.0 * real(rows) * real(values);
     let attention = |rows: usize, width: usize| 4.0 * real(rows) * real(rows) * real(width);
 
@@ -125,6 +126,7 @@ pub fn sample(
         + real(y.num_layers) * attention(tokens.target, y_width)
         + product(1, head + dense);
 
+    let averages = if y_update.averages() { y_forward } else { 0.0 };
     let trained = |trained: bool, forward: f64| if trained { forward } else { 0.0 };
     let differentiated =
         predictor_forward + trained(x_trained, x_forward) + trained(y_trained, y_forward);
@@ -152,7 +154,7 @@ pub fn sample(
     Operations {
         x_forward,
         predictor_forward,
-        y_forward,
+        y_forward: y_forward + averages,
         backward: 2.0 * differentiated,
         recompute: if embeds_twice { differentiated } else { 0.0 } + again,
     }

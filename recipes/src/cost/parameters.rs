@@ -27,6 +27,8 @@ pub struct Parameters {
     pub y_dense: usize,
     /// Linear map from the Y-encoder to the shared embedding; 0 with `y_encoder.projection: none`.
     pub y_head: usize,
+    /// Moving average of the Y-encoder and its head; 0 unless `y_encoder.update` is `ema`.
+    pub y_average: usize,
     /// Scale of InfoNCE, a single parameter.
     pub logit_scale: usize,
     /// Number of trained parameters among all of the above.
@@ -48,6 +50,7 @@ impl Parameters {
             + self.predictor_embedding
             + self.y_encoder()
             + self.y_head
+            + self.y_average
             + 1
     }
 
@@ -104,12 +107,17 @@ pub fn parameters(model: &Model) -> Parameters {
             Projection::Linear => linear(y.output_size, model.embed_dim),
             Projection::None => 0,
         },
+        y_average: 0,
         logit_scale: 1,
         trainable: 0,
     };
     let if_trained = |trained: bool, count: usize| if trained { count } else { 0 };
+    if model.y_encoder.update().averages() {
+        counts.y_average = counts.y_encoder() + counts.y_head;
+    }
     counts.trainable = counts.predictor()
         + counts.y_head
+        + counts.y_average
         + counts.logit_scale
         + if_trained(model.x_encoder.trainable(), counts.x_encoder)
         + if_trained(p.train_embeddings, counts.predictor_embedding)

@@ -54,7 +54,7 @@ pub struct TextSizes {
 }
 
 /// How training changes the encoder: values of `model.y_encoder.update`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Update {
     /// The gradient of the loss trains it, jointly with the predictor (paper §2).
@@ -62,6 +62,37 @@ pub enum Update {
     Train,
     /// It keeps its initial weights (paper §4.7, Tables 5c and 5e).
     Frozen,
+    /// The targets come from a moving average of it and of its projection (paper §2: an
+    /// "exponential moving average (EMA) for the Y-Encoder"), which also embeds the texts of
+    /// evaluations. What trains the encoder itself is unstated; here it is the same loss between
+    /// its own embedding of a target and the prediction, through which no gradient flows. A run
+    /// reports only the loss between prediction and average.
+    Ema {
+        /// Part of the average that a step keeps: average = `decay`·average + (1 −
+        /// `decay`)·encoder, after each update, from 0 to 1. Unstated; no default (I-JEPA: 0.996
+        /// to 1; V-JEPA 2: 0.99925).
+        decay: f32,
+    },
+}
+
+impl Update {
+    /// Whether training changes the encoder's weights.
+    #[must_use]
+    pub fn changes_weights(self) -> bool {
+        match self {
+            Self::Train | Self::Ema { .. } => true,
+            Self::Frozen => false,
+        }
+    }
+
+    /// Whether the targets come from a moving average of the encoder.
+    #[must_use]
+    pub fn averages(self) -> bool {
+        match self {
+            Self::Ema { .. } => true,
+            Self::Train | Self::Frozen => false,
+        }
+    }
 }
 
 /// Last map of the encoder: values of `model.y_encoder.projection`.
@@ -121,10 +152,7 @@ impl YEncoder {
     /// Whether the gradient of the loss trains the encoder.
     #[must_use]
     pub fn trainable(&self) -> bool {
-        match self.update() {
-            Update::Train => true,
-            Update::Frozen => false,
-        }
+        self.update().changes_weights()
     }
 
     /// Last map of the encoder.
@@ -349,7 +377,7 @@ pub struct Qwen3Embedding {
     /// "maximum context length of 512").
     pub max_target_tokens: usize,
     /// Text before each target, in training and evaluation. Qwen3-Embedding's own prompts are
-    /// `Instruct: …\nQuery:` for queries and none for documents. Unstated; default: empty.
+    /// `Instruct: …\nQuery:` for queries, and nothing for documents. Unstated; default: empty.
     pub prompt: String,
     /// How training changes the encoder. Default: `train` (paper §2: "We train the Predictor and
     /// the Y-Encoder jointly").

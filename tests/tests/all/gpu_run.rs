@@ -9,9 +9,9 @@ use vljepa_kernels::device::cuda::Cuda;
 use vljepa_kernels::device::{Upload, UploadBuffer};
 use vljepa_kernels::testing::{bytes, indices};
 use vljepa_kernels::{Device, KernelError, Packed, Tensor};
-use vljepa_model::Recompute;
+use vljepa_model::{Parameter, Recompute};
 use vljepa_recipes::protocol::Phase;
-use vljepa_recipes::schema::{Init, Trace};
+use vljepa_recipes::schema::{self, Init, Precision, Trace};
 use vljepa_recipes::{Loaded, Recipe, RunDirectory};
 use vljepa_worker::checkpoint::{self, CheckpointFolder, Contents, State};
 use vljepa_worker::collectives::{Collectives, Solo};
@@ -36,11 +36,11 @@ fn recipes() -> PathBuf {
 
 /// Returns the quickstart's recipe for a GPU, with one layer per encoder to save time.
 fn recipe() -> Recipe {
-    loaded("true").recipe
+    loaded("true", &[]).recipe
 }
 
-/// Like [`recipe`], with an X-encoder that is trained or not.
-fn loaded(trains_x_encoder: &str) -> Loaded {
+/// Like [`recipe`], with an X-encoder that is trained or not, and other changes.
+fn loaded(trains_x_encoder: &str, sets: &[&str]) -> Loaded {
     let trains = format!("model.x_encoder.trainable={trains_x_encoder}");
     let changes = [
         trains.as_str(),
@@ -51,7 +51,8 @@ fn loaded(trains_x_encoder: &str) -> Loaded {
         "model.predictor.layers=[0, 1]",
     ];
     let path = recipes().join("quickstart.yaml");
-    vljepa_recipes::load(&path, &changes.map(str::to_owned)).unwrap()
+    let changes: Vec<String> = changes.iter().chain(sets).map(|&set| set.to_owned()).collect();
+    vljepa_recipes::load(&path, &changes).unwrap()
 }
 
 /// Returns a batch of five rows, two of which have the same target.
@@ -152,7 +153,7 @@ fn a_run_on_a_gpu_learns_and_resumes_bit_for_bit() {
 #[test]
 fn a_run_on_a_gpu_starts_from_the_weights_of_another_run() {
     let gpu = || Device::Cuda(Cuda::for_tests(Mode::Deterministic));
-    let Loaded { mut recipe, yaml, hash, .. } = loaded("false");
+    let Loaded { mut recipe, yaml, hash, .. } = loaded("false", &[]);
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("recipe.yaml"), yaml).unwrap();
     let place = RunDirectory::open(folder.path()).unwrap().checkpoints();
@@ -202,6 +203,66 @@ fn the_host_and_a_gpu_take_the_same_step_in_one_piece_or_in_several() {
     let mut other = Engine::for_training(&recipe, gpu()).unwrap();
     let wrong = step(&mut other, 4, None, Recompute::None);
     assert!((wrong.loss - host.loss).abs() > 0.05, "{wrong:?} {host:?}");
+}
+
+/// Values of the parameters of a text encoder and its projection, in the order of registration.
+fn y_encoder(engine: &Engine, names: [&str; 2]) -> Vec<f32> {
+    let layout = engine.model.layout();
+    let own = |p: &&Parameter| names.iter().any(|name| p.name.starts_with(name));
+    let all = values(&engine.parameters.trainable);
+    layout.parameters.iter().filter(own).flat_map(|p| all[p.range.clone()].to_vec()).collect()
+}
+
+#[test]
+fn the_average_of_the_text_encoder_follows_it_and_makes_the_targets() {
+    let average = |engine: &Engine| y_encoder(engine, ["y_encoder.", "projections.y_head."]);
+    let trained = |engine: &Engine| y_encoder(engine, ["y_trained.", "no other"]);
+    for device in [Device::Host, Device::Cuda(Cuda::for_tests(Mode::Deterministic))] {
+        let run = |update: &str| {
+            let mut recipe = loaded("true", &[&format!("model.y_encoder.update={update}")]).recipe;
+            if device == Device::Host {
+                (recipe.device, recipe.precision) = (schema::Device::Host, Precision::F32);
+            }
+            Engine::for_training(&recipe, device).unwrap()
+        };
+        let mut alone = run("train");
+        let mut moved = run("{ema: {decay: 0.75}}");
+        let before = average(&moved.0);
+        assert!(!before.is_empty() && trained(&moved.0) == before);
+        // An emulated step takes seconds, and every micro-batch is embedded twice.
+        let micro_batch = (device == Device::Host).then_some(2);
+        let losses =
+            [&mut alone, &mut moved].map(|run| step(run, 1, micro_batch, Recompute::None).loss);
+        assert!((losses[0] - losses[1]).abs() < 1e-5, "both start the same: {losses:?}");
+        let (after, toward) = (average(&moved.0), trained(&moved.0));
+        let most = |a: &[f32], b: &[f32]| {
+            a.iter().zip(b).fold(0.0f32, |most, (a, b)| most.max((a - b).abs()))
+        };
+        let both = before.iter().zip(&toward);
+        let want: Vec<f32> = both.map(|(a, b)| 0.75 * a + 0.25 * b).collect();
+        // Weights are below 4, and two products and a sum round by 2⁻²⁴ of that at most.
+        assert!(most(&after, &want) < 1e-6, "{}", most(&after, &want));
+        assert!(most(&toward, &before) > 1e-4, "the gradient trains the encoder itself");
+        assert!(most(&after, &toward) > 1e-4, "the average stays behind");
+        let texts = batch(5).target;
+        let packed = Packed::new(device, texts.ids, texts.cu_seqlens).unwrap();
+        let target = |engine: &Engine| engine.target(&packed).unwrap().concat();
+        let lagging = most(&target(&moved.0), &target(&alone.0));
+        assert!(lagging > 1e-5, "targets are those of the average: {lagging}");
+
+        if device != Device::Host {
+            continue;
+        }
+        let mut held = run("{ema: {decay: 1}}");
+        let start = average(&held.0);
+        for seed in 1..3 {
+            step(&mut held, seed, None, Recompute::None);
+        }
+        assert_eq!(average(&held.0), start);
+        let mut latest = run("{ema: {decay: 0}}");
+        step(&mut latest, 1, None, Recompute::None);
+        assert_eq!(average(&latest.0), trained(&latest.0));
+    }
 }
 
 #[test]

@@ -74,9 +74,9 @@ fn interrupt_after_second_checkpoint(trial: &Trial, run: &str, sets: &[&str]) {
 }
 
 #[test]
-fn a_sharded_run_resumes_bit_for_bit() {
+fn a_sharded_run_with_a_moving_average_resumes_bit_for_bit() {
     let trial = Trial::new(EIGHT_STEPS);
-    let sets = [&*ranks(2), SHARD];
+    let sets = [&*ranks(2), SHARD, "model.y_encoder.update={ema: {decay: 0.9}}"];
     trial.complete("undisturbed", &sets);
     interrupt_after_second_checkpoint(&trial, "cut", &sets);
     trial.complete("cut", &sets);

@@ -50,7 +50,7 @@ pub fn sum_gradients(
     Ok(())
 }
 
-/// Clips the summed gradient and updates the parameters. Returns the gradient norm before clipping,
+/// Clips the summed gradient and updates the parameters and the moving average. Returns the gradient norm before clipping,
 /// and whether it was finite.
 ///
 /// # Errors
@@ -89,5 +89,8 @@ pub fn update(
         parameters.refresh_trainable(&stream)?;
     }
     let finite = control.to_f32()?[1] > 0.0;
+    if finite {
+        engine.model.move_average(&stream, parameters)?;
+    }
     Ok((f64::from(squared.to_f32()?[0]).sqrt(), finite))
 }

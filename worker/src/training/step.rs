@@ -81,39 +81,21 @@ pub fn step(
     begin_gradients(&mut training.gradients, &engine.device().compute_stream(), spoiled)?;
 
     enter(Phase::Forward)?;
-    // A single micro-batch keeps its activations. Several micro-batches are embedded twice: once
-    // without keeping activations, for the loss over the whole batch, and once more for the
-    // backward pass. The output of a frozen X-encoder is kept in both cases.
-    let alone = micros.len() == 1;
     let needed = Keep::Needed(recompute);
+    let alone = micros.len() == 1;
+    let Embeddings { predicted_be, target_be, average_be, mut kept, visuals } =
+        embed_all(engine, &frames, &micros, rows.len(), needed)?;
     let cx = engine.context();
-    let shape_be = [rows.len(), engine.model.recipe().embed_dim];
-    let (mut predicted_be, mut target_be) = (cx.take(&shape_be)?, cx.take(&shape_be)?);
-    let mut kept = None;
-    let mut visuals = Vec::new();
-    for micro in &micros {
-        let keep = needed.only_if(alone);
-        let visual = encode_frames(engine, &frames, micro, keep)?;
-        let embedded = embed(engine, micro, &visual, keep)?;
-        let Range { start, end } = micro.rows;
-        let (p, t) = (&embedded.predicted.embedding, &embedded.target.embedding);
-        copy::copy(cx.stream, p.view(), predicted_be.view_mut().rows(start, end))?;
-        copy::copy(cx.stream, t.view(), target_be.view_mut().rows(start, end))?;
-        kept = alone.then_some(embedded);
-        visuals.push((alone || !engine.model.x_encoder.trainable).then_some(visual));
-    }
-
-    let (share, d) = match engine.model.objective {
-        Objective::InfoNce(loss) => {
-            let own =
-                OwnRows { predicted: &predicted_be, target: &target_be, hashes: &hashes, rows };
-            info_nce(engine, training, (loss, alpha), collectives, shares, &own, enter)?
-        }
-        Objective::Distance(distance) => {
-            let (p, t, g) = (predicted_be.view(), target_be.view(), shares.global);
-            (LossShare::Known(distance.loss(cx, p, t, g)?), distance.backward(cx, p, t, g)?)
-        }
+    let mut loss_to = |target: &Tensor| {
+        let (predicted, hashes, rows) = (&predicted_be, &hashes[..], rows.clone());
+        let own = OwnRows { predicted, target, hashes, rows };
+        loss_and_gradients(engine, training, alpha, collectives, shares, &own, enter)
     };
+    let (mut share, mut d) = loss_to(&target_be)?;
+    // The predictor learns from the average, and the trained Y-encoder from the prediction.
+    if let Some(average_be) = &average_be {
+        (share, d.predicted) = loss_to(average_be).map(|(share, d)| (share, d.predicted))?;
+    }
 
     // Sum and not mean: the loss is already divided by g. Full buckets are summed over ranks while
     // the backward pass of the last micro-batch goes on.
@@ -177,6 +159,7 @@ struct Micro {
 
 struct EmbeddedMicro {
     predicted: Embedded<PredictorSaved>,
+    /// Embeddings of the Y-encoder that is trained.
     target: Embedded<YEncoderSaved>,
 }
 
@@ -207,6 +190,55 @@ fn index(position: i32) -> usize {
     usize::try_from(position).expect("cumulative lengths are not negative")
 }
 
+/// Embeddings of this rank's rows before the backward pass.
+struct Embeddings {
+    predicted_be: Tensor,
+    /// Of the Y-encoder that is trained.
+    target_be: Tensor,
+    /// Of its moving average, if the model has one.
+    average_be: Option<Tensor>,
+    /// Activations of a single micro-batch.
+    kept: Option<EmbeddedMicro>,
+    /// Visual tokens of each micro-batch, if they need not be encoded again.
+    visuals: Vec<Option<Visual>>,
+}
+
+/// Embeds all micro-batches. A single one keeps its activations. Several are embedded twice: here
+/// without keeping activations, for the loss over the whole batch, and once more for the backward
+/// pass. The output of a frozen X-encoder is kept in both cases.
+fn embed_all(
+    engine: &Engine,
+    frames: &Tensor,
+    micros: &[Micro],
+    rows: usize,
+    needed: Keep,
+) -> anyhow::Result<Embeddings> {
+    let (cx, model) = (engine.context(), &engine.model);
+    let alone = micros.len() == 1;
+    let shape_be = [rows, model.recipe().embed_dim];
+    let (mut predicted_be, mut target_be) = (cx.take(&shape_be)?, cx.take(&shape_be)?);
+    let mut average_be = model.averages().then(|| cx.take(&shape_be)).transpose()?;
+    let (mut kept, mut visuals) = (None, Vec::new());
+    for micro in micros {
+        let keep = needed.only_if(alone);
+        let visual = encode_frames(engine, frames, micro, keep)?;
+        let embedded = embed(engine, micro, &visual, keep)?;
+        let Range { start, end } = micro.rows;
+        let (p, t) = (&embedded.predicted.embedding, &embedded.target.embedding);
+        copy::copy(cx.stream, p.view(), predicted_be.view_mut().rows(start, end))?;
+        copy::copy(cx.stream, t.view(), target_be.view_mut().rows(start, end))?;
+        if let Some(average_be) = &mut average_be {
+            let (parameters, nothing) = (&engine.parameters, Keep::Nothing);
+            let average = model.y_encoder.forward(cx, parameters, &micro.target, nothing)?;
+            let rows = average_be.view_mut().rows(start, end);
+            copy::copy(cx.stream, average.embedding.view(), rows)?;
+        }
+        kept = alone.then_some(embedded);
+        visuals.push((alone || !model.x_encoder.trainable).then_some(visual));
+    }
+    Ok(Embeddings { predicted_be, target_be, average_be, kept, visuals })
+}
+
 /// Encodes a micro-batch's rows of `frames`, u8 (b, t, h, w, 3), into visual tokens.
 fn encode_frames(
     engine: &Engine,
@@ -227,7 +259,8 @@ fn embed(
 ) -> Result<EmbeddedMicro, ModelError> {
     let (cx, model, parameters) = (engine.context(), &engine.model, &engine.parameters);
     let predicted = model.predictor.forward(cx, parameters, visual, &micro.query, keep)?;
-    let target = model.y_encoder.forward(cx, parameters, &micro.target, keep)?;
+    let trained = model.trained_y_encoder();
+    let target = trained.forward(cx, parameters, &micro.target, keep)?;
     Ok(EmbeddedMicro { predicted, target })
 }
 
@@ -272,8 +305,30 @@ struct OwnRows<'a> {
     rows: Range<usize>,
 }
 
-/// Returns this rank's share of the loss over the global batch, and the gradients of its embeddings
-/// (ARCHITECTURE.md, "InfoNCE over ranks").
+/// Returns this rank's share of the loss over the global batch, and the gradients of its
+/// embeddings.
+fn loss_and_gradients(
+    engine: &Engine,
+    training: &mut Training,
+    alpha: Alpha,
+    collectives: &Collectives,
+    shares: Shares,
+    own: &OwnRows<'_>,
+    enter: &mut dyn FnMut(Phase) -> anyhow::Result<()>,
+) -> anyhow::Result<(LossShare, EmbeddingGradients)> {
+    match engine.model.objective {
+        Objective::InfoNce(loss) => {
+            info_nce(engine, training, (loss, alpha), collectives, shares, own, enter)
+        }
+        Objective::Distance(distance) => {
+            let (cx, g) = (engine.context(), shares.global);
+            let (p, t) = (own.predicted.view(), own.target.view());
+            Ok((LossShare::Known(distance.loss(cx, p, t, g)?), distance.backward(cx, p, t, g)?))
+        }
+    }
+}
+
+/// The same for InfoNCE (ARCHITECTURE.md, "InfoNCE over ranks").
 fn info_nce(
     engine: &Engine,
     training: &mut Training,
@@ -324,7 +379,8 @@ fn backward(
 ) -> anyhow::Result<()> {
     let (cx, model, parameters) = (engine.context(), &engine.model, &engine.parameters);
     let EmbeddedMicro { predicted, target } = embedded;
-    model.y_encoder.backward(cx, parameters, target.saved, d_target, gradients, on_ready)?;
+    let y_encoder = model.trained_y_encoder();
+    y_encoder.backward(cx, parameters, target.saved, d_target, gradients, on_ready)?;
     let saved = predicted.saved;
     if let Some(d_visual) =
         model.predictor.backward(cx, parameters, saved, d_predicted, gradients, on_ready)?

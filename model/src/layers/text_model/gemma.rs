@@ -41,7 +41,7 @@ impl TextModel {
             },
             eps: recipe.rms_norm_eps,
         };
-        layout.scope(group, recipe.update == schema::Update::Train);
+        layout.scope(group, recipe.update.changes_weights());
         let norm =
             Norm::rms(layout, &format!("{name}.norm"), sizes.hidden, Scale::OnePlus, sizes.eps);
         let block = |i: usize| {
