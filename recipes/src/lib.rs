@@ -17,7 +17,9 @@ mod tree;
 pub mod weight_index;
 
 pub use check::{Problem, check_files};
-pub use load::{LoadError, Loaded, Mistake, load, load_resolved};
+pub use load::{
+    LoadError, Loaded, Mistake, PublishedModel, Role, load, load_resolved, published_models,
+};
 pub use rank::RankId;
 pub use run_directory::{RunDirectory, RunDirectoryError};
 pub use schema::Recipe;

@@ -7,12 +7,14 @@
 
 mod families;
 mod hash;
+mod published;
 
 use std::path::{Path, PathBuf};
 
 use miette::{Diagnostic, NamedSource, SourceSpan};
 
-use self::families::Role;
+pub use self::families::Role;
+pub use self::published::{PublishedModel, published_models};
 use crate::check::{self, Problem};
 use crate::read::{self, Fault};
 use crate::schema::Recipe;

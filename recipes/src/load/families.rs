@@ -17,17 +17,22 @@ use crate::tree::{Entry, Node, Span, Value};
 
 /// Part of the model that a published model can fill.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Role {
+pub enum Role {
+    /// Encoder of frames.
     XEncoder,
+    /// Predictor.
     Predictor,
+    /// Encoder of target texts.
     YEncoder,
 }
 
 impl Role {
-    pub(super) const ALL: [Self; 3] = [Self::XEncoder, Self::Predictor, Self::YEncoder];
+    /// All roles, in the order of the recipe's keys.
+    pub const ALL: [Self; 3] = [Self::XEncoder, Self::Predictor, Self::YEncoder];
 
     /// Key under `model`.
-    pub(super) fn key(self) -> &'static str {
+    #[must_use]
+    pub fn key(self) -> &'static str {
         match self {
             Self::XEncoder => "x_encoder",
             Self::Predictor => "predictor",
@@ -48,7 +53,11 @@ impl Role {
     }
 
     /// Keys of the published model that `family` and `size` name.
-    fn published(self, family: Option<&Node>, size: Option<&Node>) -> Result<Published, Fault> {
+    pub(super) fn published(
+        self,
+        family: Option<&Node>,
+        size: Option<&Node>,
+    ) -> Result<Published, Fault> {
         let under_role = |fault: Fault| fault.under(self.key()).under("model");
         let published = match self {
             Self::XEncoder => match choice(family, "family").map_err(under_role)? {
@@ -89,10 +98,10 @@ impl Role {
 
 /// Keys of a role as a published model has them, with its `family`.
 #[derive(PartialEq)]
-struct Published {
-    keys: Map<String, Json>,
+pub(super) struct Published {
+    pub(super) keys: Map<String, Json>,
     /// Height and width of the frames that the model was trained with.
-    image_size: Option<usize>,
+    pub(super) image_size: Option<usize>,
 }
 
 impl Published {
