@@ -9,6 +9,7 @@ mod data;
 mod drill;
 mod health;
 mod inputs;
+mod weights;
 
 use std::path::PathBuf;
 
@@ -19,6 +20,9 @@ pub use data::{DataPart, DataWork, KindWork};
 pub use drill::{Act, Drill, DrillPoint, Failure};
 pub use health::{Check, CheckName, Checked};
 pub use inputs::Inputs;
+pub use weights::{
+    Extent, KnownModel, KnownWeights, Names, NearestModel, NearestSize, UnknownWeights, Weights,
+};
 
 /// Environment variable that holds the run's token. The supervisor refuses connections without it.
 pub const TOKEN_VARIABLE: &str = "VLJEPA_TOKEN";

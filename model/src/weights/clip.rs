@@ -4,7 +4,8 @@
 use super::Piece;
 use super::naming::{Extra, Naming};
 use super::pe::image_patch;
-use super::siglip2::layers;
+use super::siglip2::{VISION, layers};
+use super::sizes::{Shapes, Sizes};
 use super::vjepa2::norm;
 use crate::XEncoder;
 use crate::x_encoder::Family;
@@ -39,5 +40,9 @@ pub(super) fn naming(pieces: Vec<Piece>) -> Naming {
         "text_projection.",
         "logit_scale",
     ]);
-    Naming { pieces, roots: &[""], cut: &[], extra }
+    Naming { pieces, roots: &[""], cut: &[], extra, sizes }
+}
+
+fn sizes(file: &Shapes<'_>) -> Option<Sizes> {
+    file.image(VISION, 1)
 }

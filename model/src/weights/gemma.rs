@@ -3,6 +3,7 @@
 
 use super::Piece;
 use super::llama::{head_norms, matrices};
+use super::sizes::{Shapes, Sizes};
 use super::vjepa2::{linear, norm};
 use crate::{Head, TextModel};
 
@@ -36,4 +37,15 @@ pub(super) fn dense(head: &Head, which: usize) -> Vec<Piece> {
         linear(&mut pieces, "linear", &head.maps[which]);
     }
     pieces
+}
+
+/// Sizes that a Dense layer shows. The first layer has more rows than columns, the second fewer.
+pub(super) fn dense_sizes(file: &Shapes<'_>, which: usize) -> Option<Sizes> {
+    let [rows, columns] = *file.shape("linear.weight")? else { return None };
+    let [wide, hidden] = if which == 0 { [rows, columns] } else { [columns, rows] };
+    if wide <= hidden {
+        return None;
+    }
+    let sizes = Sizes::default().shown("dense_heads", true);
+    Some(sizes.shown("hidden_size", hidden).shown("dense_hidden_size", wide))
 }

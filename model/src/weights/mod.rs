@@ -5,23 +5,29 @@
 //! parameter. Each [`Source`] has a list of pieces in its own module.
 
 mod clip;
+mod convert;
 mod files;
 mod gemma;
+mod identify;
 mod llama;
 mod load;
 mod naming;
 mod pe;
 mod projections;
 mod siglip2;
+mod sizes;
 mod vjepa2;
 mod vjepa2_1;
 mod write;
 
 use std::path::{Path, PathBuf};
 
-use vljepa_recipes::schema;
+use vljepa_recipes::{Role, schema};
 
+pub use self::convert::convert;
+pub use self::identify::identify;
 use self::naming::{Extra, Naming};
+use self::sizes::{Shapes, Sizes};
 use crate::error::first_names;
 use crate::{ModelError, ParameterId, Parameters, VlJepa, Weight};
 
@@ -155,10 +161,15 @@ impl Source {
     /// The ways in which files name these tensors. The first is that of export.
     fn namings(self, model: &VlJepa) -> Vec<Naming> {
         let pieces = self.pieces(model);
-        let naming = |roots, extra| Naming { pieces: pieces.clone(), roots, cut: &[], extra };
+        let naming = |roots, extra, sizes: fn(&Shapes<'_>) -> Option<Sizes>| {
+            let pieces = pieces.clone();
+            Naming { pieces, roots, cut: &[], extra, sizes }
+        };
+        let (plain, both): (&[_], &[_]) = (&[""], &["model.", ""]);
+        let no_extra = Extra::Prefixes(&[]);
         match self {
             Self::VJepa2 => vec![
-                naming(&[""], Extra::Prefixes(&["predictor."])),
+                naming(plain, Extra::Prefixes(&["predictor."]), vjepa2::sizes),
                 vjepa2::original(&model.x_encoder),
             ],
             Self::VJepa2_1 => vec![vjepa2_1::naming(pieces)],
@@ -168,13 +179,53 @@ impl Source {
             Self::Llama => {
                 let [first, end] = model.recipe().predictor.layers;
                 let layers = first..end;
-                vec![naming(&["model.", ""], Extra::Llama { layers })]
+                vec![naming(both, Extra::Llama { layers }, |file| file.text()?.predictor())]
             }
-            Self::Gemma => vec![naming(&["model.", ""], Extra::Prefixes(&[]))],
-            Self::Qwen3 => vec![naming(&["model.", ""], Extra::Prefixes(&["lm_head."]))],
-            Self::GemmaDense2 | Self::GemmaDense3 | Self::Projections => {
-                vec![naming(&[""], Extra::Prefixes(&[]))]
+            Self::Gemma => vec![naming(both, no_extra, |file| file.text()?.encoder())],
+            Self::Qwen3 => {
+                let extra = Extra::Prefixes(&["lm_head."]);
+                vec![naming(both, extra, |file| file.text()?.encoder())]
             }
+            Self::GemmaDense2 => vec![naming(plain, no_extra, |file| gemma::dense_sizes(file, 0))],
+            Self::GemmaDense3 => vec![naming(plain, no_extra, |file| gemma::dense_sizes(file, 1))],
+            Self::Projections => vec![naming(plain, no_extra, projections::sizes)],
+        }
+    }
+
+    /// The published model's name for people.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::VJepa2 => "V-JEPA 2's encoder",
+            Self::VJepa2_1 => "V-JEPA 2.1's encoder",
+            Self::Pe => "PE-core's vision tower",
+            Self::Siglip2 => "SigLIP 2's vision tower",
+            Self::Clip => "CLIP's vision tower",
+            Self::Llama => "Llama-3.2",
+            Self::Gemma => "EmbeddingGemma's transformer",
+            Self::Qwen3 => "Qwen3-Embedding",
+            Self::GemmaDense2 => "EmbeddingGemma's first Dense layer",
+            Self::GemmaDense3 => "EmbeddingGemma's second Dense layer",
+            Self::Projections => "projections and temperature of an exported model",
+        }
+    }
+
+    /// Role and value of `family` with which a recipe reads this source. `None` for
+    /// [`Self::Projections`], which the key `init.weights` names.
+    #[must_use]
+    pub fn family(self) -> Option<(Role, &'static str)> {
+        match self {
+            Self::VJepa2 => Some((Role::XEncoder, "vjepa2")),
+            Self::VJepa2_1 => Some((Role::XEncoder, "vjepa2_1")),
+            Self::Pe => Some((Role::XEncoder, "pe")),
+            Self::Siglip2 => Some((Role::XEncoder, "siglip2")),
+            Self::Clip => Some((Role::XEncoder, "clip")),
+            Self::Llama => Some((Role::Predictor, "llama")),
+            Self::Gemma | Self::GemmaDense2 | Self::GemmaDense3 => {
+                Some((Role::YEncoder, "embedding_gemma"))
+            }
+            Self::Qwen3 => Some((Role::YEncoder, "qwen3_embedding")),
+            Self::Projections => None,
         }
     }
 }

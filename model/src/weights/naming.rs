@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::Piece;
+use super::sizes::{PlainNames, Shapes, Sizes};
 
 /// A way in which files name the tensors of a source.
 #[derive(Debug)]
@@ -15,6 +16,9 @@ pub(super) struct Naming {
     pub cut: &'static [&'static str],
     /// Tensors that published files hold beside those of the model.
     pub extra: Extra,
+    /// Sizes of the model that a file with these names holds. `None` if a tensor that shows them is
+    /// missing.
+    pub sizes: fn(&Shapes<'_>) -> Option<Sizes>,
 }
 
 /// Tensors that published files hold beside those of the model.
@@ -39,6 +43,13 @@ impl Naming {
     pub(super) fn names(&self) -> Vec<String> {
         let root = self.roots.first().unwrap_or(&"");
         self.pieces.iter().map(|piece| format!("{root}{}", piece.name)).collect()
+    }
+
+    /// The root of a file, or `None` if the file has other names.
+    pub(super) fn root(&self, names: &PlainNames<'_>) -> Option<&'static str> {
+        let first = &self.pieces.first()?.name;
+        let mut roots = self.roots.iter();
+        roots.find(|root| names.contains_key(&format!("{root}{first}"))).copied()
     }
 
     /// Whether published files that use `root` hold a tensor of this plain name that the model does

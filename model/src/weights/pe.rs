@@ -3,6 +3,7 @@
 
 use super::Piece;
 use super::naming::{Extra, Naming};
+use super::sizes::{Shapes, Sizes};
 use super::vjepa2::{linear, norm};
 use crate::XEncoder;
 use crate::x_encoder::{Family, ImageTower};
@@ -57,5 +58,17 @@ pub(super) fn naming(pieces: Vec<Piece>) -> Naming {
         "text_projection",
         "logit_scale",
     ]);
-    Naming { pieces, roots: &["", "state_dict.", "weights."], cut: &["module."], extra }
+    let roots = &["", "state_dict.", "weights."];
+    Naming { pieces, roots, cut: &["module."], extra, sizes }
+}
+
+fn sizes(file: &Shapes<'_>) -> Option<Sizes> {
+    let cls = file.shape("visual.class_embedding").is_some();
+    let tensors = [
+        "visual.conv1.weight",
+        "visual.transformer.resblocks.",
+        "mlp.c_fc.weight",
+        "visual.positional_embedding",
+    ];
+    Some(file.image(tensors, usize::from(cls))?.shown("cls_token", cls))
 }

@@ -1,7 +1,10 @@
 //! Tensor names of the projections and the temperature, which no published model has. They are the
 //! parameters' own names. Of a Y-encoder with a moving average, the projection is the average.
 
+use serde_json::json;
+
 use super::Piece;
+use super::sizes::{Shapes, Sizes};
 use crate::{ParameterId, VlJepa};
 
 pub(super) fn pieces(model: &VlJepa) -> Vec<Piece> {
@@ -16,4 +19,28 @@ pub(super) fn pieces(model: &VlJepa) -> Vec<Piece> {
             start: 0,
         })
         .collect()
+}
+
+/// Widths of the parts between which the projections lie.
+pub(super) fn sizes(file: &Shapes<'_>) -> Option<Sizes> {
+    let matrix = |which: &str| match *file.shape(&format!("projections.{which}.weight"))? {
+        [rows, columns] => Some([rows, columns]),
+        _ => None,
+    };
+    let [predictor, x_encoder] = matrix("vision")?;
+    let (embed_dim, y_encoder) = match matrix("y_head") {
+        Some([embed_dim, width]) => (embed_dim, json!({"hidden_size": width})),
+        None => {
+            let [width, _] = matrix("predictor_head")?;
+            (width, json!({"hidden_size": width, "projection": "none"}))
+        }
+    };
+    let text_projection = matrix("text").is_some();
+    let bias = file.shape("projections.vision.bias").is_some();
+    let sizes = Sizes::default()
+        .other("x_encoder", json!({"hidden_size": x_encoder, "num_heads": 1}))
+        .other("predictor", json!({"hidden_size": predictor, "text_projection": text_projection}))
+        .other("y_encoder", y_encoder)
+        .other("projection_bias", bias);
+    Some(sizes.shown("embed_dim", embed_dim).other("embed_dim", embed_dim))
 }

@@ -4,9 +4,18 @@
 use super::Piece;
 use super::naming::{Extra, Naming};
 use super::pe::image_patch;
+use super::sizes::{Shapes, Sizes};
 use super::vjepa2::{linear, norm, query_key_value};
 use crate::XEncoder;
 use crate::x_encoder::Family;
+
+/// Tensors that show the sizes of the encoder, or of CLIP's: convolution, layers, MLP, positions.
+pub(super) const VISION: [&str; 4] = [
+    "vision_model.embeddings.patch_embedding.weight",
+    "vision_model.encoder.layers.",
+    "mlp.fc1.weight",
+    "vision_model.embeddings.position_embedding.weight",
+];
 
 /// Pieces of the encoder. Empty if it is of another family.
 pub(super) fn pieces(encoder: &XEncoder) -> Vec<Piece> {
@@ -43,5 +52,9 @@ pub(super) fn naming(pieces: Vec<Piece>) -> Naming {
         "logit_scale",
         "logit_bias",
     ]);
-    Naming { pieces, roots: &[""], cut: &[], extra }
+    Naming { pieces, roots: &[""], cut: &[], extra, sizes }
+}
+
+fn sizes(file: &Shapes<'_>) -> Option<Sizes> {
+    file.image(VISION, 0)
 }

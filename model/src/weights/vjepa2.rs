@@ -3,6 +3,7 @@
 
 use super::Piece;
 use super::naming::{Extra, Naming};
+use super::sizes::{Shapes, Sizes};
 use crate::XEncoder;
 use crate::layers::{Linear, Norm};
 use crate::x_encoder::Family;
@@ -44,7 +45,18 @@ pub(super) fn original(encoder: &XEncoder) -> Naming {
         norm(&mut pieces, "norm", &encoder.stack.norm);
     }
     let extra = Extra::Prefixes(&["pos_embed", "predictor.", "opt."]);
-    Naming { pieces, roots: META_ROOTS, cut: META_CUT, extra }
+    Naming { pieces, roots: META_ROOTS, cut: META_CUT, extra, sizes: meta_sizes }
+}
+
+/// Sizes of an encoder of V-JEPA 2 or 2.1 under Meta's names.
+pub(super) fn meta_sizes(file: &Shapes<'_>) -> Option<Sizes> {
+    file.vision("patch_embed.proj.weight", "blocks.", "mlp.fc1.weight")
+}
+
+/// Sizes of the encoder under the names of transformers.
+pub(super) fn sizes(file: &Shapes<'_>) -> Option<Sizes> {
+    let patch = "encoder.embeddings.patch_embeddings.proj.weight";
+    file.vision(patch, "encoder.layer.", "mlp.fc1.weight")
 }
 
 /// Adds the blocks under Meta's names.

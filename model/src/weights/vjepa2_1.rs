@@ -3,7 +3,7 @@
 
 use super::Piece;
 use super::naming::{Extra, Naming};
-use super::vjepa2::{META_CUT, META_ROOTS, meta_blocks, norm, patch};
+use super::vjepa2::{META_CUT, META_ROOTS, meta_blocks, meta_sizes, norm, patch};
 use crate::XEncoder;
 use crate::x_encoder::Family;
 
@@ -35,5 +35,5 @@ pub(super) fn naming(pieces: Vec<Piece>) -> Naming {
         "predictor.",
         "opt.",
     ]);
-    Naming { pieces, roots: META_ROOTS, cut: META_CUT, extra }
+    Naming { pieces, roots: META_ROOTS, cut: META_CUT, extra, sizes: meta_sizes }
 }

@@ -4,8 +4,10 @@
 #![expect(clippy::unwrap_used, reason = "a helper that panics fails its test")]
 
 mod finite_differences;
+mod identify;
 mod image_encoder_files;
 mod layout;
+mod published;
 mod step;
 #[path = "../../../tests/tests/all/tiny.rs"]
 mod tiny;

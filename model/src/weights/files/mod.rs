@@ -31,7 +31,7 @@ pub(super) enum Element {
 
 impl Element {
     /// Bytes of an element. `None` for types that are not read.
-    fn bytes(&self) -> Option<usize> {
+    pub(super) fn bytes(&self) -> Option<usize> {
         match self {
             Self::F32 => Some(4),
             Self::Bf16 | Self::F16 => Some(2),
@@ -80,14 +80,17 @@ impl Tensors {
             Format::Index => {
                 file.seek(SeekFrom::Start(0)).map_err(io)?;
                 let parts = weight_index::read(&file).map_err(bad)?;
-                return Self::parts(path, parts);
+                return Self::of_index(path, parts);
             }
         };
         files.push((path.to_owned(), file));
         Ok(Self { path: path.to_owned(), files, tensors })
     }
 
-    fn parts(path: &Path, parts: BTreeMap<String, BTreeSet<String>>) -> Result<Self, ModelError> {
+    fn of_index(
+        path: &Path,
+        parts: BTreeMap<String, BTreeSet<String>>,
+    ) -> Result<Self, ModelError> {
         let (mut files, mut tensors) = (Vec::new(), BTreeMap::new());
         for (name, names) in parts {
             let part = path.with_file_name(name);
@@ -127,6 +130,24 @@ impl Tensors {
         name: &str,
         mut take: impl FnMut(usize, &[f32]),
     ) -> Result<(), ModelError> {
+        self.parts(name, |first, values, _| take(first, values))
+    }
+
+    /// Reads a tensor and passes its bytes to `take` in parts. Its numbers are finite.
+    pub(super) fn read_bytes(
+        &mut self,
+        name: &str,
+        mut take: impl FnMut(&[u8]),
+    ) -> Result<(), ModelError> {
+        self.parts(name, |_, _, bytes| take(bytes))
+    }
+
+    /// Reads a tensor in parts: the index of the first element, the elements, and their bytes.
+    fn parts(
+        &mut self,
+        name: &str,
+        mut take: impl FnMut(usize, &[f32], &[u8]),
+    ) -> Result<(), ModelError> {
         let stored = &self.tensors[name];
         let (path, file) = &mut self.files[stored.file];
         let io = |source| ModelError::File { path: path.clone(), source };
@@ -157,7 +178,7 @@ impl Tensors {
                     value: values[nth],
                 });
             }
-            take(first, values);
+            take(first, values, bytes);
         }
         Ok(())
     }

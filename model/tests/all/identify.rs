@@ -1,0 +1,179 @@
+//! Which models files of weights hold, and copies of them as safetensors.
+
+use std::path::{Path, PathBuf};
+
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
+use vljepa_kernels::Device;
+use vljepa_model::weights::{Source, convert, export, exported, identify, load};
+use vljepa_model::{Parameters, VlJepa};
+use vljepa_recipes::protocol::{KnownWeights, NearestModel, UnknownWeights, Weights};
+use vljepa_recipes::schema::Loss;
+
+use crate::tiny;
+
+fn file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/weights").join(name)
+}
+
+fn known(found: Weights) -> KnownWeights {
+    match found {
+        Weights::Known(known) => known,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn unknown(path: &Path) -> UnknownWeights {
+    match identify(path).unwrap() {
+        Weights::Unknown(unknown) => unknown,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Name, type, shape and bytes.
+type Tensor = (String, Dtype, Vec<usize>, Vec<u8>);
+
+/// Files, their family, and their numbers of tensors of the model and others.
+const FILES: [(&str, &str, usize, usize); 9] = [
+    ("vjepa2.pt", "vjepa2", 28, 33),
+    ("vjepa2.safetensors", "vjepa2", 36, 0),
+    ("vjepa2_1.pt", "vjepa2_1", 32, 46),
+    ("vjepa2_1_dist.pt", "vjepa2_1", 32, 7),
+    ("vjepa2_1.safetensors", "vjepa2_1", 32, 6),
+    ("pe.pt", "pe", 31, 9),
+    ("pe.safetensors", "pe", 31, 0),
+    ("siglip2.safetensors", "siglip2", 37, 4),
+    ("clip.safetensors", "clip", 39, 5),
+];
+
+#[test]
+fn a_file_is_recognised_by_its_tensors_and_not_by_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("qwen3.gguf");
+    for (name, family, tensors, others) in FILES {
+        std::fs::copy(file(name), &path).unwrap();
+        let found = known(identify(&path).unwrap());
+        let [model] = &found.models[..] else { panic!("{name}: {:?}", found.models) };
+        assert_eq!(
+            (model.key.as_str(), model.family.as_deref()),
+            ("model.x_encoder", Some(family))
+        );
+        assert_eq!((model.held.tensors, found.unused.count), (tensors, others), "{name}");
+        assert_eq!(found.all.tensors, tensors + others, "{name}");
+        let sizes = ["hidden_size", "intermediate_size", "num_layers", "patch_size"];
+        assert_eq!(sizes.map(|key| model.shown[key].as_u64()), [16, 32, 2, 8].map(Some), "{name}");
+        assert!(model.sizes.is_empty() && model.nearest.is_some(), "{name}");
+    }
+}
+
+#[test]
+fn every_exported_file_is_recognised() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = VlJepa::new(&tiny::model(), &Loss::default(), Device::Host).unwrap();
+    let parameters = Parameters::new(model.layout(), Device::Host).unwrap();
+    export(&model, &parameters, folder.path()).unwrap();
+    for (source, path) in exported(&model, folder.path()) {
+        let found = known(identify(&path).unwrap());
+        let [model] = &found.models[..] else { panic!("{source:?}: {:?}", found.models) };
+        assert_eq!((model.name.as_str(), found.unused.count), (source.name(), 0), "{source:?}");
+        let of_init = source == Source::Projections;
+        assert_eq!(model.recipe.starts_with("init:\n  weights: "), of_init, "{}", model.recipe);
+    }
+}
+
+#[test]
+fn a_copy_holds_the_model_bit_for_bit_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, family, tensors, _) in FILES {
+        let copy = folder.path().join(family).join(name);
+        let written = known(convert(&file(name), &copy).unwrap());
+        assert_eq!(written.path, copy);
+        assert_eq!(
+            (written.all.tensors, written.all.types.as_slice()),
+            (tensors, &["f16".to_owned()][..])
+        );
+        assert_eq!(written.models[0].family.as_deref(), Some(family));
+        // The copy of a copy is the same file.
+        let again = folder.path().join("again");
+        convert(&copy, &again).unwrap();
+        assert_eq!(std::fs::read(&copy).unwrap(), std::fs::read(&again).unwrap());
+        std::fs::remove_file(again).unwrap();
+        assert!(!folder.path().join(family).join(format!("{name}.part")).exists());
+    }
+    let mut recipe = tiny::model();
+    tiny::vjepa2(&mut recipe).patch_size = 8;
+    let model = VlJepa::new(&recipe, &Loss::default(), Device::Host).unwrap();
+    let weights = |path: &Path| {
+        let mut parameters = Parameters::new(model.layout(), Device::Host).unwrap();
+        load(&model, &mut parameters, Source::VJepa2, path).unwrap();
+        parameters.trainable.view().host_f32("test", "weights").unwrap().to_vec()
+    };
+    let original = weights(&file("vjepa2.pt"));
+    assert!(original.iter().any(|v| *v != 0.0));
+    assert_eq!(weights(&folder.path().join("vjepa2/vjepa2.pt")), original);
+}
+
+#[test]
+fn a_copy_needs_a_new_file_and_finite_numbers() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, copy) = (folder.path().join("weights"), folder.path().join("copy"));
+    let change = |change: &dyn Fn(&mut Vec<Tensor>)| {
+        let bytes = std::fs::read(file("pe.safetensors")).unwrap();
+        let whole = SafeTensors::deserialize(&bytes).unwrap();
+        let mut tensors: Vec<Tensor> = (whole.tensors().into_iter())
+            .map(|(name, v)| (name, v.dtype(), v.shape().to_vec(), v.data().to_vec()))
+            .collect();
+        change(&mut tensors);
+        let views = tensors.iter().map(|(name, dtype, shape, data)| {
+            (name, TensorView::new(*dtype, shape.clone(), data).unwrap())
+        });
+        safetensors::serialize_to_file(views, None, &path).unwrap();
+    };
+    let refused = |said: &str| {
+        let error = convert(&path, &copy).unwrap_err().to_string();
+        assert!(error.contains(said), "{error}");
+    };
+    // An infinite number in f16.
+    change(&|tensors| tensors[3].3[..2].copy_from_slice(&[0x00, 0x7c]));
+    refused("holds inf (element 0)");
+    change(&|tensors| {
+        let last = tensors.last_mut().unwrap();
+        last.1 = Dtype::I16;
+    });
+    refused("holds I16, but f32, bf16 or f16 is needed");
+    assert!(std::fs::read_dir(folder.path()).unwrap().count() == 1, "nothing is left behind");
+
+    change(&|_| {});
+    std::fs::write(&copy, "mine").unwrap();
+    refused("copy: it exists already");
+    assert_eq!(std::fs::read(&copy).unwrap(), b"mine");
+    std::fs::remove_file(&copy).unwrap();
+    convert(&path, &copy).unwrap();
+
+    // No model: nothing is written.
+    change(&|tensors| tensors.truncate(20));
+    let other = folder.path().join("other");
+    assert!(matches!(convert(&path, &other), Ok(Weights::Unknown(_))));
+    assert!(!other.exists());
+}
+
+#[test]
+fn a_file_without_a_model_is_compared_with_the_nearest_one() {
+    let found = unknown(&file("tensors4.pt"));
+    assert_eq!(found.names.count, found.all.tensors);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("weights");
+    let bytes = std::fs::read(file("clip.safetensors")).unwrap();
+    let whole = SafeTensors::deserialize(&bytes).unwrap();
+    let mut tensors: Vec<_> = whole.tensors();
+    tensors.retain(|(name, _)| !name.contains("layers.1.layer_norm1"));
+    let extra = TensorView::new(Dtype::F32, vec![1], &[0; 4]).unwrap();
+    tensors.push(("vision_model.extra".to_owned(), extra));
+    safetensors::serialize_to_file(tensors, None, &path).unwrap();
+    let UnknownWeights { nearest, .. } = unknown(&path);
+    let NearestModel { family, missing, misshapen, unknown, .. } = nearest.unwrap();
+    assert_eq!(family.as_deref(), Some("clip"));
+    let layer = "vision_model.encoder.layers.1.layer_norm1";
+    assert_eq!(missing.first, [format!("{layer}.weight"), format!("{layer}.bias")]);
+    assert_eq!((misshapen.count, unknown.first), (0, vec!["vision_model.extra".to_owned()]));
+}
