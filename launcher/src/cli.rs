@@ -78,6 +78,8 @@ pub(crate) enum Command {
     Evaluate(RunJson),
     /// Write the weights of the newest checkpoint under the published tensor names.
     Export(Export),
+    /// Say which models a file of published weights holds, and which lines of a recipe read them.
+    Weights(Weights),
     /// Write the report.html of a run again.
     Report(RunOnly),
     /// Compare sources, data and programs with those of a run, repeat it as a new run, and compare
@@ -151,6 +153,19 @@ pub(crate) struct Export {
     pub run: PathBuf,
     /// Folder for the weights; it is created, or must be empty.
     pub folder: PathBuf,
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Weights {
+    /// File of weights: safetensors, the index of several such files
+    /// (`model.safetensors.index.json`), or a `.pt` or `.pth` of PyTorch, which is not executed.
+    pub file: PathBuf,
+    /// Copy the models that a recipe can use to this new safetensors file, with no other tensors.
+    #[arg(long, value_name = "OUT")]
+    pub convert: Option<PathBuf>,
     /// Print the result as JSON.
     #[arg(long)]
     pub json: bool,

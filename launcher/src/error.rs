@@ -131,6 +131,10 @@ pub(crate) enum LaunchError {
         /// Predicate of the sentence, such as `is not a folder`.
         why: String,
     },
+    /// A file of weights cannot be used or converted.
+    #[error("{what}")]
+    #[diagnostic(help("{help}"))]
+    Weights { what: String, help: String },
     /// A file of the run directory cannot be read.
     #[error("cannot read {}: {why}", path.display())]
     Unreadable { path: PathBuf, why: String },
@@ -230,6 +234,7 @@ impl LaunchError {
             | Self::Differences { .. }
             | Self::NoCheckpoint { .. }
             | Self::Unreadable { .. }
+            | Self::Weights { .. }
             | Self::Path { .. } => 2,
             Self::MpirunMissing { .. }
             | Self::NoSlurm { .. }

@@ -1,12 +1,14 @@
 //! The programs of a run: where they are, what they can do, and how a worker is called.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use tokio::process::Command;
-use vljepa_recipes::protocol::Inputs;
+use vljepa_recipes::protocol::{Inputs, Weights};
 
 use crate::error::LaunchError;
 use crate::process::ending;
@@ -134,12 +136,34 @@ pub(crate) async fn inputs(
     skip_missing: bool,
     resumes: bool,
 ) -> Result<Inputs, LaunchError> {
+    let mut arguments = vec!["inputs".as_ref(), recipe.as_os_str()];
+    arguments.extend(skip_missing.then_some(OsStr::new("--skip-missing")));
+    arguments.extend(resumes.then_some(OsStr::new("--resumes")));
+    ask(programs, &arguments).await
+}
+
+/// Lets the worker say what a file of weights holds, and copy it to the file `convert`.
+pub(crate) async fn weights(
+    programs: &Programs,
+    file: &Path,
+    convert: Option<&Path>,
+) -> Result<Weights, LaunchError> {
+    let mut arguments = vec!["weights".as_ref()];
+    if let Some(to) = convert {
+        arguments.extend(["--convert".as_ref(), to.as_os_str()]);
+    }
+    arguments.extend(["--".as_ref(), file.as_os_str()]);
+    ask(programs, &arguments).await
+}
+
+/// Runs a command of the worker and reads the JSON that it prints.
+async fn ask<T: DeserializeOwned>(
+    programs: &Programs,
+    arguments: &[&OsStr],
+) -> Result<T, LaunchError> {
     let broken = |why: String| LaunchError::WorkerBroken { worker: programs.worker.clone(), why };
     let output = Command::new(&programs.worker)
-        .arg("inputs")
-        .arg(recipe)
-        .args(skip_missing.then_some("--skip-missing"))
-        .args(resumes.then_some("--resumes"))
+        .args(arguments)
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .output()
@@ -150,8 +174,9 @@ pub(crate) async fn inputs(
         let said = if said.trim().is_empty() { ending(output.status) } else { said.into_owned() };
         return Err(broken(said.trim().to_owned()));
     }
+    let command = arguments[0].display();
     serde_json::from_slice(&output.stdout)
-        .map_err(|error| broken(format!("`inputs` printed no valid JSON: {error}")))
+        .map_err(|error| broken(format!("`{command}` printed no valid JSON: {error}")))
 }
 
 /// Runs a one-shot job and returns its standard output. `folder` is the working directory, to which

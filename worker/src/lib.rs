@@ -20,3 +20,4 @@ pub mod rank;
 pub mod rehearsal;
 pub mod sharding;
 pub mod training;
+pub mod weights;

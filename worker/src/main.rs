@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use vljepa_worker::{inputs, job};
+use vljepa_worker::{inputs, job, weights};
 
 /// Runs one rank of a VL-JEPA run. `vljepa-launch` starts it; it is rarely started by hand.
 #[derive(Debug, Parser)]
@@ -43,6 +43,15 @@ enum Command {
         /// Do not check `init`: the run has a checkpoint of its own.
         #[arg(long)]
         resumes: bool,
+    },
+    /// Say which models a file of published weights holds, and print it as JSON. `vljepa-launch
+    /// weights` shows it.
+    Weights {
+        /// File of weights: safetensors, an index of several, or one of PyTorch.
+        file: PathBuf,
+        /// Copy the models to this new safetensors file.
+        #[arg(long, value_name = "OUT")]
+        convert: Option<PathBuf>,
     },
     /// Compile the GPU kernels of recipes before their runs, and print the resources they need.
     /// Needs NVRTC, but no GPU.
@@ -95,6 +104,9 @@ fn main() -> ExitCode {
         Some(Command::Run { run, job, control }) => job::run(&run, &job, control.as_deref()),
         Some(Command::Inputs { recipe, skip_missing, resumes }) => {
             inputs::run(&recipe, skip_missing, resumes).map(Some)
+        }
+        Some(Command::Weights { file, convert }) => {
+            weights::run(&file, convert.as_deref()).map(Some)
         }
         #[cfg(feature = "cuda")]
         Some(Command::Compile { recipes, architecture, cache }) => {

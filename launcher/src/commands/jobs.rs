@@ -205,7 +205,7 @@ fn spinner() -> indicatif::ProgressBar {
     spinner
 }
 
-fn show_json(value: &impl Serialize) -> Result<u8, LaunchError> {
+pub(super) fn show_json(value: &impl Serialize) -> Result<u8, LaunchError> {
     let text = serde_json::to_string_pretty(value)
         .map_err(|error| LaunchError::JobFailed { error: error.to_string() })?;
     terminal::result(&text);
@@ -216,7 +216,7 @@ fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
-fn path_error(what: &'static str, path: &Path, why: &str) -> LaunchError {
+pub(super) fn path_error(what: &'static str, path: &Path, why: &str) -> LaunchError {
     LaunchError::Path { what, path: path.to_owned(), why: why.to_owned() }
 }
 

@@ -7,3 +7,4 @@ pub(crate) mod reproduce;
 pub(crate) mod status;
 pub(crate) mod stop;
 pub(crate) mod train;
+pub(crate) mod weights;

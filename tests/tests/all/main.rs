@@ -38,4 +38,5 @@ mod sharding;
 mod storage;
 mod tiny;
 mod user_errors;
+mod weights_command;
 mod world_size;
