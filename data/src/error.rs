@@ -8,14 +8,14 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum DataError {
     /// A file or folder cannot be read or written.
-    #[error("cannot {action} {path}: {source}", path = path.display())]
+    #[error("cannot {action} {path}: {cause}", path = path.display())]
     Io {
         /// Operation that failed, such as `read` or `open`.
         action: &'static str,
         /// Path of the file or folder.
         path: PathBuf,
         /// Error from the operating system.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// A `shards` entry matches no file.
     #[error(
@@ -146,7 +146,7 @@ impl DataError {
         path: impl Into<PathBuf>,
     ) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
-        move |source| Self::Io { action, path, source }
+        move |cause| Self::Io { action, path, cause }
     }
 }
 

@@ -198,16 +198,28 @@ pub(crate) async fn one_shot(
         .map_err(|error| failed(format!("{}: {error}", programs.worker.display())))?;
     let output = child.wait_with_output().await.map_err(|error| failed(error.to_string()))?;
     let stderr = String::from_utf8_lossy(&output.stderr);
+    // Warnings: samples that were left out, checkpoints that were skipped.
+    let (warnings, error) = if output.status.success() { (&*stderr, "") } else { last(&stderr) };
+    if !warnings.trim().is_empty() {
+        terminal::note(warnings.trim_end());
+    }
     if output.status.success() {
-        // Warnings: samples that were left out, checkpoints that were skipped.
-        if !stderr.trim().is_empty() {
-            terminal::note(stderr.trim_end());
-        }
         return Ok(output.stdout);
     }
-    let lines: Vec<&str> = stderr.lines().collect();
-    let last = lines[lines.len().saturating_sub(12)..].join("\n");
-    Err(failed(if last.is_empty() { ending(output.status) } else { last }))
+    let error = error.trim_end();
+    Err(failed(if error.is_empty() { ending(output.status) } else { error.to_owned() }))
+}
+
+/// Splits what a worker said into the lines before its error and the text of the error, which
+/// `main` prints last. A worker that was killed has printed none: its last lines stand for it.
+fn last(said: &str) -> (&str, &str) {
+    let mut starts = said.rmatch_indices("error: ").map(|(start, _)| start);
+    let starts_line = |start: &usize| *start == 0 || said[..*start].ends_with('\n');
+    if let Some(start) = starts.find(starts_line) {
+        return (&said[..start], &said[start + "error: ".len()..]);
+    }
+    let start = said.trim_end().rmatch_indices('\n').nth(11).map_or(0, |(at, _)| at + 1);
+    ("", &said[start..])
 }
 
 fn is_executable(file: &Path) -> bool {

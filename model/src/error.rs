@@ -27,12 +27,12 @@ pub enum ModelError {
         part: &'static str,
     },
     /// A weights file cannot be read or written.
-    #[error("cannot read or write {}: {source}", path.display())]
+    #[error("cannot read or write {}: {cause}", path.display())]
     File {
         /// Path of the weights file.
         path: PathBuf,
         /// Error from the operating system.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// The contents of a weights file are damaged or not supported.
     #[error("{}: {reason}", path.display())]

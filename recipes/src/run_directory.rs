@@ -29,7 +29,7 @@ use write::io_error;
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
 pub enum RunDirectoryError {
     /// An operation on a file or folder failed.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {cause}", path.display())]
     #[diagnostic(help("{help}"))]
     Io {
         /// Verb for the message, such as `write` or `make`.
@@ -37,7 +37,7 @@ pub enum RunDirectoryError {
         /// File or folder of the operation.
         path: PathBuf,
         /// Error of the operating system.
-        source: std::io::Error,
+        cause: std::io::Error,
         /// Advice to the user.
         help: String,
     },
@@ -86,12 +86,12 @@ pub enum RunDirectoryError {
         holder: Option<String>,
     },
     /// A value could not be serialized as JSON.
-    #[error("cannot write {} as JSON: {source}", path.display())]
+    #[error("cannot write {} as JSON: {cause}", path.display())]
     Json {
         /// File that the value was meant for.
         path: PathBuf,
         /// Error of the serializer.
-        source: serde_json::Error,
+        cause: serde_json::Error,
     },
 }
 
@@ -265,7 +265,7 @@ impl RunDirectory {
     fn differences(&self, there: &Recipe, here: &Recipe) -> Result<Vec<String>, RunDirectoryError> {
         let value = |recipe: &Recipe| {
             serde_json::to_value(recipe)
-                .map_err(|source| RunDirectoryError::Json { path: self.recipe(), source })
+                .map_err(|cause| RunDirectoryError::Json { path: self.recipe(), cause })
         };
         let mut differing = Vec::new();
         differences("", &value(there)?, &value(here)?, &mut differing);

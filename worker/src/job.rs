@@ -2,13 +2,10 @@
 //! log, runs the job, and makes sure that an error or a panic of this rank also ends the other
 //! ranks.
 
-use std::fs::OpenOptions;
 use std::path::Path;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::Context;
-use tracing_subscriber::EnvFilter;
 use vljepa_data::storage::{Storage, StorageOptions};
 use vljepa_kernels::Device;
 use vljepa_recipes::protocol::{FromWorker, Hello, Job};
@@ -16,7 +13,6 @@ use vljepa_recipes::{RankId, RunDirectory};
 
 use crate::collectives::{Collectives, record};
 use crate::error::WorkerError;
-use crate::inference;
 use crate::rank::control::Control;
 use crate::rank::drill::Drills;
 use crate::rank::environment::Environment;
@@ -24,6 +20,7 @@ use crate::rank::generation::Generation;
 use crate::rank::session::Session;
 use crate::rank::{device, health, rendezvous, signals};
 use crate::training::train;
+use crate::{inference, log};
 
 /// Returns the version and the cargo features of this build as JSON.
 #[must_use]
@@ -123,7 +120,7 @@ fn open(
     RankId { rank, world_size }: RankId,
 ) -> anyhow::Result<Opened> {
     let JobInput { run, job, loaded } = input;
-    open_log(run, rank, job)?;
+    log::open(run, rank, job)?;
     let (started, wanted) = (world_size, input.world_size());
     anyhow::ensure!(started == wanted, WorkerError::WorldSize { started, wanted });
     let cluster = &loaded.recipe.cluster;
@@ -245,30 +242,4 @@ fn end_on_panic(control: &Control) {
         control.report_last(FromWorker::Failed { step, phase, error });
         std::process::abort();
     }));
-}
-
-/// Opens the log: a file per rank and attempt for training jobs, and standard error, with warnings
-/// only, for other jobs.
-fn open_log(run: &RunDirectory, rank: usize, job: &Job) -> anyhow::Result<()> {
-    let Job::Train { attempt, .. } = job else {
-        tracing_subscriber::fmt()
-            .with_writer(std::io::stderr)
-            .with_env_filter(EnvFilter::new("warn"))
-            .try_init()
-            .ok();
-        return Ok(());
-    };
-    let path = run.log(rank, *attempt);
-    let file = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(&path)
-        .with_context(|| format!("cannot write {}", path.display()))?;
-    tracing_subscriber::fmt()
-        .with_writer(Mutex::new(file))
-        .with_ansi(false)
-        .with_env_filter(EnvFilter::new("info"))
-        .try_init()
-        .ok();
-    Ok(())
 }

@@ -14,6 +14,7 @@ pub mod inference;
 pub mod initial;
 pub mod inputs;
 pub mod job;
+mod log;
 pub mod observe;
 pub mod rank;
 #[cfg(feature = "cuda")]

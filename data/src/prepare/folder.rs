@@ -73,12 +73,11 @@ impl Folder {
     /// Says what to do if the disk is full.
     pub(super) fn explain(&self, error: DataError) -> DataError {
         match &error {
-            DataError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
-                self.refusal(format!(
+            DataError::Io { cause, .. } if cause.kind() == std::io::ErrorKind::StorageFull => self
+                .refusal(format!(
                     "{error}; free some space and give the same command again, which goes on with \
                      the parts that are missing"
-                ))
-            }
+                )),
             _ => error,
         }
     }

@@ -30,7 +30,7 @@ impl Cache {
     }
 
     fn io<T>(path: &Path, result: std::io::Result<T>) -> Result<T, CompileError> {
-        result.map_err(|source| CompileError::Io { path: path.to_owned(), source })
+        result.map_err(|cause| CompileError::Io { path: path.to_owned(), cause })
     }
 
     /// Reads one compilation, or returns `None` if the file is missing or damaged: a hash guards

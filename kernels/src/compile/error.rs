@@ -55,11 +55,11 @@ pub enum CompileError {
         message: String,
     },
     /// A file of the cache cannot be read or written.
-    #[error("kernel cache: {}: {source}", path.display())]
+    #[error("kernel cache: {}: {cause}", path.display())]
     Io {
         /// Path of the file or folder.
         path: PathBuf,
         /// Error of the operating system.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
 }

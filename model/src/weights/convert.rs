@@ -36,8 +36,7 @@ pub fn convert(from: &Path, to: &Path) -> Result<Weights, ModelError> {
     let part = PathBuf::from(format!("{}.part", to.display()));
     let names = models.into_iter().flat_map(|model| model.tensors).collect();
     let written = write(&mut tensors, names, &part).and_then(|()| {
-        std::fs::rename(&part, to)
-            .map_err(|source| ModelError::File { path: to.to_owned(), source })
+        std::fs::rename(&part, to).map_err(|cause| ModelError::File { path: to.to_owned(), cause })
     });
     if let Err(error) = written {
         std::fs::remove_file(&part).ok();
@@ -53,7 +52,7 @@ fn write(
     names: BTreeMap<String, String>,
     path: &Path,
 ) -> Result<(), ModelError> {
-    let failed = |source| ModelError::File { path: path.to_owned(), source };
+    let failed = |cause| ModelError::File { path: path.to_owned(), cause };
     let bad = |reason| ModelError::Format { path: path.to_owned(), reason };
     let mut names: Vec<(String, String)> = names.into_iter().collect();
     // Wide elements come first, so that each tensor is aligned to its elements.

@@ -28,12 +28,10 @@ pub(super) fn sizes(file: &Shapes<'_>) -> Option<Sizes> {
         _ => None,
     };
     let [predictor, x_encoder] = matrix("vision")?;
-    let (embed_dim, y_encoder) = match matrix("y_head") {
-        Some([embed_dim, width]) => (embed_dim, json!({"hidden_size": width})),
-        None => {
-            let [width, _] = matrix("predictor_head")?;
-            (width, json!({"hidden_size": width, "projection": "none"}))
-        }
+    let [embed_dim, _] = matrix("predictor_head")?;
+    let y_encoder = match matrix("y_head") {
+        Some([_, y_encoder]) => json!({"hidden_size": y_encoder}),
+        None => json!({"hidden_size": embed_dim, "projection": "none"}),
     };
     let text_projection = matrix("text").is_some();
     let bias = file.shape("projections.vision.bias").is_some();

@@ -42,7 +42,7 @@ pub(super) fn write(
     pieces: &[Piece],
     path: &Path,
 ) -> Result<(), ModelError> {
-    let file = |source| ModelError::File { path: path.to_owned(), source };
+    let file = |cause| ModelError::File { path: path.to_owned(), cause };
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(file)?;
     }

@@ -8,9 +8,9 @@ use vljepa_kernels::Device;
 use vljepa_model::weights::{Source, convert, export, exported, identify, load};
 use vljepa_model::{Parameters, VlJepa};
 use vljepa_recipes::protocol::{KnownWeights, NearestModel, UnknownWeights, Weights};
-use vljepa_recipes::schema::Loss;
+use vljepa_recipes::schema::{Loss, Model, Projection};
 
-use crate::tiny;
+use crate::{gemma, tiny};
 
 fn file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/weights").join(name)
@@ -69,15 +69,20 @@ fn a_file_is_recognised_by_its_tensors_and_not_by_its_name() {
 #[test]
 fn every_exported_file_is_recognised() {
     let folder = tempfile::tempdir().unwrap();
-    let model = VlJepa::new(&tiny::model(), &Loss::default(), Device::Host).unwrap();
-    let parameters = Parameters::new(model.layout(), Device::Host).unwrap();
-    export(&model, &parameters, folder.path()).unwrap();
-    for (source, path) in exported(&model, folder.path()) {
-        let found = known(identify(&path).unwrap());
-        let [model] = &found.models[..] else { panic!("{source:?}: {:?}", found.models) };
-        assert_eq!((model.name.as_str(), found.unused.count), (source.name(), 0), "{source:?}");
-        let of_init = source == Source::Projections;
-        assert_eq!(model.recipe.starts_with("init:\n  weights: "), of_init, "{}", model.recipe);
+    let with_projection = tiny::model();
+    let mut without = Model { embed_dim: 16, projection_bias: false, ..tiny::model() };
+    gemma(&mut without).projection = Projection::None;
+    for recipe in [with_projection, without] {
+        let model = VlJepa::new(&recipe, &Loss::default(), Device::Host).unwrap();
+        let parameters = Parameters::new(model.layout(), Device::Host).unwrap();
+        export(&model, &parameters, folder.path()).unwrap();
+        for (source, path) in exported(&model, folder.path()) {
+            let found = known(identify(&path).unwrap());
+            let [model] = &found.models[..] else { panic!("{source:?}: {:?}", found.models) };
+            assert_eq!((model.name.as_str(), found.unused.count), (source.name(), 0), "{source:?}");
+            let of_init = source == Source::Projections;
+            assert_eq!(model.recipe.starts_with("init:\n  weights: "), of_init, "{}", model.recipe);
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use super::RunDirectoryError;
 /// Returns an error if the value cannot be serialized or the line cannot be written.
 pub fn append_line(path: &Path, value: &impl Serialize) -> Result<(), RunDirectoryError> {
     let mut line = serde_json::to_vec(value)
-        .map_err(|source| RunDirectoryError::Json { path: path.to_owned(), source })?;
+        .map_err(|cause| RunDirectoryError::Json { path: path.to_owned(), cause })?;
     line.push(b'\n');
     let mut append = || -> std::io::Result<()> {
         let mut file = OpenOptions::new().create(true).read(true).append(true).open(path)?;
@@ -72,10 +72,10 @@ pub fn atomic_write(path: &Path, bytes: &[u8]) -> Result<(), RunDirectoryError> 
 pub(super) fn io_error(
     action: &'static str,
     path: &Path,
-    source: std::io::Error,
+    cause: std::io::Error,
 ) -> RunDirectoryError {
     use std::io::ErrorKind;
-    let help = match source.kind() {
+    let help = match cause.kind() {
         ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
             "choose a folder that you may write to with `--set runs=FOLDER`"
         }
@@ -87,5 +87,5 @@ pub(super) fn io_error(
         }
         _ => "check the folder, or choose another with `--set runs=FOLDER`",
     };
-    RunDirectoryError::Io { action, path: path.to_owned(), source, help: help.to_owned() }
+    RunDirectoryError::Io { action, path: path.to_owned(), cause, help: help.to_owned() }
 }

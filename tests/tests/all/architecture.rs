@@ -146,6 +146,21 @@ fn every_file_says_what_it_is() {
 }
 
 #[test]
+fn errors_say_their_cause_once() {
+    let doubled = |text: &str| {
+        let texts = text.split("#[error(").skip(1).filter_map(|text| text.split(")]").next());
+        texts.filter(|text| text.contains("{source}")).count()
+    };
+    // `{error:#}` and reports add the text of the field `source` to that of the error.
+    let example = concat!("#[err", "or(\"cannot read: {source}\")]");
+    assert_eq!(doubled(example), 1);
+    for path in crate_sources() {
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(doubled(&text), 0, "{}: name the field `cause`", path.display());
+    }
+}
+
+#[test]
 fn every_recipe_loads_checks_and_costs() {
     let mut seen = 0;
     for entry in std::fs::read_dir(repository().join("recipes")).unwrap() {

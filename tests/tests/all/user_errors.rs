@@ -193,22 +193,35 @@ fn questions_to_a_run_without_checkpoint_or_to_no_run_are_refused() {
 }
 
 #[test]
-fn a_file_that_is_no_picture_is_refused_by_name() {
+fn errors_of_jobs_on_a_run_are_said_once_without_the_worker_s_log() {
     let trial = Trial::new(QUICK);
-    trial.complete("run", &[]);
-    let text_file = trial.path("notes.txt");
+    trial.complete("run", &["checkpoints.every_steps=1"]);
+    let (run, text_file) = (trial.path("run"), trial.path("notes.txt"));
+    let run = run.to_str().unwrap();
     std::fs::write(&text_file, "hello").unwrap();
-    refused(
-        &[
-            "ask",
-            trial.path("run").to_str().unwrap(),
-            text_file.to_str().unwrap(),
-            "what?",
-            "--answers",
-            "a,b",
-        ],
-        &["notes.txt"],
-    );
+    let said_once = |arguments: &[&str], parts: &[&str]| {
+        let output = command("vljepa-launch").args(arguments).output().unwrap();
+        let said = text(&output).replace(['│', '×'], " ");
+        let words = said.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        for part in parts {
+            assert_eq!(words.matches(part).count(), 1, "`{part}`: {said}");
+        }
+        for log in ["\u{1b}", "ERROR", "WARN", "vljepa_worker", "error:", "rank="] {
+            assert!(!said.contains(log), "`{log}`: {said}");
+        }
+    };
+    let ask = ["ask", run, text_file.to_str().unwrap(), "what?", "--answers", "a,b"];
+    said_once(&ask, &["the worker failed: sample `notes.txt`", "not a picture"]);
+    let export = ["export", run, "/proc/weights"];
+    said_once(&export, &["/proc/weights/vjepa2.safetensors", "No such file or directory"]);
+    // A damaged checkpoint is a warning, because an older one is read.
+    let part = trial.path("run/checkpoints/step-00000002/rank-0000.safetensors");
+    let mut bytes = std::fs::read(&part).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&part, bytes).unwrap();
+    let warning = "warning: a checkpoint does not verify: step-00000002";
+    said_once(&ask, &[warning, "the worker failed: sample `notes.txt`"]);
 }
 
 #[test]

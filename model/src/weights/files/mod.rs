@@ -67,7 +67,7 @@ impl Tensors {
     /// Opens a file, or the files of an index, and finds their tensors. The format is that of the
     /// content, not of the name.
     pub(super) fn open(path: &Path) -> Result<Self, ModelError> {
-        let io = |source| ModelError::File { path: path.to_owned(), source };
+        let io = |cause| ModelError::File { path: path.to_owned(), cause };
         let bad = |reason| ModelError::Format { path: path.to_owned(), reason };
         let mut file = File::open(path).map_err(io)?;
         let mut start = Vec::new();
@@ -96,7 +96,7 @@ impl Tensors {
             let part = path.with_file_name(name);
             let bad = |reason| ModelError::Format { path: part.clone(), reason };
             let mut file = File::open(&part)
-                .map_err(|source| ModelError::File { path: part.clone(), source })?;
+                .map_err(|cause| ModelError::File { path: part.clone(), cause })?;
             let found = safetensors::tensors(&mut file, files.len()).map_err(bad)?;
             let missing: Vec<String> =
                 names.into_iter().filter(|name| !found.contains_key(name)).collect();
@@ -150,7 +150,7 @@ impl Tensors {
     ) -> Result<(), ModelError> {
         let stored = &self.tensors[name];
         let (path, file) = &mut self.files[stored.file];
-        let io = |source| ModelError::File { path: path.clone(), source };
+        let io = |cause| ModelError::File { path: path.clone(), cause };
         let elements: usize = stored.shape.iter().product();
         file.seek(SeekFrom::Start(stored.start)).map_err(io)?;
         let size = stored.element.bytes().unwrap_or(0);

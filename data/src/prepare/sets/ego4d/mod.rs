@@ -168,9 +168,9 @@ impl Ego4d {
         value: Option<&mut Vec<u8>>,
     ) -> Result<Option<Member>, DataError> {
         members.next_member(value).map_err(|error| match error {
-            members::Fault::Read(source) => {
+            members::Fault::Read(cause) => {
                 let path = self.narrations.location().to_string().into();
-                DataError::Io { action: "read", path, source }
+                DataError::Io { action: "read", path, cause }
             }
             members::Fault::Content(reason) => self.narrations.unusable(reason),
         })
