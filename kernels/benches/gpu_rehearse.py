@@ -13,7 +13,7 @@ import gpu_call, gpu_pack, gpu_report
 # Tests that are quick on the emulator. Tests of copies and traces pass on the stubs too, which copy
 # but do not compute.
 GREEN = ("device::cuda::mark", "device::snapshot", "gpu_run")
-NUMBERS = "gelu::tests_cube"
+NUMBERS = "activation::tests_cube"
 QUICK = ("device::cuda::mark::", "device::snapshot::", "gpu_run::a_trace_of_a_gpu_s_step", f"{NUMBERS}::")
 TESTS = (*QUICK, *gpu_call.GATE, *gpu_call.SANITIZED)
 # Files of a checkout that the calls read.

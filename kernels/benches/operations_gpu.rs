@@ -20,12 +20,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use vljepa_kernels::activation::{self, Activation};
 use vljepa_kernels::adamw::{self, Hyper};
 use vljepa_kernels::attention::launch::Mode;
 use vljepa_kernels::attention::{self, Mask};
 use vljepa_kernels::compile::{Cache, Compiler, Nvrtc};
 use vljepa_kernels::device::cuda::{Cuda, CudaStream, Lane};
-use vljepa_kernels::gelu::{self, Gelu};
 use vljepa_kernels::library::Libraries;
 use vljepa_kernels::patch_embed::{self, Normalisation};
 use vljepa_kernels::rms_norm::{self, Scale};
@@ -362,10 +362,10 @@ impl Bench {
         })?;
         let x = x.view().rows(0, n / 2).reshaped(&[n, f]);
         self.row("gelu", &[n, f], &Bound::Memory(4 * n * f), || {
-            gelu::forward(s, x, Gelu::Erf, out.view_mut())
+            activation::forward(s, x, Activation::Gelu, out.view_mut())
         })?;
         self.row("gelu_backward", &[n, f], &Bound::Memory(6 * n * f), || {
-            gelu::backward(s, x, Gelu::Erf, d_out.view(), out.view_mut())
+            activation::backward(s, x, Activation::Gelu, d_out.view(), out.view_mut())
         })?;
         Ok(())
     }

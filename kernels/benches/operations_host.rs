@@ -8,8 +8,8 @@
 
 use std::time::Instant;
 
+use vljepa_kernels::activation::{self, Activation};
 use vljepa_kernels::adamw::{self, Hyper};
-use vljepa_kernels::gelu::{self, Gelu};
 use vljepa_kernels::testing::{bytes, normal};
 use vljepa_kernels::{Result, Stream, View, ViewMut, Write};
 use vljepa_kernels::{gated_mlp, global_norm, layer_norm, linear, patch_embed, rms_norm};
@@ -96,12 +96,12 @@ fn activations(f: usize) -> Result<()> {
     let (mut out, mut d_x) = (vec![0.0; n * f], vec![0.0; n * 2 * f]);
     let gate_up = View::from_f32(&x, &[n, 2 * f]);
     let (x, d_out) = (gate_up.rows(0, n / 2).reshaped(&[n, f]), View::from_f32(&d_out, &[n, f]));
-    for (name, kind) in [("erf", Gelu::Erf), ("tanh", Gelu::Tanh)] {
+    for (name, kind) in [("erf", Activation::Gelu), ("tanh", Activation::GeluTanh)] {
         report(&format!("gelu_{name}_forward_{n}x{f}"), 8 * n * f, || {
-            gelu::forward(&STREAM, x, kind, ViewMut::from_f32(&mut out, &[n, f]))
+            activation::forward(&STREAM, x, kind, ViewMut::from_f32(&mut out, &[n, f]))
         })?;
         report(&format!("gelu_{name}_backward_{n}x{f}"), 12 * n * f, || {
-            gelu::backward(&STREAM, x, kind, d_out, ViewMut::from_f32(&mut out, &[n, f]))
+            activation::backward(&STREAM, x, kind, d_out, ViewMut::from_f32(&mut out, &[n, f]))
         })?;
     }
     let silu = gated_mlp::Activation::Silu;

@@ -27,6 +27,7 @@ macro_rules! on_gpu {
     };
 }
 
+pub mod activation;
 pub mod adamw;
 pub mod attention;
 mod check;
@@ -42,7 +43,6 @@ pub mod distance;
 pub mod embedding;
 mod error;
 pub mod gated_mlp;
-pub mod gelu;
 pub mod global_norm;
 pub mod info_nce;
 pub mod layer_norm;

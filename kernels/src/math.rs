@@ -99,7 +99,7 @@ pub fn erf(x: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::{erf, exp, sigmoid, tanh};
-    use crate::gelu::reference;
+    use crate::activation::reference;
 
     /// The largest error over a grid of 800,000 points, in units of the true value's last place.
     #[expect(clippy::cast_possible_truncation, reason = "the grid and the unit are f32 numbers")]

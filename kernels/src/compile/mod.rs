@@ -81,6 +81,7 @@ macro_rules! kernels {
 
 // One line per operation, sorted by name.
 kernels! {
+    Activation(activation),
     Adamw(adamw),
     Attention(attention),
     ColumnSums(column_sums),
@@ -88,7 +89,6 @@ kernels! {
     Distance(distance),
     Embedding(embedding),
     GatedMlp(gated_mlp),
-    Gelu(gelu),
     GlobalNorm(global_norm),
     InfoNce(info_nce),
     LayerNorm(layer_norm),

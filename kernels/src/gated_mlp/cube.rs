@@ -4,8 +4,7 @@
 use cubecl::prelude::*;
 
 use super::Activation;
-use crate::gelu::Gelu;
-use crate::gelu::cube::{gelu_derivative, gelu_value};
+use crate::activation::{self, cube as plain};
 
 #[cube]
 fn sigmoid<N: Size>(x: Vector<f32, N>) -> Vector<f32, N> {
@@ -16,7 +15,7 @@ fn sigmoid<N: Size>(x: Vector<f32, N>) -> Vector<f32, N> {
 fn value<N: Size>(x: Vector<f32, N>, #[comptime] activation: Activation) -> Vector<f32, N> {
     match comptime!(activation) {
         Activation::Silu => x * sigmoid::<N>(x),
-        Activation::GeluTanh => gelu_value::<N>(x, Gelu::Tanh),
+        Activation::GeluTanh => plain::value::<N>(x, activation::Activation::GeluTanh),
     }
 }
 
@@ -27,7 +26,7 @@ fn derivative<N: Size>(x: Vector<f32, N>, #[comptime] activation: Activation) ->
             let s = sigmoid::<N>(x);
             s * (Vector::new(1.0f32) + x * (Vector::new(1.0f32) - s))
         }
-        Activation::GeluTanh => gelu_derivative::<N>(x, Gelu::Tanh),
+        Activation::GeluTanh => plain::derivative::<N>(x, activation::Activation::GeluTanh),
     }
 }
 

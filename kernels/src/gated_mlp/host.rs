@@ -1,14 +1,14 @@
 //! The gated MLP on the host: vectorised code over fixed blocks of rows.
 
 use super::Activation;
-use crate::gelu;
+use crate::activation;
 use crate::math::sigmoid;
 use crate::parallel::{blocks, rows_per_block};
 
 pub(super) fn forward(gate_up: &[f32], width: usize, activation: Activation, out: &mut [f32]) {
     match activation {
         Activation::Silu => forward_with(gate_up, width, out, |x| x * sigmoid(x)),
-        Activation::GeluTanh => forward_with(gate_up, width, out, gelu::tanh_value),
+        Activation::GeluTanh => forward_with(gate_up, width, out, activation::tanh_value),
     }
 }
 
@@ -25,7 +25,7 @@ pub(super) fn backward(
             (x * s, (x * s).mul_add(1.0 - s, s))
         }),
         Activation::GeluTanh => backward_with(gate_up, width, d_out, d_gate_up, |x| {
-            (gelu::tanh_value(x), gelu::tanh_derivative(x))
+            (activation::tanh_value(x), activation::tanh_derivative(x))
         }),
     }
 }

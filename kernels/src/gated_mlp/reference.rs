@@ -1,7 +1,7 @@
 //! The gated MLP by its definition, in f64.
 
 use super::Activation;
-use crate::gelu::{Gelu, reference};
+use crate::activation::{self, reference};
 use crate::parallel::round;
 
 pub(super) fn forward(gate_up: &[f32], width: usize, activation: Activation, out: &mut [f32]) {
@@ -37,7 +37,7 @@ fn pair(gate_up: &[f32], width: usize, i: usize) -> (f64, f64) {
 fn value(x: f64, activation: Activation) -> f64 {
     match activation {
         Activation::Silu => x / (1.0 + (-x).exp()),
-        Activation::GeluTanh => reference::value(x, Gelu::Tanh),
+        Activation::GeluTanh => reference::value(x, activation::Activation::GeluTanh),
     }
 }
 
@@ -47,6 +47,6 @@ fn derivative(x: f64, activation: Activation) -> f64 {
             let s = 1.0 / (1.0 + (-x).exp());
             s * (1.0 + x * (1.0 - s))
         }
-        Activation::GeluTanh => reference::derivative(x, Gelu::Tanh),
+        Activation::GeluTanh => reference::derivative(x, activation::Activation::GeluTanh),
     }
 }

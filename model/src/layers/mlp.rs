@@ -1,6 +1,6 @@
-//! MLP of a transformer block: plain with GELU, or gated.
+//! MLP of a transformer block: plain or gated.
 
-use vljepa_kernels::{Result, Tensor, View, Write, gated_mlp, gelu};
+use vljepa_kernels::{Result, Tensor, View, Write, activation, gated_mlp};
 
 use super::Linear;
 use crate::{Context, Gradients, Parameters};
@@ -8,8 +8,8 @@ use crate::{Context, Gradients, Parameters};
 /// Activation between the two linear maps of an MLP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
-    /// gelu(up(x)) (V-JEPA 2).
-    Plain(gelu::Gelu),
+    /// act(up(x)) (V-JEPA 2, SONAR).
+    Plain(activation::Activation),
     /// act(gate(x)) · up(x), with gate and up fused into one map of twice the width (Llama, Gemma).
     Gated(gated_mlp::Activation),
 }
@@ -51,7 +51,7 @@ impl Mlp {
         let mut activated = cx.take(&[n, self.down.inputs()])?;
         let out = activated.view_mut();
         match self.activation {
-            Activation::Plain(kind) => gelu::forward(cx.stream, hidden.view(), kind, out)?,
+            Activation::Plain(kind) => activation::forward(cx.stream, hidden.view(), kind, out)?,
             Activation::Gated(kind) => gated_mlp::forward(cx.stream, hidden.view(), kind, out)?,
         }
         Ok(MlpSaved { hidden, activated })
@@ -80,7 +80,7 @@ impl Mlp {
         let (before, d_out) = (hidden.view(), d_activated.view());
         match self.activation {
             Activation::Plain(kind) => {
-                gelu::backward(cx.stream, before, kind, d_out, d_hidden.view_mut())?;
+                activation::backward(cx.stream, before, kind, d_out, d_hidden.view_mut())?;
             }
             Activation::Gated(kind) => {
                 gated_mlp::backward(cx.stream, before, kind, d_out, d_hidden.view_mut())?;

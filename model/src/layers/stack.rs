@@ -29,10 +29,20 @@ impl Sequence {
     /// If the device runs out of memory.
     pub fn new(device: Device, lengths: Lengths, tables: Vec<Arc<Table>>) -> Result<Self> {
         let n = lengths.tokens();
-        let len = |w: &[i32]| w[1] - w[0];
-        let positions = lengths.host().windows(2).flat_map(|w| 0..len(w)).collect();
-        Ok(Self { lengths, positions: Tensor::from_i32(positions, &[n]).on(device)?, tables })
+        let positions = Tensor::from_i32(positions(&lengths), &[n]).on(device)?;
+        Ok(Self { lengths, positions, tables })
     }
+
+    /// Position of each token in its sequence, (n).
+    #[must_use]
+    pub fn host_positions(&self) -> Vec<i32> {
+        positions(&self.lengths)
+    }
+}
+
+fn positions(lengths: &Lengths) -> Vec<i32> {
+    let len = |w: &[i32]| w[1] - w[0];
+    lengths.host().windows(2).flat_map(|w| 0..len(w)).collect()
 }
 
 /// Transformer blocks and the final norm.

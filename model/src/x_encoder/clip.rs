@@ -3,7 +3,7 @@
 //! Source: `CLIPVisionModel` of transformers. Learned positions, a cls token, a norm before the
 //! first block, no rotations, no bias in the map of patches. `OpenAI`'s models have `quick_gelu`.
 
-use vljepa_kernels::gelu::Gelu;
+use vljepa_kernels::activation::Activation;
 use vljepa_kernels::patch_embed::Normalisation;
 use vljepa_recipes::schema::{Clip, VisionSizes};
 
@@ -21,7 +21,7 @@ pub(super) fn form(keys: &Clip, sizes: VisionSizes, image_size: usize) -> Form {
         image_size,
         normalisation: NORMALISATION,
         layer_norm_eps: keys.layer_norm_eps,
-        gelu: if keys.quick_gelu { Gelu::Quick } else { Gelu::Erf },
+        activation: if keys.quick_gelu { Activation::GeluQuick } else { Activation::Gelu },
         patch_bias: false,
         cls_token: true,
         first_norm: true,

@@ -3,7 +3,7 @@
 //!
 //! They are frozen, so there is no backward pass.
 
-use vljepa_kernels::gelu::Gelu;
+use vljepa_kernels::activation::Activation;
 use vljepa_kernels::patch_embed::Normalisation;
 use vljepa_kernels::rope::Table;
 use vljepa_kernels::{
@@ -11,7 +11,7 @@ use vljepa_kernels::{
 };
 use vljepa_recipes::schema::VisionSizes;
 
-use super::vit::{self, Blocks, Patches};
+use super::vit::{self, Patches};
 use crate::layers::{Linear, Norm, Sequence, Stack};
 use crate::{Context, LayoutBuilder, Parameters, Weight};
 
@@ -43,7 +43,7 @@ pub(super) struct Form {
     pub image_size: usize,
     pub normalisation: Normalisation,
     pub layer_norm_eps: f32,
-    pub gelu: Gelu,
+    pub activation: Activation,
     pub patch_bias: bool,
     pub cls_token: bool,
     pub first_norm: bool,
@@ -58,13 +58,10 @@ pub(super) struct Form {
 impl ImageTower {
     /// Registers the encoder's parameters under `name`, last first.
     pub(super) fn new(layout: &mut LayoutBuilder, name: &str, form: &Form) -> (Self, Stack) {
-        let Form { sizes, layer_norm_eps: eps, gelu, .. } = *form;
+        let Form { sizes, layer_norm_eps: eps, activation, .. } = *form;
         let d = sizes.hidden_size;
-        let stack = vit::stack(
-            layout,
-            name,
-            Blocks { sizes, eps, gelu, rotates: form.rope_theta.is_some() },
-        );
+        let blocks = vit::blocks(sizes, eps, activation, form.rope_theta.is_some());
+        let stack = Stack::plain(layout, name, blocks);
         let first_norm =
             form.first_norm.then(|| Norm::layer(layout, &format!("{name}.first_norm"), d, eps));
         let tokens = (form.image_size / sizes.patch_size).pow(2) + usize::from(form.cls_token);

@@ -3,7 +3,7 @@
 //! Source: `core/vision_encoder/pe.py` in facebookresearch/perception_models. Learned positions,
 //! rotations over columns and rows, a norm before the first block, no bias in the map of patches.
 
-use vljepa_kernels::gelu::Gelu;
+use vljepa_kernels::activation::Activation;
 use vljepa_recipes::schema::{Pe, VisionSizes};
 
 use super::image::{Form, HALVES};
@@ -14,7 +14,7 @@ pub(super) fn form(keys: &Pe, sizes: VisionSizes, image_size: usize) -> Form {
         image_size,
         normalisation: HALVES,
         layer_norm_eps: keys.layer_norm_eps,
-        gelu: Gelu::Erf,
+        activation: Activation::Gelu,
         patch_bias: false,
         cls_token: keys.cls_token,
         first_norm: true,

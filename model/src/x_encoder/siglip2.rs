@@ -3,7 +3,7 @@
 //! Source: `SiglipVisionModel` of transformers. Learned positions, tanh GELU, no cls token, no
 //! rotations, a bias in the map of patches.
 
-use vljepa_kernels::gelu::Gelu;
+use vljepa_kernels::activation::Activation;
 use vljepa_recipes::schema::{Siglip2, VisionSizes};
 
 use super::image::{Form, HALVES};
@@ -14,7 +14,7 @@ pub(super) fn form(keys: &Siglip2, sizes: VisionSizes, image_size: usize) -> For
         image_size,
         normalisation: HALVES,
         layer_norm_eps: keys.layer_norm_eps,
-        gelu: Gelu::Tanh,
+        activation: Activation::GeluTanh,
         patch_bias: true,
         cls_token: false,
         first_norm: false,

@@ -1,15 +1,13 @@
 //! What the families of vision transformers share: frames cut into patches, and blocks.
 
+use vljepa_kernels::activation::Activation;
 use vljepa_kernels::attention::Mask;
-use vljepa_kernels::gelu::Gelu;
 use vljepa_kernels::patch_embed::{self, Normalisation};
-use vljepa_kernels::rope::Heads;
 use vljepa_kernels::{DType, KernelError, Result, Tensor, View};
 use vljepa_recipes::schema::VisionSizes;
 
-use crate::layers::{Activation, Attention, Block, Linear, Mlp, Norm, Stack};
-use crate::parameters::root;
-use crate::{Context, LayoutBuilder};
+use crate::Context;
+use crate::layers::Plain;
 
 /// Colour channels of a pixel: red, green, blue.
 pub(super) const CHANNELS: usize = 3;
@@ -86,50 +84,16 @@ pub(super) fn zeros(cx: Context<'_>, n: usize) -> Result<Tensor> {
     Ok(zeros)
 }
 
-/// What distinguishes the blocks of the families.
-#[derive(Clone, Copy)]
-pub(super) struct Blocks {
-    pub sizes: VisionSizes,
-    /// Value added to the variance in layer norms.
-    pub eps: f32,
-    pub gelu: Gelu,
-    /// Whether queries and keys are rotated.
-    pub rotates: bool,
-}
-
-/// Registers blocks and the final norm under `name`, last first.
-pub(super) fn stack(layout: &mut LayoutBuilder, name: &str, of: Blocks) -> Stack {
-    let norm = Norm::layer(layout, &format!("{name}.norm"), of.sizes.hidden_size, of.eps);
-    let block = |i| block(layout, &format!("{name}.layers.{i}"), of);
-    let mut blocks: Vec<_> = (0..of.sizes.num_layers).rev().map(block).collect();
-    blocks.reverse();
-    Stack { blocks, norm }
-}
-
-/// Registers a block with biases and layer norms.
-fn block(layout: &mut LayoutBuilder, name: &str, of: Blocks) -> Block {
-    let Blocks { sizes, eps, gelu, rotates } = of;
-    let (d, f) = (sizes.hidden_size, sizes.intermediate_size);
-    let heads =
-        Heads { query: sizes.num_heads, key_value: sizes.num_heads, dim: d / sizes.num_heads };
-    let mut linear =
-        |which: &str, shape| Linear::new(layout, &format!("{name}.{which}"), shape, true);
-    let down = linear("mlp.fc2", [d, f]);
-    let up = linear("mlp.fc1", [f, d]);
-    let output = linear("attention.output", [d, d]);
-    let qkv = linear("attention.qkv", [3 * d, d]);
-    let mut norm = |which: &str| Norm::layer(layout, &format!("{name}.{which}"), d, eps);
-    let (mlp_norm, attention_norm) = (norm("mlp_norm"), norm("attention_norm"));
-    let scale = root(heads.dim).recip();
-    let table = rotates.then_some(0);
-    let attention = Attention { qkv, output, heads, norms: None, mask: Mask::Full, scale, table };
-    Block {
-        attention_norm,
-        attention,
-        post_attention_norm: None,
-        mlp_norm,
-        mlp: Mlp { up, down, activation: Activation::Plain(gelu) },
-        post_mlp_norm: None,
-        gradients_end: layout.trainable_end(),
+/// Plain blocks of a vision transformer: every token attends to all tokens of its sequence.
+pub(super) fn blocks(sizes: VisionSizes, eps: f32, activation: Activation, rotates: bool) -> Plain {
+    Plain {
+        hidden: sizes.hidden_size,
+        layers: sizes.num_layers,
+        heads: sizes.num_heads,
+        intermediate: sizes.intermediate_size,
+        eps,
+        activation,
+        mask: Mask::Full,
+        rotates,
     }
 }

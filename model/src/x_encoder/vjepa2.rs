@@ -3,13 +3,13 @@
 //! Source: `src/models/vision_transformer.py` in facebookresearch/vjepa2; sizes from
 //! `facebook/vjepa2-vitl-fpc64-256`.
 
-use vljepa_kernels::gelu::Gelu;
+use vljepa_kernels::activation::Activation;
 use vljepa_kernels::patch_embed::Normalisation;
 use vljepa_kernels::rope::Table;
 use vljepa_kernels::{Device, Result, Tensor, View, Write, copy};
 use vljepa_recipes::schema;
 
-use super::vit::{self, Blocks, Patches};
+use super::vit::{self, Patches};
 use crate::layers::{Linear, Stack};
 use crate::{Context, Gradients, LayoutBuilder, Parameters};
 
@@ -32,8 +32,8 @@ impl VJepa2 {
         keys: &schema::VJepa2,
         sizes: schema::VisionSizes,
     ) -> (Self, Stack) {
-        let blocks = Blocks { sizes, eps: keys.layer_norm_eps, gelu: Gelu::Erf, rotates: true };
-        let stack = vit::stack(layout, name, blocks);
+        let blocks = vit::blocks(sizes, keys.layer_norm_eps, Activation::Gelu, true);
+        let stack = Stack::plain(layout, name, blocks);
         let pixels = vit::pixels(keys.patch_size, keys.tubelet_size);
         let shape = [keys.hidden_size, pixels];
         let this = Self {

@@ -5,13 +5,13 @@
 //! embedding of its modality added. Rotations repeat the angle within a pair of elements. Row and
 //! column positions are scaled to the grid of pretraining.
 
-use vljepa_kernels::gelu::Gelu;
+use vljepa_kernels::activation::Activation;
 use vljepa_kernels::patch_embed::Normalisation;
 use vljepa_kernels::rope::Table;
 use vljepa_kernels::{Device, Result, Tensor, View, Write, copy, embedding};
 use vljepa_recipes::schema;
 
-use super::vit::{self, Blocks, Patches};
+use super::vit::{self, Patches};
 use crate::layers::{Linear, Stack};
 use crate::{Context, Gradients, Initial, LayoutBuilder, Parameters, Weight};
 
@@ -56,8 +56,8 @@ impl VJepa2_1 {
         keys: &schema::VJepa2_1,
         sizes: schema::VisionSizes,
     ) -> (Self, Stack) {
-        let blocks = Blocks { sizes, eps: keys.layer_norm_eps, gelu: Gelu::Erf, rotates: true };
-        let stack = vit::stack(layout, name, blocks);
+        let blocks = vit::blocks(sizes, keys.layer_norm_eps, Activation::Gelu, true);
+        let stack = Stack::plain(layout, name, blocks);
         let mut modality = |which: &str, tubelet_size| {
             let shape = [keys.hidden_size, vit::pixels(keys.patch_size, tubelet_size)];
             let patch = Linear::new(layout, &format!("{name}.{which}.patch_embed"), shape, true);

@@ -1,8 +1,7 @@
 //! Compares the vision towers of CLIP and `SigLIP` 2 with those of Hugging Face transformers.
 
-use vljepa_kernels::gelu::Gelu;
 use vljepa_kernels::testing::{assert_close, assert_differs, bytes};
-use vljepa_kernels::{Device, Tensor, View};
+use vljepa_kernels::{Device, Tensor, View, activation};
 use vljepa_model::layers::Activation;
 use vljepa_model::weights::Source;
 use vljepa_model::{Keep, Parameters, VlJepa};
@@ -68,7 +67,7 @@ fn outputs_match(source: Source, cls: usize) {
     let reversed = Tensor::from_f32(reversed, &[b, t, h, w, c]);
     assert_differs("reversed", &tokens(&model, &reversed), &want, TOLERANCE);
     for block in &mut model.x_encoder.stack.blocks {
-        block.mlp.activation = Activation::Plain(Gelu::Erf);
+        block.mlp.activation = Activation::Plain(activation::Activation::Gelu);
     }
     assert_differs("exact GELU", &tokens(&model, &frames), &want, TOLERANCE);
 }

@@ -12,7 +12,8 @@ use crate::distance::{self, Distance};
 use crate::testing::{Comparison, normal};
 use crate::{DType, Device, KernelError, Lengths, Stream, Tensor, Write};
 use crate::{
-    copy, cross_entropy, embedding, gated_mlp, gelu, global_norm, info_nce, layer_norm, linear,
+    activation, copy, cross_entropy, embedding, gated_mlp, global_norm, info_nce, layer_norm,
+    linear,
 };
 use crate::{normalize, pooling, rms_norm, rows};
 
@@ -260,7 +261,7 @@ fn activations_rows_and_the_global_norm_agree() {
         let (r, d, w) = (rstd.view(), d_out.view(), d_weight.view_mut());
         let write = Write::Set;
         rms_norm::backward(stream, view, weight, scale, r, d, write, d_x.view_mut(), w).unwrap();
-        gelu::forward(stream, view, gelu::Gelu::Erf, curved.view_mut()).unwrap();
+        activation::forward(stream, view, activation::Activation::Gelu, curved.view_mut()).unwrap();
         gated_mlp::forward(stream, view, gated_mlp::Activation::Silu, gated.view_mut()).unwrap();
         let index = Tensor::from_i32(vec![5, 3, 0, 1, 2, 4], &[n]).on(device).unwrap();
         rows::scatter(stream, view, index.view(), placed.view_mut()).unwrap();
@@ -388,11 +389,11 @@ fn a_trace_names_what_ran_and_for_how_long() {
     let x = activation(device, &numbers(1, 64), &[64]);
     let mut out = zeros(device, DType::Bf16, &[64]);
     cuda.trace().unwrap();
-    gelu::forward(&stream, x.view(), gelu::Gelu::Erf, out.view_mut()).unwrap();
+    activation::forward(&stream, x.view(), activation::Activation::Gelu, out.view_mut()).unwrap();
     let spans = cuda.traced().unwrap();
     let [span] = &spans[..] else { panic!("{spans:?}") };
-    assert!(span.name.contains("gelu"), "{span:?}");
+    assert!(span.name.contains("activation"), "{span:?}");
     assert!(span.start_ms >= 0.0 && span.duration_ms > 0.0, "{span:?}");
-    gelu::forward(&stream, x.view(), gelu::Gelu::Erf, out.view_mut()).unwrap();
+    activation::forward(&stream, x.view(), activation::Activation::Gelu, out.view_mut()).unwrap();
     assert!(cuda.traced().unwrap().is_empty(), "the trace has ended");
 }

@@ -1,13 +1,13 @@
-//! The kernels of GELU and their launches.
+//! The kernels of activations and their launches.
 //!
 //! Floor: memory. Forward reads x and writes out, backward reads x and d_out and writes d_x: 2 and
 //! 3 passes over memory. Each thread takes one 16-byte vector; the 2,048 threads of a
-//! multiprocessor keep enough loads in flight. In the epilogue of a product GELU would cost no pass
-//! at all, but cuBLASLt has such an epilogue for the tanh form only.
+//! multiprocessor keep enough loads in flight. In the epilogue of a product they would cost no
+//! pass at all, but of the forms of GELU cuBLASLt has only the tanh form there.
 
-use super::Gelu;
-use super::cube::gelu_backward::GeluBackward;
-use super::cube::gelu_forward::GeluForward;
+use super::Activation;
+use super::cube::activation_backward::ActivationBackward;
+use super::cube::activation_forward::ActivationForward;
 use crate::compile::{
     self, CompileError, Element, Emit, Launch, Scalar, Source, cubes, emit, offset,
 };
@@ -21,8 +21,8 @@ const UNITS: usize = 256;
 pub struct Kernel {
     /// Whether the kernel computes the gradient.
     pub backward: bool,
-    /// Form of GELU, exact or approximate.
-    pub kind: Gelu,
+    /// Activation function.
+    pub kind: Activation,
     /// Element type of all buffers.
     pub element: Element,
     /// Elements per vector, from [`Element::lanes`].
@@ -32,12 +32,13 @@ pub struct Kernel {
 impl Kernel {
     pub(crate) fn name(self) -> String {
         let kind = match self.kind {
-            Gelu::Erf => "erf",
-            Gelu::Tanh => "tanh",
-            Gelu::Quick => "quick",
+            Activation::Gelu => "gelu_erf",
+            Activation::GeluTanh => "gelu_tanh",
+            Activation::GeluQuick => "gelu_quick",
+            Activation::Relu => "relu",
         };
         let pass = if self.backward { "backward" } else { "forward" };
-        format!("gelu_{kind}_{pass}_w{}_{}", self.lanes, self.element.name())
+        format!("{kind}_{pass}_w{}_{}", self.lanes, self.element.name())
     }
 
     pub(crate) fn sums_atomically(self) -> bool {
@@ -54,28 +55,28 @@ impl Kernel {
     fn emit_as<F: cubecl::prelude::Float>(self, name: &str) -> Result<Source, CompileError> {
         let e = Emit::new(offset(UNITS));
         if self.backward {
-            emit!(e, name, GeluBackward::<F>: [x d_out d_x] [count], self.lanes, self.kind)
+            emit!(e, name, ActivationBackward::<F>: [x d_out d_x] [count], self.lanes, self.kind)
         } else {
-            emit!(e, name, GeluForward::<F>: [x out] [count], self.lanes, self.kind)
+            emit!(e, name, ActivationForward::<F>: [x out] [count], self.lanes, self.kind)
         }
     }
 }
 
-/// Launches of `out` = x·Φ(x) for `count` elements.
+/// Launches of `out` = x·g(x) for `count` elements.
 ///
 /// # Errors
 /// If the kernel cannot number the vectors in 32 bits.
 pub fn forward<B: Copy>(
     x: B,
     out: B,
-    kind: Gelu,
+    kind: Activation,
     element: Element,
     count: usize,
 ) -> Result<Vec<Launch<B>>> {
-    launch("gelu::forward", vec![x, out], false, kind, element, count)
+    launch("activation::forward", vec![x, out], false, kind, element, count)
 }
 
-/// Launches of `d_x` = `d_out` · d(x·Φ(x))/dx for `count` elements.
+/// Launches of `d_x` = `d_out` · d(x·g(x))/dx for `count` elements.
 ///
 /// # Errors
 /// If the kernel cannot number the vectors in 32 bits.
@@ -83,18 +84,18 @@ pub fn backward<B: Copy>(
     x: B,
     d_out: B,
     d_x: B,
-    kind: Gelu,
+    kind: Activation,
     element: Element,
     count: usize,
 ) -> Result<Vec<Launch<B>>> {
-    launch("gelu::backward", vec![x, d_out, d_x], true, kind, element, count)
+    launch("activation::backward", vec![x, d_out, d_x], true, kind, element, count)
 }
 
 fn launch<B: Copy>(
     operation: &'static str,
     buffers: Vec<B>,
     backward: bool,
-    kind: Gelu,
+    kind: Activation,
     element: Element,
     count: usize,
 ) -> Result<Vec<Launch<B>>> {
@@ -104,7 +105,7 @@ fn launch<B: Copy>(
         return Ok(Vec::new());
     }
     Ok(vec![Launch {
-        kernel: compile::Kernel::Gelu(Kernel { backward, kind, element, lanes }),
+        kernel: compile::Kernel::Activation(Kernel { backward, kind, element, lanes }),
         cubes: [cubes(count / lanes, UNITS), 1, 1],
         buffers,
         scalars: vec![Scalar::U32(offset(count / lanes))],

@@ -1,8 +1,8 @@
-//! GELU on the host: vectorised code over fixed blocks.
+//! Activations on the host: vectorised code over fixed blocks.
 
 use std::f32::consts::FRAC_1_SQRT_2;
 
-use super::Gelu;
+use super::Activation;
 use crate::math::{erf, exp, sigmoid};
 use crate::parallel::{BLOCK, blocks};
 
@@ -15,19 +15,21 @@ const CUBIC: f32 = 0.044_715;
 /// Factor of x in the quick form.
 const QUICK: f32 = 1.702;
 
-pub(super) fn forward(x: &[f32], kind: Gelu, out: &mut [f32]) {
+pub(super) fn forward(x: &[f32], kind: Activation, out: &mut [f32]) {
     match kind {
-        Gelu::Erf => map(x, out, erf_value),
-        Gelu::Tanh => map(x, out, tanh_value),
-        Gelu::Quick => map(x, out, |x| x * sigmoid(QUICK * x)),
+        Activation::Gelu => map(x, out, erf_value),
+        Activation::GeluTanh => map(x, out, tanh_value),
+        Activation::GeluQuick => map(x, out, |x| x * sigmoid(QUICK * x)),
+        Activation::Relu => map(x, out, |x| x * relu_derivative(x)),
     }
 }
 
-pub(super) fn backward(x: &[f32], kind: Gelu, d_out: &[f32], d_x: &mut [f32]) {
+pub(super) fn backward(x: &[f32], kind: Activation, d_out: &[f32], d_x: &mut [f32]) {
     match kind {
-        Gelu::Erf => map2(x, d_out, d_x, |x, d| d * erf_derivative(x)),
-        Gelu::Tanh => map2(x, d_out, d_x, |x, d| d * tanh_derivative(x)),
-        Gelu::Quick => map2(x, d_out, d_x, |x, d| d * quick_derivative(x)),
+        Activation::Gelu => map2(x, d_out, d_x, |x, d| d * erf_derivative(x)),
+        Activation::GeluTanh => map2(x, d_out, d_x, |x, d| d * tanh_derivative(x)),
+        Activation::GeluQuick => map2(x, d_out, d_x, |x, d| d * quick_derivative(x)),
+        Activation::Relu => map2(x, d_out, d_x, |x, d| d * relu_derivative(x)),
     }
 }
 
@@ -65,6 +67,12 @@ pub(crate) fn tanh_derivative(x: f32) -> f32 {
 fn quick_derivative(x: f32) -> f32 {
     let s = sigmoid(QUICK * x);
     (QUICK * x).mul_add(s * (1.0 - s), s)
+}
+
+/// The derivative of ReLU: 0 up to zero and 1 above. It is 1 for NaN, so that NaN is not hidden.
+#[inline]
+fn relu_derivative(x: f32) -> f32 {
+    if x <= 0.0 { 0.0 } else { 1.0 }
 }
 
 #[inline]

@@ -1,4 +1,5 @@
-//! The Gaussian error linear unit: out = x · Φ(x), exactly or by one of two approximations.
+//! Activation of a plain MLP: out = x · g(x). For GELU, g is Φ, the distribution function of the
+//! normal distribution, or an approximation of it. For ReLU, g is 1 above zero and 0 elsewhere.
 //!
 //! # On a GPU
 //!
@@ -21,36 +22,39 @@ mod tests_cube;
 
 use crate::{Result, Stream, View, ViewMut, check};
 
-/// Form of GELU, exact or approximate.
+/// Activation function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Gelu {
-    /// x/2 · (1 + erf(x/√2)): V-JEPA 2 and CLIP-like models.
-    Erf,
-    /// x/2 · (1 + tanh(√(2/π)·(x + 0.044715·x³))): Gemma and `SigLIP` 2.
-    Tanh,
-    /// x · σ(1.702·x), called `quick_gelu`: CLIP as `OpenAI` trained it.
-    Quick,
+pub enum Activation {
+    /// GELU, x/2 · (1 + erf(x/√2)): V-JEPA 2 and CLIP-like models.
+    Gelu,
+    /// GELU approximated by x/2 · (1 + tanh(√(2/π)·(x + 0.044715·x³))): Gemma and `SigLIP` 2.
+    GeluTanh,
+    /// GELU approximated by x · σ(1.702·x), called `quick_gelu`: CLIP as `OpenAI` trained it.
+    GeluQuick,
+    /// max(x, 0): SONAR. The derivative at 0 is 0, as in PyTorch.
+    Relu,
 }
 
-/// Applies GELU to every element of `x`; `out` has the same shape. Both are f32, or on a GPU both
-/// may be bf16.
+/// Applies the activation `kind` to every element of `x`; `out` has the same shape. Both are f32, or
+/// on a GPU both may be bf16.
 ///
-/// Source: Hendrycks and Gimpel 2016 (arXiv 1606.08415), as `torch.nn.functional.gelu`.
+/// Source of GELU: Hendrycks and Gimpel 2016 (arXiv 1606.08415), as `torch.nn.functional.gelu`.
 ///
 /// # Errors
 /// If shapes or element types disagree.
 ///
 /// ```
-/// use vljepa_kernels::{Stream, View, ViewMut, gelu};
+/// use vljepa_kernels::activation::{self, Activation};
+/// use vljepa_kernels::{Stream, View, ViewMut};
 ///
 /// let (x, mut out) = ([0.0, 1.0], [f32::NAN; 2]);
-/// let out_view = ViewMut::from_f32(&mut out, &[2]);
-/// gelu::forward(&Stream::Host, View::from_f32(&x, &[2]), gelu::Gelu::Erf, out_view)?;
+/// let (x, out_view) = (View::from_f32(&x, &[2]), ViewMut::from_f32(&mut out, &[2]));
+/// activation::forward(&Stream::Host, x, Activation::Gelu, out_view)?;
 /// assert!(out[0] == 0.0 && (out[1] - 0.841_344_7).abs() < 1e-6);
 /// # Ok::<(), vljepa_kernels::KernelError>(())
 /// ```
-pub fn forward(stream: &Stream, x: View<'_>, kind: Gelu, out: ViewMut<'_>) -> Result<()> {
-    const NAME: &str = "gelu::forward";
+pub fn forward(stream: &Stream, x: View<'_>, kind: Activation, out: ViewMut<'_>) -> Result<()> {
+    const NAME: &str = "activation::forward";
     check::shape(NAME, "out", out.shape(), x.shape())?;
     match stream {
         Stream::Host => {
@@ -72,18 +76,18 @@ pub fn forward(stream: &Stream, x: View<'_>, kind: Gelu, out: ViewMut<'_>) -> Re
     Ok(())
 }
 
-/// The gradient of [`forward`]: `d_x` = `d_out` · d(x·Φ(x))/dx, all of the same shape.
+/// The gradient of [`forward`]: `d_x` = `d_out` · d(x·g(x))/dx, all of the same shape.
 ///
 /// # Errors
 /// If shapes or element types disagree.
 pub fn backward(
     stream: &Stream,
     x: View<'_>,
-    kind: Gelu,
+    kind: Activation,
     d_out: View<'_>,
     d_x: ViewMut<'_>,
 ) -> Result<()> {
-    const NAME: &str = "gelu::backward";
+    const NAME: &str = "activation::backward";
     check::shape(NAME, "d_out", d_out.shape(), x.shape())?;
     check::shape(NAME, "d_x", d_x.shape(), x.shape())?;
     match stream {

@@ -1,15 +1,15 @@
-//! Tests of the GELU kernels against the reference, without a GPU.
+//! Tests of the activation kernels against the reference, without a GPU.
 
 use super::launch::{backward, forward};
-use super::{Gelu, reference};
+use super::reference;
+use super::tests::KINDS;
 use crate::compile::Element;
 use crate::compile::emulator::{Emulator, inputs, rounding};
 use crate::testing::{assert_close, assert_differs};
 
 #[test]
-fn all_forms_and_their_gradients_match_the_reference() {
-    let kinds = [(Gelu::Erf, Gelu::Tanh), (Gelu::Tanh, Gelu::Erf), (Gelu::Quick, Gelu::Erf)];
-    for (kind, other) in kinds {
+fn all_activations_and_their_gradients_match_the_reference() {
+    for (kind, other) in KINDS {
         for element in [Element::F32, Element::Bf16] {
             for len in [1, 17, 4096, 0] {
                 // Large enough to saturate on both sides.

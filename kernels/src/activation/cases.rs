@@ -1,4 +1,4 @@
-//! Sizes in the tests of GELU.
+//! Sizes in the tests of activations.
 
 /// Number of elements: none, one, a remainder of a vector, more than a block, enough for threads.
 pub(super) const LENGTHS: &[usize] = &[0, 1, 17, 257, 20_000, 70_001];
