@@ -35,8 +35,8 @@ pub use x_encoder::{
     VJepa2_1Size, VJepa2Size, VisionSizes, XEncoder, XFamily,
 };
 pub use y_encoder::{
-    EmbeddingGemma, EmbeddingGemmaSize, Projection, Qwen3Embedding, Qwen3EmbeddingSize, TextSizes,
-    Update, YEncoder, YFamily,
+    EmbeddingGemma, EmbeddingGemmaSize, PeText, PeTextSize, Projection, Qwen3Embedding,
+    Qwen3EmbeddingSize, Sonar, SonarSize, TextLayers, TextSizes, Update, YEncoder, YFamily,
 };
 
 use std::path::PathBuf;

@@ -12,6 +12,7 @@ mod mlp;
 mod norm;
 mod plain;
 mod rotary;
+mod sinusoids;
 mod stack;
 mod text_model;
 
@@ -23,5 +24,6 @@ pub use mlp::{Activation, Mlp, MlpSaved};
 pub use norm::{Norm, NormSaved};
 pub(crate) use plain::Plain;
 pub use rotary::Rotary;
+pub use sinusoids::Sinusoids;
 pub use stack::{Sequence, Stack, StackSaved};
-pub use text_model::TextModel;
+pub use text_model::{Positions, TextModel};

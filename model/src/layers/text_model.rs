@@ -2,14 +2,21 @@
 
 mod gemma;
 mod llama;
+mod pe_text;
 mod qwen3;
+mod sonar;
 
 use vljepa_kernels::attention::Mask;
 use vljepa_kernels::rms_norm::Scale;
 use vljepa_kernels::rope::Heads;
-use vljepa_kernels::{Device, Lengths, Result, Tensor, View, embedding, gated_mlp};
+use vljepa_kernels::{
+    Device, KernelError, Lengths, Result, Tensor, View, Write, embedding, gated_mlp, rows,
+};
 
-use super::{Activation, Attention, Block, HeadNorms, Linear, Mlp, Norm, Rotary, Sequence, Stack};
+use super::{
+    Activation, Attention, Block, HeadNorms, Linear, Mlp, Norm, Plain, Rotary, Sequence, Sinusoids,
+    Stack,
+};
 use crate::parameters::root;
 use crate::{Context, Gradients, LayoutBuilder, Parameters, Weight};
 
@@ -18,8 +25,10 @@ use crate::{Context, Gradients, LayoutBuilder, Parameters, Weight};
 pub struct TextModel {
     /// Token embedding table, (v, d) for a vocabulary of v tokens.
     pub embedding: Weight,
-    /// Factor of the embeddings: √d in Gemma, 1 in Llama and Qwen3.
+    /// Factor of the embeddings: √d in Gemma and SONAR, 1 in the other families.
     pub embedding_scale: f32,
+    /// Positions that are added to the embeddings.
+    pub positions: Positions,
     /// Blocks and the final norm.
     pub stack: Stack,
     /// Rotary embeddings. Blocks refer to them by index.
@@ -27,7 +36,18 @@ pub struct TextModel {
     device: Device,
 }
 
-/// Sizes that the blocks of all families have.
+/// Positions that are added to the embeddings of tokens.
+#[derive(Debug)]
+pub enum Positions {
+    /// Nothing is added: the blocks rotate queries and keys instead (Llama, Gemma, Qwen3).
+    Rotated,
+    /// Learned row of each position, (p, d): PE-core.
+    Learned(Weight),
+    /// Fixed sinusoids: SONAR.
+    Sinusoids(Sinusoids),
+}
+
+/// Sizes that the gated blocks of all families have.
 struct Sizes {
     hidden: usize,
     intermediate: usize,
@@ -61,6 +81,65 @@ impl TextModel {
     ) -> Result<()> {
         let d_table = gradients.of(&self.embedding);
         embedding::backward(cx.stream, ids, d, self.embedding_scale, d_table)
+    }
+
+    /// Input (n, d) of the first block for the token ids, i32 (n), of `sequence`: their embeddings
+    /// and, in families that add them, their positions.
+    ///
+    /// # Errors
+    /// If an id is not in the vocabulary, a text has more tokens than learned positions, or memory
+    /// runs out.
+    pub fn input(
+        &self,
+        cx: Context<'_>,
+        parameters: &Parameters,
+        ids: View<'_>,
+        sequence: &Sequence,
+    ) -> Result<Tensor> {
+        let mut x = self.embed(cx, parameters, ids)?;
+        let (at, tokens) = (sequence.positions.view(), sequence.lengths.max_len());
+        match &self.positions {
+            Positions::Rotated => {}
+            Positions::Learned(table) if tokens > table.shape()[0] => {
+                return Err(KernelError::Shape {
+                    operation: "text_model::input",
+                    what: "tokens of a text",
+                    found: tokens.to_string(),
+                    needed: format!("at most {}, as many as learned positions", table.shape()[0]),
+                });
+            }
+            Positions::Learned(table) => {
+                rows::gather(cx.stream, parameters.of(table), at, Write::Add, x.view_mut())?;
+            }
+            Positions::Sinusoids(sinusoids) => {
+                let table = sinusoids.table(cx.stream, tokens)?;
+                rows::gather(cx.stream, table.view(), at, Write::Add, x.view_mut())?;
+            }
+        }
+        Ok(x)
+    }
+
+    /// Adds `d` (n, d), the gradient of the input of the first block for the token ids (n) of
+    /// `sequence`, to the gradients of the table and of learned positions.
+    ///
+    /// # Errors
+    /// If shapes disagree.
+    pub fn input_backward(
+        &self,
+        cx: Context<'_>,
+        ids: &[i32],
+        sequence: &Sequence,
+        d: View<'_>,
+        gradients: &mut Gradients,
+    ) -> Result<()> {
+        self.embed_backward(cx, ids, d, gradients)?;
+        match &self.positions {
+            Positions::Learned(table) => {
+                let at = sequence.host_positions();
+                embedding::backward(cx.stream, &at, d, 1.0, gradients.of(table))
+            }
+            Positions::Rotated | Positions::Sinusoids(_) => Ok(()),
+        }
     }
 
     /// Layout of packed sequences for this model's blocks. The tokens of each sequence have

@@ -5,7 +5,8 @@ use super::Piece;
 use super::llama::{head_norms, matrices};
 use super::sizes::{Shapes, Sizes};
 use super::vjepa2::{linear, norm};
-use crate::{Head, TextModel};
+use crate::TextModel;
+use crate::layers::Linear;
 
 /// Pieces of the embeddings, the layers and the final norm.
 pub(super) fn pieces(text: &TextModel) -> Vec<Piece> {
@@ -29,13 +30,10 @@ pub(super) fn pieces(text: &TextModel) -> Vec<Piece> {
     pieces
 }
 
-/// Pieces of the first (`which` = 0) or the second (`which` = 1) Dense layer. Empty if the model
-/// has no Dense layers.
-pub(super) fn dense(head: &Head, which: usize) -> Vec<Piece> {
+/// Pieces of a Dense layer.
+pub(super) fn dense(map: &Linear) -> Vec<Piece> {
     let mut pieces = Vec::new();
-    if head.maps.len() == 3 {
-        linear(&mut pieces, "linear", &head.maps[which]);
-    }
+    linear(&mut pieces, "linear", map);
     pieces
 }
 

@@ -23,7 +23,11 @@ pub(super) fn load(
         let into = into.part(piece.start, &[piece.elements()]);
         into.write_f32(|into| {
             tensors.read(name, |start, values| {
-                into[start..start + values.len()].copy_from_slice(values);
+                if piece.transposed {
+                    (start..).zip(values).for_each(|(i, value)| into[piece.index(i)] = *value);
+                } else {
+                    into[start..start + values.len()].copy_from_slice(values);
+                }
             })
         })?;
     }

@@ -13,9 +13,11 @@ mod llama;
 mod load;
 mod naming;
 mod pe;
+mod pe_text;
 mod projections;
 mod siglip2;
 mod sizes;
+mod sonar;
 mod vjepa2;
 mod vjepa2_1;
 mod write;
@@ -42,13 +44,22 @@ pub struct Piece {
     pub parameter: ParameterId,
     /// Index of the tensor's first element in the parameter. The others follow it.
     pub start: usize,
+    /// Whether the parameter holds the transpose of the tensor, which is then a matrix.
+    pub transposed: bool,
 }
 
 impl Piece {
     /// A piece that covers a whole parameter, with the parameter's shape.
     fn whole(name: impl Into<String>, weight: &Weight) -> Self {
         let shape = weight.shape().to_vec();
-        Self { name: name.into(), shape, parameter: weight.id(), start: 0 }
+        Self { name: name.into(), shape, parameter: weight.id(), start: 0, transposed: false }
+    }
+
+    /// A piece that covers a whole matrix, which the file stores transposed.
+    fn transposed(name: impl Into<String>, weight: &Weight) -> Self {
+        let whole = Self::whole(name, weight);
+        let shape = whole.shape.iter().rev().copied().collect();
+        Self { shape, transposed: true, ..whole }
     }
 
     /// Pieces for consecutive row ranges of a fused matrix, or element ranges of a fused bias.
@@ -61,10 +72,20 @@ impl Piece {
             let mut shape = weight.shape().to_vec();
             shape[0] = *rows;
             let start = row * width;
-            pieces.push(Self { name: name.clone(), shape, parameter: weight.id(), start });
+            let (name, parameter) = (name.clone(), weight.id());
+            pieces.push(Self { name, shape, parameter, start, transposed: false });
             row += rows;
         }
         pieces
+    }
+
+    /// Index of the tensor's element `i` among the elements of the parameter's part.
+    #[must_use]
+    pub fn index(&self, i: usize) -> usize {
+        match self.shape[..] {
+            [rows, columns] if self.transposed => i % columns * rows + i / columns,
+            _ => i,
+        }
     }
 
     /// Number of elements of the tensor.
@@ -93,6 +114,10 @@ pub enum Source {
     Gemma,
     /// Qwen3-Embedding (`Qwen/Qwen3-Embedding-0.6B`, `model.safetensors`).
     Qwen3,
+    /// SONAR's text encoder (`sonar_text_encoder.pt`).
+    Sonar,
+    /// PE-core's text tower (`facebook/PE-Core-L14-336`, `PE-Core-L14-336.pt`).
+    PeText,
     /// First Dense layer of `EmbeddingGemma` (`2_Dense/model.safetensors`).
     GemmaDense2,
     /// Second Dense layer of `EmbeddingGemma` (`3_Dense/model.safetensors`).
@@ -103,7 +128,7 @@ pub enum Source {
 
 impl Source {
     /// All sources, in the order of export.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::VJepa2,
         Self::VJepa2_1,
         Self::Pe,
@@ -112,6 +137,8 @@ impl Source {
         Self::Llama,
         Self::Gemma,
         Self::Qwen3,
+        Self::Sonar,
+        Self::PeText,
         Self::GemmaDense2,
         Self::GemmaDense3,
         Self::Projections,
@@ -129,6 +156,8 @@ impl Source {
             Self::Llama => "llama.safetensors",
             Self::Gemma => "gemma.safetensors",
             Self::Qwen3 => "qwen3.safetensors",
+            Self::Sonar => "sonar.safetensors",
+            Self::PeText => "pe_text.safetensors",
             Self::GemmaDense2 => "2_Dense/model.safetensors",
             Self::GemmaDense3 => "3_Dense/model.safetensors",
             Self::Projections => "projections.safetensors",
@@ -140,7 +169,7 @@ impl Source {
     #[must_use]
     pub fn pieces(self, model: &VlJepa) -> Vec<Piece> {
         let recipe = model.recipe();
-        let text = &model.y_encoder.text;
+        let (text, head) = (&model.y_encoder.text, &model.y_encoder.head);
         match (self, &recipe.y_encoder) {
             (Self::VJepa2, _) => vjepa2::pieces(&model.x_encoder),
             (Self::VJepa2_1, _) => vjepa2_1::pieces(&model.x_encoder),
@@ -150,11 +179,24 @@ impl Source {
             (Self::Llama, _) => llama::pieces(&model.predictor.text, recipe.predictor.layers[0]),
             (Self::Gemma, schema::YEncoder::EmbeddingGemma(_)) => gemma::pieces(text),
             (Self::Qwen3, schema::YEncoder::Qwen3Embedding(_)) => llama::pieces(text, 0),
-            (Self::Gemma, schema::YEncoder::Qwen3Embedding(_))
-            | (Self::Qwen3, schema::YEncoder::EmbeddingGemma(_)) => Vec::new(),
-            (Self::GemmaDense2, _) => gemma::dense(&model.y_encoder.head, 0),
-            (Self::GemmaDense3, _) => gemma::dense(&model.y_encoder.head, 1),
+            (Self::Sonar, schema::YEncoder::Sonar(_)) => sonar::pieces(text),
+            (Self::PeText, schema::YEncoder::PeText(_)) => pe_text::pieces(text, head),
+            (Self::GemmaDense2, schema::YEncoder::EmbeddingGemma(keys)) if keys.dense_heads => {
+                gemma::dense(&head.maps[0])
+            }
+            (Self::GemmaDense3, schema::YEncoder::EmbeddingGemma(keys)) if keys.dense_heads => {
+                gemma::dense(&head.maps[1])
+            }
             (Self::Projections, _) => projections::pieces(model),
+            (
+                Self::Gemma
+                | Self::Qwen3
+                | Self::Sonar
+                | Self::PeText
+                | Self::GemmaDense2
+                | Self::GemmaDense3,
+                _,
+            ) => Vec::new(),
         }
     }
 
@@ -186,6 +228,8 @@ impl Source {
                 let extra = Extra::Prefixes(&["lm_head."]);
                 vec![naming(both, extra, |file| file.text()?.encoder())]
             }
+            Self::Sonar => sonar::namings(pieces),
+            Self::PeText => vec![pe_text::naming(pieces)],
             Self::GemmaDense2 => vec![naming(plain, no_extra, |file| gemma::dense_sizes(file, 0))],
             Self::GemmaDense3 => vec![naming(plain, no_extra, |file| gemma::dense_sizes(file, 1))],
             Self::Projections => vec![naming(plain, no_extra, projections::sizes)],
@@ -204,6 +248,8 @@ impl Source {
             Self::Llama => "Llama-3.2",
             Self::Gemma => "EmbeddingGemma's transformer",
             Self::Qwen3 => "Qwen3-Embedding",
+            Self::Sonar => "SONAR's text encoder",
+            Self::PeText => "PE-core's text tower",
             Self::GemmaDense2 => "EmbeddingGemma's first Dense layer",
             Self::GemmaDense3 => "EmbeddingGemma's second Dense layer",
             Self::Projections => "projections and temperature of an exported model",
@@ -225,6 +271,8 @@ impl Source {
                 Some((Role::YEncoder, "embedding_gemma"))
             }
             Self::Qwen3 => Some((Role::YEncoder, "qwen3_embedding")),
+            Self::Sonar => Some((Role::YEncoder, "sonar")),
+            Self::PeText => Some((Role::YEncoder, "pe_text")),
             Self::Projections => None,
         }
     }
@@ -315,6 +363,8 @@ pub fn published(recipe: &schema::Model) -> Vec<Published> {
         let key = "model.y_encoder.weights";
         match &recipe.y_encoder {
             schema::YEncoder::Qwen3Embedding(_) => add(Source::Qwen3, path, key),
+            schema::YEncoder::Sonar(_) => add(Source::Sonar, path, key),
+            schema::YEncoder::PeText(_) => add(Source::PeText, path, key),
             schema::YEncoder::EmbeddingGemma(gemma) => {
                 add(Source::Gemma, path, key);
                 if gemma.dense_heads {

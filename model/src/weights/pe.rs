@@ -6,7 +6,14 @@ use super::naming::{Extra, Naming};
 use super::sizes::{Shapes, Sizes};
 use super::vjepa2::{linear, norm};
 use crate::XEncoder;
+use crate::layers::Block;
 use crate::x_encoder::{Family, ImageTower};
+
+/// Prefixes under which files hold the model.
+pub(super) const META_ROOTS: &[&str] = &["", "state_dict.", "weights."];
+
+/// Part that a wrapper puts into the names.
+pub(super) const META_CUT: &[&str] = &["module."];
 
 /// Pieces of the encoder. Empty if it is of another family.
 pub(super) fn pieces(encoder: &XEncoder) -> Vec<Piece> {
@@ -20,20 +27,25 @@ pub(super) fn pieces(encoder: &XEncoder) -> Vec<Piece> {
     if let Some(first_norm) = &family.first_norm {
         norm(&mut pieces, "visual.ln_pre", first_norm);
     }
-    for (i, block) in encoder.stack.blocks.iter().enumerate() {
-        let name = format!("visual.transformer.resblocks.{i}");
-        norm(&mut pieces, &format!("{name}.ln_1"), &block.attention_norm);
+    resblocks(&mut pieces, "visual.transformer.resblocks", &encoder.stack.blocks);
+    norm(&mut pieces, "visual.ln_post", &encoder.stack.norm);
+    pieces
+}
+
+/// Adds the blocks of a tower.
+pub(super) fn resblocks(pieces: &mut Vec<Piece>, name: &str, blocks: &[Block]) {
+    for (i, block) in blocks.iter().enumerate() {
+        let name = format!("{name}.{i}");
+        norm(pieces, &format!("{name}.ln_1"), &block.attention_norm);
         let qkv = &block.attention.qkv;
         pieces.push(Piece::whole(format!("{name}.attn.in_proj_weight"), &qkv.weight));
         let bias = qkv.bias.as_ref();
         pieces.extend(bias.map(|b| Piece::whole(format!("{name}.attn.in_proj_bias"), b)));
-        linear(&mut pieces, &format!("{name}.attn.out_proj"), &block.attention.output);
-        norm(&mut pieces, &format!("{name}.ln_2"), &block.mlp_norm);
-        linear(&mut pieces, &format!("{name}.mlp.c_fc"), &block.mlp.up);
-        linear(&mut pieces, &format!("{name}.mlp.c_proj"), &block.mlp.down);
+        linear(pieces, &format!("{name}.attn.out_proj"), &block.attention.output);
+        norm(pieces, &format!("{name}.ln_2"), &block.mlp_norm);
+        linear(pieces, &format!("{name}.mlp.c_fc"), &block.mlp.up);
+        linear(pieces, &format!("{name}.mlp.c_proj"), &block.mlp.down);
     }
-    norm(&mut pieces, "visual.ln_post", &encoder.stack.norm);
-    pieces
 }
 
 /// Pieces of the map of patches of an image encoder. Files store its weight as that of a
@@ -58,8 +70,7 @@ pub(super) fn naming(pieces: Vec<Piece>) -> Naming {
         "text_projection",
         "logit_scale",
     ]);
-    let roots = &["", "state_dict.", "weights."];
-    Naming { pieces, roots, cut: &["module."], extra, sizes }
+    Naming { pieces, roots: META_ROOTS, cut: META_CUT, extra, sizes }
 }
 
 fn sizes(file: &Shapes<'_>) -> Option<Sizes> {

@@ -17,6 +17,7 @@ pub(super) fn pieces(model: &VlJepa) -> Vec<Piece> {
             shape: parameter.shape.clone(),
             parameter: ParameterId(i),
             start: 0,
+            transposed: false,
         })
         .collect()
 }

@@ -117,6 +117,20 @@ impl Shapes<'_> {
         (side * side == patches).then(|| sizes.other("image_size", side * patch))
     }
 
+    /// Sizes of a text transformer with plain MLPs and as many key as query heads, with the token
+    /// embeddings `table` and layers named `<layers>0.<mlp>`, where `mlp` is the first matrix of
+    /// the MLP.
+    pub(super) fn plain_text(&self, table: &str, layers: &str, mlp: &str) -> Option<Sizes> {
+        let [vocabulary, hidden] = *self.shape(table)? else { return None };
+        let range = self.layers(layers).filter(|layers| layers.start == 0)?;
+        let sizes = Sizes::default()
+            .shown("hidden_size", hidden)
+            .shown("num_layers", range.end)
+            .shown("intermediate_size", self.rows(&format!("{layers}0.{mlp}"))?)
+            .shown("vocab_size", vocabulary);
+        Some(sizes.assumed("num_heads", 1))
+    }
+
     /// Sizes of a text transformer with the names of Llama.
     pub(super) fn text(&self) -> Option<Text> {
         let [vocabulary, hidden] = *self.shape("embed_tokens.weight")? else { return None };

@@ -50,7 +50,11 @@ pub(super) fn write(
     for piece in pieces {
         let values = parameters.view(model.layout(), piece.parameter);
         let values = values.part(piece.start, &[piece.elements()]);
-        let values = values.to_f32()?;
+        let mut values = values.to_f32()?;
+        if piece.transposed {
+            values =
+                (0..piece.elements()).map(|i| values[piece.index(i)]).collect::<Vec<_>>().into();
+        }
         tensors.push((piece.name.as_str(), Borrowed { shape: &piece.shape, values }));
     }
     safetensors::serialize_to_file(tensors, None, path).map_err(|error| match error {

@@ -1,7 +1,8 @@
 //! Y-encoder: maps a target text to its embedding.
 //!
-//! The encoder consists of a text transformer, pooling over the tokens, the published Dense layers
-//! of `EmbeddingGemma` if the recipe asks for them, and a linear map to the shared embedding
+//! The encoder consists of a text transformer, pooling over the tokens, maps of its own (the Dense
+//! layers of `EmbeddingGemma` if the recipe asks for them, the projection of PE-core's text tower),
+//! and a linear map to the shared embedding
 //! (VL-JEPA §3.1), unless the recipe makes the encoder's own embedding the shared one (Table 5c).
 //! If the text model is frozen, only the map is trained (Table 5e). With a moving average there are
 //! two encoders: the average makes the targets, and the other one is trained.
@@ -30,11 +31,11 @@ pub(crate) enum Copy {
 pub struct YEncoder {
     /// Token embeddings and layers of the recipe's family.
     pub text: TextModel,
-    /// Pooling of each text, Dense layers, and map to the shared embedding.
+    /// Pooling of each text, maps of the encoder, and map to the shared embedding.
     pub head: Head,
     /// Whether the text model is trained.
     pub trainable: bool,
-    /// Whether the text model, its Dense layers or its projection are trained.
+    /// Whether the text model, its own maps or its projection are trained.
     trains: bool,
     gradients_end: usize,
 }
@@ -68,7 +69,6 @@ impl YEncoder {
             Copy::Average => (Group::YAverage, Group::YAverage),
         };
         let trainable = recipe.trainable();
-        let d = sizes.hidden_size;
         layout.scope(projections, true);
         let projection = match recipe.projection() {
             schema::Projection::Linear => {
@@ -77,16 +77,8 @@ impl YEncoder {
             }
             schema::Projection::None => None,
         };
-        let mut maps = Vec::new();
-        if sizes.dense_hidden_size > 0 {
-            layout.scope(group, trainable);
-            let wide = sizes.dense_hidden_size;
-            let mut dense = |which: &str, shape: [usize; 2]| {
-                Linear::new(layout, &format!("{name}.{which}"), shape, false)
-            };
-            let last = dense("dense_3", [d, wide]);
-            maps.extend([dense("dense_2", [wide, d]), last]);
-        }
+        layout.scope(group, trainable);
+        let mut maps = own_maps(layout, name, recipe);
         maps.extend(projection);
         let (text, pooling) = match recipe {
             schema::YEncoder::EmbeddingGemma(keys) => {
@@ -94,6 +86,12 @@ impl YEncoder {
             }
             schema::YEncoder::Qwen3Embedding(keys) => {
                 (TextModel::qwen3(layout, name, group, keys, device), Pooling::Last)
+            }
+            schema::YEncoder::Sonar(keys) => {
+                (TextModel::sonar(layout, name, group, keys, device), Pooling::Mean)
+            }
+            schema::YEncoder::PeText(keys) => {
+                (TextModel::pe_text(layout, name, group, keys, device), Pooling::Last)
             }
         };
         let normalise = crate::loss::normalises(kind);
@@ -118,7 +116,7 @@ impl YEncoder {
         let (keep, deep) = (keep.only_if(self.trains), keep.only_if(self.trainable));
         let lengths = Lengths::new(cx.arena.device(), target.lengths.host().to_vec())?;
         let sequence = self.text.sequence(lengths)?;
-        let x = self.text.embed(cx, parameters, target.ids())?;
+        let x = self.text.input(cx, parameters, target.ids(), &sequence)?;
         let (hidden, stack) = self.text.stack.forward(cx, parameters, x, &sequence, deep)?;
         let (embedding, head) =
             self.head.forward(cx, parameters, hidden.view(), &sequence.lengths, keep.any())?;
@@ -155,9 +153,29 @@ impl YEncoder {
             let stack = &self.text.stack;
             let d =
                 stack.backward(cx, parameters, saved, d_hidden, &sequence, gradients, on_ready)?;
-            self.text.embed_backward(cx, &ids, d.view(), gradients)?;
+            self.text.input_backward(cx, &ids, &sequence, d.view(), gradients)?;
         }
         on_ready(gradients, self.gradients_end);
         Ok(())
+    }
+}
+
+/// Registers the maps between pooling and the map to the shared embedding, last map first. Returns
+/// them in the order of application.
+fn own_maps(layout: &mut LayoutBuilder, name: &str, recipe: &schema::YEncoder) -> Vec<Linear> {
+    let mut map =
+        |which: &str, shape| Linear::new(layout, &format!("{name}.{which}"), shape, false);
+    match recipe {
+        schema::YEncoder::EmbeddingGemma(keys) if keys.dense_heads => {
+            let (d, wide) = (keys.hidden_size, keys.dense_hidden_size);
+            let last = map("dense_3", [d, wide]);
+            vec![map("dense_2", [wide, d]), last]
+        }
+        schema::YEncoder::PeText(keys) => {
+            vec![map("text_projection", [keys.output_size, keys.hidden_size])]
+        }
+        schema::YEncoder::EmbeddingGemma(_)
+        | schema::YEncoder::Qwen3Embedding(_)
+        | schema::YEncoder::Sonar(_) => Vec::new(),
     }
 }

@@ -6,8 +6,9 @@ use vljepa_kernels::Device;
 use vljepa_model::{AdamW, Group, Parameters, VlJepa};
 use vljepa_recipes::cost::parameters;
 use vljepa_recipes::schema::{
-    Clip, ClipSize, Loss, Model, Optimizer, Pe, PeSize, Siglip2, Siglip2Size, Update, VJepa2,
-    VJepa2_1, VJepa2_1Size, VJepa2Size, XEncoder,
+    Clip, ClipSize, Loss, Model, Optimizer, Pe, PeSize, PeText, PeTextSize, Qwen3Embedding,
+    Siglip2, Siglip2Size, Sonar, Update, VJepa2, VJepa2_1, VJepa2_1Size, VJepa2Size, XEncoder,
+    YEncoder,
 };
 
 use crate::tiny;
@@ -136,5 +137,25 @@ fn x_encoders_of_all_families_have_as_many_parameters_as_are_planned() {
         let model = VlJepa::new(&recipe, &Loss::default(), Device::Host).unwrap();
         let count = model.layout().count(|p| p.name.starts_with("x_encoder."));
         assert_eq!(count, parameters(&recipe).x_encoder, "{:?}", recipe.x_encoder);
+    }
+}
+
+#[test]
+fn y_encoders_of_all_families_have_as_many_parameters_as_are_planned() {
+    for y_encoder in [
+        YEncoder::Qwen3Embedding(Qwen3Embedding::default()),
+        YEncoder::Sonar(Sonar::default()),
+        YEncoder::PeText(PeText::of_size(PeTextSize::B16)),
+        YEncoder::PeText(PeText::of_size(PeTextSize::G14)),
+    ] {
+        let recipe = Model { y_encoder, ..Model::default() };
+        let model = VlJepa::new(&recipe, &Loss::default(), Device::Host).unwrap();
+        let (layout, planned) = (model.layout(), parameters(&recipe));
+        let count = layout.count(|p| p.name.starts_with("y_encoder."));
+        assert_eq!(count, planned.y_encoder(), "{:?}", recipe.y_encoder);
+        let head = layout.count(|p| p.name.starts_with("projections.y_head."));
+        assert_eq!(head, planned.y_head, "{:?}", recipe.y_encoder);
+        let trained = layout.count(|p| p.trainable);
+        assert_eq!(trained, planned.trainable, "{:?}", recipe.y_encoder);
     }
 }

@@ -9,6 +9,7 @@ mod image_encoder_files;
 mod layout;
 mod published;
 mod step;
+mod text_encoder_files;
 #[path = "../../../tests/tests/all/tiny.rs"]
 mod tiny;
 mod vjepa2_1_files;

@@ -10,6 +10,10 @@ vjepa2_1_dist.pt     the same average as a distilled model, which is published a
 vjepa2_1.safetensors the average, under the names of the first file without prefixes
 pe.pt                PE-core: vision tower with its pooling and projection, text tower
 pe.safetensors       the part of the vision tower that makes tokens
+pe_text.pt           PE-core again, with the whole text tower and a part of the vision tower
+sonar.pt             SONAR's text encoder as Meta publishes it: a state dictionary, and the table of embeddings
+                     as a module, which the dictionary may hold too
+m2m100.safetensors   the same encoder in M2M100 as transformers names it, with the table that its decoder shares
 clip.safetensors     CLIP as transformers names it: both towers and projections
 siglip2.safetensors  SigLIP 2 as transformers names it: vision tower with its pooling, text tower
 tensors.pt           tensors of several kinds, among them a pickled module as in SONAR's file
@@ -174,6 +178,53 @@ clip = image_text(
     ["pre_layrnorm", "post_layernorm"], bias=False,
 )
 save_file(clip | {"vision_model.embeddings.position_ids": torch.arange(17)[None]}, HERE / "clip.safetensors")
+
+
+
+def blocks(generator, sizes, alone):
+    """Tensors of `sizes`, the maps and norms, and of those that stand `alone`."""
+    def normal(*shape):
+        return (torch.randn(*shape, generator=generator) * 0.1).half()
+
+    tensors = {name: normal(*shape) for name, shape in alone.items()}
+    for name, shape in sizes.items():
+        tensors |= {f"{name}.weight": normal(*shape), f"{name}.bias": normal(shape[0])}
+    return tensors
+
+
+texts = torch.Generator().manual_seed(1)
+sizes, alone = {"ln_final": (WIDTH,)}, {
+    "token_embedding.weight": (9, WIDTH), "positional_embedding": (6, WIDTH), "text_projection": (WIDTH, 12),
+}
+for i in range(LAYERS):
+    block = f"transformer.resblocks.{i}"
+    alone |= {f"{block}.attn.in_proj_weight": (3 * WIDTH, WIDTH), f"{block}.attn.in_proj_bias": (3 * WIDTH,)}
+    sizes |= {
+        f"{block}.ln_1": (WIDTH,), f"{block}.attn.out_proj": (WIDTH, WIDTH), f"{block}.ln_2": (WIDTH,),
+        f"{block}.mlp.c_fc": (MLP, WIDTH), f"{block}.mlp.c_proj": (WIDTH, MLP),
+    }
+tower = blocks(texts, sizes, alone)
+vision = {"visual.conv1.weight": torch.ones(WIDTH, 3, PATCH, PATCH), "visual.proj": torch.ones(WIDTH, 12), "logit_scale": torch.tensor(1.0)}
+torch.save(collections.OrderedDict(tower | vision), HERE / "pe_text.pt")
+
+sizes = {"layer_norm": (WIDTH,)}
+for i in range(LAYERS):
+    sizes |= {f"layers.{i}.self_attn.{part}_proj": (WIDTH, WIDTH) for part in ["k", "v", "q", "out"]}
+    sizes |= {
+        f"layers.{i}.self_attn_layer_norm": (WIDTH,), f"layers.{i}.fc1": (MLP, WIDTH), f"layers.{i}.fc2": (WIDTH, MLP),
+        f"layers.{i}.final_layer_norm": (WIDTH,),
+    }
+encoder_tensors = blocks(texts, sizes, {})
+table = torch.nn.Embedding(9, WIDTH, padding_idx=1).half()
+with torch.no_grad():
+    table.weight.copy_(torch.randn(9, WIDTH, generator=texts) * 0.1)
+state = encoder_tensors | {
+    "version": torch.tensor([3.0]), "embed_positions._float_tensor": torch.zeros(1), "embed_tokens.weight": table.weight.detach(),
+}
+torch.save({"state_dict": collections.OrderedDict(state), "embed_tokens": table}, HERE / "sonar.pt")
+decoder = {"model.decoder.layer_norm.weight": torch.ones(WIDTH), "model.decoder.layers.0.fc1.bias": torch.ones(MLP)}
+shared = {"model.shared.weight": table.weight.detach()}
+save_file({f"model.encoder.{n}": t for n, t in encoder_tensors.items()} | shared | decoder, HERE / "m2m100.safetensors")
 
 numbers = torch.arange(24, dtype=torch.float32).reshape(4, 6) / 8
 embedding = torch.nn.Embedding(5, 4, padding_idx=1)

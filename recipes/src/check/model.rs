@@ -2,8 +2,8 @@
 
 use super::{Problem, Problems};
 use crate::schema::{
-    Device, Loss, LossKind, Model, Precision, Projection, Recipe, Transform, Update, XEncoder,
-    YEncoder,
+    Device, Loss, LossKind, Model, Precision, Projection, Recipe, TextLayers, Transform, Update,
+    XEncoder, YEncoder,
 };
 
 pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
@@ -72,8 +72,6 @@ fn positive(model: &Model, found: &mut Problems) {
             ("hidden_size", y.hidden_size),
             ("num_layers", y.num_layers),
             ("num_heads", y.num_heads),
-            ("num_kv_heads", y.num_kv_heads),
-            ("head_dim", y.head_dim),
             ("intermediate_size", y.intermediate_size),
             ("vocab_size", y.vocab_size),
             ("max_target_tokens", model.y_encoder.max_target_tokens()),
@@ -169,6 +167,8 @@ fn of_y_family(y_encoder: &YEncoder, found: &mut Problems) {
             found.positive(
                 "model.y_encoder",
                 &[
+                    ("num_kv_heads", y.num_kv_heads),
+                    ("head_dim", y.head_dim),
                     ("full_attention_every", y.full_attention_every),
                     ("effective_window", y.effective_window),
                     ("dense_hidden_size", y.dense_hidden_size),
@@ -184,10 +184,52 @@ fn of_y_family(y_encoder: &YEncoder, found: &mut Problems) {
                 ],
             );
         }
-        YEncoder::Qwen3Embedding(y) => found.above_zero(
-            "model.y_encoder",
-            &[("rms_norm_eps", y.rms_norm_eps.into()), ("rope_theta", y.rope_theta)],
-        ),
+        YEncoder::Qwen3Embedding(y) => {
+            found.positive(
+                "model.y_encoder",
+                &[("num_kv_heads", y.num_kv_heads), ("head_dim", y.head_dim)],
+            );
+            found.above_zero(
+                "model.y_encoder",
+                &[("rms_norm_eps", y.rms_norm_eps.into()), ("rope_theta", y.rope_theta)],
+            );
+        }
+        YEncoder::Sonar(y) => {
+            let eps = [("layer_norm_eps", y.layer_norm_eps.into())];
+            found.above_zero("model.y_encoder", &eps);
+            heads_divide("model.y_encoder", y.hidden_size, y.num_heads, found);
+            if y.hidden_size < 4 || !y.hidden_size.is_multiple_of(2) {
+                let what =
+                    format!("{} elements cannot hold the sinusoids of positions", y.hidden_size);
+                found.add("model.y_encoder.hidden_size", what, "use an even number of at least 4");
+            }
+        }
+        YEncoder::PeText(y) => {
+            found.positive(
+                "model.y_encoder",
+                &[("context_length", y.context_length), ("output_size", y.output_size)],
+            );
+            let eps = [("layer_norm_eps", y.layer_norm_eps.into())];
+            found.above_zero("model.y_encoder", &eps);
+            heads_divide("model.y_encoder", y.hidden_size, y.num_heads, found);
+            if y.max_target_tokens > y.context_length {
+                let (tokens, positions) = (y.max_target_tokens, y.context_length);
+                let what =
+                    format!("{tokens} tokens are more than the {positions} learned positions");
+                let help = format!("use at most {positions}, the value of context_length");
+                found.add("model.y_encoder.max_target_tokens", what, help);
+            }
+        }
+    }
+}
+
+/// Reports elements of a token that do not divide into heads.
+fn heads_divide(part: &str, hidden: usize, heads: usize, found: &mut Problems) {
+    if heads > 0 && hidden > 0 && !hidden.is_multiple_of(heads) {
+        let what = format!("{hidden} is not divisible by {heads} heads");
+        let help =
+            format!("use a multiple of num_heads, such as {}", nearest_multiple(hidden, heads));
+        found.add(format!("{part}.hidden_size"), what, help);
     }
 }
 
@@ -206,12 +248,8 @@ fn visual(model: &Model, found: &mut Problems) {
     if heads == 0 || hidden == 0 {
         return;
     }
-    if !hidden.is_multiple_of(heads) {
-        let what = format!("{hidden} is not divisible by {heads} heads");
-        let help =
-            format!("use a multiple of num_heads, such as {}", nearest_multiple(hidden, heads));
-        found.add("model.x_encoder.hidden_size", what, help);
-    } else {
+    heads_divide("model.x_encoder", hidden, heads, found);
+    if hidden.is_multiple_of(heads) {
         rotary_axes(&model.x_encoder, hidden / heads, found);
     }
 }
@@ -243,10 +281,14 @@ fn nearest_multiple(value: usize, step: usize) -> usize {
 
 fn attention(model: &Model, found: &mut Problems) {
     let (p, y) = (&model.predictor, model.y_encoder.sizes());
-    for (part, heads, kv_heads, head_dim) in [
-        ("model.predictor", p.num_heads, p.num_kv_heads, p.head_dim),
-        ("model.y_encoder", y.num_heads, y.num_kv_heads, y.head_dim),
-    ] {
+    let of_y = match y.layers {
+        TextLayers::Gated { .. } => {
+            Some(("model.y_encoder", y.num_heads, y.num_kv_heads, y.head_dim))
+        }
+        TextLayers::Plain => None,
+    };
+    let of_p = ("model.predictor", p.num_heads, p.num_kv_heads, p.head_dim);
+    for (part, heads, kv_heads, head_dim) in std::iter::once(of_p).chain(of_y) {
         if kv_heads > 0 && !heads.is_multiple_of(kv_heads) {
             let what =
                 format!("{heads} query heads are not divisible by {kv_heads} key/value heads");

@@ -2,7 +2,7 @@
 
 use super::operations::Tokens;
 use super::parameters::parameters;
-use crate::schema::{Model, Precision, Recipe, Recompute};
+use crate::schema::{Model, Precision, Recipe, Recompute, TextLayers};
 
 /// Factor for heap fragmentation: free blocks that are too short for any request. Rehearsals of the
 /// recipes find 0 to 7 %.
@@ -176,13 +176,17 @@ fn activation_values(recipe: &Recipe, tokens: Tokens, recompute: Recompute) -> f
         before_activation: 2 * p.intermediate_size,
         after_activation: p.intermediate_size,
     };
+    let (head_norms, result_norms, maps_up) = match y.layers {
+        TextLayers::Gated { result_norms } => (1, result_norms, 2),
+        TextLayers::Plain => (0, 0, 1),
+    };
     let y_encoder = Stack {
         layers: y.num_layers,
         hidden: y.hidden_size,
         attention: heads(y.num_heads, y.num_kv_heads, y.head_dim)
-            + (y.num_heads + y.num_kv_heads) * y.head_dim,
-        result_norms: y.result_norms,
-        before_activation: 2 * y.intermediate_size,
+            + head_norms * (y.num_heads + y.num_kv_heads) * y.head_dim,
+        result_norms,
+        before_activation: maps_up * y.intermediate_size,
         after_activation: y.intermediate_size,
     };
     let x_encoder = Stack {

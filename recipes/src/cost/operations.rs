@@ -2,7 +2,7 @@
 
 use super::memory::real;
 use super::parameters::patch_values;
-use crate::schema::{Model, Projection, Recompute, XEncoder};
+use crate::schema::{Model, Projection, Recompute, TextLayers, XEncoder};
 
 /// Numbers of tokens of a sample.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -115,16 +115,19 @@ pub fn sample(
         + product(1, p.hidden_size * model.embed_dim);
 
     let y_width = y.num_heads * y.head_dim;
+    let y_maps_up = match y.layers {
+        TextLayers::Gated { .. } => 2,
+        TextLayers::Plain => 1,
+    };
     let y_layer = 2 * y.hidden_size * (y_width + y.num_kv_heads * y.head_dim)
-        + 3 * y.hidden_size * y.intermediate_size;
-    let dense = 2 * y.hidden_size * y.dense_hidden_size;
+        + (y_maps_up + 1) * y.hidden_size * y.intermediate_size;
     let head = match model.y_encoder.projection() {
         Projection::Linear => y.output_size * model.embed_dim,
         Projection::None => 0,
     };
     let y_forward = product(tokens.target, y.num_layers * y_layer)
         + real(y.num_layers) * attention(tokens.target, y_width)
-        + product(1, head + dense);
+        + product(1, head + y.own_maps);
 
     let averages = if y_update.averages() { y_forward } else { 0.0 };
     let trained = |trained: bool, forward: f64| if trained { forward } else { 0.0 };
@@ -137,7 +140,10 @@ pub fn sample(
             product(rows, p.num_layers() * 2 * p.hidden_size * p.intermediate_size)
                 + trained(
                     y_trained,
-                    product(tokens.target, y.num_layers * 2 * y.hidden_size * y.intermediate_size),
+                    product(
+                        tokens.target,
+                        y.num_layers * y_maps_up * y.hidden_size * y.intermediate_size,
+                    ),
                 )
                 + trained(
                     x_trained,

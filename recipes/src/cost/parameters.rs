@@ -1,6 +1,6 @@
 //! Parameter counts of the model.
 
-use crate::schema::{Model, Projection, XEncoder};
+use crate::schema::{Model, Projection, TextLayers, TextSizes, XEncoder};
 
 /// Number of parameters of each part of the model.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -21,10 +21,11 @@ pub struct Parameters {
     pub predictor_head: usize,
     /// Transformer layers and final norm of the Y-encoder.
     pub y_layers: usize,
-    /// Token embedding table of the Y-encoder.
+    /// Token embedding table and learned positions of the Y-encoder.
     pub y_embedding: usize,
-    /// The two Dense layers of the Y-encoder; 0 unless `model.y_encoder.dense_heads` is set.
-    pub y_dense: usize,
+    /// Maps of the Y-encoder itself after pooling: Dense layers of EmbeddingGemma if
+    /// `model.y_encoder.dense_heads` is set, `text_projection` of PE-core.
+    pub y_maps: usize,
     /// Linear map from the Y-encoder to the shared embedding; 0 with `y_encoder.projection: none`.
     pub y_head: usize,
     /// Moving average of the Y-encoder and its head; 0 unless `y_encoder.update` is `ema`.
@@ -68,7 +69,7 @@ impl Parameters {
     /// Number of parameters of the Y-encoder without its head.
     #[must_use]
     pub fn y_encoder(&self) -> usize {
-        self.y_layers + self.y_embedding + self.y_dense
+        self.y_layers + self.y_embedding + self.y_maps
     }
 
     /// Number of parameters that are not trained.
@@ -95,14 +96,9 @@ pub fn parameters(model: &Model) -> Parameters {
         vision_projection: linear(x.hidden_size, p.hidden_size),
         text_projection: if p.text_projection { linear(p.hidden_size, p.hidden_size) } else { 0 },
         predictor_head: linear(p.hidden_size, model.embed_dim),
-        y_layers: y.num_layers
-            * (attention(y.hidden_size, y.num_heads, y.num_kv_heads, y.head_dim)
-                + 3 * y.hidden_size * y.intermediate_size
-                + (2 + y.result_norms) * y.hidden_size
-                + 2 * y.head_dim)
-            + y.hidden_size,
-        y_embedding: y.vocab_size * y.hidden_size,
-        y_dense: 2 * y.hidden_size * y.dense_hidden_size,
+        y_layers: text_layers(y),
+        y_embedding: (y.vocab_size + y.positions) * y.hidden_size,
+        y_maps: y.own_maps,
         y_head: match model.y_encoder.projection() {
             Projection::Linear => linear(y.output_size, model.embed_dim),
             Projection::None => 0,
@@ -130,11 +126,28 @@ fn attention(hidden: usize, heads: usize, kv_heads: usize, head_dim: usize) -> u
     2 * hidden * heads * head_dim + 2 * hidden * kv_heads * head_dim
 }
 
+/// Counts the layers of a text encoder and its final norm.
+fn text_layers(y: TextSizes) -> usize {
+    let (d, f) = (y.hidden_size, y.intermediate_size);
+    match y.layers {
+        TextLayers::Gated { result_norms } => {
+            let norms = (2 + result_norms) * d + 2 * y.head_dim;
+            let attention = attention(d, y.num_heads, y.num_kv_heads, y.head_dim);
+            y.num_layers * (attention + 3 * d * f + norms) + d
+        }
+        TextLayers::Plain => y.num_layers * plain_layer(d, f) + 2 * d,
+    }
+}
+
+/// Counts a layer whose matrices all have biases, and whose two norms have a weight and a bias.
+fn plain_layer(d: usize, f: usize) -> usize {
+    4 * (d * d + d) + (d * f + f) + (f * d + d) + 2 * 2 * d
+}
+
 /// Counts the X-encoder. All its matrices have biases, and its norms have a weight and a bias.
 fn x_encoder(model: &Model) -> usize {
     let x = model.x_encoder.sizes();
-    let (d, f) = (x.hidden_size, x.intermediate_size);
-    let block = 4 * (d * d + d) + (d * f + f) + (f * d + d) + 2 * 2 * d;
+    let d = x.hidden_size;
     let patch_embed = patch_values(model) * d + d;
     let of_family = match &model.x_encoder {
         XEncoder::Vjepa2(_) => 0,
@@ -150,7 +163,7 @@ fn x_encoder(model: &Model) -> usize {
         // A map of image patches, and the embeddings of both modalities.
         XEncoder::Vjepa2_1(_) => 3 * x.patch_size * x.patch_size * d + d + 2 * d,
     };
-    x.num_layers * block + patch_embed + of_family + 2 * d
+    x.num_layers * plain_layer(d, x.intermediate_size) + patch_embed + of_family + 2 * d
 }
 
 /// Returns the number of values of one tubelet with three colours.
@@ -163,8 +176,9 @@ pub(super) fn patch_values(model: &Model) -> usize {
 mod tests {
     use super::parameters;
     use crate::schema::{
-        Clip, ClipSize, EmbeddingGemma, Model, Pe, PeSize, Qwen3Embedding, Qwen3EmbeddingSize,
-        Siglip2, Siglip2Size, VJepa2, VJepa2_1, VJepa2_1Size, VJepa2Size, XEncoder, YEncoder,
+        Clip, ClipSize, EmbeddingGemma, Model, Pe, PeSize, PeText, PeTextSize, Qwen3Embedding,
+        Qwen3EmbeddingSize, Siglip2, Siglip2Size, Sonar, VJepa2, VJepa2_1, VJepa2_1Size,
+        VJepa2Size, XEncoder, YEncoder,
     };
 
     #[test]
@@ -237,12 +251,22 @@ mod tests {
             let model = Model { x_encoder, image_size, ..Model::default() };
             assert_eq!(parameters(&model).x_encoder, count);
         }
-        for (size, count) in [
-            (Qwen3EmbeddingSize::B0_6, 595_776_512),
-            (Qwen3EmbeddingSize::B4, 4_021_774_336),
-            (Qwen3EmbeddingSize::B8, 7_567_295_488),
+    }
+
+    #[test]
+    fn published_text_encoders_have_the_published_counts() {
+        let qwen3 = |size| YEncoder::Qwen3Embedding(Qwen3Embedding::of_size(size));
+        let pe = |size| YEncoder::PeText(PeText::of_size(size));
+        for (y_encoder, count) in [
+            (qwen3(Qwen3EmbeddingSize::B0_6), 595_776_512),
+            (qwen3(Qwen3EmbeddingSize::B4), 4_021_774_336),
+            (qwen3(Qwen3EmbeddingSize::B8), 7_567_295_488),
+            // `sonar_text_encoder.pt` has 3,064,513,202 bytes: four of each parameter and 0.15 MB.
+            (YEncoder::Sonar(Sonar::default()), 766_091_264),
+            (pe(PeTextSize::B16), 353_986_560),
+            (pe(PeTextSize::L14), 353_986_560),
+            (pe(PeTextSize::G14), 537_233_920),
         ] {
-            let y_encoder = YEncoder::Qwen3Embedding(Qwen3Embedding::of_size(size));
             assert_eq!(parameters(&Model { y_encoder, ..Model::default() }).y_encoder(), count);
         }
     }
@@ -261,7 +285,7 @@ mod tests {
         };
         model.predictor.text_projection = true;
         let counts = parameters(&model);
-        assert_eq!(counts.y_dense, 4_718_592);
+        assert_eq!(counts.y_maps, 4_718_592);
         assert_eq!(counts.text_projection, 2048 * 2048);
         assert_eq!(counts.predictor_head, base.predictor_head - 1536);
         assert_eq!(counts.frozen(), counts.predictor_embedding);

@@ -9,9 +9,9 @@ use serde_json::{Map, Value as Json};
 
 use crate::read::{self, Fault};
 use crate::schema::{
-    Clip, ClipSize, EmbeddingGemma, Pe, PeSize, Predictor, PredictorFamily, Projection,
-    Qwen3Embedding, Siglip2, Siglip2Size, Update, VJepa2, VJepa2_1, VJepa2_1Size, VJepa2Size,
-    Visual, XEncoder, XFamily, YEncoder, YFamily,
+    Clip, ClipSize, EmbeddingGemma, Pe, PeSize, PeText, Predictor, PredictorFamily, Projection,
+    Qwen3Embedding, Siglip2, Siglip2Size, Sonar, Update, VJepa2, VJepa2_1, VJepa2_1Size,
+    VJepa2Size, Visual, XEncoder, XFamily, YEncoder, YFamily,
 };
 use crate::tree::{Entry, Node, Span, Value};
 
@@ -90,6 +90,10 @@ impl Role {
                 YFamily::Qwen3Embedding => choice(size, "size").map(|size| {
                     Published::text(&YEncoder::Qwen3Embedding(Qwen3Embedding::of_size(size)))
                 }),
+                YFamily::Sonar => choice(size, "size")
+                    .map(|size| Published::text(&YEncoder::Sonar(Sonar::of_size(size)))),
+                YFamily::PeText => choice(size, "size")
+                    .map(|size| Published::text(&YEncoder::PeText(PeText::of_size(size)))),
             },
         };
         published.map_err(under_role)

@@ -8,8 +8,8 @@ use serde_json::{Map, Value as Json};
 
 use super::families::Role;
 use crate::schema::{
-    ClipSize, EmbeddingGemmaSize, LlamaSize, PeSize, PredictorFamily, Qwen3EmbeddingSize,
-    Siglip2Size, VJepa2_1Size, VJepa2Size, XFamily, YFamily,
+    ClipSize, EmbeddingGemmaSize, LlamaSize, PeSize, PeTextSize, PredictorFamily,
+    Qwen3EmbeddingSize, Siglip2Size, SonarSize, VJepa2_1Size, VJepa2Size, XFamily, YFamily,
 };
 use crate::tree::{Node, Span, Value};
 
@@ -82,6 +82,8 @@ fn sizes(role: Role, family: &str) -> &'static [&'static str] {
         Role::YEncoder => match crate::read::read(&family) {
             Ok(YFamily::EmbeddingGemma) => names::<EmbeddingGemmaSize>(),
             Ok(YFamily::Qwen3Embedding) => names::<Qwen3EmbeddingSize>(),
+            Ok(YFamily::Sonar) => names::<SonarSize>(),
+            Ok(YFamily::PeText) => names::<PeTextSize>(),
             Err(_) => &[],
         },
     }

@@ -1,10 +1,15 @@
 //! Recipe keys under `model.y_encoder`.
 
+mod pe_text;
+mod sonar;
+
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::families::{self, Role};
+pub use pe_text::{PeText, PeTextSize};
+pub use sonar::{Sonar, SonarSize};
 
 /// Encoder that maps a target text to its embedding. The key `family` chooses one. Default:
 /// EmbeddingGemma-300M (paper §3.1).
@@ -15,6 +20,10 @@ pub enum YEncoder {
     EmbeddingGemma(EmbeddingGemma),
     /// Qwen3-Embedding (arXiv 2506.05176): causal, last token (paper §4.7, Table 5e).
     Qwen3Embedding(Qwen3Embedding),
+    /// SONAR's text encoder (arXiv 2308.11466): bidirectional, mean over the tokens (paper §4.4).
+    Sonar(Sonar),
+    /// Perception Encoder's text tower (PE-core): causal, last token (paper §4.7, Table 5e).
+    PeText(PeText),
 }
 
 /// Values of `model.y_encoder.family`.
@@ -26,6 +35,10 @@ pub enum YFamily {
     EmbeddingGemma,
     /// Qwen3-Embedding, with the keys of [`Qwen3Embedding`].
     Qwen3Embedding,
+    /// SONAR, with the keys of [`Sonar`].
+    Sonar,
+    /// Perception Encoder, with the keys of [`PeText`].
+    PeText,
 }
 
 /// Sizes that text transformers of all families have.
@@ -45,12 +58,26 @@ pub struct TextSizes {
     pub intermediate_size: usize,
     /// Number of rows of the token embedding table.
     pub vocab_size: usize,
-    /// Number of norms per layer on the results of attention and MLP.
-    pub result_norms: usize,
-    /// Hidden elements between the two Dense layers after pooling; 0 without Dense layers.
-    pub dense_hidden_size: usize,
+    /// Number of learned positions; 0 without.
+    pub positions: usize,
+    /// Kind of transformer layers.
+    pub layers: TextLayers,
+    /// Number of weights of the encoder's own maps after pooling; 0 without.
+    pub own_maps: usize,
     /// Number of elements of a text's embedding before the projection.
     pub output_size: usize,
+}
+
+/// Kinds of transformer layers of text encoders.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TextLayers {
+    /// Gated MLPs, RMS norms also on queries and keys, no biases.
+    Gated {
+        /// Number of norms per layer on the results of attention and MLP.
+        result_norms: usize,
+    },
+    /// MLPs without a gate, layer norms before both branches, biases.
+    Plain,
 }
 
 /// How training changes the encoder: values of `model.y_encoder.update`.
@@ -121,8 +148,13 @@ impl YEncoder {
                 head_dim: keys.head_dim,
                 intermediate_size: keys.intermediate_size,
                 vocab_size: keys.vocab_size,
-                result_norms: 2,
-                dense_hidden_size: if keys.dense_heads { keys.dense_hidden_size } else { 0 },
+                positions: 0,
+                layers: TextLayers::Gated { result_norms: 2 },
+                own_maps: if keys.dense_heads {
+                    2 * keys.hidden_size * keys.dense_hidden_size
+                } else {
+                    0
+                },
                 output_size: keys.hidden_size,
             },
             Self::Qwen3Embedding(keys) => TextSizes {
@@ -133,9 +165,36 @@ impl YEncoder {
                 head_dim: keys.head_dim,
                 intermediate_size: keys.intermediate_size,
                 vocab_size: keys.vocab_size,
-                result_norms: 0,
-                dense_hidden_size: 0,
+                positions: 0,
+                layers: TextLayers::Gated { result_norms: 0 },
+                own_maps: 0,
                 output_size: keys.hidden_size,
+            },
+            Self::Sonar(keys) => TextSizes {
+                hidden_size: keys.hidden_size,
+                num_layers: keys.num_layers,
+                num_heads: keys.num_heads,
+                num_kv_heads: keys.num_heads,
+                head_dim: keys.hidden_size / keys.num_heads.max(1),
+                intermediate_size: keys.intermediate_size,
+                vocab_size: keys.vocab_size,
+                positions: 0,
+                layers: TextLayers::Plain,
+                own_maps: 0,
+                output_size: keys.hidden_size,
+            },
+            Self::PeText(keys) => TextSizes {
+                hidden_size: keys.hidden_size,
+                num_layers: keys.num_layers,
+                num_heads: keys.num_heads,
+                num_kv_heads: keys.num_heads,
+                head_dim: keys.hidden_size / keys.num_heads.max(1),
+                intermediate_size: keys.intermediate_size,
+                vocab_size: keys.vocab_size,
+                positions: keys.context_length,
+                layers: TextLayers::Plain,
+                own_maps: keys.hidden_size * keys.output_size,
+                output_size: keys.output_size,
             },
         }
     }
@@ -146,6 +205,8 @@ impl YEncoder {
         match self {
             Self::EmbeddingGemma(keys) => keys.update,
             Self::Qwen3Embedding(keys) => keys.update,
+            Self::Sonar(keys) => keys.update,
+            Self::PeText(keys) => keys.update,
         }
     }
 
@@ -161,6 +222,8 @@ impl YEncoder {
         match self {
             Self::EmbeddingGemma(keys) => keys.projection,
             Self::Qwen3Embedding(keys) => keys.projection,
+            Self::Sonar(keys) => keys.projection,
+            Self::PeText(keys) => keys.projection,
         }
     }
 
@@ -170,6 +233,8 @@ impl YEncoder {
         match self {
             Self::EmbeddingGemma(keys) => keys.max_target_tokens,
             Self::Qwen3Embedding(keys) => keys.max_target_tokens,
+            Self::Sonar(keys) => keys.max_target_tokens,
+            Self::PeText(keys) => keys.max_target_tokens,
         }
     }
 
@@ -179,6 +244,8 @@ impl YEncoder {
         match self {
             Self::EmbeddingGemma(keys) => &keys.prompt,
             Self::Qwen3Embedding(keys) => &keys.prompt,
+            Self::Sonar(keys) => &keys.prompt,
+            Self::PeText(keys) => &keys.prompt,
         }
     }
 
@@ -188,6 +255,8 @@ impl YEncoder {
         match self {
             Self::EmbeddingGemma(keys) => keys.tokenizer.as_deref(),
             Self::Qwen3Embedding(keys) => keys.tokenizer.as_deref(),
+            Self::Sonar(keys) => keys.tokenizer.as_deref(),
+            Self::PeText(keys) => keys.tokenizer.as_deref(),
         }
     }
 
@@ -197,6 +266,8 @@ impl YEncoder {
         match self {
             Self::EmbeddingGemma(keys) => keys.weights.as_deref(),
             Self::Qwen3Embedding(keys) => keys.weights.as_deref(),
+            Self::Sonar(keys) => keys.weights.as_deref(),
+            Self::PeText(keys) => keys.weights.as_deref(),
         }
     }
 }
@@ -214,6 +285,8 @@ impl Role for YEncoder {
         match family {
             YFamily::EmbeddingGemma => EmbeddingGemma::deserialize(keys).map(Self::EmbeddingGemma),
             YFamily::Qwen3Embedding => Qwen3Embedding::deserialize(keys).map(Self::Qwen3Embedding),
+            YFamily::Sonar => Sonar::deserialize(keys).map(Self::Sonar),
+            YFamily::PeText => PeText::deserialize(keys).map(Self::PeText),
         }
     }
 }

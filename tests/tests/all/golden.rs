@@ -190,7 +190,9 @@ pub fn published(
         if model.layout().get(piece.parameter).trainable {
             let view = gradients.view(model.layout(), piece.parameter);
             let values = view.part(piece.start, &[piece.elements()]);
-            found.insert(piece.name, values.host_f32("test", "gradient").unwrap().to_vec());
+            let values = values.host_f32("test", "gradient").unwrap();
+            let published = (0..piece.elements()).map(|i| values[piece.index(i)]).collect();
+            found.insert(piece.name, published);
         }
     }
     found

@@ -91,8 +91,8 @@ pub fn hidden(
     parameters: &Parameters,
     text: &Packed,
 ) -> Vec<f32> {
-    let x = model.embed(cx, parameters, text.ids()).unwrap();
     let sequence = model.sequence(ends(text)).unwrap();
+    let x = model.input(cx, parameters, text.ids(), &sequence).unwrap();
     let (out, _) = model.stack.forward(cx, parameters, x, &sequence, Keep::Nothing).unwrap();
     values(&out)
 }

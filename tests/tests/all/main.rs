@@ -15,6 +15,7 @@ mod golden;
 mod golden_clip_siglip2;
 mod golden_pe;
 mod golden_qwen3;
+mod golden_sonar_pe_text;
 mod golden_step;
 mod golden_text;
 mod golden_vjepa2_1;

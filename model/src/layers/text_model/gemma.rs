@@ -7,7 +7,8 @@ use vljepa_kernels::{Device, gated_mlp};
 use vljepa_recipes::schema;
 
 use super::{
-    Attention, Block, HeadNorms, Norm, Rotary, Sizes, Stack, TextModel, attention_maps, gated_maps,
+    Attention, Block, HeadNorms, Norm, Positions, Rotary, Sizes, Stack, TextModel, attention_maps,
+    gated_maps,
 };
 use crate::parameters::root;
 use crate::{Group, LayoutBuilder};
@@ -62,6 +63,7 @@ impl TextModel {
         Self {
             embedding,
             embedding_scale,
+            positions: Positions::Rotated,
             stack: Stack { blocks, norm },
             rotaries: vec![rotary(recipe.rope_theta), rotary(recipe.rope_local_theta)],
             device,

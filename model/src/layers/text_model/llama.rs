@@ -6,7 +6,7 @@ use vljepa_kernels::rms_norm::Scale;
 use vljepa_kernels::rope::{self, Heads};
 use vljepa_recipes::schema;
 
-use super::{Norm, Rotary, Sizes, Stack, TextModel, silu_block};
+use super::{Norm, Positions, Rotary, Sizes, Stack, TextModel, silu_block};
 use crate::{Group, LayoutBuilder};
 
 impl TextModel {
@@ -46,6 +46,7 @@ impl TextModel {
         Self {
             embedding,
             embedding_scale: 1.0,
+            positions: Positions::Rotated,
             stack: Stack { blocks, norm },
             rotaries: vec![Rotary::new(device, recipe.head_dim, llama_frequencies(recipe))],
             device,

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use crate::load::mistakes::GOOD;
 use crate::schema::{
-    EmbeddingGemma, Interpolation, Preprocessing, Qwen3Embedding, Qwen3EmbeddingSize, Transform,
-    Update, XEncoder, YEncoder,
+    EmbeddingGemma, Interpolation, PeText, PeTextSize, Preprocessing, Qwen3Embedding,
+    Qwen3EmbeddingSize, Sonar, Transform, Update, XEncoder, YEncoder,
 };
 use crate::{Loaded, load};
 
@@ -37,6 +37,23 @@ fn a_size_gives_the_keys_that_a_recipe_leaves_out() {
 
     let predictor = pretrain(&["model.predictor.size=3b"]).recipe.model.predictor;
     assert_eq!((predictor.hidden_size, predictor.layers), (3072, [14, 28]));
+}
+
+#[test]
+fn text_encoders_of_all_families_fill_the_paper_s_recipe() {
+    let family = |family: &str, more: &[&str]| {
+        let first = format!("model.y_encoder.family={family}");
+        let sets: Vec<&str> = [&[first.as_str()], more].concat();
+        pretrain(&sets).recipe.model
+    };
+    assert_eq!(family("sonar", &[]).y_encoder, YEncoder::Sonar(Sonar::default()));
+    let large = family("pe_text", &["model.y_encoder.size=g14"]).y_encoder;
+    assert_eq!(large, YEncoder::PeText(PeText::of_size(PeTextSize::G14)));
+    assert_eq!(large.max_target_tokens(), 72);
+    // Without a projection, the shared embedding has the width of `text_projection`.
+    let none = ["model.y_encoder.size=g14", "model.y_encoder.projection=none"];
+    assert_eq!(family("pe_text", &none).embed_dim, 1280);
+    assert_eq!(family("sonar", &none[1..]).embed_dim, 1024);
 }
 
 #[test]

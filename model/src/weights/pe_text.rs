@@ -1,0 +1,38 @@
+//! Tensor names of PE-core's text tower in Meta's format (`facebook/PE-Core-L14-336`,
+//! `PE-Core-L14-336.pt`).
+
+use super::Piece;
+use super::naming::{Extra, Naming};
+use super::pe::{META_CUT, META_ROOTS, resblocks};
+use super::sizes::{Shapes, Sizes};
+use super::vjepa2::norm;
+use crate::layers::Positions;
+use crate::{Head, TextModel};
+
+/// Pieces of the embeddings, the positions, the layers, the final norm and the projection.
+pub(super) fn pieces(text: &TextModel, head: &Head) -> Vec<Piece> {
+    let mut pieces = vec![Piece::whole("token_embedding.weight", &text.embedding)];
+    if let Positions::Learned(positions) = &text.positions {
+        pieces.push(Piece::whole("positional_embedding", positions));
+    }
+    resblocks(&mut pieces, "transformer.resblocks", &text.stack.blocks);
+    norm(&mut pieces, "ln_final", &text.stack.norm);
+    let projection = head.maps.first();
+    pieces.extend(projection.map(|map| Piece::transposed("text_projection", &map.weight)));
+    pieces
+}
+
+/// Names in the published files, which also hold the vision tower.
+pub(super) fn naming(pieces: Vec<Piece>) -> Naming {
+    let extra = Extra::Prefixes(&["visual.", "logit_scale"]);
+    Naming { pieces, roots: META_ROOTS, cut: META_CUT, extra, sizes }
+}
+
+fn sizes(file: &Shapes<'_>) -> Option<Sizes> {
+    let layers = "transformer.resblocks.";
+    let sizes = file.plain_text("token_embedding.weight", layers, "mlp.c_fc.weight")?;
+    let positions = file.rows("positional_embedding")?;
+    let output = *file.shape("text_projection")?.get(1)?;
+    let sizes = sizes.shown("context_length", positions).shown("output_size", output);
+    Some(sizes.shown("max_target_tokens", positions))
+}
