@@ -1,4 +1,5 @@
-//! Activations, element by element. See `launch.rs` for the memory floor and the alternatives considered.
+//! Activations, element by element. See `launch.rs` for the memory floor and the alternatives
+//! considered.
 
 use cubecl::prelude::*;
 

@@ -35,8 +35,8 @@ pub enum Activation {
     Relu,
 }
 
-/// Applies the activation `kind` to every element of `x`; `out` has the same shape. Both are f32, or
-/// on a GPU both may be bf16.
+/// Applies the activation `kind` to every element of `x`; `out` has the same shape. Both are f32,
+/// or on a GPU both may be bf16.
 ///
 /// Source of GELU: Hendrycks and Gimpel 2016 (arXiv 1606.08415), as `torch.nn.functional.gelu`.
 ///

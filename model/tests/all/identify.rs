@@ -67,6 +67,26 @@ fn a_file_is_recognised_by_its_tensors_and_not_by_its_name() {
 }
 
 #[test]
+fn files_of_text_encoders_show_their_sizes() {
+    for (name, family, tensors, vocab_size) in
+        [("sonar.pt", "sonar", 2 * 16 + 3, 40), ("pe_text.pt", "pe_text", 2 * 12 + 5, 40)]
+    {
+        let found = known(identify(&file(name)).unwrap());
+        let of_family =
+            |m: &&vljepa_recipes::protocol::KnownModel| m.family.as_deref() == Some(family);
+        let model = found.models.iter().find(of_family).unwrap();
+        assert_eq!(
+            (model.key.as_str(), model.held.tensors),
+            ("model.y_encoder", tensors),
+            "{name}"
+        );
+        let sizes =
+            ["hidden_size", "num_layers", "vocab_size"].map(|key| model.shown[key].as_u64());
+        assert_eq!(sizes, [16, 2, vocab_size].map(Some), "{name}");
+    }
+}
+
+#[test]
 fn every_exported_file_is_recognised() {
     let folder = tempfile::tempdir().unwrap();
     let with_projection = tiny::model();

@@ -27,7 +27,7 @@ use vljepa_recipes::{PublishedModel, Role, published_models};
 /// The parameters are those that the models' authors state, or follow from the sizes of their
 /// configs. Full models were added up as a check: CLIP L/14 (427,616,513) and `SigLIP` 2 g-opt at
 /// 384 (1,871,885,426).
-const PUBLISHED: [(&str, &str, usize, usize); 25] = [
+const PUBLISHED: [(&str, &str, usize, usize); 29] = [
     // Outside: weight and bias of the patches.
     ("vjepa2", "vit_l", 24 * 16 + 4, 303_885_312),
     ("vjepa2", "vit_h", 32 * 16 + 4, 631_648_000),
@@ -59,6 +59,13 @@ const PUBLISHED: [(&str, &str, usize, usize); 25] = [
     ("qwen3_embedding", "0.6b", 28 * 11 + 2, 595_776_512),
     ("qwen3_embedding", "4b", 36 * 11 + 2, 4_021_774_336),
     ("qwen3_embedding", "8b", 36 * 11 + 2, 7_567_295_488),
+    // A layer has the tensors of a vision transformer's. Outside: the embedding, and weight and
+    // bias of the last norm.
+    ("sonar", "basic", 24 * 16 + 3, 766_091_264),
+    // Outside: the embedding, positions, weight and bias of the last norm, the projection.
+    ("pe_text", "b16", 24 * 12 + 5, 353_986_560),
+    ("pe_text", "l14", 24 * 12 + 5, 353_986_560),
+    ("pe_text", "g14", 24 * 12 + 5, 537_233_920),
 ];
 
 fn source(published: &PublishedModel) -> Source {

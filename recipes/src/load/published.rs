@@ -147,6 +147,8 @@ mod tests {
             ("llama", 2),
             ("embedding_gemma", 1),
             ("qwen3_embedding", 3),
+            ("sonar", 1),
+            ("pe_text", 3),
         ] {
             assert_eq!(count(family), sizes, "{family}");
         }

@@ -16,9 +16,10 @@ pub enum SonarSize {
 }
 
 /// Keys of `family: sonar`, the text encoder of SONAR (arXiv 2308.11466), an encoder of NLLB-200's
-/// form with layer norms before both branches, `ReLU` and fixed positions. The embedding of a text is the
-/// mean over all its tokens, those of the language and of the end included. (The published code adds
-/// 1e-7 to the number of tokens, which f32 cannot resolve.) The defaults are the published model.
+/// form with layer norms before both branches, `ReLU` and fixed positions. The embedding of a text
+/// is the mean over all its tokens, those of the language and of the end included. (The published
+/// code adds 1e-7 to the number of tokens, which f32 cannot resolve.) The defaults are the
+/// published model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Sonar {
@@ -45,13 +46,13 @@ pub struct Sonar {
     /// Map from the mean of the tokens to the shared embedding. Default: `linear`, as in the other
     /// families. A decoder of SONAR needs `none`.
     pub projection: Projection,
-    /// `tokenizer.json` of the targets. A run needs it. That of NLLB-200 fits: its ids and the rows of
-    /// the published `.pt` both have the order of fairseq (`<s>` 0, `<pad>` 1, `</s>` 2, `<unk>` 3,
-    /// then pieces and languages). SONAR's own loader moves the first four rows, because its
-    /// tokenizer has them in another order. A text must become `eng_Latn`, its tokens, `</s>`. NLLB's
-    /// file may hold the older order, with the language last; transformers writes the right one:
-    /// `AutoTokenizer.from_pretrained("facebook/nllb-200-distilled-600M", src_lang="eng_Latn")`
-    /// followed by `save_pretrained`.
+    /// `tokenizer.json` of the targets. A run needs it. That of NLLB-200 fits: its ids and the rows
+    /// of the published `.pt` both have the order of fairseq (`<s>` 0, `<pad>` 1, `</s>` 2, `<unk>`
+    /// 3, then pieces and languages). SONAR's own loader moves the first four rows, because its
+    /// tokenizer has them in another order. A text must become `eng_Latn`, its tokens, `</s>`. The
+    /// file of NLLB may hold the older order, with the language last; transformers writes the right
+    /// one: `AutoTokenizer.from_pretrained("facebook/nllb-200-distilled-600M",
+    /// src_lang="eng_Latn")`, then `save_pretrained`.
     pub tokenizer: Option<PathBuf>,
     /// Published file with the initial weights: `sonar_text_encoder.pt`, or safetensors with the
     /// names of `M2M100Encoder` of transformers. Default: none, which starts from random weights.
