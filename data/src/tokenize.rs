@@ -44,6 +44,14 @@ impl Tokenizer {
         let (max_tokens, vocab_size) =
             (y_encoder.max_target_tokens(), y_encoder.sizes().vocab_size);
         let tokenizer = Self::of("model.y_encoder", y_encoder.tokenizer(), max_tokens, vocab_size)?;
+        if y_encoder.is_lower_case() && tokenizer.encode("A B")? != tokenizer.encode("a b")? {
+            let path = tokenizer.path.display();
+            let reason = format!(
+                "{path} does not lower-case, as the published tokenizer of this encoder does; add \
+                 a `Lowercase` normalizer, or take CLIP's tokenizer.json"
+            );
+            return Err(DataError::Recipe { key: "model.y_encoder.tokenizer".to_owned(), reason });
+        }
         let tokens = tokenizer.encode(y_encoder.prompt())?.len();
         if tokens >= max_tokens {
             let reason = format!("fills all {max_tokens} tokens of a target (max_target_tokens)");
@@ -103,8 +111,8 @@ impl Tokenizer {
     }
 
     /// Tokens of `text` with the recipe's prompt before it, including the special tokens that the
-    /// file's post-processor adds. An empty text has no tokens at all, not even special ones: an empty query means query-free training
-    /// (paper §3.2).
+    /// file's post-processor adds. An empty text has no tokens at all, not even special ones: an
+    /// empty query means query-free training (paper §3.2).
     ///
     /// # Errors
     /// [`DataError::Tokenizer`] if the file's model rejects the text, as a word-level model without
@@ -182,7 +190,7 @@ pub fn target_hash(text: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use vljepa_recipes::schema::{EmbeddingGemma, Model, YEncoder};
+    use vljepa_recipes::schema::{EmbeddingGemma, Model, PeText, YEncoder};
 
     use super::{Tokenizer, target_hash};
     use crate::fixtures::write_tokenizer;
@@ -222,6 +230,32 @@ mod tests {
         let error = targets("a picture a picture a picture ").unwrap_err().to_string();
         assert!(error.contains("model.y_encoder.prompt") && error.contains("all 6 tokens"));
         assert_eq!(encode(Tokenizer::of_queries(&model).unwrap()), [1, 5, 2]);
+    }
+
+    #[test]
+    fn an_encoder_of_lower_case_refuses_a_tokenizer_that_keeps_capitals() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = write_tokenizer(folder.path());
+        let text = std::fs::read_to_string(&path).unwrap();
+        let mut file: serde_json::Value = serde_json::from_str(&text).unwrap();
+        // The capital letter is a word of its own.
+        file["model"]["vocab"]["A"] = 11.into();
+        let mut load = |normalizer: serde_json::Value, lower_case: bool| {
+            file["normalizer"] = normalizer;
+            std::fs::write(&path, file.to_string()).unwrap();
+            let tokenizer = Some(path.clone());
+            let y_encoder = if lower_case {
+                YEncoder::PeText(PeText { tokenizer, ..PeText::default() })
+            } else {
+                YEncoder::EmbeddingGemma(EmbeddingGemma { tokenizer, ..EmbeddingGemma::default() })
+            };
+            Tokenizer::of_targets(&Model { y_encoder, ..Model::default() })
+        };
+        let lowers = serde_json::json!({"type": "Lowercase"});
+        assert!(load(lowers, true).is_ok());
+        assert!(load(serde_json::Value::Null, false).is_ok());
+        let error = load(serde_json::Value::Null, true).unwrap_err().to_string();
+        assert!(error.contains("model.y_encoder.tokenizer") && error.contains("lower-case"));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Crops and resizes pictures to squares of the model's size, and scales them down to be stored.
 //!
-//! Resizing is bilinear or bicubic with antialiasing, as in Pillow: the kernel widens with the scale.
+//! Resizing is bilinear or bicubic with antialiasing, as in Pillow: the kernel widens with the
+//! scale.
 
 use fast_image_resize::images::{Image, TypedCroppedImage, TypedImageRef};
 use fast_image_resize::pixels::U8x3;

@@ -1,5 +1,5 @@
-//! Copies of tensors within and between devices, casts to bf16, sums and moving averages. The residual stream needs
-//! them wherever no product can write it.
+//! Copies of tensors within and between devices, casts to bf16, sums and moving averages. The
+//! residual stream needs copies and sums wherever no product can write it.
 
 #[cfg(test)]
 mod tests;

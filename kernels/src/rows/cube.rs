@@ -1,5 +1,5 @@
-//! Kernels that move rows between two packings, add and average tensors and round them. See `launch.rs` for the
-//! memory floor.
+//! Kernels that move rows between two packings, add and average tensors and round them. See
+//! `launch.rs` for the memory floor.
 
 use cubecl::prelude::*;
 use half::bf16;

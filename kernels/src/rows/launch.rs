@@ -1,5 +1,5 @@
-//! The kernels that move, add, average and round rows, and their launches. The driver copies tensors without
-//! a kernel.
+//! The kernels that move, add, average and round rows, and their launches. The driver copies
+//! tensors without a kernel.
 //!
 //! Floor: memory. Each element is read once and written once (for sums, read twice). Each thread
 //! takes one 16-byte vector.

@@ -2,8 +2,8 @@
 //!
 //! The encoder consists of a text transformer, pooling over the tokens, maps of its own (the Dense
 //! layers of `EmbeddingGemma` if the recipe asks for them, the projection of PE-core's text tower),
-//! and a linear map to the shared embedding
-//! (VL-JEPA §3.1), unless the recipe makes the encoder's own embedding the shared one (Table 5c).
+//! and a linear map to the shared embedding (VL-JEPA §3.1), unless the recipe makes the encoder's
+//! own embedding the shared one (Table 5c).
 //! If the text model is frozen, only the map is trained (Table 5e). With a moving average there are
 //! two encoders: the average makes the targets, and the other one is trained.
 

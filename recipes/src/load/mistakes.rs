@@ -144,7 +144,7 @@ pub(super) const CONTRADICTIONS: &[Row] = &[
     ("from: questions", "from: questions\n          query: what?", 24, 18, "each question is its own query", "remove"),
     ("          candidates: [left, right]\n", "          candidates: [left, right]\n          templates: [a clip]\n", 45, 23, "`a clip` has 0 times `{}`", "a video of {}."),
     ("          candidates: [left, right]\n", "          candidates: [left, right]\n          templates: []\n", 45, 11, "is empty", "remove it"),
-    ("  y_encoder:\n", "  y_encoder:\n    update: {ema: {decay: 2}}\n", 11, 26, "2 is not between 0 and 1", "0.999"),
+    ("  y_encoder:\n", "  y_encoder:\n    update: {ema: {decay: 2}}\n", 11, 27, "2 is not between 0 and 1", "0.999"),
     ("  x_encoder: {", "  x_encoder: {transform: random_resized_crop, ", 4, 26, "evaluations cannot crop at random", "in a source"),
     ("{from: caption, query: describe}", "{from: caption, kind: x}", 18, 33, "captions have no `kind`", ""),
     ("{from: caption, query: describe}", "{from: caption, field: ''}", 18, 34, "is empty", "gpt.action"),

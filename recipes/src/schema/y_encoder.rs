@@ -249,6 +249,15 @@ impl YEncoder {
         }
     }
 
+    /// Whether the encoder was trained on texts in lower case.
+    #[must_use]
+    pub fn is_lower_case(&self) -> bool {
+        match self {
+            Self::PeText(_) => true,
+            Self::EmbeddingGemma(_) | Self::Qwen3Embedding(_) | Self::Sonar(_) => false,
+        }
+    }
+
     /// Tokenizer of the targets, or `None` if the recipe does not name it yet.
     #[must_use]
     pub fn tokenizer(&self) -> Option<&Path> {

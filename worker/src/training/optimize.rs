@@ -50,8 +50,8 @@ pub fn sum_gradients(
     Ok(())
 }
 
-/// Clips the summed gradient and updates the parameters and the moving average. Returns the gradient norm before clipping,
-/// and whether it was finite.
+/// Clips the summed gradient and updates the parameters and the moving average. Returns the
+/// gradient norm before clipping, and whether it was finite.
 ///
 /// # Errors
 /// Fails if the device or the communication fails.

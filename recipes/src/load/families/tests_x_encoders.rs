@@ -19,8 +19,8 @@ fn refused(sets: &[&str]) -> String {
 
 #[test]
 fn every_published_size_sets_its_frames_and_its_tokens() {
-    // Family, size, side of the frames, visual tokens of a picture in the image stage and of the last
-    // stage's 32.
+    // Family, size, side of the frames, visual tokens of a picture in the image stage and of the
+    // last stage's 32 frames.
     for (family, size, side, image, clip) in [
         ("vjepa2_1", "vit_b", 384, 576, 16 * 576),
         ("vjepa2_1", "vit_l", 384, 576, 16 * 576),
