@@ -1,14 +1,18 @@
 //! Recipe keys under `model.y_encoder`.
 
+mod embedding_gemma;
 mod pe_text;
+mod qwen3_embedding;
 mod sonar;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::families::{self, Role};
+pub use embedding_gemma::{EmbeddingGemma, EmbeddingGemmaSize};
 pub use pe_text::{PeText, PeTextSize};
+pub use qwen3_embedding::{Qwen3Embedding, Qwen3EmbeddingSize};
 pub use sonar::{Sonar, SonarSize};
 
 /// Encoder that maps a target text to its embedding. The key `family` chooses one. Default:
@@ -303,207 +307,5 @@ impl Role for YEncoder {
 impl<'de> Deserialize<'de> for YEncoder {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         families::deserialize(deserializer)
-    }
-}
-
-/// Published sizes of EmbeddingGemma: values of `model.y_encoder.size`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-pub enum EmbeddingGemmaSize {
-    /// `google/embeddinggemma-300m`, 302,863,104 parameters without its Dense layers.
-    #[default]
-    #[serde(rename = "300m")]
-    M300,
-}
-
-/// Keys of `family: embedding_gemma`. The defaults are EmbeddingGemma-300M (paper §3.1).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct EmbeddingGemma {
-    /// Number of elements of a token. Default: 768 (EmbeddingGemma-300M).
-    pub hidden_size: usize,
-    /// Number of transformer layers. Default: 24 (EmbeddingGemma-300M).
-    pub num_layers: usize,
-    /// Number of query heads. A multiple of `num_kv_heads`. Default: 3 (EmbeddingGemma-300M).
-    pub num_heads: usize,
-    /// Number of key/value heads. Default: 1 (EmbeddingGemma-300M).
-    pub num_kv_heads: usize,
-    /// Number of elements of a head; even. Default: 256 (EmbeddingGemma-300M).
-    pub head_dim: usize,
-    /// Number of elements of the gated MLP's hidden layer. Default: 1,152 (EmbeddingGemma-300M).
-    pub intermediate_size: usize,
-    /// Value added to the mean square in RMS norms. Default: 1e-6 (EmbeddingGemma-300M).
-    pub rms_norm_eps: f32,
-    /// Base of the rotary frequencies in full-attention layers. Default: 1,000,000
-    /// (EmbeddingGemma-300M).
-    pub rope_theta: f64,
-    /// Base of the rotary frequencies in sliding-window layers. Default: 10,000
-    /// (EmbeddingGemma-300M).
-    pub rope_local_theta: f64,
-    /// Every n-th layer attends to all tokens; the other layers attend to a sliding window.
-    /// Default: 6 (EmbeddingGemma-300M).
-    pub full_attention_every: usize,
-    /// Window of the sliding-window layers in tokens: token i attends to token j if |i − j| <
-    /// window. Default: 257, the effective value of EmbeddingGemma-300M's published
-    /// `sliding_window: 512`.
-    pub effective_window: usize,
-    /// Attention scores are divided by the square root of this value. Default: 256
-    /// (EmbeddingGemma-300M).
-    pub query_pre_attn_scalar: f64,
-    /// Number of rows of the token embedding table. Default: 262,144 (EmbeddingGemma-300M).
-    pub vocab_size: usize,
-    /// Maximum length of a target in tokens; longer targets are cut. Default: 512 (paper §3.1:
-    /// "maximum context length of 512").
-    pub max_target_tokens: usize,
-    /// Whether the two Dense layers of the sentence-transformers model lie between pooling and
-    /// projection. Unstated; default: false, as in open-vljepa.
-    pub dense_heads: bool,
-    /// Number of elements between the two Dense layers. Default: 3,072 (EmbeddingGemma-300M).
-    pub dense_hidden_size: usize,
-    /// Text before each target, in training and evaluation. EmbeddingGemma's own prompts end in
-    /// `query: ` or `text: `, such as `task: sentence similarity | query: `. Unstated; default:
-    /// empty.
-    pub prompt: String,
-    /// How training changes the encoder. Default: `train` (paper §2: "We train the Predictor and
-    /// the Y-Encoder jointly"; §3.1 multiplies its learning rate by 0.05, see
-    /// `optimizer.multipliers`).
-    pub update: Update,
-    /// Map from the pooled tokens, or from the Dense layers, to the shared embedding. Default:
-    /// `linear` (paper §3.1).
-    pub projection: Projection,
-    /// `tokenizer.json` of the targets. A run needs it; the paper uses that of EmbeddingGemma-300M
-    /// (§3.1).
-    pub tokenizer: Option<PathBuf>,
-    /// Published `model.safetensors`, or the index of several such files, with the initial weights.
-    /// Default: none, which starts from random weights.
-    pub weights: Option<PathBuf>,
-}
-
-impl EmbeddingGemma {
-    /// Keys of a published model, without its files.
-    #[must_use]
-    pub fn of_size(size: EmbeddingGemmaSize) -> Self {
-        let EmbeddingGemmaSize::M300 = size;
-        Self {
-            hidden_size: 768,
-            num_layers: 24,
-            num_heads: 3,
-            num_kv_heads: 1,
-            head_dim: 256,
-            intermediate_size: 1152,
-            rms_norm_eps: 1e-6,
-            rope_theta: 1e6,
-            rope_local_theta: 1e4,
-            full_attention_every: 6,
-            effective_window: 257,
-            query_pre_attn_scalar: 256.0,
-            vocab_size: 262_144,
-            max_target_tokens: 512,
-            dense_heads: false,
-            dense_hidden_size: 3072,
-            prompt: String::new(),
-            update: Update::Train,
-            projection: Projection::Linear,
-            tokenizer: None,
-            weights: None,
-        }
-    }
-}
-
-impl Default for EmbeddingGemma {
-    fn default() -> Self {
-        Self::of_size(EmbeddingGemmaSize::default())
-    }
-}
-
-/// Published sizes of Qwen3-Embedding: values of `model.y_encoder.size`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-pub enum Qwen3EmbeddingSize {
-    /// `Qwen/Qwen3-Embedding-0.6B`, 595,776,512 parameters.
-    #[default]
-    #[serde(rename = "0.6b")]
-    B0_6,
-    /// `Qwen/Qwen3-Embedding-4B`, 4,021,774,336 parameters.
-    #[serde(rename = "4b")]
-    B4,
-    /// `Qwen/Qwen3-Embedding-8B`, 7,567,295,488 parameters.
-    #[serde(rename = "8b")]
-    B8,
-}
-
-/// Keys of `family: qwen3_embedding`: causal layers of Qwen3 with norms on queries and keys. The
-/// embedding of a text is the hidden state of its last token, which the published tokenizer makes
-/// `<|endoftext|>`. The defaults are Qwen3-Embedding-0.6B; `size` chooses the sizes of another
-/// published model.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Qwen3Embedding {
-    /// Number of elements of a token. Default: 1,024.
-    pub hidden_size: usize,
-    /// Number of transformer layers. Default: 28.
-    pub num_layers: usize,
-    /// Number of query heads. A multiple of `num_kv_heads`. Default: 16.
-    pub num_heads: usize,
-    /// Number of key/value heads. Default: 8.
-    pub num_kv_heads: usize,
-    /// Number of elements of a head; even. Default: 128.
-    pub head_dim: usize,
-    /// Number of elements of the gated MLP's hidden layer. Default: 3,072.
-    pub intermediate_size: usize,
-    /// Value added to the mean square in RMS norms. Default: 1e-6.
-    pub rms_norm_eps: f32,
-    /// Base of the rotary frequencies. Default: 1,000,000.
-    pub rope_theta: f64,
-    /// Number of rows of the token embedding table. Default: 151,669.
-    pub vocab_size: usize,
-    /// Maximum length of a target in tokens; longer targets are cut. Default: 512 (paper §3.1:
-    /// "maximum context length of 512").
-    pub max_target_tokens: usize,
-    /// Text before each target, in training and evaluation. Qwen3-Embedding's own prompts are
-    /// `Instruct: …\nQuery:` for queries, and nothing for documents. Unstated; default: empty.
-    pub prompt: String,
-    /// How training changes the encoder. Default: `train` (paper §2: "We train the Predictor and
-    /// the Y-Encoder jointly").
-    pub update: Update,
-    /// Map from the last token to the shared embedding. Default: `linear` (paper §3.1).
-    pub projection: Projection,
-    /// `tokenizer.json` of the targets. A run needs it.
-    pub tokenizer: Option<PathBuf>,
-    /// Published `model.safetensors`, or the index of several such files, with the initial weights.
-    /// Default: none, which starts from random weights.
-    pub weights: Option<PathBuf>,
-}
-
-impl Qwen3Embedding {
-    /// Keys of a published model, without its files.
-    #[must_use]
-    pub fn of_size(size: Qwen3EmbeddingSize) -> Self {
-        let (hidden_size, num_layers, num_heads, intermediate_size, vocab_size) = match size {
-            Qwen3EmbeddingSize::B0_6 => (1024, 28, 16, 3072, 151_669),
-            Qwen3EmbeddingSize::B4 => (2560, 36, 32, 9728, 151_665),
-            Qwen3EmbeddingSize::B8 => (4096, 36, 32, 12_288, 151_665),
-        };
-        Self {
-            hidden_size,
-            num_layers,
-            num_heads,
-            num_kv_heads: 8,
-            head_dim: 128,
-            intermediate_size,
-            rms_norm_eps: 1e-6,
-            rope_theta: 1e6,
-            vocab_size,
-            max_target_tokens: 512,
-            prompt: String::new(),
-            update: Update::Train,
-            projection: Projection::Linear,
-            tokenizer: None,
-            weights: None,
-        }
-    }
-}
-
-impl Default for Qwen3Embedding {
-    fn default() -> Self {
-        Self::of_size(Qwen3EmbeddingSize::default())
     }
 }
