@@ -7,6 +7,10 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . tests/install.sh
 
+# Each crate is compiled once here, so what an incremental build saves for the next one is not worth
+# its time.
+export CARGO_INCREMENTAL=0
+
 work=$(mktemp -d)
 trap 'kill $(jobs -p) 2>/dev/null || true; wait; rm -rf "$work"' EXIT
 
