@@ -82,16 +82,16 @@ impl YEncoder {
         maps.extend(projection);
         let (text, pooling) = match recipe {
             schema::YEncoder::EmbeddingGemma(keys) => {
-                (TextModel::gemma(layout, name, group, keys, device), Pooling::Mean)
+                (TextModel::gemma(layout, name, keys, device), Pooling::Mean)
             }
             schema::YEncoder::Qwen3Embedding(keys) => {
-                (TextModel::qwen3(layout, name, group, keys, device), Pooling::Last)
+                (TextModel::qwen3(layout, name, keys, device), Pooling::Last)
             }
             schema::YEncoder::Sonar(keys) => {
-                (TextModel::sonar(layout, name, group, keys, device), Pooling::Mean)
+                (TextModel::sonar(layout, name, keys, device), Pooling::Mean)
             }
             schema::YEncoder::PeText(keys) => {
-                (TextModel::pe_text(layout, name, group, keys, device), Pooling::Last)
+                (TextModel::pe_text(layout, name, keys, device), Pooling::Last)
             }
         };
         let normalise = crate::loss::normalises(kind);

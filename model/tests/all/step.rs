@@ -281,6 +281,28 @@ fn the_recipe_decides_whether_the_y_side_trains_its_encoder_and_its_projection()
 }
 
 #[test]
+fn every_family_averages_all_weights_of_its_text_encoder() {
+    for family in ["embedding_gemma", "qwen3_embedding", "sonar", "pe_text"] {
+        let y_encoder = serde_json::json!({
+            "family": family, "hidden_size": 16, "num_layers": 1, "num_heads": 8,
+            "intermediate_size": 24, "vocab_size": 32, "update": {"ema": {"decay": 0.9}},
+        });
+        let y_encoder = serde_json::from_value(y_encoder).unwrap();
+        let recipe = Model { y_encoder, ..tiny::model() };
+        let model = VlJepa::new(&recipe, &Loss::default(), Device::Host).unwrap();
+        let parameters = &model.layout().parameters;
+        let under = |copy: &str| -> Vec<_> {
+            let own = parameters.iter().filter(|p| p.name.starts_with(copy));
+            own.map(|p| (p.name[copy.len()..].to_owned(), p.shape.clone(), p.trainable)).collect()
+        };
+        let (average, trained) = (under("y_encoder."), under("y_trained."));
+        assert!(average.len() >= 10 && average.iter().all(|p| p.2), "{family}");
+        let head = |p: &&(String, Vec<usize>, bool)| !p.0.starts_with("head.");
+        assert_eq!(trained.iter().filter(head).cloned().collect::<Vec<_>>(), average, "{family}");
+    }
+}
+
+#[test]
 fn without_a_projection_the_shared_embedding_has_the_width_of_the_encoder() {
     let mut recipe = tiny::model();
     crate::gemma(&mut recipe).projection = Projection::None;

@@ -10,8 +10,8 @@ use super::{
     Attention, Block, HeadNorms, Norm, Positions, Rotary, Sizes, Stack, TextModel, attention_maps,
     gated_maps,
 };
+use crate::LayoutBuilder;
 use crate::parameters::root;
-use crate::{Group, LayoutBuilder};
 
 /// 1/√x, rounded to f32.
 #[expect(clippy::cast_possible_truncation, reason = "the result is rounded to f32")]
@@ -28,7 +28,6 @@ impl TextModel {
     pub fn gemma(
         layout: &mut LayoutBuilder,
         name: &str,
-        group: Group,
         recipe: &schema::EmbeddingGemma,
         device: Device,
     ) -> Self {
@@ -42,7 +41,6 @@ impl TextModel {
             },
             eps: recipe.rms_norm_eps,
         };
-        layout.scope(group, recipe.update.changes_weights());
         let norm =
             Norm::rms(layout, &format!("{name}.norm"), sizes.hidden, Scale::OnePlus, sizes.eps);
         let block = |i: usize| {

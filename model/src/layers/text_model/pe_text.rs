@@ -6,7 +6,7 @@ use vljepa_kernels::attention::Mask;
 use vljepa_recipes::schema;
 
 use super::{Plain, Positions, Stack, TextModel};
-use crate::{Group, LayoutBuilder};
+use crate::LayoutBuilder;
 
 impl TextModel {
     /// Registers the layers of PE-core's text tower: plain causal blocks with exact GELU, learned
@@ -15,11 +15,9 @@ impl TextModel {
     pub fn pe_text(
         layout: &mut LayoutBuilder,
         name: &str,
-        group: Group,
         recipe: &schema::PeText,
         device: Device,
     ) -> Self {
-        layout.scope(group, recipe.update == schema::Update::Train);
         let d = recipe.hidden_size;
         let blocks = Plain {
             hidden: d,

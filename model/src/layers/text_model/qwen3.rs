@@ -7,7 +7,7 @@ use vljepa_kernels::rope::{self, Heads};
 use vljepa_recipes::schema;
 
 use super::{Norm, Positions, Rotary, Sizes, Stack, TextModel, silu_block};
-use crate::{Group, LayoutBuilder};
+use crate::LayoutBuilder;
 
 impl TextModel {
     /// Registers Qwen3 layers: causal grouped-query attention, RMS norms with factor w before both
@@ -16,7 +16,6 @@ impl TextModel {
     pub fn qwen3(
         layout: &mut LayoutBuilder,
         name: &str,
-        group: Group,
         recipe: &schema::Qwen3Embedding,
         device: Device,
     ) -> Self {
@@ -30,7 +29,6 @@ impl TextModel {
             },
             eps: recipe.rms_norm_eps,
         };
-        layout.scope(group, recipe.update.changes_weights());
         let norm =
             Norm::rms(layout, &format!("{name}.norm"), sizes.hidden, Scale::Plain, sizes.eps);
         let block =

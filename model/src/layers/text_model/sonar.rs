@@ -6,8 +6,8 @@ use vljepa_kernels::attention::Mask;
 use vljepa_recipes::schema;
 
 use super::{Plain, Positions, Sinusoids, Stack, TextModel};
+use crate::LayoutBuilder;
 use crate::parameters::root;
-use crate::{Group, LayoutBuilder};
 
 impl TextModel {
     /// Registers the layers of SONAR's text encoder: plain blocks with `ReLU`, attention in both
@@ -16,11 +16,9 @@ impl TextModel {
     pub fn sonar(
         layout: &mut LayoutBuilder,
         name: &str,
-        group: Group,
         recipe: &schema::Sonar,
         device: Device,
     ) -> Self {
-        layout.scope(group, recipe.update == schema::Update::Train);
         let d = recipe.hidden_size;
         let blocks = Plain {
             hidden: d,
