@@ -123,17 +123,17 @@ fn checkpoint(recipe: &Recipe, cost: &Cost) -> String {
 fn parameters(cost: &Cost) -> Vec<Vec<String>> {
     let count = &cost.parameters;
     let part = |name: &str, value: usize| row(name, thousands(value as u64));
-    vec![
+    let mut rows = vec![
         row("parameters", "count".to_owned()),
         part("x_encoder", count.x_encoder),
         part("predictor, projections, head", count.predictor()),
         part("predictor's token embeddings", count.predictor_embedding),
         part("y_encoder", count.y_encoder()),
         part("y_encoder's head", count.y_head),
-        part("y_encoder's average", count.y_average),
-        part("all", count.total()),
-        part("trained", count.trainable),
-    ]
+    ];
+    rows.extend((count.y_average > 0).then(|| part("y_encoder's average", count.y_average)));
+    rows.extend([part("all", count.total()), part("trained", count.trainable)]);
+    rows
 }
 
 fn stages(recipe: &Recipe, cost: &Cost) -> Vec<Vec<String>> {
