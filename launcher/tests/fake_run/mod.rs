@@ -6,15 +6,16 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Serializes writing programs and starting processes: a program that was just written cannot be
 /// started while a fork of another test holds it open for writing.
 static STARTING: Mutex<()> = Mutex::new(());
 
-fn nothing_starts() -> MutexGuard<'static, ()> {
-    STARTING.lock().unwrap_or_else(PoisonError::into_inner)
+fn while_nothing_starts<T>(act: impl FnOnce() -> T) -> T {
+    let _guard = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+    act()
 }
 
 /// A temporary folder with the launcher, a fake worker and a recipe.
@@ -31,7 +32,8 @@ impl FakeRun {
         std::fs::create_dir(fake.path("shards")).unwrap();
         std::fs::write(fake.path("shards/a.tar"), "x").unwrap();
         std::fs::write(fake.path("tokenizer.json"), "{}").unwrap();
-        std::fs::copy(env!("CARGO_BIN_EXE_vljepa-launch"), fake.path("bin/vljepa-launch")).unwrap();
+        let launcher = env!("CARGO_BIN_EXE_vljepa-launch");
+        while_nothing_starts(|| std::fs::copy(launcher, fake.path("bin/vljepa-launch")).unwrap());
         fake.program("bin/vljepa-worker", include_str!("../fake/worker.sh"));
         fake.program("bin/mpirun", include_str!("../fake/mpirun.sh"));
         fake.write("bin/features.json", r#"{"version":"1","mpi":true,"video":true,"cuda":false}"#);
@@ -52,8 +54,7 @@ impl FakeRun {
     }
 
     pub(crate) fn program(&self, name: &str, text: &str) {
-        let _guard = nothing_starts();
-        self.write(name, text);
+        while_nothing_starts(|| self.write(name, text));
         let mode = std::fs::Permissions::from_mode(0o755);
         std::fs::set_permissions(self.path(name), mode).unwrap();
     }
@@ -135,6 +136,5 @@ impl Ended {
 
 /// Starts a process; waits until no program is being written.
 pub(crate) fn start(command: &mut Command) -> Child {
-    let _guard = nothing_starts();
-    command.spawn().unwrap()
+    while_nothing_starts(|| command.spawn().unwrap())
 }
