@@ -11,6 +11,7 @@
 //! `f` hidden width of an MLP, `e` width of the shared embedding, `g` rows of the global batch.
 
 mod error;
+mod group;
 pub mod layers;
 pub mod loss;
 pub mod optimizer;
@@ -22,12 +23,12 @@ pub mod x_encoder;
 pub mod y_encoder;
 
 pub use error::ModelError;
+pub use group::Group;
 pub use layers::{Embedded, Head, Sequence, TextModel};
 pub use loss::{Alpha, Gathered, InfoNce, Objective, PairDistance, Statistics};
 pub use optimizer::{AdamW, learning_rate_at};
 pub use parameters::{
-    Gradients, Group, Initial, Layout, LayoutBuilder, OnReady, Parameter, ParameterId, Parameters,
-    Weight,
+    Gradients, Initial, Layout, LayoutBuilder, OnReady, Parameter, ParameterId, Parameters, Weight,
 };
 pub use predictor::Predictor;
 pub use vl_jepa::VlJepa;

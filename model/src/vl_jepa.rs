@@ -6,7 +6,7 @@ use vljepa_kernels::{Device, Stream};
 use vljepa_recipes::schema;
 
 use crate::loss::{Alpha, Objective, normalises};
-use crate::y_encoder::Copy;
+use crate::y_encoder::Instance;
 use crate::{
     Group, Initial, Layout, LayoutBuilder, ModelError, ParameterId, Parameters, Predictor, Weight,
     XEncoder, YEncoder,
@@ -62,11 +62,11 @@ impl VlJepa {
         let logit_scale =
             layout.scope(Group::LogitScale, learned).add("logit_scale".to_owned(), &[1], initial);
         let start = layout.trainable_end();
-        let mut y = |copy| YEncoder::new(&mut layout, copy, model, loss.kind, device);
+        let mut y = |instance| YEncoder::new(&mut layout, instance, model, loss.kind, device);
         let (y_encoder, y_trained) = match model.y_encoder.update() {
-            schema::Update::Train | schema::Update::Frozen => (y(Copy::Only), None),
+            schema::Update::Train | schema::Update::Frozen => (y(Instance::Only), None),
             schema::Update::Ema { decay } => {
-                let (average, trained) = (y(Copy::Average), y(Copy::Trained));
+                let (average, trained) = (y(Instance::Average), y(Instance::Trained));
                 let both = start..layout.trainable_end();
                 (average, Some((trained, MovingAverage { decay, both })))
             }

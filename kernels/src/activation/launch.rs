@@ -21,7 +21,7 @@ const UNITS: usize = 256;
 pub struct Kernel {
     /// Whether the kernel computes the gradient.
     pub backward: bool,
-    /// Activation function.
+    /// Function that the kernel applies or differentiates.
     pub kind: Activation,
     /// Element type of all buffers.
     pub element: Element,

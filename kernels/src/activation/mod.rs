@@ -22,7 +22,7 @@ mod tests_cube;
 
 use crate::{Result, Stream, View, ViewMut, check};
 
-/// Activation function.
+/// Function that an MLP applies to each element of its hidden layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Activation {
     /// GELU, x/2 · (1 + erf(x/√2)): V-JEPA 2 and CLIP-like models.

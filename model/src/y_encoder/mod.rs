@@ -15,9 +15,9 @@ use vljepa_recipes::schema;
 use crate::layers::{Embedded, Head, HeadSaved, Linear, Pooling, Sequence, StackSaved, TextModel};
 use crate::{Context, Gradients, Group, Keep, LayoutBuilder, ModelError, OnReady, Parameters};
 
-/// Copy of the Y-encoder in a model.
+/// Purpose of a Y-encoder in a model. A model with a moving average has two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Copy {
+pub(crate) enum Instance {
     /// The only one. It makes the targets, and it is trained unless the recipe freezes it.
     Only,
     /// Moving average, which makes the targets and gets no gradient.
@@ -50,23 +50,23 @@ pub struct YEncoderSaved {
 }
 
 impl YEncoder {
-    /// Registers the parameters of a copy of the encoder and of its projection. The loss `kind`
-    /// decides whether embeddings are normalised.
+    /// Registers the parameters of an instance of the encoder and of its projection. The loss
+    /// `kind` decides whether embeddings are normalised.
     pub(crate) fn new(
         layout: &mut LayoutBuilder,
-        copy: Copy,
+        instance: Instance,
         model: &schema::Model,
         kind: schema::LossKind,
         device: Device,
     ) -> Self {
         let (recipe, sizes) = (&model.y_encoder, model.y_encoder.sizes());
-        let (name, head) = match copy {
-            Copy::Only | Copy::Average => ("y_encoder", "projections.y_head"),
-            Copy::Trained => ("y_trained", "y_trained.head"),
+        let (name, head) = match instance {
+            Instance::Only | Instance::Average => ("y_encoder", "projections.y_head"),
+            Instance::Trained => ("y_trained", "y_trained.head"),
         };
-        let (group, projections) = match copy {
-            Copy::Only | Copy::Trained => (Group::YEncoder, Group::YProjection),
-            Copy::Average => (Group::YAverage, Group::YAverage),
+        let (group, projections) = match instance {
+            Instance::Only | Instance::Trained => (Group::YEncoder, Group::YProjection),
+            Instance::Average => (Group::YAverage, Group::YAverage),
         };
         let trainable = recipe.trainable();
         layout.scope(projections, true);
@@ -95,9 +95,9 @@ impl YEncoder {
             }
         };
         let normalise = crate::loss::normalises(kind);
-        let trainable = trainable && copy != Copy::Average;
-        let trains =
-            copy != Copy::Average && (trainable || maps.iter().any(|m| m.weight.trainable()));
+        let trainable = trainable && instance != Instance::Average;
+        let trains = instance != Instance::Average
+            && (trainable || maps.iter().any(|m| m.weight.trainable()));
         let (head, gradients_end) = (Head { pooling, maps, normalise }, layout.trainable_end());
         Self { text, head, trainable, trains, gradients_end }
     }

@@ -1,6 +1,6 @@
 //! Which models files of weights hold, and copies of them as safetensors.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
@@ -10,11 +10,8 @@ use vljepa_model::{Parameters, VlJepa};
 use vljepa_recipes::protocol::{KnownWeights, NearestModel, UnknownWeights, Weights};
 use vljepa_recipes::schema::{Loss, Model, Projection};
 
+use crate::committed_files::file;
 use crate::{gemma, tiny};
-
-fn file(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/weights").join(name)
-}
 
 fn known(found: Weights) -> KnownWeights {
     match found {

@@ -1,13 +1,12 @@
 //! Files of image encoders, those of PE-core, `SigLIP` 2 and CLIP, in the form in which they are
 //! published, and exported ones.
 
-use std::path::{Path, PathBuf};
-
 use vljepa_kernels::Device;
-use vljepa_model::weights::{Imported, Source, check, export, exported, load};
+use vljepa_model::weights::{Source, export, exported, load};
 use vljepa_model::{ModelError, Parameters, VlJepa};
 use vljepa_recipes::schema::{Clip, Loss, Model, Pe, Siglip2, XEncoder};
 
+use crate::committed_files::{file, read, weights};
 use crate::tiny;
 
 /// A model whose X-encoder has the sizes of the file of `source`, but so many layers and pixels.
@@ -30,21 +29,6 @@ fn model(source: Source, num_layers: usize, image_size: usize) -> VlJepa {
     };
     let recipe = Model { x_encoder, image_size, ..tiny::model() };
     VlJepa::new(&recipe, &Loss::default(), Device::Host).unwrap()
-}
-
-fn file(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/weights").join(name)
-}
-
-fn weights(parameters: &Parameters) -> Vec<f32> {
-    parameters.frozen.view().host_f32("test", "weights").unwrap().to_vec()
-}
-
-fn read(model: &VlJepa, source: Source, path: &Path) -> (Vec<f32>, Imported) {
-    let mut parameters = Parameters::new(model.layout(), Device::Host).unwrap();
-    let imported = load(model, &mut parameters, source, path).unwrap();
-    check(model, source, path).unwrap();
-    (weights(&parameters), imported)
 }
 
 #[test]

@@ -3,6 +3,7 @@
 #![expect(unreachable_pub, reason = "modules of one test binary share their helpers")]
 #![expect(clippy::unwrap_used, reason = "a helper that panics fails its test")]
 
+mod committed_files;
 mod finite_differences;
 mod identify;
 mod image_encoder_files;

@@ -1,15 +1,14 @@
 //! Files of text encoders, those of SONAR and of PE-core's text tower, in the form in which they
 //! are published, and exported ones.
 
-use std::path::{Path, PathBuf};
-
 use vljepa_kernels::Device;
-use vljepa_model::weights::{Imported, Source, check, export, exported, load};
+use vljepa_model::weights::{Source, check, export, exported, load};
 use vljepa_model::{ModelError, Parameters, VlJepa};
 use vljepa_recipes::schema::{
     EmbeddingGemma, Loss, Model, PeText, Projection, Sonar, Update, YEncoder,
 };
 
+use crate::committed_files::{file, read, weights};
 use crate::tiny;
 
 /// A model whose Y-encoder has the sizes of the files of `source`, but so many layers. The files
@@ -28,21 +27,6 @@ fn model(source: Source, num_layers: usize) -> VlJepa {
     };
     let recipe = Model { y_encoder, ..tiny::model() };
     VlJepa::new(&recipe, &Loss::default(), Device::Host).unwrap()
-}
-
-fn file(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/weights").join(name)
-}
-
-fn weights(parameters: &Parameters) -> Vec<f32> {
-    parameters.frozen.view().host_f32("test", "weights").unwrap().to_vec()
-}
-
-fn read(model: &VlJepa, source: Source, path: &Path) -> (Vec<f32>, Imported) {
-    let mut parameters = Parameters::new(model.layout(), Device::Host).unwrap();
-    let imported = load(model, &mut parameters, source, path).unwrap();
-    check(model, source, path).unwrap();
-    (weights(&parameters), imported)
 }
 
 #[test]
