@@ -42,9 +42,9 @@ static_checks() {
 run_tests() { cargo test --color never "${@:2}" 2>&1 | tee "$work/tests.$1"; }
 # No feature is enabled by default, and the workspace must work without any: these crates have
 # features, or code that depends on those of others. Without optimisation, since their tests are
-# short.
+# short. The lints see no code of this build, so its warnings are errors here.
 without_features() {
-  check "tests without features" run_tests without --config profile.dev.debug=false --config 'profile.dev.package."*".opt-level=0' --lib \
+  RUSTFLAGS="-D warnings" check "tests without features" run_tests without --config profile.dev.debug=false --config 'profile.dev.package."*".opt-level=0' --lib \
     --package vljepa-kernels --package vljepa-data --package vljepa-model --package vljepa-worker
 }
 # idle OUTPUT FUNCTION...: runs functions of this script in the background, when no other process

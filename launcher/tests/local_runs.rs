@@ -136,6 +136,20 @@ fn the_first_ctrl_c_saves_and_the_same_command_continues() {
 }
 
 #[test]
+fn a_stop_before_all_ranks_have_connected_ends_the_run_at_once() {
+    let fake = FakeRun::new(
+        2,
+        "[ $rank = 1 ] && sleep 60; hello; echo ready >> $run/ready; while sleep 0.1; do beat 0 start; done",
+    );
+    let child = fake.start(&["recipe.yaml"]);
+    fake.wait_for("runs/fake/ready", "ready");
+    signal(&child, Signal::SIGINT);
+    let ended = Ended::from(child.wait_with_output().unwrap());
+    ended.said(130, &["Ctrl-C: ending before all ranks have started", "ended at once at step 0"]);
+    assert_eq!(fake.left_behind(), Vec::<String>::new());
+}
+
+#[test]
 fn the_second_ctrl_c_ends_everything_at_once() {
     // These workers do not read messages, and they ignore TERM.
     let fake = FakeRun::new(

@@ -102,7 +102,7 @@ pub fn add(stream: &Stream, from: View<'_>, to: ViewMut<'_>) -> Result<()> {
 ///
 /// # Errors
 /// If `both` does not hold two equal parts of f32, or the device fails.
-pub fn moving_average(stream: &Stream, mut both: ViewMut<'_>, decay: f32) -> Result<()> {
+pub fn moving_average(stream: &Stream, both: ViewMut<'_>, decay: f32) -> Result<()> {
     const NAME: &str = "copy::moving_average";
     let [parts, count] = check::rank(NAME, "both", both.shape())?;
     check::shape(NAME, "both", &[parts], &[2])?;
@@ -119,6 +119,7 @@ pub fn moving_average(stream: &Stream, mut both: ViewMut<'_>, decay: f32) -> Res
         Stream::Cuda(stream) => on_gpu!(stream, {
             let call = stream.call(NAME);
             let e = call.element(both.dtype(), "both")?;
+            let mut both = both;
             let mut part = |row| call.at(both.reborrow().rows(row, row + 1), "both", e);
             let (average, values) = (part(0)?, part(1)?);
             call.run(crate::rows::launch::average(values, average, decay, count)?)?;

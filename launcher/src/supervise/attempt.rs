@@ -42,7 +42,8 @@ pub(super) enum End {
     Completed,
     /// All ranks saved and ended on request.
     Stopped,
-    /// A second Ctrl-C ended the attempt at once.
+    /// A request to stop ended the attempt at once: a second Ctrl-C, or a request that came before
+    /// all ranks had connected or that they did not follow in the job's time.
     Killed,
     Fault(Fault),
 }
@@ -153,9 +154,6 @@ impl<'a> Attempt<'a> {
 
     /// Supervises the attempt until it ends, and ends all of its processes.
     pub(super) async fn run(&mut self, signals: &mut Signals) -> End {
-        if self.facts.stop.is_some() {
-            self.server.stop_all();
-        }
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut looked = Instant::now();
@@ -183,7 +181,9 @@ impl<'a> Attempt<'a> {
             let now = Instant::now();
             self.excuse_pause(now.saturating_duration_since(looked));
             looked = now;
-            self.stop_on_signal(now);
+            if self.stop_on_signal(now) || self.is_out_of_time(signals.last_moment(), now) {
+                break End::Killed;
+            }
             if let Some(end) = self.judge(now) {
                 break end;
             }
@@ -221,8 +221,8 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Asks all ranks to save and stop. Returns `true` if the request repeats an earlier one and
-    /// must end the attempt at once.
+    /// Asks all ranks to save and stop. Returns `true` if the request must end the attempt at once:
+    /// it repeats an earlier one, or a rank has not connected yet, so that no step was trained.
     fn stop(&mut self, signal: StopSignal) -> bool {
         if let Some(first) = self.facts.stop {
             if first.comes_back() && signal == StopSignal::Terminate {
@@ -235,6 +235,10 @@ impl<'a> Attempt<'a> {
         }
         self.facts.stop = Some(signal);
         self.events.write(Event::StopRequested { signal: signal.name().to_owned() });
+        if self.members.iter().any(|member| member.joined.is_none()) {
+            self.progress.note(&format!("{}: ending before all ranks have started", signal.name()));
+            return true;
+        }
         self.progress.note(&format!(
             "{}: saving at the next step boundary, then ending; the next Ctrl-C ends at once",
             signal.name()
@@ -260,15 +264,29 @@ impl<'a> Attempt<'a> {
     }
 
     /// Stops the attempt if a worker received a signal, unless a rank has failed: `srun` ends the
-    /// other ranks with the same signal.
-    fn stop_on_signal(&mut self, now: Instant) {
+    /// other ranks with the same signal. Returns like [`Self::stop`].
+    fn stop_on_signal(&mut self, now: Instant) -> bool {
         if self.suspicion.is_some() || self.exited.is_some() || self.facts.stop.is_some() {
             self.signalled = None;
         } else if let Some((at, signal)) = self.signalled
             && now.saturating_duration_since(at) > SIGNAL_DELAY
         {
-            self.stop(signal);
+            return self.stop(signal);
         }
+        false
+    }
+
+    /// Whether ranks that were asked to stop are still running at `last_moment`, when the job must
+    /// be requeued: Slurm does not requeue a job that reaches its time limit.
+    fn is_out_of_time(&self, last_moment: Option<Instant>, now: Instant) -> bool {
+        let out = self.facts.stop.is_some_and(StopSignal::comes_back)
+            && last_moment.is_some_and(|moment| now >= moment);
+        if out {
+            self.progress.note(
+                "warning: the job's time ends before all ranks have stopped; the run continues from its newest checkpoint",
+            );
+        }
+        out
     }
 
     /// Returns how the attempt ended, or `None` while it goes on.
@@ -299,8 +317,29 @@ impl<'a> Attempt<'a> {
             let kind = if silent { FaultKind::NotStarted } else { FaultKind::Died };
             return Some(End::Fault(self.fault(rank, kind, String::new())));
         }
+        if let Some(fault) = self.end_before_connecting() {
+            self.suspicion = Some((now, fault));
+            return None;
+        }
         self.name_wait(now);
         self.hang(now).map(End::Fault)
+    }
+
+    /// The fault of a rank that ended before it connected, according to the output of `srun`, which
+    /// goes on as long as other ranks run. A signal is a death. An exit is a wrong set-up, such as a
+    /// missing library.
+    fn end_before_connecting(&self) -> Option<Fault> {
+        let mut missing =
+            (0..self.members.len()).filter(|rank| self.members[*rank].joined.is_none()).peekable();
+        missing.peek()?;
+        let output = post_mortem::last_lines(&self.output, post_mortem::MAX_LINES);
+        missing.find_map(|rank| {
+            let how = post_mortem::srun_ending(&output, rank)?;
+            let exited = how.starts_with(post_mortem::SRUN_EXIT);
+            let kind = if exited { FaultKind::NotStarted } else { FaultKind::Died };
+            let error = format!("its process ended before it connected: {how}");
+            Some(self.fault(Some(rank), kind, error))
+        })
     }
 
     /// Connected ranks that have not finished.
@@ -353,7 +392,7 @@ impl<'a> Attempt<'a> {
         let status = self.exited.map(|(_, status)| status);
         let output = post_mortem::last_lines(&self.output, post_mortem::MAX_LINES);
         match fault.kind {
-            FaultKind::Died => {
+            FaultKind::Died if fault.error.is_empty() => {
                 let first = post_mortem::first_to_end(&output);
                 if let Some(first) = first.filter(|rank| *rank < self.members.len()) {
                     fault = self.fault(Some(first), FaultKind::Died, String::new());
@@ -385,7 +424,8 @@ impl<'a> Attempt<'a> {
                     fault.error += &format!("; its last output: {}", last.trim());
                 }
             }
-            FaultKind::NotStarted
+            FaultKind::Died
+            | FaultKind::NotStarted
             | FaultKind::Reported
             | FaultKind::Hung
             | FaultKind::Refused

@@ -90,7 +90,8 @@ pub(crate) enum Ending {
 pub(crate) async fn supervise(run: &mut Run, signals: &mut Signals) -> Result<Ending, LaunchError> {
     let mut observer = Observer::start(run).await?;
     let mut progress = Progress::new(&run.recipe);
-    let mut restarts = Restarts::new(run.recipe.cluster.restart.clone());
+    let has_trained = run.record.attempts.iter().any(|attempt| attempt.first_step.is_some());
+    let mut restarts = Restarts::new(run.recipe.cluster.restart.clone(), has_trained);
     let mut facts = Facts::default();
     loop {
         let choice = tokio::select! {

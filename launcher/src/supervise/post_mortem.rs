@@ -5,6 +5,8 @@ use std::path::Path;
 
 /// Number of last lines of the launcher output that are searched.
 pub(super) const MAX_LINES: usize = 30;
+/// Start of what `srun` says of a process that ended by itself and not by a signal.
+pub(super) const SRUN_EXIT: &str = "Exited with exit code";
 /// Number of bytes at the end of a log that are read.
 const TAIL_BYTES: u64 = 16 << 10;
 

@@ -39,8 +39,9 @@ pub(super) struct Restarts {
 }
 
 impl Restarts {
-    pub(super) fn new(policy: RestartPolicy) -> Self {
-        Self { policy, without_progress: 0, has_trained: false, last_start_error: None }
+    /// `has_trained` says whether an attempt under an earlier launcher has trained.
+    pub(super) fn new(policy: RestartPolicy, has_trained: bool) -> Self {
+        Self { policy, without_progress: 0, has_trained, last_start_error: None }
     }
 
     /// Number of restarts in a row without a new checkpoint.
@@ -100,7 +101,7 @@ mod tests {
     }
 
     fn restarts(max_without_progress: u32) -> Restarts {
-        Restarts::new(RestartPolicy { max_without_progress, ..RestartPolicy::default() })
+        Restarts::new(RestartPolicy { max_without_progress, ..RestartPolicy::default() }, false)
     }
 
     #[test]
@@ -132,6 +133,10 @@ mod tests {
             fresh.decide(&failure(false, false, "no tokenizer")),
             Decision::GiveUp(_)
         ));
+        let mut continued = Restarts::new(RestartPolicy::default(), true);
+        let no_tokenizer = failure(false, false, "no tokenizer");
+        assert!(matches!(continued.decide(&no_tokenizer), Decision::Restart(_)));
+        assert!(matches!(continued.decide(&no_tokenizer), Decision::GiveUp(_)));
         let killed = failure(false, false, "rank 0 died");
         assert!(matches!(restarts(3).decide(&killed), Decision::Restart(_)));
         let mut trained = restarts(3);

@@ -97,6 +97,8 @@ pub(crate) struct Signals {
     nearly: Option<Instant>,
     /// When Slurm ends the job because its time is over.
     over: Option<Instant>,
+    /// When ranks that have not stopped by then are ended, so that the job can still be requeued.
+    last_moment: Option<Instant>,
 }
 
 impl Signals {
@@ -112,6 +114,7 @@ impl Signals {
             stop_file: None,
             nearly: None,
             over: None,
+            last_moment: None,
         })
     }
 
@@ -125,7 +128,14 @@ impl Signals {
         ahead: Duration,
     ) -> Self {
         let nearly = over.map(|over| over.checked_sub(ahead).unwrap_or_else(Instant::now));
-        Self { stop_file: Some(stop_file), nearly, over, ..self }
+        let last_moment = over.and_then(|over| over.checked_sub(END_TIME_WINDOW.min(ahead / 2)));
+        Self { stop_file: Some(stop_file), nearly, over, last_moment, ..self }
+    }
+
+    /// When ranks that were asked to stop must be ended, because Slurm would end the job a moment
+    /// later. `None` without a time limit.
+    pub(crate) fn last_moment(&self) -> Option<Instant> {
+        self.last_moment
     }
 
     /// Waits for the next request.

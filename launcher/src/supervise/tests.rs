@@ -8,7 +8,7 @@ use nix::unistd::{Pid, getpgid};
 use vljepa_recipes::load;
 use vljepa_recipes::run_directory::RunDirectory;
 
-use super::{Ending, Limits, Run, Signals, supervise};
+use super::{Ending, Limits, Run, Signals, StopSignal, supervise};
 use crate::error::LaunchError;
 use crate::platform::Platform;
 use crate::platform::workers;
@@ -23,6 +23,15 @@ fn limits() -> Limits {
 
 /// Supervises a run of fake workers and returns how it ended and its `events.jsonl`.
 async fn run(folder: &Path, ranks: usize, scenario: &str) -> (Result<Ending, LaunchError>, String) {
+    run_until(folder, ranks, scenario, Signals::listen().unwrap()).await
+}
+
+async fn run_until(
+    folder: &Path,
+    ranks: usize,
+    scenario: &str,
+    mut signals: Signals,
+) -> (Result<Ending, LaunchError>, String) {
     let write = |name: &str, text: &str| {
         let path = folder.join(name);
         std::fs::write(&path, text).unwrap();
@@ -54,7 +63,7 @@ async fn run(folder: &Path, ranks: usize, scenario: &str) -> (Result<Ending, Lau
         record,
         drills: Vec::new(),
     };
-    let ended = supervise(&mut run, &mut Signals::listen().unwrap()).await;
+    let ended = supervise(&mut run, &mut signals).await;
     (ended, std::fs::read_to_string(run.directory.events()).unwrap())
 }
 
@@ -106,6 +115,42 @@ async fn a_rank_that_does_not_come_up_is_named_after_the_start_limit() {
     let scenario = "[ $rank = 1 ] && sleep 60; hello; while sleep 0.1; do beat 0 start; done";
     let text = failure(run(folder.path(), 2, scenario).await.0);
     assert!(text.contains("rank 1 did not start: it did not connect within"), "{text}");
+    assert_nothing_left(folder.path());
+}
+
+#[tokio::test]
+async fn a_rank_that_ends_before_it_connects_is_a_fault_although_srun_goes_on() {
+    for (ending, kind, named) in [
+        ("Segmentation fault", "died", "rank 1 died"),
+        ("Exited with exit code 127", "not_started", "rank 1 did not start"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let scenario = format!(
+            "if [ $rank = 1 ]; then echo 'srun: error: node1: tasks 1-2: {ending}' >&2; sleep 60; fi; \
+             hello; while sleep 0.1; do beat 0 start; done"
+        );
+        let (ended, events) = run(folder.path(), 2, &scenario).await;
+        let text = failure(ended);
+        let how = format!("its process ended before it connected: {ending}");
+        assert!(text.contains(named) && text.contains(&how), "{text}");
+        assert!(events.contains(&format!(r#""kind":"{kind}","rank":1"#)), "{events}");
+        assert_nothing_left(folder.path());
+    }
+}
+
+#[tokio::test]
+async fn ranks_that_do_not_stop_are_ended_before_the_job_s_time_is_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let scenario = "hello; s=0; while sleep 0.1; do step $s; s=$((s + 1)); done";
+    let over = Instant::now() + Duration::from_secs(6);
+    let signals = Signals::listen().unwrap().watching(
+        folder.path().join("stop"),
+        Some(over),
+        Duration::from_secs(2),
+    );
+    let (ended, events) = run_until(folder.path(), 2, scenario, signals).await;
+    assert_eq!(ended.unwrap(), Ending::Killed(StopSignal::EndTime));
+    assert!(events.contains(r#""outcome":"killed""#), "{events}");
     assert_nothing_left(folder.path());
 }
 

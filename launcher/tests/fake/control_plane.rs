@@ -60,7 +60,7 @@ fn the_token_is_in_no_command_line() {
         &format!("echo $VLJEPA_TOKEN > \"$run/token\"; {WAITS} finished stopped 1"),
     );
     let launcher = fake.start(&["recipe.yaml"]);
-    fake.wait_for("runs/fake/ready", "ready");
+    fake.wait_for("runs/fake/ready", "ready\nready");
     let token = fake.read("runs/fake/token").trim().to_owned();
     assert_eq!(token.len(), 32);
     let processes = std::fs::read_dir("/proc").unwrap().flatten();
