@@ -44,7 +44,7 @@ run_tests() { cargo test --color never "${@:2}" 2>&1 | tee "$work/tests.$1"; }
 # features, or code that depends on those of others. Without optimisation, since their tests are
 # short. The lints see no code of this build, so its warnings are errors here.
 without_features() {
-  RUSTFLAGS="-D warnings" check "tests without features" run_tests without --config profile.dev.debug=false --config 'profile.dev.package."*".opt-level=0' --lib \
+  check "tests without features" run_tests without --config "target.'cfg(all())'.rustflags=['-Dwarnings']" --config profile.dev.debug=false --config 'profile.dev.package."*".opt-level=0' --lib \
     --package vljepa-kernels --package vljepa-data --package vljepa-model --package vljepa-worker
 }
 # idle OUTPUT FUNCTION...: runs functions of this script in the background, when no other process

@@ -286,7 +286,7 @@ impl Encoder<'_> {
 
 /// Numbers of the frames that are kept of `count` frames in a number of seconds. They are chosen as
 /// training chooses frames: uniformly by number, with the first and the last one.
-#[cfg_attr(not(feature = "video"), expect(dead_code, reason = "only clips have frames"))]
+#[cfg_attr(not(any(test, feature = "video")), expect(dead_code, reason = "only clips have frames"))]
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
