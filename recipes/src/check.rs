@@ -5,6 +5,7 @@
 
 mod cluster;
 mod data;
+mod dual_encoder;
 mod evaluation;
 mod files;
 mod init;
@@ -17,7 +18,7 @@ pub use model::sizes;
 
 use serde::{Deserialize, Serialize};
 
-use crate::schema::Recipe;
+use crate::schema::{ModelKind, Recipe};
 
 /// A value that a recipe must not have, and the remedy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +45,10 @@ pub fn check(recipe: &Recipe) -> Vec<Problem> {
     data::check(recipe, &mut found);
     training::check(recipe, &mut found);
     evaluation::check(recipe, &mut found);
+    match recipe.model.kind {
+        ModelKind::VlJepa => training::needed(recipe, &mut found),
+        ModelKind::DualEncoder => dual_encoder::check(recipe, &mut found),
+    }
     cluster::check(recipe, &mut found);
     found.list
 }
@@ -82,11 +87,15 @@ pub fn warnings(recipe: &Recipe) -> Vec<String> {
 /// Keys of the tokenizers that a recipe does not name yet.
 fn missing_tokenizers(recipe: &Recipe) -> impl Iterator<Item = &'static str> {
     let model = &recipe.model;
-    let tokenizers = [
-        ("model.predictor.tokenizer", model.predictor.tokenizer.as_deref()),
-        ("model.y_encoder.tokenizer", model.y_encoder.tokenizer()),
-    ];
-    tokenizers.into_iter().filter(|(_, path)| path.is_none()).map(|(key, _)| key)
+    let of_queries = match model.kind {
+        ModelKind::VlJepa => {
+            Some(("model.predictor.tokenizer", model.predictor.tokenizer.as_deref()))
+        }
+        ModelKind::DualEncoder => None,
+    };
+    let of_targets = ("model.y_encoder.tokenizer", model.y_encoder.tokenizer());
+    let tokenizers = of_queries.into_iter().chain([of_targets]);
+    tokenizers.filter(|(_, path)| path.is_none()).map(|(key, _)| key)
 }
 
 #[derive(Default)]

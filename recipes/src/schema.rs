@@ -24,7 +24,7 @@ pub use data::{
 };
 pub use evaluation::{Candidates, Control, Evaluation, LABEL, Task, TaskKind};
 pub use init::Init;
-pub use model::{Initialisation, Loss, LossKind, Model, Temperature};
+pub use model::{Initialisation, Loss, LossKind, Model, ModelKind, Temperature};
 pub use predictor::{Attention, Llama3Scaling, LlamaSize, Predictor, PredictorFamily};
 pub use training::{
     Checkpoints, LearningRate, Logging, Mixing, NonFinite, Optimizer, Recompute, Schedule, Stage,
@@ -79,9 +79,12 @@ pub struct Recipe {
     /// Training objective. Default: bidirectional InfoNCE.
     #[serde(default)]
     pub loss: Loss,
-    /// Shard sets, and how their samples become (visual, query, target). No default.
+    /// Shard sets, and how their samples become (visual, query, target). No default, but a dual
+    /// encoder needs none.
+    #[serde(default)]
     pub data: Data,
-    /// Training stages, in the order in which they run. No default.
+    /// Training stages, in the order in which they run. No default; a dual encoder has none.
+    #[serde(default)]
     pub stages: Vec<Stage>,
     /// AdamW, gradient clipping, learning-rate multipliers and the policy for non-finite gradients.
     #[serde(default)]
@@ -105,6 +108,15 @@ impl Recipe {
     #[must_use]
     pub fn total_steps(&self) -> u64 {
         self.stages.iter().fold(0, |sum, stage| sum.saturating_add(stage.steps))
+    }
+
+    /// Number of frames per sample where neither a task nor a source says it: those of the last
+    /// stage. A dual encoder, which has no stages, takes 8, as Perception Encoder's evaluations of
+    /// videos do.
+    #[must_use]
+    pub fn default_frames(&self) -> usize {
+        const DUAL_ENCODER_FRAMES: usize = 8;
+        self.stages.last().map_or(DUAL_ENCODER_FRAMES, |stage| stage.frames)
     }
 
     /// Returns a copy in which the keys that may change between two starts of one run are reset.

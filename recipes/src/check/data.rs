@@ -8,10 +8,6 @@ use crate::shard_names::is_remote;
 
 pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
     let data = &recipe.data;
-    if data.sources.is_empty() {
-        let help = "add one: `name: {shards: …, visual: video, targets: [{from: caption}]}`";
-        found.add("data.sources", "is empty", help);
-    }
     for (name, source) in &data.sources {
         super::check_name(found, &format!("data.sources.{name}"), name);
         check_source(recipe, name, source, found);

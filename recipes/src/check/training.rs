@@ -12,10 +12,18 @@ pub(crate) const GROUPS: [&str; 6] =
 /// source occurs exactly as often as its weight says.
 const MAX_WEIGHT_SUM: u64 = 1_000_000;
 
-pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
+/// Reports keys without which there is nothing to train.
+pub(super) fn needed(recipe: &Recipe, found: &mut Problems) {
+    if recipe.data.sources.is_empty() {
+        let help = "add one: `name: {shards: …, visual: video, targets: [{from: caption}]}`";
+        found.add("data.sources", "is empty", help);
+    }
     if recipe.stages.is_empty() {
         found.add("stages", "is empty", "add a stage with its steps, batch and frames");
     }
+}
+
+pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
     for (index, stage) in recipe.stages.iter().enumerate() {
         let key = format!("stages.{index}");
         super::check_name(found, &format!("{key}.name"), &stage.name);

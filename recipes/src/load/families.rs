@@ -9,9 +9,9 @@ use serde_json::{Map, Value as Json};
 
 use crate::read::{self, Fault};
 use crate::schema::{
-    Clip, ClipSize, EmbeddingGemma, Pe, PeSize, PeText, Predictor, PredictorFamily, Projection,
-    Qwen3Embedding, Siglip2, Siglip2Size, Sonar, Update, VJepa2, VJepa2_1, VJepa2_1Size,
-    VJepa2Size, Visual, XEncoder, XFamily, YEncoder, YFamily,
+    Clip, ClipSize, EmbeddingGemma, ModelKind, Pe, PeSize, PeText, Predictor, PredictorFamily,
+    Projection, Qwen3Embedding, Siglip2, Siglip2Size, Sonar, Update, VJepa2, VJepa2_1,
+    VJepa2_1Size, VJepa2Size, Visual, XEncoder, XFamily, YEncoder, YFamily,
 };
 use crate::tree::{Entry, Node, Span, Value};
 
@@ -216,6 +216,13 @@ fn frames_of_image_stages(stages: &mut Node, images: &[String], frames: usize) {
 }
 
 fn expand_model(model: &mut Node) -> Result<(), Fault> {
+    if let Some(kind) = model.get("kind") {
+        let at = kind.span;
+        match read::read(kind).map_err(|fault| fault.under("kind").under("model"))? {
+            ModelKind::VlJepa => {}
+            ModelKind::DualEncoder => frozen_targets(model, at),
+        }
+    }
     let mut image_size = None;
     for role in Role::ALL {
         let Some(node) = model.get_mut(role.key()) else { continue };
@@ -237,6 +244,16 @@ fn expand_model(model: &mut Node) -> Result<(), Fault> {
         }
     }
     Ok(())
+}
+
+/// Gives the Y-encoder of a dual encoder the only values of `projection` and `update` that it can
+/// have.
+fn frozen_targets(model: &mut Node, span: Span) {
+    let Some(y_encoder) = model.get_mut(Role::YEncoder.key()) else { return };
+    fill_in(y_encoder, "projection", || plain(json(&Projection::None), span));
+    if y_encoder.get("trainable").is_none() {
+        fill_in(y_encoder, "update", || plain(json(&Update::Frozen), span));
+    }
 }
 
 /// Adds a key to a map that does not have it.

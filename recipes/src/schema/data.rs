@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Data {
-    /// Shard sets by name. A stage's `mixture` refers to these names. No default; the paper trains
-    /// on DataComp, YFCC-100M and Action100M (§3.2).
+    /// Shard sets by name. A stage's `mixture` refers to these names. No default, but a dual
+    /// encoder needs none; the paper trains on DataComp, YFCC-100M and Action100M (§3.2).
+    #[serde(default)]
     pub sources: BTreeMap<String, Source>,
     /// Limits for samples that cannot be read.
     #[serde(default)]
@@ -41,6 +42,21 @@ pub struct Data {
     /// default: 1,024, so that the windows of all lanes together hold 1.6 million samples.
     #[serde(default = "defaults::window")]
     pub shuffle_window: usize,
+}
+
+impl Default for Data {
+    fn default() -> Self {
+        Self {
+            sources: BTreeMap::new(),
+            bad_samples: BadSamples::default(),
+            threads: 0,
+            prefetch_batches: defaults::prefetch(),
+            cache_mib: 0,
+            shard_cache: None,
+            lanes: defaults::lanes(),
+            shuffle_window: defaults::window(),
+        }
+    }
 }
 
 /// Cache of remote shards on a disk of each node. All ranks of a node share it, and it stays for

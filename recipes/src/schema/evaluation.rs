@@ -37,7 +37,7 @@ pub struct Task {
     #[serde(default)]
     pub query: String,
     /// Number of frames per sample, a multiple of the tubelet size, or 1 with V-JEPA 2.1. Default:
-    /// `frames` of the last stage.
+    /// `frames` of the last stage; 8 for a dual encoder, as Perception Encoder's evaluations take.
     #[serde(default)]
     pub frames: Option<usize>,
     /// Maximum number of samples, taken in the order of the shards. Default: all samples.

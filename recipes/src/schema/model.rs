@@ -12,6 +12,8 @@ use super::{Predictor, XEncoder, YEncoder};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Model {
+    /// What the model computes. Default: `vl_jepa`.
+    pub kind: ModelKind,
     /// Height and width, in pixels, of the frames that the X-encoder reads. A multiple of
     /// `x_encoder.patch_size`. Default: those that the X-encoder was trained with; 256 for V-JEPA 2
     /// (paper §3.1).
@@ -36,6 +38,7 @@ pub struct Model {
 impl Default for Model {
     fn default() -> Self {
         Self {
+            kind: ModelKind::VlJepa,
             image_size: 256,
             x_encoder: XEncoder::default(),
             predictor: Predictor::default(),
@@ -50,17 +53,36 @@ impl Default for Model {
 impl Model {
     /// Files that the encoders and the predictor name, with their keys.
     pub fn files(&self) -> impl Iterator<Item = (&'static str, &Path)> {
-        let Self { x_encoder: x, predictor: p, y_encoder: y, .. } = self;
+        let Self { kind, x_encoder: x, predictor, y_encoder: y, .. } = self;
+        let p = match kind {
+            ModelKind::VlJepa => Some(predictor),
+            ModelKind::DualEncoder => None,
+        };
         [
             ("model.x_encoder.weights", x.weights()),
-            ("model.predictor.weights", p.weights.as_deref()),
-            ("model.predictor.tokenizer", p.tokenizer.as_deref()),
+            ("model.predictor.weights", p.and_then(|p| p.weights.as_deref())),
+            ("model.predictor.tokenizer", p.and_then(|p| p.tokenizer.as_deref())),
             ("model.y_encoder.weights", y.weights()),
             ("model.y_encoder.tokenizer", y.tokenizer()),
         ]
         .into_iter()
         .filter_map(|(key, path)| Some((key, path?)))
     }
+}
+
+/// Values of `model.kind`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ModelKind {
+    /// VL-JEPA: a predictor maps visual tokens and a query to an embedding in the space of the
+    /// Y-encoder (paper §2).
+    #[default]
+    VlJepa,
+    /// A published pair of encoders that embed frames and texts into one space, such as CLIP: the
+    /// baselines of the paper's Tables 1 and 4. The embedding of a video is the mean of those of
+    /// its frames. There is no predictor and no training: a run measures `evaluation.tasks`. The
+    /// pairs are `clip` with `clip_text`, `siglip2` with `siglip2_text`, and `pe` with `pe_text`.
+    DualEncoder,
 }
 
 /// Distribution of initial weights that are not loaded from a file. Norms start as the identity and
