@@ -4,18 +4,20 @@
 #   tests/bare.sh SUITE FOLDER          creates a root folder (SUITE is bookworm or trixie) and runs
 #                                       both commands in its checkout
 #   tests/bare.sh SUITE FOLDER COMMAND  runs COMMAND in the checkout instead; FOLDER may exist
-#   tests/bare.sh SUITE --quick         runs the install scripts and one build in a temporary root
+#   tests/bare.sh SUITE --quick         runs the install scripts, the unit tests of the build without
+#                                       features and one build with C libraries in a temporary root
 #                                       folder, as tests/run.sh does
 # Needs root on Debian, and Rust from rustup; exits with code 77 without them. All mounts and
 # processes are in namespaces of this script and end with it, even if it is interrupted. FOLDER is
 # kept for inspection and for more commands.
 set -euo pipefail
 
-# Builds the only program that uses C libraries, without optimisation. The build shows that
-# everything it needs is installed and compatible.
+# The last build is of the only program that uses C libraries. It shows that everything it needs is
+# installed and compatible, and shares its dependencies with the tests.
 quick='
 . tests/install.sh
-cargo build --locked --package vljepa-worker --features mpi,video --config profile.dev.debug=false --config "profile.dev.package.\"*\".opt-level=0"
+. tests/without_features.sh
+cargo build "${without[@]}" --package vljepa-worker --features mpi,video
 mpirun --oversubscribe -np 2 target/debug/vljepa-worker --features
 '
 
@@ -68,7 +70,7 @@ inside() {
   run_command
 }
 
-[ $# -ge 2 ] || { sed -n '2,11s/^# //p' "$0"; exit 2; }
+[ $# -ge 2 ] || { sed -n '2,12s/^# //p' "$0"; exit 2; }
 suite=$1 rustup_home=${RUSTUP_HOME:-$HOME/.rustup} cargo_home=${CARGO_HOME:-$HOME/.cargo} temporary=
 root=$(realpath -m -- "$2") command=${3:-'bash recipes/quickstart.sh; bash tests/run.sh'}
 cd "$(dirname "$0")/.."
