@@ -21,6 +21,10 @@ use crate::terminal;
 
 /// Time between two looks at a followed run.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a requeued job is held back at least. Slurm revokes the credential of the job that was
+/// ended, with all that were made up to the same second: a job that starts in this second is ended
+/// for good ("Job credential revoked").
+const RELEASE_DELAY: Duration = Duration::from_secs(2);
 /// How long a job may be missing from the queue before it counts as ended: `squeue` does not list a
 /// job while it is being requeued.
 const GONE_TIMEOUT: Duration = Duration::from_secs(15);
@@ -159,7 +163,8 @@ fn copy_programs(directory: &RunDirectory, programs: &Programs) -> std::io::Resu
 /// Shows the progress of a submitted run until it is complete or its job is gone, and lets a
 /// requeued job start at once. Returns whether the run is complete.
 pub(crate) async fn follow(directory: &RunDirectory, recipe: &Recipe) -> Result<bool, LaunchError> {
-    let (mut shown_step, mut shown_state, mut gone_since) = (0, String::new(), None);
+    let (mut shown_step, mut shown_state) = (0, String::new());
+    let (mut gone_since, mut held_since) = (None, None);
     loop {
         if let Some(metrics) = history::metrics(directory).pop().filter(|m| m.step > shown_step) {
             shown_step = metrics.step;
@@ -181,20 +186,24 @@ pub(crate) async fn follow(directory: &RunDirectory, recipe: &Recipe) -> Result<
             terminal::note(&text);
             shown_state = text;
         }
-        match state {
-            Some(JobState::Pending(reason)) if reason == "BeginTime" => client::release(&job).await,
-            Some(JobState::Gone) => {
-                let since = *gone_since.get_or_insert_with(tokio::time::Instant::now);
-                if since.elapsed() > GONE_TIMEOUT {
-                    return Ok(false);
-                }
-            }
-            Some(JobState::Pending(_) | JobState::Running | JobState::Ending(_)) | None => {
-                gone_since = None;
-            }
+        let is_held = matches!(&state, Some(JobState::Pending(reason)) if reason == "BeginTime");
+        if lasts(is_held, &mut held_since, RELEASE_DELAY) {
+            client::release(&job).await;
+        }
+        if lasts(state == Some(JobState::Gone), &mut gone_since, GONE_TIMEOUT) {
+            return Ok(false);
         }
         tokio::time::sleep(POLL_INTERVAL).await;
     }
+}
+
+/// Whether `holds` has been true since `since` for at least `time`.
+fn lasts(holds: bool, since: &mut Option<tokio::time::Instant>, time: Duration) -> bool {
+    if !holds {
+        *since = None;
+        return false;
+    }
+    since.get_or_insert_with(tokio::time::Instant::now).elapsed() >= time
 }
 
 fn line(metrics: &Metrics) -> String {
