@@ -320,7 +320,7 @@ fn ranks_on_gpus_are_started_one_by_one_and_get_rank_0_s_nccl_id() {
 echo "$VLJEPA_RANK of $VLJEPA_WORLD_SIZE, here $VLJEPA_LOCAL_RANK of $VLJEPA_LOCAL_WORLD_SIZE, NVLS $NCCL_NVLS_ENABLE" > "$run/fake-$rank"
 [ "$rank" = 2 ] && sleep 0.5
 hello
-[ "$rank" = 0 ] && say '{"message":"nccl_id","id":"rank 0 listens here"}'
+[ "$rank" = 0 ] && say '{"message":"rendezvous","id":"rank 0 listens here"}'
 read -r answer <&3
 echo "$answer" > "$run/id-$rank"
 complete
@@ -332,7 +332,7 @@ complete
         let text = fake.read(&format!("runs/fake/fake-{rank}"));
         assert_eq!(text.trim(), format!("{rank} of 3, here {rank} of 3, NVLS 0"));
         let id = fake.read(&format!("runs/fake/id-{rank}"));
-        assert_eq!(id.trim(), r#"{"message":"nccl_id","id":"rank 0 listens here"}"#);
+        assert_eq!(id.trim(), r#"{"message":"rendezvous","id":"rank 0 listens here"}"#);
     }
     assert_eq!(fake.left_behind(), [""; 0]);
 }

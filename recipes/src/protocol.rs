@@ -163,9 +163,9 @@ pub enum FromWorker {
         /// Token of the run.
         token: String,
     },
-    /// NCCL id with which the ranks form a communicator (rank 0 only).
-    NcclId {
-        /// `ncclUniqueId`, encoded in base64.
+    /// Rank 0 can communicate with the other ranks (rank 0 only).
+    Rendezvous {
+        /// `ncclUniqueId`, encoded in base64; empty for ranks on CPUs.
         id: String,
     },
     /// One line of `metrics.jsonl` (rank 0 only).
@@ -365,9 +365,9 @@ pub enum FromSupervisor {
     },
     /// Sign of life, sent every [`SIGN_OF_LIFE_S`] seconds.
     Alive,
-    /// All ranks have connected and must form a communicator with rank 0's NCCL id.
-    NcclId {
-        /// `ncclUniqueId`, encoded in base64.
+    /// All ranks have connected and may send messages to each other.
+    Rendezvous {
+        /// Rank 0's `ncclUniqueId`, encoded in base64; empty for ranks on CPUs.
         id: String,
     },
     /// Some ranks have not connected yet. It is repeated while ranks are missing.

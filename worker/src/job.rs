@@ -53,7 +53,10 @@ pub fn run(run: &Path, job: &Path, control: Option<&str>) -> anyhow::Result<Opti
     let Opened { storage, device, device_name, control } = opened;
     let recipe = &input.loaded.recipe;
     let collectives = match cpus {
-        Some(cpus) => cpus,
+        Some(cpus) => match rendezvous::await_cpus(recipe, rank, &control) {
+            Ok(()) => cpus,
+            Err(error) => return Err(give_up(error.into(), rank, Some(&cpus), &control)),
+        },
         None => rendezvous::join_gpus(recipe, &environment, device, rank, &control)
             .map_err(|error| give_up(error, rank, None, &control))?,
     };

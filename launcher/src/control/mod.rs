@@ -97,7 +97,7 @@ struct Shared {
     members: Mutex<Members>,
     events: mpsc::Sender<ControlEvent>,
     /// The NCCL id of rank 0, set once all ranks have connected.
-    nccl_id: watch::Sender<Option<String>>,
+    rendezvous: watch::Sender<Option<String>>,
 }
 
 /// Connected ranks with their order queues, the build of the first rank, which all others must
@@ -106,7 +106,7 @@ struct Shared {
 struct Members {
     ranks: BTreeMap<usize, mpsc::Sender<FromSupervisor>>,
     build: Option<String>,
-    nccl_id: Option<String>,
+    rendezvous: Option<String>,
 }
 
 impl Server {
@@ -121,9 +121,9 @@ impl Server {
         let (sender, events) = mpsc::channel(MESSAGE_QUEUE);
         let (stop, stopped) = watch::channel(false);
         let open = Arc::new(Semaphore::new(expected.world_size + MAX_STRANGERS));
-        let nccl_id = watch::Sender::new(None);
+        let rendezvous = watch::Sender::new(None);
         let shared =
-            Arc::new(Shared { expected, members: Mutex::default(), events: sender, nccl_id });
+            Arc::new(Shared { expected, members: Mutex::default(), events: sender, rendezvous });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&shared), stopped, open));
         Ok(Self { address, events, stop, shared, accepting })
     }
@@ -237,7 +237,7 @@ async fn speak(
     mut stopped: watch::Receiver<bool>,
     mut orders: mpsc::Receiver<FromSupervisor>,
 ) {
-    let mut nccl_id = shared.nccl_id.subscribe();
+    let mut rendezvous = shared.rendezvous.subscribe();
     let (mut told_stop, mut told_id) = (false, false);
     let from_now = |period| tokio::time::interval_at(tokio::time::Instant::now() + period, period);
     let (mut sign, mut reminder) = (from_now(SIGN_INTERVAL), from_now(REMINDER_INTERVAL));
@@ -248,9 +248,9 @@ async fn speak(
                 stop.then_some(FromSupervisor::Stop)
             }
             Some(order) = orders.recv() => Some(order),
-            id = async { nccl_id.wait_for(Option::is_some).await.ok()?.clone() }, if !told_id => {
+            id = async { rendezvous.wait_for(Option::is_some).await.ok()?.clone() }, if !told_id => {
                 told_id = true;
-                id.map(|id| FromSupervisor::NcclId { id })
+                id.map(|id| FromSupervisor::Rendezvous { id })
             }
             _ = reminder.tick(), if !told_id => {
                 let ranks = shared.absent();
@@ -327,8 +327,8 @@ impl Shared {
     /// Sends the NCCL id to all ranks once it is known and all ranks have connected. A rank that
     /// got it earlier would wait inside NCCL, which cannot name the ranks that are missing.
     fn relay(&self, members: &Members) {
-        if members.ranks.len() == self.expected.world_size && members.nccl_id.is_some() {
-            self.nccl_id.send_replace(members.nccl_id.clone());
+        if members.ranks.len() == self.expected.world_size && members.rendezvous.is_some() {
+            self.rendezvous.send_replace(members.rendezvous.clone());
         }
     }
 
@@ -343,9 +343,9 @@ impl Shared {
     /// must end.
     async fn receive(&self, rank: usize, message: std::io::Result<Option<FromWorker>>) -> bool {
         match message {
-            Ok(Some(FromWorker::NcclId { id })) if rank == 0 => {
+            Ok(Some(FromWorker::Rendezvous { id })) if rank == 0 => {
                 let mut members = self.members();
-                members.nccl_id = Some(id);
+                members.rendezvous = Some(id);
                 self.relay(&members);
                 true
             }

@@ -52,7 +52,7 @@ fn reason(answer: FromSupervisor) -> String {
         FromSupervisor::Refused { reason } => reason,
         FromSupervisor::Welcome
         | FromSupervisor::Alive
-        | FromSupervisor::NcclId { .. }
+        | FromSupervisor::Rendezvous { .. }
         | FromSupervisor::Absent { .. }
         | FromSupervisor::Checkpoint { .. }
         | FromSupervisor::Stop => panic!("was not refused: {answer:?}"),
@@ -113,18 +113,18 @@ fn ranks_that_are_lost_at_once_are_heard_in_the_order_in_which_they_were_lost() 
 }
 
 #[tokio::test]
-async fn an_nccl_id_reaches_all_ranks_when_all_are_there_and_also_those_that_come_again() {
+async fn rank_0_s_id_reaches_all_ranks_when_all_are_there_and_also_those_that_come_again() {
     let mut server = server().await;
     let (mut first, _) = say_hello(&server, hello(0)).await;
     assert!(matches!(server.next().await, Some(ControlEvent::Joined(_))));
-    let made = FromWorker::NcclId { id: "an id".to_owned() };
+    let made = FromWorker::Rendezvous { id: "an id".to_owned() };
     let line = serde_json::to_string(&made).unwrap() + "\n";
     first.get_mut().write_all(line.as_bytes()).await.unwrap();
     let soon = Duration::from_millis(200);
     let early = tokio::time::timeout(soon, answer(&mut first)).await;
     assert!(early.is_err(), "rank 1 is not there yet: {early:?}");
     let (mut second, _) = say_hello(&server, hello(1)).await;
-    let id = FromSupervisor::NcclId { id: "an id".to_owned() };
+    let id = FromSupervisor::Rendezvous { id: "an id".to_owned() };
     assert_eq!(answer(&mut first).await, id);
     assert_eq!(answer(&mut second).await, id);
     assert!(matches!(server.next().await, Some(ControlEvent::Joined(_))));

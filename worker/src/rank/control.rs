@@ -63,7 +63,7 @@ struct Shared {
 /// The supervisor's messages about the other ranks.
 #[derive(Debug, Default)]
 struct Rendezvous {
-    nccl_id: Option<String>,
+    id: Option<String>,
     absent: Vec<usize>,
 }
 
@@ -93,7 +93,7 @@ impl Control {
             FromSupervisor::Stop => {
                 anyhow::bail!("the run was stopped before this worker connected")
             }
-            FromSupervisor::NcclId { .. }
+            FromSupervisor::Rendezvous { .. }
             | FromSupervisor::Absent { .. }
             | FromSupervisor::Checkpoint { .. } => {
                 anyhow::bail!("the supervisor answered the hello with an unexpected message");
@@ -127,26 +127,40 @@ impl Control {
         }
     }
 
-    /// Waits until all ranks have connected and rank 0 has made the NCCL id, and returns the id.
+    /// Whether there is no supervisor.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        self.sender.is_none()
+    }
+
+    /// Waits until all ranks have connected, and returns rank 0's id, which is `own` there. The
+    /// other ranks pass `None`.
     ///
     /// # Errors
     /// Fails after `time_out`, and names the missing ranks; fails at once if there is no
     /// supervisor.
-    pub fn nccl_id(&self, time_out: Duration) -> Result<String, WorkerError> {
+    pub fn rendezvous(
+        &self,
+        own: Option<String>,
+        time_out: Duration,
+    ) -> Result<String, WorkerError> {
         if self.sender.is_none() {
             return Err(WorkerError::NoSupervisor);
         }
+        if let Some(id) = own {
+            self.report(FromWorker::Rendezvous { id });
+        }
         let rendezvous = self.shared.rendezvous();
-        let waiting = |rendezvous: &mut Rendezvous| rendezvous.nccl_id.is_none();
+        let waiting = |rendezvous: &mut Rendezvous| rendezvous.id.is_none();
         let (rendezvous, _) = self
             .shared
             .rendezvous_changed
             .wait_timeout_while(rendezvous, time_out, waiting)
             .unwrap_or_else(PoisonError::into_inner);
-        rendezvous.nccl_id.clone().ok_or_else(|| WorkerError::NoRendezvous {
+        rendezvous.id.clone().ok_or_else(|| WorkerError::NoRendezvous {
             seconds: time_out.as_secs(),
             missing: match rendezvous.absent.as_slice() {
-                [] => "rank 0 made no NCCL id".to_owned(),
+                [] => "rank 0 sent no id".to_owned(),
                 [rank] => format!("rank {rank} did not connect"),
                 ranks => {
                     let ranks: Vec<String> = ranks.iter().map(ToString::to_string).collect();
@@ -321,9 +335,9 @@ fn listen(mut reader: BufReader<TcpStream>, shared: &Shared, orders: &Sender<Che
         };
         match serde_json::from_slice(&line) {
             Ok(FromSupervisor::Stop) => shared.stop.store(true, Ordering::Release),
-            Ok(FromSupervisor::NcclId { id }) => {
+            Ok(FromSupervisor::Rendezvous { id }) => {
                 let mut rendezvous = shared.rendezvous();
-                (rendezvous.nccl_id, rendezvous.absent) = (Some(id), Vec::new());
+                (rendezvous.id, rendezvous.absent) = (Some(id), Vec::new());
                 shared.rendezvous_changed.notify_all();
             }
             Ok(FromSupervisor::Checkpoint { order }) => {

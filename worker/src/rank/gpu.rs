@@ -88,14 +88,15 @@ pub(crate) fn join(
              set {NVLS_VARIABLE}=0 for every rank"
         );
     }
-    if rank.rank == 0 {
-        control.report(FromWorker::NcclId { id: library.unique_id()?.text() });
-    }
+    let own = match rank.rank {
+        0 => Some(library.unique_id()?.text()),
+        _ => None,
+    };
     let seconds = Duration::from_secs;
     let cluster = &recipe.cluster;
     let (start, collective) =
         (seconds(cluster.start_timeout_s), seconds(cluster.collective_timeout_s));
-    let id = Id::parse(&control.nccl_id(start)?)?;
+    let id = Id::parse(&control.rendezvous(own, start)?)?;
     let supervisor = control.clone();
     let last_words = Box::new(move |error: &str| {
         let (step, phase) = supervisor.position();

@@ -1,5 +1,7 @@
-//! Connects the ranks of a run: on CPUs through MPI; on GPUs through the supervisor, which
-//! distributes rank 0's NCCL id.
+//! Connects the ranks of a run: on CPUs through MPI; on GPUs through NCCL, whose id of rank 0 the
+//! supervisor distributes.
+
+use std::time::Duration;
 
 use vljepa_kernels::Device;
 use vljepa_recipes::schema;
@@ -32,6 +34,20 @@ pub fn rank_id(
             Ok((rank, None))
         }
     }
+}
+
+/// Waits until all ranks on CPUs have connected to the supervisor, if there is one. A rank connects
+/// after MPI's start, and OpenMPI crashes if a message of a faster rank arrives in its own start,
+/// which Slurm's PMIx does not always prevent.
+///
+/// # Errors
+/// Fails if a rank does not connect within the recipe's start timeout.
+pub fn await_cpus(recipe: &Recipe, rank: RankId, control: &Control) -> Result<(), WorkerError> {
+    if rank.world_size == 1 || control.is_alone() {
+        return Ok(());
+    }
+    let own = (rank.rank == 0).then(String::new);
+    control.rendezvous(own, Duration::from_secs(recipe.cluster.start_timeout_s)).map(drop)
 }
 
 /// Joins the collectives of a rank on a GPU: NCCL, or [`Solo`] if there is only one rank. Waits for

@@ -72,7 +72,7 @@ impl Attempt<'_> {
             // The server handles NCCL ids itself; the observer has handled the interval.
             FromWorker::Hello(_)
             | FromWorker::Knock { .. }
-            | FromWorker::NcclId { .. }
+            | FromWorker::Rendezvous { .. }
             | FromWorker::Interval(_) => {}
             FromWorker::Heartbeat { step, phase, collective } => {
                 if let Some(joined) = &mut self.members[rank].joined {

@@ -115,7 +115,7 @@ fn a_damaged_message_is_refused_or_means_what_it_says() {
         r#"{"message": "heartbeat", "step": 5, "phase": "forward", "collective": 7}"#,
         r#"{"message": "saved", "step": 5, "name": "step-5", "stall_s": 0.5, "durable_s": 1e3}"#,
         r#"{"message": "knock", "token": "secret"}"#,
-        r#"{"message": "nccl_id", "id": "AAAA"}"#,
+        r#"{"message": "rendezvous", "id": "AAAA"}"#,
         r#"{"message": "part", "step": 4, "part": {"part": "written", "file": {"name": "r",
             "bytes": 5, "blake3": "00", "range": {"start": 0, "end": 7}}}}"#,
         r#"{"job": "train", "attempt": 1, "world_size": 2, "drills": []}"#,

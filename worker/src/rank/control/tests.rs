@@ -97,7 +97,7 @@ fn a_stop_is_heard() {
 }
 
 #[test]
-fn an_nccl_id_is_awaited_and_who_keeps_it_away_is_named() {
+fn a_rendezvous_is_awaited_and_who_keeps_it_away_is_named() {
     let (go, gone) = bounded::<()>(0);
     let (address, thread) = supervisor(FromSupervisor::Welcome, move |reader, mut stream| {
         let mut say = |message: &FromSupervisor| {
@@ -106,31 +106,31 @@ fn an_nccl_id_is_awaited_and_who_keeps_it_away_is_named() {
         gone.recv().unwrap();
         say(&FromSupervisor::Absent { ranks: vec![3, 5] });
         gone.recv().unwrap();
-        say(&FromSupervisor::NcclId { id: "an id".to_owned() });
+        say(&FromSupervisor::Rendezvous { id: "an id".to_owned() });
         read_to_the_end(reader.lines());
     });
     let control = Control::connect(&address, hello(), Duration::from_secs(60)).unwrap();
     let soon = Duration::from_millis(20);
-    let error = control.nccl_id(soon).unwrap_err().to_string();
-    assert!(error.contains("rank 0 made no NCCL id"), "{error}");
+    let error = control.rendezvous(None, soon).unwrap_err().to_string();
+    assert!(error.contains("rank 0 sent no id"), "{error}");
     go.send(()).unwrap();
     let end = Instant::now() + Duration::from_secs(10);
     loop {
-        let error = control.nccl_id(soon).unwrap_err().to_string();
+        let error = control.rendezvous(None, soon).unwrap_err().to_string();
         if error.contains("ranks 3, 5 did not connect") {
             break;
         }
         assert!(Instant::now() < end, "{error}");
     }
     go.send(()).unwrap();
-    assert_eq!(control.nccl_id(Duration::from_secs(10)).unwrap(), "an id");
+    assert_eq!(control.rendezvous(None, Duration::from_secs(10)).unwrap(), "an id");
     control.report_last(finished());
     thread.join().unwrap();
 }
 
 #[test]
 fn without_a_supervisor_there_is_no_id_to_wait_for() {
-    let error = Control::alone().nccl_id(Duration::from_secs(60)).unwrap_err();
+    let error = Control::alone().rendezvous(None, Duration::from_secs(60)).unwrap_err();
     assert!(error.to_string().contains("vljepa-launch"), "{error}");
 }
 
