@@ -326,8 +326,8 @@ impl<'a> Attempt<'a> {
     }
 
     /// The fault of a rank that ended before it connected, according to the output of `srun`, which
-    /// goes on as long as other ranks run. A signal is a death. An exit is a wrong set-up, such as a
-    /// missing library.
+    /// goes on as long as other ranks run. A signal is a death. An exit is a wrong set-up, such as
+    /// a missing library.
     fn end_before_connecting(&self) -> Option<Fault> {
         let mut missing =
             (0..self.members.len()).filter(|rank| self.members[*rank].joined.is_none()).peekable();
