@@ -13,6 +13,9 @@ use crate::error::{DataError, panic_text};
 /// Longest part of a text that an error message shows, in characters.
 const SHOWN_CHARACTERS: usize = 80;
 
+/// Token that pads texts of a fixed length: `<pad>` of Gemma's vocabulary, which `SigLIP` 2 has.
+const PAD: i32 = 0;
+
 /// Tokenizer read from a `tokenizer.json`, with a limit on the number of tokens per text.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
@@ -22,6 +25,10 @@ pub struct Tokenizer {
     rows: usize,
     /// Text before each text.
     prompt: String,
+    /// Whether texts are lower-cased.
+    lower_case: bool,
+    /// Number of tokens to which texts are padded, or `None` if they keep their lengths.
+    padded_length: Option<usize>,
 }
 
 impl Tokenizer {
@@ -44,20 +51,17 @@ impl Tokenizer {
         let (max_tokens, vocab_size) =
             (y_encoder.max_target_tokens(), y_encoder.sizes().vocab_size);
         let tokenizer = Self::of("model.y_encoder", y_encoder.tokenizer(), max_tokens, vocab_size)?;
-        if y_encoder.is_lower_case() && tokenizer.encode("A B")? != tokenizer.encode("a b")? {
-            let path = tokenizer.path.display();
-            let reason = format!(
-                "{path} does not lower-case, as the published tokenizer of this encoder does; add \
-                 a `Lowercase` normalizer, or take CLIP's tokenizer.json"
-            );
-            return Err(DataError::Recipe { key: "model.y_encoder.tokenizer".to_owned(), reason });
-        }
         let tokens = tokenizer.encode(y_encoder.prompt())?.len();
         if tokens >= max_tokens {
             let reason = format!("fills all {max_tokens} tokens of a target (max_target_tokens)");
             return Err(DataError::Recipe { key: "model.y_encoder.prompt".to_owned(), reason });
         }
-        Ok(Self { prompt: y_encoder.prompt().to_owned(), ..tokenizer })
+        Ok(Self {
+            prompt: y_encoder.prompt().to_owned(),
+            lower_case: y_encoder.is_lower_case(),
+            padded_length: y_encoder.padded_length(),
+            ..tokenizer
+        })
     }
 
     fn of(
@@ -105,14 +109,22 @@ impl Tokenizer {
         }
         let truncation = TruncationParams { max_length: max_tokens, ..TruncationParams::default() };
         inner.with_truncation(Some(truncation)).map_err(|cause| error(cause.to_string()))?;
-        let tokenizer = Self { inner, path: path.to_owned(), rows, prompt: String::new() };
+        let tokenizer = Self {
+            inner,
+            path: path.to_owned(),
+            rows,
+            prompt: String::new(),
+            lower_case: false,
+            padded_length: None,
+        };
         tokenizer.in_rows(around.get_ids(), "every text").map_err(error)?;
         Ok(tokenizer)
     }
 
     /// Tokens of `text` with the recipe's prompt before it, including the special tokens that the
-    /// file's post-processor adds. An empty text has no tokens at all, not even special ones: an
-    /// empty query means query-free training (paper §3.2).
+    /// file's post-processor adds. Targets are lower-cased and padded as their encoder was trained
+    /// (`is_lower_case` and `padded_length` of the recipe's Y-encoder). An empty text has no tokens
+    /// at all, not even special ones: an empty query means query-free training (paper §3.2).
     ///
     /// # Errors
     /// [`DataError::Tokenizer`] if the file's model rejects the text, as a word-level model without
@@ -126,9 +138,14 @@ impl Tokenizer {
             "" => Cow::Borrowed(text),
             prompt => Cow::Owned(format!("{prompt}{text}")),
         };
-        let encoding = caught(|| self.inner.encode_fast(prompted, true))
+        let cased = if self.lower_case { prompted.to_lowercase().into() } else { prompted };
+        let encoding = caught(|| self.inner.encode_fast(cased, true))
             .map_err(|cause| refused(format!("it cannot encode {}: {cause}", shown(text))))?;
-        self.in_rows(encoding.get_ids(), &shown(text)).map_err(refused)
+        let mut ids = self.in_rows(encoding.get_ids(), &shown(text)).map_err(refused)?;
+        if let Some(length) = self.padded_length {
+            ids.resize(length, PAD);
+        }
+        Ok(ids)
     }
 
     /// Checks that the embedding has rows for the tokens `ids` of a text.
@@ -190,7 +207,7 @@ pub fn target_hash(text: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use vljepa_recipes::schema::{EmbeddingGemma, Model, PeText, YEncoder};
+    use vljepa_recipes::schema::{ClipText, EmbeddingGemma, Model, PeText, Siglip2Text, YEncoder};
 
     use super::{Tokenizer, target_hash};
     use crate::fixtures::write_tokenizer;
@@ -232,30 +249,46 @@ mod tests {
         assert_eq!(encode(Tokenizer::of_queries(&model).unwrap()), [1, 5, 2]);
     }
 
+    fn targets(y_encoder: YEncoder) -> Tokenizer {
+        Tokenizer::of_targets(&Model { y_encoder, ..Model::default() }).unwrap()
+    }
+
     #[test]
-    fn an_encoder_of_lower_case_refuses_a_tokenizer_that_keeps_capitals() {
+    fn an_encoder_of_lower_case_gets_it_from_a_tokenizer_that_keeps_capitals() {
         let folder = tempfile::tempdir().unwrap();
         let path = write_tokenizer(folder.path());
         let text = std::fs::read_to_string(&path).unwrap();
         let mut file: serde_json::Value = serde_json::from_str(&text).unwrap();
         // The capital letter is a word of its own.
         file["model"]["vocab"]["A"] = 11.into();
-        let mut load = |normalizer: serde_json::Value, lower_case: bool| {
-            file["normalizer"] = normalizer;
-            std::fs::write(&path, file.to_string()).unwrap();
-            let tokenizer = Some(path.clone());
-            let y_encoder = if lower_case {
-                YEncoder::PeText(PeText { tokenizer, ..PeText::default() })
-            } else {
-                YEncoder::EmbeddingGemma(EmbeddingGemma { tokenizer, ..EmbeddingGemma::default() })
-            };
-            Tokenizer::of_targets(&Model { y_encoder, ..Model::default() })
+        file["normalizer"] = serde_json::Value::Null;
+        std::fs::write(&path, file.to_string()).unwrap();
+        let tokenizer = Some(path);
+        let keys = EmbeddingGemma { tokenizer: tokenizer.clone(), ..EmbeddingGemma::default() };
+        let kept = targets(YEncoder::EmbeddingGemma(keys));
+        assert_eq!(kept.encode("A picture").unwrap(), [1, 11, 4, 2]);
+        let prompt = "A ".to_owned();
+        let lower = PeText { prompt, tokenizer: tokenizer.clone(), ..PeText::default() };
+        let lower = targets(YEncoder::PeText(lower));
+        assert_eq!(lower.encode("A Picture").unwrap(), [1, 3, 3, 4, 2]);
+        let clip = targets(YEncoder::ClipText(ClipText { tokenizer, ..ClipText::default() }));
+        assert_eq!(clip.encode("A Picture").unwrap(), [1, 3, 4, 2]);
+    }
+
+    #[test]
+    fn siglip_2_s_texts_are_padded_on_the_right_to_all_its_positions() {
+        let folder = tempfile::tempdir().unwrap();
+        let tokenizer = Some(write_tokenizer(folder.path()));
+        let encode = |max_target_tokens, text| {
+            let (tokenizer, context_length) = (tokenizer.clone(), 6);
+            let keys = Siglip2Text { tokenizer, context_length, ..Siglip2Text::default() };
+            let keys = Siglip2Text { max_target_tokens, ..keys };
+            targets(YEncoder::Siglip2Text(keys)).encode(text).unwrap()
         };
-        let lowers = serde_json::json!({"type": "Lowercase"});
-        assert!(load(lowers, true).is_ok());
-        assert!(load(serde_json::Value::Null, false).is_ok());
-        let error = load(serde_json::Value::Null, true).unwrap_err().to_string();
-        assert!(error.contains("model.y_encoder.tokenizer") && error.contains("lower-case"));
+        assert_eq!(encode(6, "A picture"), [1, 3, 4, 2, 0, 0]);
+        // A text that is cut keeps its end.
+        assert_eq!(encode(6, "a a a a a"), [1, 3, 3, 3, 3, 2]);
+        assert_eq!(encode(4, "a a a a a"), [1, 3, 3, 2, 0, 0]);
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod logging;
 mod model;
 mod training;
 
+pub use dual_encoder::pair;
 pub use files::check_files;
 pub use model::sizes;
 

@@ -35,8 +35,9 @@ pub use x_encoder::{
     VJepa2_1Size, VJepa2Size, VisionSizes, XEncoder, XFamily,
 };
 pub use y_encoder::{
-    EmbeddingGemma, EmbeddingGemmaSize, PeText, PeTextSize, Projection, Qwen3Embedding,
-    Qwen3EmbeddingSize, Sonar, SonarSize, TextLayers, TextSizes, Update, YEncoder, YFamily,
+    ClipText, ClipTextSize, EmbeddingGemma, EmbeddingGemmaSize, PeText, PeTextSize, Projection,
+    Qwen3Embedding, Qwen3EmbeddingSize, Siglip2Text, Siglip2TextSize, Sonar, SonarSize, TextLayers,
+    TextSizes, Update, YEncoder, YFamily,
 };
 
 use std::path::PathBuf;

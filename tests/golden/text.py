@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Golden outputs and gradients of SONAR's text encoder and PE-core's text tower.   usage: python text.py OUT
-SONAR runs in transformers as the encoder of M2M100. PE's tower is a second implementation, written from
+"""Golden outputs and gradients of SONAR's text encoder and of the text towers of PE-core, CLIP and SigLIP 2.
+usage: python text.py OUT
+SONAR runs in transformers as the encoder of M2M100, CLIP and SigLIP 2 as their text models. PE's tower is a second implementation, written from
 core/vision_encoder/pe.py of facebookresearch/perception_models, because transformers has only variants of it."""
 import math, sys
 import torch
 from torch.nn import functional as F
-from transformers import M2M100Config
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection, M2M100Config, SiglipTextConfig, SiglipTextModel
 from transformers.models.m2m_100.modeling_m2m_100 import M2M100Encoder
 from vision import gelu, layer_norm, linear, normal, random_weights, report, write
 
@@ -53,7 +54,7 @@ def sonar(name, seed, lengths, **sizes):
     keys = ['model_type', 'd_model', 'encoder_layers', 'encoder_attention_heads', 'encoder_ffn_dim', 'activation_function', 'vocab_size']
     golden(name, {key: getattr(c, key) for key in keys}, weights, ids, mask, seed + 2, forward)
 
-def pe_text(name, seed, lengths, **c):
+def pe_shapes(c):
     d, f = c['width'], 4 * c['width']
     shapes = {'token_embedding.weight': (c['vocab_size'], d), 'positional_embedding': (c['context_length'], d), 'text_projection': (d, c['output_dim'])}
     for i in range(c['layers']):
@@ -61,26 +62,56 @@ def pe_text(name, seed, lengths, **c):
         shapes |= {b + 'attn.in_proj_weight': (3 * d, d), b + 'attn.in_proj_bias': (3 * d,)}
         for n, shape in {'ln_1': (d,), 'attn.out_proj': (d, d), 'ln_2': (d,), 'mlp.c_fc': (f, d), 'mlp.c_proj': (d, f)}.items():
             shapes |= {f'{b}{n}.weight': shape, f'{b}{n}.bias': shape[:1]}
-    shapes |= {'ln_final.weight': (d,), 'ln_final.bias': (d,)}
-    weights = random_weights(seed, shapes)
-    ids, mask = texts(seed + 1, c['vocab_size'] - 2, lengths)
-    # The last token, the end of the text, has the largest id. PE pads with 0.
-    ids[range(len(lengths)), [n - 1 for n in lengths]] = c['vocab_size'] - 1
-    ids = ids * mask
-    def forward(p):
-        n, eps = ids.shape[1], 1e-5
-        causal = torch.full((n, n), -math.inf, dtype=p['text_projection'].dtype).triu(1)
-        x = p['token_embedding.weight'][ids] + p['positional_embedding'][:n]
-        for i in range(c['layers']):
-            b = f'transformer.resblocks.{i}.'
-            qkv = F.linear(layer_norm(x, p, b + 'ln_1', eps), p[b + 'attn.in_proj_weight'], p[b + 'attn.in_proj_bias'])
-            q, k, v = (t.unflatten(-1, (c['heads'], -1)).transpose(1, 2) for t in qkv.chunk(3, -1))
-            scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]) + causal
-            x = x + linear((scores.softmax(-1) @ v).transpose(1, 2).flatten(-2), p, b + 'attn.out_proj')
-            x = x + linear(gelu(linear(layer_norm(x, p, b + 'ln_2', eps), p, b + 'mlp.c_fc')), p, b + 'mlp.c_proj')
-        h = layer_norm(x, p, 'ln_final', eps)
-        return {'last_hidden_state': h, 'embedding': h[range(len(ids)), ids.argmax(-1)] @ p['text_projection']}
-    golden(name, dict(model_type='pe_text', layer_norm_eps=1e-5, **c), weights, ids, mask, seed + 2, forward)
+    return shapes | {'ln_final.weight': (d,), 'ln_final.bias': (d,)}
 
-sonar('sonar', 700, [3, 7, 5], vocab_size=60, d_model=32, encoder_layers=2, encoder_attention_heads=2, encoder_ffn_dim=96)
-pe_text('pe_text', 800, [4, 8, 2], vocab_size=50, width=32, layers=2, heads=2, context_length=8, output_dim=24)
+def ended_texts(seed, vocabulary, lengths):
+    """Like `texts`, but the last token, the end of the text, has the largest id, and texts are padded with 0."""
+    ids, mask = texts(seed, vocabulary - 2, lengths)
+    ids[range(len(lengths)), [n - 1 for n in lengths]] = vocabulary - 1
+    return ids * mask, mask
+
+def pe_forward(c, p, ids):
+    n, eps = ids.shape[1], 1e-5
+    causal = torch.full((n, n), -math.inf, dtype=p['text_projection'].dtype).triu(1)
+    x = p['token_embedding.weight'][ids] + p['positional_embedding'][:n]
+    for i in range(c['layers']):
+        b = f'transformer.resblocks.{i}.'
+        qkv = F.linear(layer_norm(x, p, b + 'ln_1', eps), p[b + 'attn.in_proj_weight'], p[b + 'attn.in_proj_bias'])
+        q, k, v = (t.unflatten(-1, (c['heads'], -1)).transpose(1, 2) for t in qkv.chunk(3, -1))
+        scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]) + causal
+        x = x + linear((scores.softmax(-1) @ v).transpose(1, 2).flatten(-2), p, b + 'attn.out_proj')
+        x = x + linear(gelu(linear(layer_norm(x, p, b + 'ln_2', eps), p, b + 'mlp.c_fc')), p, b + 'mlp.c_proj')
+    h = layer_norm(x, p, 'ln_final', eps)
+    return {'last_hidden_state': h, 'embedding': h[range(len(ids)), ids.argmax(-1)] @ p['text_projection']}
+
+def pe_text(name, seed, lengths, **c):
+    ids, mask = ended_texts(seed + 1, c['vocab_size'], lengths)
+    weights = random_weights(seed, pe_shapes(c))
+    golden(name, dict(model_type='pe_text', layer_norm_eps=1e-5, **c), weights, ids, mask, seed + 2, lambda p: pe_forward(c, p, ids))
+
+def tower(name, seed, lengths, model, output):
+    """The text tower of CLIP or SigLIP 2, whose result `output` is the embedding. SigLIP 2 takes no mask: its padding is
+    read like other tokens."""
+    c = model.config
+    weights = random_weights(seed, {n: tuple(p.shape) for n, p in model.named_parameters()})
+    ids, real = ended_texts(seed + 1, c.vocab_size, lengths)
+    mask = torch.ones_like(real) if c.model_type.startswith('siglip') else real
+    def forward(p):
+        model.to(next(iter(p.values())).dtype)
+        torch.set_default_dtype(model.dtype)                # CLIP makes its causal mask in the default type
+        o = torch.func.functional_call(model.eval(), p, (ids,))
+        torch.set_default_dtype(torch.float32)
+        return {'last_hidden_state': o.last_hidden_state, 'embedding': o[output]}
+    keys = ['model_type', 'hidden_size', 'num_hidden_layers', 'num_attention_heads', 'intermediate_size', 'hidden_act',
+            'layer_norm_eps', 'vocab_size', 'max_position_embeddings']
+    config = {key: getattr(c, key) for key in keys} | {'output_size': forward(weights)['embedding'].shape[1]}
+    golden(name, config, weights, ids, mask, seed + 2, forward)
+
+if __name__ == '__main__':
+    sonar('sonar', 700, [3, 7, 5], vocab_size=60, d_model=32, encoder_layers=2, encoder_attention_heads=2, encoder_ffn_dim=96)
+    pe_text('pe_text', 800, [4, 8, 2], vocab_size=50, width=32, layers=2, heads=2, context_length=8, output_dim=24)
+    sizes = dict(vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=96,
+                 max_position_embeddings=8, attn_implementation='sdpa')
+    clip = CLIPTextConfig(projection_dim=24, eos_token_id=49, bos_token_id=48, pad_token_id=0, **sizes)
+    tower('clip_text', 900, [4, 8, 2], CLIPTextModelWithProjection(clip), 'text_embeds')
+    tower('siglip2_text', 1000, [4, 8, 2], SiglipTextModel(SiglipTextConfig(projection_size=24, **sizes)), 'pooler_output')

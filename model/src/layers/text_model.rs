@@ -2,9 +2,9 @@
 
 mod gemma;
 mod llama;
-mod pe_text;
 mod qwen3;
 mod sonar;
+mod towers;
 
 use vljepa_kernels::attention::Mask;
 use vljepa_kernels::rms_norm::Scale;
@@ -41,7 +41,7 @@ pub struct TextModel {
 pub enum Positions {
     /// Nothing is added: the blocks rotate queries and keys instead (Llama, Gemma, Qwen3).
     Rotated,
-    /// Learned row of each position, (p, d): PE-core.
+    /// Learned row of each position, (p, d): PE-core, CLIP, `SigLIP` 2.
     Learned(Weight),
     /// Fixed sinusoids: SONAR.
     Sinusoids(Sinusoids),

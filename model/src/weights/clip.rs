@@ -8,10 +8,10 @@ use super::siglip2::{VISION, layers};
 use super::sizes::{Shapes, Sizes};
 use super::vjepa2::norm;
 use crate::XEncoder;
-use crate::x_encoder::Family;
+use crate::x_encoder::{Family, ImageHead};
 
-/// Pieces of the encoder. Empty if it is of another family.
-pub(super) fn pieces(encoder: &XEncoder) -> Vec<Piece> {
+/// Pieces of the encoder and of its head, if the model has it. Empty if it is of another family.
+pub(super) fn pieces(encoder: &XEncoder, head: Option<&ImageHead>) -> Vec<Piece> {
     let Family::Clip(tower) = &encoder.family else { return Vec::new() };
     let mut pieces = image_patch("vision_model.embeddings.patch_embedding", tower);
     if let Some(cls) = &tower.cls {
@@ -25,8 +25,10 @@ pub(super) fn pieces(encoder: &XEncoder) -> Vec<Piece> {
         // The published name has this spelling.
         norm(&mut pieces, "vision_model.pre_layrnorm", first_norm);
     }
-    layers(&mut pieces, encoder);
+    layers(&mut pieces, "vision_model", &encoder.stack);
     norm(&mut pieces, "vision_model.post_layernorm", &encoder.stack.norm);
+    let projection = head.and_then(|head| head.clip.maps.first());
+    pieces.extend(projection.map(|map| Piece::whole("visual_projection.weight", &map.weight)));
     pieces
 }
 

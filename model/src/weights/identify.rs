@@ -14,11 +14,11 @@ use vljepa_recipes::protocol::{
 use vljepa_recipes::schema::{self, Loss};
 use vljepa_recipes::{PublishedModel, published_models};
 
-use super::Source;
 use super::files::{Element, Stored, Tensors};
 use super::load::{Comparison, Misshapen, compare, plain_names};
 use super::naming::Naming;
 use super::sizes::{Shapes, Sizes};
+use super::{Parts, Source};
 use crate::{ModelError, VlJepa};
 
 /// Says which models of all families the file holds that a recipe can use, or what it holds
@@ -102,7 +102,7 @@ impl Attempt {
     fn best(tensors: &Tensors, source: Source) -> Result<Option<Self>, ModelError> {
         let Some(usual) = usual(source) else { return Ok(None) };
         let mut best: Option<Self> = None;
-        for (i, naming) in source.namings(&usual).into_iter().enumerate() {
+        for (i, naming) in source.namings(Parts::from(&usual)).into_iter().enumerate() {
             let plain = plain_names(tensors, &naming)?;
             let taken = naming.root(&plain);
             let roots = taken.as_ref().map_or(naming.roots, std::slice::from_ref);
@@ -111,7 +111,9 @@ impl Attempt {
                 let model = sizes.as_ref().and_then(|sizes| build(source, sizes, None));
                 let sizes = sizes.filter(|_| model.is_some());
                 let model = model.as_ref().unwrap_or(&usual);
-                let Some(naming) = source.namings(model).into_iter().nth(i) else { continue };
+                let Some(naming) = source.namings(model.into()).into_iter().nth(i) else {
+                    continue;
+                };
                 let comparison = compare(&naming, root, &plain);
                 let found = comparison.names.len();
                 if best.as_ref().is_none_or(|best| best.comparison.names.len() < found) {
@@ -172,7 +174,7 @@ fn published(
     for model in published_models().into_iter().filter(|model| is_of(source, model)) {
         let agrees = sizes.shown.iter().all(|(key, size)| agrees(key, size, &model));
         let Some(built) = build(source, sizes, Some(&model)).filter(|_| agrees) else { continue };
-        for naming in source.namings(&built) {
+        for naming in source.namings(Parts::from(&built)) {
             let plain = plain_names(tensors, &naming)?;
             if naming.root(&plain).is_some_and(|root| compare(&naming, root, &plain).fits()) {
                 fitting.push(model);

@@ -7,11 +7,11 @@ use std::path::Path;
 use super::files::{Element, Tensors};
 use super::naming::Naming;
 use super::sizes::PlainNames;
-use super::{Imported, Source};
-use crate::{ModelError, Parameters, VlJepa};
+use super::{Imported, Parts, Source};
+use crate::{ModelError, Parameters};
 
 pub(super) fn load(
-    model: &VlJepa,
+    model: Parts<'_>,
     parameters: &mut Parameters,
     source: Source,
     path: &Path,
@@ -19,7 +19,7 @@ pub(super) fn load(
     let mut tensors = Tensors::open(path)?;
     let Found { naming, names, unused } = find(&tensors, source.namings(model))?;
     for (piece, name) in naming.pieces.iter().zip(&names) {
-        let into = parameters.view_mut(model.layout(), piece.parameter);
+        let into = parameters.view_mut(model.layout, piece.parameter);
         let into = into.part(piece.start, &[piece.elements()]);
         into.write_f32(|into| {
             tensors.read(name, |start, values| {
@@ -36,7 +36,7 @@ pub(super) fn load(
     Ok(Imported { read: names.len(), unused })
 }
 
-pub(super) fn check(model: &VlJepa, source: Source, path: &Path) -> Result<Imported, ModelError> {
+pub(super) fn check(model: Parts<'_>, source: Source, path: &Path) -> Result<Imported, ModelError> {
     let mut tensors = Tensors::open(path)?;
     let Found { names, unused, .. } = find(&tensors, source.namings(model))?;
     names.iter().try_for_each(|name| tensors.read(name, |_, _| {}))?;

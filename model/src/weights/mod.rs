@@ -5,6 +5,7 @@
 //! parameter. Each [`Source`] has a list of pieces in its own module.
 
 mod clip;
+mod clip_text;
 mod convert;
 mod files;
 mod gemma;
@@ -16,6 +17,7 @@ mod pe;
 mod pe_text;
 mod projections;
 mod siglip2;
+mod siglip2_text;
 mod sizes;
 mod sonar;
 mod vjepa2;
@@ -31,7 +33,50 @@ pub use self::identify::identify;
 use self::naming::{Extra, Naming};
 use self::sizes::{Shapes, Sizes};
 use crate::error::first_names;
-use crate::{ModelError, ParameterId, Parameters, VlJepa, Weight};
+use crate::x_encoder::ImageHead;
+use crate::{
+    DualEncoder, Layout, ModelError, ParameterId, Parameters, Predictor, VlJepa, Weight, XEncoder,
+    YEncoder,
+};
+
+/// Parts of a model whose weights have published names.
+#[derive(Debug, Clone, Copy)]
+pub struct Parts<'a> {
+    recipe: &'a schema::Model,
+    layout: &'a Layout,
+    x_encoder: &'a XEncoder,
+    /// Head of an image tower. Only a dual encoder has it.
+    image_head: Option<&'a ImageHead>,
+    /// Predictor. A dual encoder has none.
+    predictor: Option<&'a Predictor>,
+    y_encoder: &'a YEncoder,
+}
+
+impl<'a> From<&'a VlJepa> for Parts<'a> {
+    fn from(model: &'a VlJepa) -> Self {
+        Self {
+            recipe: model.recipe(),
+            layout: model.layout(),
+            x_encoder: &model.x_encoder,
+            image_head: None,
+            predictor: Some(&model.predictor),
+            y_encoder: &model.y_encoder,
+        }
+    }
+}
+
+impl<'a> From<&'a DualEncoder> for Parts<'a> {
+    fn from(model: &'a DualEncoder) -> Self {
+        Self {
+            recipe: model.recipe(),
+            layout: model.layout(),
+            x_encoder: &model.x_encoder,
+            image_head: Some(&model.head),
+            predictor: None,
+            y_encoder: &model.y_encoder,
+        }
+    }
+}
 
 /// Published tensor, and the contiguous part of a parameter that holds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,6 +163,10 @@ pub enum Source {
     Sonar,
     /// PE-core's text tower (`facebook/PE-Core-L14-336`, `PE-Core-L14-336.pt`).
     PeText,
+    /// CLIP's text tower (`openai/clip-vit-large-patch14`, `model.safetensors`).
+    ClipText,
+    /// `SigLIP` 2's text tower (`google/siglip2-so400m-patch16-256`, `model.safetensors`).
+    Siglip2Text,
     /// First Dense layer of `EmbeddingGemma` (`2_Dense/model.safetensors`).
     GemmaDense2,
     /// Second Dense layer of `EmbeddingGemma` (`3_Dense/model.safetensors`).
@@ -128,7 +177,7 @@ pub enum Source {
 
 impl Source {
     /// All sources, in the order of export.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::VJepa2,
         Self::VJepa2_1,
         Self::Pe,
@@ -139,6 +188,8 @@ impl Source {
         Self::Qwen3,
         Self::Sonar,
         Self::PeText,
+        Self::ClipText,
+        Self::Siglip2Text,
         Self::GemmaDense2,
         Self::GemmaDense3,
         Self::Projections,
@@ -158,6 +209,8 @@ impl Source {
             Self::Qwen3 => "qwen3.safetensors",
             Self::Sonar => "sonar.safetensors",
             Self::PeText => "pe_text.safetensors",
+            Self::ClipText => "clip_text.safetensors",
+            Self::Siglip2Text => "siglip2_text.safetensors",
             Self::GemmaDense2 => "2_Dense/model.safetensors",
             Self::GemmaDense3 => "3_Dense/model.safetensors",
             Self::Projections => "projections.safetensors",
@@ -167,32 +220,41 @@ impl Source {
     /// Published tensors of this source that `model` holds, under the names of export. Empty if
     /// the recipe's encoder is of another family.
     #[must_use]
-    pub fn pieces(self, model: &VlJepa) -> Vec<Piece> {
-        let recipe = model.recipe();
+    pub fn pieces<'a>(self, model: impl Into<Parts<'a>>) -> Vec<Piece> {
+        let model = model.into();
+        let Parts { recipe, x_encoder, image_head, predictor, .. } = model;
         let (text, head) = (&model.y_encoder.text, &model.y_encoder.head);
         match (self, &recipe.y_encoder) {
-            (Self::VJepa2, _) => vjepa2::pieces(&model.x_encoder),
-            (Self::VJepa2_1, _) => vjepa2_1::pieces(&model.x_encoder),
-            (Self::Pe, _) => pe::pieces(&model.x_encoder),
-            (Self::Siglip2, _) => siglip2::pieces(&model.x_encoder),
-            (Self::Clip, _) => clip::pieces(&model.x_encoder),
-            (Self::Llama, _) => llama::pieces(&model.predictor.text, recipe.predictor.layers[0]),
+            (Self::VJepa2, _) => vjepa2::pieces(x_encoder),
+            (Self::VJepa2_1, _) => vjepa2_1::pieces(x_encoder),
+            (Self::Pe, _) => pe::pieces(x_encoder, image_head),
+            (Self::Siglip2, _) => siglip2::pieces(x_encoder, image_head),
+            (Self::Clip, _) => clip::pieces(x_encoder, image_head),
+            (Self::Llama, _) => predictor.map_or_else(Vec::new, |predictor| {
+                llama::pieces(&predictor.text, recipe.predictor.layers[0])
+            }),
             (Self::Gemma, schema::YEncoder::EmbeddingGemma(_)) => gemma::pieces(text),
             (Self::Qwen3, schema::YEncoder::Qwen3Embedding(_)) => llama::pieces(text, 0),
             (Self::Sonar, schema::YEncoder::Sonar(_)) => sonar::pieces(text),
             (Self::PeText, schema::YEncoder::PeText(_)) => pe_text::pieces(text, head),
+            (Self::ClipText, schema::YEncoder::ClipText(_)) => clip_text::pieces(text, head),
+            (Self::Siglip2Text, schema::YEncoder::Siglip2Text(_)) => {
+                siglip2_text::pieces(text, head)
+            }
             (Self::GemmaDense2, schema::YEncoder::EmbeddingGemma(keys)) if keys.dense_heads => {
                 gemma::dense(&head.maps[0])
             }
             (Self::GemmaDense3, schema::YEncoder::EmbeddingGemma(keys)) if keys.dense_heads => {
                 gemma::dense(&head.maps[1])
             }
-            (Self::Projections, _) => projections::pieces(model),
+            (Self::Projections, _) => projections::pieces(model.layout),
             (
                 Self::Gemma
                 | Self::Qwen3
                 | Self::Sonar
                 | Self::PeText
+                | Self::ClipText
+                | Self::Siglip2Text
                 | Self::GemmaDense2
                 | Self::GemmaDense3,
                 _,
@@ -201,7 +263,7 @@ impl Source {
     }
 
     /// The ways in which files name these tensors. The first is that of export.
-    fn namings(self, model: &VlJepa) -> Vec<Naming> {
+    fn namings(self, model: Parts<'_>) -> Vec<Naming> {
         let pieces = self.pieces(model);
         let naming = |roots, extra, sizes: fn(&Shapes<'_>) -> Option<Sizes>| {
             let pieces = pieces.clone();
@@ -212,14 +274,14 @@ impl Source {
         match self {
             Self::VJepa2 => vec![
                 naming(plain, Extra::Prefixes(&["predictor."]), vjepa2::sizes),
-                vjepa2::original(&model.x_encoder),
+                vjepa2::original(model.x_encoder),
             ],
             Self::VJepa2_1 => vec![vjepa2_1::naming(pieces)],
             Self::Pe => vec![pe::naming(pieces)],
             Self::Siglip2 => vec![siglip2::naming(pieces)],
             Self::Clip => vec![clip::naming(pieces)],
             Self::Llama => {
-                let [first, end] = model.recipe().predictor.layers;
+                let [first, end] = model.recipe.predictor.layers;
                 let layers = first..end;
                 vec![naming(both, Extra::Llama { layers }, |file| file.text()?.predictor())]
             }
@@ -230,6 +292,8 @@ impl Source {
             }
             Self::Sonar => sonar::namings(pieces),
             Self::PeText => vec![pe_text::naming(pieces)],
+            Self::ClipText => vec![clip_text::naming(pieces)],
+            Self::Siglip2Text => vec![siglip2_text::naming(pieces)],
             Self::GemmaDense2 => vec![naming(plain, no_extra, |file| gemma::dense_sizes(file, 0))],
             Self::GemmaDense3 => vec![naming(plain, no_extra, |file| gemma::dense_sizes(file, 1))],
             Self::Projections => vec![naming(plain, no_extra, projections::sizes)],
@@ -250,6 +314,8 @@ impl Source {
             Self::Qwen3 => "Qwen3-Embedding",
             Self::Sonar => "SONAR's text encoder",
             Self::PeText => "PE-core's text tower",
+            Self::ClipText => "CLIP's text tower",
+            Self::Siglip2Text => "SigLIP 2's text tower",
             Self::GemmaDense2 => "EmbeddingGemma's first Dense layer",
             Self::GemmaDense3 => "EmbeddingGemma's second Dense layer",
             Self::Projections => "projections and temperature of an exported model",
@@ -273,6 +339,8 @@ impl Source {
             Self::Qwen3 => Some((Role::YEncoder, "qwen3_embedding")),
             Self::Sonar => Some((Role::YEncoder, "sonar")),
             Self::PeText => Some((Role::YEncoder, "pe_text")),
+            Self::ClipText => Some((Role::YEncoder, "clip_text")),
+            Self::Siglip2Text => Some((Role::YEncoder, "siglip2_text")),
             Self::Projections => None,
         }
     }
@@ -307,21 +375,25 @@ impl std::fmt::Display for Imported {
 /// another shape or holds a number that is not finite, or if the file holds a tensor that the model
 /// does not use and published files of this source do not have beside it: then the model has other
 /// sizes than the file. The parameters change only after all tensors were found.
-pub fn load(
-    model: &VlJepa,
+pub fn load<'a>(
+    model: impl Into<Parts<'a>>,
     parameters: &mut Parameters,
     source: Source,
     path: &Path,
 ) -> Result<Imported, ModelError> {
-    load::load(model, parameters, source, path)
+    load::load(model.into(), parameters, source, path)
 }
 
 /// Checks that [`load`] would succeed, without parameters. Returns what it would return.
 ///
 /// # Errors
 /// Same as [`load`].
-pub fn check(model: &VlJepa, source: Source, path: &Path) -> Result<Imported, ModelError> {
-    load::check(model, source, path)
+pub fn check<'a>(
+    model: impl Into<Parts<'a>>,
+    source: Source,
+    path: &Path,
+) -> Result<Imported, ModelError> {
+    load::check(model.into(), source, path)
 }
 
 /// Published file that the recipe names, or that lies beside one.
@@ -365,6 +437,8 @@ pub fn published(recipe: &schema::Model) -> Vec<Published> {
             schema::YEncoder::Qwen3Embedding(_) => add(Source::Qwen3, path, key),
             schema::YEncoder::Sonar(_) => add(Source::Sonar, path, key),
             schema::YEncoder::PeText(_) => add(Source::PeText, path, key),
+            schema::YEncoder::ClipText(_) => add(Source::ClipText, path, key),
+            schema::YEncoder::Siglip2Text(_) => add(Source::Siglip2Text, path, key),
             schema::YEncoder::EmbeddingGemma(gemma) => {
                 add(Source::Gemma, path, key);
                 if gemma.dense_heads {
@@ -382,11 +456,12 @@ pub fn published(recipe: &schema::Model) -> Vec<Published> {
 ///
 /// # Errors
 /// Same as [`load`].
-pub fn load_published(
-    model: &VlJepa,
+pub fn load_published<'a>(
+    model: impl Into<Parts<'a>>,
     parameters: &mut Parameters,
 ) -> Result<Vec<(PathBuf, Imported)>, ModelError> {
-    published(model.recipe())
+    let model = model.into();
+    published(model.recipe)
         .into_iter()
         .map(|Published { source, path, .. }| {
             let imported = load(model, parameters, source, &path)?;
@@ -396,8 +471,12 @@ pub fn load_published(
 }
 
 /// Files of a folder that [`export`] writes for this model.
-pub fn exported(model: &VlJepa, folder: &Path) -> impl Iterator<Item = (Source, PathBuf)> {
-    let held = Source::ALL.into_iter().filter(|source| !source.pieces(model).is_empty());
+pub fn exported<'a>(
+    model: impl Into<Parts<'a>>,
+    folder: &Path,
+) -> impl Iterator<Item = (Source, PathBuf)> {
+    let model = model.into();
+    let held = Source::ALL.into_iter().filter(move |source| !source.pieces(model).is_empty());
     held.map(|source| (source, folder.join(source.file())))
 }
 
@@ -406,9 +485,14 @@ pub fn exported(model: &VlJepa, folder: &Path) -> impl Iterator<Item = (Source, 
 ///
 /// # Errors
 /// If a file cannot be written.
-pub fn export(model: &VlJepa, parameters: &Parameters, folder: &Path) -> Result<(), ModelError> {
+pub fn export<'a>(
+    model: impl Into<Parts<'a>>,
+    parameters: &Parameters,
+    folder: &Path,
+) -> Result<(), ModelError> {
+    let model = model.into();
     for (source, path) in exported(model, folder) {
-        write::write(model, parameters, &source.pieces(model), &path)?;
+        write::write(model.layout, parameters, &source.pieces(model), &path)?;
     }
     Ok(())
 }

@@ -6,8 +6,8 @@ use super::naming::{Extra, Naming};
 use super::sizes::{Shapes, Sizes};
 use super::vjepa2::{linear, norm};
 use crate::XEncoder;
-use crate::layers::Block;
-use crate::x_encoder::{Family, ImageTower};
+use crate::layers::{Block, Linear};
+use crate::x_encoder::{Family, FramePooling, ImageHead, ImageTower};
 
 /// Prefixes under which files hold the model.
 pub(super) const META_ROOTS: &[&str] = &["", "state_dict.", "weights."];
@@ -15,8 +15,8 @@ pub(super) const META_ROOTS: &[&str] = &["", "state_dict.", "weights."];
 /// Part that a wrapper puts into the names.
 pub(super) const META_CUT: &[&str] = &["module."];
 
-/// Pieces of the encoder. Empty if it is of another family.
-pub(super) fn pieces(encoder: &XEncoder) -> Vec<Piece> {
+/// Pieces of the encoder and of its head, if the model has it. Empty if it is of another family.
+pub(super) fn pieces(encoder: &XEncoder, head: Option<&ImageHead>) -> Vec<Piece> {
     let Family::Pe(family) = &encoder.family else { return Vec::new() };
     let mut pieces = image_patch("visual.conv1", family);
     if let Some(cls) = &family.cls {
@@ -29,7 +29,36 @@ pub(super) fn pieces(encoder: &XEncoder) -> Vec<Piece> {
     }
     resblocks(&mut pieces, "visual.transformer.resblocks", &encoder.stack.blocks);
     norm(&mut pieces, "visual.ln_post", &encoder.stack.norm);
+    if let Some(head) = head {
+        attention_pooling(&mut pieces, "visual.attn_pool", ["attn", "c_fc", "c_proj"], head);
+        let projection = head.clip.maps.first();
+        pieces.extend(projection.map(|map| Piece::transposed("visual.proj", &map.weight)));
+    }
     pieces
+}
+
+/// Adds the attention pooling of a head. `attention`, `up` and `down` are names of its parts.
+pub(super) fn attention_pooling(
+    pieces: &mut Vec<Piece>,
+    name: &str,
+    [attention, up, down]: [&str; 3],
+    head: &ImageHead,
+) {
+    let FramePooling::Attention(pooling) = &head.frame else { return };
+    let probe = Piece::whole(format!("{name}.probe"), &pooling.probe);
+    pieces.push(Piece { shape: vec![1, 1, pooling.output.outputs()], ..probe });
+    in_projection(pieces, &format!("{name}.{attention}"), &pooling.qkv);
+    linear(pieces, &format!("{name}.{attention}.out_proj"), &pooling.output);
+    norm(pieces, &format!("{name}.layernorm"), &pooling.norm);
+    linear(pieces, &format!("{name}.mlp.{up}"), &pooling.mlp.up);
+    linear(pieces, &format!("{name}.mlp.{down}"), &pooling.mlp.down);
+}
+
+/// Adds the map of queries, keys and values as `torch.nn.MultiheadAttention` names it.
+fn in_projection(pieces: &mut Vec<Piece>, name: &str, qkv: &Linear) {
+    pieces.push(Piece::whole(format!("{name}.in_proj_weight"), &qkv.weight));
+    let bias = qkv.bias.as_ref();
+    pieces.extend(bias.map(|bias| Piece::whole(format!("{name}.in_proj_bias"), bias)));
 }
 
 /// Adds the blocks of a tower.
@@ -37,10 +66,7 @@ pub(super) fn resblocks(pieces: &mut Vec<Piece>, name: &str, blocks: &[Block]) {
     for (i, block) in blocks.iter().enumerate() {
         let name = format!("{name}.{i}");
         norm(pieces, &format!("{name}.ln_1"), &block.attention_norm);
-        let qkv = &block.attention.qkv;
-        pieces.push(Piece::whole(format!("{name}.attn.in_proj_weight"), &qkv.weight));
-        let bias = qkv.bias.as_ref();
-        pieces.extend(bias.map(|b| Piece::whole(format!("{name}.attn.in_proj_bias"), b)));
+        in_projection(pieces, &format!("{name}.attn"), &block.attention.qkv);
         linear(pieces, &format!("{name}.attn.out_proj"), &block.attention.output);
         norm(pieces, &format!("{name}.ln_2"), &block.mlp_norm);
         linear(pieces, &format!("{name}.mlp.c_fc"), &block.mlp.up);

@@ -29,10 +29,11 @@ pub(super) fn naming(pieces: Vec<Piece>) -> Naming {
 }
 
 fn sizes(file: &Shapes<'_>) -> Option<Sizes> {
-    let layers = "transformer.resblocks.";
-    let sizes = file.plain_text("token_embedding.weight", layers, "mlp.c_fc.weight")?;
-    let positions = file.rows("positional_embedding")?;
-    let output = *file.shape("text_projection")?.get(1)?;
-    let sizes = sizes.shown("context_length", positions).shown("output_size", output);
-    Some(sizes.shown("max_target_tokens", positions))
+    let tensors = [
+        "token_embedding.weight",
+        "transformer.resblocks.",
+        "mlp.c_fc.weight",
+        "positional_embedding",
+    ];
+    file.text_tower(tensors, *file.shape("text_projection")?.get(1)?)
 }

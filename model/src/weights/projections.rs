@@ -5,11 +5,11 @@ use serde_json::json;
 
 use super::Piece;
 use super::sizes::{Shapes, Sizes};
-use crate::{ParameterId, VlJepa};
+use crate::{Layout, ParameterId};
 
-pub(super) fn pieces(model: &VlJepa) -> Vec<Piece> {
+pub(super) fn pieces(layout: &Layout) -> Vec<Piece> {
     let own = |name: &str| name.starts_with("projections.") || name == "logit_scale";
-    let parameters = model.layout().parameters.iter().enumerate();
+    let parameters = layout.parameters.iter().enumerate();
     parameters
         .filter(|(_, parameter)| own(&parameter.name))
         .map(|(i, parameter)| Piece {

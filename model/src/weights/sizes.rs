@@ -131,6 +131,19 @@ impl Shapes<'_> {
         Some(sizes.assumed("num_heads", 1))
     }
 
+    /// Like [`Self::plain_text`], for a text tower with learned `positions` and embeddings of
+    /// `output` elements.
+    pub(super) fn text_tower(
+        &self,
+        [table, layers, mlp, positions]: [&str; 4],
+        output: usize,
+    ) -> Option<Sizes> {
+        let sizes = self.plain_text(table, layers, mlp)?;
+        let positions = self.rows(positions)?;
+        let sizes = sizes.shown("context_length", positions).shown("output_size", output);
+        Some(sizes.shown("max_target_tokens", positions))
+    }
+
     /// Sizes of a text transformer with the names of Llama.
     pub(super) fn text(&self) -> Option<Text> {
         let [vocabulary, hidden] = *self.shape("embed_tokens.weight")? else { return None };

@@ -9,7 +9,7 @@ use safetensors::Dtype;
 use safetensors::tensor::View;
 
 use super::Piece;
-use crate::{ModelError, Parameters, VlJepa};
+use crate::{Layout, ModelError, Parameters};
 
 /// Shape and values of a piece, as `safetensors` serialises them.
 struct Borrowed<'a> {
@@ -37,7 +37,7 @@ impl View for Borrowed<'_> {
 
 /// Writes `pieces` to the safetensors file `path`.
 pub(super) fn write(
-    model: &VlJepa,
+    layout: &Layout,
     parameters: &Parameters,
     pieces: &[Piece],
     path: &Path,
@@ -48,7 +48,7 @@ pub(super) fn write(
     }
     let mut tensors = Vec::with_capacity(pieces.len());
     for piece in pieces {
-        let values = parameters.view(model.layout(), piece.parameter);
+        let values = parameters.view(layout, piece.parameter);
         let values = values.part(piece.start, &[piece.elements()]);
         let mut values = values.to_f32()?;
         if piece.transposed {

@@ -1,5 +1,6 @@
 //! Vision towers that encode every frame by itself, with learned positions. The tokens of a frame
-//! may be pooled. The towers end before the pooling that would make one vector of a frame.
+//! may be pooled. The towers end before the pooling that would make one vector of a frame
+//! (`head.rs`).
 //!
 //! They are frozen, so there is no backward pass.
 

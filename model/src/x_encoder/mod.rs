@@ -2,6 +2,7 @@
 //! its first part, which makes the tokens of the first block.
 
 mod clip;
+mod head;
 mod image;
 mod pe;
 mod siglip2;
@@ -16,6 +17,7 @@ use vljepa_kernels::rope::Table;
 use vljepa_kernels::{Device, Lengths, Result, Tensor, View};
 use vljepa_recipes::schema;
 
+pub use self::head::{AttentionPooling, FramePooling, ImageHead};
 pub use self::image::ImageTower;
 pub use self::vit::Patches;
 pub use self::vjepa2::VJepa2;

@@ -1,9 +1,9 @@
 //! Y-encoder: maps a target text to its embedding.
 //!
 //! The encoder consists of a text transformer, pooling over the tokens, maps of its own (the Dense
-//! layers of `EmbeddingGemma` if the recipe asks for them, the projection of PE-core's text tower),
-//! and a linear map to the shared embedding (VL-JEPA §3.1), unless the recipe makes the encoder's
-//! own embedding the shared one (Table 5c).
+//! layers of `EmbeddingGemma` if the recipe asks for them, the projections of the text towers of
+//! PE-core, CLIP and `SigLIP` 2), and a linear map to the shared embedding (VL-JEPA §3.1), unless
+//! the recipe makes the encoder's own embedding the shared one (Table 5c).
 //! If the text model is frozen, only the map is trained (Table 5e). With a moving average there are
 //! two encoders: the average makes the targets, and the other one is trained.
 
@@ -91,7 +91,14 @@ impl YEncoder {
                 (TextModel::sonar(layout, name, keys, device), Pooling::Mean)
             }
             schema::YEncoder::PeText(keys) => {
-                (TextModel::pe_text(layout, name, keys, device), Pooling::Last)
+                (TextModel::pe_text(layout, name, (keys, sizes), device), Pooling::Last)
+            }
+            schema::YEncoder::ClipText(keys) => {
+                (TextModel::clip_text(layout, name, (keys, sizes), device), Pooling::Last)
+            }
+            // The last of the tokens that pad a text is pooled.
+            schema::YEncoder::Siglip2Text(keys) => {
+                (TextModel::siglip2_text(layout, name, (keys, sizes), device), Pooling::Last)
             }
         };
         let normalise = crate::loss::normalises(kind);
@@ -164,15 +171,21 @@ impl YEncoder {
 /// them in the order of application.
 fn own_maps(layout: &mut LayoutBuilder, name: &str, recipe: &schema::YEncoder) -> Vec<Linear> {
     let mut map =
-        |which: &str, shape| Linear::new(layout, &format!("{name}.{which}"), shape, false);
+        |which: &str, shape, bias| Linear::new(layout, &format!("{name}.{which}"), shape, bias);
     match recipe {
         schema::YEncoder::EmbeddingGemma(keys) if keys.dense_heads => {
             let (d, wide) = (keys.hidden_size, keys.dense_hidden_size);
-            let last = map("dense_3", [d, wide]);
-            vec![map("dense_2", [wide, d]), last]
+            let last = map("dense_3", [d, wide], false);
+            vec![map("dense_2", [wide, d], false), last]
         }
         schema::YEncoder::PeText(keys) => {
-            vec![map("text_projection", [keys.output_size, keys.hidden_size])]
+            vec![map("text_projection", [keys.output_size, keys.hidden_size], false)]
+        }
+        schema::YEncoder::ClipText(keys) => {
+            vec![map("text_projection", [keys.output_size, keys.hidden_size], false)]
+        }
+        schema::YEncoder::Siglip2Text(keys) => {
+            vec![map("head", [keys.output_size, keys.hidden_size], true)]
         }
         schema::YEncoder::EmbeddingGemma(_)
         | schema::YEncoder::Qwen3Embedding(_)

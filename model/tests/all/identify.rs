@@ -65,9 +65,12 @@ fn a_file_is_recognised_by_its_tensors_and_not_by_its_name() {
 
 #[test]
 fn files_of_text_encoders_show_their_sizes() {
-    for (name, family, tensors, vocab_size) in
-        [("sonar.pt", "sonar", 2 * 16 + 3, 9), ("pe_text.pt", "pe_text", 2 * 12 + 5, 9)]
-    {
+    for (name, family, tensors, hidden_size) in [
+        ("sonar.pt", "sonar", 2 * 16 + 3, 16),
+        ("pe_text.pt", "pe_text", 2 * 12 + 5, 16),
+        ("clip_whole.safetensors", "clip_text", 2 * 16 + 5, 12),
+        ("siglip2_whole.safetensors", "siglip2_text", 2 * 16 + 6, 12),
+    ] {
         let found = known(identify(&file(name)).unwrap());
         let of_family =
             |m: &&vljepa_recipes::protocol::KnownModel| m.family.as_deref() == Some(family);
@@ -79,7 +82,7 @@ fn files_of_text_encoders_show_their_sizes() {
         );
         let sizes =
             ["hidden_size", "num_layers", "vocab_size"].map(|key| model.shown[key].as_u64());
-        assert_eq!(sizes, [16, 2, vocab_size].map(Some), "{name}");
+        assert_eq!(sizes, [hidden_size, 2, 9].map(Some), "{name}");
     }
 }
 

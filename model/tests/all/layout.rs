@@ -6,9 +6,9 @@ use vljepa_kernels::Device;
 use vljepa_model::{AdamW, Group, Parameters, VlJepa};
 use vljepa_recipes::cost::parameters;
 use vljepa_recipes::schema::{
-    Clip, ClipSize, Loss, Model, Optimizer, Pe, PeSize, PeText, PeTextSize, Qwen3Embedding,
-    Siglip2, Siglip2Size, Sonar, Update, VJepa2, VJepa2_1, VJepa2_1Size, VJepa2Size, XEncoder,
-    YEncoder,
+    Clip, ClipSize, ClipText, ClipTextSize, Loss, Model, Optimizer, Pe, PeSize, PeText, PeTextSize,
+    Qwen3Embedding, Siglip2, Siglip2Size, Siglip2Text, Siglip2TextSize, Sonar, Update, VJepa2,
+    VJepa2_1, VJepa2_1Size, VJepa2Size, XEncoder, YEncoder,
 };
 
 use crate::tiny;
@@ -147,6 +147,8 @@ fn y_encoders_of_all_families_have_as_many_parameters_as_are_planned() {
         YEncoder::Sonar(Sonar::default()),
         YEncoder::PeText(PeText::of_size(PeTextSize::B16)),
         YEncoder::PeText(PeText::of_size(PeTextSize::G14)),
+        YEncoder::ClipText(ClipText::of_size(ClipTextSize::B16)),
+        YEncoder::Siglip2Text(Siglip2Text::of_size(Siglip2TextSize::GOpt16)),
     ] {
         let recipe = Model { y_encoder, ..Model::default() };
         let model = VlJepa::new(&recipe, &Loss::default(), Device::Host).unwrap();

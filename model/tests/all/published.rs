@@ -27,7 +27,7 @@ use vljepa_recipes::{PublishedModel, Role, published_models};
 /// The parameters are those that the models' authors state, or follow from the sizes of their
 /// configs. Full models were added up as a check: CLIP L/14 (427,616,513) and `SigLIP` 2 g-opt at
 /// 384 (1,871,885,426).
-const PUBLISHED: [(&str, &str, usize, usize); 29] = [
+const PUBLISHED: [(&str, &str, usize, usize); 37] = [
     // Outside: weight and bias of the patches.
     ("vjepa2", "vit_l", 24 * 16 + 4, 303_885_312),
     ("vjepa2", "vit_h", 32 * 16 + 4, 631_648_000),
@@ -66,6 +66,16 @@ const PUBLISHED: [(&str, &str, usize, usize); 29] = [
     ("pe_text", "b16", 24 * 12 + 5, 353_986_560),
     ("pe_text", "l14", 24 * 12 + 5, 353_986_560),
     ("pe_text", "g14", 24 * 12 + 5, 537_233_920),
+    // Outside: the embedding, positions, weight and bias of the last norm, the projection.
+    ("clip_text", "b32", 12 * 16 + 5, 63_428_096),
+    ("clip_text", "b16", 12 * 16 + 5, 63_428_096),
+    ("clip_text", "l14", 12 * 16 + 5, 123_650_304),
+    ("clip_text", "l14_336", 12 * 16 + 5, 123_650_304),
+    // Outside: the same, and the bias of the head.
+    ("siglip2_text", "b16", 12 * 16 + 6, 282_303_744),
+    ("siglip2_text", "l16", 24 * 16 + 6, 565_570_560),
+    ("siglip2_text", "so400m16", 27 * 16 + 6, 707_782_896),
+    ("siglip2_text", "g_opt16", 27 * 16 + 6, 708_225_648),
 ];
 
 fn source(published: &PublishedModel) -> Source {
@@ -152,11 +162,13 @@ fn the_file_of_every_published_model_is_recognised_with_its_size() {
         write_header(&path, &pieces(published, |_| {}));
         let found = known(&path);
         let [model] = &found.models[..] else { panic!("{family} {size}: {:?}", found.models) };
-        // Files of V-JEPA 2 do not show the frames of their model, and the text towers of PE-core
-        // B and L have the same sizes.
+        // Files of V-JEPA 2 do not show the frames of their model, and some text towers of PE-core
+        // and of CLIP have the same sizes.
         let sizes = match (family, size) {
             ("vjepa2", "vit_g" | "vit_g_384") => vec!["vit_g", "vit_g_384"],
             ("pe_text", "b16" | "l14") => vec!["b16", "l14"],
+            ("clip_text", "b32" | "b16") => vec!["b32", "b16"],
+            ("clip_text", "l14" | "l14_336") => vec!["l14", "l14_336"],
             _ => vec![size],
         };
         assert_eq!(model.family.as_deref(), Some(family));

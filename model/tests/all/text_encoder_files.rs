@@ -1,11 +1,11 @@
-//! Files of text encoders, those of SONAR and of PE-core's text tower, in the form in which they
-//! are published, and exported ones.
+//! Files of text encoders, those of SONAR and of the text towers of PE-core, CLIP and `SigLIP` 2,
+//! in the form in which they are published, and exported ones.
 
 use vljepa_kernels::Device;
 use vljepa_model::weights::{Source, check, export, exported, load};
 use vljepa_model::{ModelError, Parameters, VlJepa};
 use vljepa_recipes::schema::{
-    EmbeddingGemma, Loss, Model, PeText, Projection, Sonar, Update, YEncoder,
+    ClipText, EmbeddingGemma, Loss, Model, PeText, Projection, Siglip2Text, Sonar, Update, YEncoder,
 };
 
 use crate::committed_files::{file, read, weights};
@@ -16,14 +16,29 @@ use crate::tiny;
 fn model(source: Source, num_layers: usize) -> VlJepa {
     let (hidden_size, num_heads, intermediate_size, vocab_size) = (16, 2, 32, 9);
     let update = Update::Frozen;
-    let y_encoder = if source == Source::Sonar {
-        let sizes = Sonar { hidden_size, num_layers, num_heads, vocab_size, ..Sonar::default() };
-        YEncoder::Sonar(Sonar { intermediate_size, update, ..sizes })
-    } else {
-        let sizes = PeText { hidden_size, num_layers, num_heads, vocab_size, ..PeText::default() };
-        let (context_length, max_target_tokens, output_size) = (6, 6, 12);
-        let sizes = PeText { context_length, max_target_tokens, output_size, ..sizes };
-        YEncoder::PeText(PeText { intermediate_size, update, ..sizes })
+    let (context_length, max_target_tokens) = (6, 6);
+    let y_encoder = match source {
+        Source::Sonar => {
+            let keys = Sonar { hidden_size, num_layers, num_heads, vocab_size, ..Sonar::default() };
+            YEncoder::Sonar(Sonar { intermediate_size, update, ..keys })
+        }
+        Source::PeText => {
+            let keys = PeText { hidden_size, num_layers, num_heads, ..PeText::default() };
+            let keys = PeText { intermediate_size, vocab_size, update, ..keys };
+            YEncoder::PeText(PeText { context_length, max_target_tokens, output_size: 12, ..keys })
+        }
+        Source::ClipText => {
+            let (hidden_size, output_size) = (12, 8);
+            let keys = ClipText { hidden_size, num_layers, num_heads, ..ClipText::default() };
+            let keys = ClipText { intermediate_size, vocab_size, output_size, ..keys };
+            YEncoder::ClipText(ClipText { context_length, max_target_tokens, ..keys })
+        }
+        _ => {
+            let (hidden_size, output_size) = (12, 16);
+            let keys = Siglip2Text { hidden_size, num_layers, num_heads, ..Siglip2Text::default() };
+            let keys = Siglip2Text { intermediate_size, vocab_size, output_size, ..keys };
+            YEncoder::Siglip2Text(Siglip2Text { context_length, max_target_tokens, ..keys })
+        }
     };
     let recipe = Model { y_encoder, ..tiny::model() };
     VlJepa::new(&recipe, &Loss::default(), Device::Host).unwrap()
@@ -70,11 +85,34 @@ fn pe_s_text_tower_is_read_with_its_projection_transposed() {
 }
 
 #[test]
+fn text_towers_of_clip_and_siglip_2_are_read_from_the_published_files_of_both_towers() {
+    for (source, name, read_tensors, unused) in [
+        // Table, positions, projection, the last norm and 32 tensors of layers. Unused: three of
+        // tokens, two norms and 32 of the vision tower's layers, its projection and the scale.
+        (Source::ClipText, "clip_whole.safetensors", 37, 39 + 2),
+        // The same, and the bias of the head. Unused: three of tokens, a norm, 32 of layers and
+        // eleven of the attention pooling, scale and bias.
+        (Source::Siglip2Text, "siglip2_whole.safetensors", 38, 37 + 11 + 2),
+    ] {
+        let model = model(source, 2);
+        let (found, imported) = read(&model, source, &file(name));
+        assert!(found.iter().any(|v| *v != 0.0));
+        assert_eq!((imported.read, imported.unused.len()), (read_tensors, unused), "{name}");
+        // A file of the vision tower and of parts of the text tower.
+        let part = name.replace("_whole", "");
+        let error = check(&model, source, &file(&part));
+        assert!(matches!(error, Err(ModelError::MissingTensors { .. })), "{error:?}");
+    }
+}
+
+#[test]
 fn a_text_encoder_of_other_sizes_is_refused_and_nothing_is_read() {
     for (source, name, in_layer) in [
         (Source::Sonar, "sonar.pt", 16),
         (Source::Sonar, "m2m100.safetensors", 16),
         (Source::PeText, "pe_text.pt", 12),
+        (Source::ClipText, "clip_whole.safetensors", 16),
+        (Source::Siglip2Text, "siglip2_whole.safetensors", 16),
     ] {
         for layers in [1, 3] {
             let model = model(source, layers);
@@ -107,6 +145,8 @@ fn exported_text_encoders_are_read_again() {
     for model in [
         model(Source::Sonar, 2),
         model(Source::PeText, 2),
+        model(Source::ClipText, 2),
+        model(Source::Siglip2Text, 2),
         gemma(Projection::Linear),
         gemma(Projection::None),
     ] {

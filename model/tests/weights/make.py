@@ -11,6 +11,9 @@ vjepa2_1.safetensors the average, under the names of the first file without pref
 pe.pt                PE-core: vision tower with its pooling and projection, text tower
 pe.safetensors       the part of the vision tower that makes tokens
 pe_text.pt           PE-core again, with the whole text tower and a part of the vision tower
+pe_whole.pt          PE-core with all tensors of both towers
+clip_whole.safetensors, siglip2_whole.safetensors
+                     CLIP and SigLIP 2 in the same way
 sonar.pt             SONAR's text encoder as Meta publishes it: a state dictionary, and the table of embeddings
                      as a module, which the dictionary may hold too
 m2m100.safetensors   the same encoder in M2M100 as transformers names it, with the table that its decoder shares
@@ -184,7 +187,7 @@ save_file(clip | {"vision_model.embeddings.position_ids": torch.arange(17)[None]
 def blocks(generator, sizes, alone):
     """Tensors of `sizes`, the maps and norms, and of those that stand `alone`."""
     def normal(*shape):
-        return (torch.randn(*shape, generator=generator) * 0.1).half()
+        return (torch.randn(shape, generator=generator) * 0.1).half()
 
     tensors = {name: normal(*shape) for name, shape in alone.items()}
     for name, shape in sizes.items():
@@ -225,6 +228,45 @@ torch.save({"state_dict": collections.OrderedDict(state), "embed_tokens": table}
 decoder = {"model.decoder.layer_norm.weight": torch.ones(WIDTH), "model.decoder.layers.0.fc1.bias": torch.ones(MLP)}
 shared = {"model.shared.weight": table.weight.detach()}
 save_file({f"model.encoder.{n}": t for n, t in encoder_tensors.items()} | shared | decoder, HERE / "m2m100.safetensors")
+
+def whole(generator, text, outside, alone):
+    """Both towers as transformers names them: `outside` holds maps and norms, `alone` other tensors."""
+    sizes = {"vision_model.post_layernorm": (WIDTH,), "text_model.final_layer_norm": (text,)} | outside
+    for tower, width in [("vision_model", WIDTH), ("text_model", text)]:
+        for i in range(LAYERS):
+            layer = f"{tower}.encoder.layers.{i}"
+            sizes |= {f"{layer}.self_attn.{part}_proj": (width, width) for part in ["q", "k", "v", "out"]}
+            sizes |= {
+                f"{layer}.layer_norm1": (width,), f"{layer}.layer_norm2": (width,),
+                f"{layer}.mlp.fc1": (MLP, width), f"{layer}.mlp.fc2": (width, MLP),
+            }
+    alone = alone | {"text_model.embeddings.token_embedding.weight": (9, text), "text_model.embeddings.position_embedding.weight": (6, text)}
+    return blocks(generator, sizes, alone)
+
+
+def attention_pool(name, attention, first, last):
+    """Sizes of an attention pooling, of tensors that stand alone and of maps and norms."""
+    alone = {f"{name}.probe": (1, 1, WIDTH), f"{name}.{attention}.in_proj_weight": (3 * WIDTH, WIDTH), f"{name}.{attention}.in_proj_bias": (3 * WIDTH,)}
+    width = 4 * WIDTH if attention == "attn" else MLP
+    maps = {f"{name}.{attention}.out_proj": (WIDTH, WIDTH), f"{name}.layernorm": (WIDTH,), f"{name}.{first}": (width, WIDTH), f"{name}.{last}": (WIDTH, width)}
+    return alone, maps
+
+
+both = torch.Generator().manual_seed(2)
+alone, maps = attention_pool("visual.attn_pool", "attn", "mlp.c_fc", "mlp.c_proj")
+pooled = blocks(both, maps, alone | {"visual.proj": (WIDTH, 12)})
+torch.save(collections.OrderedDict(pe(both) | pooled | tower | {"logit_scale": torch.tensor(1.0)}), HERE / "pe_whole.pt")
+patches, positions = "vision_model.embeddings.patch_embedding", "vision_model.embeddings.position_embedding.weight"
+clip = whole(
+    both, 12, {"vision_model.pre_layrnorm": (WIDTH,)},
+    {"vision_model.embeddings.class_embedding": (WIDTH,), f"{patches}.weight": (WIDTH, 3, PATCH, PATCH), positions: (17, WIDTH),
+     "visual_projection.weight": (8, WIDTH), "text_projection.weight": (8, 12), "logit_scale": ()},
+)
+save_file(clip, HERE / "clip_whole.safetensors")
+alone, maps = attention_pool("vision_model.head", "attention", "mlp.fc1", "mlp.fc2")
+outside = maps | {patches: (WIDTH, 3, PATCH, PATCH), "text_model.head": (WIDTH, 12)}
+siglip2 = whole(both, 12, outside, alone | {positions: (16, WIDTH), "logit_scale": (1,), "logit_bias": (1,)})
+save_file(siglip2, HERE / "siglip2_whole.safetensors")
 
 numbers = torch.arange(24, dtype=torch.float32).reshape(4, 6) / 8
 embedding = torch.nn.Embedding(5, 4, padding_idx=1)

@@ -2,8 +2,8 @@
 
 use super::{Problem, Problems};
 use crate::schema::{
-    Device, Loss, LossKind, Model, Precision, Projection, Recipe, TextLayers, Transform, Update,
-    XEncoder, YEncoder,
+    Device, Loss, LossKind, Model, Precision, Projection, Recipe, TextLayers, TextSizes, Transform,
+    Update, XEncoder, YEncoder,
 };
 
 pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
@@ -204,22 +204,26 @@ fn of_y_family(y_encoder: &YEncoder, found: &mut Problems) {
                 found.add("model.y_encoder.hidden_size", what, "use an even number of at least 4");
             }
         }
-        YEncoder::PeText(y) => {
-            found.positive(
-                "model.y_encoder",
-                &[("context_length", y.context_length), ("output_size", y.output_size)],
-            );
-            let eps = [("layer_norm_eps", y.layer_norm_eps.into())];
-            found.above_zero("model.y_encoder", &eps);
-            heads_divide("model.y_encoder", y.hidden_size, y.num_heads, found);
-            if y.max_target_tokens > y.context_length {
-                let (tokens, positions) = (y.max_target_tokens, y.context_length);
-                let what =
-                    format!("{tokens} tokens are more than the {positions} learned positions");
-                let help = format!("use at most {positions}, the value of context_length");
-                found.add("model.y_encoder.max_target_tokens", what, help);
-            }
-        }
+        YEncoder::PeText(y) => text_tower(y_encoder, y.layer_norm_eps, found),
+        YEncoder::ClipText(y) => text_tower(y_encoder, y.layer_norm_eps, found),
+        YEncoder::Siglip2Text(y) => text_tower(y_encoder, y.layer_norm_eps, found),
+    }
+}
+
+/// Reports keys that text towers with learned positions share.
+fn text_tower(y_encoder: &YEncoder, layer_norm_eps: f32, found: &mut Problems) {
+    let TextSizes { hidden_size, num_heads, positions, output_size, .. } = y_encoder.sizes();
+    found.positive(
+        "model.y_encoder",
+        &[("context_length", positions), ("output_size", output_size)],
+    );
+    found.above_zero("model.y_encoder", &[("layer_norm_eps", layer_norm_eps.into())]);
+    heads_divide("model.y_encoder", hidden_size, num_heads, found);
+    let tokens = y_encoder.max_target_tokens();
+    if tokens > positions {
+        let what = format!("{tokens} tokens are more than the {positions} learned positions");
+        let help = format!("use at most {positions}, the value of context_length");
+        found.add("model.y_encoder.max_target_tokens", what, help);
     }
 }
 

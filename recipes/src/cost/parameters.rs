@@ -24,7 +24,8 @@ pub struct Parameters {
     /// Token embedding table and learned positions of the Y-encoder.
     pub y_embedding: usize,
     /// Maps of the Y-encoder itself after pooling: Dense layers of EmbeddingGemma if
-    /// `model.y_encoder.dense_heads` is set, `text_projection` of PE-core.
+    /// `model.y_encoder.dense_heads` is set, `text_projection` of PE-core
+    /// and CLIP, `head` of SigLIP 2.
     pub y_maps: usize,
     /// Linear map from the Y-encoder to the shared embedding; 0 with `y_encoder.projection: none`.
     pub y_head: usize,
@@ -176,9 +177,9 @@ pub(super) fn patch_values(model: &Model) -> usize {
 mod tests {
     use super::parameters;
     use crate::schema::{
-        Clip, ClipSize, EmbeddingGemma, Model, Pe, PeSize, PeText, PeTextSize, Qwen3Embedding,
-        Qwen3EmbeddingSize, Siglip2, Siglip2Size, Sonar, VJepa2, VJepa2_1, VJepa2_1Size,
-        VJepa2Size, XEncoder, YEncoder,
+        Clip, ClipSize, ClipText, ClipTextSize, EmbeddingGemma, Model, Pe, PeSize, PeText,
+        PeTextSize, Qwen3Embedding, Qwen3EmbeddingSize, Siglip2, Siglip2Size, Siglip2Text,
+        Siglip2TextSize, Sonar, VJepa2, VJepa2_1, VJepa2_1Size, VJepa2Size, XEncoder, YEncoder,
     };
 
     #[test]
@@ -257,6 +258,8 @@ mod tests {
     fn published_text_encoders_have_the_published_counts() {
         let qwen3 = |size| YEncoder::Qwen3Embedding(Qwen3Embedding::of_size(size));
         let pe = |size| YEncoder::PeText(PeText::of_size(size));
+        let clip = |size| YEncoder::ClipText(ClipText::of_size(size));
+        let siglip2 = |size| YEncoder::Siglip2Text(Siglip2Text::of_size(size));
         for (y_encoder, count) in [
             (qwen3(Qwen3EmbeddingSize::B0_6), 595_776_512),
             (qwen3(Qwen3EmbeddingSize::B4), 4_021_774_336),
@@ -266,6 +269,12 @@ mod tests {
             (pe(PeTextSize::B16), 353_986_560),
             (pe(PeTextSize::L14), 353_986_560),
             (pe(PeTextSize::G14), 537_233_920),
+            (clip(ClipTextSize::B32), 63_428_096),
+            (clip(ClipTextSize::L14), 123_650_304),
+            (siglip2(Siglip2TextSize::B16), 282_303_744),
+            (siglip2(Siglip2TextSize::L16), 565_570_560),
+            (siglip2(Siglip2TextSize::So400m16), 707_782_896),
+            (siglip2(Siglip2TextSize::GOpt16), 708_225_648),
         ] {
             assert_eq!(parameters(&Model { y_encoder, ..Model::default() }).y_encoder(), count);
         }

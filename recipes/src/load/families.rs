@@ -9,9 +9,9 @@ use serde_json::{Map, Value as Json};
 
 use crate::read::{self, Fault};
 use crate::schema::{
-    Clip, ClipSize, EmbeddingGemma, ModelKind, Pe, PeSize, PeText, Predictor, PredictorFamily,
-    Projection, Qwen3Embedding, Siglip2, Siglip2Size, Sonar, Update, VJepa2, VJepa2_1,
-    VJepa2_1Size, VJepa2Size, Visual, XEncoder, XFamily, YEncoder, YFamily,
+    Clip, ClipSize, ClipText, EmbeddingGemma, ModelKind, Pe, PeSize, PeText, Predictor,
+    PredictorFamily, Projection, Qwen3Embedding, Siglip2, Siglip2Size, Siglip2Text, Sonar, Update,
+    VJepa2, VJepa2_1, VJepa2_1Size, VJepa2Size, Visual, XEncoder, XFamily, YEncoder, YFamily,
 };
 use crate::tree::{Entry, Node, Span, Value};
 
@@ -94,6 +94,11 @@ impl Role {
                     .map(|size| Published::text(&YEncoder::Sonar(Sonar::of_size(size)))),
                 YFamily::PeText => choice(size, "size")
                     .map(|size| Published::text(&YEncoder::PeText(PeText::of_size(size)))),
+                YFamily::ClipText => choice(size, "size")
+                    .map(|size| Published::text(&YEncoder::ClipText(ClipText::of_size(size)))),
+                YFamily::Siglip2Text => choice(size, "size").map(|size| {
+                    Published::text(&YEncoder::Siglip2Text(Siglip2Text::of_size(size)))
+                }),
             },
         };
         published.map_err(under_role)

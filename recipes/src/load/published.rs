@@ -8,8 +8,9 @@ use serde_json::{Map, Value as Json};
 
 use super::families::Role;
 use crate::schema::{
-    ClipSize, EmbeddingGemmaSize, LlamaSize, PeSize, PeTextSize, PredictorFamily,
-    Qwen3EmbeddingSize, Siglip2Size, SonarSize, VJepa2_1Size, VJepa2Size, XFamily, YFamily,
+    ClipSize, ClipTextSize, EmbeddingGemmaSize, LlamaSize, PeSize, PeTextSize, PredictorFamily,
+    Qwen3EmbeddingSize, Siglip2Size, Siglip2TextSize, SonarSize, VJepa2_1Size, VJepa2Size, XFamily,
+    YFamily,
 };
 use crate::tree::{Node, Span, Value};
 
@@ -84,6 +85,8 @@ fn sizes(role: Role, family: &str) -> &'static [&'static str] {
             Ok(YFamily::Qwen3Embedding) => names::<Qwen3EmbeddingSize>(),
             Ok(YFamily::Sonar) => names::<SonarSize>(),
             Ok(YFamily::PeText) => names::<PeTextSize>(),
+            Ok(YFamily::ClipText) => names::<ClipTextSize>(),
+            Ok(YFamily::Siglip2Text) => names::<Siglip2TextSize>(),
             Err(_) => &[],
         },
     }
@@ -149,6 +152,8 @@ mod tests {
             ("qwen3_embedding", 3),
             ("sonar", 1),
             ("pe_text", 3),
+            ("clip_text", 4),
+            ("siglip2_text", 4),
         ] {
             assert_eq!(count(family), sizes, "{family}");
         }

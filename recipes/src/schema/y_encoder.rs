@@ -1,8 +1,10 @@
 //! Recipe keys under `model.y_encoder`.
 
+mod clip_text;
 mod embedding_gemma;
 mod pe_text;
 mod qwen3_embedding;
+mod siglip2_text;
 mod sonar;
 
 use std::path::Path;
@@ -10,9 +12,11 @@ use std::path::Path;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::families::{self, Role};
+pub use clip_text::{ClipText, ClipTextSize};
 pub use embedding_gemma::{EmbeddingGemma, EmbeddingGemmaSize};
 pub use pe_text::{PeText, PeTextSize};
 pub use qwen3_embedding::{Qwen3Embedding, Qwen3EmbeddingSize};
+pub use siglip2_text::{Siglip2Text, Siglip2TextSize};
 pub use sonar::{Sonar, SonarSize};
 
 /// Encoder that maps a target text to its embedding. The key `family` chooses one. Default:
@@ -28,6 +32,10 @@ pub enum YEncoder {
     Sonar(Sonar),
     /// Perception Encoder's text tower (PE-core): causal, last token (paper §4.7, Table 5e).
     PeText(PeText),
+    /// CLIP's text tower (arXiv 2103.00020): causal, last token.
+    ClipText(ClipText),
+    /// SigLIP 2's text tower (arXiv 2502.14786): bidirectional, padded, last position.
+    Siglip2Text(Siglip2Text),
 }
 
 /// Values of `model.y_encoder.family`.
@@ -43,6 +51,10 @@ pub enum YFamily {
     Sonar,
     /// Perception Encoder, with the keys of [`PeText`].
     PeText,
+    /// CLIP's text tower, with the keys of [`ClipText`].
+    ClipText,
+    /// SigLIP 2's text tower, with the keys of [`Siglip2Text`].
+    Siglip2Text,
 }
 
 /// Sizes that text transformers of all families have.
@@ -174,32 +186,10 @@ impl YEncoder {
                 own_maps: 0,
                 output_size: keys.hidden_size,
             },
-            Self::Sonar(keys) => TextSizes {
-                hidden_size: keys.hidden_size,
-                num_layers: keys.num_layers,
-                num_heads: keys.num_heads,
-                num_kv_heads: keys.num_heads,
-                head_dim: keys.hidden_size / keys.num_heads.max(1),
-                intermediate_size: keys.intermediate_size,
-                vocab_size: keys.vocab_size,
-                positions: 0,
-                layers: TextLayers::Plain,
-                own_maps: 0,
-                output_size: keys.hidden_size,
-            },
-            Self::PeText(keys) => TextSizes {
-                hidden_size: keys.hidden_size,
-                num_layers: keys.num_layers,
-                num_heads: keys.num_heads,
-                num_kv_heads: keys.num_heads,
-                head_dim: keys.hidden_size / keys.num_heads.max(1),
-                intermediate_size: keys.intermediate_size,
-                vocab_size: keys.vocab_size,
-                positions: keys.context_length,
-                layers: TextLayers::Plain,
-                own_maps: keys.hidden_size * keys.output_size,
-                output_size: keys.output_size,
-            },
+            Self::Sonar(keys) => keys.sizes(),
+            Self::PeText(keys) => keys.sizes(),
+            Self::ClipText(keys) => keys.sizes(),
+            Self::Siglip2Text(keys) => keys.sizes(),
         }
     }
 
@@ -211,6 +201,8 @@ impl YEncoder {
             Self::Qwen3Embedding(keys) => keys.update,
             Self::Sonar(keys) => keys.update,
             Self::PeText(keys) => keys.update,
+            Self::ClipText(keys) => keys.update,
+            Self::Siglip2Text(keys) => keys.update,
         }
     }
 
@@ -228,6 +220,8 @@ impl YEncoder {
             Self::Qwen3Embedding(keys) => keys.projection,
             Self::Sonar(keys) => keys.projection,
             Self::PeText(keys) => keys.projection,
+            Self::ClipText(keys) => keys.projection,
+            Self::Siglip2Text(keys) => keys.projection,
         }
     }
 
@@ -239,6 +233,8 @@ impl YEncoder {
             Self::Qwen3Embedding(keys) => keys.max_target_tokens,
             Self::Sonar(keys) => keys.max_target_tokens,
             Self::PeText(keys) => keys.max_target_tokens,
+            Self::ClipText(keys) => keys.max_target_tokens,
+            Self::Siglip2Text(keys) => keys.max_target_tokens,
         }
     }
 
@@ -250,15 +246,31 @@ impl YEncoder {
             Self::Qwen3Embedding(keys) => &keys.prompt,
             Self::Sonar(keys) => &keys.prompt,
             Self::PeText(keys) => &keys.prompt,
+            Self::ClipText(keys) => &keys.prompt,
+            Self::Siglip2Text(keys) => &keys.prompt,
         }
     }
 
-    /// Whether the encoder was trained on texts in lower case.
+    /// Whether the encoder was trained on texts in lower case, so that its texts are lower-cased.
     #[must_use]
     pub fn is_lower_case(&self) -> bool {
         match self {
-            Self::PeText(_) => true,
+            Self::PeText(_) | Self::ClipText(_) | Self::Siglip2Text(_) => true,
             Self::EmbeddingGemma(_) | Self::Qwen3Embedding(_) | Self::Sonar(_) => false,
+        }
+    }
+
+    /// Number of tokens to which every text is padded on the right with token 0, or `None` if texts
+    /// keep their own lengths.
+    #[must_use]
+    pub fn padded_length(&self) -> Option<usize> {
+        match self {
+            Self::Siglip2Text(keys) => Some(keys.context_length),
+            Self::EmbeddingGemma(_)
+            | Self::Qwen3Embedding(_)
+            | Self::Sonar(_)
+            | Self::PeText(_)
+            | Self::ClipText(_) => None,
         }
     }
 
@@ -270,6 +282,8 @@ impl YEncoder {
             Self::Qwen3Embedding(keys) => keys.tokenizer.as_deref(),
             Self::Sonar(keys) => keys.tokenizer.as_deref(),
             Self::PeText(keys) => keys.tokenizer.as_deref(),
+            Self::ClipText(keys) => keys.tokenizer.as_deref(),
+            Self::Siglip2Text(keys) => keys.tokenizer.as_deref(),
         }
     }
 
@@ -281,7 +295,28 @@ impl YEncoder {
             Self::Qwen3Embedding(keys) => keys.weights.as_deref(),
             Self::Sonar(keys) => keys.weights.as_deref(),
             Self::PeText(keys) => keys.weights.as_deref(),
+            Self::ClipText(keys) => keys.weights.as_deref(),
+            Self::Siglip2Text(keys) => keys.weights.as_deref(),
         }
+    }
+}
+
+/// Sizes of a transformer of plain layers with its width, layers, heads, width of the MLP and
+/// vocabulary, without learned positions and own maps.
+fn plain(sizes: [usize; 5]) -> TextSizes {
+    let [hidden_size, num_layers, num_heads, intermediate_size, vocab_size] = sizes;
+    TextSizes {
+        hidden_size,
+        num_layers,
+        num_heads,
+        num_kv_heads: num_heads,
+        head_dim: hidden_size / num_heads.max(1),
+        intermediate_size,
+        vocab_size,
+        positions: 0,
+        layers: TextLayers::Plain,
+        own_maps: 0,
+        output_size: hidden_size,
     }
 }
 
@@ -300,6 +335,8 @@ impl Role for YEncoder {
             YFamily::Qwen3Embedding => Qwen3Embedding::deserialize(keys).map(Self::Qwen3Embedding),
             YFamily::Sonar => Sonar::deserialize(keys).map(Self::Sonar),
             YFamily::PeText => PeText::deserialize(keys).map(Self::PeText),
+            YFamily::ClipText => ClipText::deserialize(keys).map(Self::ClipText),
+            YFamily::Siglip2Text => Siglip2Text::deserialize(keys).map(Self::Siglip2Text),
         }
     }
 }

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use crate::load::mistakes::GOOD;
 use crate::schema::{
-    EmbeddingGemma, Interpolation, PeText, PeTextSize, Preprocessing, Qwen3Embedding,
-    Qwen3EmbeddingSize, Sonar, Transform, Update, XEncoder, YEncoder,
+    ClipText, ClipTextSize, EmbeddingGemma, Interpolation, PeText, PeTextSize, Preprocessing,
+    Qwen3Embedding, Qwen3EmbeddingSize, Sonar, Transform, Update, XEncoder, YEncoder,
 };
 use crate::{Loaded, load};
 
@@ -50,6 +50,12 @@ fn text_encoders_of_all_families_fill_the_paper_s_recipe() {
     let large = family("pe_text", &["model.y_encoder.size=g14"]).y_encoder;
     assert_eq!(large, YEncoder::PeText(PeText::of_size(PeTextSize::G14)));
     assert_eq!(large.max_target_tokens(), 72);
+    let base = family("clip_text", &["model.y_encoder.size=b16"]).y_encoder;
+    assert_eq!(base, YEncoder::ClipText(ClipText::of_size(ClipTextSize::B16)));
+    let none = ["model.y_encoder.size=g_opt16", "model.y_encoder.projection=none"];
+    let giant = family("siglip2_text", &none);
+    assert_eq!((giant.embed_dim, giant.y_encoder.sizes().hidden_size), (1536, 1152));
+    assert_eq!(giant.y_encoder.update(), Update::Frozen);
     // Without a projection, the shared embedding has the width of `text_projection`.
     let none = ["model.y_encoder.size=g14", "model.y_encoder.projection=none"];
     assert_eq!(family("pe_text", &none).embed_dim, 1280);

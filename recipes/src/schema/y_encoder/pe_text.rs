@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Projection, Update};
+use super::{Projection, TextSizes, Update, plain};
 
 /// Published sizes of PE-core's text tower: values of `model.y_encoder.size`. The towers of B16 and
 /// L14 have the same sizes.
@@ -54,9 +54,9 @@ pub struct PeText {
     /// Map from the result of `text_projection` to the shared embedding. Default: `linear` (paper
     /// §3.1).
     pub projection: Projection,
-    /// `tokenizer.json` of the targets, such as that of CLIP. A run needs it. It must lower-case a
-    /// text and put its start (49,406) and its end (49,407) around it. The padding in the file is
-    /// switched off.
+    /// `tokenizer.json` of the targets, such as that of CLIP. A run needs it. It must put the start
+    /// (49,406) and the end (49,407) of a text around it. Texts are lower-cased. The padding in the
+    /// file is switched off.
     pub tokenizer: Option<PathBuf>,
     /// Published file with the initial weights, such as `PE-Core-L14-336.pt`, which also holds the
     /// vision tower of `x_encoder.family: pe`. Default: none, which starts from random weights.
@@ -86,6 +86,23 @@ impl PeText {
             projection: Projection::Linear,
             tokenizer: None,
             weights: None,
+        }
+    }
+
+    /// Sizes of the text transformer.
+    pub(super) fn sizes(&self) -> TextSizes {
+        let plain = plain([
+            self.hidden_size,
+            self.num_layers,
+            self.num_heads,
+            self.intermediate_size,
+            self.vocab_size,
+        ]);
+        TextSizes {
+            positions: self.context_length,
+            own_maps: self.hidden_size * self.output_size,
+            output_size: self.output_size,
+            ..plain
         }
     }
 }

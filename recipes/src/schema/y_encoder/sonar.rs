@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Projection, Update};
+use super::{Projection, TextSizes, Update, plain};
 
 /// Published sizes of SONAR's text encoder: values of `model.y_encoder.size`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -78,6 +78,17 @@ impl Sonar {
             tokenizer: None,
             weights: None,
         }
+    }
+
+    /// Sizes of the text transformer.
+    pub(super) fn sizes(&self) -> TextSizes {
+        plain([
+            self.hidden_size,
+            self.num_layers,
+            self.num_heads,
+            self.intermediate_size,
+            self.vocab_size,
+        ])
     }
 }
 

@@ -1,15 +1,17 @@
-//! Compares SONAR's text encoder with Hugging Face transformers, and PE-core's text tower with a
-//! second implementation in PyTorch.
+//! Compares SONAR's text encoder and the text towers of CLIP and `SigLIP` 2 with Hugging Face
+//! transformers, and PE-core's text tower with a second implementation in PyTorch.
 
 use vljepa_kernels::attention::Mask;
 use vljepa_kernels::testing::{assert_close, assert_differs, dot};
-use vljepa_kernels::{Device, View, activation};
+use vljepa_kernels::{Device, Packed, View, activation};
 use vljepa_model::layers::{Activation, Pooling, Positions};
 use vljepa_model::weights::Source;
 use vljepa_model::{Gradients, Keep, Parameters, VlJepa};
-use vljepa_recipes::schema::{Loss, LossKind, Model, PeText, Projection, Sonar, Update, YEncoder};
+use vljepa_recipes::schema::{
+    ClipText, Loss, LossKind, Model, PeText, Projection, Siglip2Text, Sonar, Update, YEncoder,
+};
 
-use crate::golden::{Golden, Machine, load, published, relative, values};
+use crate::golden::{Golden, Machine, integer, load, published, relative, values};
 use crate::tiny;
 
 /// Tolerances for outputs of up to 3.4, and for gradients in units of a tensor's largest element;
@@ -20,9 +22,9 @@ const TOLERANCE: f32 = 1e-5;
 /// embedding is the golden one.
 fn open(source: Source) -> (Golden, VlJepa, Parameters) {
     let (update, projection) = (Update::Train, Projection::None);
-    let (golden, y_encoder) = if source == Source::Sonar {
-        let golden = Golden::open("sonar");
-        let keys = Sonar {
+    let golden = Golden::open(source.file().trim_end_matches(".safetensors"));
+    let y_encoder = match source {
+        Source::Sonar => YEncoder::Sonar(Sonar {
             hidden_size: golden.size("d_model"),
             num_layers: golden.size("encoder_layers"),
             num_heads: golden.size("encoder_attention_heads"),
@@ -31,25 +33,46 @@ fn open(source: Source) -> (Golden, VlJepa, Parameters) {
             update,
             projection,
             ..Sonar::default()
-        };
-        (golden, YEncoder::Sonar(keys))
-    } else {
-        let golden = Golden::open("pe_text");
-        let context_length = golden.size("context_length");
-        let keys = PeText {
+        }),
+        Source::PeText => YEncoder::PeText(PeText {
             hidden_size: golden.size("width"),
             num_layers: golden.size("layers"),
             num_heads: golden.size("heads"),
             intermediate_size: 4 * golden.size("width"),
             vocab_size: golden.size("vocab_size"),
-            context_length,
-            max_target_tokens: context_length,
+            context_length: golden.size("context_length"),
+            max_target_tokens: golden.size("context_length"),
             output_size: golden.size("output_dim"),
             update,
             projection,
             ..PeText::default()
-        };
-        (golden, YEncoder::PeText(keys))
+        }),
+        Source::ClipText => YEncoder::ClipText(ClipText {
+            hidden_size: golden.size("hidden_size"),
+            num_layers: golden.size("num_hidden_layers"),
+            num_heads: golden.size("num_attention_heads"),
+            intermediate_size: golden.size("intermediate_size"),
+            vocab_size: golden.size("vocab_size"),
+            context_length: golden.size("max_position_embeddings"),
+            max_target_tokens: golden.size("max_position_embeddings"),
+            output_size: golden.size("output_size"),
+            update,
+            projection,
+            ..ClipText::default()
+        }),
+        _ => YEncoder::Siglip2Text(Siglip2Text {
+            hidden_size: golden.size("hidden_size"),
+            num_layers: golden.size("num_hidden_layers"),
+            num_heads: golden.size("num_attention_heads"),
+            intermediate_size: golden.size("intermediate_size"),
+            vocab_size: golden.size("vocab_size"),
+            context_length: golden.size("max_position_embeddings"),
+            max_target_tokens: golden.size("max_position_embeddings"),
+            output_size: golden.size("output_size"),
+            update,
+            projection,
+            ..Siglip2Text::default()
+        }),
     };
     let embed_dim = y_encoder.sizes().output_size;
     let recipe = Model { y_encoder, embed_dim, ..tiny::model() };
@@ -184,13 +207,88 @@ fn pe_text_gradients_match() {
 }
 
 #[test]
+fn clip_text_outputs_match() {
+    outputs_match(
+        Source::ClipText,
+        &[
+            ("without positions", |m| m.y_encoder.text.positions = Positions::Rotated),
+            ("without the causal mask", |m| mask(m, Mask::Full)),
+            ("with exact GELU", |m| gelu(m, activation::Activation::Gelu)),
+            ("the mean instead of the last token", |m| m.y_encoder.head.pooling = Pooling::Mean),
+        ],
+    );
+}
+
+#[test]
+fn clip_text_gradients_match() {
+    assert_eq!(different_gradients(Source::ClipText, |_| ()), Vec::<String>::new());
+    let wrong = different_gradients(Source::ClipText, |m| mask(m, Mask::Full));
+    assert!(wrong.len() > 20, "{wrong:?}");
+}
+
+#[test]
+fn siglip2_text_outputs_match_with_the_padding_read_like_a_text() {
+    outputs_match(
+        Source::Siglip2Text,
+        &[
+            ("without positions", |m| m.y_encoder.text.positions = Positions::Rotated),
+            ("with a causal mask", |m| mask(m, Mask::Causal)),
+            ("with exact GELU", |m| gelu(m, activation::Activation::Gelu)),
+            ("the mean instead of the last token", |m| m.y_encoder.head.pooling = Pooling::Mean),
+            ("without the head's bias", |m| m.y_encoder.head.maps[0].bias = None),
+        ],
+    );
+    let (golden, model, parameters) = open(Source::Siglip2Text);
+    let (ids, rows) = (golden.get("in.input_ids"), golden.shape("in.input_ids")[0]);
+    let positions = golden.size("max_position_embeddings");
+    let embed = |texts: Vec<Vec<i32>>| {
+        let mut ends = vec![0];
+        for text in &texts {
+            ends.push(ends[ends.len() - 1] + i32::try_from(text.len()).unwrap());
+        }
+        let text = Packed::new(Device::Host, texts.concat(), ends).unwrap();
+        let machine = Machine::new();
+        let embedded = model.y_encoder.forward(machine.cx(), &parameters, &text, Keep::Nothing);
+        values(&embedded.unwrap().embedding)
+    };
+    let padded: Vec<Vec<i32>> =
+        ids.chunks(positions).map(|row| row.iter().map(|&id| integer(id)).collect()).collect();
+    let real =
+        |text: &Vec<i32>| -> Vec<i32> { text.iter().copied().filter(|id| *id > 0).collect() };
+    assert_eq!(padded.iter().map(|t| real(t).len()).collect::<Vec<_>>(), [4, positions, 2]);
+    let want = golden.get("out.embedding");
+    assert_close("padded on the right", &embed(padded.clone()), want, TOLERANCE);
+    let left = |text: &Vec<i32>| [vec![0; positions - real(text).len()], real(text)].concat();
+    let width = want.len() / rows;
+    for (name, got) in [
+        ("padded on the left", embed(padded.iter().map(left).collect())),
+        ("without padding", embed(padded.iter().map(real).collect())),
+    ] {
+        // Only the second text fills all positions.
+        for row in [0, 2] {
+            let of_row = row * width..(row + 1) * width;
+            assert_differs(name, &got[of_row.clone()], &want[of_row], TOLERANCE);
+        }
+        let of_row = width..2 * width;
+        assert_close(name, &got[of_row.clone()], &want[of_row], TOLERANCE);
+    }
+}
+
+#[test]
+fn siglip2_text_gradients_match() {
+    assert_eq!(different_gradients(Source::Siglip2Text, |_| ()), Vec::<String>::new());
+    let wrong = different_gradients(Source::Siglip2Text, |m| mask(m, Mask::Causal));
+    assert!(wrong.len() > 30, "{wrong:?}");
+}
+
+#[test]
 fn a_text_longer_than_the_learned_positions_is_refused() {
     let (golden, model, parameters) = open(Source::PeText);
     let rows = golden.size("context_length");
     let machine = Machine::new();
     let text = |tokens: usize| {
         let end = i32::try_from(tokens).unwrap();
-        vljepa_kernels::Packed::new(Device::Host, vec![5; tokens], vec![0, end]).unwrap()
+        Packed::new(Device::Host, vec![5; tokens], vec![0, end]).unwrap()
     };
     let encode = |tokens| {
         model.y_encoder.forward(machine.cx(), &parameters, &text(tokens), Keep::Nothing).map(|_| ())
