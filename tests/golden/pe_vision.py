@@ -30,13 +30,15 @@ def angles(c, rows, columns, dtype):
     angle = torch.cat([(at.flatten()[:, None] + first) * omega for at in (x, y)], -1)
     return torch.cat([torch.zeros_like(angle[:1]), angle]) if c['use_cls_token'] else angle
 
-def forward(c, p, image):
-    """Image (B, C, H, W), normalised. Returns the patches' tokens of the last block, and those after ln_post."""
-    v, eps, cls = 'visual.', c['layer_norm_eps'], c['use_cls_token']
+def forward(c, p, image, cls=False):
+    """Image (B, C, H, W), normalised. Returns the patches' tokens of the last block, and those after ln_post. With `cls`,
+    the cls token is the first of them."""
+    v, eps = 'visual.', c['layer_norm_eps']
+    first = 0 if cls else c['use_cls_token']
     x = F.conv2d(image, p[v + 'conv1.weight'], stride=c['patch_size'])
     rows, columns = x.shape[2:]
     x = x.flatten(2).transpose(1, 2)
-    if cls:
+    if c['use_cls_token']:
         x = torch.cat([p[v + 'class_embedding'].expand(len(x), 1, -1), x], 1)
     x = x + p[v + 'positional_embedding']
     x = layer_norm(x, p, v + 'ln_pre', eps)
@@ -46,7 +48,7 @@ def forward(c, p, image):
         qkv = layer_norm(x, p, b + 'ln_1', eps) @ p[b + 'attn.in_proj_weight'].T + p[b + 'attn.in_proj_bias']
         x = x + linear(attention(qkv, c['heads'], angle), p, b + 'attn.out_proj')
         x = x + linear(gelu(linear(layer_norm(x, p, b + 'ln_2', eps), p, b + 'mlp.c_fc')), p, b + 'mlp.c_proj')
-    return out | {'last_block': x[:, cls:], 'ln_post': layer_norm(x, p, v + 'ln_post', eps)[:, cls:]}
+    return out | {'last_block': x[:, first:], 'ln_post': layer_norm(x, p, v + 'ln_post', eps)[:, first:]}
 
 def golden(name, seed, **config):
     c = dict(model_type='pe_vision', layer_norm_eps=1e-5, **config)
@@ -57,6 +59,7 @@ def golden(name, seed, **config):
     frames = images.unsqueeze(1)                # (B, T, C, H, W): two clips of one frame
     write(sys.argv[1], name, c, weights, {'in.frames': frames, **{f'out.{stage}': v for stage, v in out.items()}})
 
-golden('pe_vision_cls', 300, patch_size=4, width=32, layers=2, heads=2, mlp_width=64, image_size=16, use_cls_token=1)
-# Without a cls token, and a head of 96 elements, as in PE-Core-G14-448.
-golden('pe_vision_d96', 400, patch_size=4, width=96, layers=1, heads=1, mlp_width=64, image_size=12, use_cls_token=0)
+if __name__ == '__main__':
+    golden('pe_vision_cls', 300, patch_size=4, width=32, layers=2, heads=2, mlp_width=64, image_size=16, use_cls_token=1)
+    # Without a cls token, and a head of 96 elements, as in PE-Core-G14-448.
+    golden('pe_vision_d96', 400, patch_size=4, width=96, layers=1, heads=1, mlp_width=64, image_size=12, use_cls_token=0)

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a helper that panics fails its test")]
 
 mod committed_files;
+mod dual_encoder;
 mod finite_differences;
 mod identify;
 mod image_encoder_files;

@@ -3,9 +3,9 @@
 use vljepa_kernels::attention::launch::Mode;
 use vljepa_kernels::device::cuda::Cuda;
 use vljepa_kernels::testing::bytes;
-use vljepa_kernels::{Device, Tensor, copy};
+use vljepa_kernels::{Device, Packed, Tensor, copy};
 use vljepa_model::weights::Source;
-use vljepa_model::{Gradients, Keep};
+use vljepa_model::{DualEncoder, Gradients, Keep, Parameters};
 
 use crate::golden::{Machine, values};
 use crate::gpu_step::{BACKWARD, FORWARD, distance};
@@ -73,5 +73,45 @@ fn image_encoders_on_an_emulated_gpu_are_the_host_s_but_for_bf16() {
         assert!(far > 0.0 && far < FORWARD, "{source:?}, pool {pool}: {far}");
         let moved: Vec<f32> = want.iter().skip(1).chain(&want[..1]).copied().collect();
         assert!(distance(&got, &moved) > FORWARD);
+    }
+}
+
+/// Embeddings of two clips of two frames, and of two texts, by a dual encoder of random weights.
+/// Its heads have 16 elements.
+fn embeddings(device: Device, family: &str, width: usize) -> [Vec<f32>; 2] {
+    let recipe = serde_json::json!({
+        "kind": "dual_encoder", "image_size": 16, "embed_dim": width, "initialisation": "fan_in",
+        "x_encoder": {
+            "family": family, "patch_size": 8, "hidden_size": width, "num_layers": 1,
+            "num_heads": width / 16, "intermediate_size": 64,
+        },
+        "y_encoder": {
+            "family": format!("{family}_text"), "hidden_size": 32, "num_layers": 1, "num_heads": 2,
+            "intermediate_size": 64, "vocab_size": 9, "context_length": 6, "max_target_tokens": 6,
+            "output_size": width, "update": "frozen", "projection": "none",
+        },
+    });
+    let model = DualEncoder::new(&serde_json::from_value(recipe).unwrap(), device).unwrap();
+    let mut parameters = Parameters::new(model.layout(), device).unwrap();
+    parameters.initialise(model.layout(), 1).unwrap();
+    let machine = Machine::on(device);
+    let pixels = pixels(device, &[2, 2, 16, 16, 3]);
+    let texts = Packed::new(device, vec![5, 8, 1, 0, 3, 7, 1], vec![0, 4, 7]).unwrap();
+    let clips = model.embed_frames(machine.cx(), &parameters, pixels.view()).unwrap();
+    let texts = model.embed_texts(machine.cx(), &parameters, &texts).unwrap();
+    [values(&clips), values(&texts)]
+}
+
+#[test]
+fn dual_encoders_on_an_emulated_gpu_are_the_host_s_but_for_bf16() {
+    let gpu = Device::Cuda(Cuda::for_tests(Mode::Fast));
+    // PE-core's attention pooling has eight heads in all sizes.
+    for (family, width) in [("clip", 32), ("siglip2", 32), ("pe", 128)] {
+        let [want, got] = [Device::Host, gpu].map(|device| embeddings(device, family, width));
+        for (want, got) in want.iter().zip(&got) {
+            let distance = distance(got, want);
+            assert!(distance > 0.0 && distance < FORWARD, "{family}: {distance}");
+        }
+        assert!(distance(&got[0], &want[1]) > FORWARD, "{family}");
     }
 }

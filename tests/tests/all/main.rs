@@ -13,6 +13,7 @@ mod feed;
 mod fuzzing;
 mod golden;
 mod golden_clip_siglip2;
+mod golden_dual;
 mod golden_pe;
 mod golden_plain_text;
 mod golden_qwen3;
