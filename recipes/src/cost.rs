@@ -81,9 +81,10 @@ fn stage_cost(recipe: &Recipe, stage: &Stage) -> StageCost {
         )
     });
     let tokens = longest_sample(recipe, stage);
+    let y = &recipe.model.y_encoder;
     let longest = Tokens {
         query: if tokens.query > 0 { recipe.model.predictor.max_query_tokens } else { 0 },
-        target: recipe.model.y_encoder.max_target_tokens(),
+        target: y.padded_length().unwrap_or(y.max_target_tokens()),
         ..tokens
     };
     let memory = |tokens| memory(recipe, tokens, micro_batch, rows, stage.recompute);
@@ -116,11 +117,12 @@ fn tokens(recipe: &Recipe, stage: &Stage, source: &Source) -> Tokens {
         TextSource::Caption => !rule.query.is_empty(),
         TextSource::Questions => true,
     });
+    let y = &recipe.model.y_encoder;
     let query =
         if asks { ASSUMED_QUERY_TOKENS.min(recipe.model.predictor.max_query_tokens) } else { 0 };
     Tokens {
         visual: operations::visual_tokens(&recipe.model, source.frames.unwrap_or(stage.frames)),
         query,
-        target: ASSUMED_TARGET_TOKENS.min(recipe.model.y_encoder.max_target_tokens()),
+        target: y.padded_length().unwrap_or(ASSUMED_TARGET_TOKENS.min(y.max_target_tokens())),
     }
 }

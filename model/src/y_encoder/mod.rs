@@ -185,7 +185,7 @@ fn own_maps(layout: &mut LayoutBuilder, name: &str, recipe: &schema::YEncoder) -
             vec![map("text_projection", [keys.output_size, keys.hidden_size], false)]
         }
         schema::YEncoder::Siglip2Text(keys) => {
-            vec![map("head", [keys.output_size, keys.hidden_size], true)]
+            vec![map("text_projection", [keys.output_size, keys.hidden_size], true)]
         }
         schema::YEncoder::EmbeddingGemma(_)
         | schema::YEncoder::Qwen3Embedding(_)

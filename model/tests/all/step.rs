@@ -282,7 +282,8 @@ fn the_recipe_decides_whether_the_y_side_trains_its_encoder_and_its_projection()
 
 #[test]
 fn every_family_averages_all_weights_of_its_text_encoder() {
-    for family in ["embedding_gemma", "qwen3_embedding", "sonar", "pe_text"] {
+    let towers = ["pe_text", "clip_text", "siglip2_text"];
+    for family in ["embedding_gemma", "qwen3_embedding", "sonar"].into_iter().chain(towers) {
         let y_encoder = serde_json::json!({
             "family": family, "hidden_size": 16, "num_layers": 1, "num_heads": 8,
             "intermediate_size": 24, "vocab_size": 32, "update": {"ema": {"decay": 0.9}},
