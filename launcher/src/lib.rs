@@ -10,6 +10,7 @@ mod commands;
 mod control;
 mod environment;
 mod error;
+mod model_card;
 mod platform;
 mod process;
 mod programs;

@@ -264,7 +264,9 @@ fn jobs_on_a_trained_run_print_tables_and_json() {
     fake.launch(&["evaluate", "runs/fake"]).said(0, &["report.html"]);
     answer(r#"{"files":["out/x.safetensors"],"step":9}"#);
     let exported = fake.launch(&["export", "runs/fake", "out"]);
-    assert_eq!(exported.out, "out/x.safetensors\n");
+    assert_eq!(exported.out, "out/x.safetensors\nrecipe.yaml\nREADME.md\n");
+    assert!(fake.read("out/README.md").contains("step 9, "));
+    assert!(!fake.path("out.part").exists());
     fake.launch(&["export", "runs/fake", "bin"]).said(2, &["not empty"]);
     fake.program("bin/vljepa-worker", "#!/bin/sh\necho 'error: no sense in it' >&2; exit 1");
     let failed = fake.launch(&["ask", "runs/fake", "x.jpg", "which?", "--answers", "red"]);

@@ -19,6 +19,7 @@ pub mod loss;
 pub mod optimizer;
 mod parameters;
 pub mod predictor;
+pub mod transformers;
 mod vl_jepa;
 pub mod weights;
 pub mod x_encoder;

@@ -8,7 +8,7 @@ use serde_json::json;
 use vljepa_data::decode::Media;
 use vljepa_data::order::ORDER_VERSION;
 use vljepa_data::reader::load_file;
-use vljepa_model::weights;
+use vljepa_model::transformers;
 use vljepa_recipes::schema::{TaskKind, Visual};
 
 use crate::checkpoint::{CheckpointFolder, State};
@@ -99,16 +99,18 @@ pub fn search(session: &Session, shards: &str, text: &str, limit: usize) -> anyh
     Ok(json!({"results": results, "unreadable": unreadable, "step": state.step}).to_string())
 }
 
-/// Writes the newest checkpoint's weights to `folder` under their published names.
+/// Writes the model of the newest checkpoint to `folder`, for Python and for the key `init.export`.
 ///
 /// # Errors
-/// Fails if there is no checkpoint, or the folder cannot be written.
+/// Fails if there is no checkpoint, the folder cannot be written, or a tokenizer cannot be read.
 pub fn export(session: &Session, folder: &Path) -> anyhow::Result<String> {
     let (engine, state) = trained(session)?;
-    weights::export(&engine.model, &engine.parameters, folder)?;
-    let files: Vec<&str> =
-        weights::exported(&engine.model, folder).map(|(source, _)| source.file()).collect();
-    Ok(json!({"files": files, "step": state.step}).to_string())
+    let (recipe, model) = (&session.recipe, &engine.model);
+    let fewest = recipe.model.x_encoder.sizes().tubelet_size;
+    let frames = recipe.stages.last().map_or(fewest, |stage| stage.frames);
+    let files = transformers::export(model, &engine.parameters, frames, folder)?;
+    let unsupported = transformers::unsupported(&recipe.model);
+    Ok(json!({"files": files, "step": state.step, "unsupported": unsupported}).to_string())
 }
 
 /// Returns the number of frames that the recipe sets for sources of this kind of file, such as

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use vljepa_recipes::protocol::Job;
-use vljepa_recipes::run_directory::RunDirectory;
+use vljepa_recipes::run_directory::{RunDirectory, atomic_write};
 
 use crate::cli;
 use crate::error::LaunchError;
@@ -14,7 +14,7 @@ use crate::programs::{self, Programs, WorkerArguments};
 use crate::record::provenance::RunRecord;
 use crate::record::shards;
 use crate::supervise::Signals;
-use crate::{report, terminal};
+use crate::{model_card, report, terminal};
 
 /// Result of the job `ask`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -49,6 +49,8 @@ struct Sample {
 struct Exported {
     files: Vec<String>,
     step: u64,
+    /// Reason why transformers cannot run the model, or `None` if it can.
+    unsupported: Option<String>,
 }
 
 /// `vljepa-launch ask`: prints the candidate answers, best first.
@@ -125,7 +127,8 @@ pub(crate) async fn evaluate(arguments: &cli::RunJson) -> Result<u8, LaunchError
     Ok(0)
 }
 
-/// `vljepa-launch export`: writes the weights to a folder and prints the files.
+/// `vljepa-launch export`: writes the model to a folder and prints the files. The folder gets its
+/// name when all files are written, so an interrupted export does not look like a whole one.
 pub(crate) async fn export(arguments: &cli::Export) -> Result<u8, LaunchError> {
     let directory = trained(&arguments.run)?;
     let folder = &arguments.folder;
@@ -134,13 +137,57 @@ pub(crate) async fn export(arguments: &cli::Export) -> Result<u8, LaunchError> {
     {
         return Err(path_error("the folder", folder, "already exists and is not empty"));
     }
-    let files: Exported = run_worker(&directory, &Job::Export { folder: absolute(folder) }).await?;
-    if arguments.json {
-        return show_json(&files);
+    let part = part(folder)?;
+    let written = export_to(&directory, &part).await.and_then(|exported| {
+        std::fs::rename(&part, folder).map_err(|error| {
+            path_error("the folder", folder, &format!("cannot get its name: {error}"))
+        })?;
+        Ok(exported)
+    });
+    if written.is_err() {
+        // Only the first error is reported.
+        drop(std::fs::remove_dir_all(&part));
     }
-    terminal::result(&files.files.join("\n"));
-    terminal::note(&format!("weights of step {} in {}", files.step, folder.display()));
+    let exported = written?;
+    if arguments.json {
+        return show_json(&exported);
+    }
+    terminal::result(&exported.files.join("\n"));
+    terminal::note(&format!("weights of step {} in {}", exported.step, folder.display()));
     Ok(0)
+}
+
+/// Creates the folder `<folder>.part`, which holds the files until all are written.
+fn part(folder: &Path) -> Result<PathBuf, LaunchError> {
+    let mut part = absolute(folder).into_os_string();
+    part.push(".part");
+    let part = PathBuf::from(part);
+    let created = part.parent().map_or(Ok(()), std::fs::create_dir_all);
+    created.and_then(|()| std::fs::create_dir(&part)).map_err(|error| {
+        let why = match error.kind() {
+            std::io::ErrorKind::AlreadyExists => {
+                "exists: another export is writing it, or was interrupted. Delete it then"
+                    .to_owned()
+            }
+            _ => format!("cannot be created: {error}"),
+        };
+        path_error("the folder", &part, &why)
+    })?;
+    Ok(part)
+}
+
+/// Lets a worker write the newest checkpoint's model to `folder`, and adds recipe and model card.
+async fn export_to(directory: &RunDirectory, folder: &Path) -> Result<Exported, LaunchError> {
+    let job = Job::Export { folder: folder.to_owned() };
+    let mut exported: Exported = run_worker(directory, &job).await?;
+    let loaded = directory.load_recipe()?;
+    let unsupported = exported.unsupported.as_deref();
+    let card = model_card::text(directory, &loaded, exported.step, unsupported);
+    for (name, text) in [("recipe.yaml", &loaded.yaml), ("README.md", &card)] {
+        atomic_write(&folder.join(name), text.as_bytes())?;
+        exported.files.push(name.to_owned());
+    }
+    Ok(exported)
 }
 
 /// `vljepa-launch report`: writes the report and prints its path.

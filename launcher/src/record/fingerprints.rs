@@ -112,8 +112,10 @@ fn of_init(init: &Init) -> Vec<(String, PathBuf)> {
                 entries.map(|entry| entry.path()).collect::<Vec<_>>()
             };
             let mut files = entries(folder);
-            // An export has files in the folder and in folders below it, but not deeper.
-            files.extend(files.clone().iter().flat_map(|below| entries(below)));
+            // The deepest files are those of Dense layers: `y_encoder/2_Dense/model.safetensors`.
+            let parts: Vec<_> = files.iter().flat_map(|part| entries(part)).collect();
+            files.extend(parts.iter().flat_map(|below| entries(below)));
+            files.extend(parts);
             files.retain(|path| path.extension().is_some_and(|e| e == "safetensors"));
             let key = |path: &Path| {
                 format!("{}/{}", init.key(), path.strip_prefix(folder).unwrap_or(path).display())
@@ -296,12 +298,14 @@ mod tests {
         write("checkpoints/step-00000002/manifest.json", "two");
         write("checkpoints/step-00000010/manifest.json", "ten");
         assert_eq!(found(run()), [("init.run".to_owned(), hash("ten"))]);
-        write("export/gemma.safetensors", "g");
-        write("export/2_Dense/model.safetensors", "d");
+        write("export/projections.safetensors", "p");
+        write("export/y_encoder/model.safetensors", "g");
+        write("export/y_encoder/2_Dense/model.safetensors", "d");
         write("export/notes.txt", "n");
         let export = found(Init::Export(folder.path().join("export")));
-        let wanted = [("2_Dense/model", "d"), ("gemma", "g")]
-            .map(|(name, text)| (format!("init.export/{name}.safetensors"), hash(text)));
+        let wanted =
+            [("projections", "p"), ("y_encoder/2_Dense/model", "d"), ("y_encoder/model", "g")]
+                .map(|(name, text)| (format!("init.export/{name}.safetensors"), hash(text)));
         assert_eq!(export, wanted);
     }
 

@@ -83,25 +83,32 @@ pub(crate) fn write(directory: &RunDirectory) -> Result<PathBuf, LaunchError> {
 
 /// The scores as a table for the terminal, or `None` before the first evaluation.
 pub(crate) fn scores_table(directory: &RunDirectory) -> Option<String> {
-    let recipe = directory.load_recipe().ok()?.recipe;
-    let scores = scores(directory, &recipe);
-    if scores.is_empty() {
+    let rows = score_rows(directory, &directory.load_recipe().ok()?.recipe);
+    if rows.is_empty() {
         return None;
     }
     let header = ["score", "value", "chance", "majority", "n", ""];
-    let mut rows = vec![header.map(str::to_owned).to_vec()];
-    rows.extend(scores.iter().map(|NamedScore { name, score, control }| {
+    let table: Vec<_> = std::iter::once(header.map(str::to_owned).to_vec())
+        .chain(rows.into_iter().map(Vec::from))
+        .collect();
+    Some(terminal::table(&table))
+}
+
+/// Cells of the table of scores: name, value, chance, majority, number of samples, kind of control.
+pub(crate) fn score_rows(directory: &RunDirectory, recipe: &Recipe) -> Vec<[String; 6]> {
+    let row = |NamedScore { name, score, control }: NamedScore| {
         let percent = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), percent);
-        vec![
-            name.clone(),
+        let control = control.map(|control| format!("control: {}", control_name(control)));
+        [
+            name,
             percent(Some(score.value)),
             percent(score.chance),
             percent(score.baseline),
             terminal::thousands(score.n),
-            control.map_or(String::new(), |control| format!("control: {}", control_name(control))),
+            control.unwrap_or_default(),
         ]
-    }));
-    Some(terminal::table(&rows))
+    };
+    scores(directory, recipe).into_iter().map(row).collect()
 }
 
 /// All scores: first those of the recipe's tasks in the recipe's order, then scores of no task,

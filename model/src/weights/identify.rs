@@ -68,7 +68,7 @@ pub(super) struct Model {
 pub(super) fn held(tensors: &Tensors) -> Result<Held, ModelError> {
     let (mut models, mut nearest) = (Vec::new(), None);
     let mut most = 0;
-    for source in Source::ALL {
+    for source in Source::RECOGNISED {
         let Some(Attempt { sizes, naming, comparison }) = Attempt::best(tensors, source)? else {
             continue;
         };

@@ -155,6 +155,8 @@ pub enum Source {
     Clip,
     /// Llama-3.2 (`meta-llama/Llama-3.2-1B`, `model.safetensors`).
     Llama,
+    /// The predictor's layers of Llama-3.2, counted from 0, as [`export`] writes them.
+    Predictor,
     /// `EmbeddingGemma`'s transformer (`google/embeddinggemma-300m`, `model.safetensors`).
     Gemma,
     /// Qwen3-Embedding (`Qwen/Qwen3-Embedding-0.6B`, `model.safetensors`).
@@ -176,8 +178,8 @@ pub enum Source {
 }
 
 impl Source {
-    /// All sources, in the order of export.
-    pub const ALL: [Self; 15] = [
+    /// Sources that files are recognised as. A file of [`Self::Predictor`] is a small Llama.
+    pub const RECOGNISED: [Self; 15] = [
         Self::VJepa2,
         Self::VJepa2_1,
         Self::Pe,
@@ -199,20 +201,18 @@ impl Source {
     #[must_use]
     pub fn file(self) -> &'static str {
         match self {
-            Self::VJepa2 => "vjepa2.safetensors",
-            Self::VJepa2_1 => "vjepa2_1.safetensors",
-            Self::Pe => "pe.safetensors",
-            Self::Siglip2 => "siglip2.safetensors",
-            Self::Clip => "clip.safetensors",
-            Self::Llama => "llama.safetensors",
-            Self::Gemma => "gemma.safetensors",
-            Self::Qwen3 => "qwen3.safetensors",
-            Self::Sonar => "sonar.safetensors",
-            Self::PeText => "pe_text.safetensors",
-            Self::ClipText => "clip_text.safetensors",
-            Self::Siglip2Text => "siglip2_text.safetensors",
-            Self::GemmaDense2 => "2_Dense/model.safetensors",
-            Self::GemmaDense3 => "3_Dense/model.safetensors",
+            Self::VJepa2 | Self::VJepa2_1 | Self::Pe | Self::Siglip2 | Self::Clip => {
+                "x_encoder/model.safetensors"
+            }
+            Self::Llama | Self::Predictor => "predictor/model.safetensors",
+            Self::Gemma
+            | Self::Qwen3
+            | Self::Sonar
+            | Self::PeText
+            | Self::ClipText
+            | Self::Siglip2Text => "y_encoder/model.safetensors",
+            Self::GemmaDense2 => "y_encoder/2_Dense/model.safetensors",
+            Self::GemmaDense3 => "y_encoder/3_Dense/model.safetensors",
             Self::Projections => "projections.safetensors",
         }
     }
@@ -233,6 +233,9 @@ impl Source {
             (Self::Llama, _) => predictor.map_or_else(Vec::new, |predictor| {
                 llama::pieces(&predictor.text, recipe.predictor.layers[0])
             }),
+            (Self::Predictor, _) => {
+                predictor.map_or_else(Vec::new, |predictor| llama::pieces(&predictor.text, 0))
+            }
             (Self::Gemma, schema::YEncoder::EmbeddingGemma(_)) => gemma::pieces(text),
             (Self::Qwen3, schema::YEncoder::Qwen3Embedding(_)) => llama::pieces(text, 0),
             (Self::Sonar, schema::YEncoder::Sonar(_)) => sonar::pieces(text),
@@ -285,6 +288,9 @@ impl Source {
                 let layers = first..end;
                 vec![naming(both, Extra::Llama { layers }, |file| file.text()?.predictor())]
             }
+            Self::Predictor => {
+                vec![naming(plain, no_extra, |file| file.text()?.predictor())]
+            }
             Self::Gemma => vec![naming(both, no_extra, |file| file.text()?.encoder())],
             Self::Qwen3 => {
                 let extra = Extra::Prefixes(&["lm_head."]);
@@ -309,7 +315,7 @@ impl Source {
             Self::Pe => "PE-core's vision tower",
             Self::Siglip2 => "SigLIP 2's vision tower",
             Self::Clip => "CLIP's vision tower",
-            Self::Llama => "Llama-3.2",
+            Self::Llama | Self::Predictor => "Llama-3.2",
             Self::Gemma => "EmbeddingGemma's transformer",
             Self::Qwen3 => "Qwen3-Embedding",
             Self::Sonar => "SONAR's text encoder",
@@ -332,7 +338,7 @@ impl Source {
             Self::Pe => Some((Role::XEncoder, "pe")),
             Self::Siglip2 => Some((Role::XEncoder, "siglip2")),
             Self::Clip => Some((Role::XEncoder, "clip")),
-            Self::Llama => Some((Role::Predictor, "llama")),
+            Self::Llama | Self::Predictor => Some((Role::Predictor, "llama")),
             Self::Gemma | Self::GemmaDense2 | Self::GemmaDense3 => {
                 Some((Role::YEncoder, "embedding_gemma"))
             }
@@ -416,14 +422,7 @@ pub fn published(recipe: &schema::Model) -> Vec<Published> {
         files.push(Published { source, path: path.to_owned(), key });
     };
     if let Some(path) = recipe.x_encoder.weights() {
-        let source = match &recipe.x_encoder {
-            schema::XEncoder::Vjepa2(_) => Source::VJepa2,
-            schema::XEncoder::Vjepa2_1(_) => Source::VJepa2_1,
-            schema::XEncoder::Pe(_) => Source::Pe,
-            schema::XEncoder::Siglip2(_) => Source::Siglip2,
-            schema::XEncoder::Clip(_) => Source::Clip,
-        };
-        add(source, path, "model.x_encoder.weights");
+        add(of_x_encoder(&recipe.x_encoder), path, "model.x_encoder.weights");
     }
     if let Some(path) = &recipe.predictor.weights {
         let source = match recipe.predictor.family {
@@ -432,21 +431,14 @@ pub fn published(recipe: &schema::Model) -> Vec<Published> {
         add(source, path, "model.predictor.weights");
     }
     if let Some(path) = recipe.y_encoder.weights() {
-        let key = "model.y_encoder.weights";
-        match &recipe.y_encoder {
-            schema::YEncoder::Qwen3Embedding(_) => add(Source::Qwen3, path, key),
-            schema::YEncoder::Sonar(_) => add(Source::Sonar, path, key),
-            schema::YEncoder::PeText(_) => add(Source::PeText, path, key),
-            schema::YEncoder::ClipText(_) => add(Source::ClipText, path, key),
-            schema::YEncoder::Siglip2Text(_) => add(Source::Siglip2Text, path, key),
-            schema::YEncoder::EmbeddingGemma(gemma) => {
-                add(Source::Gemma, path, key);
-                if gemma.dense_heads {
-                    for source in [Source::GemmaDense2, Source::GemmaDense3] {
-                        add(source, &path.with_file_name("").join(source.file()), key);
-                    }
-                }
-            }
+        for source in of_y_encoder(&recipe.y_encoder) {
+            let dense = match source {
+                Source::GemmaDense2 => Some("2_Dense/model.safetensors"),
+                Source::GemmaDense3 => Some("3_Dense/model.safetensors"),
+                _ => None,
+            };
+            let path = dense.map_or_else(|| path.to_owned(), |dense| path.with_file_name(dense));
+            add(source, &path, "model.y_encoder.weights");
         }
     }
     files
@@ -475,9 +467,36 @@ pub fn exported<'a>(
     model: impl Into<Parts<'a>>,
     folder: &Path,
 ) -> impl Iterator<Item = (Source, PathBuf)> {
-    let model = model.into();
-    let held = Source::ALL.into_iter().filter(move |source| !source.pieces(model).is_empty());
-    held.map(|source| (source, folder.join(source.file())))
+    let Parts { recipe, predictor, .. } = model.into();
+    let mut sources = vec![of_x_encoder(&recipe.x_encoder)];
+    sources.extend(predictor.map(|_| Source::Predictor));
+    sources.extend(of_y_encoder(&recipe.y_encoder));
+    sources.extend(predictor.map(|_| Source::Projections));
+    sources.into_iter().map(|source| (source, folder.join(source.file())))
+}
+
+fn of_x_encoder(encoder: &schema::XEncoder) -> Source {
+    match encoder {
+        schema::XEncoder::Vjepa2(_) => Source::VJepa2,
+        schema::XEncoder::Vjepa2_1(_) => Source::VJepa2_1,
+        schema::XEncoder::Pe(_) => Source::Pe,
+        schema::XEncoder::Siglip2(_) => Source::Siglip2,
+        schema::XEncoder::Clip(_) => Source::Clip,
+    }
+}
+
+fn of_y_encoder(encoder: &schema::YEncoder) -> Vec<Source> {
+    match encoder {
+        schema::YEncoder::EmbeddingGemma(keys) if keys.dense_heads => {
+            vec![Source::Gemma, Source::GemmaDense2, Source::GemmaDense3]
+        }
+        schema::YEncoder::EmbeddingGemma(_) => vec![Source::Gemma],
+        schema::YEncoder::Qwen3Embedding(_) => vec![Source::Qwen3],
+        schema::YEncoder::Sonar(_) => vec![Source::Sonar],
+        schema::YEncoder::PeText(_) => vec![Source::PeText],
+        schema::YEncoder::ClipText(_) => vec![Source::ClipText],
+        schema::YEncoder::Siglip2Text(_) => vec![Source::Siglip2Text],
+    }
 }
 
 /// Writes all weights into `folder`, one safetensors file per source, under the published names and

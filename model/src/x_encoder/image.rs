@@ -93,6 +93,10 @@ impl ImageTower {
         self.patch_size
     }
 
+    pub(super) fn normalisation(&self) -> Normalisation {
+        self.normalisation
+    }
+
     pub(super) fn patches(&self, cx: Context<'_>, frames: View<'_>) -> Result<Patches> {
         vit::unfold(cx, frames, self.normalisation, 1, self.patch_size)
     }

@@ -13,6 +13,7 @@ mod vjepa2_1;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use vljepa_kernels::patch_embed::Normalisation;
 use vljepa_kernels::rope::Table;
 use vljepa_kernels::{Device, Lengths, Result, Tensor, View};
 use vljepa_recipes::schema;
@@ -120,6 +121,17 @@ impl XEncoder {
             device,
             tables: Mutex::new(BTreeMap::new()),
             gradients_end: layout.trainable_end(),
+        }
+    }
+
+    /// Mean and standard deviation of the pixels that the encoder was trained with.
+    #[must_use]
+    pub fn normalisation(&self) -> Normalisation {
+        match &self.family {
+            Family::Vjepa2(_) | Family::Vjepa2_1(_) => Normalisation::IMAGENET,
+            Family::Pe(tower) | Family::Siglip2(tower) | Family::Clip(tower) => {
+                tower.normalisation()
+            }
         }
     }
 

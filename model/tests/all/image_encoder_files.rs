@@ -99,19 +99,20 @@ fn a_file_of_other_sizes_is_refused_and_nothing_is_read() {
 #[test]
 fn exported_towers_have_published_names_and_are_read_again() {
     let folder = tempfile::tempdir().unwrap();
+    let folder_of = |source: Source| folder.path().join(source.name());
     for source in [Source::Pe, Source::Siglip2, Source::Clip] {
         let model = model(source, 2, 32);
         let mut parameters = Parameters::new(model.layout(), Device::Host).unwrap();
         parameters.initialise(model.layout(), 1).unwrap();
-        export(&model, &parameters, folder.path()).unwrap();
+        export(&model, &parameters, &folder_of(source)).unwrap();
         let mut other = Parameters::new(model.layout(), Device::Host).unwrap();
-        for (source, path) in exported(&model, folder.path()) {
+        for (source, path) in exported(&model, &folder_of(source)) {
             load(&model, &mut other, source, &path).unwrap();
         }
         assert_eq!(weights(&other), weights(&parameters));
     }
     let shape = |source: Source, name: &str| {
-        let bytes = std::fs::read(folder.path().join(source.file())).unwrap();
+        let bytes = std::fs::read(folder_of(source).join(source.file())).unwrap();
         let written = safetensors::SafeTensors::deserialize(&bytes).unwrap();
         written.tensor(name).unwrap().shape().to_vec()
     };

@@ -5,6 +5,7 @@
 
 mod committed_files;
 mod dual_encoder;
+mod exported_folder;
 mod finite_differences;
 mod identify;
 mod image_encoder_files;

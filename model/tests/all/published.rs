@@ -80,7 +80,7 @@ const PUBLISHED: [(&str, &str, usize, usize); 37] = [
 
 fn source(published: &PublishedModel) -> Source {
     let family = Some((published.role, published.family));
-    Source::ALL.into_iter().find(|source| source.family() == family).unwrap()
+    Source::RECOGNISED.into_iter().find(|source| source.family() == family).unwrap()
 }
 
 /// Tensors of a published model, after `change` of its keys.

@@ -1,13 +1,14 @@
 //! Runs that start from the weights of another run, by `init.run`, `init.export` or `init.weights`.
 
 use std::path::Path;
-use std::process::Output;
+use std::process::{Output, Stdio};
+use std::time::Duration;
 
 use serde_json::Value;
 use vljepa_worker::rank::environment::hash_file;
 
 use crate::breakage::flip_a_bit;
-use crate::programs::{Trial, command, repository, small_set, text};
+use crate::programs::{Trial, command, repository, small_set, text, wait_until};
 
 /// A run of four steps on one rank with a frozen X-encoder, which is scored at its end.
 fn trial() -> Trial {
@@ -122,7 +123,7 @@ fn a_run_starts_with_the_weights_and_scores_of_a_run_or_of_its_export() {
     assert_eq!(record["path"].as_str(), manifest.to_str());
     assert_eq!(record["hash"].as_str(), Some(&*hash_file(&manifest).unwrap().to_hex()));
     let records = recorded(&trial, "of-export");
-    for name in ["vjepa2", "llama", "gemma", "projections"] {
+    for name in ["x_encoder/model", "predictor/model", "y_encoder/model", "projections"] {
         let file = trial.path(&format!("exported/{name}.safetensors"));
         let record = &records[format!("init.export/{name}.safetensors")];
         assert_eq!(record["hash"].as_str(), Some(&*hash_file(&file).unwrap().to_hex()), "{name}");
@@ -135,8 +136,8 @@ fn projections_and_temperature_come_from_a_file_of_their_own() {
     trial.complete("trained", &[]);
     export(&trial, "trained", "exported");
     let file = |name: &str| trial.path(&format!("exported/{name}.safetensors"));
-    let encoders = [("x_encoder", "vjepa2"), ("predictor", "llama"), ("y_encoder", "gemma")]
-        .map(|(part, name)| format!("model.{part}.weights={}", file(name).display()));
+    let encoders = ["x_encoder", "predictor", "y_encoder"]
+        .map(|part| format!("model.{part}.weights={}", file(&format!("{part}/model")).display()));
     let encoders: Vec<&str> = encoders.iter().map(String::as_str).collect();
     let projections = format!("init.weights={}", file("projections").display());
     trial.complete("parts", &[&ONE_STEP[..], &encoders, &[&projections]].concat());
@@ -144,7 +145,7 @@ fn projections_and_temperature_come_from_a_file_of_their_own() {
     trial.complete("encoders", &[&ONE_STEP[..], &encoders].concat());
     assert_eq!(trial.losses("parts"), trial.losses("whole"));
     assert_ne!(trial.losses("encoders"), trial.losses("whole"));
-    let wrong = format!("init.weights={}", file("llama").display());
+    let wrong = format!("init.weights={}", file("predictor/model").display());
     refused(&trial.launch("wrong", &[&wrong]).output().unwrap(), &["init.weights", "are missing"]);
 }
 
@@ -312,4 +313,41 @@ fn the_finetuning_recipe_starts_from_the_pretraining_run() {
     let said = dry("finetune");
     assert!(said.contains("warning: init.run: runs/pretrain holds no run"), "{said}");
     assert!(!dry("pretrain").contains("init."));
+}
+
+#[test]
+fn an_export_has_its_name_only_when_it_is_whole_and_replaces_none() {
+    let trial = trial();
+    trial.complete("trained", &[FROZEN]);
+    let start = |folder: &str| {
+        let mut export = command("vljepa-launch");
+        export.arg("export").arg(trial.path("trained")).arg(trial.path(folder));
+        export
+    };
+    let mut killed = start("killed").stdout(Stdio::null()).spawn().unwrap();
+    let part = trial.path("killed.part");
+    wait_until(&mut killed, Duration::from_secs(60), "the new folder", || part.exists());
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    assert!(!trial.path("killed").exists());
+    refused(&start("killed").output().unwrap(), &["killed.part exists", "interrupted", "Delete"]);
+
+    // A second export to the same folder is refused.
+    export(&trial, "trained", "exported");
+    let card = std::fs::read_to_string(trial.path("exported/README.md")).unwrap();
+    for said in ["Recipe `trial`", "step 4, 32 samples", "| clips | 1 |", "motion_top1"] {
+        assert!(card.contains(said), "`{said}` is missing in: {card}");
+    }
+    let recipe = |folder: &str| std::fs::read(trial.path(folder).join("recipe.yaml")).unwrap();
+    assert_eq!(recipe("exported"), recipe("trained"));
+    let before = std::fs::read(trial.path("exported/vl_jepa.json")).unwrap();
+    refused(&start("exported").output().unwrap(), &["already exists and is not empty"]);
+    assert_eq!(std::fs::read(trial.path("exported/vl_jepa.json")).unwrap(), before);
+    // An export that fails leaves nothing.
+    for step in [2, 4] {
+        let rank = format!("trained/checkpoints/step-{step:08}/rank-0000.safetensors");
+        flip_a_bit(&trial.path(&rank));
+    }
+    refused(&start("failed").output().unwrap(), &["no checkpoint"]);
+    assert!(!trial.path("failed").exists() && !trial.path("failed.part").exists());
 }

@@ -214,7 +214,7 @@ fn errors_of_jobs_on_a_run_are_said_once_without_the_worker_s_log() {
     let ask = ["ask", run, text_file.to_str().unwrap(), "what?", "--answers", "a,b"];
     said_once(&ask, &["the worker failed: sample `notes.txt`", "not a picture"]);
     let export = ["export", run, "/proc/weights"];
-    said_once(&export, &["/proc/weights/vjepa2.safetensors", "No such file or directory"]);
+    refused(&export, &["/proc/weights.part cannot be created", "No such file or directory"]);
     // A damaged checkpoint is a warning, because an older one is read.
     let part = trial.path("run/checkpoints/step-00000002/rank-0000.safetensors");
     let mut bytes = std::fs::read(&part).unwrap();
