@@ -2,11 +2,15 @@
 //! state.
 
 use std::ops::Range;
+use std::path::PathBuf;
 
 use anyhow::Context as _;
 use rayon::prelude::*;
 use vljepa_kernels::{Arena, Device, Packed, Stream, Tensor};
-use vljepa_model::{AdamW, Context, Gradients, Keep, Layout, ModelError, Parameters, VlJepa};
+use vljepa_model::weights::{self, Imported};
+use vljepa_model::{
+    AdamW, Context, DualEncoder, Gradients, Keep, Layout, ModelError, Parameters, VlJepa,
+};
 use vljepa_recipes::schema::Init;
 use vljepa_recipes::{RankId, Recipe};
 
@@ -18,9 +22,9 @@ use crate::sharding::shard;
 
 /// A model that can embed, with its stream and its arena.
 #[derive(Debug)]
-pub struct Engine {
-    /// X-encoder, predictor, Y-encoder and loss.
-    pub model: VlJepa,
+pub struct Engine<M = VlJepa> {
+    /// The encoders, and for VL-JEPA the predictor and the loss.
+    pub model: M,
     /// Trained and frozen parameters of the model.
     pub parameters: Parameters,
     /// Key `init` of the recipe.
@@ -65,6 +69,89 @@ impl Training {
     }
 }
 
+impl<M> Engine<M> {
+    /// Puts a model on `device` with all weights zero.
+    fn of(
+        model: M,
+        layout: fn(&M) -> &Layout,
+        recipe: &Recipe,
+        device: Device,
+    ) -> anyhow::Result<Self> {
+        let parameters = Parameters::new(layout(&model), device)?;
+        // The arena grows during the first step: the device knows its own memory better than a plan
+        // does.
+        let arena = Arena::new(device, usize::MAX);
+        let init = recipe.init.clone();
+        Ok(Self { model, parameters, init, stream: device.compute_stream(), arena })
+    }
+
+    /// Returns the device that holds the tensors.
+    #[must_use]
+    pub fn device(&self) -> Device {
+        self.arena.device()
+    }
+
+    /// Returns unused memory to the device. Call it before a stage or an evaluation, which need
+    /// other tensor sizes than before.
+    ///
+    /// # Errors
+    /// Fails if the device fails.
+    pub fn trim(&self) -> vljepa_kernels::Result<()> {
+        self.arena.trim()
+    }
+
+    /// Returns the stream and the arena that operations of this engine use.
+    #[must_use]
+    pub fn context(&self) -> Context<'_> {
+        Context { stream: &self.stream, arena: &self.arena }
+    }
+
+    /// Returns clones of the stream and the arena, for work that also changes the engine's
+    /// parameters.
+    #[must_use]
+    pub fn stream_and_arena(&self) -> (Stream, Arena) {
+        (self.stream.clone(), self.arena.clone())
+    }
+}
+
+impl Engine<DualEncoder> {
+    /// Creates the recipe's pair of encoders on `device` with the published weights that the recipe
+    /// names. Also returns the files, each with what was read of it.
+    ///
+    /// # Errors
+    /// Fails if the recipe's sizes do not make a model, a file does not hold its weights, or the
+    /// device has too little memory.
+    pub fn published(
+        recipe: &Recipe,
+        device: Device,
+    ) -> anyhow::Result<(Self, Vec<(PathBuf, Imported)>)> {
+        let model = DualEncoder::new(&recipe.model, device)?;
+        let mut engine = Self::of(model, DualEncoder::layout, recipe, device)?;
+        let files = weights::load_published(&engine.model, &mut engine.parameters)?;
+        Ok((engine, files))
+    }
+
+    /// Embeds clips: `frames` is u8 `(b, t, h, w, 3)` in host memory; the result is `(b, e)`.
+    ///
+    /// # Errors
+    /// Fails if the model rejects the shapes or the device fails.
+    pub fn clips(&self, frames: Tensor) -> Result<Vec<Vec<f32>>, ModelError> {
+        let rows = frames.shape()[0];
+        let frames = frames.on(self.device())?;
+        let embedded = self.model.embed_frames(self.context(), &self.parameters, frames.view())?;
+        Ok(rows_of(&embedded.to_f32()?, rows))
+    }
+
+    /// Embeds texts; the result is `(b, e)`.
+    ///
+    /// # Errors
+    /// Fails if the model rejects the shapes.
+    pub fn texts(&self, texts: &Packed) -> Result<Vec<Vec<f32>>, ModelError> {
+        let embedded = self.model.embed_texts(self.context(), &self.parameters, texts)?;
+        Ok(rows_of(&embedded.to_f32()?, texts.lengths.rows()))
+    }
+}
+
 impl Engine {
     /// Creates the recipe's model on `device` with random weights, for embedding.
     ///
@@ -80,12 +167,7 @@ impl Engine {
     /// Creates the recipe's model with all weights zero, for devices that compute nothing.
     fn without_weights(recipe: &Recipe, device: Device) -> anyhow::Result<Self> {
         let model = VlJepa::new(&recipe.model, &recipe.loss, device)?;
-        let parameters = Parameters::new(model.layout(), device)?;
-        // The arena grows during the first step: the device knows its own memory better than a plan
-        // does.
-        let arena = Arena::new(device, usize::MAX);
-        let init = recipe.init.clone();
-        Ok(Self { model, parameters, init, stream: device.compute_stream(), arena })
+        Self::of(model, VlJepa::layout, recipe, device)
     }
 
     /// Creates the recipe's model with random weights, gradients and optimizer state, for a single
@@ -142,34 +224,6 @@ impl Engine {
         Ok(initial)
     }
 
-    /// Returns the device that holds the tensors.
-    #[must_use]
-    pub fn device(&self) -> Device {
-        self.arena.device()
-    }
-
-    /// Returns unused memory to the device. Call it before a stage or an evaluation, which need
-    /// other tensor sizes than before.
-    ///
-    /// # Errors
-    /// Fails if the device fails.
-    pub fn trim(&self) -> vljepa_kernels::Result<()> {
-        self.arena.trim()
-    }
-
-    /// Returns the stream and the arena that operations of this engine use.
-    #[must_use]
-    pub fn context(&self) -> Context<'_> {
-        Context { stream: &self.stream, arena: &self.arena }
-    }
-
-    /// Returns clones of the stream and the arena, for work that also changes the engine's
-    /// parameters.
-    #[must_use]
-    pub fn stream_and_arena(&self) -> (Stream, Arena) {
-        (self.stream.clone(), self.arena.clone())
-    }
-
     /// Predicts the embeddings of clips with their queries. `frames` is u8 `(b, t, h, w, 3)` in
     /// host memory; the result is `(b, e)`.
     ///
@@ -182,7 +236,7 @@ impl Engine {
         drop(frames);
         let predicted =
             self.model.predictor.forward(cx, parameters, &visual, queries, Keep::Nothing)?;
-        Ok(self.rows_of(&predicted.embedding.to_f32()?, queries.lengths.rows()))
+        Ok(rows_of(&predicted.embedding.to_f32()?, queries.lengths.rows()))
     }
 
     /// Embeds target texts; the result is `(b, e)`.
@@ -192,11 +246,7 @@ impl Engine {
     pub fn target(&self, texts: &Packed) -> Result<Vec<Vec<f32>>, ModelError> {
         let target =
             self.model.y_encoder.forward(self.context(), &self.parameters, texts, Keep::Nothing)?;
-        Ok(self.rows_of(&target.embedding.to_f32()?, texts.lengths.rows()))
-    }
-
-    fn rows_of(&self, flat: &[f32], rows: usize) -> Vec<Vec<f32>> {
-        flat.chunks_exact(flat.len() / rows.max(1)).map(<[f32]>::to_vec).collect()
+        Ok(rows_of(&target.embedding.to_f32()?, texts.lengths.rows()))
     }
 
     /// Returns the buffers that a checkpoint holds, and the layout that names the parameters in
@@ -293,6 +343,10 @@ impl Engine {
             None => Ok(()),
         }
     }
+}
+
+fn rows_of(flat: &[f32], rows: usize) -> Vec<Vec<f32>> {
+    flat.chunks_exact(flat.len() / rows.max(1)).map(<[f32]>::to_vec).collect()
 }
 
 /// Parameters that ranks compare per save: 256 MB, which takes about 50 ms.

@@ -8,13 +8,13 @@ use serde_json::json;
 use vljepa_data::decode::Media;
 use vljepa_data::order::ORDER_VERSION;
 use vljepa_data::reader::load_file;
-use vljepa_model::transformers;
-use vljepa_recipes::schema::{TaskKind, Visual};
+use vljepa_model::{DualEncoder, transformers};
+use vljepa_recipes::schema::{ModelKind, TaskKind, Visual};
 
 use crate::checkpoint::{CheckpointFolder, State};
 use crate::engine::Engine;
 use crate::error::WorkerError;
-use crate::evaluation::embed::Embedder;
+use crate::evaluation::embed::{Embedder, Embeds};
 use crate::evaluation::{self, metrics::dot};
 use crate::rank::session::Session;
 
@@ -26,11 +26,12 @@ const READ_ROWS: usize = 256;
 /// # Errors
 /// Fails if there is no checkpoint, or a task cannot be measured.
 pub fn evaluate(session: &Session) -> anyhow::Result<String> {
-    let (engine, state) = trained(session)?;
-    let (scores, failures) = evaluation::evaluate(&session.recipe, &engine, &session.collectives)?;
+    let (model, state) = Loaded::of(session)?;
+    let model = model.embeds();
+    let (scores, failures) = evaluation::evaluate(&session.recipe, model, &session.collectives)?;
     anyhow::ensure!(failures.is_empty(), "{}", failures.join("; "));
     evaluation::write(&session.run, state.step, &scores)?;
-    evaluation::write_showcase(&session.recipe, &engine, &session.run)?;
+    evaluation::write_showcase(&session.recipe, model, &session.run)?;
     Ok(serde_json::to_string(&scores)?)
 }
 
@@ -45,9 +46,9 @@ pub fn ask(
     answers: &[String],
 ) -> anyhow::Result<String> {
     anyhow::ensure!(!answers.is_empty(), "the question has no candidate answers");
-    let (engine, state) = trained(session)?;
-    let embedder = Embedder::new(&session.recipe, &engine)?;
-    let options = embedder.load_options(trained_frames(session, file));
+    let (model, state) = Loaded::of(session)?;
+    let embedder = Embedder::new(&session.recipe, model.embeds())?;
+    let options = embedder.load_options(frames_of(session, file));
     let sample = load_file(file, &options)?;
     let predicted = embedder.samples(&[(&sample, question)])?;
     let ranked = evaluation::metrics::ranked(&predicted[0], &embedder.texts(answers)?);
@@ -61,8 +62,8 @@ pub fn ask(
 /// # Errors
 /// Fails if there is no checkpoint, or the pattern `shards` matches no shard.
 pub fn search(session: &Session, shards: &str, text: &str, limit: usize) -> anyhow::Result<String> {
-    let (engine, state) = trained(session)?;
-    let embedder = Embedder::new(&session.recipe, &engine)?;
+    let (model, state) = Loaded::of(session)?;
+    let embedder = Embedder::new(&session.recipe, model.embeds())?;
     let options = embedder.load_options(None);
     let query = retrieval_query(session);
     let wanted = embedder.texts(&[text])?;
@@ -106,22 +107,26 @@ pub fn search(session: &Session, shards: &str, text: &str, limit: usize) -> anyh
 pub fn export(session: &Session, folder: &Path) -> anyhow::Result<String> {
     let (engine, state) = trained(session)?;
     let (recipe, model) = (&session.recipe, &engine.model);
-    let fewest = recipe.model.x_encoder.sizes().tubelet_size;
-    let frames = recipe.stages.last().map_or(fewest, |stage| stage.frames);
-    let files = transformers::export(model, &engine.parameters, frames, folder)?;
+    let files = transformers::export(model, &engine.parameters, recipe.default_frames(), folder)?;
     let unsupported = transformers::unsupported(&recipe.model);
     Ok(json!({"files": files, "step": state.step, "unsupported": unsupported}).to_string())
 }
 
-/// Returns the number of frames that the recipe sets for sources of this kind of file, such as
-/// pictures among clips. Returns `None` if they use the stage's number.
-fn trained_frames(session: &Session, file: &Path) -> Option<usize> {
+/// Returns the number of frames of a file of this kind: that of the recipe's sources of pictures or
+/// clips, and 1 for a picture that a dual encoder embeds. Returns `None` if it is the recipe's
+/// default number.
+fn frames_of(session: &Session, file: &Path) -> Option<usize> {
     let extension = file.extension()?.to_ascii_lowercase();
     let visual = match Media::of_extension(extension.to_str()?)? {
         Media::Image => Visual::Image,
         Media::Video => Visual::Video,
     };
-    session.recipe.data.sources.values().find(|source| source.visual == visual)?.frames
+    match session.recipe.model.kind {
+        ModelKind::DualEncoder => (visual == Visual::Image).then_some(1),
+        ModelKind::VlJepa => {
+            session.recipe.data.sources.values().find(|source| source.visual == visual)?.frames
+        }
+    }
 }
 
 fn checkpoints(session: &Session) -> CheckpointFolder {
@@ -131,6 +136,35 @@ fn checkpoints(session: &Session) -> CheckpointFolder {
         order_version: ORDER_VERSION,
         drills: session.drills.clone(),
         generation: session.generation.clone(),
+    }
+}
+
+/// The model of a run, with its weights.
+enum Loaded {
+    VlJepa(Box<Engine>),
+    DualEncoder(Box<Engine<DualEncoder>>),
+}
+
+impl Loaded {
+    /// Loads the newest checkpoint of VL-JEPA, or the published weights of a dual encoder.
+    fn of(session: &Session) -> anyhow::Result<(Self, State)> {
+        match session.recipe.model.kind {
+            ModelKind::VlJepa => {
+                let (engine, state) = trained(session)?;
+                Ok((Self::VlJepa(Box::new(engine)), state))
+            }
+            ModelKind::DualEncoder => {
+                let (engine, _) = Engine::published(&session.recipe, session.device)?;
+                Ok((Self::DualEncoder(Box::new(engine)), State::default()))
+            }
+        }
+    }
+
+    fn embeds(&self) -> Embeds<'_> {
+        match self {
+            Self::VlJepa(engine) => Embeds::VlJepa(engine),
+            Self::DualEncoder(engine) => Embeds::DualEncoder(engine),
+        }
     }
 }
 

@@ -13,11 +13,12 @@ use vljepa_data::catalogue::{CatalogueFolder, Expanded, Unlisted, update};
 use vljepa_data::storage::{Location, Storage, StorageOptions};
 use vljepa_data::{DataError, Tokenizer};
 use vljepa_kernels::Device;
-use vljepa_model::{ModelError, VlJepa, weights};
+use vljepa_model::weights::{Parts, Published};
+use vljepa_model::{DualEncoder, ModelError, VlJepa, weights};
 use vljepa_recipes::Recipe;
 use vljepa_recipes::check::Problem;
 use vljepa_recipes::protocol::Inputs;
-use vljepa_recipes::schema::Init;
+use vljepa_recipes::schema::{Init, ModelKind};
 
 use crate::checkpoint::OtherRun;
 use crate::collectives::{Collectives, Solo};
@@ -119,8 +120,12 @@ impl Inspection {
             self.add(key, what, "name the `tokenizer.json` that was published with the weights");
             None
         };
+        let queries = match model.kind {
+            ModelKind::VlJepa => model.predictor.tokenizer.as_deref(),
+            ModelKind::DualEncoder => None,
+        };
         Tokenizers {
-            queries: load("predictor", model.predictor.tokenizer.as_deref(), Tokenizer::of_queries),
+            queries: load("predictor", queries, Tokenizer::of_queries),
             targets: load("y_encoder", model.y_encoder.tokenizer(), Tokenizer::of_targets),
         }
     }
@@ -140,14 +145,30 @@ impl Inspection {
         if published.is_empty() && init.is_none() {
             return;
         }
-        let model = match VlJepa::new(&recipe.model, &recipe.loss, Device::Host) {
-            Ok(model) => model,
-            Err(error) => return self.add("model", error.to_string(), "correct this size"),
+        let checked = match recipe.model.kind {
+            ModelKind::VlJepa => {
+                VlJepa::new(&recipe.model, &recipe.loss, Device::Host).map(|model| {
+                    self.published(&model, &published);
+                    if let Some(init) = init {
+                        self.init(init, &model);
+                    }
+                })
+            }
+            ModelKind::DualEncoder => DualEncoder::new(&recipe.model, Device::Host)
+                .map(|model| self.published(&model, &published)),
         };
+        if let Err(error) = checked {
+            self.add("model", error.to_string(), "correct this size");
+        }
+    }
+
+    /// Checks the published files of a model.
+    fn published<'a>(&mut self, model: impl Into<Parts<'a>>, published: &[Published]) {
+        let model = model.into();
         let errors: Vec<_> = published
             .par_iter()
             .filter_map(|file| {
-                let error = weights::check(&model, file.source, &file.path).err()?;
+                let error = weights::check(model, file.source, &file.path).err()?;
                 Some((file.key, error))
             })
             .collect();
@@ -163,9 +184,6 @@ impl Inspection {
                 _ => "name a whole file with the weights of this part of the model",
             };
             self.add(key, error.to_string(), help);
-        }
-        if let Some(init) = init {
-            self.init(init, &model);
         }
     }
 

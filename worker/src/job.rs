@@ -9,6 +9,7 @@ use anyhow::Context;
 use vljepa_data::storage::{Storage, StorageOptions};
 use vljepa_kernels::Device;
 use vljepa_recipes::protocol::{FromWorker, Hello, Job};
+use vljepa_recipes::schema::ModelKind;
 use vljepa_recipes::{RankId, RunDirectory};
 
 use crate::collectives::{Collectives, record};
@@ -20,7 +21,7 @@ use crate::rank::generation::Generation;
 use crate::rank::session::Session;
 use crate::rank::{device, health, rendezvous, signals};
 use crate::training::train;
-use crate::{inference, log};
+use crate::{inference, log, measurement};
 
 /// Returns the version and the cargo features of this build as JSON.
 #[must_use]
@@ -188,7 +189,10 @@ fn read_job(file: &Path) -> anyhow::Result<Job> {
 fn work(session: &Session, job: &Job) -> anyhow::Result<Option<String>> {
     match job {
         Job::Train { .. } => {
-            let (outcome, step) = train::train(session)?;
+            let (outcome, step) = match session.recipe.model.kind {
+                ModelKind::VlJepa => train::train(session)?,
+                ModelKind::DualEncoder => measurement::measure(session)?,
+            };
             session.control.report_last(FromWorker::Finished { outcome, step });
             Ok(None)
         }

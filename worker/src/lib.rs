@@ -15,6 +15,7 @@ pub mod initial;
 pub mod inputs;
 pub mod job;
 mod log;
+mod measurement;
 pub mod observe;
 pub mod rank;
 #[cfg(feature = "cuda")]

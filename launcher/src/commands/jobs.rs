@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use vljepa_recipes::protocol::Job;
 use vljepa_recipes::run_directory::{RunDirectory, atomic_write};
+use vljepa_recipes::schema::ModelKind;
 
 use crate::cli;
 use crate::error::LaunchError;
@@ -55,7 +56,7 @@ struct Exported {
 
 /// `vljepa-launch ask`: prints the candidate answers, best first.
 pub(crate) async fn ask(arguments: &cli::Ask) -> Result<u8, LaunchError> {
-    let directory = trained(&arguments.run)?;
+    let directory = with_weights(&arguments.run)?;
     if !arguments.file.is_file() {
         return Err(path_error("the image or clip", &arguments.file, "is not a file"));
     }
@@ -74,13 +75,13 @@ pub(crate) async fn ask(arguments: &cli::Ask) -> Result<u8, LaunchError> {
         vec![(index + 1).to_string(), answer.text.clone(), format!("{:.4}", answer.score)]
     }));
     terminal::result(&terminal::table(&rows));
-    terminal::note(&format!("checkpoint of step {}", found.step));
+    note_checkpoint(&directory, found.step);
     Ok(0)
 }
 
 /// `vljepa-launch search`: prints the samples that match a text best.
 pub(crate) async fn search(arguments: &cli::Search) -> Result<u8, LaunchError> {
-    let directory = trained(&arguments.run)?;
+    let directory = with_weights(&arguments.run)?;
     let files = shards::files(&arguments.shards);
     let missing = files.iter().find(|file| !file.is_file());
     if files.is_empty() || missing.is_some() {
@@ -108,13 +109,13 @@ pub(crate) async fn search(arguments: &cli::Search) -> Result<u8, LaunchError> {
         ]
     }));
     terminal::result(&terminal::table(&rows));
-    terminal::note(&format!("checkpoint of step {}", found.step));
+    note_checkpoint(&directory, found.step);
     Ok(0)
 }
 
 /// `vljepa-launch evaluate`: measures the scores, prints them and writes the report.
 pub(crate) async fn evaluate(arguments: &cli::RunJson) -> Result<u8, LaunchError> {
-    let directory = trained(&arguments.run)?;
+    let directory = with_weights(&arguments.run)?;
     let _lock = directory.lock()?;
     let scores: serde_json::Value = run_worker(&directory, &Job::Evaluate).await?;
     if arguments.json {
@@ -130,7 +131,11 @@ pub(crate) async fn evaluate(arguments: &cli::RunJson) -> Result<u8, LaunchError
 /// `vljepa-launch export`: writes the model to a folder and prints the files. The folder gets its
 /// name when all files are written, so an interrupted export does not look like a whole one.
 pub(crate) async fn export(arguments: &cli::Export) -> Result<u8, LaunchError> {
-    let directory = trained(&arguments.run)?;
+    let directory = with_weights(&arguments.run)?;
+    if directory.load_recipe()?.recipe.model.kind == ModelKind::DualEncoder {
+        let why = "is a dual encoder, whose weights are the published files that its recipe names";
+        return Err(path_error("the run", &arguments.run, why));
+    }
     let folder = &arguments.folder;
     if folder.is_file()
         || std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some())
@@ -197,12 +202,20 @@ pub(crate) fn report(run: &Path) -> Result<u8, LaunchError> {
     Ok(0)
 }
 
-/// Opens the directory of a run that has a checkpoint.
-fn trained(run: &Path) -> Result<RunDirectory, LaunchError> {
+/// Opens the directory of a run that has weights: a checkpoint or, for a dual encoder, the files
+/// that its recipe names.
+fn with_weights(run: &Path) -> Result<RunDirectory, LaunchError> {
     let directory = RunDirectory::open(run)?;
-    match directory.newest_checkpoint() {
-        Some(_) => Ok(directory),
-        None => Err(LaunchError::NoCheckpoint { run: run.to_owned() }),
+    match (directory.newest_checkpoint(), directory.load_recipe()?.recipe.model.kind) {
+        (Some(_), _) | (None, ModelKind::DualEncoder) => Ok(directory),
+        (None, ModelKind::VlJepa) => Err(LaunchError::NoCheckpoint { run: run.to_owned() }),
+    }
+}
+
+/// Prints the step of the weights, unless they are published ones.
+fn note_checkpoint(directory: &RunDirectory, step: u64) {
+    if directory.newest_checkpoint().is_some() {
+        terminal::note(&format!("checkpoint of step {step}"));
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 
 use vljepa_recipes::cost::{ASSUMED_QUERY_TOKENS, ASSUMED_TARGET_TOKENS, Cost, StageCost, cost};
 use vljepa_recipes::is_remote;
-use vljepa_recipes::schema::{Device, Precision, Recipe};
+use vljepa_recipes::schema::{Device, ModelKind, Precision, Recipe};
 
 use crate::record::shards;
 use crate::terminal::{table, thousands};
@@ -41,7 +41,7 @@ impl Plan {
         let cost = cost(recipe);
         Self {
             facts: facts(recipe, &cost),
-            parameters: parameters(&cost),
+            parameters: parameters(recipe, &cost),
             stages: stages(recipe, &cost),
             memory: memory(&cost),
             sources: sources(recipe),
@@ -53,10 +53,12 @@ impl Plan {
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { facts, parameters, stages, memory, sources, notes } = self;
-        for part in [facts, parameters, stages, memory] {
-            writeln!(f, "{}\n", table(part))?;
+        // A dual encoder has neither stages nor sources, so that their tables have only headers.
+        let parts = [facts, parameters, stages, memory, sources];
+        for (index, part) in parts.into_iter().filter(|part| part.len() > 1).enumerate() {
+            let gap = if index > 0 { "\n\n" } else { "" };
+            write!(f, "{gap}{}", table(part))?;
         }
-        write!(f, "{}", table(sources))?;
         notes.iter().try_for_each(|note| write!(f, "\n\n{note}"))
     }
 }
@@ -76,9 +78,6 @@ fn facts(recipe: &Recipe, cost: &Cost) -> Vec<Vec<String>> {
         Precision::Bf16 => "bf16",
     };
     let ranks = cluster.world_size();
-    let steps = recipe.total_steps();
-    let samples: u64 = cost.stages.iter().map(|stage| stage.samples).sum();
-    let operations: f64 = cost.stages.iter().map(|stage| stage.operations).sum();
     let nodes = if cluster.nodes == 1 {
         "one node".to_owned()
     } else {
@@ -88,7 +87,23 @@ fn facts(recipe: &Recipe, cost: &Cost) -> Vec<Vec<String>> {
         row("plan", recipe.name.clone()),
         row("device", format!("{device}, {precision}")),
         row("ranks", format!("{ranks} ({} on {nodes})", cluster.ranks_per_node)),
-        row("steps", thousands(steps)),
+    ];
+    match recipe.model.kind {
+        ModelKind::VlJepa => facts.extend(training(recipe, cost)),
+        ModelKind::DualEncoder => {
+            let tasks = recipe.evaluation.tasks.len();
+            facts.push(row("tasks", format!("{tasks}, and no training: a dual encoder")));
+        }
+    }
+    facts
+}
+
+/// Rows about the training of all stages.
+fn training(recipe: &Recipe, cost: &Cost) -> Vec<Vec<String>> {
+    let samples: u64 = cost.stages.iter().map(|stage| stage.samples).sum();
+    let operations: f64 = cost.stages.iter().map(|stage| stage.operations).sum();
+    let mut facts = vec![
+        row("steps", thousands(recipe.total_steps())),
         row("samples", thousands(samples)),
         row(
             "operations",
@@ -96,9 +111,10 @@ fn facts(recipe: &Recipe, cost: &Cost) -> Vec<Vec<String>> {
                 "{operations:.3e} FLOP, assuming {ASSUMED_QUERY_TOKENS} tokens per query and {ASSUMED_TARGET_TOKENS} per target"
             ),
         ),
+        row("checkpoint", checkpoint(recipe, cost)),
     ];
-    facts.push(row("checkpoint", checkpoint(recipe, cost)));
     if recipe.device == Device::Cuda {
+        let ranks = recipe.cluster.world_size();
         let hours = hours(operations, ranks);
         let text = format!(
             "{hours:.1} h ({:.2} days) at {:.0} TFLOP/s per GPU, counting only these operations",
@@ -120,17 +136,20 @@ fn checkpoint(recipe: &Recipe, cost: &Cost) -> String {
     format!("{mib:.1} MiB, {kept} kept; each rank holds {part:.1} MiB of host memory for saving")
 }
 
-fn parameters(cost: &Cost) -> Vec<Vec<String>> {
+fn parameters(recipe: &Recipe, cost: &Cost) -> Vec<Vec<String>> {
     let count = &cost.parameters;
     let part = |name: &str, value: usize| row(name, thousands(value as u64));
-    let mut rows = vec![
-        row("parameters", "count".to_owned()),
-        part("x_encoder", count.x_encoder),
-        part("predictor, projections, head", count.predictor()),
-        part("predictor's token embeddings", count.predictor_embedding),
-        part("y_encoder", count.y_encoder()),
-        part("y_encoder's head", count.y_head),
-    ];
+    let mut rows = vec![row("parameters", "count".to_owned()), part("x_encoder", count.x_encoder)];
+    match recipe.model.kind {
+        ModelKind::VlJepa => rows.extend([
+            part("predictor, projections, head", count.predictor()),
+            part("predictor's token embeddings", count.predictor_embedding),
+            part("y_encoder", count.y_encoder()),
+            part("y_encoder's head", count.y_head),
+        ]),
+        ModelKind::DualEncoder => rows
+            .extend([part("x_encoder's head", count.x_head), part("y_encoder", count.y_encoder())]),
+    }
     rows.extend((count.y_average > 0).then(|| part("y_encoder's average", count.y_average)));
     rows.extend([part("all", count.total()), part("trained", count.trainable)]);
     rows

@@ -1,12 +1,14 @@
 //! Parameter counts of the model.
 
-use crate::schema::{Model, Projection, TextLayers, TextSizes, XEncoder};
+use crate::schema::{Model, ModelKind, Projection, TextLayers, TextSizes, XEncoder};
 
 /// Number of parameters of each part of the model.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Parameters {
     /// X-encoder with its patch embedding and final norm.
     pub x_encoder: usize,
+    /// Pooling and projection that make one vector of a frame in a dual encoder; 0 otherwise.
+    pub x_head: usize,
     /// Transformer layers of the predictor.
     pub predictor_layers: usize,
     /// Final norm of the predictor.
@@ -31,7 +33,7 @@ pub struct Parameters {
     pub y_head: usize,
     /// Moving average of the Y-encoder and its head; 0 unless `y_encoder.update` is `ema`.
     pub y_average: usize,
-    /// Scale of InfoNCE, a single parameter.
+    /// Scale of InfoNCE, a single parameter; 0 in a dual encoder, which is not trained.
     pub logit_scale: usize,
     /// Number of trained parameters among all of the above.
     pub trainable: usize,
@@ -48,12 +50,13 @@ impl Parameters {
     #[must_use]
     pub fn total(&self) -> usize {
         self.x_encoder
+            + self.x_head
             + self.predictor()
             + self.predictor_embedding
             + self.y_encoder()
             + self.y_head
             + self.y_average
-            + 1
+            + self.logit_scale
     }
 
     /// Number of parameters that the paper counts as the predictor (§3.1: 490M): layers, norm,
@@ -86,8 +89,17 @@ pub fn parameters(model: &Model) -> Parameters {
     let (p, x, y) = (&model.predictor, model.x_encoder.sizes(), model.y_encoder.sizes());
     let bias = |width: usize| if model.projection_bias { width } else { 0 };
     let linear = |input: usize, output: usize| input * output + bias(output);
-    let mut counts = Parameters {
+    let encoders = Parameters {
         x_encoder: x_encoder(model),
+        y_layers: text_layers(y),
+        y_embedding: (y.vocab_size + y.positions) * y.hidden_size,
+        y_maps: y.own_maps,
+        ..Parameters::default()
+    };
+    if model.kind == ModelKind::DualEncoder {
+        return Parameters { x_head: x_head(model), ..encoders };
+    }
+    let mut counts = Parameters {
         predictor_layers: p.num_layers()
             * (attention(p.hidden_size, p.num_heads, p.num_kv_heads, p.head_dim)
                 + 3 * p.hidden_size * p.intermediate_size
@@ -97,16 +109,12 @@ pub fn parameters(model: &Model) -> Parameters {
         vision_projection: linear(x.hidden_size, p.hidden_size),
         text_projection: if p.text_projection { linear(p.hidden_size, p.hidden_size) } else { 0 },
         predictor_head: linear(p.hidden_size, model.embed_dim),
-        y_layers: text_layers(y),
-        y_embedding: (y.vocab_size + y.positions) * y.hidden_size,
-        y_maps: y.own_maps,
         y_head: match model.y_encoder.projection() {
             Projection::Linear => linear(y.output_size, model.embed_dim),
             Projection::None => 0,
         },
-        y_average: 0,
         logit_scale: 1,
-        trainable: 0,
+        ..encoders
     };
     let if_trained = |trained: bool, count: usize| if trained { count } else { 0 };
     if model.y_encoder.update().averages() {
@@ -165,6 +173,20 @@ fn x_encoder(model: &Model) -> usize {
         XEncoder::Vjepa2_1(_) => 3 * x.patch_size * x.patch_size * d + d + 2 * d,
     };
     x.num_layers * plain_layer(d, x.intermediate_size) + patch_embed + of_family + 2 * d
+}
+
+/// Counts the head of a dual encoder's image tower.
+fn x_head(model: &Model) -> usize {
+    let x = model.x_encoder.sizes();
+    let d = x.hidden_size;
+    // A query, and the parts of a layer except for its first norm.
+    let attention_pooling = |f: usize| d + plain_layer(d, f) - 2 * d;
+    match &model.x_encoder {
+        XEncoder::Clip(_) => model.embed_dim * d,
+        XEncoder::Siglip2(_) => attention_pooling(x.intermediate_size),
+        XEncoder::Pe(_) => attention_pooling(4 * d) + model.embed_dim * d,
+        XEncoder::Vjepa2(_) | XEncoder::Vjepa2_1(_) => 0,
+    }
 }
 
 /// Returns the number of values of one tubelet with three colours.

@@ -8,6 +8,7 @@ mod breakage;
 #[cfg(feature = "cuda")]
 mod cubins;
 mod drills;
+mod dual_encoder;
 mod faults;
 mod feed;
 mod fuzzing;

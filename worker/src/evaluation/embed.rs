@@ -6,7 +6,8 @@ use vljepa_data::DataError;
 use vljepa_data::reader::{LoadOptions, LoadedSample, SampleReader};
 use vljepa_data::storage::{Storage, StorageOptions};
 use vljepa_data::tokenize::Tokenizer;
-use vljepa_kernels::{Packed, Tensor};
+use vljepa_kernels::{Device, Packed, Tensor};
+use vljepa_model::DualEncoder;
 use vljepa_recipes::Recipe;
 use vljepa_recipes::schema::{Control, Preprocessing};
 
@@ -15,35 +16,64 @@ use crate::engine::Engine;
 /// Rows embedded at once, which bounds the activation memory.
 pub(crate) const ROWS: usize = 64;
 
-/// A model with the tokenizers for queries and targets.
+/// A model that embeds samples and texts into one space.
+#[derive(Debug, Clone, Copy)]
+pub enum Embeds<'a> {
+    /// Samples with queries are embedded by the predictor, texts by the Y-encoder.
+    VlJepa(&'a Engine),
+    /// Samples are embedded by the image encoder, without queries, and texts by the text encoder.
+    DualEncoder(&'a Engine<DualEncoder>),
+}
+
+/// A model with its tokenizers.
 #[derive(Debug)]
 pub struct Embedder<'a> {
-    engine: &'a Engine,
+    model: Model<'a>,
     storage: Storage,
-    queries: Tokenizer,
     targets: Tokenizer,
     image_size: usize,
     preprocessing: Preprocessing,
     frames: usize,
 }
 
+/// A model with the tokenizer of its queries, if it reads queries.
+#[derive(Debug)]
+enum Model<'a> {
+    VlJepa { engine: &'a Engine, queries: Box<Tokenizer> },
+    DualEncoder(&'a Engine<DualEncoder>),
+}
+
+impl Model<'_> {
+    fn device(&self) -> Device {
+        match self {
+            Self::VlJepa { engine, .. } => engine.device(),
+            Self::DualEncoder(engine) => engine.device(),
+        }
+    }
+}
+
 impl<'a> Embedder<'a> {
-    /// Creates an embedder for the model in `engine`. Clips have as many frames as in the recipe's
-    /// last stage, unless a task asks for another number.
+    /// Creates an embedder for a model of the recipe. Clips have [`Recipe::default_frames`], unless
+    /// a task asks for another number.
     ///
     /// # Errors
     /// Fails if the recipe does not name a tokenizer, a tokenizer cannot be read, or the folder of
     /// the shard cache cannot be used.
-    pub fn new(recipe: &Recipe, engine: &'a Engine) -> anyhow::Result<Self> {
-        let model = &recipe.model;
+    pub fn new(recipe: &Recipe, model: Embeds<'a>) -> anyhow::Result<Self> {
+        let keys = &recipe.model;
+        let model = match model {
+            Embeds::VlJepa(engine) => {
+                Model::VlJepa { engine, queries: Box::new(Tokenizer::of_queries(keys)?) }
+            }
+            Embeds::DualEncoder(engine) => Model::DualEncoder(engine),
+        };
         Ok(Self {
-            engine,
+            model,
             storage: Storage::new(StorageOptions::of(&recipe.data))?,
-            queries: Tokenizer::of_queries(model)?,
-            targets: Tokenizer::of_targets(model)?,
-            image_size: model.image_size,
-            preprocessing: model.x_encoder.preprocessing(),
-            frames: recipe.stages.last().map_or(model.x_encoder.sizes().tubelet_size, |s| s.frames),
+            targets: Tokenizer::of_targets(keys)?,
+            image_size: keys.image_size,
+            preprocessing: keys.x_encoder.preprocessing(),
+            frames: recipe.default_frames(),
         })
     }
 
@@ -70,7 +100,8 @@ impl<'a> Embedder<'a> {
         }
     }
 
-    /// Returns predicted embeddings (b, e) of samples, each with its query.
+    /// Returns embeddings (b, e) of samples, each predicted with its query. A dual encoder reads no
+    /// queries.
     ///
     /// # Errors
     /// Fails if a query cannot be tokenised or the model rejects the shapes.
@@ -82,8 +113,14 @@ impl<'a> Embedder<'a> {
             let per_frame = self.image_size * self.image_size * 3;
             let frames = pixels.len() / per_frame / chunk.len();
             let shape = [chunk.len(), frames, self.image_size, self.image_size, 3];
-            let queries = self.packed(&self.queries, chunk.iter().map(|(_, query)| *query))?;
-            out.extend(self.engine.predict(Tensor::from_u8(pixels, &shape), &queries)?);
+            let pixels = Tensor::from_u8(pixels, &shape);
+            out.extend(match &self.model {
+                Model::VlJepa { engine, queries } => {
+                    let queries = self.packed(queries, chunk.iter().map(|(_, query)| *query))?;
+                    engine.predict(pixels, &queries)?
+                }
+                Model::DualEncoder(engine) => engine.clips(pixels)?,
+            });
         }
         Ok(out)
     }
@@ -96,7 +133,10 @@ impl<'a> Embedder<'a> {
         let mut out = Vec::with_capacity(texts.len());
         for chunk in texts.chunks(ROWS) {
             let packed = self.packed(&self.targets, chunk.iter().map(AsRef::as_ref))?;
-            out.extend(self.engine.target(&packed)?);
+            out.extend(match &self.model {
+                Model::VlJepa { engine, .. } => engine.target(&packed)?,
+                Model::DualEncoder(engine) => engine.texts(&packed)?,
+            });
         }
         Ok(out)
     }
@@ -111,7 +151,7 @@ impl<'a> Embedder<'a> {
             ids.extend(tokenizer.encode(text)?);
             ends.push(i32::try_from(ids.len())?);
         }
-        Ok(Packed::new(self.engine.device(), ids, ends)?)
+        Ok(Packed::new(self.model.device(), ids, ends)?)
     }
 }
 

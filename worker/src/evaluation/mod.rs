@@ -15,8 +15,7 @@ use vljepa_recipes::schema::Task;
 
 pub use self::metrics::Score;
 use crate::collectives::Collectives;
-use crate::engine::Engine;
-use crate::evaluation::embed::Embedder;
+use crate::evaluation::embed::{Embedder, Embeds};
 
 /// Scores by metric name, in the form of `scores.json`.
 pub type Scores = BTreeMap<String, Score>;
@@ -29,14 +28,14 @@ pub type Scores = BTreeMap<String, Score>;
 /// Fails if a tokenizer cannot be read.
 pub fn evaluate(
     recipe: &Recipe,
-    engine: &Engine,
+    model: Embeds<'_>,
     collectives: &Collectives,
 ) -> anyhow::Result<(Scores, Vec<String>)> {
     let mut failures = Vec::new();
     if recipe.evaluation.tasks.is_empty() {
         return Ok((Scores::new(), failures));
     }
-    let embedder = Embedder::new(recipe, engine)?;
+    let embedder = Embedder::new(recipe, model)?;
     let mut scores = Scores::new();
     for task in &recipe.evaluation.tasks {
         match tasks::measure(task, &embedder, collectives, recipe.model.embed_dim) {
@@ -62,11 +61,15 @@ pub fn write(run: &RunDirectory, step: u64, scores: &Scores) -> anyhow::Result<(
 ///
 /// # Errors
 /// Fails if samples cannot be read or the file cannot be written.
-pub fn write_showcase(recipe: &Recipe, engine: &Engine, run: &RunDirectory) -> anyhow::Result<()> {
+pub fn write_showcase(
+    recipe: &Recipe,
+    model: Embeds<'_>,
+    run: &RunDirectory,
+) -> anyhow::Result<()> {
     let Some(task) = recipe.evaluation.tasks.iter().find(|task| is_retrieval(task)) else {
         return Ok(());
     };
-    let embedder = Embedder::new(recipe, engine)?;
+    let embedder = Embedder::new(recipe, model)?;
     let samples = showcase::samples(task, &recipe.evaluation.tasks, &embedder)?;
     vljepa_recipes::run_directory::atomic_write(&run.samples(), &serde_json::to_vec(&samples)?)?;
     Ok(())

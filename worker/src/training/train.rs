@@ -21,6 +21,7 @@ use crate::checkpoint::{
 use crate::engine::{Engine, Training};
 use crate::error::WorkerError;
 use crate::evaluation;
+use crate::evaluation::embed::Embeds;
 use crate::initial::Initial;
 use crate::observe::meter::{Closed, Meter};
 use crate::observe::metrics::MetricsWriter;
@@ -392,8 +393,11 @@ impl<'a> Trainer<'a> {
     fn evaluate(&mut self) -> anyhow::Result<()> {
         self.enter(Phase::Evaluation)?;
         let session = self.session;
-        let (scores, failures) =
-            evaluation::evaluate(&session.recipe, &self.engine, &session.collectives)?;
+        let (scores, failures) = evaluation::evaluate(
+            &session.recipe,
+            Embeds::VlJepa(&self.engine),
+            &session.collectives,
+        )?;
         self.engine.trim()?;
         for text in failures {
             self.warn(text);
@@ -409,25 +413,17 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    /// Scores the trained model and writes the completion record, which alone marks the run as
-    /// successful.
+    /// Scores the trained model and writes the completion record.
     fn complete(&mut self) -> anyhow::Result<()> {
         self.evaluate()?;
         let session = self.session;
         if session.collectives.rank() == 0 {
-            let shown = evaluation::write_showcase(&session.recipe, &self.engine, &session.run);
+            let model = Embeds::VlJepa(&self.engine);
+            let shown = evaluation::write_showcase(&session.recipe, model, &session.run);
             if let Err(error) = shown {
                 self.warn(format!("the report shows no samples: {error:#}"));
             }
-            let record = serde_json::json!({
-                "step": self.state.step,
-                "samples": self.state.samples,
-                "bad_samples": self.state.bad_samples,
-                "recipe_hash": session.recipe_hash,
-                "time": clock::now_text(),
-            });
-            session.generation.check()?;
-            atomic_write(&session.run.completed(), &serde_json::to_vec_pretty(&record)?)?;
+            write_record(session, &self.state)?;
         }
         // No rank may exit before the record is written.
         session.collectives.barrier();
@@ -446,7 +442,22 @@ impl<'a> Trainer<'a> {
     }
 }
 
-fn warn(session: &Session, text: String) {
+/// Writes the completion record, which alone marks the run as successful.
+pub(crate) fn write_record(session: &Session, state: &State) -> anyhow::Result<()> {
+    let record = serde_json::json!({
+        "step": state.step,
+        "samples": state.samples,
+        "bad_samples": state.bad_samples,
+        "recipe_hash": session.recipe_hash,
+        "time": clock::now_text(),
+    });
+    session.generation.check()?;
+    atomic_write(&session.run.completed(), &serde_json::to_vec_pretty(&record)?)?;
+    Ok(())
+}
+
+/// Warns the user: in this rank's log, and through the supervisor if this is rank 0.
+pub(crate) fn warn(session: &Session, text: String) {
     tracing::warn!("{text}");
     if session.collectives.rank() == 0 {
         session.control.report(FromWorker::Warning { text });

@@ -1,0 +1,43 @@
+//! The run of a dual encoder, which has published weights and no training: measures the recipe's
+//! tasks.
+
+use vljepa_recipes::protocol::{FromWorker, Outcome, Phase};
+
+use crate::checkpoint::State;
+use crate::engine::Engine;
+use crate::evaluation;
+use crate::evaluation::embed::Embeds;
+use crate::rank::session::Session;
+use crate::training::train::{warn, write_record};
+
+/// Loads the encoders, measures every task on all ranks, and writes the scores and the completion
+/// record. Returns the outcome and the step, which is 0.
+///
+/// # Errors
+/// Fails if a file does not hold its weights, or a task cannot be measured.
+pub(crate) fn measure(session: &Session) -> anyhow::Result<(Outcome, u64)> {
+    let state = State::default();
+    session.control.at(state.step, Phase::Start);
+    let (engine, files) = Engine::published(&session.recipe, session.device)?;
+    for (path, imported) in files {
+        tracing::info!("{}: {imported}", path.display());
+    }
+    session.control.at(state.step, Phase::Evaluation);
+    session.drills.at(state.step, Phase::Evaluation)?;
+    let model = Embeds::DualEncoder(&engine);
+    let (scores, failures) = evaluation::evaluate(&session.recipe, model, &session.collectives)?;
+    anyhow::ensure!(failures.is_empty(), "{}", failures.join("; "));
+    if session.collectives.rank() == 0 {
+        session.generation.check()?;
+        evaluation::write(&session.run, state.step, &scores)?;
+        let values = scores.into_iter().map(|(name, score)| (name, score.value)).collect();
+        session.control.report(FromWorker::Scores { step: state.step, values });
+        if let Err(error) = evaluation::write_showcase(&session.recipe, model, &session.run) {
+            warn(session, format!("the report shows no samples: {error:#}"));
+        }
+        write_record(session, &state)?;
+    }
+    // No rank may exit before the record is written.
+    session.collectives.barrier();
+    Ok((Outcome::Completed, state.step))
+}
