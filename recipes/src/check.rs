@@ -58,7 +58,7 @@ pub fn check(recipe: &Recipe) -> Vec<Problem> {
 #[must_use]
 pub fn warnings(recipe: &Recipe) -> Vec<String> {
     let mut warnings = Vec::new();
-    for key in missing_tokenizers(recipe) {
+    for key in missing_tokenizers(recipe).chain(missing_weights(recipe)) {
         warnings.push(format!("{key} is not set, and the run will need it"));
     }
     for name in recipe.data.sources.keys() {
@@ -97,6 +97,18 @@ fn missing_tokenizers(recipe: &Recipe) -> impl Iterator<Item = &'static str> {
     let of_targets = ("model.y_encoder.tokenizer", model.y_encoder.tokenizer());
     let tokenizers = of_queries.into_iter().chain([of_targets]);
     tokenizers.filter(|(_, path)| path.is_none()).map(|(key, _)| key)
+}
+
+/// Keys of the weights that a dual encoder does not name yet. Another model starts from random
+/// weights where it names none.
+fn missing_weights(recipe: &Recipe) -> impl Iterator<Item = &'static str> {
+    let model = &recipe.model;
+    let weights = [
+        ("model.x_encoder.weights", model.x_encoder.weights()),
+        ("model.y_encoder.weights", model.y_encoder.weights()),
+    ];
+    let needed = model.kind == ModelKind::DualEncoder;
+    weights.into_iter().filter(move |(_, path)| needed && path.is_none()).map(|(key, _)| key)
 }
 
 #[derive(Default)]

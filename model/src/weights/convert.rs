@@ -16,7 +16,7 @@ use vljepa_recipes::protocol::Weights;
 use crate::ModelError;
 
 /// Writes the models that a recipe can use from the file `from` to the new safetensors file `to`:
-/// their tensors and no others, under the family's names, with the bits of the file. Returns what
+/// their tensors with the heads of image towers and no others, under the family's names, with the bits of the file. Returns what
 /// the new file holds, or what `from` holds if it is no model, and then writes nothing.
 ///
 /// # Errors
@@ -34,7 +34,8 @@ pub fn convert(from: &Path, to: &Path) -> Result<Weights, ModelError> {
     }
     // A file with this name is the rest of a conversion that was interrupted.
     let part = PathBuf::from(format!("{}.part", to.display()));
-    let names = models.into_iter().flat_map(|model| model.tensors).collect();
+    let names = models.into_iter().flat_map(|model| model.tensors.into_iter().chain(model.head));
+    let names = names.collect();
     let written = write(&mut tensors, names, &part).and_then(|()| {
         std::fs::rename(&part, to).map_err(|cause| ModelError::File { path: to.to_owned(), cause })
     });

@@ -60,6 +60,8 @@ pub(super) struct Model {
     sizes: Sizes,
     /// Name of each tensor of the model, without a root, and in the file.
     pub tensors: BTreeMap<String, String>,
+    /// The same of an image tower's head, which only a dual encoder reads.
+    pub head: BTreeMap<String, String>,
     /// Published models with these tensors.
     published: Vec<PublishedModel>,
 }
@@ -75,16 +77,31 @@ pub(super) fn held(tensors: &Tensors) -> Result<Held, ModelError> {
         if comparison.fits()
             && let Some(sizes) = sizes
         {
-            let Comparison { names, .. } = comparison.whole(tensors.path())?;
+            let Comparison { names, unused, .. } = comparison.whole(tensors.path())?;
             let own = naming.pieces.into_iter().map(|piece| piece.name);
             let published = published(tensors, source, &sizes)?;
-            models.push(Model { source, sizes, tensors: own.zip(names).collect(), published });
+            let (tensors, head) = (own.zip(names).collect(), head(source, unused));
+            models.push(Model { source, sizes, tensors, head, published });
         } else if comparison.names.len() > most {
             most = comparison.names.len();
             nearest = Some(nearly(source, comparison));
         }
     }
     Ok(Held { models, nearest })
+}
+
+/// Tensors of an image tower's head among `names` in a file, by their names without a root.
+fn head(source: Source, names: Vec<String>) -> BTreeMap<String, String> {
+    let starts: &[&str] = match source {
+        Source::Pe => &["visual.attn_pool.", "visual.proj"],
+        Source::Siglip2 => &["vision_model.head."],
+        Source::Clip => &["visual_projection."],
+        _ => &[],
+    };
+    let plain = |name: &String| {
+        starts.iter().find_map(|start| name.find(start).map(|at| name[at..].to_owned()))
+    };
+    names.into_iter().filter_map(|name| Some((plain(&name)?, name))).collect()
 }
 
 /// Comparison of a file with the model of a source.

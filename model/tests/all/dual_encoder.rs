@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use vljepa_kernels::Device;
-use vljepa_model::weights::{Source, check, export, exported, load, load_published};
+use vljepa_model::weights::{Source, check, convert, export, exported, load, load_published};
 use vljepa_model::{DualEncoder, ModelError, Parameters, VlJepa};
 use vljepa_recipes::schema::{Loss, Model};
 use vljepa_recipes::{Role, published_models};
@@ -146,6 +146,23 @@ fn exported_dual_encoders_are_read_again() {
             assert!(load(&model, &mut read, source, &path).unwrap().unused.is_empty());
         }
         assert!(weights(&read) == weights(&written));
+    }
+}
+
+#[test]
+fn a_converted_file_holds_the_heads_too() {
+    let folder = tempfile::tempdir().unwrap();
+    for (family, x, y) in FAMILIES {
+        let keys = whole(family);
+        let model = DualEncoder::new(&keys, Device::Host).unwrap();
+        let copy = folder.path().join(format!("{family}.safetensors"));
+        convert(keys.x_encoder.weights().unwrap(), &copy).unwrap();
+        let mut read = parameters(&model);
+        let unused = [x, y].map(|tower| load(&model, &mut read, tower, &copy).unwrap().unused);
+        assert!(unused.iter().flatten().all(|name| !name.contains("logit")), "{unused:?}");
+        let mut original = parameters(&model);
+        load_published(&model, &mut original).unwrap();
+        assert!(weights(&read) == weights(&original), "{family}");
     }
 }
 

@@ -9,14 +9,6 @@ use crate::schema::{
 pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
     trained(recipe, found);
     found.list.extend(pair(&recipe.model));
-    let (x, y) = (&recipe.model.x_encoder, &recipe.model.y_encoder);
-    for (encoder, weights) in [("x_encoder", x.weights()), ("y_encoder", y.weights())] {
-        if weights.is_none() {
-            let help = "name the published file, which may be the same for both encoders";
-            let what = "is not set, and a dual encoder is not trained";
-            found.add(format!("model.{encoder}.weights"), what, help);
-        }
-    }
     evaluation(&recipe.evaluation, found);
 }
 

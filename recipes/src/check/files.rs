@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Problem, Problems, missing_tokenizers};
+use super::{Problem, Problems, missing_tokenizers, missing_weights};
 use crate::schema::{Candidates, Init, Recipe, TaskKind};
 use crate::shard_names::{first_and_last, is_remote};
 
@@ -20,6 +20,10 @@ pub fn check_files(recipe: &Recipe) -> Vec<Problem> {
     }
     for key in missing_tokenizers(recipe) {
         found.add(key, "is not set, but texts are tokenized with it", "name its `tokenizer.json`");
+    }
+    for key in missing_weights(recipe) {
+        let help = "name the published file, which may be the same for both encoders";
+        found.add(key, "is not set, and a dual encoder is not trained", help);
     }
     if let Some(init) = &recipe.init {
         initial(&mut found, init);

@@ -321,4 +321,26 @@ mod tests {
         assert_eq!(counts.predictor_head, base.predictor_head - 1536);
         assert_eq!(counts.frozen(), counts.predictor_embedding);
     }
+
+    /// Counts of the published files without the scale of the similarities and SigLIP 2's bias.
+    #[test]
+    fn dual_encoders_have_the_published_counts() {
+        let recipe = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("dual_encoder.yaml");
+        for (family, size, count) in [
+            ("clip", "b32", 151_277_312),
+            ("clip", "l14", 427_616_512),
+            ("siglip2", "b16", 375_234_048),
+            ("siglip2", "g_opt16", 1_871_885_424 - 320 * 1536),
+            ("pe", "b16", 447_659_520),
+            ("pe", "l14", 671_137_792),
+            ("pe", "g14", 2_419_266_560),
+        ] {
+            let sets = [
+                format!("model.x_encoder={{family: {family}, size: {size}}}"),
+                format!("model.y_encoder={{family: {family}_text, size: {size}}}"),
+            ];
+            let counts = parameters(&crate::load(&recipe, &sets).unwrap().recipe.model);
+            assert_eq!((counts.total(), counts.trainable), (count, 0), "{family} {size}");
+        }
+    }
 }
