@@ -16,8 +16,9 @@ use vljepa_recipes::protocol::Weights;
 use crate::ModelError;
 
 /// Writes the models that a recipe can use from the file `from` to the new safetensors file `to`:
-/// their tensors with the heads of image towers and no others, under the family's names, with the bits of the file. Returns what
-/// the new file holds, or what `from` holds if it is no model, and then writes nothing.
+/// their tensors with the heads of image towers and no others, under the family's names, with the
+/// bits of the file. Returns what the new file holds, or what `from` holds if it is no model, and
+/// then writes nothing.
 ///
 /// # Errors
 /// Same as [`identify`]; also if a number is not finite, `to` exists already, or it cannot be
