@@ -3,9 +3,10 @@ order, and the accuracies of the recipe's questions.
 
     python tests/python/compare.py RUN SHARDS [--record FILE] TEXT…
 
-in the repository root after a build. `records/` holds what it and families.sh said. `vljepa-launch search` gives Rust's similarities of SHARDS with
-each TEXT. Clips are first made into clips of JPEGs, which both sides decode with libjpeg-turbo, so
-that both see the same pixels. Needs torch, transformers, pillow and pyyaml.
+in the repository root after a build. `records/` holds what this script and families.sh wrote.
+`vljepa-launch search` gives Rust's similarities of SHARDS with each TEXT. Clips are first made into
+clips of JPEGs, which both sides decode with libjpeg-turbo, so that both see the same pixels. Needs
+torch, transformers, pillow and pyyaml.
 
 Tolerance of a similarity: both sides compute in f32, whose rounding is 6e-8. The longest sums have
 256 terms, so a sum is right to 16 × 6e-8 = 1e-6; 40 of them follow each other, which gives
