@@ -46,7 +46,7 @@ class Rehearsal:
         self.folder, self.tree, self.packed = folder, folder / "tree", folder / "packed.tar.xz"
         self.script = self.tree / "kernels/benches/gpu.py"
         for pattern in FILES:
-            for file in gpu_call.ROOT.glob(pattern):
+            for file in filter(pathlib.Path.is_file, gpu_call.ROOT.glob(pattern)):
                 to = self.tree / file.relative_to(gpu_call.ROOT)
                 to.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(file, to)

@@ -125,10 +125,15 @@ impl Engine<DualEncoder> {
         recipe: &Recipe,
         device: Device,
     ) -> anyhow::Result<(Self, Vec<(PathBuf, Imported)>)> {
-        let model = DualEncoder::new(&recipe.model, device)?;
-        let mut engine = Self::of(model, DualEncoder::layout, recipe, device)?;
+        let mut engine = Self::without_weights(recipe, device)?;
         let files = weights::load_published(&engine.model, &mut engine.parameters)?;
         Ok((engine, files))
+    }
+
+    /// Creates the recipe's pair of encoders with all weights zero.
+    pub(crate) fn without_weights(recipe: &Recipe, device: Device) -> anyhow::Result<Self> {
+        let model = DualEncoder::new(&recipe.model, device)?;
+        Self::of(model, DualEncoder::layout, recipe, device)
     }
 
     /// Embeds clips: `frames` is u8 `(b, t, h, w, 3)` in host memory; the result is `(b, e)`.

@@ -16,8 +16,9 @@ use vljepa_kernels::compile::Kernel;
 use vljepa_kernels::device::cuda::{Cuda, Order, Record, Total};
 use vljepa_kernels::device::{Upload, UploadBuffer};
 use vljepa_kernels::{Device, Packed, Tensor};
+use vljepa_model::DualEncoder;
 use vljepa_recipes::cost::{Tokens, longest_sample};
-use vljepa_recipes::schema::Stage;
+use vljepa_recipes::schema::{ModelKind, Stage};
 use vljepa_recipes::{RankId, Recipe};
 
 use crate::collectives::{Collectives, StandIn};
@@ -79,7 +80,7 @@ impl Rehearsal {
 /// Rehearses `recipe` as the rank with the most rows, on a GPU with `memory_bytes` (`None` for no
 /// limit). Every stage runs one step for each entry of `target_tokens`, which is the length of the
 /// target texts. If `target_tokens` is empty, every stage runs two steps with the longest texts
-/// that the recipe allows.
+/// that the recipe allows. A dual encoder has no stages and is only evaluated.
 ///
 /// # Errors
 /// Fails if an operation rejects a size, or a stage needs more memory than there is. The error
@@ -91,6 +92,30 @@ pub fn rehearse(
 ) -> anyhow::Result<Rehearsal> {
     let mode = if recipe.deterministic { Mode::Deterministic } else { Mode::Fast };
     let cuda = Cuda::recording(memory_bytes.unwrap_or(UNLIMITED_BYTES), mode);
+    match recipe.model.kind {
+        ModelKind::VlJepa => training(recipe, cuda, target_tokens),
+        ModelKind::DualEncoder => dual_encoder(recipe, cuda),
+    }
+}
+
+fn dual_encoder(recipe: &Recipe, cuda: &'static Cuda) -> anyhow::Result<Rehearsal> {
+    let record = || cuda.take_record().unwrap_or_default();
+    let engine = Engine::<DualEncoder>::without_weights(recipe, Device::Cuda(cuda))?;
+    let state_bytes = record().peak_bytes;
+    let of_tasks = recipe.evaluation.tasks.iter().filter_map(|task| task.frames);
+    let frames = of_tasks.fold(recipe.default_frames(), usize::max);
+    let y_encoder = &recipe.model.y_encoder;
+    let tokens = y_encoder.padded_length().unwrap_or(y_encoder.max_target_tokens());
+    engine.clips(blank_frames(recipe, frames)).context("evaluation")?;
+    engine.texts(&blank_packed(engine.device(), tokens)?).context("evaluation")?;
+    Ok(Rehearsal { state_bytes, stages: Vec::new(), evaluation: record() })
+}
+
+fn training(
+    recipe: &Recipe,
+    cuda: &'static Cuda,
+    target_tokens: &[usize],
+) -> anyhow::Result<Rehearsal> {
     let record = || cuda.take_record().unwrap_or_default();
     let world_size = recipe.cluster.world_size().max(1);
     let (mut engine, mut training) =
@@ -186,18 +211,25 @@ fn blank_texts(rows: usize, tokens: usize) -> anyhow::Result<Ragged> {
 
 /// Embeds one batch of clips with queries and one batch of texts, of the sizes that [`embed`] uses.
 fn evaluate(recipe: &Recipe, engine: &Engine) -> anyhow::Result<()> {
-    let (rows, size) = (embed::ROWS, recipe.model.image_size);
+    let (model, device) = (&recipe.model, engine.device());
     let frames = recipe.stages.iter().map(|stage| stage.frames).max().unwrap_or(0);
-    let shape = [rows, frames, size, size, 3];
-    let packed = |tokens| -> anyhow::Result<Packed> {
-        let Ragged { ids, cu_seqlens } = blank_texts(rows, tokens)?;
-        Ok(Packed::new(engine.device(), ids, cu_seqlens)?)
-    };
-    let frames = Tensor::from_u8(vec![0; shape.iter().product()], &shape);
-    let queries = packed(recipe.model.predictor.max_query_tokens)?;
-    engine.predict(frames, &queries)?;
-    engine.target(&packed(recipe.model.y_encoder.max_target_tokens())?)?;
+    let queries = blank_packed(device, model.predictor.max_query_tokens)?;
+    engine.predict(blank_frames(recipe, frames), &queries)?;
+    engine.target(&blank_packed(device, model.y_encoder.max_target_tokens())?)?;
     Ok(())
+}
+
+/// Black clips of so many frames, as many as are embedded at once.
+fn blank_frames(recipe: &Recipe, frames: usize) -> Tensor {
+    let size = recipe.model.image_size;
+    let shape = [embed::ROWS, frames, size, size, 3];
+    Tensor::from_u8(vec![0; shape.iter().product()], &shape)
+}
+
+/// Texts of so many tokens, as many as are embedded at once.
+fn blank_packed(device: Device, tokens: usize) -> anyhow::Result<Packed> {
+    let Ragged { ids, cu_seqlens } = blank_texts(embed::ROWS, tokens)?;
+    Ok(Packed::new(device, ids, cu_seqlens)?)
 }
 
 /// Rehearses `recipes` on a GPU with `memory_gib` and returns a table with a line for each stage.

@@ -22,7 +22,7 @@ const TOLERANCE: f32 = 1e-5;
 /// embedding is the golden one.
 fn open(source: Source) -> (Golden, VlJepa, Parameters) {
     let (update, projection) = (Update::Train, Projection::None);
-    let golden = Golden::open(source.file().trim_end_matches(".safetensors"));
+    let golden = Golden::open(source.family().unwrap().1);
     let y_encoder = match source {
         Source::Sonar => YEncoder::Sonar(Sonar {
             hidden_size: golden.size("d_model"),

@@ -43,6 +43,21 @@ fn the_plan_s_memory_is_what_a_rehearsal_needs_within_five_percent() {
     assert!((ratio - 1.0).abs() > 0.05, "{ratio}");
 }
 
+/// Weights that are never trained are held in bf16 only.
+#[test]
+fn a_dual_encoder_needs_its_weights_and_one_batch_of_an_evaluation() {
+    let path = repository().join("recipes/dual_encoder.yaml");
+    let recipe = vljepa_recipes::load(&path, &[]).unwrap().recipe;
+    let rehearsed = rehearse(&recipe, None, &[]).unwrap();
+    assert!(rehearsed.stages.is_empty());
+    let weights = 2 * cost(&recipe).parameters.total();
+    let (least, most) = (weights, weights + weights / 100);
+    assert!((least..most).contains(&rehearsed.state_bytes), "{}", rehearsed.state_bytes);
+    assert!(rehearsed.evaluation.peak_bytes > rehearsed.state_bytes);
+    let error = rehearse(&recipe, Some(weights), &[]).unwrap_err();
+    assert!(format!("{error:#}").contains("out of"), "{error:#}");
+}
+
 #[test]
 fn every_stage_of_pretraining_fits_the_gpu_that_its_comments_name() {
     // An H200 reports 143,771 MiB and an H100 81,559 MiB. 2 GiB of it are for the context, cuBLASLt
