@@ -13,6 +13,7 @@ mod identify;
 mod llama;
 mod load;
 mod naming;
+mod parts;
 mod pe;
 mod pe_text;
 mod projections;
@@ -31,52 +32,10 @@ use vljepa_recipes::{Role, schema};
 pub use self::convert::convert;
 pub use self::identify::identify;
 use self::naming::{Extra, Naming};
+pub use self::parts::Parts;
 use self::sizes::{Shapes, Sizes};
 use crate::error::first_names;
-use crate::x_encoder::ImageHead;
-use crate::{
-    DualEncoder, Layout, ModelError, ParameterId, Parameters, Predictor, VlJepa, Weight, XEncoder,
-    YEncoder,
-};
-
-/// Parts of a model whose weights have published names.
-#[derive(Debug, Clone, Copy)]
-pub struct Parts<'a> {
-    recipe: &'a schema::Model,
-    layout: &'a Layout,
-    x_encoder: &'a XEncoder,
-    /// Head of an image tower. Only a dual encoder has it.
-    image_head: Option<&'a ImageHead>,
-    /// Predictor. A dual encoder has none.
-    predictor: Option<&'a Predictor>,
-    y_encoder: &'a YEncoder,
-}
-
-impl<'a> From<&'a VlJepa> for Parts<'a> {
-    fn from(model: &'a VlJepa) -> Self {
-        Self {
-            recipe: model.recipe(),
-            layout: model.layout(),
-            x_encoder: &model.x_encoder,
-            image_head: None,
-            predictor: Some(&model.predictor),
-            y_encoder: &model.y_encoder,
-        }
-    }
-}
-
-impl<'a> From<&'a DualEncoder> for Parts<'a> {
-    fn from(model: &'a DualEncoder) -> Self {
-        Self {
-            recipe: model.recipe(),
-            layout: model.layout(),
-            x_encoder: &model.x_encoder,
-            image_head: Some(&model.head),
-            predictor: None,
-            y_encoder: &model.y_encoder,
-        }
-    }
-}
+use crate::{ModelError, ParameterId, Parameters, Weight};
 
 /// Published tensor, and the contiguous part of a parameter that holds it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,0 +1,45 @@
+//! What models that hold published weights have in common.
+
+use vljepa_recipes::schema;
+
+use crate::x_encoder::ImageHead;
+use crate::{DualEncoder, Layout, Predictor, VlJepa, XEncoder, YEncoder};
+
+/// Parts of a model whose weights have published names.
+#[derive(Debug, Clone, Copy)]
+pub struct Parts<'a> {
+    pub(super) recipe: &'a schema::Model,
+    pub(super) layout: &'a Layout,
+    pub(super) x_encoder: &'a XEncoder,
+    /// Head of an image tower. Only a dual encoder has it.
+    pub(super) image_head: Option<&'a ImageHead>,
+    /// Predictor. A dual encoder has none.
+    pub(super) predictor: Option<&'a Predictor>,
+    pub(super) y_encoder: &'a YEncoder,
+}
+
+impl<'a> From<&'a VlJepa> for Parts<'a> {
+    fn from(model: &'a VlJepa) -> Self {
+        Self {
+            recipe: model.recipe(),
+            layout: model.layout(),
+            x_encoder: &model.x_encoder,
+            image_head: None,
+            predictor: Some(&model.predictor),
+            y_encoder: &model.y_encoder,
+        }
+    }
+}
+
+impl<'a> From<&'a DualEncoder> for Parts<'a> {
+    fn from(model: &'a DualEncoder) -> Self {
+        Self {
+            recipe: model.recipe(),
+            layout: model.layout(),
+            x_encoder: &model.x_encoder,
+            image_head: Some(&model.head),
+            predictor: None,
+            y_encoder: &model.y_encoder,
+        }
+    }
+}
