@@ -4,9 +4,9 @@
 #   tests/bare.sh SUITE FOLDER          creates a root folder (SUITE is bookworm or trixie) and runs
 #                                       both commands in its checkout
 #   tests/bare.sh SUITE FOLDER COMMAND  runs COMMAND in the checkout instead; FOLDER may exist
-#   tests/bare.sh SUITE --quick         runs the install scripts, the unit tests of the build without
-#                                       features and one build with C libraries in a temporary root
-#                                       folder, as tests/run.sh does
+#   tests/bare.sh SUITE --quick         runs the install scripts, the unit tests of the build
+#                                       without features and one build with C libraries in a
+#                                       temporary root folder, as tests/run.sh does
 # Needs root on Debian, and Rust from rustup; exits with code 77 without them. All mounts and
 # processes are in namespaces of this script and end with it, even if it is interrupted. FOLDER is
 # kept for inspection and for more commands.

@@ -10,8 +10,8 @@ use crate::platform::slurm::render::{REQUEUE, TERMINATED};
 
 /// Time between two looks at the clock and at the stop file.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
-/// A TERM that arrives this shortly before the end of the job's time is attributed to the time
-/// limit.
+/// How long before the end of the job's time ranks that have not stopped are ended. A TERM that
+/// arrives in this time is attributed to the time limit.
 const END_TIME_WINDOW: Duration = Duration::from_secs(10);
 
 /// A request to stop a run.
