@@ -12,6 +12,7 @@ mod init;
 mod logging;
 mod model;
 mod training;
+mod y_decoder;
 
 pub use dual_encoder::pair;
 pub use files::check_files;
@@ -46,8 +47,11 @@ pub fn check(recipe: &Recipe) -> Vec<Problem> {
     data::check(recipe, &mut found);
     training::check(recipe, &mut found);
     evaluation::check(recipe, &mut found);
+    y_decoder::unused(recipe, &mut found);
+    y_decoder::stages(recipe, &mut found);
     match recipe.model.kind {
         ModelKind::VlJepa => training::needed(recipe, &mut found),
+        ModelKind::YDecoder => y_decoder::needed(recipe, &mut found),
         ModelKind::DualEncoder => dual_encoder::check(recipe, &mut found),
     }
     cluster::check(recipe, &mut found);
@@ -89,13 +93,15 @@ pub fn warnings(recipe: &Recipe) -> Vec<String> {
 fn missing_tokenizers(recipe: &Recipe) -> impl Iterator<Item = &'static str> {
     let model = &recipe.model;
     let of_queries = match model.kind {
-        ModelKind::VlJepa => {
+        ModelKind::VlJepa | ModelKind::YDecoder => {
             Some(("model.predictor.tokenizer", model.predictor.tokenizer.as_deref()))
         }
         ModelKind::DualEncoder => None,
     };
     let of_targets = ("model.y_encoder.tokenizer", model.y_encoder.tokenizer());
-    let tokenizers = of_queries.into_iter().chain([of_targets]);
+    let of_texts =
+        model.decoder().map(|decoder| ("model.y_decoder.tokenizer", decoder.tokenizer()));
+    let tokenizers = of_queries.into_iter().chain([of_targets]).chain(of_texts);
     tokenizers.filter(|(_, path)| path.is_none()).map(|(key, _)| key)
 }
 

@@ -10,13 +10,14 @@ mod memory;
 mod operations;
 mod parameters;
 mod rates;
+mod y_decoder;
 
 pub use memory::{Memory, Traffic, memory, traffic};
 pub use operations::{Operations, Tokens, sample};
 pub use parameters::{Parameters, parameters};
 pub use rates::{peak_tflops, useful_operations};
 
-use crate::schema::{Recipe, Source, Stage, TextSource};
+use crate::schema::{EmbeddingSource, Recipe, Source, Stage, TextSource, YDecoder};
 
 /// Length in tokens that planning assumes for a query. Our estimate: the paper states only the
 /// limit, 512 tokens (§3.1).
@@ -85,6 +86,7 @@ fn stage_cost(recipe: &Recipe, stage: &Stage) -> StageCost {
     let longest = Tokens {
         query: if tokens.query > 0 { recipe.model.predictor.max_query_tokens } else { 0 },
         target: y.padded_length().unwrap_or(y.max_target_tokens()),
+        output: recipe.model.decoder().map_or(0, YDecoder::max_tokens),
         ..tokens
     };
     let memory = |tokens| memory(recipe, tokens, micro_batch, rows, stage.recompute);
@@ -120,9 +122,13 @@ fn tokens(recipe: &Recipe, stage: &Stage, source: &Source) -> Tokens {
     let y = &recipe.model.y_encoder;
     let query =
         if asks { ASSUMED_QUERY_TOKENS.min(recipe.model.predictor.max_query_tokens) } else { 0 };
-    Tokens {
-        visual: operations::visual_tokens(&recipe.model, source.frames.unwrap_or(stage.frames)),
-        query,
-        target: y.padded_length().unwrap_or(ASSUMED_TARGET_TOKENS.min(y.max_target_tokens())),
+    let frames = source.frames.unwrap_or(stage.frames);
+    let target = y.padded_length().unwrap_or(ASSUMED_TARGET_TOKENS.min(y.max_target_tokens()));
+    let all = Tokens::of(&recipe.model, frames, query, target);
+    let Some(decoder) = recipe.model.decoder() else { return all };
+    let output = ASSUMED_TARGET_TOKENS.min(decoder.max_tokens());
+    match stage.decoding.unwrap_or_default().embeddings {
+        EmbeddingSource::Targets => Tokens { output, target, ..Tokens::default() },
+        EmbeddingSource::Predictions => Tokens { output, target: 0, ..all },
     }
 }

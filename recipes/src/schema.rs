@@ -16,6 +16,7 @@ mod model;
 mod predictor;
 mod training;
 mod x_encoder;
+mod y_decoder;
 mod y_encoder;
 
 pub use cluster::{Cluster, ControlPlane, RestartPolicy, Scheduler, Slurm};
@@ -27,12 +28,16 @@ pub use init::Init;
 pub use model::{Initialisation, Loss, LossKind, Model, ModelKind, Temperature};
 pub use predictor::{Attention, Llama3Scaling, LlamaSize, Predictor, PredictorFamily};
 pub use training::{
-    Checkpoints, LearningRate, Logging, Mixing, NonFinite, Optimizer, Recompute, Schedule, Stage,
-    Trace,
+    Checkpoints, Decoding, EmbeddingSource, LearningRate, Logging, Mixing, NonFinite, Optimizer,
+    Recompute, Schedule, Stage, Trace,
 };
 pub use x_encoder::{
     Clip, ClipSize, Pe, PeSize, Preprocessing, Siglip2, Siglip2Size, VJepa2, VJepa2_1,
     VJepa2_1Size, VJepa2Size, VisionSizes, XEncoder, XFamily,
+};
+pub use y_decoder::{
+    LlamaDecoder, LlamaDecoderSize, Search, SonarDecoder, SonarDecoderSize, YDecoder,
+    YDecoderFamily,
 };
 pub use y_encoder::{
     ClipText, ClipTextSize, EmbeddingGemma, EmbeddingGemmaSize, PeText, PeTextSize, Projection,

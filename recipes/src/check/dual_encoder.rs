@@ -124,7 +124,10 @@ fn evaluation(evaluation: &Evaluation, found: &mut Problems) {
                 let help = "measure classification, retrieval or triplets";
                 found.add(format!("{key}.kind"), "a dual encoder reads no questions", help);
             }
-            TaskKind::Classification { .. } | TaskKind::Retrieval | TaskKind::Triplets => {}
+            TaskKind::Classification { .. }
+            | TaskKind::Retrieval
+            | TaskKind::Triplets
+            | TaskKind::Captioning { .. } => {}
         }
     }
 }

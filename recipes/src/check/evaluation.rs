@@ -74,6 +74,16 @@ fn check_kind(task: &Task, key: &str, found: &mut Problems) {
             check_candidates(candidates, &key, found);
         }
         TaskKind::Triplets => no_query(found, "triplets have no visual input to ask about"),
+        TaskKind::Captioning { names } => {
+            let key = format!("{key}.kind.captioning.names");
+            if names.is_empty() {
+                let help = "name fields of the sample's json, such as `[shape, colour]`";
+                found.add(&key, "is empty", help);
+            }
+            for (index, field) in names.iter().enumerate() {
+                super::data::field(found, format!("{key}.{index}"), field);
+            }
+        }
     }
 }
 

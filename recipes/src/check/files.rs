@@ -53,7 +53,9 @@ pub fn check_files(recipe: &Recipe) -> Vec<Problem> {
                     candidates,
                 );
             }
-            TaskKind::Retrieval => shards(&mut found, &format!("{key}.shards"), &task.shards),
+            TaskKind::Retrieval | TaskKind::Captioning { .. } => {
+                shards(&mut found, &format!("{key}.shards"), &task.shards);
+            }
         }
     }
     found.list

@@ -2,8 +2,8 @@
 
 use super::{Problem, Problems};
 use crate::schema::{
-    Device, Loss, LossKind, Model, Precision, Projection, Recipe, TextLayers, TextSizes, Transform,
-    Update, XEncoder, YEncoder,
+    Device, Llama3Scaling, Loss, LossKind, Model, Precision, Projection, Recipe, TextLayers,
+    TextSizes, Transform, Update, XEncoder, YEncoder,
 };
 
 pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
@@ -28,6 +28,7 @@ pub fn sizes(model: &Model, loss: &Loss) -> Vec<Problem> {
     encoders(model, &mut found);
     visual(model, &mut found);
     attention(model, &mut found);
+    super::y_decoder::sizes(model, &mut found);
     let max_scale = loss.temperature.max_scale.into();
     found.above_zero("loss.temperature", &[("max_scale", max_scale)]);
     found.list
@@ -228,7 +229,7 @@ fn text_tower(y_encoder: &YEncoder, layer_norm_eps: f32, found: &mut Problems) {
 }
 
 /// Reports elements of a token that do not divide into heads.
-fn heads_divide(part: &str, hidden: usize, heads: usize, found: &mut Problems) {
+pub(super) fn heads_divide(part: &str, hidden: usize, heads: usize, found: &mut Problems) {
     if heads > 0 && hidden > 0 && !hidden.is_multiple_of(heads) {
         let what = format!("{hidden} is not divisible by {heads} heads");
         let help =
@@ -293,20 +294,31 @@ fn attention(model: &Model, found: &mut Problems) {
     };
     let of_p = ("model.predictor", p.num_heads, p.num_kv_heads, p.head_dim);
     for (part, heads, kv_heads, head_dim) in std::iter::once(of_p).chain(of_y) {
-        if kv_heads > 0 && !heads.is_multiple_of(kv_heads) {
-            let what =
-                format!("{heads} query heads are not divisible by {kv_heads} key/value heads");
-            let help = "num_heads must be a multiple of num_kv_heads";
-            found.add(format!("{part}.num_kv_heads"), what, help);
-        }
-        if !head_dim.is_multiple_of(2) {
-            let what = format!("{head_dim} is odd, but rotary embeddings rotate pairs of elements");
-            found.add(format!("{part}.head_dim"), what, "use an even number");
-        }
+        query_groups(part, [heads, kv_heads, head_dim], found);
     }
-    let Some(scaling) = &p.rope_scaling else { return };
+    rope_scaling("model.predictor", p.rope_scaling.as_ref(), found);
+}
+
+/// Reports query heads that do not share key/value heads evenly, and heads of odd width.
+pub(super) fn query_groups(part: &str, sizes: [usize; 3], found: &mut Problems) {
+    let [heads, kv_heads, head_dim] = sizes;
+    if kv_heads > 0 && !heads.is_multiple_of(kv_heads) {
+        let what = format!("{heads} query heads are not divisible by {kv_heads} key/value heads");
+        let help = "num_heads must be a multiple of num_kv_heads";
+        found.add(format!("{part}.num_kv_heads"), what, help);
+    }
+    if !head_dim.is_multiple_of(2) {
+        let what = format!("{head_dim} is odd, but rotary embeddings rotate pairs of elements");
+        found.add(format!("{part}.head_dim"), what, "use an even number");
+    }
+}
+
+/// Reports frequencies that Llama's scaling cannot have.
+pub(super) fn rope_scaling(part: &str, scaling: Option<&Llama3Scaling>, found: &mut Problems) {
+    let Some(scaling) = scaling else { return };
+    let part = format!("{part}.rope_scaling");
     found.above_zero(
-        "model.predictor.rope_scaling",
+        &part,
         &[
             ("factor", scaling.factor),
             ("low_freq_factor", scaling.low_freq_factor),
@@ -318,12 +330,12 @@ fn attention(model: &Model, found: &mut Problems) {
     if positions > f64::from(u32::MAX) {
         let what = format!("{positions} is more than 2^32 - 1");
         let help = "Llama-3.2 was pretrained with 8192 positions";
-        found.add("model.predictor.rope_scaling.original_max_position_embeddings", what, help);
+        found.add(format!("{part}.original_max_position_embeddings"), what, help);
     }
     if scaling.high_freq_factor <= scaling.low_freq_factor {
         let what = format!("{} is not above low_freq_factor", scaling.high_freq_factor);
         let help = "Llama-3.2 has low_freq_factor 1 and high_freq_factor 4";
-        found.add("model.predictor.rope_scaling.high_freq_factor", what, help);
+        found.add(format!("{part}.high_freq_factor"), what, help);
     }
 }
 

@@ -1,12 +1,19 @@
 //! Rules for the keys under `stages`, `optimizer` and `checkpoints`.
 
 use super::Problems;
-use crate::schema::{LossKind, Mixing, Optimizer, Recipe, Stage};
+use crate::schema::{LossKind, Mixing, ModelKind, Optimizer, Recipe, Stage};
 use crate::suggest::suggestion;
 
 /// Parameter groups that `optimizer.multipliers` may name.
-pub(crate) const GROUPS: [&str; 6] =
-    ["x_encoder", "predictor", "y_encoder", "y_projection", "projections", "logit_scale"];
+pub(crate) const GROUPS: [&str; 7] = [
+    "x_encoder",
+    "predictor",
+    "y_encoder",
+    "y_projection",
+    "projections",
+    "logit_scale",
+    "y_decoder",
+];
 
 /// Largest sum of a mixture's weights. The sum is the length of a cycle of draws in which each
 /// source occurs exactly as often as its weight says.
@@ -61,7 +68,10 @@ fn check_sizes(recipe: &Recipe, stage: &Stage, key: &str, found: &mut Problems) 
         let help =
             "every rank needs a sample: raise `batch`, or lower cluster.nodes × ranks_per_node";
         found.add(format!("{key}.batch"), what, help);
-    } else if stage.batch == 1 && recipe.loss.kind == LossKind::InfoNce {
+    } else if stage.batch == 1
+        && recipe.loss.kind == LossKind::InfoNce
+        && recipe.model.kind == ModelKind::VlJepa
+    {
         let what = "InfoNCE compares the samples of a batch, and a single sample has no negatives";
         found.add(format!("{key}.batch"), what, "use at least 2");
     }

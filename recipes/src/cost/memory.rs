@@ -2,7 +2,8 @@
 
 use super::operations::Tokens;
 use super::parameters::parameters;
-use crate::schema::{Model, Precision, Recipe, Recompute, TextLayers};
+use super::y_decoder;
+use crate::schema::{Model, ModelKind, Precision, Recipe, Recompute, TextLayers};
 
 /// Factor for heap fragmentation: free blocks that are too short for any request. Rehearsals of the
 /// recipes find 0 to 7 %.
@@ -108,17 +109,17 @@ fn pixels(recipe: &Recipe, tokens: Tokens) -> usize {
 }
 
 /// Sizes of the layers of an encoder or of the predictor, in values per token.
-struct Stack {
-    layers: usize,
-    hidden: usize,
+pub(super) struct Stack {
+    pub(super) layers: usize,
+    pub(super) hidden: usize,
     /// Queries, keys, values and attention output, and queries and keys before their norms if they
     /// have norms.
-    attention: usize,
+    pub(super) attention: usize,
     /// Number of norms on the outputs of the attention and the MLP branch.
-    result_norms: usize,
+    pub(super) result_norms: usize,
     /// Hidden values of the MLP before the activation: twice its width if the MLP is gated.
-    before_activation: usize,
-    after_activation: usize,
+    pub(super) before_activation: usize,
+    pub(super) after_activation: usize,
 }
 
 impl Stack {
@@ -133,7 +134,7 @@ impl Stack {
     }
 
     /// Values kept from the forward to the backward pass of all layers.
-    fn kept(&self, recompute: Recompute) -> usize {
+    pub(super) fn kept(&self, recompute: Recompute) -> usize {
         self.layers
             * match recompute {
                 Recompute::None => self.outside_mlp() + self.inside_mlp(),
@@ -145,7 +146,7 @@ impl Stack {
     /// Largest workspace of one layer's backward pass, which it needs in the MLP in addition to the
     /// kept values: the recomputed values and the gradients of the residual stream, of the branch's
     /// output if that has a norm, and of the values before the activation.
-    fn workspace(&self, recompute: Recompute) -> usize {
+    pub(super) fn workspace(&self, recompute: Recompute) -> usize {
         let recomputed = match recompute {
             Recompute::None => 0,
             Recompute::Mlp => self.inside_mlp(),
@@ -155,7 +156,7 @@ impl Stack {
     }
 
     /// Input and output of the norm after the last layer.
-    fn last_norm(&self) -> usize {
+    pub(super) fn last_norm(&self) -> usize {
         2 * self.hidden
     }
 }
@@ -165,6 +166,9 @@ impl Stack {
 /// the order Y-encoder, predictor, X-encoder, and each frees the values that it has read.
 fn activation_values(recipe: &Recipe, tokens: Tokens, recompute: Recompute) -> f64 {
     let model = &recipe.model;
+    if model.kind == ModelKind::YDecoder {
+        return y_decoder::activation_values(model, tokens.output, recompute);
+    }
     let (p, x, y) = (&model.predictor, model.x_encoder.sizes(), model.y_encoder.sizes());
     let (x_trained, y_trained) = (model.x_encoder.trainable(), model.y_encoder.trainable());
     let heads = |query: usize, key_value: usize, dim: usize| 2 * (query + key_value) * dim;
@@ -225,9 +229,11 @@ pub fn traffic(recipe: &Recipe, batch: usize, world_size: usize) -> Traffic {
     let hash = if recipe.loss.mask_equal_targets { 8.0 } else { 0.0 };
     let row = 2.0 * real(recipe.model.embed_dim) * element_bytes(recipe.precision) + hash;
     let gradients = real(parameters(&recipe.model).trainable) * 4.0;
+    // A Y-decoder's loss needs no embeddings of other ranks.
+    let gathered_rows = if recipe.model.kind == ModelKind::YDecoder { 0 } else { batch };
     Traffic {
-        gathered_embeddings: gathered(real(batch) * row),
-        gathered_statistics: gathered(real(batch) * 8.0),
+        gathered_embeddings: gathered(real(gathered_rows) * row),
+        gathered_statistics: gathered(real(gathered_rows) * 8.0),
         reduced_gradients: 2.0 * gathered(gradients),
     }
 }
@@ -274,7 +280,7 @@ mod tests {
     #[test]
     fn optimizer_state_is_sixteen_bytes_a_trained_parameter_and_two_for_the_copy() {
         let recipe = pretrain();
-        let tokens = Tokens { visual: 256, query: 0, target: 64 };
+        let tokens = Tokens { visual: 256, target: 64, ..Tokens::default() };
         let found = memory(&recipe, tokens, 128, 128, Recompute::None);
         let trained = 795_864_833.0;
         assert!((found.optimizer - trained * 12.0).abs() < 1.0);
@@ -292,7 +298,7 @@ mod tests {
     #[test]
     fn what_is_computed_again_is_kept_for_one_layer() {
         let recipe = pretrain();
-        let tokens = Tokens { visual: 256, query: 0, target: 0 };
+        let tokens = Tokens { visual: 256, ..Tokens::default() };
         let [everything, mlp, block] = [Recompute::None, Recompute::Mlp, Recompute::Block]
             .map(|recompute| memory(&recipe, tokens, 1, 1, recompute).activations);
         let outside = 4.0 * 2048.0 + 2.0 * 40.0 * 64.0;

@@ -2,7 +2,8 @@
 
 use super::memory::real;
 use super::parameters::patch_values;
-use crate::schema::{Model, Projection, Recompute, TextLayers, XEncoder};
+use super::y_decoder;
+use crate::schema::{Model, ModelKind, Projection, Recompute, TextLayers, XEncoder};
 
 /// Numbers of tokens of a sample.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -13,6 +14,17 @@ pub struct Tokens {
     pub query: usize,
     /// Tokens of the target text.
     pub target: usize,
+    /// Tokens of the text that a Y-decoder learns to write; 0 in a model without one.
+    pub output: usize,
+}
+
+impl Tokens {
+    /// Tokens of a clip, or of an image that is repeated to `frames`, with its query and target, in
+    /// a model without a Y-decoder.
+    #[must_use]
+    pub fn of(model: &Model, frames: usize, query: usize, target: usize) -> Self {
+        Self { visual: visual_tokens(model, frames), query, target, output: 0 }
+    }
 }
 
 /// Operations of one training sample. A multiply-add counts as 2.
@@ -24,6 +36,8 @@ pub struct Operations {
     pub predictor_forward: f64,
     /// Forward pass of the Y-encoder with its head.
     pub y_forward: f64,
+    /// Forward pass of the Y-decoder; 0 in a model without one.
+    pub decoder_forward: f64,
     /// Backward pass of all trained parts.
     pub backward: f64,
     /// Repeated forward operations: the second forward pass of GradCache, and the activations that
@@ -35,7 +49,12 @@ impl Operations {
     /// Sum of all fields.
     #[must_use]
     pub fn total(&self) -> f64 {
-        self.x_forward + self.predictor_forward + self.y_forward + self.backward + self.recompute
+        self.x_forward
+            + self.predictor_forward
+            + self.y_forward
+            + self.decoder_forward
+            + self.backward
+            + self.recompute
     }
 
     pub(super) fn plus(self, other: Self) -> Self {
@@ -43,6 +62,7 @@ impl Operations {
             x_forward: self.x_forward + other.x_forward,
             predictor_forward: self.predictor_forward + other.predictor_forward,
             y_forward: self.y_forward + other.y_forward,
+            decoder_forward: self.decoder_forward + other.decoder_forward,
             backward: self.backward + other.backward,
             recompute: self.recompute + other.recompute,
         }
@@ -53,6 +73,7 @@ impl Operations {
             x_forward: self.x_forward * factor,
             predictor_forward: self.predictor_forward * factor,
             y_forward: self.y_forward * factor,
+            decoder_forward: self.decoder_forward * factor,
             backward: self.backward * factor,
             recompute: self.recompute * factor,
         }
@@ -129,6 +150,15 @@ pub fn sample(
         + real(y.num_layers) * attention(tokens.target, y_width)
         + product(1, head + y.own_maps);
 
+    if model.kind == ModelKind::YDecoder {
+        let seen = |tokens: usize, forward: f64| if tokens > 0 { forward } else { 0.0 };
+        return Operations {
+            x_forward: seen(tokens.visual, x_forward),
+            predictor_forward: seen(tokens.visual, predictor_forward),
+            y_forward: seen(tokens.target, y_forward),
+            ..y_decoder::operations(model, tokens.output, recompute)
+        };
+    }
     let averages = if y_update.averages() { y_forward } else { 0.0 };
     let trained = |trained: bool, forward: f64| if trained { forward } else { 0.0 };
     let differentiated =
@@ -161,6 +191,7 @@ pub fn sample(
         x_forward,
         predictor_forward,
         y_forward: y_forward + averages,
+        decoder_forward: 0.0,
         backward: 2.0 * differentiated,
         recompute: if embeds_twice { differentiated } else { 0.0 } + again,
     }
@@ -190,7 +221,7 @@ mod tests {
     fn operations_of_the_paper_s_model_match_the_table() {
         let model = Model::default();
         for (frames, query, target, expected, plain, recomputed) in TABLE {
-            let tokens = Tokens { visual: visual_tokens(&model, frames), query, target };
+            let tokens = Tokens::of(&model, frames, query, target);
             let found = sample(&model, tokens, false, Recompute::None);
             let values = [
                 found.x_forward,

@@ -1,5 +1,6 @@
 //! Parameter counts of the model.
 
+use super::y_decoder;
 use crate::schema::{Model, ModelKind, Projection, TextLayers, TextSizes, XEncoder};
 
 /// Number of parameters of each part of the model.
@@ -33,6 +34,8 @@ pub struct Parameters {
     pub y_head: usize,
     /// Moving average of the Y-encoder and its head; 0 unless `y_encoder.update` is `ema`.
     pub y_average: usize,
+    /// Y-decoder with its token table and its map to the prefix; 0 in a model without one.
+    pub y_decoder: usize,
     /// Scale of InfoNCE, a single parameter; 0 in a dual encoder, which is not trained.
     pub logit_scale: usize,
     /// Number of trained parameters among all of the above.
@@ -56,6 +59,7 @@ impl Parameters {
             + self.y_encoder()
             + self.y_head
             + self.y_average
+            + self.y_decoder
             + self.logit_scale
     }
 
@@ -116,6 +120,10 @@ pub fn parameters(model: &Model) -> Parameters {
         logit_scale: 1,
         ..encoders
     };
+    if let Some(decoder) = model.decoder() {
+        let [all, trained] = y_decoder::parameters(model, decoder);
+        return Parameters { y_decoder: all, trainable: trained, ..counts };
+    }
     let if_trained = |trained: bool, count: usize| if trained { count } else { 0 };
     if model.y_encoder.update().averages() {
         counts.y_average = counts.y_encoder() + counts.y_head;
@@ -131,7 +139,7 @@ pub fn parameters(model: &Model) -> Parameters {
 }
 
 /// Counts the query, key, value and output matrices of a layer, which have no biases.
-fn attention(hidden: usize, heads: usize, kv_heads: usize, head_dim: usize) -> usize {
+pub(super) fn attention(hidden: usize, heads: usize, kv_heads: usize, head_dim: usize) -> usize {
     2 * hidden * heads * head_dim + 2 * hidden * kv_heads * head_dim
 }
 
@@ -149,7 +157,7 @@ fn text_layers(y: TextSizes) -> usize {
 }
 
 /// Counts a layer whose matrices all have biases, and whose two norms have a weight and a bias.
-fn plain_layer(d: usize, f: usize) -> usize {
+pub(super) fn plain_layer(d: usize, f: usize) -> usize {
     4 * (d * d + d) + (d * f + f) + (f * d + d) + 2 * 2 * d
 }
 

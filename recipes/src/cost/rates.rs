@@ -1,16 +1,14 @@
 //! Quantities for achieved rates: the operations that a sample of given lengths needs, and the peak
 //! rate of a device.
 
-use super::operations::{Tokens, sample, visual_tokens};
+use super::operations::{Tokens, sample};
 use crate::schema::{Model, Recompute};
 
-/// Estimates the operations of one forward and backward pass of the model for a sample of `frames`
-/// frames with a query and a target of the given numbers of tokens. Operations that are repeated to
+/// Estimates the operations of one forward and backward pass of the model for a sample. Operations that are repeated to
 /// save memory are not counted, as in PaLM's model FLOPs utilization (arXiv 2204.02311, appendix
 /// B).
 #[must_use]
-pub fn useful_operations(model: &Model, frames: usize, query: usize, target: usize) -> f64 {
-    let tokens = Tokens { visual: visual_tokens(model, frames), query, target };
+pub fn useful_operations(model: &Model, tokens: Tokens) -> f64 {
     sample(model, tokens, false, Recompute::None).total()
 }
 
@@ -40,12 +38,12 @@ mod tests {
     #[test]
     fn what_is_computed_twice_counts_once() {
         let model = Model::default();
-        let tokens = Tokens { visual: 1024, query: 32, target: 64 };
-        let useful = useful_operations(&model, 8, 32, 64);
+        let tokens = Tokens { visual: 1024, query: 32, target: 64, output: 0 };
+        let useful = useful_operations(&model, tokens);
         let twice = sample(&model, tokens, true, Recompute::Block);
         let difference = twice.total() - twice.recompute - useful;
         assert!(difference.abs() < 1e-9 * useful, "{difference}");
-        assert!(useful < useful_operations(&model, 8, 33, 64));
+        assert!(useful < useful_operations(&model, Tokens { query: 33, ..tokens }));
     }
 
     #[test]

@@ -9,9 +9,10 @@ use serde_json::{Map, Value as Json};
 
 use crate::read::{self, Fault};
 use crate::schema::{
-    Clip, ClipSize, ClipText, EmbeddingGemma, ModelKind, Pe, PeSize, PeText, Predictor,
-    PredictorFamily, Projection, Qwen3Embedding, Siglip2, Siglip2Size, Siglip2Text, Sonar, Update,
-    VJepa2, VJepa2_1, VJepa2_1Size, VJepa2Size, Visual, XEncoder, XFamily, YEncoder, YFamily,
+    Clip, ClipSize, ClipText, EmbeddingGemma, LlamaDecoder, ModelKind, Pe, PeSize, PeText,
+    Predictor, PredictorFamily, Projection, Qwen3Embedding, Siglip2, Siglip2Size, Siglip2Text,
+    Sonar, SonarDecoder, Update, VJepa2, VJepa2_1, VJepa2_1Size, VJepa2Size, Visual, XEncoder,
+    XFamily, YDecoder, YDecoderFamily, YEncoder, YFamily,
 };
 use crate::tree::{Entry, Node, Span, Value};
 
@@ -24,11 +25,13 @@ pub enum Role {
     Predictor,
     /// Encoder of target texts.
     YEncoder,
+    /// Decoder of embeddings.
+    YDecoder,
 }
 
 impl Role {
     /// All roles, in the order of the recipe's keys.
-    pub const ALL: [Self; 3] = [Self::XEncoder, Self::Predictor, Self::YEncoder];
+    pub const ALL: [Self; 4] = [Self::XEncoder, Self::Predictor, Self::YEncoder, Self::YDecoder];
 
     /// Key under `model`.
     #[must_use]
@@ -37,6 +40,7 @@ impl Role {
             Self::XEncoder => "x_encoder",
             Self::Predictor => "predictor",
             Self::YEncoder => "y_encoder",
+            Self::YDecoder => "y_decoder",
         }
     }
 
@@ -49,6 +53,7 @@ impl Role {
                 &["attention", "train_embeddings", "text_projection", "max_query_tokens"]
             }
             Self::YEncoder => &["update", "trainable", "projection", "max_target_tokens"],
+            Self::YDecoder => &["prefix_tokens", "train_layers"],
         }
     }
 
@@ -99,6 +104,12 @@ impl Role {
                 YFamily::Siglip2Text => choice(size, "size").map(|size| {
                     Published::text(&YEncoder::Siglip2Text(Siglip2Text::of_size(size)))
                 }),
+            },
+            Self::YDecoder => match choice(family, "family").map_err(under_role)? {
+                YDecoderFamily::Llama => choice(size, "size")
+                    .map(|size| Published::text(&YDecoder::Llama(LlamaDecoder::of_size(size)))),
+                YDecoderFamily::Sonar => choice(size, "size")
+                    .map(|size| Published::text(&YDecoder::Sonar(SonarDecoder::of_size(size)))),
             },
         };
         published.map_err(under_role)
@@ -225,6 +236,10 @@ fn expand_model(model: &mut Node) -> Result<(), Fault> {
         let at = kind.span;
         match read::read(kind).map_err(|fault| fault.under("kind").under("model"))? {
             ModelKind::VlJepa => {}
+            ModelKind::YDecoder => {
+                let role = Role::YDecoder.key();
+                fill_in(model, role, || Node { span: at, value: Value::Map(Vec::new()) });
+            }
             ModelKind::DualEncoder => frozen_targets(model, at),
         }
     }
@@ -234,7 +249,7 @@ fn expand_model(model: &mut Node) -> Result<(), Fault> {
         let at = node.get("size").or(node.get("family")).unwrap_or(node).span;
         let published = role.published(node.get("family"), node.get("size"))?;
         match role {
-            Role::XEncoder => Ok(()),
+            Role::XEncoder | Role::YDecoder => Ok(()),
             Role::Predictor => layers(node, &published),
             Role::YEncoder => update(node),
         }

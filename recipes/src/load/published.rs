@@ -8,9 +8,9 @@ use serde_json::{Map, Value as Json};
 
 use super::families::Role;
 use crate::schema::{
-    ClipSize, ClipTextSize, EmbeddingGemmaSize, LlamaSize, PeSize, PeTextSize, PredictorFamily,
-    Qwen3EmbeddingSize, Siglip2Size, Siglip2TextSize, SonarSize, VJepa2_1Size, VJepa2Size, XFamily,
-    YFamily,
+    ClipSize, ClipTextSize, EmbeddingGemmaSize, LlamaDecoderSize, LlamaSize, PeSize, PeTextSize,
+    PredictorFamily, Qwen3EmbeddingSize, Siglip2Size, Siglip2TextSize, SonarDecoderSize, SonarSize,
+    VJepa2_1Size, VJepa2Size, XFamily, YDecoderFamily, YFamily,
 };
 use crate::tree::{Node, Span, Value};
 
@@ -46,6 +46,7 @@ pub fn published_models() -> Vec<PublishedModel> {
             Role::XEncoder => names::<XFamily>(),
             Role::Predictor => names::<PredictorFamily>(),
             Role::YEncoder => names::<YFamily>(),
+            Role::YDecoder => names::<YDecoderFamily>(),
         };
         for family in families {
             for size in sizes(role, family) {
@@ -87,6 +88,11 @@ fn sizes(role: Role, family: &str) -> &'static [&'static str] {
             Ok(YFamily::PeText) => names::<PeTextSize>(),
             Ok(YFamily::ClipText) => names::<ClipTextSize>(),
             Ok(YFamily::Siglip2Text) => names::<Siglip2TextSize>(),
+            Err(_) => &[],
+        },
+        Role::YDecoder => match crate::read::read(&family) {
+            Ok(YDecoderFamily::Llama) => names::<LlamaDecoderSize>(),
+            Ok(YDecoderFamily::Sonar) => names::<SonarDecoderSize>(),
             Err(_) => &[],
         },
     }
@@ -147,10 +153,10 @@ mod tests {
             ("pe", 3),
             ("siglip2", 4),
             ("clip", 4),
-            ("llama", 2),
+            ("llama", 4),
             ("embedding_gemma", 1),
             ("qwen3_embedding", 3),
-            ("sonar", 1),
+            ("sonar", 2),
             ("pe_text", 3),
             ("clip_text", 4),
             ("siglip2_text", 4),
@@ -161,12 +167,24 @@ mod tests {
         for model in &models {
             let role = model.role.key();
             let set = format!("model.{role}={{family: {}, size: {}}}", model.family, model.size);
-            let Model { image_size, x_encoder, predictor, y_encoder, .. } =
-                load(&pretrain, &[set]).unwrap().recipe.model;
+            let mut sets = vec![set];
+            if model.role == Role::YDecoder {
+                let decodes = ["model.kind=y_decoder", "init={run: runs/pretrain}"];
+                let weights = ["x_encoder", "predictor", "y_encoder"];
+                sets.extend(decodes.map(str::to_owned));
+                sets.extend(weights.map(|role| format!("model.{role}.weights=null")));
+            }
+            if (model.role, model.family) == (Role::YDecoder, "sonar") {
+                let space = ["model.y_encoder={family: sonar, projection: none}", "stages=[]"];
+                sets.extend(space.map(str::to_owned));
+            }
+            let Model { image_size, x_encoder, predictor, y_encoder, y_decoder, .. } =
+                load(&pretrain, &sets).unwrap().recipe.model;
             let mut keys = match model.role {
                 Role::XEncoder => serde_json::to_value(&x_encoder),
                 Role::Predictor => serde_json::to_value(&predictor),
                 Role::YEncoder => serde_json::to_value(&y_encoder),
+                Role::YDecoder => serde_json::to_value(&y_decoder),
             }
             .unwrap();
             for file in ["weights", "tokenizer"] {

@@ -53,8 +53,8 @@ impl Task {
     /// Names of the task's metrics in `scores.json`.
     ///
     /// Retrieval appends `_r1`, `_r5` and `_r10` to the name; classification appends `_top1` and,
-    /// for more than five labels, `_top5`. Classification with `expect`, question answering and
-    /// triplets use the name alone.
+    /// for more than five labels, `_top5`; captioning appends `_named`. Classification with
+    /// `expect`, question answering and triplets use the name alone.
     #[must_use]
     pub fn metrics(&self) -> Vec<String> {
         let suffixes: &[&str] = match &self.kind {
@@ -63,6 +63,7 @@ impl Task {
             | TaskKind::Triplets => &[""],
             TaskKind::Classification { expect: None, .. } => &["_top1", "_top5"],
             TaskKind::Retrieval => &["_r1", "_r5", "_r10"],
+            TaskKind::Captioning { .. } => &["_named"],
         };
         suffixes.iter().map(|suffix| format!("{}{suffix}", self.name)).collect()
     }
@@ -72,7 +73,9 @@ impl Task {
     pub fn has_query(&self) -> bool {
         match self.kind {
             TaskKind::QuestionAnswering { .. } => true,
-            TaskKind::Classification { .. } | TaskKind::Retrieval => !self.query.is_empty(),
+            TaskKind::Classification { .. } | TaskKind::Retrieval | TaskKind::Captioning { .. } => {
+                !self.query.is_empty()
+            }
             TaskKind::Triplets => false,
         }
     }
@@ -117,6 +120,13 @@ pub enum TaskKind {
     /// other than either is to n. `shards` names a JSON file with a list of `{p1, p2, n}` or
     /// `{caption, caption2, negative_caption}`.
     Triplets,
+    /// Captioning with a Y-decoder: the text that it writes for the predicted embedding must contain
+    /// the values of all `names`, as whole words in any case.
+    Captioning {
+        /// Fields of the sample's json whose values the caption must name. Dots lead through nested
+        /// objects, as in a rule's `field`.
+        names: Vec<String>,
+    },
 }
 
 fn bare_label() -> Vec<String> {

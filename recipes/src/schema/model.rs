@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Predictor, XEncoder, YEncoder};
+use super::{Predictor, XEncoder, YDecoder, YEncoder};
 
 /// The model: X-encoder, predictor, Y-encoder and the embedding space that predictor and Y-encoder
 /// share. The defaults are the paper's model (§3.1); sizes that the paper does not give are those
@@ -24,6 +24,9 @@ pub struct Model {
     pub predictor: Predictor,
     /// Encoder that maps a target text to its embedding.
     pub y_encoder: YEncoder,
+    /// Decoder that writes the text of an embedding. Only `kind: y_decoder` has it. Default: `null`,
+    /// and with that kind `{family: llama}`.
+    pub y_decoder: Option<YDecoder>,
     /// Number of elements of the shared embedding. Default: 1,536 (paper §3.1), or, with
     /// `y_encoder.projection: none`, the width of the Y-encoder's own embedding.
     pub embed_dim: usize,
@@ -43,6 +46,7 @@ impl Default for Model {
             x_encoder: XEncoder::default(),
             predictor: Predictor::default(),
             y_encoder: YEncoder::default(),
+            y_decoder: None,
             embed_dim: 1536,
             projection_bias: true,
             initialisation: Initialisation::Normal,
@@ -51,19 +55,31 @@ impl Default for Model {
 }
 
 impl Model {
+    /// The Y-decoder of a model of `kind: y_decoder`.
+    #[must_use]
+    pub fn decoder(&self) -> Option<&YDecoder> {
+        match self.kind {
+            ModelKind::YDecoder => self.y_decoder.as_ref(),
+            ModelKind::VlJepa | ModelKind::DualEncoder => None,
+        }
+    }
+
     /// Files that the encoders and the predictor name, with their keys.
     pub fn files(&self) -> impl Iterator<Item = (&'static str, &Path)> {
         let Self { kind, x_encoder: x, predictor, y_encoder: y, .. } = self;
         let p = match kind {
-            ModelKind::VlJepa => Some(predictor),
+            ModelKind::VlJepa | ModelKind::YDecoder => Some(predictor),
             ModelKind::DualEncoder => None,
         };
+        let d = self.decoder();
         [
             ("model.x_encoder.weights", x.weights()),
             ("model.predictor.weights", p.and_then(|p| p.weights.as_deref())),
             ("model.predictor.tokenizer", p.and_then(|p| p.tokenizer.as_deref())),
             ("model.y_encoder.weights", y.weights()),
             ("model.y_encoder.tokenizer", y.tokenizer()),
+            ("model.y_decoder.weights", d.and_then(YDecoder::weights)),
+            ("model.y_decoder.tokenizer", d.and_then(YDecoder::tokenizer)),
         ]
         .into_iter()
         .filter_map(|(key, path)| Some((key, path?)))
@@ -78,6 +94,9 @@ pub enum ModelKind {
     /// Y-encoder (paper §2).
     #[default]
     VlJepa,
+    /// VL-JEPA with a Y-decoder, which writes the text of an embedding (paper §2). VL-JEPA itself is
+    /// frozen; `init` brings its weights. Stages train the decoder, a `sonar` decoder has none.
+    YDecoder,
     /// A published pair of encoders that embed frames and texts into one space, such as CLIP: the
     /// baselines of the paper's Tables 1 and 4. The embedding of a video is the mean of those of
     /// its frames. There is no predictor and no training: a run measures `evaluation.tasks`. The

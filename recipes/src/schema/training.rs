@@ -42,6 +42,40 @@ pub struct Stage {
     pub recompute: Recompute,
     /// Learning rate over the steps of the stage. No default.
     pub learning_rate: LearningRate,
+    /// Embeddings from which a Y-decoder learns to write the target texts. Only `model.kind:
+    /// y_decoder` has it. Default: `null`, and with that kind `{embeddings: targets, noise: 0.5}`.
+    #[serde(default)]
+    pub decoding: Option<Decoding>,
+}
+
+/// Embeddings from which a Y-decoder learns to write the target texts. The paper states neither.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Decoding {
+    /// Encoder that makes the embeddings. Our default: `targets`.
+    pub embeddings: EmbeddingSource,
+    /// Length of the random vector that is added to each embedding, as a fraction of the
+    /// embedding's own length. Its elements are Gaussian. Embeddings of length one are scaled to
+    /// length one again. It stands for the distance of predictions from targets, as in CapDec (arXiv
+    /// 2211.00575). Our default: 0.5.
+    pub noise: f32,
+}
+
+impl Default for Decoding {
+    fn default() -> Self {
+        Self { embeddings: EmbeddingSource::Targets, noise: 0.5 }
+    }
+}
+
+/// Encoder that makes the embeddings from which a Y-decoder learns.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EmbeddingSource {
+    /// The Y-encoder, from the target texts themselves. No picture or clip is decoded.
+    #[default]
+    Targets,
+    /// The predictor, from pictures or clips with their queries.
+    Predictions,
 }
 
 /// Activations of each layer that the backward pass computes again instead of keeping them. It
@@ -122,7 +156,7 @@ pub struct Optimizer {
     /// clipping. Unstated; default: 1.0 (PLM, lingua).
     pub clip_norm: f32,
     /// Factor on the learning rate of each parameter group: `x_encoder`, `predictor`, `y_encoder`,
-    /// `y_projection`, `projections` or `logit_scale`. Default: 0.05 for `y_encoder` (paper §3.1:
+    /// `y_projection`, `projections`, `logit_scale` or `y_decoder`. Default: 0.05 for `y_encoder` (paper §3.1:
     /// "a learning rate multiplier of ×0.05 to all text encoder parameters", and Table 5b), 1 for
     /// the others. Whether the text encoder's parameters include its projection is unstated:
     /// `y_projection` takes the factor of `projections` unless the recipe gives it its own.
