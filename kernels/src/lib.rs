@@ -30,6 +30,7 @@ macro_rules! on_gpu {
 pub mod activation;
 pub mod adamw;
 pub mod attention;
+pub mod cached_attention;
 mod check;
 pub mod column_sums;
 #[cfg(feature = "cuda")]

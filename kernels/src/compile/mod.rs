@@ -84,6 +84,7 @@ kernels! {
     Activation(activation),
     Adamw(adamw),
     Attention(attention),
+    CachedAttention(cached_attention),
     ColumnSums(column_sums),
     CrossEntropy(cross_entropy),
     Distance(distance),

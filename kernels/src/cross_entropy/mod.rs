@@ -21,8 +21,10 @@
 mod cases;
 #[cfg(feature = "cuda")]
 mod cube;
+mod host;
 #[cfg(feature = "cuda")]
 pub mod launch;
+#[cfg(test)]
 mod reference;
 #[cfg(test)]
 mod tests;
@@ -72,7 +74,7 @@ pub fn forward(
                 (logits.host_f32(NAME, "logits")?, targets.host_i32(NAME, "targets")?);
             check_targets(NAME, targets, v)?;
             let lse = lse.host_f32_mut(NAME, "lse")?;
-            reference::forward(logits, targets, v, losses.host_f32_mut(NAME, "losses")?, lse);
+            host::forward(logits, targets, v, losses.host_f32_mut(NAME, "losses")?, lse);
         }
         Stream::Cuda(stream) => on_gpu!(stream, {
             let call = stream.call(NAME);
@@ -111,7 +113,7 @@ pub fn backward(
             let targets = targets.host_i32(NAME, "targets")?;
             check_targets(NAME, targets, v)?;
             let lse = lse.host_f32(NAME, "lse")?;
-            reference::backward(logits.host_f32_mut(NAME, "logits")?, targets, lse, v, factor);
+            host::backward(logits.host_f32_mut(NAME, "logits")?, targets, lse, v, factor);
         }
         Stream::Cuda(stream) => on_gpu!(stream, {
             let call = stream.call(NAME);

@@ -1,5 +1,4 @@
-//! Cross-entropy by its definition, with sums in f64. The host also runs this code: only small
-//! models use it there.
+//! Cross-entropy by its definition, with sums in f64.
 
 use crate::parallel::round;
 

@@ -1,7 +1,7 @@
 //! Tests of cross-entropy on the host against finite differences and known values.
 
 use super::cases::CASES;
-use super::{backward, forward};
+use super::{backward, forward, reference};
 use crate::testing::{assert_close, assert_differs, finite_difference, indices, normal, poison};
 use crate::{KernelError, Stream, View, ViewMut};
 
@@ -48,6 +48,37 @@ fn gradients_match_finite_differences() {
                 2e-4,
             );
             assert_eq!(d[v..2 * v], vec![0.0; v], "tokens without a target have no gradient");
+        }
+    }
+}
+
+#[test]
+fn losses_and_gradients_match_the_reference() {
+    // The last case has several blocks of tokens, which run in parallel.
+    for (n, v) in CASES.into_iter().chain([(90, 2001)]) {
+        let logits: Vec<f32> = normal(3, n * v).iter().map(|z| 4.0 * z).collect();
+        let targets = indices(4, n, v);
+        let (mut want, mut want_lse) = (vec![0.0; n], vec![0.0; n]);
+        reference::forward(&logits, &targets, v, &mut want, &mut want_lse);
+        let [got, lse] = losses(&logits, &targets, v);
+        // Exponentials are off by 2 units in the last place, and sums of 4,099 of them by as many.
+        assert_close("losses", &got, &want, 1e-6);
+        assert_close("lse", &lse, &want_lse, 1e-6);
+        let mut d = logits.clone();
+        let (lse, view) = (View::from_f32(&lse, &[n]), View::from_i32(&targets, &[n]));
+        backward(&Stream::Host, ViewMut::from_f32(&mut d, &[n, v]), view, lse, 1.5).unwrap();
+        let mut want_d = logits.clone();
+        reference::backward(&mut want_d, &targets, &want_lse, v, 1.5);
+        // A log-sum-exp and its difference to a logit, numbers below 32, are each rounded by 1e-6,
+        // which a probability repeats relative to itself; times the factor.
+        assert_close("d_logits", &d, &want_d, 4e-6);
+        if n > 1 {
+            let moved: Vec<i32> = targets.iter().map(|&t| if t > 0 { t - 1 } else { 1 }).collect();
+            let [wrong, _] = losses(&logits, &moved, v);
+            assert_differs("other targets", &wrong, &want, 1e-6);
+            let mut wrong = logits.clone();
+            reference::backward(&mut wrong, &moved, &want_lse, v, 1.5);
+            assert_differs("other targets", &d, &wrong, 4e-6);
         }
     }
 }
