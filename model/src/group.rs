@@ -18,19 +18,22 @@ pub enum Group {
     YAverage,
     /// The linear maps into and out of the predictor.
     Projections,
+    /// The Y-decoder with its map of the embedding.
+    YDecoder,
     /// The logarithm of the factor α of `InfoNCE`'s similarities (the temperature).
     LogitScale,
 }
 
 impl Group {
     /// All groups that have a multiplier, in the order of their declaration.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::XEncoder,
         Self::Predictor,
         Self::YEncoder,
         Self::YProjection,
         Self::Projections,
         Self::LogitScale,
+        Self::YDecoder,
     ];
 
     /// Name of the group in the recipe's `optimizer.multipliers`.
@@ -44,6 +47,7 @@ impl Group {
             Self::YAverage => "y_average",
             Self::Projections => "projections",
             Self::LogitScale => "logit_scale",
+            Self::YDecoder => "y_decoder",
         }
     }
 
@@ -58,7 +62,8 @@ impl Group {
             | Self::YEncoder
             | Self::YAverage
             | Self::Projections
-            | Self::LogitScale => own(self),
+            | Self::LogitScale
+            | Self::YDecoder => own(self),
         }
         .unwrap_or(1.0)
     }

@@ -14,6 +14,7 @@
 mod dual_encoder;
 mod error;
 mod group;
+pub mod language_model;
 pub mod layers;
 pub mod loss;
 pub mod optimizer;
@@ -28,6 +29,7 @@ pub mod y_encoder;
 pub use dual_encoder::DualEncoder;
 pub use error::ModelError;
 pub use group::Group;
+pub use language_model::LanguageModel;
 pub use layers::{Embedded, Head, Sequence, TextModel};
 pub use loss::{Alpha, Gathered, InfoNce, Objective, PairDistance, Statistics};
 pub use optimizer::{AdamW, learning_rate_at};

@@ -376,8 +376,11 @@ fn draw(parameter: &Parameter, seed: u64, values: &mut [f32]) {
     }
 }
 
-/// Random stream of the parameter `name`.
-fn random_stream(seed: u64, name: &str) -> ChaCha8Rng {
+/// Random numbers that depend on a seed and a name only.
+pub(crate) type RandomStream = ChaCha8Rng;
+
+/// Random stream of what has this `name`.
+pub(crate) fn random_stream(seed: u64, name: &str) -> RandomStream {
     // FNV-1a is sufficient: names are few and fixed, and a collision would show in a test as two
     // equal parameters.
     let fnv = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);

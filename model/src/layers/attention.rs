@@ -6,9 +6,9 @@
 
 use vljepa_kernels::attention::{self, Mask};
 use vljepa_kernels::rope::{self, Heads, Rotation};
-use vljepa_kernels::{Result, Tensor, View, Write};
+use vljepa_kernels::{Result, Tensor, View, Write, cached_attention};
 
-use super::{Linear, Norm, NormSaved, Sequence};
+use super::{Extension, Linear, Norm, NormSaved, Pool, Sequence};
 use crate::{Context, Gradients, Parameters};
 
 /// Norms of each query head and key head, applied between projection and rotation
@@ -62,6 +62,14 @@ impl AttentionSaved {
     }
 }
 
+/// Queries (n, h, hd), keys and values (n, kv, hd) of new tokens.
+struct Projected {
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    before_norms: Option<[(Tensor, NormSaved); 2]>,
+}
+
 /// Shape (n, h, hd) seen as one row per head, (n·h, hd).
 fn head_rows(shape: &[usize]) -> [usize; 2] {
     [shape[0] * shape[1], shape[2]]
@@ -85,6 +93,63 @@ impl Attention {
         sequence: &Sequence,
         keep: bool,
     ) -> Result<AttentionSaved> {
+        let (n, Heads { query, dim, .. }) = (x.shape()[0], self.heads);
+        let Projected { q, k, v, before_norms } =
+            self.project(cx, parameters, x, sequence, keep)?;
+        let (mut out, mut lse) = (cx.take(&[n, query, dim])?, cx.take_f32(&[n, query])?);
+        attention::forward(
+            cx.stream,
+            q.view(),
+            k.view(),
+            v.view(),
+            &sequence.lengths,
+            self.mask,
+            self.scale,
+            out.view_mut(),
+            lse.view_mut(),
+        )?;
+        let out = out.reshaped(&[n, query * dim]);
+        Ok(AttentionSaved { q, k, v, before_norms, out, lse })
+    }
+
+    /// Attended values (n, h·hd) of new tokens, for their normalised x (n, d). Keys and values of
+    /// the new tokens are added to the pool.
+    ///
+    /// # Errors
+    /// If shapes disagree or memory runs out.
+    pub fn forward_cached(
+        &self,
+        cx: Context<'_>,
+        parameters: &Parameters,
+        x: View<'_>,
+        extension: &Extension,
+        pool: &mut Pool,
+    ) -> Result<Tensor> {
+        let (n, Heads { query, dim, .. }) = (x.shape()[0], self.heads);
+        let Some(seen) = &extension.seen else {
+            let saved = self.forward(cx, parameters, x, &extension.sequence, false)?;
+            pool.store(cx, extension, &saved.k, &saved.v)?;
+            return Ok(saved.out);
+        };
+        let Projected { q, k, v, .. } =
+            self.project(cx, parameters, x, &extension.sequence, false)?;
+        pool.store(cx, extension, &k, &v)?;
+        let mut out = cx.take(q.shape())?;
+        let (keys, values) = (pool.keys.view(), pool.values.view());
+        let (q, to) = (q.view(), out.view_mut());
+        cached_attention::forward(cx.stream, q, keys, values, seen, self.scale, to)?;
+        Ok(out.reshaped(&[n, query * dim]))
+    }
+
+    /// Queries, keys and values for the normalised x (n, d): projected, normalised and rotated.
+    fn project(
+        &self,
+        cx: Context<'_>,
+        parameters: &Parameters,
+        x: View<'_>,
+        sequence: &Sequence,
+        keep: bool,
+    ) -> Result<Projected> {
         let (n, Heads { query, key_value, dim }) = (x.shape()[0], self.heads);
         let mut qkv = cx.take(&[n, self.heads.width()])?;
         self.qkv.forward(cx, parameters, x, Write::Set, qkv.view_mut())?;
@@ -108,20 +173,7 @@ impl Attention {
             std::mem::swap(&mut k, &mut normed_k);
             before_norms = keep.then_some([(normed_q, q_saved), (normed_k, k_saved)]);
         }
-        let (mut out, mut lse) = (cx.take(&[n, query, dim])?, cx.take_f32(&[n, query])?);
-        attention::forward(
-            cx.stream,
-            q.view(),
-            k.view(),
-            v.view(),
-            &sequence.lengths,
-            self.mask,
-            self.scale,
-            out.view_mut(),
-            lse.view_mut(),
-        )?;
-        let out = out.reshaped(&[n, query * dim]);
-        Ok(AttentionSaved { q, k, v, before_norms, out, lse })
+        Ok(Projected { q, k, v, before_norms })
     }
 
     /// Gradient of x (n, d), given `d_out` (n, d), the gradient of the `output` map's result. Adds

@@ -1,9 +1,11 @@
 //! Pre-norm transformer block: x += attention(norm(x)); x += mlp(norm(x)). Gemma also normalises
 //! the result of each branch.
 
-use vljepa_kernels::{Result, Tensor, View, Write, copy};
+use vljepa_kernels::{Result, Tensor, View, Write, copy, rows};
 
-use super::{Attention, AttentionSaved, Linear, Mlp, MlpSaved, Norm, NormSaved, Sequence};
+use super::{
+    Attention, AttentionSaved, Extension, Linear, Mlp, MlpSaved, Norm, NormSaved, Pool, Sequence,
+};
 use crate::{Context, Gradients, Keep, Parameters, Recompute};
 
 /// Transformer block of V-JEPA 2, Llama or Gemma, depending on its parts.
@@ -115,6 +117,36 @@ impl Block {
 
         let saved = attention.zip(mlp).map(|(attention, mlp)| Branches { attention, mlp });
         Ok((out, saved))
+    }
+
+    /// Residual stream of new tokens after this block. Consumes x (n, d), the stream before it. Keys
+    /// and values of the new tokens are added to the pool. With a `memory`, x += a row of it
+    /// between attention and MLP: the rows (m, d), and the row of each token, i32 (n).
+    ///
+    /// # Errors
+    /// If shapes disagree or memory runs out.
+    pub fn forward_cached(
+        &self,
+        cx: Context<'_>,
+        parameters: &Parameters,
+        x: Tensor,
+        extension: &Extension,
+        pool: &mut Pool,
+        memory: Option<[View<'_>; 2]>,
+    ) -> Result<Tensor> {
+        let (y, _) = self.attention_norm.forward(cx, parameters, x.view())?;
+        let inner = self.attention.forward_cached(cx, parameters, y.view(), extension, pool)?;
+        let (output, norm) = (&self.attention.output, self.post_attention_norm.as_ref());
+        let branch = add_branch(cx, parameters, output, norm, inner.view(), x, false)?;
+        let mut x = branch.out;
+        if let Some([of, at]) = memory {
+            rows::gather(cx.stream, of, at, Write::Add, x.view_mut())?;
+        }
+        let (y, _) = self.mlp_norm.forward(cx, parameters, x.view())?;
+        let inner = self.mlp.forward(cx, parameters, y.view())?;
+        let (output, norm) = (&self.mlp.down, self.post_mlp_norm.as_ref());
+        let inner = Mlp::activated(&inner);
+        Ok(add_branch(cx, parameters, output, norm, inner, x, false)?.out)
     }
 
     /// Gradient of the residual stream before this block, given `d` (n, d), the gradient after it.

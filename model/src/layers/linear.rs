@@ -74,7 +74,8 @@ impl Linear {
         linear::forward_onto(cx.stream, x, parameters.of(&self.weight), bias, residual, out)
     }
 
-    /// Adds to the gradients of weight and bias: dW += d_outᵀ·x, db += Σ d_out.
+    /// Adds to the gradients of weight and bias: dW += d_outᵀ·x, db += Σ d_out. Does nothing if they
+    /// are frozen.
     ///
     /// # Errors
     /// If shapes disagree.
@@ -85,6 +86,9 @@ impl Linear {
         d_out: View<'_>,
         gradients: &mut Gradients,
     ) -> Result<()> {
+        if !self.weight.trainable() {
+            return Ok(());
+        }
         let (d_weight, d_bias) = match &self.bias {
             None => (gradients.of(&self.weight), None),
             Some(bias) => {

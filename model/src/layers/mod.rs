@@ -6,6 +6,7 @@
 
 mod attention;
 mod block;
+mod cached;
 mod head;
 mod linear;
 mod mlp;
@@ -18,6 +19,7 @@ mod text_model;
 
 pub use attention::{Attention, AttentionSaved, HeadNorms};
 pub use block::{Block, BlockSaved};
+pub use cached::{Extension, Pool};
 pub use head::{Embedded, Head, HeadSaved, Pooling};
 pub use linear::Linear;
 pub use mlp::{Activation, Mlp, MlpSaved};
@@ -26,4 +28,4 @@ pub(crate) use plain::Plain;
 pub use rotary::Rotary;
 pub use sinusoids::Sinusoids;
 pub use stack::{Sequence, Stack, StackSaved};
-pub use text_model::{Positions, TextModel};
+pub use text_model::{LlamaSizes, Positions, SonarSizes, TextModel};

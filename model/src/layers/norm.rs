@@ -99,7 +99,8 @@ impl Norm {
     }
 
     /// Computes the gradient of x, given `d_out` (n, d), and writes it to `d_x` (n, d) or adds it
-    /// to `d_x`, as `write` says. Adds to the gradients of the norm's weights.
+    /// to `d_x`, as `write` says. Adds to the gradients of the norm's weights unless they are
+    /// frozen.
     ///
     /// # Errors
     /// If shapes disagree.
@@ -116,9 +117,19 @@ impl Norm {
         gradients: &mut Gradients,
     ) -> Result<()> {
         let rstd = saved.rstd.view();
+        // The kernels compute the gradients of weights in any case. Those of frozen weights are
+        // dropped.
+        let d = x.shape()[1];
+        let mut dropped = None;
         match (self, &saved.mean) {
             (Self::Layer { weight, bias, .. }, Some(mean)) => {
-                let (d_weight, d_bias) = gradients.pair(weight, bias);
+                let (d_weight, d_bias) = if weight.trainable() {
+                    gradients.pair(weight, bias)
+                } else {
+                    let both = dropped.insert(cx.take_f32(&[2, d])?);
+                    let (d_weight, d_bias) = both.view_mut().split_at(d);
+                    (d_weight.part(0, &[d]), d_bias.part(0, &[d]))
+                };
                 let (weight, mean) = (parameters.of(weight), mean.view());
                 layer_norm::backward(
                     cx.stream, x, weight, mean, rstd, d_out, write, d_x, d_weight, d_bias,
@@ -126,7 +137,12 @@ impl Norm {
             }
             (Self::Layer { .. }, None) => unreachable!("a layer norm saves its means"),
             (Self::Rms { weight, scale, .. }, _) => {
-                let (weight, d_weight) = (parameters.of(weight), gradients.of(weight));
+                let d_weight = if weight.trainable() {
+                    gradients.of(weight)
+                } else {
+                    dropped.insert(cx.take_f32(&[d])?).view_mut()
+                };
+                let weight = parameters.of(weight);
                 rms_norm::backward(cx.stream, x, weight, *scale, rstd, d_out, write, d_x, d_weight)
             }
         }

@@ -11,9 +11,11 @@ use crate::{Context, Gradients, Keep, OnReady, Parameters};
 /// Layout of the packed tokens of a batch: sequence lengths, positions and rotary tables.
 #[derive(Debug)]
 pub struct Sequence {
+    /// Position of each token in its sequence, (n).
+    pub host_positions: Vec<i32>,
     /// Lengths of the packed sequences.
     pub lengths: Lengths,
-    /// Row of the rotary tables for each token, i32 (n).
+    /// The same on the device, i32 (n): row of the rotary tables for each token.
     pub positions: Tensor,
     /// Rotary tables. Attention layers refer to them by index.
     pub tables: Vec<Arc<Table>>,
@@ -28,21 +30,34 @@ impl Sequence {
     /// # Errors
     /// If the device runs out of memory.
     pub fn new(device: Device, lengths: Lengths, tables: Vec<Arc<Table>>) -> Result<Self> {
+        let starts = vec![0; lengths.rows()];
+        Self::continued(device, lengths, &starts, tables)
+    }
+
+    /// Creates a layout in which the tokens of sequence i have positions `starts[i]`,
+    /// `starts[i]` + 1, …
+    ///
+    /// # Errors
+    /// If the device runs out of memory.
+    pub fn continued(
+        device: Device,
+        lengths: Lengths,
+        starts: &[i32],
+        tables: Vec<Arc<Table>>,
+    ) -> Result<Self> {
+        let ends = lengths.host().windows(2);
+        let host_positions: Vec<i32> =
+            ends.zip(starts).flat_map(|(w, start)| *start..start + w[1] - w[0]).collect();
         let n = lengths.tokens();
-        let positions = Tensor::from_i32(positions(&lengths), &[n]).on(device)?;
-        Ok(Self { lengths, positions, tables })
+        let positions = Tensor::from_i32(host_positions.clone(), &[n]).on(device)?;
+        Ok(Self { host_positions, lengths, positions, tables })
     }
 
-    /// Position of each token in its sequence, (n).
+    /// Number of positions that tables of this layout need: the largest position plus one.
     #[must_use]
-    pub fn host_positions(&self) -> Vec<i32> {
-        positions(&self.lengths)
+    pub fn positions_end(&self) -> usize {
+        self.host_positions.iter().max().map_or(0, |last| last.unsigned_abs() as usize + 1)
     }
-}
-
-fn positions(lengths: &Lengths) -> Vec<i32> {
-    let len = |w: &[i32]| w[1] - w[0];
-    lengths.host().windows(2).flat_map(|w| 0..len(w)).collect()
 }
 
 /// Transformer blocks and the final norm.

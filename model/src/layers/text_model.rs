@@ -6,6 +6,9 @@ mod qwen3;
 mod sonar;
 mod towers;
 
+pub use llama::LlamaSizes;
+pub use sonar::SonarSizes;
+
 use vljepa_kernels::attention::Mask;
 use vljepa_kernels::rms_norm::Scale;
 use vljepa_kernels::rope::Heads;
@@ -97,7 +100,7 @@ impl TextModel {
         sequence: &Sequence,
     ) -> Result<Tensor> {
         let mut x = self.embed(cx, parameters, ids)?;
-        let (at, tokens) = (sequence.positions.view(), sequence.lengths.max_len());
+        let (at, tokens) = (sequence.positions.view(), sequence.positions_end());
         match &self.positions {
             Positions::Rotated => {}
             Positions::Learned(table) if tokens > table.shape()[0] => {
@@ -135,8 +138,8 @@ impl TextModel {
         self.embed_backward(cx, ids, d, gradients)?;
         match &self.positions {
             Positions::Learned(table) => {
-                let at = sequence.host_positions();
-                embedding::backward(cx.stream, &at, d, 1.0, gradients.of(table))
+                let at = &sequence.host_positions;
+                embedding::backward(cx.stream, at, d, 1.0, gradients.of(table))
             }
             Positions::Rotated | Positions::Sinusoids(_) => Ok(()),
         }
@@ -151,6 +154,18 @@ impl TextModel {
         let tables =
             self.rotaries.iter().map(|r| r.table(lengths.max_len())).collect::<Result<_>>()?;
         Sequence::new(self.device, lengths, tables)
+    }
+
+    /// Layout of packed tokens that continue sequences: those of sequence i have positions
+    /// `starts[i]`, `starts[i]` + 1, …
+    ///
+    /// # Errors
+    /// If the device runs out of memory.
+    pub fn continued(&self, lengths: Lengths, starts: &[i32]) -> Result<Sequence> {
+        let ends = lengths.host().windows(2).zip(starts);
+        let end = ends.map(|(w, start)| (start + w[1] - w[0]).unsigned_abs()).max().unwrap_or(0);
+        let tables = self.rotaries.iter().map(|r| r.table(end as usize)).collect::<Result<_>>()?;
+        Sequence::continued(self.device, lengths, starts, tables)
     }
 }
 

@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use vljepa_kernels::attention::Mask;
 use vljepa_kernels::{Device, KernelError, Lengths, Packed, Result, Tensor, View, Write, rows};
 use vljepa_recipes::schema;
 
@@ -79,7 +80,13 @@ impl Predictor {
             Linear::new(layout, &format!("projections.{which}"), [o, i], bias)
         };
         let head = projection(layout, "predictor_head", [model.embed_dim, d]);
-        let text = TextModel::llama(layout, name, Group::Predictor, recipe, device);
+        let mask = match recipe.attention {
+            schema::Attention::Bidirectional => Mask::Full,
+            schema::Attention::Causal => Mask::Causal,
+        };
+        let trained = [true, recipe.train_embeddings];
+        let text =
+            TextModel::llama(layout, name, Group::Predictor, &recipe.into(), mask, trained, device);
         let text_projection = recipe.text_projection.then(|| projection(layout, "text", [d, d]));
         let vision_projection =
             projection(layout, "vision", [d, model.x_encoder.sizes().hidden_size]);

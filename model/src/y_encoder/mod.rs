@@ -9,6 +9,7 @@
 
 use std::sync::Arc;
 
+use vljepa_kernels::attention::Mask;
 use vljepa_kernels::{Device, Lengths, Packed, Result, View};
 use vljepa_recipes::schema;
 
@@ -88,7 +89,7 @@ impl YEncoder {
                 (TextModel::qwen3(layout, name, keys, device), Pooling::Last)
             }
             schema::YEncoder::Sonar(keys) => {
-                (TextModel::sonar(layout, name, keys, device), Pooling::Mean)
+                (TextModel::sonar(layout, name, keys.into(), Mask::Full, device), Pooling::Mean)
             }
             schema::YEncoder::PeText(keys) => {
                 (TextModel::pe_text(layout, name, (keys, sizes), device), Pooling::Last)

@@ -9,60 +9,114 @@ use vljepa_recipes::schema;
 use super::{Norm, Positions, Rotary, Sizes, Stack, TextModel, silu_block};
 use crate::{Group, LayoutBuilder};
 
-impl TextModel {
-    /// Registers Llama-3.2 layers (as in `meta-llama/Llama-3.2-1B`): grouped-query attention, RMS
-    /// norms with factor w, SiLU, scaled rotary frequencies.
-    #[must_use]
-    pub fn llama(
-        layout: &mut LayoutBuilder,
-        name: &str,
-        group: Group,
-        recipe: &schema::Predictor,
-        device: Device,
-    ) -> Self {
-        let sizes = Sizes {
+/// Sizes of Llama-3.2 layers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LlamaSizes {
+    /// Number of elements of a token.
+    pub hidden: usize,
+    /// Number of layers.
+    pub layers: usize,
+    /// Numbers of query heads and of key/value heads, and their width.
+    pub heads: Heads,
+    /// Number of elements of the gated MLP's hidden layer.
+    pub intermediate: usize,
+    /// Value added to the mean square in RMS norms.
+    pub eps: f32,
+    /// Base of the rotary frequencies.
+    pub rope_theta: f64,
+    /// Scaling of the rotary frequencies, or `None` if they are not scaled.
+    pub rope_scaling: Option<schema::Llama3Scaling>,
+    /// Number of rows of the token embedding table.
+    pub vocabulary: usize,
+}
+
+impl From<&schema::Predictor> for LlamaSizes {
+    fn from(recipe: &schema::Predictor) -> Self {
+        Self {
             hidden: recipe.hidden_size,
-            intermediate: recipe.intermediate_size,
+            layers: recipe.num_layers(),
             heads: Heads {
                 query: recipe.num_heads,
                 key_value: recipe.num_kv_heads,
                 dim: recipe.head_dim,
             },
+            intermediate: recipe.intermediate_size,
             eps: recipe.rms_norm_eps,
+            rope_theta: recipe.rope_theta,
+            rope_scaling: recipe.rope_scaling.clone(),
+            vocabulary: recipe.vocab_size,
+        }
+    }
+}
+
+impl From<&schema::LlamaDecoder> for LlamaSizes {
+    fn from(recipe: &schema::LlamaDecoder) -> Self {
+        Self {
+            hidden: recipe.hidden_size,
+            layers: recipe.num_layers,
+            heads: Heads {
+                query: recipe.num_heads,
+                key_value: recipe.num_kv_heads,
+                dim: recipe.head_dim,
+            },
+            intermediate: recipe.intermediate_size,
+            eps: recipe.rms_norm_eps,
+            rope_theta: recipe.rope_theta,
+            rope_scaling: recipe.rope_scaling.clone(),
+            vocabulary: recipe.vocab_size,
+        }
+    }
+}
+
+impl TextModel {
+    /// Registers Llama-3.2 layers (as in `meta-llama/Llama-3.2-1B`): grouped-query attention, RMS
+    /// norms with factor w, SiLU, scaled rotary frequencies. `trained` says whether the layers and
+    /// the table of token embeddings are trained.
+    #[must_use]
+    pub fn llama(
+        layout: &mut LayoutBuilder,
+        name: &str,
+        group: Group,
+        llama: &LlamaSizes,
+        mask: Mask,
+        [trained_layers, trained_table]: [bool; 2],
+        device: Device,
+    ) -> Self {
+        let sizes = Sizes {
+            hidden: llama.hidden,
+            intermediate: llama.intermediate,
+            heads: llama.heads,
+            eps: llama.eps,
         };
-        let mask = match recipe.attention {
-            schema::Attention::Bidirectional => Mask::Full,
-            schema::Attention::Causal => Mask::Causal,
-        };
-        layout.scope(group, true);
+        layout.scope(group, trained_layers);
         let norm =
             Norm::rms(layout, &format!("{name}.norm"), sizes.hidden, Scale::Plain, sizes.eps);
         let block = |i| silu_block(layout, &format!("{name}.layers.{i}"), &sizes, mask, false);
-        let mut blocks: Vec<_> = (0..recipe.num_layers()).rev().map(block).collect();
+        let mut blocks: Vec<_> = (0..llama.layers).rev().map(block).collect();
         blocks.reverse();
-        layout.scope(group, recipe.train_embeddings);
-        let shape = [recipe.vocab_size, recipe.hidden_size];
+        layout.scope(group, trained_table);
+        let shape = [llama.vocabulary, llama.hidden];
         let embedding = layout.add_table(format!("{name}.embedding.weight"), shape, 1.0);
         Self {
             embedding,
             embedding_scale: 1.0,
             positions: Positions::Rotated,
             stack: Stack { blocks, norm },
-            rotaries: vec![Rotary::new(device, recipe.head_dim, llama_frequencies(recipe))],
+            rotaries: vec![Rotary::new(device, llama.heads.dim, frequencies(llama))],
             device,
         }
     }
 }
 
-/// Inverse rotary frequencies of the recipe's Llama layers.
+/// Inverse rotary frequencies of Llama layers.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
     reason = "`VlJepa::new` checks that the number of positions fits u32"
 )]
-fn llama_frequencies(recipe: &schema::Predictor) -> Vec<f32> {
-    match &recipe.rope_scaling {
-        None => rope::inv_freq(recipe.rope_theta, recipe.head_dim),
+fn frequencies(llama: &LlamaSizes) -> Vec<f32> {
+    match &llama.rope_scaling {
+        None => rope::inv_freq(llama.rope_theta, llama.heads.dim),
         Some(s) => {
             let scaling = rope::Llama3Scaling {
                 factor: s.factor,
@@ -70,7 +124,7 @@ fn llama_frequencies(recipe: &schema::Predictor) -> Vec<f32> {
                 high_freq_factor: s.high_freq_factor,
                 original_max_positions: s.original_max_position_embeddings as usize,
             };
-            rope::llama3_inv_freq(recipe.rope_theta, recipe.head_dim, scaling)
+            rope::llama3_inv_freq(llama.rope_theta, llama.heads.dim, scaling)
         }
     }
 }
