@@ -24,6 +24,7 @@ pub mod transformers;
 mod vl_jepa;
 pub mod weights;
 pub mod x_encoder;
+pub mod y_decoder;
 pub mod y_encoder;
 
 pub use dual_encoder::DualEncoder;
@@ -39,6 +40,7 @@ pub use parameters::{
 pub use predictor::Predictor;
 pub use vl_jepa::VlJepa;
 pub use x_encoder::{Visual, XEncoder};
+pub use y_decoder::YDecoder;
 pub use y_encoder::YEncoder;
 
 use vljepa_kernels::{Arena, DType, Result, Stream, Tensor};

@@ -19,7 +19,7 @@ use super::load::{Comparison, Misshapen, compare, plain_names};
 use super::naming::Naming;
 use super::sizes::{Shapes, Sizes};
 use super::{Parts, Source};
-use crate::{ModelError, VlJepa};
+use crate::{LayoutBuilder, ModelError, VlJepa, YDecoder};
 
 /// Says which models of all families the file holds that a recipe can use, or what it holds
 /// instead. The name of the file has no meaning. Numbers are not read, so that a number that is not
@@ -119,7 +119,7 @@ impl Attempt {
     fn best(tensors: &Tensors, source: Source) -> Result<Option<Self>, ModelError> {
         let Some(usual) = usual(source) else { return Ok(None) };
         let mut best: Option<Self> = None;
-        for (i, naming) in source.namings(Parts::from(&usual)).into_iter().enumerate() {
+        for (i, naming) in source.namings(usual.parts()).into_iter().enumerate() {
             let plain = plain_names(tensors, &naming)?;
             let taken = naming.root(&plain);
             let roots = taken.as_ref().map_or(naming.roots, std::slice::from_ref);
@@ -128,7 +128,7 @@ impl Attempt {
                 let model = sizes.as_ref().and_then(|sizes| build(source, sizes, None));
                 let sizes = sizes.filter(|_| model.is_some());
                 let model = model.as_ref().unwrap_or(&usual);
-                let Some(naming) = source.namings(model.into()).into_iter().nth(i) else {
+                let Some(naming) = source.namings(model.parts()).into_iter().nth(i) else {
                     continue;
                 };
                 let comparison = compare(&naming, root, &plain);
@@ -145,8 +145,20 @@ impl Attempt {
     }
 }
 
+/// A model, and the Y-decoder if the source is one.
+struct Built {
+    model: VlJepa,
+    decoder: Option<YDecoder>,
+}
+
+impl Built {
+    fn parts(&self) -> Parts<'_> {
+        Parts { y_decoder: self.decoder.as_ref(), ..Parts::from(&self.model) }
+    }
+}
+
 /// The first published model of a source, with the other parts of the default model.
-fn usual(source: Source) -> Option<VlJepa> {
+fn usual(source: Source) -> Option<Built> {
     let first = published_models().into_iter().find(|model| is_of(source, model));
     build(source, &Sizes::default(), first.as_ref())
 }
@@ -157,7 +169,7 @@ fn is_of(source: Source, model: &PublishedModel) -> bool {
 
 /// A model with these sizes. Other keys are those of a published model, or have their defaults.
 /// `None` if there is no such model.
-fn build(source: Source, sizes: &Sizes, published: Option<&PublishedModel>) -> Option<VlJepa> {
+fn build(source: Source, sizes: &Sizes, published: Option<&PublishedModel>) -> Option<Built> {
     let mut keys = sizes.others.clone();
     if let Some((role, family)) = source.family() {
         let mut own = match published {
@@ -177,7 +189,11 @@ fn build(source: Source, sizes: &Sizes, published: Option<&PublishedModel>) -> O
         keys.insert(role.key().to_owned(), Json::Object(own));
     }
     let model: schema::Model = serde_json::from_value(Json::Object(keys)).ok()?;
-    VlJepa::new(&model, &Loss::default(), Device::Host).ok()
+    let decoder = model.y_decoder.as_ref().map(|_| {
+        let mut layout = LayoutBuilder::new(model.initialisation);
+        YDecoder::new(&mut layout, &model, Device::Host)
+    });
+    Some(Built { model: VlJepa::new(&model, &Loss::default(), Device::Host).ok()?, decoder })
 }
 
 /// Published models that have the tensors of the file. Those for frames of the file's size, if it
@@ -191,7 +207,7 @@ fn published(
     for model in published_models().into_iter().filter(|model| is_of(source, model)) {
         let agrees = sizes.shown.iter().all(|(key, size)| agrees(key, size, &model));
         let Some(built) = build(source, sizes, Some(&model)).filter(|_| agrees) else { continue };
-        for naming in source.namings(Parts::from(&built)) {
+        for naming in source.namings(built.parts()) {
             let plain = plain_names(tensors, &naming)?;
             if naming.root(&plain).is_some_and(|root| compare(&naming, root, &plain).fits()) {
                 fitting.push(model);

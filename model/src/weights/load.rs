@@ -4,22 +4,22 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use super::Imported;
 use super::files::{Element, Tensors};
 use super::naming::Naming;
 use super::sizes::PlainNames;
-use super::{Imported, Parts, Source};
-use crate::{ModelError, Parameters};
+use crate::{Layout, ModelError, Parameters};
 
 pub(super) fn load(
-    model: Parts<'_>,
+    layout: &Layout,
+    namings: Vec<Naming>,
     parameters: &mut Parameters,
-    source: Source,
     path: &Path,
 ) -> Result<Imported, ModelError> {
     let mut tensors = Tensors::open(path)?;
-    let Found { naming, names, unused } = find(&tensors, source.namings(model))?;
+    let Found { naming, names, unused } = find(&tensors, namings)?;
     for (piece, name) in naming.pieces.iter().zip(&names) {
-        let into = parameters.view_mut(model.layout, piece.parameter);
+        let into = parameters.view_mut(layout, piece.parameter);
         let into = into.part(piece.start, &[piece.elements()]);
         into.write_f32(|into| {
             tensors.read(name, |start, values| {
@@ -36,9 +36,9 @@ pub(super) fn load(
     Ok(Imported { read: names.len(), unused })
 }
 
-pub(super) fn check(model: Parts<'_>, source: Source, path: &Path) -> Result<Imported, ModelError> {
+pub(super) fn check(namings: Vec<Naming>, path: &Path) -> Result<Imported, ModelError> {
     let mut tensors = Tensors::open(path)?;
-    let Found { names, unused, .. } = find(&tensors, source.namings(model))?;
+    let Found { names, unused, .. } = find(&tensors, namings)?;
     names.iter().try_for_each(|name| tensors.read(name, |_, _| {}))?;
     Ok(Imported { read: names.len(), unused })
 }

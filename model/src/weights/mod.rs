@@ -35,7 +35,7 @@ use self::naming::{Extra, Naming};
 pub use self::parts::Parts;
 use self::sizes::{Shapes, Sizes};
 use crate::error::first_names;
-use crate::{ModelError, ParameterId, Parameters, Weight};
+use crate::{Layout, ModelError, ParameterId, Parameters, Weight, YDecoder};
 
 /// Published tensor, and the contiguous part of a parameter that holds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,6 +122,10 @@ pub enum Source {
     Qwen3,
     /// SONAR's text encoder (`sonar_text_encoder.pt`).
     Sonar,
+    /// SONAR's text decoder (`sonar_text_decoder.pt`).
+    SonarDecoder,
+    /// Llama-3.2 as Y-decoder (`meta-llama/Llama-3.2-1B`, `model.safetensors`).
+    LlamaDecoder,
     /// PE-core's text tower (`facebook/PE-Core-L14-336`, `PE-Core-L14-336.pt`).
     PeText,
     /// CLIP's text tower (`openai/clip-vit-large-patch14`, `model.safetensors`).
@@ -137,8 +141,9 @@ pub enum Source {
 }
 
 impl Source {
-    /// Sources that files are recognised as. A file of [`Self::Predictor`] is a small Llama.
-    pub const RECOGNISED: [Self; 15] = [
+    /// Sources that files are recognised as. A file of [`Self::Predictor`] is a small Llama, and one
+    /// of [`Self::LlamaDecoder`] is a whole one.
+    pub const RECOGNISED: [Self; 16] = [
         Self::VJepa2,
         Self::VJepa2_1,
         Self::Pe,
@@ -148,6 +153,7 @@ impl Source {
         Self::Gemma,
         Self::Qwen3,
         Self::Sonar,
+        Self::SonarDecoder,
         Self::PeText,
         Self::ClipText,
         Self::Siglip2Text,
@@ -170,6 +176,7 @@ impl Source {
             | Self::PeText
             | Self::ClipText
             | Self::Siglip2Text => "y_encoder/model.safetensors",
+            Self::SonarDecoder | Self::LlamaDecoder => "y_decoder/model.safetensors",
             Self::GemmaDense2 => "y_encoder/2_Dense/model.safetensors",
             Self::GemmaDense3 => "y_encoder/3_Dense/model.safetensors",
             Self::Projections => "projections.safetensors",
@@ -181,7 +188,7 @@ impl Source {
     #[must_use]
     pub fn pieces<'a>(self, model: impl Into<Parts<'a>>) -> Vec<Piece> {
         let model = model.into();
-        let Parts { recipe, x_encoder, image_head, predictor, .. } = model;
+        let Parts { recipe, x_encoder, image_head, predictor, y_decoder, .. } = model;
         let (text, head) = (&model.y_encoder.text, &model.y_encoder.head);
         match (self, &recipe.y_encoder) {
             (Self::VJepa2, _) => vjepa2::pieces(x_encoder),
@@ -209,6 +216,8 @@ impl Source {
             (Self::GemmaDense3, schema::YEncoder::EmbeddingGemma(keys)) if keys.dense_heads => {
                 gemma::dense(&head.maps[1])
             }
+            (Self::SonarDecoder, _) => y_decoder.map_or_else(Vec::new, sonar_decoder_pieces),
+            (Self::LlamaDecoder, _) => y_decoder.map_or_else(Vec::new, llama_decoder_pieces),
             (Self::Projections, _) => projections::pieces(model.layout),
             (
                 Self::Gemma
@@ -256,6 +265,9 @@ impl Source {
                 vec![naming(both, extra, |file| file.text()?.encoder())]
             }
             Self::Sonar => sonar::namings(pieces),
+            Self::SonarDecoder | Self::LlamaDecoder => {
+                model.y_decoder.map_or_else(Vec::new, decoder_namings)
+            }
             Self::PeText => vec![pe_text::naming(pieces)],
             Self::ClipText => vec![clip_text::naming(pieces)],
             Self::Siglip2Text => vec![siglip2_text::naming(pieces)],
@@ -278,6 +290,8 @@ impl Source {
             Self::Gemma => "EmbeddingGemma's transformer",
             Self::Qwen3 => "Qwen3-Embedding",
             Self::Sonar => "SONAR's text encoder",
+            Self::SonarDecoder => "SONAR's text decoder",
+            Self::LlamaDecoder => "Llama-3.2 as Y-decoder",
             Self::PeText => "PE-core's text tower",
             Self::ClipText => "CLIP's text tower",
             Self::Siglip2Text => "SigLIP 2's text tower",
@@ -303,6 +317,8 @@ impl Source {
             }
             Self::Qwen3 => Some((Role::YEncoder, "qwen3_embedding")),
             Self::Sonar => Some((Role::YEncoder, "sonar")),
+            Self::SonarDecoder => Some((Role::YDecoder, "sonar")),
+            Self::LlamaDecoder => Some((Role::YDecoder, "llama")),
             Self::PeText => Some((Role::YEncoder, "pe_text")),
             Self::ClipText => Some((Role::YEncoder, "clip_text")),
             Self::Siglip2Text => Some((Role::YEncoder, "siglip2_text")),
@@ -346,7 +362,62 @@ pub fn load<'a>(
     source: Source,
     path: &Path,
 ) -> Result<Imported, ModelError> {
-    load::load(model.into(), parameters, source, path)
+    let model = model.into();
+    load::load(model.layout, source.namings(model), parameters, path)
+}
+
+/// Reads the published tensors of a Y-decoder into `parameters`; see [`load`]. `layout` is that of
+/// all parameters.
+///
+/// # Errors
+/// Same as [`load`].
+pub fn load_y_decoder(
+    decoder: &YDecoder,
+    layout: &Layout,
+    parameters: &mut Parameters,
+    path: &Path,
+) -> Result<Imported, ModelError> {
+    load::load(layout, decoder_namings(decoder), parameters, path)
+}
+
+/// Published tensors that a Y-decoder holds, under the names of export.
+#[must_use]
+pub fn y_decoder_pieces(decoder: &YDecoder) -> Vec<Piece> {
+    match decoder.prefix {
+        None => sonar::decoder_pieces(&decoder.language_model),
+        Some(_) => llama::pieces(&decoder.language_model.text, 0),
+    }
+}
+
+/// Published tensors of SONAR's decoder; empty for another family.
+fn sonar_decoder_pieces(decoder: &YDecoder) -> Vec<Piece> {
+    match decoder.prefix {
+        None => sonar::decoder_pieces(&decoder.language_model),
+        Some(_) => Vec::new(),
+    }
+}
+
+/// Published tensors of a Llama decoder; empty for another family.
+fn llama_decoder_pieces(decoder: &YDecoder) -> Vec<Piece> {
+    match decoder.prefix {
+        None => Vec::new(),
+        Some(_) => llama::pieces(&decoder.language_model.text, 0),
+    }
+}
+
+/// The ways in which files name the published tensors of a Y-decoder.
+fn decoder_namings(decoder: &YDecoder) -> Vec<Naming> {
+    let model = &decoder.language_model;
+    match decoder.prefix {
+        None => sonar::decoder_namings(model),
+        Some(_) => vec![Naming {
+            pieces: llama::pieces(&model.text, 0),
+            roots: &["model.", ""],
+            cut: &[],
+            extra: Extra::Llama { layers: 0..model.text.stack.blocks.len() },
+            sizes: |file| file.text()?.predictor(),
+        }],
+    }
 }
 
 /// Checks that [`load`] would succeed, without parameters. Returns what it would return.
@@ -358,7 +429,7 @@ pub fn check<'a>(
     source: Source,
     path: &Path,
 ) -> Result<Imported, ModelError> {
-    load::check(model.into(), source, path)
+    load::check(source.namings(model.into()), path)
 }
 
 /// Published file that the recipe names, or that lies beside one.
@@ -400,6 +471,11 @@ pub fn published(recipe: &schema::Model) -> Vec<Published> {
             add(source, &path, "model.y_encoder.weights");
         }
     }
+    if let Some(decoder) = recipe.decoder()
+        && let Some(path) = decoder.weights()
+    {
+        add(of_y_decoder(decoder), path, "model.y_decoder.weights");
+    }
     files
 }
 
@@ -426,10 +502,11 @@ pub fn exported<'a>(
     model: impl Into<Parts<'a>>,
     folder: &Path,
 ) -> impl Iterator<Item = (Source, PathBuf)> {
-    let Parts { recipe, predictor, .. } = model.into();
+    let Parts { recipe, predictor, y_decoder, .. } = model.into();
     let mut sources = vec![of_x_encoder(&recipe.x_encoder)];
     sources.extend(predictor.map(|_| Source::Predictor));
     sources.extend(of_y_encoder(&recipe.y_encoder));
+    sources.extend(y_decoder.and(recipe.decoder()).map(of_y_decoder));
     sources.extend(predictor.map(|_| Source::Projections));
     sources.into_iter().map(|source| (source, folder.join(source.file())))
 }
@@ -455,6 +532,13 @@ fn of_y_encoder(encoder: &schema::YEncoder) -> Vec<Source> {
         schema::YEncoder::PeText(_) => vec![Source::PeText],
         schema::YEncoder::ClipText(_) => vec![Source::ClipText],
         schema::YEncoder::Siglip2Text(_) => vec![Source::Siglip2Text],
+    }
+}
+
+fn of_y_decoder(decoder: &schema::YDecoder) -> Source {
+    match decoder {
+        schema::YDecoder::Llama(_) => Source::LlamaDecoder,
+        schema::YDecoder::Sonar(_) => Source::SonarDecoder,
     }
 }
 

@@ -26,6 +26,17 @@ pub(super) struct Naming {
 pub(super) enum Extra {
     /// Those whose names, with or without the root, start with one of these.
     Prefixes(&'static [&'static str]),
+    /// Those whose names start with one of these, and those of SONAR's decoder that have no effect.
+    /// Each layer attends to one vector, so softmax is 1 whatever queries and keys are: their maps,
+    /// and the norm before the queries, change nothing.
+    SonarDecoder {
+        /// Prefixes of names, with or without the root.
+        prefixes: &'static [&'static str],
+        /// What the names of layers start with.
+        layers: &'static str,
+        /// Number of layers.
+        count: usize,
+    },
     /// The output layer, and the layers of Llama before and after those of the predictor.
     Llama {
         /// Layers of the predictor.
@@ -56,14 +67,26 @@ impl Naming {
     /// not use.
     pub(super) fn is_known_extra(&self, root: &str, name: &str) -> bool {
         let own = name.strip_prefix(root);
+        let starts = |prefixes: &[&str]| {
+            prefixes.iter().any(|prefix| {
+                name.starts_with(prefix) || own.is_some_and(|own| own.starts_with(prefix))
+            })
+        };
         match &self.extra {
             Extra::Prefixes(prefixes) => {
                 // Under another root lies another copy of the model, such as its average.
                 let mut other = self.roots.iter().filter(|other| **other != root);
-                let mut known = prefixes.iter();
-                known.any(|prefix| {
-                    name.starts_with(prefix) || own.is_some_and(|own| own.starts_with(prefix))
-                }) || other.any(|other| !other.is_empty() && name.starts_with(other))
+                starts(prefixes) || other.any(|other| !other.is_empty() && name.starts_with(other))
+            }
+            Extra::SonarDecoder { prefixes, layers, count } => {
+                let in_layer = own.and_then(|own| own.strip_prefix(layers)?.split_once('.'));
+                let without_effect = |(layer, part): (&str, &str)| {
+                    let parts = ["q_proj.", "k_proj."].map(|part| format!("encoder_attn.{part}"));
+                    layer.parse().is_ok_and(|layer: usize| layer < *count)
+                        && (part.starts_with("encoder_attn_layer_norm.")
+                            || parts.iter().any(|known| part.starts_with(known)))
+                };
+                starts(prefixes) || in_layer.is_some_and(without_effect)
             }
             Extra::Llama { layers } => {
                 let number = own.and_then(|own| own.strip_prefix("layers.")?.split('.').next());

@@ -3,7 +3,7 @@
 use vljepa_recipes::schema;
 
 use crate::x_encoder::ImageHead;
-use crate::{DualEncoder, Layout, Predictor, VlJepa, XEncoder, YEncoder};
+use crate::{DualEncoder, Layout, Predictor, VlJepa, XEncoder, YDecoder, YEncoder};
 
 /// Parts of a model whose weights have published names.
 #[derive(Debug, Clone, Copy)]
@@ -16,6 +16,8 @@ pub struct Parts<'a> {
     /// Predictor. A dual encoder has none.
     pub(super) predictor: Option<&'a Predictor>,
     pub(super) y_encoder: &'a YEncoder,
+    /// Y-decoder, in a model that has one.
+    pub(super) y_decoder: Option<&'a YDecoder>,
 }
 
 impl<'a> From<&'a VlJepa> for Parts<'a> {
@@ -27,6 +29,7 @@ impl<'a> From<&'a VlJepa> for Parts<'a> {
             image_head: None,
             predictor: Some(&model.predictor),
             y_encoder: &model.y_encoder,
+            y_decoder: None,
         }
     }
 }
@@ -40,6 +43,7 @@ impl<'a> From<&'a DualEncoder> for Parts<'a> {
             image_head: Some(&model.head),
             predictor: None,
             y_encoder: &model.y_encoder,
+            y_decoder: None,
         }
     }
 }

@@ -1,11 +1,13 @@
-//! Tensor names of SONAR's text encoder: in Meta's file (`sonar_text_encoder.pt`), and in those of
-//! transformers, which runs it as the encoder of M2M100, the model of NLLB-200.
+//! Tensor names of SONAR's text encoder and decoder: in Meta's files (`sonar_text_encoder.pt`,
+//! `sonar_text_decoder.pt`), and in those of transformers, which runs them as encoder and decoder of
+//! M2M100, the model of NLLB-200. The rows of the table have the order of the tokenizer of NLLB-200
+//! in all of them.
 
 use super::Piece;
 use super::naming::{Extra, Naming};
 use super::sizes::{Shapes, Sizes};
 use super::vjepa2::{linear, norm, query_key_value};
-use crate::TextModel;
+use crate::{LanguageModel, TextModel};
 
 /// Pieces of the final norm, the embeddings and the layers, as `M2M100Encoder` names them.
 pub(super) fn pieces(text: &TextModel) -> Vec<Piece> {
@@ -23,6 +25,40 @@ pub(super) fn pieces(text: &TextModel) -> Vec<Piece> {
         linear(&mut pieces, &format!("{name}.fc2"), &block.mlp.down);
     }
     pieces
+}
+
+/// Pieces of the decoder, as `M2M100Decoder` names them.
+pub(super) fn decoder_pieces(model: &LanguageModel) -> Vec<Piece> {
+    let mut pieces = pieces(&model.text);
+    for (i, [value, output]) in model.memory.iter().enumerate() {
+        linear(&mut pieces, &format!("layers.{i}.encoder_attn.v_proj"), value);
+        linear(&mut pieces, &format!("layers.{i}.encoder_attn.out_proj"), output);
+    }
+    pieces
+}
+
+/// Names in files of the decoder alone, in files of M2M100, and in Meta's file.
+pub(super) fn decoder_namings(model: &LanguageModel) -> Vec<Naming> {
+    let pieces = decoder_pieces(model);
+    let naming = |pieces, roots, prefixes, layers, sizes| {
+        let extra = Extra::SonarDecoder { prefixes, layers, count: model.memory.len() };
+        Naming { pieces, roots, cut: &[], extra, sizes }
+    };
+    let shared = renamed(&pieces, "shared.weight", "decoder.");
+    let tied: &[_] = &["lm_head."];
+    let copies: &[_] = &["decoder.embed_tokens.", "encoder.", "lm_head."];
+    let encoder: &[_] = &["encoder.", "model.encoder.", "lm_head.", "model.shared.", "shared."];
+    let others: &[_] = &["version", "embed_positions.", "output_projection."];
+    vec![
+        naming(pieces.clone(), &[""], tied, "layers.", |f| sizes(f, "embed_tokens", "")),
+        naming(shared, &["model.", ""], copies, "decoder.layers.", |f| {
+            sizes(f, "shared", "decoder.")
+        }),
+        naming(pieces.clone(), &["decoder.", "model.decoder."], encoder, "layers.", |f| {
+            sizes(f, "embed_tokens", "")
+        }),
+        naming(pieces, &["state_dict."], others, "layers.", |f| sizes(f, "embed_tokens", "")),
+    ]
 }
 
 /// Names in files of the encoder alone, in files of M2M100, and in Meta's file.
@@ -47,7 +83,7 @@ pub(super) fn namings(pieces: Vec<Piece>) -> Vec<Naming> {
     ]
 }
 
-/// Sizes of an encoder whose table is the tensor `<table>.weight`, and whose other names begin with
+/// Sizes of an encoder or decoder whose table is the tensor `<table>.weight`, and whose other names begin with
 /// `prefix`.
 fn sizes(file: &Shapes<'_>, table: &str, prefix: &str) -> Option<Sizes> {
     file.plain_text(&format!("{table}.weight"), &format!("{prefix}layers."), "fc1.weight")

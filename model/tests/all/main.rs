@@ -17,6 +17,7 @@ mod text_encoder_files;
 mod tiny;
 mod vjepa2_1_files;
 mod weight_files;
+mod y_decoder;
 
 use vljepa_recipes::schema::{EmbeddingGemma, Model, YEncoder};
 

@@ -9,10 +9,10 @@ use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde_json::{Map, Value, json};
 use vljepa_kernels::Device;
-use vljepa_model::VlJepa;
-use vljepa_model::weights::{Piece, Source, identify};
+use vljepa_model::weights::{Piece, Source, identify, y_decoder_pieces};
+use vljepa_model::{LayoutBuilder, VlJepa, YDecoder};
 use vljepa_recipes::protocol::{KnownWeights, Weights};
-use vljepa_recipes::schema::Loss;
+use vljepa_recipes::schema::{Initialisation, Loss};
 use vljepa_recipes::{PublishedModel, Role, published_models};
 
 /// Tensors and parameters of the published files, without those that no recipe reads.
@@ -27,7 +27,7 @@ use vljepa_recipes::{PublishedModel, Role, published_models};
 /// The parameters are those that the models' authors state, or follow from the sizes of their
 /// configs. Full models were added up as a check: CLIP L/14 (427,616,513) and `SigLIP` 2 g-opt at
 /// 384 (1,871,885,426).
-const PUBLISHED: [(&str, &str, usize, usize); 37] = [
+const PUBLISHED: [(&str, &str, usize, usize); 40] = [
     // Outside: weight and bias of the patches.
     ("vjepa2", "vit_l", 24 * 16 + 4, 303_885_312),
     ("vjepa2", "vit_h", 32 * 16 + 4, 631_648_000),
@@ -76,6 +76,10 @@ const PUBLISHED: [(&str, &str, usize, usize); 37] = [
     ("siglip2_text", "l16", 24 * 16 + 6, 565_570_560),
     ("siglip2_text", "so400m16", 27 * 16 + 6, 707_782_896),
     ("siglip2_text", "g_opt16", 27 * 16 + 6, 708_225_648),
+    // Y-decoders: the whole Llama. SONAR's decoder is its encoder with two more maps in a layer.
+    ("llama", "1b", 16 * 9 + 2, 1_235_814_400),
+    ("llama", "3b", 28 * 9 + 2, 3_212_749_824),
+    ("sonar", "basic", 24 * (16 + 4) + 3, 766_091_264 + 24 * 2 * 1024 * 1025),
 ];
 
 fn source(published: &PublishedModel) -> Source {
@@ -96,6 +100,10 @@ fn pieces(published: &PublishedModel, change: impl Fn(&mut Map<String, Value>)) 
         model["image_size"] = size.into();
     }
     let model = serde_json::from_value(model).unwrap();
+    if published.role == Role::YDecoder {
+        let mut layout = LayoutBuilder::new(Initialisation::default());
+        return y_decoder_pieces(&YDecoder::new(&mut layout, &model, Device::Host));
+    }
     let model = VlJepa::new(&model, &Loss::default(), Device::Host).unwrap();
     source(published).pieces(&model)
 }

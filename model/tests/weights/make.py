@@ -16,6 +16,7 @@ clip_whole.safetensors, siglip2_whole.safetensors
                      CLIP and SigLIP 2 in the same way
 sonar.pt             SONAR's text encoder as Meta publishes it: a state dictionary, and the table of embeddings
                      as a module, which the dictionary may hold too
+sonar_decoder.pt     SONAR's text decoder as Meta publishes it: a state dictionary, with the output map that is the table
 m2m100.safetensors   the same encoder in M2M100 as transformers names it, with the table that its decoder shares
 clip.safetensors     CLIP as transformers names it: both towers and projections
 siglip2.safetensors  SigLIP 2 as transformers names it: vision tower with its pooling, text tower
@@ -302,3 +303,16 @@ class Harmful:
 
 torch.save({"weight": numbers, "harm": Harmful()}, HERE / "harmful.pt")
 torch.save({"weight": numbers}, HERE / "legacy.pt", _use_new_zipfile_serialization=False)
+
+generator = torch.Generator().manual_seed(2)
+sizes = {"layer_norm": (WIDTH,)}
+for i in range(LAYERS):
+    for attention in ["self_attn", "encoder_attn"]:
+        sizes |= {f"layers.{i}.{attention}.{part}_proj": (WIDTH, WIDTH) for part in ["k", "v", "q", "out"]}
+        sizes |= {f"layers.{i}.{attention}_layer_norm": (WIDTH,)}
+    sizes |= {f"layers.{i}.fc1": (MLP, WIDTH), f"layers.{i}.fc2": (WIDTH, MLP), f"layers.{i}.final_layer_norm": (WIDTH,)}
+state = blocks(generator, sizes, {"embed_tokens.weight": (9, WIDTH)})
+state |= {
+    "version": torch.tensor([3.0]), "embed_positions._float_tensor": torch.zeros(1), "output_projection.weight": state["embed_tokens.weight"],
+}
+torch.save({"state_dict": collections.OrderedDict(state)}, HERE / "sonar_decoder.pt")
