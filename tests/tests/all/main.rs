@@ -15,6 +15,7 @@ mod fuzzing;
 mod golden;
 mod golden_clip_siglip2;
 mod golden_dual;
+mod golden_language_model;
 mod golden_pe;
 mod golden_plain_text;
 mod golden_qwen3;
@@ -22,6 +23,8 @@ mod golden_step;
 mod golden_text;
 mod golden_vjepa2_1;
 mod golden_x_encoder;
+#[cfg(feature = "cuda")]
+mod gpu_language_model;
 #[cfg(feature = "cuda")]
 mod gpu_run;
 #[cfg(feature = "cuda")]
