@@ -100,11 +100,10 @@ pub(super) fn cached_attention_forward(
     }
 
     // merge the streams of each warp
-    #[unroll]
-    for head in 0..heads {
+    let mut lane = u32::new(chunks as i64);
+    while lane < 32 {
         #[unroll]
-        for step in comptime!(chunks.ilog2())..5u32 {
-            let lane = comptime!(1u32 << step);
+        for head in 0..heads {
             let other_max = plane_shuffle_xor(maxima[head], lane);
             let other_total = plane_shuffle_xor(totals[head], lane);
             let mut other_sum = Wide::new(0.0f32);
@@ -119,6 +118,7 @@ pub(super) fn cached_attention_forward(
             sums[head] = sums[head] * Wide::new(own) + other_sum * Wide::new(other);
             maxima[head] = top;
         }
+        lane *= 2;
     }
 
     // merge the warps, and store
