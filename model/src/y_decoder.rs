@@ -158,8 +158,9 @@ impl YDecoder {
     }
 
     /// Writes the text of each of the `embeddings` (b, e), f32 or activations: its tokens, without
-    /// the one that ends it. `start` holds the tokens that begin every text and are no part of it:
-    /// for `sonar` the end of a text and the language, for `llama` usually none.
+    /// the one that ends it. `start` holds the tokens that begin every text and are no part of the
+    /// result: for `sonar` the end of a text and the language, for `llama` usually none.
+    /// [`Options::max_tokens`] counts them.
     ///
     /// # Errors
     /// If `start` is empty for `sonar`, shapes disagree, or memory runs out.
@@ -171,6 +172,8 @@ impl YDecoder {
         start: &[i32],
         options: &Options,
     ) -> Result<Vec<Vec<i32>>, ModelError> {
+        let max_tokens = options.max_tokens.saturating_sub(start.len());
+        let options = Options { max_tokens, ..options.clone() };
         let (device, rows) = (cx.arena.device(), embeddings.shape()[0]);
         let lengths = Lengths::uniform(device, rows, start.len())?;
         let start = Packed::new(device, start.repeat(rows), lengths.host().to_vec())?;
@@ -186,7 +189,7 @@ impl YDecoder {
                 Prompts { x, lengths, memory: Some(embeddings.view()) }
             }
         };
-        Ok(model.generate(cx, parameters, prompts, options)?)
+        Ok(model.generate(cx, parameters, prompts, &options)?)
     }
 
     /// Input (n, d) of the first layer for the sequences [prefix ; tokens], their lengths, and the

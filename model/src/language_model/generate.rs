@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 use vljepa_kernels::{KernelError, Lengths, Packed, Result, Tensor, View, Write, rows};
+use vljepa_recipes::schema;
 
 use super::search::{Pick, Prompt, chosen};
 use super::{Cache, LanguageModel};
@@ -31,6 +32,18 @@ pub enum Search {
         /// Seed of the draws.
         seed: u64,
     },
+}
+
+impl Search {
+    /// The search of a recipe. `seed` is that of random tokens.
+    #[must_use]
+    pub fn new(recipe: schema::Search, seed: u64) -> Self {
+        match recipe {
+            schema::Search::Greedy => Self::Greedy,
+            schema::Search::Beam { width, length_penalty } => Self::Beam { width, length_penalty },
+            schema::Search::Sample { temperature } => Self::Sample { temperature, seed },
+        }
+    }
 }
 
 /// Rules for texts.

@@ -173,6 +173,8 @@ impl Model {
             return model.generate(cx, parameters, prompts, &options).unwrap();
         }
         options.forbidden = vec![1];
+        // The two tokens at the start count.
+        options.max_tokens += 2;
         let mut texts = Vec::new();
         let memory = self.golden.get("in.memory");
         let width = self.golden.shape("in.input_ids")[1];
