@@ -30,6 +30,7 @@ mod tests_cube;
 
 use std::ops::Range;
 
+pub(crate) use self::rows::dot;
 #[cfg(feature = "cuda")]
 use crate::DType;
 use crate::{Lengths, Result, Stream, View, ViewMut, check};

@@ -127,7 +127,7 @@ pub(super) fn scale_all(row: &mut [f32], factor: f32) {
 }
 
 /// Σ aᵢ·bᵢ, summed in eight partial sums.
-pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
+pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let (a_whole, a_rest) = a.as_chunks::<VECTOR>();
     let (b_whole, b_rest) = b.as_chunks::<VECTOR>();
     let mut lanes = [0.0; VECTOR];

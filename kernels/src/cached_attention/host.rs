@@ -3,8 +3,9 @@
 
 use super::Dims;
 use crate::Packed;
+use crate::attention::dot;
 use crate::math::exp;
-use crate::parallel::{blocks, sum1, sum2};
+use crate::parallel::{blocks, sum1};
 
 /// Inputs of one call: `q` (n, h, hd), pools `k` and `v` (p, g, hd), and one list of rows per
 /// query.
@@ -38,7 +39,7 @@ fn group(inputs: &Inputs<'_>, query: usize, kv_head: usize, q: &[f32], out: &mut
     for (at, row) in rows.iter().enumerate() {
         let key = &inputs.k[start(row)..][..head_dim];
         for (head, q) in q.chunks_exact(head_dim).enumerate() {
-            scores[head * rows.len() + at] = inputs.scale * sum2(q, key, |q, k| q * k);
+            scores[head * rows.len() + at] = inputs.scale * dot(q, key);
         }
     }
     for scores in scores.chunks_exact_mut(rows.len()) {
@@ -52,7 +53,7 @@ fn group(inputs: &Inputs<'_>, query: usize, kv_head: usize, q: &[f32], out: &mut
         let value = &inputs.v[start(row)..][..head_dim];
         for (head, out) in out.chunks_exact_mut(head_dim).enumerate() {
             let p = scores[head * rows.len() + at];
-            out.iter_mut().zip(value).for_each(|(out, v)| *out += p * v);
+            out.iter_mut().zip(value).for_each(|(out, v)| *out = p.mul_add(*v, *out));
         }
     }
 }
