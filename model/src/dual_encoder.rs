@@ -1,10 +1,10 @@
 //! Dual encoders: published pairs of an image tower and a text tower that embed frames and texts
 //! into one space. They are the baselines of VL-JEPA's Tables 1 and 4, and are not trained.
 
-use vljepa_kernels::{Device, Packed, Tensor, View};
+use vljepa_kernels::{Device, Lengths, Packed, Result, Tensor, View};
 use vljepa_recipes::schema;
 
-use crate::x_encoder::ImageHead;
+use crate::x_encoder::{ImageHead, ResNet};
 use crate::y_encoder::Instance;
 use crate::{Context, Keep, Layout, LayoutBuilder, ModelError, Parameters, XEncoder, YEncoder};
 
@@ -17,14 +17,24 @@ use crate::{Context, Keep, Layout, LayoutBuilder, ModelError, Parameters, XEncod
 /// with them.
 #[derive(Debug)]
 pub struct DualEncoder {
-    /// Image tower. The recipe's keys of its visual tokens, `pool` and `final_norm`, do not apply.
-    pub x_encoder: XEncoder,
+    /// Image tower.
+    pub tower: Tower,
     /// Map from the tokens of frames to embeddings of clips.
     pub head: ImageHead,
     /// Text tower.
     pub y_encoder: YEncoder,
     layout: Layout,
     recipe: schema::Model,
+}
+
+/// Image tower of a dual encoder, up to its pooling.
+#[derive(Debug)]
+pub enum Tower {
+    /// Vision transformer. The recipe's keys of its visual tokens, `pool` and `final_norm`, do not
+    /// apply.
+    Transformer(Box<XEncoder>),
+    /// CLIP's ResNet.
+    ResNet(Box<ResNet>),
 }
 
 impl DualEncoder {
@@ -46,9 +56,9 @@ impl DualEncoder {
         // Embeddings are normalised, as for the default loss.
         let y_encoder = YEncoder::new(&mut layout, Instance::Only, model, loss.kind, device);
         let head = ImageHead::new(&mut layout, "image_head", model);
-        let x_encoder = XEncoder::new(&mut layout, "x_encoder", model, device);
+        let tower = Tower::new(&mut layout, "x_encoder", model, device);
         let (layout, recipe) = (layout.finish(), model.clone());
-        Ok(Self { x_encoder, head, y_encoder, layout, recipe })
+        Ok(Self { tower, head, y_encoder, layout, recipe })
     }
 
     /// Names, shapes and offsets of all parameters.
@@ -74,13 +84,9 @@ impl DualEncoder {
         parameters: &Parameters,
         frames: View<'_>,
     ) -> Result<Tensor, ModelError> {
-        let encoder = &self.x_encoder;
-        let patches = encoder.patches(cx, frames)?;
-        let (x, sequence) = encoder.embed(cx, parameters, &patches)?;
-        let x = encoder.stack.forward_blocks(cx, parameters, x, &sequence)?;
-        let (x, _) = encoder.stack.norm.forward(cx, parameters, x.view())?;
-        let frames = &sequence.lengths;
-        Ok(self.head.forward(cx, parameters, x.view(), frames, patches.clips)?)
+        let (tokens, lengths) = self.tower.tokens(cx, parameters, frames)?;
+        let clips = frames.shape()[0];
+        Ok(self.head.forward(cx, parameters, tokens.view(), &lengths, clips)?)
     }
 
     /// Embeddings (b, e) of length one of b texts.
@@ -94,5 +100,43 @@ impl DualEncoder {
         texts: &Packed,
     ) -> Result<Tensor, ModelError> {
         Ok(self.y_encoder.forward(cx, parameters, texts, Keep::Nothing)?.embedding)
+    }
+}
+
+impl Tower {
+    /// Registers the parameters under `name`, last first.
+    fn new(layout: &mut LayoutBuilder, name: &str, model: &schema::Model, device: Device) -> Self {
+        match &model.x_encoder {
+            schema::XEncoder::ClipResnet(keys) => {
+                Self::ResNet(Box::new(ResNet::new(layout, name, keys, model.image_size)))
+            }
+            schema::XEncoder::Vjepa2(_)
+            | schema::XEncoder::Vjepa2_1(_)
+            | schema::XEncoder::Pe(_)
+            | schema::XEncoder::Siglip2(_)
+            | schema::XEncoder::Clip(_) => {
+                Self::Transformer(Box::new(XEncoder::new(layout, name, model, device)))
+            }
+        }
+    }
+
+    /// Tokens (n, d) of all frames, after the tower's last norm if it has one, and their number in
+    /// each frame.
+    fn tokens(
+        &self,
+        cx: Context<'_>,
+        parameters: &Parameters,
+        frames: View<'_>,
+    ) -> Result<(Tensor, Lengths)> {
+        match self {
+            Self::Transformer(encoder) => {
+                let patches = encoder.patches(cx, frames)?;
+                let (x, sequence) = encoder.embed(cx, parameters, &patches)?;
+                let x = encoder.stack.forward_blocks(cx, parameters, x, &sequence)?;
+                let (x, _) = encoder.stack.norm.forward(cx, parameters, x.view())?;
+                Ok((x, sequence.lengths))
+            }
+            Self::ResNet(resnet) => resnet.forward(cx, parameters, frames),
+        }
     }
 }

@@ -28,7 +28,7 @@ pub mod x_encoder;
 pub mod y_decoder;
 pub mod y_encoder;
 
-pub use dual_encoder::DualEncoder;
+pub use dual_encoder::{DualEncoder, Tower};
 pub use error::ModelError;
 pub use group::Group;
 pub use language_model::LanguageModel;

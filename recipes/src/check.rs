@@ -11,6 +11,7 @@ mod files;
 mod init;
 mod logging;
 mod model;
+mod resnet;
 mod training;
 mod y_decoder;
 

@@ -32,8 +32,9 @@ pub use training::{
     Recompute, Schedule, Stage, Trace,
 };
 pub use x_encoder::{
-    Clip, ClipSize, Pe, PeSize, Preprocessing, Siglip2, Siglip2Size, VJepa2, VJepa2_1,
-    VJepa2_1Size, VJepa2Size, VisionSizes, XEncoder, XFamily,
+    Clip, ClipResnet, ClipResnetSize, ClipSize, Convolution, Pe, PeSize, Preprocessing,
+    ResnetBlock, ResnetConvolutions, Siglip2, Siglip2Size, VJepa2, VJepa2_1, VJepa2_1Size,
+    VJepa2Size, VisionSizes, XEncoder, XFamily,
 };
 pub use y_decoder::{
     LlamaDecoder, LlamaDecoderSize, Search, SonarDecoder, SonarDecoderSize, YDecoder,

@@ -61,6 +61,7 @@ pub(super) fn x_encoder(model: &schema::Model, frames: usize) -> Result<Value, S
         })),
         XEncoder::Vjepa2_1(_) => Err(missing("X-encoder is V-JEPA 2.1")),
         XEncoder::Pe(_) => Err(missing("X-encoder is PE-core's vision tower")),
+        XEncoder::ClipResnet(_) => Err(missing("X-encoder is CLIP's ResNet")),
         XEncoder::Siglip2(keys) => {
             let mut config = image(
                 "siglip_vision_model",

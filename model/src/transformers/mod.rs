@@ -104,7 +104,9 @@ fn composition(model: &VlJepa, frames: usize) -> Value {
         Pooling::Last => "last",
     };
     let (final_norm, pool) = match x {
-        schema::XEncoder::Vjepa2(_) | schema::XEncoder::Vjepa2_1(_) => (true, 1),
+        schema::XEncoder::Vjepa2(_)
+        | schema::XEncoder::Vjepa2_1(_)
+        | schema::XEncoder::ClipResnet(_) => (true, 1),
         schema::XEncoder::Pe(keys) => (keys.final_norm, keys.pool),
         schema::XEncoder::Siglip2(keys) => (true, keys.pool),
         schema::XEncoder::Clip(keys) => (keys.final_norm, keys.pool),

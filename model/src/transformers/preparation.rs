@@ -48,7 +48,7 @@ pub(super) fn of_pictures(model: &VlJepa) -> (&'static str, Value) {
             ("video_preprocessor_config.json", "video_processor_type", "VJEPA2VideoProcessor")
         }
         // This class crops as well, which those of the other families do not.
-        XEncoder::Pe(_) | XEncoder::Siglip2(_) | XEncoder::Clip(_) => {
+        XEncoder::Pe(_) | XEncoder::Siglip2(_) | XEncoder::Clip(_) | XEncoder::ClipResnet(_) => {
             ("preprocessor_config.json", "image_processor_type", "CLIPImageProcessor")
         }
     };

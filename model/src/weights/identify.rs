@@ -7,19 +7,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde_json::{Map, Value as Json};
-use vljepa_kernels::Device;
 use vljepa_recipes::protocol::{
     Extent, KnownModel, KnownWeights, NearestModel, NearestSize, UnknownWeights, Weights,
 };
-use vljepa_recipes::schema::{self, Loss};
-use vljepa_recipes::{PublishedModel, published_models};
+use vljepa_recipes::{PublishedModel, Role, published_models};
 
+use super::Source;
+use super::built::{build, is_of, usual};
 use super::files::{Element, Stored, Tensors};
 use super::load::{Comparison, Misshapen, compare, plain_names};
 use super::naming::Naming;
 use super::sizes::{Shapes, Sizes};
-use super::{Parts, Source};
-use crate::{LayoutBuilder, ModelError, VlJepa, YDecoder};
+use crate::ModelError;
 
 /// Says which models of all families the file holds that a recipe can use, or what it holds
 /// instead. The name of the file has no meaning. Numbers are not read, so that a number that is not
@@ -78,7 +77,7 @@ pub(super) fn held(tensors: &Tensors) -> Result<Held, ModelError> {
             && let Some(sizes) = sizes
         {
             let Comparison { names, unused, .. } = comparison.whole(tensors.path())?;
-            let own = naming.pieces.into_iter().map(|piece| piece.name);
+            let own = naming.tensors().map(|(name, _)| name);
             let published = published(tensors, source, &sizes)?;
             let (tensors, head) = (own.zip(names).collect(), head(source, unused));
             models.push(Model { source, sizes, tensors, head, published });
@@ -145,57 +144,6 @@ impl Attempt {
     }
 }
 
-/// A model, and the Y-decoder if the source is one.
-struct Built {
-    model: VlJepa,
-    decoder: Option<YDecoder>,
-}
-
-impl Built {
-    fn parts(&self) -> Parts<'_> {
-        Parts { y_decoder: self.decoder.as_ref(), ..Parts::from(&self.model) }
-    }
-}
-
-/// The first published model of a source, with the other parts of the default model.
-fn usual(source: Source) -> Option<Built> {
-    let first = published_models().into_iter().find(|model| is_of(source, model));
-    build(source, &Sizes::default(), first.as_ref())
-}
-
-fn is_of(source: Source, model: &PublishedModel) -> bool {
-    source.family() == Some((model.role, model.family))
-}
-
-/// A model with these sizes. Other keys are those of a published model, or have their defaults.
-/// `None` if there is no such model.
-fn build(source: Source, sizes: &Sizes, published: Option<&PublishedModel>) -> Option<Built> {
-    let mut keys = sizes.others.clone();
-    if let Some((role, family)) = source.family() {
-        let mut own = match published {
-            Some(published) => published.keys.clone(),
-            None => sizes.assumed.clone(),
-        };
-        own.insert("family".to_owned(), family.into());
-        own.extend(sizes.shown.clone());
-        if matches!(source, Source::GemmaDense2 | Source::GemmaDense3) {
-            own.insert("dense_heads".to_owned(), true.into());
-        }
-        // Any multiple of the patch, unless learned positions show it.
-        let size = published.and_then(|published| published.image_size).map(Json::from);
-        if let Some(size) = size.or(own.get("patch_size").cloned()) {
-            keys.entry("image_size").or_insert(size);
-        }
-        keys.insert(role.key().to_owned(), Json::Object(own));
-    }
-    let model: schema::Model = serde_json::from_value(Json::Object(keys)).ok()?;
-    let decoder = model.y_decoder.as_ref().map(|_| {
-        let mut layout = LayoutBuilder::new(model.initialisation);
-        YDecoder::new(&mut layout, &model, Device::Host)
-    });
-    Some(Built { model: VlJepa::new(&model, &Loss::default(), Device::Host).ok()?, decoder })
-}
-
 /// Published models that have the tensors of the file. Those for frames of the file's size, if it
 /// shows one.
 fn published(
@@ -225,12 +173,12 @@ fn published(
 }
 
 /// Whether a size that a file shows is that of a published model.
-fn agrees(key: &str, shown: &Json, published: &PublishedModel) -> bool {
-    let published = &published.keys[key];
+fn agrees(key: &str, shown: &Json, model: &PublishedModel) -> bool {
+    let published = &model.keys[key];
     match key {
         // The recipe's key chooses some of the published layers; a file holds them and maybe
         // others before them.
-        "layers" => {
+        "layers" if model.role == Role::Predictor => {
             let end = |layers: &Json, i: usize| layers[i].as_u64();
             end(shown, 1) == end(published, 1) && end(shown, 0) <= end(published, 0)
         }
@@ -303,6 +251,9 @@ impl Model {
             && trained.as_ref() != Some(size)
         {
             lines.push(format!("  image_size: {size}"));
+        }
+        if self.source == Source::ClipResnet {
+            lines.push("  kind: dual_encoder".to_owned());
         }
         lines.push(format!("  {}:", role.key()));
         lines.push(format!("    family: {family}"));

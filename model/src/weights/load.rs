@@ -4,10 +4,10 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::Imported;
 use super::files::{Element, Tensors};
 use super::naming::Naming;
 use super::sizes::PlainNames;
+use super::{Imported, Order, Piece};
 use crate::{Layout, ModelError, Parameters};
 
 pub(super) fn load(
@@ -18,18 +18,30 @@ pub(super) fn load(
 ) -> Result<Imported, ModelError> {
     let mut tensors = Tensors::open(path)?;
     let Found { naming, names, unused } = find(&tensors, namings)?;
-    for (piece, name) in naming.pieces.iter().zip(&names) {
+    for (piece, name, of_norm) in with_names(&naming, &names) {
+        let folded =
+            piece.norm.as_ref().map(|norm| norm.read(&mut tensors, of_norm)).transpose()?;
         let into = parameters.view_mut(layout, piece.parameter);
         let into = into.part(piece.start, &[piece.elements()]);
         into.write_f32(|into| {
-            tensors.read(name, |start, values| {
-                if piece.transposed {
+            tensors.read(name, |start, values| match piece.order {
+                Order::Same => into[start..start + values.len()].copy_from_slice(values),
+                Order::Transposed | Order::ChannelsLast => {
                     (start..).zip(values).for_each(|(i, value)| into[piece.index(i)] = *value);
-                } else {
-                    into[start..start + values.len()].copy_from_slice(values);
                 }
-            })
+            })?;
+            if let Some(folded) = &folded {
+                folded.multiply(into);
+            }
+            Ok::<(), ModelError>(())
         })?;
+        if let Some((norm, folded)) = piece.norm.as_ref().zip(folded) {
+            let bias = parameters.view_mut(layout, norm.bias);
+            bias.write_f32(|bias| {
+                bias.copy_from_slice(&folded.bias);
+                Ok::<(), ModelError>(())
+            })?;
+        }
     }
     let device = parameters.trainable.view().device();
     parameters.refresh(&device.compute_stream())?;
@@ -38,21 +50,37 @@ pub(super) fn load(
 
 pub(super) fn check(namings: Vec<Naming>, path: &Path) -> Result<Imported, ModelError> {
     let mut tensors = Tensors::open(path)?;
-    let Found { names, unused, .. } = find(&tensors, namings)?;
-    names.iter().try_for_each(|name| tensors.read(name, |_, _| {}))?;
+    let Found { naming, names, unused } = find(&tensors, namings)?;
+    for (piece, name, of_norm) in with_names(&naming, &names) {
+        tensors.read(name, |_, _| {})?;
+        piece.norm.as_ref().map(|norm| norm.read(&mut tensors, of_norm)).transpose()?;
+    }
     Ok(Imported { read: names.len(), unused })
+}
+
+/// Pieces with the names in the file of their tensors and of the vectors of their batch norms.
+/// `names` are those of all tensors in the order of the pieces.
+fn with_names<'a>(
+    naming: &'a Naming,
+    mut names: &'a [String],
+) -> impl Iterator<Item = (&'a Piece, &'a str, &'a [String])> {
+    naming.pieces.iter().map(move |piece| {
+        let (of_piece, others) = names.split_at(piece.tensors().count());
+        names = others;
+        (piece, of_piece[0].as_str(), &of_piece[1..])
+    })
 }
 
 /// Naming of a file, and the tensors of the model in it.
 struct Found {
     naming: Naming,
-    /// Name of each piece in the file.
+    /// Name in the file of each tensor of the naming.
     names: Vec<String>,
-    /// Names in the file that belong to no piece.
+    /// Names in the file that the model does not use.
     unused: Vec<String>,
 }
 
-/// Finds the naming of a file and each of its pieces.
+/// Finds the naming of a file and each of its tensors.
 fn find(tensors: &Tensors, namings: Vec<Naming>) -> Result<Found, ModelError> {
     let mut first_missing = None;
     for naming in namings.into_iter().filter(|naming| !naming.pieces.is_empty()) {
@@ -86,15 +114,15 @@ pub(super) fn plain_names<'a>(
 /// Tensors of a file beside those that a model needs.
 #[derive(Debug, Default)]
 pub(super) struct Comparison {
-    /// Name in the file of each piece that the file holds.
+    /// Name in the file of each tensor of the model that the file holds.
     pub names: Vec<String>,
-    /// Names of the pieces that it does not hold.
+    /// Names of the tensors of the model that it does not hold.
     pub missing: Vec<String>,
-    /// Pieces that have another shape in the file.
+    /// Tensors of the model that have another shape in the file.
     pub misshapen: Vec<Misshapen>,
-    /// Reasons why numbers of pieces cannot be read.
+    /// Reasons why their numbers cannot be read.
     pub unreadable: Vec<String>,
-    /// Names in the file that belong to no piece and that published files are known to have.
+    /// Names in the file that the model does not use and that published files are known to have.
     pub unused: Vec<String>,
     /// Other names in the file.
     pub unknown: Vec<String>,
@@ -109,7 +137,7 @@ pub(super) struct Misshapen {
 }
 
 impl Comparison {
-    /// Whether the file holds all pieces in their shapes, and no unknown tensor.
+    /// Whether the file holds all tensors in their shapes, and no unknown tensor.
     pub(super) fn fits(&self) -> bool {
         self.missing.is_empty() && self.misshapen.is_empty() && self.unknown.is_empty()
     }
@@ -137,8 +165,8 @@ impl Comparison {
 /// Compares the names `plain` of a file, which start with `root`, with those of a model.
 pub(super) fn compare(naming: &Naming, root: &str, plain: &PlainNames<'_>) -> Comparison {
     let mut comparison = Comparison::default();
-    for piece in &naming.pieces {
-        let wanted = format!("{root}{}", piece.name);
+    for (name, shape) in naming.tensors() {
+        let wanted = format!("{root}{name}");
         let Some((name, stored)) = plain.get(&wanted) else {
             comparison.missing.push(wanted);
             continue;
@@ -147,9 +175,9 @@ pub(super) fn compare(naming: &Naming, root: &str, plain: &PlainNames<'_>) -> Co
         if let Element::Other(element) = &stored.element {
             let reason = format!("{name} holds {element}, but f32, bf16 or f16 is needed");
             comparison.unreadable.push(reason);
-        } else if stored.shape != piece.shape {
-            let (name, found, needed) = (name.clone(), stored.shape.clone(), piece.shape.clone());
-            comparison.misshapen.push(Misshapen { name, found, needed });
+        } else if stored.shape != shape {
+            let (name, found) = (name.clone(), stored.shape.clone());
+            comparison.misshapen.push(Misshapen { name, found, needed: shape });
         } else if !stored.contiguous {
             comparison.unreadable.push(format!(
                 "{name} is stored transposed or as part of another tensor; save it with \

@@ -2,9 +2,13 @@
 //!
 //! The model stores queries, keys and values as one matrix, and gate and up as another. Published
 //! files store them as separate tensors. A [`Piece`] maps a published tensor to a part of a
-//! parameter. Each [`Source`] has a list of pieces in its own module.
+//! parameter. Each [`Source`] has a list of pieces in its own module. Batch norms are folded into
+//! the convolutions before them.
 
+mod batch_norm;
+mod built;
 mod clip;
+mod clip_resnet;
 mod clip_text;
 mod convert;
 mod files;
@@ -29,13 +33,14 @@ use std::path::{Path, PathBuf};
 
 use vljepa_recipes::{Role, schema};
 
+pub use self::batch_norm::BatchNorm;
 pub use self::convert::convert;
 pub use self::identify::identify;
 use self::naming::{Extra, Naming};
 pub use self::parts::Parts;
 use self::sizes::{Shapes, Sizes};
 use crate::error::first_names;
-use crate::{Layout, ModelError, ParameterId, Parameters, Weight, YDecoder};
+use crate::{Layout, ModelError, ParameterId, Parameters, Weight, YDecoder, YEncoder};
 
 /// Published tensor, and the contiguous part of a parameter that holds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,22 +53,36 @@ pub struct Piece {
     pub parameter: ParameterId,
     /// Index of the tensor's first element in the parameter. The others follow it.
     pub start: usize,
-    /// Whether the parameter holds the transpose of the tensor, which is then a matrix.
-    pub transposed: bool,
+    /// Order of the tensor's elements in the parameter.
+    pub order: Order,
+    /// Batch norm of the tensor's output, which is folded into the parameter.
+    pub norm: Option<BatchNorm>,
+}
+
+/// Order in which a parameter holds the elements of a tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// That of the tensor.
+    Same,
+    /// That of the transpose of the tensor, which is a matrix.
+    Transposed,
+    /// The tensor is the weight of a convolution, (outputs, inputs, rows, columns); the parameter
+    /// holds (outputs, rows, columns, inputs).
+    ChannelsLast,
 }
 
 impl Piece {
     /// A piece that covers a whole parameter, with the parameter's shape.
     fn whole(name: impl Into<String>, weight: &Weight) -> Self {
-        let shape = weight.shape().to_vec();
-        Self { name: name.into(), shape, parameter: weight.id(), start: 0, transposed: false }
+        let (name, shape, parameter) = (name.into(), weight.shape().to_vec(), weight.id());
+        Self { name, shape, parameter, start: 0, order: Order::Same, norm: None }
     }
 
     /// A piece that covers a whole matrix, which the file stores transposed.
     fn transposed(name: impl Into<String>, weight: &Weight) -> Self {
         let whole = Self::whole(name, weight);
         let shape = whole.shape.iter().rev().copied().collect();
-        Self { shape, transposed: true, ..whole }
+        Self { shape, order: Order::Transposed, ..whole }
     }
 
     /// Pieces for consecutive row ranges of a fused matrix, or element ranges of a fused bias.
@@ -76,8 +95,7 @@ impl Piece {
             let mut shape = weight.shape().to_vec();
             shape[0] = *rows;
             let start = row * width;
-            let (name, parameter) = (name.clone(), weight.id());
-            pieces.push(Self { name, shape, parameter, start, transposed: false });
+            pieces.push(Self { shape, start, ..Self::whole(name, weight) });
             row += rows;
         }
         pieces
@@ -86,8 +104,13 @@ impl Piece {
     /// Index of the tensor's element `i` among the elements of the parameter's part.
     #[must_use]
     pub fn index(&self, i: usize) -> usize {
-        match self.shape[..] {
-            [rows, columns] if self.transposed => i % columns * rows + i / columns,
+        match (self.order, &self.shape[..]) {
+            (Order::Transposed, [rows, columns]) => i % columns * rows + i / columns,
+            (Order::ChannelsLast, [_, inputs, rows, columns]) => {
+                let (output, i) = (i / (inputs * rows * columns), i % (inputs * rows * columns));
+                let (input, pixel) = (i / (rows * columns), i % (rows * columns));
+                (output * rows * columns + pixel) * inputs + input
+            }
             _ => i,
         }
     }
@@ -96,6 +119,15 @@ impl Piece {
     #[must_use]
     pub fn elements(&self) -> usize {
         self.shape.iter().product()
+    }
+
+    /// Published names and shapes of the tensor and of the vectors of its batch norm.
+    pub fn tensors(&self) -> impl Iterator<Item = (String, Vec<usize>)> {
+        let of_norm = self
+            .norm
+            .iter()
+            .flat_map(|norm| norm.names().into_iter().map(|name| (name, vec![norm.channels])));
+        std::iter::once((self.name.clone(), self.shape.clone())).chain(of_norm)
     }
 }
 
@@ -112,6 +144,9 @@ pub enum Source {
     Siglip2,
     /// CLIP's vision transformer (`openai/clip-vit-large-patch14`, `model.safetensors`).
     Clip,
+    /// CLIP's ResNet with its attention pooling (`timm/resnet50_clip.openai`,
+    /// `open_clip_model.safetensors`). Only a dual encoder has it.
+    ClipResnet,
     /// Llama-3.2 (`meta-llama/Llama-3.2-1B`, `model.safetensors`).
     Llama,
     /// The predictor's layers of Llama-3.2, counted from 0, as [`export`] writes them.
@@ -128,7 +163,8 @@ pub enum Source {
     LlamaDecoder,
     /// PE-core's text tower (`facebook/PE-Core-L14-336`, `PE-Core-L14-336.pt`).
     PeText,
-    /// CLIP's text tower (`openai/clip-vit-large-patch14`, `model.safetensors`).
+    /// CLIP's text tower (`openai/clip-vit-large-patch14`, `model.safetensors`;
+    /// `timm/resnet50_clip.openai`, `open_clip_model.safetensors`).
     ClipText,
     /// `SigLIP` 2's text tower (`google/siglip2-so400m-patch16-256`, `model.safetensors`).
     Siglip2Text,
@@ -143,12 +179,13 @@ pub enum Source {
 impl Source {
     /// Sources that files are recognised as. A file of [`Self::Predictor`] is a small Llama, and one
     /// of [`Self::LlamaDecoder`] is a whole one.
-    pub const RECOGNISED: [Self; 16] = [
+    pub const RECOGNISED: [Self; 17] = [
         Self::VJepa2,
         Self::VJepa2_1,
         Self::Pe,
         Self::Siglip2,
         Self::Clip,
+        Self::ClipResnet,
         Self::Llama,
         Self::Gemma,
         Self::Qwen3,
@@ -166,9 +203,12 @@ impl Source {
     #[must_use]
     pub fn file(self) -> &'static str {
         match self {
-            Self::VJepa2 | Self::VJepa2_1 | Self::Pe | Self::Siglip2 | Self::Clip => {
-                "x_encoder/model.safetensors"
-            }
+            Self::VJepa2
+            | Self::VJepa2_1
+            | Self::Pe
+            | Self::Siglip2
+            | Self::Clip
+            | Self::ClipResnet => "x_encoder/model.safetensors",
             Self::Llama | Self::Predictor => "predictor/model.safetensors",
             Self::Gemma
             | Self::Qwen3
@@ -188,19 +228,26 @@ impl Source {
     #[must_use]
     pub fn pieces<'a>(self, model: impl Into<Parts<'a>>) -> Vec<Piece> {
         let model = model.into();
-        let Parts { recipe, x_encoder, image_head, predictor, y_decoder, .. } = model;
+        let Parts { recipe, x_encoder, resnet, image_head, predictor, y_decoder, .. } = model;
         let (text, head) = (&model.y_encoder.text, &model.y_encoder.head);
         match (self, &recipe.y_encoder) {
-            (Self::VJepa2, _) => vjepa2::pieces(x_encoder),
-            (Self::VJepa2_1, _) => vjepa2_1::pieces(x_encoder),
-            (Self::Pe, _) => pe::pieces(x_encoder, image_head),
-            (Self::Siglip2, _) => siglip2::pieces(x_encoder, image_head),
-            (Self::Clip, _) => clip::pieces(x_encoder, image_head),
-            (Self::Llama, _) => predictor.map_or_else(Vec::new, |predictor| {
-                llama::pieces(&predictor.text, recipe.predictor.layers[0])
-            }),
+            (Self::VJepa2, _) => x_encoder.map(vjepa2::pieces).unwrap_or_default(),
+            (Self::VJepa2_1, _) => x_encoder.map(vjepa2_1::pieces).unwrap_or_default(),
+            (Self::Pe, _) => x_encoder.map(|x| pe::pieces(x, image_head)).unwrap_or_default(),
+            (Self::Siglip2, _) => {
+                x_encoder.map(|x| siglip2::pieces(x, image_head)).unwrap_or_default()
+            }
+            (Self::Clip, _) => x_encoder.map(|x| clip::pieces(x, image_head)).unwrap_or_default(),
+            (Self::ClipResnet, _) => {
+                let tower = resnet.zip(image_head);
+                tower.map(|(resnet, head)| clip_resnet::pieces(resnet, head)).unwrap_or_default()
+            }
+            (Self::Llama, _) => {
+                let first = recipe.predictor.layers[0];
+                predictor.map(|p| llama::pieces(&p.text, first)).unwrap_or_default()
+            }
             (Self::Predictor, _) => {
-                predictor.map_or_else(Vec::new, |predictor| llama::pieces(&predictor.text, 0))
+                predictor.map(|p| llama::pieces(&p.text, 0)).unwrap_or_default()
             }
             (Self::Gemma, schema::YEncoder::EmbeddingGemma(_)) => gemma::pieces(text),
             (Self::Qwen3, schema::YEncoder::Qwen3Embedding(_)) => llama::pieces(text, 0),
@@ -243,14 +290,16 @@ impl Source {
         let (plain, both): (&[_], &[_]) = (&[""], &["model.", ""]);
         let no_extra = Extra::Prefixes(&[]);
         match self {
-            Self::VJepa2 => vec![
-                naming(plain, Extra::Prefixes(&["predictor."]), vjepa2::sizes),
-                vjepa2::original(model.x_encoder),
-            ],
+            Self::VJepa2 => {
+                let published = naming(plain, Extra::Prefixes(&["predictor."]), vjepa2::sizes);
+                let original = model.x_encoder.map(vjepa2::original);
+                std::iter::once(published).chain(original).collect()
+            }
             Self::VJepa2_1 => vec![vjepa2_1::naming(pieces)],
             Self::Pe => vec![pe::naming(pieces)],
             Self::Siglip2 => vec![siglip2::naming(pieces)],
             Self::Clip => vec![clip::naming(pieces)],
+            Self::ClipResnet => vec![clip_resnet::naming(pieces)],
             Self::Llama => {
                 let [first, end] = model.recipe.predictor.layers;
                 let layers = first..end;
@@ -269,7 +318,11 @@ impl Source {
                 model.y_decoder.map_or_else(Vec::new, decoder_namings)
             }
             Self::PeText => vec![pe_text::naming(pieces)],
-            Self::ClipText => vec![clip_text::naming(pieces)],
+            Self::ClipText => {
+                let YEncoder { text, head, .. } = model.y_encoder;
+                let original = (!pieces.is_empty()).then(|| clip_text::original(text, head));
+                std::iter::once(clip_text::naming(pieces)).chain(original).collect()
+            }
             Self::Siglip2Text => vec![siglip2_text::naming(pieces)],
             Self::GemmaDense2 => vec![naming(plain, no_extra, |file| gemma::dense_sizes(file, 0))],
             Self::GemmaDense3 => vec![naming(plain, no_extra, |file| gemma::dense_sizes(file, 1))],
@@ -286,6 +339,7 @@ impl Source {
             Self::Pe => "PE-core's vision tower",
             Self::Siglip2 => "SigLIP 2's vision tower",
             Self::Clip => "CLIP's vision tower",
+            Self::ClipResnet => "CLIP's ResNet",
             Self::Llama | Self::Predictor => "Llama-3.2",
             Self::Gemma => "EmbeddingGemma's transformer",
             Self::Qwen3 => "Qwen3-Embedding",
@@ -311,6 +365,7 @@ impl Source {
             Self::Pe => Some((Role::XEncoder, "pe")),
             Self::Siglip2 => Some((Role::XEncoder, "siglip2")),
             Self::Clip => Some((Role::XEncoder, "clip")),
+            Self::ClipResnet => Some((Role::XEncoder, "clip_resnet")),
             Self::Llama | Self::Predictor => Some((Role::Predictor, "llama")),
             Self::Gemma | Self::GemmaDense2 | Self::GemmaDense3 => {
                 Some((Role::YEncoder, "embedding_gemma"))
@@ -518,6 +573,7 @@ fn of_x_encoder(encoder: &schema::XEncoder) -> Source {
         schema::XEncoder::Pe(_) => Source::Pe,
         schema::XEncoder::Siglip2(_) => Source::Siglip2,
         schema::XEncoder::Clip(_) => Source::Clip,
+        schema::XEncoder::ClipResnet(_) => Source::ClipResnet,
     }
 }
 
@@ -546,13 +602,21 @@ fn of_y_decoder(decoder: &schema::YDecoder) -> Source {
 /// shapes.
 ///
 /// # Errors
-/// If a file cannot be written.
+/// If a file cannot be written, or the model has a ResNet, whose batch norms are no longer apart.
 pub fn export<'a>(
     model: impl Into<Parts<'a>>,
     parameters: &Parameters,
     folder: &Path,
 ) -> Result<(), ModelError> {
     let model = model.into();
+    if model.resnet.is_some() {
+        let what = "the batch norms of a ResNet are folded into its convolutions, so it cannot be \
+                    written under its published names; use the published file";
+        return Err(ModelError::Config {
+            key: "model.x_encoder.family".to_owned(),
+            what: what.to_owned(),
+        });
+    }
     for (source, path) in exported(model, folder) {
         write::write(model.layout, parameters, &source.pieces(model), &path)?;
     }

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::Piece;
+use super::batch_norm::COUNTER;
 use super::sizes::{PlainNames, Shapes, Sizes};
 
 /// A way in which files name the tensors of a source.
@@ -26,6 +27,8 @@ pub(super) struct Naming {
 pub(super) enum Extra {
     /// Those whose names, with or without the root, start with one of these.
     Prefixes(&'static [&'static str]),
+    /// Those of [`Self::Prefixes`], and the counters of batch norms.
+    BatchNorms(&'static [&'static str]),
     /// Those whose names start with one of these, and those of SONAR's decoder that have no effect.
     /// Each layer attends to one vector, so softmax is 1 whatever queries and keys are: their maps,
     /// and the norm before the queries, change nothing.
@@ -50,10 +53,15 @@ impl Naming {
         self.cut.iter().fold(name.to_owned(), |name, part| name.replace(part, ""))
     }
 
-    /// Names of all pieces, with the first root.
+    /// Names and shapes of the tensors of all pieces, without a root.
+    pub(super) fn tensors(&self) -> impl Iterator<Item = (String, Vec<usize>)> {
+        self.pieces.iter().flat_map(Piece::tensors)
+    }
+
+    /// Names of all tensors, with the first root.
     pub(super) fn names(&self) -> Vec<String> {
         let root = self.roots.first().unwrap_or(&"");
-        self.pieces.iter().map(|piece| format!("{root}{}", piece.name)).collect()
+        self.tensors().map(|(name, _)| format!("{root}{name}")).collect()
     }
 
     /// The root of a file, or `None` if the file has other names.
@@ -73,7 +81,8 @@ impl Naming {
             })
         };
         match &self.extra {
-            Extra::Prefixes(prefixes) => {
+            Extra::BatchNorms(_) if name.ends_with(COUNTER) => true,
+            Extra::Prefixes(prefixes) | Extra::BatchNorms(prefixes) => {
                 // Under another root lies another copy of the model, such as its average.
                 let mut other = self.roots.iter().filter(|other| **other != root);
                 starts(prefixes) || other.any(|other| !other.is_empty() && name.starts_with(other))

@@ -2,7 +2,8 @@
 
 use vljepa_recipes::schema;
 
-use crate::x_encoder::ImageHead;
+use crate::dual_encoder::Tower;
+use crate::x_encoder::{ImageHead, ResNet};
 use crate::{DualEncoder, Layout, Predictor, VlJepa, XEncoder, YDecoder, YEncoder};
 
 /// Parts of a model whose weights have published names.
@@ -10,7 +11,10 @@ use crate::{DualEncoder, Layout, Predictor, VlJepa, XEncoder, YDecoder, YEncoder
 pub struct Parts<'a> {
     pub(super) recipe: &'a schema::Model,
     pub(super) layout: &'a Layout,
-    pub(super) x_encoder: &'a XEncoder,
+    /// Vision transformer. A dual encoder may have a ResNet instead.
+    pub(super) x_encoder: Option<&'a XEncoder>,
+    /// ResNet of a dual encoder.
+    pub(super) resnet: Option<&'a ResNet>,
     /// Head of an image tower. Only a dual encoder has it.
     pub(super) image_head: Option<&'a ImageHead>,
     /// Predictor. A dual encoder has none.
@@ -25,7 +29,8 @@ impl<'a> From<&'a VlJepa> for Parts<'a> {
         Self {
             recipe: model.recipe(),
             layout: model.layout(),
-            x_encoder: &model.x_encoder,
+            x_encoder: Some(&model.x_encoder),
+            resnet: None,
             image_head: None,
             predictor: Some(&model.predictor),
             y_encoder: &model.y_encoder,
@@ -36,10 +41,15 @@ impl<'a> From<&'a VlJepa> for Parts<'a> {
 
 impl<'a> From<&'a DualEncoder> for Parts<'a> {
     fn from(model: &'a DualEncoder) -> Self {
+        let (x_encoder, resnet) = match &model.tower {
+            Tower::Transformer(x_encoder) => (Some(&**x_encoder), None),
+            Tower::ResNet(resnet) => (None, Some(&**resnet)),
+        };
         Self {
             recipe: model.recipe(),
             layout: model.layout(),
-            x_encoder: &model.x_encoder,
+            x_encoder,
+            resnet,
             image_head: Some(&model.head),
             predictor: None,
             y_encoder: &model.y_encoder,

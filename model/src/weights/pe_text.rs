@@ -22,13 +22,23 @@ pub(super) fn pieces(text: &TextModel, head: &Head) -> Vec<Piece> {
     pieces
 }
 
-/// Names in the published files, which also hold the vision tower.
+/// Names in the published files, which also hold the vision tower. CLIP's text tower has the same
+/// names, but lies beside another tower.
 pub(super) fn naming(pieces: Vec<Piece>) -> Naming {
-    let extra = Extra::Prefixes(&["visual.", "logit_scale"]);
+    let extra = Extra::Prefixes(&[
+        "visual.conv1.",
+        "visual.class_embedding",
+        "visual.positional_embedding",
+        "visual.ln_",
+        "visual.transformer.",
+        "visual.attn_pool.",
+        "visual.proj",
+        "logit_scale",
+    ]);
     Naming { pieces, roots: META_ROOTS, cut: META_CUT, extra, sizes }
 }
 
-fn sizes(file: &Shapes<'_>) -> Option<Sizes> {
+pub(super) fn sizes(file: &Shapes<'_>) -> Option<Sizes> {
     let tensors = [
         "token_embedding.weight",
         "transformer.resblocks.",

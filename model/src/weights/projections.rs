@@ -3,8 +3,8 @@
 
 use serde_json::json;
 
-use super::Piece;
 use super::sizes::{Shapes, Sizes};
+use super::{Order, Piece};
 use crate::{Layout, ParameterId};
 
 pub(super) fn pieces(layout: &Layout) -> Vec<Piece> {
@@ -17,7 +17,8 @@ pub(super) fn pieces(layout: &Layout) -> Vec<Piece> {
             shape: parameter.shape.clone(),
             parameter: ParameterId(i),
             start: 0,
-            transposed: false,
+            order: Order::Same,
+            norm: None,
         })
         .collect()
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 use safetensors::Dtype;
 use safetensors::tensor::View;
 
-use super::Piece;
+use super::{Order, Piece};
 use crate::{Layout, ModelError, Parameters};
 
 /// Shape and values of a piece, as `safetensors` serialises them.
@@ -51,7 +51,7 @@ pub(super) fn write(
         let values = parameters.view(layout, piece.parameter);
         let values = values.part(piece.start, &[piece.elements()]);
         let mut values = values.to_f32()?;
-        if piece.transposed {
+        if piece.order != Order::Same {
             values =
                 (0..piece.elements()).map(|i| values[piece.index(i)]).collect::<Vec<_>>().into();
         }

@@ -1,4 +1,4 @@
-//! CLIP's vision transformer.
+//! CLIP's vision transformer, and the pixels with which CLIP was trained.
 //!
 //! Source: `CLIPVisionModel` of transformers. Learned positions, a cls token, a norm before the
 //! first block, no rotations, no bias in the map of patches. `OpenAI`'s models have `quick_gelu`.
@@ -10,7 +10,7 @@ use vljepa_recipes::schema::{Clip, VisionSizes};
 use super::image::Form;
 
 /// Mean and standard deviation of the pixels with which CLIP was trained.
-const NORMALISATION: Normalisation = Normalisation {
+pub(super) const NORMALISATION: Normalisation = Normalisation {
     mean: [0.481_454_66, 0.457_827_5, 0.408_210_73],
     std: [0.268_629_54, 0.261_302_6, 0.275_777_1],
 };

@@ -196,14 +196,10 @@ impl ImageTower {
         if pool == 1 && cls == 0 {
             return Ok(x);
         }
-        // Tokens in the order of squares, and of rows and columns in a square.
-        let (patches, squares) = (height * width, width / pool);
+        let patches = height * width;
         let row = |i: usize| {
             let (frame, i) = (i / patches, i % patches);
-            let (square, i) = (i / (pool * pool), i % (pool * pool));
-            let row = square / squares * pool + i / pool;
-            let column = square % squares * pool + i % pool;
-            frame * (patches + cls) + cls + row * width + column
+            frame * (patches + cls) + cls + vit::in_squares(i, width, pool)
         };
         let index = vit::indices(cx, (0..frames * patches).map(row))?;
         let mut ordered = cx.take(&[frames * patches, x.shape()[1]])?;

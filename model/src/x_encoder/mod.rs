@@ -1,10 +1,12 @@
 //! X-encoder: a vision transformer that maps frames to visual tokens. Each family has a module for
-//! its first part, which makes the tokens of the first block.
+//! its first part, which makes the tokens of the first block. A dual encoder may have a ResNet
+//! instead.
 
 mod clip;
 mod head;
 mod image;
 mod pe;
+mod resnet;
 mod siglip2;
 mod vit;
 mod vjepa2;
@@ -18,8 +20,9 @@ use vljepa_kernels::rope::Table;
 use vljepa_kernels::{Device, Lengths, Result, Tensor, View};
 use vljepa_recipes::schema;
 
-pub use self::head::{AttentionPooling, FramePooling, ImageHead};
+pub use self::head::{AttentionPooling, FramePooling, ImageHead, MeanAttention};
 pub use self::image::ImageTower;
+pub use self::resnet::{Bottleneck, ResNet};
 pub use self::vit::Patches;
 pub use self::vjepa2::VJepa2;
 pub use self::vjepa2_1::{Modality, VJepa2_1};
@@ -79,6 +82,10 @@ pub struct XEncoderSaved {
 
 impl XEncoder {
     /// Registers the encoder's parameters under `name`.
+    ///
+    /// # Panics
+    /// If the family is no vision transformer, which `vljepa_recipes::check::sizes` refuses for
+    /// VL-JEPA.
     #[must_use]
     pub fn new(
         layout: &mut LayoutBuilder,
@@ -112,6 +119,9 @@ impl XEncoder {
                 let form = clip::form(keys, sizes, model.image_size);
                 let (tower, stack) = ImageTower::new(layout, name, &form);
                 (Family::Clip(tower), stack)
+            }
+            schema::XEncoder::ClipResnet(_) => {
+                unreachable!("a ResNet is no vision transformer")
             }
         };
         Self {

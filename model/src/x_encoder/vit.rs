@@ -77,6 +77,16 @@ pub(super) fn indices(cx: Context<'_>, rows: impl Iterator<Item = usize>) -> Res
     Tensor::from_i32(rows, &[n]).on(cx.arena.device())
 }
 
+/// Index of the `i`-th of the elements of a grid, `width` columns wide, in the order of squares of
+/// `side`² elements, and of rows and columns in a square.
+pub(super) fn in_squares(i: usize, width: usize, side: usize) -> usize {
+    let (square, i) = (i / (side * side), i % (side * side));
+    let squares = width / side;
+    let row = square / squares * side + i / side;
+    let column = square % squares * side + i % side;
+    row * width + column
+}
+
 /// `n` indices that are all 0.
 pub(super) fn zeros(cx: Context<'_>, n: usize) -> Result<Tensor> {
     let mut zeros = cx.arena.take(DType::I32, &[n])?;

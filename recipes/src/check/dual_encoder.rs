@@ -56,11 +56,13 @@ pub fn pair(model: &Model) -> Vec<Problem> {
 fn families(model: &Model, found: &mut Problems) {
     let (x, y) = (&model.x_encoder, &model.y_encoder);
     let (own, fits) = match x {
-        XEncoder::Clip(_) => ("clip_text", matches!(y, YEncoder::ClipText(_))),
+        XEncoder::Clip(_) | XEncoder::ClipResnet(_) => {
+            ("clip_text", matches!(y, YEncoder::ClipText(_)))
+        }
         XEncoder::Siglip2(_) => ("siglip2_text", matches!(y, YEncoder::Siglip2Text(_))),
         XEncoder::Pe(_) => ("pe_text", matches!(y, YEncoder::PeText(_))),
         XEncoder::Vjepa2(_) | XEncoder::Vjepa2_1(_) => {
-            let help = "write `clip`, `siglip2` or `pe`";
+            let help = "write `clip`, `clip_resnet`, `siglip2` or `pe`";
             found.add("model.x_encoder.family", "was not trained with a text encoder", help);
             return;
         }
@@ -87,7 +89,7 @@ fn of_tokens(model: &Model, found: &mut Problems) {
         XEncoder::Clip(x) => (x.pool, !x.final_norm),
         XEncoder::Siglip2(x) => (x.pool, true),
         XEncoder::Pe(x) => (x.pool, x.final_norm),
-        XEncoder::Vjepa2(_) | XEncoder::Vjepa2_1(_) => return,
+        XEncoder::Vjepa2(_) | XEncoder::Vjepa2_1(_) | XEncoder::ClipResnet(_) => return,
     };
     let what = "is a key of visual tokens, which a dual encoder does not have";
     if pool != 1 {
@@ -136,8 +138,8 @@ fn evaluation(evaluation: &Evaluation, found: &mut Problems) {
 mod tests {
     use super::pair;
     use crate::schema::{
-        Clip, ClipText, Model, Pe, PeText, Projection, Siglip2, Siglip2Size, Siglip2Text, Update,
-        XEncoder, YEncoder,
+        Clip, ClipResnet, ClipText, Model, Pe, PeText, Projection, Siglip2, Siglip2Size,
+        Siglip2Text, Update, XEncoder, YEncoder,
     };
 
     fn clip_text() -> YEncoder {
@@ -174,6 +176,10 @@ mod tests {
             }
         }
         assert_eq!(keys(XEncoder::default(), clip_text()), ["model.x_encoder.family"]);
+        // The text towers of CLIP's vision transformers and of its ResNet are one family.
+        let resnet = || XEncoder::ClipResnet(ClipResnet::default());
+        assert_eq!(keys(resnet(), clip_text()), Vec::<String>::new());
+        assert_eq!(keys(resnet(), pe_text()), ["model.y_encoder.family"]);
     }
 
     #[test]

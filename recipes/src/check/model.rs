@@ -1,9 +1,9 @@
 //! Rules for `device`, `precision` and the keys under `model` and `loss`.
 
-use super::{Problem, Problems};
+use super::{Problem, Problems, resnet};
 use crate::schema::{
     Device, Llama3Scaling, Loss, LossKind, Model, Precision, Projection, Recipe, TextLayers,
-    TextSizes, Transform, Update, XEncoder, YEncoder,
+    TextSizes, Transform, Update, VisionSizes, XEncoder, YEncoder,
 };
 
 pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
@@ -37,18 +37,6 @@ pub fn sizes(model: &Model, loss: &Loss) -> Vec<Problem> {
 fn positive(model: &Model, found: &mut Problems) {
     let p = &model.predictor;
     found.positive("model", &[("image_size", model.image_size), ("embed_dim", model.embed_dim)]);
-    let x = model.x_encoder.sizes();
-    found.positive(
-        "model.x_encoder",
-        &[
-            ("patch_size", x.patch_size),
-            ("tubelet_size", x.tubelet_size),
-            ("hidden_size", x.hidden_size),
-            ("num_layers", x.num_layers),
-            ("num_heads", x.num_heads),
-            ("intermediate_size", x.intermediate_size),
-        ],
-    );
     found.positive(
         "model.predictor",
         &[
@@ -111,8 +99,27 @@ fn encoders(model: &Model, found: &mut Problems) {
     }
 }
 
-/// Numbers that only some families have.
+/// Sizes that every vision transformer has.
+fn vision_transformer(x: VisionSizes, found: &mut Problems) {
+    found.positive(
+        "model.x_encoder",
+        &[
+            ("patch_size", x.patch_size),
+            ("tubelet_size", x.tubelet_size),
+            ("hidden_size", x.hidden_size),
+            ("num_layers", x.num_layers),
+            ("num_heads", x.num_heads),
+            ("intermediate_size", x.intermediate_size),
+        ],
+    );
+}
+
+/// Sizes of the X-encoder, and numbers that only some families have.
 fn of_x_family(model: &Model, found: &mut Problems) {
+    match &model.x_encoder {
+        XEncoder::ClipResnet(_) => {}
+        _ => vision_transformer(model.x_encoder.sizes(), found),
+    }
     match &model.x_encoder {
         XEncoder::Vjepa2(x) => found.above_zero(
             "model.x_encoder",
@@ -132,6 +139,7 @@ fn of_x_family(model: &Model, found: &mut Problems) {
             );
             image_encoder(model, x.pool, x.trainable, found);
         }
+        XEncoder::ClipResnet(x) => resnet::check(model, x, found),
         XEncoder::Clip(x) => {
             let eps = [("layer_norm_eps", x.layer_norm_eps.into())];
             found.above_zero("model.x_encoder", &eps);
@@ -238,7 +246,11 @@ pub(super) fn heads_divide(part: &str, hidden: usize, heads: usize, found: &mut 
     }
 }
 
+/// Reports frames that do not divide into patches, and tokens that do not divide into heads.
 fn visual(model: &Model, found: &mut Problems) {
+    if matches!(model.x_encoder, XEncoder::ClipResnet(_)) {
+        return;
+    }
     let x = model.x_encoder.sizes();
     let (image, patch) = (model.image_size, x.patch_size);
     if patch > 0 && !image.is_multiple_of(patch) {
@@ -272,7 +284,7 @@ fn rotary_axes(x_encoder: &XEncoder, head_dim: usize, found: &mut Problems) {
             format!("heads of {head_dim} elements cannot hold two rotary axes"),
             "hidden_size / num_heads must be a multiple of 4",
         ),
-        XEncoder::Siglip2(_) | XEncoder::Clip(_) => return,
+        XEncoder::Siglip2(_) | XEncoder::Clip(_) | XEncoder::ClipResnet(_) => return,
     };
     if !fits {
         found.add("model.x_encoder.num_heads", what, help);

@@ -3,7 +3,7 @@
 use super::memory::real;
 use super::parameters::patch_values;
 use super::y_decoder;
-use crate::schema::{Model, ModelKind, Projection, Recompute, TextLayers, XEncoder};
+use crate::schema::{Convolution, Model, ModelKind, Projection, Recompute, TextLayers, XEncoder};
 
 /// Numbers of tokens of a sample.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -97,7 +97,34 @@ fn sequences(model: &Model, visual: usize) -> [usize; 2] {
         XEncoder::Pe(keys) => [frames, patches + usize::from(keys.cls_token)],
         XEncoder::Siglip2(_) => [frames, patches],
         XEncoder::Clip(_) => [frames, patches + 1],
+        // The attention pooling is no part of the encoder.
+        XEncoder::ClipResnet(_) => [frames, 0],
     }
+}
+
+/// Estimates the operations of the X-encoder for a sample of so many visual tokens.
+fn x_forward(model: &Model, visual: usize) -> f64 {
+    let x = model.x_encoder.sizes();
+    let [sequences, length] = sequences(model, visual);
+    if let XEncoder::ClipResnet(keys) = &model.x_encoder {
+        let pixels = |map: Convolution| (model.image_size >> map.halvings).pow(2);
+        let of_map = |map: Convolution| product(pixels(map), map.fan_in() * map.outputs);
+        return real(sequences) * keys.convolutions().all().map(of_map).sum::<f64>();
+    }
+    let layer = 4 * x.hidden_size * x.hidden_size + 2 * x.hidden_size * x.intermediate_size;
+    let values = x.num_layers * layer + patch_values(model) * x.hidden_size;
+    product(sequences * length, values)
+        + real(x.num_layers * sequences) * attention(length, x.hidden_size)
+}
+
+/// Operations of a product of `rows` vectors with a matrix of so many values.
+fn product(rows: usize, values: usize) -> f64 {
+    2.0 * real(rows) * real(values)
+}
+
+/// Operations of the attention of a layer within a sequence of `rows` tokens.
+fn attention(rows: usize, width: usize) -> f64 {
+    4.0 * real(rows) * real(rows) * real(width)
 }
 
 /// Estimates the operations of one training sample.
@@ -114,18 +141,9 @@ pub fn sample(
 ) -> Operations {
     let (p, x, y) = (&model.predictor, model.x_encoder.sizes(), model.y_encoder.sizes());
     let (x_trained, y_trained) = (model.x_encoder.trainable(), model.y_encoder.trainable());
-    let y_update = model.y_encoder.update();
-    let product = |rows: usize, values: usize| 2.0 * real(rows) * real(values);
-    let attention = |rows: usize, width: usize| 4.0 * real(rows) * real(rows) * real(width);
+    let x_forward = x_forward(model, tokens.visual);
 
-    let x_layer = 4 * x.hidden_size * x.hidden_size + 2 * x.hidden_size * x.intermediate_size;
-    let [sequences, length] = sequences(model, tokens.visual);
-    let encoded = sequences * length;
-    let x_forward = product(encoded, x.num_layers * x_layer + patch_values(model) * x.hidden_size)
-        + real(x.num_layers * sequences) * attention(length, x.hidden_size);
-
-    let rows = tokens.visual + tokens.query;
-    let p_width = p.num_heads * p.head_dim;
+    let (rows, p_width) = (tokens.visual + tokens.query, p.num_heads * p.head_dim);
     let p_layer = 2 * p.hidden_size * (p_width + p.num_kv_heads * p.head_dim)
         + 3 * p.hidden_size * p.intermediate_size;
     let text_projection = if p.text_projection { p.hidden_size * p.hidden_size } else { 0 };
@@ -159,7 +177,7 @@ pub fn sample(
             ..y_decoder::operations(model, tokens.output, recompute)
         };
     }
-    let averages = if y_update.averages() { y_forward } else { 0.0 };
+    let averages = if model.y_encoder.update().averages() { y_forward } else { 0.0 };
     let trained = |trained: bool, forward: f64| if trained { forward } else { 0.0 };
     let differentiated =
         predictor_forward + trained(x_trained, x_forward) + trained(y_trained, y_forward);
@@ -200,7 +218,7 @@ pub fn sample(
 #[cfg(test)]
 mod tests {
     use super::{Tokens, sample, visual_tokens};
-    use crate::schema::{Model, Recompute};
+    use crate::schema::{ClipResnet, Model, Recompute, XEncoder};
 
     /// Columns: frames; query and target tokens; TFLOP of X forward, predictor forward, predictor
     /// forward and backward, Y forward and backward, total; samples/s at 790 TFLOP/s; the same if
@@ -253,6 +271,31 @@ mod tests {
             assert!(block < forward && block > 0.98 * forward, "{frames}: {block} {forward}");
             assert!(mlp < 0.6 * forward && mlp > 0.3 * forward, "{frames}: {mlp} {forward}");
         }
+    }
+
+    /// By hand for RN50 and frames of 224²: the three convolutions of the stem at 112², and stages
+    /// of 3, 4, 6 and 3 blocks at 56², 28², 14² and 7².
+    #[test]
+    fn a_resnet_s_convolutions_are_counted_at_the_size_of_their_output() {
+        let x_encoder = XEncoder::ClipResnet(ClipResnet::default());
+        let model = Model { x_encoder, image_size: 224, ..Model::default() };
+        let visual = visual_tokens(&model, 8);
+        assert_eq!(visual, 8 * 49);
+        let stem = 112.0 * 112.0 * 9.0 * (3.0 * 32.0 + 32.0 * 32.0 + 32.0 * 64.0);
+        let mut by_hand = stem;
+        for (stage, blocks) in [3.0, 4.0, 6.0, 3.0].into_iter().enumerate() {
+            let power = 2.0_f64.powi(i32::try_from(stage).unwrap());
+            let (inner, pixels) = (64.0 * power, (56.0 / power).powi(2));
+            let (inputs, larger) = if stage == 0 { (64.0, 1.0) } else { (2.0 * inner, 4.0) };
+            // The first block maps before it halves, and has a shortcut.
+            by_hand += pixels * larger * (inputs * inner + 9.0 * inner * inner)
+                + pixels * (4.0 * inner * inner + 4.0 * inputs * inner);
+            by_hand += (blocks - 1.0) * pixels * (8.0 + 9.0) * inner * inner;
+        }
+        let tokens = Tokens { visual, ..Tokens::default() };
+        let found = sample(&model, tokens, false, Recompute::None).x_forward;
+        assert!((found / (8.0 * 2.0 * by_hand) - 1.0).abs() < 1e-12, "{found} {by_hand}");
+        assert!((2.0 * by_hand / 10.734_452_736e9 - 1.0).abs() < 1e-12, "{by_hand}");
     }
 
     #[test]

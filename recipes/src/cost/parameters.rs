@@ -1,7 +1,7 @@
 //! Parameter counts of the model.
 
 use super::y_decoder;
-use crate::schema::{Model, ModelKind, Projection, TextLayers, TextSizes, XEncoder};
+use crate::schema::{Convolution, Model, ModelKind, Projection, TextLayers, TextSizes, XEncoder};
 
 /// Number of parameters of each part of the model.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -161,7 +161,8 @@ pub(super) fn plain_layer(d: usize, f: usize) -> usize {
     4 * (d * d + d) + (d * f + f) + (f * d + d) + 2 * 2 * d
 }
 
-/// Counts the X-encoder. All its matrices have biases, and its norms have a weight and a bias.
+/// Counts the X-encoder. All matrices of a vision transformer have biases, and its norms have a
+/// weight and a bias.
 fn x_encoder(model: &Model) -> usize {
     let x = model.x_encoder.sizes();
     let d = x.hidden_size;
@@ -179,6 +180,11 @@ fn x_encoder(model: &Model) -> usize {
         }
         // A map of image patches, and the embeddings of both modalities.
         XEncoder::Vjepa2_1(_) => 3 * x.patch_size * x.patch_size * d + d + 2 * d,
+        // Batch norms are folded into the convolutions, which then have biases.
+        XEncoder::ClipResnet(keys) => {
+            let weights = |map: Convolution| (map.fan_in() + 1) * map.outputs;
+            return keys.convolutions().all().map(weights).sum();
+        }
     };
     x.num_layers * plain_layer(d, x.intermediate_size) + patch_embed + of_family + 2 * d
 }
@@ -193,6 +199,11 @@ fn x_head(model: &Model) -> usize {
         XEncoder::Clip(_) => model.embed_dim * d,
         XEncoder::Siglip2(_) => attention_pooling(x.intermediate_size),
         XEncoder::Pe(_) => attention_pooling(4 * d) + model.embed_dim * d,
+        // Positions of the pixels and of their mean; queries, keys and values; the output.
+        XEncoder::ClipResnet(_) => {
+            let pixels = model.x_encoder.tokens_of_tubelet(model.image_size);
+            (pixels + 1) * d + 3 * (d * d + d) + model.embed_dim * (d + 1)
+        }
         XEncoder::Vjepa2(_) | XEncoder::Vjepa2_1(_) => 0,
     }
 }
@@ -301,6 +312,7 @@ mod tests {
             (pe(PeTextSize::G14), 537_233_920),
             (clip(ClipTextSize::B32), 63_428_096),
             (clip(ClipTextSize::L14), 123_650_304),
+            (clip(ClipTextSize::Rn50), 63_690_240),
             (siglip2(Siglip2TextSize::B16), 282_303_744),
             (siglip2(Siglip2TextSize::L16), 565_570_560),
             (siglip2(Siglip2TextSize::So400m16), 707_782_896),
@@ -330,22 +342,25 @@ mod tests {
         assert_eq!(counts.frozen(), counts.predictor_embedding);
     }
 
-    /// Counts of the published files without the scale of the similarities and SigLIP 2's bias.
+    /// Counts of the published files without the scale of the similarities and SigLIP 2's bias. The
+    /// 26,624 channels of RN50's convolutions have one bias each instead of weight and bias of a
+    /// batch norm.
     #[test]
     fn dual_encoders_have_the_published_counts() {
         let recipe = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("dual_encoder.yaml");
-        for (family, size, count) in [
-            ("clip", "b32", 151_277_312),
-            ("clip", "l14", 427_616_512),
-            ("siglip2", "b16", 375_234_048),
-            ("siglip2", "g_opt16", 1_871_885_424 - 320 * 1536),
-            ("pe", "b16", 447_659_520),
-            ("pe", "l14", 671_137_792),
-            ("pe", "g14", 2_419_266_560),
+        for (family, text, size, count) in [
+            ("clip", "clip_text", "b32", 151_277_312),
+            ("clip", "clip_text", "l14", 427_616_512),
+            ("clip_resnet", "clip_text", "rn50", 102_007_136 - 26_624),
+            ("siglip2", "siglip2_text", "b16", 375_234_048),
+            ("siglip2", "siglip2_text", "g_opt16", 1_871_885_424 - 320 * 1536),
+            ("pe", "pe_text", "b16", 447_659_520),
+            ("pe", "pe_text", "l14", 671_137_792),
+            ("pe", "pe_text", "g14", 2_419_266_560),
         ] {
             let sets = [
                 format!("model.x_encoder={{family: {family}, size: {size}}}"),
-                format!("model.y_encoder={{family: {family}_text, size: {size}}}"),
+                format!("model.y_encoder={{family: {text}, size: {size}}}"),
             ];
             let counts = parameters(&crate::load(&recipe, &sets).unwrap().recipe.model);
             assert_eq!((counts.total(), counts.trainable), (count, 0), "{family} {size}");

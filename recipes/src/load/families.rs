@@ -9,10 +9,10 @@ use serde_json::{Map, Value as Json};
 
 use crate::read::{self, Fault};
 use crate::schema::{
-    Clip, ClipSize, ClipText, EmbeddingGemma, LlamaDecoder, ModelKind, Pe, PeSize, PeText,
-    Predictor, PredictorFamily, Projection, Qwen3Embedding, Siglip2, Siglip2Size, Siglip2Text,
-    Sonar, SonarDecoder, Update, VJepa2, VJepa2_1, VJepa2_1Size, VJepa2Size, Visual, XEncoder,
-    XFamily, YDecoder, YDecoderFamily, YEncoder, YFamily,
+    Clip, ClipResnet, ClipResnetSize, ClipSize, ClipText, EmbeddingGemma, LlamaDecoder, ModelKind,
+    Pe, PeSize, PeText, Predictor, PredictorFamily, Projection, Qwen3Embedding, Siglip2,
+    Siglip2Size, Siglip2Text, Sonar, SonarDecoder, Update, VJepa2, VJepa2_1, VJepa2_1Size,
+    VJepa2Size, Visual, XEncoder, XFamily, YDecoder, YDecoderFamily, YEncoder, YFamily,
 };
 use crate::tree::{Entry, Node, Span, Value};
 
@@ -81,6 +81,10 @@ impl Role {
                 }),
                 XFamily::Clip => choice(size, "size").map(|size: ClipSize| {
                     Published::vision(XEncoder::Clip(Clip::of_size(size)), size.image_size())
+                }),
+                XFamily::ClipResnet => choice(size, "size").map(|size: ClipResnetSize| {
+                    let keys = ClipResnet::of_size(size);
+                    Published::vision(XEncoder::ClipResnet(keys), size.image_size())
                 }),
             },
             Self::Predictor => match choice(family, "family").map_err(under_role)? {

@@ -8,9 +8,9 @@ use serde_json::{Map, Value as Json};
 
 use super::families::Role;
 use crate::schema::{
-    ClipSize, ClipTextSize, EmbeddingGemmaSize, LlamaDecoderSize, LlamaSize, PeSize, PeTextSize,
-    PredictorFamily, Qwen3EmbeddingSize, Siglip2Size, Siglip2TextSize, SonarDecoderSize, SonarSize,
-    VJepa2_1Size, VJepa2Size, XFamily, YDecoderFamily, YFamily,
+    ClipResnetSize, ClipSize, ClipTextSize, EmbeddingGemmaSize, LlamaDecoderSize, LlamaSize,
+    PeSize, PeTextSize, PredictorFamily, Qwen3EmbeddingSize, Siglip2Size, Siglip2TextSize,
+    SonarDecoderSize, SonarSize, VJepa2_1Size, VJepa2Size, XFamily, YDecoderFamily, YFamily,
 };
 use crate::tree::{Node, Span, Value};
 
@@ -75,6 +75,7 @@ fn sizes(role: Role, family: &str) -> &'static [&'static str] {
             Ok(XFamily::Pe) => names::<PeSize>(),
             Ok(XFamily::Siglip2) => names::<Siglip2Size>(),
             Ok(XFamily::Clip) => names::<ClipSize>(),
+            Ok(XFamily::ClipResnet) => names::<ClipResnetSize>(),
             Err(_) => &[],
         },
         Role::Predictor => match crate::read::read(&family) {
@@ -153,19 +154,23 @@ mod tests {
             ("pe", 3),
             ("siglip2", 4),
             ("clip", 4),
+            ("clip_resnet", 1),
             ("llama", 4),
             ("embedding_gemma", 1),
             ("qwen3_embedding", 3),
             ("sonar", 2),
             ("pe_text", 3),
-            ("clip_text", 4),
+            ("clip_text", 5),
             ("siglip2_text", 4),
         ] {
             assert_eq!(count(family), sizes, "{family}");
         }
-        let pretrain = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("pretrain.yaml");
+        let recipe = |name| std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
         for model in &models {
             let role = model.role.key();
+            // Only a dual encoder can have a ResNet.
+            let base =
+                if model.family == "clip_resnet" { "dual_encoder.yaml" } else { "pretrain.yaml" };
             let set = format!("model.{role}={{family: {}, size: {}}}", model.family, model.size);
             let mut sets = vec![set];
             if model.role == Role::YDecoder {
@@ -179,7 +184,7 @@ mod tests {
                 sets.extend(space.map(str::to_owned));
             }
             let Model { image_size, x_encoder, predictor, y_encoder, y_decoder, .. } =
-                load(&pretrain, &sets).unwrap().recipe.model;
+                load(&recipe(base), &sets).unwrap().recipe.model;
             let mut keys = match model.role {
                 Role::XEncoder => serde_json::to_value(&x_encoder),
                 Role::Predictor => serde_json::to_value(&predictor),

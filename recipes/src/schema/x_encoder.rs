@@ -1,6 +1,7 @@
 //! Recipe keys under `model.x_encoder`.
 
 mod clip;
+mod clip_resnet;
 mod pe;
 mod siglip2;
 mod vjepa2_1;
@@ -12,6 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::families::{self, Role};
 use super::{Interpolation, Transform};
 pub use clip::{Clip, ClipSize};
+pub use clip_resnet::{ClipResnet, ClipResnetSize, Convolution, ResnetBlock, ResnetConvolutions};
 pub use pe::{Pe, PeSize};
 pub use siglip2::{Siglip2, Siglip2Size};
 pub use vjepa2_1::{VJepa2_1, VJepa2_1Size};
@@ -31,6 +33,8 @@ pub enum XEncoder {
     Siglip2(Siglip2),
     /// CLIP's vision transformer (arXiv 2103.00020), an image encoder.
     Clip(Clip),
+    /// CLIP's ResNet (arXiv 2103.00020), an image encoder that only a dual encoder can have.
+    ClipResnet(ClipResnet),
 }
 
 /// Values of `model.x_encoder.family`.
@@ -48,9 +52,12 @@ pub enum XFamily {
     Siglip2,
     /// CLIP.
     Clip,
+    /// CLIP's ResNet.
+    ClipResnet,
 }
 
-/// Sizes that vision transformers of all families have.
+/// Sizes that vision transformers of all families have. A ResNet counts as one without layers: the
+/// pixels of its last stage are its tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VisionSizes {
     /// Height and width of a patch in pixels.
@@ -77,7 +84,7 @@ pub struct Preprocessing {
 }
 
 impl XEncoder {
-    /// Sizes of the vision transformer.
+    /// Sizes of the vision transformer, or of a ResNet's last stage.
     #[must_use]
     pub fn sizes(&self) -> VisionSizes {
         match self {
@@ -104,6 +111,14 @@ impl XEncoder {
                 num_layers: keys.num_layers,
                 num_heads: keys.num_heads,
                 intermediate_size: keys.intermediate_size,
+            },
+            Self::ClipResnet(keys) => VisionSizes {
+                patch_size: ClipResnet::STRIDE,
+                tubelet_size: 1,
+                hidden_size: 32 * keys.width,
+                num_layers: 0,
+                num_heads: keys.num_heads,
+                intermediate_size: 0,
             },
             Self::Siglip2(keys) => VisionSizes {
                 patch_size: keys.patch_size,
@@ -133,6 +148,7 @@ impl XEncoder {
             Self::Pe(keys) => (keys.transform, keys.interpolation),
             Self::Siglip2(keys) => (keys.transform, keys.interpolation),
             Self::Clip(keys) => (keys.transform, keys.interpolation),
+            Self::ClipResnet(keys) => (keys.transform, keys.interpolation),
         };
         Preprocessing { transform, interpolation }
     }
@@ -146,6 +162,7 @@ impl XEncoder {
             Self::Pe(keys) => keys.trainable,
             Self::Siglip2(keys) => keys.trainable,
             Self::Clip(keys) => keys.trainable,
+            Self::ClipResnet(keys) => keys.trainable,
         }
     }
 
@@ -158,6 +175,7 @@ impl XEncoder {
             Self::Pe(keys) => keys.weights.as_deref(),
             Self::Siglip2(keys) => keys.weights.as_deref(),
             Self::Clip(keys) => keys.weights.as_deref(),
+            Self::ClipResnet(keys) => keys.weights.as_deref(),
         }
     }
 
@@ -166,7 +184,7 @@ impl XEncoder {
     pub fn tokens_of_tubelet(&self, image_size: usize) -> usize {
         let side = image_size / self.sizes().patch_size.max(1);
         match self {
-            Self::Vjepa2(_) | Self::Vjepa2_1(_) => side * side,
+            Self::Vjepa2(_) | Self::Vjepa2_1(_) | Self::ClipResnet(_) => side * side,
             Self::Pe(Pe { pool, .. })
             | Self::Siglip2(Siglip2 { pool, .. })
             | Self::Clip(Clip { pool, .. }) => (side / pool.max(&1)).pow(2),
@@ -184,7 +202,11 @@ impl XEncoder {
     #[must_use]
     pub fn encodes_images(&self) -> bool {
         match self {
-            Self::Vjepa2(_) | Self::Pe(_) | Self::Siglip2(_) | Self::Clip(_) => false,
+            Self::Vjepa2(_)
+            | Self::Pe(_)
+            | Self::Siglip2(_)
+            | Self::Clip(_)
+            | Self::ClipResnet(_) => false,
             Self::Vjepa2_1(_) => true,
         }
     }
@@ -206,6 +228,7 @@ impl Role for XEncoder {
             XFamily::Pe => Pe::deserialize(keys).map(Self::Pe),
             XFamily::Siglip2 => Siglip2::deserialize(keys).map(Self::Siglip2),
             XFamily::Clip => Clip::deserialize(keys).map(Self::Clip),
+            XFamily::ClipResnet => ClipResnet::deserialize(keys).map(Self::ClipResnet),
         }
     }
 }

@@ -97,6 +97,12 @@ fn values_that_do_not_fit_a_family_are_refused_by_key() {
         (&["family=siglip2", "rope_theta=1"], "rope_theta", "unknown"),
         (&["family=pe", "size=l16"], "l16", "l14"),
         (&["family=dino"], "dino", "siglip2"),
+        (&["family=clip_resnet"], "only a dual encoder can have a ResNet", "kind: dual_encoder"),
+        (&["family=clip_resnet", "width=65"], "65 is odd", "even number"),
+        (&["family=clip_resnet", "num_heads=3"], "2048 channels", "divisor of 32·width"),
+        (&["family=clip_resnet", "layers=[3, 0, 6, 3]"], "[3, 0, 6, 3]", "[3, 4, 6, 3]"),
+        (&["family=clip_resnet", "layers=[3, 4, 6]"], "layers", "4"),
+        (&["family=clip_resnet", "patch_size=32"], "patch_size", "unknown"),
     ] {
         let error = refused(sets);
         assert!(error.contains(key) && error.contains(advice), "{error}");

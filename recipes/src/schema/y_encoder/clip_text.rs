@@ -21,6 +21,8 @@ pub enum ClipTextSize {
     /// `openai/clip-vit-large-patch14-336`, 123,650,304 parameters.
     #[serde(rename = "l14_336")]
     L14At336,
+    /// `OpenAI`'s `RN50` (`timm/resnet50_clip.openai`), 63,690,240 parameters.
+    Rn50,
 }
 
 /// Keys of `family: clip_text`, CLIP's text tower: a causal transformer with learned positions. The
@@ -65,8 +67,9 @@ pub struct ClipText {
     /// file is switched off.
     pub tokenizer: Option<PathBuf>,
     /// Published file with the initial weights: `model.safetensors` of transformers, which also
-    /// holds the vision tower of `x_encoder.family: clip`, or the index of several such files.
-    /// Default: none, which starts from random weights.
+    /// holds the vision tower of `x_encoder.family: clip`, the index of several such files, or
+    /// `open_clip_model.safetensors` of `timm/resnet50_clip.openai`, which also holds the ResNet of
+    /// `x_encoder.family: clip_resnet`. Default: none, which starts from random weights.
     pub weights: Option<PathBuf>,
 }
 
@@ -74,9 +77,10 @@ impl ClipText {
     /// Keys of a published model, without its files.
     #[must_use]
     pub fn of_size(size: ClipTextSize) -> Self {
-        let (width, num_heads) = match size {
-            ClipTextSize::B32 | ClipTextSize::B16 => (512, 8),
-            ClipTextSize::L14 | ClipTextSize::L14At336 => (768, 12),
+        let (width, num_heads, output_size) = match size {
+            ClipTextSize::B32 | ClipTextSize::B16 => (512, 8, 512),
+            ClipTextSize::L14 | ClipTextSize::L14At336 => (768, 12, 768),
+            ClipTextSize::Rn50 => (512, 8, 1024),
         };
         let context_length = 77;
         Self {
@@ -88,7 +92,7 @@ impl ClipText {
             quick_gelu: true,
             vocab_size: 49_408,
             context_length,
-            output_size: width,
+            output_size,
             max_target_tokens: context_length,
             prompt: String::new(),
             update: Update::Frozen,
