@@ -1,9 +1,10 @@
 //! Dual encoders: their counts at published sizes, files in the published form, and refusals.
 
 use serde_json::json;
-use vljepa_kernels::Device;
+use vljepa_kernels::testing::{assert_close, assert_differs, bytes};
+use vljepa_kernels::{Arena, Device, Tensor};
 use vljepa_model::weights::{Source, check, convert, export, exported, load, load_published};
-use vljepa_model::{DualEncoder, ModelError, Parameters, VlJepa};
+use vljepa_model::{Context, DualEncoder, ModelError, Parameters, Tower, VlJepa};
 use vljepa_recipes::schema::{Loss, Model};
 use vljepa_recipes::{Role, published_models};
 
@@ -18,10 +19,15 @@ fn published(role: Role, family: &str, size: &str) -> (serde_json::Value, Option
     (model.keys.into(), model.image_size)
 }
 
+/// Family of the text tower that belongs to an image tower.
+fn text_family(family: &str) -> String {
+    format!("{}_text", family.trim_end_matches("_resnet"))
+}
+
 /// A dual encoder of published sizes.
 fn of_size(family: &str, size: &str) -> DualEncoder {
     let (x_encoder, image_size) = published(Role::XEncoder, family, size);
-    let (mut y_encoder, _) = published(Role::YEncoder, &format!("{family}_text"), size);
+    let (mut y_encoder, _) = published(Role::YEncoder, &text_family(family), size);
     y_encoder["projection"] = "none".into();
     y_encoder["update"] = "frozen".into();
     let embed_dim = y_encoder["output_size"].clone();
@@ -36,6 +42,11 @@ fn of_size(family: &str, size: &str) -> DualEncoder {
 /// pooling has a probe (d), four maps of attention (4·d·(d + 1)), a norm (2·d) and an MLP
 /// (2·d·f + f + d); PE-core's is followed by a matrix d·e. Files hold one or two numbers more: the
 /// scale of the similarities, and in `SigLIP` 2 their bias.
+///
+/// RN50's file has 102,007,137 parameters: 23,474,016 weights of convolutions; weight and bias of
+/// 26,624 channels of batch norms; 50 · 2,048 positions, three maps 2,048 · 2,049 and one 1,024 ·
+/// 2,049 of the attention pooling; 63,690,240 of the text tower; the scale. In the model each
+/// channel has one bias instead of weight and bias of its norm.
 #[test]
 fn dual_encoders_have_the_published_counts() {
     for (family, size, others, count) in [
@@ -43,6 +54,7 @@ fn dual_encoders_have_the_published_counts() {
         ("clip", "b16", 1, 149_620_737),
         ("clip", "l14", 1, 427_616_513),
         ("clip", "l14_336", 1, 427_944_193),
+        ("clip_resnet", "rn50", 1 + 26_624, 102_007_137),
         ("siglip2", "b16", 2, 375_234_050),
         ("siglip2", "l16", 2, 881_526_786),
         ("siglip2", "so400m16", 2, 1_135_670_962),
@@ -56,6 +68,10 @@ fn dual_encoders_have_the_published_counts() {
         let model = of_size(family, size);
         assert_eq!(model.layout().count(|_| true) + others, count, "{family} {size}");
         assert_eq!(model.layout().count(|p| p.trainable), 0, "{family} {size}");
+        let planned = vljepa_recipes::cost::parameters(model.recipe());
+        let of = |start: &str| model.layout().count(|p| p.name.starts_with(start));
+        let counts = (of("x_encoder."), of("image_head."));
+        assert_eq!(counts, (planned.x_encoder, planned.x_head), "{family} {size}");
     }
 }
 
@@ -67,16 +83,24 @@ fn whole(family: &str) -> Model {
         "siglip2" => (12, 16),
         _ => (16, 12),
     };
+    let x_encoder = if family == "clip_resnet" {
+        json!({
+            "family": family, "width": 2, "layers": [1, 2, 1, 1], "num_heads": 4,
+            "weights": file(name),
+        })
+    } else {
+        json!({
+            "family": family, "patch_size": 8, "hidden_size": 16, "num_layers": 2, "num_heads": 2,
+            "intermediate_size": 32, "weights": file(name),
+        })
+    };
     let model = json!({
         "kind": "dual_encoder",
         "image_size": 32,
         "embed_dim": output,
-        "x_encoder": {
-            "family": family, "patch_size": 8, "hidden_size": 16, "num_layers": 2, "num_heads": 2,
-            "intermediate_size": 32, "weights": file(name),
-        },
+        "x_encoder": x_encoder,
         "y_encoder": {
-            "family": format!("{family}_text"), "hidden_size": text, "num_layers": 2,
+            "family": text_family(family), "hidden_size": text, "num_layers": 2,
             "num_heads": 2, "intermediate_size": 32, "vocab_size": 9, "context_length": 6,
             "max_target_tokens": 6, "output_size": output, "weights": file(name),
             "update": "frozen", "projection": "none",
@@ -89,22 +113,26 @@ fn parameters(model: &DualEncoder) -> Parameters {
     Parameters::new(model.layout(), Device::Host).unwrap()
 }
 
-const FAMILIES: [(&str, Source, Source); 3] = [
+const FAMILIES: [(&str, Source, Source); 4] = [
     ("clip", Source::Clip, Source::ClipText),
+    ("clip_resnet", Source::ClipResnet, Source::ClipText),
     ("siglip2", Source::Siglip2, Source::Siglip2Text),
     ("pe", Source::Pe, Source::PeText),
 ];
 
 #[test]
 fn a_file_of_both_towers_fills_every_parameter_and_leaves_only_the_similarities_scale() {
-    for (family, others) in [("clip", 1), ("siglip2", 2), ("pe", 1)] {
+    // The ResNet's 22 batch norms have a counter each.
+    for (family, others, counters) in
+        [("clip", 1, 0), ("clip_resnet", 1, 22), ("siglip2", 2, 0), ("pe", 1, 0)]
+    {
         let model = DualEncoder::new(&whole(family), Device::Host).unwrap();
         let mut parameters = parameters(&model);
         let read = load_published(&model, &mut parameters).unwrap();
         let [(_, images), (_, texts)] = &read[..] else { panic!("two encoders") };
         // What one tower leaves is the other tower, and scale and bias.
-        assert_eq!(images.unused.len(), texts.read + others, "{family}");
-        assert_eq!(texts.unused.len(), images.read + others, "{family}");
+        assert_eq!(images.unused.len(), texts.read + others + counters, "{family}");
+        assert_eq!(texts.unused.len(), images.read + others + counters, "{family}");
         let written = parameters.frozen.to_f32().unwrap();
         for parameter in &model.layout().parameters {
             let values = &written[parameter.range.clone()];
@@ -138,6 +166,11 @@ fn exported_dual_encoders_are_read_again() {
         let mut written = parameters(&model);
         written.initialise(model.layout(), 1).unwrap();
         let folder = tempfile::tempdir().unwrap();
+        if family == "clip_resnet" {
+            let error = export(&model, &written, folder.path()).unwrap_err().to_string();
+            assert!(error.contains("folded into its convolutions"), "{error}");
+            continue;
+        }
         export(&model, &written, folder.path()).unwrap();
         let files: Vec<_> = exported(&model, folder.path()).collect();
         assert_eq!(files.iter().map(|(source, _)| *source).collect::<Vec<_>>(), [x, y]);
@@ -172,4 +205,85 @@ fn towers_that_are_no_pair_are_refused_by_key() {
     let (y_encoder, embed_dim) = (clip.y_encoder, clip.embed_dim);
     let error = DualEncoder::new(&Model { y_encoder, embed_dim, ..pe }, Device::Host).unwrap_err();
     assert!(error.to_string().starts_with("model.y_encoder.family: "), "{error}");
+}
+
+/// A convolution of the published names is the folded one but for rounding: a weight times the
+/// factor of its channel, and the bias, computed here in f64 from the file.
+#[test]
+fn batch_norms_are_folded_into_the_convolutions_before_them() {
+    let model = DualEncoder::new(&whole("clip_resnet"), Device::Host).unwrap();
+    let mut parameters = parameters(&model);
+    load_published(&model, &mut parameters).unwrap();
+    let Tower::ResNet(resnet) = &model.tower else { panic!("a ResNet") };
+    let bytes = std::fs::read(file("clip_resnet_whole.safetensors")).unwrap();
+    let stored = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let tensor = |name: &str| -> Vec<f64> {
+        let halves = stored.tensor(name).unwrap().data().to_vec();
+        let half = |c: &[u8]| half::f16::from_le_bytes(c.try_into().unwrap()).to_f64();
+        halves.chunks_exact(2).map(half).collect()
+    };
+    let map = resnet.blocks[2].spatial;
+    let of = |weight: vljepa_model::Weight| {
+        let view = parameters.view(model.layout(), weight.id());
+        view.host_f32("test", "weights").unwrap().to_vec()
+    };
+    let (weight, bias) = (of(map.weight), of(map.bias.unwrap()));
+    let name = "visual.layer2.1";
+    let original = tensor(&format!("{name}.conv2.weight"));
+    let vectors = ["weight", "bias", "running_mean", "running_var"];
+    let [gamma, beta, mean, variance] = vectors.map(|v| tensor(&format!("{name}.bn2.{v}")));
+    let channels = map.outputs();
+    assert_eq!((channels, weight.len()), (4, 4 * 4 * 9));
+    for output in 0..channels {
+        let scale = gamma[output] / (variance[output] + 1e-5).sqrt();
+        let want = beta[output] - scale * mean[output];
+        assert!((f64::from(bias[output]) - want).abs() < 1e-7);
+        for (input, pixel) in (0..channels).flat_map(|i| (0..9).map(move |p| (i, p))) {
+            let want = scale * original[(output * channels + input) * 9 + pixel];
+            let at = |pixel: usize| f64::from(weight[(output * 9 + pixel) * channels + input]);
+            assert!((at(pixel) - want).abs() < 1e-7);
+            assert!((at((pixel + 1) % 9) - want).abs() > 1e-7, "another pixel would be noticed");
+        }
+    }
+}
+
+#[test]
+fn a_negative_variance_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("weights");
+    let mut bytes = std::fs::read(file("clip_resnet_whole.safetensors")).unwrap();
+    let at = {
+        let stored = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let data = stored.tensor("visual.layer3.0.bn2.running_var").unwrap().data().as_ptr();
+        data as usize - bytes.as_ptr() as usize
+    };
+    // The sign of the second f16 number.
+    bytes[at + 3] |= 0x80;
+    std::fs::write(&path, bytes).unwrap();
+    let model = DualEncoder::new(&whole("clip_resnet"), Device::Host).unwrap();
+    let error = check(&model, Source::ClipResnet, &path).unwrap_err().to_string();
+    assert!(error.contains("layer3.0.bn2.running_var holds the variance -1"), "{error}");
+    assert!(error.contains("(element 1)"), "{error}");
+    check(&model, Source::ClipText, &path).unwrap();
+}
+
+/// Frames are encoded in groups of 16. Sums of f32 may be in another order for another number of
+/// rows, and embeddings have length one: equal within 1e-6.
+#[test]
+fn a_resnet_encodes_a_frame_alike_alone_and_among_many() {
+    let model = DualEncoder::new(&whole("clip_resnet"), Device::Host).unwrap();
+    let mut parameters = parameters(&model);
+    load_published(&model, &mut parameters).unwrap();
+    let arena = Arena::new(Device::Host, usize::MAX);
+    let cx = Context { stream: &Device::Host.compute_stream(), arena: &arena };
+    let embed = |pixels: &[u8]| {
+        let frames = pixels.len() / (32 * 32 * 3);
+        let frames = Tensor::from_u8(pixels.to_vec(), &[frames, 1, 32, 32, 3]);
+        model.embed_frames(cx, &parameters, frames.view()).unwrap().to_f32().unwrap().into_owned()
+    };
+    let pixels = bytes(7, 18 * 32 * 32 * 3);
+    let together = embed(&pixels);
+    let alone: Vec<f32> = pixels.chunks(32 * 32 * 3).flat_map(&embed).collect();
+    assert_close("frames", &together, &alone, 1e-6);
+    assert_differs("frames, one later", &together[12..], &alone[..17 * 12], 1e-6);
 }

@@ -87,6 +87,22 @@ fn files_of_text_encoders_show_their_sizes() {
 }
 
 #[test]
+fn a_file_of_clip_s_resnet_holds_both_towers_and_neither_of_pe_core() {
+    let found = known(identify(&file("clip_resnet_whole.safetensors")).unwrap());
+    let families: Vec<_> = found.models.iter().filter_map(|m| m.family.as_deref()).collect();
+    assert_eq!(families, ["clip_resnet", "clip_text"]);
+    let [tower, text] = &found.models[..] else { panic!("two towers") };
+    // 22 convolutions with five tensors each, positions, and weight and bias of four maps.
+    assert_eq!((tower.held.tensors, text.held.tensors), (5 * 22 + 9, 2 * 12 + 5));
+    assert_eq!(tower.shown["layers"], serde_json::json!([1, 2, 1, 1]));
+    assert!(tower.shown["width"] == 2 && text.shown["output_size"] == 12);
+    assert!(tower.recipe.contains("  kind: dual_encoder\n"), "{}", tower.recipe);
+    assert!(tower.recipe.contains("    layers: [1, 2, 1, 1]\n"), "{}", tower.recipe);
+    let pe = known(identify(&file("pe_whole.pt")).unwrap());
+    assert!(pe.models.iter().all(|m| m.family.as_deref().unwrap().starts_with("pe")));
+}
+
+#[test]
 fn every_exported_file_is_recognised() {
     let folder = tempfile::tempdir().unwrap();
     let with_projection = tiny::model();

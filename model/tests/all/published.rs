@@ -10,7 +10,7 @@ use safetensors::tensor::{Metadata, TensorInfo};
 use serde_json::{Map, Value, json};
 use vljepa_kernels::Device;
 use vljepa_model::weights::{Piece, Source, identify, y_decoder_pieces};
-use vljepa_model::{LayoutBuilder, VlJepa, YDecoder};
+use vljepa_model::{DualEncoder, LayoutBuilder, VlJepa, YDecoder};
 use vljepa_recipes::protocol::{KnownWeights, Weights};
 use vljepa_recipes::schema::{Initialisation, Loss};
 use vljepa_recipes::{PublishedModel, Role, published_models};
@@ -24,10 +24,13 @@ use vljepa_recipes::{PublishedModel, Role, published_models};
 /// its last norm. A layer of a text transformer has seven matrices and two norms; Qwen3 adds two
 /// norms of heads and Gemma two more of results. Outside are the embedding and the last norm.
 ///
+/// A block of CLIP's ResNet has three convolutions, and one more if it is the first of its stage; a
+/// batch norm has four vectors, of which two are no parameters but are counted.
+///
 /// The parameters are those that the models' authors state, or follow from the sizes of their
 /// configs. Full models were added up as a check: CLIP L/14 (427,616,513) and `SigLIP` 2 g-opt at
 /// 384 (1,871,885,426).
-const PUBLISHED: [(&str, &str, usize, usize); 40] = [
+const PUBLISHED: [(&str, &str, usize, usize); 42] = [
     // Outside: weight and bias of the patches.
     ("vjepa2", "vit_l", 24 * 16 + 4, 303_885_312),
     ("vjepa2", "vit_h", 32 * 16 + 4, 631_648_000),
@@ -53,6 +56,9 @@ const PUBLISHED: [(&str, &str, usize, usize); 40] = [
     ("clip", "b16", 12 * 16 + 7, 85_799_424),
     ("clip", "l14", 24 * 16 + 7, 303_179_776),
     ("clip", "l14_336", 24 * 16 + 7, 303_507_456),
+    // Outside: three convolutions, positions, weight and bias of four maps. The file has 38,316,896
+    // parameters in this tower, and mean and variance of 26,624 channels.
+    ("clip_resnet", "rn50", 5 * (3 * 16 + 4) + 5 * 3 + 9, 38_316_896 + 2 * 26_624),
     ("llama", "1b", 16 * 9 + 2, 1_235_814_400),
     ("llama", "3b", 28 * 9 + 2, 3_212_749_824),
     ("embedding_gemma", "300m", 24 * 13 + 2, 302_863_104),
@@ -71,6 +77,7 @@ const PUBLISHED: [(&str, &str, usize, usize); 40] = [
     ("clip_text", "b16", 12 * 16 + 5, 63_428_096),
     ("clip_text", "l14", 12 * 16 + 5, 123_650_304),
     ("clip_text", "l14_336", 12 * 16 + 5, 123_650_304),
+    ("clip_text", "rn50", 12 * 16 + 5, 63_690_240),
     // Outside: the same, and the bias of the head.
     ("siglip2_text", "b16", 12 * 16 + 6, 282_303_744),
     ("siglip2_text", "l16", 24 * 16 + 6, 565_570_560),
@@ -82,13 +89,16 @@ const PUBLISHED: [(&str, &str, usize, usize); 40] = [
     ("sonar", "basic", 24 * (16 + 4) + 3, 766_091_264 + 24 * 2 * 1024 * 1025),
 ];
 
+/// Names and shapes.
+type Tensors = Vec<(String, Vec<usize>)>;
+
 fn source(published: &PublishedModel) -> Source {
     let family = Some((published.role, published.family));
     Source::RECOGNISED.into_iter().find(|source| source.family() == family).unwrap()
 }
 
 /// Tensors of a published model, after `change` of its keys.
-fn pieces(published: &PublishedModel, change: impl Fn(&mut Map<String, Value>)) -> Vec<Piece> {
+fn tensors_of(published: &PublishedModel, change: impl Fn(&mut Map<String, Value>)) -> Tensors {
     let mut keys = published.keys.clone();
     if published.role == Role::Predictor {
         // The file holds all layers. The recipe's key takes the last of them.
@@ -99,17 +109,30 @@ fn pieces(published: &PublishedModel, change: impl Fn(&mut Map<String, Value>)) 
     if let Some(size) = published.image_size {
         model["image_size"] = size.into();
     }
+    let source = source(published);
+    if source == Source::ClipResnet {
+        model["kind"] = "dual_encoder".into();
+        model["embed_dim"] = 1024.into();
+        model["y_encoder"] = json!({
+            "family": "clip_text", "output_size": 1024, "projection": "none", "update": "frozen",
+        });
+        let model = serde_json::from_value(model).unwrap();
+        return tensors(&source.pieces(&DualEncoder::new(&model, Device::Host).unwrap()));
+    }
     let model = serde_json::from_value(model).unwrap();
     if published.role == Role::YDecoder {
         let mut layout = LayoutBuilder::new(Initialisation::default());
-        return y_decoder_pieces(&YDecoder::new(&mut layout, &model, Device::Host));
+        return tensors(&y_decoder_pieces(&YDecoder::new(&mut layout, &model, Device::Host)));
     }
-    let model = VlJepa::new(&model, &Loss::default(), Device::Host).unwrap();
-    source(published).pieces(&model)
+    tensors(&source.pieces(&VlJepa::new(&model, &Loss::default(), Device::Host).unwrap()))
 }
 
-fn parameters(pieces: &[Piece]) -> usize {
-    pieces.iter().map(Piece::elements).sum()
+fn tensors(pieces: &[Piece]) -> Tensors {
+    pieces.iter().flat_map(Piece::tensors).collect()
+}
+
+fn parameters(tensors: &Tensors) -> usize {
+    tensors.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum()
 }
 
 #[test]
@@ -118,34 +141,35 @@ fn every_published_model_has_as_many_tensors_and_parameters_as_its_file() {
     let names: Vec<_> = models.iter().map(|model| (model.family, model.size)).collect();
     assert_eq!(PUBLISHED.map(|(family, size, ..)| (family, size)).as_slice(), names);
     for (model, (family, size, tensors, count)) in models.iter().zip(PUBLISHED) {
-        let pieces = pieces(model, |_| {});
-        assert_eq!((pieces.len(), parameters(&pieces)), (tensors, count), "{family} {size}");
+        let held = tensors_of(model, |_| {});
+        assert_eq!((held.len(), parameters(&held)), (tensors, count), "{family} {size}");
     }
 }
 
 #[test]
 fn another_width_or_number_of_layers_changes_the_counts() {
     for (model, (.., tensors, count)) in published_models().iter().zip(PUBLISHED) {
-        let fewer = pieces(model, |keys| match keys.get_mut("num_layers") {
+        let fewer = tensors_of(model, |keys| match keys.get_mut("num_layers") {
             Some(layers) => *layers = (layers.as_u64().unwrap() - 1).into(),
             None => keys["layers"][0] = 1.into(),
         });
         assert!(fewer.len() < tensors && parameters(&fewer) < count, "{}", model.size);
-        let wider = pieces(model, |keys| {
-            let width = &mut keys["intermediate_size"];
-            *width = (width.as_u64().unwrap() + 1).into();
+        let wider = tensors_of(model, |keys| {
+            let key = if keys.contains_key("width") { "width" } else { "intermediate_size" };
+            let width = &mut keys[key];
+            *width = (width.as_u64().unwrap() + 2).into();
         });
         assert!(wider.len() == tensors && parameters(&wider) > count, "{}", model.size);
     }
 }
 
 /// Writes the header of a safetensors file. The numbers take no space on the disk.
-fn write_header(path: &Path, pieces: &[Piece]) {
+fn write_header(path: &Path, tensors: &Tensors) {
     let (mut infos, mut start) = (Vec::new(), 0);
-    for piece in pieces {
-        let end = start + 2 * piece.elements();
-        let (dtype, shape) = (Dtype::BF16, piece.shape.clone());
-        infos.push((piece.name.clone(), TensorInfo { dtype, shape, data_offsets: (start, end) }));
+    for (name, shape) in tensors {
+        let end = start + 2 * shape.iter().product::<usize>();
+        let (dtype, shape) = (Dtype::BF16, shape.clone());
+        infos.push((name.clone(), TensorInfo { dtype, shape, data_offsets: (start, end) }));
         start = end;
     }
     let header = serde_json::to_vec(&Metadata::new(None, infos).unwrap()).unwrap();
@@ -167,7 +191,7 @@ fn the_file_of_every_published_model_is_recognised_with_its_size() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("weights");
     for (published, (family, size, tensors, count)) in published_models().iter().zip(PUBLISHED) {
-        write_header(&path, &pieces(published, |_| {}));
+        write_header(&path, &tensors_of(published, |_| {}));
         let found = known(&path);
         let [model] = &found.models[..] else { panic!("{family} {size}: {:?}", found.models) };
         // Files of V-JEPA 2 do not show the frames of their model, and some text towers of PE-core
@@ -202,22 +226,22 @@ fn files_of_other_frames_layers_and_sizes_are_described_by_what_differs() {
     };
     // Learned positions for frames of 384².
     let wide = PublishedModel { image_size: Some(384), ..published("siglip2", "b16").clone() };
-    write_header(&path, &pieces(&wide, |_| {}));
+    write_header(&path, &tensors_of(&wide, |_| {}));
     let found = known(&path).models.remove(0);
     assert_eq!(found.sizes, ["b16"]);
     assert!(found.recipe.contains("  image_size: 384\n"), "{}", found.recipe);
 
     // The layers that a recipe takes, as `export` writes them.
     let llama = published("llama", "1b");
-    write_header(&path, &pieces(llama, |keys| keys["layers"][0] = 8.into()));
+    write_header(&path, &tensors_of(llama, |keys| keys["layers"][0] = 8.into()));
     assert_eq!(known(&path).models[0].sizes, ["1b"]);
-    write_header(&path, &pieces(llama, |keys| keys["layers"][0] = 9.into()));
+    write_header(&path, &tensors_of(llama, |keys| keys["layers"][0] = 9.into()));
     let found = known(&path).models.remove(0);
     assert_eq!(found.nearest.unwrap().differs, *json!({"layers": [8, 16]}).as_object().unwrap());
 
     let layers = |keys: &mut Map<String, Value>| keys["num_layers"] = 23.into();
     for (family, size) in [("vjepa2", "vit_l"), ("pe", "l14"), ("embedding_gemma", "300m")] {
-        write_header(&path, &pieces(published(family, size), layers));
+        write_header(&path, &tensors_of(published(family, size), layers));
         let found = known(&path).models.remove(0);
         assert_eq!((found.family.as_deref(), found.sizes.len()), (Some(family), 0));
         let nearest = found.nearest.unwrap();
@@ -226,6 +250,6 @@ fn files_of_other_frames_layers_and_sizes_are_described_by_what_differs() {
         assert!(found.recipe.contains("    num_layers: 23\n"), "{}", found.recipe);
     }
     // Heads are no part of the shapes of Llama, but their products are.
-    write_header(&path, &pieces(llama, |keys| keys["num_kv_heads"] = 4.into()));
+    write_header(&path, &tensors_of(llama, |keys| keys["num_kv_heads"] = 4.into()));
     assert_eq!(known(&path).models[0].sizes, Vec::<String>::new());
 }

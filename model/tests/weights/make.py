@@ -14,6 +14,8 @@ pe_text.pt           PE-core again, with the whole text tower and a part of the 
 pe_whole.pt          PE-core with all tensors of both towers
 clip_whole.safetensors, siglip2_whole.safetensors
                      CLIP and SigLIP 2 in the same way
+clip_resnet_whole.safetensors
+                     CLIP with a ResNet in the same way, in OpenAI's names
 sonar.pt             SONAR's text encoder as Meta publishes it: a state dictionary, and the table of embeddings
                      as a module, which the dictionary may hold too
 sonar_decoder.pt     SONAR's text decoder as Meta publishes it: a state dictionary, with the output map that is the table
@@ -25,6 +27,7 @@ tensors4.pt          the same with protocol 4 of pickle
 tensors.json         what a reader must find in them
 harmful.pt           a pickle that calls os.system where it is executed
 legacy.pt            a file of the format before PyTorch 1.6
+torchscript.pt       a program of TorchScript, which OpenAI's files of CLIP are
 """
 import collections, json, os, pathlib, torch
 from safetensors.torch import save_file
@@ -269,6 +272,39 @@ outside = maps | {patches: (WIDTH, 3, PATCH, PATCH), "text_model.head": (WIDTH, 
 siglip2 = whole(both, 12, outside, alone | {positions: (16, WIDTH), "logit_scale": (1,), "logit_bias": (1,)})
 save_file(siglip2, HERE / "siglip2_whole.safetensors")
 
+def resnet(generator, width, layers, output, grid):
+    """CLIP's ResNet for frames of `grid`·32 pixels."""
+    def normal(*shape):
+        return (torch.randn(shape, generator=generator) * 0.1).half()
+
+    def convolution(conv, norm, outputs, inputs, kernel):
+        name = f"visual.{norm}"
+        return {
+            f"visual.{conv}.weight": normal(outputs, inputs, kernel, kernel),
+            f"{name}.weight": 1 + normal(outputs), f"{name}.bias": normal(outputs), f"{name}.running_mean": normal(outputs),
+            f"{name}.running_var": 1 + normal(outputs).abs(), f"{name}.num_batches_tracked": torch.tensor(7),
+        }
+
+    tensors, inputs = {}, width
+    for i, (out, into) in enumerate([(width // 2, 3), (width // 2, width // 2), (width, width // 2)], 1):
+        tensors |= convolution(f"conv{i}", f"bn{i}", out, into, 3)
+    for stage, count in enumerate(layers):
+        inner = width * 2**stage
+        for i in range(count):
+            block = f"layer{stage + 1}.{i}."
+            for part, out, into, kernel in [(1, inner, inputs, 1), (2, inner, inner, 3), (3, 4 * inner, inner, 1)]:
+                tensors |= convolution(f"{block}conv{part}", f"{block}bn{part}", out, into, kernel)
+            if i == 0:
+                tensors |= convolution(f"{block}downsample.0", f"{block}downsample.1", 4 * inner, inputs, 1)
+            inputs = 4 * inner
+    pool = {f"visual.attnpool.{part}_proj": (inputs, inputs) for part in "qkv"} | {"visual.attnpool.c_proj": (output, inputs)}
+    return tensors | blocks(generator, pool, {"visual.attnpool.positional_embedding": (grid * grid + 1, inputs)})
+
+
+beside = torch.Generator().manual_seed(3)
+whole_resnet = resnet(beside, 2, [1, 2, 1, 1], 12, 1) | tower | {"logit_scale": torch.tensor(1.0)}
+save_file(whole_resnet, HERE / "clip_resnet_whole.safetensors")
+
 numbers = torch.arange(24, dtype=torch.float32).reshape(4, 6) / 8
 embedding = torch.nn.Embedding(5, 4, padding_idx=1)
 tensors = {
@@ -303,6 +339,7 @@ class Harmful:
 
 torch.save({"weight": numbers, "harm": Harmful()}, HERE / "harmful.pt")
 torch.save({"weight": numbers}, HERE / "legacy.pt", _use_new_zipfile_serialization=False)
+torch.jit.script(torch.nn.Linear(1, 1)).save(HERE / "torchscript.pt")
 
 generator = torch.Generator().manual_seed(2)
 sizes = {"layer_norm": (WIDTH,)}

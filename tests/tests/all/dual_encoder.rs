@@ -170,6 +170,29 @@ fn search_ranks_clips_by_the_similarity_of_their_mean_frame_to_the_text() {
 }
 
 #[test]
+fn a_resnet_is_measured_like_a_vision_transformer() {
+    let folder = Folder::new();
+    let weights = repository().join("model/tests/weights/clip_resnet_whole.safetensors");
+    let weights = weights.display();
+    let x_encoder = format!(
+        "model.x_encoder={{family: clip_resnet, width: 2, layers: [1, 2, 1, 1], num_heads: 4, \
+         weights: {weights}}}"
+    );
+    let sizes = ["hidden_size=16", "output_size=12", &format!("weights={weights}")];
+    let sets = sizes.map(|set| format!("model.y_encoder.{set}"));
+    let sets: Vec<_> = sets.iter().chain([&x_encoder]).flat_map(|set| ["--set", set]).collect();
+    let plan = text(&folder.launch("planned", &[&sets[..], &["--dry-run"]].concat()));
+    // Positions of a pixel and the mean, queries, keys and values of 64 elements, a map to 12.
+    let head = 2 * 64 + 3 * (64 * 64 + 64) + 12 * 65;
+    assert!(plan.contains(&format!("{},{:03}", head / 1000, head % 1000)), "{plan}");
+    folder.complete("resnet", &sets);
+    let scores = scores(&folder.path("resnet"));
+    assert!(scores["colour_top1"]["n"] == 20 && scores["retrieval_r1"]["n"] == 20, "{scores}");
+    let said = text(&folder.launch("refused", &["--set", &x_encoder]));
+    assert!(said.contains("c_proj.weight has shape [12, 64]"), "{said}");
+}
+
+#[test]
 fn what_a_dual_encoder_does_not_have_is_refused_by_its_key() {
     let folder = Folder::new();
     for (set, key, why) in [

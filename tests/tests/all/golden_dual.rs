@@ -1,5 +1,5 @@
-//! Compares whole dual encoders: CLIP and `SigLIP` 2 with Hugging Face transformers, PE-core with a
-//! second implementation in PyTorch.
+//! Compares whole dual encoders: CLIP and `SigLIP` 2 with Hugging Face transformers, PE-core and
+//! CLIP's ResNet with second implementations in PyTorch.
 
 use serde_json::json;
 use vljepa_kernels::testing::{assert_close, assert_differs};
@@ -13,8 +13,9 @@ use crate::golden::{Golden, Machine, integer, values};
 /// Tolerance for embeddings of length one; `tests/golden/README.md` derives it.
 const TOLERANCE: f32 = 1e-6;
 
-const SOURCES: [(Source, Source); 3] = [
+const SOURCES: [(Source, Source); 4] = [
     (Source::Clip, Source::ClipText),
+    (Source::ClipResnet, Source::ClipText),
     (Source::Siglip2, Source::Siglip2Text),
     (Source::Pe, Source::PeText),
 ];
@@ -23,7 +24,7 @@ const SOURCES: [(Source, Source); 3] = [
 fn open((x, y): (Source, Source)) -> (Golden, DualEncoder, Parameters) {
     let [(_, x_family), (_, y_family)] = [x, y].map(|source| source.family().unwrap());
     let golden = Golden::open(&format!("dual_{x_family}"));
-    let own = x == Source::Pe;
+    let own = matches!(x, Source::Pe | Source::ClipResnet);
     let names = if own {
         ["width", "layers", "heads"]
     } else {
@@ -39,18 +40,27 @@ fn open((x, y): (Source, Source)) -> (Golden, DualEncoder, Parameters) {
     };
     let output = if own { size("text", "output_dim") } else { golden.size("output_size") };
     let context_length = of("text", "context_length");
-    let keys = json!({
-        "kind": "dual_encoder",
-        "image_size": of("vision", "image_size"),
-        "embed_dim": output,
-        "x_encoder": {
+    let x_encoder = match x {
+        Source::ClipResnet => json!({
+            "family": x_family,
+            "width": size("vision", width),
+            "layers": golden.config["vision.layers"],
+            "num_heads": size("vision", heads),
+        }),
+        _ => json!({
             "family": x_family,
             "patch_size": of("vision", "patch_size"),
             "hidden_size": size("vision", width),
             "num_layers": size("vision", layers),
             "num_heads": size("vision", heads),
             "intermediate_size": mlp("vision"),
-        },
+        }),
+    };
+    let keys = json!({
+        "kind": "dual_encoder",
+        "image_size": of("vision", "image_size"),
+        "embed_dim": output,
+        "x_encoder": x_encoder,
         "y_encoder": {
             "family": y_family,
             "hidden_size": size("text", width),
@@ -114,7 +124,7 @@ fn embeddings_of_texts_are_the_published_ones() {
         let mut opened = open(sources);
         let (right, wrong) = match sources.0 {
             // The padding of these models is not read. Its last token is not the end of the text.
-            Source::Clip | Source::Pe => (real, padded),
+            Source::Clip | Source::ClipResnet | Source::Pe => (real, padded),
             _ => (padded, real),
         };
         let want = opened.0.get("out.texts").to_vec();

@@ -1,5 +1,6 @@
 //! X-encoders on an emulated GPU, compared with the host.
 
+use serde_json::json;
 use vljepa_kernels::attention::launch::Mode;
 use vljepa_kernels::device::cuda::Cuda;
 use vljepa_kernels::testing::bytes;
@@ -79,14 +80,24 @@ fn image_encoders_on_an_emulated_gpu_are_the_host_s_but_for_bf16() {
 /// Embeddings of two clips of two frames, and of two texts, by a dual encoder of random weights.
 /// Its heads have 16 elements.
 fn embeddings(device: Device, family: &str, width: usize) -> [Vec<f32>; 2] {
-    let recipe = serde_json::json!({
-        "kind": "dual_encoder", "image_size": 16, "embed_dim": width, "initialisation": "fan_in",
-        "x_encoder": {
+    let resnet = family == "clip_resnet";
+    let (side, num_heads) = (if resnet { 32 } else { 16 }, width / 16);
+    let x_encoder = if resnet {
+        json!({
+            "family": family, "width": width / 32, "layers": [1, 2, 1, 1], "num_heads": num_heads,
+        })
+    } else {
+        json!({
             "family": family, "patch_size": 8, "hidden_size": width, "num_layers": 1,
-            "num_heads": width / 16, "intermediate_size": 64,
-        },
+            "num_heads": num_heads, "intermediate_size": 64,
+        })
+    };
+    let text = if resnet { "clip_text" } else { &format!("{family}_text") };
+    let recipe = json!({
+        "kind": "dual_encoder", "image_size": side, "embed_dim": width, "initialisation": "fan_in",
+        "x_encoder": x_encoder,
         "y_encoder": {
-            "family": format!("{family}_text"), "hidden_size": 32, "num_layers": 1, "num_heads": 2,
+            "family": text, "hidden_size": 32, "num_layers": 1, "num_heads": 2,
             "intermediate_size": 64, "vocab_size": 9, "context_length": 6, "max_target_tokens": 6,
             "output_size": width, "update": "frozen", "projection": "none",
         },
@@ -95,7 +106,7 @@ fn embeddings(device: Device, family: &str, width: usize) -> [Vec<f32>; 2] {
     let mut parameters = Parameters::new(model.layout(), device).unwrap();
     parameters.initialise(model.layout(), 1).unwrap();
     let machine = Machine::on(device);
-    let pixels = pixels(device, &[2, 2, 16, 16, 3]);
+    let pixels = pixels(device, &[2, 2, side, side, 3]);
     let texts = Packed::new(device, vec![5, 8, 1, 0, 3, 7, 1], vec![0, 4, 7]).unwrap();
     let clips = model.embed_frames(machine.cx(), &parameters, pixels.view()).unwrap();
     let texts = model.embed_texts(machine.cx(), &parameters, &texts).unwrap();
@@ -105,8 +116,9 @@ fn embeddings(device: Device, family: &str, width: usize) -> [Vec<f32>; 2] {
 #[test]
 fn dual_encoders_on_an_emulated_gpu_are_the_host_s_but_for_bf16() {
     let gpu = Device::Cuda(Cuda::for_tests(Mode::Fast));
-    // PE-core's attention pooling has eight heads in all sizes.
-    for (family, width) in [("clip", 32), ("siglip2", 32), ("pe", 128)] {
+    // PE-core's attention pooling has eight heads in all sizes. Tokens of the ResNet are 32 times
+    // as wide as its stem, whose odd widths of two and four channels no vector divides.
+    for (family, width) in [("clip", 32), ("siglip2", 32), ("pe", 128), ("clip_resnet", 128)] {
         let [want, got] = [Device::Host, gpu].map(|device| embeddings(device, family, width));
         for (want, got) in want.iter().zip(&got) {
             let distance = distance(got, want);
