@@ -20,6 +20,11 @@ const MOST_VISITS: usize = 4_000_000;
 /// Depth of dictionaries and modules in which tensors are searched.
 const MOST_LEVELS: usize = 64;
 
+/// Why a file of `torch.jit.save` is refused. `OpenAI` publishes CLIP in this form.
+const TORCHSCRIPT: &str = "it is a program of TorchScript, not a file of weights; name a safetensors \
+    file of the same model, for OpenAI's RN50.pt that of timm/resnet50_clip.openai, \
+    open_clip_model.safetensors";
+
 /// Storages of the archive: where their bytes start in the file, and how many there are.
 type Storages = HashMap<String, (u64, u64)>;
 
@@ -27,8 +32,8 @@ type Storages = HashMap<String, (u64, u64)>;
 /// and modules, joined by dots, as in PyTorch's state dictionaries.
 ///
 /// # Errors
-/// A message if the file is damaged, was not written by `torch.save`, or names a function or class
-/// that weights do not need.
+/// A message if the file is damaged, was not written by `torch.save`, is a program, or names a
+/// function or class that weights do not need.
 pub(super) fn tensors(file: &File) -> Result<BTreeMap<String, Stored>, String> {
     let damaged =
         |error: zip::result::ZipError| format!("the archive is damaged or cut short: {error}");
@@ -40,6 +45,9 @@ pub(super) fn tensors(file: &File) -> Result<BTreeMap<String, Stored>, String> {
         let name = member.name().map_err(damaged)?.into_owned();
         // All members lie in one folder, whose name is that of the file when it was saved.
         let Some((_, inner)) = name.split_once('/') else { continue };
+        if inner == "constants.pkl" || inner.starts_with("code/") {
+            return Err(TORCHSCRIPT.to_owned());
+        }
         if member.compression() != CompressionMethod::Stored {
             return Err(format!("its member {name} is compressed, which `torch.save` never does"));
         }

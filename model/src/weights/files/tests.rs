@@ -51,9 +51,11 @@ fn a_pickle_that_would_run_a_program_is_refused_and_runs_nothing() {
 }
 
 #[test]
-fn pickles_from_before_zip_archives_and_archives_without_pickle_are_explained() {
+fn pickles_from_before_zip_archives_programs_and_archives_without_pickle_are_explained() {
     let error = opened("a.pt", &std::fs::read(file("legacy.pt")).unwrap()).err().unwrap();
     assert!(error.contains("before version 1.6"), "{error}");
+    let error = opened("a.pt", &std::fs::read(file("torchscript.pt")).unwrap()).err().unwrap();
+    assert!(error.contains("TorchScript") && error.contains("name a safetensors"), "{error}");
     // The end of an archive without members.
     let mut empty = b"PK\x05\x06".to_vec();
     empty.resize(22, 0);
