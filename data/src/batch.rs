@@ -102,7 +102,8 @@ pub struct Batch<F = Vec<u8>> {
     pub first_row: usize,
     /// Number of rows of the global batch, over all ranks.
     pub global_batch: usize,
-    /// Pixels, (b, T, H, W, 3), in the order red, green, blue.
+    /// Pixels, (b, T, H, W, 3), in the order red, green, blue. T is 0 in a stage that reads only
+    /// texts.
     pub frames: F,
     /// Shape of `frames`, `[b, T, H, W, 3]`.
     pub frames_shape: [usize; 5],
@@ -110,6 +111,9 @@ pub struct Batch<F = Vec<u8>> {
     pub query: Ragged,
     /// Tokens of the targets. No row is empty.
     pub target: Ragged,
+    /// Tokens of the target texts as a Y-decoder writes them, each with its end. Without a
+    /// Y-decoder there are no rows.
+    pub output: Ragged,
     /// [`crate::target_hash`] of each target text. Equal texts have equal hashes.
     pub target_hashes: Vec<u64>,
     /// Query text of each row.
@@ -146,6 +150,7 @@ impl<F> Batch<F> {
             frames_shape: self.frames_shape,
             query: self.query,
             target: self.target,
+            output: self.output,
             target_hashes: self.target_hashes,
             query_texts: self.query_texts,
             target_texts: self.target_texts,

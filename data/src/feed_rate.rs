@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use vljepa_recipes::cost::{ASSUMED_TARGET_TOKENS, useful_operations};
+use vljepa_recipes::cost::{ASSUMED_TARGET_TOKENS, Tokens, useful_operations};
 use vljepa_recipes::protocol::{DataPart, KindWork};
 use vljepa_recipes::schema::{Model, Preprocessing, Visual};
 
 use crate::catalogue::Catalogue;
+use crate::decode::Media;
 use crate::error::DataError;
 use crate::shards::{OpenShard, ShardSet};
 use crate::storage::Storage;
@@ -148,7 +149,7 @@ impl Run {
             key: shard.sample(number).key.to_string(),
             reason,
         };
-        let sample = self.meter.read(shard, number, None)?;
+        let sample = self.meter.read(shard, number, &[Media::Video, Media::Image])?;
         let Some((media, bytes)) = &sample.visual else {
             return Err(bad("the sample has neither a picture nor a clip".to_owned()));
         };
@@ -170,5 +171,6 @@ pub fn needed_per_gpu(kind: Visual, frames: usize, rate: f64) -> f64 {
         Visual::Image => 2,
         Visual::Video => frames,
     };
-    rate / useful_operations(&Model::default(), frames, 0, ASSUMED_TARGET_TOKENS)
+    let model = Model::default();
+    rate / useful_operations(&model, Tokens::of(&model, frames, 0, ASSUMED_TARGET_TOKENS))
 }

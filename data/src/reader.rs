@@ -100,7 +100,7 @@ impl SampleReader {
     /// If `index` is not below [`SampleReader::len`].
     pub fn load(&self, index: usize, options: &LoadOptions) -> Result<LoadedSample, DataError> {
         let (shard, number) = self.locate(index)?;
-        let raw = RawSample::read(&shard, number, None)?;
+        let raw = RawSample::read(&shard, number, &[Media::Video, Media::Image])?;
         let bad = |reason| DataError::BadSample {
             shard: raw.shard.to_string(),
             key: raw.key.clone(),

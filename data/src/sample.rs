@@ -32,8 +32,8 @@ pub struct RawSample {
 }
 
 impl RawSample {
-    /// Reads the members of sample `number`. If `wanted` is given, only members of that type are
-    /// read as the picture or clip. Members may be compressed (`txt.gz`).
+    /// Reads the members of sample `number`. Only members of a type in `wanted` are read as the
+    /// picture or clip, the first type first. Members may be compressed (`txt.gz`).
     ///
     /// Members with a prefix (`0.jpg`) are read only if no picture, clip or text lacks one; the
     /// index ensures that all of them then have the same prefix. If several members match, the
@@ -42,15 +42,11 @@ impl RawSample {
     /// # Errors
     /// [`DataError::Io`] if the shard cannot be read, [`DataError::BadSample`] if the picture or
     /// clip cannot be decompressed.
-    pub fn read(
-        shard: &OpenShard,
-        number: usize,
-        wanted: Option<Media>,
-    ) -> Result<Self, DataError> {
+    pub fn read(shard: &OpenShard, number: usize, wanted: &[Media]) -> Result<Self, DataError> {
         let key = shard.sample(number).key.to_string();
         let mut visual = None;
-        for media in [Media::Video, Media::Image] {
-            if visual.is_none() && wanted.is_none_or(|wanted| wanted == media) {
+        for &media in wanted {
+            if visual.is_none() {
                 let is_media = |extension: &str| Media::of_extension(extension) == Some(media);
                 visual = read_member(shard, number, is_media)?.map(|bytes| (media, bytes));
             }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use tokenizers::TruncationParams;
 use vljepa_recipes::file_kind::FileKind;
-use vljepa_recipes::schema::{Model, Predictor};
+use vljepa_recipes::schema::{Model, Predictor, YDecoder};
 
 use crate::error::{DataError, panic_text};
 
@@ -29,6 +29,9 @@ pub struct Tokenizer {
     lower_case: bool,
     /// Number of tokens to which texts are padded, or `None` if they keep their lengths.
     padded_length: Option<usize>,
+    /// Token after each text of a Y-decoder, which has no other special tokens. `None` for the
+    /// texts of encoders, which have those of the file's post-processor.
+    end: Option<i32>,
 }
 
 impl Tokenizer {
@@ -62,6 +65,49 @@ impl Tokenizer {
             padded_length: y_encoder.padded_length(),
             ..tokenizer
         })
+    }
+
+    /// Reads the tokenizer of the texts that the recipe's Y-decoder writes. It adds no special
+    /// tokens but the end of the text. A text that is cut keeps its end.
+    ///
+    /// # Errors
+    /// [`DataError::Recipe`] if the recipe has no Y-decoder or the tokenizer does not know its end
+    /// token, or same as [`Self::of_queries`].
+    pub fn of_outputs(model: &Model) -> Result<Self, DataError> {
+        let wrong = |key: &str, reason: String| DataError::Recipe { key: key.to_owned(), reason };
+        let decoder = model.decoder().ok_or_else(|| {
+            wrong("model.kind", "has no Y-decoder; write `kind: y_decoder`".to_owned())
+        })?;
+        let (tokens, rows) = (decoder.max_tokens(), decoder.vocab_size());
+        let mut tokenizer = Self::of("model.y_decoder", decoder.tokenizer(), tokens, rows)?;
+        let end = tokenizer.id("model.y_decoder.end", decoder.end())?;
+        let max_length = tokens.saturating_sub(1).max(1);
+        let truncation = TruncationParams { max_length, ..TruncationParams::default() };
+        let cut = tokenizer.inner.with_truncation(Some(truncation)).map(drop);
+        cut.map_err(|cause| wrong("model.y_decoder.max_tokens", cause.to_string()))?;
+        Ok(Self { end: Some(end), ..tokenizer })
+    }
+
+    /// Tokens with which every text of the recipe's Y-decoder starts: those of SONAR's are the end
+    /// of a text and the language, those of Llama none.
+    ///
+    /// # Errors
+    /// [`DataError::Recipe`] if the tokenizer does not know one of them.
+    pub fn start_of_outputs(&self, decoder: &YDecoder) -> Result<Vec<i32>, DataError> {
+        let Some(language) = decoder.language() else { return Ok(Vec::new()) };
+        let end = self.id("model.y_decoder.end", decoder.end())?;
+        Ok(vec![end, self.id("model.y_decoder.language", language)?])
+    }
+
+    /// Id of a token that the recipe's `key` names.
+    fn id(&self, key: &str, token: &str) -> Result<i32, DataError> {
+        let wrong = |reason: String| DataError::Recipe { key: key.to_owned(), reason };
+        let id = self
+            .inner
+            .token_to_id(token)
+            .ok_or_else(|| wrong(format!("{} has no token `{token}`", self.path.display())))?;
+        let ids = self.in_rows(&[id], &format!("`{token}`")).map_err(wrong)?;
+        Ok(ids[0])
     }
 
     fn of(
@@ -116,15 +162,17 @@ impl Tokenizer {
             prompt: String::new(),
             lower_case: false,
             padded_length: None,
+            end: None,
         };
         tokenizer.in_rows(around.get_ids(), "every text").map_err(error)?;
         Ok(tokenizer)
     }
 
     /// Tokens of `text` with the recipe's prompt before it, including the special tokens that the
-    /// file's post-processor adds. Targets are lower-cased and padded as their encoder was trained
-    /// (`is_lower_case` and `padded_length` of the recipe's Y-encoder). An empty text has no tokens
-    /// at all, not even special ones: an empty query means query-free training (paper §3.2).
+    /// file's post-processor adds. A text of a Y-decoder has its end instead. Targets are
+    /// lower-cased and padded as their encoder was trained (`is_lower_case` and `padded_length` of
+    /// the recipe's Y-encoder). An empty text has no tokens at all, not even special ones: an empty
+    /// query means query-free training (paper §3.2).
     ///
     /// # Errors
     /// [`DataError::Tokenizer`] if the file's model rejects the text, as a word-level model without
@@ -139,13 +187,33 @@ impl Tokenizer {
             prompt => Cow::Owned(format!("{prompt}{text}")),
         };
         let cased = if self.lower_case { prompted.to_lowercase().into() } else { prompted };
-        let encoding = caught(|| self.inner.encode_fast(cased, true))
+        let encoding = caught(|| self.inner.encode_fast(cased, self.end.is_none()))
             .map_err(|cause| refused(format!("it cannot encode {}: {cause}", shown(text))))?;
         let mut ids = self.in_rows(encoding.get_ids(), &shown(text)).map_err(refused)?;
+        ids.extend(self.end);
         if let Some(length) = self.padded_length {
             ids.resize(length, PAD);
         }
         Ok(ids)
+    }
+
+    /// Text of tokens, without special tokens.
+    ///
+    /// # Errors
+    /// [`DataError::Tokenizer`] if the file's decoder fails.
+    pub fn decode(&self, ids: &[i32]) -> Result<String, DataError> {
+        let ids: Vec<u32> = ids.iter().filter_map(|&id| u32::try_from(id).ok()).collect();
+        let text = caught(|| self.inner.decode(&ids, true)).map_err(|cause| {
+            let reason = format!("it cannot make a text of tokens: {cause}");
+            DataError::Tokenizer { path: self.path.clone(), reason }
+        })?;
+        Ok(text.trim().to_owned())
+    }
+
+    /// Token that ends a text of a Y-decoder. `None` for texts of encoders.
+    #[must_use]
+    pub fn end(&self) -> Option<i32> {
+        self.end
     }
 
     /// Checks that the embedding has rows for the tokens `ids` of a text.
@@ -207,7 +275,10 @@ pub fn target_hash(text: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use vljepa_recipes::schema::{ClipText, EmbeddingGemma, Model, PeText, Siglip2Text, YEncoder};
+    use vljepa_recipes::schema::{
+        ClipText, EmbeddingGemma, LlamaDecoder, Model, ModelKind, PeText, Siglip2Text, YDecoder,
+        YEncoder,
+    };
 
     use super::{Tokenizer, target_hash};
     use crate::fixtures::write_tokenizer;
@@ -273,6 +344,26 @@ mod tests {
         assert_eq!(lower.encode("A Picture").unwrap(), [1, 3, 3, 4, 2]);
         let clip = targets(YEncoder::ClipText(ClipText { tokenizer, ..ClipText::default() }));
         assert_eq!(clip.encode("A Picture").unwrap(), [1, 3, 4, 2]);
+    }
+
+    #[test]
+    fn a_decoder_s_texts_have_no_special_token_but_their_end_and_are_decoded() {
+        let folder = tempfile::tempdir().unwrap();
+        let tokenizer = Some(write_tokenizer(folder.path()));
+        let outputs = |max_tokens, end: &str| {
+            let (tokenizer, end) = (tokenizer.clone(), end.to_owned());
+            let keys = LlamaDecoder { tokenizer, end, max_tokens, ..LlamaDecoder::default() };
+            let decoder = Some(YDecoder::Llama(LlamaDecoder { vocab_size: 12, ..keys }));
+            let (kind, model) = (ModelKind::YDecoder, Model::default());
+            Tokenizer::of_outputs(&Model { kind, y_decoder: decoder, ..model })
+        };
+        let tokenizer = outputs(8, "[EOS]").unwrap();
+        assert_eq!(tokenizer.encode("a picture number").unwrap(), [3, 4, 5, 2]);
+        assert_eq!(outputs(3, "[EOS]").unwrap().encode("a picture number").unwrap(), [3, 4, 2]);
+        assert_eq!(tokenizer.decode(&[3, 4, 5, 2]).unwrap(), "a picture number");
+        let error = outputs(8, "[END]").unwrap_err().to_string();
+        assert!(error.contains("model.y_decoder.end"), "{error}");
+        assert!(error.contains("tokenizer.json has no token `[END]`"), "{error}");
     }
 
     #[test]

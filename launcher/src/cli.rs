@@ -70,8 +70,11 @@ pub(crate) struct RecipeOptions {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Rank candidate answers to a question about an image or a clip.
+    /// Rank candidate answers to a question about an image or a clip, or write the answer with a
+    /// Y-decoder.
     Ask(Ask),
+    /// Write captions of images and clips with a Y-decoder.
+    Caption(Caption),
     /// Rank the samples of shards by how well they match a text.
     Search(Search),
     /// Run the recipe's evaluation tasks with the newest checkpoint, and update the report.
@@ -107,9 +110,25 @@ pub(crate) struct Ask {
     pub file: PathBuf,
     /// Question about the file.
     pub question: String,
-    /// Candidate answers, separated by commas; can be given several times.
-    #[arg(long, value_delimiter = ',', required = true)]
+    /// Candidate answers, separated by commas; can be given several times. A run with a Y-decoder
+    /// writes the answer without them.
+    #[arg(long, value_delimiter = ',')]
     pub answers: Vec<String>,
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Caption {
+    /// Run directory of a Y-decoder with a checkpoint.
+    pub run: PathBuf,
+    /// Images or clips: jpg, png, mp4 …
+    #[arg(required = true)]
+    pub files: Vec<PathBuf>,
+    /// Query for the predictor. Default: that of the recipe's captioning task.
+    #[arg(long)]
+    pub query: Option<String>,
     /// Print the result as JSON.
     #[arg(long)]
     pub json: bool,

@@ -74,6 +74,7 @@ async fn dispatch(cli: Cli) -> Result<u8, LaunchError> {
     match cli.command {
         None => train::train(&cli.train).await,
         Some(Command::Ask(ask)) => jobs::ask(&ask).await,
+        Some(Command::Caption(caption)) => jobs::caption(&caption).await,
         Some(Command::Search(search)) => jobs::search(&search).await,
         Some(Command::Evaluate(run)) => jobs::evaluate(&run).await,
         Some(Command::Export(export)) => jobs::export(&export).await,

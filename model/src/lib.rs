@@ -4,10 +4,10 @@
 //! [`VlJepa`] combines three parts: the X-encoder maps frames to visual tokens, the predictor maps
 //! visual tokens and a query to a predicted embedding, and the Y-encoder maps the target text to
 //! its embedding (VL-JEPA, arXiv 2512.10942, §2 and §3.1). [`DualEncoder`] is a published pair of
-//! encoders without a predictor, a baseline of the paper. [`YDecoder`] writes the text of an embedding
-//! with a [`LanguageModel`]. Each part has a `forward`, which returns
-//! the state that its `backward` consumes; there is no autograd tape. To recompute activations, a
-//! backward pass calls `forward` again.
+//! encoders without a predictor, a baseline of the paper. [`YDecoder`] writes the text of an
+//! embedding with a [`LanguageModel`]. Each part has a `forward`, which returns the state that its
+//! `backward` consumes; there is no autograd tape. To recompute activations, a backward pass calls
+//! `forward` again.
 //!
 //! Letters in shapes: `b` rows of the batch, `n` packed tokens, `d` width of a model, `h` heads,
 //! `f` hidden width of an MLP, `e` width of the shared embedding, `g` rows of the global batch.

@@ -118,6 +118,8 @@ pub struct LayoutBuilder {
     layout: Layout,
     group: Group,
     trainable: bool,
+    /// Whether all parameters that are registered next are frozen.
+    frozen: bool,
     initialisation: Initialisation,
 }
 
@@ -131,13 +133,18 @@ impl LayoutBuilder {
     #[must_use]
     pub fn new(initialisation: Initialisation) -> Self {
         let layout = Layout { parameters: Vec::new(), trainable_len: 0, frozen_len: 0 };
-        Self { layout, group: Group::Projections, trainable: true, initialisation }
+        Self { layout, group: Group::Projections, trainable: true, frozen: false, initialisation }
     }
 
     /// Sets the group of the parameters registered next, and whether they are trainable.
     pub fn scope(&mut self, group: Group, trainable: bool) -> &mut Self {
-        (self.group, self.trainable) = (group, trainable);
+        (self.group, self.trainable) = (group, trainable && !self.frozen);
         self
+    }
+
+    /// Freezes all parameters that are registered after the next call of [`Self::scope`].
+    pub fn freeze(&mut self) {
+        self.frozen = true;
     }
 
     /// Registers a matrix (outputs, inputs). Its standard deviation is initially 0.02 or, with

@@ -1,4 +1,4 @@
-//! The whole model: X-encoder, predictor, Y-encoder and loss.
+//! The whole model: X-encoder, predictor, Y-encoder, loss, and Y-decoder if the recipe has one.
 
 use std::ops::Range;
 
@@ -9,7 +9,7 @@ use crate::loss::{Alpha, Objective, normalises};
 use crate::y_encoder::Instance;
 use crate::{
     Group, Initial, Layout, LayoutBuilder, ModelError, ParameterId, Parameters, Predictor, Weight,
-    XEncoder, YEncoder,
+    XEncoder, YDecoder, YEncoder,
 };
 
 /// VL-JEPA. Training minimises D(predictor(X-encoder(frames), query), Y-encoder(target)) (paper §1
@@ -22,6 +22,8 @@ pub struct VlJepa {
     pub predictor: Predictor,
     /// Maps the target text to its embedding.
     pub y_encoder: YEncoder,
+    /// Writes the text of an embedding. With it, all other parts are frozen.
+    pub y_decoder: Option<YDecoder>,
     /// The encoder that is trained if `y_encoder` is its moving average.
     y_trained: Option<(YEncoder, MovingAverage)>,
     /// Loss D that training minimises.
@@ -57,6 +59,10 @@ impl VlJepa {
         let mut layout = LayoutBuilder::new(model.initialisation);
         let learned = loss.temperature.learnable && loss.kind == schema::LossKind::InfoNce;
         let initial = Initial::Constant(loss.temperature.initial_logit_scale);
+        let y_decoder = model.decoder().map(|_| YDecoder::new(&mut layout, model, device));
+        if y_decoder.is_some() {
+            layout.freeze();
+        }
         // Register in the order in which a step completes gradients: loss, Y-encoder, predictor,
         // X-encoder.
         let logit_scale =
@@ -64,11 +70,13 @@ impl VlJepa {
         let start = layout.trainable_end();
         let mut y = |instance| YEncoder::new(&mut layout, instance, model, loss.kind, device);
         let (y_encoder, y_trained) = match model.y_encoder.update() {
-            schema::Update::Train | schema::Update::Frozen => (y(Instance::Only), None),
-            schema::Update::Ema { decay } => {
+            schema::Update::Ema { decay } if y_decoder.is_none() => {
                 let (average, trained) = (y(Instance::Average), y(Instance::Trained));
                 let both = start..layout.trainable_end();
                 (average, Some((trained, MovingAverage { decay, both })))
+            }
+            schema::Update::Train | schema::Update::Frozen | schema::Update::Ema { .. } => {
+                (y(Instance::Only), None)
             }
         };
         let normalise = normalises(loss.kind);
@@ -78,6 +86,7 @@ impl VlJepa {
             x_encoder,
             predictor,
             y_encoder,
+            y_decoder,
             y_trained,
             objective: Objective::new(loss, logit_scale),
             layout: layout.finish(),

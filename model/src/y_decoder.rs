@@ -1,8 +1,9 @@
 //! Y-decoder: writes the text of an embedding.
 //!
-//! `llama` is a causal Llama behind a prefix of k vectors, which a linear map makes of the embedding
-//! (`ClipCap`, arXiv 2111.09734, §3). It is trained to write the target text. `sonar` is SONAR's text
-//! decoder, whose layers attend to the embedding (arXiv 2308.11466, §3). It is not trained.
+//! `llama` is a causal Llama behind a prefix of k vectors, which a linear map makes of the
+//! embedding (`ClipCap`, arXiv 2111.09734, §3). It is trained to write the target text. `sonar` is
+//! SONAR's text decoder, whose layers attend to the embedding (arXiv 2308.11466, §3). It is not
+//! trained.
 
 use std::sync::Arc;
 

@@ -73,6 +73,13 @@ pub enum Job {
         /// Candidate answers to rank.
         answers: Vec<String>,
     },
+    /// Write the text of images and clips with a Y-decoder.
+    Caption {
+        /// Image or video files, such as jpg, png or mp4.
+        files: Vec<PathBuf>,
+        /// Query for the predictor, or `None` for that of the recipe's captioning task.
+        query: Option<String>,
+    },
     /// Rank the samples of shards by their similarity to a text.
     Search {
         /// Shards, written as a source's `shards`.
@@ -280,9 +287,9 @@ pub struct Metrics {
     pub gradient_norm: f64,
     /// Learning rate of parameter groups with multiplier 1.
     pub learning_rate: f64,
-    /// Scale α of InfoNCE.
-    #[serde(deserialize_with = "or_nan")]
-    pub scale: f64,
+    /// Scale α of InfoNCE. `None` with another objective.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale: Option<f64>,
     /// Samples per second of all ranks since the last line.
     pub samples_per_s: f64,
     /// Fraction of the time since the last line that steps waited for data.
@@ -398,7 +405,7 @@ mod tests {
             loss: f64::NAN,
             gradient_norm: f64::INFINITY,
             learning_rate: 1e-3,
-            scale: 14.0,
+            scale: Some(14.0),
             samples_per_s: 10.0,
             data_wait_fraction: 0.0,
             bad_samples: 0,

@@ -118,12 +118,11 @@ impl Recipe {
     }
 
     /// Number of frames per sample where neither a task nor a source says it: those of the last
-    /// stage. A dual encoder, which has no stages, takes 8, as Perception Encoder's evaluations of
-    /// videos do.
+    /// stage. A recipe without stages takes 8, as Perception Encoder's evaluations of videos do.
     #[must_use]
     pub fn default_frames(&self) -> usize {
-        const DUAL_ENCODER_FRAMES: usize = 8;
-        self.stages.last().map_or(DUAL_ENCODER_FRAMES, |stage| stage.frames)
+        const WITHOUT_STAGES: usize = 8;
+        self.stages.last().map_or(WITHOUT_STAGES, |stage| stage.frames)
     }
 
     /// Returns a copy in which the keys that may change between two starts of one run are reset.

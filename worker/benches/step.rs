@@ -339,6 +339,7 @@ fn random_batch(arguments: &Arguments, recipe: &Recipe) -> anyhow::Result<Batch>
         frames_shape,
         query: random_tokens(2, rows, query, recipe.model.predictor.vocab_size)?,
         target: random_tokens(3, rows, text, recipe.model.y_encoder.sizes().vocab_size)?,
+        output: Ragged::new(),
         target_hashes: (0..rows).map(|_| random.bits()).collect(),
         query_texts: vec![String::new(); rows],
         target_texts: vec![String::new(); rows],

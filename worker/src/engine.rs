@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use rayon::prelude::*;
 use vljepa_kernels::{Arena, Device, Packed, Stream, Tensor};
+use vljepa_model::language_model::{Options, Search};
 use vljepa_model::weights::{self, Imported};
 use vljepa_model::{
     AdamW, Context, DualEncoder, Gradients, Keep, Layout, ModelError, Parameters, VlJepa,
@@ -29,6 +30,8 @@ pub struct Engine<M = VlJepa> {
     pub parameters: Parameters,
     /// Key `init` of the recipe.
     init: Option<Init>,
+    /// Seed of the recipe.
+    seed: u64,
     stream: Stream,
     arena: Arena,
 }
@@ -82,7 +85,8 @@ impl<M> Engine<M> {
         // does.
         let arena = Arena::new(device, usize::MAX);
         let init = recipe.init.clone();
-        Ok(Self { model, parameters, init, stream: device.compute_stream(), arena })
+        let (stream, seed) = (device.compute_stream(), recipe.seed);
+        Ok(Self { model, parameters, init, seed, stream, arena })
     }
 
     /// Returns the device that holds the tensors.
@@ -252,6 +256,34 @@ impl Engine {
         let target =
             self.model.y_encoder.forward(self.context(), &self.parameters, texts, Keep::Nothing)?;
         Ok(rows_of(&target.embedding.to_f32()?, texts.lengths.rows()))
+    }
+
+    /// Writes the texts of embeddings (b, e) with the Y-decoder, as tokens without `end`. Every
+    /// text starts with the tokens `start`, which are left out of the result.
+    ///
+    /// # Errors
+    /// Fails if the model has no Y-decoder, the embeddings have another width, or the device fails.
+    pub fn write<E: AsRef<[f32]>>(
+        &self,
+        embeddings: &[E],
+        end: i32,
+        start: &[i32],
+    ) -> Result<Vec<Vec<i32>>, ModelError> {
+        let decoder = self.model.y_decoder.as_ref().zip(self.model.recipe().decoder());
+        let (decoder, keys) = decoder.ok_or_else(|| ModelError::Config {
+            key: "model.kind".to_owned(),
+            what: "has no Y-decoder".to_owned(),
+        })?;
+        let options = Options {
+            search: Search::new(keys.search(), self.seed),
+            max_tokens: keys.max_tokens(),
+            stop: vec![end],
+            forbidden: Vec::new(),
+        };
+        let shape = [embeddings.len(), self.model.recipe().embed_dim];
+        let values = embeddings.iter().flat_map(|row| row.as_ref().iter().copied()).collect();
+        let rows = Tensor::from_f32(values, &shape).on(self.device())?;
+        decoder.generate(self.context(), &self.parameters, rows.view(), start, &options)
     }
 
     /// Returns the buffers that a checkpoint holds, and the layout that names the parameters in

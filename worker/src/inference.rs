@@ -1,7 +1,7 @@
-//! Jobs on a trained model: `evaluate`, `ask`, `search` and `export`. Each returns the JSON object
-//! that it prints.
+//! Jobs on a trained model: `evaluate`, `ask`, `caption`, `search` and `export`. Each returns the
+//! JSON object that it prints.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use serde_json::json;
@@ -55,6 +55,30 @@ pub fn ask(
     let answers: Vec<_> =
         ranked.iter().map(|&(i, score)| json!({"text": answers[i], "score": score})).collect();
     Ok(json!({"answers": answers, "step": state.step}).to_string())
+}
+
+/// Writes the text of pictures or clips. Without a query, that of the recipe's first captioning
+/// task is used, or that of [`search`].
+///
+/// # Errors
+/// Fails if there is no checkpoint or no Y-decoder, or a file cannot be decoded.
+pub fn caption(
+    session: &Session,
+    files: &[PathBuf],
+    query: Option<&str>,
+) -> anyhow::Result<String> {
+    let (model, state) = Loaded::of(session)?;
+    let embedder = Embedder::new(&session.recipe, model.embeds())?;
+    let query = query.map_or_else(|| caption_query(session), str::to_owned);
+    let mut captions = Vec::new();
+    for file in files {
+        let sample = load_file(file, &embedder.load_options(frames_of(session, file)))?;
+        let predicted = embedder.samples(&[(&sample, &query)])?;
+        for text in embedder.captions(&predicted)? {
+            captions.push(json!({"file": file, "text": text}));
+        }
+    }
+    Ok(json!({"captions": captions, "step": state.step}).to_string())
 }
 
 /// Ranks the samples of shards by their similarity to a text, and returns the best `limit`.
@@ -123,7 +147,7 @@ fn frames_of(session: &Session, file: &Path) -> Option<usize> {
     };
     match session.recipe.model.kind {
         ModelKind::DualEncoder => (visual == Visual::Image).then_some(1),
-        ModelKind::VlJepa => {
+        ModelKind::VlJepa | ModelKind::YDecoder => {
             session.recipe.data.sources.values().find(|source| source.visual == visual)?.frames
         }
     }
@@ -149,7 +173,7 @@ impl Loaded {
     /// Loads the newest checkpoint of VL-JEPA, or the published weights of a dual encoder.
     fn of(session: &Session) -> anyhow::Result<(Self, State)> {
         match session.recipe.model.kind {
-            ModelKind::VlJepa => {
+            ModelKind::VlJepa | ModelKind::YDecoder => {
                 let (engine, state) = trained(session)?;
                 Ok((Self::VlJepa(Box::new(engine)), state))
             }
@@ -182,6 +206,13 @@ fn trained(session: &Session) -> anyhow::Result<(Engine, State)> {
         return Err(WorkerError::NoCheckpoint { run }.into());
     }
     Ok((engine, loaded.state))
+}
+
+/// Returns the query of the recipe's first captioning task, or that of searches.
+fn caption_query(session: &Session) -> String {
+    let mut tasks = session.recipe.evaluation.tasks.iter();
+    let captioning = tasks.find(|task| matches!(task.kind, TaskKind::Captioning { .. }));
+    captioning.map_or_else(|| retrieval_query(session), |task| task.query.clone())
 }
 
 /// Returns the query that samples are embedded with for a search by text: the query of the recipe's

@@ -18,7 +18,7 @@ use vljepa_model::{DualEncoder, ModelError, VlJepa, weights};
 use vljepa_recipes::Recipe;
 use vljepa_recipes::check::Problem;
 use vljepa_recipes::protocol::Inputs;
-use vljepa_recipes::schema::{Init, ModelKind};
+use vljepa_recipes::schema::{self, Init, ModelKind};
 
 use crate::checkpoint::OtherRun;
 use crate::collectives::{Collectives, Solo};
@@ -121,9 +121,11 @@ impl Inspection {
             None
         };
         let queries = match model.kind {
-            ModelKind::VlJepa => model.predictor.tokenizer.as_deref(),
+            ModelKind::VlJepa | ModelKind::YDecoder => model.predictor.tokenizer.as_deref(),
             ModelKind::DualEncoder => None,
         };
+        let outputs = model.decoder().and_then(schema::YDecoder::tokenizer);
+        load("y_decoder", outputs, Tokenizer::of_outputs);
         Tokenizers {
             queries: load("predictor", queries, Tokenizer::of_queries),
             targets: load("y_encoder", model.y_encoder.tokenizer(), Tokenizer::of_targets),
@@ -146,7 +148,7 @@ impl Inspection {
             return;
         }
         let checked = match recipe.model.kind {
-            ModelKind::VlJepa => {
+            ModelKind::VlJepa | ModelKind::YDecoder => {
                 VlJepa::new(&recipe.model, &recipe.loss, Device::Host).map(|model| {
                     self.published(&model, &published);
                     if let Some(init) = init {

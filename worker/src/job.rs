@@ -190,7 +190,7 @@ fn work(session: &Session, job: &Job) -> anyhow::Result<Option<String>> {
     match job {
         Job::Train { .. } => {
             let (outcome, step) = match session.recipe.model.kind {
-                ModelKind::VlJepa => train::train(session)?,
+                ModelKind::VlJepa | ModelKind::YDecoder => train::train(session)?,
                 ModelKind::DualEncoder => measurement::measure(session)?,
             };
             session.control.report_last(FromWorker::Finished { outcome, step });
@@ -200,6 +200,9 @@ fn work(session: &Session, job: &Job) -> anyhow::Result<Option<String>> {
         Job::Evaluate => inference::evaluate(session).map(Some),
         Job::Ask { file, question, answers } => {
             inference::ask(session, file, question, answers).map(Some)
+        }
+        Job::Caption { files, query } => {
+            inference::caption(session, files, query.as_deref()).map(Some)
         }
         Job::Search { shards, text, limit } => {
             inference::search(session, shards, text, *limit).map(Some)

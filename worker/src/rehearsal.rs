@@ -18,16 +18,20 @@ use vljepa_kernels::device::{Upload, UploadBuffer};
 use vljepa_kernels::{Device, Packed, Tensor};
 use vljepa_model::DualEncoder;
 use vljepa_recipes::cost::{Tokens, longest_sample};
-use vljepa_recipes::schema::{ModelKind, Stage};
+use vljepa_recipes::schema::{Decoding, EmbeddingSource, ModelKind, Stage, YDecoder};
 use vljepa_recipes::{RankId, Recipe};
 
 use crate::collectives::{Collectives, StandIn};
 use crate::engine::{Engine, Training};
 use crate::evaluation::embed;
-use crate::training::step::{self, Input};
+use crate::training::one_step;
+use crate::training::step::Input;
 
 /// Memory of the recording GPU if no limit is given: more than any recipe needs.
 const UNLIMITED_BYTES: usize = 1 << 50;
+
+/// A token that no tokenizer has.
+const NO_TOKEN: i32 = -1;
 
 /// Record of one stage, as rank 0 ran it.
 #[derive(Debug)]
@@ -93,7 +97,7 @@ pub fn rehearse(
     let mode = if recipe.deterministic { Mode::Deterministic } else { Mode::Fast };
     let cuda = Cuda::recording(memory_bytes.unwrap_or(UNLIMITED_BYTES), mode);
     match recipe.model.kind {
-        ModelKind::VlJepa => training(recipe, cuda, target_tokens),
+        ModelKind::VlJepa | ModelKind::YDecoder => training(recipe, cuda, target_tokens),
         ModelKind::DualEncoder => dual_encoder(recipe, cuda),
     }
 }
@@ -122,9 +126,10 @@ fn training(
         Engine::for_rehearsal(recipe, Device::Cuda(cuda), RankId { rank: 0, world_size })?;
     let state_bytes = record().peak_bytes;
     let longest = [recipe.model.y_encoder.max_target_tokens(); 2];
+    let output = recipe.model.decoder().map_or(0, YDecoder::max_tokens);
     let target_tokens = if target_tokens.is_empty() { &longest[..] } else { target_tokens };
     let mut stages = Vec::new();
-    for stage in &recipe.stages {
+    for (index, stage) in recipe.stages.iter().enumerate() {
         let rows = stage.batch.div_ceil(world_size);
         engine.trim()?;
         record();
@@ -137,9 +142,9 @@ fn training(
         for &target in target_tokens {
             let (frames, _) = ahead.arrive()?;
             ahead = upload()?;
-            let tokens = Tokens { target, ..longest_sample(recipe, stage) };
+            let tokens = Tokens { target, output, ..longest_sample(recipe, stage) };
             let batch = blank_batch(stage, frames, shape, tokens)?;
-            one_step(&mut engine, &mut training, stage, batch, world_size)
+            rehearse_step(&mut engine, &mut training, (recipe, index), batch)
                 .with_context(|| format!("stage {}", stage.name))?;
             steps.push(record());
         }
@@ -151,13 +156,13 @@ fn training(
     Ok(Rehearsal { state_bytes, stages, evaluation: record() })
 }
 
-fn one_step(
+fn rehearse_step(
     engine: &mut Engine,
     training: &mut Training,
-    stage: &Stage,
+    (recipe, index): (&Recipe, usize),
     batch: Batch<Tensor>,
-    world_size: usize,
 ) -> anyhow::Result<()> {
+    let (stage, world_size) = (&recipe.stages[index], recipe.cluster.world_size().max(1));
     let collectives = Collectives::StandIn(StandIn { world_size });
     let input = Input {
         batch,
@@ -167,7 +172,8 @@ fn one_step(
         stop: false,
         spoiled: false,
     };
-    step::step(engine, training, &collectives, input, &mut |_| Ok(())).map(|_| ())
+    let of = (recipe, index);
+    one_step(engine, training, &collectives, of, input, &mut |_| Ok(())).map(|_| ())
 }
 
 /// Makes a batch whose texts consist of token 0 and have the given lengths.
@@ -185,7 +191,8 @@ fn blank_batch(
         frames,
         frames_shape,
         query: blank_texts(rows, tokens.query)?,
-        target: blank_texts(rows, tokens.target)?,
+        target: blank_texts(rows, tokens.target.max(1))?,
+        output: blank_texts(rows, tokens.output)?,
         target_hashes: vec![0; rows],
         query_texts: vec![String::new(); rows],
         target_texts: vec![String::new(); rows],
@@ -196,7 +203,11 @@ fn blank_batch(
 
 fn frames_shape(recipe: &Recipe, stage: &Stage, rows: usize) -> [usize; 5] {
     let size = recipe.model.image_size;
-    [rows, longest_clip(recipe, stage), size, size, 3]
+    let frames = match recipe.model.decoder().map(|_| stage.decoding.unwrap_or_default()) {
+        Some(Decoding { embeddings: EmbeddingSource::Targets, .. }) => 0,
+        Some(_) | None => longest_clip(recipe, stage),
+    };
+    [rows, frames, size, size, 3]
 }
 
 fn longest_clip(recipe: &Recipe, stage: &Stage) -> usize {
@@ -216,6 +227,11 @@ fn evaluate(recipe: &Recipe, engine: &Engine) -> anyhow::Result<()> {
     let queries = blank_packed(device, model.predictor.max_query_tokens)?;
     engine.predict(blank_frames(recipe, frames), &queries)?;
     engine.target(&blank_packed(device, model.y_encoder.max_target_tokens())?)?;
+    if let Some(decoder) = model.decoder() {
+        // Texts that no token ends are as long as the recipe allows.
+        let start = vec![0; 2 * usize::from(decoder.language().is_some())];
+        engine.write(&vec![vec![0.0; model.embed_dim]; embed::ROWS], NO_TOKEN, &start)?;
+    }
     Ok(())
 }
 

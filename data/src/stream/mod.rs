@@ -360,6 +360,7 @@ impl<M: FrameMemory> Shared<M> {
             frames_shape: shape,
             query: Ragged::new(),
             target: Ragged::new(),
+            output: Ragged::new(),
             target_hashes: Vec::with_capacity(rows.len()),
             query_texts: Vec::with_capacity(rows.len()),
             target_texts: Vec::with_capacity(rows.len()),
@@ -369,6 +370,9 @@ impl<M: FrameMemory> Shared<M> {
         for row in rows {
             batch.query.push(&row.query);
             batch.target.push(&row.target);
+            if let Some(output) = &row.output {
+                batch.output.push(output);
+            }
             batch.target_hashes.push(target_hash(&row.target_text));
             batch.query_texts.push(row.query_text);
             batch.target_texts.push(row.target_text);

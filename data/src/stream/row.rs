@@ -5,14 +5,16 @@ use std::sync::Arc;
 
 use vljepa_recipes::Recipe;
 use vljepa_recipes::protocol::DataPart;
-use vljepa_recipes::schema::{Interpolation, Mixing, Preprocessing, Source, TargetRule, Transform};
+use vljepa_recipes::schema::{
+    EmbeddingSource, Interpolation, Mixing, Preprocessing, Source, Stage, TargetRule, Transform,
+};
 
 use super::cache::{Cache, CachedTokenizer, Decoded};
 use super::rules;
 use super::work::WorkMeter;
 use crate::batch::{SampleRef, Skipped};
 use crate::catalogue::Catalogues;
-use crate::decode::{Media, Picture, Shape};
+use crate::decode::{Clip, Media, Picture, Shape};
 use crate::error::{DataError, panic_text};
 use crate::order::{Location, Order, Shuffle, SourceLengths, mix};
 use crate::shards::ShardSet;
@@ -32,6 +34,8 @@ pub(super) struct RowMaker {
     image_size: u32,
     queries: CachedTokenizer,
     targets: CachedTokenizer,
+    /// Tokenizer of the texts that a Y-decoder writes.
+    outputs: Option<CachedTokenizer>,
     key: u64,
     max_consecutive: u32,
 }
@@ -44,6 +48,7 @@ struct StageSource {
     media: Media,
     rules: Vec<TargetRule>,
     preprocessing: Preprocessing,
+    /// Frames of a sample; 0 if pictures and clips are not read.
     frames: usize,
 }
 
@@ -53,11 +58,13 @@ pub(super) struct Row {
     pub(super) sample: SampleRef,
     pub(super) decoded: Arc<Decoded>,
     /// Randomly cropped frames, or `None` if the frames of `decoded` are used.
-    pub(super) cropped: Option<crate::decode::Clip>,
+    pub(super) cropped: Option<Clip>,
     pub(super) query_text: String,
     pub(super) target_text: String,
     pub(super) query: Arc<[i32]>,
     pub(super) target: Arc<[i32]>,
+    /// The target text as a Y-decoder writes it.
+    pub(super) output: Option<Arc<[i32]>>,
     pub(super) skipped: Vec<Skipped>,
 }
 
@@ -118,6 +125,7 @@ impl RowMaker {
             let shard_lengths = catalogue.lengths().collect();
             let shards = ShardSet::new(catalogues.storage().clone(), Arc::clone(catalogue));
             let interpolation = recipe.model.x_encoder.preprocessing().interpolation;
+            let frames = if reads_frames(recipe, stage) { frames } else { 0 };
             let opened = StageSource::new(name, source, frames, interpolation, shards)?;
             lengths.push(SourceLengths { name: name.clone(), shard_lengths });
             sources.push(opened);
@@ -138,6 +146,10 @@ impl RowMaker {
                 .map_err(|_| recipe_error("model.image_size", "is too large".to_owned()))?,
             queries: CachedTokenizer::new(Tokenizer::of_queries(model)?),
             targets: CachedTokenizer::new(Tokenizer::of_targets(model)?),
+            outputs: match model.decoder() {
+                Some(_) => Some(CachedTokenizer::new(Tokenizer::of_outputs(model)?)),
+                None => None,
+            },
             key: mix(&[
                 recipe.seed,
                 u64::try_from(stage_index).unwrap_or(u64::MAX),
@@ -213,6 +225,7 @@ impl RowMaker {
         if target_tokens.is_empty() {
             return Err(Fault::Bad(format!("the target text {target:?} has no tokens")));
         }
+        let output = self.outputs.as_ref().map(|outputs| encode(outputs, target)).transpose()?;
         let cropped = match source.preprocessing.transform {
             Transform::RandomResizedCrop => {
                 let shaper = &mut scratch.shapers[location.source];
@@ -223,7 +236,7 @@ impl RowMaker {
                     pictures.collect::<Result<Vec<_>, _>>()
                 });
                 let pictures = pictures.map_err(Fault::Bad)?;
-                Some(crate::decode::Clip { pictures, order: decoded.clip.order.clone() })
+                Some(Clip { pictures, order: decoded.clip.order.clone() })
             }
             Transform::ResizeCenterCrop | Transform::CenterCrop | Transform::Squash => None,
         };
@@ -238,6 +251,7 @@ impl RowMaker {
             target_text: target.to_owned(),
             query: query_tokens,
             target: target_tokens,
+            output,
             skipped: Vec::new(),
             decoded,
         })
@@ -256,31 +270,51 @@ impl RowMaker {
         let shard = source.shards.shard(location.shard)?;
         scratch.shard = Arc::clone(&shard.path);
         scratch.key = shard.sample(location.sample).key.to_string();
-        let raw = self.work.read(&shard, location.sample, Some(source.media))?;
+        let wanted: &[Media] = if source.frames > 0 { &[source.media] } else { &[] };
+        let raw = self.work.read(&shard, location.sample, wanted)?;
         let mut texts = raw.texts;
         // Only the captions that the rules use stay in memory.
         texts.keep_fields(source.rules.iter().filter_map(|rule| rule.field.as_deref()));
         rules::check(&source.rules, &texts).map_err(Fault::Bad)?;
-        let Some((media, bytes)) = &raw.visual else {
+        let clip = if source.frames > 0 {
+            let shaper = &mut scratch.shapers[location.source];
+            self.clip(source, raw.visual.as_ref(), shaper)?
+        } else {
+            Clip { pictures: Vec::new(), order: Vec::new() }
+        };
+        let decoded = Arc::new(Decoded { shard: raw.shard, key: raw.key, clip, texts });
+        self.cache.put(sample, &decoded);
+        Ok(decoded)
+    }
+
+    /// Pixels of a sample's picture or clip.
+    fn clip(
+        &self,
+        source: &StageSource,
+        visual: Option<&(Media, Vec<u8>)>,
+        shaper: &mut Shaper,
+    ) -> Result<Clip, Fault> {
+        let Some((media, bytes)) = visual else {
             return Err(Fault::Bad(match source.media {
                 Media::Image => "the sample has no picture (jpg, jpeg, png, webp, avif)".to_owned(),
                 Media::Video => "the sample has no clip (mp4, mkv, webm, avi, mov)".to_owned(),
             }));
         };
-        let shaper = &mut scratch.shapers[location.source];
         let shape: &mut dyn Shape = match source.preprocessing.transform {
             Transform::RandomResizedCrop => &mut Ok::<Picture, String>,
             Transform::ResizeCenterCrop | Transform::CenterCrop | Transform::Squash => shaper,
         };
-        let clip = self.work.decode(*media, bytes, source.frames, shape);
-        let decoded = Arc::new(Decoded {
-            shard: raw.shard,
-            key: raw.key,
-            clip: clip.map_err(Fault::Bad)?,
-            texts,
-        });
-        self.cache.put(sample, &decoded);
-        Ok(decoded)
+        self.work.decode(*media, bytes, source.frames, shape).map_err(Fault::Bad)
+    }
+}
+
+/// Whether a stage reads pictures and clips. A Y-decoder that learns from embeddings of texts needs
+/// none.
+fn reads_frames(recipe: &Recipe, stage: &Stage) -> bool {
+    let decoding = recipe.model.decoder().map(|_| stage.decoding.unwrap_or_default().embeddings);
+    match decoding {
+        None | Some(EmbeddingSource::Predictions) => true,
+        Some(EmbeddingSource::Targets) => false,
     }
 }
 
@@ -308,7 +342,7 @@ impl StageSource {
 }
 
 /// Copy of the stage without the sources of weight 0, which are not opened.
-fn mixture_of(stage: &vljepa_recipes::schema::Stage) -> vljepa_recipes::schema::Stage {
+fn mixture_of(stage: &Stage) -> Stage {
     let mut stage = stage.clone();
     stage.mixture.retain(|_, weight| *weight > 0);
     stage

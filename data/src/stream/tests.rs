@@ -6,7 +6,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use vljepa_recipes::schema::{EmbeddingGemma, YEncoder};
+use vljepa_recipes::schema::{
+    Decoding, EmbeddingGemma, EmbeddingSource, LlamaDecoder, ModelKind, YDecoder, YEncoder,
+};
 use vljepa_recipes::{RankId, Recipe};
 
 use super::BatchStream;
@@ -105,6 +107,36 @@ fn a_row_is_its_sample() {
     }
     // With weights 2 and 1, 32 captions among 48 rows are expected, with σ = 3.3.
     assert!((18..46).contains(&by_kind[0]) && by_kind[1] > 2, "{by_kind:?}");
+}
+
+#[test]
+fn a_decoder_gets_the_target_texts_in_its_tokens_and_reads_frames_only_for_predictions() {
+    let folder = folder();
+    let mut recipe = recipe(folder.path(), folder.path(), 8, 6);
+    let without = batches(&recipe, 0, 1, 0);
+    assert!(without.iter().all(|batch| batch.output.rows() == 0));
+    recipe.model.kind = ModelKind::YDecoder;
+    let end = "[EOS]".to_owned();
+    let tokenizer = recipe.model.predictor.tokenizer.clone();
+    let decoder = LlamaDecoder { tokenizer, end, vocab_size: 12, ..LlamaDecoder::default() };
+    recipe.model.y_decoder = Some(YDecoder::Llama(decoder));
+    let texts = batches(&recipe, 0, 1, 0);
+    let embeddings = EmbeddingSource::Predictions;
+    recipe.stages[0].decoding = Some(Decoding { embeddings, ..Decoding::default() });
+    let clips = batches(&recipe, 0, 1, 0);
+    for ((without, texts), clips) in without.iter().zip(&texts).zip(&clips) {
+        assert_eq!((texts.frames_shape, texts.frames.len()), ([8, 0, 8, 8, 3], 0));
+        assert_eq!((&clips.frames, &clips.target), (&without.frames, &without.target));
+        assert_eq!((&texts.samples, &texts.target), (&without.samples, &without.target));
+        assert_eq!(texts.output, clips.output);
+        // The words of the targets, with an end and without a begin.
+        let mut expected = crate::Ragged::new();
+        for row in without.target.cu_seqlens.windows(2) {
+            let range = usize::try_from(row[0]).unwrap()..usize::try_from(row[1]).unwrap();
+            expected.push(&without.target.ids[range][1..]);
+        }
+        assert_eq!(texts.output, expected);
+    }
 }
 
 #[test]

@@ -56,12 +56,12 @@ impl WorkMeter {
         &self,
         shard: &OpenShard,
         number: usize,
-        wanted: Option<Media>,
+        wanted: &[Media],
     ) -> Result<RawSample, DataError> {
         let since = Instant::now();
         let sample = RawSample::read(shard, number, wanted)?;
         let media = sample.visual.as_ref().map(|(media, _)| *media);
-        let media = media.or(wanted).unwrap_or(Media::Image);
+        let media = media.or(wanted.first().copied()).unwrap_or(Media::Image);
         self.add(media, DataPart::Read, since.elapsed());
         let visual = sample.visual.as_ref().map_or(0, |(_, bytes)| bytes.len());
         let bytes = u64::try_from(visual + sample.texts.bytes()).unwrap_or(u64::MAX);

@@ -79,6 +79,8 @@ impl Upload {
                 let stream = from.device.compute_stream();
                 copy::copy(&stream, View::from_u8(bytes, &[bytes.len()]), tensor.view_mut())?;
             }
+            // A batch of texts has no frames.
+            Memory::Cuda(_) if from.bytes == 0 => {}
             Memory::Cuda(memory) => {
                 let copies = memory.stream(Lane::Copy);
                 copies.wait_for(memory.stream(Lane::Compute))?;

@@ -1,5 +1,5 @@
-//! One-shot jobs on a run: `ask`, `search`, `evaluate`, `export`. Each starts one worker, waits for
-//! its JSON result and prints it; `report` needs no worker.
+//! One-shot jobs on a run: `ask`, `caption`, `search`, `evaluate`, `export`. Each starts one
+//! worker, waits for its JSON result and prints it; `report` needs no worker.
 
 use std::path::{Path, PathBuf};
 
@@ -30,6 +30,19 @@ struct Answer {
     score: f64,
 }
 
+/// Result of the job `caption`.
+#[derive(Debug, Serialize, Deserialize)]
+struct Captions {
+    captions: Vec<Caption>,
+    step: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Caption {
+    file: PathBuf,
+    text: String,
+}
+
 /// Result of the job `search`.
 #[derive(Debug, Serialize, Deserialize)]
 struct Found {
@@ -54,18 +67,25 @@ struct Exported {
     unsupported: Option<String>,
 }
 
-/// `vljepa-launch ask`: prints the candidate answers, best first.
+/// `vljepa-launch ask`: prints the candidate answers, best first, or the answer that the Y-decoder
+/// writes.
 pub(crate) async fn ask(arguments: &cli::Ask) -> Result<u8, LaunchError> {
     let directory = with_weights(&arguments.run)?;
     if !arguments.file.is_file() {
         return Err(path_error("the image or clip", &arguments.file, "is not a file"));
     }
     let answers = arguments.answers.iter().map(|answer| answer.trim().to_owned());
-    let job = Job::Ask {
-        file: absolute(&arguments.file),
-        question: arguments.question.clone(),
-        answers: answers.filter(|answer| !answer.is_empty()).collect(),
-    };
+    let answers: Vec<_> = answers.filter(|answer| !answer.is_empty()).collect();
+    if answers.is_empty() {
+        if !has_decoder(&directory)? {
+            let why = "has no Y-decoder that could write an answer; give candidates with --answers";
+            return Err(path_error("the run", &arguments.run, why));
+        }
+        let query = Some(arguments.question.clone());
+        return write_texts(&directory, &[&arguments.file], query, arguments.json).await;
+    }
+    let file = absolute(&arguments.file);
+    let job = Job::Ask { file, question: arguments.question.clone(), answers };
     let found: Answers = run_worker(&directory, &job).await?;
     if arguments.json {
         return show_json(&found);
@@ -77,6 +97,47 @@ pub(crate) async fn ask(arguments: &cli::Ask) -> Result<u8, LaunchError> {
     terminal::result(&terminal::table(&rows));
     note_checkpoint(&directory, found.step);
     Ok(0)
+}
+
+/// `vljepa-launch caption`: prints what the Y-decoder writes about each file.
+pub(crate) async fn caption(arguments: &cli::Caption) -> Result<u8, LaunchError> {
+    let directory = with_weights(&arguments.run)?;
+    if !has_decoder(&directory)? {
+        let why = "has no Y-decoder that could write captions; recipes/decoder.yaml trains one";
+        return Err(path_error("the run", &arguments.run, why));
+    }
+    if let Some(missing) = arguments.files.iter().find(|file| !file.is_file()) {
+        return Err(path_error("the image or clip", missing, "is not a file"));
+    }
+    let files: Vec<&PathBuf> = arguments.files.iter().collect();
+    write_texts(&directory, &files, arguments.query.clone(), arguments.json).await
+}
+
+/// Prints the texts that the Y-decoder of a run writes about files.
+async fn write_texts(
+    directory: &RunDirectory,
+    files: &[&PathBuf],
+    query: Option<String>,
+    as_json: bool,
+) -> Result<u8, LaunchError> {
+    let absolutes = files.iter().map(|file| absolute(file)).collect();
+    let written: Captions =
+        run_worker(directory, &Job::Caption { files: absolutes, query }).await?;
+    if as_json {
+        return show_json(&written);
+    }
+    let line = |(file, caption): (&&PathBuf, &Caption)| match files.len() {
+        1 => caption.text.clone(),
+        _ => format!("{}: {}", file.display(), caption.text),
+    };
+    let lines: Vec<String> = files.iter().zip(&written.captions).map(line).collect();
+    terminal::result(&lines.join("\n"));
+    note_checkpoint(directory, written.step);
+    Ok(0)
+}
+
+fn has_decoder(directory: &RunDirectory) -> Result<bool, LaunchError> {
+    Ok(directory.load_recipe()?.recipe.model.decoder().is_some())
 }
 
 /// `vljepa-launch search`: prints the samples that match a text best.
@@ -132,8 +193,16 @@ pub(crate) async fn evaluate(arguments: &cli::RunJson) -> Result<u8, LaunchError
 /// name when all files are written, so an interrupted export does not look like a whole one.
 pub(crate) async fn export(arguments: &cli::Export) -> Result<u8, LaunchError> {
     let directory = with_weights(&arguments.run)?;
-    if directory.load_recipe()?.recipe.model.kind == ModelKind::DualEncoder {
-        let why = "is a dual encoder, whose weights are the published files that its recipe names";
+    let refused = match directory.load_recipe()?.recipe.model.kind {
+        ModelKind::VlJepa => None,
+        ModelKind::YDecoder => Some(
+            "has a Y-decoder, which is not exported; export the run that its recipe's `init` names",
+        ),
+        ModelKind::DualEncoder => {
+            Some("is a dual encoder, whose weights are the published files that its recipe names")
+        }
+    };
+    if let Some(why) = refused {
         return Err(path_error("the run", &arguments.run, why));
     }
     let folder = &arguments.folder;
@@ -208,7 +277,9 @@ fn with_weights(run: &Path) -> Result<RunDirectory, LaunchError> {
     let directory = RunDirectory::open(run)?;
     match (directory.newest_checkpoint(), directory.load_recipe()?.recipe.model.kind) {
         (Some(_), _) | (None, ModelKind::DualEncoder) => Ok(directory),
-        (None, ModelKind::VlJepa) => Err(LaunchError::NoCheckpoint { run: run.to_owned() }),
+        (None, ModelKind::VlJepa | ModelKind::YDecoder) => {
+            Err(LaunchError::NoCheckpoint { run: run.to_owned() })
+        }
     }
 }
 

@@ -89,7 +89,7 @@ fn facts(recipe: &Recipe, cost: &Cost) -> Vec<Vec<String>> {
         row("ranks", format!("{ranks} ({} on {nodes})", cluster.ranks_per_node)),
     ];
     match recipe.model.kind {
-        ModelKind::VlJepa => facts.extend(training(recipe, cost)),
+        ModelKind::VlJepa | ModelKind::YDecoder => facts.extend(training(recipe, cost)),
         ModelKind::DualEncoder => {
             let tasks = recipe.evaluation.tasks.len();
             facts.push(row("tasks", format!("{tasks}, and no training: a dual encoder")));
@@ -141,7 +141,7 @@ fn parameters(recipe: &Recipe, cost: &Cost) -> Vec<Vec<String>> {
     let part = |name: &str, value: usize| row(name, thousands(value as u64));
     let mut rows = vec![row("parameters", "count".to_owned()), part("x_encoder", count.x_encoder)];
     match recipe.model.kind {
-        ModelKind::VlJepa => rows.extend([
+        ModelKind::VlJepa | ModelKind::YDecoder => rows.extend([
             part("predictor, projections, head", count.predictor()),
             part("predictor's token embeddings", count.predictor_embedding),
             part("y_encoder", count.y_encoder()),
@@ -151,6 +151,7 @@ fn parameters(recipe: &Recipe, cost: &Cost) -> Vec<Vec<String>> {
             .extend([part("x_encoder's head", count.x_head), part("y_encoder", count.y_encoder())]),
     }
     rows.extend((count.y_average > 0).then(|| part("y_encoder's average", count.y_average)));
+    rows.extend((count.y_decoder > 0).then(|| part("y_decoder", count.y_decoder)));
     rows.extend([part("all", count.total()), part("trained", count.trainable)]);
     rows
 }

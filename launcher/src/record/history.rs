@@ -38,6 +38,9 @@ pub(crate) struct Sample {
     /// Question about the sample.
     #[serde(default)]
     pub query: Option<String>,
+    /// Text that a Y-decoder writes for the predicted embedding.
+    #[serde(default)]
+    pub written: Option<String>,
     /// Texts whose embeddings are nearest to the predicted embedding, the nearest first.
     #[serde(default)]
     pub predictions: Vec<Prediction>,
@@ -124,7 +127,7 @@ pub(crate) mod tests {
             loss,
             gradient_norm: 1.0,
             learning_rate: 1e-3,
-            scale: 14.0,
+            scale: Some(14.0),
             samples_per_s: 500.0,
             data_wait_fraction: 0.01,
             bad_samples: 0,

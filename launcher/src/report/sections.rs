@@ -47,7 +47,9 @@ pub(super) fn learning(contents: &Contents) -> Markup {
                 (draw("learning rate", Axis::FromZero, false, false, |m| Some(m.learning_rate)))
                 (draw("samples/s", Axis::FromZero, true, false, |m| Some(m.samples_per_s)))
                 (draw("gradient norm", Axis::Logarithmic, true, false, |m| Some(m.gradient_norm)))
-                (draw("similarity scale α", Axis::Fitted, false, false, |m| Some(m.scale)))
+                @if metrics.iter().any(|m| m.scale.is_some()) {
+                    (draw("similarity scale α", Axis::Fitted, false, false, |m| m.scale))
+                }
                 @if metrics.iter().any(|m| m.mfu.is_some()) {
                     (draw("MFU, share of the peak", Axis::FromZero, true, false, |m| m.mfu))
                 } @else if metrics.iter().any(|m| m.tflops.is_some()) {
@@ -156,6 +158,9 @@ fn card(sample: &Sample) -> Markup {
                     None => {},
                 }
                 (sample.caption)
+            }
+            @if let Some(written) = &sample.written {
+                p.written title="text that the Y-decoder writes" { "✎ " (written) }
             }
             ol {
                 @for prediction in &sample.predictions {

@@ -156,11 +156,8 @@ fn training(out: &mut Exposition<'_>, observed: &Observed) -> fmt::Result {
     out.gauge("loss", "Loss of the newest logged step", metrics.loss)?;
     out.gauge("gradient_norm", "Global gradient norm before clipping", metrics.gradient_norm)?;
     out.gauge("learning_rate", "Learning rate", metrics.learning_rate)?;
-    out.gauge(
-        "similarity_scale",
-        "Scale of the similarities (inverse temperature)",
-        metrics.scale,
-    )?;
+    let help = "Scale of the similarities (inverse temperature)";
+    metrics.scale.map_or(Ok(()), |value| out.gauge("similarity_scale", help, value))?;
     out.gauge("samples_per_second", "Samples of all ranks per second", metrics.samples_per_s)?;
     let help = "Share of time that rank 0 waits for data";
     out.gauge("data_wait_ratio", help, metrics.data_wait_fraction)?;

@@ -91,8 +91,8 @@ fn too_many() -> KernelError {
 }
 
 impl LanguageModel {
-    /// A cache of `sequences` empty sequences. With a `memory` (sequences, d), sequence i attends to
-    /// its row i.
+    /// A cache of `sequences` empty sequences. With a `memory` (sequences, d), sequence i attends
+    /// to its row i.
     ///
     /// # Errors
     /// If the memory has another shape or memory runs out.
@@ -159,8 +159,8 @@ impl LanguageModel {
         Ok(self.text.stack.norm.forward(cx, parameters, x.view())?.0)
     }
 
-    /// Input (n, d) of the first layer for new tokens, i32 (n), of the sequences of a cache: one for
-    /// each, at its next position.
+    /// Input (n, d) of the first layer for new tokens, i32 (n), of the sequences of a cache: one
+    /// for each, at its next position.
     ///
     /// # Errors
     /// If an id is not in the vocabulary, or memory runs out.

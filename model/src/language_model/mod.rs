@@ -3,8 +3,8 @@
 //!
 //! [`LanguageModel::forward`] and [`LanguageModel::backward`] train it on whole sequences of
 //! vectors, so that tokens may follow a prefix that is no token. [`LanguageModel::losses`] is the
-//! cross-entropy of the next tokens, in chunks of bounded memory. [`LanguageModel::extend`] reads new
-//! tokens of sequences whose earlier tokens lie in a [`Cache`], and [`LanguageModel::generate`]
+//! cross-entropy of the next tokens, in chunks of bounded memory. [`LanguageModel::extend`] reads
+//! new tokens of sequences whose earlier tokens lie in a [`Cache`], and [`LanguageModel::generate`]
 //! writes text with it.
 //!
 //! Letters in shapes: n packed tokens, d width, v size of the vocabulary.
@@ -68,8 +68,8 @@ impl LanguageModel {
         Self { text, memory: Vec::new(), logits_bytes: LOGITS_BYTES }
     }
 
-    /// Registers the layers of SONAR's text decoder, frozen. Its memory is the embedding of the text,
-    /// which is as wide as a token.
+    /// Registers the layers of SONAR's text decoder, frozen. Its memory is the embedding of the
+    /// text, which is as wide as a token.
     ///
     /// Source: SONAR (arXiv 2308.11466) §3; `sonar_text/model.py` of facebookresearch/SONAR.
     #[must_use]
@@ -117,8 +117,8 @@ impl LanguageModel {
         Ok((hidden, stack.map(|stack| LanguageModelSaved { sequence, stack })))
     }
 
-    /// Gradient of x (n, d), given `d_hidden` (n, d), the gradient of the hidden states. Adds to the
-    /// gradients of all trained layers, and calls `on_ready` after each.
+    /// Gradient of x (n, d), given `d_hidden` (n, d), the gradient of the hidden states. Adds to
+    /// the gradients of all trained layers, and calls `on_ready` after each.
     ///
     /// # Errors
     /// If the forward pass kept nothing, shapes disagree, or memory runs out.

@@ -30,6 +30,7 @@ impl Tiny {
             rope_theta: 10_000.0,
             rope_scaling: None,
             vocabulary: 50,
+            tied: true,
         };
         let mut layout = LayoutBuilder::new(Initialisation::FanIn);
         let (group, device) = (Group::YDecoder, Device::Host);

@@ -119,8 +119,8 @@ impl Block {
         Ok((out, saved))
     }
 
-    /// Residual stream of new tokens after this block. Consumes x (n, d), the stream before it. Keys
-    /// and values of the new tokens are added to the pool. With a `memory`, x += a row of it
+    /// Residual stream of new tokens after this block. Consumes x (n, d), the stream before it.
+    /// Keys and values of the new tokens are added to the pool. With a `memory`, x += a row of it
     /// between attention and MLP: the rows (m, d), and the row of each token, i32 (n).
     ///
     /// # Errors

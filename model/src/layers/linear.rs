@@ -74,8 +74,8 @@ impl Linear {
         linear::forward_onto(cx.stream, x, parameters.of(&self.weight), bias, residual, out)
     }
 
-    /// Adds to the gradients of weight and bias: dW += d_outᵀ·x, db += Σ d_out. Does nothing if they
-    /// are frozen.
+    /// Adds to the gradients of weight and bias: dW += d_outᵀ·x, db += Σ d_out. Does nothing if
+    /// they are frozen.
     ///
     /// # Errors
     /// If shapes disagree.

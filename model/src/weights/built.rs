@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value as Json, json};
 use vljepa_kernels::Device;
-use vljepa_recipes::schema::{self, ClipText, ClipTextSize, Loss, ModelKind};
+use vljepa_recipes::schema::{self, ClipText, ClipTextSize, Loss, ModelKind, SonarDecoder};
 use vljepa_recipes::{PublishedModel, Role, published_models};
 
 use super::sizes::Sizes;
@@ -60,6 +60,9 @@ pub(super) fn build(
         if let Some(size) = size.or(own.get("patch_size").cloned()) {
             keys.entry("image_size").or_insert(size);
         }
+        if role == Role::YDecoder {
+            behind_sonar(&mut keys, own.get("hidden_size"));
+        }
         keys.insert(role.key().to_owned(), Json::Object(own));
     }
     let is_dual = source == Source::ClipResnet;
@@ -72,6 +75,20 @@ pub(super) fn build(
     } else {
         Built::VlJepa(Box::new(VlJepa::new(&model, &Loss::default(), Device::Host).ok()?))
     })
+}
+
+/// Adds the keys of a VL-JEPA whose embeddings a decoder of this width decodes: those of a small
+/// SONAR.
+fn behind_sonar(keys: &mut Map<String, Json>, width: Option<&Json>) {
+    let usual = SonarDecoder::default().hidden_size.into();
+    let width = width.unwrap_or(&usual);
+    let encoder = json!({
+        "family": "sonar", "projection": "none", "hidden_size": width, "num_layers": 1,
+        "num_heads": 1, "intermediate_size": 1, "vocab_size": 1,
+    });
+    keys.insert(Role::YEncoder.key().to_owned(), encoder);
+    keys.insert("embed_dim".to_owned(), width.clone());
+    keys.insert("kind".to_owned(), json!(ModelKind::YDecoder));
 }
 
 /// Adds the keys with which CLIP's ResNet is a dual encoder. Its embeddings are as wide as the file

@@ -177,8 +177,8 @@ pub enum Source {
 }
 
 impl Source {
-    /// Sources that files are recognised as. A file of [`Self::Predictor`] is a small Llama, and one
-    /// of [`Self::LlamaDecoder`] is a whole one.
+    /// Sources that files are recognised as. A file of [`Self::Predictor`] is a small Llama, and
+    /// one of [`Self::LlamaDecoder`] is a whole one.
     pub const RECOGNISED: [Self; 17] = [
         Self::VJepa2,
         Self::VJepa2_1,
@@ -552,16 +552,15 @@ pub fn load_published<'a>(
         .collect()
 }
 
-/// Files of a folder that [`export`] writes for this model.
+/// Files of a folder that [`export`] writes for this model. It has no Y-decoder.
 pub fn exported<'a>(
     model: impl Into<Parts<'a>>,
     folder: &Path,
 ) -> impl Iterator<Item = (Source, PathBuf)> {
-    let Parts { recipe, predictor, y_decoder, .. } = model.into();
+    let Parts { recipe, predictor, .. } = model.into();
     let mut sources = vec![of_x_encoder(&recipe.x_encoder)];
     sources.extend(predictor.map(|_| Source::Predictor));
     sources.extend(of_y_encoder(&recipe.y_encoder));
-    sources.extend(y_decoder.and(recipe.decoder()).map(of_y_decoder));
     sources.extend(predictor.map(|_| Source::Projections));
     sources.into_iter().map(|source| (source, folder.join(source.file())))
 }

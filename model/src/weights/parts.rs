@@ -34,7 +34,7 @@ impl<'a> From<&'a VlJepa> for Parts<'a> {
             image_head: None,
             predictor: Some(&model.predictor),
             y_encoder: &model.y_encoder,
-            y_decoder: None,
+            y_decoder: model.y_decoder.as_ref(),
         }
     }
 }

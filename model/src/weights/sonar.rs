@@ -1,7 +1,7 @@
 //! Tensor names of SONAR's text encoder and decoder: in Meta's files (`sonar_text_encoder.pt`,
-//! `sonar_text_decoder.pt`), and in those of transformers, which runs them as encoder and decoder of
-//! M2M100, the model of NLLB-200. The rows of the table have the order of the tokenizer of NLLB-200
-//! in all of them.
+//! `sonar_text_decoder.pt`), and in those of transformers, which runs them as encoder and decoder
+//! of M2M100, the model of NLLB-200. The rows of the table have the order of the tokenizer of
+//! NLLB-200 in all of them.
 
 use super::Piece;
 use super::naming::{Extra, Naming};
@@ -83,8 +83,8 @@ pub(super) fn namings(pieces: Vec<Piece>) -> Vec<Naming> {
     ]
 }
 
-/// Sizes of an encoder or decoder whose table is the tensor `<table>.weight`, and whose other names begin with
-/// `prefix`.
+/// Sizes of an encoder or decoder whose table is the tensor `<table>.weight`, and whose other names
+/// begin with `prefix`.
 fn sizes(file: &Shapes<'_>, table: &str, prefix: &str) -> Option<Sizes> {
     file.plain_text(&format!("{table}.weight"), &format!("{prefix}layers."), "fc1.weight")
 }

@@ -109,6 +109,11 @@ fn tensors_of(published: &PublishedModel, change: impl Fn(&mut Map<String, Value
     if let Some(size) = published.image_size {
         model["image_size"] = size.into();
     }
+    if published.role == Role::YDecoder {
+        let model = serde_json::from_value(model).unwrap();
+        let mut layout = LayoutBuilder::new(Initialisation::default());
+        return tensors(&y_decoder_pieces(&YDecoder::new(&mut layout, &model, Device::Host)));
+    }
     let source = source(published);
     if source == Source::ClipResnet {
         model["kind"] = "dual_encoder".into();
@@ -120,10 +125,6 @@ fn tensors_of(published: &PublishedModel, change: impl Fn(&mut Map<String, Value
         return tensors(&source.pieces(&DualEncoder::new(&model, Device::Host).unwrap()));
     }
     let model = serde_json::from_value(model).unwrap();
-    if published.role == Role::YDecoder {
-        let mut layout = LayoutBuilder::new(Initialisation::default());
-        return tensors(&y_decoder_pieces(&YDecoder::new(&mut layout, &model, Device::Host)));
-    }
     tensors(&source.pieces(&VlJepa::new(&model, &Loss::default(), Device::Host).unwrap()))
 }
 

@@ -131,7 +131,8 @@ fn gradients_of_a_decoder_match_finite_differences() {
         let trained: Vec<usize> = (0..tiny.layout.parameters.len())
             .filter(|i| tiny.layout.parameters[*i].trainable)
             .collect();
-        // Two norms and four matrices of each layer, last norm and table; weight and bias of the map.
+        // Two norms and four matrices of each layer, last norm and table; weight and bias of the
+        // map.
         assert_eq!(trained.len(), if train_layers { 2 * 6 + 2 + 2 } else { 2 });
         for i in trained {
             let (layout, id) = (tiny.layout.clone(), ParameterId(i));

@@ -2,7 +2,9 @@
 
 use super::model::{heads_divide, query_groups, rope_scaling};
 use super::{Problems, training};
-use crate::schema::{Model, ModelKind, Projection, Recipe, Search, TaskKind, YDecoder, YEncoder};
+use crate::schema::{
+    LossKind, Model, ModelKind, Projection, Recipe, Search, TaskKind, YDecoder, YEncoder,
+};
 
 /// Reports missing keys of a Y-decoder's recipe.
 pub(super) fn needed(recipe: &Recipe, found: &mut Problems) {
@@ -13,7 +15,17 @@ pub(super) fn needed(recipe: &Recipe, found: &mut Problems) {
     let Some(decoder) = recipe.model.decoder() else { return };
     if decoder.trainable() {
         training::needed(recipe, found);
-    } else if !recipe.stages.is_empty() {
+        return;
+    }
+    match recipe.loss.kind {
+        LossKind::InfoNce | LossKind::Cosine => {
+            let what = "gives embeddings length one, but SONAR's decoder reads their own length";
+            let help = "train VL-JEPA with `loss: {kind: l2}`, and name the same loss here";
+            found.add("loss.kind", what, help);
+        }
+        LossKind::L1 | LossKind::L2 => {}
+    }
+    if !recipe.stages.is_empty() {
         let help = "write `stages: []`: the run measures `evaluation.tasks`";
         found.add("stages", "SONAR's decoder is not trained", help);
     }
@@ -142,5 +154,59 @@ fn search(decoder: &YDecoder, found: &mut Problems) {
         }
         Search::Sample { temperature } => found
             .above_zero("model.y_decoder.search.sample", &[("temperature", temperature.into())]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use crate::load;
+
+    /// Problems of the quickstart's decoder with these `--set` flags.
+    fn problems(sets: &[&str]) -> String {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("quickstart_decoder.yaml");
+        let sets: Vec<String> = sets.iter().map(|&set| set.to_owned()).collect();
+        match load(&path, &sets) {
+            Ok(_) => String::new(),
+            Err(error) => format!("{:?}", miette::Report::new(error)),
+        }
+    }
+
+    #[test]
+    fn what_a_decoder_cannot_be_is_refused_by_key() {
+        assert_eq!(problems(&[]), "");
+        let sonar = "model.y_decoder={family: sonar}";
+        for (sets, said) in [
+            (&["init=null"][..], "init: is null"),
+            (&["stages=[]"], "stages: is empty"),
+            (&["model.y_decoder=null"], "model.y_decoder: is null"),
+            (&["model.y_decoder.num_kv_heads=3"], "model.y_decoder.num_kv_heads: 4 query heads"),
+            (&["model.y_decoder.head_dim=15"], "model.y_decoder.head_dim: 15 is odd"),
+            (&["model.y_decoder.prefix_tokens=0"], "model.y_decoder.prefix_tokens: is 0"),
+            (&["model.y_decoder.max_tokens=1"], "model.y_decoder.max_tokens: 1 tokens have no"),
+            (&["model.y_decoder.search={sample: {temperature: 0}}"], "temperature: is 0"),
+            (&["model.y_decoder.search={beam: {width: 1, length_penalty: 1}}"], "width: 1 beams"),
+            (&["stages.0.decoding.noise=-1"], "stages.0.decoding.noise: is -1"),
+            (&["evaluation.tasks.0.kind={captioning: {names: []}}"], "names: is empty"),
+            (&[sonar], "stages: SONAR's decoder is not trained"),
+            (&[sonar], "loss.kind: gives embeddings length one"),
+            (&[sonar], "model.y_decoder.family: SONAR's decoder decodes the embeddings of SONAR"),
+        ] {
+            let found = problems(sets).replace("\n  │ ", " ");
+            assert!(found.contains(said), "{sets:?}: `{said}` is not in {found}");
+        }
+    }
+
+    #[test]
+    fn only_a_model_with_a_decoder_has_its_keys() {
+        let found = problems(&["model.kind=vl_jepa"]);
+        for key in [
+            "model.y_decoder: only a model with a Y-decoder",
+            "stages.0.decoding: only a model",
+            "evaluation.tasks.0.kind.captioning: only a model",
+        ] {
+            assert!(found.contains(key), "`{key}` is not in {found}");
+        }
     }
 }

@@ -4,9 +4,9 @@
 use super::operations::{Tokens, sample};
 use crate::schema::{Model, Recompute};
 
-/// Estimates the operations of one forward and backward pass of the model for a sample. Operations that are repeated to
-/// save memory are not counted, as in PaLM's model FLOPs utilization (arXiv 2204.02311, appendix
-/// B).
+/// Estimates the operations of one forward and backward pass of the model for a sample. Operations
+/// that are repeated to save memory are not counted, as in PaLM's model FLOPs utilization (arXiv
+/// 2204.02311, appendix B).
 #[must_use]
 pub fn useful_operations(model: &Model, tokens: Tokens) -> f64 {
     sample(model, tokens, false, Recompute::None).total()

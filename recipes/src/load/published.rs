@@ -180,7 +180,11 @@ mod tests {
                 sets.extend(weights.map(|role| format!("model.{role}.weights=null")));
             }
             if (model.role, model.family) == (Role::YDecoder, "sonar") {
-                let space = ["model.y_encoder={family: sonar, projection: none}", "stages=[]"];
+                let space = [
+                    "model.y_encoder={family: sonar, projection: none}",
+                    "stages=[]",
+                    "loss.kind=l2",
+                ];
                 sets.extend(space.map(str::to_owned));
             }
             let Model { image_size, x_encoder, predictor, y_encoder, y_decoder, .. } =

@@ -37,7 +37,8 @@ pub struct Task {
     #[serde(default)]
     pub query: String,
     /// Number of frames per sample, a multiple of the tubelet size, or 1 with V-JEPA 2.1. Default:
-    /// `frames` of the last stage; 8 for a dual encoder, as Perception Encoder's evaluations take.
+    /// `frames` of the last stage; 8 in a recipe without stages, as Perception Encoder's
+    /// evaluations take.
     #[serde(default)]
     pub frames: Option<usize>,
     /// Maximum number of samples, taken in the order of the shards. Default: all samples.
@@ -120,8 +121,8 @@ pub enum TaskKind {
     /// other than either is to n. `shards` names a JSON file with a list of `{p1, p2, n}` or
     /// `{caption, caption2, negative_caption}`.
     Triplets,
-    /// Captioning with a Y-decoder: the text that it writes for the predicted embedding must contain
-    /// the values of all `names`, as whole words in any case.
+    /// Captioning with a Y-decoder: the text that it writes for the predicted embedding must
+    /// contain the values of all `names`, as whole words in any case.
     Captioning {
         /// Fields of the sample's json whose values the caption must name. Dots lead through nested
         /// objects, as in a rule's `field`.

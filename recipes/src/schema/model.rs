@@ -24,8 +24,8 @@ pub struct Model {
     pub predictor: Predictor,
     /// Encoder that maps a target text to its embedding.
     pub y_encoder: YEncoder,
-    /// Decoder that writes the text of an embedding. Only `kind: y_decoder` has it. Default: `null`,
-    /// and with that kind `{family: llama}`.
+    /// Decoder that writes the text of an embedding. Only `kind: y_decoder` has it. Default:
+    /// `null`, and with that kind `{family: llama}`.
     pub y_decoder: Option<YDecoder>,
     /// Number of elements of the shared embedding. Default: 1,536 (paper §3.1), or, with
     /// `y_encoder.projection: none`, the width of the Y-encoder's own embedding.
@@ -94,8 +94,8 @@ pub enum ModelKind {
     /// Y-encoder (paper §2).
     #[default]
     VlJepa,
-    /// VL-JEPA with a Y-decoder, which writes the text of an embedding (paper §2). VL-JEPA itself is
-    /// frozen; `init` brings its weights. Stages train the decoder, a `sonar` decoder has none.
+    /// VL-JEPA with a Y-decoder, which writes the text of an embedding (paper §2). VL-JEPA itself
+    /// is frozen; `init` brings its weights. Stages train the decoder, a `sonar` decoder has none.
     YDecoder,
     /// A published pair of encoders that embed frames and texts into one space, such as CLIP: the
     /// baselines of the paper's Tables 1 and 4. The embedding of a video is the mean of those of

@@ -1,7 +1,8 @@
 //! Weights of another run's newest checkpoint that verifies, for a run that starts from them.
 //!
 //! Parameters are matched by name, because a parameter that one run trains may be frozen in the
-//! other.
+//! other. A Y-decoder that the other run does not have keeps its initial weights. It needs no
+//! Y-encoder beside the one that makes the targets.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,9 @@ use super::load::{self, PartFile};
 use super::{FROZEN, FROZEN_TENSOR, TENSORS};
 use crate::collectives::Collectives;
 use crate::error::WorkerError;
+
+/// Beginning of the names of a Y-decoder's parameters.
+const DECODER: &str = "y_decoder.";
 
 /// Newest checkpoint of another run that verifies.
 #[derive(Debug)]
@@ -68,15 +72,20 @@ impl OtherRun {
         Ok(Self { checkpoint, passed_over, layout, parts, frozen })
     }
 
-    /// Checks that the run has the parameters of `layout`, with their shapes, and no others.
+    /// Checks that the run has the parameters of `layout`, with their shapes, and no others, except
+    /// for a Y-decoder and what it does not need.
     ///
     /// # Errors
     /// Names the parameters that are missing, have another shape or would not be used.
     pub fn check(&self, layout: &Layout) -> Result<(), ModelError> {
         let path = || self.checkpoint.clone();
         let (mut theirs, mut missing) = (self.parameters(), Vec::new());
+        if has_decoder(layout) {
+            theirs.retain(|name, _| !name.starts_with("y_trained."));
+        }
         for wanted in &layout.parameters {
             match theirs.remove(&*wanted.name) {
+                None if self.lacks(wanted) => {}
                 None => missing.push(wanted.name.clone()),
                 Some(found) if found.shape != wanted.shape => {
                     return Err(ModelError::MisshapenTensor {
@@ -115,6 +124,9 @@ impl OtherRun {
         let frozen = (self.layout.frozen_len > 0).then(|| PartFile::open(&self.frozen));
         let frozen = frozen.transpose()?;
         for (index, wanted) in layout.parameters.iter().enumerate() {
+            if self.lacks(wanted) {
+                continue;
+            }
             let (from, len) = (theirs[&*wanted.name], [wanted.range.len()]);
             let into = parameters.view_mut(layout, ParameterId(index)).part(0, &len);
             match &frozen {
@@ -129,9 +141,18 @@ impl OtherRun {
         Ok(())
     }
 
+    /// Whether a parameter belongs to a Y-decoder that the other run does not have.
+    fn lacks(&self, parameter: &Parameter) -> bool {
+        parameter.name.starts_with(DECODER) && !has_decoder(&self.layout)
+    }
+
     fn parameters(&self) -> BTreeMap<&str, &Parameter> {
         self.layout.parameters.iter().map(|p| (p.name.as_str(), p)).collect()
     }
+}
+
+fn has_decoder(layout: &Layout) -> bool {
+    layout.parameters.iter().any(|parameter| parameter.name.starts_with(DECODER))
 }
 
 /// Reads a trained parameter, which may lie in several parts.

@@ -9,7 +9,7 @@ use vljepa_data::tokenize::Tokenizer;
 use vljepa_kernels::{Device, Packed, Tensor};
 use vljepa_model::DualEncoder;
 use vljepa_recipes::Recipe;
-use vljepa_recipes::schema::{Control, Preprocessing};
+use vljepa_recipes::schema::{self, Control, Preprocessing};
 
 use crate::engine::Engine;
 
@@ -31,9 +31,28 @@ pub struct Embedder<'a> {
     model: Model<'a>,
     storage: Storage,
     targets: Tokenizer,
+    /// The texts that a Y-decoder writes.
+    outputs: Option<Outputs>,
     image_size: usize,
     preprocessing: Preprocessing,
     frames: usize,
+}
+
+/// Tokenizer of the texts that a Y-decoder writes, with the tokens that end and start them.
+#[derive(Debug)]
+struct Outputs {
+    tokenizer: Tokenizer,
+    end: i32,
+    start: Vec<i32>,
+}
+
+impl Outputs {
+    fn of(keys: &schema::Model) -> Result<Self, DataError> {
+        let tokenizer = Tokenizer::of_outputs(keys)?;
+        let start = keys.decoder().map(|decoder| tokenizer.start_of_outputs(decoder));
+        let start = start.transpose()?.unwrap_or_default();
+        Ok(Self { end: tokenizer.end().unwrap_or_default(), start, tokenizer })
+    }
 }
 
 /// A model with the tokenizer of its queries, if it reads queries.
@@ -71,6 +90,7 @@ impl<'a> Embedder<'a> {
             model,
             storage: Storage::new(StorageOptions::of(&recipe.data))?,
             targets: Tokenizer::of_targets(keys)?,
+            outputs: keys.decoder().map(|_| Outputs::of(keys)).transpose()?,
             image_size: keys.image_size,
             preprocessing: keys.x_encoder.preprocessing(),
             frames: recipe.default_frames(),
@@ -139,6 +159,31 @@ impl<'a> Embedder<'a> {
             });
         }
         Ok(out)
+    }
+
+    /// Whether the model has a Y-decoder.
+    #[must_use]
+    pub fn writes(&self) -> bool {
+        self.outputs.is_some()
+    }
+
+    /// Returns the texts that the Y-decoder writes for embeddings (b, e).
+    ///
+    /// # Errors
+    /// Fails if the model has no Y-decoder or rejects the shapes, or the device fails.
+    pub fn captions<E: AsRef<[f32]>>(&self, embeddings: &[E]) -> anyhow::Result<Vec<String>> {
+        let (Some(Outputs { tokenizer, end, start }), Model::VlJepa { engine, .. }) =
+            (&self.outputs, &self.model)
+        else {
+            anyhow::bail!("the model has no Y-decoder that could write a text");
+        };
+        let mut texts = Vec::with_capacity(embeddings.len());
+        for chunk in embeddings.chunks(ROWS) {
+            for ids in engine.write(chunk, *end, start)? {
+                texts.push(tokenizer.decode(&ids)?);
+            }
+        }
+        Ok(texts)
     }
 
     fn packed<'t>(

@@ -1,5 +1,7 @@
 //! Computes scores from embeddings: pure functions, without a model or files. Protocols: paper §4.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// One entry of `scores.json`. Value, chance and baseline are fractions.
@@ -41,12 +43,27 @@ pub fn pessimistic_rank(scores: &[f64], right: impl Fn(usize) -> bool) -> Option
 
 /// Returns the share of `truths` that equal the most frequent one.
 #[must_use]
-pub fn majority(truths: &[usize]) -> f64 {
-    let mut counts = vec![0usize; truths.iter().max().map_or(0, |&max| max + 1)];
-    for &truth in truths {
-        counts[truth] += 1;
+pub fn majority<T: Ord>(truths: &[T]) -> f64 {
+    let mut counts: BTreeMap<&T, usize> = BTreeMap::new();
+    for truth in truths {
+        *counts.entry(truth).or_default() += 1;
     }
-    share(counts.into_iter().max().unwrap_or(0), truths.len())
+    share(counts.into_values().max().unwrap_or(0), truths.len())
+}
+
+/// Whether a caption contains all names as whole words, in any case.
+#[must_use]
+pub fn names_all(caption: &str, names: &[String]) -> bool {
+    let words = |text: &str| {
+        let text = text.to_lowercase();
+        let words = text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
+        words.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let caption = words(caption);
+    names.iter().all(|name| {
+        let name = words(name);
+        !name.is_empty() && caption.windows(name.len()).any(|part| part == name)
+    })
 }
 
 /// Returns `part / whole`, or 0 if `whole` is 0.
@@ -103,7 +120,19 @@ mod tests {
     #[test]
     fn majority_is_the_share_of_the_most_frequent_answer() {
         assert_eq!(majority(&[0, 1, 1, 2]).to_bits(), 0.5f64.to_bits());
-        assert_eq!(majority(&[]).to_bits(), 0.0f64.to_bits());
+        assert_eq!(majority::<usize>(&[]).to_bits(), 0.0f64.to_bits());
+    }
+
+    #[test]
+    fn a_caption_names_whole_words_only() {
+        let named = |caption, names: &[&str]| {
+            names_all(caption, &names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>())
+        };
+        assert!(named("A red circle, moving left.", &["circle", "moving left", "Red"]));
+        assert!(!named("a red circle moving left", &["circle", "moving right"]));
+        assert!(!named("a reddish circle", &["red"]));
+        assert!(!named("moving to the left", &["moving left"]));
+        assert!(!named("a circle", &[""]));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use vljepa_recipes::Recipe;
 use vljepa_recipes::run_directory::RunDirectory;
-use vljepa_recipes::schema::Task;
+use vljepa_recipes::schema::{Task, TaskKind};
 
 pub use self::metrics::Score;
 use crate::collectives::Collectives;
@@ -66,7 +66,7 @@ pub fn write_showcase(
     model: Embeds<'_>,
     run: &RunDirectory,
 ) -> anyhow::Result<()> {
-    let Some(task) = recipe.evaluation.tasks.iter().find(|task| is_retrieval(task)) else {
+    let Some(task) = recipe.evaluation.tasks.iter().find(|task| has_captions(task)) else {
         return Ok(());
     };
     let embedder = Embedder::new(recipe, model)?;
@@ -75,6 +75,11 @@ pub fn write_showcase(
     Ok(())
 }
 
-fn is_retrieval(task: &Task) -> bool {
-    matches!(task.kind, vljepa_recipes::schema::TaskKind::Retrieval)
+fn has_captions(task: &Task) -> bool {
+    match task.kind {
+        TaskKind::Retrieval | TaskKind::Captioning { .. } => true,
+        TaskKind::Classification { .. }
+        | TaskKind::QuestionAnswering { .. }
+        | TaskKind::Triplets => false,
+    }
 }

@@ -10,7 +10,8 @@ use super::metrics::{mean_direction, ranked};
 use super::truth::label_texts;
 use crate::evaluation::embed::Embedder;
 
-/// Samples shown of the retrieval task, and texts shown per sample. Other tasks show half as many.
+/// Samples shown of the task with captions, and texts shown per sample. Other tasks show half as
+/// many.
 const SHOWN: (usize, usize) = (8, 3);
 
 /// One sample in the report's grid.
@@ -20,6 +21,8 @@ pub(super) struct Shown {
     frames: Vec<String>,
     query: String,
     caption: String,
+    /// Text of a Y-decoder. `None` in a model without one.
+    written: Option<String>,
     predictions: Vec<Prediction>,
     correct: bool,
 }
@@ -31,14 +34,15 @@ struct Prediction {
     score: f64,
 }
 
-/// Returns samples of the retrieval task with their nearest captions, then samples of every
-/// question-answering task with their nearest answers.
+/// Returns samples of a task whose samples have captions, with the nearest captions, then samples
+/// of every question-answering task with their nearest answers. A Y-decoder also writes their
+/// texts.
 pub(super) fn samples(
-    retrieval: &Task,
+    captioned: &Task,
     tasks: &[Task],
     embedder: &Embedder<'_>,
 ) -> anyhow::Result<Vec<Shown>> {
-    let mut shown = captions(retrieval, embedder)?;
+    let mut shown = captions(captioned, embedder)?;
     for task in tasks {
         if let TaskKind::QuestionAnswering { question_kind, candidates } = &task.kind
             && task.control == Control::None
@@ -78,7 +82,9 @@ fn captions(task: &Task, embedder: &Embedder<'_>) -> anyhow::Result<Vec<Shown>> 
         let truth = sample.texts.caption().ok().flatten().unwrap_or_default().to_owned();
         let order = ranked(&predicted[0], &embeddings);
         let names: Vec<&str> = texts.iter().map(String::as_str).collect();
-        shown.push(entry(task, sample, options.frames, (&task.query, truth), &order, &names)?);
+        let asked = (&*task.query, truth);
+        let shown_of = entry(task, sample, options.frames, asked, &order, &names)?;
+        shown.push(Shown { written: written(embedder, &predicted)?, ..shown_of });
     }
     Ok(shown)
 }
@@ -102,9 +108,15 @@ fn answers(
         let predicted = embedder.samples(&[(&sample, &question.question)])?;
         let order = ranked(&predicted[0], embeddings);
         let asked = (question.question.as_str(), question.answer.clone());
-        shown.push(entry(task, &sample, options.frames, asked, &order, names)?);
+        let shown_of = entry(task, &sample, options.frames, asked, &order, names)?;
+        shown.push(Shown { written: written(embedder, &predicted)?, ..shown_of });
     }
     Ok(shown)
+}
+
+/// Text that a Y-decoder writes for the embedding of one sample.
+fn written(embedder: &Embedder<'_>, predicted: &[Vec<f32>]) -> anyhow::Result<Option<String>> {
+    if embedder.writes() { Ok(embedder.captions(predicted)?.pop()) } else { Ok(None) }
 }
 
 fn entry(
@@ -122,6 +134,7 @@ fn entry(
         query: query.to_owned(),
         correct: order.first().is_some_and(|&(i, _)| names[i] == truth),
         caption: truth,
+        written: None,
         predictions: nearest
             .map(|&(i, score)| Prediction { text: names[i].to_owned(), score })
             .collect(),

@@ -1,14 +1,16 @@
-//! Measures the four kinds of evaluation task.
+//! Measures the kinds of evaluation task.
 
 use std::collections::BTreeMap;
 
 use anyhow::Context;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use vljepa_data::reader::LoadedSample;
 use vljepa_recipes::schema::{Control, Task, TaskKind};
 
 use super::Scores;
 use super::metrics::{
-    Score, dot, majority, mean_direction, pessimistic_rank, ranked, recall, share,
+    Score, dot, majority, mean_direction, names_all, pessimistic_rank, ranked, recall, share,
 };
 use crate::collectives::{Collectives, Shares};
 use crate::evaluation::embed::{Embedder, apply_control};
@@ -30,6 +32,7 @@ pub(super) fn measure(
         TaskKind::Classification { .. } | TaskKind::QuestionAnswering { .. } => scope.labels(),
         TaskKind::Retrieval => scope.retrieval(),
         TaskKind::Triplets => scope.triplets(),
+        TaskKind::Captioning { .. } => scope.captioning(),
     }
 }
 
@@ -85,16 +88,49 @@ impl Scope<'_> {
         Ok(Scores::from([(self.task.name.clone(), score)]))
     }
 
+    fn captioning(&self) -> anyhow::Result<Scores> {
+        let (_, written) = self.gathered(|truth| self.own_captions(truth))?;
+        let (mut right, mut named) = (0, Vec::new());
+        for (caption, truth) in written.iter().flatten() {
+            let names: Vec<String> = serde_json::from_str(truth)?;
+            right += usize::from(names_all(caption, &names));
+            named.push(truth);
+        }
+        // The most frequent combination of names is what a constant caption can get right.
+        let (n, baseline) = (written.len(), majority(&named));
+        let score = Score { value: share(right, n), chance: 0.0, baseline, n };
+        Ok(self.task.metrics().into_iter().map(|name| (name, score)).collect())
+    }
+
+    /// Captions of this rank's share of the samples, each with the names that it must have.
+    fn own_captions(&self, truth: &Truth<'_>) -> anyhow::Result<Vec<Option<(String, String)>>> {
+        let rows = self.own_rows(truth)?;
+        let embeddings: Vec<&[f32]> = rows.iter().flatten().map(|(e, _)| e.as_slice()).collect();
+        let mut captions = self.embedder.captions(&embeddings)?.into_iter();
+        Ok(rows
+            .into_iter()
+            .map(|row| row.and_then(|(_, truth)| Some((captions.next()?, truth))))
+            .collect())
+    }
+
     /// Embeds this rank's share of the samples and gathers the rows of all ranks.
     fn rows(&self) -> anyhow::Result<(Truth<'_>, Vec<Row>)> {
+        self.gathered(|truth| self.own_rows(truth))
+    }
+
+    /// Gathers what every rank makes of its share of the samples.
+    fn gathered<T: Serialize + DeserializeOwned>(
+        &self,
+        own: impl FnOnce(&Truth<'_>) -> anyhow::Result<Vec<T>>,
+    ) -> anyhow::Result<(Truth<'_>, Vec<T>)> {
         let truth = Truth::load(self.task);
         let mine = match &truth {
-            Ok(truth) => self.own_rows(truth).map_err(|error| format!("{error:#}")),
+            Ok(truth) => own(truth).map_err(|error| format!("{error:#}")),
             Err(error) => Err(format!("{error:#}")),
         };
         let mut all = Vec::new();
         for part in self.collectives.all_gather_bytes(&serde_json::to_vec(&mine)?) {
-            let part: Result<Vec<Row>, String> = serde_json::from_slice(&part)?;
+            let part: Result<Vec<T>, String> = serde_json::from_slice(&part)?;
             all.extend(part.map_err(|error| anyhow::anyhow!(error))?);
         }
         Ok((truth?, all))

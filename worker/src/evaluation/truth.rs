@@ -31,7 +31,9 @@ impl<'a> Truth<'a> {
         let (candidates, expect) = match &task.kind {
             TaskKind::Classification { candidates, expect, .. } => (candidates, expect.as_deref()),
             TaskKind::QuestionAnswering { candidates, .. } => (candidates, None),
-            TaskKind::Retrieval | TaskKind::Triplets => return Ok(truth),
+            TaskKind::Retrieval | TaskKind::Triplets | TaskKind::Captioning { .. } => {
+                return Ok(truth);
+            }
         };
         truth.labels = label_texts(&task.kind, candidates)?;
         anyhow::ensure!(truth.labels.len() > 1, "the task needs at least two candidates");
@@ -45,7 +47,8 @@ impl<'a> Truth<'a> {
         Ok(truth)
     }
 
-    /// Queries that the task asks about a sample with these texts, each with the right answer.
+    /// Queries that the task asks about a sample with these texts, each with the right answer. That
+    /// of captioning is a JSON list of the texts that the caption must name.
     ///
     /// # Errors
     /// Fails if the sample lacks the text that the task needs, or an answer is not among the
@@ -73,6 +76,14 @@ impl<'a> Truth<'a> {
                     Ok((q.question.clone(), q.answer.clone()))
                 };
                 asked.map(pair).collect()
+            }
+            TaskKind::Captioning { names } => {
+                let value = |field: &String| {
+                    let value = texts.field(field).map_err(anyhow::Error::msg)?;
+                    value.with_context(|| format!("its json has no field `{field}`"))
+                };
+                let values: Vec<&str> = names.iter().map(value).collect::<Result<_, _>>()?;
+                Ok(vec![(query.clone(), serde_json::to_string(&values)?)])
             }
             TaskKind::Triplets => Ok(Vec::new()),
         }

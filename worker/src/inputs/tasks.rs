@@ -120,6 +120,6 @@ fn names_missing_file(task: &Task) -> bool {
             is_missing(candidates) || expect.as_ref().is_some_and(|path| !path.exists())
         }
         TaskKind::QuestionAnswering { candidates, .. } => is_missing(candidates),
-        TaskKind::Retrieval | TaskKind::Triplets => false,
+        TaskKind::Retrieval | TaskKind::Triplets | TaskKind::Captioning { .. } => false,
     }
 }

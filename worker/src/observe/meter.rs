@@ -7,7 +7,7 @@ use std::time::Instant;
 use vljepa_data::batch::{Batch, Ragged};
 use vljepa_kernels::Device;
 use vljepa_recipes::Recipe;
-use vljepa_recipes::cost::{peak_tflops, useful_operations};
+use vljepa_recipes::cost::{Tokens, peak_tflops, useful_operations};
 use vljepa_recipes::protocol::{Interval, Phase};
 use vljepa_recipes::schema::{Model, Precision};
 
@@ -105,7 +105,19 @@ impl Meter {
         let frames = batch.frames_shape[1];
         let rows = 0..batch.rows();
         let operations = rows.map(|row| {
-            useful_operations(model, frames, length(&batch.query, row), length(&batch.target, row))
+            let (query, target) = (length(&batch.query, row), length(&batch.target, row));
+            let all = Tokens::of(model, frames, query, target);
+            let tokens = match model.decoder() {
+                None => all,
+                // A Y-decoder's step runs one of the encoders.
+                Some(_) if frames > 0 => {
+                    Tokens { target: 0, output: length(&batch.output, row), ..all }
+                }
+                Some(_) => {
+                    Tokens { target, output: length(&batch.output, row), ..Tokens::default() }
+                }
+            };
+            useful_operations(model, tokens)
         });
         self.window.operations += operations.sum::<f64>();
         self.window.samples += batch.global_batch as u64;
@@ -198,6 +210,7 @@ mod tests {
             frames_shape: [rows, 2, 32, 32, 3],
             query: ragged(queries),
             target: ragged(targets),
+            output: Ragged::new(),
             target_hashes: vec![0; rows],
             query_texts: vec![String::new(); rows],
             target_texts: vec![String::new(); rows],
@@ -216,7 +229,8 @@ mod tests {
         std::thread::park_timeout(std::time::Duration::from_millis(5));
         let Closed { interval, samples_per_s, mfu, .. } = meter.close(1);
         let expected =
-            useful_operations(&recipe.model, 2, 3, 2) + useful_operations(&recipe.model, 2, 0, 5);
+            [[3, 2], [0, 5]].map(|[query, target]| Tokens::of(&recipe.model, 2, query, target));
+        let expected: f64 = expected.iter().map(|&t| useful_operations(&recipe.model, t)).sum();
         let counted = interval.tflops * 1e12 * interval.seconds;
         assert!((counted / expected - 1.0).abs() < 1e-9, "{counted} {expected}");
         assert!((samples_per_s * interval.seconds - 8.0).abs() < 1e-6);

@@ -108,11 +108,11 @@ fn scalars_of(metrics: &Metrics) -> Vec<(String, f64)> {
         ("train/loss".to_owned(), metrics.loss),
         ("train/gradient_norm".to_owned(), metrics.gradient_norm),
         ("train/learning_rate".to_owned(), metrics.learning_rate),
-        ("train/scale".to_owned(), metrics.scale),
         ("speed/samples_per_s".to_owned(), metrics.samples_per_s),
         ("speed/data_wait_fraction".to_owned(), metrics.data_wait_fraction),
     ];
     let known = [
+        ("train/scale", metrics.scale),
         ("speed/tflops", metrics.tflops),
         ("speed/mfu", metrics.mfu),
         ("memory/host_mib", mib(metrics.memory_mib)),
@@ -289,7 +289,7 @@ mod tests {
             loss: 1.5,
             gradient_norm: 0.5,
             learning_rate: 1e-3,
-            scale: 14.0,
+            scale: Some(14.0),
             samples_per_s: 100.0,
             data_wait_fraction: 0.0,
             bad_samples: 0,

@@ -27,6 +27,7 @@ impl Generation {
             Job::Check(_)
             | Job::Evaluate
             | Job::Ask { .. }
+            | Job::Caption { .. }
             | Job::Search { .. }
             | Job::Export { .. } => Self(None),
         }

@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use vljepa_data::batch::{Batch, Ragged};
-use vljepa_kernels::{Packed, Stream, Tensor, View, copy};
+use vljepa_kernels::{Device, Packed, Stream, Tensor, View, copy};
 use vljepa_model::loss::EmbeddingGradients;
 use vljepa_model::predictor::PredictorSaved;
 use vljepa_model::y_encoder::YEncoderSaved;
@@ -45,8 +45,8 @@ pub struct StepReport {
     pub loss: f64,
     /// Global norm of the gradient before clipping.
     pub gradient_norm: f64,
-    /// InfoNCE's scale α in this step.
-    pub scale: f64,
+    /// InfoNCE's scale α in this step. `None` in the step of a Y-decoder.
+    pub scale: Option<f64>,
     /// Whether every gradient was finite. Otherwise no parameter was updated.
     pub finite: bool,
     /// Samples of all ranks that were left out because they were bad.
@@ -129,7 +129,7 @@ pub fn step(
     #[expect(clippy::cast_precision_loss, reason = "a batch holds far fewer than 2^52 samples")]
     let own = [loss, bad_samples as f64, f64::from(u8::from(stop))];
     let [loss, bad_samples, stops] = collectives.sum(own);
-    let scale = f64::from(alpha.value);
+    let scale = Some(f64::from(alpha.value));
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
     let bad_samples = bad_samples as u64;
     Ok(StepReport { loss, gradient_norm, scale, finite, bad_samples, stop: stops > 0.0 })
@@ -137,7 +137,7 @@ pub fn step(
 
 /// Sets the gradients to zero and, for a drill, one of them to NaN. The backward pass adds to the
 /// gradients, so the NaN stays until its bucket is summed.
-fn begin_gradients(
+pub(super) fn begin_gradients(
     gradients: &mut Gradients,
     stream: &Stream,
     spoiled: bool,
@@ -170,13 +170,7 @@ fn micro_batches(
 ) -> vljepa_kernels::Result<Vec<Micro>> {
     let b = batch.rows();
     let size = size.unwrap_or(b).clamp(1, b.max(1));
-    let device = engine.device();
-    let packed = |ragged: &Ragged, rows: &Range<usize>| {
-        let ends = &ragged.cu_seqlens[rows.start..=rows.end];
-        let (first, last) = (ends[0], ends[rows.len()]);
-        let ids = ragged.ids[index(first)..index(last)].to_vec();
-        Packed::new(device, ids, ends.iter().map(|end| end - first).collect())
-    };
+    let packed = |ragged: &Ragged, rows: &Range<usize>| packed(engine.device(), ragged, rows);
     let starts = (0..b.div_ceil(size)).map(|i| i * size);
     let micro = |start: usize| {
         let rows = start..(start + size).min(b);
@@ -184,6 +178,18 @@ fn micro_batches(
         Ok(Micro { rows, query, target })
     };
     starts.map(micro).collect()
+}
+
+/// Some of the rows of `ragged` on the device.
+pub(super) fn packed(
+    device: Device,
+    ragged: &Ragged,
+    rows: &Range<usize>,
+) -> vljepa_kernels::Result<Packed> {
+    let ends = &ragged.cu_seqlens[rows.start..=rows.end];
+    let (first, last) = (ends[0], ends[rows.len()]);
+    let ids = ragged.ids[index(first)..index(last)].to_vec();
+    Packed::new(device, ids, ends.iter().map(|end| end - first).collect())
 }
 
 fn index(position: i32) -> usize {

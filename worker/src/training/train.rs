@@ -28,7 +28,8 @@ use crate::observe::metrics::MetricsWriter;
 use crate::observe::trace::Tracer;
 use crate::rank::session::Session;
 use crate::training::feed::Feed;
-use crate::training::step::{self, StepReport};
+use crate::training::one_step;
+use crate::training::step::{Input, StepReport};
 
 /// Samples that all ranks must have read before the share of bad ones is compared with the recipe's
 /// limit. With fewer samples the share means little.
@@ -41,6 +42,10 @@ const SAMPLES_BEFORE_SHARE: u64 = 1000;
 /// Fails if anything keeps this rank from computing the steps that the recipe asks for.
 pub fn train(session: &Session) -> anyhow::Result<(Outcome, u64)> {
     let mut trainer = Trainer::start(session)?;
+    if session.recipe.stages.is_empty() {
+        // Nothing is trained, but commands on the run read a checkpoint.
+        trainer.save(true)?;
+    }
     while trainer.state.stage < session.recipe.stages.len() {
         let outcome = trainer.stage()?;
         trainer.meter.finish();
@@ -220,7 +225,7 @@ impl<'a> Trainer<'a> {
         learning_rate: f64,
     ) -> anyhow::Result<StepReport> {
         self.meter.count(&self.session.recipe.model, &batch);
-        let input = step::Input {
+        let input = Input {
             batch,
             micro_batch: stage.micro_batch,
             recompute: stage.recompute,
@@ -234,7 +239,9 @@ impl<'a> Trainer<'a> {
             meter.enter(phase);
             session.drills.at(number, phase)
         };
-        step::step(&mut self.engine, &mut self.training, &session.collectives, input, &mut enter)
+        let (engine, training) = (&mut self.engine, &mut self.training);
+        let of = (&session.recipe, self.state.stage);
+        one_step(engine, training, &session.collectives, of, input, &mut enter)
             .with_context(|| format!("rank {}, step {number}", session.collectives.rank()))
     }
 

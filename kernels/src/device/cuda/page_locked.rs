@@ -27,7 +27,8 @@ impl PageLocked {
     /// If the host cannot lock more memory.
     pub fn new(cuda: &'static Cuda, bytes: usize) -> Result<Self> {
         let memory = match &cuda.driver {
-            Driver::Hardware(hardware) => Memory::Hardware(hardware.lock(bytes)?),
+            // The driver refuses to lock 0 bytes.
+            Driver::Hardware(hardware) => Memory::Hardware(hardware.lock(bytes.max(1))?),
             Driver::Recording(_) => Memory::Ordinary(vec![0; bytes.div_ceil(8)]),
             #[cfg(any(test, feature = "emulator"))]
             Driver::Emulated(_) => Memory::Ordinary(vec![0; bytes.div_ceil(8)]),

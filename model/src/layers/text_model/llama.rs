@@ -7,6 +7,7 @@ use vljepa_kernels::rope::{self, Heads};
 use vljepa_recipes::schema;
 
 use super::{Norm, Positions, Rotary, Sizes, Stack, TextModel, silu_block};
+use crate::parameters::root;
 use crate::{Group, LayoutBuilder};
 
 /// Sizes of Llama-3.2 layers.
@@ -28,6 +29,9 @@ pub struct LlamaSizes {
     pub rope_scaling: Option<schema::Llama3Scaling>,
     /// Number of rows of the token embedding table.
     pub vocabulary: usize,
+    /// Whether the token table is the output map too. With fan-in initialisation its elements are
+    /// then Normal(0, 1/√d), so that logits are near 1.
+    pub tied: bool,
 }
 
 impl From<&schema::Predictor> for LlamaSizes {
@@ -45,6 +49,7 @@ impl From<&schema::Predictor> for LlamaSizes {
             rope_theta: recipe.rope_theta,
             rope_scaling: recipe.rope_scaling.clone(),
             vocabulary: recipe.vocab_size,
+            tied: false,
         }
     }
 }
@@ -64,6 +69,7 @@ impl From<&schema::LlamaDecoder> for LlamaSizes {
             rope_theta: recipe.rope_theta,
             rope_scaling: recipe.rope_scaling.clone(),
             vocabulary: recipe.vocab_size,
+            tied: true,
         }
     }
 }
@@ -96,7 +102,8 @@ impl TextModel {
         blocks.reverse();
         layout.scope(group, trained_table);
         let shape = [llama.vocabulary, llama.hidden];
-        let embedding = layout.add_table(format!("{name}.embedding.weight"), shape, 1.0);
+        let scale = if llama.tied { root(llama.hidden) } else { 1.0 };
+        let embedding = layout.add_table(format!("{name}.embedding.weight"), shape, scale);
         Self {
             embedding,
             embedding_scale: 1.0,

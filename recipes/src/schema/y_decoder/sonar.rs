@@ -17,8 +17,8 @@ pub enum SonarDecoderSize {
 
 /// Keys of `family: sonar`, the text decoder of SONAR (arXiv 2308.11466): causal layers that also
 /// attend to one vector, the embedding. It needs `y_encoder: {family: sonar, projection: none}`,
-/// whose embeddings it was trained to decode, and is not trained. The defaults are the published
-/// model.
+/// whose embeddings it was trained to decode, and `loss: {kind: l2}` or `l1`, which leave them
+/// their length. It is not trained. The defaults are the published model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SonarDecoder {
