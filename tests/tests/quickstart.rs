@@ -2,8 +2,19 @@
 //! kill of a rank, and must reach the scores of `GATES`.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+
+use vljepa_data::order::ORDER_VERSION;
+use vljepa_kernels::Device;
+use vljepa_worker::checkpoint::CheckpointFolder;
+use vljepa_worker::collectives::{Collectives, Solo};
+use vljepa_worker::engine::Engine;
+use vljepa_worker::evaluation::embed::{Embedder, Embeds};
+use vljepa_worker::evaluation::metrics;
+use vljepa_worker::rank::drill::Drills;
+use vljepa_worker::rank::generation::Generation;
 
 /// Each metric with its smallest and largest allowed value, as fractions.
 ///
@@ -125,4 +136,60 @@ fn the_first_command_trains_survives_a_kill_and_passes_its_gates() {
         );
     }
     run_readme_commands(&run);
+    let (named, recognised) =
+        named_where_recognised(&run.with_file_name("quickstart-decoder")).unwrap();
+    println!("the caption is right for {named} of {recognised} clips that are classified right");
+    // Of 200 clips.
+    assert!(recognised > 130, "{recognised}");
+    assert!(named * 10 >= recognised * 9, "{named} of {recognised}");
+}
+
+/// Of the clips outside of training whose shape, colour and motion classification gets right: the
+/// number of those whose caption names all three, and the number of all.
+fn named_where_recognised(run: &Path) -> Result<(usize, usize), Box<dyn Error>> {
+    // The recipe's paths start at the repository.
+    std::env::set_current_dir(repository())?;
+    let run = vljepa_recipes::RunDirectory::open(run)?;
+    let loaded = run.load_recipe()?;
+    let (mut engine, mut training) = Engine::for_training(&loaded.recipe, Device::Host)?;
+    let checkpoints = CheckpointFolder {
+        folder: run.checkpoints(),
+        recipe_hash: loaded.hash,
+        order_version: ORDER_VERSION,
+        drills: Drills::default(),
+        generation: Generation::default(),
+    };
+    let found = engine.restore(&mut training, &checkpoints, &Collectives::Solo(Solo))?;
+    assert!(found.name.is_some(), "{:?}", found.passed_over);
+    let embedder = Embedder::new(&loaded.recipe, Embeds::VlJepa(&engine))?;
+    let reader = embedder.reader("datasets/quickstart/eval/retrieval.tar", None)?;
+    let options = embedder.load_options(None);
+    let samples: Vec<_> =
+        (0..reader.len()).map(|i| reader.load(i, &options)).collect::<Result<_, _>>()?;
+    let asked: Vec<_> = samples.iter().map(|sample| (sample, "describe the video")).collect();
+    let predicted = embedder.samples(&asked)?;
+    let captions = embedder.captions(&predicted)?;
+
+    let mut attributes = Vec::new();
+    for field in ["shape", "colour", "motion"] {
+        let file = repository().join(format!("datasets/quickstart/labels/{field}s.json"));
+        let texts: BTreeMap<String, Vec<String>> = serde_json::from_slice(&std::fs::read(file)?)?;
+        let embedding = |of: &Vec<String>| Ok(metrics::mean_direction(&embedder.texts(of)?));
+        let embeddings =
+            texts.values().map(embedding).collect::<Result<Vec<_>, Box<dyn Error>>>()?;
+        attributes.push((field, texts.into_keys().collect::<Vec<_>>(), embeddings));
+    }
+    let (mut named, mut recognised) = (0, 0);
+    for ((sample, predicted), caption) in samples.iter().zip(&predicted).zip(&captions) {
+        let truth: Vec<String> = attributes
+            .iter()
+            .map(|(field, ..)| Ok(sample.texts.field(field)?.ok_or("no field")?.to_owned()))
+            .collect::<Result<_, Box<dyn Error>>>()?;
+        let right = attributes.iter().zip(&truth).all(|((_, labels, embeddings), truth)| {
+            labels[metrics::ranked(predicted, embeddings)[0].0] == *truth
+        });
+        recognised += usize::from(right);
+        named += usize::from(right && metrics::names_all(caption, &truth));
+    }
+    Ok((named, recognised))
 }

@@ -1,5 +1,5 @@
-//! Compares causal language models with Hugging Face transformers: a Llama, and SONAR's text decoder
-//! as the decoder of M2M100. Logits, loss, gradients, and texts token by token.
+//! Compares causal language models with Hugging Face transformers: a Llama, and SONAR's text
+//! decoder as the decoder of M2M100. Logits, loss, gradients, and texts token by token.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! A language model on an emulated GPU must give the losses, gradients and texts of the host, except
-//! for rounding to bf16.
+//! A language model on an emulated GPU must give the losses, gradients and texts of the host,
+//! except for rounding to bf16.
 
 use vljepa_kernels::Device;
 use vljepa_kernels::attention::launch::Mode;

@@ -70,6 +70,7 @@ fn batch(seed: u64) -> Batch {
         frames_shape: shape,
         query: ragged(seed + 1, [0, 3, 3, 4, 9, 11]),
         target: ragged(seed + 2, [0, 2, 7, 9, 10, 14]),
+        output: Ragged::new(),
         target_hashes: vec![1, 2, 1, 3, 4],
         query_texts: vec![String::new(); rows],
         target_texts: vec![String::new(); rows],

@@ -269,6 +269,31 @@ fn a_restart_before_the_first_checkpoint_and_a_reproduction_start_from_the_same_
     );
 }
 
+/// As `recipes/finetune.yaml`, small: questions with down-sampled pretraining data, cosine, equal
+/// targets masked.
+#[test]
+fn a_finetuning_run_that_is_killed_repeats_the_undisturbed_one() {
+    let trial = trial();
+    trial.complete("trained", &[FROZEN]);
+    let (init, stage) = (
+        init(&trial, "run", "trained"),
+        "stages=[{name: sft, steps: 12, batch: 10, frames: 4, mixing: batch, \
+         mixture: {questions: 6, clips: 1, images: 1}, \
+         learning_rate: {peak: 5e-4, warmup_steps: 2, schedule: cosine}}]",
+    );
+    let sets = [FROZEN, &init, stage, "loss.mask_equal_targets=true", "cluster.ranks_per_node=2"];
+    trial.complete("undisturbed", &sets);
+    let mut launch = trial.launch("killed", &sets);
+    let output = launch.args(["--drill", "kill:rank=1,step=9"]).output().unwrap();
+    assert!(output.status.success() && text(&output).contains("restart"), "{}", text(&output));
+    assert_eq!(trial.losses("killed"), trial.losses("undisturbed"));
+    trial.assert_same_bits("killed", "undisturbed", 12);
+    // Without the mask, equal answers are negatives of each other.
+    let unmasked = [&sets[..3], &["loss.mask_equal_targets=false", sets[4]]].concat();
+    trial.complete("unmasked", &unmasked);
+    assert_ne!(trial.losses("unmasked"), trial.losses("undisturbed"));
+}
+
 #[test]
 fn what_is_not_there_yet_warns_a_dry_run_and_refuses_a_start() {
     let trial = trial();

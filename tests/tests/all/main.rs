@@ -46,3 +46,4 @@ mod tiny;
 mod user_errors;
 mod weights_command;
 mod world_size;
+mod y_decoder;

@@ -68,7 +68,7 @@ fn read_all(shard: &Path, catalogue: &Path) -> Option<Contents> {
     let shard = ShardSet::new(storage, Arc::clone(&catalogue)).shard(0).unwrap();
     assert_eq!(catalogue.lengths().sum::<u64>(), shard.index.samples.len() as u64);
     let sample = |number| {
-        let raw = RawSample::read(&shard, number, None).unwrap();
+        let raw = RawSample::read(&shard, number, &[Media::Video, Media::Image]).unwrap();
         let visual = raw.visual.map(|(_, bytes)| String::from_utf8_lossy(&bytes).into_owned());
         let caption = raw.texts.caption().ok().flatten().map(str::to_owned);
         (raw.key, [visual, caption])
