@@ -8,7 +8,7 @@ use crate::engine::Engine;
 use crate::evaluation;
 use crate::evaluation::embed::Embeds;
 use crate::rank::session::Session;
-use crate::training::train::{warn, write_record};
+use crate::training::record::{warn, write_record};
 
 /// Loads the encoders, measures every task on all ranks, and writes the scores and the completion
 /// record. Returns the outcome and the step, which is 0.

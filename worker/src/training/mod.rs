@@ -4,6 +4,7 @@
 pub mod decoder_step;
 pub mod feed;
 pub mod optimize;
+pub(crate) mod record;
 pub mod step;
 pub mod train;
 

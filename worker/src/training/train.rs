@@ -12,7 +12,6 @@ use vljepa_kernels::Tensor;
 use vljepa_model::learning_rate_at;
 use vljepa_recipes::clock;
 use vljepa_recipes::protocol::{DataWork, FromWorker, Metrics, Outcome, Phase};
-use vljepa_recipes::run_directory::atomic_write;
 use vljepa_recipes::schema::Stage;
 
 use crate::checkpoint::{
@@ -29,6 +28,7 @@ use crate::observe::trace::Tracer;
 use crate::rank::session::Session;
 use crate::training::feed::Feed;
 use crate::training::one_step;
+use crate::training::record::{warn, write_record};
 use crate::training::step::{Input, StepReport};
 
 /// Samples that all ranks must have read before the share of bad ones is compared with the recipe's
@@ -446,28 +446,6 @@ impl<'a> Trainer<'a> {
         self.session.control.at(self.state.step, phase);
         self.meter.enter(phase);
         self.session.drills.at(self.state.step, phase)
-    }
-}
-
-/// Writes the completion record, which alone marks the run as successful.
-pub(crate) fn write_record(session: &Session, state: &State) -> anyhow::Result<()> {
-    let record = serde_json::json!({
-        "step": state.step,
-        "samples": state.samples,
-        "bad_samples": state.bad_samples,
-        "recipe_hash": session.recipe_hash,
-        "time": clock::now_text(),
-    });
-    session.generation.check()?;
-    atomic_write(&session.run.completed(), &serde_json::to_vec_pretty(&record)?)?;
-    Ok(())
-}
-
-/// Warns the user: in this rank's log, and through the supervisor if this is rank 0.
-pub(crate) fn warn(session: &Session, text: String) {
-    tracing::warn!("{text}");
-    if session.collectives.rank() == 0 {
-        session.control.report(FromWorker::Warning { text });
     }
 }
 
