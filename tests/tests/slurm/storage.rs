@@ -53,8 +53,8 @@ fn a_disk_that_is_full_for_a_while_costs_checkpoints_and_no_step() {
     let place = trial.path("disk");
     let _disk = SmallDisk::mount(&place, 512);
     let cluster = Cluster::up(2);
-    // A save at the end of a stage is waited for, and its failure is a fault. Between the first save
-    // without room and the end of the first stage, step 10, lie four steps of at least 0.4 s.
+    // A save at the end of a stage is waited for, and its failure is a fault. Between the first
+    // save without room and the end of the first stage, step 10, lie four steps of at least 0.4 s.
     let (often, slow) = ("checkpoints.every_steps=2", "slow:rank=0,step=0,seconds=0.4");
     let mut running = cluster.launch(trial, "disk/full", &[often], &[slow]);
     running.wait_until("the first checkpoint", |run| has_checkpoint(run, 2));
