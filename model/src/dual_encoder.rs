@@ -33,7 +33,7 @@ pub enum Tower {
     /// Vision transformer. The recipe's keys of its visual tokens, `pool` and `final_norm`, do not
     /// apply.
     Transformer(Box<XEncoder>),
-    /// CLIP's ResNet.
+    /// CLIP's ResNet, which has no visual tokens.
     ResNet(Box<ResNet>),
 }
 

@@ -18,7 +18,7 @@ use crate::{
     Context, Gradients, Group, Keep, LanguageModel, LayoutBuilder, ModelError, OnReady, Parameters,
 };
 
-/// Decoder of embeddings.
+/// Decoder that writes the texts of embeddings.
 #[derive(Debug)]
 pub struct YDecoder {
     /// Token embeddings and layers of the recipe's family.

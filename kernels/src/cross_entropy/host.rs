@@ -1,12 +1,8 @@
 //! Cross-entropy on the host: blocks of tokens in parallel, exponentials that vectorise.
 
+use super::target_index;
 use crate::math::exp;
 use crate::parallel::{blocks, blocks2, round, rows_per_block, sum1};
-
-/// Index of a target in its row, or `None` if the token has no target.
-fn target_index(target: i32) -> Option<usize> {
-    usize::try_from(target).ok()
-}
 
 pub(super) fn forward(
     logits: &[f32],

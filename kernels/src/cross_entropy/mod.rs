@@ -132,6 +132,11 @@ pub fn backward(
     Ok(())
 }
 
+/// Index of a target in its row, or `None` if the token has no target.
+fn target_index(target: i32) -> Option<usize> {
+    usize::try_from(target).ok()
+}
+
 /// Checks that every target is below `v`. A negative target means that the token has none.
 fn check_targets(operation: &'static str, targets: &[i32], v: usize) -> Result<()> {
     let outside = |&t: &i32| usize::try_from(t).is_ok_and(|t| t >= v);

@@ -1,11 +1,7 @@
 //! Cross-entropy by its definition, with sums in f64.
 
+use super::target_index;
 use crate::parallel::round;
-
-/// Index of a target in its row, or `None` if the token has no target.
-fn target_index(target: i32) -> Option<usize> {
-    usize::try_from(target).ok()
-}
 
 pub(super) fn forward(
     logits: &[f32],

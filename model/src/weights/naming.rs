@@ -37,7 +37,7 @@ pub(super) enum Extra {
         prefixes: &'static [&'static str],
         /// What the names of layers start with.
         layers: &'static str,
-        /// Number of layers.
+        /// Number of transformer layers.
         count: usize,
     },
     /// The output layer, and the layers of Llama before and after those of the predictor.

@@ -25,7 +25,7 @@ pub enum Role {
     Predictor,
     /// Encoder of target texts.
     YEncoder,
-    /// Decoder of embeddings.
+    /// Decoder that writes the texts of embeddings.
     YDecoder,
 }
 

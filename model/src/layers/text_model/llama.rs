@@ -15,7 +15,7 @@ use crate::{Group, LayoutBuilder};
 pub struct LlamaSizes {
     /// Number of elements of a token.
     pub hidden: usize,
-    /// Number of layers.
+    /// Number of transformer layers.
     pub layers: usize,
     /// Numbers of query heads and of key/value heads, and their width.
     pub heads: Heads,

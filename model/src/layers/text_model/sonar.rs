@@ -14,7 +14,7 @@ use crate::parameters::root;
 pub struct SonarSizes {
     /// Number of elements of a token.
     pub hidden: usize,
-    /// Number of layers.
+    /// Number of transformer layers.
     pub layers: usize,
     /// Number of heads, a divisor of `hidden`.
     pub heads: usize,
