@@ -1,5 +1,7 @@
 //! A rank's rows of a global batch, in host memory.
 
+use std::sync::Arc;
+
 /// Rows of different lengths, packed without padding: row `i` is
 /// `ids[cu_seqlens[i]..cu_seqlens[i + 1]]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -26,6 +28,16 @@ impl Ragged {
     pub fn push(&mut self, row: &[i32]) {
         self.ids.extend_from_slice(row);
         self.cu_seqlens.push(i32::try_from(self.ids.len()).expect("a batch has fewer tokens"));
+    }
+
+    /// Tokens of a row.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    #[must_use]
+    pub fn row(&self, row: usize) -> &[i32] {
+        let at = |i: usize| usize::try_from(self.cu_seqlens[i]).unwrap_or_default();
+        &self.ids[at(row)..at(row + 1)]
     }
 
     /// Number of rows pushed so far.
@@ -107,12 +119,15 @@ pub struct Batch<F = Vec<u8>> {
     pub frames: F,
     /// Shape of `frames`, `[b, T, H, W, 3]`.
     pub frames_shape: [usize; 5],
-    /// Tokens of the queries. Rows may be empty.
+    /// Tokens before the visual tokens of every row. Only those of a VLM's template.
+    pub before: Arc<[i32]>,
+    /// Tokens of the queries. Rows may be empty. Those of a VLM have its template.
     pub query: Ragged,
-    /// Tokens of the targets. No row is empty.
+    /// Tokens of the targets as the Y-encoder reads them. No row is empty. Without a Y-encoder
+    /// there are no rows.
     pub target: Ragged,
-    /// Tokens of the target texts as a Y-decoder writes them, each with its end. Without a
-    /// Y-decoder there are no rows.
+    /// Tokens of the target texts as the model writes them: as a Y-decoder does, each with its end,
+    /// or as a VLM does, in its template. A model that writes no texts has no rows.
     pub output: Ragged,
     /// [`crate::target_hash`] of each target text. Equal texts have equal hashes.
     pub target_hashes: Vec<u64>,
@@ -148,6 +163,7 @@ impl<F> Batch<F> {
             first_row: self.first_row,
             global_batch: self.global_batch,
             frames_shape: self.frames_shape,
+            before: self.before,
             query: self.query,
             target: self.target,
             output: self.output,

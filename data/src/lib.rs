@@ -10,6 +10,7 @@
 
 pub mod batch;
 pub mod catalogue;
+pub mod conversation;
 pub mod decode;
 pub mod error;
 pub mod feed_rate;
@@ -33,6 +34,7 @@ mod fixtures;
 
 pub use batch::{Batch, FrameMemory, Ragged, SampleRef, Skipped};
 pub use catalogue::{Catalogue, Catalogues};
+pub use conversation::Conversation;
 pub use error::DataError;
 pub use order::{Location, ORDER_VERSION, Order, Shuffle, SourceLengths};
 pub use reader::{LoadOptions, LoadedSample, SampleReader};

@@ -29,9 +29,11 @@ pub struct Tokenizer {
     lower_case: bool,
     /// Number of tokens to which texts are padded, or `None` if they keep their lengths.
     padded_length: Option<usize>,
-    /// Token after each text of a Y-decoder, which has no other special tokens. `None` for the
-    /// texts of encoders, which have those of the file's post-processor.
-    end: Option<i32>,
+    /// Tokens before and after each text that a model writes, which has no other special tokens.
+    /// `None` for the texts of encoders, which have those of the file's post-processor.
+    around: Option<[Vec<i32>; 2]>,
+    /// Whether the text itself is left out.
+    without_text: bool,
 }
 
 impl Tokenizer {
@@ -79,13 +81,10 @@ impl Tokenizer {
             wrong("model.kind", "has no Y-decoder; write `kind: y_decoder`".to_owned())
         })?;
         let (tokens, rows) = (decoder.max_tokens(), decoder.vocab_size());
-        let mut tokenizer = Self::of("model.y_decoder", decoder.tokenizer(), tokens, rows)?;
+        let tokenizer = Self::of("model.y_decoder", decoder.tokenizer(), tokens, rows)?;
         let end = tokenizer.id("model.y_decoder.end", decoder.end())?;
-        let max_length = tokens.saturating_sub(1).max(1);
-        let truncation = TruncationParams { max_length, ..TruncationParams::default() };
-        let cut = tokenizer.inner.with_truncation(Some(truncation)).map(drop);
-        cut.map_err(|cause| wrong("model.y_decoder.max_tokens", cause.to_string()))?;
-        Ok(Self { end: Some(end), ..tokenizer })
+        let tokenizer = tokenizer.cut_to("model.y_decoder.max_tokens", tokens.saturating_sub(1))?;
+        Ok(tokenizer.between([Vec::new(), vec![end]]))
     }
 
     /// Tokens with which every text of the recipe's Y-decoder starts: those of SONAR's are the end
@@ -99,8 +98,38 @@ impl Tokenizer {
         Ok(vec![end, self.id("model.y_decoder.language", language)?])
     }
 
+    /// The tokenizer with texts of at most `max_length` tokens, at least one, as the recipe's `key`
+    /// says.
+    pub(crate) fn cut_to(mut self, key: &str, max_length: usize) -> Result<Self, DataError> {
+        let max_length = max_length.max(1);
+        let truncation = TruncationParams { max_length, ..TruncationParams::default() };
+        match self.inner.with_truncation(Some(truncation)) {
+            Ok(_) => Ok(self),
+            Err(cause) => Err(DataError::Recipe { key: key.to_owned(), reason: cause.to_string() }),
+        }
+    }
+
+    /// The tokenizer with these tokens before and after each text, instead of the special tokens of
+    /// the file.
+    #[must_use]
+    pub(crate) fn between(self, around: [Vec<i32>; 2]) -> Self {
+        Self { around: Some(around), ..self }
+    }
+
+    /// The tokenizer without the texts themselves: only the tokens around them are left.
+    #[must_use]
+    pub(crate) fn without_text(self) -> Self {
+        Self { without_text: true, ..self }
+    }
+
+    /// Tokens before and after each text that a model writes. `None` for texts of encoders.
+    #[must_use]
+    pub fn around(&self) -> Option<&[Vec<i32>; 2]> {
+        self.around.as_ref()
+    }
+
     /// Id of a token that the recipe's `key` names.
-    fn id(&self, key: &str, token: &str) -> Result<i32, DataError> {
+    pub(crate) fn id(&self, key: &str, token: &str) -> Result<i32, DataError> {
         let wrong = |reason: String| DataError::Recipe { key: key.to_owned(), reason };
         let id = self
             .inner
@@ -110,7 +139,7 @@ impl Tokenizer {
         Ok(ids[0])
     }
 
-    fn of(
+    pub(crate) fn of(
         part: &str,
         path: Option<&Path>,
         max_tokens: usize,
@@ -162,24 +191,26 @@ impl Tokenizer {
             prompt: String::new(),
             lower_case: false,
             padded_length: None,
-            end: None,
+            around: None,
+            without_text: false,
         };
         tokenizer.in_rows(around.get_ids(), "every text").map_err(error)?;
         Ok(tokenizer)
     }
 
     /// Tokens of `text` with the recipe's prompt before it, including the special tokens that the
-    /// file's post-processor adds. A text of a Y-decoder has its end instead. Targets are
-    /// lower-cased and padded as their encoder was trained (`is_lower_case` and `padded_length` of
-    /// the recipe's Y-encoder). An empty text has no tokens at all, not even special ones: an empty
-    /// query means query-free training (paper §3.2).
+    /// file's post-processor adds. Texts that a model writes have those of [`Self::around`]
+    /// instead. Targets are lower-cased and padded as their encoder was trained (`is_lower_case`
+    /// and `padded_length` of the recipe's Y-encoder). An empty text of an encoder has no tokens at
+    /// all, not even special ones: an empty query means query-free training (paper §3.2).
     ///
     /// # Errors
     /// [`DataError::Tokenizer`] if the file's model rejects the text, as a word-level model without
     /// an unknown token may do, or if the embedding has no row for a token of the text.
     pub fn encode(&self, text: &str) -> Result<Vec<i32>, DataError> {
+        let text = if self.without_text { "" } else { text };
         if text.is_empty() {
-            return Ok(Vec::new());
+            return Ok(self.around.as_ref().map(|around| around.concat()).unwrap_or_default());
         }
         let refused = |reason: String| DataError::Tokenizer { path: self.path.clone(), reason };
         let prompted = match self.prompt.as_str() {
@@ -187,10 +218,12 @@ impl Tokenizer {
             prompt => Cow::Owned(format!("{prompt}{text}")),
         };
         let cased = if self.lower_case { prompted.to_lowercase().into() } else { prompted };
-        let encoding = caught(|| self.inner.encode_fast(cased, self.end.is_none()))
+        let encoding = caught(|| self.inner.encode_fast(cased, self.around.is_none()))
             .map_err(|cause| refused(format!("it cannot encode {}: {cause}", shown(text))))?;
         let mut ids = self.in_rows(encoding.get_ids(), &shown(text)).map_err(refused)?;
-        ids.extend(self.end);
+        if let Some([before, after]) = &self.around {
+            ids = [before, &ids[..], after].concat();
+        }
         if let Some(length) = self.padded_length {
             ids.resize(length, PAD);
         }
@@ -213,7 +246,7 @@ impl Tokenizer {
     /// Token that ends a text of a Y-decoder. `None` for texts of encoders.
     #[must_use]
     pub fn end(&self) -> Option<i32> {
-        self.end
+        self.around.as_ref().and_then(|[_, after]| after.first().copied())
     }
 
     /// Checks that the embedding has rows for the tokens `ids` of a text.

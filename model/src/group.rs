@@ -16,17 +16,19 @@ pub enum Group {
     /// The moving average of the Y-encoder and its linear map. No gradient reaches it, and the
     /// optimizer leaves it alone.
     YAverage,
-    /// The linear maps into and out of the predictor.
+    /// The linear maps into and out of the predictor, and the projector of a VLM.
     Projections,
     /// The Y-decoder with its map of the embedding.
     YDecoder,
+    /// The language model of a VLM.
+    LanguageModel,
     /// The logarithm of the factor α of `InfoNCE`'s similarities (the temperature).
     LogitScale,
 }
 
 impl Group {
     /// All groups that have a multiplier, in the order of their declaration.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::XEncoder,
         Self::Predictor,
         Self::YEncoder,
@@ -34,6 +36,7 @@ impl Group {
         Self::Projections,
         Self::LogitScale,
         Self::YDecoder,
+        Self::LanguageModel,
     ];
 
     /// Name of the group in the recipe's `optimizer.multipliers`.
@@ -48,6 +51,7 @@ impl Group {
             Self::Projections => "projections",
             Self::LogitScale => "logit_scale",
             Self::YDecoder => "y_decoder",
+            Self::LanguageModel => "language_model",
         }
     }
 
@@ -63,7 +67,8 @@ impl Group {
             | Self::YAverage
             | Self::Projections
             | Self::LogitScale
-            | Self::YDecoder => own(self),
+            | Self::YDecoder
+            | Self::LanguageModel => own(self),
         }
         .unwrap_or(1.0)
     }

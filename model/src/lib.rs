@@ -5,9 +5,9 @@
 //! visual tokens and a query to a predicted embedding, and the Y-encoder maps the target text to
 //! its embedding (VL-JEPA, arXiv 2512.10942, §2 and §3.1). [`DualEncoder`] is a published pair of
 //! encoders without a predictor, a baseline of the paper. [`YDecoder`] writes the text of an
-//! embedding with a [`LanguageModel`]. Each part has a `forward`, which returns the state that its
-//! `backward` consumes; there is no autograd tape. To recompute activations, a backward pass calls
-//! `forward` again.
+//! embedding with a [`LanguageModel`]. [`Vlm`] is the paper's token-predicting baseline. Each part
+//! has a `forward`, which returns the state that its `backward` consumes; there is no autograd
+//! tape. To recompute activations, a backward pass calls `forward` again.
 //!
 //! Letters in shapes: `b` rows of the batch, `n` packed tokens, `d` width of a model, `h` heads,
 //! `f` hidden width of an MLP, `e` width of the shared embedding, `g` rows of the global batch.
@@ -23,6 +23,7 @@ mod parameters;
 pub mod predictor;
 pub mod transformers;
 mod vl_jepa;
+pub mod vlm;
 pub mod weights;
 pub mod x_encoder;
 pub mod y_decoder;
@@ -40,6 +41,7 @@ pub use parameters::{
 };
 pub use predictor::Predictor;
 pub use vl_jepa::VlJepa;
+pub use vlm::Vlm;
 pub use x_encoder::{Visual, XEncoder};
 pub use y_decoder::YDecoder;
 pub use y_encoder::YEncoder;

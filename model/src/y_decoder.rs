@@ -7,13 +7,11 @@
 
 use std::sync::Arc;
 
-use vljepa_kernels::{
-    Device, KernelError, Lengths, Packed, Result, Tensor, View, Write, copy, rows,
-};
+use vljepa_kernels::{Device, KernelError, Lengths, Packed, Result, Tensor, View, Write, copy};
 use vljepa_recipes::schema;
 
-use crate::language_model::{LanguageModelSaved, Options, Prompts};
-use crate::layers::Linear;
+use crate::language_model::{Joined, LanguageModelSaved, Options, Prompts, read_and_targets};
+use crate::layers::{Linear, Trained};
 use crate::{
     Context, Gradients, Group, Keep, LanguageModel, LayoutBuilder, ModelError, OnReady, Parameters,
 };
@@ -42,21 +40,12 @@ pub struct Prefix {
 pub struct YDecoderSaved {
     /// Embeddings, (b, e).
     embeddings: Tensor,
-    input: PrefixedRows,
-    /// Token ids, if the token embeddings are trained.
-    ids: Option<Arc<[i32]>>,
+    input: Joined,
+    /// Token ids.
+    ids: Arc<[i32]>,
     layers: Option<LanguageModelSaved>,
     /// Gradient of the hidden states, (n, d).
     d_hidden: Tensor,
-}
-
-/// Rows of the prefixes and of the tokens in packed sequences [prefix ; tokens].
-#[derive(Debug)]
-struct PrefixedRows {
-    /// Row of each vector of a prefix, i32 (b·k).
-    prefix: Tensor,
-    /// Row of each token, i32 (tokens).
-    tokens: Tensor,
 }
 
 impl YDecoder {
@@ -66,7 +55,8 @@ impl YDecoder {
         let (name, group) = ("y_decoder", Group::YDecoder);
         match &model.y_decoder.clone().unwrap_or_default() {
             schema::YDecoder::Llama(keys) => {
-                let trained = [keys.train_layers; 2];
+                let layers = if keys.train_layers { keys.num_layers } else { 0 };
+                let trained = Trained { layers, table: keys.train_layers };
                 let language_model =
                     LanguageModel::llama(layout, name, group, &keys.into(), trained, device);
                 layout.scope(group, true);
@@ -108,11 +98,15 @@ impl YDecoder {
             return Err(ModelError::Config { key: "model.y_decoder.family".to_owned(), what });
         };
         let device = cx.arena.device();
-        let (read, targets) = read_and_targets(device, texts, prefix.tokens)?;
+        let rows = 0..texts.lengths.rows();
+        let texts: Vec<_> = rows.map(|row| &texts.host_ids()[texts.lengths.range(row)]).collect();
+        let contexts = vec![Vec::new(); texts.len()];
+        let (read, targets) = read_and_targets(device, &contexts, &texts, prefix.tokens)?;
         let embeddings = activations(cx, embeddings)?;
-        let (x, lengths, input) = self.prefixed(cx, parameters, prefix, &embeddings, &read)?;
+        let (x, input) = self.prefixed(cx, parameters, prefix, &embeddings, &read)?;
         let model = &self.language_model;
         let keep = keep.only_if(gradients.is_some());
+        let lengths = Lengths::new(device, input.lengths.host().to_vec())?;
         let (hidden, layers) = model.forward(cx, parameters, x, lengths, keep)?;
         let hidden = hidden.view();
         let Some(gradients) = gradients else {
@@ -120,7 +114,7 @@ impl YDecoder {
         };
         let (losses, d_hidden) =
             model.losses_with_gradient(cx, parameters, hidden, &targets, factor, gradients)?;
-        let ids = model.table().trainable().then(|| Arc::clone(read.host_ids()));
+        let ids = Arc::clone(read.host_ids());
         Ok((losses, Some(YDecoderSaved { embeddings, input, ids, layers, d_hidden })))
     }
 
@@ -142,17 +136,8 @@ impl YDecoder {
         let prefix = self.prefix.as_ref().ok_or(NOTHING)?;
         let model = &self.language_model;
         let d = model.backward(cx, parameters, layers, d_hidden, gradients, on_ready)?;
-        let part = |index: &Tensor| {
-            let mut part = cx.take(&[index.shape()[0], d.shape()[1]])?;
-            rows::gather(cx.stream, d.view(), index.view(), Write::Set, part.view_mut())?;
-            Ok::<_, KernelError>(part)
-        };
-        if let Some(ids) = ids {
-            let d_tokens = part(&input.tokens)?;
-            model.text.embed_backward(cx, &ids, d_tokens.view(), gradients)?;
-        }
-        let d_prefix =
-            part(&input.prefix)?.reshaped(&[embeddings.shape()[0], prefix.map.outputs()]);
+        let d_prefix = model.joined_backward(cx, &input, &ids, d.view(), gradients)?;
+        let d_prefix = d_prefix.reshaped(&[embeddings.shape()[0], prefix.map.outputs()]);
         prefix.map.backward_weight(cx, embeddings.view(), d_prefix.view(), gradients)?;
         on_ready(gradients, self.gradients_end);
         Ok(())
@@ -182,8 +167,8 @@ impl YDecoder {
         let model = &self.language_model;
         let prompts = match &self.prefix {
             Some(prefix) => {
-                let (x, lengths, _) = self.prefixed(cx, parameters, prefix, &embeddings, &start)?;
-                Prompts { x, lengths, memory: None }
+                let (x, input) = self.prefixed(cx, parameters, prefix, &embeddings, &start)?;
+                Prompts { x, lengths: input.lengths, memory: None }
             }
             None => {
                 let x = model.input(cx, parameters, &start)?;
@@ -193,8 +178,7 @@ impl YDecoder {
         Ok(model.generate(cx, parameters, prompts, &options)?)
     }
 
-    /// Input (n, d) of the first layer for the sequences [prefix ; tokens], their lengths, and the
-    /// rows of both parts.
+    /// Input (n, d) of the first layer for the sequences [prefix ; tokens], and their rows.
     fn prefixed(
         &self,
         cx: Context<'_>,
@@ -202,7 +186,7 @@ impl YDecoder {
         prefix: &Prefix,
         embeddings: &Tensor,
         tokens: &Packed,
-    ) -> Result<(Tensor, Lengths, PrefixedRows)> {
+    ) -> Result<(Tensor, Joined)> {
         let b = embeddings.shape()[0];
         if tokens.lengths.rows() != b {
             return Err(KernelError::Shape {
@@ -212,17 +196,15 @@ impl YDecoder {
                 needed: format!("{b}, one per embedding"),
             });
         }
-        let (lengths, input) = prefixed_rows(cx.arena.device(), &tokens.lengths, prefix.tokens)?;
+        let input = Joined::new(cx.arena.device(), &tokens.lengths, 0, prefix.tokens)?;
         let d = prefix.map.outputs() / prefix.tokens.max(1);
-        let mut x = cx.take(&[lengths.tokens(), d])?;
         let mut vectors = cx.take(&[b, prefix.map.outputs()])?;
         let out = vectors.view_mut();
         prefix.map.forward(cx, parameters, embeddings.view(), Write::Set, out)?;
         let vectors = vectors.reshaped(&[b * prefix.tokens, d]);
-        rows::scatter(cx.stream, vectors.view(), input.prefix.view(), x.view_mut())?;
-        let embedded = self.language_model.text.embed(cx, parameters, tokens.ids())?;
-        rows::scatter(cx.stream, embedded.view(), input.tokens.view(), x.view_mut())?;
-        Ok((x, lengths, input))
+        let model = &self.language_model;
+        let x = model.joined_input(cx, parameters, &input, tokens, vectors.view())?;
+        Ok((x, input))
     }
 }
 
@@ -231,71 +213,4 @@ fn activations(cx: Context<'_>, embeddings: View<'_>) -> Result<Tensor> {
     let mut out = cx.take(embeddings.shape())?;
     copy::cast(cx.stream, embeddings, out.view_mut())?;
     Ok(out)
-}
-
-/// Tokens that the decoder reads, all but the last of each text, and the target of each vector of
-/// the sequences [prefix ; tokens]: the last vector of the prefix predicts the first token.
-fn read_and_targets(
-    device: Device,
-    texts: &Packed,
-    prefix: usize,
-) -> Result<(Packed, Vec<i32>), ModelError> {
-    let (mut ids, mut ends, mut targets) = (Vec::new(), vec![0], Vec::new());
-    for row in 0..texts.lengths.rows() {
-        let text = &texts.host_ids()[texts.lengths.range(row)];
-        let Some((_, read)) = text.split_last() else {
-            return Err(ModelError::Kernel(KernelError::Value {
-                operation: "y_decoder::forward",
-                what: "texts",
-                found: format!("empty at {row}"),
-                needed: "every text needs a token, such as its end".to_owned(),
-            }));
-        };
-        ids.extend(read);
-        ends.push(texts.lengths.host()[row + 1] - texts.lengths.host()[0] - count(row + 1)?);
-        targets.resize(targets.len() + prefix.saturating_sub(1), -1);
-        targets.extend(text);
-    }
-    Ok((Packed::new(device, ids, ends)?, targets))
-}
-
-/// Lengths of the sequences [prefix ; tokens], and the rows of both parts.
-fn prefixed_rows(
-    device: Device,
-    tokens: &Lengths,
-    prefix: usize,
-) -> Result<(Lengths, PrefixedRows)> {
-    let prefix = count(prefix)?;
-    let total = count(tokens.rows())?
-        .checked_mul(prefix)
-        .and_then(|n| n.checked_add(tokens.host().last().copied().unwrap_or(0)));
-    total.ok_or_else(too_many)?;
-    let (mut ends, mut end) = (vec![0], 0);
-    let (mut prefix_rows, mut token_rows) = (Vec::new(), Vec::new());
-    for ends_of_row in tokens.host().windows(2) {
-        let start = end + prefix;
-        prefix_rows.extend(end..start);
-        end = start + ends_of_row[1] - ends_of_row[0];
-        token_rows.extend(start..end);
-        ends.push(end);
-    }
-    let index = |values: Vec<i32>| {
-        let len = values.len();
-        Tensor::from_i32(values, &[len]).on(device)
-    };
-    let rows = PrefixedRows { prefix: index(prefix_rows)?, tokens: index(token_rows)? };
-    Ok((Lengths::new(device, ends)?, rows))
-}
-
-fn count(n: usize) -> Result<i32> {
-    i32::try_from(n).map_err(|_| too_many())
-}
-
-fn too_many() -> KernelError {
-    KernelError::Value {
-        operation: "y_decoder",
-        what: "tokens",
-        found: "2^31 or more".to_owned(),
-        needed: "fewer than 2^31".to_owned(),
-    }
 }

@@ -13,11 +13,14 @@ mod logging;
 mod model;
 mod resnet;
 mod training;
+mod vlm;
 mod y_decoder;
 
 pub use dual_encoder::pair;
 pub use files::check_files;
 pub use model::sizes;
+
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -49,11 +52,13 @@ pub fn check(recipe: &Recipe) -> Vec<Problem> {
     training::check(recipe, &mut found);
     evaluation::check(recipe, &mut found);
     y_decoder::unused(recipe, &mut found);
+    vlm::unused(recipe, &mut found);
     y_decoder::stages(recipe, &mut found);
     match recipe.model.kind {
         ModelKind::VlJepa => training::needed(recipe, &mut found),
         ModelKind::YDecoder => y_decoder::needed(recipe, &mut found),
         ModelKind::DualEncoder => dual_encoder::check(recipe, &mut found),
+        ModelKind::Vlm => vlm::check(recipe, &mut found),
     }
     cluster::check(recipe, &mut found);
     found.list
@@ -63,7 +68,7 @@ pub fn check(recipe: &Recipe) -> Vec<Problem> {
 #[must_use]
 pub fn warnings(recipe: &Recipe) -> Vec<String> {
     let mut warnings = Vec::new();
-    for key in missing_tokenizers(recipe).chain(missing_weights(recipe)) {
+    for key in missing_tokenizers(recipe).into_iter().chain(missing_weights(recipe)) {
         warnings.push(format!("{key} is not set, and the run will need it"));
     }
     for name in recipe.data.sources.keys() {
@@ -91,19 +96,23 @@ pub fn warnings(recipe: &Recipe) -> Vec<String> {
 }
 
 /// Keys of the tokenizers that a recipe does not name yet.
-fn missing_tokenizers(recipe: &Recipe) -> impl Iterator<Item = &'static str> {
+fn missing_tokenizers(recipe: &Recipe) -> Vec<&'static str> {
     let model = &recipe.model;
-    let of_queries = match model.kind {
-        ModelKind::VlJepa | ModelKind::YDecoder => {
-            Some(("model.predictor.tokenizer", model.predictor.tokenizer.as_deref()))
-        }
-        ModelKind::DualEncoder => None,
-    };
+    let of_queries = ("model.predictor.tokenizer", model.predictor.tokenizer.as_deref());
     let of_targets = ("model.y_encoder.tokenizer", model.y_encoder.tokenizer());
-    let of_texts =
-        model.decoder().map(|decoder| ("model.y_decoder.tokenizer", decoder.tokenizer()));
-    let tokenizers = of_queries.into_iter().chain([of_targets]).chain(of_texts);
-    tokenizers.filter(|(_, path)| path.is_none()).map(|(key, _)| key)
+    let mut tokenizers = match model.kind {
+        ModelKind::VlJepa | ModelKind::YDecoder => vec![of_queries, of_targets],
+        ModelKind::DualEncoder => vec![of_targets],
+        ModelKind::Vlm => Vec::new(),
+    };
+    if let Some(decoder) = model.decoder() {
+        tokenizers.push(("model.y_decoder.tokenizer", decoder.tokenizer()));
+    }
+    if let Some(l) = model.vlm() {
+        tokenizers.push(("model.language_model.tokenizer", l.tokenizer.as_deref()));
+    }
+    let missing = |(key, path): (_, Option<&Path>)| path.is_none().then_some(key);
+    tokenizers.into_iter().filter_map(missing).collect()
 }
 
 /// Keys of the weights that a dual encoder does not name yet. Another model starts from random

@@ -10,6 +10,7 @@ mod memory;
 mod operations;
 mod parameters;
 mod rates;
+mod vlm;
 mod y_decoder;
 
 pub use memory::{Memory, Traffic, memory, traffic};
@@ -17,7 +18,10 @@ pub use operations::{Operations, Tokens, sample};
 pub use parameters::{Parameters, parameters};
 pub use rates::{peak_tflops, useful_operations};
 
-use crate::schema::{EmbeddingSource, Recipe, Source, Stage, TextSource, YDecoder};
+use crate::schema::{
+    EmbeddingSource, LanguageModel, Model, Recipe, Source, Stage, TEXT, TemplateTexts, TextSource,
+    YDecoder,
+};
 
 /// Length in tokens that planning assumes for a query. Our estimate: the paper states only the
 /// limit, 512 tokens (§3.1).
@@ -82,13 +86,7 @@ fn stage_cost(recipe: &Recipe, stage: &Stage) -> StageCost {
         )
     });
     let tokens = longest_sample(recipe, stage);
-    let y = &recipe.model.y_encoder;
-    let longest = Tokens {
-        query: if tokens.query > 0 { recipe.model.predictor.max_query_tokens } else { 0 },
-        target: y.padded_length().unwrap_or(y.max_target_tokens()),
-        output: recipe.model.decoder().map_or(0, YDecoder::max_tokens),
-        ..tokens
-    };
+    let longest = longest_texts(&recipe.model, tokens);
     let memory = |tokens| memory(recipe, tokens, micro_batch, rows, stage.recompute);
     let samples = stage.steps.saturating_mul(u64::try_from(stage.batch).unwrap_or(u64::MAX));
     StageCost {
@@ -100,6 +98,35 @@ fn stage_cost(recipe: &Recipe, stage: &Stage) -> StageCost {
         memory: memory(tokens),
         most_memory: memory(longest),
         traffic: traffic(recipe, stage.batch, world_size),
+    }
+}
+
+/// Returns the token counts of a sample if its texts are as long as the recipe allows.
+#[must_use]
+pub fn longest_texts(model: &Model, tokens: Tokens) -> Tokens {
+    if let Some(l) = model.vlm() {
+        let [question, answer] = [l.max_question_tokens, l.max_answer_tokens];
+        return vlm_texts(l, tokens, question, answer);
+    }
+    let y = &model.y_encoder;
+    Tokens {
+        query: if tokens.query > 0 { model.predictor.max_query_tokens } else { 0 },
+        target: y.padded_length().unwrap_or(y.max_target_tokens()),
+        output: model.decoder().map_or(0, YDecoder::max_tokens),
+        ..tokens
+    }
+}
+
+/// Adds the texts of a VLM, in their template, to the visual tokens of a sample.
+fn vlm_texts(l: &LanguageModel, tokens: Tokens, question: usize, answer: usize) -> Tokens {
+    let TemplateTexts { before, question: around_question, answer: around } = l.template.texts();
+    let asks = around_question.contains(TEXT);
+    let around_question = vlm::template_tokens(&before) + vlm::template_tokens(&around_question);
+    Tokens {
+        query: around_question + if asks { question } else { 0 },
+        output: vlm::template_tokens(&around) + answer,
+        target: 0,
+        ..tokens
     }
 }
 
@@ -125,6 +152,10 @@ fn tokens(recipe: &Recipe, stage: &Stage, source: &Source) -> Tokens {
     let frames = source.frames.unwrap_or(stage.frames);
     let target = y.padded_length().unwrap_or(ASSUMED_TARGET_TOKENS.min(y.max_target_tokens()));
     let all = Tokens::of(&recipe.model, frames, query, target);
+    if let Some(l) = recipe.model.vlm() {
+        let question = if asks { ASSUMED_QUERY_TOKENS.min(l.max_question_tokens) } else { 0 };
+        return vlm_texts(l, all, question, ASSUMED_TARGET_TOKENS.min(l.max_answer_tokens));
+    }
     let Some(decoder) = recipe.model.decoder() else { return all };
     let output = ASSUMED_TARGET_TOKENS.min(decoder.max_tokens());
     match stage.decoding.unwrap_or_default().embeddings {

@@ -215,6 +215,7 @@ impl Loader {
                 self.warnings.extend(families::leave_published(&mut merged, role, over));
             }
         }
+        families::leave_parts(&mut merged, &root);
         merged.merge(root);
         Ok(merged)
     }

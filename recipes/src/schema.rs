@@ -12,6 +12,7 @@ mod data;
 mod evaluation;
 mod families;
 mod init;
+mod language_model;
 mod model;
 mod predictor;
 mod training;
@@ -25,6 +26,7 @@ pub use data::{
 };
 pub use evaluation::{Candidates, Control, Evaluation, LABEL, Task, TaskKind};
 pub use init::Init;
+pub use language_model::{LanguageModel, LanguageModelFamily, TEXT, Template, TemplateTexts};
 pub use model::{Initialisation, Loss, LossKind, Model, ModelKind, Temperature};
 pub use predictor::{Attention, Llama3Scaling, LlamaSize, Predictor, PredictorFamily};
 pub use training::{

@@ -337,6 +337,7 @@ fn random_batch(arguments: &Arguments, recipe: &Recipe) -> anyhow::Result<Batch>
         global_batch: rows * arguments.ranks,
         frames: bytes(1, frames_shape.iter().product()),
         frames_shape,
+        before: std::sync::Arc::from([]),
         query: random_tokens(2, rows, query, recipe.model.predictor.vocab_size)?,
         target: random_tokens(3, rows, text, recipe.model.y_encoder.sizes().vocab_size)?,
         output: Ragged::new(),

@@ -8,9 +8,11 @@ use anyhow::Context as _;
 use rayon::prelude::*;
 use vljepa_kernels::{Arena, Device, Packed, Stream, Tensor};
 use vljepa_model::language_model::{Options, Search};
-use vljepa_model::weights::{self, Imported};
+use vljepa_model::vlm::Conversations;
+use vljepa_model::weights::{self, Imported, Parts};
 use vljepa_model::{
-    AdamW, Context, DualEncoder, Gradients, Keep, Layout, ModelError, Parameters, VlJepa,
+    AdamW, Context, DualEncoder, Gradients, Keep, Layout, ModelError, Parameters, Visual, VlJepa,
+    Vlm,
 };
 use vljepa_recipes::schema::Init;
 use vljepa_recipes::{RankId, Recipe};
@@ -21,7 +23,92 @@ use crate::error::WorkerError;
 use crate::initial::{self, Initial};
 use crate::sharding::shard;
 
-/// A model that can embed, with its stream and its arena.
+/// A model that an [`Engine`] holds.
+pub trait Network: Sized + std::fmt::Debug {
+    /// Builds the model of a recipe, without weights.
+    ///
+    /// # Errors
+    /// Fails if the recipe's sizes do not make a model.
+    fn build(recipe: &Recipe, device: Device) -> Result<Self, ModelError>;
+
+    /// Names, shapes and offsets of all parameters.
+    fn layout(&self) -> &Layout;
+
+    /// Parts whose weights have published names.
+    fn parts(&self) -> Parts<'_>;
+
+    /// Starts what is trained with the weights of its moving average, if the model has one.
+    ///
+    /// # Errors
+    /// Fails if the device fails.
+    fn start_from_average(&self, _: &Stream, _: &mut Parameters) -> Result<(), ModelError> {
+        Ok(())
+    }
+
+    /// Updates a moving average after a step, if the model has one.
+    ///
+    /// # Errors
+    /// Fails if the device fails.
+    fn move_average(&self, _: &Stream, _: &mut Parameters) -> Result<(), ModelError> {
+        Ok(())
+    }
+}
+
+impl Network for VlJepa {
+    fn build(recipe: &Recipe, device: Device) -> Result<Self, ModelError> {
+        Self::new(&recipe.model, &recipe.loss, device)
+    }
+
+    fn layout(&self) -> &Layout {
+        self.layout()
+    }
+
+    fn parts(&self) -> Parts<'_> {
+        self.into()
+    }
+
+    fn start_from_average(
+        &self,
+        stream: &Stream,
+        parameters: &mut Parameters,
+    ) -> Result<(), ModelError> {
+        self.start_from_average(stream, parameters)
+    }
+
+    fn move_average(&self, stream: &Stream, parameters: &mut Parameters) -> Result<(), ModelError> {
+        self.move_average(stream, parameters)
+    }
+}
+
+impl Network for Vlm {
+    fn build(recipe: &Recipe, device: Device) -> Result<Self, ModelError> {
+        Self::new(&recipe.model, device)
+    }
+
+    fn layout(&self) -> &Layout {
+        self.layout()
+    }
+
+    fn parts(&self) -> Parts<'_> {
+        self.into()
+    }
+}
+
+impl Network for DualEncoder {
+    fn build(recipe: &Recipe, device: Device) -> Result<Self, ModelError> {
+        Self::new(&recipe.model, device)
+    }
+
+    fn layout(&self) -> &Layout {
+        self.layout()
+    }
+
+    fn parts(&self) -> Parts<'_> {
+        self.into()
+    }
+}
+
+/// A model on a device, with its stream and its arena.
 #[derive(Debug)]
 pub struct Engine<M = VlJepa> {
     /// The encoders, and for VL-JEPA the predictor and the loss.
@@ -51,7 +138,7 @@ pub struct Training {
 
 impl Training {
     /// Creates gradients and optimizer state of one rank, all zero.
-    fn new(recipe: &Recipe, engine: &Engine, rank: RankId) -> anyhow::Result<Self> {
+    fn new<M: Network>(recipe: &Recipe, engine: &Engine<M>, rank: RankId) -> anyhow::Result<Self> {
         let (layout, device) = (engine.model.layout(), engine.device());
         let all = 0..layout.trainable_len;
         let own = if recipe.optimizer.shard { shard(all.len(), rank) } else { all };
@@ -72,21 +159,56 @@ impl Training {
     }
 }
 
-impl<M> Engine<M> {
-    /// Puts a model on `device` with all weights zero.
-    fn of(
-        model: M,
-        layout: fn(&M) -> &Layout,
-        recipe: &Recipe,
-        device: Device,
-    ) -> anyhow::Result<Self> {
-        let parameters = Parameters::new(layout(&model), device)?;
+impl<M: Network> Engine<M> {
+    /// Creates the recipe's model on `device` with all weights zero.
+    pub(crate) fn without_weights(recipe: &Recipe, device: Device) -> anyhow::Result<Self> {
+        let model = M::build(recipe, device)?;
+        let parameters = Parameters::new(model.layout(), device)?;
         // The arena grows during the first step: the device knows its own memory better than a plan
         // does.
         let arena = Arena::new(device, usize::MAX);
         let init = recipe.init.clone();
         let (stream, seed) = (device.compute_stream(), recipe.seed);
         Ok(Self { model, parameters, init, seed, stream, arena })
+    }
+
+    /// Creates the recipe's model on `device` with random weights.
+    fn random(recipe: &Recipe, device: Device) -> anyhow::Result<Self> {
+        let mut engine = Self::without_weights(recipe, device)?;
+        engine.parameters.initialise(engine.model.layout(), recipe.seed)?;
+        engine.model.start_from_average(&engine.stream, &mut engine.parameters)?;
+        Ok(engine)
+    }
+
+    /// Creates the recipe's model with random weights, gradients and optimizer state, for one of
+    /// several ranks. The rank holds a shard of the optimizer state if the recipe says so.
+    ///
+    /// # Errors
+    /// Fails if the recipe's sizes do not make a model, or the device has too little memory.
+    pub fn for_rank(
+        recipe: &Recipe,
+        device: Device,
+        rank: RankId,
+    ) -> anyhow::Result<(Self, Training)> {
+        let engine = Self::random(recipe, device)?;
+        let training = Training::new(recipe, &engine, rank)?;
+        Ok((engine, training))
+    }
+
+    /// Works like [`Self::for_rank`], but leaves all weights zero, for rehearsals on a device that
+    /// computes nothing.
+    ///
+    /// # Errors
+    /// Fails in the same cases as [`Self::for_rank`].
+    #[cfg(feature = "cuda")]
+    pub fn for_rehearsal(
+        recipe: &Recipe,
+        device: Device,
+        rank: RankId,
+    ) -> anyhow::Result<(Self, Training)> {
+        let engine = Self::without_weights(recipe, device)?;
+        let training = Training::new(recipe, &engine, rank)?;
+        Ok((engine, training))
     }
 
     /// Returns the device that holds the tensors.
@@ -116,108 +238,6 @@ impl<M> Engine<M> {
     pub fn stream_and_arena(&self) -> (Stream, Arena) {
         (self.stream.clone(), self.arena.clone())
     }
-}
-
-impl Engine<DualEncoder> {
-    /// Creates the recipe's pair of encoders on `device` with the published weights that the recipe
-    /// names. Also returns the files, each with what was read of it.
-    ///
-    /// # Errors
-    /// Fails if the recipe's sizes do not make a model, a file does not hold its weights, or the
-    /// device has too little memory.
-    pub fn published(
-        recipe: &Recipe,
-        device: Device,
-    ) -> anyhow::Result<(Self, Vec<(PathBuf, Imported)>)> {
-        let mut engine = Self::without_weights(recipe, device)?;
-        let files = weights::load_published(&engine.model, &mut engine.parameters)?;
-        Ok((engine, files))
-    }
-
-    /// Creates the recipe's pair of encoders with all weights zero.
-    pub(crate) fn without_weights(recipe: &Recipe, device: Device) -> anyhow::Result<Self> {
-        let model = DualEncoder::new(&recipe.model, device)?;
-        Self::of(model, DualEncoder::layout, recipe, device)
-    }
-
-    /// Embeds clips: `frames` is u8 `(b, t, h, w, 3)` in host memory; the result is `(b, e)`.
-    ///
-    /// # Errors
-    /// Fails if the model rejects the shapes or the device fails.
-    pub fn clips(&self, frames: Tensor) -> Result<Vec<Vec<f32>>, ModelError> {
-        let rows = frames.shape()[0];
-        let frames = frames.on(self.device())?;
-        let embedded = self.model.embed_frames(self.context(), &self.parameters, frames.view())?;
-        Ok(rows_of(&embedded.to_f32()?, rows))
-    }
-
-    /// Embeds texts; the result is `(b, e)`.
-    ///
-    /// # Errors
-    /// Fails if the model rejects the shapes.
-    pub fn texts(&self, texts: &Packed) -> Result<Vec<Vec<f32>>, ModelError> {
-        let embedded = self.model.embed_texts(self.context(), &self.parameters, texts)?;
-        Ok(rows_of(&embedded.to_f32()?, texts.lengths.rows()))
-    }
-}
-
-impl Engine {
-    /// Creates the recipe's model on `device` with random weights, for embedding.
-    ///
-    /// # Errors
-    /// Fails if the recipe's sizes do not make a model, or the device has too little memory.
-    pub fn for_inference(recipe: &Recipe, device: Device) -> anyhow::Result<Self> {
-        let mut engine = Self::without_weights(recipe, device)?;
-        engine.parameters.initialise(engine.model.layout(), recipe.seed)?;
-        engine.model.start_from_average(&engine.stream, &mut engine.parameters)?;
-        Ok(engine)
-    }
-
-    /// Creates the recipe's model with all weights zero, for devices that compute nothing.
-    fn without_weights(recipe: &Recipe, device: Device) -> anyhow::Result<Self> {
-        let model = VlJepa::new(&recipe.model, &recipe.loss, device)?;
-        Self::of(model, VlJepa::layout, recipe, device)
-    }
-
-    /// Creates the recipe's model with random weights, gradients and optimizer state, for a single
-    /// rank.
-    ///
-    /// # Errors
-    /// Fails in the same cases as [`Self::for_inference`].
-    pub fn for_training(recipe: &Recipe, device: Device) -> anyhow::Result<(Self, Training)> {
-        Self::for_rank(recipe, device, RankId::SINGLE)
-    }
-
-    /// Creates the recipe's model with random weights, gradients and optimizer state, for one of
-    /// several ranks. The rank holds a shard of the optimizer state if the recipe says so.
-    ///
-    /// # Errors
-    /// Fails in the same cases as [`Self::for_inference`].
-    pub fn for_rank(
-        recipe: &Recipe,
-        device: Device,
-        rank: RankId,
-    ) -> anyhow::Result<(Self, Training)> {
-        let engine = Self::for_inference(recipe, device)?;
-        let training = Training::new(recipe, &engine, rank)?;
-        Ok((engine, training))
-    }
-
-    /// Works like [`Self::for_rank`], but leaves all weights zero, for rehearsals on a device that
-    /// computes nothing.
-    ///
-    /// # Errors
-    /// Fails in the same cases as [`Self::for_inference`].
-    #[cfg(feature = "cuda")]
-    pub fn for_rehearsal(
-        recipe: &Recipe,
-        device: Device,
-        rank: RankId,
-    ) -> anyhow::Result<(Self, Training)> {
-        let engine = Self::without_weights(recipe, device)?;
-        let training = Training::new(recipe, &engine, rank)?;
-        Ok((engine, training))
-    }
 
     /// Replaces random weights by the published ones and those of `init` that the recipe names.
     ///
@@ -225,65 +245,12 @@ impl Engine {
     /// Fails in the same cases as [`initial::load`].
     pub fn load_initial_weights(&mut self, collectives: &Collectives) -> anyhow::Result<Initial> {
         let Self { init, model, parameters, stream, .. } = self;
-        let initial = initial::load(init.as_ref(), model, parameters, collectives)?;
+        let initial = initial::load(init.as_ref(), model.parts(), parameters, collectives)?;
         // Another run brings both encoders, files only the average.
         if initial.run.is_none() {
             model.start_from_average(stream, parameters)?;
         }
         Ok(initial)
-    }
-
-    /// Predicts the embeddings of clips with their queries. `frames` is u8 `(b, t, h, w, 3)` in
-    /// host memory; the result is `(b, e)`.
-    ///
-    /// # Errors
-    /// Fails if the model rejects the shapes or the device fails.
-    pub fn predict(&self, frames: Tensor, queries: &Packed) -> Result<Vec<Vec<f32>>, ModelError> {
-        let (cx, parameters) = (self.context(), &self.parameters);
-        let frames = frames.on(self.device())?;
-        let visual = self.model.x_encoder.forward(cx, parameters, frames.view(), Keep::Nothing)?;
-        drop(frames);
-        let predicted =
-            self.model.predictor.forward(cx, parameters, &visual, queries, Keep::Nothing)?;
-        Ok(rows_of(&predicted.embedding.to_f32()?, queries.lengths.rows()))
-    }
-
-    /// Embeds target texts; the result is `(b, e)`.
-    ///
-    /// # Errors
-    /// Fails if the model rejects the shapes.
-    pub fn target(&self, texts: &Packed) -> Result<Vec<Vec<f32>>, ModelError> {
-        let target =
-            self.model.y_encoder.forward(self.context(), &self.parameters, texts, Keep::Nothing)?;
-        Ok(rows_of(&target.embedding.to_f32()?, texts.lengths.rows()))
-    }
-
-    /// Writes the texts of embeddings (b, e) with the Y-decoder, as tokens without `end`. Every
-    /// text starts with the tokens `start`, which are left out of the result.
-    ///
-    /// # Errors
-    /// Fails if the model has no Y-decoder, the embeddings have another width, or the device fails.
-    pub fn write<E: AsRef<[f32]>>(
-        &self,
-        embeddings: &[E],
-        end: i32,
-        start: &[i32],
-    ) -> Result<Vec<Vec<i32>>, ModelError> {
-        let decoder = self.model.y_decoder.as_ref().zip(self.model.recipe().decoder());
-        let (decoder, keys) = decoder.ok_or_else(|| ModelError::Config {
-            key: "model.kind".to_owned(),
-            what: "has no Y-decoder".to_owned(),
-        })?;
-        let options = Options {
-            search: Search::new(keys.search(), self.seed),
-            max_tokens: keys.max_tokens(),
-            stop: vec![end],
-            forbidden: Vec::new(),
-        };
-        let shape = [embeddings.len(), self.model.recipe().embed_dim];
-        let values = embeddings.iter().flat_map(|row| row.as_ref().iter().copied()).collect();
-        let rows = Tensor::from_f32(values, &shape).on(self.device())?;
-        decoder.generate(self.context(), &self.parameters, rows.view(), start, &options)
     }
 
     /// Returns the buffers that a checkpoint holds, and the layout that names the parameters in
@@ -379,6 +346,178 @@ impl Engine {
             Some(rank) => Err(WorkerError::Diverged { rank, step }.into()),
             None => Ok(()),
         }
+    }
+}
+
+impl Engine<DualEncoder> {
+    /// Creates the recipe's pair of encoders on `device` with the published weights that the recipe
+    /// names. Also returns the files, each with what was read of it.
+    ///
+    /// # Errors
+    /// Fails if the recipe's sizes do not make a model, a file does not hold its weights, or the
+    /// device has too little memory.
+    pub fn published(
+        recipe: &Recipe,
+        device: Device,
+    ) -> anyhow::Result<(Self, Vec<(PathBuf, Imported)>)> {
+        let mut engine = Self::without_weights(recipe, device)?;
+        let files = weights::load_published(&engine.model, &mut engine.parameters)?;
+        Ok((engine, files))
+    }
+
+    /// Embeds clips: `frames` is u8 `(b, t, h, w, 3)` in host memory; the result is `(b, e)`.
+    ///
+    /// # Errors
+    /// Fails if the model rejects the shapes or the device fails.
+    pub fn clips(&self, frames: Tensor) -> Result<Vec<Vec<f32>>, ModelError> {
+        let rows = frames.shape()[0];
+        let frames = frames.on(self.device())?;
+        let embedded = self.model.embed_frames(self.context(), &self.parameters, frames.view())?;
+        Ok(rows_of(&embedded.to_f32()?, rows))
+    }
+
+    /// Embeds texts; the result is `(b, e)`.
+    ///
+    /// # Errors
+    /// Fails if the model rejects the shapes.
+    pub fn texts(&self, texts: &Packed) -> Result<Vec<Vec<f32>>, ModelError> {
+        let embedded = self.model.embed_texts(self.context(), &self.parameters, texts)?;
+        Ok(rows_of(&embedded.to_f32()?, texts.lengths.rows()))
+    }
+}
+
+impl Engine {
+    /// Creates the recipe's model on `device` with random weights, for embedding.
+    ///
+    /// # Errors
+    /// Fails if the recipe's sizes do not make a model, or the device has too little memory.
+    pub fn for_inference(recipe: &Recipe, device: Device) -> anyhow::Result<Self> {
+        Self::random(recipe, device)
+    }
+
+    /// Creates the recipe's model with random weights, gradients and optimizer state, for a single
+    /// rank.
+    ///
+    /// # Errors
+    /// Fails in the same cases as [`Self::for_inference`].
+    pub fn for_training(recipe: &Recipe, device: Device) -> anyhow::Result<(Self, Training)> {
+        Self::for_rank(recipe, device, RankId::SINGLE)
+    }
+
+    /// Predicts the embeddings of clips with their queries. `frames` is u8 `(b, t, h, w, 3)` in
+    /// host memory; the result is `(b, e)`.
+    ///
+    /// # Errors
+    /// Fails if the model rejects the shapes or the device fails.
+    pub fn predict(&self, frames: Tensor, queries: &Packed) -> Result<Vec<Vec<f32>>, ModelError> {
+        let (cx, parameters) = (self.context(), &self.parameters);
+        let frames = frames.on(self.device())?;
+        let visual = self.model.x_encoder.forward(cx, parameters, frames.view(), Keep::Nothing)?;
+        drop(frames);
+        let predicted =
+            self.model.predictor.forward(cx, parameters, &visual, queries, Keep::Nothing)?;
+        Ok(rows_of(&predicted.embedding.to_f32()?, queries.lengths.rows()))
+    }
+
+    /// Embeds target texts; the result is `(b, e)`.
+    ///
+    /// # Errors
+    /// Fails if the model rejects the shapes.
+    pub fn target(&self, texts: &Packed) -> Result<Vec<Vec<f32>>, ModelError> {
+        let target =
+            self.model.y_encoder.forward(self.context(), &self.parameters, texts, Keep::Nothing)?;
+        Ok(rows_of(&target.embedding.to_f32()?, texts.lengths.rows()))
+    }
+
+    /// Writes the texts of embeddings (b, e) with the Y-decoder, as tokens without `end`. Every
+    /// text starts with the tokens `start`, which are left out of the result.
+    ///
+    /// # Errors
+    /// Fails if the model has no Y-decoder, the embeddings have another width, or the device fails.
+    pub fn write<E: AsRef<[f32]>>(
+        &self,
+        embeddings: &[E],
+        end: i32,
+        start: &[i32],
+    ) -> Result<Vec<Vec<i32>>, ModelError> {
+        let decoder = self.model.y_decoder.as_ref().zip(self.model.recipe().decoder());
+        let (decoder, keys) = decoder.ok_or_else(|| ModelError::Config {
+            key: "model.kind".to_owned(),
+            what: "has no Y-decoder".to_owned(),
+        })?;
+        let options = Options {
+            search: Search::new(keys.search(), self.seed),
+            max_tokens: keys.max_tokens(),
+            stop: vec![end],
+            forbidden: Vec::new(),
+        };
+        let shape = [embeddings.len(), self.model.recipe().embed_dim];
+        let values = embeddings.iter().flat_map(|row| row.as_ref().iter().copied()).collect();
+        let rows = Tensor::from_f32(values, &shape).on(self.device())?;
+        decoder.generate(self.context(), &self.parameters, rows.view(), start, &options)
+    }
+}
+
+/// Texts of a VLM around those of each row, in tokens.
+#[derive(Debug, Clone, Copy)]
+pub struct Prompt<'a> {
+    /// Tokens before the visual tokens.
+    pub before: &'a [i32],
+    /// Tokens that begin every answer.
+    pub start: &'a [i32],
+    /// Token that ends an answer.
+    pub end: i32,
+}
+
+impl Engine<Vlm> {
+    /// Writes the answers to questions about clips, as tokens without those of the template.
+    /// `frames` is u8 `(b, t, h, w, 3)` in host memory, and `questions` has b rows.
+    ///
+    /// # Errors
+    /// Fails if the model rejects the shapes or the device fails.
+    pub fn answer(
+        &self,
+        frames: Tensor,
+        questions: &[&[i32]],
+        prompt: Prompt<'_>,
+    ) -> anyhow::Result<Vec<Vec<i32>>> {
+        let keys = self.model.recipe().vlm().cloned().unwrap_or_default();
+        let options = Options {
+            search: Search::new(keys.search, self.seed),
+            max_tokens: keys.max_answer_tokens,
+            stop: vec![prompt.end],
+            forbidden: Vec::new(),
+        };
+        let visual = self.encode(frames)?;
+        let starts = vec![prompt.start; questions.len()];
+        let texts = Conversations { before: prompt.before, questions, answers: &starts };
+        let (cx, parameters) = (self.context(), &self.parameters);
+        Ok(self.model.generate(cx, parameters, &visual, texts, &options)?)
+    }
+
+    /// Mean of −log p over the tokens of each candidate as the answer to each question about a
+    /// clip, `(b, candidates)`. `frames` is u8 `(b, t, h, w, 3)` in host memory.
+    ///
+    /// # Errors
+    /// Fails if the model rejects the shapes or the device fails.
+    pub fn mean_losses(
+        &self,
+        frames: Tensor,
+        questions: &[&[i32]],
+        prompt: Prompt<'_>,
+        candidates: &[Vec<i32>],
+    ) -> anyhow::Result<Vec<Vec<f32>>> {
+        let visual = self.encode(frames)?;
+        let starts = vec![prompt.start; questions.len()];
+        let texts = Conversations { before: prompt.before, questions, answers: &starts };
+        let (cx, parameters) = (self.context(), &self.parameters);
+        Ok(self.model.mean_losses(cx, parameters, &visual, texts, candidates)?)
+    }
+
+    fn encode(&self, frames: Tensor) -> Result<Visual, ModelError> {
+        let frames = frames.on(self.device())?;
+        let x_encoder = &self.model.x_encoder;
+        x_encoder.forward(self.context(), &self.parameters, frames.view(), Keep::Nothing)
     }
 }
 

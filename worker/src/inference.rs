@@ -8,13 +8,15 @@ use serde_json::json;
 use vljepa_data::decode::Media;
 use vljepa_data::order::ORDER_VERSION;
 use vljepa_data::reader::load_file;
-use vljepa_model::{DualEncoder, transformers};
+use vljepa_model::{DualEncoder, VlJepa, Vlm, transformers};
+use vljepa_recipes::RankId;
 use vljepa_recipes::schema::{ModelKind, TaskKind, Visual};
 
 use crate::checkpoint::{CheckpointFolder, State};
-use crate::engine::Engine;
+use crate::engine::{Engine, Network};
 use crate::error::WorkerError;
 use crate::evaluation::embed::{Embedder, Embeds};
+use crate::evaluation::labels::Labels;
 use crate::evaluation::{self, metrics::dot};
 use crate::rank::session::Session;
 
@@ -50,10 +52,11 @@ pub fn ask(
     let embedder = Embedder::new(&session.recipe, model.embeds())?;
     let options = embedder.load_options(frames_of(session, file));
     let sample = load_file(file, &options)?;
-    let predicted = embedder.samples(&[(&sample, question)])?;
-    let ranked = evaluation::metrics::ranked(&predicted[0], &embedder.texts(answers)?);
-    let answers: Vec<_> =
-        ranked.iter().map(|&(i, score)| json!({"text": answers[i], "score": score})).collect();
+    let labels = answers.iter().map(|answer| (answer.clone(), vec![answer.clone()])).collect();
+    let labels = Labels::of(labels, &embedder)?;
+    let ranked = labels.order(&labels.rows(&embedder, &[(&sample, question)])?[0]);
+    let answer = |&(i, score): &(usize, f64)| json!({"text": labels.names[i], "score": score});
+    let answers: Vec<_> = ranked.iter().map(answer).collect();
     Ok(json!({"answers": answers, "step": state.step}).to_string())
 }
 
@@ -61,7 +64,7 @@ pub fn ask(
 /// task is used, or that of [`search`].
 ///
 /// # Errors
-/// Fails if there is no checkpoint or no Y-decoder, or a file cannot be decoded.
+/// Fails if there is no checkpoint, the model writes no texts, or a file cannot be decoded.
 pub fn caption(
     session: &Session,
     files: &[PathBuf],
@@ -73,8 +76,7 @@ pub fn caption(
     let mut captions = Vec::new();
     for file in files {
         let sample = load_file(file, &embedder.load_options(frames_of(session, file)))?;
-        let predicted = embedder.samples(&[(&sample, &query)])?;
-        for text in embedder.captions(&predicted)? {
+        for text in embedder.answers(&[(&sample, &query)])? {
             captions.push(json!({"file": file, "text": text}));
         }
     }
@@ -129,7 +131,7 @@ pub fn search(session: &Session, shards: &str, text: &str, limit: usize) -> anyh
 /// # Errors
 /// Fails if there is no checkpoint, the folder cannot be written, or a tokenizer cannot be read.
 pub fn export(session: &Session, folder: &Path) -> anyhow::Result<String> {
-    let (engine, state) = trained(session)?;
+    let (engine, state) = trained::<VlJepa>(session)?;
     let (recipe, model) = (&session.recipe, &engine.model);
     let files = transformers::export(model, &engine.parameters, recipe.default_frames(), folder)?;
     let unsupported = transformers::unsupported(&recipe.model);
@@ -147,7 +149,7 @@ fn frames_of(session: &Session, file: &Path) -> Option<usize> {
     };
     match session.recipe.model.kind {
         ModelKind::DualEncoder => (visual == Visual::Image).then_some(1),
-        ModelKind::VlJepa | ModelKind::YDecoder => {
+        ModelKind::VlJepa | ModelKind::YDecoder | ModelKind::Vlm => {
             session.recipe.data.sources.values().find(|source| source.visual == visual)?.frames
         }
     }
@@ -167,6 +169,7 @@ fn checkpoints(session: &Session) -> CheckpointFolder {
 enum Loaded {
     VlJepa(Box<Engine>),
     DualEncoder(Box<Engine<DualEncoder>>),
+    Vlm(Box<Engine<Vlm>>),
 }
 
 impl Loaded {
@@ -181,6 +184,10 @@ impl Loaded {
                 let (engine, _) = Engine::published(&session.recipe, session.device)?;
                 Ok((Self::DualEncoder(Box::new(engine)), State::default()))
             }
+            ModelKind::Vlm => {
+                let (engine, state) = trained(session)?;
+                Ok((Self::Vlm(Box::new(engine)), state))
+            }
         }
     }
 
@@ -188,13 +195,15 @@ impl Loaded {
         match self {
             Self::VlJepa(engine) => Embeds::VlJepa(engine),
             Self::DualEncoder(engine) => Embeds::DualEncoder(engine),
+            Self::Vlm(engine) => Embeds::Vlm(engine),
         }
     }
 }
 
 /// Loads the model from the newest checkpoint.
-fn trained(session: &Session) -> anyhow::Result<(Engine, State)> {
-    let (mut engine, mut training) = Engine::for_training(&session.recipe, session.device)?;
+fn trained<M: Network>(session: &Session) -> anyhow::Result<(Engine<M>, State)> {
+    let (mut engine, mut training) =
+        Engine::<M>::for_rank(&session.recipe, session.device, RankId::SINGLE)?;
     let loaded = engine
         .restore(&mut training, &checkpoints(session), &session.collectives)
         .context("no checkpoint could be loaded")?;

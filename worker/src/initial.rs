@@ -4,8 +4,8 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
-use vljepa_model::weights::{self, Imported, Published, Source};
-use vljepa_model::{ModelError, Parameters, VlJepa};
+use vljepa_model::weights::{self, Imported, Parts, Published, Source};
+use vljepa_model::{ModelError, Parameters};
 use vljepa_recipes::RunDirectory;
 use vljepa_recipes::schema::Init;
 
@@ -28,7 +28,7 @@ pub struct Initial {
 /// Fails if a file or checkpoint is missing or damaged, or does not hold the tensors of the model.
 pub fn load(
     init: Option<&Init>,
-    model: &VlJepa,
+    model: Parts<'_>,
     parameters: &mut Parameters,
     collectives: &Collectives,
 ) -> anyhow::Result<Initial> {
@@ -63,7 +63,7 @@ pub fn is_there(init: &Init) -> bool {
 
 /// Files that `init` names. Empty for a run.
 #[must_use]
-pub fn files(init: &Init, model: &VlJepa) -> Vec<Published> {
+pub fn files(init: &Init, model: Parts<'_>) -> Vec<Published> {
     let key = init.key();
     match init {
         Init::Run(_) => Vec::new(),
@@ -80,7 +80,7 @@ pub fn files(init: &Init, model: &VlJepa) -> Vec<Published> {
 ///
 /// # Errors
 /// Fails as [`load`] would.
-pub fn check(model: &VlJepa, file: Published) -> Result<(), ModelError> {
+pub fn check(model: Parts<'_>, file: Published) -> Result<(), ModelError> {
     let imported = weights::check(model, file.source, &file.path)?;
     whole(imported, file).map(drop)
 }

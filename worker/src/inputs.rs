@@ -11,10 +11,10 @@ use std::path::Path;
 use rayon::prelude::*;
 use vljepa_data::catalogue::{CatalogueFolder, Expanded, Unlisted, update};
 use vljepa_data::storage::{Location, Storage, StorageOptions};
-use vljepa_data::{DataError, Tokenizer};
+use vljepa_data::{Conversation, DataError, Tokenizer};
 use vljepa_kernels::Device;
 use vljepa_model::weights::{Parts, Published};
-use vljepa_model::{DualEncoder, ModelError, VlJepa, weights};
+use vljepa_model::{DualEncoder, ModelError, VlJepa, Vlm, weights};
 use vljepa_recipes::Recipe;
 use vljepa_recipes::check::Problem;
 use vljepa_recipes::protocol::Inputs;
@@ -22,6 +22,7 @@ use vljepa_recipes::schema::{self, Init, ModelKind};
 
 use crate::checkpoint::OtherRun;
 use crate::collectives::{Collectives, Solo};
+use crate::engine::Network;
 use crate::initial;
 
 /// Largest number of shards of one source or task that are reported one by one.
@@ -120,15 +121,26 @@ impl Inspection {
             self.add(key, what, "name the `tokenizer.json` that was published with the weights");
             None
         };
-        let queries = match model.kind {
-            ModelKind::VlJepa | ModelKind::YDecoder => model.predictor.tokenizer.as_deref(),
-            ModelKind::DualEncoder => None,
+        let (queries, targets) = match model.kind {
+            ModelKind::VlJepa | ModelKind::YDecoder => {
+                (model.predictor.tokenizer.as_deref(), model.y_encoder.tokenizer())
+            }
+            ModelKind::DualEncoder => (None, model.y_encoder.tokenizer()),
+            ModelKind::Vlm => {
+                let path = model.vlm().and_then(|l| l.tokenizer.as_deref());
+                let questions = |model: &_| Conversation::of(model).map(|c| c.questions);
+                let answers = |model: &_| Conversation::of(model).map(|c| c.answers);
+                let queries = load("language_model", path, questions);
+                // The same file: its mistakes were reported.
+                let targets = queries.as_ref().and_then(|_| answers(model).ok());
+                return Tokenizers { queries, targets };
+            }
         };
         let outputs = model.decoder().and_then(schema::YDecoder::tokenizer);
         load("y_decoder", outputs, Tokenizer::of_outputs);
         Tokenizers {
             queries: load("predictor", queries, Tokenizer::of_queries),
-            targets: load("y_encoder", model.y_encoder.tokenizer(), Tokenizer::of_targets),
+            targets: load("y_encoder", targets, Tokenizer::of_targets),
         }
     }
 
@@ -147,26 +159,34 @@ impl Inspection {
         if published.is_empty() && init.is_none() {
             return;
         }
-        let checked = match recipe.model.kind {
+        match recipe.model.kind {
             ModelKind::VlJepa | ModelKind::YDecoder => {
-                VlJepa::new(&recipe.model, &recipe.loss, Device::Host).map(|model| {
-                    self.published(&model, &published);
-                    if let Some(init) = init {
-                        self.init(init, &model);
-                    }
-                })
+                self.weights_of::<VlJepa>(recipe, &published, init);
             }
-            ModelKind::DualEncoder => DualEncoder::new(&recipe.model, Device::Host)
-                .map(|model| self.published(&model, &published)),
-        };
-        if let Err(error) = checked {
-            self.add("model", error.to_string(), "correct this size");
+            ModelKind::DualEncoder => self.weights_of::<DualEncoder>(recipe, &published, init),
+            ModelKind::Vlm => self.weights_of::<Vlm>(recipe, &published, init),
+        }
+    }
+
+    fn weights_of<M: Network>(
+        &mut self,
+        recipe: &Recipe,
+        published: &[Published],
+        init: Option<&Init>,
+    ) {
+        match M::build(recipe, Device::Host) {
+            Ok(model) => {
+                self.published(model.parts(), published);
+                if let Some(init) = init {
+                    self.init(init, model.parts());
+                }
+            }
+            Err(error) => self.add("model", error.to_string(), "correct this size"),
         }
     }
 
     /// Checks the published files of a model.
-    fn published<'a>(&mut self, model: impl Into<Parts<'a>>, published: &[Published]) {
-        let model = model.into();
+    fn published(&mut self, model: Parts<'_>, published: &[Published]) {
         let errors: Vec<_> = published
             .par_iter()
             .filter_map(|file| {
@@ -206,7 +226,7 @@ impl Inspection {
     }
 
     /// Checks the weights that `init` names.
-    fn init(&mut self, init: &Init, model: &VlJepa) {
+    fn init(&mut self, init: &Init, model: Parts<'_>) {
         let files = initial::files(init, model).into_par_iter();
         let mut errors: Vec<ModelError> =
             files.filter_map(|file| initial::check(model, file).err()).collect();

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use vljepa_data::storage::{Storage, StorageOptions};
 use vljepa_kernels::Device;
+use vljepa_model::{VlJepa, Vlm};
 use vljepa_recipes::protocol::{FromWorker, Hello, Job};
 use vljepa_recipes::schema::ModelKind;
 use vljepa_recipes::{RankId, RunDirectory};
@@ -190,7 +191,8 @@ fn work(session: &Session, job: &Job) -> anyhow::Result<Option<String>> {
     match job {
         Job::Train { .. } => {
             let (outcome, step) = match session.recipe.model.kind {
-                ModelKind::VlJepa | ModelKind::YDecoder => train::train(session)?,
+                ModelKind::VlJepa | ModelKind::YDecoder => train::train::<VlJepa>(session)?,
+                ModelKind::Vlm => train::train::<Vlm>(session)?,
                 ModelKind::DualEncoder => measurement::measure(session)?,
             };
             session.control.report_last(FromWorker::Finished { outcome, step });

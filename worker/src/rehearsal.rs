@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Context;
 use vljepa_data::batch::{Batch, Ragged};
@@ -16,15 +17,15 @@ use vljepa_kernels::compile::Kernel;
 use vljepa_kernels::device::cuda::{Cuda, Order, Record, Total};
 use vljepa_kernels::device::{Upload, UploadBuffer};
 use vljepa_kernels::{Device, Packed, Tensor};
-use vljepa_model::DualEncoder;
-use vljepa_recipes::cost::{Tokens, longest_sample};
-use vljepa_recipes::schema::{Decoding, EmbeddingSource, ModelKind, Stage, YDecoder};
+use vljepa_model::{DualEncoder, Vlm};
+use vljepa_recipes::cost::{ASSUMED_TARGET_TOKENS, Tokens, longest_sample, longest_texts};
+use vljepa_recipes::schema::{Decoding, EmbeddingSource, ModelKind, Stage};
 use vljepa_recipes::{RankId, Recipe};
 
 use crate::collectives::{Collectives, StandIn};
-use crate::engine::{Engine, Training};
+use crate::engine::{Engine, Prompt, Training};
 use crate::evaluation::embed;
-use crate::training::one_step;
+use crate::training::Learns;
 use crate::training::step::Input;
 
 /// Memory of the recording GPU if no limit is given: more than any recipe needs.
@@ -97,7 +98,10 @@ pub fn rehearse(
     let mode = if recipe.deterministic { Mode::Deterministic } else { Mode::Fast };
     let cuda = Cuda::recording(memory_bytes.unwrap_or(UNLIMITED_BYTES), mode);
     match recipe.model.kind {
-        ModelKind::VlJepa | ModelKind::YDecoder => training(recipe, cuda, target_tokens),
+        ModelKind::VlJepa | ModelKind::YDecoder => {
+            training(recipe, cuda, target_tokens, embed_batches)
+        }
+        ModelKind::Vlm => training(recipe, cuda, target_tokens, answer_batch),
         ModelKind::DualEncoder => dual_encoder(recipe, cuda),
     }
 }
@@ -115,18 +119,18 @@ fn dual_encoder(recipe: &Recipe, cuda: &'static Cuda) -> anyhow::Result<Rehearsa
     Ok(Rehearsal { state_bytes, stages: Vec::new(), evaluation: record() })
 }
 
-fn training(
+fn training<M: Learns>(
     recipe: &Recipe,
     cuda: &'static Cuda,
     target_tokens: &[usize],
+    evaluate: fn(&Recipe, &Engine<M>) -> anyhow::Result<()>,
 ) -> anyhow::Result<Rehearsal> {
     let record = || cuda.take_record().unwrap_or_default();
     let world_size = recipe.cluster.world_size().max(1);
     let (mut engine, mut training) =
-        Engine::for_rehearsal(recipe, Device::Cuda(cuda), RankId { rank: 0, world_size })?;
+        Engine::<M>::for_rehearsal(recipe, Device::Cuda(cuda), RankId { rank: 0, world_size })?;
     let state_bytes = record().peak_bytes;
-    let longest = [recipe.model.y_encoder.max_target_tokens(); 2];
-    let output = recipe.model.decoder().map_or(0, YDecoder::max_tokens);
+    let longest = [longest_texts(&recipe.model, Tokens::default()).target.max(1); 2];
     let target_tokens = if target_tokens.is_empty() { &longest[..] } else { target_tokens };
     let mut stages = Vec::new();
     for (index, stage) in recipe.stages.iter().enumerate() {
@@ -142,7 +146,11 @@ fn training(
         for &target in target_tokens {
             let (frames, _) = ahead.arrive()?;
             ahead = upload()?;
-            let tokens = Tokens { target, output, ..longest_sample(recipe, stage) };
+            let sample = longest_sample(recipe, stage);
+            let Tokens { output, query, .. } = longest_texts(&recipe.model, sample);
+            // The question of a VLM lies in its template.
+            let query = if recipe.model.vlm().is_some() { query } else { sample.query };
+            let tokens = Tokens { target, output, query, ..sample };
             let batch = blank_batch(stage, frames, shape, tokens)?;
             rehearse_step(&mut engine, &mut training, (recipe, index), batch)
                 .with_context(|| format!("stage {}", stage.name))?;
@@ -156,8 +164,8 @@ fn training(
     Ok(Rehearsal { state_bytes, stages, evaluation: record() })
 }
 
-fn rehearse_step(
-    engine: &mut Engine,
+fn rehearse_step<M: Learns>(
+    engine: &mut Engine<M>,
     training: &mut Training,
     (recipe, index): (&Recipe, usize),
     batch: Batch<Tensor>,
@@ -173,7 +181,7 @@ fn rehearse_step(
         spoiled: false,
     };
     let of = (recipe, index);
-    one_step(engine, training, &collectives, of, input, &mut |_| Ok(())).map(|_| ())
+    M::step(engine, training, &collectives, of, input, &mut |_| Ok(())).map(|_| ())
 }
 
 /// Makes a batch whose texts consist of token 0 and have the given lengths.
@@ -190,6 +198,7 @@ fn blank_batch(
         global_batch: stage.batch,
         frames,
         frames_shape,
+        before: Arc::from([]),
         query: blank_texts(rows, tokens.query)?,
         target: blank_texts(rows, tokens.target.max(1))?,
         output: blank_texts(rows, tokens.output)?,
@@ -221,7 +230,7 @@ fn blank_texts(rows: usize, tokens: usize) -> anyhow::Result<Ragged> {
 }
 
 /// Embeds one batch of clips with queries and one batch of texts, of the sizes that [`embed`] uses.
-fn evaluate(recipe: &Recipe, engine: &Engine) -> anyhow::Result<()> {
+fn embed_batches(recipe: &Recipe, engine: &Engine) -> anyhow::Result<()> {
     let (model, device) = (&recipe.model, engine.device());
     let frames = recipe.stages.iter().map(|stage| stage.frames).max().unwrap_or(0);
     let queries = blank_packed(device, model.predictor.max_query_tokens)?;
@@ -232,6 +241,20 @@ fn evaluate(recipe: &Recipe, engine: &Engine) -> anyhow::Result<()> {
         let start = vec![0; 2 * usize::from(decoder.language().is_some())];
         engine.write(&vec![vec![0.0; model.embed_dim]; embed::ROWS], NO_TOKEN, &start)?;
     }
+    Ok(())
+}
+
+/// Writes the answers to one batch of questions about clips, and measures given ones.
+fn answer_batch(recipe: &Recipe, engine: &Engine<Vlm>) -> anyhow::Result<()> {
+    let frames = recipe.stages.iter().map(|stage| stage.frames).max().unwrap_or(0);
+    let tokens = longest_texts(&recipe.model, Tokens::default());
+    let question = vec![0; tokens.query];
+    let questions = vec![&*question; embed::ROWS];
+    // Texts that no token ends are as long as the recipe allows.
+    let prompt = Prompt { before: &[], start: &[], end: NO_TOKEN };
+    engine.answer(blank_frames(recipe, frames), &questions, prompt)?;
+    let candidates = [vec![0; ASSUMED_TARGET_TOKENS], vec![0; ASSUMED_TARGET_TOKENS]];
+    engine.mean_losses(blank_frames(recipe, frames), &questions, prompt, &candidates)?;
     Ok(())
 }
 

@@ -358,6 +358,7 @@ impl<M: FrameMemory> Shared<M> {
             global_batch: self.global_batch,
             frames,
             frames_shape: shape,
+            before: self.maker.before(),
             query: Ragged::new(),
             target: Ragged::new(),
             output: Ragged::new(),
@@ -369,7 +370,9 @@ impl<M: FrameMemory> Shared<M> {
         };
         for row in rows {
             batch.query.push(&row.query);
-            batch.target.push(&row.target);
+            if let Some(target) = &row.target {
+                batch.target.push(target);
+            }
             if let Some(output) = &row.output {
                 batch.output.push(output);
             }

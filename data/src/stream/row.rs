@@ -6,7 +6,8 @@ use std::sync::Arc;
 use vljepa_recipes::Recipe;
 use vljepa_recipes::protocol::DataPart;
 use vljepa_recipes::schema::{
-    EmbeddingSource, Interpolation, Mixing, Preprocessing, Source, Stage, TargetRule, Transform,
+    EmbeddingSource, Interpolation, Mixing, Model, Preprocessing, Source, Stage, TargetRule,
+    Transform,
 };
 
 use super::cache::{Cache, CachedTokenizer, Decoded};
@@ -14,6 +15,7 @@ use super::rules;
 use super::work::WorkMeter;
 use crate::batch::{SampleRef, Skipped};
 use crate::catalogue::Catalogues;
+use crate::conversation::Conversation;
 use crate::decode::{Clip, Media, Picture, Shape};
 use crate::error::{DataError, panic_text};
 use crate::order::{Location, Order, Shuffle, SourceLengths, mix};
@@ -32,12 +34,40 @@ pub(super) struct RowMaker {
     order: Order,
     sources: Vec<StageSource>,
     image_size: u32,
-    queries: CachedTokenizer,
-    targets: CachedTokenizer,
-    /// Tokenizer of the texts that a Y-decoder writes.
-    outputs: Option<CachedTokenizer>,
+    texts: Tokenizers,
     key: u64,
     max_consecutive: u32,
+}
+
+/// Tokenizers of the texts of a sample.
+#[derive(Debug)]
+struct Tokenizers {
+    /// Tokens before the visual tokens.
+    before: Arc<[i32]>,
+    queries: CachedTokenizer,
+    /// Of the texts that a Y-encoder reads.
+    targets: Option<CachedTokenizer>,
+    /// Of the texts that the model writes.
+    outputs: Option<CachedTokenizer>,
+}
+
+impl Tokenizers {
+    fn of(model: &Model) -> Result<Self, DataError> {
+        let cached = CachedTokenizer::new;
+        if model.vlm().is_some() {
+            let Conversation { before, questions, answers } = Conversation::of(model)?;
+            let outputs = Some(cached(answers));
+            let (before, queries) = (before.into(), cached(questions));
+            return Ok(Self { before, queries, targets: None, outputs });
+        }
+        let outputs = model.decoder().map(|_| Tokenizer::of_outputs(model)).transpose()?;
+        Ok(Self {
+            before: Arc::from([]),
+            queries: cached(Tokenizer::of_queries(model)?),
+            targets: Some(cached(Tokenizer::of_targets(model)?)),
+            outputs: outputs.map(cached),
+        })
+    }
 }
 
 /// Source of the stage, with its shards open.
@@ -62,8 +92,9 @@ pub(super) struct Row {
     pub(super) query_text: String,
     pub(super) target_text: String,
     pub(super) query: Arc<[i32]>,
-    pub(super) target: Arc<[i32]>,
-    /// The target text as a Y-decoder writes it.
+    /// The target text as a Y-encoder reads it.
+    pub(super) target: Option<Arc<[i32]>>,
+    /// The target text as the model writes it.
     pub(super) output: Option<Arc<[i32]>>,
     pub(super) skipped: Vec<Skipped>,
 }
@@ -144,12 +175,7 @@ impl RowMaker {
             sources,
             image_size: u32::try_from(model.image_size)
                 .map_err(|_| recipe_error("model.image_size", "is too large".to_owned()))?,
-            queries: CachedTokenizer::new(Tokenizer::of_queries(model)?),
-            targets: CachedTokenizer::new(Tokenizer::of_targets(model)?),
-            outputs: match model.decoder() {
-                Some(_) => Some(CachedTokenizer::new(Tokenizer::of_outputs(model)?)),
-                None => None,
-            },
+            texts: Tokenizers::of(model)?,
             key: mix(&[
                 recipe.seed,
                 u64::try_from(stage_index).unwrap_or(u64::MAX),
@@ -163,6 +189,11 @@ impl RowMaker {
         let shaper = |source: &StageSource| Shaper::new(source.preprocessing, self.image_size);
         let shapers = self.sources.iter().map(shaper).collect();
         Scratch { shapers, shard: Arc::from(""), key: String::new() }
+    }
+
+    /// Tokens before the visual tokens of every row.
+    pub(super) fn before(&self) -> Arc<[i32]> {
+        Arc::clone(&self.texts.before)
     }
 
     /// Side of the square frames, in pixels.
@@ -220,12 +251,14 @@ impl RowMaker {
             let encoded = self.work.time(source.media, DataPart::Tokenise, || texts.encode(text));
             encoded.map_err(|error| Fault::Bad(error.to_string()))
         };
-        let (query_tokens, target_tokens) =
-            (encode(&self.queries, query)?, encode(&self.targets, target)?);
-        if target_tokens.is_empty() {
+        let of_target =
+            |texts: &Option<_>| texts.as_ref().map(|texts| encode(texts, target)).transpose();
+        let query_tokens = encode(&self.texts.queries, query)?;
+        let target_tokens = of_target(&self.texts.targets)?;
+        if target.is_empty() || target_tokens.as_ref().is_some_and(|tokens| tokens.is_empty()) {
             return Err(Fault::Bad(format!("the target text {target:?} has no tokens")));
         }
-        let output = self.outputs.as_ref().map(|outputs| encode(outputs, target)).transpose()?;
+        let output = of_target(&self.texts.outputs)?;
         let cropped = match source.preprocessing.transform {
             Transform::RandomResizedCrop => {
                 let shaper = &mut scratch.shapers[location.source];

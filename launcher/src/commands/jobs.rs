@@ -67,8 +67,8 @@ struct Exported {
     unsupported: Option<String>,
 }
 
-/// `vljepa-launch ask`: prints the candidate answers, best first, or the answer that the Y-decoder
-/// writes.
+/// `vljepa-launch ask`: prints the candidate answers, best first, or the answer that a Y-decoder or
+/// a VLM writes.
 pub(crate) async fn ask(arguments: &cli::Ask) -> Result<u8, LaunchError> {
     let directory = with_weights(&arguments.run)?;
     if !arguments.file.is_file() {
@@ -77,7 +77,7 @@ pub(crate) async fn ask(arguments: &cli::Ask) -> Result<u8, LaunchError> {
     let answers = arguments.answers.iter().map(|answer| answer.trim().to_owned());
     let answers: Vec<_> = answers.filter(|answer| !answer.is_empty()).collect();
     if answers.is_empty() {
-        if !has_decoder(&directory)? {
+        if !writes(&directory)? {
             let why = "has no Y-decoder that could write an answer; give candidates with --answers";
             return Err(path_error("the run", &arguments.run, why));
         }
@@ -99,10 +99,10 @@ pub(crate) async fn ask(arguments: &cli::Ask) -> Result<u8, LaunchError> {
     Ok(0)
 }
 
-/// `vljepa-launch caption`: prints what the Y-decoder writes about each file.
+/// `vljepa-launch caption`: prints what a Y-decoder or a VLM writes about each file.
 pub(crate) async fn caption(arguments: &cli::Caption) -> Result<u8, LaunchError> {
     let directory = with_weights(&arguments.run)?;
-    if !has_decoder(&directory)? {
+    if !writes(&directory)? {
         let why = "has no Y-decoder that could write captions; recipes/decoder.yaml trains one";
         return Err(path_error("the run", &arguments.run, why));
     }
@@ -113,7 +113,7 @@ pub(crate) async fn caption(arguments: &cli::Caption) -> Result<u8, LaunchError>
     write_texts(&directory, &files, arguments.query.clone(), arguments.json).await
 }
 
-/// Prints the texts that the Y-decoder of a run writes about files.
+/// Prints the texts that the model of a run writes about files.
 async fn write_texts(
     directory: &RunDirectory,
     files: &[&PathBuf],
@@ -136,13 +136,19 @@ async fn write_texts(
     Ok(0)
 }
 
-fn has_decoder(directory: &RunDirectory) -> Result<bool, LaunchError> {
-    Ok(directory.load_recipe()?.recipe.model.decoder().is_some())
+/// Whether the model of a run writes texts.
+fn writes(directory: &RunDirectory) -> Result<bool, LaunchError> {
+    let model = directory.load_recipe()?.recipe.model;
+    Ok(model.decoder().is_some() || model.vlm().is_some())
 }
 
 /// `vljepa-launch search`: prints the samples that match a text best.
 pub(crate) async fn search(arguments: &cli::Search) -> Result<u8, LaunchError> {
     let directory = with_weights(&arguments.run)?;
+    if directory.load_recipe()?.recipe.model.vlm().is_some() {
+        let why = "has a VLM, which has no embeddings to search by";
+        return Err(path_error("the run", &arguments.run, why));
+    }
     let files = shards::files(&arguments.shards);
     let missing = files.iter().find(|file| !file.is_file());
     if files.is_empty() || missing.is_some() {
@@ -201,6 +207,7 @@ pub(crate) async fn export(arguments: &cli::Export) -> Result<u8, LaunchError> {
         ModelKind::DualEncoder => {
             Some("is a dual encoder, whose weights are the published files that its recipe names")
         }
+        ModelKind::Vlm => Some("has a VLM, which is not exported"),
     };
     if let Some(why) = refused {
         return Err(path_error("the run", &arguments.run, why));
@@ -277,7 +284,7 @@ fn with_weights(run: &Path) -> Result<RunDirectory, LaunchError> {
     let directory = RunDirectory::open(run)?;
     match (directory.newest_checkpoint(), directory.load_recipe()?.recipe.model.kind) {
         (Some(_), _) | (None, ModelKind::DualEncoder) => Ok(directory),
-        (None, ModelKind::VlJepa | ModelKind::YDecoder) => {
+        (None, ModelKind::VlJepa | ModelKind::YDecoder | ModelKind::Vlm) => {
             Err(LaunchError::NoCheckpoint { run: run.to_owned() })
         }
     }

@@ -89,7 +89,9 @@ fn facts(recipe: &Recipe, cost: &Cost) -> Vec<Vec<String>> {
         row("ranks", format!("{ranks} ({} on {nodes})", cluster.ranks_per_node)),
     ];
     match recipe.model.kind {
-        ModelKind::VlJepa | ModelKind::YDecoder => facts.extend(training(recipe, cost)),
+        ModelKind::VlJepa | ModelKind::YDecoder | ModelKind::Vlm => {
+            facts.extend(training(recipe, cost));
+        }
         ModelKind::DualEncoder => {
             let tasks = recipe.evaluation.tasks.len();
             facts.push(row("tasks", format!("{tasks}, and no training: a dual encoder")));
@@ -146,6 +148,10 @@ fn parameters(recipe: &Recipe, cost: &Cost) -> Vec<Vec<String>> {
             part("predictor's token embeddings", count.predictor_embedding),
             part("y_encoder", count.y_encoder()),
             part("y_encoder's head", count.y_head),
+        ]),
+        ModelKind::Vlm => rows.extend([
+            part("projector", count.projector),
+            part("language_model", count.language_model),
         ]),
         ModelKind::DualEncoder => rows
             .extend([part("x_encoder's head", count.x_head), part("y_encoder", count.y_encoder())]),

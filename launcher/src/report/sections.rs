@@ -160,7 +160,7 @@ fn card(sample: &Sample) -> Markup {
                 (sample.caption)
             }
             @if let Some(written) = &sample.written {
-                p.written title="text that the Y-decoder writes" { "✎ " (written) }
+                p.written title="text that the model writes" { "✎ " (written) }
             }
             ol {
                 @for prediction in &sample.predictions {

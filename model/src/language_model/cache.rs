@@ -33,6 +33,9 @@ struct Cached {
     memory: i32,
 }
 
+/// Sequences of a cache at some time.
+pub(super) struct Snapshot(Vec<Cached>);
+
 impl Cache {
     /// Number of sequences.
     #[must_use]
@@ -47,6 +50,19 @@ impl Cache {
     /// If a parent is not below the number of sequences.
     pub fn select(&mut self, parents: &[usize]) {
         self.sequences = parents.iter().map(|&parent| self.sequences[parent].clone()).collect();
+    }
+
+    /// The sequences as they are, for [`Self::restore`].
+    pub(super) fn snapshot(&self) -> Snapshot {
+        Snapshot(self.sequences.clone())
+    }
+
+    /// Makes the sequences those of a snapshot of this cache again. Rows of later tokens become
+    /// free.
+    pub(super) fn restore(&mut self, snapshot: &Snapshot) {
+        self.sequences.clone_from(&snapshot.0);
+        // `reserve` finds the rows that no sequence uses.
+        self.free.clear();
     }
 
     /// Number of tokens of each sequence: the position of its next token.

@@ -175,12 +175,12 @@ impl LanguageModel {
 }
 
 /// Index of the last token of each sequence.
-fn last_tokens(lengths: &Lengths) -> Vec<i32> {
+pub(super) fn last_tokens(lengths: &Lengths) -> Vec<i32> {
     lengths.host()[1..].iter().map(|end| end - 1).collect()
 }
 
 /// Rows of x (n, d) that `index` names.
-fn gathered(cx: Context<'_>, x: &Tensor, index: Vec<i32>) -> Result<Tensor> {
+pub(super) fn gathered(cx: Context<'_>, x: &Tensor, index: Vec<i32>) -> Result<Tensor> {
     let count = index.len();
     let index = Tensor::from_i32(index, &[count]).on(cx.arena.device())?;
     let mut out = cx.take(&[count, x.shape()[1]])?;

@@ -11,7 +11,9 @@
 
 mod cache;
 mod generate;
+mod joined;
 mod loss;
+mod perplexity;
 mod search;
 #[cfg(test)]
 mod tests;
@@ -21,8 +23,9 @@ use vljepa_kernels::{Device, Lengths, Packed, Result, Tensor, View, Write, linea
 
 pub use cache::Cache;
 pub use generate::{Options, Prompts, Search};
+pub use joined::{Joined, read_and_targets};
 
-use crate::layers::{Linear, LlamaSizes, Sequence, SonarSizes, StackSaved, TextModel};
+use crate::layers::{Linear, LlamaSizes, Sequence, SonarSizes, StackSaved, TextModel, Trained};
 use crate::{
     Context, Gradients, Group, Keep, LayoutBuilder, ModelError, OnReady, Parameters, Weight,
 };
@@ -53,15 +56,14 @@ pub struct LanguageModelSaved {
 }
 
 impl LanguageModel {
-    /// Registers causal Llama-3.2 layers. `trained` says whether the layers and the table of token
-    /// embeddings are trained.
+    /// Registers causal Llama-3.2 layers. `trained` says what of them is trained.
     #[must_use]
     pub fn llama(
         layout: &mut LayoutBuilder,
         name: &str,
         group: Group,
         sizes: &LlamaSizes,
-        trained: [bool; 2],
+        trained: Trained,
         device: Device,
     ) -> Self {
         let text = TextModel::llama(layout, name, group, sizes, Mask::Causal, trained, device);

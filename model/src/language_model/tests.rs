@@ -7,7 +7,7 @@ use vljepa_recipes::schema::Initialisation;
 
 use super::search::{Pick, chosen};
 use super::{Cache, LanguageModel, Options, Prompts, Search};
-use crate::layers::LlamaSizes;
+use crate::layers::{LlamaSizes, Trained};
 use crate::{Context, Group, Keep, LayoutBuilder, Parameters};
 
 /// Hidden states near 1: sums of 32 terms and of 30 probabilities in f32, in another order.
@@ -34,7 +34,8 @@ impl Tiny {
         };
         let mut layout = LayoutBuilder::new(Initialisation::FanIn);
         let (group, device) = (Group::YDecoder, Device::Host);
-        let model = LanguageModel::llama(&mut layout, "lm", group, &sizes, [true; 2], device);
+        let trained = Trained { layers: sizes.layers, table: true };
+        let model = LanguageModel::llama(&mut layout, "lm", group, &sizes, trained, device);
         let layout = layout.finish();
         let mut parameters = Parameters::new(&layout, device).unwrap();
         parameters.initialise(&layout, 1).unwrap();

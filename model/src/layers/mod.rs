@@ -28,4 +28,4 @@ pub(crate) use plain::Plain;
 pub use rotary::Rotary;
 pub use sinusoids::Sinusoids;
 pub use stack::{Sequence, Stack, StackSaved};
-pub use text_model::{LlamaSizes, Positions, SonarSizes, TextModel};
+pub use text_model::{LlamaSizes, Positions, SonarSizes, TextModel, Trained};

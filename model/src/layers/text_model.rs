@@ -6,7 +6,7 @@ mod qwen3;
 mod sonar;
 mod towers;
 
-pub use llama::LlamaSizes;
+pub use llama::{LlamaSizes, Trained};
 pub use sonar::SonarSizes;
 
 use vljepa_kernels::attention::Mask;

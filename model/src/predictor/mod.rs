@@ -11,7 +11,9 @@ use vljepa_kernels::attention::Mask;
 use vljepa_kernels::{Device, KernelError, Lengths, Packed, Result, Tensor, View, Write, rows};
 use vljepa_recipes::schema;
 
-use crate::layers::{Embedded, Head, HeadSaved, Linear, Pooling, Sequence, StackSaved, TextModel};
+use crate::layers::{
+    Embedded, Head, HeadSaved, Linear, Pooling, Sequence, StackSaved, TextModel, Trained,
+};
 use crate::{
     Context, Gradients, Group, Keep, LayoutBuilder, ModelError, OnReady, Parameters, Visual,
 };
@@ -84,7 +86,7 @@ impl Predictor {
             schema::Attention::Bidirectional => Mask::Full,
             schema::Attention::Causal => Mask::Causal,
         };
-        let trained = [true, recipe.train_embeddings];
+        let trained = Trained { layers: recipe.num_layers(), table: recipe.train_embeddings };
         let text =
             TextModel::llama(layout, name, Group::Predictor, &recipe.into(), mask, trained, device);
         let text_projection = recipe.text_projection.then(|| projection(layout, "text", [d, d]));

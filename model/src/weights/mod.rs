@@ -208,8 +208,8 @@ pub struct Published {
     pub key: &'static str,
 }
 
-/// Published files of a recipe: `weights` of the X-encoder, the predictor and the Y-encoder, and
-/// Dense layers from the folders next to `EmbeddingGemma`'s file.
+/// Published files of a recipe: `weights` of the parts of its model, and Dense layers from the
+/// folders next to `EmbeddingGemma`'s file.
 #[must_use]
 pub fn published(recipe: &schema::Model) -> Vec<Published> {
     let mut files = Vec::new();
@@ -219,13 +219,21 @@ pub fn published(recipe: &schema::Model) -> Vec<Published> {
     if let Some(path) = recipe.x_encoder.weights() {
         add(of_x_encoder(&recipe.x_encoder), path, "model.x_encoder.weights");
     }
-    if let Some(path) = &recipe.predictor.weights {
+    let (predictor, y_encoder) = match recipe.kind {
+        schema::ModelKind::VlJepa
+        | schema::ModelKind::YDecoder
+        | schema::ModelKind::DualEncoder => {
+            (recipe.predictor.weights.as_deref(), recipe.y_encoder.weights())
+        }
+        schema::ModelKind::Vlm => (None, None),
+    };
+    if let Some(path) = &predictor {
         let source = match recipe.predictor.family {
             schema::PredictorFamily::Llama => Source::Llama,
         };
         add(source, path, "model.predictor.weights");
     }
-    if let Some(path) = recipe.y_encoder.weights() {
+    if let Some(path) = y_encoder {
         for source in of_y_encoder(&recipe.y_encoder) {
             let dense = match source {
                 Source::GemmaDense2 => Some("2_Dense/model.safetensors"),
@@ -240,6 +248,9 @@ pub fn published(recipe: &schema::Model) -> Vec<Published> {
         && let Some(path) = decoder.weights()
     {
         add(of_y_decoder(decoder), path, "model.y_decoder.weights");
+    }
+    if let Some(path) = recipe.vlm().and_then(|l| l.weights.as_deref()) {
+        add(Source::LanguageModel, path, "model.language_model.weights");
     }
     files
 }
@@ -267,10 +278,10 @@ pub fn exported<'a>(
     model: impl Into<Parts<'a>>,
     folder: &Path,
 ) -> impl Iterator<Item = (Source, PathBuf)> {
-    let Parts { recipe, predictor, .. } = model.into();
+    let Parts { recipe, predictor, y_encoder, .. } = model.into();
     let mut sources = vec![of_x_encoder(&recipe.x_encoder)];
     sources.extend(predictor.map(|_| Source::Predictor));
-    sources.extend(of_y_encoder(&recipe.y_encoder));
+    sources.extend(y_encoder.iter().flat_map(|_| of_y_encoder(&recipe.y_encoder)));
     sources.extend(predictor.map(|_| Source::Projections));
     sources.into_iter().map(|source| (source, folder.join(source.file())))
 }

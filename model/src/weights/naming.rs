@@ -40,6 +40,15 @@ pub(super) enum Extra {
         /// Number of transformer layers.
         count: usize,
     },
+    /// Those whose names start with one of these, and the blocks after the first ones.
+    LaterBlocks {
+        /// Prefixes of names, with or without the root.
+        prefixes: &'static [&'static str],
+        /// What the names of blocks start with.
+        blocks: &'static str,
+        /// Number of blocks of the model.
+        count: usize,
+    },
     /// The output layer, and the layers of Llama before and after those of the predictor.
     Llama {
         /// Layers of the predictor.
@@ -96,6 +105,11 @@ impl Naming {
                             || parts.iter().any(|known| part.starts_with(known)))
                 };
                 starts(prefixes) || in_layer.is_some_and(without_effect)
+            }
+            Extra::LaterBlocks { prefixes, blocks, count } => {
+                let number = own.and_then(|own| own.strip_prefix(blocks)?.split('.').next());
+                let block = number.and_then(|number| number.parse::<usize>().ok());
+                starts(prefixes) || block.is_some_and(|block| block >= *count)
             }
             Extra::Llama { layers } => {
                 let number = own.and_then(|own| own.strip_prefix("layers.")?.split('.').next());

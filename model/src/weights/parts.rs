@@ -4,7 +4,9 @@ use vljepa_recipes::schema;
 
 use crate::dual_encoder::Tower;
 use crate::x_encoder::{ImageHead, ResNet};
-use crate::{DualEncoder, Layout, Predictor, VlJepa, XEncoder, YDecoder, YEncoder};
+use crate::{
+    DualEncoder, LanguageModel, Layout, Predictor, VlJepa, Vlm, XEncoder, YDecoder, YEncoder,
+};
 
 /// Parts of a model whose weights have published names.
 #[derive(Debug, Clone, Copy)]
@@ -17,11 +19,22 @@ pub struct Parts<'a> {
     pub(super) resnet: Option<&'a ResNet>,
     /// Head of an image tower. Only a dual encoder has it.
     pub(super) image_head: Option<&'a ImageHead>,
-    /// Predictor. A dual encoder has none.
+    /// Predictor. A dual encoder and a VLM have none.
     pub(super) predictor: Option<&'a Predictor>,
-    pub(super) y_encoder: &'a YEncoder,
+    /// Y-encoder. A VLM has none.
+    pub(super) y_encoder: Option<&'a YEncoder>,
     /// Y-decoder, in a model that has one.
     pub(super) y_decoder: Option<&'a YDecoder>,
+    /// Language model of a VLM.
+    pub(super) language_model: Option<&'a LanguageModel>,
+}
+
+impl<'a> Parts<'a> {
+    /// Names, shapes and offsets of all parameters.
+    #[must_use]
+    pub fn layout(&self) -> &'a Layout {
+        self.layout
+    }
 }
 
 impl<'a> From<&'a VlJepa> for Parts<'a> {
@@ -33,8 +46,9 @@ impl<'a> From<&'a VlJepa> for Parts<'a> {
             resnet: None,
             image_head: None,
             predictor: Some(&model.predictor),
-            y_encoder: &model.y_encoder,
+            y_encoder: Some(&model.y_encoder),
             y_decoder: model.y_decoder.as_ref(),
+            language_model: None,
         }
     }
 }
@@ -52,8 +66,25 @@ impl<'a> From<&'a DualEncoder> for Parts<'a> {
             resnet,
             image_head: Some(&model.head),
             predictor: None,
-            y_encoder: &model.y_encoder,
+            y_encoder: Some(&model.y_encoder),
             y_decoder: None,
+            language_model: None,
+        }
+    }
+}
+
+impl<'a> From<&'a Vlm> for Parts<'a> {
+    fn from(model: &'a Vlm) -> Self {
+        Self {
+            recipe: model.recipe(),
+            layout: model.layout(),
+            x_encoder: Some(&model.x_encoder),
+            resnet: None,
+            image_head: None,
+            predictor: None,
+            y_encoder: None,
+            y_decoder: None,
+            language_model: Some(&model.language_model),
         }
     }
 }

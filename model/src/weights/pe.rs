@@ -1,10 +1,12 @@
 //! Tensor names of PE-core's vision tower in Meta's format (`facebook/PE-Core-L14-336`,
 //! `PE-Core-L14-336.pt`).
 
-use super::Piece;
+use vljepa_recipes::schema;
+
 use super::naming::{Extra, Naming};
 use super::sizes::{Shapes, Sizes};
 use super::vjepa2::{linear, norm};
+use super::{Parts, Piece};
 use crate::XEncoder;
 use crate::layers::{Block, Linear};
 use crate::x_encoder::{Family, FramePooling, ImageHead, ImageTower};
@@ -85,8 +87,8 @@ pub(super) fn image_patch(name: &str, tower: &ImageTower) -> Vec<Piece> {
 
 /// Names in the published files, which also hold the tower's pooling and projection, and the text
 /// tower.
-pub(super) fn naming(pieces: Vec<Piece>) -> Naming {
-    let extra = Extra::Prefixes(&[
+pub(super) fn naming(pieces: Vec<Piece>, later_than: Option<usize>) -> Naming {
+    let prefixes = &[
         "visual.attn_pool.",
         "visual.proj",
         "token_embedding.",
@@ -95,8 +97,26 @@ pub(super) fn naming(pieces: Vec<Piece>) -> Naming {
         "ln_final.",
         "text_projection",
         "logit_scale",
-    ]);
+    ];
+    let extra = match later_than {
+        None => Extra::Prefixes(prefixes),
+        Some(count) => {
+            Extra::LaterBlocks { prefixes, blocks: "visual.transformer.resblocks.", count }
+        }
+    };
     Naming { pieces, roots: META_ROOTS, cut: META_CUT, extra, sizes }
+}
+
+/// Number of blocks after which the blocks of a file are left out: those of an encoder without its
+/// last norm, whose tokens come from within the published tower, as PLM's do. `None` if the file
+/// must have no other blocks.
+pub(super) fn blocks_taken(model: Parts<'_>) -> Option<usize> {
+    match &model.recipe.x_encoder {
+        schema::XEncoder::Pe(keys) if !keys.final_norm && model.image_head.is_none() => {
+            Some(keys.num_layers)
+        }
+        _ => None,
+    }
 }
 
 fn sizes(file: &Shapes<'_>) -> Option<Sizes> {

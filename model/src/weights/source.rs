@@ -9,7 +9,7 @@ use super::{
     Parts, Piece, clip, clip_resnet, clip_text, gemma, llama, pe, pe_text, projections, siglip2,
     siglip2_text, sonar, vjepa2, vjepa2_1,
 };
-use crate::{YDecoder, YEncoder};
+use crate::{LanguageModel, YDecoder, YEncoder};
 
 /// Published model, or part of one, that weights come from. Each source is a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,6 +42,8 @@ pub enum Source {
     SonarDecoder,
     /// Llama-3.2 as Y-decoder (`meta-llama/Llama-3.2-1B`, `model.safetensors`).
     LlamaDecoder,
+    /// Llama-3.2 as the language model of a VLM (`meta-llama/Llama-3.2-1B`, `model.safetensors`).
+    LanguageModel,
     /// PE-core's text tower (`facebook/PE-Core-L14-336`, `PE-Core-L14-336.pt`).
     PeText,
     /// CLIP's text tower (`openai/clip-vit-large-patch14`, `model.safetensors`;
@@ -59,7 +61,7 @@ pub enum Source {
 
 impl Source {
     /// Sources that files are recognised as. A file of [`Self::Predictor`] is a small Llama, and
-    /// one of [`Self::LlamaDecoder`] is a whole one.
+    /// those of [`Self::LlamaDecoder`] and [`Self::LanguageModel`] are whole ones.
     pub const RECOGNISED: [Self; 17] = [
         Self::VJepa2,
         Self::VJepa2_1,
@@ -98,6 +100,7 @@ impl Source {
             | Self::ClipText
             | Self::Siglip2Text => "y_encoder/model.safetensors",
             Self::SonarDecoder | Self::LlamaDecoder => "y_decoder/model.safetensors",
+            Self::LanguageModel => "language_model/model.safetensors",
             Self::GemmaDense2 => "y_encoder/2_Dense/model.safetensors",
             Self::GemmaDense3 => "y_encoder/3_Dense/model.safetensors",
             Self::Projections => "projections.safetensors",
@@ -110,26 +113,46 @@ impl Source {
     pub fn pieces<'a>(self, model: impl Into<Parts<'a>>) -> Vec<Piece> {
         let model = model.into();
         let Parts { recipe, x_encoder, resnet, image_head, predictor, y_decoder, .. } = model;
-        let (text, head) = (&model.y_encoder.text, &model.y_encoder.head);
-        match (self, &recipe.y_encoder) {
-            (Self::VJepa2, _) => x_encoder.map(vjepa2::pieces).unwrap_or_default(),
-            (Self::VJepa2_1, _) => x_encoder.map(vjepa2_1::pieces).unwrap_or_default(),
-            (Self::Pe, _) => x_encoder.map(|x| pe::pieces(x, image_head)).unwrap_or_default(),
-            (Self::Siglip2, _) => {
-                x_encoder.map(|x| siglip2::pieces(x, image_head)).unwrap_or_default()
-            }
-            (Self::Clip, _) => x_encoder.map(|x| clip::pieces(x, image_head)).unwrap_or_default(),
-            (Self::ClipResnet, _) => {
+        let language_model = model.language_model;
+        match self {
+            Self::VJepa2 => x_encoder.map(vjepa2::pieces).unwrap_or_default(),
+            Self::VJepa2_1 => x_encoder.map(vjepa2_1::pieces).unwrap_or_default(),
+            Self::Pe => x_encoder.map(|x| pe::pieces(x, image_head)).unwrap_or_default(),
+            Self::Siglip2 => x_encoder.map(|x| siglip2::pieces(x, image_head)).unwrap_or_default(),
+            Self::Clip => x_encoder.map(|x| clip::pieces(x, image_head)).unwrap_or_default(),
+            Self::ClipResnet => {
                 let tower = resnet.zip(image_head);
                 tower.map(|(resnet, head)| clip_resnet::pieces(resnet, head)).unwrap_or_default()
             }
-            (Self::Llama, _) => {
+            Self::Llama => {
                 let first = recipe.predictor.layers[0];
                 predictor.map(|p| llama::pieces(&p.text, first)).unwrap_or_default()
             }
-            (Self::Predictor, _) => {
-                predictor.map(|p| llama::pieces(&p.text, 0)).unwrap_or_default()
+            Self::Predictor => predictor.map(|p| llama::pieces(&p.text, 0)).unwrap_or_default(),
+            Self::SonarDecoder => y_decoder.map_or_else(Vec::new, sonar_decoder_pieces),
+            Self::LlamaDecoder => y_decoder.map_or_else(Vec::new, llama_decoder_pieces),
+            Self::LanguageModel => {
+                language_model.map(|l| llama::pieces(&l.text, 0)).unwrap_or_default()
             }
+            Self::Projections => projections::pieces(model.layout),
+            Self::Gemma
+            | Self::Qwen3
+            | Self::Sonar
+            | Self::PeText
+            | Self::ClipText
+            | Self::Siglip2Text
+            | Self::GemmaDense2
+            | Self::GemmaDense3 => {
+                let y = model.y_encoder;
+                y.map_or_else(Vec::new, |y| self.y_pieces(&recipe.y_encoder, y))
+            }
+        }
+    }
+
+    /// Published tensors of a Y-encoder. Empty if it is of another family.
+    fn y_pieces(self, keys: &schema::YEncoder, y_encoder: &YEncoder) -> Vec<Piece> {
+        let YEncoder { text, head, .. } = y_encoder;
+        match (self, keys) {
             (Self::Gemma, schema::YEncoder::EmbeddingGemma(_)) => gemma::pieces(text),
             (Self::Qwen3, schema::YEncoder::Qwen3Embedding(_)) => llama::pieces(text, 0),
             (Self::Sonar, schema::YEncoder::Sonar(_)) => sonar::pieces(text),
@@ -144,20 +167,7 @@ impl Source {
             (Self::GemmaDense3, schema::YEncoder::EmbeddingGemma(keys)) if keys.dense_heads => {
                 gemma::dense(&head.maps[1])
             }
-            (Self::SonarDecoder, _) => y_decoder.map_or_else(Vec::new, sonar_decoder_pieces),
-            (Self::LlamaDecoder, _) => y_decoder.map_or_else(Vec::new, llama_decoder_pieces),
-            (Self::Projections, _) => projections::pieces(model.layout),
-            (
-                Self::Gemma
-                | Self::Qwen3
-                | Self::Sonar
-                | Self::PeText
-                | Self::ClipText
-                | Self::Siglip2Text
-                | Self::GemmaDense2
-                | Self::GemmaDense3,
-                _,
-            ) => Vec::new(),
+            _ => Vec::new(),
         }
     }
 
@@ -177,7 +187,7 @@ impl Source {
                 std::iter::once(published).chain(original).collect()
             }
             Self::VJepa2_1 => vec![vjepa2_1::naming(pieces)],
-            Self::Pe => vec![pe::naming(pieces)],
+            Self::Pe => vec![pe::naming(pieces, pe::blocks_taken(model))],
             Self::Siglip2 => vec![siglip2::naming(pieces)],
             Self::Clip => vec![clip::naming(pieces)],
             Self::ClipResnet => vec![clip_resnet::naming(pieces)],
@@ -198,10 +208,14 @@ impl Source {
             Self::SonarDecoder | Self::LlamaDecoder => {
                 model.y_decoder.map_or_else(Vec::new, decoder_namings)
             }
+            Self::LanguageModel => {
+                let model = model.language_model;
+                model.map_or_else(Vec::new, |model| vec![llama_naming(model)])
+            }
             Self::PeText => vec![pe_text::naming(pieces)],
             Self::ClipText => {
-                let YEncoder { text, head, .. } = model.y_encoder;
-                let original = (!pieces.is_empty()).then(|| clip_text::original(text, head));
+                let y_encoder = model.y_encoder.filter(|_| !pieces.is_empty());
+                let original = y_encoder.map(|y| clip_text::original(&y.text, &y.head));
                 std::iter::once(clip_text::naming(pieces)).chain(original).collect()
             }
             Self::Siglip2Text => vec![siglip2_text::naming(pieces)],
@@ -227,6 +241,7 @@ impl Source {
             Self::Sonar => "SONAR's text encoder",
             Self::SonarDecoder => "SONAR's text decoder",
             Self::LlamaDecoder => "Llama-3.2 as Y-decoder",
+            Self::LanguageModel => "Llama-3.2 as language model",
             Self::PeText => "PE-core's text tower",
             Self::ClipText => "CLIP's text tower",
             Self::Siglip2Text => "SigLIP 2's text tower",
@@ -255,6 +270,7 @@ impl Source {
             Self::Sonar => Some((Role::YEncoder, "sonar")),
             Self::SonarDecoder => Some((Role::YDecoder, "sonar")),
             Self::LlamaDecoder => Some((Role::YDecoder, "llama")),
+            Self::LanguageModel => Some((Role::LanguageModel, "llama")),
             Self::PeText => Some((Role::YEncoder, "pe_text")),
             Self::ClipText => Some((Role::YEncoder, "clip_text")),
             Self::Siglip2Text => Some((Role::YEncoder, "siglip2_text")),
@@ -293,12 +309,17 @@ pub(super) fn decoder_namings(decoder: &YDecoder) -> Vec<Naming> {
     let model = &decoder.language_model;
     match decoder.prefix {
         None => sonar::decoder_namings(model),
-        Some(_) => vec![Naming {
-            pieces: llama::pieces(&model.text, 0),
-            roots: &["model.", ""],
-            cut: &[],
-            extra: Extra::Llama { layers: 0..model.text.stack.blocks.len() },
-            sizes: |file| file.text()?.predictor(),
-        }],
+        Some(_) => vec![llama_naming(model)],
+    }
+}
+
+/// Names of a whole Llama, with its layers counted from 0.
+fn llama_naming(model: &LanguageModel) -> Naming {
+    Naming {
+        pieces: llama::pieces(&model.text, 0),
+        roots: &["model.", ""],
+        cut: &[],
+        extra: Extra::Llama { layers: 0..model.text.stack.blocks.len() },
+        sizes: |file| file.text()?.predictor(),
     }
 }

@@ -24,6 +24,7 @@ pub use self::head::{AttentionPooling, FramePooling, ImageHead, MeanAttention};
 pub use self::image::ImageTower;
 pub use self::resnet::{Bottleneck, ResNet};
 pub use self::vit::Patches;
+pub(crate) use self::vit::{in_squares, indices};
 pub use self::vjepa2::VJepa2;
 pub use self::vjepa2_1::{Modality, VJepa2_1};
 use crate::layers::{Sequence, Stack, StackSaved};

@@ -64,7 +64,7 @@ pub(super) fn unfold(
 }
 
 /// Indices of rows on the device.
-pub(super) fn indices(cx: Context<'_>, rows: impl Iterator<Item = usize>) -> Result<Tensor> {
+pub(crate) fn indices(cx: Context<'_>, rows: impl Iterator<Item = usize>) -> Result<Tensor> {
     let too_many = |row: usize| KernelError::Value {
         operation: "x_encoder::forward",
         what: "tokens",
@@ -79,7 +79,7 @@ pub(super) fn indices(cx: Context<'_>, rows: impl Iterator<Item = usize>) -> Res
 
 /// Index of the `i`-th of the elements of a grid, `width` columns wide, in the order of squares of
 /// `side`² elements, and of rows and columns in a square.
-pub(super) fn in_squares(i: usize, width: usize, side: usize) -> usize {
+pub(crate) fn in_squares(i: usize, width: usize, side: usize) -> usize {
     let (square, i) = (i / (side * side), i % (side * side));
     let squares = width / side;
     let row = square / squares * side + i / side;

@@ -10,7 +10,7 @@ use safetensors::tensor::{Metadata, TensorInfo};
 use serde_json::{Map, Value, json};
 use vljepa_kernels::Device;
 use vljepa_model::weights::{Piece, Source, identify, y_decoder_pieces};
-use vljepa_model::{DualEncoder, LayoutBuilder, VlJepa, YDecoder};
+use vljepa_model::{DualEncoder, LayoutBuilder, VlJepa, Vlm, YDecoder};
 use vljepa_recipes::protocol::{KnownWeights, Weights};
 use vljepa_recipes::schema::{Initialisation, Loss};
 use vljepa_recipes::{PublishedModel, Role, published_models};
@@ -30,7 +30,7 @@ use vljepa_recipes::{PublishedModel, Role, published_models};
 /// The parameters are those that the models' authors state, or follow from the sizes of their
 /// configs. Full models were added up as a check: CLIP L/14 (427,616,513) and `SigLIP` 2 g-opt at
 /// 384 (1,871,885,426).
-const PUBLISHED: [(&str, &str, usize, usize); 42] = [
+const PUBLISHED: [(&str, &str, usize, usize); 44] = [
     // Outside: weight and bias of the patches.
     ("vjepa2", "vit_l", 24 * 16 + 4, 303_885_312),
     ("vjepa2", "vit_h", 32 * 16 + 4, 631_648_000),
@@ -87,6 +87,9 @@ const PUBLISHED: [(&str, &str, usize, usize); 42] = [
     ("llama", "1b", 16 * 9 + 2, 1_235_814_400),
     ("llama", "3b", 28 * 9 + 2, 3_212_749_824),
     ("sonar", "basic", 24 * (16 + 4) + 3, 766_091_264 + 24 * 2 * 1024 * 1025),
+    // Language models of a VLM.
+    ("llama", "1b", 16 * 9 + 2, 1_235_814_400),
+    ("llama", "3b", 28 * 9 + 2, 3_212_749_824),
 ];
 
 /// Names and shapes.
@@ -113,6 +116,11 @@ fn tensors_of(published: &PublishedModel, change: impl Fn(&mut Map<String, Value
         let model = serde_json::from_value(model).unwrap();
         let mut layout = LayoutBuilder::new(Initialisation::default());
         return tensors(&y_decoder_pieces(&YDecoder::new(&mut layout, &model, Device::Host)));
+    }
+    if published.role == Role::LanguageModel {
+        model["kind"] = "vlm".into();
+        let vlm = Vlm::new(&serde_json::from_value(model).unwrap(), Device::Host).unwrap();
+        return tensors(&Source::LanguageModel.pieces(&vlm));
     }
     let source = source(published);
     if source == Source::ClipResnet {

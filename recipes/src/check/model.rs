@@ -29,6 +29,7 @@ pub fn sizes(model: &Model, loss: &Loss) -> Vec<Problem> {
     visual(model, &mut found);
     attention(model, &mut found);
     super::y_decoder::sizes(model, &mut found);
+    super::vlm::sizes(model, &mut found);
     let max_scale = loss.temperature.max_scale.into();
     found.above_zero("loss.temperature", &[("max_scale", max_scale)]);
     found.list

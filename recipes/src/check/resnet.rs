@@ -11,7 +11,7 @@ pub(super) fn check(model: &Model, x: &ClipResnet, found: &mut Problems) {
     let key = |name: &str| format!("model.x_encoder.{name}");
     match model.kind {
         ModelKind::DualEncoder => {}
-        ModelKind::VlJepa | ModelKind::YDecoder => {
+        ModelKind::VlJepa | ModelKind::YDecoder | ModelKind::Vlm => {
             let what = "only a dual encoder can have a ResNet: it is a baseline of the paper";
             let help = "write `model.kind: dual_encoder`, or choose a vision transformer";
             found.add(key("family"), what, help);

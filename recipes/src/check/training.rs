@@ -5,7 +5,7 @@ use crate::schema::{LossKind, Mixing, ModelKind, Optimizer, Recipe, Stage};
 use crate::suggest::suggestion;
 
 /// Parameter groups that `optimizer.multipliers` may name.
-pub(crate) const GROUPS: [&str; 7] = [
+pub(crate) const GROUPS: [&str; 8] = [
     "x_encoder",
     "predictor",
     "y_encoder",
@@ -13,6 +13,7 @@ pub(crate) const GROUPS: [&str; 7] = [
     "projections",
     "logit_scale",
     "y_decoder",
+    "language_model",
 ];
 
 /// Largest sum of a mixture's weights. The sum is the length of a cycle of draws in which each

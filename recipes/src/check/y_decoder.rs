@@ -45,9 +45,10 @@ pub(super) fn unused(recipe: &Recipe, found: &mut Problems) {
             found.add(format!("stages.{index}.decoding"), what, help);
         }
     }
+    let writes = recipe.model.kind == ModelKind::Vlm;
     for (index, task) in recipe.evaluation.tasks.iter().enumerate() {
-        if let TaskKind::Captioning { .. } = task.kind {
-            let what = "only a model with a Y-decoder writes captions";
+        if matches!(task.kind, TaskKind::Captioning { .. }) && !writes {
+            let what = "only a model with a Y-decoder and a VLM write captions";
             found.add(format!("evaluation.tasks.{index}.kind.captioning"), what, help);
         }
     }
@@ -75,7 +76,7 @@ pub(super) fn sizes(model: &Model, found: &mut Problems) {
         return;
     };
     found.positive(PART, &[("vocab_size", decoder.vocab_size())]);
-    search(decoder, found);
+    search(PART, decoder.search(), found);
     match decoder {
         YDecoder::Llama(d) => {
             found.positive(
@@ -138,22 +139,25 @@ fn at_least(part: &str, tokens: usize, least: usize, of: &str, found: &mut Probl
     }
 }
 
-fn search(decoder: &YDecoder, found: &mut Problems) {
-    match decoder.search() {
+/// Reports a search that is none.
+pub(super) fn search(part: &str, search: Search, found: &mut Problems) {
+    match search {
         Search::Greedy => {}
         Search::Beam { width, length_penalty } => {
             if width < 2 {
                 let what = format!("{width} beams are no search");
                 let help = "give it at least 2, or write `search: greedy`";
-                found.add("model.y_decoder.search.beam.width", what, help);
+                found.add(format!("{part}.search.beam.width"), what, help);
             }
             if !length_penalty.is_finite() {
-                let key = "model.y_decoder.search.beam.length_penalty";
+                let key = format!("{part}.search.beam.length_penalty");
                 found.add(key, format!("is {length_penalty}"), "give it a number such as 1");
             }
         }
-        Search::Sample { temperature } => found
-            .above_zero("model.y_decoder.search.sample", &[("temperature", temperature.into())]),
+        Search::Sample { temperature } => {
+            let part = format!("{part}.search.sample");
+            found.above_zero(&part, &[("temperature", temperature.into())]);
+        }
     }
 }
 

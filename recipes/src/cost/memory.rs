@@ -2,7 +2,7 @@
 
 use super::operations::Tokens;
 use super::parameters::parameters;
-use super::y_decoder;
+use super::{vlm, y_decoder};
 use crate::schema::{Model, ModelKind, Precision, Recipe, Recompute, TextLayers};
 
 /// Factor for heap fragmentation: free blocks that are too short for any request. Rehearsals of the
@@ -85,7 +85,13 @@ pub fn memory(
     };
     let owners =
         if recipe.optimizer.shard { real(recipe.cluster.world_size().max(1)) } else { 1.0 };
-    let feature = real(tokens.visual) * real(recipe.model.x_encoder.sizes().hidden_size) * element;
+    // A VLM has no embeddings, and takes the mean of visual tokens after its projector.
+    let (embed_dim, pooled) = match recipe.model.vlm() {
+        Some(_) => (0, recipe.model.x_encoder.pool().pow(2)),
+        None => (recipe.model.embed_dim, 1),
+    };
+    let feature =
+        real(tokens.visual * pooled) * real(recipe.model.x_encoder.sizes().hidden_size) * element;
     let keeps_features = micro_batch < rows && !recipe.model.x_encoder.trainable();
     let batch = recipe.stages.iter().map(|stage| stage.batch).max().unwrap_or(0);
     Memory {
@@ -97,7 +103,7 @@ pub fn memory(
             * real(micro_batch)
             * (activation_values(recipe, tokens, recompute) * element + feature),
         features: if keeps_features { real(rows) * feature } else { 0.0 },
-        embeddings: 2.0 * real(batch) * real(recipe.model.embed_dim) * element,
+        embeddings: 2.0 * real(batch) * real(embed_dim) * element,
     }
 }
 
@@ -169,6 +175,9 @@ fn activation_values(recipe: &Recipe, tokens: Tokens, recompute: Recompute) -> f
     if model.kind == ModelKind::YDecoder {
         return y_decoder::activation_values(model, tokens.output, recompute);
     }
+    if let Some(l) = model.vlm() {
+        return vlm::activation_values(model, l, tokens, recompute);
+    }
     let (p, x, y) = (&model.predictor, model.x_encoder.sizes(), model.y_encoder.sizes());
     let (x_trained, y_trained) = (model.x_encoder.trainable(), model.y_encoder.trainable());
     let heads = |query: usize, key_value: usize, dim: usize| 2 * (query + key_value) * dim;
@@ -229,8 +238,8 @@ pub fn traffic(recipe: &Recipe, batch: usize, world_size: usize) -> Traffic {
     let hash = if recipe.loss.mask_equal_targets { 8.0 } else { 0.0 };
     let row = 2.0 * real(recipe.model.embed_dim) * element_bytes(recipe.precision) + hash;
     let gradients = real(parameters(&recipe.model).trainable) * 4.0;
-    // A Y-decoder's loss needs no embeddings of other ranks.
-    let gathered_rows = if recipe.model.kind == ModelKind::YDecoder { 0 } else { batch };
+    // The cross-entropy of tokens needs nothing of other ranks.
+    let gathered_rows = if recipe.model.predicts_embeddings() { batch } else { 0 };
     Traffic {
         gathered_embeddings: gathered(real(gathered_rows) * row),
         gathered_statistics: gathered(real(gathered_rows) * 8.0),

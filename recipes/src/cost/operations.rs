@@ -2,7 +2,7 @@
 
 use super::memory::real;
 use super::parameters::patch_values;
-use super::y_decoder;
+use super::{vlm, y_decoder};
 use crate::schema::{Convolution, Model, ModelKind, Projection, Recompute, TextLayers, XEncoder};
 
 /// Numbers of tokens of a sample.
@@ -10,11 +10,13 @@ use crate::schema::{Convolution, Model, ModelKind, Projection, Recompute, TextLa
 pub struct Tokens {
     /// Visual tokens that the X-encoder makes from the frames.
     pub visual: usize,
-    /// Tokens of the query; 0 without a query.
+    /// Tokens of the query; 0 without a query. Those of a VLM's template, except for the answer's,
+    /// are among them.
     pub query: usize,
     /// Tokens of the target text.
     pub target: usize,
-    /// Tokens of the text that a Y-decoder learns to write; 0 in a model without one.
+    /// Tokens of the text that a Y-decoder or a VLM learns to write, with its end and its template;
+    /// 0 in a model without one.
     pub output: usize,
 }
 
@@ -36,7 +38,8 @@ pub struct Operations {
     pub predictor_forward: f64,
     /// Forward pass of the Y-encoder with its head.
     pub y_forward: f64,
-    /// Forward pass of the Y-decoder; 0 in a model without one.
+    /// Forward pass of the Y-decoder, or of a VLM's projector and language model; 0 in a model
+    /// without one.
     pub decoder_forward: f64,
     /// Backward pass of all trained parts.
     pub backward: f64,
@@ -139,9 +142,25 @@ pub fn sample(
     embeds_twice: bool,
     recompute: Recompute,
 ) -> Operations {
+    let x_forward = x_forward(model, tokens.visual);
+    let Some(l) = model.vlm() else {
+        return of_embeddings(model, tokens, x_forward, embeds_twice, recompute);
+    };
+    let own = vlm::operations(model, l, tokens, recompute);
+    let of_x = if model.x_encoder.trainable() { 2.0 * x_forward } else { 0.0 };
+    Operations { x_forward, backward: own.backward + of_x, ..own }
+}
+
+/// Estimates the operations of a sample of a model that predicts embeddings, or decodes them.
+fn of_embeddings(
+    model: &Model,
+    tokens: Tokens,
+    x_forward: f64,
+    embeds_twice: bool,
+    recompute: Recompute,
+) -> Operations {
     let (p, x, y) = (&model.predictor, model.x_encoder.sizes(), model.y_encoder.sizes());
     let (x_trained, y_trained) = (model.x_encoder.trainable(), model.y_encoder.trainable());
-    let x_forward = x_forward(model, tokens.visual);
 
     let (rows, p_width) = (tokens.visual + tokens.query, p.num_heads * p.head_dim);
     let p_layer = 2 * p.hidden_size * (p_width + p.num_kv_heads * p.head_dim)

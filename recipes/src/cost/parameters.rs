@@ -1,6 +1,6 @@
 //! Parameter counts of the model.
 
-use super::y_decoder;
+use super::{vlm, y_decoder};
 use crate::schema::{Convolution, Model, ModelKind, Projection, TextLayers, TextSizes, XEncoder};
 
 /// Number of parameters of each part of the model.
@@ -36,6 +36,10 @@ pub struct Parameters {
     pub y_average: usize,
     /// Y-decoder with its token table and its map to the prefix; 0 in a model without one.
     pub y_decoder: usize,
+    /// Projector of a VLM's visual tokens; 0 in another model.
+    pub projector: usize,
+    /// Language model of a VLM with its token table; 0 in another model.
+    pub language_model: usize,
     /// Scale of InfoNCE, a single parameter; 0 in a dual encoder, which is not trained.
     pub logit_scale: usize,
     /// Number of trained parameters among all of the above.
@@ -60,6 +64,8 @@ impl Parameters {
             + self.y_head
             + self.y_average
             + self.y_decoder
+            + self.projector
+            + self.language_model
             + self.logit_scale
     }
 
@@ -93,6 +99,19 @@ pub fn parameters(model: &Model) -> Parameters {
     let (p, x, y) = (&model.predictor, model.x_encoder.sizes(), model.y_encoder.sizes());
     let bias = |width: usize| if model.projection_bias { width } else { 0 };
     let linear = |input: usize, output: usize| input * output + bias(output);
+    if let Some(l) = model.vlm() {
+        let [projector, language_model, trained] = vlm::parameters(model, l);
+        let x_encoder = x_encoder(model);
+        let of_x = if model.x_encoder.trainable() { x_encoder } else { 0 };
+        let trainable = of_x + projector + trained;
+        return Parameters {
+            x_encoder,
+            projector,
+            language_model,
+            trainable,
+            ..Parameters::default()
+        };
+    }
     let encoders = Parameters {
         x_encoder: x_encoder(model),
         y_layers: text_layers(y),

@@ -9,10 +9,11 @@ use serde_json::{Map, Value as Json};
 
 use crate::read::{self, Fault};
 use crate::schema::{
-    Clip, ClipResnet, ClipResnetSize, ClipSize, ClipText, EmbeddingGemma, LlamaDecoder, ModelKind,
-    Pe, PeSize, PeText, Predictor, PredictorFamily, Projection, Qwen3Embedding, Siglip2,
-    Siglip2Size, Siglip2Text, Sonar, SonarDecoder, Update, VJepa2, VJepa2_1, VJepa2_1Size,
-    VJepa2Size, Visual, XEncoder, XFamily, YDecoder, YDecoderFamily, YEncoder, YFamily,
+    Clip, ClipResnet, ClipResnetSize, ClipSize, ClipText, EmbeddingGemma, LanguageModel,
+    LanguageModelFamily, LlamaDecoder, ModelKind, Pe, PeSize, PeText, Predictor, PredictorFamily,
+    Projection, Qwen3Embedding, Siglip2, Siglip2Size, Siglip2Text, Sonar, SonarDecoder, Update,
+    VJepa2, VJepa2_1, VJepa2_1Size, VJepa2Size, Visual, XEncoder, XFamily, YDecoder,
+    YDecoderFamily, YEncoder, YFamily,
 };
 use crate::tree::{Entry, Node, Span, Value};
 
@@ -27,11 +28,14 @@ pub enum Role {
     YEncoder,
     /// Decoder that writes the texts of embeddings.
     YDecoder,
+    /// Language model of a VLM.
+    LanguageModel,
 }
 
 impl Role {
     /// All roles, in the order of the recipe's keys.
-    pub const ALL: [Self; 4] = [Self::XEncoder, Self::Predictor, Self::YEncoder, Self::YDecoder];
+    pub const ALL: [Self; 5] =
+        [Self::XEncoder, Self::Predictor, Self::YEncoder, Self::YDecoder, Self::LanguageModel];
 
     /// Key under `model`.
     #[must_use]
@@ -41,6 +45,7 @@ impl Role {
             Self::Predictor => "predictor",
             Self::YEncoder => "y_encoder",
             Self::YDecoder => "y_decoder",
+            Self::LanguageModel => "language_model",
         }
     }
 
@@ -54,6 +59,7 @@ impl Role {
             }
             Self::YEncoder => &["update", "trainable", "projection", "max_target_tokens"],
             Self::YDecoder => &["prefix_tokens", "train_layers"],
+            Self::LanguageModel => &["train_embeddings"],
         }
     }
 
@@ -114,6 +120,11 @@ impl Role {
                     .map(|size| Published::text(&YDecoder::Llama(LlamaDecoder::of_size(size)))),
                 YDecoderFamily::Sonar => choice(size, "size")
                     .map(|size| Published::text(&YDecoder::Sonar(SonarDecoder::of_size(size)))),
+            },
+            Self::LanguageModel => match choice(family, "family").map_err(under_role)? {
+                LanguageModelFamily::Llama => {
+                    choice(size, "size").map(|size| Published::text(&LanguageModel::of_size(size)))
+                }
             },
         };
         published.map_err(under_role)
@@ -177,7 +188,8 @@ pub(super) fn leave_published(root: &mut Node, role: Role, over: &Node) -> Optio
     let mut removed = Vec::new();
     entries.retain(|entry| {
         let stays = role.inherited().contains(&entry.key.as_str());
-        if !stays && entry.key != "family" && entry.key != "size" {
+        let is_given = over.get(&entry.key).is_some();
+        if !stays && !is_given && entry.key != "family" && entry.key != "size" {
             removed.push(entry.key.clone());
         }
         stays
@@ -190,6 +202,29 @@ pub(super) fn leave_published(root: &mut Node, role: Role, over: &Node) -> Optio
             removed.join(", ")
         )
     })
+}
+
+/// Removes the keys of parts that a kind of model does not have from a recipe if `over`, which is
+/// about to be merged into it, makes another kind of it: a VLM of a VL-JEPA, or the other way round.
+pub(super) fn leave_parts(root: &mut Node, over: &Node) {
+    let kind = |node: &Node| {
+        let kind = node.get("model").and_then(|model| model.get("kind"));
+        kind.and_then(|kind| read::read(kind).ok())
+    };
+    let (before, Some(after)) = (kind(root).unwrap_or_default(), kind(over)) else { return };
+    let parts: &[&str] = match (before, after) {
+        (ModelKind::Vlm, ModelKind::Vlm) => return,
+        (_, ModelKind::Vlm) => {
+            root.take("loss");
+            &["predictor", "y_encoder", "y_decoder", "embed_dim", "projection_bias"]
+        }
+        (ModelKind::Vlm, _) => &["language_model"],
+        _ => return,
+    };
+    let Some(model) = root.get_mut("model") else { return };
+    for key in parts {
+        model.take(key);
+    }
 }
 
 /// Fills in the keys of published models, and translates keys of earlier recipes.
@@ -240,10 +275,8 @@ fn expand_model(model: &mut Node) -> Result<(), Fault> {
         let at = kind.span;
         match read::read(kind).map_err(|fault| fault.under("kind").under("model"))? {
             ModelKind::VlJepa => {}
-            ModelKind::YDecoder => {
-                let role = Role::YDecoder.key();
-                fill_in(model, role, || Node { span: at, value: Value::Map(Vec::new()) });
-            }
+            ModelKind::YDecoder => add_role(model, Role::YDecoder, at),
+            ModelKind::Vlm => add_role(model, Role::LanguageModel, at),
             ModelKind::DualEncoder => frozen_targets(model, at),
         }
     }
@@ -253,7 +286,7 @@ fn expand_model(model: &mut Node) -> Result<(), Fault> {
         let at = node.get("size").or(node.get("family")).unwrap_or(node).span;
         let published = role.published(node.get("family"), node.get("size"))?;
         match role {
-            Role::XEncoder | Role::YDecoder => Ok(()),
+            Role::XEncoder | Role::YDecoder | Role::LanguageModel => Ok(()),
             Role::Predictor => layers(node, &published),
             Role::YEncoder => update(node),
         }
@@ -268,6 +301,11 @@ fn expand_model(model: &mut Node) -> Result<(), Fault> {
         }
     }
     Ok(())
+}
+
+/// Gives a model the role that its kind needs, with the keys of the default family.
+fn add_role(model: &mut Node, role: Role, span: Span) {
+    fill_in(model, role.key(), || Node { span, value: Value::Map(Vec::new()) });
 }
 
 /// Gives the Y-encoder of a dual encoder the only values of `projection` and `update` that it can

@@ -8,9 +8,10 @@ use serde_json::{Map, Value as Json};
 
 use super::families::Role;
 use crate::schema::{
-    ClipResnetSize, ClipSize, ClipTextSize, EmbeddingGemmaSize, LlamaDecoderSize, LlamaSize,
-    PeSize, PeTextSize, PredictorFamily, Qwen3EmbeddingSize, Siglip2Size, Siglip2TextSize,
-    SonarDecoderSize, SonarSize, VJepa2_1Size, VJepa2Size, XFamily, YDecoderFamily, YFamily,
+    ClipResnetSize, ClipSize, ClipTextSize, EmbeddingGemmaSize, LanguageModelFamily,
+    LlamaDecoderSize, LlamaSize, PeSize, PeTextSize, PredictorFamily, Qwen3EmbeddingSize,
+    Siglip2Size, Siglip2TextSize, SonarDecoderSize, SonarSize, VJepa2_1Size, VJepa2Size, XFamily,
+    YDecoderFamily, YFamily,
 };
 use crate::tree::{Node, Span, Value};
 
@@ -47,6 +48,7 @@ pub fn published_models() -> Vec<PublishedModel> {
             Role::Predictor => names::<PredictorFamily>(),
             Role::YEncoder => names::<YFamily>(),
             Role::YDecoder => names::<YDecoderFamily>(),
+            Role::LanguageModel => names::<LanguageModelFamily>(),
         };
         for family in families {
             for size in sizes(role, family) {
@@ -94,6 +96,10 @@ fn sizes(role: Role, family: &str) -> &'static [&'static str] {
         Role::YDecoder => match crate::read::read(&family) {
             Ok(YDecoderFamily::Llama) => names::<LlamaDecoderSize>(),
             Ok(YDecoderFamily::Sonar) => names::<SonarDecoderSize>(),
+            Err(_) => &[],
+        },
+        Role::LanguageModel => match crate::read::read(&family) {
+            Ok(LanguageModelFamily::Llama) => names::<LlamaSize>(),
             Err(_) => &[],
         },
     }
@@ -155,7 +161,7 @@ mod tests {
             ("siglip2", 4),
             ("clip", 4),
             ("clip_resnet", 1),
-            ("llama", 4),
+            ("llama", 6),
             ("embedding_gemma", 1),
             ("qwen3_embedding", 3),
             ("sonar", 2),
@@ -168,9 +174,12 @@ mod tests {
         let recipe = |name| std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
         for model in &models {
             let role = model.role.key();
-            // Only a dual encoder can have a ResNet.
-            let base =
-                if model.family == "clip_resnet" { "dual_encoder.yaml" } else { "pretrain.yaml" };
+            let base = match (model.role, model.family) {
+                // Only a dual encoder can have a ResNet.
+                (_, "clip_resnet") => "dual_encoder.yaml",
+                (Role::LanguageModel, _) => "vlm_baseline.yaml",
+                _ => "pretrain.yaml",
+            };
             let set = format!("model.{role}={{family: {}, size: {}}}", model.family, model.size);
             let mut sets = vec![set];
             if model.role == Role::YDecoder {
@@ -187,20 +196,28 @@ mod tests {
                 ];
                 sets.extend(space.map(str::to_owned));
             }
-            let Model { image_size, x_encoder, predictor, y_encoder, y_decoder, .. } =
-                load(&recipe(base), &sets).unwrap().recipe.model;
+            let Model {
+                image_size,
+                x_encoder,
+                predictor,
+                y_encoder,
+                y_decoder,
+                language_model,
+                ..
+            } = load(&recipe(base), &sets).unwrap().recipe.model;
             let mut keys = match model.role {
                 Role::XEncoder => serde_json::to_value(&x_encoder),
                 Role::Predictor => serde_json::to_value(&predictor),
                 Role::YEncoder => serde_json::to_value(&y_encoder),
                 Role::YDecoder => serde_json::to_value(&y_decoder),
+                Role::LanguageModel => serde_json::to_value(&language_model),
             }
             .unwrap();
             for file in ["weights", "tokenizer"] {
                 keys.as_object_mut().unwrap().entry(file).and_modify(|path| *path = Json::Null);
             }
             assert_eq!(keys.as_object(), Some(&model.keys), "{} {}", model.family, model.size);
-            if matches!(x_encoder, XEncoder::Pe(_)) {
+            if model.role == Role::XEncoder && matches!(x_encoder, XEncoder::Pe(_)) {
                 assert_eq!(model.image_size, Some(image_size));
             }
         }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::mistakes::{CONTRADICTIONS, GOOD, KEYS_AND_TYPES, Row, SYNTAX};
 use super::{LoadError, Loaded, Mistake, load, load_resolved};
-use crate::schema::Init;
+use crate::schema::{Init, Recipe};
 
 fn load_text(text: &str, sets: &[&str]) -> Result<Loaded, LoadError> {
     let folder = tempfile::tempdir().unwrap();
@@ -326,3 +326,23 @@ const BATCH_FLAG: &str = "  \
    ╰────
   help: every rank needs a sample: raise `batch`, or lower cluster.nodes × ranks_per_node
 ";
+
+/// The two sides of the controlled comparison differ in what they predict, and in nothing else.
+#[test]
+fn both_sides_of_the_controlled_comparison_see_the_same_samples_in_the_same_order() {
+    let recipe = |name: &str| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+        load(&path, &[]).unwrap().recipe
+    };
+    let (jepa, vlm) = (recipe("controlled_vl_jepa.yaml"), recipe("controlled_vlm.yaml"));
+    assert_eq!((&jepa.data, jepa.seed), (&vlm.data, vlm.seed));
+    assert_eq!((&jepa.stages, &jepa.optimizer), (&vlm.stages, &vlm.optimizer));
+    assert_eq!(jepa.evaluation.tasks, vlm.evaluation.tasks);
+    assert_eq!(jepa.model.x_encoder, vlm.model.x_encoder);
+    assert_eq!(jepa.model.image_size, vlm.model.image_size);
+    assert_eq!((&jepa.model.language_model, jepa.model.embed_dim), (&None, 1024));
+    let trainable = |recipe: &Recipe| crate::cost::parameters(&recipe.model).trainable;
+    let [jepa, vlm] = [trainable(&jepa), trainable(&vlm)];
+    // Paper, abstract: "50% fewer trainable parameters".
+    assert!(jepa * 2 < vlm, "{jepa} of {vlm}");
+}

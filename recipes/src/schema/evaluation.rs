@@ -87,7 +87,8 @@ impl Task {
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum TaskKind {
     /// Classification (paper §4.1): the label whose text embedding is nearest to the predicted
-    /// embedding must be the sample's label.
+    /// embedding must be the sample's label. A VLM takes the label whose text has the lowest
+    /// perplexity as its answer to the query (§4.4).
     Classification {
         /// Field of the sample's json that holds the label, a text or a number. Dots lead through
         /// nested objects, as in a rule's `field`.
@@ -109,7 +110,7 @@ pub enum TaskKind {
     /// the text. Ties count against the sample.
     Retrieval,
     /// Discriminative question answering (paper §4.2): the answer whose embedding is nearest to the
-    /// predicted one must be the right answer.
+    /// predicted one, or which has the lowest perplexity for a VLM, must be the right answer.
     QuestionAnswering {
         /// Takes only questions of this kind. Default: all questions.
         #[serde(default)]
@@ -121,8 +122,8 @@ pub enum TaskKind {
     /// other than either is to n. `shards` names a JSON file with a list of `{p1, p2, n}` or
     /// `{caption, caption2, negative_caption}`.
     Triplets,
-    /// Captioning with a Y-decoder: the text that it writes for the predicted embedding must
-    /// contain the values of all `names`, as whole words in any case.
+    /// Captioning: the text that a Y-decoder writes for the predicted embedding, or a VLM as its
+    /// answer, must contain the values of all `names`, as whole words in any case.
     Captioning {
         /// Fields of the sample's json whose values the caption must name. Dots lead through nested
         /// objects, as in a rule's `field`.
@@ -138,7 +139,7 @@ fn bare_label() -> Vec<String> {
 pub const LABEL: &str = "{}";
 
 /// Labels and their texts. The embedding of a label is the normalised mean of the embeddings of its
-/// texts.
+/// texts; its perplexity is the lowest of them.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Candidates {

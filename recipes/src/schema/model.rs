@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Predictor, XEncoder, YDecoder, YEncoder};
+use super::{LanguageModel, Predictor, XEncoder, YDecoder, YEncoder};
 
 /// The model: X-encoder, predictor, Y-encoder and the embedding space that predictor and Y-encoder
 /// share. The defaults are the paper's model (§3.1); sizes that the paper does not give are those
@@ -27,6 +27,9 @@ pub struct Model {
     /// Decoder that writes the text of an embedding. Only `kind: y_decoder` has it. Default:
     /// `null`, and with that kind `{family: llama}`.
     pub y_decoder: Option<YDecoder>,
+    /// Language model that writes answers. Only `kind: vlm` has it. Default: `null`, and with that
+    /// kind `{family: llama}`.
+    pub language_model: Option<LanguageModel>,
     /// Number of elements of the shared embedding. Default: 1,536 (paper §3.1), or, with
     /// `y_encoder.projection: none`, the width of the Y-encoder's own embedding.
     pub embed_dim: usize,
@@ -47,6 +50,7 @@ impl Default for Model {
             predictor: Predictor::default(),
             y_encoder: YEncoder::default(),
             y_decoder: None,
+            language_model: None,
             embed_dim: 1536,
             projection_bias: true,
             initialisation: Initialisation::Normal,
@@ -60,26 +64,48 @@ impl Model {
     pub fn decoder(&self) -> Option<&YDecoder> {
         match self.kind {
             ModelKind::YDecoder => self.y_decoder.as_ref(),
-            ModelKind::VlJepa | ModelKind::DualEncoder => None,
+            ModelKind::VlJepa | ModelKind::DualEncoder | ModelKind::Vlm => None,
         }
     }
 
-    /// Files that the encoders and the predictor name, with their keys.
+    /// The language model of a model of `kind: vlm`.
+    #[must_use]
+    pub fn vlm(&self) -> Option<&LanguageModel> {
+        match self.kind {
+            ModelKind::Vlm => self.language_model.as_ref(),
+            ModelKind::VlJepa | ModelKind::YDecoder | ModelKind::DualEncoder => None,
+        }
+    }
+
+    /// Whether the model is trained to predict embeddings, so that its loss compares samples of all
+    /// ranks.
+    #[must_use]
+    pub fn predicts_embeddings(&self) -> bool {
+        match self.kind {
+            ModelKind::VlJepa => true,
+            ModelKind::YDecoder | ModelKind::DualEncoder | ModelKind::Vlm => false,
+        }
+    }
+
+    /// Files that the parts of a model of this kind name, with their keys.
     pub fn files(&self) -> impl Iterator<Item = (&'static str, &Path)> {
-        let Self { kind, x_encoder: x, predictor, y_encoder: y, .. } = self;
-        let p = match kind {
-            ModelKind::VlJepa | ModelKind::YDecoder => Some(predictor),
-            ModelKind::DualEncoder => None,
+        let Self { kind, x_encoder: x, predictor, y_encoder, .. } = self;
+        let (p, y) = match kind {
+            ModelKind::VlJepa | ModelKind::YDecoder => (Some(predictor), Some(y_encoder)),
+            ModelKind::DualEncoder => (None, Some(y_encoder)),
+            ModelKind::Vlm => (None, None),
         };
-        let d = self.decoder();
+        let (d, l) = (self.decoder(), self.vlm());
         [
             ("model.x_encoder.weights", x.weights()),
             ("model.predictor.weights", p.and_then(|p| p.weights.as_deref())),
             ("model.predictor.tokenizer", p.and_then(|p| p.tokenizer.as_deref())),
-            ("model.y_encoder.weights", y.weights()),
-            ("model.y_encoder.tokenizer", y.tokenizer()),
+            ("model.y_encoder.weights", y.and_then(YEncoder::weights)),
+            ("model.y_encoder.tokenizer", y.and_then(YEncoder::tokenizer)),
             ("model.y_decoder.weights", d.and_then(YDecoder::weights)),
             ("model.y_decoder.tokenizer", d.and_then(YDecoder::tokenizer)),
+            ("model.language_model.weights", l.and_then(|l| l.weights.as_deref())),
+            ("model.language_model.tokenizer", l.and_then(|l| l.tokenizer.as_deref())),
         ]
         .into_iter()
         .filter_map(|(key, path)| Some((key, path?)))
@@ -102,6 +128,10 @@ pub enum ModelKind {
     /// its frames. There is no predictor and no training: a run measures `evaluation.tasks`. The
     /// pairs are `clip` with `clip_text`, `siglip2` with `siglip2_text`, and `pe` with `pe_text`.
     DualEncoder,
+    /// A token-predicting baseline (paper §4.4), as PerceptionLM (arXiv 2504.13180): a language
+    /// model reads visual tokens and a question and writes the answer. It has no predictor and no
+    /// Y-encoder; its loss is the cross-entropy of the answer's tokens.
+    Vlm,
 }
 
 /// Distribution of initial weights that are not loaded from a file. Norms start as the identity and

@@ -156,11 +156,11 @@ pub struct Optimizer {
     /// clipping. Unstated; default: 1.0 (PLM, lingua).
     pub clip_norm: f32,
     /// Factor on the learning rate of each parameter group: `x_encoder`, `predictor`, `y_encoder`,
-    /// `y_projection`, `projections`, `logit_scale` or `y_decoder`. Default: 0.05 for `y_encoder`
-    /// (paper §3.1: "a learning rate multiplier of ×0.05 to all text encoder parameters", and Table
-    /// 5b), 1 for the others. Whether the text encoder's parameters include its projection is
-    /// unstated: `y_projection` takes the factor of `projections` unless the recipe gives it its
-    /// own.
+    /// `y_projection`, `projections`, `logit_scale`, `y_decoder` or `language_model`. Default: 0.05
+    /// for `y_encoder` (paper §3.1: "a learning rate multiplier of ×0.05 to all text encoder
+    /// parameters", and Table 5b), 1 for the others. Whether the text encoder's parameters include
+    /// its projection is unstated: `y_projection` takes the factor of `projections` unless the
+    /// recipe gives it its own.
     #[serde(deserialize_with = "over_default_multipliers")]
     pub multipliers: BTreeMap<String, f64>,
     /// Whether each rank keeps the moments of only its own shard of the parameters (ZeRO-1). It may

@@ -179,15 +179,38 @@ impl XEncoder {
         }
     }
 
+    /// Height and width, in tokens, of the squares whose mean is a visual token. 1 in families that
+    /// keep all tokens.
+    #[must_use]
+    pub fn pool(&self) -> usize {
+        match self {
+            Self::Pe(keys) => keys.pool,
+            Self::Siglip2(keys) => keys.pool,
+            Self::Clip(keys) => keys.pool,
+            Self::Vjepa2(_) | Self::Vjepa2_1(_) | Self::ClipResnet(_) => 1,
+        }
+    }
+
+    /// The same encoder with all its tokens.
+    #[must_use]
+    pub fn unpooled(&self) -> Self {
+        let mut encoder = self.clone();
+        match &mut encoder {
+            Self::Pe(keys) => keys.pool = 1,
+            Self::Siglip2(keys) => keys.pool = 1,
+            Self::Clip(keys) => keys.pool = 1,
+            Self::Vjepa2(_) | Self::Vjepa2_1(_) | Self::ClipResnet(_) => {}
+        }
+        encoder
+    }
+
     /// Number of visual tokens that one tubelet becomes, for frames of `image_size`² pixels.
     #[must_use]
     pub fn tokens_of_tubelet(&self, image_size: usize) -> usize {
         let side = image_size / self.sizes().patch_size.max(1);
         match self {
             Self::Vjepa2(_) | Self::Vjepa2_1(_) | Self::ClipResnet(_) => side * side,
-            Self::Pe(Pe { pool, .. })
-            | Self::Siglip2(Siglip2 { pool, .. })
-            | Self::Clip(Clip { pool, .. }) => (side / pool.max(&1)).pow(2),
+            Self::Pe(_) | Self::Siglip2(_) | Self::Clip(_) => (side / self.pool().max(1)).pow(2),
         }
     }
 

@@ -55,6 +55,24 @@ fn llama(golden: &Golden) -> schema::YDecoder {
     })
 }
 
+/// Keys of the golden Llama as the language model of a VLM.
+pub fn vlm(golden: &Golden) -> schema::LanguageModel {
+    let schema::YDecoder::Llama(keys) = llama(golden) else { unreachable!("a Llama") };
+    schema::LanguageModel {
+        hidden_size: keys.hidden_size,
+        num_layers: keys.num_layers,
+        num_heads: keys.num_heads,
+        num_kv_heads: keys.num_kv_heads,
+        head_dim: keys.head_dim,
+        intermediate_size: keys.intermediate_size,
+        rms_norm_eps: keys.rms_norm_eps,
+        rope_theta: keys.rope_theta,
+        rope_scaling: keys.rope_scaling,
+        vocab_size: keys.vocab_size,
+        ..schema::LanguageModel::default()
+    }
+}
+
 fn sonar(golden: &Golden) -> schema::YDecoder {
     schema::YDecoder::Sonar(SonarDecoder {
         hidden_size: golden.size("d_model"),

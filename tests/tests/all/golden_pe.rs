@@ -5,7 +5,7 @@ use std::sync::Arc;
 use vljepa_kernels::rope::Table;
 use vljepa_kernels::testing::{assert_close, assert_differs, bytes};
 use vljepa_kernels::{Device, Tensor, View};
-use vljepa_model::weights::Source;
+use vljepa_model::weights::{self, Source};
 use vljepa_model::{Keep, Parameters, Sequence, VlJepa};
 use vljepa_recipes::schema;
 
@@ -18,17 +18,11 @@ const TOLERANCE: f32 = 1e-5;
 /// Names of the goldens, and whether they have a cls token.
 const GOLDENS: [(&str, bool); 2] = [("pe_vision_cls", true), ("pe_vision_d96", false)];
 
-/// The golden model with keys that do not change its weights.
-pub fn open_on(
-    device: Device,
-    name: &str,
-    final_norm: bool,
-    pool: usize,
-) -> (Golden, VlJepa, Parameters) {
-    let golden = Golden::open(name);
+/// Keys of the golden encoder, with those that do not change its weights.
+pub fn keys(golden: &Golden, final_norm: bool, pool: usize) -> schema::XEncoder {
     #[expect(clippy::cast_possible_truncation, reason = "an epsilon is f32")]
     let layer_norm_eps = golden.number("layer_norm_eps") as f32;
-    let x_encoder = schema::XEncoder::Pe(schema::Pe {
+    schema::XEncoder::Pe(schema::Pe {
         patch_size: golden.size("patch_size"),
         hidden_size: golden.size("width"),
         num_layers: golden.size("layers"),
@@ -39,7 +33,18 @@ pub fn open_on(
         final_norm,
         pool,
         ..schema::Pe::default()
-    });
+    })
+}
+
+/// The golden model with keys that do not change its weights.
+pub fn open_on(
+    device: Device,
+    name: &str,
+    final_norm: bool,
+    pool: usize,
+) -> (Golden, VlJepa, Parameters) {
+    let golden = Golden::open(name);
+    let x_encoder = keys(&golden, final_norm, pool);
     let image_size = golden.size("image_size");
     let recipe = schema::Model { image_size, x_encoder, ..tiny::model() };
     let model = VlJepa::new(&recipe, &schema::Loss::default(), device).unwrap();
@@ -186,4 +191,24 @@ fn pe_takes_bytes_as_numbers_from_minus_one_to_one() {
     let got = tokens(&model, &parameters, View::from_u8(&pixels, &shape));
     assert_close("bytes", &got, &scaled(0.5), TOLERANCE);
     assert_differs("ImageNet's mean of green", &got, &scaled(0.456), TOLERANCE);
+}
+
+#[test]
+fn a_file_may_hold_later_blocks_only_if_the_last_norm_is_left_out() {
+    let golden = Golden::open("pe_vision_cls");
+    let load = |final_norm| {
+        let x_encoder = match keys(&golden, final_norm, 1) {
+            schema::XEncoder::Pe(pe) => schema::XEncoder::Pe(schema::Pe { num_layers: 1, ..pe }),
+            other => other,
+        };
+        let image_size = golden.size("image_size");
+        let recipe = schema::Model { image_size, x_encoder, ..tiny::model() };
+        let model = VlJepa::new(&recipe, &schema::Loss::default(), Device::Host).unwrap();
+        let mut parameters = Parameters::new(model.layout(), Device::Host).unwrap();
+        weights::load(&model, &mut parameters, Source::Pe, &golden.weights())
+    };
+    let unused = load(false).unwrap().unused;
+    assert_eq!(unused.len(), 12, "the second block: {unused:?}");
+    let error = load(true).unwrap_err().to_string();
+    assert!(error.contains("resblocks.1."), "{error}");
 }

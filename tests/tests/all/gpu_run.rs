@@ -68,6 +68,7 @@ fn batch(seed: u64) -> Batch {
         global_batch: rows,
         frames: bytes(seed, shape.iter().product()),
         frames_shape: shape,
+        before: std::sync::Arc::from([]),
         query: ragged(seed + 1, [0, 3, 3, 4, 9, 11]),
         target: ragged(seed + 2, [0, 2, 7, 9, 10, 14]),
         output: Ragged::new(),

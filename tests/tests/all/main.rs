@@ -22,6 +22,7 @@ mod golden_qwen3;
 mod golden_step;
 mod golden_text;
 mod golden_vjepa2_1;
+mod golden_vlm;
 mod golden_x_encoder;
 #[cfg(feature = "cuda")]
 mod gpu_language_model;
@@ -44,6 +45,7 @@ mod sharding;
 mod storage;
 mod tiny;
 mod user_errors;
+mod vlm;
 mod weights_command;
 mod world_size;
 mod y_decoder;

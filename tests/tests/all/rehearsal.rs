@@ -43,6 +43,21 @@ fn the_plan_s_memory_is_what_a_rehearsal_needs_within_five_percent() {
     assert!((ratio - 1.0).abs() > 0.05, "{ratio}");
 }
 
+#[test]
+#[expect(clippy::cast_precision_loss, reason = "far fewer than 2^53 bytes")]
+fn the_plan_of_a_vlm_s_memory_is_what_a_rehearsal_needs_within_five_percent() {
+    let path = repository().join("recipes/vlm_baseline.yaml");
+    for recompute in ["none", "mlp", "block"] {
+        let sets = [format!("stages.0.recompute={recompute}")];
+        let recipe = vljepa_recipes::load(&path, &sets).unwrap().recipe;
+        let stages = rehearse(&recipe, None, &[]).unwrap().stages;
+        let plan = cost(&recipe).stages[0].most_memory.total();
+        let ratio = plan / stages[0].peak_bytes() as f64;
+        println!("{recompute}: {ratio:.3} planned");
+        assert!((ratio - 1.0).abs() < 0.05, "{recompute}: {ratio}");
+    }
+}
+
 /// Weights that are never trained are held in bf16 only.
 #[test]
 fn a_dual_encoder_needs_its_weights_and_one_batch_of_an_evaluation() {

@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use vljepa_kernels::{Device, ViewMut};
-use vljepa_model::{Layout, ModelError, Parameter, ParameterId, Parameters, VlJepa};
-use vljepa_recipes::RunDirectory;
+use vljepa_model::{Layout, ModelError, Parameter, ParameterId, Parameters, VlJepa, Vlm};
 use vljepa_recipes::protocol::FileEntry;
+use vljepa_recipes::schema::ModelKind;
+use vljepa_recipes::{Recipe, RunDirectory};
 
 use super::load::{self, PartFile};
 use super::{FROZEN, FROZEN_TENSOR, TENSORS};
@@ -46,8 +47,7 @@ impl OtherRun {
     pub fn open(run: &Path, collectives: &Collectives) -> anyhow::Result<Self> {
         let directory = RunDirectory::open(run)?;
         let loaded = directory.load_recipe()?;
-        let model = VlJepa::new(&loaded.recipe.model, &loaded.recipe.loss, Device::Host)?;
-        let layout = model.layout().clone();
+        let layout = layout(&loaded.recipe)?;
         let folder = directory.checkpoints();
         let (newest, passed_over) = load::newest(&folder, collectives)?;
         let Some((name, manifest)) = newest else {
@@ -148,6 +148,20 @@ impl OtherRun {
 
     fn parameters(&self) -> BTreeMap<&str, &Parameter> {
         self.layout.parameters.iter().map(|p| (p.name.as_str(), p)).collect()
+    }
+}
+
+/// Parameters of a recipe's model.
+fn layout(recipe: &Recipe) -> anyhow::Result<Layout> {
+    let Recipe { model, loss, .. } = recipe;
+    match model.kind {
+        ModelKind::VlJepa | ModelKind::YDecoder => {
+            Ok(VlJepa::new(model, loss, Device::Host)?.layout().clone())
+        }
+        ModelKind::Vlm => Ok(Vlm::new(model, Device::Host)?.layout().clone()),
+        ModelKind::DualEncoder => {
+            anyhow::bail!("the run has a dual encoder, which has no checkpoints")
+        }
     }
 }
 

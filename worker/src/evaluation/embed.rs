@@ -1,17 +1,18 @@
-//! Embeds samples and texts without gradients, for evaluation, `ask` and `search`.
+//! Embeds samples and texts, and writes answers, without gradients: for evaluation and for commands
+//! on a run.
 
 use std::path::Path;
 
-use vljepa_data::DataError;
 use vljepa_data::reader::{LoadOptions, LoadedSample, SampleReader};
 use vljepa_data::storage::{Storage, StorageOptions};
 use vljepa_data::tokenize::Tokenizer;
+use vljepa_data::{Conversation, DataError};
 use vljepa_kernels::{Device, Packed, Tensor};
-use vljepa_model::DualEncoder;
+use vljepa_model::{DualEncoder, Vlm};
 use vljepa_recipes::Recipe;
 use vljepa_recipes::schema::{self, Control, Preprocessing};
 
-use crate::engine::Engine;
+use crate::engine::{Engine, Prompt};
 
 /// Rows embedded at once, which bounds the activation memory.
 pub(crate) const ROWS: usize = 64;
@@ -23,6 +24,8 @@ pub enum Embeds<'a> {
     VlJepa(&'a Engine),
     /// Samples are embedded by the image encoder, without queries, and texts by the text encoder.
     DualEncoder(&'a Engine<DualEncoder>),
+    /// Nothing is embedded: the model writes answers, and measures given ones.
+    Vlm(&'a Engine<Vlm>),
 }
 
 /// A model with its tokenizers.
@@ -30,9 +33,6 @@ pub enum Embeds<'a> {
 pub struct Embedder<'a> {
     model: Model<'a>,
     storage: Storage,
-    targets: Tokenizer,
-    /// The texts that a Y-decoder writes.
-    outputs: Option<Outputs>,
     image_size: usize,
     preprocessing: Preprocessing,
     frames: usize,
@@ -55,18 +55,32 @@ impl Outputs {
     }
 }
 
-/// A model with the tokenizer of its queries, if it reads queries.
+/// A model with the tokenizers of its texts.
 #[derive(Debug)]
 enum Model<'a> {
-    VlJepa { engine: &'a Engine, queries: Box<Tokenizer> },
-    DualEncoder(&'a Engine<DualEncoder>),
+    VlJepa {
+        engine: &'a Engine,
+        queries: Box<Tokenizer>,
+        targets: Box<Tokenizer>,
+        /// The texts that a Y-decoder writes.
+        outputs: Option<Box<Outputs>>,
+    },
+    DualEncoder {
+        engine: &'a Engine<DualEncoder>,
+        targets: Box<Tokenizer>,
+    },
+    Vlm {
+        engine: &'a Engine<Vlm>,
+        conversation: Box<Conversation>,
+    },
 }
 
 impl Model<'_> {
     fn device(&self) -> Device {
         match self {
             Self::VlJepa { engine, .. } => engine.device(),
-            Self::DualEncoder(engine) => engine.device(),
+            Self::DualEncoder { engine, .. } => engine.device(),
+            Self::Vlm { engine, .. } => engine.device(),
         }
     }
 }
@@ -82,15 +96,24 @@ impl<'a> Embedder<'a> {
         let keys = &recipe.model;
         let model = match model {
             Embeds::VlJepa(engine) => {
-                Model::VlJepa { engine, queries: Box::new(Tokenizer::of_queries(keys)?) }
+                let outputs = keys.decoder().map(|_| Outputs::of(keys)).transpose()?;
+                Model::VlJepa {
+                    engine,
+                    queries: Box::new(Tokenizer::of_queries(keys)?),
+                    targets: Box::new(Tokenizer::of_targets(keys)?),
+                    outputs: outputs.map(Box::new),
+                }
             }
-            Embeds::DualEncoder(engine) => Model::DualEncoder(engine),
+            Embeds::DualEncoder(engine) => {
+                Model::DualEncoder { engine, targets: Box::new(Tokenizer::of_targets(keys)?) }
+            }
+            Embeds::Vlm(engine) => {
+                Model::Vlm { engine, conversation: Box::new(Conversation::of(keys)?) }
+            }
         };
         Ok(Self {
             model,
             storage: Storage::new(StorageOptions::of(&recipe.data))?,
-            targets: Tokenizer::of_targets(keys)?,
-            outputs: keys.decoder().map(|_| Outputs::of(keys)).transpose()?,
             image_size: keys.image_size,
             preprocessing: keys.x_encoder.preprocessing(),
             frames: recipe.default_frames(),
@@ -120,51 +143,131 @@ impl<'a> Embedder<'a> {
         }
     }
 
+    /// Whether the model embeds samples and texts. A VLM does not.
+    #[must_use]
+    pub fn embeds(&self) -> bool {
+        match self.model {
+            Model::VlJepa { .. } | Model::DualEncoder { .. } => true,
+            Model::Vlm { .. } => false,
+        }
+    }
+
     /// Returns embeddings (b, e) of samples, each predicted with its query. A dual encoder reads no
     /// queries.
     ///
     /// # Errors
-    /// Fails if a query cannot be tokenised or the model rejects the shapes.
+    /// Fails if a query cannot be tokenised, the model rejects the shapes, or it embeds nothing.
     pub fn samples(&self, samples: &[(&LoadedSample, &str)]) -> anyhow::Result<Vec<Vec<f32>>> {
         let mut out = Vec::with_capacity(samples.len());
         for chunk in samples.chunks(ROWS) {
-            let pixels: Vec<u8> =
-                chunk.iter().flat_map(|(s, _)| s.frames.iter().copied()).collect();
-            let per_frame = self.image_size * self.image_size * 3;
-            let frames = pixels.len() / per_frame / chunk.len();
-            let shape = [chunk.len(), frames, self.image_size, self.image_size, 3];
-            let pixels = Tensor::from_u8(pixels, &shape);
+            let pixels = self.pixels(chunk);
             out.extend(match &self.model {
-                Model::VlJepa { engine, queries } => {
+                Model::VlJepa { engine, queries, .. } => {
                     let queries = self.packed(queries, chunk.iter().map(|(_, query)| *query))?;
                     engine.predict(pixels, &queries)?
                 }
-                Model::DualEncoder(engine) => engine.clips(pixels)?,
+                Model::DualEncoder { engine, .. } => engine.clips(pixels)?,
+                Model::Vlm { .. } => anyhow::bail!(NO_EMBEDDINGS),
             });
         }
         Ok(out)
+    }
+
+    /// Pixels of samples with equal numbers of frames, u8 `(b, t, h, w, 3)`.
+    fn pixels(&self, samples: &[(&LoadedSample, &str)]) -> Tensor {
+        let pixels: Vec<u8> =
+            samples.iter().flat_map(|(sample, _)| sample.frames.iter().copied()).collect();
+        let per_frame = self.image_size * self.image_size * 3;
+        let frames = pixels.len() / per_frame / samples.len();
+        Tensor::from_u8(pixels, &[samples.len(), frames, self.image_size, self.image_size, 3])
     }
 
     /// Returns embeddings (b, e) of target texts.
     ///
     /// # Errors
-    /// Fails if a text cannot be tokenised or the model rejects the shapes.
+    /// Fails if a text cannot be tokenised, the model rejects the shapes, or it embeds nothing.
     pub fn texts<S: AsRef<str>>(&self, texts: &[S]) -> anyhow::Result<Vec<Vec<f32>>> {
         let mut out = Vec::with_capacity(texts.len());
         for chunk in texts.chunks(ROWS) {
-            let packed = self.packed(&self.targets, chunk.iter().map(AsRef::as_ref))?;
+            let texts = chunk.iter().map(AsRef::as_ref);
             out.extend(match &self.model {
-                Model::VlJepa { engine, .. } => engine.target(&packed)?,
-                Model::DualEncoder(engine) => engine.texts(&packed)?,
+                Model::VlJepa { engine, targets, .. } => {
+                    engine.target(&self.packed(targets, texts)?)?
+                }
+                Model::DualEncoder { engine, targets } => {
+                    engine.texts(&self.packed(targets, texts)?)?
+                }
+                Model::Vlm { .. } => anyhow::bail!(NO_EMBEDDINGS),
             });
         }
         Ok(out)
     }
 
-    /// Whether the model has a Y-decoder.
+    /// Whether the model writes texts: a VLM, or VL-JEPA with a Y-decoder.
     #[must_use]
     pub fn writes(&self) -> bool {
-        self.outputs.is_some()
+        match &self.model {
+            Model::VlJepa { outputs, .. } => outputs.is_some(),
+            Model::DualEncoder { .. } => false,
+            Model::Vlm { .. } => true,
+        }
+    }
+
+    /// Returns the text that the model writes about each sample with its query.
+    ///
+    /// # Errors
+    /// Fails if the model writes no texts or rejects the shapes, or the device fails.
+    pub fn answers(&self, samples: &[(&LoadedSample, &str)]) -> anyhow::Result<Vec<String>> {
+        let Model::Vlm { engine, conversation } = &self.model else {
+            return self.captions(&self.samples(samples)?);
+        };
+        let mut texts = Vec::with_capacity(samples.len());
+        for chunk in samples.chunks(ROWS) {
+            let questions = questions(conversation, chunk)?;
+            let questions: Vec<&[i32]> = questions.iter().map(Vec::as_slice).collect();
+            let written = engine.answer(self.pixels(chunk), &questions, prompt(conversation))?;
+            for ids in written {
+                texts.push(conversation.answers.decode(&ids)?);
+            }
+        }
+        Ok(texts)
+    }
+
+    /// Returns the mean of −log p over the tokens of each candidate as the answer to each sample's
+    /// query, (samples, candidates).
+    ///
+    /// # Errors
+    /// Fails if the model is no VLM or rejects the shapes, or the device fails.
+    pub fn mean_losses(
+        &self,
+        samples: &[(&LoadedSample, &str)],
+        candidates: &[Vec<i32>],
+    ) -> anyhow::Result<Vec<Vec<f32>>> {
+        let Model::Vlm { engine, conversation } = &self.model else {
+            anyhow::bail!("the model predicts embeddings, not tokens");
+        };
+        let mut losses = Vec::with_capacity(samples.len());
+        for chunk in samples.chunks(ROWS) {
+            let questions = questions(conversation, chunk)?;
+            let questions: Vec<&[i32]> = questions.iter().map(Vec::as_slice).collect();
+            let (pixels, prompt) = (self.pixels(chunk), prompt(conversation));
+            losses.extend(engine.mean_losses(pixels, &questions, prompt, candidates)?);
+        }
+        Ok(losses)
+    }
+
+    /// Returns the tokens of texts as candidates of [`Self::mean_losses`].
+    ///
+    /// # Errors
+    /// Fails if the model is no VLM, or a text cannot be tokenised.
+    pub fn candidates<S: AsRef<str>>(&self, texts: &[S]) -> anyhow::Result<Vec<Vec<i32>>> {
+        let Model::Vlm { conversation, .. } = &self.model else {
+            anyhow::bail!("the model predicts embeddings, not tokens");
+        };
+        Ok(texts
+            .iter()
+            .map(|text| conversation.candidate(text.as_ref()))
+            .collect::<Result<_, _>>()?)
     }
 
     /// Returns the texts that the Y-decoder writes for embeddings (b, e).
@@ -172,11 +275,10 @@ impl<'a> Embedder<'a> {
     /// # Errors
     /// Fails if the model has no Y-decoder or rejects the shapes, or the device fails.
     pub fn captions<E: AsRef<[f32]>>(&self, embeddings: &[E]) -> anyhow::Result<Vec<String>> {
-        let (Some(Outputs { tokenizer, end, start }), Model::VlJepa { engine, .. }) =
-            (&self.outputs, &self.model)
-        else {
+        let Model::VlJepa { engine, outputs: Some(outputs), .. } = &self.model else {
             anyhow::bail!("the model has no Y-decoder that could write a text");
         };
+        let Outputs { tokenizer, end, start } = &**outputs;
         let mut texts = Vec::with_capacity(embeddings.len());
         for chunk in embeddings.chunks(ROWS) {
             for ids in engine.write(chunk, *end, start)? {
@@ -197,6 +299,26 @@ impl<'a> Embedder<'a> {
             ends.push(i32::try_from(ids.len())?);
         }
         Ok(Packed::new(self.model.device(), ids, ends)?)
+    }
+}
+
+/// Why a VLM embeds nothing.
+const NO_EMBEDDINGS: &str = "the model is a VLM, which predicts tokens and has no embeddings";
+
+/// Questions of samples in a VLM's template.
+fn questions(
+    conversation: &Conversation,
+    samples: &[(&LoadedSample, &str)],
+) -> Result<Vec<Vec<i32>>, DataError> {
+    samples.iter().map(|(_, query)| conversation.questions.encode(query)).collect()
+}
+
+/// Texts of a VLM's template around those of a sample.
+fn prompt(conversation: &Conversation) -> Prompt<'_> {
+    Prompt {
+        before: &conversation.before,
+        start: conversation.start(),
+        end: conversation.end().first().copied().unwrap_or(-1),
     }
 }
 

@@ -2,6 +2,7 @@
 //! gather the embeddings, and rank 0 writes the scores.
 
 pub mod embed;
+pub(crate) mod labels;
 pub mod metrics;
 mod showcase;
 mod tasks;

@@ -6,7 +6,8 @@ use serde::Serialize;
 use vljepa_data::reader::LoadedSample;
 use vljepa_recipes::schema::{Control, Task, TaskKind};
 
-use super::metrics::{mean_direction, ranked};
+use super::labels::Labels;
+use super::metrics::ranked;
 use super::truth::label_texts;
 use crate::evaluation::embed::Embedder;
 
@@ -21,10 +22,11 @@ pub(super) struct Shown {
     frames: Vec<String>,
     query: String,
     caption: String,
-    /// Text of a Y-decoder. `None` in a model without one.
+    /// Text that the model writes. `None` in a model that writes none.
     written: Option<String>,
     predictions: Vec<Prediction>,
-    correct: bool,
+    /// Whether the nearest text is the true one. `None` if none was compared.
+    correct: Option<bool>,
 }
 
 /// A text and its similarity to the sample.
@@ -35,8 +37,8 @@ struct Prediction {
 }
 
 /// Returns samples of a task whose samples have captions, with the nearest captions, then samples
-/// of every question-answering task with their nearest answers. A Y-decoder also writes their
-/// texts.
+/// of every question-answering task with their nearest answers. A model that writes texts also
+/// writes theirs.
 pub(super) fn samples(
     captioned: &Task,
     tasks: &[Task],
@@ -47,13 +49,8 @@ pub(super) fn samples(
         if let TaskKind::QuestionAnswering { question_kind, candidates } = &task.kind
             && task.control == Control::None
         {
-            let texts = label_texts(&task.kind, candidates)?;
-            let mut embeddings = Vec::new();
-            for texts in texts.values() {
-                embeddings.push(mean_direction(&embedder.texts(texts)?));
-            }
-            let names: Vec<&str> = texts.keys().map(String::as_str).collect();
-            shown.extend(answers(task, question_kind.as_deref(), &names, &embeddings, embedder)?);
+            let labels = Labels::of(label_texts(&task.kind, candidates)?, embedder)?;
+            shown.extend(answers(task, question_kind.as_deref(), &labels, embedder)?);
         }
     }
     Ok(shown)
@@ -75,16 +72,19 @@ fn captions(task: &Task, embedder: &Embedder<'_>) -> anyhow::Result<Vec<Shown>> 
             chosen.push(sample);
         }
     }
-    let embeddings = embedder.texts(&texts)?;
+    // A VLM has no embeddings that would rank the captions of the whole set.
+    let embeddings = if embedder.embeds() { embedder.texts(&texts)? } else { Vec::new() };
     let mut shown = Vec::new();
     for sample in &chosen {
-        let predicted = embedder.samples(&[(sample, &task.query)])?;
+        let input = [(sample, &*task.query)];
         let truth = sample.texts.caption().ok().flatten().unwrap_or_default().to_owned();
-        let order = ranked(&predicted[0], &embeddings);
-        let names: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let order = match embedder.embeds() {
+            true => ranked(&embedder.samples(&input)?[0], &embeddings),
+            false => Vec::new(),
+        };
         let asked = (&*task.query, truth);
-        let shown_of = entry(task, sample, options.frames, asked, &order, &names)?;
-        shown.push(Shown { written: written(embedder, &predicted)?, ..shown_of });
+        let shown_of = entry(task, sample, options.frames, asked, &order, &texts)?;
+        shown.push(Shown { written: written(embedder, &input)?, ..shown_of });
     }
     Ok(shown)
 }
@@ -92,8 +92,7 @@ fn captions(task: &Task, embedder: &Embedder<'_>) -> anyhow::Result<Vec<Shown>> 
 fn answers(
     task: &Task,
     kind: Option<&str>,
-    names: &[&str],
-    embeddings: &[Vec<f32>],
+    labels: &Labels,
     embedder: &Embedder<'_>,
 ) -> anyhow::Result<Vec<Shown>> {
     let reader = embedder.reader(&task.shards, task.catalogue.as_deref())?;
@@ -105,18 +104,21 @@ fn answers(
         let Some(question) = asked.find(|q| kind.is_none_or(|kind| q.kind == kind)) else {
             continue;
         };
-        let predicted = embedder.samples(&[(&sample, &question.question)])?;
-        let order = ranked(&predicted[0], embeddings);
+        let input = [(&sample, question.question.as_str())];
+        let order = labels.order(&labels.rows(embedder, &input)?[0]);
         let asked = (question.question.as_str(), question.answer.clone());
-        let shown_of = entry(task, &sample, options.frames, asked, &order, names)?;
-        shown.push(Shown { written: written(embedder, &predicted)?, ..shown_of });
+        let shown_of = entry(task, &sample, options.frames, asked, &order, &labels.names)?;
+        shown.push(Shown { written: written(embedder, &input)?, ..shown_of });
     }
     Ok(shown)
 }
 
-/// Text that a Y-decoder writes for the embedding of one sample.
-fn written(embedder: &Embedder<'_>, predicted: &[Vec<f32>]) -> anyhow::Result<Option<String>> {
-    if embedder.writes() { Ok(embedder.captions(predicted)?.pop()) } else { Ok(None) }
+/// Text that the model writes about one sample, if it writes texts.
+fn written(
+    embedder: &Embedder<'_>,
+    input: &[(&LoadedSample, &str)],
+) -> anyhow::Result<Option<String>> {
+    if embedder.writes() { Ok(embedder.answers(input)?.pop()) } else { Ok(None) }
 }
 
 fn entry(
@@ -125,18 +127,18 @@ fn entry(
     frames: usize,
     (query, truth): (&str, String),
     order: &[(usize, f64)],
-    names: &[&str],
+    names: &[String],
 ) -> anyhow::Result<Shown> {
     let nearest = order.iter().take(SHOWN.1);
     Ok(Shown {
         task: task.name.clone(),
         frames: pictures(sample, frames)?,
         query: query.to_owned(),
-        correct: order.first().is_some_and(|&(i, _)| names[i] == truth),
+        correct: order.first().map(|&(i, _)| names[i] == truth),
         caption: truth,
         written: None,
         predictions: nearest
-            .map(|&(i, score)| Prediction { text: names[i].to_owned(), score })
+            .map(|&(i, score)| Prediction { text: names[i].clone(), score })
             .collect(),
     })
 }

@@ -1,7 +1,5 @@
 //! Measures the kinds of evaluation task.
 
-use std::collections::BTreeMap;
-
 use anyhow::Context;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -9,11 +7,10 @@ use vljepa_data::reader::LoadedSample;
 use vljepa_recipes::schema::{Control, Task, TaskKind};
 
 use super::Scores;
-use super::metrics::{
-    Score, dot, majority, mean_direction, names_all, pessimistic_rank, ranked, recall, share,
-};
+use super::metrics::{Score, dot, majority, names_all, pessimistic_rank, recall, share};
 use crate::collectives::{Collectives, Shares};
 use crate::evaluation::embed::{Embedder, apply_control};
+use crate::evaluation::labels::Labels;
 use crate::evaluation::truth::{self, Truth};
 
 /// Rows that are decoded before they are embedded, which bounds the pixels in memory.
@@ -43,19 +40,25 @@ struct Scope<'a> {
     embed_dim: usize,
 }
 
-/// Predicted embedding and true answer of one row. `None` for a sample that could not be read,
-/// which counts as wrong.
+/// Predicted embedding, or values of the labels, and true answer of one row. `None` for a sample
+/// that could not be read, which counts as wrong.
 type Row = Option<(Vec<f32>, String)>;
 
 impl Scope<'_> {
     fn labels(&self) -> anyhow::Result<Scores> {
-        let (truth, rows) = self.rows()?;
+        let mut labels = None;
+        let (truth, rows) = self.gathered(|truth| {
+            let of_task = labels.insert(Labels::of(truth.labels.clone(), self.embedder)?);
+            self.own_rows(truth, |asked| Ok(self.collapse(of_task.rows(self.embedder, asked)?)))
+        })?;
         anyhow::ensure!(!rows.is_empty(), truth.no_question());
-        Labels::load(truth.labels, self.embedder)?.scores(&rows, self.task)
+        label_scores(&labels.context("the task has no labels")?, &rows, self.task)
     }
 
     fn retrieval(&self) -> anyhow::Result<Scores> {
-        let (_, rows) = self.rows()?;
+        let (_, rows) = self.gathered(|truth| {
+            self.own_rows(truth, |asked| Ok(self.collapse(self.embedder.samples(asked)?)))
+        })?;
         let n = rows.len();
         let known: Vec<&(Vec<f32>, String)> = rows.iter().flatten().collect();
         let captions: Vec<&str> = known.iter().map(|(_, caption)| caption.as_str()).collect();
@@ -89,7 +92,14 @@ impl Scope<'_> {
     }
 
     fn captioning(&self) -> anyhow::Result<Scores> {
-        let (_, written) = self.gathered(|truth| self.own_captions(truth))?;
+        let (_, written) = self.gathered(|truth| {
+            self.own_rows(truth, |asked| {
+                if !self.embedder.embeds() {
+                    return self.embedder.answers(asked);
+                }
+                self.embedder.captions(&self.collapse(self.embedder.samples(asked)?))
+            })
+        })?;
         let (mut right, mut named) = (0, Vec::new());
         for (caption, truth) in written.iter().flatten() {
             let names: Vec<String> = serde_json::from_str(truth)?;
@@ -100,22 +110,6 @@ impl Scope<'_> {
         let (n, baseline) = (written.len(), majority(&named));
         let score = Score { value: share(right, n), chance: 0.0, baseline, n };
         Ok(self.task.metrics().into_iter().map(|name| (name, score)).collect())
-    }
-
-    /// Captions of this rank's share of the samples, each with the names that it must have.
-    fn own_captions(&self, truth: &Truth<'_>) -> anyhow::Result<Vec<Option<(String, String)>>> {
-        let rows = self.own_rows(truth)?;
-        let embeddings: Vec<&[f32]> = rows.iter().flatten().map(|(e, _)| e.as_slice()).collect();
-        let mut captions = self.embedder.captions(&embeddings)?.into_iter();
-        Ok(rows
-            .into_iter()
-            .map(|row| row.and_then(|(_, truth)| Some((captions.next()?, truth))))
-            .collect())
-    }
-
-    /// Embeds this rank's share of the samples and gathers the rows of all ranks.
-    fn rows(&self) -> anyhow::Result<(Truth<'_>, Vec<Row>)> {
-        self.gathered(|truth| self.own_rows(truth))
     }
 
     /// Gathers what every rank makes of its share of the samples.
@@ -136,7 +130,13 @@ impl Scope<'_> {
         Ok((truth?, all))
     }
 
-    fn own_rows(&self, truth: &Truth<'_>) -> anyhow::Result<Vec<Row>> {
+    /// What `make` makes of this rank's share of the samples with their queries, and the true
+    /// answers.
+    fn own_rows<T>(
+        &self,
+        truth: &Truth<'_>,
+        make: impl Fn(&[(&LoadedSample, &str)]) -> anyhow::Result<Vec<T>>,
+    ) -> anyhow::Result<Vec<Option<(T, String)>>> {
         let reader = self.embedder.reader(&self.task.shards, self.task.catalogue.as_deref())?;
         let options = self.embedder.load_options(self.task.frames);
         let count = reader.len().min(self.task.limit.unwrap_or(usize::MAX));
@@ -167,66 +167,47 @@ impl Scope<'_> {
             }
             let inputs: Vec<(&LoadedSample, &str)> =
                 asked.iter().map(|(sample, query, _)| (*sample, query.as_str())).collect();
-            let embeddings = self.embedder.samples(&inputs)?;
-            let asked = asked.into_iter().zip(embeddings);
-            rows.extend(asked.map(|((_, _, truth), e)| Some((self.collapse(e), truth))));
+            let asked = asked.iter().map(|(_, _, truth)| truth.clone());
+            rows.extend(make(&inputs)?.into_iter().zip(asked).map(Some));
         }
         Ok(rows)
     }
 
-    /// Replaces the embedding by a constant if the task is a collapsed-encoder control.
-    fn collapse(&self, embedding: Vec<f32>) -> Vec<f32> {
+    /// Replaces embeddings by a constant if the task is a collapsed-encoder control.
+    fn collapse(&self, mut embeddings: Vec<Vec<f32>>) -> Vec<Vec<f32>> {
         if self.task.control == Control::Collapsed {
             let mut same = vec![0.0; self.embed_dim];
             same[0] = 1.0;
-            return same;
+            embeddings.fill(same);
         }
-        embedding
+        embeddings
     }
 }
 
-/// Labels, each with an embedding.
-struct Labels {
-    names: Vec<String>,
-    embeddings: Vec<Vec<f32>>,
-}
-
-impl Labels {
-    fn load(
-        labels: BTreeMap<String, Vec<String>>,
-        embedder: &Embedder<'_>,
-    ) -> anyhow::Result<Self> {
-        let mut embeddings = Vec::with_capacity(labels.len());
-        for texts in labels.values() {
-            embeddings.push(mean_direction(&embedder.texts(texts)?));
-        }
-        Ok(Self { names: labels.into_keys().collect(), embeddings })
+/// Scores of rows that are compared with labels.
+fn label_scores(labels: &Labels, rows: &[Row], task: &Task) -> anyhow::Result<Scores> {
+    let n = rows.len();
+    let mut truths = Vec::with_capacity(n);
+    let (mut top1, mut top5) = (0, 0);
+    for (embedding, truth) in rows.iter().flatten() {
+        let truth = labels.names.iter().position(|name| name == truth).with_context(|| {
+            format!("`{truth}` is not among the {} candidates", labels.names.len())
+        })?;
+        truths.push(truth);
+        let order = labels.order(embedding);
+        let position = order.iter().position(|&(label, _)| label == truth).unwrap_or(n);
+        top1 += usize::from(position < 1);
+        top5 += usize::from(position < 5);
     }
-
-    fn scores(&self, rows: &[Row], task: &Task) -> anyhow::Result<Scores> {
-        let n = rows.len();
-        let mut truths = Vec::with_capacity(n);
-        let (mut top1, mut top5) = (0, 0);
-        for (embedding, truth) in rows.iter().flatten() {
-            let truth = self.names.iter().position(|name| name == truth).with_context(|| {
-                format!("`{truth}` is not among the {} candidates", self.names.len())
-            })?;
-            truths.push(truth);
-            let order = ranked(embedding, &self.embeddings);
-            let position = order.iter().position(|&(label, _)| label == truth).unwrap_or(n);
-            top1 += usize::from(position < 1);
-            top5 += usize::from(position < 5);
-        }
-        let labels = self.names.len();
-        let score = |right, k: usize| Score {
-            value: share(right, n),
-            chance: share(k, labels),
-            baseline: majority(&truths),
-            n,
-        };
-        // `Task::metrics` names top-1, and top-5 if there are more than five labels.
-        let values = [score(top1, 1), score(top5, 5)];
-        let meaningful = if labels > 5 { 2 } else { 1 };
-        Ok(task.metrics().into_iter().zip(values).take(meaningful).collect())
-    }
+    let count = labels.names.len();
+    let score = |right, k: usize| Score {
+        value: share(right, n),
+        chance: share(k, count),
+        baseline: majority(&truths),
+        n,
+    };
+    // `Task::metrics` names top-1, and top-5 if there are more than five labels.
+    let values = [score(top1, 1), score(top5, 5)];
+    let meaningful = if count > 5 { 2 } else { 1 };
+    Ok(task.metrics().into_iter().zip(values).take(meaningful).collect())
 }

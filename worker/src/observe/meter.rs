@@ -105,9 +105,15 @@ impl Meter {
         let frames = batch.frames_shape[1];
         let rows = 0..batch.rows();
         let operations = rows.map(|row| {
-            let (query, target) = (length(&batch.query, row), length(&batch.target, row));
+            let query = length(&batch.query, row);
+            // A VLM has no Y-encoder.
+            let target = if model.vlm().is_none() { length(&batch.target, row) } else { 0 };
             let all = Tokens::of(model, frames, query, target);
             let tokens = match model.decoder() {
+                None if model.vlm().is_some() => {
+                    let query = batch.before.len() + query;
+                    Tokens { query, output: length(&batch.output, row), target: 0, ..all }
+                }
                 None => all,
                 // A Y-decoder's step runs one of the encoders.
                 Some(_) if frames > 0 => {
@@ -208,6 +214,7 @@ mod tests {
             global_batch,
             frames: vec![0; rows * 2 * 32 * 32 * 3],
             frames_shape: [rows, 2, 32, 32, 3],
+            before: std::sync::Arc::from([]),
             query: ragged(queries),
             target: ragged(targets),
             output: Ragged::new(),

@@ -1,6 +1,4 @@
-//! One optimizer step of a Y-decoder, behind the frozen VL-JEPA whose embeddings it decodes. Every
-//! rank issues the same collectives in the same order: sum of the numbers of tokens, sums of
-//! gradients bucket by bucket, sum of the report's numbers.
+//! One step of a Y-decoder, behind the frozen VL-JEPA whose embeddings it decodes.
 //!
 //! Shape suffixes: b = rows of a micro-batch, e = width of the shared embedding.
 
@@ -12,92 +10,57 @@ use rand_distr::{Distribution, StandardNormal};
 use vljepa_data::batch::Batch;
 use vljepa_data::order::mix;
 use vljepa_kernels::{Tensor, copy};
-use vljepa_model::{Gradients, Keep, ModelError, YDecoder};
-use vljepa_recipes::protocol::Phase;
+use vljepa_model::y_decoder::YDecoderSaved;
+use vljepa_model::{Gradients, Keep, ModelError, OnReady, VlJepa, YDecoder};
 use vljepa_recipes::schema::{Decoding, EmbeddingSource};
 
-use crate::collectives::Collectives;
-use crate::engine::{Engine, Training};
-use crate::training::optimize;
-use crate::training::step::{Input, StepReport, begin_gradients, packed};
+use super::token_step::Pass;
+use crate::engine::Engine;
+use crate::training::step::packed;
 
 /// First word of the key of the noise that is added to an embedding.
 const NOISE: u64 = 0x006e_6f69_7365;
 
 /// Source and noise of the embeddings of a step.
 #[derive(Debug, Clone, Copy)]
-pub struct Embeddings {
+pub(super) struct Embeddings {
     /// Keys of the stage.
-    pub decoding: Decoding,
+    pub(super) decoding: Decoding,
     /// Seed of the recipe.
-    pub seed: u64,
+    pub(super) seed: u64,
     /// Index of the stage.
-    pub stage: usize,
+    pub(super) stage: usize,
 }
 
-/// Computes the gradient of the mean cross-entropy over all tokens of the global batch, and updates
-/// the decoder. Calls `enter` at the beginning of each phase.
-///
-/// # Errors
-/// Fails if the model has no decoder or rejects the batch's shapes or ids, the device fails, or
-/// `enter` returns an error.
-pub fn step(
-    engine: &mut Engine,
-    training: &mut Training,
-    collectives: &Collectives,
-    embeddings: Embeddings,
-    input: Input,
-    enter: &mut dyn FnMut(Phase) -> anyhow::Result<()>,
-) -> anyhow::Result<StepReport> {
-    let Input { batch, micro_batch, recompute, learning_rate, stop, spoiled } = input;
-    begin_gradients(&mut training.gradients, &engine.device().compute_stream(), spoiled)?;
-    enter(Phase::Collective)?;
-    #[expect(clippy::cast_precision_loss, reason = "a batch holds far fewer than 2^52 tokens")]
-    let [tokens] = collectives.sum([batch.output.ids.len() as f64]);
-    #[expect(clippy::cast_possible_truncation, reason = "the loss is f32")]
-    let factor = tokens.max(1.0).recip() as f32;
+impl Pass<VlJepa> for Embeddings {
+    type Saved = YDecoderSaved;
 
-    let rows = batch.rows();
-    let size = micro_batch.unwrap_or(rows).clamp(1, rows.max(1));
-    let micros: Vec<_> =
-        (0..rows.div_ceil(size)).map(|i| i * size..((i + 1) * size).min(rows)).collect();
-    let mut sums = optimize::travelling_sums(training, collectives);
-    let (mut losses, last) = (Vec::new(), micros.len().saturating_sub(1));
-    for (i, micro) in micros.into_iter().enumerate() {
-        enter(Phase::Forward)?;
+    fn forward(
+        &self,
+        engine: &Engine,
+        batch: &Batch<Tensor>,
+        rows: &Range<usize>,
+        factor: f32,
+        keep: Keep,
+        gradients: &mut Gradients,
+    ) -> Result<(Tensor, Option<YDecoderSaved>), ModelError> {
         let (cx, parameters, decoder) = (engine.context(), &engine.parameters, decoder(engine)?);
-        let embedding_be = embed(engine, &batch, &micro, embeddings)?;
-        let texts = packed(engine.device(), &batch.output, &micro)?;
-        let (keep, gradients) = (Keep::Needed(recompute), &mut training.gradients);
+        let embedding_be = embed(engine, batch, rows, *self)?;
+        let texts = packed(engine.device(), &batch.output, rows)?;
         let x = embedding_be.view();
-        let (loss, saved) =
-            decoder.forward(cx, parameters, x, &texts, factor, keep, Some(gradients))?;
-        losses.push(loss);
-        enter(Phase::Backward)?;
-        let saved = saved.ok_or(ModelError::NothingSaved { part: "y_decoder" })?;
-        let mut on_ready = |gradients: &mut Gradients, complete| {
-            if let Some(sums) = sums.as_mut().filter(|_| i == last) {
-                sums.ready(cx.stream, gradients.flat.view_mut(), complete);
-            }
-        };
-        decoder.backward(cx, parameters, saved, &mut training.gradients, &mut on_ready)?;
+        decoder.forward(cx, parameters, x, &texts, factor, keep, Some(gradients))
     }
 
-    enter(Phase::Collective)?;
-    optimize::sum_gradients(engine.context(), training, collectives, sums)?;
-    enter(Phase::Optimizer)?;
-    let (gradient_norm, finite) = optimize::update(engine, training, collectives, learning_rate)?;
-    let mut loss = 0.0;
-    for share in losses {
-        loss += share.to_f32()?.iter().map(|&x| f64::from(x)).sum::<f64>();
+    fn backward(
+        &self,
+        engine: &Engine,
+        saved: YDecoderSaved,
+        gradients: &mut Gradients,
+        on_ready: &mut OnReady<'_>,
+    ) -> Result<(), ModelError> {
+        let (cx, parameters) = (engine.context(), &engine.parameters);
+        decoder(engine)?.backward(cx, parameters, saved, gradients, on_ready)
     }
-    #[expect(clippy::cast_precision_loss, reason = "a batch holds far fewer than 2^52 samples")]
-    let own = [loss, batch.skipped.len() as f64, f64::from(u8::from(stop))];
-    let [loss, bad_samples, stops] = collectives.sum(own);
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
-    let bad_samples = bad_samples as u64;
-    let loss = loss / tokens.max(1.0);
-    Ok(StepReport { loss, gradient_norm, scale: None, finite, bad_samples, stop: stops > 0.0 })
 }
 
 fn decoder(engine: &Engine) -> Result<&YDecoder, ModelError> {

@@ -12,7 +12,7 @@ use vljepa_kernels::{DType, copy, global_norm};
 use vljepa_model::Context;
 
 use crate::collectives::{Collectives, GradientSum};
-use crate::engine::{Engine, Training};
+use crate::engine::{Engine, Network, Training};
 use crate::sharding::shards;
 
 /// Prepares the sum over ranks that begins during the backward pass. Returns `None` if the
@@ -55,8 +55,8 @@ pub fn sum_gradients(
 ///
 /// # Errors
 /// Fails if the device or the communication fails.
-pub fn update(
-    engine: &mut Engine,
+pub fn update<M: Network>(
+    engine: &mut Engine<M>,
     training: &mut Training,
     collectives: &Collectives,
     learning_rate: f64,

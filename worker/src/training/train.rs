@@ -17,17 +17,16 @@ use vljepa_recipes::schema::Stage;
 use crate::checkpoint::{
     self, CheckpointFolder, Contents, OtherRun, Save, Saver, Settled, State, checkpoint_name,
 };
-use crate::engine::{Engine, Training};
+use crate::engine::{Engine, Network, Training};
 use crate::error::WorkerError;
 use crate::evaluation;
-use crate::evaluation::embed::Embeds;
 use crate::initial::Initial;
 use crate::observe::meter::{Closed, Meter};
 use crate::observe::metrics::MetricsWriter;
 use crate::observe::trace::Tracer;
 use crate::rank::session::Session;
+use crate::training::Learns;
 use crate::training::feed::Feed;
-use crate::training::one_step;
 use crate::training::record::{warn, write_record};
 use crate::training::step::{Input, StepReport};
 
@@ -40,8 +39,8 @@ const SAMPLES_BEFORE_SHARE: u64 = 1000;
 ///
 /// # Errors
 /// Fails if anything keeps this rank from computing the steps that the recipe asks for.
-pub fn train(session: &Session) -> anyhow::Result<(Outcome, u64)> {
-    let mut trainer = Trainer::start(session)?;
+pub fn train<M: Learns>(session: &Session) -> anyhow::Result<(Outcome, u64)> {
+    let mut trainer = Trainer::<M>::start(session)?;
     if session.recipe.stages.is_empty() {
         // Nothing is trained, but commands on the run read a checkpoint.
         trainer.save(true)?;
@@ -57,9 +56,9 @@ pub fn train(session: &Session) -> anyhow::Result<(Outcome, u64)> {
     Ok((Outcome::Completed, trainer.state.step))
 }
 
-struct Trainer<'a> {
+struct Trainer<'a, M> {
     session: &'a Session,
-    engine: Engine,
+    engine: Engine<M>,
     training: Training,
     saver: Saver,
     /// Number of saves that this process has begun.
@@ -76,7 +75,7 @@ struct Trainer<'a> {
     writer: Option<MetricsWriter>,
 }
 
-impl<'a> Trainer<'a> {
+impl<'a, M: Learns> Trainer<'a, M> {
     fn start(session: &'a Session) -> anyhow::Result<Self> {
         session.control.at(0, Phase::Start);
         let recipe = &session.recipe;
@@ -241,7 +240,7 @@ impl<'a> Trainer<'a> {
         };
         let (engine, training) = (&mut self.engine, &mut self.training);
         let of = (&session.recipe, self.state.stage);
-        one_step(engine, training, &session.collectives, of, input, &mut enter)
+        M::step(engine, training, &session.collectives, of, input, &mut enter)
             .with_context(|| format!("rank {}, step {number}", session.collectives.rank()))
     }
 
@@ -402,7 +401,7 @@ impl<'a> Trainer<'a> {
         let session = self.session;
         let (scores, failures) = evaluation::evaluate(
             &session.recipe,
-            Embeds::VlJepa(&self.engine),
+            M::evaluated(&self.engine),
             &session.collectives,
         )?;
         self.engine.trim()?;
@@ -425,7 +424,7 @@ impl<'a> Trainer<'a> {
         self.evaluate()?;
         let session = self.session;
         if session.collectives.rank() == 0 {
-            let model = Embeds::VlJepa(&self.engine);
+            let model = M::evaluated(&self.engine);
             let shown = evaluation::write_showcase(&session.recipe, model, &session.run);
             if let Err(error) = shown {
                 self.warn(format!("the report shows no samples: {error:#}"));
@@ -450,7 +449,10 @@ impl<'a> Trainer<'a> {
 }
 
 /// Loads the weights that the recipe names, and reports which they are.
-fn load_initial_weights(session: &Session, engine: &mut Engine) -> anyhow::Result<()> {
+fn load_initial_weights<M: Network>(
+    session: &Session,
+    engine: &mut Engine<M>,
+) -> anyhow::Result<()> {
     let Initial { files, run } = engine.load_initial_weights(&session.collectives)?;
     for (path, imported) in files {
         tracing::info!("{}: {imported}", path.display());
@@ -468,9 +470,9 @@ fn load_initial_weights(session: &Session, engine: &mut Engine) -> anyhow::Resul
 
 /// Writes the parameters that are never trained, once per run, and returns the file's hash on every
 /// rank. Returns `None` if the model has none.
-fn save_frozen(
+fn save_frozen<M: Network>(
     session: &Session,
-    engine: &Engine,
+    engine: &Engine<M>,
     checkpoints: &CheckpointFolder,
 ) -> anyhow::Result<Option<String>> {
     if engine.parameters.frozen.shape()[0] == 0 {

@@ -34,6 +34,15 @@ pub struct LlamaSizes {
     pub tied: bool,
 }
 
+/// What of Llama-3.2 is trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Trained {
+    /// Number of layers, counted from the last. With at least one, the final norm is trained too.
+    pub layers: usize,
+    /// Whether the table of token embeddings is trained.
+    pub table: bool,
+}
+
 impl From<&schema::Predictor> for LlamaSizes {
     fn from(recipe: &schema::Predictor) -> Self {
         Self {
@@ -74,10 +83,29 @@ impl From<&schema::LlamaDecoder> for LlamaSizes {
     }
 }
 
+impl From<&schema::LanguageModel> for LlamaSizes {
+    fn from(recipe: &schema::LanguageModel) -> Self {
+        Self {
+            hidden: recipe.hidden_size,
+            layers: recipe.num_layers,
+            heads: Heads {
+                query: recipe.num_heads,
+                key_value: recipe.num_kv_heads,
+                dim: recipe.head_dim,
+            },
+            intermediate: recipe.intermediate_size,
+            eps: recipe.rms_norm_eps,
+            rope_theta: recipe.rope_theta,
+            rope_scaling: recipe.rope_scaling.clone(),
+            vocabulary: recipe.vocab_size,
+            tied: true,
+        }
+    }
+}
+
 impl TextModel {
     /// Registers Llama-3.2 layers (as in `meta-llama/Llama-3.2-1B`): grouped-query attention, RMS
-    /// norms with factor w, SiLU, scaled rotary frequencies. `trained` says whether the layers and
-    /// the table of token embeddings are trained.
+    /// norms with factor w, SiLU, scaled rotary frequencies.
     #[must_use]
     pub fn llama(
         layout: &mut LayoutBuilder,
@@ -85,7 +113,7 @@ impl TextModel {
         group: Group,
         llama: &LlamaSizes,
         mask: Mask,
-        [trained_layers, trained_table]: [bool; 2],
+        trained: Trained,
         device: Device,
     ) -> Self {
         let sizes = Sizes {
@@ -94,13 +122,16 @@ impl TextModel {
             heads: llama.heads,
             eps: llama.eps,
         };
-        layout.scope(group, trained_layers);
+        layout.scope(group, trained.layers > 0);
         let norm =
             Norm::rms(layout, &format!("{name}.norm"), sizes.hidden, Scale::Plain, sizes.eps);
-        let block = |i| silu_block(layout, &format!("{name}.layers.{i}"), &sizes, mask, false);
+        let block = |i| {
+            layout.scope(group, i + trained.layers >= llama.layers);
+            silu_block(layout, &format!("{name}.layers.{i}"), &sizes, mask, false)
+        };
         let mut blocks: Vec<_> = (0..llama.layers).rev().map(block).collect();
         blocks.reverse();
-        layout.scope(group, trained_table);
+        layout.scope(group, trained.table);
         let shape = [llama.vocabulary, llama.hidden];
         let scale = if llama.tied { root(llama.hidden) } else { 1.0 };
         let embedding = layout.add_table(format!("{name}.embedding.weight"), shape, scale);
