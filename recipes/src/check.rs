@@ -3,6 +3,7 @@
 //! Only [`check_files`] reads the disk, because a recipe for a cluster is also checked and planned
 //! on machines that have none of its files.
 
+mod checkpoints;
 mod cluster;
 mod data;
 mod dual_encoder;
@@ -50,6 +51,7 @@ pub fn check(recipe: &Recipe) -> Vec<Problem> {
     init::check(recipe, &mut found);
     data::check(recipe, &mut found);
     training::check(recipe, &mut found);
+    checkpoints::check(recipe, &mut found);
     evaluation::check(recipe, &mut found);
     y_decoder::unused(recipe, &mut found);
     vlm::unused(recipe, &mut found);

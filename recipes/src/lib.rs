@@ -10,6 +10,7 @@ pub mod protocol;
 mod rank;
 mod read;
 pub mod run_directory;
+mod schedule;
 pub mod schema;
 mod shard_names;
 mod suggest;

@@ -30,8 +30,8 @@ pub use language_model::{LanguageModel, LanguageModelFamily, TEXT, Template, Tem
 pub use model::{Initialisation, Loss, LossKind, Model, ModelKind, Temperature};
 pub use predictor::{Attention, Llama3Scaling, LlamaSize, Predictor, PredictorFamily};
 pub use training::{
-    Checkpoints, Decoding, EmbeddingSource, LearningRate, Logging, Mixing, NonFinite, Optimizer,
-    Recompute, Schedule, Stage, Trace,
+    Checkpoints, Decoding, EmbeddingSource, KeepAt, KeepBest, LearningRate, Logging, Mixing,
+    NonFinite, Optimizer, Recompute, Schedule, Stage, Trace,
 };
 pub use x_encoder::{
     Clip, ClipResnet, ClipResnetSize, ClipSize, Convolution, Pe, PeSize, Preprocessing,

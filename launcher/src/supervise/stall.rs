@@ -52,16 +52,12 @@ pub(crate) struct Limits {
 
 impl Limits {
     pub(crate) fn new(recipe: &Recipe) -> Self {
-        let ends = recipe.stages.iter().scan(0_u64, |steps, stage| {
-            *steps = steps.saturating_add(stage.steps);
-            Some(*steps)
-        });
         Self {
             floor: Duration::from_secs(recipe.cluster.restart.hang_floor_s),
             start: Duration::from_secs(recipe.cluster.start_timeout_s),
             silence: Duration::from_secs(10),
             start_silence: Duration::from_secs(60),
-            stage_ends: ends.collect(),
+            stage_ends: recipe.stage_ends().collect(),
         }
     }
 

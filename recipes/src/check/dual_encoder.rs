@@ -33,6 +33,11 @@ fn trained(recipe: &Recipe, found: &mut Problems) {
         ),
         ("loss", recipe.loss != Loss::default(), "a dual encoder is not trained"),
         ("stages", !recipe.stages.is_empty(), "a dual encoder is not trained"),
+        (
+            "checkpoints.keep_best",
+            recipe.checkpoints.keep_best.is_some(),
+            "a dual encoder has no checkpoints",
+        ),
         ("optimizer", recipe.optimizer != Optimizer::default(), "a dual encoder is not trained"),
     ] {
         if is_given {

@@ -7,6 +7,12 @@ use super::Problems;
 use crate::schema::{Candidates, Control, LABEL, Recipe, Task, TaskKind};
 
 pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
+    super::checkpoints::samples(
+        recipe,
+        "evaluation.at_samples",
+        &recipe.evaluation.at_samples,
+        found,
+    );
     let mut metrics: BTreeMap<String, usize> = BTreeMap::new();
     for (index, task) in recipe.evaluation.tasks.iter().enumerate() {
         let key = format!("evaluation.tasks.{index}");

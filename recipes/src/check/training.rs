@@ -1,4 +1,4 @@
-//! Rules for the keys under `stages`, `optimizer` and `checkpoints`.
+//! Rules for the keys under `stages` and `optimizer`.
 
 use super::Problems;
 use crate::schema::{LossKind, Mixing, ModelKind, Optimizer, Recipe, Stage};
@@ -48,12 +48,6 @@ pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
         found.add("stages", "the sum of all steps overflows 64 bits", "use fewer steps");
     }
     check_optimizer(&recipe.optimizer, found);
-    if recipe.checkpoints.every_steps == 0 {
-        found.add("checkpoints.every_steps", "is 0", "give it at least 1; the default is 500");
-    }
-    if recipe.checkpoints.keep == 0 {
-        found.add("checkpoints.keep", "is 0", "keep at least 1; the default is 3");
-    }
     super::logging::check(recipe, found);
 }
 

@@ -169,4 +169,12 @@ pub(super) const CONTRADICTIONS: &[Row] = &[
     ("  ranks_per_node: 2", "  restart: {hang_floor_s: 1}", 46, 27, "is 1", "use 5 to 3600"),
     ("cluster:\n", "checkpoints: {every_steps: 0}\ncluster:\n", 45, 28, "is 0", "500"),
     ("evaluation:\n", "evaluation:\n  every_steps: -1\n", 38, 16, "found the number -1", ""),
+    ("evaluation:\n", "checkpoints: {keep_best: {metric: motion_top}}\nevaluation:\n  every_steps: 9\n", 37, 35, "`motion_top` is no metric", "did you mean `motion_top1`?"),
+    ("evaluation:\n", "checkpoints: {keep_best: {metric: motion_top5}}\nevaluation:\n  every_steps: 9\n", 37, 35, "`motion_top5` is no metric", ""),
+    ("evaluation:\n", "checkpoints: {keep_best: {metric: loss}}\nevaluation:\n  every_steps: 9\n", 37, 35, "`loss` is no metric", "the metrics are motion_top1"),
+    ("evaluation:\n", "checkpoints: {keep_best: {metric: motion_top1, count: 0}}\nevaluation:\n  every_steps: 9\n", 37, 55, "is 0", "or remove"),
+    ("evaluation:\n", "checkpoints: {keep_best: {metric: motion_top1}}\nevaluation:\n", 37, 15, "only the last step is evaluated", "evaluation.at_samples"),
+    ("evaluation:\n", "checkpoints: {keep_at: {samples_seen: [9, 9]}}\nevaluation:\n", 37, 43, "9 is not above 9", "increase"),
+    ("evaluation:\n", "checkpoints: {keep_at: {samples_seen: [801]}}\nevaluation:\n", 37, 40, "801 samples are more than the 800", "lengthen"),
+    ("evaluation:\n", "evaluation:\n  at_samples: [0]\n", 38, 16, "0 is not above 0", ""),
 ];

@@ -11,8 +11,13 @@ use serde::{Deserialize, Deserializer, Serialize};
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Evaluation {
-    /// Number of steps between evaluations; 0 evaluates only after the last step. Our default: 0.
+    /// Number of steps between evaluations; 0 evaluates only at `at_samples` and after the last
+    /// step. Our default: 0.
     pub every_steps: u64,
+    /// Increasing numbers of samples over all stages. The tasks are also measured after the first
+    /// step at which the run has trained on at least so many. The paper compares runs after 0.5, 5
+    /// and 15 million samples (§4.4). Default: none.
+    pub at_samples: Vec<u64>,
     /// Tasks measured at each evaluation. Default: none.
     pub tasks: Vec<Task>,
 }
@@ -62,7 +67,12 @@ impl Task {
             TaskKind::Classification { expect: Some(_), .. }
             | TaskKind::QuestionAnswering { .. }
             | TaskKind::Triplets => &[""],
-            TaskKind::Classification { expect: None, .. } => &["_top1", "_top5"],
+            TaskKind::Classification { candidates: Candidates::Labels(labels), .. }
+                if labels.len() <= 5 =>
+            {
+                &["_top1"]
+            }
+            TaskKind::Classification { .. } => &["_top1", "_top5"],
             TaskKind::Retrieval => &["_r1", "_r5", "_r10"],
             TaskKind::Captioning { .. } => &["_named"],
         };

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 pub enum Init {
     /// Directory of another run, whose newest valid checkpoint is read: all weights of the model,
     /// trained and frozen, with projections and temperature. `model.*.weights` must then be `null`.
+    /// An older checkpoint is exported with `--step` and named by `export`.
     Run(PathBuf),
     /// Folder that `vljepa-launch export` wrote: all weights of the model, with projections and
     /// temperature. `model.*.weights` must then be `null`.

@@ -227,12 +227,42 @@ pub struct Checkpoints {
     /// Number of checkpoints kept, newest first. The newest that verified is never deleted. Our
     /// default: 3.
     pub keep: usize,
+    /// Checkpoints that are kept besides for their scores. A checkpoint is then also written at
+    /// each evaluation. Default: `null`, none.
+    pub keep_best: Option<KeepBest>,
+    /// Points of the run whose checkpoints are written and never deleted. Default: none.
+    pub keep_at: KeepAt,
 }
 
 impl Default for Checkpoints {
     fn default() -> Self {
-        Self { every_steps: 500, keep: 3 }
+        Self { every_steps: 500, keep: 3, keep_best: None, keep_at: KeepAt::default() }
     }
+}
+
+/// Checkpoints with the highest scores. A loss can fall while the scores fall too, so the loss does
+/// not choose.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeepBest {
+    /// Metric of an evaluation task, as `scores.json` names it, such as `text_to_video_r1`. No
+    /// default.
+    pub metric: String,
+    /// Number of checkpoints kept. Of equal scores the earlier step stays. Default: 1.
+    #[serde(default = "defaults::one_checkpoint")]
+    pub count: usize,
+}
+
+/// Points of a run whose checkpoints are kept. If the checkpoint of a point could not be written,
+/// the next one is kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KeepAt {
+    /// Whether the last step of each stage is such a point. Default: false.
+    pub stage_ends: bool,
+    /// Increasing numbers of samples over all stages. For each, the point is the first step after
+    /// which the run has trained on at least so many. Default: none.
+    pub samples_seen: Vec<u64>,
 }
 
 /// Records of a run while it trains. All defaults are ours.
@@ -278,6 +308,10 @@ mod defaults {
     }
 
     pub(super) fn one() -> u64 {
+        1
+    }
+
+    pub(super) fn one_checkpoint() -> usize {
         1
     }
 
