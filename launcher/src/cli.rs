@@ -77,9 +77,9 @@ pub(crate) enum Command {
     Caption(Caption),
     /// Rank the samples of shards by how well they match a text.
     Search(Search),
-    /// Run the recipe's evaluation tasks with the newest checkpoint, and update the report.
-    Evaluate(RunJson),
-    /// Write the weights of the newest checkpoint under the published tensor names.
+    /// Run the recipe's evaluation tasks with a checkpoint, and update the report.
+    Evaluate(Evaluate),
+    /// Write the weights of a checkpoint under the published tensor names.
     Export(Export),
     /// Say which models a file of published weights holds, and which lines of a recipe read them.
     Weights(Weights),
@@ -102,6 +102,25 @@ pub(crate) enum Command {
     Guard(RunOnly),
 }
 
+/// Checkpoint that a command reads.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct OfStep {
+    /// Read the checkpoint of this step and no other; default: the newest that verifies.
+    #[arg(long, value_name = "N")]
+    pub step: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Evaluate {
+    /// Run directory with a checkpoint.
+    pub run: PathBuf,
+    #[command(flatten)]
+    pub checkpoint: OfStep,
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Ask {
     /// Run directory with a checkpoint.
@@ -114,6 +133,8 @@ pub(crate) struct Ask {
     /// writes the answer without them.
     #[arg(long, value_delimiter = ',')]
     pub answers: Vec<String>,
+    #[command(flatten)]
+    pub checkpoint: OfStep,
     /// Print the result as JSON.
     #[arg(long)]
     pub json: bool,
@@ -129,6 +150,8 @@ pub(crate) struct Caption {
     /// Query for the predictor. Default: that of the recipe's captioning task.
     #[arg(long)]
     pub query: Option<String>,
+    #[command(flatten)]
+    pub checkpoint: OfStep,
     /// Print the result as JSON.
     #[arg(long)]
     pub json: bool,
@@ -145,6 +168,8 @@ pub(crate) struct Search {
     /// Largest number of results.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     pub limit: u32,
+    #[command(flatten)]
+    pub checkpoint: OfStep,
     /// Print the result as JSON.
     #[arg(long)]
     pub json: bool,
@@ -172,6 +197,8 @@ pub(crate) struct Export {
     pub run: PathBuf,
     /// Folder for the weights; it is created, or must be empty.
     pub folder: PathBuf,
+    #[command(flatten)]
+    pub checkpoint: OfStep,
     /// Print the result as JSON.
     #[arg(long)]
     pub json: bool,
@@ -227,7 +254,12 @@ mod tests {
         assert_eq!(cli.train.drill.len(), 1);
         let typo = Cli::try_parse_from(["l", "a.yaml", "--drill", "nam:rank=0,step=1"]);
         assert!(typo.unwrap_err().to_string().contains("did you mean `nan`?"));
-        for wrong in [vec!["l"], vec!["l", "ask", "run"], vec!["l", "a.yaml", "--sett", "x"]] {
+        let cli = Cli::parse_from(["l", "export", "run", "out", "--step", "500"]);
+        assert!(matches!(cli.command, Some(Command::Export(e)) if e.checkpoint.step == Some(500)));
+        let no_step = vec!["l", "evaluate", "run", "--step", "newest"];
+        for wrong in
+            [vec!["l"], vec!["l", "ask", "run"], vec!["l", "a.yaml", "--sett", "x"], no_step]
+        {
             assert!(Cli::try_parse_from(wrong).is_err());
         }
     }

@@ -122,6 +122,15 @@ pub(crate) enum LaunchError {
     #[error("the run in {} has no checkpoint yet", run.display())]
     #[diagnostic(help("train it first: vljepa-launch RECIPE --run {}", run.display()))]
     NoCheckpoint { run: PathBuf },
+    /// The run has checkpoints, but not that of `--step`.
+    #[error("the run in {} has no checkpoint of step {step}", run.display())]
+    #[diagnostic(help("its checkpoints are those of the steps {}", .steps.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")))]
+    NoSuchCheckpoint {
+        run: PathBuf,
+        step: u64,
+        /// Steps whose checkpoints the run has.
+        steps: Vec<u64>,
+    },
     /// A path on the command line cannot be used.
     #[error("{what} {} {why}", path.display())]
     Path {
@@ -233,6 +242,7 @@ impl LaunchError {
             | Self::Prometheus { .. }
             | Self::Differences { .. }
             | Self::NoCheckpoint { .. }
+            | Self::NoSuchCheckpoint { .. }
             | Self::Unreadable { .. }
             | Self::Weights { .. }
             | Self::Path { .. } => 2,

@@ -5,6 +5,7 @@ use vljepa_recipes::cost::{self, Parameters};
 use vljepa_recipes::schema::Recipe;
 use vljepa_recipes::{Loaded, RunDirectory};
 
+use crate::record::history;
 use crate::record::provenance::RunRecord;
 use crate::report;
 use crate::terminal::thousands;
@@ -23,7 +24,7 @@ pub(crate) fn text(
         usage(unsupported),
         parameters(cost::parameters(&recipe.model)),
         data(RunRecord::read(directory).as_ref(), &loaded.hash),
-        scores(directory, recipe),
+        scores(directory, recipe, step),
     ]
     .concat()
 }
@@ -36,19 +37,8 @@ fn introduction(recipe: &Recipe, step: u64) -> String {
         recipe.name,
         recipe.name,
         thousands(step),
-        thousands(samples(recipe, step)),
+        thousands(recipe.samples_after(step)),
     )
-}
-
-/// Number of samples of the first `step` steps of the recipe.
-fn samples(recipe: &Recipe, step: u64) -> u64 {
-    let mut left = step;
-    let of_stage = recipe.stages.iter().map(|stage| {
-        let steps = left.min(stage.steps);
-        left -= steps;
-        steps * stage.batch as u64
-    });
-    of_stage.sum()
 }
 
 fn usage(unsupported: Option<&str>) -> String {
@@ -101,10 +91,11 @@ fn data(record: Option<&RunRecord>, recipe_hash: &str) -> String {
     text + "\n\n"
 }
 
-fn scores(directory: &RunDirectory, recipe: &Recipe) -> String {
-    let rows = report::score_rows(directory, recipe);
+/// Table of the scores of the weights after `step` steps.
+fn scores(directory: &RunDirectory, recipe: &Recipe, step: u64) -> String {
+    let rows = report::score_rows(history::scores_of(&directory.evaluation(step)), recipe);
     if rows.is_empty() {
-        return "The run has no scores.\n".to_owned();
+        return "These weights have no scores.\n".to_owned();
     }
     let mut text =
         "| score | value | chance | majority | samples | |\n|---|---:|---:|---:|---:|---|\n"

@@ -62,10 +62,15 @@ pub enum Job {
     },
     /// Check whether ranks can run on this node, and print one [`Checked`] per line.
     Check(Check),
-    /// Score the recipe's tasks with the newest checkpoint.
-    Evaluate,
+    /// Score the recipe's tasks.
+    Evaluate {
+        /// Step of the checkpoint, or `None` for the newest that verifies.
+        step: Option<u64>,
+    },
     /// Rank answers to a question about one image or clip.
     Ask {
+        /// Step of the checkpoint, or `None` for the newest that verifies.
+        step: Option<u64>,
         /// An image or video file, such as jpg, png or mp4.
         file: PathBuf,
         /// Query for the predictor.
@@ -75,6 +80,8 @@ pub enum Job {
     },
     /// Write the text of images and clips with a Y-decoder.
     Caption {
+        /// Step of the checkpoint, or `None` for the newest that verifies.
+        step: Option<u64>,
         /// Image or video files, such as jpg, png or mp4.
         files: Vec<PathBuf>,
         /// Query for the predictor, or `None` for that of the recipe's captioning task.
@@ -82,6 +89,8 @@ pub enum Job {
     },
     /// Rank the samples of shards by their similarity to a text.
     Search {
+        /// Step of the checkpoint, or `None` for the newest that verifies.
+        step: Option<u64>,
         /// Shards, written as a source's `shards`.
         shards: String,
         /// Text to search for.
@@ -89,8 +98,10 @@ pub enum Job {
         /// Maximum number of results.
         limit: usize,
     },
-    /// Write the newest checkpoint's weights under their published names.
+    /// Write the weights of a checkpoint under their published names.
     Export {
+        /// Step of the checkpoint, or `None` for the newest that verifies.
+        step: Option<u64>,
         /// Folder that is created for the weights.
         folder: PathBuf,
     },

@@ -187,9 +187,15 @@ impl RunDirectory {
     /// save. Only the worker verifies the content.
     #[must_use]
     pub fn newest_checkpoint(&self) -> Option<String> {
-        let entries = fs::read_dir(self.checkpoints()).ok()?;
-        let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-        names.filter(|name| name.starts_with("step-") && !name.contains('.')).max()
+        let newest = self.checkpoint(*self.checkpoint_steps().last()?);
+        newest.file_name()?.to_str().map(str::to_owned)
+    }
+
+    /// Steps whose checkpoints the run directory holds, in increasing order. Only the worker
+    /// verifies their content.
+    #[must_use]
+    pub fn checkpoint_steps(&self) -> Vec<u64> {
+        steps_in(&self.checkpoints(), "")
     }
 
     /// Locks the directory for this process.
@@ -271,6 +277,18 @@ impl RunDirectory {
         differences("", &value(there)?, &value(here)?, &mut differing);
         Ok(differing.into_iter().map(|(key, change)| format!("  {key}: {change}")).collect())
     }
+}
+
+/// Returns the steps of the files `step-N<ending>` in a folder, in increasing order.
+fn steps_in(folder: &Path, ending: &str) -> Vec<u64> {
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let steps = entries.flatten().filter_map(|entry| {
+        let name = entry.file_name();
+        name.to_str()?.strip_prefix("step-")?.strip_suffix(ending)?.parse().ok()
+    });
+    let mut steps: Vec<u64> = steps.collect();
+    steps.sort_unstable();
+    steps
 }
 
 /// Collects the dotted keys whose values differ, each with `there → here`.

@@ -159,7 +159,7 @@ fn named_where_recognised(run: &Path) -> Result<(usize, usize), Box<dyn Error>> 
         drills: Drills::default(),
         generation: Generation::default(),
     };
-    let found = engine.restore(&mut training, &checkpoints, &Collectives::Solo(Solo))?;
+    let found = engine.restore(&mut training, &checkpoints, None, &Collectives::Solo(Solo))?;
     assert!(found.name.is_some(), "{:?}", found.passed_over);
     let embedder = Embedder::new(&loaded.recipe, Embeds::VlJepa(&engine))?;
     let reader = embedder.reader("datasets/quickstart/eval/retrieval.tar", None)?;

@@ -265,20 +265,21 @@ impl<M: Network> Engine<M> {
         (layout, Buffers { weights: &mut self.parameters.trainable, moments: [m, v], range })
     }
 
-    /// Loads the newest checkpoint that verifies, the same on every rank. Without a checkpoint
-    /// nothing changes. Parameters that are never trained are read from their file; if that file is
-    /// damaged, they are made again from the recipe's weights and seed.
+    /// Loads the checkpoint of `step`, or the newest that verifies, the same on every rank. Without
+    /// a checkpoint and a step nothing changes. Parameters that are never trained are read from
+    /// their file; if that file is damaged, they are made again from the recipe's weights and seed.
     ///
     /// # Errors
-    /// Fails if no checkpoint verifies, the newest valid one belongs to another run, or the frozen
-    /// parameters cannot be made again.
+    /// Fails if no checkpoint verifies, or that of `step` does not, if it belongs to another run,
+    /// or if the frozen parameters cannot be made again.
     pub fn restore(
         &mut self,
         training: &mut Training,
         checkpoints: &CheckpointFolder,
+        step: Option<u64>,
         collectives: &Collectives,
     ) -> anyhow::Result<Loaded> {
-        let mut loaded = self.load_trained(training, checkpoints, collectives)?;
+        let mut loaded = self.load_trained(training, checkpoints, step, collectives)?;
         self.parameters.refresh(&self.stream)?;
         let Some(hash) = loaded.frozen.clone() else { return Ok(loaded) };
         if checkpoint::load_frozen(checkpoints, collectives, &hash, &mut self.parameters.frozen)? {
@@ -288,7 +289,7 @@ impl<M: Network> Engine<M> {
         let file = || checkpoints.folder.join(checkpoint::FROZEN).display().to_string();
         self.load_initial_weights(collectives)
             .with_context(|| format!("{} is damaged and cannot be made again", file()))?;
-        loaded = self.load_trained(training, checkpoints, collectives)?;
+        loaded = self.load_trained(training, checkpoints, step, collectives)?;
         self.parameters.refresh(&self.stream)?;
         if collectives.rank() == 0 {
             let made = checkpoint::save_frozen(&checkpoints.folder, &self.parameters.frozen)?;
@@ -308,10 +309,15 @@ impl<M: Network> Engine<M> {
         &mut self,
         training: &mut Training,
         checkpoints: &CheckpointFolder,
+        step: Option<u64>,
         collectives: &Collectives,
     ) -> anyhow::Result<Loaded> {
         let (layout, mut buffers) = self.checkpoint_buffers(training);
-        checkpoint::load_newest(checkpoints, collectives, &layout, &mut buffers)
+        let buffers = &mut buffers;
+        match step {
+            None => checkpoint::load_newest(checkpoints, collectives, &layout, buffers),
+            Some(step) => checkpoint::load_step(checkpoints, step, collectives, &layout, buffers),
+        }
     }
 
     /// Checks that all ranks hold the same parameters, bit for bit, so that a rank with faulty

@@ -1,5 +1,5 @@
 //! Jobs on a trained model: `evaluate`, `ask`, `caption`, `search` and `export`. Each returns the
-//! JSON object that it prints.
+//! JSON object that it prints. Each reads the checkpoint of `step`, or the newest that verifies.
 
 use std::path::{Path, PathBuf};
 
@@ -23,18 +23,23 @@ use crate::rank::session::Session;
 /// Samples read before they are embedded, which bounds the pixels in memory.
 const READ_ROWS: usize = 256;
 
-/// Measures the recipe's tasks with the newest checkpoint and writes `scores.json`.
+/// Measures the recipe's tasks and writes the scores of the step. Without `step` they are the run's
+/// newest scores too, in `scores.json`, with samples for the report.
 ///
 /// # Errors
 /// Fails if there is no checkpoint, or a task cannot be measured.
-pub fn evaluate(session: &Session) -> anyhow::Result<String> {
-    let (model, state) = Loaded::of(session)?;
+pub fn evaluate(session: &Session, step: Option<u64>) -> anyhow::Result<String> {
+    let (model, state) = Loaded::of(session, step)?;
     let model = model.embeds();
     let (scores, failures) = evaluation::evaluate(&session.recipe, model, &session.collectives)?;
     anyhow::ensure!(failures.is_empty(), "{}", failures.join("; "));
-    evaluation::write(&session.run, state.step, &scores)?;
-    evaluation::write_showcase(&session.recipe, model, &session.run)?;
-    Ok(serde_json::to_string(&scores)?)
+    if step.is_some() {
+        evaluation::write_step(&session.run, state.step, &scores)?;
+    } else {
+        evaluation::write(&session.run, state.step, &scores)?;
+        evaluation::write_showcase(&session.recipe, model, &session.run)?;
+    }
+    Ok(json!({"scores": scores, "step": state.step}).to_string())
 }
 
 /// Ranks candidate answers to a question about one picture or clip.
@@ -43,12 +48,13 @@ pub fn evaluate(session: &Session) -> anyhow::Result<String> {
 /// Fails if there is no checkpoint, or the file cannot be decoded.
 pub fn ask(
     session: &Session,
+    step: Option<u64>,
     file: &Path,
     question: &str,
     answers: &[String],
 ) -> anyhow::Result<String> {
     anyhow::ensure!(!answers.is_empty(), "the question has no candidate answers");
-    let (model, state) = Loaded::of(session)?;
+    let (model, state) = Loaded::of(session, step)?;
     let embedder = Embedder::new(&session.recipe, model.embeds())?;
     let options = embedder.load_options(frames_of(session, file));
     let sample = load_file(file, &options)?;
@@ -67,10 +73,11 @@ pub fn ask(
 /// Fails if there is no checkpoint, the model writes no texts, or a file cannot be decoded.
 pub fn caption(
     session: &Session,
+    step: Option<u64>,
     files: &[PathBuf],
     query: Option<&str>,
 ) -> anyhow::Result<String> {
-    let (model, state) = Loaded::of(session)?;
+    let (model, state) = Loaded::of(session, step)?;
     let embedder = Embedder::new(&session.recipe, model.embeds())?;
     let query = query.map_or_else(|| caption_query(session), str::to_owned);
     let mut captions = Vec::new();
@@ -87,8 +94,14 @@ pub fn caption(
 ///
 /// # Errors
 /// Fails if there is no checkpoint, or the pattern `shards` matches no shard.
-pub fn search(session: &Session, shards: &str, text: &str, limit: usize) -> anyhow::Result<String> {
-    let (model, state) = Loaded::of(session)?;
+pub fn search(
+    session: &Session,
+    step: Option<u64>,
+    shards: &str,
+    text: &str,
+    limit: usize,
+) -> anyhow::Result<String> {
+    let (model, state) = Loaded::of(session, step)?;
     let embedder = Embedder::new(&session.recipe, model.embeds())?;
     let options = embedder.load_options(None);
     let query = retrieval_query(session);
@@ -126,12 +139,12 @@ pub fn search(session: &Session, shards: &str, text: &str, limit: usize) -> anyh
     Ok(json!({"results": results, "unreadable": unreadable, "step": state.step}).to_string())
 }
 
-/// Writes the model of the newest checkpoint to `folder`, for Python and for the key `init.export`.
+/// Writes the model to `folder`, for Python and for the key `init.export`.
 ///
 /// # Errors
 /// Fails if there is no checkpoint, the folder cannot be written, or a tokenizer cannot be read.
-pub fn export(session: &Session, folder: &Path) -> anyhow::Result<String> {
-    let (engine, state) = trained::<VlJepa>(session)?;
+pub fn export(session: &Session, step: Option<u64>, folder: &Path) -> anyhow::Result<String> {
+    let (engine, state) = trained::<VlJepa>(session, step)?;
     let (recipe, model) = (&session.recipe, &engine.model);
     let files = transformers::export(model, &engine.parameters, recipe.default_frames(), folder)?;
     let unsupported = transformers::unsupported(&recipe.model);
@@ -173,11 +186,11 @@ enum Loaded {
 }
 
 impl Loaded {
-    /// Loads the newest checkpoint of VL-JEPA, or the published weights of a dual encoder.
-    fn of(session: &Session) -> anyhow::Result<(Self, State)> {
+    /// Loads a checkpoint of VL-JEPA, or the published weights of a dual encoder.
+    fn of(session: &Session, step: Option<u64>) -> anyhow::Result<(Self, State)> {
         match session.recipe.model.kind {
             ModelKind::VlJepa | ModelKind::YDecoder => {
-                let (engine, state) = trained(session)?;
+                let (engine, state) = trained(session, step)?;
                 Ok((Self::VlJepa(Box::new(engine)), state))
             }
             ModelKind::DualEncoder => {
@@ -185,7 +198,7 @@ impl Loaded {
                 Ok((Self::DualEncoder(Box::new(engine)), State::default()))
             }
             ModelKind::Vlm => {
-                let (engine, state) = trained(session)?;
+                let (engine, state) = trained(session, step)?;
                 Ok((Self::Vlm(Box::new(engine)), state))
             }
         }
@@ -200,12 +213,15 @@ impl Loaded {
     }
 }
 
-/// Loads the model from the newest checkpoint.
-fn trained<M: Network>(session: &Session) -> anyhow::Result<(Engine<M>, State)> {
+/// Loads the model from a checkpoint.
+fn trained<M: Network>(
+    session: &Session,
+    step: Option<u64>,
+) -> anyhow::Result<(Engine<M>, State)> {
     let (mut engine, mut training) =
         Engine::<M>::for_rank(&session.recipe, session.device, RankId::SINGLE)?;
     let loaded = engine
-        .restore(&mut training, &checkpoints(session), &session.collectives)
+        .restore(&mut training, &checkpoints(session), step, &session.collectives)
         .context("no checkpoint could be loaded")?;
     for passed in &loaded.passed_over {
         tracing::warn!("a checkpoint does not verify: {passed}");

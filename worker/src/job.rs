@@ -199,17 +199,17 @@ fn work(session: &Session, job: &Job) -> anyhow::Result<Option<String>> {
             Ok(None)
         }
         Job::Check(check) => health::check(session.run.path(), check).map(Some),
-        Job::Evaluate => inference::evaluate(session).map(Some),
-        Job::Ask { file, question, answers } => {
-            inference::ask(session, file, question, answers).map(Some)
+        Job::Evaluate { step } => inference::evaluate(session, *step).map(Some),
+        Job::Ask { step, file, question, answers } => {
+            inference::ask(session, *step, file, question, answers).map(Some)
         }
-        Job::Caption { files, query } => {
-            inference::caption(session, files, query.as_deref()).map(Some)
+        Job::Caption { step, files, query } => {
+            inference::caption(session, *step, files, query.as_deref()).map(Some)
         }
-        Job::Search { shards, text, limit } => {
-            inference::search(session, shards, text, *limit).map(Some)
+        Job::Search { step, shards, text, limit } => {
+            inference::search(session, *step, shards, text, *limit).map(Some)
         }
-        Job::Export { folder } => inference::export(session, folder).map(Some),
+        Job::Export { step, folder } => inference::export(session, *step, folder).map(Some),
     }
 }
 

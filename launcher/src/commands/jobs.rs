@@ -9,9 +9,10 @@ use vljepa_recipes::protocol::Job;
 use vljepa_recipes::run_directory::{RunDirectory, atomic_write};
 use vljepa_recipes::schema::ModelKind;
 
-use crate::cli;
+use crate::cli::{self, OfStep};
 use crate::error::LaunchError;
 use crate::programs::{self, Programs, WorkerArguments};
+use crate::record::history::Scores;
 use crate::record::provenance::RunRecord;
 use crate::record::shards;
 use crate::supervise::Signals;
@@ -58,6 +59,13 @@ struct Sample {
     score: f64,
 }
 
+/// Result of the job `evaluate`.
+#[derive(Debug, Serialize, Deserialize)]
+struct Evaluated {
+    scores: Scores,
+    step: u64,
+}
+
 /// Result of the job `export`.
 #[derive(Debug, Serialize, Deserialize)]
 struct Exported {
@@ -70,7 +78,7 @@ struct Exported {
 /// `vljepa-launch ask`: prints the candidate answers, best first, or the answer that a Y-decoder or
 /// a VLM writes.
 pub(crate) async fn ask(arguments: &cli::Ask) -> Result<u8, LaunchError> {
-    let directory = with_weights(&arguments.run)?;
+    let directory = with_weights(&arguments.run, arguments.checkpoint)?;
     if !arguments.file.is_file() {
         return Err(path_error("the image or clip", &arguments.file, "is not a file"));
     }
@@ -82,10 +90,15 @@ pub(crate) async fn ask(arguments: &cli::Ask) -> Result<u8, LaunchError> {
             return Err(path_error("the run", &arguments.run, why));
         }
         let query = Some(arguments.question.clone());
-        return write_texts(&directory, &[&arguments.file], query, arguments.json).await;
+        let job = (arguments.checkpoint, query, arguments.json);
+        return write_texts(&directory, &[&arguments.file], job).await;
     }
-    let file = absolute(&arguments.file);
-    let job = Job::Ask { file, question: arguments.question.clone(), answers };
+    let job = Job::Ask {
+        step: arguments.checkpoint.step,
+        file: absolute(&arguments.file),
+        question: arguments.question.clone(),
+        answers,
+    };
     let found: Answers = run_worker(&directory, &job).await?;
     if arguments.json {
         return show_json(&found);
@@ -101,7 +114,7 @@ pub(crate) async fn ask(arguments: &cli::Ask) -> Result<u8, LaunchError> {
 
 /// `vljepa-launch caption`: prints what a Y-decoder or a VLM writes about each file.
 pub(crate) async fn caption(arguments: &cli::Caption) -> Result<u8, LaunchError> {
-    let directory = with_weights(&arguments.run)?;
+    let directory = with_weights(&arguments.run, arguments.checkpoint)?;
     if !writes(&directory)? {
         let why = "has no Y-decoder that could write captions; recipes/decoder.yaml trains one";
         return Err(path_error("the run", &arguments.run, why));
@@ -110,19 +123,20 @@ pub(crate) async fn caption(arguments: &cli::Caption) -> Result<u8, LaunchError>
         return Err(path_error("the image or clip", missing, "is not a file"));
     }
     let files: Vec<&PathBuf> = arguments.files.iter().collect();
-    write_texts(&directory, &files, arguments.query.clone(), arguments.json).await
+    let job = (arguments.checkpoint, arguments.query.clone(), arguments.json);
+    write_texts(&directory, &files, job).await
 }
 
-/// Prints the texts that the model of a run writes about files.
+/// Prints the texts that the model of a run writes about files, given the checkpoint, the query and
+/// whether to print JSON.
 async fn write_texts(
     directory: &RunDirectory,
     files: &[&PathBuf],
-    query: Option<String>,
-    as_json: bool,
+    (OfStep { step }, query, as_json): (OfStep, Option<String>, bool),
 ) -> Result<u8, LaunchError> {
     let absolutes = files.iter().map(|file| absolute(file)).collect();
     let written: Captions =
-        run_worker(directory, &Job::Caption { files: absolutes, query }).await?;
+        run_worker(directory, &Job::Caption { step, files: absolutes, query }).await?;
     if as_json {
         return show_json(&written);
     }
@@ -144,7 +158,7 @@ fn writes(directory: &RunDirectory) -> Result<bool, LaunchError> {
 
 /// `vljepa-launch search`: prints the samples that match a text best.
 pub(crate) async fn search(arguments: &cli::Search) -> Result<u8, LaunchError> {
-    let directory = with_weights(&arguments.run)?;
+    let directory = with_weights(&arguments.run, arguments.checkpoint)?;
     if directory.load_recipe()?.recipe.model.vlm().is_some() {
         let why = "has a VLM, which has no embeddings to search by";
         return Err(path_error("the run", &arguments.run, why));
@@ -157,6 +171,7 @@ pub(crate) async fn search(arguments: &cli::Search) -> Result<u8, LaunchError> {
         return Err(path_error("the shards", &path, why));
     }
     let job = Job::Search {
+        step: arguments.checkpoint.step,
         shards: absolute(Path::new(&arguments.shards)).display().to_string(),
         text: arguments.text.clone(),
         limit: usize::try_from(arguments.limit).unwrap_or(usize::MAX),
@@ -181,14 +196,16 @@ pub(crate) async fn search(arguments: &cli::Search) -> Result<u8, LaunchError> {
 }
 
 /// `vljepa-launch evaluate`: measures the scores, prints them and writes the report.
-pub(crate) async fn evaluate(arguments: &cli::RunJson) -> Result<u8, LaunchError> {
-    let directory = with_weights(&arguments.run)?;
+pub(crate) async fn evaluate(arguments: &cli::Evaluate) -> Result<u8, LaunchError> {
+    let directory = with_weights(&arguments.run, arguments.checkpoint)?;
     let _lock = directory.lock()?;
-    let scores: serde_json::Value = run_worker(&directory, &Job::Evaluate).await?;
+    let job = Job::Evaluate { step: arguments.checkpoint.step };
+    let measured: Evaluated = run_worker(&directory, &job).await?;
     if arguments.json {
-        show_json(&scores)?;
-    } else if let Some(table) = report::scores_table(&directory) {
+        show_json(&measured)?;
+    } else if let Some(table) = report::scores_table(&directory, measured.scores) {
         terminal::result(&table);
+        note_checkpoint(&directory, measured.step);
     }
     let path = report::write(&directory)?;
     terminal::note(&format!("report: {}", path.display()));
@@ -198,7 +215,7 @@ pub(crate) async fn evaluate(arguments: &cli::RunJson) -> Result<u8, LaunchError
 /// `vljepa-launch export`: writes the model to a folder and prints the files. The folder gets its
 /// name when all files are written, so an interrupted export does not look like a whole one.
 pub(crate) async fn export(arguments: &cli::Export) -> Result<u8, LaunchError> {
-    let directory = with_weights(&arguments.run)?;
+    let directory = with_weights(&arguments.run, arguments.checkpoint)?;
     let refused = match directory.load_recipe()?.recipe.model.kind {
         ModelKind::VlJepa => None,
         ModelKind::YDecoder => Some(
@@ -219,7 +236,7 @@ pub(crate) async fn export(arguments: &cli::Export) -> Result<u8, LaunchError> {
         return Err(path_error("the folder", folder, "already exists and is not empty"));
     }
     let part = part(folder)?;
-    let written = export_to(&directory, &part).await.and_then(|exported| {
+    let written = export_to(&directory, arguments.checkpoint, &part).await.and_then(|exported| {
         std::fs::rename(&part, folder).map_err(|error| {
             path_error("the folder", folder, &format!("cannot get its name: {error}"))
         })?;
@@ -257,9 +274,13 @@ fn part(folder: &Path) -> Result<PathBuf, LaunchError> {
     Ok(part)
 }
 
-/// Lets a worker write the newest checkpoint's model to `folder`, and adds recipe and model card.
-async fn export_to(directory: &RunDirectory, folder: &Path) -> Result<Exported, LaunchError> {
-    let job = Job::Export { folder: folder.to_owned() };
+/// Lets a worker write a checkpoint's model to `folder`, and adds recipe and model card.
+async fn export_to(
+    directory: &RunDirectory,
+    OfStep { step }: OfStep,
+    folder: &Path,
+) -> Result<Exported, LaunchError> {
+    let job = Job::Export { step, folder: folder.to_owned() };
     let mut exported: Exported = run_worker(directory, &job).await?;
     let loaded = directory.load_recipe()?;
     let unsupported = exported.unsupported.as_deref();
@@ -278,15 +299,25 @@ pub(crate) fn report(run: &Path) -> Result<u8, LaunchError> {
     Ok(0)
 }
 
-/// Opens the directory of a run that has weights: a checkpoint or, for a dual encoder, the files
-/// that its recipe names.
-fn with_weights(run: &Path) -> Result<RunDirectory, LaunchError> {
+/// Opens the directory of a run that has the wanted weights: a checkpoint or, for a dual encoder,
+/// the files that its recipe names.
+fn with_weights(run: &Path, OfStep { step }: OfStep) -> Result<RunDirectory, LaunchError> {
     let directory = RunDirectory::open(run)?;
-    match (directory.newest_checkpoint(), directory.load_recipe()?.recipe.model.kind) {
-        (Some(_), _) | (None, ModelKind::DualEncoder) => Ok(directory),
-        (None, ModelKind::VlJepa | ModelKind::YDecoder | ModelKind::Vlm) => {
-            Err(LaunchError::NoCheckpoint { run: run.to_owned() })
+    match (directory.load_recipe()?.recipe.model.kind, step) {
+        (ModelKind::DualEncoder, None) => return Ok(directory),
+        (ModelKind::DualEncoder, Some(_)) => {
+            let why = "is a dual encoder, which has no steps; leave `--step` out";
+            return Err(path_error("the run", run, why));
         }
+        (ModelKind::VlJepa | ModelKind::YDecoder | ModelKind::Vlm, _) => {}
+    }
+    let steps = directory.checkpoint_steps();
+    match step {
+        _ if steps.is_empty() => Err(LaunchError::NoCheckpoint { run: run.to_owned() }),
+        Some(step) if !steps.contains(&step) => {
+            Err(LaunchError::NoSuchCheckpoint { run: run.to_owned(), step, steps })
+        }
+        Some(_) | None => Ok(directory),
     }
 }
 

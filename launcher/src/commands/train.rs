@@ -20,8 +20,8 @@ use crate::platform::slurm::render::{BatchScript, REQUEUE};
 use crate::platform::slurm::requeue::requeue;
 use crate::platform::slurm::submit::{self, Submission};
 use crate::programs::Programs;
-use crate::record::completion;
 use crate::record::provenance::RunRecord;
+use crate::record::{completion, history};
 use crate::supervise::{self, Ending, Limits, Run, Signals};
 use crate::{report, terminal};
 
@@ -283,7 +283,7 @@ fn finish(run: &Run, ended: Result<Ending, LaunchError>) -> Result<u8, LaunchErr
 
 /// Prints the scores, writes the report and prints its path.
 fn conclude(directory: &RunDirectory) {
-    if let Some(table) = report::scores_table(directory) {
+    if let Some(table) = report::scores_table(directory, history::scores_of(&directory.scores())) {
         terminal::result(&table);
     }
     make_report(directory);

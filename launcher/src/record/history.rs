@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use vljepa_recipes::protocol::Metrics;
 use vljepa_recipes::run_directory::RunDirectory;
 
@@ -13,7 +13,7 @@ use super::events::Line;
 use super::stragglers::RankTable;
 
 /// One score of `scores.json`; values are fractions.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Score {
     pub value: f64,
     /// Score of guessing.
@@ -84,12 +84,12 @@ pub(crate) fn reproduction(directory: &RunDirectory) -> Option<Comparison> {
     serde_json::from_slice(&std::fs::read(directory.reproduction()).ok()?).ok()
 }
 
-/// The newest scores by name; empty before the first evaluation.
-pub(crate) fn scores(directory: &RunDirectory) -> BTreeMap<String, Score> {
-    std::fs::read(directory.scores())
-        .ok()
-        .and_then(|text| serde_json::from_slice(&text).ok())
-        .unwrap_or_default()
+/// Scores by the name of their metric.
+pub(crate) type Scores = BTreeMap<String, Score>;
+
+/// Scores in a file; empty if there is none or it is damaged.
+pub(crate) fn scores_of(file: &std::path::Path) -> Scores {
+    std::fs::read(file).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
 }
 
 /// Samples of the last evaluation with the model's predictions; empty before the first one. Samples

@@ -16,6 +16,7 @@ use vljepa_recipes::schema::{Control, Recipe};
 
 use crate::error::LaunchError;
 use crate::record::comparison::Comparison;
+use crate::record::history::Scores;
 use crate::record::provenance::RunRecord;
 use crate::record::stragglers::RankTable;
 use crate::record::{completion, history};
@@ -67,7 +68,7 @@ pub(crate) fn write(directory: &RunDirectory) -> Result<PathBuf, LaunchError> {
     let loaded = directory.load_recipe()?;
     let contents = Contents {
         complete: completion::check(directory, &loaded.recipe).is_ok(),
-        scores: scores(directory, &loaded.recipe),
+        scores: scores(history::scores_of(&directory.scores()), &loaded.recipe),
         record: RunRecord::read(directory),
         metrics: history::metrics(directory),
         events: history::events(directory),
@@ -81,9 +82,9 @@ pub(crate) fn write(directory: &RunDirectory) -> Result<PathBuf, LaunchError> {
     Ok(path)
 }
 
-/// The scores as a table for the terminal, or `None` before the first evaluation.
-pub(crate) fn scores_table(directory: &RunDirectory) -> Option<String> {
-    let rows = score_rows(directory, &directory.load_recipe().ok()?.recipe);
+/// Scores of a run as a table for the terminal, or `None` if there are none.
+pub(crate) fn scores_table(directory: &RunDirectory, scores: Scores) -> Option<String> {
+    let rows = score_rows(scores, &directory.load_recipe().ok()?.recipe);
     if rows.is_empty() {
         return None;
     }
@@ -95,7 +96,7 @@ pub(crate) fn scores_table(directory: &RunDirectory) -> Option<String> {
 }
 
 /// Cells of the table of scores: name, value, chance, majority, number of samples, kind of control.
-pub(crate) fn score_rows(directory: &RunDirectory, recipe: &Recipe) -> Vec<[String; 6]> {
+pub(crate) fn score_rows(all: Scores, recipe: &Recipe) -> Vec<[String; 6]> {
     let row = |NamedScore { name, score, control }: NamedScore| {
         let percent = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), percent);
         let control = control.map(|control| format!("control: {}", control_name(control)));
@@ -108,13 +109,12 @@ pub(crate) fn score_rows(directory: &RunDirectory, recipe: &Recipe) -> Vec<[Stri
             control.unwrap_or_default(),
         ]
     };
-    scores(directory, recipe).into_iter().map(row).collect()
+    scores(all, recipe).into_iter().map(row).collect()
 }
 
 /// All scores: first those of the recipe's tasks in the recipe's order, then scores of no task,
 /// then controls.
-fn scores(directory: &RunDirectory, recipe: &Recipe) -> Vec<NamedScore> {
-    let mut all = history::scores(directory);
+fn scores(mut all: Scores, recipe: &Recipe) -> Vec<NamedScore> {
     let mut found = Vec::new();
     for task in &recipe.evaluation.tasks {
         let belongs = |name: &String| {

@@ -140,7 +140,7 @@ impl RunDirectory {
         self.path.join("evaluations")
     }
 
-    /// Scores measured at one step, in JSON.
+    /// Scores of the model after `step` steps, in the form of [`Self::scores`].
     #[must_use]
     pub fn evaluation(&self, step: u64) -> PathBuf {
         self.evaluations().join(format!("step-{step:08}.json"))

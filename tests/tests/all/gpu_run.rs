@@ -143,7 +143,8 @@ fn a_run_on_a_gpu_learns_and_resumes_bit_for_bit() {
     recipe.seed += 1;
     let mut resumed = Engine::for_training(&recipe, gpu()).unwrap();
     assert_ne!(bits(&resumed), start);
-    let loaded = resumed.0.restore(&mut resumed.1, &checkpoints(folder.path()), &ALONE).unwrap();
+    let loaded =
+        resumed.0.restore(&mut resumed.1, &checkpoints(folder.path()), None, &ALONE).unwrap();
     resumed.1.optimizer.step = loaded.state.optimizer_steps;
     assert_eq!(loaded.state, state);
     let again = step(&mut resumed, 1, None, Recompute::None);

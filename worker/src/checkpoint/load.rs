@@ -1,4 +1,4 @@
-//! Loading a checkpoint: all ranks choose the same one, the newest that verifies.
+//! Loading a checkpoint: all ranks choose the same one, the newest that verifies or that of a step.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -15,7 +15,10 @@ use vljepa_kernels::{Tensor, ViewMut};
 use vljepa_model::Layout;
 use vljepa_recipes::protocol::FileEntry;
 
-use super::{Buffers, CheckpointFolder, FROZEN, FROZEN_TENSOR, MANIFEST, Manifest, State, TENSORS};
+use super::{
+    Buffers, CheckpointFolder, FROZEN, FROZEN_TENSOR, MANIFEST, Manifest, State, TENSORS,
+    checkpoint_name,
+};
 use crate::collectives::Collectives;
 use crate::error::WorkerError;
 use crate::rank::environment::hash_file;
@@ -59,12 +62,56 @@ pub fn load_newest(
         );
         return Ok(Loaded::default());
     };
+    let loaded = load(checkpoints, (name, manifest), layout, buffers)?;
+    Ok(Loaded { passed_over, ..loaded })
+}
+
+/// Fills `buffers` from the checkpoint of `step` and no other, as [`load_newest`] does.
+///
+/// # Errors
+/// Fails if there is no such checkpoint, or if it does not verify, and names the steps of the
+/// others. Also fails if it belongs to another recipe, model or data order.
+pub fn load_step(
+    checkpoints: &CheckpointFolder,
+    step: u64,
+    collectives: &Collectives,
+    layout: &Layout,
+    buffers: &mut Buffers<'_>,
+) -> anyhow::Result<Loaded> {
+    let steps = from_rank_0(collectives, || {
+        let folders = folders(&checkpoints.folder)?.into_iter().rev();
+        Ok(folders.map(|(step, _)| step).collect::<Vec<_>>())
+    })?;
+    let steps = steps.map_err(anyhow::Error::msg)?.into_iter();
+    let (own, others): (Vec<u64>, Vec<u64>) = steps.partition(|other| *other == step);
+    let name = checkpoint_name(step);
+    let what = if own.is_empty() {
+        "does not exist".to_owned()
+    } else {
+        match verify(&checkpoints.folder.join(&name), collectives)? {
+            Ok(manifest) => return load(checkpoints, (name, manifest), layout, buffers),
+            Err(error) => format!("does not verify: {error}"),
+        }
+    };
+    let others = others.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+    let others = if others.is_empty() { "no other step".to_owned() } else { others };
+    let what = format!("{what}; the run also has the checkpoints of {others}");
+    Err(WorkerError::Checkpoint { name, what }.into())
+}
+
+/// Fills `buffers` from a checkpoint that was verified.
+fn load(
+    checkpoints: &CheckpointFolder,
+    (name, manifest): Named,
+    layout: &Layout,
+    buffers: &mut Buffers<'_>,
+) -> anyhow::Result<Loaded> {
     fits(&name, &manifest, &checkpoints.recipe_hash, layout)?;
     has_order(&name, &manifest, checkpoints.order_version)?;
     fill(&checkpoints.folder.join(&name), &manifest.files, buffers)
         .with_context(|| format!("checkpoint {name} changed while it was read"))?;
     let Manifest { state, frozen, shard_lengths, .. } = manifest;
-    Ok(Loaded { name: Some(name), passed_over, state, frozen, shard_lengths })
+    Ok(Loaded { name: Some(name), passed_over: Vec::new(), state, frozen, shard_lengths })
 }
 
 /// Name and manifest of a checkpoint.

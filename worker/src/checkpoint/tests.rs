@@ -92,6 +92,10 @@ impl Model {
     fn load(&mut self, folder: &Path) -> anyhow::Result<Loaded> {
         load_newest(&checkpoints(folder), &ALONE, &layout(), &mut self.buffers())
     }
+
+    fn load_step(&mut self, folder: &Path, step: u64) -> anyhow::Result<Loaded> {
+        load_step(&checkpoints(folder), step, &ALONE, &layout(), &mut self.buffers())
+    }
 }
 
 fn names(folder: &Path) -> Vec<String> {
@@ -340,4 +344,29 @@ fn the_newest_are_kept_and_those_that_a_resumed_run_left_behind_go() {
     // not verify.
     model.save(folder.path(), 2, 2);
     assert_eq!(names(folder.path()), ["step-00000002"]);
+}
+
+#[test]
+fn the_checkpoint_of_a_step_is_read_and_no_other_in_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let models = [2, 4, 6].map(|step| {
+        let mut model = Model::random(step);
+        model.save(folder.path(), step, 3);
+        model
+    });
+    let mut loaded = Model::zeros(0..LEN);
+    for (step, model) in [2, 4, 6].into_iter().zip(&models) {
+        assert_eq!(loaded.load_step(folder.path(), step).unwrap().state, state(step));
+        assert!((0..3).all(|i| loaded.values(i) == model.values(i)), "{step}");
+    }
+    let error = loaded.load_step(folder.path(), 5).unwrap_err().to_string();
+    let said = "step-00000005: does not exist; the run also has the checkpoints of 2, 4, 6";
+    assert!(error.contains(said), "{error}");
+    fs::remove_file(folder.path().join("step-00000004/rank-0000.safetensors")).unwrap();
+    let error = loaded.load_step(folder.path(), 4).unwrap_err().to_string();
+    for said in ["step-00000004: does not verify", "rank-0000.safetensors is missing", "of 2, 6"] {
+        assert!(error.contains(said), "{error}");
+    }
+    // The values of step 6, which was read last, are still there.
+    assert!(loaded.values(0) == models[2].values(0));
 }

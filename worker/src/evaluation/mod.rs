@@ -11,7 +11,7 @@ pub(crate) mod truth;
 use std::collections::BTreeMap;
 
 use vljepa_recipes::Recipe;
-use vljepa_recipes::run_directory::RunDirectory;
+use vljepa_recipes::run_directory::{RunDirectory, atomic_write};
 use vljepa_recipes::schema::{Task, TaskKind};
 
 pub use self::metrics::Score;
@@ -52,10 +52,17 @@ pub fn evaluate(
 /// # Errors
 /// Fails if a file cannot be written.
 pub fn write(run: &RunDirectory, step: u64, scores: &Scores) -> anyhow::Result<()> {
-    let text = serde_json::to_vec_pretty(scores)?;
-    vljepa_recipes::run_directory::atomic_write(&run.evaluation(step), &text)?;
-    vljepa_recipes::run_directory::atomic_write(&run.scores(), &text)?;
+    write_step(run, step, scores)?;
+    atomic_write(&run.scores(), &serde_json::to_vec_pretty(scores)?)?;
     Ok(())
+}
+
+/// Writes `evaluations/step-N.json` alone, so that the newest scores stay what they are.
+///
+/// # Errors
+/// Fails if the file cannot be written.
+pub fn write_step(run: &RunDirectory, step: u64, scores: &Scores) -> anyhow::Result<()> {
+    Ok(atomic_write(&run.evaluation(step), &serde_json::to_vec_pretty(scores)?)?)
 }
 
 /// Writes `samples.json` for the report: samples with the texts that the model finds nearest.
@@ -72,7 +79,7 @@ pub fn write_showcase(
     };
     let embedder = Embedder::new(recipe, model)?;
     let samples = showcase::samples(task, &recipe.evaluation.tasks, &embedder)?;
-    vljepa_recipes::run_directory::atomic_write(&run.samples(), &serde_json::to_vec(&samples)?)?;
+    atomic_write(&run.samples(), &serde_json::to_vec(&samples)?)?;
     Ok(())
 }
 

@@ -25,7 +25,7 @@ impl Generation {
         match job {
             Job::Train { attempt, .. } => Self(Some((*attempt, file))),
             Job::Check(_)
-            | Job::Evaluate
+            | Job::Evaluate { .. }
             | Job::Ask { .. }
             | Job::Caption { .. }
             | Job::Search { .. }
@@ -74,6 +74,6 @@ mod tests {
         assert!(error.contains("attempt 3") && error.contains("attempt 2"), "{error}");
         std::fs::remove_file(&file).unwrap();
         assert!(own.check().is_err(), "what cannot be known is refused");
-        Generation::of(&Job::Evaluate, file.clone()).check().unwrap();
+        Generation::of(&Job::Evaluate { step: None }, file.clone()).check().unwrap();
     }
 }

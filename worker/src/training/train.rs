@@ -92,7 +92,7 @@ impl<'a, M: Learns> Trainer<'a, M> {
         if leader {
             checkpoint::clean(&checkpoints.folder)?;
         }
-        let loaded = engine.restore(&mut training, &checkpoints, &session.collectives)?;
+        let loaded = engine.restore(&mut training, &checkpoints, None, &session.collectives)?;
         for passed in &loaded.passed_over {
             warn(session, format!("a checkpoint does not verify: {passed}"));
         }
