@@ -198,6 +198,14 @@ impl RunDirectory {
         steps_in(&self.checkpoints(), "")
     }
 
+    /// Score of a metric after `step` steps. `None` if the tasks were not measured then, if the
+    /// task of the metric could not be measured, or if the file is damaged.
+    #[must_use]
+    pub fn score(&self, step: u64, metric: &str) -> Option<f64> {
+        let scores: Value = serde_json::from_slice(&fs::read(self.evaluation(step)).ok()?).ok()?;
+        scores.get(metric)?.get("value")?.as_f64()
+    }
+
     /// Locks the directory for this process.
     ///
     /// # Errors

@@ -25,8 +25,8 @@ use vljepa_kernels::{DType, Device, Tensor};
 use vljepa_model::{Group, Initial, Layout, Parameter};
 use vljepa_recipes::RankId;
 use vljepa_worker::checkpoint::{
-    Buffers, CheckpointFolder, Contents, Entry, FORMAT_VERSION, MANIFEST, Manifest, Save, Saver,
-    State, load_newest, write_part,
+    Buffers, CheckpointFolder, Contents, Entry, FORMAT_VERSION, MANIFEST, Manifest, Retention,
+    Save, Saver, State, load_newest, write_part,
 };
 use vljepa_worker::collectives::{Collectives, Solo};
 use vljepa_worker::rank::control::Control;
@@ -266,7 +266,8 @@ fn save_share(folder: &Path, layout: &Layout, ranks: usize) -> anyhow::Result<Sh
     let [weights, first, second] = &mut tensors[..] else { unreachable!("three tensors") };
     let buffers = Buffers { weights, moments: [first, second], range: 0..len };
     let control = Control::alone();
-    let mut saver = Saver::new(checkpoints(folder), &ALONE, &control, &buffers, 1)?;
+    let mut saver =
+        Saver::new(checkpoints(folder), &ALONE, &control, &buffers, Retention::newest(1))?;
     let mut share = Share { bytes: len * 12, stall_s: 0.0, durable_s: 0.0 };
     for step in [1, 2] {
         let (state, since) = (State { step, ..State::default() }, Instant::now());

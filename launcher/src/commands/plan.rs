@@ -134,8 +134,13 @@ fn training(recipe: &Recipe, cost: &Cost) -> Vec<Vec<String>> {
 fn checkpoint(recipe: &Recipe, cost: &Cost) -> String {
     let mib = in_mib(cost.parameters.checkpoint_bytes() as f64);
     let part = mib / recipe.cluster.world_size().max(1) as f64;
-    let kept = recipe.checkpoints.keep;
-    format!("{mib:.1} MiB, {kept} kept; each rank holds {part:.1} MiB of host memory for saving")
+    // One more is written while the others are there.
+    let most = recipe.most_checkpoints() + 1;
+    let room = mib * most as f64;
+    format!(
+        "{mib:.1} MiB; at most {most} at once, {room:.1} MiB; each rank holds {part:.1} MiB of \
+         host memory for saving"
+    )
 }
 
 fn parameters(recipe: &Recipe, cost: &Cost) -> Vec<Vec<String>> {

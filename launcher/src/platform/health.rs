@@ -51,7 +51,7 @@ impl Reason {
                 "choose a folder that every node can write to: --set runs=FOLDER"
             }
             Some(CheckName::Room) => {
-                "free space, choose another disk (--set runs=FOLDER), or lower checkpoints.keep"
+                "free space, choose another disk (--set runs=FOLDER), or keep fewer checkpoints (checkpoints.keep, keep_best, keep_at)"
             }
             Some(CheckName::SharedMemory) => {
                 "make /dev/shm larger: mount -o remount,size=1G /dev/shm (docker: --shm-size=1g)"

@@ -13,7 +13,7 @@ use vljepa_model::{Parameter, Recompute};
 use vljepa_recipes::protocol::Phase;
 use vljepa_recipes::schema::{self, Init, Precision, Trace};
 use vljepa_recipes::{Loaded, Recipe, RunDirectory};
-use vljepa_worker::checkpoint::{self, CheckpointFolder, Contents, State};
+use vljepa_worker::checkpoint::{self, CheckpointFolder, Contents, Retention, State};
 use vljepa_worker::collectives::{Collectives, Solo};
 use vljepa_worker::engine::{Engine, Training};
 use vljepa_worker::observe::meter::Meter;
@@ -134,7 +134,14 @@ fn a_run_on_a_gpu_learns_and_resumes_bit_for_bit() {
         let (layout, buffers) = engine.checkpoint_buffers(training);
         let shard_lengths = &std::collections::BTreeMap::new();
         let contents = Contents { layout: &layout, frozen_hash: None, state, shard_lengths };
-        checkpoint::save(&checkpoints(folder.path()), &ALONE, contents, &buffers, 2).unwrap();
+        checkpoint::save(
+            &checkpoints(folder.path()),
+            &ALONE,
+            contents,
+            &buffers,
+            &Retention::newest(2),
+        )
+        .unwrap();
     }
     let second = step(&mut undisturbed, 1, None, Recompute::None);
     assert!(first.finite && second.finite && second.loss < first.loss, "{first:?} {second:?}");
@@ -171,7 +178,7 @@ fn a_run_on_a_gpu_starts_from_the_weights_of_another_run() {
         let shard_lengths = &std::collections::BTreeMap::new();
         let contents = Contents { layout: &layout, frozen_hash, state, shard_lengths };
         let folder = CheckpointFolder { recipe_hash: hash, ..checkpoints(&place) };
-        checkpoint::save(&folder, &ALONE, contents, &buffers, 2).unwrap();
+        checkpoint::save(&folder, &ALONE, contents, &buffers, &Retention::newest(2)).unwrap();
     }
     recipe.seed += 1;
     recipe.init = Some(Init::Run(folder.path().to_owned()));

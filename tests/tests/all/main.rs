@@ -42,6 +42,7 @@ mod real_material;
 mod rehearsal;
 mod resume;
 mod sharding;
+mod steps;
 mod storage;
 mod tiny;
 mod user_errors;

@@ -24,7 +24,8 @@ cluster: {ranks_per_node: 2}
 const LAST: u64 = 24;
 const LIMIT: Duration = Duration::from_secs(120);
 
-fn signal(child: &Child, signal: Signal) {
+/// Sends a signal to a child process.
+pub fn signal(child: &Child, signal: Signal) {
     let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
     kill(pid, signal).unwrap();
 }
@@ -45,6 +46,15 @@ fn workers(run: &Path) -> Vec<Pid> {
     found
 }
 
+/// Waits until the workers of a run whose supervisor was killed have noticed it and exited.
+pub fn wait_for_workers(run: &Path) {
+    let end = std::time::Instant::now() + Duration::from_secs(20);
+    while !workers(run).is_empty() {
+        assert!(std::time::Instant::now() < end, "workers outlive their supervisor");
+        std::thread::park_timeout(Duration::from_millis(50));
+    }
+}
+
 fn assert_same_end(trial: &Trial, undisturbed: &str, run: &str) {
     assert_eq!(trial.losses(undisturbed), trial.losses(run), "losses differ");
     trial.assert_same_bits(undisturbed, run, LAST);
@@ -61,12 +71,7 @@ fn kill_of_everything_loses_at_most_the_steps_since_the_last_checkpoint() {
     wait_until(&mut child, LIMIT, "the second checkpoint", || has_checkpoint(&run, 8));
     signal(&child, Signal::SIGKILL);
     child.wait().unwrap();
-    // The workers notice that their supervisor is gone and exit by themselves.
-    let end = std::time::Instant::now() + Duration::from_secs(20);
-    while !workers(&run).is_empty() {
-        assert!(std::time::Instant::now() < end, "workers outlive their supervisor");
-        std::thread::park_timeout(Duration::from_millis(50));
-    }
+    wait_for_workers(&run);
     trial.complete("killed", &[]);
     assert_same_end(&trial, "undisturbed", "killed");
 }

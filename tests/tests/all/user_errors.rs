@@ -11,7 +11,7 @@ cluster: {ranks_per_node: 1}
 ";
 
 /// Asserts that `vljepa-launch` with `arguments` fails and prints all strings of `expected`.
-fn refused(arguments: &[&str], expected: &[&str]) {
+pub fn refused(arguments: &[&str], expected: &[&str]) {
     let output = command("vljepa-launch").args(arguments).output().unwrap();
     let said = text(&output);
     assert!(!output.status.success(), "{arguments:?} was accepted: {said}");

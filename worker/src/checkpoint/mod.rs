@@ -12,6 +12,7 @@ mod load;
 mod other_run;
 mod part;
 mod publish;
+mod retain;
 mod save;
 mod saver;
 #[cfg(test)]
@@ -35,6 +36,7 @@ pub use self::load::{Loaded, load_frozen, load_newest, load_step};
 pub use self::other_run::OtherRun;
 pub use self::part::write_part;
 pub use self::publish::clean;
+pub use self::retain::Retention;
 pub use self::save::{Saved, save, save_frozen};
 pub use self::saver::{Save, Saver, Settled};
 use crate::sharding::shard;

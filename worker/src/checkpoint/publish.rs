@@ -1,4 +1,4 @@
-//! Publishing a checkpoint from its durable parts: manifest, rename, deletion of old checkpoints.
+//! Publishing a checkpoint from its durable parts: manifest and rename, then deletion of old ones.
 //! Only rank 0 publishes.
 
 use std::fs::{self, File};
@@ -8,7 +8,9 @@ use anyhow::Context;
 use vljepa_recipes::protocol::FileEntry;
 use vljepa_recipes::run_directory::atomic_write;
 
-use super::{CheckpointFolder, Contents, FORMAT_VERSION, MANIFEST, Manifest, checkpoint_name};
+use super::{
+    CheckpointFolder, Contents, FORMAT_VERSION, MANIFEST, Manifest, Retention, checkpoint_name,
+};
 use crate::rank::generation::Generation;
 
 /// A checkpoint whose parts are being written.
@@ -20,7 +22,7 @@ pub(super) struct Draft {
     pub(super) temporary: PathBuf,
     folder: PathBuf,
     manifest: Manifest,
-    keep: usize,
+    retention: Retention,
     generation: Generation,
 }
 
@@ -29,7 +31,7 @@ impl Draft {
         checkpoints: &CheckpointFolder,
         contents: Contents<'_>,
         world_size: usize,
-        keep: usize,
+        retention: &Retention,
     ) -> Self {
         let Contents { layout, frozen_hash, state, shard_lengths } = contents;
         let name = checkpoint_name(state.step);
@@ -47,7 +49,8 @@ impl Draft {
         };
         let temporary = checkpoints.folder.join(format!(".{name}{WRITING}"));
         let (folder, generation) = (checkpoints.folder.clone(), checkpoints.generation.clone());
-        Self { name, temporary, folder, manifest, keep, generation }
+        let retention = retention.clone();
+        Self { name, temporary, folder, manifest, retention, generation }
     }
 
     pub(super) fn step(&self) -> u64 {
@@ -83,7 +86,7 @@ impl Draft {
             self.discard();
             return Err(error);
         }
-        if let Err(error) = retain(&self.folder, self.step(), self.keep) {
+        if let Err(error) = self.retention.apply(&self.folder, self.step()) {
             tracing::warn!("{error:#}");
         }
         Ok(())
@@ -114,7 +117,7 @@ pub fn clean(folder: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn half_written(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+pub(super) fn half_written(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let entries = fs::read_dir(folder)?.flatten().filter(|entry| {
         let name = entry.file_name();
         let name = name.to_string_lossy();
@@ -125,19 +128,4 @@ fn half_written(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
 
 pub(super) fn sync_folder(folder: &Path) -> anyhow::Result<()> {
     Ok(File::open(folder)?.sync_all()?)
-}
-
-/// Deletes all but the newest `keep` checkpoints up to `step`. The checkpoint of `step`, which was
-/// just published, always stays. Checkpoints of later steps are deleted as well: they did not
-/// verify when this run resumed from an earlier one, and their steps will be computed again.
-/// Temporary folders that a killed run left behind are deleted too.
-fn retain(folder: &Path, step: u64, keep: usize) -> anyhow::Result<()> {
-    let (later, kept): (Vec<_>, Vec<_>) =
-        super::load::folders(folder)?.into_iter().partition(|(of, _)| *of > step);
-    let old = kept.into_iter().skip(keep.max(1)).chain(later).map(|(_, path)| path);
-    for path in old.chain(half_written(folder)?) {
-        fs::remove_dir_all(&path)
-            .with_context(|| format!("cannot delete the old checkpoint {}", path.display()))?;
-    }
-    Ok(())
 }

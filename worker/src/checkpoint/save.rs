@@ -10,7 +10,7 @@ use vljepa_recipes::protocol::{FileEntry, Part};
 
 use super::part::{write_part, write_tensors};
 use super::publish::{Draft, sync_folder};
-use super::{Buffers, CheckpointFolder, Contents, FROZEN, FROZEN_TENSOR};
+use super::{Buffers, CheckpointFolder, Contents, FROZEN, FROZEN_TENSOR, Retention};
 use crate::collectives::Collectives;
 
 /// A checkpoint that is complete and durable.
@@ -25,8 +25,8 @@ pub struct Saved {
 }
 
 /// Saves `buffers` and `contents`: every rank writes its slice, and rank 0 publishes the checkpoint
-/// when all parts are durable. Then deletes all but the newest `keep` checkpoints. Every rank must
-/// call this function at the same step.
+/// when all parts are durable. Then deletes the checkpoints that `retention` does not keep. Every
+/// rank must call this function at the same step.
 ///
 /// # Errors
 /// Fails on every rank, with the same text, if a rank could not write its part or publishing failed
@@ -37,11 +37,11 @@ pub fn save(
     collectives: &Collectives,
     contents: Contents<'_>,
     buffers: &Buffers<'_>,
-    keep: usize,
+    retention: &Retention,
 ) -> anyhow::Result<Saved> {
     let started = Instant::now();
     let rank = collectives.rank();
-    let draft = Draft::new(checkpoints, contents, collectives.world_size(), keep);
+    let draft = Draft::new(checkpoints, contents, collectives.world_size(), retention);
     let written = || -> anyhow::Result<FileEntry> {
         draft.make_folder()?;
         let range = buffers.part_of(collectives.rank_id());

@@ -18,7 +18,7 @@ use vljepa_recipes::protocol::{CheckpointOrder, FileEntry, FromWorker, Part};
 use super::part::write_part;
 use super::publish::Draft;
 use super::save::write_failed;
-use super::{Buffers, CheckpointFolder, Contents, Saved, checkpoint_name};
+use super::{Buffers, CheckpointFolder, Contents, Retention, Saved, checkpoint_name};
 use crate::collectives::Collectives;
 use crate::rank::control::Control;
 use crate::rank::drill::Drills;
@@ -30,7 +30,7 @@ pub struct Saver {
     control: Control,
     rank: usize,
     world_size: usize,
-    keep: usize,
+    retention: Retention,
     /// Elements that this rank writes.
     range: Range<usize>,
     /// Memory for a snapshot of these elements. `None` if ranks save together, or while a writing
@@ -81,7 +81,7 @@ impl Saver {
         collectives: &Collectives,
         control: &Control,
         buffers: &Buffers<'_>,
-        keep: usize,
+        retention: Retention,
     ) -> anyhow::Result<Self> {
         let (rank, world_size) = (collectives.rank(), collectives.world_size());
         let together = world_size > 1 && !control.is_supervised();
@@ -94,7 +94,7 @@ impl Saver {
             control,
             rank,
             world_size,
-            keep,
+            retention,
             range,
             snapshots,
             together,
@@ -132,6 +132,20 @@ impl Saver {
         }
     }
 
+    /// Deletes the checkpoints that the recipe no longer keeps after the score of the last `step`
+    /// became known. Call it on rank 0.
+    ///
+    /// # Errors
+    /// Fails if a folder cannot be deleted.
+    ///
+    /// # Panics
+    /// Panics if the previous save was not waited for: a bug.
+    pub fn retain(&self, step: u64) -> anyhow::Result<()> {
+        assert!(self.pending.is_none(), "a save in progress retains by itself");
+        self.checkpoints.generation.check()?;
+        self.retention.apply(&self.checkpoints.folder, step)
+    }
+
     /// Takes a snapshot of `buffers` and starts writing it. On a GPU the copy is only enqueued, and
     /// the next optimizer update waits for it. Every rank must call this at the same step, after it
     /// has waited for the previous save.
@@ -142,12 +156,12 @@ impl Saver {
         assert!(self.pending.is_none(), "one save at a time");
         let step = save.contents.state.step;
         if self.together {
-            let (checkpoints, keep) = (&self.checkpoints, self.keep);
-            let result = super::save(checkpoints, collectives, save.contents, buffers, keep);
+            let (checkpoints, retention) = (&self.checkpoints, &self.retention);
+            let result = super::save(checkpoints, collectives, save.contents, buffers, retention);
             self.pending = Some(Pending::Ended(Settled { step, result }));
             return;
         }
-        let draft = Draft::new(&self.checkpoints, save.contents, self.world_size, self.keep);
+        let draft = Draft::new(&self.checkpoints, save.contents, self.world_size, &self.retention);
         // The snapshots are missing only after a writing thread has panicked. Allocate them again.
         let taken =
             self.snapshots.take().map_or_else(|| snapshots(buffers.device(), self.range.len()), Ok);

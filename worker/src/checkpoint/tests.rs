@@ -80,7 +80,8 @@ impl Model {
     fn save(&mut self, folder: &Path, step: u64, keep: usize) {
         let layout = layout();
         let contents = contents(&layout, step);
-        save(&checkpoints(folder), &ALONE, contents, &self.buffers(), keep).unwrap();
+        let retention = Retention::newest(keep);
+        save(&checkpoints(folder), &ALONE, contents, &self.buffers(), &retention).unwrap();
     }
 
     fn begin(&mut self, saver: &mut Saver, ranks: &Collectives, step: u64) {
@@ -98,6 +99,17 @@ impl Model {
     }
 }
 
+fn saver(
+    folder: &Path,
+    ranks: &Collectives,
+    control: &Control,
+    model: &mut Model,
+    keep: usize,
+) -> Saver {
+    let retention = Retention::newest(keep);
+    Saver::new(checkpoints(folder), ranks, control, &model.buffers(), retention).unwrap()
+}
+
 fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).unwrap();
     let mut names: Vec<_> =
@@ -113,8 +125,7 @@ fn a_save_beside_the_steps_holds_what_stood_there_and_equals_one_that_waits() {
     let mut model = Model::random(1);
     model.save(&waiting, 3, 2);
     let control = Control::alone();
-    let mut saver =
-        Saver::new(checkpoints(&beside), &ALONE, &control, &model.buffers(), 2).unwrap();
+    let mut saver = saver(&beside, &ALONE, &control, &mut model, 2);
     model.begin(&mut saver, &ALONE, 3);
     // The next step changes all values at once.
     model.tensors = Model::random(9).tensors;
@@ -141,8 +152,7 @@ fn a_save_that_fails_leaves_nothing_of_itself_and_the_others_alone() {
     let mut model = Model::random(1);
     model.save(folder.path(), 1, 1);
     let control = Control::alone();
-    let mut saver =
-        Saver::new(checkpoints(folder.path()), &ALONE, &control, &model.buffers(), 1).unwrap();
+    let mut saver = saver(folder.path(), &ALONE, &control, &mut model, 1);
     fs::create_dir_all(folder.path().join(".step-00000002.writing/rank-0000.safetensors")).unwrap();
     model.begin(&mut saver, &ALONE, 2);
     let error = format!("{:#}", saver.wait().unwrap().result.unwrap_err());
@@ -217,8 +227,7 @@ fn a_part_that_fails_on_one_rank_drops_the_checkpoint_and_the_next_is_published(
         CheckpointOrder::Drop { step: 2, error: "rank 1: no space".to_owned() },
         CheckpointOrder::Publish { step: 3, files: files.clone() },
     ]);
-    let mut saver =
-        Saver::new(checkpoints(folder.path()), &two, &control, &model.buffers(), 3).unwrap();
+    let mut saver = saver(folder.path(), &two, &control, &mut model, 3);
     model.begin(&mut saver, &two, 2);
     let error = format!("{:#}", saver.wait().unwrap().result.unwrap_err());
     assert!(error.contains("step-00000002") && error.contains("rank 1: no space"), "{error}");
@@ -245,7 +254,8 @@ fn a_part_that_fails_on_one_rank_drops_the_checkpoint_and_the_next_is_published(
 
 /// Publishes a checkpoint with the parts of three ranks.
 fn save_in_three(model: &Model, folder: &Path, step: u64) {
-    let draft = Draft::new(&checkpoints(folder), contents(&layout(), step), 3, 9);
+    let (layout, retention) = (layout(), Retention::newest(9));
+    let draft = Draft::new(&checkpoints(folder), contents(&layout, step), 3, &retention);
     draft.make_folder().unwrap();
     let part = |rank| {
         let range = crate::sharding::shard(LEN, RankId { rank, world_size: 3 });

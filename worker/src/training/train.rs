@@ -15,7 +15,8 @@ use vljepa_recipes::protocol::{DataWork, FromWorker, Metrics, Outcome, Phase};
 use vljepa_recipes::schema::Stage;
 
 use crate::checkpoint::{
-    self, CheckpointFolder, Contents, OtherRun, Save, Saver, Settled, State, checkpoint_name,
+    self, CheckpointFolder, Contents, OtherRun, Retention, Save, Saver, Settled, State,
+    checkpoint_name,
 };
 use crate::engine::{Engine, Network, Training};
 use crate::error::WorkerError;
@@ -45,6 +46,7 @@ pub fn train<M: Learns>(session: &Session) -> anyhow::Result<(Outcome, u64)> {
         // Nothing is trained, but commands on the run read a checkpoint.
         trainer.save(true)?;
     }
+    trainer.evaluate_if_missed()?;
     while trainer.state.stage < session.recipe.stages.len() {
         let outcome = trainer.stage()?;
         trainer.meter.finish();
@@ -105,8 +107,8 @@ impl<'a, M: Learns> Trainer<'a, M> {
         }
         training.optimizer.step = loaded.state.optimizer_steps;
         let (_, buffers) = engine.checkpoint_buffers(&mut training);
-        let keep = recipe.checkpoints.keep;
-        let saver = Saver::new(checkpoints, ranks, &session.control, &buffers, keep)?;
+        let retention = Retention::of(recipe, &session.run);
+        let saver = Saver::new(checkpoints, ranks, &session.control, &buffers, retention)?;
         let writer = leader.then(|| {
             let events = recipe.logging.tensorboard.then(|| session.run.tensorboard());
             let lines = session.run.metrics();
@@ -170,18 +172,14 @@ impl<'a, M: Learns> Trainer<'a, M> {
             if ended {
                 (self.state.stage, self.state.stage_step) = (self.state.stage + 1, 0);
             }
-            let every = session.recipe.checkpoints.every_steps;
-            if ended || report.stop || (every > 0 && self.state.step.is_multiple_of(every)) {
+            if report.stop || session.recipe.is_saved(self.state.step) {
                 self.save(ended || report.stop)?;
-            }
-            let every = session.recipe.evaluation.every_steps;
-            // The last step is scored when the run is complete.
-            let last = self.state.step == self.total_steps;
-            if every > 0 && self.state.step.is_multiple_of(every) && !report.stop && !last {
-                self.evaluate()?;
             }
             if report.stop {
                 return Ok(Outcome::Stopped);
+            }
+            if self.is_scored() {
+                self.evaluate()?;
             }
             if ended {
                 break;
@@ -396,6 +394,25 @@ impl<'a, M: Learns> Trainer<'a, M> {
         }
     }
 
+    /// Whether the tasks are measured at this step during training. The last step is scored when
+    /// the run is complete.
+    fn is_scored(&self) -> bool {
+        let step = self.state.step;
+        step != self.total_steps && self.session.recipe.is_scored(step)
+    }
+
+    /// Evaluates the checkpoint from which the run continues, if the run ended between the save and
+    /// the evaluation of this step.
+    fn evaluate_if_missed(&mut self) -> anyhow::Result<()> {
+        if !self.is_scored() {
+            return Ok(());
+        }
+        let has_scores = self.session.run.evaluation(self.state.step).exists();
+        // Rank 0 decides, because the others may see an older state of a shared file system.
+        let missed = self.session.collectives.broadcast(vec![u8::from(!has_scores)]);
+        if missed == [1] { self.evaluate() } else { Ok(()) }
+    }
+
     fn evaluate(&mut self) -> anyhow::Result<()> {
         self.enter(Phase::Evaluation)?;
         let session = self.session;
@@ -408,12 +425,20 @@ impl<'a, M: Learns> Trainer<'a, M> {
         for text in failures {
             self.warn(text);
         }
+        let step = self.state.step;
+        let best = session.recipe.checkpoints.keep_best.as_ref().map(|best| &best.metric);
+        if let Some(metric) = best.filter(|metric| !scores.contains_key(*metric)) {
+            self.warn(format!(
+                "the evaluation of step {step} gave no `{metric}`, so its checkpoint cannot be one \
+                 of `checkpoints.keep_best`"
+            ));
+        }
         if let Some(writer) = &mut self.writer {
             session.generation.check()?;
-            evaluation::write(&session.run, self.state.step, &scores)?;
+            evaluation::write(&session.run, step, &scores)?;
             let values = scores.into_iter().map(|(name, score)| (name, score.value)).collect();
-            let trouble = writer.scores(self.state.step, &values);
-            session.control.report(FromWorker::Scores { step: self.state.step, values });
+            let trouble = writer.scores(step, &values);
+            session.control.report(FromWorker::Scores { step, values });
             trouble.into_iter().for_each(|text| self.warn(text));
         }
         Ok(())
@@ -428,6 +453,9 @@ impl<'a, M: Learns> Trainer<'a, M> {
             let shown = evaluation::write_showcase(&session.recipe, model, &session.run);
             if let Err(error) = shown {
                 self.warn(format!("the report shows no samples: {error:#}"));
+            }
+            if let Err(error) = self.saver.retain(self.state.step) {
+                self.warn(format!("{error:#}"));
             }
             write_record(session, &self.state)?;
         }

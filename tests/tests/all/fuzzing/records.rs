@@ -7,7 +7,7 @@ use vljepa_kernels::Tensor;
 use vljepa_model::{Group, Initial, Layout, Parameter};
 use vljepa_recipes::protocol::{Checked, Drill, FromSupervisor, FromWorker, Job};
 use vljepa_worker::checkpoint::{
-    Buffers, CheckpointFolder, Contents, Loaded, State, load_newest, save,
+    Buffers, CheckpointFolder, Contents, Loaded, Retention, State, load_newest, save,
 };
 use vljepa_worker::collectives::{Collectives, Solo};
 use vljepa_worker::rank::drill::Drills;
@@ -56,7 +56,14 @@ fn save_step(folder: &Path, step: u64) {
     let state = State { step, samples: 8 * step, stage_step: step, ..State::default() };
     let layout = layout();
     let contents = Contents { layout: &layout, frozen_hash: None, state, shard_lengths: &lengths };
-    save(&checkpoints(folder), &ALONE, contents, &buffers(&mut tensors(step as f32)), 9).unwrap();
+    save(
+        &checkpoints(folder),
+        &ALONE,
+        contents,
+        &buffers(&mut tensors(step as f32)),
+        &Retention::newest(9),
+    )
+    .unwrap();
 }
 
 /// What a run loads, with all values of its buffers.
