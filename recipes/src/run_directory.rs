@@ -198,6 +198,12 @@ impl RunDirectory {
         steps_in(&self.checkpoints(), "")
     }
 
+    /// Steps whose scores the run directory holds, in increasing order.
+    #[must_use]
+    pub fn evaluation_steps(&self) -> Vec<u64> {
+        steps_in(&self.evaluations(), ".json")
+    }
+
     /// Score of a metric after `step` steps. `None` if the tasks were not measured then, if the
     /// task of the metric could not be measured, or if the file is damaged.
     #[must_use]

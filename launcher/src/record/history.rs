@@ -92,6 +92,12 @@ pub(crate) fn scores_of(file: &std::path::Path) -> Scores {
     std::fs::read(file).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
 }
 
+/// Scores of every evaluation with its step, in the order of steps.
+pub(crate) fn evaluations(directory: &RunDirectory) -> Vec<(u64, Scores)> {
+    let steps = directory.evaluation_steps().into_iter();
+    steps.map(|step| (step, scores_of(&directory.evaluation(step)))).collect()
+}
+
 /// Samples of the last evaluation with the model's predictions; empty before the first one. Samples
 /// whose frames are not embedded images are left out.
 pub(crate) fn samples(directory: &RunDirectory) -> Vec<Sample> {

@@ -1,6 +1,7 @@
 //! `report.html`: one self-contained file with the curves, scores, samples, timings and faults of a
 //! run.
 
+mod curves;
 mod data;
 mod page;
 mod plot;
@@ -32,6 +33,8 @@ pub(crate) struct Contents {
     pub(crate) metrics: Vec<vljepa_recipes::protocol::Metrics>,
     pub(crate) events: Vec<crate::record::events::Line>,
     pub(crate) scores: Vec<NamedScore>,
+    /// Scores of every evaluation with its step, in the order of steps.
+    pub(crate) evaluations: Vec<(u64, Scores)>,
     pub(crate) samples: Vec<history::Sample>,
     pub(crate) ranks: Option<RankTable>,
     pub(crate) reproduction: Option<Comparison>,
@@ -49,6 +52,7 @@ impl Contents {
             metrics: Vec::new(),
             events: Vec::new(),
             scores: Vec::new(),
+            evaluations: Vec::new(),
             samples: Vec::new(),
             ranks: None,
             reproduction: None,
@@ -69,6 +73,7 @@ pub(crate) fn write(directory: &RunDirectory) -> Result<PathBuf, LaunchError> {
     let contents = Contents {
         complete: completion::check(directory, &loaded.recipe).is_ok(),
         scores: scores(history::scores_of(&directory.scores()), &loaded.recipe),
+        evaluations: history::evaluations(directory),
         record: RunRecord::read(directory),
         metrics: history::metrics(directory),
         events: history::events(directory),

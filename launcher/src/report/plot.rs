@@ -26,14 +26,14 @@ pub(super) struct Plot<'a> {
     pub(super) title: &'a str,
     /// The newest value as text; it is shown beside the title.
     pub(super) newest: String,
-    /// Pairs of step and value, in the order of steps.
+    /// Pairs of step, or number of samples, and value, in increasing order.
     pub(super) points: &'a [(u64, f64)],
-    /// Number of steps of the run.
+    /// Number of steps or samples of the run.
     pub(super) total: u64,
     pub(super) axis: Axis,
     /// Whether to draw a smoothed line over the faint raw line.
     pub(super) smooth: bool,
-    /// First step and name of each stage.
+    /// First step or sample and name of each stage.
     pub(super) stages: &'a [(u64, String)],
     /// Steps at which an attempt after the first began.
     pub(super) restarts: &'a [u64],

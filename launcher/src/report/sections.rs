@@ -89,6 +89,7 @@ pub(super) fn scores(contents: &Contents) -> Markup {
                     i.mark.chance {} " chance: score of guessing"
                     i.mark.majority {} " majority: score of always giving the most frequent answer"
                 }
+                (super::curves::section(contents))
             }
         }
     }
