@@ -282,9 +282,12 @@ fn jobs_on_a_trained_run_print_tables_and_json() {
 #[test]
 fn a_dry_run_prints_recipe_and_plan_and_starts_nothing() {
     let fake = FakeRun::new(3, TRAINS);
-    let ended = fake.launch(&["recipe.yaml", "--dry-run", "--set", "stages.0.steps=20"]);
+    // Three newest, the ends of the stage and of a point, and one that is being written.
+    let kept = "checkpoints.keep_at={stage_ends: true, samples_seen: [9]}";
+    let sets = ["--set", "stages.0.steps=20", "--set", kept];
+    let ended = fake.launch(&[&["recipe.yaml", "--dry-run"], &sets[..]].concat());
     ended.said(0, &["do not divide evenly among 3 ranks"]);
-    for text in ["steps: 20", "weight_decay: 0.05", "2–3", "1 of 1", "160"] {
+    for text in ["steps: 20", "weight_decay: 0.05", "2–3", "1 of 1", "160", "at most 6 at once"] {
         assert!(ended.out.contains(text), "`{text}` is missing in:\n{}", ended.out);
     }
     assert!(!fake.path("runs").exists());
