@@ -71,10 +71,12 @@ pub(crate) struct RecipeOptions {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Rank candidate answers to a question about an image or a clip, or write the answer with a
-    /// Y-decoder.
+    /// Y-decoder or a VLM.
     Ask(Ask),
-    /// Write captions of images and clips with a Y-decoder.
+    /// Write captions of images and clips with a Y-decoder or a VLM.
     Caption(Caption),
+    /// Measure how long the model takes to answer: query, encoder and decoder.
+    Latency(Latency),
     /// Rank the samples of shards by how well they match a text.
     Search(Search),
     /// Run the recipe's evaluation tasks with a checkpoint, and update the report.
@@ -142,12 +144,34 @@ pub(crate) struct Ask {
 
 #[derive(Debug, Args)]
 pub(crate) struct Caption {
-    /// Run directory of a Y-decoder with a checkpoint.
+    /// Run directory of a Y-decoder or a VLM with a checkpoint.
     pub run: PathBuf,
     /// Images or clips: jpg, png, mp4 …
     #[arg(required = true)]
     pub files: Vec<PathBuf>,
     /// Query for the predictor. Default: that of the recipe's captioning task.
+    #[arg(long)]
+    pub query: Option<String>,
+    #[command(flatten)]
+    pub checkpoint: OfStep,
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Latency {
+    /// Run directory with a checkpoint.
+    pub run: PathBuf,
+    /// Image or clip, whose frames are loaded once.
+    pub video: PathBuf,
+    /// Number of frames (paper §4.4: 64).
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub frames: u32,
+    /// Number of measured answers (paper §4.4: 100).
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub repeats: u32,
+    /// Prompt of all answers. Default: the query of the recipe's captioning task.
     #[arg(long)]
     pub query: Option<String>,
     #[command(flatten)]

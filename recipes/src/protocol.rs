@@ -78,13 +78,26 @@ pub enum Job {
         /// Candidate answers to rank.
         answers: Vec<String>,
     },
-    /// Write the text of images and clips with a Y-decoder.
+    /// Write the text of images and clips with a Y-decoder or a VLM.
     Caption {
         /// Step of the checkpoint, or `None` for the newest that verifies.
         step: Option<u64>,
         /// Image or video files, such as jpg, png or mp4.
         files: Vec<PathBuf>,
         /// Query for the predictor, or `None` for that of the recipe's captioning task.
+        query: Option<String>,
+    },
+    /// Measure how long the model takes to answer one prompt about a video.
+    Latency {
+        /// Step of the checkpoint, or `None` for the newest that verifies.
+        step: Option<u64>,
+        /// An image or video file.
+        file: PathBuf,
+        /// Number of frames of the video.
+        frames: usize,
+        /// Number of measured answers.
+        repeats: usize,
+        /// Prompt, or `None` for the query of the recipe's captioning task.
         query: Option<String>,
     },
     /// Rank the samples of shards by their similarity to a text.

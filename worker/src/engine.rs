@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use rayon::prelude::*;
-use vljepa_kernels::{Arena, Device, Packed, Stream, Tensor};
+use vljepa_kernels::{Arena, Device, Packed, Stream, Tensor, View};
 use vljepa_model::language_model::{Options, Search};
 use vljepa_model::vlm::Conversations;
 use vljepa_model::weights::{self, Imported, Parts};
@@ -416,10 +416,20 @@ impl Engine {
     /// # Errors
     /// Fails if the model rejects the shapes or the device fails.
     pub fn predict(&self, frames: Tensor, queries: &Packed) -> Result<Vec<Vec<f32>>, ModelError> {
+        self.predict_shown(frames.on(self.device())?.view(), queries)
+    }
+
+    /// Like [`Self::predict`], of frames that are on the device.
+    ///
+    /// # Errors
+    /// Fails in the same cases as [`Self::predict`].
+    pub fn predict_shown(
+        &self,
+        frames: View<'_>,
+        queries: &Packed,
+    ) -> Result<Vec<Vec<f32>>, ModelError> {
         let (cx, parameters) = (self.context(), &self.parameters);
-        let frames = frames.on(self.device())?;
-        let visual = self.model.x_encoder.forward(cx, parameters, frames.view(), Keep::Nothing)?;
-        drop(frames);
+        let visual = self.model.x_encoder.forward(cx, parameters, frames, Keep::Nothing)?;
         let predicted =
             self.model.predictor.forward(cx, parameters, &visual, queries, Keep::Nothing)?;
         Ok(rows_of(&predicted.embedding.to_f32()?, queries.lengths.rows()))
@@ -487,6 +497,20 @@ impl Engine<Vlm> {
         questions: &[&[i32]],
         prompt: Prompt<'_>,
     ) -> anyhow::Result<Vec<Vec<i32>>> {
+        let visual = self.encode(frames.on(self.device())?.view())?;
+        self.answer_seen(&visual, questions, prompt)
+    }
+
+    /// Like [`Self::answer`], of clips that are encoded.
+    ///
+    /// # Errors
+    /// Fails in the same cases as [`Self::answer`].
+    pub fn answer_seen(
+        &self,
+        visual: &Visual,
+        questions: &[&[i32]],
+        prompt: Prompt<'_>,
+    ) -> anyhow::Result<Vec<Vec<i32>>> {
         let keys = self.model.recipe().vlm().cloned().unwrap_or_default();
         let options = Options {
             search: Search::new(keys.search, self.seed),
@@ -494,11 +518,10 @@ impl Engine<Vlm> {
             stop: vec![prompt.end],
             forbidden: Vec::new(),
         };
-        let visual = self.encode(frames)?;
         let starts = vec![prompt.start; questions.len()];
         let texts = Conversations { before: prompt.before, questions, answers: &starts };
         let (cx, parameters) = (self.context(), &self.parameters);
-        Ok(self.model.generate(cx, parameters, &visual, texts, &options)?)
+        Ok(self.model.generate(cx, parameters, visual, texts, &options)?)
     }
 
     /// Mean of −log p over the tokens of each candidate as the answer to each question about a
@@ -513,17 +536,20 @@ impl Engine<Vlm> {
         prompt: Prompt<'_>,
         candidates: &[Vec<i32>],
     ) -> anyhow::Result<Vec<Vec<f32>>> {
-        let visual = self.encode(frames)?;
+        let visual = self.encode(frames.on(self.device())?.view())?;
         let starts = vec![prompt.start; questions.len()];
         let texts = Conversations { before: prompt.before, questions, answers: &starts };
         let (cx, parameters) = (self.context(), &self.parameters);
         Ok(self.model.mean_losses(cx, parameters, &visual, texts, candidates)?)
     }
 
-    fn encode(&self, frames: Tensor) -> Result<Visual, ModelError> {
-        let frames = frames.on(self.device())?;
+    /// Encodes clips that are on the device: `frames` is u8 `(b, t, h, w, 3)`.
+    ///
+    /// # Errors
+    /// Fails if the model rejects the shapes or the device fails.
+    pub fn encode(&self, frames: View<'_>) -> Result<Visual, ModelError> {
         let x_encoder = &self.model.x_encoder;
-        x_encoder.forward(self.context(), &self.parameters, frames.view(), Keep::Nothing)
+        x_encoder.forward(self.context(), &self.parameters, frames, Keep::Nothing)
     }
 }
 

@@ -179,7 +179,7 @@ fn checkpoints(session: &Session) -> CheckpointFolder {
 }
 
 /// The model of a run, with its weights.
-enum Loaded {
+pub(crate) enum Loaded {
     VlJepa(Box<Engine>),
     DualEncoder(Box<Engine<DualEncoder>>),
     Vlm(Box<Engine<Vlm>>),
@@ -187,7 +187,7 @@ enum Loaded {
 
 impl Loaded {
     /// Loads a checkpoint of VL-JEPA, or the published weights of a dual encoder.
-    fn of(session: &Session, step: Option<u64>) -> anyhow::Result<(Self, State)> {
+    pub(crate) fn of(session: &Session, step: Option<u64>) -> anyhow::Result<(Self, State)> {
         match session.recipe.model.kind {
             ModelKind::VlJepa | ModelKind::YDecoder => {
                 let (engine, state) = trained(session, step)?;
@@ -204,7 +204,7 @@ impl Loaded {
         }
     }
 
-    fn embeds(&self) -> Embeds<'_> {
+    pub(crate) fn embeds(&self) -> Embeds<'_> {
         match self {
             Self::VlJepa(engine) => Embeds::VlJepa(engine),
             Self::DualEncoder(engine) => Embeds::DualEncoder(engine),
@@ -214,10 +214,7 @@ impl Loaded {
 }
 
 /// Loads the model from a checkpoint.
-fn trained<M: Network>(
-    session: &Session,
-    step: Option<u64>,
-) -> anyhow::Result<(Engine<M>, State)> {
+fn trained<M: Network>(session: &Session, step: Option<u64>) -> anyhow::Result<(Engine<M>, State)> {
     let (mut engine, mut training) =
         Engine::<M>::for_rank(&session.recipe, session.device, RankId::SINGLE)?;
     let loaded = engine
@@ -234,7 +231,7 @@ fn trained<M: Network>(
 }
 
 /// Returns the query of the recipe's first captioning task, or that of searches.
-fn caption_query(session: &Session) -> String {
+pub(crate) fn caption_query(session: &Session) -> String {
     let mut tasks = session.recipe.evaluation.tasks.iter();
     let captioning = tasks.find(|task| matches!(task.kind, TaskKind::Captioning { .. }));
     captioning.map_or_else(|| retrieval_query(session), |task| task.query.clone())

@@ -15,6 +15,7 @@ use vljepa_recipes::{RankId, RunDirectory};
 
 use crate::collectives::{Collectives, record};
 use crate::error::WorkerError;
+use crate::latency::Protocol;
 use crate::rank::control::Control;
 use crate::rank::drill::Drills;
 use crate::rank::environment::Environment;
@@ -22,7 +23,7 @@ use crate::rank::generation::Generation;
 use crate::rank::session::Session;
 use crate::rank::{device, health, rendezvous, signals};
 use crate::training::train;
-use crate::{inference, log, measurement};
+use crate::{inference, latency, log, measurement};
 
 /// Returns the version and the cargo features of this build as JSON.
 #[must_use]
@@ -202,6 +203,10 @@ fn work(session: &Session, job: &Job) -> anyhow::Result<Option<String>> {
         Job::Evaluate { step } => inference::evaluate(session, *step).map(Some),
         Job::Ask { step, file, question, answers } => {
             inference::ask(session, *step, file, question, answers).map(Some)
+        }
+        Job::Latency { step, file, frames, repeats, query } => {
+            let protocol = Protocol { frames: *frames, repeats: *repeats };
+            latency::latency(session, *step, file, protocol, query.as_deref()).map(Some)
         }
         Job::Caption { step, files, query } => {
             inference::caption(session, *step, files, query.as_deref()).map(Some)

@@ -14,6 +14,7 @@ pub mod inference;
 pub mod initial;
 pub mod inputs;
 pub mod job;
+mod latency;
 mod log;
 mod measurement;
 pub mod observe;

@@ -301,7 +301,10 @@ pub(crate) fn report(run: &Path) -> Result<u8, LaunchError> {
 
 /// Opens the directory of a run that has the wanted weights: a checkpoint or, for a dual encoder,
 /// the files that its recipe names.
-fn with_weights(run: &Path, OfStep { step }: OfStep) -> Result<RunDirectory, LaunchError> {
+pub(super) fn with_weights(
+    run: &Path,
+    OfStep { step }: OfStep,
+) -> Result<RunDirectory, LaunchError> {
     let directory = RunDirectory::open(run)?;
     match (directory.load_recipe()?.recipe.model.kind, step) {
         (ModelKind::DualEncoder, None) => return Ok(directory),
@@ -322,7 +325,7 @@ fn with_weights(run: &Path, OfStep { step }: OfStep) -> Result<RunDirectory, Lau
 }
 
 /// Prints the step of the weights, unless they are published ones.
-fn note_checkpoint(directory: &RunDirectory, step: u64) {
+pub(super) fn note_checkpoint(directory: &RunDirectory, step: u64) {
     if directory.newest_checkpoint().is_some() {
         terminal::note(&format!("checkpoint of step {step}"));
     }
@@ -330,7 +333,7 @@ fn note_checkpoint(directory: &RunDirectory, step: u64) {
 
 /// Starts a worker for one job and parses its result. The worker starts in the folder where the run
 /// was started, because relative paths in the recipe refer to that folder.
-async fn run_worker<T: DeserializeOwned>(
+pub(super) async fn run_worker<T: DeserializeOwned>(
     directory: &RunDirectory,
     job: &Job,
 ) -> Result<T, LaunchError> {
@@ -381,7 +384,7 @@ pub(super) fn show_json(value: &impl Serialize) -> Result<u8, LaunchError> {
     Ok(0)
 }
 
-fn absolute(path: &Path) -> PathBuf {
+pub(super) fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
@@ -389,7 +392,7 @@ pub(super) fn path_error(what: &'static str, path: &Path, why: &str) -> LaunchEr
     LaunchError::Path { what, path: path.to_owned(), why: why.to_owned() }
 }
 
-fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
+pub(super) fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
     cells.map(str::to_owned).to_vec()
 }
 

@@ -1,6 +1,7 @@
 //! The commands of `vljepa-launch`, one file each.
 
 pub(crate) mod jobs;
+pub(crate) mod latency;
 pub(crate) mod plan;
 pub(crate) mod preflight;
 pub(crate) mod reproduce;

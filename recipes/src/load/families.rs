@@ -205,7 +205,8 @@ pub(super) fn leave_published(root: &mut Node, role: Role, over: &Node) -> Optio
 }
 
 /// Removes the keys of parts that a kind of model does not have from a recipe if `over`, which is
-/// about to be merged into it, makes another kind of it: a VLM of a VL-JEPA, or the other way round.
+/// about to be merged into it, makes another kind of it: a VLM of a VL-JEPA, or the other way
+/// round.
 pub(super) fn leave_parts(root: &mut Node, over: &Node) {
     let kind = |node: &Node| {
         let kind = node.get("model").and_then(|model| model.get("kind"));

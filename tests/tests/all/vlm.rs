@@ -99,6 +99,17 @@ fn a_vlm_learns_writes_and_ranks_and_has_no_embeddings() {
     let score = |i: usize| ranked["answers"][i]["score"].as_f64().unwrap();
     assert!(score(0) > score(1) && score(0) < 0.0, "mean logarithms of probabilities: {ranked}");
 
+    let measure = ["latency", &run, &clip, "--frames", "8", "--repeats", "3", "--json"];
+    let measured: Value = serde_json::from_slice(&launch(&measure).stdout).unwrap();
+    let seconds = |part: &str| measured[part]["mean_s"].as_f64().unwrap();
+    let parts = ["query_embedding", "encoder", "decoder"].map(seconds);
+    assert!(parts.iter().all(|part| *part > 0.0), "{measured}");
+    // Sums of three positive numbers, rounded.
+    assert!((parts.iter().sum::<f64>() / seconds("total") - 1.0).abs() < 1e-9, "{measured}");
+    assert_eq!([&measured["frames"], &measured["repeats"]], [8, 3], "{measured}");
+    let odd = launch(&["latency", &run, &clip, "--frames", "7"]);
+    assert!(!odd.status.success() && text(&odd).contains('7'), "{}", text(&odd));
+
     let folder = trial.path("exported").display().to_string();
     let tars = small_set().join("eval").display().to_string();
     for arguments in [&["export", &*run, &*folder][..], &["search", &run, &tars, "a red ring"]] {

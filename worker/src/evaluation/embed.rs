@@ -2,12 +2,13 @@
 //! on a run.
 
 use std::path::Path;
+use std::time::Instant;
 
 use vljepa_data::reader::{LoadOptions, LoadedSample, SampleReader};
 use vljepa_data::storage::{Storage, StorageOptions};
 use vljepa_data::tokenize::Tokenizer;
 use vljepa_data::{Conversation, DataError};
-use vljepa_kernels::{Device, Packed, Tensor};
+use vljepa_kernels::{Device, Packed, Tensor, View};
 use vljepa_model::{DualEncoder, Vlm};
 use vljepa_recipes::Recipe;
 use vljepa_recipes::schema::{self, Control, Preprocessing};
@@ -36,6 +37,19 @@ pub struct Embedder<'a> {
     image_size: usize,
     preprocessing: Preprocessing,
     frames: usize,
+}
+
+/// An answer about one sample, and the seconds that its parts took.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Timed {
+    /// Text that the model writes, or `None` if it writes none.
+    pub text: Option<String>,
+    /// Tokens and embedding of the query.
+    pub query_s: f64,
+    /// X-encoder and, in VL-JEPA, predictor.
+    pub encoder_s: f64,
+    /// Y-decoder, or projector and language model of a VLM. `None` without a text.
+    pub decoder_s: Option<f64>,
 }
 
 /// Tokenizer of the texts that a Y-decoder writes, with the tokens that end and start them.
@@ -231,6 +245,51 @@ impl<'a> Embedder<'a> {
             }
         }
         Ok(texts)
+    }
+
+    /// Answers a query about one sample, whose `frames` (1, t, h, w, 3) are on the device, and
+    /// measures the seconds of each part.
+    ///
+    /// # Errors
+    /// Fails if the model is a dual encoder or rejects the shapes, or the device fails.
+    pub fn timed_answer(&self, frames: View<'_>, query: &str) -> anyhow::Result<Timed> {
+        let mut since = Instant::now();
+        let mut lap = || std::mem::replace(&mut since, Instant::now()).elapsed().as_secs_f64();
+        match &self.model {
+            Model::VlJepa { engine, queries, .. } => {
+                let query = self.packed(queries, std::iter::once(query))?;
+                let text = &engine.model.predictor.text;
+                let embedded = text.embed(engine.context(), &engine.parameters, query.ids())?;
+                // Reading a result waits for the device.
+                embedded.to_f32()?;
+                let query_s = lap();
+                let predicted = engine.predict_shown(frames, &query)?;
+                let encoder_s = lap();
+                let text = if self.writes() { self.captions(&predicted)?.pop() } else { None };
+                let decoder_s = text.is_some().then(&mut lap);
+                Ok(Timed { text, query_s, encoder_s, decoder_s })
+            }
+            Model::Vlm { engine, conversation } => {
+                let question = conversation.questions.encode(query)?;
+                let ids = Tensor::from_i32(question.clone(), &[question.len()]);
+                let ids = ids.on(engine.device())?;
+                let text = &engine.model.language_model.text;
+                if !question.is_empty() {
+                    text.embed(engine.context(), &engine.parameters, ids.view())?.to_f32()?;
+                }
+                let query_s = lap();
+                let visual = engine.encode(frames)?;
+                engine.device().compute_stream().synchronize()?;
+                let encoder_s = lap();
+                let written = engine.answer_seen(&visual, &[&question], prompt(conversation))?;
+                let ids = written.first().map(Vec::as_slice).unwrap_or_default();
+                let text = Some(conversation.answers.decode(ids)?);
+                Ok(Timed { text, query_s, encoder_s, decoder_s: Some(lap()) })
+            }
+            Model::DualEncoder { .. } => {
+                anyhow::bail!("a dual encoder has no query and no decoder")
+            }
+        }
     }
 
     /// Returns the mean of −log p over the tokens of each candidate as the answer to each sample's

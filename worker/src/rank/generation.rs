@@ -28,6 +28,7 @@ impl Generation {
             | Job::Evaluate { .. }
             | Job::Ask { .. }
             | Job::Caption { .. }
+            | Job::Latency { .. }
             | Job::Search { .. }
             | Job::Export { .. } => Self(None),
         }
