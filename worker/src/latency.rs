@@ -1,5 +1,5 @@
-//! Measures how long a trained model takes to answer, with the protocol of paper §4.4: frames of one
-//! video are loaded once, and the same prompt is answered many times.
+//! Measures how long a trained model takes to answer, with the protocol of paper §4.4: frames of
+//! one video are loaded once, and the same prompt is answered many times.
 
 use std::path::Path;
 
