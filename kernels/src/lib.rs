@@ -59,8 +59,10 @@ pub mod pooling;
 pub mod rms_norm;
 pub mod rope;
 pub mod rows;
+pub mod sig_reg;
 mod tensor;
 pub mod testing;
+pub mod vic_reg;
 
 pub use device::{Arena, Device, Stream};
 pub use error::{KernelError, Result};

@@ -34,7 +34,7 @@ pub use error::ModelError;
 pub use group::Group;
 pub use language_model::LanguageModel;
 pub use layers::{Embedded, Head, Sequence, TextModel};
-pub use loss::{Alpha, Gathered, InfoNce, Objective, PairDistance, Statistics};
+pub use loss::{Alpha, Gathered, InfoNce, Objective, PairDistance, SigReg, Statistics, VicReg};
 pub use optimizer::{AdamW, learning_rate_at};
 pub use parameters::{
     Gradients, Initial, Layout, LayoutBuilder, OnReady, Parameter, ParameterId, Parameters, Weight,

@@ -27,7 +27,7 @@ pub use data::{
 pub use evaluation::{Candidates, Control, Evaluation, LABEL, Task, TaskKind};
 pub use init::Init;
 pub use language_model::{LanguageModel, LanguageModelFamily, TEXT, Template, TemplateTexts};
-pub use model::{Initialisation, Loss, LossKind, Model, ModelKind, Temperature};
+pub use model::{Initialisation, Loss, LossKind, Model, ModelKind, SigReg, Temperature, VicReg};
 pub use predictor::{Attention, Llama3Scaling, LlamaSize, Predictor, PredictorFamily};
 pub use training::{
     Checkpoints, Decoding, EmbeddingSource, KeepAt, KeepBest, LearningRate, Logging, Mixing,

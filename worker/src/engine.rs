@@ -217,6 +217,12 @@ impl<M: Network> Engine<M> {
         self.arena.device()
     }
 
+    /// Returns the seed of the recipe.
+    #[must_use]
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
     /// Returns unused memory to the device. Call it before a stage or an evaluation, which need
     /// other tensor sizes than before.
     ///

@@ -17,7 +17,7 @@ use crate::engine::{Engine, Network};
 use crate::error::WorkerError;
 use crate::evaluation::embed::{Embedder, Embeds};
 use crate::evaluation::labels::Labels;
-use crate::evaluation::{self, metrics::dot};
+use crate::evaluation::{self, metrics::cosine};
 use crate::rank::session::Session;
 
 /// Samples read before they are embedded, which bounds the pixels in memory.
@@ -123,7 +123,7 @@ pub fn search(
         let inputs: Vec<_> = samples.iter().map(|sample| (sample, query.as_str())).collect();
         let embeddings = embedder.samples(&inputs)?;
         for (sample, embedding) in samples.into_iter().zip(embeddings) {
-            let score = dot(&embedding, &wanted[0]);
+            let score = cosine(&embedding, &wanted[0]);
             let caption = sample.texts.caption().ok().flatten().map(str::to_owned);
             found.push((score, sample.shard, sample.key, caption));
         }

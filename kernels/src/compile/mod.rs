@@ -98,6 +98,8 @@ kernels! {
     Pooling(pooling),
     Rope(rope),
     Rows(rows),
+    SigReg(sig_reg),
+    VicReg(vic_reg),
 }
 
 /// Element type of activations and weights in a kernel. Sums, statistics and optimizer state are

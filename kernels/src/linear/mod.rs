@@ -20,7 +20,7 @@ use crate::{Result, Stream, View, ViewMut, Write, check, copy};
 /// Computes `x·Wᵀ + b` and writes it to `out`, or adds it to `out` (a residual connection).
 ///
 /// `x` (n, i), `weight` (o, i), `bias` (o), `out` (n, o). On the host all tensors are f32, on a GPU
-/// bf16; sums are f32.
+/// bf16, except that `out` may be f32; sums are f32.
 ///
 /// # Errors
 /// When shapes or element types disagree.
@@ -56,9 +56,10 @@ pub fn forward(
         }
         Stream::Cuda(stream) => on_gpu!(stream, {
             let call = stream.call(NAME);
-            let out = call.at(out, "out", DType::Bf16)?;
+            let element = call.element(out.dtype(), "out")?;
+            let out = call.at(out, "out", element)?;
             let addend = (write == Write::Add).then_some(out);
-            multiply(call, size, (x, weight, bias), addend, out)?;
+            multiply(call, size, (x, weight, bias), addend, (out, element))?;
         }),
     }
     Ok(())
@@ -94,7 +95,7 @@ pub fn forward_onto(
             let call = stream.call(NAME);
             let addend = Some(call.at(residual, "residual", DType::Bf16)?);
             let out = call.at(out, "out", DType::Bf16)?;
-            multiply(call, size, (x, weight, bias), addend, out)
+            multiply(call, size, (x, weight, bias), addend, (out, Element::Bf16))
         }),
     }
 }
@@ -106,7 +107,7 @@ fn multiply(
     size: Size,
     (x, weight, bias): (View<'_>, View<'_>, Option<View<'_>>),
     addend: Option<Region>,
-    out: Region,
+    (out, out_element): (Region, Element),
 ) -> Result<()> {
     call.stream.multiply(Product {
         rows: size.rows,
@@ -118,13 +119,13 @@ fn multiply(
         right_transposed: true,
         bias: bias.map(|b| call.at(b, "bias", DType::Bf16)).transpose()?,
         out,
-        out_element: Element::Bf16,
+        out_element,
         addend,
     })
 }
 
 /// Gradient of the input: `d_out·W` is written or added to `d_x` (n, i), with `d_out` (n, o) and
-/// `weight` (o, i).
+/// `weight` (o, i). On a GPU `d_x` is bf16 or f32.
 ///
 /// # Errors
 /// When shapes or element types disagree.
@@ -145,7 +146,8 @@ pub fn backward_input(
         }
         Stream::Cuda(stream) => on_gpu!(stream, {
             let call = stream.call(NAME);
-            let d_x = call.at(d_x, "d_x", DType::Bf16)?;
+            let element = call.element(d_x.dtype(), "d_x")?;
+            let d_x = call.at(d_x, "d_x", element)?;
             call.stream.multiply(Product {
                 rows: size.rows,
                 columns: size.inputs,
@@ -156,7 +158,7 @@ pub fn backward_input(
                 right_transposed: false,
                 bias: None,
                 out: d_x,
-                out_element: Element::Bf16,
+                out_element: element,
                 addend: (write == Write::Add).then_some(d_x),
             })?;
         }),

@@ -3,7 +3,7 @@
 use vljepa_kernels::distance::{self, Distance};
 use vljepa_kernels::{Result, View};
 
-use super::{EmbeddingGradients, reciprocal};
+use super::{EmbeddingGradients, gradients_of_distance, reciprocal};
 use crate::Context;
 
 /// Distance loss, which has no negatives (VL-JEPA Table 5c).
@@ -41,10 +41,6 @@ impl PairDistance {
         target: View<'_>,
         global: usize,
     ) -> Result<EmbeddingGradients> {
-        let (mut d_p, mut d_t) = (cx.take_f32(predicted.shape())?, cx.take_f32(target.shape())?);
-        let (factor, kind) = (reciprocal(global), self.kind);
-        let (p_out, t_out) = (d_p.view_mut(), d_t.view_mut());
-        distance::backward(cx.stream, predicted, target, kind, factor, p_out, t_out)?;
-        Ok(EmbeddingGradients { predicted: d_p, target: d_t })
+        gradients_of_distance(cx, [predicted, target], self.kind, reciprocal(global))
     }
 }

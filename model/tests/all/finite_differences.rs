@@ -88,6 +88,16 @@ fn info_nce_with_equal_targets_masked_reaches_every_parameter() {
 }
 
 #[test]
+fn vic_reg_reaches_every_parameter() {
+    check(LossKind::VicReg, false);
+}
+
+#[test]
+fn sig_reg_reaches_every_parameter() {
+    check(LossKind::SigReg, false);
+}
+
+#[test]
 fn the_temperature_is_clamped_and_can_come_back() {
     let mut step = Step::tiny(LossKind::InfoNce, false);
     let (layout, id) = (step.model.layout().clone(), step.model.logit_scale());

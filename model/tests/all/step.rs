@@ -3,6 +3,7 @@
 
 use vljepa_kernels::testing::{bytes, indices, normal};
 use vljepa_kernels::{Arena, Device, Packed, Stream, Tensor, View};
+use vljepa_model::loss::{EmbeddingGradients, RegularisedShare};
 use vljepa_model::{
     Context, Gathered, Gradients, Keep, Objective, OnReady, ParameterId, Parameters, Recompute,
     VlJepa,
@@ -91,6 +92,27 @@ impl Step {
             Objective::Distance(distance) => {
                 distance.loss(self.cx(), predicted.view(), target.view(), 3).unwrap()
             }
+            Objective::VicReg(_) | Objective::SigReg(_) => {
+                self.regularised([predicted.view(), target.view()]).0.read().unwrap()
+            }
+        }
+    }
+
+    /// Loss and gradients of an objective with a regulariser.
+    fn regularised(&self, embeddings: [View<'_>; 2]) -> (RegularisedShare, EmbeddingGradients) {
+        let (cx, e) = (self.cx(), embeddings[0].shape()[1]);
+        match self.model.objective {
+            Objective::VicReg(loss) => {
+                let sums = loss.sums(cx, embeddings).unwrap();
+                let moments = loss.moments(cx, embeddings, sums.view(), 3).unwrap();
+                loss.backward(cx, embeddings, &moments, 3).unwrap()
+            }
+            Objective::SigReg(loss) => {
+                let directions = loss.directions(cx, 5, e).unwrap();
+                let mut projected = loss.project(cx, embeddings, directions).unwrap();
+                loss.backward(cx, embeddings, &mut projected, 3).unwrap()
+            }
+            Objective::InfoNce(_) | Objective::Distance(_) => panic!("no regulariser"),
         }
     }
 
@@ -123,6 +145,9 @@ impl Step {
             Objective::Distance(distance) => {
                 let (p, t) = (predicted.embedding.view(), target.embedding.view());
                 distance.backward(cx, p, t, 3).unwrap()
+            }
+            Objective::VicReg(_) | Objective::SigReg(_) => {
+                self.regularised([predicted.embedding.view(), target.embedding.view()]).1
             }
         };
         let (d_target, d_predicted) = (d.target.view(), d.predicted.view());

@@ -2,8 +2,8 @@
 
 use super::{Problem, Problems, resnet};
 use crate::schema::{
-    Device, Llama3Scaling, Loss, LossKind, Model, Precision, Projection, Recipe, TextLayers,
-    TextSizes, Transform, Update, VisionSizes, XEncoder, YEncoder,
+    Device, Llama3Scaling, Loss, LossKind, Model, Precision, Projection, Recipe, SigReg,
+    TextLayers, TextSizes, Transform, Update, VicReg, VisionSizes, XEncoder, YEncoder,
 };
 
 pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
@@ -364,14 +364,16 @@ fn loss(recipe: &Recipe, found: &mut Problems) {
         let help = "the key is a natural logarithm: CLIP starts from ln(1/0.07) = 2.65926";
         found.add("loss.temperature.initial_logit_scale", what, help);
     }
+    if loss.mask_equal_targets && loss.kind != LossKind::InfoNce {
+        let what = "only InfoNCE has negatives to mask";
+        let help = "remove it, or write `kind: info_nce`";
+        found.add("loss.mask_equal_targets", what, help);
+    }
     match loss.kind {
         LossKind::InfoNce => {}
+        LossKind::VicReg => vic_reg(&loss.vic_reg, found),
+        LossKind::SigReg => sig_reg(&loss.sig_reg, found),
         LossKind::Cosine | LossKind::L1 | LossKind::L2 => {
-            if loss.mask_equal_targets {
-                let what = "only InfoNCE has negatives to mask";
-                let help = "remove it, or write `kind: info_nce`";
-                found.add("loss.mask_equal_targets", what, help);
-            }
             let y = &recipe.model.y_encoder;
             let collapses = match y.update() {
                 Update::Train => true,
@@ -380,9 +382,36 @@ fn loss(recipe: &Recipe, found: &mut Problems) {
             };
             if collapses {
                 let what = "without negatives, all that is trained of the Y-encoder collapses to one point";
-                let help = "write `model.y_encoder: {update: frozen, projection: none}` (paper §4.7, Table 5c), or `kind: info_nce`";
+                let help = "write `model.y_encoder: {update: frozen, projection: none}` (paper §4.7, Table 5c), or `kind: info_nce`, `vic_reg` or `sig_reg`";
                 found.add("loss.kind", what, help);
             }
         }
+    }
+}
+
+fn vic_reg(keys: &VicReg, found: &mut Problems) {
+    for (key, factor, least) in [
+        ("invariance", keys.invariance, f32::MIN_POSITIVE),
+        ("variance", keys.variance, f32::MIN_POSITIVE),
+        ("covariance", keys.covariance, 0.0),
+    ] {
+        if !(factor.is_finite() && factor >= least) {
+            let help = "invariance and variance must be above 0, covariance at least 0; the \
+                        defaults are 25, 25 and 1";
+            found.add(format!("loss.vic_reg.{key}"), format!("{factor} is no factor"), help);
+        }
+    }
+}
+
+fn sig_reg(keys: &SigReg, found: &mut Problems) {
+    if !(keys.weight > 0.0 && keys.weight < 1.0) {
+        let what = format!("{} is not between 0 and 1", keys.weight);
+        let help = "the distance has weight 1 − weight; the default is 0.05";
+        found.add("loss.sig_reg.weight", what, help);
+    }
+    if keys.directions == 0 || !keys.directions.is_multiple_of(8) {
+        let what = format!("{} is not a multiple of 8 above 0", keys.directions);
+        let help = "products on a GPU take multiples of 8; the default is 1024";
+        found.add("loss.sig_reg.directions", what, help);
     }
 }

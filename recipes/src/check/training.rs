@@ -64,16 +64,26 @@ fn check_sizes(recipe: &Recipe, stage: &Stage, key: &str, found: &mut Problems) 
             "every rank needs a sample: raise `batch`, or lower cluster.nodes × ranks_per_node";
         found.add(format!("{key}.batch"), what, help);
     } else if stage.batch == 1
-        && recipe.loss.kind == LossKind::InfoNce
         && recipe.model.kind == ModelKind::VlJepa
+        && let Some(what) = needs_two(recipe.loss.kind)
     {
-        let what = "InfoNCE compares the samples of a batch, and a single sample has no negatives";
         found.add(format!("{key}.batch"), what, "use at least 2");
     }
     super::data::check_frames(recipe, &format!("{key}.frames"), stage.frames, found);
     if stage.micro_batch == Some(0) {
         let help = "give it at least 1, or remove it to embed a rank's whole share at once";
         found.add(format!("{key}.micro_batch"), "is 0", help);
+    }
+}
+
+/// Why the loss needs two samples, if it does.
+fn needs_two(kind: LossKind) -> Option<&'static str> {
+    match kind {
+        LossKind::InfoNce => {
+            Some("InfoNCE compares the samples of a batch, and a single sample has no negatives")
+        }
+        LossKind::VicReg => Some("a single sample has no variance, which VICReg needs"),
+        LossKind::Cosine | LossKind::L1 | LossKind::L2 | LossKind::SigReg => None,
     }
 }
 

@@ -23,7 +23,7 @@ pub(super) fn needed(recipe: &Recipe, found: &mut Problems) {
             let help = "train VL-JEPA with `loss: {kind: l2}`, and name the same loss here";
             found.add("loss.kind", what, help);
         }
-        LossKind::L1 | LossKind::L2 => {}
+        LossKind::L1 | LossKind::L2 | LossKind::VicReg | LossKind::SigReg => {}
     }
     if !recipe.stages.is_empty() {
         let help = "write `stages: []`: the run measures `evaluation.tasks`";

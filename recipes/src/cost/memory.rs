@@ -3,7 +3,7 @@
 use super::operations::Tokens;
 use super::parameters::parameters;
 use super::{vlm, y_decoder};
-use crate::schema::{Model, ModelKind, Precision, Recipe, Recompute, TextLayers};
+use crate::schema::{LossKind, Model, ModelKind, Precision, Recipe, Recompute, TextLayers};
 
 /// Factor for heap fragmentation: free blocks that are too short for any request. Rehearsals of the
 /// recipes find 0 to 7 %.
@@ -54,6 +54,9 @@ pub struct Traffic {
     pub gathered_embeddings: f64,
     /// All-gather of the two vectors of log-sum-exps.
     pub gathered_statistics: f64,
+    /// All-reduce of the f32 statistics of VICReg (means and covariances of both branches) or
+    /// SIGReg (16 sums per direction and branch).
+    pub reduced_statistics: f64,
     /// Ring all-reduce of the f32 gradients: 2·(R − 1)/R times their size for R ranks.
     pub reduced_gradients: f64,
 }
@@ -62,7 +65,10 @@ impl Traffic {
     /// Sum of all fields, in bytes.
     #[must_use]
     pub fn total(&self) -> f64 {
-        self.gathered_embeddings + self.gathered_statistics + self.reduced_gradients
+        self.gathered_embeddings
+            + self.gathered_statistics
+            + self.reduced_statistics
+            + self.reduced_gradients
     }
 }
 
@@ -238,11 +244,20 @@ pub fn traffic(recipe: &Recipe, batch: usize, world_size: usize) -> Traffic {
     let hash = if recipe.loss.mask_equal_targets { 8.0 } else { 0.0 };
     let row = 2.0 * real(recipe.model.embed_dim) * element_bytes(recipe.precision) + hash;
     let gradients = real(parameters(&recipe.model).trainable) * 4.0;
-    // The cross-entropy of tokens needs nothing of other ranks.
-    let gathered_rows = if recipe.model.predicts_embeddings() { batch } else { 0 };
+    let e = real(recipe.model.embed_dim);
+    // Rows that are gathered, and numbers that are summed. The cross-entropy of tokens needs
+    // nothing of other ranks.
+    let (rows, sums) = match recipe.loss.kind {
+        _ if !recipe.model.predicts_embeddings() => (0, 0.0),
+        LossKind::InfoNce => (batch, 0.0),
+        LossKind::Cosine | LossKind::L1 | LossKind::L2 => (0, 0.0),
+        LossKind::VicReg => (0, 2.0 * (e + e * e)),
+        LossKind::SigReg => (0, 32.0 * real(recipe.loss.sig_reg.directions)),
+    };
     Traffic {
-        gathered_embeddings: gathered(real(gathered_rows) * row),
-        gathered_statistics: gathered(real(gathered_rows) * 8.0),
+        gathered_embeddings: gathered(real(rows) * row),
+        gathered_statistics: gathered(real(rows) * 8.0),
+        reduced_statistics: 2.0 * gathered(4.0 * sums),
         reduced_gradients: 2.0 * gathered(gradients),
     }
 }
@@ -267,7 +282,7 @@ mod tests {
     use super::{FRAGMENTATION, memory, real, traffic};
     use crate::cost::Tokens;
     use crate::load;
-    use crate::schema::Recompute;
+    use crate::schema::{LossKind, Recompute};
 
     fn pretrain() -> crate::Recipe {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("pretrain.yaml");
@@ -284,6 +299,17 @@ mod tests {
         assert!((sent.gathered_embeddings / (2.0 * side) - 191.0 / 192.0).abs() < 1e-9);
         assert!((sent.gathered_statistics - 24_576.0 * 8.0 * 191.0 / 192.0).abs() < 1e-6);
         assert_eq!(traffic(&recipe, 24_576, 1).total().to_bits(), 0.0_f64.to_bits());
+        // VICReg sums two means and two matrices of covariances, 18.9 MB; SIGReg 131 kB.
+        let reduced = |kind| {
+            let mut recipe = recipe.clone();
+            recipe.loss.kind = kind;
+            let sent = traffic(&recipe, 24_576, 192);
+            assert!(sent.gathered_embeddings + sent.gathered_statistics < 1e-9);
+            sent.reduced_statistics / (2.0 * 191.0 / 192.0)
+        };
+        assert!((reduced(LossKind::VicReg) - 8.0 * (1_536.0 + 1_536.0 * 1_536.0)).abs() < 1.0);
+        assert!((reduced(LossKind::SigReg) - 2.0 * 16.0 * 1_024.0 * 4.0).abs() < 1.0);
+        assert!(reduced(LossKind::L2).abs() < 1e-9);
     }
 
     #[test]

@@ -160,6 +160,10 @@ pub struct Loss {
     /// Whether samples with the same target text are left out as negatives of each other. Only
     /// InfoNCE has negatives. Unstated; our default: false.
     pub mask_equal_targets: bool,
+    /// Factors of VICReg; the other losses ignore them.
+    pub vic_reg: VicReg,
+    /// Weight and directions of SIGReg; the other losses ignore them.
+    pub sig_reg: SigReg,
 }
 
 impl Default for Loss {
@@ -168,13 +172,16 @@ impl Default for Loss {
             kind: LossKind::InfoNce,
             temperature: Temperature::default(),
             mask_equal_targets: false,
+            vic_reg: VicReg::default(),
+            sig_reg: SigReg::default(),
         }
     }
 }
 
-/// Loss functions that the paper compares (§4.7, Table 5c). All except InfoNCE need
-/// `model.y_encoder.update: frozen` and `model.y_encoder.projection: none`: without negatives, what
-/// is trained of the Y-encoder collapses.
+/// Loss functions that the paper compares (§4.7, Table 5c), and two that prevent collapse without
+/// negatives (§2 leaves them to future work). `cosine`, `l1` and `l2` need
+/// `model.y_encoder.update: frozen` and `model.y_encoder.projection: none`, or a moving average as
+/// Y-encoder: without negatives or a regulariser, what is trained of the Y-encoder collapses.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LossKind {
@@ -187,6 +194,54 @@ pub enum LossKind {
     L1,
     /// Mean squared difference of prediction and target.
     L2,
+    /// Variance-invariance-covariance regularisation (arXiv 2105.04906) of predictions and targets
+    /// over the global batch. Embeddings are not normalised.
+    VicReg,
+    /// LeJEPA's loss (arXiv 2511.08544): squared difference of prediction and target, and SIGReg,
+    /// the distance of predictions and targets from a standard normal distribution along random
+    /// directions, over the global batch. Embeddings are not normalised.
+    SigReg,
+}
+
+/// Factors of VICReg: `invariance` · mean square of (p − t) + `variance` · mean over both branches
+/// and all e dimensions of max(0, 1 − √(variance + 1e-4)) + `covariance` · sum over both branches
+/// of Σ_{i≠j} C_ij² / e, where C has the denominator batch − 1. The defaults are those of the paper
+/// and of `main_vicreg.py`; the branches there are two views of an image.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct VicReg {
+    /// Factor of the squared difference. Default: 25.
+    pub invariance: f32,
+    /// Factor of the variance term. Default: 25.
+    pub variance: f32,
+    /// Factor of the covariance term. Default: 1.
+    pub covariance: f32,
+}
+
+impl Default for VicReg {
+    fn default() -> Self {
+        Self { invariance: 25.0, variance: 25.0, covariance: 1.0 }
+    }
+}
+
+/// LeJEPA's loss: (1 − `weight`) · mean square of (p − t) + `weight` · SIGReg, the mean over both
+/// branches and all directions of the statistic of Epps and Pulley with the paper's trapezoid rule,
+/// 17 points of [−5, 5]. The views of the paper are crops of an image. New directions are drawn in
+/// each step, from the recipe's seed and the number of updates.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SigReg {
+    /// Weight λ of SIGReg. Default: 0.05 (the paper's recommendation).
+    pub weight: f32,
+    /// Random directions of a step, a multiple of 8. Default: 1,024 (README of
+    /// rbalestr-lab/lejepa; Algorithm 1 of the paper has 256).
+    pub directions: usize,
+}
+
+impl Default for SigReg {
+    fn default() -> Self {
+        Self { weight: 0.05, directions: 1024 }
+    }
 }
 
 /// Scale α = exp(logit_scale) that multiplies the similarities in InfoNCE; 1/α is the temperature.

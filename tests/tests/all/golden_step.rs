@@ -96,7 +96,9 @@ impl Step {
     fn info_nce(&self) -> InfoNce {
         match self.model.objective {
             Objective::InfoNce(info_nce) => info_nce,
-            Objective::Distance(_) => panic!("InfoNCE"),
+            Objective::Distance(_) | Objective::VicReg(_) | Objective::SigReg(_) => {
+                panic!("InfoNCE")
+            }
         }
     }
 

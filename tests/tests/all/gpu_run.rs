@@ -215,6 +215,27 @@ fn the_host_and_a_gpu_take_the_same_step_in_one_piece_or_in_several() {
     assert!((wrong.loss - host.loss).abs() > 0.05, "{wrong:?} {host:?}");
 }
 
+#[test]
+fn losses_with_a_regulariser_are_the_host_s_but_for_bf16() {
+    for kind in ["vic_reg", "sig_reg"] {
+        let sets = [&format!("loss.kind={kind}"), "loss.mask_equal_targets=false"];
+        let recipe = loaded("true", &sets).recipe;
+        let on = |device, seed| {
+            let mut run = Engine::for_training(&recipe, device).unwrap();
+            step(&mut run, seed, None, Recompute::None)
+        };
+        let gpu = || Device::Cuda(Cuda::for_tests(Mode::Fast));
+        let (host, report, wrong) = (on(Device::Host, 3), on(gpu(), 3), on(gpu(), 4));
+        // Some forty operations round to bf16, as in `gpu_step`.
+        let apart = |report: &StepReport| (report.loss / host.loss - 1.0).abs();
+        assert!(apart(&report) < 0.01, "{kind}: {report:?} {host:?}");
+        assert!(apart(&wrong) > 0.01, "{kind}: {wrong:?} {host:?}");
+        let ratio = report.gradient_norm / host.gradient_norm;
+        assert!((ratio - 1.0).abs() < 0.05, "{kind}: {report:?} {host:?}");
+        assert!(report.scale.is_none(), "{kind}: no scale without similarities");
+    }
+}
+
 /// Values of the parameters of a text encoder and its projection, in the order of registration.
 fn y_encoder(engine: &Engine, names: [&str; 2]) -> Vec<f32> {
     let layout = engine.model.layout();

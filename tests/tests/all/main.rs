@@ -16,6 +16,7 @@ mod golden;
 mod golden_clip_siglip2;
 mod golden_dual;
 mod golden_language_model;
+mod golden_losses;
 mod golden_pe;
 mod golden_plain_text;
 mod golden_qwen3;

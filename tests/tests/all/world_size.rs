@@ -150,6 +150,34 @@ fn loss_and_gradient_are_the_same_for_any_number_of_ranks_and_any_micro_batch() 
 }
 
 #[test]
+fn statistics_of_the_global_batch_are_the_same_for_any_number_of_ranks_and_any_micro_batch() {
+    let trial = Trial::new(ONE_STEP);
+    for kind in ["vic_reg", "sig_reg"] {
+        let loss = format!("loss.kind={kind}");
+        let step = |name: &str, sets: &[&str]| {
+            let loss = [loss.as_str(), "loss.mask_equal_targets=false"];
+            let sets: Vec<&str> = sets.iter().copied().chain(loss).collect();
+            one_step(&trial, &format!("{kind}_{name}"), &sets)
+        };
+        let alone = step("1x8", &["cluster.ranks_per_node=1"]);
+        assert!(alone.norm > 0.0 && alone.loss > 0.0);
+        let splits: [(&str, &[&str]); 2] = [
+            ("2x4", &["cluster.ranks_per_node=2"]),
+            ("3_uneven_in_twos", &["cluster.ranks_per_node=3", "stages.0.micro_batch=2"]),
+        ];
+        for (name, sets) in splits {
+            let split = step(name, sets);
+            let (apart, where_) = difference(&alone, &split);
+            println!("{kind} {name}: gradients differ by {apart:e} at most, in {where_}");
+            assert!(apart < GRADIENT_TOLERANCE, "{kind} {name}: {apart:e} in {where_}");
+            // These losses are sums of terms up to their own size, of which each rank has a share.
+            let loss = (split.loss / alone.loss - 1.0).abs();
+            assert!(loss < LOSS_TOLERANCE, "{kind} {name}: {} {}", alone.loss, split.loss);
+        }
+    }
+}
+
+#[test]
 fn another_batch_would_be_seen() {
     let trial = Trial::new(ONE_STEP);
     let one = one_step(&trial, "one", &["cluster.ranks_per_node=1"]);

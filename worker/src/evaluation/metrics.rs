@@ -18,9 +18,15 @@ pub struct Score {
     pub n: usize,
 }
 
-/// Returns the dot product, summed in f64, so that equal embeddings give equal scores.
+/// Returns the cosine of two embeddings, summed in f64, so that equal embeddings give equal scores.
+/// Losses without similarities leave embeddings their own length.
 #[must_use]
-pub fn dot(a: &[f32], b: &[f32]) -> f64 {
+pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let lengths = (dot(a, a) * dot(b, b)).sqrt().max(f64::MIN_POSITIVE);
+    dot(a, b) / lengths
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum()
 }
 
@@ -28,7 +34,7 @@ pub fn dot(a: &[f32], b: &[f32]) -> f64 {
 #[must_use]
 pub fn ranked(query: &[f32], candidates: &[Vec<f32>]) -> Vec<(usize, f64)> {
     let mut all: Vec<(usize, f64)> =
-        candidates.iter().map(|candidate| dot(query, candidate)).enumerate().collect();
+        candidates.iter().map(|candidate| cosine(query, candidate)).enumerate().collect();
     all.sort_by(|a, b| b.1.total_cmp(&a.1));
     all
 }

@@ -7,7 +7,7 @@ use vljepa_data::reader::LoadedSample;
 use vljepa_recipes::schema::{Control, Task, TaskKind};
 
 use super::Scores;
-use super::metrics::{Score, dot, majority, names_all, pessimistic_rank, recall, share};
+use super::metrics::{Score, cosine, majority, names_all, pessimistic_rank, recall, share};
 use crate::collectives::{Collectives, Shares};
 use crate::evaluation::embed::{Embedder, apply_control};
 use crate::evaluation::labels::Labels;
@@ -65,7 +65,7 @@ impl Scope<'_> {
         let texts = self.embedder.texts(&captions)?;
         let mut ranks: Vec<usize> = Vec::with_capacity(n);
         for (i, text) in texts.iter().enumerate() {
-            let scores: Vec<f64> = known.iter().map(|(visual, _)| dot(text, visual)).collect();
+            let scores: Vec<f64> = known.iter().map(|(visual, _)| cosine(text, visual)).collect();
             let rank = pessimistic_rank(&scores, |j| captions[j] == captions[i]);
             ranks.push(rank.unwrap_or(usize::MAX));
         }
@@ -82,8 +82,8 @@ impl Scope<'_> {
         let right = embeddings
             .chunks_exact(3)
             .filter(|e| {
-                let positive = dot(&e[0], &e[1]);
-                positive > dot(&e[0], &e[2]) && positive > dot(&e[1], &e[2])
+                let positive = cosine(&e[0], &e[1]);
+                positive > cosine(&e[0], &e[2]) && positive > cosine(&e[1], &e[2])
             })
             .count();
         let (n, chance) = (triplets.len(), 1.0 / 3.0);

@@ -3,6 +3,7 @@
 
 mod decoder_step;
 pub mod feed;
+mod loss;
 pub mod optimize;
 pub(crate) mod record;
 pub mod step;

@@ -1,24 +1,21 @@
 //! One optimizer step (ARCHITECTURE.md, "One step"). Every rank issues the same collectives in the
-//! same order: gather of embeddings, gather of log-sum-exps, sums of gradients bucket by bucket,
-//! sum of the report's numbers.
+//! same order: the collectives of the loss (`loss.rs`), sums of gradients bucket by bucket, sum of
+//! the report's numbers.
 //!
-//! Shape suffixes: b = rows of this rank, g = rows of all ranks, e = width of the shared embedding.
+//! Shape suffixes: b = rows of this rank, e = width of the shared embedding.
 
 use std::ops::Range;
 
 use vljepa_data::batch::{Batch, Ragged};
 use vljepa_kernels::{Device, Packed, Stream, Tensor, View, copy};
-use vljepa_model::loss::EmbeddingGradients;
 use vljepa_model::predictor::PredictorSaved;
 use vljepa_model::y_encoder::YEncoderSaved;
-use vljepa_model::{
-    Alpha, Embedded, Gathered, Gradients, InfoNce, Keep, ModelError, Objective, OnReady, Recompute,
-    Statistics, Visual,
-};
+use vljepa_model::{Embedded, Gradients, Keep, ModelError, Objective, OnReady, Recompute, Visual};
 use vljepa_recipes::protocol::Phase;
 
 use crate::collectives::{Collectives, Shares};
 use crate::engine::{Engine, Training};
+use crate::training::loss::{OwnRows, loss_and_gradients};
 use crate::training::optimize;
 
 /// Input of one step on this rank.
@@ -45,7 +42,7 @@ pub struct StepReport {
     pub loss: f64,
     /// Global norm of the gradient before clipping.
     pub gradient_norm: f64,
-    /// InfoNCE's scale α in this step. `None` in the step of a Y-decoder.
+    /// InfoNCE's scale α in this step. `None` with another objective, and for a Y-decoder.
     pub scale: Option<f64>,
     /// Whether every gradient was finite. Otherwise no parameter was updated.
     pub finite: bool,
@@ -129,7 +126,8 @@ pub fn step(
     #[expect(clippy::cast_precision_loss, reason = "a batch holds far fewer than 2^52 samples")]
     let own = [loss, bad_samples as f64, f64::from(u8::from(stop))];
     let [loss, bad_samples, stops] = collectives.sum(own);
-    let scale = Some(f64::from(alpha.value));
+    let info_nce = matches!(engine.model.objective, Objective::InfoNce(_));
+    let scale = info_nce.then(|| f64::from(alpha.value));
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
     let bad_samples = bad_samples as u64;
     Ok(StepReport { loss, gradient_norm, scale, finite, bad_samples, stop: stops > 0.0 })
@@ -286,91 +284,6 @@ fn saved_or_recomputed(
         None => embed(engine, micro, &visual, keep)?,
     };
     Ok((visual, embedded))
-}
-
-/// This rank's share of the loss.
-enum LossShare {
-    Known(f64),
-    InfoNce(InfoNce, Box<Statistics>),
-}
-
-impl LossShare {
-    fn read(&self, global: usize) -> vljepa_kernels::Result<f64> {
-        match self {
-            Self::Known(loss) => Ok(*loss),
-            Self::InfoNce(loss, statistics) => loss.loss(statistics, global),
-        }
-    }
-}
-
-/// This rank's embeddings, with hashes that identify its target texts.
-struct OwnRows<'a> {
-    predicted: &'a Tensor,
-    target: &'a Tensor,
-    hashes: &'a [u64],
-    rows: Range<usize>,
-}
-
-/// Returns this rank's share of the loss over the global batch, and the gradients of its
-/// embeddings.
-fn loss_and_gradients(
-    engine: &Engine,
-    training: &mut Training,
-    alpha: Alpha,
-    collectives: &Collectives,
-    shares: Shares,
-    own: &OwnRows<'_>,
-    enter: &mut dyn FnMut(Phase) -> anyhow::Result<()>,
-) -> anyhow::Result<(LossShare, EmbeddingGradients)> {
-    match engine.model.objective {
-        Objective::InfoNce(loss) => {
-            info_nce(engine, training, (loss, alpha), collectives, shares, own, enter)
-        }
-        Objective::Distance(distance) => {
-            let (cx, g) = (engine.context(), shares.global);
-            let (p, t) = (own.predicted.view(), own.target.view());
-            Ok((LossShare::Known(distance.loss(cx, p, t, g)?), distance.backward(cx, p, t, g)?))
-        }
-    }
-}
-
-/// The same for InfoNCE (ARCHITECTURE.md, "InfoNCE over ranks").
-fn info_nce(
-    engine: &Engine,
-    training: &mut Training,
-    (loss, alpha): (InfoNce, Alpha),
-    collectives: &Collectives,
-    shares: Shares,
-    own: &OwnRows<'_>,
-    enter: &mut dyn FnMut(Phase) -> anyhow::Result<()>,
-) -> anyhow::Result<(LossShare, EmbeddingGradients)> {
-    let cx = engine.context();
-    let all_rows = |own: &Tensor| -> anyhow::Result<Tensor> {
-        let mut shape = own.shape().to_vec();
-        shape[0] = shares.global;
-        let mut all = cx.arena.take(own.dtype(), &shape)?;
-        collectives.all_gather_rows(cx.stream, own.view(), shares, all.view_mut())?;
-        Ok(all)
-    };
-    enter(Phase::Collective)?;
-    let (predicted_ge, target_ge) = (all_rows(own.predicted)?, all_rows(own.target)?);
-    let on_device = |hashes| Tensor::from_u64(hashes, &[shares.global]).on(engine.device());
-    let hashes = loss.mask_equal_targets.then(|| collectives.all_gather_hashes(own.hashes, shares));
-    let hashes = hashes.map(on_device).transpose()?;
-    let gathered = Gathered {
-        predicted: predicted_ge.view(),
-        target: target_ge.view(),
-        hashes: hashes.as_ref().map(Tensor::view),
-        rows: own.rows.clone(),
-    };
-    enter(Phase::Forward)?;
-    let statistics = loss.statistics(cx, alpha, &gathered)?;
-    enter(Phase::Collective)?;
-    let (r, c) = (all_rows(&statistics.predicted_lse)?, all_rows(&statistics.target_lse)?);
-    enter(Phase::Backward)?;
-    let gradients = &mut training.gradients;
-    let d = loss.backward(cx, alpha, &gathered, r.view(), c.view(), gradients)?;
-    Ok((LossShare::InfoNce(loss, Box::new(statistics)), d))
 }
 
 /// Runs the backward passes of a micro-batch. The Y-encoder goes first, so its gradients are summed
