@@ -267,6 +267,16 @@ pub enum FromWorker {
         /// Error with its causes, on one line.
         error: String,
     },
+    /// This rank ends the run, because another attempt would end the same way; its process exits
+    /// after this message.
+    Ended {
+        /// Step of the end, counted like that of a heartbeat.
+        step: u64,
+        /// Phase of that step.
+        phase: Phase,
+        /// Reason, on one line.
+        error: String,
+    },
 }
 
 /// Identity of a worker, by which the supervisor accepts or refuses it.
@@ -314,6 +324,10 @@ pub struct Metrics {
     /// Scale α of InfoNCE. `None` with another objective.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scale: Option<f64>,
+    /// Gauges of collapse of the last step. `None` for a Y-decoder, for a batch of one sample, or
+    /// if an embedding was not finite.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gauges: Option<Gauges>,
     /// Samples per second of all ranks since the last line.
     pub samples_per_s: f64,
     /// Fraction of the time since the last line that steps waited for data.
@@ -340,6 +354,33 @@ pub struct Metrics {
     pub data: Option<DataWork>,
     /// Time of the line, in RFC 3339.
     pub time: String,
+}
+
+/// Gauges of collapse, from at most 256 pairs of the global batch: their embeddings, normalised to
+/// length one.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Gauges {
+    /// Spread of the predicted embeddings.
+    pub predicted: Spread,
+    /// Spread of the target embeddings.
+    pub target: Spread,
+    /// Mean of ‖p − t‖² over pairs of prediction and target: 0 if all are equal, 2 if they are
+    /// orthogonal (Wang and Isola, arXiv 2005.10242).
+    pub alignment: f64,
+}
+
+/// How different n embeddings are.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Spread {
+    /// exp of the entropy of the eigenvalues of their similarities, divided by n: 1 if all are
+    /// equal, n if all are orthogonal (the Vendi score; Friedman and Dieng, arXiv 2210.02410). It
+    /// is at most the width of an embedding.
+    pub effective_rank: f64,
+    /// Logarithm of the mean of e^(−2‖x − y‖²) over pairs: 0 if all are equal, −4 if all are
+    /// orthogonal (Wang and Isola, arXiv 2005.10242).
+    pub uniformity: f64,
 }
 
 /// Summary of one rank's logging interval. It is small, eight phases and six numbers at most,
@@ -430,6 +471,7 @@ mod tests {
             gradient_norm: f64::INFINITY,
             learning_rate: 1e-3,
             scale: Some(14.0),
+            gauges: None,
             samples_per_s: 10.0,
             data_wait_fraction: 0.0,
             bad_samples: 0,

@@ -30,8 +30,8 @@ pub use language_model::{LanguageModel, LanguageModelFamily, TEXT, Template, Tem
 pub use model::{Initialisation, Loss, LossKind, Model, ModelKind, SigReg, Temperature, VicReg};
 pub use predictor::{Attention, Llama3Scaling, LlamaSize, Predictor, PredictorFamily};
 pub use training::{
-    Checkpoints, Decoding, EmbeddingSource, KeepAt, KeepBest, LearningRate, Logging, Mixing,
-    NonFinite, Optimizer, Recompute, Schedule, Stage, Trace,
+    Checkpoints, Collapse, CollapseAction, Decoding, EmbeddingSource, KeepAt, KeepBest,
+    LearningRate, Logging, Mixing, NonFinite, Optimizer, Recompute, Schedule, Stage, Trace,
 };
 pub use x_encoder::{
     Clip, ClipResnet, ClipResnetSize, ClipSize, Convolution, Pe, PeSize, Preprocessing,

@@ -113,6 +113,7 @@ impl Arguments {
             learning_rate,
             stop: false,
             spoiled: false,
+            gauged: false,
         }
     }
 }

@@ -227,7 +227,10 @@ fn finish(
     let rank = session.collectives.rank();
     tracing::error!(rank, step, phase = phase.name(), "{error:#}");
     let text = format!("{error:#}");
-    session.control.report_last(FromWorker::Failed { step, phase, error: text });
+    session.control.report_last(match error.downcast_ref() {
+        Some(WorkerError::Collapsed { .. }) => FromWorker::Ended { step, phase, error: text },
+        _ => FromWorker::Failed { step, phase, error: text },
+    });
     if session.collectives.world_size() > 1 {
         print_error(rank, &error);
         session.collectives.abort();

@@ -179,6 +179,7 @@ fn rehearse_step<M: Learns>(
         learning_rate: stage.learning_rate.peak,
         stop: false,
         spoiled: false,
+        gauged: true,
     };
     let of = (recipe, index);
     M::step(engine, training, &collectives, of, input, &mut |_| Ok(())).map(|_| ())

@@ -131,6 +131,8 @@ pub(crate) enum FaultKind {
     Died,
     /// The worker reported an error.
     Reported,
+    /// The worker ended the run, because another attempt would end the same way.
+    Ended,
     /// The rank made no progress for longer than the learned limit.
     Hung,
     /// The worker did not connect.
@@ -149,6 +151,7 @@ impl std::fmt::Display for Fault {
         match kind {
             FaultKind::Died => write!(f, "{who} died {place}: {error}"),
             FaultKind::Reported => write!(f, "{who} failed {place}: {error}"),
+            FaultKind::Ended => write!(f, "{who} ended the run {place}: {error}"),
             FaultKind::Hung => write!(f, "{who} hangs {place}: {error}"),
             FaultKind::NotStarted => write!(f, "{who} did not start: {error}"),
             FaultKind::Refused => write!(f, "{who} was refused: {error}"),

@@ -134,6 +134,7 @@ pub(crate) mod tests {
             gradient_norm: 1.0,
             learning_rate: 1e-3,
             scale: Some(14.0),
+            gauges: None,
             samples_per_s: 500.0,
             data_wait_fraction: 0.01,
             bad_samples: 0,

@@ -50,6 +50,13 @@ pub(super) fn learning(contents: &Contents) -> Markup {
                 @if metrics.iter().any(|m| m.scale.is_some()) {
                     (draw("similarity scale α", Axis::Fitted, false, false, |m| m.scale))
                 }
+                @if metrics.iter().any(|m| m.gauges.is_some()) {
+                    (draw("effective rank of predictions", Axis::FromZero, false, false, |m| Some(m.gauges?.predicted.effective_rank)))
+                    (draw("effective rank of targets", Axis::FromZero, false, false, |m| Some(m.gauges?.target.effective_rank)))
+                    (draw("uniformity of predictions", Axis::Fitted, false, false, |m| Some(m.gauges?.predicted.uniformity)))
+                    (draw("uniformity of targets", Axis::Fitted, false, false, |m| Some(m.gauges?.target.uniformity)))
+                    (draw("alignment", Axis::FromZero, false, false, |m| Some(m.gauges?.alignment)))
+                }
                 @if metrics.iter().any(|m| m.mfu.is_some()) {
                     (draw("MFU, share of the peak", Axis::FromZero, true, false, |m| m.mfu))
                 } @else if metrics.iter().any(|m| m.tflops.is_some()) {

@@ -427,6 +427,7 @@ impl<'a> Attempt<'a> {
             FaultKind::Died
             | FaultKind::NotStarted
             | FaultKind::Reported
+            | FaultKind::Ended
             | FaultKind::Hung
             | FaultKind::Refused
             | FaultKind::NoRecord => {}

@@ -21,7 +21,7 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
-use vljepa_recipes::protocol::DataWork;
+use vljepa_recipes::protocol::{DataWork, Gauges, Spread};
 
 use crate::error::LaunchError;
 use crate::supervise::Observed;
@@ -158,6 +158,7 @@ fn training(out: &mut Exposition<'_>, observed: &Observed) -> fmt::Result {
     out.gauge("learning_rate", "Learning rate", metrics.learning_rate)?;
     let help = "Scale of the similarities (inverse temperature)";
     metrics.scale.map_or(Ok(()), |value| out.gauge("similarity_scale", help, value))?;
+    metrics.gauges.as_ref().map_or(Ok(()), |found| gauges(out, found))?;
     out.gauge("samples_per_second", "Samples of all ranks per second", metrics.samples_per_s)?;
     let help = "Share of time that rank 0 waits for data";
     out.gauge("data_wait_ratio", help, metrics.data_wait_fraction)?;
@@ -167,6 +168,17 @@ fn training(out: &mut Exposition<'_>, observed: &Observed) -> fmt::Result {
     metrics.tflops.map_or(Ok(()), |value| out.gauge("tflops", help, value))?;
     let help = "Model FLOPs utilization of rank 0";
     metrics.mfu.map_or(Ok(()), |value| out.gauge("mfu_ratio", help, value))
+}
+
+fn gauges(out: &mut Exposition<'_>, found: &Gauges) -> fmt::Result {
+    let sides = [("predicted", found.predicted), ("target", found.target)];
+    let each = |value: fn(Spread) -> f64| sides.map(|(side, of)| ([("side", side)], value(of)));
+    let help = "Effective number of different embeddings among 256";
+    out.gauges("embedding_effective_rank", help, &each(|of| of.effective_rank))?;
+    let help = "Logarithm of the mean Gaussian kernel over pairs of embeddings";
+    out.gauges("embedding_uniformity", help, &each(|of| of.uniformity))?;
+    let help = "Mean squared distance of normalised prediction and target";
+    out.gauge("embedding_alignment", help, found.alignment)
 }
 
 fn data(out: &mut Exposition<'_>, work: &DataWork) -> fmt::Result {

@@ -56,7 +56,7 @@ impl Restarts {
         let set_up = match failure.kind {
             FaultKind::Reported | FaultKind::NotStarted | FaultKind::Refused => !failure.trained,
             FaultKind::Died | FaultKind::Hung => false,
-            FaultKind::NoRecord => {
+            FaultKind::NoRecord | FaultKind::Ended => {
                 return Decision::GiveUp("another attempt would end the same way".to_owned());
             }
         };
@@ -149,6 +149,12 @@ mod tests {
             trained.decide(&failure(false, false, "no tokenizer")),
             Decision::GiveUp(_)
         ));
+    }
+
+    #[test]
+    fn a_run_that_a_worker_ended_is_not_restarted() {
+        let collapsed = Failure { kind: FaultKind::Ended, ..failure(true, true, "collapsed") };
+        assert!(matches!(restarts(3).decide(&collapsed), Decision::GiveUp(_)));
     }
 
     #[test]

@@ -19,6 +19,15 @@ pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
         let help = "write `0.0.0.0:9401` for every network of the machine, `127.0.0.1:9401` for this machine only, or leave it empty";
         found.add("logging.prometheus", what, help);
     }
+    let limit = logging.collapse.effective_rank_below;
+    if !(limit.is_finite() && limit >= 0.0) {
+        let what = format!("{limit} is no effective rank");
+        let help = "an effective rank is at least 1; 0 switches the rule off; the default is 1.2";
+        found.add("logging.collapse.effective_rank_below", what, help);
+    }
+    if logging.collapse.lines == 0 {
+        found.add("logging.collapse.lines", "is 0", "give it at least 1; the default is 10");
+    }
     let Some(trace) = &logging.trace else { return };
     if trace.steps == 0 || trace.steps > MAX_TRACED_STEPS {
         let what = format!("is {}", trace.steps);
@@ -59,6 +68,9 @@ mod tests {
         for (set, text) in [
             ("logging.prometheus=:9401", "is not an address and a port"),
             ("logging.prometheus=localhost", "is not an address and a port"),
+            ("logging.collapse={effective_rank_below: -1}", "is no effective rank"),
+            ("logging.collapse={lines: 0}", "at least 1"),
+            ("logging.collapse={action: ignore}", "action"),
             ("logging.trace={first_step: 0, steps: 0}", "use 1 to 100"),
             ("logging.trace={first_step: 99999999}", "after the run's last step"),
             ("logging.trace={first_step: 0, ranks: []}", "is empty"),
@@ -71,6 +83,7 @@ mod tests {
         for fine in [
             "logging.prometheus=0.0.0.0:9401",
             "logging.prometheus='[::1]:9401'",
+            "logging.collapse={effective_rank_below: 2, lines: 3, action: stop}",
             "logging.trace={first_step: 3, steps: 2, ranks: [0, 1]}",
         ] {
             assert_eq!(refusal(fine), "", "{fine}");

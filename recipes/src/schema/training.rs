@@ -276,6 +276,8 @@ pub struct Logging {
     /// IP address and port at which the supervisor serves Prometheus metrics under `/metrics`, for
     /// example `0.0.0.0:9401`. Default: empty, which disables it.
     pub prometheus: String,
+    /// Rule for embeddings that collapse, which the gauges of each line of `metrics.jsonl` show.
+    pub collapse: Collapse,
     /// Steps of which every phase and kernel is traced. Default: none, because recording each
     /// kernel costs time.
     pub trace: Option<Trace>,
@@ -283,8 +285,46 @@ pub struct Logging {
 
 impl Default for Logging {
     fn default() -> Self {
-        Self { every_steps: 10, tensorboard: true, prometheus: String::new(), trace: None }
+        Self {
+            every_steps: 10,
+            tensorboard: true,
+            prometheus: String::new(),
+            collapse: Collapse::default(),
+            trace: None,
+        }
     }
+}
+
+/// Rule for embeddings that collapse: the effective rank of predictions or of targets stays low. By
+/// default a run warns and goes on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Collapse {
+    /// Effective rank below which a line of metrics counts. Equal embeddings have rank 1. Default:
+    /// 1.2, that of embeddings with a mean cosine similarity of 0.98.
+    pub effective_rank_below: f64,
+    /// Lines in a row that must count. Default: 10, because predictions can be nearly equal before
+    /// they have learned anything.
+    pub lines: u64,
+    /// What follows. Default: `warn`.
+    pub action: CollapseAction,
+}
+
+impl Default for Collapse {
+    fn default() -> Self {
+        Self { effective_rank_below: 1.2, lines: 10, action: CollapseAction::Warn }
+    }
+}
+
+/// What follows when embeddings collapse.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CollapseAction {
+    /// A warning; training goes on.
+    #[default]
+    Warn,
+    /// The run ends with an error and is not restarted.
+    Stop,
 }
 
 /// Steps and ranks for which Chrome traces are written, one file per step and rank in the run's

@@ -97,8 +97,8 @@ fn step(
     recompute: Recompute,
 ) -> StepReport {
     let batch = uploaded(seed, engine.device());
-    let (learning_rate, stop, spoiled) = (1e-3, false, false);
-    let input = Input { batch, micro_batch, recompute, learning_rate, stop, spoiled };
+    let (learning_rate, stop, spoiled, gauged) = (1e-3, false, false, true);
+    let input = Input { batch, micro_batch, recompute, learning_rate, stop, spoiled, gauged };
     step::step(engine, training, &ALONE, input, &mut |_| Ok(())).unwrap()
 }
 
@@ -216,7 +216,7 @@ fn the_host_and_a_gpu_take_the_same_step_in_one_piece_or_in_several() {
 }
 
 #[test]
-fn losses_with_a_regulariser_are_the_host_s_but_for_bf16() {
+fn losses_with_a_regulariser_and_gauges_are_the_host_s_but_for_bf16() {
     for kind in ["vic_reg", "sig_reg"] {
         let sets = [&format!("loss.kind={kind}"), "loss.mask_equal_targets=false"];
         let recipe = loaded("true", &sets).recipe;
@@ -233,6 +233,10 @@ fn losses_with_a_regulariser_are_the_host_s_but_for_bf16() {
         let ratio = report.gradient_norm / host.gradient_norm;
         assert!((ratio - 1.0).abs() < 0.05, "{kind}: {report:?} {host:?}");
         assert!(report.scale.is_none(), "{kind}: no scale without similarities");
+        let [got, want] = [report, host].map(|report| report.gauges.unwrap());
+        let rank = got.predicted.effective_rank / want.predicted.effective_rank;
+        assert!((rank - 1.0).abs() < 0.02, "{kind}: {got:?} {want:?}");
+        assert!((got.alignment - want.alignment).abs() < 0.02, "{kind}: {got:?} {want:?}");
     }
 }
 
@@ -341,6 +345,7 @@ fn a_trace_of_a_gpu_s_step_shows_its_kernels_within_the_step() {
             learning_rate: 1e-3,
             stop: false,
             spoiled: false,
+            gauged: false,
         };
         let mut enter = |phase| {
             meter.enter(phase);

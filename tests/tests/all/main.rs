@@ -5,6 +5,7 @@
 
 mod architecture;
 mod breakage;
+mod collapse;
 #[cfg(feature = "cuda")]
 mod cubins;
 mod drills;

@@ -75,6 +75,26 @@ pub enum WorkerError {
         /// Last of these steps, counted over all stages.
         step: u64,
     },
+    /// The embeddings of too many lines of metrics in a row were nearly equal.
+    #[error(
+        "the embeddings have collapsed: at step {step} the effective rank is {predicted:.2} for \
+         predictions and {target:.2} for targets, and the smaller has been below {limit} in \
+         {lines} lines of metrics in a row; without negatives train with `loss.kind: vic_reg` or \
+         `sig_reg` or freeze the Y-encoder, otherwise lower the learning rate, or change the rule \
+         (logging.collapse)"
+    )]
+    Collapsed {
+        /// Step of the last line, counted over all stages.
+        step: u64,
+        /// Effective rank of the predicted embeddings.
+        predicted: f64,
+        /// Effective rank of the target embeddings.
+        target: f64,
+        /// Limit of the rule: `logging.collapse.effective_rank_below`.
+        limit: f64,
+        /// Lines in a row: `logging.collapse.lines`.
+        lines: u64,
+    },
     /// The parameters of a rank differ from those of rank 0.
     #[error(
         "the parameters of rank {rank} differ from those of rank 0 at step {step}: the memory or a \

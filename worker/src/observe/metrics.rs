@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use vljepa_recipes::clock;
-use vljepa_recipes::protocol::{DataWork, Metrics, Phase};
+use vljepa_recipes::protocol::{DataWork, Gauges, Metrics, Phase};
 use vljepa_recipes::run_directory::{append_line, atomic_write};
 
 /// Appends lines of metrics. When a run resumes, lines of steps that it will compute again are
@@ -119,10 +119,23 @@ fn scalars_of(metrics: &Metrics) -> Vec<(String, f64)> {
         ("memory/device_mib", mib(metrics.device_memory_mib)),
     ];
     values.extend(known.into_iter().filter_map(|(tag, value)| Some((tag.to_owned(), value?))));
+    values.extend(metrics.gauges.iter().flat_map(scalars_of_gauges));
     values.extend(metrics.data.iter().flat_map(scalars_of_data));
     let phases = metrics.phase_s.iter();
     values.extend(phases.map(|(phase, seconds)| (format!("phase_s/{}", phase.name()), *seconds)));
     values
+}
+
+/// Returns TensorBoard tags and values of the gauges of collapse.
+fn scalars_of_gauges(gauges: &Gauges) -> [(String, f64); 5] {
+    [
+        ("predicted_effective_rank", gauges.predicted.effective_rank),
+        ("target_effective_rank", gauges.target.effective_rank),
+        ("predicted_uniformity", gauges.predicted.uniformity),
+        ("target_uniformity", gauges.target.uniformity),
+        ("alignment", gauges.alignment),
+    ]
+    .map(|(name, value)| (format!("gauges/{name}"), value))
 }
 
 /// Returns TensorBoard tags and values of the reader threads' work.
@@ -290,6 +303,7 @@ mod tests {
             gradient_norm: 0.5,
             learning_rate: 1e-3,
             scale: Some(14.0),
+            gauges: None,
             samples_per_s: 100.0,
             data_wait_fraction: 0.0,
             bad_samples: 0,

@@ -1,6 +1,6 @@
 //! One optimizer step (ARCHITECTURE.md, "One step"). Every rank issues the same collectives in the
 //! same order: the collectives of the loss (`loss.rs`), sums of gradients bucket by bucket, sum of
-//! the report's numbers.
+//! the report's numbers, gather of rows for gauges.
 //!
 //! Shape suffixes: b = rows of this rank, e = width of the shared embedding.
 
@@ -11,10 +11,11 @@ use vljepa_kernels::{Device, Packed, Stream, Tensor, View, copy};
 use vljepa_model::predictor::PredictorSaved;
 use vljepa_model::y_encoder::YEncoderSaved;
 use vljepa_model::{Embedded, Gradients, Keep, ModelError, Objective, OnReady, Recompute, Visual};
-use vljepa_recipes::protocol::Phase;
+use vljepa_recipes::protocol::{Gauges, Phase};
 
 use crate::collectives::{Collectives, Shares};
 use crate::engine::{Engine, Training};
+use crate::observe::gauges;
 use crate::training::loss::{OwnRows, loss_and_gradients};
 use crate::training::optimize;
 
@@ -33,6 +34,8 @@ pub struct Input {
     pub stop: bool,
     /// Whether a drill puts a NaN into this rank's gradient.
     pub spoiled: bool,
+    /// Whether the gauges of collapse are computed.
+    pub gauged: bool,
 }
 
 /// Result of one step, the same on every rank.
@@ -44,6 +47,8 @@ pub struct StepReport {
     pub gradient_norm: f64,
     /// InfoNCE's scale α in this step. `None` with another objective, and for a Y-decoder.
     pub scale: Option<f64>,
+    /// Gauges of collapse, if they were wanted and all embeddings were finite.
+    pub gauges: Option<Gauges>,
     /// Whether every gradient was finite. Otherwise no parameter was updated.
     pub finite: bool,
     /// Samples of all ranks that were left out because they were bad.
@@ -65,7 +70,7 @@ pub fn step(
     input: Input,
     enter: &mut dyn FnMut(Phase) -> anyhow::Result<()>,
 ) -> anyhow::Result<StepReport> {
-    let Input { batch, micro_batch, recompute, learning_rate, stop, spoiled } = input;
+    let Input { batch, micro_batch, recompute, learning_rate, stop, spoiled, gauged } = input;
     let shares = Shares { global: batch.global_batch, world_size: collectives.world_size() };
     let rows = shares.rows(collectives.rank());
     let bad_samples = batch.skipped.len();
@@ -128,9 +133,16 @@ pub fn step(
     let [loss, bad_samples, stops] = collectives.sum(own);
     let info_nce = matches!(engine.model.objective, Objective::InfoNce(_));
     let scale = info_nce.then(|| f64::from(alpha.value));
+    let gauges = if gauged {
+        let learned_be = average_be.as_ref().unwrap_or(&target_be);
+        gauges::gauges(collectives, shares, &predicted_be, learned_be)?
+    } else {
+        None
+    };
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
     let bad_samples = bad_samples as u64;
-    Ok(StepReport { loss, gradient_norm, scale, finite, bad_samples, stop: stops > 0.0 })
+    let stop = stops > 0.0;
+    Ok(StepReport { loss, gradient_norm, scale, gauges, finite, bad_samples, stop })
 }
 
 /// Sets the gradients to zero and, for a drill, one of them to NaN. The backward pass adds to the

@@ -55,7 +55,7 @@ pub(super) fn step<M: Network, P: Pass<M>>(
     input: Input,
     enter: &mut dyn FnMut(Phase) -> anyhow::Result<()>,
 ) -> anyhow::Result<StepReport> {
-    let Input { batch, micro_batch, recompute, learning_rate, stop, spoiled } = input;
+    let Input { batch, micro_batch, recompute, learning_rate, stop, spoiled, gauged: _ } = input;
     begin_gradients(&mut training.gradients, &engine.device().compute_stream(), spoiled)?;
     enter(Phase::Collective)?;
     #[expect(clippy::cast_precision_loss, reason = "a batch holds far fewer than 2^52 tokens")]
@@ -99,5 +99,6 @@ pub(super) fn step<M: Network, P: Pass<M>>(
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
     let bad_samples = bad_samples as u64;
     let loss = loss / tokens.max(1.0);
-    Ok(StepReport { loss, gradient_norm, scale: None, finite, bad_samples, stop: stops > 0.0 })
+    let (scale, gauges, stop) = (None, None, stops > 0.0);
+    Ok(StepReport { loss, gradient_norm, scale, gauges, finite, bad_samples, stop })
 }

@@ -22,6 +22,7 @@ use crate::engine::{Engine, Network, Training};
 use crate::error::WorkerError;
 use crate::evaluation;
 use crate::initial::Initial;
+use crate::observe::gauges::Watch;
 use crate::observe::meter::{Closed, Meter};
 use crate::observe::metrics::MetricsWriter;
 use crate::observe::trace::Tracer;
@@ -75,6 +76,7 @@ struct Trainer<'a, M> {
     total_steps: u64,
     meter: Meter,
     writer: Option<MetricsWriter>,
+    watch: Watch,
 }
 
 impl<'a, M: Learns> Trainer<'a, M> {
@@ -133,6 +135,7 @@ impl<'a, M: Learns> Trainer<'a, M> {
                 Meter::start(recipe, session.device, &session.device_name, tracer)
             },
             writer,
+            watch: Watch::default(),
         })
     }
 
@@ -229,6 +232,7 @@ impl<'a, M: Learns> Trainer<'a, M> {
             learning_rate,
             stop: self.session.control.stop_requested(),
             spoiled: self.session.drills.spoil(self.state.step),
+            gauged: self.is_logged(self.state.step + 1),
         };
         let (session, number, meter) = (self.session, self.state.step, &mut self.meter);
         let mut enter = |phase| {
@@ -309,6 +313,7 @@ impl<'a, M: Learns> Trainer<'a, M> {
             gradient_norm: report.gradient_norm,
             learning_rate,
             scale: report.scale,
+            gauges: report.gauges,
             samples_per_s,
             data_wait_fraction,
             bad_samples: self.state.bad_samples,
@@ -321,11 +326,17 @@ impl<'a, M: Learns> Trainer<'a, M> {
             time: clock::now_text(),
         };
         self.session.control.report(FromWorker::Interval(interval));
+        let rule = &self.session.recipe.logging.collapse;
+        let collapsed = report.gauges.map(|gauges| self.watch.take(rule, &gauges, metrics.step));
         if let Some(writer) = &mut self.writer {
             self.session.generation.check()?;
             let trouble = writer.write(&metrics);
             self.session.control.report(FromWorker::Metrics(metrics));
             trouble.into_iter().for_each(|text| self.warn(text));
+        }
+        // After the line is written: a stop is an error, on every rank.
+        if let Some(text) = collapsed.transpose()?.flatten() {
+            self.warn(text);
         }
         Ok(())
     }

@@ -126,6 +126,10 @@ impl Attempt<'_> {
                 self.beat(rank, step, phase, now);
                 self.suspect(rank, FaultKind::Reported, error);
             }
+            FromWorker::Ended { step, phase, error } => {
+                self.beat(rank, step, phase, now);
+                self.suspect(rank, FaultKind::Ended, error);
+            }
         }
     }
 
@@ -178,7 +182,10 @@ impl Attempt<'_> {
     fn suspect(&mut self, rank: usize, kind: FaultKind, error: String) {
         let better = match &self.suspicion {
             None => true,
-            Some((_, known)) => known.rank == Some(rank) && kind == FaultKind::Reported,
+            Some((_, known)) => {
+                let said = matches!(kind, FaultKind::Reported | FaultKind::Ended);
+                known.rank == Some(rank) && said
+            }
         };
         if better {
             let fault = self.fault(Some(rank), kind, error);
