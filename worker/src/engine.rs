@@ -1,6 +1,9 @@
 //! A model on this rank's device: parameters, arena and, for training, gradients and optimizer
 //! state.
 
+mod network;
+mod vlm;
+
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -8,105 +11,21 @@ use anyhow::Context as _;
 use rayon::prelude::*;
 use vljepa_kernels::{Arena, Device, Packed, Stream, Tensor, View};
 use vljepa_model::language_model::{Options, Search};
-use vljepa_model::vlm::Conversations;
-use vljepa_model::weights::{self, Imported, Parts};
+use vljepa_model::weights::{self, Imported};
 use vljepa_model::{
-    AdamW, Context, DualEncoder, Gradients, Keep, Layout, ModelError, Parameters, Visual, VlJepa,
-    Vlm,
+    AdamW, Context, DualEncoder, Gradients, Keep, Layout, ModelError, Parameters, VlJepa,
 };
 use vljepa_recipes::schema::Init;
 use vljepa_recipes::{RankId, Recipe};
+
+pub use network::Network;
+pub use vlm::Prompt;
 
 use crate::checkpoint::{self, Buffers, CheckpointFolder, Loaded};
 use crate::collectives::Collectives;
 use crate::error::WorkerError;
 use crate::initial::{self, Initial};
 use crate::sharding::shard;
-
-/// A model that an [`Engine`] holds.
-pub trait Network: Sized + std::fmt::Debug {
-    /// Builds the model of a recipe, without weights.
-    ///
-    /// # Errors
-    /// Fails if the recipe's sizes do not make a model.
-    fn build(recipe: &Recipe, device: Device) -> Result<Self, ModelError>;
-
-    /// Names, shapes and offsets of all parameters.
-    fn layout(&self) -> &Layout;
-
-    /// Parts whose weights have published names.
-    fn parts(&self) -> Parts<'_>;
-
-    /// Starts what is trained with the weights of its moving average, if the model has one.
-    ///
-    /// # Errors
-    /// Fails if the device fails.
-    fn start_from_average(&self, _: &Stream, _: &mut Parameters) -> Result<(), ModelError> {
-        Ok(())
-    }
-
-    /// Updates a moving average after a step, if the model has one.
-    ///
-    /// # Errors
-    /// Fails if the device fails.
-    fn move_average(&self, _: &Stream, _: &mut Parameters) -> Result<(), ModelError> {
-        Ok(())
-    }
-}
-
-impl Network for VlJepa {
-    fn build(recipe: &Recipe, device: Device) -> Result<Self, ModelError> {
-        Self::new(&recipe.model, &recipe.loss, device)
-    }
-
-    fn layout(&self) -> &Layout {
-        self.layout()
-    }
-
-    fn parts(&self) -> Parts<'_> {
-        self.into()
-    }
-
-    fn start_from_average(
-        &self,
-        stream: &Stream,
-        parameters: &mut Parameters,
-    ) -> Result<(), ModelError> {
-        self.start_from_average(stream, parameters)
-    }
-
-    fn move_average(&self, stream: &Stream, parameters: &mut Parameters) -> Result<(), ModelError> {
-        self.move_average(stream, parameters)
-    }
-}
-
-impl Network for Vlm {
-    fn build(recipe: &Recipe, device: Device) -> Result<Self, ModelError> {
-        Self::new(&recipe.model, device)
-    }
-
-    fn layout(&self) -> &Layout {
-        self.layout()
-    }
-
-    fn parts(&self) -> Parts<'_> {
-        self.into()
-    }
-}
-
-impl Network for DualEncoder {
-    fn build(recipe: &Recipe, device: Device) -> Result<Self, ModelError> {
-        Self::new(&recipe.model, device)
-    }
-
-    fn layout(&self) -> &Layout {
-        self.layout()
-    }
-
-    fn parts(&self) -> Parts<'_> {
-        self.into()
-    }
-}
 
 /// A model on a device, with its stream and its arena.
 #[derive(Debug)]
@@ -477,85 +396,6 @@ impl Engine {
         let values = embeddings.iter().flat_map(|row| row.as_ref().iter().copied()).collect();
         let rows = Tensor::from_f32(values, &shape).on(self.device())?;
         decoder.generate(self.context(), &self.parameters, rows.view(), start, &options)
-    }
-}
-
-/// Texts of a VLM around those of each row, in tokens.
-#[derive(Debug, Clone, Copy)]
-pub struct Prompt<'a> {
-    /// Tokens before the visual tokens.
-    pub before: &'a [i32],
-    /// Tokens that begin every answer.
-    pub start: &'a [i32],
-    /// Token that ends an answer.
-    pub end: i32,
-}
-
-impl Engine<Vlm> {
-    /// Writes the answers to questions about clips, as tokens without those of the template.
-    /// `frames` is u8 `(b, t, h, w, 3)` in host memory, and `questions` has b rows.
-    ///
-    /// # Errors
-    /// Fails if the model rejects the shapes or the device fails.
-    pub fn answer(
-        &self,
-        frames: Tensor,
-        questions: &[&[i32]],
-        prompt: Prompt<'_>,
-    ) -> anyhow::Result<Vec<Vec<i32>>> {
-        let visual = self.encode(frames.on(self.device())?.view())?;
-        self.answer_seen(&visual, questions, prompt)
-    }
-
-    /// Like [`Self::answer`], of clips that are encoded.
-    ///
-    /// # Errors
-    /// Fails in the same cases as [`Self::answer`].
-    pub fn answer_seen(
-        &self,
-        visual: &Visual,
-        questions: &[&[i32]],
-        prompt: Prompt<'_>,
-    ) -> anyhow::Result<Vec<Vec<i32>>> {
-        let keys = self.model.recipe().vlm().cloned().unwrap_or_default();
-        let options = Options {
-            search: Search::new(keys.search, self.seed),
-            max_tokens: keys.max_answer_tokens,
-            stop: vec![prompt.end],
-            forbidden: Vec::new(),
-        };
-        let starts = vec![prompt.start; questions.len()];
-        let texts = Conversations { before: prompt.before, questions, answers: &starts };
-        let (cx, parameters) = (self.context(), &self.parameters);
-        Ok(self.model.generate(cx, parameters, visual, texts, &options)?)
-    }
-
-    /// Mean of −log p over the tokens of each candidate as the answer to each question about a
-    /// clip, `(b, candidates)`. `frames` is u8 `(b, t, h, w, 3)` in host memory.
-    ///
-    /// # Errors
-    /// Fails if the model rejects the shapes or the device fails.
-    pub fn mean_losses(
-        &self,
-        frames: Tensor,
-        questions: &[&[i32]],
-        prompt: Prompt<'_>,
-        candidates: &[Vec<i32>],
-    ) -> anyhow::Result<Vec<Vec<f32>>> {
-        let visual = self.encode(frames.on(self.device())?.view())?;
-        let starts = vec![prompt.start; questions.len()];
-        let texts = Conversations { before: prompt.before, questions, answers: &starts };
-        let (cx, parameters) = (self.context(), &self.parameters);
-        Ok(self.model.mean_losses(cx, parameters, &visual, texts, candidates)?)
-    }
-
-    /// Encodes clips that are on the device: `frames` is u8 `(b, t, h, w, 3)`.
-    ///
-    /// # Errors
-    /// Fails if the model rejects the shapes or the device fails.
-    pub fn encode(&self, frames: View<'_>) -> Result<Visual, ModelError> {
-        let x_encoder = &self.model.x_encoder;
-        x_encoder.forward(self.context(), &self.parameters, frames, Keep::Nothing)
     }
 }
 

@@ -6,6 +6,7 @@ pub mod feed;
 mod loss;
 pub mod optimize;
 pub(crate) mod record;
+mod start;
 pub mod step;
 mod token_step;
 pub mod train;

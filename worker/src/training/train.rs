@@ -15,13 +15,11 @@ use vljepa_recipes::protocol::{DataWork, FromWorker, Metrics, Outcome, Phase};
 use vljepa_recipes::schema::Stage;
 
 use crate::checkpoint::{
-    self, CheckpointFolder, Contents, OtherRun, Retention, Save, Saver, Settled, State,
-    checkpoint_name,
+    self, CheckpointFolder, Contents, Retention, Save, Saver, Settled, State, checkpoint_name,
 };
-use crate::engine::{Engine, Network, Training};
+use crate::engine::{Engine, Training};
 use crate::error::WorkerError;
 use crate::evaluation;
-use crate::initial::Initial;
 use crate::observe::gauges::Watch;
 use crate::observe::meter::{Closed, Meter};
 use crate::observe::metrics::MetricsWriter;
@@ -30,6 +28,7 @@ use crate::rank::session::Session;
 use crate::training::Learns;
 use crate::training::feed::Feed;
 use crate::training::record::{warn, write_record};
+use crate::training::start::{load_initial_weights, save_frozen};
 use crate::training::step::{Input, StepReport};
 
 /// Samples that all ranks must have read before the share of bad ones is compared with the recipe's
@@ -485,42 +484,4 @@ impl<'a, M: Learns> Trainer<'a, M> {
         self.meter.enter(phase);
         self.session.drills.at(self.state.step, phase)
     }
-}
-
-/// Loads the weights that the recipe names, and reports which they are.
-fn load_initial_weights<M: Network>(
-    session: &Session,
-    engine: &mut Engine<M>,
-) -> anyhow::Result<()> {
-    let Initial { files, run } = engine.load_initial_weights(&session.collectives)?;
-    for (path, imported) in files {
-        tracing::info!("{}: {imported}", path.display());
-    }
-    let Some(OtherRun { checkpoint, passed_over, .. }) = run else { return Ok(()) };
-    for passed in passed_over {
-        warn(session, format!("a checkpoint of `init.run` does not verify: {passed}"));
-    }
-    tracing::info!("starting from the weights in {}", checkpoint.display());
-    if session.collectives.rank() == 0 {
-        session.control.report(FromWorker::Initialised { checkpoint });
-    }
-    Ok(())
-}
-
-/// Writes the parameters that are never trained, once per run, and returns the file's hash on every
-/// rank. Returns `None` if the model has none.
-fn save_frozen<M: Network>(
-    session: &Session,
-    engine: &Engine<M>,
-    checkpoints: &CheckpointFolder,
-) -> anyhow::Result<Option<String>> {
-    if engine.parameters.frozen.shape()[0] == 0 {
-        return Ok(None);
-    }
-    let mut hash = String::new();
-    if session.collectives.rank() == 0 {
-        std::fs::create_dir_all(&checkpoints.folder)?;
-        hash = checkpoint::save_frozen(&checkpoints.folder, &engine.parameters.frozen)?;
-    }
-    Ok(Some(String::from_utf8(session.collectives.broadcast(hash.into_bytes()))?))
 }
