@@ -22,7 +22,8 @@ pub enum Job {
         /// Faults to inject; each names its attempt.
         drills: Vec<Drill>,
     },
-    /// Check whether ranks can run on this node, and print one [`Checked`](super::Checked) per line.
+    /// Check whether ranks can run on this node, and print one [`Checked`](super::Checked) per
+    /// line.
     Check(Check),
     /// Score the recipe's tasks.
     Evaluate {
