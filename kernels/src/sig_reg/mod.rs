@@ -59,7 +59,7 @@ fn turns() -> f32 {
 /// If shapes or element types disagree.
 pub fn add_sums(stream: &Stream, projections: View<'_>, sums: ViewMut<'_>) -> Result<()> {
     const NAME: &str = "sig_reg::add_sums";
-    let [rows, directions] = check::rank(NAME, "projections", projections.shape())?;
+    let [_, directions] = check::rank(NAME, "projections", projections.shape())?;
     check::shape(NAME, "sums", sums.shape(), &[2 * KNOTS, directions])?;
     match stream {
         Stream::Host => {
@@ -68,6 +68,7 @@ pub fn add_sums(stream: &Stream, projections: View<'_>, sums: ViewMut<'_>) -> Re
         }
         Stream::Cuda(stream) => on_gpu!(stream, {
             let call = stream.call(NAME);
+            let rows = projections.shape()[0];
             let partial = call.workspace(DType::F32, launch::workspace(rows, directions))?;
             let buffers = [
                 call.f32(projections, "projections")?,
