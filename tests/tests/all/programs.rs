@@ -91,6 +91,20 @@ data:
         self.folder.path().join(name)
     }
 
+    /// Copies the first clip outside of training to the temporary folder and returns its path.
+    pub fn clip(&self) -> PathBuf {
+        let clip = self.path("clip.mp4");
+        let tar = small_set().join("eval/heldout.tar");
+        let mut shard = tar::Archive::new(std::fs::File::open(tar).expect("the shard opens"));
+        let mut entries = shard.entries().expect("the shard is a tar");
+        let is_clip = |entry: &tar::Entry<'_, _>| {
+            entry.path().is_ok_and(|path| path.extension().is_some_and(|x| x == "mp4"))
+        };
+        let mut found = entries.find_map(|entry| entry.ok().filter(is_clip)).expect("a clip");
+        found.unpack(&clip).expect("the clip is written");
+        clip
+    }
+
     /// Returns the command `vljepa-launch RECIPE --run RUN --set …`, not yet started.
     pub fn launch(&self, run: &str, sets: &[&str]) -> Command {
         let mut command = command("vljepa-launch");

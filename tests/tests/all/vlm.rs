@@ -79,12 +79,7 @@ fn a_vlm_learns_writes_and_ranks_and_has_no_embeddings() {
         assert!(trained.iter().any(|(name, _)| name.starts_with(part)), "{part} is trained");
     }
 
-    let clip = trial.path("clip.mp4");
-    let tar = small_set().join("eval/heldout.tar");
-    let mut shard = tar::Archive::new(std::fs::File::open(tar).unwrap());
-    let mut entries = shard.entries().unwrap().map(Result::unwrap);
-    let is_clip = |e: &tar::Entry<'_, _>| e.path().unwrap().extension().is_some_and(|x| x == "mp4");
-    entries.find(is_clip).unwrap().unpack(&clip).unwrap();
+    let clip = trial.clip();
     let [run, clip] = [trial.path("vlm"), clip].map(|path| path.display().to_string());
     let written = launch(&["caption", &run, &clip, &clip, "--json"]);
     assert!(written.status.success(), "{}", text(&written));

@@ -89,12 +89,7 @@ fn a_decoder_learns_behind_a_frozen_vl_jepa_and_writes_texts() {
     assert!(trained.iter().all(|(name, _)| name.starts_with("y_decoder.")), "{trained:?}");
 
     // `caption` and `ask` write; they need no candidates.
-    let clip = trial.path("clip.mp4");
-    let tar = small_set().join("eval/heldout.tar");
-    let mut shard = tar::Archive::new(std::fs::File::open(tar).unwrap());
-    let mut entries = shard.entries().unwrap().map(Result::unwrap);
-    let is_clip = |e: &tar::Entry<'_, _>| e.path().unwrap().extension().is_some_and(|x| x == "mp4");
-    entries.find(is_clip).unwrap().unpack(&clip).unwrap();
+    let clip = trial.clip();
     let (run, clip) = (trial.path("decoder"), clip.display().to_string());
     let run = run.display().to_string();
     let written = launch(&["caption", &run, &clip, &clip, "--json"]);
