@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use vljepa_recipes::schema::Preprocessing;
 
-use crate::catalogue::Catalogue;
+use crate::catalogue::{Catalogue, SetIdentity};
 use crate::decode::{Media, decode};
 use crate::error::DataError;
 use crate::sample::{self, RawSample};
@@ -53,6 +53,7 @@ pub struct SampleName {
 #[derive(Debug)]
 pub struct SampleReader {
     shards: ShardSet,
+    identity: SetIdentity,
     /// Number of the first sample of each shard, followed by the number of all samples.
     starts: Vec<usize>,
 }
@@ -74,7 +75,15 @@ impl SampleReader {
             next += usize::try_from(length).unwrap_or(usize::MAX);
             starts.push(next);
         }
-        Ok(Self { shards: ShardSet::new(storage.clone(), Arc::new(catalogue)), starts })
+        let identity = catalogue.identity();
+        let shards = ShardSet::new(storage.clone(), Arc::new(catalogue));
+        Ok(Self { shards, identity, starts })
+    }
+
+    /// Identity of the samples when the set was opened.
+    #[must_use]
+    pub fn identity(&self) -> &SetIdentity {
+        &self.identity
     }
 
     /// Number of samples in all shards.

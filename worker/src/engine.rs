@@ -13,7 +13,7 @@ use vljepa_kernels::{Arena, Device, Packed, Stream, Tensor, View};
 use vljepa_model::language_model::{Options, Search};
 use vljepa_model::weights::{self, Imported};
 use vljepa_model::{
-    AdamW, Context, DualEncoder, Gradients, Keep, Layout, ModelError, Parameters, VlJepa,
+    AdamW, Context, DualEncoder, Gradients, Keep, Layout, ModelError, Parameters, Visual, VlJepa,
 };
 use vljepa_recipes::schema::Init;
 use vljepa_recipes::{RankId, Recipe};
@@ -245,6 +245,22 @@ impl<M: Network> Engine<M> {
         }
     }
 
+    /// Hash of all parameters, trained and frozen, in f32.
+    ///
+    /// # Errors
+    /// Fails if the device fails.
+    pub fn weights_hash(&self) -> vljepa_kernels::Result<blake3::Hash> {
+        let mut hasher = blake3::Hasher::new();
+        for buffer in [&self.parameters.trainable, &self.parameters.frozen] {
+            let len = buffer.shape()[0];
+            for start in (0..len).step_by(CHECKED) {
+                let part = buffer.view().part(start, &[CHECKED.min(len - start)]);
+                hasher.update(bytemuck::cast_slice(&part.to_f32()?));
+            }
+        }
+        Ok(hasher.finalize())
+    }
+
     /// Checks that all ranks hold the same parameters, bit for bit, so that a rank with faulty
     /// memory or a faulty library is named before its parameters are saved. Of a large model only
     /// one part is compared per call, chosen by `round`, so that the step hardly waits.
@@ -341,22 +357,29 @@ impl Engine {
     /// # Errors
     /// Fails if the model rejects the shapes or the device fails.
     pub fn predict(&self, frames: Tensor, queries: &Packed) -> Result<Vec<Vec<f32>>, ModelError> {
-        self.predict_shown(frames.on(self.device())?.view(), queries)
+        self.predict_seen(&self.encode(frames.on(self.device())?.view())?, queries)
     }
 
-    /// Like [`Self::predict`], of frames that are on the device.
+    /// Encodes clips that are on the device: `frames` is u8 `(b, t, h, w, 3)`.
+    ///
+    /// # Errors
+    /// Fails if the model rejects the shapes or the device fails.
+    pub fn encode(&self, frames: View<'_>) -> Result<Visual, ModelError> {
+        let x_encoder = &self.model.x_encoder;
+        x_encoder.forward(self.context(), &self.parameters, frames, Keep::Nothing)
+    }
+
+    /// Like [`Self::predict`], of clips that are encoded.
     ///
     /// # Errors
     /// Fails in the same cases as [`Self::predict`].
-    pub fn predict_shown(
+    pub fn predict_seen(
         &self,
-        frames: View<'_>,
+        visual: &Visual,
         queries: &Packed,
     ) -> Result<Vec<Vec<f32>>, ModelError> {
-        let (cx, parameters) = (self.context(), &self.parameters);
-        let visual = self.model.x_encoder.forward(cx, parameters, frames, Keep::Nothing)?;
-        let predicted =
-            self.model.predictor.forward(cx, parameters, &visual, queries, Keep::Nothing)?;
+        let (predictor, cx) = (&self.model.predictor, self.context());
+        let predicted = predictor.forward(cx, &self.parameters, visual, queries, Keep::Nothing)?;
         Ok(rows_of(&predicted.embedding.to_f32()?, queries.lengths.rows()))
     }
 
@@ -403,7 +426,7 @@ fn rows_of(flat: &[f32], rows: usize) -> Vec<Vec<f32>> {
     flat.chunks_exact(flat.len() / rows.max(1)).map(<[f32]>::to_vec).collect()
 }
 
-/// Parameters that ranks compare per save: 256 MB, which takes about 50 ms.
+/// Parameters that ranks compare per save, or that are hashed at once: 256 MB, about 50 ms.
 const CHECKED: usize = 1 << 26;
 /// Parameters that a thread adds up at once.
 const CHECKED_BLOCK: usize = 1 << 16;

@@ -253,9 +253,10 @@ fn answer_batch(recipe: &Recipe, engine: &Engine<Vlm>) -> anyhow::Result<()> {
     let questions = vec![&*question; embed::ROWS];
     // Texts that no token ends are as long as the recipe allows.
     let prompt = Prompt { before: &[], start: &[], end: NO_TOKEN };
-    engine.answer(blank_frames(recipe, frames), &questions, prompt)?;
+    let visual = engine.encode(blank_frames(recipe, frames).on(engine.device())?.view())?;
+    engine.answer(&visual, &questions, prompt)?;
     let candidates = [vec![0; ASSUMED_TARGET_TOKENS], vec![0; ASSUMED_TARGET_TOKENS]];
-    engine.mean_losses(blank_frames(recipe, frames), &questions, prompt, &candidates)?;
+    engine.mean_losses(&visual, &questions, prompt, &candidates)?;
     Ok(())
 }
 

@@ -78,6 +78,11 @@ impl Record {
         })
     }
 
+    /// Hash of the first and the last bytes of a local tar, or `None` for a remote one.
+    pub(super) fn fingerprint(&self) -> Option<&Hash> {
+        self.fingerprint.as_ref()
+    }
+
     /// Whether the record was made from the open file `tar`, whose version is that of the record.
     pub(super) fn is_of(&self, tar: &StoredFile) -> io::Result<bool> {
         Ok(fingerprint(tar)? == self.fingerprint)

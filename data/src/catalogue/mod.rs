@@ -94,6 +94,17 @@ impl CatalogueFolder {
     }
 }
 
+/// Identity of a set of samples, as two hexadecimal BLAKE3 hashes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetIdentity {
+    /// Hash of names, sizes, ends and numbers of samples of the shards: a copy of the set has the
+    /// same.
+    pub content: String,
+    /// Hash that also covers the paths and the versions of the shards: it differs as soon as a
+    /// shard is written again.
+    pub version: String,
+}
+
 /// Shards of one `shards` entry in their order, with what the catalogue says about each.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Catalogue {
@@ -166,6 +177,23 @@ impl Catalogue {
             hasher.update(&length.to_le_bytes());
         }
         hasher.finalize().to_hex()[..32].to_owned()
+    }
+
+    /// Identity of the samples, from the names of the shards' files, their records and their order.
+    #[must_use]
+    pub fn identity(&self) -> SetIdentity {
+        let (mut content, mut version) = (blake3::Hasher::new(), blake3::Hasher::new());
+        for (path, record) in &self.shards {
+            let name = path.rsplit('/').next().unwrap_or_default();
+            let of_content = (name, record.version.length(), record.fingerprint(), record.samples);
+            // Neither can fail: the values are plain, and the buffer grows.
+            content.update(&postcard::to_stdvec(&of_content).unwrap_or_default());
+            version.update(&postcard::to_stdvec(&(path, &record.version)).unwrap_or_default());
+        }
+        let content = content.finalize();
+        version.update(content.as_bytes());
+        let version = version.finalize();
+        SetIdentity { content: content.to_string(), version: version.to_string() }
     }
 
     /// Path of shard number `shard`.

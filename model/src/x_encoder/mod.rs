@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use vljepa_kernels::patch_embed::Normalisation;
 use vljepa_kernels::rope::Table;
-use vljepa_kernels::{Device, Lengths, Result, Tensor, View};
+use vljepa_kernels::{Device, Lengths, Result, Tensor, View, Write};
 use vljepa_recipes::schema;
 
 pub use self::head::{AttentionPooling, FramePooling, ImageHead, MeanAttention};
@@ -71,6 +71,27 @@ pub struct Visual {
     /// State for [`XEncoder::backward`]. `None` if the encoder is frozen or was told to keep
     /// nothing.
     pub saved: Option<XEncoderSaved>,
+}
+
+impl Visual {
+    /// Visual tokens of the clips `clips`, in this order, for several texts about one clip. Keeps
+    /// nothing for a backward pass.
+    ///
+    /// # Errors
+    /// If a number is not below [`Self::rows`], or memory runs out.
+    pub fn of_clips(&self, cx: Context<'_>, clips: &[usize]) -> Result<Self> {
+        let (rows, n) = (clips.len(), self.tokens_per_row);
+        let tokens = if clips.iter().copied().eq(0..self.rows) {
+            Arc::clone(&self.tokens)
+        } else {
+            let index = indices(cx, clips.iter().flat_map(|clip| clip * n..(clip + 1) * n))?;
+            let mut tokens = cx.take(&[rows * n, self.tokens.shape()[1]])?;
+            let (from, to) = (self.tokens.view(), tokens.view_mut());
+            vljepa_kernels::rows::gather(cx.stream, from, index.view(), Write::Set, to)?;
+            Arc::new(tokens)
+        };
+        Ok(Self { tokens, rows, tokens_per_row: n, saved: None })
+    }
 }
 
 /// State that [`XEncoder::backward`] consumes.

@@ -1,6 +1,6 @@
 //! Answers of a VLM.
 
-use vljepa_kernels::{Tensor, View};
+use vljepa_kernels::View;
 use vljepa_model::language_model::{Options, Search};
 use vljepa_model::vlm::Conversations;
 use vljepa_model::{Keep, ModelError, Visual, Vlm};
@@ -19,26 +19,12 @@ pub struct Prompt<'a> {
 }
 
 impl Engine<Vlm> {
-    /// Writes the answers to questions about clips, as tokens without those of the template.
-    /// `frames` is u8 `(b, t, h, w, 3)` in host memory, and `questions` has b rows.
+    /// Writes the answers to questions about encoded clips, as tokens without those of the template.
+    /// `questions` has as many rows as `visual`.
     ///
     /// # Errors
     /// Fails if the model rejects the shapes or the device fails.
     pub fn answer(
-        &self,
-        frames: Tensor,
-        questions: &[&[i32]],
-        prompt: Prompt<'_>,
-    ) -> anyhow::Result<Vec<Vec<i32>>> {
-        let visual = self.encode(frames.on(self.device())?.view())?;
-        self.answer_seen(&visual, questions, prompt)
-    }
-
-    /// Like [`Self::answer`], of clips that are encoded.
-    ///
-    /// # Errors
-    /// Fails in the same cases as [`Self::answer`].
-    pub fn answer_seen(
         &self,
         visual: &Visual,
         questions: &[&[i32]],
@@ -57,23 +43,22 @@ impl Engine<Vlm> {
         Ok(self.model.generate(cx, parameters, visual, texts, &options)?)
     }
 
-    /// Mean of −log p over the tokens of each candidate as the answer to each question about a
-    /// clip, `(b, candidates)`. `frames` is u8 `(b, t, h, w, 3)` in host memory.
+    /// Mean of −log p over the tokens of each candidate as the answer to each question about an
+    /// encoded clip, `(b, candidates)`.
     ///
     /// # Errors
     /// Fails if the model rejects the shapes or the device fails.
     pub fn mean_losses(
         &self,
-        frames: Tensor,
+        visual: &Visual,
         questions: &[&[i32]],
         prompt: Prompt<'_>,
         candidates: &[Vec<i32>],
     ) -> anyhow::Result<Vec<Vec<f32>>> {
-        let visual = self.encode(frames.on(self.device())?.view())?;
         let starts = vec![prompt.start; questions.len()];
         let texts = Conversations { before: prompt.before, questions, answers: &starts };
         let (cx, parameters) = (self.context(), &self.parameters);
-        Ok(self.model.mean_losses(cx, parameters, &visual, texts, candidates)?)
+        Ok(self.model.mean_losses(cx, parameters, visual, texts, candidates)?)
     }
 
     /// Encodes clips that are on the device: `frames` is u8 `(b, t, h, w, 3)`.

@@ -9,7 +9,7 @@ use vljepa_data::storage::{Storage, StorageOptions};
 use vljepa_data::tokenize::Tokenizer;
 use vljepa_data::{Conversation, DataError};
 use vljepa_kernels::{Device, Packed, Tensor, View};
-use vljepa_model::{DualEncoder, Vlm};
+use vljepa_model::{DualEncoder, Visual, Vlm};
 use vljepa_recipes::Recipe;
 use vljepa_recipes::schema::{self, Control, Preprocessing};
 
@@ -167,30 +167,37 @@ impl<'a> Embedder<'a> {
     }
 
     /// Returns embeddings (b, e) of samples, each predicted with its query. A dual encoder reads no
-    /// queries.
+    /// queries. A sample with several queries that follow each other is encoded once.
     ///
     /// # Errors
     /// Fails if a query cannot be tokenised, the model rejects the shapes, or it embeds nothing.
     pub fn samples(&self, samples: &[(&LoadedSample, &str)]) -> anyhow::Result<Vec<Vec<f32>>> {
         let mut out = Vec::with_capacity(samples.len());
-        for chunk in samples.chunks(ROWS) {
-            let pixels = self.pixels(chunk);
-            out.extend(match &self.model {
+        for batch in batches(samples) {
+            let pixels = self.pixels(&batch.samples);
+            match &self.model {
                 Model::VlJepa { engine, queries, .. } => {
-                    let queries = self.packed(queries, chunk.iter().map(|(_, query)| *query))?;
-                    engine.predict(pixels, &queries)?
+                    let visual = engine.encode(pixels.on(engine.device())?.view())?;
+                    for rows in batch.rows.chunks(ROWS) {
+                        let queries = self.packed(queries, rows.iter().map(|(_, query)| *query))?;
+                        let seen = visual.of_clips(engine.context(), &clips_of(rows))?;
+                        out.extend(engine.predict_seen(&seen, &queries)?);
+                    }
                 }
-                Model::DualEncoder { engine, .. } => engine.clips(pixels)?,
+                Model::DualEncoder { engine, .. } => {
+                    let clips = engine.clips(pixels)?;
+                    out.extend(batch.rows.iter().map(|&(clip, _)| clips[clip].clone()));
+                }
                 Model::Vlm { .. } => anyhow::bail!(NO_EMBEDDINGS),
-            });
+            }
         }
         Ok(out)
     }
 
     /// Pixels of samples with equal numbers of frames, u8 `(b, t, h, w, 3)`.
-    fn pixels(&self, samples: &[(&LoadedSample, &str)]) -> Tensor {
+    fn pixels(&self, samples: &[&LoadedSample]) -> Tensor {
         let pixels: Vec<u8> =
-            samples.iter().flat_map(|(sample, _)| sample.frames.iter().copied()).collect();
+            samples.iter().flat_map(|sample| sample.frames.iter().copied()).collect();
         let per_frame = self.image_size * self.image_size * 3;
         let frames = pixels.len() / per_frame / samples.len();
         Tensor::from_u8(pixels, &[samples.len(), frames, self.image_size, self.image_size, 3])
@@ -235,16 +242,35 @@ impl<'a> Embedder<'a> {
         let Model::Vlm { engine, conversation } = &self.model else {
             return self.captions(&self.samples(samples)?);
         };
-        let mut texts = Vec::with_capacity(samples.len());
-        for chunk in samples.chunks(ROWS) {
-            let questions = questions(conversation, chunk)?;
-            let questions: Vec<&[i32]> = questions.iter().map(Vec::as_slice).collect();
-            let written = engine.answer(self.pixels(chunk), &questions, prompt(conversation))?;
-            for ids in written {
-                texts.push(conversation.answers.decode(&ids)?);
+        self.converse(engine, conversation, samples, |visual, questions| {
+            let written = engine.answer(visual, questions, prompt(conversation))?;
+            let text = |ids: &Vec<i32>| Ok(conversation.answers.decode(ids)?);
+            written.iter().map(text).collect()
+        })
+    }
+
+    /// Results of `each` for the visual tokens and the questions of at most [`ROWS`] rows. A sample
+    /// with several questions that follow each other is encoded once.
+    fn converse<T>(
+        &self,
+        engine: &Engine<Vlm>,
+        conversation: &Conversation,
+        samples: &[(&LoadedSample, &str)],
+        each: impl Fn(&Visual, &[&[i32]]) -> anyhow::Result<Vec<T>>,
+    ) -> anyhow::Result<Vec<T>> {
+        let mut out = Vec::with_capacity(samples.len());
+        for batch in batches(samples) {
+            let pixels = self.pixels(&batch.samples);
+            let visual = engine.encode(pixels.on(engine.device())?.view())?;
+            for rows in batch.rows.chunks(ROWS) {
+                let questions = rows.iter().map(|(_, query)| conversation.questions.encode(query));
+                let questions: Vec<Vec<i32>> = questions.collect::<Result<_, _>>()?;
+                let questions: Vec<&[i32]> = questions.iter().map(Vec::as_slice).collect();
+                let seen = visual.of_clips(engine.context(), &clips_of(rows))?;
+                out.extend(each(&seen, &questions)?);
             }
         }
-        Ok(texts)
+        Ok(out)
     }
 
     /// Answers a query about one sample, whose `frames` (1, t, h, w, 3) are on the device, and
@@ -263,7 +289,7 @@ impl<'a> Embedder<'a> {
                 // Reading a result waits for the device.
                 embedded.to_f32()?;
                 let query_s = lap();
-                let predicted = engine.predict_shown(frames, &query)?;
+                let predicted = engine.predict_seen(&engine.encode(frames)?, &query)?;
                 let encoder_s = lap();
                 let text = if self.writes() { self.captions(&predicted)?.pop() } else { None };
                 let decoder_s = text.is_some().then(&mut lap);
@@ -281,7 +307,7 @@ impl<'a> Embedder<'a> {
                 let visual = engine.encode(frames)?;
                 engine.device().compute_stream().synchronize()?;
                 let encoder_s = lap();
-                let written = engine.answer_seen(&visual, &[&question], prompt(conversation))?;
+                let written = engine.answer(&visual, &[&question], prompt(conversation))?;
                 let ids = written.first().map(Vec::as_slice).unwrap_or_default();
                 let text = Some(conversation.answers.decode(ids)?);
                 Ok(Timed { text, query_s, encoder_s, decoder_s: Some(lap()) })
@@ -305,14 +331,9 @@ impl<'a> Embedder<'a> {
         let Model::Vlm { engine, conversation } = &self.model else {
             anyhow::bail!("the model predicts embeddings, not tokens");
         };
-        let mut losses = Vec::with_capacity(samples.len());
-        for chunk in samples.chunks(ROWS) {
-            let questions = questions(conversation, chunk)?;
-            let questions: Vec<&[i32]> = questions.iter().map(Vec::as_slice).collect();
-            let (pixels, prompt) = (self.pixels(chunk), prompt(conversation));
-            losses.extend(engine.mean_losses(pixels, &questions, prompt, candidates)?);
-        }
-        Ok(losses)
+        self.converse(engine, conversation, samples, |visual, questions| {
+            engine.mean_losses(visual, questions, prompt(conversation), candidates)
+        })
     }
 
     /// Returns the tokens of texts as candidates of [`Self::mean_losses`].
@@ -364,12 +385,37 @@ impl<'a> Embedder<'a> {
 /// Why a VLM embeds nothing.
 const NO_EMBEDDINGS: &str = "the model is a VLM, which predicts tokens and has no embeddings";
 
-/// Questions of samples in a VLM's template.
-fn questions(
-    conversation: &Conversation,
-    samples: &[(&LoadedSample, &str)],
-) -> Result<Vec<Vec<i32>>, DataError> {
-    samples.iter().map(|(_, query)| conversation.questions.encode(query)).collect()
+/// Samples that are encoded at once, and the rows that ask about them.
+#[derive(Default)]
+struct SampleBatch<'a> {
+    samples: Vec<&'a LoadedSample>,
+    /// Number of the sample in `samples`, and the query.
+    rows: Vec<(usize, &'a str)>,
+}
+
+/// Divides rows into batches of at most [`ROWS`] samples. Rows that follow each other and ask about
+/// the same sample share it.
+fn batches<'a>(rows: &[(&'a LoadedSample, &'a str)]) -> Vec<SampleBatch<'a>> {
+    let mut batches = Vec::new();
+    let mut batch = SampleBatch::default();
+    for &(sample, query) in rows {
+        let is_last = |last: &&LoadedSample| std::ptr::eq(*last, sample);
+        if !batch.samples.last().is_some_and(is_last) {
+            if batch.samples.len() == ROWS {
+                batches.push(std::mem::take(&mut batch));
+            }
+            batch.samples.push(sample);
+        }
+        batch.rows.push((batch.samples.len() - 1, query));
+    }
+    if !batch.rows.is_empty() {
+        batches.push(batch);
+    }
+    batches
+}
+
+fn clips_of(rows: &[(usize, &str)]) -> Vec<usize> {
+    rows.iter().map(|&(clip, _)| clip).collect()
 }
 
 /// Texts of a VLM's template around those of a sample.
@@ -395,5 +441,40 @@ pub fn apply_control(control: Control, sample: &mut LoadedSample, frames: usize)
             sample.frames =
                 sample.frames.chunks(frame_len).rev().flatten().copied().collect::<Vec<u8>>();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vljepa_data::texts::Texts;
+
+    use super::*;
+
+    #[test]
+    fn rows_share_a_sample_that_they_follow_each_other_about() {
+        let sample = |key: usize| LoadedSample {
+            key: key.to_string(),
+            shard: String::new(),
+            frames: Vec::new(),
+            texts: Texts::default(),
+        };
+        // 398 pictures with 31 or 32 questions each, as GQA has.
+        let pictures: Vec<LoadedSample> = (0..398).map(sample).collect();
+        let count = |i: usize| 31 + i % 2;
+        let asked: Vec<(&LoadedSample, &str)> =
+            pictures.iter().enumerate().flat_map(|(i, p)| vec![(p, "what?"); count(i)]).collect();
+        let batches = batches(&asked);
+        assert_eq!(batches.iter().map(|batch| batch.samples.len()).sum::<usize>(), 398);
+        assert!(batches.iter().all(|batch| batch.samples.len() <= ROWS));
+        let again = batches
+            .iter()
+            .flat_map(|batch| batch.rows.iter().map(|&(clip, query)| (batch.samples[clip], query)));
+        let same = |(a, b): ((&LoadedSample, &str), &(&LoadedSample, &str))| std::ptr::eq(a.0, b.0);
+        assert!(again.zip(&asked).all(same));
+        assert_eq!(batches.iter().map(|batch| batch.rows.len()).sum::<usize>(), asked.len());
+        // A sample between two rows about another is a reason to encode that one again.
+        let apart = [(&pictures[0], "a"), (&pictures[1], "a"), (&pictures[0], "b")];
+        assert_eq!(super::batches(&apart)[0].samples.len(), 3);
+        assert!(super::batches(&[]).is_empty());
     }
 }
