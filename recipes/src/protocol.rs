@@ -21,7 +21,7 @@ pub use data::{DataPart, DataWork, KindWork};
 pub use drill::{Act, Drill, DrillPoint, Failure};
 pub use health::{Check, CheckName, Checked};
 pub use inputs::Inputs;
-pub use job::Job;
+pub use job::{Job, PROGRESS};
 pub use weights::{
     Extent, KnownModel, KnownWeights, Names, NearestModel, NearestSize, UnknownWeights, Weights,
 };

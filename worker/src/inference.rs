@@ -31,15 +31,15 @@ const READ_ROWS: usize = 256;
 pub fn evaluate(session: &Session, step: Option<u64>) -> anyhow::Result<String> {
     let (model, state) = Loaded::of(session, step)?;
     let model = model.embeds();
-    let (scores, failures) = evaluation::evaluate(&session.recipe, model, &session.collectives)?;
-    anyhow::ensure!(failures.is_empty(), "{}", failures.join("; "));
+    let evaluated = evaluation::evaluate(session, model)?;
+    anyhow::ensure!(evaluated.failures.is_empty(), "{}", evaluated.failures.join("; "));
     if step.is_some() {
-        evaluation::write_step(&session.run, state.step, &scores)?;
+        evaluation::write_step(&session.run, state.step, &evaluated)?;
     } else {
-        evaluation::write(&session.run, state.step, &scores)?;
+        evaluation::write(&session.run, state.step, &evaluated)?;
         evaluation::write_showcase(&session.recipe, model, &session.run)?;
     }
-    Ok(json!({"scores": scores, "step": state.step}).to_string())
+    Ok(json!({"scores": evaluated.scores, "step": state.step}).to_string())
 }
 
 /// Ranks candidate answers to a question about one picture or clip.
@@ -59,7 +59,7 @@ pub fn ask(
     let options = embedder.load_options(frames_of(session, file));
     let sample = load_file(file, &options)?;
     let labels = answers.iter().map(|answer| (answer.clone(), vec![answer.clone()])).collect();
-    let labels = Labels::of(labels, &embedder)?;
+    let labels = Labels::of(labels, &embedder, |texts| embedder.texts(texts))?;
     let ranked = labels.order(&labels.rows(&embedder, &[(&sample, question)])?[0]);
     let answer = |&(i, score): &(usize, f64)| json!({"text": labels.names[i], "score": score});
     let answers: Vec<_> = ranked.iter().map(answer).collect();

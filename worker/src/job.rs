@@ -85,6 +85,7 @@ pub fn run(run: &Path, job: &Path, control: Option<&str>) -> anyhow::Result<Opti
         device_name,
         drills,
         generation,
+        build: environment.build,
     };
     finish(&session, work(&session, &job))
 }

@@ -11,10 +11,10 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 use vljepa_recipes::RunDirectory;
-use vljepa_recipes::protocol::Job;
+use vljepa_recipes::protocol::{Job, PROGRESS};
 
 /// Opens the log: a file per rank and attempt for training jobs, and standard error, with warnings
-/// only, for other jobs. [`crate::job`] logs the error that ends a job; one that is no training job
+/// and the progress of an evaluation, for other jobs. [`crate::job`] logs the error that ends a job; one that is no training job
 /// prints it instead.
 ///
 /// # Errors
@@ -25,7 +25,9 @@ pub(crate) fn open(run: &RunDirectory, rank: usize, job: &Job) -> anyhow::Result
             .with_writer(std::io::stderr)
             .with_ansi(false)
             .event_format(Message)
-            .with_env_filter(EnvFilter::new("warn,vljepa_worker::job=off"))
+            .with_env_filter(EnvFilter::new(
+                "warn,vljepa_worker::job=off,vljepa_worker::evaluation::progress=info",
+            ))
             .try_init()
             .ok();
         return Ok(());
@@ -59,8 +61,11 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        let is_error = *event.metadata().level() == Level::ERROR;
-        writer.write_str(if is_error { "error: " } else { "warning: " })?;
+        writer.write_str(match *event.metadata().level() {
+            Level::ERROR => "error: ",
+            Level::INFO => PROGRESS,
+            _ => "warning: ",
+        })?;
         context.format_fields(writer.by_ref(), event)?;
         writeln!(writer)
     }

@@ -25,12 +25,13 @@ pub(crate) fn measure(session: &Session) -> anyhow::Result<(Outcome, u64)> {
     session.control.at(state.step, Phase::Evaluation);
     session.drills.at(state.step, Phase::Evaluation)?;
     let model = Embeds::DualEncoder(&engine);
-    let (scores, failures) = evaluation::evaluate(&session.recipe, model, &session.collectives)?;
-    anyhow::ensure!(failures.is_empty(), "{}", failures.join("; "));
+    let evaluated = evaluation::evaluate(session, model)?;
+    anyhow::ensure!(evaluated.failures.is_empty(), "{}", evaluated.failures.join("; "));
     if session.collectives.rank() == 0 {
         session.generation.check()?;
-        evaluation::write(&session.run, state.step, &scores)?;
-        let values = scores.into_iter().map(|(name, score)| (name, score.value)).collect();
+        evaluation::write(&session.run, state.step, &evaluated)?;
+        let values =
+            evaluated.scores.into_iter().map(|(name, score)| (name, score.value)).collect();
         session.control.report(FromWorker::Scores { step: state.step, values });
         if let Err(error) = evaluation::write_showcase(&session.recipe, model, &session.run) {
             warn(session, format!("the report shows no samples: {error:#}"));

@@ -6,6 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{Check, Drill};
 
+/// Start of a line of standard error that says how much of a job is done. A job that is no training
+/// job prints such lines.
+pub const PROGRESS: &str = "progress: ";
+
 /// Job of a worker process. The launcher writes it as a JSON file and names the file on the
 /// worker's command line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -36,7 +36,8 @@ impl RunDirectory {
         self.path.join("metrics.jsonl")
     }
 
-    /// Newest scores: a map from each metric to `{value, chance, baseline, n}`.
+    /// Newest scores: a map from each metric to `{value, interval, chance, baseline, n, unreadable,
+    /// measured}`.
     #[must_use]
     pub fn scores(&self) -> PathBuf {
         self.path.join("scores.json")
@@ -144,6 +145,18 @@ impl RunDirectory {
     #[must_use]
     pub fn evaluation(&self, step: u64) -> PathBuf {
         self.evaluations().join(format!("step-{step:08}.json"))
+    }
+
+    /// Samples that the evaluation after `step` steps could not read, if there are any.
+    #[must_use]
+    pub fn unreadable(&self, step: u64) -> PathBuf {
+        self.evaluations().join(format!("step-{step:08}-unreadable.json"))
+    }
+
+    /// Folder with the embeddings of the last evaluation, from which an interrupted one goes on.
+    #[must_use]
+    pub fn kept_embeddings(&self) -> PathBuf {
+        self.evaluations().join("kept")
     }
 
     /// Samples with the model's answers, which the report shows.

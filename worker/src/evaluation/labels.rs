@@ -25,23 +25,43 @@ enum Texts {
 }
 
 impl Labels {
-    /// Reads the texts of labels.
+    /// Reads the texts of labels, which `embed` embeds if the model embeds texts.
     ///
     /// # Errors
     /// Fails if a text cannot be tokenised or the model rejects the shapes.
     pub(crate) fn of(
         labels: BTreeMap<String, Vec<String>>,
         embedder: &Embedder<'_>,
+        embed: impl Fn(&[String]) -> anyhow::Result<Vec<Vec<f32>>>,
     ) -> anyhow::Result<Self> {
         let (names, of_labels): (_, Vec<_>) = labels.into_iter().unzip();
         let texts = if embedder.embeds() {
-            let mean = |texts: &Vec<String>| Ok(mean_direction(&embedder.texts(texts)?));
-            Texts::Embedded(of_labels.iter().map(mean).collect::<anyhow::Result<_>>()?)
+            let mut embedded = embed(&of_labels.concat())?.into_iter();
+            let mean = |texts: &Vec<String>| {
+                mean_direction(&embedded.by_ref().take(texts.len()).collect::<Vec<_>>())
+            };
+            Texts::Embedded(of_labels.iter().map(mean).collect())
         } else {
             let tokens = |texts: &Vec<String>| embedder.candidates(texts);
             Texts::Tokens(of_labels.iter().map(tokens).collect::<anyhow::Result<_>>()?)
         };
         Ok(Self { names, texts })
+    }
+
+    /// What the model is asked for: embeddings, or values of these candidates.
+    pub(super) fn request(&self) -> String {
+        match &self.texts {
+            Texts::Embedded(_) => EMBEDDINGS.to_owned(),
+            Texts::Tokens(tokens) => format!("values of {tokens:?}"),
+        }
+    }
+
+    /// A row that says the same of every sample.
+    pub(super) fn constant(&self) -> Vec<f32> {
+        match &self.texts {
+            Texts::Embedded(embeddings) => unit_vector(embeddings.first().map_or(0, Vec::len)),
+            Texts::Tokens(labels) => unit_vector(labels.len()),
+        }
     }
 
     /// What is compared with the labels, for each sample with its query: its predicted embedding,
@@ -83,5 +103,25 @@ impl Labels {
                 order
             }
         }
+    }
+}
+
+/// Request for the embeddings of samples.
+pub(super) const EMBEDDINGS: &str = "embeddings";
+
+/// The first unit vector.
+pub(super) fn unit_vector(width: usize) -> Vec<f32> {
+    let mut vector = vec![0.0; width];
+    vector.iter_mut().take(1).for_each(|x| *x = 1.0);
+    vector
+}
+
+#[cfg(test)]
+impl Labels {
+    /// Labels whose embeddings are unit vectors, for tests without a model.
+    pub(super) fn orthogonal(count: usize) -> Self {
+        let embedding = |i: usize| (0..count).map(|j| f32::from(u8::from(i == j))).collect();
+        let names = (0..count).map(|i| i.to_string()).collect();
+        Self { names, texts: Texts::Embedded((0..count).map(embedding).collect()) }
     }
 }

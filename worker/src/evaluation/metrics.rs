@@ -4,29 +4,67 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// One entry of `scores.json`. Value, chance and baseline are fractions.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+/// One entry of `scores.json`. Value, interval, chance and baseline are fractions.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Score {
     /// Score that the model reached.
     pub value: f64,
+    /// Ends of the 95 % interval of [`wilson`]. `None` if the score is no share of `n`.
+    pub interval: Option<[f64; 2]>,
     /// Expected score of random guessing.
     pub chance: f64,
     /// Score of always giving the most frequent answer.
     pub baseline: f64,
     /// Number of samples, questions or triplets.
     pub n: usize,
+    /// Number of samples that could not be read. They are among `n` and count as wrong.
+    pub unreadable: usize,
+    /// Hash of what was measured: samples, frames, queries, candidates, true answers and weights.
+    pub measured: String,
+}
+
+impl Score {
+    /// Score of `right` of `n` answers, of which the samples were all read.
+    #[must_use]
+    pub fn of_share(right: usize, n: usize, chance: f64, baseline: f64) -> Self {
+        let (value, interval) = (share(right, n), Some(wilson(right, n)));
+        Self { value, interval, chance, baseline, n, unreadable: 0, measured: String::new() }
+    }
+}
+
+/// Returns the Wilson interval of a share of `right` among `n` at 95 % (z = 1.96): the true shares
+/// from which the measured one is at most z standard deviations away. It says how far the score of
+/// other samples may be, not of other seeds of the training. All of `0..1` if `n` is 0.
+///
+/// p̂ = right/n; (p̂ + z²/2n ± z·√(p̂(1 − p̂)/n + z²/4n²)) / (1 + z²/n). Wilson, 1927.
+#[must_use]
+#[expect(clippy::cast_precision_loss, reason = "counts of samples are far below 2^52")]
+pub fn wilson(right: usize, n: usize) -> [f64; 2] {
+    const Z: f64 = 1.959_963_984_540_054;
+    if n == 0 {
+        return [0.0, 1.0];
+    }
+    let (p, n) = (share(right, n), n as f64);
+    let centre = p + Z * Z / (2.0 * n);
+    let half = Z * (p * (1.0 - p) / n + Z * Z / (4.0 * n * n)).sqrt();
+    [-half, half].map(|half| ((centre + half) / (1.0 + Z * Z / n)).clamp(0.0, 1.0))
 }
 
 /// Returns the cosine of two embeddings, summed in f64, so that equal embeddings give equal scores.
 /// Losses without similarities leave embeddings their own length.
 #[must_use]
 pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
-    let lengths = (dot(a, a) * dot(b, b)).sqrt().max(f64::MIN_POSITIVE);
-    dot(a, b) / lengths
+    cosine_of(dot(a, b), dot(a, a), dot(b, b))
 }
 
-fn dot(a: &[f32], b: &[f32]) -> f64 {
+/// Cosine of two embeddings from their product and their squares.
+pub(super) fn cosine_of(product: f64, square_a: f64, square_b: f64) -> f64 {
+    product / (square_a * square_b).sqrt().max(f64::MIN_POSITIVE)
+}
+
+/// Product of two embeddings, summed in f64 in the order of the elements.
+pub(super) fn dot(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum()
 }
 
@@ -79,12 +117,13 @@ pub fn share(part: usize, whole: usize) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }
 
-/// Returns recall at `k` over `ranks`, with guessing's k of `pool` as chance and baseline.
+/// Returns recall at `k` over `ranks`, with guessing's k of `pool` as chance and baseline. `None`
+/// is a text whose sample is never found.
 #[must_use]
-pub fn recall(ranks: &[usize], k: usize, pool: usize) -> Score {
-    let hits = ranks.iter().filter(|&&rank| rank <= k).count();
+pub fn recall(ranks: &[Option<usize>], k: usize, pool: usize) -> Score {
+    let hits = ranks.iter().flatten().filter(|&&rank| rank <= k).count();
     let chance = share(k.min(pool), pool);
-    Score { value: share(hits, ranks.len()), chance, baseline: chance, n: ranks.len() }
+    Score::of_share(hits, ranks.len(), chance, chance)
 }
 
 /// Returns the normalised mean of normalised embeddings, which represents a label with several
@@ -112,7 +151,21 @@ mod tests {
     #[test]
     fn a_collapsed_encoder_ranks_last() {
         assert_eq!(pessimistic_rank(&[0.5; 10], |i| i == 3), Some(10));
-        assert_eq!(recall(&[10; 10], 1, 10).value.to_bits(), 0.0f64.to_bits());
+        assert_eq!(recall(&[Some(10); 10], 1, 10).value.to_bits(), 0.0f64.to_bits());
+        assert_eq!(recall(&[Some(1), None], 1, 10).value.to_bits(), 0.5f64.to_bits());
+    }
+
+    #[test]
+    fn an_interval_is_that_of_wilson() {
+        // By hand, with z² = 3.8415: 8 of 10 gives (0.8 + 0.1921 ± 1.96·√(0.016 + 0.0096)) / 1.3841.
+        let close = |found: [f64; 2], wanted: [f64; 2]| {
+            found.iter().zip(wanted).all(|(found, wanted)| (found - wanted).abs() < 1e-4)
+        };
+        assert!(close(wilson(8, 10), [0.4902, 0.9433]), "{:?}", wilson(8, 10));
+        assert!(!close(wilson(7, 10), [0.4902, 0.9433]));
+        // No right answer among ten: 0 to z² / (10 + z²).
+        assert!(close(wilson(0, 10), [0.0, 0.2775]) && close(wilson(10, 10), [0.7225, 1.0]));
+        assert!(close(wilson(0, 0), [0.0, 1.0]));
     }
 
     #[test]

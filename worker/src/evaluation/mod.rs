@@ -1,68 +1,129 @@
-//! Measures the recipe's evaluation tasks: every rank embeds its share of the samples, all ranks
-//! gather the embeddings, and rank 0 writes the scores.
+//! Measures the recipe's evaluation tasks: every rank asks the model about its chunks of the samples,
+//! all ranks gather the results, and rank 0 writes the scores.
 
+mod chunks;
 pub mod embed;
+mod identity;
 pub(crate) mod labels;
 pub mod metrics;
+mod progress;
+pub mod retrieval;
 mod showcase;
+mod store;
 mod tasks;
 pub(crate) mod truth;
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::io::ErrorKind;
 
+use serde_json::json;
 use vljepa_recipes::Recipe;
 use vljepa_recipes::run_directory::{RunDirectory, atomic_write};
 use vljepa_recipes::schema::{Task, TaskKind};
 
+use self::chunks::Shared;
 pub use self::metrics::Score;
-use crate::collectives::Collectives;
+use self::store::Store;
 use crate::evaluation::embed::{Embedder, Embeds};
+use crate::rank::session::Session;
 
 /// Scores by metric name, in the form of `scores.json`.
 pub type Scores = BTreeMap<String, Score>;
 
-/// Measures every task of the recipe, with the same result on every rank. The second value has one
-/// line for each task that could not be measured, because a file cannot be read or a sample lacks a
-/// field. Such a task never ends a training run.
-///
-/// # Errors
-/// Fails if a tokenizer cannot be read.
-pub fn evaluate(
-    recipe: &Recipe,
-    model: Embeds<'_>,
-    collectives: &Collectives,
-) -> anyhow::Result<(Scores, Vec<String>)> {
-    let mut failures = Vec::new();
-    if recipe.evaluation.tasks.is_empty() {
-        return Ok((Scores::new(), failures));
-    }
-    let embedder = Embedder::new(recipe, model)?;
-    let mut scores = Scores::new();
-    for task in &recipe.evaluation.tasks {
-        match tasks::measure(task, &embedder, collectives, recipe.model.embed_dim) {
-            Ok(measured) => scores.extend(measured),
-            Err(error) => failures.push(format!("evaluation task `{}`: {error:#}", task.name)),
-        }
-    }
-    Ok((scores, failures))
+/// Samples of a task that are named if they cannot be read; all of them are counted.
+const NAMED: usize = 20;
+
+/// Result of an evaluation.
+#[derive(Debug, Default)]
+pub struct Evaluated {
+    /// Scores of all tasks.
+    pub scores: Scores,
+    /// One line for each task that could not be measured, because a file cannot be read or a sample
+    /// lacks a field. Such a task never ends a training run.
+    pub failures: Vec<String>,
+    /// Samples that cannot be read, with the reasons, for each task that has some.
+    unreadable: BTreeMap<String, Vec<String>>,
 }
 
-/// Writes `scores.json` and `evaluations/step-N.json`.
+/// Measures every task of the recipe, with the same result on every rank.
+///
+/// # Errors
+/// Fails if a tokenizer cannot be read or the device fails.
+pub fn evaluate(session: &Session, model: Embeds<'_>) -> anyhow::Result<Evaluated> {
+    let Session { recipe, collectives, .. } = session;
+    let mut evaluated = Evaluated::default();
+    if recipe.evaluation.tasks.is_empty() {
+        return Ok(evaluated);
+    }
+    let embedder = Embedder::new(recipe, model)?;
+    let is_leader = collectives.rank() == 0;
+    let own = if is_leader { identity::hash(recipe, model)?.as_bytes().to_vec() } else { vec![] };
+    let weights = blake3::Hash::from_slice(&collectives.broadcast(own))?;
+    let mut of_build = blake3::Hasher::new();
+    of_build.update(session.build.as_bytes()).update(weights.as_bytes());
+    let store = Store::open(&session.run.kept_embeddings(), of_build.finalize(), is_leader);
+    let shared = Shared { embedder: &embedder, collectives, store, weights };
+    for task in &recipe.evaluation.tasks {
+        match tasks::measure(task, &shared, recipe.model.embed_dim) {
+            Ok((scores, unreadable)) => {
+                evaluated.scores.extend(scores);
+                if !unreadable.is_empty() {
+                    if is_leader {
+                        warn_of_unreadable(&task.name, &unreadable);
+                    }
+                    evaluated.unreadable.insert(task.name.clone(), unreadable);
+                }
+            }
+            Err(error) => {
+                evaluated.failures.push(format!("evaluation task `{}`: {error:#}", task.name));
+            }
+        }
+    }
+    Ok(evaluated)
+}
+
+fn warn_of_unreadable(task: &str, unreadable: &[String]) {
+    for reason in unreadable.iter().take(NAMED) {
+        tracing::warn!("task {task}: {reason}; counted as wrong");
+    }
+    let more = unreadable.len().saturating_sub(NAMED);
+    if more > 0 {
+        tracing::warn!("task {task}: {more} more samples cannot be read; counted as wrong");
+    }
+}
+
+/// Writes `scores.json`, and the files of [`write_step`].
 ///
 /// # Errors
 /// Fails if a file cannot be written.
-pub fn write(run: &RunDirectory, step: u64, scores: &Scores) -> anyhow::Result<()> {
-    write_step(run, step, scores)?;
-    atomic_write(&run.scores(), &serde_json::to_vec_pretty(scores)?)?;
+pub fn write(run: &RunDirectory, step: u64, evaluated: &Evaluated) -> anyhow::Result<()> {
+    write_step(run, step, evaluated)?;
+    atomic_write(&run.scores(), &serde_json::to_vec_pretty(&evaluated.scores)?)?;
     Ok(())
 }
 
-/// Writes `evaluations/step-N.json` alone, so that the newest scores stay what they are.
+/// Writes `evaluations/step-N.json`, and `evaluations/step-N-unreadable.json` if samples could not
+/// be read. The newest scores stay what they are.
 ///
 /// # Errors
-/// Fails if the file cannot be written.
-pub fn write_step(run: &RunDirectory, step: u64, scores: &Scores) -> anyhow::Result<()> {
-    Ok(atomic_write(&run.evaluation(step), &serde_json::to_vec_pretty(scores)?)?)
+/// Fails if a file cannot be written.
+pub fn write_step(run: &RunDirectory, step: u64, evaluated: &Evaluated) -> anyhow::Result<()> {
+    let path = run.unreadable(step);
+    if evaluated.unreadable.is_empty() {
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+    } else {
+        let listed = |(task, samples): (&String, &Vec<String>)| {
+            let named: Vec<&String> = samples.iter().take(NAMED).collect();
+            (task.clone(), json!({"count": samples.len(), "samples": named}))
+        };
+        let listed: BTreeMap<_, _> = evaluated.unreadable.iter().map(listed).collect();
+        atomic_write(&path, &serde_json::to_vec_pretty(&listed)?)?;
+    }
+    Ok(atomic_write(&run.evaluation(step), &serde_json::to_vec_pretty(&evaluated.scores)?)?)
 }
 
 /// Writes `samples.json` for the report: samples with the texts that the model finds nearest.

@@ -49,7 +49,8 @@ pub(super) fn samples(
         if let TaskKind::QuestionAnswering { question_kind, candidates } = &task.kind
             && task.control == Control::None
         {
-            let labels = Labels::of(label_texts(&task.kind, candidates)?, embedder)?;
+            let texts = label_texts(&task.kind, candidates)?;
+            let labels = Labels::of(texts, embedder, |texts| embedder.texts(texts))?;
             shown.extend(answers(task, question_kind.as_deref(), &labels, embedder)?);
         }
     }

@@ -1,84 +1,114 @@
 //! Measures the kinds of evaluation task.
 
+use std::collections::BTreeMap;
+
 use anyhow::Context;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-use vljepa_data::reader::LoadedSample;
+use rayon::prelude::*;
 use vljepa_recipes::schema::{Control, Task, TaskKind};
 
 use super::Scores;
-use super::metrics::{Score, cosine, majority, names_all, pessimistic_rank, recall, share};
-use crate::collectives::{Collectives, Shares};
-use crate::evaluation::embed::{Embedder, apply_control};
-use crate::evaluation::labels::Labels;
-use crate::evaluation::truth::{self, Truth};
+use super::chunks::{Answered, Measured, Request, Shared};
+use super::labels::{EMBEDDINGS, Labels, unit_vector};
+use super::metrics::{Score, cosine, majority, names_all, recall, share};
+use super::retrieval::Pool;
+use super::truth::{self, Truth};
+use crate::collectives::Shares;
 
-/// Rows that are decoded before they are embedded, which bounds the pixels in memory.
-const DECODE_ROWS: usize = 256;
-
-/// Measures one task on all ranks. The only collective call comes first and also carries errors, so
-/// every rank gets the same result or the same error and continues with the next task.
+/// Measures one task on all ranks. Each step that may fail on one rank ends in a collective call
+/// that also carries errors, so every rank gets the same result or the same error and continues
+/// with the next task. Also returns the samples that cannot be read, with the reasons.
 pub(super) fn measure(
     task: &Task,
-    embedder: &Embedder<'_>,
-    collectives: &Collectives,
+    shared: &Shared<'_>,
     embed_dim: usize,
-) -> anyhow::Result<Scores> {
-    let scope = Scope { task, embedder, collectives, embed_dim };
-    match &task.kind {
-        TaskKind::Classification { .. } | TaskKind::QuestionAnswering { .. } => scope.labels(),
-        TaskKind::Retrieval => scope.retrieval(),
-        TaskKind::Triplets => scope.triplets(),
-        TaskKind::Captioning { .. } => scope.captioning(),
-    }
+) -> anyhow::Result<(Scores, Vec<String>)> {
+    let scope = Scope { task, shared, embed_dim };
+    let (scores, unreadable, hash) = match &task.kind {
+        TaskKind::Classification { .. } | TaskKind::QuestionAnswering { .. } => scope.labels()?,
+        TaskKind::Retrieval => scope.retrieval()?,
+        TaskKind::Triplets => scope.triplets()?,
+        TaskKind::Captioning { .. } => scope.captioning()?,
+    };
+    let scores = task.metrics().into_iter().zip(scores).map(|(name, mut score)| {
+        score.unreadable = unreadable.len();
+        score.measured = hash.to_hex()[..16].to_owned();
+        (name, score)
+    });
+    Ok((scores.collect(), unreadable))
 }
+
+/// Scores in the order of [`Task::metrics`], samples that cannot be read, and the hash of what was
+/// measured.
+type Outcome = (Vec<Score>, Vec<String>, blake3::Hash);
 
 struct Scope<'a> {
     task: &'a Task,
-    embedder: &'a Embedder<'a>,
-    collectives: &'a Collectives,
+    shared: &'a Shared<'a>,
     embed_dim: usize,
 }
 
-/// Predicted embedding, or values of the labels, and true answer of one row. `None` for a sample
-/// that could not be read, which counts as wrong.
-type Row = Option<(Vec<f32>, String)>;
-
 impl Scope<'_> {
-    fn labels(&self) -> anyhow::Result<Scores> {
-        let mut labels = None;
-        let (truth, rows) = self.gathered(|truth| {
-            let of_task = labels.insert(Labels::of(truth.labels.clone(), self.embedder)?);
-            self.own_rows(truth, |asked| Ok(self.collapse(of_task.rows(self.embedder, asked)?)))
-        })?;
+    fn labels(&self) -> anyhow::Result<Outcome> {
+        let embedder = self.shared.embedder;
+        let truth = self.shared.agreed(Truth::load(self.task))?;
+        let labels = Labels::of(truth.labels.clone(), embedder, |texts| self.shared.texts(texts))?;
+        let request = Request {
+            identity: labels.request(),
+            make: &|asked| labels.rows(embedder, asked),
+            constant: self.is_collapsed().then(|| labels.constant()),
+        };
+        let place = |answered: Vec<Answered<Vec<f32>>>| {
+            answered.par_iter().map(|answered| placed(&labels, answered)).collect()
+        };
+        let measured = self.shared.ask(self.task, &truth, &request, place)?;
+        let Measured::<Vec<Option<Placed>>> { parts, unreadable, hash } = measured;
+        let rows = parts.concat();
         anyhow::ensure!(!rows.is_empty(), truth.no_question());
-        label_scores(&labels.context("the task has no labels")?, &rows, self.task)
+        Ok((label_scores(&rows, labels.names.len()), unreadable, hash))
     }
 
-    fn retrieval(&self) -> anyhow::Result<Scores> {
-        let (_, rows) = self.gathered(|truth| {
-            self.own_rows(truth, |asked| Ok(self.collapse(self.embedder.samples(asked)?)))
-        })?;
+    fn retrieval(&self) -> anyhow::Result<Outcome> {
+        let truth = self.shared.agreed(Truth::load(self.task))?;
+        let request = Request {
+            identity: EMBEDDINGS.to_owned(),
+            make: &|asked| self.shared.embedder.samples(asked),
+            constant: self.is_collapsed().then(|| unit_vector(self.embed_dim)),
+        };
+        let Measured { parts, unreadable, hash } =
+            self.shared.ask(self.task, &truth, &request, Ok)?;
+        let rows: Vec<Answered<Vec<f32>>> = parts.into_iter().flatten().collect();
         let n = rows.len();
-        let known: Vec<&(Vec<f32>, String)> = rows.iter().flatten().collect();
-        let captions: Vec<&str> = known.iter().map(|(_, caption)| caption.as_str()).collect();
-        let texts = self.embedder.texts(&captions)?;
-        let mut ranks: Vec<usize> = Vec::with_capacity(n);
-        for (i, text) in texts.iter().enumerate() {
-            let scores: Vec<f64> = known.iter().map(|(visual, _)| cosine(text, visual)).collect();
-            let rank = pessimistic_rank(&scores, |j| captions[j] == captions[i]);
-            ranks.push(rank.unwrap_or(usize::MAX));
+        let (mut visuals, mut captions) = (Vec::new(), Vec::new());
+        for Answered { row, truth } in rows {
+            if let Some(visual) = row {
+                visuals.push(visual);
+                captions.push(truth);
+            }
         }
-        // A sample that could not be read counts as never found.
-        ranks.resize(n, usize::MAX);
-        let recalls = [1, 5, 10].map(|k| recall(&ranks, k, n));
-        Ok(self.task.metrics().into_iter().zip(recalls).collect())
+        // Samples with the same caption are all right for it.
+        let mut right: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+        for (sample, caption) in captions.iter().enumerate() {
+            right.entry(caption).or_default().push(sample);
+        }
+        let (texts, right): (Vec<&str>, Vec<Vec<usize>>) = right.into_iter().unzip();
+        let embedded = self.shared.texts(&texts)?;
+        let collectives = self.shared.collectives;
+        let shares = Shares { global: texts.len(), world_size: collectives.world_size() };
+        let own = shares.rows(collectives.rank());
+        let ranks = Pool::new(&visuals).ranks(&embedded[own.clone()], &right[own]);
+        let ranks = self.shared.gathered(&ranks.map_err(anyhow::Error::from))?.concat();
+        // Each sample asks with its caption. One that cannot be read counts as never found.
+        let mut of_samples = vec![None; n];
+        for (samples, rank) in right.iter().zip(ranks) {
+            samples.iter().for_each(|&sample| of_samples[sample] = rank);
+        }
+        Ok((Vec::from([1, 5, 10].map(|k| recall(&of_samples, k, n))), unreadable, hash))
     }
 
-    fn triplets(&self) -> anyhow::Result<Scores> {
-        let triplets = truth::triplets(self.task)?;
+    fn triplets(&self) -> anyhow::Result<Outcome> {
+        let triplets = self.shared.agreed(truth::triplets(self.task))?;
         let texts: Vec<&str> = triplets.iter().flat_map(|t| [&*t.p1, &*t.p2, &*t.n]).collect();
-        let embeddings = self.embedder.texts(&texts)?;
+        let embeddings = self.shared.texts(&texts)?;
         let right = embeddings
             .chunks_exact(3)
             .filter(|e| {
@@ -86,128 +116,98 @@ impl Scope<'_> {
                 positive > cosine(&e[0], &e[2]) && positive > cosine(&e[1], &e[2])
             })
             .count();
-        let (n, chance) = (triplets.len(), 1.0 / 3.0);
-        let score = Score { value: share(right, n), chance, baseline: chance, n };
-        Ok(Scores::from([(self.task.name.clone(), score)]))
+        let mut hash = blake3::Hasher::new();
+        hash.update(self.shared.weights.as_bytes()).update(&serde_json::to_vec(&texts)?);
+        let chance = 1.0 / 3.0;
+        let score = Score::of_share(right, triplets.len(), chance, chance);
+        Ok((vec![score], Vec::new(), hash.finalize()))
     }
 
-    fn captioning(&self) -> anyhow::Result<Scores> {
-        let (_, written) = self.gathered(|truth| {
-            self.own_rows(truth, |asked| {
-                if !self.embedder.embeds() {
-                    return self.embedder.answers(asked);
-                }
-                self.embedder.captions(&self.collapse(self.embedder.samples(asked)?))
-            })
-        })?;
+    fn captioning(&self) -> anyhow::Result<Outcome> {
+        let embedder = self.shared.embedder;
+        let truth = self.shared.agreed(Truth::load(self.task))?;
+        let constant = match self.is_collapsed() && embedder.embeds() {
+            true => self.shared.agreed(embedder.captions(&[unit_vector(self.embed_dim)]))?.pop(),
+            false => None,
+        };
+        let request = Request {
+            identity: "texts".to_owned(),
+            make: &|asked| embedder.answers(asked),
+            constant,
+        };
+        let Measured { parts, unreadable, hash } =
+            self.shared.ask(self.task, &truth, &request, Ok)?;
+        let written: Vec<Answered<String>> = parts.into_iter().flatten().collect();
         let (mut right, mut named) = (0, Vec::new());
-        for (caption, truth) in written.iter().flatten() {
+        for Answered { row, truth } in &written {
+            let Some(caption) = row else { continue };
             let names: Vec<String> = serde_json::from_str(truth)?;
             right += usize::from(names_all(caption, &names));
             named.push(truth);
         }
         // The most frequent combination of names is what a constant caption can get right.
-        let (n, baseline) = (written.len(), majority(&named));
-        let score = Score { value: share(right, n), chance: 0.0, baseline, n };
-        Ok(self.task.metrics().into_iter().map(|name| (name, score)).collect())
+        let score = Score::of_share(right, written.len(), 0.0, majority(&named));
+        Ok((vec![score], unreadable, hash))
     }
 
-    /// Gathers what every rank makes of its share of the samples.
-    fn gathered<T: Serialize + DeserializeOwned>(
-        &self,
-        own: impl FnOnce(&Truth<'_>) -> anyhow::Result<Vec<T>>,
-    ) -> anyhow::Result<(Truth<'_>, Vec<T>)> {
-        let truth = Truth::load(self.task);
-        let mine = match &truth {
-            Ok(truth) => own(truth).map_err(|error| format!("{error:#}")),
-            Err(error) => Err(format!("{error:#}")),
-        };
-        let mut all = Vec::new();
-        for part in self.collectives.all_gather_bytes(&serde_json::to_vec(&mine)?) {
-            let part: Result<Vec<T>, String> = serde_json::from_slice(&part)?;
-            all.extend(part.map_err(|error| anyhow::anyhow!(error))?);
-        }
-        Ok((truth?, all))
-    }
-
-    /// What `make` makes of this rank's share of the samples with their queries, and the true
-    /// answers.
-    fn own_rows<T>(
-        &self,
-        truth: &Truth<'_>,
-        make: impl Fn(&[(&LoadedSample, &str)]) -> anyhow::Result<Vec<T>>,
-    ) -> anyhow::Result<Vec<Option<(T, String)>>> {
-        let reader = self.embedder.reader(&self.task.shards, self.task.catalogue.as_deref())?;
-        let options = self.embedder.load_options(self.task.frames);
-        let count = reader.len().min(self.task.limit.unwrap_or(usize::MAX));
-        anyhow::ensure!(count > 0, "{} holds no samples", self.task.shards);
-        let shares = Shares { global: count, world_size: self.collectives.world_size() };
-        let mine: Vec<usize> = shares.rows(self.collectives.rank()).collect();
-        let mut rows = Vec::new();
-        for chunk in mine.chunks(DECODE_ROWS) {
-            let mut samples = Vec::new();
-            for &index in chunk {
-                let mut sample = match reader.load(index, &options) {
-                    Ok(sample) => sample,
-                    Err(error) => {
-                        tracing::warn!("task {}: {error}; counted as wrong", self.task.name);
-                        rows.push(None);
-                        continue;
-                    }
-                };
-                apply_control(self.task.control, &mut sample, options.frames);
-                samples.push(sample);
-            }
-            let mut asked = Vec::new();
-            for sample in &samples {
-                let of_sample = truth
-                    .of(&sample.texts)
-                    .with_context(|| format!("sample `{}` of {}", sample.key, sample.shard))?;
-                asked.extend(of_sample.into_iter().map(|(query, truth)| (sample, query, truth)));
-            }
-            let inputs: Vec<(&LoadedSample, &str)> =
-                asked.iter().map(|(sample, query, _)| (*sample, query.as_str())).collect();
-            let asked = asked.iter().map(|(_, _, truth)| truth.clone());
-            rows.extend(make(&inputs)?.into_iter().zip(asked).map(Some));
-        }
-        Ok(rows)
-    }
-
-    /// Replaces embeddings by a constant if the task is a collapsed-encoder control.
-    fn collapse(&self, mut embeddings: Vec<Vec<f32>>) -> Vec<Vec<f32>> {
-        if self.task.control == Control::Collapsed {
-            let mut same = vec![0.0; self.embed_dim];
-            same[0] = 1.0;
-            embeddings.fill(same);
-        }
-        embeddings
+    /// Whether all samples get the same embedding, so that the model is not asked.
+    fn is_collapsed(&self) -> bool {
+        self.task.control == Control::Collapsed
     }
 }
 
-/// Scores of rows that are compared with labels.
-fn label_scores(labels: &Labels, rows: &[Row], task: &Task) -> anyhow::Result<Scores> {
-    let n = rows.len();
-    let mut truths = Vec::with_capacity(n);
-    let (mut top1, mut top5) = (0, 0);
-    for (embedding, truth) in rows.iter().flatten() {
-        let truth = labels.names.iter().position(|name| name == truth).with_context(|| {
+/// Number of the true label, and how many labels the model prefers to it.
+type Placed = (usize, usize);
+
+fn placed(labels: &Labels, answered: &Answered<Vec<f32>>) -> anyhow::Result<Option<Placed>> {
+    let Answered { row: Some(row), truth } = answered else { return Ok(None) };
+    let truth =
+        labels.names.iter().position(|name| name == truth).with_context(|| {
             format!("`{truth}` is not among the {} candidates", labels.names.len())
         })?;
-        truths.push(truth);
-        let order = labels.order(embedding);
-        let position = order.iter().position(|&(label, _)| label == truth).unwrap_or(n);
-        top1 += usize::from(position < 1);
-        top5 += usize::from(position < 5);
-    }
-    let count = labels.names.len();
-    let score = |right, k: usize| Score {
-        value: share(right, n),
-        chance: share(k, count),
-        baseline: majority(&truths),
-        n,
+    let order = labels.order(row);
+    let preferred = order.iter().position(|&(label, _)| label == truth).unwrap_or(order.len());
+    Ok(Some((truth, preferred)))
+}
+
+/// Top-1, and top-5 if there are more than five of `count` labels.
+fn label_scores(rows: &[Option<Placed>], count: usize) -> Vec<Score> {
+    let truths: Vec<usize> = rows.iter().flatten().map(|&(truth, _)| truth).collect();
+    let baseline = majority(&truths);
+    let score = |k: usize| {
+        let right = rows.iter().flatten().filter(|&&(_, preferred)| preferred < k).count();
+        Score::of_share(right, rows.len(), share(k, count), baseline)
     };
-    // `Task::metrics` names top-1, and top-5 if there are more than five labels.
-    let values = [score(top1, 1), score(top5, 5)];
     let meaningful = if count > 5 { 2 } else { 1 };
-    Ok(task.metrics().into_iter().zip(values).take(meaningful).collect())
+    [1, 5].into_iter().take(meaningful).map(score).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Scores of answers about 600 samples of each of six labels, of which `row` makes the
+    /// embedding.
+    fn scores(row: impl Fn(usize) -> Option<Vec<f32>>) -> Vec<Score> {
+        let labels = Labels::orthogonal(6);
+        let answered = |i: usize| Answered { row: row(i % 6), truth: (i % 6).to_string() };
+        let rows: anyhow::Result<Vec<_>> =
+            (0..600).map(|i| placed(&labels, &answered(i))).collect();
+        label_scores(&rows.unwrap(), 6)
+    }
+
+    #[test]
+    fn copies_of_the_truth_score_everything_and_collapsed_embeddings_score_chance() {
+        let labels = Labels::orthogonal(6);
+        let unit = |i: usize| (0..6).map(|j| f32::from(u8::from(i == j))).collect::<Vec<_>>();
+        let values = |scores: &[Score]| scores.iter().map(|s| s.value).collect::<Vec<_>>();
+        assert_eq!(values(&scores(|truth| Some(unit(truth)))), [1.0, 1.0]);
+        let chance: Vec<f64> = scores(|_| None).iter().map(|score| score.chance).collect();
+        for collapsed in [labels.constant(), vec![1.0; 6], vec![0.0; 6]] {
+            assert_eq!(values(&scores(|_| Some(collapsed.clone()))), chance);
+        }
+        // What cannot be read is wrong, and counts.
+        let none = scores(|truth| (truth != 2).then(|| unit(truth)));
+        assert_eq!((none[0].value, none[0].n), (5.0 / 6.0, 600));
+    }
 }

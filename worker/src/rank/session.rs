@@ -30,6 +30,8 @@ pub struct Session {
     pub drills: Drills,
     /// Attempt that this worker belongs to; it tells whether a later one was started.
     pub generation: Generation,
+    /// Version and hash of this program's binary.
+    pub build: String,
     /// Name of the device for logs and metrics, such as `NVIDIA H200, GPU 0`.
     pub device_name: String,
 }

@@ -426,18 +426,14 @@ impl<'a, M: Learns> Trainer<'a, M> {
     fn evaluate(&mut self) -> anyhow::Result<()> {
         self.enter(Phase::Evaluation)?;
         let session = self.session;
-        let (scores, failures) = evaluation::evaluate(
-            &session.recipe,
-            M::evaluated(&self.engine),
-            &session.collectives,
-        )?;
+        let evaluated = evaluation::evaluate(session, M::evaluated(&self.engine))?;
         self.engine.trim()?;
-        for text in failures {
-            self.warn(text);
+        for text in &evaluated.failures {
+            self.warn(text.clone());
         }
         let step = self.state.step;
         let best = session.recipe.checkpoints.keep_best.as_ref().map(|best| &best.metric);
-        if let Some(metric) = best.filter(|metric| !scores.contains_key(*metric)) {
+        if let Some(metric) = best.filter(|metric| !evaluated.scores.contains_key(*metric)) {
             self.warn(format!(
                 "the evaluation of step {step} gave no `{metric}`, so its checkpoint cannot be one \
                  of `checkpoints.keep_best`"
@@ -445,8 +441,9 @@ impl<'a, M: Learns> Trainer<'a, M> {
         }
         if let Some(writer) = &mut self.writer {
             session.generation.check()?;
-            evaluation::write(&session.run, step, &scores)?;
-            let values = scores.into_iter().map(|(name, score)| (name, score.value)).collect();
+            evaluation::write(&session.run, step, &evaluated)?;
+            let values =
+                evaluated.scores.into_iter().map(|(name, score)| (name, score.value)).collect();
             let trouble = writer.scores(step, &values);
             session.control.report(FromWorker::Scores { step, values });
             trouble.into_iter().for_each(|text| self.warn(text));
