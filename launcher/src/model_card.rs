@@ -98,7 +98,7 @@ fn scores(directory: &RunDirectory, recipe: &Recipe, step: u64) -> String {
         return "These weights have no scores.\n".to_owned();
     }
     let mut text =
-        "| score | value | chance | majority | samples | |\n|---|---:|---:|---:|---:|---|\n"
+        "| score | value | 95 % | chance | majority | samples | |\n|---|---:|---:|---:|---:|---:|---|\n"
             .to_owned();
     for row in rows {
         text += &format!("| {} |\n", row.join(" | "));

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use tokio::process::Command;
-use vljepa_recipes::protocol::{Inputs, Weights};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{ChildStderr, Command};
+use vljepa_recipes::protocol::{Inputs, PROGRESS, Weights};
 
 use crate::error::LaunchError;
 use crate::process::ending;
@@ -180,14 +181,15 @@ async fn ask<T: DeserializeOwned>(
 }
 
 /// Runs a one-shot job and returns its standard output. `folder` is the working directory, to which
-/// relative paths in the recipe refer.
+/// relative paths in the recipe refer. `progress` gets each line that says how much is done.
 pub(crate) async fn one_shot(
     programs: &Programs,
     arguments: &WorkerArguments,
     folder: &Path,
+    progress: impl Fn(&str),
 ) -> Result<Vec<u8>, LaunchError> {
     let failed = |error: String| LaunchError::JobFailed { error };
-    let child = Command::new(&programs.worker)
+    let mut child = Command::new(&programs.worker)
         .args(arguments.list())
         .current_dir(folder)
         .stdin(Stdio::null())
@@ -196,8 +198,10 @@ pub(crate) async fn one_shot(
         .kill_on_drop(true)
         .spawn()
         .map_err(|error| failed(format!("{}: {error}", programs.worker.display())))?;
-    let output = child.wait_with_output().await.map_err(|error| failed(error.to_string()))?;
-    let stderr = String::from_utf8_lossy(&output.stderr);
+    let said = child.stderr.take();
+    let (output, said) = tokio::join!(child.wait_with_output(), messages(said, progress));
+    let output = output.map_err(|error| failed(error.to_string()))?;
+    let stderr = String::from_utf8_lossy(&said);
     // Warnings: samples that were left out, checkpoints that were skipped.
     let (warnings, error) = if output.status.success() { (&*stderr, "") } else { last(&stderr) };
     if !warnings.trim().is_empty() {
@@ -208,6 +212,22 @@ pub(crate) async fn one_shot(
     }
     let error = error.trim_end();
     Err(failed(if error.is_empty() { ending(output.status) } else { error.to_owned() }))
+}
+
+/// What a worker says on standard error until it ends, without the lines for `progress`.
+async fn messages(stderr: Option<ChildStderr>, progress: impl Fn(&str)) -> Vec<u8> {
+    let mut said = Vec::new();
+    let Some(stderr) = stderr else { return said };
+    let (mut stderr, mut line) = (BufReader::new(stderr), Vec::new());
+    // A pipe that cannot be read has ended.
+    while stderr.read_until(b'\n', &mut line).await.is_ok_and(|bytes| bytes > 0) {
+        match String::from_utf8_lossy(&line).strip_prefix(PROGRESS) {
+            Some(text) => progress(text.trim_end()),
+            None => said.extend_from_slice(&line),
+        }
+        line.clear();
+    }
+    said
 }
 
 /// Splits what a worker said into the lines before its error and the text of the error, which

@@ -261,11 +261,13 @@ fn jobs_on_a_trained_run_print_tables_and_json() {
     assert!(found.out.contains("\"caption\": \"a red circle\""), "{}", found.out);
     fake.launch(&["search", "runs/fake", "nowhere.tar", "red"]).said(2, &["nowhere.tar"]);
     answer(
-        r#"{"scores":{"motion_top1":{"value":0.9,"chance":0.17,"baseline":0.2,"n":50}},"step":9}"#,
+        r#"{"scores":{"motion_top1":{"value":0.9,"interval":[0.786,0.957],"chance":0.17,"baseline":0.2,"n":50,"unreadable":2,"measured":"ab12"}},"step":9}"#,
     );
     let scored = fake.launch(&["evaluate", "runs/fake", "--step", "9"]);
     scored.said(0, &["checkpoint of step 9", "report.html"]);
-    assert!(scored.out.contains("motion_top1") && scored.out.contains("90.0%"), "{}", scored.out);
+    for part in ["motion_top1", "90.0%", "78.6–95.7", "2 unreadable, counted as wrong"] {
+        assert!(scored.out.contains(part), "{}", scored.out);
+    }
     assert!(fake.read("job").contains(r#""step":9"#), "{}", fake.read("job"));
     answer(r#"{"files":["out/x.safetensors"],"step":9}"#);
     let exported = fake.launch(&["export", "runs/fake", "out"]);

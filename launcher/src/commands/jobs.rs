@@ -355,7 +355,9 @@ pub(super) async fn run_worker<T: DeserializeOwned>(
     let mut signals = Signals::listen().map_err(|error| failed("listening to signals", &error))?;
     let spinner = spinner();
     let output = tokio::select! {
-        output = programs::one_shot(&programs, &worker, &folder) => output,
+        output = programs::one_shot(&programs, &worker, &folder, |text| {
+            spinner.set_message(text.to_owned());
+        }) => output,
         signal = signals.next() => Err(LaunchError::Interrupted { exit_code: signal.exit_code(false) }),
     };
     spinner.finish_and_clear();

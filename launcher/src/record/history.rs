@@ -13,9 +13,12 @@ use super::events::Line;
 use super::stragglers::RankTable;
 
 /// One score of `scores.json`; values are fractions.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Score {
     pub value: f64,
+    /// Ends of the 95 % interval; `None` if the score is no share.
+    #[serde(default)]
+    pub interval: Option<[f64; 2]>,
     /// Score of guessing.
     #[serde(default)]
     pub chance: Option<f64>,
@@ -25,6 +28,12 @@ pub(crate) struct Score {
     /// Number of samples.
     #[serde(default)]
     pub n: u64,
+    /// Number of samples that could not be read and count as wrong.
+    #[serde(default)]
+    pub unreadable: u64,
+    /// Hash of what was measured; empty in files of earlier versions.
+    #[serde(default)]
+    pub measured: String,
 }
 
 /// One sample of `samples.json`.

@@ -53,7 +53,7 @@ mod tests {
     use vljepa_recipes::schema::Control;
 
     fn score(value: f64) -> Score {
-        Score { value, chance: None, baseline: None, n: 9 }
+        Score { value, n: 9, ..Score::default() }
     }
 
     #[test]

@@ -93,25 +93,29 @@ pub(crate) fn scores_table(directory: &RunDirectory, scores: Scores) -> Option<S
     if rows.is_empty() {
         return None;
     }
-    let header = ["score", "value", "chance", "majority", "n", ""];
+    let header = ["score", "value", "95 %", "chance", "majority", "n", ""];
     let table: Vec<_> = std::iter::once(header.map(str::to_owned).to_vec())
         .chain(rows.into_iter().map(Vec::from))
         .collect();
     Some(terminal::table(&table))
 }
 
-/// Cells of the table of scores: name, value, chance, majority, number of samples, kind of control.
-pub(crate) fn score_rows(all: Scores, recipe: &Recipe) -> Vec<[String; 6]> {
+/// Cells of the table of scores: name, value, 95 % interval, chance, majority, number of samples, kind of
+/// control and number of samples that could not be read.
+pub(crate) fn score_rows(all: Scores, recipe: &Recipe) -> Vec<[String; 7]> {
     let row = |NamedScore { name, score, control }: NamedScore| {
         let percent = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), percent);
         let control = control.map(|control| format!("control: {}", control_name(control)));
+        let unreadable = (score.unreadable > 0).then(|| unreadable(score.unreadable));
+        let remarks: Vec<String> = control.into_iter().chain(unreadable).collect();
         [
             name,
             percent(Some(score.value)),
+            score.interval.map_or_else(|| "–".to_owned(), range),
             percent(score.chance),
             percent(score.baseline),
             terminal::thousands(score.n),
-            control.unwrap_or_default(),
+            remarks.join("; "),
         ]
     };
     scores(all, recipe).into_iter().map(row).collect()
@@ -143,6 +147,15 @@ fn scores(mut all: Scores, recipe: &Recipe) -> Vec<NamedScore> {
     found.extend(all.into_iter().map(|(name, score)| NamedScore { name, score, control: None }));
     found.sort_by_key(|score| score.control.is_some());
     found
+}
+
+/// An interval in percent: `92.0–96.1`.
+fn range([low, high]: [f64; 2]) -> String {
+    format!("{:.1}–{:.1}", 100.0 * low, 100.0 * high)
+}
+
+fn unreadable(count: u64) -> String {
+    format!("{} unreadable, counted as wrong", terminal::thousands(count))
 }
 
 fn percent(value: f64) -> String {

@@ -7,7 +7,7 @@ use vljepa_recipes::protocol::{Metrics, Phase};
 
 use super::plot::{Axis, Plot, compact, to_f64};
 use super::time::{between, busy_seconds, moment};
-use super::{Contents, NamedScore, control_name, percent};
+use super::{Contents, NamedScore, control_name, percent, range, unreadable};
 use crate::record::events::Event;
 use crate::record::history::{Prediction, Sample};
 use crate::record::provenance::AttemptOutcome;
@@ -94,7 +94,7 @@ pub(super) fn scores(contents: &Contents) -> Markup {
                 }
                 p.note {
                     i.mark.chance {} " chance: score of guessing"
-                    i.mark.majority {} " majority: score of always giving the most frequent answer"
+                    i.mark.majority {} " majority: score of always giving the most frequent answer. A range is the 95 % interval (Wilson) for other samples."
                 }
                 (super::curves::section(contents))
             }
@@ -119,12 +119,14 @@ fn score_row(named: &NamedScore) -> Markup {
                 @if let Some(chance) = score.chance { i.mark.chance style=(place(chance)) {} }
             }
             b { (percent(score.value)) }
-            span.small {
+            span.small title=(format!("measured: {}", score.measured)) {
+                @if let Some(interval) = score.interval { (range(interval)) " · " }
                 @if let Some(chance) = score.chance { "chance " (percent(chance)) }
                 @if let Some(baseline) = score.baseline.filter(|b| Some(*b) > score.chance) {
                     " · majority " (percent(baseline))
                 }
                 " · n " (terminal::thousands(score.n))
+                @if score.unreadable > 0 { " · " (unreadable(score.unreadable)) }
             }
         }
     }
