@@ -51,8 +51,13 @@ fn json(path: &Path) -> Value {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
+/// Scores without the hash of what was measured, which covers the seed and each bit of the weights.
 fn scores(trial: &Trial, run: &str) -> Value {
-    json(&trial.path(run).join("scores.json"))
+    let mut scores = json(&trial.path(run).join("scores.json"));
+    for score in scores.as_object_mut().unwrap().values_mut() {
+        score.as_object_mut().unwrap().remove("measured").unwrap();
+    }
+    scores
 }
 
 fn recorded(trial: &Trial, run: &str) -> Value {

@@ -10,6 +10,7 @@ mod collapse;
 mod cubins;
 mod drills;
 mod dual_encoder;
+mod evaluation;
 mod faults;
 mod feed;
 mod fuzzing;

@@ -81,8 +81,8 @@ fn a_decoder_learns_behind_a_frozen_vl_jepa_and_writes_texts() {
     assert!(losses[5].1 < losses[0].1 - 0.3, "{losses:?}");
     // VL-JEPA is what it was, and only the decoder is in the checkpoint.
     assert_eq!(
-        scores(&trial, "decoder")["retrieval_r1"],
-        scores(&trial, "trained")["retrieval_r1"]
+        scores(&trial, "decoder")["retrieval_r1"]["value"],
+        scores(&trial, "trained")["retrieval_r1"]["value"]
     );
     assert_eq!(scores(&trial, "decoder")["caption_named"]["n"], 12);
     let trained = trial.parameters("decoder", 10);
@@ -167,6 +167,9 @@ fn sonar_s_decoder_writes_without_training_in_a_run_that_measures_tasks() {
     "stages=[]".clone_into(&mut sets[3]);
     sets.extend(space.map(str::to_owned));
     complete(&trial, "sonar", &sets, &[]);
-    assert_eq!(scores(&trial, "sonar")["retrieval_r1"], scores(&trial, "trained")["retrieval_r1"]);
+    assert_eq!(
+        scores(&trial, "sonar")["retrieval_r1"]["value"],
+        scores(&trial, "trained")["retrieval_r1"]["value"]
+    );
     assert_eq!(scores(&trial, "sonar")["caption_named"]["n"], 12);
 }
