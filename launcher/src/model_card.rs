@@ -30,9 +30,18 @@ pub(crate) fn text(
 }
 
 fn introduction(recipe: &Recipe, step: u64) -> String {
+    let what = match recipe.model.learning_decoder() {
+        None => {
+            "A VL-JEPA ([arXiv 2512.10942](https://arxiv.org/abs/2512.10942)): it predicts the \
+             embedding of a text about a picture or a clip."
+        }
+        Some(_) => {
+            "The Y-decoder of a VL-JEPA ([arXiv 2512.10942](https://arxiv.org/abs/2512.10942)): it \
+             writes the text of an embedding."
+        }
+    };
     format!(
-        "# {}\n\nA VL-JEPA ([arXiv 2512.10942](https://arxiv.org/abs/2512.10942)): it predicts the \
-         embedding of a text about a picture or a clip. Recipe `{}` (`recipe.yaml`), step {}, {} \
+        "# {}\n\n{what} Recipe `{}` (`recipe.yaml`), step {}, {} \
          samples.\n\n",
         recipe.name,
         recipe.name,
@@ -69,6 +78,8 @@ fn parameters(counts: Parameters) -> String {
         ("Y-encoder", counts.y_encoder()),
         ("projection of the Y-encoder", counts.y_head),
     ];
+    let decoder = ("Y-decoder", counts.y_decoder);
+    let rows = rows.into_iter().chain((decoder.1 > 0).then_some(decoder));
     let mut text = "| part | parameters |\n|---|---:|\n".to_owned();
     for (part, count) in rows {
         text += &format!("| {part} | {} |\n", thousands(count as u64));

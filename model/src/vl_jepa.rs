@@ -60,7 +60,8 @@ impl VlJepa {
         let learned = loss.temperature.learnable && loss.kind == schema::LossKind::InfoNce;
         let initial = Initial::Constant(loss.temperature.initial_logit_scale);
         let y_decoder = model.decoder().map(|_| YDecoder::new(&mut layout, model, device));
-        if y_decoder.is_some() {
+        let learns = model.learning_decoder().is_none();
+        if !learns {
             layout.freeze();
         }
         // Register in the order in which a step completes gradients: loss, Y-encoder, predictor,
@@ -70,7 +71,7 @@ impl VlJepa {
         let start = layout.trainable_end();
         let mut y = |instance| YEncoder::new(&mut layout, instance, model, loss.kind, device);
         let (y_encoder, y_trained) = match model.y_encoder.update() {
-            schema::Update::Ema { decay } if y_decoder.is_none() => {
+            schema::Update::Ema { decay } if learns => {
                 let (average, trained) = (y(Instance::Average), y(Instance::Trained));
                 let both = start..layout.trainable_end();
                 (average, Some((trained, MovingAverage { decay, both })))

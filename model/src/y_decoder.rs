@@ -3,7 +3,7 @@
 //! `llama` is a causal Llama behind a prefix of k vectors, which a linear map makes of the
 //! embedding (`ClipCap`, arXiv 2111.09734, §3). It is trained to write the target text. `sonar` is
 //! SONAR's text decoder, whose layers attend to the embedding (arXiv 2308.11466, §3). It is not
-//! trained.
+//! trained. Behind a VL-JEPA that learns, both are frozen.
 
 use std::sync::Arc;
 
@@ -55,11 +55,12 @@ impl YDecoder {
         let (name, group) = ("y_decoder", Group::YDecoder);
         match &model.y_decoder.clone().unwrap_or_default() {
             schema::YDecoder::Llama(keys) => {
-                let layers = if keys.train_layers { keys.num_layers } else { 0 };
-                let trained = Trained { layers, table: keys.train_layers };
+                let learns = model.learning_decoder().is_some();
+                let table = learns && keys.train_layers;
+                let trained = Trained { layers: if table { keys.num_layers } else { 0 }, table };
                 let language_model =
                     LanguageModel::llama(layout, name, group, &keys.into(), trained, device);
-                layout.scope(group, true);
+                layout.scope(group, learns);
                 let shape = [keys.prefix_tokens * keys.hidden_size, model.embed_dim];
                 let map = Linear::new(layout, &format!("{name}.prefix"), shape, true);
                 let prefix = Some(Prefix { map, tokens: keys.prefix_tokens });

@@ -57,7 +57,10 @@ pub fn check(recipe: &Recipe) -> Vec<Problem> {
     vlm::unused(recipe, &mut found);
     y_decoder::stages(recipe, &mut found);
     match recipe.model.kind {
-        ModelKind::VlJepa => training::needed(recipe, &mut found),
+        ModelKind::VlJepa => {
+            training::needed(recipe, &mut found);
+            y_decoder::behind(recipe, &mut found);
+        }
         ModelKind::YDecoder => y_decoder::needed(recipe, &mut found),
         ModelKind::DualEncoder => dual_encoder::check(recipe, &mut found),
         ModelKind::Vlm => vlm::check(recipe, &mut found),

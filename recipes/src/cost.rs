@@ -112,7 +112,7 @@ pub fn longest_texts(model: &Model, tokens: Tokens) -> Tokens {
     Tokens {
         query: if tokens.query > 0 { model.predictor.max_query_tokens } else { 0 },
         target: y.padded_length().unwrap_or(y.max_target_tokens()),
-        output: model.decoder().map_or(0, YDecoder::max_tokens),
+        output: model.learning_decoder().map_or(0, YDecoder::max_tokens),
         ..tokens
     }
 }
@@ -156,7 +156,7 @@ fn tokens(recipe: &Recipe, stage: &Stage, source: &Source) -> Tokens {
         let question = if asks { ASSUMED_QUERY_TOKENS.min(l.max_question_tokens) } else { 0 };
         return vlm_texts(l, all, question, ASSUMED_TARGET_TOKENS.min(l.max_answer_tokens));
     }
-    let Some(decoder) = recipe.model.decoder() else { return all };
+    let Some(decoder) = recipe.model.learning_decoder() else { return all };
     let output = ASSUMED_TARGET_TOKENS.min(decoder.max_tokens());
     match stage.decoding.unwrap_or_default().embeddings {
         EmbeddingSource::Targets => Tokens { output, target, ..Tokens::default() },

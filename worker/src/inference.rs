@@ -139,13 +139,20 @@ pub fn search(
     Ok(json!({"results": results, "unreadable": unreadable, "step": state.step}).to_string())
 }
 
-/// Writes the model to `folder`, for Python and for the key `init.export`.
+/// Writes the model to `folder`, for Python and for the key `init.export`; of a model whose
+/// Y-decoder is trained only the decoder, for the key `model.y_decoder.weights`.
 ///
 /// # Errors
 /// Fails if there is no checkpoint, the folder cannot be written, or a tokenizer cannot be read.
 pub fn export(session: &Session, step: Option<u64>, folder: &Path) -> anyhow::Result<String> {
     let (engine, state) = trained::<VlJepa>(session, step)?;
     let (recipe, model) = (&session.recipe, &engine.model);
+    if recipe.model.learning_decoder().is_some() {
+        let files = transformers::export_decoder(model, &engine.parameters, folder)?;
+        let unsupported = "it is a decoder, which needs the embeddings of its VL-JEPA";
+        let exported = json!({"files": files, "step": state.step, "unsupported": unsupported});
+        return Ok(exported.to_string());
+    }
     let files = transformers::export(model, &engine.parameters, recipe.default_frames(), folder)?;
     let unsupported = transformers::unsupported(&recipe.model);
     Ok(json!({"files": files, "step": state.step, "unsupported": unsupported}).to_string())

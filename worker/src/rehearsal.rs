@@ -213,7 +213,7 @@ fn blank_batch(
 
 fn frames_shape(recipe: &Recipe, stage: &Stage, rows: usize) -> [usize; 5] {
     let size = recipe.model.image_size;
-    let frames = match recipe.model.decoder().map(|_| stage.decoding.unwrap_or_default()) {
+    let frames = match recipe.model.learning_decoder().map(|_| stage.decoding.unwrap_or_default()) {
         Some(Decoding { embeddings: EmbeddingSource::Targets, .. }) => 0,
         Some(_) | None => longest_clip(recipe, stage),
     };

@@ -60,7 +60,7 @@ impl Tokenizers {
             let (before, queries) = (before.into(), cached(questions));
             return Ok(Self { before, queries, targets: None, outputs });
         }
-        let outputs = model.decoder().map(|_| Tokenizer::of_outputs(model)).transpose()?;
+        let outputs = model.learning_decoder().map(|_| Tokenizer::of_outputs(model)).transpose()?;
         Ok(Self {
             before: Arc::from([]),
             queries: cached(Tokenizer::of_queries(model)?),
@@ -344,7 +344,8 @@ impl RowMaker {
 /// Whether a stage reads pictures and clips. A Y-decoder that learns from embeddings of texts needs
 /// none.
 fn reads_frames(recipe: &Recipe, stage: &Stage) -> bool {
-    let decoding = recipe.model.decoder().map(|_| stage.decoding.unwrap_or_default().embeddings);
+    let decoding =
+        recipe.model.learning_decoder().map(|_| stage.decoding.unwrap_or_default().embeddings);
     match decoding {
         None | Some(EmbeddingSource::Predictions) => true,
         Some(EmbeddingSource::Targets) => false,

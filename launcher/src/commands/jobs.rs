@@ -217,10 +217,7 @@ pub(crate) async fn evaluate(arguments: &cli::Evaluate) -> Result<u8, LaunchErro
 pub(crate) async fn export(arguments: &cli::Export) -> Result<u8, LaunchError> {
     let directory = with_weights(&arguments.run, arguments.checkpoint)?;
     let refused = match directory.load_recipe()?.recipe.model.kind {
-        ModelKind::VlJepa => None,
-        ModelKind::YDecoder => Some(
-            "has a Y-decoder, which is not exported; export the run that its recipe's `init` names",
-        ),
+        ModelKind::VlJepa | ModelKind::YDecoder => None,
         ModelKind::DualEncoder => {
             Some("is a dual encoder, whose weights are the published files that its recipe names")
         }

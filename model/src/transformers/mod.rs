@@ -52,6 +52,26 @@ pub fn export(
     Ok(names)
 }
 
+/// Writes the trained Y-decoder of a model to `folder`, with its tokenizer, and returns the names
+/// of the files.
+///
+/// # Errors
+/// Same as [`export`], and if the model has no decoder that is trained.
+pub fn export_decoder(
+    model: &VlJepa,
+    parameters: &Parameters,
+    folder: &Path,
+) -> Result<Vec<String>, ModelError> {
+    let mut names = vec![weights::export_decoder(model, parameters, folder)?.to_owned()];
+    if let Some(tokenizer) = model.recipe().decoder().and_then(schema::YDecoder::tokenizer) {
+        let name = "y_decoder/tokenizer.json".to_owned();
+        let error = |cause| ModelError::File { path: tokenizer.to_owned(), cause };
+        written(&folder.join(&name), &std::fs::read(tokenizer).map_err(error)?)?;
+        names.push(name);
+    }
+    Ok(names)
+}
+
 /// Reason why transformers cannot run the model, or `None` if it can.
 #[must_use]
 pub fn unsupported(recipe: &schema::Model) -> Option<String> {

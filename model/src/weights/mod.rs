@@ -247,7 +247,14 @@ pub fn published(recipe: &schema::Model) -> Vec<Published> {
     if let Some(decoder) = recipe.decoder()
         && let Some(path) = decoder.weights()
     {
-        add(of_y_decoder(decoder), path, "model.y_decoder.weights");
+        let source = match decoder {
+            schema::YDecoder::Sonar(_) => Source::SonarDecoder,
+            schema::YDecoder::Llama(_) if recipe.learning_decoder().is_some() => {
+                Source::LlamaDecoder
+            }
+            schema::YDecoder::Llama(_) => Source::TrainedDecoder,
+        };
+        add(source, path, "model.y_decoder.weights");
     }
     if let Some(path) = recipe.vlm().and_then(|l| l.weights.as_deref()) {
         add(Source::LanguageModel, path, "model.language_model.weights");
@@ -311,13 +318,6 @@ fn of_y_encoder(encoder: &schema::YEncoder) -> Vec<Source> {
     }
 }
 
-fn of_y_decoder(decoder: &schema::YDecoder) -> Source {
-    match decoder {
-        schema::YDecoder::Llama(_) => Source::LlamaDecoder,
-        schema::YDecoder::Sonar(_) => Source::SonarDecoder,
-    }
-}
-
 /// Writes all weights into `folder`, one safetensors file per source, under the published names and
 /// shapes.
 ///
@@ -341,4 +341,25 @@ pub fn export<'a>(
         write::write(model.layout, parameters, &source.pieces(model), &path)?;
     }
     Ok(())
+}
+
+/// Writes a trained Y-decoder into `folder`, as `model.y_decoder.weights` of a VL-JEPA names it:
+/// Llama under its published names, and `prefix.weight` (k·d, e) and `prefix.bias` of the map to
+/// the prefix. Returns the name of the file.
+///
+/// # Errors
+/// If the file cannot be written, or the model has no decoder that is trained.
+pub fn export_decoder<'a>(
+    model: impl Into<Parts<'a>>,
+    parameters: &Parameters,
+    folder: &Path,
+) -> Result<&'static str, ModelError> {
+    let (model, source) = (model.into(), Source::TrainedDecoder);
+    let pieces = source.pieces(model);
+    if pieces.is_empty() {
+        let what = "is no decoder that is trained; use the published file".to_owned();
+        return Err(ModelError::Config { key: "model.y_decoder.family".to_owned(), what });
+    }
+    write::write(model.layout, parameters, &pieces, &folder.join(source.file()))?;
+    Ok(source.file())
 }

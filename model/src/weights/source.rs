@@ -42,6 +42,10 @@ pub enum Source {
     SonarDecoder,
     /// Llama-3.2 as Y-decoder (`meta-llama/Llama-3.2-1B`, `model.safetensors`).
     LlamaDecoder,
+    /// Llama-3.2 as Y-decoder with the map to its prefix, as [`export_decoder`] writes it.
+    ///
+    /// [`export_decoder`]: super::export_decoder
+    TrainedDecoder,
     /// Llama-3.2 as the language model of a VLM (`meta-llama/Llama-3.2-1B`, `model.safetensors`).
     LanguageModel,
     /// PE-core's text tower (`facebook/PE-Core-L14-336`, `PE-Core-L14-336.pt`).
@@ -61,7 +65,8 @@ pub enum Source {
 
 impl Source {
     /// Sources that files are recognised as. A file of [`Self::Predictor`] is a small Llama, and
-    /// those of [`Self::LlamaDecoder`] and [`Self::LanguageModel`] are whole ones.
+    /// those of [`Self::LlamaDecoder`] and [`Self::LanguageModel`] are whole ones. A file of
+    /// [`Self::TrainedDecoder`] is a whole one with a prefix.
     pub const RECOGNISED: [Self; 17] = [
         Self::VJepa2,
         Self::VJepa2_1,
@@ -99,7 +104,9 @@ impl Source {
             | Self::PeText
             | Self::ClipText
             | Self::Siglip2Text => "y_encoder/model.safetensors",
-            Self::SonarDecoder | Self::LlamaDecoder => "y_decoder/model.safetensors",
+            Self::SonarDecoder | Self::LlamaDecoder | Self::TrainedDecoder => {
+                "y_decoder/model.safetensors"
+            }
             Self::LanguageModel => "language_model/model.safetensors",
             Self::GemmaDense2 => "y_encoder/2_Dense/model.safetensors",
             Self::GemmaDense3 => "y_encoder/3_Dense/model.safetensors",
@@ -131,6 +138,7 @@ impl Source {
             Self::Predictor => predictor.map(|p| llama::pieces(&p.text, 0)).unwrap_or_default(),
             Self::SonarDecoder => y_decoder.map_or_else(Vec::new, sonar_decoder_pieces),
             Self::LlamaDecoder => y_decoder.map_or_else(Vec::new, llama_decoder_pieces),
+            Self::TrainedDecoder => y_decoder.map_or_else(Vec::new, trained_decoder_pieces),
             Self::LanguageModel => {
                 language_model.map(|l| llama::pieces(&l.text, 0)).unwrap_or_default()
             }
@@ -208,6 +216,9 @@ impl Source {
             Self::SonarDecoder | Self::LlamaDecoder => {
                 model.y_decoder.map_or_else(Vec::new, decoder_namings)
             }
+            Self::TrainedDecoder => {
+                vec![naming(plain, no_extra, |file| file.text()?.predictor())]
+            }
             Self::LanguageModel => {
                 let model = model.language_model;
                 model.map_or_else(Vec::new, |model| vec![llama_naming(model)])
@@ -241,6 +252,7 @@ impl Source {
             Self::Sonar => "SONAR's text encoder",
             Self::SonarDecoder => "SONAR's text decoder",
             Self::LlamaDecoder => "Llama-3.2 as Y-decoder",
+            Self::TrainedDecoder => "an exported Y-decoder",
             Self::LanguageModel => "Llama-3.2 as language model",
             Self::PeText => "PE-core's text tower",
             Self::ClipText => "CLIP's text tower",
@@ -269,7 +281,7 @@ impl Source {
             Self::Qwen3 => Some((Role::YEncoder, "qwen3_embedding")),
             Self::Sonar => Some((Role::YEncoder, "sonar")),
             Self::SonarDecoder => Some((Role::YDecoder, "sonar")),
-            Self::LlamaDecoder => Some((Role::YDecoder, "llama")),
+            Self::LlamaDecoder | Self::TrainedDecoder => Some((Role::YDecoder, "llama")),
             Self::LanguageModel => Some((Role::LanguageModel, "llama")),
             Self::PeText => Some((Role::YEncoder, "pe_text")),
             Self::ClipText => Some((Role::YEncoder, "clip_text")),
@@ -302,6 +314,15 @@ fn llama_decoder_pieces(decoder: &YDecoder) -> Vec<Piece> {
         None => Vec::new(),
         Some(_) => llama::pieces(&decoder.language_model.text, 0),
     }
+}
+
+/// All tensors of a Llama decoder; empty for another family.
+fn trained_decoder_pieces(decoder: &YDecoder) -> Vec<Piece> {
+    let mut pieces = llama_decoder_pieces(decoder);
+    if let Some(prefix) = &decoder.prefix {
+        vjepa2::linear(&mut pieces, "prefix", &prefix.map);
+    }
+    pieces
 }
 
 /// The ways in which files name the published tensors of a Y-decoder.

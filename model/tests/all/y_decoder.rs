@@ -11,7 +11,9 @@ use vljepa_model::{
     Context, Gradients, Keep, Layout, LayoutBuilder, ModelError, ParameterId, Parameters, YDecoder,
 };
 use vljepa_recipes::protocol::Weights;
-use vljepa_recipes::schema::{self, Initialisation, LlamaDecoder, Model, Recompute, SonarDecoder};
+use vljepa_recipes::schema::{
+    self, Initialisation, LlamaDecoder, Model, ModelKind, Recompute, SonarDecoder,
+};
 
 use crate::committed_files::file;
 
@@ -27,7 +29,9 @@ struct Tiny {
 
 fn open(keys: schema::YDecoder, embed_dim: usize) -> Tiny {
     let initialisation = Initialisation::FanIn;
-    let model = Model { y_decoder: Some(keys), embed_dim, initialisation, ..Model::default() };
+    let kind = ModelKind::YDecoder;
+    let model =
+        Model { kind, y_decoder: Some(keys), embed_dim, initialisation, ..Model::default() };
     let mut layout = LayoutBuilder::new(initialisation);
     let decoder = YDecoder::new(&mut layout, &model, Device::Host);
     let layout = layout.finish();

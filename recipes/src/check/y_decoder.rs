@@ -3,12 +3,13 @@
 use super::model::{heads_divide, query_groups, rope_scaling};
 use super::{Problems, training};
 use crate::schema::{
-    LossKind, Model, ModelKind, Projection, Recipe, Search, TaskKind, YDecoder, YEncoder,
+    EmbeddingSource, LossKind, Model, ModelKind, Projection, Recipe, Search, Stage, TaskKind,
+    YDecoder, YEncoder,
 };
 
-/// Reports missing keys of a Y-decoder's recipe.
+/// Reports missing keys of a recipe that trains a Y-decoder or only measures one.
 pub(super) fn needed(recipe: &Recipe, found: &mut Problems) {
-    if recipe.init.is_none() {
+    if recipe.init.is_none() && !learns_from_texts(recipe) {
         let what = "is null, but a Y-decoder decodes the embeddings of a trained VL-JEPA";
         found.add("init", what, "write `init: {run: DIRECTORY}`");
     }
@@ -17,38 +18,72 @@ pub(super) fn needed(recipe: &Recipe, found: &mut Problems) {
         training::needed(recipe, found);
         return;
     }
-    match recipe.loss.kind {
-        LossKind::InfoNce | LossKind::Cosine => {
-            let what = "gives embeddings length one, but SONAR's decoder reads their own length";
-            let help = "train VL-JEPA with `loss: {kind: l2}`, and name the same loss here";
-            found.add("loss.kind", what, help);
-        }
-        LossKind::L1 | LossKind::L2 | LossKind::VicReg | LossKind::SigReg => {}
-    }
+    length(recipe, decoder, found);
     if !recipe.stages.is_empty() {
         let help = "write `stages: []`: the run measures `evaluation.tasks`";
         found.add("stages", "SONAR's decoder is not trained", help);
     }
 }
 
-/// Reports keys that only a Y-decoder has.
-pub(super) fn unused(recipe: &Recipe, found: &mut Problems) {
-    if recipe.model.kind == ModelKind::YDecoder {
-        return;
+/// Whether only texts and a published Y-encoder are needed: nothing is predicted.
+fn learns_from_texts(recipe: &Recipe) -> bool {
+    let y = &recipe.model.y_encoder;
+    let embeds = y.weights().is_some() && y.projection() == Projection::None;
+    let of_targets = |stage: &Stage| match stage.decoding.unwrap_or_default().embeddings {
+        EmbeddingSource::Targets => true,
+        EmbeddingSource::Predictions => false,
+    };
+    embeds && recipe.evaluation.tasks.is_empty() && recipe.stages.iter().all(of_targets)
+}
+
+/// Reports missing keys of the Y-decoder of a VL-JEPA, which is frozen.
+pub(super) fn behind(recipe: &Recipe, found: &mut Problems) {
+    let Some(decoder) = recipe.model.decoder() else { return };
+    if decoder.weights().is_none() {
+        let what = "is null, but a model of `kind: vl_jepa` does not train its Y-decoder";
+        let help = "name the file that `vljepa-launch export` wrote of a run of `kind: y_decoder`, \
+                    or SONAR's";
+        found.add("model.y_decoder.weights", what, help);
     }
+    length(recipe, decoder, found);
+}
+
+/// Reports a loss whose predictions have another length than the decoder was trained with.
+fn length(recipe: &Recipe, decoder: &YDecoder, found: &mut Problems) {
+    match (decoder, recipe.loss.kind) {
+        (YDecoder::Sonar(_), LossKind::InfoNce | LossKind::Cosine) => {
+            let what = "gives embeddings length one, but SONAR's decoder reads their own length";
+            let help = "train VL-JEPA with `loss: {kind: l2}`, and name the same loss here";
+            found.add("loss.kind", what, help);
+        }
+        (YDecoder::Llama(_), _)
+        | (_, LossKind::L1 | LossKind::L2 | LossKind::VicReg | LossKind::SigReg) => {}
+    }
+}
+
+/// Reports keys that only a model with a Y-decoder has.
+pub(super) fn unused(recipe: &Recipe, found: &mut Problems) {
     let (what, help) = ("only a model with a Y-decoder has it", "write `model.kind: y_decoder`");
-    if recipe.model.y_decoder.is_some() {
-        found.add("model.y_decoder", what, help);
+    match recipe.model.kind {
+        ModelKind::YDecoder => return,
+        ModelKind::VlJepa => {}
+        ModelKind::DualEncoder | ModelKind::Vlm => {
+            if recipe.model.y_decoder.is_some() {
+                found.add("model.y_decoder", what, help);
+            }
+        }
     }
     for (index, stage) in recipe.stages.iter().enumerate() {
         if stage.decoding.is_some() {
+            let what = "only a model that trains a Y-decoder has it";
             found.add(format!("stages.{index}.decoding"), what, help);
         }
     }
-    let writes = recipe.model.kind == ModelKind::Vlm;
+    let writes = recipe.model.decoder().is_some() || recipe.model.vlm().is_some();
     for (index, task) in recipe.evaluation.tasks.iter().enumerate() {
         if matches!(task.kind, TaskKind::Captioning { .. }) && !writes {
             let what = "only a model with a Y-decoder and a VLM write captions";
+            let help = "name a trained decoder in `model.y_decoder`, or remove the task";
             found.add(format!("evaluation.tasks.{index}.kind.captioning"), what, help);
         }
     }
@@ -68,11 +103,10 @@ pub(super) fn stages(recipe: &Recipe, found: &mut Problems) {
 /// Reports sizes of the decoder of which no model can be built.
 pub(super) fn sizes(model: &Model, found: &mut Problems) {
     const PART: &str = "model.y_decoder";
-    if model.kind != ModelKind::YDecoder {
-        return;
-    }
     let Some(decoder) = model.decoder() else {
-        found.add(PART, "is null", "remove it: the default of this kind is `{family: llama}`");
+        if model.kind == ModelKind::YDecoder {
+            found.add(PART, "is null", "remove it: the default of this kind is `{family: llama}`");
+        }
         return;
     };
     found.positive(PART, &[("vocab_size", decoder.vocab_size())]);
@@ -204,13 +238,39 @@ mod tests {
 
     #[test]
     fn only_a_model_with_a_decoder_has_its_keys() {
-        let found = problems(&["model.kind=vl_jepa"]);
-        for key in [
-            "model.y_decoder: only a model with a Y-decoder",
-            "stages.0.decoding: only a model",
-            "evaluation.tasks.0.kind.captioning: only a model",
+        let plain = ["model.kind=vl_jepa", "model.y_decoder=null"];
+        for (sets, keys) in [
+            // A VL-JEPA does not train its decoder.
+            (&plain[..1], &["model.y_decoder.weights: is null", "stages.0.decoding: only"][..]),
+            (&plain, &["stages.0.decoding: only", "tasks.0.kind.captioning: only a model"]),
         ] {
-            assert!(found.contains(key), "`{key}` is not in {found}");
+            let found = problems(sets);
+            for key in keys {
+                assert!(found.contains(key), "{sets:?}: `{key}` is not in {found}");
+            }
+        }
+        let behind = ["model.kind=vl_jepa", "model.y_decoder.weights=decoder.safetensors"];
+        let no_decoding = ["stages.0.decoding=null", "stages.1.decoding=null"];
+        assert_eq!(problems(&[behind, no_decoding].concat()), "");
+    }
+
+    #[test]
+    fn a_decoder_that_learns_from_texts_needs_no_vl_jepa() {
+        let texts = [
+            "init=null",
+            "loss.kind=l2",
+            "loss.mask_equal_targets=false",
+            "model.y_encoder.update=frozen",
+            "model.y_encoder.projection=none",
+            "model.y_encoder.weights=text.safetensors",
+            "evaluation.tasks=[]",
+            "stages.1.decoding.embeddings=targets",
+        ];
+        assert_eq!(problems(&texts), "");
+        // Without one of the last three, something is predicted, or there is nothing to embed with.
+        for last in 5..texts.len() {
+            let sets = [&texts[..last], &texts[last + 1..]].concat();
+            assert!(problems(&sets).contains("init: is null"), "without {}", texts[last]);
         }
     }
 }

@@ -141,7 +141,10 @@ pub fn parameters(model: &Model) -> Parameters {
     };
     if let Some(decoder) = model.decoder() {
         let [all, trained] = y_decoder::parameters(model, decoder);
-        return Parameters { y_decoder: all, trainable: trained, ..counts };
+        counts.y_decoder = all;
+        if model.learning_decoder().is_some() {
+            return Parameters { trainable: trained, ..counts };
+        }
     }
     let if_trained = |trained: bool, count: usize| if trained { count } else { 0 };
     if model.y_encoder.update().averages() {

@@ -33,7 +33,7 @@ fn layer(d: &LlamaDecoder) -> usize {
 
 /// Operations of the decoder for a text of `output` tokens, its end included.
 pub(super) fn operations(model: &Model, output: usize, recompute: Recompute) -> Operations {
-    let Some(YDecoder::Llama(d)) = model.decoder() else { return Operations::default() };
+    let Some(YDecoder::Llama(d)) = model.learning_decoder() else { return Operations::default() };
     let product = |rows: usize, values: usize| 2.0 * real(rows) * real(values);
     // The last token is predicted and not read.
     let rows = d.prefix_tokens + output.saturating_sub(1);
@@ -54,7 +54,7 @@ pub(super) fn operations(model: &Model, output: usize, recompute: Recompute) -> 
 
 /// Values that a text of `output` tokens needs when the step needs the most.
 pub(super) fn activation_values(model: &Model, output: usize, recompute: Recompute) -> f64 {
-    let Some(YDecoder::Llama(d)) = model.decoder() else { return 0.0 };
+    let Some(YDecoder::Llama(d)) = model.learning_decoder() else { return 0.0 };
     let stack = Stack {
         layers: d.num_layers,
         hidden: d.hidden_size,

@@ -24,8 +24,10 @@ pub struct Model {
     pub predictor: Predictor,
     /// Encoder that maps a target text to its embedding.
     pub y_encoder: YEncoder,
-    /// Decoder that writes the text of an embedding. Only `kind: y_decoder` has it. Default:
-    /// `null`, and with that kind `{family: llama}`.
+    /// Decoder that writes the text of an embedding. `kind: y_decoder` trains it. With `kind:
+    /// vl_jepa` it is frozen and writes the texts of predictions in evaluations, `caption` and
+    /// `ask`, as SONAR's decoder in the paper's comparison with a VLM (§4.4). Default: `null`, and
+    /// with `kind: y_decoder` `{family: llama}`.
     pub y_decoder: Option<YDecoder>,
     /// Language model that writes answers. Only `kind: vlm` has it. Default: `null`, and with that
     /// kind `{family: llama}`.
@@ -59,9 +61,18 @@ impl Default for Model {
 }
 
 impl Model {
-    /// The Y-decoder of a model of `kind: y_decoder`.
+    /// The Y-decoder, in a model that has one.
     #[must_use]
     pub fn decoder(&self) -> Option<&YDecoder> {
+        match self.kind {
+            ModelKind::VlJepa | ModelKind::YDecoder => self.y_decoder.as_ref(),
+            ModelKind::DualEncoder | ModelKind::Vlm => None,
+        }
+    }
+
+    /// The Y-decoder of a model of `kind: y_decoder`, in which only the decoder learns.
+    #[must_use]
+    pub fn learning_decoder(&self) -> Option<&YDecoder> {
         match self.kind {
             ModelKind::YDecoder => self.y_decoder.as_ref(),
             ModelKind::VlJepa | ModelKind::DualEncoder | ModelKind::Vlm => None,

@@ -88,7 +88,9 @@ impl Model {
     pub fn open(name: &str, device: Device) -> Self {
         let golden = Golden::open(name);
         let keys = if name == "llama_lm" { llama(&golden) } else { sonar(&golden) };
-        let recipe = schema::Model { y_decoder: Some(keys), embed_dim: 32, ..Default::default() };
+        let kind = schema::ModelKind::YDecoder;
+        let recipe =
+            schema::Model { kind, y_decoder: Some(keys), embed_dim: 32, ..Default::default() };
         let mut layout = LayoutBuilder::new(recipe.initialisation);
         let decoder = YDecoder::new(&mut layout, &recipe, device);
         let layout = layout.finish();

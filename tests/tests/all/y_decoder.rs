@@ -111,14 +111,53 @@ fn a_decoder_learns_behind_a_frozen_vl_jepa_and_writes_texts() {
         assert!(!refused.status.success(), "{}", text(&refused));
         assert!(text(&refused).contains("no Y-decoder"), "{}", text(&refused));
     }
-    // The export would miss the decoder.
-    let folder = trial.path("exported").display().to_string();
-    let refused = launch(&["export", &run, &folder]);
-    assert!(
-        text(&refused).contains("has a Y-decoder, which is not exported"),
-        "{}",
-        text(&refused)
+}
+
+#[test]
+fn an_exported_decoder_writes_the_same_behind_a_vl_jepa_that_does_not_train_it() {
+    let trial = trial(&[]);
+    let mut sets = decoder(&trial);
+    complete(&trial, "decoder", &sets, &[]);
+    let run = |name: &str| trial.path(name).display().to_string();
+    let folder = run("exported");
+    let exported = launch(&["export", &run("decoder"), &folder]);
+    assert!(exported.status.success(), "{}", text(&exported));
+    let file = format!("{folder}/y_decoder/model.safetensors");
+    for name in
+        [&*file, &format!("{folder}/y_decoder/tokenizer.json"), &format!("{folder}/README.md")]
+    {
+        assert!(std::fs::exists(name).unwrap(), "{name}");
+    }
+
+    // The same VL-JEPA, whose weights such a learning rate cannot change.
+    sets[0] = "model.kind=vl_jepa".to_owned();
+    sets[2] = sets[2].replace("max_tokens", &format!("weights: {file}, max_tokens"));
+    sets[3] = "stages.0.learning_rate.peak=1e-30".to_owned();
+    complete(&trial, "behind", &sets, &["model.x_encoder.trainable=false"]);
+    let trained = trial.parameters("behind", 2);
+    assert!(trained.iter().all(|(name, _)| !name.starts_with("y_decoder.")), "{trained:?}");
+    let clip = trial.clip().display().to_string();
+    let caption = |name: &str| {
+        let written = launch(&["caption", &run(name), &clip]);
+        assert!(written.status.success(), "{}", text(&written));
+        String::from_utf8(written.stdout).unwrap()
+    };
+    assert_eq!(caption("behind"), caption("decoder"));
+    assert_eq!(
+        scores(&trial, "behind")["caption_named"],
+        scores(&trial, "decoder")["caption_named"]
     );
+
+    // A file without the map to the prefix, as Llama's, is refused by name.
+    let llama = trial.path("trained").join("llama.safetensors");
+    let exported = launch(&["export", &run("trained"), &run("vl_jepa")]);
+    assert!(exported.status.success(), "{}", text(&exported));
+    std::fs::copy(format!("{}/predictor/model.safetensors", run("vl_jepa")), &llama).unwrap();
+    sets[2] = sets[2].replace(&file, &llama.display().to_string());
+    let sets: Vec<&str> = sets.iter().map(String::as_str).collect();
+    let refused = trial.launch("other", &sets).output().unwrap();
+    assert_eq!(refused.status.code(), Some(2), "{}", text(&refused));
+    assert!(text(&refused).contains("model.y_decoder.weights"), "{}", text(&refused));
 }
 
 #[test]

@@ -21,6 +21,8 @@ use crate::error::WorkerError;
 
 /// Beginning of the names of a Y-decoder's parameters.
 const DECODER: &str = "y_decoder.";
+/// Prefix of the names of a Y-encoder that a moving average follows.
+const TRAINED: &str = "y_trained.";
 
 /// Newest checkpoint of another run that verifies.
 #[derive(Debug)]
@@ -80,8 +82,9 @@ impl OtherRun {
     pub fn check(&self, layout: &Layout) -> Result<(), ModelError> {
         let path = || self.checkpoint.clone();
         let (mut theirs, mut missing) = (self.parameters(), Vec::new());
-        if has_decoder(layout) {
-            theirs.retain(|name, _| !name.starts_with("y_trained."));
+        let averages = layout.parameters.iter().any(|p| p.name.starts_with(TRAINED));
+        if has_decoder(layout) && !averages {
+            theirs.retain(|name, _| !name.starts_with(TRAINED));
         }
         for wanted in &layout.parameters {
             match theirs.remove(&*wanted.name) {

@@ -109,7 +109,7 @@ impl Meter {
             // A VLM has no Y-encoder.
             let target = if model.vlm().is_none() { length(&batch.target, row) } else { 0 };
             let all = Tokens::of(model, frames, query, target);
-            let tokens = match model.decoder() {
+            let tokens = match model.learning_decoder() {
                 None if model.vlm().is_some() => {
                     let query = batch.before.len() + query;
                     Tokens { query, output: length(&batch.output, row), target: 0, ..all }

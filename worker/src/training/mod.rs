@@ -51,7 +51,7 @@ impl Learns for VlJepa {
         input: Input,
         enter: &mut dyn FnMut(Phase) -> anyhow::Result<()>,
     ) -> anyhow::Result<StepReport> {
-        if recipe.model.decoder().is_none() {
+        if recipe.model.learning_decoder().is_none() {
             return step::step(engine, training, collectives, input, enter);
         }
         let decoding = recipe.stages[stage].decoding.unwrap_or_default();

@@ -55,7 +55,8 @@ pub struct LlamaDecoder {
     /// follows the prefix.
     pub tokenizer: Option<PathBuf>,
     /// Published `model.safetensors`, or the index of several such files, with the initial weights.
-    /// Default: none, which starts from random weights.
+    /// With `kind: vl_jepa` the `y_decoder/model.safetensors` that `vljepa-launch export` wrote of
+    /// a trained decoder. Default: none, which starts from random weights.
     pub weights: Option<PathBuf>,
 }
 
