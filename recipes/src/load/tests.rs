@@ -346,3 +346,66 @@ fn both_sides_of_the_controlled_comparison_see_the_same_samples_in_the_same_orde
     // Paper, abstract: "50% fewer trainable parameters".
     assert!(jepa * 2 < vlm, "{jepa} of {vlm}");
 }
+
+/// Dotted keys of two resolved recipes that differ.
+fn differences(a: &serde_json::Value, b: &serde_json::Value, at: &str, found: &mut Vec<String>) {
+    let (Some(left), Some(right)) = (a.as_object(), b.as_object()) else {
+        if a != b {
+            found.push(at.to_owned());
+        }
+        return;
+    };
+    for key in left.keys().chain(right.keys().filter(|key| !left.contains_key(*key))) {
+        let at = if at.is_empty() { key.clone() } else { format!("{at}.{key}") };
+        let null = serde_json::Value::Null;
+        let [a, b] = [left, right].map(|map| map.get(key).unwrap_or(&null));
+        differences(a, b, &at, found);
+    }
+}
+
+#[test]
+fn each_row_of_table_5_changes_one_thing_of_its_base() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("ablations");
+    let json = |name: &str| {
+        let loaded = load(&folder.join(name).with_extension("yaml"), &[]).unwrap();
+        serde_json::to_value(loaded.recipe).unwrap()
+    };
+    // A text encoder brings its own files and sizes, and its own width if it is not projected.
+    let y_encoder = &["model.y_encoder", "model.embed_dim"][..];
+    let (loss, layers) = (&["loss.kind"][..], &["model.predictor.layers"][..]);
+    let multiplier = &["optimizer.multipliers.y_encoder"][..];
+    let run = &["init", "model.x_encoder.weights", "model.predictor.weights"][..];
+    let rows = [
+        ("a_pretraining", "base", &[run, &["model.y_encoder.weights"]].concat()[..]),
+        ("b_multiplier_1", "base", multiplier),
+        ("b_multiplier_0_1", "base", multiplier),
+        ("b_multiplier_0_01", "base", multiplier),
+        ("b_multiplier_0", "base", multiplier),
+        ("c_info_nce", "base", y_encoder),
+        ("c_cosine", "c_info_nce", loss),
+        ("c_l1", "c_info_nce", loss),
+        ("c_l2", "c_info_nce", loss),
+        ("d_layers_0_2", "base", layers),
+        ("d_layers_0_4", "base", layers),
+        ("d_layers_0_8", "base", layers),
+        ("d_layers_0_16", "base", layers),
+        ("d_causal", "base", &["model.predictor.attention"]),
+        ("d_random", "base", &["model.predictor.weights"]),
+        ("e_embedding_gemma", "base", &["model.y_encoder.update"]),
+        ("e_qwen3_0_6b", "e_embedding_gemma", &y_encoder[..1]),
+        ("e_qwen3_4b", "e_embedding_gemma", &y_encoder[..1]),
+        ("e_qwen3_8b", "e_embedding_gemma", &y_encoder[..1]),
+        ("e_pe_b", "e_embedding_gemma", &y_encoder[..1]),
+        ("e_pe_l", "e_embedding_gemma", &y_encoder[..1]),
+        ("e_pe_g", "e_embedding_gemma", &y_encoder[..1]),
+    ];
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), rows.len() + 1);
+    for (row, base, keys) in rows {
+        let mut found = Vec::new();
+        differences(&json(row), &json(base), "", &mut found);
+        found.retain(|key| key != "name");
+        assert!(!found.is_empty(), "{row}");
+        let expected = |key: &String| keys.iter().any(|start| key.starts_with(start));
+        assert!(found.iter().all(expected), "{row}: {found:?}");
+    }
+}
