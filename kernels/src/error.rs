@@ -61,6 +61,12 @@ pub enum KernelError {
         /// Bytes of the budget.
         budget: usize,
     },
+    /// The operating system gives the process no more memory.
+    #[error("the machine has no {wanted} bytes of memory left for a tensor")]
+    HostMemory {
+        /// Bytes of the tensor.
+        wanted: usize,
+    },
     /// A library of NVIDIA is missing or unusable.
     #[cfg(feature = "cuda")]
     #[error(transparent)]

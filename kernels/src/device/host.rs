@@ -1,6 +1,6 @@
 //! Host memory: vectors of one element type, and slices of them.
 
-use crate::DType;
+use crate::{DType, KernelError, Result};
 
 macro_rules! host_types {
     ($($variant:ident, $ty:ty, $doc:literal);+) => {
@@ -21,6 +21,17 @@ macro_rules! host_types {
             #[must_use]
             pub fn zeros(dtype: DType, len: usize) -> Self {
                 match dtype { $(DType::$variant => Self::$variant(vec![<$ty>::default(); len])),+ }
+            }
+
+            /// Asks the operating system for memory for `len` elements, without keeping it.
+            ///
+            /// # Errors
+            /// If it refuses. [`Self::zeros`] would end the process then.
+            pub fn reserve(dtype: DType, len: usize) -> Result<()> {
+                match dtype {
+                    $(DType::$variant => Vec::<$ty>::new().try_reserve_exact(len)),+
+                }
+                .map_err(|_| KernelError::HostMemory { wanted: len.saturating_mul(dtype.bytes()) })
             }
 
             /// Element type of the memory.
@@ -130,4 +141,17 @@ host_types! {
     I32, i32, "32-bit signed integers.";
     U8, u8, "Bytes, such as pixels.";
     U64, u64, "64-bit unsigned integers, such as hashes of texts."
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{DType, Device, KernelError, Tensor};
+
+    #[test]
+    fn a_tensor_that_no_machine_has_memory_for_is_an_error() {
+        // 2^60 bytes: more than any address space has.
+        let refused = Tensor::zeros(Device::Host, DType::F32, &[1 << 58]).unwrap_err();
+        assert!(matches!(refused, KernelError::HostMemory { wanted } if wanted == 1 << 60));
+        assert!(Tensor::zeros(Device::Host, DType::F32, &[1 << 10]).is_ok());
+    }
 }

@@ -121,7 +121,10 @@ impl Storage {
     /// If the device is out of memory.
     pub fn new(device: Device, dtype: DType, len: usize) -> Result<Self> {
         Ok(match device {
-            Device::Host => Self::Host(HostBuffer::zeros(dtype, len)),
+            Device::Host => {
+                HostBuffer::reserve(dtype, len)?;
+                Self::Host(HostBuffer::zeros(dtype, len))
+            }
             Device::Cuda(cuda) => Self::Cuda(CudaBuffer::new(cuda, dtype, len)?),
         })
     }
