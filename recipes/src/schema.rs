@@ -24,7 +24,7 @@ pub use cluster::{Cluster, ControlPlane, RestartPolicy, Scheduler, Slurm};
 pub use data::{
     BadSamples, Data, Interpolation, Source, TargetRule, TextSource, Transform, Visual,
 };
-pub use evaluation::{Candidates, Control, Evaluation, LABEL, Task, TaskKind};
+pub use evaluation::{Candidates, CaptionMetric, Control, Evaluation, LABEL, Task, TaskKind};
 pub use init::Init;
 pub use language_model::{LanguageModel, LanguageModelFamily, TEXT, Template, TemplateTexts};
 pub use model::{Initialisation, Loss, LossKind, Model, ModelKind, SigReg, Temperature, VicReg};

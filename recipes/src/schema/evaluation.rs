@@ -141,6 +141,33 @@ pub enum TaskKind {
     },
 }
 
+/// Metric that compares captions with reference captions, as coco-caption computes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CaptionMetric {
+    /// CIDEr-D, which coco-caption calls CIDEr: from 0 to 10. Papers print it times 100.
+    Cider,
+    /// BLEU-4 over the whole set, a fraction.
+    Bleu4,
+    /// ROUGE-L, a fraction.
+    RougeL,
+}
+
+impl CaptionMetric {
+    /// All metrics.
+    pub const ALL: [Self; 3] = [Self::Cider, Self::Bleu4, Self::RougeL];
+
+    /// Name on the command line and at the end of the names in `scores.json`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cider => "cider",
+            Self::Bleu4 => "bleu4",
+            Self::RougeL => "rouge_l",
+        }
+    }
+}
+
 fn bare_label() -> Vec<String> {
     vec![LABEL.to_owned()]
 }

@@ -15,6 +15,7 @@ mod faults;
 mod feed;
 mod fuzzing;
 mod golden;
+mod golden_captions;
 mod golden_clip_siglip2;
 mod golden_dual;
 mod golden_language_model;

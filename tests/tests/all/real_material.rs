@@ -30,7 +30,7 @@ const OPTIONS: LoadOptions = LoadOptions {
 
 /// Returns a folder of the material, or prints that it does not exist and returns `None`.
 #[expect(clippy::print_stderr, reason = "a test without material says that it did not run")]
-fn material(folder: &str) -> Option<PathBuf> {
+pub fn material(folder: &str) -> Option<PathBuf> {
     let named = std::env::var_os("VLJEPA_MATERIAL").map(PathBuf::from);
     let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/material");
     let path = named.unwrap_or_else(beside).join(folder);
