@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use vljepa_recipes::protocol::Drill;
 
 const AFTER_HELP: &str = "\
@@ -85,6 +85,8 @@ pub(crate) enum Command {
     Export(Export),
     /// Say which models a file of published weights holds, and which lines of a recipe read them.
     Weights(Weights),
+    /// Compare captions with reference captions as coco-caption does: CIDEr, BLEU-4, ROUGE-L.
+    Score(Score),
     /// Write the report.html of a run again.
     Report(RunOnly),
     /// Compare sources, data and programs with those of a run, repeat it as a new run, and compare
@@ -239,6 +241,36 @@ pub(crate) struct Weights {
     /// Print the result as JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Score {
+    /// Score to compute. CIDEr is printed as coco-caption prints it; papers multiply it by 100.
+    #[arg(value_enum)]
+    pub metric: CaptionScore,
+    /// Captions to score: one per line, or COCO's results, a JSON list of `{image_id, caption}`.
+    pub hypotheses: PathBuf,
+    /// Right captions: files whose lines have the same numbers, or JSON files of COCO's
+    /// annotations.
+    #[arg(required = true)]
+    pub references: Vec<PathBuf>,
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Scores of `vljepa-launch score`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CaptionScore {
+    /// CIDEr-D, from 0 to 10.
+    Cider,
+    /// BLEU-4, from 0 to 1.
+    Bleu4,
+    /// ROUGE-L, from 0 to 1.
+    #[value(name = "rouge_l")]
+    RougeL,
+    /// All of these.
+    All,
 }
 
 #[derive(Debug, Args)]

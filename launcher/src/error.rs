@@ -140,10 +140,10 @@ pub(crate) enum LaunchError {
         /// Predicate of the sentence, such as `is not a folder`.
         why: String,
     },
-    /// A file of weights cannot be used or converted.
+    /// A file on the command line cannot be used.
     #[error("{what}")]
     #[diagnostic(help("{help}"))]
-    Weights { what: String, help: String },
+    File { what: String, help: String },
     /// A file of the run directory cannot be read.
     #[error("cannot read {}: {why}", path.display())]
     Unreadable { path: PathBuf, why: String },
@@ -244,7 +244,7 @@ impl LaunchError {
             | Self::NoCheckpoint { .. }
             | Self::NoSuchCheckpoint { .. }
             | Self::Unreadable { .. }
-            | Self::Weights { .. }
+            | Self::File { .. }
             | Self::Path { .. } => 2,
             Self::MpirunMissing { .. }
             | Self::NoSlurm { .. }

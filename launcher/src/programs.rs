@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{ChildStderr, Command};
-use vljepa_recipes::protocol::{Inputs, PROGRESS, Weights};
+use vljepa_recipes::protocol::{CaptionScores, Inputs, PROGRESS, Weights};
 
 use crate::error::LaunchError;
 use crate::process::ending;
@@ -154,6 +154,17 @@ pub(crate) async fn weights(
         arguments.extend(["--convert".as_ref(), to.as_os_str()]);
     }
     arguments.extend(["--".as_ref(), file.as_os_str()]);
+    ask(programs, &arguments).await
+}
+
+/// Lets the worker compare captions with references.
+pub(crate) async fn score(
+    programs: &Programs,
+    hypotheses: &Path,
+    references: &[PathBuf],
+) -> Result<CaptionScores, LaunchError> {
+    let mut arguments = vec!["score".as_ref(), "--".as_ref(), hypotheses.as_os_str()];
+    arguments.extend(references.iter().map(|path| path.as_os_str()));
     ask(programs, &arguments).await
 }
 

@@ -10,6 +10,7 @@ mod drill;
 mod health;
 mod inputs;
 mod job;
+mod score;
 mod weights;
 
 use std::path::PathBuf;
@@ -22,6 +23,7 @@ pub use drill::{Act, Drill, DrillPoint, Failure};
 pub use health::{Check, CheckName, Checked};
 pub use inputs::Inputs;
 pub use job::{Job, PROGRESS};
+pub use score::CaptionScores;
 pub use weights::{
     Extent, KnownModel, KnownWeights, Names, NearestModel, NearestSize, UnknownWeights, Weights,
 };

@@ -21,6 +21,7 @@ pub mod observe;
 pub mod rank;
 #[cfg(feature = "cuda")]
 pub mod rehearsal;
+pub mod score;
 pub mod sharding;
 pub mod training;
 pub mod weights;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use vljepa_worker::{inputs, job, weights};
+use vljepa_worker::{inputs, job, score, weights};
 
 /// Runs one rank of a VL-JEPA run. `vljepa-launch` starts it; it is rarely started by hand.
 #[derive(Debug, Parser)]
@@ -52,6 +52,15 @@ enum Command {
         /// Copy the models to this new safetensors file.
         #[arg(long, value_name = "OUT")]
         convert: Option<PathBuf>,
+    },
+    /// Compare captions with references, and print CIDEr, BLEU-4 and ROUGE-L as JSON.
+    /// `vljepa-launch score` shows them.
+    Score {
+        /// File of the captions to score.
+        hypotheses: PathBuf,
+        /// Files of the right captions.
+        #[arg(required = true)]
+        references: Vec<PathBuf>,
     },
     /// Compile the GPU kernels of recipes before their runs, and print the resources they need.
     /// Needs NVRTC, but no GPU.
@@ -107,6 +116,9 @@ fn main() -> ExitCode {
         }
         Some(Command::Weights { file, convert }) => {
             weights::run(&file, convert.as_deref()).map(Some)
+        }
+        Some(Command::Score { hypotheses, references }) => {
+            score::run(&hypotheses, &references).map(Some)
         }
         #[cfg(feature = "cuda")]
         Some(Command::Compile { recipes, architecture, cache }) => {

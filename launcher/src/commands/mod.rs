@@ -5,6 +5,7 @@ pub(crate) mod latency;
 pub(crate) mod plan;
 pub(crate) mod preflight;
 pub(crate) mod reproduce;
+pub(crate) mod score;
 pub(crate) mod status;
 pub(crate) mod stop;
 pub(crate) mod train;

@@ -38,7 +38,7 @@ pub(crate) async fn weights(arguments: &cli::Weights) -> Result<u8, LaunchError>
             (error, "name a whole file of weights, and a new file to convert it to".to_owned())
         }
     };
-    Err(LaunchError::Weights { what, help })
+    Err(LaunchError::File { what, help })
 }
 
 /// Sentence that says which files of a folder to name instead.

@@ -45,6 +45,7 @@ mod real_material;
 #[cfg(feature = "cuda")]
 mod rehearsal;
 mod resume;
+mod score_command;
 mod sharding;
 mod steps;
 mod storage;

@@ -186,12 +186,23 @@ pub(crate) fn triplets(task: &Task) -> anyhow::Result<Vec<Triplet>> {
 }
 
 fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> anyhow::Result<T> {
-    let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = contents(path)?;
+    serde_json::from_slice(&text).with_context(|| format!("{} does not parse", path.display()))
+}
+
+/// Reads a text file, without a byte order mark.
+///
+/// # Errors
+/// Fails if the file cannot be read, is empty, or is known to hold something else than text.
+pub(crate) fn contents(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let mut text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     if let Some(FileKind { what, advice }) = FileKind::of(&text) {
         anyhow::bail!("{} {what}; {advice}", path.display());
     }
-    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
-    serde_json::from_slice(text).with_context(|| format!("{} does not parse", path.display()))
+    if text.starts_with(b"\xef\xbb\xbf") {
+        text.drain(..3);
+    }
+    Ok(text)
 }
 
 #[cfg(test)]
