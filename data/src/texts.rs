@@ -19,13 +19,16 @@ pub struct Question {
     pub kind: String,
 }
 
+/// Field of the json that holds the caption, if the sample has no `txt`.
+const CAPTION: &str = "caption";
+
 /// Caption, questions and json fields of a sample. All texts are without surrounding white space
 /// and byte order marks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Texts {
     caption: Result<Option<String>, String>,
     questions: Result<Vec<Question>, String>,
-    /// Fields of the json that are texts, as strings, and objects of such fields.
+    /// Fields of the json that are texts, as strings, lists of texts, and objects of such fields.
     fields: Result<Map<String, Value>, String>,
 }
 
@@ -49,7 +52,7 @@ impl Texts {
         let caption = match txt.map(|bytes| caption_of(&bytes?)).transpose() {
             Ok(Some(caption)) if !caption.is_empty() => Ok(Some(caption)),
             Ok(_) => match &fields {
-                Ok(fields) => Ok(fields.get("caption").and_then(Value::as_str).map(str::to_owned)),
+                Ok(fields) => Ok(fields.get(CAPTION).and_then(Value::as_str).map(str::to_owned)),
                 Err(reason) => Err(reason.clone()),
             },
             Err(reason) => Err(reason),
@@ -77,6 +80,26 @@ impl Texts {
     pub fn field(&self, name: &str) -> Result<Option<&str>, String> {
         let fields = self.fields.as_ref().map_err(Clone::clone)?;
         Ok(nested_text(fields, name))
+    }
+
+    /// Texts of a field of the json, which holds a text or a list of texts and is found as in
+    /// [`Self::field`]; `caption` is [`Self::caption`] if there is one. Empty if there are no such
+    /// texts.
+    ///
+    /// # Errors
+    /// A message if the json cannot be parsed, or the caption cannot be read.
+    pub fn list(&self, name: &str) -> Result<Vec<&str>, String> {
+        if name == CAPTION
+            && let Some(caption) = self.caption()?
+        {
+            return Ok(vec![caption]);
+        }
+        let texts = |value| match value {
+            &Value::Array(ref list) => Some(list.iter().filter_map(Value::as_str).collect()),
+            value => value.as_str().map(|text| vec![text]),
+        };
+        let fields = self.fields.as_ref().map_err(Clone::clone)?;
+        Ok(nested(fields, name, &texts).unwrap_or_default())
     }
 
     /// Questions in the json's `questions`, without those whose question or answer is `null`.
@@ -135,11 +158,15 @@ fn text_of(value: &Value) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
-/// The fields that are texts, numbers or truth values, as strings, and the objects of such fields.
-/// The parser has limited their depth to 128.
+/// The fields that are texts, numbers or truth values, as strings, the lists of these, and the
+/// objects of such fields. The parser has limited their depth to 128.
 fn texts_of(fields: Map<String, Value>) -> Map<String, Value> {
     let text = |(name, value)| match value {
         Value::Object(inner) => Some((name, Value::Object(texts_of(inner)))),
+        Value::Array(list) => {
+            let texts: Vec<String> = list.iter().filter_map(text_of).collect();
+            (!texts.is_empty()).then(|| (name, Value::from(texts)))
+        }
         other => Some((name, Value::String(text_of(&other)?))),
     };
     fields.into_iter().filter_map(text).collect()
@@ -148,12 +175,21 @@ fn texts_of(fields: Map<String, Value>) -> Map<String, Value> {
 /// Text of a field, whose name may lead through nested objects. Of several ways to read a name, the
 /// one with the longest first key is taken.
 pub(crate) fn nested_text<'a>(fields: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
-    if let Some(Value::String(text)) = fields.get(name) {
-        return Some(text);
+    nested(fields, name, &Value::as_str)
+}
+
+/// What `read` finds in a field, as [`nested_text`] finds its text.
+fn nested<'a, T>(
+    fields: &'a Map<String, Value>,
+    name: &str,
+    read: &impl Fn(&'a Value) -> Option<T>,
+) -> Option<T> {
+    if let Some(found) = fields.get(name).and_then(read) {
+        return Some(found);
     }
     let dots = name.match_indices('.').rev();
     dots.map(|(dot, _)| name.split_at(dot)).find_map(|(first, rest)| match fields.get(first) {
-        Some(Value::Object(inner)) => nested_text(inner, &rest[1..]),
+        Some(Value::Object(inner)) => nested(inner, &rest[1..], read),
         _ => None,
     })
 }
@@ -163,7 +199,10 @@ fn bytes_of(fields: &Map<String, Value>) -> usize {
     let length = |(name, value): (&String, &Value)| match value {
         Value::String(text) => name.len() + text.len(),
         Value::Object(inner) => name.len() + bytes_of(inner),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) => name.len(),
+        Value::Array(list) => {
+            name.len() + list.iter().filter_map(Value::as_str).map(str::len).sum::<usize>()
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => name.len(),
     };
     fields.iter().map(length).sum()
 }
@@ -281,6 +320,26 @@ mod tests {
         assert_eq!(texts.field("a.b.d.e"), Ok(Some("deep")));
         assert_eq!(texts.field("gpt.action.count"), Ok(None));
         assert_eq!(texts.bytes(), "a.b.d.edeep".len() + "gpt.action.briefStir coffee".len());
+    }
+
+    #[test]
+    fn a_list_is_all_texts_of_a_field_and_the_txt_comes_before_the_caption_of_the_json() {
+        let json = br#"{"caption": ["a cat", " a grey cat ", "", 3, null], "one": "a dog",
+            "gpt": {"captions": ["x"]}, "none": [], "objects": [{"caption": "y"}]}"#;
+        let of_json = texts(None, Some(json));
+        for (name, expected) in [
+            ("caption", &["a cat", "a grey cat", "3"][..]),
+            ("one", &["a dog"]),
+            ("gpt.captions", &["x"]),
+            ("none", &[]),
+            ("objects", &[]),
+            ("missing", &[]),
+        ] {
+            assert_eq!(of_json.list(name).unwrap(), expected, "{name}");
+            assert!(expected == ["a dog"] || of_json.field(name) == Ok(None), "{name}");
+        }
+        assert_eq!(texts(Some(b"a horse"), Some(json)).list("caption").unwrap(), ["a horse"]);
+        assert!(texts(None, Some(b"{")).list("one").is_err());
     }
 
     #[test]

@@ -165,7 +165,7 @@ pub enum FromWorker {
     Scores {
         /// Number of steps done when the scores were measured.
         step: u64,
-        /// Score of each metric as a fraction.
+        /// Value of each metric.
         values: std::collections::BTreeMap<String, f64>,
     },
     /// A message for the user that does not end the run.

@@ -12,7 +12,7 @@ use super::comparison::Comparison;
 use super::events::Line;
 use super::stragglers::RankTable;
 
-/// One score of `scores.json`; values are fractions.
+/// One score of `scores.json`; values are fractions, but those of CIDEr reach 10.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Score {
     pub value: f64,

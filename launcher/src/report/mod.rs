@@ -60,11 +60,39 @@ impl Contents {
     }
 }
 
-/// A score with its name, and its kind of control if it is one.
+/// A score with its name and scale, and its kind of control if it is one.
 pub(crate) struct NamedScore {
     pub(crate) name: String,
     pub(crate) score: history::Score,
+    pub(crate) scale: Scale,
     pub(crate) control: Option<Control>,
+}
+
+/// Scale on which the values of a score are shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scale {
+    /// Fractions, shown as percentages.
+    Fraction,
+    /// Numbers from 0 to 10, as coco-caption prints CIDEr. Papers print them times 100.
+    Cider,
+}
+
+impl Scale {
+    /// Value as text.
+    pub(crate) fn text(self, value: f64) -> String {
+        match self {
+            Self::Fraction => percent(value),
+            Self::Cider => format!("{value:.3}"),
+        }
+    }
+
+    /// Largest possible value.
+    fn maximum(self) -> f64 {
+        match self {
+            Self::Fraction => 1.0,
+            Self::Cider => 10.0,
+        }
+    }
 }
 
 /// Writes the report of a run and returns its path.
@@ -103,17 +131,17 @@ pub(crate) fn scores_table(directory: &RunDirectory, scores: Scores) -> Option<S
 /// Cells of the table of scores: name, value, 95 % interval, chance, majority, number of samples, kind of
 /// control and number of samples that could not be read.
 pub(crate) fn score_rows(all: Scores, recipe: &Recipe) -> Vec<[String; 7]> {
-    let row = |NamedScore { name, score, control }: NamedScore| {
-        let percent = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), percent);
+    let row = |NamedScore { name, score, scale, control }: NamedScore| {
+        let text = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), |v| scale.text(v));
         let control = control.map(|control| format!("control: {}", control_name(control)));
         let unreadable = (score.unreadable > 0).then(|| unreadable(score.unreadable));
         let remarks: Vec<String> = control.into_iter().chain(unreadable).collect();
         [
             name,
-            percent(Some(score.value)),
+            text(Some(score.value)),
             score.interval.map_or_else(|| "–".to_owned(), range),
-            percent(score.chance),
-            percent(score.baseline),
+            text(score.chance),
+            text(score.baseline),
             terminal::thousands(score.n),
             remarks.join("; "),
         ]
@@ -132,7 +160,7 @@ fn scores(mut all: Scores, recipe: &Recipe) -> Vec<NamedScore> {
                     || rest.starts_with("_r")
                     || rest.starts_with("_top")
                     || rest == "_flipped"
-            })
+            }) || task.metrics().contains(name)
         };
         let mut names: Vec<String> = all.keys().filter(|name| belongs(name)).cloned().collect();
         // Shorter names first, so that r1, r5, r10 are in the order of their numbers.
@@ -140,11 +168,18 @@ fn scores(mut all: Scores, recipe: &Recipe) -> Vec<NamedScore> {
         let control = Some(task.control).filter(|control| *control != Control::None);
         for name in names {
             if let Some(score) = all.remove(&name) {
-                found.push(NamedScore { name, score, control });
+                let scale = if task.is_cider(&name) { Scale::Cider } else { Scale::Fraction };
+                found.push(NamedScore { name, score, scale, control });
             }
         }
     }
-    found.extend(all.into_iter().map(|(name, score)| NamedScore { name, score, control: None }));
+    let scale = Scale::Fraction;
+    found.extend(all.into_iter().map(|(name, score)| NamedScore {
+        name,
+        score,
+        scale,
+        control: None,
+    }));
     found.sort_by_key(|score| score.control.is_some());
     found
 }
@@ -168,5 +203,38 @@ fn control_name(control: Control) -> &'static str {
         Control::SingleFrame => "one frame repeated",
         Control::Reversed => "frames reversed",
         Control::Collapsed => "all embeddings equal",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::score_rows;
+    use crate::record::history::{Score, Scores};
+
+    #[test]
+    fn cider_is_shown_as_a_number_and_other_scores_as_percentages() {
+        let recipe =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes/quickstart_decoder.yaml");
+        let recipe = vljepa_recipes::load(&recipe, &[]).unwrap().recipe;
+        let score = |value| Score {
+            value,
+            chance: Some(0.0),
+            baseline: Some(0.25),
+            n: 1,
+            ..Score::default()
+        };
+        let names = ["captions_cider", "captions_named", "captions_rouge_l", "other_cider"];
+        let scores: Scores = names.map(|name| (name.to_owned(), score(1.242_192))).into();
+        let rows = score_rows(scores, &recipe);
+        let shown: Vec<[&str; 3]> = rows.iter().map(|row| [&*row[0], &*row[1], &*row[4]]).collect();
+        let expected = [
+            ["captions_cider", "1.242", "0.250"],
+            ["captions_named", "124.2%", "25.0%"],
+            ["captions_rouge_l", "124.2%", "25.0%"],
+            ["other_cider", "124.2%", "25.0%"],
+        ];
+        assert_eq!(shown, expected);
     }
 }

@@ -103,8 +103,9 @@ pub(super) fn scores(contents: &Contents) -> Markup {
 }
 
 fn score_row(named: &NamedScore) -> Markup {
-    let NamedScore { name, score, control } = named;
-    let place = |value: f64| format!("left:{:.2}%", 100.0 * value.clamp(0.0, 1.0));
+    let NamedScore { name, score, scale, control } = named;
+    let along = |value: f64| 100.0 * (value / scale.maximum()).clamp(0.0, 1.0);
+    let place = |value: f64| format!("left:{:.2}%", along(value));
     let guess = score.chance.unwrap_or(0.0).max(score.baseline.unwrap_or(0.0));
     let above = score.value > guess;
     html! {
@@ -114,16 +115,16 @@ fn score_row(named: &NamedScore) -> Markup {
                 @if let Some(control) = control { em { (control_name(*control)) } }
             }
             span.bar {
-                span.fill style=(format!("width:{:.2}%", 100.0 * score.value.clamp(0.0, 1.0))) {}
+                span.fill style=(format!("width:{:.2}%", along(score.value))) {}
                 @if let Some(baseline) = score.baseline { i.mark.majority style=(place(baseline)) {} }
                 @if let Some(chance) = score.chance { i.mark.chance style=(place(chance)) {} }
             }
-            b { (percent(score.value)) }
+            b { (scale.text(score.value)) }
             span.small title=(format!("measured: {}", score.measured)) {
                 @if let Some(interval) = score.interval { (range(interval)) " · " }
-                @if let Some(chance) = score.chance { "chance " (percent(chance)) }
+                @if let Some(chance) = score.chance { "chance " (scale.text(chance)) }
                 @if let Some(baseline) = score.baseline.filter(|b| Some(*b) > score.chance) {
-                    " · majority " (percent(baseline))
+                    " · majority " (scale.text(baseline))
                 }
                 " · n " (terminal::thousands(score.n))
                 @if score.unreadable > 0 { " · " (unreadable(score.unreadable)) }

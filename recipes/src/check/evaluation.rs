@@ -80,14 +80,17 @@ fn check_kind(task: &Task, key: &str, found: &mut Problems) {
             check_candidates(candidates, &key, found);
         }
         TaskKind::Triplets => no_query(found, "triplets have no visual input to ask about"),
-        TaskKind::Captioning { names } => {
-            let key = format!("{key}.kind.captioning.names");
-            if names.is_empty() {
-                let help = "name fields of the sample's json, such as `[shape, colour]`";
-                found.add(&key, "is empty", help);
+        TaskKind::Captioning { names, references } => {
+            let key = format!("{key}.kind.captioning");
+            if names.is_empty() && references.is_empty() {
+                let help = "name fields that the captions must name, such as `names: [shape]`, or \
+                            fields with right captions: `references: [caption]`";
+                found.add(&key, "has neither `names` nor `references`", help);
             }
-            for (index, field) in names.iter().enumerate() {
-                super::data::field(found, format!("{key}.{index}"), field);
+            for (list, fields) in [("names", names), ("references", references)] {
+                for (index, field) in fields.iter().enumerate() {
+                    super::data::field(found, format!("{key}.{list}.{index}"), field);
+                }
             }
         }
     }

@@ -226,7 +226,11 @@ mod tests {
             (&["model.y_decoder.search={sample: {temperature: 0}}"], "temperature: is 0"),
             (&["model.y_decoder.search={beam: {width: 1, length_penalty: 1}}"], "width: 1 beams"),
             (&["stages.0.decoding.noise=-1"], "stages.0.decoding.noise: is -1"),
-            (&["evaluation.tasks.0.kind={captioning: {names: []}}"], "names: is empty"),
+            (&["evaluation.tasks.0.kind={captioning: {names: []}}"], "captioning: has neither"),
+            (
+                &["evaluation.tasks.0.kind={captioning: {references: ['']}}"],
+                "references.0: is empty",
+            ),
             (&[sonar], "stages: SONAR's decoder is not trained"),
             (&[sonar], "loss.kind: gives embeddings length one"),
             (&[sonar], "model.y_decoder.family: SONAR's decoder decodes the embeddings of SONAR"),

@@ -59,10 +59,12 @@ impl Task {
     /// Names of the task's metrics in `scores.json`.
     ///
     /// Retrieval appends `_r1`, `_r5` and `_r10` to the name; classification appends `_top1` and,
-    /// for more than five labels, `_top5`; captioning appends `_named`. Classification with
-    /// `expect`, question answering and triplets use the name alone.
+    /// for more than five labels, `_top5`; captioning appends `_named` if it has `names`, and
+    /// `_cider`, `_bleu4` and `_rouge_l` if it has `references`. Classification with `expect`,
+    /// question answering and triplets use the name alone.
     #[must_use]
     pub fn metrics(&self) -> Vec<String> {
+        let of_captions = CaptionMetric::ALL.map(CaptionMetric::suffix);
         let suffixes: &[&str] = match &self.kind {
             TaskKind::Classification { expect: Some(_), .. }
             | TaskKind::QuestionAnswering { .. }
@@ -74,9 +76,24 @@ impl Task {
             }
             TaskKind::Classification { .. } => &["_top1", "_top5"],
             TaskKind::Retrieval => &["_r1", "_r5", "_r10"],
-            TaskKind::Captioning { .. } => &["_named"],
+            TaskKind::Captioning { names, references } => {
+                match (names.is_empty(), references.is_empty()) {
+                    (false, true) => &[NAMED],
+                    (true, false) => &of_captions,
+                    (false, false) => &[&[NAMED], &of_captions[..]].concat(),
+                    (true, true) => &[],
+                }
+            }
         };
         suffixes.iter().map(|suffix| format!("{}{suffix}", self.name)).collect()
+    }
+
+    /// Whether a metric of the task is CIDEr, the only one that is no fraction.
+    #[must_use]
+    pub fn is_cider(&self, metric: &str) -> bool {
+        let cider = CaptionMetric::Cider.suffix();
+        matches!(&self.kind, TaskKind::Captioning { references, .. } if !references.is_empty())
+            && metric.strip_suffix(cider) == Some(&self.name)
     }
 
     /// Whether the predictor gets a query with each sample of the task.
@@ -132,12 +149,20 @@ pub enum TaskKind {
     /// other than either is to n. `shards` names a JSON file with a list of `{p1, p2, n}` or
     /// `{caption, caption2, negative_caption}`.
     Triplets,
-    /// Captioning: the text that a Y-decoder writes for the predicted embedding, or a VLM as its
-    /// answer, must contain the values of all `names`, as whole words in any case.
+    /// Captioning (paper §4.4): the text that a Y-decoder writes for the predicted embedding, or a
+    /// VLM as its answer. It must contain the values of all `names`, as whole words in any case, or
+    /// is compared with `references`, as [`CaptionMetric`] says. A sample that cannot be read
+    /// counts as 0.
     Captioning {
         /// Fields of the sample's json whose values the caption must name. Dots lead through nested
-        /// objects, as in a rule's `field`.
+        /// objects, as in a rule's `field`. Default: none.
+        #[serde(default)]
         names: Vec<String>,
+        /// Fields of the sample's json that hold right captions, a text or a list of texts each,
+        /// found as those of `names`. `caption` is the sample's `txt`, or the field `caption` if
+        /// the sample has no `txt`. Default: none.
+        #[serde(default)]
+        references: Vec<String>,
     },
 }
 
@@ -154,19 +179,21 @@ pub enum CaptionMetric {
 }
 
 impl CaptionMetric {
-    /// All metrics.
+    /// All metrics, in the order of [`Task::metrics`].
     pub const ALL: [Self; 3] = [Self::Cider, Self::Bleu4, Self::RougeL];
 
-    /// Name on the command line and at the end of the names in `scores.json`.
-    #[must_use]
-    pub fn name(self) -> &'static str {
+    /// End of the metric's name in `scores.json`.
+    fn suffix(self) -> &'static str {
         match self {
-            Self::Cider => "cider",
-            Self::Bleu4 => "bleu4",
-            Self::RougeL => "rouge_l",
+            Self::Cider => "_cider",
+            Self::Bleu4 => "_bleu4",
+            Self::RougeL => "_rouge_l",
         }
     }
 }
+
+/// End of the name of the share of captions that name everything.
+const NAMED: &str = "_named";
 
 fn bare_label() -> Vec<String> {
     vec![LABEL.to_owned()]

@@ -49,7 +49,7 @@ fn decoder(trial: &Trial) -> Vec<String> {
         ),
         format!(
             "evaluation.tasks=[{{name: caption, shards: {set}/eval/heldout.tar, limit: 12, frames: 4, query: \
-             describe the video, kind: {{captioning: {{names: [shape, colour]}}}}}}, \
+             describe the video, kind: {{captioning: {{names: [shape, colour], references: [caption]}}}}}}, \
              {{name: retrieval, shards: {set}/eval/retrieval.tar, frames: 4, kind: retrieval}}]"
         ),
     ]
@@ -84,7 +84,9 @@ fn a_decoder_learns_behind_a_frozen_vl_jepa_and_writes_texts() {
         scores(&trial, "decoder")["retrieval_r1"]["value"],
         scores(&trial, "trained")["retrieval_r1"]["value"]
     );
-    assert_eq!(scores(&trial, "decoder")["caption_named"]["n"], 12);
+    for metric in ["caption_named", "caption_cider", "caption_bleu4", "caption_rouge_l"] {
+        assert_eq!(scores(&trial, "decoder")[metric]["n"], 12, "{metric}");
+    }
     let trained = trial.parameters("decoder", 10);
     assert!(trained.iter().all(|(name, _)| name.starts_with("y_decoder.")), "{trained:?}");
 

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// One entry of `scores.json`. Value, interval, chance and baseline are fractions.
+/// One entry of `scores.json`. Value, interval, chance and baseline are fractions; of CIDEr, they
+/// are numbers from 0 to 10.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Score {
@@ -28,8 +29,15 @@ impl Score {
     /// Score of `right` of `n` answers, of which the samples were all read.
     #[must_use]
     pub fn of_share(right: usize, n: usize, chance: f64, baseline: f64) -> Self {
-        let (value, interval) = (share(right, n), Some(wilson(right, n)));
-        Self { value, interval, chance, baseline, n, unreadable: 0, measured: String::new() }
+        let interval = Some(wilson(right, n));
+        Self { interval, ..Self::of_value(share(right, n), n, chance, baseline) }
+    }
+
+    /// Score of `n` answers that is no share of them, of which the samples were all read.
+    #[must_use]
+    pub fn of_value(value: f64, n: usize, chance: f64, baseline: f64) -> Self {
+        let (unreadable, measured) = (0, String::new());
+        Self { value, interval: None, chance, baseline, n, unreadable, measured }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Measures the recipe's evaluation tasks: every rank asks the model about its chunks of the samples,
 //! all ranks gather the results, and rank 0 writes the scores.
 
+mod captioning;
 pub mod captions;
 mod chunks;
 pub mod embed;

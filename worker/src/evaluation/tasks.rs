@@ -7,9 +7,10 @@ use rayon::prelude::*;
 use vljepa_recipes::schema::{Control, Task, TaskKind};
 
 use super::Scores;
+use super::captioning;
 use super::chunks::{Answered, Measured, Request, Shared};
 use super::labels::{EMBEDDINGS, Labels, unit_vector};
-use super::metrics::{Score, cosine, majority, names_all, recall, share};
+use super::metrics::{Score, cosine, majority, recall, share};
 use super::retrieval::Pool;
 use super::truth::{self, Truth};
 use crate::collectives::Shares;
@@ -138,16 +139,7 @@ impl Scope<'_> {
         let Measured { parts, unreadable, hash } =
             self.shared.ask(self.task, &truth, &request, Ok)?;
         let written: Vec<Answered<String>> = parts.into_iter().flatten().collect();
-        let (mut right, mut named) = (0, Vec::new());
-        for Answered { row, truth } in &written {
-            let Some(caption) = row else { continue };
-            let names: Vec<String> = serde_json::from_str(truth)?;
-            right += usize::from(names_all(caption, &names));
-            named.push(truth);
-        }
-        // The most frequent combination of names is what a constant caption can get right.
-        let score = Score::of_share(right, written.len(), 0.0, majority(&named));
-        Ok((vec![score], unreadable, hash))
+        Ok((captioning::scores(&written, &self.task.kind)?, unreadable, hash))
     }
 
     /// Whether all samples get the same embedding, so that the model is not asked.

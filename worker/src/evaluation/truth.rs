@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::Context;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use vljepa_data::texts::Texts;
 use vljepa_recipes::file_kind::FileKind;
 use vljepa_recipes::schema::{Candidates, LABEL, Task, TaskKind};
@@ -48,7 +48,7 @@ impl<'a> Truth<'a> {
     }
 
     /// Queries that the task asks about a sample with these texts, each with the right answer. That
-    /// of captioning is a JSON list of the texts that the caption must name.
+    /// of captioning is [`CaptionTruth`] as JSON.
     ///
     /// # Errors
     /// Fails if the sample lacks the text that the task needs, or an answer is not among the
@@ -77,13 +77,26 @@ impl<'a> Truth<'a> {
                 };
                 asked.map(pair).collect()
             }
-            TaskKind::Captioning { names } => {
+            TaskKind::Captioning { names, references: fields } => {
                 let value = |field: &String| {
                     let value = texts.field(field).map_err(anyhow::Error::msg)?;
-                    value.with_context(|| format!("its json has no field `{field}`"))
+                    let value =
+                        value.with_context(|| format!("its json has no field `{field}`"))?;
+                    Ok(value.to_owned())
                 };
-                let values: Vec<&str> = names.iter().map(value).collect::<Result<_, _>>()?;
-                Ok(vec![(query.clone(), serde_json::to_string(&values)?)])
+                let names = names.iter().map(value).collect::<anyhow::Result<Vec<_>>>()?;
+                let mut references = Vec::new();
+                for field in fields {
+                    let texts = texts.list(field).map_err(anyhow::Error::msg)?;
+                    references.extend(texts.into_iter().map(str::to_owned));
+                }
+                anyhow::ensure!(
+                    fields.is_empty() || !references.is_empty(),
+                    "it has no text in {}",
+                    fields.join(" or ")
+                );
+                let truth = CaptionTruth { names, references };
+                Ok(vec![(query.clone(), serde_json::to_string(&truth)?)])
             }
             TaskKind::Triplets => Ok(Vec::new()),
         }
@@ -108,6 +121,15 @@ impl<'a> Truth<'a> {
         );
         Ok(())
     }
+}
+
+/// What the caption of a sample is compared with.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct CaptionTruth {
+    /// Texts that the caption must name.
+    pub(crate) names: Vec<String>,
+    /// Right captions.
+    pub(crate) references: Vec<String>,
 }
 
 /// Reads the labels of a task, each with the texts that represent it, in the task's templates.
