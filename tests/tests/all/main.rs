@@ -27,6 +27,7 @@ mod golden_step;
 mod golden_text;
 mod golden_vjepa2_1;
 mod golden_vlm;
+mod golden_ward;
 mod golden_x_encoder;
 #[cfg(feature = "cuda")]
 mod gpu_language_model;

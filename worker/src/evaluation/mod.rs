@@ -10,6 +10,7 @@ pub(crate) mod labels;
 pub mod metrics;
 mod progress;
 pub mod retrieval;
+pub mod segments;
 mod showcase;
 mod store;
 mod tasks;
