@@ -1,14 +1,15 @@
 //! Reads the JSON that Python writes and reads, which is a little more than the standard allows:
 //! `NaN`, `Infinity`, numbers too large for a float, half of a surrogate pair, a byte order mark.
 
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 /// Parses the JSON value in `bytes`. A number that is not finite becomes `null`, and half of a
 /// surrogate pair becomes U+FFFD.
 ///
 /// # Errors
-/// If the bytes are not JSON.
-pub(crate) fn parse(bytes: &[u8]) -> Result<Value, serde_json::Error> {
+/// If the bytes are not JSON, or not of this type.
+pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, serde_json::Error> {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     serde_json::from_slice(bytes).or_else(|_| serde_json::from_slice(&standard(bytes)))
 }

@@ -4,9 +4,9 @@
 //! [`order`] decides which sample comes at which position of a stage, and [`catalogue`] knows where
 //! its bytes are. [`decode`] and [`transform`] turn the bytes into pixels, and [`tokenize`]
 //! turns the texts into tokens. [`stream`] runs all of this on threads, ahead of the training step.
-//! [`reader`] reads samples one by one, for evaluation and questions. [`prepare`] makes shards
-//! that are fast to read, and [`feed_rate`] measures how many GPUs a machine feeds. This crate
-//! never uses a GPU.
+//! [`reader`] reads samples one by one, for evaluation and questions, from shards or from one of
+//! the published evaluation [`sets`]. [`prepare`] makes shards that are fast to read, and
+//! [`feed_rate`] measures how many GPUs a machine feeds. This crate never uses a GPU.
 
 pub mod batch;
 pub mod catalogue;
@@ -19,6 +19,7 @@ pub mod order;
 pub mod prepare;
 pub mod reader;
 pub mod sample;
+pub mod sets;
 pub mod shard_index;
 pub mod shards;
 pub mod storage;

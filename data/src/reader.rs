@@ -1,15 +1,18 @@
-//! Reads samples one by one, in the order of the shards, for evaluation, questions and search.
+//! Reads samples one by one, in the order of the shards or of a set's annotations, for evaluation,
+//! questions and search.
 
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use vljepa_recipes::schema::Preprocessing;
+use vljepa_recipes::schema::{Preprocessing, SampleSource, Task};
 
 use crate::catalogue::{Catalogue, SetIdentity};
-use crate::decode::{Media, decode};
+use crate::decode::video::Segments;
+use crate::decode::{Clip, Media, decode};
 use crate::error::DataError;
 use crate::sample::{self, RawSample};
+use crate::sets::{OpenSet, SetSample};
 use crate::shards::{OpenShard, ShardSet};
 use crate::storage::Storage;
 use crate::texts::Texts;
@@ -43,19 +46,30 @@ pub struct LoadedSample {
 /// Name of a sample in messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SampleName {
-    /// Path of the shard.
+    /// Path of the shard, or of the picture or video of a set.
     pub shard: Arc<str>,
-    /// Key of the sample in the shard.
+    /// Key of the sample in the shard or set.
     pub key: String,
 }
 
-/// Reads the samples of a shard set by number. Threads may share a reader.
+/// Reads the samples of shards or of an evaluation set by number. Threads may share a reader.
 #[derive(Debug)]
 pub struct SampleReader {
-    shards: ShardSet,
+    samples: Samples,
     identity: SetIdentity,
-    /// Number of the first sample of each shard, followed by the number of all samples.
-    starts: Vec<usize>,
+}
+
+#[derive(Debug)]
+enum Samples {
+    Shards {
+        shards: ShardSet,
+        /// Number of the first sample of each shard, followed by the number of all samples.
+        starts: Vec<usize>,
+    },
+    Set {
+        samples: Vec<SetSample>,
+        segments: Segments,
+    },
 }
 
 impl SampleReader {
@@ -77,23 +91,45 @@ impl SampleReader {
         }
         let identity = catalogue.identity();
         let shards = ShardSet::new(storage.clone(), Arc::new(catalogue));
-        Ok(Self { shards, identity, starts })
+        Ok(Self { samples: Samples::Shards { shards, starts }, identity })
     }
 
-    /// Identity of the samples when the set was opened.
+    /// Reads the samples of a set.
+    #[must_use]
+    pub fn of_set(set: OpenSet) -> Self {
+        let identity = set.identity();
+        let samples = Samples::Set { samples: set.samples, segments: Segments::default() };
+        Self { samples, identity }
+    }
+
+    /// Identity of the samples when the shards or the set were opened.
     #[must_use]
     pub fn identity(&self) -> &SetIdentity {
         &self.identity
     }
 
-    /// Number of samples in all shards.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.starts.last().copied().unwrap_or(0)
+    /// Opens the shards or the set of an evaluation task.
+    ///
+    /// # Errors
+    /// The errors of [`Catalogue::open`] and [`OpenSet::open`].
+    pub fn of_task(storage: &Storage, task: &Task) -> Result<Self, DataError> {
+        match task.source() {
+            SampleSource::Shards { shards, catalogue } => Self::open(storage, shards, catalogue),
+            SampleSource::Set(set) => Ok(Self::of_set(OpenSet::open(set)?)),
+        }
     }
 
-    /// Whether there are no samples. Always false, because [`SampleReader::open`] rejects such a
-    /// set.
+    /// Number of samples.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match &self.samples {
+            Samples::Shards { starts, .. } => starts.last().copied().unwrap_or(0),
+            Samples::Set { samples, .. } => samples.len(),
+        }
+    }
+
+    /// Whether there are no samples. False for shards, because [`SampleReader::open`] rejects a set
+    /// of shards without samples.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -102,13 +138,16 @@ impl SampleReader {
     /// Reads and decodes sample number `index`.
     ///
     /// # Errors
-    /// [`DataError::BadSample`] if the sample cannot be decoded, [`DataError::Io`] if the shard
-    /// cannot be read.
+    /// [`DataError::BadSample`] if the sample cannot be decoded or the file of a set cannot be read,
+    /// [`DataError::Io`] if the shard cannot be read.
     ///
     /// # Panics
     /// If `index` is not below [`SampleReader::len`].
     pub fn load(&self, index: usize, options: &LoadOptions) -> Result<LoadedSample, DataError> {
-        let (shard, number) = self.locate(index)?;
+        let (shard, number) = match self.locate(index)? {
+            Located::Shard(shard, number) => (shard, number),
+            Located::File(sample, segments) => return load_of_set(sample, segments, options),
+        };
         let raw = RawSample::read(&shard, number, &[Media::Video, Media::Image])?;
         let bad = |reason| DataError::BadSample {
             shard: raw.shard.to_string(),
@@ -123,7 +162,7 @@ impl SampleReader {
         Ok(LoadedSample { key, shard: shard.to_string(), frames, texts })
     }
 
-    /// Reads the texts of sample number `index`, and names it: the path of its shard and its key.
+    /// Reads the texts of sample number `index`, and names it.
     ///
     /// # Errors
     /// [`DataError::Io`] if the shard cannot be read.
@@ -131,17 +170,62 @@ impl SampleReader {
     /// # Panics
     /// If `index` is not below [`SampleReader::len`].
     pub fn texts(&self, index: usize) -> Result<(SampleName, Texts), DataError> {
-        let (shard, number) = self.locate(index)?;
-        let key = shard.sample(number).key.to_string();
-        Ok((SampleName { shard: Arc::clone(&shard.path), key }, sample::texts(&shard, number)?))
+        match self.locate(index)? {
+            Located::Shard(shard, number) => {
+                let key = shard.sample(number).key.to_string();
+                let name = SampleName { shard: Arc::clone(&shard.path), key };
+                Ok((name, sample::texts(&shard, number)?))
+            }
+            Located::File(sample, _) => Ok((name(sample), sample.texts.clone())),
+        }
     }
 
-    /// Shard of sample number `index`, and the number of the sample in the shard.
-    fn locate(&self, index: usize) -> Result<(Arc<OpenShard>, usize), DataError> {
+    fn locate(&self, index: usize) -> Result<Located<'_>, DataError> {
         assert!(index < self.len(), "sample {index} of {}", self.len());
-        let number = self.starts.partition_point(|&start| start <= index) - 1;
-        Ok((self.shards.shard(number)?, index - self.starts[number]))
+        match &self.samples {
+            Samples::Shards { shards, starts } => {
+                let number = starts.partition_point(|&start| start <= index) - 1;
+                Ok(Located::Shard(shards.shard(number)?, index - starts[number]))
+            }
+            Samples::Set { samples, segments } => Ok(Located::File(&samples[index], segments)),
+        }
     }
+}
+
+/// Where a sample is.
+enum Located<'a> {
+    /// In a shard, with its number there.
+    Shard(Arc<OpenShard>, usize),
+    /// In a file of a set.
+    File(&'a SetSample, &'a Segments),
+}
+
+fn name(sample: &SetSample) -> SampleName {
+    let path = sample.visual.as_ref().map(|visual| visual.path.to_string_lossy());
+    SampleName { shard: path.unwrap_or_default().into(), key: sample.key.clone() }
+}
+
+/// Reads and decodes a sample of a set.
+fn load_of_set(
+    sample: &SetSample,
+    segments: &Segments,
+    options: &LoadOptions,
+) -> Result<LoadedSample, DataError> {
+    let SampleName { shard, key } = name(sample);
+    let bad = |reason| DataError::BadSample { shard: shard.to_string(), key: key.clone(), reason };
+    let visual = sample.visual.as_ref();
+    let visual = visual.ok_or_else(|| bad("a triplet of texts has no picture".to_owned()))?;
+    let path = visual.existing().map_err(bad)?;
+    let frames = match &visual.seconds {
+        None => file_pixels(&path, options),
+        Some(seconds) => {
+            let segment =
+                &|frames, shaper: &mut Shaper| segments.decode(&path, seconds, frames, shaper);
+            shaped(segment, options)
+        }
+    };
+    let (frames, shard) = (frames.map_err(bad)?, path.to_string_lossy().into_owned());
+    Ok(LoadedSample { key, shard, frames, texts: sample.texts.clone() })
 }
 
 /// Reads and decodes a single file, a picture or clip (`jpg`, `jpeg`, `png`; `mp4`, `mkv`, `webm`,
@@ -157,20 +241,37 @@ pub fn load_file(path: &Path, options: &LoadOptions) -> Result<LoadedSample, Dat
         key: key.clone(),
         reason,
     };
-    let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
-    let media = Media::of_extension(&extension).ok_or_else(|| {
-        bad("not a picture (jpg, jpeg, png, webp, avif) or clip (mp4, mkv, webm, avi, mov)"
-            .to_owned())
-    })?;
+    let media = media_of(path).map_err(bad)?;
     let bytes = fs::read(path).map_err(DataError::io("read", path))?;
     let frames = pixels(media, &bytes, options).map_err(bad)?;
     Ok(LoadedSample { key, shard: shard.to_string(), frames, texts: Texts::default() })
 }
 
+fn media_of(path: &Path) -> Result<Media, String> {
+    let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
+    let media = Media::of_extension(&extension);
+    media.ok_or_else(|| {
+        "not a picture (jpg, jpeg, png, webp, avif) or clip (mp4, mkv, webm, avi, mov)".to_owned()
+    })
+}
+
+fn file_pixels(path: &Path, options: &LoadOptions) -> Result<Vec<u8>, String> {
+    let media = media_of(path)?;
+    let bytes = fs::read(path).map_err(|error| format!("it cannot be read: {error}"))?;
+    pixels(media, &bytes, options)
+}
+
 fn pixels(media: Media, bytes: &[u8], options: &LoadOptions) -> Result<Vec<u8>, String> {
+    shaped(&|frames, shaper: &mut Shaper| decode(media, bytes, frames, shaper), options)
+}
+
+/// Pixels of all frames that a decoder makes in the shape of the options.
+fn shaped(
+    decode: &dyn Fn(usize, &mut Shaper) -> Result<Clip, String>,
+    options: &LoadOptions,
+) -> Result<Vec<u8>, String> {
     let size = u32::try_from(options.image_size).map_err(|_| "image_size is too large")?;
-    let mut shaper = Shaper::new(options.preprocessing, size);
-    let clip = decode(media, bytes, options.frames, &mut shaper)?;
+    let clip = decode(options.frames, &mut Shaper::new(options.preprocessing, size))?;
     Ok(clip.frames().collect::<Vec<_>>().concat())
 }
 

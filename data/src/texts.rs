@@ -27,6 +27,8 @@ const CAPTION: &str = "caption";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Texts {
     caption: Result<Option<String>, String>,
+    /// Texts of the list `captions` of the json. Empty if there is no such list.
+    captions: Vec<String>,
     questions: Result<Vec<Question>, String>,
     /// Fields of the json that are texts, as strings, lists of texts, and objects of such fields.
     fields: Result<Map<String, Value>, String>,
@@ -34,7 +36,12 @@ pub struct Texts {
 
 impl Default for Texts {
     fn default() -> Self {
-        Self { caption: Ok(None), questions: Ok(Vec::new()), fields: Ok(Map::new()) }
+        Self {
+            caption: Ok(None),
+            captions: Vec::new(),
+            questions: Ok(Vec::new()),
+            fields: Ok(Map::new()),
+        }
     }
 }
 
@@ -47,9 +54,18 @@ impl Texts {
         json: Option<Result<Vec<u8>, String>>,
     ) -> Self {
         let json = json.map_or_else(|| Ok(Map::new()), |bytes| json::object(&bytes?));
+        Self::of(txt.map(|bytes| caption_of(&bytes?)).transpose(), json)
+    }
+
+    /// Texts of a caption and the fields of a json.
+    pub(crate) fn of(
+        caption: Result<Option<String>, String>,
+        json: Result<Map<String, Value>, String>,
+    ) -> Self {
         let questions = json.as_ref().map_err(Clone::clone).and_then(questions_of);
+        let captions = json.as_ref().map_or_else(|_| Vec::new(), captions_of);
         let fields = json.map(texts_of);
-        let caption = match txt.map(|bytes| caption_of(&bytes?)).transpose() {
+        let caption = match caption {
             Ok(Some(caption)) if !caption.is_empty() => Ok(Some(caption)),
             Ok(_) => match &fields {
                 Ok(fields) => Ok(fields.get(CAPTION).and_then(Value::as_str).map(str::to_owned)),
@@ -57,7 +73,7 @@ impl Texts {
             },
             Err(reason) => Err(reason),
         };
-        Self { caption, questions, fields }
+        Self { caption, captions, questions, fields }
     }
 
     /// Text of the `txt` member, or else `caption` in the json. `None` if there is no such text or
@@ -67,6 +83,17 @@ impl Texts {
     /// A message if the `txt` member is not UTF-8, or is empty and the json cannot be parsed.
     pub fn caption(&self) -> Result<Option<&str>, String> {
         self.caption.as_ref().map(Option::as_deref).map_err(Clone::clone)
+    }
+
+    /// All captions: the list `captions` in the json if it has one, or else the caption.
+    ///
+    /// # Errors
+    /// Those of [`Texts::caption`].
+    pub fn captions(&self) -> Result<Vec<&str>, String> {
+        if self.captions.is_empty() {
+            return Ok(self.caption()?.into_iter().collect());
+        }
+        Ok(self.captions.iter().map(String::as_str).collect())
     }
 
     /// Text of a field of the json. A number or truth value counts as its text, so that `3` is the
@@ -111,8 +138,10 @@ impl Texts {
         self.questions.as_deref().map_err(Clone::clone)
     }
 
-    /// Removes all fields but those with these names, to save memory. The caption stays.
+    /// Removes all fields but those with these names, to save memory. The caption stays, without
+    /// further captions.
     pub fn keep_fields<'a>(&mut self, names: impl IntoIterator<Item = &'a str>) {
+        self.captions = Vec::new();
         if let Ok(fields) = &mut self.fields {
             let text =
                 |name: &str| Some((name.to_owned(), Value::from(nested_text(fields, name)?)));
@@ -132,7 +161,8 @@ impl Texts {
         let questions = self.questions.iter().flatten().map(question).sum::<usize>();
         let fields = self.fields.as_ref().map_or(0, bytes_of);
         let caption = self.caption().ok().flatten().map_or(0, str::len);
-        questions + fields + caption
+        let captions = self.captions.iter().map(|text| size_of_val(text) + text.len());
+        questions + fields + caption + captions.sum::<usize>()
     }
 }
 
@@ -205,6 +235,12 @@ fn bytes_of(fields: &Map<String, Value>) -> usize {
         Value::Null | Value::Bool(_) | Value::Number(_) => name.len(),
     };
     fields.iter().map(length).sum()
+}
+
+/// Texts of the list `captions`.
+fn captions_of(fields: &Map<String, Value>) -> Vec<String> {
+    let list = fields.get("captions").and_then(Value::as_array);
+    list.into_iter().flatten().filter_map(text_of).collect()
 }
 
 fn questions_of(fields: &Map<String, Value>) -> Result<Vec<Question>, String> {

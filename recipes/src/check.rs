@@ -13,6 +13,7 @@ mod init;
 mod logging;
 mod model;
 mod resnet;
+mod set;
 mod training;
 mod vlm;
 mod y_decoder;
@@ -20,12 +21,13 @@ mod y_decoder;
 pub use dual_encoder::pair;
 pub use files::check_files;
 pub use model::sizes;
+pub use set::count_problems;
 
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::schema::{ModelKind, Recipe};
+use crate::schema::{ModelKind, Recipe, Task};
 
 /// A value that a recipe must not have, and the remedy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,6 +68,15 @@ pub fn check(recipe: &Recipe) -> Vec<Problem> {
         ModelKind::Vlm => vlm::check(recipe, &mut found),
     }
     cluster::check(recipe, &mut found);
+    found.list
+}
+
+/// Returns all problems of an evaluation set and its task, whose keys start with `key`. Rules that
+/// depend on the model of a recipe are not checked.
+#[must_use]
+pub fn set(task: &Task, key: &str) -> Vec<Problem> {
+    let mut found = Problems::default();
+    evaluation::task(task, key, &mut found);
     found.list
 }
 

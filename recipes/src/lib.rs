@@ -19,7 +19,8 @@ pub mod weight_index;
 
 pub use check::{Problem, check_files};
 pub use load::{
-    LoadError, Loaded, Mistake, PublishedModel, Role, load, load_resolved, published_models,
+    LoadError, Loaded, Mistake, PublishedModel, Role, load, load_resolved, load_set,
+    published_models,
 };
 pub use rank::RankId;
 pub use run_directory::{RunDirectory, RunDirectoryError};

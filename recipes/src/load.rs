@@ -8,6 +8,7 @@
 mod families;
 mod hash;
 mod published;
+mod sets;
 
 use std::path::{Path, PathBuf};
 
@@ -15,6 +16,7 @@ use miette::{Diagnostic, NamedSource, SourceSpan};
 
 pub use self::families::Role;
 pub use self::published::{PublishedModel, published_models};
+pub use self::sets::load_set;
 use crate::check::{self, Problem};
 use crate::read::{self, Fault};
 use crate::schema::Recipe;
@@ -112,6 +114,7 @@ impl Mistake {
 pub fn load(path: &Path, sets: &[String]) -> Result<Loaded, LoadError> {
     let mut loader = Loader::default();
     let mut root = loader.file_with_bases(path, &mut Vec::new())?;
+    loader.read_sets(&mut root)?;
     let flags: Vec<Flag<'_>> = sets.iter().map(|set| loader.flag(set)).collect::<Result<_, _>>()?;
     for role in Role::ALL {
         let chosen = chosen_by_flags(&flags, role, root.span);
@@ -120,6 +123,8 @@ pub fn load(path: &Path, sets: &[String]) -> Result<Loaded, LoadError> {
     for flag in flags {
         loader.apply(&mut root, flag)?;
     }
+    // A flag may name another set.
+    loader.read_sets(&mut root)?;
     families::expand(&mut root).map_err(|fault| loader.fault(fault))?;
     let recipe: Recipe = read::read(&root).map_err(|fault| loader.fault(fault))?;
     let problems = check::check(&recipe);

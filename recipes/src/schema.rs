@@ -15,6 +15,7 @@ mod init;
 mod language_model;
 mod model;
 mod predictor;
+mod set;
 mod training;
 mod x_encoder;
 mod y_decoder;
@@ -24,11 +25,16 @@ pub use cluster::{Cluster, ControlPlane, RestartPolicy, Scheduler, Slurm};
 pub use data::{
     BadSamples, Data, Interpolation, Source, TargetRule, TextSource, Transform, Visual,
 };
-pub use evaluation::{Candidates, CaptionMetric, Control, Evaluation, LABEL, Task, TaskKind};
+pub use evaluation::{
+    Candidates, CaptionMetric, Control, Evaluation, LABEL, SampleSource, Task, TaskKind,
+};
 pub use init::Init;
 pub use language_model::{LanguageModel, LanguageModelFamily, TEXT, Template, TemplateTexts};
 pub use model::{Initialisation, Loss, LossKind, Model, ModelKind, SigReg, Temperature, VicReg};
 pub use predictor::{Attention, Llama3Scaling, LlamaSize, Predictor, PredictorFamily};
+pub use set::{
+    Count, EvaluationSet, Expected, KnownCount, Labelled, PathTemplate, SetFormat, SetTexts,
+};
 pub use training::{
     Checkpoints, Collapse, CollapseAction, Decoding, EmbeddingSource, KeepAt, KeepBest,
     LearningRate, Logging, Mixing, NonFinite, Optimizer, Recompute, Schedule, Stage, Trace,

@@ -308,6 +308,13 @@ impl Node {
         entries.iter_mut().find(|entry| entry.key == key).map(|entry| &mut entry.node)
     }
 
+    /// Adds an entry to a map.
+    pub(crate) fn push(&mut self, entry: Entry) {
+        if let Value::Map(entries) = &mut self.value {
+            entries.push(entry);
+        }
+    }
+
     /// Removes a key from a map and returns its entry.
     pub(crate) fn take(&mut self, key: &str) -> Option<Entry> {
         let Value::Map(entries) = &mut self.value else { return None };

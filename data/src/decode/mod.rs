@@ -10,6 +10,7 @@ pub mod video;
 #[path = "no_video.rs"]
 pub mod video;
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -155,6 +156,15 @@ pub fn uniform_frames(count: usize, n: usize) -> Vec<usize> {
         return vec![count / 2];
     }
     (0..n).map(|i| i * (count - 1) / (n - 1)).collect()
+}
+
+/// Refuses a segment that is no stretch of time.
+fn checked_seconds(seconds: &Range<f64>) -> Result<(), String> {
+    let Range { start, end } = seconds;
+    if start.is_finite() && *start >= 0.0 && start < end {
+        return Ok(());
+    }
+    Err(format!("its segment from {start} s to {end} s is no stretch of time"))
 }
 
 /// Refuses sizes that would take too much memory. A decoder needs at least `pixel_bytes` for each

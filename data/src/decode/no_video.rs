@@ -1,7 +1,10 @@
 //! Replacement for `video` in a build without FFmpeg. It decodes clips of JPEG frames. For every
 //! other clip, it fails with a message that names the missing feature.
 
-use super::{Clip, JpegClip, Picture, Shape};
+use std::ops::Range;
+use std::path::Path;
+
+use super::{Clip, JpegClip, Picture, Shape, checked_seconds};
 
 const REFUSED: &str =
     "clips need FFmpeg, but this program was built without it; build it with `--features video`";
@@ -25,4 +28,25 @@ pub(super) fn decode_avif(_bytes: &[u8]) -> Result<Picture, String> {
 /// For clips of other kinds.
 pub fn frame_times(bytes: &[u8]) -> Result<Vec<f64>, String> {
     Ok(JpegClip::find(bytes)?.ok_or(REFUSED)?.times())
+}
+
+/// Segments of video files, which this build cannot decode.
+#[derive(Debug, Default)]
+pub struct Segments;
+
+impl Segments {
+    /// Fails.
+    ///
+    /// # Errors
+    /// Always.
+    pub fn decode(
+        &self,
+        _path: &Path,
+        seconds: &Range<f64>,
+        _frames: usize,
+        _shape: &mut dyn Shape,
+    ) -> Result<Clip, String> {
+        checked_seconds(seconds)?;
+        Err(REFUSED.to_owned())
+    }
 }

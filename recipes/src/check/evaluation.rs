@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::Problems;
-use crate::schema::{Candidates, Control, LABEL, Recipe, Task, TaskKind};
+use crate::schema::{Candidates, Control, LABEL, Recipe, SampleSource, Task, TaskKind};
 
 pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
     super::checkpoints::samples(
@@ -16,7 +16,6 @@ pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
     let mut metrics: BTreeMap<String, usize> = BTreeMap::new();
     for (index, task) in recipe.evaluation.tasks.iter().enumerate() {
         let key = format!("evaluation.tasks.{index}");
-        super::check_name(found, &format!("{key}.name"), &task.name);
         for metric in task.metrics() {
             if let Some(earlier) = metrics.insert(metric.clone(), index) {
                 let what = format!("gives the metric {metric}, which task {earlier} gives too");
@@ -24,15 +23,21 @@ pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
                 break;
             }
         }
-        check_task(recipe, task, &key, found);
-        check_kind(task, &key, found);
+        if let Some(frames) = task.frames {
+            super::data::check_frames(recipe, &format!("{key}.frames"), frames, found);
+        }
+        self::task(task, &key, found);
     }
 }
 
-fn check_task(recipe: &Recipe, task: &Task, key: &str, found: &mut Problems) {
-    if let Some(frames) = task.frames {
-        super::data::check_frames(recipe, &format!("{key}.frames"), frames, found);
-    }
+/// Rules of a task that no other key concerns.
+pub(super) fn task(task: &Task, key: &str, found: &mut Problems) {
+    super::check_name(found, &format!("{key}.name"), &task.name);
+    check_samples(task, key, found);
+    check_kind(task, key, found);
+}
+
+fn check_samples(task: &Task, key: &str, found: &mut Problems) {
     if task.limit == Some(0) {
         found.add(
             format!("{key}.limit"),
@@ -40,11 +45,40 @@ fn check_task(recipe: &Recipe, task: &Task, key: &str, found: &mut Problems) {
             "give it at least 1, or remove it to take all samples",
         );
     }
-    if task.kind != TaskKind::Triplets {
-        super::data::shards(found, key, &task.shards, task.catalogue.as_deref());
+    let triplets = task.kind == TaskKind::Triplets;
+    match task.source() {
+        SampleSource::Set(set) => {
+            if task.shards.is_some() {
+                let help = "keep one of them";
+                found.add(format!("{key}.shards"), "`shards` and `set` are both given", help);
+            }
+            if task.catalogue.is_some() {
+                found.add(format!("{key}.catalogue"), "a set has no catalogue", "remove it");
+            }
+            super::set::check(set, task, key, found);
+        }
+        SampleSource::Shards { .. } if task.shards.is_none() => {
+            let help = "add `shards: …`, or `set: FILE` with the file of an evaluation set";
+            found.add(key, "neither `shards` nor `set` is given", help);
+        }
+        SampleSource::Shards { shards, .. } if triplets => {
+            json(found, &format!("{key}.shards"), Path::new(shards), "name a `.json` file");
+        }
+        SampleSource::Shards { shards, catalogue } => {
+            super::data::shards(found, key, shards, catalogue);
+        }
+    }
+    if let Some(kind) = super::set::lacks_candidates(task) {
+        let help = "list them: `[red, green]`, or name a `.json` file";
+        found.add(
+            format!("{key}.kind.{kind}.candidates"),
+            "only a set has labels of its own",
+            help,
+        );
+    }
+    if !triplets {
         return;
     }
-    json(found, &format!("{key}.shards"), Path::new(&task.shards), "name a `.json` file");
     if task.frames.is_some() {
         found.add(format!("{key}.frames"), "triplets have no visual input", "remove it");
     }
@@ -111,6 +145,7 @@ fn check_templates(templates: &[String], key: &str, found: &mut Problems) {
 
 fn check_candidates(candidates: &Candidates, key: &str, found: &mut Problems) {
     match candidates {
+        Candidates::OfSet => {}
         Candidates::File(path) => {
             json(found, key, path, "name a `.json` file, or list the labels: `[red, green]`");
         }

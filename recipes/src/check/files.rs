@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{Problem, Problems, missing_tokenizers, missing_weights};
-use crate::schema::{Candidates, Init, Recipe, TaskKind};
+use crate::schema::{Candidates, EvaluationSet, Init, Recipe, SampleSource, TaskKind};
 use crate::shard_names::{first_and_last, is_remote};
 
 /// Returns a problem for each file of the recipe that does not exist. A run that has a checkpoint
@@ -33,12 +33,17 @@ pub fn check_files(recipe: &Recipe) -> Vec<Problem> {
     }
     for (index, task) in recipe.evaluation.tasks.iter().enumerate() {
         let key = format!("evaluation.tasks.{index}");
-        match &task.kind {
-            TaskKind::Triplets => {
-                file(&mut found, &format!("{key}.shards"), Path::new(&task.shards))
+        match task.source() {
+            SampleSource::Set(set) => root(&mut found, &format!("{key}.set.root"), set),
+            SampleSource::Shards { shards, .. } if task.kind == TaskKind::Triplets => {
+                file(&mut found, &format!("{key}.shards"), Path::new(shards));
             }
+            SampleSource::Shards { shards, .. } => {
+                self::shards(&mut found, &format!("{key}.shards"), shards);
+            }
+        }
+        match &task.kind {
             TaskKind::Classification { candidates, expect, .. } => {
-                shards(&mut found, &format!("{key}.shards"), &task.shards);
                 let key = format!("{key}.kind.classification");
                 labels(&mut found, &format!("{key}.candidates"), candidates);
                 if let Some(path) = expect {
@@ -46,16 +51,10 @@ pub fn check_files(recipe: &Recipe) -> Vec<Problem> {
                 }
             }
             TaskKind::QuestionAnswering { candidates, .. } => {
-                shards(&mut found, &format!("{key}.shards"), &task.shards);
-                labels(
-                    &mut found,
-                    &format!("{key}.kind.question_answering.candidates"),
-                    candidates,
-                );
+                let key = format!("{key}.kind.question_answering.candidates");
+                labels(&mut found, &key, candidates);
             }
-            TaskKind::Retrieval | TaskKind::Captioning { .. } => {
-                shards(&mut found, &format!("{key}.shards"), &task.shards);
-            }
+            TaskKind::Triplets | TaskKind::Retrieval | TaskKind::Captioning { .. } => {}
         }
     }
     found.list
@@ -74,9 +73,17 @@ fn initial(found: &mut Problems, init: &Init) {
     }
 }
 
+fn root(found: &mut Problems, key: &str, set: &EvaluationSet) {
+    if !set.root.is_dir() {
+        let what = format!("there is no folder {}", set.root.display());
+        let help = format!("put the set `{}` there; it is published at {}", set.name, set.source);
+        found.add(key, what, help);
+    }
+}
+
 fn labels(found: &mut Problems, key: &str, candidates: &Candidates) {
     match candidates {
-        Candidates::Labels(_) => {}
+        Candidates::OfSet | Candidates::Labels(_) => {}
         Candidates::File(path) => file(found, key, path),
     }
 }

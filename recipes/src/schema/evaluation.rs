@@ -1,10 +1,12 @@
 //! Recipe keys under `evaluation`.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
+
+use super::set::EvaluationSet;
 
 /// Scores measured during and after the run. Which sets are measured, and when, is up to the
 /// recipe.
@@ -27,13 +29,19 @@ pub struct Evaluation {
 #[serde(deny_unknown_fields)]
 pub struct Task {
     /// Name of the task: up to 100 letters, digits, `-` and `_`. [`Task::metrics`] derives the
-    /// names in `scores.json` from it. No default.
+    /// names in `scores.json` from it. Default: the name of the `set`.
     pub name: String,
     /// Scoring method. No default.
     pub kind: TaskKind,
-    /// Shards of the samples, written as a source's `shards`; for triplets, a JSON file. No
-    /// default.
-    pub shards: String,
+    /// Shards of the samples, written as a source's `shards`; for triplets, a JSON file. Default:
+    /// `null`; either `shards` or `set` must be given.
+    #[serde(default)]
+    pub shards: Option<String>,
+    /// Path of the file of an evaluation set, such as `evaluate/sets/gqa.yaml`, relative to the
+    /// recipe. Its key `task` holds defaults of the keys of this task, which the recipe may change.
+    /// In a resolved recipe, the keys of the set stand here. Default: `null`.
+    #[serde(default)]
+    pub set: Option<EvaluationSet>,
     /// Folder of the catalogue of the shards, as a source's `catalogue`. Default: `null`.
     #[serde(default)]
     pub catalogue: Option<PathBuf>,
@@ -55,7 +63,42 @@ pub struct Task {
     pub control: Control,
 }
 
+/// Where the samples of a task are.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum SampleSource<'a> {
+    /// In shards, or, for triplets, in a JSON file.
+    Shards {
+        /// Value of `shards`, which is empty in a recipe that was not checked and lacks it.
+        shards: &'a str,
+        /// Folder of the catalogue.
+        catalogue: Option<&'a Path>,
+    },
+    /// In the published files of a set.
+    Set(&'a EvaluationSet),
+}
+
+impl fmt::Display for SampleSource<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Shards { shards, .. } => f.write_str(shards),
+            Self::Set(set) => write!(f, "the set `{}`", set.name),
+        }
+    }
+}
+
 impl Task {
+    /// Where the samples of the task are.
+    #[must_use]
+    pub fn source(&self) -> SampleSource<'_> {
+        match &self.set {
+            Some(set) => SampleSource::Set(set),
+            None => SampleSource::Shards {
+                shards: self.shards.as_deref().unwrap_or_default(),
+                catalogue: self.catalogue.as_deref(),
+            },
+        }
+    }
+
     /// Names of the task's metrics in `scores.json`.
     ///
     /// Retrieval appends `_r1`, `_r5` and `_r10` to the name; classification appends `_top1` and,
@@ -118,9 +161,10 @@ pub enum TaskKind {
     /// perplexity as its answer to the query (§4.4).
     Classification {
         /// Field of the sample's json that holds the label, a text or a number. Dots lead through
-        /// nested objects, as in a rule's `field`.
+        /// nested objects, as in a rule's `field`. Those of a set have `label`. No default.
         field: String,
-        /// Labels and their texts.
+        /// Labels and their texts. Default: those of the set; shards have no default.
+        #[serde(default)]
         candidates: Candidates,
         /// Sentences around the texts of the labels, such as `a video of {}.`, each with one `{}`.
         /// Every text is put into every sentence. Unstated by the paper; default: `{}`, the text
@@ -142,7 +186,8 @@ pub enum TaskKind {
         /// Takes only questions of this kind. Default: all questions.
         #[serde(default)]
         question_kind: Option<String>,
-        /// Answers to choose from.
+        /// Answers to choose from. Default: those of the set; shards have no default.
+        #[serde(default)]
         candidates: Candidates,
     },
     /// Hard-negative triplets of texts (paper §4.6, Table 4): p1 and p2 must be nearer to each
@@ -204,9 +249,12 @@ pub const LABEL: &str = "{}";
 
 /// Labels and their texts. The embedding of a label is the normalised mean of the embeddings of its
 /// texts; its perplexity is the lowest of them.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Candidates {
+    /// The labels or answers of the evaluation set, written `null`.
+    #[default]
+    OfSet,
     /// Labels of which each is its own text.
     Labels(Vec<String>),
     /// JSON file that holds a list of labels, or a map from each label to its texts.
@@ -227,6 +275,10 @@ impl<'de> Visitor<'de> for CandidatesVisitor {
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a list of labels or the path of a JSON file")
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<Candidates, E> {
+        Ok(Candidates::OfSet)
     }
 
     fn visit_str<E: de::Error>(self, path: &str) -> Result<Candidates, E> {

@@ -103,7 +103,7 @@ impl Shared<'_> {
         R: Clone + Send + Serialize + DeserializeOwned,
         T: Serialize + DeserializeOwned,
     {
-        let reader = self.embedder.reader(&task.shards, task.catalogue.as_deref());
+        let reader = self.embedder.reader_of(task);
         let reader = self.agreed(reader.map_err(anyhow::Error::from))?;
         let scope = Scope { shared: self, task, reader, truth };
         let parts = self.in_turn(scope.own(request, each))?;
@@ -217,7 +217,7 @@ impl Scope<'_> {
         R: Clone + Send + Serialize + DeserializeOwned,
     {
         let count = self.reader.len().min(self.task.limit.unwrap_or(usize::MAX));
-        anyhow::ensure!(count > 0, "{} holds no samples", self.task.shards);
+        anyhow::ensure!(count > 0, "{} holds no samples", self.task.source());
         let ranks = self.shared.collectives.world_size();
         let mut progress = Progress::start(&self.task.name, count);
         let mut parts = Vec::new();

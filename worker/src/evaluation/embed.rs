@@ -146,6 +146,14 @@ impl<'a> Embedder<'a> {
         SampleReader::open(&self.storage, shards, catalogue)
     }
 
+    /// Opens the shards or the set of a task.
+    ///
+    /// # Errors
+    /// Fails in the same cases as [`SampleReader::of_task`].
+    pub fn reader_of(&self, task: &schema::Task) -> Result<SampleReader, DataError> {
+        SampleReader::of_task(&self.storage, task)
+    }
+
     /// Returns the options for reading a sample for this model; `frames` overrides the number of
     /// frames.
     #[must_use]

@@ -49,7 +49,7 @@ pub(super) fn samples(
         if let TaskKind::QuestionAnswering { question_kind, candidates } = &task.kind
             && task.control == Control::None
         {
-            let texts = label_texts(&task.kind, candidates)?;
+            let texts = label_texts(&task.kind, candidates, task.set.as_ref())?;
             let labels = Labels::of(texts, embedder, |texts| embedder.texts(texts))?;
             shown.extend(answers(task, question_kind.as_deref(), &labels, embedder)?);
         }
@@ -58,7 +58,7 @@ pub(super) fn samples(
 }
 
 fn captions(task: &Task, embedder: &Embedder<'_>) -> anyhow::Result<Vec<Shown>> {
-    let reader = embedder.reader(&task.shards, task.catalogue.as_deref())?;
+    let reader = embedder.reader_of(task)?;
     let options = embedder.load_options(task.frames);
     let count = reader.len().min(task.limit.unwrap_or(usize::MAX));
     let mut texts = Vec::new();
@@ -96,7 +96,7 @@ fn answers(
     labels: &Labels,
     embedder: &Embedder<'_>,
 ) -> anyhow::Result<Vec<Shown>> {
-    let reader = embedder.reader(&task.shards, task.catalogue.as_deref())?;
+    let reader = embedder.reader_of(task)?;
     let options = embedder.load_options(task.frames);
     let mut shown = Vec::new();
     for index in 0..reader.len().min(SHOWN.0 / 2) {

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::Context;
 use rayon::prelude::*;
 use vljepa_recipes::schema::{Control, Task, TaskKind};
 
@@ -59,7 +58,7 @@ impl Scope<'_> {
             constant: self.is_collapsed().then(|| labels.constant()),
         };
         let place = |answered: Vec<Answered<Vec<f32>>>| {
-            answered.par_iter().map(|answered| placed(&labels, answered)).collect()
+            Ok(answered.par_iter().map(|answered| placed(&labels, answered)).collect())
         };
         let measured = self.shared.ask(self.task, &truth, &request, place)?;
         let Measured::<Vec<Option<Placed>>> { parts, unreadable, hash } = measured;
@@ -148,23 +147,21 @@ impl Scope<'_> {
     }
 }
 
-/// Number of the true label, and how many labels the model prefers to it.
-type Placed = (usize, usize);
+/// Number of the true label, and how many labels the model prefers to it. An answer of a set that is
+/// not among its candidates has no number and is never right.
+type Placed = (Option<usize>, usize);
 
-fn placed(labels: &Labels, answered: &Answered<Vec<f32>>) -> anyhow::Result<Option<Placed>> {
-    let Answered { row: Some(row), truth } = answered else { return Ok(None) };
-    let truth =
-        labels.names.iter().position(|name| name == truth).with_context(|| {
-            format!("`{truth}` is not among the {} candidates", labels.names.len())
-        })?;
+fn placed(labels: &Labels, answered: &Answered<Vec<f32>>) -> Option<Placed> {
+    let Answered { row: Some(row), truth } = answered else { return None };
+    let truth = labels.names.iter().position(|name| name == truth);
     let order = labels.order(row);
-    let preferred = order.iter().position(|&(label, _)| label == truth).unwrap_or(order.len());
-    Ok(Some((truth, preferred)))
+    let preferred = order.iter().position(|&(label, _)| Some(label) == truth);
+    Some((truth, preferred.unwrap_or(usize::MAX)))
 }
 
 /// Top-1, and top-5 if there are more than five of `count` labels.
 fn label_scores(rows: &[Option<Placed>], count: usize) -> Vec<Score> {
-    let truths: Vec<usize> = rows.iter().flatten().map(|&(truth, _)| truth).collect();
+    let truths: Vec<Option<usize>> = rows.iter().flatten().map(|&(truth, _)| truth).collect();
     let baseline = majority(&truths);
     let score = |k: usize| {
         let right = rows.iter().flatten().filter(|&&(_, preferred)| preferred < k).count();
@@ -183,9 +180,8 @@ mod tests {
     fn scores(row: impl Fn(usize) -> Option<Vec<f32>>) -> Vec<Score> {
         let labels = Labels::orthogonal(6);
         let answered = |i: usize| Answered { row: row(i % 6), truth: (i % 6).to_string() };
-        let rows: anyhow::Result<Vec<_>> =
-            (0..600).map(|i| placed(&labels, &answered(i))).collect();
-        label_scores(&rows.unwrap(), 6)
+        let rows: Vec<_> = (0..600).map(|i| placed(&labels, &answered(i))).collect();
+        label_scores(&rows, 6)
     }
 
     #[test]

@@ -7,9 +7,10 @@ use std::path::Path;
 
 use anyhow::Context;
 use serde::{Deserialize, Deserializer, Serialize};
+use vljepa_data::sets::{OpenSet, SetSample, answers_are_open};
 use vljepa_data::texts::Texts;
 use vljepa_recipes::file_kind::FileKind;
-use vljepa_recipes::schema::{Candidates, LABEL, Task, TaskKind};
+use vljepa_recipes::schema::{Candidates, EvaluationSet, LABEL, SampleSource, Task, TaskKind};
 
 /// A task with the files that it names.
 #[derive(Debug)]
@@ -35,7 +36,7 @@ impl<'a> Truth<'a> {
                 return Ok(truth);
             }
         };
-        truth.labels = label_texts(&task.kind, candidates)?;
+        truth.labels = label_texts(&task.kind, candidates, task.set.as_ref())?;
         anyhow::ensure!(truth.labels.len() > 1, "the task needs at least two candidates");
         if let Some(path) = expect {
             let map: BTreeMap<String, Label> = read_json(path)?;
@@ -110,13 +111,13 @@ impl<'a> Truth<'a> {
             }
             _ => String::new(),
         };
-        format!("no sample of {} has a question{kind}", self.task.shards)
+        format!("no sample of {} has a question{kind}", self.task.source())
     }
 
     fn check_label(&self, label: &str) -> anyhow::Result<()> {
         let count = self.labels.len();
         anyhow::ensure!(
-            self.labels.contains_key(label),
+            self.labels.contains_key(label) || answers_are_open(self.task),
             "`{label}` is not among the {count} candidates"
         );
         Ok(())
@@ -133,12 +134,14 @@ pub(crate) struct CaptionTruth {
 }
 
 /// Reads the labels of a task, each with the texts that represent it, in the task's templates.
+/// `set` is the set of the task, if it has one.
 ///
 /// # Errors
-/// Fails if the file cannot be read, or a label has no text.
+/// Fails if the file or the set cannot be read, or a label has no text.
 pub(crate) fn label_texts(
     kind: &TaskKind,
     candidates: &Candidates,
+    set: Option<&EvaluationSet>,
 ) -> anyhow::Result<BTreeMap<String, Vec<String>>> {
     #[derive(Deserialize)]
     #[serde(untagged)]
@@ -148,6 +151,10 @@ pub(crate) fn label_texts(
     }
     let own = |label: String| (label.clone(), vec![label]);
     let (labels, place): (BTreeMap<String, Vec<String>>, _) = match candidates {
+        Candidates::OfSet => {
+            let set = set.context("the task has neither candidates nor a set that has some")?;
+            (OpenSet::open(set)?.labels, format!("{}: ", set.name))
+        }
         Candidates::Labels(labels) => (labels.iter().cloned().map(own).collect(), String::new()),
         Candidates::File(path) => {
             let labels = match read_json(path)? {
@@ -201,10 +208,28 @@ pub(crate) struct Triplet {
 /// # Errors
 /// Fails if the file cannot be read or holds no triplet.
 pub(crate) fn triplets(task: &Task) -> anyhow::Result<Vec<Triplet>> {
-    let mut triplets: Vec<Triplet> = read_json(Path::new(&task.shards))?;
+    let mut triplets: Vec<Triplet> = match task.source() {
+        SampleSource::Shards { shards, .. } => read_json(Path::new(shards))?,
+        SampleSource::Set(set) => {
+            let samples = OpenSet::open(set)?.samples;
+            samples.iter().map(Triplet::of).collect::<anyhow::Result<_>>()?
+        }
+    };
     triplets.truncate(task.limit.unwrap_or(usize::MAX));
-    anyhow::ensure!(!triplets.is_empty(), "{} holds no triplets", task.shards);
+    anyhow::ensure!(!triplets.is_empty(), "{} holds no triplets", task.source());
     Ok(triplets)
+}
+
+impl Triplet {
+    /// The triplet of a sample of a set.
+    fn of(sample: &SetSample) -> anyhow::Result<Self> {
+        let text = |name: &str| {
+            let text = sample.texts.field(name).map_err(anyhow::Error::msg)?;
+            let text = text.with_context(|| format!("`{}` has no text `{name}`", sample.key))?;
+            anyhow::Ok(text.to_owned())
+        };
+        Ok(Self { p1: text("p1")?, p2: text("p2")?, n: text("n")? })
+    }
 }
 
 fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> anyhow::Result<T> {
@@ -241,7 +266,7 @@ mod tests {
             let (field, candidates) = ("label".to_owned(), candidates.clone());
             let of_kind = candidates.clone();
             let kind = TaskKind::Classification { field, candidates, templates, expect: None };
-            label_texts(&kind, &of_kind).unwrap()
+            label_texts(&kind, &of_kind, None).unwrap()
         };
         assert_eq!(texts(&["{}"])["cat"], ["cat"]);
         assert_eq!(texts(&["a {}.", "the {}"])["dog"], ["a dog.", "the dog"]);

@@ -4,8 +4,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rayon::prelude::*;
+use vljepa_data::sets::OpenSet;
 use vljepa_data::{DataError, SampleReader, Tokenizer};
-use vljepa_recipes::schema::{Task, TaskKind};
+use vljepa_recipes::schema::{SampleSource, Task, TaskKind};
 
 use super::{Inspection, Tokenizers};
 use crate::evaluation::truth::{Truth, triplets};
@@ -16,9 +17,19 @@ const SHOWN_SAMPLES: usize = 3;
 impl Inspection {
     /// Checks the label files, the shards and the texts of a task.
     pub(super) fn task(&mut self, key: &str, task: &Task, tokenizers: &Tokenizers) {
-        let shards = format!("{key}.shards");
+        let samples = match task.source() {
+            SampleSource::Shards { .. } => format!("{key}.shards"),
+            SampleSource::Set(set) => {
+                let key = format!("{key}.set");
+                // The launcher itself reports a folder that does not exist.
+                if !set.root.is_dir() {
+                    return;
+                }
+                key
+            }
+        };
         if task.kind == TaskKind::Triplets {
-            return self.triplets(&shards, task, tokenizers);
+            return self.triplets(&samples, task, tokenizers);
         }
         self.text(tokenizers.queries.as_ref(), &task.query, || format!("{key}.query"));
         let truth = match Truth::load(task) {
@@ -35,16 +46,26 @@ impl Inspection {
                 self.text(tokenizers.targets.as_ref(), text, || format!("{key}.kind"));
             }
         }
-        if self.shards(&shards, &task.shards, task.catalogue.as_deref())
+        let usable = match task.source() {
+            SampleSource::Shards { shards, catalogue } => self.shards(&samples, shards, catalogue),
+            SampleSource::Set(_) => truth.is_some(),
+        };
+        if usable
             && let Some(truth) = &truth
             && let Err(error) = self.samples(key, task, truth, tokenizers)
         {
-            self.add(shards, error.to_string(), "repair the shard");
+            let help = match task.source() {
+                SampleSource::Shards { .. } => "repair the shard",
+                SampleSource::Set(_) => "restore the files of the set",
+            };
+            self.add(samples, error.to_string(), help);
         }
     }
 
     fn triplets(&mut self, key: &str, task: &Task, tokenizers: &Tokenizers) {
-        if self.is_skipped(Path::new(&task.shards)) {
+        if let SampleSource::Shards { shards, .. } = task.source()
+            && self.is_skipped(Path::new(shards))
+        {
             return;
         }
         let checked = triplets(task).and_then(|triplets| {
@@ -67,7 +88,16 @@ impl Inspection {
         truth: &Truth<'_>,
         tokenizers: &Tokenizers,
     ) -> Result<(), DataError> {
-        let reader = SampleReader::open(&self.storage, &task.shards, task.catalogue.as_deref())?;
+        let reader = match task.source() {
+            SampleSource::Shards { shards, catalogue } => {
+                SampleReader::open(&self.storage, shards, catalogue)?
+            }
+            SampleSource::Set(set) => {
+                let set = OpenSet::open(set)?;
+                self.missing(key, &set);
+                SampleReader::of_set(set)
+            }
+        };
         let count = reader.len().min(task.limit.unwrap_or(usize::MAX));
         let any = AtomicBool::new(false);
         let check = |index| {
@@ -103,6 +133,20 @@ impl Inspection {
     }
 }
 
+impl Inspection {
+    /// Warns of pictures and videos of a set that are missing.
+    fn missing(&mut self, key: &str, set: &OpenSet) {
+        let (messages, samples) = set.missing();
+        if let Some(first) = messages.first() {
+            let (files, missing, all) = (set.files(), messages.len(), set.samples.len());
+            self.found.warnings.push(format!(
+                "{key}.set: {missing} of {files} pictures or videos are missing, so that {samples} \
+                 of {all} samples count as wrong; the first: {first}"
+            ));
+        }
+    }
+}
+
 /// Checks that a text has tokens that the embedding has rows for.
 fn encode(tokenizer: Option<&Tokenizer>, text: &str) -> Result<(), DataError> {
     tokenizer.map_or(Ok(()), |tokenizer| tokenizer.encode(text).map(|_| ()))
@@ -113,7 +157,7 @@ fn names_missing_file(task: &Task) -> bool {
     use vljepa_recipes::schema::Candidates;
     let is_missing = |candidates: &Candidates| match candidates {
         Candidates::File(path) => !path.exists(),
-        Candidates::Labels(_) => false,
+        Candidates::OfSet | Candidates::Labels(_) => false,
     };
     match &task.kind {
         TaskKind::Classification { candidates, expect, .. } => {

@@ -183,7 +183,7 @@ fn an_evaluation_task_is_checked_against_the_texts_of_its_samples() {
     assert!(said[1].what.contains("`2`") && said[1].what.contains("<soft>"), "{said:?}");
 
     let mut triplets = with_task(&good, json!("triplets"));
-    triplets.evaluation.tasks[0].shards = folder.path().join("t.json").display().to_string();
+    triplets.evaluation.tasks[0].shards = Some(folder.path().join("t.json").display().to_string());
     std::fs::write(folder.path().join("t.json"), "[]").unwrap();
     refused(&triplets, "evaluation.tasks.0.shards", &["holds no triplets"]);
 }

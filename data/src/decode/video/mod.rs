@@ -16,6 +16,7 @@ mod container;
 mod convert;
 mod entry;
 mod open;
+mod segments;
 mod stream;
 mod whole;
 mod yuv;
@@ -24,6 +25,7 @@ use ffmpeg_next::util::frame::Video as Frame;
 
 use self::convert::Converter;
 use self::entry::Coded;
+pub use self::segments::Segments;
 use self::stream::{Fault, Stream};
 pub use self::whole::{Span, Video};
 use super::{Clip, JpegClip, Picture, Region, Shape, uniform_frames};
