@@ -87,6 +87,8 @@ pub(crate) enum Command {
     Weights(Weights),
     /// Compare captions with reference captions as coco-caption does: CIDEr, BLEU-4, ROUGE-L.
     Score(Score),
+    /// List evaluation sets: what this disk holds of them, and where they are published.
+    Sets(Sets),
     /// Write the report.html of a run again.
     Report(RunOnly),
     /// Compare sources, data and programs with those of a run, repeat it as a new run, and compare
@@ -254,6 +256,15 @@ pub(crate) struct Score {
     /// annotations.
     #[arg(required = true)]
     pub references: Vec<PathBuf>,
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Sets {
+    /// Files of sets. Default: those in recipes/evaluate/sets.
+    pub files: Vec<PathBuf>,
     /// Print the result as JSON.
     #[arg(long)]
     pub json: bool,

@@ -26,7 +26,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use cli::{Cli, Command};
-use commands::{jobs, latency, reproduce, score, status, stop, train, weights};
+use commands::{jobs, latency, reproduce, score, sets, status, stop, train, weights};
 use error::LaunchError;
 use platform::slurm::guard;
 
@@ -81,6 +81,7 @@ async fn dispatch(cli: Cli) -> Result<u8, LaunchError> {
         Some(Command::Export(export)) => jobs::export(&export).await,
         Some(Command::Weights(arguments)) => weights::weights(&arguments).await,
         Some(Command::Score(arguments)) => score::score(&arguments).await,
+        Some(Command::Sets(arguments)) => sets::sets(&arguments).await,
         Some(Command::Report(run)) => jobs::report(&run.run),
         Some(Command::Reproduce(reproduce)) => reproduce::reproduce(&reproduce).await,
         Some(Command::Status(run)) => status::status(&run).await,

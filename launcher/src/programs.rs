@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{ChildStderr, Command};
-use vljepa_recipes::protocol::{CaptionScores, Inputs, PROGRESS, Weights};
+use vljepa_recipes::protocol::{CaptionScores, Inputs, PROGRESS, SetReport, Weights};
 
 use crate::error::LaunchError;
 use crate::process::ending;
@@ -165,6 +165,16 @@ pub(crate) async fn score(
 ) -> Result<CaptionScores, LaunchError> {
     let mut arguments = vec!["score".as_ref(), "--".as_ref(), hypotheses.as_os_str()];
     arguments.extend(references.iter().map(|path| path.as_os_str()));
+    ask(programs, &arguments).await
+}
+
+/// Lets the worker say what this disk holds of the sets in files.
+pub(crate) async fn sets(
+    programs: &Programs,
+    files: &[PathBuf],
+) -> Result<Vec<SetReport>, LaunchError> {
+    let mut arguments: Vec<&OsStr> = vec!["sets".as_ref(), "--".as_ref()];
+    arguments.extend(files.iter().map(|file| file.as_os_str()));
     ask(programs, &arguments).await
 }
 

@@ -11,6 +11,7 @@ mod health;
 mod inputs;
 mod job;
 mod score;
+mod sets;
 mod weights;
 
 use std::path::PathBuf;
@@ -24,6 +25,7 @@ pub use health::{Check, CheckName, Checked};
 pub use inputs::Inputs;
 pub use job::{Job, PROGRESS};
 pub use score::CaptionScores;
+pub use sets::{FoundCount, ReadSet, SetReport, SetState};
 pub use weights::{
     Extent, KnownModel, KnownWeights, Names, NearestModel, NearestSize, UnknownWeights, Weights,
 };

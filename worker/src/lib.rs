@@ -22,6 +22,7 @@ pub mod rank;
 #[cfg(feature = "cuda")]
 pub mod rehearsal;
 pub mod score;
+pub mod sets;
 pub mod sharding;
 pub mod training;
 pub mod weights;

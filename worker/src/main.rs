@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use vljepa_worker::{inputs, job, score, weights};
+use vljepa_worker::{inputs, job, score, sets, weights};
 
 /// Runs one rank of a VL-JEPA run. `vljepa-launch` starts it; it is rarely started by hand.
 #[derive(Debug, Parser)]
@@ -61,6 +61,13 @@ enum Command {
         /// Files of the right captions.
         #[arg(required = true)]
         references: Vec<PathBuf>,
+    },
+    /// Say what this disk holds of evaluation sets, and print it as JSON. `vljepa-launch sets` shows
+    /// it.
+    Sets {
+        /// Files of sets.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
     },
     /// Compile the GPU kernels of recipes before their runs, and print the resources they need.
     /// Needs NVRTC, but no GPU.
@@ -120,6 +127,7 @@ fn main() -> ExitCode {
         Some(Command::Score { hypotheses, references }) => {
             score::run(&hypotheses, &references).map(Some)
         }
+        Some(Command::Sets { files }) => sets::run(&files).map(Some),
         #[cfg(feature = "cuda")]
         Some(Command::Compile { recipes, architecture, cache }) => {
             vljepa_worker::compile::run(&recipes, &architecture, cache).map(Some)

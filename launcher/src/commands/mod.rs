@@ -6,6 +6,7 @@ pub(crate) mod plan;
 pub(crate) mod preflight;
 pub(crate) mod reproduce;
 pub(crate) mod score;
+pub(crate) mod sets;
 pub(crate) mod status;
 pub(crate) mod stop;
 pub(crate) mod train;

@@ -181,3 +181,41 @@ pub(super) const CONTRADICTIONS: &[Row] = &[
     ("evaluation:\n", "checkpoints: {keep_at: {samples_seen: [801]}}\nevaluation:\n", 37, 40, "801 samples are more than the 800", "lengthen"),
     ("evaluation:\n", "evaluation:\n  at_samples: [0]\n", 38, 16, "0 is not above 0", ""),
 ];
+
+/// The file of a set that loads without problems.
+pub(super) const SET: &str = "\
+name: tiny
+source: https://example.org
+root: datasets/tiny
+format:
+  gqa: {questions: q.json, answers: a.json, images: 'images/{image_id}.jpg'}
+expect: {samples: 398}
+task:
+  frames: 2
+  kind: {question_answering: {}}
+";
+
+/// The replaced text of the set and its replacement, the task of the recipe, the file that is
+/// reported, and a part of the message and of the help.
+pub(super) type SetRow =
+    (&'static str, &'static str, &'static str, &'static str, &'static str, &'static str);
+
+/// Mistakes in sets and in tasks that measure them.
+#[rustfmt::skip]
+pub(super) const SETS: &[SetRow] = &[
+    ("root: ", "rot: ", "{set: sets/tiny.yaml}", "tiny.yaml", "unknown key `rot`", "`root`"),
+    ("{image_id}", "{imageId}", "{set: sets/tiny.yaml}", "tiny.yaml", "`{imageId}` is no field", "`{image_id}`"),
+    ("{image_id}", "{image_id", "{set: sets/tiny.yaml}", "tiny.yaml", "without `}`", "as `{video_id}`"),
+    ("  gqa:", "  gqq:", "{set: sets/tiny.yaml}", "tiny.yaml", "`gqq` is not one of", "`gqa`"),
+    ("source: https://example.org", "source: ''", "{set: sets/tiny.yaml}", "tiny.yaml", "set.source: is empty", "published"),
+    ("samples: 398", "unverified: [labels]", "{set: sets/tiny.yaml}", "tiny.yaml", "names `labels`", "labels: N"),
+    ("frames: 2", "frames: 3", "{set: sets/tiny.yaml}", "tiny.yaml", "3 frames do not divide", "4"),
+    ("{question_answering: {}}", "retrieval", "{set: sets/tiny.yaml}", "tiny.yaml", "a set of `gqa` holds questions", "question_answering"),
+    ("task:", "tasks:", "{set: sets/tiny.yaml, kind: retrieval}", "tiny.yaml", "unknown key `tasks`", ""),
+    ("name: tiny", "name: tiny", "{set: sets/tiny.yml}", "recipe.yaml", "there is no file", "tiny.yaml"),
+    ("name: tiny", "name: tiny", "{set: sets/tiny.yaml, shards: a.tar}", "recipe.yaml", "are both given", "keep one"),
+    ("name: tiny", "name: tiny", "{set: sets/tiny.yaml, catalogue: a}", "recipe.yaml", "a set has no catalogue", "remove"),
+    ("name: tiny", "name: tiny", "{name: a, kind: retrieval}", "recipe.yaml", "neither `shards` nor `set` is given", "`set: FILE`"),
+    ("name: tiny", "name: tiny", "{name: a, shards: a.tar, kind: {question_answering: {}}}", "recipe.yaml", "only a set has labels", "list them"),
+    ("name: tiny", "name: tiny", "{set: 5, kind: retrieval}", "recipe.yaml", "set: expected keys and values, found the number 5", ""),
+];

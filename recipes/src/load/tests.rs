@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::mistakes::{CONTRADICTIONS, GOOD, KEYS_AND_TYPES, Row, SYNTAX};
+use super::mistakes::{CONTRADICTIONS, GOOD, KEYS_AND_TYPES, Row, SET, SETS, SYNTAX};
 use super::{LoadError, Loaded, Mistake, load, load_resolved};
 use crate::schema::{Init, Recipe};
 
@@ -407,5 +407,50 @@ fn each_row_of_table_5_changes_one_thing_of_its_base() {
         assert!(!found.is_empty(), "{row}");
         let expected = |key: &String| keys.iter().any(|start| key.starts_with(start));
         assert!(found.iter().all(expected), "{row}: {found:?}");
+    }
+}
+
+/// Loads a recipe with one task, beside a set file with an edit.
+fn with_set(edit: (&str, &str), task: &str) -> Result<Loaded, LoadError> {
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(SET.matches(edit.0).count(), 1, "`{}` must appear once", edit.0);
+    fs::create_dir(folder.path().join("sets")).unwrap();
+    fs::write(folder.path().join("sets/tiny.yaml"), SET.replace(edit.0, edit.1)).unwrap();
+    let (head, _) = GOOD.split_once("    - name: motion\n").unwrap();
+    let path = folder.path().join("recipe.yaml");
+    fs::write(&path, format!("{head}    - {task}\ncluster: {{ranks_per_node: 2}}\n")).unwrap();
+    load(&path, &["evaluation.tasks.0.limit=3".to_owned()])
+}
+
+#[test]
+fn a_task_takes_its_keys_from_the_file_of_its_set_and_may_change_them() {
+    let same = ("name: tiny", "name: tiny");
+    let loaded = with_set(same, "{set: sets/tiny.yaml}").unwrap();
+    let [task] = &loaded.recipe.evaluation.tasks[..] else { panic!("one task") };
+    assert_eq!((task.name.as_str(), task.frames, task.limit), ("tiny", Some(2), Some(3)));
+    assert_eq!(task.set.as_ref().unwrap().expect.samples, Some(398));
+    assert_eq!(task.metrics(), ["tiny"]);
+    // The resolved recipe holds the set itself.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("resolved.yaml");
+    fs::write(&path, &loaded.yaml).unwrap();
+    assert_eq!(load_resolved(&path).unwrap().recipe, loaded.recipe);
+    let changed = "{set: sets/tiny.yaml, name: other, frames: 4}";
+    let task = &with_set(same, changed).unwrap().recipe.evaluation.tasks[0];
+    assert_eq!((task.name.as_str(), task.frames), ("other", Some(4)));
+}
+
+#[test]
+fn mistakes_in_a_set_are_shown_in_its_file_and_those_of_the_task_in_the_recipe() {
+    for &(from, to, task, file, what, help) in SETS {
+        let found = mistakes(with_set((from, to), task).expect_err(task));
+        let shown: Vec<_> = found.iter().map(|m| (m.file(), &m.what, &m.help)).collect();
+        let right = |m: &Mistake| {
+            m.file().ends_with(file)
+                && m.what.contains(what)
+                && m.help.as_deref().unwrap_or("").contains(help)
+        };
+        let is_right = found.len() == 1 && right(&found[0]);
+        assert!(is_right, "wanted {file}: {what} | {help}, found {shown:?}");
     }
 }

@@ -175,6 +175,28 @@ fn every_recipe_loads_checks_and_costs() {
     assert!(seen >= 3, "{seen} recipes");
 }
 
+#[test]
+fn every_evaluation_set_loads_and_can_be_measured_at_the_size_of_the_paper() {
+    let mut sets = Vec::new();
+    for entry in std::fs::read_dir(repository().join("recipes/evaluate/sets")).unwrap() {
+        let path = entry.unwrap().path();
+        let task = vljepa_recipes::load_set(&path);
+        let task = task.unwrap_or_else(|e| panic!("{}: {e:?}", path.display()));
+        let set = task.set.unwrap();
+        assert_eq!(path.file_stem().unwrap().to_str(), Some(&*set.name));
+        assert!(!set.root.exists(), "the test expects no copy of {}", set.name);
+        sets.push(format!("{{set: {}}}", path.display()));
+    }
+    assert!(sets.len() >= 24, "{} sets", sets.len());
+    let tasks = format!("evaluation.tasks=[{}]", sets.join(", "));
+    let pretrain = repository().join("recipes/pretrain.yaml");
+    let loaded = vljepa_recipes::load(&pretrain, &[tasks]).unwrap_or_else(|e| panic!("{e:?}"));
+    assert_eq!(loaded.recipe.evaluation.tasks.len(), sets.len());
+    let missing = vljepa_recipes::check_files(&loaded.recipe);
+    let roots = missing.iter().filter(|problem| problem.key.ends_with(".set.root"));
+    assert_eq!(roots.count(), sets.len(), "a start asks for every set");
+}
+
 /// Phrases that hide who does what, or `None` behind "none".
 const BANNED: [&str; 11] = [
     "is not to be had",

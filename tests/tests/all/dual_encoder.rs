@@ -12,10 +12,11 @@ use vljepa_worker::engine::Engine;
 use crate::programs::{command, repository, small_set, text};
 
 /// A folder with a recipe of a tiny CLIP and its tokenizer, and with its runs.
-struct Folder(tempfile::TempDir);
+pub struct Folder(tempfile::TempDir);
 
 impl Folder {
-    fn new() -> Self {
+    /// Writes the recipe `recipe.yaml`.
+    pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let words = ["[UNK]", "red", "blue", "a", "circle", "square", "left", "[BOS]", "[EOS]"];
         let vocabulary: serde_json::Map<String, Value> =
@@ -64,7 +65,8 @@ evaluation:
         this
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    /// Path of a file or run in the folder.
+    pub fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
@@ -86,7 +88,8 @@ fn job(arguments: &[&str], run: &Path, more: &[&str]) -> Output {
     command("vljepa-launch").args(arguments).arg(run).args(more).output().unwrap()
 }
 
-fn scores(run: &Path) -> Value {
+/// Scores of a run.
+pub fn scores(run: &Path) -> Value {
     serde_json::from_slice(&std::fs::read(run.join("scores.json")).unwrap()).unwrap()
 }
 

@@ -47,6 +47,8 @@ mod real_material;
 mod rehearsal;
 mod resume;
 mod score_command;
+#[cfg(feature = "video")]
+mod sets;
 mod sharding;
 mod steps;
 mod storage;

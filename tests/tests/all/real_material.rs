@@ -268,6 +268,46 @@ fn prepared_clips_have_the_frames_and_times_of_the_real_ones() {
     assert_eq!(compared, originals.len() - 1);
 }
 
+/// Annotations as published: their counts, and the answers of POPE.
+#[test]
+fn published_annotations_have_their_counts() {
+    use vljepa_data::sets::OpenSet;
+    use vljepa_recipes::schema::{Count, EvaluationSet};
+    let Some(folder) = material("annotations") else { return };
+    let set = |name: &str, root: &str| -> EvaluationSet {
+        let sets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes/evaluate/sets");
+        let task = vljepa_recipes::load_set(&sets.join(name)).unwrap();
+        EvaluationSet { root: folder.join(root), ..task.set.unwrap() }
+    };
+    let triplets = OpenSet::open(&set("sugarcrepe_pp.yaml", "sugarcrepe_pp")).unwrap();
+    let mut subsets = BTreeMap::<&str, usize>::new();
+    for sample in &triplets.samples {
+        *subsets.entry(sample.texts.field("split").unwrap().unwrap()).or_default() += 1;
+    }
+    let counts: Vec<usize> = subsets.into_values().collect();
+    assert_eq!(counts, [788, 1_652, 1_406, 666, 245]);
+
+    let pope = OpenSet::open(&set("pope.yaml", "pope")).unwrap();
+    assert_eq!((pope.samples.len(), pope.count(Count::Questions)), (500, 9_000));
+    let mut answers = BTreeMap::<(&str, &str), usize>::new();
+    for question in pope.samples.iter().flat_map(|sample| sample.texts.questions().unwrap()) {
+        *answers.entry((&question.kind, &question.answer)).or_default() += 1;
+    }
+    assert_eq!(answers.into_values().collect::<Vec<_>>(), [1_500; 6]);
+
+    let mut gqa = set("gqa.yaml", "");
+    let temporary = tempfile::tempdir().unwrap();
+    let answers = "trainval_label2ans.json";
+    fs::copy(folder.join("gqa").join(answers), temporary.path().join(answers)).unwrap();
+    let question = r#"{"1": {"question": "what?", "answer": "cat food", "imageId": "n1"}}"#;
+    fs::write(temporary.path().join("testdev_balanced_questions.json"), question).unwrap();
+    gqa.root = temporary.path().to_owned();
+    let opened = OpenSet::read(&gqa).unwrap();
+    assert_eq!(opened.count(Count::Labels), 1_842);
+    let error = OpenSet::open(&gqa).unwrap_err().to_string();
+    assert!(error.contains("1 questions, where 12578 are expected: 12577 fewer"), "{error}");
+}
+
 /// A video with sound and several video streams, of which a second is read by seeking.
 #[cfg(feature = "video")]
 #[test]

@@ -14,6 +14,9 @@ use crate::evaluation::truth::{Truth, triplets};
 /// Number of samples without the needed text that are reported one by one.
 const SHOWN_SAMPLES: usize = 3;
 
+/// Advice about a set that cannot be read.
+const RESTORE_SET: &str = "restore the files of the set; `vljepa-launch sets` says what is missing";
+
 impl Inspection {
     /// Checks the label files, the shards and the texts of a task.
     pub(super) fn task(&mut self, key: &str, task: &Task, tokenizers: &Tokenizers) {
@@ -35,6 +38,10 @@ impl Inspection {
         let truth = match Truth::load(task) {
             Ok(truth) => Some(truth),
             Err(_) if self.skip_missing && names_missing_file(task) => None,
+            Err(error) if answers_of_set(task) => {
+                self.add(&*samples, format!("{error:#}"), RESTORE_SET);
+                None
+            }
             Err(error) => {
                 let help = "write a list of labels, or a map from each label to its texts";
                 self.add(format!("{key}.kind"), format!("{error:#}"), help);
@@ -56,7 +63,7 @@ impl Inspection {
         {
             let help = match task.source() {
                 SampleSource::Shards { .. } => "repair the shard",
-                SampleSource::Set(_) => "restore the files of the set",
+                SampleSource::Set(_) => RESTORE_SET,
             };
             self.add(samples, error.to_string(), help);
         }
@@ -68,6 +75,10 @@ impl Inspection {
         {
             return;
         }
+        let help = match task.source() {
+            SampleSource::Shards { .. } => "write a list of `{p1, p2, n}`",
+            SampleSource::Set(_) => RESTORE_SET,
+        };
         let checked = triplets(task).and_then(|triplets| {
             let texts = triplets.iter().flat_map(|triplet| [&triplet.p1, &triplet.p2, &triplet.n]);
             for text in texts {
@@ -76,7 +87,7 @@ impl Inspection {
             Ok(())
         });
         if let Err(error) = checked {
-            self.add(key, format!("{error:#}"), "write a list of `{p1, p2, n}`");
+            self.add(key, format!("{error:#}"), help);
         }
     }
 
@@ -150,6 +161,16 @@ impl Inspection {
 /// Checks that a text has tokens that the embedding has rows for.
 fn encode(tokenizer: Option<&Tokenizer>, text: &str) -> Result<(), DataError> {
     tokenizer.map_or(Ok(()), |tokenizer| tokenizer.encode(text).map(|_| ()))
+}
+
+/// Whether the labels or answers of the task are those of its set.
+fn answers_of_set(task: &Task) -> bool {
+    use vljepa_recipes::schema::Candidates;
+    match &task.kind {
+        TaskKind::Classification { candidates, .. }
+        | TaskKind::QuestionAnswering { candidates, .. } => *candidates == Candidates::OfSet,
+        TaskKind::Retrieval | TaskKind::Triplets | TaskKind::Captioning { .. } => false,
+    }
 }
 
 /// Whether a label file of the task does not exist.
