@@ -27,8 +27,6 @@ const CAPTION: &str = "caption";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Texts {
     caption: Result<Option<String>, String>,
-    /// Texts of the list `captions` of the json. Empty if there is no such list.
-    captions: Vec<String>,
     questions: Result<Vec<Question>, String>,
     /// Fields of the json that are texts, as strings, lists of texts, and objects of such fields.
     fields: Result<Map<String, Value>, String>,
@@ -36,12 +34,7 @@ pub struct Texts {
 
 impl Default for Texts {
     fn default() -> Self {
-        Self {
-            caption: Ok(None),
-            captions: Vec::new(),
-            questions: Ok(Vec::new()),
-            fields: Ok(Map::new()),
-        }
+        Self { caption: Ok(None), questions: Ok(Vec::new()), fields: Ok(Map::new()) }
     }
 }
 
@@ -63,7 +56,6 @@ impl Texts {
         json: Result<Map<String, Value>, String>,
     ) -> Self {
         let questions = json.as_ref().map_err(Clone::clone).and_then(questions_of);
-        let captions = json.as_ref().map_or_else(|_| Vec::new(), captions_of);
         let fields = json.map(texts_of);
         let caption = match caption {
             Ok(Some(caption)) if !caption.is_empty() => Ok(Some(caption)),
@@ -73,7 +65,7 @@ impl Texts {
             },
             Err(reason) => Err(reason),
         };
-        Self { caption, captions, questions, fields }
+        Self { caption, questions, fields }
     }
 
     /// Text of the `txt` member, or else `caption` in the json. `None` if there is no such text or
@@ -90,10 +82,9 @@ impl Texts {
     /// # Errors
     /// Those of [`Texts::caption`].
     pub fn captions(&self) -> Result<Vec<&str>, String> {
-        if self.captions.is_empty() {
-            return Ok(self.caption()?.into_iter().collect());
-        }
-        Ok(self.captions.iter().map(String::as_str).collect())
+        // A json that cannot be parsed has no list.
+        let list = self.list("captions").unwrap_or_default();
+        if list.is_empty() { Ok(self.caption()?.into_iter().collect()) } else { Ok(list) }
     }
 
     /// Text of a field of the json. A number or truth value counts as its text, so that `3` is the
@@ -121,12 +112,8 @@ impl Texts {
         {
             return Ok(vec![caption]);
         }
-        let texts = |value| match value {
-            &Value::Array(ref list) => Some(list.iter().filter_map(Value::as_str).collect()),
-            value => value.as_str().map(|text| vec![text]),
-        };
         let fields = self.fields.as_ref().map_err(Clone::clone)?;
-        Ok(nested(fields, name, &texts).unwrap_or_default())
+        Ok(nested(fields, name, &list_of).unwrap_or_default())
     }
 
     /// Questions in the json's `questions`, without those whose question or answer is `null`.
@@ -138,10 +125,8 @@ impl Texts {
         self.questions.as_deref().map_err(Clone::clone)
     }
 
-    /// Removes all fields but those with these names, to save memory. The caption stays, without
-    /// further captions.
+    /// Removes all fields but those with these names, to save memory. The caption stays.
     pub fn keep_fields<'a>(&mut self, names: impl IntoIterator<Item = &'a str>) {
-        self.captions = Vec::new();
         if let Ok(fields) = &mut self.fields {
             let text =
                 |name: &str| Some((name.to_owned(), Value::from(nested_text(fields, name)?)));
@@ -161,8 +146,7 @@ impl Texts {
         let questions = self.questions.iter().flatten().map(question).sum::<usize>();
         let fields = self.fields.as_ref().map_or(0, bytes_of);
         let caption = self.caption().ok().flatten().map_or(0, str::len);
-        let captions = self.captions.iter().map(|text| size_of_val(text) + text.len());
-        questions + fields + caption + captions.sum::<usize>()
+        questions + fields + caption
     }
 }
 
@@ -208,6 +192,14 @@ pub(crate) fn nested_text<'a>(fields: &'a Map<String, Value>, name: &str) -> Opt
     nested(fields, name, &Value::as_str)
 }
 
+/// Texts of a value that is a text or a list of texts.
+fn list_of(value: &Value) -> Option<Vec<&str>> {
+    match value {
+        Value::Array(list) => Some(list.iter().filter_map(Value::as_str).collect()),
+        value => value.as_str().map(|text| vec![text]),
+    }
+}
+
 /// What `read` finds in a field, as [`nested_text`] finds its text.
 fn nested<'a, T>(
     fields: &'a Map<String, Value>,
@@ -238,11 +230,6 @@ fn bytes_of(fields: &Map<String, Value>) -> usize {
 }
 
 /// Texts of the list `captions`.
-fn captions_of(fields: &Map<String, Value>) -> Vec<String> {
-    let list = fields.get("captions").and_then(Value::as_array);
-    list.into_iter().flatten().filter_map(text_of).collect()
-}
-
 fn questions_of(fields: &Map<String, Value>) -> Result<Vec<Question>, String> {
     let list = match fields.get("questions") {
         None | Some(Value::Null) => return Ok(Vec::new()),
