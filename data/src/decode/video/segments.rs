@@ -122,10 +122,10 @@ mod tests {
                 }
             }
         }
-        // The frames next to a segment are other pictures, so the comparison can fail.
+        // A segment that begins one frame later has other frames, so the comparison can fail.
         let (all, _) = in_order(&read("h264_closed.mp4"));
-        let clip = decode(&segments, "h264_closed.mp4", 0.38..0.41, 1).unwrap();
-        assert!(clip.pictures[0] == all[10] && all[10] != all[9] && all[10] != all[11]);
+        let clip = decode(&segments, "h264_closed.mp4", 0.34..0.78, 11).unwrap();
+        assert!(clip.pictures[..] == all[9..20] && clip.pictures[..] != all[10..21]);
     }
 
     #[test]
@@ -147,6 +147,6 @@ mod tests {
         // A segment may end after the video.
         assert_eq!(decode(&segments, "h264_closed.mp4", 1.0..99.0, 2).unwrap().order.len(), 2);
         let broken = decode(&segments, "h264_no_moov.mp4", 0.0..1.0, 2).unwrap_err();
-        assert!(broken.contains("cannot be opened") || broken.contains("moov"), "{broken}");
+        assert!(broken.contains("the clip is cut short"), "{broken}");
     }
 }
