@@ -34,7 +34,32 @@ pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
 pub(super) fn task(task: &Task, key: &str, found: &mut Problems) {
     super::check_name(found, &format!("{key}.name"), &task.name);
     check_samples(task, key, found);
+    check_parts(task, key, found);
     check_kind(task, key, found);
+}
+
+fn check_parts(task: &Task, key: &str, found: &mut Problems) {
+    match task.kind {
+        TaskKind::QuestionAnswering { question_kind: None, .. } | TaskKind::Triplets => {}
+        TaskKind::QuestionAnswering { question_kind: Some(_), .. } if !task.parts.is_empty() => {
+            let help = "keep `parts`, or `question_kind` alone";
+            found.add(format!("{key}.parts"), "all questions are of one kind", help);
+        }
+        TaskKind::QuestionAnswering { .. } => {}
+        TaskKind::Classification { .. } | TaskKind::Retrieval | TaskKind::Captioning { .. } => {
+            if !task.parts.is_empty() {
+                let what = "only questions and triplets have parts";
+                found.add(format!("{key}.parts"), what, "remove it");
+            }
+        }
+    }
+    for (index, part) in task.parts.iter().enumerate() {
+        let key = format!("{key}.parts.{index}");
+        super::check_name(found, &key, part);
+        if task.parts[..index].contains(part) {
+            found.add(key, format!("`{part}` appears twice"), "list each part once");
+        }
+    }
 }
 
 fn check_samples(task: &Task, key: &str, found: &mut Problems) {

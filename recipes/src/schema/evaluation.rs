@@ -57,6 +57,11 @@ pub struct Task {
     /// Maximum number of samples, taken in the order of the shards. Default: all samples.
     #[serde(default)]
     pub limit: Option<usize>,
+    /// Parts of the set that also get scores of their own: kinds of questions, or values of `split`
+    /// of triplets. The metric of a part is `<name>_<part>`, and that of the mean over the parts
+    /// `<name>_macro`. Every question and triplet must belong to one. Default: none.
+    #[serde(default)]
+    pub parts: Vec<String>,
     /// Change to the samples that must lower or flip the score, to prove that the score measures
     /// what it claims. Default: `none`.
     #[serde(default)]
@@ -104,7 +109,8 @@ impl Task {
     /// Retrieval appends `_r1`, `_r5` and `_r10` to the name; classification appends `_top1` and,
     /// for more than five labels, `_top5`; captioning appends `_named` if it has `names`, and
     /// `_cider`, `_bleu4` and `_rouge_l` if it has `references`. Classification with `expect`,
-    /// question answering and triplets use the name alone.
+    /// question answering and triplets use the name alone, and then with `parts` append `_macro` and
+    /// `_<part>`.
     #[must_use]
     pub fn metrics(&self) -> Vec<String> {
         let of_captions = CaptionMetric::ALL.map(CaptionMetric::suffix);
@@ -128,7 +134,13 @@ impl Task {
                 }
             }
         };
-        suffixes.iter().map(|suffix| format!("{}{suffix}", self.name)).collect()
+        let mut names: Vec<String> =
+            suffixes.iter().map(|suffix| format!("{}{suffix}", self.name)).collect();
+        if !self.parts.is_empty() {
+            names.push(format!("{}_macro", self.name));
+            names.extend(self.parts.iter().map(|part| format!("{}_{part}", self.name)));
+        }
+        names
     }
 
     /// Whether a metric of the task is CIDEr, the only one that is no fraction.

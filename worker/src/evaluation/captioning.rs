@@ -18,7 +18,7 @@ use super::truth::CaptionTruth;
 /// Fails if the truth cannot be read.
 pub(super) fn scores(written: &[Answered<String>], kind: &TaskKind) -> anyhow::Result<Vec<Score>> {
     let (mut right, mut named, mut captions) = (0, Vec::new(), Vec::new());
-    for Answered { row, truth } in written {
+    for Answered { row, truth, .. } in written {
         let Some(caption) = row else { continue };
         let CaptionTruth { names, references } = serde_json::from_str(truth)?;
         right += usize::from(names_all(caption, &names));
@@ -82,7 +82,8 @@ mod tests {
     fn written(caption: &str, name: &str, references: &[&str]) -> Answered<String> {
         let references = references.iter().map(|&text| text.to_owned()).collect();
         let truth = CaptionTruth { names: vec![name.to_owned()], references };
-        Answered { row: Some(caption.to_owned()), truth: serde_json::to_string(&truth).unwrap() }
+        let truth = serde_json::to_string(&truth).unwrap();
+        Answered { row: Some(caption.to_owned()), truth, part: None }
     }
 
     fn close(value: f64, expected: f64) -> bool {
@@ -114,7 +115,7 @@ mod tests {
         let other = || written("the green bird sings", "bird", &["The green bird sings."]);
         let task = task(&["animal"], &["caption"]);
         assert!(matches!(task.kind, TaskKind::Captioning { .. }));
-        let lost = || Answered { row: None, truth: String::new() };
+        let lost = || Answered { row: None, truth: String::new(), part: None };
         let found = scores(&[read(), other(), lost(), lost()], &task).unwrap();
         for (metric, whole) in [("c_named", 1.0), ("c_cider", 10.0), ("c_bleu4", 1.0)] {
             assert!(close(found[metric].value, whole / 2.0), "{metric}: {:?}", found[metric]);

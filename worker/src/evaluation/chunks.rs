@@ -18,7 +18,7 @@ use vljepa_recipes::schema::{Control, Task};
 use super::embed::{Embedder, ROWS, apply_control};
 use super::progress::Progress;
 use super::store::Store;
-use super::truth::Truth;
+use super::truth::{Question, Truth};
 use crate::collectives::Collectives;
 
 /// Samples or texts of a chunk: few enough that all ranks have work, and that a kill costs little.
@@ -53,6 +53,8 @@ pub(super) struct Answered<R> {
     /// What the model gave. `None` if the sample cannot be read, which counts as wrong.
     pub(super) row: Option<R>,
     pub(super) truth: String,
+    /// Number of the part of the task. `None` without parts, or if it is not known.
+    pub(super) part: Option<usize>,
 }
 
 /// Results of all chunks of a task.
@@ -68,8 +70,7 @@ pub(super) struct Measured<T> {
 
 /// What a task asks about one sample.
 struct Asked {
-    /// Queries with their true answers.
-    questions: Vec<(String, String)>,
+    questions: Vec<Question>,
     /// Reason why the texts of the sample cannot be read.
     lost: Option<String>,
 }
@@ -225,7 +226,7 @@ impl Scope<'_> {
             let asked: Vec<Asked> =
                 range.clone().map(|index| self.asked(index)).collect::<anyhow::Result<_>>()?;
             let rows = self.rows(&range, &asked, request)?;
-            let questions: Vec<&Vec<(String, String)>> =
+            let questions: Vec<&Vec<Question>> =
                 asked.iter().map(|asked| &asked.questions).collect();
             let questions = *blake3::hash(&postcard::to_stdvec(&questions)?).as_bytes();
             let unreadable = rows.iter().filter_map(|rows| rows.as_ref().err().cloned()).collect();
@@ -267,7 +268,7 @@ impl Scope<'_> {
         }
         let options = self.shared.embedder.load_options(self.task.frames);
         let queries = asked.iter().map(|asked| {
-            asked.questions.iter().map(|(query, _)| query.as_str()).collect::<Vec<_>>()
+            asked.questions.iter().map(|question| &*question.query).collect::<Vec<_>>()
         });
         let queries: Vec<Vec<&str>> = queries.collect();
         let (reader, control) = (&self.reader, self.task.control);
@@ -281,7 +282,7 @@ impl Scope<'_> {
                 let loaded: Vec<_> = loaded.collect();
                 let inputs = loaded.iter().zip(part).filter_map(|(sample, asked)| {
                     let sample = sample.as_ref().ok()?.as_ref()?;
-                    Some(asked.questions.iter().map(move |(query, _)| (sample, query.as_str())))
+                    Some(asked.questions.iter().map(move |question| (sample, &*question.query)))
                 });
                 let inputs: Vec<(&LoadedSample, &str)> = inputs.flatten().collect();
                 let mut made = (request.make)(&inputs)?.into_iter();
@@ -331,11 +332,15 @@ fn answered<R>(asked: Vec<Asked>, rows: Rows<R>) -> Vec<Answered<R>> {
     let mut all = Vec::new();
     for (asked, rows) in asked.into_iter().zip(rows) {
         let lost = asked.lost.is_some();
-        let truths = asked.questions.into_iter().map(|(_, truth)| truth);
         let mut rows = rows.into_iter().flatten();
-        all.extend(truths.map(|truth| Answered { row: rows.next(), truth }));
+        let questions = asked.questions.into_iter();
+        all.extend(questions.map(|Question { truth, part, .. }| Answered {
+            row: rows.next(),
+            truth,
+            part,
+        }));
         if lost {
-            all.push(Answered { row: None, truth: String::new() });
+            all.push(Answered { row: None, truth: String::new(), part: None });
         }
     }
     all

@@ -41,6 +41,27 @@ impl Score {
     }
 }
 
+impl Score {
+    /// Mean of scores of different samples, each with the same weight. Its interval is as far from
+    /// the mean as the root of the summed squares of the distances of theirs, divided by their
+    /// number (Zou and Donner, 2008).
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "scores are few")]
+    pub fn mean(scores: &[Self]) -> Self {
+        let count = scores.len().max(1) as f64;
+        let mean = |of: fn(&Self) -> f64| scores.iter().map(of).sum::<f64>() / count;
+        let value = mean(|score| score.value);
+        let distance = |end: usize| {
+            let ends = scores.iter().map(|s| Some((s.value - s.interval?[end]).powi(2)));
+            ends.sum::<Option<f64>>().map(|sum| sum.sqrt() / count)
+        };
+        let interval = distance(0).zip(distance(1)).map(|(low, high)| [value - low, value + high]);
+        let n = scores.iter().map(|score| score.n).sum();
+        let score = Self::of_value(value, n, mean(|s| s.chance), mean(|s| s.baseline));
+        Self { interval, ..score }
+    }
+}
+
 /// Returns the Wilson interval of a share of `right` among `n` at 95 % (z = 1.96): the true shares
 /// from which the measured one is at most z standard deviations away. It says how far the score of
 /// other samples may be, not of other seeds of the training. All of `0..1` if `n` is 0.

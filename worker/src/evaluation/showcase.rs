@@ -65,11 +65,13 @@ fn captions(task: &Task, embedder: &Embedder<'_>) -> anyhow::Result<Vec<Shown>> 
     let mut chosen = Vec::new();
     for index in 0..count {
         // A sample that cannot be read was logged when it was counted as wrong.
-        let Ok(sample) = reader.load(index, &options) else { continue };
-        let Ok(Some(caption)) = sample.texts.caption() else { continue };
+        let Ok((_, of_sample)) = reader.texts(index) else { continue };
+        let Ok(Some(caption)) = of_sample.caption() else { continue };
         texts.push(caption.to_owned());
         // Choose samples spread over the set, so that the grid shows its variety.
-        if index % count.div_ceil(SHOWN.0) == 0 {
+        if index % count.div_ceil(SHOWN.0) == 0
+            && let Ok(sample) = reader.load(index, &options)
+        {
             chosen.push(sample);
         }
     }

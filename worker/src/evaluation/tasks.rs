@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 use vljepa_recipes::schema::{Control, Task, TaskKind};
 
 use super::Scores;
@@ -61,10 +62,11 @@ impl Scope<'_> {
             Ok(answered.par_iter().map(|answered| placed(&labels, answered)).collect())
         };
         let measured = self.shared.ask(self.task, &truth, &request, place)?;
-        let Measured::<Vec<Option<Placed>>> { parts, unreadable, hash } = measured;
+        let Measured::<Vec<Placed>> { parts, unreadable, hash } = measured;
         let rows = parts.concat();
         anyhow::ensure!(!rows.is_empty(), truth.no_question());
-        Ok((label_scores(&rows, labels.names.len()), unreadable, hash))
+        let scores = label_scores(&rows, labels.names.len(), self.task.parts.len());
+        Ok((scores, unreadable, hash))
     }
 
     fn retrieval(&self) -> anyhow::Result<Outcome> {
@@ -77,18 +79,24 @@ impl Scope<'_> {
         let Measured { parts, unreadable, hash } =
             self.shared.ask(self.task, &truth, &request, Ok)?;
         let rows: Vec<Answered<Vec<f32>>> = parts.into_iter().flatten().collect();
-        let n = rows.len();
-        let (mut visuals, mut captions) = (Vec::new(), Vec::new());
-        for Answered { row, truth } in rows {
-            if let Some(visual) = row {
-                visuals.push(visual);
-                captions.push(truth);
+        let (mut visuals, mut captions, mut lost) = (Vec::new(), Vec::new(), 0);
+        for Answered { row, truth, .. } in rows {
+            // Captions that cannot be read are at least one.
+            let of_sample: Vec<String> = serde_json::from_str(&truth).unwrap_or_default();
+            match row {
+                Some(visual) => {
+                    visuals.push(visual);
+                    captions.push(of_sample);
+                }
+                None => lost += of_sample.len().max(1),
             }
         }
         // Samples with the same caption are all right for it.
         let mut right: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
-        for (sample, caption) in captions.iter().enumerate() {
-            right.entry(caption).or_default().push(sample);
+        for (sample, captions) in captions.iter().enumerate() {
+            for caption in captions {
+                right.entry(caption).or_default().push(sample);
+            }
         }
         let (texts, right): (Vec<&str>, Vec<Vec<usize>>) = right.into_iter().unzip();
         let embedded = self.shared.texts(&texts)?;
@@ -97,30 +105,37 @@ impl Scope<'_> {
         let own = shares.rows(collectives.rank());
         let ranks = Pool::new(&visuals).ranks(&embedded[own.clone()], &right[own]);
         let ranks = self.shared.gathered(&ranks.map_err(anyhow::Error::from))?.concat();
-        // Each sample asks with its caption. One that cannot be read counts as never found.
-        let mut of_samples = vec![None; n];
-        for (samples, rank) in right.iter().zip(ranks) {
-            samples.iter().for_each(|&sample| of_samples[sample] = rank);
-        }
-        Ok((Vec::from([1, 5, 10].map(|k| recall(&of_samples, k, n))), unreadable, hash))
+        // Each sample asks with each of its captions. One that cannot be read counts as never
+        // found.
+        let asked = right.iter().zip(ranks).flat_map(|(samples, rank)| vec![rank; samples.len()]);
+        let asked: Vec<Option<usize>> = asked.chain(vec![None; lost]).collect();
+        let pool = visuals.len() + unreadable.len();
+        Ok((Vec::from([1, 5, 10].map(|k| recall(&asked, k, pool))), unreadable, hash))
     }
 
     fn triplets(&self) -> anyhow::Result<Outcome> {
         let triplets = self.shared.agreed(truth::triplets(self.task))?;
         let texts: Vec<&str> = triplets.iter().flat_map(|t| [&*t.p1, &*t.p2, &*t.n]).collect();
         let embeddings = self.shared.texts(&texts)?;
-        let right = embeddings
-            .chunks_exact(3)
-            .filter(|e| {
-                let positive = cosine(&e[0], &e[1]);
-                positive > cosine(&e[0], &e[2]) && positive > cosine(&e[1], &e[2])
-            })
-            .count();
+        let right = embeddings.chunks_exact(3).map(|e| {
+            let positive = cosine(&e[0], &e[1]);
+            positive > cosine(&e[0], &e[2]) && positive > cosine(&e[1], &e[2])
+        });
+        let parts = triplets.iter().map(|triplet| triplet.part(self.task));
+        let rows = right.zip(parts).map(|(right, part)| anyhow::Ok((right, part?)));
+        let rows: Vec<(bool, Option<usize>)> = rows.collect::<Result<_, _>>()?;
         let mut hash = blake3::Hasher::new();
         hash.update(self.shared.weights.as_bytes()).update(&serde_json::to_vec(&texts)?);
         let chance = 1.0 / 3.0;
-        let score = Score::of_share(right, triplets.len(), chance, chance);
-        Ok((vec![score], Vec::new(), hash.finalize()))
+        let score = |part: Option<usize>| {
+            let rows = rows.iter().filter(|row| part.is_none() || row.1 == part);
+            let rows: Vec<bool> = rows.map(|row| row.0).collect();
+            let right = rows.iter().filter(|&&right| right).count();
+            Score::of_share(right, rows.len(), chance, chance)
+        };
+        let mut scores = vec![score(None)];
+        scores.extend(of_parts(self.task.parts.len(), |part| score(Some(part))));
+        Ok((scores, Vec::new(), hash.finalize()))
     }
 
     fn captioning(&self) -> anyhow::Result<Outcome> {
@@ -147,28 +162,52 @@ impl Scope<'_> {
     }
 }
 
-/// Number of the true label, and how many labels the model prefers to it. An answer of a set that is
-/// not among its candidates has no number and is never right.
-type Placed = (Option<usize>, usize);
-
-fn placed(labels: &Labels, answered: &Answered<Vec<f32>>) -> Option<Placed> {
-    let Answered { row: Some(row), truth } = answered else { return None };
-    let truth = labels.names.iter().position(|name| name == truth);
-    let order = labels.order(row);
-    let preferred = order.iter().position(|&(label, _)| Some(label) == truth);
-    Some((truth, preferred.unwrap_or(usize::MAX)))
+/// A question about a sample, and where the model places its answer.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+struct Placed {
+    /// Number of the true label. An answer of a set that is not among its candidates has none and
+    /// is never right.
+    truth: Option<usize>,
+    /// Number of labels that the model prefers to the true one. `None` if it is never right.
+    preferred: Option<usize>,
+    part: Option<usize>,
 }
 
-/// Top-1, and top-5 if there are more than five of `count` labels.
-fn label_scores(rows: &[Option<Placed>], count: usize) -> Vec<Score> {
-    let truths: Vec<Option<usize>> = rows.iter().flatten().map(|&(truth, _)| truth).collect();
-    let baseline = majority(&truths);
-    let score = |k: usize| {
-        let right = rows.iter().flatten().filter(|&&(_, preferred)| preferred < k).count();
-        Score::of_share(right, rows.len(), share(k, count), baseline)
+fn placed(labels: &Labels, answered: &Answered<Vec<f32>>) -> Placed {
+    let Answered { row, truth, part } = answered;
+    let truth = labels.names.iter().position(|name| name == truth);
+    let preferred = row
+        .as_ref()
+        .zip(truth)
+        .and_then(|(row, truth)| labels.order(row).iter().position(|&(label, _)| label == truth));
+    Placed { truth, preferred, part: *part }
+}
+
+/// Top-1, and top-5 if there are more than five of `count` labels; with `parts`, top-1, its mean
+/// over the parts, and that of each part.
+fn label_scores(rows: &[Placed], count: usize, parts: usize) -> Vec<Score> {
+    let score = |rows: &[&Placed], k: usize| {
+        let right = rows.iter().filter(|row| row.preferred.is_some_and(|n| n < k)).count();
+        let truths: Vec<Option<usize>> = rows.iter().map(|row| row.truth).collect();
+        Score::of_share(right, rows.len(), share(k, count), majority(&truths))
     };
-    let meaningful = if count > 5 { 2 } else { 1 };
-    [1, 5].into_iter().take(meaningful).map(score).collect()
+    let all: Vec<&Placed> = rows.iter().collect();
+    let mut scores = vec![score(&all, 1)];
+    if parts == 0 && count > 5 {
+        scores.push(score(&all, 5));
+    }
+    scores.extend(of_parts(parts, |part| {
+        let rows = rows.iter().filter(|row| row.part == Some(part)).collect::<Vec<_>>();
+        score(&rows, 1)
+    }));
+    scores
+}
+
+/// Mean of the scores of all parts, and the scores themselves. Empty without parts.
+fn of_parts(parts: usize, score: impl Fn(usize) -> Score) -> Vec<Score> {
+    let scores: Vec<Score> = (0..parts).map(score).collect();
+    let mean = (parts > 0).then(|| Score::mean(&scores));
+    mean.into_iter().chain(scores).collect()
 }
 
 #[cfg(test)]
@@ -179,9 +218,10 @@ mod tests {
     /// embedding.
     fn scores(row: impl Fn(usize) -> Option<Vec<f32>>) -> Vec<Score> {
         let labels = Labels::orthogonal(6);
-        let answered = |i: usize| Answered { row: row(i % 6), truth: (i % 6).to_string() };
+        let answered =
+            |i: usize| Answered { row: row(i % 6), truth: (i % 6).to_string(), part: None };
         let rows: Vec<_> = (0..600).map(|i| placed(&labels, &answered(i))).collect();
-        label_scores(&rows, 6)
+        label_scores(&rows, 6, 0)
     }
 
     #[test]
@@ -197,5 +237,24 @@ mod tests {
         // What cannot be read is wrong, and counts.
         let none = scores(|truth| (truth != 2).then(|| unit(truth)));
         assert_eq!((none[0].value, none[0].n), (5.0 / 6.0, 600));
+    }
+
+    #[test]
+    fn parts_have_scores_of_their_own_and_count_the_same_in_the_mean() {
+        let labels = Labels::orthogonal(6);
+        let unit = |i: usize| (0..6).map(|j| f32::from(u8::from(i == j))).collect::<Vec<_>>();
+        // Part 0: 30 questions, all right. Part 1: 10, of which 5 are wrong and one cannot be read.
+        let answered = |i: usize| {
+            let (part, said) =
+                if i < 30 { (0, i % 6) } else { (1, if i < 35 { 5 - i % 6 } else { i % 6 }) };
+            let row = (i != 39).then(|| unit(said));
+            placed(&labels, &Answered { row, truth: (i % 6).to_string(), part: Some(part) })
+        };
+        let rows: Vec<Placed> = (0..40).map(answered).collect();
+        let scores = label_scores(&rows, 6, 2);
+        let values: Vec<(f64, usize)> = scores.iter().map(|s| (s.value, s.n)).collect();
+        assert_eq!(values, [(0.85, 40), (0.7, 40), (1.0, 30), (0.4, 10)]);
+        let [low, high] = scores[1].interval.unwrap();
+        assert!(low < 0.7 && 0.7 < high && high - low > 0.2, "{low} to {high}");
     }
 }

@@ -48,35 +48,35 @@ impl<'a> Truth<'a> {
         Ok(truth)
     }
 
-    /// Queries that the task asks about a sample with these texts, each with the right answer. That
-    /// of captioning is [`CaptionTruth`] as JSON.
+    /// What the task asks about a sample with these texts.
     ///
     /// # Errors
-    /// Fails if the sample lacks the text that the task needs, or an answer is not among the
-    /// labels.
-    pub(crate) fn of(&self, texts: &Texts) -> anyhow::Result<Vec<(String, String)>> {
-        let query = &self.task.query;
+    /// Fails if the sample lacks the text that the task needs, an answer is not among the labels,
+    /// or a question belongs to no part of the task.
+    pub(crate) fn of(&self, texts: &Texts) -> anyhow::Result<Vec<Question>> {
+        let one = |truth| Ok(vec![Question { query: self.task.query.clone(), truth, part: None }]);
         match &self.task.kind {
             TaskKind::Classification { field, .. } => {
                 let label = texts.field(field).map_err(anyhow::Error::msg)?;
                 let label = label.with_context(|| format!("its json has no field `{field}`"))?;
                 let right = self.expect.get(label).map_or(label, String::as_str);
                 self.check_label(right)?;
-                Ok(vec![(query.clone(), right.to_owned())])
+                one(right.to_owned())
             }
             TaskKind::Retrieval => {
-                let caption = texts.caption().map_err(anyhow::Error::msg)?;
-                let caption = caption.context("it has no caption")?;
-                Ok(vec![(query.clone(), caption.to_owned())])
+                let captions = texts.captions().map_err(anyhow::Error::msg)?;
+                anyhow::ensure!(!captions.is_empty(), "it has no caption");
+                one(serde_json::to_string(&captions)?)
             }
             TaskKind::QuestionAnswering { question_kind: kind, .. } => {
                 let asked = texts.questions().map_err(anyhow::Error::msg)?.iter();
                 let asked = asked.filter(|q| kind.as_ref().is_none_or(|kind| q.kind == *kind));
-                let pair = |q: &vljepa_data::Question| {
+                let question = |q: &vljepa_data::Question| {
                     self.check_label(&q.answer)?;
-                    Ok((q.question.clone(), q.answer.clone()))
+                    let part = part(self.task, &q.kind)?;
+                    Ok(Question { query: q.question.clone(), truth: q.answer.clone(), part })
                 };
-                asked.map(pair).collect()
+                asked.map(question).collect()
             }
             TaskKind::Captioning { names, references: fields } => {
                 let value = |field: &String| {
@@ -97,7 +97,7 @@ impl<'a> Truth<'a> {
                     fields.join(" or ")
                 );
                 let truth = CaptionTruth { names, references };
-                Ok(vec![(query.clone(), serde_json::to_string(&truth)?)])
+                one(serde_json::to_string(&truth)?)
             }
             TaskKind::Triplets => Ok(Vec::new()),
         }
@@ -122,6 +122,28 @@ impl<'a> Truth<'a> {
         );
         Ok(())
     }
+}
+
+/// Question about a sample.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Question {
+    /// Query for the predictor.
+    pub(crate) query: String,
+    /// Right answer. That of retrieval is a list of the sample's captions as JSON, that of
+    /// captioning [`CaptionTruth`] as JSON.
+    pub(crate) truth: String,
+    /// Number of the part of the task that the question belongs to. `None` in a task without parts.
+    pub(crate) part: Option<usize>,
+}
+
+/// Number of the part of a task with this name. `None` in a task without parts.
+fn part(task: &Task, name: &str) -> anyhow::Result<Option<usize>> {
+    if task.parts.is_empty() {
+        return Ok(None);
+    }
+    let number = task.parts.iter().position(|part| part == name);
+    let parts = task.parts.join(", ");
+    Ok(Some(number.with_context(|| format!("`{name}` is none of the task's parts: {parts}"))?))
 }
 
 /// What the caption of a sample is compared with.
@@ -201,6 +223,9 @@ pub(crate) struct Triplet {
     pub(crate) p2: String,
     #[serde(alias = "negative_caption")]
     pub(crate) n: String,
+    /// Part of the task.
+    #[serde(default)]
+    split: String,
 }
 
 /// Reads the triplets of a task, at most as many as its limit.
@@ -228,7 +253,17 @@ impl Triplet {
             let text = text.with_context(|| format!("`{}` has no text `{name}`", sample.key))?;
             anyhow::Ok(text.to_owned())
         };
-        Ok(Self { p1: text("p1")?, p2: text("p2")?, n: text("n")? })
+        let split = sample.texts.field("split").map_err(anyhow::Error::msg)?;
+        let split = split.unwrap_or_default().to_owned();
+        Ok(Self { p1: text("p1")?, p2: text("p2")?, n: text("n")?, split })
+    }
+
+    /// Number of the part of the task that the triplet belongs to. `None` in a task without parts.
+    ///
+    /// # Errors
+    /// Fails if it belongs to none.
+    pub(crate) fn part(&self, task: &Task) -> anyhow::Result<Option<usize>> {
+        part(task, &self.split).with_context(|| format!("the triplet of `{}`", self.p1))
     }
 }
 

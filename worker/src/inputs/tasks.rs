@@ -84,7 +84,7 @@ impl Inspection {
             for text in texts {
                 encode(tokenizers.targets.as_ref(), text)?;
             }
-            Ok(())
+            triplets.iter().try_for_each(|triplet| triplet.part(task).map(drop))
         });
         if let Err(error) = checked {
             self.add(key, format!("{error:#}"), help);
@@ -114,11 +114,13 @@ impl Inspection {
         let check = |index| {
             let (name, texts) = reader.texts(index)?;
             let asked = truth.of(&texts).and_then(|asked| {
-                for (query, right) in &asked {
+                for question in &asked {
                     any.store(true, Ordering::Relaxed);
-                    encode(tokenizers.queries.as_ref(), query)?;
-                    if task.kind == TaskKind::Retrieval {
-                        encode(tokenizers.targets.as_ref(), right)?;
+                    encode(tokenizers.queries.as_ref(), &question.query)?;
+                }
+                if task.kind == TaskKind::Retrieval {
+                    for caption in texts.captions().map_err(anyhow::Error::msg)? {
+                        encode(tokenizers.targets.as_ref(), caption)?;
                     }
                 }
                 Ok(())
