@@ -172,6 +172,14 @@ fn text_of(value: &Value) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
+/// The text of a field, or those of its list of texts.
+fn list_of(value: &Value) -> Option<Vec<&str>> {
+    match value {
+        Value::Array(list) => Some(list.iter().filter_map(Value::as_str).collect()),
+        value => value.as_str().map(|text| vec![text]),
+    }
+}
+
 /// The fields that are texts, numbers or truth values, as strings, the lists of these, and the
 /// objects of such fields. The parser has limited their depth to 128.
 fn texts_of(fields: Map<String, Value>) -> Map<String, Value> {
