@@ -210,15 +210,16 @@ pub enum TaskKind {
     /// VLM as its answer. It must contain the values of all `names`, as whole words in any case, or
     /// is compared with `references`, as [`CaptionMetric`] says. A sample that cannot be read
     /// counts as 0.
+    // Empty lists are left out: inside a variant, the YAML writer breaks the line before `[]`.
     Captioning {
         /// Fields of the sample's json whose values the caption must name. Dots lead through nested
         /// objects, as in a rule's `field`. Default: none.
-        #[serde(default)]
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
         names: Vec<String>,
         /// Fields of the sample's json that hold right captions, a text or a list of texts each,
         /// found as those of `names`. `caption` is the sample's `txt`, or the field `caption` if
         /// the sample has no `txt`. Default: none.
-        #[serde(default)]
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
         references: Vec<String>,
     },
 }
