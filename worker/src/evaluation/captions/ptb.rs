@@ -73,11 +73,11 @@ const STARTS: &str = "A|About|According|Additionally|After|An|As|At|But|He|Her|H
     These|They|This|We|What|When|While|Yet|You|Mr\\.|Ms\\.";
 
 /// Extensions of names of files.
-const FILES: &str = "bat|bmp|c|class|cgi|cpp|dll|docx?|exe|gif|gz|h|html?|jar|java|jpe?g|mov|mp3|\
-    pdf|php|pl|png|ppt|ps|py|sql|tar|txt|wav|x|xml|zip";
+const FILES: &str = "bat|bmp|class|cgi|cpp|dll|docx?|exe|gif|gz|html?|jar|java|jpe?g|mov|mp3|\
+    pdf|php|pl|png|ppt|ps|py|sql|tar|txt|wav|xml|zip";
 
 /// Rules of tokens. The longest match of all rules counts, and the first rule with this match.
-const RULES: [(&str, Token); 76] = [
+const RULES: [(&str, Token); 77] = [
     (r"\n", Line),
     (r"[\s--\n]+|&nbsp;", Nothing),
     // Abbreviations.
@@ -120,6 +120,7 @@ const RULES: [(&str, Token); 76] = [
     (r"\u2153", As("1/3")),
     (r"\u2154", As("2/3")),
     (r"[A-Z]*\$|#", Whole),
+    (r"[\u207a\u207b]?[\u00b2\u00b3\u00b9\u2070-\u2079]+", Whole),
     (r"\u00a2", As("cents")),
     (r"\u00a3", As("#")),
     (r"[\u00a4\u20a0\u20ac]", As("$")),
@@ -133,8 +134,8 @@ const RULES: [(&str, Token); 76] = [
     (r#"[a-zA-Z0-9][^\s"<>|(){}]*@(?:[^\s"<>|(){}.]+\.)*[^\s"<>|(){}.]+"#, Whole),
     (r"@[A-Za-z_][A-Za-z_0-9]*|#\p{L}+", Whole),
     (r"(?i)[\p{L}<digit>]+(?:\.[\p{L}<digit>]+)*\.(?:<file>)[\s.,?!]", Before(1)),
-    (r"</?[A-Za-z][A-Za-z0-9:.-]*(?: +[A-Za-z][A-Za-z0-9:.-]*)* */?>", Whole),
-    (r#"<[A-Za-z][A-Za-z0-9:.-]*(?: +[A-Za-z][A-Za-z0-9:.-]*="[^"]*")+ */?>"#, Whole),
+    (r"</?[A-Za-z][A-Za-z0-9:._-]*(?: +[A-Za-z][A-Za-z0-9:._-]*)* */?>", Whole),
+    (r#"<[A-Za-z][A-Za-z0-9:._-]*(?: +[A-Za-z][A-Za-z0-9:._-]*="[^"]*")+ */?>"#, Whole),
     (r"<[!?][A-Za-z-][^>\r\n]*>", Whole),
     (r"&amp;", As("&")),
     (r"&lt;", As("<")),
