@@ -200,14 +200,6 @@ pub(crate) fn nested_text<'a>(fields: &'a Map<String, Value>, name: &str) -> Opt
     nested(fields, name, &Value::as_str)
 }
 
-/// Texts of a value that is a text or a list of texts.
-fn list_of(value: &Value) -> Option<Vec<&str>> {
-    match value {
-        Value::Array(list) => Some(list.iter().filter_map(Value::as_str).collect()),
-        value => value.as_str().map(|text| vec![text]),
-    }
-}
-
 /// What `read` finds in a field, as [`nested_text`] finds its text.
 fn nested<'a, T>(
     fields: &'a Map<String, Value>,

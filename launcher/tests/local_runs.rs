@@ -275,9 +275,13 @@ fn jobs_on_a_trained_run_print_tables_and_json() {
     assert!(fake.read("out/README.md").contains("step 9, "));
     assert!(!fake.path("out.part").exists());
     fake.launch(&["export", "runs/fake", "bin"]).said(2, &["not empty"]);
-    fake.program("bin/vljepa-worker", "#!/bin/sh\necho 'error: no sense in it' >&2; exit 1");
+    fake.program(
+        "bin/vljepa-worker",
+        "#!/bin/sh\necho 'progress: 1 of 2\nwarning: little\nerror: no sense in it' >&2; exit 1",
+    );
     let failed = fake.launch(&["ask", "runs/fake", "x.jpg", "which?", "--answers", "red"]);
-    failed.said(1, &["no sense in it"]);
+    failed.said(1, &["warning: little", "no sense in it"]);
+    assert!(!failed.text.contains("1 of 2"), "progress is no message: {}", failed.text);
     assert!(Path::new(&fake.path("runs/fake/report.html")).is_file());
 }
 

@@ -18,10 +18,10 @@
 //!   generous. In the data phase a rank may wait for storage, whose failovers last tens of seconds:
 //!   after this limit the rank is named, and it counts as hung only after two more floors. The
 //!   first step of a stage compiles kernels, fills caches and has new shapes, so it has the limit
-//!   of a start. Checkpoints and evaluations have that limit too, or ten times the longest one so
-//!   far, because step times say nothing about them. Ranks wait for each other, so the largest
-//!   limit of any rank applies to all: a rank in a collective is not blamed while another one
-//!   evaluates.
+//!   of a start. Checkpoints and each task of an evaluation have that limit too, or ten times the
+//!   longest one so far, because step times say nothing about them. Ranks wait for each other, so
+//!   the largest limit of any rank applies to all: a rank in a collective is not blamed while
+//!   another one evaluates.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};

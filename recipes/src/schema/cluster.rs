@@ -18,7 +18,7 @@ pub struct Cluster {
     /// `data.threads` does. Default: 0.
     pub threads_per_rank: usize,
     /// Time limit in seconds for a worker to connect, for the first step of a stage, for a
-    /// checkpoint and for an evaluation. A checkpoint or an evaluation may take longer if an
+    /// checkpoint and for each task of an evaluation. A checkpoint or a task may take longer if an
     /// earlier one did: up to ten times the longest. Default: 600.
     pub start_timeout_s: u64,
     /// Seconds that a rank on a GPU waits in a collective before it aborts and exits. The

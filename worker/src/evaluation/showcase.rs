@@ -69,10 +69,8 @@ fn captions(task: &Task, embedder: &Embedder<'_>) -> anyhow::Result<Vec<Shown>> 
         let Ok(Some(caption)) = of_sample.caption() else { continue };
         texts.push(caption.to_owned());
         // Choose samples spread over the set, so that the grid shows its variety.
-        if index % count.div_ceil(SHOWN.0) == 0
-            && let Ok(sample) = reader.load(index, &options)
-        {
-            chosen.push(sample);
+        if index % count.div_ceil(SHOWN.0) == 0 {
+            chosen.extend(reader.load(index, &options));
         }
     }
     // A VLM has no embeddings that would rank the captions of the whole set.

@@ -75,9 +75,7 @@ impl Attempt<'_> {
             | FromWorker::Rendezvous { .. }
             | FromWorker::Interval(_) => {}
             FromWorker::Heartbeat { step, phase, collective } => {
-                if let Some(joined) = &mut self.members[rank].joined {
-                    joined.position.collective = collective;
-                }
+                self.reached(rank, phase, collective, now);
                 self.beat(rank, step, phase, now);
             }
             FromWorker::Metrics(metrics) => {
@@ -139,6 +137,19 @@ impl Attempt<'_> {
         for (rank, order) in self.checkpoints.settled(step, error) {
             self.server.tell(rank, FromSupervisor::Checkpoint { order });
         }
+    }
+
+    /// Notes the collective that a rank has entered. Each task of an evaluation has some, and the
+    /// limit of an evaluation for itself.
+    fn reached(&mut self, rank: usize, phase: Phase, collective: u64, now: Instant) {
+        let Some(joined) = &mut self.members[rank].joined else { return };
+        let position = &mut joined.position;
+        let evaluates = [phase, position.phase] == [Phase::Evaluation; 2];
+        if evaluates && collective > position.collective {
+            joined.step_since += now.saturating_duration_since(position.since);
+            position.since = now;
+        }
+        position.collective = collective;
     }
 
     fn beat(&mut self, rank: usize, step: u64, phase: Phase, now: Instant) {
