@@ -138,8 +138,8 @@ impl SampleReader {
     /// Reads and decodes sample number `index`.
     ///
     /// # Errors
-    /// [`DataError::BadSample`] if the sample cannot be decoded or the file of a set cannot be read,
-    /// [`DataError::Io`] if the shard cannot be read.
+    /// [`DataError::BadSample`] if the sample cannot be decoded or the file of a set cannot be
+    /// read, [`DataError::Io`] if the shard cannot be read.
     ///
     /// # Panics
     /// If `index` is not below [`SampleReader::len`].

@@ -62,8 +62,8 @@ enum Command {
         #[arg(required = true)]
         references: Vec<PathBuf>,
     },
-    /// Say what this disk holds of evaluation sets, and print it as JSON. `vljepa-launch sets` shows
-    /// it.
+    /// Say what this disk holds of evaluation sets, and print it as JSON. `vljepa-launch sets`
+    /// shows it.
     Sets {
         /// Files of sets.
         #[arg(required = true)]

@@ -159,8 +159,8 @@ pub(super) fn cross_task(
     Ok(OpenSet { samples, labels })
 }
 
-/// Tasks by their ids. A task is five lines (id, name, URL, number of steps, steps), and blank lines
-/// are between tasks.
+/// Tasks by their ids. A task is five lines (id, name, URL, number of steps, steps), and blank
+/// lines are between tasks.
 fn cross_task_tasks(file: &Annotations) -> Result<BTreeMap<String, CrossTaskTask>, DataError> {
     let lines: Vec<(usize, &str)> = (1..)
         .zip(file.text().lines().map(str::trim))

@@ -26,7 +26,7 @@ use std::time::UNIX_EPOCH;
 
 use rayon::prelude::*;
 use vljepa_recipes::check::count_problems;
-use vljepa_recipes::schema::{Count, EvaluationSet, SetFormat, Task, TaskKind};
+use vljepa_recipes::schema::{Count, EvaluationSet, SetFormat};
 
 use crate::catalogue::SetIdentity;
 use crate::error::DataError;
@@ -180,15 +180,6 @@ impl OpenSet {
         let paths = self.samples.iter().filter_map(|sample| Some(&sample.visual.as_ref()?.path));
         paths.collect::<BTreeSet<_>>().len()
     }
-}
-
-/// Whether answers outside of the candidates are possible in a task, because both come from the
-/// authors of the set. They count as wrong.
-#[must_use]
-pub fn answers_are_open(task: &Task) -> bool {
-    use vljepa_recipes::schema::Candidates;
-    let TaskKind::QuestionAnswering { candidates, .. } = &task.kind else { return false };
-    task.set.is_some() && *candidates == Candidates::OfSet
 }
 
 fn read_format(root: &Path, format: &SetFormat) -> Result<OpenSet, DataError> {

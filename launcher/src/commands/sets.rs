@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use vljepa_recipes::load_set;
 use vljepa_recipes::protocol::{FoundCount, ReadSet, SetReport, SetState};
-use vljepa_recipes::schema::TaskKind;
+use vljepa_recipes::schema::{Count, Expected, TaskKind};
 
-use super::jobs::{path_error, show_json};
+use super::jobs::{path_error, row, show_json};
 use crate::error::LaunchError;
 use crate::programs::{self, Programs};
 use crate::{cli, terminal};
@@ -51,10 +51,9 @@ fn files_of(folder: &Path) -> Result<Vec<PathBuf>, LaunchError> {
 }
 
 fn text(reports: &[SetReport]) -> String {
-    let row = |cells: [&str; 4]| cells.map(str::to_owned).to_vec();
-    let mut rows = vec![row(["set", "task", "here", "published at"])];
-    rows.extend(reports.iter().map(|report| {
-        row([&report.set.name, kind(&report.kind), &here(&report.state), &report.set.source])
+    let mut rows = vec![row(["set", "task", "expected", "here", "published at"])];
+    rows.extend(reports.iter().map(|SetReport { kind: of_set, set, state, .. }| {
+        row([&set.name, kind(of_set), &expected(&set.expect), &here(state), &set.source])
     }));
     let mut text = terminal::table(&rows);
     for SetReport { set, state, .. } in reports {
@@ -90,14 +89,19 @@ fn kind(kind: &TaskKind) -> &'static str {
     }
 }
 
-/// What is on this disk, in a few words.
+/// Counts that the files of a set must have.
+fn expected(expected: &Expected) -> String {
+    let count = |count: Count| Some(format!("{} {}", number(expected.of(count)?), count.name()));
+    Count::ALL.into_iter().filter_map(count).collect::<Vec<_>>().join(", ")
+}
+
+/// What is on this disk.
 fn here(state: &SetState) -> String {
     let read = match state {
         SetState::Absent => return "no".to_owned(),
         SetState::Unreadable { .. } => return "unreadable".to_owned(),
         SetState::Read(read) => read,
     };
-    let number = |number: usize| terminal::thousands(u64::try_from(number).unwrap_or(u64::MAX));
     let count = |it: &FoundCount| match it.expected {
         Some(expected) if expected != it.found => {
             format!("{} of {} {}", number(it.found), number(expected), it.count.name())
@@ -110,4 +114,8 @@ fn here(state: &SetState) -> String {
         parts.push(format!("{} of {} files missing", number(missing.count), number(*files)));
     }
     parts.join(", ")
+}
+
+fn number(number: usize) -> String {
+    terminal::thousands(u64::try_from(number).unwrap_or(u64::MAX))
 }

@@ -104,6 +104,14 @@ impl Task {
         }
     }
 
+    /// Whether a right answer may lie outside of the candidates, because both come from the authors
+    /// of the set. It counts as wrong.
+    #[must_use]
+    pub fn has_open_answers(&self) -> bool {
+        let TaskKind::QuestionAnswering { candidates, .. } = &self.kind else { return false };
+        self.set.is_some() && *candidates == Candidates::OfSet
+    }
+
     /// Names of the task's metrics in `scores.json`.
     ///
     /// Retrieval appends `_r1`, `_r5` and `_r10` to the name; classification appends `_top1` and,
@@ -190,7 +198,8 @@ pub enum TaskKind {
         expect: Option<PathBuf>,
     },
     /// Text-to-visual retrieval (paper §4.1): recall at 1, 5 and 10 of the sample whose caption is
-    /// the text. Ties count against the sample.
+    /// the text. A sample whose json has a list `captions` is asked for with each of them. Ties
+    /// count against the sample.
     Retrieval,
     /// Discriminative question answering (paper §4.2): the answer whose embedding is nearest to the
     /// predicted one, or which has the lowest perplexity for a VLM, must be the right answer.

@@ -13,11 +13,12 @@ use crate::programs::{command, small_set, text};
 /// Number of samples.
 const SAMPLES: usize = 12;
 
-/// Writes the first clips of a shard as files, and two sets over them: a table of captions with the
-/// whole time of each clip as a segment, and a table of labels. `missing` more rows name clips that
-/// do not exist.
+/// Writes the first clips of a shard as files, and three sets over them: a table of captions with
+/// the whole time of each clip as a segment, a table with two captions of each, and a table of
+/// labels. `missing` more rows name clips that do not exist.
 fn write_sets(folder: &Path, missing: usize) {
     let mut captions = "video_id,start,end,sentence\r\n".to_owned();
+    let mut doubled = "video_id,sentence\n".to_owned();
     let mut labels = "label,youtube_id,time_start,time_end,split\n".to_owned();
     let shard = fs::File::open(small_set().join("eval/retrieval.tar")).unwrap();
     let (mut keys, mut of_key) = (Vec::new(), std::collections::BTreeMap::new());
@@ -40,12 +41,14 @@ fn write_sets(folder: &Path, missing: usize) {
         fs::create_dir_all(folder.join("clips")).unwrap();
         fs::write(folder.join("clips").join(format!("{key}.mp4")), member("mp4")).unwrap();
         write!(captions, "{key},0,1000,\"{}\"\r\n", caption.trim()).unwrap();
+        writeln!(doubled, "{key},\"{0}@{0}\"", caption.trim()).unwrap();
         writeln!(labels, "{colour},{key},0,10,val").unwrap();
     }
     for number in 0..missing {
         write!(captions, "lost{number},0,1,a red circle\r\n").unwrap();
     }
     fs::write(folder.join("captions.csv"), captions).unwrap();
+    fs::write(folder.join("doubled.csv"), doubled).unwrap();
     fs::write(folder.join("labels.csv"), labels).unwrap();
     let root = folder.display();
     let set = |name: &str, lines: &str| {
@@ -56,6 +59,11 @@ fn write_sets(folder: &Path, missing: usize) {
         "segments",
         "format: {caption_table: {table: captions.csv, caption: sentence, seconds: [start, end], \
          videos: 'clips/{video_id}.*'}}\nexpect: {samples: 12}\ntask: {frames: 2, kind: retrieval}\n",
+    );
+    set(
+        "doubled",
+        "format: {caption_table: {table: doubled.csv, caption: sentence, separator: '@', \
+         videos: 'clips/{video_id}.mp4'}}\ntask: {frames: 2, kind: retrieval}\n",
     );
     set(
         "colours",
@@ -75,6 +83,7 @@ evaluation:
   tasks:
     - {{set: segments.yaml}}
     - {{name: in_shards, {shards}, kind: retrieval}}
+    - {{set: doubled.yaml}}
     - {{set: colours.yaml, kind: {{classification: {{candidates: {colours}}}}}}}
     - {{name: colours_in_shards, {shards}, kind: {{classification: {{field: colour, candidates: {colours}}}}}}}
 "
@@ -108,6 +117,9 @@ fn a_set_of_files_has_the_scores_of_the_same_samples_in_shards() {
         assert_eq!(value(of_set), value(of_shards), "{of_set}");
         assert_eq!(value(of_set).1, SAMPLES, "{of_set}");
     }
+    // Each of a sample's captions asks for it.
+    let (recall, n) = value("doubled_r5");
+    assert_eq!((&recall, n), (&value("in_shards_r5").0, (2 * SAMPLES).into()));
 }
 
 #[test]

@@ -92,13 +92,16 @@ impl Scope<'_> {
             }
         }
         // Samples with the same caption are all right for it.
-        let mut right: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+        let mut asking: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
         for (sample, captions) in captions.iter().enumerate() {
             for caption in captions {
-                right.entry(caption).or_default().push(sample);
+                asking.entry(caption).or_default().push(sample);
             }
         }
-        let (texts, right): (Vec<&str>, Vec<Vec<usize>>) = right.into_iter().unzip();
+        let (texts, asking): (Vec<&str>, Vec<Vec<usize>>) = asking.into_iter().unzip();
+        // A sample may have a caption twice.
+        let mut right = asking.clone();
+        right.iter_mut().for_each(Vec::dedup);
         let embedded = self.shared.texts(&texts)?;
         let collectives = self.shared.collectives;
         let shares = Shares { global: texts.len(), world_size: collectives.world_size() };
@@ -107,7 +110,7 @@ impl Scope<'_> {
         let ranks = self.shared.gathered(&ranks.map_err(anyhow::Error::from))?.concat();
         // Each sample asks with each of its captions. One that cannot be read counts as never
         // found.
-        let asked = right.iter().zip(ranks).flat_map(|(samples, rank)| vec![rank; samples.len()]);
+        let asked = asking.iter().zip(ranks).flat_map(|(samples, rank)| vec![rank; samples.len()]);
         let asked: Vec<Option<usize>> = asked.chain(vec![None; lost]).collect();
         let pool = visuals.len() + unreadable.len();
         Ok((Vec::from([1, 5, 10].map(|k| recall(&asked, k, pool))), unreadable, hash))

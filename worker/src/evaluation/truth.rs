@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use serde::{Deserialize, Deserializer, Serialize};
-use vljepa_data::sets::{OpenSet, SetSample, answers_are_open};
+use vljepa_data::sets::{OpenSet, SetSample};
 use vljepa_data::texts::Texts;
 use vljepa_recipes::file_kind::FileKind;
 use vljepa_recipes::schema::{Candidates, EvaluationSet, LABEL, SampleSource, Task, TaskKind};
@@ -117,7 +117,7 @@ impl<'a> Truth<'a> {
     fn check_label(&self, label: &str) -> anyhow::Result<()> {
         let count = self.labels.len();
         anyhow::ensure!(
-            self.labels.contains_key(label) || answers_are_open(self.task),
+            self.labels.contains_key(label) || self.task.has_open_answers(),
             "`{label}` is not among the {count} candidates"
         );
         Ok(())
