@@ -14,8 +14,8 @@ use vljepa_recipes::RunDirectory;
 use vljepa_recipes::protocol::{Job, PROGRESS};
 
 /// Opens the log: a file per rank and attempt for training jobs, and standard error, with warnings
-/// and the progress of an evaluation, for other jobs. [`crate::job`] logs the error that ends a job; one that is no training job
-/// prints it instead.
+/// and the progress of an evaluation, for other jobs. [`crate::job`] logs the error that ends a
+/// job; one that is no training job prints it instead.
 ///
 /// # Errors
 /// If the file cannot be written.

@@ -128,8 +128,8 @@ pub(crate) fn scores_table(directory: &RunDirectory, scores: Scores) -> Option<S
     Some(terminal::table(&table))
 }
 
-/// Cells of the table of scores: name, value, 95 % interval, chance, majority, number of samples, kind of
-/// control and number of samples that could not be read.
+/// Cells of the table of scores: name, value, 95 % interval, chance, majority, number of samples,
+/// kind of control and number of samples that could not be read.
 pub(crate) fn score_rows(all: Scores, recipe: &Recipe) -> Vec<[String; 7]> {
     let row = |NamedScore { name, score, scale, control }: NamedScore| {
         let text = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), |v| scale.text(v));

@@ -18,8 +18,8 @@ use vljepa_worker::evaluation::retrieval::Pool;
 use crate::golden::Golden;
 use crate::programs::{Trial, command, small_set, text, wait_until};
 
-/// One step, and tasks of every kind that VL-JEPA without a Y-decoder has. The clips are more than one
-/// chunk.
+/// One step, and tasks of every kind that VL-JEPA without a Y-decoder has. The clips are more than
+/// one chunk.
 fn trial() -> Trial {
     let set = small_set().display();
     let clips = format!("shards: {set}/eval/heldout.tar");

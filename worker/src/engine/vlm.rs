@@ -19,7 +19,8 @@ pub struct Prompt<'a> {
 }
 
 impl Engine<Vlm> {
-    /// Writes the answers to questions about encoded clips, as tokens without those of the template.
+    /// Writes the answers to questions about encoded clips, as tokens without those of the
+    /// template.
     /// `questions` has as many rows as `visual`.
     ///
     /// # Errors

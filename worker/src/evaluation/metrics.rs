@@ -187,7 +187,8 @@ mod tests {
 
     #[test]
     fn an_interval_is_that_of_wilson() {
-        // By hand, with z² = 3.8415: 8 of 10 gives (0.8 + 0.1921 ± 1.96·√(0.016 + 0.0096)) / 1.3841.
+        // By hand, with z² = 3.8415: 8 of 10 gives (0.8 + 0.1921 ± 1.96·√(0.016 + 0.0096)) /
+        // 1.3841.
         let close = |found: [f64; 2], wanted: [f64; 2]| {
             found.iter().zip(wanted).all(|(found, wanted)| (found - wanted).abs() < 1e-4)
         };

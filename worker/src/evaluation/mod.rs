@@ -1,5 +1,5 @@
-//! Measures the recipe's evaluation tasks: every rank asks the model about its chunks of the samples,
-//! all ranks gather the results, and rank 0 writes the scores.
+//! Measures the recipe's evaluation tasks: every rank asks the model about its chunks of the
+//! samples, all ranks gather the results, and rank 0 writes the scores.
 
 mod captioning;
 pub mod captions;

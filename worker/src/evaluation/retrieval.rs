@@ -41,8 +41,8 @@ struct Embedding<'a> {
 
 impl<'a> Pool<'a> {
     /// Prepares a pool of embeddings (n, e). Equal ones are compared once, so a collapsed encoder
-    /// costs no more than one sample. Embeddings that are nearly equal, whose cosines f32 cannot tell
-    /// apart, are all compared in f64: about 2 µs for each text and sample of width 1,536.
+    /// costs no more than one sample. Embeddings that are nearly equal, whose cosines f32 cannot
+    /// tell apart, are all compared in f64, which is slow.
     #[must_use]
     pub fn new(samples: &'a [Vec<f32>]) -> Self {
         let (mut known, mut distinct) = (BTreeMap::new(), Vec::<Embedding<'_>>::new());
@@ -63,8 +63,8 @@ impl<'a> Pool<'a> {
 
     /// Returns the rank (1 is best) of the best right sample of each text, by cosine. `right` holds
     /// the numbers of the right samples of each text. Ties count against the right sample, so a
-    /// collapsed encoder ranks last, not first. `None` for a text that has no right sample, or whose
-    /// similarity to all of them is no number.
+    /// collapsed encoder ranks last, not first. `None` for a text that has no right sample, or
+    /// whose similarity to all of them is no number.
     ///
     /// # Errors
     /// Fails if texts and samples have different widths.

@@ -42,9 +42,9 @@ impl Store {
         Self { folder, model, warned: Cell::new(false) }
     }
 
-    /// Returns the values of a chunk: those kept, or else those that `make` computes, which are then
-    /// kept. `asked` is all that determines the values beside the model. `make` also says whether
-    /// computing again would give the same values; others are not kept.
+    /// Returns the values of a chunk: those kept, or else those that `make` computes, which are
+    /// then kept. `asked` is all that determines the values beside the model. `make` also says
+    /// whether computing again would give the same values; others are not kept.
     ///
     /// # Errors
     /// Fails if `make` fails. A file that cannot be read or written only costs time.
