@@ -2,7 +2,7 @@
 
 use super::{Captioned, grams, to_f64, words};
 
-/// Longest n-gram, in words.
+/// Number of words of the longest n-gram.
 const N: usize = 4;
 /// Numbers that coco-caption adds to numerators and denominators, so that no quotient is 0 / 0.
 const TINY: f64 = 1e-15;

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Captioned, grams, to_f64, words};
 
-/// Longest n-gram, in words.
+/// Number of words of the longest n-gram.
 const N: usize = 4;
-/// Standard deviation of the penalty for a caption of another length than the reference, in words.
+/// Standard deviation, as a number of words, of the penalty for a caption of another length than
+/// the reference.
 const SIGMA: f64 = 6.0;
 
 /// Weights of n-grams.
