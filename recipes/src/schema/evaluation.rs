@@ -117,8 +117,8 @@ impl Task {
     /// Retrieval appends `_r1`, `_r5` and `_r10` to the name; classification appends `_top1` and,
     /// for more than five labels, `_top5`; captioning appends `_named` if it has `names`, and
     /// `_cider`, `_bleu4` and `_rouge_l` if it has `references`. Classification with `expect`,
-    /// question answering and triplets use the name alone, and then with `parts` append `_macro` and
-    /// `_<part>`.
+    /// question answering and triplets use the name alone, and then with `parts` append `_macro`
+    /// and `_<part>`.
     #[must_use]
     pub fn metrics(&self) -> Vec<String> {
         let of_captions = CaptionMetric::ALL.map(CaptionMetric::suffix);

@@ -145,10 +145,9 @@ fn an_exported_decoder_writes_the_same_behind_a_vl_jepa_that_does_not_train_it()
         String::from_utf8(written.stdout).unwrap()
     };
     assert_eq!(caption("behind"), caption("decoder"));
-    assert_eq!(
-        scores(&trial, "behind")["caption_named"],
-        scores(&trial, "decoder")["caption_named"]
-    );
+    // The models differ, so that what was measured has another hash.
+    let named = |run: &str| scores(&trial, run)["caption_named"]["value"].clone();
+    assert_eq!(named("behind"), named("decoder"));
 
     // A file without the map to the prefix, as Llama's, is refused by name.
     let llama = trial.path("trained").join("llama.safetensors");
