@@ -20,6 +20,10 @@ pub(crate) enum LaunchError {
         #[related]
         problems: Vec<FileProblem>,
     },
+    /// No run of a table has scores.
+    #[error("no run of this table has measured scores: {runs}")]
+    #[diagnostic(help("train the runs first; each measures its recipe's tasks at its end"))]
+    NothingMeasured { runs: String },
     /// A drill names a rank or a step that the run does not have.
     #[error("--drill {drill} can never happen: {why}")]
     Drill { drill: String, why: String },
@@ -239,6 +243,7 @@ impl LaunchError {
             | Self::NotRunning { .. }
             | Self::NotInJob
             | Self::Drill { .. }
+            | Self::NothingMeasured { .. }
             | Self::Prometheus { .. }
             | Self::Differences { .. }
             | Self::NoCheckpoint { .. }

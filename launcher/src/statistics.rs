@@ -1,4 +1,4 @@
-//! Median and mean.
+//! Median, mean, and counts as numbers.
 
 /// Returns the median of the finite values, or `None` without any. Of an even number of values it
 /// is the mean of the two in the middle.
@@ -17,6 +17,12 @@ pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
 pub(crate) fn mean(values: impl IntoIterator<Item = f64>) -> f64 {
     let values: Vec<f64> = values.into_iter().filter(|value| value.is_finite()).collect();
     values.iter().sum::<f64>() / (values.len() as f64).max(1.0)
+}
+
+/// A count as a number.
+#[expect(clippy::cast_precision_loss, reason = "steps and samples stay far below 2^53")]
+pub(crate) fn to_f64(value: u64) -> f64 {
+    value as f64
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ mod logging;
 mod model;
 mod resnet;
 mod set;
+mod table;
 mod training;
 mod vlm;
 mod y_decoder;
@@ -49,6 +50,12 @@ pub fn check(recipe: &Recipe) -> Vec<Problem> {
     if recipe.runs.as_os_str().is_empty() {
         found.add("runs", "is empty", "name a folder; the default is `runs`");
     }
+    if let Some(table) = &recipe.table {
+        model::device(recipe, &mut found);
+        table::check(recipe, table, &mut found);
+        cluster::check(recipe, &mut found);
+        return found.list;
+    }
     model::check(recipe, &mut found);
     init::check(recipe, &mut found);
     data::check(recipe, &mut found);
@@ -83,6 +90,9 @@ pub fn set(task: &Task, key: &str) -> Vec<Problem> {
 /// Returns one warning for each setting that is allowed but probably not intended.
 #[must_use]
 pub fn warnings(recipe: &Recipe) -> Vec<String> {
+    if let Some(table) = &recipe.table {
+        return table::warnings(recipe, table);
+    }
     let mut warnings = Vec::new();
     for key in missing_tokenizers(recipe).into_iter().chain(missing_weights(recipe)) {
         warnings.push(format!("{key} is not set, and the run will need it"));

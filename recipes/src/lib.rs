@@ -6,6 +6,7 @@ pub mod clock;
 pub mod cost;
 pub mod file_kind;
 mod load;
+pub mod paper;
 pub mod protocol;
 mod rank;
 mod read;
@@ -14,15 +15,17 @@ mod schedule;
 pub mod schema;
 mod shard_names;
 mod suggest;
+mod table;
 mod tree;
 pub mod weight_index;
 
 pub use check::{Problem, check_files};
 pub use load::{
     LoadError, Loaded, Mistake, PublishedModel, Role, load, load_resolved, load_set,
-    published_models,
+    published_models, to_yaml,
 };
 pub use rank::RankId;
 pub use run_directory::{RunDirectory, RunDirectoryError};
 pub use schema::Recipe;
 pub use shard_names::is_remote;
+pub use table::{RowRecipe, is_absent, row_recipes};

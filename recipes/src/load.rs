@@ -9,6 +9,7 @@ mod families;
 mod hash;
 mod published;
 mod sets;
+mod table;
 
 use std::path::{Path, PathBuf};
 
@@ -125,6 +126,7 @@ pub fn load(path: &Path, sets: &[String]) -> Result<Loaded, LoadError> {
     }
     // A flag may name another set.
     loader.read_sets(&mut root)?;
+    table::expand(&mut root).map_err(|fault| loader.fault(fault))?;
     families::expand(&mut root).map_err(|fault| loader.fault(fault))?;
     let recipe: Recipe = read::read(&root).map_err(|fault| loader.fault(fault))?;
     let problems = check::check(&recipe);
@@ -151,7 +153,12 @@ fn resolved(recipe: Recipe, mut warnings: Vec<String>) -> Result<Loaded, LoadErr
     Ok(Loaded { recipe, yaml, hash, warnings })
 }
 
-fn to_yaml(recipe: &Recipe) -> Result<String, LoadError> {
+/// Writes a recipe as one YAML file with all keys.
+///
+/// # Errors
+///
+/// Fails if a value cannot be written as YAML.
+pub fn to_yaml(recipe: &Recipe) -> Result<String, LoadError> {
     serde_saphyr::to_string(recipe)
         .map_err(|error| LoadError::Resolve { reason: error.to_string() })
 }
@@ -435,3 +442,5 @@ fn neighbours(path: &Path) -> Option<String> {
 mod mistakes;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_table;

@@ -10,6 +10,7 @@ mod drill;
 mod health;
 mod inputs;
 mod job;
+mod row;
 mod score;
 mod sets;
 mod weights;
@@ -24,6 +25,7 @@ pub use drill::{Act, Drill, DrillPoint, Failure};
 pub use health::{Check, CheckName, Checked};
 pub use inputs::Inputs;
 pub use job::{Job, PROGRESS};
+pub use row::RowRecord;
 pub use score::CaptionScores;
 pub use sets::{FoundCount, ReadSet, SetReport, SetState};
 pub use weights::{

@@ -5,7 +5,7 @@
 //! recipe.yaml  run.json  events.jsonl  metrics.jsonl  scores.json  report.html  completed.json
 //! job.json  check.json  lock  ranks.json  source.diff  reproduction.json
 //! logs/rank-0003-attempt-2.log  checkpoints/step-00000500/  evaluations/  tensorboard/
-//! traces/rank-0000-step-100.json
+//! traces/rank-0000-step-100.json  rows/vl_jepa_base/  table.json  table.md
 //! ```
 
 mod paths;

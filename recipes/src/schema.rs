@@ -16,6 +16,7 @@ mod language_model;
 mod model;
 mod predictor;
 mod set;
+mod table;
 mod training;
 mod x_encoder;
 mod y_decoder;
@@ -35,6 +36,7 @@ pub use predictor::{Attention, Llama3Scaling, LlamaSize, Predictor, PredictorFam
 pub use set::{
     Count, EvaluationSet, Expected, KnownCount, Labelled, PathTemplate, SetFormat, SetTexts,
 };
+pub use table::{Row, RowWeights, Table};
 pub use training::{
     Checkpoints, Collapse, CollapseAction, Decoding, EmbeddingSource, KeepAt, KeepBest,
     LearningRate, Logging, Mixing, NonFinite, Optimizer, Recompute, Schedule, Stage, Trace,
@@ -98,12 +100,16 @@ pub struct Recipe {
     /// encoder needs none.
     #[serde(default)]
     pub data: Data,
-    /// Training stages, in the order in which they run. No default; a dual encoder has none.
+    /// Training stages, in the order in which they run. No default; a dual encoder and a `table`
+    /// have none.
     #[serde(default)]
     pub stages: Vec<Stage>,
     /// AdamW, gradient clipping, learning-rate multipliers and the policy for non-finite gradients.
     #[serde(default)]
     pub optimizer: Optimizer,
+    /// Table or figure of the paper that the run computes. It then has no stages. Default: `null`.
+    #[serde(default)]
+    pub table: Option<Table>,
     /// Scores measured during and after the run. Default: none.
     #[serde(default)]
     pub evaluation: Evaluation,
@@ -141,6 +147,11 @@ impl Recipe {
         let mut recipe = self.clone();
         recipe.runs = PathBuf::new();
         recipe.evaluation = Evaluation::default();
+        if let Some(table) = &mut recipe.table {
+            table.rows.clear();
+            table.columns.clear();
+            table.skip_absent_sets = false;
+        }
         recipe.cluster = Cluster::default();
         recipe.checkpoints = Checkpoints::default();
         recipe.logging = Logging::default();

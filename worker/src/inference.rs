@@ -31,7 +31,7 @@ const READ_ROWS: usize = 256;
 pub fn evaluate(session: &Session, step: Option<u64>) -> anyhow::Result<String> {
     let (model, state) = Loaded::of(session, step)?;
     let model = model.embeds();
-    let evaluated = evaluation::evaluate(session, model)?;
+    let evaluated = evaluation::evaluate(session, &session.recipe, &session.run, model)?;
     anyhow::ensure!(evaluated.failures.is_empty(), "{}", evaluated.failures.join("; "));
     if step.is_some() {
         evaluation::write_step(&session.run, state.step, &evaluated)?;

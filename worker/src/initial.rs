@@ -40,7 +40,7 @@ pub fn load(
             initial.files.push((file.path.clone(), whole(imported, file)?));
         }
         if let Init::Run(run) = init {
-            let run = OtherRun::open(run, collectives)?;
+            let run = OtherRun::open(run, None, collectives)?;
             run.load(model.layout(), parameters)?;
             initial.run = Some(run);
         }

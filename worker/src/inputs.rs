@@ -18,7 +18,8 @@ use vljepa_model::{DualEncoder, ModelError, VlJepa, Vlm, weights};
 use vljepa_recipes::Recipe;
 use vljepa_recipes::check::Problem;
 use vljepa_recipes::protocol::Inputs;
-use vljepa_recipes::schema::{self, Init, ModelKind};
+use vljepa_recipes::row_recipes;
+use vljepa_recipes::schema::{self, Init, ModelKind, Table};
 
 use crate::checkpoint::OtherRun;
 use crate::collectives::{Collectives, Solo};
@@ -46,6 +47,51 @@ pub fn run(recipe: &Path, skip_missing: bool, resumes: bool) -> anyhow::Result<S
 /// Checks the files of a recipe. See [`run`].
 #[must_use]
 pub fn check(recipe: &Recipe, skip_missing: bool) -> Inputs {
+    match &recipe.table {
+        Some(table) => check_rows(recipe, table, skip_missing),
+        None => check_model(recipe, None, skip_missing),
+    }
+}
+
+/// Checks the files of each row of a table. A table without tasks reads no files.
+fn check_rows(recipe: &Recipe, table: &Table, skip_missing: bool) -> Inputs {
+    let mut found = Inputs::default();
+    if recipe.evaluation.tasks.is_empty() {
+        return found;
+    }
+    for row in row_recipes(recipe) {
+        let of_row = match row {
+            Ok(mut row) => {
+                row.leave_absent_sets(table);
+                let Inputs { problems, warnings } =
+                    check_model(&row.recipe, row.step, skip_missing);
+                let problems = problems.into_iter().map(|problem| row.problem(problem)).collect();
+                Inputs { problems, warnings }
+            }
+            Err(Problem { key, what, .. }) if skip_missing => {
+                let text = format!("{key}: {what}, so that this row cannot be measured yet");
+                Inputs { problems: Vec::new(), warnings: vec![text] }
+            }
+            Err(problem) => Inputs { problems: vec![problem], warnings: Vec::new() },
+        };
+        // The tasks are the same for all rows.
+        for problem in of_row.problems {
+            if !found.problems.contains(&problem) {
+                found.problems.push(problem);
+            }
+        }
+        for warning in of_row.warnings {
+            if !found.warnings.contains(&warning) {
+                found.warnings.push(warning);
+            }
+        }
+    }
+    found
+}
+
+/// Checks the files of a recipe with a model. `step` is that of the checkpoint that `init.run`
+/// names.
+fn check_model(recipe: &Recipe, step: Option<u64>, skip_missing: bool) -> Inputs {
     let mut found = Inputs::default();
     let storage = match Storage::new(StorageOptions::of(&recipe.data)) {
         Ok(storage) => storage,
@@ -58,7 +104,7 @@ pub fn check(recipe: &Recipe, skip_missing: bool) -> Inputs {
             Storage::default()
         }
     };
-    let mut inspection = Inspection { found, skip_missing, storage };
+    let mut inspection = Inspection { found, skip_missing, step, storage };
     let tokenizers = inspection.tokenizers(recipe);
     inspection.weights(recipe);
     let used = |name: &String| {
@@ -90,6 +136,8 @@ struct Tokenizers {
 struct Inspection {
     found: Inputs,
     skip_missing: bool,
+    /// Step of the checkpoint that `init.run` names; `None` for the newest.
+    step: Option<u64>,
     storage: Storage,
 }
 
@@ -231,7 +279,7 @@ impl Inspection {
         let mut errors: Vec<ModelError> =
             files.filter_map(|file| initial::check(model, file).err()).collect();
         if let Init::Run(run) = init {
-            match OtherRun::open(run, &Collectives::Solo(Solo)) {
+            match OtherRun::open(run, self.step, &Collectives::Solo(Solo)) {
                 Ok(run) => {
                     errors.extend(run.check(model.layout()).err());
                     let warning =

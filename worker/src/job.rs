@@ -23,7 +23,7 @@ use crate::rank::generation::Generation;
 use crate::rank::session::Session;
 use crate::rank::{device, health, rendezvous, signals};
 use crate::training::train;
-use crate::{inference, latency, log, measurement};
+use crate::{inference, latency, log, measurement, table};
 
 /// Returns the version and the cargo features of this build as JSON.
 #[must_use]
@@ -192,10 +192,11 @@ fn read_job(file: &Path) -> anyhow::Result<Job> {
 fn work(session: &Session, job: &Job) -> anyhow::Result<Option<String>> {
     match job {
         Job::Train { .. } => {
-            let (outcome, step) = match session.recipe.model.kind {
-                ModelKind::VlJepa | ModelKind::YDecoder => train::train::<VlJepa>(session)?,
-                ModelKind::Vlm => train::train::<Vlm>(session)?,
-                ModelKind::DualEncoder => measurement::measure(session)?,
+            let (outcome, step) = match (&session.recipe.table, session.recipe.model.kind) {
+                (Some(table), _) => table::measure(session, table)?,
+                (None, ModelKind::VlJepa | ModelKind::YDecoder) => train::train::<VlJepa>(session)?,
+                (None, ModelKind::Vlm) => train::train::<Vlm>(session)?,
+                (None, ModelKind::DualEncoder) => measurement::measure(session)?,
             };
             session.control.report_last(FromWorker::Finished { outcome, step });
             Ok(None)

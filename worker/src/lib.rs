@@ -24,5 +24,6 @@ pub mod rehearsal;
 pub mod score;
 pub mod sets;
 pub mod sharding;
+mod table;
 pub mod training;
 pub mod weights;

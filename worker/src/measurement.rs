@@ -25,7 +25,7 @@ pub(crate) fn measure(session: &Session) -> anyhow::Result<(Outcome, u64)> {
     session.control.at(state.step, Phase::Evaluation);
     session.drills.at(state.step, Phase::Evaluation)?;
     let model = Embeds::DualEncoder(&engine);
-    let evaluated = evaluation::evaluate(session, model)?;
+    let evaluated = evaluation::evaluate(session, &session.recipe, &session.run, model)?;
     anyhow::ensure!(evaluated.failures.is_empty(), "{}", evaluated.failures.join("; "));
     if session.collectives.rank() == 0 {
         session.generation.check()?;

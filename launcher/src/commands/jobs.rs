@@ -303,7 +303,12 @@ pub(super) fn with_weights(
     OfStep { step }: OfStep,
 ) -> Result<RunDirectory, LaunchError> {
     let directory = RunDirectory::open(run)?;
-    match (directory.load_recipe()?.recipe.model.kind, step) {
+    let recipe = directory.load_recipe()?.recipe;
+    if recipe.table.is_some() {
+        let why = "is a table, which has no weights of its own; name the run of one of its rows";
+        return Err(path_error("the run", run, why));
+    }
+    match (recipe.model.kind, step) {
         (ModelKind::DualEncoder, None) => return Ok(directory),
         (ModelKind::DualEncoder, Some(_)) => {
             let why = "is a dual encoder, which has no steps; leave `--step` out";

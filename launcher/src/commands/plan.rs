@@ -4,8 +4,8 @@
 use std::fmt;
 
 use vljepa_recipes::cost::{ASSUMED_QUERY_TOKENS, ASSUMED_TARGET_TOKENS, Cost, StageCost, cost};
-use vljepa_recipes::is_remote;
-use vljepa_recipes::schema::{Device, ModelKind, Precision, Recipe};
+use vljepa_recipes::schema::{Device, ModelKind, Precision, Recipe, RowWeights, Table};
+use vljepa_recipes::{is_remote, paper};
 
 use crate::record::shards;
 use crate::terminal::{table, thousands};
@@ -25,9 +25,10 @@ const RESERVED_MIB: f64 = 2048.0;
 const MAX_COUNTED_SHARDS: usize = 10_000;
 
 /// Tables and notes of the plan, in the order in which `--dry-run` prints them.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Plan {
     facts: Vec<Vec<String>>,
+    /// Parameters of the model, or rows of a table.
     parameters: Vec<Vec<String>>,
     stages: Vec<Vec<String>>,
     memory: Vec<Vec<String>>,
@@ -38,6 +39,9 @@ pub(crate) struct Plan {
 impl Plan {
     /// Computes the plan of a recipe.
     pub(crate) fn of(recipe: &Recipe) -> Self {
+        if let Some(table) = &recipe.table {
+            return Self::of_table(recipe, table);
+        }
         let cost = cost(recipe);
         Self {
             facts: facts(recipe, &cost),
@@ -47,6 +51,42 @@ impl Plan {
             sources: sources(recipe),
             notes: notes(recipe, &cost),
         }
+    }
+}
+
+impl Plan {
+    /// The plan of a table: what is measured. Its rows bring their own models.
+    fn of_table(recipe: &Recipe, table: &Table) -> Self {
+        let tasks = recipe.evaluation.tasks.len();
+        let measures = match tasks {
+            0 => "nothing; the runs of the rows have measured their scores".to_owned(),
+            tasks => format!("{tasks} tasks for each of {} rows", table.rows.len()),
+        };
+        let mut facts = vec![row("plan", recipe.name.clone())];
+        if tasks > 0 {
+            facts.extend(machines(recipe));
+        }
+        facts.push(row("measures", measures));
+        let header = ["row", "weights", "beside the paper's"].map(str::to_owned).to_vec();
+        let mut rows = vec![header];
+        let known = paper::TABLES.get(&table.of);
+        rows.extend(table.rows.iter().map(|(name, row)| {
+            let weights = match row.weights() {
+                Some(RowWeights::Run(run, Some(step))) => format!("{}, step {step}", run.display()),
+                Some(RowWeights::Run(path, None) | RowWeights::Export(path)) => {
+                    path.display().to_string()
+                }
+                Some(RowWeights::Model(model)) => {
+                    let path = model.x_encoder.weights().map(|path| path.display().to_string());
+                    path.unwrap_or_else(|| "–".to_owned())
+                }
+                None => "–".to_owned(),
+            };
+            let twin = known.and_then(|known| known.row(row.in_paper(name)));
+            let twin = twin.map_or_else(|| "–".to_owned(), |twin| twin.name.clone());
+            vec![name.clone(), weights, twin]
+        }));
+        Self { facts, parameters: rows, ..Self::default() }
     }
 }
 
@@ -68,6 +108,22 @@ fn row(name: &str, value: String) -> Vec<String> {
 }
 
 fn facts(recipe: &Recipe, cost: &Cost) -> Vec<Vec<String>> {
+    let mut facts = vec![row("plan", recipe.name.clone())];
+    facts.extend(machines(recipe));
+    match recipe.model.kind {
+        ModelKind::VlJepa | ModelKind::YDecoder | ModelKind::Vlm => {
+            facts.extend(training(recipe, cost));
+        }
+        ModelKind::DualEncoder => {
+            let tasks = recipe.evaluation.tasks.len();
+            facts.push(row("tasks", format!("{tasks}, and no training: a dual encoder")));
+        }
+    }
+    facts
+}
+
+/// Rows about devices and ranks.
+fn machines(recipe: &Recipe) -> [Vec<String>; 2] {
     let cluster = &recipe.cluster;
     let device = match recipe.device {
         Device::Host => "the CPU",
@@ -83,21 +139,10 @@ fn facts(recipe: &Recipe, cost: &Cost) -> Vec<Vec<String>> {
     } else {
         format!("each of {} nodes", cluster.nodes)
     };
-    let mut facts = vec![
-        row("plan", recipe.name.clone()),
+    [
         row("device", format!("{device}, {precision}")),
         row("ranks", format!("{ranks} ({} on {nodes})", cluster.ranks_per_node)),
-    ];
-    match recipe.model.kind {
-        ModelKind::VlJepa | ModelKind::YDecoder | ModelKind::Vlm => {
-            facts.extend(training(recipe, cost));
-        }
-        ModelKind::DualEncoder => {
-            let tasks = recipe.evaluation.tasks.len();
-            facts.push(row("tasks", format!("{tasks}, and no training: a dual encoder")));
-        }
-    }
-    facts
+    ]
 }
 
 /// Rows about the training of all stages.

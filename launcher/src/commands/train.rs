@@ -20,6 +20,7 @@ use crate::platform::slurm::render::{BatchScript, REQUEUE};
 use crate::platform::slurm::requeue::requeue;
 use crate::platform::slurm::submit::{self, Submission};
 use crate::programs::Programs;
+use crate::record::history::Scores;
 use crate::record::provenance::RunRecord;
 use crate::record::{completion, history};
 use crate::supervise::{self, Ending, Limits, Run, Signals};
@@ -74,10 +75,16 @@ pub(crate) async fn start(
     run_dir: &Path,
     options: StartOptions<'_>,
 ) -> Result<u8, LaunchError> {
+    if is_collected(&loaded.recipe) {
+        return collect(run_dir, &loaded);
+    }
     if let (Scheduler::Slurm, None) = (loaded.recipe.cluster.scheduler, submit::current_job()) {
         return submit_run(run_dir, &loaded, options).await;
     }
     let opened = open(run_dir, &loaded)?;
+    if let Some((directory, _lock)) = &opened {
+        measure_again(directory, &loaded.recipe);
+    }
     if let Some((directory, _lock)) = &opened
         && is_complete(directory, &loaded.recipe)
     {
@@ -89,6 +96,28 @@ pub(crate) async fn start(
         None => create(run_dir, &loaded)?,
     };
     supervise_run(directory, loaded, programs, options).await
+}
+
+/// Whether the recipe is a table of scores that other runs have measured.
+fn is_collected(recipe: &Recipe) -> bool {
+    recipe.table.is_some() && recipe.evaluation.tasks.is_empty()
+}
+
+/// Prints and writes a table of the scores that the runs of its rows have measured themselves.
+fn collect(run_dir: &Path, loaded: &Loaded) -> Result<u8, LaunchError> {
+    let (directory, _lock) = match open(run_dir, loaded)? {
+        Some(opened) => opened,
+        None => create(run_dir, loaded)?,
+    };
+    let Some(text) = report::scores_table(&directory, Scores::new()) else {
+        let rows = loaded.recipe.table.iter().flat_map(|table| table.rows.values());
+        let runs = rows.filter_map(|row| Some(row.run.as_ref()?.display().to_string()));
+        let runs: Vec<String> = runs.collect();
+        return Err(LaunchError::NothingMeasured { runs: runs.join(", ") });
+    };
+    terminal::result(&text);
+    make_report(&directory);
+    Ok(0)
 }
 
 /// Batch script as it would be submitted, for `--dry-run`.
@@ -147,6 +176,9 @@ async fn submit_run(
     let known = RunDirectory::open(run_dir).ok();
     submit::check(known.as_ref()).await?;
     let opened = open(run_dir, loaded)?;
+    if let Some((directory, _lock)) = &opened {
+        measure_again(directory, &loaded.recipe);
+    }
     if let Some((directory, _lock)) = &opened
         && is_complete(directory, &loaded.recipe)
     {
@@ -186,6 +218,15 @@ async fn submit_run(
 /// Whether a run that was opened has a checkpoint to continue from.
 fn resumes(opened: Option<&(RunDirectory, RunLock)>) -> bool {
     opened.is_some_and(|(directory, _)| directory.newest_checkpoint().is_some())
+}
+
+/// Lets the run of a table measure its rows again: their weights or sets may have changed, and what
+/// has not is kept.
+fn measure_again(directory: &RunDirectory, recipe: &Recipe) {
+    if recipe.table.is_some() {
+        // Without a record there is nothing to remove.
+        drop(std::fs::remove_file(directory.completed()));
+    }
 }
 
 /// Whether the run is complete; if it is, prints so, its scores and the path of its report.

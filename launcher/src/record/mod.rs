@@ -9,3 +9,4 @@ pub(crate) mod history;
 pub(crate) mod provenance;
 pub(crate) mod shards;
 pub(crate) mod stragglers;
+pub(crate) mod table;

@@ -7,7 +7,7 @@ use vljepa_recipes::protocol::{DataPart, KindWork, Metrics};
 use vljepa_recipes::schema::Visual;
 
 use super::Contents;
-use super::plot::to_f64;
+use crate::statistics::to_f64;
 use crate::terminal;
 
 /// Work of rank 0's reader threads on one kind of samples in a whole stage.

@@ -7,6 +7,7 @@ mod page;
 mod plot;
 mod reliability;
 mod sections;
+mod table;
 mod time;
 
 use std::path::PathBuf;
@@ -20,6 +21,7 @@ use crate::record::comparison::Comparison;
 use crate::record::history::Scores;
 use crate::record::provenance::RunRecord;
 use crate::record::stragglers::RankTable;
+use crate::record::table::PaperComparison;
 use crate::record::{completion, history};
 use crate::terminal;
 
@@ -95,9 +97,17 @@ impl Scale {
     }
 }
 
-/// Writes the report of a run and returns its path.
+/// Writes the report of a run and returns its path. That of a table of the paper also has the files
+/// `table.json` and `table.md`.
 pub(crate) fn write(directory: &RunDirectory) -> Result<PathBuf, LaunchError> {
     let loaded = directory.load_recipe()?;
+    let path = directory.report();
+    if let Some(compared) = PaperComparison::collect(directory, &loaded.recipe) {
+        table::write_files(directory, &compared)?;
+        let page = table::page(&compared, &loaded.recipe).into_string();
+        atomic_write(&path, page.as_bytes())?;
+        return Ok(path);
+    }
     let contents = Contents {
         complete: completion::check(directory, &loaded.recipe).is_ok(),
         scores: scores(history::scores_of(&directory.scores()), &loaded.recipe),
@@ -110,14 +120,18 @@ pub(crate) fn write(directory: &RunDirectory) -> Result<PathBuf, LaunchError> {
         reproduction: history::reproduction(directory),
         ..Contents::empty(loaded)
     };
-    let path = directory.report();
     atomic_write(&path, page::page(&contents).into_string().as_bytes())?;
     Ok(path)
 }
 
-/// Scores of a run as a table for the terminal, or `None` if there are none.
+/// Scores of a run as a table for the terminal, or `None` if there are none. The run of a table of
+/// the paper has the scores of its rows.
 pub(crate) fn scores_table(directory: &RunDirectory, scores: Scores) -> Option<String> {
-    let rows = score_rows(scores, &directory.load_recipe().ok()?.recipe);
+    let recipe = directory.load_recipe().ok()?.recipe;
+    if recipe.table.is_some() {
+        return table::terminal_text(directory, &recipe);
+    }
+    let rows = score_rows(scores, &recipe);
     if rows.is_empty() {
         return None;
     }

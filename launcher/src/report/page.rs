@@ -9,7 +9,11 @@ use crate::record::provenance::AttemptOutcome;
 use crate::statistics::{mean, median};
 use crate::terminal;
 
-const STYLE: &str = include_str!("style.css");
+/// Style of all pages.
+pub(super) const STYLE: &str = include_str!("style.css");
+
+/// Captions and paths may contain anything, so the policy forbids loading and running.
+pub(super) const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:";
 
 /// The whole HTML document.
 pub(super) fn page(contents: &Contents) -> Markup {
@@ -21,9 +25,7 @@ pub(super) fn page(contents: &Contents) -> Markup {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
-                // Captions and paths may contain anything, so the policy forbids loading and
-                // running.
-                meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:";
+                meta http-equiv="Content-Security-Policy" content=(POLICY);
                 title { (name) " · VL-JEPA" }
                 style { (PreEscaped(STYLE)) }
             }

@@ -3,6 +3,8 @@
 
 use maud::{Markup, html};
 
+use crate::statistics::to_f64;
+
 /// Largest number of groups of points that are drawn. If there are more points, each group is drawn
 /// as its lowest and highest point.
 const MAX_POINTS: usize = 400;
@@ -131,7 +133,7 @@ impl Plot<'_> {
 }
 
 /// About `count` ticks between `low` and `high`: multiples of 1, 2 or 5 times a power of ten.
-fn ticks(low: f64, high: f64, count: u32) -> Vec<f64> {
+pub(super) fn ticks(low: f64, high: f64, count: u32) -> Vec<f64> {
     let rough = (high - low) / f64::from(count);
     let decade = 10_f64.powf(rough.log10().floor());
     let step = [1.0, 2.0, 5.0, 10.0].map(|m| m * decade).into_iter().find(|s| *s >= rough);
@@ -216,11 +218,6 @@ pub(super) fn compact(value: f64) -> String {
             text.replace(".0e", "e")
         }
     }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "steps and samples stay far below 2^53")]
-pub(super) fn to_f64(value: u64) -> f64 {
-    value as f64
 }
 
 #[cfg(test)]

@@ -4,11 +4,11 @@
 use maud::{Markup, html};
 
 use super::Contents;
-use super::plot::to_f64;
 use super::time::{between, moment};
 use crate::record::events::{Event, Fault};
 use crate::record::stragglers::Straggler;
-use crate::{statistics, terminal};
+use crate::statistics::{self, to_f64};
+use crate::terminal;
 
 /// Largest number of stragglers that are shown; the oldest ones are only in `events.jsonl`.
 const MAX_SLOW_RANKS: usize = 20;

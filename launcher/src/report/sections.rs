@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use maud::{Markup, html};
 use vljepa_recipes::protocol::{Metrics, Phase};
 
-use super::plot::{Axis, Plot, compact, to_f64};
+use super::plot::{Axis, Plot, compact};
 use super::time::{between, busy_seconds, moment};
 use super::{Contents, NamedScore, control_name, percent, range, unreadable};
 use crate::record::events::Event;
 use crate::record::history::{Prediction, Sample};
 use crate::record::provenance::AttemptOutcome;
+use crate::statistics::to_f64;
 use crate::terminal;
 
 /// Largest number of incidents that are shown; the oldest ones are only in `events.jsonl`.
@@ -147,9 +148,14 @@ pub(super) fn samples(contents: &Contents) -> Markup {
                 "Evaluation samples with the true text and the texts whose embeddings are nearest to the predicted embedding."
                 @if known > 0 { " The nearest text is the true one for " (right) " of " (known) " samples." }
             }
-            div.samples { @for sample in &contents.samples { (card(sample)) } }
+            (cards(&contents.samples))
         }
     }
+}
+
+/// Samples with the model's predictions.
+pub(super) fn cards(samples: &[Sample]) -> Markup {
+    html! { div.samples { @for sample in samples { (card(sample)) } } }
 }
 
 fn card(sample: &Sample) -> Markup {

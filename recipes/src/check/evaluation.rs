@@ -13,8 +13,19 @@ pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
         &recipe.evaluation.at_samples,
         found,
     );
-    let mut metrics: BTreeMap<String, usize> = BTreeMap::new();
     for (index, task) in recipe.evaluation.tasks.iter().enumerate() {
+        if let Some(frames) = task.frames {
+            let key = format!("evaluation.tasks.{index}.frames");
+            super::data::check_frames(recipe, &key, frames, found);
+        }
+    }
+    tasks(&recipe.evaluation.tasks, found);
+}
+
+/// Rules of tasks that no other key concerns.
+pub(super) fn tasks(tasks: &[Task], found: &mut Problems) {
+    let mut metrics: BTreeMap<String, usize> = BTreeMap::new();
+    for (index, task) in tasks.iter().enumerate() {
         let key = format!("evaluation.tasks.{index}");
         for metric in task.metrics() {
             if let Some(earlier) = metrics.insert(metric.clone(), index) {
@@ -22,9 +33,6 @@ pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
                 found.add(format!("{key}.name"), what, "give each task a name of its own");
                 break;
             }
-        }
-        if let Some(frames) = task.frames {
-            super::data::check_frames(recipe, &format!("{key}.frames"), frames, found);
         }
         self::task(task, &key, found);
     }

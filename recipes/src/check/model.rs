@@ -7,6 +7,13 @@ use crate::schema::{
 };
 
 pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
+    device(recipe, found);
+    found.list.extend(sizes(&recipe.model, &recipe.loss));
+    loss(recipe, found);
+}
+
+/// Reports a precision that the device does not compute in.
+pub(super) fn device(recipe: &Recipe, found: &mut Problems) {
     if recipe.device == Device::Host && recipe.precision == Precision::Bf16 {
         let help = "write `precision: f32`, or `device: cuda`";
         found.add("precision", "the host computes in f32 only, not bf16", help);
@@ -15,8 +22,6 @@ pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
         let help = "write `precision: bf16`, or `device: host`";
         found.add("precision", "GPUs compute in bf16 only, not f32", help);
     }
-    found.list.extend(sizes(&recipe.model, &recipe.loss));
-    loss(recipe, found);
 }
 
 /// Returns the problems that keep a model of these sizes from being built. A recipe's

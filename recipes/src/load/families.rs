@@ -271,7 +271,8 @@ fn frames_of_image_stages(stages: &mut Node, images: &[String], frames: usize) {
     }
 }
 
-fn expand_model(model: &mut Node) -> Result<(), Fault> {
+/// Fills in the keys of published models in a value of the key `model`.
+pub(super) fn expand_model(model: &mut Node) -> Result<(), Fault> {
     if let Some(kind) = model.get("kind") {
         let at = kind.span;
         match read::read(kind).map_err(|fault| fault.under("kind").under("model"))? {

@@ -159,6 +159,30 @@ impl RunDirectory {
         self.evaluations().join("kept")
     }
 
+    /// Directory of a row of a table. It holds the row's recipe and the files of its evaluation.
+    #[must_use]
+    pub fn row(&self, name: &str) -> Self {
+        Self { path: self.path.join("rows").join(name) }
+    }
+
+    /// Record of a row in the directory of the row ([`crate::protocol::RowRecord`]).
+    #[must_use]
+    pub fn row_json(&self) -> PathBuf {
+        self.path.join("row.json")
+    }
+
+    /// Rows of a table beside those of the paper, as JSON.
+    #[must_use]
+    pub fn table_json(&self) -> PathBuf {
+        self.path.join("table.json")
+    }
+
+    /// Rows of a table beside those of the paper, as Markdown.
+    #[must_use]
+    pub fn table_markdown(&self) -> PathBuf {
+        self.path.join("table.md")
+    }
+
     /// Samples with the model's answers, which the report shows.
     #[must_use]
     pub fn samples(&self) -> PathBuf {

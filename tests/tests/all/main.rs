@@ -52,6 +52,7 @@ mod sets;
 mod sharding;
 mod steps;
 mod storage;
+mod table;
 mod tiny;
 mod user_errors;
 mod vlm;

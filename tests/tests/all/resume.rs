@@ -31,7 +31,7 @@ pub fn signal(child: &Child, signal: Signal) {
 }
 
 /// Returns the process ids of a run's workers, from /proc.
-fn workers(run: &Path) -> Vec<Pid> {
+pub fn workers(run: &Path) -> Vec<Pid> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").unwrap() {
         let path = entry.unwrap().path();

@@ -78,25 +78,8 @@ pub fn load_step(
     layout: &Layout,
     buffers: &mut Buffers<'_>,
 ) -> anyhow::Result<Loaded> {
-    let steps = from_rank_0(collectives, || {
-        let folders = folders(&checkpoints.folder)?.into_iter().rev();
-        Ok(folders.map(|(step, _)| step).collect::<Vec<_>>())
-    })?;
-    let steps = steps.map_err(anyhow::Error::msg)?.into_iter();
-    let (own, others): (Vec<u64>, Vec<u64>) = steps.partition(|other| *other == step);
-    let name = checkpoint_name(step);
-    let what = if own.is_empty() {
-        "does not exist".to_owned()
-    } else {
-        match verify(&checkpoints.folder.join(&name), collectives)? {
-            Ok(manifest) => return load(checkpoints, (name, manifest), layout, buffers),
-            Err(error) => format!("does not verify: {error}"),
-        }
-    };
-    let others = others.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
-    let others = if others.is_empty() { "no other step".to_owned() } else { others };
-    let what = format!("{what}; the run also has the checkpoints of {others}");
-    Err(WorkerError::Checkpoint { name, what }.into())
+    let named = of_step(&checkpoints.folder, step, collectives)?;
+    load(checkpoints, named, layout, buffers)
 }
 
 /// Fills `buffers` from a checkpoint that was verified.
@@ -137,6 +120,36 @@ pub(super) fn newest(
         }
     }
     Ok((None, passed_over))
+}
+
+/// Returns the checkpoint of `step` in `folder`, the same on every rank.
+///
+/// # Errors
+/// Fails if there is none, or if it does not verify, and names the steps of the others.
+pub(super) fn of_step(
+    folder: &Path,
+    step: u64,
+    collectives: &Collectives,
+) -> anyhow::Result<Named> {
+    let steps = from_rank_0(collectives, || {
+        let folders = folders(folder)?.into_iter().rev();
+        Ok(folders.map(|(step, _)| step).collect::<Vec<_>>())
+    })?;
+    let steps = steps.map_err(anyhow::Error::msg)?.into_iter();
+    let (own, others): (Vec<u64>, Vec<u64>) = steps.partition(|other| *other == step);
+    let name = checkpoint_name(step);
+    let what = if own.is_empty() {
+        "does not exist".to_owned()
+    } else {
+        match verify(&folder.join(&name), collectives)? {
+            Ok(manifest) => return Ok((name, manifest)),
+            Err(error) => format!("does not verify: {error}"),
+        }
+    };
+    let others = others.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+    let others = if others.is_empty() { "no other step".to_owned() } else { others };
+    let what = format!("{what}; the run also has the checkpoints of {others}");
+    Err(WorkerError::Checkpoint { name, what }.into())
 }
 
 /// Runs `find` on rank 0 and returns its result on every rank; errors travel as text.

@@ -1,4 +1,5 @@
-//! Weights of another run's newest checkpoint that verifies, for a run that starts from them.
+//! Weights of another run's checkpoint, for a run that starts from them or a table that measures
+//! them.
 //!
 //! Parameters are matched by name, because a parameter that one run trains may be frozen in the
 //! other. A Y-decoder that the other run does not have keeps its initial weights. It needs no
@@ -24,11 +25,13 @@ const DECODER: &str = "y_decoder.";
 /// Prefix of the names of a Y-encoder that a moving average follows.
 const TRAINED: &str = "y_trained.";
 
-/// Newest checkpoint of another run that verifies.
+/// Checkpoint of another run that verifies.
 #[derive(Debug)]
 pub struct OtherRun {
     /// Folder of the checkpoint.
     pub checkpoint: PathBuf,
+    /// Step of the checkpoint.
+    pub step: u64,
     /// Name and reason of each newer checkpoint that does not verify.
     pub passed_over: Vec<String>,
     /// Parameters of the other run's model.
@@ -40,19 +43,22 @@ pub struct OtherRun {
 }
 
 impl OtherRun {
-    /// Finds the newest checkpoint in the run directory `run` that verifies, the same on every
-    /// rank.
+    /// Finds the checkpoint of `step` in the run directory `run`, or the newest one that verifies,
+    /// the same on every rank.
     ///
     /// # Errors
-    /// Fails if there is no run or no checkpoint that verifies, if the checkpoint does not belong
-    /// to the recipe of its run, or if the file of the frozen parameters is damaged.
-    pub fn open(run: &Path, collectives: &Collectives) -> anyhow::Result<Self> {
+    /// Fails if there is no run or no such checkpoint that verifies, if the checkpoint does not
+    /// belong to the recipe of its run, or if the file of the frozen parameters is damaged.
+    pub fn open(run: &Path, step: Option<u64>, collectives: &Collectives) -> anyhow::Result<Self> {
         let directory = RunDirectory::open(run)?;
         let loaded = directory.load_recipe()?;
         let layout = layout(&loaded.recipe)?;
         let folder = directory.checkpoints();
-        let (newest, passed_over) = load::newest(&folder, collectives)?;
-        let Some((name, manifest)) = newest else {
+        let (found, passed_over) = match step {
+            Some(step) => (Some(load::of_step(&folder, step, collectives)?), Vec::new()),
+            None => load::newest(&folder, collectives)?,
+        };
+        let Some((name, manifest)) = found else {
             anyhow::ensure!(
                 passed_over.is_empty(),
                 "no checkpoint of {} verifies: {}",
@@ -70,8 +76,8 @@ impl OtherRun {
             "{} is missing or damaged; restore it, or continue that run, which makes it again",
             frozen.display()
         );
-        let (checkpoint, parts) = (folder.join(name), manifest.files);
-        Ok(Self { checkpoint, passed_over, layout, parts, frozen })
+        let (checkpoint, step, parts) = (folder.join(name), manifest.state.step, manifest.files);
+        Ok(Self { checkpoint, step, passed_over, layout, parts, frozen })
     }
 
     /// Checks that the run has the parameters of `layout`, with their shapes, and no others, except

@@ -49,12 +49,18 @@ pub struct Evaluated {
     unreadable: BTreeMap<String, Vec<String>>,
 }
 
-/// Measures every task of the recipe, with the same result on every rank.
+/// Measures every task of the recipe of `model`, with the same result on every rank, and keeps what
+/// the model gives in `run`.
 ///
 /// # Errors
 /// Fails if a tokenizer cannot be read or the device fails.
-pub fn evaluate(session: &Session, model: Embeds<'_>) -> anyhow::Result<Evaluated> {
-    let Session { recipe, collectives, .. } = session;
+pub fn evaluate(
+    session: &Session,
+    recipe: &Recipe,
+    run: &RunDirectory,
+    model: Embeds<'_>,
+) -> anyhow::Result<Evaluated> {
+    let collectives = &session.collectives;
     let mut evaluated = Evaluated::default();
     if recipe.evaluation.tasks.is_empty() {
         return Ok(evaluated);
@@ -65,7 +71,7 @@ pub fn evaluate(session: &Session, model: Embeds<'_>) -> anyhow::Result<Evaluate
     let weights = blake3::Hash::from_slice(&collectives.broadcast(own))?;
     let mut of_build = blake3::Hasher::new();
     of_build.update(session.build.as_bytes()).update(weights.as_bytes());
-    let store = Store::open(&session.run.kept_embeddings(), of_build.finalize(), is_leader);
+    let store = Store::open(&run.kept_embeddings(), of_build.finalize(), is_leader);
     let shared = Shared { embedder: &embedder, collectives, store, weights };
     for task in &recipe.evaluation.tasks {
         match tasks::measure(task, &shared, recipe.model.embed_dim) {

@@ -426,7 +426,12 @@ impl<'a, M: Learns> Trainer<'a, M> {
     fn evaluate(&mut self) -> anyhow::Result<()> {
         self.enter(Phase::Evaluation)?;
         let session = self.session;
-        let evaluated = evaluation::evaluate(session, M::evaluated(&self.engine))?;
+        let evaluated = evaluation::evaluate(
+            session,
+            &session.recipe,
+            &session.run,
+            M::evaluated(&self.engine),
+        )?;
         self.engine.trim()?;
         for text in &evaluated.failures {
             self.warn(text.clone());

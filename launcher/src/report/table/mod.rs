@@ -1,0 +1,59 @@
+//! A table of the paper with the measured rows: for the terminal, as Markdown, and as a page.
+
+mod chart;
+mod page;
+mod text;
+
+use vljepa_recipes::run_directory::{RunDirectory, atomic_write};
+use vljepa_recipes::schema::Recipe;
+
+use crate::error::LaunchError;
+use crate::record::table::PaperComparison;
+use crate::terminal;
+
+pub(super) use page::page;
+
+/// Writes `table.json` and `table.md`.
+pub(super) fn write_files(
+    directory: &RunDirectory,
+    compared: &PaperComparison,
+) -> Result<(), LaunchError> {
+    let json = serde_json::to_vec_pretty(compared)
+        .map_err(|error| LaunchError::JobFailed { error: error.to_string() })?;
+    atomic_write(&directory.table_json(), &json)?;
+    atomic_write(&directory.table_markdown(), text::markdown(compared).as_bytes())?;
+    Ok(())
+}
+
+/// The measured rows beside those of the paper, for the terminal. `None` without any score.
+pub(super) fn terminal_text(directory: &RunDirectory, recipe: &Recipe) -> Option<String> {
+    let compared = PaperComparison::collect(directory, recipe)?;
+    compared.has_scores().then(|| text::terminal(&compared))
+}
+
+/// A value with one decimal.
+fn number(value: f64) -> String {
+    format!("{value:.1}")
+}
+
+/// A difference with its sign.
+fn signed(value: f64) -> String {
+    // -0.04 is shown as 0.0.
+    let rounded = (value * 10.0).round() / 10.0;
+    if rounded == 0.0 { "0.0".to_owned() } else { format!("{rounded:+.1}").replace('-', "−") }
+}
+
+/// A large number in few characters: `3.3B`, `12.8M`.
+fn short(count: u64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "two digits are shown")]
+    let value = count as f64;
+    match count {
+        0..=9_999 => terminal::thousands(count),
+        10_000..=999_999 => format!("{:.0}K", value / 1e3),
+        1_000_000..=999_999_999 => format!("{:.0}M", value / 1e6),
+        _ => format!("{:.2}B", value / 1e9),
+    }
+}
+
+#[cfg(test)]
+mod tests;

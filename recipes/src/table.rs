@@ -1,0 +1,135 @@
+//! Recipes with which the rows of a table are measured.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::check::{self, Problem};
+use crate::load::load_resolved;
+use crate::run_directory::RunDirectory;
+use crate::schema::{Init, Model, ModelKind, Recipe, Row, RowWeights, Table, Task};
+
+/// Recipe with which a row of a table is measured.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RowRecipe {
+    /// Name of the row.
+    pub name: String,
+    /// Model, stages and loss of the row's run, export or dual encoder; the other keys are those of
+    /// the table's recipe. `init` names the run or the export.
+    pub recipe: Recipe,
+    /// Step of the run's checkpoint. `None` for the newest one, and if the row names no run.
+    pub step: Option<u64>,
+}
+
+impl RowRecipe {
+    /// Returns a problem of the row's recipe under the key of the table's recipe that it concerns.
+    #[must_use]
+    pub fn problem(&self, problem: Problem) -> Problem {
+        let Problem { key, what, help } = problem;
+        let row = format!("table.rows.{}", self.name);
+        match (key.strip_prefix("init"), &self.recipe.init) {
+            (Some(rest), Some(_)) => Problem { key: row + rest, what, help },
+            _ if key.starts_with("evaluation.") => Problem { key, what, help },
+            // The keys of the model are in the recipe of the run or export.
+            (_, Some(init)) => {
+                let own = init.key().trim_start_matches("init");
+                Problem { key: row + own, what: format!("its {key}: {what}"), help }
+            }
+            (_, None) => Problem { key: format!("{row}.{key}"), what, help },
+        }
+    }
+
+    /// Removes the tasks whose sets are not on this disk, if the table leaves them out.
+    pub fn leave_absent_sets(&mut self, table: &Table) {
+        if table.skip_absent_sets {
+            self.recipe.evaluation.tasks.retain(|task| !is_absent(task));
+        }
+    }
+}
+
+/// Whether the task measures a set that is not on this disk.
+#[must_use]
+pub fn is_absent(task: &Task) -> bool {
+    task.set.as_ref().is_some_and(|set| !set.root.is_dir())
+}
+
+/// Returns the recipe of each row of a table, in the order of their names, or the reason why it
+/// cannot be measured. Empty if the recipe has no table.
+///
+/// The recipes of runs and exports are read from the disk, so that a table can be checked and
+/// planned on machines that have none of them.
+#[must_use]
+pub fn row_recipes(recipe: &Recipe) -> Vec<Result<RowRecipe, Problem>> {
+    let rows = recipe.table.iter().flat_map(|table| &table.rows);
+    rows.map(|(name, row)| row_recipe(recipe, name, row)).collect()
+}
+
+fn row_recipe(recipe: &Recipe, name: &str, row: &Row) -> Result<RowRecipe, Problem> {
+    let key = |key: &str| format!("table.rows.{name}.{key}");
+    let problem =
+        |at: &str, what: String, help: &str| Problem { key: key(at), what, help: help.to_owned() };
+    let none = || problem("run", "is not set".to_owned(), "name a run, an export or a model");
+    let (model, step) = match row.weights().ok_or_else(none)? {
+        RowWeights::Model(model) => (Recipe { model: model.clone(), ..empty(recipe) }, None),
+        RowWeights::Run(run, step) => {
+            let read = RunDirectory::open(run).and_then(|run| run.load_recipe());
+            let help = "train that run first, or leave the row out: `null`";
+            let own = read.map_err(|error| problem("run", error.to_string(), help))?.recipe;
+            if own.table.is_some() || own.model.kind == ModelKind::DualEncoder {
+                let what = format!("{} has no weights of its own", run.display());
+                let help = "name a run that was trained, or the model with the key `model`";
+                return Err(problem("run", what, help));
+            }
+            let init = Some(Init::Run(run.to_owned()));
+            (Recipe { model: without_weights(&own.model, true), init, ..own }, step)
+        }
+        RowWeights::Export(folder) => {
+            let own = exported(folder).map_err(|what| {
+                problem("export", what, "write it first: `vljepa-launch export RUN FOLDER`")
+            })?;
+            let init = Some(Init::Export(folder.to_owned()));
+            (Recipe { model: without_weights(&own.model, false), init, ..own }, None)
+        }
+    };
+    let Recipe { model, init, loss, stages, .. } = model;
+    let recipe = Recipe { model, init, loss, stages, ..empty(recipe) };
+    let recipe = Recipe { name: name.to_owned(), ..recipe };
+    let own = check::check(&recipe).into_iter().find(|found| concerns_tasks(&found.key));
+    match own {
+        Some(Problem { key, what, help }) => {
+            Err(Problem { key, what: format!("{what} (row {name})"), help })
+        }
+        None => Ok(RowRecipe { name: name.to_owned(), recipe, step }),
+    }
+}
+
+/// Whether a problem lies in the tasks: the other keys of a row are those of a run that was checked
+/// when it started.
+fn concerns_tasks(key: &str) -> bool {
+    key.starts_with("evaluation.tasks")
+}
+
+/// The recipe of a table without its rows.
+fn empty(recipe: &Recipe) -> Recipe {
+    Recipe { table: None, ..recipe.clone() }
+}
+
+fn exported(folder: &Path) -> Result<Recipe, String> {
+    let path = folder.join("recipe.yaml");
+    if !path.is_file() {
+        return Err(format!("{} has no recipe.yaml", folder.display()));
+    }
+    Ok(load_resolved(&path).map_err(|error| error.to_string())?.recipe)
+}
+
+/// The model with `weights: null` in all its parts, because `init` brings them. An export may lack
+/// the `decoder`, which then has the weights that its own file holds.
+fn without_weights(model: &Model, decoder: bool) -> Model {
+    let mut keys = serde_json::to_value(model).expect("keys of recipes are plain values");
+    for (part, keys) in keys.as_object_mut().into_iter().flatten() {
+        if let Some(weights) = keys.get_mut("weights").filter(|_| decoder || part != "y_decoder") {
+            *weights = Value::Null;
+        }
+    }
+    serde_json::from_value(keys).expect("files are optional")
+}
