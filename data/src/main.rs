@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use vljepa_data::synthetic::SynthArgs;
+use vljepa_data::synthetic::{StreamArgs, SynthArgs};
 
 mod commands;
 
@@ -23,6 +23,9 @@ enum Command {
     /// Writes the synthetic set of the quickstart: moving shapes, captions, questions. The pixels
     /// are the same on every machine.
     Synth(SynthArgs),
+    /// Writes long videos of the quickstart's moving shapes, one motion after the other, with a
+    /// caption at the middle of each, to evaluate selective decoding.
+    SynthStream(StreamArgs),
     /// Makes training-ready shards of a raw set: pictures and clips are scaled down and stored so
     /// that frames are read quickly; captions, questions, licences and URLs are kept. After an
     /// interruption, the same command goes on where it was.
@@ -74,6 +77,9 @@ fn run() -> anyhow::Result<()> {
     let output = &mut std::io::stdout().lock();
     match Arguments::parse().command {
         Command::Synth(args) => Ok(write!(output, "{}", vljepa_data::synthetic::run(&args)?)?),
+        Command::SynthStream(args) => {
+            Ok(write!(output, "{}", vljepa_data::synthetic::run_stream(&args)?)?)
+        }
         Command::Prepare { set } => commands::prepare(&set, output),
         Command::Inspect { shards, samples } => commands::inspect(&shards, samples, output),
         Command::Index { shards, catalogue } => {

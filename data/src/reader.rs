@@ -1,6 +1,8 @@
 //! Reads samples one by one, in the order of the shards or of a set's annotations, for evaluation,
 //! questions and search.
 
+mod video;
+
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -17,6 +19,8 @@ use crate::shards::{OpenShard, ShardSet};
 use crate::storage::Storage;
 use crate::texts::Texts;
 use crate::transform::Shaper;
+
+pub use self::video::SampleVideo;
 
 /// Number of frames, size and transform that a sample is loaded with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

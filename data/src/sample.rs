@@ -19,7 +19,7 @@ const LARGEST_MEDIA: u64 = 4 << 30;
 const LARGEST_TEXT: u64 = 64 << 20;
 
 /// Sample with its undecoded picture or clip.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct RawSample {
     /// Key of the sample in the shard.
     pub key: String,

@@ -1,11 +1,15 @@
-//! Texts of a sample: caption, questions, and fields of the json.
+//! Texts of a sample: caption, questions, annotations, and fields of the json.
 //!
 //! A text that cannot be read is an error only for a caller that asks for this text, so that a
 //! damaged field that no rule uses costs no sample.
 
+mod annotations;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use self::annotations::annotations_of;
+pub use self::annotations::Annotation;
 use crate::json;
 
 /// Question in the json of a sample, with its answer.
@@ -22,19 +26,25 @@ pub struct Question {
 /// Field of the json that holds the caption, if the sample has no `txt`.
 const CAPTION: &str = "caption";
 
-/// Caption, questions and json fields of a sample. All texts are without surrounding white space
-/// and byte order marks.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Caption, questions, annotations and json fields of a sample. All texts are without surrounding
+/// white space and byte order marks.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Texts {
     caption: Result<Option<String>, String>,
     questions: Result<Vec<Question>, String>,
+    annotations: Result<Vec<Annotation>, String>,
     /// Fields of the json that are texts, as strings, lists of texts, and objects of such fields.
     fields: Result<Map<String, Value>, String>,
 }
 
 impl Default for Texts {
     fn default() -> Self {
-        Self { caption: Ok(None), questions: Ok(Vec::new()), fields: Ok(Map::new()) }
+        Self {
+            caption: Ok(None),
+            questions: Ok(Vec::new()),
+            annotations: Ok(Vec::new()),
+            fields: Ok(Map::new()),
+        }
     }
 }
 
@@ -56,6 +66,7 @@ impl Texts {
         json: Result<Map<String, Value>, String>,
     ) -> Self {
         let questions = json.as_ref().map_err(Clone::clone).and_then(questions_of);
+        let annotations = json.as_ref().map_err(Clone::clone).and_then(annotations_of);
         let fields = json.map(texts_of);
         let caption = match caption {
             Ok(Some(caption)) if !caption.is_empty() => Ok(Some(caption)),
@@ -65,7 +76,7 @@ impl Texts {
             },
             Err(reason) => Err(reason),
         };
-        Self { caption, questions, fields }
+        Self { caption, questions, annotations, fields }
     }
 
     /// Text of the `txt` member, or else `caption` in the json. `None` if there is no such text or
@@ -125,6 +136,14 @@ impl Texts {
         self.questions.as_deref().map_err(Clone::clone)
     }
 
+    /// Annotations of a long video in the json's `annotations`, in their order.
+    ///
+    /// # Errors
+    /// A message if the json cannot be parsed, or `annotations` is not a list of texts with times.
+    pub fn annotations(&self) -> Result<&[Annotation], String> {
+        self.annotations.as_deref().map_err(Clone::clone)
+    }
+
     /// Removes all fields but those with these names, to save memory. The caption stays.
     pub fn keep_fields<'a>(&mut self, names: impl IntoIterator<Item = &'a str>) {
         if let Ok(fields) = &mut self.fields {
@@ -144,9 +163,11 @@ impl Texts {
                 + question.kind.len()
         };
         let questions = self.questions.iter().flatten().map(question).sum::<usize>();
+        let annotation = |it: &Annotation| size_of_val(it) + it.text.len();
+        let annotations = self.annotations.iter().flatten().map(annotation).sum::<usize>();
         let fields = self.fields.as_ref().map_or(0, bytes_of);
         let caption = self.caption().ok().flatten().map_or(0, str::len);
-        questions + fields + caption
+        questions + annotations + fields + caption
     }
 }
 

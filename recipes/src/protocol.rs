@@ -12,6 +12,7 @@ mod inputs;
 mod job;
 mod row;
 mod score;
+mod selective;
 mod sets;
 mod weights;
 
@@ -27,6 +28,10 @@ pub use inputs::Inputs;
 pub use job::{Job, PROGRESS};
 pub use row::RowRecord;
 pub use score::CaptionScores;
+pub use selective::{
+    DecodedEmbedding, DecodingCurve, DecodingCurves, DecodingPoints, DecodingScore, Saving,
+    SelectiveCurves,
+};
 pub use sets::{FoundCount, ReadSet, SetReport, SetState};
 pub use weights::{
     Extent, KnownModel, KnownWeights, Names, NearestModel, NearestSize, UnknownWeights, Weights,

@@ -4,7 +4,7 @@
 use std::ops::Range;
 use std::path::Path;
 
-use super::{Clip, JpegClip, Picture, Shape, checked_seconds};
+use super::{Clip, JpegClip, MediaSource, Picture, Shape, checked_seconds};
 
 const REFUSED: &str =
     "clips need FFmpeg, but this program was built without it; build it with `--features video`";
@@ -48,5 +48,38 @@ impl Segments {
     ) -> Result<Clip, String> {
         checked_seconds(seconds)?;
         Err(REFUSED.to_owned())
+    }
+}
+
+/// Long video, which this build cannot open.
+#[derive(Debug)]
+pub enum LongVideo {}
+
+impl LongVideo {
+    /// Fails.
+    ///
+    /// # Errors
+    /// Always.
+    pub fn open(_source: &MediaSource) -> Result<Self, String> {
+        Err(REFUSED.to_owned())
+    }
+
+    /// Seconds from the first frame to the end of the last one.
+    #[must_use]
+    pub fn duration_s(&self) -> f64 {
+        match *self {}
+    }
+
+    /// Decodes frames of windows.
+    ///
+    /// # Errors
+    /// Never, because there is no such value.
+    pub fn decode(
+        &mut self,
+        _windows: &[Range<f64>],
+        _frames: usize,
+        _shape: &mut dyn Shape,
+    ) -> Result<Clip, String> {
+        match *self {}
     }
 }

@@ -7,6 +7,7 @@
 
 mod captions;
 mod classes;
+mod descriptions;
 mod entries;
 mod epic_kitchens;
 mod files;
@@ -131,14 +132,16 @@ impl OpenSet {
         Ok(opened)
     }
 
-    /// Number of samples, questions or labels.
+    /// Number of samples, questions, labels or annotations.
     #[must_use]
     pub fn count(&self, count: Count) -> usize {
         let questions = |sample: &SetSample| sample.texts.questions().map_or(0, <[_]>::len);
+        let annotations = |sample: &SetSample| sample.texts.annotations().map_or(0, <[_]>::len);
         match count {
             Count::Samples => self.samples.len(),
             Count::Questions => self.samples.iter().map(questions).sum(),
             Count::Labels => self.labels.len(),
+            Count::Annotations => self.samples.iter().map(annotations).sum(),
         }
     }
 
@@ -191,6 +194,9 @@ fn read_format(root: &Path, format: &SetFormat) -> Result<OpenSet, DataError> {
         SetFormat::Kinetics { annotations, videos } => classes::kinetics(root, annotations, videos),
         SetFormat::EgoExo4dKeysteps { segments, labels, videos, trimmed } => {
             classes::ego_exo4d_keysteps(root, segments, labels, (videos, *trimmed))
+        }
+        SetFormat::EgoExo4dDescriptions { descriptions, takes, tasks, videos } => {
+            descriptions::ego_exo4d(root, descriptions, takes, tasks, videos)
         }
         SetFormat::EpicKitchens { annotations, verbs, nouns, videos } => {
             epic_kitchens::read(root, annotations, [verbs, nouns], videos)

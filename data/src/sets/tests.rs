@@ -3,6 +3,7 @@
 mod captions;
 mod classes;
 mod counts;
+mod descriptions;
 mod questions;
 
 use std::path::Path;

@@ -19,6 +19,9 @@ pub(super) fn jpeg(frame: &[u8]) -> Result<Vec<u8>, DataError> {
     Ok(bytes)
 }
 
+/// Frame rate of clips.
+pub(super) const FRAMES_PER_SECOND: i32 = 8;
+
 #[cfg(feature = "video")]
 pub(super) use video::{mp4, prepare};
 
@@ -31,11 +34,10 @@ mod video {
     use ffmpeg_next::format::Pixel;
     use ffmpeg_next::{Dictionary, Rational, codec, encoder, format, frame, software};
 
+    use super::FRAMES_PER_SECOND;
     use crate::error::DataError;
     use crate::synthetic::design::SIZE;
     use crate::synthetic::raster::FRAME_BYTES;
-
-    const FRAMES_PER_SECOND: i32 = 8;
 
     /// Initialises FFmpeg and checks that it has the H.264 encoder. Call this before the first
     /// clip.

@@ -28,6 +28,7 @@ mod names;
 mod raster;
 mod sample;
 mod scene;
+mod stream;
 mod texts;
 mod vocabulary;
 mod write;
@@ -44,6 +45,7 @@ use serde::Serialize;
 use self::design::DESIGN;
 use self::manifest::{FileEntry, Manifest, ShardEntry};
 use self::sample::Split;
+pub use self::stream::{StreamArgs, StreamSummary, run as run_stream};
 use crate::error::DataError;
 
 /// Arguments of the command `synth`.

@@ -59,10 +59,17 @@ impl Clip {
 
     /// Frames without noise, (T, H, W, 3).
     pub(super) fn frames(&self) -> Vec<u8> {
-        let mut frames = vec![self.background; FRAMES * FRAME_BYTES];
-        for (t, frame) in (0..).zip(frames.chunks_exact_mut(FRAME_BYTES)) {
+        self.first_frames(LAST + 1)
+    }
+
+    /// The first `count` frames of a motion that goes on, without noise, (count, H, W, 3).
+    pub(super) fn first_frames(&self, count: i32) -> Vec<u8> {
+        let mut frames = Vec::new();
+        for t in 0..count {
+            let mut frame = vec![self.background; FRAME_BYTES];
             let (centre, radius) = self.at(t);
-            paint(frame, self.figure, centre, radius);
+            paint(&mut frame, self.figure, centre, radius);
+            frames.extend(frame);
         }
         frames
     }

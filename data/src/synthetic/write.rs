@@ -61,7 +61,11 @@ pub(super) fn shard(
 }
 
 /// Appends a member whose header does not depend on the machine or the time.
-fn append(archive: &mut tar::Builder<Vec<u8>>, name: &str, content: &[u8]) -> std::io::Result<()> {
+pub(super) fn append(
+    archive: &mut tar::Builder<Vec<u8>>,
+    name: &str,
+    content: &[u8],
+) -> std::io::Result<()> {
     let mut header = tar::Header::new_ustar();
     header.set_size(content.len() as u64);
     header.set_mode(0o644);

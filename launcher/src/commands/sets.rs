@@ -86,6 +86,7 @@ fn kind(kind: &TaskKind) -> &'static str {
         TaskKind::QuestionAnswering { .. } => "question answering",
         TaskKind::Triplets => "triplets",
         TaskKind::Captioning { .. } => "captioning",
+        TaskKind::SelectiveDecoding(_) => "selective decoding",
     }
 }
 

@@ -25,7 +25,7 @@ pub(super) fn section(contents: &Contents) -> Markup {
 fn curve(Contents { recipe, evaluations, .. }: &Contents, score: &NamedScore) -> Markup {
     let (factor, unit) = match score.scale {
         Scale::Fraction => (100.0, ", %"),
-        Scale::Cider => (1.0, ""),
+        Scale::Cider | Scale::Ratio => (1.0, ""),
     };
     let values = evaluations.iter().filter_map(|(step, scores)| {
         Some((recipe.samples_after(*step), factor * scores.get(&score.name)?.value))

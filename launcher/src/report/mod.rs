@@ -14,7 +14,7 @@ use std::path::PathBuf;
 
 use vljepa_recipes::Loaded;
 use vljepa_recipes::run_directory::{RunDirectory, atomic_write};
-use vljepa_recipes::schema::{Control, Recipe};
+use vljepa_recipes::schema::{Control, MetricUnit, Recipe};
 
 use crate::error::LaunchError;
 use crate::record::comparison::Comparison;
@@ -77,6 +77,8 @@ pub(crate) enum Scale {
     Fraction,
     /// Numbers from 0 to 10, as coco-caption prints CIDEr. Papers print them times 100.
     Cider,
+    /// How many times one number is another.
+    Ratio,
 }
 
 impl Scale {
@@ -85,14 +87,15 @@ impl Scale {
         match self {
             Self::Fraction => percent(value),
             Self::Cider => format!("{value:.3}"),
+            Self::Ratio => format!("{value:.2}×"),
         }
     }
 
-    /// Largest possible value.
+    /// Largest value that a bar shows.
     fn maximum(self) -> f64 {
         match self {
             Self::Fraction => 1.0,
-            Self::Cider => 10.0,
+            Self::Cider | Self::Ratio => 10.0,
         }
     }
 }
@@ -182,7 +185,11 @@ fn scores(mut all: Scores, recipe: &Recipe) -> Vec<NamedScore> {
         let control = Some(task.control).filter(|control| *control != Control::None);
         for name in names {
             if let Some(score) = all.remove(&name) {
-                let scale = if task.is_cider(&name) { Scale::Cider } else { Scale::Fraction };
+                let scale = match task.unit(&name) {
+                    MetricUnit::Fraction => Scale::Fraction,
+                    MetricUnit::Cider => Scale::Cider,
+                    MetricUnit::Ratio => Scale::Ratio,
+                };
                 found.push(NamedScore { name, score, scale, control });
             }
         }

@@ -134,7 +134,8 @@ fn evaluation(evaluation: &Evaluation, found: &mut Problems) {
             TaskKind::Classification { .. }
             | TaskKind::Retrieval
             | TaskKind::Triplets
-            | TaskKind::Captioning { .. } => {}
+            | TaskKind::Captioning { .. }
+            | TaskKind::SelectiveDecoding(_) => {}
         }
     }
 }

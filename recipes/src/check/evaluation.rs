@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::Problems;
-use crate::schema::{Candidates, Control, LABEL, Recipe, SampleSource, Task, TaskKind};
+use crate::schema::{
+    Candidates, Control, LABEL, Recipe, SampleSource, SelectiveDecoding, Task, TaskKind,
+};
 
 pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
     super::checkpoints::samples(
@@ -54,7 +56,10 @@ fn check_parts(task: &Task, key: &str, found: &mut Problems) {
             found.add(format!("{key}.parts"), "all questions are of one kind", help);
         }
         TaskKind::QuestionAnswering { .. } => {}
-        TaskKind::Classification { .. } | TaskKind::Retrieval | TaskKind::Captioning { .. } => {
+        TaskKind::Classification { .. }
+        | TaskKind::Retrieval
+        | TaskKind::Captioning { .. }
+        | TaskKind::SelectiveDecoding(_) => {
             if !task.parts.is_empty() {
                 let what = "only questions and triplets have parts";
                 found.add(format!("{key}.parts"), what, "remove it");
@@ -146,6 +151,9 @@ fn check_kind(task: &Task, key: &str, found: &mut Problems) {
             let key = format!("{key}.kind.question_answering.candidates");
             check_candidates(candidates, &key, found);
         }
+        TaskKind::SelectiveDecoding(keys) => {
+            check_selective(keys, &format!("{key}.kind.selective_decoding"), found);
+        }
         TaskKind::Triplets => no_query(found, "triplets have no visual input to ask about"),
         TaskKind::Captioning { names, references } => {
             let key = format!("{key}.kind.captioning");
@@ -160,6 +168,33 @@ fn check_kind(task: &Task, key: &str, found: &mut Problems) {
                 }
             }
         }
+    }
+}
+
+fn check_selective(keys: &SelectiveDecoding, key: &str, found: &mut Problems) {
+    let SelectiveDecoding { window_s, stride_s, frequencies, compare_at } = keys;
+    found.above_zero(key, &[("window_s", *window_s), ("stride_s", *stride_s)]);
+    if frequencies.is_empty() {
+        found.add(format!("{key}.frequencies"), "is empty", "remove it to take the default");
+    }
+    for (index, &frequency) in frequencies.iter().enumerate() {
+        let key = format!("{key}.frequencies");
+        found.above_zero(&key, &[(&index.to_string(), frequency)]);
+        if frequency * stride_s > 1.0 {
+            let what = format!(
+                "is {frequency} decodes per second, but there is one embedding each {stride_s} s"
+            );
+            let help = "lower `stride_s` or the frequency";
+            found.add(format!("{key}.{index}"), what, help);
+        }
+        if index > 0 && frequency >= frequencies[index - 1] {
+            let what = format!("{frequency} is not below the frequency before it");
+            found.add(format!("{key}.{index}"), what, "list them from the highest to the lowest");
+        }
+    }
+    if !frequencies.contains(compare_at) {
+        let what = format!("{compare_at} is none of the `frequencies`");
+        found.add(format!("{key}.compare_at"), what, "name one of them, or add it to the list");
     }
 }
 

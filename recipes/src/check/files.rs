@@ -58,7 +58,10 @@ pub fn check_files(recipe: &Recipe) -> Vec<Problem> {
                 let key = format!("{key}.kind.question_answering.candidates");
                 labels(&mut found, &key, candidates);
             }
-            TaskKind::Triplets | TaskKind::Retrieval | TaskKind::Captioning { .. } => {}
+            TaskKind::Triplets
+            | TaskKind::Retrieval
+            | TaskKind::Captioning { .. }
+            | TaskKind::SelectiveDecoding(_) => {}
         }
     }
     found.list

@@ -38,6 +38,10 @@ fn check_files(format: &SetFormat, key: &str, found: &mut Problems) {
             let help = "name the columns that identify a clip: `[video_id]`";
             found.add(format!("{key}.key"), "is empty", help);
         }
+        SetFormat::EgoExo4dDescriptions { tasks, .. } if tasks.is_empty() => {
+            let help = "name values of `parent_task_name` in `takes`, such as `[Cooking]`";
+            found.add(format!("{key}.tasks"), "is empty", help);
+        }
         SetFormat::SugarCrepePp { files } if files.is_empty() => {
             found.add(format!("{key}.files"), "is empty", "name at least one file");
         }
@@ -73,6 +77,7 @@ fn check_kind(set: &EvaluationSet, task: &Task, key: &str, found: &mut Problems)
         TaskKind::Classification { .. } => SetTexts::Labels,
         TaskKind::Retrieval | TaskKind::Captioning { .. } => SetTexts::Captions,
         TaskKind::QuestionAnswering { .. } => SetTexts::Questions,
+        TaskKind::SelectiveDecoding(_) => SetTexts::Annotations,
         TaskKind::Triplets => SetTexts::Triplets,
     };
     let name = set.format.name();
@@ -80,6 +85,9 @@ fn check_kind(set: &EvaluationSet, task: &Task, key: &str, found: &mut Problems)
         SetTexts::Labels => ("a label per sample", "write `kind: {classification: {…}}`"),
         SetTexts::Captions => ("captions", "write `kind: retrieval` or `kind: {captioning: {…}}`"),
         SetTexts::Questions => ("questions", "write `kind: {question_answering: {…}}`"),
+        SetTexts::Annotations => {
+            ("annotations of long videos", "write `kind: {selective_decoding: {}}`")
+        }
         SetTexts::Triplets => ("triplets of texts", "write `kind: triplets`"),
     };
     if set.format.texts() != needed {

@@ -81,11 +81,22 @@ pub(super) fn unused(recipe: &Recipe, found: &mut Problems) {
     }
     let writes = recipe.model.decoder().is_some() || recipe.model.vlm().is_some();
     for (index, task) in recipe.evaluation.tasks.iter().enumerate() {
-        if matches!(task.kind, TaskKind::Captioning { .. }) && !writes {
-            let what = "only a model with a Y-decoder and a VLM write captions";
-            let help = "name a trained decoder in `model.y_decoder`, or remove the task";
-            found.add(format!("evaluation.tasks.{index}.kind.captioning"), what, help);
-        }
+        let (kind, what) = match task.kind {
+            TaskKind::Captioning { .. } if !writes => {
+                ("captioning", "only a model with a Y-decoder and a VLM write captions")
+            }
+            TaskKind::SelectiveDecoding(_) if !writes => {
+                ("selective_decoding", "only a model with a Y-decoder decodes texts of embeddings")
+            }
+            TaskKind::Captioning { .. }
+            | TaskKind::SelectiveDecoding(_)
+            | TaskKind::Classification { .. }
+            | TaskKind::Retrieval
+            | TaskKind::QuestionAnswering { .. }
+            | TaskKind::Triplets => continue,
+        };
+        let help = "name a trained decoder in `model.y_decoder`, or remove the task";
+        found.add(format!("evaluation.tasks.{index}.kind.{kind}"), what, help);
     }
 }
 

@@ -153,6 +153,13 @@ impl RunDirectory {
         self.evaluations().join(format!("step-{step:08}-unreadable.json"))
     }
 
+    /// Curves of the tasks of the evaluation after `step` steps that decode long videos, if there
+    /// are any ([`crate::protocol::SelectiveCurves`]).
+    #[must_use]
+    pub fn selective(&self, step: u64) -> PathBuf {
+        self.evaluations().join(format!("step-{step:08}-selective.json"))
+    }
+
     /// Folder with the embeddings of the last evaluation, from which an interrupted one goes on.
     #[must_use]
     pub fn kept_embeddings(&self) -> PathBuf {

@@ -1,11 +1,14 @@
 //! Recipe keys under `evaluation`.
 
+mod selective;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
+pub use self::selective::SelectiveDecoding;
 use super::set::EvaluationSet;
 
 /// Scores measured during and after the run. Which sets are measured, and when, is up to the
@@ -116,9 +119,10 @@ impl Task {
     ///
     /// Retrieval appends `_r1`, `_r5` and `_r10` to the name; classification appends `_top1` and,
     /// for more than five labels, `_top5`; captioning appends `_named` if it has `names`, and
-    /// `_cider`, `_bleu4` and `_rouge_l` if it has `references`. Classification with `expect`,
-    /// question answering and triplets use the name alone, and then with `parts` append `_macro`
-    /// and `_<part>`.
+    /// `_cider`, `_bleu4` and `_rouge_l` if it has `references`; selective decoding appends
+    /// `_uniform_cider`, `_adaptive_cider` and `_saving`, of which the last is missing if there is
+    /// no saving. Classification with `expect`, question answering and triplets use the name alone,
+    /// and then with `parts` append `_macro` and `_<part>`.
     #[must_use]
     pub fn metrics(&self) -> Vec<String> {
         let of_captions = CaptionMetric::ALL.map(CaptionMetric::suffix);
@@ -133,6 +137,7 @@ impl Task {
             }
             TaskKind::Classification { .. } => &["_top1", "_top5"],
             TaskKind::Retrieval => &["_r1", "_r5", "_r10"],
+            TaskKind::SelectiveDecoding(_) => &SELECTIVE,
             TaskKind::Captioning { names, references } => {
                 match (names.is_empty(), references.is_empty()) {
                     (false, true) => &[NAMED],
@@ -151,12 +156,24 @@ impl Task {
         names
     }
 
-    /// Whether a metric of the task is CIDEr, the only one that is no fraction.
+    /// What a metric of the task is: a fraction or another number.
     #[must_use]
-    pub fn is_cider(&self, metric: &str) -> bool {
-        let cider = CaptionMetric::Cider.suffix();
-        matches!(&self.kind, TaskKind::Captioning { references, .. } if !references.is_empty())
-            && metric.strip_suffix(cider) == Some(&self.name)
+    pub fn unit(&self, metric: &str) -> MetricUnit {
+        let Some(suffix) = metric.strip_prefix(&self.name) else { return MetricUnit::Fraction };
+        match &self.kind {
+            TaskKind::SelectiveDecoding(_) if suffix == SELECTIVE[2] => MetricUnit::Ratio,
+            TaskKind::SelectiveDecoding(_) => MetricUnit::Cider,
+            TaskKind::Captioning { references, .. }
+                if !references.is_empty() && suffix == CaptionMetric::Cider.suffix() =>
+            {
+                MetricUnit::Cider
+            }
+            TaskKind::Captioning { .. }
+            | TaskKind::Classification { .. }
+            | TaskKind::QuestionAnswering { .. }
+            | TaskKind::Retrieval
+            | TaskKind::Triplets => MetricUnit::Fraction,
+        }
     }
 
     /// Whether the predictor gets a query with each sample of the task.
@@ -164,13 +181,28 @@ impl Task {
     pub fn has_query(&self) -> bool {
         match self.kind {
             TaskKind::QuestionAnswering { .. } => true,
-            TaskKind::Classification { .. } | TaskKind::Retrieval | TaskKind::Captioning { .. } => {
-                !self.query.is_empty()
-            }
+            TaskKind::Classification { .. }
+            | TaskKind::Retrieval
+            | TaskKind::Captioning { .. }
+            | TaskKind::SelectiveDecoding(_) => !self.query.is_empty(),
             TaskKind::Triplets => false,
         }
     }
 }
+
+/// What the value of a metric is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MetricUnit {
+    /// From 0 to 1.
+    Fraction,
+    /// CIDEr, from 0 to 10.
+    Cider,
+    /// How many times one number is another.
+    Ratio,
+}
+
+/// Ends of the names of the metrics of selective decoding.
+const SELECTIVE: [&str; 3] = ["_uniform_cider", "_adaptive_cider", "_saving"];
 
 /// Scoring method of a task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -231,6 +263,13 @@ pub enum TaskKind {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         references: Vec<String>,
     },
+    /// Selective decoding of long videos (paper §4.5, Figure 4): texts that a Y-decoder writes at
+    /// uniform points of a video, or in the middle of segments of similar embeddings, against the
+    /// sample's annotations, `annotations: [{t, text}]` in its json with `t` in seconds. Each
+    /// annotation is compared with the text whose point is the nearest in time, by CIDEr over all
+    /// videos. The metrics decode mean embeddings, which are better in the paper. Annotations of a
+    /// video that cannot be read count as 0.
+    SelectiveDecoding(SelectiveDecoding),
 }
 
 /// Metric that compares captions with reference captions, as coco-caption computes it.

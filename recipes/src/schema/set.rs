@@ -43,6 +43,8 @@ pub struct Expected {
     pub questions: Option<usize>,
     /// Number of labels or candidate answers. Default: not checked.
     pub labels: Option<usize>,
+    /// Number of annotations of long videos. Default: not checked.
+    pub annotations: Option<usize>,
     /// Counts that stem from papers and were not counted in the published files. If one of them
     /// differs, a warning says so. Default: none.
     pub unverified: Vec<Count>,
@@ -61,11 +63,14 @@ pub enum Count {
     Questions,
     /// Labels or candidate answers.
     Labels,
+    /// Annotations of long videos.
+    Annotations,
 }
 
 impl Count {
     /// All counts.
-    pub const ALL: [Self; 3] = [Self::Samples, Self::Questions, Self::Labels];
+    pub const ALL: [Self; 4] =
+        [Self::Samples, Self::Questions, Self::Labels, Self::Annotations];
 
     /// Name of the key, which is also a word of messages.
     #[must_use]
@@ -74,6 +79,7 @@ impl Count {
             Self::Samples => "samples",
             Self::Questions => "questions",
             Self::Labels => "labels",
+            Self::Annotations => "annotations",
         }
     }
 }
@@ -86,6 +92,7 @@ impl Expected {
             Count::Samples => self.samples,
             Count::Questions => self.questions,
             Count::Labels => self.labels,
+            Count::Annotations => self.annotations,
         }
     }
 }
@@ -166,6 +173,18 @@ pub enum SetFormat {
         /// Whether the videos are cut to the segments. Default: true.
         #[serde(default = "yes")]
         trimmed: bool,
+    },
+    /// Atomic descriptions of Ego-Exo4D: what happens at points of long videos.
+    EgoExo4dDescriptions {
+        /// JSON with `annotations` (`atomic_descriptions_val.json`).
+        descriptions: PathBuf,
+        /// JSON list of the takes (`takes.json`).
+        takes: PathBuf,
+        /// Values of `parent_task_name` of the takes that are measured.
+        tasks: Vec<String>,
+        /// Whole videos; fields: `take_name`, `take_uid`, `root_dir`, and `ego`, which is the file
+        /// name of the first-person video.
+        videos: String,
     },
     /// COIN.
     Coin {
@@ -314,6 +333,8 @@ pub enum SetTexts {
     Labels,
     /// Captions of the samples.
     Captions,
+    /// Texts at points of long videos.
+    Annotations,
     /// Questions with their answers, and all candidate answers.
     Questions,
     /// Triplets of texts, without pictures.
@@ -334,6 +355,7 @@ impl SetFormat {
             Self::Kinetics { .. } => "kinetics",
             Self::EpicKitchens { .. } => "epic_kitchens",
             Self::EgoExo4dKeysteps { .. } => "ego_exo4d_keysteps",
+            Self::EgoExo4dDescriptions { .. } => "ego_exo4d_descriptions",
             Self::Coin { .. } => "coin",
             Self::CrossTask { .. } => "cross_task",
             Self::CaptionTable { .. } => "caption_table",
@@ -362,6 +384,7 @@ impl SetFormat {
             | Self::EgoExo4dKeysteps { .. }
             | Self::Coin { .. }
             | Self::CrossTask { .. } => SetTexts::Labels,
+            Self::EgoExo4dDescriptions { .. } => SetTexts::Annotations,
             Self::CaptionTable { .. }
             | Self::Didemo { .. }
             | Self::ActivityNetCaptions { .. }
@@ -399,6 +422,9 @@ impl SetFormat {
             }
             Self::EgoExo4dKeysteps { videos, .. } => {
                 one("videos", videos, &["ego_segment_name", "take_name", "take_uid"])
+            }
+            Self::EgoExo4dDescriptions { videos, .. } => {
+                one("videos", videos, &["take_name", "take_uid", "root_dir", "ego"])
             }
             Self::Coin { videos, .. } => {
                 one("videos", videos, &["video_id", "class", "recipe_type"])

@@ -46,7 +46,7 @@ pub(super) fn scores(written: &[Answered<String>], kind: &TaskKind) -> anyhow::R
 }
 
 /// The reference that most samples have; of several, the first in the order of their characters.
-fn most_frequent_reference(captions: &[Captioned]) -> &str {
+pub(super) fn most_frequent_reference(captions: &[Captioned]) -> &str {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for reference in captions.iter().flat_map(|caption| &caption.references) {
         *counts.entry(reference).or_default() += 1;

@@ -4,6 +4,8 @@
 //! as a whole, and results are joined in the order of the chunks, so scores have the same bits for
 //! any number of ranks.
 
+pub(super) mod videos;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -11,7 +13,6 @@ use anyhow::Context;
 use rayon::prelude::*;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use vljepa_data::DataError;
 use vljepa_data::reader::{LoadOptions, LoadedSample, SampleReader};
 use vljepa_recipes::schema::{Control, Task};
 
@@ -104,28 +105,16 @@ impl Shared<'_> {
         R: Clone + Send + Serialize + DeserializeOwned,
         T: Serialize + DeserializeOwned,
     {
+        let scope = self.scope(task, truth)?;
+        let parts = self.in_turn(scope.own(request, each))?;
+        scope.measured(parts, &request.identity)
+    }
+
+    /// Opens the samples of a task on all ranks.
+    fn scope<'s>(&'s self, task: &'s Task, truth: &'s Truth<'s>) -> anyhow::Result<Scope<'s>> {
         let reader = self.embedder.reader_of(task);
         let reader = self.agreed(reader.map_err(anyhow::Error::from))?;
-        let scope = Scope { shared: self, task, reader, truth };
-        let parts = self.in_turn(scope.own(request, each))?;
-        let options = self.embedder.load_options(task.frames);
-        let mut hash = blake3::Hasher::new();
-        hash.update(self.weights.as_bytes());
-        let content = &scope.reader.identity().content;
-        let asked = (content, options.frames, task.control, &request.identity, &truth.labels);
-        hash.update(&postcard::to_stdvec(&asked)?);
-        let mut measured = Measured {
-            parts: Vec::with_capacity(parts.len()),
-            unreadable: Vec::new(),
-            hash: self.weights,
-        };
-        for part in parts {
-            hash.update(&part.questions);
-            measured.parts.push(part.value);
-            measured.unreadable.extend(part.unreadable);
-        }
-        measured.hash = hash.finalize();
-        Ok(measured)
+        Ok(Scope { shared: self, task, reader, truth })
     }
 
     /// Embeddings (n, e) of texts, in their order. Each distinct text is embedded by one rank.
@@ -137,7 +126,7 @@ impl Shared<'_> {
             texts.iter().map(|text| (text.as_ref(), 0)).collect();
         let distinct: Vec<&str> = numbers.keys().copied().collect();
         numbers.values_mut().enumerate().for_each(|(i, number)| *number = i);
-        let own = self.own_chunks(distinct.len()).map(|range| {
+        let own = self.own_chunks(distinct.len(), CHUNK).map(|range| {
             let chunk = &distinct[range];
             self.store.get(&("texts", chunk), || Ok((self.embedder.texts(chunk)?, true)))
         });
@@ -174,7 +163,7 @@ impl Shared<'_> {
     }
 
     /// Joins what the ranks made of [`Self::own_chunks`], in the order of the chunks.
-    fn in_turn<T: Serialize + DeserializeOwned>(
+    pub(super) fn in_turn<T: Serialize + DeserializeOwned>(
         &self,
         own: anyhow::Result<Vec<T>>,
     ) -> anyhow::Result<Vec<T>> {
@@ -191,11 +180,11 @@ impl Shared<'_> {
         }
     }
 
-    /// Chunks of `count` samples or texts that this rank takes.
-    fn own_chunks(&self, count: usize) -> impl Iterator<Item = Range<usize>> {
+    /// Chunks of `count` samples or texts that this rank takes, each with at most `size` of them.
+    fn own_chunks(&self, count: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
         let (rank, ranks) = (self.collectives.rank(), self.collectives.world_size());
-        let chunks = (rank..count.div_ceil(CHUNK)).step_by(ranks);
-        chunks.map(move |chunk| chunk * CHUNK..((chunk + 1) * CHUNK).min(count))
+        let chunks = (rank..count.div_ceil(size)).step_by(ranks);
+        chunks.map(move |chunk| chunk * size..((chunk + 1) * size).min(count))
     }
 }
 
@@ -217,12 +206,11 @@ impl Scope<'_> {
     where
         R: Clone + Send + Serialize + DeserializeOwned,
     {
-        let count = self.reader.len().min(self.task.limit.unwrap_or(usize::MAX));
-        anyhow::ensure!(count > 0, "{} holds no samples", self.task.source());
+        let count = self.count()?;
         let ranks = self.shared.collectives.world_size();
         let mut progress = Progress::start(&self.task.name, count);
         let mut parts = Vec::new();
-        for range in self.shared.own_chunks(count) {
+        for range in self.shared.own_chunks(count, CHUNK) {
             let asked: Vec<Asked> =
                 range.clone().map(|index| self.asked(index)).collect::<anyhow::Result<_>>()?;
             let rows = self.rows(&range, &asked, request)?;
@@ -235,6 +223,29 @@ impl Scope<'_> {
             progress.at((range.end + (ranks - 1) * CHUNK).min(count));
         }
         Ok(parts)
+    }
+
+    /// Number of samples of the task.
+    fn count(&self) -> anyhow::Result<usize> {
+        let count = self.reader.len().min(self.task.limit.unwrap_or(usize::MAX));
+        anyhow::ensure!(count > 0, "{} holds no samples", self.task.source());
+        Ok(count)
+    }
+
+    /// Results of all chunks, with the hash of what was `asked`.
+    fn measured<T>(&self, parts: Vec<Part<T>>, asked: &str) -> anyhow::Result<Measured<T>> {
+        let Self { shared, task, reader, truth } = self;
+        let frames = shared.embedder.load_options(task.frames).frames;
+        let asked = (&reader.identity().content, frames, task.control, asked, &truth.labels);
+        let mut hash = blake3::Hasher::new();
+        hash.update(shared.weights.as_bytes()).update(&postcard::to_stdvec(&asked)?);
+        let (mut values, mut unreadable) = (Vec::with_capacity(parts.len()), Vec::new());
+        for part in parts {
+            hash.update(&part.questions);
+            values.push(part.value);
+            unreadable.extend(part.unreadable);
+        }
+        Ok(Measured { parts: values, unreadable, hash: hash.finalize() })
     }
 
     fn asked(&self, index: usize) -> anyhow::Result<Asked> {
@@ -312,11 +323,7 @@ fn load(
     if asked.questions.is_empty() {
         return Ok(None);
     }
-    let mut sample = reader.load(index, options).map_err(|error| Lost {
-        reason: error.to_string(),
-        // A shard that cannot be read now may be readable later.
-        lasting: matches!(error, DataError::BadSample { .. }),
-    })?;
+    let mut sample = reader.load(index, options).map_err(|error| Lost::of(&error))?;
     apply_control(control, &mut sample, options.frames);
     Ok(Some(sample))
 }

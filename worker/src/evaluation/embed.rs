@@ -174,6 +174,16 @@ impl<'a> Embedder<'a> {
         }
     }
 
+    /// Whether embeddings have length one.
+    #[must_use]
+    pub fn normalises(&self) -> bool {
+        match &self.model {
+            Model::VlJepa { engine, .. } => engine.model.y_encoder.head.normalise,
+            Model::DualEncoder { .. } => true,
+            Model::Vlm { .. } => false,
+        }
+    }
+
     /// Returns embeddings (b, e) of samples, each predicted with its query. A dual encoder reads no
     /// queries. A sample with several queries that follow each other is encoded once.
     ///

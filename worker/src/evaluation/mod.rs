@@ -11,6 +11,8 @@ pub mod metrics;
 mod progress;
 pub mod retrieval;
 pub mod segments;
+pub mod selective;
+pub mod shifts;
 mod showcase;
 mod store;
 mod tasks;
@@ -19,15 +21,19 @@ pub(crate) mod truth;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
+use std::path::Path;
 
+use serde::Serialize;
 use serde_json::json;
 use vljepa_recipes::Recipe;
+use vljepa_recipes::protocol::SelectiveCurves;
 use vljepa_recipes::run_directory::{RunDirectory, atomic_write};
 use vljepa_recipes::schema::{Task, TaskKind};
 
 use self::chunks::Shared;
 pub use self::metrics::Score;
 use self::store::Store;
+use self::tasks::TaskResult;
 use crate::evaluation::embed::{Embedder, Embeds};
 use crate::rank::session::Session;
 
@@ -47,6 +53,8 @@ pub struct Evaluated {
     pub failures: Vec<String>,
     /// Samples that cannot be read, with the reasons, for each task that has some.
     unreadable: BTreeMap<String, Vec<String>>,
+    /// Curves of the tasks that decode long videos.
+    curves: SelectiveCurves,
 }
 
 /// Measures every task of the recipe of `model`, with the same result on every rank, and keeps what
@@ -75,8 +83,9 @@ pub fn evaluate(
     let shared = Shared { embedder: &embedder, collectives, store, weights };
     for task in &recipe.evaluation.tasks {
         match tasks::measure(task, &shared, recipe.model.embed_dim) {
-            Ok((scores, unreadable)) => {
+            Ok(TaskResult { scores, unreadable, curves }) => {
                 evaluated.scores.extend(scores);
+                evaluated.curves.extend(curves.map(|curves| (task.name.clone(), curves)));
                 if !unreadable.is_empty() {
                     if is_leader {
                         warn_of_unreadable(&task.name, &unreadable);
@@ -112,27 +121,32 @@ pub fn write(run: &RunDirectory, step: u64, evaluated: &Evaluated) -> anyhow::Re
     Ok(())
 }
 
-/// Writes `evaluations/step-N.json`, and `evaluations/step-N-unreadable.json` if samples could not
-/// be read. The newest scores stay what they are.
+/// Writes `evaluations/step-N.json`, `evaluations/step-N-unreadable.json` if samples could not be
+/// read, and `evaluations/step-N-selective.json` if a task decodes long videos. The newest scores
+/// stay what they are.
 ///
 /// # Errors
 /// Fails if a file cannot be written.
 pub fn write_step(run: &RunDirectory, step: u64, evaluated: &Evaluated) -> anyhow::Result<()> {
-    let path = run.unreadable(step);
-    if evaluated.unreadable.is_empty() {
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
-            _ => {}
-        }
-    } else {
-        let listed = |(task, samples): (&String, &Vec<String>)| {
-            let named: Vec<&String> = samples.iter().take(NAMED).collect();
-            (task.clone(), json!({"count": samples.len(), "samples": named}))
-        };
-        let listed: BTreeMap<_, _> = evaluated.unreadable.iter().map(listed).collect();
-        atomic_write(&path, &serde_json::to_vec_pretty(&listed)?)?;
-    }
+    let listed = |(task, samples): (&String, &Vec<String>)| {
+        let named: Vec<&String> = samples.iter().take(NAMED).collect();
+        (task.clone(), json!({"count": samples.len(), "samples": named}))
+    };
+    let listed: BTreeMap<_, _> = evaluated.unreadable.iter().map(listed).collect();
+    write_if_any(&run.unreadable(step), &listed)?;
+    write_if_any(&run.selective(step), &evaluated.curves)?;
     Ok(atomic_write(&run.evaluation(step), &serde_json::to_vec_pretty(&evaluated.scores)?)?)
+}
+
+/// Writes what there is of each task, or removes the file of an earlier evaluation.
+fn write_if_any<T: Serialize>(path: &Path, of_tasks: &BTreeMap<String, T>) -> anyhow::Result<()> {
+    if !of_tasks.is_empty() {
+        return Ok(atomic_write(path, &serde_json::to_vec_pretty(of_tasks)?)?);
+    }
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
+    }
 }
 
 /// Writes `samples.json` for the report: samples with the texts that the model finds nearest.
@@ -158,6 +172,7 @@ fn has_captions(task: &Task) -> bool {
         TaskKind::Retrieval | TaskKind::Captioning { .. } => true,
         TaskKind::Classification { .. }
         | TaskKind::QuestionAnswering { .. }
+        | TaskKind::SelectiveDecoding(_)
         | TaskKind::Triplets => false,
     }
 }

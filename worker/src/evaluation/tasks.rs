@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use vljepa_recipes::schema::{Control, Task, TaskKind};
+use vljepa_recipes::protocol::DecodingCurves;
+use vljepa_recipes::schema::{Control, SelectiveDecoding, Task, TaskKind};
 
 use super::Scores;
 use super::captioning;
@@ -12,30 +13,47 @@ use super::chunks::{Answered, Measured, Request, Shared};
 use super::labels::{EMBEDDINGS, Labels, unit_vector};
 use super::metrics::{Score, cosine, majority, recall, share};
 use super::retrieval::Pool;
+use super::selective;
 use super::truth::{self, Truth};
 use crate::collectives::Shares;
 
 /// Measures one task on all ranks. Each step that may fail on one rank ends in a collective call
 /// that also carries errors, so every rank gets the same result or the same error and continues
-/// with the next task. Also returns the samples that cannot be read, with the reasons.
+/// with the next task.
 pub(super) fn measure(
     task: &Task,
     shared: &Shared<'_>,
     embed_dim: usize,
-) -> anyhow::Result<(Scores, Vec<String>)> {
+) -> anyhow::Result<TaskResult> {
     let scope = Scope { task, shared, embed_dim };
+    let mut curves = None;
     let (scores, unreadable, hash) = match &task.kind {
         TaskKind::Classification { .. } | TaskKind::QuestionAnswering { .. } => scope.labels()?,
         TaskKind::Retrieval => scope.retrieval()?,
         TaskKind::Triplets => scope.triplets()?,
         TaskKind::Captioning { .. } => scope.captioning()?,
+        TaskKind::SelectiveDecoding(keys) => {
+            let (outcome, of_task) = scope.selective(keys)?;
+            curves = Some(of_task);
+            outcome
+        }
     };
     let scores = task.metrics().into_iter().zip(scores).map(|(name, mut score)| {
         score.unreadable = unreadable.len();
         score.measured = hash.to_hex()[..16].to_owned();
         (name, score)
     });
-    Ok((scores.collect(), unreadable))
+    Ok(TaskResult { scores: scores.collect(), unreadable, curves })
+}
+
+/// What was measured of one task.
+#[derive(Debug)]
+pub(super) struct TaskResult {
+    pub(super) scores: Scores,
+    /// Samples that cannot be read, with the reasons.
+    pub(super) unreadable: Vec<String>,
+    /// Curves of selective decoding.
+    pub(super) curves: Option<DecodingCurves>,
 }
 
 /// Scores in the order of [`Task::metrics`], samples that cannot be read, and the hash of what was
@@ -157,6 +175,13 @@ impl Scope<'_> {
             self.shared.ask(self.task, &truth, &request, Ok)?;
         let written: Vec<Answered<String>> = parts.into_iter().flatten().collect();
         Ok((captioning::scores(&written, &self.task.kind)?, unreadable, hash))
+    }
+
+    fn selective(&self, keys: &SelectiveDecoding) -> anyhow::Result<(Outcome, DecodingCurves)> {
+        let constant = self.is_collapsed().then(|| unit_vector(self.embed_dim));
+        let (measured, scores, curves) =
+            selective::task::measure(self.task, self.shared, keys, constant)?;
+        Ok(((scores, measured.unreadable, measured.hash), curves))
     }
 
     /// Whether all samples get the same embedding, so that the model is not asked.

@@ -32,9 +32,10 @@ impl<'a> Truth<'a> {
         let (candidates, expect) = match &task.kind {
             TaskKind::Classification { candidates, expect, .. } => (candidates, expect.as_deref()),
             TaskKind::QuestionAnswering { candidates, .. } => (candidates, None),
-            TaskKind::Retrieval | TaskKind::Triplets | TaskKind::Captioning { .. } => {
-                return Ok(truth);
-            }
+            TaskKind::Retrieval
+            | TaskKind::Triplets
+            | TaskKind::Captioning { .. }
+            | TaskKind::SelectiveDecoding(_) => return Ok(truth),
         };
         truth.labels = label_texts(&task.kind, candidates, task.set.as_ref())?;
         anyhow::ensure!(truth.labels.len() > 1, "the task needs at least two candidates");
@@ -99,6 +100,11 @@ impl<'a> Truth<'a> {
                 let truth = CaptionTruth { names, references };
                 one(serde_json::to_string(&truth)?)
             }
+            TaskKind::SelectiveDecoding(_) => {
+                let annotations = texts.annotations().map_err(anyhow::Error::msg)?;
+                anyhow::ensure!(!annotations.is_empty(), "its json has no `annotations`");
+                one(serde_json::to_string(annotations)?)
+            }
             TaskKind::Triplets => Ok(Vec::new()),
         }
     }
@@ -130,7 +136,7 @@ pub(crate) struct Question {
     /// Query for the predictor.
     pub(crate) query: String,
     /// Right answer. That of retrieval is a list of the sample's captions as JSON, that of
-    /// captioning [`CaptionTruth`] as JSON.
+    /// captioning [`CaptionTruth`], that of selective decoding a list of its annotations.
     pub(crate) truth: String,
     /// Number of the part of the task that the question belongs to. `None` in a task without parts.
     pub(crate) part: Option<usize>,

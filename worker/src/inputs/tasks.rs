@@ -171,7 +171,10 @@ fn answers_of_set(task: &Task) -> bool {
     match &task.kind {
         TaskKind::Classification { candidates, .. }
         | TaskKind::QuestionAnswering { candidates, .. } => *candidates == Candidates::OfSet,
-        TaskKind::Retrieval | TaskKind::Triplets | TaskKind::Captioning { .. } => false,
+        TaskKind::Retrieval
+        | TaskKind::Triplets
+        | TaskKind::Captioning { .. }
+        | TaskKind::SelectiveDecoding(_) => false,
     }
 }
 
@@ -187,6 +190,9 @@ fn names_missing_file(task: &Task) -> bool {
             is_missing(candidates) || expect.as_ref().is_some_and(|path| !path.exists())
         }
         TaskKind::QuestionAnswering { candidates, .. } => is_missing(candidates),
-        TaskKind::Retrieval | TaskKind::Triplets | TaskKind::Captioning { .. } => false,
+        TaskKind::Retrieval
+        | TaskKind::Triplets
+        | TaskKind::Captioning { .. }
+        | TaskKind::SelectiveDecoding(_) => false,
     }
 }

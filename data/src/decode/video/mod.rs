@@ -15,6 +15,7 @@ mod bitstream;
 mod container;
 mod convert;
 mod entry;
+mod long;
 mod open;
 mod segments;
 mod stream;
@@ -25,6 +26,7 @@ use ffmpeg_next::util::frame::Video as Frame;
 
 use self::convert::Converter;
 use self::entry::Coded;
+pub use self::long::LongVideo;
 pub use self::segments::Segments;
 use self::stream::{Fault, Stream};
 pub use self::whole::{Span, Video};

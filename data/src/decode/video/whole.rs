@@ -130,6 +130,22 @@ impl Video {
         Ok(done.then_some(span))
     }
 
+    /// Seconds from the first frame to the end of the last one.
+    pub(super) fn duration_s(&self) -> f64 {
+        let whole = self.span(&(0..self.shown.len()));
+        self.seconds(whole.end - whole.start)
+    }
+
+    /// Time of each frame in seconds after the first one. `in_order` decodes the video to find them
+    /// as the decoder shows them, as [`Self::read`] does.
+    pub(super) fn times_s(&mut self, in_order: bool) -> Result<Vec<f64>, String> {
+        if in_order && self.coded.is_some() {
+            self.find_times()?;
+        }
+        let first = self.shown[0].0;
+        Ok(self.shown.iter().map(|&(time, _)| self.seconds(time - first)).collect())
+    }
+
     /// Numbers of the frames between two times.
     fn numbers(&self, seconds: Option<&Range<f64>>) -> Result<Range<usize>, String> {
         let Some(seconds) = seconds else { return Ok(0..self.shown.len()) };

@@ -3,6 +3,7 @@
 mod drawing;
 #[cfg(feature = "video")]
 mod files;
+mod stream;
 mod texts;
 
 use super::sample::{Sample, Split, sample};

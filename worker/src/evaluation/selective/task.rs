@@ -1,0 +1,67 @@
+//! Measures a task of selective decoding.
+
+use rayon::prelude::*;
+use vljepa_recipes::protocol::{DecodingCurves, DecodingPoints};
+use vljepa_recipes::schema::{SelectiveDecoding, Task};
+
+use super::told::{Told, baseline, cider, compared, curves, number_of_settings};
+use crate::evaluation::chunks::videos::VideoRequest;
+use crate::evaluation::chunks::{Measured, Shared};
+use crate::evaluation::metrics::Score;
+use crate::evaluation::truth::Truth;
+
+/// Measures the curves of a task on all ranks. With `constant`, all windows have this embedding.
+///
+/// # Errors
+/// Fails on all ranks if a sample lacks annotations, or the model fails on one of them.
+pub(in crate::evaluation) fn measure(
+    task: &Task,
+    shared: &Shared<'_>,
+    keys: &SelectiveDecoding,
+    constant: Option<Vec<f32>>,
+) -> anyhow::Result<(Measured<Told>, Vec<Score>, DecodingCurves)> {
+    let (embedder, collectives) = (shared.embedder, shared.collectives);
+    let truth = shared.agreed(Truth::load(task))?;
+    let request = VideoRequest { keys, constant };
+    let measured = shared.videos(task, &truth, &request, |annotations, stream| match stream {
+        None => Ok(Told::nothing(annotations)),
+        Some(stream) => {
+            let write = |embeddings: &[Vec<f32>]| {
+                let content = blake3::hash(bytemuck::cast_slice(&embeddings.concat()));
+                let key = ("decoded", content.as_bytes());
+                shared.store.get(&key, || Ok((embedder.captions(embeddings)?, true)))
+            };
+            Told::of(stream, annotations, keys, embedder.normalises(), write)
+        }
+    })?;
+    let told = &measured.parts;
+    // Each setting is scored by one rank.
+    let settings: Vec<usize> = (0..number_of_settings(keys)).collect();
+    let own = settings.iter().skip(collectives.rank()).step_by(collectives.world_size());
+    let own: Vec<usize> = own.copied().collect();
+    let own = own.par_iter().map(|&setting| cider(told, setting)).collect();
+    let curves = curves(told, keys, &shared.in_turn(own)?);
+    let scores = scores(&curves, shared.agreed(baseline(told))?);
+    if curves.saving.is_none() && collectives.rank() == 0 {
+        tracing::warn!(
+            "task {}: it has no saving, because adaptive points reach the score of uniform points \
+             at {} decodes per second at no measured frequency, or this score is 0",
+            task.name,
+            keys.compare_at
+        );
+    }
+    Ok((measured, scores, curves))
+}
+
+/// Scores in the order of [`Task::metrics`]. The last one is missing if there is no saving.
+fn scores(curves: &DecodingCurves, baseline: f64) -> Vec<Score> {
+    let n = curves.annotations;
+    let cider = |points| {
+        let value = compared(curves, points).map_or(0.0, |score| score.cider);
+        Score::of_value(value, n, 0.0, baseline)
+    };
+    let mut scores = vec![cider(DecodingPoints::Uniform), cider(DecodingPoints::Adaptive)];
+    // Uniform points themselves save nothing.
+    scores.extend(curves.saving.map(|saving| Score::of_value(saving.ratio, n, 1.0, 1.0)));
+    scores
+}
