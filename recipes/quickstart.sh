@@ -10,6 +10,7 @@ run=${1:-runs/quickstart}
 [ $# -eq 0 ] || shift
 cargo build --release --workspace --features "$features"
 "$programs/vljepa-shards" synth datasets/quickstart
+"$programs/vljepa-shards" synth-stream datasets/quickstart_stream     # for quickstart_decoder.yaml
 
 "$programs/vljepa-launch" recipes/quickstart.yaml --run "$run" "$@" &
 launcher=$!

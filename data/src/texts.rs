@@ -8,8 +8,8 @@ mod annotations;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use self::annotations::annotations_of;
 pub use self::annotations::Annotation;
+use self::annotations::annotations_of;
 use crate::json;
 
 /// Question in the json of a sample, with its answer.

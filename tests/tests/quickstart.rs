@@ -136,8 +136,16 @@ fn the_first_command_trains_survives_a_kill_and_passes_its_gates() {
         );
     }
     run_readme_commands(&run);
-    let (named, recognised) =
-        named_where_recognised(&run.with_file_name("quickstart-decoder")).unwrap();
+    let decoder = run.with_file_name("quickstart-decoder");
+    let scores = std::fs::read(decoder.join("scores.json")).unwrap();
+    let scores: BTreeMap<String, serde_json::Value> = serde_json::from_slice(&scores).unwrap();
+    let value = |metric: &str| scores[metric]["value"].as_f64().unwrap();
+    // A text without meaning has a CIDEr of 0, the most frequent one of 1.1; the longest and the
+    // shortest motions differ by a factor of 14.
+    let (cider, saving) = (value("stream_adaptive_cider"), value("stream_saving"));
+    println!("adaptive decoding of the stream: CIDEr {cider:.2}, saving {saving:.2}");
+    assert!(cider > 3.0 && saving >= 2.0, "CIDEr {cider}, saving {saving}");
+    let (named, recognised) = named_where_recognised(&decoder).unwrap();
     println!("the caption is right for {named} of {recognised} clips that are classified right");
     // Of 200 clips.
     assert!(recognised > 130, "{recognised}");

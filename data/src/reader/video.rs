@@ -40,7 +40,9 @@ impl SampleReader {
                 let visual = sample.visual.as_ref().ok_or_else(|| "it has no video".to_owned());
                 let path = visual.and_then(|visual| match visual.seconds {
                     None => visual.existing(),
-                    Some(_) => Err("windows are read of a whole video, not of a segment".to_owned()),
+                    Some(_) => {
+                        Err("windows are read of a whole video, not of a segment".to_owned())
+                    }
                 });
                 (name(sample), path.map(MediaSource::File))
             }

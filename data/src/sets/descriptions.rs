@@ -91,7 +91,8 @@ pub(super) fn ego_exo4d(
         }
         let name = &take.take_name;
         let ego = take.ego().ok_or_else(|| {
-            let what = format!("the take {name} has no {EGO_STREAM} video of an {EGO_CAMERA} camera");
+            let what =
+                format!("the take {name} has no {EGO_STREAM} video of an {EGO_CAMERA} camera");
             of_takes.wrong(what)
         })?;
         let path = template.path(&[

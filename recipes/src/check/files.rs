@@ -163,5 +163,9 @@ fn advice(path: &Path) -> String {
         return "make the quickstart's data set first: `vljepa-shards synth datasets/quickstart`"
             .to_owned();
     }
+    if path.starts_with("datasets/quickstart_stream") {
+        return "make the stream first: `vljepa-shards synth-stream datasets/quickstart_stream`"
+            .to_owned();
+    }
     "paths are relative to the folder in which the command is started".to_owned()
 }

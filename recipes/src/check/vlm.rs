@@ -167,6 +167,7 @@ mod tests {
         ]
         .map(texts);
         let task = "evaluation.tasks=[{name: a, shards: a.tar, kind: retrieval}]";
+        let stream = "evaluation.tasks=[{name: a, shards: a.tar, kind: {selective_decoding: {}}}]";
         for (set, said) in [
             ("stages=[]", "stages: is empty"),
             ("model.language_model=null", "model.language_model: is null"),
@@ -179,6 +180,7 @@ mod tests {
             ("loss.kind=l2", "loss: a VLM's loss is the cross-entropy"),
             ("init={export: x}", "init.export: a VLM is not exported"),
             (task, "evaluation.tasks.0.kind: compares embeddings"),
+            (stream, "evaluation.tasks.0.kind: compares embeddings"),
             (&template[0], "before: has `{}`"),
             (&template[1], "question: has several `{}`"),
             (&template[2], "answer: has 0 times"),

@@ -222,9 +222,15 @@ mod tests {
         }
     }
 
+    /// The first task as one of selective decoding.
+    fn selective(keys: &str) -> String {
+        format!("evaluation.tasks.0.kind={{selective_decoding: {{{keys}}}}}")
+    }
+
     #[test]
     fn what_a_decoder_cannot_be_is_refused_by_key() {
         assert_eq!(problems(&[]), "");
+        assert_eq!(problems(&[&selective("")]), "");
         let sonar = "model.y_decoder={family: sonar}";
         for (sets, said) in [
             (&["init=null"][..], "init: is null"),
@@ -242,6 +248,14 @@ mod tests {
                 &["evaluation.tasks.0.kind={captioning: {references: ['']}}"],
                 "references.0: is empty",
             ),
+            (&[&selective("window_s: 0")], "selective_decoding.window_s: is 0"),
+            (&[&selective("stride_s: 2")], "frequencies.0: is 2 decodes per second, but there is"),
+            (&[&selective("frequencies: []")], "selective_decoding.frequencies: is empty"),
+            (&[&selective("frequencies: [1, -1]")], "selective_decoding.frequencies.1: is -1"),
+            (&[&selective("frequencies: [1, 1]")], "1 is not below the frequency before it"),
+            (&[&selective("compare_at: 0.7")], "compare_at: 0.7 is none of the `frequencies`"),
+            (&[&selective("window: 1")], "window"),
+            (&[&selective(""), "evaluation.tasks.0.parts=[a]"], "parts: only questions"),
             (&[sonar], "stages: SONAR's decoder is not trained"),
             (&[sonar], "loss.kind: gives embeddings length one"),
             (&[sonar], "model.y_decoder.family: SONAR's decoder decodes the embeddings of SONAR"),
@@ -258,6 +272,10 @@ mod tests {
             // A VL-JEPA does not train its decoder.
             (&plain[..1], &["model.y_decoder.weights: is null", "stages.0.decoding: only"][..]),
             (&plain, &["stages.0.decoding: only", "tasks.0.kind.captioning: only a model"]),
+            (
+                &[plain[0], plain[1], &selective("")],
+                &["tasks.0.kind.selective_decoding: only a model with a Y-decoder"],
+            ),
         ] {
             let found = problems(sets);
             for key in keys {

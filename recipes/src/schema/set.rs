@@ -69,8 +69,7 @@ pub enum Count {
 
 impl Count {
     /// All counts.
-    pub const ALL: [Self; 4] =
-        [Self::Samples, Self::Questions, Self::Labels, Self::Annotations];
+    pub const ALL: [Self; 4] = [Self::Samples, Self::Questions, Self::Labels, Self::Annotations];
 
     /// Name of the key, which is also a word of messages.
     #[must_use]

@@ -48,6 +48,8 @@ mod rehearsal;
 mod resume;
 mod score_command;
 #[cfg(feature = "video")]
+mod selective;
+#[cfg(feature = "video")]
 mod sets;
 mod sharding;
 mod steps;

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::programs::{Trial, command, small_set, text};
 
 /// A trial with a trained VL-JEPA of a recipe with these `--set` flags, on two ranks.
-fn trial(sets: &[&str]) -> Trial {
+pub fn trial(sets: &[&str]) -> Trial {
     let set = small_set().display();
     let trial = Trial::new(&format!(
         "
@@ -26,7 +26,7 @@ cluster: {{ranks_per_node: 2}}
 
 /// The `--set` flags that make the trial's recipe that of a decoder: six steps on texts and four on
 /// clips.
-fn decoder(trial: &Trial) -> Vec<String> {
+pub fn decoder(trial: &Trial) -> Vec<String> {
     let set = small_set().display();
     let stage = |name: &str, steps: usize, batch: usize, embeddings: &str| {
         format!(
@@ -55,12 +55,12 @@ fn decoder(trial: &Trial) -> Vec<String> {
     ]
 }
 
-fn complete(trial: &Trial, run: &str, sets: &[String], more: &[&str]) {
+pub fn complete(trial: &Trial, run: &str, sets: &[String], more: &[&str]) {
     let sets: Vec<&str> = sets.iter().map(String::as_str).chain(more.iter().copied()).collect();
     trial.complete(run, &sets);
 }
 
-fn scores(trial: &Trial, run: &str) -> Value {
+pub fn scores(trial: &Trial, run: &str) -> Value {
     let text = std::fs::read(trial.path(run).join("scores.json")).unwrap();
     serde_json::from_slice(&text).unwrap()
 }

@@ -47,10 +47,11 @@ impl LongVideo {
             let mut distinct = numbers.clone();
             distinct.sort_unstable();
             distinct.dedup();
-            let read = self.0.read(None, in_order, &|_, _| distinct.clone(), &mut |picture, _| {
-                pictures.push(shape.shape(Part::whole(picture))?);
-                Ok(())
-            })?;
+            let read =
+                self.0.read(None, in_order, &|_, _| distinct.clone(), &mut |picture, _| {
+                    pictures.push(shape.shape(Part::whole(picture))?);
+                    Ok(())
+                })?;
             if read.is_some() {
                 let index = |number: &usize| distinct.partition_point(|other| other < number);
                 let order = numbers.iter().map(index).collect();
@@ -99,7 +100,10 @@ mod tests {
             }
             let found: Vec<Vec<u8>> = clip.frames().map(<[u8]>::to_vec).collect();
             assert!(found == wanted, "{name}");
-            assert!(clip.pictures.len() < clip.order.len(), "frames of two windows are decoded once");
+            assert!(
+                clip.pictures.len() < clip.order.len(),
+                "frames of two windows are decoded once"
+            );
             let later = [0.04..0.44, 0.2..0.6, 0.4..0.8, 0.2..0.21, 1.0..99.0];
             let later = video.decode(&later, 3, keep).unwrap();
             assert!(later.frames().map(<[u8]>::to_vec).ne(wanted), "{name}");

@@ -53,8 +53,7 @@ fn descriptions_of_ego_exo4d_are_those_of_the_passes_that_were_not_rejected() {
     };
     let procedural = format(&["Cooking", "Bike Repair"]);
     let set = read(at, &procedural);
-    let expected =
-        ["u2 takes/bike_2/448/aria03_214-1.mp4", "u1 takes/cook_1/448/aria01_214-1.mp4"];
+    let expected = ["u2 takes/bike_2/448/aria03_214-1.mp4", "u1 takes/cook_1/448/aria01_214-1.mp4"];
     assert_eq!(outline(at, &set), expected);
     let turns = "C turns the wheel.";
     assert_eq!(

@@ -90,10 +90,11 @@ impl Scope<'_> {
         let options = self.shared.embedder.load_options(self.task.frames);
         let (set, control) = (&self.reader.identity().version, self.task.control);
         let key = ("video", set, index, options.frames, control, request.identity(), query);
-        let stream = self.shared.store.get(&key, || match self.stream(index, query, request)? {
-            Ok(stream) => Ok((Ok(stream), true)),
-            Err(Lost { reason, lasting }) => Ok((Err(reason), lasting)),
-        })?;
+        let stream =
+            self.shared.store.get(&key, || match self.stream(index, query, request)? {
+                Ok(stream) => Ok((Ok(stream), true)),
+                Err(Lost { reason, lasting }) => Ok((Err(reason), lasting)),
+            })?;
         Ok((annotations, stream))
     }
 

@@ -106,10 +106,7 @@ impl Told {
         let texts = self.settings.get(setting).map(|of_setting| &of_setting.texts);
         self.annotations.iter().enumerate().map(move |(number, annotation)| {
             let text = texts.map(|texts| self.texts[texts[number]].clone());
-            Captioned {
-                hypothesis: text.unwrap_or_default(),
-                references: vec![annotation.clone()],
-            }
+            Captioned { hypothesis: text.unwrap_or_default(), references: vec![annotation.clone()] }
         })
     }
 }
@@ -192,8 +189,7 @@ pub fn curves(told: &[Told], keys: &SelectiveDecoding, ciders: &[f64]) -> Decodi
         let decodes_per_s = if seconds > 0.0 { decodes(setting) / seconds } else { 0.0 };
         DecodingScore { frequency, decodes_per_s, cider }
     };
-    let scores: Vec<DecodingScore> =
-        settings(keys).zip(ciders).enumerate().map(score).collect();
+    let scores: Vec<DecodingScore> = settings(keys).zip(ciders).enumerate().map(score).collect();
     let of_curves = scores.chunks(keys.frequencies.len().max(1)).zip(CURVES);
     let curves = of_curves.map(|(scores, (points, embedding))| DecodingCurve {
         points,

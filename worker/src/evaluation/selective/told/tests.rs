@@ -23,10 +23,8 @@ fn text(video: u64, scene: usize) -> String {
 /// each scene at its middle.
 fn video(seed: u64, noise: f32) -> (VideoStream, Vec<Annotation>) {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
-    let (mut stream, mut annotations) = (
-        VideoStream { duration_s: 0.0, times: Vec::new(), embeddings: Vec::new() },
-        Vec::new(),
-    );
+    let (mut stream, mut annotations) =
+        (VideoStream { duration_s: 0.0, times: Vec::new(), embeddings: Vec::new() }, Vec::new());
     for scene in 0..SCENES {
         let windows = match random.random_bool(0.5) {
             true => random.random_range(2..=4_u32),
