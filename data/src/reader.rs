@@ -220,9 +220,10 @@ fn load_of_set(
     let visual = sample.visual.as_ref();
     let visual = visual.ok_or_else(|| bad("a triplet of texts has no picture".to_owned()))?;
     let path = visual.existing().map_err(bad)?;
-    let frames = match &visual.seconds {
-        None => file_pixels(&path, options),
-        Some(seconds) => {
+    let frames = match (&visual.seconds, &visual.second) {
+        (None, None) => file_pixels(&path, options),
+        (_, Some(second)) => halves([&path, second], options),
+        (Some(seconds), None) => {
             let segment =
                 &|frames, shaper: &mut Shaper| segments.decode(&path, seconds, frames, shaper);
             shaped(segment, options)
@@ -263,6 +264,17 @@ fn file_pixels(path: &Path, options: &LoadOptions) -> Result<Vec<u8>, String> {
     let media = media_of(path)?;
     let bytes = fs::read(path).map_err(|error| format!("it cannot be read: {error}"))?;
     pixels(media, &bytes, options)
+}
+
+/// Pixels of a clip whose halves each repeat one picture. The middle frame of an odd number shows
+/// the first picture.
+fn halves([first, second]: [&Path; 2], options: &LoadOptions) -> Result<Vec<u8>, String> {
+    if options.frames < 2 {
+        return Err("a clip of two pictures has at least 2 frames".to_owned());
+    }
+    let of = |path: &Path, frames| file_pixels(path, &LoadOptions { frames, ..*options });
+    let later = options.frames / 2;
+    Ok([of(first, options.frames - later)?, of(second, later)?].concat())
 }
 
 fn pixels(media: Media, bytes: &[u8], options: &LoadOptions) -> Result<Vec<u8>, String> {

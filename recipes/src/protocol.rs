@@ -10,6 +10,7 @@ mod drill;
 mod health;
 mod inputs;
 mod job;
+mod labels;
 mod row;
 mod score;
 mod selective;
@@ -26,6 +27,7 @@ pub use drill::{Act, Drill, DrillPoint, Failure};
 pub use health::{Check, CheckName, Checked};
 pub use inputs::Inputs;
 pub use job::{Job, PROGRESS};
+pub use labels::{LabelCount, LabelCounts};
 pub use row::RowRecord;
 pub use score::CaptionScores;
 pub use selective::{

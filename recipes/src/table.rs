@@ -7,15 +7,17 @@ use serde_json::Value;
 use crate::check::{self, Problem};
 use crate::load::load_resolved;
 use crate::run_directory::RunDirectory;
-use crate::schema::{Init, Model, ModelKind, Recipe, Row, RowWeights, Table, Task};
+use crate::schema::{
+    Checkpoints, Data, Init, Model, ModelKind, Recipe, Row, RowWeights, Table, Task,
+};
 
 /// Recipe with which a row of a table is measured.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RowRecipe {
     /// Name of the row.
     pub name: String,
-    /// Model, stages and loss of the row's run, export or dual encoder; the other keys are those of
-    /// the table's recipe. `init` names the run or the export.
+    /// Recipe of the row's run, export or dual encoder, with the tasks, the device and the data
+    /// threads of the table's recipe. `init` names the run or the export.
     pub recipe: Recipe,
     /// Step of the run's checkpoint. `None` for the newest one, and if the row names no run.
     pub step: Option<u64>,
@@ -39,11 +41,16 @@ impl RowRecipe {
         }
     }
 
-    /// Removes the tasks whose sets are not on this disk, if the table leaves them out.
-    pub fn leave_absent_sets(&mut self, table: &Table) {
+    /// The recipe with the files that the measurement reads, and no others: without training data
+    /// and, if the table leaves them out, without sets that are not on this disk.
+    #[must_use]
+    pub fn read(&self, table: &Table) -> Recipe {
+        let mut recipe = self.recipe.clone();
+        recipe.data.sources.clear();
         if table.skip_absent_sets {
-            self.recipe.evaluation.tasks.retain(|task| !is_absent(task));
+            recipe.evaluation.tasks.retain(|task| !is_absent(task));
         }
+        recipe
     }
 }
 
@@ -69,8 +76,8 @@ fn row_recipe(recipe: &Recipe, name: &str, row: &Row) -> Result<RowRecipe, Probl
     let problem =
         |at: &str, what: String, help: &str| Problem { key: key(at), what, help: help.to_owned() };
     let none = || problem("run", "is not set".to_owned(), "name a run, an export or a model");
-    let (model, step) = match row.weights().ok_or_else(none)? {
-        RowWeights::Model(model) => (Recipe { model: model.clone(), ..empty(recipe) }, None),
+    let (own, step) = match row.weights().ok_or_else(none)? {
+        RowWeights::Model(model) => (Recipe { model: model.clone(), ..recipe.clone() }, None),
         RowWeights::Run(run, step) => {
             let read = RunDirectory::open(run).and_then(|run| run.load_recipe());
             let help = "train that run first, or leave the row out: `null`";
@@ -91,9 +98,7 @@ fn row_recipe(recipe: &Recipe, name: &str, row: &Row) -> Result<RowRecipe, Probl
             (Recipe { model: without_weights(&own.model, false), init, ..own }, None)
         }
     };
-    let Recipe { model, init, loss, stages, .. } = model;
-    let recipe = Recipe { model, init, loss, stages, ..empty(recipe) };
-    let recipe = Recipe { name: name.to_owned(), ..recipe };
+    let recipe = measured(recipe, name, own);
     let own = check::check(&recipe).into_iter().find(|found| concerns_tasks(&found.key));
     match own {
         Some(Problem { key, what, help }) => {
@@ -109,9 +114,22 @@ fn concerns_tasks(key: &str) -> bool {
     key.starts_with("evaluation.tasks")
 }
 
-/// The recipe of a table without its rows.
-fn empty(recipe: &Recipe) -> Recipe {
-    Recipe { table: None, ..recipe.clone() }
+/// The recipe `own` of a row with what the recipe of the table says about a measurement.
+fn measured(table: &Recipe, name: &str, own: Recipe) -> Recipe {
+    let Recipe { device, precision, deterministic, evaluation, .. } = table.clone();
+    let data = Data { sources: own.data.sources, ..table.data.clone() };
+    Recipe {
+        name: name.to_owned(),
+        device,
+        precision,
+        deterministic,
+        data,
+        evaluation,
+        table: None,
+        // They may name metrics that the table does not measure.
+        checkpoints: Checkpoints::default(),
+        ..own
+    }
 }
 
 fn exported(folder: &Path) -> Result<Recipe, String> {

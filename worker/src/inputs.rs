@@ -61,10 +61,9 @@ fn check_rows(recipe: &Recipe, table: &Table, skip_missing: bool) -> Inputs {
     }
     for row in row_recipes(recipe) {
         let of_row = match row {
-            Ok(mut row) => {
-                row.leave_absent_sets(table);
+            Ok(row) => {
                 let Inputs { problems, warnings } =
-                    check_model(&row.recipe, row.step, skip_missing);
+                    check_model(&row.read(table), row.step, skip_missing);
                 let problems = problems.into_iter().map(|problem| row.problem(problem)).collect();
                 Inputs { problems, warnings }
             }

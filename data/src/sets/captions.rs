@@ -58,7 +58,7 @@ pub(super) fn table(
             return Err(of_line("a caption is empty".to_owned()));
         }
         let seconds = seconds.map(|columns| times(row, columns)).transpose().map_err(of_line)?;
-        let visual = SetVisual { path: template.path(&fields(&table, row))?, seconds };
+        let visual = SetVisual::of(template.path(&fields(&table, row))?, seconds);
         set.samples.push(captioned(key.join("_"), visual, &captions));
     }
     Ok(set)
@@ -108,7 +108,7 @@ pub(super) fn dream1k(root: &Path, annotations: &Path, videos: &str) -> Result<O
             annotations.wrong(format!("line {number}: the last message has no `reference`"))
         })?;
         let path = template.path(&[("vid", &vid), ("idx", &idx)])?;
-        let visual = SetVisual { path, seconds: None };
+        let visual = SetVisual::of(path, None);
         set.samples.push(captioned(vid, visual, &[caption]));
     }
     Ok(set)
@@ -136,7 +136,7 @@ pub(super) fn vdc(
         // Only some copies have the name beside the id.
         let name = nested_text(&line, "video_name").unwrap_or(id);
         let path = template.path(&[("video_id", id), ("video_name", name)])?;
-        let visual = SetVisual { path, seconds: None };
+        let visual = SetVisual::of(path, None);
         set.samples.push(captioned(id.to_owned(), visual, &[clean(field(caption)?)]));
     }
     Ok(set)

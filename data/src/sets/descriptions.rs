@@ -104,7 +104,7 @@ pub(super) fn ego_exo4d(
         let json = Map::from_iter([("annotations".to_owned(), json!(annotations))]);
         set.samples.push(SetSample {
             key: uid,
-            visual: Some(SetVisual { path, seconds: None }),
+            visual: Some(SetVisual::of(path, None)),
             texts: Texts::of(Ok(None), Ok(json)),
         });
     }

@@ -37,7 +37,7 @@ pub(super) fn labelled(
     label: &str,
 ) -> SetSample {
     let json = Map::from_iter([(LABEL.to_owned(), label.into())]);
-    let visual = Some(SetVisual { path, seconds });
+    let visual = Some(SetVisual::of(path, seconds));
     SetSample { key, visual, texts: Texts::of(Ok(None), Ok(json)) }
 }
 
@@ -101,7 +101,7 @@ impl Asked {
     pub(super) fn into_set(self, labels: BTreeMap<String, Vec<String>>) -> OpenSet {
         let sample = |(key, path, questions): (String, PathBuf, Vec<Value>)| {
             let json = Map::from_iter([("questions".to_owned(), Value::Array(questions))]);
-            let visual = Some(SetVisual { path, seconds: None });
+            let visual = Some(SetVisual::of(path, None));
             SetSample { key, visual, texts: Texts::of(Ok(None), Ok(json)) }
         };
         OpenSet { samples: self.pictures.into_iter().map(sample).collect(), labels }

@@ -5,6 +5,7 @@
 //! each published format. Annotations that cannot be read are an error. A picture or video that is
 //! missing is not: its sample stays in the list, and reading it fails.
 
+mod actions;
 mod captions;
 mod classes;
 mod descriptions;
@@ -61,6 +62,9 @@ pub struct SetVisual {
     pub path: PathBuf,
     /// Start and end in the video, in seconds, as annotated. `None` for the whole file.
     pub seconds: Option<Range<f64>>,
+    /// Picture that the second half of the clip shows, after the picture `path` in the first half.
+    /// `None` for a clip of one file.
+    pub second: Option<PathBuf>,
 }
 
 impl SetSample {
@@ -77,14 +81,32 @@ impl SetSample {
         let content = (&self.key, name, seconds, file.as_ref().map(fs::Metadata::len));
         let version = (path.as_deref().map(|path| path.as_os_str().as_encoded_bytes()), modified);
         // Neither can fail: the values are plain, and the buffer grows.
-        [
+        let mut identity = [
             postcard::to_stdvec(&content).unwrap_or_default(),
             postcard::to_stdvec(&version).unwrap_or_default(),
-        ]
+        ];
+        if let Some(second) = visual.and_then(|visual| visual.second.clone()) {
+            let visual = Some(SetVisual::of(second, None));
+            let second = Self { key: String::new(), visual, texts: Texts::default() };
+            for (all, part) in identity.iter_mut().zip(second.identity()) {
+                all.extend(part);
+            }
+        }
+        identity
     }
 }
 
 impl SetVisual {
+    /// A file, or a segment of it.
+    pub(crate) fn of(path: PathBuf, seconds: Option<Range<f64>>) -> Self {
+        Self { path, seconds, second: None }
+    }
+
+    /// Paths of all files.
+    fn paths(&self) -> impl Iterator<Item = &PathBuf> {
+        std::iter::once(&self.path).chain(&self.second)
+    }
+
     /// Path of the file that exists.
     ///
     /// # Errors
@@ -151,9 +173,12 @@ impl OpenSet {
     pub fn missing(&self) -> (Vec<String>, usize) {
         let (mut messages, mut known, mut samples) = (Vec::new(), BTreeMap::new(), 0);
         for visual in self.samples.iter().filter_map(|sample| sample.visual.as_ref()) {
-            let is_missing = *known.entry(&visual.path).or_insert_with(|| {
-                visual.existing().map_err(|message| messages.push(message)).is_err()
-            });
+            let mut is_missing = false;
+            for path in visual.paths() {
+                is_missing |= *known.entry(path).or_insert_with(|| {
+                    files::existing(path).map_err(|message| messages.push(message)).is_err()
+                });
+            }
             samples += usize::from(is_missing);
         }
         (messages, samples)
@@ -180,7 +205,8 @@ impl OpenSet {
     /// Number of different files of pictures and videos.
     #[must_use]
     pub fn files(&self) -> usize {
-        let paths = self.samples.iter().filter_map(|sample| Some(&sample.visual.as_ref()?.path));
+        let visuals = self.samples.iter().filter_map(|sample| sample.visual.as_ref());
+        let paths = visuals.flat_map(SetVisual::paths);
         paths.collect::<BTreeSet<_>>().len()
     }
 }
@@ -230,6 +256,7 @@ fn read_format(root: &Path, format: &SetFormat) -> Result<OpenSet, DataError> {
         }
         SetFormat::PopeV2 { questions, images } => questions::pope_v2(root, questions, images),
         SetFormat::Clevr { questions, images } => questions::clevr(root, questions, images),
+        SetFormat::WorldPrediction { samples } => actions::world_prediction(root, samples),
         SetFormat::SugarCrepePp { files } => triplets::sugar_crepe_pp(root, files),
         SetFormat::Visla { generic, spatial } => triplets::visla(root, generic, spatial),
     }

@@ -48,7 +48,7 @@ pub(super) fn didemo(
     for video in order {
         let stem = video.rsplit_once('.').map_or(&*video, |(stem, _)| stem);
         let path = template.path(&[("video", &video), ("stem", stem)])?;
-        let visual = SetVisual { path, seconds: seconds.map(|end| 0.0..end) };
+        let visual = SetVisual::of(path, seconds.map(|end| 0.0..end));
         let caption = paragraph(&texts[&video]);
         set.samples.push(captioned(video, visual, &[caption]));
     }
@@ -70,7 +70,7 @@ pub(super) fn activity_net(
     let Entries(database): Entries<Video> = annotations.json()?;
     let mut set = OpenSet::default();
     for (video, Video { sentences }) in database {
-        let visual = SetVisual { path: template.path(&[("video_id", &video)])?, seconds: None };
+        let visual = SetVisual::of(template.path(&[("video_id", &video)])?, None);
         set.samples.push(captioned(video, visual, &[paragraph(&sentences)]));
     }
     Ok(set)

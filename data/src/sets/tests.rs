@@ -1,5 +1,6 @@
 //! Tests of each format on tiny files in the published form, and of files that are wrong.
 
+mod actions;
 mod captions;
 mod classes;
 mod counts;

@@ -85,6 +85,7 @@ fn kind(kind: &TaskKind) -> &'static str {
         TaskKind::Retrieval => "retrieval",
         TaskKind::QuestionAnswering { .. } => "question answering",
         TaskKind::Triplets => "triplets",
+        TaskKind::WorldPrediction => "world prediction",
         TaskKind::Captioning { .. } => "captioning",
         TaskKind::SelectiveDecoding(_) => "selective decoding",
     }

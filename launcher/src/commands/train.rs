@@ -294,7 +294,10 @@ fn finish(run: &Run, ended: Result<Ending, LaunchError>) -> Result<u8, LaunchErr
     let command = run.record.command.join(" ");
     match ended {
         Ok(Ending::Completed) => {
-            terminal::note(&format!("complete: {} steps", terminal::thousands(step)));
+            terminal::note(&match step {
+                0 => "complete".to_owned(),
+                step => format!("complete: {} steps", terminal::thousands(step)),
+            });
             conclude(&run.directory);
             Ok(0)
         }

@@ -1,11 +1,13 @@
 //! Rows of a table beside those of the paper, collected from run directories.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use vljepa_recipes::cost::parameters;
 use vljepa_recipes::paper::{self, Column, PaperRow, PaperTable, Unit};
-use vljepa_recipes::protocol::RowRecord;
+use vljepa_recipes::protocol::{LabelCounts, RowRecord, SelectiveCurves};
 use vljepa_recipes::run_directory::RunDirectory;
 use vljepa_recipes::schema::{Init, Recipe, Row, RowWeights, Table};
 
@@ -22,6 +24,8 @@ pub(crate) struct PaperComparison {
     /// Table of the paper.
     #[serde(flatten)]
     pub paper: &'static PaperTable,
+    /// Metrics that a column shows in the place of those of the paper's sets.
+    pub replaced: BTreeMap<String, Vec<String>>,
     /// Rows of the recipe. Those that the paper has too come first, in its order.
     pub own: Vec<OwnRow>,
 }
@@ -53,6 +57,11 @@ pub(crate) struct OwnRow {
     /// Tasks as they were measured.
     #[serde(skip)]
     pub recipe: Option<Recipe>,
+    /// Right answers by label.
+    #[serde(skip)]
+    pub labels: LabelCounts,
+    /// Curves of selective decoding.
+    pub decoding: SelectiveCurves,
     /// Samples with the model's answers.
     #[serde(skip)]
     pub examples: Vec<Sample>,
@@ -105,7 +114,7 @@ impl PaperComparison {
             paper.rows.iter().position(|row| Some(&row.id) == twin).unwrap_or(usize::MAX)
         };
         own.sort_by_key(place);
-        Some(Self { paper, own })
+        Some(Self { paper, replaced: table.columns.clone(), own })
     }
 
     /// Whether any score is known.
@@ -121,6 +130,20 @@ impl PaperComparison {
     }
 }
 
+impl OwnRow {
+    /// Reads what a run directory holds of the evaluation of a step beside its scores.
+    fn add_details(&mut self, directory: &RunDirectory, step: u64) {
+        self.labels = read(&directory.labels(step)).unwrap_or_default();
+        self.decoding = read(&directory.selective(step)).unwrap_or_default();
+        self.examples = samples(directory);
+    }
+}
+
+/// Reads a JSON file. `None` if it does not exist or is damaged.
+fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+}
+
 /// A row of the recipe, and the paper's table.
 struct Source<'a> {
     paper: &'static PaperTable,
@@ -133,15 +156,12 @@ impl Source<'_> {
     /// A row that the run of the table has measured.
     fn measured(&self, directory: &RunDirectory) -> OwnRow {
         let directory = directory.row(self.name);
-        let record: RowRecord = std::fs::read(directory.row_json())
-            .ok()
-            .and_then(|text| serde_json::from_slice(&text).ok())
-            .unwrap_or_default();
+        let record: RowRecord = read(&directory.row_json()).unwrap_or_default();
         let recipe = directory.load_recipe().ok().map(|loaded| loaded.recipe);
         let scores = scores_of(&directory.scores());
         let mut row = self.empty(recipe, record.step);
         row.points = vec![OwnPoint { samples: None, cells: self.cells(&scores, None) }];
-        row.examples = samples(&directory);
+        row.add_details(&directory, record.step.unwrap_or(0));
         (row.metrics, row.left_out) = (scores, record.left_out);
         row
     }
@@ -161,13 +181,15 @@ impl Source<'_> {
         let is_curve = self.paper.rows.iter().any(|row| !row.points.is_empty());
         let points = if is_curve { self.curve(&all, recipe.as_ref()) } else { Vec::new() };
         let mut row = self.empty(recipe, newest.as_ref().map(|newest| newest.0));
+        if let Some((step, _)) = newest {
+            row.add_details(&directory, step);
+        }
         row.metrics = newest.map(|newest| newest.1).unwrap_or_default();
         row.points = if is_curve {
             points
         } else {
             vec![OwnPoint { samples: None, cells: self.cells(&row.metrics, None) }]
         };
-        row.examples = samples(&directory);
         row
     }
 
@@ -221,6 +243,8 @@ impl Source<'_> {
             points: vec![OwnPoint { samples: None, cells: self.cells(&Scores::new(), None) }],
             metrics: Scores::new(),
             recipe,
+            labels: LabelCounts::new(),
+            decoding: SelectiveCurves::new(),
             examples: Vec::new(),
         }
     }

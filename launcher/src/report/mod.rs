@@ -82,6 +82,15 @@ pub(crate) enum Scale {
 }
 
 impl Scale {
+    /// Scale of a metric.
+    fn of(unit: MetricUnit) -> Self {
+        match unit {
+            MetricUnit::Fraction => Self::Fraction,
+            MetricUnit::Cider => Self::Cider,
+            MetricUnit::Ratio => Self::Ratio,
+        }
+    }
+
     /// Value as text.
     pub(crate) fn text(self, value: f64) -> String {
         match self {
@@ -185,11 +194,7 @@ fn scores(mut all: Scores, recipe: &Recipe) -> Vec<NamedScore> {
         let control = Some(task.control).filter(|control| *control != Control::None);
         for name in names {
             if let Some(score) = all.remove(&name) {
-                let scale = match task.unit(&name) {
-                    MetricUnit::Fraction => Scale::Fraction,
-                    MetricUnit::Cider => Scale::Cider,
-                    MetricUnit::Ratio => Scale::Ratio,
-                };
+                let scale = Scale::of(task.unit(&name));
                 found.push(NamedScore { name, score, scale, control });
             }
         }

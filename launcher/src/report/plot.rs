@@ -144,7 +144,7 @@ pub(super) fn ticks(low: f64, high: f64, count: u32) -> Vec<f64> {
 
 /// Ticks of a logarithmic axis, as logarithms: 1, 2 and 5 times the powers of ten between `low` and
 /// `high`, or the powers alone if there are more than three.
-fn decades(low: f64, high: f64) -> Vec<f64> {
+pub(super) fn decades(low: f64, high: f64) -> Vec<f64> {
     let powers: Vec<f64> =
         (0..40).map(|i| low.floor() + f64::from(i)).take_while(|x| *x <= high).collect();
     let factors: &[f64] = if powers.len() > 3 { &[1.0] } else { &[1.0, 2.0, 5.0] };

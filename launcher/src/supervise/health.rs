@@ -21,7 +21,10 @@ pub(crate) const CHECK_TIMEOUT: Duration = Duration::from_secs(60);
 /// is the address of the control plane.
 pub(crate) fn write_job(run: &Run, ranks: usize, control: &str) -> Result<(), LaunchError> {
     let binary = run.record.binaries.get("vljepa-worker").cloned().unwrap_or_default();
-    let checkpoint_bytes = parameters(&run.recipe.model).checkpoint_bytes();
+    // A run that trains nothing writes no checkpoint.
+    let trains = !run.recipe.stages.is_empty();
+    let checkpoint_bytes =
+        if trains { parameters(&run.recipe.model).checkpoint_bytes() } else { 0 };
     let check = Check {
         binary,
         recipe_hash: run.recipe_hash.clone(),

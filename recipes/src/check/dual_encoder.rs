@@ -134,6 +134,7 @@ fn evaluation(evaluation: &Evaluation, found: &mut Problems) {
             TaskKind::Classification { .. }
             | TaskKind::Retrieval
             | TaskKind::Triplets
+            | TaskKind::WorldPrediction
             | TaskKind::Captioning { .. }
             | TaskKind::SelectiveDecoding(_) => {}
         }

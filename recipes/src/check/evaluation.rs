@@ -59,6 +59,7 @@ fn check_parts(task: &Task, key: &str, found: &mut Problems) {
         TaskKind::Classification { .. }
         | TaskKind::Retrieval
         | TaskKind::Captioning { .. }
+        | TaskKind::WorldPrediction
         | TaskKind::SelectiveDecoding(_) => {
             if !task.parts.is_empty() {
                 let what = "only questions and triplets have parts";
@@ -155,6 +156,16 @@ fn check_kind(task: &Task, key: &str, found: &mut Problems) {
             check_selective(keys, &format!("{key}.kind.selective_decoding"), found);
         }
         TaskKind::Triplets => no_query(found, "triplets have no visual input to ask about"),
+        TaskKind::WorldPrediction if task.set.is_none() => {
+            let help = "name a set: `set: FILE`";
+            found.add(format!("{key}.kind"), "only a set has pictures and actions", help);
+        }
+        TaskKind::WorldPrediction => {
+            if task.limit.is_some() {
+                let what = "a question has several samples, so that the last one may lack some";
+                found.add(format!("{key}.limit"), what, "remove it");
+            }
+        }
         TaskKind::Captioning { names, references } => {
             let key = format!("{key}.kind.captioning");
             if names.is_empty() && references.is_empty() {

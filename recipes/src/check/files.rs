@@ -59,6 +59,7 @@ pub fn check_files(recipe: &Recipe) -> Vec<Problem> {
                 labels(&mut found, &key, candidates);
             }
             TaskKind::Triplets
+            | TaskKind::WorldPrediction
             | TaskKind::Retrieval
             | TaskKind::Captioning { .. }
             | TaskKind::SelectiveDecoding(_) => {}
@@ -75,9 +76,8 @@ fn of_table(recipe: &Recipe, table: &Table) -> Vec<Problem> {
     }
     for row in row_recipes(recipe) {
         let of_row = match row {
-            Ok(mut row) => {
-                row.leave_absent_sets(table);
-                let problems = check_files(&row.recipe).into_iter();
+            Ok(row) => {
+                let problems = check_files(&row.read(table)).into_iter();
                 problems.map(|problem| row.problem(problem)).collect()
             }
             Err(problem) => vec![problem],

@@ -78,6 +78,7 @@ fn check_kind(set: &EvaluationSet, task: &Task, key: &str, found: &mut Problems)
         TaskKind::Retrieval | TaskKind::Captioning { .. } => SetTexts::Captions,
         TaskKind::QuestionAnswering { .. } => SetTexts::Questions,
         TaskKind::SelectiveDecoding(_) => SetTexts::Annotations,
+        TaskKind::WorldPrediction => SetTexts::Actions,
         TaskKind::Triplets => SetTexts::Triplets,
     };
     let name = set.format.name();
@@ -88,6 +89,7 @@ fn check_kind(set: &EvaluationSet, task: &Task, key: &str, found: &mut Problems)
         SetTexts::Annotations => {
             ("annotations of long videos", "write `kind: {selective_decoding: {}}`")
         }
+        SetTexts::Actions => ("pictures and actions", "write `kind: world_prediction`"),
         SetTexts::Triplets => ("triplets of texts", "write `kind: triplets`"),
     };
     if set.format.texts() != needed {

@@ -56,7 +56,10 @@ fn tasks(recipe: &Recipe, found: &mut Problems) {
     for (index, task) in recipe.evaluation.tasks.iter().enumerate() {
         let key = format!("evaluation.tasks.{index}");
         match task.kind {
-            TaskKind::Retrieval | TaskKind::Triplets | TaskKind::SelectiveDecoding(_) => {
+            TaskKind::Retrieval
+            | TaskKind::Triplets
+            | TaskKind::WorldPrediction
+            | TaskKind::SelectiveDecoding(_) => {
                 let what = "compares embeddings, and a VLM predicts tokens";
                 let help = "measure classification, question answering or captioning";
                 found.add(format!("{key}.kind"), what, help);

@@ -93,7 +93,8 @@ pub(super) fn unused(recipe: &Recipe, found: &mut Problems) {
             | TaskKind::Classification { .. }
             | TaskKind::Retrieval
             | TaskKind::QuestionAnswering { .. }
-            | TaskKind::Triplets => continue,
+            | TaskKind::Triplets
+            | TaskKind::WorldPrediction => continue,
         };
         let help = "name a trained decoder in `model.y_decoder`, or remove the task";
         found.add(format!("evaluation.tasks.{index}.kind.{kind}"), what, help);

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::{LoadError, Loaded, load};
+use super::{LoadError, Loaded, load, to_yaml};
 use crate::schema::{ModelKind, Recipe, XEncoder};
 use crate::{is_absent, paper, row_recipes};
 
@@ -170,6 +170,11 @@ fn a_row_is_measured_with_the_model_of_its_run_and_the_tasks_of_the_table() {
     assert_eq!(jepa.recipe.evaluation, table.evaluation);
     assert_eq!(jepa.recipe.stages, trained.recipe.stages);
     assert_eq!(jepa.recipe.model.predictor, trained.recipe.model.predictor);
+    // A row's recipe can be read again; the measurement does not read its training data.
+    let again = load_text(&to_yaml(&jepa.recipe).unwrap(), &[]).unwrap().recipe;
+    assert_eq!(again, jepa.recipe);
+    assert!(!jepa.recipe.data.sources.is_empty());
+    assert!(jepa.read(table.table.as_ref().unwrap()).data.sources.is_empty());
     // The checkpoint brings all weights.
     assert_eq!(trained.recipe.model.x_encoder.weights(), Some(Path::new("w")));
     assert_eq!(jepa.recipe.model.x_encoder.weights(), None);

@@ -153,6 +153,13 @@ impl RunDirectory {
         self.evaluations().join(format!("step-{step:08}-unreadable.json"))
     }
 
+    /// Right answers by label of the evaluation after `step` steps, if a task has labels
+    /// ([`crate::protocol::LabelCounts`]).
+    #[must_use]
+    pub fn labels(&self, step: u64) -> PathBuf {
+        self.evaluations().join(format!("step-{step:08}-labels.json"))
+    }
+
     /// Curves of the tasks of the evaluation after `step` steps that decode long videos, if there
     /// are any ([`crate::protocol::SelectiveCurves`]).
     #[must_use]

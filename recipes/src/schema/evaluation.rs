@@ -121,15 +121,16 @@ impl Task {
     /// for more than five labels, `_top5`; captioning appends `_named` if it has `names`, and
     /// `_cider`, `_bleu4` and `_rouge_l` if it has `references`; selective decoding appends
     /// `_uniform_cider`, `_adaptive_cider` and `_saving`, of which the last is missing if there is
-    /// no saving. Classification with `expect`, question answering and triplets use the name alone,
-    /// and then with `parts` append `_macro` and `_<part>`.
+    /// no saving. Classification with `expect`, question answering, triplets and WorldPrediction
+    /// use the name alone, and then with `parts` append `_macro` and `_<part>`.
     #[must_use]
     pub fn metrics(&self) -> Vec<String> {
         let of_captions = CaptionMetric::ALL.map(CaptionMetric::suffix);
         let suffixes: &[&str] = match &self.kind {
             TaskKind::Classification { expect: Some(_), .. }
             | TaskKind::QuestionAnswering { .. }
-            | TaskKind::Triplets => &[""],
+            | TaskKind::Triplets
+            | TaskKind::WorldPrediction => &[""],
             TaskKind::Classification { candidates: Candidates::Labels(labels), .. }
                 if labels.len() <= 5 =>
             {
@@ -172,7 +173,8 @@ impl Task {
             | TaskKind::Classification { .. }
             | TaskKind::QuestionAnswering { .. }
             | TaskKind::Retrieval
-            | TaskKind::Triplets => MetricUnit::Fraction,
+            | TaskKind::Triplets
+            | TaskKind::WorldPrediction => MetricUnit::Fraction,
         }
     }
 
@@ -184,7 +186,8 @@ impl Task {
             TaskKind::Classification { .. }
             | TaskKind::Retrieval
             | TaskKind::Captioning { .. }
-            | TaskKind::SelectiveDecoding(_) => !self.query.is_empty(),
+            | TaskKind::SelectiveDecoding(_)
+            | TaskKind::WorldPrediction => !self.query.is_empty(),
             TaskKind::Triplets => false,
         }
     }
@@ -247,6 +250,11 @@ pub enum TaskKind {
     /// other than either is to n. `shards` names a JSON file with a list of `{p1, p2, n}` or
     /// `{caption, caption2, negative_caption}`.
     Triplets,
+    /// WorldPrediction-WM (paper §4.3, Table 3): of several candidate actions, the clip whose
+    /// embedding is nearest to that of the change, a clip of which the first half shows the initial
+    /// picture and the second half the final one. Ties count against the right action, and so does
+    /// a picture or clip of the question that cannot be read. Only a set has such samples.
+    WorldPrediction,
     /// Captioning (paper §4.4): the text that a Y-decoder writes for the predicted embedding, or a
     /// VLM as its answer. It must contain the values of all `names`, as whole words in any case, or
     /// is compared with `references`, as [`CaptionMetric`] says. A sample that cannot be read

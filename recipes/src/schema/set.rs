@@ -303,6 +303,14 @@ pub enum SetFormat {
         /// Pictures; fields: `image_filename`.
         images: String,
     },
+    /// WorldPrediction-WM: pictures before and after an action, and clips of several actions. The
+    /// form of the published annotations is not documented, so this is a form of ours.
+    WorldPrediction {
+        /// JSON list of `{id, initial, final, candidates, answer}`: two pictures, a list of
+        /// actions, and the number of the right one, counted from 0. An action is the path of a
+        /// clip, or `{video, start, end}` with seconds.
+        samples: PathBuf,
+    },
     /// `SugarCrepe++`: triplets of texts in several files, each a subset.
     SugarCrepePp {
         /// JSON lists of `{id, caption, caption2, negative_caption}`.
@@ -336,6 +344,8 @@ pub enum SetTexts {
     Annotations,
     /// Questions with their answers, and all candidate answers.
     Questions,
+    /// Pictures before and after an action, and clips of actions.
+    Actions,
     /// Triplets of texts, without pictures.
     Triplets,
 }
@@ -367,6 +377,7 @@ impl SetFormat {
             Self::Pope { .. } => "pope",
             Self::PopeV2 { .. } => "pope_v2",
             Self::Clevr { .. } => "clevr",
+            Self::WorldPrediction { .. } => "world_prediction",
             Self::SugarCrepePp { .. } => "sugar_crepe_pp",
             Self::Visla { .. } => "visla",
         }
@@ -394,6 +405,7 @@ impl SetFormat {
             | Self::Pope { .. }
             | Self::PopeV2 { .. }
             | Self::Clevr { .. } => SetTexts::Questions,
+            Self::WorldPrediction { .. } => SetTexts::Actions,
             Self::SugarCrepePp { .. } | Self::Visla { .. } => SetTexts::Triplets,
         }
     }
@@ -409,9 +421,10 @@ impl SetFormat {
             vec![(key, text, Some(fields))]
         }
         match self {
-            Self::ImageFolders { .. } | Self::SugarCrepePp { .. } | Self::Visla { .. } => {
-                Vec::new()
-            }
+            Self::ImageFolders { .. }
+            | Self::WorldPrediction { .. }
+            | Self::SugarCrepePp { .. }
+            | Self::Visla { .. } => Vec::new(),
             Self::SomethingSomething { videos, .. } => one("videos", videos, &["id"]),
             Self::Kinetics { videos, .. } => {
                 one("videos", videos, &["label", "youtube_id", "time_start", "time_end"])

@@ -160,3 +160,62 @@ fn the_sets_of_the_repository_are_listed_with_what_to_download() {
     let listed: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(listed.as_array().unwrap().iter().all(|set| set["state"]["state"] == "absent"));
 }
+
+/// Writes four pictures and a set of questions in which a change is the same picture twice, and one
+/// of the actions is that picture.
+fn write_actions(folder: &Path, right: impl Fn(usize) -> usize) {
+    let shard = fs::File::open(small_set().join("train/images-000000.tar")).unwrap();
+    let mut pictures = Vec::new();
+    for entry in tar::Archive::new(shard).entries().unwrap() {
+        let mut entry = entry.unwrap();
+        if pictures.len() < 4 && entry.path().unwrap().extension().is_some_and(|e| e == "jpg") {
+            let name = format!("{}.jpg", pictures.len());
+            let mut bytes = Vec::new();
+            entry.read_to_end(&mut bytes).unwrap();
+            fs::write(folder.join(&name), bytes).unwrap();
+            pictures.push(name);
+        }
+    }
+    let questions: Vec<Value> = (0..4)
+        .map(|item| {
+            let shown = &pictures[item];
+            serde_json::json!({
+                "id": item, "initial": shown, "final": shown, "candidates": pictures,
+                "answer": right(item),
+            })
+        })
+        .collect();
+    fs::write(folder.join("samples.json"), Value::from(questions).to_string()).unwrap();
+    let set = format!(
+        "name: worldprediction\nsource: this test\nroot: {}\nformat: {{world_prediction: \
+         {{samples: samples.json}}}}\nexpect: {{questions: 4}}\ntask: {{frames: 3, kind: world_prediction}}\n",
+        folder.display()
+    );
+    fs::write(folder.join("actions.yaml"), set).unwrap();
+    let recipe = "extends: recipe.yaml\nevaluation: {tasks: [{set: actions.yaml}]}\n";
+    fs::write(folder.join("sets.yaml"), recipe).unwrap();
+}
+
+#[test]
+fn the_action_that_shows_the_change_is_nearest_to_it() {
+    let folder = Folder::new();
+    let at = folder.path("");
+    let measured = |run: &str, more: &[&str]| {
+        let (recipe, path) = (folder.path("sets.yaml"), folder.path(run));
+        let mut arguments = vec![recipe.to_str().unwrap(), "--run", path.to_str().unwrap()];
+        arguments.extend(more);
+        let (done, said) = launch(&arguments);
+        assert!(done, "{said}");
+        scores(&path)["worldprediction"].clone()
+    };
+    write_actions(&at, |item| item);
+    let right = measured("right", &[]);
+    assert_eq!((&right["value"], &right["n"]), (&Value::from(1.0), &Value::from(4)));
+    assert_eq!(right["chance"], 0.25);
+    assert_eq!(measured("two", &["--set", "cluster.ranks_per_node=2"]), right);
+    // One frame shows the first picture only, and is no clip of two.
+    let one = measured("one", &["--set", "evaluation.tasks.0.frames=1"]);
+    assert_eq!((&one["value"], &one["unreadable"]), (&Value::from(0.0), &Value::from(4)));
+    write_actions(&at, |item| (item + 1) % 4);
+    assert_eq!(measured("wrong", &[])["value"], 0.0);
+}

@@ -1,6 +1,7 @@
 //! Measures the recipe's evaluation tasks: every rank asks the model about its chunks of the
 //! samples, all ranks gather the results, and rank 0 writes the scores.
 
+mod actions;
 mod captioning;
 pub mod captions;
 mod chunks;
@@ -26,7 +27,7 @@ use std::path::Path;
 use serde::Serialize;
 use serde_json::json;
 use vljepa_recipes::Recipe;
-use vljepa_recipes::protocol::SelectiveCurves;
+use vljepa_recipes::protocol::{LabelCounts, SelectiveCurves};
 use vljepa_recipes::run_directory::{RunDirectory, atomic_write};
 use vljepa_recipes::schema::{Task, TaskKind};
 
@@ -53,6 +54,8 @@ pub struct Evaluated {
     pub failures: Vec<String>,
     /// Samples that cannot be read, with the reasons, for each task that has some.
     unreadable: BTreeMap<String, Vec<String>>,
+    /// Right answers by label, of each task that has labels.
+    labels: LabelCounts,
     /// Curves of the tasks that decode long videos.
     curves: SelectiveCurves,
 }
@@ -83,9 +86,12 @@ pub fn evaluate(
     let shared = Shared { embedder: &embedder, collectives, store, weights };
     for task in &recipe.evaluation.tasks {
         match tasks::measure(task, &shared, recipe.model.embed_dim) {
-            Ok(TaskResult { scores, unreadable, curves }) => {
+            Ok(TaskResult { scores, unreadable, labels, curves }) => {
                 evaluated.scores.extend(scores);
                 evaluated.curves.extend(curves.map(|curves| (task.name.clone(), curves)));
+                if !labels.is_empty() {
+                    evaluated.labels.insert(task.name.clone(), labels);
+                }
                 if !unreadable.is_empty() {
                     if is_leader {
                         warn_of_unreadable(&task.name, &unreadable);
@@ -122,8 +128,9 @@ pub fn write(run: &RunDirectory, step: u64, evaluated: &Evaluated) -> anyhow::Re
 }
 
 /// Writes `evaluations/step-N.json`, `evaluations/step-N-unreadable.json` if samples could not be
-/// read, and `evaluations/step-N-selective.json` if a task decodes long videos. The newest scores
-/// stay what they are.
+/// read, `evaluations/step-N-labels.json` if a task has labels, and
+/// `evaluations/step-N-selective.json` if a task decodes long videos. The newest scores stay what
+/// they are.
 ///
 /// # Errors
 /// Fails if a file cannot be written.
@@ -134,6 +141,7 @@ pub fn write_step(run: &RunDirectory, step: u64, evaluated: &Evaluated) -> anyho
     };
     let listed: BTreeMap<_, _> = evaluated.unreadable.iter().map(listed).collect();
     write_if_any(&run.unreadable(step), &listed)?;
+    write_if_any(&run.labels(step), &evaluated.labels)?;
     write_if_any(&run.selective(step), &evaluated.curves)?;
     Ok(atomic_write(&run.evaluation(step), &serde_json::to_vec_pretty(&evaluated.scores)?)?)
 }
@@ -173,6 +181,7 @@ fn has_captions(task: &Task) -> bool {
         TaskKind::Classification { .. }
         | TaskKind::QuestionAnswering { .. }
         | TaskKind::SelectiveDecoding(_)
-        | TaskKind::Triplets => false,
+        | TaskKind::Triplets
+        | TaskKind::WorldPrediction => false,
     }
 }

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use vljepa_recipes::protocol::DecodingCurves;
+use vljepa_recipes::protocol::{DecodingCurves, LabelCount};
 use vljepa_recipes::schema::{Control, SelectiveDecoding, Task, TaskKind};
 
 use super::Scores;
+use super::actions;
 use super::captioning;
 use super::chunks::{Answered, Measured, Request, Shared};
 use super::labels::{EMBEDDINGS, Labels, unit_vector};
@@ -26,11 +27,16 @@ pub(super) fn measure(
     embed_dim: usize,
 ) -> anyhow::Result<TaskResult> {
     let scope = Scope { task, shared, embed_dim };
-    let mut curves = None;
+    let (mut curves, mut labels) = (None, BTreeMap::new());
     let (scores, unreadable, hash) = match &task.kind {
-        TaskKind::Classification { .. } | TaskKind::QuestionAnswering { .. } => scope.labels()?,
+        TaskKind::Classification { .. } | TaskKind::QuestionAnswering { .. } => {
+            let (outcome, of_labels) = scope.labels()?;
+            labels = of_labels;
+            outcome
+        }
         TaskKind::Retrieval => scope.retrieval()?,
         TaskKind::Triplets => scope.triplets()?,
+        TaskKind::WorldPrediction => scope.world_prediction()?,
         TaskKind::Captioning { .. } => scope.captioning()?,
         TaskKind::SelectiveDecoding(keys) => {
             let (outcome, of_task) = scope.selective(keys)?;
@@ -43,7 +49,7 @@ pub(super) fn measure(
         score.measured = hash.to_hex()[..16].to_owned();
         (name, score)
     });
-    Ok(TaskResult { scores: scores.collect(), unreadable, curves })
+    Ok(TaskResult { scores: scores.collect(), unreadable, labels, curves })
 }
 
 /// What was measured of one task.
@@ -52,6 +58,8 @@ pub(super) struct TaskResult {
     pub(super) scores: Scores,
     /// Samples that cannot be read, with the reasons.
     pub(super) unreadable: Vec<String>,
+    /// Right answers by label. Empty for a control, and for a task without labels.
+    pub(super) labels: BTreeMap<String, LabelCount>,
     /// Curves of selective decoding.
     pub(super) curves: Option<DecodingCurves>,
 }
@@ -67,7 +75,7 @@ struct Scope<'a> {
 }
 
 impl Scope<'_> {
-    fn labels(&self) -> anyhow::Result<Outcome> {
+    fn labels(&self) -> anyhow::Result<(Outcome, BTreeMap<String, LabelCount>)> {
         let embedder = self.shared.embedder;
         let truth = self.shared.agreed(Truth::load(self.task))?;
         let labels = Labels::of(truth.labels.clone(), embedder, |texts| self.shared.texts(texts))?;
@@ -84,7 +92,11 @@ impl Scope<'_> {
         let rows = parts.concat();
         anyhow::ensure!(!rows.is_empty(), truth.no_question());
         let scores = label_scores(&rows, labels.names.len(), self.task.parts.len());
-        Ok((scores, unreadable, hash))
+        let counted = match self.task.control {
+            Control::None => counts(&rows, &labels.names),
+            Control::SingleFrame | Control::Reversed | Control::Collapsed => BTreeMap::new(),
+        };
+        Ok(((scores, unreadable, hash), counted))
     }
 
     fn retrieval(&self) -> anyhow::Result<Outcome> {
@@ -159,6 +171,19 @@ impl Scope<'_> {
         Ok((scores, Vec::new(), hash.finalize()))
     }
 
+    fn world_prediction(&self) -> anyhow::Result<Outcome> {
+        let truth = self.shared.agreed(Truth::load(self.task))?;
+        let request = Request {
+            identity: EMBEDDINGS.to_owned(),
+            make: &|asked| self.shared.embedder.samples(asked),
+            constant: self.is_collapsed().then(|| unit_vector(self.embed_dim)),
+        };
+        let Measured { parts, unreadable, hash } =
+            self.shared.ask(self.task, &truth, &request, Ok)?;
+        let rows: Vec<Answered<Vec<f32>>> = parts.into_iter().flatten().collect();
+        Ok((vec![actions::score(&rows)?], unreadable, hash))
+    }
+
     fn captioning(&self) -> anyhow::Result<Outcome> {
         let embedder = self.shared.embedder;
         let truth = self.shared.agreed(Truth::load(self.task))?;
@@ -231,6 +256,17 @@ fn label_scores(rows: &[Placed], count: usize, parts: usize) -> Vec<Score> {
     scores
 }
 
+/// Right answers by label. Labels that are never right have no entry.
+fn counts(rows: &[Placed], names: &[String]) -> BTreeMap<String, LabelCount> {
+    let mut counts: BTreeMap<String, LabelCount> = BTreeMap::new();
+    for (row, truth) in rows.iter().filter_map(|row| Some((row, row.truth?))) {
+        let count = counts.entry(names[truth].clone()).or_default();
+        count.n += 1;
+        count.right += u64::from(row.preferred == Some(0));
+    }
+    counts
+}
+
 /// Mean of the scores of all parts, and the scores themselves. Empty without parts.
 fn of_parts(parts: usize, score: impl Fn(usize) -> Score) -> Vec<Score> {
     let scores: Vec<Score> = (0..parts).map(score).collect();
@@ -262,6 +298,18 @@ mod tests {
         for collapsed in [labels.constant(), vec![1.0; 6], vec![0.0; 6]] {
             assert_eq!(values(&scores(|_| Some(collapsed.clone()))), chance);
         }
+        let rows: Vec<_> = (0..12)
+            .map(|i| {
+                let row = (i != 7).then(|| unit(if i == 3 { 2 } else { i % 6 }));
+                placed(&labels, &Answered { row, truth: (i % 6).to_string(), part: None })
+            })
+            .collect();
+        let counted: Vec<_> = counts(&rows, &labels.names)
+            .into_values()
+            .map(|count| (count.right, count.n))
+            .collect();
+        // Sample 3 of label 3 is called 2, and sample 7 of label 1 cannot be read.
+        assert_eq!(counted, [(2, 2), (1, 2), (2, 2), (1, 2), (2, 2), (2, 2)]);
         // What cannot be read is wrong, and counts.
         let none = scores(|truth| (truth != 2).then(|| unit(truth)));
         assert_eq!((none[0].value, none[0].n), (5.0 / 6.0, 600));

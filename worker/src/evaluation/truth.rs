@@ -34,6 +34,7 @@ impl<'a> Truth<'a> {
             TaskKind::QuestionAnswering { candidates, .. } => (candidates, None),
             TaskKind::Retrieval
             | TaskKind::Triplets
+            | TaskKind::WorldPrediction
             | TaskKind::Captioning { .. }
             | TaskKind::SelectiveDecoding(_) => return Ok(truth),
         };
@@ -105,6 +106,7 @@ impl<'a> Truth<'a> {
                 anyhow::ensure!(!annotations.is_empty(), "its json has no `annotations`");
                 one(serde_json::to_string(annotations)?)
             }
+            TaskKind::WorldPrediction => one(serde_json::to_string(&ActionTruth::of(texts)?)?),
             TaskKind::Triplets => Ok(Vec::new()),
         }
     }
@@ -159,6 +161,30 @@ pub(crate) struct CaptionTruth {
     pub(crate) names: Vec<String>,
     /// Right captions.
     pub(crate) references: Vec<String>,
+}
+
+/// Place of a sample of WorldPrediction.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ActionTruth {
+    /// Id of the question that the sample belongs to.
+    pub(crate) item: String,
+    /// Number of the action that the sample shows. `None` for the two pictures.
+    pub(crate) action: Option<usize>,
+    /// Number of the right action, beside the two pictures.
+    pub(crate) right: Option<usize>,
+}
+
+impl ActionTruth {
+    fn of(texts: &Texts) -> anyhow::Result<Self> {
+        let field = |name: &str| texts.field(name).map_err(anyhow::Error::msg);
+        let number = |text: &str| text.parse().context("the number of an action is no number");
+        let item = field("item")?.context("its json has no field `item`")?.to_owned();
+        let action = field("action")?.map(number).transpose()?;
+        let questions = texts.questions().map_err(anyhow::Error::msg)?;
+        let right = questions.first().map(|question| number(&question.answer)).transpose()?;
+        anyhow::ensure!(action.is_some() != right.is_some(), "it is no picture and no action");
+        Ok(Self { item, action, right })
+    }
 }
 
 /// Reads the labels of a task, each with the texts that represent it, in the task's templates.

@@ -173,6 +173,7 @@ fn answers_of_set(task: &Task) -> bool {
         | TaskKind::QuestionAnswering { candidates, .. } => *candidates == Candidates::OfSet,
         TaskKind::Retrieval
         | TaskKind::Triplets
+        | TaskKind::WorldPrediction
         | TaskKind::Captioning { .. }
         | TaskKind::SelectiveDecoding(_) => false,
     }
@@ -192,6 +193,7 @@ fn names_missing_file(task: &Task) -> bool {
         TaskKind::QuestionAnswering { candidates, .. } => is_missing(candidates),
         TaskKind::Retrieval
         | TaskKind::Triplets
+        | TaskKind::WorldPrediction
         | TaskKind::Captioning { .. }
         | TaskKind::SelectiveDecoding(_) => false,
     }

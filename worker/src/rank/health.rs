@@ -137,7 +137,10 @@ fn free_bytes(folder: &Path) -> Result<u64, String> {
 
 fn disk_space(folder: &Path, needed: u64) -> CheckResult {
     let free = free_bytes(folder)?;
-    let text = format!("{} MiB free, a checkpoint takes {} MiB", free >> 20, (needed >> 20) + 1);
+    let text = match needed {
+        0 => format!("{} MiB free", free >> 20),
+        _ => format!("{} MiB free, a checkpoint takes {} MiB", free >> 20, (needed >> 20) + 1),
+    };
     if free > needed { Ok(text) } else { Err(text) }
 }
 

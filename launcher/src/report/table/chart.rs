@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use crate::report::plot::{compact, ticks};
+use crate::report::plot::{compact, decades, ticks};
 
 /// Side of the SVG's coordinate system.
 const SIDE: f64 = 1000.0;
@@ -14,6 +14,8 @@ pub(super) struct Chart<'a> {
     /// Quantity along the horizontal axis.
     pub(super) along: &'a str,
     pub(super) curves: Vec<Curve>,
+    /// Whether positions are drawn by their logarithms. They must then be above zero.
+    pub(super) is_logarithmic: bool,
 }
 
 /// A curve of a chart.
@@ -36,9 +38,13 @@ impl Chart<'_> {
             return html! {};
         }
         let largest = |values: &mut dyn Iterator<Item = f64>| values.fold(1e-9, f64::max);
-        let right = largest(&mut all().map(|point| point.0));
+        let scaled = |x: f64| if self.is_logarithmic { x.max(1e-9).log10() } else { x };
+        let first = all().map(|point| scaled(point.0)).fold(f64::INFINITY, f64::min);
+        let last = all().map(|point| scaled(point.0)).fold(f64::NEG_INFINITY, f64::max);
+        let first = if self.is_logarithmic { first } else { 0.0 };
+        let span = (last - first).max(1e-9);
         let top = 1.08 * largest(&mut all().map(|point| point.1));
-        let left = |x: f64| 100.0 * x / right;
+        let left = |x: f64| 100.0 * (scaled(x) - first) / span;
         let above = |y: f64| 100.0 * (1.0 - y / top);
         let place = |(x, y): (f64, f64)| (left(x) * SIDE / 100.0, above(y) * SIDE / 100.0);
         html! {
@@ -61,8 +67,8 @@ impl Chart<'_> {
                     @for value in ticks(0.0, top, 4) {
                         span.y style=(format!("top:{:.2}%", above(value))) { (compact(value)) }
                     }
-                    @for step in ticks(0.0, right, 4).into_iter().filter(|tick| *tick > 0.0) {
-                        span.x style=(format!("left:{:.2}%", left(step))) { (compact(step)) }
+                    @for position in self.positions(first, last) {
+                        span.x style=(format!("left:{:.2}%", left(position))) { (compact(position)) }
                     }
                 }
                 p.nothing { (self.along) }
@@ -72,6 +78,17 @@ impl Chart<'_> {
                     }
                 }
             }
+        }
+    }
+}
+
+impl Chart<'_> {
+    /// Labelled positions between two scaled ones.
+    fn positions(&self, first: f64, last: f64) -> Vec<f64> {
+        if self.is_logarithmic {
+            decades(first, last).into_iter().map(|x| 10_f64.powf(x)).collect()
+        } else {
+            ticks(first, last, 4).into_iter().filter(|tick| *tick > 0.0).collect()
         }
     }
 }

@@ -1,11 +1,14 @@
 //! The page of a table: the paper's rows with the measured ones, curves, bars and examples.
 
+use std::collections::BTreeMap;
+
 use maud::{DOCTYPE, Markup, PreEscaped, html};
-use vljepa_recipes::paper::{Column, PaperRow};
+use vljepa_recipes::paper::{Column, PaperRow, Unit};
+use vljepa_recipes::protocol::{DecodedEmbedding, DecodingCurve, DecodingPoints, LabelCount};
 use vljepa_recipes::schema::{Recipe, SampleSource, Task};
 
 use super::chart::{Chart, Curve};
-use super::text::about;
+use super::text::notes;
 use super::{number, short, signed};
 use crate::record::table::{Cell, OwnRow, PaperComparison};
 use crate::report::page::{POLICY, STYLE};
@@ -13,6 +16,8 @@ use crate::report::{Scale, range, sections};
 use crate::statistics::to_f64;
 use crate::terminal;
 
+/// Number of labels that are shown of the best and of the worst ones.
+const LABELS: usize = 12;
 /// Largest number of examples of a row.
 const EXAMPLES: usize = 6;
 
@@ -39,7 +44,9 @@ pub(in crate::report) fn page(compared: &PaperComparison, recipe: &Recipe) -> Ma
                 main {
                     (rows(compared))
                     (curves(compared))
+                    (decoding(compared))
                     (differences(compared))
+                    @for row in &compared.own { (labels(row)) }
                     @for row in &compared.own { (examples(row)) }
                     @for row in &compared.own { (measured(row)) }
                     @if !recipe.evaluation.tasks.is_empty() { (tasks(recipe)) }
@@ -76,7 +83,7 @@ fn rows(compared: &PaperComparison) -> Markup {
                 }
             }
             ul.notes {
-                @for row in &compared.own { li { (about(row)) } }
+                @for line in notes(compared) { li { (line) } }
             }
         }
     }
@@ -172,7 +179,7 @@ fn curves(compared: &PaperComparison) -> Markup {
                 .collect(),
         });
         let curves = own.chain(printed).filter(|curve| !curve.points.is_empty()).collect();
-        Chart { title: &column.title, along: "samples seen", curves }.draw()
+        Chart { title: &column.title, along: "samples seen", curves, is_logarithmic: false }.draw()
     };
     html! {
         section {
@@ -221,6 +228,87 @@ fn differences(compared: &PaperComparison) -> Markup {
     }
 }
 
+/// Charts of selective decoding: CIDEr over the number of decodes.
+fn decoding(compared: &PaperComparison) -> Markup {
+    let charts = compared.own.iter().flat_map(|row| {
+        row.decoding.iter().map(move |(task, of_task)| {
+            let curve = |(colour, curve): (usize, &DecodingCurve)| {
+                let points = match curve.points {
+                    DecodingPoints::Uniform => "uniform",
+                    DecodingPoints::Adaptive => "adaptive",
+                };
+                let embedding = match curve.embedding {
+                    DecodedEmbedding::Exact => "exact",
+                    DecodedEmbedding::Mean => "mean",
+                };
+                let mut points_of: Vec<(f64, f64)> = curve
+                    .scores
+                    .iter()
+                    .map(|score| (score.decodes_per_s, Unit::Hundredth.of(score.cider)))
+                    .collect();
+                points_of.sort_by(|a, b| a.0.total_cmp(&b.0));
+                let name = format!("{points} points, {embedding} embedding");
+                Curve { name, colour, is_printed: false, points: points_of }
+            };
+            let title = format!("{}: {task}, CIDEr", row.title);
+            let curves = of_task.curves.iter().enumerate().map(curve).collect();
+            Chart {
+                title: &title,
+                along: "decodes per second (logarithmic)",
+                curves,
+                is_logarithmic: true,
+            }
+            .draw()
+        })
+    });
+    let charts: Vec<Markup> = charts.collect();
+    html! {
+        @if !charts.is_empty() {
+            section {
+                h2 { "CIDEr by decodes per second" }
+                div.plots { @for chart in charts { (chart) } }
+            }
+        }
+    }
+}
+
+/// Bars of the labels that a row knows best and worst.
+fn labels(row: &OwnRow) -> Markup {
+    let share = |count: &LabelCount| to_f64(count.right) / to_f64(count.n.max(1));
+    let sorted = |counts: &BTreeMap<String, LabelCount>| {
+        let mut all: Vec<(String, LabelCount)> = counts.clone().into_iter().collect();
+        all.sort_by(|a, b| share(&b.1).total_cmp(&share(&a.1)));
+        let left_out = all.len().saturating_sub(2 * LABELS);
+        if left_out > 0 {
+            all.drain(LABELS..LABELS + left_out);
+        }
+        (all, left_out)
+    };
+    html! {
+        @for (task, counts) in &row.labels {
+            section {
+                details {
+                    summary { (row.title) ": labels of " (task) }
+                    @let (shown, left_out) = sorted(counts);
+                    div.scores {
+                        @for (index, (label, count)) in shown.iter().enumerate() {
+                            @if left_out > 0 && index == LABELS {
+                                p.divider { (left_out) " labels between these are not shown" }
+                            }
+                            div.score.above {
+                                span.name { (label) }
+                                span.bar { span.fill style=(format!("width:{:.2}%", 100.0 * share(count))) {} }
+                                b { (number(100.0 * share(count))) }
+                                span.small { (terminal::thousands(count.right)) " of " (terminal::thousands(count.n)) }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// Samples with the model's answers.
 fn examples(row: &OwnRow) -> Markup {
     let examples = &row.examples[..row.examples.len().min(EXAMPLES)];
@@ -239,9 +327,10 @@ fn measured(row: &OwnRow) -> Markup {
     if row.metrics.is_empty() {
         return html! {};
     }
-    let cider = |metric: &str| {
-        let tasks = row.recipe.iter().flat_map(|recipe| &recipe.evaluation.tasks);
-        if tasks.clone().any(|task| task.is_cider(metric)) { Scale::Cider } else { Scale::Fraction }
+    let scale = |metric: &String| {
+        let mut tasks = row.recipe.iter().flat_map(|recipe| &recipe.evaluation.tasks);
+        let task = tasks.find(|task| task.metrics().contains(metric));
+        task.map_or(Scale::Fraction, |task| Scale::of(task.unit(metric)))
     };
     html! {
         section {
@@ -253,9 +342,9 @@ fn measured(row: &OwnRow) -> Markup {
                         @for (name, score) in &row.metrics {
                             tr {
                                 td { (name) }
-                                td { (cider(name).text(score.value)) }
+                                td { (scale(name).text(score.value)) }
                                 td { (score.interval.map_or_else(|| "–".to_owned(), range)) }
-                                td { (score.chance.map_or_else(|| "–".to_owned(), |value| cider(name).text(value))) }
+                                td { (score.chance.map_or_else(|| "–".to_owned(), |value| scale(name).text(value))) }
                                 td { (terminal::thousands(score.n)) }
                                 td { (terminal::thousands(score.unreadable)) }
                                 td { code { (score.measured) } }

@@ -1,6 +1,9 @@
 //! Tests of the tables of the paper, on rows made by hand.
 
 use vljepa_recipes::paper::{PaperTable, TABLES};
+use vljepa_recipes::protocol::{
+    DecodedEmbedding, DecodingCurve, DecodingCurves, DecodingPoints, DecodingScore, LabelCount,
+};
 
 use super::{page, short, signed, text};
 use crate::record::table::{Cell, OwnPoint, OwnRow, PaperComparison};
@@ -45,14 +48,30 @@ fn row(paper: &'static PaperTable, name: &str, more: f64) -> OwnRow {
         points,
         metrics: [("m".to_owned(), crate::record::history::Score::default())].into(),
         recipe: None,
+        labels: [("m".to_owned(), [("red".to_owned(), LabelCount { right: 3, n: 4 })].into())]
+            .into(),
+        decoding: [("d".to_owned(), decoding())].into(),
         examples: Vec::new(),
     }
+}
+
+fn decoding() -> DecodingCurves {
+    let score =
+        |frequency: f64| DecodingScore { frequency, decodes_per_s: frequency, cider: frequency };
+    let curves = vec![DecodingCurve {
+        points: DecodingPoints::Adaptive,
+        embedding: DecodedEmbedding::Mean,
+        scores: vec![score(2.0), score(0.01)],
+    }];
+    let (videos, annotations, seconds) = (1, 2, 3.0);
+    DecodingCurves { videos, annotations, seconds, compare_at: 1.0, saving: None, curves }
 }
 
 fn compared(of: &str, rows: &[(&str, f64)]) -> PaperComparison {
     let paper = &TABLES[of];
     PaperComparison {
         paper,
+        replaced: [(paper.columns[0].id.clone(), vec!["my_metric".to_owned()])].into(),
         own: rows.iter().map(|(name, more)| row(paper, name, *more)).collect(),
     }
 }
@@ -68,7 +87,7 @@ fn every_table_is_drawn_with_its_own_and_the_papers_rows() {
         let rows: Vec<(&str, f64)> =
             TABLES[of].rows.iter().map(|row| (&*row.id, 1.5)).chain([("mine", 50.0)]).collect();
         let compared = compared(of, &rows);
-        let recipe = recipe(if of == "table3" { "table2" } else { of });
+        let recipe = recipe(of);
         let page = page(&compared, &recipe).into_string();
         let (terminal, markdown) = (text::terminal(&compared), text::markdown(&compared));
         for row in &TABLES[of].rows {
@@ -77,9 +96,12 @@ fn every_table_is_drawn_with_its_own_and_the_papers_rows() {
             }
         }
         for text in [&page, &terminal, &markdown] {
+            assert!(text.contains("shows my_metric"), "{of}");
             assert!(text.contains("mine") && text.contains("+1.5"), "{of}");
             assert!(!text.contains("NaN") && !text.contains("inf%"), "{of}");
         }
+        assert!(page.contains("75.0") && page.contains("3 of 4"), "{of}: bars of labels");
+        assert!(page.contains("adaptive points, mean embedding"), "{of}: curves of decoding");
         // Paths cannot become elements of the page.
         assert!(!page.contains("<a>") && page.contains("runs/&lt;a&gt;"));
         let widths: Vec<usize> = markdown

@@ -16,8 +16,8 @@ pub(super) fn terminal(compared: &PaperComparison) -> String {
     for grid in grids(compared) {
         text += &format!("\n\n{}", terminal::table(&grid));
     }
-    for row in &compared.own {
-        text += &format!("\n\n{}", about(row));
+    for line in notes(compared) {
+        text += &format!("\n\n{line}");
     }
     text
 }
@@ -38,10 +38,27 @@ pub(super) fn markdown(compared: &PaperComparison) -> String {
         }
     }
     text.push('\n');
-    for row in &compared.own {
-        text += &format!("- {}\n", about(row));
+    for line in notes(compared) {
+        text += &format!("- {line}\n");
     }
     text
+}
+
+/// Lines about the rows, and about columns that show other metrics than the paper's.
+pub(super) fn notes(compared: &PaperComparison) -> Vec<String> {
+    let mut lines: Vec<String> = compared.own.iter().map(about).collect();
+    let title = |id: &String| {
+        let column = compared.paper.columns.iter().find(|column| column.id == *id);
+        column.map_or(id.clone(), |column| column.title.clone())
+    };
+    let shows = |(id, metrics): (&String, &Vec<String>)| {
+        format!("{} shows {}", title(id), metrics.join(", "))
+    };
+    let replaced: Vec<String> = compared.replaced.iter().map(shows).collect();
+    if !replaced.is_empty() {
+        lines.push(format!("Measured on other sets than the paper's: {}", replaced.join("; ")));
+    }
+    lines
 }
 
 /// Tables of cells, each with its header.
@@ -117,7 +134,7 @@ fn group(cells: &[Cell], default: Option<&[Cell]>, column: usize) -> [String; 4]
 }
 
 /// One line: weights, parameters and samples of a row.
-pub(super) fn about(row: &OwnRow) -> String {
+fn about(row: &OwnRow) -> String {
     let mut parts = vec![row.weights.clone()];
     parts.extend(row.step.map(|step| format!("step {}", terminal::thousands(step))));
     parts.extend(row.parameters.map(|count| {
