@@ -240,7 +240,7 @@ mod tests {
     use crate::record::history::{Score, Scores};
 
     #[test]
-    fn cider_is_shown_as_a_number_and_other_scores_as_percentages() {
+    fn cider_and_savings_are_shown_as_numbers_and_other_scores_as_percentages() {
         let recipe =
             Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes/quickstart_decoder.yaml");
         let recipe = vljepa_recipes::load(&recipe, &[]).unwrap().recipe;
@@ -251,7 +251,13 @@ mod tests {
             n: 1,
             ..Score::default()
         };
-        let names = ["captions_cider", "captions_named", "captions_rouge_l", "other_cider"];
+        let names = [
+            "captions_cider",
+            "captions_named",
+            "captions_rouge_l",
+            "stream_saving",
+            "other_cider",
+        ];
         let scores: Scores = names.map(|name| (name.to_owned(), score(1.242_192))).into();
         let rows = score_rows(scores, &recipe);
         let shown: Vec<[&str; 3]> = rows.iter().map(|row| [&*row[0], &*row[1], &*row[4]]).collect();
@@ -259,6 +265,7 @@ mod tests {
             ["captions_cider", "1.242", "0.250"],
             ["captions_named", "124.2%", "25.0%"],
             ["captions_rouge_l", "124.2%", "25.0%"],
+            ["stream_saving", "1.24×", "0.25×"],
             ["other_cider", "124.2%", "25.0%"],
         ];
         assert_eq!(shown, expected);

@@ -21,14 +21,15 @@ pub struct DecodingCurves {
     pub seconds: f64,
     /// Frequency in decodes per second at which uniform and adaptive decoding are compared.
     pub compare_at: f64,
-    /// How many times fewer decodes of mean embeddings at adaptive points reach the score of
-    /// uniform ones at `compare_at`. `None` if they reach it at no measured frequency.
+    /// How many times fewer decodes of mean embeddings at adaptive points than at uniform ones
+    /// reach the score of uniform points at `compare_at`. `None` if adaptive points reach it at no
+    /// measured frequency, or uniform ones at all.
     pub saving: Option<Saving>,
     /// Uniform and adaptive points with exact and mean embeddings, four curves.
     pub curves: Vec<DecodingCurve>,
 }
 
-/// Ratio of the decodes of uniform points to those of adaptive points with the same score.
+/// Ratio of the lowest frequencies at which uniform and adaptive points reach the same score.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Saving {

@@ -78,12 +78,16 @@ fn copy(from: &Path, to: &Path) {
 
 /// Measures the checkpoint of the run `trained` again, as the run `run` with other keys.
 fn measure_again(trial: &Trial, run: &str, sets: &[&str]) {
-    let to = trial.path(run);
-    copy(&trial.path("trained"), &to);
+    unmeasured_copy(&trial.path("trained"), &trial.path(run));
+    trial.complete(run, sets);
+}
+
+/// Copies a run without its scores, so that its checkpoint is measured again.
+pub fn unmeasured_copy(from: &Path, to: &Path) {
+    copy(from, to);
     std::fs::remove_dir_all(to.join("evaluations")).unwrap();
     std::fs::remove_file(to.join("scores.json")).unwrap();
     std::fs::remove_file(to.join("completed.json")).unwrap();
-    trial.complete(run, sets);
 }
 
 fn evaluate(run: &Path) -> String {

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::programs::{Trial, command, text};
+use crate::evaluation::unmeasured_copy;
+use crate::programs::{Trial, command, small_set, text};
 use crate::y_decoder::{complete, decoder, scores, trial};
 
 /// Annotations of both videos of the stream.
@@ -72,25 +73,11 @@ fn curves_have_the_same_bits_on_one_two_and_three_ranks_and_from_files() {
     let sets = flags(&trial, &tasks);
     let mut all = Vec::new();
     for ranks in ["1", "2", "3"] {
-        complete(&trial, ranks, &sets, &[&format!("cluster.ranks_per_node={ranks}")]);
-        // Weights depend on the number of ranks by rounding, so each is measured as the first.
+        // The same checkpoint is measured on each number of ranks.
         if ranks != "1" {
-            for name in ["checkpoints", "evaluations"] {
-                fs::remove_dir_all(trial.path(ranks).join(name)).unwrap();
-            }
-            let copied = command("cp")
-                .arg("-r")
-                .arg(trial.path("1").join("checkpoints"))
-                .arg(trial.path(ranks))
-                .status()
-                .unwrap();
-            assert!(copied.success());
-            fs::create_dir(trial.path(ranks).join("evaluations")).unwrap();
-            for name in ["scores.json", "completed.json"] {
-                fs::remove_file(trial.path(ranks).join(name)).unwrap();
-            }
-            complete(&trial, ranks, &sets, &[&format!("cluster.ranks_per_node={ranks}")]);
+            unmeasured_copy(&trial.path("1"), &trial.path(ranks));
         }
+        complete(&trial, ranks, &sets, &[&format!("cluster.ranks_per_node={ranks}")]);
         all.push((scores(&trial, ranks), curves(&trial, ranks)));
     }
     assert!(all.iter().all(|one| *one == all[0]));
@@ -169,7 +156,7 @@ fn a_video_that_cannot_be_read_counts_as_wrong_and_is_listed() {
     assert_eq!((&curves["videos"], &curves["annotations"]), (&json!(2), &json!(ANNOTATIONS)));
 
     // A sample without annotations is refused before the start.
-    let clips = crate::programs::small_set().join("eval/heldout.tar");
+    let clips = small_set().join("eval/heldout.tar");
     let tasks = [format!("{{name: stream, shards: {}, {KIND}}}", clips.display())];
     let sets = flags(&trial, &tasks);
     let sets: Vec<&str> = sets.iter().map(String::as_str).collect();

@@ -132,26 +132,44 @@ pub(super) fn pooled(sum: &[f64], count: usize, normalise: bool) -> Vec<f32> {
     sum.iter().map(|x| (x / scale) as f32).collect()
 }
 
-/// How many times fewer decodes at adaptive points reach the score of uniform points. Each point is
-/// (decodes per second, score), and `adaptive` is in descending order of the first. Between two
-/// measured points, the score is linear in the logarithm of the frequency. The lowest frequency
-/// that reaches the score counts. `None` if none does, or if the uniform score is 0, which says
-/// nothing.
+/// How many times fewer decodes at adaptive points than at uniform points reach a score: the ratio
+/// of the lowest frequencies that do. Each point of the curves is (decodes per second, score), in
+/// descending order of the first. Between two of them, the score is linear in the logarithm of the
+/// frequency.
+///
+/// `None` if one kind of points reaches the score at no measured frequency, or if uniform points
+/// reach it even at the lowest one, because the frequency that they need is then not known.
 #[must_use]
-pub fn saving((frequency, score): (f64, f64), adaptive: &[(f64, f64)]) -> Option<Saving> {
-    let &(lowest, of_lowest) = adaptive.last()?;
-    if score <= 0.0 {
-        return None;
-    }
+pub fn saving(score: f64, uniform: &[(f64, f64)], adaptive: &[(f64, f64)]) -> Option<Saving> {
+    let needed = match reached(score, uniform)? {
+        Reached::Above { frequency } => frequency,
+        Reached::AtLowest { .. } => return None,
+    };
+    Some(match reached(score, adaptive)? {
+        Reached::Above { frequency } => Saving { ratio: needed / frequency, at_least: false },
+        Reached::AtLowest { frequency } => Saving { ratio: needed / frequency, at_least: true },
+    })
+}
+
+/// Where a curve reaches a score.
+enum Reached {
+    /// At the lowest measured frequency, and perhaps below it.
+    AtLowest { frequency: f64 },
+    /// Above the lowest measured frequency.
+    Above { frequency: f64 },
+}
+
+/// The lowest frequency at which a curve reaches a score.
+fn reached(score: f64, curve: &[(f64, f64)]) -> Option<Reached> {
+    let &(frequency, of_lowest) = curve.last()?;
     if of_lowest >= score {
-        return Some(Saving { ratio: frequency / lowest, at_least: true });
+        return Some(Reached::AtLowest { frequency });
     }
-    let mut pairs = adaptive.windows(2).rev();
-    let reached = pairs.find(|pair| pair[1].1 < score && score <= pair[0].1)?;
-    let [(high, of_high), (low, of_low)] = [reached[0], reached[1]];
+    let mut pairs = curve.windows(2).rev();
+    let pair = pairs.find(|pair| pair[1].1 < score && score <= pair[0].1)?;
+    let [(high, of_high), (low, of_low)] = [pair[0], pair[1]];
     let along = (score - of_low) / (of_high - of_low);
-    let reached = low * (high / low).powf(along);
-    Some(Saving { ratio: frequency / reached, at_least: false })
+    Some(Reached::Above { frequency: low * (high / low).powf(along) })
 }
 
 #[cfg(test)]
@@ -237,23 +255,32 @@ mod tests {
     }
 
     #[test]
-    fn the_saving_is_the_ratio_of_frequencies_with_the_same_score() {
+    fn the_saving_is_the_ratio_of_the_lowest_frequencies_with_the_same_score() {
         let exact = |ratio, at_least| Some(Saving { ratio, at_least });
+        // Uniform points reach their score at 1 Hz nowhere below.
+        let of = |score: f64, adaptive: &[(f64, f64)]| {
+            saving(score, &[(2.0, score + 0.1), (1.0, score), (0.5, score - 0.01)], adaptive)
+        };
         // Halfway between the scores at 1/4 and 1 Hz lies the score at 1/2 Hz.
         let curve = [(2.0, 0.9), (1.0, 0.8), (0.25, 0.4), (0.01, 0.1)];
-        let found = saving((1.0, 0.6), &curve).unwrap();
+        let found = of(0.6, &curve).unwrap();
         assert!((found.ratio - 2.0).abs() < 1e-12 && !found.at_least, "{found:?}");
-        assert_eq!(saving((1.0, 0.8), &curve), exact(1.0, false));
-        assert_eq!(saving((1.0, 0.9), &curve), exact(0.5, false), "more decodes");
-        assert_eq!(saving((1.0, 0.91), &curve), None, "never");
-        assert_eq!(saving((1.0, 0.05), &curve), exact(100.0, true), "below the lowest frequency");
-        assert_eq!(saving((1.0, 0.0), &curve), None, "a score of 0 says nothing");
+        assert_eq!(of(0.8, &curve), exact(1.0, false));
+        assert_eq!(of(0.9, &curve), exact(0.5, false), "more decodes");
+        assert_eq!(of(0.91, &curve), None, "never");
+        assert_eq!(of(0.05, &curve), exact(100.0, true), "below the lowest frequency");
         // Where scores fall again, the lowest frequency that reaches the score counts.
         let uneven = [(2.0, 0.9), (1.0, 0.5), (0.5, 0.7), (0.1, 0.1)];
-        assert_eq!(saving((1.0, 0.7), &uneven), exact(2.0, false));
+        assert_eq!(of(0.7, &uneven), exact(2.0, false));
         // Short videos have one point at all low frequencies.
-        let flat = [(1.0, 0.5), (0.2, 0.3), (0.2, 0.3)];
-        assert_eq!(saving((1.0, 0.5), &flat), exact(1.0, false));
-        assert_eq!(saving((1.0, 0.5), &[]), None);
+        let short = [(1.0, 0.5), (0.2, 0.3), (0.2, 0.3)];
+        assert_eq!(of(0.5, &short), exact(1.0, false));
+        assert_eq!(of(0.5, &[]), None);
+        // Uniform points that reach the score at 1/4 Hz too are compared there.
+        let uniform = [(2.0, 0.7), (1.0, 0.6), (0.25, 0.6), (0.01, 0.1)];
+        let found = saving(0.6, &uniform, &curve).unwrap();
+        assert!((found.ratio - 0.5).abs() < 1e-12, "{found:?}");
+        // A model that tells nothing has the same score at all frequencies.
+        assert_eq!(saving(0.0, &[(1.0, 0.0), (0.1, 0.0)], &curve), None);
     }
 }

@@ -18,9 +18,9 @@ pub struct SelectiveDecoding {
     /// Numbers of decodes per second at which the texts are scored. Default: the paper's range in
     /// 12 steps, from 2 and 1 down to 0.01.
     pub frequencies: Vec<f64>,
-    /// One of `frequencies`, whose scores are metrics: the saving is how many times fewer decodes
-    /// at chosen points reach the score of uniform ones at this frequency. Default: 1, as in the
-    /// paper.
+    /// One of `frequencies`, whose scores are metrics. The saving is the ratio of the lowest
+    /// frequencies at which uniform and adaptive points reach the score that uniform points have
+    /// here. Default: 1, as in the paper.
     pub compare_at: f64,
 }
 

@@ -23,7 +23,7 @@ pub(in crate::evaluation) struct VideoRequest<'a> {
 impl VideoRequest<'_> {
     fn identity(&self) -> String {
         let SelectiveDecoding { window_s, stride_s, .. } = self.keys;
-        format!("embeddings of {window_s} s each {stride_s} s, {:?}", self.constant.is_some())
+        format!("embeddings of {window_s} s each {stride_s} s")
     }
 }
 

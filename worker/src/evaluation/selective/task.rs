@@ -45,7 +45,7 @@ pub(in crate::evaluation) fn measure(
     if curves.saving.is_none() && collectives.rank() == 0 {
         tracing::warn!(
             "task {}: it has no saving, because adaptive points reach the score of uniform points \
-             at {} decodes per second at no measured frequency, or this score is 0",
+             at {} decodes per second at no measured frequency, or uniform points at all",
             task.name,
             keys.compare_at
         );

@@ -205,10 +205,10 @@ pub fn curves(told: &[Told], keys: &SelectiveDecoding, ciders: &[f64]) -> Decodi
         curves: curves.collect(),
     };
     let pair = |score: &DecodingScore| (score.decodes_per_s, score.cider);
-    let adaptive = scores_of(&curves, DecodingPoints::Adaptive).iter().map(pair);
-    let adaptive: Vec<(f64, f64)> = adaptive.collect();
+    let of = |points| scores_of(&curves, points).iter().map(pair).collect::<Vec<_>>();
+    let [uniform, adaptive] = [DecodingPoints::Uniform, DecodingPoints::Adaptive].map(of);
     curves.saving = compared(&curves, DecodingPoints::Uniform)
-        .and_then(|uniform| saving(pair(uniform), &adaptive));
+        .and_then(|score| saving(score.cider, &uniform, &adaptive));
     curves
 }
 
