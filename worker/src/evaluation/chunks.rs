@@ -4,6 +4,7 @@
 //! as a whole, and results are joined in the order of the chunks, so scores have the same bits for
 //! any number of ranks.
 
+mod lost;
 pub(super) mod videos;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use vljepa_data::reader::{LoadOptions, LoadedSample, SampleReader};
 use vljepa_recipes::schema::{Control, Task};
 
+use self::lost::Lost;
 use super::embed::{Embedder, ROWS, apply_control};
 use super::progress::Progress;
 use super::store::Store;
@@ -326,12 +328,6 @@ fn load(
     let mut sample = reader.load(index, options).map_err(|error| Lost::of(&error))?;
     apply_control(control, &mut sample, options.frames);
     Ok(Some(sample))
-}
-
-/// Why a sample cannot be read, and whether it will be so again.
-struct Lost {
-    reason: String,
-    lasting: bool,
 }
 
 /// Questions of a chunk with their results. A sample that cannot be read has at least one.

@@ -92,8 +92,8 @@ fn adaptive(VideoStream { times, embeddings, .. }: &VideoStream, count: usize) -
     segments(embeddings, count).into_iter().map(decode).collect()
 }
 
-/// Number of the time that is nearest to `t`; of two that are equally near, the earlier one. `times`
-/// are in ascending order.
+/// Number of the time that is nearest to `t`; of two that are equally near, the earlier one.
+/// `times` are in ascending order.
 ///
 /// # Panics
 /// If there are no times.

@@ -3,11 +3,12 @@
 use anyhow::Context;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use vljepa_data::Annotation;
 use vljepa_data::reader::LoadedSample;
-use vljepa_data::{Annotation, DataError};
 use vljepa_recipes::schema::{SelectiveDecoding, Task};
 
-use super::{Asked, Lost, Measured, Part, Scope, Shared};
+use super::lost::Lost;
+use super::{Asked, Measured, Part, Scope, Shared};
 use crate::evaluation::embed::{ROWS, apply_control};
 use crate::evaluation::progress::Progress;
 use crate::evaluation::selective::{VideoStream, windows};
@@ -134,13 +135,5 @@ impl Scope<'_> {
             embeddings.extend(embedder.samples(&asked)?);
         }
         Ok(Ok(VideoStream { duration_s, times, embeddings }))
-    }
-}
-
-impl Lost {
-    /// A shard that cannot be read now may be readable later.
-    pub(super) fn of(error: &DataError) -> Self {
-        let lasting = matches!(error, DataError::BadSample { .. });
-        Self { reason: error.to_string(), lasting }
     }
 }

@@ -19,8 +19,8 @@ fn text(video: u64, scene: usize) -> String {
     format!("thing{video}x{scene} does{video}x{scene} something{video}x{scene} here{video}x{scene}")
 }
 
-/// A video of scenes whose numbers of windows `length` draws, each with its own direction plus noise, and the caption of
-/// each scene at its middle.
+/// A video of scenes whose numbers of windows `length` draws, each with its own direction plus
+/// noise, and the caption of each scene at its middle.
 fn video_of(
     seed: u64,
     noise: f32,
@@ -101,8 +101,8 @@ fn adaptive_points_beat_as_many_uniform_ones_and_save_at_least_half_of_the_decod
     for embedding in [DecodedEmbedding::Exact, DecodedEmbedding::Mean] {
         let uniform = scores(&curves, DecodingPoints::Uniform, embedding);
         let adaptive = scores(&curves, DecodingPoints::Adaptive, embedding);
-        // The mean length of a scene is 5.75 s: at 0.16 Hz there are about as many points as scenes.
-        // With far fewer points, neither can tell the scenes.
+        // The mean length of a scene is 5.75 s: at 0.16 Hz there are about as many points as
+        // scenes. With far fewer points, neither can tell the scenes.
         for (uniform, adaptive) in uniform.iter().zip(adaptive) {
             assert_eq!(uniform.decodes_per_s.to_bits(), adaptive.decodes_per_s.to_bits());
             let beaten = adaptive.cider >= uniform.cider - 1e-9;
