@@ -19,7 +19,7 @@ mod table;
 mod tree;
 pub mod weight_index;
 
-pub use check::{Problem, check_files};
+pub use check::Problem;
 pub use load::{
     LoadError, Loaded, Mistake, PublishedModel, Role, load, load_resolved, load_set,
     published_models, to_yaml,
@@ -28,4 +28,4 @@ pub use rank::RankId;
 pub use run_directory::{RunDirectory, RunDirectoryError};
 pub use schema::Recipe;
 pub use shard_names::is_remote;
-pub use table::{RowRecipe, is_absent, row_recipes};
+pub use table::{RowRecipe, check_files, is_absent, row_recipes};

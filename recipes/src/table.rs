@@ -71,6 +71,36 @@ pub fn row_recipes(recipe: &Recipe) -> Vec<Result<RowRecipe, Problem>> {
     rows.map(|(name, row)| row_recipe(recipe, name, row)).collect()
 }
 
+/// Returns a problem for each file of the recipe that does not exist, as [`check::check_files`]
+/// does, and for a table those of its rows. A table without tasks needs none.
+#[must_use]
+pub fn check_files(recipe: &Recipe) -> Vec<Problem> {
+    let Some(table) = &recipe.table else { return check::check_files(recipe) };
+    let mut found: Vec<Problem> = Vec::new();
+    if recipe.evaluation.tasks.is_empty() {
+        return found;
+    }
+    for row in row_recipes(recipe) {
+        let of_row = match row {
+            Ok(row) => {
+                let problems = check::check_files(&row.read(table)).into_iter();
+                problems.map(|problem| row.problem(problem)).collect()
+            }
+            Err(problem) => vec![problem],
+        };
+        // The tasks are the same for all rows.
+        found.extend(
+            of_row.into_iter().filter(|problem| !found.contains(problem)).collect::<Vec<_>>(),
+        );
+    }
+    if table.skip_absent_sets && recipe.evaluation.tasks.iter().all(is_absent) {
+        let what = "no set of the table is on this disk".to_owned();
+        let help = "`vljepa-launch sets` says where the sets are published".to_owned();
+        found.push(Problem { key: "evaluation.tasks".to_owned(), what, help });
+    }
+    found
+}
+
 fn row_recipe(recipe: &Recipe, name: &str, row: &Row) -> Result<RowRecipe, Problem> {
     let key = |key: &str| format!("table.rows.{name}.{key}");
     let problem =

@@ -223,9 +223,11 @@ fn resumes(opened: Option<&(RunDirectory, RunLock)>) -> bool {
 /// Lets the run of a table measure its rows again: their weights or sets may have changed, and what
 /// has not is kept.
 fn measure_again(directory: &RunDirectory, recipe: &Recipe) {
-    if recipe.table.is_some() {
+    let Some(table) = &recipe.table else { return };
+    let records = table.rows.keys().map(|name| directory.row(name).row_json());
+    for record in records.chain([directory.completed()]) {
         // Without a record there is nothing to remove.
-        drop(std::fs::remove_file(directory.completed()));
+        drop(std::fs::remove_file(record));
     }
 }
 

@@ -156,7 +156,9 @@ impl Source<'_> {
     /// A row that the run of the table has measured.
     fn measured(&self, directory: &RunDirectory) -> OwnRow {
         let directory = directory.row(self.name);
-        let record: RowRecord = read(&directory.row_json()).unwrap_or_default();
+        let Some(record) = read::<RowRecord>(&directory.row_json()) else {
+            return self.empty(None, None);
+        };
         let recipe = directory.load_recipe().ok().map(|loaded| loaded.recipe);
         let scores = scores_of(&directory.scores());
         let mut row = self.empty(recipe, record.step);
@@ -193,8 +195,8 @@ impl Source<'_> {
         row
     }
 
-    /// Points of a curve. A point of the paper stands beside the first evaluation after at least as
-    /// many samples.
+    /// Points of a curve. A point of the paper is compared with the first evaluation after at least
+    /// as many samples.
     fn curve(&self, all: &[(u64, Scores)], recipe: Option<&Recipe>) -> Vec<OwnPoint> {
         let Some(recipe) = recipe else { return Vec::new() };
         let seen: Vec<u64> = all.iter().map(|(step, _)| recipe.samples_after(*step)).collect();
@@ -249,7 +251,8 @@ impl Source<'_> {
         }
     }
 
-    /// Cells of all columns. Without `paper`, the values of the paper's row stand beside them.
+    /// Cells of all columns, compared with `paper`, or without it with the values of the paper's
+    /// row.
     fn cells(&self, scores: &Scores, paper: Option<&[Option<f64>]>) -> Vec<Cell> {
         let printed = paper.or_else(|| Some(&*self.twin()?.values)).unwrap_or_default();
         let cell = |(index, column): (usize, &Column)| {
@@ -296,5 +299,34 @@ fn samples_seen(run: &Path, step: u64, chain: usize) -> Option<u64> {
             let step = folder.strip_prefix("step-")?.parse().ok()?;
             Some(own + samples_seen(before, step, chain.checked_sub(1)?)?)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::history::Score;
+
+    fn scores(values: &[(&str, f64, [f64; 2])]) -> Scores {
+        let score = |&(name, value, interval): &(&str, f64, [f64; 2])| {
+            (name.to_owned(), Score { value, interval: Some(interval), ..Score::default() })
+        };
+        values.iter().map(score).collect()
+    }
+
+    #[test]
+    fn a_column_is_the_mean_of_all_its_metrics_or_nothing() {
+        let known = scores(&[("a", 0.5, [0.47, 0.54]), ("b", 0.7, [0.66, 0.73])]);
+        let of = |metrics: &[&str], unit| {
+            let metrics: Vec<String> = metrics.iter().map(|&metric| metric.to_owned()).collect();
+            score(&metrics, unit, &known)
+        };
+        let (value, interval) = of(&["a", "b"], Unit::Hundredth);
+        let close = |a: f64, b: f64| (a - b).abs() < 1e-9;
+        // Distances of 3 and 4, then of 4 and 3, hundredths: √(9 + 16) / 2 each.
+        let [low, high] = interval.unwrap();
+        assert!(close(value.unwrap(), 60.0) && close(low, 57.5) && close(high, 62.5));
+        assert!(close(of(&["a"], Unit::Factor).0.unwrap(), 0.5));
+        assert_eq!(of(&["a", "c"], Unit::Hundredth), (None, None));
     }
 }

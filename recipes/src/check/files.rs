@@ -3,9 +3,8 @@
 use std::path::Path;
 
 use super::{Problem, Problems, missing_tokenizers, missing_weights};
-use crate::schema::{Candidates, EvaluationSet, Init, Recipe, SampleSource, Table, TaskKind};
+use crate::schema::{Candidates, EvaluationSet, Init, Recipe, SampleSource, TaskKind};
 use crate::shard_names::{first_and_last, is_remote};
-use crate::table::{is_absent, row_recipes};
 
 /// Returns a problem for each file of the recipe that does not exist. A run that has a checkpoint
 /// does not read `init`, so its recipe is checked with `init: None`.
@@ -14,9 +13,6 @@ use crate::table::{is_absent, row_recipes};
 /// also happen on machines without the files.
 #[must_use]
 pub fn check_files(recipe: &Recipe) -> Vec<Problem> {
-    if let Some(table) = &recipe.table {
-        return of_table(recipe, table);
-    }
     let mut found = Problems::default();
     let model = &recipe.model;
     for (key, path) in model.files() {
@@ -66,33 +62,6 @@ pub fn check_files(recipe: &Recipe) -> Vec<Problem> {
         }
     }
     found.list
-}
-
-/// Files of the rows of a table. Without tasks, the rows need none.
-fn of_table(recipe: &Recipe, table: &Table) -> Vec<Problem> {
-    let mut found: Vec<Problem> = Vec::new();
-    if recipe.evaluation.tasks.is_empty() {
-        return found;
-    }
-    for row in row_recipes(recipe) {
-        let of_row = match row {
-            Ok(row) => {
-                let problems = check_files(&row.read(table)).into_iter();
-                problems.map(|problem| row.problem(problem)).collect()
-            }
-            Err(problem) => vec![problem],
-        };
-        // The tasks are the same for all rows.
-        found.extend(
-            of_row.into_iter().filter(|problem| !found.contains(problem)).collect::<Vec<_>>(),
-        );
-    }
-    if table.skip_absent_sets && recipe.evaluation.tasks.iter().all(is_absent) {
-        let what = "no set of the table is on this disk".to_owned();
-        let help = "`vljepa-launch sets` says where the sets are published".to_owned();
-        found.push(Problem { key: "evaluation.tasks".to_owned(), what, help });
-    }
-    found
 }
 
 fn initial(found: &mut Problems, init: &Init) {

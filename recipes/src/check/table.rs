@@ -75,7 +75,7 @@ fn weights(recipe: &Recipe, row: &Row, key: &str, found: &mut Problems) {
     let given = [row.run.is_some(), row.export.is_some(), row.model.is_some()];
     if given.iter().filter(|given| **given).count() != 1 {
         let what = "names not exactly one of `run`, `export` and `model`";
-        found.add(key, what, "write the one whose weights the row measures");
+        found.add(key, what, "keep the key whose weights the row measures");
         return;
     }
     if row.step.is_some() && row.run.is_none() {
@@ -134,8 +134,8 @@ pub(super) fn warnings(recipe: &Recipe, table: &Table) -> Vec<String> {
             let rows = known.rows.iter().map(|row| &*row.id);
             let meant = suggestion(name, rows).map_or_else(String::new, |text| format!("; {text}"));
             warnings.push(format!(
-                "table.rows.{name}: the paper's {} has no row of this name, so that nothing stands \
-                 beside it{meant}",
+                "table.rows.{name}: it is not compared, because the paper's {} has no row of this \
+                 name{meant}",
                 table.of
             ));
         }
@@ -158,9 +158,9 @@ pub(super) fn warnings(recipe: &Recipe, table: &Table) -> Vec<String> {
     if !tasks.is_empty() && !missing.is_empty() {
         let missing: Vec<&str> = missing.into_iter().map(String::as_str).collect();
         warnings.push(format!(
-            "evaluation.tasks: no task measures {}, of which {} has columns",
-            missing.join(", "),
-            table.of
+            "evaluation.tasks: {} has columns that no task measures: {}",
+            table.of,
+            missing.join(", ")
         ));
     }
     warnings

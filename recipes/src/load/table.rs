@@ -7,7 +7,7 @@ use super::families;
 use crate::read::Fault;
 use crate::tree::{Entry, Node, Span, Value};
 
-/// Replaces `run` by the row that it stands for, leaves out rows that are `null`, and fills in the
+/// Replaces `run` by a row, leaves out rows that are `null`, and fills in the
 /// keys of published models.
 pub(super) fn expand(root: &mut Node) -> Result<(), Fault> {
     if root.get("table").is_none() {

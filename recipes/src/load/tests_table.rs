@@ -66,7 +66,7 @@ fn mistakes_in_a_table_are_shown_where_they_are() {
     let rows = [
         ("of: table4", "of: table6", 3, "table.of: `table6` is no table of the paper", "did you mean"),
         ("of: table4", "of: nothing", 3, "`nothing` is no table", "write one of figure3, imagenet, table1"),
-        ("{run: runs/a, step: 5}", "{run: runs/a, export: e}", 5, "names not exactly one of", "write the one"),
+        ("{run: runs/a, step: 5}", "{run: runs/a, export: e}", 5, "names not exactly one of", "keep the key"),
         ("{run: runs/a, step: 5}", "{step: 5}", 5, "names not exactly one of", ""),
         ("{run: runs/a, step: 5}", "{export: e, step: 5}", 5, "step: only a run has steps", "remove it"),
         ("{run: runs/a, step: 5}", "{rum: runs/a}", 5, "unknown key `rum`", "did you mean `run`?"),
@@ -118,14 +118,17 @@ fn a_table_warns_of_rows_and_columns_that_are_not_compared() {
     };
     one(
         ("vl_jepa_base:", "vl_jepa_bas:"),
-        "has no row of this name, so that nothing stands beside it; did you mean `vl_jepa_base`?",
+        "it is not compared, because the paper's table4 has no row of this name; did you mean `vl_jepa_base`?",
     );
     one(
         (", parts: [generic, spatial]", ""),
-        "no task measures visla_generic, visla_spatial, of which table4 has columns",
+        "table4 has columns that no task measures: visla_generic, visla_spatial",
     );
     one((", tokenizer: t", ""), "table.rows.clip_l.model.y_encoder.tokenizer is not set");
-    one(("  rows:", "  columns: {visla: [my_visla]}\n  rows:"), "no task measures my_visla,");
+    one(
+        ("  rows:", "  columns: {visla: [my_visla]}\n  rows:"),
+        "table4 has columns that no task measures: my_visla",
+    );
     // A row that names its twin may have any name.
     assert!(warnings(("vl_jepa_base: {", "mine: {paper: vl_jepa_base, ")).is_empty());
 }

@@ -23,8 +23,8 @@ pub struct Table {
     /// row of the recipe that has a run. A row whose value is `null` is left out. No default.
     pub rows: BTreeMap<String, Row>,
     /// Metrics in the place of those of the paper's sets, by the names of the columns: `{ssv2:
-    /// [motion_top1]}` shows the mean of the listed metrics. Such a column stands beside the
-    /// paper's, but is not subtracted from it. Default: none.
+    /// [motion_top1]}` shows the mean of the listed metrics. Such a column is shown
+    /// beside the paper's, but not subtracted from it. Default: none.
     #[serde(default)]
     pub columns: BTreeMap<String, Vec<String>>,
     /// Whether tasks are left out whose sets are not on this disk, with a warning. The mean over

@@ -104,7 +104,14 @@ fn a_table_measures_runs_and_exports_on_any_number_of_ranks_and_keeps_what_it_kn
     let plan = text(&plan.arg(trial.path("table.yaml")).arg("--dry-run").output().unwrap());
     assert!(plan.contains("2 tasks for each of 3 rows") && plan.contains("VL-JEPA_SFT"), "{plan}");
     let said = complete(&trial, "one", &[]);
-    for part in ["VL-JEPA_SFT", "61.5", "GQA", "half", "table2 has columns", "16 samples seen"] {
+    for part in [
+        "VL-JEPA_SFT",
+        "61.5",
+        "GQA",
+        "half",
+        "table2 has columns that no task measures",
+        "16 samples seen",
+    ] {
         assert!(said.contains(part), "`{part}` is missing in: {said}");
     }
     let table = json(&trial.path("one/table.json"));
@@ -262,6 +269,15 @@ fn a_table_without_tasks_shows_what_the_runs_have_measured_themselves() {
     let scores = json(&trial.path("trained/scores.json"));
     assert_eq!(own(&collected, "vl_jepa_sft")["metrics"], scores);
     assert!(own(&collected, "qwen_vl_7b")["points"][0]["cells"][0]["value"].is_null());
+    // Samples of the run that a run started from count too.
+    let init = format!("init.run={run}");
+    trial.complete("further", &[&init]);
+    let further = trial.path("further").display().to_string();
+    table("table2", &format!("    vl_jepa_sft: {{run: {further}}}"));
+    assert!(launch(&trial, "further-table", &[]).status.success());
+    let both = json(&trial.path("further-table/table.json"));
+    assert_eq!(own(&both, "vl_jepa_sft")["samples"], 32);
+    assert_eq!(own(&collected, "vl_jepa_sft")["samples"], 16);
     // The rows of an earlier step.
     table("table2", &format!("    vl_jepa_sft: {{run: {run}, step: 1}}"));
     let output = launch(&trial, "earlier", &[]);

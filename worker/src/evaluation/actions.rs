@@ -95,14 +95,16 @@ mod tests {
         let whole = score(&rows(perfect)).unwrap();
         assert_eq!((whole.value, whole.n, whole.chance), (1.0, 40, 0.25));
         // Ties count against the right action.
-        assert_eq!(score(&rows(|_, _| Some(unit(0)))).unwrap().value, 0.0);
+        let equal = score(&rows(|_, _| Some(unit(0)))).unwrap();
+        assert_eq!((equal.value, equal.n), (0.0, 40));
         // One change is nearest to a wrong action, one action and one change cannot be read.
         let faulty = |item: usize, action: Option<usize>| match (item, action) {
             (3, None) => Some(unit(0)),
             (5, Some(2)) | (6, None) => None,
             _ => perfect(item, action),
         };
-        assert_eq!(score(&rows(faulty)).unwrap().value, 37.0 / 40.0);
+        let some = score(&rows(faulty)).unwrap();
+        assert_eq!((some.value, some.n), (37.0 / 40.0, 40));
         assert!(score(&[]).is_err());
     }
 }

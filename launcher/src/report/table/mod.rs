@@ -1,9 +1,11 @@
 //! A table of the paper with the measured rows: for the terminal, as Markdown, and as a page.
 
 mod chart;
+mod details;
 mod page;
 mod text;
 
+use vljepa_recipes::paper::Unit;
 use vljepa_recipes::run_directory::{RunDirectory, atomic_write};
 use vljepa_recipes::schema::Recipe;
 
@@ -31,16 +33,24 @@ pub(super) fn terminal_text(directory: &RunDirectory, recipe: &Recipe) -> Option
     compared.has_scores().then(|| text::terminal(&compared))
 }
 
-/// A value with one decimal.
-fn number(value: f64) -> String {
-    format!("{value:.1}")
+/// A value of a column: hundredths with one decimal, factors with two.
+fn number(value: f64, unit: Unit) -> String {
+    match unit {
+        Unit::Hundredth => format!("{value:.1}"),
+        Unit::Factor => format!("{value:.2}"),
+    }
 }
 
 /// A difference with its sign.
-fn signed(value: f64) -> String {
-    // -0.04 is shown as 0.0.
-    let rounded = (value * 10.0).round() / 10.0;
-    if rounded == 0.0 { "0.0".to_owned() } else { format!("{rounded:+.1}").replace('-', "−") }
+fn signed(value: f64, unit: Unit) -> String {
+    let text = number(value.abs(), unit);
+    // A small difference is shown as 0.0.
+    let sign = match text.chars().all(|c| c == '0' || c == '.') {
+        true => "",
+        false if value < 0.0 => "−",
+        false => "+",
+    };
+    sign.to_owned() + &text
 }
 
 /// A large number in few characters: `3.3B`, `12.8M`.

@@ -4,22 +4,16 @@ use std::collections::BTreeMap;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use vljepa_recipes::paper::{Column, PaperRow, Unit};
-use vljepa_recipes::protocol::{DecodedEmbedding, DecodingCurve, DecodingPoints, LabelCount};
-use vljepa_recipes::schema::{Recipe, SampleSource, Task};
+use vljepa_recipes::protocol::{DecodedEmbedding, DecodingCurve, DecodingPoints};
+use vljepa_recipes::schema::Recipe;
 
 use super::chart::{Chart, Curve};
+use super::details;
 use super::text::notes;
 use super::{number, short, signed};
 use crate::record::table::{Cell, OwnRow, PaperComparison};
 use crate::report::page::{POLICY, STYLE};
-use crate::report::{Scale, range, sections};
 use crate::statistics::to_f64;
-use crate::terminal;
-
-/// Number of labels that are shown of the best and of the worst ones.
-const LABELS: usize = 12;
-/// Largest number of examples of a row.
-const EXAMPLES: usize = 6;
 
 /// The whole HTML document.
 pub(in crate::report) fn page(compared: &PaperComparison, recipe: &Recipe) -> Markup {
@@ -39,17 +33,17 @@ pub(in crate::report) fn page(compared: &PaperComparison, recipe: &Recipe) -> Ma
                 header {
                     p.kind { (paper.place) }
                     h1 { (paper.title) }
-                    p.facts { "Measured rows stand in colour below the paper's, with their difference to it." }
+                    p.facts { "Coloured rows are measured. Small numbers are differences to the paper's row above." }
                 }
                 main {
                     (rows(compared))
                     (curves(compared))
                     (decoding(compared))
                     (differences(compared))
-                    @for row in &compared.own { (labels(row)) }
-                    @for row in &compared.own { (examples(row)) }
-                    @for row in &compared.own { (measured(row)) }
-                    @if !recipe.evaluation.tasks.is_empty() { (tasks(recipe)) }
+                    @for row in &compared.own { (details::labels(row)) }
+                    @for row in &compared.own { (details::examples(row)) }
+                    @for row in &compared.own { (details::measured(row)) }
+                    @if !recipe.evaluation.tasks.is_empty() { (details::tasks(recipe)) }
                 }
             }
         }
@@ -75,22 +69,34 @@ fn rows(compared: &PaperComparison) -> Markup {
                     }
                     tbody {
                         @for row in &paper.rows {
-                            (printed(row))
-                            @for own in of(row) { (own_row(own)) }
+                            (printed(row, &paper.columns))
+                            @for own in of(row) { (own_row(own, &paper.columns)) }
                         }
-                        @for own in compared.own.iter().filter(|row| row.twin.is_none()) { (own_row(own)) }
+                        @for own in compared.own.iter().filter(|row| row.twin.is_none()) { (own_row(own, &paper.columns)) }
                     }
                 }
             }
             ul.notes {
                 @for line in notes(compared) { li { (line) } }
+                @for (note, names) in printed_notes(compared) { li { "* " (names.join(", ")) ": " (note) } }
             }
         }
     }
 }
 
+/// Notes about rows of the paper, each with the names of its rows.
+fn printed_notes(compared: &PaperComparison) -> BTreeMap<&str, Vec<&str>> {
+    let mut notes: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for row in &compared.paper.rows {
+        if let Some(note) = &row.note {
+            notes.entry(note).or_default().push(&row.name);
+        }
+    }
+    notes
+}
+
 /// A row of the paper; one line for each point of a curve.
-fn printed(row: &PaperRow) -> Markup {
+fn printed(row: &PaperRow, columns: &[Column]) -> Markup {
     let points: Vec<(Option<u64>, &[Option<f64>])> = if row.points.is_empty() {
         vec![(None, &row.values)]
     } else {
@@ -107,13 +113,15 @@ fn printed(row: &PaperRow) -> Markup {
                         None => (row.samples.as_deref().unwrap_or("–")),
                     }
                 }
-                @for value in values { td.figure { (value.map_or_else(|| "–".to_owned(), number)) } }
+                @for (value, column) in values.iter().zip(columns) {
+                    td.figure { (value.map_or_else(|| "–".to_owned(), |value| number(value, column.unit))) }
+                }
             }
         }
     }
 }
 
-fn own_row(row: &OwnRow) -> Markup {
+fn own_row(row: &OwnRow, columns: &[Column]) -> Markup {
     let parameters = row.parameters.map_or_else(|| "–".to_owned(), |count| short(count.total));
     html! {
         @for point in &row.points {
@@ -124,22 +132,22 @@ fn own_row(row: &OwnRow) -> Markup {
                 }
                 td.figure { (parameters) }
                 td.figure { (point.samples.or(row.samples).map_or_else(|| "–".to_owned(), short)) }
-                @for cell in &point.cells { (own_cell(cell)) }
+                @for (cell, column) in point.cells.iter().zip(columns) { (own_cell(cell, column.unit)) }
             }
         }
     }
 }
 
-fn own_cell(cell: &Cell) -> Markup {
+fn own_cell(cell: &Cell, unit: Unit) -> Markup {
     let interval = cell.interval.map(|[low, high]| format!("95 %: {low:.1}–{high:.1}"));
     html! {
         td.figure title=[interval] {
             @match cell.value {
                 None => "–",
                 Some(value) => {
-                    b { (number(value)) }
+                    b { (number(value, unit)) }
                     @if let Some(difference) = cell.difference {
-                        span.below.good[difference >= 0.05].bad[difference <= -0.05] { (signed(difference)) }
+                        span.below.good[difference >= 0.05].bad[difference <= -0.05] { (signed(difference, unit)) }
                     }
                 },
             }
@@ -178,6 +186,8 @@ fn curves(compared: &PaperComparison) -> Markup {
                 .filter_map(|point| Some((to_f64(point.samples?), point.cells[index].value?)))
                 .collect(),
         });
+        // Scores of other sets than the paper's have other sizes.
+        let printed = printed.filter(|_| !compared.replaced.contains_key(&column.id));
         let curves = own.chain(printed).filter(|curve| !curve.points.is_empty()).collect();
         Chart { title: &column.title, along: "samples seen", curves, is_logarithmic: false }.draw()
     };
@@ -210,11 +220,11 @@ fn differences(compared: &PaperComparison) -> Markup {
                                         i.mark.majority style=(format!("left:{}", along(paper))) {}
                                     }
                                 }
-                                b { (number(value)) }
+                                b { (number(value, column.unit)) }
                                 span.small {
-                                    @if let Some([low, high]) = cell.interval { (number(low)) "–" (number(high)) " · " }
+                                    @if let Some([low, high]) = cell.interval { (number(low, column.unit)) "–" (number(high, column.unit)) " · " }
                                     @match cell.paper {
-                                        Some(paper) => { "paper " (number(paper)) },
+                                        Some(paper) => { "paper " (number(paper, column.unit)) },
                                         None => "the paper prints no value",
                                     }
                                 }
@@ -267,122 +277,6 @@ fn decoding(compared: &PaperComparison) -> Markup {
             section {
                 h2 { "CIDEr by decodes per second" }
                 div.plots { @for chart in charts { (chart) } }
-            }
-        }
-    }
-}
-
-/// Bars of the labels that a row knows best and worst.
-fn labels(row: &OwnRow) -> Markup {
-    let share = |count: &LabelCount| to_f64(count.right) / to_f64(count.n.max(1));
-    let sorted = |counts: &BTreeMap<String, LabelCount>| {
-        let mut all: Vec<(String, LabelCount)> = counts.clone().into_iter().collect();
-        all.sort_by(|a, b| share(&b.1).total_cmp(&share(&a.1)));
-        let left_out = all.len().saturating_sub(2 * LABELS);
-        if left_out > 0 {
-            all.drain(LABELS..LABELS + left_out);
-        }
-        (all, left_out)
-    };
-    html! {
-        @for (task, counts) in &row.labels {
-            section {
-                details {
-                    summary { (row.title) ": labels of " (task) }
-                    @let (shown, left_out) = sorted(counts);
-                    div.scores {
-                        @for (index, (label, count)) in shown.iter().enumerate() {
-                            @if left_out > 0 && index == LABELS {
-                                p.divider { (left_out) " labels between these are not shown" }
-                            }
-                            div.score.above {
-                                span.name { (label) }
-                                span.bar { span.fill style=(format!("width:{:.2}%", 100.0 * share(count))) {} }
-                                b { (number(100.0 * share(count))) }
-                                span.small { (terminal::thousands(count.right)) " of " (terminal::thousands(count.n)) }
-                            }
-                        }
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Samples with the model's answers.
-fn examples(row: &OwnRow) -> Markup {
-    let examples = &row.examples[..row.examples.len().min(EXAMPLES)];
-    html! {
-        @if !examples.is_empty() {
-            section {
-                h2 { "Examples: " (row.title) }
-                (sections::cards(examples))
-            }
-        }
-    }
-}
-
-/// All metrics of a row with what identifies their measurement.
-fn measured(row: &OwnRow) -> Markup {
-    if row.metrics.is_empty() {
-        return html! {};
-    }
-    let scale = |metric: &String| {
-        let mut tasks = row.recipe.iter().flat_map(|recipe| &recipe.evaluation.tasks);
-        let task = tasks.find(|task| task.metrics().contains(metric));
-        task.map_or(Scale::Fraction, |task| Scale::of(task.unit(metric)))
-    };
-    html! {
-        section {
-            details {
-                summary { "All metrics of " (row.title) }
-                div.scroll { table {
-                    thead { tr { th { "metric" } th { "value" } th { "95 %" } th { "chance" } th { "n" } th { "unreadable" } th { "measured" } } }
-                    tbody {
-                        @for (name, score) in &row.metrics {
-                            tr {
-                                td { (name) }
-                                td { (scale(name).text(score.value)) }
-                                td { (score.interval.map_or_else(|| "–".to_owned(), range)) }
-                                td { (score.chance.map_or_else(|| "–".to_owned(), |value| scale(name).text(value))) }
-                                td { (terminal::thousands(score.n)) }
-                                td { (terminal::thousands(score.unreadable)) }
-                                td { code { (score.measured) } }
-                            }
-                        }
-                    }
-                } }
-            }
-        }
-    }
-}
-
-/// What the tasks ask, and of which samples.
-fn tasks(recipe: &Recipe) -> Markup {
-    let frames = |task: &Task| match task.frames {
-        Some(frames) => frames.to_string(),
-        None => "of the last stage".to_owned(),
-    };
-    let published = |task: &Task| match task.source() {
-        SampleSource::Set(set) => set.source.clone(),
-        SampleSource::Shards { shards, .. } => shards.to_owned(),
-    };
-    html! {
-        section {
-            details {
-                summary { "Tasks, frames and prompts" }
-                div.scroll { table {
-                    thead { tr { th { "task" } th { "frames" } th { "prompt" } th { "samples" } } }
-                    tbody {
-                        @for task in &recipe.evaluation.tasks {
-                            tr {
-                                td { (task.name) } td { (frames(task)) }
-                                td { @if task.query.is_empty() { "none" } @else { (task.query) } }
-                                td { (published(task)) }
-                            }
-                        }
-                    }
-                } }
             }
         }
     }

@@ -1,11 +1,11 @@
 //! Tests of the tables of the paper, on rows made by hand.
 
-use vljepa_recipes::paper::{PaperTable, TABLES};
+use vljepa_recipes::paper::{PaperTable, TABLES, Unit};
 use vljepa_recipes::protocol::{
     DecodedEmbedding, DecodingCurve, DecodingCurves, DecodingPoints, DecodingScore, LabelCount,
 };
 
-use super::{page, short, signed, text};
+use super::{number, page, short, signed, text};
 use crate::record::table::{Cell, OwnPoint, OwnRow, PaperComparison};
 use vljepa_recipes::load;
 
@@ -97,7 +97,10 @@ fn every_table_is_drawn_with_its_own_and_the_papers_rows() {
         }
         for text in [&page, &terminal, &markdown] {
             assert!(text.contains("shows my_metric"), "{of}");
-            assert!(text.contains("mine") && text.contains("+1.5"), "{of}");
+            assert!(
+                text.contains("mine") && (text.contains("+1.5") || text.contains("+1.50")),
+                "{of}"
+            );
             assert!(!text.contains("NaN") && !text.contains("inf%"), "{of}");
         }
         assert!(page.contains("75.0") && page.contains("3 of 4"), "{of}: bars of labels");
@@ -134,8 +137,10 @@ fn a_wide_table_has_a_line_for_each_column_and_a_narrow_one_for_each_row() {
 
 #[test]
 fn differences_have_a_sign_and_numbers_are_short() {
-    let shown = [0.04, -0.04, 0.06, -12.34].map(signed);
+    let shown = [0.04, -0.04, 0.06, -12.34].map(|value| signed(value, Unit::Hundredth));
     assert_eq!(shown, ["0.0", "0.0", "+0.1", "−12.3"]);
+    assert_eq!(signed(-0.04, Unit::Factor), "−0.04");
+    assert_eq!(number(2.85, Unit::Factor), "2.85");
     let shown = [999, 9_999, 12_800, 5_000_000, 3_310_000_000].map(short);
     assert_eq!(shown, ["999", "9,999", "13K", "5M", "3.31B"]);
 }

@@ -1,5 +1,7 @@
 //! Measured rows beside those of the paper, as lines of text.
 
+use vljepa_recipes::paper::Unit;
+
 use crate::record::table::{Cell, OwnRow, PaperComparison};
 use crate::terminal;
 
@@ -68,7 +70,11 @@ fn grids(compared: &PaperComparison) -> Vec<Vec<Vec<String>>> {
     // A line of its own for each point of a row, or for each column.
     let points: Vec<(String, &[Cell])> = compared.own.iter().flat_map(points).collect();
     let of_point = |(name, cells): &(String, &[Cell]), column: usize| {
-        (name.clone(), columns[column].title.clone(), group(cells, default, column))
+        (
+            name.clone(),
+            columns[column].title.clone(),
+            group(cells, default, column, columns[column].unit),
+        )
     };
     let lines: Vec<Vec<(String, String, [String; 4])>> = if columns.len() > MANY_COLUMNS {
         (0..columns.len())
@@ -112,23 +118,23 @@ fn points(row: &OwnRow) -> impl Iterator<Item = (String, &[Cell])> {
 }
 
 /// Value, value of the paper, difference and interval.
-fn group(cells: &[Cell], default: Option<&[Cell]>, column: usize) -> [String; 4] {
+fn group(cells: &[Cell], default: Option<&[Cell]>, column: usize, unit: Unit) -> [String; 4] {
     let cell = cells[column];
     let base = default.map(|cells| cells[column]).unwrap_or_default();
     let text = |value: Option<f64>, base: Option<f64>| match (value, base) {
         (None, _) => "–".to_owned(),
         (Some(value), Some(base)) if value.to_bits() != base.to_bits() => {
-            format!("{} ({})", number(value), signed(value - base))
+            format!("{} ({})", number(value, unit), signed(value - base, unit))
         }
-        (Some(value), _) => number(value),
+        (Some(value), _) => number(value, unit),
     };
     [
         text(cell.value, base.value),
         text(cell.paper, base.paper),
-        cell.difference.map_or_else(|| "–".to_owned(), signed),
+        cell.difference.map_or_else(|| "–".to_owned(), |value| signed(value, unit)),
         cell.interval.map_or_else(
             || "–".to_owned(),
-            |[low, high]| format!("{}–{}", number(low), number(high)),
+            |[low, high]| format!("{}–{}", number(low, unit), number(high, unit)),
         ),
     ]
 }
