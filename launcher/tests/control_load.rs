@@ -240,7 +240,7 @@ async fn worker(
                 // The step increases slowly, so that the run does not end by itself.
                 let (step, phase) = (beats / 1000, phases[usize::try_from(beats % 5).unwrap()]);
                 beats += 1;
-                say(&mut stream, &FromWorker::Heartbeat { step, phase, collective: beats }).await;
+                say(&mut stream, &FromWorker::Heartbeat { step, phase, collective: beats, chunks: 0 }).await;
             }
         }
     }

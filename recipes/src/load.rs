@@ -126,7 +126,8 @@ pub fn load(path: &Path, sets: &[String]) -> Result<Loaded, LoadError> {
     }
     // A flag may name another set.
     loader.read_sets(&mut root)?;
-    table::expand(&mut root).map_err(|fault| loader.fault(fault))?;
+    let warning = table::expand(&mut root).map_err(|fault| loader.fault(fault))?;
+    loader.warnings.extend(warning);
     families::expand(&mut root).map_err(|fault| loader.fault(fault))?;
     let recipe: Recipe = read::read(&root).map_err(|fault| loader.fault(fault))?;
     let problems = check::check(&recipe);

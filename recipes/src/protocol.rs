@@ -127,6 +127,9 @@ pub enum FromWorker {
         /// attempt; 0 before the first.
         #[serde(default)]
         collective: u64,
+        /// Number of chunks of evaluations that this rank has computed in this attempt.
+        #[serde(default)]
+        chunks: u64,
     },
     /// Only message of a connection that tests whether the supervisor can be reached.
     Knock {

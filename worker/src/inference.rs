@@ -211,6 +211,15 @@ impl Loaded {
         }
     }
 
+    /// Returns unused memory to the device.
+    pub(crate) fn trim(&self) -> vljepa_kernels::Result<()> {
+        match self {
+            Self::VlJepa(engine) => engine.trim(),
+            Self::DualEncoder(engine) => engine.trim(),
+            Self::Vlm(engine) => engine.trim(),
+        }
+    }
+
     pub(crate) fn embeds(&self) -> Embeds<'_> {
         match self {
             Self::VlJepa(engine) => Embeds::VlJepa(engine),

@@ -15,11 +15,10 @@ use vljepa_data::{Conversation, DataError, Tokenizer};
 use vljepa_kernels::Device;
 use vljepa_model::weights::{Parts, Published};
 use vljepa_model::{DualEncoder, ModelError, VlJepa, Vlm, weights};
-use vljepa_recipes::Recipe;
 use vljepa_recipes::check::Problem;
 use vljepa_recipes::protocol::Inputs;
-use vljepa_recipes::row_recipes;
-use vljepa_recipes::schema::{self, Init, ModelKind, Table};
+use vljepa_recipes::schema::{self, Init, ModelKind, RowWeights, Table};
+use vljepa_recipes::{Recipe, RunDirectory, row_recipes};
 
 use crate::checkpoint::OtherRun;
 use crate::collectives::{Collectives, Solo};
@@ -67,7 +66,7 @@ fn check_rows(recipe: &Recipe, table: &Table, skip_missing: bool) -> Inputs {
                 let problems = problems.into_iter().map(|problem| row.problem(problem)).collect();
                 Inputs { problems, warnings }
             }
-            Err(Problem { key, what, .. }) if skip_missing => {
+            Err(Problem { key, what, .. }) if skip_missing && is_awaited(table, &key) => {
                 let text = format!("{key}: {what}, so that this row cannot be measured yet");
                 Inputs { problems: Vec::new(), warnings: vec![text] }
             }
@@ -86,6 +85,19 @@ fn check_rows(recipe: &Recipe, table: &Table, skip_missing: bool) -> Inputs {
         }
     }
     found
+}
+
+/// Whether the key names the run or the export of a row, and there is none yet.
+fn is_awaited(table: &Table, key: &str) -> bool {
+    table.rows.iter().any(|(name, row)| match row.weights() {
+        Some(RowWeights::Run(path, _)) => {
+            key == format!("table.rows.{name}.run") && RunDirectory::open(path).is_err()
+        }
+        Some(RowWeights::Export(path)) => {
+            key == format!("table.rows.{name}.export") && !path.exists()
+        }
+        Some(RowWeights::Model(_)) | None => false,
+    })
 }
 
 /// Checks the files of a recipe with a model. `step` is that of the checkpoint that `init.run`

@@ -89,12 +89,16 @@ impl Rehearsal {
 ///
 /// # Errors
 /// Fails if an operation rejects a size, or a stage needs more memory than there is. The error
-/// names the stage.
+/// names the stage. Also fails for a table, which has no model of its own.
 pub fn rehearse(
     recipe: &Recipe,
     memory_bytes: Option<usize>,
     target_tokens: &[usize],
 ) -> anyhow::Result<Rehearsal> {
+    anyhow::ensure!(
+        recipe.table.is_none(),
+        "a table has no model of its own; name the recipes of the runs in its rows"
+    );
     let mode = if recipe.deterministic { Mode::Deterministic } else { Mode::Fast };
     let cuda = Cuda::recording(memory_bytes.unwrap_or(UNLIMITED_BYTES), mode);
     match recipe.model.kind {

@@ -16,8 +16,8 @@ use crate::inference::Loaded;
 use crate::rank::session::Session;
 use crate::training::record::{warn, write_record};
 
-/// Measures the rows, and writes the scores of each and the completion record. Returns the outcome
-/// and the step, which is 0.
+/// Measures the rows, and writes the scores of each and the completion record. A request to stop is
+/// met before the next row. Returns the outcome and the step, which is 0.
 ///
 /// # Errors
 /// Fails if the weights of a row cannot be read. Tasks that cannot be measured are reported after
@@ -32,6 +32,9 @@ pub(crate) fn measure(session: &Session, table: &Table) -> anyhow::Result<(Outco
     let left_out = left_out(session, table)?;
     let mut failures = Vec::new();
     for mut row in rows {
+        if stops(session) {
+            return Ok((Outcome::Stopped, state.step));
+        }
         session.control.at(state.step, Phase::Evaluation);
         session.drills.at(state.step, Phase::Evaluation)?;
         row.recipe.evaluation.tasks.retain(|task| !left_out.contains(&task.name));
@@ -45,6 +48,13 @@ pub(crate) fn measure(session: &Session, table: &Table) -> anyhow::Result<(Outco
     // No rank may exit before the record is written.
     session.collectives.barrier();
     Ok((Outcome::Completed, state.step))
+}
+
+/// Whether the run is to stop. Rank 0 decides, because the request may reach ranks between
+/// different rows.
+fn stops(session: &Session) -> bool {
+    let requested = session.control.stop_requested();
+    session.collectives.broadcast(vec![u8::from(requested)]) == [1]
 }
 
 /// Names of the tasks whose sets are not on the disk of rank 0, if the table leaves them out.
@@ -71,6 +81,7 @@ fn measure_row(
     let model = loaded.embeds();
     let run = session.run.row(name);
     let evaluated = evaluation::evaluate(session, recipe, &run, model)?;
+    loaded.trim()?;
     if session.collectives.rank() == 0 {
         session.generation.check()?;
         evaluation::write(&run, step.unwrap_or(0), &evaluated)?;

@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use serde::Deserialize;
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 
 use super::entries::Id;
-use super::files::Annotations;
+use super::files::{Annotations, fill};
 use super::{OpenSet, SetSample, SetVisual};
 use crate::error::DataError;
 use crate::texts::Texts;
@@ -20,14 +20,15 @@ pub(super) fn world_prediction(root: &Path, samples: &Path) -> Result<OpenSet, D
         id: Id,
         initial: String,
         r#final: String,
-        candidates: Vec<Action>,
+        candidates: Vec<Value>,
         answer: usize,
     }
     #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Action {
-        Clip(String),
-        Segment { video: String, start: f64, end: f64 },
+    #[serde(deny_unknown_fields)]
+    struct Segment {
+        video: String,
+        start: f64,
+        end: f64,
     }
     let annotations = Annotations::read(root, samples)?;
     let mut set = OpenSet::default();
@@ -35,6 +36,7 @@ pub(super) fn world_prediction(root: &Path, samples: &Path) -> Result<OpenSet, D
         annotations.json::<Vec<Item>>()?
     {
         let wrong = |reason: &str| annotations.wrong(format!("`{id}`: {reason}"));
+        let below = |path: &str| Ok(root.join(fill(path, &[]).map_err(|what| wrong(&what))?));
         if candidates.len() < 2 {
             return Err(wrong("there are fewer than two candidates"));
         }
@@ -45,8 +47,8 @@ pub(super) fn world_prediction(root: &Path, samples: &Path) -> Result<OpenSet, D
         let question = json!([{"question": "change", "answer": answer.to_string(), "kind": ""}]);
         let mut change = json.clone();
         change.insert("questions".to_owned(), question);
-        let second = Some(root.join(&r#final));
-        let visual = SetVisual { path: root.join(&initial), seconds: None, second };
+        let second = Some(below(&r#final)?);
+        let visual = SetVisual { path: below(&initial)?, seconds: None, second };
         let sample = |key: String, visual, json| SetSample {
             key,
             visual: Some(visual),
@@ -55,12 +57,15 @@ pub(super) fn world_prediction(root: &Path, samples: &Path) -> Result<OpenSet, D
         set.samples.push(sample(format!("{id}/change"), visual, change));
         for (number, action) in candidates.into_iter().enumerate() {
             let visual = match action {
-                Action::Clip(path) => SetVisual::of(root.join(path), None),
-                Action::Segment { video, start, end } if start < end => {
-                    SetVisual::of(root.join(video), Some(start..end))
-                }
-                Action::Segment { start, end, .. } => {
-                    return Err(wrong(&format!("an action from {start} s to {end} s is none")));
+                Value::String(path) => SetVisual::of(below(&path)?, None),
+                segment => {
+                    let Segment { video, start, end } = serde_json::from_value(segment)
+                        .map_err(|error| wrong(&format!("candidate {number}: {error}")))?;
+                    if start >= end {
+                        let what = format!("ends at {end} s, before its start at {start} s");
+                        return Err(wrong(&format!("candidate {number} {what}")));
+                    }
+                    SetVisual::of(below(&video)?, Some(start..end))
                 }
             };
             json.insert("action".to_owned(), number.to_string().into());

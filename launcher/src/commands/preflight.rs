@@ -5,7 +5,7 @@ use std::io::Write;
 
 use vljepa_recipes::check::Problem;
 use vljepa_recipes::protocol::Inputs;
-use vljepa_recipes::schema::{Device, Recipe, Scheduler, Visual};
+use vljepa_recipes::schema::{Device, Recipe, Scheduler, TaskKind, Visual};
 use vljepa_recipes::{Loaded, check_files};
 
 use crate::error::{FileProblem, LaunchError};
@@ -82,14 +82,15 @@ pub(crate) async fn check_features(
     }
     let ranks = recipe.cluster.world_size();
     let through_mpi = ranks > 1 && recipe.device == Device::Host;
-    let clips = recipe.data.sources.iter().find(|(_, source)| source.visual == Visual::Video);
+    let mut sources = recipe.data.sources.iter();
+    let clips = sources.find(|(_, source)| source.visual == Visual::Video);
+    let clips = clips.map(|(name, _)| format!("data.sources.{name} contains clips"));
+    let mut tasks = recipe.evaluation.tasks.iter();
+    let long = tasks.find(|task| matches!(task.kind, TaskKind::SelectiveDecoding(_)));
+    let long = long.map(|task| format!("the task {} decodes long videos", task.name));
     let needs = [
         ("mpi", features.mpi, through_mpi.then(|| format!("the run has {ranks} ranks"))),
-        (
-            "video",
-            features.video,
-            clips.map(|(name, _)| format!("data.sources.{name} contains clips")),
-        ),
+        ("video", features.video, clips.or(long)),
     ];
     let others: String =
         needs.iter().filter(|need| need.1).map(|need| format!(",{}", need.0)).collect();

@@ -82,11 +82,8 @@ pub(crate) async fn start(
         return submit_run(run_dir, &loaded, options).await;
     }
     let opened = open(run_dir, &loaded)?;
-    if let Some((directory, _lock)) = &opened {
-        measure_again(directory, &loaded.recipe);
-    }
     if let Some((directory, _lock)) = &opened
-        && is_complete(directory, &loaded.recipe)
+        && is_over(directory, &loaded.recipe)
     {
         return Ok(0);
     }
@@ -95,6 +92,7 @@ pub(crate) async fn start(
         Some(opened) => opened,
         None => create(run_dir, &loaded)?,
     };
+    measure_again(&directory, &loaded.recipe)?;
     supervise_run(directory, loaded, programs, options).await
 }
 
@@ -176,11 +174,8 @@ async fn submit_run(
     let known = RunDirectory::open(run_dir).ok();
     submit::check(known.as_ref()).await?;
     let opened = open(run_dir, loaded)?;
-    if let Some((directory, _lock)) = &opened {
-        measure_again(directory, &loaded.recipe);
-    }
     if let Some((directory, _lock)) = &opened
-        && is_complete(directory, &loaded.recipe)
+        && is_over(directory, &loaded.recipe)
     {
         return Ok(0);
     }
@@ -189,6 +184,7 @@ async fn submit_run(
         Some(opened) => opened,
         None => create(run_dir, loaded)?,
     };
+    measure_again(&directory, &loaded.recipe)?;
     let mut record = RunRecord::collect(&directory, &loaded.recipe, &loaded.hash, &programs).await;
     if let Some(of) = options.reproduces {
         record.reproduces = Some(of.to_owned());
@@ -220,15 +216,28 @@ fn resumes(opened: Option<&(RunDirectory, RunLock)>) -> bool {
     opened.is_some_and(|(directory, _)| directory.newest_checkpoint().is_some())
 }
 
-/// Lets the run of a table measure its rows again: their weights or sets may have changed, and what
-/// has not is kept.
-fn measure_again(directory: &RunDirectory, recipe: &Recipe) {
-    let Some(table) = &recipe.table else { return };
+/// Whether there is nothing left to do for a run that is complete. A table is measured again: its
+/// weights or sets may have changed.
+fn is_over(directory: &RunDirectory, recipe: &Recipe) -> bool {
+    recipe.table.is_none() && is_complete(directory, recipe)
+}
+
+/// Removes the records of a table that was measured before. What its models gave is kept.
+fn measure_again(directory: &RunDirectory, recipe: &Recipe) -> Result<(), LaunchError> {
+    let Some(table) = &recipe.table else { return Ok(()) };
     let records = table.rows.keys().map(|name| directory.row(name).row_json());
     for record in records.chain([directory.completed()]) {
-        // Without a record there is nothing to remove.
-        drop(std::fs::remove_file(record));
+        match std::fs::remove_file(&record) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(LaunchError::Start {
+                    what: format!("removing {}", record.display()),
+                    why: error.to_string(),
+                });
+            }
+            _ => {}
+        }
     }
+    Ok(())
 }
 
 /// Whether the run is complete; if it is, prints so, its scores and the path of its report.
@@ -304,9 +313,10 @@ fn finish(run: &Run, ended: Result<Ending, LaunchError>) -> Result<u8, LaunchErr
             Ok(0)
         }
         Ok(Ending::Stopped(signal)) => {
-            terminal::note(&format!(
-                "saved and stopped at step {step}; to continue, run: {command}"
-            ));
+            terminal::note(&match run.recipe.stages.is_empty() {
+                true => format!("stopped; what was measured is kept; to continue, run: {command}"),
+                false => format!("saved and stopped at step {step}; to continue, run: {command}"),
+            });
             make_report(&run.directory);
             Ok(signal.exit_code(run.platform.job().is_some()))
         }

@@ -12,7 +12,8 @@ use super::comparison::Comparison;
 use super::events::Line;
 use super::stragglers::RankTable;
 
-/// One score of `scores.json`; values are fractions, but those of CIDEr reach 10.
+/// One score of `scores.json`; values are fractions, but those of CIDEr reach 10, and savings are
+/// factors.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Score {
     pub value: f64,

@@ -18,6 +18,10 @@ use crate::statistics::to_f64;
 /// Largest number of runs of which each starts from the next.
 const MAX_CHAIN: usize = 16;
 
+/// An evaluation may come after more samples than a point of the paper, by one of this many parts:
+/// runs are measured after whole batches, and at their end.
+const SAME_SAMPLES: u64 = 20;
+
 /// A table with the rows of its recipe, in the order of the paper.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct PaperComparison {
@@ -122,11 +126,18 @@ impl PaperComparison {
         self.own.iter().any(|row| !row.metrics.is_empty())
     }
 
-    /// Scores of the row that the paper subtracts from the others, if the table has one.
-    pub(crate) fn default_cells(&self) -> Option<&[Cell]> {
-        let default = self.paper.default.as_ref()?;
-        let row = self.own.iter().find(|row| row.twin.is_some_and(|twin| twin.id == *default))?;
-        Some(&row.points.first()?.cells)
+    /// Scores of the row that the paper subtracts from the others, if the table has one. The
+    /// measured ones are missing if the recipe does not have this row.
+    pub(crate) fn default_cells(&self) -> Option<Vec<Cell>> {
+        let default = self.paper.row(self.paper.default.as_ref()?)?;
+        let is_default = |row: &&OwnRow| row.twin.is_some_and(|twin| twin.id == default.id);
+        let own = self.own.iter().find(is_default).and_then(|row| row.points.first());
+        let printed = |(index, paper): (usize, &Option<f64>)| Cell {
+            paper: *paper,
+            value: own.and_then(|own| own.cells.get(index)?.value),
+            ..Cell::default()
+        };
+        Some(default.values.iter().enumerate().map(printed).collect())
     }
 }
 
@@ -135,7 +146,6 @@ impl OwnRow {
     fn add_details(&mut self, directory: &RunDirectory, step: u64) {
         self.labels = read(&directory.labels(step)).unwrap_or_default();
         self.decoding = read(&directory.selective(step)).unwrap_or_default();
-        self.examples = samples(directory);
     }
 }
 
@@ -164,6 +174,7 @@ impl Source<'_> {
         let mut row = self.empty(recipe, record.step);
         row.points = vec![OwnPoint { samples: None, cells: self.cells(&scores, None) }];
         row.add_details(&directory, record.step.unwrap_or(0));
+        row.examples = samples(&directory);
         (row.metrics, row.left_out) = (scores, record.left_out);
         row
     }
@@ -183,8 +194,12 @@ impl Source<'_> {
         let is_curve = self.paper.rows.iter().any(|row| !row.points.is_empty());
         let points = if is_curve { self.curve(&all, recipe.as_ref()) } else { Vec::new() };
         let mut row = self.empty(recipe, newest.as_ref().map(|newest| newest.0));
-        if let Some((step, _)) = newest {
-            row.add_details(&directory, step);
+        if let Some((newest, _)) = newest {
+            row.add_details(&directory, newest);
+        }
+        // A run's samples are those of its last evaluation.
+        if step.is_none() {
+            row.examples = samples(&directory);
         }
         row.metrics = newest.map(|newest| newest.1).unwrap_or_default();
         row.points = if is_curve {
@@ -195,19 +210,19 @@ impl Source<'_> {
         row
     }
 
-    /// Points of a curve. A point of the paper is compared with the first evaluation after at least
-    /// as many samples.
+    /// Points of a curve. A point of the paper is compared with an evaluation after as many
+    /// samples, or up to a [`SAME_SAMPLES`]th more.
     fn curve(&self, all: &[(u64, Scores)], recipe: Option<&Recipe>) -> Vec<OwnPoint> {
         let Some(recipe) = recipe else { return Vec::new() };
         let seen: Vec<u64> = all.iter().map(|(step, _)| recipe.samples_after(*step)).collect();
         let twins = self.twin().map_or(&[][..], |twin| &twin.points);
-        let point = |(index, (_, scores)): (usize, &(u64, Scores))| {
-            let before = index.checked_sub(1).map_or(0, |before| seen[before]);
-            let twin = twins.iter().find(|p| p.samples > before && p.samples <= seen[index]);
+        let point = |((_, scores), seen): (&(u64, Scores), u64)| {
+            let twin = twins.iter().rev().find(|twin| twin.samples <= seen);
+            let twin = twin.filter(|twin| seen - twin.samples <= twin.samples / SAME_SAMPLES);
             let cells = self.cells(scores, twin.map(|twin| &*twin.values));
-            OwnPoint { samples: Some(seen[index]), cells }
+            OwnPoint { samples: Some(seen), cells }
         };
-        all.iter().enumerate().map(point).collect()
+        all.iter().zip(seen).map(point).collect()
     }
 
     fn twin(&self) -> Option<&'static PaperRow> {
@@ -312,6 +327,28 @@ mod tests {
             (name.to_owned(), Score { value, interval: Some(interval), ..Score::default() })
         };
         values.iter().map(score).collect()
+    }
+
+    #[test]
+    fn a_point_of_the_paper_is_compared_only_after_about_as_many_samples() {
+        let paper = &paper::TABLES["figure3"];
+        let recipe = format!("{}/../recipes/quickstart.yaml", env!("CARGO_MANIFEST_DIR"));
+        // 125 samples a step: 4,000 steps are 500K samples, 40,000 are 5M, 120,000 are 15M.
+        let sets = ["stages.0.batch=125", "stages.0.steps=200000"].map(str::to_owned);
+        let recipe = vljepa_recipes::load(recipe.as_ref(), &sets).unwrap().recipe;
+        let table = Table {
+            of: "figure3".to_owned(),
+            rows: BTreeMap::new(),
+            columns: BTreeMap::new(),
+            skip_absent_sets: false,
+        };
+        let row = Row { run: Some("runs/a".into()), ..Row::default() };
+        let source = Source { paper, table: &table, name: "vl_jepa", row: &row };
+        let steps = [100, 4000, 4100, 30_000, 120_500, 150_000];
+        let all: Vec<(u64, Scores)> = steps.map(|step| (step, Scores::new())).into();
+        let points = source.curve(&all, Some(&recipe));
+        let printed: Vec<Option<f64>> = points.iter().map(|point| point.cells[0].paper).collect();
+        assert_eq!(printed, [None, Some(1.23), Some(1.23), None, Some(14.8), None]);
     }
 
     #[test]

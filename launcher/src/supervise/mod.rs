@@ -363,8 +363,12 @@ fn announce(
 ) {
     let delay_s = delay.as_secs_f64();
     events.write(Event::Restart { delay_s });
+    let (from, progressed) = match run.recipe.stages.is_empty() {
+        true => ("with what was measured", "progress"),
+        false => ("from the newest checkpoint", "a new checkpoint"),
+    };
     progress.note(&format!(
-        "restarting from the newest checkpoint in {delay_s:.0} s (restart {} of {} without a new checkpoint)",
+        "restarting {from} in {delay_s:.0} s (restart {} of {} without {progressed})",
         restarts.without_progress(),
         run.recipe.cluster.restart.max_without_progress
     ));

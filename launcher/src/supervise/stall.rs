@@ -18,7 +18,7 @@
 //!   generous. In the data phase a rank may wait for storage, whose failovers last tens of seconds:
 //!   after this limit the rank is named, and it counts as hung only after two more floors. The
 //!   first step of a stage compiles kernels, fills caches and has new shapes, so it has the limit
-//!   of a start. Checkpoints and each task of an evaluation have that limit too, or ten times the
+//!   of a start. Checkpoints and each chunk of an evaluation have that limit too, or ten times the
 //!   longest one so far, because step times say nothing about them. Ranks wait for each other, so
 //!   the largest limit of any rank applies to all: a rank in a collective is not blamed while
 //!   another one evaluates.
@@ -132,6 +132,8 @@ pub(super) struct Position {
     pub(super) last_heard: Instant,
     /// Number of the last collective that the rank has entered, from 1; 0 before the first.
     pub(super) collective: u64,
+    /// Number of chunks of evaluations that the rank has computed.
+    pub(super) chunks: u64,
 }
 
 /// A hung rank.

@@ -35,6 +35,7 @@ fn position(step: u64, phase: Phase, still: u32, heard: u32, now: Instant) -> Po
         since: now - SECOND * still,
         last_heard: now - SECOND * heard,
         collective,
+        chunks: 0,
     }
 }
 

@@ -16,9 +16,14 @@ pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
         found,
     );
     for (index, task) in recipe.evaluation.tasks.iter().enumerate() {
+        let key = format!("evaluation.tasks.{index}.frames");
         if let Some(frames) = task.frames {
-            let key = format!("evaluation.tasks.{index}.frames");
             super::data::check_frames(recipe, &key, frames, found);
+        }
+        let frames = task.frames.unwrap_or_else(|| recipe.default_frames());
+        if task.kind == TaskKind::WorldPrediction && frames < 2 {
+            let what = format!("a clip of two pictures cannot have {frames} frame");
+            found.add(key, what, "write an even number of frames");
         }
     }
     tasks(&recipe.evaluation.tasks, found);
@@ -182,9 +187,16 @@ fn check_kind(task: &Task, key: &str, found: &mut Problems) {
     }
 }
 
+/// Shortest time between two windows in seconds. Videos have at most 100 frames a second or so.
+const SHORTEST_STRIDE_S: f64 = 0.01;
+
 fn check_selective(keys: &SelectiveDecoding, key: &str, found: &mut Problems) {
     let SelectiveDecoding { window_s, stride_s, frequencies, compare_at } = keys;
     found.above_zero(key, &[("window_s", *window_s), ("stride_s", *stride_s)]);
+    if (0.0..SHORTEST_STRIDE_S).contains(stride_s) && *stride_s > 0.0 {
+        let what = format!("{stride_s} is less than {SHORTEST_STRIDE_S}, the time of a frame");
+        found.add(format!("{key}.stride_s"), what, "raise it");
+    }
     if frequencies.is_empty() {
         found.add(format!("{key}.frequencies"), "is empty", "remove it to take the default");
     }

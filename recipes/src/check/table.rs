@@ -74,7 +74,7 @@ fn trained(recipe: &Recipe, found: &mut Problems) {
 fn weights(recipe: &Recipe, row: &Row, key: &str, found: &mut Problems) {
     let given = [row.run.is_some(), row.export.is_some(), row.model.is_some()];
     if given.iter().filter(|given| **given).count() != 1 {
-        let what = "names not exactly one of `run`, `export` and `model`";
+        let what = "must name exactly one of `run`, `export` and `model`";
         found.add(key, what, "keep the key whose weights the row measures");
         return;
     }

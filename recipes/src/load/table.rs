@@ -7,34 +7,56 @@ use super::families;
 use crate::read::Fault;
 use crate::tree::{Entry, Node, Span, Value};
 
-/// Replaces `run` by a row, leaves out rows that are `null`, and fills in the
-/// keys of published models.
-pub(super) fn expand(root: &mut Node) -> Result<(), Fault> {
+/// Replaces `run` by a row, leaves out rows that are `null`, and fills in the keys of published
+/// models. Returns a warning if the row of `run` is one that the recipe gives to another run.
+pub(super) fn expand(root: &mut Node) -> Result<Option<String>, Fault> {
     if root.get("table").is_none() {
-        return Ok(());
+        return Ok(None);
     }
     let run = root.take("run");
     let rows = root.get_mut("table").and_then(|table| table.get_mut("rows"));
     let Some(Node { value: Value::Map(rows), .. }) = rows else {
-        return run.map_or(Ok(()), |run| Err(without_row(run.key_span)));
+        return run.map_or(Ok(None), |run| Err(without_row(run.key_span)));
     };
     rows.retain(|row| !matches!(row.node.value, Value::Null));
-    if let Some(run) = run {
-        let row = rows.iter().position(|row| row.node.get("run").is_some());
-        let Some(row) = row else { return Err(without_row(run.key_span)) };
-        let mut row = rows.swap_remove(row);
-        row.node.take("run");
-        row.node.take("step");
-        row.node.push(run);
-        *rows = vec![row];
-    }
+    let warning = match run {
+        Some(run) => only(rows, run)?,
+        None => None,
+    };
     for Entry { key, node, .. } in rows {
         if let Some(model) = node.get_mut("model") {
             families::expand_model(model)
                 .map_err(|fault| fault.under(&**key).under("rows").under("table"))?;
         }
     }
-    Ok(())
+    Ok(warning)
+}
+
+/// Keeps one row, with the newest checkpoint of `run`: that which names this run, or else the first
+/// row with a run.
+fn only(rows: &mut Vec<Entry>, run: Entry) -> Result<Option<String>, Fault> {
+    let path = |node: &Node| match &node.value {
+        Value::Text(path) => Some(path.clone()),
+        _ => None,
+    };
+    let of_row = |row: &Entry| row.node.get("run").and_then(path);
+    let wanted = path(&run.node);
+    let same = rows.iter().position(|row| wanted.is_some() && of_row(row) == wanted);
+    let first = || rows.iter().position(|row| of_row(row).is_some());
+    let Some(index) = same.or_else(first) else { return Err(without_row(run.key_span)) };
+    let mut row = rows.swap_remove(index);
+    row.node.take("run");
+    row.node.take("step");
+    row.node.push(run);
+    let name = row.key.clone();
+    *rows = vec![row];
+    let warning = || {
+        format!(
+            "run: no row has this run, so it is the row `{name}`; for another row, set \
+             `table.rows.NAME.run`"
+        )
+    };
+    Ok(same.is_none().then(warning))
 }
 
 fn without_row(span: Span) -> Fault {

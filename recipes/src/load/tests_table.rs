@@ -51,6 +51,16 @@ fn run_takes_the_place_of_the_rows_and_null_leaves_one_out() {
     assert_eq!(names(&one), ["vl_jepa_base"]);
     let row = &one.table.as_ref().unwrap().rows["vl_jepa_base"];
     assert_eq!((row.run.as_deref(), row.step), (Some(Path::new("runs/b")), None));
+    // A row that names the run keeps its name; another row is a warning.
+    let two = GOOD.replace("    clip_l:", "    vl_jepa_sft: {run: runs/c, step: 7}\n    clip_l:");
+    let own = load_text(&two, &["run=runs/c"]).unwrap();
+    assert_eq!((names(&own.recipe), own.warnings), (vec!["vl_jepa_sft"], Vec::new()));
+    let other = load_text(&two, &["run=runs/d"]).unwrap();
+    assert_eq!(names(&other.recipe), ["vl_jepa_base"]);
+    assert!(other.warnings[0].contains("so it is the row `vl_jepa_base`"), "{:?}", other.warnings);
+    // A resolved recipe writes `run: null` for its dual encoder.
+    let again = load_text(&loaded.yaml, &["run=runs/b"]).unwrap().recipe;
+    assert_eq!(names(&again), ["vl_jepa_base"]);
     let less = load_text(GOOD, &["table.rows.clip_l=null"]).unwrap().recipe;
     assert_eq!(names(&less), ["vl_jepa_base"]);
     // The resolved recipe is the same recipe.
@@ -65,9 +75,9 @@ fn mistakes_in_a_table_are_shown_where_they_are() {
     #[rustfmt::skip]
     let rows = [
         ("of: table4", "of: table6", 3, "table.of: `table6` is no table of the paper", "did you mean"),
-        ("of: table4", "of: nothing", 3, "`nothing` is no table", "write one of figure3, imagenet, table1"),
-        ("{run: runs/a, step: 5}", "{run: runs/a, export: e}", 5, "names not exactly one of", "keep the key"),
-        ("{run: runs/a, step: 5}", "{step: 5}", 5, "names not exactly one of", ""),
+        ("of: table4", "of: nothing", 3, "`nothing` is no table", "write one of figure3, figure4, imagenet, table1"),
+        ("{run: runs/a, step: 5}", "{run: runs/a, export: e}", 5, "must name exactly one of", "keep the key"),
+        ("{run: runs/a, step: 5}", "{step: 5}", 5, "must name exactly one of", ""),
         ("{run: runs/a, step: 5}", "{export: e, step: 5}", 5, "step: only a run has steps", "remove it"),
         ("{run: runs/a, step: 5}", "{rum: runs/a}", 5, "unknown key `rum`", "did you mean `run`?"),
         ("  rows:", "  columns: {visl: [a]}\n  rows:", 4, "table.columns.visl: table4 has no column `visl`", "did you mean `visla`?"),
@@ -145,6 +155,7 @@ fn every_table_of_the_paper_has_a_recipe_whose_rows_are_the_papers() {
         let recipe = load(&path, &[]).unwrap().recipe;
         let table = recipe.table.as_ref().unwrap();
         let known = &paper::TABLES[&table.of];
+        assert_eq!(load(&path, &[]).unwrap().warnings, Vec::<String>::new(), "{}", path.display());
         for name in table.rows.keys() {
             assert!(known.row(name).is_some(), "{}: {name}", path.display());
         }

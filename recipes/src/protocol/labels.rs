@@ -14,8 +14,8 @@ pub type LabelCounts = BTreeMap<String, BTreeMap<String, LabelCount>>;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LabelCount {
-    /// Number of those for which the model prefers this label to all others.
+    /// Samples or questions for which the model prefers this label to all others.
     pub right: u64,
-    /// Number of all.
+    /// Samples or questions with this label.
     pub n: u64,
 }

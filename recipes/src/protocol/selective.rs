@@ -22,8 +22,8 @@ pub struct DecodingCurves {
     /// Frequency in decodes per second at which uniform and adaptive decoding are compared.
     pub compare_at: f64,
     /// How many times fewer decodes of mean embeddings at adaptive points than at uniform ones
-    /// reach the score of uniform points at `compare_at`. `None` if adaptive points reach it at no
-    /// measured frequency, or uniform ones at all.
+    /// reach the score of uniform points at `compare_at`. `None` if adaptive points never reach
+    /// it, or uniform points reach it at every frequency.
     pub saving: Option<Saving>,
     /// Uniform and adaptive points with exact and mean embeddings, four curves.
     pub curves: Vec<DecodingCurve>,

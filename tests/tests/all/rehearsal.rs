@@ -141,4 +141,7 @@ fn a_rehearsal_prints_a_line_for_each_stage_and_names_a_stage_that_does_not_fit(
     assert!(!ok && said.contains("stage images") && said.contains("out of"), "{said}");
     let (ok, said) = rehearse(&["--set", "stages.0.recompute=everything"]);
     assert!(!ok && said.contains("recompute") && !said.contains("panicked"), "{said}");
+    let table = "recipes/evaluate/table2.yaml";
+    let output = command("vljepa-worker").args(["rehearse", table]).output().unwrap();
+    assert!(!output.status.success() && text(&output).contains("has no model of its own"));
 }

@@ -213,9 +213,10 @@ fn the_action_that_shows_the_change_is_nearest_to_it() {
     assert_eq!((&right["value"], &right["n"]), (&Value::from(1.0), &Value::from(4)));
     assert_eq!(right["chance"], 0.25);
     assert_eq!(measured("two", &["--set", "cluster.ranks_per_node=2"]), right);
-    // One frame shows the first picture only, and is no clip of two.
-    let one = measured("one", &["--set", "evaluation.tasks.0.frames=1"]);
-    assert_eq!((&one["value"], &one["unreadable"]), (&Value::from(0.0), &Value::from(4)));
+    let recipe = folder.path("sets.yaml");
+    let (done, said) =
+        launch(&[recipe.to_str().unwrap(), "--set", "evaluation.tasks.0.frames=1", "--dry-run"]);
+    assert!(!done && said.contains("a clip of two pictures cannot have 1 frame"), "{said}");
     write_actions(&at, |item| (item + 1) % 4);
     assert_eq!(measured("wrong", &[])["value"], 0.0);
 }

@@ -1,7 +1,7 @@
 //! Tables of the paper: rows measured on any number of ranks, kept, changed and collected.
 
 use std::path::Path;
-use std::process::Output;
+use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::dual_encoder::Folder;
 use crate::programs::{Trial, command, small_set, text, wait_until};
-use crate::resume::workers;
+use crate::resume::{signal, workers};
 
 /// One step per checkpoint, and the questions of the small set under the name of GQA.
 fn trial() -> Trial {
@@ -211,6 +211,12 @@ fn a_row_that_cannot_be_measured_stops_the_table_before_it_starts() {
     assert!(said.contains("task `tallyqa` is left out"), "{said}");
     let table = json(&trial.path("table/table.json"));
     assert_eq!(own(&table, "vl_jepa_sft")["left_out"], serde_json::json!(["tallyqa"]));
+    // A start that is refused leaves the records of the table before it.
+    let refused = launch(&trial, "table", &["table.rows.vl_jepa_sft.run=/nowhere"]);
+    assert_eq!(refused.status.code(), Some(2), "{}", text(&refused));
+    for record in ["completed.json", "rows/vl_jepa_sft/row.json"] {
+        assert!(trial.path("table").join(record).exists(), "{record}");
+    }
     // Commands on weights name the reason why a table has none.
     let output =
         command("vljepa-launch").arg("evaluate").arg(trial.path("table")).output().unwrap();
@@ -239,6 +245,40 @@ fn a_killed_table_goes_on_with_the_rows_that_it_has_measured() {
     assert_eq!(own(&table, "a")["metrics"], own(&table, "h")["metrics"]);
     let events = std::fs::read_to_string(trial.path("table/events.jsonl")).unwrap();
     assert!(events.contains("\"restart\""), "{events}");
+}
+
+#[test]
+fn a_table_stops_before_the_next_row_and_goes_on_later() {
+    let trial = trial();
+    trial.complete("trained", &[]);
+    let run = trial.path("trained").display().to_string();
+    // Rows enough for the request to come before the last one.
+    let row = |number: usize| format!("    row_{number:02}: {{run: {run}}}\n");
+    write_table(&trial, &(0..60).map(row).collect::<String>());
+    let start = || {
+        let mut launcher = command("vljepa-launch");
+        launcher.arg(trial.path("table.yaml")).arg("--run").arg(trial.path("table"));
+        launcher.args(["--set", "cluster.ranks_per_node=2"]);
+        launcher.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let mut child = start();
+    let first = trial.path("table/rows/row_00/row.json");
+    wait_until(&mut child, Duration::from_secs(120), "the first row", || first.exists());
+    signal(&child, Signal::SIGINT);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", text(&output));
+    assert!(text(&output).contains("stopped; what was measured is kept"), "{}", text(&output));
+    let measured = || (0..60).filter(|n| row_json(&trial, *n).exists()).count();
+    assert!(measured() < 60 && !trial.path("table/completed.json").exists());
+    let kept = kept(&trial.path("table"), "row_00");
+    let output = start().wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(measured(), 60);
+    assert_eq!(self::kept(&trial.path("table"), "row_00"), kept, "nothing was computed again");
+}
+
+fn row_json(trial: &Trial, number: usize) -> std::path::PathBuf {
+    trial.path(&format!("table/rows/row_{number:02}/row.json"))
 }
 
 #[test]
@@ -316,6 +356,16 @@ fn a_published_dual_encoder_is_a_row_of_a_table() {
     assert_eq!(row["metrics"]["msrvtt_r1"], itself["retrieval_r1"]);
     assert!(row["step"].is_null() && row["samples"].is_null());
     assert_eq!(row["parameters"]["trained"], 0);
+    // Samples of an earlier start are not shown beside other tasks.
+    let samples = folder.path("table/rows/clip_l/samples.json");
+    assert!(samples.exists(), "the retrieval task shows samples");
+    let mut again = command("vljepa-launch");
+    again.arg(folder.path("table.yaml")).arg("--run").arg(folder.path("table"));
+    let only = "evaluation.tasks.1={name: k400, shards: SET/eval/heldout.tar, limit: 20, kind: {classification: {field: colour, candidates: SET/labels/colours.json}}}";
+    let only = only.replace("SET", small_set().to_str().unwrap());
+    let output = again.args(["--set", &only]).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(!samples.exists());
     // One of eight sets is no mean.
     assert!(row["points"][0]["cells"][0]["value"].is_null());
 }

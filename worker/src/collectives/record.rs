@@ -84,6 +84,7 @@ impl fmt::Display for Entry {
 #[derive(Debug)]
 pub struct Record {
     sequence: AtomicU64,
+    chunks: AtomicU64,
     last: Mutex<VecDeque<Entry>>,
 }
 
@@ -107,7 +108,11 @@ pub struct Ticket<'a> {
 
 impl Record {
     const fn new() -> Self {
-        Self { sequence: AtomicU64::new(0), last: Mutex::new(VecDeque::new()) }
+        Self {
+            sequence: AtomicU64::new(0),
+            chunks: AtomicU64::new(0),
+            last: Mutex::new(VecDeque::new()),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<Entry>> {
@@ -141,6 +146,13 @@ impl Record {
     #[must_use]
     pub fn sequence(&self) -> &AtomicU64 {
         &self.sequence
+    }
+
+    /// Number of chunks of evaluations that this rank has computed. Heartbeats read it from another
+    /// thread: a rank that evaluates enters no collective between them.
+    #[must_use]
+    pub fn chunks(&self) -> &AtomicU64 {
+        &self.chunks
     }
 
     /// Returns the last collectives, oldest first.

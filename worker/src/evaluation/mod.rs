@@ -151,6 +151,10 @@ fn write_if_any<T: Serialize>(path: &Path, of_tasks: &BTreeMap<String, T>) -> an
     if !of_tasks.is_empty() {
         return Ok(atomic_write(path, &serde_json::to_vec_pretty(of_tasks)?)?);
     }
+    remove(path)
+}
+
+fn remove(path: &Path) -> anyhow::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(error.into()),
         _ => Ok(()),
@@ -166,6 +170,8 @@ pub fn write_showcase(
     model: Embeds<'_>,
     run: &RunDirectory,
 ) -> anyhow::Result<()> {
+    // Samples of an earlier evaluation are not those of this model.
+    remove(&run.samples())?;
     let Some(task) = recipe.evaluation.tasks.iter().find(|task| has_captions(task)) else {
         return Ok(());
     };

@@ -1,6 +1,9 @@
 //! Tells how much of a task is done: one line per task and every few seconds.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+
+use crate::collectives::record;
 
 /// Shortest time between two lines of one task.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -20,8 +23,10 @@ impl<'a> Progress<'a> {
         Self { task, samples, start: now, told: now }
     }
 
-    /// Logs a line if the last one is old enough, or all samples are done.
+    /// Counts a chunk for the supervisor, and logs a line if the last one is old enough, or all
+    /// samples are done.
     pub(super) fn at(&mut self, done: usize) {
+        record::of_process().chunks().fetch_add(1, Ordering::Relaxed);
         if done < self.samples && self.told.elapsed() < INTERVAL {
             return;
         }

@@ -36,8 +36,8 @@ pub struct Decode {
     pub rows: Range<usize>,
 }
 
-/// Windows of `window_s` seconds that start each `stride_s` seconds and end within a video. A video
-/// that is shorter than a window is one.
+/// Windows of `window_s` seconds that start each `stride_s` seconds and end within a video. A
+/// shorter video is a single window.
 #[must_use]
 pub fn windows(duration_s: f64, window_s: f64, stride_s: f64) -> Vec<Range<f64>> {
     if duration_s <= window_s {

@@ -256,7 +256,7 @@ fn label_scores(rows: &[Placed], count: usize, parts: usize) -> Vec<Score> {
     scores
 }
 
-/// Right answers by label. Labels that are never right have no entry.
+/// Right answers by label. A label that is no sample's true label has no entry.
 fn counts(rows: &[Placed], names: &[String]) -> BTreeMap<String, LabelCount> {
     let mut counts: BTreeMap<String, LabelCount> = BTreeMap::new();
     for (row, truth) in rows.iter().filter_map(|row| Some((row, row.truth?))) {

@@ -163,7 +163,7 @@ pub(crate) struct CaptionTruth {
     pub(crate) references: Vec<String>,
 }
 
-/// Place of a sample of WorldPrediction.
+/// Role of a sample of WorldPrediction.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ActionTruth {
     /// Id of the question that the sample belongs to.
@@ -182,7 +182,10 @@ impl ActionTruth {
         let action = field("action")?.map(number).transpose()?;
         let questions = texts.questions().map_err(anyhow::Error::msg)?;
         let right = questions.first().map(|question| number(&question.answer)).transpose()?;
-        anyhow::ensure!(action.is_some() != right.is_some(), "it is no picture and no action");
+        anyhow::ensure!(
+            action.is_some() != right.is_some(),
+            "it must have either `action` or one question"
+        );
         Ok(Self { item, action, right })
     }
 }

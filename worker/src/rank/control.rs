@@ -310,8 +310,10 @@ fn speak(mut writer: BufWriter<TcpStream>, receiver: &Receiver<Outgoing>, shared
                 }
                 (told, told_at) = (Some(position), Instant::now());
                 let (step, phase) = position;
-                let collective = record::of_process().sequence().load(Ordering::Relaxed);
-                send(&mut writer, &FromWorker::Heartbeat { step, phase, collective })
+                let record = record::of_process();
+                let collective = record.sequence().load(Ordering::Relaxed);
+                let chunks = record.chunks().load(Ordering::Relaxed);
+                send(&mut writer, &FromWorker::Heartbeat { step, phase, collective, chunks })
             }
             Err(RecvTimeoutError::Disconnected) => return,
         };

@@ -57,8 +57,10 @@ fn questions_without_a_right_action_are_refused() {
     for (from, to, reason) in [
         (r#""answer": 0"#, r#""answer": 3"#, "`2`: there is no candidate 3, counted from 0"),
         (r#"["c/a.mp4", "c/c.mp4", "c/d.mp4"]"#, r#"["c/a.mp4"]"#, "fewer than two candidates"),
-        (r#""start": 1.5"#, r#""start": 5"#, "an action from 5 s to 4 s is none"),
+        (r#""start": 1.5"#, r#""start": 5"#, "candidate 1 ends at 4 s, before its start at 5 s"),
         (r#""id": 2"#, r#""id": "q1""#, "two samples have the key `q1/change`"),
+        (r#""video""#, r#""clip""#, "`q1`: candidate 1: unknown field `clip`"),
+        ("c/a.mp4", "../a.mp4", "`../a.mp4` is not a path below the folder of the set"),
         (r#""final""#, r#""last""#, "cannot be parsed"),
     ] {
         write(at, &[("samples.json", &SAMPLES.replacen(from, to, 1))]);

@@ -53,14 +53,14 @@ fn signed(value: f64, unit: Unit) -> String {
     sign.to_owned() + &text
 }
 
-/// A large number in few characters: `3.3B`, `12.8M`.
+/// A large number in few characters: `3.31B`, `13M`.
 fn short(count: u64) -> String {
     #[expect(clippy::cast_precision_loss, reason = "two digits are shown")]
     let value = count as f64;
     match count {
         0..=9_999 => terminal::thousands(count),
-        10_000..=999_999 => format!("{:.0}K", value / 1e3),
-        1_000_000..=999_999_999 => format!("{:.0}M", value / 1e6),
+        10_000..=999_499 => format!("{:.0}K", value / 1e3),
+        999_500..=994_999_999 => format!("{:.0}M", value / 1e6),
         _ => format!("{:.2}B", value / 1e9),
     }
 }

@@ -127,7 +127,8 @@ fn own_row(row: &OwnRow, columns: &[Column]) -> Markup {
         @for point in &row.points {
             tr.own {
                 td {
-                    "measured" @if row.twin.is_none() { ": " (row.name) }
+                    @if row.metrics.is_empty() { "not measured" } @else { "measured" }
+                    @if row.twin.is_none() { ": " (row.name) }
                     span.below { (row.weights) }
                 }
                 td.figure { (parameters) }
@@ -139,7 +140,9 @@ fn own_row(row: &OwnRow, columns: &[Column]) -> Markup {
 }
 
 fn own_cell(cell: &Cell, unit: Unit) -> Markup {
-    let interval = cell.interval.map(|[low, high]| format!("95 %: {low:.1}–{high:.1}"));
+    let interval = cell
+        .interval
+        .map(|[low, high]| format!("95 %: {}–{}", number(low, unit), number(high, unit)));
     html! {
         td.figure title=[interval] {
             @match cell.value {
@@ -172,13 +175,13 @@ fn curves(compared: &PaperComparison) -> Markup {
                 .filter_map(|point| Some((to_f64(point.samples), point.values[index]?)))
                 .collect(),
         });
-        let own = compared.own.iter().map(|row| Curve {
+        let own = compared.own.iter().enumerate().map(|(number_of_row, row)| Curve {
             name: row.title.clone(),
             colour: paper
                 .rows
                 .iter()
                 .position(|twin| Some(&twin.id) == row.twin.map(|twin| &twin.id))
-                .unwrap_or(paper.rows.len()),
+                .unwrap_or(paper.rows.len() + number_of_row),
             is_printed: false,
             points: row
                 .points
@@ -211,7 +214,8 @@ fn differences(compared: &PaperComparison) -> Markup {
                 h2 { (row.title) ", measured and printed" }
                 div.scores {
                     @for (column, cell) in compared.paper.columns.iter().zip(&row.points[0].cells) {
-                        @if let Some(value) = cell.value {
+                        // A factor has no largest value, which a bar could show.
+                        @if let Some(value) = cell.value.filter(|_| column.unit == Unit::Hundredth) {
                             div.score.above {
                                 span.name { (column.title) }
                                 span.bar {

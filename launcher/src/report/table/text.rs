@@ -66,6 +66,7 @@ pub(super) fn notes(compared: &PaperComparison) -> Vec<String> {
 /// Tables of cells, each with its header.
 fn grids(compared: &PaperComparison) -> Vec<Vec<Vec<String>>> {
     let default = compared.default_cells();
+    let default = default.as_deref();
     let columns = &compared.paper.columns;
     // A line of its own for each point of a row, or for each column.
     let points: Vec<(String, &[Cell])> = compared.own.iter().flat_map(points).collect();

@@ -1,6 +1,7 @@
 //! Handling of the control plane's events in an attempt: joins, messages, lost and refused
 //! connections.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use nix::sys::signal::{Signal, raise};
@@ -53,8 +54,14 @@ impl Attempt<'_> {
         let Hello { rank, host, pid, device, build, .. } = hello;
         self.observer.joined(rank, &host);
         let now = Instant::now();
-        let position =
-            Position { step: 0, phase: Phase::Start, since: now, last_heard: now, collective: 0 };
+        let position = Position {
+            step: 0,
+            phase: Phase::Start,
+            since: now,
+            last_heard: now,
+            collective: 0,
+            chunks: 0,
+        };
         self.members[rank].joined =
             Some(Joined { host: host.clone(), pid, position, step_since: now });
         self.events.write(Event::RankJoined { rank, host, pid, device, build });
@@ -74,8 +81,9 @@ impl Attempt<'_> {
             | FromWorker::Knock { .. }
             | FromWorker::Rendezvous { .. }
             | FromWorker::Interval(_) => {}
-            FromWorker::Heartbeat { step, phase, collective } => {
+            FromWorker::Heartbeat { step, phase, collective, chunks } => {
                 self.reached(rank, phase, collective, now);
+                self.computed(rank, chunks, now);
                 self.beat(rank, step, phase, now);
             }
             FromWorker::Metrics(metrics) => {
@@ -103,12 +111,7 @@ impl Attempt<'_> {
                     self.server.tell(rank, FromSupervisor::Checkpoint { order });
                 }
             }
-            FromWorker::Scores { step, values } => {
-                let text: Vec<String> =
-                    values.iter().map(|(name, value)| format!("{name} {value:.3}")).collect();
-                self.progress.note(&format!("scores at step {step}: {}", text.join(", ")));
-                self.events.write(Event::Scores { step, values });
-            }
+            FromWorker::Scores { step, values } => self.scored(step, values),
             FromWorker::Warning { text } => {
                 self.progress.note(&format!("warning of rank {rank}: {text}"));
                 self.events.write(Event::Warning { rank, text });
@@ -131,6 +134,18 @@ impl Attempt<'_> {
         }
     }
 
+    /// Prints and records the scores of an evaluation.
+    fn scored(&mut self, step: u64, values: BTreeMap<String, f64>) {
+        let text: Vec<String> =
+            values.iter().map(|(name, value)| format!("{name} {value:.3}")).collect();
+        self.progress.note(&format!("scores at step {step}: {}", text.join(", ")));
+        self.events.write(Event::Scores { step, values });
+        // What a run without stages measures is all that it does, and it is kept.
+        if self.limits.stage_ends.is_empty() {
+            (self.facts.trained, self.facts.saved) = (true, true);
+        }
+    }
+
     /// Tells the other ranks that rank 0 has published a checkpoint, or dropped it because of
     /// `error`.
     fn settle(&self, step: u64, error: Option<&str>) {
@@ -150,6 +165,22 @@ impl Attempt<'_> {
             position.since = now;
         }
         position.collective = collective;
+    }
+
+    /// Notes the chunks of evaluations that a rank has computed. A new one is progress of all ranks
+    /// that evaluate, because those that have finished their chunks wait for it.
+    fn computed(&mut self, rank: usize, chunks: u64, now: Instant) {
+        let Some(joined) = &mut self.members[rank].joined else { return };
+        if chunks <= joined.position.chunks {
+            return;
+        }
+        joined.position.chunks = chunks;
+        for joined in self.members.iter_mut().filter_map(|member| member.joined.as_mut()) {
+            if joined.position.phase == Phase::Evaluation {
+                joined.step_since += now.saturating_duration_since(joined.position.since);
+                joined.position.since = now;
+            }
+        }
     }
 
     fn beat(&mut self, rank: usize, step: u64, phase: Phase, now: Instant) {
@@ -184,8 +215,8 @@ impl Attempt<'_> {
             joined.step_since = now;
             self.facts.last_step = self.facts.last_step.max(position.step);
         }
-        let collective = position.collective;
-        *position = Position { step, phase, since: now, last_heard: now, collective };
+        let Position { collective, chunks, .. } = *position;
+        *position = Position { step, phase, since: now, last_heard: now, collective, chunks };
     }
 
     /// Records the first sign of a fault. An error that a rank reports itself replaces the loss of

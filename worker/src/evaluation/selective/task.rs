@@ -1,7 +1,7 @@
 //! Measures a task of selective decoding.
 
 use rayon::prelude::*;
-use vljepa_recipes::protocol::{DecodingCurves, DecodingPoints};
+use vljepa_recipes::protocol::{DecodingCurves, DecodingPoints, Saving};
 use vljepa_recipes::schema::{SelectiveDecoding, Task};
 
 use super::told::{Told, baseline, cider, compared, curves, number_of_settings};
@@ -42,18 +42,31 @@ pub(in crate::evaluation) fn measure(
     let own = own.par_iter().map(|&setting| cider(told, setting)).collect();
     let curves = curves(told, keys, &shared.in_turn(own)?);
     let scores = scores(&curves, shared.agreed(baseline(told))?);
-    if curves.saving.is_none() && collectives.rank() == 0 {
-        tracing::warn!(
-            "task {}: it has no saving, because adaptive points reach the score of uniform points \
-             at {} decodes per second at no measured frequency, or uniform points at all",
-            task.name,
-            keys.compare_at
-        );
+    if collectives.rank() == 0 {
+        warn_of_saving(task, &curves);
     }
     Ok((measured, scores, curves))
 }
 
 /// Scores in the order of [`Task::metrics`]. The last one is missing if there is no saving.
+/// Says why the metric of the saving is missing.
+fn warn_of_saving(task: &Task, curves: &DecodingCurves) {
+    let name = &task.name;
+    match curves.saving {
+        Some(Saving { at_least: false, .. }) => {}
+        Some(Saving { ratio, .. }) => tracing::warn!(
+            "task {name}: its saving is at least {ratio:.1}, and no metric: adaptive points reach \
+             the score even at the lowest frequency. Add lower `frequencies`"
+        ),
+        None => tracing::warn!(
+            "task {name}: it has no saving. Adaptive points never reach the score that uniform \
+             points have at {} decodes per second, or uniform points reach it even at the lowest \
+             frequency",
+            curves.compare_at
+        ),
+    }
+}
+
 fn scores(curves: &DecodingCurves, baseline: f64) -> Vec<Score> {
     let n = curves.annotations;
     let cider = |points| {
@@ -61,7 +74,8 @@ fn scores(curves: &DecodingCurves, baseline: f64) -> Vec<Score> {
         Score::of_value(value, n, 0.0, baseline)
     };
     let mut scores = vec![cider(DecodingPoints::Uniform), cider(DecodingPoints::Adaptive)];
-    // Uniform points themselves save nothing.
-    scores.extend(curves.saving.map(|saving| Score::of_value(saving.ratio, n, 1.0, 1.0)));
+    // Uniform points themselves save nothing. A lower bound is no score.
+    let saving = curves.saving.filter(|saving| !saving.at_least);
+    scores.extend(saving.map(|saving| Score::of_value(saving.ratio, n, 1.0, 1.0)));
     scores
 }
