@@ -10,14 +10,13 @@ use crate::statistics::{mean, median};
 use crate::terminal;
 
 /// Style of all pages.
-pub(super) const STYLE: &str = include_str!("style.css");
+const STYLE: &str = include_str!("style.css");
 
 /// Captions and paths may contain anything, so the policy forbids loading and running.
-pub(super) const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:";
+const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:";
 
-/// The whole HTML document.
-pub(super) fn page(contents: &Contents) -> Markup {
-    let name = &contents.recipe.name;
+/// An HTML document whose body has the class `class`.
+pub(super) fn document(name: &str, class: &str, body: &Markup) -> Markup {
     html! {
         (DOCTYPE)
         html lang="en" {
@@ -29,22 +28,28 @@ pub(super) fn page(contents: &Contents) -> Markup {
                 title { (name) " · VL-JEPA" }
                 style { (PreEscaped(STYLE)) }
             }
-            body {
-                (header(contents))
-                main {
-                    (figures(contents))
-                    (sections::learning(contents))
-                    (sections::scores(contents))
-                    (sections::samples(contents))
-                    (sections::time(contents))
-                    (sections::attempts(contents))
-                    (reliability::section(contents))
-                    (sections::incidents(contents))
-                    (sections::origin(contents))
-                }
-            }
+            body.(class) { (body) }
         }
     }
+}
+
+/// The whole page.
+pub(super) fn page(contents: &Contents) -> Markup {
+    let body = html! {
+        (header(contents))
+        main {
+            (figures(contents))
+            (sections::learning(contents))
+            (sections::scores(contents))
+            (sections::samples(contents))
+            (sections::time(contents))
+            (sections::attempts(contents))
+            (reliability::section(contents))
+            (sections::incidents(contents))
+            (sections::origin(contents))
+        }
+    };
+    document(&contents.recipe.name, "run", &body)
 }
 
 fn header(contents: &Contents) -> Markup {

@@ -178,7 +178,7 @@ async fn processes_are_found_by_their_token_alone() {
     let own_group = |pid: &Pid| getpgid(Some(*pid)).is_ok_and(|group| group == *pid);
     let left =
         || workers::with_token(&token).iter().any(|pid| *pid != group.leader() && own_group(pid));
-    // `setsid` becomes `sleep`, and its environment is empty for a moment: the process is there when
+    // `setsid` becomes `sleep`, and its environment is empty for a moment. The process is there if
     // several looks in a row find it.
     let deadline = Instant::now() + Duration::from_secs(60);
     let mut looks = 0;

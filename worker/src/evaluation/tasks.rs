@@ -99,15 +99,19 @@ impl Scope<'_> {
         Ok(((scores, unreadable, hash), counted))
     }
 
-    fn retrieval(&self) -> anyhow::Result<Outcome> {
+    /// Predicted embeddings of all samples, in chunks.
+    fn embeddings(&self) -> anyhow::Result<Measured<Vec<Answered<Vec<f32>>>>> {
         let truth = self.shared.agreed(Truth::load(self.task))?;
         let request = Request {
             identity: EMBEDDINGS.to_owned(),
             make: &|asked| self.shared.embedder.samples(asked),
             constant: self.is_collapsed().then(|| unit_vector(self.embed_dim)),
         };
-        let Measured { parts, unreadable, hash } =
-            self.shared.ask(self.task, &truth, &request, Ok)?;
+        self.shared.ask(self.task, &truth, &request, Ok)
+    }
+
+    fn retrieval(&self) -> anyhow::Result<Outcome> {
+        let Measured { parts, unreadable, hash } = self.embeddings()?;
         let rows: Vec<Answered<Vec<f32>>> = parts.into_iter().flatten().collect();
         let (mut visuals, mut captions, mut lost) = (Vec::new(), Vec::new(), 0);
         for Answered { row, truth, .. } in rows {
@@ -172,14 +176,7 @@ impl Scope<'_> {
     }
 
     fn world_prediction(&self) -> anyhow::Result<Outcome> {
-        let truth = self.shared.agreed(Truth::load(self.task))?;
-        let request = Request {
-            identity: EMBEDDINGS.to_owned(),
-            make: &|asked| self.shared.embedder.samples(asked),
-            constant: self.is_collapsed().then(|| unit_vector(self.embed_dim)),
-        };
-        let Measured { parts, unreadable, hash } =
-            self.shared.ask(self.task, &truth, &request, Ok)?;
+        let Measured { parts, unreadable, hash } = self.embeddings()?;
         let rows: Vec<Answered<Vec<f32>>> = parts.into_iter().flatten().collect();
         Ok((vec![actions::score(&rows)?], unreadable, hash))
     }

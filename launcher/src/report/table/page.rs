@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use maud::{DOCTYPE, Markup, PreEscaped, html};
+use maud::{Markup, html};
 use vljepa_recipes::paper::{Column, PaperRow, Unit};
 use vljepa_recipes::protocol::{DecodedEmbedding, DecodingCurve, DecodingPoints};
 use vljepa_recipes::schema::Recipe;
@@ -12,42 +12,30 @@ use super::details;
 use super::text::notes;
 use super::{number, short, signed};
 use crate::record::table::{Cell, OwnRow, PaperComparison};
-use crate::report::page::{POLICY, STYLE};
+use crate::report::page::document;
 use crate::statistics::to_f64;
 
-/// The whole HTML document.
+/// The whole page.
 pub(in crate::report) fn page(compared: &PaperComparison, recipe: &Recipe) -> Markup {
     let paper = compared.paper;
-    html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                meta name="color-scheme" content="light dark";
-                meta http-equiv="Content-Security-Policy" content=(POLICY);
-                title { (recipe.name) " · VL-JEPA" }
-                style { (PreEscaped(STYLE)) }
-            }
-            body.paper {
-                header {
-                    p.kind { (paper.place) }
-                    h1 { (paper.title) }
-                    p.facts { "Coloured rows are measured. Small numbers are differences to the paper's row above." }
-                }
-                main {
-                    (rows(compared))
-                    (curves(compared))
-                    (decoding(compared))
-                    (differences(compared))
-                    @for row in &compared.own { (details::labels(row)) }
-                    @for row in &compared.own { (details::examples(row)) }
-                    @for row in &compared.own { (details::measured(row)) }
-                    @if !recipe.evaluation.tasks.is_empty() { (details::tasks(recipe)) }
-                }
-            }
+    let body = html! {
+        header {
+            p.kind { (paper.place) }
+            h1 { (paper.title) }
+            p.facts { "Coloured rows are measured. Small numbers are differences to the paper's row above." }
         }
-    }
+        main {
+            (rows(compared))
+            (curves(compared))
+            (decoding(compared))
+            (differences(compared))
+            @for row in &compared.own { (details::labels(row)) }
+            @for row in &compared.own { (details::examples(row)) }
+            @for row in &compared.own { (details::measured(row)) }
+            @if !recipe.evaluation.tasks.is_empty() { (details::tasks(recipe)) }
+        }
+    };
+    document(&recipe.name, "paper", &body)
 }
 
 /// The table: rows of the paper in its order, each with the measured rows that belong to it.
