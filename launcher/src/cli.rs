@@ -87,6 +87,8 @@ pub(crate) enum Command {
     Weights(Weights),
     /// Compare captions with reference captions as coco-caption does: CIDEr, BLEU-4, ROUGE-L.
     Score(Score),
+    /// Say which claims of the paper hold for computed tables, and write one page with all of them.
+    Paper(Paper),
     /// List evaluation sets: what this disk holds of them, and where they are published.
     Sets(Sets),
     /// Write the report.html of a run again.
@@ -122,6 +124,20 @@ pub(crate) struct Evaluate {
     pub run: PathBuf,
     #[command(flatten)]
     pub checkpoint: OfStep,
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Paper {
+    /// Run directories of tables and figures. Several of one table are its seeds: scores are then
+    /// means, and a claim holds if it holds for each of them.
+    #[arg(required = true)]
+    pub tables: Vec<PathBuf>,
+    /// Write a page with the claims and all tables.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
     /// Print the result as JSON.
     #[arg(long)]
     pub json: bool,

@@ -24,6 +24,10 @@ pub(crate) enum LaunchError {
     #[error("no run of this table has measured scores: {runs}")]
     #[diagnostic(help("train the runs first; each measures its recipe's tasks at its end"))]
     NothingMeasured { runs: String },
+    /// A directory that should hold a table holds another run.
+    #[error("{} holds no table of the paper", run.display())]
+    #[diagnostic(help("compute one first: `vljepa-launch recipes/evaluate/table1.yaml`"))]
+    NoTable { run: PathBuf },
     /// A drill names a rank or a step that the run does not have.
     #[error("--drill {drill} can never happen: {why}")]
     Drill { drill: String, why: String },
@@ -244,6 +248,7 @@ impl LaunchError {
             | Self::NotInJob
             | Self::Drill { .. }
             | Self::NothingMeasured { .. }
+            | Self::NoTable { .. }
             | Self::Prometheus { .. }
             | Self::Differences { .. }
             | Self::NoCheckpoint { .. }

@@ -26,7 +26,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use cli::{Cli, Command};
-use commands::{jobs, latency, reproduce, score, sets, status, stop, train, weights};
+use commands::{jobs, latency, paper, reproduce, score, sets, status, stop, train, weights};
 use error::LaunchError;
 use platform::slurm::guard;
 
@@ -80,6 +80,7 @@ async fn dispatch(cli: Cli) -> Result<u8, LaunchError> {
         Some(Command::Evaluate(run)) => jobs::evaluate(&run).await,
         Some(Command::Export(export)) => jobs::export(&export).await,
         Some(Command::Weights(arguments)) => weights::weights(&arguments).await,
+        Some(Command::Paper(arguments)) => paper::paper(&arguments),
         Some(Command::Score(arguments)) => score::score(&arguments).await,
         Some(Command::Sets(arguments)) => sets::sets(&arguments).await,
         Some(Command::Report(run)) => jobs::report(&run.run),

@@ -2,6 +2,7 @@
 //! This crate never touches a GPU, a network or Slurm.
 
 pub mod check;
+pub mod claims;
 pub mod clock;
 pub mod cost;
 pub mod file_kind;

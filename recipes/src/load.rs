@@ -126,6 +126,9 @@ pub fn load(path: &Path, sets: &[String]) -> Result<Loaded, LoadError> {
     }
     // A flag may name another set.
     loader.read_sets(&mut root)?;
+    for (part, named) in [("data", "sources"), ("table", "rows")] {
+        leave_out(&mut root, part, named);
+    }
     let warning = table::expand(&mut root).map_err(|fault| loader.fault(fault))?;
     loader.warnings.extend(warning);
     families::expand(&mut root).map_err(|fault| loader.fault(fault))?;
@@ -144,6 +147,15 @@ pub fn load(path: &Path, sets: &[String]) -> Result<Loaded, LoadError> {
 /// Returns the same errors as [`load`].
 pub fn load_resolved(path: &Path) -> Result<Loaded, LoadError> {
     load(path, &[])
+}
+
+/// Removes the entries of `part.named` whose value is `null`, which an extending recipe or a flag
+/// leaves out.
+fn leave_out(root: &mut Node, part: &str, named: &str) {
+    let node = root.get_mut(part).and_then(|part| part.get_mut(named));
+    if let Some(Node { value: Value::Map(entries), .. }) = node {
+        entries.retain(|entry| !matches!(entry.node.value, Value::Null));
+    }
 }
 
 fn resolved(recipe: Recipe, mut warnings: Vec<String>) -> Result<Loaded, LoadError> {

@@ -1,10 +1,11 @@
 //! Runs the README's commands unchanged. The first one trains the quickstart's model, survives the
-//! kill of a rank, and must reach the scores of `GATES`.
+//! kill of a rank, and must reach the scores of `GATES`. Then an excerpt of the miniature.
 
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use vljepa_data::order::ORDER_VERSION;
 use vljepa_kernels::Device;
@@ -97,13 +98,14 @@ fn run_readme_commands(run: &Path) {
     }
 }
 
-#[test]
-#[expect(clippy::disallowed_methods, reason = "runs the README's command")]
-fn the_first_command_trains_survives_a_kill_and_passes_its_gates() {
-    let folder = tempfile::tempdir().unwrap();
-    let run: PathBuf = folder.path().join("quickstart");
+/// Held by a script, because both scripts write the same data set.
+static SCRIPT: Mutex<()> = Mutex::new(());
+
+/// Runs a script of the repository and returns what it printed.
+#[expect(clippy::disallowed_methods, reason = "runs the README's commands")]
+fn run_script(script: &str, arguments: &[&Path]) -> String {
     let mut command = Command::new("bash");
-    command.arg("recipes/quickstart.sh").arg(&run).current_dir(repository()).stdin(Stdio::null());
+    command.arg(script).args(arguments).current_dir(repository()).stdin(Stdio::null());
     // Cargo describes this crate to its tests. With these variables, the script would build anew
     // what depends on ring, whose build script reads them.
     for (name, _) in std::env::vars_os() {
@@ -112,11 +114,20 @@ fn the_first_command_trains_survives_a_kill_and_passes_its_gates() {
             command.env_remove(&*name);
         }
     }
-    let output = command.output().unwrap();
+    let output = command.output().expect("bash runs");
     let said = [&output.stdout, &output.stderr].map(|b| String::from_utf8_lossy(b).into_owned());
     let said = said.join("\n");
     assert!(output.status.success(), "{said}");
     println!("{said}");
+    said
+}
+
+#[test]
+fn the_first_command_trains_survives_a_kill_and_passes_its_gates() {
+    let _script = SCRIPT.lock().unwrap_or_else(PoisonError::into_inner);
+    let folder = tempfile::tempdir().unwrap();
+    let run: PathBuf = folder.path().join("quickstart");
+    let said = run_script("recipes/quickstart.sh", &[&run]);
 
     assert!(run.join("completed.json").exists(), "{said}");
     assert!(said.contains("kill -9"), "one rank was killed: {said}");
@@ -150,6 +161,29 @@ fn the_first_command_trains_survives_a_kill_and_passes_its_gates() {
     // Of 200 clips.
     assert!(recognised > 130, "{recognised}");
     assert!(named * 10 >= recognised * 9, "{named} of {recognised}");
+}
+
+#[test]
+fn an_excerpt_of_the_miniature_computes_tables_and_a_verdict_on_each_claim() {
+    let _script = SCRIPT.lock().unwrap_or_else(PoisonError::into_inner);
+    let folder = tempfile::tempdir().unwrap();
+    let options = [Path::new("--excerpt"), Path::new("--runs"), folder.path()];
+    let said = run_script("recipes/miniature.sh", &options);
+    let page = std::fs::read_to_string(folder.path().join("paper.html")).unwrap();
+    for claim in &*vljepa_recipes::claims::CLAIMS {
+        assert!(said.contains(&claim.claim) && page.contains(&claim.place), "{}", claim.id);
+    }
+    // The excerpt has no run of Table 5e.
+    for table in ["table1", "table3", "table4", "table5a", "table5c", "figure3", "figure4"] {
+        let json = folder.path().join("0").join(table).join("table.json");
+        let json: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
+        let rows = json["own"].as_array().unwrap();
+        let measured = rows.iter().filter(|row| !row["metrics"].as_object().unwrap().is_empty());
+        assert!(measured.count() >= 1, "{table}");
+        assert!(page.contains(json["title"].as_str().unwrap()), "{table}");
+    }
+    assert!(!folder.path().join("0/table5e/table.json").exists());
 }
 
 /// Of the clips outside of training whose shape, colour and motion classification gets right: the

@@ -31,6 +31,7 @@ pub(super) struct Design {
     pub retrieval_clips: usize,
     pub question_images: usize,
     pub triplets: usize,
+    pub world_predictions: usize,
     pub samples_per_shard: usize,
     /// Step between possible start positions of clips.
     pub start_step: i32,
@@ -95,6 +96,7 @@ pub(super) const DESIGN: Design = Design {
     retrieval_clips: 200,
     question_images: 400,
     triplets: 400,
+    world_predictions: 200,
     samples_per_shard: 1000,
     start_step: PIXEL,
     step: PIXEL / 2,

@@ -12,6 +12,7 @@
 //! DIR/eval/heldout.tar                               clips of held-out pairs, all motions
 //! DIR/eval/retrieval.tar                             clips with distinct captions
 //! DIR/eval/{count,colour,exists}.tar                 pictures with one question each
+//! DIR/eval/world_prediction.json                     two pictures, and clips that may lie between
 //! DIR/labels/{motions,colours,shapes,objects}.json   label → texts
 //! DIR/labels/flipped_motions.json                    motion → reverse motion
 //! DIR/triplets.json, DIR/triplets_swap.json          [{p1, p2, n, kind}]
@@ -31,6 +32,7 @@ mod scene;
 mod stream;
 mod texts;
 mod vocabulary;
+mod world;
 mod write;
 
 #[cfg(test)]
@@ -119,7 +121,7 @@ pub fn run(args: &SynthArgs) -> Result<Summary, DataError> {
         scale_permille: args.scale_permille,
         design: DESIGN,
         shards,
-        files: write_texts(args)?,
+        files: [write_texts(args)?, world::write(&args.dir, args.seed)?].concat(),
     };
     write::file(&args.dir, manifest::FILE_NAME, &json(&manifest)?)?;
     Ok(summary(args, &manifest, false))

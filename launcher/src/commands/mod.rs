@@ -2,6 +2,7 @@
 
 pub(crate) mod jobs;
 pub(crate) mod latency;
+pub(crate) mod paper;
 pub(crate) mod plan;
 pub(crate) mod preflight;
 pub(crate) mod reproduce;

@@ -6,6 +6,7 @@ pub(crate) mod completion;
 pub(crate) mod events;
 pub(crate) mod fingerprints;
 pub(crate) mod history;
+pub(crate) mod paper;
 pub(crate) mod provenance;
 pub(crate) mod shards;
 pub(crate) mod stragglers;

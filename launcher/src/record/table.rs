@@ -30,6 +30,9 @@ pub(crate) struct PaperComparison {
     pub paper: &'static PaperTable,
     /// Metrics that a column shows in the place of those of the paper's sets.
     pub replaced: BTreeMap<String, Vec<String>>,
+    /// Number of seeds whose scores are averaged. With several, intervals are from the lowest to
+    /// the highest score instead of 95 % intervals.
+    pub seeds: usize,
     /// Rows of the recipe. Those that the paper has too come first, in its order.
     pub own: Vec<OwnRow>,
 }
@@ -44,6 +47,8 @@ pub(crate) struct OwnRow {
     pub twin: Option<&'static PaperRow>,
     /// Name of that row, or of this one if there is none.
     pub title: String,
+    /// What its model is, if not what the paper's row names.
+    pub note: Option<String>,
     /// Run, export or model whose weights were measured.
     pub weights: String,
     /// Step of the checkpoint.
@@ -118,7 +123,7 @@ impl PaperComparison {
             paper.rows.iter().position(|row| Some(&row.id) == twin).unwrap_or(usize::MAX)
         };
         own.sort_by_key(place);
-        Some(Self { paper, replaced: table.columns.clone(), own })
+        Some(Self { paper, replaced: table.columns.clone(), seeds: 1, own })
     }
 
     /// Whether any score is known.
@@ -252,6 +257,7 @@ impl Source<'_> {
             name: self.name.to_owned(),
             twin,
             title: twin.map_or(self.name, |twin| &twin.name).to_owned(),
+            note: self.row.note.clone(),
             weights,
             step,
             parameters: recipe.as_ref().map(count),

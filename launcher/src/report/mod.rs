@@ -19,6 +19,7 @@ use vljepa_recipes::schema::{Control, MetricUnit, Recipe};
 use crate::error::LaunchError;
 use crate::record::comparison::Comparison;
 use crate::record::history::Scores;
+use crate::record::paper::Paper;
 use crate::record::provenance::RunRecord;
 use crate::record::stragglers::RankTable;
 use crate::record::table::PaperComparison;
@@ -134,6 +135,11 @@ pub(crate) fn write(directory: &RunDirectory) -> Result<PathBuf, LaunchError> {
     };
     atomic_write(&path, page::page(&contents).into_string().as_bytes())?;
     Ok(path)
+}
+
+/// The page of the command `paper`.
+pub(crate) fn paper_page(paper: &Paper) -> String {
+    table::whole_page(paper).into_string()
 }
 
 /// Scores of a run as a table for the terminal, or `None` if there are none. The run of a table of

@@ -3,22 +3,28 @@
 //! These functions change the tree of a recipe before it is read, so that an error in it keeps its
 //! position.
 
+use std::path::Path;
+
 use super::families;
 use crate::read::Fault;
 use crate::tree::{Entry, Node, Span, Value};
 
-/// Replaces `run` by a row, leaves out rows that are `null`, and fills in the keys of published
-/// models. Returns a warning if the row of `run` is one that the recipe gives to another run.
+/// Puts the folder `table.runs` before the runs of rows, replaces `run` by a row, and fills in the
+/// keys of published models. Returns a warning if the row of `run` is one that the recipe gives to
+/// another run.
 pub(super) fn expand(root: &mut Node) -> Result<Option<String>, Fault> {
     if root.get("table").is_none() {
         return Ok(None);
     }
     let run = root.take("run");
-    let rows = root.get_mut("table").and_then(|table| table.get_mut("rows"));
-    let Some(Node { value: Value::Map(rows), .. }) = rows else {
+    let Some(table) = root.get_mut("table") else { return Ok(None) };
+    let folder = table.take("runs");
+    let Some(Node { value: Value::Map(rows), .. }) = table.get_mut("rows") else {
         return run.map_or(Ok(None), |run| Err(without_row(run.key_span)));
     };
-    rows.retain(|row| !matches!(row.node.value, Value::Null));
+    if let Some(folder) = folder {
+        below(rows, &folder)?;
+    }
     let warning = match run {
         Some(run) => only(rows, run)?,
         None => None,
@@ -30,6 +36,21 @@ pub(super) fn expand(root: &mut Node) -> Result<Option<String>, Fault> {
         }
     }
     Ok(warning)
+}
+
+/// Puts `folder` before the runs of the rows.
+fn below(rows: &mut [Entry], folder: &Entry) -> Result<(), Fault> {
+    let Value::Text(folder) = &folder.node.value else {
+        let what = "`runs` is the folder that holds the runs of the rows";
+        let help = "write a path: `runs: runs/miniature`";
+        return Err(Fault::in_value(folder.node.span, what, help).under("runs").under("table"));
+    };
+    for row in rows {
+        if let Some(Node { value: Value::Text(run), .. }) = row.node.get_mut("run") {
+            *run = Path::new(folder).join(&*run).display().to_string();
+        }
+    }
+    Ok(())
 }
 
 /// Keeps one row, with the newest checkpoint of `run`: that which names this run, or else the first

@@ -63,6 +63,14 @@ fn run_takes_the_place_of_the_rows_and_null_leaves_one_out() {
     assert_eq!(names(&again), ["vl_jepa_base"]);
     let less = load_text(GOOD, &["table.rows.clip_l=null"]).unwrap().recipe;
     assert_eq!(names(&less), ["vl_jepa_base"]);
+    let below = load_text(GOOD, &["table.runs=runs/seed-1"]).unwrap();
+    let run = |loaded: &Loaded| {
+        loaded.recipe.table.as_ref().unwrap().rows["vl_jepa_base"].run.clone().unwrap()
+    };
+    assert_eq!(run(&below), Path::new("runs/seed-1/runs/a"));
+    assert_eq!(load_text(&below.yaml, &[]).unwrap().recipe, below.recipe);
+    let absolute = load_text(GOOD, &["table.runs=b", "table.rows.vl_jepa_base.run=/a"]).unwrap();
+    assert_eq!(run(&absolute), Path::new("/a"));
     // The resolved recipe is the same recipe.
     assert_eq!(load_text(&loaded.yaml, &[]).unwrap().recipe, loaded.recipe);
     // Rows may change between two starts, the table may not.
@@ -75,6 +83,7 @@ fn mistakes_in_a_table_are_shown_where_they_are() {
     #[rustfmt::skip]
     let rows = [
         ("of: table4", "of: table6", 3, "table.of: `table6` is no table of the paper", "did you mean"),
+        ("  rows:", "  runs: [a]\n  rows:", 4, "`runs` is the folder that holds the runs of the rows", "write a path"),
         ("of: table4", "of: nothing", 3, "`nothing` is no table", "write one of figure3, figure4, imagenet, table1"),
         ("{run: runs/a, step: 5}", "{run: runs/a, export: e}", 5, "must name exactly one of", "keep the key"),
         ("{run: runs/a, step: 5}", "{step: 5}", 5, "must name exactly one of", ""),

@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Data {
-    /// Shard sets by name. A stage's `mixture` refers to these names. No default, but a dual
-    /// encoder needs none; the paper trains on DataComp, YFCC-100M and Action100M (§3.2).
+    /// Shard sets by name. A stage's `mixture` refers to these names. A source whose value is
+    /// `null` is left out. No default, but a dual encoder needs none; the paper trains on DataComp,
+    /// YFCC-100M and Action100M (§3.2).
     #[serde(default)]
     pub sources: BTreeMap<String, Source>,
     /// Limits for samples that cannot be read.

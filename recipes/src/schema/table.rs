@@ -20,7 +20,8 @@ pub struct Table {
     pub of: String,
     /// Models by the names of their rows. A row with the name of one of the paper's rows is shown
     /// beside it. `--set run=DIR` makes the run in `DIR` the only row, under the name of the first
-    /// row of the recipe that has a run. A row whose value is `null` is left out. No default.
+    /// row of the recipe that has a run. A row whose value is `null` is left out. With `table.runs:
+    /// DIR`, relative runs are in that folder. No default.
     pub rows: BTreeMap<String, Row>,
     /// Metrics in the place of those of the paper's sets, by the names of the columns: `{ssv2:
     /// [motion_top1]}` shows the mean of the listed metrics. Such a column is shown
@@ -57,6 +58,9 @@ pub struct Row {
     pub model: Option<Box<Model>>,
     /// Row of the paper that this row is compared with. Default: the row of the same name.
     pub paper: Option<String>,
+    /// What the row's model is, if not what the paper's row names. Shown beside it. Default:
+    /// `null`.
+    pub note: Option<String>,
 }
 
 /// Weights of a row.

@@ -369,3 +369,55 @@ fn a_published_dual_encoder_is_a_row_of_a_table() {
     // One of eight sets is no mean.
     assert!(row["points"][0]["cells"][0]["value"].is_null());
 }
+
+#[test]
+fn several_tables_become_a_page_of_claims_and_other_runs_are_refused() {
+    let trial = trial();
+    trial.complete("trained", &[]);
+    let run = trial.path("trained").display().to_string();
+    let collected = |name: &str, of: &str, row: &str| {
+        let recipe = format!(
+            "name: {name}\ntable:\n  of: {of}\n  runs: {}\n  rows:\n    {row}\n",
+            trial.path("").display()
+        );
+        std::fs::write(trial.path("table.yaml"), recipe).unwrap();
+        let output = launch(&trial, name, &[]);
+        assert!(output.status.success(), "{}", text(&output));
+        trial.path(name)
+    };
+    let row = "pretraining: {run: trained, note: eight samples}\n    no_pretraining: {run: trained}\n  columns: {vqa: [gqa]}";
+    let (first, second) = (
+        collected("one", "table5a", row),
+        collected("two", "table2", "vl_jepa_sft: {run: trained}"),
+    );
+    let paper = |tables: &[&Path], options: &[&str]| {
+        command("vljepa-launch").arg("paper").args(tables).args(options).output().unwrap()
+    };
+    let page = trial.path("paper.html");
+    let output = paper(&[&first, &second], &["--html", page.to_str().unwrap()]);
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(text(&output).contains("0 reproduced, 1 not reproduced"), "{}", text(&output));
+    let page = std::fs::read_to_string(page).unwrap();
+    assert!(page.contains("eight samples") && page.contains("Visual question answering"));
+    let output = paper(&[&first, &first], &["--json"]);
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (&found["tables"][0]["seeds"], found["tables"].as_array().unwrap().len()),
+        (&Value::from(2), 1)
+    );
+    let claim =
+        found["claims"].as_array().unwrap().iter().find(|claim| claim["id"] == "pretraining");
+    let claim = claim.unwrap();
+    assert_eq!(
+        (&claim["verdict"], &claim["comparisons"][0]["holds_in"]),
+        (&"not_reproduced".into(), &0.into())
+    );
+
+    for (wrong, why) in
+        [(Path::new(&run), "holds no table of the paper"), (&trial.path("nothing"), "nothing")]
+    {
+        let refused = paper(&[wrong], &[]);
+        assert_eq!(refused.status.code(), Some(2), "{}", text(&refused));
+        assert!(text(&refused).contains(why), "{}", text(&refused));
+    }
+}

@@ -105,6 +105,26 @@ fn a_vlm_learns_writes_and_ranks_and_has_no_embeddings() {
     let odd = launch(&["latency", &run, &clip, "--frames", "7"]);
     assert!(!odd.status.success() && text(&odd).contains('7'), "{}", text(&odd));
 
+    // As a row of a table, it has the scores that its run measured.
+    let set = small_set().display();
+    let table = trial.path("table.yaml");
+    let recipe = format!(
+        "name: table
+table: {{of: figure3, rows: {{vlm: {{run: {run}}}}}, columns: {{classification: [motion_top1]}}}}
+cluster: {{ranks_per_node: 1}}
+evaluation:
+  tasks:
+    - {{name: motion, shards: {set}/eval/heldout.tar, limit: 12, query: describe the video, kind: {{classification: {{field: motion, candidates: {set}/labels/motions.json}}}}}}
+"
+    );
+    std::fs::write(&table, recipe).unwrap();
+    let [table, folder] = [table, trial.path("table")].map(|path| path.display().to_string());
+    let output = launch(&[&table, "--run", &folder]);
+    assert!(output.status.success(), "{}", text(&output));
+    let row = std::fs::read(trial.path("table/rows/vlm/scores.json")).unwrap();
+    let row: Value = serde_json::from_slice(&row).unwrap();
+    assert_eq!(row["motion_top1"], scores(&trial, "vlm")["motion_top1"]);
+
     let folder = trial.path("exported").display().to_string();
     let tars = small_set().join("eval").display().to_string();
     for arguments in [&["export", &*run, &*folder][..], &["search", &run, &tars, "a red ring"]] {

@@ -1,7 +1,7 @@
 //! Tests of submitting, watching and stopping runs on Slurm.
 
 use crate::cluster::{Cluster, Running, assert_same_end, undisturbed};
-use crate::programs::{has_checkpoint, program, text};
+use crate::programs::{has_checkpoint, program, small_set, text};
 
 #[test]
 fn a_submitted_run_keeps_the_programs_and_the_recipe_it_was_submitted_with() {
@@ -158,4 +158,45 @@ fn a_run_whose_nodes_all_lack_something_ends_and_says_what() {
     never_begins(running, &["node1: device: opening the GPU"]);
     let script = std::fs::read_to_string(trial.path("no-gpu").join("job.sbatch")).unwrap();
     assert!(script.contains("#SBATCH --gpus-per-node=2\n"), "{script}");
+}
+
+#[test]
+fn a_table_is_measured_by_the_ranks_of_a_job_with_the_scores_of_one_rank_on_this_machine() {
+    let trial = undisturbed();
+    let set = small_set().display();
+    let recipe = format!(
+        "name: table
+table:
+  of: table2
+  rows:
+    vl_jepa_sft: {{run: {}}}
+    half: {{run: {0}, step: 12}}
+evaluation:
+  tasks:
+    - {{name: gqa, shards: {set}/eval/exists.tar, frames: 2, kind: {{question_answering: {{question_kind: exists, candidates: [\"yes\", \"no\"]}}}}}}
+cluster: {{scheduler: slurm, nodes: 2, ranks_per_node: 2, control: {{host: 127.0.0.1}}}}
+",
+        trial.path("undisturbed").display()
+    );
+    let table = trial.path("table.yaml");
+    std::fs::write(&table, recipe).unwrap();
+    let cluster = Cluster::up(2);
+    let measure = |run: &str, options: &[&str]| {
+        let mut command = cluster.command(program("vljepa-launch"));
+        command.arg(&table).arg("--run").arg(trial.path(run)).args(options);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}\n{}", text(&output), cluster.state());
+        let rows = trial.path(run).join("rows");
+        ["vl_jepa_sft", "half"]
+            .map(|row| std::fs::read_to_string(rows.join(row).join("scores.json")).unwrap())
+    };
+    let job = measure("table", &["--follow"]);
+    let events = std::fs::read_to_string(trial.path("table/events.jsonl")).unwrap();
+    assert!(events.contains("node0") && events.contains("node1"), "{events}");
+    let here = ["cluster.scheduler=local", "cluster.nodes=1", "cluster.ranks_per_node=1"];
+    let here = measure("here", &here.map(|set| ["--set", set]).concat());
+    assert_eq!(job, here);
+    assert_ne!(job[0], job[1], "another checkpoint has other scores");
+    let table = std::fs::read_to_string(trial.path("table/table.json")).unwrap();
+    assert!(table.contains("\"step\": 24") && table.contains("\"step\": 12"), "{table}");
 }

@@ -122,7 +122,7 @@ fn args(dir: &Path, seed: u64, scale_permille: u32) -> SynthArgs {
 
 fn content(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut files = BTreeMap::new();
-    for folder in ["", "train", "eval", "labels"] {
+    for folder in ["", "train", "eval", "eval/world_prediction", "labels"] {
         for entry in fs::read_dir(dir.join(folder)).unwrap() {
             let path = entry.unwrap().path();
             if path.is_file() {
@@ -149,6 +149,8 @@ fn the_set_on_disk_is_complete_repeatable_and_left_alone_when_up_to_date() {
         "train/images-000000.tar",
         "train/questions-000001.tar",
         "eval/heldout.tar",
+        "eval/world_prediction.json",
+        "eval/world_prediction/199-clips.mp4",
         "manifest.json",
     ] {
         assert!(written.contains_key(name), "{name} in {:?}", written.keys());

@@ -5,6 +5,7 @@ mod drawing;
 mod files;
 mod stream;
 mod texts;
+mod world;
 
 use super::sample::{Sample, Split, sample};
 

@@ -4,6 +4,7 @@ mod chart;
 mod details;
 mod page;
 mod text;
+mod whole;
 
 use vljepa_recipes::paper::Unit;
 use vljepa_recipes::run_directory::{RunDirectory, atomic_write};
@@ -14,6 +15,7 @@ use crate::record::table::PaperComparison;
 use crate::terminal;
 
 pub(super) use page::page;
+pub(super) use whole::whole_page;
 
 /// Writes `table.json` and `table.md`.
 pub(super) fn write_files(

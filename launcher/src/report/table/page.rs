@@ -147,7 +147,7 @@ fn own_cell(cell: &Cell, unit: Unit) -> Markup {
 }
 
 /// Charts of the columns of a figure over the samples seen.
-fn curves(compared: &PaperComparison) -> Markup {
+pub(super) fn curves(compared: &PaperComparison) -> Markup {
     let paper = compared.paper;
     if paper.rows.iter().all(|row| row.points.is_empty()) {
         return html! {};
@@ -231,7 +231,7 @@ fn differences(compared: &PaperComparison) -> Markup {
 }
 
 /// Charts of selective decoding: CIDEr over the number of decodes.
-fn decoding(compared: &PaperComparison) -> Markup {
+pub(super) fn decoding(compared: &PaperComparison) -> Markup {
     let charts = compared.own.iter().flat_map(|row| {
         row.decoding.iter().map(move |(task, of_task)| {
             let curve = |(colour, curve): (usize, &DecodingCurve)| {

@@ -1,12 +1,15 @@
 //! Tests of the tables of the paper, on rows made by hand.
 
+use std::collections::BTreeMap;
+
 use vljepa_recipes::paper::{PaperTable, TABLES, Unit};
 use vljepa_recipes::protocol::{
     DecodedEmbedding, DecodingCurve, DecodingCurves, DecodingPoints, DecodingScore, LabelCount,
 };
 
-use super::{number, page, short, signed, text};
-use crate::record::table::{Cell, OwnPoint, OwnRow, PaperComparison};
+use super::{number, page, short, signed, text, whole_page};
+use crate::record::paper::{Judged, Paper, Verdict};
+use crate::record::table::{Cell, Count, OwnPoint, OwnRow, PaperComparison};
 use vljepa_recipes::load;
 
 fn cell(value: Option<f64>, paper: Option<f64>) -> Cell {
@@ -40,6 +43,7 @@ fn row(paper: &'static PaperTable, name: &str, more: f64) -> OwnRow {
         name: name.to_owned(),
         twin,
         title: twin.map_or(name, |twin| &twin.name).to_owned(),
+        note: None,
         weights: "runs/<a>".to_owned(),
         step: Some(170_000),
         parameters: None,
@@ -72,6 +76,7 @@ fn compared(of: &str, rows: &[(&str, f64)]) -> PaperComparison {
     PaperComparison {
         paper,
         replaced: [(paper.columns[0].id.clone(), vec!["my_metric".to_owned()])].into(),
+        seeds: 1,
         own: rows.iter().map(|(name, more)| row(paper, name, *more)).collect(),
     }
 }
@@ -143,4 +148,80 @@ fn differences_have_a_sign_and_numbers_are_short() {
     assert_eq!(number(2.85, Unit::Factor), "2.85");
     let shown = [999, 9_999, 12_800, 999_999, 5_000_000, 999_000_000, 3_310_000_000].map(short);
     assert_eq!(shown, ["999", "9,999", "13K", "1M", "5M", "1.00B", "3.31B"]);
+}
+
+/// A seed of each table that has all rows of the paper, with the paper's own values.
+fn printed() -> BTreeMap<String, Vec<PaperComparison>> {
+    let all = |of: &String| {
+        let rows: Vec<(&str, f64)> = TABLES[of].rows.iter().map(|row| (&*row.id, 0.0)).collect();
+        (of.clone(), vec![compared(of, &rows)])
+    };
+    TABLES.keys().map(all).collect()
+}
+
+fn claim<'a>(paper: &'a Paper, id: &str) -> &'a Judged {
+    paper.claims.iter().find(|judged| judged.claim.id == id).unwrap()
+}
+
+fn own_rows<'a>(paper: &'a Paper, table: &str) -> &'a [OwnRow] {
+    &paper.tables.iter().find(|own| std::ptr::eq(own.paper, &raw const TABLES[table])).unwrap().own
+}
+
+#[test]
+fn the_papers_own_values_reproduce_its_claims_and_others_do_not() {
+    let mut seeds = printed();
+    let paper = Paper::of(&seeds);
+    // The paper prints no numbers of trained parameters, and no scores of the VLM after a third of
+    // the samples.
+    let open = ["sample_efficiency", "trained_parameters"];
+    for judged in &paper.claims {
+        let id = &*judged.claim.id;
+        let wanted = if open.contains(&id) { Verdict::NotComparable } else { Verdict::Reproduced };
+        assert_eq!(judged.verdict, wanted, "{id}");
+        assert_eq!(judged.missing.is_empty(), !open.contains(&id), "{id}");
+    }
+    // A second seed in which one row is lower by 30.
+    let rows = [("pretraining", -30.0), ("no_pretraining", 0.0)];
+    seeds.get_mut("table5a").unwrap().push(compared("table5a", &rows));
+    seeds.remove("table3");
+    for (row, trained) in seeds.get_mut("figure3").unwrap()[0].own.iter_mut().zip([50, 100]) {
+        row.parameters = Some(Count { trained, total: 200 });
+    }
+    let paper = Paper::of(&seeds);
+    assert_eq!(claim(&paper, "world_modelling").verdict, Verdict::NotComparable);
+    assert_eq!(claim(&paper, "trained_parameters").verdict, Verdict::Reproduced);
+    let judged = claim(&paper, "pretraining");
+    assert_eq!(judged.verdict, Verdict::NotReproduced);
+    assert!(judged.comparisons.iter().all(|comparison| comparison.holds_in == 1));
+    // Means over both seeds, with the lowest and the highest.
+    let cell = own_rows(&paper, "table5a")[0].points[0].cells[0];
+    let close = |a: f64, b: f64| (a - b).abs() < 1e-9;
+    let [low, high] = cell.interval.unwrap();
+    assert!(close(cell.value.unwrap(), 34.0) && close(low, 19.0) && close(high, 49.0));
+    // The first seed alone has rows that the second lacks: no mean of them.
+    seeds.get_mut("table5b").unwrap().push(compared("table5b", &[("multiplier_1", 0.0)]));
+    let paper = Paper::of(&seeds);
+    assert_eq!(claim(&paper, "multiplier_slower").verdict, Verdict::NotComparable);
+    let with_mean = |row: &&OwnRow| row.points[0].cells[0].value.is_some();
+    assert_eq!(own_rows(&paper, "table5b").iter().filter(with_mean).count(), 1);
+}
+
+#[test]
+fn the_page_of_all_tables_has_claims_and_measured_columns() {
+    let mut seeds = printed();
+    seeds.get_mut("table1").unwrap()[0].own.retain(|row| row.name.starts_with("vl_jepa"));
+    seeds.get_mut("table1").unwrap()[0].own[0].note = Some("a <b>twin</b>".to_owned());
+    for row in &mut seeds.get_mut("table1").unwrap()[0].own {
+        row.points[0].cells[1].value = None;
+    }
+    let rows = [("vl_jepa", 1.0), ("vlm", 0.0)];
+    seeds.get_mut("figure3").unwrap().push(compared("figure3", &rows));
+    let page = whole_page(&Paper::of(&seeds)).into_string();
+    for text in ["not comparable", "Llama's weights help", "in 2 of 2 seeds", "means of 2 seeds"] {
+        assert!(page.contains(text), "{text}");
+    }
+    assert!(page.contains("a &lt;b&gt;twin&lt;/b&gt;") && !page.contains("SSv2</th>"));
+    assert!(page.contains("EK100</th>") && !page.contains("NaN"));
+    // 15.3 is the mean of 14.8 and 15.8.
+    assert!(page.contains("<b>15.3</b>") && page.contains("14.8–15.8"));
 }

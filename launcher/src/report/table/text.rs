@@ -46,9 +46,13 @@ pub(super) fn markdown(compared: &PaperComparison) -> String {
     text
 }
 
-/// Lines about the rows, and about columns that show other metrics than the paper's.
+/// Lines about the rows, and a line about columns that show other metrics than the paper's.
 pub(super) fn notes(compared: &PaperComparison) -> Vec<String> {
-    let mut lines: Vec<String> = compared.own.iter().map(about).collect();
+    compared.own.iter().map(about).chain(replaced(compared)).collect()
+}
+
+/// A line about columns that show other metrics than the paper's, if there are any.
+pub(super) fn replaced(compared: &PaperComparison) -> Option<String> {
     let title = |id: &String| {
         let column = compared.paper.columns.iter().find(|column| column.id == *id);
         column.map_or(id.clone(), |column| column.title.clone())
@@ -56,11 +60,9 @@ pub(super) fn notes(compared: &PaperComparison) -> Vec<String> {
     let shows = |(id, metrics): (&String, &Vec<String>)| {
         format!("{} shows {}", title(id), metrics.join(", "))
     };
-    let replaced: Vec<String> = compared.replaced.iter().map(shows).collect();
-    if !replaced.is_empty() {
-        lines.push(format!("Measured on other sets than the paper's: {}", replaced.join("; ")));
-    }
-    lines
+    let columns: Vec<String> = compared.replaced.iter().map(shows).collect();
+    let listed = columns.join("; ");
+    (!columns.is_empty()).then(|| format!("Measured on other sets than the paper's: {listed}"))
 }
 
 /// Tables of cells, each with its header.
@@ -143,6 +145,7 @@ fn group(cells: &[Cell], default: Option<&[Cell]>, column: usize, unit: Unit) ->
 /// One line: weights, parameters and samples of a row.
 fn about(row: &OwnRow) -> String {
     let mut parts = vec![row.weights.clone()];
+    parts.extend(row.note.clone());
     parts.extend(row.step.map(|step| format!("step {}", terminal::thousands(step))));
     parts.extend(row.parameters.map(|count| {
         let (total, trained) = (short(count.total), short(count.trained));

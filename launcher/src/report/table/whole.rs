@@ -1,0 +1,198 @@
+//! One page of all tables and figures, and the paper's claims that hold for them.
+
+use maud::{Markup, html};
+use vljepa_recipes::paper::Unit;
+
+use super::text::replaced;
+use super::{number, page, short};
+use crate::record::paper::{Comparison, Judged, Paper, Verdict};
+use crate::record::table::{Cell, OwnPoint, OwnRow, PaperComparison};
+use crate::report::page::document;
+use crate::statistics::to_f64;
+
+/// A point of a curve of the paper is shown beside a measured point at the same share of the
+/// samples of its curve, up to this difference.
+const SAME_SHARE: f64 = 0.02;
+
+/// The whole page.
+pub(in crate::report) fn whole_page(paper: &Paper) -> Markup {
+    let seeds = paper.tables.iter().map(|table| table.seeds).max().unwrap_or(1);
+    let body = html! {
+        header {
+            p.kind { "VL-JEPA, arXiv 2512.10942" }
+            h1 { "Tables, figures and claims of the paper" }
+            p.facts {
+                (paper.tables.len()) " tables and figures, "
+                @if seeds == 1 { "one seed. " } @else { "up to " (seeds) " seeds. " }
+                "A claim is reproduced if all of its comparisons hold for every seed."
+            }
+        }
+        main {
+            (counts(paper))
+            (claims(paper))
+            @for table in &paper.tables { (section(table)) }
+        }
+    };
+    document("Paper", "paper", &body)
+}
+
+fn counts(paper: &Paper) -> Markup {
+    let all = [
+        (Verdict::Reproduced, "of the claims"),
+        (Verdict::NotReproduced, "in at least one comparison and seed"),
+        (Verdict::NotComparable, "because nothing that they compare was measured"),
+    ];
+    html! {
+        section.figures {
+            @for (verdict, below) in all {
+                div { span { (verdict.name()) } b { (paper.count(verdict)) } span { (below) } }
+            }
+        }
+    }
+}
+
+fn claims(paper: &Paper) -> Markup {
+    let class = |verdict| match verdict {
+        Verdict::Reproduced => "good",
+        Verdict::NotReproduced => "bad",
+        Verdict::NotComparable => "plain",
+    };
+    html! {
+        section {
+            h2 { "Claims" }
+            p.note { "Comparisons are those that the claim makes. ✗ marks one that does not hold here." }
+            table.claims {
+                thead { tr { th { "claim" } th { "in the paper" } th { "verdict" } th { "comparisons" } } }
+                tbody {
+                    @for judged in &paper.claims {
+                        tr {
+                            td { (judged.claim.claim) }
+                            td { (judged.claim.place) }
+                            td { span.state.(class(judged.verdict)) { (judged.verdict.name()) } }
+                            td { (evidence(judged)) }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn evidence(judged: &Judged) -> Markup {
+    html! {
+        ul.evidence {
+            @for comparison in &judged.comparisons {
+                li {
+                    @if comparison.holds() { span.tick { "✓" } } @else { span.cross { "✗" } }
+                    (comparison.text())
+                }
+            }
+            @if !judged.missing.is_empty() {
+                li.small { "not measured: " (judged.missing.iter().cloned().collect::<Vec<_>>().join(", ")) }
+            }
+        }
+    }
+}
+
+impl Comparison {
+    /// Both numbers with their names, and in how many seeds the relation holds.
+    fn text(&self) -> String {
+        let [a, b] = self.means();
+        let [first, second] = &self.names;
+        let show = |value: f64| if value < 1e4 { format!("{value:.1}") } else { short_f64(value) };
+        let mut text =
+            format!("{}: {first} {} {} {}", self.of, show(a), self.relation.sign(), show(b));
+        if !second.is_empty() {
+            text += &format!(" {second}");
+        }
+        if self.values.len() > 1 {
+            text += &format!(", in {} of {} seeds", self.holds_in, self.values.len());
+        }
+        text
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a number of parameters"
+)]
+fn short_f64(value: f64) -> String {
+    short(value.round() as u64)
+}
+
+/// A table or figure: the measured columns of the rows that were measured.
+fn section(table: &PaperComparison) -> Markup {
+    let is_measured = |index: &usize| {
+        let cells = table.own.iter().flat_map(|row| &row.points).map(|point| point.cells[*index]);
+        cells.into_iter().any(|cell| cell.value.is_some())
+    };
+    let columns: Vec<usize> = (0..table.paper.columns.len()).filter(is_measured).collect();
+    html! {
+        section {
+            h2 { (table.paper.title) }
+            p.note { (table.paper.place)
+                @if table.seeds > 1 { " · means of " (table.seeds) " seeds, with the lowest and the highest" }
+                @else { " · with 95 % intervals" }
+            }
+            div.scroll {
+                table.rows.fit {
+                    thead {
+                        tr {
+                            th rowspan="2" { "row" } th.figure rowspan="2" { "parameters" } th.figure rowspan="2" { "samples" }
+                            @for &column in &columns { th.figure.group colspan="2" { (table.paper.columns[column].title) } }
+                        }
+                        tr { @for _ in &columns { th.figure.group { "paper" } th.figure { "here" } } }
+                    }
+                    tbody {
+                        @for row in &table.own { @for point in &row.points { (line(row, point, table, &columns)) } }
+                    }
+                }
+            }
+            @if let Some(line) = replaced(table) { ul.notes { li { (line) } } }
+        }
+        (page::curves(table))
+        (page::decoding(table))
+    }
+}
+
+fn line(row: &OwnRow, point: &OwnPoint, table: &PaperComparison, columns: &[usize]) -> Markup {
+    let printed = printed(row, point);
+    html! {
+        tr {
+            td { (row.title) @if let Some(note) = &row.note { span.below { (note) } } }
+            td.figure { (row.parameters.map_or_else(|| "–".to_owned(), |count| short(count.total))) }
+            td.figure { (point.samples.or(row.samples).map_or_else(|| "–".to_owned(), short)) }
+            @for &column in columns {
+                @let unit = table.paper.columns[column].unit;
+                td.figure.group { (printed.get(column).copied().flatten().map_or_else(|| "–".to_owned(), |value| number(value, unit))) }
+                td.figure { (here(point.cells[column], unit)) }
+            }
+        }
+    }
+}
+
+fn here(cell: Cell, unit: Unit) -> Markup {
+    html! {
+        @match cell.value {
+            None => "–",
+            Some(value) => {
+                b { (number(value, unit)) }
+                @if let Some([low, high]) = cell.interval { span.below { (number(low, unit)) "–" (number(high, unit)) } }
+            }
+        }
+    }
+}
+
+/// Values of the paper's row; of a curve, those at the same share of its samples.
+fn printed(row: &OwnRow, point: &OwnPoint) -> Vec<Option<f64>> {
+    let Some(twin) = row.twin else { return Vec::new() };
+    let last = row.points.last().and_then(|point| point.samples);
+    let (Some(samples), Some(last), Some(end)) = (point.samples, last, twin.points.last()) else {
+        return twin.values.clone();
+    };
+    let share = to_f64(samples) / to_f64(last);
+    let is_same = |samples: u64| (to_f64(samples) / to_f64(end.samples) - share).abs() < SAME_SHARE;
+    let same = twin.points.iter().find(|point| is_same(point.samples));
+    same.map(|point| point.values.clone()).unwrap_or_default()
+}
