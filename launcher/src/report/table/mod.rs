@@ -37,9 +37,10 @@ pub(super) fn terminal_text(directory: &RunDirectory, recipe: &Recipe) -> Option
 
 /// A value of a column: hundredths with one decimal, factors with two.
 fn number(value: f64, unit: Unit) -> String {
+    // Rounded, a small negative number is zero, which has no sign.
     match unit {
-        Unit::Hundredth => format!("{value:.1}"),
-        Unit::Factor => format!("{value:.2}"),
+        Unit::Hundredth => format!("{:.1}", (value * 10.0).round() / 10.0 + 0.0),
+        Unit::Factor => format!("{:.2}", (value * 100.0).round() / 100.0 + 0.0),
     }
 }
 

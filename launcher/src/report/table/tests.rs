@@ -146,6 +146,8 @@ fn differences_have_a_sign_and_numbers_are_short() {
     assert_eq!(shown, ["0.0", "0.0", "+0.1", "−12.3"]);
     assert_eq!(signed(-0.04, Unit::Factor), "−0.04");
     assert_eq!(number(2.85, Unit::Factor), "2.85");
+    assert_eq!(number(-0.004, Unit::Hundredth), "0.0");
+    assert_eq!(number(-0.04, Unit::Factor), "-0.04");
     let shown = [999, 9_999, 12_800, 999_999, 5_000_000, 999_000_000, 3_310_000_000].map(short);
     assert_eq!(shown, ["999", "9,999", "13K", "1M", "5M", "1.00B", "3.31B"]);
 }
