@@ -28,6 +28,10 @@ pub(crate) enum LaunchError {
     #[error("{} holds no table of the paper", run.display())]
     #[diagnostic(help("compute one first: `vljepa-launch recipes/evaluate/table1.yaml`"))]
     NoTable { run: PathBuf },
+    /// A table cannot be a seed of another.
+    #[error("{} {why}", run.display())]
+    #[diagnostic(help("name tables of the same rows and columns, each once"))]
+    OtherSeed { run: PathBuf, why: String },
     /// A drill names a rank or a step that the run does not have.
     #[error("--drill {drill} can never happen: {why}")]
     Drill { drill: String, why: String },
@@ -249,6 +253,7 @@ impl LaunchError {
             | Self::Drill { .. }
             | Self::NothingMeasured { .. }
             | Self::NoTable { .. }
+            | Self::OtherSeed { .. }
             | Self::Prometheus { .. }
             | Self::Differences { .. }
             | Self::NoCheckpoint { .. }

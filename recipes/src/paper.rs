@@ -121,6 +121,25 @@ pub struct PaperRow {
     pub note: Option<String>,
 }
 
+/// Largest difference of two numbers of samples that count as equal, as a share of the larger: runs
+/// are measured after whole batches.
+pub const SAME_SAMPLES: f64 = 0.05;
+
+impl PaperRow {
+    /// Values of a row of a table, or of a curve after a share of its samples. `None` if the curve
+    /// has no such point.
+    #[must_use]
+    pub fn after(&self, share: f64) -> Option<&[Option<f64>]> {
+        let Some(last) = self.points.last() else { return Some(&self.values) };
+        #[expect(clippy::cast_precision_loss, reason = "samples are far fewer than 2^53")]
+        let is_there = |point: &&Point| {
+            let wanted = share * last.samples as f64;
+            (point.samples as f64 - wanted).abs() <= SAME_SAMPLES * wanted
+        };
+        self.points.iter().find(is_there).map(|point| &*point.values)
+    }
+}
+
 /// Values of a curve after a number of samples.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -24,9 +24,10 @@ pub(crate) fn paper(arguments: &cli::Paper) -> Result<u8, LaunchError> {
     let mut rows = vec![row(["verdict", "in the paper", "comparisons", "claim"])];
     rows.extend(paper.claims.iter().map(|judged| {
         let holds = judged.comparisons.iter().filter(|comparison| comparison.holds()).count();
-        let comparisons = match judged.comparisons.len() {
-            0 => "–".to_owned(),
-            all => format!("{holds} of {all}"),
+        let comparisons = match (judged.comparisons.len(), judged.missing.len()) {
+            (0, _) => "–".to_owned(),
+            (all, 0) => format!("{holds} of {all}"),
+            (all, _) => format!("{holds} of {all}, some not measured"),
         };
         row([judged.verdict.name(), &judged.claim.place, &comparisons, &judged.claim.claim])
     }));
@@ -34,6 +35,9 @@ pub(crate) fn paper(arguments: &cli::Paper) -> Result<u8, LaunchError> {
     let count = |verdict: Verdict| format!("{} {}", paper.count(verdict), verdict.name());
     let all = [Verdict::Reproduced, Verdict::NotReproduced, Verdict::NotComparable].map(count);
     terminal::note(&all.join(", "));
+    if paper.tables.iter().any(|table| !table.replaced.is_empty()) {
+        terminal::note("scores are of other sets than the paper's");
+    }
     if let Some(page) = html {
         terminal::note(&format!("all tables are in {}", page.display()));
     }

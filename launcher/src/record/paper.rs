@@ -1,16 +1,19 @@
 //! Tables that runs have computed, means over their seeds, and the paper's claims that hold for
 //! them.
 
+mod evidence;
+mod seeds;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
-use vljepa_recipes::claims::{CLAIMS, COMPARABLE, Claim, Evidence};
-use vljepa_recipes::paper;
+use vljepa_recipes::claims::{CLAIMS, Claim, Evidence, Relation};
+use vljepa_recipes::paper::Unit;
 use vljepa_recipes::run_directory::RunDirectory;
 
-use super::table::{OwnPoint, OwnRow, PaperComparison};
+use super::table::PaperComparison;
 use crate::error::LaunchError;
-use crate::statistics::{mean, to_f64};
+use crate::statistics::mean;
 
 /// Tables and figures, each from one or more seeds, and all claims of the paper.
 #[derive(Debug, Clone, Serialize)]
@@ -27,7 +30,7 @@ pub(crate) struct Judged {
     #[serde(flatten)]
     pub claim: &'static Claim,
     pub verdict: Verdict,
-    /// Comparisons of the claim whose scores were measured.
+    /// Comparisons of the claim whose numbers are known.
     pub comparisons: Vec<Comparison>,
     /// Rows, and columns of measured rows, that were not measured.
     pub missing: BTreeSet<String>,
@@ -37,10 +40,10 @@ pub(crate) struct Judged {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Verdict {
-    /// All measured comparisons hold for every seed.
+    /// All known comparisons hold for every seed.
     Reproduced,
     NotReproduced,
-    /// Nothing that the claim compares was measured.
+    /// No comparison of the claim is known.
     NotComparable,
 }
 
@@ -60,43 +63,20 @@ impl Verdict {
 pub(crate) struct Comparison {
     /// Title of the column.
     pub of: String,
-    /// Names of the two rows, or the second number's description.
+    /// Whether the column shows other sets than the paper's.
+    pub is_replaced: bool,
+    /// Names of the two rows, or descriptions of the numbers.
     pub names: [String; 2],
     /// Relation that the claim asserts.
     pub relation: Relation,
+    /// Unit of both numbers. `None` if they are counts.
+    pub unit: Option<Unit>,
     /// Both numbers, one pair per seed.
     pub values: Vec<[f64; 2]>,
     /// Number of seeds for which the relation holds.
     pub holds_in: usize,
-}
-
-/// Relation of two numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Relation {
-    Higher,
-    /// They differ by at most [`COMPARABLE`] of the larger.
-    Comparable,
-    AtMost,
-}
-
-impl Relation {
-    fn holds(self, [a, b]: [f64; 2]) -> bool {
-        match self {
-            Self::Higher => a > b,
-            Self::Comparable => (a - b).abs() <= COMPARABLE * a.max(b),
-            Self::AtMost => a <= b,
-        }
-    }
-
-    /// Sign between both numbers.
-    pub(crate) fn sign(self) -> &'static str {
-        match self {
-            Self::Higher => ">",
-            Self::Comparable => "≈",
-            Self::AtMost => "≤",
-        }
-    }
+    /// Whether the 95 % intervals of both numbers overlap, if there is one seed.
+    pub overlaps: bool,
 }
 
 impl Comparison {
@@ -115,17 +95,32 @@ impl Paper {
     /// Reads tables from their run directories. Several directories of one table are seeds of it.
     ///
     /// # Errors
-    /// If a directory holds no table, or a table without scores.
+    /// If a directory holds no table or a table without scores, or the seeds of a table have other
+    /// rows or columns.
     pub(crate) fn collect(directories: &[RunDirectory]) -> Result<Self, LaunchError> {
         let mut seeds: BTreeMap<String, Vec<PaperComparison>> = BTreeMap::new();
+        let mut read = BTreeSet::new();
         for directory in directories {
+            let run = directory.path().to_owned();
             let recipe = directory.load_recipe()?.recipe;
             let table = recipe.table.as_ref().map(|table| table.of.clone());
             let compared = PaperComparison::collect(directory, &recipe);
             let (Some(name), Some(compared)) = (table, compared) else {
-                return Err(LaunchError::NoTable { run: directory.path().to_owned() });
+                return Err(LaunchError::NoTable { run });
             };
-            seeds.entry(name).or_default().push(compared);
+            if !compared.has_scores() {
+                return Err(LaunchError::NothingMeasured { runs: compared.runs() });
+            }
+            if !read.insert(run.canonicalize().unwrap_or_else(|_| run.clone())) {
+                return Err(LaunchError::OtherSeed { run, why: "is named twice".to_owned() });
+            }
+            let of_table = seeds.entry(name).or_default();
+            if let Some(why) =
+                of_table.first().and_then(|first| seeds::difference(first, &compared))
+            {
+                return Err(LaunchError::OtherSeed { run, why });
+            }
+            of_table.push(compared);
         }
         Ok(Self::of(&seeds))
     }
@@ -139,7 +134,7 @@ impl Paper {
         };
         let mut names: Vec<&String> = seeds.keys().collect();
         names.sort_by_key(|name| first_claim(name));
-        let tables = names.into_iter().filter_map(|name| over_seeds(&seeds[name])).collect();
+        let tables = names.into_iter().filter_map(|name| seeds::means(&seeds[name])).collect();
         Self { tables, claims }
     }
 
@@ -153,7 +148,7 @@ fn judged(claim: &'static Claim, seeds: &BTreeMap<String, Vec<PaperComparison>>)
     let (mut comparisons, mut missing) = (Vec::new(), BTreeSet::new());
     for evidence in &claim.evidence {
         let seeds = seeds.get(evidence.table()).map_or(&[][..], Vec::as_slice);
-        for found in compared(evidence, seeds) {
+        for found in evidence::compared(evidence, seeds) {
             match found {
                 Ok(comparison) => comparisons.push(comparison),
                 Err(names) => missing.extend(names),
@@ -166,151 +161,4 @@ fn judged(claim: &'static Claim, seeds: &BTreeMap<String, Vec<PaperComparison>>)
         _ => Verdict::NotReproduced,
     };
     Judged { claim, verdict, comparisons, missing }
-}
-
-/// The comparisons of an evidence, or the names of what lacks scores.
-fn compared(
-    evidence: &Evidence,
-    seeds: &[PaperComparison],
-) -> Vec<Result<Comparison, Vec<String>>> {
-    let name = |row: &str| row_name(evidence.table(), row);
-    match evidence {
-        Evidence::Higher { columns, row, than, after, .. } => {
-            scores(evidence.table(), seeds, columns, [row, than], *after, Relation::Higher)
-        }
-        Evidence::Comparable { columns, rows: [a, b], after, .. } => {
-            scores(evidence.table(), seeds, columns, [a, b], *after, Relation::Comparable)
-        }
-        Evidence::Above { column, row, value, .. } => {
-            let of = column_title(evidence.table(), column);
-            let values = |seed: &PaperComparison| Some([score(seed, row, column, 1.0)?, *value]);
-            let found = comparison(of, [name(row), String::new()], Relation::Higher, seeds, values);
-            vec![found.ok_or_else(|| vec![name(row)])]
-        }
-        Evidence::Trained { row, of, at_most, .. } => {
-            let trained = |seed: &PaperComparison, row: &str| {
-                Some(to_f64(own_row(seed, row)?.parameters?.trained))
-            };
-            let values =
-                |seed: &PaperComparison| Some([trained(seed, row)?, at_most * trained(seed, of)?]);
-            let share = format!("= {:.0} % of {}", 100.0 * at_most, name(of));
-            let title = "Trained parameters".to_owned();
-            let found = comparison(title, [name(row), share], Relation::AtMost, seeds, values);
-            vec![found.ok_or_else(|| vec![name(row), name(of)])]
-        }
-    }
-}
-
-/// Compares two rows in each of several columns.
-fn scores(
-    table: &str,
-    seeds: &[PaperComparison],
-    columns: &[String],
-    rows: [&String; 2],
-    after: f64,
-    relation: Relation,
-) -> Vec<Result<Comparison, Vec<String>>> {
-    let lacks =
-        |row: &str| seeds.is_empty() || seeds.iter().any(|seed| own_row(seed, row).is_none());
-    let of_column = |column: &String| {
-        let values = |seed: &PaperComparison| {
-            let [a, b] = rows.map(|row| score(seed, row, column, after));
-            Some([a?, b?])
-        };
-        let (title, names) = (column_title(table, column), rows.map(|row| row_name(table, row)));
-        comparison(title.clone(), names, relation, seeds, values).ok_or_else(|| {
-            let absent = rows.iter().filter(|row| lacks(row)).map(|row| row_name(table, row));
-            let absent: Vec<String> = absent.collect();
-            if absent.is_empty() { vec![title] } else { absent }
-        })
-    };
-    columns.iter().map(of_column).collect()
-}
-
-/// Compares the numbers of all seeds. `None` without seeds, or if one of them lacks a number.
-fn comparison(
-    of: String,
-    names: [String; 2],
-    relation: Relation,
-    seeds: &[PaperComparison],
-    values: impl Fn(&PaperComparison) -> Option<[f64; 2]>,
-) -> Option<Comparison> {
-    let values: Vec<[f64; 2]> = seeds.iter().map(values).collect::<Option<_>>()?;
-    let holds_in = values.iter().filter(|pair| relation.holds(**pair)).count();
-    (!values.is_empty()).then_some(Comparison { of, names, relation, values, holds_in })
-}
-
-fn own_row<'a>(table: &'a PaperComparison, id: &str) -> Option<&'a OwnRow> {
-    table.own.iter().find(|row| row.twin.is_some_and(|twin| twin.id == id))
-}
-
-/// Score of a row; of a curve, after about the share `after` of its samples.
-fn score(table: &PaperComparison, id: &str, column: &str, after: f64) -> Option<f64> {
-    let index = table.paper.columns.iter().position(|own| own.id == column)?;
-    let points = &own_row(table, id)?.points;
-    let samples = |point: &OwnPoint| to_f64(point.samples.unwrap_or(1));
-    let wanted = after * points.last().map(samples)?;
-    let distance = |point: &OwnPoint| (samples(point) - wanted).abs();
-    let nearest = points.iter().min_by(|a, b| distance(a).total_cmp(&distance(b)))?;
-    nearest.cells.get(index)?.value
-}
-
-/// Name of a row in the paper.
-fn row_name(table: &str, id: &str) -> String {
-    let row = paper::TABLES.get(table).and_then(|paper| paper.row(id));
-    row.map_or(id, |row| &row.name).to_owned()
-}
-
-fn column_title(table: &str, id: &str) -> String {
-    let columns = paper::TABLES.get(table).map_or(&[][..], |paper| &paper.columns);
-    columns.iter().find(|column| column.id == id).map_or(id, |column| &column.title).to_owned()
-}
-
-/// Means over several seeds of a table, of the scores that all of them have. `None` without any
-/// seed.
-fn over_seeds(seeds: &[PaperComparison]) -> Option<PaperComparison> {
-    let mut merged = seeds.first()?.clone();
-    merged.seeds = seeds.len();
-    if seeds.len() > 1 {
-        for row in &mut merged.own {
-            let same =
-                |seed: &PaperComparison| seed.own.iter().find(|own| own.name == row.name).cloned();
-            let rows: Option<Vec<OwnRow>> = seeds.iter().map(same).collect();
-            set_means(row, &rows.unwrap_or_default());
-        }
-    }
-    Some(merged)
-}
-
-/// Replaces the scores of a row by their means over the same row of all seeds.
-fn set_means(row: &mut OwnRow, seeds: &[OwnRow]) {
-    for point in &mut row.points {
-        let same =
-            |row: &OwnRow| row.points.iter().find(|other| other.samples == point.samples).cloned();
-        let points: Option<Vec<OwnPoint>> = seeds.iter().map(same).collect();
-        let points = points.unwrap_or_default();
-        for (index, cell) in point.cells.iter_mut().enumerate() {
-            let values: Option<Vec<f64>> =
-                points.iter().map(|point| point.cells.get(index)?.value).collect();
-            let values = values.filter(|values| !values.is_empty());
-            cell.value = values.as_ref().map(|values| mean(values.iter().copied()));
-            cell.interval = values.map(|values| {
-                let low = values.iter().copied().fold(f64::INFINITY, f64::min);
-                [low, values.iter().copied().fold(f64::NEG_INFINITY, f64::max)]
-            });
-            let both = cell.value.zip(cell.paper).filter(|_| cell.difference.is_some());
-            cell.difference = both.map(|(value, paper)| value - paper);
-        }
-    }
-    for (task, curves) in &mut row.decoding {
-        for (curve, of_task) in curves.curves.iter_mut().enumerate() {
-            for (index, score) in of_task.scores.iter_mut().enumerate() {
-                let cider = |row: &OwnRow| {
-                    Some(row.decoding.get(task)?.curves.get(curve)?.scores.get(index)?.cider)
-                };
-                let all: Option<Vec<f64>> = seeds.iter().map(cider).collect();
-                score.cider = all.map_or(score.cider, mean);
-            }
-        }
-    }
 }

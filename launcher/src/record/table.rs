@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use vljepa_recipes::cost::parameters;
-use vljepa_recipes::paper::{self, Column, PaperRow, PaperTable, Unit};
+use vljepa_recipes::paper::{self, Column, PaperRow, PaperTable, SAME_SAMPLES, Unit};
 use vljepa_recipes::protocol::{LabelCounts, RowRecord, SelectiveCurves};
 use vljepa_recipes::run_directory::RunDirectory;
 use vljepa_recipes::schema::{Init, Recipe, Row, RowWeights, Table};
@@ -17,10 +17,6 @@ use crate::statistics::to_f64;
 
 /// Largest number of runs of which each starts from the next.
 const MAX_CHAIN: usize = 16;
-
-/// An evaluation may come after more samples than a point of the paper, by one of this many parts:
-/// runs are measured after whole batches, and at their end.
-const SAME_SAMPLES: u64 = 20;
 
 /// A table with the rows of its recipe, in the order of the paper.
 #[derive(Debug, Clone, Serialize)]
@@ -47,7 +43,7 @@ pub(crate) struct OwnRow {
     pub twin: Option<&'static PaperRow>,
     /// Name of that row, or of this one if there is none.
     pub title: String,
-    /// What its model is, if not what the paper's row names.
+    /// Describes the row's model if it differs from the paper's.
     pub note: Option<String>,
     /// Run, export or model whose weights were measured.
     pub weights: String,
@@ -124,6 +120,11 @@ impl PaperComparison {
         };
         own.sort_by_key(place);
         Some(Self { paper, replaced: table.columns.clone(), seeds: 1, own })
+    }
+
+    /// Weights of all rows, for messages.
+    pub(crate) fn runs(&self) -> String {
+        self.own.iter().map(|row| &*row.weights).collect::<Vec<_>>().join(", ")
     }
 
     /// Whether any score is known.
@@ -216,14 +217,15 @@ impl Source<'_> {
     }
 
     /// Points of a curve. A point of the paper is compared with an evaluation after as many
-    /// samples, or up to a [`SAME_SAMPLES`]th more.
+    /// samples, or up to [`SAME_SAMPLES`] more.
     fn curve(&self, all: &[(u64, Scores)], recipe: Option<&Recipe>) -> Vec<OwnPoint> {
         let Some(recipe) = recipe else { return Vec::new() };
         let seen: Vec<u64> = all.iter().map(|(step, _)| recipe.samples_after(*step)).collect();
         let twins = self.twin().map_or(&[][..], |twin| &twin.points);
         let point = |((_, scores), seen): (&(u64, Scores), u64)| {
             let twin = twins.iter().rev().find(|twin| twin.samples <= seen);
-            let twin = twin.filter(|twin| seen - twin.samples <= twin.samples / SAME_SAMPLES);
+            let twin = twin
+                .filter(|twin| to_f64(seen - twin.samples) <= SAME_SAMPLES * to_f64(twin.samples));
             let cells = self.cells(scores, twin.map(|twin| &*twin.values));
             OwnPoint { samples: Some(seen), cells }
         };

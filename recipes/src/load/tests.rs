@@ -186,6 +186,33 @@ fn init_names_one_source_of_weights_and_an_extending_recipe_can_name_another() {
 }
 
 #[test]
+fn a_source_that_is_null_is_left_out_and_an_extending_recipe_can_bring_it_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let recipes = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let write = |name: &str, base: &Path, source: &str| {
+        let path = folder.path().join(name);
+        let text =
+            format!("extends: {}\ndata: {{sources: {{action100m: {source}}}}}\n", base.display());
+        fs::write(&path, text).unwrap();
+        path
+    };
+    let names = |path: &Path, sets: &[String]| -> Vec<String> {
+        let recipe = load(path, sets).unwrap().recipe;
+        recipe.data.sources.into_keys().collect()
+    };
+    let pretrain = recipes.join("pretrain.yaml");
+    let without = write("without.yaml", &pretrain, "null");
+    // Both video stages draw from it.
+    let error = mistakes(load(&without, &[]).unwrap_err());
+    assert!(error[0].what.contains("action100m"), "{}", error[0].what);
+    let images = ["stages.1.mixture={datacomp: 1}", "stages.2.mixture={datacomp: 1}"];
+    assert_eq!(names(&without, &images.map(str::to_owned)), ["datacomp", "yfcc100m"]);
+    let source = "{shards: clips.tar, visual: video, targets: [{from: caption}]}";
+    let again = write("again.yaml", &without, source);
+    assert_eq!(names(&again, &[]), ["action100m", "datacomp", "yfcc100m"]);
+}
+
+#[test]
 fn init_that_brings_all_weights_excludes_those_of_the_encoders() {
     let encoder = "model.y_encoder.weights=gemma.safetensors";
     for init in ["init.run=runs/a", "init.export=b"] {

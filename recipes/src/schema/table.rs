@@ -58,7 +58,7 @@ pub struct Row {
     pub model: Option<Box<Model>>,
     /// Row of the paper that this row is compared with. Default: the row of the same name.
     pub paper: Option<String>,
-    /// What the row's model is, if not what the paper's row names. Shown beside it. Default:
+    /// Describes the row's model if it differs from the paper's. Shown beside the row. Default:
     /// `null`.
     pub note: Option<String>,
 }

@@ -399,25 +399,28 @@ fn several_tables_become_a_page_of_claims_and_other_runs_are_refused() {
     assert!(text(&output).contains("0 reproduced, 1 not reproduced"), "{}", text(&output));
     let page = std::fs::read_to_string(page).unwrap();
     assert!(page.contains("eight samples") && page.contains("Visual question answering"));
-    let output = paper(&[&first, &first], &["--json"]);
+    let again = collected("again", "table5a", row);
+    let output = paper(&[&first, &again], &["--json"]);
     let found: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(
-        (&found["tables"][0]["seeds"], found["tables"].as_array().unwrap().len()),
-        (&Value::from(2), 1)
-    );
-    let claim =
-        found["claims"].as_array().unwrap().iter().find(|claim| claim["id"] == "pretraining");
-    let claim = claim.unwrap();
-    assert_eq!(
-        (&claim["verdict"], &claim["comparisons"][0]["holds_in"]),
-        (&"not_reproduced".into(), &0.into())
-    );
+    assert_eq!(found["tables"][0]["seeds"], 2);
+    let claims = found["claims"].as_array().unwrap();
+    let claim = claims.iter().find(|claim| claim["id"] == "pretraining").unwrap();
+    let holds_in = &claim["comparisons"][0]["holds_in"];
+    assert_eq!((&claim["verdict"], holds_in), (&"not_reproduced".into(), &0.into()));
 
-    for (wrong, why) in
-        [(Path::new(&run), "holds no table of the paper"), (&trial.path("nothing"), "nothing")]
-    {
-        let refused = paper(&[wrong], &[]);
+    let other = collected("other", "table5a", "pretraining: {run: trained}");
+    for (wrong, why) in [
+        (&[Path::new(&run)][..], "holds no table of the paper"),
+        (&[&trial.path("nothing")], "nothing"),
+        (&[&first, &first], "is named twice"),
+        (&[&first, &other], "has other rows"),
+    ] {
+        let refused = paper(wrong, &[]);
         assert_eq!(refused.status.code(), Some(2), "{}", text(&refused));
         assert!(text(&refused).contains(why), "{}", text(&refused));
     }
+    // The runs of the rows are gone.
+    std::fs::remove_dir_all(&run).unwrap();
+    let empty = paper(&[&second], &[]);
+    assert!(text(&empty).contains("no run of this table has measured scores"), "{}", text(&empty));
 }

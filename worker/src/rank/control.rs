@@ -28,8 +28,9 @@ const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// How long the supervisor may take to answer a hello.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(60);
-/// Largest accepted message of the supervisor, in bytes.
-const MAX_LINE_BYTES: u64 = 64 << 10;
+/// Largest accepted message of the supervisor, in bytes. The longest is the order to publish a
+/// checkpoint, which lists a file of each rank in about 180 bytes: this is enough for 90,000 ranks.
+const MAX_LINE_BYTES: u64 = 16 << 20;
 /// How long a rank waits until the supervisor has read its last message.
 const LAST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Capacity of the channel to the sending thread; when it is full, reporting blocks.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use vljepa_recipes::paper::{PaperTable, TABLES, Unit};
 use vljepa_recipes::protocol::{
     DecodedEmbedding, DecodingCurve, DecodingCurves, DecodingPoints, DecodingScore, LabelCount,
+    Saving,
 };
 
 use super::{number, page, short, signed, text, whole_page};
@@ -59,16 +60,26 @@ fn row(paper: &'static PaperTable, name: &str, more: f64) -> OwnRow {
     }
 }
 
+/// Curves at two frequencies. Adaptive points are ahead of uniform ones, and mean embeddings of
+/// single ones.
 fn decoding() -> DecodingCurves {
-    let score =
-        |frequency: f64| DecodingScore { frequency, decodes_per_s: frequency, cider: frequency };
-    let curves = vec![DecodingCurve {
-        points: DecodingPoints::Adaptive,
-        embedding: DecodedEmbedding::Mean,
-        scores: vec![score(2.0), score(0.01)],
-    }];
+    let curve = |points, embedding, more: f64| {
+        let score = |frequency: f64| DecodingScore {
+            frequency,
+            decodes_per_s: frequency,
+            cider: frequency + more,
+        };
+        DecodingCurve { points, embedding, scores: vec![score(1.0), score(0.01)] }
+    };
+    let curves = vec![
+        curve(DecodingPoints::Uniform, DecodedEmbedding::Exact, 0.0),
+        curve(DecodingPoints::Uniform, DecodedEmbedding::Mean, 0.1),
+        curve(DecodingPoints::Adaptive, DecodedEmbedding::Exact, 0.3),
+        curve(DecodingPoints::Adaptive, DecodedEmbedding::Mean, 0.4),
+    ];
+    let saving = Some(Saving { ratio: 2.85, at_least: false });
     let (videos, annotations, seconds) = (1, 2, 3.0);
-    DecodingCurves { videos, annotations, seconds, compare_at: 1.0, saving: None, curves }
+    DecodingCurves { videos, annotations, seconds, compare_at: 1.0, saving, curves }
 }
 
 fn compared(of: &str, rows: &[(&str, f64)]) -> PaperComparison {
@@ -226,4 +237,73 @@ fn the_page_of_all_tables_has_claims_and_measured_columns() {
     assert!(page.contains("EK100</th>") && !page.contains("NaN"));
     // 15.3 is the mean of 14.8 and 15.8.
     assert!(page.contains("<b>15.3</b>") && page.contains("14.8–15.8"));
+}
+
+#[test]
+fn rows_that_nobody_can_measure_have_the_values_that_the_paper_prints() {
+    let mut seeds = printed();
+    let retain = |table: &mut PaperComparison| {
+        table.own.retain(|row| row.name.starts_with("vl_jepa"));
+    };
+    retain(&mut seeds.get_mut("table1").unwrap()[0]);
+    retain(&mut seeds.get_mut("table2").unwrap()[0]);
+    let paper = Paper::of(&seeds);
+    // The first column of these tables shows another set, which is not compared with print.
+    let judged = claim(&paper, "zero_shot");
+    assert_eq!((judged.verdict, judged.comparisons.len()), (Verdict::Reproduced, 1));
+    assert_eq!(judged.comparisons[0].names[1], "PE-Core ViT-G (printed)");
+    assert_eq!(judged.missing.iter().collect::<Vec<_>>(), ["PE-Core ViT-G"]);
+    let judged = claim(&paper, "question_answering");
+    assert_eq!((judged.verdict, judged.comparisons.len()), (Verdict::Reproduced, 3));
+    // POPEv2: 86.3 is comparable with 91.3, and 80 is not.
+    let cell = &mut seeds.get_mut("table2").unwrap()[0].own[0].points[0].cells[3];
+    cell.value = Some(80.0);
+    assert_eq!(claim(&Paper::of(&seeds), "question_answering").verdict, Verdict::NotReproduced);
+    // Without any measured row, nothing is compared.
+    seeds.get_mut("table2").unwrap()[0].own.clear();
+    let judged = Paper::of(&seeds);
+    assert_eq!(claim(&judged, "question_answering").verdict, Verdict::NotComparable);
+}
+
+#[test]
+fn curves_are_compared_after_the_same_samples_or_not_at_all() {
+    let verdicts = |change: fn(&mut Vec<OwnRow>)| {
+        let mut seeds = printed();
+        change(&mut seeds.get_mut("figure3").unwrap()[0].own);
+        let paper = Paper::of(&seeds);
+        ["first_samples", "embeddings"].map(|id| claim(&paper, id).verdict)
+    };
+    let (yes, open) = (Verdict::Reproduced, Verdict::NotComparable);
+    assert_eq!(verdicts(|_| ()), [yes, yes]);
+    // The VLM has trained on a third of the samples only.
+    assert_eq!(verdicts(|rows| rows[1].points.truncate(2)), [yes, open]);
+    // Both have only their last score.
+    let last = |rows: &mut Vec<OwnRow>| rows.iter_mut().for_each(|row| drop(row.points.drain(..2)));
+    assert_eq!(verdicts(last), [open, yes]);
+    assert_eq!(
+        verdicts(|rows| rows.iter_mut().for_each(|row| row.points[0].samples = Some(900_000))),
+        [open, yes]
+    );
+}
+
+#[test]
+fn a_saving_that_is_a_bound_or_never_reached_is_judged_by_the_curves() {
+    let verdict = |change: &dyn Fn(&mut DecodingCurves)| {
+        let mut seeds = printed();
+        let row = &mut seeds.get_mut("figure4").unwrap()[0].own[0];
+        row.decoding.values_mut().for_each(change);
+        let paper = Paper::of(&seeds);
+        ["saving", "adaptive_points", "mean_embeddings"].map(|id| claim(&paper, id).verdict)
+    };
+    let (yes, no, open) = (Verdict::Reproduced, Verdict::NotReproduced, Verdict::NotComparable);
+    assert_eq!(verdict(&|_| ()), [yes; 3]);
+    let bound = |curves: &mut DecodingCurves| curves.saving.as_mut().unwrap().at_least = true;
+    assert_eq!(verdict(&bound)[0], yes);
+    // Uniform points have the score even at the lowest frequency.
+    assert_eq!(verdict(&|curves| curves.saving = None)[0], open);
+    let never = |curves: &mut DecodingCurves| {
+        curves.saving = None;
+        curves.curves[3].scores.iter_mut().for_each(|score| score.cider = 0.05);
+    };
+    assert_eq!(verdict(&never), [no, no, no]);
 }

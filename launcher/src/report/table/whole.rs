@@ -10,9 +10,8 @@ use crate::record::table::{Cell, OwnPoint, OwnRow, PaperComparison};
 use crate::report::page::document;
 use crate::statistics::to_f64;
 
-/// A point of a curve of the paper is shown beside a measured point at the same share of the
-/// samples of its curve, up to this difference.
-const SAME_SHARE: f64 = 0.02;
+/// Marks columns that show other sets than the paper's.
+const REPLACED: &str = " †";
 
 /// The whole page.
 pub(in crate::report) fn whole_page(paper: &Paper) -> Markup {
@@ -38,9 +37,9 @@ pub(in crate::report) fn whole_page(paper: &Paper) -> Markup {
 
 fn counts(paper: &Paper) -> Markup {
     let all = [
-        (Verdict::Reproduced, "of the claims"),
-        (Verdict::NotReproduced, "in at least one comparison and seed"),
-        (Verdict::NotComparable, "because nothing that they compare was measured"),
+        (Verdict::Reproduced, "for every seed"),
+        (Verdict::NotReproduced, "for at least one comparison and seed"),
+        (Verdict::NotComparable, "because their rows were not measured"),
     ];
     html! {
         section.figures {
@@ -57,17 +56,21 @@ fn claims(paper: &Paper) -> Markup {
         Verdict::NotReproduced => "bad",
         Verdict::NotComparable => "plain",
     };
+    let has_replaced = paper.tables.iter().any(|table| !table.replaced.is_empty());
     html! {
         section {
             h2 { "Claims" }
-            p.note { "Comparisons are those that the claim makes. ✗ marks one that does not hold here." }
+            p.note {
+                "Comparisons are those that the claim makes. ✗ marks one that does not hold here."
+                @if has_replaced { " " (REPLACED.trim()) " marks scores of other sets than the paper's, which each table names." }
+            }
             table.claims {
                 thead { tr { th { "claim" } th { "in the paper" } th { "verdict" } th { "comparisons" } } }
                 tbody {
                     @for judged in &paper.claims {
                         tr {
                             td { (judged.claim.claim) }
-                            td { (judged.claim.place) }
+                            td { (judged.claim.place) @if !judged.claim.stated { span.below { "numbers only" } } }
                             td { span.state.(class(judged.verdict)) { (judged.verdict.name()) } }
                             td { (evidence(judged)) }
                         }
@@ -97,28 +100,24 @@ fn evidence(judged: &Judged) -> Markup {
 impl Comparison {
     /// Both numbers with their names, and in how many seeds the relation holds.
     fn text(&self) -> String {
-        let [a, b] = self.means();
+        let show = |value: f64| match self.unit {
+            Some(unit) => number(value, unit),
+            None if value.fract() == 0.0 => format!("{value:.0}"),
+            None => format!("{value:.1}"),
+        };
         let [first, second] = &self.names;
-        let show = |value: f64| if value < 1e4 { format!("{value:.1}") } else { short_f64(value) };
+        let [a, b] = self.means().map(show);
+        let mark = if self.is_replaced { REPLACED } else { "" };
         let mut text =
-            format!("{}: {first} {} {} {}", self.of, show(a), self.relation.sign(), show(b));
-        if !second.is_empty() {
-            text += &format!(" {second}");
-        }
+            format!("{}{mark}: {first} {a} {} {b} {second}", self.of, self.relation.sign());
+        text.truncate(text.trim_end().len());
         if self.values.len() > 1 {
             text += &format!(", in {} of {} seeds", self.holds_in, self.values.len());
+        } else if self.overlaps {
+            text += ", intervals overlap";
         }
         text
     }
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "a number of parameters"
-)]
-fn short_f64(value: f64) -> String {
-    short(value.round() as u64)
 }
 
 /// A table or figure: the measured columns of the rows that were measured.
@@ -140,7 +139,7 @@ fn section(table: &PaperComparison) -> Markup {
                     thead {
                         tr {
                             th rowspan="2" { "row" } th.figure rowspan="2" { "parameters" } th.figure rowspan="2" { "samples" }
-                            @for &column in &columns { th.figure.group colspan="2" { (table.paper.columns[column].title) } }
+                            @for &column in &columns { th.figure.group colspan="2" { (title(table, column)) } }
                         }
                         tr { @for _ in &columns { th.figure.group { "paper" } th.figure { "here" } } }
                     }
@@ -156,8 +155,14 @@ fn section(table: &PaperComparison) -> Markup {
     }
 }
 
+/// Title of a column, marked if it shows other sets than the paper's.
+fn title(table: &PaperComparison, column: usize) -> String {
+    let column = &table.paper.columns[column];
+    let mark = if table.replaced.contains_key(&column.id) { REPLACED } else { "" };
+    column.title.clone() + mark
+}
+
 fn line(row: &OwnRow, point: &OwnPoint, table: &PaperComparison, columns: &[usize]) -> Markup {
-    let printed = printed(row, point);
     html! {
         tr {
             td { (row.title) @if let Some(note) = &row.note { span.below { (note) } } }
@@ -165,7 +170,8 @@ fn line(row: &OwnRow, point: &OwnPoint, table: &PaperComparison, columns: &[usiz
             td.figure { (point.samples.or(row.samples).map_or_else(|| "–".to_owned(), short)) }
             @for &column in columns {
                 @let unit = table.paper.columns[column].unit;
-                td.figure.group { (printed.get(column).copied().flatten().map_or_else(|| "–".to_owned(), |value| number(value, unit))) }
+                @let printed = printed(row, point, table, column);
+                td.figure.group { (printed.map_or_else(|| "–".to_owned(), |value| number(value, unit))) }
                 td.figure { (here(point.cells[column], unit)) }
             }
         }
@@ -184,15 +190,15 @@ fn here(cell: Cell, unit: Unit) -> Markup {
     }
 }
 
-/// Values of the paper's row; of a curve, those at the same share of its samples.
-fn printed(row: &OwnRow, point: &OwnPoint) -> Vec<Option<f64>> {
-    let Some(twin) = row.twin else { return Vec::new() };
+/// Value of the paper beside a measured one. A curve of other sets is shorter than the paper's: it
+/// has the paper's values after the same share of the samples.
+fn printed(row: &OwnRow, point: &OwnPoint, table: &PaperComparison, column: usize) -> Option<f64> {
+    let is_replaced = table.replaced.contains_key(&table.paper.columns[column].id);
     let last = row.points.last().and_then(|point| point.samples);
-    let (Some(samples), Some(last), Some(end)) = (point.samples, last, twin.points.last()) else {
-        return twin.values.clone();
-    };
-    let share = to_f64(samples) / to_f64(last);
-    let is_same = |samples: u64| (to_f64(samples) / to_f64(end.samples) - share).abs() < SAME_SHARE;
-    let same = twin.points.iter().find(|point| is_same(point.samples));
-    same.map(|point| point.values.clone()).unwrap_or_default()
+    match (point.samples, last) {
+        (Some(samples), Some(last)) if is_replaced => {
+            row.twin?.after(to_f64(samples) / to_f64(last))?.get(column).copied().flatten()
+        }
+        _ => point.cells[column].paper,
+    }
 }

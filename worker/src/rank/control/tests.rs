@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 
-use vljepa_recipes::protocol::Outcome;
+use vljepa_recipes::protocol::{FileEntry, Outcome};
 
 use super::*;
 
@@ -94,6 +94,32 @@ fn a_stop_is_heard() {
     }
     control.report_last(finished());
     thread.join().unwrap();
+}
+
+#[test]
+fn an_order_to_publish_the_files_of_4096_ranks_arrives_and_an_endless_line_is_an_error() {
+    let file = |rank: usize| FileEntry {
+        name: format!("part-{rank:05}-of-04096.safetensors"),
+        bytes: 9_400_000_000,
+        blake3: "5".repeat(64),
+        range: rank * 795_864_896..(rank + 1) * 795_864_896,
+    };
+    let files: Vec<FileEntry> = (0..4096).map(file).collect();
+    let order = CheckpointOrder::Publish { step: 170_000, files };
+    let line = serde_json::to_vec(&FromSupervisor::Checkpoint { order: order.clone() }).unwrap();
+    assert!(line.len() > 600_000, "{}", line.len());
+    let (address, thread) = supervisor(FromSupervisor::Welcome, move |reader, mut stream| {
+        stream.write_all(&[&line[..], b"\n"].concat()).unwrap();
+        read_to_the_end(reader.lines());
+    });
+    let control = Control::connect(&address, hello(), SILENCE).unwrap();
+    assert_eq!(control.checkpoint_order(170_000).unwrap(), order);
+    control.report_last(finished());
+    thread.join().unwrap();
+
+    let endless = std::io::repeat(b'x').take(2 * MAX_LINE_BYTES);
+    let error = super::line(&mut BufReader::new(endless)).unwrap_err();
+    assert!(error.to_string().contains("too long"), "{error}");
 }
 
 #[test]
