@@ -15,6 +15,7 @@ mod row;
 mod score;
 mod selective;
 mod sets;
+mod stream;
 mod weights;
 
 use std::path::PathBuf;
@@ -35,6 +36,10 @@ pub use selective::{
     SelectiveCurves,
 };
 pub use sets::{FoundCount, ReadSet, SetReport, SetState};
+pub use stream::{
+    Lag, SMOOTHING, Speed, StreamCaption, StreamEnd, StreamEvent, StreamJob, StreamStart,
+    StreamSummary, THRESHOLD, VideoSource,
+};
 pub use weights::{
     Extent, KnownModel, KnownWeights, Names, NearestModel, NearestSize, UnknownWeights, Weights,
 };

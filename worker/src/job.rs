@@ -23,7 +23,7 @@ use crate::rank::generation::Generation;
 use crate::rank::session::Session;
 use crate::rank::{device, health, rendezvous, signals};
 use crate::training::train;
-use crate::{inference, latency, log, measurement, table};
+use crate::{inference, latency, log, measurement, stream, table};
 
 /// Returns the version and the cargo features of this build as JSON.
 #[must_use]
@@ -213,6 +213,7 @@ fn work(session: &Session, job: &Job) -> anyhow::Result<Option<String>> {
         Job::Caption { step, files, query } => {
             inference::caption(session, *step, files, query.as_deref()).map(Some)
         }
+        Job::Stream(job) => stream::stream(session, job).map(|()| None),
         Job::Search { step, shards, text, limit } => {
             inference::search(session, *step, shards, text, *limit).map(Some)
         }

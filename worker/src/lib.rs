@@ -24,6 +24,7 @@ pub mod rehearsal;
 pub mod score;
 pub mod sets;
 pub mod sharding;
+mod stream;
 mod table;
 pub mod training;
 pub mod weights;

@@ -3,6 +3,9 @@
 
 use std::ops::Range;
 use std::path::Path;
+use std::time::Instant;
+
+use vljepa_recipes::protocol::VideoSource;
 
 use super::{Clip, JpegClip, MediaSource, Picture, Shape, checked_seconds};
 
@@ -80,6 +83,60 @@ impl LongVideo {
         _frames: usize,
         _shape: &mut dyn Shape,
     ) -> Result<Clip, String> {
+        match *self {}
+    }
+}
+
+/// Windows of a video that is read while it comes, which this build cannot open.
+#[derive(Debug)]
+pub enum LiveWindows {}
+
+/// Frames of a window.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WindowFrames {
+    /// Pixels, (T, H, W, 3), in the order red, green, blue.
+    pub pixels: Vec<u8>,
+    /// When the last frame of the window was decoded.
+    pub arrived: Instant,
+}
+
+impl LiveWindows {
+    /// Fails.
+    ///
+    /// # Errors
+    /// Always.
+    pub fn open(
+        _source: &VideoSource,
+        _seconds: (f64, f64),
+        _frames: usize,
+        _shape: Box<dyn Shape>,
+    ) -> Result<Self, String> {
+        Err(REFUSED.to_owned())
+    }
+
+    /// Name of the video's codec.
+    #[must_use]
+    pub fn codec(&self) -> &'static str {
+        match *self {}
+    }
+
+    /// Seconds of the video that were read.
+    #[must_use]
+    pub fn end_s(&self) -> f64 {
+        match *self {}
+    }
+
+    /// Number of damaged frames that were left out.
+    #[must_use]
+    pub fn damaged(&self) -> u64 {
+        match *self {}
+    }
+
+    /// Next window.
+    ///
+    /// # Errors
+    /// Never, because there is no such value.
+    pub fn next(&mut self) -> Result<Option<(Range<f64>, WindowFrames)>, String> {
         match *self {}
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Check, Drill};
+use super::{Check, Drill, StreamJob};
 
 /// Start of a line of standard error that says how much of a job is done. A job that is no training
 /// job prints such lines.
@@ -67,6 +67,9 @@ pub enum Job {
         /// Prompt, or `None` for the query of the recipe's captioning task.
         query: Option<String>,
     },
+    /// Describe a video while it is shown, and print each
+    /// [`StreamEvent`](super::StreamEvent) as a line of JSON.
+    Stream(StreamJob),
     /// Rank the samples of shards by their similarity to a text.
     Search {
         /// Step of the checkpoint, or `None` for the newest that verifies.

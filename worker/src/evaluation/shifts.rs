@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use super::selective::{add, pooled};
+use super::selective::{add, mean, pooled};
 
 /// Divides a stream of embeddings into segments, one embedding at a time and with bounded memory.
 ///
@@ -21,6 +21,8 @@ pub struct Shifts {
     rows: Range<usize>,
     /// Sum of the embeddings of the segment so far, (e).
     sum: Vec<f64>,
+    /// Variance of the window when the last embedding came.
+    variance: f64,
 }
 
 /// Embeddings between two shifts.
@@ -37,8 +39,8 @@ impl Shifts {
     /// means of segments have length one, as the embeddings have.
     #[must_use]
     pub fn new(length: usize, threshold: f64, normalise: bool) -> Self {
-        let (window, rows, sum) = (VecDeque::new(), 0..0, Vec::new());
-        Self { window, length: length.max(2), threshold, normalise, rows, sum }
+        let (window, rows, sum, variance) = (VecDeque::new(), 0..0, Vec::new(), 0.0);
+        Self { window, length: length.max(2), threshold, normalise, rows, sum, variance }
     }
 
     /// Takes the next embedding (e). If the stream has changed, the embedding starts a segment, and
@@ -48,7 +50,8 @@ impl Shifts {
             self.window.pop_front();
         }
         self.window.push_back(embedding.to_vec());
-        let ended = if self.variance() > self.threshold { self.finish() } else { None };
+        self.variance = self.spread();
+        let ended = if self.variance > self.threshold { self.finish() } else { None };
         if ended.is_some() {
             self.window.push_back(embedding.to_vec());
         }
@@ -71,9 +74,24 @@ impl Shifts {
         Some(Segment { mean: pooled(&sum, rows.len(), self.normalise), rows })
     }
 
+    /// Variance that the last embedding was compared with the threshold by: that of the window with
+    /// it. 0 before the first.
+    #[must_use]
+    pub fn variance(&self) -> f64 {
+        self.variance
+    }
+
+    /// Mean of the window (e), if it is full of embeddings of the segment. `None` soon after a
+    /// shift.
+    #[must_use]
+    pub fn steady_mean(&self) -> Option<Vec<f32>> {
+        let is_full = self.window.len() == self.length;
+        is_full.then(|| mean(&self.window.iter().collect::<Vec<_>>(), self.normalise))
+    }
+
     /// Mean squared distance of the embeddings of the window to their mean.
     #[expect(clippy::cast_precision_loss, reason = "windows have few embeddings")]
-    fn variance(&self) -> f64 {
+    fn spread(&self) -> f64 {
         let count = self.window.len() as f64;
         let width = self.window.front().map_or(0, Vec::len);
         let mut sum = vec![0.0; width];
@@ -112,6 +130,20 @@ mod tests {
         assert_eq!(whole[0].mean, [0.5, 0.5]);
         let unit = segments(&mut Shifts::new(4, 0.51, true), &stream);
         assert!((unit[0].mean[0] - 0.5f32.sqrt()).abs() < 1e-6);
+    }
+
+    #[test]
+    fn the_mean_is_steady_when_the_window_is_full_of_the_segment() {
+        let (a, b) = ([1.0, 0.0], [0.0, 1.0]);
+        let mut shifts = Shifts::new(2, 0.3, false);
+        let mut steady = [a, a, b, b, b].iter().map(|embedding| {
+            shifts.push(embedding);
+            (shifts.steady_mean(), shifts.variance())
+        });
+        assert_eq!(steady.next(), Some((None, 0.0)));
+        assert_eq!(steady.next(), Some((Some(a.to_vec()), 0.0)));
+        assert_eq!(steady.next(), Some((None, 0.5)), "two of a distance of √2: 2 · 1/4");
+        assert_eq!(steady.next(), Some((Some(b.to_vec()), 0.0)));
     }
 
     #[test]

@@ -29,6 +29,7 @@ impl Generation {
             | Job::Ask { .. }
             | Job::Caption { .. }
             | Job::Latency { .. }
+            | Job::Stream(_)
             | Job::Search { .. }
             | Job::Export { .. } => Self(None),
         }

@@ -63,7 +63,7 @@ impl LongVideo {
 }
 
 /// Numbers of `frames` frames of a window, of a video whose frames begin at these seconds.
-fn frames_in(times: &[f64], window: &Range<f64>, frames: usize) -> Vec<usize> {
+pub(super) fn frames_in(times: &[f64], window: &Range<f64>, frames: usize) -> Vec<usize> {
     let place = |second: f64| times.partition_point(|&time| time < second);
     let (start, end) = (place(window.start), place(window.end));
     let start = if start < end { start } else { end.saturating_sub(1) };

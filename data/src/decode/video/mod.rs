@@ -15,11 +15,13 @@ mod bitstream;
 mod container;
 mod convert;
 mod entry;
+mod live;
 mod long;
 mod open;
 mod segments;
 mod stream;
 mod whole;
+mod windows;
 mod yuv;
 
 use ffmpeg_next::util::frame::Video as Frame;
@@ -30,6 +32,7 @@ pub use self::long::LongVideo;
 pub use self::segments::Segments;
 use self::stream::{Fault, Stream};
 pub use self::whole::{Span, Video};
+pub use self::windows::{LiveWindows, WindowFrames};
 use super::{Clip, JpegClip, Picture, Region, Shape, uniform_frames};
 
 /// Decodes `frames` uniformly chosen frames of the best video stream, and passes each of them to

@@ -18,10 +18,10 @@ use crate::decode::{LARGEST_BYTES, check_size};
 
 /// Container formats that FFmpeg may open. Without this list it would also open playlists, which
 /// name other files and servers.
-const CONTAINERS: &str = "mov,matroska,avi,mpegts,flv";
+pub(super) const CONTAINERS: &str = "mov,matroska,avi,mpegts,flv";
 
 /// The same formats as users know them.
-const CONTAINER_NAMES: &str = "MP4, MOV, Matroska, WebM, AVI, MPEG-TS and FLV";
+pub(super) const CONTAINER_NAMES: &str = "MP4, MOV, Matroska, WebM, AVI, MPEG-TS and FLV";
 
 /// Packets of one video stream, and its decoder.
 pub(super) struct Stream {
@@ -139,7 +139,11 @@ impl Opened {
         let mut options = Dictionary::new();
         options.set("format_whitelist", CONTAINERS);
         options.set("protocol_whitelist", "");
-        let input = open(file, options, &is_described).map_err(cannot_open)?;
+        Self::of(open(file, options, &is_described).map_err(cannot_open)?)
+    }
+
+    /// Opens the decoder of a container's best video stream.
+    pub(super) fn of(input: Input) -> Result<Self, String> {
         let stream = video_stream(&input)?;
         let (index, time_base) = (stream.index(), stream.time_base());
         let start = Some(stream.start_time()).filter(|&start| start != ffmpeg::ffi::AV_NOPTS_VALUE);

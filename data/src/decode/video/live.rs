@@ -1,0 +1,268 @@
+//! A video that is read while it comes, frame by frame and in bounded memory.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use ffmpeg_next as ffmpeg;
+use ffmpeg_next::Dictionary;
+use ffmpeg_next::format::context::{Input, StreamIo};
+use ffmpeg_next::util::frame::Video as Frame;
+use vljepa_recipes::protocol::VideoSource;
+
+use super::container::check_whole;
+use super::convert::Converter;
+use super::stream::{CONTAINER_NAMES, CONTAINERS, Opened, initialise, next_packet};
+use crate::decode::{Picture, Shape};
+
+/// Microseconds without an answer after which a server counts as lost.
+const SERVER_TIMEOUT_US: &str = "10000000";
+
+/// Longest time between two frames in seconds. A recording of a screen may show one picture for
+/// minutes; a longer time is an error of the source, whose clock has jumped.
+const LONGEST_FRAME_S: f64 = 600.0;
+
+/// Fraction of its declared duration that the video of a server may lack at its end.
+const MISSING_FRACTION: f64 = 0.1;
+
+/// Video that is open for reading from its start, once.
+pub(super) struct LiveVideo {
+    opened: Opened,
+    converter: Converter,
+    frame: Frame,
+    clock: Clock,
+    drained: bool,
+    origin: Origin,
+    /// Frames and packets that were left out because they are damaged.
+    damaged: u64,
+}
+
+/// What the end of a video and a damaged frame mean.
+enum Origin {
+    /// A damaged frame ends the video. The result says whether the file was cut short.
+    File(Result<(), String>),
+    /// A damaged frame is left out: it may precede the first whole one.
+    Pipe,
+    /// As for a pipe. The video ends early if it has no or another duration, in seconds.
+    Server(Option<f64>),
+}
+
+/// Frame in the model's shape.
+pub(super) struct LiveFrame {
+    /// Seconds after the first frame.
+    pub(super) time_s: f64,
+    pub(super) picture: Picture,
+}
+
+impl LiveVideo {
+    /// Opens a video. Waits until its format is known.
+    pub(super) fn open(source: &VideoSource) -> Result<Self, String> {
+        initialise()?;
+        let (opened, origin) = match source {
+            VideoSource::File(path) => {
+                let file = open_path(path)?;
+                let whole = check_whole(&file);
+                (Opened::new(file)?, Origin::File(whole))
+            }
+            VideoSource::Pipe(path) => (of_pipe(open_path(path)?)?, Origin::Pipe),
+            VideoSource::StandardInput => {
+                let input = std::io::stdin().as_fd().try_clone_to_owned();
+                let input = input.map_err(|error| format!("no standard input: {error}"))?;
+                (of_pipe(File::from(input))?, Origin::Pipe)
+            }
+            VideoSource::Address(address) => {
+                let input = connect(address)?;
+                let duration_s = duration_s(&input);
+                (Opened::of(input)?, Origin::Server(duration_s))
+            }
+        };
+        let clock = Clock::new(f64::from(opened.time_base), opened.frame_ticks);
+        let converter = Converter::new(opened.orientation);
+        let (frame, drained) = (Frame::empty(), false);
+        Ok(Self { opened, converter, frame, clock, drained, origin, damaged: 0 })
+    }
+
+    /// Name of the codec, as FFmpeg writes it.
+    pub(super) fn codec(&self) -> &'static str {
+        self.opened.codec.name()
+    }
+
+    /// Seconds from the first frame to the end of the last one that was read.
+    pub(super) fn end_s(&self) -> f64 {
+        self.clock.end_s()
+    }
+
+    /// Number of damaged frames that were left out.
+    pub(super) fn damaged(&self) -> u64 {
+        self.damaged
+    }
+
+    /// Next frame in the order of time, or `None` at the end.
+    pub(super) fn next(&mut self, shape: &mut dyn Shape) -> Result<Option<LiveFrame>, String> {
+        loop {
+            match self.opened.decoder.receive_frame(&mut self.frame) {
+                Ok(()) if self.frame.is_corrupt() || self.frame.has_decode_errors() => {
+                    self.leave_out("a frame is corrupt")?;
+                }
+                Ok(()) => {
+                    let time_s = self.clock.time_s(self.frame.timestamp());
+                    let needed = &|width, height| shape.region(width, height);
+                    let part = self.converter.part(&self.frame, needed)?;
+                    return Ok(Some(LiveFrame { time_s, picture: shape.shape(part)? }));
+                }
+                Err(ffmpeg::Error::Eof) => return self.finished().map(|()| None),
+                Err(ffmpeg::Error::Other { errno: ffmpeg::error::EAGAIN }) => self.send()?,
+                Err(error) => self.leave_out(&format!("a frame cannot be decoded: {error}"))?,
+            }
+        }
+    }
+
+    /// Sends the next packet of the stream to the decoder, or the end.
+    fn send(&mut self) -> Result<(), String> {
+        let sent = match next_packet(&mut self.opened.input)? {
+            Some(packet) if packet.stream() != self.opened.index => Ok(()),
+            Some(packet) => self.opened.decoder.send_packet(&packet),
+            None if self.drained => return Err("the decoder does not end".to_owned()),
+            None => {
+                self.drained = true;
+                self.opened.decoder.send_eof()
+            }
+        };
+        sent.or_else(|error| self.leave_out(&format!("a packet cannot be decoded: {error}")))
+    }
+
+    fn leave_out(&mut self, what: &str) -> Result<(), String> {
+        match self.origin {
+            Origin::File(_) => Err(what.to_owned()),
+            Origin::Pipe | Origin::Server(_) => {
+                self.damaged += 1;
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether the end of the data is the end of the video.
+    fn finished(&self) -> Result<(), String> {
+        match &self.origin {
+            Origin::File(whole) => whole.clone(),
+            Origin::Pipe => Ok(()),
+            Origin::Server(Some(seconds))
+                if self.end_s() >= seconds * (1.0 - MISSING_FRACTION) =>
+            {
+                Ok(())
+            }
+            Origin::Server(_) => Err("the server closed the connection".to_owned()),
+        }
+    }
+}
+
+fn open_path(path: &Path) -> Result<File, String> {
+    File::open(path).map_err(|error| format!("cannot open {}: {error}", path.display()))
+}
+
+fn of_pipe(file: File) -> Result<Opened, String> {
+    let cannot_open = |error: ffmpeg::Error| {
+        format!(
+            "the pipe cannot be opened: {error} ({CONTAINER_NAMES} are read; an MP4 or MOV only if \
+             its index comes first: `ffmpeg -i FILE -c copy -movflags +faststart …`)"
+        )
+    };
+    let mut options = Dictionary::new();
+    options.set("format_whitelist", CONTAINERS);
+    options.set("protocol_whitelist", "");
+    let io = StreamIo::from_read(file).map_err(cannot_open)?;
+    let input = ffmpeg::format::input_from_stream(io, None, Some(options));
+    Opened::of(input.map_err(cannot_open)?)
+}
+
+/// Connects to a server of RTSP. The frames come over TCP if the server allows it, so that none is
+/// lost on the way.
+fn connect(address: &str) -> Result<Input, String> {
+    let mut options = Dictionary::new();
+    options.set("format_whitelist", "rtsp");
+    options.set("protocol_whitelist", "rtp,udp,tcp,tls,crypto");
+    options.set("rtsp_flags", "prefer_tcp");
+    options.set("timeout", SERVER_TIMEOUT_US);
+    ffmpeg::format::input_with_dictionary(address, options)
+        .map_err(|error| format!("cannot connect to {address}: {error}"))
+}
+
+/// Duration that a container declares, in seconds.
+#[expect(clippy::cast_precision_loss, reason = "microseconds of a video stay far below 2⁵³")]
+fn duration_s(input: &Input) -> Option<f64> {
+    let ticks = Some(input.duration()).filter(|&ticks| ticks > 0);
+    ticks.map(|ticks| ticks as f64 / f64::from(ffmpeg::ffi::AV_TIME_BASE))
+}
+
+/// Times of frames in seconds after the first one, from time stamps that may be missing or jump.
+struct Clock {
+    /// Seconds of a tick.
+    unit: f64,
+    /// Duration of a frame in seconds: at the stream's rate, or else the last one that was seen.
+    frame_s: f64,
+    /// Time stamp whose time is `shift_s`.
+    origin: Option<i64>,
+    shift_s: f64,
+    /// Time of the last frame, or `None` before the first.
+    last_s: Option<f64>,
+}
+
+impl Clock {
+    #[expect(clippy::cast_precision_loss, reason = "ticks of a frame stay far below 2⁵³")]
+    fn new(unit: f64, frame_ticks: Option<i64>) -> Self {
+        // 25 frames a second is the rate that FFmpeg assumes too.
+        let frame_s = frame_ticks.map_or(0.04, |ticks| ticks as f64 * unit);
+        Self { unit, frame_s, origin: None, shift_s: 0.0, last_s: None }
+    }
+
+    /// Time of the next frame. A frame without a time stamp, or with one that is not later than the
+    /// last, or more than [`LONGEST_FRAME_S`] later, follows the last one by a frame's duration.
+    #[expect(clippy::cast_precision_loss, reason = "ticks of a video stay far below 2⁵³")]
+    fn time_s(&mut self, ticks: Option<i64>) -> f64 {
+        let next_s = self.end_s();
+        let stamped = ticks.zip(self.origin).map(|(ticks, origin)| {
+            ticks.saturating_sub(origin) as f64 * self.unit + self.shift_s
+        });
+        let last_s = self.last_s.unwrap_or(f64::NEG_INFINITY);
+        let follows = |s: &f64| *s > last_s && *s <= last_s + LONGEST_FRAME_S;
+        let time_s = stamped.filter(follows).unwrap_or_else(|| {
+            (self.origin, self.shift_s) = (ticks, next_s);
+            next_s
+        });
+        if self.last_s.is_some() {
+            self.frame_s = time_s - last_s;
+        }
+        self.last_s = Some(time_s);
+        time_s
+    }
+
+    /// End of the last frame, or 0 before the first.
+    fn end_s(&self) -> f64 {
+        self.last_s.map_or(0.0, |last| last + self.frame_s)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Clock;
+
+    fn times(clock: &mut Clock, stamps: &[Option<i64>]) -> Vec<f64> {
+        stamps.iter().map(|&ticks| clock.time_s(ticks)).collect()
+    }
+
+    #[test]
+    fn time_starts_at_the_first_frame_and_follows_the_stamps() {
+        let mut clock = Clock::new(0.5, Some(1));
+        assert_eq!(clock.end_s(), 0.0);
+        assert_eq!(times(&mut clock, &[Some(100), Some(101), Some(104)]), [0.0, 0.5, 2.0]);
+        assert_eq!(clock.end_s(), 3.5, "the last frame takes as long as the one before it");
+    }
+
+    #[test]
+    fn time_goes_on_where_stamps_are_missing_or_jump() {
+        let mut clock = Clock::new(0.5, Some(1));
+        let stamps = [None, None, Some(7), Some(8), Some(3), Some(4), Some(9_000_000), Some(9_000_001)];
+        assert_eq!(times(&mut clock, &stamps), [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5]);
+        assert_eq!(times(&mut clock, &[Some(9_000_003)]), [4.5], "no jump");
+    }
+}

@@ -1,0 +1,303 @@
+//! Describes a video while it is shown (paper §2, selective decoding): embeds its windows as they
+//! come, decodes a text where their meaning changes, and prints each event as a line of JSON.
+
+mod feed;
+mod lags;
+mod lines;
+mod narrator;
+
+use std::io::Write as _;
+use std::time::Instant;
+
+use anyhow::Context;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use crossbeam_channel::{Receiver, TryRecvError, bounded, never, select};
+use image::ExtendedColorType;
+use image::codecs::jpeg::JpegEncoder;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use vljepa_data::LoadedSample;
+use vljepa_data::texts::Texts;
+use vljepa_recipes::protocol::{
+    StreamCaption, StreamEnd, StreamEvent, StreamJob, StreamStart, StreamSummary, VideoSource,
+};
+use vljepa_recipes::schema::{SelectiveDecoding, TaskKind};
+
+use self::feed::{BATCH, Fed, Feed, Request, Window};
+use self::lags::Lags;
+use self::narrator::{Due, Narrator};
+use crate::evaluation::embed::Embedder;
+use crate::evaluation::shifts::Shifts;
+use crate::inference::{Loaded, caption_query};
+use crate::rank::session::Session;
+
+/// Describes a video until it ends, or INT, TERM or HUP arrives. Events go to standard output. An
+/// error of the video is an event.
+///
+/// # Errors
+/// Fails if there is no checkpoint, the model has no Y-decoder, the device fails, or standard
+/// output is closed.
+pub(crate) fn stream(session: &Session, job: &StreamJob) -> anyhow::Result<()> {
+    let stop = stop_requests().context("signals cannot be received")?;
+    let (model, state) = Loaded::of(session, job.step)?;
+    let embedder = Embedder::new(&session.recipe, model.embeds())?;
+    let (start, request) = plan(session, job, &embedder, state.step);
+    let mut stream = Stream {
+        narrator: Narrator::new(Shifts::new(job.smoothing, job.threshold, embedder.normalises())),
+        query: start.query.clone(),
+        side: request.options.image_size,
+        frames: request.options.frames,
+        pictures: job.pictures,
+        embedder,
+        counts: Counts { opened: Instant::now(), video_s: 0.0, windows: 0, texts: 0 },
+        to_embedding: Lags::new(),
+        to_text: Lags::new(),
+    };
+    stream.prepare()?;
+    let lines = match job.video {
+        VideoSource::StandardInput => never(),
+        VideoSource::File(_) | VideoSource::Pipe(_) | VideoSource::Address(_) => lines::read()?,
+    };
+    let feed = Feed::start(request)?;
+    let (end, damaged) = stream.run(&feed, lines, &stop, start)?;
+    stream.end(end, &feed, damaged)
+}
+
+/// A message arrives for each signal that ends the stream.
+fn stop_requests() -> std::io::Result<Receiver<()>> {
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+    let (sender, stop) = bounded(1);
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        for _ in signals.forever() {
+            // A request that waits is enough.
+            sender.try_send(()).unwrap_or_default();
+        }
+    })?;
+    Ok(stop)
+}
+
+/// What is known before the video is open, and what is read of it: keys of the job, or else of the
+/// recipe's task of selective decoding.
+fn plan(
+    session: &Session,
+    job: &StreamJob,
+    embedder: &Embedder<'_>,
+    step: u64,
+) -> (StreamStart, Request) {
+    let tasks = session.recipe.evaluation.tasks.iter();
+    let mut selective = tasks.filter_map(|task| match &task.kind {
+        TaskKind::SelectiveDecoding(keys) => Some((task, keys)),
+        _ => None,
+    });
+    let (task, keys) = selective.next().unzip();
+    let default = SelectiveDecoding::default();
+    let keys = keys.unwrap_or(&default);
+    let options = embedder.load_options(job.frames.or(task.and_then(|task| task.frames)));
+    let query = job.query.clone().or_else(|| task.map(|task| task.query.clone()));
+    let start = StreamStart {
+        step,
+        codec: String::new(),
+        query: query.unwrap_or_else(|| caption_query(session)),
+        window_s: job.window_s.unwrap_or(keys.window_s),
+        stride_s: job.stride_s.unwrap_or(keys.stride_s),
+        frames: options.frames,
+        smoothing: job.smoothing,
+        threshold: job.threshold,
+    };
+    let StreamStart { window_s, stride_s, .. } = start;
+    let (video, speed) = (job.video.clone(), job.speed);
+    (start, Request { video, speed, window_s, stride_s, options })
+}
+
+/// State of a stream. It does not grow with the length of the video.
+struct Stream<'a> {
+    embedder: Embedder<'a>,
+    narrator: Narrator,
+    query: String,
+    /// Side of the model's frames in pixels.
+    side: usize,
+    /// Number of frames of a window.
+    frames: usize,
+    pictures: bool,
+    counts: Counts,
+    to_embedding: Lags,
+    to_text: Lags,
+}
+
+struct Counts {
+    opened: Instant,
+    /// End of the last window.
+    video_s: f64,
+    windows: u64,
+    texts: u64,
+}
+
+impl Stream<'_> {
+    /// Embeds and decodes once: the first time compiles kernels and chooses algorithms of products,
+    /// which would delay the first windows.
+    fn prepare(&self) -> anyhow::Result<()> {
+        let sample = sample(vec![0; self.frames * self.side * self.side * 3]);
+        let embeddings = self.embedder.samples(&[(&sample, &*self.query)])?;
+        self.embedder.captions(&embeddings)?;
+        Ok(())
+    }
+
+    /// Handles what comes until the end. Returns why the stream has ended, and the number of
+    /// damaged frames.
+    fn run(
+        &mut self,
+        feed: &Feed,
+        mut lines: Receiver<String>,
+        stop: &Receiver<()>,
+        start: StreamStart,
+    ) -> anyhow::Result<(StreamEnd, u64)> {
+        let mut start = Some(start);
+        loop {
+            let fed = select! {
+                recv(stop) -> _ => return Ok((StreamEnd::Stopped, 0)),
+                recv(lines) -> line => {
+                    match line {
+                        Ok(line) => self.ask(&line)?,
+                        Err(_) => lines = never(),
+                    }
+                    continue;
+                }
+                recv(feed.received) -> fed => fed.context("the thread that reads the video is gone")?,
+            };
+            let ended = match fed {
+                Fed::Opened(codec) => {
+                    self.counts.opened = Instant::now();
+                    if let Some(start) = start.take() {
+                        emit(&StreamEvent::Opened(StreamStart { codec: codec.to_owned(), ..start }))?;
+                    }
+                    None
+                }
+                Fed::Window(first) => {
+                    let (windows, ended) = waiting(first, &feed.received);
+                    self.describe(&windows)?;
+                    ended
+                }
+                Fed::Ended { error, damaged } => Some((error, damaged)),
+            };
+            if let Some((error, damaged)) = ended {
+                let end = error.map_or(StreamEnd::Finished, |error| StreamEnd::Failed { error });
+                return Ok((end, damaged));
+            }
+        }
+    }
+
+    /// Makes a line of standard input the query of the windows that follow.
+    fn ask(&mut self, line: &str) -> anyhow::Result<()> {
+        let query = line.trim();
+        if query.is_empty() {
+            let why = format!("an empty line is no query; the query stays `{}`", self.query);
+            return emit(&StreamEvent::Refused { why });
+        }
+        self.tell_rest()?;
+        query.clone_into(&mut self.query);
+        emit(&StreamEvent::Query { at_s: self.counts.video_s, query: query.to_owned() })
+    }
+
+    /// Embeds windows, and tells the segments that are due.
+    fn describe(&mut self, windows: &[Window]) -> anyhow::Result<()> {
+        let samples: Vec<_> = windows.iter().map(|window| sample(window.pixels.clone())).collect();
+        let asked: Vec<_> = samples.iter().map(|sample| (sample, self.query.as_str())).collect();
+        let embeddings = self.embedder.samples(&asked)?;
+        for (window, embedding) in windows.iter().zip(embeddings) {
+            let Window { seconds, arrived, pixels } = window;
+            let lag = arrived.elapsed();
+            self.to_embedding.add(lag);
+            self.counts.windows += 1;
+            self.counts.video_s = seconds.end;
+            let due = self.narrator.push(seconds, *arrived, &embedding);
+            emit(&StreamEvent::Window {
+                start_s: seconds.start,
+                end_s: seconds.end,
+                variance: self.narrator.variance(),
+                lag_s: lag.as_secs_f64(),
+            })?;
+            if let Some(due) = due {
+                self.tell(due, Some(pixels))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Decodes the text of a segment. `pixels` are those of its newest window.
+    fn tell(&mut self, due: Due, pixels: Option<&[u8]>) -> anyhow::Result<()> {
+        let text = self.embedder.captions(&[due.embedding])?.pop().unwrap_or_default();
+        let lag = due.begun.arrived.elapsed();
+        self.to_text.add(lag);
+        self.counts.texts += 1;
+        let picture = pixels.filter(|_| self.pictures).map(|pixels| self.picture(pixels));
+        emit(&StreamEvent::Caption(StreamCaption {
+            start_s: due.begun.start_s,
+            seen_s: self.counts.video_s,
+            text,
+            query: self.query.clone(),
+            lag_s: lag.as_secs_f64(),
+            picture: picture.transpose()?,
+        }))
+    }
+
+    /// Tells the segment that was not steady yet, because the query changes or the stream ends.
+    fn tell_rest(&mut self) -> anyhow::Result<()> {
+        self.narrator.finish().map_or(Ok(()), |due| self.tell(due, None))
+    }
+
+    /// Middle frame of a window as a JPEG in base64.
+    fn picture(&self, pixels: &[u8]) -> anyhow::Result<String> {
+        let frame = self.side * self.side * 3;
+        let middle = pixels.chunks_exact(frame).nth(self.frames / 2).unwrap_or_default();
+        let side = u32::try_from(self.side)?;
+        let mut jpeg = Vec::new();
+        JpegEncoder::new(&mut jpeg).encode(middle, side, side, ExtendedColorType::Rgb8)?;
+        Ok(STANDARD.encode(jpeg))
+    }
+
+    /// Tells the rest, and what was done.
+    #[expect(clippy::cast_precision_loss, reason = "streams have fewer windows than 2^52")]
+    fn end(mut self, end: StreamEnd, feed: &Feed, damaged: u64) -> anyhow::Result<()> {
+        self.tell_rest()?;
+        let Counts { opened, video_s, windows, texts } = self.counts;
+        let summary = StreamSummary {
+            video_s,
+            wall_s: opened.elapsed().as_secs_f64(),
+            windows,
+            texts,
+            saving: (texts > 0).then(|| windows as f64 / texts as f64),
+            dropped: feed.dropped(),
+            damaged,
+            to_embedding: self.to_embedding.summary(),
+            to_text: self.to_text.summary(),
+        };
+        emit(&StreamEvent::Ended { end, summary })
+    }
+}
+
+/// Windows that wait, at most a batch, and the end if it follows them.
+fn waiting(first: Window, received: &Receiver<Fed>) -> (Vec<Window>, Option<(Option<String>, u64)>) {
+    let mut windows = vec![first];
+    while windows.len() < BATCH {
+        match received.try_recv() {
+            Ok(Fed::Window(window)) => windows.push(window),
+            Ok(Fed::Ended { error, damaged }) => return (windows, Some((error, damaged))),
+            // The video is open. A thread that is gone is noticed when the next is waited for.
+            Ok(Fed::Opened(_)) | Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
+        }
+    }
+    (windows, None)
+}
+
+/// A sample without texts.
+fn sample(frames: Vec<u8>) -> LoadedSample {
+    LoadedSample { key: String::new(), shard: String::new(), frames, texts: Texts::default() }
+}
+
+/// Prints an event.
+fn emit(event: &StreamEvent) -> anyhow::Result<()> {
+    let line = serde_json::to_string(event)?;
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}").and_then(|()| out.flush()).context("an event cannot be printed")
+}
