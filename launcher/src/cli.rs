@@ -1,10 +1,14 @@
 //! Arguments and subcommands of `vljepa-launch`. Doc comments of fields and variants are the help
 //! texts.
 
+mod stream;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use vljepa_recipes::protocol::Drill;
+
+pub(crate) use self::stream::{Stream, StreamSpeed};
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -75,6 +79,8 @@ pub(crate) enum Command {
     Ask(Ask),
     /// Write captions of images and clips with a Y-decoder or a VLM.
     Caption(Caption),
+    /// Watch a video and print a caption, with its time, when what it shows changes.
+    Stream(Stream),
     /// Measure how long the model takes to answer: query, encoder and decoder.
     Latency(Latency),
     /// Rank the samples of shards by how well they match a text.

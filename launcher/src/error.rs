@@ -215,6 +215,14 @@ pub(crate) enum LaunchError {
         /// File or folder with the details.
         log: String,
     },
+    /// A video cannot be read, or not to its end.
+    #[error("{video}: {error}")]
+    Video {
+        /// Path or address of the video.
+        video: String,
+        /// What happened, and where.
+        error: String,
+    },
     /// A one-shot job was stopped.
     #[error("stopped by a signal")]
     Interrupted {
@@ -273,6 +281,7 @@ impl LaunchError {
             | Self::OpenFiles { .. }
             | Self::Start { .. } => 3,
             Self::JobFailed { .. }
+            | Self::Video { .. }
             | Self::RunFailed { .. }
             | Self::NotRequeued { .. }
             | Self::NotReproduced { .. } => 1,

@@ -26,7 +26,9 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use cli::{Cli, Command};
-use commands::{jobs, latency, paper, reproduce, score, sets, status, stop, train, weights};
+use commands::{
+    jobs, latency, paper, reproduce, score, sets, status, stop, stream, train, weights,
+};
 use error::LaunchError;
 use platform::slurm::guard;
 
@@ -75,6 +77,7 @@ async fn dispatch(cli: Cli) -> Result<u8, LaunchError> {
         None => train::train(&cli.train).await,
         Some(Command::Ask(ask)) => jobs::ask(&ask).await,
         Some(Command::Caption(caption)) => jobs::caption(&caption).await,
+        Some(Command::Stream(stream)) => stream::stream(&stream).await,
         Some(Command::Latency(latency)) => latency::latency(&latency).await,
         Some(Command::Search(search)) => jobs::search(&search).await,
         Some(Command::Evaluate(run)) => jobs::evaluate(&run).await,

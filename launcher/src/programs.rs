@@ -1,5 +1,7 @@
 //! The programs of a run: where they are, what they can do, and how a worker is called.
 
+pub(crate) mod running;
+
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;

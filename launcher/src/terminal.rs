@@ -43,6 +43,19 @@ pub(crate) fn duration(seconds: f64) -> String {
     }
 }
 
+/// Seconds of a video as its players show them: `0:12.5`, `1:02:03.0`.
+pub(crate) fn clock(seconds: f64) -> String {
+    let tenths = std::time::Duration::try_from_secs_f64(seconds.max(0.0))
+        .map_or(0, |duration| (duration.as_millis() + 50) / 100);
+    let (hours, minutes) = (tenths / 36_000, tenths / 600 % 60);
+    let seconds = format!("{:02}.{}", tenths / 10 % 60, tenths % 10);
+    if hours > 0 {
+        format!("{hours}:{minutes:02}:{seconds}")
+    } else {
+        format!("{minutes}:{seconds}")
+    }
+}
+
 /// Formats rows as a table with aligned columns; the first row is the header. Columns that contain
 /// only numbers are aligned right.
 pub(crate) fn table(rows: &[Vec<String>]) -> String {
@@ -75,7 +88,7 @@ pub(crate) fn table(rows: &[Vec<String>]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{duration, table, thousands};
+    use super::{clock, duration, table, thousands};
 
     #[test]
     fn numbers_and_durations_read_as_people_write_them() {
@@ -87,6 +100,12 @@ mod tests {
         assert_eq!(duration(185.0), "3 min 05 s");
         assert_eq!(duration(97_200.0), "1 d 03 h");
         assert_eq!(duration(f64::NAN), "0.0 s");
+    }
+
+    #[test]
+    fn times_of_a_video_are_those_of_a_player() {
+        let texts = [0.0, 12.25, 59.97, 83.0, 3723.04, f64::NAN].map(clock);
+        assert_eq!(texts, ["0:00.0", "0:12.3", "1:00.0", "1:23.0", "1:02:03.0", "0:00.0"]);
     }
 
     #[test]

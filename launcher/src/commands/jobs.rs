@@ -3,19 +3,16 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use vljepa_recipes::protocol::Job;
 use vljepa_recipes::run_directory::{RunDirectory, atomic_write};
 use vljepa_recipes::schema::ModelKind;
 
+use super::call::run_worker;
 use crate::cli::{self, OfStep};
 use crate::error::LaunchError;
-use crate::programs::{self, Programs, WorkerArguments};
 use crate::record::history::Scores;
-use crate::record::provenance::RunRecord;
 use crate::record::shards;
-use crate::supervise::Signals;
 use crate::{model_card, report, terminal};
 
 /// Result of the job `ask`.
@@ -331,54 +328,6 @@ pub(super) fn note_checkpoint(directory: &RunDirectory, step: u64) {
     if directory.newest_checkpoint().is_some() {
         terminal::note(&format!("checkpoint of step {step}"));
     }
-}
-
-/// Starts a worker for one job and parses its result. The worker starts in the folder where the run
-/// was started, because relative paths in the recipe refer to that folder.
-pub(super) async fn run_worker<T: DeserializeOwned>(
-    directory: &RunDirectory,
-    job: &Job,
-) -> Result<T, LaunchError> {
-    let failed = |what: &str, why: &dyn std::fmt::Display| LaunchError::Start {
-        what: what.to_owned(),
-        why: why.to_string(),
-    };
-    let programs = Programs::find()?;
-    let folder =
-        tempfile::tempdir().map_err(|error| failed("making a temporary folder", &error))?;
-    let file = folder.path().join("job.json");
-    let text = serde_json::to_vec(job).map_err(|error| failed("writing the job", &error))?;
-    std::fs::write(&file, text).map_err(|error| failed("writing the job", &error))?;
-    let folder = RunRecord::read(directory)
-        .map(|record| record.working_directory)
-        .filter(|folder| folder.is_dir())
-        .unwrap_or_else(|| PathBuf::from("."));
-    let worker = WorkerArguments { run: absolute(directory.path()), job: file, control: None };
-    let mut signals = Signals::listen().map_err(|error| failed("listening to signals", &error))?;
-    let spinner = spinner();
-    let output = tokio::select! {
-        output = programs::one_shot(&programs, &worker, &folder, |text| {
-            spinner.set_message(text.to_owned());
-        }) => output,
-        signal = signals.next() => Err(LaunchError::Interrupted { exit_code: signal.exit_code(false) }),
-    };
-    spinner.finish_and_clear();
-    let output = output?;
-    serde_json::from_slice(&output).map_err(|error| LaunchError::JobFailed {
-        error: format!(
-            "its output is not a result ({error}): {}",
-            String::from_utf8_lossy(&output)
-        ),
-    })
-}
-
-fn spinner() -> indicatif::ProgressBar {
-    if !terminal::is_watched() {
-        return indicatif::ProgressBar::hidden();
-    }
-    let spinner = indicatif::ProgressBar::new_spinner().with_message("working");
-    spinner.enable_steady_tick(std::time::Duration::from_millis(120));
-    spinner
 }
 
 pub(super) fn show_json(value: &impl Serialize) -> Result<u8, LaunchError> {

@@ -3,9 +3,8 @@
 use serde::{Deserialize, Serialize};
 use vljepa_recipes::protocol::Job;
 
-use super::jobs::{
-    absolute, note_checkpoint, path_error, row, run_worker, show_json, with_weights,
-};
+use super::call::run_worker;
+use super::jobs::{absolute, note_checkpoint, path_error, row, show_json, with_weights};
 use crate::cli;
 use crate::error::LaunchError;
 use crate::terminal;

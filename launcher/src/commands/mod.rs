@@ -1,5 +1,6 @@
 //! The commands of `vljepa-launch`, one file each.
 
+mod call;
 pub(crate) mod jobs;
 pub(crate) mod latency;
 pub(crate) mod paper;
@@ -10,5 +11,6 @@ pub(crate) mod score;
 pub(crate) mod sets;
 pub(crate) mod status;
 pub(crate) mod stop;
+pub(crate) mod stream;
 pub(crate) mod train;
 pub(crate) mod weights;

@@ -7,6 +7,7 @@ mod page;
 mod plot;
 mod reliability;
 mod sections;
+mod stream;
 mod table;
 mod time;
 
@@ -16,6 +17,7 @@ use vljepa_recipes::Loaded;
 use vljepa_recipes::run_directory::{RunDirectory, atomic_write};
 use vljepa_recipes::schema::{Control, MetricUnit, Recipe};
 
+pub(crate) use self::stream::StreamPage;
 use crate::error::LaunchError;
 use crate::record::comparison::Comparison;
 use crate::record::history::Scores;

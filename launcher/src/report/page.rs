@@ -15,8 +15,13 @@ const STYLE: &str = include_str!("style.css");
 /// Captions and paths may contain anything, so the policy forbids loading and running.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:";
 
-/// An HTML document whose body has the class `class`.
+/// An HTML document whose body has the class `class`. It loads and runs nothing.
 pub(super) fn document(name: &str, class: &str, body: &Markup) -> Markup {
+    document_with(POLICY, name, class, body)
+}
+
+/// An HTML document with a content security policy.
+pub(super) fn document_with(policy: &str, name: &str, class: &str, body: &Markup) -> Markup {
     html! {
         (DOCTYPE)
         html lang="en" {
@@ -24,7 +29,7 @@ pub(super) fn document(name: &str, class: &str, body: &Markup) -> Markup {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
-                meta http-equiv="Content-Security-Policy" content=(POLICY);
+                meta http-equiv="Content-Security-Policy" content=(policy);
                 title { (name) " · VL-JEPA" }
                 style { (PreEscaped(STYLE)) }
             }

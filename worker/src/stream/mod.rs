@@ -169,7 +169,10 @@ impl Stream<'_> {
                 Fed::Opened(codec) => {
                     self.counts.opened = Instant::now();
                     if let Some(start) = start.take() {
-                        emit(&StreamEvent::Opened(StreamStart { codec: codec.to_owned(), ..start }))?;
+                        emit(&StreamEvent::Opened(StreamStart {
+                            codec: codec.to_owned(),
+                            ..start
+                        }))?;
                     }
                     None
                 }
@@ -277,7 +280,10 @@ impl Stream<'_> {
 }
 
 /// Windows that wait, at most a batch, and the end if it follows them.
-fn waiting(first: Window, received: &Receiver<Fed>) -> (Vec<Window>, Option<(Option<String>, u64)>) {
+fn waiting(
+    first: Window,
+    received: &Receiver<Fed>,
+) -> (Vec<Window>, Option<(Option<String>, u64)>) {
     let mut windows = vec![first];
     while windows.len() < BATCH {
         match received.try_recv() {

@@ -97,9 +97,11 @@ mod tests {
             let due = narrator.push(&(start..start + 2.0), arrived, embedding);
             all.extend(due.map(|Due { begun, embedding }| (number, begun.start_s, embedding)));
         }
-        all.extend(narrator.finish().map(|Due { begun, embedding }| {
-            (embeddings.len(), begun.start_s, embedding)
-        }));
+        all.extend(
+            narrator
+                .finish()
+                .map(|Due { begun, embedding }| (embeddings.len(), begun.start_s, embedding)),
+        );
         all
     }
 

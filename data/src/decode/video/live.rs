@@ -146,9 +146,7 @@ impl LiveVideo {
         match &self.origin {
             Origin::File(whole) => whole.clone(),
             Origin::Pipe => Ok(()),
-            Origin::Server(Some(seconds))
-                if self.end_s() >= seconds * (1.0 - MISSING_FRACTION) =>
-            {
+            Origin::Server(Some(seconds)) if self.end_s() >= seconds * (1.0 - MISSING_FRACTION) => {
                 Ok(())
             }
             Origin::Server(_) => Err("the server closed the connection".to_owned()),
@@ -220,9 +218,9 @@ impl Clock {
     #[expect(clippy::cast_precision_loss, reason = "ticks of a video stay far below 2⁵³")]
     fn time_s(&mut self, ticks: Option<i64>) -> f64 {
         let next_s = self.end_s();
-        let stamped = ticks.zip(self.origin).map(|(ticks, origin)| {
-            ticks.saturating_sub(origin) as f64 * self.unit + self.shift_s
-        });
+        let stamped = ticks
+            .zip(self.origin)
+            .map(|(ticks, origin)| ticks.saturating_sub(origin) as f64 * self.unit + self.shift_s);
         let last_s = self.last_s.unwrap_or(f64::NEG_INFINITY);
         let follows = |s: &f64| *s > last_s && *s <= last_s + LONGEST_FRAME_S;
         let time_s = stamped.filter(follows).unwrap_or_else(|| {
@@ -261,7 +259,8 @@ mod tests {
     #[test]
     fn time_goes_on_where_stamps_are_missing_or_jump() {
         let mut clock = Clock::new(0.5, Some(1));
-        let stamps = [None, None, Some(7), Some(8), Some(3), Some(4), Some(9_000_000), Some(9_000_001)];
+        let stamps =
+            [None, None, Some(7), Some(8), Some(3), Some(4), Some(9_000_000), Some(9_000_001)];
         assert_eq!(times(&mut clock, &stamps), [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5]);
         assert_eq!(times(&mut clock, &[Some(9_000_003)]), [4.5], "no jump");
     }

@@ -145,7 +145,8 @@ impl Cut {
         }
         let times: Vec<f64> = self.held.iter().map(|held| held.time_s).collect();
         let numbers = frames_in(&times, &window, self.frames);
-        let arrived = self.held[times.partition_point(|&time| time < window.end).max(1) - 1].arrived;
+        let arrived =
+            self.held[times.partition_point(|&time| time < window.end).max(1) - 1].arrived;
         let pixels = numbers.iter().flat_map(|&number| &self.held[number].pixels);
         let pixels = pixels.copied().collect();
         self.number += 1;
