@@ -3,6 +3,7 @@
 use std::io::Write as _;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use vljepa_recipes::protocol::{
     Job, Lag, Speed, StreamEnd, StreamEvent, StreamJob, StreamSummary, VideoSource,
@@ -21,6 +22,10 @@ use crate::terminal;
 /// Starts of addresses that are connected to.
 const SCHEMES: [&str; 2] = ["rtsp://", "rtsps://"];
 
+/// Signals in this time are one request to end: `timeout` sends its signal to a program and then to
+/// its group.
+const ONE_REQUEST: Duration = Duration::from_millis(500);
+
 /// Prints captions as the video changes, and the summary at its end. The first signal ends the
 /// stream with the summary, and a second one at once.
 pub(crate) async fn stream(arguments: &cli::Stream) -> Result<u8, LaunchError> {
@@ -34,7 +39,7 @@ pub(crate) async fn stream(arguments: &cli::Stream) -> Result<u8, LaunchError> {
     let Call { programs, arguments: worker, folder, _files } = Call::new(&directory, &job)?;
     let mut signals = signals()?;
     let mut running = Running::start(&programs, &worker, &folder)?;
-    let mut stopped = false;
+    let mut stopped: Option<Instant> = None;
     loop {
         tokio::select! {
             line = running.next() => {
@@ -45,7 +50,8 @@ pub(crate) async fn stream(arguments: &cli::Stream) -> Result<u8, LaunchError> {
                 }
             }
             signal = signals.next() => {
-                if std::mem::replace(&mut stopped, true) {
+                let first = *stopped.get_or_insert_with(Instant::now);
+                if first.elapsed() > ONE_REQUEST {
                     return Err(LaunchError::Interrupted { exit_code: signal.exit_code(false) });
                 }
                 running.stop();
@@ -183,7 +189,11 @@ impl<'a> Printer<'a> {
                 terminal::note(&format!("query from {}: {query}", terminal::clock(at_s)));
             }
             StreamEvent::Refused { why } => terminal::note(&why),
-            StreamEvent::Ended { summary, .. } => terminal::note(&summary_text(&summary)),
+            // Without a video there is nothing to sum up.
+            StreamEvent::Ended { summary, .. } if self.step.is_some() => {
+                terminal::note(&summary_text(&summary));
+            }
+            StreamEvent::Ended { .. } => {}
         }
         Ok(Ok(()))
     }

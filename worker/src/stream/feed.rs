@@ -34,13 +34,8 @@ pub(super) enum Fed {
     /// The video is open. Name of its codec.
     Opened(&'static str),
     Window(Window),
-    /// Nothing follows.
-    Ended {
-        /// Why the video cannot be read further, and where; `None` at its end.
-        error: Option<String>,
-        /// Number of damaged frames that were left out.
-        damaged: u64,
-    },
+    /// Nothing follows. Why the video cannot be read further, and where; `None` at its end.
+    Ended(Option<String>),
 }
 
 /// Frames of a stretch of the video.
@@ -57,7 +52,26 @@ pub(super) struct Window {
 #[derive(Debug)]
 pub(super) struct Feed {
     pub(super) received: Receiver<Fed>,
-    dropped: Arc<AtomicU64>,
+    left_out: Arc<LeftOut>,
+}
+
+/// Numbers of what was left out so far.
+#[derive(Debug, Default)]
+pub(super) struct LeftOut {
+    dropped: AtomicU64,
+    damaged: AtomicU64,
+}
+
+impl LeftOut {
+    /// Number of windows that the model had no time for.
+    pub(super) fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Number of damaged frames.
+    pub(super) fn damaged(&self) -> u64 {
+        self.damaged.load(Ordering::Relaxed)
+    }
 }
 
 impl Feed {
@@ -72,22 +86,22 @@ impl Feed {
             Speed::Fast => BATCH,
         };
         let (sender, received) = bounded(waiting);
-        let dropped = Arc::new(AtomicU64::new(0));
-        let outlet = Outlet { sender, dropped: Arc::clone(&dropped) };
+        let left_out = Arc::<LeftOut>::default();
+        let outlet = Outlet { sender, left_out: Arc::clone(&left_out) };
         std::thread::Builder::new().name("stream".to_owned()).spawn(move || {
-            let (error, damaged) = match open(&request) {
+            let error = match open(&request) {
                 Ok(mut windows) => outlet.all(&mut windows, &request),
-                Err(error) => (Some(error), 0),
+                Err(error) => Some(error),
             };
             // An error means that the model has ended.
-            outlet.sender.send(Fed::Ended { error, damaged }).unwrap_or_default();
+            outlet.sender.send(Fed::Ended(error)).unwrap_or_default();
         })?;
-        Ok(Self { received, dropped })
+        Ok(Self { received, left_out })
     }
 
-    /// Number of windows that the model had no time for.
-    pub(super) fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
+    /// Numbers of what was left out so far.
+    pub(super) fn left_out(&self) -> &LeftOut {
+        &self.left_out
     }
 }
 
@@ -100,33 +114,31 @@ fn open(request: &Request) -> Result<LiveWindows, String> {
 
 struct Outlet {
     sender: Sender<Fed>,
-    dropped: Arc<AtomicU64>,
+    left_out: Arc<LeftOut>,
 }
 
 impl Outlet {
-    /// Sends all windows. Returns why the video cannot be read to its end, and the number of
-    /// damaged frames.
-    fn all(&self, windows: &mut LiveWindows, request: &Request) -> (Option<String>, u64) {
+    /// Sends all windows. Returns why the video cannot be read to its end.
+    fn all(&self, windows: &mut LiveWindows, request: &Request) -> Option<String> {
         if self.sender.send(Fed::Opened(windows.codec())).is_err() {
-            return (None, 0);
+            return None;
         }
         let began = Instant::now();
         loop {
-            match windows.next() {
-                Ok(Some((seconds, WindowFrames { pixels, arrived }))) => {
-                    let arrived = match (&request.video, request.speed) {
-                        (VideoSource::File(_), Speed::Own) => shown(began, seconds.end, arrived),
-                        _ => arrived,
-                    };
-                    if !self.give(Window { seconds, pixels, arrived }, request.speed) {
-                        return (None, windows.damaged());
-                    }
-                }
-                Ok(None) => return (None, windows.damaged()),
+            let window = windows.next();
+            self.left_out.damaged.store(windows.damaged(), Ordering::Relaxed);
+            let (seconds, WindowFrames { pixels, arrived }) = match window {
+                Ok(window) => window?,
                 Err(error) => {
-                    let error = format!("{error}, {:.2} s after its start", windows.end_s());
-                    return (Some(error), windows.damaged());
+                    return Some(format!("{error}, {:.2} s after its start", windows.end_s()));
                 }
+            };
+            let arrived = match (&request.video, request.speed) {
+                (VideoSource::File(_), Speed::Own) => shown(began, seconds.end, arrived),
+                _ => arrived,
+            };
+            if !self.give(Window { seconds, pixels, arrived }, request.speed) {
+                return None;
             }
         }
     }
@@ -138,7 +150,7 @@ impl Outlet {
             Speed::Own => match self.sender.try_send(Fed::Window(window)) {
                 Ok(()) => true,
                 Err(TrySendError::Full(_)) => {
-                    self.dropped.fetch_add(1, Ordering::Relaxed);
+                    self.left_out.dropped.fetch_add(1, Ordering::Relaxed);
                     true
                 }
                 Err(TrySendError::Disconnected(_)) => false,
@@ -158,18 +170,17 @@ fn shown(began: Instant, end_s: f64, decoded: Instant) -> Instant {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::sync::atomic::AtomicU64;
     use std::time::{Duration, Instant};
 
     use crossbeam_channel::bounded;
     use vljepa_recipes::protocol::Speed;
 
-    use super::{BATCH, Fed, Feed, Outlet, Window, shown};
+    use super::{BATCH, Fed, Feed, LeftOut, Outlet, Window, shown};
 
     fn outlet(waiting: usize) -> (Outlet, Feed) {
         let (sender, received) = bounded(waiting);
-        let dropped = Arc::new(AtomicU64::new(0));
-        (Outlet { sender, dropped: Arc::clone(&dropped) }, Feed { received, dropped })
+        let left_out = Arc::<LeftOut>::default();
+        (Outlet { sender, left_out: Arc::clone(&left_out) }, Feed { received, left_out })
     }
 
     fn window(number: u8) -> Window {
@@ -180,7 +191,7 @@ mod tests {
     fn numbers(feed: &Feed) -> Vec<u8> {
         let windows = feed.received.try_iter().filter_map(|fed| match fed {
             Fed::Window(window) => Some(window.pixels[0]),
-            Fed::Opened(_) | Fed::Ended { .. } => None,
+            Fed::Opened(_) | Fed::Ended(_) => None,
         });
         windows.collect()
     }
@@ -189,9 +200,9 @@ mod tests {
     fn at_its_own_speed_windows_are_dropped_and_counted_while_the_model_works() {
         let (outlet, feed) = outlet(4);
         assert!((0..10).all(|number| outlet.give(window(number), Speed::Own)));
-        assert_eq!((numbers(&feed), feed.dropped()), (vec![0, 1, 2, 3], 6));
+        assert_eq!((numbers(&feed), feed.left_out().dropped()), (vec![0, 1, 2, 3], 6));
         assert!(outlet.give(window(10), Speed::Own));
-        assert_eq!((numbers(&feed), feed.dropped()), (vec![10], 6));
+        assert_eq!((numbers(&feed), feed.left_out().dropped()), (vec![10], 6));
         drop(feed);
         assert!(!outlet.give(window(11), Speed::Own));
     }
@@ -211,7 +222,7 @@ mod tests {
             }
             all
         });
-        assert_eq!((all, feed.dropped()), ((0..100).collect(), 0));
+        assert_eq!((all, feed.left_out().dropped()), ((0..100).collect(), 0));
     }
 
     #[test]

@@ -60,8 +60,8 @@ pub(crate) fn stream(session: &Session, job: &StreamJob) -> anyhow::Result<()> {
         VideoSource::File(_) | VideoSource::Pipe(_) | VideoSource::Address(_) => lines::read()?,
     };
     let feed = Feed::start(request)?;
-    let (end, damaged) = stream.run(&feed, lines, &stop, start)?;
-    stream.end(end, &feed, damaged)
+    let end = stream.run(&feed, lines, &stop, start)?;
+    stream.end(end, &feed)
 }
 
 /// A message arrives for each signal that ends the stream.
@@ -143,19 +143,18 @@ impl Stream<'_> {
         Ok(())
     }
 
-    /// Handles what comes until the end. Returns why the stream has ended, and the number of
-    /// damaged frames.
+    /// Handles what comes until the end. Returns why the stream has ended.
     fn run(
         &mut self,
         feed: &Feed,
         mut lines: Receiver<String>,
         stop: &Receiver<()>,
         start: StreamStart,
-    ) -> anyhow::Result<(StreamEnd, u64)> {
+    ) -> anyhow::Result<StreamEnd> {
         let mut start = Some(start);
         loop {
             let fed = select! {
-                recv(stop) -> _ => return Ok((StreamEnd::Stopped, 0)),
+                recv(stop) -> _ => return Ok(StreamEnd::Stopped),
                 recv(lines) -> line => {
                     match line {
                         Ok(line) => self.ask(&line)?,
@@ -181,11 +180,10 @@ impl Stream<'_> {
                     self.describe(&windows)?;
                     ended
                 }
-                Fed::Ended { error, damaged } => Some((error, damaged)),
+                Fed::Ended(error) => Some(error),
             };
-            if let Some((error, damaged)) = ended {
-                let end = error.map_or(StreamEnd::Finished, |error| StreamEnd::Failed { error });
-                return Ok((end, damaged));
+            if let Some(error) = ended {
+                return Ok(error.map_or(StreamEnd::Finished, |error| StreamEnd::Failed { error }));
             }
         }
     }
@@ -261,7 +259,7 @@ impl Stream<'_> {
 
     /// Tells the rest, and what was done.
     #[expect(clippy::cast_precision_loss, reason = "streams have fewer windows than 2^52")]
-    fn end(mut self, end: StreamEnd, feed: &Feed, damaged: u64) -> anyhow::Result<()> {
+    fn end(mut self, end: StreamEnd, feed: &Feed) -> anyhow::Result<()> {
         self.tell_rest()?;
         let Counts { opened, video_s, windows, texts } = self.counts;
         let summary = StreamSummary {
@@ -270,8 +268,8 @@ impl Stream<'_> {
             windows,
             texts,
             saving: (texts > 0).then(|| windows as f64 / texts as f64),
-            dropped: feed.dropped(),
-            damaged,
+            dropped: feed.left_out().dropped(),
+            damaged: feed.left_out().damaged(),
             to_embedding: self.to_embedding.summary(),
             to_text: self.to_text.summary(),
         };
@@ -280,15 +278,12 @@ impl Stream<'_> {
 }
 
 /// Windows that wait, at most a batch, and the end if it follows them.
-fn waiting(
-    first: Window,
-    received: &Receiver<Fed>,
-) -> (Vec<Window>, Option<(Option<String>, u64)>) {
+fn waiting(first: Window, received: &Receiver<Fed>) -> (Vec<Window>, Option<Option<String>>) {
     let mut windows = vec![first];
     while windows.len() < BATCH {
         match received.try_recv() {
             Ok(Fed::Window(window)) => windows.push(window),
-            Ok(Fed::Ended { error, damaged }) => return (windows, Some((error, damaged))),
+            Ok(Fed::Ended(error)) => return (windows, Some(error)),
             // The video is open. A thread that is gone is noticed when the next is waited for.
             Ok(Fed::Opened(_)) | Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
         }

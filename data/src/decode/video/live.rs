@@ -25,6 +25,10 @@ const LONGEST_FRAME_S: f64 = 600.0;
 /// Fraction of its declared duration that the video of a server may lack at its end.
 const MISSING_FRACTION: f64 = 0.1;
 
+/// Advice for a pipe that cannot be read from its first byte on.
+const OF_PIPE: &str = "of a pipe, an MP4 or MOV is read only if its index comes first: `ffmpeg -i FILE \
+                       -c copy -movflags +faststart …`, or `-f mpegts` for any video";
+
 /// Video that is open for reading from its start, once.
 pub(super) struct LiveVideo {
     opened: Opened,
@@ -119,7 +123,12 @@ impl LiveVideo {
 
     /// Sends the next packet of the stream to the decoder, or the end.
     fn send(&mut self) -> Result<(), String> {
-        let sent = match next_packet(&mut self.opened.input)? {
+        let packet = next_packet(&mut self.opened.input).map_err(|error| match self.origin {
+            Origin::Pipe if self.clock.last_s.is_none() => format!("{error} ({OF_PIPE})"),
+            Origin::File(_) | Origin::Pipe => error,
+            Origin::Server(_) => format!("the connection is lost: {error}"),
+        })?;
+        let sent = match packet {
             Some(packet) if packet.stream() != self.opened.index => Ok(()),
             Some(packet) => self.opened.decoder.send_packet(&packet),
             None if self.drained => return Err("the decoder does not end".to_owned()),
@@ -133,7 +142,7 @@ impl LiveVideo {
 
     fn leave_out(&mut self, what: &str) -> Result<(), String> {
         match self.origin {
-            Origin::File(_) => Err(what.to_owned()),
+            Origin::File(_) => Err(format!("the file is damaged: {what}")),
             Origin::Pipe | Origin::Server(_) => {
                 self.damaged += 1;
                 Ok(())
@@ -160,10 +169,7 @@ fn open_path(path: &Path) -> Result<File, String> {
 
 fn of_pipe(file: File) -> Result<Opened, String> {
     let cannot_open = |error: ffmpeg::Error| {
-        format!(
-            "the pipe cannot be opened: {error} ({CONTAINER_NAMES} are read; an MP4 or MOV only if \
-             its index comes first: `ffmpeg -i FILE -c copy -movflags +faststart …`)"
-        )
+        format!("the pipe cannot be opened: {error} ({CONTAINER_NAMES} are read; {OF_PIPE})")
     };
     let mut options = Dictionary::new();
     options.set("format_whitelist", CONTAINERS);
@@ -182,7 +188,7 @@ fn connect(address: &str) -> Result<Input, String> {
     options.set("rtsp_flags", "prefer_tcp");
     options.set("timeout", SERVER_TIMEOUT_US);
     ffmpeg::format::input_with_dictionary(address, options)
-        .map_err(|error| format!("cannot connect to {address}: {error}"))
+        .map_err(|error| format!("the server cannot be reached: {error}"))
 }
 
 /// Duration that a container declares, in seconds.

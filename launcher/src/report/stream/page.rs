@@ -13,6 +13,10 @@ use crate::terminal;
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
                       img-src data:; media-src data: file: 'self'";
 
+/// Smallest share of the time axis of a segment whose text is written in its block. In a smaller one
+/// a few letters would fit.
+const WRITTEN_SHARE: f64 = 0.05;
+
 const STYLE: &str = include_str!("stream.css");
 const SCRIPT: &str = include_str!("stream.js");
 
@@ -71,7 +75,7 @@ fn state(page: &StreamPage) -> Markup {
 
 fn figures(summary: &StreamSummary) -> Markup {
     let lag = |lag: Option<Lag>| {
-        let milliseconds = |seconds: f64| format!("{} ms", compact(seconds * 1e3));
+        let milliseconds = |seconds: f64| format!("{:.1} ms", seconds * 1e3);
         lag.map_or_else(
             || ("–".to_owned(), String::new()),
             |lag| (milliseconds(lag.median_s), format!("99 %: {}", milliseconds(lag.p99_s))),
@@ -79,8 +83,7 @@ fn figures(summary: &StreamSummary) -> Markup {
     };
     let (to_embedding, embedding_below) = lag(summary.to_embedding);
     let (to_text, text_below) = lag(summary.to_text);
-    let saving =
-        summary.saving.map_or_else(|| "–".to_owned(), |saving| format!("{}×", compact(saving)));
+    let saving = summary.saving.map_or_else(|| "–".to_owned(), |saving| format!("{saving:.1}×"));
     let all = [
         (
             "shown",
@@ -95,7 +98,12 @@ fn figures(summary: &StreamSummary) -> Markup {
         ("fewer decodes", saving, "than one per window".to_owned()),
         ("frame to embedding", to_embedding, embedding_below),
         ("frame to text", to_text, text_below),
-        ("windows dropped", terminal::thousands(summary.dropped), "no time for them".to_owned()),
+        (
+            "windows dropped",
+            terminal::thousands(summary.dropped),
+            if summary.dropped == 0 { "the model kept up" } else { "the model was too slow" }
+                .to_owned(),
+        ),
     ];
     html! {
         section.figures {
@@ -213,9 +221,10 @@ fn segments(page: &StreamPage, end_s: f64) -> Markup {
     html! {
         div.segments {
             @for (number, (caption, end)) in page.captions.iter().zip(ends).enumerate() {
+                @let share = ((end - caption.start_s) / end_s).max(0.0);
                 span data-number=(number) title=(format!("{}  {}", terminal::clock(caption.start_s), caption.text))
-                    style=(format!("left:{:.3}%;width:{:.3}%", 100.0 * caption.start_s / end_s, 100.0 * (end - caption.start_s).max(0.0) / end_s)) {
-                    (caption.text)
+                    style=(format!("left:{:.3}%;width:{:.3}%", 100.0 * caption.start_s / end_s, 100.0 * share)) {
+                    @if share > WRITTEN_SHARE { (caption.text) }
                 }
             }
         }

@@ -75,7 +75,7 @@ fn the_page_of_a_file_plays_it_beside_its_captions_and_the_variance() {
     assert!(page.contains("left:50.000%;width:50.000%"), "{page}");
     assert!(page.contains("“what?” from 0:05.0") && page.contains("“describe”"));
     assert!(page.contains("path class=\"threshold\"") && page.contains("data-start=\"5.000\""));
-    assert!(page.contains(">10×<") && page.contains("12 ms") && page.contains("stopped"));
+    assert!(page.contains(">10.0×<") && page.contains("12.0 ms") && page.contains("stopped"));
     assert!(!page.contains("NaN") && !page.contains("http"), "{page}");
     // A file that has gone is an error, and not a page without it.
     std::fs::remove_file(&path).unwrap();
