@@ -54,6 +54,8 @@ mod sets;
 mod sharding;
 mod steps;
 mod storage;
+#[cfg(feature = "video")]
+mod stream;
 mod table;
 mod tiny;
 mod user_errors;
