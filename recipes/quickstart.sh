@@ -36,6 +36,7 @@ wait $launcher
 
 clip=$run/try-me.mp4
 tar -xOf datasets/quickstart/eval/heldout.tar heldout-000000.mp4 >"$clip"
+tar -xOf datasets/quickstart_stream/stream.tar stream-000000.mp4 >"$run/watch-me.mp4"
 "$programs/vljepa-launch" ask "$run" "$clip" "how is it moving?" \
   --answers "moving left,moving right,moving up,moving down,growing,shrinking"
 "$programs/vljepa-launch" search "$run" datasets/quickstart/eval/retrieval.tar "a red circle moving left" --limit 5

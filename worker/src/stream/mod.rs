@@ -32,6 +32,9 @@ use crate::evaluation::shifts::Shifts;
 use crate::inference::{Loaded, caption_query};
 use crate::rank::session::Session;
 
+/// JPEG quality of pictures. Frames may have few pixels, so that errors of coding are large.
+const JPEG_QUALITY: u8 = 92;
+
 /// Describes a video until it ends, or INT, TERM or HUP arrives. Events go to standard output. An
 /// error of the video is an event.
 ///
@@ -253,7 +256,7 @@ impl Stream<'_> {
         let middle = pixels.chunks_exact(frame).nth(self.frames / 2).unwrap_or_default();
         let side = u32::try_from(self.side)?;
         let mut jpeg = Vec::new();
-        JpegEncoder::new(&mut jpeg).encode(middle, side, side, ExtendedColorType::Rgb8)?;
+        JpegEncoder::new_with_quality(&mut jpeg, JPEG_QUALITY).encode(middle, side, side, ExtendedColorType::Rgb8)?;
         Ok(STANDARD.encode(jpeg))
     }
 
