@@ -136,7 +136,7 @@ impl LiveWindows {
     ///
     /// # Errors
     /// Never, because there is no such value.
-    pub fn next(&mut self) -> Result<Option<(Range<f64>, WindowFrames)>, String> {
+    pub fn next_window(&mut self) -> Result<Option<(Range<f64>, WindowFrames)>, String> {
         match *self {}
     }
 }

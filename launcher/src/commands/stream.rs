@@ -58,11 +58,13 @@ pub(crate) async fn stream(arguments: &cli::Stream) -> Result<u8, LaunchError> {
             }
         }
     }
-    running.end().await?;
+    let ended = running.end().await;
     if let Some(step) = printer.step.filter(|_| !arguments.json) {
         note_checkpoint(&directory, step);
     }
-    printer.end()
+    // The page of a worker that failed shows what came before.
+    let code = printer.end();
+    ended.and(code)
 }
 
 /// Why a model cannot describe a stream, and what can.

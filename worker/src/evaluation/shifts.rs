@@ -136,8 +136,8 @@ mod tests {
     fn the_mean_is_steady_when_the_window_is_full_of_the_segment() {
         let (a, b) = ([1.0, 0.0], [0.0, 1.0]);
         let mut shifts = Shifts::new(2, 0.3, false);
-        let mut steady = [a, a, b, b, b].iter().map(|embedding| {
-            shifts.push(embedding);
+        let mut steady = [a, a, b, b, b].into_iter().map(|embedding| {
+            shifts.push(&embedding);
             (shifts.steady_mean(), shifts.variance())
         });
         assert_eq!(steady.next(), Some((None, 0.0)));

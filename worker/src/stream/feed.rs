@@ -125,7 +125,7 @@ impl Outlet {
         }
         let began = Instant::now();
         loop {
-            let window = windows.next();
+            let window = windows.next_window();
             self.left_out.damaged.store(windows.damaged(), Ordering::Relaxed);
             let (seconds, WindowFrames { pixels, arrived }) = match window {
                 Ok(window) => window?,

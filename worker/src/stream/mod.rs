@@ -256,7 +256,12 @@ impl Stream<'_> {
         let middle = pixels.chunks_exact(frame).nth(self.frames / 2).unwrap_or_default();
         let side = u32::try_from(self.side)?;
         let mut jpeg = Vec::new();
-        JpegEncoder::new_with_quality(&mut jpeg, JPEG_QUALITY).encode(middle, side, side, ExtendedColorType::Rgb8)?;
+        JpegEncoder::new_with_quality(&mut jpeg, JPEG_QUALITY).encode(
+            middle,
+            side,
+            side,
+            ExtendedColorType::Rgb8,
+        )?;
         Ok(STANDARD.encode(jpeg))
     }
 

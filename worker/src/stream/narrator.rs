@@ -137,7 +137,7 @@ mod tests {
     fn after_the_query_has_changed_the_same_scene_is_told_again() {
         let mut narrator = narrator();
         let arrived = Instant::now();
-        let mut push = |narrator: &mut Narrator, start: f64| {
+        let push = |narrator: &mut Narrator, start: f64| {
             narrator.push(&(start..start + 2.0), arrived, &A).map(|due| due.begun.start_s)
         };
         let before = [0.0, 1.0, 2.0].map(|start| push(&mut narrator, start));
