@@ -13,8 +13,8 @@ use crate::terminal;
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
                       img-src data:; media-src data: file: 'self'";
 
-/// Smallest share of the time axis of a segment whose text is written in its block. In a smaller one
-/// a few letters would fit.
+/// Smallest share of the time axis of a segment whose text is written in its block. In a smaller
+/// one a few letters would fit.
 const WRITTEN_SHARE: f64 = 0.05;
 
 const STYLE: &str = include_str!("stream.css");
@@ -231,7 +231,8 @@ fn segments(page: &StreamPage, end_s: f64) -> Markup {
     }
 }
 
-/// Seconds at about eight ticks of the time axis: a whole number of seconds, minutes or hours apart.
+/// Seconds at about eight ticks of the time axis: a whole number of seconds, minutes or hours
+/// apart.
 fn time_ticks(end_s: f64) -> Vec<f64> {
     let steps = [
         1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0,

@@ -1,3 +1,5 @@
+//! What the page of a described video contains.
+
 use std::path::{Path, PathBuf};
 
 use vljepa_recipes::protocol::{
