@@ -12,7 +12,7 @@
 //! DIR/eval/heldout.tar                               clips of held-out pairs, all motions
 //! DIR/eval/retrieval.tar                             clips with distinct captions
 //! DIR/eval/{count,colour,exists}.tar                 pictures with one question each
-//! DIR/eval/world_prediction.json                     two pictures, and four clips of which one shows the change
+//! DIR/eval/world_prediction.json                     two pictures, and four clips to choose from
 //! DIR/labels/{motions,colours,shapes,objects}.json   label → texts
 //! DIR/labels/flipped_motions.json                    motion → reverse motion
 //! DIR/triplets.json, DIR/triplets_swap.json          [{p1, p2, n, kind}]
