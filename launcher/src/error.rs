@@ -80,6 +80,9 @@ pub(crate) enum LaunchError {
         "install it (apt-get install openmpi-bin), or train with one rank: --set cluster.ranks_per_node=1"
     ))]
     MpirunMissing { ranks: usize },
+    #[error("{} is a camera, which is read by ffmpeg, and ffmpeg is not on PATH", device.display())]
+    #[diagnostic(help("install it: apt-get install ffmpeg"))]
+    FfmpegMissing { device: PathBuf },
     #[error("vljepa-worker was not found, neither beside vljepa-launch ({beside}) nor on PATH")]
     #[diagnostic(help("build it: cargo build --release -p vljepa-worker --features mpi,video"))]
     WorkerMissing {
@@ -270,6 +273,7 @@ impl LaunchError {
             | Self::File { .. }
             | Self::Path { .. } => 2,
             Self::MpirunMissing { .. }
+            | Self::FfmpegMissing { .. }
             | Self::NoSlurm { .. }
             | Self::Sbatch { .. }
             | Self::WorkerMissing { .. }

@@ -265,6 +265,14 @@ fn last(said: &str) -> (&str, &str) {
     ("", &said[start..])
 }
 
+/// Path of a program in a folder of `PATH`.
+pub(crate) fn on_path(name: &str) -> Option<PathBuf> {
+    environment::search_path()
+        .iter()
+        .map(|folder| folder.join(name))
+        .find(|file| is_executable(file))
+}
+
 fn is_executable(file: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
     std::fs::metadata(file)

@@ -15,6 +15,7 @@ pub mod run_directory;
 mod schedule;
 pub mod schema;
 mod shard_names;
+pub mod signals;
 mod suggest;
 mod table;
 mod tree;

@@ -27,8 +27,8 @@ pub use data::{
     BadSamples, Data, Interpolation, Source, TargetRule, TextSource, Transform, Visual,
 };
 pub use evaluation::{
-    Candidates, CaptionMetric, Control, Evaluation, LABEL, MetricUnit, SampleSource,
-    SelectiveDecoding, Task, TaskKind,
+    Candidates, CaptionMetric, Control, Evaluation, LABEL, MetricUnit, SHORTEST_STRIDE_S,
+    SampleSource, SelectiveDecoding, Task, TaskKind,
 };
 pub use init::Init;
 pub use language_model::{LanguageModel, LanguageModelFamily, TEXT, Template, TemplateTexts};

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use vljepa_recipes::protocol::{SMOOTHING, THRESHOLD};
+use vljepa_recipes::schema::SHORTEST_STRIDE_S;
 
 use super::OfStep;
 
@@ -11,17 +12,17 @@ use super::OfStep;
 pub(crate) struct Stream {
     /// Run directory of a Y-decoder with a checkpoint.
     pub run: PathBuf,
-    /// Video: a file, a named pipe, `-` for standard input, or the address of a server
-    /// (rtsp://HOST/PATH).
+    /// Video: a file, a named pipe, `-` for standard input, the address of a server
+    /// (rtsp://HOST/PATH), or a camera (/dev/video0), which the program ffmpeg reads.
     pub video: String,
     /// How fast the video is shown. `own`: at its own speed, and windows that the model has no time
     /// for are dropped. `fast`: as fast as the model is, and the source waits. Default: `fast` for
-    /// files and pipes, `own` for servers.
+    /// files and pipes, `own` for servers and cameras.
     #[arg(long, value_enum)]
     pub speed: Option<StreamSpeed>,
     /// Query for the predictor. Default: that of the recipe's task of selective decoding, or of its
     /// captioning task. A line on standard input replaces it while the video is shown.
-    #[arg(long)]
+    #[arg(long, value_parser = query)]
     pub query: Option<String>,
     /// Length in seconds of the window of frames that is embedded. Default: that of the recipe's
     /// task of selective decoding, or 2.
@@ -64,10 +65,19 @@ pub(crate) enum StreamSpeed {
 /// Longest window and stride in seconds.
 const LONGEST_S: f64 = 3600.0;
 
-/// Reads a positive number of seconds, at most an hour.
+/// Reads a text that is not empty.
+fn query(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() {
+        return Err("an empty text is not a query; without --query the recipe's is used".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// Reads a number of seconds, at most an hour.
 fn seconds(text: &str) -> Result<f64, String> {
-    let seconds = text.parse().ok().filter(|s: &f64| *s >= 0.001 && *s <= LONGEST_S);
-    seconds.ok_or_else(|| format!("not a number of seconds from 0.001 to {LONGEST_S}"))
+    let seconds = text.parse().ok().filter(|s: &f64| *s >= SHORTEST_STRIDE_S && *s <= LONGEST_S);
+    seconds
+        .ok_or_else(|| format!("not a number of seconds from {SHORTEST_STRIDE_S} to {LONGEST_S}"))
 }
 
 /// Reads a number that is not negative.
@@ -106,8 +116,10 @@ mod tests {
         let changed = parsed(&more).unwrap();
         assert_eq!((changed.speed, changed.window), (Some(StreamSpeed::Own), Some(0.5)));
         for (wrong, said) in [
-            (vec!["a.mp4", "--window", "0"], "seconds from 0.001 to 3600"),
-            (vec!["a.mp4", "--stride", "NaN"], "seconds from 0.001"),
+            (vec!["a.mp4", "--window", "0"], "seconds from 0.01 to 3600"),
+            (vec!["a.mp4", "--stride", "NaN"], "seconds from 0.01"),
+            (vec!["a.mp4", "--stride", "0.001"], "seconds from 0.01"),
+            (vec!["a.mp4", "--query", " "], "an empty text is not a query"),
             (vec!["a.mp4", "--threshold", "-1"], "unexpected argument"),
             (vec!["a.mp4", "--threshold", "inf"], "not a number from 0"),
             (vec!["a.mp4", "--smoothing", "1"], "from 2 to 1024"),

@@ -1,6 +1,6 @@
 //! Starts a worker for one job.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use vljepa_recipes::protocol::Job;
@@ -12,12 +12,11 @@ use crate::record::provenance::RunRecord;
 use crate::supervise::Signals;
 use crate::terminal;
 
-/// What the command line of a worker for one job needs.
+/// Program, arguments and folder of a worker for one job.
 pub(super) struct Call {
     pub(super) programs: Programs,
     pub(super) arguments: WorkerArguments,
-    /// Folder in which the worker starts: that where the run was started, because relative paths in
-    /// the recipe refer to it.
+    /// Folder in which the run was started: relative paths in the recipe refer to it.
     pub(super) folder: PathBuf,
     /// Folder of the job's file, which is removed with this value.
     pub(super) _files: tempfile::TempDir,
@@ -36,14 +35,14 @@ impl Call {
             .map(|record| record.working_directory)
             .filter(|folder| folder.is_dir())
             .unwrap_or_else(|| PathBuf::from("."));
-        let arguments = WorkerArguments {
-            run: std::path::absolute(directory.path())
-                .unwrap_or_else(|_| directory.path().to_owned()),
-            job: file,
-            control: None,
-        };
+        let arguments =
+            WorkerArguments { run: absolute(directory.path()), job: file, control: None };
         Ok(Self { programs, arguments, folder, _files: files })
     }
+}
+
+pub(super) fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// Listens to signals.

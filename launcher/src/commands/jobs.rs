@@ -8,7 +8,7 @@ use vljepa_recipes::protocol::Job;
 use vljepa_recipes::run_directory::{RunDirectory, atomic_write};
 use vljepa_recipes::schema::ModelKind;
 
-use super::call::run_worker;
+use super::call::{absolute, run_worker};
 use crate::cli::{self, OfStep};
 use crate::error::LaunchError;
 use crate::record::history::Scores;
@@ -335,10 +335,6 @@ pub(super) fn show_json(value: &impl Serialize) -> Result<u8, LaunchError> {
         .map_err(|error| LaunchError::JobFailed { error: error.to_string() })?;
     terminal::result(&text);
     Ok(0)
-}
-
-pub(super) fn absolute(path: &Path) -> PathBuf {
-    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 pub(super) fn path_error(what: &'static str, path: &Path, why: &str) -> LaunchError {

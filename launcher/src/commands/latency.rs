@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 use vljepa_recipes::protocol::Job;
 
-use super::call::run_worker;
-use super::jobs::{absolute, note_checkpoint, path_error, row, show_json, with_weights};
+use super::call::{absolute, run_worker};
+use super::jobs::{note_checkpoint, path_error, row, show_json, with_weights};
 use crate::cli;
 use crate::error::LaunchError;
 use crate::terminal;

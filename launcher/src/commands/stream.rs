@@ -1,26 +1,32 @@
 //! `vljepa-launch stream`: describes a video while it is shown.
 
-use std::io::Write as _;
+mod camera;
+mod output;
+mod printer;
+
 use std::os::unix::fs::FileTypeExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use vljepa_recipes::protocol::{
-    Job, Lag, Speed, StreamEnd, StreamEvent, StreamJob, StreamSummary, VideoSource,
-};
-use vljepa_recipes::run_directory::atomic_write;
+use vljepa_recipes::protocol::{Job, Speed, StreamJob, VideoSource};
 use vljepa_recipes::schema::ModelKind;
 
-use super::call::{Call, signals};
-use super::jobs::{absolute, note_checkpoint, path_error, row, with_weights};
+use self::camera::Camera;
+use self::output::Output;
+use self::printer::Printer;
+use super::call::{Call, absolute, signals};
+use super::jobs::{note_checkpoint, path_error, with_weights};
 use crate::cli::{self, StreamSpeed};
 use crate::error::LaunchError;
 use crate::programs::running::Running;
-use crate::report::StreamPage;
+use crate::supervise::{Signals, StopSignal};
 use crate::terminal;
 
 /// Starts of addresses that are connected to.
 const SCHEMES: [&str; 2] = ["rtsp://", "rtsps://"];
+
+/// Paths of standard input.
+const STANDARD_INPUT: [&str; 4] = ["-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"];
 
 /// Signals in this time are one request to end: `timeout` sends its signal to a program and then to
 /// its group.
@@ -33,38 +39,117 @@ pub(crate) async fn stream(arguments: &cli::Stream) -> Result<u8, LaunchError> {
     if let Some(why) = lacks_decoder(&directory.load_recipe()?.recipe.model) {
         return Err(path_error("the run", &arguments.run, why));
     }
-    let video = source(&arguments.video)?;
-    let mut printer = Printer::new(arguments, &video)?;
-    let job = Job::Stream(job(arguments, video));
+    let source = source(&arguments.video)?;
+    printer::check_page(arguments)?;
+    let (video, camera) = match source {
+        Source::Video(video) => (video, None),
+        Source::Camera(device) => {
+            let camera = Camera::start(&device)?;
+            (camera.video(), Some(camera))
+        }
+    };
+    let mut printer = Printer::new(arguments, &video);
+    let job = Job::Stream(job(arguments, video, camera.is_some()));
     let Call { programs, arguments: worker, folder, _files } = Call::new(&directory, &job)?;
-    let mut signals = signals()?;
+    let mut requests = Requests { signals: signals()?, first: None };
     let mut running = Running::start(&programs, &worker, &folder)?;
-    let mut stopped: Option<Instant> = None;
+    let output = Output::start()?;
+    let read = print_all(&mut running, &mut printer, &output, &mut requests).await?;
+    let (ended, printed) = tokio::select! {
+        both = async { (running.end().await, output.end().await) } => both,
+        error = requests.second() => return Err(error),
+    };
+    printer.sum_up();
+    if let Some(step) = printer.step.filter(|_| !arguments.json) {
+        note_checkpoint(&directory, step);
+    }
+    let seen = match camera {
+        Some(camera) if printer.is_over() && requests.first.is_none() => camera.end().await,
+        Some(_) | None => Ok(()),
+    };
+    // The page of a stream that failed shows what came before.
+    let page = printer.write_page();
+    let ended = ended.map_err(|error| requests.cause(error));
+    let code = printed.and(read).and(ended).and(seen).and_then(|()| printer.code());
+    match (code, page) {
+        (Err(error), Err(of_page)) => {
+            terminal::note(&of_page.to_string());
+            Err(error)
+        }
+        (code, page) => page.and(code),
+    }
+}
+
+/// Prints the events of a worker until its output ends. An error of the outer result is a second
+/// signal, and one of the inner result an event that cannot be read, which asks the worker to end.
+async fn print_all(
+    running: &mut Running,
+    printer: &mut Printer<'_>,
+    output: &Output,
+    requests: &mut Requests,
+) -> Result<Result<(), LaunchError>, LaunchError> {
+    let mut unprinted = None;
     loop {
         tokio::select! {
-            line = running.next() => {
-                let Some(line) = line else { break };
-                // A closed standard output (`| head`) ends the stream.
-                if printer.take(&line)?.is_err() {
-                    running.stop();
+            line = running.next(), if unprinted.is_none() => {
+                let Some(line) = line else { return Ok(Ok(())) };
+                match printer.take(&line) {
+                    Ok(text) => unprinted = text,
+                    Err(error) => {
+                        running.stop();
+                        return Ok(Err(error));
+                    }
                 }
             }
-            signal = signals.next() => {
-                let first = *stopped.get_or_insert_with(Instant::now);
-                if first.elapsed() > ONE_REQUEST {
-                    return Err(LaunchError::Interrupted { exit_code: signal.exit_code(false) });
-                }
+            room = output.room(), if unprinted.is_some() => match (room, unprinted.take()) {
+                (Some(room), Some(text)) => room.send(text),
+                // Standard output is closed (`| head`) or full.
+                (None, _) | (_, None) => running.stop(),
+            },
+            request = requests.next() => {
+                request?;
                 running.stop();
             }
         }
     }
-    let ended = running.end().await;
-    if let Some(step) = printer.step.filter(|_| !arguments.json) {
-        note_checkpoint(&directory, step);
+}
+
+/// Requests of the user to end.
+struct Requests {
+    signals: Signals,
+    /// The first signal, and when it arrived.
+    first: Option<(Instant, StopSignal)>,
+}
+
+impl Requests {
+    /// Waits for a request. One that comes after another is an error: the stream ends at once.
+    async fn next(&mut self) -> Result<(), LaunchError> {
+        let signal = self.signals.next().await;
+        let (first, _) = *self.first.get_or_insert_with(|| (Instant::now(), signal));
+        if first.elapsed() > ONE_REQUEST {
+            return Err(LaunchError::Interrupted { exit_code: signal.exit_code(false) });
+        }
+        Ok(())
     }
-    // The page of a worker that failed shows what came before.
-    let code = printer.end();
-    ended.and(code)
+
+    /// Waits for a request after the first.
+    async fn second(&mut self) -> LaunchError {
+        loop {
+            if let Err(error) = self.next().await {
+                return error;
+            }
+        }
+    }
+
+    /// The error of a worker: a signal that it had no handler for yet is the user's first one.
+    fn cause(&self, error: LaunchError) -> LaunchError {
+        match (error, self.first) {
+            (LaunchError::Interrupted { .. }, Some((_, signal))) => {
+                LaunchError::Interrupted { exit_code: signal.exit_code(false) }
+            }
+            (error, _) => error,
+        }
+    }
 }
 
 /// Why a model cannot describe a stream, and what can.
@@ -80,9 +165,10 @@ fn lacks_decoder(model: &vljepa_recipes::schema::Model) -> Option<&'static str> 
     }
 }
 
-fn job(arguments: &cli::Stream, video: VideoSource) -> StreamJob {
+fn job(arguments: &cli::Stream, video: VideoSource, of_camera: bool) -> StreamJob {
     let speed = match (arguments.speed, &video) {
         (Some(StreamSpeed::Own), _) | (None, VideoSource::Address(_)) => Speed::Own,
+        (None, _) if of_camera => Speed::Own,
         // A pipe waits for its reader, so that nothing has to be dropped.
         (Some(StreamSpeed::Fast), _)
         | (None, VideoSource::File(_) | VideoSource::Pipe(_) | VideoSource::StandardInput) => {
@@ -103,190 +189,110 @@ fn job(arguments: &cli::Stream, video: VideoSource) -> StreamJob {
     }
 }
 
-/// Source that the user names.
-fn source(video: &str) -> Result<VideoSource, LaunchError> {
-    if video == "-" {
-        return Ok(VideoSource::StandardInput);
+/// What the user names.
+#[derive(Debug, PartialEq, Eq)]
+enum Source {
+    Video(VideoSource),
+    /// Device of a camera.
+    Camera(PathBuf),
+}
+
+fn source(video: &str) -> Result<Source, LaunchError> {
+    if STANDARD_INPUT.contains(&video) {
+        return Ok(Source::Video(VideoSource::StandardInput));
     }
-    let refused = |why: &str| Err(path_error("the video", Path::new(video), why));
+    let refused = |why: &str| Err(path_error("the video", Path::new(&shown(video)), why));
     if SCHEMES.iter().any(|scheme| video.starts_with(scheme)) {
-        return Ok(VideoSource::Address(video.to_owned()));
+        return Ok(Source::Video(VideoSource::Address(video.to_owned())));
     }
     if video.contains("://") {
         return refused(
-            "is no address of RTSP (rtsp:// or rtsps://); download it, or pipe it to `-`",
+            "is not an address of RTSP (rtsp:// or rtsps://); download it, or pipe it to `-`",
         );
     }
     let path = Path::new(video);
     match std::fs::metadata(path).map(|data| data.file_type()) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => refused("does not exist"),
         Err(error) => refused(&format!("cannot be read: {error}")),
-        Ok(kind) if kind.is_file() => Ok(VideoSource::File(absolute(path))),
-        Ok(kind) if kind.is_fifo() => Ok(VideoSource::Pipe(absolute(path))),
-        Ok(kind) if kind.is_char_device() => refused(&format!(
-            "is a device, which is read through ffmpeg: ffmpeg -f v4l2 -i {video} -c:v libx264 \
-             -tune zerolatency -f mpegts - | vljepa-launch stream RUN - --speed own"
-        )),
+        Ok(kind) if kind.is_file() => Ok(Source::Video(VideoSource::File(absolute(path)))),
+        Ok(kind) if kind.is_fifo() => Ok(Source::Video(VideoSource::Pipe(absolute(path)))),
+        Ok(kind) if kind.is_char_device() && is_camera(path) => Ok(Source::Camera(absolute(path))),
+        Ok(kind) if kind.is_char_device() => refused("is a device, but not a camera (/dev/video*)"),
         Ok(_) => refused("is neither a file nor a pipe"),
     }
 }
 
-/// Prints events, and keeps what the page shows.
-struct Printer<'a> {
-    arguments: &'a cli::Stream,
-    page: Option<StreamPage>,
-    /// Step of the checkpoint, once the video is open.
-    step: Option<u64>,
-    ended: Option<StreamEnd>,
+/// Whether a device, or the device that a link names, is called as Linux calls cameras.
+fn is_camera(device: &Path) -> bool {
+    let target = std::fs::canonicalize(device).unwrap_or_else(|_| device.to_owned());
+    [device, &target].iter().any(|path| {
+        path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"video"))
+    })
 }
 
-impl<'a> Printer<'a> {
-    fn new(arguments: &'a cli::Stream, video: &VideoSource) -> Result<Self, LaunchError> {
-        let page = match &arguments.html {
-            None => None,
-            Some(path) => {
-                let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-                if path.is_dir() || folder.is_some_and(|folder| !folder.is_dir()) {
-                    return Err(path_error("the page", path, "cannot be written there"));
-                }
-                Some(StreamPage::new(&arguments.video, video, path))
-            }
-        };
-        Ok(Self { arguments, page, step: None, ended: None })
-    }
-
-    /// Prints an event of the worker. The inner error is one of standard output.
-    fn take(&mut self, line: &str) -> Result<std::io::Result<()>, LaunchError> {
-        let event: StreamEvent = serde_json::from_str(line).map_err(|error| {
-            LaunchError::JobFailed { error: format!("`{line}` is no event: {error}") }
-        })?;
-        if let Some(page) = &mut self.page {
-            page.take(&event);
-        }
-        match &event {
-            StreamEvent::Opened(start) => self.step = Some(start.step),
-            StreamEvent::Ended { end, .. } => self.ended = Some(end.clone()),
-            StreamEvent::Window { .. }
-            | StreamEvent::Caption(_)
-            | StreamEvent::Query { .. }
-            | StreamEvent::Refused { .. } => {}
-        }
-        if self.arguments.json {
-            return Ok(print(&without_picture(event)?));
-        }
-        match event {
-            StreamEvent::Opened(start) => terminal::note(&format!(
-                "{}, windows of {} s each {} s, {} frames; query: {}",
-                start.codec, start.window_s, start.stride_s, start.frames, start.query
-            )),
-            StreamEvent::Window { .. } => {}
-            StreamEvent::Caption(caption) => {
-                return Ok(print(&format!(
-                    "{:>9}  {}",
-                    terminal::clock(caption.start_s),
-                    caption.text
-                )));
-            }
-            StreamEvent::Query { at_s, query } => {
-                terminal::note(&format!("query from {}: {query}", terminal::clock(at_s)));
-            }
-            StreamEvent::Refused { why } => terminal::note(&why),
-            // Without a video there is nothing to sum up.
-            StreamEvent::Ended { summary, .. } if self.step.is_some() => {
-                terminal::note(&summary_text(&summary));
-            }
-            StreamEvent::Ended { .. } => {}
-        }
-        Ok(Ok(()))
-    }
-
-    /// Writes the page, and returns the exit code.
-    fn end(self) -> Result<u8, LaunchError> {
-        if let (Some(page), Some(path)) = (&self.page, &self.arguments.html) {
-            write_page(path, &page.write()?)?;
-            terminal::note(&format!("page: {}", path.display()));
-        }
-        match self.ended {
-            Some(StreamEnd::Finished | StreamEnd::Stopped) => Ok(0),
-            Some(StreamEnd::Failed { error }) => {
-                Err(LaunchError::Video { video: self.arguments.video.clone(), error })
-            }
-            None => Err(LaunchError::JobFailed { error: "it ended without a summary".to_owned() }),
-        }
-    }
-}
-
-fn write_page(path: &Path, text: &str) -> Result<(), LaunchError> {
-    atomic_write(path, text.as_bytes())
-        .map_err(|error| path_error("the page", path, &format!("cannot be written: {error}")))
-}
-
-fn print(line: &str) -> std::io::Result<()> {
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{line}").and_then(|()| out.flush())
-}
-
-/// An event as a line of JSON. Only the page has pictures.
-fn without_picture(mut event: StreamEvent) -> Result<String, LaunchError> {
-    if let StreamEvent::Caption(caption) = &mut event {
-        caption.picture = None;
-    }
-    serde_json::to_string(&event)
-        .map_err(|error| LaunchError::JobFailed { error: error.to_string() })
-}
-
-/// What was done, as a table.
-fn summary_text(summary: &StreamSummary) -> String {
-    let StreamSummary { windows, texts, dropped, damaged, .. } = *summary;
-    let mut rows = vec![row(["lag from the last frame to", "median ms", "99 % ms"])];
-    let ms = |seconds: f64| format!("{:.1}", seconds * 1e3);
-    let mut lag = |what: &str, lag: Option<Lag>| {
-        rows.extend(lag.map(|lag| row([what, &ms(lag.median_s), &ms(lag.p99_s)])));
-    };
-    lag("embedding", summary.to_embedding);
-    lag("text", summary.to_text);
-    let table = if rows.len() > 1 { terminal::table(&rows) + "\n" } else { String::new() };
-    let saving = summary.saving.map(|saving| format!(", {saving:.1} times fewer"));
-    let mut lines = format!(
-        "{table}{} of video in {}: {} windows embedded, {} texts decoded{}; {} windows dropped",
-        terminal::clock(summary.video_s),
-        terminal::duration(summary.wall_s),
-        terminal::thousands(windows),
-        terminal::thousands(texts),
-        saving.unwrap_or_default(),
-        terminal::thousands(dropped),
-    );
-    if damaged > 0 {
-        lines += &format!(", {} damaged frames left out", terminal::thousands(damaged));
-    }
-    lines
+/// The video as pages and messages show it: an address without user and password.
+fn shown(video: &str) -> String {
+    let Some((scheme, rest)) = video.split_once("://") else { return video.to_owned() };
+    let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    format!("{scheme}://{host}{path}")
 }
 
 #[cfg(test)]
 mod tests {
     use vljepa_recipes::protocol::VideoSource;
 
-    use super::source;
+    use super::{Source, shown, source};
 
     #[test]
     fn a_video_is_a_file_a_pipe_standard_input_or_an_address() {
-        assert_eq!(source("-").unwrap(), VideoSource::StandardInput);
-        let address = "rtsp://camera/1";
-        assert_eq!(source(address).unwrap(), VideoSource::Address(address.to_owned()));
+        let video = |name: &str| match source(name).unwrap() {
+            Source::Video(video) => video,
+            Source::Camera(device) => panic!("{device:?} is not a camera"),
+        };
+        for name in ["-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"] {
+            assert_eq!(video(name), VideoSource::StandardInput);
+        }
+        let address = "rtsp://me:secret@camera/1";
+        assert_eq!(video(address), VideoSource::Address(address.to_owned()));
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name).display().to_string();
         std::fs::write(path("a.mp4"), b"x").unwrap();
-        assert_eq!(source(&path("a.mp4")).unwrap(), VideoSource::File(path("a.mp4").into()));
+        assert_eq!(video(&path("a.mp4")), VideoSource::File(path("a.mp4").into()));
         nix::unistd::mkfifo(&*path("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
-        assert_eq!(source(&path("pipe")).unwrap(), VideoSource::Pipe(path("pipe").into()));
+        assert_eq!(video(&path("pipe")), VideoSource::Pipe(path("pipe").into()));
         for (wrong, said) in [
             (path("none.mp4"), "does not exist"),
             (folder.path().display().to_string(), "neither a file nor a pipe"),
-            ("https://x/a.mp4".to_owned(), "no address of RTSP"),
-            ("/dev/null".to_owned(), "is read through ffmpeg"),
+            ("https://me:secret@x/a.mp4".to_owned(), "https://x/a.mp4 is not an address of RTSP"),
+            ("/dev/null".to_owned(), "is a device, but not a camera"),
         ] {
             let error = source(&wrong).unwrap_err().to_string();
-            assert!(error.contains(said), "{error}");
+            assert!(error.contains(said) && !error.contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_character_device_with_the_name_of_a_camera_is_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let device = folder.path().join("video0");
+        std::os::unix::fs::symlink("/dev/null", &device).unwrap();
+        assert_eq!(source(&device.display().to_string()).unwrap(), Source::Camera(device));
+        let file = folder.path().join("video1");
+        std::fs::write(&file, b"x").unwrap();
+        let found = source(&file.display().to_string()).unwrap();
+        assert_eq!(found, Source::Video(VideoSource::File(file)));
+    }
+
+    #[test]
+    fn user_and_password_of_an_address_are_not_shown() {
+        for (address, public) in [
+            ("rtsp://me:p@ss@camera:554/a@b?c=d", "rtsp://camera:554/a@b?c=d"),
+            ("rtsps://camera/1", "rtsps://camera/1"),
+            ("rtsp://me@camera", "rtsp://camera"),
+            ("a@b.mp4", "a@b.mp4"),
+        ] {
+            assert_eq!(shown(address), public);
         }
     }
 }

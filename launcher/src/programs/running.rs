@@ -1,5 +1,6 @@
 //! A worker that prints events until it ends.
 
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::Stdio;
 
@@ -69,6 +70,16 @@ impl Running {
         if status.success() {
             return Ok(());
         }
+        // A signal of the user that the worker had no handler for yet.
+        let exit_code = match status.signal() {
+            Some(1) => Some(129),
+            Some(2) => Some(130),
+            Some(15) => Some(143),
+            Some(_) | None => None,
+        };
+        if let Some(exit_code) = exit_code {
+            return Err(LaunchError::Interrupted { exit_code });
+        }
         let said = self.said.await.unwrap_or_default();
         let error = last(&said).1.trim_end();
         Err(failed(if error.is_empty() { ending(status) } else { error.to_owned() }))
@@ -79,8 +90,8 @@ fn failed(error: String) -> LaunchError {
     LaunchError::JobFailed { error }
 }
 
-/// Prints the warnings of a worker as they come, and returns the last other lines.
-async fn messages(stderr: Option<ChildStderr>) -> String {
+/// Prints the warnings of a program as they come, and returns its last other lines.
+pub(crate) async fn messages(stderr: Option<ChildStderr>) -> String {
     let mut said = String::new();
     let Some(stderr) = stderr else { return said };
     let (mut stderr, mut line) = (BufReader::new(stderr), Vec::new());
@@ -89,10 +100,34 @@ async fn messages(stderr: Option<ChildStderr>) -> String {
         let text = String::from_utf8_lossy(&line);
         if text.starts_with("warning: ") {
             terminal::note(text.trim_end());
-        } else if said.len() + text.len() <= KEPT_BYTES {
+        } else {
             said += &text;
+            keep_last(&mut said);
         }
         line.clear();
     }
     said
+}
+
+/// Keeps the last [`KEPT_BYTES`] of a text.
+fn keep_last(said: &mut String) {
+    let excess = said.len().saturating_sub(KEPT_BYTES);
+    said.drain(..said.ceil_char_boundary(excess));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{KEPT_BYTES, keep_last};
+
+    #[test]
+    fn the_last_words_are_kept() {
+        let mut said = String::new();
+        for number in 0..10_000 {
+            said += &format!("line {number}é\n");
+            keep_last(&mut said);
+            assert!(said.len() <= KEPT_BYTES);
+        }
+        assert!(said.ends_with("line 9999é\n") && !said.contains("line 1é"));
+        assert!(said.len() > KEPT_BYTES - 4);
+    }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use vljepa_recipes::signals::hangup_is_ignored;
 
 use crate::platform::slurm::render::{REQUEUE, TERMINATED};
 
@@ -174,15 +175,4 @@ async fn look(file: Option<&std::path::Path>, end: &mut Option<Instant>) -> Stop
         }
         tokio::time::sleep(POLL_INTERVAL).await;
     }
-}
-
-/// Whether this process ignores HUP, which is bit 0 of the kernel's mask `SigIgn`.
-fn hangup_is_ignored() -> bool {
-    std::fs::read_to_string("/proc/self/status")
-        .ok()
-        .and_then(|status| {
-            let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;
-            u64::from_str_radix(mask.trim(), 16).ok()
-        })
-        .is_some_and(|mask| mask & 1 == 1)
 }

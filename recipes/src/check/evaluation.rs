@@ -5,7 +5,8 @@ use std::path::Path;
 
 use super::Problems;
 use crate::schema::{
-    Candidates, Control, LABEL, Recipe, SampleSource, SelectiveDecoding, Task, TaskKind,
+    Candidates, Control, LABEL, Recipe, SHORTEST_STRIDE_S, SampleSource, SelectiveDecoding, Task,
+    TaskKind,
 };
 
 pub(super) fn check(recipe: &Recipe, found: &mut Problems) {
@@ -186,9 +187,6 @@ fn check_kind(task: &Task, key: &str, found: &mut Problems) {
         }
     }
 }
-
-/// Shortest time between two windows in seconds. Videos have at most 100 frames a second or so.
-const SHORTEST_STRIDE_S: f64 = 0.01;
 
 fn check_selective(keys: &SelectiveDecoding, key: &str, found: &mut Problems) {
     let SelectiveDecoding { window_s, stride_s, frequencies, compare_at } = keys;

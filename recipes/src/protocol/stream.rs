@@ -84,19 +84,20 @@ pub enum StreamEvent {
         end_s: f64,
         /// Variance of the last embeddings of the segment, with this one.
         variance: f64,
-        /// Seconds from the arrival of the window's last frame to its embedding.
+        /// Seconds from the arrival of the window's last frame to its embedding. A frame of a pipe
+        /// or a server arrives when it is decoded: how long it was on its way is unknown.
         lag_s: f64,
     },
     /// A text was decoded. A segment has one.
     Caption(StreamCaption),
     /// A line of standard input became the query.
     Query {
-        /// Start of the segment that it is asked about.
+        /// End of the last window that the query before was asked about, or 0.
         at_s: f64,
         /// The query.
         query: String,
     },
-    /// A line of standard input is no query.
+    /// A line of standard input is not a query.
     Refused {
         /// What is wrong with it, and what to do.
         why: String,
@@ -144,8 +145,7 @@ pub struct StreamCaption {
     pub text: String,
     /// Query that it answers.
     pub query: String,
-    /// Seconds from the arrival of the first frames of the segment, the last frame of its first
-    /// window, to the text.
+    /// Seconds from the arrival of the last frame of the segment's first window to the text.
     pub lag_s: f64,
     /// A frame of the segment as the model sees it, a JPEG in base64.
     #[serde(default, skip_serializing_if = "Option::is_none")]

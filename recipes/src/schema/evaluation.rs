@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use self::candidates::Candidates;
-pub use self::selective::SelectiveDecoding;
+pub use self::selective::{SHORTEST_STRIDE_S, SelectiveDecoding};
 use super::set::EvaluationSet;
 
 /// Scores measured during and after the run. Which sets are measured, and when, is up to the

@@ -386,6 +386,19 @@ impl<'a> Embedder<'a> {
         Ok(texts)
     }
 
+    /// Checks that a query has tokens that the embedding has rows for.
+    ///
+    /// # Errors
+    /// If the tokenizer cannot encode the query.
+    pub fn check_query(&self, query: &str) -> anyhow::Result<()> {
+        match &self.model {
+            Model::VlJepa { queries, .. } => queries.encode(query)?,
+            Model::Vlm { conversation, .. } => conversation.questions.encode(query)?,
+            Model::DualEncoder { .. } => Vec::new(),
+        };
+        Ok(())
+    }
+
     fn packed<'t>(
         &self,
         tokenizer: &Tokenizer,

@@ -21,7 +21,7 @@ pub struct Shifts {
     rows: Range<usize>,
     /// Sum of the embeddings of the segment so far, (e).
     sum: Vec<f64>,
-    /// Variance of the window when the last embedding came.
+    /// Variance of the window when the last embedding was added.
     variance: f64,
 }
 

@@ -18,7 +18,7 @@ const WAITING_AT_OWN_SPEED: usize = 4;
 /// Windows that wait for the model at full speed, to be embedded in one batch.
 pub(super) const BATCH: usize = 16;
 
-/// What is read of which video.
+/// Video to read, and how it is cut into windows.
 #[derive(Debug, Clone)]
 pub(super) struct Request {
     pub(super) video: VideoSource,
@@ -28,13 +28,13 @@ pub(super) struct Request {
     pub(super) options: LoadOptions,
 }
 
-/// What the thread has read.
+/// Message from the reading thread.
 #[derive(Debug)]
 pub(super) enum Fed {
-    /// The video is open. Name of its codec.
-    Opened(&'static str),
+    /// The video is open: name of its codec, and when its clock starts.
+    Opened(&'static str, Instant),
     Window(Window),
-    /// Nothing follows. Why the video cannot be read further, and where; `None` at its end.
+    /// End of the stream, with the error and its second, or `None` if the video is over.
     Ended(Option<String>),
 }
 
@@ -120,10 +120,10 @@ struct Outlet {
 impl Outlet {
     /// Sends all windows. Returns why the video cannot be read to its end.
     fn all(&self, windows: &mut LiveWindows, request: &Request) -> Option<String> {
-        if self.sender.send(Fed::Opened(windows.codec())).is_err() {
+        let began = Instant::now();
+        if self.sender.send(Fed::Opened(windows.codec(), began)).is_err() {
             return None;
         }
-        let began = Instant::now();
         loop {
             let window = windows.next_window();
             self.left_out.damaged.store(windows.damaged(), Ordering::Relaxed);
@@ -191,7 +191,7 @@ mod tests {
     fn numbers(feed: &Feed) -> Vec<u8> {
         let windows = feed.received.try_iter().filter_map(|fed| match fed {
             Fed::Window(window) => Some(window.pixels[0]),
-            Fed::Opened(_) | Fed::Ended(_) => None,
+            Fed::Opened(..) | Fed::Ended(_) => None,
         });
         windows.collect()
     }
@@ -213,7 +213,7 @@ mod tests {
         let all = std::thread::scope(|scope| {
             scope.spawn(|| {
                 assert!((0..100).all(|number| outlet.give(window(number), Speed::Fast)));
-                drop(outlet.sender.send(Fed::Opened("end")));
+                drop(outlet.sender.send(Fed::Ended(None)));
             });
             let mut all = Vec::new();
             while all.len() < 100 {

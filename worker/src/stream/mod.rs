@@ -5,6 +5,7 @@ mod feed;
 mod lags;
 mod lines;
 mod narrator;
+mod plan;
 
 use std::io::Write as _;
 use std::time::Instant;
@@ -15,6 +16,8 @@ use base64::engine::general_purpose::STANDARD;
 use crossbeam_channel::{Receiver, TryRecvError, bounded, never, select};
 use image::ExtendedColorType;
 use image::codecs::jpeg::JpegEncoder;
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use vljepa_data::LoadedSample;
@@ -22,14 +25,16 @@ use vljepa_data::texts::Texts;
 use vljepa_recipes::protocol::{
     StreamCaption, StreamEnd, StreamEvent, StreamJob, StreamStart, StreamSummary, VideoSource,
 };
-use vljepa_recipes::schema::{SelectiveDecoding, TaskKind};
+use vljepa_recipes::signals::hangup_is_ignored;
 
-use self::feed::{BATCH, Fed, Feed, Request, Window};
+use self::feed::{BATCH, Fed, Feed, Window};
 use self::lags::Lags;
+use self::lines::{LONGEST, Line};
 use self::narrator::{Due, Narrator};
+use self::plan::{patience, plan};
 use crate::evaluation::embed::Embedder;
 use crate::evaluation::shifts::Shifts;
-use crate::inference::{Loaded, caption_query};
+use crate::inference::Loaded;
 use crate::rank::session::Session;
 
 /// JPEG quality of pictures. Frames may have few pixels, so that errors of coding are large.
@@ -39,19 +44,25 @@ const JPEG_QUALITY: u8 = 92;
 /// error of the video is an event.
 ///
 /// # Errors
-/// Fails if there is no checkpoint, the model has no Y-decoder, the device fails, or standard
-/// output is closed.
+/// Fails if there is no checkpoint, the model has no Y-decoder, the device fails, an embedding is
+/// not finite, or standard output is closed.
 pub(crate) fn stream(session: &Session, job: &StreamJob) -> anyhow::Result<()> {
     let stop = stop_requests().context("signals cannot be received")?;
+    // A launcher that is killed cannot end this process, and a silent source never would.
+    set_pdeathsig(Signal::SIGTERM).context("the death of the launcher cannot be watched")?;
     let (model, state) = Loaded::of(session, job.step)?;
     let embedder = Embedder::new(&session.recipe, model.embeds())?;
     let (start, request) = plan(session, job, &embedder, state.step);
     let mut stream = Stream {
-        narrator: Narrator::new(Shifts::new(job.smoothing, job.threshold, embedder.normalises())),
+        narrator: Narrator::new(
+            Shifts::new(job.smoothing, job.threshold, embedder.normalises()),
+            patience(&start),
+        ),
+        step: state.step,
         query: start.query.clone(),
         side: request.options.image_size,
         frames: request.options.frames,
-        pictures: job.pictures,
+        newest: job.pictures.then(Vec::new),
         embedder,
         counts: Counts { opened: Instant::now(), video_s: 0.0, windows: 0, texts: 0 },
         to_embedding: Lags::new(),
@@ -69,7 +80,10 @@ pub(crate) fn stream(session: &Session, job: &StreamJob) -> anyhow::Result<()> {
 
 /// A message arrives for each signal that ends the stream.
 fn stop_requests() -> std::io::Result<Receiver<()>> {
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    if !hangup_is_ignored() {
+        signals.add_signal(SIGHUP)?;
+    }
     let (sender, stop) = bounded(1);
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
         for _ in signals.forever() {
@@ -80,49 +94,19 @@ fn stop_requests() -> std::io::Result<Receiver<()>> {
     Ok(stop)
 }
 
-/// What is known before the video is open, and what is read of it: keys of the job, or else of the
-/// recipe's task of selective decoding.
-fn plan(
-    session: &Session,
-    job: &StreamJob,
-    embedder: &Embedder<'_>,
-    step: u64,
-) -> (StreamStart, Request) {
-    let tasks = session.recipe.evaluation.tasks.iter();
-    let mut selective = tasks.filter_map(|task| match &task.kind {
-        TaskKind::SelectiveDecoding(keys) => Some((task, keys)),
-        _ => None,
-    });
-    let (task, keys) = selective.next().unzip();
-    let default = SelectiveDecoding::default();
-    let keys = keys.unwrap_or(&default);
-    let options = embedder.load_options(job.frames.or(task.and_then(|task| task.frames)));
-    let query = job.query.clone().or_else(|| task.map(|task| task.query.clone()));
-    let start = StreamStart {
-        step,
-        codec: String::new(),
-        query: query.unwrap_or_else(|| caption_query(session)),
-        window_s: job.window_s.unwrap_or(keys.window_s),
-        stride_s: job.stride_s.unwrap_or(keys.stride_s),
-        frames: options.frames,
-        smoothing: job.smoothing,
-        threshold: job.threshold,
-    };
-    let StreamStart { window_s, stride_s, .. } = start;
-    let (video, speed) = (job.video.clone(), job.speed);
-    (start, Request { video, speed, window_s, stride_s, options })
-}
-
 /// State of a stream. It does not grow with the length of the video.
 struct Stream<'a> {
     embedder: Embedder<'a>,
     narrator: Narrator,
+    /// Step of the checkpoint.
+    step: u64,
     query: String,
     /// Side of the model's frames in pixels.
     side: usize,
     /// Number of frames of a window.
     frames: usize,
-    pictures: bool,
+    /// Pixels of the newest window, or `None` if no pictures are wanted.
+    newest: Option<Vec<u8>>,
     counts: Counts,
     to_embedding: Lags,
     to_text: Lags,
@@ -137,8 +121,8 @@ struct Counts {
 }
 
 impl Stream<'_> {
-    /// Embeds and decodes once: the first time compiles kernels and chooses algorithms of products,
-    /// which would delay the first windows.
+    /// Embeds one black window and decodes one text, so that the first window does not wait for the
+    /// kernels of a single window. Those of larger batches may still be compiled later.
     fn prepare(&self) -> anyhow::Result<()> {
         let sample = sample(vec![0; self.frames * self.side * self.side * 3]);
         let embeddings = self.embedder.samples(&[(&sample, &*self.query)])?;
@@ -150,7 +134,7 @@ impl Stream<'_> {
     fn run(
         &mut self,
         feed: &Feed,
-        mut lines: Receiver<String>,
+        mut lines: Receiver<Line>,
         stop: &Receiver<()>,
         start: StreamStart,
     ) -> anyhow::Result<StreamEnd> {
@@ -160,7 +144,7 @@ impl Stream<'_> {
                 recv(stop) -> _ => return Ok(StreamEnd::Stopped),
                 recv(lines) -> line => {
                     match line {
-                        Ok(line) => self.ask(&line)?,
+                        Ok(line) => self.ask(line)?,
                         Err(_) => lines = never(),
                     }
                     continue;
@@ -168,8 +152,8 @@ impl Stream<'_> {
                 recv(feed.received) -> fed => fed.context("the thread that reads the video is gone")?,
             };
             let ended = match fed {
-                Fed::Opened(codec) => {
-                    self.counts.opened = Instant::now();
+                Fed::Opened(codec, began) => {
+                    self.counts.opened = began;
                     if let Some(start) = start.take() {
                         emit(&StreamEvent::Opened(StreamStart {
                             codec: codec.to_owned(),
@@ -180,7 +164,7 @@ impl Stream<'_> {
                 }
                 Fed::Window(first) => {
                     let (windows, ended) = waiting(first, &feed.received);
-                    self.describe(&windows)?;
+                    self.describe(windows)?;
                     ended
                 }
                 Fed::Ended(error) => Some(error),
@@ -192,49 +176,80 @@ impl Stream<'_> {
     }
 
     /// Makes a line of standard input the query of the windows that follow.
-    fn ask(&mut self, line: &str) -> anyhow::Result<()> {
-        let query = line.trim();
-        if query.is_empty() {
-            let why = format!("an empty line is no query; the query stays `{}`", self.query);
-            return emit(&StreamEvent::Refused { why });
+    fn ask(&mut self, line: Line) -> anyhow::Result<()> {
+        match self.query_of(&line) {
+            Ok(query) => {
+                self.tell_rest()?;
+                query.clone_into(&mut self.query);
+                emit(&StreamEvent::Query { at_s: self.counts.video_s, query: query.to_owned() })
+            }
+            Err(why) => {
+                let why = format!("{why}; the query stays `{}`", self.query);
+                emit(&StreamEvent::Refused { why })
+            }
         }
-        self.tell_rest()?;
-        query.clone_into(&mut self.query);
-        emit(&StreamEvent::Query { at_s: self.counts.video_s, query: query.to_owned() })
+    }
+
+    /// Query that a line is, or why it is not one.
+    fn query_of<'l>(&self, line: &'l Line) -> Result<&'l str, String> {
+        let query = match line {
+            Line::Text(text) => text.trim(),
+            Line::TooLong => {
+                return Err(format!("a line of more than {LONGEST} bytes is not a query"));
+            }
+        };
+        if query.is_empty() {
+            return Err("an empty line is not a query".to_owned());
+        }
+        self.embedder.check_query(query).map_err(|error| format!("{error:#}"))?;
+        Ok(query)
     }
 
     /// Embeds windows, and tells the segments that are due.
-    fn describe(&mut self, windows: &[Window]) -> anyhow::Result<()> {
-        let samples: Vec<_> = windows.iter().map(|window| sample(window.pixels.clone())).collect();
+    fn describe(&mut self, windows: Vec<Window>) -> anyhow::Result<()> {
+        let (times, samples): (Vec<_>, Vec<_>) = windows
+            .into_iter()
+            .map(|Window { seconds, arrived, pixels }| ((seconds, arrived), sample(pixels)))
+            .unzip();
         let asked: Vec<_> = samples.iter().map(|sample| (sample, self.query.as_str())).collect();
         let embeddings = self.embedder.samples(&asked)?;
-        for (window, embedding) in windows.iter().zip(embeddings) {
-            let Window { seconds, arrived, pixels } = window;
-            let lag = arrived.elapsed();
+        let embedded = Instant::now();
+        for (((seconds, arrived), sample), embedding) in
+            times.into_iter().zip(samples).zip(embeddings)
+        {
+            anyhow::ensure!(
+                embedding.iter().all(|number| number.is_finite()),
+                "the embedding of the window at {:.2} s is not finite with the checkpoint of step {}; \
+                 choose another one with --step",
+                seconds.start,
+                self.step
+            );
+            let lag = embedded.saturating_duration_since(arrived);
             self.to_embedding.add(lag);
             self.counts.windows += 1;
             self.counts.video_s = seconds.end;
-            let due = self.narrator.push(seconds, *arrived, &embedding);
+            if let Some(newest) = &mut self.newest {
+                *newest = sample.frames;
+            }
+            let due = self.narrator.push(&seconds, arrived, &embedding);
             emit(&StreamEvent::Window {
                 start_s: seconds.start,
                 end_s: seconds.end,
                 variance: self.narrator.variance(),
                 lag_s: lag.as_secs_f64(),
             })?;
-            if let Some(due) = due {
-                self.tell(due, Some(pixels))?;
-            }
+            due.map_or(Ok(()), |due| self.tell(due))?;
         }
         Ok(())
     }
 
-    /// Decodes the text of a segment. `pixels` are those of its newest window.
-    fn tell(&mut self, due: Due, pixels: Option<&[u8]>) -> anyhow::Result<()> {
+    /// Decodes the text of a segment. Its picture is one of the newest window.
+    fn tell(&mut self, due: Due) -> anyhow::Result<()> {
         let text = self.embedder.captions(&[due.embedding])?.pop().unwrap_or_default();
         let lag = due.begun.arrived.elapsed();
         self.to_text.add(lag);
         self.counts.texts += 1;
-        let picture = pixels.filter(|_| self.pictures).map(|pixels| self.picture(pixels));
+        let picture = self.newest.as_deref().map(|pixels| self.picture(pixels));
         emit(&StreamEvent::Caption(StreamCaption {
             start_s: due.begun.start_s,
             seen_s: self.counts.video_s,
@@ -247,7 +262,7 @@ impl Stream<'_> {
 
     /// Tells the segment that was not steady yet, because the query changes or the stream ends.
     fn tell_rest(&mut self) -> anyhow::Result<()> {
-        self.narrator.finish().map_or(Ok(()), |due| self.tell(due, None))
+        self.narrator.finish().map_or(Ok(()), |due| self.tell(due))
     }
 
     /// Middle frame of a window as a JPEG in base64.
@@ -285,7 +300,7 @@ impl Stream<'_> {
     }
 }
 
-/// Windows that wait, at most a batch, and the end if it follows them.
+/// Takes at most [`BATCH`] queued windows, and the end of the stream if it follows them.
 fn waiting(first: Window, received: &Receiver<Fed>) -> (Vec<Window>, Option<Option<String>>) {
     let mut windows = vec![first];
     while windows.len() < BATCH {
@@ -293,7 +308,7 @@ fn waiting(first: Window, received: &Receiver<Fed>) -> (Vec<Window>, Option<Opti
             Ok(Fed::Window(window)) => windows.push(window),
             Ok(Fed::Ended(error)) => return (windows, Some(error)),
             // The video is open. A thread that is gone is noticed when the next is waited for.
-            Ok(Fed::Opened(_)) | Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
+            Ok(Fed::Opened(..)) | Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
         }
     }
     (windows, None)

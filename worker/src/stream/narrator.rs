@@ -11,10 +11,15 @@ use crate::evaluation::shifts::Shifts;
 /// when as many embeddings have come as the variance is taken of, without another change. Then
 /// their mean is decoded: a user who watches wants the text soon, and the mean of the whole segment
 /// is known only at its end. If the stream changes again before, the segment keeps its start,
-/// because windows that overlap a change differ from those on both sides of it.
+/// because windows that overlap a change differ from those on both sides of it. A stream that keeps
+/// changing for longer than that is told too: what came since the last change.
 #[derive(Debug)]
 pub(crate) struct Narrator {
     shifts: Shifts,
+    /// Number of windows of a segment after which a further change no longer belongs to its start.
+    patience: usize,
+    /// Number of windows since the start of the open segment.
+    waited: usize,
     /// Whether the next window begins a segment.
     begins: bool,
     /// Segment that has no text yet.
@@ -38,8 +43,10 @@ pub(crate) struct Due {
 }
 
 impl Narrator {
-    pub(crate) fn new(shifts: Shifts) -> Self {
-        Self { shifts, begins: true, open: None }
+    /// A stream whose changes take at most `patience` windows, from the first that overlaps a
+    /// change until the segment is steady.
+    pub(crate) fn new(shifts: Shifts, patience: usize) -> Self {
+        Self { shifts, patience, waited: 0, begins: true, open: None }
     }
 
     /// Takes the embedding (e) of the next window, in seconds, and when its last frame arrived.
@@ -50,15 +57,26 @@ impl Narrator {
         arrived: Instant,
         embedding: &[f32],
     ) -> Option<Due> {
-        let has_shifted = self.shifts.push(embedding).is_some();
+        self.waited += 1;
+        let ended = self.shifts.push(embedding);
+        let has_shifted = ended.is_some();
+        let restless = ended
+            .filter(|_| self.waited >= self.patience)
+            .and_then(|segment| Some(Due { begun: self.open.take()?, embedding: segment.mean }));
         if self.begins || (has_shifted && self.open.is_none()) {
             let middle_s = f64::midpoint(window.start, window.end);
             let start_s = if window.start > 0.0 { middle_s } else { 0.0 };
             self.open = Some(Begun { start_s, arrived });
+            self.waited = 0;
             self.begins = false;
         }
+        if restless.is_some() {
+            return restless;
+        }
+        let begun = self.open?;
         let embedding = self.shifts.steady_mean()?;
-        Some(Due { begun: self.open.take()?, embedding })
+        self.open = None;
+        Some(Due { begun, embedding })
     }
 
     /// Variance that decided whether the last window begins a segment.
@@ -106,7 +124,7 @@ mod tests {
     }
 
     fn narrator() -> Narrator {
-        Narrator::new(Shifts::new(2, 0.2, false))
+        Narrator::new(Shifts::new(2, 0.2, false), 4)
     }
 
     #[test]
@@ -123,6 +141,20 @@ mod tests {
     fn a_change_of_several_windows_begins_one_segment() {
         let found = told(&mut narrator(), &[A, A, MIXED, B, B]);
         assert_eq!(found, [(1, 0.0, A.to_vec()), (4, 3.0, B.to_vec())]);
+    }
+
+    #[test]
+    fn a_stream_that_keeps_changing_is_told_at_a_bounded_distance() {
+        let endless: Vec<_> = [A, B].into_iter().cycle().take(1000).collect();
+        let found = told(&mut narrator(), &endless);
+        let texts: Vec<_> = found.iter().map(|(number, start, _)| (*number, *start)).collect();
+        // The window that ends a segment after four begins the next one.
+        assert_eq!(texts[..3], [(4, 0.0), (8, 5.0), (12, 9.0)]);
+        assert_eq!(texts.len(), 250, "249 while it changes, and one at the end");
+        assert_eq!(found[0].2, B, "what came since the last change: the window before");
+        // A change that takes fewer windows begins a single segment.
+        let short = told(&mut narrator(), &[A, A, MIXED, A, MIXED, B, B, B]);
+        assert_eq!(short, [(1, 0.0, A.to_vec()), (6, 3.0, B.to_vec())]);
     }
 
     #[test]

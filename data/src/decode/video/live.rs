@@ -12,7 +12,9 @@ use vljepa_recipes::protocol::VideoSource;
 
 use super::container::check_whole;
 use super::convert::Converter;
-use super::stream::{CONTAINER_NAMES, CONTAINERS, Opened, initialise, next_packet};
+use super::stream::{
+    CONTAINER_NAMES, CONTAINERS, MISSING_FRACTION, Opened, initialise, next_packet,
+};
 use crate::decode::{Picture, Shape};
 
 /// Microseconds without an answer after which a server counts as lost.
@@ -22,10 +24,11 @@ const SERVER_TIMEOUT_US: &str = "10000000";
 /// minutes; a longer time is an error of the source, whose clock has jumped.
 const LONGEST_FRAME_S: f64 = 600.0;
 
-/// Fraction of its declared duration that the video of a server may lack at its end.
-const MISSING_FRACTION: f64 = 0.1;
+/// Longest step back of time stamps, in seconds, after which they still count from the same start.
+/// A longer one is a new start, as of a camera that has connected again.
+const LONGEST_STEP_BACK_S: f64 = 1.0;
 
-/// Advice for a pipe that cannot be read from its first byte on.
+/// Advice for a pipe that cannot seek.
 const OF_PIPE: &str = "of a pipe, an MP4 or MOV is read only if its index comes first: `ffmpeg -i FILE \
                        -c copy -movflags +faststart …`, or `-f mpegts` for any video";
 
@@ -41,13 +44,14 @@ pub(super) struct LiveVideo {
     damaged: u64,
 }
 
-/// What the end of a video and a damaged frame mean.
+/// Kind of source: decides whether a damaged frame or an early end is an error.
 enum Origin {
     /// A damaged frame ends the video. The result says whether the file was cut short.
     File(Result<(), String>),
     /// A damaged frame is left out: it may precede the first whole one.
     Pipe,
-    /// As for a pipe. The video ends early if it has no or another duration, in seconds.
+    /// Damaged frames are left out. The end is an error unless the declared duration (seconds) was
+    /// reached.
     Server(Option<f64>),
 }
 
@@ -127,8 +131,11 @@ impl LiveVideo {
     /// Sends the next packet of the stream to the decoder, or the end.
     fn send(&mut self) -> Result<(), String> {
         let packet = next_packet(&mut self.opened.input).map_err(|error| match self.origin {
-            Origin::Pipe if self.clock.last_s.is_none() => format!("{error} ({OF_PIPE})"),
-            Origin::File(_) | Origin::Pipe => error,
+            Origin::Pipe if self.clock.last_s.is_none() => {
+                format!("the pipe cannot be read: {error} ({OF_PIPE})")
+            }
+            Origin::Pipe => format!("the pipe cannot be read: {error}"),
+            Origin::File(_) => format!("the file cannot be read: {error}"),
             Origin::Server(_) => format!("the connection is lost: {error}"),
         })?;
         let sent = match packet {
@@ -156,12 +163,15 @@ impl LiveVideo {
     /// Whether the end of the data is the end of the video.
     fn finished(&self) -> Result<(), String> {
         match &self.origin {
-            Origin::File(whole) => whole.clone(),
-            Origin::Pipe => Ok(()),
+            Origin::File(whole) => whole.clone()?,
+            Origin::Pipe => {}
             Origin::Server(Some(seconds)) if self.end_s() >= seconds * (1.0 - MISSING_FRACTION) => {
-                Ok(())
             }
-            Origin::Server(_) => Err("the server closed the connection".to_owned()),
+            Origin::Server(_) => return Err("the server closed the connection".to_owned()),
+        }
+        match self.clock.last_s {
+            Some(_) => Ok(()),
+            None => Err("the video has no frames".to_owned()),
         }
     }
 }
@@ -189,7 +199,9 @@ fn connect(address: &str) -> Result<Input, String> {
     options.set("format_whitelist", "rtsp");
     options.set("protocol_whitelist", "rtp,udp,tcp,tls,crypto");
     options.set("rtsp_flags", "prefer_tcp");
-    options.set("timeout", SERVER_TIMEOUT_US);
+    // In FFmpeg 4, `timeout` lets a server wait for clients.
+    let timeout = if ffmpeg::format::version() >> 16 < 59 { "stimeout" } else { "timeout" };
+    options.set(timeout, SERVER_TIMEOUT_US);
     ffmpeg::format::input_with_dictionary(address, options)
         .map_err(|error| format!("the server cannot be reached: {error}"))
 }
@@ -205,7 +217,9 @@ fn duration_s(input: &Input) -> Option<f64> {
 struct Clock {
     /// Seconds of a tick.
     unit: f64,
-    /// Duration of a frame in seconds: at the stream's rate, or else the last one that was seen.
+    /// Duration of a frame in seconds at the stream's rate.
+    nominal_s: f64,
+    /// Duration of the last frame in seconds: that of the frame before it.
     frame_s: f64,
     /// Time stamp whose time is `shift_s`.
     origin: Option<i64>,
@@ -219,24 +233,32 @@ impl Clock {
     fn new(unit: f64, frame_ticks: Option<i64>) -> Self {
         // 25 frames a second is the rate that FFmpeg assumes too.
         let frame_s = frame_ticks.map_or(0.04, |ticks| ticks as f64 * unit);
-        Self { unit, frame_s, origin: None, shift_s: 0.0, last_s: None }
+        Self { unit, nominal_s: frame_s, frame_s, origin: None, shift_s: 0.0, last_s: None }
     }
 
-    /// Time of the next frame. A frame without a time stamp, or with one that is not later than the
-    /// last, or more than [`LONGEST_FRAME_S`] later, follows the last one by a frame's duration.
+    /// Time of the next frame. A frame with a time stamp at or a little before that of the last one
+    /// has the last one's time, so that later stamps keep their meaning. A frame without a time
+    /// stamp, or with one more than [`LONGEST_STEP_BACK_S`] before or [`LONGEST_FRAME_S`] after the
+    /// last, follows the last one by the duration of a frame.
     #[expect(clippy::cast_precision_loss, reason = "ticks of a video stay far below 2⁵³")]
     fn time_s(&mut self, ticks: Option<i64>) -> f64 {
-        let next_s = self.end_s();
         let stamped = ticks
             .zip(self.origin)
             .map(|(ticks, origin)| ticks.saturating_sub(origin) as f64 * self.unit + self.shift_s);
-        let last_s = self.last_s.unwrap_or(f64::NEG_INFINITY);
-        let follows = |s: &f64| *s > last_s && *s <= last_s + LONGEST_FRAME_S;
-        let time_s = stamped.filter(follows).unwrap_or_else(|| {
-            (self.origin, self.shift_s) = (ticks, next_s);
-            next_s
-        });
-        if self.last_s.is_some() {
+        let Some(last_s) = self.last_s else {
+            (self.origin, self.last_s) = (ticks, Some(0.0));
+            return 0.0;
+        };
+        let known = last_s - LONGEST_STEP_BACK_S..=last_s + LONGEST_FRAME_S;
+        let time_s = match stamped.filter(|stamped| known.contains(stamped)) {
+            Some(stamped) => stamped.max(last_s),
+            None => {
+                let next_s = last_s + self.nominal_s;
+                (self.origin, self.shift_s) = (ticks, next_s);
+                next_s
+            }
+        };
+        if time_s > last_s {
             self.frame_s = time_s - last_s;
         }
         self.last_s = Some(time_s);
@@ -273,5 +295,16 @@ mod tests {
             [None, None, Some(7), Some(8), Some(3), Some(4), Some(9_000_000), Some(9_000_001)];
         assert_eq!(times(&mut clock, &stamps), [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5]);
         assert_eq!(times(&mut clock, &[Some(9_000_003)]), [4.5], "no jump");
+    }
+
+    #[test]
+    fn a_repeated_stamp_or_a_small_step_back_does_not_shift_later_times() {
+        let mut clock = Clock::new(0.25, Some(1));
+        let stamps = [Some(0), Some(1), Some(1), Some(4), Some(2), Some(5)];
+        assert_eq!(times(&mut clock, &stamps), [0.0, 0.25, 0.25, 1.0, 1.0, 1.25]);
+        // A step back of more than a second is a new start.
+        assert_eq!(times(&mut clock, &[Some(0), Some(1)]), [1.5, 1.75]);
+        // Frames without stamps follow at the stream's rate, also after a long frame.
+        assert_eq!(times(&mut clock, &[Some(41), None, None]), [11.75, 12.0, 12.25]);
     }
 }

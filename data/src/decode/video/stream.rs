@@ -158,7 +158,7 @@ impl Opened {
     pub(super) fn read_packets(mut self, take: &mut dyn FnMut(Packet)) -> Result<Self, String> {
         let mut end_s = 0.0_f64;
         let mut is_empty = true;
-        while let Some(packet) = next_packet(&mut self.input)? {
+        while let Some(packet) = next_packet(&mut self.input).map_err(cannot_read)? {
             end_s = end_s.max(packet_end_s(&self.input, &packet));
             if packet.stream() == self.index {
                 is_empty = false;
@@ -183,13 +183,17 @@ fn frame_ticks(rate: Rational, time_base: Rational) -> Option<i64> {
 }
 
 /// Next packet of any stream, or `None` at the end.
-pub(super) fn next_packet(input: &mut Input) -> Result<Option<Packet>, String> {
+pub(super) fn next_packet(input: &mut Input) -> Result<Option<Packet>, ffmpeg::Error> {
     let mut packet = Packet::empty();
     match packet.read(input) {
         Ok(()) => Ok(Some(packet)),
         Err(ffmpeg::Error::Eof) => Ok(None),
-        Err(error) => Err(format!("the clip cannot be read: {error}")),
+        Err(error) => Err(error),
     }
+}
+
+pub(super) fn cannot_read(error: ffmpeg::Error) -> String {
+    format!("the clip cannot be read: {error}")
 }
 
 /// Cause of a failed decoding pass.
@@ -215,8 +219,9 @@ fn packet_end_s(input: &Input, packet: &Packet) -> f64 {
     input.stream(packet.stream()).map_or(0.0, |it| ticks as f64 * f64::from(it.time_base()))
 }
 
-/// Fraction of the declared duration that may be missing at the end of an FLV.
-const MISSING_FRACTION: f64 = 0.1;
+/// Fraction of the declared duration that may be missing at the end of an FLV, and of the video of
+/// a server.
+pub(super) const MISSING_FRACTION: f64 = 0.1;
 
 /// Refuses an FLV that was cut between two of its parts: it is shorter than it declares. The parts
 /// of the other containers are nested, and [`check_whole`] finds such cuts.

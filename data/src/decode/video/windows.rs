@@ -123,6 +123,11 @@ struct Held {
 
 impl Cut {
     fn hold(&mut self, time_s: f64, pixels: Vec<u8>) -> Result<(), String> {
+        // A window in which no frame begins has the frame before it.
+        let start_s = f64::from(self.number) * self.stride_s;
+        while self.held.get(1).is_some_and(|second| second.time_s <= start_s) {
+            self.held.pop_front();
+        }
         if self.held.len() == HELD_FRAMES {
             return Err(format!(
                 "more than {HELD_FRAMES} frames are shown in {} s; choose a shorter window",
@@ -152,10 +157,6 @@ impl Cut {
         let pixels = numbers.iter().flat_map(|&number| &self.held[number].pixels);
         let pixels = pixels.copied().collect();
         self.number += 1;
-        let next = f64::from(self.number) * self.stride_s;
-        // A window in which no frame begins has the frame before it.
-        let unused = times.partition_point(|&time| time <= next).max(1) - 1;
-        self.held.drain(..unused);
         Some((window, WindowFrames { pixels, arrived }))
     }
 }
@@ -232,7 +233,7 @@ mod tests {
         }
     }
 
-    /// A pipe cannot go back, so its file is read without.
+    /// A pipe cannot go back, so the file is read without seeking.
     #[test]
     fn a_pipe_gives_the_windows_of_its_file() {
         for name in ["vp9.webm", "hevc_open.mkv"] {
@@ -256,6 +257,24 @@ mod tests {
     }
 
     #[test]
+    fn a_video_without_a_readable_frame_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let bytes = std::fs::read(path("vp9.webm")).unwrap();
+        let cut = folder.path().join("cut.webm");
+        let ends = (100..bytes.len()).step_by(100).map(|length| {
+            std::fs::write(&cut, &bytes[..length]).unwrap();
+            let shape = Box::new(Ok::<Picture, String>);
+            let source = VideoSource::Pipe(cut.clone());
+            LiveWindows::open(&source, (0.2, 0.2), 3, shape).map(|mut live| live.next_window())
+        });
+        let ends: Vec<_> = ends.collect();
+        assert!(!ends.iter().any(|end| matches!(end, Ok(Ok(None)))), "none ends without a window");
+        let empty = |end: &&Result<_, _>| matches!(end, Ok(Err(error)) if error == "the video has no frames");
+        assert!(ends.iter().find(empty).is_some());
+        assert!(matches!(ends.last(), Some(Ok(Ok(Some(_))))));
+    }
+
+    #[test]
     fn memory_is_bounded_at_any_length_and_rate() {
         let cut = |window_s| Cut {
             window_s,
@@ -271,6 +290,13 @@ mod tests {
             assert!(bounded.held.len() <= 32, "{}", bounded.held.len());
         }
         assert_eq!(bounded.number, 6665);
+        let mut sparse = Cut { stride_s: 200.0, ..cut(1.0) };
+        let mut starts = Vec::new();
+        for number in 0..20_000_u32 {
+            sparse.hold(f64::from(number) / 30.0, vec![0; 3]).unwrap();
+            starts.extend(sparse.window(None).map(|(window, _)| window.start));
+        }
+        assert_eq!(starts, [0.0, 200.0, 400.0, 600.0]);
         let mut fast = cut(1.0);
         let held = (0..).map(|number| fast.hold(f64::from(number) * 1e-6, vec![0; 3]));
         let (count, error) = held.enumerate().find(|(_, held)| held.is_err()).unwrap();

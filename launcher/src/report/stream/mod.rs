@@ -4,6 +4,7 @@
 mod curve;
 mod page;
 
+use std::collections::VecDeque;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
@@ -16,22 +17,34 @@ use vljepa_recipes::protocol::{
 use self::curve::Curve;
 use crate::error::LaunchError;
 
-/// Largest video in bytes that is a part of the page. Browsers open pages of this size at once.
-const LARGEST_PART: u64 = 48 << 20;
+/// Largest video in bytes that is a part of the page. In base64 it has 31 MiB, and Firefox opens
+/// addresses of at most 32 MB.
+const LARGEST_PART: u64 = 23 << 20;
 
-/// What the page shows. It grows with the number of captions, and not with that of windows.
+/// Number of captions, and of queries, that the page has: the last ones. The texts of 4096 captions
+/// take some megabytes, and a page with more is slow.
+const MOST_CAPTIONS: usize = 4096;
+
+/// Number of captions with pictures, of about 20 kB each: the last ones.
+const MOST_PICTURES: usize = 256;
+
+/// What the page shows. It does not grow with the length of the video.
 #[derive(Debug)]
 pub(crate) struct StreamPage {
     name: String,
     /// File of the video, or `None` if it cannot be shown again.
     file: Option<PathBuf>,
-    /// Where the page will be.
-    page: PathBuf,
+    /// Folder of the page, without links.
+    folder: PathBuf,
     start: Option<StreamStart>,
     curve: Curve,
-    captions: Vec<StreamCaption>,
+    captions: VecDeque<StreamCaption>,
+    /// Number of captions that the page does not have any more.
+    left_out: u64,
     /// Later queries with their times.
-    queries: Vec<(f64, String)>,
+    queries: VecDeque<(f64, String)>,
+    /// Whether a caption came after the last query.
+    is_answered: bool,
     ended: Option<(StreamEnd, StreamSummary)>,
 }
 
@@ -58,16 +71,20 @@ impl StreamPage {
             }
             _ => name.to_owned(),
         };
-        let page = std::path::absolute(page).unwrap_or_else(|_| page.to_owned());
-        let (captions, queries) = (Vec::new(), Vec::new());
+        let folder = match page.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            Some(_) | None => Path::new("."),
+        };
         Self {
             name,
             file,
-            page,
+            folder: without_links(folder),
             start: None,
             curve: Curve::default(),
-            captions,
-            queries,
+            captions: VecDeque::new(),
+            left_out: 0,
+            queries: VecDeque::new(),
+            is_answered: false,
             ended: None,
         }
     }
@@ -79,12 +96,33 @@ impl StreamPage {
             StreamEvent::Window { start_s, end_s, variance, .. } => {
                 self.curve.push(f64::midpoint(*start_s, *end_s), *variance);
             }
-            StreamEvent::Caption(caption) => self.captions.push(caption.clone()),
-            StreamEvent::Query { at_s, query } => self.queries.push((*at_s, query.clone())),
+            StreamEvent::Caption(caption) => self.add(caption.clone()),
+            StreamEvent::Query { at_s, query } => {
+                if !std::mem::take(&mut self.is_answered) {
+                    self.queries.pop_back();
+                }
+                self.queries.push_back((*at_s, query.clone()));
+            }
             StreamEvent::Refused { .. } => {}
             StreamEvent::Ended { end, summary } => {
                 self.ended = Some((end.clone(), summary.clone()))
             }
+        }
+    }
+
+    /// Adds a caption, and forgets the oldest ones and their pictures.
+    fn add(&mut self, caption: StreamCaption) {
+        self.is_answered = true;
+        self.captions.push_back(caption);
+        if self.captions.len() > MOST_CAPTIONS {
+            self.captions.pop_front();
+            self.left_out += 1;
+        }
+        if let Some(old) = self.captions.len().checked_sub(MOST_PICTURES + 1) {
+            self.captions[old].picture = None;
+        }
+        if self.queries.len() > MOST_CAPTIONS {
+            self.queries.pop_front();
         }
     }
 
@@ -116,8 +154,7 @@ impl StreamPage {
             let bytes = fs::read(file).map_err(unreadable)?;
             return Ok(Player::Source(format!("data:{kind};base64,{}", STANDARD.encode(bytes))));
         }
-        let folder = self.page.parent().unwrap_or(Path::new("/"));
-        Ok(Player::Source(encoded(&relative(file, folder))))
+        Ok(Player::Source(encoded(&relative(&without_links(file), &self.folder))))
     }
 }
 
@@ -131,7 +168,13 @@ fn played(file: &Path, codec: &str) -> Option<&'static str> {
     }
 }
 
-/// Path of a file from a folder. Both are absolute.
+/// Absolute path without links and `..`: a browser removes `..` before it looks at folders.
+fn without_links(path: &Path) -> PathBuf {
+    let absolute = || std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    fs::canonicalize(path).unwrap_or_else(|_| absolute())
+}
+
+/// Path of a file from a folder. Both are absolute and without links.
 fn relative(file: &Path, folder: &Path) -> PathBuf {
     let common = file.components().zip(folder.components()).take_while(|(a, b)| a == b).count();
     let up = folder.components().skip(common).map(|_| Component::ParentDir);

@@ -9,16 +9,17 @@ use crate::report::plot::{compact, ticks};
 use crate::terminal;
 
 /// Captions and queries may contain anything, so they are escaped. The page loads nothing but its
-/// own video.
-const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
-                      img-src data:; media-src data: file: 'self'";
+/// own video, and runs nothing but [`SCRIPT`], which has this SHA-256.
+pub(super) const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; \
+                                 script-src 'sha256-Wni11rcJLbILySEx2021bmUNsK8ppDZyPZZokPMFVt4='; \
+                                 img-src data:; media-src data: file: 'self'";
 
 /// Smallest share of the time axis of a segment whose text is written in its block. In a smaller
 /// one a few letters would fit.
 const WRITTEN_SHARE: f64 = 0.05;
 
 const STYLE: &str = include_str!("stream.css");
-const SCRIPT: &str = include_str!("stream.js");
+pub(super) const SCRIPT: &str = include_str!("stream.js");
 
 /// The whole page.
 pub(super) fn page(page: &StreamPage, player: &Player) -> Markup {
@@ -56,7 +57,7 @@ fn header(page: &StreamPage) -> Markup {
                     (start.codec) " · windows of " (compact(start.window_s)) " s each " (compact(start.stride_s)) " s, "
                     (start.frames) " frames · caption = mean of " (start.smoothing) " embeddings · threshold "
                     (compact(start.threshold)) " · checkpoint of step " (terminal::thousands(start.step))
-                } @else { "nothing was shown" }
+                } @else { "the video was not opened" }
             }
             @if let Some((StreamEnd::Failed { error }, _)) = &page.ended { p.facts.bad { (error) } }
         }
@@ -65,7 +66,7 @@ fn header(page: &StreamPage) -> Markup {
 
 fn state(page: &StreamPage) -> Markup {
     let (class, word) = match &page.ended {
-        Some((StreamEnd::Finished, _)) => ("good", "to its end"),
+        Some((StreamEnd::Finished, _)) => ("good", "complete"),
         Some((StreamEnd::Stopped, _)) => ("plain", "stopped"),
         Some((StreamEnd::Failed { .. }, _)) => ("bad", "cut short"),
         None => ("bad", "no summary"),
@@ -127,7 +128,7 @@ fn screen(page: &StreamPage, player: &Player) -> Markup {
                     p.note { (why) }
                 }
             }
-            p.now aria-live="polite" { (page.captions.first().map_or("", |caption| &caption.text)) }
+            p.now aria-live="polite" { (page.captions.front().map_or("", |caption| &caption.text)) }
         }
     }
 }
@@ -144,6 +145,9 @@ fn captions(page: &StreamPage) -> Markup {
     html! {
         ol.captions {
             @if let Some(query) = first.filter(|query| !query.is_empty()) { li.ask { "“" (query) "”" } }
+            @if page.left_out > 0 {
+                li.ask { "The first " (terminal::thousands(page.left_out)) " captions are not on this page." }
+            }
             @for ((number, caption), before) in page.captions.iter().enumerate().zip(before) {
                 @if caption.query != before {
                     li.ask { "“" (caption.query) "” from " (terminal::clock(query_s(page, caption))) }

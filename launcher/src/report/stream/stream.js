@@ -43,7 +43,12 @@ area.addEventListener("click", (event) => {
   go(Math.max(0, Math.min(1, (event.clientX - box.left) / box.width)) * end);
 });
 if (video) {
-  const follow = () => { show(video.currentTime); if (!video.paused) requestAnimationFrame(follow); };
+  let pending = 0;
+  const follow = () => {
+    cancelAnimationFrame(pending);
+    show(video.currentTime);
+    if (!video.paused) pending = requestAnimationFrame(follow);
+  };
   for (const event of ["play", "seeked", "timeupdate"]) video.addEventListener(event, follow);
 }
 show(0);

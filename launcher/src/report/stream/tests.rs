@@ -2,11 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use sha2::{Digest as _, Sha256};
 use vljepa_recipes::protocol::{
     Lag, StreamCaption, StreamEnd, StreamEvent, StreamStart, StreamSummary, VideoSource,
 };
 
-use super::{LARGEST_PART, Player, StreamPage, encoded, played, relative};
+use super::page::{POLICY, SCRIPT};
+use super::{
+    LARGEST_PART, MOST_CAPTIONS, MOST_PICTURES, Player, StreamPage, encoded, played, relative,
+};
 
 fn events() -> Vec<StreamEvent> {
     let caption = |start_s, text: &str, query: &str| {
@@ -102,14 +108,63 @@ fn a_large_video_is_named_by_its_path_from_the_page() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a b#1.webm");
     std::fs::File::create(&path).unwrap().set_len(LARGEST_PART + 1).unwrap();
-    let page = folder.path().join("pages/page.html");
-    let mut page = StreamPage::new("x.webm", &VideoSource::File(path), &page);
+    for inner in ["pages", "videos/1"] {
+        std::fs::create_dir_all(folder.path().join(inner)).unwrap();
+    }
+    std::os::unix::fs::symlink(folder.path(), folder.path().join("videos/link")).unwrap();
     let mut start = events().remove(0);
     if let StreamEvent::Opened(start) = &mut start {
         start.codec = "vp9".to_owned();
     }
-    page.take(&start);
-    assert_eq!(page.player().unwrap(), Player::Source("./../a%20b%231.webm".to_owned()));
+    // The same page and video by other paths.
+    for (page, video) in [
+        ("pages/page.html", "a b#1.webm"),
+        ("videos/1/../../pages/page.html", "videos/../a b#1.webm"),
+        ("videos/link/pages/page.html", "videos/link/a b#1.webm"),
+    ] {
+        let (page, video) = (folder.path().join(page), folder.path().join(video));
+        let mut page = StreamPage::new("x.webm", &VideoSource::File(video), &page);
+        page.take(&start);
+        assert_eq!(page.player().unwrap(), Player::Source("./../a%20b%231.webm".to_owned()));
+    }
+}
+
+#[test]
+fn the_page_of_an_endless_video_is_bounded_and_says_what_it_lacks() {
+    let mut page = StreamPage::new("-", &VideoSource::StandardInput, Path::new("page.html"));
+    let [opened, _, caption, _, query, ..] = &events()[..] else { panic!("fewer events") };
+    page.take(opened);
+    for _ in 0..9 {
+        page.take(query);
+    }
+    assert_eq!(page.queries.len(), 1, "queries without captions replace each other");
+    for number in 0..2 * MOST_CAPTIONS {
+        let mut caption = caption.clone();
+        if let StreamEvent::Caption(caption) = &mut caption {
+            caption.start_s = number as f64;
+        }
+        page.take(&caption);
+        page.take(query);
+        page.take(query);
+    }
+    assert_eq!(page.captions.len(), MOST_CAPTIONS);
+    assert!(page.queries.len() <= MOST_CAPTIONS + 1, "{}", page.queries.len());
+    let pictures = page.captions.iter().filter(|caption| caption.picture.is_some()).count();
+    assert_eq!(pictures, MOST_PICTURES);
+    assert!(page.captions.back().is_some_and(|newest| newest.picture.is_some()));
+    assert!(page.write().unwrap().contains("The first 4,096 captions are not on this page."));
+    assert!(!written("-", &VideoSource::StandardInput).contains("not on this page"));
+}
+
+#[test]
+fn the_policy_of_the_page_allows_its_script_and_no_other() {
+    let source = |script: &str| {
+        format!("script-src 'sha256-{}';", STANDARD.encode(Sha256::digest(script.as_bytes())))
+    };
+    assert!(POLICY.contains(&source(SCRIPT)), "it should have {}", source(SCRIPT));
+    assert!(!POLICY.contains(&source("alert(1)")));
+    let page = written("-", &VideoSource::StandardInput);
+    assert!(page.contains(&format!("<script>{SCRIPT}</script>")));
 }
 
 #[test]

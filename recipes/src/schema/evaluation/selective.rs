@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+/// Shortest time between two windows in seconds. Videos have at most 100 frames a second or so.
+pub const SHORTEST_STRIDE_S: f64 = 0.01;
+
 /// Keys of [`TaskKind::SelectiveDecoding`].
 ///
 /// [`TaskKind::SelectiveDecoding`]: super::TaskKind::SelectiveDecoding

@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+use tempfile::TempDir;
 
-use crate::programs::{Trial, command, program, text};
+use crate::programs::{Trial, command, program, small_set, text};
 use crate::y_decoder::{complete, decoder, trial};
 
 /// How long a step of a test may take on a busy machine.
@@ -30,14 +31,23 @@ pub struct Scene {
     pub file: String,
     /// Start of each motion in seconds.
     pub boundaries: Vec<f64>,
+    /// Threshold that is far from the variance of each window, so that the rounding of sums does
+    /// not decide where a caption begins.
+    threshold: String,
+    /// Folder of a tokenizer that refuses unknown words.
+    _words: TempDir,
 }
 
 /// A VL-JEPA and its decoder, trained for a few seconds: enough to tell motions from each other.
 pub fn scene() -> &'static Scene {
     static SCENE: OnceLock<Scene> = OnceLock::new();
     SCENE.get_or_init(|| {
-        let trial = trial(&["stages.0.steps=150", "stages.0.batch=32", "cluster.ranks_per_node=1"]);
+        let words = tempfile::tempdir().unwrap();
+        let tokenizer = format!("model.predictor.tokenizer={}", strict_tokenizer(words.path()));
+        let steps = ["stages.0.steps=150", "stages.0.batch=32", "cluster.ranks_per_node=1"];
+        let trial = trial(&[&steps[..], &[&tokenizer]].concat());
         let mut sets = decoder(&trial);
+        sets.push(tokenizer);
         sets.push("stages.0.steps=150".to_owned());
         sets.push("evaluation.tasks=[]".to_owned());
         complete(&trial, "decoder", &sets, &["cluster.ranks_per_node=1"]);
@@ -50,8 +60,21 @@ pub fn scene() -> &'static Scene {
         let description: Value = serde_json::from_slice(&description).unwrap();
         let boundaries = description["boundaries"].as_array().unwrap().iter();
         let boundaries = boundaries.map(|second| second.as_f64().unwrap()).collect();
-        Scene { file: folder.join("stream-000000.mp4").display().to_string(), trial, boundaries }
+        let file = folder.join("stream-000000.mp4").display().to_string();
+        let threshold = String::new();
+        let scene = Scene { file, trial, boundaries, threshold, _words: words };
+        Scene { threshold: scene.clear_threshold(), ..scene }
     })
+}
+
+/// Writes a tokenizer that refuses unknown words to a folder. Returns its path.
+fn strict_tokenizer(folder: &Path) -> String {
+    let text = fs::read(small_set().join("tokenizer.json")).unwrap();
+    let mut tokenizer: Value = serde_json::from_slice(&text).unwrap();
+    tokenizer["model"]["unk_token"] = "none".into();
+    let path = folder.join("tokenizer.json");
+    fs::write(&path, serde_json::to_vec(&tokenizer).unwrap()).unwrap();
+    path.display().to_string()
 }
 
 impl Scene {
@@ -65,8 +88,23 @@ impl Scene {
         let mut stream = command("vljepa-launch");
         stream.arg("stream").arg(self.trial.path("decoder")).arg(video);
         stream.args(["--window", "0.5", "--stride", stride, "--frames", "4", "--query", QUERY]);
+        if !more.contains(&"--threshold") {
+            stream.args(["--threshold", &self.threshold]);
+        }
         stream.args(more).stdout(Stdio::piped()).stderr(Stdio::piped());
         stream
+    }
+
+    fn clear_threshold(&self) -> String {
+        let is_clear = |threshold: &&str| {
+            let number: f64 = threshold.parse().unwrap();
+            let output = self.output(&self.file, &["--json", "--threshold", threshold]);
+            let events = events(&output.stdout);
+            let mut variances = events.iter().filter_map(|event| event["variance"].as_f64());
+            variances.all(|variance| (variance - number).abs() > 1e-4)
+        };
+        let mut thresholds = ["0.1", "0.105", "0.095", "0.11"].into_iter();
+        thresholds.find(is_clear).expect("a threshold far from each variance").to_owned()
     }
 
     /// Result of the command when it has ended.
@@ -159,9 +197,9 @@ impl Running {
         }
     }
 
-    /// Types a line.
-    pub fn say(&mut self, line: &str) {
-        self.child.stdin.as_mut().unwrap().write_all(line.as_bytes()).unwrap();
+    /// Types a line, or sends a video.
+    pub fn say(&mut self, bytes: impl AsRef<[u8]>) {
+        self.child.stdin.as_mut().unwrap().write_all(bytes.as_ref()).unwrap();
     }
 
     pub fn signal(&self, signal: Signal) {
@@ -170,10 +208,14 @@ impl Running {
 
     /// Sends a signal to the worker.
     pub fn signal_worker(&self, signal: Signal) {
+        kill(self.worker(), signal).unwrap();
+    }
+
+    pub fn worker(&self) -> Pid {
         let id = self.child.id();
         let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
         let worker = children.split_whitespace().next().expect("a worker");
-        kill(Pid::from_raw(worker.parse().unwrap()), signal).unwrap();
+        Pid::from_raw(worker.parse().unwrap())
     }
 
     /// Waits for the end. Returns all events, what was said on standard error, and the exit code.
@@ -181,6 +223,18 @@ impl Running {
         self.wait(|event| event["event"] == "ended");
         let output = self.child.wait_with_output().unwrap();
         (self.seen, String::from_utf8_lossy(&output.stderr).into_owned(), output.status)
+    }
+}
+
+/// Waits until a process that is no child of this one has ended.
+pub fn wait_for_end(process: Pid) {
+    let end = Instant::now() + LIMIT;
+    let runs = || {
+        fs::read_to_string(format!("/proc/{process}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+    };
+    while runs() {
+        assert!(Instant::now() < end, "{process} goes on");
+        std::thread::park_timeout(Duration::from_millis(50));
     }
 }
 
@@ -192,18 +246,28 @@ pub struct Server {
 
 impl Server {
     pub fn start(folder: &Path) -> Self {
+        // Another program may take the port before the server does.
+        let started = (0..5).find_map(|_| Self::on_free_port(folder));
+        started.expect("the server of RTSP ends at its start")
+    }
+
+    fn on_free_port(folder: &Path) -> Option<Self> {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let script = "import asyncio, sys\n\
                       from aio_rtsp_toolkit import server\n\
                       asyncio.run(server.serve(sys.argv[1], '127.0.0.1', int(sys.argv[2])))";
         let mut python = python(script, &[&folder.display().to_string(), &port.to_string()]);
         let child = python.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut server = Self { child, port };
         let end = Instant::now() + LIMIT;
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             assert!(Instant::now() < end, "the server of RTSP does not answer");
+            if server.child.try_wait().unwrap().is_some() {
+                return None;
+            }
             std::thread::park_timeout(Duration::from_millis(50));
         }
-        Self { child, port }
+        server.child.try_wait().unwrap().is_none().then_some(server)
     }
 
     pub fn address(&self, file: &str) -> String {

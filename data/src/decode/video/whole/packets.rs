@@ -5,7 +5,7 @@ use ffmpeg_next::{Packet, Rational, decoder};
 
 use super::open;
 use crate::decode::MediaSource;
-use crate::decode::video::stream::{Opened, next_packet};
+use crate::decode::video::stream::{Opened, cannot_read, next_packet};
 
 /// Time before a packet to which the container is told to seek, in seconds. Containers round times.
 const SEEK_MARGIN_S: f64 = 0.5;
@@ -128,7 +128,7 @@ impl Packets<'_> {
 
     fn next_of_stream(&mut self) -> Result<Option<Packet>, String> {
         loop {
-            match next_packet(self.input)? {
+            match next_packet(self.input).map_err(cannot_read)? {
                 Some(packet) if packet.stream() != self.index => {}
                 packet => return Ok(packet),
             }
