@@ -208,7 +208,7 @@ fn what_cannot_be_described_is_refused_with_the_reason() {
     refused(&note.display().to_string(), 1, "the clip cannot be opened");
     refused("rtsp://127.0.0.1:9/a.mp4", 1, "the server cannot be reached: Connection refused");
     // The password of a server is not published.
-    let page = scene.trial.path("secret.html");
+    let page = scene.trial.path("address.html");
     let more = ["--json", "--html", &page.display().to_string()];
     let output = scene.output("rtsp://me:secret@127.0.0.1:9/a.mp4", &more);
     assert!(text(&output).contains("rtsp://127.0.0.1:9/a.mp4"), "{}", text(&output));
