@@ -11,7 +11,7 @@ use crate::report::page::document;
 use crate::statistics::to_f64;
 
 /// Marks columns that show other sets than the paper's.
-const REPLACED: &str = " †";
+const REPLACED: &str = "\u{a0}†";
 
 /// The whole page.
 pub(in crate::report) fn whole_page(paper: &Paper) -> Markup {
