@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{ChildStderr, Command};
+use tokio::process::{Child, ChildStderr, Command};
 use vljepa_recipes::protocol::{CaptionScores, Inputs, PROGRESS, SetReport, Weights};
 
 use crate::error::LaunchError;
@@ -203,6 +203,27 @@ async fn ask<T: DeserializeOwned>(
         .map_err(|error| broken(format!("`{command}` printed no valid JSON: {error}")))
 }
 
+/// Starts a worker for a job in the working directory `folder`. Its output is piped, and it is
+/// killed when the returned value is dropped.
+fn start(
+    programs: &Programs,
+    arguments: &WorkerArguments,
+    folder: &Path,
+    stdin: Stdio,
+) -> Result<Child, LaunchError> {
+    Command::new(&programs.worker)
+        .args(arguments.list())
+        .current_dir(folder)
+        .stdin(stdin)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| LaunchError::JobFailed {
+            error: format!("{}: {error}", programs.worker.display()),
+        })
+}
+
 /// Runs a one-shot job and returns its standard output. `folder` is the working directory, to which
 /// relative paths in the recipe refer. `progress` gets each line that says how much is done.
 pub(crate) async fn one_shot(
@@ -212,15 +233,7 @@ pub(crate) async fn one_shot(
     progress: impl Fn(&str),
 ) -> Result<Vec<u8>, LaunchError> {
     let failed = |error: String| LaunchError::JobFailed { error };
-    let mut child = Command::new(&programs.worker)
-        .args(arguments.list())
-        .current_dir(folder)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(|error| failed(format!("{}: {error}", programs.worker.display())))?;
+    let mut child = start(programs, arguments, folder, Stdio::null())?;
     let said = child.stderr.take();
     let (output, said) = tokio::join!(child.wait_with_output(), messages(said, progress));
     let output = output.map_err(|error| failed(error.to_string()))?;

@@ -28,46 +28,23 @@ pub struct Claim {
     pub evidence: Vec<Evidence>,
 }
 
-/// A comparison of rows of a table, for each of its columns. Names of tables, rows and columns are
-/// those of [`crate::paper::TABLES`].
+/// What a claim compares. Names of tables, rows and columns are those of the data in
+/// [`crate::paper`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Evidence {
-    /// A row has a higher score than another.
-    Higher {
+    /// Scores of two rows are in a relation, in each of several columns.
+    Scores {
         /// Name of the table or figure.
         table: String,
         /// Columns that are compared.
         columns: Vec<String>,
-        /// Row with the higher score.
+        /// Row of the first score.
         row: String,
-        /// Row with the lower score.
+        /// Relation of the first score to the second.
+        relation: Relation,
+        /// Row of the second score.
         than: String,
-        /// Share of a curve's samples after which scores are compared.
-        #[serde(default = "all_samples")]
-        after: f64,
-    },
-    /// A row has a higher score than another, or a comparable one.
-    NotLower {
-        /// Name of the table or figure.
-        table: String,
-        /// Columns that are compared.
-        columns: Vec<String>,
-        /// Row with the higher or comparable score.
-        row: String,
-        /// The other row.
-        than: String,
-    },
-    /// Two rows have comparable scores.
-    Comparable {
-        /// Name of the table or figure.
-        table: String,
-        /// Columns that are compared.
-        columns: Vec<String>,
-        /// A row.
-        row: String,
-        /// The other row.
-        with: String,
         /// Share of a curve's samples after which scores are compared.
         #[serde(default = "all_samples")]
         after: f64,
@@ -161,45 +138,11 @@ impl Evidence {
     #[must_use]
     pub fn table(&self) -> &str {
         match self {
-            Self::Higher { table, .. }
-            | Self::NotLower { table, .. }
-            | Self::Comparable { table, .. }
+            Self::Scores { table, .. }
             | Self::Trained { table, .. }
             | Self::Decoding { table, .. } => table,
         }
     }
-
-    /// Rows whose scores are compared in columns, with the share of a curve's samples after which
-    /// they are. `None` if the evidence is about something else than scores.
-    #[must_use]
-    pub fn scores(&self) -> Option<ComparedScores<'_>> {
-        let (columns, rows, after, relation) = match self {
-            Self::Higher { columns, row, than, after, .. } => {
-                (columns, [row, than], *after, Relation::Higher)
-            }
-            Self::NotLower { columns, row, than, .. } => {
-                (columns, [row, than], all_samples(), Relation::NotLower)
-            }
-            Self::Comparable { columns, row, with, after, .. } => {
-                (columns, [row, with], *after, Relation::Comparable)
-            }
-            Self::Trained { .. } | Self::Decoding { .. } => return None,
-        };
-        Some(ComparedScores { columns, rows: rows.map(String::as_str), after, relation })
-    }
-}
-
-/// Scores of two rows in several columns.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct ComparedScores<'a> {
-    /// Columns that are compared.
-    pub columns: &'a [String],
-    /// Names of the rows.
-    pub rows: [&'a str; 2],
-    /// Share of a curve's samples after which scores are compared.
-    pub after: f64,
-    /// Relation of the first row's scores to the second's.
-    pub relation: Relation,
 }
 
 fn yes() -> bool {
@@ -222,16 +165,15 @@ mod tests {
             assert!(!claim.evidence.is_empty(), "{}", claim.id);
             for evidence in &claim.evidence {
                 let table = &TABLES[evidence.table()];
-                let Some(ComparedScores { columns, rows, after, relation }) = evidence.scores()
-                else {
+                let Evidence::Scores { columns, row, relation, than, after, .. } = evidence else {
                     continue;
                 };
                 for column in columns {
                     let index = table.columns.iter().position(|own| own.id == *column);
                     let index = index.unwrap_or_else(|| panic!("{}: {column}", claim.id));
-                    let printed = rows.map(|row| {
+                    let printed = [row, than].map(|row| {
                         let row = table.row(row).unwrap_or_else(|| panic!("{}: {row}", claim.id));
-                        row.after(after)?[index]
+                        row.after(*after)?[index]
                     });
                     let [Some(a), Some(b)] = printed else {
                         unprinted += 1;
@@ -256,7 +198,7 @@ mod tests {
                     assert!(table.row(row).is_some() && table.row(of).is_some() && *share < 1.0);
                 }
                 Evidence::Decoding { row, .. } => assert!(table.row(row).is_some()),
-                _ => {}
+                Evidence::Scores { .. } => {}
             }
         }
     }

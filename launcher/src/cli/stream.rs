@@ -35,8 +35,8 @@ pub(crate) struct Stream {
     /// Number of frames of a window. Default: that of the recipe.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub frames: Option<u32>,
-    /// Number of embeddings that a caption is the mean of, and whose variance is compared with the
-    /// threshold.
+    /// Number of embeddings that a caption is the mean of. Their variance is compared with
+    /// `--threshold`.
     #[arg(long, default_value_t = SMOOTHING, value_parser = smoothing)]
     pub smoothing: usize,
     /// Variance of the last embeddings above which a new caption begins: from 0 to 1 for embeddings

@@ -7,7 +7,7 @@ use std::process::Stdio;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
-use tokio::process::{Child, ChildStderr, ChildStdout, Command};
+use tokio::process::{Child, ChildStderr, ChildStdout};
 use tokio::task::JoinHandle;
 
 use super::{Programs, WorkerArguments, last};
@@ -33,15 +33,7 @@ impl Running {
         arguments: &WorkerArguments,
         folder: &Path,
     ) -> Result<Self, LaunchError> {
-        let mut child = Command::new(&programs.worker)
-            .args(arguments.list())
-            .current_dir(folder)
-            .stdin(Stdio::inherit())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(|error| failed(format!("{}: {error}", programs.worker.display())))?;
+        let mut child = super::start(programs, arguments, folder, Stdio::inherit())?;
         let lines = child.stdout.take().map(|stdout| BufReader::new(stdout).lines());
         let said = tokio::spawn(messages(child.stderr.take()));
         Ok(Self { child, lines, said })

@@ -38,7 +38,7 @@ pub(super) fn document_with(policy: &str, name: &str, class: &str, body: &Markup
     }
 }
 
-/// The whole page.
+/// Draws the report of a training run.
 pub(super) fn page(contents: &Contents) -> Markup {
     let body = html! {
         (header(contents))

@@ -127,9 +127,9 @@ pub struct StreamStart {
     pub stride_s: f64,
     /// Number of frames of a window.
     pub frames: usize,
-    /// As in [`StreamJob`].
+    /// Number of embeddings whose variance is compared with the threshold.
     pub smoothing: usize,
-    /// As in [`StreamJob`].
+    /// Variance above which a segment ends.
     pub threshold: f64,
 }
 

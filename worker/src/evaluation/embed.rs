@@ -1,6 +1,8 @@
 //! Embeds samples and texts, and writes answers, without gradients: for evaluation and for commands
 //! on a run.
 
+mod batches;
+
 use std::path::Path;
 use std::time::Instant;
 
@@ -13,6 +15,7 @@ use vljepa_model::{DualEncoder, Visual, Vlm};
 use vljepa_recipes::Recipe;
 use vljepa_recipes::schema::{self, Control, Preprocessing};
 
+use self::batches::{batches, clips_of};
 use crate::engine::{Engine, Prompt};
 
 /// Rows embedded at once, which bounds the activation memory.
@@ -416,39 +419,6 @@ impl<'a> Embedder<'a> {
 /// Why a VLM embeds nothing.
 const NO_EMBEDDINGS: &str = "the model is a VLM, which predicts tokens and has no embeddings";
 
-/// Samples that are encoded at once, and the rows that ask about them.
-#[derive(Default)]
-struct SampleBatch<'a> {
-    samples: Vec<&'a LoadedSample>,
-    /// Number of the sample in `samples`, and the query.
-    rows: Vec<(usize, &'a str)>,
-}
-
-/// Divides rows into batches of at most [`ROWS`] samples. Rows that follow each other and ask about
-/// the same sample share it.
-fn batches<'a>(rows: &[(&'a LoadedSample, &'a str)]) -> Vec<SampleBatch<'a>> {
-    let mut batches = Vec::new();
-    let mut batch = SampleBatch::default();
-    for &(sample, query) in rows {
-        let is_last = |last: &&LoadedSample| std::ptr::eq(*last, sample);
-        if !batch.samples.last().is_some_and(is_last) {
-            if batch.samples.len() == ROWS {
-                batches.push(std::mem::take(&mut batch));
-            }
-            batch.samples.push(sample);
-        }
-        batch.rows.push((batch.samples.len() - 1, query));
-    }
-    if !batch.rows.is_empty() {
-        batches.push(batch);
-    }
-    batches
-}
-
-fn clips_of(rows: &[(usize, &str)]) -> Vec<usize> {
-    rows.iter().map(|&(clip, _)| clip).collect()
-}
-
 /// Texts of a VLM's template around those of a sample.
 fn prompt(conversation: &Conversation) -> Prompt<'_> {
     Prompt {
@@ -472,40 +442,5 @@ pub fn apply_control(control: Control, sample: &mut LoadedSample, frames: usize)
             sample.frames =
                 sample.frames.chunks(frame_len).rev().flatten().copied().collect::<Vec<u8>>();
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use vljepa_data::texts::Texts;
-
-    use super::*;
-
-    #[test]
-    fn rows_share_a_sample_that_they_follow_each_other_about() {
-        let sample = |key: usize| LoadedSample {
-            key: key.to_string(),
-            shard: String::new(),
-            frames: Vec::new(),
-            texts: Texts::default(),
-        };
-        // 398 pictures with 31 or 32 questions each, as GQA has.
-        let pictures: Vec<LoadedSample> = (0..398).map(sample).collect();
-        let count = |i: usize| 31 + i % 2;
-        let asked: Vec<(&LoadedSample, &str)> =
-            pictures.iter().enumerate().flat_map(|(i, p)| vec![(p, "what?"); count(i)]).collect();
-        let batches = batches(&asked);
-        assert_eq!(batches.iter().map(|batch| batch.samples.len()).sum::<usize>(), 398);
-        assert!(batches.iter().all(|batch| batch.samples.len() <= ROWS));
-        let again = batches
-            .iter()
-            .flat_map(|batch| batch.rows.iter().map(|&(clip, query)| (batch.samples[clip], query)));
-        let same = |(a, b): ((&LoadedSample, &str), &(&LoadedSample, &str))| std::ptr::eq(a.0, b.0);
-        assert!(again.zip(&asked).all(same));
-        assert_eq!(batches.iter().map(|batch| batch.rows.len()).sum::<usize>(), asked.len());
-        // A sample between two rows about another is a reason to encode that one again.
-        let apart = [(&pictures[0], "a"), (&pictures[1], "a"), (&pictures[0], "b")];
-        assert_eq!(super::batches(&apart)[0].samples.len(), 3);
-        assert!(super::batches(&[]).is_empty());
     }
 }

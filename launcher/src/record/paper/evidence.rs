@@ -1,6 +1,6 @@
 //! Numbers of the comparisons that a claim is made of.
 
-use vljepa_recipes::claims::{ComparedScores, DecodingClaim, Evidence, Relation};
+use vljepa_recipes::claims::{DecodingClaim, Evidence, Relation};
 use vljepa_recipes::paper::{SAME_SAMPLES, TABLES, Unit};
 use vljepa_recipes::protocol::{DecodedEmbedding, DecodingCurve, DecodingCurves, DecodingPoints};
 
@@ -13,18 +13,16 @@ type Found = Result<Comparison, Vec<String>>;
 
 /// Comparisons of a piece of evidence by the seeds of its table.
 pub(super) fn compared(evidence: &Evidence, seeds: &[PaperComparison]) -> Vec<Found> {
-    if let Some(scores) = evidence.scores() {
-        let of = |column: &String| of_scores(evidence.table(), seeds, column, &scores);
-        return scores.columns.iter().map(of).collect();
-    }
     match evidence {
+        Evidence::Scores { table, columns, row, relation, than, after } => {
+            let of =
+                |column: &String| of_scores(table, seeds, column, [row, than], *relation, *after);
+            columns.iter().map(of).collect()
+        }
         Evidence::Trained { table, row, of, share } => {
             vec![trained(table, seeds, [row, of], *share)]
         }
         Evidence::Decoding { table, row, claim } => decoding(table, seeds, row, *claim),
-        Evidence::Higher { .. } | Evidence::NotLower { .. } | Evidence::Comparable { .. } => {
-            Vec::new()
-        }
     }
 }
 
@@ -34,9 +32,10 @@ fn of_scores(
     table: &str,
     seeds: &[PaperComparison],
     column: &str,
-    scores: &ComparedScores<'_>,
+    rows: [&str; 2],
+    relation: Relation,
+    after: f64,
 ) -> Found {
-    let ComparedScores { rows, after, relation, .. } = *scores;
     let names = rows.map(|row| row_name(table, row));
     let known = TABLES.get(table).and_then(|paper| {
         let index = paper.columns.iter().position(|own| own.id == column)?;

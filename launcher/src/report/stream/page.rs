@@ -11,7 +11,7 @@ use crate::terminal;
 /// Captions and queries may contain anything, so they are escaped. The page loads nothing but its
 /// own video, and runs nothing but [`SCRIPT`], which has this SHA-256.
 pub(super) const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; \
-                                 script-src 'sha256-Wni11rcJLbILySEx2021bmUNsK8ppDZyPZZokPMFVt4='; \
+                                 script-src 'sha256-6+ugXXYEHxOfEVhxJrmFhWriAYKJFZ2eoDmdVAS7cFQ='; \
                                  img-src data:; media-src data: file: 'self'";
 
 /// Smallest share of the time axis of a segment whose text is written in its block. In a smaller
@@ -21,7 +21,7 @@ const WRITTEN_SHARE: f64 = 0.05;
 const STYLE: &str = include_str!("stream.css");
 pub(super) const SCRIPT: &str = include_str!("stream.js");
 
-/// The whole page.
+/// Draws the page of a described video.
 pub(super) fn page(page: &StreamPage, player: &Player) -> Markup {
     let end_s = end_s(page);
     let body = html! {

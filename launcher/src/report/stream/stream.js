@@ -1,5 +1,6 @@
 "use strict";
-// A click on a caption, a segment or the curve goes to its time. The caption of the shown time is marked.
+// A click on a caption, a segment or the curve goes to its time.
+// The caption of the shown time is marked.
 const video = document.querySelector("video");
 const picture = document.querySelector("img.shown");
 const entries = [...document.querySelectorAll(".captions li[data-start]")];

@@ -15,7 +15,7 @@ use crate::record::table::{Cell, OwnRow, PaperComparison};
 use crate::report::page::document;
 use crate::statistics::to_f64;
 
-/// The whole page.
+/// Draws the page of one table or figure.
 pub(in crate::report) fn page(compared: &PaperComparison, recipe: &Recipe) -> Markup {
     let paper = compared.paper;
     let body = html! {

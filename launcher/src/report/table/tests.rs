@@ -60,8 +60,8 @@ fn row(paper: &'static PaperTable, name: &str, more: f64) -> OwnRow {
     }
 }
 
-/// Curves at two frequencies. Adaptive points are ahead of uniform ones, and mean embeddings of
-/// single ones.
+/// Curves at two frequencies. Adaptive points are ahead of uniform points, and mean embeddings are
+/// ahead of single embeddings.
 fn decoding() -> DecodingCurves {
     let curve = |points, embedding, more: f64| {
         let score = |frequency: f64| DecodingScore {

@@ -13,7 +13,7 @@ use crate::statistics::to_f64;
 /// Marks columns that show other sets than the paper's.
 const REPLACED: &str = "\u{a0}†";
 
-/// The whole page.
+/// Draws the page of all tables and of the claims.
 pub(in crate::report) fn whole_page(paper: &Paper) -> Markup {
     let seeds = paper.tables.iter().map(|table| table.seeds).max().unwrap_or(1);
     let body = html! {
