@@ -1,6 +1,7 @@
 //! Arguments and subcommands of `vljepa-launch`. Doc comments of fields and variants are the help
 //! texts.
 
+mod plan;
 mod stream;
 
 use std::path::PathBuf;
@@ -8,6 +9,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use vljepa_recipes::protocol::Drill;
 
+pub(crate) use self::plan::{Devices, Plan};
 pub(crate) use self::stream::{Stream, StreamSpeed};
 
 const AFTER_HELP: &str = "\
@@ -93,6 +95,8 @@ pub(crate) enum Command {
     Weights(Weights),
     /// Compare captions with reference captions as coco-caption does: CIDEr, BLEU-4, ROUGE-L.
     Score(Score),
+    /// Say how long a run will take, what it needs and costs, what limits it, and what to change.
+    Plan(Plan),
     /// Say which claims of the paper hold for computed tables, and write one page with all of them.
     Paper(Paper),
     /// List evaluation sets: what this disk holds of them, and where they are published.

@@ -32,6 +32,16 @@ pub(crate) enum LaunchError {
     #[error("{} {why}", run.display())]
     #[diagnostic(help("name tables of the same rows and columns, each once"))]
     OtherSeed { run: PathBuf, why: String },
+    #[error("{gpus} GPUs are neither whole nodes of {per_node} nor a part of one")]
+    #[diagnostic(help(
+        "name a multiple of {per_node}, or change the nodes: --set cluster.ranks_per_node={gpus}"
+    ))]
+    NotWholeNodes { gpus: usize, per_node: usize },
+    #[error("the plan of {} has no times: it needs stages, and rates of its device", recipe.display())]
+    #[diagnostic(help(
+        "a recipe with `device: host` needs --rates FILE; without --json and --html the plan shows the rest"
+    ))]
+    NoTimes { recipe: PathBuf },
     /// A drill names a rank or a step that the run does not have.
     #[error("--drill {drill} can never happen: {why}")]
     Drill { drill: String, why: String },
@@ -262,6 +272,8 @@ impl LaunchError {
             | Self::NotRunning { .. }
             | Self::NotInJob
             | Self::Drill { .. }
+            | Self::NotWholeNodes { .. }
+            | Self::NoTimes { .. }
             | Self::NothingMeasured { .. }
             | Self::NoTable { .. }
             | Self::OtherSeed { .. }

@@ -11,6 +11,7 @@ mod control;
 mod environment;
 mod error;
 mod model_card;
+mod plan;
 mod platform;
 mod process;
 mod programs;
@@ -83,6 +84,7 @@ async fn dispatch(cli: Cli) -> Result<u8, LaunchError> {
         Some(Command::Evaluate(run)) => jobs::evaluate(&run).await,
         Some(Command::Export(export)) => jobs::export(&export).await,
         Some(Command::Weights(arguments)) => weights::weights(&arguments).await,
+        Some(Command::Plan(arguments)) => commands::plan::plan_recipe(&arguments),
         Some(Command::Paper(arguments)) => paper::paper(&arguments),
         Some(Command::Score(arguments)) => score::score(&arguments).await,
         Some(Command::Sets(arguments)) => sets::sets(&arguments).await,

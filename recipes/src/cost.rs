@@ -6,14 +6,19 @@
 //! forward pass. Norms, activations and the loss are left out, because they are less than one
 //! percent.
 
+mod layers;
 mod memory;
+mod networks;
 mod operations;
 mod parameters;
 mod rates;
 mod vlm;
 mod y_decoder;
 
+pub use layers::{Layers, Pass};
 pub use memory::{Memory, Traffic, memory, traffic};
+pub(crate) use memory::{pixels, real};
+pub use networks::{Network, NetworkName, networks};
 pub use operations::{Operations, Tokens, sample};
 pub use parameters::{Parameters, parameters};
 pub use rates::{peak_tflops, useful_operations};
@@ -72,18 +77,10 @@ fn stage_cost(recipe: &Recipe, stage: &Stage) -> StageCost {
     let world_size = recipe.cluster.world_size().max(1);
     let rows = stage.batch.div_ceil(world_size);
     let micro_batch = stage.micro_batch.unwrap_or(rows).min(rows);
-    let used = || {
-        stage.mixture.iter().filter_map(|(name, &weight)| {
-            let source = recipe.data.sources.get(name)?;
-            (weight > 0).then(|| (f64::from(weight), tokens(recipe, stage, source)))
-        })
-    };
-    let weights: f64 = used().map(|(weight, _)| weight).sum();
     let embeds_twice = micro_batch < rows;
-    let sample = used().fold(Operations::default(), |sum, (weight, tokens)| {
-        sum.plus(
-            sample(&recipe.model, tokens, embeds_twice, stage.recompute).times(weight / weights),
-        )
+    let of_sample = |tokens| sample(&recipe.model, tokens, embeds_twice, stage.recompute);
+    let sample = mixture(recipe, stage).fold(Operations::default(), |sum, (share, tokens)| {
+        sum.plus(of_sample(tokens).times(share))
     });
     let tokens = longest_sample(recipe, stage);
     let longest = longest_texts(&recipe.model, tokens);
@@ -99,6 +96,35 @@ fn stage_cost(recipe: &Recipe, stage: &Stage) -> StageCost {
         most_memory: memory(longest),
         traffic: traffic(recipe, stage.batch, world_size),
     }
+}
+
+/// Sources of a stage with their shares of its samples.
+pub(crate) fn sources<'a>(
+    recipe: &'a Recipe,
+    stage: &'a Stage,
+) -> impl Iterator<Item = (f64, &'a Source)> {
+    let used = move || {
+        stage.mixture.iter().filter_map(|(name, &weight)| {
+            let source = recipe.data.sources.get(name)?;
+            (weight > 0).then(|| (f64::from(weight), source))
+        })
+    };
+    let all: f64 = used().map(|(weight, _)| weight).sum();
+    used().map(move |(weight, source)| (weight / all, source))
+}
+
+/// Token counts of the samples of each source of a stage, with the source's share.
+pub(crate) fn mixture<'a>(
+    recipe: &'a Recipe,
+    stage: &'a Stage,
+) -> impl Iterator<Item = (f64, Tokens)> {
+    sources(recipe, stage).map(|(share, source)| (share, tokens(recipe, stage, source)))
+}
+
+/// Whether a stage decodes frames: a Y-decoder may learn from texts alone.
+pub(crate) fn sees_frames(recipe: &Recipe, stage: &Stage) -> bool {
+    recipe.model.learning_decoder().is_none()
+        || stage.decoding.unwrap_or_default().embeddings == EmbeddingSource::Predictions
 }
 
 /// Returns the token counts of a sample if its texts are as long as the recipe allows.

@@ -8,6 +8,7 @@ pub mod cost;
 pub mod file_kind;
 mod load;
 pub mod paper;
+pub mod plan;
 pub mod protocol;
 mod rank;
 mod read;
@@ -23,7 +24,7 @@ pub mod weight_index;
 
 pub use check::Problem;
 pub use load::{
-    LoadError, Loaded, Mistake, PublishedModel, Role, load, load_resolved, load_set,
+    LoadError, Loaded, Mistake, PublishedModel, Role, load, load_rates, load_resolved, load_set,
     published_models, to_yaml,
 };
 pub use rank::RankId;

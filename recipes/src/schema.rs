@@ -57,6 +57,7 @@ pub use y_encoder::{
     TextSizes, Update, YEncoder, YFamily,
 };
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -123,6 +124,11 @@ pub struct Recipe {
     /// Metrics, TensorBoard files, Prometheus endpoint and traces.
     #[serde(default)]
     pub logging: Logging,
+    /// Other readings of what the paper leaves unstated: for each name, changes of keys as `--set`
+    /// takes them. Only plans read them: `vljepa-launch plan` says how long each reading takes.
+    /// Default: none.
+    #[serde(default)]
+    pub readings: BTreeMap<String, Vec<String>>,
 }
 
 impl Recipe {
@@ -159,6 +165,8 @@ impl Recipe {
         (recipe.data.threads, recipe.data.prefetch_batches, recipe.data.cache_mib) = (0, 0, 0);
         recipe.data.bad_samples = BadSamples::default();
         recipe.optimizer.shard = false;
+        recipe.readings.clear();
+        recipe.data.sources.values_mut().for_each(|source| source.prepared = false);
         for stage in &mut recipe.stages {
             stage.micro_batch = None;
             stage.recompute = Recompute::None;

@@ -20,19 +20,22 @@ use std::time::Instant;
 
 use anyhow::Context;
 use clap::Parser;
-use serde_json::json;
+use serde_json::{Value, json};
 use vljepa_data::batch::{Batch, Ragged};
 use vljepa_kernels::device::{Upload, UploadBuffer};
 use vljepa_kernels::testing::{Random, bytes, indices};
 use vljepa_kernels::{Device, Tensor};
 use vljepa_model::Recompute;
 use vljepa_recipes::Recipe;
+use vljepa_recipes::cost::Tokens;
+use vljepa_recipes::plan::step_budget;
 use vljepa_recipes::protocol::Phase;
 use vljepa_worker::collectives::{Collectives, Solo, StandIn};
 use vljepa_worker::engine::{Engine, Training};
 use vljepa_worker::observe::trace::ChromeTrace;
 use vljepa_worker::rank::device;
 use vljepa_worker::rank::environment::Environment;
+use vljepa_worker::rates::{self, Subject};
 use vljepa_worker::training::step::{self, Input, StepReport};
 
 #[derive(Debug, Parser)]
@@ -86,6 +89,9 @@ struct Arguments {
     /// Run on an emulated GPU, which only shows that the program works (feature `emulator`).
     #[arg(long)]
     emulated: bool,
+    /// Measure this machine's rates first, and print the step that the plan predicts from them.
+    #[arg(long)]
+    planned: bool,
     /// Also print the median milliseconds of each phase.
     #[arg(long)]
     phases: bool,
@@ -126,6 +132,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let batch = random_batch(arguments, &recipe)?;
     let learning_rate = recipe.stages.first().map_or(1e-3, |stage| stage.learning_rate.peak);
     let collectives = world(arguments, device)?;
+    let planned = arguments.planned.then(|| planned(arguments, &recipe, device, &collectives));
+    let planned = planned.transpose()?;
     let mut batches = Batches::new(device, batch)?;
     let mut step = |engine: &mut Engine, training: &mut Training| {
         let input = arguments.input(batches.next()?, learning_rate);
@@ -177,6 +185,9 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
             phases.into_iter().map(|(name, mut ms)| (name, rounded(median(&mut ms), 1e3)));
         line["phases_ms"] = medians.collect();
     }
+    if let Some(planned) = planned {
+        line["planned"] = planned;
+    }
     line["joined"] =
         (!matches!(collectives, Collectives::Solo(_) | Collectives::StandIn(_))).into();
     if collectives.rank() == 0 {
@@ -209,6 +220,32 @@ impl Batches {
         self.ahead = Some(Upload::begin(buffer, &self.batch.frames_shape)?);
         self.batch.clone().moved(|(), _| Ok(frames))
     }
+}
+
+/// Rates of this machine, and the step that a plan predicts from them.
+fn planned(
+    arguments: &Arguments,
+    recipe: &Recipe,
+    device: Device,
+    collectives: &Collectives,
+) -> anyhow::Result<Value> {
+    let mut recipe = recipe.clone();
+    (recipe.cluster.nodes, recipe.cluster.ranks_per_node) = (1, collectives.world_size());
+    let stage = recipe.stages.first_mut().context("the recipe has no stage")?;
+    stage.batch = arguments.batch * collectives.world_size();
+    stage.micro_batch = arguments.micro_batch;
+    stage.recompute = arguments.recompute;
+    let stage = stage.clone();
+    let tokens = Tokens::of(&recipe.model, arguments.frames, arguments.query, arguments.text);
+    let rows = arguments.micro_batch.unwrap_or(arguments.batch).min(arguments.batch);
+    let subject = Subject { recipe: &recipe, stage: &stage, tokens, rows };
+    let rates = rates::measure(device, collectives, &[subject], "in this run")?;
+    let budget = step_budget(&recipe, &stage, tokens, &rates);
+    let ms = |seconds: f64| rounded(1e3 * seconds, 1e3);
+    let terms = budget.terms.iter().map(|(term, time)| (term.name().to_owned(), ms(time.value)));
+    let terms: BTreeMap<String, f64> = terms.collect();
+    let all = budget.total();
+    Ok(json!({"ms": ms(all.value), "deviation_ms": ms(all.deviation), "terms_ms": terms, "rates": rates}))
 }
 
 /// Joins the real ranks, or lets this process stand in for one of them.

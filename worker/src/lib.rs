@@ -19,6 +19,7 @@ mod log;
 mod measurement;
 pub mod observe;
 pub mod rank;
+pub mod rates;
 #[cfg(feature = "cuda")]
 pub mod rehearsal;
 pub mod score;

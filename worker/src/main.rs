@@ -1,6 +1,7 @@
 //! `vljepa-worker`: one process per device. `vljepa-launch` starts it, through `mpirun` or `srun`
 //! for several ranks on CPUs.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -69,6 +70,18 @@ enum Command {
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
+    /// Measure how fast this machine computes the networks of a recipe, and print the rates from
+    /// which `vljepa-launch plan RECIPE --rates FILE` computes time. Takes a minute or two.
+    Rates {
+        /// Recipe whose device and networks are measured.
+        recipe: PathBuf,
+        /// Override a key of the recipe: KEY=VALUE.
+        #[arg(long = "set")]
+        changes: Vec<String>,
+        /// Compute threads of a rank on the host [default: those of this machine].
+        #[arg(long)]
+        threads: Option<NonZeroUsize>,
+    },
     /// Compile the GPU kernels of recipes before their runs, and print the resources they need.
     /// Needs NVRTC, but no GPU.
     #[cfg(feature = "cuda")]
@@ -128,6 +141,11 @@ fn main() -> ExitCode {
             score::run(&hypotheses, &references).map(Some)
         }
         Some(Command::Sets { files }) => sets::run(&files).map(Some),
+        Some(Command::Rates { recipe, changes, threads }) => {
+            let threads = threads.or_else(|| std::thread::available_parallelism().ok());
+            let threads = threads.map_or(1, NonZeroUsize::get);
+            vljepa_worker::rates::run(&recipe, &changes, threads).map(Some)
+        }
         #[cfg(feature = "cuda")]
         Some(Command::Compile { recipes, architecture, cache }) => {
             vljepa_worker::compile::run(&recipes, &architecture, cache).map(Some)

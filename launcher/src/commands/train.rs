@@ -9,10 +9,10 @@ use vljepa_recipes::run_directory::{Found, RunDirectory, RunDirectoryError, RunL
 use vljepa_recipes::schema::{Recipe, Scheduler};
 use vljepa_recipes::{Loaded, load};
 
-use super::plan::Plan;
 use super::preflight;
 use crate::cli::{RecipeOptions, Train};
 use crate::error::LaunchError;
+use crate::plan::Overview;
 use crate::platform::Platform;
 use crate::platform::slurm::allocation::Allocation;
 use crate::platform::slurm::guard;
@@ -39,7 +39,7 @@ pub(crate) async fn train(arguments: &Train) -> Result<u8, LaunchError> {
     check_drills(&arguments.drill, &loaded.recipe)?;
     if arguments.dry_run {
         terminal::result(&format!("{}\n", loaded.yaml.trim_end()));
-        terminal::result(&Plan::of(&loaded.recipe).to_string());
+        terminal::result(&Overview::of(&loaded.recipe).to_string());
         if loaded.recipe.cluster.scheduler == Scheduler::Slurm {
             terminal::result(&format!("\n{}", preview(&arguments.options, &loaded.recipe)));
         }
@@ -373,7 +373,7 @@ fn check_drills(drills: &[Drill], recipe: &Recipe) -> Result<(), LaunchError> {
 }
 
 /// Prints the warnings of the recipe check.
-fn warn(loaded: &Loaded) {
+pub(super) fn warn(loaded: &Loaded) {
     for warning in &loaded.warnings {
         terminal::note(&format!("warning: {warning}"));
     }

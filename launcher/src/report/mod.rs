@@ -1,9 +1,11 @@
 //! `report.html`: one self-contained file with the curves, scores, samples, timings and faults of a
 //! run.
 
+mod chart;
 mod curves;
 mod data;
 mod page;
+mod plan;
 mod plot;
 mod reliability;
 mod sections;
@@ -14,11 +16,13 @@ mod time;
 use std::path::PathBuf;
 
 use vljepa_recipes::Loaded;
+use vljepa_recipes::plan::Rates;
 use vljepa_recipes::run_directory::{RunDirectory, atomic_write};
 use vljepa_recipes::schema::{Control, MetricUnit, Recipe};
 
 pub(crate) use self::stream::StreamPage;
 use crate::error::LaunchError;
+use crate::plan::PlanReport;
 use crate::record::comparison::Comparison;
 use crate::record::history::Scores;
 use crate::record::paper::Paper;
@@ -137,6 +141,11 @@ pub(crate) fn write(directory: &RunDirectory) -> Result<PathBuf, LaunchError> {
     };
     atomic_write(&path, page::page(&contents).into_string().as_bytes())?;
     Ok(path)
+}
+
+/// The page of the command `plan`.
+pub(crate) fn plan_page(found: &PlanReport, rates: &Rates) -> String {
+    plan::page(found, rates).into_string()
 }
 
 /// The page of the command `paper`.

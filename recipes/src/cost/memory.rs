@@ -1,9 +1,12 @@
 //! Memory of a rank and traffic between ranks, in bytes.
 
+use serde::Serialize;
+
+use super::layers::Layers;
 use super::operations::Tokens;
 use super::parameters::parameters;
 use super::{vlm, y_decoder};
-use crate::schema::{LossKind, Model, ModelKind, Precision, Recipe, Recompute, TextLayers};
+use crate::schema::{LossKind, Model, ModelKind, Precision, Recipe, Recompute};
 
 /// Factor for heap fragmentation: free blocks that are too short for any request. Rehearsals of the
 /// recipes find 0 to 7 %.
@@ -11,7 +14,7 @@ const FRAGMENTATION: f64 = 1.04;
 
 /// Memory of a rank in bytes when a step needs the most. The context of a GPU, cuBLASLt and NCCL
 /// need about 2 GB more.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Memory {
     /// Trained and frozen weights in the recipe's precision.
     pub weights: f64,
@@ -114,7 +117,7 @@ pub fn memory(
 }
 
 /// Returns the bytes of a sample's frames: 3 for each pixel of its tubelets.
-fn pixels(recipe: &Recipe, tokens: Tokens) -> usize {
+pub(crate) fn pixels(recipe: &Recipe, tokens: Tokens) -> usize {
     let Model { x_encoder, image_size, .. } = &recipe.model;
     let tubelets = tokens.visual / x_encoder.tokens_of_tubelet(*image_size).max(1);
     tubelets * x_encoder.sizes().tubelet_size * image_size * image_size * 3
@@ -184,38 +187,10 @@ fn activation_values(recipe: &Recipe, tokens: Tokens, recompute: Recompute) -> f
     if let Some(l) = model.vlm() {
         return vlm::activation_values(model, l, tokens, recompute);
     }
-    let (p, x, y) = (&model.predictor, model.x_encoder.sizes(), model.y_encoder.sizes());
     let (x_trained, y_trained) = (model.x_encoder.trainable(), model.y_encoder.trainable());
-    let heads = |query: usize, key_value: usize, dim: usize| 2 * (query + key_value) * dim;
-    let predictor = Stack {
-        layers: p.num_layers(),
-        hidden: p.hidden_size,
-        attention: heads(p.num_heads, p.num_kv_heads, p.head_dim),
-        result_norms: 0,
-        before_activation: 2 * p.intermediate_size,
-        after_activation: p.intermediate_size,
-    };
-    let (head_norms, result_norms, maps_up) = match y.layers {
-        TextLayers::Gated { result_norms } => (1, result_norms, 2),
-        TextLayers::Plain => (0, 0, 1),
-    };
-    let y_encoder = Stack {
-        layers: y.num_layers,
-        hidden: y.hidden_size,
-        attention: heads(y.num_heads, y.num_kv_heads, y.head_dim)
-            + head_norms * (y.num_heads + y.num_kv_heads) * y.head_dim,
-        result_norms,
-        before_activation: maps_up * y.intermediate_size,
-        after_activation: y.intermediate_size,
-    };
-    let x_encoder = Stack {
-        layers: x.num_layers,
-        hidden: x.hidden_size,
-        attention: 4 * x.hidden_size,
-        result_norms: 0,
-        before_activation: x.intermediate_size,
-        after_activation: x.intermediate_size,
-    };
+    let predictor = Layers::predictor(model).stack();
+    let y_encoder = Layers::y_encoder(model).stack();
+    let x_encoder = Layers::x_encoder(&model.x_encoder).stack();
     let in_predictor = tokens.visual + tokens.query;
     let kept_by_x = if x_trained { tokens.visual * x_encoder.kept(recompute) } else { 0 };
     let kept_by_p = kept_by_x + in_predictor * predictor.kept(recompute);
@@ -270,7 +245,7 @@ fn element_bytes(precision: Precision) -> f64 {
 }
 
 /// Converts a count to a floating-point number. Counts stay far below 2⁵³, so the result is exact.
-pub(super) fn real(count: impl TryInto<u64>) -> f64 {
+pub(crate) fn real(count: impl TryInto<u64>) -> f64 {
     let count = count.try_into().unwrap_or(u64::MAX);
     #[expect(clippy::cast_precision_loss, reason = "an estimate: 53 bits are plenty")]
     let value = count as f64;

@@ -1,9 +1,7 @@
 //! Operations of a training sample.
 
-use super::memory::real;
-use super::parameters::patch_values;
-use super::{vlm, y_decoder};
-use crate::schema::{Convolution, Model, ModelKind, Projection, Recompute, TextLayers, XEncoder};
+use super::networks::{NetworkName, networks};
+use crate::schema::{Model, Recompute};
 
 /// Numbers of tokens of a sample.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -90,46 +88,6 @@ pub(super) fn visual_tokens(model: &Model, frames: usize) -> usize {
     tubelets * model.x_encoder.tokens_of_tubelet(model.image_size)
 }
 
-/// Returns the number of sequences that the X-encoder's attention sees, and their length, for a
-/// sample of so many visual tokens.
-fn sequences(model: &Model, visual: usize) -> [usize; 2] {
-    let patches = (model.image_size / model.x_encoder.sizes().patch_size.max(1)).pow(2);
-    let frames = visual / model.x_encoder.tokens_of_tubelet(model.image_size).max(1);
-    match &model.x_encoder {
-        XEncoder::Vjepa2(_) | XEncoder::Vjepa2_1(_) => [1, visual],
-        XEncoder::Pe(keys) => [frames, patches + usize::from(keys.cls_token)],
-        XEncoder::Siglip2(_) => [frames, patches],
-        XEncoder::Clip(_) => [frames, patches + 1],
-        // The attention pooling is no part of the encoder.
-        XEncoder::ClipResnet(_) => [frames, 0],
-    }
-}
-
-/// Estimates the operations of the X-encoder for a sample of so many visual tokens.
-fn x_forward(model: &Model, visual: usize) -> f64 {
-    let x = model.x_encoder.sizes();
-    let [sequences, length] = sequences(model, visual);
-    if let XEncoder::ClipResnet(keys) = &model.x_encoder {
-        let pixels = |map: Convolution| (model.image_size >> map.halvings).pow(2);
-        let of_map = |map: Convolution| product(pixels(map), map.fan_in() * map.outputs);
-        return real(sequences) * keys.convolutions().all().map(of_map).sum::<f64>();
-    }
-    let layer = 4 * x.hidden_size * x.hidden_size + 2 * x.hidden_size * x.intermediate_size;
-    let values = x.num_layers * layer + patch_values(model) * x.hidden_size;
-    product(sequences * length, values)
-        + real(x.num_layers * sequences) * attention(length, x.hidden_size)
-}
-
-/// Operations of a product of `rows` vectors with a matrix of so many values.
-fn product(rows: usize, values: usize) -> f64 {
-    2.0 * real(rows) * real(values)
-}
-
-/// Operations of the attention of a layer within a sequence of `rows` tokens.
-fn attention(rows: usize, width: usize) -> f64 {
-    4.0 * real(rows) * real(rows) * real(width)
-}
-
 /// Estimates the operations of one training sample.
 ///
 /// `embeds_twice` means that the forward pass runs a second time before the backward pass
@@ -142,96 +100,19 @@ pub fn sample(
     embeds_twice: bool,
     recompute: Recompute,
 ) -> Operations {
-    let x_forward = x_forward(model, tokens.visual);
-    let Some(l) = model.vlm() else {
-        return of_embeddings(model, tokens, x_forward, embeds_twice, recompute);
-    };
-    let own = vlm::operations(model, l, tokens, recompute);
-    let of_x = if model.x_encoder.trainable() { 2.0 * x_forward } else { 0.0 };
-    Operations { x_forward, backward: own.backward + of_x, ..own }
-}
-
-/// Estimates the operations of a sample of a model that predicts embeddings, or decodes them.
-fn of_embeddings(
-    model: &Model,
-    tokens: Tokens,
-    x_forward: f64,
-    embeds_twice: bool,
-    recompute: Recompute,
-) -> Operations {
-    let (p, x, y) = (&model.predictor, model.x_encoder.sizes(), model.y_encoder.sizes());
-    let (x_trained, y_trained) = (model.x_encoder.trainable(), model.y_encoder.trainable());
-
-    let (rows, p_width) = (tokens.visual + tokens.query, p.num_heads * p.head_dim);
-    let p_layer = 2 * p.hidden_size * (p_width + p.num_kv_heads * p.head_dim)
-        + 3 * p.hidden_size * p.intermediate_size;
-    let text_projection = if p.text_projection { p.hidden_size * p.hidden_size } else { 0 };
-    let predictor_forward = product(rows, p.num_layers() * p_layer)
-        + real(p.num_layers()) * attention(rows, p_width)
-        + product(tokens.visual, x.hidden_size * p.hidden_size)
-        + product(tokens.query, text_projection)
-        + product(1, p.hidden_size * model.embed_dim);
-
-    let y_width = y.num_heads * y.head_dim;
-    let y_maps_up = match y.layers {
-        TextLayers::Gated { .. } => 2,
-        TextLayers::Plain => 1,
-    };
-    let y_layer = 2 * y.hidden_size * (y_width + y.num_kv_heads * y.head_dim)
-        + (y_maps_up + 1) * y.hidden_size * y.intermediate_size;
-    let head = match model.y_encoder.projection() {
-        Projection::Linear => y.output_size * model.embed_dim,
-        Projection::None => 0,
-    };
-    let y_forward = product(tokens.target, y.num_layers * y_layer)
-        + real(y.num_layers) * attention(tokens.target, y_width)
-        + product(1, head + y.own_maps);
-
-    if model.kind == ModelKind::YDecoder {
-        let seen = |tokens: usize, forward: f64| if tokens > 0 { forward } else { 0.0 };
-        return Operations {
-            x_forward: seen(tokens.visual, x_forward),
-            predictor_forward: seen(tokens.visual, predictor_forward),
-            y_forward: seen(tokens.target, y_forward),
-            ..y_decoder::operations(model, tokens.output, recompute)
-        };
-    }
-    let averages = if model.y_encoder.update().averages() { y_forward } else { 0.0 };
-    let trained = |trained: bool, forward: f64| if trained { forward } else { 0.0 };
-    let differentiated =
-        predictor_forward + trained(x_trained, x_forward) + trained(y_trained, y_forward);
-    let again = match recompute {
-        Recompute::None => 0.0,
-        // A gated MLP computes two maps into its hidden layer again, a plain MLP one.
-        Recompute::Mlp => {
-            product(rows, p.num_layers() * 2 * p.hidden_size * p.intermediate_size)
-                + trained(
-                    y_trained,
-                    product(
-                        tokens.target,
-                        y.num_layers * y_maps_up * y.hidden_size * y.intermediate_size,
-                    ),
-                )
-                + trained(
-                    x_trained,
-                    product(tokens.visual, x.num_layers * x.hidden_size * x.intermediate_size),
-                )
-        }
-        Recompute::Block => {
-            product(rows, p.num_layers() * p_layer)
-                + real(p.num_layers()) * attention(rows, p_width)
-                + trained(y_trained, y_forward)
-                + trained(x_trained, x_forward)
-        }
-    };
-    Operations {
-        x_forward,
-        predictor_forward,
-        y_forward: y_forward + averages,
-        decoder_forward: 0.0,
-        backward: 2.0 * differentiated,
-        recompute: if embeds_twice { differentiated } else { 0.0 } + again,
-    }
+    let networks = networks(model, tokens, embeds_twice, recompute);
+    networks.iter().fold(Operations::default(), |sum, network| {
+        let forward = network.forward.operations();
+        let of = |name: NetworkName| if network.name == name { forward } else { 0.0 };
+        sum.plus(Operations {
+            x_forward: of(NetworkName::XEncoder),
+            predictor_forward: of(NetworkName::Predictor),
+            y_forward: of(NetworkName::YEncoder),
+            decoder_forward: of(NetworkName::YDecoder) + of(NetworkName::LanguageModel),
+            backward: network.backward.operations(),
+            recompute: network.again.operations(),
+        })
+    })
 }
 
 #[cfg(test)]

@@ -1,7 +1,9 @@
 //! Parameters, operations and memory of a VLM's projector and language model.
 
-use super::memory::{Stack, real};
-use super::operations::{Operations, Tokens};
+use super::layers::{Layers, Pass};
+use super::memory::real;
+use super::networks::{Network, NetworkName};
+use super::operations::Tokens;
 use super::parameters::attention;
 use crate::schema::{LanguageModel, Model, Recompute};
 
@@ -34,41 +36,51 @@ fn rows(tokens: Tokens) -> usize {
     tokens.visual + tokens.query + tokens.output.saturating_sub(1)
 }
 
-/// Operations of projector and language model.
-pub(super) fn operations(
+/// Projector and language model, and their work for a sample.
+pub(super) fn network(
     model: &Model,
     l: &LanguageModel,
     tokens: Tokens,
     recompute: Recompute,
-) -> Operations {
-    let product = |rows: usize, values: usize| 2.0 * real(rows) * real(values);
+    trained: usize,
+) -> Network {
     let (rows, patches) = (rows(tokens), projected(model, tokens.visual));
-    let scores = real(l.num_layers) * 4.0 * real(rows).powi(2) * real(l.num_heads * l.head_dim);
-    let layers = product(rows, l.num_layers * layer(l));
-    let logits = product(tokens.output, l.vocab_size * l.hidden_size);
-    let first = product(patches, model.x_encoder.sizes().hidden_size * l.hidden_size);
-    let second = product(patches, l.hidden_size * l.hidden_size);
+    let layers = Layers::language_model(l);
+    let logits = Pass {
+        // Logits are read twice by the cross-entropy.
+        values: 3.0 * real(tokens.output * l.vocab_size) + real(4 * rows * l.hidden_size),
+        launches: 6.0,
+        ..Pass::of_product(tokens.output, l.vocab_size * l.hidden_size)
+    };
+    let first = Pass::of_product(patches, model.x_encoder.sizes().hidden_size * l.hidden_size);
+    let second = Pass {
+        // The activation between the two maps, and the pooling after them.
+        values: real(4 * patches * l.hidden_size),
+        launches: 3.0,
+        ..Pass::of_product(patches, l.hidden_size * l.hidden_size)
+    };
+    let body = layers.forward(1, rows);
     // The gradient passes through frozen layers to the projector, but their weights need none, and
     // neither do the visual tokens of a frozen X-encoder.
-    let if_trained = |trained: bool, operations: f64| if trained { operations } else { 0.0 };
-    let backward = 2.0 * scores
-        + layers
-        + product(rows, l.trained_layers() * layer(l))
-        + logits
-        + if_trained(l.train_embeddings, logits)
-        + 2.0 * second
-        + first
-        + if_trained(model.x_encoder.trainable(), first);
-    let recompute = match recompute {
-        Recompute::None => 0.0,
-        Recompute::Mlp => product(rows, l.num_layers * 2 * l.hidden_size * l.intermediate_size),
-        Recompute::Block => layers + scores,
+    let if_trained = |trained: bool| if trained { 2.0 } else { 1.0 };
+    let backward = layers
+        .backward(1, rows, l.trained_layers())
+        .plus(&logits.clone().times(if_trained(l.train_embeddings)))
+        .plus(&second.clone().times(2.0))
+        .plus(&first.clone().times(if_trained(model.x_encoder.trainable())));
+    let again = match recompute {
+        Recompute::None => Pass::default(),
+        Recompute::Mlp => layers.mlp_again(1, rows),
+        Recompute::Block => body.clone(),
     };
-    Operations {
-        decoder_forward: first + second + layers + scores + logits,
+    Network {
+        name: NetworkName::LanguageModel,
+        width: l.hidden_size,
+        tokens: rows,
+        forward: first.plus(&second).plus(&body).plus(&logits),
+        again,
         backward,
-        recompute,
-        ..Operations::default()
+        trained,
     }
 }
 
@@ -80,14 +92,7 @@ pub(super) fn activation_values(
     tokens: Tokens,
     recompute: Recompute,
 ) -> f64 {
-    let stack = Stack {
-        layers: l.num_layers,
-        hidden: l.hidden_size,
-        attention: 2 * (l.num_heads + l.num_kv_heads) * l.head_dim,
-        result_norms: 0,
-        before_activation: 2 * l.intermediate_size,
-        after_activation: l.intermediate_size,
-    };
+    let stack = Layers::language_model(l).stack();
     // The projector keeps its input, which is counted with the features, and its hidden layer.
     let projector = 2 * projected(model, tokens.visual) * l.hidden_size;
     let of_row = stack.kept(recompute) + stack.workspace(recompute).max(stack.last_norm());

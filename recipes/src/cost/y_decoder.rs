@@ -1,8 +1,9 @@
 //! Parameters, operations and memory of a Y-decoder. The encoders before it are frozen and keep
 //! nothing for a backward pass.
 
-use super::memory::{Stack, real};
-use super::operations::Operations;
+use super::layers::{Layers, Pass};
+use super::memory::real;
+use super::networks::{Network, NetworkName};
 use super::parameters::{attention, plain_layer};
 use crate::schema::{LlamaDecoder, Model, Recompute, YDecoder};
 
@@ -31,38 +32,53 @@ fn layer(d: &LlamaDecoder) -> usize {
         + 3 * d.hidden_size * d.intermediate_size
 }
 
-/// Operations of the decoder for a text of `output` tokens, its end included.
-pub(super) fn operations(model: &Model, output: usize, recompute: Recompute) -> Operations {
-    let Some(YDecoder::Llama(d)) = model.learning_decoder() else { return Operations::default() };
-    let product = |rows: usize, values: usize| 2.0 * real(rows) * real(values);
+/// The decoder and its work for a text of `output` tokens, its end included; `None` without one that
+/// learns.
+pub(super) fn network(
+    model: &Model,
+    output: usize,
+    recompute: Recompute,
+    trained: usize,
+) -> Option<Network> {
+    let Some(YDecoder::Llama(d)) = model.learning_decoder() else { return None };
     // The last token is predicted and not read.
     let rows = d.prefix_tokens + output.saturating_sub(1);
-    let scores = 4.0 * real(rows) * real(rows) * real(d.num_heads * d.head_dim);
-    let layers = real(d.num_layers) * (product(rows, layer(d)) + scores);
-    let logits = product(output, d.vocab_size * d.hidden_size);
-    let prefix = product(1, model.embed_dim * d.prefix_tokens * d.hidden_size);
-    let forward = layers + logits + prefix;
-    // The gradient passes through frozen layers to the prefix, but their weights need none.
-    let backward = if d.train_layers { 2.0 * forward } else { layers + logits + 2.0 * prefix };
-    let recompute = match recompute {
-        Recompute::None => 0.0,
-        Recompute::Mlp => product(rows, d.num_layers * 2 * d.hidden_size * d.intermediate_size),
-        Recompute::Block => layers,
+    let layers = Layers::llama_decoder(d);
+    let prefix = Pass::of_product(1, model.embed_dim * d.prefix_tokens * d.hidden_size);
+    let logits = Pass {
+        // Logits are read twice by the cross-entropy.
+        values: 3.0 * real(output * d.vocab_size) + real(4 * rows * d.hidden_size),
+        launches: 6.0,
+        ..Pass::of_product(output, d.vocab_size * d.hidden_size)
     };
-    Operations { decoder_forward: forward, backward, recompute, ..Operations::default() }
+    let body = layers.forward(1, rows);
+    // The gradient passes through frozen layers to the prefix, but their weights need none.
+    let trained_layers = if d.train_layers { layers.count } else { 0 };
+    let of_logits = if d.train_layers { 2.0 } else { 1.0 };
+    let backward = layers
+        .backward(1, rows, trained_layers)
+        .plus(&logits.clone().times(of_logits))
+        .plus(&prefix.clone().times(2.0));
+    let again = match recompute {
+        Recompute::None => Pass::default(),
+        Recompute::Mlp => layers.mlp_again(1, rows),
+        Recompute::Block => body.clone(),
+    };
+    Some(Network {
+        name: NetworkName::YDecoder,
+        width: d.hidden_size,
+        tokens: rows,
+        forward: body.plus(&logits).plus(&prefix),
+        again,
+        backward,
+        trained,
+    })
 }
 
 /// Values that a text of `output` tokens needs when the step needs the most.
 pub(super) fn activation_values(model: &Model, output: usize, recompute: Recompute) -> f64 {
     let Some(YDecoder::Llama(d)) = model.learning_decoder() else { return 0.0 };
-    let stack = Stack {
-        layers: d.num_layers,
-        hidden: d.hidden_size,
-        attention: 2 * (d.num_heads + d.num_kv_heads) * d.head_dim,
-        result_norms: 0,
-        before_activation: 2 * d.intermediate_size,
-        after_activation: d.intermediate_size,
-    };
+    let stack = Layers::llama_decoder(d).stack();
     let rows = d.prefix_tokens + output.saturating_sub(1);
     real(rows * (stack.kept(recompute) + stack.workspace(recompute).max(stack.last_norm())))
 }

@@ -293,8 +293,8 @@ fn every_recipe_of_the_folder_loads_costs_and_resolves_to_itself() {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
-                // Files of sets are no recipes.
-                if !path.ends_with("evaluate/sets") {
+                // Files of sets and of rates are no recipes.
+                if !path.ends_with("evaluate/sets") && !path.ends_with("rates") {
                     folders.push(path);
                 }
             } else if path.extension().is_some_and(|e| e == "yaml") {

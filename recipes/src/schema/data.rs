@@ -101,6 +101,10 @@ pub struct Source {
     /// `model.x_encoder.transform`.
     #[serde(default)]
     pub transform: Transform,
+    /// Whether `vljepa-shards prepare` made the shards. Only plans read it: prepared samples are
+    /// decoded many times as fast. Default: false.
+    #[serde(default)]
+    pub prepared: bool,
 }
 
 /// Kind of visual input of a source.

@@ -39,6 +39,7 @@ mod gpu_step;
 mod gpu_x_encoder;
 mod init;
 mod observed;
+mod plan;
 #[cfg(feature = "video")]
 mod prepare;
 mod programs;

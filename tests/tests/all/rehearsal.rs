@@ -1,8 +1,11 @@
 //! Rehearsals of the recipes on a recording GPU: memory of each stage and the planned memory, and
 //! the command's output.
 
+use vljepa_kernels::compile::{Element, Kernel, Launch};
+use vljepa_kernels::device::cuda::{Order, Product, Record, Region};
 use vljepa_recipes::Recipe;
-use vljepa_recipes::cost::{ASSUMED_TARGET_TOKENS, cost};
+use vljepa_recipes::cost::{ASSUMED_TARGET_TOKENS, Pass, cost, longest_sample, networks};
+use vljepa_recipes::schema::Stage;
 use vljepa_worker::rehearsal::rehearse;
 
 use crate::programs::{command, repository, text};
@@ -71,6 +74,87 @@ fn a_dual_encoder_needs_its_weights_and_one_batch_of_an_evaluation() {
     assert!(rehearsed.evaluation.peak_bytes > rehearsed.state_bytes);
     let error = rehearse(&recipe, Some(weights), &[]).unwrap_err();
     assert!(format!("{error:#}").contains("out of"), "{error:#}");
+}
+
+/// Products, launches and bytes of memory-bound kernels that a step of a rank was planned or
+/// recorded to have.
+#[derive(Debug)]
+struct Work {
+    products: f64,
+    launches: f64,
+    bytes: f64,
+}
+
+#[expect(clippy::cast_precision_loss, reason = "far fewer than 2^53")]
+fn planned(recipe: &Recipe, stage: &Stage, rows: usize) -> Work {
+    let micro_batch = stage.micro_batch.unwrap_or(rows).min(rows);
+    let tokens = longest_sample(recipe, stage);
+    let networks = networks(&recipe.model, tokens, micro_batch < rows, stage.recompute);
+    let passes: Vec<&Pass> =
+        networks.iter().flat_map(|n| [&n.forward, &n.again, &n.backward]).collect();
+    let sum = |of: fn(&Pass) -> f64| passes.iter().map(|pass| of(pass)).sum::<f64>();
+    Work {
+        products: rows as f64 * sum(|pass| pass.products),
+        launches: rows.div_ceil(micro_batch) as f64 * sum(|pass| pass.launches),
+        bytes: 2.0 * rows as f64 * sum(|pass| pass.values),
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "far fewer than 2^53")]
+fn recorded(record: &Record) -> Work {
+    let products = record.orders.iter().filter_map(|(_, order)| match order {
+        Order::Multiply(Product { rows, columns, inner, .. }) => Some((rows, columns, inner)),
+        _ => None,
+    });
+    let products: f64 = products.map(|(m, n, k)| 2.0 * *m as f64 * *n as f64 * *k as f64).sum();
+    let issued = |order: &Order| matches!(order, Order::Launch(_) | Order::Multiply(_));
+    let launches = record.orders.iter().filter(|(_, order)| issued(order)).count() as f64;
+    let of_kernels: f64 = record.launches().filter(|launch| moves_values(launch)).map(bytes).sum();
+    Work { products, launches, bytes: of_kernels }
+}
+
+/// Whether a kernel reads and writes the values of tokens. Others read a table of embeddings, of
+/// which a step needs some rows, or the optimizer's state.
+fn moves_values(launch: &Launch<Region>) -> bool {
+    matches!(
+        launch.kernel,
+        Kernel::Activation(_)
+            | Kernel::GatedMlp(_)
+            | Kernel::LayerNorm(_)
+            | Kernel::PatchEmbed(_)
+            | Kernel::RmsNorm(_)
+            | Kernel::Rope(_)
+    )
+}
+
+#[expect(clippy::cast_precision_loss, reason = "far fewer than 2^53")]
+fn bytes(launch: &Launch<Region>) -> f64 {
+    launch.buffers.iter().map(|region| region.bytes as f64).sum()
+}
+
+#[test]
+fn the_planned_work_of_a_step_is_what_a_rehearsal_orders() {
+    for recompute in ["none", "mlp", "block"] {
+        let recipe = pretrain(&in_every_stage("recompute", recompute));
+        let rehearsed = rehearse(&recipe, None, &[ASSUMED_TARGET_TOKENS; 2]).unwrap().stages;
+        for (stage, found) in recipe.stages.iter().zip(&rehearsed) {
+            let [plan, real] = [planned(&recipe, stage, found.rows), recorded(found.steady())];
+            let ratios = [
+                ("products", plan.products / real.products),
+                ("launches", plan.launches / real.launches),
+                ("bytes", plan.bytes / real.bytes),
+            ];
+            println!("{recompute}, {}: {ratios:.3?} {real:.3?}", stage.name);
+            let mut kernels = std::collections::BTreeMap::new();
+            for launch in found.steady().launches() {
+                let name = format!("{:?}", launch.kernel);
+                let name = name.chars().take(60).collect::<String>();
+                let entry = kernels.entry(name).or_insert((0, 0.0));
+                *entry = (entry.0 + 1, entry.1 + bytes(launch) / 1e9);
+            }
+            println!("{kernels:#.2?}");
+        }
+    }
 }
 
 #[test]

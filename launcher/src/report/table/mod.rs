@@ -1,6 +1,5 @@
 //! A table of the paper with the measured rows: for the terminal, as Markdown, and as a page.
 
-mod chart;
 mod details;
 mod page;
 mod text;

@@ -7,11 +7,11 @@ use vljepa_recipes::paper::{Column, PaperRow, Unit};
 use vljepa_recipes::protocol::{DecodedEmbedding, DecodingCurve, DecodingPoints};
 use vljepa_recipes::schema::Recipe;
 
-use super::chart::{Chart, Curve};
 use super::details;
 use super::text::notes;
 use super::{number, short, signed};
 use crate::record::table::{Cell, OwnRow, PaperComparison};
+use crate::report::chart::{Chart, Curve};
 use crate::report::page::document;
 use crate::statistics::to_f64;
 

@@ -1,0 +1,47 @@
+//! Samples that the CPUs of a rank decode, and bytes that they need from storage.
+
+use serde::Serialize;
+
+use super::Estimate;
+use super::rates::{Beyond, Rates};
+use crate::cost::real;
+use crate::schema::{Recipe, Stage, Visual};
+
+/// What a rank's CPUs can deliver in a stage.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Supply {
+    /// CPUs that decode for a rank.
+    pub cpus: f64,
+    /// Samples per second of these CPUs. `None` if the stage sees neither pictures nor clips.
+    pub rank_per_s: Option<Estimate>,
+    /// Mean size of a sample in storage, bytes.
+    pub bytes_per_sample: f64,
+    /// Share of samples that are clips.
+    pub clips: f64,
+    /// Whether all samples of the stage are prepared.
+    pub prepared: bool,
+}
+
+/// Samples per second that the CPUs of a rank decode in a stage.
+pub(super) fn supply(recipe: &Recipe, stage: &Stage, rates: &Rates) -> Supply {
+    let asked = [recipe.data.threads, recipe.cluster.slurm.cpus_per_rank];
+    let cpus = asked.into_iter().find(|cpus| *cpus > 0).map_or(rates.cpus_per_rank, real);
+    let used: Vec<_> = crate::cost::sources(recipe, stage).collect();
+    let sees = crate::cost::sees_frames(recipe, stage);
+    let prepared = used.iter().all(|(_, source)| source.prepared);
+    let mut seconds = Estimate::default();
+    let (mut bytes_per_sample, mut clips) = (0.0, 0.0);
+    for (weight, source) in used {
+        let form = rates.form(source.visual, source.prepared);
+        let frames = source.frames.unwrap_or(stage.frames);
+        let curve = &form.samples_per_cpu_s;
+        let of_sample = weight / curve.at(frames, Beyond::Line);
+        seconds =
+            Estimate::new(seconds.value + of_sample, seconds.deviation + of_sample * curve.spread);
+        bytes_per_sample += weight * 1e3 * form.kilobytes.value;
+        clips += if source.visual == Visual::Video { weight } else { 0.0 };
+    }
+    let rate = Estimate::ratio(cpus, seconds);
+    let rank_per_s = (sees && seconds.value > 0.0).then_some(rate);
+    Supply { cpus, rank_per_s, bytes_per_sample, clips, prepared }
+}
