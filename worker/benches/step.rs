@@ -245,7 +245,9 @@ fn planned(
     let terms = budget.terms.iter().map(|(term, time)| (term.name().to_owned(), ms(time.value)));
     let terms: BTreeMap<String, f64> = terms.collect();
     let all = budget.total();
-    Ok(json!({"ms": ms(all.value), "deviation_ms": ms(all.deviation), "terms_ms": terms, "rates": rates}))
+    Ok(
+        json!({"ms": ms(all.value), "deviation_ms": ms(all.deviation), "terms_ms": terms, "rates": rates}),
+    )
 }
 
 /// Joins the real ranks, or lets this process stand in for one of them.

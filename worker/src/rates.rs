@@ -36,8 +36,8 @@ pub struct Subject<'a> {
     pub rows: usize,
 }
 
-/// Measures the rates of `device` for all `subjects`. All ranks of `collectives` measure at once, and rank 0's rates
-/// count.
+/// Measures the rates of `device` for all `subjects`. All ranks of `collectives` measure at once,
+/// and rank 0's rates count.
 ///
 /// # Errors
 /// Fails if the device rejects a shape or fails.

@@ -40,7 +40,8 @@ pub(crate) struct Devices {
 }
 
 impl Devices {
-    /// The numbers of a range: from `first`, doubled up to `last`, with `own` if it is between them.
+    /// The numbers of a range: from `first`, doubled up to `last`, with `own` if it is between
+    /// them.
     pub(crate) fn counts(self, own: usize) -> Vec<usize> {
         let doubled = std::iter::successors(Some(self.first), |count| count.checked_mul(2));
         let mut counts: Vec<usize> = doubled.take_while(|count| *count <= self.last).collect();

@@ -86,6 +86,13 @@ impl PlanReport {
         if let Some(Scaling { strong_limit, weak_limit, points }) = &self.scaling {
             let most = points.last().map_or(0, |point| point.devices);
             notes.push(limit("with the recipe's batches", *strong_limit, most));
+            let twice = points.iter().filter(|point| point.embeds_twice).map(|point| point.devices);
+            notes.extend(twice.max().map(|most| {
+                format!(
+                    "up to {most} GPUs, each embeds its share of a batch in parts of \
+                     `micro_batch`, which takes a second forward pass"
+                )
+            }));
             notes.push(limit("with the same share of the batch on each GPU", *weak_limit, most));
         }
         notes.extend(self.changes.iter().take(NAMED_CHANGES).map(change));

@@ -52,7 +52,7 @@ fn figures(found: &PlanReport) -> Markup {
         (
             "failures",
             format!("{:.1}", plan.failures.expected),
-            format!("cost {} with saving", percent(plan.failures.lost_fraction)),
+            format!("cost {} % with saving", digits(100.0 * plan.failures.lost_fraction)),
         ),
     ];
     html! {
@@ -70,7 +70,7 @@ fn colour(term: Term) -> usize {
         Term::Products => 1,
         Term::Attention => 2,
         Term::MemoryBound => 7,
-        Term::Launches => 8,
+        Term::Launches => 9,
         Term::Loss => 6,
         Term::Optimizer => 5,
         Term::Communication => 4,
@@ -155,10 +155,10 @@ fn curves(scaling: &Scaling) -> Markup {
         Curve { name: name.to_owned(), colour, is_printed: false, points: points.collect() }
     };
     let percent = |share: f64| 100.0 * share;
-    let time = Chart {
-        title: "Hours of training",
+    let cost = Chart {
+        title: "GPU-hours",
         along: "GPUs",
-        curves: vec![of("the recipe's batches", 0, &|point| point.hours)],
+        curves: vec![of("the recipe's batches", 0, &|point| point.device_hours)],
         is_logarithmic: true,
     };
     let speed = Chart {
@@ -175,7 +175,7 @@ fn curves(scaling: &Scaling) -> Markup {
     html! {
         section {
             h2 { "Other numbers of GPUs" }
-            div.plots { (time.draw()) (speed.draw()) }
+            div.plots { (cost.draw()) (speed.draw()) }
         }
     }
 }

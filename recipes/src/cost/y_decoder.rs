@@ -32,8 +32,8 @@ fn layer(d: &LlamaDecoder) -> usize {
         + 3 * d.hidden_size * d.intermediate_size
 }
 
-/// The decoder and its work for a text of `output` tokens, its end included; `None` without one that
-/// learns.
+/// The decoder and its work for a text of `output` tokens, its end included; `None` without one
+/// that learns.
 pub(super) fn network(
     model: &Model,
     output: usize,

@@ -27,6 +27,8 @@ pub struct ScalePoint {
     pub shares: Vec<(Term, f64)>,
     /// Whether each stage fits the memory of a device.
     pub fits: bool,
+    /// Whether a device embeds its share of a batch in parts, which takes a second forward pass.
+    pub embeds_twice: bool,
     /// Speed per device relative to the recipe's own number of devices, if each device keeps its
     /// share of the batch (weak scaling).
     pub weak_efficiency: f64,
@@ -105,6 +107,9 @@ pub fn scaling(recipe: &Recipe, rates: &Rates, devices: &[usize]) -> Scaling {
             efficiency: device_hours.map(|now| first.unwrap_or(now) / now),
             shares: fixed.as_ref().map(shares_of).unwrap_or_default(),
             fits: fixed.as_ref().is_some_and(|plan| plan.stages.iter().all(|stage| stage.fits)),
+            embeds_twice: same.stages.iter().any(|stage| {
+                stage.micro_batch.is_some_and(|most| most < stage.batch.div_ceil(devices))
+            }),
             weak_efficiency: rate_per_device(&grown, &shares) / own,
         });
         strong.push(fixed.map(|plan| (plan.hours.value, shares_of(&plan))));
@@ -134,7 +139,8 @@ fn shares_of(plan: &Plan) -> Vec<(Term, f64)> {
     Term::ALL.into_iter().map(|term| (term, of(term) / all.max(f64::MIN_POSITIVE))).collect()
 }
 
-/// Time for the same work and shares of terms at a number of devices, or `None` if it is impossible.
+/// Time for the same work and shares of terms at a number of devices, or `None` if it is
+/// impossible.
 type Timed = Option<(f64, Vec<(Term, f64)>)>;
 
 /// The last number of devices before the speed grows by less than [`WORTH`] of what is added.

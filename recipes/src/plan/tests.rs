@@ -33,7 +33,8 @@ fn the_budget_of_the_paper_s_stages_is_that_of_a_count_by_hand() {
         for (term, expected) in terms.into_iter().zip(expected) {
             let value = ms(stage, term);
             println!("{} {}: {value:.1} ms, by hand {expected}", stage.name, term.name());
-            // Texts of 64 tokens instead of 32 add the Y-encoder's own work: up to 8 ms of products.
+            // Texts of 64 tokens instead of 32 add the Y-encoder's own work: up to 8 ms of
+            // products.
             let room = 0.06 * expected + 10.0;
             assert!((value - expected).abs() < room, "{} {}: {value}", stage.name, term.name());
         }

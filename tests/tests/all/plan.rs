@@ -78,7 +78,9 @@ fn a_dry_run_has_the_same_times_and_the_floor_below_them() {
     let mut dry = command("vljepa-launch");
     let dry = dry.current_dir(folder.path()).arg(recipe).arg("--dry-run").output().unwrap();
     let (planned, dry) = (text(&planned), text(&dry));
-    for line in planned.lines().filter(|line| line.starts_with("at least") || line.starts_with("training")) {
+    for line in
+        planned.lines().filter(|line| line.starts_with("at least") || line.starts_with("training"))
+    {
         assert!(dry.contains(line), "{line}\n{dry}");
     }
     assert!(dry.contains("at least") && dry.contains("GPU-hours"), "{dry}");
@@ -92,7 +94,11 @@ fn what_cannot_be_planned_is_refused_with_what_to_do() {
     std::fs::write(&rates, of_h200.replace("launch_us:", "lunch_us:")).unwrap();
     let rates = rates.to_str().unwrap();
     for (recipe, more, said) in [
-        ("pretrain.yaml", &["--gpus", "12"][..], &["neither whole nodes of 8", "multiple of 8"][..]),
+        (
+            "pretrain.yaml",
+            &["--gpus", "12"][..],
+            &["neither whole nodes of 8", "multiple of 8"][..],
+        ),
         ("pretrain.yaml", &["--gpus", "0"], &["not a number of GPUs"]),
         ("pretrain.yaml", &["--rates", rates], &["lunch_us", "launch_us", "rates.yaml"]),
         ("pretrain.yaml", &["--rates", "none.yaml"], &["none.yaml"]),

@@ -95,10 +95,7 @@ impl Bench {
     }
 
     /// Median time of `work` in seconds.
-    fn seconds(
-        &self,
-        mut work: impl FnMut() -> vljepa_kernels::Result<()>,
-    ) -> anyhow::Result<f64> {
+    fn seconds(&self, mut work: impl FnMut() -> vljepa_kernels::Result<()>) -> anyhow::Result<f64> {
         for _ in 0..WARM_UP {
             work()?;
         }
@@ -367,11 +364,7 @@ impl Bench {
 
     /// Bytes per second that a rank sends in a sum over all ranks, and the latency between two
     /// ranks in seconds.
-    pub(super) fn sums(
-        &self,
-        collectives: &Collectives,
-        bytes: usize,
-    ) -> anyhow::Result<[f64; 2]> {
+    pub(super) fn sums(&self, collectives: &Collectives, bytes: usize) -> anyhow::Result<[f64; 2]> {
         let ranks = as_f64(collectives.world_size());
         let sum = |len: usize, times: u32| -> anyhow::Result<f64> {
             let mut values = self.f32_zeros(&[len])?;
