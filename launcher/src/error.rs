@@ -37,6 +37,9 @@ pub(crate) enum LaunchError {
         "name a multiple of {per_node}, or change the nodes: --set cluster.ranks_per_node={gpus}"
     ))]
     NotWholeNodes { gpus: usize, per_node: usize },
+    #[error("{gpus} GPUs are more than the {batch} samples of a batch of stage {stage}")]
+    #[diagnostic(help("plan fewer GPUs, or a larger batch"))]
+    TooManyGpus { gpus: usize, stage: String, batch: usize },
     #[error("the plan of {} has no times: it needs stages, and rates of its device", recipe.display())]
     #[diagnostic(help(
         "a recipe with `device: host` needs --rates FILE; without --json and --html the plan shows the rest"
@@ -273,6 +276,7 @@ impl LaunchError {
             | Self::NotInJob
             | Self::Drill { .. }
             | Self::NotWholeNodes { .. }
+            | Self::TooManyGpus { .. }
             | Self::NoTimes { .. }
             | Self::NothingMeasured { .. }
             | Self::NoTable { .. }

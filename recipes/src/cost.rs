@@ -17,7 +17,7 @@ mod y_decoder;
 
 pub use layers::{Layers, Pass};
 pub use memory::{Memory, Traffic, memory, traffic};
-pub(crate) use memory::{pixels, real};
+pub(crate) use memory::{element_bytes, pixels, real};
 pub use networks::{Network, NetworkName, networks};
 pub use operations::{Operations, Tokens, sample};
 pub use parameters::{Parameters, parameters};

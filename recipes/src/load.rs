@@ -243,6 +243,8 @@ impl Loader {
             }
         }
         families::leave_parts(&mut merged, &root);
+        // They are changes of the base's own keys.
+        merged.take("readings");
         merged.merge(root);
         Ok(merged)
     }

@@ -44,9 +44,6 @@ impl Estimate {
 
     /// `amount` divided by a rate.
     fn ratio(amount: f64, rate: Self) -> Self {
-        if rate.value <= 0.0 {
-            return Self::default();
-        }
         let value = amount / rate.value;
         Self { value, deviation: value * rate.deviation / rate.value }
     }
@@ -59,6 +56,12 @@ impl Estimate {
     /// Sum of two numbers whose errors have the same cause.
     fn plus_alike(self, other: Self) -> Self {
         Self { value: self.value + other.value, deviation: self.deviation + other.deviation }
+    }
+
+    /// Product of two independent numbers.
+    fn product(self, other: Self) -> Self {
+        let [a, b] = [self.deviation * other.value, self.value * other.deviation];
+        Self { value: self.value * other.value, deviation: a.hypot(b) }
     }
 
     /// The number multiplied by an exact one.
@@ -102,6 +105,8 @@ pub struct StagePlan {
     pub step_s: Estimate,
     /// Seconds of a step by term.
     pub budget: Budget,
+    /// Whether frames are uploaded more slowly than they are decoded.
+    pub waits_for_upload: bool,
     /// Term that limits the speed.
     pub limit: Option<Term>,
     /// Samples per second and device.
@@ -116,28 +121,27 @@ pub struct StagePlan {
     pub communication: Communication,
     /// What the CPUs of a rank deliver.
     pub data: Supply,
-    /// Samples per second that a node must decode to keep its devices busy.
-    pub node_samples_per_s: f64,
-    /// Bytes per second that a node reads from storage.
+    /// Pictures per second that a node must decode to keep its devices busy.
+    pub node_pictures_per_s: f64,
+    /// Clips per second that a node must decode to keep its devices busy.
+    pub node_clips_per_s: f64,
+    /// Bytes per second that a node must read from storage for that.
     pub node_bytes_per_s: f64,
     /// Memory of the fullest rank with the longest texts, bytes.
-    pub memory: Memory,
-    /// Sum of `memory`, bytes.
-    pub memory_bytes: f64,
+    pub memory_bytes: Memory,
+    /// Sum of `memory_bytes`.
+    pub peak_bytes: f64,
     /// Whether the device has that memory.
     pub fits: bool,
-    /// Host memory of a node, bytes: batches that are prepared ahead, and the rank's part of the
-    /// next checkpoint.
+    /// Host memory of a node, bytes: batches that are prepared ahead, decoded samples that are kept,
+    /// and the ranks' parts of the next checkpoint.
     pub node_host_bytes: f64,
 }
 
 /// Plans a recipe that trains. A recipe without stages has an empty plan.
 #[must_use]
 pub fn plan(recipe: &Recipe, rates: &Rates) -> Plan {
-    let group = Group {
-        nodes: recipe.cluster.nodes.max(1),
-        per_node: recipe.cluster.ranks_per_node.max(1),
-    };
+    let group = group(recipe);
     let costs = cost::cost(recipe);
     let stages: Vec<StagePlan> = recipe
         .stages
@@ -158,7 +162,7 @@ pub fn plan(recipe: &Recipe, rates: &Rates) -> Plan {
         steps_hours,
         hours,
         device_hours,
-        kilowatt_hours: device_hours.times(rates.kilowatts_per_device.value),
+        kilowatt_hours: device_hours.product(rates.kilowatts_per_device.estimate()),
         failures,
         least_hours,
         stages,
@@ -184,7 +188,7 @@ fn stage_plan(
     group: Group,
     rates: &Rates,
 ) -> StagePlan {
-    let step::Step { budget, communication, data, useful } =
+    let step::Step { budget, communication, data, useful, waits_for_upload } =
         step::step(recipe, stage, group, rates);
     let step_s = budget.total();
     let ranks = real(group.ranks());
@@ -192,16 +196,18 @@ fn stage_plan(
     let samples_per_s = Estimate::ratio(real(stage.batch) / ranks, step_s);
     let own_s = step_s.value - budget.of(Term::Data).value;
     let node_samples_per_s = real(stage.batch) / real(group.nodes) / own_s.max(f64::MIN_POSITIVE);
-    let node_reads = samples_per_s.value * real(group.per_node) * data.bytes_per_sample;
-    let memory_bytes = cost.most_memory.total();
+    let frames_per_s = if data.rank_samples_per_s.is_some() { node_samples_per_s } else { 0.0 };
+    let peak_bytes = cost.most_memory.total();
     let room = (rates.memory_mib - rates.reserved_mib.value) * f64::from(1 << 20);
     let of_batches = real(rows * (recipe.data.prefetch_batches + 1)) * pixels(recipe, stage);
     let of_checkpoint = real(cost::parameters(&recipe.model).checkpoint_bytes()) / ranks;
+    let of_cache = real(recipe.data.cache_mib) * f64::from(1 << 20);
     StagePlan {
         name: stage.name.clone(),
         steps: stage.steps,
         rows,
         step_s,
+        waits_for_upload,
         limit: budget.limit(),
         mfu: useful * samples_per_s.value / (1e12 * rates.peak_tflops),
         hours: step_s.times(real(stage.steps) / SECONDS_OF_HOUR),
@@ -209,13 +215,14 @@ fn stage_plan(
         budget,
         samples_per_s,
         communication,
-        node_samples_per_s,
-        node_bytes_per_s: node_reads,
+        node_pictures_per_s: frames_per_s * (1.0 - data.clip_share),
+        node_clips_per_s: frames_per_s * data.clip_share,
+        node_bytes_per_s: node_samples_per_s * data.bytes_per_sample,
         data,
-        memory: cost.most_memory,
-        memory_bytes,
-        fits: memory_bytes <= room,
-        node_host_bytes: real(group.per_node) * (of_batches + of_checkpoint),
+        memory_bytes: cost.most_memory,
+        peak_bytes,
+        fits: peak_bytes <= room,
+        node_host_bytes: real(group.per_node) * (of_batches + of_checkpoint + of_cache),
     }
 }
 

@@ -125,8 +125,8 @@ pub struct Recipe {
     #[serde(default)]
     pub logging: Logging,
     /// Other readings of what the paper leaves unstated: for each name, changes of keys as `--set`
-    /// takes them. Only plans read them: `vljepa-launch plan` says how long each reading takes.
-    /// Default: none.
+    /// takes them. Only plans read them: `vljepa-launch plan` says how long each reading takes. A
+    /// recipe that `extends` another one does not take over its readings. Default: none.
     #[serde(default)]
     pub readings: BTreeMap<String, Vec<String>>,
 }

@@ -242,7 +242,7 @@ fn planned(
     let rates = rates::measure(device, collectives, &[subject], "in this run")?;
     let budget = step_budget(&recipe, &stage, tokens, &rates);
     let ms = |seconds: f64| rounded(1e3 * seconds, 1e3);
-    let terms = budget.terms.iter().map(|(term, time)| (term.name().to_owned(), ms(time.value)));
+    let terms = budget.terms_s.iter().map(|(term, time)| (term.name().to_owned(), ms(time.value)));
     let terms: BTreeMap<String, f64> = terms.collect();
     let all = budget.total();
     Ok(

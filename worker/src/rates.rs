@@ -9,9 +9,12 @@ mod bench;
 
 use std::path::Path;
 
+use anyhow::Context;
 use vljepa_kernels::Device;
 use vljepa_recipes::Recipe;
-use vljepa_recipes::cost::{Layers, Network, NetworkName, Tokens, longest_sample, networks};
+use vljepa_recipes::cost::{
+    Layers, Network, NetworkName, Tokens, longest_sample, networks, peak_tflops,
+};
 use vljepa_recipes::plan::{Curve, Rate, Rates};
 use vljepa_recipes::schema::{Stage, XEncoder, YDecoder};
 
@@ -101,8 +104,24 @@ pub fn measure(
     rates.waits_ms = rate(1e3 * bench.wait()?);
     let fastest = rates.products_tflops.values.iter().map(|(_, rate)| *rate);
     rates.ceiling_tflops = fastest.fold(0.0, f64::max);
-    if matches!(device, Device::Host) {
-        rates.peak_tflops = rates.ceiling_tflops;
+    let attention = rates.attention_forward_tflops.values.iter();
+    let attention = attention.chain(&rates.attention_backward_tflops.values);
+    rates.ceiling_tflops = attention.map(|(_, rate)| *rate).fold(rates.ceiling_tflops, f64::max);
+    rates.peak_tflops = match device {
+        Device::Host => rates.ceiling_tflops,
+        Device::Cuda(cuda) => peak_tflops(&cuda.description()?)
+            .map_or(rates.ceiling_tflops, |peak| peak.max(rates.ceiling_tflops)),
+    };
+    (rates.memory_mib, rates.reserved_mib.value) = memory_mib(device, collectives)?;
+    rates.cpus_per_rank = as_f64(rayon::current_num_threads());
+    let unknown = [
+        &mut rates.device_hours_per_failure,
+        &mut rates.kilowatts_per_device,
+        &mut rates.restart_s,
+        &mut rates.checkpoint_gb_per_s,
+    ];
+    for rate in unknown {
+        rate.predicted = Some("not measured: the value of a cluster of H200".to_owned());
     }
     if collectives.world_size() > 1 {
         let [bandwidth, latency] = bench.sums(collectives, SUM_BYTES)?;
@@ -110,6 +129,24 @@ pub fn measure(
         rates.within_node_us = rate(1e6 * latency);
     }
     Ok(rates)
+}
+
+/// Memory of the device, and what of it a run cannot use, MiB. Ranks on a host share its memory.
+fn memory_mib(device: Device, collectives: &Collectives) -> anyhow::Result<(f64, f64)> {
+    let mib = |bytes: f64| bytes / f64::from(1 << 20);
+    match device {
+        Device::Host => {
+            let text = std::fs::read_to_string("/proc/meminfo").context("/proc/meminfo")?;
+            let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+            let total = total.and_then(|rest| rest.trim().strip_suffix(" kB")?.parse::<f64>().ok());
+            let total = total.context("/proc/meminfo has no MemTotal")?;
+            Ok((mib(1024.0 * total) / as_f64(collectives.world_size()), 0.0))
+        }
+        Device::Cuda(cuda) => {
+            let [free, all] = cuda.memory()?;
+            Ok((mib(as_f64(all)), mib(as_f64(all - free))))
+        }
+    }
 }
 
 /// Measures the rates of this machine for a recipe, and returns them as YAML.

@@ -6,7 +6,7 @@ use std::path::Path;
 use vljepa_recipes::plan::{Estimate, Rates, advice, plan, scaling, with_devices};
 use vljepa_recipes::run_directory::atomic_write;
 use vljepa_recipes::schema::{Device, Recipe};
-use vljepa_recipes::{Loaded, load, load_rates};
+use vljepa_recipes::{load, load_rates};
 
 use super::jobs::show_json;
 use crate::cli::{self, Devices};
@@ -32,8 +32,14 @@ pub(crate) fn plan_recipe(arguments: &cli::Plan) -> Result<u8, LaunchError> {
         }
         _ => Ok(recipe.clone()),
     };
-    let Loaded { recipe, .. } = loaded;
-    let recipe = on(&recipe)?;
+    let recipe = on(&loaded.recipe)?;
+    if let Some(stage) = recipe.stages.iter().find(|s| s.batch < recipe.cluster.world_size()) {
+        return Err(LaunchError::TooManyGpus {
+            gpus: recipe.cluster.world_size(),
+            stage: stage.name.clone(),
+            batch: stage.batch,
+        });
+    }
     let known = (recipe.device == Device::Cuda).then(Rates::h200);
     let rates = given.as_ref().or(known).filter(|_| !recipe.stages.is_empty());
     let Some(rates) = rates else {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use vljepa_recipes::plan::{Change, Estimate, Limit, Plan, Rates, ScalePoint, Scaling, Term};
+use vljepa_recipes::plan::{Change, Estimate, Limit, Plan, Rates, ScalePoint, Scaling};
 
 use super::time::digits;
 use super::{Lines, time};
@@ -71,7 +71,7 @@ impl PlanReport {
                 "efficiency, %",
                 "fits",
                 "most of the time",
-                "… same share each: efficiency, %",
+                "weak efficiency, %",
             ];
             let mut rows = vec![header.map(str::to_owned).to_vec()];
             rows.extend(scaling.points.iter().map(point));
@@ -85,7 +85,12 @@ impl PlanReport {
         let mut notes: Vec<String> = Vec::new();
         if let Some(Scaling { strong_limit, weak_limit, points }) = &self.scaling {
             let most = points.last().map_or(0, |point| point.devices);
-            notes.push(limit("with the recipe's batches", *strong_limit, most));
+            let possible = points.iter().any(|point| point.hours.is_some());
+            if possible {
+                notes.push(limit("with the recipe's batches", *strong_limit, most));
+            } else {
+                notes.push("no batch of the recipe has a sample for each of these GPUs".to_owned());
+            }
             let twice = points.iter().filter(|point| point.embeds_twice).map(|point| point.devices);
             notes.extend(twice.max().map(|most| {
                 format!(
@@ -96,10 +101,10 @@ impl PlanReport {
             notes.push(limit("with the same share of the batch on each GPU", *weak_limit, most));
         }
         notes.extend(self.changes.iter().take(NAMED_CHANGES).map(change));
-        if self.changes.is_empty() {
-            notes.push(
-                "no change of a key that the plan knows saves more than half a percent".to_owned(),
-            );
+        if self.changes.is_empty() && self.plan.stages.iter().all(|stage| stage.fits) {
+            notes.push("no key that the plan tries saves more than half a percent".to_owned());
+        } else if self.changes.is_empty() {
+            notes.push("no `micro_batch` and no `recompute` makes every stage fit".to_owned());
         }
         notes
     }
@@ -128,14 +133,13 @@ fn point(point: &ScalePoint) -> Vec<String> {
 
 fn limit(how: &str, limit: Option<Limit>, most: usize) -> String {
     match limit {
-        None => format!("{how}, adding GPUs brings at least half of their speed up to {most} GPUs"),
-        Some(Limit { devices, because }) => {
-            let why = match because {
-                Term::Products => "fewer rows on each GPU".to_owned(),
-                term => format!("the share of {}", term.name()),
-            };
-            format!("{how}, scaling ends at {devices} GPUs, because of {why}")
-        }
+        None => format!("{how}, each step up to {most} GPUs gains at least half of what it adds"),
+        Some(Limit { devices, because }) => match because {
+            Some(term) => {
+                format!("{how}, scaling ends at {devices} GPUs: the share of {} grows", term.name())
+            }
+            None => format!("{how}, scaling ends at {devices} GPUs: a batch has no more samples"),
+        },
     }
 }
 
@@ -143,10 +147,9 @@ fn change(change: &Change) -> String {
     let sets: Vec<String> = change.sets.iter().map(|set| format!("--set {set}")).collect();
     let needs =
         if change.needs.is_empty() { String::new() } else { format!(" ({})", change.needs) };
-    format!(
-        "{} saves {} h of {} h{needs}",
-        sets.join(" "),
-        digits(change.saves_hours),
-        digits(change.hours + change.saves_hours)
-    )
+    let before = digits(change.hours + change.saves_hours);
+    if change.saves_hours < 0.0 {
+        return format!("{} fits, and takes {} h{needs}", sets.join(" "), digits(change.hours));
+    }
+    format!("{} saves {} h of {before} h{needs}", sets.join(" "), digits(change.saves_hours))
 }

@@ -51,7 +51,7 @@ fn figures(found: &PlanReport) -> Markup {
         ),
         (
             "failures",
-            format!("{:.1}", plan.failures.expected),
+            digits(plan.failures.expected_failures),
             format!("cost {} % with saving", digits(100.0 * plan.failures.lost_fraction)),
         ),
     ];
@@ -101,7 +101,7 @@ fn bar(stage: &StagePlan) -> Markup {
             ", " (with_error(stage.hours)) " h; limited by " (limit)
         }
         div.phases {
-            @for (term, seconds) in &stage.budget.terms {
+            @for (term, seconds) in &stage.budget.terms_s {
                 @if seconds.value > 0.0 {
                     span.(format!("t{}", colour(*term)))
                         title=(format!("{}: {} ms", term.name(), digits(1e3 * seconds.value)))

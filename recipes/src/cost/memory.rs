@@ -237,7 +237,7 @@ pub fn traffic(recipe: &Recipe, batch: usize, world_size: usize) -> Traffic {
     }
 }
 
-fn element_bytes(precision: Precision) -> f64 {
+pub(crate) fn element_bytes(precision: Precision) -> f64 {
     match precision {
         Precision::F32 => 4.0,
         Precision::Bf16 => 2.0,

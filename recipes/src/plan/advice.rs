@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::rates::Rates;
 use super::{Plan, plan};
-use crate::schema::{Device, Recipe, Recompute};
+use crate::schema::{Recipe, Recompute};
 
 /// Least gain that is worth a change, as a fraction of the hours.
 const WORTH: f64 = 0.005;
@@ -22,22 +22,22 @@ pub struct Change {
     pub hours: f64,
 }
 
-/// Changes that save time and fit the memory, the largest gain first. Each is computed alone.
+/// Changes that make the recipe fit the memory if it does not, and otherwise changes that save time
+/// and still fit: those of keys alone first, then those that need other data or machines, each by
+/// the time that they save. Each is computed alone.
 #[must_use]
 pub fn advice(recipe: &Recipe, rates: &Rates) -> Vec<Change> {
     let now = plan(recipe, rates);
-    if recipe.device == Device::Host {
-        return Vec::new();
+    if !fits(&now) {
+        return fitting(recipe, rates, &now).into_iter().collect();
     }
-    let fits = |plan: &Plan| plan.stages.iter().all(|stage| stage.fits);
     let least = WORTH * now.hours.value;
     let mut changes: Vec<Change> = candidates(recipe, rates)
         .into_iter()
         .filter_map(|Candidate { recipe, sets, needs }| {
             let then = plan(&recipe, rates);
             let saves_hours = now.hours.value - then.hours.value;
-            let possible = fits(&then) || !fits(&now);
-            (possible && saves_hours > least).then_some(Change {
+            (fits(&then) && saves_hours > least).then_some(Change {
                 sets,
                 needs,
                 saves_hours,
@@ -45,8 +45,57 @@ pub fn advice(recipe: &Recipe, rates: &Rates) -> Vec<Change> {
             })
         })
         .collect();
-    changes.sort_by(|a, b| b.saves_hours.total_cmp(&a.saves_hours));
+    changes.sort_by(|a, b| {
+        let free = |change: &Change| !change.needs.is_empty();
+        free(a).cmp(&free(b)).then(b.saves_hours.total_cmp(&a.saves_hours))
+    });
     changes
+}
+
+fn fits(plan: &Plan) -> bool {
+    plan.stages.iter().all(|stage| stage.fits)
+}
+
+/// The fastest way to make each stage fit, as one change, or `None` if a stage fits in no way.
+fn fitting(recipe: &Recipe, rates: &Rates, now: &Plan) -> Option<Change> {
+    let mut changed = recipe.clone();
+    let mut sets = Vec::new();
+    for (index, stage) in recipe.stages.iter().enumerate() {
+        if now.stages[index].fits {
+            continue;
+        }
+        let rows = stage.batch.div_ceil(recipe.cluster.world_size().max(1));
+        let sizes = std::iter::successors(Some(rows), |rows| (*rows > 1).then(|| rows.div_ceil(2)));
+        let mut best: Option<(f64, usize, Recompute)> = None;
+        for micro_batch in sizes {
+            for recompute in [Recompute::None, Recompute::Mlp, Recompute::Block] {
+                let mut tried = recipe.clone();
+                tried.stages[index].micro_batch = Some(micro_batch);
+                tried.stages[index].recompute = recompute;
+                let found = &plan(&tried, rates).stages[index];
+                let hours = found.hours.value;
+                if found.fits && best.is_none_or(|(least, ..)| hours < least) {
+                    best = Some((hours, micro_batch, recompute));
+                }
+            }
+        }
+        let (_, micro_batch, recompute) = best?;
+        changed.stages[index].micro_batch = Some(micro_batch);
+        changed.stages[index].recompute = recompute;
+        sets.push(format!("stages.{index}.micro_batch={micro_batch}"));
+        sets.push(format!("stages.{index}.recompute={}", name(recompute)));
+    }
+    let hours = plan(&changed, rates).hours.value;
+    let saves_hours = now.hours.value - hours;
+    Some(Change { sets, needs: String::new(), saves_hours, hours })
+}
+
+fn name(recompute: Recompute) -> &'static str {
+    match recompute {
+        Recompute::None => "none",
+        Recompute::Mlp => "mlp",
+        Recompute::Block => "block",
+    }
 }
 
 struct Candidate {
@@ -76,9 +125,9 @@ fn candidates(recipe: &Recipe, rates: &Rates) -> Vec<Candidate> {
     let sets = raw.iter().map(|name| format!("data.sources.{name}.prepared=true")).collect();
     try_out(&prepared, sets, "prepare the shards with `vljepa-shards prepare`");
     for (index, stage) in recipe.stages.iter().enumerate() {
-        for (recompute, name) in [(Recompute::None, "none"), (Recompute::Mlp, "mlp")] {
+        for recompute in [Recompute::None, Recompute::Mlp] {
             let change = move |recipe: &mut Recipe| recipe.stages[index].recompute = recompute;
-            try_out(&change, vec![format!("stages.{index}.recompute={name}")], "");
+            try_out(&change, vec![format!("stages.{index}.recompute={}", name(recompute))], "");
         }
         let rows = stage.batch.div_ceil(recipe.cluster.world_size().max(1));
         if stage.micro_batch.is_some_and(|micro_batch| micro_batch < rows) {
@@ -92,6 +141,7 @@ fn candidates(recipe: &Recipe, rates: &Rates) -> Vec<Candidate> {
         let change = move |recipe: &mut Recipe| recipe.cluster.bucket_mib = mib;
         try_out(&change, vec![format!("cluster.bucket_mib={mib}")], "");
     }
+    try_out(&|recipe| recipe.data.threads = 0, vec!["data.threads=0".to_owned()], "");
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few CPUs")]
     let known = rates.cpus_per_rank as usize;
     let cpus = match recipe.cluster.slurm.cpus_per_rank {

@@ -13,24 +13,31 @@ pub struct Supply {
     /// CPUs that decode for a rank.
     pub cpus: f64,
     /// Samples per second of these CPUs. `None` if the stage sees neither pictures nor clips.
-    pub rank_per_s: Option<Estimate>,
-    /// Mean size of a sample in storage, bytes.
+    pub rank_samples_per_s: Option<Estimate>,
+    /// Mean size in storage of the frames of a sample, bytes; 0 if the stage sees none.
     pub bytes_per_sample: f64,
     /// Share of samples that are clips.
-    pub clips: f64,
+    pub clip_share: f64,
     /// Whether all samples of the stage are prepared.
     pub prepared: bool,
 }
 
 /// Samples per second that the CPUs of a rank decode in a stage.
 pub(super) fn supply(recipe: &Recipe, stage: &Stage, rates: &Rates) -> Supply {
-    let asked = [recipe.data.threads, recipe.cluster.slurm.cpus_per_rank];
-    let cpus = asked.into_iter().find(|cpus| *cpus > 0).map_or(rates.cpus_per_rank, real);
+    let there = match recipe.cluster.slurm.cpus_per_rank {
+        0 => rates.cpus_per_rank,
+        cpus => real(cpus),
+    };
+    // Threads beyond the CPUs decode nothing more.
+    let cpus = match recipe.data.threads {
+        0 => there,
+        threads => real(threads).min(there),
+    };
     let used: Vec<_> = crate::cost::sources(recipe, stage).collect();
     let sees = crate::cost::sees_frames(recipe, stage);
     let prepared = used.iter().all(|(_, source)| source.prepared);
     let mut seconds = Estimate::default();
-    let (mut bytes_per_sample, mut clips) = (0.0, 0.0);
+    let (mut bytes_per_sample, mut clip_share) = (0.0, 0.0);
     for (weight, source) in used {
         let form = rates.form(source.visual, source.prepared);
         let frames = source.frames.unwrap_or(stage.frames);
@@ -38,10 +45,10 @@ pub(super) fn supply(recipe: &Recipe, stage: &Stage, rates: &Rates) -> Supply {
         let of_sample = weight / curve.at(frames, Beyond::Line);
         seconds =
             Estimate::new(seconds.value + of_sample, seconds.deviation + of_sample * curve.spread);
-        bytes_per_sample += weight * 1e3 * form.kilobytes.value;
-        clips += if source.visual == Visual::Video { weight } else { 0.0 };
+        bytes_per_sample += if sees { weight * 1e3 * form.kilobytes.value } else { 0.0 };
+        clip_share += if source.visual == Visual::Video { weight } else { 0.0 };
     }
     let rate = Estimate::ratio(cpus, seconds);
-    let rank_per_s = (sees && seconds.value > 0.0).then_some(rate);
-    Supply { cpus, rank_per_s, bytes_per_sample, clips, prepared }
+    let rank_samples_per_s = (sees && seconds.value > 0.0).then_some(rate);
+    Supply { cpus, rank_samples_per_s, bytes_per_sample, clip_share, prepared }
 }

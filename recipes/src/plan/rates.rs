@@ -1,7 +1,8 @@
 //! Rates of a device, a network and a data pipeline: the table from which a plan computes time.
 //!
-//! A rate was measured, or is predicted. Its `spread` is its relative standard deviation. Curves
-//! are interpolated between their points on logarithmic axes.
+//! A rate was measured, or is predicted. Its `spread` is its relative standard deviation; those of
+//! times and sizes are for readers, the others become the error of a plan. Curves are interpolated
+//! between their points on logarithmic axes.
 
 use serde::{Deserialize, Serialize};
 
@@ -182,44 +183,38 @@ impl Rates {
         if prepared { &forms.prepared } else { &forms.raw }
     }
 
-    /// All rates and curves: their key, their values, their spread and their origin.
+    /// All rates and curves.
     fn all(&self) -> Vec<Entry<'_>> {
-        let forms = [("pictures", &self.pictures), ("clips", &self.clips)];
-        let forms = forms.iter().flat_map(|(kind, forms)| {
-            [("raw", &forms.raw), ("prepared", &forms.prepared)].map(|(form, of)| {
-                [
-                    Entry::rate(format!("{kind}.{form}.kilobytes"), &of.kilobytes),
-                    Entry::curve(format!("{kind}.{form}.samples_per_cpu_s"), &of.samples_per_cpu_s),
-                ]
-            })
-        });
-        let rates = [
-            ("reserved_mib", &self.reserved_mib),
-            ("half_rate_rows", &self.half_rate_rows),
-            ("memory_bound_tb_per_s", &self.memory_bound_tb_per_s),
-            ("optimizer_tb_per_s", &self.optimizer_tb_per_s),
-            ("launch_us", &self.launch_us),
-            ("loss_tflops", &self.loss_tflops),
-            ("waits_ms", &self.waits_ms),
-            ("upload_gb_per_s", &self.upload_gb_per_s),
-            ("within_node_gb_per_s", &self.within_node_gb_per_s),
-            ("within_node_us", &self.within_node_us),
-            ("between_nodes_gb_per_s", &self.between_nodes_gb_per_s),
-            ("between_nodes_us", &self.between_nodes_us),
-            ("stragglers", &self.stragglers),
-            ("checkpoint_gb_per_s", &self.checkpoint_gb_per_s),
-            ("device_hours_per_failure", &self.device_hours_per_failure),
-            ("restart_s", &self.restart_s),
-            ("kilowatts_per_device", &self.kilowatts_per_device),
+        let mut all = vec![
+            Entry::amount("reserved_mib", &self.reserved_mib),
+            Entry::curve("products_tflops", &self.products_tflops),
+            Entry::amount("half_rate_rows", &self.half_rate_rows),
+            Entry::curve("attention_forward_tflops", &self.attention_forward_tflops),
+            Entry::curve("attention_backward_tflops", &self.attention_backward_tflops),
+            Entry::rate("memory_bound_tb_per_s", &self.memory_bound_tb_per_s),
+            Entry::rate("optimizer_tb_per_s", &self.optimizer_tb_per_s),
+            Entry::amount("launch_us", &self.launch_us),
+            Entry::rate("loss_tflops", &self.loss_tflops),
+            Entry::amount("waits_ms", &self.waits_ms),
+            Entry::rate("upload_gb_per_s", &self.upload_gb_per_s),
+            Entry::rate("within_node_gb_per_s", &self.within_node_gb_per_s),
+            Entry::amount("within_node_us", &self.within_node_us),
+            Entry::rate("between_nodes_gb_per_s", &self.between_nodes_gb_per_s),
+            Entry::amount("between_nodes_us", &self.between_nodes_us),
+            Entry::amount("stragglers", &self.stragglers),
+            Entry::rate("checkpoint_gb_per_s", &self.checkpoint_gb_per_s),
+            Entry::rate("device_hours_per_failure", &self.device_hours_per_failure),
+            Entry::amount("restart_s", &self.restart_s),
+            Entry::amount("kilowatts_per_device", &self.kilowatts_per_device),
         ];
-        let curves = [
-            ("products_tflops", &self.products_tflops),
-            ("attention_forward_tflops", &self.attention_forward_tflops),
-            ("attention_backward_tflops", &self.attention_backward_tflops),
-        ];
-        let rates = rates.map(|(key, rate)| Entry::rate(key.to_owned(), rate));
-        let curves = curves.map(|(key, curve)| Entry::curve(key.to_owned(), curve));
-        rates.into_iter().chain(curves).chain(forms.flatten()).collect()
+        for (kind, forms) in [("pictures", &self.pictures), ("clips", &self.clips)] {
+            for (form, of) in [("raw", &forms.raw), ("prepared", &forms.prepared)] {
+                let key = |name: &str| format!("{kind}.{form}.{name}");
+                all.push(Entry::amount(&key("kilobytes"), &of.kilobytes));
+                all.push(Entry::curve(&key("samples_per_cpu_s"), &of.samples_per_cpu_s));
+            }
+        }
+        all
     }
 
     /// Returns what is wrong with the table: key and reason.
@@ -230,22 +225,30 @@ impl Rates {
             ("ceiling_tflops", self.ceiling_tflops),
             ("cpus_per_rank", self.cpus_per_rank),
         ];
-        let plain = plain.into_iter().filter(|(_, value)| !(value.is_finite() && *value > 0.0));
         let mut problems: Vec<(String, String)> = plain
-            .map(|(key, value)| (key.to_owned(), format!("{value} is not above zero")))
+            .into_iter()
+            .filter_map(|(key, value)| Some((key.to_owned(), out_of_range(value, true)?)))
             .collect();
+        for entry in self.all() {
+            problems.extend(entry.problem().map(|reason| (entry.key, reason)));
+        }
+        let mut above = |key: &str, value: f64, name: &str, most: f64| {
+            if value > most {
+                problems.push((key.to_owned(), format!("{value} is above {name}, {most}")));
+            }
+        };
+        above("ceiling_tflops", self.ceiling_tflops, "peak_tflops", self.peak_tflops);
+        above("reserved_mib", self.reserved_mib.value, "memory_mib", self.memory_mib);
+        above("stragglers", self.stragglers.value, "one step", 1.0);
+        // The floor of a plan is all operations at the ceiling.
         let curves = [
             ("products_tflops", &self.products_tflops),
             ("attention_forward_tflops", &self.attention_forward_tflops),
             ("attention_backward_tflops", &self.attention_backward_tflops),
         ];
         for (key, curve) in curves {
-            if curve.values.windows(2).any(|pair| pair[0].0 >= pair[1].0) {
-                problems.push((format!("{key}.values"), "sizes do not increase".to_owned()));
-            }
-        }
-        for entry in self.all() {
-            problems.extend(entry.problem().map(|reason| (entry.key, reason)));
+            let most = curve.values.iter().map(|(_, rate)| *rate).fold(0.0, f64::max);
+            above(key, most, "ceiling_tflops", self.ceiling_tflops);
         }
         problems
     }
@@ -293,42 +296,64 @@ pub struct Origin {
 struct Entry<'a> {
     key: String,
     values: Vec<f64>,
+    /// Sizes of a curve's values.
+    sizes: Vec<usize>,
+    /// Whether something is divided by the value, so that it may not be zero.
+    divides: bool,
     spread: f64,
     /// `measured` and `predicted`.
     origins: [Option<&'a str>; 2],
 }
 
-impl<'a> Entry<'a> {
-    fn rate(key: String, rate: &'a Rate) -> Self {
-        let origins = [rate.measured.as_deref(), rate.predicted.as_deref()];
-        Self { key, values: vec![rate.value], spread: rate.spread, origins }
-    }
+/// Largest value of a rate: far above all machines, and far below the largest f64.
+const MOST: f64 = 1e15;
 
-    fn curve(key: String, curve: &'a Curve) -> Self {
-        let origins = [curve.measured.as_deref(), curve.predicted.as_deref()];
+/// Says how a value is out of its range, or `None` if it is not.
+fn out_of_range(value: f64, divides: bool) -> Option<String> {
+    let least = if divides { "above zero" } else { "at least zero" };
+    let right = value.is_finite() && (value > 0.0 || !divides && value >= 0.0);
+    if !right {
+        return Some(format!("{value} is not a number {least}"));
+    }
+    (value > MOST).then(|| format!("{value:e} is above {MOST:e}"))
+}
+
+impl<'a> Entry<'a> {
+    /// A rate by which something is divided.
+    fn rate(key: &str, rate: &'a Rate) -> Self {
+        let origins = [rate.measured.as_deref(), rate.predicted.as_deref()];
+        let (key, divides) = (key.to_owned(), true);
         Self {
             key,
-            values: curve.values.iter().map(|(_, value)| *value).collect(),
-            spread: curve.spread,
+            values: vec![rate.value],
+            sizes: vec![0],
+            spread: rate.spread,
             origins,
+            divides,
         }
+    }
+
+    /// A time, a size or a share, which may be zero.
+    fn amount(key: &str, rate: &'a Rate) -> Self {
+        Self { divides: false, ..Self::rate(key, rate) }
+    }
+
+    fn curve(key: &str, curve: &'a Curve) -> Self {
+        let origins = [curve.measured.as_deref(), curve.predicted.as_deref()];
+        let (sizes, values) = curve.values.iter().copied().unzip();
+        Self { key: key.to_owned(), values, sizes, spread: curve.spread, origins, divides: true }
     }
 
     fn problem(&self) -> Option<String> {
-        // Some latencies and waits may be zero; a rate that divides may not.
-        let may_be_zero = ["_us", "_ms", "_s", "_mib", "_rows", "stragglers"];
-        let divides =
-            !may_be_zero.iter().any(|end| self.key.ends_with(end)) || self.key.ends_with("per_s");
-        let wrong = self
-            .values
-            .iter()
-            .find(|value| !value.is_finite() || **value < 0.0 || (divides && **value <= 0.0));
-        if let Some(wrong) = wrong {
-            let least = if divides { "above zero" } else { "at least zero" };
-            return Some(format!("{wrong} is not a number {least}"));
-        }
         if self.values.is_empty() {
             return Some("`values` is empty".to_owned());
+        }
+        let wrong = self.values.iter().find_map(|value| out_of_range(*value, self.divides));
+        if wrong.is_some() {
+            return wrong;
+        }
+        if self.sizes.windows(2).any(|pair| pair[0] >= pair[1]) {
+            return Some("the sizes in `values` do not increase".to_owned());
         }
         if !(0.0..1.0).contains(&self.spread) {
             return Some(format!("spread: {} is not from 0 to below 1", self.spread));

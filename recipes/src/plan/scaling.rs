@@ -21,7 +21,7 @@ pub struct ScalePoint {
     pub hours: Option<f64>,
     /// Hours of all devices together.
     pub device_hours: Option<f64>,
-    /// Speed per device, relative to the fewest devices of the list.
+    /// Speed per device, relative to the fewest devices of the list that have the memory.
     pub efficiency: Option<f64>,
     /// Terms of the time of all steps, as shares.
     pub shares: Vec<(Term, f64)>,
@@ -39,8 +39,9 @@ pub struct ScalePoint {
 pub struct Limit {
     /// Largest number of devices that is worth its addition.
     pub devices: usize,
-    /// Term whose share grows most after it.
-    pub because: Term,
+    /// Term whose share grows most after it; `None` if a batch has fewer samples than the next
+    /// number of devices.
+    pub because: Option<Term>,
 }
 
 /// A recipe on several numbers of devices.
@@ -71,6 +72,11 @@ pub fn with_devices(recipe: &Recipe, devices: usize) -> Option<Recipe> {
     (devices > 0).then_some(changed)
 }
 
+/// Whether each device has a sample of each batch.
+fn has_enough_samples(recipe: &Recipe) -> bool {
+    recipe.stages.iter().all(|stage| stage.batch >= recipe.cluster.world_size())
+}
+
 /// The recipe on `devices` devices, each with the share of the batch that it has in the recipe.
 fn with_shares(recipe: &Recipe, devices: usize) -> Option<Recipe> {
     let mut changed = with_devices(recipe, devices)?;
@@ -94,11 +100,11 @@ pub fn scaling(recipe: &Recipe, rates: &Rates, devices: &[usize]) -> Scaling {
         else {
             continue;
         };
-        let possible = same.stages.iter().all(|stage| stage.batch >= devices);
-        let fixed = possible.then(|| plan(&same, rates));
+        let fixed = has_enough_samples(&same).then(|| plan(&same, rates));
+        let fits = fixed.as_ref().is_some_and(|plan| plan.stages.iter().all(|stage| stage.fits));
         let grown = plan(&shares, rates);
         let hours = fixed.as_ref().map(|plan| plan.hours.value);
-        let first = points.iter().find_map(|point| point.device_hours);
+        let first = points.iter().filter(|point| point.fits).find_map(|point| point.device_hours);
         let device_hours = hours.map(|hours| hours * real(devices));
         points.push(ScalePoint {
             devices,
@@ -106,7 +112,7 @@ pub fn scaling(recipe: &Recipe, rates: &Rates, devices: &[usize]) -> Scaling {
             device_hours,
             efficiency: device_hours.map(|now| first.unwrap_or(now) / now),
             shares: fixed.as_ref().map(shares_of).unwrap_or_default(),
-            fits: fixed.as_ref().is_some_and(|plan| plan.stages.iter().all(|stage| stage.fits)),
+            fits,
             embeds_twice: same.stages.iter().any(|stage| {
                 stage.micro_batch.is_some_and(|most| most < stage.batch.div_ceil(devices))
             }),
@@ -149,8 +155,7 @@ fn limit(counts: &[usize], times: &[Timed]) -> Option<Limit> {
         let Some((before, shares)) = &pair[0] else { continue };
         let added = real(devices[1]) / real(devices[0]) - 1.0;
         let Some((after, then)) = &pair[1] else {
-            // A batch has fewer samples than there are devices.
-            return Some(Limit { devices: devices[0], because: Term::Products });
+            return Some(Limit { devices: devices[0], because: None });
         };
         if before / after - 1.0 < WORTH * added {
             let growth = |(term, share): &(Term, f64)| {
@@ -158,7 +163,8 @@ fn limit(counts: &[usize], times: &[Timed]) -> Option<Limit> {
                 (*term, share - was)
             };
             let most = then.iter().map(growth).max_by(|a, b| a.1.total_cmp(&b.1));
-            return most.map(|(because, _)| Limit { devices: devices[0], because });
+            let because = most.map(|(because, _)| because);
+            return Some(Limit { devices: devices[0], because });
         }
     }
     None

@@ -1,5 +1,7 @@
 //! Time budget of a training step of one rank.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use super::communication::{Algorithm, Group, Network as Links, Segment, exposed};
@@ -8,7 +10,7 @@ use super::{Estimate, data, pixels};
 use crate::cost::{
     Network, NetworkName, Operations, Pass, Tokens, networks, parameters, real, traffic,
 };
-use crate::schema::{Device, LossKind, Precision, Recipe, Stage};
+use crate::schema::{Device, LossKind, Recipe, Stage};
 
 /// Operations of attention's backward pass over those that [`Pass`] counts, because the scores are
 /// computed again: 10·N²·width instead of 8.
@@ -77,16 +79,17 @@ impl Term {
 
 /// Time of a step of the slowest rank, by term, in seconds.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[serde(transparent)]
 pub struct Budget {
-    /// Seconds of each term, in the order of [`Term::ALL`].
-    pub terms: Vec<(Term, Estimate)>,
+    /// Seconds of each term.
+    pub terms_s: BTreeMap<Term, Estimate>,
 }
 
 impl Budget {
     /// Sum of all terms. Their errors are independent.
     #[must_use]
     pub fn total(&self) -> Estimate {
-        self.terms.iter().fold(Estimate::default(), |sum, (_, seconds)| sum.plus(*seconds))
+        self.terms_s.values().fold(Estimate::default(), |sum, seconds| sum.plus(*seconds))
     }
 
     /// The term that limits the speed: data if it comes too late, because all other work then waits
@@ -96,14 +99,14 @@ impl Budget {
         if self.of(Term::Data).value > 0.0 {
             return Some(Term::Data);
         }
-        let most = self.terms.iter().max_by(|a, b| a.1.value.total_cmp(&b.1.value));
+        let most = self.terms_s.iter().max_by(|a, b| a.1.value.total_cmp(&b.1.value));
         most.filter(|(_, seconds)| seconds.value > 0.0).map(|(term, _)| *term)
     }
 
     /// Seconds of a term.
     #[must_use]
     pub fn of(&self, term: Term) -> Estimate {
-        self.terms.iter().find(|(of, _)| *of == term).map_or(Estimate::default(), |(_, time)| *time)
+        self.terms_s.get(&term).copied().unwrap_or_default()
     }
 }
 
@@ -128,6 +131,8 @@ pub(super) struct Step {
     pub(super) data: data::Supply,
     /// Operations of an average sample, without what is computed twice.
     pub(super) useful: f64,
+    /// Whether frames are uploaded more slowly than they are decoded.
+    pub(super) waits_for_upload: bool,
 }
 
 /// Seconds of the passes of a network for all rows of a rank.
@@ -179,8 +184,9 @@ pub(super) fn step(recipe: &Recipe, stage: &Stage, group: Group, rates: &Rates) 
     let mixture: Vec<(f64, Tokens)> = crate::cost::mixture(recipe, stage).collect();
     let mut step = without_data(recipe, stage, &mixture, group, rates);
     let rows = stage.batch.div_ceil(group.ranks().max(1));
-    let late = late_data(recipe, stage, rows, rates, &step.data, step.budget.total());
-    step.budget.terms.push((Term::Data, late));
+    let (late, upload) = late_data(recipe, stage, rows, rates, &step.data, step.budget.total());
+    step.budget.terms_s.insert(Term::Data, late);
+    step.waits_for_upload = upload;
     step
 }
 
@@ -233,8 +239,9 @@ pub(super) fn without_data(
     let stragglers = slowest_of(group.ranks()) * rates.stragglers.value * work.value;
     let stragglers = Estimate::new(stragglers, stragglers * rates.stragglers.spread);
     let rest = [(Term::Communication, sums), (Term::Stragglers, stragglers)];
-    let budget = Budget { terms: own.into_iter().chain(rest).collect() };
-    Step { budget, communication, data: data::supply(recipe, stage, rates), useful }
+    let budget = Budget { terms_s: own.into_iter().chain(rest).collect() };
+    let data = data::supply(recipe, stage, rates);
+    Step { budget, communication, data, useful, waits_for_upload: false }
 }
 
 fn of_sample(recipe: &Recipe, tokens: Tokens) -> Operations {
@@ -261,13 +268,6 @@ fn in_backward_order(mut segments: Vec<(NetworkName, Segment)>) -> Vec<Segment> 
         NetworkName::XEncoder => 3,
     });
     segments.into_iter().map(|(_, segment)| segment).collect()
-}
-
-fn element_bytes(recipe: &Recipe) -> f64 {
-    match recipe.precision {
-        Precision::F32 => 4.0,
-        Precision::Bf16 => 2.0,
-    }
 }
 
 /// Time of a pass for all rows of a rank.
@@ -297,7 +297,7 @@ fn pass_time(
             samples * factor * operations / (1e12 * curve.at(*length, Beyond::Last))
         })
         .sum();
-    let bytes = samples * pass.values * element_bytes(recipe);
+    let bytes = samples * pass.values * crate::cost::element_bytes(recipe.precision);
     let memory_bound = rates.memory_bound_tb_per_s.time(bytes / 1e12);
     let busy = products + attention + memory_bound.value;
     let issue = pass.launches * rows.micros() * rates.launch_us.value * 1e-6;
@@ -370,7 +370,8 @@ fn communication(
     Communication { loss_s, gradients_s, exposed_s, algorithm }
 }
 
-/// Time by which frames come later than a step of `step` seconds needs them.
+/// Time by which frames come later than a step of `step` seconds needs them, and whether their
+/// upload takes longer than their decoding.
 fn late_data(
     recipe: &Recipe,
     stage: &Stage,
@@ -378,18 +379,20 @@ fn late_data(
     rates: &Rates,
     supply: &data::Supply,
     step: Estimate,
-) -> Estimate {
-    let decoded =
-        supply.rank_per_s.map_or(Estimate::default(), |rate| Estimate::ratio(real(rows), rate));
+) -> (Estimate, bool) {
+    let decoded = supply
+        .rank_samples_per_s
+        .map_or(Estimate::default(), |rate| Estimate::ratio(real(rows), rate));
     match recipe.device {
         // Decoding and computing share the CPUs.
-        Device::Host => decoded,
+        Device::Host => (decoded, false),
         Device::Cuda => {
             let bytes = real(rows) * pixels(recipe, stage);
             let uploaded = rates.upload_gb_per_s.time(bytes / 1e9);
-            let slower = if uploaded.value > decoded.value { uploaded } else { decoded };
+            let waits_for_upload = uploaded.value > decoded.value;
+            let slower = if waits_for_upload { uploaded } else { decoded };
             let late = (slower.value - step.value).max(0.0);
-            Estimate::new(late, late.min(slower.deviation))
+            (Estimate::new(late, late.min(slower.deviation)), waits_for_upload)
         }
     }
 }

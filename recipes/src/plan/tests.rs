@@ -89,6 +89,10 @@ fn more_gpus_never_take_longer_and_never_cost_less_up_to_the_limit_of_scaling() 
     assert!(limit >= 192, "{limit}");
     let too_many = scaling(&recipe, Rates::h200(), &[8192, 16_384]);
     assert!(too_many.points[1].hours.is_none(), "a batch of 12,288 on 16,384 GPUs");
+    assert_eq!(
+        too_many.strong_limit.map(|limit| (limit.devices, limit.because)),
+        Some((8192, None))
+    );
 }
 
 #[test]
@@ -112,11 +116,72 @@ fn raw_clips_limit_the_stage_of_eight_frames_and_the_plan_says_what_helps() {
 fn a_stage_that_does_not_fit_is_named_and_no_change_that_does_not_fit_is_advised() {
     let fits = |found: &Plan| found.stages.iter().map(|stage| stage.fits).collect::<Vec<_>>();
     assert_eq!(fits(&plan(&pretrain(&[]), Rates::h200())), [true; 3]);
-    let too_large = plan(&pretrain(&["stages.2.recompute=none"]), Rates::h200());
-    assert_eq!(fits(&too_large), [true, true, false]);
+    let too_large = pretrain(&["stages.2.recompute=none"]);
+    assert_eq!(fits(&plan(&too_large, Rates::h200())), [true, true, false]);
+    // The advice makes it fit, with the least time.
+    let [change] = &advice(&too_large, Rates::h200())[..] else { panic!("one change") };
+    let sets: Vec<&str> = change.sets.iter().map(String::as_str).collect();
+    let mended = plan(&pretrain(&sets), Rates::h200());
+    assert_eq!(
+        (fits(&mended), mended.hours.value.to_bits()),
+        (vec![true; 3], change.hours.to_bits())
+    );
+    // One GPU holds no batch of 24,576, and no change of these keys helps.
+    let alone = with_devices(&pretrain(&[]), 1).unwrap();
+    assert!(advice(&alone, Rates::h200()).is_empty());
     let changes = advice(&pretrain(&[]), Rates::h200());
     let unwise = changes.iter().find(|change| change.sets[0] == "stages.2.recompute=none");
     assert!(unwise.is_none(), "{unwise:?}");
+}
+
+#[test]
+fn failures_cost_what_is_repeated_and_no_number_is_infinite() {
+    let recipe = pretrain(&[]);
+    let lost = |hours: f64| {
+        let mut rates = Rates::h200().clone();
+        rates.device_hours_per_failure.value = hours;
+        plan(&recipe, &rates)
+    };
+    let often = lost(500.0).failures;
+    assert!(often.expected_failures > 9.0 && often.lost_fraction > 0.03, "{often:?}");
+    let never_ends = lost(1e-6);
+    assert!(never_ends.hours.value.is_finite() && never_ends.failures.lost_fraction > 1e5);
+    // Repeated work counts by time: 500 steps of 32 frames take 13 times as long as those of images.
+    let intervals = &often.interval_s;
+    assert!(intervals[2] > 10.0 * intervals[0], "{intervals:?}");
+}
+
+/// The peak from which a run's metrics compute MFU is the plan's.
+#[test]
+fn the_peak_of_an_h200_is_that_of_its_metrics() {
+    let rates = Rates::h200();
+    let known = crate::cost::peak_tflops(&rates.device);
+    assert_eq!(known.map(f64::to_bits), Some(rates.peak_tflops.to_bits()));
+}
+
+#[test]
+fn every_recipe_that_trains_has_a_plan_on_gpus_and_on_the_host() {
+    let mut planned = 0;
+    for folder in ["", "ablations", "miniature"] {
+        for entry in std::fs::read_dir(file(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_none_or(|extension| extension != "yaml") {
+                continue;
+            }
+            let recipe = crate::load(&path, &[]).unwrap().recipe;
+            let found = plan(&recipe, Rates::h200());
+            let all = [found.hours, found.device_hours, found.kilowatt_hours];
+            let finite = all.iter().all(|one| one.value.is_finite() && one.deviation.is_finite());
+            assert!(finite, "{}: {found:?}", path.display());
+            assert!(found.least_hours <= found.steps_hours.value, "{}", path.display());
+            assert!(found.stages.iter().all(|stage| stage.mfu < 1.0), "{}", path.display());
+            for changes in recipe.readings.values() {
+                crate::load(&path, changes).unwrap();
+            }
+            planned += found.stages.len();
+        }
+    }
+    assert!(planned > 40, "{planned} stages");
 }
 
 #[test]
@@ -165,13 +230,19 @@ fn a_rate_without_an_origin_or_with_a_wrong_value_is_refused_by_its_key() {
         ),
         ("{value: 25, spread: 0.2,", "{value: 25, spread: 1.5,", "spread: 1.5"),
         ("device: NVIDIA H200\n", "", "device"),
-        ("peak_tflops: 989.5", "peak_tflops: -1", "not above zero"),
+        ("peak_tflops: 989.5", "peak_tflops: -1", "above zero"),
+        ("peak_tflops: 989.5", "peak_tflops: 700", "790 is above peak_tflops, 700"),
+        ("[2048, 670]", "[2048, 800]", "800 is above ceiling_tflops, 790"),
+        ("[8, 231]", "[8, 0]", "0 is not a number above zero"),
+        ("[[8, 231], [16, 109]", "[[16, 231], [16, 109]", "do not increase"),
+        ("stragglers: {value: 0.01", "stragglers: {value: 1.0e+300", "stragglers"),
+        ("reserved_mib: {value: 2048", "reserved_mib: {value: 200000", "above memory_mib"),
         (
             "waits_ms: {value: 3.5, spread: 0.3, predicted:",
             "waits_ms: {value: 3.5, spread: 0.3} #",
             "where it is from",
         ),
-        ("[1024, 620]", "[512, 620]", "sizes do not increase"),
+        ("[1024, 620]", "[512, 620]", "do not increase"),
         ("values: [[256, 195], [1024, 275], [4096, 295]]", "values: []", "`values` is empty"),
     ] {
         let error = refused(from, to);

@@ -1,7 +1,7 @@
 //! Rehearsals of the recipes on a recording GPU: memory of each stage and the planned memory, and
 //! the command's output.
 
-use vljepa_kernels::compile::{Element, Kernel, Launch};
+use vljepa_kernels::compile::{Kernel, Launch};
 use vljepa_kernels::device::cuda::{Order, Product, Record, Region};
 use vljepa_recipes::Recipe;
 use vljepa_recipes::cost::{ASSUMED_TARGET_TOKENS, Pass, cost, longest_sample, networks};
@@ -122,7 +122,6 @@ fn moves_values(launch: &Launch<Region>) -> bool {
             | Kernel::GatedMlp(_)
             | Kernel::LayerNorm(_)
             | Kernel::PatchEmbed(_)
-            | Kernel::RmsNorm(_)
             | Kernel::Rope(_)
     )
 }
