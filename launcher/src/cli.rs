@@ -2,6 +2,7 @@
 //! texts.
 
 mod plan;
+mod status;
 mod stream;
 
 use std::path::PathBuf;
@@ -10,6 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use vljepa_recipes::protocol::Drill;
 
 pub(crate) use self::plan::{Devices, Plan};
+pub(crate) use self::status::Status;
 pub(crate) use self::stream::{Stream, StreamSpeed};
 
 const AFTER_HELP: &str = "\
@@ -106,8 +108,8 @@ pub(crate) enum Command {
     /// Compare sources, data and programs with those of a run, repeat it as a new run, and compare
     /// the losses.
     Reproduce(Reproduce),
-    /// Show the state of a run: step, loss, checkpoint, Slurm job, slowest ranks.
-    Status(RunJson),
+    /// Show the state of a run: step, loss, rates, where the time went, Slurm job, slowest ranks.
+    Status(Status),
     /// Ask a run to save a checkpoint and end, on whichever machine it works; a job that waits in
     /// Slurm's queue is cancelled.
     Stop(RunOnly),
@@ -314,15 +316,6 @@ pub(crate) enum CaptionScore {
 pub(crate) struct RunOnly {
     /// Directory of the run.
     pub run: PathBuf,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct RunJson {
-    /// Directory of the run.
-    pub run: PathBuf,
-    /// Print the result as JSON.
-    #[arg(long)]
-    pub json: bool,
 }
 
 #[cfg(test)]

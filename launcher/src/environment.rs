@@ -7,6 +7,11 @@ pub(crate) fn search_path() -> Vec<PathBuf> {
     std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect()).unwrap_or_default()
 }
 
+/// Whether the variable `TERM` says that the terminal cannot move its cursor.
+pub(crate) fn has_dumb_terminal() -> bool {
+    std::env::var_os("TERM").is_some_and(|name| name == "dumb")
+}
+
 /// Environment variables that Slurm sets for the processes of a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SlurmVariables {

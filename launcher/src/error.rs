@@ -172,6 +172,9 @@ pub(crate) enum LaunchError {
     #[error("{what}")]
     #[diagnostic(help("{help}"))]
     File { what: String, help: String },
+    /// A run was deleted while its state was shown.
+    #[error("the run in {} was deleted while it was watched", run.display())]
+    Deleted { run: PathBuf },
     /// A file of the run directory cannot be read.
     #[error("cannot read {}: {why}", path.display())]
     Unreadable { path: PathBuf, why: String },
@@ -300,7 +303,8 @@ impl LaunchError {
             | Self::ControlPort { .. }
             | Self::OpenFiles { .. }
             | Self::Start { .. } => 3,
-            Self::JobFailed { .. }
+            Self::Deleted { .. }
+            | Self::JobFailed { .. }
             | Self::Video { .. }
             | Self::RunFailed { .. }
             | Self::NotRequeued { .. }

@@ -3,6 +3,8 @@
 
 use std::io::{IsTerminal, Write};
 
+use crate::environment;
+
 /// Prints a result to standard output.
 pub(crate) fn result(text: &str) {
     let mut out = std::io::stdout().lock();
@@ -17,6 +19,11 @@ pub(crate) fn note(text: &str) {
 /// Whether standard error is a terminal.
 pub(crate) fn is_watched() -> bool {
     std::io::stderr().is_terminal()
+}
+
+/// Whether standard output is a terminal that can move its cursor.
+pub(crate) fn can_rewrite() -> bool {
+    std::io::stdout().is_terminal() && !environment::has_dumb_terminal()
 }
 
 /// A number with thousands separators: `1,234,567`.

@@ -19,3 +19,9 @@ pub fn now_text() -> String {
 pub fn now_s() -> i64 {
     now().as_second()
 }
+
+/// Returns the seconds from 1970 to an RFC 3339 time, or `None` if the text is no such time.
+#[must_use]
+pub fn seconds_of(text: &str) -> Option<f64> {
+    Some(text.parse::<Timestamp>().ok()?.as_duration().as_secs_f64())
+}

@@ -241,6 +241,16 @@ impl RunDirectory {
         }
     }
 
+    /// Whether a process holds the lock, on this machine or, if the file system supports it, on
+    /// another one. The only exact test is to try the lock. The trial lock is shared, so that two
+    /// tests at the same time do not disturb each other, and is held for some microseconds.
+    #[must_use]
+    pub fn is_in_use(&self) -> bool {
+        let Ok(file) = File::open(self.path.join("lock")) else { return false };
+        let trial = Flock::lock(file, FlockArg::LockSharedNonblock);
+        matches!(trial, Err((_, nix::errno::Errno::EWOULDBLOCK)))
+    }
+
     /// Appends a line to `events.jsonl` with the time, the event's name and its details. An
     /// object's keys become keys of the line; any other value is stored under `value`.
     ///

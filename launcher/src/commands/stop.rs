@@ -9,7 +9,7 @@ use crate::error::LaunchError;
 use crate::platform::slurm::client::{self, JobState};
 use crate::platform::slurm::submit::Submission;
 use crate::process;
-use crate::{status, terminal};
+use crate::terminal;
 
 /// Writes a stop file that the supervisor of the run finds, on this machine or on another one. A
 /// job that still waits in the queue is cancelled.
@@ -34,7 +34,7 @@ pub(crate) async fn stop(run: &Path) -> Result<u8, LaunchError> {
             Some(JobState::Ending(_) | JobState::Gone) | None => {}
         }
     }
-    if !status::is_held(&directory) {
+    if !directory.is_in_use() {
         return Err(LaunchError::NotRunning { run: run.to_owned() });
     }
     atomic_write(&directory.stop(), b"")?;

@@ -28,6 +28,8 @@ use crate::{report, terminal};
 
 /// How long a supervisor inside a Slurm job waits for the lock of the run directory.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a start waits for the lock: `status` holds it for some microseconds to test it.
+const BRIEF_LOCK_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// Trains a recipe, or with `--dry-run` prints the resolved recipe, the plan and, for Slurm, the
 /// batch script.
@@ -76,12 +78,12 @@ pub(crate) async fn start(
     options: StartOptions<'_>,
 ) -> Result<u8, LaunchError> {
     if is_collected(&loaded.recipe) {
-        return collect(run_dir, &loaded);
+        return collect(run_dir, &loaded).await;
     }
     if let (Scheduler::Slurm, None) = (loaded.recipe.cluster.scheduler, submit::current_job()) {
         return submit_run(run_dir, &loaded, options).await;
     }
-    let opened = open(run_dir, &loaded)?;
+    let opened = open(run_dir, &loaded).await?;
     if let Some((directory, _lock)) = &opened
         && is_over(directory, &loaded.recipe)
     {
@@ -90,7 +92,7 @@ pub(crate) async fn start(
     let programs = preflight::preflight(&loaded, resumes(opened.as_ref())).await?;
     let (directory, _lock) = match opened {
         Some(opened) => opened,
-        None => create(run_dir, &loaded)?,
+        None => create(run_dir, &loaded).await?,
     };
     measure_again(&directory, &loaded.recipe)?;
     supervise_run(directory, loaded, programs, options).await
@@ -102,10 +104,10 @@ fn is_collected(recipe: &Recipe) -> bool {
 }
 
 /// Prints and writes a table of the scores that the runs of its rows have measured themselves.
-fn collect(run_dir: &Path, loaded: &Loaded) -> Result<u8, LaunchError> {
-    let (directory, _lock) = match open(run_dir, loaded)? {
+async fn collect(run_dir: &Path, loaded: &Loaded) -> Result<u8, LaunchError> {
+    let (directory, _lock) = match open(run_dir, loaded).await? {
         Some(opened) => opened,
-        None => create(run_dir, loaded)?,
+        None => create(run_dir, loaded).await?,
     };
     let Some(text) = report::scores_table(&directory, Scores::new()) else {
         let rows = loaded.recipe.table.iter().flat_map(|table| table.rows.values());
@@ -133,7 +135,7 @@ pub(crate) async fn supervise_job(run: &Path) -> Result<u8, LaunchError> {
     let directory = RunDirectory::open(run)?;
     let code = {
         // Another job of this run may start while this one is still leaving its nodes.
-        let _lock = lock(&directory).await?;
+        let _lock = lock(&directory, LOCK_TIMEOUT).await?;
         supervise_locked(&directory).await?
     };
     if code == REQUEUE { requeue(&directory, &variables.job).await } else { Ok(code) }
@@ -151,14 +153,14 @@ async fn supervise_locked(directory: &RunDirectory) -> Result<u8, LaunchError> {
     supervise_run(directory.clone(), loaded, programs, options).await
 }
 
-/// Locks the run directory, and retries for [`LOCK_TIMEOUT`]: on a network file system a supervisor
-/// that was just killed may hold the lock a little longer.
-async fn lock(directory: &RunDirectory) -> Result<RunLock, LaunchError> {
-    let deadline = tokio::time::Instant::now() + LOCK_TIMEOUT;
+/// Locks the run directory, and retries for `timeout`: on a network file system a supervisor that
+/// was just killed may hold the lock a little longer.
+async fn lock(directory: &RunDirectory, timeout: Duration) -> Result<RunLock, LaunchError> {
+    let deadline = tokio::time::Instant::now() + timeout;
     loop {
         match directory.lock() {
             Err(RunDirectoryError::InUse { .. }) if tokio::time::Instant::now() < deadline => {
-                tokio::time::sleep(Duration::from_millis(200)).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
             }
             locked => return Ok(locked?),
         }
@@ -173,7 +175,7 @@ async fn submit_run(
 ) -> Result<u8, LaunchError> {
     let known = RunDirectory::open(run_dir).ok();
     submit::check(known.as_ref()).await?;
-    let opened = open(run_dir, loaded)?;
+    let opened = open(run_dir, loaded).await?;
     if let Some((directory, _lock)) = &opened
         && is_over(directory, &loaded.recipe)
     {
@@ -182,7 +184,7 @@ async fn submit_run(
     let programs = preflight::preflight(loaded, resumes(opened.as_ref())).await?;
     let (directory, lock) = match opened {
         Some(opened) => opened,
-        None => create(run_dir, loaded)?,
+        None => create(run_dir, loaded).await?,
     };
     measure_again(&directory, &loaded.recipe)?;
     let mut record = RunRecord::collect(&directory, &loaded.recipe, &loaded.hash, &programs).await;
@@ -386,9 +388,12 @@ fn run_dir(options: &RecipeOptions, recipe: &Recipe) -> PathBuf {
 
 /// Opens and locks the run directory `run_dir`, or returns `None` if there is none. The lock is
 /// taken first, because a recipe that differs in permitted keys replaces the stored one.
-fn open(run_dir: &Path, loaded: &Loaded) -> Result<Option<(RunDirectory, RunLock)>, LaunchError> {
+async fn open(
+    run_dir: &Path,
+    loaded: &Loaded,
+) -> Result<Option<(RunDirectory, RunLock)>, LaunchError> {
     let Ok(directory) = RunDirectory::open(run_dir) else { return Ok(None) };
-    let lock = directory.lock()?;
+    let lock = lock(&directory, BRIEF_LOCK_TIMEOUT).await?;
     let (directory, found) = RunDirectory::create(run_dir, loaded)?;
     match found {
         Found::Existing { changes } if !changes.is_empty() => terminal::note(&format!(
@@ -402,8 +407,8 @@ fn open(run_dir: &Path, loaded: &Loaded) -> Result<Option<(RunDirectory, RunLock
 }
 
 /// Creates the run directory `run_dir` and locks it.
-fn create(run_dir: &Path, loaded: &Loaded) -> Result<(RunDirectory, RunLock), LaunchError> {
+async fn create(run_dir: &Path, loaded: &Loaded) -> Result<(RunDirectory, RunLock), LaunchError> {
     let (directory, _) = RunDirectory::create(run_dir, loaded)?;
-    let lock = directory.lock()?;
+    let lock = lock(&directory, BRIEF_LOCK_TIMEOUT).await?;
     Ok((directory, lock))
 }

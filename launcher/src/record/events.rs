@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use vljepa_recipes::clock;
-use vljepa_recipes::protocol::Phase;
+use vljepa_recipes::protocol::{Phase, Resumed};
 use vljepa_recipes::run_directory::{RunDirectory, append_line};
 
 use super::provenance::{AttemptOutcome, ChangedShards};
@@ -46,6 +46,10 @@ pub(crate) enum Event {
         /// Folder of the other run's checkpoint.
         checkpoint: PathBuf,
     },
+    /// The run continues from a checkpoint.
+    Resumed(Resumed),
+    /// The run was submitted to Slurm.
+    Submitted { job: String },
     /// A checkpoint is durable.
     Saved {
         step: u64,

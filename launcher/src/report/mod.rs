@@ -27,6 +27,7 @@ use crate::record::comparison::Comparison;
 use crate::record::history::Scores;
 use crate::record::paper::Paper;
 use crate::record::provenance::RunRecord;
+use crate::record::rates::{Rates, Summary};
 use crate::record::stragglers::RankTable;
 use crate::record::table::PaperComparison;
 use crate::record::{completion, history};
@@ -40,6 +41,7 @@ pub(crate) struct Contents {
     pub(crate) complete: bool,
     pub(crate) record: Option<RunRecord>,
     pub(crate) metrics: Vec<vljepa_recipes::protocol::Metrics>,
+    pub(crate) rates: Summary,
     pub(crate) events: Vec<crate::record::events::Line>,
     pub(crate) scores: Vec<NamedScore>,
     /// Scores of every evaluation with its step, in the order of steps.
@@ -59,6 +61,7 @@ impl Contents {
             complete: false,
             record: None,
             metrics: Vec::new(),
+            rates: Summary::default(),
             events: Vec::new(),
             scores: Vec::new(),
             evaluations: Vec::new(),
@@ -127,13 +130,15 @@ pub(crate) fn write(directory: &RunDirectory) -> Result<PathBuf, LaunchError> {
         atomic_write(&path, page.as_bytes())?;
         return Ok(path);
     }
+    let (events, metrics) = (history::events(directory), history::metrics(directory));
     let contents = Contents {
+        rates: Rates::of(&loaded.recipe, &events, &metrics).now(directory.is_in_use()),
         complete: completion::check(directory, &loaded.recipe).is_ok(),
         scores: scores(history::scores_of(&directory.scores()), &loaded.recipe),
         evaluations: history::evaluations(directory),
         record: RunRecord::read(directory),
-        metrics: history::metrics(directory),
-        events: history::events(directory),
+        metrics,
+        events,
         samples: history::samples(directory),
         ranks: history::ranks(directory),
         reproduction: history::reproduction(directory),

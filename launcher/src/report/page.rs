@@ -119,8 +119,12 @@ fn figures(contents: &Contents) -> Markup {
         ("loss", format!("{:.3}", last.loss), format!("from {:.3}", metrics[0].loss)),
         (
             "samples/s",
-            compact(median(metrics.iter().map(|m| m.samples_per_s)).unwrap_or_default()),
-            "median".to_owned(),
+            contents.rates.recent_samples_per_s.map_or_else(|| "–".to_owned(), compact),
+            format!(
+                "median of the last {}; {} in the whole run",
+                contents.rates.recent_intervals,
+                contents.rates.whole_run_samples_per_s.map_or_else(|| "–".to_owned(), compact)
+            ),
         ),
         (
             "waiting for data",
@@ -128,9 +132,9 @@ fn figures(contents: &Contents) -> Markup {
             "of the time".to_owned(),
         ),
     ];
-    if let Some(mfu) = last.mfu {
+    if last.mfu.is_some() {
         let typical = median(metrics.iter().filter_map(|line| line.mfu)).unwrap_or_default();
-        all.push(("MFU", percent(typical), format!("median; {} at the end", percent(mfu))));
+        all.push(("MFU", percent(typical), "median".to_owned()));
     } else if last.tflops.is_some() {
         let typical = median(metrics.iter().filter_map(|line| line.tflops)).unwrap_or_default();
         all.push(("TFLOP/s per rank", compact(typical), "median".to_owned()));

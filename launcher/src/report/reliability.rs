@@ -2,10 +2,12 @@
 //! checkpoints.
 
 use maud::{Markup, html};
+use vljepa_recipes::protocol::Resumed;
 
 use super::Contents;
 use super::time::{between, moment};
 use crate::record::events::{Event, Fault};
+use crate::record::rates::steps_again;
 use crate::record::stragglers::Straggler;
 use crate::statistics::{self, to_f64};
 use crate::terminal;
@@ -118,18 +120,32 @@ fn restarts(contents: &Contents) -> Vec<Restart<'_>> {
             let Event::Fault(fault) = &line.event else { return None };
             let next = contents.metrics.iter().filter_map(|m| between(&line.time, &m.time));
             let of = |number| attempts.iter().find(|attempt| attempt.number == number);
-            let steps_again = of(line.attempt)
-                .zip(of(line.attempt + 1))
-                .and_then(|(then, now)| Some(then.last_step.saturating_sub(now.first_step?)));
+            let reached = of(line.attempt).map(|attempt| attempt.last_step);
+            let resumed = resumed(contents, line.attempt + 1).or_else(|| {
+                let from_step = of(line.attempt + 1)?.first_step?;
+                Some(Resumed { from_step, ..Resumed::default() })
+            });
+            let again = reached.zip(resumed);
             Some(Restart {
                 time: &line.time,
                 attempt: line.attempt,
                 fault,
                 lost_s: next.filter(|seconds| *seconds > 0.0).min_by(f64::total_cmp),
-                steps_again,
+                steps_again: again.map(|(reached, resumed)| steps_again(&resumed, reached)),
             })
         })
         .collect()
+}
+
+/// Point from which an attempt continued, if its worker reported it.
+fn resumed(contents: &Contents, attempt: u32) -> Option<Resumed> {
+    let of_attempt = contents.events.iter().filter(|line| line.attempt == attempt);
+    of_attempt
+        .filter_map(|line| match &line.event {
+            Event::Resumed(resumed) => Some(resumed.clone()),
+            _ => None,
+        })
+        .next()
 }
 
 /// Number, median, longest and sum of the waits for checkpoints, in seconds; `None` without

@@ -11,7 +11,8 @@ use super::{Contents, NamedScore, control_name, percent, range, unreadable};
 use crate::record::events::Event;
 use crate::record::history::{Prediction, Sample};
 use crate::record::provenance::AttemptOutcome;
-use crate::statistics::to_f64;
+use crate::record::rates::working_rate;
+use crate::statistics::{median, to_f64};
 use crate::terminal;
 
 /// Largest number of incidents that are shown; the oldest ones are only in `events.jsonl`.
@@ -32,13 +33,28 @@ pub(super) fn learning(contents: &Contents) -> Markup {
         .flat_map(|record| record.attempts.iter().skip(1))
         .filter_map(|attempt| attempt.first_step)
         .collect();
-    let draw = |title, axis, smooth, wide, value: fn(&Metrics) -> Option<f64>| {
-        let known = metrics.iter().filter_map(|line| Some((line.step, value(line)?)));
-        let points: Vec<(u64, f64)> = known.collect();
-        let newest = points.last().map(|point| compact(point.1)).unwrap_or_default();
+    let recent = &metrics[metrics.len().saturating_sub(contents.rates.recent_intervals)..];
+    let points = |value: fn(&Metrics) -> Option<f64>| -> Vec<(u64, f64)> {
+        metrics.iter().filter_map(|line| Some((line.step, value(line)?))).collect()
+    };
+    let plot = |title, newest, points: Vec<(u64, f64)>, axis, smooth, wide| {
         let (stages, restarts) = (&stages, &restarts);
         Plot { title, newest, points: &points, total: first, axis, smooth, stages, restarts, wide }
             .draw()
+    };
+    let draw = |title, axis, smooth, wide, value| {
+        let points = points(value);
+        let newest = points.last().map(|point| compact(point.1)).unwrap_or_default();
+        plot(title, newest, points, axis, smooth, wide)
+    };
+    // One interval alone can be an outlier, so the title of a rate shows a median.
+    let rate = |title, value: fn(&Metrics) -> Option<f64>| {
+        let typical = median(recent.iter().filter_map(value)).map(compact).unwrap_or_default();
+        let newest = match recent.len() {
+            0 | 1 => typical,
+            count => format!("{typical} (median of {count})"),
+        };
+        plot(title, newest, points(value), Axis::FromZero, true, false)
     };
     html! {
         section {
@@ -46,7 +62,7 @@ pub(super) fn learning(contents: &Contents) -> Markup {
             div.plots {
                 (draw("loss", Axis::Fitted, true, true, |m| Some(m.loss)))
                 (draw("learning rate", Axis::FromZero, false, false, |m| Some(m.learning_rate)))
-                (draw("samples/s", Axis::FromZero, true, false, |m| Some(m.samples_per_s)))
+                (rate("samples/s", |m| Some(working_rate(m.samples_per_s, &m.phase_s))))
                 (draw("gradient norm", Axis::Logarithmic, true, false, |m| Some(m.gradient_norm)))
                 @if metrics.iter().any(|m| m.scale.is_some()) {
                     (draw("similarity scale α", Axis::Fitted, false, false, |m| m.scale))
@@ -59,14 +75,14 @@ pub(super) fn learning(contents: &Contents) -> Markup {
                     (draw("alignment", Axis::FromZero, false, false, |m| Some(m.gauges?.alignment)))
                 }
                 @if metrics.iter().any(|m| m.mfu.is_some()) {
-                    (draw("MFU, share of the peak", Axis::FromZero, true, false, |m| m.mfu))
+                    (rate("MFU, share of the peak", |m| m.mfu))
                 } @else if metrics.iter().any(|m| m.tflops.is_some()) {
-                    (draw("TFLOP/s per rank", Axis::FromZero, true, false, |m| m.tflops))
+                    (rate("TFLOP/s per rank", |m| m.tflops))
                 }
-                (draw("waiting for data, share", Axis::FromZero, true, false, |m| Some(m.data_wait_fraction)))
+                (rate("waiting for data, share", |m| Some(m.data_wait_fraction)))
                 @if metrics.iter().any(|m| m.data.is_some()) {
                     (draw("batches ready", Axis::FromZero, false, false, |m| Some(to_f64(m.data.as_ref()?.ready_batches as u64))))
-                    (draw("data read, MB/s per rank", Axis::FromZero, true, false, |m| Some(m.data.as_ref()?.bytes_per_s() / 1e6)))
+                    (rate("data read, MB/s per rank", |m| Some(m.data.as_ref()?.bytes_per_s() / 1e6)))
                 }
             }
             @if !restarts.is_empty() { p.note { b { "▲" } " the run was restarted here" } }
@@ -218,9 +234,31 @@ pub(super) fn time(contents: &Contents) -> Markup {
                     li { i class=(phase.name()) {} (phase.name()) " " b { (percent(share(*seconds))) } " " (terminal::duration(*seconds)) }
                 }
             }
-            p.note { "Wall-clock time of rank 0, " (terminal::duration(total)) " in total." }
+            p.note { "Phases of rank 0 in all logged intervals, " (terminal::duration(total)) " in total." }
+            (spent(contents))
             (super::reliability::stages(contents))
             (super::data::section(contents))
+        }
+    }
+}
+
+/// Table with the parts of the time since the start.
+fn spent(Contents { rates, .. }: &Contents) -> Markup {
+    let parts = rates.spent.parts().into_iter().filter(|(_, seconds)| *seconds > 0.0);
+    html! {
+        @if rates.elapsed_s > 0.0 {
+            div.scroll { table {
+                thead { tr { th { "since the start" } th { (terminal::duration(rates.elapsed_s)) } th { "share" } } }
+                tbody {
+                    @for (name, seconds) in parts {
+                        tr {
+                            td { (name) }
+                            td { (terminal::duration(seconds)) }
+                            td { (percent(seconds / rates.elapsed_s)) }
+                        }
+                    }
+                }
+            } }
         }
     }
 }
@@ -303,6 +341,8 @@ pub(super) fn incidents(contents: &Contents) -> Markup {
             Event::StopRequested { signal } => ("stop", format!("requested by {signal}")),
             Event::Saved { .. }
             | Event::Initialised { .. }
+            | Event::Resumed(_)
+            | Event::Submitted { .. }
             | Event::Straggler(_)
             | Event::AttemptStarted { .. }
             | Event::RankJoined { .. }

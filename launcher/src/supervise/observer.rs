@@ -14,6 +14,7 @@ use super::Run;
 use super::prometheus::Endpoint;
 use crate::error::LaunchError;
 use crate::record::events::{Event, EventLog, FaultKind};
+use crate::record::rates::{LoggedInterval, Recent};
 use crate::record::stragglers::{RankTable, Straggler, Stragglers};
 use crate::terminal;
 
@@ -45,6 +46,8 @@ pub(crate) struct Observed {
     pub faults: BTreeMap<String, u64>,
     /// Newest metrics of rank 0.
     pub metrics: Option<Metrics>,
+    /// Newest intervals of the attempt.
+    pub recent: Recent,
     /// Step of the newest checkpoint, and the seconds that the step waited for it.
     pub checkpoint: Option<(u64, f64)>,
     /// Time of each rank's last message, or `None` if the rank is not connected.
@@ -96,6 +99,7 @@ impl Observer {
     pub(super) fn attempt(&self, number: u32, world_size: usize) {
         let mut observed = self.lock();
         observed.attempt = number;
+        observed.recent.restart();
         observed.last_heard = vec![None; world_size];
         observed.stragglers.restart(world_size);
     }
@@ -134,6 +138,7 @@ impl Observer {
             *last = Some(Instant::now());
         }
         if let FromWorker::Metrics(metrics) = said {
+            observed.recent.add(&LoggedInterval::from(metrics));
             observed.metrics = Some(metrics.clone());
         }
         if let FromWorker::Saved { step, stall_s, .. } = said {

@@ -7,6 +7,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use vljepa_recipes::protocol::{Metrics, Phase};
 use vljepa_recipes::schema::Recipe;
 
+use crate::record::rates::{LoggedInterval, Recent, StagePlan};
 use crate::terminal;
 
 /// Shortest time between two plain lines.
@@ -20,9 +21,9 @@ const MIN_SHOWN_WAIT: f64 = 0.05;
 pub(super) struct Progress {
     bar: Option<ProgressBar>,
     total_steps: u64,
-    total_samples: u64,
+    plan: StagePlan,
     newest: Option<Metrics>,
-    samples_per_s: f64,
+    recent: Recent,
     phase: Phase,
     stopping: bool,
     last_plain: Option<Instant>,
@@ -31,8 +32,6 @@ pub(super) struct Progress {
 impl Progress {
     pub(super) fn new(recipe: &Recipe) -> Self {
         let total_steps = recipe.total_steps();
-        let total_samples =
-            recipe.stages.iter().map(|stage| stage.steps * stage.batch as u64).sum();
         let bar =
             terminal::is_watched().then(|| {
                 let target = ProgressDrawTarget::stderr_with_hz(8);
@@ -46,9 +45,9 @@ impl Progress {
         Self {
             bar,
             total_steps,
-            total_samples,
+            plan: StagePlan::of(recipe),
             newest: None,
-            samples_per_s: 0.0,
+            recent: Recent::default(),
             phase: Phase::Start,
             stopping: false,
             last_plain: None,
@@ -75,13 +74,9 @@ impl Progress {
         }
     }
 
-    /// Updates the metrics; the rate is a moving average.
+    /// Updates the metrics. Rates are medians of recent intervals.
     pub(super) fn metrics(&mut self, metrics: Metrics) {
-        let rate = metrics.samples_per_s;
-        if rate.is_finite() && rate > 0.0 {
-            let known = self.samples_per_s;
-            self.samples_per_s = if known > 0.0 { 0.8 * known + 0.2 * rate } else { rate };
-        }
+        self.recent.add(&LoggedInterval::from(&metrics));
         let step = metrics.step;
         let last = step == self.total_steps;
         if let Some(bar) = &self.bar {
@@ -105,9 +100,9 @@ impl Progress {
         self.stopping = true;
     }
 
-    /// Resets rate and phase for a new attempt.
+    /// Resets rates and phase for a new attempt.
     pub(super) fn restart(&mut self) {
-        self.samples_per_s = 0.0;
+        self.recent.restart();
         self.phase = Phase::Start;
         if let Some(bar) = &self.bar {
             bar.set_message(self.message());
@@ -139,18 +134,18 @@ impl Progress {
         let mut parts = Vec::new();
         if let Some(metrics) = &self.newest {
             parts.push(format!("loss {:.4}", metrics.loss));
-            parts.push(format!("{:.0} samples/s", self.samples_per_s));
-            if self.samples_per_s > 0.0 {
-                #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-                let left = self.total_samples.saturating_sub(metrics.samples) as f64;
-                parts.push(format!(
-                    "{} left",
-                    terminal::duration((left / self.samples_per_s).round())
-                ));
+            if let Some(rate) = self.recent.samples_per_s() {
+                parts.push(format!("{rate:.0} samples/s"));
+                let left = self.plan.left(metrics.step, &metrics.stage, rate);
+                parts.extend(left.map(|left| {
+                    let about = if left.later_stages > 0 { "about " } else { "" };
+                    format!("{about}{} left", terminal::duration(left.total_s().round()))
+                }));
             }
-            parts.extend(speed(metrics));
-            if metrics.data_wait_fraction > MIN_SHOWN_WAIT {
-                parts.push(waiting_for_data(metrics));
+            parts.extend(self.recent.tflops().map(|tflops| speed(tflops, self.recent.mfu())));
+            let wait = self.recent.data_wait_fraction();
+            if let Some(wait) = wait.filter(|wait| *wait > MIN_SHOWN_WAIT) {
+                parts.push(waiting_for_data(wait, metrics));
             }
             if metrics.bad_samples > 0 {
                 parts.push(format!("{} bad samples", metrics.bad_samples));
@@ -173,9 +168,10 @@ impl Progress {
     }
 }
 
-/// Share of the time in which steps waited for data, with what the reader threads did meanwhile.
-fn waiting_for_data(metrics: &Metrics) -> String {
-    let share = format!("waiting for data {:.0}%", 100.0 * metrics.data_wait_fraction);
+/// Recent share of the time in which steps waited for data, with what the reader threads did in the
+/// newest interval.
+fn waiting_for_data(recent: f64, metrics: &Metrics) -> String {
+    let share = format!("waiting for data {:.0}%", 100.0 * recent);
     let Some(data) = &metrics.data else { return share };
     let Some((kind, part, of_work)) = data.limit() else { return share };
     format!(
@@ -190,16 +186,13 @@ fn waiting_for_data(metrics: &Metrics) -> String {
 }
 
 /// Model operations per second of a rank, and the MFU if the device's peak is known.
-fn speed(metrics: &Metrics) -> Option<String> {
-    let tflops = metrics.tflops?;
+fn speed(tflops: f64, mfu: Option<f64>) -> String {
     let rate = if tflops < 1.0 {
         format!("{:.1} GFLOP/s", 1e3 * tflops)
     } else {
         format!("{tflops:.1} TFLOP/s")
     };
-    Some(
-        metrics.mfu.map_or_else(|| rate.clone(), |mfu| format!("{rate} ({:.1}% MFU)", 100.0 * mfu)),
-    )
+    mfu.map_or_else(|| rate.clone(), |mfu| format!("{rate} ({:.1}% MFU)", 100.0 * mfu))
 }
 
 fn is_step(phase: Phase) -> bool {
@@ -222,7 +215,7 @@ mod tests {
     #[test]
     fn a_wait_for_data_is_shown_with_what_takes_longest() {
         let metrics = Metrics { data_wait_fraction: 0.3, ..line(1, 2.0) };
-        assert_eq!(waiting_for_data(&metrics), "waiting for data 30%");
+        assert_eq!(waiting_for_data(0.3, &metrics), "waiting for data 30%");
         let clips = KindWork {
             samples: 10,
             bytes: 24_000_000,
@@ -237,7 +230,7 @@ mod tests {
         };
         let metrics = Metrics { data: Some(data), ..metrics };
         assert_eq!(
-            waiting_for_data(&metrics),
+            waiting_for_data(0.3, &metrics),
             "waiting for data 30% (0 of 4 batches ready, 12.0 MB/s; video decode: 80% of the work)"
         );
     }

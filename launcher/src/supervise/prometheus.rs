@@ -159,7 +159,11 @@ fn training(out: &mut Exposition<'_>, observed: &Observed) -> fmt::Result {
     let help = "Scale of the similarities (inverse temperature)";
     metrics.scale.map_or(Ok(()), |value| out.gauge("similarity_scale", help, value))?;
     metrics.gauges.as_ref().map_or(Ok(()), |found| gauges(out, found))?;
-    out.gauge("samples_per_second", "Samples of all ranks per second", metrics.samples_per_s)?;
+    let help = "Samples of all ranks per second in the newest interval";
+    out.gauge("samples_per_second", help, metrics.samples_per_s)?;
+    let help = "Median of the newest intervals of the stage and attempt, at most 20";
+    let recent = observed.recent.samples_per_s();
+    recent.map_or(Ok(()), |rate| out.gauge("recent_samples_per_second", help, rate))?;
     let help = "Share of time that rank 0 waits for data";
     out.gauge("data_wait_ratio", help, metrics.data_wait_fraction)?;
     metrics.data.as_ref().map_or(Ok(()), |work| data(out, work))?;

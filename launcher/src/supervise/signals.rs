@@ -67,6 +67,20 @@ impl StopSignal {
         }
     }
 
+    /// The request with the given [`Self::name`].
+    pub(crate) fn of_name(name: &str) -> Option<Self> {
+        let all = [
+            Self::Interrupt,
+            Self::Terminate,
+            Self::Hangup,
+            Self::User1,
+            Self::User2,
+            Self::EndTime,
+            Self::Asked,
+        ];
+        all.into_iter().find(|signal| signal.name() == name)
+    }
+
     /// The request for a signal number that a worker reports.
     pub(crate) fn of_number(number: i32) -> Self {
         match number {

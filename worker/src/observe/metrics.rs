@@ -1,15 +1,14 @@
 //! Writes the metrics of a run on rank 0: `metrics.jsonl` and TensorBoard event files.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Context;
-use vljepa_recipes::clock;
-use vljepa_recipes::protocol::{DataWork, Gauges, Metrics, Phase};
+use vljepa_recipes::protocol::{DataWork, Gauges, Metrics, Phase, Resumed};
 use vljepa_recipes::run_directory::{append_line, atomic_write};
+
+use super::event_file::EventFile;
 
 /// Appends lines of metrics. When a run resumes, lines of steps that it will compute again are
 /// dropped first.
@@ -24,37 +23,64 @@ pub struct MetricsWriter {
     failing: bool,
 }
 
+/// Point from which a run continues.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ResumePoint {
+    /// Number of steps done.
+    pub step: u64,
+    /// Number of samples trained on.
+    pub samples: u64,
+}
+
+/// Result of [`MetricsWriter::open`].
+#[derive(Debug)]
+pub struct Opened {
+    /// The writer of the run's metrics.
+    pub writer: MetricsWriter,
+    /// The point, and the cost of the steps after it whose lines were dropped.
+    pub resumed: Resumed,
+    /// Warning if a file cannot be written.
+    pub trouble: Option<String>,
+}
+
 impl MetricsWriter {
-    /// Opens the files of a run that continues after `step`. `events` is the folder for TensorBoard
-    /// files, or `None` if they are not wanted. Returns a warning if a file cannot be written.
+    /// Opens the files of a run that continues from `point`. `events` is the folder for
+    /// TensorBoard files, or `None` if they are not wanted.
     #[must_use]
-    pub fn open(lines: &Path, events: Option<PathBuf>, step: u64) -> (Self, Option<String>) {
+    pub fn open(lines: &Path, events: Option<PathBuf>, point: ResumePoint) -> Opened {
         let lines = lines.to_owned();
         let mut writer = Self { lines, folder: events, events: None, failing: false };
-        let dropped = writer.drop_lines_after(step);
+        let (resumed, dropped) = match writer.drop_lines_after(point) {
+            Ok(resumed) => (resumed, Ok(())),
+            Err(error) => (Resumed { from_step: point.step, ..Resumed::default() }, Err(error)),
+        };
         let trouble = writer.warning([dropped]);
-        (writer, trouble)
+        Opened { writer, resumed, trouble }
     }
 
-    /// Drops lines of steps after `step`, and a line that was cut short by a kill and does not
-    /// parse.
-    fn drop_lines_after(&self, step: u64) -> anyhow::Result<()> {
+    /// Drops lines of steps after `point`, and a line that was cut short by a kill and does not
+    /// parse. Returns what the dropped steps cost.
+    fn drop_lines_after(&self, point: ResumePoint) -> anyhow::Result<Resumed> {
+        let mut resumed = Resumed { from_step: point.step, ..Resumed::default() };
         let lines = &self.lines;
         if !lines.exists() {
-            return Ok(());
+            return Ok(resumed);
         }
         let bytes =
             std::fs::read(lines).with_context(|| format!("cannot read {}", lines.display()))?;
         let text = String::from_utf8_lossy(&bytes);
-        let kept: String = text
-            .lines()
-            .filter(|line| serde_json::from_str::<Metrics>(line).is_ok_and(|m| m.step <= step))
-            .flat_map(|line| [line, "\n"])
-            .collect();
-        if kept.len() == bytes.len() {
-            return Ok(());
+        let mut kept = String::new();
+        for line in text.lines() {
+            match serde_json::from_str::<Metrics>(line) {
+                Ok(metrics) if metrics.step <= point.step => kept.extend([line, "\n"]),
+                Ok(metrics) => add_lost(&mut resumed, point, metrics),
+                Err(_) => {}
+            }
         }
-        Ok(atomic_write(lines, kept.as_bytes())?)
+        if kept.len() != bytes.len() {
+            atomic_write(lines, kept.as_bytes())?;
+        }
+        Ok(resumed)
     }
 
     /// Appends one line of metrics. Returns a warning if a file cannot be written.
@@ -98,6 +124,21 @@ impl MetricsWriter {
         self.failing = error.is_some();
         text
     }
+}
+
+/// Adds the work of a dropped line. The part of its interval before `point` is not lost: a
+/// checkpoint can be saved in the middle of an interval.
+fn add_lost(resumed: &mut Resumed, point: ResumePoint, metrics: Metrics) {
+    let start_s = metrics.phase_s.get(&Phase::Start).copied().unwrap_or_default();
+    let seconds = metrics.seconds() - start_s;
+    let of_interval = metrics.samples_per_s * metrics.seconds();
+    #[expect(clippy::cast_precision_loss, reason = "counts of samples stay far below 2^53")]
+    let after = metrics.samples.saturating_sub(point.samples) as f64;
+    let share = if of_interval > 0.0 { (after / of_interval).min(1.0) } else { 1.0 };
+    resumed.lost_steps = metrics.step.saturating_sub(point.step);
+    resumed.lost_s += share * seconds;
+    resumed.kept_s += (1.0 - share) * seconds;
+    resumed.lost_until = Some(metrics.time);
 }
 
 /// Returns TensorBoard tags and values of one line of metrics.
@@ -154,112 +195,6 @@ fn scalars_of_data(data: &DataWork) -> Vec<(String, f64)> {
     values
 }
 
-/// TensorBoard event file: a sequence of records. A record is a length, the masked CRC of the
-/// length, an `Event` message and the masked CRC of the message.
-#[derive(Debug)]
-struct EventFile {
-    file: File,
-}
-
-impl EventFile {
-    fn create(folder: &Path) -> anyhow::Result<Self> {
-        std::fs::create_dir_all(folder)
-            .with_context(|| format!("cannot create {}", folder.display()))?;
-        let started = clock::now();
-        let path = folder.join(format!(
-            "events.out.tfevents.{}.{}",
-            started.as_millisecond(),
-            std::process::id()
-        ));
-        let file =
-            File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
-        let mut events = Self { file };
-        let mut version = Message::event();
-        version.bytes(3, b"brain.Event:2");
-        events.record(&version.0)?;
-        Ok(events)
-    }
-
-    fn scalars(
-        &mut self,
-        step: u64,
-        values: impl IntoIterator<Item = (String, f64)>,
-    ) -> anyhow::Result<()> {
-        let mut summary = Message::default();
-        for (tag, value) in values {
-            let mut entry = Message::default();
-            entry.bytes(1, tag.as_bytes());
-            #[expect(clippy::cast_possible_truncation, reason = "TensorBoard's scalars are f32")]
-            entry.fixed32(2, value as f32);
-            summary.bytes(1, &entry.0);
-        }
-        let mut event = Message::event();
-        event.varint_field(2, step);
-        event.bytes(5, &summary.0);
-        self.record(&event.0)
-    }
-
-    /// Writes a record with one call, so a reader sees whole records. Only the last record of a
-    /// killed process may be cut short.
-    fn record(&mut self, data: &[u8]) -> anyhow::Result<()> {
-        let length = (data.len() as u64).to_le_bytes();
-        let mut record = Vec::with_capacity(data.len() + 16);
-        record.extend(length);
-        record.extend(masked_crc(&length).to_le_bytes());
-        record.extend(data);
-        record.extend(masked_crc(data).to_le_bytes());
-        self.file.write_all(&record).context("cannot write TensorBoard's event file")
-    }
-}
-
-/// Returns TFRecord's masked CRC-32C: rotated and shifted, so that checksums of data that contain
-/// checksums stay useful.
-fn masked_crc(data: &[u8]) -> u32 {
-    crc32c::crc32c(data).rotate_right(15).wrapping_add(0xa282_ead8)
-}
-
-/// A protocol-buffer message under construction.
-#[derive(Debug, Default)]
-struct Message(Vec<u8>);
-
-impl Message {
-    /// Begins an `Event` message with the current time.
-    fn event() -> Self {
-        let mut event = Self::default();
-        event.tag(1, 1);
-        event.0.extend(clock::now().as_duration().as_secs_f64().to_le_bytes());
-        event
-    }
-
-    fn tag(&mut self, field: u64, wire_type: u64) {
-        self.varint(field << 3 | wire_type);
-    }
-
-    fn varint(&mut self, mut value: u64) {
-        while value >= 0x80 {
-            self.0.push(value.to_le_bytes()[0] | 0x80);
-            value >>= 7;
-        }
-        self.0.push(value.to_le_bytes()[0]);
-    }
-
-    fn varint_field(&mut self, field: u64, value: u64) {
-        self.tag(field, 0);
-        self.varint(value);
-    }
-
-    fn bytes(&mut self, field: u64, bytes: &[u8]) {
-        self.tag(field, 2);
-        self.varint(bytes.len() as u64);
-        self.0.extend(bytes);
-    }
-
-    fn fixed32(&mut self, field: u64, value: f32) {
-        self.tag(field, 5);
-        self.0.extend(value.to_le_bytes());
-    }
-}
-
 /// Measures seconds per phase. All time between two readings is counted for exactly one phase.
 #[derive(Debug)]
 pub struct PhaseClock {
@@ -292,6 +227,7 @@ impl PhaseClock {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observe::event_file::masked_crc;
 
     fn line(step: u64) -> Metrics {
         Metrics {
@@ -313,8 +249,15 @@ mod tests {
             memory_mib: Some(100),
             device_memory_mib: None,
             data: None,
-            time: clock::now_text(),
+            time: "2026-01-01T00:00:00Z".to_owned(),
         }
+    }
+
+    /// Opens the files of a new run.
+    fn open(lines: &Path, events: Option<PathBuf>) -> (MetricsWriter, Option<String>) {
+        let opened = MetricsWriter::open(lines, events, ResumePoint { step: 0, samples: 0 });
+        assert_eq!(opened.resumed, Resumed::default());
+        (opened.writer, opened.trouble)
     }
 
     /// Reads records as TensorFlow does, and checks both checksums.
@@ -335,12 +278,6 @@ mod tests {
     }
 
     #[test]
-    fn masked_checksums_are_those_of_tfrecord() {
-        // Length field of a 24-byte record and its masked CRC, as TensorFlow 2 writes them.
-        assert_eq!(masked_crc(&24u64.to_le_bytes()), 0x224b_7fa3);
-    }
-
-    #[test]
     fn a_resumed_run_drops_the_lines_it_computes_again_and_lines_cut_short() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("metrics.jsonl");
@@ -350,8 +287,13 @@ mod tests {
         }
         text += "{\"step\":3,\"total";
         std::fs::write(&path, text).unwrap();
-        let (mut writer, trouble) = MetricsWriter::open(&path, None, 4);
+        let point = ResumePoint { step: 4, samples: 32 };
+        let Opened { mut writer, resumed, trouble } = MetricsWriter::open(&path, None, point);
         assert_eq!(trouble.or(writer.write(&line(5))), None);
+        assert_eq!((resumed.from_step, resumed.lost_steps), (4, 2));
+        assert_eq!(resumed.lost_until, Some(line(6).time));
+        let [lost_s, kept_s] = [resumed.lost_s, resumed.kept_s];
+        assert!((lost_s - 1.0).abs() < 1e-9 && kept_s.abs() < 1e-9, "{resumed:?}");
         let steps: Vec<u64> = std::fs::read_to_string(&path)
             .unwrap()
             .lines()
@@ -361,11 +303,30 @@ mod tests {
     }
 
     #[test]
+    fn of_an_interval_around_the_checkpoint_only_the_part_after_it_is_lost() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        // Ten steps of 8 samples in 2 s, of which 0.5 s start-up; the checkpoint is of step 18.
+        let phase_s = BTreeMap::from([(Phase::Start, 0.5), (Phase::Forward, 1.5)]);
+        let interval =
+            |step| Metrics { phase_s: phase_s.clone(), samples_per_s: 40.0, ..line(step) };
+        let text = [10, 20, 30].map(|step| serde_json::to_string(&interval(step)).unwrap() + "\n");
+        std::fs::write(&path, text.concat()).unwrap();
+        let point = ResumePoint { step: 18, samples: 144 };
+        let resumed = MetricsWriter::open(&path, None, point).resumed;
+        assert_eq!((resumed.from_step, resumed.lost_steps), (18, 12));
+        assert!((resumed.lost_s - 1.2 * 1.5).abs() < 1e-9, "{resumed:?}");
+        assert!((resumed.kept_s - 0.8 * 1.5).abs() < 1e-9, "{resumed:?}");
+        let again = MetricsWriter::open(&path, None, point).resumed;
+        assert_eq!(again, Resumed { from_step: 18, ..Resumed::default() }, "counted once");
+    }
+
+    #[test]
     fn event_files_hold_a_version_and_one_record_per_line_of_metrics() {
         let folder = tempfile::tempdir().unwrap();
         let events = folder.path().join("tensorboard");
         let lines = folder.path().join("metrics.jsonl");
-        let (mut writer, trouble) = MetricsWriter::open(&lines, Some(events.clone()), 0);
+        let (mut writer, trouble) = open(&lines, Some(events.clone()));
         assert_eq!(trouble, None);
         assert_eq!(writer.write(&line(1)), None);
         assert_eq!(writer.scores(1, &BTreeMap::from([("motion".to_owned(), 0.5)])), None);
@@ -384,7 +345,7 @@ mod tests {
     fn a_full_disk_is_said_once_and_writing_goes_on_when_there_is_room() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("metrics.jsonl");
-        let (mut writer, _) = MetricsWriter::open(&path, None, 0);
+        let (mut writer, _) = open(&path, None);
         std::os::unix::fs::symlink("/dev/full", &path).unwrap();
         let said = writer.write(&line(1)).unwrap();
         assert!(said.contains("metrics.jsonl") && said.contains("training goes on"), "{said}");
@@ -410,7 +371,7 @@ mod tests {
         let (lines, events) = (folder.path().join("m"), folder.path().join("tensorboard"));
         // A folder cannot be created at the path of a file.
         std::fs::write(&events, "").unwrap();
-        let (mut writer, _) = MetricsWriter::open(&lines, Some(events.clone()), 0);
+        let (mut writer, _) = open(&lines, Some(events.clone()));
         assert!(writer.write(&line(1)).unwrap().contains("tensorboard"));
         std::fs::remove_file(&events).unwrap();
         assert_eq!(writer.write(&line(2)), None);

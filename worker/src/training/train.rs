@@ -11,7 +11,7 @@ use vljepa_data::order::ORDER_VERSION;
 use vljepa_kernels::Tensor;
 use vljepa_model::learning_rate_at;
 use vljepa_recipes::clock;
-use vljepa_recipes::protocol::{DataWork, FromWorker, Metrics, Outcome, Phase};
+use vljepa_recipes::protocol::{DataWork, FromWorker, Metrics, Outcome, Phase, Resumed};
 use vljepa_recipes::schema::Stage;
 
 use crate::checkpoint::{
@@ -22,7 +22,7 @@ use crate::error::WorkerError;
 use crate::evaluation;
 use crate::observe::gauges::Watch;
 use crate::observe::meter::{Closed, Meter};
-use crate::observe::metrics::MetricsWriter;
+use crate::observe::metrics::{MetricsWriter, Opened, ResumePoint};
 use crate::observe::trace::Tracer;
 use crate::rank::session::Session;
 use crate::training::Learns;
@@ -113,7 +113,12 @@ impl<'a, M: Learns> Trainer<'a, M> {
         let writer = leader.then(|| {
             let events = recipe.logging.tensorboard.then(|| session.run.tensorboard());
             let lines = session.run.metrics();
-            let (writer, trouble) = MetricsWriter::open(&lines, events, loaded.state.step);
+            let State { step, samples, .. } = loaded.state;
+            let point = ResumePoint { step, samples };
+            let Opened { writer, resumed, trouble } = MetricsWriter::open(&lines, events, point);
+            if resumed != Resumed::default() {
+                session.control.report(FromWorker::Resumed(resumed));
+            }
             trouble.into_iter().for_each(|text| warn(session, text));
             writer
         });

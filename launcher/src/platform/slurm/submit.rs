@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use vljepa_recipes::clock;
-use vljepa_recipes::protocol::{Drill, Metrics};
+use vljepa_recipes::protocol::Drill;
 use vljepa_recipes::run_directory::{RunDirectory, atomic_write};
 use vljepa_recipes::schema::Recipe;
 
@@ -16,7 +16,11 @@ use crate::environment;
 use crate::error::LaunchError;
 use crate::process;
 use crate::programs::Programs;
-use crate::record::{completion, history};
+use crate::record::completion;
+use crate::record::events::{Event, EventLog};
+use crate::record::live::LiveRun;
+use crate::record::provenance::RunRecord;
+use crate::record::rates::{LoggedInterval, Summary};
 use crate::terminal;
 
 /// Time between two looks at a followed run.
@@ -113,6 +117,9 @@ pub(crate) async fn submit(
     let drills = drills.to_vec();
     let submission = Submission { job, submitted: clock::now_text(), script: path, drills };
     submission.write(directory)?;
+    let attempt = RunRecord::read(directory).map_or(1, |record| record.next_attempt());
+    let job = submission.job.clone();
+    EventLog::new(directory, attempt).write(Event::Submitted { job });
     let Submission { job, script, .. } = &submission;
     terminal::result(&format!("submitted job {job}"));
     let logs = directory.logs();
@@ -165,10 +172,12 @@ fn copy_programs(directory: &RunDirectory, programs: &Programs) -> std::io::Resu
 pub(crate) async fn follow(directory: &RunDirectory, recipe: &Recipe) -> Result<bool, LaunchError> {
     let (mut shown_step, mut shown_state) = (0, String::new());
     let (mut gone_since, mut held_since) = (None, None);
+    let mut live = LiveRun::new(directory, recipe);
     loop {
-        if let Some(metrics) = history::metrics(directory).pop().filter(|m| m.step > shown_step) {
-            shown_step = metrics.step;
-            terminal::note(&line(&metrics));
+        live.update()?;
+        if let Some(newest) = live.newest().filter(|newest| newest.step > shown_step) {
+            shown_step = newest.step;
+            terminal::note(&line(newest, &live.summary(true), recipe.total_steps()));
         }
         if completion::check(directory, recipe).is_ok() {
             return Ok(true);
@@ -206,11 +215,10 @@ fn lasts(holds: bool, since: &mut Option<tokio::time::Instant>, time: Duration) 
     since.get_or_insert_with(tokio::time::Instant::now).elapsed() >= time
 }
 
-fn line(metrics: &Metrics) -> String {
-    format!(
-        "{} {}/{}  loss {:.4}  {:.1} samples/s",
-        metrics.stage, metrics.step, metrics.total_steps, metrics.loss, metrics.samples_per_s
-    )
+fn line(newest: &LoggedInterval, rates: &Summary, total_steps: u64) -> String {
+    let LoggedInterval { stage, step, loss, .. } = newest;
+    let (loss, rate) = (loss.unwrap_or(f64::NAN), rates.recent_samples_per_s.unwrap_or_default());
+    format!("{stage} {step}/{total_steps}  loss {loss:.4}  {rate:.1} samples/s")
 }
 
 /// Records in `slurm.json` that `job` works on the run, keeping the drills.

@@ -97,6 +97,7 @@ impl Attempt<'_> {
                 self.facts.initialised = Some(checkpoint.clone());
                 self.events.write(Event::Initialised { checkpoint });
             }
+            FromWorker::Resumed(resumed) => self.events.write(Event::Resumed(resumed)),
             FromWorker::Saved { step, name, stall_s, durable_s } => {
                 self.settle(step, None);
                 if self.facts.newest_saved.is_none_or(|newest| step > newest) {

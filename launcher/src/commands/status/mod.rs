@@ -1,0 +1,225 @@
+//! `vljepa-launch status RUN`: the state of a run, read from its directory and from Slurm's queue.
+
+mod screen;
+mod text;
+mod watch;
+
+use serde::Serialize;
+use vljepa_recipes::run_directory::RunDirectory;
+use vljepa_recipes::schema::Recipe;
+
+use crate::cli;
+use crate::error::LaunchError;
+use crate::platform::slurm::client::{self, JobState};
+use crate::platform::slurm::submit::Submission;
+use crate::record::live::LiveRun;
+use crate::record::provenance::{AttemptOutcome, RunRecord};
+use crate::record::rates::Summary;
+use crate::record::stragglers::RankTable;
+use crate::record::{completion, history};
+use crate::supervise::StopSignal;
+use crate::terminal;
+
+/// State of a run; with `--json` it is printed in this form.
+#[derive(Debug, Clone, Serialize)]
+struct Status {
+    name: String,
+    state: State,
+    step: u64,
+    total_steps: u64,
+    /// Stage of the newest line of metrics.
+    stage: Option<String>,
+    loss: Option<f64>,
+    #[serde(flatten)]
+    rates: Summary,
+    checkpoint: Option<String>,
+    attempts: usize,
+    /// Fault that ended the newest attempt.
+    fault: Option<String>,
+    /// Slurm job of the run and its state, or `None` if the run was never submitted.
+    job: Option<String>,
+    /// Table of the slowest ranks, or `None` before the first interval.
+    ranks: Option<RankTable>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    #[serde(rename = "not started")]
+    NotStarted,
+    /// The job waits in Slurm's queue.
+    Queued,
+    Running,
+    Completed,
+    Stopped,
+    Killed,
+    Failed,
+    /// The launcher ended without recording an outcome.
+    Interrupted,
+}
+
+impl State {
+    fn name(self) -> &'static str {
+        match self {
+            Self::NotStarted => "not started",
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Completed => "completed",
+            Self::Stopped => "stopped",
+            Self::Killed => "killed",
+            Self::Failed => "failed",
+            Self::Interrupted => "interrupted",
+        }
+    }
+
+    /// Whether a launcher works on the run or its job waits.
+    fn is_alive(self) -> bool {
+        matches!(self, Self::Queued | Self::Running)
+    }
+
+    /// Exit code of a run that ended in this state, or `None` if it has not ended. `stopped_by`
+    /// is the request that stopped it.
+    fn exit_code(self, stopped_by: Option<&str>) -> Option<u8> {
+        match self {
+            Self::NotStarted | Self::Queued | Self::Running => None,
+            Self::Completed => Some(0),
+            Self::Failed | Self::Interrupted => Some(1),
+            Self::Stopped | Self::Killed => {
+                let signal = stopped_by.and_then(StopSignal::of_name);
+                Some(signal.unwrap_or(StopSignal::Asked).exit_code(false))
+            }
+        }
+    }
+}
+
+/// Slurm job of a run.
+#[derive(Debug, Clone)]
+struct Job {
+    id: String,
+    /// `None` if `squeue` does not answer.
+    state: Option<JobState>,
+}
+
+impl Job {
+    /// Asks Slurm for the job of a run. `None` if the run was never submitted.
+    async fn of(directory: &RunDirectory) -> Option<Self> {
+        let Submission { job: id, .. } = Submission::read(directory)?;
+        let state = client::job_state(&id).await;
+        Some(Self { id, state })
+    }
+
+    /// Whether the job is leaving its nodes.
+    fn is_ending(&self) -> bool {
+        matches!(self.state, Some(JobState::Ending(_)))
+    }
+
+    fn text(&self) -> String {
+        let state = match &self.state {
+            Some(JobState::Pending(reason)) => format!("waits: {reason}"),
+            Some(JobState::Running) => "runs".to_owned(),
+            Some(JobState::Ending(_)) => "is leaving its nodes".to_owned(),
+            Some(JobState::Gone) => "is not in the queue".to_owned(),
+            None => "has an unknown state: squeue does not answer".to_owned(),
+        };
+        format!("{} {state}", self.id)
+    }
+}
+
+/// Prints the state of the run as a table or as JSON, once or until the run ends.
+pub(crate) async fn status(arguments: &cli::Status) -> Result<u8, LaunchError> {
+    if let Some(interval) = arguments.watch {
+        return watch::watch(arguments, interval.0).await;
+    }
+    let directory = RunDirectory::open(&arguments.run)?;
+    let recipe = directory.load_recipe()?.recipe;
+    let mut live = LiveRun::new(&directory, &recipe);
+    live.update()?;
+    let job = Job::of(&directory).await;
+    let status = Status::of(&directory, &recipe, &live, job.as_ref());
+    let text = if arguments.json { status.json(true)? } else { text::text(&status) };
+    terminal::result(&text);
+    Ok(0)
+}
+
+impl Status {
+    fn of(directory: &RunDirectory, recipe: &Recipe, live: &LiveRun, job: Option<&Job>) -> Self {
+        let record = RunRecord::read(directory);
+        let attempts = record.as_ref().map_or(&[][..], |record| &record.attempts);
+        let outcome = attempts.last().map(|attempt| attempt.outcome);
+        let state = state(directory, recipe, outcome, job);
+        let newest = live.newest();
+        Self {
+            name: recipe.name.clone(),
+            state,
+            step: newest.map_or(0, |interval| interval.step),
+            total_steps: recipe.total_steps(),
+            stage: newest.map(|interval| interval.stage.clone()),
+            loss: newest.and_then(|interval| interval.loss),
+            rates: live.summary(state.is_alive()),
+            checkpoint: directory.newest_checkpoint(),
+            attempts: attempts.len(),
+            fault: attempts.last().and_then(|attempt| attempt.fault.clone()),
+            job: job.map(Job::text),
+            ranks: history::ranks(directory),
+        }
+    }
+
+    /// The status as JSON, on several lines if `pretty`.
+    fn json(&self, pretty: bool) -> Result<String, LaunchError> {
+        let text =
+            if pretty { serde_json::to_string_pretty(self) } else { serde_json::to_string(self) };
+        text.map_err(|error| LaunchError::Start {
+            what: "writing the status as JSON".to_owned(),
+            why: error.to_string(),
+        })
+    }
+}
+
+fn state(
+    directory: &RunDirectory,
+    recipe: &Recipe,
+    outcome: Option<AttemptOutcome>,
+    job: Option<&Job>,
+) -> State {
+    if directory.is_in_use() {
+        return State::Running;
+    }
+    if completion::check(directory, recipe).is_ok() {
+        return State::Completed;
+    }
+    match job.and_then(|job| job.state.as_ref()) {
+        Some(JobState::Pending(_)) => return State::Queued,
+        // Some file systems do not show the lock of another machine.
+        Some(JobState::Running) => return State::Running,
+        Some(JobState::Ending(_) | JobState::Gone) | None => {}
+    }
+    match outcome {
+        None => State::NotStarted,
+        Some(AttemptOutcome::Unfinished) => State::Interrupted,
+        Some(AttemptOutcome::Completed) => State::Completed,
+        Some(AttemptOutcome::Stopped) => State::Stopped,
+        Some(AttemptOutcome::Killed) => State::Killed,
+        Some(AttemptOutcome::Failed) => State::Failed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::State;
+
+    #[test]
+    fn a_run_that_ended_has_the_exit_code_of_its_launcher() {
+        let code = |state: State, by| state.exit_code(by);
+        assert_eq!(code(State::Completed, None), Some(0));
+        assert_eq!(code(State::Failed, None), Some(1));
+        for (signal, expected) in
+            [("Ctrl-C", 130), ("stop", 130), ("TERM", 143), ("USR1", 138), ("HUP", 129)]
+        {
+            assert_eq!(code(State::Stopped, Some(signal)), Some(expected), "{signal}");
+        }
+        assert_eq!(code(State::Killed, None), Some(130));
+        for state in [State::NotStarted, State::Queued, State::Running] {
+            assert_eq!(code(state, Some("TERM")), None);
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Rates of a run and where its time went, from its metrics and events. `status`, the progress
+//! line, the report and the Prometheus endpoint show them.
+//!
+//! `interval` is the part of a line of metrics that is used here, `recent` has medians of the
+//! newest intervals, `spent` divides the time since the start, and `left` estimates the time to the
+//! end.
+
+mod interval;
+mod left;
+mod recent;
+mod spent;
+#[cfg(test)]
+mod tests;
+
+use serde::Serialize;
+use vljepa_recipes::clock;
+use vljepa_recipes::protocol::Metrics;
+use vljepa_recipes::schema::{Recipe, Scheduler};
+
+pub(crate) use interval::{LoggedInterval, working_rate};
+pub(crate) use left::{Left, StagePlan};
+pub(crate) use recent::Recent;
+pub(crate) use spent::{Spent, steps_again};
+
+use super::events::Line;
+use crate::statistics::to_f64;
+use spent::Timeline;
+
+/// Rates of a run at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub(crate) struct Summary {
+    /// Number of samples trained on.
+    pub samples: u64,
+    /// Median of the newest intervals of the current stage and attempt, or `None` before the first.
+    pub recent_samples_per_s: Option<f64>,
+    /// Number of these intervals, at most [`Recent::WINDOW`].
+    pub recent_intervals: usize,
+    /// `samples` divided by `elapsed_s`, or `None` before the first interval.
+    pub whole_run_samples_per_s: Option<f64>,
+    /// Seconds since the start of the run, or since its submission to Slurm, over all attempts. They
+    /// end with the last attempt if nothing works on the run.
+    pub elapsed_s: f64,
+    /// Parts of `elapsed_s`.
+    pub spent: Spent,
+    /// Number of steps that were computed, lost and computed again.
+    pub lost_steps: u64,
+    /// Time to the end of training, or `None` if the rate is unknown or all steps are done.
+    pub left: Option<Left>,
+}
+
+/// Rates of a run, updated with each new line of its metrics and events.
+#[derive(Debug)]
+pub(crate) struct Rates {
+    plan: StagePlan,
+    recent: Recent,
+    newest: Option<LoggedInterval>,
+    timeline: Timeline,
+}
+
+impl Rates {
+    /// Rates of a run that has not started.
+    pub(crate) fn new(recipe: &Recipe) -> Self {
+        Self {
+            plan: StagePlan::of(recipe),
+            recent: Recent::default(),
+            newest: None,
+            timeline: Timeline::new(recipe.cluster.scheduler == Scheduler::Slurm),
+        }
+    }
+
+    /// Rates of a run with the given history.
+    pub(crate) fn of(recipe: &Recipe, events: &[Line], metrics: &[Metrics]) -> Self {
+        let mut rates = Self::new(recipe);
+        events.iter().for_each(|line| rates.event(line));
+        metrics.iter().for_each(|line| rates.interval(LoggedInterval::from(line)));
+        rates
+    }
+
+    /// Takes the next event. The event of an attempt's start is taken before its intervals.
+    pub(crate) fn event(&mut self, line: &Line) {
+        self.timeline.event(line);
+    }
+
+    /// Takes the next line of metrics.
+    pub(crate) fn interval(&mut self, interval: LoggedInterval) {
+        if self.timeline.interval(&interval) {
+            self.recent.restart();
+        }
+        self.recent.add(&interval);
+        self.newest = Some(interval);
+    }
+
+    /// Forgets all lines of metrics, because they will be read again.
+    pub(crate) fn forget_intervals(&mut self) {
+        self.timeline.forget_intervals();
+        self.recent.restart();
+        self.newest = None;
+    }
+
+    /// The newest line of metrics.
+    pub(crate) fn newest(&self) -> Option<&LoggedInterval> {
+        self.newest.as_ref()
+    }
+
+    /// [`Self::summary`] of this moment.
+    pub(crate) fn now(&self, is_alive: bool) -> Summary {
+        self.summary(clock::now().as_duration().as_secs_f64(), is_alive)
+    }
+
+    /// Rates at the moment `now_s`, in seconds since 1970. `is_alive` says that something works on
+    /// the run or that its job waits; otherwise the time ends with the last attempt.
+    pub(crate) fn summary(&self, now_s: f64, is_alive: bool) -> Summary {
+        let (elapsed_s, spent, lost_steps) = self.timeline.spent(now_s, is_alive);
+        let newest = self.newest.as_ref();
+        let samples = newest.map_or(0, |newest| newest.samples);
+        let recent_samples_per_s = self.recent.samples_per_s();
+        let left = newest.zip(recent_samples_per_s);
+        Summary {
+            samples,
+            recent_samples_per_s,
+            recent_intervals: self.recent.intervals(),
+            whole_run_samples_per_s: newest
+                .map(|newest| to_f64(newest.samples) / elapsed_s)
+                .filter(|rate| rate.is_finite()),
+            elapsed_s,
+            spent,
+            lost_steps,
+            left: left.and_then(|(newest, rate)| self.plan.left(newest.step, &newest.stage, rate)),
+        }
+    }
+}
