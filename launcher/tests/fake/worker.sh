@@ -37,7 +37,7 @@ hello() {
 }
 beat() { say "{\"message\":\"heartbeat\",\"step\":$1,\"phase\":\"$2\"}"; }
 metrics() {
-  line="{\"step\":$1,\"total_steps\":10,\"stage\":\"only\",\"samples\":$(($1 * 8)),\"loss\":${loss:-0.5},\"gradient_norm\":1.0,\"learning_rate\":0.001,\"scale\":14.0,\"samples_per_s\":100.0,\"data_wait_fraction\":0.0,\"bad_samples\":0,\"phase_s\":{\"forward\":0.1},\"time\":\"2026-01-01T00:00:00Z\"}"
+  line="{\"step\":$1,\"total_steps\":10,\"stage\":\"only\",\"samples\":$(($1 * 8)),\"loss\":${loss:-0.5},\"gradient_norm\":1.0,\"learning_rate\":0.001,\"scale\":14.0,\"samples_per_s\":100.0,\"data_wait_fraction\":0.0,\"bad_samples\":0,\"phase_s\":{\"forward\":0.1},\"time\":\"$(date -u +%FT%T.%3NZ)\"}"
   echo "$line" >> "$run/metrics.jsonl"
   say "{\"message\":\"metrics\",${line#\{}"
 }

@@ -48,6 +48,8 @@ mod real_material;
 mod rehearsal;
 mod resume;
 mod score_command;
+#[path = "../../../launcher/tests/fake_run/screen.rs"]
+mod screen;
 #[cfg(feature = "video")]
 mod selective;
 #[cfg(feature = "video")]
@@ -61,6 +63,7 @@ mod table;
 mod tiny;
 mod user_errors;
 mod vlm;
+mod watch;
 mod weights_command;
 mod world_size;
 mod y_decoder;

@@ -19,7 +19,7 @@ use crate::{cli, terminal};
 /// Shortest time between two questions to Slurm, whose controller answers all users.
 const JOB_INTERVAL: Duration = Duration::from_secs(5);
 /// How long a run whose launcher was killed counts as watched: it may be started again.
-const INTERRUPTED_TIMEOUT: Duration = Duration::from_secs(5);
+const INTERRUPTED_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a run counts as watched after its job has left the queue: `squeue` does not list a job
 /// while it is being requeued.
 const GONE_TIMEOUT: Duration = Duration::from_secs(15);
