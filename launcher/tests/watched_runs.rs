@@ -125,7 +125,8 @@ fn the_exit_code_is_that_of_the_run() {
     let failed = FakeRun::new(1, "hello; step 0; kill -9 $$");
     failed.launch(&["recipe.yaml"]).said(1, &["died"]);
     assert_eq!(ended(&mut watch(&failed, &[])).code(), Some(1));
-    assert!(failed.read("watched").contains("state       failed"), "{}", failed.read("watched"));
+    let said = rows(&failed.read("watched"));
+    assert!(said.iter().any(|row| row == "state failed"), "{said:#?}");
 
     let stopped = FakeRun::new(1, STOPS);
     let mut run = stopped.start(&["recipe.yaml"]);
@@ -135,7 +136,8 @@ fn the_exit_code_is_that_of_the_run() {
     kill(Pid::from_raw(run.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
     assert_eq!(run.wait().unwrap().code(), Some(143));
     assert_eq!(ended(&mut watching).code(), Some(143));
-    assert!(stopped.read("watched").contains("state       stopped"));
+    let said = rows(&stopped.read("watched"));
+    assert!(said.iter().any(|row| row == "state stopped"), "{said:#?}");
 
     let complete = FakeRun::new(1, TRAINS);
     complete.launch(&["recipe.yaml"]).said(0, &["complete"]);
@@ -171,7 +173,7 @@ fn a_terminal_shows_one_block_that_fits_and_ctrl_c_ends_the_display_alone() {
     fake.wait_for("runs/fake/ready", "ready");
     let columns = 30;
     let mut watching = watch_in_terminal(&fake, columns);
-    fake.wait_for("watched", "step        1 of 10");
+    fake.wait_for("watched", "1 of 10, stage");
     // Several frames.
     std::thread::sleep(Duration::from_secs(1));
     watching.stdin.as_mut().unwrap().write_all(b"\x03").unwrap();
@@ -201,6 +203,7 @@ fn a_terminal_shows_the_whole_block_at_the_end() {
     assert!(run.wait().unwrap().success());
     let shown = screen(&fake.read("watched"), 200);
     assert!(shown.iter().any(|row| row.ends_with("whole run")), "{shown:#?}");
-    assert!(shown.iter().any(|row| row == "state       completed"), "{shown:#?}");
+    let states: Vec<_> = shown.iter().filter(|row| row.starts_with("state ")).collect();
+    assert!(states.len() == 1 && states[0].ends_with("completed"), "{shown:#?}");
     assert_eq!(shown.iter().filter(|row| row.starts_with("run ")).count(), 1, "{shown:#?}");
 }

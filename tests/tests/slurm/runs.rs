@@ -59,6 +59,11 @@ fn stop_saves_and_ends_the_job_and_the_same_command_continues() {
         "{}",
         running.diagnostics()
     );
+    let watched = launch(&["status", "--watch", "1"]);
+    assert_eq!(watched.status.code(), Some(130), "{}", text(&watched));
+    for part in ["stopped", "is not in the queue", "queue  "] {
+        assert!(text(&watched).contains(part), "`{part}` is missing in {}", text(&watched));
+    }
     let nothing = launch(&["stop"]);
     assert!(text(&nothing).contains("there is nothing to stop"), "{}", text(&nothing));
     cluster.launch(trial, "stopped", &[], &[]).complete();
