@@ -8,7 +8,7 @@ use super::rates::{LoggedInterval, Rates, Summary};
 use super::tail::Tail;
 use crate::error::LaunchError;
 
-/// Metrics and events of a run, as far as they were read.
+/// Metrics and events of a run that were read so far.
 #[derive(Debug)]
 pub(crate) struct LiveRun {
     directory: RunDirectory,

@@ -29,9 +29,9 @@ impl Tail {
 
     /// Whether the file was replaced, cut or deleted, so that its lines have to be read again.
     pub(crate) fn is_replaced(&self) -> bool {
-        let Some(opened) = self.file.as_ref().and_then(|file| file.metadata().ok()) else {
-            return false;
-        };
+        let Some(file) = &self.file else { return false };
+        // A network file system forgets an open file that another machine has replaced.
+        let Ok(opened) = file.metadata() else { return true };
         let identity = |data: &Metadata| (data.dev(), data.ino());
         match std::fs::metadata(&self.path) {
             Ok(now) => identity(&now) != identity(&opened) || now.len() < self.offset,

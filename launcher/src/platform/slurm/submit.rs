@@ -174,7 +174,8 @@ pub(crate) async fn follow(directory: &RunDirectory, recipe: &Recipe) -> Result<
     let (mut gone_since, mut held_since) = (None, None);
     let mut live = LiveRun::new(directory, recipe);
     loop {
-        live.update()?;
+        // A file that cannot be read now may be readable at the next look.
+        live.update().ok();
         if let Some(newest) = live.newest().filter(|newest| newest.step > shown_step) {
             shown_step = newest.step;
             terminal::note(&line(newest, &live.summary(true), recipe.total_steps()));

@@ -2,8 +2,8 @@
 //! line, the report and the Prometheus endpoint show them.
 //!
 //! `interval` is the part of a line of metrics that is used here, `recent` has medians of the
-//! newest intervals, `spent` divides the time since the start, and `left` estimates the time to the
-//! end.
+//! newest intervals, `timeline` and `spent` divide the time since the start among its parts, and
+//! `left` estimates the time to the end.
 
 mod interval;
 mod left;
@@ -11,6 +11,7 @@ mod recent;
 mod spent;
 #[cfg(test)]
 mod tests;
+mod timeline;
 
 use serde::Serialize;
 use vljepa_recipes::clock;
@@ -20,11 +21,12 @@ use vljepa_recipes::schema::{Recipe, Scheduler};
 pub(crate) use interval::{LoggedInterval, working_rate};
 pub(crate) use left::{Left, StagePlan};
 pub(crate) use recent::Recent;
-pub(crate) use spent::{Spent, steps_again};
+pub(crate) use spent::Spent;
+pub(crate) use timeline::steps_again;
 
 use super::events::Line;
 use crate::statistics::to_f64;
-use spent::Timeline;
+use timeline::Timeline;
 
 /// Rates of a run at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -37,7 +39,7 @@ pub(crate) struct Summary {
     pub recent_intervals: usize,
     /// `samples` divided by `elapsed_s`, or `None` before the first interval.
     pub whole_run_samples_per_s: Option<f64>,
-    /// Seconds since the start of the run, or since its submission to Slurm, over all attempts. They
+    /// Seconds since the start of the run or its submission to Slurm, over all attempts. They
     /// end with the last attempt if nothing works on the run.
     pub elapsed_s: f64,
     /// Parts of `elapsed_s`.

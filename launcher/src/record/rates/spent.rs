@@ -2,11 +2,9 @@
 //! belongs to one part, so the parts sum to the elapsed time.
 
 use serde::Serialize;
-use vljepa_recipes::clock;
-use vljepa_recipes::protocol::{Phase, Resumed};
+use vljepa_recipes::protocol::Resumed;
 
-use super::LoggedInterval;
-use crate::record::events::{Event, Line};
+use super::timeline::{Attempt, Gap, Intervals, Timeline};
 use crate::record::provenance::AttemptOutcome;
 use crate::statistics::to_f64;
 
@@ -55,188 +53,7 @@ impl Spent {
     }
 }
 
-/// Number of steps that an attempt computes again: logged ones, or more if the attempt before it
-/// had reached `reached` steps.
-pub(crate) fn steps_again(resumed: &Resumed, reached: u64) -> u64 {
-    resumed.lost_steps.max(reached.saturating_sub(resumed.from_step))
-}
-
-/// Attempts of a run and their intervals.
-#[derive(Debug, Default)]
-pub(super) struct Timeline {
-    on_slurm: bool,
-    attempts: Vec<Attempt>,
-    /// Intervals of each attempt. Those before the first attempt's event are counted for the first.
-    intervals: Vec<Intervals>,
-    /// Time of a submission after which no attempt has started yet.
-    submitted_s: Option<f64>,
-    resumed: Vec<Resumed>,
-    lost_steps: u64,
-    highest_step: u64,
-}
-
-#[derive(Debug)]
-struct Attempt {
-    submitted_s: Option<f64>,
-    started_s: f64,
-    ended: Option<Ended>,
-    /// Time of the last event or dropped line.
-    last_sign_s: f64,
-    /// Times of checkpoints, and how long the step waited for each.
-    saves: Vec<(f64, f64)>,
-    scored_s: Option<f64>,
-    /// Whether the supervisor has announced the next attempt.
-    restarts: bool,
-    /// Whether the job was requeued because its supervisor was lost.
-    requeued: bool,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Ended {
-    at_s: f64,
-    outcome: AttemptOutcome,
-    step: u64,
-}
-
-/// Sums over the intervals of an attempt, in seconds.
-#[derive(Debug, Clone, Copy, Default)]
-struct Intervals {
-    /// Start of the first interval and end of the last one.
-    span: Option<(f64, f64)>,
-    start: f64,
-    steps: f64,
-    data: f64,
-    evaluation: f64,
-    checkpoints: f64,
-    /// Intervals of steps that an earlier line of the file had already counted.
-    again: f64,
-}
-
-impl Intervals {
-    fn sum(&self) -> f64 {
-        self.start + self.steps + self.data + self.evaluation + self.checkpoints + self.again
-    }
-}
-
-/// Cause of a time without an attempt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Gap {
-    Fault,
-    Queue,
-    Stopped,
-}
-
 impl Timeline {
-    pub(super) fn new(on_slurm: bool) -> Self {
-        Self { on_slurm, ..Self::default() }
-    }
-
-    /// Number of the attempt that was running at a time, counted from 0.
-    fn attempt_at(&self, time_s: f64) -> usize {
-        self.attempts.iter().rposition(|attempt| attempt.started_s <= time_s).unwrap_or(0)
-    }
-
-    pub(super) fn event(&mut self, line: &Line) {
-        let Some(time_s) = clock::seconds_of(&line.time) else { return };
-        match &line.event {
-            Event::Submitted { .. } => self.submitted_s = Some(time_s),
-            Event::AttemptStarted { .. } => self.attempts.push(Attempt {
-                submitted_s: self.submitted_s.take(),
-                started_s: time_s,
-                ended: None,
-                last_sign_s: time_s,
-                saves: Vec::new(),
-                scored_s: None,
-                restarts: false,
-                requeued: false,
-            }),
-            Event::Resumed(resumed) => self.resume(resumed),
-            Event::NodeLeftOut { .. }
-            | Event::RankJoined { .. }
-            | Event::Refused { .. }
-            | Event::Initialised { .. }
-            | Event::Saved { .. }
-            | Event::Scores { .. }
-            | Event::Warning { .. }
-            | Event::Straggler(_)
-            | Event::ShardsChanged(_)
-            | Event::StopRequested { .. }
-            | Event::SupervisorLost { .. }
-            | Event::Fault(_)
-            | Event::Restart { .. }
-            | Event::AttemptEnded { .. } => {}
-        }
-        let Some(attempt) = self.attempts.last_mut() else { return };
-        match &line.event {
-            Event::Saved { stall_s, .. } => attempt.saves.push((time_s, *stall_s)),
-            Event::Scores { .. } => attempt.scored_s = Some(time_s),
-            Event::Restart { .. } => attempt.restarts = true,
-            Event::SupervisorLost { .. } => attempt.requeued = true,
-            Event::AttemptEnded { outcome, step } => {
-                attempt.ended = Some(Ended { at_s: time_s, outcome: *outcome, step: *step });
-            }
-            // A guard and a submission write their events when the attempt may have ended.
-            Event::Submitted { .. } => return,
-            _ => {}
-        }
-        if !matches!(line.event, Event::SupervisorLost { .. }) {
-            attempt.last_sign_s = attempt.last_sign_s.max(time_s);
-        }
-    }
-
-    fn resume(&mut self, resumed: &Resumed) {
-        let until_s = resumed.lost_until.as_deref().and_then(clock::seconds_of);
-        if let Some(until_s) = until_s {
-            let number = self.attempt_at(until_s);
-            if let Some(attempt) = self.attempts.get_mut(number) {
-                attempt.last_sign_s = attempt.last_sign_s.max(until_s);
-            }
-        }
-        let reached = match self.attempts.as_slice() {
-            [.., before, _] => before.ended.map_or(0, |ended| ended.step),
-            [] | [_] => 0,
-        };
-        self.lost_steps += steps_again(resumed, reached);
-        self.resumed.push(resumed.clone());
-    }
-
-    /// Adds an interval. Returns whether it is the first one of its attempt.
-    pub(super) fn interval(&mut self, interval: &LoggedInterval) -> bool {
-        let Some(end_s) = interval.end_s() else { return false };
-        let number = self.attempt_at(end_s);
-        if self.intervals.len() <= number {
-            self.intervals.resize(number + 1, Intervals::default());
-        }
-        let sums = &mut self.intervals[number];
-        let is_first = sums.span.is_none();
-        let start_s = end_s - interval.seconds();
-        let from_s = sums.span.map_or(start_s, |(first, _)| first);
-        sums.span = Some((from_s, end_s));
-        sums.start += interval.in_phase(Phase::Start);
-        if interval.step <= self.highest_step {
-            sums.again += interval.seconds() - interval.in_phase(Phase::Start);
-            return is_first;
-        }
-        self.highest_step = interval.step;
-        for (phase, seconds) in &interval.phase_s {
-            match phase {
-                Phase::Start => {}
-                Phase::Data => sums.data += seconds,
-                Phase::Forward | Phase::Collective | Phase::Backward | Phase::Optimizer => {
-                    sums.steps += seconds;
-                }
-                Phase::Checkpoint => sums.checkpoints += seconds,
-                Phase::Evaluation => sums.evaluation += seconds,
-            }
-        }
-        is_first
-    }
-
-    pub(super) fn forget_intervals(&mut self) {
-        self.intervals.clear();
-        self.highest_step = 0;
-    }
-
     /// Elapsed seconds, their parts, and the number of lost steps.
     pub(super) fn spent(&self, now_s: f64, is_alive: bool) -> (f64, Spent, u64) {
         let Some(first) = self.attempts.first() else {
@@ -274,46 +91,12 @@ impl Timeline {
         let mut sums = Sums::default();
         if let Some((first_s, last_s)) = self.intervals.first().and_then(|sums| sums.span) {
             let end_s = if is_alive { now_s.max(last_s) } else { last_s };
-            let attempt = Attempt {
-                submitted_s: None,
-                started_s: first_s,
-                ended: None,
-                last_sign_s: last_s,
-                saves: Vec::new(),
-                scored_s: None,
-                restarts: false,
-                requeued: false,
-            };
+            let attempt = Attempt::started(first_s);
             sums.attempt(&attempt, &self.intervals[0], [first_s, end_s], false, true);
             return (end_s - first_s, sums.finish(self), 0);
         }
         let queue_s = self.submitted_s.filter(|_| is_alive).map_or(0.0, |at| (now_s - at).max(0.0));
         (queue_s, Spent { queue_s, ..Spent::default() }, 0)
-    }
-
-    /// Cause of the time between `before` and the next attempt.
-    fn gap(&self, before: Option<&Attempt>) -> Gap {
-        let Some(before) = before else { return Gap::Queue };
-        match before.ended.map(|ended| ended.outcome) {
-            _ if before.restarts => Gap::Fault,
-            _ if before.requeued => Gap::Queue,
-            None | Some(AttemptOutcome::Unfinished) => Gap::Fault,
-            Some(AttemptOutcome::Stopped | AttemptOutcome::Killed) if self.on_slurm => Gap::Queue,
-            Some(
-                AttemptOutcome::Stopped
-                | AttemptOutcome::Killed
-                | AttemptOutcome::Completed
-                | AttemptOutcome::Failed,
-            ) => Gap::Stopped,
-        }
-    }
-}
-
-impl Attempt {
-    /// Whether the attempt lost no work.
-    fn is_ended_well(&self) -> bool {
-        let outcome = self.ended.map(|ended| ended.outcome);
-        matches!(outcome, Some(AttemptOutcome::Stopped | AttemptOutcome::Completed))
     }
 }
 
@@ -331,7 +114,7 @@ impl Sums {
     fn gap(&mut self, gap: Gap, submitted_s: Option<f64>, from_s: f64, to_s: f64) -> f64 {
         let to_s = to_s.max(from_s);
         if let Some(submitted_s) = submitted_s {
-            let submitted_s = submitted_s.clamp(from_s, to_s);
+            let submitted_s = submitted_s.max(from_s).min(to_s);
             self.spent.stopped_s += submitted_s - from_s;
             self.spent.queue_s += to_s - submitted_s;
             return to_s;
@@ -355,7 +138,7 @@ impl Sums {
         runs: bool,
     ) -> f64 {
         let (first_s, last_s) = intervals.span.unwrap_or((end_s, end_s));
-        let (first_s, last_s) = (first_s.clamp(start_s, end_s), last_s.clamp(start_s, end_s));
+        let (first_s, last_s) = (first_s.max(start_s).min(end_s), last_s.max(start_s).min(end_s));
         let start_up = first_s - start_s + intervals.start;
         let part = if after_fault { &mut self.fault_s } else { &mut self.spent.start_up_s };
         *part += start_up;
@@ -369,7 +152,7 @@ impl Sums {
         spent.not_logged_s += (last_s - first_s - intervals.sum()).max(0.0);
         let rest = end_s - last_s;
         let saves = attempt.saves.iter().filter(|(time_s, _)| *time_s > last_s);
-        let saves = saves.map(|(_, stall_s)| stall_s).sum::<f64>().clamp(0.0, rest);
+        let saves = saves.map(|(_, stall_s)| stall_s).sum::<f64>().max(0.0).min(rest);
         match attempt.ended.map(|ended| ended.outcome) {
             Some(AttemptOutcome::Completed) => {
                 let scored = attempt.scored_s.map_or(0.0, |at| (at - last_s - saves).max(0.0));
@@ -395,14 +178,14 @@ impl Sums {
     /// Divides the time of faults into lost work and restarts.
     fn finish(mut self, timeline: &Timeline) -> Spent {
         let sum = |part: fn(&Resumed) -> f64| timeline.resumed.iter().map(part).sum::<f64>();
-        let kept_s = sum(|resumed| resumed.kept_s).clamp(0.0, self.fault_s);
+        let kept_s = sum(|resumed| resumed.kept_s).max(0.0).min(self.fault_s);
         let rest = self.fault_s - kept_s;
         // Steps after the last line are known by their number alone.
         let logged: u64 = timeline.resumed.iter().map(|resumed| resumed.lost_steps).sum();
         let per_step =
             (self.spent.steps_s + self.spent.data_wait_s) / to_f64(timeline.highest_step.max(1));
         let unlogged_s = to_f64(timeline.lost_steps.saturating_sub(logged)) * per_step;
-        let lost_s = (sum(|resumed| resumed.lost_s) + unlogged_s).clamp(0.0, rest);
+        let lost_s = (sum(|resumed| resumed.lost_s) + unlogged_s).max(0.0).min(rest);
         self.spent.steps_s += kept_s;
         self.spent.lost_work_s += lost_s;
         self.spent.restarts_s += rest - lost_s;

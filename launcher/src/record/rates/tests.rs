@@ -327,3 +327,27 @@ fn the_time_left_scales_with_the_operations_of_later_stages() {
     rates.interval(interval(4.0, 150, &STEPS));
     assert_eq!(rates.summary(now(4.0), true).left, None);
 }
+
+#[test]
+fn damaged_numbers_and_times_do_not_end_the_program() {
+    let huge = [(Phase::Start, 1e308), (Phase::Forward, 1e308), (Phase::Data, 1e308)];
+    let mut broken = interval(2.0, u64::MAX, &huge);
+    (broken.samples_per_s, broken.samples) = (1e308, u64::MAX);
+    let resumed =
+        Resumed { from_step: u64::MAX, lost_s: -1e308, kept_s: 1e308, ..Resumed::default() };
+    let events = [
+        started(10.0, 1),
+        ended(5.0, 1, AttemptOutcome::Failed, u64::MAX),
+        started(1.0, 2),
+        at(0.5, 2, Event::Resumed(resumed)),
+        Line { time: "yesterday".to_owned(), ..started(0.0, 3) },
+    ];
+    let no_time = LoggedInterval { time: "tomorrow".to_owned(), ..broken.clone() };
+    let mut rates = rates(&events, &[broken, no_time]);
+    for is_alive in [true, false] {
+        let summary = rates.summary(now(-5.0), is_alive);
+        assert!(serde_json::to_string(&summary).is_ok());
+    }
+    rates.forget_intervals();
+    assert_eq!(rates.summary(now(20.0), true).samples, 0);
+}
