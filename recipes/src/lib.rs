@@ -7,6 +7,7 @@ pub mod clock;
 pub mod cost;
 pub mod file_kind;
 mod load;
+pub mod node;
 pub mod paper;
 pub mod plan;
 pub mod protocol;

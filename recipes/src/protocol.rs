@@ -13,6 +13,7 @@ mod job;
 mod labels;
 mod metrics;
 mod resumed;
+mod probe;
 mod row;
 mod score;
 mod selective;
@@ -33,6 +34,7 @@ pub use job::{Job, PROGRESS};
 pub use labels::{LabelCount, LabelCounts};
 pub use metrics::{Gauges, Metrics, Spread};
 pub use resumed::Resumed;
+pub use probe::{LibraryName, LibraryReport, LoadedLibrary, SourceRate, SourceReport};
 pub use row::RowRecord;
 pub use score::CaptionScores;
 pub use selective::{

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use vljepa_worker::rank::{device, sources};
 use vljepa_worker::{inputs, job, score, sets, weights};
 
 /// Runs one rank of a VL-JEPA run. `vljepa-launch` starts it; it is rarely started by hand.
@@ -81,6 +82,14 @@ enum Command {
         /// Compute threads of a rank on the host [default: those of this machine].
         #[arg(long)]
         threads: Option<NonZeroUsize>,
+    /// Load NVIDIA's libraries and print their versions and files as JSON; none in a build without
+    /// the feature `cuda`. `vljepa-launch doctor` shows them.
+    Libraries,
+    /// Read shards of each source of a recipe for a second and print the rates as JSON.
+    /// `vljepa-launch doctor` shows them.
+    Feed {
+        /// Recipe whose sources are read.
+        recipe: PathBuf,
     },
     /// Compile the GPU kernels of recipes before their runs, and print the resources they need.
     /// Needs NVRTC, but no GPU.
@@ -146,6 +155,8 @@ fn main() -> ExitCode {
             let threads = threads.map_or(1, NonZeroUsize::get);
             vljepa_worker::rates::run(&recipe, &changes, threads).map(Some)
         }
+        Some(Command::Libraries) => device::libraries().map(Some),
+        Some(Command::Feed { recipe }) => sources::feed(&recipe).map(Some),
         #[cfg(feature = "cuda")]
         Some(Command::Compile { recipes, architecture, cache }) => {
             vljepa_worker::compile::run(&recipes, &architecture, cache).map(Some)

@@ -43,6 +43,15 @@ pub fn examine(recipe: &Recipe, ranks: usize) -> anyhow::Result<String> {
     }
 }
 
+/// Loads NVIDIA's libraries, whose list is empty in a build without the feature `cuda`, and returns
+/// a list of [`LibraryReport`](vljepa_recipes::protocol::LibraryReport) as JSON.
+///
+/// # Errors
+/// If the list cannot be encoded. A library that does not load is part of the list.
+pub fn libraries() -> anyhow::Result<String> {
+    Ok(serde_json::to_string(&gpu::libraries())?)
+}
+
 /// Checks that no two ranks of a machine compute on the same GPU.
 ///
 /// # Errors

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use vljepa_recipes::RankId;
+use vljepa_recipes::{RankId, node};
 use vljepa_recipes::protocol::{
     LOCAL_RANK_VARIABLE, LOCAL_WORLD_SIZE_VARIABLE, NVLS_VARIABLE, RANK_VARIABLE, TOKEN_VARIABLE,
     WORLD_SIZE_VARIABLE,
@@ -78,18 +78,9 @@ impl Environment {
     /// Number of CPUs for the threads of one of `ranks` ranks on this machine.
     #[must_use]
     pub fn cpus(&self, ranks: usize) -> usize {
-        self.cpus_of(std::thread::available_parallelism().map_or(1, usize::from), ranks)
-    }
-
-    /// The same, if the affinity mask and the control group of this process allow it `allowed`
-    /// CPUs. Under Slurm these are the rank's own CPUs, if Slurm binds tasks, or all of the
-    /// machine. Elsewhere the ranks of a machine share them.
-    fn cpus_of(&self, allowed: usize, ranks: usize) -> usize {
-        let own = match self.cpus_per_task {
-            Some(asked) => asked.min(allowed),
-            None => allowed / ranks.max(1),
-        };
-        own.max(1)
+        // The affinity mask and the control group of this process bound the number.
+        let allowed = std::thread::available_parallelism().map_or(1, usize::from);
+        node::cpus_of_rank(allowed, ranks, self.cpus_per_task)
     }
 }
 
@@ -180,16 +171,12 @@ mod tests {
     }
 
     #[test]
-    fn a_rank_has_the_cpus_that_slurm_gave_it_or_its_share_of_the_machine() {
+    fn only_a_step_of_slurm_has_cpus_of_its_own() {
         let step = ("SLURM_STEP_ID", "0");
-        let bound = of(&[step, ("SLURM_CPUS_PER_TASK", "12")]);
-        assert_eq!(bound.cpus_of(12, 8), 12, "Slurm binds the task to its CPUs");
-        assert_eq!(bound.cpus_of(96, 8), 12, "Slurm does not bind it");
-        assert_eq!(bound.cpus_of(4, 8), 4);
-        assert_eq!(of(&[step]).cpus_of(96, 8), 12);
+        assert_eq!(of(&[step, ("SLURM_CPUS_PER_TASK", "12")]).cpus_per_task, Some(12));
+        assert_eq!(of(&[step]).cpus_per_task, None);
         let in_script = of(&[("SLURM_CPUS_PER_TASK", "12")]);
-        assert_eq!(in_script.cpus_of(96, 8), 12, "mpirun in a job's script shares the machine");
-        assert_eq!(in_script.cpus_of(4, 8), 1);
+        assert_eq!(in_script.cpus_per_task, None, "mpirun in a job's script shares the machine");
     }
 
     #[test]

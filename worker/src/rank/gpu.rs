@@ -1,11 +1,15 @@
 //! Opens the GPUs of a machine, and connects the ranks that compute on GPUs.
 
+use std::fmt::Display;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use vljepa_kernels::attention::launch::Mode;
 use vljepa_kernels::compile::{Cache, Compiler, Nvrtc};
 use vljepa_kernels::device::cuda::Cuda;
-use vljepa_recipes::protocol::{FromWorker, NVLS_VARIABLE};
+use vljepa_recipes::protocol::{
+    FromWorker, LibraryName, LibraryReport, LoadedLibrary, NVLS_VARIABLE,
+};
 use vljepa_recipes::{RankId, Recipe};
 
 use crate::collectives::nccl::{Id, Library, Nccl, TimeOuts};
@@ -65,6 +69,28 @@ pub(crate) fn examine(deterministic: bool, ranks: usize) -> anyhow::Result<Strin
     });
     let names = found.into_iter().collect::<anyhow::Result<Vec<String>>>()?;
     Ok(format!("{} × {}", names.len(), names.first().map_or("", |name| name.as_str())))
+}
+
+/// Loads each of NVIDIA's libraries that a run on GPUs needs. No GPU is opened.
+pub(crate) fn libraries() -> Vec<LibraryReport> {
+    let libraries = GpuEnvironment::read().libraries;
+    let loaded = |version, path: PathBuf| LoadedLibrary { version, path: Some(path) };
+    let driver = Cuda::driver_version().map(|version| LoadedLibrary { version, path: None });
+    let nvrtc =
+        Nvrtc::open(&libraries).map(|found| loaded(found.version(), found.path().to_owned()));
+    let cublaslt = Cuda::cublaslt(&libraries).map(|(version, path)| loaded(version, path));
+    let nccl =
+        Library::open(&libraries).map(|found| loaded(found.version(), found.path().to_owned()));
+    vec![
+        report(LibraryName::Driver, driver),
+        report(LibraryName::Nvrtc, nvrtc),
+        report(LibraryName::CublasLt, cublaslt),
+        report(LibraryName::Nccl, nccl),
+    ]
+}
+
+fn report<E: Display>(name: LibraryName, found: Result<LoadedLibrary, E>) -> LibraryReport {
+    LibraryReport { name, found: found.map_err(|error| error.to_string()) }
 }
 
 /// Joins NCCL with the other ranks, through the id that rank 0 makes and the supervisor relays.

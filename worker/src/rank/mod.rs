@@ -12,3 +12,4 @@ pub mod health;
 pub mod rendezvous;
 pub mod session;
 pub(crate) mod signals;
+pub mod sources;

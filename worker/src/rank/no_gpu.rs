@@ -1,6 +1,7 @@
 //! GPUs in a build without the feature `cuda`: nothing can be opened.
 
 use vljepa_kernels::device::cuda::Cuda;
+use vljepa_recipes::protocol::LibraryReport;
 use vljepa_recipes::{RankId, Recipe};
 
 use crate::collectives::nccl::Nccl;
@@ -21,6 +22,11 @@ pub(crate) fn open(_: bool, _: usize) -> anyhow::Result<&'static Cuda> {
 /// Fails always, with [`WorkerError::NoCuda`].
 pub(crate) fn examine(_: bool, _: usize) -> anyhow::Result<String> {
     Err(WorkerError::NoCuda.into())
+}
+
+/// NVIDIA's libraries, of which this build uses none.
+pub(crate) fn libraries() -> Vec<LibraryReport> {
+    Vec::new()
 }
 
 /// Joins NCCL, which this build cannot do.

@@ -145,6 +145,12 @@ unsafe impl Send for Blas {}
 // SAFETY: as above.
 unsafe impl Sync for Blas {}
 
+/// Loads cuBLASLt without a GPU, and returns its version and file.
+pub(super) fn version_and_path(libraries: &Libraries) -> Result<(String, PathBuf)> {
+    let blas = Blas::load(libraries).map_err(KernelError::Library)?;
+    Ok((blas.version_text(), blas.path.clone()))
+}
+
 impl Blas {
     /// Loads cuBLASLt and creates a handle for the GPU that is current on this thread.
     ///

@@ -97,11 +97,28 @@ fn driver(call: &'static str, hint: &'static str) -> impl Fn(DriverError) -> Ker
 }
 
 impl Hardware {
-    pub(super) fn count() -> Result<usize> {
+    /// Newest version of CUDA that the driver supports.
+    pub(super) fn driver_version() -> Result<String> {
+        Self::find_driver()?;
+        let mut version = 0;
+        // SAFETY: the pointer is valid for the call, which needs no initialised driver.
+        unsafe { cu_sys::cuDriverGetVersion(&raw mut version) }
+            .result()
+            .map_err(driver("cuDriverGetVersion", INSTALL_HINT))?;
+        Ok(format!("{}.{}", version / 1000, version % 1000 / 10))
+    }
+
+    /// Fails if the driver's library is missing: cudarc would panic.
+    fn find_driver() -> Result<()> {
         // SAFETY: the call only tries to load a library.
-        if !unsafe { cu_sys::is_culib_present() } {
-            return Err(failed("opening the GPU", "no libcuda.so.1".to_owned(), INSTALL_HINT));
+        if unsafe { cu_sys::is_culib_present() } {
+            return Ok(());
         }
+        Err(failed("opening the GPU", "no libcuda.so.1".to_owned(), INSTALL_HINT))
+    }
+
+    pub(super) fn count() -> Result<usize> {
+        Self::find_driver()?;
         cu::init().map_err(driver("cuInit", INSTALL_HINT))?;
         let count = cu::device::get_count().map_err(driver("cuDeviceGetCount", INSTALL_HINT))?;
         Ok(usize::try_from(count).unwrap_or(0))

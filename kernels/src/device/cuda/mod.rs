@@ -123,6 +123,23 @@ impl Cuda {
         Hardware::count()
     }
 
+    /// Newest version of CUDA that the driver of this machine supports, such as `13.0`.
+    ///
+    /// # Errors
+    /// If there is no driver.
+    pub fn driver_version() -> Result<String> {
+        Hardware::driver_version()
+    }
+
+    /// Loads cuBLASLt, and returns its version, such as `12.9.1`, and its file. Needs no GPU.
+    ///
+    /// # Errors
+    /// If the library is missing or unusable. The message lists the files that were tried and says
+    /// what to install.
+    pub fn cublaslt(libraries: &Libraries) -> Result<(String, std::path::PathBuf)> {
+        cublaslt::version_and_path(libraries)
+    }
+
     /// The device of tests. If `VLJEPA_TEST_GPU` is set, this is the GPU with that number.
     /// Otherwise it is an emulated device, which uses the memory and the processors of the host and
     /// is slow.
