@@ -6,6 +6,7 @@ export VLJEPA_FEATURES=vljepa-worker/cuda,vljepa-tests/cuda
 . recipes/install.sh
 need slurm-wlm test -x /usr/sbin/slurmctld
 need munge test -x /usr/sbin/munged
+need faketime bash -c 'ls /usr/lib/*/faketime/libfaketime.so.1'
 install_needed
 . kernels/nvrtc.sh
 . worker/nccl.sh

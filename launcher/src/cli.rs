@@ -3,6 +3,7 @@
 
 mod plan;
 mod status;
+mod doctor;
 mod stream;
 
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use vljepa_recipes::protocol::Drill;
 
 pub(crate) use self::plan::{Devices, Plan};
 pub(crate) use self::status::Status;
+pub(crate) use self::doctor::Doctor;
 pub(crate) use self::stream::{Stream, StreamSpeed};
 
 const AFTER_HELP: &str = "\
@@ -19,7 +21,7 @@ Exit codes:
   0    success (for a run: its completion record was written)
   1    the run or the job failed
   2    the command line, the recipe or a file named in it is wrong; nothing was started
-  3    this machine lacks something: mpirun, vljepa-worker, one of its features
+  3    this machine lacks something: mpirun, vljepa-worker, one of its features; a fact of `doctor` fails
   75   inside a Slurm job: the run has to continue later (its time is over, USR1 or USR2, too few healthy nodes);
        a job that vljepa-launch submitted is requeued
   130  stopped by Ctrl-C or `vljepa-launch stop` (143: by TERM, 138: USR1, 140: USR2, 129: the terminal was closed);
@@ -101,6 +103,9 @@ pub(crate) enum Command {
     Plan(Plan),
     /// Say which claims of the paper hold for computed tables, and write one page with all of them.
     Paper(Paper),
+    /// Say what is wrong with this machine, or inside a Slurm job with all of its nodes, before a
+    /// run starts: CPUs, memory, disks, libraries, GPUs, network, clocks, Slurm.
+    Doctor(Doctor),
     /// List evaluation sets: what this disk holds of them, and where they are published.
     Sets(Sets),
     /// Write the report.html of a run again.

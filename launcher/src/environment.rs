@@ -1,5 +1,6 @@
 //! The only file that reads environment variables.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Folders of the variable `PATH`, in its order.
@@ -10,6 +11,13 @@ pub(crate) fn search_path() -> Vec<PathBuf> {
 /// Whether the variable `TERM` says that the terminal cannot move its cursor.
 pub(crate) fn has_dumb_terminal() -> bool {
     std::env::var_os("TERM").is_some_and(|name| name == "dumb")
+/// Variables of this process whose names begin with one of `prefixes`, by name.
+pub(crate) fn variables(prefixes: &[&str]) -> BTreeMap<String, String> {
+    let wanted = |name: &str| prefixes.iter().any(|prefix| name.starts_with(prefix));
+    let all = std::env::vars_os();
+    let text = all.filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
+    let found = text.filter(|(name, _)| wanted(name));
+    found.map(|(name, value)| (name, value.to_string_lossy().into_owned())).collect()
 }
 
 /// Environment variables that Slurm sets for the processes of a job.

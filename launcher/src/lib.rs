@@ -8,6 +8,7 @@
 mod cli;
 mod commands;
 mod control;
+mod doctor;
 mod environment;
 mod error;
 mod model_card;
@@ -87,6 +88,7 @@ async fn dispatch(cli: Cli) -> Result<u8, LaunchError> {
         Some(Command::Plan(arguments)) => commands::plan::plan_recipe(&arguments),
         Some(Command::Paper(arguments)) => paper::paper(&arguments),
         Some(Command::Score(arguments)) => score::score(&arguments).await,
+        Some(Command::Doctor(arguments)) => commands::doctor::doctor(&arguments).await,
         Some(Command::Sets(arguments)) => sets::sets(&arguments).await,
         Some(Command::Report(run)) => jobs::report(&run.run),
         Some(Command::Reproduce(reproduce)) => reproduce::reproduce(&reproduce).await,

@@ -1,5 +1,6 @@
 //! The programs of a run: where they are, what they can do, and how a worker is called.
 
+pub(crate) mod needs;
 pub(crate) mod running;
 
 use std::ffi::OsStr;
@@ -129,6 +130,19 @@ impl WorkerArguments {
         }
         list
     }
+}
+
+/// Writes a resolved recipe to a temporary file, which the worker reads.
+pub(crate) fn recipe_file(yaml: &str) -> Result<tempfile::NamedTempFile, LaunchError> {
+    let written = || {
+        let mut file = tempfile::NamedTempFile::with_suffix(".yaml")?;
+        std::io::Write::write_all(&mut file, yaml.as_bytes())?;
+        Ok(file)
+    };
+    written().map_err(|error: std::io::Error| LaunchError::Start {
+        what: "writing the recipe for the worker".to_owned(),
+        why: error.to_string(),
+    })
 }
 
 /// Lets the worker check the files that a resolved recipe names. Relative paths refer to the

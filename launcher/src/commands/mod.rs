@@ -1,6 +1,7 @@
 //! The commands of `vljepa-launch`, one file each.
 
 mod call;
+pub(crate) mod doctor;
 pub(crate) mod jobs;
 pub(crate) mod latency;
 pub(crate) mod paper;

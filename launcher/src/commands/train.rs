@@ -19,7 +19,7 @@ use crate::platform::slurm::guard;
 use crate::platform::slurm::render::{BatchScript, REQUEUE};
 use crate::platform::slurm::requeue::requeue;
 use crate::platform::slurm::submit::{self, Submission};
-use crate::programs::Programs;
+use crate::programs::{Programs, needs};
 use crate::record::history::Scores;
 use crate::record::provenance::RunRecord;
 use crate::record::{completion, history};
@@ -147,7 +147,7 @@ async fn supervise_locked(directory: &RunDirectory) -> Result<u8, LaunchError> {
         return Ok(0);
     }
     let programs = Programs::find()?;
-    preflight::check_features(&loaded.recipe, &programs).await?;
+    needs::check_features(&loaded.recipe, &programs).await?;
     let drills = Submission::read(directory).map(|s| s.drills).unwrap_or_default();
     let options = StartOptions { drills, ..StartOptions::default() };
     supervise_run(directory.clone(), loaded, programs, options).await
@@ -382,7 +382,7 @@ pub(super) fn warn(loaded: &Loaded) {
 }
 
 /// Run directory: `--run`, or `<runs>/<name>` of the recipe.
-fn run_dir(options: &RecipeOptions, recipe: &Recipe) -> PathBuf {
+pub(super) fn run_dir(options: &RecipeOptions, recipe: &Recipe) -> PathBuf {
     options.run.clone().unwrap_or_else(|| recipe.runs.join(&recipe.name))
 }
 

@@ -44,7 +44,7 @@ impl Listen {
 
     /// Binds the port, with a queue and a file limit for `connections`.
     pub(crate) fn bind(&self, connections: usize) -> Result<TcpListener, LaunchError> {
-        raise_file_limit(connections as u64 + OTHER_FILES)?;
+        raise_file_limit(files_needed(connections))?;
         let all = [IpAddr::V6(Ipv6Addr::UNSPECIFIED), IpAddr::V4(Ipv4Addr::UNSPECIFIED)];
         let own = self.host.parse().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
         // The unspecified IPv6 address accepts IPv4 connections too, but a machine without IPv6
@@ -89,16 +89,27 @@ fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// Raises the soft limit on open files to `needed`. Each connection is an open file, and shells
-/// often allow only 1,024.
-fn raise_file_limit(needed: u64) -> Result<(), LaunchError> {
+/// Number of open files that the supervisor of `ranks` ranks needs: each connection is one.
+pub(crate) fn files_needed(ranks: usize) -> u64 {
+    ranks as u64 + OTHER_FILES
+}
+
+/// Soft and hard limit on open files of this process.
+///
+/// # Errors
+/// If the hard limit is below `needed`.
+pub(crate) fn file_limits(needed: u64) -> Result<[u64; 2], LaunchError> {
     let refused = |allowed| LaunchError::OpenFiles { needed, allowed };
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(|_| refused(0))?;
+    if hard < needed { Err(refused(hard)) } else { Ok([soft, hard]) }
+}
+
+/// Raises the soft limit on open files to `needed`: shells often allow only 1,024.
+fn raise_file_limit(needed: u64) -> Result<(), LaunchError> {
+    let refused = |allowed| LaunchError::OpenFiles { needed, allowed };
+    let [soft, hard] = file_limits(needed)?;
     if soft >= needed {
         return Ok(());
-    }
-    if hard < needed {
-        return Err(refused(hard));
     }
     setrlimit(Resource::RLIMIT_NOFILE, needed, hard).map_err(|_| refused(soft))
 }

@@ -34,32 +34,37 @@ impl Reason {
     pub(crate) fn help(&self) -> &'static str {
         match self.check {
             None => "run the checks by hand: vljepa-worker run --run RUN --job RUN/check.json",
-            Some(CheckName::Binary) => {
-                "install the same build on every node, or on a file system that all nodes share"
-            }
-            Some(CheckName::Recipe) => {
-                "the run directory must be on a file system that all nodes share"
-            }
-            Some(CheckName::Clock) => "synchronise the clock: timedatectl set-ntp true",
-            Some(CheckName::Device) => {
-                "run nvidia-smi on the node; end the process that uses the GPU, or leave the node out"
-            }
-            Some(CheckName::Cpus) => {
-                "lower cluster.slurm.cpus_per_rank, or let Slurm bind tasks to the CPUs that they ask for"
-            }
-            Some(CheckName::RunDirectory) => {
-                "choose a folder that every node can write to: --set runs=FOLDER"
-            }
-            Some(CheckName::Room) => {
-                "free space, choose another disk (--set runs=FOLDER), or keep fewer checkpoints (checkpoints.keep, keep_best, keep_at)"
-            }
-            Some(CheckName::SharedMemory) => {
-                "make /dev/shm larger: mount -o remount,size=1G /dev/shm (docker: --shm-size=1g)"
-            }
-            Some(CheckName::Shards) => "mount the data on every node, or correct data.sources",
-            Some(CheckName::Control) => {
-                "open the port between the nodes, or set cluster.control.host and cluster.control.port"
-            }
+            Some(check) => advice(check),
+        }
+    }
+}
+
+/// What to do about a failed check.
+pub(crate) fn advice(check: CheckName) -> &'static str {
+    match check {
+        CheckName::Binary => {
+            "install the same build on every node, or on a file system that all nodes share"
+        }
+        CheckName::Recipe => "the run directory must be on a file system that all nodes share",
+        CheckName::Clock => "synchronise the clock: timedatectl set-ntp true",
+        CheckName::Device => {
+            "run nvidia-smi on the node; end the process that uses the GPU, or leave the node out"
+        }
+        CheckName::Cpus => {
+            "lower cluster.slurm.cpus_per_rank, or let Slurm bind tasks to the CPUs that they ask for"
+        }
+        CheckName::RunDirectory => {
+            "choose a folder that every node can write to: --set runs=FOLDER"
+        }
+        CheckName::Room => {
+            "free space, choose another disk (--set runs=FOLDER), or keep fewer checkpoints (checkpoints.keep, keep_best, keep_at)"
+        }
+        CheckName::SharedMemory => {
+            "make /dev/shm larger: mount -o remount,size=1G /dev/shm (docker: --shm-size=1g)"
+        }
+        CheckName::Shards => "mount the data on every node, or correct data.sources",
+        CheckName::Control => {
+            "open the port between the nodes, or set cluster.control.host and cluster.control.port"
         }
     }
 }

@@ -57,7 +57,7 @@ pub struct SmallDisk<'a>(&'a Path);
 
 /// Returns a command that runs `program` as root: directly for root, otherwise through `sudo`.
 #[expect(clippy::disallowed_methods, reason = "mounts and unmounts a tmpfs")]
-fn as_root(program: &str) -> std::process::Command {
+pub fn as_root(program: &str) -> std::process::Command {
     if nix::unistd::Uid::effective().is_root() {
         return std::process::Command::new(program);
     }

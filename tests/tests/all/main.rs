@@ -8,6 +8,7 @@ mod breakage;
 mod collapse;
 #[cfg(feature = "cuda")]
 mod cubins;
+mod doctor;
 mod drills;
 mod dual_encoder;
 mod evaluation;

@@ -86,6 +86,17 @@ impl Cluster {
         self
     }
 
+    /// Returns the folder of the cluster's configuration, state and logs.
+    pub fn files(&self) -> PathBuf {
+        self.folder.path().join("cluster")
+    }
+
+    /// Returns the process id of a node's daemon.
+    pub fn daemon(&self, node: &str) -> String {
+        let file = self.files().join(format!("slurmd.{node}.pid"));
+        std::fs::read_to_string(file).unwrap().trim().to_owned()
+    }
+
     /// Simulates a power cut of a node.
     pub fn kill_node(&self, name: &str) {
         self.script("kill-node.sh", &[name]);

@@ -8,6 +8,7 @@
 #[expect(dead_code, reason = "the other test binary uses the rest")]
 mod breakage;
 mod cluster;
+mod doctor;
 mod faults;
 #[path = "../all/programs.rs"]
 #[expect(dead_code, reason = "the other test binary uses the rest")]

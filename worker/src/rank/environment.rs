@@ -3,11 +3,11 @@
 
 use std::path::Path;
 
-use vljepa_recipes::{RankId, node};
 use vljepa_recipes::protocol::{
     LOCAL_RANK_VARIABLE, LOCAL_WORLD_SIZE_VARIABLE, NVLS_VARIABLE, RANK_VARIABLE, TOKEN_VARIABLE,
     WORLD_SIZE_VARIABLE,
 };
+use vljepa_recipes::{RankId, node};
 
 /// Facts about this process that are not on its command line.
 #[derive(Debug, Clone)]

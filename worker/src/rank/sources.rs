@@ -70,9 +70,8 @@ fn used(recipe: &Recipe) -> impl Iterator<Item = (&String, &Source)> {
 
 /// Shards of a source, of which the first and the last could be read.
 fn readable(storage: &Storage, name: &str, source: &Source) -> Result<Vec<Found>, String> {
-    let shards = storage
-        .expand(&source.shards)
-        .map_err(|error| format!("data.sources.{name}: {error}"))?;
+    let shards =
+        storage.expand(&source.shards).map_err(|error| format!("data.sources.{name}: {error}"))?;
     for shard in shards.first().into_iter().chain(shards.last()) {
         let mut header = [0; 512];
         let file = storage
@@ -112,8 +111,7 @@ fn rate(storage: &Storage, shards: &[Found], threads: usize) -> Result<SourceRat
     };
     let read: Vec<Result<u64, String>> = std::thread::scope(|scope| {
         let one = &one;
-        let readers: Vec<_> =
-            (0..threads).map(|thread| scope.spawn(move || one(thread))).collect();
+        let readers: Vec<_> = (0..threads).map(|thread| scope.spawn(move || one(thread))).collect();
         let ended = readers.into_iter().map(|reader| {
             reader.join().unwrap_or_else(|_| Err("a thread that reads shards panicked".to_owned()))
         });

@@ -18,6 +18,15 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long the other nodes may take once enough nodes have answered.
 const LATE_ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// Standard input of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Input {
+    /// No input.
+    None,
+    /// That of `srun`.
+    Own,
+}
+
 /// The allocation of a Slurm job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Allocation {
@@ -69,7 +78,8 @@ impl Allocation {
         let enough = cluster.nodes;
         let mut asked = JoinSet::new();
         for (index, node) in self.nodes.iter().enumerate() {
-            let (line, token) = (self.on_node(cluster, node, check), token.to_owned());
+            let line = self.on_node(cluster, node, ("vljepa-check", Input::None), check);
+            let token = token.to_owned();
             asked.spawn(async move {
                 let answer = process::ask_with_token(&line, &token, ANSWER_TIMEOUT).await;
                 (index, answer.and_then(|answer| health::parse(&answer)))
@@ -102,23 +112,32 @@ impl Allocation {
     }
 
     /// Command line of an `srun` that runs one process on one node, also if other steps use the
-    /// node. The process gets the CPUs of a rank.
-    fn on_node(&self, cluster: &Cluster, node: &str, command: &[String]) -> Vec<String> {
+    /// node. The process gets the CPUs of a rank. The step has a name and an input.
+    pub(crate) fn on_node(
+        &self,
+        cluster: &Cluster,
+        node: &str,
+        (name, input): (&str, Input),
+        command: &[String],
+    ) -> Vec<String> {
         let cpus = cluster.slurm.cpus_per_rank;
         let options = [
             "srun".to_owned(),
             format!("--jobid={}", self.job),
-            "--job-name=vljepa-check".to_owned(),
+            format!("--job-name={name}"),
             "--nodes=1".to_owned(),
             "--ntasks=1".to_owned(),
             format!("--nodelist={node}"),
             "--overlap".to_owned(),
-            "--input=none".to_owned(),
             "--mpi=none".to_owned(),
             "--export=ALL".to_owned(),
         ];
+        let input = match input {
+            Input::None => Some("--input=none".to_owned()),
+            Input::Own => None,
+        };
         let cpus = (cpus > 0).then(|| format!("--cpus-per-task={cpus}"));
-        options.into_iter().chain(cpus).chain(command.iter().cloned()).collect()
+        options.into_iter().chain(input).chain(cpus).chain(command.iter().cloned()).collect()
     }
 
     /// `srun` and its options for the step of an attempt; the worker's command line follows.

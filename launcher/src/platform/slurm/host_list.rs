@@ -65,9 +65,73 @@ fn product(item: &str, before: String, hosts: &mut Vec<String>) -> Result<(), St
     Ok(())
 }
 
+/// Writes hosts as Slurm does: names that differ only in the number at their end share brackets.
+/// The order of the prefixes is that of `hosts`; numbers are sorted.
+pub(crate) fn compress(hosts: &[String]) -> String {
+    // Prefix and number of digits, with the numbers.
+    let mut groups: Vec<(&str, usize, Vec<u64>)> = Vec::new();
+    for host in hosts {
+        let prefix = host.trim_end_matches(|c: char| c.is_ascii_digit());
+        let digits = &host[prefix.len()..];
+        // A name without a number, or with one that is too long, is a group of its own.
+        let (prefix, width, number) = match digits.parse() {
+            Ok(number) => (prefix, digits.len(), Some(number)),
+            Err(_) => (host.as_str(), 0, None),
+        };
+        match groups.iter_mut().find(|group| (group.0, group.1) == (prefix, width)) {
+            Some(group) => group.2.extend(number),
+            None => groups.push((prefix, width, number.into_iter().collect())),
+        }
+    }
+    let text = |(prefix, width, mut numbers): (&str, usize, Vec<u64>)| {
+        numbers.sort_unstable();
+        numbers.dedup();
+        let runs = numbers.chunk_by(|a, b| a + 1 == *b);
+        let runs: Vec<String> = runs
+            .map(|run| match run {
+                [first, .., last] => format!("{first:0width$}-{last:0width$}"),
+                [one] => format!("{one:0width$}"),
+                [] => String::new(),
+            })
+            .collect();
+        match &numbers[..] {
+            [] => prefix.to_owned(),
+            [_] => format!("{prefix}{}", runs[0]),
+            _ => format!("{prefix}[{}]", runs.join(",")),
+        }
+    };
+    groups.into_iter().map(text).collect::<Vec<_>>().join(",")
+}
+
 #[cfg(test)]
 mod tests {
-    use super::expand;
+    use super::{compress, expand};
+
+    #[test]
+    fn hosts_are_compressed_as_slurm_writes_them_and_expand_to_the_same() {
+        for (hosts, list) in [
+            ("", ""),
+            ("head", "head"),
+            ("node7", "node7"),
+            ("node0 node1 node2 node3 node7", "node[0-3,7]"),
+            ("node3 node1", "node[1,3]"),
+            ("gpu08 gpu09 gpu10 gpu11", "gpu[08-11]"),
+            ("n9 n10", "n9,n10"),
+            ("r1n01 r1n02 r2n01 head", "r1n[01-02],r2n01,head"),
+            ("n99999999999999999999999", "n99999999999999999999999"),
+        ] {
+            let hosts: Vec<String> = hosts.split_whitespace().map(str::to_owned).collect();
+            assert_eq!(compress(&hosts), list);
+            let mut sorted = hosts.clone();
+            sorted.sort();
+            let mut again = vec![list.to_owned()];
+            if !list.contains("9999") {
+                again = expand(list).unwrap();
+            }
+            again.sort();
+            assert_eq!(again, sorted);
+        }
+    }
 
     #[test]
     fn lists_are_expanded_as_slurm_means_them() {

@@ -1,0 +1,276 @@
+//! CPUs that a rank may use, and the NUMA nodes of the machine.
+
+use std::path::Path;
+
+use vljepa_recipes::node::{self, cpus_of_rank};
+use vljepa_recipes::protocol::CheckName;
+use vljepa_recipes::schema::{Device, Recipe};
+
+use super::finding::{Fact, Finding};
+use super::machine::{ranges, read};
+use crate::platform::health::advice;
+
+/// CPUs of this process and of its machine.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Cpus {
+    /// Number of CPUs in the affinity mask.
+    pub allowed: usize,
+    /// The mask as the kernel writes it, such as `0-7,16-23`; empty if `/proc` has none.
+    pub mask: String,
+    /// Number of CPUs of the machine; that of the mask if `/sys` has none.
+    pub online: usize,
+    /// CPUs' worth of time that the control group allows, or `None` without a limit.
+    pub quota: Option<f64>,
+    /// CPUs that Slurm has given to the job on each node.
+    pub of_job: Option<usize>,
+    /// CPUs that `srun` was asked to give to this process.
+    pub of_task: Option<usize>,
+}
+
+impl Cpus {
+    /// Reads the CPUs of this process below `root`, normally `/`. `slurm` has the CPUs of the job
+    /// on this node and those of the task.
+    pub(super) fn of(root: &Path, slurm: [Option<usize>; 2]) -> Self {
+        let status = read(&root.join("proc/self/status"));
+        let mask = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+        let mask = mask.unwrap_or_default().trim().to_owned();
+        let available = std::thread::available_parallelism().map_or(1, usize::from);
+        let allowed = match ranges(&mask).len() {
+            0 => available,
+            count => count,
+        };
+        let online = ranges(&read(&root.join("sys/devices/system/cpu/online"))).len().max(allowed);
+        let [of_job, of_task] = slurm;
+        Self { allowed, mask, online, quota: quota(root), of_job, of_task }
+    }
+
+    /// Number of CPUs that threads of this process can keep busy.
+    fn usable(&self) -> usize {
+        let quota = self.quota.map_or(usize::MAX, whole);
+        self.allowed.min(quota).max(1)
+    }
+
+    fn text(&self) -> String {
+        let mut text = format!("{} of {} CPUs", self.allowed, self.online);
+        if !self.mask.is_empty() && self.allowed < self.online {
+            text += &format!(" (bound to {})", self.mask);
+        }
+        if let Some(quota) = self.quota {
+            text += &format!(", of which the control group allows {quota:.1}");
+        }
+        text
+    }
+}
+
+/// Whole CPUs of a quota.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped before")]
+fn whole(quota: f64) -> usize {
+    quota.clamp(1.0, 1e6) as usize
+}
+
+/// The smallest quota of the control groups of this process, which has version 2 or version 1.
+fn quota(root: &Path) -> Option<f64> {
+    let groups = read(&root.join("proc/self/cgroup"));
+    let mut quotas = Vec::new();
+    for line in groups.lines() {
+        let mut fields = line.splitn(3, ':');
+        let (Some(_), Some(controllers), Some(path)) =
+            (fields.next(), fields.next(), fields.next())
+        else {
+            continue;
+        };
+        let mount = match controllers {
+            "" => root.join("sys/fs/cgroup"),
+            all if all.split(',').any(|one| one == "cpu") => root.join("sys/fs/cgroup/cpu"),
+            _ => continue,
+        };
+        // A limit of an outer group holds too. In a container, the path may name a group that only
+        // the host sees.
+        let inner = Path::new(path.trim_start_matches('/'));
+        let folders = inner.ancestors().map(|group| mount.join(group));
+        quotas.extend(folders.filter_map(|folder| {
+            let (limit, period) = match controllers {
+                "" => {
+                    let text = read(&folder.join("cpu.max"));
+                    let (limit, period) = text.trim().split_once(' ')?;
+                    (limit.to_owned(), period.to_owned())
+                }
+                _ => (
+                    read(&folder.join("cpu.cfs_quota_us")),
+                    read(&folder.join("cpu.cfs_period_us")),
+                ),
+            };
+            // `max` and -1 mean no limit.
+            let limit = limit.trim().parse::<f64>().ok().filter(|limit| *limit > 0.0)?;
+            let period = period.trim().parse::<f64>().ok().filter(|period| *period > 0.0)?;
+            Some(limit / period)
+        }));
+    }
+    quotas.into_iter().reduce(f64::min)
+}
+
+/// Judges the CPUs, against the threads of the ranks if there is a recipe.
+pub(super) fn judge(cpus: &Cpus, recipe: Option<&Recipe>) -> Finding {
+    let found = cpus.text();
+    // CPUs that a process has if nobody binds it more narrowly.
+    let expected = cpus.of_task.or(cpus.of_job).unwrap_or(cpus.online).min(cpus.online);
+    let is_bound = cpus.allowed < expected;
+    let unbind = match (cpus.of_job, cpus.of_task) {
+        (Some(_), None) => "set cluster.slurm.cpus_per_rank: without it srun gives a task one CPU",
+        (Some(_), Some(_)) => advice(CheckName::Cpus),
+        (None, _) => "start it without taskset or numactl, and give its container more CPUs",
+    };
+    let Some(recipe) = recipe else {
+        return if is_bound {
+            Finding::warn(Fact::Cpus, found, unbind)
+        } else {
+            Finding::pass(Fact::Cpus, found)
+        };
+    };
+    let (cluster, ranks) = (&recipe.cluster, recipe.cluster.ranks_per_node);
+    let of_rank = cpus_of_rank(cpus.usable(), ranks, cpus.of_task);
+    let of_rank_text = match node::cpus(recipe, of_rank) {
+        Ok(text) => text,
+        Err(text) => {
+            return Finding::fail(Fact::Cpus, format!("{found}; {text}"), advice(CheckName::Cpus));
+        }
+    };
+    // With `device: cuda` one thread of a rank issues kernels. 0 takes the CPUs that there are.
+    let computing = match recipe.device {
+        Device::Host => cluster.threads_per_rank,
+        Device::Cuda => 1,
+    };
+    let reading = recipe.data.threads;
+    // The ranks of a machine share its CPUs; a task of Slurm has its own.
+    let sharing = if cpus.of_task.is_some() { 1 } else { ranks };
+    let is_short = computing.max(reading).max(1) * sharing > cpus.usable();
+    let threads = |threads: usize| match threads {
+        0 => "as many threads as it has CPUs".to_owned(),
+        1 => "1 thread".to_owned(),
+        threads => format!("{threads} threads"),
+    };
+    let found = format!(
+        "{found}; {of_rank_text} of {ranks}, which computes with {} and reads data with {}",
+        threads(computing),
+        threads(reading)
+    );
+    if is_bound && cpus.of_task.is_none() || is_short && is_bound {
+        return Finding::warn(Fact::Cpus, found, unbind);
+    }
+    if is_short {
+        let fewer = "lower cluster.threads_per_rank, data.threads or cluster.ranks_per_node";
+        return Finding::warn(Fact::Cpus, found, fewer);
+    }
+    Finding::pass(Fact::Cpus, found)
+}
+
+/// The NUMA nodes of the machine, or `None` if `/sys` does not list them.
+pub(super) fn numa(root: &Path) -> Option<Finding> {
+    let nodes = root.join("sys/devices/system/node");
+    let all = ranges(&read(&nodes.join("online")));
+    let cpus = |node: &usize| {
+        let list = read(&nodes.join(format!("node{node}/cpulist")));
+        format!("{node} has CPUs {}", list.trim())
+    };
+    let lines: Vec<String> = all.iter().map(cpus).collect();
+    let text = match all.len() {
+        0 => return None,
+        1 => "1 node".to_owned(),
+        count => format!("{count} nodes: {}", lines.join("; ")),
+    };
+    Some(Finding::pass(Fact::Numa, text))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::{Cpus, judge, numa, quota};
+    use crate::doctor::finding::State;
+    use crate::doctor::machine::tests::tree;
+    use vljepa_recipes::Recipe;
+
+    fn quickstart(sets: &[&str]) -> Recipe {
+        let recipe = Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes/quickstart.yaml");
+        let sets: Vec<String> = sets.iter().map(|set| (*set).to_owned()).collect();
+        vljepa_recipes::load(&recipe, &sets).unwrap().recipe
+    }
+
+    fn cpus(allowed: usize, online: usize) -> Cpus {
+        let mask = format!("0-{}", allowed - 1);
+        Cpus { allowed, mask, online, quota: None, of_job: None, of_task: None }
+    }
+
+    #[test]
+    fn a_binding_is_named_and_threads_are_counted_against_the_cpus() {
+        // Two ranks of one thread.
+        let recipe = quickstart(&[]);
+        let state = |cpus: &Cpus, recipe: Option<&Recipe>| judge(cpus, recipe).state;
+        assert_eq!(state(&cpus(2, 2), None), State::Pass);
+        assert_eq!(state(&cpus(2, 2), Some(&recipe)), State::Pass);
+        let bound = judge(&cpus(1, 2), Some(&recipe));
+        assert_eq!(bound.state, State::Warn);
+        assert!(bound.found.contains("1 of 2 CPUs (bound to 0-0)"), "{bound:?}");
+        assert_eq!(state(&cpus(1, 2), None), State::Warn);
+        let short = judge(&cpus(1, 1), Some(&recipe));
+        assert_eq!(short.state, State::Warn);
+        assert!(short.advice.unwrap().contains("cluster.threads_per_rank"));
+        let half = Cpus { quota: Some(1.5), ..cpus(8, 8) };
+        assert_eq!(state(&half, Some(&recipe)), State::Warn, "the quota leaves one CPU");
+        assert_eq!(state(&Cpus { quota: Some(4.0), ..half }, Some(&recipe)), State::Pass);
+    }
+
+    #[test]
+    fn a_task_of_slurm_is_compared_with_the_cpus_that_it_asked_for() {
+        let recipe = quickstart(&["cluster.scheduler=slurm", "cluster.slurm.cpus_per_rank=2"]);
+        let task = |allowed| Cpus { of_job: Some(4), of_task: Some(2), ..cpus(allowed, 16) };
+        assert_eq!(judge(&task(2), Some(&recipe)).state, State::Pass, "Slurm binds the task");
+        assert_eq!(judge(&task(16), Some(&recipe)).state, State::Pass, "Slurm does not");
+        let wrong = judge(&task(1), Some(&recipe));
+        assert_eq!(wrong.state, State::Fail);
+        assert!(wrong.found.contains("cpus_per_rank asks for 2"), "{wrong:?}");
+    }
+
+    #[test]
+    fn quotas_of_both_versions_of_control_groups_are_read() {
+        let two = tree(&[
+            ("proc/self/cgroup", "0::/a/b\n"),
+            ("sys/fs/cgroup/a/cpu.max", "150000 100000\n"),
+            ("sys/fs/cgroup/a/b/cpu.max", "max 100000\n"),
+        ]);
+        assert_eq!(quota(two.path()).map(f64::to_bits), Some(1.5_f64.to_bits()));
+        let one = tree(&[
+            ("proc/self/cgroup", "3:cpuacct,cpu:/x\n2:cpuset:/x\n"),
+            ("sys/fs/cgroup/cpu/x/cpu.cfs_quota_us", "400000\n"),
+            ("sys/fs/cgroup/cpu/x/cpu.cfs_period_us", "100000\n"),
+            ("sys/fs/cgroup/cpu/cpu.cfs_quota_us", "-1\n"),
+            ("sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000\n"),
+        ]);
+        assert_eq!(quota(one.path()).map(f64::to_bits), Some(4.0_f64.to_bits()));
+        for wrong in ["", "0::/a", "nonsense", "0::"] {
+            let files = [("proc/self/cgroup", wrong), ("sys/fs/cgroup/a/cpu.max", "x 0")];
+            assert_eq!(quota(tree(&files).path()), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn cpus_and_numa_nodes_are_read_and_an_empty_system_has_some_cpu() {
+        let machine = tree(&[
+            ("proc/self/status", "Name:\tx\nCpus_allowed_list:\t0-3,8-11\n"),
+            ("sys/devices/system/cpu/online", "0-15\n"),
+            ("sys/devices/system/node/online", "0-1\n"),
+            ("sys/devices/system/node/node0/cpulist", "0-7\n"),
+            ("sys/devices/system/node/node1/cpulist", "8-15\n"),
+        ]);
+        let found = Cpus::of(machine.path(), [Some(8), None]);
+        assert_eq!((found.allowed, found.online, found.of_job), (8, 16, Some(8)));
+        assert_eq!(judge(&found, None).state, State::Pass, "the job has 8 CPUs");
+        let text = numa(machine.path()).unwrap().found;
+        assert_eq!(text, "2 nodes: 0 has CPUs 0-7; 1 has CPUs 8-15");
+        let bare = tree(&[]);
+        let found = Cpus::of(bare.path(), [None, None]);
+        assert!(found.allowed >= 1 && found.online >= found.allowed && found.mask.is_empty());
+        assert_eq!(judge(&found, None).state, State::Pass);
+        assert_eq!(numa(bare.path()), None);
+    }
+}

@@ -1,0 +1,274 @@
+//! Settings of Slurm and of a job that make runs slow or end them.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use vljepa_recipes::schema::{Recipe, Scheduler};
+
+use super::finding::{Fact, Finding};
+use crate::platform::Platform;
+use crate::platform::slurm::submit;
+use crate::process;
+use crate::programs::on_path;
+use crate::terminal;
+
+/// Beginnings of the names of variables that [`job`] reads.
+pub(super) const PREFIXES: [&str; 2] = ["SLURM_", "SRUN_"];
+
+/// Facts of the cluster, or none on a machine without Slurm for a recipe that does not want it.
+pub(super) async fn cluster(recipe: Option<&Recipe>, is_in_job: bool) -> Vec<Finding> {
+    let wants = recipe.is_some_and(|recipe| recipe.cluster.scheduler == Scheduler::Slurm);
+    if !wants && !is_in_job && on_path("scontrol").is_none() {
+        return Vec::new();
+    }
+    let mut findings = Vec::new();
+    if wants && !is_in_job {
+        findings.push(match submit::check(None).await {
+            Ok(()) => Finding::pass(Fact::SlurmPrograms, "sbatch works"),
+            Err(error) => Finding::refused(Fact::SlurmPrograms, &error),
+        });
+    }
+    match process::ask("scontrol", &["show", "config"]).await {
+        Ok(text) => findings.extend(config(&parse(&text), recipe)),
+        Err(why) => {
+            let help = "without it, the settings of the cluster are not known here";
+            findings.push(Finding::warn(Fact::TaskPlugin, why, help));
+        }
+    }
+    findings
+}
+
+/// Settings in the output of `scontrol show config`, by name.
+fn parse(text: &str) -> BTreeMap<String, String> {
+    let settings = text.lines().filter_map(|line| line.split_once('='));
+    settings.map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned())).collect()
+}
+
+fn config(settings: &BTreeMap<String, String>, recipe: Option<&Recipe>) -> Vec<Finding> {
+    let value = |name: &str| settings.get(name).map_or("", String::as_str);
+    let cpus = recipe.map(|recipe| recipe.cluster.slurm.cpus_per_rank);
+    vec![
+        task_plugin(value("TaskPlugin"), cpus),
+        preemption(value("PreemptMode"), value("PreemptType")),
+        sharing(value("SelectType"), value("ConstrainCores")),
+    ]
+}
+
+/// `cpus` is the recipe's `cluster.slurm.cpus_per_rank`.
+fn task_plugin(plugin: &str, cpus: Option<usize>) -> Finding {
+    let binds = plugin.contains("affinity") || plugin.contains("cgroup");
+    if plugin.is_empty() {
+        let help = "ask an administrator which TaskPlugin the cluster has";
+        return Finding::warn(Fact::TaskPlugin, "scontrol does not say", help);
+    }
+    if !binds {
+        let found = format!("{plugin}, which binds no task to CPUs");
+        let help = "ask for whole nodes: --set 'cluster.slurm.extra=[--exclusive]'";
+        return Finding::warn(Fact::TaskPlugin, found, help);
+    }
+    if cpus == Some(0) {
+        let found = format!("{plugin}, which binds each task to one CPU by default");
+        let help = "set cluster.slurm.cpus_per_rank to the CPUs of a node divided by its ranks";
+        return Finding::warn(Fact::TaskPlugin, found, help);
+    }
+    Finding::pass(Fact::TaskPlugin, plugin)
+}
+
+fn preemption(mode: &str, kind: &str) -> Finding {
+    let modes = mode.to_uppercase();
+    if kind.is_empty() || kind.contains("none") || modes.is_empty() || modes == "OFF" {
+        return Finding::pass(Fact::Preemption, "jobs are not preempted");
+    }
+    if modes.contains("CANCEL") {
+        let found = format!("{mode}: a preempted job is cancelled and not requeued");
+        let help = "the run saves on TERM; continue it with the same command, or take a partition \
+                    or QOS that is not preempted";
+        return Finding::warn(Fact::Preemption, found, help);
+    }
+    if modes.contains("SUSPEND") {
+        let found = format!("{mode}: a suspended job keeps its GPU memory, and its ranks hang");
+        let help = "take a partition or QOS that is not preempted";
+        return Finding::warn(Fact::Preemption, found, help);
+    }
+    Finding::pass(Fact::Preemption, format!("{mode}: a preempted run saves and is requeued"))
+}
+
+fn sharing(select: &str, constrains: &str) -> Finding {
+    let found = match constrains {
+        "" => select.to_owned(),
+        constrains => format!("{select}, ConstrainCores={constrains}"),
+    };
+    if select.contains("linear") || constrains != "no" {
+        return Finding::pass(Fact::NodeSharing, found);
+    }
+    let found = format!("{found}: processes of other jobs may use the CPUs of this one");
+    let help = "ask for whole nodes: --set 'cluster.slurm.extra=[--exclusive]'";
+    Finding::warn(Fact::NodeSharing, found, help)
+}
+
+/// Facts of the job of this process. `variables` begin with [`PREFIXES`].
+pub(super) async fn job(
+    variables: &BTreeMap<String, String>,
+    platform: &Platform,
+    recipe: Option<&Recipe>,
+) -> Vec<Finding> {
+    vec![srun_cpus(variables, recipe), time_limit(platform, recipe).await]
+}
+
+/// `srun` of Slurm 22.05 and newer ignores the job's `--cpus-per-task`.
+fn srun_cpus(variables: &BTreeMap<String, String>, recipe: Option<&Recipe>) -> Finding {
+    let value = |name: &str| variables.get(name).filter(|value| !value.is_empty());
+    let asked = recipe.map_or(0, |recipe| recipe.cluster.slurm.cpus_per_rank);
+    let (of_job, of_step) = (value("SLURM_CPUS_PER_TASK"), value("SRUN_CPUS_PER_TASK"));
+    match (asked, of_job, of_step) {
+        (1.., _, _) => {
+            let found = format!("cluster.slurm.cpus_per_rank gives {asked} to each rank");
+            Finding::pass(Fact::SrunCpus, found)
+        }
+        (0, Some(of_job), None) => {
+            let found = format!(
+                "the job has --cpus-per-task={of_job}, which srun ignores: a rank gets one CPU"
+            );
+            let help = format!(
+                "set cluster.slurm.cpus_per_rank={of_job}, or export SRUN_CPUS_PER_TASK={of_job}"
+            );
+            Finding::warn(Fact::SrunCpus, found, help)
+        }
+        (0, _, Some(of_step)) => {
+            Finding::pass(Fact::SrunCpus, format!("SRUN_CPUS_PER_TASK={of_step}"))
+        }
+        (0, None, None) => {
+            let found = "neither the recipe nor the job asks for CPUs for each task";
+            Finding::pass(Fact::SrunCpus, found)
+        }
+    }
+}
+
+async fn time_limit(platform: &Platform, recipe: Option<&Recipe>) -> Finding {
+    let left = platform.end().await.map(|end| end.saturating_duration_since(Instant::now()));
+    judge_time(left, recipe.map_or(0, |recipe| recipe.cluster.slurm.signal_ahead_s))
+}
+
+/// `left` is the time until the limit of the job, and a run saves `ahead_s` before it.
+fn judge_time(left: Option<Duration>, ahead_s: u64) -> Finding {
+    let Some(left) = left else {
+        return Finding::pass(Fact::TimeLimit, "none, or squeue does not say");
+    };
+    let found = format!("{} left", terminal::duration(left.as_secs_f64()));
+    if left.as_secs() <= ahead_s {
+        let found = format!("{found}, and a run saves {ahead_s} s before the end");
+        let help = "start a longer job, or lower cluster.slurm.signal_ahead_s";
+        return Finding::warn(Fact::TimeLimit, found, help);
+    }
+    Finding::pass(Fact::TimeLimit, found)
+}
+
+/// Programs of Slurm on a node of a job: the supervisor starts the ranks from the first one.
+pub(super) fn programs() -> Finding {
+    let there = |name: &&str| on_path(name).is_some();
+    let all = ["srun", "squeue", "scontrol"];
+    let missing: Vec<&str> = all.iter().filter(|name| !there(name)).copied().collect();
+    if missing.is_empty() {
+        return Finding::pass(Fact::SlurmPrograms, all.join(", "));
+    }
+    let found = format!("no {} on PATH", missing.join(" and no "));
+    if missing.contains(&"srun") {
+        let help = "install Slurm's commands on every node, or add their folder to PATH";
+        return Finding::fail(Fact::SlurmPrograms, found, help);
+    }
+    let help = "a run that has to continue later submits a new job instead of requeueing its own";
+    Finding::warn(Fact::SlurmPrograms, found, help)
+}
+
+/// CPUs of the job on each node and CPUs of the task, from the variables of a step. If nodes have
+/// different numbers, the smallest counts.
+pub(super) fn cpus(variables: &BTreeMap<String, String>) -> [Option<usize>; 2] {
+    let value = |name: &str| variables.get(name).map(String::as_str);
+    // `16(x2),8`: two nodes with 16 and one with 8.
+    let of_nodes = value("SLURM_JOB_CPUS_PER_NODE").unwrap_or_default().split(',');
+    let of_node = of_nodes.filter_map(|part| part.split('(').next()?.trim().parse().ok()).min();
+    let is_step = value("SLURM_STEP_ID").is_some();
+    let of_task = value("SLURM_CPUS_PER_TASK").filter(|_| is_step);
+    [of_node, of_task.and_then(|cpus| cpus.parse().ok())]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::Path;
+    use std::time::Duration;
+
+    use super::{config, cpus, judge_time, parse, preemption, srun_cpus};
+    use crate::doctor::finding::State::{Pass, Warn};
+
+    /// Part of the output of Slurm 22.05.
+    const CONFIG: &str = "\
+Configuration data as of 2026-11-29T12:00:00
+ClusterName             = virtual
+PreemptMode             = REQUEUE
+PreemptType             = preempt/partition_prio
+SelectType              = select/cons_tres
+TaskPlugin              = task/cgroup,task/affinity
+TaskPluginParam         = (null type)
+
+Cgroup Support Configuration:
+ConstrainCores          = yes
+ConstrainRAMSpace       = no
+
+Slurmctld(primary) at head is UP
+";
+
+    fn variables(list: &[(&str, &str)]) -> BTreeMap<String, String> {
+        list.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn traps_in_the_configuration_are_named() {
+        let recipe = Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes/quickstart.yaml");
+        let recipe = vljepa_recipes::load(&recipe, &[]).unwrap().recipe;
+        let states = |from: &str, to: &str, with_recipe: bool| {
+            let settings = parse(&CONFIG.replace(from, to));
+            let findings = config(&settings, with_recipe.then_some(&recipe));
+            findings.iter().map(|finding| finding.state).collect::<Vec<_>>()
+        };
+        assert_eq!(states("", "", false), [Pass, Pass, Pass]);
+        assert_eq!(states("", "", true), [Warn, Pass, Pass], "a rank would get one CPU");
+        assert_eq!(states("task/cgroup,task/affinity", "task/none", false), [Warn, Pass, Pass]);
+        assert_eq!(states("= REQUEUE", "= CANCEL", false), [Pass, Warn, Pass]);
+        assert_eq!(
+            states("ConstrainCores          = yes", "ConstrainCores = no", false),
+            [Pass, Pass, Warn]
+        );
+        assert!(parse("nothing").is_empty());
+        assert_eq!(config(&parse(""), None)[0].state, Warn);
+        for (mode, kind, expected) in [
+            ("GANG,SUSPEND", "preempt/qos", Warn),
+            ("OFF", "preempt/none", Pass),
+            ("CANCEL", "preempt/none", Pass),
+        ] {
+            assert_eq!(preemption(mode, kind).state, expected, "{mode}");
+        }
+    }
+
+    #[test]
+    fn the_cpus_of_a_job_that_srun_ignores_are_named() {
+        let job = [("SLURM_CPUS_PER_TASK", "12")];
+        let ignored = srun_cpus(&variables(&job), None);
+        assert_eq!(ignored.state, Warn);
+        assert!(ignored.advice.unwrap().contains("SRUN_CPUS_PER_TASK=12"));
+        let exported = [job[0], ("SRUN_CPUS_PER_TASK", "12")];
+        assert_eq!(srun_cpus(&variables(&exported), None).state, Pass);
+        assert_eq!(srun_cpus(&variables(&[]), None).state, Pass);
+        let step = [("SLURM_STEP_ID", "0"), ("SLURM_JOB_CPUS_PER_NODE", "16(x2),8"), job[0]];
+        assert_eq!(cpus(&variables(&step)), [Some(8), Some(12)]);
+        assert_eq!(cpus(&variables(&job)), [None, None]);
+    }
+
+    #[test]
+    fn a_job_that_ends_before_a_run_could_save_is_a_warning() {
+        let seconds = Duration::from_secs;
+        assert_eq!(judge_time(Some(seconds(299)), 300).state, Warn);
+        assert_eq!(judge_time(Some(seconds(7200)), 300).state, Pass);
+        assert_eq!(judge_time(None, 300).state, Pass);
+    }
+}
