@@ -145,12 +145,13 @@ pub(super) fn judge(cpus: &Cpus, recipe: Option<&Recipe>) -> Finding {
     let sharing = if cpus.of_task.is_some() { 1 } else { ranks };
     let is_short = computing.max(reading).max(1) * sharing > cpus.usable();
     let threads = |threads: usize| match threads {
-        0 => "as many threads as it has CPUs".to_owned(),
+        0 => "a thread per CPU".to_owned(),
         1 => "1 thread".to_owned(),
         threads => format!("{threads} threads"),
     };
     let found = format!(
-        "{found}; {of_rank_text} of {ranks}, which computes with {} and reads data with {}",
+        "{found}; {of_rank_text}, of which there are {ranks}: it computes with {} and reads data \
+         with {}",
         threads(computing),
         threads(reading)
     );

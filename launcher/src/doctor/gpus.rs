@@ -239,8 +239,10 @@ mod tests {
 
     /// Two GPUs in the format of `nvidia-smi --format=csv,noheader,nounits`.
     const TWO: &str = "\
-0, NVIDIA H200, GPU-11111111-aaaa, 00000000:1B:00.0, 1, 143771, 1980, 700.00, 700.00, Disabled, 0x0000000000000001
-1, NVIDIA H200, GPU-22222222-bbbb, 00000000:43:00.0, 1, 143771, 1980, 700.00, 700.00, Disabled, 0x0000000000000001
+0, NVIDIA H200, GPU-11111111-aaaa, 00000000:1B:00.0, 1, 143771, 1980, 700.00, 700.00, \
+Disabled, 0x0000000000000001
+1, NVIDIA H200, GPU-22222222-bbbb, 00000000:43:00.0, 1, 143771, 1980, 700.00, 700.00, \
+Disabled, 0x0000000000000001
 ";
 
     fn recipe(ranks: usize) -> Recipe {

@@ -30,6 +30,8 @@ pub(super) async fn cluster(recipe: Option<&Recipe>, is_in_job: bool) -> Vec<Fin
     }
     match process::ask("scontrol", &["show", "config"]).await {
         Ok(text) => findings.extend(config(&parse(&text), recipe)),
+        // Slurm's commands are installed, but this machine belongs to no cluster.
+        Err(_) if !wants && !is_in_job => {}
         Err(why) => {
             let help = "without it, the settings of the cluster are not known here";
             findings.push(Finding::warn(Fact::TaskPlugin, why, help));

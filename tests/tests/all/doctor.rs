@@ -13,7 +13,13 @@ use crate::programs::{Trial, command, program, text};
 /// Two ranks of one thread, which write checkpoints.
 const TWO_RANKS: &str = "
 stages:
-  - {name: one, steps: 2, batch: 8, frames: 4, mixture: {clips: 1, questions: 1}, mixing: batch, learning_rate: {peak: 1e-3}}
+  - name: one
+    steps: 2
+    batch: 8
+    frames: 4
+    mixture: {clips: 1, questions: 1}
+    mixing: batch
+    learning_rate: {peak: 1e-3}
 evaluation: {tasks: []}
 cluster: {ranks_per_node: 2, threads_per_rank: 1}
 ";
