@@ -123,7 +123,7 @@ impl Conversation {
         }
         let status = self.child.wait().await.map_err(|error| format!("{}: {error}", self.name))?;
         let said = (&mut self.complaints).await.unwrap_or_default();
-        Err(format!("{} ended with {}: {}", self.name, ending(status), last_line(&said)))
+        Err(format!("{} ended with {}: {}", self.name, ending(status), error_line(&said)))
     }
 }
 
@@ -131,6 +131,14 @@ impl Conversation {
 fn last_line(said: &[u8]) -> String {
     let said = String::from_utf8_lossy(said);
     said.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default().to_owned()
+}
+
+/// The first line that says `error`, otherwise the last line. The last lines of `srun` say only
+/// that it has ended.
+fn error_line(said: &[u8]) -> String {
+    let text = String::from_utf8_lossy(said);
+    let error = text.lines().find(|line| line.to_lowercase().contains("error"));
+    error.map_or_else(|| last_line(said), |line| line.trim().to_owned())
 }
 
 /// Exit code or signal of a process as text.

@@ -14,7 +14,7 @@ const HOST_SHARED_BYTES: u64 = 16 << 20;
 /// Space in `/dev/shm` that a rank on a GPU needs, for NCCL's buffers between processes of a node.
 const CUDA_SHARED_BYTES: u64 = 32 << 20;
 
-/// Observed state in words, or as an error the reason why a run cannot use the node.
+/// Text about the observed state, or as an error the reason why a run cannot use the node.
 pub type Judgement = Result<String, String>;
 
 /// Returns the number of CPUs for the threads of one of `ranks` ranks on a node, of which a process

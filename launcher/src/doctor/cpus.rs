@@ -150,8 +150,8 @@ pub(super) fn judge(cpus: &Cpus, recipe: Option<&Recipe>) -> Finding {
         threads => format!("{threads} threads"),
     };
     let found = format!(
-        "{found}; {of_rank_text}, of which there are {ranks}: it computes with {} and reads data \
-         with {}",
+        "{found}; {of_rank_text}, which computes with {} and reads data with {}; ranks of a node: \
+         {ranks}",
         threads(computing),
         threads(reading)
     );

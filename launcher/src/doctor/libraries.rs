@@ -101,7 +101,8 @@ mod tests {
 
     fn recipe(ranks: usize) -> Recipe {
         let recipe = Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes/quickstart.yaml");
-        let sets = ["device=cuda".to_owned(), format!("cluster.ranks_per_node={ranks}")];
+        let ranks = format!("cluster.ranks_per_node={ranks}");
+        let sets = ["device=cuda".to_owned(), "precision=bf16".to_owned(), ranks];
         vljepa_recipes::load(&recipe, &sets).unwrap().recipe
     }
 

@@ -24,6 +24,9 @@ evaluation: {tasks: []}
 cluster: {ranks_per_node: 2, threads_per_rank: 1}
 ";
 
+/// Changes a recipe to one for GPUs.
+const CUDA: [&str; 2] = ["device=cuda", "precision=bf16"];
+
 /// What the doctor printed, and its exit code.
 struct Answer {
     code: Option<i32>,
@@ -204,7 +207,7 @@ fn a_missing_nccl_is_named_with_where_it_was_looked_for() {
     let trial = Trial::new(TWO_RANKS);
     let doctor = |nccl: Option<&str>, sets: &[&str]| {
         let mut command = command("vljepa-launch");
-        command.args(arguments(Some(&trial), &[&["device=cuda"], sets].concat()));
+        command.args(arguments(Some(&trial), &[&CUDA[..], sets].concat()));
         if let Some(nccl) = nccl {
             command.env("VLJEPA_NCCL", nccl);
         }
@@ -241,7 +244,7 @@ fn a_program_that_hangs_is_given_up_and_named() {
     let path = format!("{}:{}", folder.display(), path.display());
     let start = Instant::now();
     let output = command("vljepa-launch")
-        .args(arguments(Some(&trial), &["device=cuda"]))
+        .args(arguments(Some(&trial), &CUDA))
         .env("PATH", path)
         .output()
         .unwrap();
@@ -277,6 +280,11 @@ fn install(root: &Path, name: &str, without: &[&str]) {
 fn a_bare_root_folder_without_proc_and_sys_is_examined_and_what_it_lacks_is_named() {
     let root = tempfile::tempdir().unwrap();
     install(root.path(), "vljepa-launch", &[]);
+    // Programs are started with it as their input.
+    let null = root.path().join("dev/null");
+    std::fs::create_dir(null.parent().unwrap()).unwrap();
+    let made = as_root("mknod").arg(&null).args(["-m", "666", "c", "1", "3"]).status().unwrap();
+    assert!(made.success());
     let doctor = || {
         let mut chroot = as_root("chroot");
         chroot.arg(root.path()).args(["/bin/vljepa-launch", "doctor", "--json"]);
@@ -303,5 +311,5 @@ fn a_request_that_makes_no_sense_is_refused() {
     use crate::user_errors::refused;
     refused(&["doctor", "nowhere.yaml"], &["nowhere.yaml"]);
     refused(&["doctor", "--set", "device=cuda"], &["changes a recipe, and none is given"]);
-    refused(&["doctor", "--node"], &[]);
+    refused(&["doctor", "--node", "a.yaml"], &["cannot be used with"]);
 }
