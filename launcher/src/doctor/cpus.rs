@@ -155,7 +155,7 @@ pub(super) fn judge(cpus: &Cpus, recipe: Option<&Recipe>) -> Finding {
         threads(computing),
         threads(reading)
     );
-    if is_bound && cpus.of_task.is_none() || is_short && is_bound {
+    if is_bound && (is_short || cpus.of_task.is_none()) {
         return Finding::warn(Fact::Cpus, found, unbind);
     }
     if is_short {

@@ -115,7 +115,8 @@ mod tests {
     fn a_missing_library_fails_if_the_recipe_needs_it_and_says_how_to_get_it() {
         let why = "NCCL was not found (tried a, b); several GPUs need NCCL: pip install nccl";
         let report = LibraryReport { name: LibraryName::Nccl, found: Err(why.to_owned()) };
-        let judged = |recipe: Option<&Recipe>| judge(&[report.clone()], recipe).remove(0);
+        let judged =
+            |recipe: Option<&Recipe>| judge(std::slice::from_ref(&report), recipe).remove(0);
         let failed = judged(Some(&recipe(2)));
         assert_eq!((failed.fact, failed.state), (Fact::Nccl, State::Fail));
         assert!(failed.found.contains("tried a, b"), "{failed:?}");
