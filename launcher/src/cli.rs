@@ -1,9 +1,9 @@
 //! Arguments and subcommands of `vljepa-launch`. Doc comments of fields and variants are the help
 //! texts.
 
+mod doctor;
 mod plan;
 mod status;
-mod doctor;
 mod stream;
 
 use std::path::PathBuf;
@@ -11,9 +11,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use vljepa_recipes::protocol::Drill;
 
+pub(crate) use self::doctor::Doctor;
 pub(crate) use self::plan::{Devices, Plan};
 pub(crate) use self::status::Status;
-pub(crate) use self::doctor::Doctor;
 pub(crate) use self::stream::{Stream, StreamSpeed};
 
 const AFTER_HELP: &str = "\

@@ -11,6 +11,8 @@ pub(crate) fn search_path() -> Vec<PathBuf> {
 /// Whether the variable `TERM` says that the terminal cannot move its cursor.
 pub(crate) fn has_dumb_terminal() -> bool {
     std::env::var_os("TERM").is_some_and(|name| name == "dumb")
+}
+
 /// Variables of this process whose names begin with one of `prefixes`, by name.
 pub(crate) fn variables(prefixes: &[&str]) -> BTreeMap<String, String> {
     let wanted = |name: &str| prefixes.iter().any(|prefix| name.starts_with(prefix));

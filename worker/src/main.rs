@@ -82,6 +82,7 @@ enum Command {
         /// Compute threads of a rank on the host [default: those of this machine].
         #[arg(long)]
         threads: Option<NonZeroUsize>,
+    },
     /// Load NVIDIA's libraries and print their versions and files as JSON; none in a build without
     /// the feature `cuda`. `vljepa-launch doctor` shows them.
     Libraries,
