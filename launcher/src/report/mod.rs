@@ -16,7 +16,6 @@ mod time;
 use std::path::PathBuf;
 
 use vljepa_recipes::Loaded;
-use vljepa_recipes::plan::Rates;
 use vljepa_recipes::run_directory::{RunDirectory, atomic_write};
 use vljepa_recipes::schema::{Control, MetricUnit, Recipe};
 
@@ -149,7 +148,7 @@ pub(crate) fn write(directory: &RunDirectory) -> Result<PathBuf, LaunchError> {
 }
 
 /// The page of the command `plan`.
-pub(crate) fn plan_page(found: &PlanReport, rates: &Rates) -> String {
+pub(crate) fn plan_page(found: &PlanReport, rates: &vljepa_recipes::plan::Rates) -> String {
     plan::page(found, rates).into_string()
 }
 
