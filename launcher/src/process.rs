@@ -125,6 +125,14 @@ impl Conversation {
         let said = (&mut self.complaints).await.unwrap_or_default();
         Err(format!("{} ended with {}: {}", self.name, ending(status), error_line(&said)))
     }
+
+    /// Closes the standard input and waits up to `limit` for the program to end. Returns whether it
+    /// did.
+    pub(crate) async fn end(self, limit: Duration) -> bool {
+        let Self { mut child, stdin, .. } = self;
+        drop(stdin);
+        tokio::time::timeout(limit, child.wait()).await.is_ok()
+    }
 }
 
 /// The last line that is not empty.

@@ -19,6 +19,9 @@ const STEP: &str = "vljepa-doctor";
 /// Each look has a shorter limit of its own, so a node that takes longer is lost or hangs.
 const LIMIT: Duration = Duration::from_secs(120);
 
+/// How long the process of a node may take to end after its report, before it is killed.
+const END_LIMIT: Duration = Duration::from_secs(10);
+
 /// How long a node may take in all.
 pub(super) fn limit(recipe: Option<&Recipe>) -> Duration {
     LIMIT + recipe.map(storage::limit).unwrap_or_default()
@@ -73,6 +76,7 @@ async fn talk(node: &str, line: &[String], request: &str) -> Result<NodeReport, 
     // Slurm's name of the node may differ from its host name.
     node.clone_into(&mut report.node);
     report.findings.push(clock::judge(offset, &host()));
+    process.end(END_LIMIT).await;
     Ok(report)
 }
 
