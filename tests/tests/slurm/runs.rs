@@ -102,6 +102,12 @@ fn a_job_that_waits_in_the_queue_is_cancelled_by_stop() {
         .ask("sbatch --parsable --nodes=2 --exclusive --output=/dev/null tests/slurm/hold.sh");
     let mut running = cluster.launch(trial, "waiting", &[], &[]);
     running.wait_until("submission", |run| run.join("slurm.json").exists());
+    let shown = trial.path("shown");
+    let mut watching = cluster.command(program("vljepa-launch"));
+    watching.arg("status").arg(trial.path("waiting")).args(["--watch", "1", "--json"]);
+    let mut watching = watching.stdout(std::fs::File::create(&shown).unwrap()).spawn().unwrap();
+    let shown = || std::fs::read_to_string(&shown).unwrap();
+    running.wait_until("the state in the queue", |_| shown().contains("\"state\":\"queued\""));
     let output = cluster
         .command(program("vljepa-launch"))
         .arg("stop")
@@ -110,6 +116,8 @@ fn a_job_that_waits_in_the_queue_is_cancelled_by_stop() {
         .unwrap();
     assert!(text(&output).contains("had not started; it was cancelled"), "{}", text(&output));
     assert!(!running.end().status.success());
+    assert_eq!(watching.wait().unwrap().code(), Some(1), "{}", shown());
+    assert!(shown().contains("is not in the queue"), "{}", shown());
     cluster.ask(&format!("scancel {}", blocker.trim()));
 }
 

@@ -240,7 +240,7 @@ mod tests {
             learning_rate: 1e-3,
             scale: Some(14.0),
             gauges: None,
-            samples_per_s: 100.0,
+            samples_per_s: 16.0,
             data_wait_fraction: 0.0,
             bad_samples: 0,
             phase_s: BTreeMap::from([(Phase::Forward, 0.5)]),

@@ -12,6 +12,7 @@ use vljepa_recipes::schema::Recipe;
 use super::screen::Screen;
 use super::{Job, State, Status, text};
 use crate::error::LaunchError;
+use crate::platform::slurm::client::JobState;
 use crate::record::live::LiveRun;
 use crate::supervise::Signals;
 use crate::{cli, terminal};
@@ -75,9 +76,15 @@ impl Watched {
 
     /// Exit code of the run if it has ended and will not go on by itself.
     fn ended(&mut self, state: State) -> Option<u8> {
-        let Some(code) = state.exit_code(self.live.stopped_by.as_deref()) else {
-            self.over_since = None;
-            return None;
+        let is_gone = self.job.as_ref().is_some_and(|job| job.state == Some(JobState::Gone));
+        let code = match state.exit_code(self.live.stopped_by.as_deref()) {
+            // The job was cancelled in the queue, or could not start.
+            None if state == State::NotStarted && is_gone => 1,
+            None => {
+                self.over_since = None;
+                return None;
+            }
+            Some(code) => code,
         };
         let timeout = match state {
             State::Completed => Duration::ZERO,
