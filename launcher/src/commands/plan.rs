@@ -54,9 +54,16 @@ pub(crate) fn plan_recipe(arguments: &cli::Plan) -> Result<u8, LaunchError> {
     for (name, changes) in &recipe.readings {
         days.insert(name.clone(), reading(path, set, changes, rates, &on)?);
     }
-    let scaling = gpus
+    let counts = gpus
         .filter(|gpus| gpus.first < gpus.last)
-        .map(|gpus| scaling(&recipe, rates, &gpus.counts(recipe.cluster.world_size())));
+        .map(|gpus| (gpus.first, gpus.counts(recipe.cluster.world_size())));
+    if let Some((first, counts)) = &counts
+        && counts.iter().all(|count| with_devices(&recipe, *count).is_none())
+    {
+        let per_node = recipe.cluster.ranks_per_node;
+        return Err(LaunchError::NotWholeNodes { gpus: *first, per_node });
+    }
+    let scaling = counts.map(|(_, counts)| scaling(&recipe, rates, &counts));
     let found = PlanReport {
         name: recipe.name.clone(),
         rates: RatesOrigin::of(rates),

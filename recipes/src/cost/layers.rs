@@ -244,7 +244,9 @@ impl Layers {
         // gradient of it.
         let joined = 2 * (heads + self.key) + 2 * self.query;
         let activation = (2 * self.maps_up() + 1) * self.intermediate;
-        let launches = 11 + if self.head_norms { 6 } else { 0 } + 2 * self.result_norms;
+        // The gradient of each norm's weight has a launch of its own.
+        let of_norms = 2 + 2 * self.result_norms + if self.head_norms { 2 } else { 0 };
+        let launches = 11 + if self.head_norms { 6 } else { 0 } + of_norms;
         Pass {
             products: product(tokens, (self.count + trained) * self.matrices()),
             attention: vec![(length, 2.0 * self.attention(sequences, length))],

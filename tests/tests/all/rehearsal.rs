@@ -138,22 +138,21 @@ fn the_planned_work_of_a_step_is_what_a_rehearsal_orders() {
         let rehearsed = rehearse(&recipe, None, &[ASSUMED_TARGET_TOKENS; 2]).unwrap().stages;
         for (stage, found) in recipe.stages.iter().zip(&rehearsed) {
             let [plan, real] = [planned(&recipe, stage, found.rows), recorded(found.steady())];
-            let ratios = [
-                ("products", plan.products / real.products),
-                ("launches", plan.launches / real.launches),
-                ("bytes", plan.bytes / real.bytes),
-            ];
-            println!("{recompute}, {}: {ratios:.3?} {real:.3?}", stage.name);
-            let mut kernels = std::collections::BTreeMap::new();
-            for launch in found.steady().launches() {
-                let name = format!("{:?}", launch.kernel);
-                let name = name.chars().take(60).collect::<String>();
-                let entry = kernels.entry(name).or_insert((0, 0.0));
-                *entry = (entry.0 + 1, entry.1 + bytes(launch) / 1e9);
-            }
-            println!("{kernels:#.2?}");
+            println!("{recompute}, {}: {plan:?} {real:?}", stage.name);
+            // The plan leaves out products of single rows. It counts a value that is changed in
+            // place twice, and adds copies, whose kernels are not among those that are counted.
+            assert!((plan.products / real.products - 1.0).abs() < 0.005, "{plan:?} {real:?}");
+            assert!((plan.launches / real.launches - 1.0).abs() < 0.05, "{plan:?} {real:?}");
+            assert!((plan.bytes / real.bytes - 1.0).abs() < 0.1, "{plan:?} {real:?}");
         }
     }
+    // The work of another way to recompute must differ.
+    let recipe = pretrain(&in_every_stage("recompute", "none"));
+    let tokens = [ASSUMED_TARGET_TOKENS; 2];
+    let found = &rehearse(&recipe, None, &tokens).unwrap().stages[2];
+    let other = pretrain(&in_every_stage("recompute", "block"));
+    let [wrong, real] = [planned(&other, &other.stages[2], found.rows), recorded(found.steady())];
+    assert!(wrong.products / real.products > 1.2 && wrong.bytes / real.bytes > 1.2, "{wrong:?}");
 }
 
 #[test]
