@@ -133,8 +133,8 @@ pub struct StagePlan {
     pub peak_bytes: f64,
     /// Whether the device has that memory.
     pub fits: bool,
-    /// Host memory of a node, bytes: batches that are prepared ahead, decoded samples that are kept,
-    /// and the ranks' parts of the next checkpoint.
+    /// Host memory of a node, bytes: batches that are prepared ahead, decoded samples that are
+    /// kept, and the ranks' parts of the next checkpoint.
     pub node_host_bytes: f64,
 }
 

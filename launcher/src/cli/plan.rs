@@ -20,8 +20,8 @@ pub(crate) struct Plan {
     /// from FIRST to LAST that double, and the recipe's own.
     #[arg(long, value_name = "N|FIRST..LAST")]
     pub gpus: Option<Devices>,
-    /// Rates of another cluster, a YAML file like recipes/rates/h200.yaml. Default: those of H200,
-    /// and none for a recipe with `device: host`, whose plan then has no times.
+    /// Rates of another cluster, a YAML file like recipes/rates/h200.yaml. Default: those of H200.
+    /// A recipe with `device: host` has no default, and its plan then has no times.
     #[arg(long, value_name = "FILE")]
     pub rates: Option<PathBuf>,
     /// Write a page with the plan.

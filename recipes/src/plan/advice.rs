@@ -14,7 +14,7 @@ const WORTH: f64 = 0.005;
 pub struct Change {
     /// Options of the command line that make the change, such as `deterministic=false`.
     pub sets: Vec<String>,
-    /// What has to be done besides, in words; empty if the options are all.
+    /// What has to be done besides; empty if the options are all.
     pub needs: String,
     /// Hours that the change saves.
     pub saves_hours: f64,

@@ -146,7 +146,7 @@ fn failures_cost_what_is_repeated_and_no_number_is_infinite() {
     assert!(often.expected_failures > 9.0 && often.lost_fraction > 0.03, "{often:?}");
     let never_ends = lost(1e-6);
     assert!(never_ends.hours.value.is_finite() && never_ends.failures.lost_fraction > 1e5);
-    // Repeated work counts by time: 500 steps of 32 frames take 13 times as long as those of images.
+    // Repeated work counts by time: 500 steps of 32 frames take 13 times as long as 500 of images.
     let intervals = &often.interval_s;
     assert!(intervals[2] > 10.0 * intervals[0], "{intervals:?}");
 }
