@@ -26,6 +26,9 @@ use crate::rank::environment::Environment;
 /// Bytes of the largest sum over ranks that is timed.
 const SUM_BYTES: usize = 16 << 20;
 
+/// Relative error of a measured rate: two measurements of an idle machine differ by about as much.
+const SPREAD: f64 = 0.05;
+
 /// What is measured: a stage of a recipe with the lengths of its samples.
 #[derive(Debug, Clone, Copy)]
 pub struct Subject<'a> {
@@ -50,70 +53,38 @@ pub fn measure(
     subjects: &[Subject<'_>],
     origin: &str,
 ) -> anyhow::Result<Rates> {
+    // Before the measurements take memory themselves.
+    let (memory_mib, reserved_mib) = memory_mib(device, collectives)?;
     let bench = Bench::new(device);
-    let mut rates = Rates::h200().clone();
-    let mut products = Measured::default();
-    let mut moved = Measured::default();
-    let [mut forward, mut backward] = [Measured::default(), Measured::default()];
-    let mut losses = Measured::default();
-    for Subject { recipe, stage, tokens, rows } in subjects {
-        for network in networks(&recipe.model, *tokens, false, stage.recompute) {
-            let Some(layers) = layers(recipe, network.name) else { continue };
-            if network.tokens == 0 || layers.count == 0 {
-                continue;
-            }
-            let n = network.tokens * rows;
-            let trained = network.backward.products > 0.0;
-            bench.products(&layers, n, trained, weight(&network), &mut products)?;
-            bench.memory_bound(&layers, n, trained, &mut moved)?;
-            for (length, operations) in &network.forward.attention {
-                let sequences = (n / length.max(&1)).max(1);
-                let times = bench.attention(&layers, sequences, *length, trained)?;
-                let operations = *operations * as_f64(*rows);
-                forward.add(*length, operations, times[0]);
-                backward.add(*length, 2.5 * operations, times[1]);
-            }
-        }
-        if recipe.model.predicts_embeddings() {
-            bench.info_nce(recipe, *rows, stage.batch, &mut losses)?;
-        }
+    let mut timed = Timed::default();
+    for subject in subjects {
+        timed.time(&bench, *subject)?;
     }
-    let curve = |values: Vec<(usize, f64)>| Curve {
-        values: values.into_iter().map(|(size, rate)| (size, rate / 1e12)).collect(),
-        spread: 0.05,
-        measured: Some(origin.to_owned()),
-        predicted: None,
-    };
     let rate = |value: f64| Rate {
         value,
-        spread: 0.05,
+        spread: SPREAD,
         measured: Some(origin.to_owned()),
         predicted: None,
     };
-    rates.device = device.name().to_owned();
-    rates.products_tflops = curve(products.rates());
+    let mut rates = Rates::h200().clone();
+    device.name().clone_into(&mut rates.device);
+    (rates.memory_mib, rates.reserved_mib.value) = (memory_mib, reserved_mib);
+    rates.cpus_per_rank = as_f64(rayon::current_num_threads());
+    timed.write(&mut rates, origin);
     rates.half_rate_rows = rate(0.0);
-    rates.attention_forward_tflops = curve(forward.rates());
-    rates.attention_backward_tflops = curve(backward.rates());
-    rates.memory_bound_tb_per_s = rate(moved.rate() / 1e12);
     rates.optimizer_tb_per_s = rate(bench.optimizer()? / 1e12);
-    if losses.rate() > 0.0 {
-        rates.loss_tflops = rate(losses.rate() / 1e12);
-    }
     rates.launch_us = rate(1e6 * bench.launch()?);
     rates.waits_ms = rate(1e3 * bench.wait()?);
-    let fastest = rates.products_tflops.values.iter().map(|(_, rate)| *rate);
-    rates.ceiling_tflops = fastest.fold(0.0, f64::max);
-    let attention = rates.attention_forward_tflops.values.iter();
-    let attention = attention.chain(&rates.attention_backward_tflops.values);
-    rates.ceiling_tflops = attention.map(|(_, rate)| *rate).fold(rates.ceiling_tflops, f64::max);
     rates.peak_tflops = match device {
         Device::Host => rates.ceiling_tflops,
         Device::Cuda(cuda) => peak_tflops(&cuda.description()?)
             .map_or(rates.ceiling_tflops, |peak| peak.max(rates.ceiling_tflops)),
     };
-    (rates.memory_mib, rates.reserved_mib.value) = memory_mib(device, collectives)?;
-    rates.cpus_per_rank = as_f64(rayon::current_num_threads());
+    if collectives.world_size() > 1 {
+        let [bandwidth, latency] = bench.sums(collectives, SUM_BYTES)?;
+        rates.within_node_gb_per_s = rate(bandwidth / 1e9);
+        rates.within_node_us = rate(1e6 * latency);
+    }
     let unknown = [
         &mut rates.device_hours_per_failure,
         &mut rates.kilowatts_per_device,
@@ -123,12 +94,76 @@ pub fn measure(
     for rate in unknown {
         rate.predicted = Some("not measured: the value of a cluster of H200".to_owned());
     }
-    if collectives.world_size() > 1 {
-        let [bandwidth, latency] = bench.sums(collectives, SUM_BYTES)?;
-        rates.within_node_gb_per_s = rate(bandwidth / 1e9);
-        rates.within_node_us = rate(1e6 * latency);
-    }
     Ok(rates)
+}
+
+/// Work that was timed, by kind.
+#[derive(Debug, Default)]
+struct Timed {
+    products: Measured,
+    attention_forward: Measured,
+    attention_backward: Measured,
+    memory_bound: Measured,
+    loss: Measured,
+}
+
+impl Timed {
+    /// Times the networks and the loss of a subject.
+    fn time(&mut self, bench: &Bench, subject: Subject<'_>) -> anyhow::Result<()> {
+        let Subject { recipe, stage, tokens, rows } = subject;
+        for network in networks(&recipe.model, tokens, false, stage.recompute) {
+            let Some(layers) = layers(recipe, network.name) else { continue };
+            if network.tokens == 0 || layers.count == 0 {
+                continue;
+            }
+            let n = network.tokens * rows;
+            let trained = network.backward.products > 0.0;
+            bench.products(&layers, n, trained, weight(&network), &mut self.products)?;
+            bench.memory_bound(&layers, n, trained, &mut self.memory_bound)?;
+            for (length, operations) in &network.forward.attention {
+                let sequences = (n / length.max(&1)).max(1);
+                let times = bench.attention(&layers, sequences, *length, trained)?;
+                let operations = *operations * as_f64(rows);
+                self.attention_forward.add(*length, operations, times[0]);
+                self.attention_backward.add(*length, 2.5 * operations, times[1]);
+            }
+        }
+        if recipe.model.predicts_embeddings() {
+            bench.info_nce(recipe, rows, stage.batch, &mut self.loss)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the rates of what was timed. Others keep their values.
+    fn write(&self, rates: &mut Rates, origin: &str) {
+        let curves = [
+            (&self.products, &mut rates.products_tflops),
+            (&self.attention_forward, &mut rates.attention_forward_tflops),
+            (&self.attention_backward, &mut rates.attention_backward_tflops),
+        ];
+        let mut ceiling = 0.0_f64;
+        for (timed, curve) in curves {
+            let values = timed.rates().into_iter().map(|(size, rate)| (size, rate / 1e12));
+            let values: Vec<(usize, f64)> = values.collect();
+            if !values.is_empty() {
+                let measured = Some(origin.to_owned());
+                *curve = Curve { values, spread: SPREAD, measured, predicted: None };
+            }
+            ceiling = curve.values.iter().map(|(_, rate)| *rate).fold(ceiling, f64::max);
+        }
+        rates.ceiling_tflops = ceiling;
+        let single = [
+            (&self.memory_bound, &mut rates.memory_bound_tb_per_s),
+            (&self.loss, &mut rates.loss_tflops),
+        ];
+        for (timed, rate) in single {
+            if timed.rate() > 0.0 {
+                let measured = Some(origin.to_owned());
+                let value = timed.rate() / 1e12;
+                *rate = Rate { value, spread: SPREAD, measured, predicted: None };
+            }
+        }
+    }
 }
 
 /// Memory of the device, and what of it a run cannot use, MiB. Ranks on a host share its memory.

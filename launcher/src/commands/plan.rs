@@ -25,7 +25,7 @@ pub(crate) fn plan_recipe(arguments: &cli::Plan) -> Result<u8, LaunchError> {
     let given = rates.as_deref().map(load_rates).transpose()?;
     let on = |recipe: &Recipe| match gpus {
         Some(Devices { first, last }) if first == last => {
-            with_devices(recipe, *first).ok_or_else(|| LaunchError::NotWholeNodes {
+            with_devices(recipe, *first).ok_or(LaunchError::NotWholeNodes {
                 gpus: *first,
                 per_node: recipe.cluster.ranks_per_node,
             })

@@ -1,5 +1,6 @@
 //! Timed operations on a device.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
@@ -57,11 +58,16 @@ impl Measured {
     }
 }
 
+/// Bytes that are written between two repetitions on the host: more than its caches hold, because
+/// the tensors of a step are not there either when an operation begins.
+const COLD_BYTES: usize = 64 << 20;
+
 /// A device whose operations are timed.
 pub(super) struct Bench {
     device: Device,
     stream: Stream,
     element: DType,
+    cold: RefCell<Vec<u8>>,
 }
 
 impl Bench {
@@ -70,7 +76,11 @@ impl Bench {
             Device::Host => DType::F32,
             Device::Cuda(_) => DType::Bf16,
         };
-        Self { device, stream: device.compute_stream(), element }
+        let cold = match device {
+            Device::Host => vec![0; COLD_BYTES],
+            Device::Cuda(_) => Vec::new(),
+        };
+        Self { device, stream: device.compute_stream(), element, cold: RefCell::new(cold) }
     }
 
     fn numbers(&self, shape: &[usize]) -> anyhow::Result<Tensor> {
@@ -101,7 +111,8 @@ impl Bench {
         }
         self.synchronize()?;
         let mut times = Vec::with_capacity(REPETITIONS);
-        for _ in 0..REPETITIONS {
+        for repetition in 0..REPETITIONS {
+            self.cold.borrow_mut().fill(u8::try_from(repetition).unwrap_or(0));
             let start = Instant::now();
             work()?;
             self.synchronize()?;
