@@ -132,8 +132,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let batch = random_batch(arguments, &recipe)?;
     let learning_rate = recipe.stages.first().map_or(1e-3, |stage| stage.learning_rate.peak);
     let collectives = world(arguments, device)?;
-    let planned = arguments.planned.then(|| planned(arguments, &recipe, device, &collectives));
-    let planned = planned.transpose()?;
+    let planned = planned(arguments, &recipe, device, &collectives)?;
     let mut batches = Batches::new(device, batch)?;
     let mut step = |engine: &mut Engine, training: &mut Training| {
         let input = arguments.input(batches.next()?, learning_rate);
@@ -185,9 +184,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
             phases.into_iter().map(|(name, mut ms)| (name, rounded(median(&mut ms), 1e3)));
         line["phases_ms"] = medians.collect();
     }
-    if let Some(planned) = planned {
-        line["planned"] = planned;
-    }
+    line["planned"] = json!(planned);
     line["joined"] =
         (!matches!(collectives, Collectives::Solo(_) | Collectives::StandIn(_))).into();
     if collectives.rank() == 0 {
@@ -222,13 +219,16 @@ impl Batches {
     }
 }
 
-/// Rates of this machine, and the step that a plan predicts from them.
+/// With `--planned`: rates of this machine, and the step that a plan predicts from them.
 fn planned(
     arguments: &Arguments,
     recipe: &Recipe,
     device: Device,
     collectives: &Collectives,
-) -> anyhow::Result<Value> {
+) -> anyhow::Result<Option<Value>> {
+    if !arguments.planned {
+        return Ok(None);
+    }
     let mut recipe = recipe.clone();
     (recipe.cluster.nodes, recipe.cluster.ranks_per_node) = (1, collectives.world_size());
     let stage = recipe.stages.first_mut().context("the recipe has no stage")?;
@@ -245,9 +245,9 @@ fn planned(
     let terms = budget.terms_s.iter().map(|(term, time)| (term.name().to_owned(), ms(time.value)));
     let terms: BTreeMap<String, f64> = terms.collect();
     let all = budget.total();
-    Ok(
-        json!({"ms": ms(all.value), "deviation_ms": ms(all.deviation), "terms_ms": terms, "rates": rates}),
-    )
+    let (ms, deviation_ms) = (ms(all.value), ms(all.deviation));
+    let found = json!({"ms": ms, "deviation_ms": deviation_ms, "terms_ms": terms, "rates": rates});
+    Ok(Some(found))
 }
 
 /// Joins the real ranks, or lets this process stand in for one of them.
