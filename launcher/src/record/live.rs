@@ -4,7 +4,7 @@ use vljepa_recipes::run_directory::RunDirectory;
 use vljepa_recipes::schema::Recipe;
 
 use super::events::{Event, Line};
-use super::rates::{LoggedInterval, Rates, Summary};
+use super::rates::{Activity, LoggedInterval, Rates, Summary};
 use super::tail::Tail;
 use crate::error::LaunchError;
 
@@ -96,7 +96,7 @@ impl LiveRun {
     }
 
     /// Rates at this moment; see [`Rates::summary`].
-    pub(crate) fn summary(&self, is_alive: bool) -> Summary {
-        self.rates.now(is_alive)
+    pub(crate) fn summary(&self, activity: Activity) -> Summary {
+        self.rates.now(activity)
     }
 }

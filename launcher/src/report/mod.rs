@@ -26,7 +26,7 @@ use crate::record::comparison::Comparison;
 use crate::record::history::Scores;
 use crate::record::paper::Paper;
 use crate::record::provenance::RunRecord;
-use crate::record::rates::{Rates, Summary};
+use crate::record::rates::{Activity, Rates, Recent, Summary};
 use crate::record::stragglers::RankTable;
 use crate::record::table::PaperComparison;
 use crate::record::{completion, history};
@@ -41,6 +41,8 @@ pub(crate) struct Contents {
     pub(crate) record: Option<RunRecord>,
     pub(crate) metrics: Vec<vljepa_recipes::protocol::Metrics>,
     pub(crate) rates: Summary,
+    /// Medians of the newest intervals.
+    pub(crate) recent: Recent,
     pub(crate) events: Vec<crate::record::events::Line>,
     pub(crate) scores: Vec<NamedScore>,
     /// Scores of every evaluation with its step, in the order of steps.
@@ -61,6 +63,7 @@ impl Contents {
             record: None,
             metrics: Vec::new(),
             rates: Summary::default(),
+            recent: Recent::default(),
             events: Vec::new(),
             scores: Vec::new(),
             evaluations: Vec::new(),
@@ -130,8 +133,11 @@ pub(crate) fn write(directory: &RunDirectory) -> Result<PathBuf, LaunchError> {
         return Ok(path);
     }
     let (events, metrics) = (history::events(directory), history::metrics(directory));
+    let activity = if directory.is_in_use() { Activity::Lock } else { Activity::Nothing };
+    let rates = Rates::of(&loaded.recipe, &events, &metrics);
     let contents = Contents {
-        rates: Rates::of(&loaded.recipe, &events, &metrics).now(directory.is_in_use()),
+        rates: rates.now(activity),
+        recent: rates.recent().clone(),
         complete: completion::check(directory, &loaded.recipe).is_ok(),
         scores: scores(history::scores_of(&directory.scores()), &loaded.recipe),
         evaluations: history::evaluations(directory),

@@ -121,8 +121,8 @@ fn figures(contents: &Contents) -> Markup {
             "samples/s",
             contents.rates.recent_samples_per_s.map_or_else(|| "–".to_owned(), compact),
             format!(
-                "median of the last {}; {} in the whole run",
-                contents.rates.recent_intervals,
+                "{}; {} in the whole run",
+                contents.rates.window(),
                 contents.rates.whole_run_samples_per_s.map_or_else(|| "–".to_owned(), compact)
             ),
         ),

@@ -33,7 +33,9 @@ pub(super) fn learning(contents: &Contents) -> Markup {
         .flat_map(|record| record.attempts.iter().skip(1))
         .filter_map(|attempt| attempt.first_step)
         .collect();
-    let recent = &metrics[metrics.len().saturating_sub(contents.rates.recent_intervals)..];
+    let recent = &contents.recent;
+    let newest = &metrics[metrics.len().saturating_sub(recent.intervals())..];
+    let bytes = |m: &Metrics| Some(m.data.as_ref()?.bytes_per_s() / 1e6);
     let points = |value: fn(&Metrics) -> Option<f64>| -> Vec<(u64, f64)> {
         metrics.iter().filter_map(|line| Some((line.step, value(line)?))).collect()
     };
@@ -48,9 +50,9 @@ pub(super) fn learning(contents: &Contents) -> Markup {
         plot(title, newest, points, axis, smooth, wide)
     };
     // One interval alone can be an outlier, so the title of a rate shows a median.
-    let rate = |title, value: fn(&Metrics) -> Option<f64>| {
-        let typical = median(recent.iter().filter_map(value)).map(compact).unwrap_or_default();
-        let newest = match recent.len() {
+    let rate = |title, typical: Option<f64>, value: fn(&Metrics) -> Option<f64>| {
+        let typical = typical.map(compact).unwrap_or_default();
+        let newest = match recent.intervals() {
             0 | 1 => typical,
             count => format!("{typical} (median of {count})"),
         };
@@ -62,7 +64,7 @@ pub(super) fn learning(contents: &Contents) -> Markup {
             div.plots {
                 (draw("loss", Axis::Fitted, true, true, |m| Some(m.loss)))
                 (draw("learning rate", Axis::FromZero, false, false, |m| Some(m.learning_rate)))
-                (rate("samples/s", |m| Some(working_rate(m.samples_per_s, &m.phase_s))))
+                (rate("samples/s", recent.samples_per_s(), |m| Some(working_rate(m.samples_per_s, &m.phase_s))))
                 (draw("gradient norm", Axis::Logarithmic, true, false, |m| Some(m.gradient_norm)))
                 @if metrics.iter().any(|m| m.scale.is_some()) {
                     (draw("similarity scale α", Axis::Fitted, false, false, |m| m.scale))
@@ -75,14 +77,14 @@ pub(super) fn learning(contents: &Contents) -> Markup {
                     (draw("alignment", Axis::FromZero, false, false, |m| Some(m.gauges?.alignment)))
                 }
                 @if metrics.iter().any(|m| m.mfu.is_some()) {
-                    (rate("MFU, share of the peak", |m| m.mfu))
+                    (rate("MFU, share of the peak", recent.mfu(), |m| m.mfu))
                 } @else if metrics.iter().any(|m| m.tflops.is_some()) {
-                    (rate("TFLOP/s per rank", |m| m.tflops))
+                    (rate("TFLOP/s per rank", recent.tflops(), |m| m.tflops))
                 }
-                (rate("waiting for data, share", |m| Some(m.data_wait_fraction)))
+                (rate("waiting for data, share", recent.data_wait_fraction(), |m| Some(m.data_wait_fraction)))
                 @if metrics.iter().any(|m| m.data.is_some()) {
                     (draw("batches ready", Axis::FromZero, false, false, |m| Some(to_f64(m.data.as_ref()?.ready_batches as u64))))
-                    (rate("data read, MB/s per rank", |m| Some(m.data.as_ref()?.bytes_per_s() / 1e6)))
+                    (rate("data read, MB/s per rank", median(newest.iter().filter_map(bytes)), bytes))
                 }
             }
             @if !restarts.is_empty() { p.note { b { "▲" } " the run was restarted here" } }
@@ -244,13 +246,12 @@ pub(super) fn time(contents: &Contents) -> Markup {
 
 /// Table with the parts of the time since the start.
 fn spent(Contents { rates, .. }: &Contents) -> Markup {
-    let parts = rates.spent.parts().into_iter().filter(|(_, seconds)| *seconds > 0.0);
     html! {
         @if rates.elapsed_s > 0.0 {
             div.scroll { table {
                 thead { tr { th { "since the start" } th { (terminal::duration(rates.elapsed_s)) } th { "share" } } }
                 tbody {
-                    @for (name, seconds) in parts {
+                    @for (name, seconds) in rates.rows() {
                         tr {
                             td { (name) }
                             td { (terminal::duration(seconds)) }

@@ -5,9 +5,6 @@ use crate::record::rates::{Left, Summary};
 use crate::record::stragglers::RankTable;
 use crate::terminal::{self, duration, thousands};
 
-/// Smallest part of the elapsed time, in seconds, that has a line of its own.
-const MIN_SHOWN_S: f64 = 0.05;
-
 /// The state, where the time went, and the slowest ranks.
 pub(super) fn text(status: &Status) -> String {
     let mut parts = vec![terminal::table(&facts(status))];
@@ -44,10 +41,8 @@ fn facts(status: &Status) -> Vec<Vec<String>> {
 /// Recent rate and rate of the whole run.
 fn speed(rates: &Summary) -> Option<String> {
     let whole = rates.whole_run_samples_per_s.map(|rate| format!("{} whole run", number(rate)));
-    let recent = rates.recent_samples_per_s.map(|rate| match rates.recent_intervals {
-        1 => format!("{} in the last interval", number(rate)),
-        count => format!("{} median of the last {count} intervals", number(rate)),
-    });
+    let recent = rates.recent_samples_per_s;
+    let recent = recent.map(|rate| format!("{} {}", number(rate), rates.window()));
     let both: Vec<String> = recent.into_iter().chain(whole).collect();
     (!both.is_empty()).then(|| both.join(", "))
 }
@@ -76,13 +71,8 @@ fn left(left: Left) -> String {
 fn spent(rates: &Summary) -> Vec<Vec<String>> {
     let share = |seconds: f64| format!("{:.1}%", 100.0 * seconds / rates.elapsed_s);
     let mut rows = vec![vec!["time".to_owned(), duration(rates.elapsed_s), "share".to_owned()]];
-    for (name, seconds) in rates.spent.parts().into_iter().filter(|part| part.1 >= MIN_SHOWN_S) {
-        let name = match (name, rates.lost_steps) {
-            ("lost work", 1..) => format!("{name}, {} steps", thousands(rates.lost_steps)),
-            _ => name.to_owned(),
-        };
-        rows.push(vec![name, duration(seconds), share(seconds)]);
-    }
+    let parts = rates.rows().into_iter();
+    rows.extend(parts.map(|(name, seconds)| vec![name, duration(seconds), share(seconds)]));
     rows
 }
 

@@ -20,7 +20,7 @@ use crate::record::completion;
 use crate::record::events::{Event, EventLog};
 use crate::record::live::LiveRun;
 use crate::record::provenance::RunRecord;
-use crate::record::rates::{LoggedInterval, Summary};
+use crate::record::rates::{Activity, LoggedInterval, Summary};
 use crate::terminal;
 
 /// Time between two looks at a followed run.
@@ -178,7 +178,7 @@ pub(crate) async fn follow(directory: &RunDirectory, recipe: &Recipe) -> Result<
         live.update().ok();
         if let Some(newest) = live.newest().filter(|newest| newest.step > shown_step) {
             shown_step = newest.step;
-            terminal::note(&line(newest, &live.summary(true), recipe.total_steps()));
+            terminal::note(&line(newest, &live.summary(Activity::Job), recipe.total_steps()));
         }
         if completion::check(directory, recipe).is_ok() {
             return Ok(true);

@@ -21,11 +21,12 @@ use vljepa_recipes::schema::{Recipe, Scheduler};
 pub(crate) use interval::{LoggedInterval, working_rate};
 pub(crate) use left::{Left, StagePlan};
 pub(crate) use recent::Recent;
-pub(crate) use spent::Spent;
+pub(crate) use spent::{Activity, Spent};
 pub(crate) use timeline::steps_again;
 
 use super::events::Line;
 use crate::statistics::to_f64;
+use crate::terminal::thousands;
 use timeline::Timeline;
 
 /// Rates of a run at one moment.
@@ -40,14 +41,41 @@ pub(crate) struct Summary {
     /// `samples` divided by `elapsed_s`, or `None` before the first interval.
     pub whole_run_samples_per_s: Option<f64>,
     /// Seconds since the start of the run or its submission to Slurm, over all attempts. They
-    /// end with the last attempt if nothing works on the run.
+    /// end with the last attempt if no other one follows.
     pub elapsed_s: f64,
+    /// Whether `elapsed_s` goes on: an attempt runs or the next one is awaited.
+    #[serde(skip)]
+    pub is_running: bool,
     /// Parts of `elapsed_s`.
     pub spent: Spent,
     /// Number of steps that were computed, lost and computed again.
     pub lost_steps: u64,
     /// Time to the end of training, or `None` if the rate is unknown or all steps are done.
     pub left: Option<Left>,
+}
+
+impl Summary {
+    /// Smallest part of the elapsed time, in seconds, that has a row of its own.
+    const MIN_SHOWN_S: f64 = 0.05;
+
+    /// Names and seconds of the parts of the elapsed time that are long enough to be shown.
+    pub(crate) fn rows(&self) -> Vec<(String, f64)> {
+        let parts = self.spent.parts().into_iter().filter(|part| part.1 >= Self::MIN_SHOWN_S);
+        let name = |name: &str| match (name, self.lost_steps) {
+            ("lost work", 1..) => format!("{name}, {} steps", thousands(self.lost_steps)),
+            ("not logged yet", _) if !self.is_running => "other".to_owned(),
+            _ => name.to_owned(),
+        };
+        parts.map(|(part, seconds)| (name(part), seconds)).collect()
+    }
+
+    /// Intervals of which `recent_samples_per_s` is the rate, to be read after it.
+    pub(crate) fn window(&self) -> String {
+        match self.recent_intervals {
+            1 => "in the last interval".to_owned(),
+            count => format!("median of the last {count} intervals"),
+        }
+    }
 }
 
 /// Rates of a run, updated with each new line of its metrics and events.
@@ -99,20 +127,24 @@ impl Rates {
         self.newest = None;
     }
 
+    /// Medians of the newest intervals.
+    pub(crate) fn recent(&self) -> &Recent {
+        &self.recent
+    }
+
     /// The newest line of metrics.
     pub(crate) fn newest(&self) -> Option<&LoggedInterval> {
         self.newest.as_ref()
     }
 
     /// [`Self::summary`] of this moment.
-    pub(crate) fn now(&self, is_alive: bool) -> Summary {
-        self.summary(clock::now().as_duration().as_secs_f64(), is_alive)
+    pub(crate) fn now(&self, activity: Activity) -> Summary {
+        self.summary(clock::now().as_duration().as_secs_f64(), activity)
     }
 
-    /// Rates at the moment `now_s`, in seconds since 1970. `is_alive` says that something works on
-    /// the run or that its job waits; otherwise the time ends with the last attempt.
-    pub(crate) fn summary(&self, now_s: f64, is_alive: bool) -> Summary {
-        let (elapsed_s, spent, lost_steps) = self.timeline.spent(now_s, is_alive);
+    /// Rates at the moment `now_s`, in seconds since 1970.
+    pub(crate) fn summary(&self, now_s: f64, activity: Activity) -> Summary {
+        let elapsed = self.timeline.spent(now_s, activity);
         let newest = self.newest.as_ref();
         let samples = newest.map_or(0, |newest| newest.samples);
         let recent_samples_per_s = self.recent.samples_per_s();
@@ -122,11 +154,12 @@ impl Rates {
             recent_samples_per_s,
             recent_intervals: self.recent.intervals(),
             whole_run_samples_per_s: newest
-                .map(|newest| to_f64(newest.samples) / elapsed_s)
+                .map(|newest| to_f64(newest.samples) / elapsed.seconds)
                 .filter(|rate| rate.is_finite()),
-            elapsed_s,
-            spent,
-            lost_steps,
+            elapsed_s: elapsed.seconds,
+            is_running: elapsed.is_running,
+            spent: elapsed.spent,
+            lost_steps: self.timeline.lost_steps,
             left: left.and_then(|(newest, rate)| self.plan.left(newest.step, &newest.stage, rate)),
         }
     }

@@ -8,6 +8,27 @@ use super::timeline::{Attempt, Gap, Intervals, Timeline};
 use crate::record::provenance::AttemptOutcome;
 use crate::statistics::to_f64;
 
+/// What works on a run, or will.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Activity {
+    /// Nothing.
+    Nothing,
+    /// A process that has locked the run directory: a launcher, or `vljepa-launch evaluate`.
+    Lock,
+    /// The run's Slurm job, which waits or runs.
+    Job,
+}
+
+/// Time of a run up to a moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(super) struct Elapsed {
+    /// Seconds since the start of the run or its submission.
+    pub(super) seconds: f64,
+    pub(super) spent: Spent,
+    /// Whether the time goes on.
+    pub(super) is_running: bool,
+}
+
 /// Parts of the elapsed time of a run, in seconds of rank 0.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub(crate) struct Spent {
@@ -20,7 +41,8 @@ pub(crate) struct Spent {
     /// Waits of steps for checkpoints.
     pub checkpoints_s: f64,
     /// Start-up of the first attempt and of those that continue a stopped run: processes, weights,
-    /// data, collectives.
+    /// data, collectives. Of an attempt without a line of metrics it ends with the last rank that
+    /// joined or with the loaded checkpoint.
     pub start_up_s: f64,
     /// From the end of an attempt that a fault ended to the first step of the next attempt.
     pub restarts_s: f64,
@@ -30,8 +52,8 @@ pub(crate) struct Spent {
     pub queue_s: f64,
     /// Time in which nothing worked on the run, because it was stopped or had given up.
     pub stopped_s: f64,
-    /// Time that no line of metrics or event explains yet: since the last line of a running
-    /// attempt, and the end of a completed one.
+    /// Time that no line of metrics or event explains: since the last line of a running attempt,
+    /// and the end of the last attempt.
     pub not_logged_s: f64,
 }
 
@@ -54,11 +76,12 @@ impl Spent {
 }
 
 impl Timeline {
-    /// Elapsed seconds, their parts, and the number of lost steps.
-    pub(super) fn spent(&self, now_s: f64, is_alive: bool) -> (f64, Spent, u64) {
-        let Some(first) = self.attempts.first() else {
-            return self.before_attempts(now_s, is_alive);
+    /// Time from the start to `now_s`, or to the end of the last attempt if the run does not go on.
+    pub(super) fn spent(&self, now_s: f64, activity: Activity) -> Elapsed {
+        let (Some(first), Some(last)) = (self.attempts.first(), self.attempts.last()) else {
+            return self.before_attempts(now_s, activity);
         };
+        let is_running = self.goes_on(last, activity);
         let mut sums = Sums::default();
         let start_s = first.submitted_s.unwrap_or(first.started_s).min(first.started_s);
         let mut cursor = start_s;
@@ -69,35 +92,64 @@ impl Timeline {
             let intervals = self.intervals.get(number).copied().unwrap_or_default();
             let is_last = number + 1 == self.attempts.len();
             let known = intervals.span.map_or(0.0, |(_, end)| end).max(attempt.last_sign_s);
-            let runs = is_last && is_alive && attempt.ended.is_none();
+            let runs = is_last && is_running && attempt.ended.is_none();
             let end_s = match attempt.ended {
                 Some(ended) => ended.at_s,
                 None if runs => now_s,
                 None => known,
             };
-            let after_fault = before.is_some_and(|before| !before.is_ended_well());
-            cursor =
-                sums.attempt(attempt, &intervals, [cursor, end_s.max(cursor)], after_fault, runs);
+            let place = Place {
+                after_fault: before.is_some_and(|before| !before.is_ended_well()),
+                runs,
+                is_followed: !is_last || attempt.restarts,
+            };
+            cursor = sums.attempt(attempt, &intervals, [cursor, end_s.max(cursor)], place);
             before = Some(attempt);
         }
-        if is_alive && before.is_some_and(|last| last.ended.is_some()) {
+        if is_running && last.ended.is_some() {
             cursor = sums.gap(self.gap(before), self.submitted_s, cursor, now_s);
         }
-        (cursor - start_s, sums.finish(self), self.lost_steps)
+        Elapsed { seconds: cursor - start_s, spent: sums.finish(self), is_running }
+    }
+
+    /// Whether the time goes on after the last attempt's last event.
+    fn goes_on(&self, last: &Attempt, activity: Activity) -> bool {
+        match activity {
+            Activity::Nothing => false,
+            // `evaluate` locks a run that has ended.
+            Activity::Lock => last.ended.is_none() || last.restarts,
+            // The job of a run that has ended leaves its nodes some seconds later.
+            Activity::Job => self.submitted_s.is_some() || self.gap(Some(last)) != Gap::Stopped,
+        }
     }
 
     /// Time before the first attempt, or of a run whose events could not be written.
-    fn before_attempts(&self, now_s: f64, is_alive: bool) -> (f64, Spent, u64) {
+    fn before_attempts(&self, now_s: f64, activity: Activity) -> Elapsed {
+        let is_running = activity != Activity::Nothing;
         let mut sums = Sums::default();
         if let Some((first_s, last_s)) = self.intervals.first().and_then(|sums| sums.span) {
-            let end_s = if is_alive { now_s.max(last_s) } else { last_s };
+            let end_s = if is_running { now_s.max(last_s) } else { last_s };
             let attempt = Attempt::started(first_s);
-            sums.attempt(&attempt, &self.intervals[0], [first_s, end_s], false, true);
-            return (end_s - first_s, sums.finish(self), 0);
+            let place = Place { after_fault: false, runs: true, is_followed: false };
+            sums.attempt(&attempt, &self.intervals[0], [first_s, end_s], place);
+            return Elapsed { seconds: end_s - first_s, spent: sums.finish(self), is_running };
         }
-        let queue_s = self.submitted_s.filter(|_| is_alive).map_or(0.0, |at| (now_s - at).max(0.0));
-        (queue_s, Spent { queue_s, ..Spent::default() }, 0)
+        let since_s = self.submitted_s.filter(|_| is_running);
+        let queue_s = since_s.map_or(0.0, |at| (now_s - at).max(0.0));
+        let spent = Spent { queue_s, ..Spent::default() };
+        Elapsed { seconds: queue_s, spent, is_running }
     }
+}
+
+/// Neighbours of an attempt.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    /// Whether a fault ended the attempt before.
+    after_fault: bool,
+    /// Whether the attempt has not ended.
+    runs: bool,
+    /// Whether another attempt follows or was announced.
+    is_followed: bool,
 }
 
 /// Parts of the time while they are summed.
@@ -134,13 +186,14 @@ impl Sums {
         attempt: &Attempt,
         intervals: &Intervals,
         [start_s, end_s]: [f64; 2],
-        after_fault: bool,
-        runs: bool,
+        place: Place,
     ) -> f64 {
-        let (first_s, last_s) = intervals.span.unwrap_or((end_s, end_s));
+        // Without a line, the last event of the start-up is its best known end.
+        let ready_s = attempt.ready_s.unwrap_or(end_s);
+        let (first_s, last_s) = intervals.span.unwrap_or((ready_s, ready_s));
         let (first_s, last_s) = (first_s.max(start_s).min(end_s), last_s.max(start_s).min(end_s));
         let start_up = first_s - start_s + intervals.start;
-        let part = if after_fault { &mut self.fault_s } else { &mut self.spent.start_up_s };
+        let part = if place.after_fault { &mut self.fault_s } else { &mut self.spent.start_up_s };
         *part += start_up;
         let spent = &mut self.spent;
         spent.steps_s += intervals.steps;
@@ -166,10 +219,12 @@ impl Sums {
                 spent.checkpoints_s += saves;
                 spent.steps_s += rest - saves;
             }
-            None if runs => spent.not_logged_s += rest,
+            None if place.runs => spent.not_logged_s += rest,
             None
             | Some(AttemptOutcome::Unfinished | AttemptOutcome::Killed | AttemptOutcome::Failed) => {
-                self.fault_s += rest
+                let part =
+                    if place.is_followed { &mut self.fault_s } else { &mut spent.not_logged_s };
+                *part += rest;
             }
         }
         end_s
@@ -181,7 +236,8 @@ impl Sums {
         let kept_s = sum(|resumed| resumed.kept_s).max(0.0).min(self.fault_s);
         let rest = self.fault_s - kept_s;
         // Steps after the last line are known by their number alone.
-        let logged: u64 = timeline.resumed.iter().map(|resumed| resumed.lost_steps).sum();
+        let logged = timeline.resumed.iter().map(|resumed| resumed.lost_steps);
+        let logged = logged.fold(0, u64::saturating_add);
         let per_step =
             (self.spent.steps_s + self.spent.data_wait_s) / to_f64(timeline.highest_step.max(1));
         let unlogged_s = to_f64(timeline.lost_steps.saturating_sub(logged)) * per_step;

@@ -31,6 +31,8 @@ pub(super) struct Timeline {
 pub(super) struct Attempt {
     pub(super) submitted_s: Option<f64>,
     pub(super) started_s: f64,
+    /// Time of the last event of the start-up: a rank joined, or weights were loaded.
+    pub(super) ready_s: Option<f64>,
     pub(super) ended: Option<Ended>,
     /// Time of the last event or dropped line.
     pub(super) last_sign_s: f64,
@@ -38,7 +40,7 @@ pub(super) struct Attempt {
     pub(super) saves: Vec<(f64, f64)>,
     pub(super) scored_s: Option<f64>,
     /// Whether the supervisor has announced the next attempt.
-    restarts: bool,
+    pub(super) restarts: bool,
     /// Whether the job was requeued because its supervisor was lost.
     requeued: bool,
 }
@@ -114,6 +116,9 @@ impl Timeline {
         }
         let Some(attempt) = self.attempts.last_mut() else { return };
         match &line.event {
+            Event::RankJoined { .. } | Event::Initialised { .. } | Event::Resumed(_) => {
+                attempt.ready_s = Some(time_s);
+            }
             Event::Saved { stall_s, .. } => attempt.saves.push((time_s, *stall_s)),
             Event::Scores { .. } => attempt.scored_s = Some(time_s),
             Event::Restart { .. } => attempt.restarts = true,
@@ -142,7 +147,7 @@ impl Timeline {
             [.., before, _] => before.ended.map_or(0, |ended| ended.step),
             [] | [_] => 0,
         };
-        self.lost_steps += steps_again(resumed, reached);
+        self.lost_steps = self.lost_steps.saturating_add(steps_again(resumed, reached));
         self.resumed.push(resumed.clone());
     }
 
@@ -207,6 +212,7 @@ impl Attempt {
         Self {
             submitted_s: None,
             started_s,
+            ready_s: None,
             ended: None,
             last_sign_s: started_s,
             saves: Vec::new(),
