@@ -1,10 +1,14 @@
 //! `vljepa-launch status RUN`: the state of a run, read from its directory and from Slurm's queue.
 
+mod end;
 mod screen;
 mod text;
 mod watch;
 
+use std::path::Path;
+
 use serde::Serialize;
+use serde_json::Value;
 use vljepa_recipes::run_directory::RunDirectory;
 use vljepa_recipes::schema::Recipe;
 
@@ -14,7 +18,7 @@ use crate::platform::slurm::client::{self, JobState};
 use crate::platform::slurm::submit::Submission;
 use crate::record::live::LiveRun;
 use crate::record::provenance::{AttemptOutcome, RunRecord};
-use crate::record::rates::Summary;
+use crate::record::rates::{Activity, Summary};
 use crate::record::stragglers::RankTable;
 use crate::record::{completion, history};
 use crate::supervise::StopSignal;
@@ -23,6 +27,8 @@ use crate::terminal;
 /// State of a run; with `--json` it is printed in this form.
 #[derive(Debug, Clone, Serialize)]
 struct Status {
+    /// Directory of the run.
+    run: String,
     name: String,
     state: State,
     step: u64,
@@ -108,11 +114,6 @@ impl Job {
         Some(Self { id, state })
     }
 
-    /// Whether the job is leaving its nodes.
-    fn is_ending(&self) -> bool {
-        matches!(self.state, Some(JobState::Ending(_)))
-    }
-
     fn text(&self) -> String {
         let state = match &self.state {
             Some(JobState::Pending(reason)) => format!("waits: {reason}"),
@@ -146,16 +147,20 @@ impl Status {
         let record = RunRecord::read(directory);
         let attempts = record.as_ref().map_or(&[][..], |record| &record.attempts);
         let outcome = attempts.last().map(|attempt| attempt.outcome);
-        let state = state(directory, recipe, outcome, job);
+        let is_in_use = directory.is_in_use();
+        let is_complete = completion::check(directory, recipe).is_ok();
+        let job_state = job.and_then(|job| job.state.as_ref());
+        let state = state([is_in_use, is_complete], outcome, job_state);
         let newest = live.newest();
         Self {
+            run: directory.path().display().to_string(),
             name: recipe.name.clone(),
             state,
             step: newest.map_or(0, |interval| interval.step),
             total_steps: recipe.total_steps(),
             stage: newest.map(|interval| interval.stage.clone()),
             loss: newest.and_then(|interval| interval.loss),
-            rates: live.summary(state.is_alive()),
+            rates: live.summary(activity(is_in_use, job_state)),
             checkpoint: directory.newest_checkpoint(),
             attempts: attempts.len(),
             fault: attempts.last().and_then(|attempt| attempt.fault.clone()),
@@ -168,26 +173,71 @@ impl Status {
     fn json(&self, pretty: bool) -> Result<String, LaunchError> {
         let text =
             if pretty { serde_json::to_string_pretty(self) } else { serde_json::to_string(self) };
-        text.map_err(|error| LaunchError::Start {
-            what: "writing the status as JSON".to_owned(),
-            why: error.to_string(),
-        })
+        text.map_err(|error| not_written(&error))
+    }
+
+    /// The status of a path without a run as a line of JSON: with the keys of all others, and the
+    /// value null for those that are unknown.
+    fn json_of_missing(run: &Path) -> Result<String, LaunchError> {
+        let empty = Self {
+            run: String::new(),
+            name: String::new(),
+            state: State::NotStarted,
+            step: 0,
+            total_steps: 0,
+            stage: None,
+            loss: None,
+            rates: Summary::default(),
+            checkpoint: None,
+            attempts: 0,
+            fault: None,
+            job: None,
+            ranks: None,
+        };
+        let mut value = serde_json::to_value(empty).map_err(|error| not_written(&error))?;
+        clear(&mut value);
+        value["run"] = run.display().to_string().into();
+        value["state"] = State::NotStarted.name().into();
+        Ok(value.to_string())
     }
 }
 
-fn state(
-    directory: &RunDirectory,
-    recipe: &Recipe,
-    outcome: Option<AttemptOutcome>,
-    job: Option<&Job>,
-) -> State {
-    if directory.is_in_use() {
-        return State::Running;
+fn not_written(error: &serde_json::Error) -> LaunchError {
+    LaunchError::Start { what: "writing the status as JSON".to_owned(), why: error.to_string() }
+}
+
+/// Sets all values to null, also those in objects.
+fn clear(value: &mut Value) {
+    match value {
+        Value::Object(entries) => entries.values_mut().for_each(clear),
+        other => *other = Value::Null,
     }
-    if completion::check(directory, recipe).is_ok() {
+}
+
+/// What works on a run.
+fn activity(is_in_use: bool, job: Option<&JobState>) -> Activity {
+    match job {
+        Some(JobState::Pending(_) | JobState::Running) => Activity::Job,
+        _ if is_in_use => Activity::Lock,
+        Some(JobState::Ending(_) | JobState::Gone) | None => Activity::Nothing,
+    }
+}
+
+/// State of a run, from whether its directory is in use and its completion record is valid, the
+/// outcome of its newest attempt, and its job.
+fn state(
+    [is_in_use, is_complete]: [bool; 2],
+    outcome: Option<AttemptOutcome>,
+    job: Option<&JobState>,
+) -> State {
+    // `evaluate` locks a run that is complete.
+    if is_complete && (!is_in_use || outcome == Some(AttemptOutcome::Completed)) {
         return State::Completed;
     }
-    match job.and_then(|job| job.state.as_ref()) {
+    if is_in_use {
+        return State::Running;
+    }
+    match job {
         Some(JobState::Pending(_)) => return State::Queued,
         // Some file systems do not show the lock of another machine.
         Some(JobState::Running) => return State::Running,
@@ -205,7 +255,40 @@ fn state(
 
 #[cfg(test)]
 mod tests {
-    use super::State;
+    use std::path::Path;
+
+    use serde_json::Value;
+
+    use super::{State, Status, activity, state};
+    use crate::platform::slurm::client::JobState;
+    use crate::record::provenance::AttemptOutcome;
+    use crate::record::rates::Activity;
+
+    #[test]
+    fn a_missing_run_has_the_keys_of_all_others() {
+        let line = Status::json_of_missing(Path::new("runs/a")).unwrap();
+        let line: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!((&line["run"], &line["state"]), (&"runs/a".into(), &"not started".into()));
+        let keys = line.as_object().unwrap();
+        for key in ["name", "step", "samples", "elapsed_s", "left", "job", "ranks"] {
+            assert_eq!(keys.get(key), Some(&Value::Null), "{key}");
+        }
+        assert_eq!(line["spent"].as_object().unwrap().get("queue_s"), Some(&Value::Null));
+    }
+
+    #[test]
+    fn a_complete_run_that_an_evaluation_locks_is_complete() {
+        let completed = Some(AttemptOutcome::Completed);
+        assert_eq!(state([true, true], completed, None), State::Completed);
+        // The worker has written the record, and its launcher has not ended.
+        let unfinished = Some(AttemptOutcome::Unfinished);
+        assert_eq!(state([true, true], unfinished, None), State::Running);
+        assert_eq!(state([true, false], completed, None), State::Running);
+        assert_eq!(state([false, true], unfinished, None), State::Completed);
+        assert_eq!(activity(true, Some(&JobState::Gone)), Activity::Lock);
+        assert_eq!(activity(true, Some(&JobState::Running)), Activity::Job);
+        assert_eq!(activity(false, None), Activity::Nothing);
+    }
 
     #[test]
     fn a_run_that_ended_has_the_exit_code_of_its_launcher() {

@@ -9,21 +9,16 @@ use tokio::time::Instant;
 use vljepa_recipes::run_directory::RunDirectory;
 use vljepa_recipes::schema::Recipe;
 
+use super::end::End;
 use super::screen::Screen;
 use super::{Job, State, Status, text};
 use crate::error::LaunchError;
-use crate::platform::slurm::client::JobState;
 use crate::record::live::LiveRun;
 use crate::supervise::Signals;
 use crate::{cli, terminal};
 
 /// Shortest time between two questions to Slurm, whose controller answers all users.
 const JOB_INTERVAL: Duration = Duration::from_secs(5);
-/// How long a run whose launcher was killed counts as watched: it may be started again.
-const INTERRUPTED_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a run counts as watched after its job has left the queue: `squeue` does not list a job
-/// while it is being requeued.
-const GONE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Shows the run every `interval` until it ends, and returns the exit code of its state. A signal
 /// ends the display alone.
@@ -48,8 +43,7 @@ struct Watched {
     live: LiveRun,
     job: Option<Job>,
     asked: Option<Instant>,
-    /// Since when the run is in a state that ends the display.
-    over_since: Option<Instant>,
+    end: End,
 }
 
 impl Watched {
@@ -58,7 +52,7 @@ impl Watched {
         let recipe = directory.load_recipe()?.recipe;
         let live = LiveRun::new(&directory, &recipe);
         let identity = identity(run);
-        Ok(Self { directory, identity, recipe, live, job: None, asked: None, over_since: None })
+        Ok(Self { directory, identity, recipe, live, job: None, asked: None, end: End::default() })
     }
 
     /// Reads what is new.
@@ -72,29 +66,6 @@ impl Watched {
             self.job = Job::of(&self.directory).await;
         }
         Ok(Status::of(&self.directory, &self.recipe, &self.live, self.job.as_ref()))
-    }
-
-    /// Exit code of the run if it has ended and will not go on by itself.
-    fn ended(&mut self, state: State) -> Option<u8> {
-        let is_gone = self.job.as_ref().is_some_and(|job| job.state == Some(JobState::Gone));
-        let code = match state.exit_code(self.live.stopped_by.as_deref()) {
-            // The job was cancelled in the queue, or could not start.
-            None if state == State::NotStarted && is_gone => 1,
-            None => {
-                self.over_since = None;
-                return None;
-            }
-            Some(code) => code,
-        };
-        let timeout = match state {
-            State::Completed => Duration::ZERO,
-            _ if self.job.as_ref().is_some_and(Job::is_ending) => Duration::MAX,
-            _ if self.job.is_some() => GONE_TIMEOUT,
-            State::Interrupted => INTERRUPTED_TIMEOUT,
-            _ => Duration::ZERO,
-        };
-        let since = self.over_since.get_or_insert_with(Instant::now);
-        (since.elapsed() >= timeout).then_some(code)
     }
 }
 
@@ -122,14 +93,15 @@ async fn follow(run: &Path, interval: Duration, display: &mut Display) -> Result
                     Err(_) if !watched.directory.recipe().exists() => continue,
                     updated => updated?,
                 };
-                let ended = watched.ended(status.state);
+                let (stopped_by, job) = (watched.live.stopped_by.as_deref(), watched.job.as_ref());
+                let ended = watched.end.code(Instant::now(), status.state, stopped_by, job);
                 let shown = display.show(&status, watched.live.events_read, ended.is_some())?;
                 if let Some(code) = ended {
                     return Ok(code);
                 }
                 shown
             }
-            None => display.wait_for(run),
+            None => display.wait_for(run)?,
         };
         if !shown {
             return Ok(0);
@@ -195,18 +167,16 @@ impl Display {
     }
 
     /// Shows that there is no run yet. Returns false if the output was closed.
-    fn wait_for(&mut self, run: &Path) -> bool {
-        let state = State::NotStarted.name();
+    fn wait_for(&mut self, run: &Path) -> Result<bool, LaunchError> {
         let text = format!("no run in {} yet; waiting for its start", run.display());
-        match self {
+        Ok(match self {
             Self::Screen(screen) => screen.draw(&text, false).is_ok(),
             Self::Changes { waits: true, .. } => true,
             Self::Changes { json, waits, .. } => {
                 *waits = true;
-                let line = serde_json::json!({"run": run.display().to_string(), "state": state});
-                print(&if *json { line.to_string() } else { text + "\n" })
+                print(&if *json { Status::json_of_missing(run)? } else { text + "\n" })
             }
-        }
+        })
     }
 }
 
