@@ -9,6 +9,7 @@ use vljepa_recipes::run_directory::{RunDirectory, atomic_write};
 use vljepa_recipes::schema::ModelKind;
 
 use super::call::{absolute, run_worker};
+use super::train::{BRIEF_LOCK_TIMEOUT, lock};
 use crate::cli::{self, OfStep};
 use crate::error::LaunchError;
 use crate::record::history::Scores;
@@ -195,7 +196,7 @@ pub(crate) async fn search(arguments: &cli::Search) -> Result<u8, LaunchError> {
 /// `vljepa-launch evaluate`: measures the scores, prints them and writes the report.
 pub(crate) async fn evaluate(arguments: &cli::Evaluate) -> Result<u8, LaunchError> {
     let directory = with_weights(&arguments.run, arguments.checkpoint)?;
-    let _lock = directory.lock()?;
+    let _lock = lock(&directory, BRIEF_LOCK_TIMEOUT).await?;
     let job = Job::Evaluate { step: arguments.checkpoint.step };
     let measured: Evaluated = run_worker(&directory, &job).await?;
     if arguments.json {

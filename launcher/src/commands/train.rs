@@ -28,8 +28,8 @@ use crate::{report, terminal};
 
 /// How long a supervisor inside a Slurm job waits for the lock of the run directory.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long a start waits for the lock: `status` holds it for some microseconds to test it.
-const BRIEF_LOCK_TIMEOUT: Duration = Duration::from_millis(300);
+/// How long a command waits for the lock: `status` holds it for some microseconds to test it.
+pub(super) const BRIEF_LOCK_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// Trains a recipe, or with `--dry-run` prints the resolved recipe, the plan and, for Slurm, the
 /// batch script.
@@ -155,7 +155,10 @@ async fn supervise_locked(directory: &RunDirectory) -> Result<u8, LaunchError> {
 
 /// Locks the run directory, and retries for `timeout`: on a network file system a supervisor that
 /// was just killed may hold the lock a little longer.
-async fn lock(directory: &RunDirectory, timeout: Duration) -> Result<RunLock, LaunchError> {
+pub(super) async fn lock(
+    directory: &RunDirectory,
+    timeout: Duration,
+) -> Result<RunLock, LaunchError> {
     let deadline = tokio::time::Instant::now() + timeout;
     loop {
         match directory.lock() {
