@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 /// Largest number of bytes that one call reads, so that a caller can look at signals between two
 /// calls.
 const MAX_BYTES: usize = 8 << 20;
+/// Longest line that is read, in bytes. A damaged file without line ends must not fill the memory.
+const MAX_LINE_BYTES: usize = 64 << 20;
 
 /// Position in a file of lines. The file stays open, so that a file that replaces it has another
 /// inode.
@@ -19,12 +21,14 @@ pub(crate) struct Tail {
     offset: u64,
     /// Beginning of a line whose end was not yet written.
     rest: Vec<u8>,
+    /// Whether `offset` is within a line that is too long and is dropped.
+    drops: bool,
 }
 
 impl Tail {
     /// Begins at the start of a file, which need not exist yet.
     pub(crate) fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), file: None, offset: 0, rest: Vec::new() }
+        Self { path: path.to_owned(), file: None, offset: 0, rest: Vec::new(), drops: false }
     }
 
     /// Whether the file was replaced, cut or deleted, so that its lines have to be read again.
@@ -39,8 +43,8 @@ impl Tail {
         }
     }
 
-    /// Gives new lines to `take`, without their ends, but reads at most [`MAX_BYTES`]. Returns
-    /// whether there may be more.
+    /// Gives new lines to `take`, without their ends, but reads at most [`MAX_BYTES`]. Lines of
+    /// more than about [`MAX_LINE_BYTES`] are left out. Returns whether there may be more.
     ///
     /// # Errors
     /// If the file exists and cannot be read.
@@ -60,8 +64,14 @@ impl Tail {
         // The bytes before `known` hold no end of a line.
         let last = self.rest[known..].iter().rposition(|byte| *byte == b'\n');
         if let Some(last) = last.map(|last| known + last) {
-            self.rest[..last].split(|byte| *byte == b'\n').for_each(&mut take);
+            let lines = self.rest[..last].split(|byte| *byte == b'\n');
+            lines.skip(usize::from(self.drops)).for_each(&mut take);
+            self.drops = false;
             self.rest.drain(..=last);
+        }
+        if self.drops || self.rest.len() > MAX_LINE_BYTES {
+            self.drops = true;
+            self.rest = Vec::new();
         }
         Ok(count == MAX_BYTES)
     }
@@ -73,7 +83,7 @@ mod tests {
     use std::io::Write;
     use std::path::Path;
 
-    use super::{MAX_BYTES, Tail};
+    use super::{MAX_BYTES, MAX_LINE_BYTES, Tail};
 
     fn append(path: &Path, text: &str) {
         let mut file = OpenOptions::new().create(true).append(true).open(path).unwrap();
@@ -136,5 +146,30 @@ mod tests {
         assert!(tail.read(|_| {}).unwrap(), "there is more to read");
         let rest = lines(&mut tail);
         assert!(rest.len() == 2 && rest.iter().all(|read| *read == line));
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_dropped_and_does_not_fill_the_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lines");
+        append(&path, "one\n");
+        // Zeros that need no space on the disk.
+        let hole = 4 + MAX_LINE_BYTES as u64 + 3 * MAX_BYTES as u64;
+        OpenOptions::new().write(true).open(&path).unwrap().set_len(hole).unwrap();
+        let (mut tail, mut found, mut kept) = (Tail::new(&path), 0, 0);
+        while tail.read(|_| found += 1).unwrap() {
+            kept = kept.max(tail.rest.len());
+        }
+        assert!(found == 1 && kept <= MAX_LINE_BYTES, "{found} lines, {kept} bytes");
+        append(&path, "still the same line");
+        assert!(lines(&mut tail).is_empty() && tail.rest.is_empty());
+        append(&path, " and its end\ntwo\nthree\nfo");
+        assert_eq!(lines(&mut tail), ["two", "three"]);
+        append(&path, "ur\n");
+        assert_eq!(lines(&mut tail), ["four"], "only one line was dropped");
+        // A long line below the limit is read.
+        let long = "x".repeat(2 * MAX_BYTES);
+        append(&path, &format!("{long}\n"));
+        assert_eq!(lines(&mut tail), [long]);
     }
 }
