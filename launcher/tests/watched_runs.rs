@@ -11,6 +11,7 @@ use std::io::Write;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -24,6 +25,9 @@ const WAITS: &str = "hello; step 0; echo ready >> $run/ready; \
 const STOPS: &str = "hello; step 0; echo ready >> $run/ready; \
     while read -r -t 0.2 line <&3 || [ $? -gt 128 ]; do beat 1 forward; \
     [ -n \"$line\" ] && break; done; saved 1; finished stopped 1";
+
+/// Sequence that clears the old block before each frame.
+const FRAME: &str = "\x1b[J";
 
 /// Starts to watch the run; the output goes to the file `watched`.
 fn watch(fake: &FakeRun, more: &[&str]) -> Child {
@@ -58,6 +62,13 @@ fn ended(child: &mut Child) -> ExitStatus {
             panic!("the display does not end");
         }
         std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Makes a complete run one that has not started.
+fn forget(fake: &FakeRun) {
+    for name in ["run.json", "events.jsonl", "metrics.jsonl", "completed.json", "lock"] {
+        std::fs::remove_file(fake.path("runs/fake").join(name)).unwrap();
     }
 }
 
@@ -145,13 +156,51 @@ fn the_exit_code_is_that_of_the_run() {
 }
 
 #[test]
+fn a_complete_run_that_is_locked_keeps_its_state_and_its_rate() {
+    let fake = FakeRun::new(1, TRAINS);
+    fake.launch(&["recipe.yaml"]).said(0, &["complete"]);
+    let status = || -> Value {
+        let said = fake.launch(&["status", "runs/fake", "--json"]);
+        serde_json::from_str(&said.out).unwrap()
+    };
+    let before = status();
+    // `evaluate` holds the lock while it measures.
+    let lock = std::fs::File::open(fake.path("runs/fake/lock")).unwrap();
+    let _lock = Flock::lock(lock, FlockArg::LockExclusive).unwrap();
+    std::thread::sleep(Duration::from_secs(1));
+    let locked = status();
+    for key in ["state", "elapsed_s", "whole_run_samples_per_s", "spent"] {
+        assert_eq!(locked[key], before[key], "{key}");
+    }
+    assert_eq!(locked["state"], "completed");
+    assert_eq!(ended(&mut watch(&fake, &[])).code(), Some(0));
+    let block = fake.launch(&["status", "runs/fake"]).out;
+    assert!(!block.contains("not logged yet"), "{block}");
+}
+
+#[test]
+fn a_run_whose_job_leaves_the_queue_before_it_starts_has_failed() {
+    let fake = FakeRun::new(1, TRAINS);
+    fake.launch(&["recipe.yaml"]).said(0, &["complete"]);
+    forget(&fake);
+    fake.write("runs/fake/slurm.json", r#"{"job":"7","submitted":"now","script":"job.sbatch"}"#);
+    fake.write("answer", "PENDING Resources");
+    fake.program("bin/squeue", "#!/bin/bash\ncat answer\n");
+    let mut watching = watch(&fake, &[]);
+    fake.wait_for("watched", "7 waits: Resources");
+    // Somebody cancels the job.
+    fake.write("answer", "");
+    assert_eq!(ended(&mut watching).code(), Some(1));
+    let said = rows(&fake.read("watched"));
+    assert!(said.iter().any(|row| row == "state not started"), "{said:#?}");
+    assert!(said.iter().any(|row| row == "job 7 is not in the queue"), "{said:#?}");
+}
+
+#[test]
 fn a_run_that_is_deleted_is_named() {
     let fake = FakeRun::new(1, TRAINS);
     fake.launch(&["recipe.yaml"]).said(0, &["complete"]);
-    // A run that has not started.
-    for name in ["run.json", "events.jsonl", "metrics.jsonl", "completed.json", "lock"] {
-        std::fs::remove_file(fake.path("runs/fake").join(name)).unwrap();
-    }
+    forget(&fake);
     let mut command = fake.command(&["status", "runs/fake", "--watch", "0.1"]);
     let output = std::fs::File::create(fake.path("watched")).unwrap();
     let mut watching = start(command.stdout(output));
@@ -174,12 +223,10 @@ fn a_terminal_shows_one_block_that_fits_and_ctrl_c_ends_the_display_alone() {
     let columns = 30;
     let mut watching = watch_in_terminal(&fake, columns);
     fake.wait_for("watched", "1 of 10, stage");
-    // Several frames.
-    std::thread::sleep(Duration::from_secs(1));
+    fake.wait_until("watched", "four frames", |said| said.matches(FRAME).count() >= 4);
     watching.stdin.as_mut().unwrap().write_all(b"\x03").unwrap();
     assert_eq!(ended(&mut watching).code(), Some(130));
     let said = fake.read("watched");
-    assert!(said.matches("\x1b[J").count() > 3, "{said:?}");
     let shown = screen(&said, columns);
     for name in ["run ", "state ", "step ", "time "] {
         assert_eq!(shown.iter().filter(|row| row.starts_with(name)).count(), 1, "{shown:#?}");

@@ -81,9 +81,14 @@ impl FakeRun {
 
     /// Waits until a file in the folder contains a text.
     pub(crate) fn wait_for(&self, file: &str, text: &str) {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while !self.read(file).contains(text) {
-            assert!(Instant::now() < deadline, "{file} never held `{text}`: {}", self.read(file));
+        self.wait_until(file, &format!("`{text}`"), |read| read.contains(text));
+    }
+
+    /// Waits until the text of a file in the folder has a property, whose name is `what`.
+    pub(crate) fn wait_until(&self, file: &str, what: &str, has: impl Fn(&str) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !has(&self.read(file)) {
+            assert!(Instant::now() < deadline, "{file} never held {what}: {}", self.read(file));
             std::thread::sleep(Duration::from_millis(20));
         }
     }

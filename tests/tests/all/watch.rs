@@ -104,7 +104,7 @@ fn a_run_whose_launcher_is_killed_and_started_again_is_watched_on() {
     wait_until(&mut child, LIMIT, "the second checkpoint", || has_checkpoint(&run, 8));
     signal(&child, Signal::SIGKILL);
     child.wait().unwrap();
-    // The display waits ten seconds for another launcher.
+    // The display waits half a minute for another launcher.
     let mut again = trial.launch("run", &[]).spawn().unwrap();
     wait_until(&mut watching, LIMIT, "the end of the run", || run.join("completed.json").exists());
     assert!(watching.wait().unwrap().success());
