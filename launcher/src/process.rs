@@ -10,6 +10,23 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use vljepa_recipes::protocol::TOKEN_VARIABLE;
 
+/// Why a program gave no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Unanswered {
+    /// The program runs too long, and was killed.
+    #[error("{name} did not answer within {} s", limit.as_secs())]
+    Timeout { name: String, limit: Duration },
+    /// The program is missing or failed.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<Unanswered> for String {
+    fn from(why: Unanswered) -> Self {
+        why.to_string()
+    }
+}
+
 /// Runs a program and returns its standard output.
 ///
 /// # Errors
@@ -29,9 +46,48 @@ pub(crate) async fn ask_within(
     limit: Duration,
     program: &Path,
     arguments: &[&OsStr],
-) -> Result<Vec<u8>, String> {
+) -> Result<Vec<u8>, Unanswered> {
     let mut command = Command::new(program);
     answer(command.args(arguments), &program.display().to_string(), limit).await
+}
+
+/// Runs a program and returns the lines of its standard output, with an error if it is missing,
+/// fails or takes longer than `limit`. Lines that were printed before are returned then too.
+pub(crate) async fn lines_within(
+    limit: Duration,
+    program: &Path,
+    arguments: &[&OsStr],
+) -> (Vec<String>, Result<(), Unanswered>) {
+    let name = program.display().to_string();
+    let failed = |why: &dyn std::fmt::Display| Unanswered::Failed(format!("{name}: {why}"));
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = match command.kill_on_drop(true).spawn() {
+        Ok(child) => child,
+        Err(error) => return (Vec::new(), Err(failed(&error))),
+    };
+    let (Some(stdout), Some(mut stderr)) = (child.stdout.take(), child.stderr.take()) else {
+        return (Vec::new(), Err(failed(&"it has no pipes")));
+    };
+    let (mut printed, mut said) = (Vec::new(), Vec::new());
+    let running = async {
+        let mut lines = BufReader::new(stdout).lines();
+        let read = async {
+            while let Ok(Some(line)) = lines.next_line().await {
+                printed.push(line);
+            }
+        };
+        // A pipe that cannot be read has ended.
+        let ((), _) = tokio::join!(read, stderr.read_to_end(&mut said));
+        child.wait().await
+    };
+    let ended = match tokio::time::timeout(limit, running).await {
+        Err(_) => Err(Unanswered::Timeout { name, limit }),
+        Ok(Err(error)) => Err(failed(&error)),
+        Ok(Ok(status)) if status.success() => Ok(()),
+        Ok(Ok(status)) => Err(unsuccessful(&name, status, &said)),
+    };
+    (printed, ended)
 }
 
 /// Runs a command line with the attempt's token in its environment and returns its standard output.
@@ -45,19 +101,27 @@ pub(crate) async fn ask_with_token(
 ) -> Result<Vec<u8>, String> {
     let (program, arguments) = line.split_first().ok_or("the command is empty")?;
     let mut command = Command::new(program);
-    answer(command.args(arguments).env(TOKEN_VARIABLE, token), program, limit).await
+    Ok(answer(command.args(arguments).env(TOKEN_VARIABLE, token), program, limit).await?)
 }
 
-async fn answer(command: &mut Command, name: &str, limit: Duration) -> Result<Vec<u8>, String> {
+async fn answer(
+    command: &mut Command,
+    name: &str,
+    limit: Duration,
+) -> Result<Vec<u8>, Unanswered> {
     let output = command.stdin(Stdio::null()).kill_on_drop(true).output();
     let output = tokio::time::timeout(limit, output)
         .await
-        .map_err(|_| format!("{name} did not answer within {} s", limit.as_secs()))?
-        .map_err(|error| format!("{name}: {error}"))?;
+        .map_err(|_| Unanswered::Timeout { name: name.to_owned(), limit })?
+        .map_err(|error| Unanswered::Failed(format!("{name}: {error}")))?;
     if output.status.success() {
         return Ok(output.stdout);
     }
-    Err(format!("{name} ended with {}: {}", ending(output.status), last_line(&output.stderr)))
+    Err(unsuccessful(name, output.status, &output.stderr))
+}
+
+fn unsuccessful(name: &str, status: ExitStatus, stderr: &[u8]) -> Unanswered {
+    Unanswered::Failed(format!("{name} ended with {}: {}", ending(status), last_line(stderr)))
 }
 
 /// Standard output of a program whose answer is optional, or `None` if it is missing, fails or
@@ -160,5 +224,43 @@ pub(crate) fn ending(status: ExitStatus) -> String {
             format!("signal {signal}, {name}{memory}")
         }
         (None, None) => "an unknown status".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+    use std::path::Path;
+    use std::time::Duration;
+
+    use super::{Unanswered, ask_within, lines_within};
+
+    #[tokio::test]
+    async fn lines_that_a_program_prints_before_it_hangs_or_fails_are_kept() {
+        let run = async |limit_ms, script: &str| {
+            let words: [&OsStr; 2] = ["-c".as_ref(), script.as_ref()];
+            lines_within(Duration::from_millis(limit_ms), Path::new("/bin/sh"), &words).await
+        };
+        let long = 600_000;
+        let (lines, ended) = run(long, "echo one; echo two").await;
+        assert_eq!((lines, ended), (vec!["one".to_owned(), "two".to_owned()], Ok(())));
+        let (lines, ended) = run(2000, "echo one; exec sleep 1000").await;
+        assert_eq!(lines, ["one"]);
+        assert!(matches!(ended, Err(Unanswered::Timeout { .. })), "{ended:?}");
+        let (lines, ended) = run(long, "echo one; echo within >&2; exit 3").await;
+        assert_eq!(lines, ["one"]);
+        let why = Unanswered::Failed("/bin/sh ended with exit code 3: within".to_owned());
+        assert_eq!(ended, Err(why), "its words are no timeout");
+        let missing = lines_within(Duration::from_secs(60), Path::new("/nowhere"), &[]).await;
+        assert!(missing.1.unwrap_err().to_string().contains("/nowhere"));
+    }
+
+    #[tokio::test]
+    async fn a_program_that_hangs_and_one_that_fails_are_told_apart() {
+        let words: [&OsStr; 1] = ["1000".as_ref()];
+        let hung = ask_within(Duration::from_millis(50), Path::new("/bin/sleep"), &words).await;
+        assert!(matches!(hung, Err(Unanswered::Timeout { .. })), "{hung:?}");
+        let failed = ask_within(Duration::from_secs(60), Path::new("/bin/false"), &[]).await;
+        assert!(matches!(failed, Err(Unanswered::Failed(_))), "{failed:?}");
     }
 }

@@ -98,8 +98,7 @@ pub fn warnings(recipe: &Recipe) -> Vec<String> {
         warnings.push(format!("{key} is not set, and the run will need it"));
     }
     for name in recipe.data.sources.keys() {
-        let used = |stage: &crate::schema::Stage| stage.mixture.get(name).is_some_and(|&w| w > 0);
-        if !recipe.stages.iter().any(used) {
+        if !recipe.draws_from(name) {
             warnings.push(format!("data.sources.{name} is not in the mixture of any stage"));
         }
     }

@@ -26,7 +26,7 @@ pub mod weight_index;
 pub use check::Problem;
 pub use load::{
     LoadError, Loaded, Mistake, PublishedModel, Role, load, load_rates, load_resolved, load_set,
-    published_models, to_yaml,
+    load_yaml, published_models, to_yaml,
 };
 pub use rank::RankId;
 pub use run_directory::{RunDirectory, RunDirectoryError};

@@ -116,30 +116,20 @@ impl Mistake {
 /// Returns the first mistake of syntax, key or type, or all problems that [`crate::check`] finds.
 pub fn load(path: &Path, sets: &[String]) -> Result<Loaded, LoadError> {
     let mut loader = Loader::default();
-    let mut root = loader.file_with_bases(path, &mut Vec::new())?;
-    loader.read_sets(&mut root)?;
-    let flags: Vec<Flag<'_>> = sets.iter().map(|set| loader.flag(set)).collect::<Result<_, _>>()?;
-    for role in Role::ALL {
-        let chosen = chosen_by_flags(&flags, role, root.span);
-        loader.warnings.extend(families::leave_published(&mut root, role, &chosen));
-    }
-    for flag in flags {
-        loader.apply(&mut root, flag)?;
-    }
-    // A flag may name another set.
-    loader.read_sets(&mut root)?;
-    for (part, named) in [("data", "sources"), ("table", "rows")] {
-        leave_out(&mut root, part, named);
-    }
-    let warning = table::expand(&mut root).map_err(|fault| loader.fault(fault))?;
-    loader.warnings.extend(warning);
-    families::expand(&mut root).map_err(|fault| loader.fault(fault))?;
-    let recipe: Recipe = read::read(&root).map_err(|fault| loader.fault(fault))?;
-    let problems = check::check(&recipe);
-    if !problems.is_empty() {
-        return Err(loader.problems(&root, problems));
-    }
-    resolved(recipe, loader.warnings)
+    let root = loader.file_with_bases(path, &mut Vec::new())?;
+    loader.recipe(root, sets)
+}
+
+/// Loads a resolved recipe from its text. It has no file, so it cannot extend another recipe.
+///
+/// # Errors
+///
+/// Returns the same errors as [`load`].
+pub fn load_yaml(yaml: &str) -> Result<Loaded, LoadError> {
+    let mut loader = Loader::default();
+    let index = loader.add("the resolved recipe".to_owned(), yaml.to_owned());
+    let root = loader.parse(index)?;
+    loader.recipe(root, &[])
 }
 
 /// Loads the resolved recipe of a run directory, which is one file without `extends`.
@@ -207,6 +197,34 @@ fn chosen_by_flags(flags: &[Flag<'_>], role: Role, span: Span) -> Node {
 }
 
 impl Loader {
+    /// Applies the flags `sets` to the merged files, reads the recipe, checks and resolves it.
+    fn recipe(mut self, mut root: Node, sets: &[String]) -> Result<Loaded, LoadError> {
+        self.read_sets(&mut root)?;
+        let flags: Vec<Flag<'_>> =
+            sets.iter().map(|set| self.flag(set)).collect::<Result<_, _>>()?;
+        for role in Role::ALL {
+            let chosen = chosen_by_flags(&flags, role, root.span);
+            self.warnings.extend(families::leave_published(&mut root, role, &chosen));
+        }
+        for flag in flags {
+            self.apply(&mut root, flag)?;
+        }
+        // A flag may name another set.
+        self.read_sets(&mut root)?;
+        for (part, named) in [("data", "sources"), ("table", "rows")] {
+            leave_out(&mut root, part, named);
+        }
+        let warning = table::expand(&mut root).map_err(|fault| self.fault(fault))?;
+        self.warnings.extend(warning);
+        families::expand(&mut root).map_err(|fault| self.fault(fault))?;
+        let recipe: Recipe = read::read(&root).map_err(|fault| self.fault(fault))?;
+        let problems = check::check(&recipe);
+        if !problems.is_empty() {
+            return Err(self.problems(&root, problems));
+        }
+        resolved(recipe, self.warnings)
+    }
+
     /// Loads a file and merges it over the file that it extends. `above` holds the files that
     /// extend this one, to detect a cycle.
     fn file_with_bases(

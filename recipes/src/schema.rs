@@ -138,6 +138,12 @@ impl Recipe {
         self.stages.iter().fold(0, |sum, stage| sum.saturating_add(stage.steps))
     }
 
+    /// Whether a stage draws samples from the source `name` of `data.sources`.
+    #[must_use]
+    pub fn draws_from(&self, name: &str) -> bool {
+        self.stages.iter().any(|stage| stage.mixture.get(name).is_some_and(|weight| *weight > 0))
+    }
+
     /// Number of frames per sample where neither a task nor a source says it: those of the last
     /// stage. A recipe without stages takes 8, as Perception Encoder's evaluations of videos do.
     #[must_use]

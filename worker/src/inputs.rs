@@ -118,10 +118,7 @@ fn check_model(recipe: &Recipe, step: Option<u64>, skip_missing: bool) -> Inputs
     let mut inspection = Inspection { found, skip_missing, step, storage };
     let tokenizers = inspection.tokenizers(recipe);
     inspection.weights(recipe);
-    let used = |name: &String| {
-        recipe.stages.iter().any(|stage| stage.mixture.get(name).is_some_and(|weight| *weight > 0))
-    };
-    for (name, source) in recipe.data.sources.iter().filter(|(name, _)| used(name)) {
+    for (name, source) in recipe.data.sources.iter().filter(|(name, _)| recipe.draws_from(name)) {
         let key = format!("data.sources.{name}");
         let catalogue = source.catalogue.as_deref();
         inspection.shards(&format!("{key}.shards"), &source.shards, catalogue);

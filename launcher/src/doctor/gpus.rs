@@ -7,7 +7,7 @@ use vljepa_recipes::schema::{Device, Recipe};
 
 use super::finding::{Fact, Finding};
 use super::machine::{entries, read};
-use crate::process;
+use crate::process::{self, Unanswered};
 use crate::programs::on_path;
 
 /// Columns of [`Gpu`], in its order.
@@ -70,8 +70,9 @@ pub(super) async fn list() -> Result<Vec<Gpu>, String> {
         let asked = [query.as_ref(), format.as_ref()];
         match process::ask_within(LIMIT, &program, &asked).await {
             Ok(said) => return parse(&String::from_utf8_lossy(&said)),
-            Err(why) if why.contains("within") => return Err(why),
-            Err(why) => refused = why,
+            // It does not answer the other question either.
+            Err(why @ Unanswered::Timeout { .. }) => return Err(why.to_string()),
+            Err(Unanswered::Failed(why)) => refused = why,
         }
     }
     Err(refused)

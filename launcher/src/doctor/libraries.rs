@@ -15,7 +15,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// Lets the worker load the libraries, and judges them against the recipe.
 pub(super) async fn look(programs: &Programs, recipe: Option<&Recipe>) -> Vec<Finding> {
     let asked = process::ask_within(LIMIT, &programs.worker, &["libraries".as_ref()]).await;
-    let reports = asked.and_then(|said| {
+    let reports = asked.map_err(String::from).and_then(|said| {
         serde_json::from_slice::<Vec<LibraryReport>>(&said).map_err(|error| error.to_string())
     });
     match reports {

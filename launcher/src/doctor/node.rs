@@ -10,7 +10,7 @@ use super::finding::{Fact, Finding, NodeReport};
 use super::{clock, cpus, disk, gpus, libraries, memory, network, programs, slurm, storage};
 use crate::error::LaunchError;
 use crate::platform::slurm::submit;
-use crate::programs::{Programs, recipe_file};
+use crate::programs::Programs;
 use crate::{environment, terminal};
 
 /// What is to be looked at.
@@ -27,8 +27,7 @@ impl Request {
     /// Reads the recipe.
     pub(super) fn load(&self) -> Result<Option<Loaded>, LaunchError> {
         let Some(yaml) = &self.yaml else { return Ok(None) };
-        let file = recipe_file(yaml)?;
-        Ok(Some(vljepa_recipes::load(file.path(), &[])?))
+        Ok(Some(vljepa_recipes::load_yaml(yaml)?))
     }
 }
 

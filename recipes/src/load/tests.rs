@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use super::mistakes::{CONTRADICTIONS, GOOD, KEYS_AND_TYPES, Row, SET, SETS, SYNTAX};
-use super::{LoadError, Loaded, Mistake, load, load_resolved};
+use super::{LoadError, Loaded, Mistake, load, load_resolved, load_yaml};
 use crate::schema::{Init, Recipe};
 
 fn load_text(text: &str, sets: &[&str]) -> Result<Loaded, LoadError> {
@@ -281,6 +281,10 @@ fn the_resolved_recipe_loads_to_itself_and_its_hash_ignores_where_runs_are_writt
     let again = load_resolved(&path).unwrap();
     assert_eq!(again.recipe, loaded.recipe);
     assert_eq!((&again.yaml, &again.hash), (&loaded.yaml, &loaded.hash));
+    let of_text = load_yaml(&loaded.yaml).unwrap();
+    assert_eq!((&of_text.yaml, &of_text.hash), (&loaded.yaml, &loaded.hash));
+    let wrong = load_yaml("nonsense: 1").unwrap_err().to_string();
+    assert!(wrong.contains("nonsense"), "{wrong}");
     assert_eq!(load_text(GOOD, &[]).unwrap().hash, loaded.hash);
     assert_ne!(load_text(GOOD, &["seed=1"]).unwrap().hash, loaded.hash);
 }

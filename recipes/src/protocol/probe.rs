@@ -38,7 +38,7 @@ pub struct LoadedLibrary {
     pub path: Option<PathBuf>,
 }
 
-/// How fast a source is read, as an entry of the list that `vljepa-worker feed` prints in JSON.
+/// How fast a source is read, as a line of JSON that `vljepa-worker feed` prints.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SourceReport {
