@@ -41,14 +41,14 @@ fn request(arguments: &cli::Doctor) -> Result<Request, LaunchError> {
             return Err(LaunchError::File { what, help });
         }
         let folder = options.run.clone().unwrap_or_else(|| PathBuf::from("."));
-        return Ok(Request { yaml: None, folder: absolute(folder)? });
+        return Ok(Request { yaml: None, folder: absolute(folder)?, nodes: 1 });
     };
     let loaded = vljepa_recipes::load(recipe, &options.set)?;
     for warning in &loaded.warnings {
         terminal::note(&format!("warning: {warning}"));
     }
     let folder = absolute(run_dir(options, &loaded.recipe))?;
-    Ok(Request { yaml: Some(loaded.yaml), folder })
+    Ok(Request { yaml: Some(loaded.yaml), folder, nodes: 1 })
 }
 
 fn absolute(path: PathBuf) -> Result<PathBuf, LaunchError> {

@@ -99,9 +99,20 @@ pub(crate) fn files_needed(ranks: usize) -> u64 {
 /// # Errors
 /// If the hard limit is below `needed`.
 pub(crate) fn file_limits(needed: u64) -> Result<[u64; 2], LaunchError> {
-    let refused = |allowed| LaunchError::OpenFiles { needed, allowed };
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(|_| refused(0))?;
-    if hard < needed { Err(refused(hard)) } else { Ok([soft, hard]) }
+    let limits = getrlimit(Resource::RLIMIT_NOFILE);
+    let (soft, hard) = limits.map_err(|_| LaunchError::OpenFiles { needed, allowed: 0 })?;
+    enough_files([soft, hard], needed)
+}
+
+/// Compares a soft and a hard limit with `needed`.
+///
+/// # Errors
+/// If the hard limit is below `needed`.
+pub(crate) fn enough_files([soft, hard]: [u64; 2], needed: u64) -> Result<[u64; 2], LaunchError> {
+    if hard < needed {
+        return Err(LaunchError::OpenFiles { needed, allowed: hard });
+    }
+    Ok([soft, hard])
 }
 
 /// Raises the soft limit on open files to `needed`: shells often allow only 1,024.

@@ -9,6 +9,7 @@ use vljepa_recipes::schema::{Device, Recipe};
 
 use super::finding::{Fact, Finding};
 use crate::control::listen::{file_limits, files_needed};
+use crate::error::LaunchError;
 use crate::platform::health::advice;
 
 /// Size of `/dev/shm` in a container that was started without `--shm-size`. Open MPI fits in it
@@ -48,8 +49,16 @@ fn small(all: u64) -> String {
 
 /// Judges the limit on open files, against the connections of all ranks if there is a recipe.
 pub(super) fn open_files(recipe: Option<&Recipe>) -> Finding {
+    judge_open_files(recipe, file_limits)
+}
+
+/// `limits` gives the soft and the hard limit, or an error if they are below its argument.
+fn judge_open_files(
+    recipe: Option<&Recipe>,
+    limits: impl FnOnce(u64) -> Result<[u64; 2], LaunchError>,
+) -> Finding {
     let ranks = recipe.map_or(1, |recipe| recipe.cluster.world_size());
-    match file_limits(files_needed(ranks)) {
+    match limits(files_needed(ranks)) {
         Err(error) => Finding::refused(Fact::OpenFiles, &error),
         Ok([soft, hard]) => {
             let needed = match recipe {
@@ -95,9 +104,13 @@ fn judge_locked(soft: u64, recipe: Option<&Recipe>, infiniband: bool) -> Finding
 
 #[cfg(test)]
 mod tests {
-    use nix::sys::resource::RLIM_INFINITY;
+    use std::path::Path;
 
-    use super::{judge_locked, open_files};
+    use nix::sys::resource::RLIM_INFINITY;
+    use vljepa_recipes::Recipe;
+
+    use super::{judge_locked, judge_open_files, open_files};
+    use crate::control::listen::enough_files;
     use crate::doctor::finding::State;
 
     #[test]
@@ -109,7 +122,19 @@ mod tests {
 
     #[test]
     fn open_files_are_counted_against_the_connections_of_all_ranks() {
-        let found = open_files(None);
-        assert_eq!(found.state, State::Pass, "{found:?}");
+        let recipe = Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes/quickstart.yaml");
+        let ranks = ["cluster.ranks_per_node=1000".to_owned()];
+        let recipe = vljepa_recipes::load(&recipe, &ranks).unwrap().recipe;
+        let judged = |hard: u64, recipe: Option<&Recipe>| {
+            judge_open_files(recipe, |needed| enough_files([256, hard], needed))
+        };
+        let failed = judged(1024, Some(&recipe));
+        assert_eq!(failed.state, State::Fail);
+        assert!(failed.found.contains("need 1128 open files, but only 1024"), "{failed:?}");
+        let enough = judged(1128, Some(&recipe));
+        assert_eq!(enough.state, State::Pass, "{enough:?}");
+        assert!(enough.found.contains("1000 ranks needs 1128"), "{enough:?}");
+        assert_eq!(judged(1024, None).state, State::Pass, "one rank");
+        assert_eq!(open_files(None).state, State::Pass);
     }
 }

@@ -6,6 +6,7 @@
 //! `vljepa-launch doctor --node` on all nodes at the same time, and [`table`] merges what they
 //! report. Facts that a start also checks are judged by the functions of that check.
 
+mod adjtimex;
 mod clock;
 mod cpus;
 mod disk;

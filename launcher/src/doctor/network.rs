@@ -78,7 +78,7 @@ pub(super) fn judge(adapters: &[Adapter], spans_nodes: bool) -> Finding {
     // Ethernet is of interest only where there is nothing faster.
     let shown = if of(Kind::Rdma).next().is_some() { Kind::Rdma } else { Kind::Ethernet };
     let texts: Vec<String> = of(shown).map(text).collect();
-    let found = if texts.is_empty() { "no adapter".to_owned() } else { texts.join(", ") };
+    let found = if texts.is_empty() { "no physical adapter".to_owned() } else { texts.join(", ") };
     let down = of(Kind::Rdma).filter(|adapter| !adapter.is_up).count();
     if down > 0 && down < of(Kind::Rdma).count() {
         let help = "check cable and switch: ibstat; or leave it out: NCCL_IB_HCA=^NAME";
@@ -164,11 +164,13 @@ pub(super) fn nearest(root: &Path, gpus: &[String], adapters: &[Adapter]) -> Opt
     Some(Finding::pass(Fact::GpuAdapters, found))
 }
 
-/// Judges the variables of this process that begin with [`PREFIXES`].
+/// Judges the variables of this process that begin with [`PREFIXES`]. `uses_nccl` says whether
+/// ranks communicate by NCCL.
 pub(super) fn variables(
     variables: &BTreeMap<String, String>,
     adapters: &[Adapter],
     interfaces: &[String],
+    uses_nccl: bool,
 ) -> Finding {
     let set: Vec<String> =
         variables.iter().map(|(name, value)| format!("{name}={value}")).collect();
@@ -178,7 +180,11 @@ pub(super) fn variables(
     if let Some(list) = socket.filter(|list| !selects(list, interfaces)) {
         let found = format!("{found}: no interface matches NCCL_SOCKET_IFNAME={list}");
         let help = format!("name one of: {}", interfaces.join(", "));
-        return Finding::fail(Fact::FabricVariables, found, help);
+        return if uses_nccl {
+            Finding::fail(Fact::FabricVariables, found, help)
+        } else {
+            Finding::warn(Fact::FabricVariables, found, help)
+        };
     }
     let rdma: Vec<String> = adapters
         .iter()
@@ -315,7 +321,7 @@ mod tests {
         let (adapters, interfaces) = (adapters(machine.path()), interfaces(machine.path()));
         let state = |name: &str, value: &str| {
             let set = BTreeMap::from([(name.to_owned(), value.to_owned())]);
-            variables(&set, &adapters, &interfaces).state
+            variables(&set, &adapters, &interfaces, true).state
         };
         for (name, value, expected) in [
             ("NCCL_SOCKET_IFNAME", "eth", State::Pass),
@@ -333,7 +339,10 @@ mod tests {
         ] {
             assert_eq!(state(name, value), expected, "{name}={value}");
         }
-        assert_eq!(variables(&BTreeMap::new(), &[], &[]).found, "none is set");
+        assert_eq!(variables(&BTreeMap::new(), &[], &[], true).found, "none is set");
+        let wrong = BTreeMap::from([("NCCL_SOCKET_IFNAME".to_owned(), "bond0".to_owned())]);
+        let unused = variables(&wrong, &adapters, &interfaces, false);
+        assert_eq!(unused.state, State::Warn, "no rank uses NCCL");
         assert!(selects("=mlx5_0:1", &["mlx5_0".to_owned()]));
     }
 }

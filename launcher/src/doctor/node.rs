@@ -21,6 +21,8 @@ pub(crate) struct Request {
     pub yaml: Option<String>,
     /// Run directory, or the folder whose disk is looked at.
     pub folder: PathBuf,
+    /// Number of nodes that are looked at, at the same time.
+    pub nodes: usize,
 }
 
 impl Request {
@@ -61,7 +63,7 @@ pub(crate) async fn report(request: &Request) -> Result<NodeReport, LaunchError>
             findings.push(memory::open_files(recipe));
         }
     }
-    findings.extend(disk::look(&request.folder, recipe).await);
+    findings.extend(disk::look(&request.folder, recipe, request.nodes).await);
     if let (Ok(programs), Some(Loaded { recipe, yaml, .. })) = (&found, &loaded) {
         findings.extend(storage::look(programs, recipe, yaml).await);
     }
@@ -71,7 +73,7 @@ pub(crate) async fn report(request: &Request) -> Result<NodeReport, LaunchError>
     if is_in_job {
         report.findings.push(slurm::programs());
     } else {
-        report.findings.push(clock::local().await);
+        report.findings.push(clock::local());
     }
     Ok(report)
 }
@@ -130,12 +132,13 @@ async fn devices(
         };
         report.findings.push(Finding::pass(Fact::Gpus, why));
     }
-    let spans_nodes =
-        recipe.is_some_and(|recipe| recipe.device == Device::Cuda && recipe.cluster.nodes > 1);
+    let on_gpus = recipe.filter(|recipe| recipe.device == Device::Cuda);
+    let spans_nodes = on_gpus.is_some_and(|recipe| recipe.cluster.nodes > 1);
+    let uses_nccl = on_gpus.is_some_and(|recipe| recipe.cluster.world_size() > 1);
     report.findings.push(network::judge(&adapters, spans_nodes));
     let variables = environment::variables(&network::PREFIXES);
     let interfaces = network::interfaces(root);
-    report.findings.push(network::variables(&variables, &adapters, &interfaces));
+    report.findings.push(network::variables(&variables, &adapters, &interfaces, uses_nccl));
 }
 
 /// `vljepa-launch doctor --node`, which the doctor starts on each node of a job. Standard input
