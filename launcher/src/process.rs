@@ -104,11 +104,7 @@ pub(crate) async fn ask_with_token(
     Ok(answer(command.args(arguments).env(TOKEN_VARIABLE, token), program, limit).await?)
 }
 
-async fn answer(
-    command: &mut Command,
-    name: &str,
-    limit: Duration,
-) -> Result<Vec<u8>, Unanswered> {
+async fn answer(command: &mut Command, name: &str, limit: Duration) -> Result<Vec<u8>, Unanswered> {
     let output = command.stdin(Stdio::null()).kill_on_drop(true).output();
     let output = tokio::time::timeout(limit, output)
         .await

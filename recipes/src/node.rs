@@ -41,7 +41,8 @@ pub fn cpus(recipe: &Recipe, found: usize) -> Judgement {
         Scheduler::Local => 0,
     };
     if found >= asked {
-        return Ok(format!("{found} for each rank"));
+        let cpus = if found == 1 { "CPU" } else { "CPUs" };
+        return Ok(format!("{found} {cpus} per rank"));
     }
     Err(format!("a rank may use {found}, but cluster.slurm.cpus_per_rank asks for {asked}"))
 }

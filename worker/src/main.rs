@@ -157,7 +157,9 @@ fn main() -> ExitCode {
             vljepa_worker::rates::run(&recipe, &changes, threads).map(Some)
         }
         Some(Command::Libraries) => device::libraries().map(Some),
-        Some(Command::Feed { recipe }) => sources::feed(&recipe, |line| println!("{line}")).map(|()| None),
+        Some(Command::Feed { recipe }) => {
+            sources::feed(&recipe, |line| println!("{line}")).map(|()| None)
+        }
         #[cfg(feature = "cuda")]
         Some(Command::Compile { recipes, architecture, cache }) => {
             vljepa_worker::compile::run(&recipes, &architecture, cache).map(Some)

@@ -112,10 +112,7 @@ mod tests {
             judge(offset(&said, asked, round_trip).unwrap(), "head")
         };
         let same = state(0);
-        assert_eq!(
-            (same.state, &*same.found),
-            (State::Pass, "0.0 ms from that of head, ± 5.0 ms")
-        );
+        assert_eq!((same.state, &*same.found), (State::Pass, "0.0 ms from that of head, ± 5.0 ms"));
         assert_eq!(state(-40_000_000).state, State::Pass);
         // The round trip explains up to 5 ms.
         assert_eq!(state(54_000_000).state, State::Pass);

@@ -19,6 +19,8 @@ pub(super) struct Cpus {
     pub mask: String,
     /// Number of CPUs of the machine; that of the mask if `/sys` has none.
     pub online: usize,
+    /// CPUs that threads can keep busy: the mask and the quota of the control group bound them.
+    pub usable: usize,
     /// CPUs' worth of time that the control group allows, or `None` without a limit.
     pub quota: Option<f64>,
     /// CPUs that Slurm has given to the job on each node.
@@ -41,13 +43,8 @@ impl Cpus {
         };
         let online = ranges(&read(&root.join("sys/devices/system/cpu/online"))).len().max(allowed);
         let [of_job, of_task] = slurm;
-        Self { allowed, mask, online, quota: quota(root), of_job, of_task }
-    }
-
-    /// Number of CPUs that threads of this process can keep busy.
-    fn usable(&self) -> usize {
-        let quota = self.quota.map_or(usize::MAX, whole);
-        self.allowed.min(quota).max(1)
+        let (usable, quota) = (available, quota(root));
+        Self { allowed, mask, online, usable, quota, of_job, of_task }
     }
 
     fn text(&self) -> String {
@@ -60,12 +57,6 @@ impl Cpus {
         }
         text
     }
-}
-
-/// Whole CPUs of a quota.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped before")]
-fn whole(quota: f64) -> usize {
-    quota.clamp(1.0, 1e6) as usize
 }
 
 /// The smallest quota of the control groups of this process, which has version 2 or version 1.
@@ -109,60 +100,65 @@ fn quota(root: &Path) -> Option<f64> {
     quotas.into_iter().reduce(f64::min)
 }
 
-/// Judges the CPUs, against the threads of the ranks if there is a recipe.
+/// Judges the CPUs against the threads of the ranks. Without a recipe nothing is asked of them.
 pub(super) fn judge(cpus: &Cpus, recipe: Option<&Recipe>) -> Finding {
     let found = cpus.text();
-    // CPUs that a process has if nobody binds it more narrowly.
-    let expected = cpus.of_task.or(cpus.of_job).unwrap_or(cpus.online).min(cpus.online);
-    let is_bound = cpus.allowed < expected;
-    let unbind = match (cpus.of_job, cpus.of_task) {
-        (Some(_), None) => "set cluster.slurm.cpus_per_rank: without it srun gives a task one CPU",
-        (Some(_), Some(_)) => advice(CheckName::Cpus),
-        (None, _) => "start it without taskset or numactl, and give its container more CPUs",
-    };
-    let Some(recipe) = recipe else {
-        return if is_bound {
-            Finding::warn(Fact::Cpus, found, unbind)
-        } else {
-            Finding::pass(Fact::Cpus, found)
-        };
-    };
-    let (cluster, ranks) = (&recipe.cluster, recipe.cluster.ranks_per_node);
-    let of_rank = cpus_of_rank(cpus.usable(), ranks, cpus.of_task);
-    let of_rank_text = match node::cpus(recipe, of_rank) {
+    let Some(recipe) = recipe else { return Finding::pass(Fact::Cpus, found) };
+    let ranks = recipe.cluster.ranks_per_node;
+    let of_rank = match node::cpus(recipe, cpus_of_rank(cpus.usable, ranks, cpus.of_task)) {
         Ok(text) => text,
         Err(text) => {
             return Finding::fail(Fact::Cpus, format!("{found}; {text}"), advice(CheckName::Cpus));
         }
     };
-    // With `device: cuda` one thread of a rank issues kernels. 0 takes the CPUs that there are.
-    let computing = match recipe.device {
-        Device::Host => cluster.threads_per_rank,
-        Device::Cuda => 1,
+    let (computing, reading) = threads(recipe);
+    let ranks_text = if ranks == 1 { "1 rank".to_owned() } else { format!("{ranks} ranks") };
+    let found = format!(
+        "{found}; {of_rank} ({}, {}), {ranks_text}",
+        count(computing, "compute"),
+        count(reading, "reader")
+    );
+    // The threads of a rank on CPUs that compute and those that read share its CPUs without loss:
+    // readers wait while they are ahead. The thread that gives work to a GPU needs a CPU of its
+    // own. 0 threads take the CPUs that there are.
+    let busy = match recipe.device {
+        Device::Host => computing.max(reading).max(1),
+        Device::Cuda => computing.saturating_add(reading),
     };
-    let reading = recipe.data.threads;
     // The ranks of a machine share its CPUs; a task of Slurm has its own.
     let sharing = if cpus.of_task.is_some() { 1 } else { ranks };
-    let is_short = computing.max(reading).max(1) * sharing > cpus.usable();
-    let threads = |threads: usize| match threads {
-        0 => "a thread per CPU".to_owned(),
-        1 => "1 thread".to_owned(),
-        threads => format!("{threads} threads"),
+    if busy.saturating_mul(sharing) <= cpus.usable {
+        return Finding::pass(Fact::Cpus, found);
+    }
+    // CPUs that a process has if nobody binds it more narrowly.
+    let expected = cpus.of_task.or(cpus.of_job).unwrap_or(cpus.online).min(cpus.online);
+    let help = match (cpus.of_job, cpus.of_task) {
+        _ if cpus.allowed >= expected => {
+            "lower cluster.threads_per_rank, data.threads or cluster.ranks_per_node"
+        }
+        (Some(_), None) => "set cluster.slurm.cpus_per_rank: without it srun gives a task one CPU",
+        (Some(_), Some(_)) => advice(CheckName::Cpus),
+        (None, _) => "start it without taskset or numactl, or give its container more CPUs",
     };
-    let found = format!(
-        "{found}; {of_rank_text}, which computes with {} and reads data with {}; ranks of a node: \
-         {ranks}",
-        threads(computing),
-        threads(reading)
-    );
-    if is_bound && (is_short || cpus.of_task.is_none()) {
-        return Finding::warn(Fact::Cpus, found, unbind);
+    Finding::warn(Fact::Cpus, found, help)
+}
+
+/// Threads of a rank that compute and threads that read data; 0 means one for each of its CPUs.
+fn threads(recipe: &Recipe) -> (usize, usize) {
+    let computing = match recipe.device {
+        Device::Host => recipe.cluster.threads_per_rank,
+        // One thread gives work to the GPU.
+        Device::Cuda => 1,
+    };
+    (computing, recipe.data.threads)
+}
+
+fn count(threads: usize, kind: &str) -> String {
+    match threads {
+        0 => format!("a {kind} thread per CPU"),
+        1 => format!("1 {kind} thread"),
+        threads => format!("{threads} {kind} threads"),
     }
-    if is_short {
-        let fewer = "lower cluster.threads_per_rank, data.threads or cluster.ranks_per_node";
-        return Finding::warn(Fact::Cpus, found, fewer);
-    }
-    Finding::pass(Fact::Cpus, found)
 }
 
 /// The NUMA nodes of the machine, or `None` if `/sys` does not list them.
@@ -199,26 +195,43 @@ mod tests {
 
     fn cpus(allowed: usize, online: usize) -> Cpus {
         let mask = format!("0-{}", allowed - 1);
-        Cpus { allowed, mask, online, quota: None, of_job: None, of_task: None }
+        let usable = allowed;
+        Cpus { allowed, mask, online, usable, quota: None, of_job: None, of_task: None }
     }
 
     #[test]
-    fn a_binding_is_named_and_threads_are_counted_against_the_cpus() {
+    fn threads_are_counted_against_the_cpus_and_a_binding_that_suffices_is_fine() {
         // Two ranks of one thread.
         let recipe = quickstart(&[]);
         let state = |cpus: &Cpus, recipe: Option<&Recipe>| judge(cpus, recipe).state;
-        assert_eq!(state(&cpus(2, 2), None), State::Pass);
         assert_eq!(state(&cpus(2, 2), Some(&recipe)), State::Pass);
+        assert_eq!(state(&cpus(2, 64), Some(&recipe)), State::Pass, "2 of 64 suffice");
+        assert_eq!(state(&cpus(1, 2), None), State::Pass, "nothing is asked of them");
         let bound = judge(&cpus(1, 2), Some(&recipe));
         assert_eq!(bound.state, State::Warn);
-        assert!(bound.found.contains("1 of 2 CPUs (bound to 0-0)"), "{bound:?}");
-        assert_eq!(state(&cpus(1, 2), None), State::Warn);
+        let expected = "1 of 2 CPUs (bound to 0-0); 1 CPU per rank (1 compute thread, a reader \
+                        thread per CPU), 2 ranks";
+        assert_eq!(bound.found, expected);
+        assert!(bound.advice.unwrap().contains("taskset"));
         let short = judge(&cpus(1, 1), Some(&recipe));
         assert_eq!(short.state, State::Warn);
         assert!(short.advice.unwrap().contains("cluster.threads_per_rank"));
-        let half = Cpus { quota: Some(1.5), ..cpus(8, 8) };
+        let half = Cpus { quota: Some(1.5), usable: 1, ..cpus(8, 8) };
         assert_eq!(state(&half, Some(&recipe)), State::Warn, "the quota leaves one CPU");
-        assert_eq!(state(&Cpus { quota: Some(4.0), ..half }, Some(&recipe)), State::Pass);
+        assert_eq!(state(&Cpus { usable: 4, ..half }, Some(&recipe)), State::Pass);
+        let readers = quickstart(&["data.threads=4"]);
+        assert_eq!(state(&cpus(8, 8), Some(&readers)), State::Pass);
+        assert_eq!(state(&cpus(7, 8), Some(&readers)), State::Warn, "4 readers of 2 ranks");
+        let huge = quickstart(&["data.threads=9223372036854775807"]);
+        assert_eq!(state(&cpus(8, 8), Some(&huge)), State::Warn);
+    }
+
+    #[test]
+    fn the_thread_that_gives_work_to_a_gpu_needs_a_cpu_beside_the_readers() {
+        let sets = ["device=cuda", "precision=bf16", "cluster.ranks_per_node=2", "data.threads=3"];
+        let recipe = quickstart(&sets);
+        assert_eq!(judge(&cpus(8, 8), Some(&recipe)).state, State::Pass);
+        assert_eq!(judge(&cpus(7, 8), Some(&recipe)).state, State::Warn);
     }
 
     #[test]
@@ -265,7 +278,8 @@ mod tests {
         ]);
         let found = Cpus::of(machine.path(), [Some(8), None]);
         assert_eq!((found.allowed, found.online, found.of_job), (8, 16, Some(8)));
-        assert_eq!(judge(&found, None).state, State::Pass, "the job has 8 CPUs");
+        // The system of this test bounds it, not the files.
+        assert_eq!(found.usable, std::thread::available_parallelism().unwrap().get());
         let text = numa(machine.path()).unwrap().found;
         assert_eq!(text, "2 nodes: 0 has CPUs 0-7; 1 has CPUs 8-15");
         let bare = tree(&[]);

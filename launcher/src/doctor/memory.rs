@@ -123,7 +123,7 @@ mod tests {
     #[test]
     fn open_files_are_counted_against_the_connections_of_all_ranks() {
         let recipe = Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes/quickstart.yaml");
-        let ranks = ["cluster.ranks_per_node=1000".to_owned()];
+        let ranks = ["cluster.ranks_per_node=1000", "stages.0.batch=1000"].map(str::to_owned);
         let recipe = vljepa_recipes::load(&recipe, &ranks).unwrap().recipe;
         let judged = |hard: u64, recipe: Option<&Recipe>| {
             judge_open_files(recipe, |needed| enough_files([256, hard], needed))

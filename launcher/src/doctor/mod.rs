@@ -34,20 +34,22 @@ use node::Request;
 /// Looks at this machine, or at all nodes of the Slurm job that this process belongs to. Returns
 /// the facts of the cluster or job, which belong to no node, and those of each node.
 pub(crate) async fn examine(
-    request: Request,
+    mut request: Request,
 ) -> Result<(NodeReport, Vec<NodeReport>), LaunchError> {
     let job = submit::current_job();
     let loaded = request.load()?;
     let recipe = loaded.as_ref().map(|loaded| &loaded.recipe);
-    let mut shared = slurm::cluster(recipe, job.is_some()).await;
+    let slurm::Cluster { findings: mut shared, version } =
+        slurm::cluster(recipe, job.is_some()).await;
     let Some(variables) = job else {
         let nodes = vec![node::report(&request).await?];
         return Ok((NodeReport { findings: shared, ..NodeReport::default() }, nodes));
     };
     let allocation = Allocation::of(&variables)?;
     let platform = Platform::Slurm(allocation.clone());
+    request.nodes = allocation.nodes.len();
     let variables = environment::variables(&slurm::PREFIXES);
-    shared.extend(slurm::job(&variables, &platform, recipe).await);
+    shared.extend(slurm::job(&variables, &platform, recipe, version).await);
     let cluster = recipe.map(|recipe| recipe.cluster.clone()).unwrap_or_default();
     let nodes = nodes::ask(&allocation, &cluster, &request, nodes::limit(recipe)).await?;
     Ok((NodeReport { findings: shared, ..NodeReport::default() }, nodes))

@@ -15,13 +15,29 @@ use crate::terminal;
 /// Beginnings of the names of variables that [`job`] reads.
 pub(super) const PREFIXES: [&str; 2] = ["SLURM_", "SRUN_"];
 
+/// First version of Slurm whose `srun` ignores the job's `--cpus-per-task`.
+const IGNORING: [u32; 2] = [22, 5];
+
+/// What is known about the cluster.
+#[derive(Debug, Default)]
+pub(super) struct Cluster {
+    pub findings: Vec<Finding>,
+    /// First two numbers of Slurm's version, such as 22 and 5.
+    pub version: Option<[u32; 2]>,
+}
+
+fn by_slurm(recipe: &&Recipe) -> bool {
+    recipe.cluster.scheduler == Scheduler::Slurm
+}
+
 /// Facts of the cluster, or none on a machine without Slurm for a recipe that does not want it.
-pub(super) async fn cluster(recipe: Option<&Recipe>, is_in_job: bool) -> Vec<Finding> {
-    let wants = recipe.is_some_and(|recipe| recipe.cluster.scheduler == Scheduler::Slurm);
+pub(super) async fn cluster(recipe: Option<&Recipe>, is_in_job: bool) -> Cluster {
+    let recipe = recipe.filter(by_slurm);
+    let wants = recipe.is_some();
     if !wants && !is_in_job && on_path("scontrol").is_none() {
-        return Vec::new();
+        return Cluster::default();
     }
-    let mut findings = Vec::new();
+    let (mut findings, mut version) = (Vec::new(), None);
     if wants && !is_in_job {
         findings.push(match submit::check(None).await {
             Ok(()) => Finding::pass(Fact::SlurmPrograms, "sbatch works"),
@@ -29,7 +45,11 @@ pub(super) async fn cluster(recipe: Option<&Recipe>, is_in_job: bool) -> Vec<Fin
         });
     }
     match process::ask("scontrol", &["show", "config"]).await {
-        Ok(text) => findings.extend(config(&parse(&text), recipe)),
+        Ok(text) => {
+            let settings = parse(&text);
+            version = settings.get("SLURM_VERSION").and_then(|text| numbers(text));
+            findings.extend(config(&settings, recipe));
+        }
         // Slurm's commands are installed, but this machine belongs to no cluster.
         Err(_) if !wants && !is_in_job => {}
         Err(why) => {
@@ -37,7 +57,13 @@ pub(super) async fn cluster(recipe: Option<&Recipe>, is_in_job: bool) -> Vec<Fin
             findings.push(Finding::warn(Fact::TaskPlugin, why, help));
         }
     }
-    findings
+    Cluster { findings, version }
+}
+
+/// The first two numbers of a version such as `22.05.8`.
+fn numbers(version: &str) -> Option<[u32; 2]> {
+    let mut parts = version.split('.').map(|part| part.parse().ok());
+    Some([parts.next()??, parts.next()??])
 }
 
 /// Settings in the output of `scontrol show config`, by name.
@@ -48,7 +74,7 @@ fn parse(text: &str) -> BTreeMap<String, String> {
 
 fn config(settings: &BTreeMap<String, String>, recipe: Option<&Recipe>) -> Vec<Finding> {
     let value = |name: &str| settings.get(name).map_or("", String::as_str);
-    let cpus = recipe.map(|recipe| recipe.cluster.slurm.cpus_per_rank);
+    let cpus = recipe.filter(by_slurm).map(|recipe| recipe.cluster.slurm.cpus_per_rank);
     vec![
         task_plugin(value("TaskPlugin"), cpus),
         preemption(value("PreemptMode"), value("PreemptType")),
@@ -56,7 +82,7 @@ fn config(settings: &BTreeMap<String, String>, recipe: Option<&Recipe>) -> Vec<F
     ]
 }
 
-/// `cpus` is the recipe's `cluster.slurm.cpus_per_rank`.
+/// `cpus` is the `cluster.slurm.cpus_per_rank` of a recipe that runs on Slurm.
 fn task_plugin(plugin: &str, cpus: Option<usize>) -> Finding {
     let binds = plugin.contains("affinity") || plugin.contains("cgroup");
     if plugin.is_empty() {
@@ -113,12 +139,21 @@ pub(super) async fn job(
     variables: &BTreeMap<String, String>,
     platform: &Platform,
     recipe: Option<&Recipe>,
+    version: Option<[u32; 2]>,
 ) -> Vec<Finding> {
-    vec![srun_cpus(variables, recipe), time_limit(platform, recipe).await]
+    vec![srun_cpus(variables, recipe, version), time_limit(platform, recipe).await]
 }
 
-/// `srun` of Slurm 22.05 and newer ignores the job's `--cpus-per-task`.
-fn srun_cpus(variables: &BTreeMap<String, String>, recipe: Option<&Recipe>) -> Finding {
+/// CPUs that `srun` gives to each task. `version` is that of Slurm.
+fn srun_cpus(
+    variables: &BTreeMap<String, String>,
+    recipe: Option<&Recipe>,
+    version: Option<[u32; 2]>,
+) -> Finding {
+    if recipe.is_some_and(|recipe| !by_slurm(&recipe)) {
+        let found = "not used: with cluster.scheduler: local, srun starts no rank";
+        return Finding::pass(Fact::SrunCpus, found);
+    }
     let value = |name: &str| variables.get(name).filter(|value| !value.is_empty());
     let asked = recipe.map_or(0, |recipe| recipe.cluster.slurm.cpus_per_rank);
     let (of_job, of_step) = (value("SLURM_CPUS_PER_TASK"), value("SRUN_CPUS_PER_TASK"));
@@ -127,9 +162,14 @@ fn srun_cpus(variables: &BTreeMap<String, String>, recipe: Option<&Recipe>) -> F
             let found = format!("cluster.slurm.cpus_per_rank gives {asked} to each rank");
             Finding::pass(Fact::SrunCpus, found)
         }
+        (0, Some(of_job), None) if version.is_some_and(|version| version < IGNORING) => {
+            let found = format!("srun takes --cpus-per-task={of_job} over from the job");
+            Finding::pass(Fact::SrunCpus, found)
+        }
         (0, Some(of_job), None) => {
             let found = format!(
-                "the job has --cpus-per-task={of_job}, which srun ignores: a rank gets one CPU"
+                "the job has --cpus-per-task={of_job}, which srun ignores since Slurm 22.05: a \
+                 rank gets one CPU"
             );
             let help = format!(
                 "set cluster.slurm.cpus_per_rank={of_job}, or export SRUN_CPUS_PER_TASK={of_job}"
@@ -200,7 +240,7 @@ mod tests {
     use std::path::Path;
     use std::time::Duration;
 
-    use super::{config, cpus, judge_time, parse, preemption, srun_cpus};
+    use super::{config, cpus, judge_time, numbers, parse, preemption, srun_cpus};
     use crate::doctor::finding::State::{Pass, Warn};
 
     /// Part of the output of Slurm 22.05.
@@ -227,7 +267,8 @@ Slurmctld(primary) at head is UP
     #[test]
     fn traps_in_the_configuration_are_named() {
         let recipe = Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes/quickstart.yaml");
-        let recipe = vljepa_recipes::load(&recipe, &[]).unwrap().recipe;
+        let load = |sets: &[String]| vljepa_recipes::load(&recipe, sets).unwrap().recipe;
+        let (local, recipe) = (load(&[]), load(&["cluster.scheduler=slurm".to_owned()]));
         let states = |from: &str, to: &str, with_recipe: bool| {
             let settings = parse(&CONFIG.replace(from, to));
             let findings = config(&settings, with_recipe.then_some(&recipe));
@@ -241,6 +282,11 @@ Slurmctld(primary) at head is UP
             states("ConstrainCores          = yes", "ConstrainCores = no", false),
             [Pass, Pass, Warn]
         );
+        let of_local = config(&parse(CONFIG), Some(&local));
+        assert_eq!(of_local[0].state, Pass, "mpirun starts its ranks");
+        let job = variables(&[("SLURM_CPUS_PER_TASK", "12")]);
+        assert_eq!(srun_cpus(&job, Some(&local), None).state, Pass);
+        assert_eq!(srun_cpus(&job, Some(&recipe), None).state, Warn);
         assert!(parse("nothing").is_empty());
         assert_eq!(config(&parse(""), None)[0].state, Warn);
         for (mode, kind, expected) in [
@@ -255,12 +301,19 @@ Slurmctld(primary) at head is UP
     #[test]
     fn the_cpus_of_a_job_that_srun_ignores_are_named() {
         let job = [("SLURM_CPUS_PER_TASK", "12")];
-        let ignored = srun_cpus(&variables(&job), None);
+        let ignored = srun_cpus(&variables(&job), None, None);
         assert_eq!(ignored.state, Warn);
+        for (version, expected) in
+            [("21.08.8-2", Pass), ("22.05.0", Warn), ("22.05", Warn), ("25.11.1", Warn)]
+        {
+            let found = srun_cpus(&variables(&job), None, numbers(version));
+            assert_eq!(found.state, expected, "{version}");
+        }
+        assert_eq!((numbers("22.05.8"), numbers("new")), (Some([22, 5]), None));
         assert!(ignored.advice.unwrap().contains("SRUN_CPUS_PER_TASK=12"));
         let exported = [job[0], ("SRUN_CPUS_PER_TASK", "12")];
-        assert_eq!(srun_cpus(&variables(&exported), None).state, Pass);
-        assert_eq!(srun_cpus(&variables(&[]), None).state, Pass);
+        assert_eq!(srun_cpus(&variables(&exported), None, None).state, Pass);
+        assert_eq!(srun_cpus(&variables(&[]), None, None).state, Pass);
         let step = [("SLURM_STEP_ID", "0"), ("SLURM_JOB_CPUS_PER_NODE", "16(x2),8"), job[0]];
         assert_eq!(cpus(&variables(&step)), [Some(8), Some(12)]);
         assert_eq!(cpus(&variables(&job)), [None, None]);

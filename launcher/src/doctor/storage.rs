@@ -31,8 +31,7 @@ pub(super) async fn look(programs: &Programs, recipe: &Recipe, yaml: &str) -> Ve
         }
     };
     let arguments = ["feed".as_ref(), file.path().as_os_str()];
-    let (lines, ended) =
-        process::lines_within(limit(recipe), &programs.worker, &arguments).await;
+    let (lines, ended) = process::lines_within(limit(recipe), &programs.worker, &arguments).await;
     judge_all(&names, &lines, ended.map_err(String::from), help(recipe))
 }
 

@@ -110,7 +110,7 @@ fn a_machine_that_can_run_the_recipe_passes_with_and_without_it() {
     let [state, found, _] = answer.only("programs");
     assert!(state == "pass" && found.contains("mpirun"), "{found}");
     let [state, found, _] = answer.only("cpus");
-    assert!(state == "pass" && found.contains("computes with 1 thread"), "{found}");
+    assert!(state == "pass" && found.contains("1 compute thread"), "{found}");
     let [_, found, _] = answer.only("gpus");
     assert!(found.contains("device: host"), "{found}");
     let sources: Vec<&str> = answer.table["findings"]
