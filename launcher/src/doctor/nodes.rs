@@ -57,7 +57,8 @@ pub(super) async fn ask(
     let met = at_once(lines.into_iter().map(Ok).collect(), MEET_LIMIT, meet).await;
     let timed = at_once(met, CLOCK_LIMIT, clock_of).await;
     let request = Arc::<str>::from(request);
-    let reports = at_once(timed, limit + END_LIMIT, move |timed| look(timed, request.clone())).await;
+    let reports =
+        at_once(timed, limit + END_LIMIT, move |timed| look(timed, request.clone())).await;
     let named = |(node, report): (&String, Result<NodeReport, String>)| match report {
         // Slurm's name of the node may differ from its host name.
         Ok(report) => NodeReport { node: node.clone(), ..report },

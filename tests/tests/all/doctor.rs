@@ -180,6 +180,21 @@ fn a_full_disk_is_named() {
 }
 
 #[test]
+fn a_missing_folder_for_temporary_files_is_named_and_hides_no_other_fact() {
+    let trial = Trial::new(TWO_RANKS);
+    let doctor = |folder: &Path| {
+        let mut command = command("vljepa-launch");
+        command.args(arguments(Some(&trial), &[])).env("TMPDIR", folder);
+        Answer::of(&command.output().unwrap())
+    };
+    let answer = doctor(Path::new("/nowhere")).failed_in(&["storage"]);
+    let [_, found, advice] = answer.only("storage");
+    assert!(found.contains("/nowhere") && advice.contains("TMPDIR"), "{found}; {advice}");
+    assert_eq!(answer.only("disk_rate")[0], "pass");
+    doctor(&trial.path("")).healthy();
+}
+
+#[test]
 fn the_shared_memory_of_a_container_is_named() {
     let trial = Trial::new(TWO_RANKS);
     let answer = |mib: u32, recipe: Option<&Trial>, sets: &[&str]| {
