@@ -123,7 +123,7 @@ mod tests {
         assert_eq!(ended(State::Stopped, answers(100)), Some((115, 143)));
         assert_eq!(ended(State::Stopped, |_| job(None)), Some((600, 143)));
         // Nor does it prolong one.
-        let flickers = |second: u64| job((second % 2 == 0).then_some(JobState::Gone));
+        let flickers = |second: u64| job(second.is_multiple_of(2).then_some(JobState::Gone));
         assert_eq!(ended(State::NotStarted, flickers), Some((16, 1)));
         // A job leaves its nodes for 100 s and is requeued then.
         let requeued =
