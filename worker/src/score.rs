@@ -37,7 +37,8 @@ fn score(hypotheses: &Path, references: &[PathBuf]) -> anyhow::Result<CaptionSco
         Some(_) => of_pictures(&given, &right)?,
         None => (of_lines(&given, &right)?, 0),
     };
-    let [cider, bleu4, rouge_l] = scores(&captions, CaptionMetric::ALL)?;
+    let scores = scores(&captions, CaptionMetric::ALL)?;
+    let [cider, bleu4, rouge_l] = scores.map(|score| score.value);
     Ok(CaptionScores::Scored { cider, bleu4, rouge_l, n: captions.len(), left_out })
 }
 

@@ -17,7 +17,7 @@ use super::stragglers::RankTable;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Score {
     pub value: f64,
-    /// Ends of the 95 % interval; `None` if the score is no share.
+    /// Ends of the 95 % interval; `None` for a saving.
     #[serde(default)]
     pub interval: Option<[f64; 2]>,
     /// Score of guessing.

@@ -92,7 +92,7 @@ pub(crate) struct OwnPoint {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub(crate) struct Cell {
     pub value: Option<f64>,
-    /// Ends of the 95 % interval. `None` for a score that is no share.
+    /// Ends of the 95 % interval. `None` for a score without one, such as a saving.
     pub interval: Option<[f64; 2]>,
     pub paper: Option<f64>,
     /// `value` − `paper`. `None` if the value is of other sets than the paper's.

@@ -83,4 +83,7 @@ pub struct DecodingScore {
     pub decodes_per_s: f64,
     /// CIDEr-D, from 0 to 10.
     pub cider: f64,
+    /// Ends of its 95 % interval for other annotations of such videos; `None` for fewer than two.
+    #[serde(default)]
+    pub interval: Option<[f64; 2]>,
 }

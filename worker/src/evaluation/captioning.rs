@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use vljepa_recipes::schema::{CaptionMetric, TaskKind};
 
-use super::captions::{self, Captioned};
+use super::captions::{self, Captioned, SetScore};
 use super::chunks::Answered;
 use super::metrics::{Score, majority, names_all, share};
 use super::truth::CaptionTruth;
@@ -39,8 +39,11 @@ pub(super) fn scores(written: &[Answered<String>], kind: &TaskKind) -> anyhow::R
         captions.iter_mut().for_each(|caption| caption.hypothesis.clone_from(&constant));
         let baselines = captions::scores(&captions, CaptionMetric::ALL)?;
         let both = reached.into_iter().zip(baselines);
-        let score = |(value, baseline)| Score::of_value(read * value, n, 0.0, read * baseline);
-        values.extend(both.map(score));
+        values.extend(both.map(|(SetScore { value, interval }, baseline)| Score {
+            // Those that could not be read have 0.
+            interval: interval.map(|ends| ends.map(|end| read * end)),
+            ..Score::of_value(read * value, n, 0.0, read * baseline.value)
+        }));
     }
     Ok(values)
 }
@@ -103,6 +106,9 @@ mod tests {
         // The first caption is right word for word: 10. Of the second only `a` is right, which all
         // pictures have, so that it weighs nothing.
         assert!(close(both["c_cider"].value, 5.0), "{both:?}");
+        // Of 10 and 0: the mean is uncertain by 5, and 1.96 times that leaves the range.
+        assert_eq!(both["c_cider"].interval, Some([0.0, 10.0]));
+        assert!(both.values().all(|score| score.interval.is_some()), "{both:?}");
         // `A dog in green grass sleeps.` comes first. Its picture then has 10.
         assert!(both["c_cider"].baseline > 2.5 && both["c_cider"].baseline < 5.0, "{both:?}");
         assert_eq!(scores(&rows, &task(&["animal"], &[])).unwrap().len(), 1);

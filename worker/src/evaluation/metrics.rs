@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 pub struct Score {
     /// Score that the model reached.
     pub value: f64,
-    /// Ends of the 95 % interval of [`wilson`]. `None` if the score is no share of `n`.
+    /// Ends of the 95 % interval: of [`wilson`] for a share of `n`, of the jackknife for scores of
+    /// captions. `None` for other scores.
     pub interval: Option<[f64; 2]>,
     /// Expected score of random guessing.
     pub chance: f64,

@@ -68,6 +68,7 @@ fn decoding() -> DecodingCurves {
             frequency,
             decodes_per_s: frequency,
             cider: frequency + more,
+            interval: None,
         };
         DecodingCurve { points, embedding, scores: vec![score(1.0), score(0.01)] }
     };

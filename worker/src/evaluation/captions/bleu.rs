@@ -8,23 +8,34 @@ const N: usize = 4;
 const TINY: f64 = 1e-15;
 const SMALL: f64 = 1e-9;
 
-/// Returns BLEU-1 to BLEU-4 of captions that have been tokenized.
-///
-/// BLEU-n is the geometric mean of the precisions of 1-grams to n-grams, times
-/// `exp(1 − reference words / words)` if the hypotheses are shorter than the references nearest to
-/// them in length (of two as near ones, the shorter). An n-gram counts at most as often as in the
-/// reference that has it most often.
-pub(super) fn bleu(captions: &[Captioned]) -> [f64; N] {
-    let (mut right, mut guessed) = ([0.0; N], [0.0; N]);
-    let (mut length, mut reference_length) = (0.0, 0.0);
-    for Captioned { hypothesis, references } in captions {
+/// Numbers of n-grams and words of some captions.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Counts {
+    /// n-grams that a reference has too.
+    right: [f64; N],
+    /// All n-grams.
+    guessed: [f64; N],
+    words: f64,
+    reference_words: f64,
+}
+
+impl Counts {
+    /// Counts of a caption that has been tokenized. An n-gram counts at most as often as in the
+    /// reference that has it most often. Of the references the one nearest in length counts (of two
+    /// as near ones, the shorter).
+    pub(super) fn of(Captioned { hypothesis, references }: &Captioned) -> Self {
         let hypothesis = words(hypothesis);
         let references: Vec<Vec<&str>> = references.iter().map(|text| words(text)).collect();
         let lengths = references.iter().map(Vec::len);
         let nearest = lengths.min_by_key(|length| (length.abs_diff(hypothesis.len()), *length));
-        length += to_f64(hypothesis.len());
-        reference_length += to_f64(nearest.unwrap_or(0));
-        for (index, (right, guessed)) in right.iter_mut().zip(&mut guessed).enumerate() {
+        let mut counts = Self {
+            words: to_f64(hypothesis.len()),
+            reference_words: to_f64(nearest.unwrap_or(0)),
+            ..Self::default()
+        };
+        for (index, (right, guessed)) in
+            counts.right.iter_mut().zip(&mut counts.guessed).enumerate()
+        {
             let references: Vec<_> = references.iter().map(|text| grams(text, index + 1)).collect();
             for (gram, count) in grams(&hypothesis, index + 1) {
                 let most = references.iter().filter_map(|counts| counts.get(gram)).max();
@@ -32,14 +43,30 @@ pub(super) fn bleu(captions: &[Captioned]) -> [f64; N] {
                 *guessed += to_f64(count);
             }
         }
+        counts
     }
-    let ratio = (length + TINY) / (reference_length + SMALL);
-    let brevity = if ratio < 1.0 { (1.0 - 1.0 / ratio).exp() } else { 1.0 };
-    let mut product = 1.0;
-    let mut root = 0.0;
-    std::array::from_fn(|index| {
-        product *= (right[index] + TINY) / (guessed[index] + SMALL);
-        root += 1.0;
-        brevity * f64::powf(product, 1.0 / root)
-    })
+
+    /// Counts of both, with those of `other` taken `times` times.
+    pub(super) fn plus(self, times: f64, other: &Self) -> Self {
+        Self {
+            right: std::array::from_fn(|n| self.right[n] + times * other.right[n]),
+            guessed: std::array::from_fn(|n| self.guessed[n] + times * other.guessed[n]),
+            words: self.words + times * other.words,
+            reference_words: self.reference_words + times * other.reference_words,
+        }
+    }
+
+    /// BLEU-1 to BLEU-4: the geometric mean of the precisions of 1-grams to n-grams, times
+    /// `exp(1 − reference words / words)` if there are fewer words than in the references.
+    pub(super) fn bleu(&self) -> [f64; N] {
+        let ratio = (self.words + TINY) / (self.reference_words + SMALL);
+        let brevity = if ratio < 1.0 { (1.0 - 1.0 / ratio).exp() } else { 1.0 };
+        let mut product = 1.0;
+        let mut root = 0.0;
+        std::array::from_fn(|index| {
+            product *= (self.right[index] + TINY) / (self.guessed[index] + SMALL);
+            root += 1.0;
+            brevity * f64::powf(product, 1.0 / root)
+        })
+    }
 }

@@ -13,13 +13,14 @@ const SIGMA: f64 = 6.0;
 /// Weights of n-grams.
 type Weights<'a> = BTreeMap<&'a [&'a str], f64>;
 
-/// Returns the mean CIDEr-D of captions that have been tokenized, from 0 to 10.
+/// Returns the CIDEr-D of each caption, from 0 to 10. The captions have been tokenized. The CIDEr
+/// of a set is their mean.
 ///
 /// An n-gram that occurs `t` times in a caption weighs `t · (ln |I| − ln max(1, d))`, where `d` of
 /// the `|I|` pictures have it in a reference. For each n, hypothesis `h` and reference `r` have the
 /// similarity `Σ min(h, r) · r / (|h| |r|) · exp(−Δ² / (2 · 6²))`, where `Δ` is the difference of
 /// their numbers of bigrams. The score of a picture is 10 times the mean over n and references.
-pub(super) fn cider(captions: &[Captioned]) -> f64 {
+pub(super) fn cider(captions: &[Captioned]) -> Vec<f64> {
     let hypotheses: Vec<Vec<&str>> = captions.iter().map(|c| words(&c.hypothesis)).collect();
     let references: Vec<Vec<Vec<&str>>> =
         captions.iter().map(|c| c.references.iter().map(|text| words(text)).collect()).collect();
@@ -42,7 +43,7 @@ pub(super) fn cider(captions: &[Captioned]) -> f64 {
         };
         10.0 * references.iter().map(similarity).sum::<f64>() / to_f64(references.len().max(1))
     };
-    hypotheses.iter().zip(&references).map(of_picture).sum::<f64>() / count.max(1.0)
+    hypotheses.iter().zip(&references).map(of_picture).collect()
 }
 
 /// Weights of the n-grams of a text for n = 1 to [`N`], with the number of pictures in whose

@@ -5,12 +5,13 @@ use super::{Captioned, to_f64};
 /// Weight of recall against precision.
 const BETA: f64 = 1.2;
 
-/// Returns the mean ROUGE-L of captions that have been tokenized, from 0 to 1.
+/// Returns the ROUGE-L of each caption, from 0 to 1. The captions have been tokenized. The ROUGE-L
+/// of a set is their mean.
 ///
 /// With the length `l` of the longest common subsequence of a hypothesis `h` and a reference `r`, P
 /// is the largest `l / |h|` and R the largest `l / |r|` of all references. The score is
 /// `(1 + β²) P R / (R + β² P)` with β = 1.2, and 0 for a hypothesis without words.
-pub(super) fn rouge_l(captions: &[Captioned]) -> f64 {
+pub(super) fn rouge_l(captions: &[Captioned]) -> Vec<f64> {
     let of_picture = |Captioned { hypothesis, references }: &Captioned| {
         // Unlike the other metrics, it takes a token with a no-break space as one word.
         let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
@@ -28,7 +29,7 @@ pub(super) fn rouge_l(captions: &[Captioned]) -> f64 {
         let below = recall + BETA.powi(2) * precision;
         if below > 0.0 { (1.0 + BETA.powi(2)) * precision * recall / below } else { 0.0 }
     };
-    captions.iter().map(of_picture).sum::<f64>() / to_f64(captions.len().max(1))
+    captions.iter().map(of_picture).collect()
 }
 
 /// Length of the longest common subsequence.

@@ -70,8 +70,10 @@ fn warn_of_saving(task: &Task, curves: &DecodingCurves) {
 fn scores(curves: &DecodingCurves, baseline: f64) -> Vec<Score> {
     let n = curves.annotations;
     let cider = |points| {
-        let value = compared(curves, points).map_or(0.0, |score| score.cider);
-        Score::of_value(value, n, 0.0, baseline)
+        let found = compared(curves, points);
+        let value = found.map_or(0.0, |score| score.cider);
+        let interval = found.and_then(|score| score.interval);
+        Score { interval, ..Score::of_value(value, n, 0.0, baseline) }
     };
     let mut scores = vec![cider(DecodingPoints::Uniform), cider(DecodingPoints::Adaptive)];
     // Uniform points themselves save nothing. A lower bound is no score.

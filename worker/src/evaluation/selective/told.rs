@@ -12,7 +12,7 @@ use vljepa_recipes::schema::{CaptionMetric, SelectiveDecoding};
 
 use super::{VideoStream, count, decodes, mean, nearest, saving};
 use crate::evaluation::captioning::most_frequent_reference;
-use crate::evaluation::captions::{self, Captioned};
+use crate::evaluation::captions::{self, Captioned, SetScore};
 
 /// The curves, in their order.
 const CURVES: [(DecodingPoints, DecodedEmbedding); 4] = [
@@ -154,11 +154,11 @@ pub fn number_of_settings(keys: &SelectiveDecoding) -> usize {
 }
 
 /// CIDEr of the texts of a setting over all videos. The weights of words are those of all
-/// annotations.
+/// annotations. Its interval takes annotations of one video as independent.
 ///
 /// # Errors
 /// Fails if the tokenizer of captions cannot be built.
-pub fn cider(told: &[Told], setting: usize) -> anyhow::Result<f64> {
+pub fn cider(told: &[Told], setting: usize) -> anyhow::Result<SetScore> {
     let all: Vec<Captioned> = told.iter().flat_map(|told| told.captioned(setting)).collect();
     let [cider] = captions::scores(&all, [CaptionMetric::Cider])?;
     Ok(cider)
@@ -173,13 +173,13 @@ pub fn baseline(told: &[Told]) -> anyhow::Result<f64> {
     let constant = most_frequent_reference(&all).to_owned();
     all.iter_mut().for_each(|captioned| captioned.hypothesis.clone_from(&constant));
     let [cider] = captions::scores(&all, [CaptionMetric::Cider])?;
-    Ok(cider)
+    Ok(cider.value)
 }
 
 /// The curves of a task, from the CIDEr of each setting.
 #[must_use]
 #[expect(clippy::cast_precision_loss, reason = "videos have fewer windows than 2^52")]
-pub fn curves(told: &[Told], keys: &SelectiveDecoding, ciders: &[f64]) -> DecodingCurves {
+pub fn curves(told: &[Told], keys: &SelectiveDecoding, ciders: &[SetScore]) -> DecodingCurves {
     let seconds: f64 = told.iter().filter_map(|told| told.duration_s).sum();
     let decodes = |setting: usize| {
         let of_video = |told: &Told| Some(told.settings.get(setting)?.decodes);
@@ -187,7 +187,8 @@ pub fn curves(told: &[Told], keys: &SelectiveDecoding, ciders: &[f64]) -> Decodi
     };
     let score = |(setting, ((_, _, frequency), &cider))| {
         let decodes_per_s = if seconds > 0.0 { decodes(setting) / seconds } else { 0.0 };
-        DecodingScore { frequency, decodes_per_s, cider }
+        let SetScore { value: cider, interval } = cider;
+        DecodingScore { frequency, decodes_per_s, cider, interval }
     };
     let scores: Vec<DecodingScore> = settings(keys).zip(ciders).enumerate().map(score).collect();
     let of_curves = scores.chunks(keys.frequencies.len().max(1)).zip(CURVES);

@@ -7,6 +7,7 @@ use vljepa_recipes::protocol::{DecodedEmbedding, DecodingCurves, DecodingPoints,
 use vljepa_recipes::schema::SelectiveDecoding;
 
 use super::{Told, VideoStream, baseline, cider, compared, curves, number_of_settings};
+use crate::evaluation::captions::SetScore;
 
 /// Width of the embeddings, and number of the scenes of a video.
 const SCENES: usize = 30;
@@ -81,7 +82,7 @@ fn told(noise: f32, keys: &SelectiveDecoding) -> Vec<Told> {
 
 fn measured(told: &[Told], keys: &SelectiveDecoding) -> DecodingCurves {
     let ciders = (0..number_of_settings(keys)).map(|setting| cider(told, setting).unwrap());
-    curves(told, keys, &ciders.collect::<Vec<f64>>())
+    curves(told, keys, &ciders.collect::<Vec<SetScore>>())
 }
 
 fn scores(
