@@ -60,7 +60,10 @@ impl Summary {
 
     /// Names and seconds of the parts of the elapsed time that are long enough to be shown.
     pub(crate) fn rows(&self) -> Vec<(String, f64)> {
-        let parts = self.spent.parts().into_iter().filter(|part| part.1 >= Self::MIN_SHOWN_S);
+        // Steps that were lost are named even if they were short.
+        let lost = |name: &str| name == "lost work" && self.lost_steps > 0;
+        let parts = self.spent.parts().into_iter();
+        let parts = parts.filter(|(name, time)| *time >= Self::MIN_SHOWN_S || lost(name));
         let name = |name: &str| match (name, self.lost_steps) {
             ("lost work", 1..) => format!("{name}, {} steps", thousands(self.lost_steps)),
             ("not logged yet", _) if !self.is_running => "other".to_owned(),

@@ -175,7 +175,9 @@ fn rows_name_the_rest_by_whether_the_run_goes_on_and_leave_out_what_is_short() {
     let spent = Spent { lost_work_s: 1.0, ..Spent::default() };
     let mut lost = Summary { spent, lost_steps: 1200, ..Summary::default() };
     assert_eq!(lost.rows(), [row("lost work, 1,200 steps", 1.0)]);
-    (lost.lost_steps, lost.recent_intervals) = (0, 20);
+    lost.spent.lost_work_s = 0.009;
+    assert_eq!(lost.rows(), [row("lost work, 1,200 steps", 0.009)]);
+    (lost.lost_steps, lost.recent_intervals, lost.spent.lost_work_s) = (0, 20, 1.0);
     assert_eq!(lost.rows(), [row("lost work", 1.0)]);
     assert_eq!(lost.window(), "median of the last 20 intervals");
 }
