@@ -64,7 +64,8 @@ pub fn scores<const N: usize>(
 /// Mean of the scores of single captions.
 fn of_mean(scores: &[f64], most: f64) -> SetScore {
     let n = to_f64(scores.len());
-    let sum: f64 = scores.iter().sum();
+    // Not `sum`, whose value for an empty list is -0.
+    let sum = scores.iter().fold(0.0, |sum, score| sum + score);
     let without: Vec<f64> = scores.iter().map(|score| (sum - score) / (n - 1.0).max(1.0)).collect();
     set_score(sum / n.max(1.0), &without, most)
 }
