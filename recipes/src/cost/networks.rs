@@ -22,20 +22,6 @@ pub enum NetworkName {
     LanguageModel,
 }
 
-impl NetworkName {
-    /// Name of the network in plans.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::XEncoder => "x_encoder",
-            Self::Predictor => "predictor",
-            Self::YEncoder => "y_encoder",
-            Self::YDecoder => "y_decoder",
-            Self::LanguageModel => "language_model",
-        }
-    }
-}
-
 /// Work of one network for one sample.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Network {
