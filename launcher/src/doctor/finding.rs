@@ -33,9 +33,9 @@ pub(crate) enum Fact {
     Driver,
     /// The compiler of kernels.
     Nvrtc,
-    /// Matrix products on GPUs.
+    /// Library of the matrix products on GPUs.
     CublasLt,
-    /// Collectives between GPUs.
+    /// Library of the collectives between GPUs.
     Nccl,
     /// The GPUs, and whether each is there once.
     Gpus,

@@ -100,17 +100,8 @@ impl Layers {
     #[must_use]
     pub fn predictor(model: &Model) -> Self {
         let p = &model.predictor;
-        Self {
-            count: p.num_layers(),
-            hidden: p.hidden_size,
-            query: p.num_heads * p.head_dim,
-            key: p.num_kv_heads * p.head_dim,
-            head: p.head_dim,
-            intermediate: p.intermediate_size,
-            gated: true,
-            head_norms: false,
-            result_norms: 0,
-        }
+        let heads = [p.num_heads, p.num_kv_heads];
+        Self::llama(p.num_layers(), p.hidden_size, heads, p.head_dim, p.intermediate_size)
     }
 
     /// Layers of the Y-encoder.
@@ -137,29 +128,32 @@ impl Layers {
     /// Layers of a Y-decoder of Llama.
     #[must_use]
     pub fn llama_decoder(d: &LlamaDecoder) -> Self {
-        Self {
-            count: d.num_layers,
-            hidden: d.hidden_size,
-            query: d.num_heads * d.head_dim,
-            key: d.num_kv_heads * d.head_dim,
-            head: d.head_dim,
-            intermediate: d.intermediate_size,
-            gated: true,
-            head_norms: false,
-            result_norms: 0,
-        }
+        let heads = [d.num_heads, d.num_kv_heads];
+        Self::llama(d.num_layers, d.hidden_size, heads, d.head_dim, d.intermediate_size)
     }
 
     /// Layers of a VLM's language model.
     #[must_use]
     pub fn language_model(l: &LanguageModel) -> Self {
+        let heads = [l.num_heads, l.num_kv_heads];
+        Self::llama(l.num_layers, l.hidden_size, heads, l.head_dim, l.intermediate_size)
+    }
+
+    /// Layers of Llama, with the numbers of heads of queries and of keys.
+    fn llama(
+        count: usize,
+        hidden: usize,
+        [query_heads, key_heads]: [usize; 2],
+        head: usize,
+        intermediate: usize,
+    ) -> Self {
         Self {
-            count: l.num_layers,
-            hidden: l.hidden_size,
-            query: l.num_heads * l.head_dim,
-            key: l.num_kv_heads * l.head_dim,
-            head: l.head_dim,
-            intermediate: l.intermediate_size,
+            count,
+            hidden,
+            query: query_heads * head,
+            key: key_heads * head,
+            head,
+            intermediate,
             gated: true,
             head_norms: false,
             result_norms: 0,

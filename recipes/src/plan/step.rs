@@ -26,7 +26,7 @@ const NORM_AND_ZERO_BYTES: f64 = 8.0;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Term {
-    /// Matrix products.
+    /// Matrix products of all networks.
     Products,
     /// Attention.
     Attention,
