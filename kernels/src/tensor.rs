@@ -18,6 +18,8 @@ pub use shape::{DType, Shape};
 pub struct Tensor {
     storage: Option<Storage>,
     shape: Shape,
+    /// Number of elements after the last one of the shape.
+    padding: usize,
     dtype: DType,
     home: Option<Arena>,
 }
@@ -49,7 +51,7 @@ macro_rules! host_access {
                     let shape = Shape::new(shape);
                     assert_eq!(values.len(), shape.len(), "values do not fill shape {shape:?}");
                     let storage = Some(Storage::Host(HostBuffer::$variant(values)));
-                    Self { storage, shape, dtype: DType::$variant, home: None }
+                    Self { storage, shape, padding: 0, dtype: DType::$variant, home: None }
                 }
             )+
         }
@@ -131,7 +133,8 @@ host_access! {
 impl Tensor {
     pub(crate) fn from_arena(storage: Storage, shape: &[usize], home: Arena) -> Self {
         let dtype = storage.dtype();
-        Self { storage: Some(storage), shape: Shape::new(shape), dtype, home: Some(home) }
+        let shape = Shape::new(shape);
+        Self { storage: Some(storage), shape, padding: 0, dtype, home: Some(home) }
     }
 
     /// A tensor outside of any arena. Its elements are undefined on a GPU and zeros on the host.
@@ -141,7 +144,7 @@ impl Tensor {
     pub(crate) fn new(device: Device, dtype: DType, shape: &[usize]) -> Result<Self> {
         let shape = Shape::new(shape);
         let storage = Some(Storage::new(device, dtype, shape.len())?);
-        Ok(Self { storage, shape, dtype, home: None })
+        Ok(Self { storage, shape, padding: 0, dtype, home: None })
     }
 
     /// A tensor of zeros outside of any arena, for parameters and other memory that lives as long
@@ -155,6 +158,30 @@ impl Tensor {
             return Ok(tensor);
         }
         tensor.view_mut().fill_zero(&device.compute_stream())?;
+        Ok(tensor)
+    }
+
+    /// A tensor like [`Self::zeros`] whose memory holds `room` elements: its own and more zeros
+    /// behind them. Collectives that divide a tensor among ranks in equal parts use them.
+    ///
+    /// # Errors
+    /// If the device is out of memory.
+    ///
+    /// # Panics
+    /// If `room` is smaller than the tensor.
+    ///
+    /// ```
+    /// use vljepa_kernels::{DType, Device, Tensor};
+    ///
+    /// let tensor = Tensor::padded(Device::Host, DType::F32, &[5], 8)?;
+    /// assert_eq!((tensor.view().len(), tensor.with_padding().len()), (5, 8));
+    /// # Ok::<(), vljepa_kernels::KernelError>(())
+    /// ```
+    pub fn padded(device: Device, dtype: DType, shape: &[usize], room: usize) -> Result<Self> {
+        let mut tensor = Self::zeros(device, dtype, &[room])?;
+        let shape = Shape::new(shape);
+        assert!(shape.len() <= room, "room for shape {shape:?}");
+        (tensor.shape, tensor.padding) = (shape, room - shape.len());
         Ok(tensor)
     }
 
@@ -206,6 +233,30 @@ impl Tensor {
     pub fn view_mut(&mut self) -> ViewMut<'_> {
         let Some(storage) = &mut self.storage else { unreachable!("dropped tensor") };
         ViewMut { storage: storage.slice_mut(0, self.shape.len()), shape: self.shape }
+    }
+
+    /// Borrows all elements of the tensor's memory for reading, those of its padding too; see
+    /// [`Self::padded`].
+    ///
+    /// # Panics
+    /// Never: only `drop` takes the storage away.
+    #[must_use]
+    pub fn with_padding(&self) -> View<'_> {
+        let Some(storage) = &self.storage else { unreachable!("dropped tensor") };
+        let len = self.shape.len() + self.padding;
+        View { storage: storage.slice(0, len), shape: Shape::new(&[len]) }
+    }
+
+    /// Borrows all elements of the tensor's memory for writing, those of its padding too; see
+    /// [`Self::padded`].
+    ///
+    /// # Panics
+    /// Never: only `drop` takes the storage away.
+    #[must_use]
+    pub fn with_padding_mut(&mut self) -> ViewMut<'_> {
+        let Some(storage) = &mut self.storage else { unreachable!("dropped tensor") };
+        let len = self.shape.len() + self.padding;
+        ViewMut { storage: storage.slice_mut(0, len), shape: Shape::new(&[len]) }
     }
 
     /// The same memory under another shape with the same number of elements.

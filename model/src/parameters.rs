@@ -237,6 +237,15 @@ impl Parameters {
     /// # Errors
     /// If the device runs out of memory.
     pub fn new(layout: &Layout, device: Device) -> Result<Self> {
+        Self::padded(layout, device, layout.trainable_len)
+    }
+
+    /// Allocates parameters that are all zero, with memory for `room` trainable ones; see
+    /// [`Tensor::padded`].
+    ///
+    /// # Errors
+    /// If the device runs out of memory.
+    pub fn padded(layout: &Layout, device: Device, room: usize) -> Result<Self> {
         let copy = |len| Tensor::zeros(device, DType::Bf16, &[len]);
         let copies = match device.activations() {
             DType::F32 => None,
@@ -246,7 +255,7 @@ impl Parameters {
             }),
         };
         Ok(Self {
-            trainable: Tensor::zeros(device, DType::F32, &[layout.trainable_len])?,
+            trainable: Tensor::padded(device, DType::F32, &[layout.trainable_len], room)?,
             frozen: Tensor::zeros(Device::Host, DType::F32, &[layout.frozen_len])?,
             copies,
         })
@@ -415,7 +424,16 @@ impl Gradients {
     /// # Errors
     /// If the device runs out of memory.
     pub fn new(layout: &Layout, device: Device) -> Result<Self> {
-        Ok(Self { flat: Tensor::zeros(device, DType::F32, &[layout.trainable_len])? })
+        Self::padded(layout, device, layout.trainable_len)
+    }
+
+    /// Allocates gradients that are all zero, with memory for `room` of them; see
+    /// [`Tensor::padded`].
+    ///
+    /// # Errors
+    /// If the device runs out of memory.
+    pub fn padded(layout: &Layout, device: Device, room: usize) -> Result<Self> {
+        Ok(Self { flat: Tensor::padded(device, DType::F32, &[layout.trainable_len], room)? })
     }
 
     /// Sets all gradients to zero. Every step starts with this.

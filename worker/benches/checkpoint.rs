@@ -23,14 +23,13 @@ use serde_json::json;
 use vljepa_kernels::device::Snapshot;
 use vljepa_kernels::{DType, Device, Tensor};
 use vljepa_model::{Group, Initial, Layout, Parameter};
-use vljepa_recipes::RankId;
 use vljepa_worker::checkpoint::{
     Buffers, CheckpointFolder, Contents, Entry, FORMAT_VERSION, MANIFEST, Manifest, Retention,
     Save, Saver, State, load_newest, write_part,
 };
 use vljepa_worker::collectives::{Collectives, Solo};
 use vljepa_worker::rank::control::Control;
-use vljepa_worker::sharding::shard;
+use vljepa_worker::sharding::Shards;
 
 #[derive(Debug, Parser)]
 struct Arguments {
@@ -159,7 +158,7 @@ fn save(folder: &Path, layout: &Layout, ranks: usize) -> anyhow::Result<(Vec<f64
     fs::create_dir_all(&writing)?;
     let (mut stalls_s, mut parts_s, mut files) = (Vec::new(), Vec::new(), Vec::new());
     for rank in 0..ranks {
-        let range = shard(len, RankId { rank, world_size: ranks });
+        let range = Shards::new(len, ranks).of(rank);
         let mut tensors = Vec::new();
         for tensor in 0..3 {
             let mut values = vec![0.0; range.len()];
@@ -217,7 +216,7 @@ fn load(folder: &Path, layout: &Layout, ranks: usize) -> anyhow::Result<f64> {
         let file = File::open(entry?.path())?;
         posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
     }
-    let own = shard(layout.trainable_len, RankId { rank: 0, world_size: ranks });
+    let own = Shards::new(layout.trainable_len, ranks).of(0);
     let zeros = |len: usize| Tensor::zeros(Device::Host, DType::F32, &[len]);
     let mut weights = zeros(layout.trainable_len)?;
     let (mut first, mut second) = (zeros(own.len())?, zeros(own.len())?);
@@ -254,7 +253,7 @@ struct Share {
 
 /// Times a complete save: snapshot, writing thread and publication. The second of two saves counts.
 fn save_share(folder: &Path, layout: &Layout, ranks: usize) -> anyhow::Result<Share> {
-    let Range { start, end } = shard(layout.trainable_len, RankId { rank: 0, world_size: ranks });
+    let Range { start, end } = Shards::new(layout.trainable_len, ranks).of(0);
     let len = end - start;
     let layout = self::layout(len);
     let mut tensors = Vec::new();

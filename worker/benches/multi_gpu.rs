@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use clap::Parser;
 use serde_json::json;
-use vljepa_kernels::{DType, Device, Stream, Tensor, copy};
+use vljepa_kernels::{DType, Device, Stream, Tensor, View, copy};
 use vljepa_recipes::schema;
 use vljepa_worker::collectives::{Collectives, GradientSum, Shares};
 use vljepa_worker::rank::device;
@@ -148,14 +148,16 @@ impl World {
             self.collectives.all_reduce_sum(&self.stream, values.view_mut())?;
             let right = values.to_f32()?.iter().enumerate().all(|(i, v)| *v == sum(i));
             anyhow::ensure!(right, "all_reduce_sum of {len}");
-            let shares = Shares { global: len, world_size: ranks };
-            let rows = shares.rows(rank);
-            let whole = self.tensor(&own, &[len])?;
-            let mut out = Tensor::zeros(self.device, DType::F32, &[rows.len()])?;
-            let (w, o) = (whole.view(), out.view_mut());
-            self.collectives.reduce_scatter_sum(&self.stream, w, shares, o)?;
-            let right = out.to_f32()?.iter().zip(rows).all(|(v, i)| *v == sum(i));
+            let room = len.next_multiple_of(ranks);
+            let mut values = Tensor::padded(self.device, DType::F32, &[len], room)?;
+            copy::copy(&self.stream, View::from_f32(&own, &[len]), values.view_mut())?;
+            self.collectives.reduce_scatter_sum(&self.stream, values.with_padding_mut())?;
+            let slot = rank * (room / ranks)..((rank + 1) * (room / ranks)).min(len);
+            let right = values.to_f32()?[slot.clone()].iter().zip(slot).all(|(v, i)| *v == sum(i));
             anyhow::ensure!(right, "reduce_scatter_sum of {len}");
+            self.collectives.all_gather_slots(&self.stream, values.with_padding_mut())?;
+            let right = values.to_f32()?.iter().enumerate().all(|(i, v)| *v == sum(i));
+            anyhow::ensure!(right, "all_gather_slots of {len}");
         }
         let own: Vec<f32> = (0..100_000).map(|i| ((i * 37 + rank * 11) as f32).sin()).collect();
         let in_buckets = |bytes: usize| -> anyhow::Result<Vec<f32>> {

@@ -4,7 +4,6 @@
 mod network;
 mod vlm;
 
-use std::ops::Range;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
@@ -25,7 +24,7 @@ use crate::checkpoint::{self, Buffers, CheckpointFolder, Loaded};
 use crate::collectives::Collectives;
 use crate::error::WorkerError;
 use crate::initial::{self, Initial};
-use crate::sharding::shard;
+use crate::sharding::Shards;
 
 /// A model on a device, with its stream and its arena.
 #[derive(Debug)]
@@ -53,36 +52,43 @@ pub struct Training {
     pub clip_norm: f32,
     /// Bytes of gradients that are summed over ranks at once.
     pub bucket_bytes: usize,
+    /// Whether the optimizer of each rank owns a shard of the flat buffers, and not all of them.
+    pub is_sharded: bool,
 }
 
 impl Training {
     /// Creates gradients and optimizer state of one rank, all zero.
     fn new<M: Network>(recipe: &Recipe, engine: &Engine<M>, rank: RankId) -> anyhow::Result<Self> {
         let (layout, device) = (engine.model.layout(), engine.device());
-        let all = 0..layout.trainable_len;
-        let own = if recipe.optimizer.shard { shard(all.len(), rank) } else { all };
+        let shards = Shards::new(layout.trainable_len, rank.world_size);
+        let is_sharded = recipe.optimizer.shard && rank.world_size > 1;
+        let (own, room) = if is_sharded {
+            (shards.of(rank.rank), shards.slot())
+        } else {
+            (0..layout.trainable_len, shards.room())
+        };
         Ok(Self {
-            gradients: Gradients::new(layout, device)?,
-            optimizer: AdamW::of_range(layout, device, &recipe.optimizer, own)?,
+            gradients: Gradients::padded(layout, device, shards.room())?,
+            optimizer: AdamW::of_range(layout, device, &recipe.optimizer, own, room)?,
             clip_norm: recipe.optimizer.clip_norm,
             bucket_bytes: recipe.cluster.bucket_mib << 20,
+            is_sharded,
         })
-    }
-
-    /// Returns the elements of the flat buffers that this rank's optimizer owns, or `None` if it
-    /// owns all of them.
-    #[must_use]
-    pub fn shard(&self) -> Option<Range<usize>> {
-        let own = self.optimizer.range();
-        (own.len() < self.gradients.flat.shape()[0]).then_some(own)
     }
 }
 
 impl<M: Network> Engine<M> {
-    /// Creates the recipe's model on `device` with all weights zero.
-    pub(crate) fn without_weights(recipe: &Recipe, device: Device) -> anyhow::Result<Self> {
+    /// Creates the recipe's model on `device` with all weights zero, for one of `ranks` ranks that
+    /// share its parameters.
+    pub(crate) fn without_weights(
+        recipe: &Recipe,
+        device: Device,
+        ranks: usize,
+    ) -> anyhow::Result<Self> {
         let model = M::build(recipe, device)?;
-        let parameters = Parameters::new(model.layout(), device)?;
+        let layout = model.layout();
+        let room = Shards::new(layout.trainable_len, ranks).room();
+        let parameters = Parameters::padded(layout, device, room)?;
         // The arena grows during the first step: the device knows its own memory better than a plan
         // does.
         let arena = Arena::new(device, usize::MAX);
@@ -92,8 +98,8 @@ impl<M: Network> Engine<M> {
     }
 
     /// Creates the recipe's model on `device` with random weights.
-    fn random(recipe: &Recipe, device: Device) -> anyhow::Result<Self> {
-        let mut engine = Self::without_weights(recipe, device)?;
+    fn random(recipe: &Recipe, device: Device, ranks: usize) -> anyhow::Result<Self> {
+        let mut engine = Self::without_weights(recipe, device, ranks)?;
         engine.parameters.initialise(engine.model.layout(), recipe.seed)?;
         engine.model.start_from_average(&engine.stream, &mut engine.parameters)?;
         Ok(engine)
@@ -109,7 +115,7 @@ impl<M: Network> Engine<M> {
         device: Device,
         rank: RankId,
     ) -> anyhow::Result<(Self, Training)> {
-        let engine = Self::random(recipe, device)?;
+        let engine = Self::random(recipe, device, rank.world_size)?;
         let training = Training::new(recipe, &engine, rank)?;
         Ok((engine, training))
     }
@@ -125,7 +131,7 @@ impl<M: Network> Engine<M> {
         device: Device,
         rank: RankId,
     ) -> anyhow::Result<(Self, Training)> {
-        let engine = Self::without_weights(recipe, device)?;
+        let engine = Self::without_weights(recipe, device, rank.world_size)?;
         let training = Training::new(recipe, &engine, rank)?;
         Ok((engine, training))
     }
@@ -298,7 +304,7 @@ impl<M: Network> Engine<M> {
 
 impl Engine<DualEncoder> {
     /// Creates the recipe's pair of encoders on `device` with the published weights that the recipe
-    /// names. Also returns the files, each with what was read of it.
+    /// names. Also returns the files, each with what was read of it, on rank 0.
     ///
     /// # Errors
     /// Fails if the recipe's sizes do not make a model, a file does not hold its weights, or the
@@ -306,9 +312,13 @@ impl Engine<DualEncoder> {
     pub fn published(
         recipe: &Recipe,
         device: Device,
+        collectives: &Collectives,
     ) -> anyhow::Result<(Self, Vec<(PathBuf, Imported)>)> {
-        let mut engine = Self::without_weights(recipe, device)?;
-        let files = weights::load_published(&engine.model, &mut engine.parameters)?;
+        let mut engine = Self::without_weights(recipe, device, 1)?;
+        let Self { model, parameters, .. } = &mut engine;
+        let files = initial::from_rank_0(parameters, collectives, |parameters| {
+            Ok(weights::load_published(&*model, parameters)?)
+        })?;
         Ok((engine, files))
     }
 
@@ -339,7 +349,7 @@ impl Engine {
     /// # Errors
     /// Fails if the recipe's sizes do not make a model, or the device has too little memory.
     pub fn for_inference(recipe: &Recipe, device: Device) -> anyhow::Result<Self> {
-        Self::random(recipe, device)
+        Self::random(recipe, device, 1)
     }
 
     /// Creates the recipe's model with random weights, gradients and optimizer state, for a single

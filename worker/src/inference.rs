@@ -201,7 +201,8 @@ impl Loaded {
                 Ok((Self::VlJepa(Box::new(engine)), state))
             }
             ModelKind::DualEncoder => {
-                let (engine, _) = Engine::published(&session.recipe, session.device)?;
+                let (engine, _) =
+                    Engine::published(&session.recipe, session.device, &session.collectives)?;
                 Ok((Self::DualEncoder(Box::new(engine)), State::default()))
             }
             ModelKind::Vlm => {

@@ -15,14 +15,15 @@ use crate::collectives::Collectives;
 /// Sources of a run's first weights.
 #[derive(Debug, Default)]
 pub struct Initial {
-    /// Files of weights, each with what was read of it.
+    /// Files of weights, each with what was read of it. Empty on other ranks than rank 0.
     pub files: Vec<(PathBuf, Imported)>,
     /// Checkpoint of another run, if the recipe names a run.
     pub run: Option<OtherRun>,
 }
 
-/// Replaces random weights by those that the recipe names. Every rank reads the same files. The
-/// newest checkpoint of another run is chosen by all ranks together.
+/// Replaces random weights by those that the recipe names. Rank 0 reads the files and sends the
+/// weights to the other ranks. The newest checkpoint of another run is chosen by all ranks
+/// together.
 ///
 /// # Errors
 /// Fails if a file or checkpoint is missing or damaged, or does not hold the tensors of the model.
@@ -32,22 +33,45 @@ pub fn load(
     parameters: &mut Parameters,
     collectives: &Collectives,
 ) -> anyhow::Result<Initial> {
-    let mut initial = Initial { files: weights::load_published(model, parameters)?, run: None };
-    let Some(init) = init else { return Ok(initial) };
-    let mut read = || -> anyhow::Result<()> {
-        for file in files(init, model) {
-            let imported = weights::load(model, parameters, file.source, &file.path)?;
-            initial.files.push((file.path.clone(), whole(imported, file)?));
+    let run = match init {
+        Some(init @ Init::Run(run)) => {
+            Some(OtherRun::open(run, None, collectives).context(init.key())?)
         }
-        if let Init::Run(run) = init {
-            let run = OtherRun::open(run, None, collectives)?;
-            run.load(model.layout(), parameters)?;
-            initial.run = Some(run);
-        }
-        Ok(())
+        Some(Init::Export(_) | Init::Weights(_)) | None => None,
     };
-    read().context(init.key())?;
-    Ok(initial)
+    let files = from_rank_0(parameters, collectives, |parameters| {
+        let mut read = weights::load_published(model, parameters)?;
+        let Some(init) = init else { return Ok(read) };
+        let mut named = || -> anyhow::Result<()> {
+            for file in files(init, model) {
+                let imported = weights::load(model, parameters, file.source, &file.path)?;
+                read.push((file.path.clone(), whole(imported, file)?));
+            }
+            run.as_ref().map_or(Ok(()), |run| run.load(model.layout(), parameters))
+        };
+        named().context(init.key())?;
+        Ok(read)
+    })?;
+    Ok(Initial { files, run })
+}
+
+/// Lets rank 0 read weights, and sends all parameters to the other ranks: the network between ranks
+/// is faster than a file system that all of them share. Returns what `read` says on rank 0, and the
+/// default on the other ranks.
+///
+/// # Errors
+/// Fails on rank 0 if `read` fails. The caller must then end the other ranks, which wait.
+pub fn from_rank_0<T: Default>(
+    parameters: &mut Parameters,
+    collectives: &Collectives,
+    read: impl FnOnce(&mut Parameters) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let said = if collectives.rank() == 0 { read(parameters)? } else { T::default() };
+    let stream = parameters.trainable.view().device().compute_stream();
+    collectives.broadcast_values(&stream, parameters.trainable.view_mut())?;
+    collectives.broadcast_values(&stream, parameters.frozen.view_mut())?;
+    parameters.refresh(&stream)?;
+    Ok(said)
 }
 
 /// Whether the folder or file of `init` exists and, for a run, holds a checkpoint.

@@ -18,7 +18,7 @@ use crate::training::record::{warn, write_record};
 pub(crate) fn measure(session: &Session) -> anyhow::Result<(Outcome, u64)> {
     let state = State::default();
     session.control.at(state.step, Phase::Start);
-    let (engine, files) = Engine::published(&session.recipe, session.device)?;
+    let (engine, files) = Engine::published(&session.recipe, session.device, &session.collectives)?;
     for (path, imported) in files {
         tracing::info!("{}: {imported}", path.display());
     }

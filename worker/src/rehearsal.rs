@@ -112,7 +112,7 @@ pub fn rehearse(
 
 fn dual_encoder(recipe: &Recipe, cuda: &'static Cuda) -> anyhow::Result<Rehearsal> {
     let record = || cuda.take_record().unwrap_or_default();
-    let engine = Engine::<DualEncoder>::without_weights(recipe, Device::Cuda(cuda))?;
+    let engine = Engine::<DualEncoder>::without_weights(recipe, Device::Cuda(cuda), 1)?;
     let state_bytes = record().peak_bytes;
     let of_tasks = recipe.evaluation.tasks.iter().filter_map(|task| task.frames);
     let frames = of_tasks.fold(recipe.default_frames(), usize::max);

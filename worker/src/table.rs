@@ -13,6 +13,7 @@ use crate::checkpoint::{OtherRun, State};
 use crate::engine::{Engine, Network};
 use crate::evaluation;
 use crate::inference::Loaded;
+use crate::initial;
 use crate::rank::session::Session;
 use crate::training::record::{warn, write_record};
 
@@ -111,7 +112,8 @@ fn load(session: &Session, row: &RowRecipe) -> anyhow::Result<(Loaded, Option<u6
             Ok((Loaded::Vlm(Box::new(engine)), step))
         }
         ModelKind::DualEncoder => {
-            let (engine, files) = Engine::published(&row.recipe, session.device)?;
+            let (engine, files) =
+                Engine::published(&row.recipe, session.device, &session.collectives)?;
             for (path, imported) in files {
                 tracing::info!("row {}: {}: {imported}", row.name, path.display());
             }
@@ -125,7 +127,7 @@ fn trained<M: Network>(
     session: &Session,
     row: &RowRecipe,
 ) -> anyhow::Result<(Engine<M>, Option<u64>)> {
-    let mut engine = Engine::<M>::without_weights(&row.recipe, session.device)?;
+    let mut engine = Engine::<M>::without_weights(&row.recipe, session.device, 1)?;
     let Some(Init::Run(run)) = &row.recipe.init else {
         engine.load_initial_weights(&session.collectives)?;
         return Ok((engine, None));
@@ -134,7 +136,10 @@ fn trained<M: Network>(
     for passed in &other.passed_over {
         warn(session, format!("row {}: a checkpoint does not verify: {passed}", row.name));
     }
-    other.load(engine.model.layout(), &mut engine.parameters)?;
+    let Engine { model, parameters, .. } = &mut engine;
+    initial::from_rank_0(parameters, &session.collectives, |parameters| {
+        other.load(model.layout(), parameters)
+    })?;
     tracing::info!("row {}: weights of {}", row.name, other.checkpoint.display());
     Ok((engine, Some(other.step)))
 }

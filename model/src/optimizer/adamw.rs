@@ -42,11 +42,12 @@ impl AdamW {
         device: Device,
         recipe: &schema::Optimizer,
     ) -> Result<Self, ModelError> {
-        Self::of_range(layout, device, recipe, 0..layout.trainable_len)
+        let all = 0..layout.trainable_len;
+        Self::of_range(layout, device, recipe, all.clone(), all.len())
     }
 
     /// Creates an optimizer for the trainable parameters in `range` of the flat buffers. It does
-    /// not touch the others.
+    /// not touch the others. Each moment has memory for `room` elements; see [`Tensor::padded`].
     ///
     /// # Errors
     /// If the recipe sets a multiplier for a group that does not exist, or memory runs out.
@@ -55,6 +56,7 @@ impl AdamW {
         device: Device,
         recipe: &schema::Optimizer,
         range: Range<usize>,
+        room: usize,
     ) -> Result<Self, ModelError> {
         let known = |name: &str| Group::ALL.iter().any(|g| g.name() == name);
         if let Some(name) = recipe.multipliers.keys().find(|name| !known(name)) {
@@ -67,8 +69,8 @@ impl AdamW {
             });
         }
         Ok(Self {
-            m: Tensor::zeros(device, DType::F32, &[range.len()])?,
-            v: Tensor::zeros(device, DType::F32, &[range.len()])?,
+            m: Tensor::padded(device, DType::F32, &[range.len()], room)?,
+            v: Tensor::padded(device, DType::F32, &[range.len()], room)?,
             step: 0,
             runs: runs(layout, recipe, &range),
             range,

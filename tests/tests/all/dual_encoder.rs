@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use vljepa_data::storage::{Storage, StorageOptions};
 use vljepa_kernels::{Device, Packed, Tensor};
 use vljepa_recipes::load;
+use vljepa_worker::collectives::{Collectives, Solo};
 use vljepa_worker::engine::Engine;
 
 use crate::programs::{command, repository, small_set, text};
@@ -137,7 +138,7 @@ fn search_ranks_clips_by_the_similarity_of_their_mean_frame_to_the_text() {
     assert!(output.status.success(), "{}", text(&output));
     let found: Value = serde_json::from_slice(&output.stdout).unwrap();
     let recipe = load(&folder.path("recipe.yaml"), &[]).unwrap().recipe;
-    let (engine, _) = Engine::published(&recipe, Device::Host).unwrap();
+    let (engine, _) = Engine::published(&recipe, Device::Host, &Collectives::Solo(Solo)).unwrap();
     // [BOS] a red circle [EOS]: CLIP's texts are in lower case.
     let words = |ids: Vec<i32>| {
         let ends = vec![0, i32::try_from(ids.len()).unwrap()];

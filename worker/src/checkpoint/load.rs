@@ -22,6 +22,7 @@ use super::{
 use crate::collectives::Collectives;
 use crate::error::WorkerError;
 use crate::rank::environment::hash_file;
+use crate::sharding::Shards;
 
 /// Result of loading: the chosen checkpoint and the newer ones that did not verify.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -36,12 +37,15 @@ pub struct Loaded {
     pub frozen: Option<String>,
     /// [`Manifest::shard_lengths`] of the loaded checkpoint.
     pub shard_lengths: BTreeMap<String, String>,
+    /// Bytes of weights and moments that this rank has read, without those that it has only hashed.
+    pub read_bytes: u64,
 }
 
 /// Fills `buffers` from the newest checkpoint that verifies. Rank 0 lists the checkpoints, each
-/// rank hashes some of the files, and all ranks make the same choice. Then every rank reads all
-/// weights, and the moments that its optimizer owns. If there is no checkpoint, the buffers stay as
-/// they are.
+/// rank hashes some of the files, and all ranks make the same choice. Then each rank reads its
+/// shard, and the ranks gather the weights, and the moments unless the optimizer is sharded. So all
+/// ranks together read the checkpoint once. If there is no checkpoint, the buffers stay as they
+/// are.
 ///
 /// # Errors
 /// Fails if there are checkpoints but none verifies (the run would otherwise silently start again),
@@ -62,7 +66,7 @@ pub fn load_newest(
         );
         return Ok(Loaded::default());
     };
-    let loaded = load(checkpoints, (name, manifest), layout, buffers)?;
+    let loaded = load(checkpoints, (name, manifest), collectives, layout, buffers)?;
     Ok(Loaded { passed_over, ..loaded })
 }
 
@@ -79,22 +83,24 @@ pub fn load_step(
     buffers: &mut Buffers<'_>,
 ) -> anyhow::Result<Loaded> {
     let named = of_step(&checkpoints.folder, step, collectives)?;
-    load(checkpoints, named, layout, buffers)
+    load(checkpoints, named, collectives, layout, buffers)
 }
 
 /// Fills `buffers` from a checkpoint that was verified.
 fn load(
     checkpoints: &CheckpointFolder,
     (name, manifest): Named,
+    collectives: &Collectives,
     layout: &Layout,
     buffers: &mut Buffers<'_>,
 ) -> anyhow::Result<Loaded> {
     fits(&name, &manifest, &checkpoints.recipe_hash, layout)?;
     has_order(&name, &manifest, checkpoints.order_version)?;
-    fill(&checkpoints.folder.join(&name), &manifest.files, buffers)
+    let read_bytes = fill(&checkpoints.folder.join(&name), &manifest.files, collectives, buffers)
         .with_context(|| format!("checkpoint {name} changed while it was read"))?;
     let Manifest { state, frozen, shard_lengths, .. } = manifest;
-    Ok(Loaded { name: Some(name), passed_over: Vec::new(), state, frozen, shard_lengths })
+    let (name, passed_over) = (Some(name), Vec::new());
+    Ok(Loaded { name, passed_over, state, frozen, shard_lengths, read_bytes })
 }
 
 /// Name and manifest of a checkpoint.
@@ -283,24 +289,77 @@ pub(super) fn fits(
     Ok(())
 }
 
-/// Reads the weights from every file, and the moments that lie in the optimizer's range.
-fn fill(folder: &Path, files: &[FileEntry], buffers: &mut Buffers<'_>) -> anyhow::Result<()> {
+/// Fills the buffers: each rank reads its shard of the tensors that all ranks hold whole, and the
+/// ranks gather these. Of sharded moments, a rank reads what its optimizer owns. Returns the bytes
+/// that this rank has read.
+fn fill(
+    folder: &Path,
+    files: &[FileEntry],
+    collectives: &Collectives,
+    buffers: &mut Buffers<'_>,
+) -> anyhow::Result<u64> {
     let Buffers { weights, moments: [first, second], range: own } = buffers;
-    for FileEntry { name, range, .. } in files {
-        let file = PartFile::open(&folder.join(name))?;
-        let [of_weights, of_first, of_second] = TENSORS;
-        let len = range.len();
-        file.read(of_weights, 0, weights.view_mut().part(range.start, &[len]))?;
-        let Range { start, end } = range.start.max(own.start)..range.end.min(own.end);
-        if start >= end {
-            continue;
-        }
-        for (name, moment) in [(of_first, &mut *first), (of_second, &mut *second)] {
-            let target = moment.view_mut().part(start - own.start, &[end - start]);
-            file.read(name, start - range.start, target)?;
+    let shards = Shards::new(weights.shape()[0], collectives.world_size());
+    let part = shards.of(collectives.rank());
+    let stream = weights.view().device().compute_stream();
+    let mut files = PartFiles::new(folder, files);
+    let mut elements = 0;
+    for (name, tensor) in TENSORS.into_iter().zip([&mut **weights, first, second]) {
+        let is_whole = tensor.with_padding().len() == shards.room();
+        if is_whole {
+            let into = tensor.view_mut().part(part.start, &[part.len()]);
+            files.read(name, part.clone(), into)?;
+            collectives.all_gather_slots(&stream, tensor.with_padding_mut())?;
+            elements += part.len();
+        } else {
+            files.read(name, own.clone(), tensor.view_mut())?;
+            elements += own.len();
         }
     }
-    Ok(())
+    Ok((elements * size_of::<f32>()) as u64)
+}
+
+/// The parts of a checkpoint, of which one is open at a time.
+#[derive(Debug)]
+pub(super) struct PartFiles<'a> {
+    folder: &'a Path,
+    files: &'a [FileEntry],
+    open: Option<(&'a str, PartFile)>,
+}
+
+impl<'a> PartFiles<'a> {
+    pub(super) fn new(folder: &'a Path, files: &'a [FileEntry]) -> Self {
+        Self { folder, files, open: None }
+    }
+
+    /// Fills `into` with the elements `wanted` of a tensor, which may lie in several parts.
+    pub(super) fn read(
+        &mut self,
+        tensor: &str,
+        wanted: Range<usize>,
+        mut into: ViewMut<'_>,
+    ) -> anyhow::Result<()> {
+        // The ranges of the parts ascend without gaps.
+        let first = self.files.partition_point(|file| file.range.end <= wanted.start);
+        let files = self.files;
+        for FileEntry { name, range, .. } in &files[first..] {
+            let (start, end) = (range.start.max(wanted.start), range.end.min(wanted.end));
+            if start >= end {
+                break;
+            }
+            let into = into.reborrow().part(start - wanted.start, &[end - start]);
+            self.part(name)?.read(tensor, start - range.start, into)?;
+        }
+        Ok(())
+    }
+
+    fn part(&mut self, name: &'a str) -> anyhow::Result<&PartFile> {
+        let opened = match self.open.take() {
+            Some((open, file)) if open == name => file,
+            _ => PartFile::open(&self.folder.join(name))?,
+        };
+        Ok(&self.open.insert((name, opened)).1)
+    }
 }
 
 /// A safetensors file of f32 vectors that is read in pieces.
@@ -368,7 +427,8 @@ impl PartFile {
 }
 
 /// Fills `frozen` from the file beside the checkpoints if the file has the hash in the manifest.
-/// Otherwise leaves `frozen` unchanged. Returns whether it was filled, the same on every rank.
+/// Otherwise leaves `frozen` unchanged. Rank 0 reads the file and sends its values to the others.
+/// Returns whether `frozen` was filled, the same on every rank.
 ///
 /// # Errors
 /// Fails if the file changes while it is read.
@@ -382,7 +442,11 @@ pub fn load_frozen(
     if !has_hash(&path, hash, collectives) {
         return Ok(false);
     }
-    PartFile::open(&path)?.read(FROZEN_TENSOR, 0, frozen.view_mut())?;
+    if collectives.rank() == 0 {
+        PartFile::open(&path)?.read(FROZEN_TENSOR, 0, frozen.view_mut())?;
+    }
+    let stream = frozen.view().device().compute_stream();
+    collectives.broadcast_values(&stream, frozen.view_mut())?;
     Ok(true)
 }
 

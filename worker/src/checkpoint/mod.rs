@@ -39,7 +39,7 @@ pub use self::publish::clean;
 pub use self::retain::Retention;
 pub use self::save::{Saved, save, save_frozen};
 pub use self::saver::{Save, Saver, Settled};
-use crate::sharding::shard;
+use crate::sharding::Shards;
 
 /// Version of the checkpoint format. Loading a checkpoint of a later version fails.
 pub const FORMAT_VERSION: u32 = 4;
@@ -164,9 +164,11 @@ pub struct Contents<'a> {
 /// Flat buffers that a checkpoint saves and restores.
 #[derive(Debug)]
 pub struct Buffers<'a> {
-    /// f32 master weights of all trained parameters, identical on every rank.
+    /// f32 master weights of all trained parameters, identical on every rank, with memory for the
+    /// slots of all ranks ([`Shards::room`]).
     pub weights: &'a mut Tensor,
-    /// First and second moment of the parameters in `range`, f32.
+    /// First and second moment of the parameters in `range`, f32; with memory for the slots of all
+    /// ranks unless they are sharded.
     pub moments: [&'a mut Tensor; 2],
     /// Elements that this rank's optimizer owns: all of them, or one shard.
     pub range: Range<usize>,
@@ -175,7 +177,7 @@ pub struct Buffers<'a> {
 impl Buffers<'_> {
     /// Elements that `rank` writes to a checkpoint: its shard, even if its optimizer owns more.
     fn part_of(&self, rank: RankId) -> Range<usize> {
-        let part = shard(self.weights.shape()[0], rank);
+        let part = Shards::new(self.weights.shape()[0], rank.world_size).of(rank.rank);
         let (Range { start, end }, own) = (part.clone(), &self.range);
         assert!(own.start <= start && end <= own.end, "a rank writes what it owns");
         part

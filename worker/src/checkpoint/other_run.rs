@@ -9,13 +9,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use vljepa_kernels::{Device, ViewMut};
+use vljepa_kernels::Device;
 use vljepa_model::{Layout, ModelError, Parameter, ParameterId, Parameters, VlJepa, Vlm};
 use vljepa_recipes::protocol::FileEntry;
 use vljepa_recipes::schema::ModelKind;
 use vljepa_recipes::{Recipe, RunDirectory};
 
-use super::load::{self, PartFile};
+use super::load::{self, PartFile, PartFiles};
 use super::{FROZEN, FROZEN_TENSOR, TENSORS};
 use crate::collectives::Collectives;
 use crate::error::WorkerError;
@@ -117,7 +117,8 @@ impl OtherRun {
         Ok(())
     }
 
-    /// Fills `parameters`, whose layout is `layout`, with the weights of the checkpoint.
+    /// Fills `parameters`, whose layout is `layout`, with the weights of the checkpoint. Of several
+    /// ranks, let one call this ([`crate::initial::from_rank_0`]).
     ///
     /// # Errors
     /// Fails in the same cases as [`Self::check`], before a parameter is changed, and if a file
@@ -125,11 +126,7 @@ impl OtherRun {
     pub fn load(&self, layout: &Layout, parameters: &mut Parameters) -> anyhow::Result<()> {
         self.check(layout)?;
         let theirs = self.parameters();
-        let parts = self.parts.iter().map(|part| {
-            let file = PartFile::open(&self.checkpoint.join(&part.name))?;
-            Ok((part, file))
-        });
-        let parts: Vec<_> = parts.collect::<anyhow::Result<_>>()?;
+        let mut parts = PartFiles::new(&self.checkpoint, &self.parts);
         let frozen = (self.layout.frozen_len > 0).then(|| PartFile::open(&self.frozen));
         let frozen = frozen.transpose()?;
         for (index, wanted) in layout.parameters.iter().enumerate() {
@@ -142,7 +139,7 @@ impl OtherRun {
                 Some(frozen) if !from.trainable => {
                     frozen.read(FROZEN_TENSOR, from.range.start, into)?;
                 }
-                _ => read_trained(&parts, from, into)?,
+                _ => parts.read(TENSORS[0], from.range.clone(), into)?,
             }
         }
         let device = parameters.trainable.view().device();
@@ -176,22 +173,4 @@ fn layout(recipe: &Recipe) -> anyhow::Result<Layout> {
 
 fn has_decoder(layout: &Layout) -> bool {
     layout.parameters.iter().any(|parameter| parameter.name.starts_with(DECODER))
-}
-
-/// Reads a trained parameter, which may lie in several parts.
-fn read_trained(
-    parts: &[(&FileEntry, PartFile)],
-    parameter: &Parameter,
-    mut into: ViewMut<'_>,
-) -> anyhow::Result<()> {
-    let [weights, ..] = TENSORS;
-    let wanted = &parameter.range;
-    for (part, file) in parts {
-        let (start, end) = (part.range.start.max(wanted.start), part.range.end.min(wanted.end));
-        if start < end {
-            let into = into.reborrow().part(start - wanted.start, &[end - start]);
-            file.read(weights, start - part.range.start, into)?;
-        }
-    }
-    Ok(())
 }

@@ -7,13 +7,14 @@ use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::time::Instant;
 
+use vljepa_kernels::DType;
 use vljepa_kernels::testing::normal;
 use vljepa_model::{Group, Initial, Parameter};
 use vljepa_recipes::protocol::{CheckpointOrder, FromSupervisor, FromWorker, Hello, Outcome, Part};
 
 use super::publish::Draft;
 use super::*;
-use crate::collectives::{Collectives, Solo, StandIn};
+use crate::collectives::{Collectives, Solo, StandIn, Threads};
 use crate::rank::control::Control;
 
 const LEN: usize = 640;
@@ -218,7 +219,7 @@ fn a_part_that_fails_on_one_rank_drops_the_checkpoint_and_the_next_is_published(
     // Files that both ranks will write at step 3.
     let elsewhere = tempfile::tempdir().unwrap();
     let part = |rank: usize| {
-        let range = crate::sharding::shard(LEN, RankId { rank, world_size: 2 });
+        let range = Shards::new(LEN, 2).of(rank);
         let values = [0, 1, 2].map(|i| &model.values(i)[range.clone()]);
         write_part(elsewhere.path(), rank, range.clone(), values).unwrap()
     };
@@ -258,7 +259,7 @@ fn save_in_three(model: &Model, folder: &Path, step: u64) {
     let draft = Draft::new(&checkpoints(folder), contents(&layout, step), 3, &retention);
     draft.make_folder().unwrap();
     let part = |rank| {
-        let range = crate::sharding::shard(LEN, RankId { rank, world_size: 3 });
+        let range = Shards::new(LEN, 3).of(rank);
         let values = [0, 1, 2].map(|i| &model.values(i)[range.clone()]);
         write_part(&draft.temporary, rank, range.clone(), values).unwrap()
     };
@@ -270,12 +271,48 @@ fn shards_of_three_ranks_load_whole_and_as_shards_of_two() {
     let folder = tempfile::tempdir().unwrap();
     let model = Model::random(1);
     save_in_three(&model, folder.path(), 5);
-    let halves = [0, 1].map(|rank| crate::sharding::shard(LEN, RankId { rank, world_size: 2 }));
+    let halves = [0, 1].map(|rank| Shards::new(LEN, 2).of(rank));
     for own in [0..LEN, halves[0].clone(), halves[1].clone()] {
         let mut loaded = Model::zeros(own.clone());
         assert_eq!(loaded.load(folder.path()).unwrap().state, state(5));
         assert!(loaded.values(0) == model.values(0), "all weights are read");
         assert!((1..3).all(|i| loaded.values(i) == &model.values(i)[own.clone()]), "{own:?}");
+    }
+}
+
+/// Loads the newest checkpoint as each of `ranks` ranks, and returns what each has afterwards.
+fn load_together(folder: &Path, ranks: usize, sharded: bool) -> Vec<(Loaded, Model)> {
+    let shards = Shards::new(LEN, ranks);
+    Threads::run(ranks, |collectives| {
+        let own = if sharded { shards.of(collectives.rank()) } else { 0..LEN };
+        let room = if sharded { shards.slot() } else { shards.room() };
+        let moment = || Tensor::padded(Device::Host, DType::F32, &[own.len()], room).unwrap();
+        let weights = Tensor::padded(Device::Host, DType::F32, &[LEN], shards.room()).unwrap();
+        let tensors = [weights, moment(), moment()];
+        let mut model = Model { tensors, range: own };
+        let buffers = &mut model.buffers();
+        let loaded = load_newest(&checkpoints(folder), &collectives, &layout(), buffers);
+        (loaded.unwrap(), model)
+    })
+}
+
+#[test]
+fn any_number_of_ranks_reads_a_checkpoint_once_and_each_has_what_it_needs() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = Model::random(1);
+    save_in_three(&model, folder.path(), 5);
+    for ranks in [1, 2, 3, 4, 7, 10, 13] {
+        for sharded in [false, true] {
+            let loaded = load_together(folder.path(), ranks, sharded);
+            let read: u64 = loaded.iter().map(|(loaded, _)| loaded.read_bytes).sum();
+            assert_eq!(read, 12 * LEN as u64, "{ranks} ranks");
+            for (loaded, own) in &loaded {
+                assert_eq!(loaded.state, state(5));
+                assert!(own.values(0) == model.values(0), "{ranks} ranks have all weights");
+                let right = (1..3).all(|i| own.values(i) == &model.values(i)[own.range.clone()]);
+                assert!(right, "{ranks} ranks, {:?}", own.range);
+            }
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Communication between the ranks of a run. [`Collectives`] is the closed list of backends: a
-//! single process, a stand-in for one rank of many, MPI between processes on CPUs, and NCCL between
-//! GPUs.
+//! single process, a stand-in for one rank of many, threads of one process, MPI between processes
+//! on CPUs, and NCCL between GPUs.
 //!
 //! Every rank must issue the same calls in the same order. Sums have the same bits on every rank,
 //! and the same bits again if the run is repeated with the same number of ranks. A [`record`] keeps
@@ -14,11 +14,12 @@ pub mod nccl;
 pub mod record;
 mod solo;
 mod stand_in;
+mod threads;
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use vljepa_kernels::{Stream, View, ViewMut, copy};
+use vljepa_kernels::{Device, Stream, View, ViewMut, copy};
 use vljepa_recipes::RankId;
 
 pub use self::buckets::GradientSum;
@@ -28,6 +29,7 @@ pub use self::nccl::Nccl;
 use self::record::{Entry, Kind, Ticket};
 pub use self::solo::Solo;
 pub use self::stand_in::StandIn;
+pub use self::threads::Threads;
 use crate::error::WorkerError;
 
 /// Division of a global batch among ranks: rank r of R owns rows ⌊rB/R⌋ to ⌊(r+1)B/R⌋ of B, so any
@@ -60,6 +62,8 @@ pub enum Collectives {
     Solo(Solo),
     /// A single process that stands in for one rank of many, for benchmarks.
     StandIn(StandIn),
+    /// One of several threads of this process, for tests and simulations.
+    Threads(Threads),
     /// Several processes on CPUs, connected by MPI.
     #[cfg(feature = "mpi")]
     Mpi(Mpi),
@@ -106,6 +110,7 @@ impl Collectives {
     pub fn rank(&self) -> usize {
         match self {
             Self::Solo(_) | Self::StandIn(_) => 0,
+            Self::Threads(threads) => threads.rank(),
             #[cfg(feature = "mpi")]
             Self::Mpi(mpi) => mpi.rank(),
             Self::Nccl(nccl) => nccl.rank(),
@@ -118,6 +123,7 @@ impl Collectives {
         match self {
             Self::Solo(_) => 1,
             Self::StandIn(stand_in) => stand_in.world_size,
+            Self::Threads(threads) => threads.world_size(),
             #[cfg(feature = "mpi")]
             Self::Mpi(mpi) => mpi.world_size(),
             Self::Nccl(nccl) => nccl.world_size(),
@@ -166,12 +172,13 @@ impl Collectives {
         match self {
             Self::Solo(_) => copy::copy(stream, local, out)?,
             Self::StandIn(stand_in) => stand_in.all_gather_rows(stream, local, out)?,
+            Self::Threads(threads) => gather_on_host(stream, local, out, |local, all| {
+                threads.all_gather(local, shares, width, all);
+            })?,
             #[cfg(feature = "mpi")]
-            Self::Mpi(mpi) => {
-                let mut all = vec![0.0f32; out.len()];
-                mpi.all_gather(&local.to_f32()?, shares, width, &mut all);
-                copy::cast(stream, View::from_f32(&all, &[all.len()]), out)?;
-            }
+            Self::Mpi(mpi) => gather_on_host(stream, local, out, |local, all| {
+                mpi.all_gather(local, shares, width, all);
+            })?,
             Self::Nccl(nccl) => {
                 return nccl.all_gather_rows(&ticket, local, shares, out.as_view());
             }
@@ -191,6 +198,11 @@ impl Collectives {
         let all = match self {
             Self::Solo(_) => local.to_vec(),
             Self::StandIn(stand_in) => stand_in.all_gather_hashes(local, shares),
+            Self::Threads(threads) => {
+                let mut out = vec![0; shares.global];
+                threads.all_gather(local, shares, 1, &mut out);
+                out
+            }
             #[cfg(feature = "mpi")]
             Self::Mpi(mpi) => {
                 let mut out = vec![0; shares.global];
@@ -236,18 +248,12 @@ impl Collectives {
                 let devices = [stream.device(), values.as_view().device()];
                 assert_eq!(devices[0].name(), devices[1].name(), "a tensor of the stream's device");
             }
-            Self::Nccl(nccl) => return nccl.begin_all_reduce_sum(&ticket, values.as_view()),
+            Self::Threads(threads) => {
+                on_host(stream, values, |values| threads.all_reduce_sum(values))?;
+            }
             #[cfg(feature = "mpi")]
-            Self::Mpi(mpi) => match values.as_view().device() {
-                vljepa_kernels::Device::Host => {
-                    mpi.all_reduce_sum(values.host_f32_mut("all_reduce_sum", "values")?);
-                }
-                vljepa_kernels::Device::Cuda(_) => {
-                    let mut sums = values.as_view().to_f32()?.into_owned();
-                    mpi.all_reduce_sum(&mut sums);
-                    copy::copy(stream, View::from_f32(&sums, &[sums.len()]), values)?;
-                }
-            },
+            Self::Mpi(mpi) => on_host(stream, values, |values| mpi.all_reduce_sum(values))?,
+            Self::Nccl(nccl) => return nccl.begin_all_reduce_sum(&ticket, values.as_view()),
         }
         ticket.done();
         Ok(())
@@ -264,39 +270,99 @@ impl Collectives {
         }
     }
 
-    /// Sums `values` (global, …) over all ranks and stores this rank's rows of the sum in `out`
-    /// (rows, …); both are f32.
+    /// Divides `values` (n) among the ranks in equal slots, and replaces this rank's slot by its
+    /// sum over all ranks. The other slots are undefined afterwards.
     ///
     /// # Errors
-    /// Fails if a tensor is not f32 or lies on another device.
+    /// Fails if the tensor is not f32 or lies on another device.
     ///
     /// # Panics
-    /// Panics if `values` does not hold all rows or `out` is not this rank's share: a bug that all
-    /// ranks have.
+    /// Panics if `values` does not divide evenly: a bug that all ranks have.
     pub fn reduce_scatter_sum(
         &self,
         stream: &Stream,
-        values: View<'_>,
-        shares: Shares,
-        out: ViewMut<'_>,
+        values: ViewMut<'_>,
     ) -> Result<(), WorkerError> {
-        let width = values.len() / shares.global.max(1);
-        let rows = shares.rows(self.rank());
-        assert_eq!(out.len(), rows.len() * width, "own share of a sum");
-        let ticket = begin(Kind::ReduceScatter, bytes_of(out.as_view()));
+        let own = self.slot(values.len());
+        let ticket = begin(Kind::ReduceScatter, own.len() * size_of::<f32>());
         match self {
-            Self::Solo(_) | Self::StandIn(_) => {
-                copy::copy(stream, values.part(rows.start * width, &[out.len()]), out)?;
-            }
+            Self::Solo(_) | Self::StandIn(_) => {}
+            Self::Threads(threads) => on_host(stream, values, |values| {
+                let mut sum = vec![0.0; own.len()];
+                threads.reduce_scatter_sum(values, own.start, &mut sum);
+                values[own].copy_from_slice(&sum);
+            })?,
             #[cfg(feature = "mpi")]
-            Self::Mpi(mpi) => {
-                let mut own = vec![0.0f32; out.len()];
-                mpi.reduce_scatter_sum(&values.to_f32()?, shares, width, &mut own);
-                copy::copy(stream, View::from_f32(&own, &[own.len()]), out)?;
-            }
-            Self::Nccl(nccl) => {
-                return nccl.reduce_scatter_sum(&ticket, values, shares, out.as_view());
-            }
+            Self::Mpi(mpi) => on_host(stream, values, |values| {
+                let shares = Shares { global: values.len(), world_size: self.world_size() };
+                let mut sum = vec![0.0; own.len()];
+                mpi.reduce_scatter_sum(values, shares, &mut sum);
+                values[own].copy_from_slice(&sum);
+            })?,
+            Self::Nccl(nccl) => return nccl.reduce_scatter_sum(&ticket, values.as_view()),
+        }
+        ticket.done();
+        Ok(())
+    }
+
+    /// Divides `values` (n) among the ranks in equal slots, and replaces each slot by that of the
+    /// rank that owns it.
+    ///
+    /// # Errors
+    /// Fails if the tensor is not f32 or lies on another device.
+    ///
+    /// # Panics
+    /// Panics if `values` does not divide evenly: a bug that all ranks have.
+    pub fn all_gather_slots(
+        &self,
+        stream: &Stream,
+        values: ViewMut<'_>,
+    ) -> Result<(), WorkerError> {
+        let own = self.slot(values.len());
+        let shares = Shares { global: values.len(), world_size: self.world_size() };
+        let ticket = begin(Kind::AllGather, bytes_of(values.as_view()));
+        match self {
+            Self::Solo(_) | Self::StandIn(_) => {}
+            Self::Threads(threads) => on_host(stream, values, |values| {
+                threads.all_gather(&values[own].to_vec(), shares, 1, values);
+            })?,
+            #[cfg(feature = "mpi")]
+            Self::Mpi(mpi) => on_host(stream, values, |values| {
+                mpi.all_gather(&values[own].to_vec(), shares, 1, values);
+            })?,
+            Self::Nccl(nccl) => return nccl.all_gather_slots(&ticket, values.as_view()),
+        }
+        ticket.done();
+        Ok(())
+    }
+
+    /// Elements of this rank's slot in a tensor of `len` elements.
+    fn slot(&self, len: usize) -> Range<usize> {
+        let (rank, ranks) = (self.rank(), self.world_size());
+        assert!(len.is_multiple_of(ranks), "{len} elements in equal slots for {ranks} ranks");
+        let slot = len / ranks;
+        rank * slot..(rank + 1) * slot
+    }
+
+    /// Replaces `values` by those of rank 0.
+    ///
+    /// # Errors
+    /// Fails if the tensor is not f32, or the device fails.
+    pub fn broadcast_values(
+        &self,
+        stream: &Stream,
+        values: ViewMut<'_>,
+    ) -> Result<(), WorkerError> {
+        let ticket = begin(Kind::Broadcast, bytes_of(values.as_view()));
+        match self {
+            Self::Solo(_) | Self::StandIn(_) => {}
+            Self::Threads(threads) => on_host(stream, values, |values| {
+                let said = threads.broadcast(bytemuck::cast_slice(values));
+                bytemuck::cast_slice_mut::<f32, u8>(values).copy_from_slice(&said);
+            })?,
+            #[cfg(feature = "mpi")]
+            Self::Mpi(mpi) => on_host(stream, values, |values| mpi.broadcast_into(values))?,
+            Self::Nccl(nccl) => return nccl.broadcast_values(&ticket, values),
         }
         ticket.done();
         Ok(())
@@ -308,6 +374,7 @@ impl Collectives {
         let ticket = begin(Kind::AllReduce, size_of_val(&values));
         let sums = match self {
             Self::Solo(_) | Self::StandIn(_) => values,
+            Self::Threads(threads) => threads.sum(values),
             #[cfg(feature = "mpi")]
             Self::Mpi(mpi) => mpi.sum(values),
             Self::Nccl(nccl) => return nccl.sum(ticket, values),
@@ -327,6 +394,7 @@ impl Collectives {
         let ticket = begin(Kind::Broadcast, bytes.len());
         let said = match self {
             Self::Solo(_) | Self::StandIn(_) => bytes,
+            Self::Threads(threads) => threads.broadcast(&bytes),
             #[cfg(feature = "mpi")]
             Self::Mpi(mpi) => mpi.broadcast(bytes),
             Self::Nccl(nccl) => return nccl.broadcast(ticket, bytes),
@@ -342,6 +410,7 @@ impl Collectives {
         let said = match self {
             Self::Solo(_) => vec![bytes.to_vec()],
             Self::StandIn(stand_in) => vec![bytes.to_vec(); stand_in.world_size],
+            Self::Threads(threads) => threads.all_gather_bytes(bytes),
             #[cfg(feature = "mpi")]
             Self::Mpi(mpi) => mpi.all_gather_bytes(bytes),
             Self::Nccl(nccl) => return nccl.all_gather_bytes(ticket, bytes),
@@ -356,12 +425,41 @@ impl Collectives {
     pub fn abort(&self) -> ! {
         tracing::error!("{}", record::of_process().describe());
         match self {
-            Self::Solo(_) | Self::StandIn(_) => std::process::abort(),
+            Self::Solo(_) | Self::StandIn(_) | Self::Threads(_) => std::process::abort(),
             #[cfg(feature = "mpi")]
             Self::Mpi(mpi) => mpi.abort(),
             Self::Nccl(nccl) => nccl.abort(),
         }
     }
+}
+
+/// Lets a backend that communicates in host memory change f32 values on any device.
+fn on_host(
+    stream: &Stream,
+    values: ViewMut<'_>,
+    change: impl FnOnce(&mut [f32]),
+) -> Result<(), WorkerError> {
+    match values.as_view().device() {
+        Device::Host => change(values.host_f32_mut("collective", "values")?),
+        Device::Cuda(_) => {
+            let mut here = values.as_view().to_f32()?.into_owned();
+            change(&mut here);
+            copy::copy(stream, View::from_f32(&here, &[here.len()]), values)?;
+        }
+    }
+    Ok(())
+}
+
+/// Lets a backend that communicates in host memory gather f32 or bf16 rows on any device.
+fn gather_on_host(
+    stream: &Stream,
+    local: View<'_>,
+    out: ViewMut<'_>,
+    gather: impl FnOnce(&[f32], &mut [f32]),
+) -> Result<(), WorkerError> {
+    let mut all = vec![0.0; out.len()];
+    gather(&local.to_f32()?, &mut all);
+    Ok(copy::cast(stream, View::from_f32(&all, &[all.len()]), out)?)
 }
 
 fn bytes_of(view: View<'_>) -> usize {

@@ -68,23 +68,17 @@ impl Mpi {
         for piece in values.chunks_mut(CHUNK) {
             let shares = Shares { global: piece.len(), world_size };
             let mut own = vec![0.0f32; shares.rows(self.rank()).len()];
-            self.reduce_scatter_sum(piece, shares, 1, &mut own);
+            self.reduce_scatter_sum(piece, shares, &mut own);
             self.all_gather(&own, shares, 1, piece);
         }
     }
 
     /// Sums this rank's share of `values` over ranks. Each element is summed in rank order.
-    pub(super) fn reduce_scatter_sum(
-        &self,
-        values: &[f32],
-        shares: Shares,
-        width: usize,
-        own: &mut [f32],
-    ) {
+    pub(super) fn reduce_scatter_sum(&self, values: &[f32], shares: Shares, own: &mut [f32]) {
         let ranks = 0..self.world_size();
         let rows = |rank| shares.rows(rank);
-        let counts: Vec<Count> = ranks.clone().map(|r| count(rows(r).len() * width)).collect();
-        let starts: Vec<Count> = ranks.clone().map(|r| count(rows(r).start * width)).collect();
+        let counts: Vec<Count> = ranks.clone().map(|r| count(rows(r).len())).collect();
+        let starts: Vec<Count> = ranks.clone().map(|r| count(rows(r).start)).collect();
         let len = own.len();
         let mut of_ranks = vec![0.0f32; len * ranks.len()];
         let own_counts = vec![count(len); ranks.len()];
@@ -115,6 +109,14 @@ impl Mpi {
             root.broadcast_into(chunk);
         }
         out
+    }
+
+    /// Replaces `values` by those of rank 0.
+    pub(super) fn broadcast_into(&self, values: &mut [f32]) {
+        let root = self.world.process_at_rank(0);
+        for chunk in values.chunks_mut(CHUNK) {
+            root.broadcast_into(chunk);
+        }
     }
 
     pub(super) fn all_gather_bytes(&self, bytes: &[u8]) -> Vec<Vec<u8>> {

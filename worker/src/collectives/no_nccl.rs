@@ -3,7 +3,7 @@
 
 #![expect(missing_docs, reason = "documented in the backend, `nccl/mod.rs`")]
 
-use vljepa_kernels::View;
+use vljepa_kernels::{View, ViewMut};
 
 use super::Shares;
 use super::record::Ticket;
@@ -44,13 +44,15 @@ impl Nccl {
         match self.0 {}
     }
 
-    pub(super) fn reduce_scatter_sum(
-        &self,
-        _: &Ticket<'_>,
-        _: View<'_>,
-        _: Shares,
-        _: View<'_>,
-    ) -> Result<()> {
+    pub(super) fn reduce_scatter_sum(&self, _: &Ticket<'_>, _: View<'_>) -> Result<()> {
+        match self.0 {}
+    }
+
+    pub(super) fn all_gather_slots(&self, _: &Ticket<'_>, _: View<'_>) -> Result<()> {
+        match self.0 {}
+    }
+
+    pub(super) fn broadcast_values(&self, _: &Ticket<'_>, _: ViewMut<'_>) -> Result<()> {
         match self.0 {}
     }
 

@@ -4,16 +4,15 @@
 //! of the flat buffers. The sum of the gradients is scattered to the owners, the norm is the sum
 //! over their shards, and each owner updates its shard. Then the updated f32 weights are gathered,
 //! on GPUs too: every rank keeps all master weights, which evaluation and the check of agreement
-//! read.
+//! read. Both collectives work in place, on buffers with padding ([`crate::sharding::Shards`]).
 
 use std::ops::Range;
 
-use vljepa_kernels::{DType, copy, global_norm};
+use vljepa_kernels::{DType, global_norm};
 use vljepa_model::Context;
 
 use crate::collectives::{Collectives, GradientSum};
 use crate::engine::{Engine, Network, Training};
-use crate::sharding::shards;
 
 /// Prepares the sum over ranks that begins during the backward pass. Returns `None` if the
 /// optimizer is sharded, because each rank then needs only the sum of its shard.
@@ -22,7 +21,7 @@ pub fn travelling_sums<'a>(
     training: &Training,
     collectives: &'a Collectives,
 ) -> Option<GradientSum<'a>> {
-    training.shard().is_none().then(|| GradientSum::new(collectives, training.bucket_bytes))
+    (!training.is_sharded).then(|| GradientSum::new(collectives, training.bucket_bytes))
 }
 
 /// Sums the gradients over ranks. With `sums`, completes the sum of all gradients on every rank.
@@ -36,18 +35,11 @@ pub fn sum_gradients(
     collectives: &Collectives,
     sums: Option<GradientSum<'_>>,
 ) -> anyhow::Result<()> {
-    let own = training.shard();
     let flat = &mut training.gradients.flat;
-    if let Some(sums) = sums {
-        return Ok(sums.finish(cx.stream, flat.view_mut())?);
-    }
-    let Range { start, end } = own.unwrap_or(0..flat.shape()[0]);
-    let shares = shards(flat.shape()[0], collectives.world_size());
-    let len = [end - start];
-    let mut sum = cx.arena.take(DType::F32, &len)?;
-    collectives.reduce_scatter_sum(cx.stream, flat.view(), shares, sum.view_mut())?;
-    copy::copy(cx.stream, sum.view(), flat.view_mut().part(start, &len))?;
-    Ok(())
+    Ok(match sums {
+        Some(sums) => sums.finish(cx.stream, flat.view_mut())?,
+        None => collectives.reduce_scatter_sum(cx.stream, flat.with_padding_mut())?,
+    })
 }
 
 /// Clips the summed gradient and updates the parameters and the moving average. Returns the
@@ -61,8 +53,7 @@ pub fn update<M: Network>(
     collectives: &Collectives,
     learning_rate: f64,
 ) -> anyhow::Result<(f64, bool)> {
-    let shard = training.shard();
-    let Training { gradients, optimizer, clip_norm, .. } = training;
+    let Training { gradients, optimizer, clip_norm, is_sharded, .. } = training;
     let (stream, arena) = engine.stream_and_arena();
     let cx = Context { stream: &stream, arena: &arena };
     let mut squared = arena.take(DType::F32, &[1])?;
@@ -70,7 +61,7 @@ pub fn update<M: Network>(
     let Range { start, end } = optimizer.range();
     let own = gradients.flat.view().part(start, &[end - start]);
     global_norm::squared_sum(&stream, own, squared.view_mut())?;
-    if shard.is_some() {
+    if *is_sharded {
         collectives.all_reduce_sum(&stream, squared.view_mut())?;
     }
     let max_norm = if *clip_norm > 0.0 { *clip_norm } else { f32::INFINITY };
@@ -79,13 +70,8 @@ pub fn update<M: Network>(
     stream.after_snapshots()?;
     let parameters = &mut engine.parameters;
     optimizer.step(cx, parameters, gradients, control.view(), learning_rate)?;
-    if let Some(Range { start, end }) = shard {
-        let weights = &mut parameters.trainable;
-        let shares = shards(weights.shape()[0], collectives.world_size());
-        let len = [end - start];
-        let mut own = arena.take(DType::F32, &len)?;
-        copy::copy(&stream, weights.view().part(start, &len), own.view_mut())?;
-        collectives.all_gather_rows(&stream, own.view(), shares, weights.view_mut())?;
+    if *is_sharded {
+        collectives.all_gather_slots(&stream, parameters.trainable.with_padding_mut())?;
         parameters.refresh_trainable(&stream)?;
     }
     let finite = control.to_f32()?[1] > 0.0;

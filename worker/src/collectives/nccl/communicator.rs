@@ -49,26 +49,16 @@ impl Communicator {
         }
     }
 
-    /// Enqueues collectives on a stream as one group, in this order.
+    /// Enqueues a collective on a stream.
     pub(super) fn issue(
         &self,
-        calls: &[(Call, Buffers)],
+        call: Call,
+        buffers: Buffers,
         stream: *mut c_void,
     ) -> Result<(), NcclError> {
-        let library = self.library;
-        if let [(call, buffers)] = *calls {
-            let progress =
-                self.with("a collective", |comm| library.issue(call, buffers, comm, stream))?;
-            return self.wait("a collective", progress, self.time_out);
-        }
-        let progress = self.with("a group of collectives", |comm| {
-            library.group_start()?;
-            for &(call, buffers) in calls {
-                library.issue(call, buffers, comm, stream)?;
-            }
-            library.group_end(comm)
-        })?;
-        self.wait("ncclGroupEnd", progress, self.time_out)
+        let progress =
+            self.with("a collective", |comm| self.library.issue(call, buffers, comm, stream))?;
+        self.wait("a collective", progress, self.time_out)
     }
 
     /// Returns the error that this rank or a peer had since the last call, if any.

@@ -42,8 +42,6 @@ int ncclCommDestroy(void *comm) { note("destroy"); return 0; }
 int ncclCommAbort(void *comm) { note("abort"); return 0; }
 const char *ncclGetErrorString(int code) { return code == 6 ? "remote process exited or there was a network error" : "other"; }
 const char *ncclGetLastError(void *comm) { return "socket closed by host-7"; }
-int ncclGroupStart(void) { note("group"); return 0; }
-int ncclGroupEnd(void) { note("end of group"); return 0; }
 static int call(const char *name, size_t count, int type) {
   char text[99];
   sprintf(text, "%s of %zu, type %d", name, count, type);
@@ -53,5 +51,4 @@ static int call(const char *name, size_t count, int type) {
 int ncclAllGather(const void *a, void *b, size_t n, int t, void *c, void *s) { return call("all-gather", n, t); }
 int ncclAllReduce(const void *a, void *b, size_t n, int t, int op, void *c, void *s) { return call("all-reduce", n, t); }
 int ncclReduceScatter(const void *a, void *b, size_t n, int t, int op, void *c, void *s) { return call("reduce-scatter", n, t); }
-int ncclReduce(const void *a, void *b, size_t n, int t, int op, int r, void *c, void *s) { return call("reduce", n, t); }
 int ncclBroadcast(const void *a, void *b, size_t n, int t, int r, void *c, void *s) { return call("broadcast", n, t); }

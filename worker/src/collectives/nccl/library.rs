@@ -134,16 +134,12 @@ functions! {
     abort = c"ncclCommAbort": (Handle) -> c_int;
     error_name = c"ncclGetErrorString": (c_int) -> *const c_char;
     last_error = c"ncclGetLastError": (Handle) -> *const c_char;
-    group_start = c"ncclGroupStart": () -> c_int;
-    group_end = c"ncclGroupEnd": () -> c_int;
     all_gather = c"ncclAllGather":
         (*const c_void, *mut c_void, usize, c_int, Handle, *mut c_void) -> c_int;
     all_reduce = c"ncclAllReduce":
         (*const c_void, *mut c_void, usize, c_int, c_int, Handle, *mut c_void) -> c_int;
     reduce_scatter = c"ncclReduceScatter":
         (*const c_void, *mut c_void, usize, c_int, c_int, Handle, *mut c_void) -> c_int;
-    reduce = c"ncclReduce":
-        (*const c_void, *mut c_void, usize, c_int, c_int, c_int, Handle, *mut c_void) -> c_int;
     broadcast = c"ncclBroadcast":
         (*const c_void, *mut c_void, usize, c_int, c_int, Handle, *mut c_void) -> c_int;
 }
@@ -178,7 +174,6 @@ pub(super) enum Call {
     AllGather,
     AllReduceSum,
     ReduceScatterSum,
-    ReduceSum { root: usize },
     Broadcast { root: usize },
 }
 
@@ -296,10 +291,6 @@ impl Library {
                     "ncclReduceScatter",
                     (f.reduce_scatter)(from, to, count, element, SUM, comm, stream),
                 ),
-                Call::ReduceSum { root } => (
-                    "ncclReduce",
-                    (f.reduce)(from, to, count, element, SUM, rank(root), comm, stream),
-                ),
                 Call::Broadcast { root } => (
                     "ncclBroadcast",
                     (f.broadcast)(from, to, count, element, rank(root), comm, stream),
@@ -307,18 +298,6 @@ impl Library {
             }
         };
         self.progress(name, code, comm)
-    }
-
-    /// Begins a group: later calls of this thread are issued together.
-    pub(super) fn group_start(&self) -> Result<(), NcclError> {
-        // SAFETY: the call takes nothing.
-        self.check("ncclGroupStart", unsafe { (self.functions.group_start)() }, Handle::NULL)
-    }
-
-    /// Issues the calls since [`Self::group_start`].
-    pub(super) fn group_end(&self, comm: Handle) -> Result<Progress, NcclError> {
-        // SAFETY: the call takes nothing.
-        self.progress("ncclGroupEnd", unsafe { (self.functions.group_end)() }, comm)
     }
 
     /// Begins to flush the pending work of a communicator, before [`Self::destroy`].

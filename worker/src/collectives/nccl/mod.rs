@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use vljepa_kernels::device::cuda::{Cuda, CudaStream, Lane, Region};
-use vljepa_kernels::{DType, Device, KernelError, Tensor, View};
+use vljepa_kernels::{DType, Device, KernelError, Tensor, View, ViewMut};
 use vljepa_recipes::RankId;
 
 pub use self::library::{Id, Library};
@@ -114,7 +114,7 @@ impl Nccl {
         let row = to.bytes / shares.global.max(1);
         let Shares { global, world_size } = shares;
         if global.is_multiple_of(world_size) {
-            return self.issue(ticket, &[gathering(from, to.address)]);
+            return self.gather_bytes(ticket, from, to.address);
         }
         // NCCL gathers equal parts only. Each rank's rows are padded to a slot of the size of the
         // largest share.
@@ -124,7 +124,7 @@ impl Nccl {
             |rank: usize, bytes| Region { address: staging.address + (rank * slot) as u64, bytes };
         let own = slot_of(self.rank(), slot);
         self.communicate.copy(from, Region { bytes: from.bytes, ..own })?;
-        self.issue(ticket, &[gathering(own, staging.address)])?;
+        self.gather_bytes(ticket, own, staging.address)?;
         for rank in 0..world_size {
             let rows = shares.rows(rank);
             let bytes = rows.len() * row;
@@ -145,7 +145,7 @@ impl Nccl {
             count: values.len(),
             element: Element::F32,
         };
-        self.issue(ticket, &[(Call::AllReduceSum, buffers)])
+        self.issue(ticket, Call::AllReduceSum, buffers)
     }
 
     /// Makes later work of the compute stream wait for the communication stream's work so far.
@@ -153,35 +153,45 @@ impl Nccl {
         Ok(self.compute.wait_for(self.communicate)?)
     }
 
-    /// Sums `values` over all ranks and stores this rank's rows of the sum in `out`.
-    pub(super) fn reduce_scatter_sum(
-        &self,
-        ticket: &Ticket<'_>,
-        values: View<'_>,
-        shares: Shares,
-        out: View<'_>,
-    ) -> Result<()> {
-        let from = f32_region("reduce_scatter_sum", "values", values)?;
-        let to = f32_region("reduce_scatter_sum", "out", out)?;
-        let width = values.len() / shares.global.max(1);
+    /// Replaces this rank's slot of `values` by its sum over all ranks.
+    pub(super) fn reduce_scatter_sum(&self, ticket: &Ticket<'_>, values: View<'_>) -> Result<()> {
+        let (at, slot) = self.slots("reduce_scatter_sum", values)?;
+        let to = at.address + (self.rank() * slot * size_of::<f32>()) as u64;
+        let buffers = Buffers { from: at.address, to, count: slot, element: Element::F32 };
         self.communicate.wait_for(self.compute)?;
-        let Shares { global, world_size } = shares;
-        let buffers = |from, count| Buffers { from, to: to.address, count, element: Element::F32 };
-        if global.is_multiple_of(world_size) {
-            let calls = [(Call::ReduceScatterSum, buffers(from.address, out.len()))];
-            self.issue(ticket, &calls)?;
-        } else {
-            // NCCL scatters equal parts only. For uneven parts, one sum per rank is issued in a
-            // group.
-            let calls: Vec<_> = (0..world_size)
-                .map(|root| {
-                    let rows = shares.rows(root);
-                    let start = from.address + (rows.start * width * size_of::<f32>()) as u64;
-                    (Call::ReduceSum { root }, buffers(start, rows.len() * width))
-                })
-                .collect();
-            self.issue(ticket, &calls)?;
+        self.issue(ticket, Call::ReduceScatterSum, buffers)?;
+        self.end()
+    }
+
+    /// Replaces each slot of `values` by that of the rank that owns it.
+    pub(super) fn all_gather_slots(&self, ticket: &Ticket<'_>, values: View<'_>) -> Result<()> {
+        let (at, slot) = self.slots("all_gather_slots", values)?;
+        let from = at.address + (self.rank() * slot * size_of::<f32>()) as u64;
+        let buffers = Buffers { from, to: at.address, count: slot, element: Element::F32 };
+        self.communicate.wait_for(self.compute)?;
+        self.issue(ticket, Call::AllGather, buffers)?;
+        self.end()
+    }
+
+    /// Memory of f32 values, and the number of elements in each rank's slot.
+    fn slots(&self, operation: &'static str, values: View<'_>) -> Result<(Region, usize)> {
+        Ok((f32_region(operation, "values", values)?, values.len() / self.world_size()))
+    }
+
+    /// Replaces `values`, on the GPU or in host memory, by those of rank 0.
+    pub(super) fn broadcast_values(&self, ticket: &Ticket<'_>, values: ViewMut<'_>) -> Result<()> {
+        if values.as_view().device() == Device::Host {
+            let values = values.host_f32_mut("broadcast_values", "values")?;
+            let bytes: &mut [u8] = bytemuck::cast_slice_mut(values);
+            return bytes
+                .chunks_mut(CHUNK)
+                .try_for_each(|piece| self.broadcast_host(ticket, piece));
         }
+        let at = f32_region("broadcast_values", "values", values.as_view())?;
+        let (address, count) = (at.address, values.len());
+        let buffers = Buffers { from: address, to: address, count, element: Element::F32 };
+        self.communicate.wait_for(self.compute)?;
+        self.issue(ticket, Call::Broadcast { root: 0 }, buffers)?;
         self.end()
     }
 
@@ -264,7 +274,7 @@ impl Nccl {
         let slot_of =
             |rank: usize, bytes| Region { address: staging.address + (rank * slot) as u64, bytes };
         self.communicate.upload(slot_of(self.rank(), local.len()), local)?;
-        self.issue(ticket, &[gathering(slot_of(self.rank(), slot), staging.address)])?;
+        self.gather_bytes(ticket, slot_of(self.rank(), slot), staging.address)?;
         let mut all = vec![0; world_size * slot];
         self.communicate.download(staging, &mut all)?;
         Ok((0..world_size)
@@ -283,14 +293,20 @@ impl Nccl {
             count: bytes.len(),
             element: Element::Byte,
         };
-        self.issue(ticket, &[(Call::Broadcast { root: 0 }, buffers)])?;
+        self.issue(ticket, Call::Broadcast { root: 0 }, buffers)?;
         Ok(self.communicate.download(at, bytes)?)
     }
 
-    /// Issues collectives to the communication stream and hands them to the watch thread.
-    fn issue(&self, ticket: &Ticket<'_>, calls: &[(Call, Buffers)]) -> Result<()> {
+    /// Gathers equal parts of all ranks.
+    fn gather_bytes(&self, ticket: &Ticket<'_>, from: Region, to: u64) -> Result<()> {
+        let (from, count) = (from.address, from.bytes);
+        self.issue(ticket, Call::AllGather, Buffers { from, to, count, element: Element::Byte })
+    }
+
+    /// Issues a collective to the communication stream and hands it to the watch thread.
+    fn issue(&self, ticket: &Ticket<'_>, call: Call, buffers: Buffers) -> Result<()> {
         let stream: *mut c_void = self.communicate.handle()?;
-        self.communicator.issue(calls, stream)?;
+        self.communicator.issue(call, buffers, stream)?;
         ticket.issued();
         self.watch.add(ticket.sequence(), self.communicate.mark()?);
         Ok(())
@@ -322,11 +338,6 @@ impl Nccl {
     fn or_fail<T>(&self, result: Result<T>) -> T {
         result.unwrap_or_else(|error| self.watch.fail(&error.to_string()))
     }
-}
-
-fn gathering(from: Region, to: u64) -> (Call, Buffers) {
-    let (from, count) = (from.address, from.bytes);
-    (Call::AllGather, Buffers { from, to, count, element: Element::Byte })
 }
 
 fn length(bytes: impl AsRef<[u8]>) -> usize {
