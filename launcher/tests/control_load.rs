@@ -1,11 +1,11 @@
-//! Load test of the control plane: `vljepa-launch` as a user starts it, with 192 and with 4,096
+//! Load test of the control plane: `vljepa-launch` as a user starts it, with 192, 1,024 and 4,096
 //! simulated workers on the loopback interface.
 //!
 //! This program is the test. A fake `mpirun` starts it a second time as the workers: one process
-//! that opens a connection per rank, says hello, sends heartbeats at the real rate and ends on
-//! request. That process also sends knocks to the server and measures how long the server takes to
-//! answer. The test prints one JSON line per load; some of them are kept in
-//! `launcher/benches/runs`.
+//! that opens a connection per rank, says hello, receives the NCCL id, reports a part of a
+//! checkpoint, sends heartbeats at the real rate and ends on request. That process also sends
+//! knocks to the server and measures how long the server takes to answer. The test prints one JSON
+//! line per load; some of them are kept in `launcher/benches/runs`.
 
 #![expect(clippy::disallowed_methods, reason = "it starts the program and waits for it")]
 #![expect(clippy::unwrap_used, reason = "a test fails with a panic")]
@@ -23,7 +23,11 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
-use vljepa_recipes::protocol::{FromSupervisor, FromWorker, Hello, Outcome, Phase, TOKEN_VARIABLE};
+use tokio::sync::Barrier;
+use vljepa_recipes::protocol::{
+    CheckpointOrder, FileEntry, FromSupervisor, FromWorker, Hello, Outcome, Part, Phase,
+    TOKEN_VARIABLE,
+};
 
 /// How long the load is measured before the run is stopped.
 const STEADY: Duration = Duration::from_secs(4);
@@ -51,7 +55,7 @@ fn main() {
     {
         return;
     }
-    for (ranks, per_s) in [(192, 10), (4096, 1)] {
+    for (ranks, per_s) in [(192, 10), (1024, 10), (4096, 1)] {
         println!("{}", load(ranks, per_s));
     }
     // The closing line of the test harness, for scripts that count tests.
@@ -162,7 +166,12 @@ async fn workers(ranks: usize, control: &str, run: &Path, per_s: u64) {
     let record: Value =
         serde_json::from_slice(&std::fs::read(run.join("run.json")).unwrap()).unwrap();
     let hash = record["recipe_hash"].as_str().unwrap().to_owned();
-    let (welcomed, start) = (Arc::new(AtomicUsize::new(0)), Instant::now());
+    let start = Instant::now();
+    let together = Arc::new(Together {
+        welcomed: AtomicUsize::new(0),
+        have_id: Barrier::new(ranks + 1),
+        saved: Barrier::new(ranks + 1),
+    });
     let mut tasks = tokio::task::JoinSet::new();
     for rank in 0..ranks {
         let hello = Hello {
@@ -176,12 +185,16 @@ async fn workers(ranks: usize, control: &str, run: &Path, per_s: u64) {
             recipe_hash: hash.clone(),
         };
         let pause = Duration::from_millis(1000 / per_s);
-        tasks.spawn(worker(control.to_owned(), hello, Arc::clone(&welcomed), pause));
+        tasks.spawn(worker(control.to_owned(), hello, Arc::clone(&together), pause));
     }
-    while welcomed.load(Ordering::Relaxed) < ranks {
+    while together.welcomed.load(Ordering::Relaxed) < ranks {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let joined_s = start.elapsed().as_secs_f64();
+    together.have_id.wait().await;
+    let (id_s, saving) = (start.elapsed().as_secs_f64(), Instant::now());
+    together.saved.wait().await;
+    let saved_s = saving.elapsed().as_secs_f64();
     std::fs::write(run.join("ready"), "").unwrap();
     let knocks_ms = Arc::new(Mutex::new(Vec::new()));
     let knocking = tokio::spawn(knock(control.to_owned(), token, Arc::clone(&knocks_ms)));
@@ -197,6 +210,8 @@ async fn workers(ranks: usize, control: &str, run: &Path, per_s: u64) {
     let found = json!({
         "ranks": ranks,
         "all_welcomed_s": joined_s,
+        "all_have_nccl_id_s": id_s,
+        "checkpoint_settled_s": saved_s,
         "knock_median_ms": knocks_ms.get(knocks_ms.len() / 2),
         "knock_slowest_ms": knocks_ms.last(),
         "stop_first_to_last_s": spread_s,
@@ -208,17 +223,33 @@ async fn workers(ranks: usize, control: &str, run: &Path, per_s: u64) {
     tokio::time::sleep(Duration::from_millis(300)).await;
 }
 
+/// Points that all ranks reach before one goes on.
+struct Together {
+    welcomed: AtomicUsize,
+    have_id: Barrier,
+    saved: Barrier,
+}
+
 /// Simulates one rank from its hello to the stop; returns the moment when the stop arrived.
 async fn worker(
     control: String,
     hello: Hello,
-    welcomed: Arc<AtomicUsize>,
+    together: Arc<Together>,
     pause: Duration,
 ) -> Instant {
-    let rank = u32::try_from(hello.rank).unwrap();
+    let (number, ranks) = (hello.rank, hello.world_size);
+    let rank = u32::try_from(number).unwrap();
     let (answer, mut stream) = introduce(&control, &FromWorker::Hello(hello)).await;
     assert_eq!(answer, FromSupervisor::Welcome);
-    welcomed.fetch_add(1, Ordering::Relaxed);
+    together.welcomed.fetch_add(1, Ordering::Relaxed);
+    if rank == 0 {
+        say(&mut stream, &FromWorker::Rendezvous { id: "id".to_owned() }).await;
+    }
+    let is_id = |message: &FromSupervisor| matches!(message, FromSupervisor::Rendezvous { .. });
+    heard(&mut stream, is_id).await;
+    together.have_id.wait().await;
+    save(&mut stream, number, ranks).await;
+    together.saved.wait().await;
     // Spread the heartbeats of the ranks over the interval.
     let offset = pause * (rank % 100) / 100;
     let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + offset, pause);
@@ -240,7 +271,7 @@ async fn worker(
                 // The step increases slowly, so that the run does not end by itself.
                 let (step, phase) = (beats / 1000, phases[usize::try_from(beats % 5).unwrap()]);
                 beats += 1;
-                say(&mut stream, &FromWorker::Heartbeat { step, phase, collective: beats, chunks: 0 }).await;
+                say(&mut stream, &FromWorker::Heartbeat { step, phase, collective: beats, inside: None, work: 0 }).await;
             }
         }
     }
@@ -250,6 +281,45 @@ async fn worker(
     stream.get_mut().shutdown().await.unwrap();
     stream.read_to_end(&mut Vec::new()).await.unwrap();
     stopped
+}
+
+/// Reports a part of a checkpoint, publishes it as rank 0, and waits until it is settled.
+async fn save(stream: &mut BufReader<TcpStream>, rank: usize, ranks: usize) {
+    let file = FileEntry {
+        name: format!("rank-{rank:04}.safetensors"),
+        bytes: 2_332_000,
+        blake3: "0".repeat(64),
+        range: 194_304 * rank..194_304 * (rank + 1),
+    };
+    say(stream, &FromWorker::Part { step: 1, part: Part::Written { file } }).await;
+    let is_order = |message: &FromSupervisor| matches!(message, FromSupervisor::Checkpoint { .. });
+    let FromSupervisor::Checkpoint { order } = heard(stream, is_order).await else {
+        unreachable!("an order")
+    };
+    match order {
+        CheckpointOrder::Publish { files, .. } if rank == 0 => {
+            assert_eq!(files.len(), ranks, "rank 0 publishes the parts of all");
+            let name = "step-00000001".to_owned();
+            say(stream, &FromWorker::Saved { step: 1, name, stall_s: 0.0, durable_s: 0.0 }).await;
+        }
+        CheckpointOrder::Settled { error: None, .. } if rank > 0 => {}
+        other => panic!("rank {rank} received {other:?}"),
+    }
+}
+
+/// Reads until a message that is `wanted`.
+async fn heard(
+    stream: &mut BufReader<TcpStream>,
+    wanted: impl Fn(&FromSupervisor) -> bool,
+) -> FromSupervisor {
+    loop {
+        let mut line = String::new();
+        assert!(stream.read_line(&mut line).await.unwrap() > 0, "the supervisor has ended");
+        let message = serde_json::from_str(&line).unwrap();
+        if wanted(&message) {
+            return message;
+        }
+    }
 }
 
 /// Knocks every 20 ms and records how long the server takes to answer, in ms.

@@ -76,6 +76,8 @@ pub const NVLS_VARIABLE: &str = "NCCL_NVLS_ENABLE";
 pub enum Phase {
     /// Setting up model, data and collectives.
     Start,
+    /// Reading a checkpoint or other weights.
+    Load,
     /// Waiting for a batch.
     Data,
     /// Forward pass through the encoders and the predictor.
@@ -94,8 +96,9 @@ pub enum Phase {
 
 impl Phase {
     /// All phases, in the order of their variants.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Start,
+        Self::Load,
         Self::Data,
         Self::Forward,
         Self::Collective,
@@ -110,6 +113,7 @@ impl Phase {
     pub fn name(self) -> &'static str {
         match self {
             Self::Start => "start",
+            Self::Load => "load",
             Self::Data => "data",
             Self::Forward => "forward",
             Self::Collective => "collective",
@@ -117,6 +121,33 @@ impl Phase {
             Self::Optimizer => "optimizer",
             Self::Checkpoint => "checkpoint",
             Self::Evaluation => "evaluation",
+        }
+    }
+}
+
+/// Kind of a collective operation between ranks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CollectiveKind {
+    /// Every rank receives the parts of all ranks.
+    AllGather,
+    /// Every rank receives the sum over all ranks.
+    AllReduce,
+    /// Every rank receives its part of the sum over all ranks.
+    ReduceScatter,
+    /// Every rank receives the data of rank 0.
+    Broadcast,
+}
+
+impl CollectiveKind {
+    /// Returns the name for messages, such as `all-gather`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::AllGather => "all-gather",
+            Self::AllReduce => "all-reduce",
+            Self::ReduceScatter => "reduce-scatter",
+            Self::Broadcast => "broadcast",
         }
     }
 }
@@ -138,9 +169,13 @@ pub enum FromWorker {
         /// attempt; 0 before the first.
         #[serde(default)]
         collective: u64,
-        /// Number of chunks of evaluations that this rank has computed in this attempt.
+        /// Kind of that collective while it is not complete on this rank.
         #[serde(default)]
-        chunks: u64,
+        inside: Option<CollectiveKind>,
+        /// Number of pieces of work outside of steps that this rank has done in this attempt:
+        /// chunks of evaluations, and pieces of files that it has read, hashed or written.
+        #[serde(default)]
+        work: u64,
     },
     /// Only message of a connection that tests whether the supervisor can be reached.
     Knock {
@@ -257,7 +292,7 @@ pub struct Hello {
     pub recipe_hash: String,
 }
 
-/// Summary of one rank's logging interval. It is small, eight phases and six numbers at most,
+/// Summary of one rank's logging interval. It is small, nine phases and six numbers at most,
 /// because every rank sends it; the rank's host is known from its [`Hello`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -17,7 +17,7 @@ use crate::training::record::{warn, write_record};
 /// Fails if a file does not hold its weights, or a task cannot be measured.
 pub(crate) fn measure(session: &Session) -> anyhow::Result<(Outcome, u64)> {
     let state = State::default();
-    session.control.at(state.step, Phase::Start);
+    session.control.at(state.step, Phase::Load);
     let (engine, files) = Engine::published(&session.recipe, session.device, &session.collectives)?;
     for (path, imported) in files {
         tracing::info!("{}: {imported}", path.display());

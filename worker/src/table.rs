@@ -36,8 +36,6 @@ pub(crate) fn measure(session: &Session, table: &Table) -> anyhow::Result<(Outco
         if stops(session) {
             return Ok((Outcome::Stopped, state.step));
         }
-        session.control.at(state.step, Phase::Evaluation);
-        session.drills.at(state.step, Phase::Evaluation)?;
         row.recipe.evaluation.tasks.retain(|task| !left_out.contains(&task.name));
         let failed = measure_row(session, &row, &left_out)?.into_iter();
         failures.extend(failed.map(|failure| format!("row {}: {failure}", row.name)));
@@ -77,8 +75,12 @@ fn measure_row(
     left_out: &[String],
 ) -> anyhow::Result<Vec<String>> {
     let RowRecipe { name, recipe, .. } = row;
+    session.control.at(0, Phase::Load);
+    session.drills.at(0, Phase::Load)?;
     let (loaded, step) = load(session, row)
         .map_err(|error| error.context(format!("table.rows.{name} cannot be measured")))?;
+    session.control.at(0, Phase::Evaluation);
+    session.drills.at(0, Phase::Evaluation)?;
     let model = loaded.embeds();
     let run = session.run.row(name);
     let evaluated = evaluation::evaluate(session, recipe, &run, model)?;

@@ -65,7 +65,13 @@ async fn a_rank_is_welcomed_heard_told_to_stop_and_noticed_when_it_is_gone() {
     let (mut worker, welcome) = say_hello(&server, hello(1)).await;
     assert_eq!(welcome, FromSupervisor::Welcome);
     assert!(matches!(server.next().await, Some(ControlEvent::Joined(h)) if h.rank == 1));
-    let beat = FromWorker::Heartbeat { step: 3, phase: Phase::Backward, collective: 7, chunks: 0 };
+    let beat = FromWorker::Heartbeat {
+        step: 3,
+        phase: Phase::Backward,
+        collective: 7,
+        inside: None,
+        work: 0,
+    };
     let line = serde_json::to_string(&beat).unwrap() + "\n";
     let (a, b) = line.split_at(10);
     worker.get_mut().write_all(a.as_bytes()).await.unwrap();

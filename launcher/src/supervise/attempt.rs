@@ -383,7 +383,9 @@ impl<'a> Attempt<'a> {
             });
         }
         let hang = stall::find_hang(self.running(), &self.times, self.limits, now)?;
-        Some(self.fault(Some(hang.rank), FaultKind::Hung, hang.to_string()))
+        let host =
+            self.members[hang.rank].joined.as_ref().map_or("", |joined| joined.host.as_str());
+        Some(self.fault(Some(hang.rank), FaultKind::Hung, format!("on {host}, {hang}")))
     }
 
     /// Adds to a fault what is known only after the end of the processes: how a process ended and

@@ -153,6 +153,7 @@ impl Progress {
         }
         match self.phase {
             Phase::Start => parts.push("starting".to_owned()),
+            Phase::Load => parts.push("loading weights".to_owned()),
             Phase::Checkpoint => parts.push("saving".to_owned()),
             Phase::Evaluation => parts.push("evaluating".to_owned()),
             Phase::Data
@@ -197,7 +198,7 @@ fn speed(tflops: f64, mfu: Option<f64>) -> String {
 
 fn is_step(phase: Phase) -> bool {
     match phase {
-        Phase::Start | Phase::Checkpoint | Phase::Evaluation => false,
+        Phase::Start | Phase::Load | Phase::Checkpoint | Phase::Evaluation => false,
         Phase::Data | Phase::Forward | Phase::Collective | Phase::Backward | Phase::Optimizer => {
             true
         }

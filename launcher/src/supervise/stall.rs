@@ -18,15 +18,16 @@
 //!   generous. In the data phase a rank may wait for storage, whose failovers last tens of seconds:
 //!   after this limit the rank is named, and it counts as hung only after two more floors. The
 //!   first step of a stage compiles kernels, fills caches and has new shapes, so it has the limit
-//!   of a start. Checkpoints and each chunk of an evaluation have that limit too, or ten times the
-//!   longest one so far, because step times say nothing about them. Ranks wait for each other, so
-//!   the largest limit of any rank applies to all: a rank in a collective is not blamed while
-//!   another one evaluates.
+//!   of a start. Loading, saving and evaluating have that limit too, or ten times the longest save
+//!   or evaluation so far, because step times say nothing about them. There the limit counts from
+//!   the last piece of work that any of these ranks has done, not from the beginning: a slow disk
+//!   is no hang. Ranks wait for each other, so the largest limit of any rank applies to all: a rank
+//!   in a collective is not blamed while another one evaluates.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use vljepa_recipes::protocol::Phase;
+use vljepa_recipes::protocol::{CollectiveKind, Phase};
 use vljepa_recipes::schema::Recipe;
 
 /// Number of recent steps from which the limit is learned.
@@ -97,7 +98,7 @@ impl StepTimes {
     pub(super) fn limit(&self, limits: &Limits, step: u64, phase: Phase) -> Duration {
         let start = limits.start.max(limits.floor);
         match (phase, self.slowest(limits, step)) {
-            (Phase::Start, _) | (_, None) => start,
+            (Phase::Start | Phase::Load, _) | (_, None) => start,
             (Phase::Checkpoint | Phase::Evaluation, Some(_)) => {
                 start.max(self.longest_outside_step * 10)
             }
@@ -113,6 +114,19 @@ impl StepTimes {
     /// recorded.
     fn slowest(&self, limits: &Limits, step: u64) -> Option<Duration> {
         self.recent.iter().max().copied().filter(|_| self.stage == limits.stage(step))
+    }
+}
+
+/// Whether ranks in this phase tell their progress by pieces of work.
+pub(super) fn has_work(phase: Phase) -> bool {
+    match phase {
+        Phase::Load | Phase::Checkpoint | Phase::Evaluation => true,
+        Phase::Start
+        | Phase::Data
+        | Phase::Forward
+        | Phase::Collective
+        | Phase::Backward
+        | Phase::Optimizer => false,
     }
 }
 
@@ -132,8 +146,10 @@ pub(super) struct Position {
     pub(super) last_heard: Instant,
     /// Number of the last collective that the rank has entered, from 1; 0 before the first.
     pub(super) collective: u64,
-    /// Number of chunks of evaluations that the rank has computed.
-    pub(super) chunks: u64,
+    /// Kind of that collective while the rank is inside it.
+    pub(super) inside: Option<CollectiveKind>,
+    /// Number of pieces of work outside of steps that the rank has done.
+    pub(super) work: u64,
 }
 
 /// A hung rank.
@@ -149,20 +165,27 @@ pub(super) struct Hang {
     pub(super) collective: u64,
     /// Highest number of a collective that any rank has entered.
     pub(super) ahead: u64,
+    /// Kind of that collective if a rank is inside it.
+    pub(super) inside: Option<CollectiveKind>,
+    /// Whether all ranks are inside it.
+    pub(super) all_inside: bool,
 }
 
 impl std::fmt::Display for Hang {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { still_for, silent, collective, ahead, phase, .. } = self;
+        let Self { still_for, silent, collective, ahead, .. } = self;
+        let kind = self.inside.map_or_else(String::new, |kind| format!(" ({})", kind.name()));
         let how = if *silent { "it sends no heartbeats" } else { "it still sends heartbeats" };
         write!(f, "no progress for {:.0} s; {how}", still_for.as_secs_f64())?;
         match (*collective, *ahead) {
             (_, 0) => Ok(()),
             (own, others) if own < others => {
-                write!(f, "; it has reached collective {own}, others wait in collective {others}")
+                let wait = format!("others wait in collective {others}{kind}");
+                write!(f, "; it has reached collective {own}, {wait}")
             }
-            (own, _) if *phase == Phase::Collective && !silent => {
-                write!(f, "; all ranks are in collective {own}: the network between them hangs")
+            (own, _) if self.all_inside && !silent => {
+                let hangs = "the network between them hangs";
+                write!(f, "; all ranks are in collective {own}{kind}: {hangs}")
             }
             (own, _) => write!(f, "; all ranks have reached collective {own}"),
         }
@@ -196,7 +219,11 @@ pub(super) fn find_hang<'a>(
     // is the likelier cause.
     let quiet = |p: &Position| silence(p) > limits.silence / 2;
     let ahead = ranks.clone().map(|(_, p)| p.collective).max()?;
-    let behind = |p: &Position| (p.collective, p.step, p.phase == Phase::Collective, p.since);
+    let is_inside = |p: &Position| p.collective == ahead && p.inside.is_some();
+    let inside = ranks.clone().find(|(_, p)| is_inside(p)).and_then(|(_, p)| p.inside);
+    let all_inside = ranks.clone().all(|(_, p)| is_inside(p));
+    let waits = |p: &Position| p.phase == Phase::Collective || p.inside.is_some();
+    let behind = |p: &Position| (p.collective, p.step, waits(p), p.since);
     let (rank, position) = ranks.min_by_key(|(_, p)| (!quiet(p), behind(p)))?;
     Some(Hang {
         rank,
@@ -206,6 +233,8 @@ pub(super) fn find_hang<'a>(
         silent: quiet(position),
         collective: position.collective,
         ahead,
+        inside,
+        all_inside,
     })
 }
 

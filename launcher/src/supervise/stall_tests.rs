@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use vljepa_recipes::protocol::Phase;
+use vljepa_recipes::protocol::{CollectiveKind, Phase};
 
 use super::{Hang, Limits, Position, StepTimes, find_hang, find_wait};
 
@@ -35,7 +35,8 @@ fn position(step: u64, phase: Phase, still: u32, heard: u32, now: Instant) -> Po
         since: now - SECOND * still,
         last_heard: now - SECOND * heard,
         collective,
-        chunks: 0,
+        inside: (phase == Phase::Collective).then_some(CollectiveKind::AllGather),
+        work: 0,
     }
 }
 
@@ -137,10 +138,13 @@ fn the_rank_that_is_behind_in_collectives_is_named_with_both_numbers() {
     let found = hang(&[at(31, 40), at(31, 41), at(30, 30)], &times(&[1]), now).unwrap();
     assert_eq!(found.rank, 2);
     let text = found.to_string();
-    assert!(text.ends_with("it has reached collective 30, others wait in collective 31"), "{text}");
+    let waits = "it has reached collective 30, others wait in collective 31 (all-gather)";
+    assert!(text.ends_with(waits), "{text}");
     let all = hang(&[at(31, 40), at(31, 41)], &times(&[1]), now).unwrap().to_string();
     assert!(
-        all.ends_with("all ranks are in collective 31: the network between them hangs"),
+        all.ends_with(
+            "all ranks are in collective 31 (all-gather): the network between them hangs"
+        ),
         "{all}"
     );
 }

@@ -110,6 +110,38 @@ async fn a_rank_that_reports_but_stands_still_is_named_with_its_phase() {
 }
 
 #[tokio::test]
+async fn a_rank_that_stands_still_while_it_loads_is_named_with_its_node_and_the_collective() {
+    let folder = tempfile::tempdir().unwrap();
+    let scenario = r#"hello
+        while sleep 0.1; do
+            if [ $rank = 1 ]; then beat 0 load 4; else beat 0 load 5 '"broadcast"'; fi
+        done"#;
+    let text = failure(run(folder.path(), 3, scenario).await.0);
+    assert!(text.contains("rank 1 hangs in phase load of step 0: on here, no progress"), "{text}");
+    let waits = "it has reached collective 4, others wait in collective 5 (broadcast)";
+    assert!(text.contains(waits), "{text}");
+    assert_nothing_left(folder.path());
+}
+
+#[tokio::test]
+async fn work_outside_of_steps_takes_its_time_as_long_as_one_rank_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    // Each phase is longer than the limit of 3 s. Rank 0 works, and rank 1 waits for it.
+    let scenario = r#"hello; work=0
+        long() {
+            for i in $(seq 45); do
+                sleep 0.1; work=$((work + 1))
+                if [ $rank = 0 ]; then beat $1 $2 8 null $work; else beat $1 $2 9 '"all_gather"'; fi
+            done
+        }
+        long 0 load; for s in 0 1 2; do step $s; sleep 0.15; done
+        long 3 checkpoint; step 3; sleep 0.15; long 4 evaluation; complete"#;
+    let (ended, events) = run(folder.path(), 2, scenario).await;
+    assert_eq!(ended.unwrap(), Ending::Completed, "{events}");
+    assert_nothing_left(folder.path());
+}
+
+#[tokio::test]
 async fn a_rank_that_does_not_come_up_is_named_after_the_start_limit() {
     let folder = tempfile::tempdir().unwrap();
     let scenario = "[ $rank = 1 ] && sleep 60; hello; while sleep 0.1; do beat 0 start; done";

@@ -35,7 +35,11 @@ hello() {
   read -r answer <&3
   echo "$answer" >> "$log"
 }
-beat() { say "{\"message\":\"heartbeat\",\"step\":$1,\"phase\":\"$2\"}"; }
+# beat STEP PHASE [COLLECTIVE KIND WORK]
+beat() {
+  more=${3:+",\"collective\":$3,\"inside\":${4:-null},\"work\":${5:-0}"}
+  say "{\"message\":\"heartbeat\",\"step\":$1,\"phase\":\"$2\"$more}"
+}
 metrics() {
   line="{\"step\":$1,\"total_steps\":10,\"stage\":\"only\",\"samples\":$(($1 * 8)),\"loss\":${loss:-0.5},\"gradient_norm\":1.0,\"learning_rate\":0.001,\"scale\":14.0,\"samples_per_s\":100.0,\"data_wait_fraction\":0.0,\"bad_samples\":0,\"phase_s\":{\"forward\":0.1},\"time\":\"$(date -u +%FT%T.%3NZ)\"}"
   echo "$line" >> "$run/metrics.jsonl"

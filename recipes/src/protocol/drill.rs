@@ -97,7 +97,8 @@ impl Failure {
 }
 
 impl DrillPoint {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
+        Self::Phase(Phase::Load),
         Self::Phase(Phase::Data),
         Self::Phase(Phase::Forward),
         Self::Phase(Phase::Collective),
@@ -309,7 +310,7 @@ mod tests {
             ("kill:step=5", "needs rank"),
             (
                 "kill:rank=1,step=5,phase=foward",
-                "`foward` is not a phase; valid are data, forward, collective, backward, optimizer, checkpoint, write; did you mean `forward`?",
+                "`foward` is not a phase; valid are load, data, forward, collective, backward, optimizer, checkpoint, write; did you mean `forward`?",
             ),
             (
                 "kill:rank=1,step=5,when=now",

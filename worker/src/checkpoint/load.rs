@@ -19,7 +19,7 @@ use super::{
     Buffers, CheckpointFolder, FROZEN, FROZEN_TENSOR, MANIFEST, Manifest, State, TENSORS,
     checkpoint_name,
 };
-use crate::collectives::Collectives;
+use crate::collectives::{Collectives, record};
 use crate::error::WorkerError;
 use crate::rank::environment::hash_file;
 use crate::sharding::Shards;
@@ -421,6 +421,7 @@ impl PartFile {
                 let read = self.file.read_exact_at(bytes, offset);
                 read.with_context(|| format!("cannot read {}", self.name))
             })?;
+            record::of_process().work_done();
         }
         Ok(())
     }

@@ -10,6 +10,7 @@ use serde_json::json;
 use vljepa_recipes::protocol::FileEntry;
 
 use super::TENSORS;
+use crate::collectives::record;
 
 /// Bytes that are hashed and then written at once: 1 MiB, so that they are still in the cache for
 /// the write.
@@ -80,6 +81,7 @@ impl Hashed {
             self.hasher.update(block);
             self.file.write_all(block)?;
             self.bytes += block.len() as u64;
+            record::of_process().work_done();
         }
         Ok(())
     }

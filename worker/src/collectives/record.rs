@@ -7,35 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+pub use vljepa_recipes::protocol::CollectiveKind as Kind;
+
 /// Number of collectives that are kept. 64 cover a few steps without gradient buckets, or the end
 /// of one step with buckets.
 const KEPT: usize = 64;
-
-/// Kind of a collective operation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// Every rank receives the parts of all ranks.
-    AllGather,
-    /// Every rank receives the sum over all ranks.
-    AllReduce,
-    /// Every rank receives its part of the sum over all ranks.
-    ReduceScatter,
-    /// Every rank receives the data of rank 0.
-    Broadcast,
-}
-
-impl Kind {
-    /// Returns the name for messages, such as `all-gather`.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::AllGather => "all-gather",
-            Self::AllReduce => "all-reduce",
-            Self::ReduceScatter => "reduce-scatter",
-            Self::Broadcast => "broadcast",
-        }
-    }
-}
 
 /// Progress of a collective on this rank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,7 +60,7 @@ impl fmt::Display for Entry {
 #[derive(Debug)]
 pub struct Record {
     sequence: AtomicU64,
-    chunks: AtomicU64,
+    work: AtomicU64,
     last: Mutex<VecDeque<Entry>>,
 }
 
@@ -110,7 +86,7 @@ impl Record {
     const fn new() -> Self {
         Self {
             sequence: AtomicU64::new(0),
-            chunks: AtomicU64::new(0),
+            work: AtomicU64::new(0),
             last: Mutex::new(VecDeque::new()),
         }
     }
@@ -148,11 +124,23 @@ impl Record {
         &self.sequence
     }
 
-    /// Number of chunks of evaluations that this rank has computed. Heartbeats read it from another
-    /// thread: a rank that evaluates enters no collective between them.
+    /// Kind of the last collective while it is not complete on this rank.
     #[must_use]
-    pub fn chunks(&self) -> &AtomicU64 {
-        &self.chunks
+    pub fn inside(&self) -> Option<Kind> {
+        let last = self.lock().back().copied();
+        last.filter(|entry| !matches!(entry.state, State::Done(_))).map(|entry| entry.kind)
+    }
+
+    /// Counts a piece of work outside of steps: a chunk of an evaluation, or a piece of a file. The
+    /// supervisor sees that a rank that loads, saves or evaluates goes on.
+    pub fn work_done(&self) {
+        self.work.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns the number of pieces of work so far. Heartbeats read it from another thread.
+    #[must_use]
+    pub fn work(&self) -> u64 {
+        self.work.load(Ordering::Relaxed)
     }
 
     /// Returns the last collectives, oldest first.

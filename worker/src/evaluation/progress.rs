@@ -1,6 +1,5 @@
 //! Tells how much of a task is done: one line per task and every few seconds.
 
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::collectives::record;
@@ -26,7 +25,7 @@ impl<'a> Progress<'a> {
     /// Counts a chunk for the supervisor, and logs a line if the last one is old enough, or all
     /// samples are done.
     pub(super) fn at(&mut self, done: usize) {
-        record::of_process().chunks().fetch_add(1, Ordering::Relaxed);
+        record::of_process().work_done();
         if done < self.samples && self.told.elapsed() < INTERVAL {
             return;
         }

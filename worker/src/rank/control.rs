@@ -313,8 +313,9 @@ fn speak(mut writer: BufWriter<TcpStream>, receiver: &Receiver<Outgoing>, shared
                 let (step, phase) = position;
                 let record = record::of_process();
                 let collective = record.sequence().load(Ordering::Relaxed);
-                let chunks = record.chunks().load(Ordering::Relaxed);
-                send(&mut writer, &FromWorker::Heartbeat { step, phase, collective, chunks })
+                let (inside, work) = (record.inside(), record.work());
+                let beat = FromWorker::Heartbeat { step, phase, collective, inside, work };
+                send(&mut writer, &beat)
             }
             Err(RecvTimeoutError::Disconnected) => return,
         };

@@ -95,17 +95,21 @@ impl<'a, M: Learns> Trainer<'a, M> {
         if leader {
             checkpoint::clean(&checkpoints.folder)?;
         }
+        session.control.at(0, Phase::Load);
+        session.drills.at(0, Phase::Load)?;
         let loaded = engine.restore(&mut training, &checkpoints, None, &session.collectives)?;
         for passed in &loaded.passed_over {
             warn(session, format!("a checkpoint does not verify: {passed}"));
         }
         let mut frozen_hash = loaded.frozen.clone();
         if let Some(name) = &loaded.name {
-            tracing::info!("continuing from {name}");
+            let read_mb = loaded.read_bytes / 1_000_000;
+            tracing::info!("continuing from {name}, of which this rank has read {read_mb} MB");
         } else {
             load_initial_weights(session, &mut engine)?;
             frozen_hash = save_frozen(session, &engine, &checkpoints)?;
         }
+        session.control.at(loaded.state.step, Phase::Start);
         training.optimizer.step = loaded.state.optimizer_steps;
         let (_, buffers) = engine.checkpoint_buffers(&mut training);
         let retention = Retention::of(recipe, &session.run);

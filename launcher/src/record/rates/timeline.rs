@@ -171,7 +171,7 @@ impl Timeline {
         self.highest_step = interval.step;
         for (phase, seconds) in &interval.phase_s {
             match phase {
-                Phase::Start => {}
+                Phase::Start | Phase::Load => {}
                 Phase::Data => sums.data += seconds,
                 Phase::Forward | Phase::Collective | Phase::Backward | Phase::Optimizer => {
                     sums.steps += seconds;

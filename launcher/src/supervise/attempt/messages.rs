@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use nix::sys::signal::{Signal, raise};
-use vljepa_recipes::protocol::{FromSupervisor, FromWorker, Hello, Phase};
+use vljepa_recipes::protocol::{CollectiveKind, FromSupervisor, FromWorker, Hello, Phase};
 
 use super::super::signals::StopSignal;
-use super::super::stall::Position;
+use super::super::stall::{Position, has_work};
 use super::{Attempt, Joined};
 use crate::control::ControlEvent;
 use crate::record::events::{Event, FaultKind};
@@ -60,7 +60,8 @@ impl Attempt<'_> {
             since: now,
             last_heard: now,
             collective: 0,
-            chunks: 0,
+            inside: None,
+            work: 0,
         };
         self.members[rank].joined =
             Some(Joined { host: host.clone(), pid, position, step_since: now });
@@ -81,9 +82,9 @@ impl Attempt<'_> {
             | FromWorker::Knock { .. }
             | FromWorker::Rendezvous { .. }
             | FromWorker::Interval(_) => {}
-            FromWorker::Heartbeat { step, phase, collective, chunks } => {
-                self.reached(rank, phase, collective, now);
-                self.computed(rank, chunks, now);
+            FromWorker::Heartbeat { step, phase, collective, inside, work } => {
+                self.reached(rank, phase, (collective, inside), now);
+                self.worked(rank, work, now);
                 self.beat(rank, step, phase, now);
             }
             FromWorker::Metrics(metrics) => {
@@ -155,29 +156,37 @@ impl Attempt<'_> {
         }
     }
 
-    /// Notes the collective that a rank has entered. Each task of an evaluation has some, and the
-    /// limit of an evaluation for itself.
-    fn reached(&mut self, rank: usize, phase: Phase, collective: u64, now: Instant) {
+    /// Notes the collective that a rank has entered. Where a phase has work, a new one is progress.
+    fn reached(
+        &mut self,
+        rank: usize,
+        phase: Phase,
+        (collective, inside): (u64, Option<CollectiveKind>),
+        now: Instant,
+    ) {
         let Some(joined) = &mut self.members[rank].joined else { return };
         let position = &mut joined.position;
-        let evaluates = [phase, position.phase] == [Phase::Evaluation; 2];
-        if evaluates && collective > position.collective {
+        let goes_on = phase == position.phase && has_work(phase);
+        if goes_on && collective > position.collective {
             joined.step_since += now.saturating_duration_since(position.since);
             position.since = now;
         }
-        position.collective = collective;
+        (position.collective, position.inside) = (collective, inside);
     }
 
-    /// Notes the chunks of evaluations that a rank has computed. A new one is progress of all ranks
-    /// that evaluate, because those that have finished their chunks wait for it.
-    fn computed(&mut self, rank: usize, chunks: u64, now: Instant) {
+    /// Notes the pieces of work that a rank has done. A new one is progress of all ranks in such a
+    /// phase, because those that have finished wait for it.
+    fn worked(&mut self, rank: usize, work: u64, now: Instant) {
         let Some(joined) = &mut self.members[rank].joined else { return };
-        if chunks <= joined.position.chunks {
+        if work <= joined.position.work {
             return;
         }
-        joined.position.chunks = chunks;
+        joined.position.work = work;
+        if !has_work(joined.position.phase) {
+            return;
+        }
         for joined in self.members.iter_mut().filter_map(|member| member.joined.as_mut()) {
-            if joined.position.phase == Phase::Evaluation {
+            if has_work(joined.position.phase) {
                 joined.step_since += now.saturating_duration_since(joined.position.since);
                 joined.position.since = now;
             }
@@ -197,16 +206,18 @@ impl Attempt<'_> {
         if (position.step, position.phase) == (step, phase) {
             return;
         }
-        if matches!(position.phase, Phase::Start | Phase::Checkpoint | Phase::Evaluation) {
+        let is_start = |phase| matches!(phase, Phase::Start | Phase::Load);
+        if matches!(position.phase, Phase::Checkpoint | Phase::Evaluation) {
             let spent = now.saturating_duration_since(position.since);
             joined.step_since += spent;
-            if position.phase != Phase::Start {
-                self.times.outside_step(spent);
-            }
+            self.times.outside_step(spent);
         }
         let steps = step.saturating_sub(position.step);
-        if position.phase == Phase::Start {
-            self.facts.first_step.get_or_insert(step);
+        if is_start(position.phase) {
+            joined.step_since = now;
+            if !is_start(phase) {
+                self.facts.first_step.get_or_insert(step);
+            }
         } else if let Ok(steps @ 1..) = u32::try_from(steps) {
             let took = now.saturating_duration_since(joined.step_since) / steps;
             self.times.step(self.limits, position.step, took);
@@ -216,8 +227,7 @@ impl Attempt<'_> {
             joined.step_since = now;
             self.facts.last_step = self.facts.last_step.max(position.step);
         }
-        let Position { collective, chunks, .. } = *position;
-        *position = Position { step, phase, since: now, last_heard: now, collective, chunks };
+        *position = Position { step, phase, since: now, last_heard: now, ..*position };
     }
 
     /// Records the first sign of a fault. An error that a rank reports itself replaces the loss of
