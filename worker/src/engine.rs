@@ -98,35 +98,20 @@ impl<M: Network> Engine<M> {
     }
 
     /// Creates the recipe's model on `device` with random weights.
-    fn random(recipe: &Recipe, device: Device, ranks: usize) -> anyhow::Result<Self> {
-        let mut engine = Self::without_weights(recipe, device, ranks)?;
+    fn random(recipe: &Recipe, device: Device) -> anyhow::Result<Self> {
+        let mut engine = Self::without_weights(recipe, device, 1)?;
         engine.parameters.initialise(engine.model.layout(), recipe.seed)?;
         engine.model.start_from_average(&engine.stream, &mut engine.parameters)?;
         Ok(engine)
     }
 
-    /// Creates the recipe's model with random weights, gradients and optimizer state, for one of
-    /// several ranks. The rank holds a shard of the optimizer state if the recipe says so.
+    /// Creates the recipe's model, gradients and optimizer state for one of several ranks. The rank
+    /// holds a shard of the optimizer state if the recipe says so. All weights are zero until
+    /// [`Self::restore`] or [`Self::initialise`] sets them.
     ///
     /// # Errors
     /// Fails if the recipe's sizes do not make a model, or the device has too little memory.
     pub fn for_rank(
-        recipe: &Recipe,
-        device: Device,
-        rank: RankId,
-    ) -> anyhow::Result<(Self, Training)> {
-        let engine = Self::random(recipe, device, rank.world_size)?;
-        let training = Training::new(recipe, &engine, rank)?;
-        Ok((engine, training))
-    }
-
-    /// Works like [`Self::for_rank`], but leaves all weights zero, for rehearsals on a device that
-    /// computes nothing.
-    ///
-    /// # Errors
-    /// Fails in the same cases as [`Self::for_rank`].
-    #[cfg(feature = "cuda")]
-    pub fn for_rehearsal(
         recipe: &Recipe,
         device: Device,
         rank: RankId,
@@ -170,13 +155,26 @@ impl<M: Network> Engine<M> {
         (self.stream.clone(), self.arena.clone())
     }
 
-    /// Replaces random weights by the published ones and those of `init` that the recipe names.
+    /// Sets all weights as a new run has them: drawn with the recipe's seed, then replaced by the
+    /// published ones and those of `init` that the recipe names.
     ///
     /// # Errors
     /// Fails in the same cases as [`initial::load`].
-    pub fn load_initial_weights(&mut self, collectives: &Collectives) -> anyhow::Result<Initial> {
+    pub fn initialise(&mut self, collectives: &Collectives) -> anyhow::Result<Initial> {
+        self.load(Some(self.seed), collectives)
+    }
+
+    /// Sets the weights that files of the recipe or `init` hold, and leaves the others.
+    ///
+    /// # Errors
+    /// Fails in the same cases as [`initial::load`].
+    pub fn load_weights(&mut self, collectives: &Collectives) -> anyhow::Result<Initial> {
+        self.load(None, collectives)
+    }
+
+    fn load(&mut self, seed: Option<u64>, collectives: &Collectives) -> anyhow::Result<Initial> {
         let Self { init, model, parameters, stream, .. } = self;
-        let initial = initial::load(init.as_ref(), model.parts(), parameters, collectives)?;
+        let initial = initial::load(init.as_ref(), seed, model.parts(), parameters, collectives)?;
         // Another run brings both encoders, files only the average.
         if initial.run.is_none() {
             model.start_from_average(stream, parameters)?;
@@ -218,7 +216,7 @@ impl<M: Network> Engine<M> {
             return Ok(loaded);
         }
         let file = || checkpoints.folder.join(checkpoint::FROZEN).display().to_string();
-        self.load_initial_weights(collectives)
+        self.initialise(collectives)
             .with_context(|| format!("{} is damaged and cannot be made again", file()))?;
         loaded = self.load_trained(training, checkpoints, step, collectives)?;
         self.parameters.refresh(&self.stream)?;
@@ -349,7 +347,7 @@ impl Engine {
     /// # Errors
     /// Fails if the recipe's sizes do not make a model, or the device has too little memory.
     pub fn for_inference(recipe: &Recipe, device: Device) -> anyhow::Result<Self> {
-        Self::random(recipe, device, 1)
+        Self::random(recipe, device)
     }
 
     /// Creates the recipe's model with random weights, gradients and optimizer state, for a single
@@ -358,7 +356,9 @@ impl Engine {
     /// # Errors
     /// Fails in the same cases as [`Self::for_inference`].
     pub fn for_training(recipe: &Recipe, device: Device) -> anyhow::Result<(Self, Training)> {
-        Self::for_rank(recipe, device, RankId::SINGLE)
+        let engine = Self::random(recipe, device)?;
+        let training = Training::new(recipe, &engine, RankId::SINGLE)?;
+        Ok((engine, training))
     }
 
     /// Predicts the embeddings of clips with their queries. `frames` is u8 `(b, t, h, w, 3)` in

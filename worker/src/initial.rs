@@ -21,14 +21,15 @@ pub struct Initial {
     pub run: Option<OtherRun>,
 }
 
-/// Replaces random weights by those that the recipe names. Rank 0 reads the files and sends the
-/// weights to the other ranks. The newest checkpoint of another run is chosen by all ranks
-/// together.
+/// Draws weights with `seed`, if it is given, and replaces them by those that the recipe names.
+/// Rank 0 does so and sends the weights to the other ranks. The newest checkpoint of another run is
+/// chosen by all ranks together.
 ///
 /// # Errors
 /// Fails if a file or checkpoint is missing or damaged, or does not hold the tensors of the model.
 pub fn load(
     init: Option<&Init>,
+    seed: Option<u64>,
     model: Parts<'_>,
     parameters: &mut Parameters,
     collectives: &Collectives,
@@ -40,6 +41,9 @@ pub fn load(
         Some(Init::Export(_) | Init::Weights(_)) | None => None,
     };
     let files = from_rank_0(parameters, collectives, |parameters| {
+        if let Some(seed) = seed {
+            parameters.initialise(model.layout(), seed)?;
+        }
         let mut read = weights::load_published(model, parameters)?;
         let Some(init) = init else { return Ok(read) };
         let mut named = || -> anyhow::Result<()> {

@@ -132,7 +132,7 @@ fn training<M: Learns>(
     let record = || cuda.take_record().unwrap_or_default();
     let world_size = recipe.cluster.world_size().max(1);
     let (mut engine, mut training) =
-        Engine::<M>::for_rehearsal(recipe, Device::Cuda(cuda), RankId { rank: 0, world_size })?;
+        Engine::<M>::for_rank(recipe, Device::Cuda(cuda), RankId { rank: 0, world_size })?;
     let state_bytes = record().peak_bytes;
     let longest = [longest_texts(&recipe.model, Tokens::default()).target.max(1); 2];
     let target_tokens = if target_tokens.is_empty() { &longest[..] } else { target_tokens };

@@ -131,7 +131,7 @@ fn trained<M: Network>(
 ) -> anyhow::Result<(Engine<M>, Option<u64>)> {
     let mut engine = Engine::<M>::without_weights(&row.recipe, session.device, 1)?;
     let Some(Init::Run(run)) = &row.recipe.init else {
-        engine.load_initial_weights(&session.collectives)?;
+        engine.load_weights(&session.collectives)?;
         return Ok((engine, None));
     };
     let other = OtherRun::open(run, row.step, &session.collectives)?;

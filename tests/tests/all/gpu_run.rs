@@ -185,7 +185,7 @@ fn a_run_on_a_gpu_starts_from_the_weights_of_another_run() {
     let mut new = Engine::for_training(&recipe, gpu()).unwrap();
     assert_ne!(bits(&new)[0], bits(&trained)[0]);
     assert_ne!(values(&new.0.parameters.frozen), values(&trained.0.parameters.frozen));
-    new.0.load_initial_weights(&ALONE).unwrap();
+    new.0.initialise(&ALONE).unwrap();
     assert_eq!(bits(&new)[0], bits(&trained)[0]);
     assert_eq!(values(&new.0.parameters.frozen), values(&trained.0.parameters.frozen));
     assert!(bits(&new)[1..].concat().iter().all(|bits| *bits == 0), "moments start at zero");

@@ -319,6 +319,21 @@ fn fill(
     Ok((elements * size_of::<f32>()) as u64)
 }
 
+/// The parts that hold the elements `wanted`, each with those of them that lie in it.
+pub(super) fn pieces<'a>(
+    files: &'a [FileEntry],
+    wanted: &Range<usize>,
+) -> impl Iterator<Item = (&'a FileEntry, Range<usize>)> + use<'a> {
+    // The ranges of the parts ascend without gaps.
+    let first = files.partition_point(|file| file.range.end <= wanted.start);
+    let wanted = wanted.clone();
+    let piece = move |file: &'a FileEntry| {
+        let range = file.range.start.max(wanted.start)..file.range.end.min(wanted.end);
+        (file, range)
+    };
+    files[first..].iter().map(piece).take_while(|(_, range)| !range.is_empty())
+}
+
 /// The parts of a checkpoint, of which one is open at a time.
 #[derive(Debug)]
 pub(super) struct PartFiles<'a> {
@@ -339,14 +354,7 @@ impl<'a> PartFiles<'a> {
         wanted: Range<usize>,
         mut into: ViewMut<'_>,
     ) -> anyhow::Result<()> {
-        // The ranges of the parts ascend without gaps.
-        let first = self.files.partition_point(|file| file.range.end <= wanted.start);
-        let files = self.files;
-        for FileEntry { name, range, .. } in &files[first..] {
-            let (start, end) = (range.start.max(wanted.start), range.end.min(wanted.end));
-            if start >= end {
-                break;
-            }
+        for (FileEntry { name, range, .. }, Range { start, end }) in pieces(self.files, &wanted) {
             let into = into.reborrow().part(start - wanted.start, &[end - start]);
             self.part(name)?.read(tensor, start - range.start, into)?;
         }

@@ -16,6 +16,8 @@ mod retain;
 mod save;
 mod saver;
 #[cfg(test)]
+mod scale_tests;
+#[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;

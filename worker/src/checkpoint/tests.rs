@@ -22,19 +22,24 @@ static NO_SHARDS: BTreeMap<String, String> = BTreeMap::new();
 const ALONE: Collectives = Collectives::Solo(Solo);
 
 fn layout() -> Layout {
+    flat_layout(LEN)
+}
+
+/// One parameter, and 40 elements of padding.
+pub(super) fn flat_layout(len: usize) -> Layout {
     let parameter = Parameter {
         name: "weight".to_owned(),
-        shape: vec![2, 300],
+        shape: vec![2, len / 2 - 20],
         group: Group::Predictor,
         trainable: true,
         decay: true,
-        range: 0..600,
+        range: 0..len - 40,
         initial: Initial::Constant(0.0),
     };
-    Layout { parameters: vec![parameter], trainable_len: LEN, frozen_len: 0 }
+    Layout { parameters: vec![parameter], trainable_len: len, frozen_len: 0 }
 }
 
-fn checkpoints(folder: &Path) -> CheckpointFolder {
+pub(super) fn checkpoints(folder: &Path) -> CheckpointFolder {
     CheckpointFolder {
         folder: folder.to_owned(),
         recipe_hash: "recipe".to_owned(),
@@ -48,7 +53,7 @@ fn state(step: u64) -> State {
     State { step, samples: 8 * step, ..State::default() }
 }
 
-fn contents(layout: &Layout, step: u64) -> Contents<'_> {
+pub(super) fn contents(layout: &Layout, step: u64) -> Contents<'_> {
     Contents { layout, frozen_hash: None, state: state(step), shard_lengths: &NO_SHARDS }
 }
 

@@ -8,12 +8,12 @@ use crate::initial::Initial;
 use crate::rank::session::Session;
 use crate::training::record::warn;
 
-/// Loads the weights that the recipe names, and reports which they are.
-pub(super) fn load_initial_weights<M: Network>(
+/// Sets the weights of a new run, and reports which they are.
+pub(super) fn initialise<M: Network>(
     session: &Session,
     engine: &mut Engine<M>,
 ) -> anyhow::Result<()> {
-    let Initial { files, run } = engine.load_initial_weights(&session.collectives)?;
+    let Initial { files, run } = engine.initialise(&session.collectives)?;
     for (path, imported) in files {
         tracing::info!("{}: {imported}", path.display());
     }

@@ -28,7 +28,7 @@ use crate::rank::session::Session;
 use crate::training::Learns;
 use crate::training::feed::Feed;
 use crate::training::record::{warn, write_record};
-use crate::training::start::{load_initial_weights, save_frozen};
+use crate::training::start::{initialise, save_frozen};
 use crate::training::step::{Input, StepReport};
 
 /// Samples that all ranks must have read before the share of bad ones is compared with the recipe's
@@ -106,7 +106,7 @@ impl<'a, M: Learns> Trainer<'a, M> {
             let read_mb = loaded.read_bytes / 1_000_000;
             tracing::info!("continuing from {name}, of which this rank has read {read_mb} MB");
         } else {
-            load_initial_weights(session, &mut engine)?;
+            initialise(session, &mut engine)?;
             frozen_hash = save_frozen(session, &engine, &checkpoints)?;
         }
         session.control.at(loaded.state.step, Phase::Start);
