@@ -20,7 +20,8 @@ pub struct Drill {
     /// Kind of the fault and its target.
     pub act: Act,
     /// Step in which the fault happens: the step being computed, counted from 0 as in heartbeats.
-    /// For the points `checkpoint` and `write` it is the step in the checkpoint's name.
+    /// For the points `checkpoint`, `evaluation` and `write` it is the number of completed steps,
+    /// and for `load` it is 0.
     pub step: u64,
     /// Attempt in which the fault happens, counted from 1. Default: 1.
     pub attempt: u32,
@@ -97,7 +98,7 @@ impl Failure {
 }
 
 impl DrillPoint {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Phase(Phase::Load),
         Self::Phase(Phase::Data),
         Self::Phase(Phase::Forward),
@@ -105,6 +106,7 @@ impl DrillPoint {
         Self::Phase(Phase::Backward),
         Self::Phase(Phase::Optimizer),
         Self::Phase(Phase::Checkpoint),
+        Self::Phase(Phase::Evaluation),
         Self::Write,
     ];
 
@@ -310,7 +312,7 @@ mod tests {
             ("kill:step=5", "needs rank"),
             (
                 "kill:rank=1,step=5,phase=foward",
-                "`foward` is not a phase; valid are load, data, forward, collective, backward, optimizer, checkpoint, write; did you mean `forward`?",
+                "`foward` is not a phase; valid are load, data, forward, collective, backward, optimizer, checkpoint, evaluation, write; did you mean `forward`?",
             ),
             (
                 "kill:rank=1,step=5,when=now",

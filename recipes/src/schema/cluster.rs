@@ -116,8 +116,8 @@ pub struct RestartPolicy {
     /// With the default, a hang in a step of up to 20 s is detected at most 30 s after the step's
     /// usual duration; other trainers wait for the timeout of a collective, 10 minutes in PyTorch.
     /// Waiting for data has three times this floor, because storage has pauses of its own.
-    /// Starting, saving and evaluating have `start_timeout_s`. A rank that sends nothing while
-    /// others report is detected after 10 s.
+    /// Starting, loading, saving and evaluating have `start_timeout_s`. A rank that sends nothing
+    /// while others report is detected after 10 s.
     pub hang_floor_s: u64,
 }
 

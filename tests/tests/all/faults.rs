@@ -67,3 +67,20 @@ fn steps_without_a_finite_gradient_are_skipped_and_then_end_the_run() {
     let events = std::fs::read_to_string(trial.path("diverged").join("events.jsonl")).unwrap();
     assert!(events.contains("step skipped"), "{events}");
 }
+
+#[test]
+fn a_rank_that_hangs_while_weights_are_loaded_or_tasks_measured_is_named_and_the_run_completes() {
+    let trial = Trial::new(EIGHT_STEPS);
+    for (phase, step) in [("load", 0), ("evaluation", 8)] {
+        let sets = ["cluster.start_timeout_s=10", "cluster.restart.max_without_progress=1"];
+        let mut command = trial.launch(phase, &sets);
+        // The rank sends heartbeats all the time.
+        let drill = format!("slow:rank=1,step={step},phase={phase},seconds=600");
+        let output = command.args(["--drill", &drill]).output().unwrap();
+        let said = text(&output);
+        assert!(output.status.success(), "{said}");
+        let hangs = format!("rank 1 hangs in phase {phase} of step {step}: on ");
+        assert!(said.contains(&hangs) && said.contains("it still sends heartbeats"), "{said}");
+        assert!(said.contains("others wait in collective"), "{said}");
+    }
+}
