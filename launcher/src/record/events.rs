@@ -41,6 +41,8 @@ pub(crate) enum Event {
         peer: String,
         reason: String,
     },
+    /// Rank 0 has its first batch, or begins to measure.
+    Started(StartTimes),
     /// The run starts from the weights of another run.
     Initialised {
         /// Folder of the other run's checkpoint.
@@ -98,6 +100,19 @@ pub(crate) enum Event {
         /// Last step that was reported.
         step: u64,
     },
+}
+
+/// Durations of the parts of an attempt's start, one after another.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(crate) struct StartTimes {
+    /// Seconds of the health checks.
+    pub checks_s: f64,
+    /// Seconds from the start of the processes until all ranks have connected.
+    pub connect_s: f64,
+    /// Seconds until the weights of a checkpoint or of a new run are on the device.
+    pub load_s: f64,
+    /// Seconds until the first batch is ready: catalogues, kernels, data.
+    pub prepare_s: f64,
 }
 
 impl AttemptOutcome {

@@ -346,6 +346,7 @@ pub(super) fn incidents(contents: &Contents) -> Markup {
             | Event::Submitted { .. }
             | Event::Straggler(_)
             | Event::AttemptStarted { .. }
+            | Event::Started(_)
             | Event::RankJoined { .. }
             | Event::Scores { .. }
             | Event::AttemptEnded { .. } => continue,

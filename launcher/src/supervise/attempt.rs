@@ -16,6 +16,7 @@ use super::post_mortem;
 use super::progress::Progress;
 use super::signals::{Signals, StopSignal};
 use super::stall::{self, Limits, Position, StepTimes};
+use super::start_up::StartUp;
 use crate::control::Server;
 use crate::platform::workers::Group;
 use crate::process;
@@ -63,7 +64,10 @@ pub(super) struct Attempt<'a> {
     pub(super) facts: Facts,
     /// For a drill: this process kills itself when a rank reports this step.
     pub(super) kill_supervisor_at: Option<u64>,
+    pub(super) start_up: StartUp,
     members: Vec<Member>,
+    /// Number of ranks that have connected.
+    joined: usize,
     times: StepTimes,
     started: Instant,
     exited: Option<(Instant, ExitStatus)>,
@@ -139,7 +143,9 @@ impl<'a> Attempt<'a> {
             output,
             facts,
             kill_supervisor_at: None,
+            start_up: StartUp::new(Duration::ZERO, Instant::now()),
             members: (0..world_size).map(|_| Member::default()).collect(),
+            joined: 0,
             times: StepTimes::default(),
             started: Instant::now(),
             exited: None,

@@ -17,12 +17,13 @@ mod prometheus;
 mod restart;
 mod signals;
 mod stall;
+mod start_up;
 #[cfg(test)]
 mod tests;
 
 use std::io::Read;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vljepa_recipes::protocol::{Act, Drill, Job, Phase};
 use vljepa_recipes::run_directory::{RunDirectory, atomic_write};
@@ -48,6 +49,7 @@ use attempt::{Attempt, End, Facts};
 use observer::Observer;
 use progress::Progress;
 use restart::{Decision, Failure, Restarts};
+use start_up::StartUp;
 
 /// How often the nodes are probed if too few of them are healthy.
 const MAX_PROBES: u32 = 2;
@@ -94,6 +96,7 @@ pub(crate) async fn supervise(run: &mut Run, signals: &mut Signals) -> Result<En
     let mut restarts = Restarts::new(run.recipe.cluster.restart.clone(), has_trained);
     let mut facts = Facts::default();
     loop {
+        let begun = Instant::now();
         let choice = tokio::select! {
             chosen = choose_nodes(run, &progress) => match chosen? {
                 Ok(choice) => choice,
@@ -108,7 +111,7 @@ pub(crate) async fn supervise(run: &mut Run, signals: &mut Signals) -> Result<En
         progress.restart();
         observer.attempt(number, choice.world_size);
         let watch = Watch { progress: &mut progress, observer: &mut observer };
-        let ended = one_attempt(run, number, &choice, facts, watch, signals).await;
+        let ended = one_attempt(run, number, (&choice, begun), facts, watch, signals).await;
         observer.end_attempt().await;
         run.record.note_hosts(observer.hosts());
         let (end, reached) = match ended {
@@ -257,11 +260,12 @@ pub(in crate::supervise) struct Watch<'a> {
     pub(in crate::supervise) observer: &'a mut Observer,
 }
 
-/// Starts the workers of an attempt and supervises them until the attempt ends.
+/// Starts the workers of an attempt and supervises them until the attempt ends. The choice of its
+/// nodes has begun at `begun`.
 async fn one_attempt(
     run: &Run,
     number: u32,
-    choice: &NodeChoice,
+    (choice, begun): (&NodeChoice, Instant),
     facts: Facts,
     watch: Watch<'_>,
     signals: &mut Signals,
@@ -291,6 +295,7 @@ async fn one_attempt(
     events.write(Event::AttemptStarted { world_size, command: command.clone() });
     let output = output_log(run, number);
     let one_by_one = run.recipe.device == Device::Cuda && world_size > 1;
+    let start_up = StartUp::new(begun.elapsed(), Instant::now());
     let group = match step {
         Some(step) => Group::step(&command, step, &token, &output),
         None if one_by_one => {
@@ -302,6 +307,7 @@ async fn one_attempt(
     let log = Box::new(move |rank| run.directory.log(rank, number));
     let mut attempt =
         Attempt::new(world_size, server, group, events, &run.limits, watch, log, output, facts);
+    attempt.start_up = start_up;
     let kills = run.drills.iter().filter(|d| d.act == Act::KillSupervisor && d.attempt == number);
     attempt.kill_supervisor_at = kills.map(|drill| drill.step).min();
     let end = attempt.run(signals).await;

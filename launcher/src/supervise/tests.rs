@@ -138,6 +138,10 @@ async fn work_outside_of_steps_takes_its_time_as_long_as_one_rank_goes_on() {
         long 3 checkpoint; step 3; sleep 0.15; long 4 evaluation; complete"#;
     let (ended, events) = run(folder.path(), 2, scenario).await;
     assert_eq!(ended.unwrap(), Ending::Completed, "{events}");
+    let started = events.lines().find(|line| line.contains(r#""event":"started""#)).unwrap();
+    let started: serde_json::Value = serde_json::from_str(started).unwrap();
+    let load_s = started["load_s"].as_f64().unwrap();
+    assert!(load_s > 3.0 && started["prepare_s"].as_f64().unwrap() < load_s, "{started}");
     assert_nothing_left(folder.path());
 }
 

@@ -103,6 +103,7 @@ impl Timeline {
             | Event::RankJoined { .. }
             | Event::Refused { .. }
             | Event::Initialised { .. }
+            | Event::Started(_)
             | Event::Saved { .. }
             | Event::Scores { .. }
             | Event::Warning { .. }

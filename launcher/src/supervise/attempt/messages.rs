@@ -9,6 +9,7 @@ use vljepa_recipes::protocol::{CollectiveKind, FromSupervisor, FromWorker, Hello
 
 use super::super::signals::StopSignal;
 use super::super::stall::{Position, has_work};
+use super::super::start_up::over_budget;
 use super::{Attempt, Joined};
 use crate::control::ControlEvent;
 use crate::record::events::{Event, FaultKind};
@@ -66,6 +67,10 @@ impl Attempt<'_> {
         self.members[rank].joined =
             Some(Joined { host: host.clone(), pid, position, step_since: now });
         self.events.write(Event::RankJoined { rank, host, pid, device, build });
+        self.joined += 1;
+        if self.joined == self.members.len() {
+            self.start_up.connected(now);
+        }
     }
 
     fn message(&mut self, rank: usize, message: FromWorker) {
@@ -202,6 +207,13 @@ impl Attempt<'_> {
         let position = &mut joined.position;
         if rank == 0 {
             self.progress.at(step, phase);
+            if let Some(times) = self.start_up.at(phase, now) {
+                self.events.write(Event::Started(times));
+                if let Some(text) = over_budget(&times) {
+                    self.progress.note(&format!("warning: {text}"));
+                    self.events.write(Event::Warning { rank, text });
+                }
+            }
         }
         if (position.step, position.phase) == (step, phase) {
             return;
