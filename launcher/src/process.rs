@@ -51,6 +51,21 @@ pub(crate) async fn ask_within(
     answer(command.args(arguments), &program.display().to_string(), limit).await
 }
 
+/// Runs a program with additional environment variables and returns its standard output.
+///
+/// # Errors
+/// As for [`ask`], with the timeout `limit`.
+pub(crate) async fn ask_with(
+    limit: Duration,
+    program: &Path,
+    arguments: &[&OsStr],
+    variables: &[(&str, String)],
+) -> Result<Vec<u8>, Unanswered> {
+    let mut command = Command::new(program);
+    command.args(arguments).envs(variables.iter().map(|(name, value)| (name, value)));
+    answer(&mut command, &program.display().to_string(), limit).await
+}
+
 /// Runs a program and returns the lines of its standard output, with an error if it is missing,
 /// fails or takes longer than `limit`. Lines that were printed before are returned then too.
 pub(crate) async fn lines_within(

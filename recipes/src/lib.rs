@@ -25,8 +25,8 @@ pub mod weight_index;
 
 pub use check::Problem;
 pub use load::{
-    LoadError, Loaded, Mistake, PublishedModel, Role, load, load_rates, load_resolved, load_set,
-    load_yaml, published_models, to_yaml,
+    LoadError, Loaded, Mistake, PublishedModel, Role, load, load_rates, load_rates_text,
+    load_resolved, load_set, load_yaml, published_models, to_yaml,
 };
 pub use rank::RankId;
 pub use run_directory::{RunDirectory, RunDirectoryError};

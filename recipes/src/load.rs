@@ -18,7 +18,7 @@ use miette::{Diagnostic, NamedSource, SourceSpan};
 
 pub use self::families::Role;
 pub use self::published::{PublishedModel, published_models};
-pub use self::rates::load_rates;
+pub use self::rates::{load_rates, load_rates_text};
 pub use self::sets::load_set;
 use crate::check::{self, Problem};
 use crate::read::{self, Fault};

@@ -3,6 +3,7 @@
 
 mod advice;
 mod communication;
+mod comparison;
 mod data;
 mod failures;
 mod rates;
@@ -11,6 +12,7 @@ mod step;
 
 pub use advice::{Change, advice};
 pub use communication::{Algorithm, Group};
+pub use comparison::Comparison;
 pub use data::Supply;
 pub use failures::Failures;
 pub use rates::{Curve, Form, Forms, Origin, Rate, Rates};

@@ -12,6 +12,14 @@ pub(crate) struct Doctor {
     pub recipe: Option<PathBuf>,
     #[command(flatten)]
     pub options: RecipeOptions,
+    /// Also measure how fast the devices compute the recipe's networks, which takes about two
+    /// minutes, and compare with the rates of a plan.
+    #[arg(long, requires = "recipe")]
+    pub bench: bool,
+    /// Rates to compare with, a YAML file like recipes/rates/h200.yaml. Default: those of H200. A
+    /// recipe with `device: host` has no default.
+    #[arg(long, value_name = "FILE", requires = "bench")]
+    pub rates: Option<PathBuf>,
     /// Print the result as JSON.
     #[arg(long)]
     pub json: bool,

@@ -2,6 +2,10 @@
 
 use std::path::PathBuf;
 
+use vljepa_recipes::load_rates;
+use vljepa_recipes::plan::Rates;
+use vljepa_recipes::schema::{Device, Recipe};
+
 use super::jobs::{path_error, show_json};
 use super::train::run_dir;
 use crate::cli;
@@ -41,14 +45,32 @@ fn request(arguments: &cli::Doctor) -> Result<Request, LaunchError> {
             return Err(LaunchError::File { what, help });
         }
         let folder = options.run.clone().unwrap_or_else(|| PathBuf::from("."));
-        return Ok(Request { yaml: None, folder: absolute(folder)?, nodes: 1 });
+        return Ok(Request { yaml: None, folder: absolute(folder)?, nodes: 1, rates: None });
     };
     let loaded = vljepa_recipes::load(recipe, &options.set)?;
     for warning in &loaded.warnings {
         terminal::note(&format!("warning: {warning}"));
     }
     let folder = absolute(run_dir(options, &loaded.recipe))?;
-    Ok(Request { yaml: Some(loaded.yaml), folder, nodes: 1 })
+    let rates = if arguments.bench { Some(rates(arguments, &loaded.recipe)?) } else { None };
+    Ok(Request { yaml: Some(loaded.yaml), folder, nodes: 1, rates })
+}
+
+/// Rates with which the devices are compared.
+fn rates(arguments: &cli::Doctor, recipe: &Recipe) -> Result<String, LaunchError> {
+    let rates = match (&arguments.rates, recipe.device) {
+        (Some(file), _) => load_rates(file)?,
+        (None, Device::Cuda) => Rates::h200().clone(),
+        (None, Device::Host) => {
+            let what = "--bench needs rates to compare with, and `device: host` has no default";
+            let help = "name a file: --rates FILE; `vljepa-worker rates RECIPE` writes one";
+            return Err(LaunchError::File { what: what.to_owned(), help: help.to_owned() });
+        }
+    };
+    rates.to_yaml().map_err(|error| LaunchError::Start {
+        what: "writing the rates for the nodes".to_owned(),
+        why: error.to_string(),
+    })
 }
 
 fn absolute(path: PathBuf) -> Result<PathBuf, LaunchError> {

@@ -43,6 +43,8 @@ pub(crate) enum Fact {
     GpuClocks,
     /// Power limits of the GPUs.
     GpuPower,
+    /// Rates of the devices against those of a plan.
+    Rates,
     /// Network adapters.
     Adapters,
     /// The network adapter that is nearest to each GPU.
@@ -86,6 +88,7 @@ impl Fact {
             Self::Gpus => "GPUs",
             Self::GpuClocks => "GPU clocks",
             Self::GpuPower => "GPU power",
+            Self::Rates => "rates",
             Self::Adapters => "network",
             Self::GpuAdapters => "GPU to network",
             Self::FabricVariables => "variables",
@@ -103,7 +106,12 @@ impl Fact {
     /// range.
     pub(crate) fn is_measured(self) -> bool {
         match self {
-            Self::SharedMemory | Self::Room | Self::DiskRate | Self::Storage | Self::Clock => true,
+            Self::SharedMemory
+            | Self::Room
+            | Self::DiskRate
+            | Self::Storage
+            | Self::Rates
+            | Self::Clock => true,
             Self::Node
             | Self::Programs
             | Self::Cpus

@@ -19,6 +19,7 @@ mod network;
 pub(crate) mod node;
 pub(crate) mod nodes;
 mod programs;
+mod rates;
 mod slurm;
 mod storage;
 pub(crate) mod table;
@@ -51,6 +52,8 @@ pub(crate) async fn examine(
     let variables = environment::variables(&slurm::PREFIXES);
     shared.extend(slurm::job(&variables, &platform, recipe, version).await);
     let cluster = recipe.map(|recipe| recipe.cluster.clone()).unwrap_or_default();
-    let nodes = nodes::ask(&allocation, &cluster, &request, nodes::limit(recipe)).await?;
+    let nodes =
+        nodes::ask(&allocation, &cluster, &request, nodes::limit(recipe, request.rates.is_some()))
+            .await?;
     Ok((NodeReport { findings: shared, ..NodeReport::default() }, nodes))
 }

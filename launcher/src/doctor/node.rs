@@ -7,7 +7,7 @@ use vljepa_recipes::Loaded;
 use vljepa_recipes::schema::{Device, Recipe, Scheduler};
 
 use super::finding::{Fact, Finding, NodeReport};
-use super::{clock, cpus, disk, gpus, libraries, memory, network, programs, slurm, storage};
+use super::{clock, cpus, disk, gpus, libraries, memory, network, programs, rates, slurm, storage};
 use crate::error::LaunchError;
 use crate::platform::slurm::submit;
 use crate::programs::Programs;
@@ -23,6 +23,8 @@ pub(crate) struct Request {
     pub folder: PathBuf,
     /// Number of nodes that are looked at, at the same time.
     pub nodes: usize,
+    /// Rates with which those of the devices are compared, as YAML; `None` measures nothing.
+    pub rates: Option<String>,
 }
 
 impl Request {
@@ -69,6 +71,12 @@ pub(crate) async fn report(request: &Request) -> Result<NodeReport, LaunchError>
     }
     if role == Role::Compute {
         devices(root, recipe, found.as_ref().ok(), &mut report).await;
+        if let (Ok(programs), Some(Loaded { recipe, yaml, .. })) = (&found, &loaded)
+            && let Some(planned) = &request.rates
+        {
+            let gpus = report.gpus.len();
+            report.findings.push(rates::look(programs, recipe, (yaml, planned), gpus).await);
+        }
     }
     if is_in_job {
         report.findings.push(slurm::programs());

@@ -9,7 +9,7 @@ use vljepa_recipes::schema::{Cluster, Recipe};
 use super::clock::Offset;
 use super::finding::{Fact, Finding, NodeReport};
 use super::node::{Request, host};
-use super::{clock, storage};
+use super::{clock, rates, storage};
 use crate::error::LaunchError;
 use crate::platform::slurm::allocation::{Allocation, Input};
 use crate::platform::slurm::client;
@@ -29,8 +29,9 @@ const LIMIT: Duration = Duration::from_secs(120);
 const END_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long a node may take to look at everything.
-pub(super) fn limit(recipe: Option<&Recipe>) -> Duration {
-    LIMIT + recipe.map(storage::limit).unwrap_or_default()
+pub(super) fn limit(recipe: Option<&Recipe>, measures: bool) -> Duration {
+    let rates = if measures { rates::LIMIT } else { Duration::ZERO };
+    LIMIT + recipe.map(storage::limit).unwrap_or_default() + rates
 }
 
 /// Looks at all nodes of a job at the same time. A node that fails or does not answer within

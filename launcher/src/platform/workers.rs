@@ -34,6 +34,17 @@ const SESSION_VARIABLE: &str = "OMPI_MCA_orte_tmpdir_base";
 /// Time between two checks whether ranks that were started one by one have ended.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
+/// Environment variables that tell a process which of `ranks` ranks on this machine it is.
+pub(crate) fn rank_variables(rank: usize, ranks: usize) -> [(&'static str, String); 4] {
+    let own = [
+        (RANK_VARIABLE, rank),
+        (WORLD_SIZE_VARIABLE, ranks),
+        (LOCAL_RANK_VARIABLE, rank),
+        (LOCAL_WORLD_SIZE_VARIABLE, ranks),
+    ];
+    own.map(|(name, value)| (name, value.to_string()))
+}
+
 /// Processes of one attempt. Dropping the group kills them.
 #[derive(Debug)]
 pub(crate) struct Group {
@@ -102,14 +113,9 @@ impl Group {
         output: &Path,
     ) -> std::io::Result<Self> {
         let variables = |rank: usize| {
-            let mut variables = vec![
-                (RANK_VARIABLE, rank),
-                (WORLD_SIZE_VARIABLE, world_size),
-                (LOCAL_RANK_VARIABLE, rank),
-                (LOCAL_WORLD_SIZE_VARIABLE, world_size),
-            ];
-            variables.extend(deterministic.then_some((NVLS_VARIABLE, 0)));
-            let texts = variables.into_iter().map(|(name, value)| (name, value.to_string().into()));
+            let mut variables = rank_variables(rank, world_size).to_vec();
+            variables.extend(deterministic.then(|| (NVLS_VARIABLE, "0".to_owned())));
+            let texts = variables.into_iter().map(|(name, value)| (name, value.into()));
             texts.collect::<Vec<_>>()
         };
         let first = spawn(line, token, output, 0, &variables(0))?;

@@ -42,6 +42,15 @@ pub fn load_rates(path: &Path) -> Result<Rates, LoadError> {
     of_text(path.display().to_string(), read_text(path)?)
 }
 
+/// Reads a table of rates from its text, as [`load_rates`] does.
+///
+/// # Errors
+///
+/// As for [`load_rates`].
+pub fn load_rates_text(text: &str) -> Result<Rates, LoadError> {
+    of_text("the text".to_owned(), text.to_owned())
+}
+
 fn of_text(name: String, text: String) -> Result<Rates, LoadError> {
     let mut loader = Loader::default();
     let index = loader.add(name, text);

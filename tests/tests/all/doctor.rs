@@ -6,6 +6,7 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use vljepa_recipes::load_rates_text;
 
 use crate::breakage::{SmallDisk, as_root};
 use crate::programs::{Trial, command, program, text};
@@ -327,4 +328,52 @@ fn a_request_that_makes_no_sense_is_refused() {
     refused(&["doctor", "nowhere.yaml"], &["nowhere.yaml"]);
     refused(&["doctor", "--set", "device=cuda"], &["changes a recipe, and none is given"]);
     refused(&["doctor", "--node", "a.yaml"], &["cannot be used with"]);
+}
+
+#[test]
+fn a_machine_slower_than_the_plan_assumes_is_named_with_its_rate() {
+    let trial = Trial::new(TWO_RANKS);
+    let measured = Command::new(program("vljepa-worker"))
+        .args(["rates".as_ref(), trial.recipe().as_os_str()])
+        .output()
+        .unwrap();
+    assert!(measured.status.success(), "{}", text(&measured));
+    let measured = String::from_utf8(measured.stdout).unwrap();
+    // Other programs may slow this machine down between two measurements.
+    let with_products = |factor: f64| {
+        let mut rates = load_rates_text(&measured).unwrap();
+        let all = [
+            &mut rates.products_tflops,
+            &mut rates.attention_forward_tflops,
+            &mut rates.attention_backward_tflops,
+        ];
+        for curve in all {
+            curve.values.iter_mut().for_each(|(_, rate)| *rate /= 20.0);
+        }
+        rates.products_tflops.values.iter_mut().for_each(|(_, rate)| *rate *= factor);
+        for rate in [
+            &mut rates.memory_bound_tb_per_s,
+            &mut rates.optimizer_tb_per_s,
+            &mut rates.loss_tflops,
+        ] {
+            rate.value /= 20.0;
+        }
+        rates.launch_us.value *= 20.0;
+        (rates.ceiling_tflops, rates.peak_tflops) = (1e6, 1e6);
+        let file = trial.path(&format!("rates-{factor}.yaml"));
+        std::fs::write(&file, rates.to_yaml().unwrap()).unwrap();
+        let mut arguments = arguments(Some(&trial), &[]);
+        arguments.extend(["--bench", "--rates", file.to_str().unwrap()].map(str::to_owned));
+        Answer::of(&command("vljepa-launch").args(arguments).output().unwrap())
+    };
+    let as_planned = with_products(1.0);
+    let [state, found, _] = as_planned.only("rates");
+    assert_eq!(state, "pass", "{found}");
+    assert!(found.starts_with("of the planned speed: products "), "{found}");
+    let slow = with_products(1e3);
+    let [state, found, advice] = slow.only("rates");
+    assert_eq!(state, "warn", "{found}");
+    let named = found.split_once("; slower: ").unwrap().1;
+    assert!(named.starts_with("products_tflops at ") && !named.contains("; "), "{found}");
+    assert!(advice.contains("vljepa-launch plan RECIPE --rates"), "{advice}");
 }
