@@ -27,7 +27,7 @@ use vljepa_kernels::testing::{Random, bytes, indices};
 use vljepa_kernels::{Device, Tensor};
 use vljepa_model::Recompute;
 use vljepa_recipes::Recipe;
-use vljepa_recipes::cost::Tokens;
+use vljepa_recipes::cost::{Tokens, memory};
 use vljepa_recipes::plan::step_budget;
 use vljepa_recipes::protocol::Phase;
 use vljepa_worker::collectives::{Collectives, Solo, StandIn};
@@ -128,11 +128,12 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let recipe = vljepa_recipes::load(&arguments.recipe, &arguments.sets)?.recipe;
     rayon::ThreadPoolBuilder::new().num_threads(arguments.threads).build_global()?;
     let (device, device_name) = open(&recipe, arguments)?;
+    let collectives = world(arguments, device)?;
+    let before_mib = host_mib("VmRSS:")?;
+    reset_peak()?;
     let (mut engine, mut training) = Engine::for_training(&recipe, device)?;
     let batch = random_batch(arguments, &recipe)?;
     let learning_rate = recipe.stages.first().map_or(1e-3, |stage| stage.learning_rate.peak);
-    let collectives = world(arguments, device)?;
-    let planned = planned(arguments, &recipe, device, &collectives)?;
     let mut batches = Batches::new(device, batch)?;
     let mut step = |engine: &mut Engine, training: &mut Training| {
         let input = arguments.input(batches.next()?, learning_rate);
@@ -141,6 +142,9 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     for _ in 0..arguments.warm_up {
         step(&mut engine, &mut training)?;
     }
+    // Measuring rates takes memory of its own.
+    let host_mib = host_mib("VmHWM:")? - before_mib;
+    let planned = planned(arguments, &recipe, device, &collectives)?;
     let mut times = Vec::with_capacity(arguments.steps);
     let mut phases: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
     let mut loss = f64::NAN;
@@ -177,6 +181,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         "samples_per_s": rounded(rows / ms * 1e3, 1e2),
         "loss": rounded(loss, 1e4),
         "peak_gib": peak_gib(device)?,
+        "host_mib": rounded(host_mib, 1e1),
         "trainable": engine.parameters.trainable.shape()[0],
     });
     if arguments.phases {
@@ -246,8 +251,15 @@ fn planned(
     let terms: BTreeMap<String, f64> = terms.collect();
     let all = budget.total();
     let (ms, deviation_ms) = (ms(all.value), ms(all.deviation));
-    let found = json!({"ms": ms, "deviation_ms": deviation_ms, "terms_ms": terms, "rates": rates});
-    Ok(Some(found))
+    let bytes = memory(&recipe, tokens, rows, arguments.batch, arguments.recompute).total();
+    let mib = rounded(bytes / f64::from(1 << 20), 1e1);
+    Ok(Some(json!({
+        "ms": ms,
+        "deviation_ms": deviation_ms,
+        "terms_ms": terms,
+        "memory_mib": mib,
+        "rates": rates,
+    })))
 }
 
 /// Joins the real ranks, or lets this process stand in for one of them.
@@ -290,6 +302,19 @@ fn open(recipe: &Recipe, arguments: &Arguments) -> anyhow::Result<(Device, Strin
         anyhow::bail!("--emulated needs feature `emulator`");
     }
     device::open(recipe, &Environment::read(), arguments.threads)
+}
+
+/// Memory of this process in MiB: `VmRSS:` now, or `VmHWM:` at most since [`reset_peak`].
+fn host_mib(key: &str) -> anyhow::Result<f64> {
+    let text = std::fs::read_to_string("/proc/self/status")?;
+    let line = text.lines().find_map(|line| line.strip_prefix(key));
+    let kib = line.and_then(|rest| rest.trim().strip_suffix(" kB")?.parse::<f64>().ok());
+    Ok(kib.with_context(|| format!("/proc/self/status has no {key}"))? / 1024.0)
+}
+
+/// Lets the largest memory of this process be that of now.
+fn reset_peak() -> std::io::Result<()> {
+    std::fs::write("/proc/self/clear_refs", "5")
 }
 
 /// Returns the memory in use on a GPU in GiB, which only grows, or `None` on the host.

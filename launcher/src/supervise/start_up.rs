@@ -10,7 +10,7 @@ use crate::record::events::StartTimes;
 /// batch.
 const BUDGET_S: f64 = 120.0;
 
-/// The start of an attempt, as far as it has come.
+/// The times at which the parts of a start have ended so far.
 #[derive(Debug)]
 pub(super) struct StartUp {
     checks: Duration,
