@@ -185,6 +185,13 @@ impl Problems {
     }
 }
 
+/// Returns a problem if a programme cannot have this name.
+pub(crate) fn programme_name(name: &str) -> Vec<Problem> {
+    let mut found = Problems::default();
+    check_name(&mut found, "name", name);
+    found.list
+}
+
 /// Reports a name that cannot become part of a path or of a metric's name.
 fn check_name(found: &mut Problems, key: &str, name: &str) {
     let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';

@@ -8,6 +8,7 @@ pub mod cost;
 pub mod file_kind;
 mod load;
 pub mod node;
+mod order;
 pub mod paper;
 pub mod plan;
 pub mod protocol;
@@ -25,11 +26,14 @@ pub mod weight_index;
 
 pub use check::Problem;
 pub use load::{
-    LoadError, Loaded, Mistake, PublishedModel, Role, load, load_rates, load_rates_text,
-    load_resolved, load_set, load_yaml, published_models, to_yaml,
+    LoadError, Loaded, Mistake, Programme, ProgrammeRun, PublishedModel, Role, is_programme, load,
+    load_programme, load_rates, load_rates_text, load_resolved, load_set, load_yaml,
+    published_models, to_yaml,
 };
 pub use rank::RankId;
 pub use run_directory::{RunDirectory, RunDirectoryError};
 pub use schema::Recipe;
 pub use shard_names::is_remote;
-pub use table::{RowRecipe, check_files, is_absent, row_recipes};
+pub use table::{
+    Awaited, RowRecipe, check_files, check_files_with, is_absent, row_recipes, row_recipes_with,
+};

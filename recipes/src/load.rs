@@ -7,6 +7,7 @@
 
 mod families;
 mod hash;
+mod programme;
 mod published;
 mod rates;
 mod sets;
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 use miette::{Diagnostic, NamedSource, SourceSpan};
 
 pub use self::families::Role;
+pub use self::programme::{Programme, ProgrammeRun, is_programme, load_programme};
 pub use self::published::{PublishedModel, published_models};
 pub use self::rates::{load_rates, load_rates_text};
 pub use self::sets::load_set;
@@ -69,6 +71,17 @@ pub enum LoadError {
         /// Mistakes in the order of the recipe's keys.
         #[related]
         mistakes: Vec<Mistake>,
+    },
+    /// A recipe of a programme was refused.
+    #[error("entry {entry} of the programme, {}, cannot be loaded", recipe.display())]
+    Entry {
+        /// Index of the entry, from 0.
+        entry: usize,
+        /// File of its recipe.
+        recipe: PathBuf,
+        /// The only item: why its recipe was refused.
+        #[related]
+        why: Vec<LoadError>,
     },
     /// The resolved recipe could not be written as YAML.
     #[error("cannot write the resolved recipe as YAML: {reason}")]
@@ -235,6 +248,7 @@ impl Loader {
         let text = read_text(path)?;
         let index = self.add(path.display().to_string(), text);
         let mut root = self.parse(index)?;
+        programme::refuse(self, &root)?;
         let Some(entry) = root.take("extends") else { return Ok(root) };
         let Value::Text(base) = &entry.node.value else {
             let what =

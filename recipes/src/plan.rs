@@ -2,6 +2,7 @@
 //! model ([`crate::cost`]) and a table of rates ([`Rates`]). Nothing is read or run.
 
 mod advice;
+mod chain;
 mod communication;
 mod comparison;
 mod data;
@@ -11,6 +12,7 @@ mod scaling;
 mod step;
 
 pub use advice::{Change, advice};
+pub use chain::{Chain, longest_chain, one_after_another};
 pub use communication::{Algorithm, Group};
 pub use comparison::Comparison;
 pub use data::Supply;

@@ -279,6 +279,16 @@ impl RunDirectory {
         Ok(())
     }
 
+    /// Checks that a run of this recipe can continue in the directory, and changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`RunDirectoryError::OtherRecipe`] if the directory holds a run of another recipe,
+    /// and an error if its recipe cannot be read.
+    pub fn accepts(&self, loaded: &Loaded) -> Result<(), RunDirectoryError> {
+        self.compare(loaded).map(drop)
+    }
+
     /// Returns the differing keys that may change between starts, or an error if another key
     /// differs.
     fn compare(&self, loaded: &Loaded) -> Result<Vec<String>, RunDirectoryError> {

@@ -14,6 +14,7 @@ mod families;
 mod init;
 mod language_model;
 mod model;
+mod needs;
 mod predictor;
 mod set;
 mod table;

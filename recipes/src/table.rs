@@ -21,7 +21,12 @@ pub struct RowRecipe {
     pub recipe: Recipe,
     /// Step of the run's checkpoint. `None` for the newest one, and if the row names no run.
     pub step: Option<u64>,
+    /// Whether the row's run has still to be made, so that `init` cannot be read yet.
+    pub is_awaited: bool,
 }
+
+/// Recipe of a run that has still to be made, by its directory. `None` if the directory is read.
+pub type Awaited<'a> = &'a dyn Fn(&Path) -> Option<Recipe>;
 
 impl RowRecipe {
     /// Returns a problem of the row's recipe under the key of the table's recipe that it concerns.
@@ -41,12 +46,13 @@ impl RowRecipe {
         }
     }
 
-    /// The recipe with the files that the measurement reads, and no others: without training data
-    /// and, if the table leaves them out, without sets that are not on this disk.
+    /// The recipe with the files that the measurement reads, and no others: without training data,
+    /// without a run that is awaited and, if the table leaves them out, without sets that are not on this disk.
     #[must_use]
     pub fn read(&self, table: &Table) -> Recipe {
         let mut recipe = self.recipe.clone();
         recipe.data.sources.clear();
+        recipe.init = recipe.init.filter(|_| !self.is_awaited);
         if table.skip_absent_sets {
             recipe.evaluation.tasks.retain(|task| !is_absent(task));
         }
@@ -67,20 +73,34 @@ pub fn is_absent(task: &Task) -> bool {
 /// planned on machines that have none of them.
 #[must_use]
 pub fn row_recipes(recipe: &Recipe) -> Vec<Result<RowRecipe, Problem>> {
+    row_recipes_with(recipe, &|_| None)
+}
+
+/// Returns what [`row_recipes`] returns, with the given recipes for runs that have still to be
+/// made.
+#[must_use]
+pub fn row_recipes_with(recipe: &Recipe, awaited: Awaited<'_>) -> Vec<Result<RowRecipe, Problem>> {
     let rows = recipe.table.iter().flat_map(|table| &table.rows);
-    rows.map(|(name, row)| row_recipe(recipe, name, row)).collect()
+    rows.map(|(name, row)| row_recipe(recipe, name, row, awaited)).collect()
 }
 
 /// Returns a problem for each file of the recipe that does not exist, as [`check::check_files`]
 /// does, and for a table those of its rows. A table without tasks needs none.
 #[must_use]
 pub fn check_files(recipe: &Recipe) -> Vec<Problem> {
+    check_files_with(recipe, &|_| None)
+}
+
+/// Returns what [`check_files`] returns, with the given recipes for runs that have still to be
+/// made.
+#[must_use]
+pub fn check_files_with(recipe: &Recipe, awaited: Awaited<'_>) -> Vec<Problem> {
     let Some(table) = &recipe.table else { return check::check_files(recipe) };
     let mut found: Vec<Problem> = Vec::new();
     if recipe.evaluation.tasks.is_empty() {
         return found;
     }
-    for row in row_recipes(recipe) {
+    for row in row_recipes_with(recipe, awaited) {
         let of_row = match row {
             Ok(row) => {
                 let problems = check::check_files(&row.read(table)).into_iter();
@@ -101,17 +121,28 @@ pub fn check_files(recipe: &Recipe) -> Vec<Problem> {
     found
 }
 
-fn row_recipe(recipe: &Recipe, name: &str, row: &Row) -> Result<RowRecipe, Problem> {
+fn row_recipe(
+    recipe: &Recipe,
+    name: &str,
+    row: &Row,
+    awaited: Awaited<'_>,
+) -> Result<RowRecipe, Problem> {
     let key = |key: &str| format!("table.rows.{name}.{key}");
     let problem =
         |at: &str, what: String, help: &str| Problem { key: key(at), what, help: help.to_owned() };
     let none = || problem("run", "is not set".to_owned(), "name a run, an export or a model");
+    let mut is_awaited = false;
     let (own, step) = match row.weights().ok_or_else(none)? {
         RowWeights::Model(model) => (Recipe { model: model.clone(), ..recipe.clone() }, None),
         RowWeights::Run(run, step) => {
-            let read = RunDirectory::open(run).and_then(|run| run.load_recipe());
-            let help = "train that run first, or leave the row out: `null`";
-            let own = read.map_err(|error| problem("run", error.to_string(), help))?.recipe;
+            let own = if let Some(own) = awaited(run) {
+                is_awaited = true;
+                own
+            } else {
+                let read = RunDirectory::open(run).and_then(|run| run.load_recipe());
+                let help = "train that run first, or leave the row out: `null`";
+                read.map_err(|error| problem("run", error.to_string(), help))?.recipe
+            };
             if own.table.is_some() || own.model.kind == ModelKind::DualEncoder {
                 let what = format!("{} has no weights of its own", run.display());
                 let help = "name a run that was trained, or the model with the key `model`";
@@ -134,7 +165,7 @@ fn row_recipe(recipe: &Recipe, name: &str, row: &Row) -> Result<RowRecipe, Probl
         Some(Problem { key, what, help }) => {
             Err(Problem { key, what: format!("{what} (row {name})"), help })
         }
-        None => Ok(RowRecipe { name: name.to_owned(), recipe, step }),
+        None => Ok(RowRecipe { name: name.to_owned(), recipe, step, is_awaited }),
     }
 }
 

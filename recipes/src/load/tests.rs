@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use super::mistakes::{CONTRADICTIONS, GOOD, KEYS_AND_TYPES, Row, SET, SETS, SYNTAX};
-use super::{LoadError, Loaded, Mistake, load, load_resolved, load_yaml};
+use super::{LoadError, Loaded, Mistake, is_programme, load, load_resolved, load_yaml};
 use crate::schema::{Init, Recipe};
 
 fn load_text(text: &str, sets: &[&str]) -> Result<Loaded, LoadError> {
@@ -19,7 +19,9 @@ fn mistakes(error: LoadError) -> Vec<Mistake> {
     match error {
         LoadError::Mistake(mistake) => vec![*mistake],
         LoadError::Mistakes { mistakes } => mistakes,
-        LoadError::Unreadable { .. } | LoadError::Resolve { .. } => panic!("{error:?}"),
+        LoadError::Unreadable { .. } | LoadError::Entry { .. } | LoadError::Resolve { .. } => {
+            panic!("{error:?}")
+        }
     }
 }
 
@@ -301,7 +303,8 @@ fn every_recipe_of_the_folder_loads_costs_and_resolves_to_itself() {
                 if !path.ends_with("evaluate/sets") && !path.ends_with("rates") {
                     folders.push(path);
                 }
-            } else if path.extension().is_some_and(|e| e == "yaml") {
+            } else if path.extension().is_some_and(|e| e == "yaml") && !is_programme(&path).unwrap()
+            {
                 found.push(path);
             }
         }

@@ -162,18 +162,26 @@ fn errors_say_their_cause_once() {
 }
 
 #[test]
-fn every_recipe_loads_checks_and_costs() {
-    let mut seen = 0;
+fn every_recipe_and_every_programme_loads_checks_and_costs() {
+    let (mut seen, mut programmes) = (0, 0);
     for entry in std::fs::read_dir(repository().join("recipes")).unwrap() {
         let path = entry.unwrap().path();
-        if path.extension().is_some_and(|e| e == "yaml") {
+        if path.extension().is_none_or(|e| e != "yaml") {
+            continue;
+        }
+        if vljepa_recipes::is_programme(&path).unwrap() {
+            let programme = vljepa_recipes::load_programme(&path, &[]);
+            let programme = programme.unwrap_or_else(|e| panic!("{}: {e:?}", path.display()));
+            assert!(programme.runs.len() > 1, "{}", path.display());
+            programmes += 1;
+        } else {
             let loaded = vljepa_recipes::load(&path, &[]);
             let loaded = loaded.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
             assert!(!loaded.yaml.is_empty());
             seen += 1;
         }
     }
-    assert!(seen >= 3, "{seen} recipes");
+    assert!(seen >= 3 && programmes >= 1, "{seen} recipes, {programmes} programmes");
 }
 
 #[test]

@@ -13,6 +13,8 @@ fn recipes() -> Vec<PathBuf> {
     let files = std::fs::read_dir(repository().join("recipes")).unwrap();
     let mut recipes: Vec<PathBuf> = files.map(|file| file.unwrap().path()).collect();
     recipes.retain(|path| path.extension().is_some_and(|e| e == "yaml"));
+    // A programme has no kernels but those of its recipes.
+    recipes.retain(|path| !vljepa_recipes::is_programme(path).unwrap());
     recipes.sort();
     recipes
 }
