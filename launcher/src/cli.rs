@@ -50,7 +50,8 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Args)]
 pub(crate) struct Train {
-    /// Recipe to train, a YAML file. If its run was started before, the run continues.
+    /// Recipe to train, a YAML file. If its run was started before, the run continues. Also a
+    /// programme, a list of recipes: each run starts when those that it reads are complete.
     #[arg(required = true)]
     pub recipe: Option<PathBuf>,
     #[command(flatten)]
@@ -101,7 +102,8 @@ pub(crate) enum Command {
     Weights(Weights),
     /// Compare captions with reference captions as coco-caption does: CIDEr, BLEU-4, ROUGE-L.
     Score(Score),
-    /// Say how long a run will take, what it needs and costs, what limits it, and what to change.
+    /// Say how long a run, or each run of a programme, will take, what it needs and costs, what
+    /// limits it, and what to change.
     Plan(Plan),
     /// Say which claims of the paper hold for computed tables, and write one page with all of them.
     Paper(Paper),
@@ -116,10 +118,11 @@ pub(crate) enum Command {
     /// the losses.
     Reproduce(Reproduce),
     /// Show the state of a run: step, loss, rates, where the time went, Slurm job, slowest ranks.
+    /// Of a programme: one line for each run.
     Status(Status),
-    /// Ask a run to save a checkpoint and end, on whichever machine it works; a job that waits in
-    /// Slurm's queue is cancelled.
-    Stop(RunOnly),
+    /// Ask a run, or all runs of a programme, to save a checkpoint and end, on whichever machine
+    /// they work; a job that waits in Slurm's queue is cancelled.
+    Stop(Stop),
     /// Supervise a submitted run inside its Slurm job (the batch script calls this).
     #[command(hide = true)]
     Supervise(RunOnly),
@@ -241,6 +244,15 @@ pub(crate) enum CaptionScore {
     RougeL,
     /// All of these.
     All,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Stop {
+    /// Directory of the run, or file of a programme.
+    pub run: PathBuf,
+    /// Change of a key with which the programme was started. Can be given several times.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
 }
 
 #[derive(Debug, Args)]

@@ -48,6 +48,25 @@ pub(crate) enum LaunchError {
     /// A drill names a rank or a step that the run does not have.
     #[error("--drill {drill} can never happen: {why}")]
     Drill { drill: String, why: String },
+    /// An option of one run was given for a programme.
+    #[error("{option} is for one run, and {} is a programme of several", programme.display())]
+    #[diagnostic(help("{help}"))]
+    ForOneRun { option: &'static str, programme: PathBuf, help: &'static str },
+    /// Runs of a programme have different schedulers.
+    #[error(
+        "all runs of a programme need one scheduler, but cluster.scheduler of {local} is local and that of {slurm} is slurm"
+    )]
+    #[diagnostic(help("change it for all: --set cluster.scheduler=slurm, or local"))]
+    Schedulers { local: String, slurm: String },
+    /// A run that a job needs is not complete.
+    #[error("this run needs the run in {}, which is not complete: {why}", run.display())]
+    #[diagnostic(help("to continue both, run: {command}"))]
+    NotComplete {
+        run: PathBuf,
+        why: String,
+        /// Command line that submitted both runs.
+        command: String,
+    },
     /// The recipe wants Slurm, but `sbatch` or `squeue` does not work on this machine.
     #[error("cluster.scheduler is slurm, but nothing can be submitted from here: {why}")]
     #[diagnostic(help(
@@ -75,6 +94,9 @@ pub(crate) enum LaunchError {
     #[error("the run in {} is not running, so there is nothing to stop", run.display())]
     #[diagnostic(help("`vljepa-launch status {}` shows its state", run.display()))]
     NotRunning { run: PathBuf },
+    #[error("no run of {} is running or in the queue, so there is nothing to stop", programme.display())]
+    #[diagnostic(help("`vljepa-launch status {}` shows the states", programme.display()))]
+    NothingRuns { programme: PathBuf },
     /// `supervise` or `guard` was called outside a Slurm job.
     #[error("`supervise` and `guard` only work inside a Slurm job")]
     #[diagnostic(help("the batch script that `vljepa-launch RECIPE` submits calls them"))]
@@ -276,6 +298,7 @@ impl LaunchError {
             | Self::Files { .. }
             | Self::Submitted { .. }
             | Self::NotRunning { .. }
+            | Self::NothingRuns { .. }
             | Self::NotInJob
             | Self::Drill { .. }
             | Self::NotWholeNodes { .. }
@@ -284,6 +307,8 @@ impl LaunchError {
             | Self::NothingMeasured { .. }
             | Self::NoTable { .. }
             | Self::OtherSeed { .. }
+            | Self::ForOneRun { .. }
+            | Self::Schedulers { .. }
             | Self::Prometheus { .. }
             | Self::Differences { .. }
             | Self::NoCheckpoint { .. }
@@ -304,6 +329,7 @@ impl LaunchError {
             | Self::OpenFiles { .. }
             | Self::Start { .. } => 3,
             Self::Deleted { .. }
+            | Self::NotComplete { .. }
             | Self::JobFailed { .. }
             | Self::Video { .. }
             | Self::RunFailed { .. }

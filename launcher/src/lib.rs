@@ -29,7 +29,7 @@ use clap::Parser;
 
 use cli::{Cli, Command};
 use commands::{
-    jobs, latency, paper, reproduce, score, sets, status, stop, stream, train, weights,
+    jobs, latency, paper, programme, reproduce, score, sets, status, stop, stream, train, weights,
 };
 use error::LaunchError;
 use platform::slurm::guard;
@@ -76,7 +76,12 @@ pub(crate) fn event_loop() -> std::io::Result<tokio::runtime::Runtime> {
 
 async fn dispatch(cli: Cli) -> Result<u8, LaunchError> {
     match cli.command {
-        None => train::train(&cli.train).await,
+        None => match &cli.train.recipe {
+            Some(file) if programme::is_programme(file)? => {
+                programme::launch(file, &cli.train).await
+            }
+            Some(_) | None => train::train(&cli.train).await,
+        },
         Some(Command::Ask(ask)) => jobs::ask(&ask).await,
         Some(Command::Caption(caption)) => jobs::caption(&caption).await,
         Some(Command::Stream(stream)) => stream::stream(&stream).await,
@@ -85,6 +90,9 @@ async fn dispatch(cli: Cli) -> Result<u8, LaunchError> {
         Some(Command::Evaluate(run)) => jobs::evaluate(&run).await,
         Some(Command::Export(export)) => jobs::export(&export).await,
         Some(Command::Weights(arguments)) => weights::weights(&arguments).await,
+        Some(Command::Plan(arguments)) if programme::is_programme(&arguments.recipe)? => {
+            programme::plan(&arguments)
+        }
         Some(Command::Plan(arguments)) => commands::plan::plan_recipe(&arguments),
         Some(Command::Paper(arguments)) => paper::paper(&arguments),
         Some(Command::Score(arguments)) => score::score(&arguments).await,
@@ -92,8 +100,12 @@ async fn dispatch(cli: Cli) -> Result<u8, LaunchError> {
         Some(Command::Sets(arguments)) => sets::sets(&arguments).await,
         Some(Command::Report(run)) => jobs::report(&run.run),
         Some(Command::Reproduce(reproduce)) => reproduce::reproduce(&reproduce).await,
+        Some(Command::Status(of)) if programme::is_programme(&of.run)? => {
+            programme::status(&of).await
+        }
         Some(Command::Status(run)) => status::status(&run).await,
-        Some(Command::Stop(run)) => stop::stop(&run.run).await,
+        Some(Command::Stop(of)) if programme::is_programme(&of.run)? => programme::stop(&of).await,
+        Some(Command::Stop(run)) => stop::stop(&run).await,
         Some(Command::Guard(run)) => guard::guard(&run.run).await,
         Some(Command::Supervise(run)) => train::supervise_job(&run.run).await,
     }

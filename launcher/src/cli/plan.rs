@@ -10,7 +10,7 @@ const MOST: usize = 1 << 20;
 
 #[derive(Debug, Args)]
 pub(crate) struct Plan {
-    /// Recipe to plan, a YAML file.
+    /// Recipe or programme to plan, a YAML file.
     pub recipe: PathBuf,
     /// Change a key of the recipe, for example `--set stages.0.steps=100`. Can be given several
     /// times.

@@ -8,8 +8,11 @@ use clap::Args;
 
 #[derive(Debug, Args)]
 pub(crate) struct Status {
-    /// Directory of the run.
+    /// Directory of the run, or file of a programme.
     pub run: PathBuf,
+    /// Change of a key with which the programme was started. Can be given several times.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
     /// Show the state again every SECONDS (default: 2) until the run ends, and return its exit
     /// code. Ctrl-C ends the display only.
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2")]

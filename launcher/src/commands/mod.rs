@@ -7,6 +7,7 @@ pub(crate) mod latency;
 pub(crate) mod paper;
 pub(crate) mod plan;
 pub(crate) mod preflight;
+pub(crate) mod programme;
 pub(crate) mod reproduce;
 pub(crate) mod score;
 pub(crate) mod sets;

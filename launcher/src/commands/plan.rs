@@ -23,25 +23,9 @@ pub(crate) fn plan_recipe(arguments: &cli::Plan) -> Result<u8, LaunchError> {
     let loaded = load(path, set)?;
     super::train::warn(&loaded);
     let given = rates.as_deref().map(load_rates).transpose()?;
-    let on = |recipe: &Recipe| match gpus {
-        Some(Devices { first, last }) if first == last => {
-            with_devices(recipe, *first).ok_or(LaunchError::NotWholeNodes {
-                gpus: *first,
-                per_node: recipe.cluster.ranks_per_node,
-            })
-        }
-        _ => Ok(recipe.clone()),
-    };
+    let on = |recipe: &Recipe| on(recipe, *gpus);
     let recipe = on(&loaded.recipe)?;
-    if let Some(stage) = recipe.stages.iter().find(|s| s.batch < recipe.cluster.world_size()) {
-        return Err(LaunchError::TooManyGpus {
-            gpus: recipe.cluster.world_size(),
-            stage: stage.name.clone(),
-            batch: stage.batch,
-        });
-    }
-    let known = (recipe.device == Device::Cuda).then(Rates::h200);
-    let rates = given.as_ref().or(known).filter(|_| !recipe.stages.is_empty());
+    let rates = rates_of(&recipe, given.as_ref()).filter(|_| !recipe.stages.is_empty());
     let Some(rates) = rates else {
         if *json || html.is_some() {
             return Err(LaunchError::NoTimes { recipe: path.clone() });
@@ -85,6 +69,33 @@ pub(crate) fn plan_recipe(arguments: &cli::Plan) -> Result<u8, LaunchError> {
     parts.push(found.notes().join("\n"));
     terminal::result(&parts.join("\n\n"));
     Ok(0)
+}
+
+/// The recipe on the number of GPUs of the command line, if it is one number.
+pub(super) fn on(recipe: &Recipe, gpus: Option<Devices>) -> Result<Recipe, LaunchError> {
+    let recipe = match gpus {
+        Some(Devices { first, last }) if first == last => {
+            with_devices(recipe, first).ok_or(LaunchError::NotWholeNodes {
+                gpus: first,
+                per_node: recipe.cluster.ranks_per_node,
+            })?
+        }
+        _ => recipe.clone(),
+    };
+    match recipe.stages.iter().find(|stage| stage.batch < recipe.cluster.world_size()) {
+        Some(stage) => Err(LaunchError::TooManyGpus {
+            gpus: recipe.cluster.world_size(),
+            stage: stage.name.clone(),
+            batch: stage.batch,
+        }),
+        None => Ok(recipe),
+    }
+}
+
+/// Rates of the recipe's device: those that were given, or else those of H200.
+pub(super) fn rates_of<'a>(recipe: &Recipe, given: Option<&'a Rates>) -> Option<&'a Rates> {
+    let known: Option<&'static Rates> = (recipe.device == Device::Cuda).then(Rates::h200);
+    given.or(known)
 }
 
 /// Days of another reading of the recipe.

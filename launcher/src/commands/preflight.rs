@@ -7,7 +7,7 @@ use vljepa_recipes::schema::Recipe;
 use vljepa_recipes::{Loaded, check_files};
 
 use crate::error::{FileProblem, LaunchError};
-use crate::programs::{Programs, inputs, needs, recipe_file};
+use crate::programs::{self, Programs, needs, recipe_file};
 use crate::terminal;
 
 /// Checks everything that a start needs, and returns the programs. `resumes` says that the run has
@@ -40,13 +40,23 @@ async fn check_inputs(
     skip_missing: bool,
     resumes: bool,
 ) -> Result<(), LaunchError> {
-    let file = recipe_file(&loaded.yaml)?;
-    let checked = inputs(programs, file.path(), skip_missing, resumes);
-    let Inputs { problems, warnings } = checked.await?;
+    let Inputs { problems, warnings } =
+        inputs(&loaded.yaml, programs, skip_missing, resumes).await?;
     for warning in warnings {
         terminal::note(&format!("warning: {warning}"));
     }
     refuse(problems)
+}
+
+/// Lets the worker check the files that a resolved recipe names.
+pub(crate) async fn inputs(
+    yaml: &str,
+    programs: &Programs,
+    skip_missing: bool,
+    resumes: bool,
+) -> Result<Inputs, LaunchError> {
+    let file = recipe_file(yaml)?;
+    programs::inputs(programs, file.path(), skip_missing, resumes).await
 }
 
 fn refuse(problems: Vec<Problem>) -> Result<(), LaunchError> {

@@ -18,7 +18,7 @@ use crate::platform::slurm::allocation::Allocation;
 use crate::platform::slurm::guard;
 use crate::platform::slurm::render::{BatchScript, REQUEUE};
 use crate::platform::slurm::requeue::requeue;
-use crate::platform::slurm::submit::{self, Submission};
+use crate::platform::slurm::submit::{self, After, Submission};
 use crate::programs::{Programs, needs};
 use crate::record::history::Scores;
 use crate::record::provenance::RunRecord;
@@ -54,7 +54,7 @@ pub(crate) async fn train(arguments: &Train) -> Result<u8, LaunchError> {
     let options = StartOptions {
         drills: arguments.drill.clone(),
         follow: arguments.follow,
-        reproduces: None,
+        ..StartOptions::default()
     };
     start(loaded, &run_dir, options).await
 }
@@ -68,6 +68,8 @@ pub(crate) struct StartOptions<'a> {
     pub follow: bool,
     /// Directory of the run that this run reproduces.
     pub reproduces: Option<&'a Path>,
+    /// Requests to stop since before the start, or `None` to listen from the first attempt.
+    pub signals: Option<Signals>,
 }
 
 /// Starts the run in the directory `run_dir` or continues it. With `cluster.scheduler: slurm` and
@@ -109,14 +111,20 @@ async fn collect(run_dir: &Path, loaded: &Loaded) -> Result<u8, LaunchError> {
         Some(opened) => opened,
         None => create(run_dir, loaded).await?,
     };
-    let Some(text) = report::scores_table(&directory, Scores::new()) else {
+    collect_locked(&directory, loaded)
+}
+
+/// Collects the scores in a directory whose lock this process holds.
+fn collect_locked(directory: &RunDirectory, loaded: &Loaded) -> Result<u8, LaunchError> {
+    let Some(text) = report::scores_table(directory, Scores::new()) else {
         let rows = loaded.recipe.table.iter().flat_map(|table| table.rows.values());
         let runs = rows.filter_map(|row| Some(row.run.as_ref()?.display().to_string()));
         let runs: Vec<String> = runs.collect();
         return Err(LaunchError::NothingMeasured { runs: runs.join(", ") });
     };
     terminal::result(&text);
-    make_report(&directory);
+    make_report(directory);
+    completion::write_collected(directory, &loaded.hash)?;
     Ok(0)
 }
 
@@ -146,11 +154,36 @@ async fn supervise_locked(directory: &RunDirectory) -> Result<u8, LaunchError> {
     if is_complete(directory, &loaded.recipe) {
         return Ok(0);
     }
+    let submission = Submission::read(directory);
+    if let Some(submission) = &submission
+        && directory.newest_checkpoint().is_none()
+    {
+        check_needs(submission)?;
+    }
+    if is_collected(&loaded.recipe) {
+        return collect_locked(directory, &loaded);
+    }
     let programs = Programs::find()?;
     needs::check_features(&loaded.recipe, &programs).await?;
-    let drills = Submission::read(directory).map(|s| s.drills).unwrap_or_default();
+    let drills = submission.map(|submission| submission.drills).unwrap_or_default();
     let options = StartOptions { drills, ..StartOptions::default() };
     supervise_run(directory.clone(), loaded, programs, options).await
+}
+
+/// Checks that the runs that a run needs are complete. Its job may start before: Slurm takes the
+/// job of a stopped run, and of a run that goes on in another job, for successful.
+fn check_needs(submission: &Submission) -> Result<(), LaunchError> {
+    for run in &submission.after {
+        let checked = RunDirectory::open(run).and_then(|directory| {
+            Ok(completion::check(&directory, &directory.load_recipe()?.recipe))
+        });
+        let complete = checked.unwrap_or_else(|error| Err(error.to_string()));
+        complete.map_err(|why| {
+            let command = submission.command.join(" ");
+            LaunchError::NotComplete { run: run.clone(), why, command }
+        })?;
+    }
+    Ok(())
 }
 
 /// Locks the run directory, and retries for `timeout`: on a network file system a supervisor that
@@ -189,31 +222,62 @@ async fn submit_run(
         Some(opened) => opened,
         None => create(run_dir, loaded).await?,
     };
-    measure_again(&directory, &loaded.recipe)?;
-    let mut record = RunRecord::collect(&directory, &loaded.recipe, &loaded.hash, &programs).await;
-    if let Some(of) = options.reproduces {
-        record.reproduces = Some(of.to_owned());
-    }
-    record.write(&directory)?;
-    submit::submit(&directory, &loaded.recipe, &programs, &options.drills).await?;
+    let submission =
+        submit_locked(&directory, loaded, &programs, &options, &After::default()).await?;
+    submit::show(&directory, &submission);
     drop(lock);
     if !options.follow {
         return Ok(0);
     }
     let mut signals = listen()?;
     tokio::select! {
-        complete = submit::follow(&directory, &loaded.recipe) => {
-            let complete = complete?;
-            if complete {
-                conclude(&directory);
-            }
-            Ok(u8::from(!complete))
-        }
+        complete = follow(&directory, &loaded.recipe) => Ok(u8::from(!complete?)),
         _ = signals.next() => {
             terminal::note("the display has ended, the job continues; `vljepa-launch status` shows its state");
             Ok(0)
         }
     }
+}
+
+/// Submits a run whose files were checked, and whose job starts after others.
+pub(super) async fn submit_checked(
+    run_dir: &Path,
+    loaded: &Loaded,
+    programs: &Programs,
+    after: &After,
+) -> Result<Submission, LaunchError> {
+    let (directory, _lock) = match open(run_dir, loaded).await? {
+        Some(opened) => opened,
+        None => create(run_dir, loaded).await?,
+    };
+    submit_locked(&directory, loaded, programs, &StartOptions::default(), after).await
+}
+
+/// Submits a run whose lock this process holds.
+async fn submit_locked(
+    directory: &RunDirectory,
+    loaded: &Loaded,
+    programs: &Programs,
+    options: &StartOptions<'_>,
+    after: &After,
+) -> Result<Submission, LaunchError> {
+    measure_again(directory, &loaded.recipe)?;
+    let mut record = RunRecord::collect(directory, &loaded.recipe, &loaded.hash, programs).await;
+    if let Some(of) = options.reproduces {
+        record.reproduces = Some(of.to_owned());
+    }
+    record.write(directory)?;
+    submit::submit(directory, &loaded.recipe, programs, &options.drills, after).await
+}
+
+/// Shows the progress of a submitted run until it ends, and its scores. Returns whether it is
+/// complete.
+pub(super) async fn follow(directory: &RunDirectory, recipe: &Recipe) -> Result<bool, LaunchError> {
+    let complete = submit::follow(directory, recipe).await?;
+    if complete {
+        conclude(directory);
+    }
+    Ok(complete)
 }
 
 /// Whether a run that was opened has a checkpoint to continue from.
@@ -255,7 +319,8 @@ fn is_complete(directory: &RunDirectory, recipe: &Recipe) -> bool {
     complete
 }
 
-fn listen() -> Result<Signals, LaunchError> {
+/// Listens for requests to stop.
+pub(super) fn listen() -> Result<Signals, LaunchError> {
     Signals::listen().map_err(|error| LaunchError::Start {
         what: "listening to signals".to_owned(),
         why: error.to_string(),
@@ -270,6 +335,7 @@ async fn supervise_run(
     programs: Programs,
     options: StartOptions<'_>,
 ) -> Result<u8, LaunchError> {
+    let signals = options.signals.map_or_else(listen, Ok)?;
     let platform = match (loaded.recipe.cluster.scheduler, submit::current_job()) {
         (Scheduler::Slurm, Some(variables)) => Platform::Slurm(Allocation::of(&variables)?),
         (Scheduler::Slurm | Scheduler::Local, _) => Platform::Local,
@@ -280,7 +346,7 @@ async fn supervise_run(
     }
     drop(std::fs::remove_file(directory.stop()));
     let ahead = Duration::from_secs(loaded.recipe.cluster.slurm.signal_ahead_s);
-    let mut signals = listen()?.watching(directory.stop(), platform.end().await, ahead);
+    let mut signals = signals.watching(directory.stop(), platform.end().await, ahead);
     let mut record = RunRecord::collect(&directory, &loaded.recipe, &loaded.hash, &programs).await;
     if let Some(of) = options.reproduces {
         record.reproduces = Some(of.to_owned());

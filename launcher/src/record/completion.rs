@@ -1,8 +1,25 @@
 //! The completion record, `completed.json`: the only sign of success of a run.
 
 use serde_json::Value;
-use vljepa_recipes::run_directory::RunDirectory;
+use vljepa_recipes::clock;
+use vljepa_recipes::run_directory::{RunDirectory, RunDirectoryError, atomic_write};
 use vljepa_recipes::schema::Recipe;
+
+/// Writes the record of a table of scores that other runs have measured. All other records are
+/// written by the worker of rank 0.
+pub(crate) fn write_collected(
+    directory: &RunDirectory,
+    recipe_hash: &str,
+) -> Result<(), RunDirectoryError> {
+    let record = serde_json::json!({
+        "step": 0,
+        "samples": 0,
+        "bad_samples": 0,
+        "recipe_hash": recipe_hash,
+        "time": clock::now_text(),
+    });
+    atomic_write(&directory.completed(), record.to_string().as_bytes())
+}
 
 /// Checks that the run has a completion record and that the record is of the recipe's last step.
 /// The error says what is wrong with the record.

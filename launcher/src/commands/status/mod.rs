@@ -1,7 +1,7 @@
 //! `vljepa-launch status RUN`: the state of a run, read from its directory and from Slurm's queue.
 
 mod end;
-mod screen;
+pub(super) mod screen;
 mod text;
 mod watch;
 
@@ -12,6 +12,7 @@ use serde_json::Value;
 use vljepa_recipes::run_directory::RunDirectory;
 use vljepa_recipes::schema::Recipe;
 
+use super::stop;
 use crate::cli;
 use crate::error::LaunchError;
 use crate::platform::slurm::client::{self, JobState};
@@ -26,18 +27,18 @@ use crate::terminal;
 
 /// State of a run; with `--json` it is printed in this form.
 #[derive(Debug, Clone, Serialize)]
-struct Status {
+pub(super) struct Status {
     /// Directory of the run.
     run: String,
     name: String,
-    state: State,
-    step: u64,
-    total_steps: u64,
+    pub(super) state: State,
+    pub(super) step: u64,
+    pub(super) total_steps: u64,
     /// Stage of the newest line of metrics.
     stage: Option<String>,
     loss: Option<f64>,
     #[serde(flatten)]
-    rates: Summary,
+    pub(super) rates: Summary,
     checkpoint: Option<String>,
     attempts: usize,
     /// Fault that ended the newest attempt.
@@ -50,7 +51,7 @@ struct Status {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum State {
+pub(super) enum State {
     #[serde(rename = "not started")]
     NotStarted,
     /// The job waits in Slurm's queue.
@@ -65,7 +66,7 @@ enum State {
 }
 
 impl State {
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::NotStarted => "not started",
             Self::Queued => "queued",
@@ -100,10 +101,10 @@ impl State {
 
 /// Slurm job of a run.
 #[derive(Debug, Clone)]
-struct Job {
-    id: String,
+pub(super) struct Job {
+    pub(super) id: String,
     /// `None` if `squeue` does not answer.
-    state: Option<JobState>,
+    pub(super) state: Option<JobState>,
 }
 
 impl Job {
@@ -128,6 +129,7 @@ impl Job {
 
 /// Prints the state of the run as a table or as JSON, once or until the run ends.
 pub(crate) async fn status(arguments: &cli::Status) -> Result<u8, LaunchError> {
+    stop::no_sets(&arguments.run, &arguments.set)?;
     if let Some(interval) = arguments.watch {
         return watch::watch(arguments, interval.0).await;
     }
@@ -143,7 +145,13 @@ pub(crate) async fn status(arguments: &cli::Status) -> Result<u8, LaunchError> {
 }
 
 impl Status {
-    fn of(directory: &RunDirectory, recipe: &Recipe, live: &LiveRun, job: Option<&Job>) -> Self {
+    /// State of the run in a directory. `live` was updated before.
+    pub(super) fn of(
+        directory: &RunDirectory,
+        recipe: &Recipe,
+        live: &LiveRun,
+        job: Option<&Job>,
+    ) -> Self {
         let record = RunRecord::read(directory);
         let attempts = record.as_ref().map_or(&[][..], |record| &record.attempts);
         let outcome = attempts.last().map(|attempt| attempt.outcome);
@@ -202,7 +210,8 @@ impl Status {
     }
 }
 
-fn not_written(error: &serde_json::Error) -> LaunchError {
+/// The error that a status cannot be written as JSON.
+pub(super) fn not_written(error: &serde_json::Error) -> LaunchError {
     LaunchError::Start { what: "writing the status as JSON".to_owned(), why: error.to_string() }
 }
 

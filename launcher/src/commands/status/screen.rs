@@ -10,14 +10,14 @@ const DEFAULT_SIZE: (u16, u16) = (24, 80);
 
 /// The block that was written last.
 #[derive(Debug, Default)]
-pub(super) struct Screen {
+pub(in crate::commands) struct Screen {
     /// Widths of its lines in columns.
     drawn: Vec<usize>,
 }
 
 impl Screen {
     /// Replaces the block. Lines that do not fit the terminal are cut, unless `is_last`.
-    pub(super) fn draw(&mut self, text: &str, is_last: bool) -> std::io::Result<()> {
+    pub(in crate::commands) fn draw(&mut self, text: &str, is_last: bool) -> std::io::Result<()> {
         let (rows, columns) = Term::stdout().size_checked().unwrap_or(DEFAULT_SIZE);
         let size = (usize::from(rows), usize::from(columns));
         let lines =

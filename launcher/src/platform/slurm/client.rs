@@ -1,6 +1,7 @@
 //! Calls of Slurm's commands `squeue`, `scontrol` and `scancel`. A missing or failing command is a
 //! normal result, not an error.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::process;
@@ -34,6 +35,27 @@ pub(crate) async fn job_state(job: &str) -> Option<JobState> {
         Err(error) if error.contains("Invalid job id") => Some(JobState::Gone),
         Err(_) => None,
     }
+}
+
+/// States of jobs by their ids, asked for at once, or `None` if `squeue` fails. A job that is not
+/// in the queue is [`JobState::Gone`].
+pub(crate) async fn job_states(jobs: &[String]) -> Option<BTreeMap<String, JobState>> {
+    if let [job] = jobs {
+        return Some(BTreeMap::from([(job.clone(), job_state(job).await?)]));
+    }
+    let mut states: BTreeMap<_, _> = jobs.iter().map(|job| (job.clone(), JobState::Gone)).collect();
+    if jobs.is_empty() {
+        return Some(states);
+    }
+    // Unlike the question about one job, this one does not fail for jobs that Slurm has forgotten.
+    let arguments = ["--noheader", "--jobs", &jobs.join(","), "--format=%i %T %r"];
+    let text = process::ask("squeue", &arguments).await.ok()?;
+    for (job, state) in text.lines().filter_map(|line| line.trim().split_once(' ')) {
+        if let Some(known) = states.get_mut(job) {
+            *known = parse_state(state);
+        }
+    }
+    Some(states)
 }
 
 fn parse_state(text: &str) -> JobState {

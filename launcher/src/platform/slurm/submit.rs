@@ -34,7 +34,7 @@ const RELEASE_DELAY: Duration = Duration::from_secs(2);
 const GONE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Content of `slurm.json`: the job that works on a run.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Submission {
     /// Id of the job.
     pub job: String,
@@ -45,6 +45,32 @@ pub(crate) struct Submission {
     /// Faults to inject.
     #[serde(default)]
     pub drills: Vec<Drill>,
+    /// Directories of the runs that must be complete before this one starts.
+    #[serde(default)]
+    pub after: Vec<PathBuf>,
+    /// Command line that submitted the job.
+    #[serde(default)]
+    pub command: Vec<String>,
+}
+
+/// What a job waits for.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct After {
+    /// Jobs that must end with success before the job starts.
+    pub jobs: Vec<String>,
+    /// Directories of the runs that must then be complete.
+    pub runs: Vec<PathBuf>,
+}
+
+impl After {
+    /// Options of `sbatch`. Slurm removes the job from the queue if a job that it waits for fails.
+    fn options(&self) -> Vec<String> {
+        if self.jobs.is_empty() {
+            return Vec::new();
+        }
+        let after = format!("--dependency=afterok:{}", self.jobs.join(":"));
+        vec![after, "--kill-on-invalid-dep=yes".to_owned()]
+    }
 }
 
 impl Submission {
@@ -87,12 +113,13 @@ pub(crate) async fn check(directory: Option<&RunDirectory>) -> Result<(), Launch
     Err(LaunchError::Submitted { job, state })
 }
 
-/// Submits the run and prints where to find its script, logs and state.
+/// Submits the run.
 pub(crate) async fn submit(
     directory: &RunDirectory,
     recipe: &Recipe,
     programs: &Programs,
     drills: &[Drill],
+    after: &After,
 ) -> Result<Submission, LaunchError> {
     let failed = |what: &str, why: &dyn std::fmt::Display| LaunchError::Start {
         what: what.to_owned(),
@@ -110,17 +137,30 @@ pub(crate) async fn submit(
     atomic_write(&path, script.to_string().as_bytes())?;
     // A stop file of an earlier job must not stop this one.
     drop(std::fs::remove_file(directory.stop()));
-    let answer = process::ask("sbatch", &["--parsable", &path.display().to_string()])
+    let (options, file) = (after.options(), path.display().to_string());
+    let mut arguments = vec!["--parsable"];
+    arguments.extend(options.iter().map(String::as_str).chain([&*file]));
+    let answer = process::ask("sbatch", &arguments)
         .await
         .map_err(|why| LaunchError::Sbatch { why, script: path.clone() })?;
-    let job = job_of(&answer);
-    let drills = drills.to_vec();
-    let submission = Submission { job, submitted: clock::now_text(), script: path, drills };
+    let submission = Submission {
+        job: job_of(&answer),
+        submitted: clock::now_text(),
+        script: path,
+        drills: drills.to_vec(),
+        after: after.runs.clone(),
+        command: std::env::args().collect(),
+    };
     submission.write(directory)?;
     let attempt = RunRecord::read(directory).map_or(1, |record| record.next_attempt());
     let job = submission.job.clone();
     EventLog::new(directory, attempt).write(Event::Submitted { job });
-    let Submission { job, script, .. } = &submission;
+    Ok(submission)
+}
+
+/// Prints the job of a submitted run, and where to find its script, logs and state.
+pub(crate) fn show(directory: &RunDirectory, submission: &Submission) {
+    let Submission { job, script, .. } = submission;
     terminal::result(&format!("submitted job {job}"));
     let logs = directory.logs();
     terminal::note(&format!(
@@ -129,7 +169,6 @@ pub(crate) async fn submit(
         logs.join(format!("slurm-{job}.log")).display(),
         run = directory.path().display(),
     ));
-    Ok(submission)
 }
 
 /// Id of the job in the output of `sbatch --parsable`, which is `id` or `id;cluster`.
@@ -222,16 +261,21 @@ fn line(newest: &LoggedInterval, rates: &Summary, total_steps: u64) -> String {
     format!("{stage} {step}/{total_steps}  loss {loss:.4}  {rate:.1} samples/s")
 }
 
-/// Records in `slurm.json` that `job` works on the run, keeping the drills.
+/// Records in `slurm.json` that `job` works on the run. The drills, the needed runs and the command
+/// line stay as they are.
 pub(crate) fn take_over(directory: &RunDirectory, job: &str) -> Result<(), LaunchError> {
     let known = Submission::read(directory);
     if known.as_ref().is_some_and(|known| known.job == job) {
         return Ok(());
     }
-    let script = directory.batch_script();
-    let drills = known.map(|known| known.drills).unwrap_or_default();
-    Submission { job: job.to_owned(), submitted: clock::now_text(), script, drills }
-        .write(directory)
+    let (job, submitted) = (job.to_owned(), clock::now_text());
+    let submission = match known {
+        Some(known) => Submission { job, submitted, ..known },
+        None => {
+            Submission { job, submitted, script: directory.batch_script(), ..Default::default() }
+        }
+    };
+    submission.write(directory)
 }
 
 /// Variables of the Slurm job that this process belongs to, or `None` outside a job. Inside a job,

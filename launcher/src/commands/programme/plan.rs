@@ -1,0 +1,214 @@
+//! `vljepa-launch plan PROGRAMME`: hours of each run, of the longest chain, and of all runs.
+
+use std::fmt;
+
+use serde::Serialize;
+use vljepa_recipes::plan::{Estimate, Rates, longest_chain, one_after_another, plan as plan_of};
+use vljepa_recipes::schema::{Device, ModelKind, Recipe};
+use vljepa_recipes::{Programme, load_rates};
+
+use super::load;
+use crate::cli::{self, Devices};
+use crate::commands::jobs::show_json;
+use crate::commands::plan::{on, rates_of};
+use crate::error::LaunchError;
+use crate::plan::{RatesOrigin, digits, with_error};
+use crate::terminal;
+
+/// Prints the plan of a programme.
+pub(crate) fn plan(arguments: &cli::Plan) -> Result<u8, LaunchError> {
+    let cli::Plan { recipe: path, set, gpus, rates, json, html } = arguments;
+    let refuse =
+        |option, help| Err(LaunchError::ForOneRun { option, programme: path.clone(), help });
+    if html.is_some() {
+        return refuse("--html", "plan one of its recipes, or take --json");
+    }
+    if gpus.is_some_and(|gpus| gpus.first < gpus.last) {
+        return refuse("a range of --gpus", "name one number of GPUs, or plan one of its recipes");
+    }
+    let programme = load(path, set)?;
+    let given = rates.as_deref().map(load_rates).transpose()?;
+    let planned = ProgrammePlan::of(&programme, *gpus, given.as_ref())?;
+    if *json {
+        return show_json(&planned);
+    }
+    terminal::result(&planned.to_string());
+    Ok(0)
+}
+
+/// Plan of a programme; `--json` prints it in this form.
+#[derive(Debug, Serialize)]
+pub(super) struct ProgrammePlan {
+    /// Name of the programme.
+    name: String,
+    /// Where the rates of the first run with times are from.
+    rates: Option<RatesOrigin>,
+    /// Plans of the runs in the order in which they can run.
+    runs: Vec<RunPlan>,
+    /// Runs whose hours are unknown; the sums are without them.
+    without_hours: usize,
+    /// Hours of all GPUs together.
+    device_hours: Estimate,
+    /// Hours if each run starts as soon as those that it needs are complete.
+    longest_chain_hours: Estimate,
+    /// Directories of the runs of the chain that takes these hours.
+    longest_chain: Vec<String>,
+    /// Hours if the runs go one after another.
+    one_after_another_hours: Estimate,
+}
+
+/// Plan of one run of a programme.
+#[derive(Debug, Serialize)]
+struct RunPlan {
+    /// Directory of the run.
+    run: String,
+    kind: Kind,
+    /// Directories of the runs that it needs.
+    needs: Vec<String>,
+    /// Number of GPUs, or 0 on CPUs.
+    gpus: usize,
+    /// `None` if the hours are unknown.
+    hours: Option<Estimate>,
+    device_hours: Option<Estimate>,
+}
+
+/// What a run does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Kind {
+    Training,
+    /// Measures the rows of a table, or a dual encoder.
+    Evaluation,
+    /// Collects the scores that other runs have measured.
+    Collection,
+}
+
+impl Kind {
+    fn of(recipe: &Recipe) -> Self {
+        match (&recipe.table, recipe.model.kind) {
+            (Some(_), _) if recipe.evaluation.tasks.is_empty() => Self::Collection,
+            (Some(_), _) | (None, ModelKind::DualEncoder) => Self::Evaluation,
+            (None, ModelKind::VlJepa | ModelKind::YDecoder | ModelKind::Vlm) => Self::Training,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Training => "training",
+            Self::Evaluation => "evaluation",
+            Self::Collection => "collection",
+        }
+    }
+}
+
+impl ProgrammePlan {
+    /// Plans each run as `plan RECIPE` does, and adds their hours.
+    pub(super) fn of(
+        programme: &Programme,
+        gpus: Option<Devices>,
+        given: Option<&Rates>,
+    ) -> Result<Self, LaunchError> {
+        let mut origin = None;
+        let mut runs = Vec::with_capacity(programme.runs.len());
+        for run in &programme.runs {
+            let kind = Kind::of(&run.loaded.recipe);
+            let recipe = match kind {
+                Kind::Training | Kind::Evaluation => on(&run.loaded.recipe, gpus)?,
+                Kind::Collection => run.loaded.recipe.clone(),
+            };
+            let devices = match recipe.device {
+                Device::Cuda => recipe.cluster.world_size(),
+                Device::Host => 0,
+            };
+            let rates = rates_of(&recipe, given);
+            let hours = hours(&recipe, kind, rates);
+            origin = origin.or(rates.filter(|_| hours.is_some()).map(RatesOrigin::of));
+            let needs = run.needs.iter().map(|need| programme.runs[*need].name());
+            runs.push(RunPlan {
+                run: run.name(),
+                kind,
+                needs: needs.collect(),
+                gpus: devices,
+                hours: hours.map(|hours| hours.0),
+                device_hours: hours.map(|hours| hours.1),
+            });
+        }
+        let hours: Vec<Estimate> = runs.iter().map(|run| run.hours.unwrap_or_default()).collect();
+        let of_devices: Vec<Estimate> = runs.iter().filter_map(|run| run.device_hours).collect();
+        let needs: Vec<Vec<usize>> = programme.runs.iter().map(|run| run.needs.clone()).collect();
+        let chain = longest_chain(&hours, &needs);
+        Ok(Self {
+            name: programme.name.clone(),
+            rates: origin,
+            without_hours: runs.iter().filter(|run| run.hours.is_none()).count(),
+            device_hours: one_after_another(&of_devices),
+            longest_chain_hours: chain.hours,
+            longest_chain: chain.runs.iter().map(|index| runs[*index].run.clone()).collect(),
+            one_after_another_hours: one_after_another(&hours),
+            runs,
+        })
+    }
+}
+
+/// Hours of a run, and of its devices together.
+fn hours(recipe: &Recipe, kind: Kind, rates: Option<&Rates>) -> Option<(Estimate, Estimate)> {
+    match kind {
+        Kind::Training => {
+            let planned = plan_of(recipe, rates?);
+            Some((planned.hours, planned.device_hours))
+        }
+        Kind::Evaluation => None,
+        Kind::Collection => Some(Default::default()),
+    }
+}
+
+impl fmt::Display for ProgrammePlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let header = ["run", "kind", "needs", "GPUs", "hours", "±", "GPU-hours"];
+        let mut rows = vec![header.map(str::to_owned).to_vec()];
+        rows.extend(self.runs.iter().map(RunPlan::row));
+        let days = |hours: Estimate| with_error(hours.times(1.0 / 24.0));
+        let all = self.one_after_another_hours;
+        let longest = self.longest_chain_hours;
+        let fact = |name: &str, text: String| vec![name.to_owned(), text];
+        let facts = [
+            fact("programme", format!("{}, {} runs", self.name, self.runs.len())),
+            fact("GPU-hours", with_error(self.device_hours)),
+            fact("longest chain", format!("{} h ({} days)", with_error(longest), days(longest))),
+            fact("", self.longest_chain.join(" → ")),
+            fact("one after another", format!("{} h ({} days)", with_error(all), days(all))),
+        ];
+        write!(f, "{}\n\n{}", terminal::table(&rows), terminal::table(&facts))?;
+        if self.without_hours > 0 {
+            write!(
+                f,
+                "\n\nthe sums are without {} runs whose hours are unknown (–)",
+                self.without_hours
+            )?;
+        }
+        if let Some(RatesOrigin { device, measured, all }) = &self.rates {
+            write!(
+                f,
+                "\n\nrates of {device}: {measured} of {all} were measured, the others are predicted"
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl RunPlan {
+    fn row(&self) -> Vec<String> {
+        let number = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), digits);
+        let gpus = if self.gpus == 0 { "–".to_owned() } else { self.gpus.to_string() };
+        let needs = if self.needs.is_empty() { "–".to_owned() } else { self.needs.join(" ") };
+        vec![
+            self.run.clone(),
+            self.kind.name().to_owned(),
+            needs,
+            gpus,
+            number(self.hours.map(|hours| hours.value)),
+            number(self.hours.map(|hours| hours.deviation)),
+            number(self.device_hours.map(|hours| hours.value)),
+        ]
+    }
+}

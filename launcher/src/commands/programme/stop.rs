@@ -1,0 +1,33 @@
+//! `vljepa-launch stop PROGRAMME`: stops all runs of a programme.
+
+use vljepa_recipes::run_directory::RunDirectory;
+
+use super::{load, state};
+use crate::cli;
+use crate::commands::stop::stop_run;
+use crate::error::LaunchError;
+use crate::platform::slurm::client::JobState;
+use crate::terminal;
+
+/// Stops the runs that work or wait in the queue. A run is stopped before those that it needs, so
+/// that it does not start when they end.
+pub(crate) async fn stop(arguments: &cli::Stop) -> Result<u8, LaunchError> {
+    let programme = load(&arguments.run, &arguments.set)?;
+    let jobs = state::jobs(&programme).await;
+    let mut stopped = 0;
+    for (run, job) in programme.runs.iter().zip(&jobs).rev() {
+        let Ok(directory) = RunDirectory::open(&run.directory) else { continue };
+        let is_gone = job.as_ref().is_some_and(|job| job.state == Some(JobState::Gone));
+        if is_gone && !directory.is_in_use() {
+            continue;
+        }
+        if stop_run(&directory).await? {
+            terminal::note(&format!("  {}", run.name()));
+            stopped += 1;
+        }
+    }
+    if stopped == 0 {
+        return Err(LaunchError::NothingRuns { programme: arguments.run.clone() });
+    }
+    Ok(0)
+}
