@@ -43,6 +43,7 @@ mod observed;
 mod plan;
 #[cfg(feature = "video")]
 mod prepare;
+mod programme;
 mod programs;
 mod real_material;
 #[cfg(feature = "cuda")]

@@ -16,14 +16,15 @@ fn plan(folder: &Path, recipe: &str, more: &[&str]) -> Output {
     command.current_dir(folder).arg("plan").arg(recipe).args(more).output().unwrap()
 }
 
-fn json(folder: &Path, recipe: &str, more: &[&str]) -> Value {
+/// Returns the plan of a recipe as JSON.
+pub fn json(folder: &Path, recipe: &str, more: &[&str]) -> Value {
     let output = plan(folder, recipe, &[more, &["--json"]].concat());
     assert!(output.status.success(), "{}", text(&output));
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
 /// Compares a text with a committed one. The text of a failure is written for a look and a copy.
-fn is_golden(name: &str, found: &str) {
+pub fn is_golden(name: &str, found: &str) {
     let path = repository().join("tests/golden/plan").join(name);
     let written = std::env::temp_dir().join(format!("vljepa-plan-{name}"));
     std::fs::write(&written, found).unwrap();

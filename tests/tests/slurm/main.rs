@@ -10,6 +10,7 @@ mod breakage;
 mod cluster;
 mod doctor;
 mod faults;
+mod programme;
 #[path = "../all/programs.rs"]
 #[expect(dead_code, reason = "the other test binary uses the rest")]
 mod programs;

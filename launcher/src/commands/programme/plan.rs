@@ -164,9 +164,9 @@ fn hours(recipe: &Recipe, kind: Kind, rates: Option<&Rates>) -> Option<(Estimate
 
 impl fmt::Display for ProgrammePlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let header = ["run", "kind", "needs", "GPUs", "hours", "±", "GPU-hours"];
+        let header = ["", "run", "kind", "needs", "GPUs", "hours", "±", "GPU-hours"];
         let mut rows = vec![header.map(str::to_owned).to_vec()];
-        rows.extend(self.runs.iter().map(RunPlan::row));
+        rows.extend(self.runs.iter().enumerate().map(|(index, run)| self.row(index, run)));
         let days = |hours: Estimate| with_error(hours.times(1.0 / 24.0));
         let all = self.one_after_another_hours;
         let longest = self.longest_chain_hours;
@@ -196,19 +196,23 @@ impl fmt::Display for ProgrammePlan {
     }
 }
 
-impl RunPlan {
-    fn row(&self) -> Vec<String> {
+impl ProgrammePlan {
+    /// A line of the table. Needed runs are shown by their numbers.
+    fn row(&self, index: usize, run: &RunPlan) -> Vec<String> {
         let number = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), digits);
-        let gpus = if self.gpus == 0 { "–".to_owned() } else { self.gpus.to_string() };
-        let needs = if self.needs.is_empty() { "–".to_owned() } else { self.needs.join(" ") };
+        let gpus = if run.gpus == 0 { "–".to_owned() } else { run.gpus.to_string() };
+        let place = |need: &String| self.runs.iter().position(|other| other.run == *need);
+        let places = run.needs.iter().filter_map(place).map(|place| (place + 1).to_string());
+        let needs = places.collect::<Vec<_>>().join(" ");
         vec![
-            self.run.clone(),
-            self.kind.name().to_owned(),
-            needs,
+            (index + 1).to_string(),
+            run.run.clone(),
+            run.kind.name().to_owned(),
+            if needs.is_empty() { "–".to_owned() } else { needs },
             gpus,
-            number(self.hours.map(|hours| hours.value)),
-            number(self.hours.map(|hours| hours.deviation)),
-            number(self.device_hours.map(|hours| hours.value)),
+            number(run.hours.map(|hours| hours.value)),
+            number(run.hours.map(|hours| hours.deviation)),
+            number(run.device_hours.map(|hours| hours.value)),
         ]
     }
 }

@@ -191,7 +191,13 @@ impl RunProgress {
     fn row(&self) -> Vec<String> {
         let or_dash = |text: Option<String>| text.unwrap_or_else(|| "–".to_owned());
         let state = match self.state {
-            RunState::Waits => format!("waits for {}", self.waits_for.join(" ")),
+            RunState::Waits => {
+                let first = self.waits_for.first().map_or("–", String::as_str);
+                match self.waits_for.len() {
+                    0 | 1 => format!("waits for {first}"),
+                    count => format!("waits for {first} and {} more", count - 1),
+                }
+            }
             state => state.name().to_owned(),
         };
         let steps = |count: u64| or_dash((self.total_steps > 0).then(|| thousands(count)));
