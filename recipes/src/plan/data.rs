@@ -22,17 +22,22 @@ pub struct Supply {
     pub prepared: bool,
 }
 
-/// Samples per second that the CPUs of a rank decode in a stage.
-pub(super) fn supply(recipe: &Recipe, stage: &Stage, rates: &Rates) -> Supply {
+/// CPUs that decode for a rank.
+pub(super) fn cpus(recipe: &Recipe, rates: &Rates) -> f64 {
     let there = match recipe.cluster.slurm.cpus_per_rank {
         0 => rates.cpus_per_rank,
         cpus => real(cpus),
     };
     // Threads beyond the CPUs decode nothing more.
-    let cpus = match recipe.data.threads {
+    match recipe.data.threads {
         0 => there,
         threads => real(threads).min(there),
-    };
+    }
+}
+
+/// Samples per second that the CPUs of a rank decode in a stage.
+pub(super) fn supply(recipe: &Recipe, stage: &Stage, rates: &Rates) -> Supply {
+    let cpus = cpus(recipe, rates);
     let used: Vec<_> = crate::cost::sources(recipe, stage).collect();
     let sees = crate::cost::sees_frames(recipe, stage);
     let prepared = used.iter().all(|(_, source)| source.prepared);

@@ -137,7 +137,7 @@ pub(super) struct Step {
 
 /// Seconds of the passes of a network for all rows of a rank.
 #[derive(Debug, Clone, Copy, Default)]
-struct PassTime {
+pub(super) struct PassTime {
     products: Estimate,
     attention: Estimate,
     memory_bound: Estimate,
@@ -152,8 +152,14 @@ impl PassTime {
             .sum()
     }
 
+    /// Sum of all parts. Their errors are independent.
+    pub(super) fn estimate(self) -> Estimate {
+        let parts = [self.products, self.attention, self.memory_bound, self.launches];
+        parts.into_iter().fold(Estimate::default(), Estimate::plus)
+    }
+
     /// Adds times that come from the same rates, whose errors add up.
-    fn plus(self, other: Self, weight: f64) -> Self {
+    pub(super) fn plus(self, other: Self, weight: f64) -> Self {
         let add = |a: Estimate, b: Estimate| {
             Estimate::new(a.value + weight * b.value, a.deviation + weight * b.deviation)
         };
@@ -168,9 +174,9 @@ impl PassTime {
 
 /// Rows of the fullest rank, and how they are embedded.
 #[derive(Debug, Clone, Copy)]
-struct Rows {
-    rows: usize,
-    micro_batch: usize,
+pub(super) struct Rows {
+    pub(super) rows: usize,
+    pub(super) micro_batch: usize,
 }
 
 impl Rows {
@@ -271,7 +277,7 @@ fn in_backward_order(mut segments: Vec<(NetworkName, Segment)>) -> Vec<Segment> 
 }
 
 /// Time of a pass for all rows of a rank.
-fn pass_time(
+pub(super) fn pass_time(
     recipe: &Recipe,
     rates: &Rates,
     network: &Network,

@@ -8,7 +8,7 @@ use vljepa_recipes::run_directory::RunDirectory;
 use vljepa_recipes::schema::{Init, Recipe, Scheduler};
 use vljepa_recipes::{Programme, ProgrammeRun, check_files_with, row_recipes_with, to_yaml};
 
-use crate::commands::preflight;
+use crate::commands::{preflight, train};
 use crate::error::{FileProblem, LaunchError};
 use crate::programs::{Programs, needs};
 use crate::terminal;
@@ -41,7 +41,7 @@ pub(super) async fn all(
         let run = &programme.runs[*index];
         if let Ok(directory) = RunDirectory::open(&run.directory) {
             directory.accepts(&run.loaded)?;
-            drop(directory.lock()?);
+            drop(train::lock(&directory, train::BRIEF_LOCK_TIMEOUT).await?);
         }
         found.extend(run, missing_needs(run));
     }

@@ -42,7 +42,7 @@ pub(crate) async fn launch(file: &Path, arguments: &Train) -> Result<u8, LaunchE
     }
     match (scheduler, submit::current_job()) {
         (Scheduler::Slurm, None) => {
-            let complete = submit_all(&programme, &complete).await?;
+            submit_all(&programme, &complete).await?;
             if arguments.follow { follow_all(&programme, &complete).await } else { Ok(0) }
         }
         (Scheduler::Slurm | Scheduler::Local, _) => one_by_one(programme, &complete).await,
@@ -90,12 +90,15 @@ async fn arrived(signals: &mut Signals) -> Option<StopSignal> {
 
 /// Submits a job for each run that is not complete and has none. It starts when the jobs of the
 /// runs that it needs have ended with success.
-async fn submit_all(programme: &Programme, complete: &[bool]) -> Result<Vec<bool>, LaunchError> {
+async fn submit_all(programme: &Programme, complete: &[bool]) -> Result<(), LaunchError> {
     submit::check(None).await?;
-    let mut waiting = waiting_jobs(programme, complete).await?;
+    let waiting = waiting_jobs(programme, complete).await?;
     let is_missing = |index: &usize| !complete[*index] && waiting[*index].is_none();
     let starting: Vec<usize> = (0..complete.len()).filter(is_missing).collect();
     let programs = check::all(programme, &starting, complete).await?;
+    // The checks take a while, and Slurm refuses to wait for a job that it has forgotten.
+    let complete = state::complete(programme);
+    let mut waiting = waiting_jobs(programme, &complete).await?;
     for (index, run) in programme.runs.iter().enumerate() {
         if complete[index] {
             terminal::note(&format!("{}: already complete", run.name()));
@@ -119,7 +122,7 @@ async fn submit_all(programme: &Programme, complete: &[bool]) -> Result<Vec<bool
         waiting[index] = Some(submitted.job);
     }
     terminal::note("`vljepa-launch status` and `vljepa-launch stop` also take the programme");
-    Ok(complete.to_vec())
+    Ok(())
 }
 
 /// Ids of the jobs that work on runs or wait in the queue.

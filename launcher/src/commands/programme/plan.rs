@@ -1,11 +1,15 @@
 //! `vljepa-launch plan PROGRAMME`: hours of each run, of the longest chain, and of all runs.
 
 use std::fmt;
+use std::path::Path;
 
 use serde::Serialize;
-use vljepa_recipes::plan::{Estimate, Rates, longest_chain, one_after_another, plan as plan_of};
+use vljepa_recipes::plan::{
+    Estimate, EvaluationPlan, Rates, evaluation, longest_chain, measurements, one_after_another,
+    plan as plan_of,
+};
 use vljepa_recipes::schema::{Device, ModelKind, Recipe};
-use vljepa_recipes::{Programme, load_rates};
+use vljepa_recipes::{Programme, load_rates, row_recipes_with};
 
 use super::load;
 use crate::cli::{self, Devices};
@@ -13,6 +17,7 @@ use crate::commands::jobs::show_json;
 use crate::commands::plan::{on, rates_of};
 use crate::error::LaunchError;
 use crate::plan::{RatesOrigin, digits, with_error};
+use crate::statistics::to_f64;
 use crate::terminal;
 
 /// Prints the plan of a programme.
@@ -45,8 +50,8 @@ pub(super) struct ProgrammePlan {
     rates: Option<RatesOrigin>,
     /// Plans of the runs in the order in which they can run.
     runs: Vec<RunPlan>,
-    /// Runs whose hours are unknown; the sums are without them.
-    without_hours: usize,
+    /// Runs of which some hours are unknown; the sums are without those.
+    at_least: usize,
     /// Hours of all GPUs together.
     device_hours: Estimate,
     /// Hours if each run starts as soon as those that it needs are complete.
@@ -67,9 +72,22 @@ struct RunPlan {
     needs: Vec<String>,
     /// Number of GPUs, or 0 on CPUs.
     gpus: usize,
-    /// `None` if the hours are unknown.
+    /// Hours of training, as `plan RECIPE` says, or `None` if there is none or no rate is known.
     hours: Option<Estimate>,
+    /// Hours of all measurements of its tasks, with their start if nothing is trained.
+    evaluation_hours: Option<Estimate>,
+    /// Tasks and rows of tables that are not in the hours, because too little is known about them.
+    not_in_hours: Vec<String>,
+    /// Hours of all its GPUs together.
     device_hours: Option<Estimate>,
+}
+
+impl RunPlan {
+    /// Hours of training and evaluation.
+    fn all_hours(&self) -> Estimate {
+        let both = [self.hours, self.evaluation_hours].map(Option::unwrap_or_default);
+        one_after_another(&both)
+    }
 }
 
 /// What a run does.
@@ -121,26 +139,39 @@ impl ProgrammePlan {
                 Device::Host => 0,
             };
             let rates = rates_of(&recipe, given);
-            let hours = hours(&recipe, kind, rates);
-            origin = origin.or(rates.filter(|_| hours.is_some()).map(RatesOrigin::of));
+            origin = origin.or(rates.map(RatesOrigin::of));
+            let trains = kind == Kind::Training;
+            let planned = rates.filter(|_| trains).map(|rates| plan_of(&recipe, rates));
+            let measured = match kind {
+                Kind::Training | Kind::Evaluation => {
+                    rates.map(|rates| evaluation_of(programme, &recipe, rates))
+                }
+                Kind::Collection => None,
+            };
             let needs = run.needs.iter().map(|need| programme.runs[*need].name());
-            runs.push(RunPlan {
+            let mut planned = RunPlan {
                 run: run.name(),
                 kind,
                 needs: needs.collect(),
                 gpus: devices,
-                hours: hours.map(|hours| hours.0),
-                device_hours: hours.map(|hours| hours.1),
+                hours: planned.map(|planned| planned.hours),
+                evaluation_hours: measured.as_ref().map(|measured| measured.hours),
+                not_in_hours: measured.map(|measured| measured.unknown).unwrap_or_default(),
+                device_hours: None,
+            };
+            planned.device_hours = rates.filter(|_| devices > 0).map(|_| {
+                planned.all_hours().times(to_f64(u64::try_from(devices).unwrap_or(u64::MAX)))
             });
+            runs.push(planned);
         }
-        let hours: Vec<Estimate> = runs.iter().map(|run| run.hours.unwrap_or_default()).collect();
+        let hours: Vec<Estimate> = runs.iter().map(RunPlan::all_hours).collect();
         let of_devices: Vec<Estimate> = runs.iter().filter_map(|run| run.device_hours).collect();
         let needs: Vec<Vec<usize>> = programme.runs.iter().map(|run| run.needs.clone()).collect();
         let chain = longest_chain(&hours, &needs);
         Ok(Self {
             name: programme.name.clone(),
             rates: origin,
-            without_hours: runs.iter().filter(|run| run.hours.is_none()).count(),
+            at_least: runs.iter().filter(|run| !run.not_in_hours.is_empty()).count(),
             device_hours: one_after_another(&of_devices),
             longest_chain_hours: chain.hours,
             longest_chain: chain.runs.iter().map(|index| runs[*index].run.clone()).collect(),
@@ -150,21 +181,57 @@ impl ProgrammePlan {
     }
 }
 
-/// Hours of a run, and of its devices together.
-fn hours(recipe: &Recipe, kind: Kind, rates: Option<&Rates>) -> Option<(Estimate, Estimate)> {
-    match kind {
-        Kind::Training => {
-            let planned = plan_of(recipe, rates?);
-            Some((planned.hours, planned.device_hours))
-        }
-        Kind::Evaluation => None,
-        Kind::Collection => Some(Default::default()),
+/// Hours of all measurements of the tasks of a run: after steps and at the end of a training, or of
+/// each row of a table.
+fn evaluation_of(programme: &Programme, recipe: &Recipe, rates: &Rates) -> EvaluationPlan {
+    if !recipe.stages.is_empty() {
+        let once = evaluation(recipe, rates);
+        let hours = once.hours.times(to_f64(measurements(recipe)));
+        return EvaluationPlan { hours, ..once };
     }
+    let start = rates.restart_s.estimate().times(1.0 / 3600.0);
+    let mut all = EvaluationPlan { hours: start, unknown: Vec::new() };
+    if recipe.table.is_none() {
+        return all.plus(evaluation(recipe, rates));
+    }
+    let made = |directory: &Path| {
+        let maker = programme.maker(directory)?;
+        Some(programme.runs[maker].loaded.recipe.clone())
+    };
+    for row in row_recipes_with(recipe, &made) {
+        match row {
+            Ok(row) => {
+                let of_row = Recipe { cluster: recipe.cluster.clone(), ..row.recipe };
+                let mut of_row = evaluation(&of_row, rates);
+                of_row.unknown.retain(|task| !all.unknown.contains(task));
+                all = all.plus(of_row);
+            }
+            Err(problem) => all.unknown.push(problem.key),
+        }
+    }
+    all
+}
+
+/// A line for each list of tasks that are not in the hours of some runs.
+fn unknown(runs: &[RunPlan]) -> Vec<String> {
+    let mut lists: Vec<(&[String], Vec<String>)> = Vec::new();
+    for (index, run) in runs.iter().enumerate().filter(|(_, run)| !run.not_in_hours.is_empty()) {
+        let number = (index + 1).to_string();
+        match lists.iter_mut().find(|(tasks, _)| *tasks == run.not_in_hours) {
+            Some((_, numbers)) => numbers.push(number),
+            None => lists.push((&run.not_in_hours, vec![number])),
+        }
+    }
+    let line = |(tasks, numbers): (&[String], Vec<String>)| {
+        format!("  {}: {}", numbers.join(" "), tasks.join(", "))
+    };
+    lists.into_iter().map(line).collect()
 }
 
 impl fmt::Display for ProgrammePlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let header = ["", "run", "kind", "needs", "GPUs", "hours", "±", "GPU-hours"];
+        let header =
+            ["", "run", "kind", "needs", "GPUs", "hours", "±", "evaluation", "±", "GPU-hours"];
         let mut rows = vec![header.map(str::to_owned).to_vec()];
         rows.extend(self.runs.iter().enumerate().map(|(index, run)| self.row(index, run)));
         let days = |hours: Estimate| with_error(hours.times(1.0 / 24.0));
@@ -179,11 +246,12 @@ impl fmt::Display for ProgrammePlan {
             fact("one after another", format!("{} h ({} days)", with_error(all), days(all))),
         ];
         write!(f, "{}\n\n{}", terminal::table(&rows), terminal::table(&facts))?;
-        if self.without_hours > 0 {
+        if self.at_least > 0 {
             write!(
                 f,
-                "\n\nthe sums are without {} runs whose hours are unknown (–)",
-                self.without_hours
+                "\n\nhours of evaluation with ≥, and the sums, are without tasks whose numbers of \
+                 samples are not in their sets' files, and without tasks that write texts:\n{}",
+                unknown(&self.runs).join("\n")
             )?;
         }
         if let Some(RatesOrigin { device, measured, all }) = &self.rates {
@@ -204,6 +272,7 @@ impl ProgrammePlan {
         let place = |need: &String| self.runs.iter().position(|other| other.run == *need);
         let places = run.needs.iter().filter_map(place).map(|place| (place + 1).to_string());
         let needs = places.collect::<Vec<_>>().join(" ");
+        let at_least = if run.not_in_hours.is_empty() { "" } else { "≥ " }.to_owned();
         vec![
             (index + 1).to_string(),
             run.run.clone(),
@@ -212,6 +281,8 @@ impl ProgrammePlan {
             gpus,
             number(run.hours.map(|hours| hours.value)),
             number(run.hours.map(|hours| hours.deviation)),
+            at_least + &number(run.evaluation_hours.map(|hours| hours.value)),
+            number(run.evaluation_hours.map(|hours| hours.deviation)),
             number(run.device_hours.map(|hours| hours.value)),
         ]
     }
