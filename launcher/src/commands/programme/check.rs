@@ -29,6 +29,16 @@ pub(super) fn scheduler(programme: &Programme) -> Result<Scheduler, LaunchError>
     }
 }
 
+/// Refuses a programme if one of its directories holds a run of another recipe.
+pub(super) fn directories(programme: &Programme) -> Result<(), LaunchError> {
+    for run in &programme.runs {
+        if let Ok(directory) = RunDirectory::open(&run.directory) {
+            directory.accepts(&run.loaded)?;
+        }
+    }
+    Ok(())
+}
+
 /// Checks the runs at the indices `starting`, and returns the programs. `complete` says which runs
 /// are complete: the others have directories that do not exist yet, or that are unfinished.
 pub(super) async fn all(
@@ -40,7 +50,6 @@ pub(super) async fn all(
     for index in starting {
         let run = &programme.runs[*index];
         if let Ok(directory) = RunDirectory::open(&run.directory) {
-            directory.accepts(&run.loaded)?;
             drop(train::lock(&directory, train::BRIEF_LOCK_TIMEOUT).await?);
         }
         found.extend(run, missing_needs(run));

@@ -35,6 +35,7 @@ pub(crate) async fn launch(file: &Path, arguments: &Train) -> Result<u8, LaunchE
         return Ok(0);
     }
     let scheduler = check::scheduler(&programme)?;
+    check::directories(&programme)?;
     if complete.iter().all(|complete| *complete) {
         let count = programme.runs.len();
         terminal::note(&format!("all {count} runs of {} are already complete", programme.name));

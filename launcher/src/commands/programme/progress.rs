@@ -49,7 +49,8 @@ pub(super) enum RunState {
     Killed,
     /// The launcher ended without recording an outcome.
     Interrupted,
-    /// A table that was measured with another recipe, or before a run that it needs was complete.
+    /// A complete run of another recipe, or a table that was measured before a run that it needs
+    /// was complete.
     #[serde(rename = "out of date")]
     OutOfDate,
     #[serde(rename = "not started")]

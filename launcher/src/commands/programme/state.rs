@@ -21,12 +21,12 @@ pub(super) fn complete(programme: &Programme) -> Vec<bool> {
     complete
 }
 
-/// Whether a run is complete. A table is so only if it was measured with this recipe, and after
+/// Whether a run of this recipe is complete. A table is so only if it was measured with this recipe, and after
 /// all runs that it needs were complete.
 fn is_complete(run: &ProgrammeRun, needs_are_complete: bool) -> bool {
     let Ok(directory) = RunDirectory::open(&run.directory) else { return false };
     let recipe = &run.loaded.recipe;
-    if completion::check(&directory, recipe).is_err() {
+    if completion::check(&directory, recipe).is_err() || directory.accepts(&run.loaded).is_err() {
         return false;
     }
     if recipe.table.is_none() {
