@@ -47,7 +47,8 @@ impl RowRecipe {
     }
 
     /// The recipe with the files that the measurement reads, and no others: without training data,
-    /// without a run that is awaited and, if the table leaves them out, without sets that are not on this disk.
+    /// without a run that is awaited and, if the table leaves them out, without sets that are not
+    /// on this disk.
     #[must_use]
     pub fn read(&self, table: &Table) -> Recipe {
         let mut recipe = self.recipe.clone();

@@ -58,7 +58,7 @@ pub fn measurements(recipe: &Recipe) -> u64 {
     }
     let (steps, every) = (recipe.total_steps(), recipe.evaluation.every_steps);
     // That after the last step is always measured.
-    let between = if every == 0 { 0 } else { steps.saturating_sub(1) / every };
+    let between = steps.saturating_sub(1).checked_div(every).unwrap_or(0);
     let mut samples: u64 = 0;
     for stage in &recipe.stages {
         samples = samples.saturating_add(stage.steps.saturating_mul(stage.batch as u64));

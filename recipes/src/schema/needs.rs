@@ -117,7 +117,7 @@ mod tests {
         let base = recipe("finetune.yaml", &[]);
         assert_eq!(base.needs(), [Path::new("runs/pretrain")]);
         let export = recipe("finetune.yaml", &["init.run=null", "init.export=weights/base"]);
-        assert_eq!(export.needs(), [Path::new("weights/base"); 0]);
+        assert!(export.needs().is_empty(), "{:?}", export.needs());
         let table = recipe("evaluate/table1.yaml", &["table.rows.more={run: runs/pretrain}"]);
         assert_eq!(table.needs(), [Path::new("runs/pretrain"), Path::new("runs/finetune")]);
     }

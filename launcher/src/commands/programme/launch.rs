@@ -129,8 +129,7 @@ async fn submit_all(programme: &Programme, complete: &[bool]) -> Result<(), Laun
 /// Ids of the jobs that work on runs or wait in the queue.
 ///
 /// # Errors
-/// If Slurm does not answer, and if a job is leaving its nodes: nobody knows yet whether its run
-/// goes on.
+/// If Slurm does not answer, and if a job is leaving its nodes: its run may go on in the same job.
 async fn waiting_jobs(
     programme: &Programme,
     complete: &[bool],

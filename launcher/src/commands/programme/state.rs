@@ -21,8 +21,8 @@ pub(super) fn complete(programme: &Programme) -> Vec<bool> {
     complete
 }
 
-/// Whether a run of this recipe is complete. A table is so only if it was measured with this recipe, and after
-/// all runs that it needs were complete.
+/// Whether a run of this recipe is complete. A table is complete only if it was measured with the
+/// same rows and tasks, and after all runs that it needs were complete.
 fn is_complete(run: &ProgrammeRun, needs_are_complete: bool) -> bool {
     let Ok(directory) = RunDirectory::open(&run.directory) else { return false };
     let recipe = &run.loaded.recipe;

@@ -57,21 +57,15 @@ async fn watch(programme: &Programme, interval: Duration, json: bool) -> Result<
             false if !progress.is_alive() && idle >= IDLE_TIMEOUT => Some(1),
             false => None,
         };
-        match &mut screen {
-            Some(screen) => {
-                if screen.draw(&progress.text(), code.is_some()).is_err() {
-                    return Ok(0);
-                }
+        if let Some(screen) = &mut screen {
+            if screen.draw(&progress.text(), code.is_some()).is_err() {
+                return Ok(0);
             }
-            None if shown.as_ref() != Some(&progress.without_times()) => {
-                terminal::result(&match json {
-                    true => {
-                        serde_json::to_string(&progress).map_err(|error| not_written(&error))?
-                    }
-                    false => progress.text() + "\n",
-                })
-            }
-            None => {}
+        } else if shown.as_ref() != Some(&progress.without_times()) {
+            terminal::result(&match json {
+                true => serde_json::to_string(&progress).map_err(|error| not_written(&error))?,
+                false => progress.text() + "\n",
+            });
         }
         if let Some(code) = code {
             return Ok(code);
