@@ -187,14 +187,20 @@ async fn workers(ranks: usize, control: &str, run: &Path, per_s: u64) {
         let pause = Duration::from_millis(1000 / per_s);
         tasks.spawn(worker(control.to_owned(), hello, Arc::clone(&together), pause));
     }
-    while together.welcomed.load(Ordering::Relaxed) < ranks {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    let joined_s = start.elapsed().as_secs_f64();
-    together.have_id.wait().await;
-    let (id_s, saving) = (start.elapsed().as_secs_f64(), Instant::now());
-    together.saved.wait().await;
-    let saved_s = saving.elapsed().as_secs_f64();
+    let ready = async {
+        while together.welcomed.load(Ordering::Relaxed) < ranks {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let joined_s = start.elapsed().as_secs_f64();
+        together.have_id.wait().await;
+        let (id_s, saving) = (start.elapsed().as_secs_f64(), Instant::now());
+        together.saved.wait().await;
+        [joined_s, id_s, saving.elapsed().as_secs_f64()]
+    };
+    let [joined_s, id_s, saved_s] = tokio::select! {
+        times = ready => times,
+        ended = tasks.join_next() => panic!("a rank ended at the start: {ended:?}"),
+    };
     std::fs::write(run.join("ready"), "").unwrap();
     let knocks_ms = Arc::new(Mutex::new(Vec::new()));
     let knocking = tokio::spawn(knock(control.to_owned(), token, Arc::clone(&knocks_ms)));

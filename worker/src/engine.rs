@@ -314,7 +314,7 @@ impl Engine<DualEncoder> {
     ) -> anyhow::Result<(Self, Vec<(PathBuf, Imported)>)> {
         let mut engine = Self::without_weights(recipe, device, 1)?;
         let Self { model, parameters, .. } = &mut engine;
-        let files = initial::from_rank_0(parameters, collectives, |parameters| {
+        let files = initial::read_once(parameters, collectives, |parameters| {
             Ok(weights::load_published(&*model, parameters)?)
         })?;
         Ok((engine, files))

@@ -9,7 +9,6 @@ use vljepa_data::decode::Media;
 use vljepa_data::order::ORDER_VERSION;
 use vljepa_data::reader::load_file;
 use vljepa_model::{DualEncoder, VlJepa, Vlm, transformers};
-use vljepa_recipes::RankId;
 use vljepa_recipes::schema::{ModelKind, TaskKind, Visual};
 
 use crate::checkpoint::{CheckpointFolder, State};
@@ -233,7 +232,7 @@ impl Loaded {
 /// Loads the model from a checkpoint.
 fn trained<M: Network>(session: &Session, step: Option<u64>) -> anyhow::Result<(Engine<M>, State)> {
     let (mut engine, mut training) =
-        Engine::<M>::for_rank(&session.recipe, session.device, RankId::SINGLE)?;
+        Engine::<M>::for_rank(&session.recipe, session.device, session.collectives.rank_id())?;
     let loaded = engine
         .restore(&mut training, &checkpoints(session), step, &session.collectives)
         .context("no checkpoint could be loaded")?;

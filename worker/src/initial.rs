@@ -40,7 +40,7 @@ pub fn load(
         }
         Some(Init::Export(_) | Init::Weights(_)) | None => None,
     };
-    let files = from_rank_0(parameters, collectives, |parameters| {
+    let files = read_once(parameters, collectives, |parameters| {
         if let Some(seed) = seed {
             parameters.initialise(model.layout(), seed)?;
         }
@@ -59,18 +59,25 @@ pub fn load(
     Ok(Initial { files, run })
 }
 
-/// Lets rank 0 read weights, and sends all parameters to the other ranks: the network between ranks
-/// is faster than a file system that all of them share. Returns what `read` says on rank 0, and the
+/// Lets rank 0 set parameters, and sends all of them to the other ranks: the network between ranks
+/// is faster than a file system that they share. Returns the result of `read` on rank 0, and the
 /// default on the other ranks.
 ///
 /// # Errors
-/// Fails on rank 0 if `read` fails. The caller must then end the other ranks, which wait.
-pub fn from_rank_0<T: Default>(
+/// Fails on every rank if `read` fails on rank 0.
+pub fn read_once<T: Default>(
     parameters: &mut Parameters,
     collectives: &Collectives,
     read: impl FnOnce(&mut Parameters) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
-    let said = if collectives.rank() == 0 { read(parameters)? } else { T::default() };
+    let leads = collectives.rank() == 0;
+    let said = if leads { read(parameters) } else { Ok(T::default()) };
+    let failed = said.as_ref().err().map(|error| format!("{error:#}")).unwrap_or_default();
+    let failed = collectives.broadcast(failed.into_bytes());
+    let said = said?;
+    if !failed.is_empty() {
+        anyhow::bail!("{}", String::from_utf8_lossy(&failed));
+    }
     let stream = parameters.trainable.view().device().compute_stream();
     collectives.broadcast_values(&stream, parameters.trainable.view_mut())?;
     collectives.broadcast_values(&stream, parameters.frozen.view_mut())?;

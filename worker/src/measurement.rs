@@ -18,7 +18,10 @@ use crate::training::record::{warn, write_record};
 pub(crate) fn measure(session: &Session) -> anyhow::Result<(Outcome, u64)> {
     let state = State::default();
     session.control.at(state.step, Phase::Load);
-    let (engine, files) = Engine::published(&session.recipe, session.device, &session.collectives)?;
+    session.drills.at(state.step, Phase::Load)?;
+    let ranks = &session.collectives;
+    let (engine, files) =
+        ranks.patiently(|| Engine::published(&session.recipe, session.device, ranks))?;
     for (path, imported) in files {
         tracing::info!("{}: {imported}", path.display());
     }

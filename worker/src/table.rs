@@ -77,7 +77,9 @@ fn measure_row(
     let RowRecipe { name, recipe, .. } = row;
     session.control.at(0, Phase::Load);
     session.drills.at(0, Phase::Load)?;
-    let (loaded, step) = load(session, row)
+    let (loaded, step) = session
+        .collectives
+        .patiently(|| load(session, row))
         .map_err(|error| error.context(format!("table.rows.{name} cannot be measured")))?;
     session.control.at(0, Phase::Evaluation);
     session.drills.at(0, Phase::Evaluation)?;
@@ -139,7 +141,7 @@ fn trained<M: Network>(
         warn(session, format!("row {}: a checkpoint does not verify: {passed}", row.name));
     }
     let Engine { model, parameters, .. } = &mut engine;
-    initial::from_rank_0(parameters, &session.collectives, |parameters| {
+    initial::read_once(parameters, &session.collectives, |parameters| {
         other.load(model.layout(), parameters)
     })?;
     tracing::info!("row {}: weights of {}", row.name, other.checkpoint.display());

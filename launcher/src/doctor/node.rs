@@ -71,12 +71,16 @@ pub(crate) async fn report(request: &Request) -> Result<NodeReport, LaunchError>
     }
     if role == Role::Compute {
         devices(root, recipe, found.as_ref().ok(), &mut report).await;
-        if let (Ok(programs), Some(Loaded { recipe, yaml, .. })) = (&found, &loaded)
-            && let Some(planned) = &request.rates
-        {
-            let gpus = report.gpus.len();
-            report.findings.push(rates::look(programs, recipe, (yaml, planned), gpus).await);
-        }
+    }
+    if let (Some(planned), Some(Loaded { recipe, yaml, .. })) = (&request.rates, &loaded) {
+        let gpus = report.gpus.len();
+        report.findings.push(match (&found, role) {
+            (Ok(programs), Role::Compute) => {
+                rates::look(programs, recipe, (yaml, planned), gpus).await
+            }
+            (Err(_), Role::Compute) => rates::not_measured("vljepa-worker was not found"),
+            (_, Role::Login) => rates::not_measured("ranks run on the nodes of a job"),
+        });
     }
     if is_in_job {
         report.findings.push(slurm::programs());

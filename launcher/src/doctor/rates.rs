@@ -27,11 +27,12 @@ pub(super) async fn look(
         let advice = "start `vljepa-worker rates RECIPE` on this node to see its whole output";
         Finding::fail(Fact::Rates, why, advice)
     };
-    let (file, planned) = match (recipe_file(yaml), load_rates_text(planned)) {
-        (Ok(file), Ok(planned)) => (file, planned),
-        (Err(error), _) => return failed(error.to_string()),
-        (_, Err(error)) => return failed(error.to_string()),
-    };
+    let (file, planned) =
+        match (recipe_file(yaml), load_rates_text("the rates to compare", planned)) {
+            (Ok(file), Ok(planned)) => (file, planned),
+            (Err(error), _) => return failed(error.to_string()),
+            (_, Err(error)) => return failed(error.to_string()),
+        };
     // A host has one set of CPUs, which all ranks share.
     let count = if recipe.device == Device::Host { 1 } else { devices };
     if count == 0 {
@@ -63,6 +64,13 @@ pub(super) async fn look(
     judge(&compared)
 }
 
+/// The finding of a node whose devices were not measured.
+pub(super) fn not_measured(why: &str) -> Finding {
+    let advice = "measure inside a job or on a machine with both programs: salloc --nodes=N \
+                  vljepa-launch doctor RECIPE --bench";
+    Finding::warn(Fact::Rates, format!("not measured: {why}"), advice)
+}
+
 /// Rates of one device.
 async fn measured(
     worker: &Path,
@@ -73,7 +81,7 @@ async fn measured(
     let variables = workers::rank_variables(device, count);
     let text = process::ask_with(LIMIT, worker, arguments, &variables).await?;
     let text = String::from_utf8_lossy(&text);
-    load_rates_text(&text).map_err(|error| format!("the measured rates: {error}"))
+    load_rates_text("the measured rates", &text).map_err(|error| error.to_string())
 }
 
 /// Judges the devices, each with its comparisons.
@@ -99,8 +107,7 @@ fn judge(devices: &[Vec<Comparison>]) -> Finding {
         .map(|(device, one)| {
             let at = one.size.map_or_else(String::new, |size| format!(" at {size}"));
             let Comparison { key, measured, planned, .. } = one;
-            let which =
-                if devices.len() > 1 { format!("device {device}: ") } else { String::new() };
+            let which = if devices.len() > 1 { format!("GPU {device}: ") } else { String::new() };
             format!("{which}{key}{at} is {measured:.3} instead of {planned:.3}")
         })
         .collect();
@@ -134,7 +141,7 @@ mod tests {
         assert!(good.found.contains("memory-bound kernels 95–102 %"), "{good:?}");
         let bad = judge(&[with(1.0), with(0.5)]);
         assert_eq!(bad.state, State::Warn);
-        let slow = "slower: device 1: memory_bound_tb_per_s is 1.750 instead of 3.500";
+        let slow = "slower: GPU 1: memory_bound_tb_per_s is 1.750 instead of 3.500";
         assert!(bad.found.ends_with(slow), "{bad:?}");
         let alone = judge(&[with(0.5)]);
         assert!(alone.found.ends_with("slower: memory_bound_tb_per_s is 1.750 instead of 3.500"));

@@ -41,7 +41,7 @@ pub(crate) enum Event {
         peer: String,
         reason: String,
     },
-    /// Rank 0 has its first batch, or begins to measure.
+    /// How long the start took, until rank 0 had its first batch or began to measure.
     Started(StartTimes),
     /// The run starts from the weights of another run.
     Initialised {

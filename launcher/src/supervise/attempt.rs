@@ -119,6 +119,16 @@ struct Joined {
     step_since: Instant,
 }
 
+impl Joined {
+    /// Notes that the rank goes on at `now`, outside of a step. Returns how long it had not.
+    fn renew(&mut self, now: Instant) -> Duration {
+        let still = now.saturating_duration_since(self.position.since);
+        self.step_since += still;
+        self.position.since = now;
+        still
+    }
+}
+
 impl<'a> Attempt<'a> {
     #[expect(clippy::too_many_arguments, reason = "the parts of an attempt, named by its fields")]
     pub(super) fn new(

@@ -18,10 +18,11 @@
 //!   generous. In the data phase a rank may wait for storage, whose failovers last tens of seconds:
 //!   after this limit the rank is named, and it counts as hung only after two more floors. The
 //!   first step of a stage compiles kernels, fills caches and has new shapes, so it has the limit
-//!   of a start. Loading, saving and evaluating have that limit too, or ten times the longest save
-//!   or evaluation so far, because step times say nothing about them. There the limit counts from
-//!   the last piece of work that any of these ranks has done, not from the beginning: a slow disk
-//!   is no hang. Ranks wait for each other, so the largest limit of any rank applies to all: a rank
+//!   of a start. Loading, saving and evaluating have that limit too, because step times say nothing
+//!   about them. There the limit counts from the last piece of work that any of these ranks has
+//!   done, not from the beginning: a slow disk is no hang. Saves and evaluations may also take ten
+//!   times the longest pause between two pieces so far. Files of published weights are one piece.
+//! Ranks wait for each other, so the largest limit of any rank applies to all: a rank
 //!   in a collective is not blamed while another one evaluates.
 
 use std::collections::VecDeque;
@@ -40,7 +41,7 @@ const REPORTING_WINDOW: Duration = Duration::from_secs(3);
 pub(crate) struct Limits {
     /// Time added to 1.5 times the slowest recent step: `cluster.restart.hang_floor_s`.
     pub floor: Duration,
-    /// Limit for starting, for the first step of a stage, for checkpoints and for evaluations:
+    /// Limit for starting, for the first step of a stage, for loading, checkpoints and evaluations:
     /// `cluster.start_timeout_s`.
     pub start: Duration,
     /// How long a rank may be silent while others report.
@@ -72,7 +73,7 @@ impl Limits {
 pub(super) struct StepTimes {
     stage: usize,
     recent: VecDeque<Duration>,
-    longest_outside_step: Duration,
+    longest_pause: Duration,
 }
 
 impl StepTimes {
@@ -89,9 +90,12 @@ impl StepTimes {
         self.recent.push_back(duration);
     }
 
-    /// Records the duration of a checkpoint or an evaluation.
-    pub(super) fn outside_step(&mut self, duration: Duration) {
-        self.longest_outside_step = self.longest_outside_step.max(duration);
+    /// Records a pause between two pieces of work in `phase`. Loading happens once per attempt, so
+    /// it says nothing about later phases.
+    pub(super) fn pause(&mut self, phase: Phase, pause: Duration) {
+        if phase != Phase::Load {
+            self.longest_pause = self.longest_pause.max(pause);
+        }
     }
 
     /// How long a rank may stay in one phase of one step.
@@ -99,9 +103,7 @@ impl StepTimes {
         let start = limits.start.max(limits.floor);
         match (phase, self.slowest(limits, step)) {
             (Phase::Start | Phase::Load, _) | (_, None) => start,
-            (Phase::Checkpoint | Phase::Evaluation, Some(_)) => {
-                start.max(self.longest_outside_step * 10)
-            }
+            (Phase::Checkpoint | Phase::Evaluation, Some(_)) => start.max(self.longest_pause * 10),
             (Phase::Data, Some(slowest)) => step_limit(slowest, limits) + limits.floor * 2,
             (
                 Phase::Forward | Phase::Collective | Phase::Backward | Phase::Optimizer,
@@ -140,7 +142,8 @@ fn step_limit(slowest: Duration, limits: &Limits) -> Duration {
 pub(super) struct Position {
     pub(super) step: u64,
     pub(super) phase: Phase,
-    /// When the rank entered this phase of this step.
+    /// When the rank entered this phase of this step or, where the phase has work, when a rank has
+    /// last done some.
     pub(super) since: Instant,
     /// When the last message arrived.
     pub(super) last_heard: Instant,
@@ -206,7 +209,8 @@ pub(super) fn find_hang<'a>(
     let still = |p: &Position| now.saturating_duration_since(p.since);
     let somebody_reports = ranks.clone().any(|(_, p)| silence(p) <= REPORTING_WINDOW);
     let is_silent = |p: &Position| {
-        let limit = if p.phase == Phase::Start { limits.start_silence } else { limits.silence };
+        let starts = matches!(p.phase, Phase::Start | Phase::Load);
+        let limit = if starts { limits.start_silence } else { limits.silence };
         silence(p) > if somebody_reports { limit } else { limit * 2 }
     };
     // Ranks wait for each other, so the largest limit applies to all of them.

@@ -67,7 +67,8 @@ fn the_limit_is_learned_and_within_half_a_minute_of_the_step_time() {
     let mut forgets = times(&[20]);
     (0..50).for_each(|_| forgets.step(&limits(), 6, SECOND));
     assert_eq!(forgets.limit(&limits(), 7, Phase::Forward), SECOND * 20 + SECOND * 3 / 2);
-    forgets.outside_step(SECOND * 100);
+    forgets.pause(Phase::Load, SECOND * 900);
+    forgets.pause(Phase::Evaluation, SECOND * 100);
     assert_eq!(forgets.limit(&limits(), 7, Phase::Checkpoint), SECOND * 1000);
 }
 
@@ -171,8 +172,12 @@ fn saving_and_starting_and_storage_that_pauses_are_no_hangs() {
     }
     let starting = [position(0, Phase::Start, 59, 59, now), position(0, Phase::Start, 59, 0, now)];
     assert_eq!(hung(&starting, &times(&[]), now), None);
-    let stopped = [position(0, Phase::Start, 61, 61, now), position(0, Phase::Start, 61, 0, now)];
-    assert_eq!(hung(&stopped, &times(&[]), now), Some((0, Phase::Start)));
+    for phase in [Phase::Start, Phase::Load] {
+        let ranks =
+            |heard| [position(0, phase, heard, heard, now), position(0, phase, heard, 0, now)];
+        assert_eq!(hung(&ranks(59), &times(&[]), now), None, "{phase:?}");
+        assert_eq!(hung(&ranks(61), &times(&[]), now), Some((0, phase)));
+    }
 }
 
 #[test]

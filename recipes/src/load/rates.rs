@@ -42,13 +42,13 @@ pub fn load_rates(path: &Path) -> Result<Rates, LoadError> {
     of_text(path.display().to_string(), read_text(path)?)
 }
 
-/// Reads a table of rates from its text, as [`load_rates`] does.
+/// Reads a table of rates from its text, as [`load_rates`] does. Errors call it `name`.
 ///
 /// # Errors
 ///
 /// As for [`load_rates`].
-pub fn load_rates_text(text: &str) -> Result<Rates, LoadError> {
-    of_text("the text".to_owned(), text.to_owned())
+pub fn load_rates_text(name: &str, text: &str) -> Result<Rates, LoadError> {
+    of_text(name.to_owned(), text.to_owned())
 }
 
 fn of_text(name: String, text: String) -> Result<Rates, LoadError> {

@@ -341,7 +341,7 @@ fn a_machine_slower_than_the_plan_assumes_is_named_with_its_rate() {
     let measured = String::from_utf8(measured.stdout).unwrap();
     // Other programs may slow this machine down between two measurements.
     let with_products = |factor: f64| {
-        let mut rates = load_rates_text(&measured).unwrap();
+        let mut rates = load_rates_text("rates", &measured).unwrap();
         let all = [
             &mut rates.products_tflops,
             &mut rates.attention_forward_tflops,

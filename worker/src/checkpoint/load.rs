@@ -37,8 +37,8 @@ pub struct Loaded {
     pub frozen: Option<String>,
     /// [`Manifest::shard_lengths`] of the loaded checkpoint.
     pub shard_lengths: BTreeMap<String, String>,
-    /// Bytes of weights and moments that this rank has read, without those that it has only hashed.
-    pub read_bytes: u64,
+    /// What this rank has read to fill its buffers. Hashing the files reads them once more.
+    pub reads: Reads,
 }
 
 /// Fills `buffers` from the newest checkpoint that verifies. Rank 0 lists the checkpoints, each
@@ -96,11 +96,11 @@ fn load(
 ) -> anyhow::Result<Loaded> {
     fits(&name, &manifest, &checkpoints.recipe_hash, layout)?;
     has_order(&name, &manifest, checkpoints.order_version)?;
-    let read_bytes = fill(&checkpoints.folder.join(&name), &manifest.files, collectives, buffers)
+    let reads = fill(&checkpoints.folder.join(&name), &manifest.files, collectives, buffers)
         .with_context(|| format!("checkpoint {name} changed while it was read"))?;
     let Manifest { state, frozen, shard_lengths, .. } = manifest;
     let (name, passed_over) = (Some(name), Vec::new());
-    Ok(Loaded { name, passed_over, state, frozen, shard_lengths, read_bytes })
+    Ok(Loaded { name, passed_over, state, frozen, shard_lengths, reads })
 }
 
 /// Name and manifest of a checkpoint.
@@ -290,33 +290,30 @@ pub(super) fn fits(
 }
 
 /// Fills the buffers: each rank reads its shard of the tensors that all ranks hold whole, and the
-/// ranks gather these. Of sharded moments, a rank reads what its optimizer owns. Returns the bytes
-/// that this rank has read.
+/// ranks gather these. Of sharded moments, a rank reads what its optimizer owns. Returns what this
+/// rank has read.
 fn fill(
     folder: &Path,
     files: &[FileEntry],
     collectives: &Collectives,
     buffers: &mut Buffers<'_>,
-) -> anyhow::Result<u64> {
+) -> anyhow::Result<Reads> {
     let Buffers { weights, moments: [first, second], range: own } = buffers;
     let shards = Shards::new(weights.shape()[0], collectives.world_size());
     let part = shards.of(collectives.rank());
     let stream = weights.view().device().compute_stream();
     let mut files = PartFiles::new(folder, files);
-    let mut elements = 0;
     for (name, tensor) in TENSORS.into_iter().zip([&mut **weights, first, second]) {
         let is_whole = tensor.with_padding().len() == shards.room();
         if is_whole {
             let into = tensor.view_mut().part(part.start, &[part.len()]);
             files.read(name, part.clone(), into)?;
             collectives.all_gather_slots(&stream, tensor.with_padding_mut())?;
-            elements += part.len();
         } else {
             files.read(name, own.clone(), tensor.view_mut())?;
-            elements += own.len();
         }
     }
-    Ok((elements * size_of::<f32>()) as u64)
+    Ok(files.reads())
 }
 
 /// The parts that hold the elements `wanted`, each with those of them that lie in it.
@@ -324,14 +321,13 @@ pub(super) fn pieces<'a>(
     files: &'a [FileEntry],
     wanted: &Range<usize>,
 ) -> impl Iterator<Item = (&'a FileEntry, Range<usize>)> + use<'a> {
-    // The ranges of the parts ascend without gaps.
+    // The ranges of the parts ascend without gaps; some may be empty.
     let first = files.partition_point(|file| file.range.end <= wanted.start);
-    let wanted = wanted.clone();
-    let piece = move |file: &'a FileEntry| {
-        let range = file.range.start.max(wanted.start)..file.range.end.min(wanted.end);
-        (file, range)
-    };
-    files[first..].iter().map(piece).take_while(|(_, range)| !range.is_empty())
+    let Range { start, end } = wanted.clone();
+    let near = files[first..].iter().take_while(move |file| file.range.start < end);
+    let piece =
+        move |file: &'a FileEntry| (file, file.range.start.max(start)..file.range.end.min(end));
+    near.map(piece).filter(|(_, range)| !range.is_empty())
 }
 
 /// The parts of a checkpoint, of which one is open at a time.
@@ -340,11 +336,25 @@ pub(super) struct PartFiles<'a> {
     folder: &'a Path,
     files: &'a [FileEntry],
     open: Option<(&'a str, PartFile)>,
+    reads: Reads,
+}
+
+/// Files that a rank has opened, and bytes that it has read from them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reads {
+    /// Number of files that were opened.
+    pub opens: u64,
+    /// Bytes of tensors that were read.
+    pub bytes: u64,
 }
 
 impl<'a> PartFiles<'a> {
     pub(super) fn new(folder: &'a Path, files: &'a [FileEntry]) -> Self {
-        Self { folder, files, open: None }
+        Self { folder, files, open: None, reads: Reads::default() }
+    }
+
+    pub(super) fn reads(&self) -> Reads {
+        self.reads
     }
 
     /// Fills `into` with the elements `wanted` of a tensor, which may lie in several parts.
@@ -354,17 +364,24 @@ impl<'a> PartFiles<'a> {
         wanted: Range<usize>,
         mut into: ViewMut<'_>,
     ) -> anyhow::Result<()> {
+        let mut filled = 0;
         for (FileEntry { name, range, .. }, Range { start, end }) in pieces(self.files, &wanted) {
             let into = into.reborrow().part(start - wanted.start, &[end - start]);
-            self.part(name)?.read(tensor, start - range.start, into)?;
+            let bytes = self.part(name)?.read(tensor, start - range.start, into)?;
+            self.reads.bytes += bytes;
+            filled += end - start;
         }
+        anyhow::ensure!(filled == wanted.len(), "the parts hold {filled} elements of {wanted:?}");
         Ok(())
     }
 
     fn part(&mut self, name: &'a str) -> anyhow::Result<&PartFile> {
         let opened = match self.open.take() {
             Some((open, file)) if open == name => file,
-            _ => PartFile::open(&self.folder.join(name))?,
+            _ => {
+                self.reads.opens += 1;
+                PartFile::open(&self.folder.join(name))?
+            }
         };
         Ok(&self.open.insert((name, opened)).1)
     }
@@ -402,13 +419,13 @@ impl PartFile {
         Ok(Self { file, name, metadata, data })
     }
 
-    /// Fills `target` from a tensor, beginning at its element `start`.
+    /// Fills `target` from a tensor, beginning at its element `start`. Returns the bytes read.
     pub(super) fn read(
         &self,
         tensor: &str,
         start: usize,
         mut target: ViewMut<'_>,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<u64> {
         let info = self.metadata.info(tensor);
         let info = info.with_context(|| format!("{} holds no {tensor}", self.name))?;
         let elements: usize = info.shape.iter().product();
@@ -420,6 +437,7 @@ impl PartFile {
             info.dtype
         );
         let first = self.data + (info.data_offsets.0 + start * size_of::<f32>()) as u64;
+        let mut total = 0;
         for done in (0..target.len()).step_by(PIECE) {
             let len = PIECE.min(target.len() - done);
             let piece = target.reborrow().part(done, &[len]);
@@ -427,11 +445,12 @@ impl PartFile {
             piece.write_f32(|values| {
                 let bytes = bytemuck::cast_slice_mut(values);
                 let read = self.file.read_exact_at(bytes, offset);
+                total += bytes.len() as u64;
                 read.with_context(|| format!("cannot read {}", self.name))
             })?;
             record::of_process().work_done();
         }
-        Ok(())
+        Ok(total)
     }
 }
 
@@ -451,9 +470,11 @@ pub fn load_frozen(
     if !has_hash(&path, hash, collectives) {
         return Ok(false);
     }
-    if collectives.rank() == 0 {
+    from_rank_0(collectives, || {
         PartFile::open(&path)?.read(FROZEN_TENSOR, 0, frozen.view_mut())?;
-    }
+        Ok(())
+    })?
+    .map_err(anyhow::Error::msg)?;
     let stream = frozen.view().device().compute_stream();
     collectives.broadcast_values(&stream, frozen.view_mut())?;
     Ok(true)

@@ -34,7 +34,7 @@ use vljepa_recipes::protocol::FileEntry;
 use crate::rank::drill::Drills;
 use crate::rank::generation::Generation;
 
-pub use self::load::{Loaded, load_frozen, load_newest, load_step};
+pub use self::load::{Loaded, Reads, load_frozen, load_newest, load_step};
 pub use self::other_run::OtherRun;
 pub use self::part::write_part;
 pub use self::publish::clean;

@@ -118,7 +118,7 @@ impl OtherRun {
     }
 
     /// Fills `parameters`, whose layout is `layout`, with the weights of the checkpoint. Of several
-    /// ranks, let one call this ([`crate::initial::from_rank_0`]).
+    /// ranks, let one call this ([`crate::initial::read_once`]).
     ///
     /// # Errors
     /// Fails in the same cases as [`Self::check`], before a parameter is changed, and if a file

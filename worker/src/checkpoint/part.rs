@@ -81,7 +81,7 @@ impl Hashed {
             self.hasher.update(block);
             self.file.write_all(block)?;
             self.bytes += block.len() as u64;
-            record::of_process().work_done();
+            record::of_process().piece_saved();
         }
         Ok(())
     }

@@ -309,7 +309,7 @@ fn any_number_of_ranks_reads_a_checkpoint_once_and_each_has_what_it_needs() {
     for ranks in [1, 2, 3, 4, 7, 10, 13] {
         for sharded in [false, true] {
             let loaded = load_together(folder.path(), ranks, sharded);
-            let read: u64 = loaded.iter().map(|(loaded, _)| loaded.read_bytes).sum();
+            let read: u64 = loaded.iter().map(|(loaded, _)| loaded.reads.bytes).sum();
             assert_eq!(read, 12 * LEN as u64, "{ranks} ranks");
             for (loaded, own) in &loaded {
                 assert_eq!(loaded.state, state(5));
@@ -317,6 +317,28 @@ fn any_number_of_ranks_reads_a_checkpoint_once_and_each_has_what_it_needs() {
                 let right = (1..3).all(|i| own.values(i) == &model.values(i)[own.range.clone()]);
                 assert!(right, "{ranks} ranks, {:?}", own.range);
             }
+        }
+    }
+}
+
+#[test]
+fn empty_parts_between_others_hide_nothing_behind_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = Model::random(1);
+    let (layout, retention) = (layout(), Retention::newest(9));
+    let draft = Draft::new(&checkpoints(folder.path()), contents(&layout, 5), 4, &retention);
+    draft.make_folder().unwrap();
+    let ends = [0, 64, 64, 512, LEN];
+    let part = |rank: usize| {
+        let range = ends[rank]..ends[rank + 1];
+        let values = [0, 1, 2].map(|i| &model.values(i)[range.clone()]);
+        write_part(&draft.temporary, rank, range.clone(), values).unwrap()
+    };
+    draft.publish((0..4).map(part).collect()).unwrap();
+    for ranks in [1, 3] {
+        for (_, own) in load_together(folder.path(), ranks, true) {
+            assert!(own.values(0) == model.values(0));
+            assert!((1..3).all(|i| own.values(i) == &model.values(i)[own.range.clone()]));
         }
     }
 }

@@ -344,7 +344,7 @@ impl Collectives {
         rank * slot..(rank + 1) * slot
     }
 
-    /// Replaces `values` by those of rank 0.
+    /// Replaces `values` by those of rank 0. Does nothing if there is none.
     ///
     /// # Errors
     /// Fails if the tensor is not f32, or the device fails.
@@ -353,6 +353,9 @@ impl Collectives {
         stream: &Stream,
         values: ViewMut<'_>,
     ) -> Result<(), WorkerError> {
+        if values.is_empty() {
+            return Ok(());
+        }
         let ticket = begin(Kind::Broadcast, bytes_of(values.as_view()));
         match self {
             Self::Solo(_) | Self::StandIn(_) => {}
@@ -417,6 +420,21 @@ impl Collectives {
         };
         ticket.done();
         said
+    }
+
+    /// Runs `work`, in which ranks may wait long for one that reads files. Its collectives have no
+    /// timeout: the supervisor sees whether that rank goes on, and limits the wait.
+    pub fn patiently<T>(&self, work: impl FnOnce() -> T) -> T {
+        let be_patient = |patient| match self {
+            Self::Solo(_) | Self::StandIn(_) | Self::Threads(_) => {}
+            #[cfg(feature = "mpi")]
+            Self::Mpi(_) => {}
+            Self::Nccl(nccl) => nccl.be_patient(patient),
+        };
+        be_patient(true);
+        let done = work();
+        be_patient(false);
+        done
     }
 
     /// Logs the last collectives, then ends this process and, through the backend, all other ranks.

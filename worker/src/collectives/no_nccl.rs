@@ -72,6 +72,10 @@ impl Nccl {
         match self.0 {}
     }
 
+    pub(super) fn be_patient(&self, _: bool) {
+        match self.0 {}
+    }
+
     pub(super) fn abort(&self) -> ! {
         match self.0 {}
     }

@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 pub use vljepa_recipes::protocol::CollectiveKind as Kind;
+use vljepa_recipes::protocol::Phase;
 
 /// Number of collectives that are kept. 64 cover a few steps without gradient buckets, or the end
 /// of one step with buckets.
@@ -61,6 +62,7 @@ impl fmt::Display for Entry {
 pub struct Record {
     sequence: AtomicU64,
     work: AtomicU64,
+    saved: AtomicU64,
     last: Mutex<VecDeque<Entry>>,
 }
 
@@ -87,6 +89,7 @@ impl Record {
         Self {
             sequence: AtomicU64::new(0),
             work: AtomicU64::new(0),
+            saved: AtomicU64::new(0),
             last: Mutex::new(VecDeque::new()),
         }
     }
@@ -137,10 +140,20 @@ impl Record {
         self.work.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Returns the number of pieces of work so far. Heartbeats read it from another thread.
+    /// Counts a piece of a checkpoint that was written, possibly while the rank does something
+    /// else.
+    pub fn piece_saved(&self) {
+        self.saved.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns the number of pieces of work so far, for the heartbeat of a rank in `phase`. Pieces
+    /// of a checkpoint count only while the rank waits for it: a rank that hangs while its
+    /// checkpoint is written must not seem to go on.
     #[must_use]
-    pub fn work(&self) -> u64 {
-        self.work.load(Ordering::Relaxed)
+    pub fn work(&self, phase: Phase) -> u64 {
+        let saved = self.saved.swap(0, Ordering::Relaxed);
+        let saved = if phase == Phase::Checkpoint { saved } else { 0 };
+        self.work.fetch_add(saved, Ordering::Relaxed) + saved
     }
 
     /// Returns the last collectives, oldest first.
@@ -190,7 +203,7 @@ impl Ticket<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::{KEPT, Kind, Record, State};
+    use super::{KEPT, Kind, Phase, Record, State};
 
     #[test]
     fn the_last_collectives_are_kept_with_how_far_they_came() {
@@ -220,6 +233,27 @@ mod tests {
         assert_eq!(record.last().len(), KEPT);
         assert_eq!(record.last()[0].sequence, 2);
         assert!(!record.describe().contains("collective 1,"));
+    }
+
+    #[test]
+    fn pieces_of_a_checkpoint_are_work_only_of_a_rank_that_waits_for_it() {
+        let record = Record::new();
+        record.work_done();
+        record.piece_saved();
+        assert_eq!(record.work(Phase::Evaluation), 1);
+        record.piece_saved();
+        record.piece_saved();
+        assert_eq!((record.work(Phase::Checkpoint), record.work(Phase::Load)), (3, 3));
+    }
+
+    #[test]
+    fn only_a_collective_in_progress_is_one_that_the_rank_is_inside() {
+        let record = Record::new();
+        assert_eq!(record.inside(), None);
+        let ticket = record.begin(Kind::Broadcast, 1);
+        assert_eq!(record.inside(), Some(Kind::Broadcast));
+        ticket.done();
+        assert_eq!(record.inside(), None);
     }
 
     #[test]

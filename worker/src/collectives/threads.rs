@@ -9,6 +9,12 @@ use bytemuck::Pod;
 
 use super::{Collectives, Shares};
 
+/// End of the text with which a rank panics that waits for one whose work has ended.
+const HAS_ENDED: &str = ", which has ended";
+
+/// What a panicked thread leaves.
+type Panic = Box<dyn std::any::Any + Send>;
+
 /// One of several ranks in this process, each of which is a thread; see [`Self::run`].
 #[derive(Debug)]
 pub struct Threads {
@@ -58,10 +64,22 @@ impl Threads {
                 scope.spawn(move || work(Collectives::Threads(own)))
             };
             let threads: Vec<_> = (0..ranks).map(start).collect();
-            let ended = threads.into_iter().map(|thread| {
-                thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            });
-            ended.collect()
+            let (mut results, mut panics) = (Vec::new(), Vec::new());
+            for thread in threads {
+                match thread.join() {
+                    Ok(result) => results.push(result),
+                    Err(panic) => panics.push(panic),
+                }
+            }
+            // Ranks that wait for one that has panicked panic too; the first cause counts.
+            let waits = |panic: &Panic| {
+                panic.downcast_ref().is_some_and(|text: &String| text.ends_with(HAS_ENDED))
+            };
+            let cause = panics.iter().position(|panic| !waits(panic)).unwrap_or(0);
+            if cause < panics.len() {
+                std::panic::resume_unwind(panics.swap_remove(cause));
+            }
+            results
         })
     }
 
@@ -90,8 +108,10 @@ impl Threads {
             let own = round.number;
             let goes_on = |round: &mut Round| round.number == own && round.left.is_none();
             round = ended.wait_while(round, goes_on).unwrap_or_else(PoisonError::into_inner);
-            let is_over = round.number != own;
-            assert!(is_over, "rank {} waits for {:?}, which has ended", self.rank, round.left);
+            if let (true, Some(left)) = (round.number == own, round.left) {
+                drop(round);
+                panic!("rank {} waits for rank {left}{HAS_ENDED}", self.rank);
+            }
         }
         Arc::clone(&round.result)
     }

@@ -313,7 +313,7 @@ fn speak(mut writer: BufWriter<TcpStream>, receiver: &Receiver<Outgoing>, shared
                 let (step, phase) = position;
                 let record = record::of_process();
                 let collective = record.sequence().load(Ordering::Relaxed);
-                let (inside, work) = (record.inside(), record.work());
+                let (inside, work) = (record.inside(), record.work(phase));
                 let beat = FromWorker::Heartbeat { step, phase, collective, inside, work };
                 send(&mut writer, &beat)
             }

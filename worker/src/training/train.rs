@@ -97,16 +97,17 @@ impl<'a, M: Learns> Trainer<'a, M> {
         }
         session.control.at(0, Phase::Load);
         session.drills.at(0, Phase::Load)?;
-        let loaded = engine.restore(&mut training, &checkpoints, None, &session.collectives)?;
+        let loaded =
+            ranks.patiently(|| engine.restore(&mut training, &checkpoints, None, ranks))?;
         for passed in &loaded.passed_over {
             warn(session, format!("a checkpoint does not verify: {passed}"));
         }
         let mut frozen_hash = loaded.frozen.clone();
         if let Some(name) = &loaded.name {
-            let read_mb = loaded.read_bytes / 1_000_000;
+            let read_mb = loaded.reads.bytes / 1_000_000;
             tracing::info!("continuing from {name}, of which this rank has read {read_mb} MB");
         } else {
-            initialise(session, &mut engine)?;
+            ranks.patiently(|| initialise(session, &mut engine))?;
             frozen_hash = save_frozen(session, &engine, &checkpoints)?;
         }
         session.control.at(loaded.state.step, Phase::Start);

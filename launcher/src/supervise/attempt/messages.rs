@@ -173,9 +173,9 @@ impl Attempt<'_> {
         let position = &mut joined.position;
         let goes_on = phase == position.phase && has_work(phase);
         if goes_on && collective > position.collective {
-            joined.step_since += now.saturating_duration_since(position.since);
-            position.since = now;
+            self.times.pause(phase, joined.renew(now));
         }
+        let position = &mut joined.position;
         (position.collective, position.inside) = (collective, inside);
     }
 
@@ -190,10 +190,11 @@ impl Attempt<'_> {
         if !has_work(joined.position.phase) {
             return;
         }
+        let phase = joined.position.phase;
+        self.times.pause(phase, now.saturating_duration_since(joined.position.since));
         for joined in self.members.iter_mut().filter_map(|member| member.joined.as_mut()) {
             if has_work(joined.position.phase) {
-                joined.step_since += now.saturating_duration_since(joined.position.since);
-                joined.position.since = now;
+                joined.renew(now);
             }
         }
     }
@@ -219,11 +220,11 @@ impl Attempt<'_> {
             return;
         }
         let is_start = |phase| matches!(phase, Phase::Start | Phase::Load);
-        if matches!(position.phase, Phase::Checkpoint | Phase::Evaluation) {
-            let spent = now.saturating_duration_since(position.since);
-            joined.step_since += spent;
-            self.times.outside_step(spent);
+        if has_work(position.phase) {
+            let phase = position.phase;
+            self.times.pause(phase, joined.renew(now));
         }
+        let position = &mut joined.position;
         let steps = step.saturating_sub(position.step);
         if is_start(position.phase) {
             joined.step_since = now;

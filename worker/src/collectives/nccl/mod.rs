@@ -255,6 +255,11 @@ impl Nccl {
         self.or_fail(told())
     }
 
+    /// Sets whether later collectives have no timeout.
+    pub(super) fn be_patient(&self, patient: bool) {
+        self.watch.be_patient(patient);
+    }
+
     /// Ends this process. The other ranks see that it is gone.
     pub(super) fn abort(&self) -> ! {
         self.watch.end()

@@ -29,6 +29,8 @@ struct Pending {
     sequence: u64,
     mark: Mark,
     since: Instant,
+    /// Whether the supervisor limits the wait for it, and not the timeout.
+    patient: bool,
 }
 
 /// Thread that watches one communicator.
@@ -42,6 +44,7 @@ struct Shared {
     communicator: Arc<Communicator>,
     pending: Mutex<VecDeque<Pending>>,
     stopped: AtomicBool,
+    patient: AtomicBool,
     time_out: Duration,
     last_words: LastWords,
 }
@@ -58,8 +61,14 @@ impl Watch {
         time_out: Duration,
         last_words: LastWords,
     ) -> std::io::Result<Self> {
-        let (pending, stopped) = (Mutex::default(), AtomicBool::new(false));
-        let shared = Arc::new(Shared { communicator, pending, stopped, time_out, last_words });
+        let shared = Arc::new(Shared {
+            communicator,
+            pending: Mutex::default(),
+            stopped: AtomicBool::new(false),
+            patient: AtomicBool::new(false),
+            time_out,
+            last_words,
+        });
         let watching = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("nccl-watch".to_owned())
@@ -69,7 +78,14 @@ impl Watch {
 
     /// Adds a collective that was issued before `mark`.
     pub(super) fn add(&self, sequence: u64, mark: Mark) {
-        self.shared.pending().push_back(Pending { sequence, mark, since: Instant::now() });
+        let patient = self.shared.patient.load(Ordering::Acquire);
+        let pending = Pending { sequence, mark, since: Instant::now(), patient };
+        self.shared.pending().push_back(pending);
+    }
+
+    /// Sets whether collectives that are added from now on have no timeout.
+    pub(super) fn be_patient(&self, patient: bool) {
+        self.shared.patient.store(patient, Ordering::Release);
     }
 
     /// Logs and reports the error, then ends this process: nothing can be computed without the
@@ -107,7 +123,8 @@ impl Shared {
             record::of_process().done(first.sequence);
             pending.pop_front();
         }
-        let oldest = pending.front().map(|first| (first.sequence, first.since.elapsed()));
+        let oldest = pending.front().filter(|first| !first.patient);
+        let oldest = oldest.map(|first| (first.sequence, first.since.elapsed()));
         drop(pending);
         self.communicator.check()?;
         match oldest {
