@@ -45,6 +45,10 @@ pub(crate) enum LaunchError {
         "a recipe with `device: host` needs --rates FILE; without --json and --html the plan shows the rest"
     ))]
     NoTimes { recipe: PathBuf },
+    /// One of the runs of a programme cannot be planned.
+    #[error("{run}: {why}")]
+    #[diagnostic(help("{help}"))]
+    OfRun { run: String, why: String, help: String },
     /// A drill names a rank or a step that the run does not have.
     #[error("--drill {drill} can never happen: {why}")]
     Drill { drill: String, why: String },
@@ -289,6 +293,12 @@ fn names(problems: &[FileProblem]) -> String {
 }
 
 impl LaunchError {
+    /// The error of one run of a programme, with the name of the run.
+    pub(crate) fn of_run(run: String, error: &Self) -> Self {
+        let help = error.help().map(|help| help.to_string()).unwrap_or_default();
+        Self::OfRun { run, why: error.to_string(), help }
+    }
+
     /// Exit code of the process: 1 if the run or the job failed, 2 if the request is wrong and
     /// nothing was started, 3 if this machine lacks something.
     pub(crate) fn exit_code(&self) -> u8 {
@@ -304,6 +314,7 @@ impl LaunchError {
             | Self::NotWholeNodes { .. }
             | Self::TooManyGpus { .. }
             | Self::NoTimes { .. }
+            | Self::OfRun { .. }
             | Self::NothingMeasured { .. }
             | Self::NoTable { .. }
             | Self::OtherSeed { .. }

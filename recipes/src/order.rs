@@ -1,4 +1,4 @@
-//! Order of things that need each other.
+//! Topological order.
 
 /// A circle in what things need: each needs the next one, and the last one needs the first.
 #[derive(Debug, Clone, PartialEq, Eq)]

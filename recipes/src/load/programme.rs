@@ -34,6 +34,8 @@ pub struct ProgrammeRun {
     pub file: PathBuf,
     /// Its run directory.
     pub directory: PathBuf,
+    /// The same as an absolute path without links.
+    resolved: PathBuf,
     /// Its recipe, changed by `set` of the programme and of the entry, and by the flags.
     pub loaded: Loaded,
     /// Indices in [`Programme::runs`] of the runs whose directories it reads, in increasing order.
@@ -55,7 +57,7 @@ impl Programme {
     #[must_use]
     pub fn maker(&self, directory: &Path) -> Option<usize> {
         let wanted = resolved(directory);
-        self.runs.iter().position(|run| resolved(&run.directory) == wanted)
+        self.runs.iter().position(|run| run.resolved == wanted)
     }
 }
 
@@ -130,7 +132,8 @@ pub fn load_programme(path: &Path, sets: &[String]) -> Result<Programme, LoadErr
         let loaded = load(&recipe, &all).map_err(|source| in_entry(index, &recipe, source))?;
         let own = || loaded.recipe.runs.join(&loaded.recipe.name);
         let directory = entry.run.clone().unwrap_or_else(own);
-        if let Some(first) = runs.iter().position(|run| is_same(&run.directory, &directory)) {
+        let resolved = resolved(&directory);
+        if let Some(first) = runs.iter().position(|run| run.resolved == resolved) {
             let what = format!(
                 "has the run directory {} of entry {first}, {}",
                 directory.display(),
@@ -141,7 +144,14 @@ pub fn load_programme(path: &Path, sets: &[String]) -> Result<Programme, LoadErr
             return Err(at(key, what, "this entry", Some(help.to_owned())));
         }
         let (needs, needs_elsewhere) = (Vec::new(), Vec::new());
-        runs.push(ProgrammeRun { file: recipe, directory, loaded, needs, needs_elsewhere });
+        runs.push(ProgrammeRun {
+            file: recipe,
+            directory,
+            resolved,
+            loaded,
+            needs,
+            needs_elsewhere,
+        });
     }
     let programme = Programme { name: file.name, runs };
     sorted(programme).map_err(|(index, what)| {
@@ -206,11 +216,6 @@ fn sorted(mut programme: Programme) -> Result<Programme, (usize, String)> {
         run
     });
     Ok(Programme { runs: runs.collect(), ..programme })
-}
-
-/// Whether two paths are those of one directory, which need not exist.
-fn is_same(one: &Path, other: &Path) -> bool {
-    resolved(one) == resolved(other)
 }
 
 /// Absolute path without `.`, `..` and, in the part of it that exists, symbolic links.

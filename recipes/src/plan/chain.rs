@@ -25,12 +25,15 @@ pub fn one_after_another(hours: &[Estimate]) -> Estimate {
 #[must_use]
 pub fn longest_chain(hours: &[Estimate], needs: &[Vec<usize>]) -> Chain {
     let mut chains: Vec<Chain> = Vec::with_capacity(hours.len());
-    let longest = |chains: &[Chain], of: &mut dyn Iterator<Item = usize>| -> Chain {
-        let chains = of.filter_map(|index| chains.get(index));
-        chains.fold(Chain::default(), |longest, chain| {
-            if chain.hours.value > longest.hours.value { chain.clone() } else { longest }
-        })
-    };
+    // Of chains that are equally long, the first counts.
+    let longest =
+        |chains: &[Chain], of: &mut dyn Iterator<Item = usize>| -> Chain {
+            let chains = of.filter_map(|index| chains.get(index));
+            let longest = chains.reduce(|longest, chain| {
+                if chain.hours.value > longest.hours.value { chain } else { longest }
+            });
+            longest.cloned().unwrap_or_default()
+        };
     for (index, (hours, needs)) in hours.iter().zip(needs).enumerate() {
         let mut chain = longest(&chains, &mut needs.iter().copied());
         chain.runs.push(index);
@@ -67,6 +70,8 @@ mod tests {
         let found = longest_chain(&hours(&[3.0, 4.0, 2.0]), &[vec![], vec![], vec![]]);
         assert_eq!(found.runs, [1]);
         assert!(longest_chain(&[], &[]).runs.is_empty());
+        // A run that takes no time is part of the chain.
+        assert_eq!(longest_chain(&hours(&[0.0, 4.0]), &[vec![], vec![0]]).runs, [0, 1]);
         let all = one_after_another(&hours(&[3.0, 4.0, 2.0]));
         assert!((all.value - 9.0).abs() < 1e-12 && (all.deviation - 0.9).abs() < 1e-12);
     }

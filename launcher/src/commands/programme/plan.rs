@@ -34,6 +34,9 @@ pub(crate) fn plan(arguments: &cli::Plan) -> Result<u8, LaunchError> {
     let programme = load(path, set)?;
     let given = rates.as_deref().map(load_rates).transpose()?;
     let planned = ProgrammePlan::of(&programme, *gpus, given.as_ref())?;
+    if *json && planned.sums.is_none() {
+        return Err(LaunchError::NoTimes { recipe: path.clone() });
+    }
     if *json {
         return show_json(&planned);
     }
@@ -50,8 +53,16 @@ pub(super) struct ProgrammePlan {
     rates: Option<RatesOrigin>,
     /// Plans of the runs in the order in which they can run.
     runs: Vec<RunPlan>,
-    /// Runs of which some hours are unknown; the sums are without those.
+    /// Number of runs of which some hours, or all, are unknown; the sums are without those.
     at_least: usize,
+    /// Sums over the runs, or `None` if no hours are known.
+    #[serde(flatten)]
+    sums: Option<Sums>,
+}
+
+/// Hours of all runs of a programme.
+#[derive(Debug, Serialize)]
+struct Sums {
     /// Hours of all GPUs together.
     device_hours: Estimate,
     /// Hours if each run starts as soon as those that it needs are complete.
@@ -83,6 +94,12 @@ struct RunPlan {
 }
 
 impl RunPlan {
+    /// Whether the run computes something whose time is not known at all.
+    fn is_untimed(&self) -> bool {
+        let computes = matches!(self.kind, Kind::Training | Kind::Evaluation);
+        computes && self.hours.is_none() && self.evaluation_hours.is_none()
+    }
+
     /// Hours of training and evaluation.
     fn all_hours(&self) -> Estimate {
         let both = [self.hours, self.evaluation_hours].map(Option::unwrap_or_default);
@@ -131,7 +148,8 @@ impl ProgrammePlan {
         for run in &programme.runs {
             let kind = Kind::of(&run.loaded.recipe);
             let recipe = match kind {
-                Kind::Training | Kind::Evaluation => on(&run.loaded.recipe, gpus)?,
+                Kind::Training | Kind::Evaluation => on(&run.loaded.recipe, gpus)
+                    .map_err(|error| LaunchError::of_run(run.name(), &error))?,
                 Kind::Collection => run.loaded.recipe.clone(),
             };
             let devices = match recipe.device {
@@ -168,14 +186,18 @@ impl ProgrammePlan {
         let of_devices: Vec<Estimate> = runs.iter().filter_map(|run| run.device_hours).collect();
         let needs: Vec<Vec<usize>> = programme.runs.iter().map(|run| run.needs.clone()).collect();
         let chain = longest_chain(&hours, &needs);
-        Ok(Self {
-            name: programme.name.clone(),
-            rates: origin,
-            at_least: runs.iter().filter(|run| !run.not_in_hours.is_empty()).count(),
+        let sums = origin.is_some().then(|| Sums {
             device_hours: one_after_another(&of_devices),
             longest_chain_hours: chain.hours,
             longest_chain: chain.runs.iter().map(|index| runs[*index].run.clone()).collect(),
             one_after_another_hours: one_after_another(&hours),
+        });
+        let is_partly = |run: &&RunPlan| run.is_untimed() || !run.not_in_hours.is_empty();
+        Ok(Self {
+            name: programme.name.clone(),
+            rates: origin,
+            at_least: runs.iter().filter(is_partly).count(),
+            sums,
             runs,
         })
     }
@@ -212,6 +234,21 @@ fn evaluation_of(programme: &Programme, recipe: &Recipe, rates: &Rates) -> Evalu
     all
 }
 
+impl Sums {
+    /// Rows of the table of facts.
+    fn facts(&self) -> Vec<Vec<String>> {
+        let days = |hours: Estimate| with_error(hours.times(1.0 / 24.0));
+        let hours = |hours: Estimate| format!("{} h ({} days)", with_error(hours), days(hours));
+        let fact = |name: &str, text: String| vec![name.to_owned(), text];
+        vec![
+            fact("GPU-hours", with_error(self.device_hours)),
+            fact("longest chain", hours(self.longest_chain_hours)),
+            fact("", self.longest_chain.join(" → ")),
+            fact("one after another", hours(self.one_after_another_hours)),
+        ]
+    }
+}
+
 /// A line for each list of tasks that are not in the hours of some runs.
 fn unknown(runs: &[RunPlan]) -> Vec<String> {
     let mut lists: Vec<(&[String], Vec<String>)> = Vec::new();
@@ -234,19 +271,20 @@ impl fmt::Display for ProgrammePlan {
             ["", "run", "kind", "needs", "GPUs", "hours", "±", "evaluation", "±", "GPU-hours"];
         let mut rows = vec![header.map(str::to_owned).to_vec()];
         rows.extend(self.runs.iter().enumerate().map(|(index, run)| self.row(index, run)));
-        let days = |hours: Estimate| with_error(hours.times(1.0 / 24.0));
-        let all = self.one_after_another_hours;
-        let longest = self.longest_chain_hours;
-        let fact = |name: &str, text: String| vec![name.to_owned(), text];
-        let facts = [
-            fact("programme", format!("{}, {} runs", self.name, self.runs.len())),
-            fact("GPU-hours", with_error(self.device_hours)),
-            fact("longest chain", format!("{} h ({} days)", with_error(longest), days(longest))),
-            fact("", self.longest_chain.join(" → ")),
-            fact("one after another", format!("{} h ({} days)", with_error(all), days(all))),
-        ];
+        let name = vec!["programme".to_owned(), format!("{}, {} runs", self.name, self.runs.len())];
+        let mut facts = vec![name];
+        facts.extend(self.sums.iter().flat_map(Sums::facts));
         write!(f, "{}\n\n{}", terminal::table(&rows), terminal::table(&facts))?;
-        if self.at_least > 0 {
+        let untimed = self.runs.iter().enumerate().filter(|(_, run)| run.is_untimed());
+        let untimed: Vec<String> = untimed.map(|(index, _)| (index + 1).to_string()).collect();
+        if !untimed.is_empty() {
+            let runs = untimed.join(" ");
+            write!(
+                f,
+                "\n\nno rates are known for the devices of {runs}; --rates FILE brings them"
+            )?;
+        }
+        if self.runs.iter().any(|run| !run.not_in_hours.is_empty()) {
             write!(
                 f,
                 "\n\nhours of evaluation with ≥, and the sums, are without tasks whose numbers of \
