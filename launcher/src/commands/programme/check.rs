@@ -264,7 +264,8 @@ mod tests {
     #[test]
     fn a_run_that_no_entry_makes_is_named_with_the_key_that_names_it() {
         let runs = paper(&[]).runs;
-        let mut table = runs.into_iter().find(|run| run.loaded.recipe.name == "table1").unwrap();
+        let mut table =
+            runs.into_iter().find(|run| run.loaded.recipe.name == "table1_baselines").unwrap();
         assert!(missing_needs(&table).is_empty());
         table.needs_elsewhere = vec!["runs/finetune".into(), "runs/pretrain".into()];
         let found = missing_needs(&table);
