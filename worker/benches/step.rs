@@ -129,8 +129,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     rayon::ThreadPoolBuilder::new().num_threads(arguments.threads).build_global()?;
     let (device, device_name) = open(&recipe, arguments)?;
     let collectives = world(arguments, device)?;
-    let before_mib = host_mib("VmRSS:")?;
-    reset_peak()?;
+    let before_mib = start_of_peak()?;
     let (mut engine, mut training) = Engine::for_training(&recipe, device)?;
     let batch = random_batch(arguments, &recipe)?;
     let learning_rate = recipe.stages.first().map_or(1e-3, |stage| stage.learning_rate.peak);
@@ -185,9 +184,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         "trainable": engine.parameters.trainable.shape()[0],
     });
     if arguments.phases {
-        let medians =
-            phases.into_iter().map(|(name, mut ms)| (name, rounded(median(&mut ms), 1e3)));
-        line["phases_ms"] = medians.collect();
+        line["phases_ms"] = medians(phases);
     }
     line["planned"] = json!(planned);
     line["joined"] =
@@ -304,7 +301,12 @@ fn open(recipe: &Recipe, arguments: &Arguments) -> anyhow::Result<(Device, Strin
     device::open(recipe, &Environment::read(), arguments.threads)
 }
 
-/// Memory of this process in MiB: `VmRSS:` now, or `VmHWM:` at most since [`reset_peak`].
+/// Median of each phase, milliseconds.
+fn medians(phases: BTreeMap<&str, Vec<f64>>) -> Value {
+    phases.into_iter().map(|(name, mut ms)| (name, rounded(median(&mut ms), 1e3))).collect()
+}
+
+/// Memory of this process in MiB: `VmRSS:` now, or `VmHWM:` at most since [`start_of_peak`].
 fn host_mib(key: &str) -> anyhow::Result<f64> {
     let text = std::fs::read_to_string("/proc/self/status")?;
     let line = text.lines().find_map(|line| line.strip_prefix(key));
@@ -312,9 +314,10 @@ fn host_mib(key: &str) -> anyhow::Result<f64> {
     Ok(kib.with_context(|| format!("/proc/self/status has no {key}"))? / 1024.0)
 }
 
-/// Lets the largest memory of this process be that of now.
-fn reset_peak() -> std::io::Result<()> {
-    std::fs::write("/proc/self/clear_refs", "5")
+/// Lets the largest memory of this process be that of now, and returns it in MiB.
+fn start_of_peak() -> anyhow::Result<f64> {
+    std::fs::write("/proc/self/clear_refs", "5")?;
+    host_mib("VmRSS:")
 }
 
 /// Returns the memory in use on a GPU in GiB, which only grows, or `None` on the host.

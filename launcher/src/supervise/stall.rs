@@ -22,8 +22,8 @@
 //!   about them. There the limit counts from the last piece of work that any of these ranks has
 //!   done, not from the beginning: a slow disk is no hang. Saves and evaluations may also take ten
 //!   times the longest pause between two pieces so far. Files of published weights are one piece.
-//! Ranks wait for each other, so the largest limit of any rank applies to all: a rank
-//!   in a collective is not blamed while another one evaluates.
+//!   Ranks wait for each other, so the largest limit of any rank applies to all: a rank in a
+//!   collective is not blamed while another one evaluates.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};

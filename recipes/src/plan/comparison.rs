@@ -93,7 +93,8 @@ fn compared(
     speed: f64,
     spread: f64,
 ) -> Comparison {
-    let is_slow = !(speed >= 1.0 - (2.0 * spread).max(0.1));
+    let least = 1.0 - (2.0 * spread).max(0.1);
+    let is_slow = speed.is_nan() || speed < least;
     Comparison { of, key, size, measured, planned, speed, is_slow }
 }
 

@@ -324,11 +324,13 @@ impl Collectives {
         match self {
             Self::Solo(_) | Self::StandIn(_) => {}
             Self::Threads(threads) => on_host(stream, values, |values| {
-                threads.all_gather(&values[own].to_vec(), shares, 1, values);
+                let own = values[own].to_vec();
+                threads.all_gather(&own, shares, 1, values);
             })?,
             #[cfg(feature = "mpi")]
             Self::Mpi(mpi) => on_host(stream, values, |values| {
-                mpi.all_gather(&values[own].to_vec(), shares, 1, values);
+                let own = values[own].to_vec();
+                mpi.all_gather(&own, shares, 1, values);
             })?,
             Self::Nccl(nccl) => return nccl.all_gather_slots(&ticket, values.as_view()),
         }

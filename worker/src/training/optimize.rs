@@ -36,10 +36,11 @@ pub fn sum_gradients(
     sums: Option<GradientSum<'_>>,
 ) -> anyhow::Result<()> {
     let flat = &mut training.gradients.flat;
-    Ok(match sums {
+    match sums {
         Some(sums) => sums.finish(cx.stream, flat.view_mut())?,
         None => collectives.reduce_scatter_sum(cx.stream, flat.with_padding_mut())?,
-    })
+    }
+    Ok(())
 }
 
 /// Clips the summed gradient and updates the parameters and the moving average. Returns the
