@@ -333,7 +333,7 @@ fn a_request_that_makes_no_sense_is_refused() {
 #[test]
 fn a_machine_slower_than_the_plan_assumes_is_named_with_its_rate() {
     let trial = Trial::new(TWO_RANKS);
-    let measured = Command::new(program("vljepa-worker"))
+    let measured = command("vljepa-worker")
         .args(["rates".as_ref(), trial.recipe().as_os_str()])
         .output()
         .unwrap();

@@ -236,7 +236,7 @@ mod tests {
                     [of(&rows), of(&values), of(&sums)],
                     collectives.all_gather_bytes(&vec![7; rank]),
                     collectives.broadcast(vec![round, u8::try_from(rank).unwrap()]),
-                    (sum * 4.0) as u64,
+                    sum.to_bits(),
                 ));
             }
             said
@@ -246,7 +246,8 @@ mod tests {
                 let wanted = [vec![0.0, 1.0, 2.0, 3.0], vec![0.5, 0.5], vec![3.0, 3.0]];
                 assert_eq!(*values, wanted);
                 assert_eq!(*bytes, [vec![], vec![7], vec![7, 7]]);
-                assert_eq!((&told[..], *sum), (&[u8::try_from(round).unwrap(), 0][..], 3));
+                assert_eq!(told[..], [u8::try_from(round).unwrap(), 0]);
+                assert_eq!(*sum, 0.75_f64.to_bits());
             }
         }
     }
