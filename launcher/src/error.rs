@@ -77,6 +77,16 @@ pub(crate) enum LaunchError {
         "run this command on a login node, or train on this machine only: --set cluster.scheduler=local --set cluster.nodes=1"
     ))]
     NoSlurm { why: String },
+    /// `squeue` does not work on this machine.
+    #[error("job {job} of the run in {} has an unknown state: squeue does not answer", run.display())]
+    #[diagnostic(help("give this command again when `squeue` answers, or on a login node"))]
+    NoSqueue { job: String, run: PathBuf },
+    /// The job of a run has ended and still holds its nodes.
+    #[error("job {job} of the run in {} is still leaving its nodes, so nothing was submitted", run.display())]
+    #[diagnostic(help(
+        "give this command again when `squeue` no longer lists the job; if it never leaves, ask the administrator about its nodes"
+    ))]
+    Leaving { job: String, run: PathBuf },
     /// A Slurm job already works on the run or waits for it.
     #[error("job {job} of this run is {state}, so nothing was submitted")]
     #[diagnostic(help(
@@ -307,6 +317,7 @@ impl LaunchError {
             | Self::RunDirectory(_)
             | Self::Files { .. }
             | Self::Submitted { .. }
+            | Self::Leaving { .. }
             | Self::NotRunning { .. }
             | Self::NothingRuns { .. }
             | Self::NotInJob
@@ -330,6 +341,7 @@ impl LaunchError {
             Self::MpirunMissing { .. }
             | Self::FfmpegMissing { .. }
             | Self::NoSlurm { .. }
+            | Self::NoSqueue { .. }
             | Self::Sbatch { .. }
             | Self::WorkerMissing { .. }
             | Self::WorkerBroken { .. }

@@ -48,8 +48,12 @@ pub enum RunDirectoryError {
         /// Path of the folder.
         path: PathBuf,
     },
-    /// The folder holds files that do not belong to a run.
-    #[error("{} contains other files but no run", path.display())]
+    /// The folder holds files that do not belong to a run, or the path is a file.
+    #[error(
+        "{} {} no run",
+        path.display(),
+        if path.is_file() { "is a file and holds" } else { "contains other files but" }
+    )]
     #[diagnostic(help("name an empty or new folder"))]
     Foreign {
         /// Path of the folder.
@@ -140,6 +144,20 @@ impl RunDirectory {
             }
             return Ok((run, Found::Existing { changes }));
         }
+        Self::is_free(path)?;
+        run.make_folders()?;
+        atomic_write(&run.recipe(), loaded.yaml.as_bytes())?;
+        Ok((run, Found::New))
+    }
+
+    /// Checks that a run can be created in a folder that holds none, and changes nothing. The folder
+    /// need not exist.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`RunDirectoryError::Foreign`] if the path is a file, or a folder with files that do
+    /// not belong to a run.
+    pub fn is_free(path: &Path) -> Result<(), RunDirectoryError> {
         let not_hidden =
             |entry: fs::DirEntry| !entry.file_name().as_encoded_bytes().starts_with(b".");
         let known = |entry: &fs::DirEntry| {
@@ -150,14 +168,14 @@ impl RunDirectory {
                 || name == "evaluations"
                 || name == "tensorboard"
         };
-        if let Ok(entries) = fs::read_dir(path)
-            && entries.flatten().any(|entry| !known(&entry) && not_hidden(entry))
-        {
+        let foreign = match fs::read_dir(path) {
+            Ok(entries) => entries.flatten().any(|entry| !known(&entry) && not_hidden(entry)),
+            Err(_) => path.is_file(),
+        };
+        if foreign {
             return Err(RunDirectoryError::Foreign { path: path.to_owned() });
         }
-        run.make_folders()?;
-        atomic_write(&run.recipe(), loaded.yaml.as_bytes())?;
-        Ok((run, Found::New))
+        Ok(())
     }
 
     /// Opens the directory of an existing run.

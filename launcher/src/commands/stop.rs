@@ -11,6 +11,7 @@ use crate::error::LaunchError;
 use crate::platform::slurm::client::{self, JobState};
 use crate::platform::slurm::submit::Submission;
 use crate::process;
+use crate::record::completion;
 use crate::terminal;
 
 /// Writes a stop file that the supervisor of the run finds, on this machine or on another one. A
@@ -25,15 +26,20 @@ pub(crate) async fn stop(arguments: &cli::Stop) -> Result<u8, LaunchError> {
     Ok(0)
 }
 
-/// Refuses `--set` for a run, whose keys are in its directory.
+/// Refuses `--set` for a run, whose keys are in its directory. For a path without a run, the error
+/// says so.
 pub(super) fn no_sets(run: &Path, sets: &[String]) -> Result<(), LaunchError> {
     if sets.is_empty() {
         return Ok(());
     }
+    RunDirectory::open(run)?;
     Err(path_error("`--set` says with which keys a programme was started;", run, "is a run"))
 }
 
 /// Stops a run, and returns whether there was something to stop.
+///
+/// # Errors
+/// If nobody on this machine works on the run and `squeue` does not answer for its job.
 pub(super) async fn stop_run(directory: &RunDirectory) -> Result<bool, LaunchError> {
     if let Some(Submission { job, .. }) = Submission::read(directory) {
         match client::job_state(&job).await {
@@ -51,7 +57,11 @@ pub(super) async fn stop_run(directory: &RunDirectory) -> Result<bool, LaunchErr
                 ));
                 return Ok(true);
             }
-            Some(JobState::Ending(_) | JobState::Gone) | None => {}
+            Some(JobState::Ending(_) | JobState::Gone) => {}
+            None if directory.is_in_use() || completion::check_run(directory.path()).is_ok() => {}
+            None => {
+                return Err(LaunchError::NoSqueue { job, run: directory.path().to_owned() });
+            }
         }
     }
     if !directory.is_in_use() {

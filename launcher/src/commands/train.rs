@@ -174,11 +174,7 @@ async fn supervise_locked(directory: &RunDirectory) -> Result<u8, LaunchError> {
 /// job of a stopped run, and of a run that goes on in another job, for successful.
 fn check_needs(submission: &Submission) -> Result<(), LaunchError> {
     for run in &submission.after {
-        let checked = RunDirectory::open(run).and_then(|directory| {
-            Ok(completion::check(&directory, &directory.load_recipe()?.recipe))
-        });
-        let complete = checked.unwrap_or_else(|error| Err(error.to_string()));
-        complete.map_err(|why| {
+        completion::check_run(run).map_err(|why| {
             let command = submission.command.join(" ");
             LaunchError::NotComplete { run: run.clone(), why, command }
         })?;

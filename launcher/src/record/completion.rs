@@ -1,5 +1,7 @@
 //! The completion record, `completed.json`: the only sign of success of a run.
 
+use std::path::Path;
+
 use serde_json::Value;
 use vljepa_recipes::clock;
 use vljepa_recipes::run_directory::{RunDirectory, RunDirectoryError, atomic_write};
@@ -34,4 +36,18 @@ pub(crate) fn check(directory: &RunDirectory, recipe: &Recipe) -> Result<(), Str
         Some(step) => Err(wrong(&format!("the record is of step {step}, the recipe has {total}"))),
         None => Err(wrong(&"the record has no step")),
     }
+}
+
+/// Time of a run's completion record, or `None` if there is no record or it has no time.
+pub(crate) fn time(directory: &RunDirectory) -> Option<jiff::Timestamp> {
+    let record: Value = serde_json::from_slice(&std::fs::read(directory.completed()).ok()?).ok()?;
+    record.get("time")?.as_str()?.parse().ok()
+}
+
+/// Checks that a directory holds a run that is complete according to its own recipe. The error says
+/// why it is not.
+pub(crate) fn check_run(run: &Path) -> Result<(), String> {
+    let directory = RunDirectory::open(run).map_err(|error| error.to_string())?;
+    let recipe = directory.load_recipe().map_err(|error| error.to_string())?.recipe;
+    check(&directory, &recipe)
 }

@@ -114,7 +114,8 @@ fn runs_start_in_the_order_of_their_needs_until_one_fails_and_the_same_command_g
     assert_eq!(two.states(), ["complete", "not started", "not started"]);
     assert!(!two.0.path("table").exists(), "{words}");
 
-    drop(taken);
+    // Without the port: another test may take it as soon as it is free.
+    two.programme(&[], &[]);
     let first = completed(&two.0.path("first"));
     let rest = two.launch(&[]);
     assert!(rest.status.success(), "{}", text(&rest));
@@ -150,7 +151,8 @@ fn runs_start_in_the_order_of_their_needs_until_one_fails_and_the_same_command_g
 #[test]
 fn stop_and_a_signal_end_the_run_and_the_programme_and_the_same_command_continues() {
     let two = Two::new();
-    two.programme(&["stages.0.steps=60", "checkpoints.keep=100"], &[]);
+    // Many steps, so that the run is not complete before two requests to stop and a `status`.
+    two.programme(&["stages.0.steps=400", "checkpoints.keep=500"], &[]);
     let none = two.launch(&["stop"]);
     assert_eq!(none.status.code(), Some(2), "{}", text(&none));
     assert!(said(&none).contains("nothing to stop"), "{}", text(&none));
@@ -183,7 +185,7 @@ fn stop_and_a_signal_end_the_run_and_the_programme_and_the_same_command_continue
     let rest = two.launch(&[]);
     assert!(rest.status.success(), "{}", text(&rest));
     assert_eq!(two.states(), ["complete"; 3]);
-    assert_eq!(two.0.losses("first").len(), 60);
+    assert_eq!(two.0.losses("first").len(), 400);
 }
 
 #[test]
@@ -222,6 +224,31 @@ fn what_cannot_run_to_its_end_is_refused_before_the_first_run_starts() {
     refused(&[], &["evaluation.tasks.0.shards of", "missing.tar"]);
     two.write("table.yaml", &table.replace("[\"yes\", \"no\"]", "[\"yes\", \"never\"]"));
     refused(&[], &["evaluation.tasks.0", "of", "table"]);
+}
+
+#[test]
+fn a_path_without_a_run_is_named_before_the_options_of_programmes() {
+    let two = Two::new();
+    for word in ["status", "stop"] {
+        let mut command = command("vljepa-launch");
+        let path = two.0.path("tow.yaml");
+        let output = command.arg(word).arg(path).args(["--set", "seed=2"]).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+        assert!(said(&output).contains("is not a run directory"), "{}", text(&output));
+    }
+}
+
+#[test]
+fn a_folder_of_other_files_is_refused_before_the_first_run_starts_and_by_a_dry_run() {
+    let two = Two::new();
+    std::fs::create_dir(two.0.path("table")).unwrap();
+    std::fs::write(two.0.path("table/notes.txt"), "").unwrap();
+    for arguments in [&[][..], &["--dry-run"]] {
+        let output = two.launch(arguments);
+        assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+        assert!(said(&output).contains("contains other files"), "{}", text(&output));
+        assert!(!two.0.path("first").exists());
+    }
 }
 
 #[test]

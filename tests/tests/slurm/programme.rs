@@ -213,6 +213,36 @@ fn jobs_behind_one_that_is_cancelled_leave_the_queue_and_the_same_command_submit
 }
 
 #[test]
+fn the_same_command_given_at_once_replaces_jobs_that_wait_for_a_stopped_one() {
+    let three = Three::new(Cluster::up(2));
+    three.start();
+    let before = ["first", "second", "both"].map(|run| three.job(run));
+    let [first, second, both] = &before;
+    // The held job stays in the queue when Slurm takes the first one for successful.
+    three.cluster.ask(&format!("scontrol hold {second}"));
+    three.wait_until("a checkpoint", || has_checkpoint(&three.trial.path("first"), 10));
+    let mut stop = three.cluster.command(program("vljepa-launch"));
+    let stopped = stop.arg("stop").arg(three.trial.path("first")).output().unwrap();
+    assert!(stopped.status.success(), "{}", text(&stopped));
+    three.wait_until("the end of the first job", || {
+        !three.cluster.ask(&format!("squeue -h --jobs {first} --format=%T")).contains("RUNNING")
+    });
+    let waits = three.cluster.ask(&format!("squeue -h --jobs {second},{both} --format=%T"));
+    assert_eq!(waits.matches("PENDING").count(), 2, "{waits}");
+
+    let again = three.start();
+    for job in [second, both] {
+        let words = format!("job {job} waits for other jobs than it must");
+        assert!(again.contains(&words), "{again}");
+    }
+    let after = ["first", "second", "both"].map(|run| three.job(run));
+    assert!(after.iter().zip(&before).all(|(after, before)| after != before), "{again}");
+    assert!(again.contains(&format!("second after {}", after[0])), "{again}");
+    three.all_complete();
+    assert_eq!(attempts(&three.trial.path("second")).len(), 1, "{}", three.diagnostics());
+}
+
+#[test]
 fn a_job_does_not_start_on_half_a_run_that_goes_on_in_another_job() {
     let three = Three::new(Cluster::up(2).without("scontrol"));
     three.start();
@@ -230,6 +260,9 @@ fn a_job_does_not_start_on_half_a_run_that_goes_on_in_another_job() {
     three.wait_until("the first run", || three.is_complete("first"));
     three.wait_for_queue();
     assert!(attempts(&three.trial.path("second")).is_empty(), "{}", three.diagnostics());
+    assert_eq!(three.states(), ["complete", "failed", "not started"], "{}", three.diagnostics());
+    let fault = three.status()["runs"][1]["fault"].as_str().unwrap().to_owned();
+    assert!(fault.contains(log.to_str().unwrap()), "{fault}");
     three.start();
     three.all_complete();
 }

@@ -8,9 +8,11 @@ use vljepa_recipes::run_directory::RunDirectory;
 use vljepa_recipes::schema::{Init, Recipe, Scheduler};
 use vljepa_recipes::{Programme, ProgrammeRun, check_files_with, row_recipes_with, to_yaml};
 
+use crate::commands::jobs::path_error;
 use crate::commands::{preflight, train};
 use crate::error::{FileProblem, LaunchError};
 use crate::programs::{Programs, needs};
+use crate::record::completion;
 use crate::terminal;
 
 /// Scheduler of all runs.
@@ -29,11 +31,17 @@ pub(super) fn scheduler(programme: &Programme) -> Result<Scheduler, LaunchError>
     }
 }
 
-/// Refuses a programme if one of its directories holds a run of another recipe.
+/// Refuses a programme if one of its directories holds a run of another recipe, or other files.
 pub(super) fn directories(programme: &Programme) -> Result<(), LaunchError> {
     for run in &programme.runs {
-        if let Ok(directory) = RunDirectory::open(&run.directory) {
-            directory.accepts(&run.loaded)?;
+        if run.directory.as_os_str().is_empty() {
+            let what = "an entry of the programme has an empty run directory: the recipe";
+            let why = "needs `run: DIR` with the name of a folder";
+            return Err(path_error(what, &run.file, why));
+        }
+        match RunDirectory::open(&run.directory) {
+            Ok(directory) => directory.accepts(&run.loaded)?,
+            Err(_) => RunDirectory::is_free(&run.directory)?,
         }
     }
     Ok(())
@@ -66,8 +74,7 @@ pub(super) async fn all(
     for index in starting {
         let run = &programme.runs[*index];
         needs::check(&run.loaded.recipe, &programs).await?;
-        let inputs = inputs(programme, run, complete, &programs, false).await?;
-        found.extend(run, inputs);
+        found.add(run, inputs(programme, run, complete, &programs, false).await?);
     }
     found.refuse()?;
     Ok(programs)
@@ -76,9 +83,14 @@ pub(super) async fn all(
 /// Checks the files of all runs that exist on this machine, for a dry run.
 pub(super) async fn present(programme: &Programme, complete: &[bool]) -> Result<(), LaunchError> {
     scheduler(programme)?;
-    for problem in programme.runs.iter().flat_map(missing_needs) {
-        let Problem { key, what, .. } = problem;
-        terminal::note(&format!("warning: {key}: {what}"));
+    directories(programme)?;
+    for run in &programme.runs {
+        for Problem { key, what, .. } in missing_needs(run) {
+            terminal::note(&format!("warning: {key} of {}: {what}", run.name()));
+        }
+        if RunDirectory::open(&run.directory).is_ok_and(|directory| directory.is_in_use()) {
+            terminal::note(&format!("warning: the run in {} is in use", run.name()));
+        }
     }
     let programs = match Programs::find() {
         Ok(programs) => programs,
@@ -89,22 +101,26 @@ pub(super) async fn present(programme: &Programme, complete: &[bool]) -> Result<
     };
     let mut found = Found::default();
     for run in &programme.runs {
-        let inputs = inputs(programme, run, complete, &programs, true).await?;
-        found.extend(run, inputs);
+        found.add(run, inputs(programme, run, complete, &programs, true).await?);
     }
     found.refuse()
 }
 
-/// A problem for each directory that the run reads, that no run of the programme makes, and that is
-/// not on this disk.
+/// A problem for each directory that the run reads, that no run of the programme makes, and that
+/// does not hold a complete run.
 fn missing_needs(run: &ProgrammeRun) -> Vec<Problem> {
-    let missing = run.needs_elsewhere.iter().filter(|need| RunDirectory::open(need).is_err());
-    let problem = |need: &std::path::PathBuf| Problem {
-        key: key_of(&run.loaded.recipe, need),
-        what: format!("no run of the programme makes {}, and it holds no run", need.display()),
-        help: "add the recipe of that run to the programme, or train it first".to_owned(),
+    let problem = |need: &std::path::PathBuf| {
+        let why = match RunDirectory::open(need) {
+            Err(_) => "it holds no run".to_owned(),
+            Ok(_) => format!("its run is not complete: {}", completion::check_run(need).err()?),
+        };
+        Some(Problem {
+            key: key_of(&run.loaded.recipe, need),
+            what: format!("no run of the programme makes {}, and {why}", need.display()),
+            help: "add the recipe of that run to the programme, or train it first".to_owned(),
+        })
     };
-    missing.map(problem).collect()
+    run.needs_elsewhere.iter().filter_map(problem).collect()
 }
 
 /// Key of the recipe that names a run.
@@ -139,78 +155,101 @@ fn missing_files(programme: &Programme, run: &ProgrammeRun, complete: &[bool]) -
     check_files_with(&Recipe { init, ..recipe.clone() }, &awaited)
 }
 
-/// Lets the worker check the files of a run, and prints its warnings. A row of a table whose run is
-/// awaited is checked with the recipe of that run.
+/// Lets the worker check the files of a run. A row of a table whose run is awaited is checked with
+/// the recipe of that run.
 async fn inputs(
     programme: &Programme,
     run: &ProgrammeRun,
     complete: &[bool],
     programs: &Programs,
     skip_missing: bool,
-) -> Result<Vec<Problem>, LaunchError> {
+) -> Result<Inputs, LaunchError> {
     let recipe = &run.loaded.recipe;
     let Some(table) = &recipe.table else {
         let resumes = skips_init(programme, run, complete);
         let yaml = &run.loaded.yaml;
-        return Ok(shown(preflight::inputs(yaml, programs, skip_missing, resumes).await?));
+        return preflight::inputs(yaml, programs, skip_missing, resumes).await;
     };
     if recipe.evaluation.tasks.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Inputs::default());
     }
     let awaited = |directory: &Path| awaited(programme, complete, directory);
     let rows = row_recipes_with(recipe, &awaited).into_iter().flatten();
-    let (later, mut found): (Vec<_>, Vec<Problem>) =
-        (rows.filter(|row| row.is_awaited).collect(), Vec::new());
+    let later: Vec<_> = rows.filter(|row| row.is_awaited).collect();
+    let mut found = Inputs::default();
     for row in &later {
         let yaml = to_yaml(&row.recipe)?;
-        let problems = shown(preflight::inputs(&yaml, programs, skip_missing, true).await?);
-        found.extend(problems.into_iter().map(|problem| row.problem(problem)));
+        let of_row = preflight::inputs(&yaml, programs, skip_missing, true).await?;
+        found.problems.extend(of_row.problems.into_iter().map(|problem| row.problem(problem)));
+        found.warnings.extend(of_row.warnings);
     }
     let mut now = table.clone();
     now.rows.retain(|name, _| later.iter().all(|row| row.name != *name));
     if !now.rows.is_empty() {
         let yaml = to_yaml(&Recipe { table: Some(now), ..recipe.clone() })?;
-        found.extend(shown(preflight::inputs(&yaml, programs, skip_missing, false).await?));
+        let of_rows = preflight::inputs(&yaml, programs, skip_missing, false).await?;
+        found.problems.extend(of_rows.problems);
+        found.warnings.extend(of_rows.warnings);
     }
     Ok(found)
 }
 
-/// Prints the warnings, and returns the problems.
-fn shown(Inputs { problems, warnings }: Inputs) -> Vec<Problem> {
-    for warning in warnings {
-        terminal::note(&format!("warning: {warning}"));
-    }
-    problems
-}
-
-/// Problems with the names of the runs that have them. Many runs may read the same file.
+/// Problems and warnings with the names of the runs that have them. Many runs may read the same
+/// file.
 #[derive(Debug, Default)]
-struct Found(Vec<(Problem, Vec<String>)>);
+struct Found {
+    problems: Vec<(Problem, Vec<String>)>,
+    warnings: Vec<(String, Vec<String>)>,
+}
 
 impl Found {
     fn extend(&mut self, run: &ProgrammeRun, problems: Vec<Problem>) {
-        for problem in problems {
-            match self.0.iter_mut().find(|(known, _)| *known == problem) {
-                Some((_, runs)) => runs.push(run.name()),
-                None => self.0.push((problem, vec![run.name()])),
-            }
-        }
+        problems.into_iter().for_each(|problem| name(&mut self.problems, problem, run));
     }
 
+    fn add(&mut self, run: &ProgrammeRun, Inputs { problems, warnings }: Inputs) {
+        self.extend(run, problems);
+        warnings.into_iter().for_each(|warning| name(&mut self.warnings, warning, run));
+    }
+
+    fn warning_lines(&self) -> Vec<String> {
+        let line = |(warning, runs): &(String, Vec<String>)| {
+            format!("warning of {}: {warning}", named(runs))
+        };
+        self.warnings.iter().map(line).collect()
+    }
+
+    /// Prints each warning once, and fails if there are problems.
     fn refuse(self) -> Result<(), LaunchError> {
-        if self.0.is_empty() {
+        self.warning_lines().iter().for_each(|line| terminal::note(line));
+        if self.problems.is_empty() {
             return Ok(());
         }
-        let problem = |(Problem { key, what, help }, runs): (Problem, Vec<String>)| {
-            let others = match runs.len() {
-                0 | 1 => String::new(),
-                2 => " and of another run".to_owned(),
-                count => format!(" and of {} other runs", count - 1),
-            };
-            let first = runs.into_iter().next().unwrap_or_default();
-            FileProblem { key: format!("{key} of {first}{others}"), what, help }
+        let problem = |(Problem { key, what, help }, runs): (Problem, Vec<String>)| FileProblem {
+            key: format!("{key} of {}", named(&runs)),
+            what,
+            help,
         };
-        Err(LaunchError::Files { problems: self.0.into_iter().map(problem).collect() })
+        Err(LaunchError::Files { problems: self.problems.into_iter().map(problem).collect() })
+    }
+}
+
+/// Adds the name of a run to those that have `what`, once.
+fn name<T: PartialEq>(all: &mut Vec<(T, Vec<String>)>, what: T, run: &ProgrammeRun) {
+    match all.iter_mut().find(|(known, _)| *known == what) {
+        Some((_, runs)) if runs.last() == Some(&run.name()) => {}
+        Some((_, runs)) => runs.push(run.name()),
+        None => all.push((what, vec![run.name()])),
+    }
+}
+
+/// The first name, and how many others there are.
+fn named(runs: &[String]) -> String {
+    let first = runs.first().map_or("", String::as_str);
+    match runs.len() {
+        0 | 1 => first.to_owned(),
+        2 => format!("{first} and of another run"),
+        count => format!("{first} and of {} other runs", count - 1),
     }
 }
 
@@ -218,7 +257,10 @@ impl Found {
 mod tests {
     use vljepa_recipes::Programme;
 
-    use super::{Found, LaunchError, Problem, ProgrammeRun, Scheduler, missing_needs, scheduler};
+    use super::{
+        Found, Inputs, LaunchError, Problem, ProgrammeRun, Scheduler, directories, missing_needs,
+        scheduler,
+    };
 
     fn paper(sets: &[&str]) -> Programme {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../recipes/paper.yaml");
@@ -250,6 +292,46 @@ mod tests {
     }
 
     #[test]
+    fn a_warning_of_many_runs_is_named_once() {
+        let runs: Vec<ProgrammeRun> = paper(&[]).runs;
+        let mut found = Found::default();
+        for run in &runs[..3] {
+            // A table has the same warning for each of its rows.
+            let warnings = vec!["few shards".to_owned(), "few shards".to_owned()];
+            found.add(run, Inputs { warnings, ..Inputs::default() });
+        }
+        let first = runs[0].name();
+        assert_eq!(
+            found.warning_lines(),
+            [format!("warning of {first} and of 2 other runs: few shards")]
+        );
+        assert!(found.refuse().is_ok());
+    }
+
+    #[test]
+    fn a_directory_that_cannot_hold_the_run_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut programme = paper(&[]);
+        for (index, run) in programme.runs.iter_mut().enumerate() {
+            run.directory = folder.path().join(index.to_string());
+        }
+        directories(&programme).unwrap();
+        let last = programme.runs.last().unwrap().directory.clone();
+        std::fs::create_dir(&last).unwrap();
+        directories(&programme).unwrap();
+        std::fs::write(last.join("thesis.tex"), "").unwrap();
+        let error = directories(&programme).unwrap_err().to_string();
+        assert!(error.contains("contains other files"), "{error}");
+        std::fs::remove_dir_all(&last).unwrap();
+        std::fs::write(&last, "").unwrap();
+        let error = directories(&programme).unwrap_err().to_string();
+        assert!(error.contains("is a file"), "{error}");
+        programme.runs.last_mut().unwrap().directory = "".into();
+        let error = directories(&programme).unwrap_err().to_string();
+        assert!(error.contains("empty run directory"), "{error}");
+    }
+
+    #[test]
     fn all_runs_have_one_scheduler() {
         assert_eq!(scheduler(&paper(&[])).unwrap(), Scheduler::Slurm);
         let mut mixed = paper(&["cluster.scheduler=slurm"]);
@@ -267,9 +349,17 @@ mod tests {
         let mut table =
             runs.into_iter().find(|run| run.loaded.recipe.name == "table1_baselines").unwrap();
         assert!(missing_needs(&table).is_empty());
-        table.needs_elsewhere = vec!["runs/finetune".into(), "runs/pretrain".into()];
+        // A folder with a recipe and no completion record holds a run that is not complete.
+        let half = tempfile::tempdir().unwrap();
+        std::fs::write(half.path().join("recipe.yaml"), &table.loaded.yaml).unwrap();
+        table.needs_elsewhere =
+            vec!["runs/finetune".into(), "runs/pretrain".into(), half.path().to_owned()];
         let found = missing_needs(&table);
         assert_eq!(found[0].key, "table.rows.vl_jepa_sft.run");
         assert!(found[1].what.contains("runs/pretrain"), "{found:?}");
+        assert!(found[2].what.contains("its run is not complete"), "{found:?}");
+        let record = serde_json::json!({"step": table.loaded.recipe.total_steps()});
+        std::fs::write(half.path().join("completed.json"), record.to_string()).unwrap();
+        assert_eq!(missing_needs(&table).len(), 2);
     }
 }

@@ -3,17 +3,18 @@
 use std::future::ready;
 use std::path::Path;
 
+use tokio::time::Instant;
 use vljepa_recipes::Programme;
 use vljepa_recipes::run_directory::RunDirectory;
 use vljepa_recipes::schema::Scheduler;
 
+use super::queue::{self, Decision};
 use super::{check, load, plan, state};
 use crate::cli::Train;
-use crate::commands::status::Job;
 use crate::commands::train::{self, StartOptions, follow, listen, submit_checked};
 use crate::error::LaunchError;
-use crate::platform::slurm::client::JobState;
-use crate::platform::slurm::submit::{self, After};
+use crate::platform::slurm::submit::{self, After, GONE_TIMEOUT};
+use crate::programs::Programs;
 use crate::supervise::{Signals, StopSignal};
 use crate::terminal;
 
@@ -29,6 +30,15 @@ pub(crate) async fn launch(file: &Path, arguments: &Train) -> Result<u8, LaunchE
     }
     let programme = load(file, &arguments.options.set)?;
     let complete = state::complete(&programme);
+    for (run, _) in programme.runs.iter().zip(&complete).filter(|(_, complete)| **complete) {
+        if let Some(init) = state::replaced_init(run) {
+            terminal::note(&format!(
+                "warning: {run} was trained from weights of {init} that were replaced later; it counts as complete. To train it again, delete {run}",
+                run = run.name(),
+                init = init.display()
+            ));
+        }
+    }
     if arguments.dry_run {
         terminal::result(&plan::ProgrammePlan::of(&programme, None, None)?.to_string());
         check::present(&programme, &complete).await?;
@@ -43,7 +53,7 @@ pub(crate) async fn launch(file: &Path, arguments: &Train) -> Result<u8, LaunchE
     }
     match (scheduler, submit::current_job()) {
         (Scheduler::Slurm, None) => {
-            submit_all(&programme, &complete).await?;
+            submit_all(&programme).await?;
             if arguments.follow { follow_all(&programme, &complete).await } else { Ok(0) }
         }
         (Scheduler::Slurm | Scheduler::Local, _) => one_by_one(programme, &complete).await,
@@ -89,70 +99,63 @@ async fn arrived(signals: &mut Signals) -> Option<StopSignal> {
     }
 }
 
-/// Submits a job for each run that is not complete and has none. It starts when the jobs of the
-/// runs that it needs have ended with success.
-async fn submit_all(programme: &Programme, complete: &[bool]) -> Result<(), LaunchError> {
+/// Submits a job for each run that is not complete and has none, or one that waits for other jobs
+/// than it must. It starts when the jobs of the runs that it needs have ended with success.
+async fn submit_all(programme: &Programme) -> Result<(), LaunchError> {
     submit::check(None).await?;
-    let waiting = waiting_jobs(programme, complete).await?;
-    let is_missing = |index: &usize| !complete[*index] && waiting[*index].is_none();
-    let starting: Vec<usize> = (0..complete.len()).filter(is_missing).collect();
-    let programs = check::all(programme, &starting, complete).await?;
-    // The checks take a while, and Slurm refuses to wait for a job that it has forgotten.
-    let complete = state::complete(programme);
-    let mut waiting = waiting_jobs(programme, &complete).await?;
+    let (decisions, programs) = checked_decisions(programme).await?;
+    queue::cancel_replaced(programme, &decisions).await?;
+    let mut jobs: Vec<Option<String>> = decisions.iter().map(|d| d.kept().cloned()).collect();
     for (index, run) in programme.runs.iter().enumerate() {
-        if complete[index] {
-            terminal::note(&format!("{}: already complete", run.name()));
+        if !decisions[index].is_start() {
+            terminal::note(&match &jobs[index] {
+                Some(job) => format!("{}: job {job} is in the queue", run.name()),
+                None => format!("{}: already complete", run.name()),
+            });
             continue;
         }
-        if let Some(job) = &waiting[index] {
-            terminal::note(&format!("{}: job {job} is in the queue", run.name()));
-            continue;
-        }
-        let needed = run.needs.iter().filter(|need| !complete[**need]);
         let after = After {
-            jobs: needed.filter_map(|need| waiting[*need].clone()).collect(),
-            runs: run.needs.iter().map(|need| programme.runs[*need].directory.clone()).collect(),
+            jobs: run.needs.iter().filter_map(|need| jobs[*need].clone()).collect(),
+            runs: queue::reads(programme, run),
         };
         let submitted = submit_checked(&run.directory, &run.loaded, &programs, &after).await?;
-        let jobs = match after.jobs.is_empty() {
+        let behind = match after.jobs.is_empty() {
             true => String::new(),
             false => format!(" after {}", after.jobs.join(", ")),
         };
-        terminal::result(&format!("submitted job {}: {}{jobs}", submitted.job, run.name()));
-        waiting[index] = Some(submitted.job);
+        terminal::result(&format!("submitted job {}: {}{behind}", submitted.job, run.name()));
+        jobs[index] = Some(submitted.job);
     }
     terminal::note("`vljepa-launch status` and `vljepa-launch stop` also take the programme");
     Ok(())
 }
 
-/// Ids of the jobs that work on runs or wait in the queue.
-///
-/// # Errors
-/// If Slurm does not answer, and if a job is leaving its nodes: its run may go on in the same job.
-async fn waiting_jobs(
+/// Decides about all runs and checks those that start. `squeue` does not list a job while it is
+/// requeued, so a run is submitted again only if two looks [`GONE_TIMEOUT`] apart miss its job.
+async fn checked_decisions(
     programme: &Programme,
-    complete: &[bool],
-) -> Result<Vec<Option<String>>, LaunchError> {
-    let mut waiting = Vec::new();
-    for (job, complete) in state::jobs(programme).await.into_iter().zip(complete) {
-        let Some(Job { id, state }) = job.filter(|_| !complete) else {
-            waiting.push(None);
-            continue;
-        };
-        waiting.push(match state {
-            Some(JobState::Pending(_) | JobState::Running) => Some(id),
-            Some(JobState::Gone) => None,
-            Some(JobState::Ending(_)) => {
-                return Err(LaunchError::Submitted { job: id, state: "ending".to_owned() });
-            }
-            None => {
-                let why = format!("squeue does not answer for job {id}");
-                return Err(LaunchError::NoSlurm { why });
-            }
-        });
+) -> Result<(Vec<Decision>, Programs), LaunchError> {
+    let starts = |decisions: &[Decision]| -> Vec<usize> {
+        (0..decisions.len()).filter(|index| decisions[*index].is_start()).collect()
+    };
+    let mut decisions = queue::decisions(programme).await?;
+    loop {
+        let (looked, starting) = (Instant::now(), starts(&decisions));
+        let complete: Vec<bool> = decisions.iter().map(|d| *d == Decision::Complete).collect();
+        let programs = check::all(programme, &starting, &complete).await?;
+        if decisions.contains(&Decision::SubmitAgain) && looked.elapsed() < GONE_TIMEOUT {
+            let seconds = GONE_TIMEOUT.as_secs();
+            terminal::note(&format!(
+                "waiting up to {seconds} s: a job that is not in the queue may just be requeued"
+            ));
+            tokio::time::sleep_until(looked + GONE_TIMEOUT).await;
+        }
+        // The checks take a while, and Slurm refuses to wait for a job that it has forgotten.
+        decisions = queue::decisions(programme).await?;
+        if starts(&decisions).iter().all(|index| starting.contains(index)) {
+            return Ok((decisions, programs));
+        }
     }
-    Ok(waiting)
 }
 
 /// Shows the progress of one run after another until all are complete or one is not.

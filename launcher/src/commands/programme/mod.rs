@@ -7,6 +7,7 @@ mod check;
 mod launch;
 mod plan;
 mod progress;
+mod queue;
 mod state;
 mod status;
 mod stop;

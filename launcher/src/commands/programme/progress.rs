@@ -1,5 +1,8 @@
 //! The runs of a programme with their states, from the run directories and Slurm's queue alone.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
 use serde::Serialize;
 use vljepa_recipes::run_directory::RunDirectory;
 use vljepa_recipes::{Programme, ProgrammeRun};
@@ -33,6 +36,26 @@ pub(super) struct RunProgress {
     pub job: Option<String>,
     /// Seconds until the end of the last stage.
     pub left_s: Option<f64>,
+    /// Why the job ended before its first attempt. Faults of attempts are shown by `status RUN`.
+    pub fault: Option<String>,
+}
+
+/// Metrics and events of the runs by directory, of which each look reads only what is new.
+#[derive(Debug, Default)]
+pub(super) struct LiveRuns(BTreeMap<PathBuf, LiveRun>);
+
+impl LiveRuns {
+    /// Reads what is new in the directory of a run, or returns `None` if it holds no run.
+    fn update(&mut self, run: &ProgrammeRun) -> Result<Option<&LiveRun>, LaunchError> {
+        let Ok(directory) = RunDirectory::open(&run.directory) else {
+            self.0.remove(&run.directory);
+            return Ok(None);
+        };
+        let new = || LiveRun::new(&directory, &run.loaded.recipe);
+        let live = self.0.entry(run.directory.clone()).or_insert_with(new);
+        live.update()?;
+        Ok(Some(live))
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -49,6 +72,8 @@ pub(super) enum RunState {
     Killed,
     /// The launcher ended without recording an outcome.
     Interrupted,
+    /// The run was submitted, and `squeue` does not answer.
+    Unknown,
     /// A complete run of another recipe, or a table that was measured before a run that it needs
     /// was complete.
     #[serde(rename = "out of date")]
@@ -58,7 +83,7 @@ pub(super) enum RunState {
 }
 
 impl RunState {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Complete,
         Self::Running,
         Self::Queued,
@@ -67,6 +92,7 @@ impl RunState {
         Self::Stopped,
         Self::Killed,
         Self::Interrupted,
+        Self::Unknown,
         Self::OutOfDate,
         Self::NotStarted,
     ];
@@ -76,6 +102,7 @@ impl RunState {
             Self::Complete => "complete",
             Self::Queued => "queued",
             Self::Waits => "waits",
+            Self::Unknown => "unknown",
             Self::OutOfDate => "out of date",
             Self::Running => State::Running.name(),
             Self::Failed => State::Failed.name(),
@@ -91,11 +118,13 @@ impl RunState {
         matches!(self, Self::Running | Self::Queued | Self::Waits)
     }
 
-    /// State of a run that is not complete. `waits` says that it needs a run that is not complete.
-    fn of(state: State, waits: bool) -> Self {
+    /// State of a run that is not complete. `waits` says that it needs a run that is not complete,
+    /// and `is_unknown` that `squeue` does not answer for its job.
+    fn of(state: State, waits: bool, is_unknown: bool) -> Self {
         match state {
-            State::Completed => Self::OutOfDate,
             State::Running => Self::Running,
+            _ if is_unknown => Self::Unknown,
+            State::Completed => Self::OutOfDate,
             State::Queued if waits => Self::Waits,
             State::Queued => Self::Queued,
             State::Failed => Self::Failed,
@@ -109,14 +138,19 @@ impl RunState {
 
 impl Progress {
     /// Reads the state of each run, and asks Slurm once for all jobs.
-    pub(super) async fn read(programme: &Programme) -> Result<Self, LaunchError> {
+    pub(super) async fn read(
+        programme: &Programme,
+        live_runs: &mut LiveRuns,
+    ) -> Result<Self, LaunchError> {
+        let jobs = state::jobs(&state::submissions(programme)).await;
+        // A run that completes during the question has no job, but a record.
         let complete = state::complete(programme);
-        let jobs = state::jobs(programme).await;
         let mut runs = Vec::with_capacity(jobs.len());
         for ((index, run), job) in programme.runs.iter().enumerate().zip(&jobs) {
             let open = run.needs.iter().filter(|need| !complete[**need]);
             let open: Vec<String> = open.map(|need| programme.runs[*need].name()).collect();
-            runs.push(RunProgress::read(run, job.as_ref(), complete[index], open)?);
+            let live = live_runs.update(run)?;
+            runs.push(RunProgress::read(run, live, job.as_ref(), complete[index], open));
         }
         Ok(Self { name: programme.name.clone(), runs })
     }
@@ -137,7 +171,13 @@ impl Progress {
         self.runs.iter().any(|run| run.state.is_alive())
     }
 
-    /// A line for each run, and how many runs are in each state.
+    /// Whether the state of a run is unknown.
+    pub(super) fn is_unknown(&self) -> bool {
+        self.runs.iter().any(|run| run.state == RunState::Unknown)
+    }
+
+    /// A line for each run, the faults of jobs without attempts, and how many runs are in each
+    /// state.
     pub(super) fn text(&self) -> String {
         let header = ["run", "state", "step", "of", "job", "left"];
         let mut rows = vec![header.map(str::to_owned).to_vec()];
@@ -146,17 +186,29 @@ impl Progress {
         let counts = RunState::ALL.into_iter().filter(|state| count(*state) > 0);
         let counts = counts.map(|state| format!("{} {}", count(state), state.name()));
         let counts = counts.collect::<Vec<_>>().join(", ");
-        format!("{}\n\n{}, {} runs: {counts}", terminal::table(&rows), self.name, self.runs.len())
+        let faults = self.runs.iter().filter_map(|run| Some((&run.run, run.fault.as_ref()?)));
+        let mut notes: Vec<String> =
+            faults.map(|(run, fault)| format!("{run}: {fault}\n")).collect();
+        if self.is_unknown() {
+            notes.push("squeue does not answer, so it is unknown which jobs run\n".to_owned());
+        }
+        if !notes.is_empty() {
+            notes.push("\n".to_owned());
+        }
+        let (table, notes, count) = (terminal::table(&rows), notes.concat(), self.runs.len());
+        format!("{table}\n\n{notes}{}, {count} runs: {counts}", self.name)
     }
 }
 
 impl RunProgress {
+    /// `live` is `None` if the run has no directory.
     fn read(
         run: &ProgrammeRun,
+        live: Option<&LiveRun>,
         job: Option<&Job>,
         is_complete: bool,
         waits_for: Vec<String>,
-    ) -> Result<Self, LaunchError> {
+    ) -> Self {
         let recipe = &run.loaded.recipe;
         let mut progress = Self {
             run: run.name(),
@@ -166,16 +218,21 @@ impl RunProgress {
             total_steps: recipe.total_steps(),
             job: None,
             left_s: None,
+            fault: None,
         };
-        let Ok(directory) = RunDirectory::open(&run.directory) else { return Ok(progress) };
-        let mut live = LiveRun::new(&directory, recipe);
-        live.update()?;
-        let status = Status::of(&directory, recipe, &live, job);
+        let (Ok(directory), Some(live)) = (RunDirectory::open(&run.directory), live) else {
+            return progress;
+        };
+        let status = Status::of(&directory, recipe, live, job);
         progress.step = status.step;
+        let is_unknown = job.is_some_and(|job| job.state.is_none());
         progress.state = match is_complete {
             true => RunState::Complete,
-            false => RunState::of(status.state, !waits_for.is_empty()),
+            false => RunState::of(status.state, !waits_for.is_empty(), is_unknown),
         };
+        if progress.state == RunState::Failed && status.attempts == 0 {
+            progress.fault = status.fault;
+        }
         if progress.state == RunState::Waits {
             progress.waits_for = waits_for;
         }
@@ -186,7 +243,7 @@ impl RunProgress {
             let left = status.rates.left;
             progress.left_s = left.map(|left| left.stage_s + left.later_stages_s);
         }
-        Ok(progress)
+        progress
     }
 
     fn row(&self) -> Vec<String> {
@@ -226,16 +283,40 @@ mod tests {
             total_steps: 1000,
             job: Some("7".to_owned()),
             left_s: None,
+            fault: None,
         }
     }
 
     #[test]
     fn only_a_queued_run_waits_for_others() {
-        assert_eq!(RunState::of(State::Queued, true), RunState::Waits);
-        assert_eq!(RunState::of(State::Queued, false), RunState::Queued);
-        assert_eq!(RunState::of(State::NotStarted, true), RunState::NotStarted);
+        assert_eq!(RunState::of(State::Queued, true, false), RunState::Waits);
+        assert_eq!(RunState::of(State::Queued, false, false), RunState::Queued);
+        assert_eq!(RunState::of(State::NotStarted, true, false), RunState::NotStarted);
         // A run whose record is valid is complete; `of` is asked about the others.
-        assert_eq!(RunState::of(State::Completed, false), RunState::OutOfDate);
+        assert_eq!(RunState::of(State::Completed, false, false), RunState::OutOfDate);
+    }
+
+    #[test]
+    fn a_submitted_run_is_unknown_if_squeue_does_not_answer_and_nothing_here_works_on_it() {
+        for state in [State::NotStarted, State::Interrupted, State::Stopped, State::Failed] {
+            assert_eq!(RunState::of(state, false, true), RunState::Unknown, "{state:?}");
+        }
+        assert_eq!(RunState::of(State::Running, false, true), RunState::Running);
+        let runs = vec![run("runs/a", RunState::Complete), run("runs/b", RunState::Unknown)];
+        let progress = Progress { name: "all".to_owned(), runs };
+        assert!(progress.is_unknown() && !progress.is_alive());
+        let text = progress.text();
+        assert!(text.ends_with("all, 2 runs: 1 complete, 1 unknown"), "{text}");
+        assert!(text.contains("squeue does not answer"), "{text}");
+    }
+
+    #[test]
+    fn the_fault_of_a_job_without_attempts_is_shown() {
+        let mut failed = run("runs/a", RunState::Failed);
+        failed.fault = Some("see logs/slurm-7.log".to_owned());
+        let progress = Progress { name: "all".to_owned(), runs: vec![failed] };
+        let text = progress.text();
+        assert!(text.contains("\nruns/a: see logs/slurm-7.log\n"), "{text}");
     }
 
     #[test]

@@ -6,10 +6,10 @@ use tokio::time::Instant;
 use vljepa_recipes::Programme;
 
 use super::load;
-use super::progress::Progress;
+use super::progress::{LiveRuns, Progress};
 use crate::cli;
-use crate::commands::status::not_written;
 use crate::commands::status::screen::Screen;
+use crate::commands::status::{UNCLEAR_TIMEOUT, not_written};
 use crate::commands::train::listen;
 use crate::error::LaunchError;
 use crate::terminal;
@@ -25,7 +25,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 pub(crate) async fn status(arguments: &cli::Status) -> Result<u8, LaunchError> {
     let programme = load(&arguments.run, &arguments.set)?;
     let Some(interval) = arguments.watch else {
-        let progress = Progress::read(&programme).await?;
+        let progress = Progress::read(&programme, &mut LiveRuns::default()).await?;
         let text = match arguments.json {
             true => serde_json::to_string_pretty(&progress).map_err(|error| not_written(&error))?,
             false => progress.text(),
@@ -40,21 +40,24 @@ pub(crate) async fn status(arguments: &cli::Status) -> Result<u8, LaunchError> {
     }
 }
 
-/// Shows the states until all runs are complete, or until nothing works on the programme any more.
-/// The exit code is then 1.
+/// Shows the states until all runs are complete, or until nothing works on the programme any more,
+/// or `squeue` has not answered for [`UNCLEAR_TIMEOUT`]. The exit code is then 1.
 async fn watch(programme: &Programme, interval: Duration, json: bool) -> Result<u8, LaunchError> {
     let mut screen = (!json && terminal::can_rewrite()).then(Screen::default);
     let mut shown: Option<Progress> = None;
     let mut idle_since: Option<Instant> = None;
+    let (mut live_runs, mut is_unknown) = (LiveRuns::default(), false);
     loop {
-        let progress = Progress::read(programme).await?;
-        if progress.is_alive() {
+        let progress = Progress::read(programme, &mut live_runs).await?;
+        let was_unknown = std::mem::replace(&mut is_unknown, progress.is_unknown());
+        if progress.is_alive() || is_unknown != was_unknown {
             idle_since = None;
         }
+        let timeout = if is_unknown { UNCLEAR_TIMEOUT } else { IDLE_TIMEOUT };
         let idle = idle_since.get_or_insert_with(Instant::now).elapsed();
         let code = match progress.is_complete() {
             true => Some(0),
-            false if !progress.is_alive() && idle >= IDLE_TIMEOUT => Some(1),
+            false if !progress.is_alive() && idle >= timeout => Some(1),
             false => None,
         };
         if let Some(screen) = &mut screen {

@@ -10,24 +10,33 @@ use crate::platform::slurm::client::JobState;
 use crate::terminal;
 
 /// Stops the runs that work or wait in the queue. A run is stopped before those that it needs, so
-/// that it does not start when they end.
+/// that it does not start when they end. A run that cannot be stopped does not keep the others
+/// running: the first error is returned at the end.
 pub(crate) async fn stop(arguments: &cli::Stop) -> Result<u8, LaunchError> {
     let programme = load(&arguments.run, &arguments.set)?;
-    let jobs = state::jobs(&programme).await;
-    let mut stopped = 0;
+    let jobs = state::jobs(&state::submissions(&programme)).await;
+    let (mut stopped, mut failed) = (0, None);
     for (run, job) in programme.runs.iter().zip(&jobs).rev() {
         let Ok(directory) = RunDirectory::open(&run.directory) else { continue };
         let is_gone = job.as_ref().is_some_and(|job| job.state == Some(JobState::Gone));
         if is_gone && !directory.is_in_use() {
             continue;
         }
-        if stop_run(&directory).await? {
-            terminal::note(&format!("  {}", run.name()));
-            stopped += 1;
+        match stop_run(&directory).await {
+            Ok(true) => {
+                terminal::note(&format!("  {}", run.name()));
+                stopped += 1;
+            }
+            Ok(false) => {}
+            Err(error) => {
+                terminal::note(&format!("error: {} was not stopped: {error}", run.name()));
+                failed.get_or_insert(error);
+            }
         }
     }
-    if stopped == 0 {
-        return Err(LaunchError::NothingRuns { programme: arguments.run.clone() });
+    match failed {
+        Some(error) => Err(error),
+        None if stopped == 0 => Err(LaunchError::NothingRuns { programme: arguments.run.clone() }),
+        None => Ok(0),
     }
-    Ok(0)
 }

@@ -15,7 +15,7 @@ const INTERRUPTED_TIMEOUT: Duration = Duration::from_secs(30);
 const GONE_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a run that has ended counts as watched while its job leaves its nodes or `squeue` does
 /// not answer. A lost node and a restart of Slurm's controller take some minutes.
-const UNCLEAR_TIMEOUT: Duration = Duration::from_secs(600);
+pub(in crate::commands) const UNCLEAR_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Since when a watched run is in a state that ends the display.
 #[derive(Debug, Default)]

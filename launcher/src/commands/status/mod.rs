@@ -5,18 +5,20 @@ pub(super) mod screen;
 mod text;
 mod watch;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde_json::Value;
 use vljepa_recipes::run_directory::RunDirectory;
 use vljepa_recipes::schema::Recipe;
 
+pub(super) use end::UNCLEAR_TIMEOUT;
+
 use super::stop;
 use crate::cli;
 use crate::error::LaunchError;
 use crate::platform::slurm::client::{self, JobState};
-use crate::platform::slurm::submit::Submission;
+use crate::platform::slurm::submit::{self, Submission};
 use crate::record::live::LiveRun;
 use crate::record::provenance::{AttemptOutcome, RunRecord};
 use crate::record::rates::{Activity, Summary};
@@ -40,9 +42,9 @@ pub(super) struct Status {
     #[serde(flatten)]
     pub(super) rates: Summary,
     checkpoint: Option<String>,
-    attempts: usize,
-    /// Fault that ended the newest attempt.
-    fault: Option<String>,
+    pub(super) attempts: usize,
+    /// Fault that ended the newest attempt, or the job before its first attempt.
+    pub(super) fault: Option<String>,
     /// Slurm job of the run and its state, or `None` if the run was never submitted.
     job: Option<String>,
     /// Table of the slowest ranks, or `None` before the first interval.
@@ -158,7 +160,12 @@ impl Status {
         let is_in_use = directory.is_in_use();
         let is_complete = completion::check(directory, recipe).is_ok();
         let job_state = job.and_then(|job| job.state.as_ref());
-        let state = state([is_in_use, is_complete], outcome, job_state);
+        let mut state = state([is_in_use, is_complete], outcome, job_state);
+        let mut fault = attempts.last().and_then(|attempt| attempt.fault.clone());
+        if let (State::NotStarted, Some(log)) = (state, log_without_attempt(directory, job)) {
+            state = State::Failed;
+            fault = Some(format!("the job ended before its first attempt; see {}", log.display()));
+        }
         let newest = live.newest();
         Self {
             run: directory.path().display().to_string(),
@@ -171,7 +178,7 @@ impl Status {
             rates: live.summary(activity(is_in_use, job_state)),
             checkpoint: directory.newest_checkpoint(),
             attempts: attempts.len(),
-            fault: attempts.last().and_then(|attempt| attempt.fault.clone()),
+            fault,
             job: job.map(Job::text),
             ranks: history::ranks(directory),
         }
@@ -208,6 +215,14 @@ impl Status {
         value["state"] = State::NotStarted.name().into();
         Ok(value.to_string())
     }
+}
+
+/// Log of a job that is not in the queue, if the job has started. A job that was cancelled before
+/// has none.
+fn log_without_attempt(directory: &RunDirectory, job: Option<&Job>) -> Option<PathBuf> {
+    let job = job.filter(|job| job.state == Some(JobState::Gone))?;
+    let log = submit::log(directory, &job.id);
+    log.is_file().then_some(log)
 }
 
 /// The error that a status cannot be written as JSON.
@@ -268,7 +283,7 @@ mod tests {
 
     use serde_json::Value;
 
-    use super::{State, Status, activity, state};
+    use super::{Job, RunDirectory, State, Status, activity, log_without_attempt, state};
     use crate::platform::slurm::client::JobState;
     use crate::record::provenance::AttemptOutcome;
     use crate::record::rates::Activity;
@@ -297,6 +312,23 @@ mod tests {
         assert_eq!(activity(true, Some(&JobState::Gone)), Activity::Lock);
         assert_eq!(activity(true, Some(&JobState::Running)), Activity::Job);
         assert_eq!(activity(false, None), Activity::Nothing);
+    }
+
+    #[test]
+    fn a_job_that_started_and_left_the_queue_without_an_attempt_has_failed() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("logs")).unwrap();
+        std::fs::write(folder.path().join("recipe.yaml"), "").unwrap();
+        let run = RunDirectory::open(folder.path()).unwrap();
+        let job = |state: Option<JobState>| Job { id: "7".to_owned(), state };
+        let gone = job(Some(JobState::Gone));
+        assert_eq!(log_without_attempt(&run, Some(&gone)), None, "it was cancelled in the queue");
+        let log = run.logs().join("slurm-7.log");
+        std::fs::write(&log, "").unwrap();
+        assert_eq!(log_without_attempt(&run, Some(&gone)), Some(log));
+        for other in [job(None), job(Some(JobState::Running))] {
+            assert_eq!(log_without_attempt(&run, Some(&other)), None);
+        }
     }
 
     #[test]

@@ -8,7 +8,9 @@ use crate::process;
 
 /// How long [`end_steps`] waits for steps to end.
 const END_STEPS_TIMEOUT: Duration = Duration::from_secs(3);
-/// Time between two queries of the running steps.
+/// How long [`cancel_waiting`] waits for jobs to leave the queue.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time between two queries of the running steps or of cancelled jobs.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// Name of the step that guards the supervisor; the batch script starts it.
 const GUARD: &str = "vljepa-guard";
@@ -71,6 +73,29 @@ fn parse_state(text: &str) -> JobState {
         }
         "COMPLETING" => JobState::Ending(state.to_owned()),
         _ => JobState::Gone,
+    }
+}
+
+/// Cancels jobs that wait in the queue, and waits until none of them does. Jobs that have started
+/// before go on.
+///
+/// # Errors
+/// If a job still waits after [`CANCEL_TIMEOUT`], or `squeue` fails.
+pub(crate) async fn cancel_waiting(jobs: &[String]) -> Result<(), String> {
+    let mut arguments = vec!["--state=PENDING"];
+    arguments.extend(jobs.iter().map(String::as_str));
+    // `scancel` also fails for a job that has just left the queue; the states decide.
+    let answer = process::ask("scancel", &arguments).await;
+    let deadline = tokio::time::Instant::now() + CANCEL_TIMEOUT;
+    loop {
+        let states = job_states(jobs).await.ok_or("squeue does not answer")?;
+        let waits = |state: &JobState| matches!(state, JobState::Pending(_));
+        let Some((job, _)) = states.iter().find(|(_, state)| waits(state)) else { return Ok(()) };
+        if tokio::time::Instant::now() >= deadline {
+            let why = answer.err().unwrap_or_else(|| "it was not cancelled".to_owned());
+            return Err(format!("job {job} still waits in the queue: {why}"));
+        }
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 

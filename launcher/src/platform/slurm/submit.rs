@@ -31,7 +31,7 @@ const POLL_INTERVAL: Duration = Duration::from_secs(1);
 const RELEASE_DELAY: Duration = Duration::from_secs(2);
 /// How long a job may be missing from the queue before it counts as ended: `squeue` does not list a
 /// job while it is being requeued.
-const GONE_TIMEOUT: Duration = Duration::from_secs(15);
+pub(crate) const GONE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Content of `slurm.json`: the job that works on a run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -45,9 +45,12 @@ pub(crate) struct Submission {
     /// Faults to inject.
     #[serde(default)]
     pub drills: Vec<Drill>,
-    /// Directories of the runs that must be complete before this one starts.
+    /// Directories of the runs that must be complete before this one starts, as absolute paths.
     #[serde(default)]
     pub after: Vec<PathBuf>,
+    /// Ids of the jobs for whose success the job waits.
+    #[serde(default)]
+    pub after_jobs: Vec<String>,
     /// Command line that submitted the job.
     #[serde(default)]
     pub command: Vec<String>,
@@ -143,12 +146,14 @@ pub(crate) async fn submit(
     let answer = process::ask("sbatch", &arguments)
         .await
         .map_err(|why| LaunchError::Sbatch { why, script: path.clone() })?;
+    let needed = after.runs.iter().map(|run| absolute(run)).collect::<Result<_, _>>()?;
     let submission = Submission {
         job: job_of(&answer),
         submitted: clock::now_text(),
         script: path,
         drills: drills.to_vec(),
-        after: after.runs.clone(),
+        after: needed,
+        after_jobs: after.jobs.clone(),
         command: std::env::args().collect(),
     };
     submission.write(directory)?;
@@ -162,13 +167,17 @@ pub(crate) async fn submit(
 pub(crate) fn show(directory: &RunDirectory, submission: &Submission) {
     let Submission { job, script, .. } = submission;
     terminal::result(&format!("submitted job {job}"));
-    let logs = directory.logs();
     terminal::note(&format!(
         "script   {}\nlogs     {} (supervisor), rank-RRRR-attempt-A.log beside it\nstatus   vljepa-launch status {run}\nstop     vljepa-launch stop {run}",
         script.display(),
-        logs.join(format!("slurm-{job}.log")).display(),
+        log(directory, job).display(),
         run = directory.path().display(),
     ));
+}
+
+/// Output of a job: the messages of its supervisor.
+pub(crate) fn log(directory: &RunDirectory, job: &str) -> PathBuf {
+    directory.logs().join(format!("slurm-{job}.log"))
 }
 
 /// Id of the job in the output of `sbatch --parsable`, which is `id` or `id;cluster`.
@@ -261,8 +270,8 @@ fn line(newest: &LoggedInterval, rates: &Summary, total_steps: u64) -> String {
     format!("{stage} {step}/{total_steps}  loss {loss:.4}  {rate:.1} samples/s")
 }
 
-/// Records in `slurm.json` that `job` works on the run. The drills, the needed runs and the command
-/// line stay as they are.
+/// Records in `slurm.json` that `job` works on the run. The drills, the needed runs and jobs
+/// and the command line stay as they are.
 pub(crate) fn take_over(directory: &RunDirectory, job: &str) -> Result<(), LaunchError> {
     let known = Submission::read(directory);
     if known.as_ref().is_some_and(|known| known.job == job) {
