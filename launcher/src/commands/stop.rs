@@ -58,10 +58,8 @@ pub(super) async fn stop_run(directory: &RunDirectory) -> Result<bool, LaunchErr
                 return Ok(true);
             }
             Some(JobState::Ending(_) | JobState::Gone) => {}
-            None if directory.is_in_use() || completion::check_run(directory.path()).is_ok() => {}
-            None => {
-                return Err(LaunchError::NoSqueue { job, run: directory.path().to_owned() });
-            }
+            None if directory.is_in_use() => {}
+            None => return without_queue(directory, &job),
         }
     }
     if !directory.is_in_use() {
@@ -70,4 +68,17 @@ pub(super) async fn stop_run(directory: &RunDirectory) -> Result<bool, LaunchErr
     atomic_write(&directory.stop(), b"")?;
     terminal::note("stop requested: the run saves at its next step boundary and ends");
     Ok(true)
+}
+
+/// Whether there was something to stop in a run on which nothing on this machine works, if `squeue`
+/// does not answer for its job.
+///
+/// # Errors
+/// If the run is not complete: its job may run or wait.
+pub(super) fn without_queue(directory: &RunDirectory, job: &str) -> Result<bool, LaunchError> {
+    let run = directory.path().to_owned();
+    match completion::check_run(&run) {
+        Ok(()) => Ok(false),
+        Err(_) => Err(LaunchError::NoSqueue { job: job.to_owned(), run }),
+    }
 }

@@ -239,6 +239,30 @@ fn a_path_without_a_run_is_named_before_the_options_of_programmes() {
 }
 
 #[test]
+fn a_submitted_run_is_unknown_and_not_stopped_if_squeue_does_not_answer() {
+    let two = Two::new();
+    two.0.complete("first", &["seed=1"]);
+    std::fs::create_dir(two.0.path("table")).unwrap();
+    let table = two.0.path("table");
+    std::fs::copy(two.0.path("first/recipe.yaml"), table.join("recipe.yaml")).unwrap();
+    for run in ["first", "table"] {
+        let submission = serde_json::json!({"job": "7", "submitted": "", "script": ""});
+        std::fs::write(two.0.path(run).join("slurm.json"), submission.to_string()).unwrap();
+    }
+    // No cluster answers in this folder of programs.
+    let run = |word: &str| {
+        let mut command = command("vljepa-launch");
+        command.arg(word).arg(two.0.path("two.yaml")).env("PATH", "/nowhere").output().unwrap()
+    };
+    let status = run("status");
+    assert!(said(&status).contains("1 complete, 1 unknown, 1 not started"), "{}", text(&status));
+    let stopped = run("stop");
+    assert_eq!(stopped.status.code(), Some(3), "{}", text(&stopped));
+    let words = said(&stopped);
+    assert!(words.contains("table was not stopped") && !words.contains("first"), "{words}");
+}
+
+#[test]
 fn a_folder_of_other_files_is_refused_before_the_first_run_starts_and_by_a_dry_run() {
     let two = Two::new();
     std::fs::create_dir(two.0.path("table")).unwrap();

@@ -4,7 +4,8 @@ use vljepa_recipes::run_directory::RunDirectory;
 
 use super::{load, state};
 use crate::cli;
-use crate::commands::stop::stop_run;
+use crate::commands::status::Job;
+use crate::commands::stop::{stop_run, without_queue};
 use crate::error::LaunchError;
 use crate::platform::slurm::client::JobState;
 use crate::terminal;
@@ -18,11 +19,15 @@ pub(crate) async fn stop(arguments: &cli::Stop) -> Result<u8, LaunchError> {
     let (mut stopped, mut failed) = (0, None);
     for (run, job) in programme.runs.iter().zip(&jobs).rev() {
         let Ok(directory) = RunDirectory::open(&run.directory) else { continue };
-        let is_gone = job.as_ref().is_some_and(|job| job.state == Some(JobState::Gone));
-        if is_gone && !directory.is_in_use() {
-            continue;
-        }
-        match stop_run(&directory).await {
+        // `squeue` is not asked again for runs on which nothing works: it may take 30 s to fail.
+        let answer = match job {
+            Some(Job { state: Some(JobState::Gone), .. }) if !directory.is_in_use() => Ok(false),
+            Some(Job { state: None, id }) if !directory.is_in_use() => {
+                without_queue(&directory, id)
+            }
+            _ => stop_run(&directory).await,
+        };
+        match answer {
             Ok(true) => {
                 terminal::note(&format!("  {}", run.name()));
                 stopped += 1;
