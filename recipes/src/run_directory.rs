@@ -150,8 +150,8 @@ impl RunDirectory {
         Ok((run, Found::New))
     }
 
-    /// Checks that a run can be created in a folder that holds none, and changes nothing. The folder
-    /// need not exist.
+    /// Checks that a run can be created in a folder that holds none, and changes nothing. The
+    /// folder need not exist.
     ///
     /// # Errors
     ///
