@@ -143,6 +143,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     // Measuring rates takes memory of its own.
     let host_mib = host_mib("VmHWM:")? - before_mib;
+    let used_mib = used_mib(&engine, &training);
     let planned = planned(arguments, &recipe, device, &collectives)?;
     let mut times = Vec::with_capacity(arguments.steps);
     let mut phases: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
@@ -181,6 +182,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         "loss": rounded(loss, 1e4),
         "peak_gib": peak_gib(device)?,
         "host_mib": rounded(host_mib, 1e1),
+        "used_mib": used_mib,
         "trainable": engine.parameters.trainable.shape()[0],
     });
     if arguments.phases {
@@ -304,6 +306,16 @@ fn open(recipe: &Recipe, arguments: &Arguments) -> anyhow::Result<(Device, Strin
 /// Median of each phase, milliseconds.
 fn medians(phases: BTreeMap<&str, Vec<f64>>) -> Value {
     phases.into_iter().map(|(name, mut ms)| (name, rounded(median(&mut ms), 1e3))).collect()
+}
+
+/// Largest memory of weights, gradients, moments and the tensors of a step, MiB. `None` on a GPU.
+fn used_mib(engine: &Engine, training: &Training) -> Option<f64> {
+    let (_, arena) = engine.stream_and_arena();
+    let parameters = [&engine.parameters.trainable, &engine.parameters.frozen];
+    let optimizer = [&training.gradients.flat, &training.optimizer.m, &training.optimizer.v];
+    let state: usize = parameters.iter().chain(&optimizer).map(|tensor| tensor.shape()[0]).sum();
+    let bytes = arena.most_used_bytes()? + state * size_of::<f32>();
+    Some(rounded(bytes as f64 / f64::from(1 << 20), 1e1))
 }
 
 /// Memory of this process in MiB: `VmRSS:` now, or `VmHWM:` at most since [`start_of_peak`].

@@ -22,6 +22,10 @@ pub struct Arena {
 struct Pool {
     free: BTreeMap<(DType, usize), Vec<Storage>>,
     held_bytes: usize,
+    /// Bytes of the elements of all tensors in use.
+    used_bytes: usize,
+    /// Largest value of `used_bytes` so far.
+    most_used_bytes: usize,
     budget_bytes: usize,
 }
 
@@ -30,7 +34,8 @@ impl Arena {
     /// limit is the memory of the device instead.
     #[must_use]
     pub fn new(device: Device, budget_bytes: usize) -> Self {
-        let pool = Pool { free: BTreeMap::new(), held_bytes: 0, budget_bytes };
+        let free = BTreeMap::new();
+        let pool = Pool { free, held_bytes: 0, used_bytes: 0, most_used_bytes: 0, budget_bytes };
         Self { device, shared: Arc::new(Mutex::new(pool)) }
     }
 
@@ -48,6 +53,15 @@ impl Arena {
             return cuda.held_bytes();
         }
         self.shared.lock().unwrap_or_else(PoisonError::into_inner).held_bytes
+    }
+
+    /// Largest number of bytes that tensors of this arena have used at the same time, without what
+    /// is lost to size classes and kept for reuse. `None` on a GPU, where other tensors lie on the
+    /// same heap.
+    #[must_use]
+    pub fn most_used_bytes(&self) -> Option<usize> {
+        let pool = || self.shared.lock().unwrap_or_else(PoisonError::into_inner).most_used_bytes;
+        (self.device == Device::Host).then(pool)
     }
 
     /// A tensor with undefined elements. The caller must write every element before reading any.
@@ -78,6 +92,8 @@ impl Arena {
                 storage
             }
         };
+        pool.used_bytes += len * dtype.bytes();
+        pool.most_used_bytes = pool.most_used_bytes.max(pool.used_bytes);
         drop(pool);
         Ok(Tensor::from_arena(storage, shape, self.clone()))
     }
@@ -112,6 +128,7 @@ impl Arena {
 
     pub(crate) fn give_back(&self, storage: Storage, len: usize) {
         let mut pool = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        pool.used_bytes -= len * storage.dtype().bytes();
         pool.free.entry((storage.dtype(), size_class(len))).or_default().push(storage);
     }
 }
@@ -121,4 +138,27 @@ impl Arena {
 pub(crate) fn size_class(len: usize) -> usize {
     let step = (len.next_power_of_two() / 16).max(64);
     len.div_ceil(step).max(1) * step
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Arena, Device};
+    use crate::DType;
+
+    #[test]
+    fn tensors_that_are_in_use_at_the_same_time_count_by_their_elements() {
+        let arena = Arena::new(Device::Host, usize::MAX);
+        let first = arena.take(DType::F32, &[100]).unwrap();
+        drop(arena.take(DType::Bf16, &[3, 100]).unwrap());
+        assert_eq!(arena.most_used_bytes(), Some(400 + 600));
+        drop(first);
+        let again = arena.take(DType::F32, &[120]).unwrap().reshaped(&[2, 60]);
+        assert_eq!(arena.most_used_bytes(), Some(1000), "less than before");
+        let more = arena.take(DType::F32, &[200]).unwrap();
+        assert_eq!(arena.most_used_bytes(), Some(480 + 800));
+        drop((again, more));
+        arena.take(DType::F32, &[320]).unwrap();
+        assert_eq!(arena.most_used_bytes(), Some(1280), "all were given back");
+        assert!(arena.held_bytes() > 1280, "size classes and free memory are not counted");
+    }
 }
