@@ -142,8 +142,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         step(&mut engine, &mut training)?;
     }
     // Measuring rates takes memory of its own.
-    let host_mib = host_mib("VmHWM:")? - before_mib;
-    let used_mib = used_mib(&engine, &training);
+    let memory_mib = memory_mib(before_mib, &engine, &training)?;
     let planned = planned(arguments, &recipe, device, &collectives)?;
     let mut times = Vec::with_capacity(arguments.steps);
     let mut phases: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
@@ -181,8 +180,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         "samples_per_s": rounded(rows / ms * 1e3, 1e2),
         "loss": rounded(loss, 1e4),
         "peak_gib": peak_gib(device)?,
-        "host_mib": rounded(host_mib, 1e1),
-        "used_mib": used_mib,
+        "memory_mib": memory_mib,
         "trainable": engine.parameters.trainable.shape()[0],
     });
     if arguments.phases {
@@ -308,14 +306,18 @@ fn medians(phases: BTreeMap<&str, Vec<f64>>) -> Value {
     phases.into_iter().map(|(name, mut ms)| (name, rounded(median(&mut ms), 1e3))).collect()
 }
 
-/// Largest memory of weights, gradients, moments and the tensors of a step, MiB. `None` on a GPU.
-fn used_mib(engine: &Engine, training: &Training) -> Option<f64> {
+/// By how much this process has grown at most since it had `before_mib`, and the largest memory of
+/// weights, gradients, moments and the tensors of a step, which is not known on a GPU. In MiB.
+fn memory_mib(before_mib: f64, engine: &Engine, training: &Training) -> anyhow::Result<Value> {
     let (_, arena) = engine.stream_and_arena();
     let parameters = [&engine.parameters.trainable, &engine.parameters.frozen];
     let optimizer = [&training.gradients.flat, &training.optimizer.m, &training.optimizer.v];
     let state: usize = parameters.iter().chain(&optimizer).map(|tensor| tensor.shape()[0]).sum();
-    let bytes = arena.most_used_bytes()? + state * size_of::<f32>();
-    Some(rounded(bytes as f64 / f64::from(1 << 20), 1e1))
+    let used = arena.most_used_bytes().map(|bytes| {
+        let bytes = bytes + state * size_of::<f32>();
+        rounded(bytes as f64 / f64::from(1 << 20), 1e1)
+    });
+    Ok(json!({"process": rounded(host_mib("VmHWM:")? - before_mib, 1e1), "used": used}))
 }
 
 /// Memory of this process in MiB: `VmRSS:` now, or `VmHWM:` at most since [`start_of_peak`].
