@@ -1,6 +1,7 @@
 //! Tensors own memory on a device, with an element type and a shape; views borrow it for
 //! operations.
 
+mod padding;
 mod shape;
 
 use std::borrow::Cow;
@@ -161,30 +162,6 @@ impl Tensor {
         Ok(tensor)
     }
 
-    /// A tensor like [`Self::zeros`] whose memory holds `room` elements: its own and more zeros
-    /// behind them. Collectives that divide a tensor among ranks in equal parts use them.
-    ///
-    /// # Errors
-    /// If the device is out of memory.
-    ///
-    /// # Panics
-    /// If `room` is smaller than the tensor.
-    ///
-    /// ```
-    /// use vljepa_kernels::{DType, Device, Tensor};
-    ///
-    /// let tensor = Tensor::padded(Device::Host, DType::F32, &[5], 8)?;
-    /// assert_eq!((tensor.view().len(), tensor.with_padding().len()), (5, 8));
-    /// # Ok::<(), vljepa_kernels::KernelError>(())
-    /// ```
-    pub fn padded(device: Device, dtype: DType, shape: &[usize], room: usize) -> Result<Self> {
-        let mut tensor = Self::zeros(device, dtype, &[room])?;
-        let shape = Shape::new(shape);
-        assert!(shape.len() <= room, "room for shape {shape:?}");
-        (tensor.shape, tensor.padding) = (shape, room - shape.len());
-        Ok(tensor)
-    }
-
     /// Moves a host tensor to `device`. If `device` is the host, returns the tensor itself. On a
     /// GPU, the copy is ready for operations that are issued to the compute stream.
     ///
@@ -233,30 +210,6 @@ impl Tensor {
     pub fn view_mut(&mut self) -> ViewMut<'_> {
         let Some(storage) = &mut self.storage else { unreachable!("dropped tensor") };
         ViewMut { storage: storage.slice_mut(0, self.shape.len()), shape: self.shape }
-    }
-
-    /// Borrows all elements of the tensor's memory for reading, those of its padding too; see
-    /// [`Self::padded`].
-    ///
-    /// # Panics
-    /// Never: only `drop` takes the storage away.
-    #[must_use]
-    pub fn with_padding(&self) -> View<'_> {
-        let Some(storage) = &self.storage else { unreachable!("dropped tensor") };
-        let len = self.shape.len() + self.padding;
-        View { storage: storage.slice(0, len), shape: Shape::new(&[len]) }
-    }
-
-    /// Borrows all elements of the tensor's memory for writing, those of its padding too; see
-    /// [`Self::padded`].
-    ///
-    /// # Panics
-    /// Never: only `drop` takes the storage away.
-    #[must_use]
-    pub fn with_padding_mut(&mut self) -> ViewMut<'_> {
-        let Some(storage) = &mut self.storage else { unreachable!("dropped tensor") };
-        let len = self.shape.len() + self.padding;
-        ViewMut { storage: storage.slice_mut(0, len), shape: Shape::new(&[len]) }
     }
 
     /// The same memory under another shape with the same number of elements.

@@ -170,8 +170,8 @@ async fn supervise_locked(directory: &RunDirectory) -> Result<u8, LaunchError> {
     supervise_run(directory.clone(), loaded, programs, options).await
 }
 
-/// Checks that the runs that a run needs are complete. Its job may start before: Slurm takes the
-/// job of a stopped run, and of a run that goes on in another job, for successful.
+/// Checks that the runs that a run needs are complete. Its job may start before they are: for Slurm
+/// the job of a stopped run has succeeded, and so has one whose run continues in another job.
 fn check_needs(submission: &Submission) -> Result<(), LaunchError> {
     for run in &submission.after {
         completion::check_run(run).map_err(|why| {

@@ -71,7 +71,7 @@ struct ProgrammeFile {
     programme: Vec<EntryKeys>,
 }
 
-/// An entry of the list `programme`. A path alone stands for `{recipe: PATH}`.
+/// An entry of the list `programme`. A path alone is short for `{recipe: PATH}`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct EntryKeys {

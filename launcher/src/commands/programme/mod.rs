@@ -1,7 +1,7 @@
 //! Commands for programmes: lists of recipes whose runs read each other's directories.
 //!
 //! Nothing is stored about a programme. Its state follows from the run directories and Slurm's
-//! queue, so the same command goes on wherever the programme is.
+//! queue, so the same command continues the programme from any state.
 
 mod check;
 mod launch;
@@ -24,8 +24,8 @@ pub(crate) use stop::stop;
 use crate::error::LaunchError;
 use crate::terminal;
 
-/// Whether a path of the command line is the file of a programme. A run directory and a missing
-/// file are none.
+/// Whether a path of the command line is the file of a programme. False for a run directory and for
+/// a missing file.
 pub(crate) fn is_programme(path: &Path) -> Result<bool, LaunchError> {
     Ok(path.is_file() && vljepa_recipes::is_programme(path)?)
 }
