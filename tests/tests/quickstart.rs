@@ -78,7 +78,8 @@ fn readme_commands() -> Vec<String> {
 fn run_readme_commands(run: &Path) {
     let tests = std::env::current_exe().expect("the test binary's path");
     let programs = tests.parent().and_then(Path::parent).expect("target/release/deps");
-    let [weights, prepared] = ["weights", "prepared"].map(|name| run.with_file_name(name));
+    let [weights, prepared, runs] =
+        ["weights", "prepared", "runs"].map(|name| run.with_file_name(name));
     let commands = readme_commands();
     assert!(commands.len() >= 8, "{commands:?}");
     for command in commands {
@@ -86,7 +87,8 @@ fn run_readme_commands(run: &Path) {
             .replace("target/release/", &format!("{}/", programs.display()))
             .replace("runs/quickstart", &run.display().to_string())
             .replace("weights/quickstart", &weights.display().to_string())
-            .replace("datasets/prepared", &prepared.display().to_string());
+            .replace("datasets/prepared", &prepared.display().to_string())
+            .replace("name=further", &format!("name=further --set runs={}", runs.display()));
         let output = Command::new("bash")
             .args(["-c", &line])
             .current_dir(repository())
