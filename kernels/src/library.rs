@@ -72,12 +72,17 @@ pub struct Libraries {
     pub nccl: Option<PathBuf>,
     /// Folders of Python packages (`site-packages`) that contain wheels of NVIDIA.
     pub packages: Vec<PathBuf>,
+    /// Folders of libraries of CUDA toolkits that the environment names.
+    pub toolkits: Vec<PathBuf>,
+    /// Folder of the libraries of the active Conda environment.
+    pub conda: Option<PathBuf>,
 }
 
 impl Libraries {
     /// Reads the environment through `variable`, and searches for Python packages in the active
     /// virtual environment, beside every `python3` on `PATH`, in the user's home and in
-    /// `/usr/local`.
+    /// `/usr/local`. Modules of a cluster name their toolkit in `CUDA_HOME` or `CUDA_PATH`; Conda's
+    /// own packages have their libraries in the environment's `lib`.
     #[must_use]
     pub fn of(variable: impl Fn(&str) -> Option<String>) -> Self {
         let path = |name: &str| variable(name).filter(|v| !v.is_empty()).map(PathBuf::from);
@@ -98,7 +103,10 @@ impl Libraries {
                 packages.push(folder);
             }
         }
+        let toolkits = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(path);
         Self {
+            toolkits: toolkits.map(|toolkit| toolkit.join("lib64")).collect(),
+            conda: path("CONDA_PREFIX").map(|prefix| prefix.join("lib")),
             nvrtc: path("VLJEPA_NVRTC"),
             include: path("VLJEPA_CUDA_INCLUDE"),
             cublaslt: path("VLJEPA_CUBLASLT"),
@@ -130,9 +138,9 @@ impl Wanted {
     pub fn load(
         &self,
         path: Option<&Path>,
-        packages: &[PathBuf],
+        libraries: &Libraries,
     ) -> Result<(Library, PathBuf), LibraryError> {
-        let candidates = path.map_or_else(|| self.candidates(packages), |path| vec![path.into()]);
+        let candidates = path.map_or_else(|| self.candidates(libraries), |path| vec![path.into()]);
         for file in &candidates {
             if let Some(library) = self.open(file)? {
                 let found = if is_bare(file) { mapped(file) } else { None };
@@ -144,10 +152,12 @@ impl Wanted {
         Err(LibraryError::Missing { name, tried: tried.join(", "), install })
     }
 
-    /// Names for the loader's own search, then files of wheels, then files of a toolkit.
-    fn candidates(&self, packages: &[PathBuf]) -> Vec<PathBuf> {
-        let wheels = packages.iter().flat_map(|folder| self.wheels.iter().map(|w| folder.join(w)));
-        let folders = wheels.chain([PathBuf::from(TOOLKIT)]);
+    /// Names for the loader's own search, then files of wheels, of toolkits, and of Conda.
+    fn candidates(&self, libraries: &Libraries) -> Vec<PathBuf> {
+        let packages = libraries.packages.iter();
+        let wheels = packages.flat_map(|folder| self.wheels.iter().map(|w| folder.join(w)));
+        let toolkits = libraries.toolkits.iter().cloned().chain([PathBuf::from(TOOLKIT)]);
+        let folders = wheels.chain(toolkits).chain(libraries.conda.clone());
         let files = folders.flat_map(|folder| self.files.iter().map(move |file| folder.join(file)));
         self.files.iter().map(PathBuf::from).chain(files).collect()
     }

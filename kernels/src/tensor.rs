@@ -6,10 +6,12 @@ mod shape;
 
 use std::borrow::Cow;
 
+use half::slice::HalfFloatSliceExt;
+
 use crate::device::cuda::{CudaStream, Lane};
 use crate::device::{Arena, Device, HostBuffer, HostSlice, HostSliceMut, Storage, StorageMut};
 use crate::device::{StorageRef, Stream};
-use crate::{KernelError, Result};
+use crate::{KernelError, Result, parallel};
 
 pub use shape::{DType, Shape};
 
@@ -254,7 +256,13 @@ impl<'a> View<'a> {
     /// # Errors
     /// If the elements are neither f32 nor bf16, or the device failed.
     pub fn to_f32(self) -> Result<Cow<'a, [f32]>> {
-        let widened = |values: &[half::bf16]| values.iter().map(|x| x.to_f32()).collect();
+        let widened = |values: &[half::bf16]| {
+            let mut wide = vec![0.0; values.len()];
+            parallel::blocks(values.len(), (&mut wide[..], parallel::BLOCK), |i, wide| {
+                values[i * parallel::BLOCK..][..wide.len()].convert_to_f32_slice(wide);
+            });
+            wide
+        };
         match self.storage {
             StorageRef::Host(HostSlice::F32(values)) => Ok(Cow::Borrowed(values)),
             StorageRef::Host(HostSlice::Bf16(values)) => Ok(Cow::Owned(widened(values))),

@@ -11,9 +11,8 @@ use std::ops::Range;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
-use vljepa_kernels::{
-    DType, Device, KernelError, Result, Shape, Stream, Tensor, View, ViewMut, copy,
-};
+use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
+use vljepa_kernels::{DType, Device, Result, Shape, Stream, Tensor, View, ViewMut, copy};
 use vljepa_recipes::schema::Initialisation;
 
 use crate::Group;
@@ -328,16 +327,21 @@ impl Parameters {
     /// # Errors
     /// If the device fails.
     pub fn initialise(&mut self, layout: &Layout, seed: u64) -> Result<()> {
-        for parameter in &layout.parameters {
-            let buffer = if parameter.trainable { &mut self.trainable } else { &mut self.frozen };
-            let len = parameter.range.len();
-            let values = buffer.view_mut().part(parameter.range.start, &[len]);
-            values.write_f32(|values| {
-                draw(parameter, seed, values);
-                Ok::<(), KernelError>(())
-            })?;
+        let stream = self.trainable.view().device().compute_stream();
+        let mut rest = &layout.parameters[..];
+        while !rest.is_empty() {
+            let (parameters, others) = rest.split_at(together(rest));
+            rest = others;
+            let drawn = parameters.par_iter().map(|parameter| draw(parameter, seed));
+            for (parameter, values) in parameters.iter().zip(drawn.collect::<Vec<_>>()) {
+                let buffer =
+                    if parameter.trainable { &mut self.trainable } else { &mut self.frozen };
+                let shape = [values.len()];
+                let to = buffer.view_mut().part(parameter.range.start, &shape);
+                copy::copy(&stream, View::from_f32(&values, &shape), to)?;
+            }
         }
-        self.refresh(&self.trainable.view().device().compute_stream())
+        self.refresh(&stream)
     }
 
     /// Read access to a parameter, in f32.
@@ -378,16 +382,26 @@ impl Parameters {
     }
 }
 
-/// Fills `values` with the initial values of `parameter`.
-fn draw(parameter: &Parameter, seed: u64, values: &mut [f32]) {
+/// Number of the first parameters of a list that are drawn at once: up to 64 Mi elements, which
+/// bounds the memory, and at least one.
+fn together(parameters: &[Parameter]) -> usize {
+    let mut elements = 0;
+    let fits = parameters.iter().take_while(|parameter| {
+        elements += parameter.range.len();
+        elements <= 1 << 26
+    });
+    fits.count().max(1)
+}
+
+/// The initial values of `parameter`.
+fn draw(parameter: &Parameter, seed: u64) -> Vec<f32> {
+    let count = parameter.range.len();
     match parameter.initial {
-        Initial::Constant(value) => values.fill(value),
+        Initial::Constant(value) => vec![value; count],
         Initial::Normal { std } => {
-            let mut random = random_stream(seed, &parameter.name);
-            for value in values {
-                let standard: f32 = StandardNormal.sample(&mut random);
-                *value = std * standard;
-            }
+            let random = random_stream(seed, &parameter.name);
+            let standard = Distribution::<f32>::sample_iter(StandardNormal, random);
+            standard.take(count).map(|value| std * value).collect()
         }
     }
 }

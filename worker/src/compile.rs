@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
-use vljepa_kernels::compile::{Cache, CompileError, Compiler, Cubin, Kernel, Nvrtc};
+use vljepa_kernels::compile::{Cache, Compilation, CompileError, Compiler, Cubin, Kernel, Nvrtc};
 
 use crate::rank::environment::GpuEnvironment;
 use crate::rehearsal::rehearse;
@@ -28,8 +28,8 @@ pub fn run(
     let nvrtc = Nvrtc::open(&environment.libraries)?;
     let compiler = Compiler::new(nvrtc, architecture, Some(Cache::new(&folder)));
     let compiled = compile(&compiler, &keys)?;
-    let cached = compiled.iter().filter(|(_, cached)| *cached).count();
-    let cubins: Vec<Cubin> = compiled.into_iter().map(|(cubin, _)| cubin).collect();
+    let cached = compiled.iter().filter(|kernel| kernel.cached).count();
+    let cubins: Vec<Cubin> = compiled.into_iter().map(|kernel| kernel.cubin).collect();
     let mut text = table(&cubins);
     write!(
         text,
@@ -62,12 +62,16 @@ pub fn keys(recipes: &[impl AsRef<Path>]) -> anyhow::Result<Vec<Kernel>> {
     Ok(keys)
 }
 
-/// Returns the cubin of each kernel, and whether it came from the cache.
+/// Compiles each kernel that the cache does not hold, and stores it there.
 ///
 /// # Errors
-/// Fails if a kernel cannot be compiled, or the cache cannot be read or written.
-pub fn compile(compiler: &Compiler, keys: &[Kernel]) -> Result<Vec<(Cubin, bool)>, CompileError> {
-    keys.to_vec().into_par_iter().map(|kernel| compiler.compile(kernel)).collect()
+/// Fails if a kernel cannot be compiled or stored.
+pub fn compile(compiler: &Compiler, keys: &[Kernel]) -> Result<Vec<Compilation>, CompileError> {
+    let compile = |kernel| {
+        let mut compiled = compiler.compile(kernel)?;
+        compiled.not_stored.take().map_or(Ok(compiled), Err)
+    };
+    keys.to_vec().into_par_iter().map(compile).collect()
 }
 
 /// Formats one table row per kernel: threads of a block (CubeCL's units of a cube), registers,

@@ -1,26 +1,20 @@
-//! Attention on tensor cores: the forward pass, the kernels before and after the backward passes,
-//! and the helpers that all of them share.
+//! Attention on tensor cores: the kernels before and after the backward passes, and what the
+//! kernels of the passes share.
 //!
 //! CubeCL calls a block a cube, a warp a plane and a thread a unit. The floor, the tiling and the
 //! alternatives are in `launch.rs`.
 
-#![expect(
-    clippy::cast_possible_truncation,
-    clippy::manual_is_multiple_of,
-    clippy::too_many_lines,
-    reason = "compile-time tile counts fit `u32`, CubeCL integers have no `is_multiple_of`, and a \
-              kernel is one function"
-)]
+#![expect(clippy::manual_is_multiple_of, reason = "CubeCL integers have no `is_multiple_of`")]
 
 pub(super) mod backward_keys;
 pub(super) mod backward_queries;
+pub(super) mod forward;
+pub(super) mod warpgroup_backward;
+pub(super) mod warpgroup_forward;
 
 use cubecl::prelude::*;
 
-use crate::cube::{
-    Chunk, Sums, by_row, copies_commit, copies_wait, copy_chunk, exp2, left, multiply_pair,
-    operand, pack_pair, right, right_transposed, shared_address, store_pair, swizzled,
-};
+use crate::cube::{Chunk, Sums, by_row, copy_chunk, exp2, pack_pair, store_pair, swizzled};
 
 /// The kind of mask, which selects a kernel's code; the width of a window is a run-time argument.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,9 +36,16 @@ const UNSEEN: f64 = -3.0e38;
 /// Initial value of a running maximum, below every score.
 const FLOOR: f64 = -1.0e30;
 
-/// Chunks between the starts of two rows of a tile, at least the eight that swizzling permutes.
+/// Chunks between the starts of two rows of a tile: a power of two, at least the eight that
+/// swizzling permutes.
 fn pitch(chunks: u32) -> u32 {
-    chunks.max(8)
+    chunks.next_power_of_two().max(8)
+}
+
+/// Chunks of a row of a tile that products read: two for each 16 columns. An odd number of chunks
+/// is followed by zeros.
+fn padded(chunks: u32) -> u32 {
+    chunks.next_multiple_of(2)
 }
 
 /// The rows of one head of one sequence in a packed buffer (tokens, heads, head width).
@@ -80,15 +81,23 @@ fn load_tile(
     #[comptime] chunks: u32,
     #[comptime] units: u32,
 ) {
+    let wide = comptime!(padded(chunks));
     #[unroll]
-    for i in 0..comptime!((rows * chunks).div_ceil(units)) {
+    for i in 0..comptime!((rows * wide).div_ceil(units)) {
         let at = UNIT_POS_X + i * units;
-        let row = at / chunks;
+        let row = at / wide;
         let token = first + row;
-        let inside = token < of.len;
-        let index = of.row(select(inside, token, 0u32)) * chunks + at % chunks;
-        let to = to + swizzled(row, at % chunks, comptime!(pitch(chunks)));
-        if comptime!((rows * chunks).is_multiple_of(units)) || at < rows * chunks {
+        let inside = match comptime!(wide == chunks) {
+            true => token < of.len,
+            false => token < of.len && at % wide < chunks,
+        };
+        let column = match comptime!(wide == chunks) {
+            true => at % wide,
+            false => min(at % wide, chunks - 1),
+        };
+        let index = of.row(select(inside, token, 0u32)) * chunks + column;
+        let to = to + swizzled(row, at % wide, comptime!(pitch(chunks)));
+        if comptime!((rows * wide).is_multiple_of(units)) || at < rows * wide {
             copy_chunk(from, index, to, select(inside, 16u32, 0u32));
         }
     }
@@ -184,12 +193,12 @@ fn store_rows(
     sync_plane();
     // Store whole chunks of the rows inside the sequence.
     #[unroll]
-    for i in 0..comptime!(16 * width / 32) {
+    for i in 0..comptime!((16 * width).div_ceil(32)) {
         let at = lane + i * 32;
         let tile_row = row + at / width;
         let chunk = at % width;
         let token = first + tile_row;
-        if token < of.len {
+        if token < of.len && (comptime!((16 * width).is_multiple_of(32)) || at < 16 * width) {
             let index = of.row(token) * chunks + column + chunk;
             out[index as usize] =
                 tile[(swizzled(tile_row, chunk, comptime!(pitch(chunks))) / 16) as usize];
@@ -198,266 +207,121 @@ fn store_rows(
     sync_plane();
 }
 
-/// out and log-sum-exp of one tile of queries of one head. A warp owns `blocks` fragments of 16
-/// queries.
-#[cube(launch)]
-#[expect(clippy::too_many_arguments, reason = "buffers and scalars of one formula")]
-pub(super) fn attention_forward(
-    q: &[Chunk],
-    k: &[Chunk],
-    v: &[Chunk],
-    tile_table: &[TileEntry],
+/// Replaces the scores of keys that their query does not see. `query` and `key` are the positions
+/// of the upper row and of the first column.
+#[cube]
+fn hide(
+    scores: Sums,
+    query: u32,
+    key: u32,
+    len: u32,
+    window: u32,
+    #[comptime] sight: Sight,
+) -> Sums {
+    let mut out = Sums::empty();
+    out.insert(0usize, seen(scores.extract(0usize), sees(query, key, len, window, sight)));
+    out.insert(1usize, seen(scores.extract(1usize), sees(query, key + 1, len, window, sight)));
+    out.insert(2usize, seen(scores.extract(2usize), sees(query + 8, key, len, window, sight)));
+    out.insert(3usize, seen(scores.extract(3usize), sees(query + 8, key + 1, len, window, sight)));
+    out
+}
+
+/// One step of the online softmax for 16 queries, whose scores are `steps` sums from
+/// `block * steps`: writes P = exp(scale · (scores − max)) to `weights`, packed as bf16 operands,
+/// and updates maxima and sums of exponentials of the upper and lower rows. Returns the factors
+/// exp(scale · (old max − new max)) that bring O to the new maximum.
+#[cube]
+#[expect(clippy::too_many_arguments, reason = "scores, state and shape of a tile")]
+fn online_softmax(
+    scores: &Array<Sums>,
+    block: usize,
+    weights: &mut Array<u32>,
+    maxima: &mut Array<f32>,
+    totals: &mut Array<f32>,
+    scale_log2: f32,
+    #[comptime] steps: usize,
+    #[comptime] head_dim: u32,
+) -> Sums {
+    // New maximum of the upper and lower row, over this tile and the tiles before.
+    let mut upper = maxima[block * 2];
+    let mut lower = maxima[block * 2 + 1];
+    #[unroll]
+    for n in 0..steps {
+        let s = scores[block * steps + n];
+        upper = max(upper, max(s.extract(0usize), s.extract(1usize)));
+        lower = max(lower, max(s.extract(2usize), s.extract(3usize)));
+    }
+    upper = row_max(upper);
+    lower = row_max(lower);
+    let keep_upper = exp2((maxima[block * 2] - upper) * scale_log2);
+    let keep_lower = exp2((maxima[block * 2 + 1] - lower) * scale_log2);
+    if comptime!(head_dim == 256) {
+        // The sums take nearly all registers. Without this barrier the compiler moves work across
+        // and spills.
+        sync_plane();
+    }
+    maxima[block * 2] = upper;
+    maxima[block * 2 + 1] = lower;
+    let base_upper = upper * scale_log2;
+    let base_lower = lower * scale_log2;
+    let mut total_upper = totals[block * 2] * keep_upper;
+    let mut total_lower = totals[block * 2 + 1] * keep_lower;
+    #[unroll]
+    for n in 0..steps {
+        let s = scores[block * steps + n];
+        let p0 = exp2(fma(s.extract(0usize), scale_log2, -base_upper));
+        let p1 = exp2(fma(s.extract(1usize), scale_log2, -base_upper));
+        let p2 = exp2(fma(s.extract(2usize), scale_log2, -base_lower));
+        let p3 = exp2(fma(s.extract(3usize), scale_log2, -base_lower));
+        total_upper += p0 + p1;
+        total_lower += p2 + p3;
+        weights[(block * steps + n) * 2] = pack_pair(p0, p1);
+        weights[(block * steps + n) * 2 + 1] = pack_pair(p2, p3);
+    }
+    totals[block * 2] = total_upper;
+    totals[block * 2 + 1] = total_lower;
+    by_row(keep_upper, keep_lower)
+}
+
+/// Divides O of 16 queries by their sums of exponentials and stores it, with the log-sum-exps
+/// scale · max + ln(sum). O passes through the warp's own rows of `tile`.
+#[cube]
+#[expect(clippy::too_many_arguments, reason = "state, destination and shape of a tile")]
+fn store_outputs(
+    sums: &mut Array<Sums>,
+    block: usize,
+    maxima: &Array<f32>,
+    totals: &Array<f32>,
+    scale: f32,
+    tile: &Shared<[Chunk]>,
+    address: u32,
+    row: u32,
     out: &mut [Chunk],
     lse: &mut [f32],
-    scale: f32,
-    scale_log2: f32,
-    window: u32,
-    query_heads: u32,
-    kv_heads: u32,
-    #[comptime] head_dim: u32,
-    #[comptime] sight: Sight,
-    #[comptime] planes: u32,
-    #[comptime] blocks: usize,
-    #[comptime] keys: u32,
+    of: &HeadRows,
+    first: u32,
+    #[comptime] chunks: u32,
 ) {
-    let chunks = comptime!(head_dim / 8);
-    let tile = comptime!(pitch(head_dim / 8));
-    let units = comptime!(planes * 32);
-    let plane_rows = comptime!(16 * blocks as u32);
-    let rows = comptime!(planes * 16 * blocks as u32);
-    let steps = comptime!(keys as usize / 8);
-    let widths = comptime!(head_dim as usize / 8);
-    let query_tile =
-        Shared::<[Chunk]>::new_aligned_slice(comptime!((rows * tile) as usize), 128usize);
-    let key_tile =
-        Shared::<[Chunk]>::new_aligned_slice(comptime!((keys * tile) as usize), 128usize);
-    let value_tile =
-        Shared::<[Chunk]>::new_aligned_slice(comptime!((keys * tile) as usize), 128usize);
-    let query_at = shared_address(&query_tile);
-    let key_at = shared_address(&key_tile);
-    let value_at = shared_address(&value_tile);
-
-    // Tile of this block
-    let entry = tile_table[CUBE_POS_X as usize];
-    let start = entry.extract(0usize);
-    let len = entry.extract(1usize);
-    let first = entry.extract(2usize);
-    let head = CUBE_POS_Y;
-    let kv_head = head / (query_heads / kv_heads);
-    let queries_of_head = HeadRows { start, len, heads: query_heads, head };
-    let keys_of_head = HeadRows { start, len, heads: kv_heads, head: kv_head };
+    let widths = comptime!(padded(chunks) as usize);
     let lane = UNIT_POS_X % 32;
-    let row = (UNIT_POS_X / 32) * plane_rows;
-
-    // O = 0, running maximum = `FLOOR`, sum of exponentials = 0; maxima are of scores before
-    // scaling.
-    let mut sums = Array::<Sums>::new(comptime!(blocks * widths));
+    let upper = row_sum(totals[block * 2]);
+    let lower = row_sum(totals[block * 2 + 1]);
+    let inverse = by_row(1.0f32 / upper, 1.0f32 / lower);
     #[unroll]
-    for i in 0..comptime!(blocks * widths) {
-        sums[i] = Vector::new(0.0f32);
+    for n in 0..widths {
+        sums[block * widths + n] *= inverse;
     }
-    let mut maxima = Array::<f32>::new(comptime!(blocks * 2));
-    let mut totals = Array::<f32>::new(comptime!(blocks * 2));
-    #[unroll]
-    for i in 0..comptime!(blocks * 2) {
-        maxima[i] = f32::new(FLOOR);
-        totals[i] = f32::new(0.0);
+    let token = first + row + lane / 4;
+    if lane % 4 == 0 {
+        if token < of.len {
+            lse[of.row(token) as usize] = maxima[block * 2] * scale + upper.ln();
+        }
+        if token + 8 < of.len {
+            lse[of.row(token + 8) as usize] = maxima[block * 2 + 1] * scale + lower.ln();
+        }
     }
-
-    // Load Q and the first tile of K.
-    let begin = first_seen(first, window, sight) / keys * keys;
-    let end = end_seen(first, len, window, rows, sight);
-    load_tile(q, query_at, &queries_of_head, first, rows, chunks, units);
-    load_tile(k, key_at, &keys_of_head, begin, keys, chunks, units);
-    copies_commit();
-    let mut key = begin;
-    while key < end {
-        // Wait for K, and before the first tile for Q. The tile of V is free: every warp has passed
-        // the previous P·V.
-        copies_wait(0usize);
-        sync_cube();
-        // Load V, in flight while the scores are computed.
-        load_tile(v, value_at, &keys_of_head, key, keys, chunks, units);
-        copies_commit();
-
-        // scores = Q·Kᵀ
-        let mut scores = Array::<Sums>::new(comptime!(blocks * steps));
-        #[unroll]
-        for i in 0..comptime!(blocks * steps) {
-            scores[i] = Vector::new(0.0f32);
-        }
-        #[unroll]
-        for step in 0..comptime!(head_dim / 16) {
-            #[unroll]
-            for pair in 0..comptime!(keys / 16) {
-                let b = right_transposed(key_at, pair * 16, step, tile);
-                #[unroll]
-                for block in 0..blocks {
-                    let a = left(query_at, row + comptime!(16 * block as u32), step, tile);
-                    let at = comptime!(block * steps + pair as usize * 2);
-                    multiply_pair(a, b, &mut scores, at);
-                }
-            }
-        }
-
-        // Mask the scores, only in tiles at an edge of the mask or the sequence.
-        let whole = key + keys <= len
-            && match comptime!(sight) {
-                Sight::Full => true.runtime(),
-                Sight::Causal => key + keys <= first + 1,
-                Sight::Window => key + keys <= first + window && first + rows <= key + window,
-            };
-        if !whole {
-            #[unroll]
-            for block in 0..blocks {
-                #[unroll]
-                for n in 0..steps {
-                    let query = first + row + comptime!(16 * block as u32) + lane / 4;
-                    let column = key + comptime!(8 * n as u32) + (lane % 4) * 2;
-                    let old = scores[block * steps + n];
-                    let mut new = Sums::empty();
-                    new.insert(
-                        0usize,
-                        seen(old.extract(0usize), sees(query, column, len, window, sight)),
-                    );
-                    new.insert(
-                        1usize,
-                        seen(old.extract(1usize), sees(query, column + 1, len, window, sight)),
-                    );
-                    new.insert(
-                        2usize,
-                        seen(old.extract(2usize), sees(query + 8, column, len, window, sight)),
-                    );
-                    new.insert(
-                        3usize,
-                        seen(old.extract(3usize), sees(query + 8, column + 1, len, window, sight)),
-                    );
-                    scores[block * steps + n] = new;
-                }
-            }
-        }
-
-        // online softmax: P = exp(scale · (scores − max)), packed as bf16 operands
-        let mut weights = Array::<u32>::new(comptime!(blocks * steps * 2));
-        #[unroll]
-        for block in 0..blocks {
-            // New maximum of the upper and lower row, over this tile and the tiles before.
-            let mut upper = maxima[block * 2];
-            let mut lower = maxima[block * 2 + 1];
-            #[unroll]
-            for n in 0..steps {
-                let s = scores[block * steps + n];
-                upper = max(upper, max(s.extract(0usize), s.extract(1usize)));
-                lower = max(lower, max(s.extract(2usize), s.extract(3usize)));
-            }
-            upper = row_max(upper);
-            lower = row_max(lower);
-            // Factors exp(scale · (old max − new max)) that bring O and the sums to the new
-            // maximum.
-            let keep_upper = exp2((maxima[block * 2] - upper) * scale_log2);
-            let keep_lower = exp2((maxima[block * 2 + 1] - lower) * scale_log2);
-            if comptime!(head_dim == 256) {
-                // The sums take nearly all registers. Without this barrier the compiler moves work
-                // across and spills.
-                sync_plane();
-            }
-            maxima[block * 2] = upper;
-            maxima[block * 2 + 1] = lower;
-            let base_upper = upper * scale_log2;
-            let base_lower = lower * scale_log2;
-            let mut total_upper = totals[block * 2] * keep_upper;
-            let mut total_lower = totals[block * 2 + 1] * keep_lower;
-            #[unroll]
-            for n in 0..steps {
-                let s = scores[block * steps + n];
-                let p0 = exp2(fma(s.extract(0usize), scale_log2, -base_upper));
-                let p1 = exp2(fma(s.extract(1usize), scale_log2, -base_upper));
-                let p2 = exp2(fma(s.extract(2usize), scale_log2, -base_lower));
-                let p3 = exp2(fma(s.extract(3usize), scale_log2, -base_lower));
-                total_upper += p0 + p1;
-                total_lower += p2 + p3;
-                weights[(block * steps + n) * 2] = pack_pair(p0, p1);
-                weights[(block * steps + n) * 2 + 1] = pack_pair(p2, p3);
-            }
-            totals[block * 2] = total_upper;
-            totals[block * 2 + 1] = total_lower;
-            // O *= exp(scale · (old max − new max))
-            let keep = by_row(keep_upper, keep_lower);
-            #[unroll]
-            for n in 0..widths {
-                sums[block * widths + n] *= keep;
-            }
-        }
-
-        // Wait for V. The tile of K is free: every warp has computed its scores.
-        copies_wait(0usize);
-        sync_cube();
-        // Load the next K, in flight during P·V.
-        if key + keys < end {
-            load_tile(k, key_at, &keys_of_head, key + keys, keys, chunks, units);
-        }
-        copies_commit();
-        // O += P·V
-        #[unroll]
-        for step in 0..comptime!(keys / 16) {
-            #[unroll]
-            for pair in 0..comptime!(chunks / 2) {
-                let b = right(value_at, step * 16, pair * 2, tile);
-                #[unroll]
-                for block in 0..blocks {
-                    let from = comptime!((block * steps + step as usize * 2) * 2);
-                    let a = operand(
-                        weights[from],
-                        weights[from + 1],
-                        weights[from + 2],
-                        weights[from + 3],
-                    );
-                    let at = comptime!(block * widths + pair as usize * 2);
-                    multiply_pair(a, b, &mut sums, at);
-                }
-            }
-        }
-        key += keys;
-    }
-
-    // O /= sum of exponentials
-    copies_wait(0usize);
-    #[unroll]
-    for block in 0..blocks {
-        let upper = row_sum(totals[block * 2]);
-        let lower = row_sum(totals[block * 2 + 1]);
-        let inverse = by_row(1.0f32 / upper, 1.0f32 / lower);
-        #[unroll]
-        for n in 0..widths {
-            sums[block * widths + n] *= inverse;
-        }
-        // Store lse = scale · max + ln(sum of exponentials).
-        let block_row = row + comptime!(16 * block as u32);
-        let token = first + block_row + lane / 4;
-        if lane % 4 == 0 {
-            if token < len {
-                lse[queries_of_head.row(token) as usize] = maxima[block * 2] * scale + upper.ln();
-            }
-            if token + 8 < len {
-                lse[queries_of_head.row(token + 8) as usize] =
-                    maxima[block * 2 + 1] * scale + lower.ln();
-            }
-        }
-        // Store O through the warp's own rows of the Q tile.
-        store_rows(
-            &sums,
-            comptime!(block * widths),
-            &query_tile,
-            query_at,
-            block_row,
-            out,
-            &queries_of_head,
-            first,
-            0u32,
-            chunks,
-            chunks,
-        );
-    }
+    let from = block * widths;
+    store_rows(&*sums, from, tile, address, row, out, of, first, 0u32, chunks, chunks);
 }
 
 /// δ = Σ out·d_out per token and head. `clear` also zeroes the f32 sums in which the fast mode adds
@@ -512,6 +376,30 @@ pub(super) fn attention_finish(
     if at < chunks {
         d_q[at as usize] = Vector::cast_from(sums[at as usize] * Vector::new(scale));
     }
+}
+
+/// Starts to copy one tile of Q and dO of a head, and copies its log-sum-exps and δ.
+#[cube]
+#[expect(clippy::too_many_arguments, reason = "sources, destinations and shape of a tile")]
+fn load_queries(
+    q: &[Chunk],
+    d_out: &[Chunk],
+    lse: &[f32],
+    delta: &[f32],
+    query_at: u32,
+    d_out_at: u32,
+    tile_lse: &mut Shared<[f32]>,
+    tile_delta: &mut Shared<[f32]>,
+    statistics: u32,
+    of: &HeadRows,
+    first: u32,
+    #[comptime] rows: u32,
+    #[comptime] chunks: u32,
+    #[comptime] units: u32,
+) {
+    load_tile(q, query_at, of, first, rows, chunks, units);
+    load_tile(d_out, d_out_at, of, first, rows, chunks, units);
+    load_statistics(lse, delta, tile_lse, tile_delta, statistics, of, first, rows);
 }
 
 /// Copies log-sum-exp (in base 2) and δ of `rows` tokens of one head into shared memory. Tokens

@@ -33,10 +33,12 @@
 //! longest sequences first. No padding is computed, and no kernel searches for the sequence that
 //! contains a row.
 //!
-//! Why `mma.sync`: `wgmma` reads operands from shared memory and doubles the rate, but its
-//! fragments and barriers exist on Hopper only and CubeCL does not expose them. All products go
-//! through one function (`cube::multiply`), whose operands come from five others; a `wgmma` version
-//! would replace these six.
+//! Products: these kernels multiply by `mma.sync`, whose operands every warp loads from shared
+//! memory with `ldmatrix`. [`Mode::Warpgroups`] takes kernels that multiply by `wgmma` instead
+//! (`cube/warpgroup_forward.rs`, `cube/warpgroup_backward.rs`), which Hopper executes at twice the
+//! rate and which reads its right operand from shared memory. They exist for heads of 64 without a
+//! window: the attention of V-JEPA 2, of Llama and of most dual encoders. Only benchmarks and tests
+//! select this mode; it has not run on a GPU.
 //!
 //! Considered: keeping queries in registers (at a width of 64 this takes 32 more registers and
 //! saves 8 of 40 `ldmatrix`, but the sums spill); a tile of 64 queries at a width of 256 (half the
@@ -45,11 +47,14 @@
 
 use super::Mask;
 use super::cube::attention_finish::AttentionFinish;
-use super::cube::attention_forward::AttentionForward;
 use super::cube::attention_prepare::AttentionPrepare;
 use super::cube::backward_keys::Shape;
 use super::cube::backward_keys::attention_backward_keys::AttentionBackwardKeys;
 use super::cube::backward_queries::attention_backward_queries::AttentionBackwardQueries;
+use super::cube::forward::attention_forward::AttentionForward;
+use super::cube::warpgroup_backward::attention_backward_warpgroups::AttentionBackwardWarpgroups;
+use super::cube::warpgroup_forward::attention_forward_warpgroups::AttentionForwardWarpgroups;
+use super::cube::{warpgroup_backward, warpgroup_forward};
 use crate::compile::{self, CompileError, Emit, Launch, Scalar, Source, cubes, emit, offset};
 use crate::{Lengths, Result, check};
 
@@ -60,7 +65,7 @@ pub use super::cube::Sight;
 pub struct Kernel {
     /// The kernel of this operation.
     pub pass: Pass,
-    /// Width of a head, one of [`HEAD_DIMS`].
+    /// Width of a head, one of [`HEAD_DIMS`] or, in the forward pass, of [`FORWARD_HEAD_DIMS`].
     pub head_dim: usize,
     /// Which keys a query sees.
     pub sight: Sight,
@@ -71,22 +76,53 @@ pub struct Kernel {
 pub enum Pass {
     /// The forward pass: out and the log-sum-exps.
     Forward,
-    /// δ = Σ out·d_out, and the zeros that [`Self::KeysFast`] adds to.
+    /// [`Self::Forward`] with products of warpgroups, for heads of 64 without a window.
+    ForwardWarpgroups,
+    /// δ = Σ out·d_out.
     Prepare,
+    /// δ, and the zeros that [`Self::KeysFast`] and [`Self::KeysWarpgroups`] add to.
+    PrepareFast,
     /// The backward pass over keys in the deterministic mode: d_k and d_v.
     Keys,
     /// The backward pass over keys in the fast mode: d_k and d_v, and d_q by f32 atomics.
     KeysFast,
+    /// [`Self::KeysFast`] with products of warpgroups, for heads of 64 without a window.
+    KeysWarpgroups,
     /// The backward pass over queries in the deterministic mode: d_q.
     Queries,
-    /// Scales the f32 sums of [`Self::KeysFast`] to d_q in bf16.
+    /// Scales the f32 sums of [`Self::KeysFast`] or [`Self::KeysWarpgroups`] to d_q in bf16.
     Finish,
 }
 
 impl Pass {
     /// All kernels of this operation.
-    pub const ALL: [Self; 6] =
-        [Self::Forward, Self::Prepare, Self::Keys, Self::KeysFast, Self::Queries, Self::Finish];
+    pub const ALL: [Self; 9] = [
+        Self::Forward,
+        Self::ForwardWarpgroups,
+        Self::Prepare,
+        Self::PrepareFast,
+        Self::Keys,
+        Self::KeysFast,
+        Self::KeysWarpgroups,
+        Self::Queries,
+        Self::Finish,
+    ];
+
+    /// The kernel that computes the forward pass.
+    #[must_use]
+    pub fn forward(mode: Mode, head_dim: usize, mask: Mask) -> Self {
+        if mode.takes_warpgroups(head_dim, mask) { Self::ForwardWarpgroups } else { Self::Forward }
+    }
+
+    /// The kernel that computes d_k and d_v.
+    #[must_use]
+    pub fn keys(mode: Mode, head_dim: usize, mask: Mask) -> Self {
+        match mode {
+            Mode::Deterministic => Self::Keys,
+            Mode::Warpgroups if mode.takes_warpgroups(head_dim, mask) => Self::KeysWarpgroups,
+            Mode::Fast | Mode::Warpgroups => Self::KeysFast,
+        }
+    }
 }
 
 impl Mask {
@@ -110,6 +146,8 @@ impl Mask {
 
 /// Head widths for which kernels are compiled.
 pub const HEAD_DIMS: [usize; 5] = [16, 32, 64, 128, 256];
+/// Head widths that have a kernel for the forward pass alone, for encoders that are not trained.
+pub const FORWARD_HEAD_DIMS: [usize; 4] = [72, 80, 96, 192];
 
 /// Bound on the tokens of a call, so that a token's position plus a window fits into 32 bits.
 const MAX_LEN: u32 = 1 << 30;
@@ -135,9 +173,12 @@ impl Kernel {
     pub(crate) fn name(self) -> String {
         let pass = match self.pass {
             Pass::Forward => "forward",
+            Pass::ForwardWarpgroups => "forward_warpgroups",
             Pass::Prepare => "prepare",
+            Pass::PrepareFast => "prepare_fast",
             Pass::Keys => "backward_keys",
             Pass::KeysFast => "backward_keys_fast",
+            Pass::KeysWarpgroups => "backward_keys_warpgroups",
             Pass::Queries => "backward_queries",
             Pass::Finish => "finish",
         };
@@ -150,14 +191,20 @@ impl Kernel {
     }
 
     pub(crate) fn sums_atomically(self) -> bool {
-        self.pass == Pass::KeysFast
+        matches!(self.pass, Pass::KeysFast | Pass::KeysWarpgroups)
     }
 
     /// Columns of the outputs that one block owns, limited by its registers.
     fn slice(self) -> usize {
         match self.pass {
             Pass::Keys | Pass::KeysFast => self.head_dim.min(128),
-            Pass::Forward | Pass::Prepare | Pass::Queries | Pass::Finish => self.head_dim,
+            Pass::Forward
+            | Pass::ForwardWarpgroups
+            | Pass::Prepare
+            | Pass::PrepareFast
+            | Pass::KeysWarpgroups
+            | Pass::Queries
+            | Pass::Finish => self.head_dim,
         }
     }
 
@@ -192,30 +239,47 @@ impl Kernel {
         let (warps, fragments, tile_rows) = match (self.pass, self.head_dim) {
             (Pass::Forward, 256) if self.sight == Sight::Window => (8, 1, 16),
             (Pass::Forward, ..=64) => (4, 2, 64),
-            (Pass::Forward, 128) | (Pass::Queries, ..=64) => (8, 1, 64),
+            (Pass::Forward, ..=128) | (Pass::Queries, ..=64) => (8, 1, 64),
             (Pass::Forward | Pass::Queries, _) => (8, 1, 32),
             (Pass::Keys | Pass::KeysFast, _) => {
                 let shape = self.key_shape();
                 let fragments = shape.fragments as usize / shape.groups as usize;
                 (shape.warps, fragments, shape.queries)
             }
-            (Pass::Prepare | Pass::Finish, _) => (8, 1, 0),
+            (Pass::ForwardWarpgroups, _) => (warpgroup_forward::WARPS, 1, warpgroup_forward::ROWS),
+            (Pass::KeysWarpgroups, _) => (warpgroup_backward::WARPS, 1, warpgroup_backward::ROWS),
+            (Pass::Prepare | Pass::PrepareFast | Pass::Finish, _) => (8, 1, 0),
         };
         Tiling { warps, fragments, tile_rows }
     }
 
     pub(crate) fn emit(self, name: &str) -> Result<Source, CompileError> {
         let Tiling { warps, fragments, tile_rows } = self.tiling();
-        let e = Emit::new(warps * 32);
+        let blocks = match self.pass {
+            Pass::ForwardWarpgroups => warpgroup_forward::BLOCKS,
+            _ => 1,
+        };
+        let e = Emit::new(warps * 32).blocks(blocks);
         let (d, sight) = (offset(self.head_dim), self.sight);
         match self.pass {
             Pass::Forward => emit!(
                 e, name, AttentionForward: [q k v places out lse] [scale scale_log2 window query_heads kv_heads],
                 d, sight, warps, fragments, tile_rows,
             ),
-            Pass::Prepare => {
-                emit!(e, name, AttentionPrepare: [out d_out delta d_q] [rows], d / 8, true)
-            }
+            Pass::ForwardWarpgroups => emit!(
+                e, name, AttentionForwardWarpgroups: [q k v places out lse]
+                [scale scale_log2 window query_heads kv_heads],
+                sight,
+            ),
+            Pass::KeysWarpgroups => emit!(
+                e, name, AttentionBackwardWarpgroups: [q k v d_out lse delta places d_k d_v d_q]
+                [scale scale_log2 window query_heads kv_heads],
+                sight,
+            ),
+            Pass::Prepare | Pass::PrepareFast => emit!(
+                e, name, AttentionPrepare: [out d_out delta d_q] [rows],
+                d / 8, self.pass == Pass::PrepareFast,
+            ),
             Pass::Keys | Pass::KeysFast => emit!(
                 e, name, AttentionBackwardKeys: [q k v d_out lse delta places d_k d_v d_q]
                 [scale scale_log2 window query_heads kv_heads],
@@ -238,7 +302,8 @@ pub struct Heads {
     pub query: usize,
     /// Heads of k and v, called g: a divisor of `query`.
     pub key_value: usize,
-    /// Width of a head, called hd: one of [`HEAD_DIMS`].
+    /// Width of a head, called hd: one of [`HEAD_DIMS`] or, in the forward pass, of
+    /// [`FORWARD_HEAD_DIMS`].
     pub dim: usize,
 }
 
@@ -274,7 +339,7 @@ pub struct Forward<B> {
     pub k: B,
     /// Values, bf16 (n, g, hd).
     pub v: B,
-    /// Tile table, u32 (tiles, 4): [`places`] for the [`rows`] of [`Pass::Forward`].
+    /// Tile table, u32 (tiles, 4): [`places`] for the [`rows`] of [`Pass::forward`].
     pub places: B,
     /// Written: outputs, bf16 (n, h, hd).
     pub out: B,
@@ -294,11 +359,13 @@ pub fn forward<B: Copy>(
     heads: Heads,
     mask: Mask,
     scale: f32,
+    mode: Mode,
 ) -> Result<Vec<Launch<B>>> {
-    check_heads("attention::forward", n, heads, mask)?;
+    let dims = [&HEAD_DIMS[..], &FORWARD_HEAD_DIMS[..]].concat();
+    check_heads("attention::forward", n, heads, mask, &dims)?;
     let Forward { q, k, v, places, out, lse } = buffers;
     Ok(launch(
-        Pass::Forward,
+        Pass::forward(mode, heads.dim, mask),
         vec![q, k, v, places, out, lse],
         [tiles, heads.query],
         heads,
@@ -322,14 +389,15 @@ pub struct Backward<B> {
     pub lse: B,
     /// Gradient of the outputs, bf16 (n, h, hd).
     pub d_out: B,
-    /// Tile table, u32 (key tiles, 4): [`places`] for the [`rows`] of [`Pass::Keys`].
+    /// Tile table, u32 (key tiles, 4): [`places`] for the [`rows`] of [`Pass::keys`].
     pub key_places: B,
-    /// Tile table, u32 (query tiles, 4): [`places`] for the [`rows`] of [`Pass::Queries`]. Not read
-    /// in the fast mode.
+    /// Tile table, u32 (query tiles, 4): [`places`] for the [`rows`] of [`Pass::Queries`]. Read
+    /// only in the deterministic mode.
     pub query_places: B,
     /// Workspace for δ, f32 (n, h).
     pub delta: B,
-    /// Workspace in which the fast mode sums d_q, f32 (n, h, hd).
+    /// Workspace in which d_q is summed by atomics, f32 (n, h, hd). Empty in the deterministic
+    /// mode.
     pub sums: B,
     /// Written: gradient of q, bf16 (n, h, hd).
     pub d_q: B,
@@ -339,7 +407,7 @@ pub struct Backward<B> {
     pub d_v: B,
 }
 
-/// How the backward pass sums d_q.
+/// Which kernels compute attention, and how the backward pass sums d_q.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// Sums by f32 atomics during the pass over keys: five products per tile. The order of the
@@ -348,6 +416,16 @@ pub enum Mode {
     /// Sums in a separate pass over queries: seven products per tile, and the same bits in every
     /// run.
     Deterministic,
+    /// Like [`Self::Fast`], with products of warpgroups (`wgmma`) where kernels with them exist.
+    /// Only benchmarks and tests select it; it has not run on a GPU.
+    Warpgroups,
+}
+
+impl Mode {
+    /// Whether kernels with products of warpgroups compute this attention.
+    fn takes_warpgroups(self, head_dim: usize, mask: Mask) -> bool {
+        self == Self::Warpgroups && head_dim == 64 && !matches!(mask, Mask::Window(_))
+    }
 }
 
 /// Launches for the gradients of [`forward`] over `n` packed tokens in `[key_tiles, query_tiles]`
@@ -364,7 +442,12 @@ pub fn backward<B: Copy>(
     scale: f32,
     mode: Mode,
 ) -> Result<Vec<Launch<B>>> {
-    check_heads("attention::backward", n, heads, mask)?;
+    check_heads("attention::backward", n, heads, mask, &HEAD_DIMS)?;
+    if mode != Mode::Deterministic && n.saturating_mul(heads.query * heads.dim) >= 1 << 32 {
+        let needed = "elements of q must stay below 2^32 (32-bit offsets of f32 sums), except in \
+                      the deterministic mode";
+        return Err(check::value("attention::backward", "tokens", n.to_string(), needed));
+    }
     if n == 0 {
         return Ok(Vec::new());
     }
@@ -384,16 +467,21 @@ pub fn backward<B: Copy>(
     };
     let inputs = [q, k, v, d_out, lse, delta];
     let with = |rest: &[B]| [&inputs[..], rest].concat();
+    let prepare = match mode {
+        Mode::Deterministic => Pass::Prepare,
+        Mode::Fast | Mode::Warpgroups => Pass::PrepareFast,
+    };
     let mut launches = vec![simple(
-        Pass::Prepare,
+        prepare,
         vec![out, d_out, delta, sums],
         vec![Scalar::U32(offset(n * heads.query))],
     )];
     let keys = [key_tiles, heads.key_value];
     match mode {
-        Mode::Fast => {
+        Mode::Fast | Mode::Warpgroups => {
             let buffers = with(&[key_places, d_k, d_v, sums]);
-            launches.extend(launch(Pass::KeysFast, buffers, keys, heads, mask, scale));
+            let pass = Pass::keys(mode, heads.dim, mask);
+            launches.extend(launch(pass, buffers, keys, heads, mask, scale));
             let scalars = vec![Scalar::F32(scale), Scalar::U32(offset(chunks))];
             launches.push(simple(Pass::Finish, vec![sums, d_q], scalars));
         }
@@ -435,10 +523,18 @@ fn launch<B>(
     }]
 }
 
-fn check_heads(operation: &'static str, n: usize, heads: Heads, mask: Mask) -> Result<()> {
+fn check_heads(
+    operation: &'static str,
+    n: usize,
+    heads: Heads,
+    mask: Mask,
+    dims: &[usize],
+) -> Result<()> {
     let Heads { query, key_value, dim } = heads;
-    if !HEAD_DIMS.contains(&dim) {
-        let needed = "kernels exist for head widths 16, 32, 64, 128 and 256";
+    if !dims.contains(&dim) {
+        let mut dims = dims.to_vec();
+        dims.sort_unstable();
+        let needed = format!("kernels exist for head widths {dims:?}");
         return Err(check::value(operation, "head width", dim.to_string(), needed));
     }
     if key_value == 0

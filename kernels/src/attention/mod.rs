@@ -135,7 +135,9 @@ pub fn forward(
         Stream::Cuda(stream) => on_gpu!(stream, {
             let call = stream.call(NAME);
             let heads = dims.heads();
-            let rows = launch::rows(launch::Pass::Forward, heads.dim);
+            let mode = call.stream.cuda().attention_mode();
+            let pass = launch::Pass::forward(mode, heads.dim, mask);
+            let rows = launch::rows(pass, heads.dim);
             let places = lengths.places(call, rows)?;
             let buffers = launch::Forward {
                 q: call.at(q, "q", DType::Bf16)?,
@@ -146,7 +148,7 @@ pub fn forward(
                 lse: call.f32(lse, "lse")?,
             };
             let (n, tiles) = (q.shape()[0], places.shape()[0] / 4);
-            call.run(launch::forward(buffers, n, tiles, heads, mask, scale)?)?;
+            call.run(launch::forward(buffers, n, tiles, heads, mask, scale, mode)?)?;
         }),
     }
     Ok(())
@@ -205,12 +207,13 @@ pub fn backward(
             let call = stream.call(NAME);
             let heads = dims.heads();
             let n = q.shape()[0];
-            let tiles = |pass| lengths.places(call, launch::rows(pass, heads.dim));
-            let (key_tiles, query_tiles) =
-                (tiles(launch::Pass::Keys)?, tiles(launch::Pass::Queries)?);
             let mode = call.stream.cuda().attention_mode();
+            let tiles = |pass| lengths.places(call, launch::rows(pass, heads.dim));
+            let keys = launch::Pass::keys(mode, heads.dim, mask);
+            let (key_tiles, query_tiles) = (tiles(keys)?, tiles(launch::Pass::Queries)?);
             let delta = call.workspace(DType::F32, n * heads.query)?;
-            let sums = call.workspace(DType::F32, q.len())?;
+            let summed = if mode == launch::Mode::Deterministic { 0 } else { q.len() };
+            let sums = call.workspace(DType::F32, summed)?;
             let buffers = launch::Backward {
                 q: call.at(q, "q", DType::Bf16)?,
                 k: call.at(k, "k", DType::Bf16)?,

@@ -2,19 +2,38 @@
 
 use half::bf16;
 
-use super::launch::{Backward, Forward, Heads, Mode, Pass, backward, forward, places, rows};
+use super::launch::{
+    Backward, FORWARD_HEAD_DIMS, Forward, Heads, Mode, Pass, backward, forward, places, rows,
+};
 use super::reference::Inputs;
 use super::{Dims, Mask};
 use crate::compile::emulator::Emulator;
 use crate::testing::{assert_close, assert_differs, normal};
 use crate::{Device, Lengths};
 
+/// Buffers of launches that are only checked.
+const NOTHING: Backward<()> = Backward {
+    q: (),
+    k: (),
+    v: (),
+    out: (),
+    lse: (),
+    d_out: (),
+    key_places: (),
+    query_places: (),
+    delta: (),
+    sums: (),
+    d_q: (),
+    d_k: (),
+    d_v: (),
+};
+
 /// Query heads, key/value heads, head width, lengths and mask of one case.
 type Case = (usize, usize, usize, &'static [usize], Mask);
 
 /// Every width with every mask; full, partly full and skipped tiles; one token; empty sequences;
 /// grouped heads.
-const CASES: [Case; 12] = [
+const CASES: [Case; 17] = [
     (3, 3, 16, &[1, 0, 70], Mask::Full),
     (2, 1, 16, &[65, 130], Mask::Causal),
     (2, 1, 32, &[67, 9], Mask::Full),
@@ -27,7 +46,19 @@ const CASES: [Case; 12] = [
     (1, 1, 256, &[129, 17], Mask::Full),
     (3, 1, 256, &[40, 1], Mask::Causal),
     (3, 1, 256, &[100], Mask::Window(20)),
+    (2, 1, 72, &[65, 0, 133], Mask::Full),
+    (1, 1, 80, &[130, 1], Mask::Causal),
+    (3, 1, 96, &[70, 128], Mask::Full),
+    (2, 2, 96, &[90], Mask::Window(40)),
+    (1, 1, 192, &[67, 2], Mask::Full),
 ];
+
+/// `always`, and the mode with products of warpgroups where it has kernels of its own.
+fn modes(head_dim: usize, mask: Mask, always: &[Mode]) -> Vec<Mode> {
+    let keys = Pass::keys(Mode::Warpgroups, head_dim, mask);
+    let own = (keys == Pass::KeysWarpgroups).then_some(Mode::Warpgroups);
+    always.iter().copied().chain(own).collect()
+}
 
 fn rounded(seed: u64, len: usize) -> Vec<f32> {
     normal(seed, len).iter().map(|&x| bf16::from_f32(x).to_f32()).collect()
@@ -58,36 +89,38 @@ fn forward_matches_the_reference() {
         let inputs = Inputs { q: &q, k: &k, v: &v, lengths: &lengths, dims, mask, scale };
         let (want, want_lse) = inputs.forward();
 
-        let mut e = Emulator::default();
-        let tiles = places(&lengths, rows(Pass::Forward, head_dim));
-        let buffers = Forward {
-            q: e.bf16(&q),
-            k: e.bf16(&k),
-            v: e.bf16(&v),
-            places: upload(&mut e, &tiles),
-            out: e.poison_bf16(n * dims.q_width()),
-            lse: e.poison_f32(n * query_heads),
-        };
-        let heads = Heads { query: query_heads, key_value: kv_heads, dim: head_dim };
-        e.run(&forward(buffers, n, tiles.len() / 4, heads, mask, scale).unwrap());
-        // Probabilities are rounded to bf16 (2⁻⁹ each) before the product with v; v is below 5 and
-        // the probabilities sum to 1. The output is rounded once more.
-        let tolerance = 1.2e-2;
-        let (out, lse) = (e.read_bf16(buffers.out), e.read_f32(buffers.lse));
-        assert_close(&format!("out of case {number}"), &out, &want, tolerance);
-        // Products are exact in f32; their sums and the sums of exponentials are off by a few units
-        // in the last place of numbers below 16.
-        assert_close(&format!("lse of case {number}"), &lse, &want_lse, 1e-5);
-        if n > 1 {
-            let wrong = Inputs { scale: scale * 1.1, ..inputs }.forward();
-            assert_differs("another scale", &out, &wrong.0, tolerance);
-            assert_differs("another scale", &lse, &wrong.1, 1e-5);
+        for mode in modes(head_dim, mask, &[Mode::Fast]) {
+            let mut e = Emulator::default();
+            let tiles = places(&lengths, rows(Pass::forward(mode, head_dim, mask), head_dim));
+            let buffers = Forward {
+                q: e.bf16(&q),
+                k: e.bf16(&k),
+                v: e.bf16(&v),
+                places: upload(&mut e, &tiles),
+                out: e.poison_bf16(n * dims.q_width()),
+                lse: e.poison_f32(n * query_heads),
+            };
+            let heads = Heads { query: query_heads, key_value: kv_heads, dim: head_dim };
+            e.run(&forward(buffers, n, tiles.len() / 4, heads, mask, scale, mode).unwrap());
+            // Probabilities are rounded to bf16 (2⁻⁹ each) before the product with v; v is below 5
+            // and the probabilities sum to 1. The output is rounded once more.
+            let tolerance = 1.2e-2;
+            let (out, lse) = (e.read_bf16(buffers.out), e.read_f32(buffers.lse));
+            assert_close(&format!("out of case {number}, {mode:?}"), &out, &want, tolerance);
+            // Products are exact in f32; their sums and the sums of exponentials are off by a few
+            // units in the last place of numbers below 16.
+            assert_close(&format!("lse of case {number}, {mode:?}"), &lse, &want_lse, 1e-5);
+            if n > 1 {
+                let wrong = Inputs { scale: scale * 1.1, ..inputs }.forward();
+                assert_differs("another scale", &out, &wrong.0, tolerance);
+                assert_differs("another scale", &lse, &wrong.1, 1e-5);
+            }
         }
     }
 }
 
 #[test]
-fn backward_matches_the_reference_in_both_modes() {
+fn backward_matches_the_reference_in_every_mode() {
     for (number, (query_heads, kv_heads, head_dim, of, mask)) in CASES.into_iter().enumerate() {
         let lengths = lengths(of);
         let n = lengths.tokens();
@@ -100,9 +133,12 @@ fn backward_matches_the_reference_in_both_modes() {
         let want = inputs.backward(&d_out);
         let wrong = Inputs { scale: scale * 1.1, ..inputs }.backward(&d_out);
         let heads = Heads { query: query_heads, key_value: kv_heads, dim: head_dim };
-        for mode in [Mode::Fast, Mode::Deterministic] {
+        if FORWARD_HEAD_DIMS.contains(&head_dim) {
+            continue;
+        }
+        for mode in modes(head_dim, mask, &[Mode::Fast, Mode::Deterministic]) {
             let mut e = Emulator::default();
-            let key_tiles = places(&lengths, rows(Pass::Keys, head_dim));
+            let key_tiles = places(&lengths, rows(Pass::keys(mode, head_dim, mask), head_dim));
             let query_tiles = places(&lengths, rows(Pass::Queries, head_dim));
             let buffers = Backward {
                 q: e.bf16(&q),
@@ -114,7 +150,11 @@ fn backward_matches_the_reference_in_both_modes() {
                 key_places: upload(&mut e, &key_tiles),
                 query_places: upload(&mut e, &query_tiles),
                 delta: e.poison_f32(n * query_heads),
-                sums: e.poison_f32(n * dims.q_width()),
+                sums: e.poison_f32(if mode == Mode::Deterministic {
+                    0
+                } else {
+                    n * dims.q_width()
+                }),
                 d_q: e.poison_bf16(n * dims.q_width()),
                 d_k: e.poison_bf16(n * dims.kv_width()),
                 d_v: e.poison_bf16(n * dims.kv_width()),
@@ -141,4 +181,34 @@ fn backward_matches_the_reference_in_both_modes() {
 fn tolerance(want: &[f32]) -> f32 {
     let largest = want.iter().fold(0.0_f32, |m, x| m.max(x.abs()));
     largest.max(1.0) * 6.0 / 512.0
+}
+
+#[test]
+fn more_tokens_than_offsets_count_are_errors() {
+    let heads = Heads { query: 32, key_value: 8, dim: 64 };
+    let of = |n, mode| {
+        let buffers = NOTHING;
+        backward(buffers, n, [1, 1], heads, Mask::Full, 0.125, mode).is_ok()
+    };
+    let limit = (1 << 32) / (32 * 64);
+    for mode in [Mode::Fast, Mode::Warpgroups] {
+        assert_eq!([of(limit - 1, mode), of(limit, mode)], [true, false], "{mode:?}");
+    }
+    assert!(of(limit, Mode::Deterministic) && !of(8 * limit, Mode::Deterministic));
+}
+
+#[test]
+fn heads_of_encoders_that_are_not_trained_have_no_backward_pass_and_others_no_pass_at_all() {
+    let runs = |dim| {
+        let heads = Heads { query: 2, key_value: 2, dim };
+        let inputs = Forward { q: (), k: (), v: (), places: (), out: (), lse: () };
+        let gradients = NOTHING;
+        let mode = Mode::Deterministic;
+        let backward = backward(gradients, 9, [1, 1], heads, Mask::Full, 0.1, mode);
+        [forward(inputs, 9, 1, heads, Mask::Full, 0.1, mode).is_ok(), backward.is_ok()]
+    };
+    for dim in FORWARD_HEAD_DIMS {
+        assert_eq!(runs(dim), [true, false], "{dim}");
+    }
+    assert_eq!([runs(64), runs(88)], [[true, true], [false, false]]);
 }

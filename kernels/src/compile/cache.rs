@@ -5,7 +5,7 @@ use std::fs;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
 
-use super::nvrtc::{Compiled, OPTIONS};
+use super::nvrtc::Compiled;
 use super::{CompileError, Cubin, Instructions, Kernel, Nvrtc, Resources, Source};
 
 /// A folder of cubins that several processes may share. A file appears only when it is complete.
@@ -22,6 +22,17 @@ pub struct Compiler {
     architecture: String,
 }
 
+/// A kernel as machine code, and whether the cache held it or holds it now.
+#[derive(Debug)]
+pub struct Compilation {
+    /// The machine code.
+    pub cubin: Cubin,
+    /// Whether it came from the cache.
+    pub cached: bool,
+    /// Why it could not be stored in the cache. Every run then compiles it again.
+    pub not_stored: Option<CompileError>,
+}
+
 impl Cache {
     /// A cache in `folder`, which is created when the first cubin is stored.
     #[must_use]
@@ -33,26 +44,31 @@ impl Cache {
         result.map_err(|cause| CompileError::Io { path: path.to_owned(), cause })
     }
 
-    /// Reads one compilation, or returns `None` if the file is missing or damaged: a hash guards
-    /// cubin, PTX and log, and a damaged kernel is compiled again.
-    fn load(&self, key: &str) -> Result<Option<Compiled>, CompileError> {
-        let path = self.folder.join(key);
-        let bytes = match fs::read(&path) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            read => Self::io(&path, read)?,
-        };
-        Ok(decode(&bytes))
+    /// Reads one compilation, or returns `None` if the file is missing, cannot be read or is
+    /// damaged: a hash guards cubin, PTX and log, and the kernel is then compiled again.
+    fn load(&self, key: &str) -> Option<Compiled> {
+        decode(&fs::read(self.folder.join(key)).ok()?)
     }
 
-    fn store(&self, key: &str, compiled: &Compiled) -> Result<(), CompileError> {
+    /// Stores one compilation. A `usable` file that another process has stored meanwhile is kept:
+    /// on NFS, a process that reads it would fail if another file took its name.
+    fn store(
+        &self,
+        key: &str,
+        compiled: &Compiled,
+        usable: impl Fn(Compiled) -> bool,
+    ) -> Result<(), CompileError> {
         Self::io(&self.folder, fs::create_dir_all(&self.folder))?;
         let (path, part) = (self.folder.join(key), self.folder.join(temporary(key)));
-        let stored = Self::io(&part, fs::write(&part, encode(compiled)))
-            .and_then(|()| Self::io(&path, fs::rename(&part, &path)));
-        if stored.is_err() {
-            // Report the error of storing, not that of removing the partial file.
-            fs::remove_file(&part).ok();
-        }
+        let stored = Self::io(&part, fs::write(&part, encode(compiled))).and_then(|()| {
+            if fs::hard_link(&part, &path).is_ok() || self.load(key).is_some_and(usable) {
+                return Ok(());
+            }
+            // The file system has no hard links, or the file is damaged.
+            Self::io(&path, fs::rename(&part, &path))
+        });
+        // Report the error of storing, not that of removing the partial file.
+        fs::remove_file(&part).ok();
         stored
     }
 }
@@ -109,29 +125,29 @@ impl Compiler {
         &self.architecture
     }
 
-    /// The cubin of `kernel`, and whether it came from the cache.
+    /// The cubin of `kernel`, from the cache or compiled and then stored there.
     ///
     /// # Errors
-    /// If the kernel cannot be emitted or compiled, or the cache cannot be read or written. A
-    /// damaged file in the cache is not an error: the kernel is compiled again.
-    pub fn compile(&self, kernel: Kernel) -> Result<(Cubin, bool), CompileError> {
+    /// If the kernel cannot be emitted or compiled. A cache that cannot be read or written is not
+    /// an error: the kernel is compiled again.
+    pub fn compile(&self, kernel: Kernel) -> Result<Compilation, CompileError> {
         let source = kernel.source()?;
         let key = self.key(&source);
-        if let Some(cache) = &self.cache
-            && let Some(compiled) = cache.load(&key)?
-        {
-            return Ok((cubin(&source, compiled)?, true));
+        let load = |cache: &Cache| cubin(&source, cache.load(&key)?).ok();
+        if let Some(cubin) = self.cache.as_ref().and_then(load) {
+            return Ok(Compilation { cubin, cached: true, not_stored: None });
         }
         let compiled = self.nvrtc.compile(&source.name, &source.text, &self.architecture)?;
-        if let Some(cache) = &self.cache {
-            cache.store(&key, &compiled)?;
-        }
-        Ok((cubin(&source, compiled)?, false))
+        let cubin = cubin(&source, compiled.clone())?;
+        let usable = |stored| self::cubin(&source, stored).is_ok();
+        let store = |cache: &Cache| cache.store(&key, &compiled, usable).err();
+        let not_stored = self.cache.as_ref().and_then(store);
+        Ok(Compilation { cubin, cached: false, not_stored })
     }
 
     fn key(&self, source: &Source) -> String {
         let mut hash = blake3::Hasher::new();
-        let options = OPTIONS.join(" ");
+        let options = self.nvrtc.options().join(" ");
         for part in [&source.text, &self.architecture, &self.nvrtc.version(), &options] {
             hash.update(part.as_bytes());
             hash.update(&[0]);
@@ -177,13 +193,35 @@ mod tests {
                 scope.spawn(|| {
                     for round in 0..50 {
                         barrier.wait();
-                        cache.store(&format!("kernel-{round}"), &compiled("log")).unwrap();
+                        cache
+                            .store(&format!("kernel-{round}"), &compiled("log"), |_| true)
+                            .unwrap();
                     }
                 });
             }
         });
-        assert_eq!(cache.load("kernel-49").unwrap(), Some(compiled("log")));
+        assert_eq!(cache.load("kernel-49"), Some(compiled("log")));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 50, "no part is left");
+    }
+
+    #[test]
+    fn a_stored_kernel_stays_and_a_damaged_one_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let (cache, path) = (Cache::new(folder.path()), folder.path().join("kernel"));
+        let inode = || std::os::unix::fs::MetadataExt::ino(&fs::metadata(&path).unwrap());
+        let store = |log, usable| cache.store("kernel", &compiled(log), |_| usable).unwrap();
+        store("first", true);
+        let before = inode();
+        store("second", true);
+        assert_eq!((inode(), cache.load("kernel")), (before, Some(compiled("first"))));
+        fs::write(&path, "damaged").unwrap();
+        assert_eq!(cache.load("kernel"), None);
+        store("third", true);
+        assert_eq!(cache.load("kernel"), Some(compiled("third")));
+        // A whole file from which no kernel can be made.
+        store("fourth", false);
+        assert_eq!(cache.load("kernel"), Some(compiled("fourth")));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no part is left");
     }
 
     #[test]
@@ -198,7 +236,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         // A folder at the path of the file: the partial file is written but cannot be renamed.
         fs::create_dir(folder.path().join("kernel")).unwrap();
-        let error = Cache::new(folder.path()).store("kernel", &compiled("")).unwrap_err();
+        let error = Cache::new(folder.path()).store("kernel", &compiled(""), |_| true).unwrap_err();
         assert!(error.to_string().contains("kernel cache"), "{error}");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }

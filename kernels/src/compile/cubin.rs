@@ -35,6 +35,8 @@ pub struct Resources {
 pub struct Instructions {
     /// Tensor-core multiplications (`HMMA`: m16n8k16, bf16 operands, f32 sums).
     pub hmma: u32,
+    /// Tensor-core multiplications of a warpgroup (`HGMMA`: `wgmma`).
+    pub hgmma: u32,
     /// Loads of matrix fragments from shared memory: `ldmatrix` (`LDSM`).
     pub ldsm: u32,
     /// Asynchronous copies to shared memory: `cp.async` (`LDGSTS`).
@@ -81,6 +83,8 @@ impl Instructions {
             counts.all += 1;
             match low & 0xFFF {
                 0x23C => counts.hmma += 1,
+                // The left operand is in registers or in shared memory.
+                0xDF0 | 0x9F0 => counts.hgmma += 1,
                 0x83B => counts.ldsm += 1,
                 0xFAE => counts.ldgsts += 1,
                 // Bits 73 to 75 are the width; 6 means 128 bits.

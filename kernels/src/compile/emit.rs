@@ -102,12 +102,18 @@ static PROPERTIES: LazyLock<Arc<DeviceProperties>> = LazyLock::new(|| {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Emit {
     units: u32,
+    blocks: u32,
 }
 
 impl Emit {
     /// Emits kernels with one-dimensional blocks of `units` threads.
     pub(crate) fn new(units: u32) -> Self {
-        Self { units }
+        Self { units, blocks: 1 }
+    }
+
+    /// Limits the registers of a thread so that `blocks` blocks fit on a multiprocessor.
+    pub(crate) fn blocks(self, blocks: u32) -> Self {
+        Self { blocks, ..self }
     }
 
     /// The first argument of the constructor.
@@ -146,7 +152,9 @@ impl Emit {
             .map_err(|e| refuse(e.to_string()))?;
         let (text, arguments) = rename(&compiled.source, name)
             .ok_or_else(|| refuse("the source has no entry point".to_owned()))?;
-        let text = with_all_lanes(&text);
+        let text = self
+            .with_blocks(&with_all_lanes(&text))
+            .ok_or_else(|| refuse("the source has no launch bounds".to_owned()))?;
         let parameters = Parameters::read(&text, &arguments)
             .ok_or_else(|| refuse(format!("unknown form of parameters: {arguments}")))?;
         let shared_bytes = compiled.shared_memory_size;
@@ -156,6 +164,19 @@ impl Emit {
             )));
         }
         Ok(Source { name: name.to_owned(), text, units: self.units, shared_bytes, parameters })
+    }
+
+    /// Adds the number of blocks to the bounds of the launch. `None` if the text has no bounds.
+    fn with_blocks(self, text: &str) -> Option<String> {
+        let Self { units, blocks } = self;
+        let (threads, both) = (
+            format!("__launch_bounds__({units})"),
+            format!("__launch_bounds__({units}, {blocks})"),
+        );
+        match blocks {
+            1 => Some(text.to_owned()),
+            _ => text.contains(&threads).then(|| text.replace(&threads, &both)),
+        }
     }
 }
 
@@ -228,6 +249,27 @@ impl Parameters {
             }
         }
         Some(Self { buffers: buffers?, groups })
+    }
+
+    /// For each buffer the number of bytes of which its address must be a multiple: the size of an
+    /// element of the kernel, a scalar or a vector, up to the 16 bytes of the widest access.
+    #[must_use]
+    pub fn alignments(&self) -> Vec<u64> {
+        let bytes = |element: &String| {
+            let element = element.trim_end_matches(" const");
+            let vector = element
+                .rsplit_once('_')
+                .and_then(|(scalar, lanes)| lanes.parse::<u64>().ok().map(|lanes| (scalar, lanes)));
+            let (scalar, lanes) = vector.unwrap_or((element, 1));
+            let size = match scalar {
+                name if name.contains("8_t") => 1,
+                name if name.contains("16") => 2,
+                name if name.contains("64") || name == "double" => 8,
+                _ => 4,
+            };
+            (size * lanes).min(16)
+        };
+        self.buffers.iter().map(bytes).collect()
     }
 
     /// Size of the structure in bytes.

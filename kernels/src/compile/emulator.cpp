@@ -77,6 +77,107 @@ void ldmatrix(bool transposed, uint32_t* out[4], uint32_t address) {
     sync_warp();
 }
 
+// For each word of shared memory the thread that wrote it last, and how often this thread had
+// published before.
+struct Store { uint32_t thread, published; };
+static std::vector<Store> stores;
+static std::vector<uint32_t> published;  // one per thread
+constexpr uint32_t NOBODY = ~0u;
+static void stored(uint32_t at, uint32_t bytes) {
+    for (uint32_t word = at / 4; word < (at + bytes) / 4; word++)
+        stores[word] = {current->number, published[current->number]};
+}
+void publish() { published[current->number]++; }
+void store_shared(uint32_t to, uint32_t value) {
+    memcpy(shared_at(to, 4, 4), &value, 4);
+    stored(to, 4);
+}
+void store_shared_v4(uint32_t to, float a, float b, float c, float d) {
+    float values[4] = {a, b, c, d};
+    memcpy(shared_at(to, 16, 16), values, 16);
+    stored(to, 16);
+}
+
+// The operands of a product of four warps, and how far each thread is: 0, or fenced, or with
+// products that are not committed (2) or not waited for (3).
+struct Warpgroup { Barrier barrier; float a[64][16], b[16][256]; };
+struct Given { uint64_t a, b; uint32_t columns; bool a_turned, b_turned, shared, add; };
+static std::vector<Warpgroup> warpgroups;
+static std::vector<uint8_t> stages;
+static std::vector<Given> given;  // the operands of the last product of each thread
+static void sync_warpgroup() { arrive_and_wait(warpgroups[current->number / 128].barrier, 128); }
+void warpgroup_fence() {
+    if (stages[current->number] > 1) fail("a fence while products are pending");
+    stages[current->number] = 1;
+}
+void warpgroup_move() {
+    if (stages[current->number]) fail("a register is written between a fence and the end of its products");
+}
+void warpgroup_commit() {
+    if (stages[current->number] != 2) fail("a warpgroup commits no product");
+    stages[current->number] = 3;
+}
+void warpgroup_wait() {
+    if (stages[current->number] == 2) fail("a product is waited for before it is committed");
+    stages[current->number] = 0;
+}
+void warpgroup_end() {
+    if (stages[current->number] > 1) fail("a product is not waited for");
+}
+
+// Element of an operand in a tile with a swizzle of 128 bytes: `line` counts its rows (or columns,
+// of a right operand), k the terms of the sum.
+static float element(uint64_t descriptor, uint32_t line, uint32_t k, bool turned) {
+    uint32_t start = (uint32_t)(descriptor & 0x3FFF) << 4;
+    uint32_t leading = (uint32_t)(descriptor >> 16 & 0x3FFF) << 4, stride = (uint32_t)(descriptor >> 32 & 0x3FFF) << 4;
+    if (descriptor >> 62 != 1 || (descriptor >> 49 & 7)) fail("a descriptor has another layout than a swizzle of 128 bytes");
+    if (start % 1024 >= (turned ? 1u : 128u)) fail("a descriptor begins within a swizzled tile");
+    if (turned && line >= 64 && !leading) fail("a descriptor has no distance between groups of 64 columns");
+    uint32_t at = turned ? start + line / 64 * leading + k / 8 * stride + k % 8 * 128 + line % 64 * 2
+                         : start + line / 8 * stride + line % 8 * 128 + k * 2;
+    at ^= (at >> 7 & 7) << 4;
+    uint16_t value;
+    memcpy(&value, shared_at(at, 2, 2), 2);
+    const Store& store = stores[at / 4];
+    if (store.thread != NOBODY && published[store.thread] == store.published)
+        fail("a product reads shared memory that its writer has not published");
+    return bits((uint32_t)value << 16);
+}
+
+void multiply(uint32_t columns, float* const* d, Left a, uint64_t b, bool turned, bool add) {
+    uint8_t& stage = stages[current->number];
+    if (stage != 1 && stage != 2) fail("a product without a fence before it");
+    stage = 2;
+    Warpgroup& group = warpgroups[current->number / 128];
+    uint32_t row = warp() % 4 * 16 + lane() / 4, column = lane() % 4 * 2;
+    if (!a.shared)
+        for (uint32_t i = 0; i < 4; i++)
+            for (uint32_t e = 0; e < 2; e++)
+                group.a[row + i % 2 * 8][column + i / 2 * 8 + e] = e ? high(a.registers[i]) : low(a.registers[i]);
+    given[current->number] = {a.descriptor, b, columns, a.turned, turned, a.shared, add};
+    sync_warpgroup();
+    if (current->number % 128 == 0) {
+        for (uint32_t i = 1; i < 128; i++) {
+            const Given &own = given[current->number], &other = given[current->number + i];
+            if (own.a != other.a || own.b != other.b || own.columns != other.columns || own.shared != other.shared || own.add != other.add
+                || own.a_turned != other.a_turned || own.b_turned != other.b_turned)
+                fail("the threads of a warpgroup multiply different operands");
+        }
+        for (uint32_t k = 0; k < 16; k++) {
+            for (uint32_t n = 0; n < columns; n++) group.b[k][n] = element(b, n, k, turned);
+            if (a.shared) for (uint32_t m = 0; m < 64; m++) group.a[m][k] = element(a.descriptor, m, k, a.turned);
+        }
+    }
+    sync_warpgroup();
+    for (uint32_t i = 0; i < columns / 2; i++) {
+        uint32_t m = row + i / 2 % 2 * 8, n = i / 4 * 8 + column + i % 2;
+        float sum = 0;
+        for (uint32_t k = 0; k < 16; k++) sum += group.a[m][k] * group.b[k][n];
+        *d[i] = add ? *d[i] + sum : sum;
+    }
+    sync_warpgroup();
+}
+
 struct Copy { uint32_t to; const void* from; uint32_t bytes; };
 struct Copies { std::vector<Copy> open; std::vector<std::vector<Copy>> groups; };
 static std::vector<Copies> copies;  // one per thread
@@ -98,6 +199,7 @@ void cp_async_wait(int pending) {
             char* to = shared_at(copy.to, 16, 16);
             memset(to, 0, 16);
             memcpy(to, copy.from, copy.bytes);
+            stored(copy.to, 16);
         }
         groups.erase(groups.begin());
     }
@@ -112,14 +214,61 @@ static char* guarded(size_t bytes) {
     return memory + room - (bytes + 15) / 16 * 16;
 }
 
-// Runs every block. With `reversed`, the threads of a block take turns from the last to the first.
-static void launch(Dim3 grid, bool reversed) {
+static void resume(Fiber& fiber) {
+    if (fiber.done) return;
+    current = &fiber;
+    emu_switch(&scheduler, fiber.stack_pointer);
+    if (fiber.done) progress = true;
+}
+
+// One turn of all threads, from the first to the last.
+static void turn_in_step(uint32_t units) {
+    for (uint32_t i = 0; i < units; i++) resume(fibers[i]);
+}
+
+// Lets one warp continue until it waits for another one. Returns whether it continued at all.
+static bool run_warp(uint32_t warp) {
+    bool any = false;
+    do {
+        progress = false;
+        for (uint32_t lane = 32; lane-- > 0;) resume(fibers[warp * 32 + lane]);
+        any |= progress;
+    } while (progress);
+    return any;
+}
+
+// One turn of all warps, from the last to the first. Four warps, which may multiply together,
+// continue until they wait for others, and each of them until it waits for the other three. So each
+// is as far ahead as barriers let it be: what it overwrites too early, others still read, and what
+// it reads too early, others have not written.
+static void turn_ahead(uint32_t units) {
+    const uint32_t warps = units / 32;
+    bool any = false;
+    for (uint32_t end = warps; end > 0;) {
+        const uint32_t first = (end - 1) / 4 * 4;
+        bool continued;
+        do {
+            continued = false;
+            for (uint32_t warp = end; warp-- > first;) continued |= run_warp(warp);
+            any |= continued;
+        } while (continued);
+        end = first;
+    }
+    progress = any;
+}
+
+// Runs every block; `ahead` selects the order in which its threads take turns.
+static void launch(Dim3 grid, bool ahead) {
     const uint32_t units = UNITS;
     if (units % 32) { fprintf(stderr, "a block of %u threads is not a whole number of warps\n", units); _exit(3); }
     gridDim = grid;
     blockDim = {units, 1, 1};
     fibers.resize(units);
     copies.resize(units);
+    published.resize(units);
+    stages.resize(units);
+    given.resize(units);
+    warpgroups.resize((units + 127) / 128);
     slots = new Slot[units]();
     warp_barriers = new Barrier[units / 32];
     for (Fiber& fiber : fibers) fiber.stack = aligned_alloc(64, STACK_BYTES);
@@ -127,6 +276,7 @@ static void launch(Dim3 grid, bool reversed) {
     for (blockIdx.y = 0; blockIdx.y < grid.y; blockIdx.y++)
     for (blockIdx.x = 0; blockIdx.x < grid.x; blockIdx.x++) {
         memset(shared, 0xFF, shared_bytes);
+        stores.assign(SHARED_BYTES / 4, {NOBODY, 0});
         for (uint32_t i = 0; i < units; i++) {
             Fiber& fiber = fibers[i];
             fiber.index = {i, 0, 0};
@@ -141,16 +291,10 @@ static void launch(Dim3 grid, bool reversed) {
         }
         for (;;) {
             bool running = false;
-            progress = false;
-            for (uint32_t turn = 0; turn < units; turn++) {
-                Fiber& fiber = fibers[reversed ? units - 1 - turn : turn];
-                if (fiber.done) continue;
-                running = true;
-                current = &fiber;
-                emu_switch(&scheduler, fiber.stack_pointer);
-                if (fiber.done) progress = true;
-            }
+            for (const Fiber& fiber : fibers) running |= !fiber.done;
             if (!running) break;
+            progress = false;
+            if (ahead) turn_ahead(units); else turn_in_step(units);
             if (!progress) fail("threads wait at a barrier that others never reach");
         }
         if (block_barrier.arrived) fail("a thread ended before a barrier of its block");
@@ -171,7 +315,7 @@ static std::vector<char> file(const std::string& path) {
 }  // namespace emu
 
 // Arguments: the folder of the buffers and scalars, three numbers of blocks, the bytes of shared
-// memory, and 1 to let threads take turns from the last to the first.
+// memory, and 1 to let each warp run ahead of the others.
 int main(int, char** argv) {
     using namespace emu;
     std::string folder = std::string(argv[1]) + "/";

@@ -12,7 +12,7 @@
 #define __global__
 #define __device__
 #define __grid_constant__
-#define __launch_bounds__(n)
+#define __launch_bounds__(...)
 #define __align__(n) alignas(n)
 using std::max;
 using std::min;
@@ -101,16 +101,27 @@ template <int pending> inline void cp_async_wait() { cp_async_wait(pending); }
 inline void cvt_bf16x2(uint32_t& d, float upper, float lower) {
     d = (uint32_t)round_bf16(upper) << 16 | round_bf16(lower);
 }
-inline void store_shared(uint32_t to, uint32_t value) { memcpy(shared_at(to, 4, 4), &value, 4); }
-inline void store_shared_v4(uint32_t to, float a, float b, float c, float d) {
-    float values[4] = {a, b, c, d};
-    memcpy(shared_at(to, 16, 16), values, 16);
-}
+void store_shared(uint32_t to, uint32_t value);
+void store_shared_v4(uint32_t to, float a, float b, float c, float d);
 inline void load_shared_v4(float& a, float& b, float& c, float& d, uint32_t from) {
     float values[4];
     memcpy(values, shared_at(from, 16, 16), 16);
     a = values[0]; b = values[1]; c = values[2]; d = values[3];
 }
+// Products of a warpgroup. What a thread has stored in shared memory with `st.shared` or `cp.async`
+// may be read only after the thread's next `publish` (fence.proxy.async).
+void publish();
+void warpgroup_fence();
+void warpgroup_move();
+void warpgroup_commit();
+void warpgroup_wait();
+void warpgroup_end();
+struct Left { uint32_t registers[4]; uint64_t descriptor; bool turned, shared; };
+inline Left left(uint32_t a, uint32_t b, uint32_t c, uint32_t d) { return {{a, b, c, d}, 0, false, false}; }
+inline Left left(uint64_t descriptor, bool turned) { return {{}, descriptor, turned, true}; }
+// wgmma.mma_async m64nNk16, bf16 operands, f32 sums (PTX ISA, "Matrix Fragments for
+// wgmma.mma_async.m64nNk16" and "Shared Memory Matrix Layout"). `turned` operands are MN-major.
+void multiply(uint32_t columns, float* const* d, Left a, uint64_t b, bool turned, bool add);
 inline void ex2(float& d, float x) { d = exp2f(x); }
 inline void red_add(float* to, float x) { *to += x; }
 inline void red_add_v2(float* to, float x, float y) {

@@ -25,7 +25,7 @@ mod nvrtc;
 #[cfg(test)]
 mod tests;
 
-pub use cache::{Cache, Compiler};
+pub use cache::{Cache, Compilation, Compiler};
 pub use cubin::{Cubin, Instructions, Resources};
 pub(crate) use emit::{Emit, emit};
 pub use emit::{Group, Parameters, Source};
@@ -57,7 +57,7 @@ macro_rules! kernels {
                 }
             }
 
-            /// Whether the kernel adds to memory in an order that differs from run to run.
+            /// Whether the kernel adds to its last buffer in an order that differs from run to run.
             #[must_use]
             pub fn sums_atomically(self) -> bool {
                 match self {

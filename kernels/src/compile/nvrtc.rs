@@ -15,7 +15,7 @@ type Program = *mut c_void;
 
 /// Options of every compilation besides the architecture and the folders of headers. `-v` lists the
 /// resources of a kernel in the log.
-pub(super) const OPTIONS: [&str; 3] = ["--std=c++17", "--ptxas-options=-v", "--generate-line-info"];
+const OPTIONS: [&str; 3] = ["--std=c++17", "--ptxas-options=-v", "--generate-line-info"];
 
 /// The NVRTC library and the folders of the CUDA headers that it compiles with.
 #[derive(Debug)]
@@ -48,14 +48,16 @@ const NVRTC: Wanted = Wanted {
 };
 
 /// Folders of headers relative to the folder of NVRTC, for NVIDIA's wheels
-/// (`nvidia/cuda_nvrtc/lib`) and for a toolkit (`lib64`).
-const HEADERS: [&str; 8] = [
+/// (`nvidia/cuda_nvrtc/lib`), for a toolkit (`lib64`) and for Conda's packages (`lib`).
+const HEADERS: [&str; 10] = [
     "../../cuda_runtime/include",
     "../../cuda_cccl/include",
     "../../cuda_cccl/include/cccl",
     "../../cuda_nvcc/include",
     "../include",
     "../include/cccl",
+    "../targets/x86_64-linux/include",
+    "../targets/x86_64-linux/include/cccl",
     "/usr/local/cuda/include",
     "/usr/local/cuda/include/cccl",
 ];
@@ -68,7 +70,7 @@ impl Nvrtc {
     /// If NVRTC or the header is missing, or the library is not NVRTC. The message lists the files
     /// that were tried and says what to install.
     pub fn open(libraries: &Libraries) -> Result<Self, CompileError> {
-        let (library, path) = NVRTC.load(libraries.nvrtc.as_deref(), &libraries.packages)?;
+        let (library, path) = NVRTC.load(libraries.nvrtc.as_deref(), libraries)?;
         let builtins = open_builtins(&path)?;
         let folders: Vec<PathBuf> = match &libraries.include {
             Some(folder) => vec![folder.to_owned(), folder.join("cccl")],
@@ -102,6 +104,14 @@ impl Nvrtc {
     #[must_use]
     pub fn version(&self) -> String {
         format!("{}.{}", self.version.0, self.version.1)
+    }
+
+    /// Options of every compilation besides the architecture and the folders of headers. Since
+    /// version 12.9, NVRTC asks the driver's cache for machine code. With a cubin of the cache the
+    /// log says nothing of resources, so that cache, which all ranks would share, is left out.
+    pub(super) fn options(&self) -> Vec<&'static str> {
+        let no_cache = (self.version >= (12, 9)).then_some("--no-cache");
+        OPTIONS.into_iter().chain(no_cache).collect()
     }
 
     /// Compute capabilities that this NVRTC supports, such as 90.
@@ -138,7 +148,7 @@ impl Nvrtc {
         };
         let source = CString::new(text).map_err(nul)?;
         let mut options = vec![format!("--gpu-architecture={architecture}")];
-        options.extend(OPTIONS.map(str::to_owned));
+        options.extend(self.options().into_iter().map(str::to_owned));
         options.extend(self.include.iter().map(|f| format!("--include-path={}", f.display())));
         let options: Vec<CString> =
             options.into_iter().map(CString::new).collect::<Result<_, _>>().map_err(nul)?;

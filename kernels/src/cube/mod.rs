@@ -6,6 +6,8 @@
 
 mod reduce;
 mod tile;
+mod warpgroup;
 
 pub(crate) use reduce::*;
 pub(crate) use tile::*;
+pub(crate) use warpgroup::*;

@@ -1,8 +1,7 @@
 //! The tensor-core tile in inline PTX: `ldmatrix`, `mma.sync` m16n8k16 on bf16 with f32 sums, and
 //! `cp.async` into shared memory.
 //!
-//! Each instruction has one function here, so another tile multiplication (wgmma) replaces these
-//! functions and leaves the kernels alone. A tile in shared memory consists of rows of 16-byte
+//! Each instruction has one function here. A tile in shared memory consists of rows of 16-byte
 //! chunks of eight bf16 each; [`swizzled`] spreads a column of chunks over all banks. "16 rows from
 //! `row`" means rows `row` to `row + 15`.
 
@@ -28,7 +27,8 @@ pub(crate) fn multiply_pair(a: Packed4, b: Packed4, sums: &mut Array<Sums>, #[co
     sums[at + 1] = multiply(a, b.extract(2usize), b.extract(3usize), sums[at + 1]);
 }
 
-/// a·b + c. The right operand is `b0` (rows 0 to 7 of its 16) and `b1` (rows 8 to 15).
+/// a·b + c. The right operand is `b0` (rows 0 to 7 of its 16) and `b1` (rows 8 to 15). The compiler
+/// may not move the product into a branch that only some lanes take.
 #[cube]
 fn multiply(a: Packed4, b0: u32, b1: u32, c: Sums) -> Sums {
     let d: Sums;
@@ -37,7 +37,7 @@ fn multiply(a: Packed4, b0: u32, b1: u32, c: Sums) -> Sums {
         a0 = in(_) a.extract(0usize), a1 = in(_) a.extract(1usize), a2 = in(_) a.extract(2usize), a3 = in(_) a.extract(3usize),
         b0 = in(_) u32::reinterpret(b0), b1 = in(_) u32::reinterpret(b1),
         c0 = in(_) c.extract(0usize), c1 = in(_) c.extract(1usize), c2 = in(_) c.extract(2usize), c3 = in(_) c.extract(3usize),
-        d = out(_) d, options(pure, nomem)
+        d = out(_) d, options(nomem)
     );
     d
 }

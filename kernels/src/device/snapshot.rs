@@ -98,7 +98,7 @@ mod tests {
     #[cfg(feature = "cuda")]
     use crate::device::cuda::Cuda;
     use crate::testing::normal;
-    use crate::{Device, Tensor, copy};
+    use crate::{DType, Device, Tensor, copy};
 
     fn devices() -> Vec<Device> {
         vec![
@@ -123,6 +123,15 @@ mod tests {
             assert!(snapshot.values().unwrap() == before);
             snapshot.take(tensor.view()).unwrap();
             assert!(snapshot.values().unwrap() != before);
+        }
+    }
+
+    #[test]
+    fn a_rank_without_parameters_of_its_own_takes_empty_snapshots() {
+        for device in devices() {
+            let mut snapshot = Snapshot::new(device, 0).unwrap();
+            snapshot.take(Tensor::zeros(device, DType::F32, &[0]).unwrap().view()).unwrap();
+            assert!(snapshot.values().unwrap().is_empty());
         }
     }
 

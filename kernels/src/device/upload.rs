@@ -79,8 +79,6 @@ impl Upload {
                 let stream = from.device.compute_stream();
                 copy::copy(&stream, View::from_u8(bytes, &[bytes.len()]), tensor.view_mut())?;
             }
-            // A batch of texts has no frames.
-            Memory::Cuda(_) if from.bytes == 0 => {}
             Memory::Cuda(memory) => {
                 let copies = memory.stream(Lane::Copy);
                 copies.wait_for(memory.stream(Lane::Compute))?;
@@ -142,6 +140,19 @@ mod tests {
             }
             for (value, tensor) in arrived {
                 assert_eq!(bytes_of(&tensor, device), vec![value; 3 * 70_001]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_batch_of_texts_has_no_frames_to_upload() {
+        for device in devices() {
+            let mut buffer = UploadBuffer::new(device, 0).unwrap();
+            for _ in 0..2 {
+                assert_eq!(buffer.bytes_mut().unwrap().len(), 0);
+                let (tensor, from) = Upload::begin(buffer, &[3, 0]).unwrap().arrive().unwrap();
+                assert_eq!(tensor.shape(), [3, 0]);
+                buffer = from;
             }
         }
     }

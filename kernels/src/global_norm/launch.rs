@@ -1,7 +1,7 @@
 //! The kernels of the global norm and their launches.
 //!
 //! Floor: memory, 4 bytes per parameter once (AdamW then reads the gradient again, 4 of its 30
-//! bytes per parameter). Two blocks per multiprocessor walk over the range with four numbers per
+//! bytes per parameter). Eight blocks per multiprocessor walk over the range with four numbers per
 //! load. Every block writes one partial sum, and one block adds the partial sums of all ranges in
 //! order. Factor and flag stay on the device, where AdamW reads them. Without atomics, every run
 //! gives the same bits.
@@ -13,8 +13,9 @@ use crate::{Result, check};
 
 /// Threads per block. CubeCL calls a thread a unit and a block a cube.
 const UNITS: usize = 256;
-/// Largest number of blocks that share a range: two for each of 132 multiprocessors.
-const CUBES: usize = 264;
+/// Largest number of blocks that share a range: eight for each of 132 multiprocessors, whose loads
+/// in flight cover the latency of memory.
+const CUBES: usize = 1056;
 
 /// Key of a kernel: everything that determines its code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -12,13 +12,13 @@
 //! Tiling: a block multiplies 128 rows by 128 columns, in eight warps of 32×64 each, over slices of
 //! 64 elements of the embedding that `cp.async` loads in three stages. A warp needs 6 `ldmatrix`
 //! for 16 products, and the stages take 96 kB of shared memory, so two blocks fit on a
-//! multiprocessor. Statistics keep a running maximum and sum per row in registers over the column
-//! tiles of a block's split. The two column halves of a tile count as separate splits, so warps
-//! exchange nothing before the last kernel, which merges a row's splits. The gradient turns a tile
-//! of scores into w = (exp(s − r) + exp(s − c)) / 2 − δ in bf16, one strip of rows at a time (a
-//! bounded strip keeps memory at O(B·e)). A product of strip and embeddings, split over columns if
-//! rows are few, makes d_rows. Splits are added in their order: no atomics, and the same bits in
-//! every run.
+//! multiprocessor (one for masked statistics, which need more registers). Statistics keep a running
+//! maximum and sum per row in registers over the column tiles of a block's split. The two column
+//! halves of a tile count as separate splits, so warps exchange nothing before the last kernel,
+//! which merges a row's splits. The gradient turns a tile of scores into w = (exp(s − r) + exp(s −
+//! c)) / 2 − δ in bf16, one strip of rows at a time (a bounded strip keeps memory at O(B·e)). A
+//! product of strip and embeddings, split over columns if rows are few, makes d_rows. Splits are
+//! added in their order: no atomics, and the same bits in every run.
 //!
 //! Considered: one kernel that keeps d_rows in registers beside recomputed scores, as attention
 //! does. A row of 1,536 sums leaves room for 32 rows per block, which reads the embeddings four
@@ -128,7 +128,18 @@ impl Kernel {
             Self::Merge | Self::Finish | Self::ScaleGradient | Self::Loss => offset(THREADS),
             Self::StripStatistics { .. } | Self::StripWeights { .. } => strips::THREADS,
         };
-        let e = Emit::new(threads);
+        let blocks = match self {
+            Self::Statistics { masked: false } | Self::Weights { .. } | Self::Product => 2,
+            // With half of the registers they would spill.
+            Self::Statistics { masked: true } => 1,
+            Self::Merge
+            | Self::Finish
+            | Self::ScaleGradient
+            | Self::Loss
+            | Self::StripStatistics { .. }
+            | Self::StripWeights { .. } => 1,
+        };
+        let e = Emit::new(threads).blocks(blocks);
         match self {
             Self::Statistics { masked } => emit!(
                 e, name, NceStatistics: [rows all alpha row_hashes all_hashes maxima totals diagonal]

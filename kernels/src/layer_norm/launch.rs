@@ -31,7 +31,7 @@ const WARPS: usize = 8;
 /// Blocks that share the rows of a backward pass: two for each of 132 multiprocessors.
 const BLOCKS: usize = 264;
 /// Elements of the widest row that a warp's registers hold.
-const MAX_WIDTH: usize = 4096;
+pub const MAX_WIDTH: usize = 4096;
 
 /// Parameters that select one compiled kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -152,7 +152,7 @@ pub fn forward<B: Copy>(
     width: usize,
     eps: f32,
 ) -> Result<Vec<Launch<B>>> {
-    check_size("norm::forward", n, width)?;
+    check_size("norm::forward", n, width, element)?;
     if n == 0 || width == 0 {
         return Ok(Vec::new());
     }
@@ -208,7 +208,7 @@ pub fn backward<B: Copy>(
     width: usize,
     write: Write,
 ) -> Result<Vec<Launch<B>>> {
-    check_size("norm::backward", n, width)?;
+    check_size("norm::backward", n, width, element)?;
     if n == 0 || width == 0 {
         return Ok(Vec::new());
     }
@@ -232,14 +232,10 @@ pub fn backward<B: Copy>(
     Ok(launches)
 }
 
-fn check_size(operation: &'static str, n: usize, width: usize) -> Result<()> {
+fn check_size(operation: &'static str, n: usize, width: usize, element: Element) -> Result<()> {
     if width > MAX_WIDTH {
         let needed = "rows may be at most 4096 elements wide: a warp keeps a row in its registers";
         return Err(check::value(operation, "width", width.to_string(), needed));
     }
-    if n.saturating_mul(width) >= 1 << 32 {
-        let needed = "rows times width must stay below 2^32 (32-bit offsets)";
-        return Err(check::value(operation, "rows", n.to_string(), needed));
-    }
-    Ok(())
+    check::numbered(operation, "rows", n, width / element.lanes(width))
 }

@@ -30,7 +30,8 @@ fn compile(file: &Path, number: i32, needed: &[&Path]) {
 
 /// Path of the file that the search finds and loads.
 fn find(path: Option<&Path>, packages: &[PathBuf]) -> Result<PathBuf, LibraryError> {
-    STUB.load(path, packages).map(|(_, file)| file)
+    let libraries = Libraries { packages: packages.to_vec(), ..Libraries::default() };
+    STUB.load(path, &libraries).map(|(_, file)| file)
 }
 
 #[test]
@@ -48,6 +49,22 @@ fn wheels_are_searched_in_the_order_of_packages_folders_and_names() {
     for place in &places {
         compile(place, 1, &[]);
         assert_eq!(find(None, &packages).unwrap(), *place);
+    }
+}
+
+#[test]
+fn toolkits_of_modules_and_of_conda_are_searched_after_wheels() {
+    let folder = tempfile::tempdir().unwrap();
+    let libraries = Libraries::of(|name| match name {
+        "CUDA_HOME" | "CONDA_PREFIX" => Some(folder.path().join(name).display().to_string()),
+        _ => None,
+    });
+    let find = || STUB.load(None, &libraries).map(|(_, file)| file);
+    assert!(find().is_err());
+    for lib in ["CONDA_PREFIX/lib", "CUDA_HOME/lib64"] {
+        let file = folder.path().join(lib).join("libvljepastub.so.12");
+        compile(&file, 1, &[]);
+        assert_eq!(find().unwrap(), file);
     }
 }
 

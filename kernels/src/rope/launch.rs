@@ -195,17 +195,18 @@ fn launch_parts<B: Copy>(
     element: Element,
     n: usize,
 ) -> Result<Vec<Launch<B>>> {
-    check_size(operation, n, heads.width(), heads.dim)?;
+    check_even(operation, heads.dim)?;
+    let pairing = rotation.map_or(Pairing::Half, |r| r.pairing);
+    let kernel = Kernel { pass, pairing, element };
+    check::numbered(operation, "tokens", n, heads.width() / kernel.lanes())?;
     if n == 0 {
         return Ok(Vec::new());
     }
     let Parts { qkv, parts: [q, k, v] } = buffers;
-    let pairing = rotation.map_or(Pairing::Half, |r| r.pairing);
     // Without a rotation the kernel reads none of these three, so any buffer that it does not write
     // will do.
     let unread = if matches!(pass, Pass::Merge { .. }) { q } else { qkv };
     let [cos, sin, positions] = rotation.map_or([unread; 3], |r| [r.cos, r.sin, r.positions]);
-    let kernel = Kernel { pass, pairing, element };
     let count = n * (heads.query + 2 * heads.key_value) * kernel.shares();
     Ok(vec![Launch {
         kernel: compile::Kernel::Rope(kernel),
@@ -226,12 +227,13 @@ pub fn rotate<B: Copy>(
     element: Element,
     [n, heads, dim]: [usize; 3],
 ) -> Result<Vec<Launch<B>>> {
-    check_size("rope::rotate", n, heads * dim, dim)?;
+    check_even("rope::rotate", dim)?;
+    let Rotation { cos, sin, positions, pairing } = rotation;
+    let kernel = Kernel { pass: Pass::Rotate { dim, transposed }, pairing, element };
+    check::numbered("rope::rotate", "tokens", n, heads * dim / kernel.lanes())?;
     if n * heads == 0 {
         return Ok(Vec::new());
     }
-    let Rotation { cos, sin, positions, pairing } = rotation;
-    let kernel = Kernel { pass: Pass::Rotate { dim, transposed }, pairing, element };
     let count = n * heads * kernel.shares();
     Ok(vec![Launch {
         kernel: compile::Kernel::Rope(kernel),
@@ -241,15 +243,10 @@ pub fn rotate<B: Copy>(
     }])
 }
 
-fn check_size(operation: &'static str, n: usize, width: usize, dim: usize) -> Result<()> {
+fn check_even(operation: &'static str, dim: usize) -> Result<()> {
     if dim == 0 || !dim.is_multiple_of(2) {
         let needed = "the head width must be even, because elements are rotated in pairs";
         return Err(check::value(operation, "head_dim", dim.to_string(), needed));
-    }
-    if n.saturating_mul(width) >= 1 << 32 {
-        let needed =
-            format!("tokens times a width of {width} must stay below 2^32 (32-bit offsets)");
-        return Err(check::value(operation, "tokens", n.to_string(), needed));
     }
     Ok(())
 }

@@ -13,10 +13,6 @@ use crate::layers::{Activation, Head, Linear, Mlp, Norm, Pooling};
 use crate::parameters::root;
 use crate::{Context, Group, LayoutBuilder, Parameters, Weight};
 
-/// Heads of the attention pooling in all sizes of PE-core (`attn_pooler_heads` in
-/// `core/vision_encoder/config.py` of facebookresearch/perception_models).
-const PE_POOLING_HEADS: usize = 8;
-
 /// Hidden width of the MLP of PE-core's attention pooling, in units of the width of a token
 /// (`mlp_ratio` of `AttentionPooling` in `core/vision_encoder/pe.py`).
 const PE_POOLING_MLP: usize = 4;
@@ -99,7 +95,7 @@ impl ImageHead {
             XEncoder::Pe(keys) => {
                 let form = Form {
                     hidden,
-                    heads: PE_POOLING_HEADS,
+                    heads: schema::Pe::POOLING_HEADS,
                     intermediate: PE_POOLING_MLP * hidden,
                     eps: keys.layer_norm_eps,
                     activation: activation::Activation::Gelu,

@@ -26,7 +26,7 @@ fn cubins() -> Vec<Cubin> {
     let cache = std::env::temp_dir().join("vljepa-test-cubins");
     let compiler = Compiler::new(nvrtc, "sm_90a", Some(Cache::new(&cache)));
     let compiled = compile(&compiler, &keys(&recipes()).unwrap()).unwrap();
-    compiled.into_iter().map(|(cubin, _)| cubin).collect()
+    compiled.into_iter().map(|kernel| kernel.cubin).collect()
 }
 
 #[test]

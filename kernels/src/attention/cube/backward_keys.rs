@@ -29,14 +29,18 @@
 //! With a window, half of V is loaded for each strip (56 `ldmatrix`). dS·K gives each warp 32
 //! queries by 32 columns, from 32 `ldmatrix`; 16 queries by 64 columns took 40.
 
-#![expect(clippy::cast_possible_truncation, reason = "compile-time tile counts fit `u32`")]
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::too_many_lines,
+    reason = "compile-time tile counts fit `u32`, and a kernel is one function"
+)]
 
 mod products;
 
 use cubecl::prelude::*;
 
 use super::{
-    HeadRows, Sight, TileEntry, end_seen, first_seen, load_statistics, load_tile, pitch, store_rows,
+    HeadRows, Sight, TileEntry, end_seen, first_seen, load_queries, load_tile, pitch, store_rows,
 };
 use crate::cube::{Chunk, Packed4, Sums, copies_commit, copies_wait, shared_address};
 use products::{add_d_queries, add_groups, add_product, hold, store_d_scores, strip_gradient};
@@ -205,17 +209,21 @@ pub(crate) fn attention_backward_keys(
     load_tile(v, value_at, &keys_of_head, first, keys, chunks, units);
     let mut head = kv_head * heads;
     let queries_of_head = HeadRows { start, len, heads: query_heads, head };
-    load_tile(q, queries_at, &queries_of_head, begin, queries, chunks, units);
-    load_tile(d_out, d_outs_at, &queries_of_head, begin, queries, chunks, units);
-    load_statistics(
+    load_queries(
+        q,
+        d_out,
         lse,
         delta,
+        queries_at,
+        d_outs_at,
         &mut tile_lse,
         &mut tile_delta,
         0u32,
         &queries_of_head,
         begin,
         queries,
+        chunks,
+        units,
     );
     copies_commit();
 
@@ -246,20 +254,22 @@ pub(crate) fn attention_backward_keys(
         if next_head < head_end {
             let other = 1 - stage;
             let to = other * comptime!(shape.stage_bytes());
-            let (q_at, d_out_at) = (queries_at + to, d_outs_at + to);
             let next_of_head = HeadRows { start, len, heads: query_heads, head: next_head };
-            load_tile(q, q_at, &next_of_head, next, queries, chunks, units);
-            load_tile(d_out, d_out_at, &next_of_head, next, queries, chunks, units);
-            let to = other * queries;
-            load_statistics(
+            load_queries(
+                q,
+                d_out,
                 lse,
                 delta,
+                queries_at + to,
+                d_outs_at + to,
                 &mut tile_lse,
                 &mut tile_delta,
-                to,
+                other * queries,
                 &next_of_head,
                 next,
                 queries,
+                chunks,
+                units,
             );
         }
         copies_commit();

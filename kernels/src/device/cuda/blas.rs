@@ -23,7 +23,7 @@ pub struct Product {
     pub right: Region,
     /// Whether `right` is stored as (columns × inner).
     pub right_transposed: bool,
-    /// Vector added to every row, bf16 (columns).
+    /// Vector added to every row, bf16 (columns). The output is then bf16 too.
     pub bias: Option<Region>,
     /// Memory of the result (rows × columns).
     pub out: Region,

@@ -10,13 +10,16 @@ use std::path::PathBuf;
 use std::ptr::{from_ref, null_mut};
 
 use super::algorithms::{Shape, Words};
-use super::{Product, failed};
+use super::{Product, Region, failed};
 use crate::compile::Element;
 use crate::library::{Libraries, LibraryError, Wanted};
 use crate::{KernelError, Result};
 
 /// Size of the workspace of each stream in bytes: NVIDIA's recommendation for Hopper.
 pub(super) const WORKSPACE_BYTES: usize = 32 << 20;
+/// Bytes of the zeros that replace a bias while a product is timed: 131,072 columns, more than any
+/// layer with a bias has.
+pub(super) const ZERO_BYTES: usize = 256 << 10;
 
 /// CUDA 12 is preferred: it also works with drivers that do not support CUDA 13.
 const CUBLASLT: Wanted = Wanted {
@@ -170,7 +173,7 @@ impl Blas {
     }
 
     fn load(libraries: &Libraries) -> Result<Self, LibraryError> {
-        let (library, path) = CUBLASLT.load(libraries.cublaslt.as_deref(), &libraries.packages)?;
+        let (library, path) = CUBLASLT.load(libraries.cublaslt.as_deref(), libraries)?;
         let functions =
             Functions::load(&library).map_err(|message| CUBLASLT.unusable(&path, message))?;
         Ok(Self { functions, path, handle: null_mut(), _library: library })
@@ -348,13 +351,18 @@ impl<'a> Matmul<'a> {
     /// The product for timing, and the scale of its sums. Timing computes into the product's own
     /// output. If the product overwrites its output, the timed runs may overwrite it first. If the
     /// output is also the addend, it must keep its value: the sums are scaled by [`NEGLIGIBLE`],
-    /// and the bias, which is not scaled, is omitted.
+    /// and the bias, which is not scaled, is read from `zeros`, the address of [`ZERO_BYTES`]
+    /// zeros. A longer bias is left out.
     ///
     /// # Errors
-    /// If cuBLASLt refuses the product without its bias.
-    pub(super) fn timed(&self) -> Result<(Self, f32)> {
+    /// If cuBLASLt refuses the product.
+    pub(super) fn timed(&self, zeros: u64) -> Result<(Self, f32)> {
         let in_place = self.product.addend == Some(self.product.out);
-        let bias = self.product.bias.filter(|_| !in_place);
+        let bias = self.product.bias.map(|bias| match in_place {
+            true => Region { address: zeros, ..bias },
+            false => bias,
+        });
+        let bias = bias.filter(|bias| !in_place || bias.bytes <= ZERO_BYTES);
         let timed = Self::new(self.blas, &Product { bias, ..self.product })?;
         Ok((timed, if in_place { NEGLIGIBLE } else { 1.0 }))
     }

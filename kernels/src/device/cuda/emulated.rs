@@ -35,8 +35,8 @@ pub(crate) fn test_gpu_number() -> Option<usize> {
 
 /// The GPU of [`test_gpu_number`], opened once for each mode.
 pub(crate) fn test_gpu(attention: Mode) -> Option<&'static Cuda> {
-    static OPENED: [OnceLock<Option<&'static Cuda>>; 2] = [OnceLock::new(), OnceLock::new()];
-    *OPENED[usize::from(attention == Mode::Fast)].get_or_init(|| open_test_gpu(attention))
+    static OPENED: [OnceLock<Option<&'static Cuda>>; 3] = [const { OnceLock::new() }; 3];
+    *OPENED[attention as usize].get_or_init(|| open_test_gpu(attention))
 }
 
 /// The GPU of [`test_gpu_number`], opened again with its own streams and trace. It reads cubins

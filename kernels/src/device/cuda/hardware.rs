@@ -8,21 +8,21 @@
 
 mod event;
 mod page_locked;
+mod products;
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
-use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use cudarc::driver::result::{self as cu, DriverError};
 use cudarc::driver::sys as cu_sys;
 
 use super::address_space::AddressSpace;
-use super::algorithms::{Algorithms, Shape, Words};
-use super::cublaslt::{Blas, Matmul, WORKSPACE_BYTES};
+use super::algorithms::Algorithms;
+use super::cublaslt::{Blas, WORKSPACE_BYTES, ZERO_BYTES};
 use super::heap::PAGE_BYTES;
-use super::{Lane, Product, Region, Span, failed};
-use crate::compile::{Compiler, Kernel, Launch, pack};
+use super::{Lane, Region, Span, failed};
+use crate::compile::{Compilation, Compiler, Kernel, Launch, pack};
 use crate::library::Libraries;
 use crate::{KernelError, Result};
 pub(super) use event::Event;
@@ -47,6 +47,8 @@ pub(super) struct Hardware {
     base: u64,
     staging: Mutex<Staging>,
     blas: Blas,
+    /// Address of [`ZERO_BYTES`] zeros.
+    zeros: u64,
     compiler: Compiler,
     functions: Mutex<HashMap<Kernel, Function>>,
     algorithms: Mutex<Algorithms>,
@@ -152,7 +154,13 @@ impl Hardware {
         let [compute, copy, communicate] = Lane::ALL.map(|_| Queue::new());
         let streams = [compute?, copy?, communicate?];
         let blas = Blas::open(libraries)?;
-        let (functions, algorithms) = (Mutex::default(), Mutex::default());
+        // SAFETY: the memory is written below and never freed.
+        let zeros = unsafe { cu::malloc_sync(ZERO_BYTES) }
+            .map_err(driver("cuMemAlloc", "see what else runs on the GPU with nvidia-smi"))?;
+        // SAFETY: that many bytes were just allocated.
+        unsafe { cu::memset_d8_sync(zeros, 0, ZERO_BYTES) }
+            .map_err(driver("cuMemsetD8", ASYNC_HINT))?;
+        let (functions, algorithms) = (Mutex::default(), Mutex::new(Algorithms::new(timed)));
         let (staging, trace) = (Mutex::default(), Mutex::default());
         Ok(Self {
             ordinal,
@@ -163,6 +171,7 @@ impl Hardware {
             base,
             staging,
             blas,
+            zeros,
             compiler,
             functions,
             algorithms,
@@ -430,10 +439,18 @@ impl Hardware {
             return Ok(*function);
         }
         let hint = "`vljepa-worker compile RECIPE` compiles the kernels of a recipe ahead of a run";
-        let (cubin, _) = self
+        let Compilation { cubin, not_stored, .. } = self
             .compiler
             .compile(kernel)
             .map_err(|error| failed("compiling a kernel", error.to_string(), hint))?;
+        if let Some(error) = not_stored {
+            tracing::warn!("kernel {} is compiled in every run: {error}", cubin.name);
+        }
+        if cubin.resources.spills > 0 {
+            let (name, version) = (&cubin.name, self.compiler.nvrtc().version());
+            let bytes = cubin.resources.spills;
+            tracing::warn!("kernel {name} spills {bytes} bytes and is slower with NVRTC {version}");
+        }
         let name = CString::new(cubin.name.clone())
             .map_err(|error| failed("loading a kernel", error.to_string(), hint))?;
         // SAFETY: the image is a complete cubin, checked by its hash; module and function are never
@@ -459,66 +476,7 @@ impl Hardware {
         functions.insert(kernel, function);
         Ok(function)
     }
-
-    pub(super) fn multiply(&self, lane: Lane, product: Product) -> Result<()> {
-        self.bind()?;
-        let (matmul, shape) = (Matmul::new(&self.blas, &product)?, Shape::of(&product));
-        let algorithm = {
-            let mut algorithms = self.algorithms.lock().unwrap_or_else(PoisonError::into_inner);
-            let choose = || self.fastest(lane, &matmul);
-            algorithms.find(shape, |known| matmul.supports(known), choose)?
-        };
-        let name = || {
-            let [rows, columns, inner] = shape.sizes;
-            let form = if shape.f32_out { "gradient" } else { "product" };
-            format!("{form}_{rows}x{columns}x{inner}")
-        };
-        let workspace = self.queue(lane).workspace;
-        self.issue(lane, name, |stream| matmul.run(&algorithm, 1.0, workspace, stream.cast()))
-    }
-
-    /// The fastest algorithm that cuBLASLt offers for a product. Without timing, this is cuBLASLt's
-    /// first answer, which is the same in every run.
-    ///
-    /// Timing computes into the product's own output and therefore needs no memory; see
-    /// [`Matmul::timed`].
-    fn fastest(&self, lane: Lane, matmul: &Matmul<'_>) -> Result<Words> {
-        let candidates = matmul.candidates(if self.timed { CANDIDATES } else { 1 })?;
-        if let [only] = candidates[..] {
-            return Ok(only);
-        }
-        let (timed, scale) = matmul.timed()?;
-        let Queue { stream, workspace, .. } = *self.queue(lane);
-        let mut best = (f64::INFINITY, Err(failed("timing products", String::new(), ASYNC_HINT)));
-        for candidate in candidates {
-            let run = || timed.run(&candidate, scale, workspace, stream.cast());
-            match (0..4).map(|_| self.time(lane, run)).collect::<Result<Vec<f64>>>() {
-                Ok(ms) => {
-                    // The first repetition may load code, so its time is ignored.
-                    let least = ms[1..].iter().copied().fold(f64::INFINITY, f64::min);
-                    if least < best.0 {
-                        best = (least, Ok(candidate));
-                    }
-                }
-                Err(error) if best.1.is_err() => best.1 = Err(error),
-                Err(_) => {}
-            }
-        }
-        best.1
-    }
-
-    /// Loads stored choices, and appends later choices to the file if `write` is true.
-    pub(super) fn keep_algorithms(&self, file: &Path, write: bool) -> Result<()> {
-        let name =
-            cu::device::get_name(self.device).map_err(driver("cuDeviceGetName", ASYNC_HINT))?;
-        let machine = format!("{name}, cuBLASLt {}", self.blas.version());
-        let mut algorithms = self.algorithms.lock().unwrap_or_else(PoisonError::into_inner);
-        algorithms.keep(file, &machine, write)
-    }
 }
-
-/// Number of algorithms that are timed for a shape.
-const CANDIDATES: usize = 6;
 
 impl Queue {
     fn new() -> Result<Self> {

@@ -1,5 +1,5 @@
-//! Tests of the kernels that multiply on tensor cores, at thousands of tokens: many tiles, ragged
-//! ends, every head width and mask.
+//! Tests of the kernels that multiply on tensor cores, and of cuBLASLt's products, at thousands of
+//! tokens: many tiles, ragged ends, every head width and mask, odd sizes and addresses.
 //!
 //! The host's operations are the reference: they are parallel, and their own tests compare them
 //! with the formulas. Results are compared in relative norm, sequence by sequence, because averages
@@ -9,9 +9,9 @@
 use super::Cuda;
 use super::emulated::test_gpu_number;
 use super::tests::{activation, dtype, numbers, zeros};
-use crate::attention::launch::{HEAD_DIMS, Mode};
+use crate::attention::launch::{FORWARD_HEAD_DIMS, HEAD_DIMS, Mode, Pass};
 use crate::attention::{self, Mask};
-use crate::{DType, Device, Lengths, Tensor, info_nce};
+use crate::{DType, Device, Lengths, Tensor, Write, info_nce, linear};
 
 /// `real` on a real GPU, `emulated` on an emulated one, which would need hours for `real`.
 fn size<T>(real: T, emulated: T) -> T {
@@ -93,7 +93,7 @@ fn farthest(got: &[Vec<f32>; 5], want: &[Vec<f32>; 5], ends: &[i32]) -> (f64, St
 /// numbers in the score gradients make the error some three times larger.
 const ROUNDING: f64 = 0.01;
 
-/// Compares attention of one head width under every mask, in both modes.
+/// Compares attention of one head width under every mask, in every mode.
 fn attention_of_width(head_dim: usize) {
     let ends = size(&[0, 1, 4097, 4097, 6144, 6273, 7773][..], &[0, 1, 1, 151, 216]);
     let scale = 1.0 / f64::from(u32::try_from(head_dim).unwrap()).sqrt();
@@ -101,7 +101,9 @@ fn attention_of_width(head_dim: usize) {
     let masks = [Mask::Full, Mask::Causal, Mask::Window(700)];
     for &mask in size(&masks[..], &masks[..1]) {
         let want = attend(Device::Host, ends, head_dim, mask, scale);
-        for mode in [Mode::Fast, Mode::Deterministic] {
+        let warpgroups = Pass::keys(Mode::Warpgroups, head_dim, mask) == Pass::KeysWarpgroups;
+        let own = warpgroups.then_some(Mode::Warpgroups);
+        for mode in [Mode::Fast, Mode::Deterministic].into_iter().chain(own) {
             let device = Device::Cuda(Cuda::for_tests(mode));
             let got = attend(device, ends, head_dim, mask, scale);
             let (far, place) = farthest(&got, &want, ends);
@@ -148,6 +150,36 @@ fn attention_256_wide_agrees_over_thousands_of_tokens() {
 #[test]
 fn every_head_width_has_its_large_case() {
     assert_eq!(HEAD_DIMS, [16, 32, 64, 128, 256]);
+}
+
+/// Output of attention, (tokens, heads, width).
+fn attend_forward(device: Device, ends: &[i32], head_dim: usize, scale: f32) -> Vec<f32> {
+    let lengths = Lengths::new(device, ends.to_vec()).unwrap();
+    let (n, [h, g]) = (lengths.tokens(), HEADS);
+    let of = |seed, heads| {
+        activation(device, &numbers(seed, n * heads * head_dim), &[n, heads, head_dim])
+    };
+    let (q, k, v) = (of(1, h), of(2, g), of(3, g));
+    let mut out = zeros(device, dtype(device), &[n, h, head_dim]);
+    let mut lse = zeros(device, DType::F32, &[n, h]);
+    let (o, l) = (out.view_mut(), lse.view_mut());
+    let (q, k, v) = (q.view(), k.view(), v.view());
+    let stream = device.compute_stream();
+    attention::forward(&stream, q, k, v, &lengths, Mask::Full, scale, o, l).unwrap();
+    values(&out)
+}
+
+#[test]
+fn attention_of_encoders_that_are_not_trained_agrees_over_thousands_of_tokens() {
+    let ends = size(&[0, 1, 4097, 4353][..], &[0, 1, 151, 216]);
+    for head_dim in FORWARD_HEAD_DIMS {
+        let want = attend_forward(Device::Host, ends, head_dim, 0.11);
+        let device = Device::Cuda(Cuda::for_tests(Mode::Fast));
+        let far = distance(&attend_forward(device, ends, head_dim, 0.11), &want, 1e-3);
+        assert!(far < ROUNDING, "{head_dim} wide: {far:.1e}");
+        let wrong = attend_forward(Device::Host, ends, head_dim, 0.12);
+        assert!(distance(&wrong, &want, 1e-3) > ROUNDING, "another scale passes");
+    }
 }
 
 /// Unit rows that share a direction, so that the softmax part of a gradient is as large as the
@@ -250,5 +282,66 @@ fn info_nce_of_a_whole_batch_agrees_over_thousands_of_rows() {
     let wrong = contrast_all(Device::Host, sizes, alpha * 1.01);
     for (wrong, want) in wrong.iter().zip(&want) {
         assert!(distance(wrong, want, 0.0) > WEIGHTS, "another temperature passes");
+    }
+}
+
+/// Output, output added to a residual and to itself, and the gradients of input and weights of a
+/// layer, whose tensors begin `skip` elements after the start of their buffers. Sums that are
+/// added to are large beside what is added, so that a product that ran twice would show.
+fn layer(device: Device, [n, i, o]: [usize; 3], skip: usize) -> [Vec<f32>; 5] {
+    let stream = device.compute_stream();
+    let of = |seed, len: usize| activation(device, &numbers(seed, skip + len), &[skip + len]);
+    let (x, weight, bias, d_out) = (of(1, n * i), of(2, o * i), of(3, o), of(4, n * o));
+    let x = x.view().part(skip, &[n, i]);
+    let weight = weight.view().part(skip, &[o, i]);
+    let bias = Some(bias.view().part(skip, &[o]));
+    let d_out = d_out.view().part(skip, &[n, o]);
+    let residual = of(5, n * o);
+    let [mut out, mut onto, mut added] =
+        [(); 3].map(|()| activation(device, &numbers(6, skip + n * o), &[skip + n * o]));
+    let mut d_x = zeros(device, dtype(device), &[skip + n * i]);
+    let mut d_weight =
+        Tensor::from_f32(numbers(7, skip + o * i), &[skip + o * i]).on(device).unwrap();
+    linear::forward(&stream, x, weight, bias, Write::Set, out.view_mut().part(skip, &[n, o]))
+        .unwrap();
+    linear::forward(&stream, x, weight, bias, Write::Add, added.view_mut().part(skip, &[n, o]))
+        .unwrap();
+    let (from, to) = (residual.view().part(skip, &[n, o]), onto.view_mut().part(skip, &[n, o]));
+    linear::forward_onto(&stream, x, weight, bias, from, to).unwrap();
+    let to = d_x.view_mut().part(skip, &[n, i]);
+    linear::backward_input(&stream, d_out, weight, Write::Set, to).unwrap();
+    let to = d_weight.view_mut().part(skip, &[o, i]);
+    linear::backward_weight(&stream, x, d_out, to, None).unwrap();
+    [out, onto, added, d_x, d_weight].each_ref().map(|tensor| values(tensor)[skip..].to_vec())
+}
+
+#[test]
+fn products_of_odd_sizes_at_odd_addresses_agree() {
+    let sizes = size(
+        &[[4101, 768, 1152], [1046, 2048, 16_032], [1, 768, 1536], [700, 67, 129]][..],
+        &[[37, 24, 40], [1, 24, 16], [7, 13, 5]],
+    );
+    for &sizes in sizes {
+        let want = layer(Device::Host, sizes, 1);
+        for (skip, mode) in [(0, Mode::Fast), (1, Mode::Fast), (1, Mode::Deterministic)] {
+            let device = Device::Cuda(Cuda::for_tests(mode));
+            let got = layer(device, sizes, skip);
+            let want = if skip == 1 { want.clone() } else { layer(Device::Host, sizes, 0) };
+            // Results in bf16 are rounded once; gradients of weights are f32 sums.
+            for (name, limit, got, want) in [
+                ("out", 3e-3, &got[0], &want[0]),
+                ("onto", 3e-3, &got[1], &want[1]),
+                ("added", 3e-3, &got[2], &want[2]),
+                ("d_x", 3e-3, &got[3], &want[3]),
+                ("d_weight", 5e-5, &got[4], &want[4]),
+            ] {
+                let far = distance(got, want, 0.0);
+                assert!(far < limit, "{sizes:?}, {skip}, {mode:?}: {name} is {far:.1e} away");
+            }
+            assert!(layer(device, sizes, skip) == got, "{sizes:?}: two runs differ");
+        }
+        for (wrong, want) in layer(Device::Host, sizes, 0).iter().zip(&want) {
+            assert!(distance(wrong, want, 0.0) > 1e-2, "another part of the buffers passes");
+        }
     }
 }

@@ -7,6 +7,7 @@
 
 mod address_space;
 mod algorithms;
+mod alignment;
 mod blas;
 mod buffer;
 mod call;
@@ -26,7 +27,7 @@ mod tests;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::attention::launch::Mode;
-use crate::compile::{Compiler, Launch};
+use crate::compile::{Compiler, Element, Launch};
 use crate::library::Libraries;
 use crate::{DType, Device, KernelError, Result, Tensor};
 
@@ -75,7 +76,7 @@ impl Cuda {
     /// Opens the GPU number `ordinal`; `compiler` compiles the kernels that it will run. The GPU
     /// stays open until the process ends. `attention` decides whether a step gives the same bits
     /// every time: the deterministic mode takes cuBLASLt's first algorithm for each product, the
-    /// fast mode the fastest one.
+    /// other modes the fastest one.
     ///
     /// # Errors
     /// If there is no driver, no cuBLASLt or no such GPU, or if the GPU has another architecture
@@ -86,7 +87,7 @@ impl Cuda {
         libraries: &Libraries,
         attention: Mode,
     ) -> Result<&'static Self> {
-        let timed = attention == Mode::Fast;
+        let timed = attention != Mode::Deterministic;
         let hardware = Hardware::open(ordinal, compiler, libraries, timed)?;
         let driver = Driver::Hardware(Box::new(hardware));
         Ok(Self::leak(driver, attention))
@@ -167,7 +168,7 @@ impl Cuda {
         emulated::open_test_gpu(attention).unwrap_or_else(|| Self::for_tests(attention))
     }
 
-    /// How attention sums the gradients of queries.
+    /// Which kernels compute attention.
     pub(crate) fn attention_mode(&self) -> Mode {
         self.attention
     }
@@ -330,9 +331,10 @@ impl CudaStream {
     /// Issues kernels, which run one after the other.
     ///
     /// # Errors
-    /// If a kernel cannot be compiled, loaded or launched.
+    /// If a kernel cannot be compiled, loaded or launched, or cannot access vectors of a buffer.
     pub fn run(self, launches: impl IntoIterator<Item = Launch<Region>>) -> Result<()> {
         for launch in launches {
+            alignment::check(&launch)?;
             driver!(self.cuda, driver => driver.run(self.lane, &launch))?;
         }
         Ok(())
@@ -341,11 +343,16 @@ impl CudaStream {
     /// Issues a matrix product.
     ///
     /// # Errors
-    /// If cuBLASLt refuses the product.
+    /// If cuBLASLt refuses the product, or an f32 output has a bias.
     pub fn multiply(self, product: Product) -> Result<()> {
         let Product { rows, columns, inner, out, addend, bias, .. } = product;
         if rows == 0 || columns == 0 {
             return Ok(());
+        }
+        if bias.is_some() && product.out_element == Element::F32 {
+            // cuBLASLt would read the bias in the type of the output.
+            let message = "a bf16 bias of an f32 output".to_owned();
+            return Err(failed("a product", message, "add the bias separately"));
         }
         if inner == 0 && bias.is_none() {
             // An empty sum, for which cuBLASLt has no layout.

@@ -27,8 +27,7 @@ impl PageLocked {
     /// If the host cannot lock more memory.
     pub fn new(cuda: &'static Cuda, bytes: usize) -> Result<Self> {
         let memory = match &cuda.driver {
-            // The driver refuses to lock 0 bytes.
-            Driver::Hardware(hardware) => Memory::Hardware(hardware.lock(bytes.max(1))?),
+            Driver::Hardware(hardware) => Memory::Hardware(hardware.lock(bytes)?),
             Driver::Recording(_) => Memory::Ordinary(vec![0; bytes.div_ceil(8)]),
             #[cfg(any(test, feature = "emulator"))]
             Driver::Emulated(_) => Memory::Ordinary(vec![0; bytes.div_ceil(8)]),
@@ -48,6 +47,9 @@ impl PageLocked {
     /// If `from` is not on this GPU or differs in size from this memory, or if the device fails.
     pub fn fill(&mut self, stream: CudaStream, from: View<'_>) -> Result<()> {
         let region = self.counterpart("PageLocked::fill", "from", stream, from)?;
+        if region.bytes == 0 {
+            return Ok(());
+        }
         match (&mut self.memory, &self.cuda.driver) {
             (Memory::Hardware(memory), Driver::Hardware(hardware)) => {
                 hardware.download_later(stream.lane, region, memory)
@@ -72,6 +74,9 @@ impl PageLocked {
     /// If `to` is not on this GPU or differs in size from this memory, or if the device fails.
     pub fn send(&mut self, stream: CudaStream, to: ViewMut<'_>) -> Result<()> {
         let region = self.counterpart("PageLocked::send", "to", stream, to.as_view())?;
+        if region.bytes == 0 {
+            return Ok(());
+        }
         match (&mut self.memory, &self.cuda.driver) {
             (Memory::Hardware(memory), Driver::Hardware(hardware)) => {
                 hardware.upload_later(stream.lane, region, memory)
@@ -129,13 +134,14 @@ impl PageLocked {
     /// # Errors
     /// If the device failed in that copy.
     pub fn bytes_mut(&mut self) -> Result<&mut [u8]> {
-        match (&mut self.memory, &self.cuda.driver) {
-            (Memory::Hardware(memory), Driver::Hardware(hardware)) => hardware.locked_mut(memory),
-            (Memory::Ordinary(memory), _) => {
-                Ok(&mut bytemuck::cast_slice_mut(memory)[..self.bytes])
+        let memory = match (&mut self.memory, &self.cuda.driver) {
+            (Memory::Hardware(memory), Driver::Hardware(hardware)) => {
+                hardware.locked_mut(memory)?
             }
+            (Memory::Ordinary(memory), _) => bytemuck::cast_slice_mut(memory),
             (Memory::Hardware(_), _) => unreachable!("memory of one driver"),
-        }
+        };
+        Ok(&mut memory[..self.bytes])
     }
 
     /// Contents of the memory. Waits until the last copy is complete.
@@ -143,10 +149,11 @@ impl PageLocked {
     /// # Errors
     /// If the device failed in that copy.
     pub fn bytes(&self) -> Result<&[u8]> {
-        match (&self.memory, &self.cuda.driver) {
-            (Memory::Hardware(memory), Driver::Hardware(hardware)) => hardware.locked(memory),
-            (Memory::Ordinary(memory), _) => Ok(bytemuck::cast_slice(memory)),
+        let memory = match (&self.memory, &self.cuda.driver) {
+            (Memory::Hardware(memory), Driver::Hardware(hardware)) => hardware.locked(memory)?,
+            (Memory::Ordinary(memory), _) => bytemuck::cast_slice(memory),
             (Memory::Hardware(_), _) => unreachable!("memory of one driver"),
-        }
+        };
+        Ok(&memory[..self.bytes])
     }
 }

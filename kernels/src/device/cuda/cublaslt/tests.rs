@@ -93,7 +93,7 @@ fn timing_a_product_that_adds_to_its_output_leaves_the_output_as_it_is() {
         let add = addend == Some(product.out);
         let matmul = Matmul::new(&blas, &product).unwrap();
         fake.calls();
-        let (timed, scale) = matmul.timed().unwrap();
+        let (timed, scale) = matmul.timed(0x7_0000).unwrap();
         assert_eq!((scale * 1e30 < 1.0, scale > 0.0), (add, true));
         timed.run(&[7; 8], scale, 0x5_0000, std::ptr::null_mut()).unwrap();
         let calls = fake.calls();
@@ -104,11 +104,14 @@ fn timing_a_product_that_adds_to_its_output_leaves_the_output_as_it_is() {
             (false, None) => "matmul 1000 0 7",
         };
         assert!(calls.iter().any(|call| call == wanted), "{calls:?}");
-        calls.iter().filter(|call| call.starts_with("operation_set 8 ")).count()
+        let biases = calls.iter().filter_map(|call| call.strip_prefix("operation_set 8 "));
+        biases.map(str::to_owned).collect::<Vec<_>>()
     };
     let in_place = Some(product(Element::Bf16).out);
-    assert_eq!(bias_calls(in_place), 0, "a bias would be added once for each timed product");
-    assert_eq!([bias_calls(None), bias_calls(Some(elsewhere))], [1, 1]);
+    let zeros = format!("{} 8", 0x7_0000);
+    assert_eq!(bias_calls(in_place), [zeros], "a bias would be added once for each timed product");
+    let own = [format!("{} 8", 0x4_0000)];
+    assert_eq!([bias_calls(None), bias_calls(Some(elsewhere))], [own.clone(), own]);
 }
 
 #[test]

@@ -23,7 +23,8 @@ unsafe impl Send for Locked {}
 unsafe impl Sync for Locked {}
 
 impl Locked {
-    /// Allocates `bytes` zeroed bytes.
+    /// Allocates `bytes` zeroed bytes. If `bytes` is 0 it allocates one, because the driver refuses
+    /// to lock empty memory.
     pub(super) fn new(context: cu_sys::CUcontext, bytes: usize) -> Result<Self> {
         // SAFETY: the memory is freed once, when `Locked` is dropped.
         let memory: *mut u8 = unsafe { cu::malloc_host(bytes.max(1), 0) }
