@@ -13,7 +13,9 @@ built and compiled in advance.
   gpu.py report OUT
       writes one table of all archives in OUT to OUT/README.md
   gpu.py rehearse
-      runs both calls without a GPU, on the emulator and on stub libraries
+      runs both calls without a GPU, with fake programs, on the emulator and on stub libraries
+  gpu.py rehearse --fakes
+      runs only the calls with fake programs, for which nothing is built; takes a minute
 
 A call writes everything that was printed to OUT/call1.tar.gz (or call2) and a summary beside it,
 even if it is stopped.
@@ -21,7 +23,7 @@ even if it is stopped.
 
 import argparse, pathlib, sys
 
-import gpu_call, gpu_pack, gpu_rehearse, gpu_report
+import gpu_call, gpu_fakes, gpu_pack, gpu_rehearse, gpu_report
 
 
 def main():
@@ -41,6 +43,7 @@ def main():
     commands.add_parser("report").add_argument("out", type=pathlib.Path)
     rehearse = commands.add_parser("rehearse")
     rehearse.add_argument("--features", help="use the workspace that was built with these features")
+    rehearse.add_argument("--fakes", action="store_true", help="only the calls with fake programs")
     arguments = parser.parse_args()
     if arguments.command in gpu_call.CALLS:
         sys.exit(0 if gpu_call.Call(arguments.command, arguments).run() else 1)
@@ -48,7 +51,9 @@ def main():
         return gpu_report.write(arguments.out)
     if arguments.command == "pack":
         return gpu_pack.pack(arguments.packed.resolve())
-    gpu_rehearse.rehearse(arguments.features)
+    gpu_fakes.rehearse()
+    if not arguments.fakes:
+        gpu_rehearse.rehearse(arguments.features)
 
 
 if __name__ == "__main__":

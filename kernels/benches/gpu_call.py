@@ -1,31 +1,48 @@
-"""One call of gpu.py: its phases, each under a deadline, the processes they start, and the archive
-of their output."""
+"""One call of gpu.py: its phases, each under a deadline, and the archive of their output."""
 
-import concurrent.futures, ctypes, glob, importlib.metadata, importlib.util, json, os, pathlib, shutil, signal
-import subprocess, sys, tarfile, tempfile, threading, time
+import concurrent.futures, contextlib, importlib.metadata, importlib.util, json, os, pathlib, shutil, signal, sys
+import tarfile, tempfile, time
 
-import gpu_report
+import gpu_machine, gpu_report
+from gpu_processes import Processes
+from gpu_report import TIME_UP
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-# Time limit of each call in seconds, and its phases with theirs. The time that the phases leave is
-# for repeated modules.
+# Time limit of each call in seconds, and the seconds that each phase has at least. They leave time
+# to unpack the programs and to write the archive.
 CALLS = {
-    "call1": (270, {"machine": 5, "gate": 15, "modules": 60, "steps": 30, "images": 40, "operations": 50, "video": 50}),
-    "call2": (300, {"machine": 5, "red": 30, "sanitizers": 60, "images-beside-torch": 90, "torch-kernels": 60, "long": 50}),
+    "call1": (
+        270,
+        {"machine": 25, "warm-up": 20, "gate": 45, "modules": 45, "steps": 20, "images": 30, "operations": 45, "video": 36},
+    ),
+    "call2": (
+        300,
+        {"machine": 25, "warm-up": 20, "red": 25, "sanitizers": 45, "long": 50, "torch-kernels": 50, "images-beside-torch": 80},
+    ),
 }
+# Seconds of a call for its last archive.
+ARCHIVE_SECONDS = 2
+# Seconds that nvidia-smi and the driver may take to describe the GPU.
+SMI_SECONDS, DRIVER_SECONDS = 15, 10
+# Seconds without a printed row after which an operation counts as hanging. The first row needs
+# most: opening the GPU and cuBLASLt, and two tensors of 2 GiB.
+QUIET_SECONDS = 20
 # Tests that must pass before the other phases run: memory and copies, then products.
 GATE = ("device::cuda::tests::values_survive", "device::cuda::tests::linear_layers")
 # Small tests that reach every kernel of attention and InfoNCE, for tools that slow a kernel down a
 # hundredfold.
 SANITIZED = ("device::cuda::tests::attention_and_pooling", "device::cuda::tests::info_nce_agrees")
 # For each step: frames; rows of a rank and recomputation, on a GPU of 141 GB and of 80 GB; rows
-# that fit PyTorch; seconds.
+# that fit PyTorch; steps before the timed ones; seconds after which no further step is timed; and
+# the samples per second that one H200 should reach.
 STEPS = {
-    "images": dict(frames=2, batch=(128, 128), recompute=("none", "none"), torch_batch=128, seconds=10),
-    "video": dict(frames=8, batch=(128, 128), recompute=("none", "mlp"), torch_batch=48, seconds=16),
-    "long": dict(frames=32, batch=(80, 64), recompute=("mlp", "block"), torch_batch=12, seconds=16),
+    "images": dict(frames=2, batch=(128, 128), recompute=("none", "none"), torch_batch=128, warm_up=2, seconds=8, target=430),
+    "video": dict(frames=8, batch=(128, 128), recompute=("none", "mlp"), torch_batch=48, warm_up=2, seconds=12, target=105),
+    "long": dict(frames=32, batch=(80, 64), recompute=("mlp", "block"), torch_batch=12, warm_up=1, seconds=14, target=20),
 }
+# A GPU with more memory in MiB takes the first rows and recomputation of a step.
+LARGE_MIB = 100_000
 RANKS, TEXT = 192, 32
 AT_ONCE = 6
 # A step of the quickstart's model with one layer per part, which an emulated GPU can run.
@@ -36,166 +53,88 @@ SMALL_STEP = [
 ]
 
 
-def libraries(wanted_nvrtc):
-    """Finds NVRTC, its headers and cuBLASLt near PyTorch (wheels of CUDA 12 or 13) or in a toolkit.
-
-    Returns environment variables that name them, and a note for the results."""
-    roots = [pathlib.Path(p) / "nvidia" for p in sys.path if p] + [pathlib.Path("/usr/local/cuda")]
-
-    def find(*patterns):
-        return [f for root in roots for pattern in patterns for f in sorted(glob.glob(str(root / pattern)))]
-
-    nvrtc = {f: nvrtc_version(f) for f in find(*(f"{d}/libnvrtc.so.1?" for d in ("cuda_nvrtc/lib", "cu1?/lib", "lib64")))}
-    headers = find(*(f"{d}/cuda_bf16.h" for d in ("cuda_runtime/include", "cu1?/include", "include")))
-    blas = find(*(f"{d}/libcublasLt.so.1?" for d in ("cublas/lib", "cu1?/lib", "lib64")))
-    # Cubins are stored under the version of NVRTC; another version would compile them again.
-    chosen = [f for f, version in nvrtc.items() if version == wanted_nvrtc] or list(nvrtc)
-    found = {"VLJEPA_NVRTC": chosen, "VLJEPA_CUDA_INCLUDE": [os.path.dirname(h) for h in headers], "VLJEPA_CUBLASLT": blas}
-    env = {variable: files[0] for variable, files in found.items() if files}
-    folders = [os.path.dirname(f) for f in (*blas[:1], *chosen[:1])] + os.environ.get("LD_LIBRARY_PATH", "").split(":")
-    env["LD_LIBRARY_PATH"] = ":".join(dict.fromkeys(filter(None, folders)))
-    return env, dict(env, nvrtc=nvrtc.get(env.get("VLJEPA_NVRTC")), packed_nvrtc=wanted_nvrtc)
-
-
-def nvrtc_version(library):
-    """Version of the library, such as `13.0`, or the reason why it does not load."""
-    major, minor = ctypes.c_int(), ctypes.c_int()
-    try:
-        ctypes.CDLL(str(library)).nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
-    except (OSError, AttributeError) as error:
-        return str(error)
-    return f"{major.value}.{minor.value}"
-
-
-class Call:
+class Call(Processes):
     """One call: its phases, each under a deadline, and the archive of their output."""
 
     def __init__(self, name, arguments):
-        self.name, self.small, self.emulated = name, arguments.small or arguments.emulated, arguments.emulated
-        self.keep_going, self.after, self.patience = arguments.keep_going, arguments.after, arguments.patience
+        start = time.monotonic()
+        self.small, self.emulated = arguments.small or arguments.emulated, arguments.emulated
+        self.keep_going, self.after = arguments.keep_going, arguments.after
         self.out = arguments.out.resolve()
         self.out.mkdir(parents=True, exist_ok=True)
-        limit, phases = CALLS[name]
-        self.phases, self.slack = phases, (limit - sum(phases.values())) * self.patience
-        self.end = time.monotonic() + limit * self.patience
-        self.deadline, self.phase, self.mib = self.end, "start", 0
-        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="vljepa-gpu-"))
-        self.results = self.folder / "results"
-        self.results.mkdir()
-        self.lock, self.running = threading.RLock(), set()
+        limit, self.phases = CALLS[name]
+        folder = pathlib.Path(tempfile.mkdtemp(prefix="vljepa-gpu-"))
+        super().__init__(name, folder, start + (limit - ARCHIVE_SECONDS) * arguments.patience, arguments.patience)
+        # Name and memory of the GPU, as soon as they are known.
+        self.gpu, self.mib = "unknown", None
         with tarfile.open(arguments.packed) as packed:
             packed.extractall(self.folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
         self.manifest = json.loads((self.folder / "manifest.json").read_text())
         self.kernels = self.folder / "cache/vljepa/kernels"
         self.packed_kernels = set(os.listdir(self.kernels))
         folders = {"VLJEPA_GOLDEN": ROOT / "tests/golden", "VLJEPA_RECIPES": ROOT / "recipes"}
-        self.env = {**os.environ, "VLJEPA_SAY_ERRORS": "1", **{name: str(folder) for name, folder in folders.items()}}
+        self.env |= {"VLJEPA_SAY_ERRORS": "1", **{name: str(folder) for name, folder in folders.items()}}
         self.torch = importlib.util.find_spec("torch") is not None
 
-    # Records
-
-    def note(self, **line):
-        """Adds a line to the results, and prints it unless it repeats the output of a program."""
-        line = {"call": self.name, "phase": self.phase, **line}
-        with self.lock:
-            with open(self.results / "results.jsonl", "a") as file:
-                file.write(json.dumps(line) + "\n")
-            if "program" not in line:
-                print(json.dumps(line)[:400], flush=True)
-
     def archive(self):
-        """Writes the archive and the summary. The archive appears only when it is complete."""
+        """Writes the archive and the summary. The archive appears only when it is complete. An
+        error costs the summary, not the phases that follow."""
         with self.lock:
-            part = self.out / f".{self.name}.part"
-            with tarfile.open(part, "w:gz") as tar:
-                tar.add(self.results, arcname=self.name)
-            part.rename(self.out / f"{self.name}.tar.gz")
-            (self.out / f"{self.name}.md").write_text(gpu_report.text(gpu_report.lines(self.results)))
-
-    # Processes
-
-    def left(self):
-        return min(self.deadline, self.end) - time.monotonic()
-
-    def log(self, name):
-        return self.results / f"{name.replace('::', '.')}.txt"
-
-    def start(self, name, command, seconds=None, rows=False, **env):
-        """Runs a program until its time limit; its output goes to files. With `rows`, its lines of
-        JSON become results."""
-        seconds = min(self.left(), seconds or float("inf"))
-        if seconds < 1:
-            self.note(what="process", name=name, rc=None, failed="no time left")
-            return None
-        log, since = self.log(name), time.monotonic()
-        rows = log.with_suffix(".jsonl") if rows else None
-        with open(log, "w") as errors, open(rows or os.devnull, "w") as output:
-            streams = dict(stdin=subprocess.DEVNULL, stdout=output if rows else errors, stderr=errors)
-            command, env = [str(word) for word in command], {**self.env, **env}
-            process = subprocess.Popen(command, env=env, cwd=self.folder, start_new_session=True, **streams)
-            self.running.add(process)
             try:
-                rc = process.wait(timeout=seconds)
-            except subprocess.TimeoutExpired:
-                rc = 124
-            finally:
-                self.kill(process)
-        for line in gpu_report.parse(rows.read_text()) if rows else ():
-            self.note(program=name, **line)
-        failed = {} if rc == 0 else {"failed": "time is up" if rc == 124 else failure_lines(log)}
-        self.note(what="process", name=name, rc=rc, seconds=round(time.monotonic() - since, 1), **failed)
-        return rc
-
-    def kill(self, process):
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        process.wait()
-        self.running.discard(process)
+                part = self.out / f".{self.name}.part"
+                with tarfile.open(part, "w:gz") as tar:
+                    tar.add(self.results, arcname=self.name)
+                part.rename(self.out / f"{self.name}.tar.gz")
+                (self.out / f"{self.name}.md").write_text(gpu_report.text(gpu_report.lines(self.results)))
+            except Exception as error:
+                self.note(what="process", name="archive", rc=None, failed=repr(error))
 
     # Tests
 
     def tests(self, name, program, tests, seconds=None, blocking=False, prefix=()):
-        """Runs tests of a module by their full names. Returns whether all ran and passed."""
+        """Runs tests of a module by their full names. Returns 0 if all ran and passed, and else a
+        status as `start` does."""
         threads, env = ("1", {"CUDA_LAUNCH_BLOCKING": "1"}) if blocking else ("4", {})
         command = [*prefix, self.folder / program, "--exact", *tests, "--nocapture", "--test-threads", threads]
         rc = self.start(name, command, seconds, **env)
         if rc is None:
-            return False
+            return None
         passed = f"test result: ok. {len(tests)} passed" in self.log(name).read_text(errors="replace")
-        self.note(what="module", program=program, module=name, tests=tests, green=rc == 0 and passed, rc=rc)
-        return rc == 0 and passed
+        rc = rc if passed or rc else 1
+        self.note(what="module", program=program, module=name, tests=tests, green=rc == 0, rc=rc)
+        return rc
 
     def matching(self, beginnings):
         """Packed tests whose names start with one of `beginnings`, as (program, test)."""
         packed = [(p, t) for p, modules in self.manifest["modules"].items() for m in modules.values() for t in m]
         for beginning in beginnings:
             if not any(test.startswith(beginning) for _, test in packed):
-                raise Stop(f"no packed test starts with {beginning}")
+                raise LookupError(f"no packed test starts with {beginning}")
         return [(program, test) for program, test in packed if test.startswith(beginnings)]
 
-    def in_modules(self, modules):
-        """Runs a process for each module, six at a time. Failed modules run again, with blocking
-        launches."""
-        if not modules:
-            self.note(what="modules", failed="no module to run")
-            return False
-        limit = max(self.left() * 2 / 3, 1)
+    def outcomes(self, modules):
+        """Runs a process for each module, six at a time. Modules that are not green run again, with
+        blocking launches. Returns the status of each module's first and second run."""
+        limit = self.left() * 2 / 3
 
         def run(item, suffix="", blocking=False):
             (program, module), tests = item
             return self.tests(module + suffix, program, tests, limit, blocking)
 
         with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
-            green = list(pool.map(run, modules.items()))
-        red = [item for item, good in zip(modules.items(), green) if not good]
-        planned = self.deadline
-        self.deadline += self.slack
+            first = dict(zip(modules, pool.map(run, modules.items())))
+        red = {module: tests for module, tests in modules.items() if first[module] != 0}
         with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
-            list(pool.map(lambda item: run(item, ".again", True), red))
-        self.slack -= max(time.monotonic() - planned, 0)
-        return not red
+            again = dict(zip(red, pool.map(lambda item: run(item, ".again", True), red.items())))
+        return [(first[module], again.get(module)) for module in modules]
+
+    def in_modules(self, modules):
+        """Runs modules. Returns whether each is green: it passed, or its time was up and it passed
+        when it ran again."""
+        if not modules:
+            self.note(what="modules", failed="no module to run")
+            return False
+        return all(first == 0 or (first, again) == (TIME_UP, 0) for first, again in self.outcomes(modules))
 
     def modules_of(self, program):
         return {(program, module): tests for module, tests in self.manifest["modules"].get(program, {}).items()}
@@ -203,35 +142,47 @@ class Call:
     # Phases
 
     def machine(self):
-        gpu = "emulated"
-        if not self.emulated:
-            env, note = libraries(self.manifest["nvrtc"])
+        if self.emulated:
+            self.gpu = "emulated"
+        else:
+            env, note = gpu_machine.libraries(self.manifest["nvrtc"])
             self.env |= {**env, "VLJEPA_TEST_GPU": "0", "VLJEPA_TEST_KERNELS": str(self.kernels)}
             self.env["XDG_CACHE_HOME"] = str(self.folder / "cache")
-            if note["nvrtc"] != note["packed_nvrtc"]:
+            if note["nvrtc"] is None:
+                note["failed"] = "no NVRTC near PyTorch or in /usr/local/cuda: programs search for it elsewhere"
+            elif note["nvrtc"] != note["packed_nvrtc"]:
                 note["failed"] = "NVRTC has another version than the packed one: kernels are compiled on this machine"
             self.note(what="libraries", **note)
-            query = "name,driver_version,clocks.max.sm,clocks.max.mem,power.limit,memory.total"
-            command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"]
-            try:
-                gpu = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=max(self.left(), 1)).stdout.strip()
-                self.mib = int(gpu.splitlines()[0].split(",")[-1].split()[0])
-            except (OSError, ValueError, IndexError, subprocess.TimeoutExpired) as error:
-                self.note(what="machine", failed=f"nvidia-smi: {error}")
-                return False
+            if not self.ask_gpu("nvidia-smi", gpu_machine.SMI, SMI_SECONDS):
+                self.ask_gpu("driver", gpu_machine.DRIVER, DRIVER_SECONDS)
         torch = importlib.metadata.version("torch") if self.torch else None
-        told = dict(gpu=gpu, cores=os.cpu_count(), torch=torch, commit=self.manifest["commit"])
+        told = dict(gpu=self.gpu, cores=os.cpu_count(), torch=torch, commit=self.manifest["commit"])
         self.note(what="machine", date=time.strftime("%Y-%m-%d %H:%M"), **told)
-        return True
+        return self.emulated or self.mib is not None
+
+    def ask_gpu(self, name, command, seconds):
+        """Asks for the name and memory of the GPU. Returns whether there was an answer."""
+        rc = self.start(name, command, seconds * self.patience)
+        answer = gpu_machine.answer(self.log(name).read_text(errors="replace")) if rc == 0 else None
+        if answer:
+            self.gpu, self.mib = answer
+        elif rc == 0:
+            self.note(what="process", name=name, rc=rc, failed="the answer states no memory")
+        return answer is not None
+
+    def warm_up(self):
+        """Runs the first program that uses the GPU. It loads libraries of hundreds of megabytes and
+        starts the driver, so that the gate need not wait for them."""
+        return self.start("warm-up", [*self.operations_gpu(small=True), "ceilings"]) == 0
 
     def gate(self):
         """Stops the call if memory or products do not work, because everything else would fail for
         the same reason."""
         tests = self.matching(GATE)
-        green = self.in_modules({(tests[0][0], "gate"): [name for _, name in tests]})
-        if not green and not self.keep_going:
-            raise Stop("the gate failed: memory, copies or products do not work")
-        return green
+        [statuses] = self.outcomes({(tests[0][0], "gate"): [name for _, name in tests]})
+        if 0 not in statuses and not self.keep_going:
+            raise Stop("the gate failed twice: memory, copies or products do not work")
+        return statuses in ((0, None), (TIME_UP, 0))
 
     def modules(self):
         return self.in_modules(self.modules_of("kernels_tests"))
@@ -240,16 +191,26 @@ class Call:
         return self.in_modules(self.modules_of("tests"))
 
     def step(self, kind, trace=True):
-        step, gpu = STEPS[kind], 0 if self.mib > 100_000 else 1
-        arguments = SMALL_STEP
+        """Times a step with the rows and the recomputation that suit the memory of the GPU."""
+        name, step = f"step-{kind}", STEPS[kind]
+        if not self.emulated and self.mib is None:
+            if not self.ask_gpu(f"driver-{kind}", gpu_machine.DRIVER, DRIVER_SECONDS):
+                unknown = "the memory of the GPU is unknown, and so are the rows and the recomputation that suit it"
+                self.note(what="process", name=name, rc=None, failed=unknown)
+                return False
+            self.note(what="machine", gpu=self.gpu)
+        large = not self.emulated and self.mib > LARGE_MIB
+        column = 0 if large else 1
+        arguments, rows = SMALL_STEP, {}
         if not self.small:
-            sizes = ["--ranks", RANKS, "--batch", step["batch"][gpu], "--frames", step["frames"], "--text", TEXT, "--query", 0]
-            times = ["--steps", 12, "--warm-up", 2, "--seconds", step["seconds"], "--threads", os.cpu_count()]
+            sizes = ["--ranks", RANKS, "--batch", step["batch"][column], "--frames", step["frames"], "--text", TEXT, "--query", 0]
+            times = ["--steps", 12, "--warm-up", step["warm_up"], "--seconds", step["seconds"], "--threads", os.cpu_count()]
             arguments = ["--recipe", ROOT / "recipes/pretrain.yaml", *sizes, *times]
+            rows = {"target": step["target"]} if large and "H200" in self.gpu else {}
         device = ["--emulated"] if self.emulated else []
         trace = ["--trace", self.results / f"trace-{kind}.json"] if trace else []
-        more = ["--recompute", step["recompute"][gpu], "--phases", *trace]
-        return self.start(f"step-{kind}", [self.folder / "step", *device, *arguments, *more], rows=True) == 0
+        more = ["--recompute", step["recompute"][column], "--phases", *trace]
+        return self.start(name, [self.folder / "step", *device, *arguments, *more], rows=rows) == 0
 
     def images(self):
         return self.step("images")
@@ -260,19 +221,21 @@ class Call:
     def long(self):
         return self.step("long")
 
+    def operations_gpu(self, small):
+        flags = ["--emulated"] if self.emulated else ["--small"] if small else []
+        return [self.folder / "operations_gpu", *flags]
+
     def operations(self):
-        """Runs all sections. Sections that failed after a first failure run again in a new process
-        with a new CUDA context."""
-        flags = ["--emulated"] if self.emulated else ["--small"] if self.small else []
-        command = [self.folder / "operations_gpu", *flags]
-        if self.start("operations", command, rows=True) == 0:
+        """Runs all sections. If one fails or hangs, those after it that are not green run again in
+        a new process with a new CUDA context."""
+        command = self.operations_gpu(self.small)
+        if self.start("operations", command, rows={}, quiet=QUIET_SECONDS) == 0:
             return True
         told = [line for line in gpu_report.lines(self.results) if line.get("what") == "section"]
-        good = {line["section"] for line in told if "failed" not in line}
-        first = next((line["section"] for line in told if "failed" in line), None)
-        rest = [section for section in self.manifest["sections"] if section not in good and section != first]
-        if rest:
-            self.start("operations-again", [*command, *dict.fromkeys(["ceilings", *rest])], rows=True)
+        green = {line["section"] for line in told if "failed" not in line}
+        red = [section for section in self.manifest["sections"] if section not in green]
+        if len(red) > 1:
+            self.start("operations-again", [*command, *dict.fromkeys(["ceilings", *red[1:]])], rows={}, quiet=QUIET_SECONDS)
         return False
 
     def red(self):
@@ -297,14 +260,14 @@ class Call:
             for program, test in self.matching(SANITIZED):
                 name = f"{check}-{test.rsplit('::', 1)[-1]}"
                 prefix = (tool, "--tool", check, "--error-exitcode", "99")
-                good &= self.tests(name, program, [test], self.left() / 2, blocking=True, prefix=prefix)
+                good &= self.tests(name, program, [test], self.left() / 2, blocking=True, prefix=prefix) == 0
         return good
 
     def python(self, name, script, *arguments):
         if not self.torch:
             self.note(what="process", name=name, rc=None, skipped="PyTorch is not installed on this machine")
             return self.small
-        return self.start(name, [sys.executable, script, *arguments], rows=True) == 0
+        return self.start(name, [sys.executable, script, *arguments], rows={}) == 0
 
     def images_beside_torch(self):
         step, good = STEPS["images"], self.step("images", trace=False)
@@ -327,9 +290,31 @@ class Call:
             self.note(what="compiled", failed=f"{len(new)} kernels were not packed", kernels=new)
         return not new
 
+    def begin(self, phase):
+        """Starts a phase. Returns its seconds: its share of what is left of the call, so the time
+        that one phase leaves lengthens all later ones."""
+        phases = list(self.phases)
+        later = sum(self.phases[name] for name in phases[phases.index(phase) :])
+        now = time.monotonic()
+        seconds = max(self.end - now, 0) * self.phases[phase] / later
+        self.phase, self.deadline = phase, now + seconds
+        return seconds
+
+    def run_phase(self, phase):
+        """Runs a phase. Returns whether it passed. Its errors and bugs cost no other phase."""
+        since, limit = time.monotonic(), self.begin(phase)
+        try:
+            green = getattr(self, phase.replace("-", "_"))()
+        except Exception as error:
+            green = False
+            self.note(what="process", name=phase, rc=None, failed=repr(error))
+        self.note(what="phase", green=green, seconds=round(time.monotonic() - since, 1), limit=round(limit, 1))
+        self.archive()
+        return green
+
     def run(self):
-        """Runs all phases in order. Returns whether all passed. The archive is written in any
-        case."""
+        """Runs all phases in order. Returns whether all passed, except for the warm-up. The archive
+        is written in any case."""
         signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
         def stop(number, _):
@@ -345,18 +330,8 @@ class Call:
             signal.signal(number, stop)
         good = True
         try:
-            for phase, seconds in self.phases.items():
-                self.phase, self.deadline = phase, time.monotonic() + seconds * self.patience
-                since = time.monotonic()
-                try:
-                    green = getattr(self, phase.replace("-", "_"))()
-                except Exception as error:
-                    # A bug of this script costs one phase, not the remaining time.
-                    green = False
-                    self.note(what="process", name=phase, rc=None, failed=repr(error))
-                good &= green
-                self.note(what="phase", green=green, seconds=round(time.monotonic() - since, 1))
-                self.archive()
+            for phase in self.phases:
+                good &= self.run_phase(phase) or phase == "warm-up"
             good &= self.compiled_here()
         except Stop as reason:
             good = False
@@ -366,17 +341,10 @@ class Call:
                 self.kill(process)
             self.archive()
             shutil.rmtree(self.folder, ignore_errors=True)
-        print((self.out / f"{self.name}.md").read_text()[-6000:])
+        with contextlib.suppress(OSError):
+            print((self.out / f"{self.name}.md").read_text()[-6000:], flush=True)
         return good
 
 
 class Stop(BaseException):
     """Ends the call early. The archive is still written."""
-
-
-def failure_lines(log):
-    """The panics in a log, each with the line that states its reason, or else the last lines of the
-    log."""
-    lines = log.read_text(errors="replace").strip().splitlines()
-    panics = [" ".join(lines[i : i + 2])[:300] for i, line in enumerate(lines) if "panicked at" in line]
-    return panics[:4] or lines[-3:]

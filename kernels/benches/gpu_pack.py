@@ -3,7 +3,7 @@ and the list of tests."""
 
 import json, lzma, os, pathlib, re, subprocess, sys, tarfile, tempfile
 
-import gpu_call
+import gpu_call, gpu_machine
 
 ROOT = gpu_call.ROOT
 FEATURES = "vljepa-worker/emulator,vljepa-tests/cuda"
@@ -83,14 +83,20 @@ def compile_kernels(folder, cache, found, recipes):
     return sorted(os.listdir(cache))
 
 
+def runs():
+    """The recipes of the folder, without programmes, which have no kernels of their own."""
+    found = sorted((ROOT / "recipes").glob("*.yaml"))
+    return [recipe for recipe in found if not re.search(r"^programme:", recipe.read_text(), re.M)]
+
+
 def pack(packed, features=None, only=None, recipes=None, preset=6):
     """Writes the archive. `only` limits the tests to names with these beginnings, `recipes` the
     recipes (default: all)."""
     library = os.environ.get("VLJEPA_NVRTC")
     if not library:
         sys.exit("gpu.py: VLJEPA_NVRTC is not set; `. kernels/nvrtc.sh` downloads NVRTC and sets it")
-    nvrtc = gpu_call.nvrtc_version(library)
-    recipes = sorted((ROOT / "recipes").glob("*.yaml")) if recipes is None else recipes
+    nvrtc = gpu_machine.nvrtc_version(library)
+    recipes = runs() if recipes is None else recipes
     packed.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=packed.parent) as folder:
         folder = pathlib.Path(folder)

@@ -47,6 +47,7 @@ struct Bench {
     device: Device,
     stream: Stream,
     cuda: CudaStream,
+    mode: Mode,
     tiny: bool,
     /// Bytes per second and arithmetic operations per second that this machine reaches.
     ceilings: [f64; 2],
@@ -71,10 +72,15 @@ fn open(
 }
 
 impl Bench {
-    fn new(cuda: &'static Cuda, tiny: bool) -> Self {
+    fn open(
+        mode: Mode,
+        emulated: bool,
+        tiny: bool,
+    ) -> std::result::Result<Self, Box<dyn std::error::Error>> {
+        let cuda = open(mode, emulated)?;
         let device = Device::Cuda(cuda);
         let (stream, cuda) = (device.compute_stream(), CudaStream::new(cuda, Lane::Compute));
-        Self { device, stream, cuda, tiny, ceilings: [f64::NAN; 2] }
+        Ok(Self { device, stream, cuda, mode, tiny, ceilings: [f64::NAN; 2] })
     }
 
     /// `full`, or `tiny` if the benchmark only checks that it works.
@@ -96,13 +102,20 @@ impl Bench {
     }
 
     fn milliseconds(&self, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
-        let (warm_up, repetitions) = if self.tiny { (0, 1) } else { (3, 15) };
-        for _ in 0..warm_up {
+        if self.tiny {
+            return self.cuda.time(&mut work);
+        }
+        for _ in 0..3 {
             work()?;
         }
+        // A time includes what the host needs to issue the first run, so that it should cover
+        // milliseconds of work.
+        let once = self.cuda.time(&mut work)?;
+        let runs = (1..20_u32).find(|&n| f64::from(n) * once >= 2.0).unwrap_or(20);
         let mut times = Vec::new();
-        for _ in 0..repetitions {
-            times.push(self.cuda.time(&mut work)?);
+        for _ in 0..15 {
+            let ms = self.cuda.time(|| (0..runs).try_for_each(|_| work()))?;
+            times.push(ms / f64::from(runs));
         }
         times.sort_by(f64::total_cmp);
         Ok(times[times.len() / 2])
@@ -182,6 +195,27 @@ impl Bench {
                 linear::backward_weight(&self.stream, x.view(), d_out.view(), d_w, None)
             })?;
         }
+        self.products_with_bias()
+    }
+
+    /// A product of the X-encoder with its bias alone, added to a residual stream in place, and
+    /// added to one that stays.
+    fn products_with_bias(&self) -> Result<()> {
+        let [rows, outputs, inputs] = [32_768, 1024, 4096].map(|n| self.size(n, 64));
+        let (x, w) = (self.numbers(&[rows, inputs])?, self.numbers(&[outputs, inputs])?);
+        let (bias, residual) = (self.numbers(&[outputs])?, self.numbers(&[rows, outputs])?);
+        let mut out = self.zeros(DType::Bf16, &[rows, outputs])?;
+        let (shape, work) =
+            ([rows, outputs, inputs], Bound::Arithmetic(2 * rows * outputs * inputs));
+        let (s, x, w, bias) = (&self.stream, x.view(), w.view(), Some(bias.view()));
+        for (what, write) in [("gemm_bias", Write::Set), ("gemm_bias_in_place", Write::Add)] {
+            self.row(what, &shape, &work, || {
+                linear::forward(s, x, w, bias, write, out.view_mut())
+            })?;
+        }
+        self.row("gemm_bias_onto", &shape, &work, || {
+            linear::forward_onto(s, x, w, bias, residual.view(), out.view_mut())
+        })?;
         Ok(())
     }
 
@@ -424,10 +458,11 @@ type Section = (&'static str, fn(&mut Bench) -> Result<()>);
 
 /// All sections in the order in which they run. The ceilings come first because shares depend on
 /// them.
-const SECTIONS: [Section; 9] = [
+const SECTIONS: [Section; 10] = [
     ("ceilings", Bench::ceilings),
     ("attention", |bench| bench.attention("")),
     ("info_nce", |bench| bench.info_nce()),
+    ("warpgroups", |bench| bench.attention("_warpgroups")),
     ("products", |bench| bench.products()),
     ("norms", |bench| bench.norms()),
     ("activations", |bench| bench.activations()),
@@ -451,14 +486,19 @@ fn main() -> std::result::Result<ExitCode, Box<dyn std::error::Error>> {
         return Err(format!("unknown section `{unknown}`; the sections are {known}").into());
     }
     let mut code = ExitCode::SUCCESS;
-    let mut bench = Bench::new(open(Mode::Fast, emulated)?, small);
+    let mut bench = Bench::open(Mode::Fast, emulated, small)?;
     for (name, section) in SECTIONS {
         if !wanted.is_empty() && !wanted.iter().any(|wanted| wanted == name) {
             continue;
         }
-        if name == "deterministic" {
+        let mode = match name {
+            "warpgroups" => Mode::Warpgroups,
+            "deterministic" => Mode::Deterministic,
+            _ => Mode::Fast,
+        };
+        if bench.mode != mode {
             let ceilings = bench.ceilings;
-            bench = Bench::new(open(Mode::Deterministic, emulated)?, small);
+            bench = Bench::open(mode, emulated, small)?;
             bench.ceilings = ceilings;
         }
         let since = Instant::now();

@@ -20,6 +20,7 @@ int cuDeviceGetName(char *name, int size, int device) { snprintf(name, size, "st
 int cuDeviceGetPCIBusId(char *name, int size, int device) { snprintf(name, size, "0000:00:00.0"); return 0; }
 // Attributes 75 and 76 are the major and minor compute capability.
 int cuDeviceGetAttribute(int *value, int attribute, int device) { *value = attribute == 75 ? 9 : 0; return 0; }
+int cuDeviceTotalMem_v2(size_t *bytes, int device) { *bytes = (size_t)80 << 30; return 0; }
 int cuDevicePrimaryCtxRetain(void **context, int device) { *context = &handle; return 0; }
 int cuCtxSetCurrent(void *context) { return 0; }
 int cuMemGetInfo_v2(size_t *free, size_t *all) { *all = (size_t)80 << 30; *free = *all / 2; return 0; }
@@ -48,6 +49,7 @@ int cuMemcpyHtoDAsync_v2(pointer to, const void *from, size_t bytes, void *strea
 int cuMemcpyDtoHAsync_v2(void *to, pointer from, size_t bytes, void *stream) { memcpy(to, (void *)from, bytes); return 0; }
 int cuMemcpyDtoDAsync_v2(pointer to, pointer from, size_t bytes, void *stream) { memmove((void *)to, (void *)from, bytes); return 0; }
 int cuMemsetD8Async(pointer to, unsigned char value, size_t bytes, void *stream) { memset((void *)to, value, bytes); return bytes ? 0 : 1; }
+int cuMemsetD8_v2(pointer to, unsigned char value, size_t bytes) { memset((void *)to, value, bytes); return bytes ? 0 : 1; }
 int cuStreamCreate(void **stream, unsigned flags) { *stream = &handle; return 0; }
 int cuStreamWaitEvent(void *stream, void *event, unsigned flags) { return 0; }
 int cuStreamSynchronize(void *stream) { return 0; }

@@ -38,6 +38,9 @@ use vljepa_worker::rank::environment::Environment;
 use vljepa_worker::rates::{self, Subject};
 use vljepa_worker::training::step::{self, Input, StepReport};
 
+/// File to which a process writes `5` to let its largest memory be that of now.
+const CLEAR_REFS: &str = "/proc/self/clear_refs";
+
 #[derive(Debug, Parser)]
 struct Arguments {
     /// Recipe whose model, loss and optimizer are timed.
@@ -129,7 +132,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     rayon::ThreadPoolBuilder::new().num_threads(arguments.threads).build_global()?;
     let (device, device_name) = open(&recipe, arguments)?;
     let collectives = world(arguments, device)?;
-    let before_mib = start_of_peak()?;
+    let before_mib = start_of_peak(device)?;
     let (mut engine, mut training) = Engine::for_training(&recipe, device)?;
     let batch = random_batch(arguments, &recipe)?;
     let learning_rate = recipe.stages.first().map_or(1e-3, |stage| stage.learning_rate.peak);
@@ -308,7 +311,11 @@ fn medians(phases: BTreeMap<&str, Vec<f64>>) -> Value {
 
 /// By how much this process has grown at most since it had `before_mib`, and the largest memory of
 /// weights, gradients, moments and the tensors of a step, which is not known on a GPU. In MiB.
-fn memory_mib(before_mib: f64, engine: &Engine, training: &Training) -> anyhow::Result<Value> {
+fn memory_mib(
+    before_mib: Option<f64>,
+    engine: &Engine,
+    training: &Training,
+) -> anyhow::Result<Value> {
     let (_, arena) = engine.stream_and_arena();
     let parameters = [&engine.parameters.trainable, &engine.parameters.frozen];
     let optimizer = [&training.gradients.flat, &training.optimizer.m, &training.optimizer.v];
@@ -317,7 +324,11 @@ fn memory_mib(before_mib: f64, engine: &Engine, training: &Training) -> anyhow::
         let bytes = bytes + state * size_of::<f32>();
         rounded(bytes as f64 / f64::from(1 << 20), 1e1)
     });
-    Ok(json!({"process": rounded(host_mib("VmHWM:")? - before_mib, 1e1), "used": used}))
+    let process = match before_mib {
+        Some(before) => Some(rounded(host_mib("VmHWM:")? - before, 1e1)),
+        None => None,
+    };
+    Ok(json!({"process": process, "used": used}))
 }
 
 /// Memory of this process in MiB: `VmRSS:` now, or `VmHWM:` at most since [`start_of_peak`].
@@ -328,10 +339,14 @@ fn host_mib(key: &str) -> anyhow::Result<f64> {
     Ok(kib.with_context(|| format!("/proc/self/status has no {key}"))? / 1024.0)
 }
 
-/// Lets the largest memory of this process be that of now, and returns it in MiB.
-fn start_of_peak() -> anyhow::Result<f64> {
-    std::fs::write("/proc/self/clear_refs", "5")?;
-    host_mib("VmRSS:")
+/// Lets the largest memory of this process be that of now, and returns it in MiB. `None` on a GPU,
+/// or if the kernel has no `/proc/self/clear_refs`, such as gVisor's.
+fn start_of_peak(device: Device) -> anyhow::Result<Option<f64>> {
+    if device != Device::Host || !Path::new(CLEAR_REFS).exists() {
+        return Ok(None);
+    }
+    std::fs::write(CLEAR_REFS, "5").context(CLEAR_REFS)?;
+    host_mib("VmRSS:").map(Some)
 }
 
 /// Returns the memory in use on a GPU in GiB, which only grows, or `None` on the host.
